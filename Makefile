@@ -1,0 +1,58 @@
+# Everything runs in .venv, made on first use and again when pyproject.toml or the pins change.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PINS := pyproject.toml constraints.txt
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export XLA_FLAGS ?=
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help demo test lint claims bench report hooks clean
+help: ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; give another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo: $(PINS) | $(VENV)/bin/python
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/test: $(PINS) | $(VENV)/bin/python
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/demo
+
+$(VENV)/bench: $(PINS) | $(VENV)/bin/python
+	$(PIP) --editable '.[bench]'
+	@touch $@ $(VENV)/demo
+
+demo: $(VENV)/demo ## Train a contrastive encoder on handwritten digits, with figures and a report
+	$(PY) -m experiments.run --config=configs/contrastive/simclr_mnist5k.py --workdir=runs/simclr
+	$(PY) -m experiments.report runs/simclr --out=runs/report.html
+
+test: $(VENV)/test ## Run the tests
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/test ## Check format, style, types and the direction of imports
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	PATH=$(VENV)/bin:$$PATH lint-imports
+
+claims: $(VENV)/demo ## Measure every claim in full and write WORKSPACE.md's column (continues if stopped)
+	$(PY) -m experiments.claims
+
+bench: $(VENV)/bench ## Print every benchmark: ours beside the peers
+	@for file in benchmarks/[a-z]*.py; do name=$$(basename $$file .py); \
+	  [ $$name = common ] || $(PY) -m benchmarks.$$name $(ARGS) || exit 1; done
+
+report: $(VENV)/demo ## Turn all runs under runs/ into one page
+	$(PY) -m experiments.report runs --out=runs/report.html
+
+hooks: $(VENV)/test ## Run what `make lint` runs before every commit
+	$(VENV)/bin/pre-commit install
+
+clean: ## Remove the environment and caches, not runs
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,77 @@
+"""What every benchmark shares: timing, the table, and the last line that programs read."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich import console, table
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One comparison: ours and a peer on the same work.
+
+    Attributes:
+      case: the work, such as its shapes.
+      metric: what was measured, with its unit.
+      ours: our value.
+      peer: the peer's name and version.
+      peer_value: the peer's value.
+      lower_is_better: true for times and errors.
+    """
+
+    case: str
+    metric: str
+    ours: float
+    peer: str
+    peer_value: float
+    lower_is_better: bool = True
+
+    @property
+    def ratio(self) -> float:
+        """How many times better ours is; above 1 is in our favour."""
+        best, worst = self.ours, self.peer_value
+        if not self.lower_is_better:
+            best, worst = worst, best
+        return worst / best if best else math.inf
+
+
+def best_of(fn: Callable[[], Any], repeats: int) -> float:
+    """Least seconds of `repeats` calls of `fn`, after one that compiles; `fn` must block."""
+    return best_of_each({"": fn}, repeats)[""]
+
+
+def best_of_each(fns: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """`best_of` for several functions, called in turn so that all see the same machine load."""
+    for fn in fns.values():
+        fn()
+    best = dict.fromkeys(fns, math.inf)
+    for _ in range(repeats):
+        for name, fn in fns.items():
+            start = time.perf_counter()
+            fn()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def print_table(title: str, rows: Sequence[Row]) -> None:
+    """Prints `rows` under a title that names versions and threads."""
+    view = table.Table(title=title)
+    for name in ("case", "metric", "ours", "peer", "its value", "ratio"):
+        number = name in ("ours", "its value", "ratio")
+        view.add_column(name, justify="right" if number else "left", no_wrap=number)
+    for row in rows:
+        values = f"{row.ours:.4g}", row.peer, f"{row.peer_value:.4g}", f"{row.ratio:.2f}"
+        view.add_row(row.case, row.metric, *values)
+    console.Console().print(view)
+
+
+def finish(name: str, rows: Sequence[Row], as_json: bool) -> None:
+    """Ends a benchmark: with `as_json`, prints one last line of JSON."""
+    if as_json:
+        fields = ("case", "metric", "ours", "peer", "peer_value", "ratio")
+        values = [{field: getattr(row, field) for field in fields} for row in rows]
+        print(json.dumps({"benchmark": name, "rows": values}))

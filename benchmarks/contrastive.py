@@ -1,0 +1,226 @@
+"""Contrastive losses, value and gradient, beside dense PyTorch and dense JAX.
+
+python -m benchmarks.contrastive [--json] [--quick]
+
+InfoNCE of B queries and B keys of 256 dimensions, B = 1,024 to 65,536 (4,096 with --quick), and
+NT-Xent of B pairs; float32, two threads. Times are the least of interleaved repeats. Peak memory
+is that of a fresh process: its high-water mark less what it held after imports, compilation and
+inputs. At 65,536 the dense matrix takes 16 GiB and its gradient as much again, so ours stands
+alone there.
+pytorch-metric-learning joins where it is installed.
+"""
+
+import argparse
+import importlib.util
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.common import Row, best_of_each, finish, print_table
+
+THREADS = 2
+DIMENSION = 256
+TEMPERATURE = 0.1
+DENSE_LIMIT = 16384  # the largest batch of which a dense peer's matrices fit a small machine
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, str(THREADS))
+
+
+def _inputs(size: int) -> Any:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    pair = rng.standard_normal((2, size, DIMENSION), np.float32)
+    return pair / np.linalg.norm(pair, axis=-1, keepdims=True)
+
+
+def _jax(loss: Callable, size: int) -> Callable[[], Any]:
+    import jax
+
+    pair = jax.device_put(_inputs(size))
+    q, k = pair[0], pair[1]
+    step = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(q, k).compile()
+    return lambda: jax.block_until_ready(step(q, k))
+
+
+def _torch(loss: Callable, size: int) -> Callable[[], Any]:
+    import torch
+
+    torch.set_num_threads(THREADS)
+    q, k = (torch.tensor(x, requires_grad=True) for x in _inputs(size))
+
+    def step() -> Any:
+        q.grad = k.grad = None
+        value = loss(q, k)
+        value.backward()
+        return value.detach()
+
+    return step
+
+
+def ours(size: int) -> Callable[[], Any]:
+    """InfoNCE of this library."""
+    from rml.contrastive.infonce import info_nce
+
+    return _jax(lambda q, k: info_nce(q, k, temperature=TEMPERATURE), size)
+
+
+def dense_jax(size: int) -> Callable[[], Any]:
+    """InfoNCE as one writes it in JAX."""
+    import jax
+    import jax.numpy as jnp
+
+    def loss(q: jax.Array, k: jax.Array) -> jax.Array:
+        s = q @ k.T / TEMPERATURE
+        return jnp.mean(jax.nn.logsumexp(s, axis=1) - jnp.diagonal(s))
+
+    return _jax(loss, size)
+
+
+def dense_torch(size: int) -> Callable[[], Any]:
+    """InfoNCE as one writes it in PyTorch."""
+    import torch
+
+    own = torch.arange(size)
+    return _torch(lambda q, k: torch.nn.functional.cross_entropy(q @ k.T / TEMPERATURE, own), size)
+
+
+def ours_ntxent(size: int) -> Callable[[], Any]:
+    """NT-Xent of this library, on size // 2 pairs."""
+    from rml.contrastive.ntxent import nt_xent
+
+    return _jax(lambda a, b: nt_xent(a, b, temperature=TEMPERATURE), size // 2)
+
+
+def dense_torch_ntxent(size: int) -> Callable[[], Any]:
+    """NT-Xent as one writes it in PyTorch, on size // 2 pairs."""
+    import torch
+
+    functional = torch.nn.functional
+    partner = torch.arange(size).roll(size // 2)
+    diagonal = torch.eye(size, dtype=torch.bool)
+
+    def loss(a: Any, b: Any) -> Any:
+        z = functional.normalize(torch.cat([a, b]))
+        s = (z @ z.T / TEMPERATURE).masked_fill(diagonal, -math.inf)
+        return functional.cross_entropy(s, partner)
+
+    return _torch(loss, size // 2)
+
+
+def metric_learning_ntxent(size: int) -> Callable[[], Any]:
+    """NT-Xent of pytorch-metric-learning, on size // 2 pairs."""
+    import torch
+    from pytorch_metric_learning.losses import NTXentLoss
+
+    loss = NTXentLoss(temperature=TEMPERATURE)
+    labels = torch.arange(size // 2).repeat(2)
+    return _torch(lambda a, b: loss(torch.cat([a, b]), labels), size // 2)
+
+
+CASES = {
+    f.__name__: f
+    for f in (
+        ours,
+        dense_jax,
+        dense_torch,
+        ours_ntxent,
+        dense_torch_ntxent,
+        metric_learning_ntxent,
+    )
+}
+
+
+def measure_memory(name: str, size: int) -> None:
+    """Prints the extra peak memory, in MB, of one call; run in a process of its own."""
+    import psutil
+
+    CASES[name](64)()  # starts the libraries' threads and allocators
+    step = CASES[name](size)
+    before = psutil.Process().memory_info().rss
+    step()
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{(peak - before) / 2**20:.1f}")
+
+
+def extra_memory(name: str, size: int) -> float:
+    """Extra peak memory, in MB, of one call in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.contrastive", "--memory", name, str(size)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(result.stdout.split()[-1])
+
+
+def compare(size: int, own: str, peers: dict[str, str], repeats: int, memory: bool) -> list[Row]:
+    """Times, and optionally memory, of one loss beside its peers at one batch size."""
+    import jax
+
+    names = [own, *peers]
+    seconds = best_of_each({name: CASES[name](size) for name in names}, repeats)
+    jax.clear_caches()
+    loss = "NT-Xent" if "ntxent" in own else "InfoNCE"
+    case = f"{loss}, {size:,} x {size:,}"
+    rows = [
+        Row(case, "ms", 1e3 * seconds[own], label, 1e3 * seconds[peer])
+        for peer, label in peers.items()
+    ]
+    if memory:
+        used = {name: extra_memory(name, size) for name in names}
+        rows += [
+            Row(case, "extra peak MB", used[own], label, used[peer])
+            for peer, label in peers.items()
+        ]
+    return rows
+
+
+def alone(size: int) -> Row:
+    """Ours where the dense matrix cannot be held, beside the size that matrix would have."""
+    seconds = best_of_each({"ours": ours(size)}, 1)["ours"]
+    case = f"InfoNCE, {size:,} x {size:,}, in {seconds:.0f} s"
+    matrix = 4 * size * size / 2**20
+    return Row(case, "extra peak MB", extra_memory("ours", size), "one dense matrix", matrix)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--quick", action="store_true", help="small batches only")
+    parser.add_argument("--memory", nargs=2, metavar=("CASE", "SIZE"), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.memory:
+        measure_memory(args.memory[0], int(args.memory[1]))
+        return
+
+    import jax
+    import torch
+
+    infonce = {
+        "dense_torch": f"torch {torch.__version__}",
+        "dense_jax": f"dense jax {jax.__version__}",
+    }
+    ntxent = {"dense_torch_ntxent": f"torch {torch.__version__}"}
+    if importlib.util.find_spec("pytorch_metric_learning"):
+        ntxent["metric_learning_ntxent"] = "pytorch-metric-learning"
+    rows = []
+    for size in (1024, 4096) if args.quick else (1024, 4096, DENSE_LIMIT):
+        repeats = {1024: 60, 4096: 8}.get(size, 4)
+        rows += compare(size, "ours", infonce, repeats, memory=size > 1024)
+        rows += compare(size, "ours_ntxent", ntxent, repeats, memory=size > 1024)
+    if not args.quick:
+        rows.append(alone(65536))
+    print_table(
+        f"Contrastive losses, value and gradient, float32, d = {DIMENSION}: jax {jax.__version__}, "
+        f"torch {torch.__version__} with {THREADS} threads, {platform.machine()}",
+        rows,
+    )
+    finish("contrastive", rows, args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Convolution, forward and backward on a CPU: rml beside PyTorch and plain XLA.
+
+    python -m benchmarks.conv [--json] [--quick]
+
+The encoder rows train: forward in training mode (BatchNorm included) and the gradient of every
+parameter. PyTorch runs in the faster of its two memory layouts.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+
+THREADS = min(2, os.cpu_count() or 1)
+if hasattr(os, "sched_setaffinity"):  # before jax and torch read how many cores there are
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+
+import flax.linen as nn  # noqa: E402
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from benchmarks import common  # noqa: E402
+from rml import models  # noqa: E402
+
+# batch, side, channels in, kernel, stride, channels out
+SHAPES = {
+    "ConvNet stage 1": (512, 28, 1, 5, 2, 32),
+    "ConvNet stage 2": (512, 14, 32, 3, 2, 64),
+    "3x3 on digits": (256, 28, 32, 3, 1, 32),
+    "ResNet-18 stage 1": (64, 32, 64, 3, 1, 64),
+    "ResNet-18 stage 2, first": (64, 32, 64, 3, 2, 128),
+    "ResNet-18 stage 2": (64, 16, 128, 3, 1, 128),
+    "ResNet-18 stage 3": (64, 8, 256, 3, 1, 256),
+    "ResNet-18 stage 4": (64, 4, 512, 3, 1, 512),
+    "ResNet-18 shortcut": (64, 32, 64, 1, 2, 128),
+}
+QUICK = ("ConvNet stage 1", "ConvNet stage 2", "ResNet-18 stage 1")
+
+
+def jax_conv(shape: tuple[int, ...], implementation: str) -> Callable[[], Any]:
+    """Output and both gradients of one convolution (the first layer's images need none)."""
+    batch, side, channels, size, stride, out = shape
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(batch, side, side, channels)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(size, size, channels, out)), jnp.float32)
+    first = channels == 1
+
+    def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return models.conv2d(
+            x,
+            kernel,
+            strides=(stride, stride),
+            padding=size // 2,
+            implementation=implementation,
+        )
+
+    @jax.jit
+    def both(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, Any]:
+        y, vjp = jax.vjp(lambda k: conv(x, k), kernel) if first else jax.vjp(conv, x, kernel)
+        return y, vjp(dy)
+
+    dy = jnp.ones_like(conv(x, kernel))
+    return lambda: jax.block_until_ready(both(x, kernel, dy))
+
+
+def torch_conv(shape: tuple[int, ...], layout: torch.memory_format) -> Callable[[], Any]:
+    """The same in PyTorch."""
+    batch, side, channels, size, stride, out = shape
+    x = torch.randn(batch, channels, side, side).to(memory_format=layout)
+    x.requires_grad_(channels > 1)
+    layer = torch.nn.Conv2d(channels, out, size, stride, padding=size // 2, bias=False)
+    layer = layer.to(memory_format=layout)  # type: ignore[call-overload]
+    dy = torch.ones_like(layer(x)).contiguous(memory_format=layout)
+
+    def both() -> None:
+        x.grad = layer.weight.grad = None
+        layer(x).backward(dy)
+
+    return both
+
+
+def jax_encoder(encoder: nn.Module, images: tuple[int, ...]) -> Callable[[], Any]:
+    """One training pass of an encoder: features, statistics and the parameters' gradient."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=images), jnp.float32)
+    variables = nn.unbox(jax.jit(encoder.init)(jax.random.key(0), x))
+
+    @jax.jit
+    def step(params: Any, stats: Any, x: jax.Array) -> Any:
+        def loss(params: Any) -> tuple[jax.Array, Any]:
+            y, new = encoder.apply(
+                {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+            )
+            return jnp.sum(y * y), new
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    return lambda: jax.block_until_ready(step(variables["params"], variables["batch_stats"], x))
+
+
+def torch_encoder(
+    model: torch.nn.Module, images: tuple[int, ...], layout: torch.memory_format
+) -> Callable[[], Any]:
+    """The same in PyTorch."""
+    batch, height, width, channels = images
+    x = torch.randn(batch, channels, height, width).to(memory_format=layout)
+    model = model.to(memory_format=layout).train()  # type: ignore[call-overload]
+
+    def step() -> None:
+        model.zero_grad()
+        model(x).square().sum().backward()
+
+    return step
+
+
+def torch_convnet() -> torch.nn.Module:
+    """PyTorch's form of the default ConvNet on 28x28 digits."""
+    t = torch.nn
+    stages: list[torch.nn.Module] = []
+    net = models.ConvNet()
+    channels, side = 1, 28
+    for width, size, stride in zip(net.widths, net.kernel_sizes, net.strides, strict=True):
+        stages += [
+            t.Conv2d(channels, width, size, stride, padding=size // 2, bias=False),
+            t.BatchNorm2d(width),
+            t.ReLU(),
+        ]
+        channels, side = width, -(-side // stride)
+    return t.Sequential(*stages, t.Flatten(), t.Linear(channels * side * side, net.features or 1))
+
+
+def torch_resnet18() -> torch.nn.Module:
+    """Torchvision's ResNet-18 with the CIFAR stem and no classifier."""
+    import torchvision
+
+    model = torchvision.models.resnet18()
+    model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.maxpool = torch.nn.Identity()
+    model.fc = torch.nn.Identity()
+    return model
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--quick", action="store_true", help="fewer shapes and repeats")
+    options = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    repeats = 5 if options.quick else 12
+    layouts = (torch.contiguous_format, torch.channels_last)
+    rows: list[common.Row] = []
+
+    def compare(case: str, fns: dict[str, Callable[[], Any]]) -> None:
+        best = {k: 1e3 * v for k, v in common.best_of_each(fns, repeats).items()}
+        metric = "forward + backward, ms"
+        theirs = min(value for name, value in best.items() if name.startswith("torch"))
+        rows.append(common.Row(case, metric, best["ours"], "torch", theirs))
+        rows.append(common.Row(case, metric, best["ours"], "xla", best["xla"]))
+
+    for name, shape in SHAPES.items():
+        if options.quick and name not in QUICK:
+            continue
+        batch, side, channels, size, stride, out = shape
+        case = f"{name}: {size}x{size} s{stride} {channels}->{out}, {batch}x{side}x{side}"
+        fns = {"ours": jax_conv(shape, "auto"), "xla": jax_conv(shape, "xla")}
+        fns |= {f"torch {layout}": torch_conv(shape, layout) for layout in layouts}
+        compare(case, fns)
+    encoders: list[tuple[str, str, tuple[int, ...], Callable[[], torch.nn.Module], dict]] = [
+        ("ConvNet, 512 digits 28x28", "convnet", (512, 28, 28, 1), torch_convnet, {}),
+        (
+            "ResNet-18, 32 CIFAR images",
+            "resnet18",
+            (32, 32, 32, 3),
+            torch_resnet18,
+            {"stem": "cifar"},
+        ),
+    ]
+    for case, name, images, make, extra in encoders[: 1 if options.quick else 2]:
+        fns = {
+            "ours": jax_encoder(models.build(name, **extra), images),
+            "xla": jax_encoder(models.build(name, implementation="xla", **extra), images),
+        }
+        fns |= {f"torch {layout}": torch_encoder(make(), images, layout) for layout in layouts}
+        compare(case, fns)
+    title = f"jax {jax.__version__}, torch {torch.__version__}, {THREADS} CPU threads, float32"
+    common.print_table(title, rows)
+    common.finish("conv", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

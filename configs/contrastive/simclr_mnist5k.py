@@ -1,0 +1,48 @@
+"""SimCLR on 5,000 handwritten digits: the demo.
+
+python -m experiments.run --config=configs/contrastive/simclr_mnist5k.py --workdir=runs/simclr
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            experiment="contrastive.simclr",
+            seed=0,
+            data=dict(
+                name="mnist5k",
+                train="train",
+                test="test",
+                image_shape=(28, 28, 1),
+                image_dtype="uint8",
+                data_dir=config_dict.placeholder(str),
+            ),
+            augment=dict(
+                order=("random_affine", "random_erase"),
+                random_affine=dict(degrees=15.0, translate=0.1, scale=(0.8, 1.2), shear=10.0),
+                random_erase=dict(p=0.5, scale=(0.02, 0.1)),
+            ),
+            model=dict(name="convnet", features=256),
+            head=dict(hidden=256, features=64),
+            loss=dict(temperature=0.2),
+            optimizer=dict(
+                name="adamw",
+                learning_rate=2e-3,
+                schedule="warmup_cosine",
+                warmup_steps=100,
+                weight_decay=1e-4,
+            ),
+            dtype="float32",
+            mesh=dict(replica=1, data=-1, fsdp=1, model=1),
+            train=dict(
+                batch_size=256,
+                steps=1500,
+                log_every=25,
+                eval_every=250,
+                checkpoint_every=500,
+            ),
+            evaluation=dict(batch_size=500, knn_k=20, knn_temperature=0.07),
+        )
+    )

@@ -1,0 +1,199 @@
+"""The one launcher: `python -m experiments.run --config=FILE [--workdir=DIR] [--config.key=value]`.
+
+The config names the experiment, the experiment says what happens. Heavy imports wait until the
+flags are known to be right, so that `--help` and mistakes answer at once.
+"""
+
+import importlib
+import importlib.util
+import os
+import runpy
+import shlex
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from rml.errors import UserError, unknown
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file; --config.key=value overrides one of its values."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Run directory, new or of the same config; runs/<name of the config> if unset."
+)
+TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code a user error arose.")
+
+
+def check_overrides(argv: Sequence[str]) -> None:
+    """Ends the program where the config file is missing or an override names no key of it."""
+    args = [arg.lstrip("-") for arg in argv[1:] if arg.startswith("-")]
+    pairs = dict(arg.partition("=")[::2] for arg in args if "=" in arg)
+    for arg, value in zip(argv[1:], argv[2:], strict=False):
+        if arg in ("--config", "-config"):
+            pairs["config"] = value
+    path, _, argument = pairs.get("config", "").partition(":")
+    if not path:
+        return
+    if not Path(path).is_file():
+        known = [str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*_*.py")]
+        fail(unknown("config file", path, (name for name in known if "__" not in name)))
+    try:
+        get_config = runpy.run_path(path)["get_config"]
+    except KeyError:
+        fail(f"config file {path} has no get_config()")
+    except Exception as error:  # whatever a user's file makes of it
+        fail(f"config file {path} cannot be run: {type(error).__name__}: {error}")
+    config = get_config(argument) if argument else get_config()
+    keys = config_keys(config)
+    for name in pairs:
+        if name.startswith("config.") and name.removeprefix("config.") not in keys:
+            fail(unknown("config key", name.removeprefix("config."), keys))
+
+
+def config_keys(config: ConfigDict, prefix: str = "") -> set[str]:
+    """All dotted keys of a config, those of inner dictionaries included."""
+    keys = set()
+    for key in config:
+        keys.add(prefix + key)
+        if isinstance(config[key], ConfigDict):
+            keys |= config_keys(config[key], f"{prefix}{key}.")
+    return keys
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line; a mistake ends the program with one line."""
+    check_overrides(argv)
+    try:
+        rest = flags.FLAGS(list(argv))
+    except flags.Error as error:
+        fail(error)
+    except (TypeError, ValueError) as error:
+        fail(f"--config: {error}")
+    if len(rest) > 1:
+        fail(f"unexpected argument {rest[1]!r}; values are given as --config.key=value")
+    return rest
+
+
+def fail(message: object) -> NoReturn:
+    """Ends the program with a user's mistake in one line."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def find_experiment(name: str) -> Any:
+    """The module of an experiment, `experiments.<area>.<name>`."""
+    folder = Path(__file__).parent
+    known = [
+        ".".join(p.relative_to(folder).with_suffix("").parts)
+        for p in folder.glob("*/*.py")
+        if p.stem != "__init__"
+    ]
+    if name not in known:
+        raise unknown("experiment", name, known)
+    return importlib.import_module(f"experiments.{name}")
+
+
+def quiet_libraries() -> None:
+    """Silences what libraries log about themselves, not warnings about the run."""
+    import logging
+
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logger = logging.getLogger("rml")
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
+def command() -> str:
+    """The command that was typed, to type again."""
+    return shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]])
+
+
+def show(summary: Mapping[str, Any], directory: Path) -> None:
+    """Prints the closing table: metrics, claims, where to look."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    table = Table(title=f"{summary['config_name']}, seed {summary['seed']}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in summary["metrics"].items():
+        table.add_row(name, f"{value:.4g}")
+    console.print(table)
+    for claim in summary["claims"]:
+        verdict = "holds" if claim["holds"] else "NOT REPRODUCED"
+        console.print(
+            f"claim {verdict}: {claim['statement']} "
+            f"[{claim['metric']} = {claim['value']:.4g}, {claim['relation']} {claim['threshold']}]",
+            markup=False,
+        )
+    console.print(f"{summary['seconds']:.0f} s; figures in {directory / 'figures'}", markup=False)
+
+
+def launch(config: Any, directory: Path, config_name: str) -> None:
+    """Runs the experiment of a config in its directory, unless it is complete."""
+    started = time.perf_counter()
+    experiment = find_experiment(config.experiment)
+    quiet_libraries()
+    from rml.training import Interrupted, RunDirectory, measure_claims, read_metrics
+
+    run = RunDirectory(directory, config.to_dict(), config_name=config_name)
+    summary = run.summary()
+    if summary is not None:
+        print(f"{directory} holds this run, complete; give another --workdir to run it again")
+        show(summary, directory)
+        return
+    lines = read_metrics(directory / "metrics.jsonl")
+    before = max((float(line["time"]) for line in lines), default=0.0)
+    try:
+        metrics = experiment.run(config, run)
+    except Interrupted as stop:
+        name = signal.Signals(stop.signum).name
+        print(f"{name}: saved after step {stop.step}; continue with:\n  {command()}", flush=True)
+        raise SystemExit(128 + stop.signum) from None
+    except KeyboardInterrupt:
+        print(f"interrupted; continue from the last checkpoint with:\n  {command()}", flush=True)
+        raise SystemExit(128 + signal.SIGINT) from None
+    except (ValueError, OSError):
+        run.abandon()
+        raise
+    summary = run.write_summary(
+        metrics=metrics,
+        claims=measure_claims(experiment.CLAIMS, metrics),
+        seconds=before + time.perf_counter() - started,
+    )
+    show(summary, directory)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Checks the flags and launches."""
+    del argv
+    if CONFIG.value is None:
+        fail("no --config; for example --config=configs/contrastive/simclr_mnist5k.py")
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    directory = Path(WORKDIR.value or Path("runs") / Path(path).stem)
+    try:
+        launch(CONFIG.value, directory, os.path.relpath(path))
+    except (ValueError, OSError) as error:
+        if TRACEBACK.value:
+            traceback.print_exc()
+        elif not isinstance(error, UserError):
+            fail(f"{error} (--traceback shows where)")
+        fail(error)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

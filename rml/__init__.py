@@ -1,0 +1,1 @@
+"""Representation learning research in pure JAX."""

@@ -1,0 +1,45 @@
+"""Barlow Twins: the cross-correlation of two views brought to the identity."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def barlow_twins(
+    a: Float[Array, "n d"],
+    b: Float[Array, "n d"],
+    *,
+    redundancy: float = 5e-3,
+    eps: float = 1e-12,
+) -> Float[Array, ""]:
+    """Computes Σ_i (1 - C_ii)² + redundancy · Σ_{i≠j} C_ij², C the cross-correlation matrix.
+
+    Args:
+      a: First views, not normalised; at least two rows.
+      b: Second views.
+      redundancy: Weight of the off-diagonal terms, the paper's λ.
+      eps: Variance below which a dimension counts as this wide; a constant one correlates with
+        nothing.
+
+    Returns:
+      The loss.
+
+    Raises:
+      ValueError: If there is but one row, which has no correlation.
+
+    Source: Zbontar et al. 2021, Barlow Twins: Self-Supervised Learning via Redundancy Reduction,
+    eq. 1 and 2.
+    """
+    n = a.shape[0]
+    if n < 2:
+        raise ValueError(f"barlow_twins needs at least two rows for a correlation, got {n}.")
+
+    def standardise(z: Array) -> Array:
+        z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+        z = z - jnp.mean(z, axis=0)
+        return z * jax.lax.rsqrt(jnp.maximum(jnp.mean(z * z, axis=0), eps))
+
+    c = standardise(a).T @ standardise(b) / n
+    diagonal = jnp.diagonal(c)
+    off = jnp.sum(c * c) - jnp.sum(diagonal * diagonal)
+    return jnp.sum((1 - diagonal) ** 2) + redundancy * off

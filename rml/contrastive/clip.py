@@ -1,0 +1,47 @@
+"""The symmetric contrastive loss of CLIP."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rml.ops.ring import ring_values
+from rml.ops.similarity import normalize
+from rml.ops.streaming import row_and_column_values
+
+MAX_LOG_SCALE = math.log(100.0)
+
+
+def clip_loss(
+    images: Float[Array, "n d"],
+    texts: Float[Array, "n d"],
+    *,
+    log_scale: float | Float[Array, ""],
+    block_size: int | None = None,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Computes the mean of the image-to-text and the text-to-image cross-entropy.
+
+    Args:
+      images: Image embeddings, not normalised.
+      texts: Text embeddings, row i of the same pair as row i of `images`.
+      log_scale: Logarithm of the inverse temperature, a learned parameter that starts at
+        log(1 / 0.07); no more than log 100 is used, as in the paper.
+      block_size: Rows of one strip of logits; automatic by default.
+      axis_name: Inside `jax.shard_map`, the mesh axis over which the pairs are sharded.
+
+    Returns:
+      The mean loss.
+
+    Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language
+    Supervision, figure 3 and section 2.5.
+    """
+    images = normalize(images) * jnp.exp(jnp.minimum(log_scale, MAX_LOG_SCALE))
+    texts = normalize(texts)
+    positive = jnp.sum(images * texts, axis=-1)
+    if axis_name is None:
+        row, col = row_and_column_values(images, texts, block_size=block_size)
+        return jnp.mean((row + col) / 2 - positive)
+    row, col = ring_values(images, texts, axis_name=axis_name, columns=True, block_size=block_size)
+    return jax.lax.pmean(jnp.mean((row + col) / 2 - positive), axis_name)

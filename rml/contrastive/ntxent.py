@@ -1,0 +1,57 @@
+"""NT-Xent, the loss of SimCLR."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rml.ops.ring import ring_values
+from rml.ops.similarity import normalize
+from rml.ops.streaming import symmetric_logsumexp
+
+
+def not_self(row: Array, col: Array, row_label: Array | None, col_label: Array | None) -> Array:
+    """Mask of `rml.ops.streaming`: every pair but that of a row with itself."""
+    return row != col
+
+
+def nt_xent(
+    a: Float[Array, "n d"],
+    b: Float[Array, "n d"],
+    *,
+    temperature: float | Float[Array, ""],
+    reduction: str = "mean",
+    block_size: int | None = None,
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, " k"]:
+    """Computes the normalised temperature-scaled cross-entropy of two views.
+
+    Args:
+      a: First views, not normalised.
+      b: Second views, row i of the same example as row i of `a`.
+      temperature: Divides the cosine similarities.
+      reduction: Mean over the 2n anchors, or each anchor's loss, those of `a` first.
+      block_size: Rows of one strip of logits; automatic by default.
+      axis_name: Inside `jax.shard_map`, the mesh axis over which the examples are sharded: views
+        on all devices are candidates and the mean is that of the whole batch.
+
+    Returns:
+      The loss.
+
+    Raises:
+      ValueError: If the views differ in shape.
+
+    Source: Chen et al. 2020, A Simple Framework for Contrastive Learning of Visual
+    Representations, eq. 1.
+    """
+    n = a.shape[0]
+    root = jnp.sqrt(jnp.asarray(temperature, jnp.float32))
+    z = normalize(jnp.concatenate([a, b])) / root
+    positive = jnp.sum(z[:n] * z[n:], axis=-1)
+    if axis_name is None:
+        row = symmetric_logsumexp(z, mask=not_self, block_size=block_size)
+    else:
+        row, _ = ring_values(z, z, axis_name=axis_name, mask=not_self, block_size=block_size)
+    loss = row - jnp.concatenate([positive, positive])
+    if reduction == "none":
+        return loss
+    return jnp.mean(loss) if axis_name is None else jax.lax.pmean(jnp.mean(loss), axis_name)

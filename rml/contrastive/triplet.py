@@ -1,0 +1,94 @@
+"""Triplet loss with the triplets mined in the batch."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rml.ops.pairwise import squared_euclidean
+
+
+def _distances(z: Array, squared: bool) -> Array:
+    square = squared_euclidean(z, z)
+    if squared:
+        return square
+    near = square <= 1e-12  # the square root has no gradient at zero
+    return jnp.where(near, 0.0, jnp.sqrt(jnp.where(near, 1.0, square)))
+
+
+def _mean(x: Array, keep: Array) -> Array:
+    return jnp.sum(jnp.where(keep, x, 0.0)) / jnp.maximum(jnp.sum(keep), 1)
+
+
+def _hard(d: Array, positive: Array, negative: Array, margin: float) -> Array:
+    furthest = jnp.max(jnp.where(positive, d, -jnp.inf), axis=1)
+    nearest = jnp.min(jnp.where(negative, d, jnp.inf), axis=1)
+    keep = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
+    return _mean(jax.nn.relu(jnp.where(keep, furthest - nearest, 0.0) + margin), keep)
+
+
+def _sorted_negatives(d: Array, negative: Array) -> tuple[Array, Array]:
+    """Each anchor's distances to negatives in ascending order, and how many there are."""
+    return jnp.sort(jnp.where(negative, d, jnp.inf), axis=1), jnp.sum(negative, axis=1)
+
+
+def _semi_hard(d: Array, positive: Array, negative: Array, margin: float) -> Array:
+    negatives, number = _sorted_negatives(d, negative)
+    beyond = jax.vmap(lambda s, x: jnp.searchsorted(s, x, side="right"))(negatives, d)
+    # Where no negative is further than the positive, the furthest there is.
+    index = jnp.clip(beyond, 0, jnp.maximum(number - 1, 0)[:, None])
+    chosen = jnp.take_along_axis(negatives, index, axis=1)
+    keep = positive & (number > 0)[:, None]
+    return _mean(jax.nn.relu(jnp.where(keep, d - chosen, 0.0) + margin), keep)
+
+
+def _all(d: Array, positive: Array, negative: Array, margin: float, active: bool) -> Array:
+    # For one pair the hinge is a sum over the negatives nearer than d + margin: a prefix of the
+    # sorted ones, so that n³ triplets cost n² log n.
+    negatives, number = _sorted_negatives(d, negative)
+    finite = jnp.where(jnp.isfinite(negatives), negatives, 0.0)
+    prefix = jnp.pad(jnp.cumsum(finite, axis=1), ((0, 0), (1, 0)))
+    limit = d + margin
+    nearer = jax.vmap(lambda s, x: jnp.searchsorted(s, x, side="left"))(negatives, limit)
+    hinge = nearer * limit - jnp.take_along_axis(prefix, nearer, axis=1)
+    triplets = jnp.sum(jnp.where(positive, nearer if active else number[:, None], 0))
+    return jnp.sum(jnp.where(positive, hinge, 0.0)) / jnp.maximum(triplets, 1)
+
+
+def triplet_loss(
+    features: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    *,
+    margin: float = 0.2,
+    mining: str = "hard",
+    squared: bool = False,
+) -> Float[Array, ""]:
+    """Computes the mean of max(0, d(anchor, positive) - d(anchor, negative) + margin).
+
+    Args:
+      features: Embeddings, used as they are; normalise them for distances on the sphere.
+      labels: Class of each row: equal labels are positives, others negatives.
+      margin: Margin in units of the distance.
+      mining: `hard` takes each anchor's furthest positive and nearest negative; `semi-hard`, for
+        each pair, the nearest negative further than the positive, or the furthest negative if
+        there is none; `all` averages over all triplets, `active` over those above zero.
+      squared: Whether the distance is the squared Euclidean.
+
+    Returns:
+      The loss; zero if the batch has no triplet.
+
+    Raises:
+      ValueError: If `mining` is unknown.
+
+    Source: Schroff et al. 2015, FaceNet, section 3.2 (semi-hard); Hermans et al. 2017, In Defense
+    of the Triplet Loss, eq. 5 (hard) and 6 (all), and section 2 for active.
+    """
+    same: Bool[Array, "n n"] = labels[:, None] == labels[None, :]
+    positive, negative = same & ~jnp.eye(labels.shape[0], dtype=bool), ~same
+    d = _distances(features, squared)
+    if mining == "hard":
+        return _hard(d, positive, negative, margin)
+    if mining == "semi-hard":
+        return _semi_hard(d, positive, negative, margin)
+    if mining in ("all", "active"):
+        return _all(d, positive, negative, margin, mining == "active")
+    raise ValueError(f"mining must be hard, semi-hard, all or active, got {mining!r}.")

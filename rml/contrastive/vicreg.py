@@ -1,0 +1,50 @@
+"""VICReg: invariance, variance and covariance of two views, without negatives."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def vicreg(
+    a: Float[Array, "n d"],
+    b: Float[Array, "n d"],
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    eps: float = 1e-4,
+) -> Float[Array, ""]:
+    """Computes the weighted sum of the three terms, variance and covariance of both views.
+
+    The invariance term is the mean over rows and dimensions, as in the paper's algorithm 1, for
+    which the default weights were chosen.
+
+    Args:
+      a: First views, not normalised; at least two rows.
+      b: Second views.
+      invariance: Weight of the mean squared difference of the views.
+      variance: Weight of the hinge that keeps each dimension's standard deviation above 1.
+      covariance: Weight of the squared covariances of different dimensions, divided by d.
+      eps: Added to the variance under the square root.
+
+    Returns:
+      The loss.
+
+    Raises:
+      ValueError: If there is but one row, which has no variance.
+
+    Source: Bardes et al. 2022, VICReg, eq. 1 to 6 and algorithm 1.
+    """
+    n, d = a.shape
+    if n < 2:
+        raise ValueError(f"vicreg needs at least two rows for a variance, got {n}.")
+
+    def spread(z: Array) -> Array:
+        z = z - jnp.mean(z, axis=0)
+        cov = z.T @ z / (n - 1)
+        var = jnp.diagonal(cov)
+        hinge = jnp.mean(jax.nn.relu(1 - jnp.sqrt(var + eps)))
+        return variance * hinge + covariance * (jnp.sum(cov * cov) - jnp.sum(var * var)) / d
+
+    a, b = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (a, b))
+    return invariance * jnp.mean((a - b) ** 2) + spread(a) + spread(b)

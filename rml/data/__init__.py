@@ -1,0 +1,9 @@
+"""Data: sources, Grain pipelines, and augmentation on the device."""
+
+from rml.data import augment as augment
+from rml.data.errors import DataError as DataError
+from rml.data.load import load as load
+from rml.data.pipeline import batches as batches
+from rml.data.pipeline import decode_and_resize as decode_and_resize
+from rml.data.source import ArraySource as ArraySource
+from rml.data.source import Source as Source

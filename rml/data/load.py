@@ -1,0 +1,59 @@
+"""`load`: every data set by one name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rml.data.errors import DataError
+from rml.data.source import Source
+
+
+def load(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | Path | None = None,
+    image_size: int | Sequence[int] | None = None,
+    image_key: str = "image",
+    label_key: str = "label",
+) -> Source:
+    """Opens one split of a data set; nothing is downloaded.
+
+    Args:
+        name: `digits`, `mnist5k`, a TFDS name that is prepared in `data_dir` (`cifar10`,
+            `name/config`, `name:version`), `npz:PATH` (see `npz.open_npz`) or `folder:PATH` (see
+            `folder.open_folder`).
+        split: In TFDS's split syntax, for every kind of source: `train`, `train[:80%]`,
+            `train+test`, or `all`.
+        data_dir: TFDS data directory; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not given.
+        image_size: Brings every image to this height and width: shorter side resized, centre kept.
+        image_key: Feature of a TFDS data set that holds the image.
+        label_key: Feature of a TFDS data set that holds the class.
+
+    Returns:
+        A random-access source of `{"image", "label"}`.
+
+    Raises:
+        DataError: If the data set or the split is unknown, missing or broken.
+    """
+    if name.startswith("npz:"):
+        from rml.data.npz import open_npz
+
+        return open_npz(Path(name[4:]).expanduser(), split, image_size=image_size)
+    if name.startswith("folder:"):
+        from rml.data.folder import open_folder
+
+        return open_folder(Path(name[7:]).expanduser(), split, image_size=image_size)
+    if not name or name != name.strip():
+        raise DataError(f"data set name {name!r} is empty or has spaces around it")
+    # TFDS takes 0.3 s to import, which files need not wait for.
+    from rml.data.tfds_source import default_data_dir, open_tfds
+
+    directory = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    return open_tfds(
+        name,
+        split,
+        data_dir=directory,
+        image_size=image_size,
+        image_key=image_key,
+        label_key=label_key,
+    )

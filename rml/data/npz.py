@@ -1,0 +1,156 @@
+"""Labelled arrays from one `.npz` file."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rml.data import splits
+from rml.data.errors import DataError
+from rml.data.images import pair, resize_and_center_crop
+from rml.data.source import ArraySource, select
+
+SEED = 0
+"""Fixes the train/test split of a file that has none."""
+
+_IMAGE_KEYS, _LABEL_KEYS = ("image", "x"), ("label", "y")
+
+
+def open_npz(
+    path: Path, split: str, *, image_size: int | Sequence[int] | None = None
+) -> ArraySource:
+    """Opens one split of an `.npz` file.
+
+    The file holds `image` (or `x`) and `label` (or `y`); then "train" and "test" are a stratified
+    split, 80 to 20, fixed by a seed and interleaved by class, and "all" is the file in its order.
+    Or it holds `image_train`, `label_train`, `image_test` and `label_test` (or with `x` and `y`).
+
+    Args:
+        path: The file.
+        split: In TFDS's split syntax.
+        image_size: Every image is brought to this size (uint8 images only).
+
+    Returns:
+        A source in memory. Images `[n, h, w]` gain a channel axis; vectors `[n, d]` stay so, under
+        the key "image". Integers in 0..255 become uint8, other numbers float32. Labels (integers
+        from 0, or strings) become 0..C-1 in sorted order; their originals are the class names.
+
+    Raises:
+        DataError: If the file is missing, unreadable, holds objects (pickle), lacks an array, or
+            its arrays do not fit each other or hold NaN or negative labels.
+    """
+    name = f"npz:{path}"
+    arrays = _read(path)
+    keys = {
+        part: (_pick(arrays, _IMAGE_KEYS, part), _pick(arrays, _LABEL_KEYS, part))
+        for part in ("", "_train", "_test")
+    }
+    keys = {part: both for part, both in keys.items() if any(both)}
+    if not keys or not all(map(all, keys.values())) or ("" in keys and len(keys) > 1):
+        raise DataError(
+            f"{name} holds the arrays {sorted(arrays)}; expected 'image' (or 'x') and 'label' (or "
+            "'y'), or both with the endings '_train' and '_test'"
+        )
+    images = [_images(arrays[key], f"{name}: {key}") for key, _ in keys.values()]
+    labels = [_labels(arrays[key], f"{name}: {key}") for _, key in keys.values()]
+    sizes = [len(image) for image in images]
+    for size, label, both in zip(sizes, labels, keys.values(), strict=True):
+        if size != len(label):
+            raise DataError(f"{name}: {both[0]} has {size} examples, {both[1]} has {len(label)}")
+    kinds = {f"{one.dtype}{list(one.shape[1:])}" for one in images}
+    if len(kinds) > 1:
+        raise DataError(f"{name}: train and test images differ: {' and '.join(sorted(kinds))}")
+
+    # One numbering of the classes for all parts.
+    image = np.concatenate(images)
+    classes, label = np.unique(np.concatenate(labels), return_inverse=True)
+    if "" not in keys:
+        ends = np.cumsum(sizes)
+        members = {
+            part[1:]: np.arange(end - size, end)
+            for part, size, end in zip(keys, sizes, ends, strict=True)
+        }
+    elif split == "all":
+        members = {"all": np.arange(len(label))}
+    else:
+        train, test = splits.stratified(label, test_fraction=0.2, seed=SEED)
+        members = {key: at for key, at in (("train", train), ("test", test)) if len(at)}
+    parts = select(split, {key: len(at) for key, at in members.items()}, name=name)
+    chosen = np.concatenate([members[key][positions] for key, positions in parts])
+    image = image[chosen]
+    if image_size is not None:
+        if image.ndim == 2:
+            raise DataError(f"{name} holds vectors, which image_size={image_size} cannot resize")
+        image = np.stack([resize_and_center_crop(one, pair(image_size)) for one in image])
+    return ArraySource(
+        image, label[chosen], class_names=[str(one) for one in classes], name=name, split=split
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        raise DataError(f"there is no file {path}")
+    try:
+        file = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no readable .npz file: {error}") from error
+    if isinstance(file, np.ndarray):
+        raise DataError(f"{path} is one array, expected an .npz file of several")
+    arrays = {}
+    with file:
+        for key in file.files:
+            try:
+                arrays[key] = file[key]
+            except ValueError as error:
+                raise DataError(
+                    f"{path}: array {key!r} cannot be read ({error}); arrays of objects need "
+                    "pickle, which is never loaded: save numbers or strings"
+                ) from error
+            except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise DataError(f"{path}: array {key!r} is damaged: {error}") from error
+    return arrays
+
+
+def _pick(arrays: dict[str, np.ndarray], keys: tuple[str, ...], part: str) -> str:
+    return next((key + part for key in keys if key + part in arrays), "")
+
+
+def _images(image: np.ndarray, what: str) -> np.ndarray:
+    if image.ndim not in (2, 3, 4) or 0 in image.shape:
+        raise DataError(
+            f"{what} has shape {image.shape}, expected [n, h, w], [n, h, w, c] or [n, d]"
+        )
+    if image.ndim == 3:
+        image = image[..., None]
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype.kind in "iu" and image.ndim == 4:
+        if image.min() < 0 or image.max() > 255:
+            raise DataError(
+                f"{what} holds integers in {image.min()}..{image.max()}, expected 0..255 or floats"
+            )
+        return image.astype(np.uint8)
+    if image.dtype.kind not in "iuf":
+        raise DataError(f"{what} has type {image.dtype}, expected uint8 or float")
+    if not np.isfinite(image).all():
+        bad = ~np.isfinite(image.reshape(len(image), -1)).all(axis=1)
+        raise DataError(
+            f"{what} has NaN or infinite values in {bad.sum()} of {len(bad)} examples, the first "
+            f"at index {bad.argmax()}"
+        )
+    return image.astype(np.float32)
+
+
+def _labels(label: np.ndarray, what: str) -> np.ndarray:
+    if label.ndim != 1:
+        raise DataError(f"{what} has shape {label.shape}, expected one label an example [n]")
+    if label.dtype.kind not in "iuU":
+        raise DataError(f"{what} has type {label.dtype}, expected integers or strings")
+    if label.dtype.kind == "i" and (label < 0).any():
+        raise DataError(
+            f"{what} holds negative labels ({label.min()}; the first at index "
+            f"{(label < 0).argmax()}), expected classes from 0"
+        )
+    return label

@@ -1,0 +1,251 @@
+"""Batches of a source: shuffled anew each epoch and resumable bit for bit.
+
+Data that fits in memory is gathered a batch at a time, without Python for each example.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import grain
+import numpy as np
+
+from rml.data.errors import DataError
+from rml.data.images import pair, resize, resize_and_center_crop
+from rml.data.source import Example, Source
+
+IN_MEMORY_BYTES = 2**28
+"""Sources up to this size are loaded and gathered by batch; larger ones are read by example."""
+
+Transform = Callable[[Example, np.random.Generator], Example]
+
+
+def batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    shuffle: bool = True,
+    repeat: bool = True,
+    drop_remainder: bool = True,
+    transform: Transform | None = None,
+    num_threads: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    in_memory_bytes: int = IN_MEMORY_BYTES,
+) -> grain.IterDataset:
+    """Batches `{"image": [b, h, w, c], "label": int32 [b]}` of a source, as NumPy arrays.
+
+    Every example comes once an epoch (but for the remainder, which is another one each epoch).
+    The order, and what `transform` draws, are functions of (seed, epoch, example) alone: the
+    iterator's state is one position, a resumed iterator continues exactly, and the global batch
+    does not depend on the number of processes or threads.
+
+    Args:
+        source: What to read.
+        batch_size: Of the global batch; each process yields its `batch_size / process_count` rows.
+        seed: Of order and transforms.
+        shuffle: A new order each epoch, otherwise the source's own.
+        repeat: Epochs without end, otherwise one.
+        drop_remainder: Leaves out the last, smaller batch of each epoch.
+        transform: `(example, rng) -> example` on the host, in threads; it makes sizes equal where
+            they are not (see `decode_and_resize`).
+        num_threads: That read examples; the number of CPUs, at most 16, if not given. Not used
+            for data in memory.
+        process_index: Which rows of the global batch are ours.
+        process_count: Number of processes that read together.
+        in_memory_bytes: Sources up to this size are loaded first.
+
+    Returns:
+        A dataset whose iterator has `get_state` and `set_state`.
+
+    Raises:
+        DataError: If the batch does not fit the source, the processes or the memory.
+    """
+    n = len(source)
+    if batch_size < 1:
+        raise DataError(f"batch_size must be positive, got {batch_size}")
+    if batch_size > n and drop_remainder:
+        raise DataError(
+            f"batch_size={batch_size} is larger than the {n} examples of {source.name!r} split "
+            f"{source.split!r}: take at most {n}, or drop_remainder=False"
+        )
+    if seed < 0:
+        raise DataError(f"seed must not be negative, got {seed}")
+    if not 0 <= process_index < process_count:
+        raise DataError(f"process_index={process_index} is not in 0..{process_count - 1}")
+    if batch_size % process_count:
+        raise DataError(f"batch_size={batch_size} is not divisible by {process_count} processes")
+    if process_count > 1 and not drop_remainder:
+        raise DataError("several processes need equal batches: drop_remainder must be True")
+
+    order = _Order(
+        n=n,
+        batch_size=batch_size,
+        seed=seed if shuffle else None,
+        drop_remainder=drop_remainder,
+        first=process_index * (batch_size // process_count),
+        rows=batch_size // process_count,
+    )
+    epochs = sys.maxsize // (n * 2) if repeat else 1
+    if transform is None and (source.nbytes is None or source.nbytes <= in_memory_bytes):
+        gather = _Gather(source.arrays(), order, epochs)
+        # Threads would only contend for the interpreter lock.
+        return grain.MapDataset.source(gather).to_iter_dataset(
+            grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        )
+    threads = min(16, os.cpu_count() or 1) if num_threads is None else num_threads
+    if not drop_remainder and n % batch_size and repeat:
+        raise DataError(
+            f"{source.name!r} is read by example, where batches of unequal size do not repeat: "
+            "set drop_remainder=True or repeat=False"
+        )
+    reader = _Reader(source, order, epochs, transform, seed)
+    return (
+        grain.MapDataset.source(reader)
+        .to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, 64))
+        )
+        .batch(order.rows, drop_remainder=drop_remainder)
+    )
+
+
+class _Order:
+    """Which examples are in which batch; rows `first:first + rows` of each are ours."""
+
+    def __init__(
+        self,
+        *,
+        n: int,
+        batch_size: int,
+        seed: int | None,
+        drop_remainder: bool,
+        first: int,
+        rows: int,
+    ) -> None:
+        self.n = n
+        self.batch_size = batch_size
+        self.seed = seed
+        self.first = first
+        self.rows = rows
+        self.per_epoch = n // batch_size if drop_remainder else -(-n // batch_size)
+
+    def batch(self, index: int) -> np.ndarray:
+        """Positions of our rows of batch `index`, counted through all epochs."""
+        epoch, batch = divmod(index, self.per_epoch)
+        start = batch * self.batch_size + self.first
+        stop = min(start + self.rows, self.n)
+        if self.seed is None:
+            return np.arange(start, stop)
+        return _permutation(self.seed, epoch, self.n)[start:stop]
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+class _Gather:
+    """Batches by position, each one vectorised gather from memory."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], order: _Order, epochs: int) -> None:
+        self._arrays = arrays
+        self._order = order
+        self._size = order.per_epoch * epochs
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        rows = self._order.batch(int(index))
+        return {key: array[rows] for key, array in self._arrays.items()}
+
+    def __repr__(self) -> str:
+        return f"_Gather(n={self._order.n}, batch_size={self._order.batch_size})"
+
+
+class _Reader:
+    """Examples by position in the stream of our rows of all batches."""
+
+    def __init__(
+        self, source: Source, order: _Order, epochs: int, transform: Transform | None, seed: int
+    ) -> None:
+        self._source = source
+        self._order = order
+        self._transform = transform
+        self._seed = seed
+        whole = order.per_epoch * order.rows
+        self._size = (
+            epochs * whole if order.rows < order.batch_size else epochs * min(whole, order.n)
+        )
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> Example:
+        batch, row = divmod(int(index), self._order.rows)
+        position = int(self._order.batch(batch)[row])
+        example = self._source[position]
+        if self._transform is not None:
+            epoch = batch // self._order.per_epoch
+            rng = np.random.default_rng([self._seed, epoch, position, 1])
+            example = self._transform(example, rng)
+        return {**example, "label": np.int32(example["label"])}
+
+    def __repr__(self) -> str:
+        return f"_Reader({self._source!r})"
+
+
+def decode_and_resize(
+    size: int | Sequence[int],
+    *,
+    scale: Sequence[float | int] | None = None,
+    ratio: Sequence[float | int] = (3 / 4, 4 / 3),
+) -> Transform:
+    """A host transform that brings images of any size to one, so that they stack into batches.
+
+    Args:
+        size: Height and width of the result.
+        scale: Range of the share of the area that a random crop keeps; `None` takes the largest
+            centred crop instead, the same each time.
+        ratio: Range of the crop's aspect (width by height), drawn log-uniformly.
+
+    Returns:
+        A transform for `batches`.
+
+    Raises:
+        DataError: If a range is not ascending and positive, or scale exceeds 1.
+    """
+    target = pair(size)
+    for what, bounds in (("scale", scale or (1.0, 1.0)), ("ratio", ratio)):
+        if not 0 < bounds[0] <= bounds[1]:
+            raise DataError(f"{what} must be an ascending range of positive numbers, got {bounds}")
+    if scale is not None and scale[1] > 1:
+        raise DataError(f"scale is a share of the image's area, at most 1, got {scale}")
+
+    def transform(example: Example, rng: np.random.Generator) -> Example:
+        image = example["image"]
+        if scale is None:
+            return {**example, "image": resize_and_center_crop(image, target)}
+        box = _random_box(image.shape[0], image.shape[1], scale, ratio, rng)
+        return {**example, "image": resize(image, target, box=box)}
+
+    return transform
+
+
+def _random_box(
+    height: int,
+    width: int,
+    scale: Sequence[float | int],
+    ratio: Sequence[float | int],
+    rng: np.random.Generator,
+) -> tuple[float, float, float, float]:
+    area = rng.uniform(scale[0], scale[1], 10) * height * width
+    aspect = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1]), 10))
+    tall, wide = np.sqrt(area / aspect), np.sqrt(area * aspect)
+    # The first of ten draws that fits; if none does, the first one clipped.
+    first = np.argmax((tall <= height) & (wide <= width))
+    box_h, box_w = min(tall[first], height), min(wide[first], width)
+    left, top = rng.uniform(0, width - box_w), rng.uniform(0, height - box_h)
+    return left, top, left + box_w, top + box_h

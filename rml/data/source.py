@@ -1,0 +1,234 @@
+"""Random-access labelled images: the one shape every data set takes."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rml.data import splits
+from rml.data.errors import DataError
+from rml.data.images import decode, pair, resize_and_center_crop
+
+Example = dict[str, Any]
+
+MEMORY_BOUND = 2**31
+"""Bytes that `Source.arrays` loads without being asked for more."""
+
+
+class Source:
+    """Labelled images (or feature vectors) of one split, read by position.
+
+    `source[i]` is `{"image": uint8 [h, w, c] (or float32), "label": int}`. Subclasses implement
+    `_read(i)`, which is called from several threads.
+
+    Attributes:
+        name: As given to `load`.
+        split: As given to `load`, for example `"train[:80%]"`.
+        class_names: Names by label.
+        image_shape: `(h, w, c)`, with `None` for what varies; `None` where examples are vectors.
+        feature_shape: `(d,)` where examples are vectors, otherwise `None`.
+        labels: int32 `[n]`, or `None` where a label is known only by reading its example.
+    """
+
+    image_shape: tuple[int | None, int | None, int] | None
+    feature_shape: tuple[int] | None = None
+    labels: np.ndarray | None = None
+
+    def __init__(self, *, name: str, split: str, class_names: Sequence[str], size: int) -> None:
+        self.name = name
+        self.split = split
+        self.class_names = tuple(class_names)
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> Example:
+        position = int(index)
+        if not -self._size <= position < self._size:
+            raise IndexError(f"{self!r} has no example {index}")
+        return self._read(position % self._size)
+
+    def __repr__(self) -> str:
+        shape = self.feature_shape or self.image_shape
+        return f"{type(self).__name__}({self.name!r}, {self.split!r}, n={len(self)}, shape={shape})"
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, seen in this split or not."""
+        return len(self.class_names)
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of all images decoded, or `None` where their sizes vary."""
+        shape = self.feature_shape or self.image_shape
+        if shape is None or None in shape:
+            return None
+        return len(self) * int(np.prod([int(axis or 0) for axis in shape]))
+
+    def arrays(self, *, max_bytes: int = MEMORY_BOUND) -> dict[str, np.ndarray]:
+        """Loads every example.
+
+        Args:
+            max_bytes: The most memory the images may take.
+
+        Returns:
+            `{"image": [n, h, w, c] (or [n, d]), "label": int32 [n]}`.
+
+        Raises:
+            DataError: If image sizes vary or the images take more than `max_bytes`.
+        """
+        needed = self.nbytes
+        if needed is None:
+            raise DataError(
+                f"{self.name!r} has images of mixed sizes, which do not stack into one array: "
+                "load it with image_size=... or give `batches` a transform that resizes"
+            )
+        if needed > max_bytes:
+            raise DataError(
+                f"{self.name!r} split {self.split!r} takes {needed:,} bytes in memory, more than "
+                f"max_bytes={max_bytes:,}"
+            )
+        return self._load()
+
+    def _read(self, index: int) -> Example:
+        raise NotImplementedError
+
+    def _load(self) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+
+class ArraySource(Source):
+    """A source whose examples are in memory."""
+
+    labels: np.ndarray
+
+    def __init__(
+        self,
+        image: np.ndarray,
+        label: np.ndarray,
+        *,
+        class_names: Sequence[str],
+        name: str = "arrays",
+        split: str = "all",
+    ) -> None:
+        """Wraps arrays without copying them.
+
+        Args:
+            image: `[n, h, w, c]` images or `[n, d]` feature vectors.
+            label: `[n]` integers in `[0, len(class_names))`.
+            class_names: Names by label.
+            name: For messages.
+            split: For messages.
+
+        Raises:
+            DataError: If the shapes do not fit each other.
+        """
+        if image.ndim not in (2, 4):
+            raise DataError(f"image has shape {image.shape}, expected [n, h, w, c] or [n, d]")
+        if label.shape != image.shape[:1]:
+            raise DataError(
+                f"label has shape {label.shape}, expected {image.shape[:1]} for image {image.shape}"
+            )
+        super().__init__(name=name, split=split, class_names=class_names, size=len(image))
+        self._image = image
+        self.labels = label.astype(np.int32)
+        if image.ndim == 2:
+            self.image_shape, self.feature_shape = None, image.shape[1:]
+        else:
+            self.image_shape = image.shape[1:]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        return self._image.nbytes
+
+    def _read(self, index: int) -> Example:
+        return {"image": self._image[index], "label": int(self.labels[index])}
+
+    def _load(self) -> dict[str, np.ndarray]:
+        return {"image": self._image, "label": self.labels}
+
+
+class Record(NamedTuple):
+    """One example as stored: an encoded image (bytes or a file), or an array; and its label."""
+
+    image: bytes | Path | np.ndarray
+    label: int
+
+
+class RecordSource(Source):
+    """A source of stored records, decoded when read.
+
+    Args:
+        record: Record by position in the split.
+        size: Number of records.
+        image_shape: Of a decoded image; `None` for what varies.
+        image_size: Brings every image to this height and width: the shorter side is resized, the
+            centre is kept.
+        class_names: Names by label.
+        name: As given to `load`.
+        split: As given to `load`.
+        labels: int32 `[size]` where known.
+    """
+
+    def __init__(
+        self,
+        record: Callable[[int], Record],
+        *,
+        size: int,
+        image_shape: tuple[int | None, int | None, int],
+        image_size: int | Sequence[int] | None,
+        class_names: Sequence[str],
+        name: str,
+        split: str,
+        labels: np.ndarray | None = None,
+    ) -> None:
+        super().__init__(name=name, split=split, class_names=class_names, size=size)
+        self._record = record
+        self._image_size = None if image_size is None else pair(image_size)
+        self.image_shape = (*(self._image_size or image_shape[:2]), image_shape[2])
+        self.labels = labels
+
+    def _read(self, index: int) -> Example:
+        record = self._record(index)
+        image = record.image
+        channels = (self.image_shape or (None, None, 3))[2]
+        if not isinstance(image, np.ndarray):
+            image = decode(image, channels=channels, what=f"example {index} of {self.name!r}")
+        if self._image_size is not None:
+            image = resize_and_center_crop(image, self._image_size)
+        return {"image": image, "label": record.label}
+
+    def _load(self) -> dict[str, np.ndarray]:
+        images = np.empty((len(self), *(self.image_shape or ())), np.uint8)
+        labels = np.empty(len(self), np.int32)
+
+        def fill(chunk: range) -> None:
+            for index in chunk:
+                example = self._read(index)
+                if example["image"].shape != images.shape[1:]:
+                    raise DataError(
+                        f"example {index} of {self.name!r} has shape {example['image'].shape}, "
+                        f"the data set promises {images.shape[1:]}"
+                    )
+                images[index], labels[index] = example["image"], example["label"]
+
+        # Decoding releases the interpreter lock. Chunks, because a task costs as much as reading
+        # a small image.
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            chunks = [range(at, min(at + 512, len(self))) for at in range(0, len(self), 512)]
+            for done in [pool.submit(fill, chunk) for chunk in chunks]:
+                done.result()
+        return {"image": images, "label": labels}
+
+
+def select(split: str, sizes: dict[str, int], *, name: str) -> list[tuple[str, np.ndarray]]:
+    """Positions that a split string names (see `splits.parse`), with errors that name the set."""
+    try:
+        return splits.parse(split, sizes)
+    except ValueError as error:
+        raise DataError(f"{name!r}: {error}") from error

@@ -1,0 +1,106 @@
+"""Which examples a split string names, and splits that keep the classes in proportion."""
+
+import re
+
+import numpy as np
+
+_PART = re.compile(r"(?P<name>[^\[\]+]+?)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+
+
+def parse(split: str, sizes: dict[str, int]) -> list[tuple[str, np.ndarray]]:
+    """Reads TFDS's split syntax: `train`, `train[:80%]`, `test[100:-50]`, `train+test`, `all`.
+
+    Args:
+        split: What to read; `all` is every split that exists.
+        sizes: Number of examples by split that exists.
+
+    Returns:
+        For each part, the split it reads and the positions in it, ascending.
+
+    Raises:
+        ValueError: If the string does not parse, a split does not exist, or nothing is selected.
+    """
+    parts = []
+    for text in split.split("+"):
+        match = _PART.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(
+                f"split {split!r} is not of the form 'name', 'name[from:to]' (numbers or "
+                "percents) or 'name+name'"
+            )
+        name = match["name"].strip()
+        if name not in sizes and name != "all":
+            raise ValueError(f"there is no split {name!r}; there are {sorted(sizes)} and 'all'")
+        for chosen in [name] if name in sizes else list(sizes):
+            size = sizes[chosen]
+            start = _boundary(match["start"], size, default=0)
+            stop = _boundary(match["stop"], size, default=size)
+            parts.append((chosen, np.arange(start, max(start, stop))))
+    if not sum(len(positions) for _, positions in parts):
+        raise ValueError(f"split {split!r} selects no example of {sizes}")
+    return parts
+
+
+def _boundary(text: str | None, size: int, *, default: int) -> int:
+    if text is None:
+        return default
+    if text.endswith("%"):
+        percent = int(text[:-1])
+        if abs(percent) > 100:
+            raise ValueError(f"slice boundary {text!r} is outside -100%..100%")
+        value = round(percent * size / 100)  # as TFDS rounds
+    else:
+        value = int(text)
+    if abs(value) > size:
+        raise ValueError(f"slice boundary {text!r} is outside the {size} examples there are")
+    return value + size if value < 0 else value
+
+
+def interleave(labels: np.ndarray, *, seed: int) -> np.ndarray:
+    """An order in which every contiguous slice holds the classes in near equal proportion.
+
+    Each class is shuffled and spread evenly over [0, 1); examples are read in that order. A slice
+    holding a fraction f of all examples holds f of each class up to a few examples.
+
+    Args:
+        labels: Integers `[n]`.
+        seed: Of the order.
+
+    Returns:
+        A permutation of `range(n)`.
+    """
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        place[members] = (np.arange(len(members)) + rng.uniform()) / len(members)
+    return np.argsort(place, kind="stable")
+
+
+def stratified(
+    labels: np.ndarray, *, test_fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits so that each class is divided in the same proportion.
+
+    Args:
+        labels: Integers `[n]`.
+        test_fraction: Share of each class that goes to the test split, rounded; a class of two or
+            more examples has at least one in each.
+        seed: Of the draw.
+
+    Returns:
+        Positions of the training and of the test examples, both interleaved by class.
+    """
+    rng = np.random.default_rng(seed)
+    in_test = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        count = round(test_fraction * len(members))
+        if len(members) > 1:
+            count = min(max(count, 1), len(members) - 1)
+        in_test[members[:count]] = True
+    train, test = np.flatnonzero(~in_test), np.flatnonzero(in_test)
+    return (
+        train[interleave(labels[train], seed=seed + 1)],
+        test[interleave(labels[test], seed=seed + 2)],
+    )

@@ -1,0 +1,20 @@
+"""Probes and metrics of frozen features."""
+
+from rml.evaluation.accuracy import accuracy as accuracy
+from rml.evaluation.alignment_uniformity import alignment as alignment
+from rml.evaluation.alignment_uniformity import uniformity as uniformity
+from rml.evaluation.cka import linear_cka as linear_cka
+from rml.evaluation.clustering import clustering_accuracy as clustering_accuracy
+from rml.evaluation.clustering import clustering_scores as clustering_scores
+from rml.evaluation.collapse import effective_rank as effective_rank
+from rml.evaluation.collapse import participation_ratio as participation_ratio
+from rml.evaluation.collapse import rankme as rankme
+from rml.evaluation.collapse import singular_values as singular_values
+from rml.evaluation.features import extract_features as extract_features
+from rml.evaluation.knn import knn_accuracy as knn_accuracy
+from rml.evaluation.knn import knn_predict as knn_predict
+from rml.evaluation.linear_probe import LinearProbe as LinearProbe
+from rml.evaluation.linear_probe import linear_probe as linear_probe
+from rml.evaluation.logistic_regression import LogisticRegression as LogisticRegression
+from rml.evaluation.logistic_regression import fit_logistic_regression as fit_logistic_regression
+from rml.evaluation.projection import embed_2d as embed_2d

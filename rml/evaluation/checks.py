@@ -1,0 +1,41 @@
+"""What every evaluation function asks of its inputs."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def require_finite(name: str, values: Array) -> None:
+    """Raises `ValueError` if any value is NaN or infinite; inside `jit` nothing can be checked."""
+    if isinstance(values, jax.core.Tracer):
+        return
+    bad = int(jnp.sum(~jnp.isfinite(values)))
+    if bad:
+        raise ValueError(
+            f"{name} must be finite, got {bad} NaN or infinite values in an array of shape "
+            f"{values.shape}"
+        )
+
+
+def require_labels(name: str, labels: Array, *, rows: int, num_classes: int) -> None:
+    """Raises `ValueError` unless there is one label in [0, num_classes) for each row."""
+    if labels.shape != (rows,):
+        raise ValueError(
+            f"{name} must hold one label for each of {rows} rows, got shape {labels.shape}"
+        )
+    if isinstance(labels, jax.core.Tracer) or rows == 0:
+        return
+    low, high = int(jnp.min(labels)), int(jnp.max(labels))
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"{name} must lie between 0 and {num_classes - 1}, got values from {low} to {high}"
+        )
+
+
+def require_same_width(first: str, x: Array, second: str, y: Array) -> None:
+    """Raises `ValueError` unless the rows of two matrices have the same length."""
+    if x.shape[-1] != y.shape[-1]:
+        raise ValueError(
+            f"{first} and {second} must have the same number of features, got shapes {x.shape} "
+            f"and {y.shape}"
+        )

@@ -1,0 +1,60 @@
+"""Agreement of a clustering with classes; computed on the host."""
+
+import numpy as np
+from jaxtyping import Array, Int
+
+# scikit-learn takes as long to import as JAX, and only these functions need it.
+
+
+def clustering_accuracy(labels: Int[Array, " n"], clusters: Int[Array, " n"]) -> float:
+    """Accuracy under the best one-to-one match of clusters to classes (Hungarian algorithm).
+
+    Args:
+      labels: True classes, any integers.
+      clusters: Cluster of each row, any integers; a cluster beyond the number of classes stays
+        unmatched and counts as wrong.
+
+    Returns:
+      A number between 0 and 1.
+
+    Raises:
+      ValueError: If there are no rows or the lengths differ.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics.cluster import contingency_matrix
+
+    _check(labels, clusters)
+    table = contingency_matrix(np.asarray(labels), np.asarray(clusters))
+    return float(table[linear_sum_assignment(table, maximize=True)].sum() / table.sum())
+
+
+def clustering_scores(labels: Int[Array, " n"], clusters: Int[Array, " n"]) -> dict[str, float]:
+    """Scores of a clustering, none of which depends on how clusters are numbered.
+
+    Args:
+      labels: True classes, any integers.
+      clusters: Cluster of each row, any integers.
+
+    Returns:
+      `nmi` (normalised by the arithmetic mean), `ari` (adjusted Rand index) and `accuracy`.
+
+    Raises:
+      ValueError: If there are no rows or the lengths differ.
+    """
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    _check(labels, clusters)
+    true, found = np.asarray(labels), np.asarray(clusters)
+    return {
+        "nmi": float(normalized_mutual_info_score(true, found)),
+        "ari": float(adjusted_rand_score(true, found)),
+        "accuracy": clustering_accuracy(labels, clusters),
+    }
+
+
+def _check(labels: Array, clusters: Array) -> None:
+    if labels.shape != clusters.shape or labels.size == 0:
+        raise ValueError(
+            f"labels and clusters must be two non-empty arrays of one length, got shapes "
+            f"{labels.shape} and {clusters.shape}"
+        )

@@ -1,0 +1,102 @@
+"""How many directions features use: diagnostics of dimensional collapse."""
+
+import jax.numpy as jnp
+from jax.scipy.special import entr
+from jaxtyping import Array, Float
+
+from rml.evaluation.checks import require_finite
+
+
+def singular_values(
+    features: Float[Array, "n d"], *, center: bool = False
+) -> Float[Array, " min(n,d)"]:
+    """Singular values of the matrix of features, falling.
+
+    From the matrix itself, not from its Gram matrix, whose rounding would hide every value below
+    3e-4 of the largest.
+
+    Args:
+      features: One row per example.
+      center: Subtract the mean row first, so that squares / n are variances along principal axes.
+
+    Returns:
+      min(n, d) values in float32 or wider.
+
+    Raises:
+      ValueError: If there are no rows or a feature is not finite (outside `jit`).
+    """
+    if 0 in features.shape:
+        raise ValueError(f"features must not be empty, got shape {features.shape}")
+    require_finite("features", features)
+    x = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    if center:
+        x = x - jnp.mean(x, axis=0)
+    return jnp.linalg.svd(x, compute_uv=False)
+
+
+def _shares(values: Array) -> Array:
+    """Divides by the sum; all zero if the sum is."""
+    total = jnp.sum(values)
+    return jnp.where(total > 0, values / jnp.where(total > 0, total, 1), 0)
+
+
+def rankme(features: Float[Array, "n d"], *, epsilon: float = 1e-7) -> Float[Array, ""]:
+    """RankMe: exp of the entropy of the singular values' shares p = σ / |σ|₁ + ε, not centred.
+
+    Args:
+      features: One row per example.
+      epsilon: The constant ε of the paper, added to each share.
+
+    Returns:
+      Between about 1 and min(n, d); 0 for a zero matrix, which the paper leaves undefined.
+
+    Raises:
+      ValueError: As `singular_values`.
+
+    Source: Garrido et al. 2023, "RankMe: Assessing the Downstream Performance of Pretrained
+      Self-Supervised Representations by Their Rank", equation 1.
+    """
+    values = singular_values(features)
+    rank = jnp.exp(jnp.sum(entr(_shares(values) + epsilon)))
+    return jnp.where(values[0] > 0, rank, 0)
+
+
+def effective_rank(features: Float[Array, "n d"], *, center: bool = False) -> Float[Array, ""]:
+    """Effective rank: exp of the entropy of σ / |σ|₁. RankMe is this with ε added to each share.
+
+    Args:
+      features: One row per example.
+      center: Subtract the mean row first.
+
+    Returns:
+      Between 1 and min(n, d), scale-free; 0 for a zero matrix.
+
+    Raises:
+      ValueError: As `singular_values`.
+
+    Source: Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality",
+      section 2.
+    """
+    values = singular_values(features, center=center)
+    return jnp.where(values[0] > 0, jnp.exp(jnp.sum(entr(_shares(values)))), 0)
+
+
+def participation_ratio(features: Float[Array, "n d"], *, center: bool = True) -> Float[Array, ""]:
+    """Participation ratio (Σλ)² / Σλ² of the eigenvalues λ of the covariance.
+
+    Args:
+      features: One row per example.
+      center: Subtract the mean row first; without, λ are those of the second moment.
+
+    Returns:
+      Between 1 and min(n, d), scale-free; 0 for constant features (zero if not centred).
+
+    Raises:
+      ValueError: As `singular_values`.
+
+    Source: Gao et al. 2017, "A theory of multineuronal dimensionality, dynamics and measurement".
+    """
+    values = singular_values(features, center=center)
+    # Scaled by the largest first: fourth powers overflow soon.
+    power = (values / jnp.where(values[0] > 0, values[0], 1)) ** 2
+    return jnp.where(values[0] > 0, jnp.sum(power) ** 2 / jnp.maximum(jnp.sum(power**2), 1), 0)

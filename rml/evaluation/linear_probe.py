@@ -1,0 +1,150 @@
+"""Linear probe: how well a linear classifier reads the classes from frozen features."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from rml.evaluation.accuracy import accuracy
+from rml.evaluation.checks import require_finite, require_labels, require_same_width
+from rml.evaluation.logistic_regression import fit_logistic_regression
+
+
+class LinearProbe(NamedTuple):
+    """A linear probe and how it was found.
+
+    Attributes:
+      accuracy: Share of test rows classified right.
+      l2: The penalty chosen.
+      weights: Coefficients for features as they were given: logits are `features @ weights + bias`.
+      bias: Intercepts.
+      held_out_accuracy: Accuracy on the held-out training rows, per penalty in the order given.
+      gradient_norm: Largest absolute entry of the gradient at the final fit.
+      iterations: L-BFGS steps of the final fit.
+      converged: Whether every fit reached the tolerance.
+    """
+
+    accuracy: Float[Array, ""]
+    l2: float
+    weights: Float[Array, "d c"]
+    bias: Float[Array, " c"]
+    held_out_accuracy: Float[Array, " grid"]
+    gradient_norm: Float[Array, ""]
+    iterations: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+def linear_probe(
+    train_features: Float[Array, "n d"],
+    train_labels: Int[Array, " n"],
+    test_features: Float[Array, "m d"],
+    test_labels: Int[Array, " m"],
+    *,
+    num_classes: int,
+    key: Key[Array, ""],
+    l2_grid: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+    held_out: float = 0.2,
+    max_iterations: int = 500,
+    tolerance: float = 1e-5,
+) -> LinearProbe:
+    """Fits logistic regression on standardised features, its penalty chosen on held-out rows.
+
+    Every class gives the share `held_out` of its training rows to choose the penalty with; among
+    equal accuracies the strongest penalty is taken, and the model is fitted again to all training
+    rows. Features are standardised by the training rows; a constant feature has no influence, and
+    if all are constant the commonest class is predicted. Each fit starts from the one before, the
+    strongest penalty first. This runs on the host: it compiles one fit and calls it.
+
+    Args:
+      train_features: Features to fit.
+      train_labels: Their classes.
+      test_features: Features to score.
+      test_labels: Their classes.
+      num_classes: Number of classes.
+      key: Draws the held-out rows.
+      l2_grid: Penalties, see `fit_logistic_regression`.
+      held_out: Share of the training rows held out to choose the penalty.
+      max_iterations: L-BFGS steps at most, per fit.
+      tolerance: Gradient norm at which a fit has converged.
+
+    Returns:
+      The probe.
+
+    Raises:
+      ValueError: If the shapes disagree, a feature is not finite, a label is out of range, the grid
+        is empty or not positive, or `held_out` leaves no rows on one side.
+    """
+    n = train_features.shape[0]
+    require_same_width("train_features", train_features, "test_features", test_features)
+    require_labels("train_labels", train_labels, rows=n, num_classes=num_classes)
+    require_labels("test_labels", test_labels, rows=test_features.shape[0], num_classes=num_classes)
+    require_finite("train_features", train_features)
+    require_finite("test_features", test_features)
+    if not l2_grid or min(l2_grid) <= 0:
+        raise ValueError(f"l2_grid must hold positive penalties, got {tuple(l2_grid)}")
+    if not 0 < held_out < 1 or not 1 <= int(n * held_out) < n:
+        raise ValueError(
+            f"held_out must leave rows on both sides of the split, got {held_out} of {n} rows"
+        )
+
+    mean, scale = _moments(train_features)
+    x = (train_features - mean) / scale
+    held = _held_out(train_labels, key, held_out)
+
+    def fit(l2: float, rows: Array, start: tuple[Array, Array]) -> tuple:
+        model = fit_logistic_regression(
+            x,
+            train_labels,
+            num_classes=num_classes,
+            l2=l2,
+            sample_weight=rows,
+            weights=start[0],
+            bias=start[1],
+            max_iterations=max_iterations,
+            tolerance=tolerance,
+        )
+        return model, (model.weights, model.bias)
+
+    kept = (~held).astype(x.dtype)
+    start = jnp.zeros((x.shape[1], num_classes), x.dtype), jnp.zeros(num_classes, x.dtype)
+    fits = {}
+    for l2 in sorted(l2_grid, reverse=True):
+        model, start = fit(l2, kept, start)
+        score = accuracy((x @ model.weights + model.bias)[held], train_labels[held])
+        fits[l2] = model, score
+    best = max(fits, key=lambda l2: (float(fits[l2][1]), l2))
+    final, _ = fit(best, jnp.ones_like(kept), (fits[best][0].weights, fits[best][0].bias))
+
+    # Logits of raw features: the standardisation moves into the weights.
+    weights = final.weights / scale[:, None]
+    logits = ((test_features - mean) / scale) @ final.weights + final.bias
+    return LinearProbe(
+        accuracy=accuracy(logits, test_labels),
+        l2=best,
+        weights=weights,
+        bias=final.bias - mean @ weights,
+        held_out_accuracy=jnp.stack([fits[l2][1] for l2 in l2_grid]),
+        gradient_norm=final.gradient_norm,
+        iterations=final.iterations,
+        converged=final.converged & jnp.all(jnp.stack([m.converged for m, _ in fits.values()])),
+    )
+
+
+def _moments(features: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of each feature; 1 where only rounding makes it vary."""
+    x = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    mean, scale = jnp.mean(x, axis=0), jnp.std(x, axis=0)
+    rounding = 10 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x), axis=0)
+    return mean, jnp.where(scale > rounding, scale, 1)
+
+
+def _held_out(labels: Array, key: Array, share: float) -> Array:
+    """Marks the given share of rows, drawn at random and spread evenly over the classes."""
+    n = labels.shape[0]
+    order = jnp.lexsort((jax.random.uniform(key, (n,)), labels))
+    # Along rows sorted by class, mark each at which the running share passes an integer.
+    passed = np.floor(np.arange(n + 1) * share)
+    return jnp.zeros(n, bool).at[order].set(passed[1:] > passed[:-1])

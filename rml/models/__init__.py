@@ -1,0 +1,84 @@
+"""Encoders and heads as Flax linen modules with logical axis names.
+
+An encoder is called `encoder(x, *, train=False)` on NHWC float images and returns features [b, d].
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from rml.models.conv import Conv, conv2d
+from rml.models.convnet import ConvNet
+from rml.models.heads import Classifier, PredictionHead, ProjectionHead
+from rml.models.layers import Norm, unknown
+from rml.models.mlp import MLP
+from rml.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
+from rml.models.vit import ViT, ViTB, ViTL, ViTS, ViTTi
+
+__all__ = [
+    "ENCODERS",
+    "MLP",
+    "Classifier",
+    "Conv",
+    "ConvNet",
+    "Norm",
+    "PredictionHead",
+    "ProjectionHead",
+    "ResNet",
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ViT",
+    "ViTB",
+    "ViTL",
+    "ViTS",
+    "ViTTi",
+    "build",
+    "conv2d",
+]
+
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "convnet": ConvNet,
+    "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "resnet50": ResNet50,
+    "vit_ti": ViTTi,
+    "vit_s": ViTS,
+    "vit_b": ViTB,
+    "vit_l": ViTL,
+}
+
+
+def build(name: str, **options: Any) -> nn.Module:
+    """Builds the encoder that a config names.
+
+    Args:
+      name: a key of `ENCODERS`, such as "convnet" or "vit_s".
+      **options: attributes of the module; `dtype` and `param_dtype` may be strings such as
+        "bfloat16".
+
+    Returns:
+      The module, unbound.
+
+    Raises:
+      ValueError: the name or an option is unknown; the message gives the nearest valid one.
+    """
+    if name not in ENCODERS:
+        raise unknown("encoder", name, ENCODERS)
+    constructor = ENCODERS[name]
+    module = constructor.func if isinstance(constructor, functools.partial) else constructor
+    fields = {f.name for f in dataclasses.fields(module)} - {"parent", "name"}  # type: ignore[arg-type]
+    for option, value in options.items():
+        if option not in fields:
+            raise unknown(f"option of {name}", option, fields)
+        if option in ("dtype", "param_dtype") and value is not None:
+            try:
+                options[option] = jnp.dtype(value)
+            except TypeError as error:
+                raise ValueError(f"{option} of {name} must be a dtype, got {value!r}") from error
+    return constructor(**options)

@@ -1,0 +1,270 @@
+"""Two-dimensional convolution whose kernel gradient is fast on a CPU."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jax import lax
+from jaxtyping import Array, Float
+
+from rml.models.layers import unknown
+
+Implementation = str  # "auto", "xla" or "matmul"
+Padding = str | int | Sequence[Sequence[int]]
+_Pair = tuple[int, int]
+_Pads = tuple[_Pair, _Pair]
+
+# Patches of one step of the kernel gradient: about what a core's second-level cache holds.
+_PATCH_BYTES = 1 << 20
+# Least images of one step, so that a batch sharded over as many devices need not move.
+_LEAST_IMAGES = 8
+
+
+def conv2d(
+    x: Float[Array, "b h w i"],
+    kernel: Float[Array, "kh kw i_group o"],
+    *,
+    strides: tuple[int, int] = (1, 1),
+    padding: Padding = "SAME",
+    groups: int = 1,
+    implementation: Implementation = "auto",
+) -> Float[Array, "b oh ow o"]:
+    """Cross-correlates images with a kernel, as every "convolution" layer does.
+
+    XLA's CPU backend computes the output and the input gradient of a convolution fast, but the
+    kernel gradient on one core and an order of magnitude below the speed of its own matrix product.
+    "matmul" computes that gradient as patches^T @ dy instead, in cache-sized steps over the batch.
+    It is a reverse-mode rule: gradients of any order, `vmap` and `jvp` of a gradient work, `jvp` of
+    the convolution itself (`jax.jvp`, `jax.jacfwd`) needs "xla".
+
+    Args:
+      x: images.
+      kernel: height, width, input channels per group, output channels.
+      strides: of the rows and the columns.
+      padding: "SAME", "VALID", an integer for all four sides, or ((top, bottom), (left, right)).
+      groups: channel groups; more than one always takes XLA's gradient.
+      implementation: "xla", "matmul", or "auto": matmul where the program is lowered for a CPU
+        and there is more than one input channel, xla elsewhere.
+
+    Returns:
+      Images in the dtype of `x`.
+
+    Raises:
+      ValueError: shapes and groups disagree, an option is unknown, or "matmul" is asked of groups.
+    """
+    if implementation not in ("auto", "xla", "matmul"):
+        raise unknown("implementation", implementation, ("auto", "xla", "matmul"))
+    if kernel.shape[2] * groups != x.shape[3] or kernel.shape[3] % groups:
+        raise ValueError(
+            f"kernel {kernel.shape} with groups={groups} does not fit images {x.shape}: expected "
+            "kernel[2] * groups = channels, and groups to divide kernel[3]"
+        )
+    if implementation == "matmul" and groups > 1:
+        raise ValueError(f"implementation='matmul' has no groups, got groups={groups}")
+    pads = _explicit(padding, x, kernel, strides)
+    one_channel = x.shape[3] == 1  # a patch is too short for a product to gain anything
+    if implementation == "xla" or groups > 1 or (implementation == "auto" and one_channel):
+        return _xla(x, kernel, strides, pads, groups)
+    return _conv(x, kernel, strides, pads, implementation == "auto")
+
+
+def _explicit(padding: Padding, x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> _Pads:
+    if isinstance(padding, int):
+        return ((padding, padding), (padding, padding))
+    if isinstance(padding, str):
+        if padding not in ("SAME", "VALID"):
+            raise unknown("padding", padding, ("SAME", "VALID"))
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    (top, bottom), (left, right) = padding
+    return ((top, bottom), (left, right))
+
+
+def _xla(
+    x: jax.Array, kernel: jax.Array, strides: _Pair, pads: _Pads, groups: int = 1
+) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _conv(x: jax.Array, kernel: jax.Array, strides: _Pair, pads: _Pads, auto: bool) -> jax.Array:
+    return _xla(x, kernel, strides, pads)
+
+
+def _forward(
+    x: jax.Array, kernel: jax.Array, strides: _Pair, pads: _Pads, auto: bool
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _xla(x, kernel, strides, pads), (x, kernel)
+
+
+def _backward(
+    strides: _Pair, pads: _Pads, auto: bool, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    (dx,) = jax.linear_transpose(lambda x: _xla(x, kernel, strides, pads), x)(dy)
+
+    def by_xla(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda k: _xla(x, k, strides, pads), kernel)(dy)[0]
+
+    def by_matmul(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return _kernel_gradient(x, dy, kernel.shape[:2], strides, pads).astype(kernel.dtype)
+
+    if auto and any(jax.typeof(x).sharding.spec):  # an explicit mesh refuses to split the batch
+        return dx, by_xla(x, dy)
+    if auto:
+        return dx, lax.platform_dependent(x, dy, cpu=by_matmul, default=by_xla)
+    return dx, by_matmul(x, dy)
+
+
+_conv.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(
+    x: jax.Array, dy: jax.Array, size: tuple[int, ...], strides: _Pair, pads: _Pads
+) -> jax.Array:
+    """Sums patches^T @ dy over a few images at a time: [kh, kw, i, o] in float32 or wider."""
+    kh, kw = size
+    sh, _ = strides
+    batch, oh, ow, out = dy.shape
+    channels = x.shape[3]
+    # Row y of the image meets output row (y - i) / stride; pad or crop to just the rows that do.
+    height = (oh - 1) * sh + kh
+    width = (ow - 1) * strides[1] + kw
+    trim = [
+        (0, 0, 0),
+        (pads[0][0], height - pads[0][0] - x.shape[1], 0),
+        (pads[1][0], width - pads[1][0] - x.shape[2], 0),
+        (0, 0, 0),
+    ]
+
+    def step(x: jax.Array, dy: jax.Array) -> jax.Array:
+        x = lax.pad(x, jnp.zeros((), x.dtype), trim)
+        return _by_rows(x, dy, size, strides)
+
+    row = ow * kw * channels * height + oh * ow * out * kh
+    # A step also reads and writes the running total, so it should not be smaller than that.
+    budget = max(_PATCH_BYTES, 2 * 4 * kh * kw * channels * out)
+    limit = max(_LEAST_IMAGES, budget // (row * x.dtype.itemsize))
+    images = max(n for n in range(1, min(batch, limit) + 1) if batch % n == 0)
+    steps = batch // images
+    if steps == 1:
+        return step(x, dy)
+    # The step is the minor axis: every step then takes images from each device's shard.
+    x = x.reshape(images, steps, *x.shape[1:])
+    dy = dy.reshape(images, steps, *dy.shape[1:])
+    zero = jnp.zeros((kh, kw, channels, out), jnp.promote_types(x.dtype, jnp.float32))
+
+    def body(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+        take = functools.partial(lax.dynamic_index_in_dim, index=i, axis=1, keepdims=False)
+        return total + step(take(x), take(dy)), None
+
+    return lax.scan(body, zero, jnp.arange(steps))[0]
+
+
+def _by_rows(x: jax.Array, dy: jax.Array, size: tuple[int, ...], strides: _Pair) -> jax.Array:
+    """Kernel gradient of a few images that are padded already.
+
+    The kw columns of a patch are gathered from `x`. Its kh rows are a product each, or, where that
+    copies less and few of the products meet padding, are gathered from `dy`.
+    """
+    kh, kw = size
+    sh, sw = strides
+    _, oh, ow, out = dy.shape
+    channels = x.shape[3]
+    columns = [x[:, :, j : j + (ow - 1) * sw + 1 : sw] for j in range(kw)]
+    patches = jnp.concatenate(columns, axis=3) if kw > 1 else columns[0]
+    if sh == 1 and kh > 1 and out < kw * channels and oh >= 8 * (kh - 1):
+        zero = jnp.zeros((), dy.dtype)
+        keep = (0, 0, 0)
+        rows = [lax.pad(dy, zero, [keep, (i, kh - 1 - i, 0), keep, keep]) for i in range(kh)]
+        full = _transposed_product(patches, jnp.concatenate(rows, axis=3))
+        return full.reshape(kw, channels, kh, out).transpose(2, 0, 1, 3)
+    products = [
+        _transposed_product(patches[:, i : i + (oh - 1) * sh + 1 : sh], dy) for i in range(kh)
+    ]
+    return jnp.stack(products).reshape(kh, kw, channels, out)
+
+
+def _transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=wide)
+
+
+class Conv(nn.Module):
+    """Two-dimensional convolution with bias.
+
+    Attributes:
+      features: output channels.
+      kernel_size: an integer, or height and width.
+      strides: an integer, or height and width.
+      padding: "SAME", "VALID", an integer for all sides, or ((top, bottom), (left, right)).
+      groups: number of channel groups.
+      use_bias: whether to add a bias.
+      implementation: see `conv2d`.
+      kernel_init: initialiser of the kernel [kh, kw, in / groups, features].
+      dtype: compute dtype.
+      param_dtype: dtype of the parameters.
+    """
+
+    features: int
+    kernel_size: int | tuple[int, int] = 3
+    strides: int | tuple[int, int] = 1
+    padding: Padding = "SAME"
+    groups: int = 1
+    use_bias: bool = True
+    implementation: Implementation = "auto"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
+        """Convolves `x`."""
+        channels = x.shape[-1]
+        if channels % self.groups or self.features % self.groups:
+            raise ValueError(
+                f"groups={self.groups} must divide the {channels} input channels and the "
+                f"{self.features} features"
+            )
+        kernel = self.param(
+            "kernel",
+            nn.with_logical_partitioning(
+                self.kernel_init, (None, None, "channels_in", "channels_out")
+            ),
+            (*_pair(self.kernel_size), channels // self.groups, self.features),
+            self.param_dtype,
+        )
+        bias = None
+        if self.use_bias:
+            bias = self.param(
+                "bias",
+                nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
+                (self.features,),
+                self.param_dtype,
+            )
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = conv2d(
+            x,
+            kernel,
+            strides=_pair(self.strides),
+            padding=self.padding,
+            groups=self.groups,
+            implementation=self.implementation,
+        )
+        y = y if bias is None else y + bias
+        return nn.with_logical_constraint(y, ("batch", None, None, "channels_out"))
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -1,0 +1,124 @@
+"""Building blocks that encoders share: annotated Dense, normalisation, activations by name."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Dtype = Any
+NormKind = str  # "batch", "layer", "group" or "none"
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "tanh": jnp.tanh,
+    "identity": lambda x: x,
+}
+MIN_IMAGE = 8
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
+    """Returns the error for a name that is not one of `known`, with the nearest valid name."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(known)}{hint}")
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns the pointwise nonlinearity called `name`.
+
+    Raises:
+      ValueError: `name` is not one of "relu", "gelu", "silu", "tanh", "identity".
+    """
+    if name not in ACTIVATIONS:
+        raise unknown("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
+def check_image(x: jax.Array) -> None:
+    """Raises ValueError unless `x` is a batch of NHWC images of at least 8x8 pixels."""
+    if x.ndim != 4:
+        raise ValueError(f"an encoder reads images of shape [b, h, w, c], got shape {x.shape}")
+    if min(x.shape[1:3]) < MIN_IMAGE:
+        raise ValueError(
+            f"an encoder reads images of at least {MIN_IMAGE}x{MIN_IMAGE} pixels, got {x.shape}"
+        )
+
+
+def dense(
+    features: int,
+    axes: tuple[str | None, str | None],
+    *,
+    name: str,
+    use_bias: bool = True,
+    dtype: Dtype = None,
+    param_dtype: Dtype = jnp.float32,
+    kernel_init: nn.initializers.Initializer | None = None,
+) -> nn.Dense:
+    """A Dense layer whose kernel carries the logical `axes` and whose bias carries the second."""
+    init = kernel_init or nn.initializers.lecun_normal()
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        kernel_init=nn.with_logical_partitioning(init, axes),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+        name=name,
+    )
+
+
+class Norm(nn.Module):
+    """Normalisation over batch, channels or channel groups, or none.
+
+    Attributes:
+      kind: "batch" (statistics in `batch_stats`), "layer" (over channels), "group" (at most 32
+        groups, as many as divide the channels) or "none".
+      axis: the logical name of the channel axis.
+      affine: whether a learned scale and offset follow.
+      scale_init: initial value of the scale; zeros makes a residual branch start as the identity.
+      momentum: decay of the running statistics.
+      epsilon: added to the variance.
+      dtype: compute dtype (statistics are always taken in float32 or wider).
+      param_dtype: dtype of scale and offset.
+    """
+
+    kind: NormKind = "batch"
+    axis: str = "channels_out"
+    affine: bool = True
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Dtype = None
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Normalises `x` of shape [b, ..., c]."""
+        common: dict[str, Any] = {
+            "epsilon": self.epsilon,
+            "use_scale": self.affine,
+            "use_bias": self.affine,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+            "scale_init": nn.with_logical_partitioning(self.scale_init, (self.axis,)),
+            "bias_init": nn.with_logical_partitioning(nn.initializers.zeros, (self.axis,)),
+        }
+        match self.kind:
+            case "batch":
+                return nn.BatchNorm(
+                    use_running_average=not train, momentum=self.momentum, name="bn", **common
+                )(x)
+            case "layer":
+                return nn.LayerNorm(name="ln", **common)(x)
+            case "group":
+                groups = next(g for g in range(min(32, x.shape[-1]), 0, -1) if x.shape[-1] % g == 0)
+                return nn.GroupNorm(num_groups=groups, name="gn", **common)(x)
+            case "none":
+                return x
+        raise unknown("norm", self.kind, ("batch", "layer", "group", "none"))

@@ -1,0 +1,220 @@
+"""Vision transformer (Dosovitskiy et al., 2021)."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rml.models import layers
+from rml.models.conv import Conv, Implementation
+
+# U(-sqrt(3 / n), sqrt(3 / n)): Xavier's rule for each n x n matrix of query, key, value, output.
+_SQUARE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+
+class ViT(nn.Module):
+    """Pre-norm transformer encoder over image patches.
+
+    Attributes:
+      width: token width.
+      depth: number of blocks.
+      heads: attention heads; must divide `width`.
+      mlp_ratio: hidden width of the MLP over `width`.
+      patch_size: side of the square patches; images are zero-padded to a multiple of it.
+      pooling: "cls" (a learned token) or "gap" (mean over patch tokens, no cls token).
+      positions: "learned" (binds the parameters to one image size) or "sincos2d" (fixed).
+      freeze_patches: keep the random patch projection fixed by stopping its gradient; exclude it
+        from weight decay as well (MoCo v3, Chen et al., 2021, section 4.2).
+      scan: run the blocks as one scanned block: compile time no longer grows with depth, and
+        parameters are stacked on a leading "layers" axis.
+      remat: recompute each block in the backward pass instead of keeping its activations.
+      implementation: of the patch convolution, see `rml.models.conv.conv2d`.
+      dtype: compute dtype; None follows input and parameters.
+      param_dtype: dtype of the parameters.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: int = 4
+    patch_size: int = 16
+    pooling: str = "cls"
+    positions: str = "learned"
+    freeze_patches: bool = False
+    scan: bool = True
+    remat: bool = False
+    implementation: Implementation = "auto"
+    dtype: layers.Dtype = None
+    param_dtype: layers.Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b d"]:
+        """Encodes a batch of images.
+
+        Args:
+          x: images [b, h, w, c] of at least 8x8 pixels.
+          train: accepted for uniformity; the model has neither dropout nor BatchNorm.
+
+        Returns:
+          Features [b, width] after the final LayerNorm.
+
+        Raises:
+          ValueError: an option or the shape of `x` is not as described.
+        """
+        del train
+        layers.check_image(x)
+        self._check()
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = Conv(
+            self.width,
+            self.patch_size,
+            self.patch_size,
+            implementation=self.implementation,
+            kernel_init=_patch_init,
+            name="patches",
+            **dtypes,
+        )(x)
+        if self.freeze_patches:
+            x = jax.lax.stop_gradient(x)
+        b, h, w, d = x.shape
+        x = x.reshape(b, h * w, d)
+        token_init = nn.initializers.normal(0.02)
+        if self.pooling == "cls":
+            cls = self.param(
+                "cls",
+                nn.with_logical_partitioning(token_init, (None, None, "embed")),
+                (1, 1, d),
+                self.param_dtype,
+            )
+            x = jnp.concatenate([jnp.broadcast_to(jnp.asarray(cls, x.dtype), (b, 1, d)), x], axis=1)
+        positions: jax.Array
+        if self.positions == "learned":
+            positions = self.param(  # type: ignore[assignment]
+                "positions",
+                nn.with_logical_partitioning(token_init, (None, "length", "embed")),
+                (1, *x.shape[1:]),
+                self.param_dtype,
+            )
+        else:
+            positions = sincos2d(h, w, d)[None]
+            if self.pooling == "cls":
+                positions = jnp.pad(positions, ((0, 0), (1, 0), (0, 0)))
+        x = nn.with_logical_constraint(
+            x + jnp.asarray(positions, x.dtype), ("batch", "length", "embed")
+        )
+        options = {"heads": self.heads, "mlp_ratio": self.mlp_ratio, **dtypes}
+        # Under scan the loop itself keeps the recomputation apart.
+        block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
+        if self.scan:
+            x, _ = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=self.depth,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )(name="blocks", **options)(x, None)
+        else:
+            for i in range(self.depth):
+                x, _ = block(name=f"block{i}", **options)(x, None)
+        x = _norm("norm", **dtypes)(x)
+        x = x[:, 0] if self.pooling == "cls" else x.mean(axis=1)
+        return nn.with_logical_constraint(x, ("batch", "embed"))
+
+    def _check(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} must divide width={self.width}")
+        if self.pooling not in ("cls", "gap"):
+            raise layers.unknown("pooling", self.pooling, ("cls", "gap"))
+        if self.positions not in ("learned", "sincos2d"):
+            raise layers.unknown("positions", self.positions, ("learned", "sincos2d"))
+        if self.positions == "sincos2d" and self.width % 4:
+            raise ValueError(f"sincos2d positions need a width divisible by 4, got {self.width}")
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block, in the carry form that `nn.scan` reads."""
+
+    heads: int
+    mlp_ratio: int = 4
+    dtype: layers.Dtype = None
+    param_dtype: layers.Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t d"], _: None = None
+    ) -> tuple[Float[Array, "b t d"], None]:
+        """Applies self-attention and the MLP, each with its residual."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        width = x.shape[-1]
+        head_axes = ("heads", "kv")
+        qkv = nn.DenseGeneral(
+            (3, self.heads, width // self.heads),
+            kernel_init=nn.with_logical_partitioning(_SQUARE_INIT, ("embed", None, *head_axes)),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (None, *head_axes)),
+            name="qkv",
+            **dtypes,
+        )(_norm("norm1", **dtypes)(x))
+        qkv = nn.with_logical_constraint(qkv, ("batch", "length", None, *head_axes))
+        y = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        x = x + nn.DenseGeneral(
+            width,
+            axis=(-2, -1),
+            kernel_init=nn.with_logical_partitioning(_SQUARE_INIT, (*head_axes, "embed")),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
+            name="out",
+            **dtypes,
+        )(y)
+        x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        init = nn.initializers.xavier_uniform()
+        y = _norm("norm2", **dtypes)(x)
+        y = layers.dense(
+            self.mlp_ratio * width, ("embed", "mlp"), name="mlp_in", kernel_init=init, **dtypes
+        )(y)
+        y = nn.with_logical_constraint(nn.gelu(y, approximate=False), ("batch", "length", "mlp"))
+        x = x + layers.dense(width, ("mlp", "embed"), name="mlp_out", kernel_init=init, **dtypes)(y)
+        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+
+
+def sincos2d(height: int, width: int, features: int) -> Float[Array, "t d"]:
+    """Fixed two-dimensional sine-cosine position embedding, temperature 10,000.
+
+    Args:
+      height: rows of the patch grid.
+      width: columns of the patch grid.
+      features: token width, divisible by 4: a quarter each for sine and cosine of x and of y.
+
+    Returns:
+      Embeddings [height * width, features] in row-major order.
+
+    Source: MoCo v3 (Chen et al., 2021), appendix A.
+    """
+    y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    omega = 10_000.0 ** -(np.arange(features // 4) / (features // 4))
+    angles = [axis.reshape(-1, 1) * omega for axis in (x, y)]
+    parts = [f(angle) for angle in angles for f in (np.sin, np.cos)]
+    return jnp.asarray(np.concatenate(parts, axis=1), jnp.float32)
+
+
+def _norm(name: str, *, dtype: layers.Dtype, param_dtype: layers.Dtype) -> nn.LayerNorm:
+    return nn.LayerNorm(
+        epsilon=1e-6,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
+        name=name,
+    )
+
+
+def _patch_init(key: jax.Array, shape: tuple[int, ...], dtype: layers.Dtype) -> jax.Array:
+    flat = (int(np.prod(shape[:-1])), shape[-1])  # a patch is one vector, as in a Dense layer
+    return nn.initializers.xavier_uniform()(key, flat, dtype).reshape(shape)
+
+
+ViTTi = functools.partial(ViT, width=192, depth=12, heads=3)
+ViTS = functools.partial(ViT, width=384, depth=12, heads=6)
+ViTB = functools.partial(ViT, width=768, depth=12, heads=12)
+ViTL = functools.partial(ViT, width=1024, depth=24, heads=16)

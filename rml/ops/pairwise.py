@@ -1,0 +1,119 @@
+"""Distances between rows of two arrays, and folds over blocks of rows that bound memory."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rml.ops.similarity import normalize
+
+Carry = TypeVar("Carry")
+
+
+def _check_widths(x: Array, y: Array) -> None:
+    if x.shape[-1] != y.shape[-1]:
+        raise ValueError(
+            f"rows must have the same number of features, got shapes {x.shape} and {y.shape}"
+        )
+
+
+def dot_product(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:
+    """Inner products of all rows of `x` with all rows of `y`, accumulated in float32 or wider.
+
+    Full precision is requested, so accelerators do not round float32 inputs to fewer bits.
+
+    Raises:
+      ValueError: If the rows differ in length.
+    """
+    _check_widths(x, y)
+    dtype = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
+    return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)
+
+
+def cosine_similarity(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:
+    """Cosines between all rows of `x` and all rows of `y`; a zero row has cosine 0 with every row.
+
+    Raises:
+      ValueError: If the rows differ in length.
+    """
+    return dot_product(normalize(x), normalize(y))
+
+
+def squared_euclidean(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:
+    """Squared Euclidean distances between all rows of `x` and all rows of `y`, never negative.
+
+    Computed as |x|² + |y|² - 2x·y by one matrix product, after moving the mean of `y` to the
+    origin so that a common offset costs no digits. The absolute error is that of rounding |x|²:
+    rows much closer to each other than to the mean keep few correct digits.
+
+    Raises:
+      ValueError: If the rows differ in length.
+    """
+    _check_widths(x, y)
+    dtype = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
+    # The distances do not depend on the origin, so neither does their gradient.
+    origin = jax.lax.stop_gradient(jnp.mean(y.astype(dtype), axis=0))
+    x, y = x - origin, y - origin
+    squares = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)
+    return jnp.maximum(squares - 2 * dot_product(x, y), 0)
+
+
+def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Square root of non-negative values whose gradient at 0 is 0 rather than infinite."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def euclidean(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:
+    """Euclidean distances between all rows of `x` and all rows of `y`; gradient 0 at distance 0.
+
+    Raises:
+      ValueError: If the rows differ in length.
+    """
+    return safe_sqrt(squared_euclidean(x, y))
+
+
+def fold_blocks(
+    step: Callable[
+        [Carry, Float[Array, "b d"], Int[Array, " b"], Bool[Array, " b"]],
+        Carry,
+    ],
+    init: Carry,
+    rows: Float[Array, "n d"],
+    *,
+    block: int,
+) -> Carry:
+    """Folds `step` over consecutive blocks of rows; memory grows with the block, not with n.
+
+    No padding and no copy: when `block` does not divide n, the last block reaches back over rows
+    already seen, which `step` must ignore. Intermediates are recomputed under differentiation.
+
+    Args:
+      step: Maps (carry, block of rows, their indices, which of them are new) to the next carry.
+      init: The first carry.
+      rows: All rows.
+      block: Rows per step.
+
+    Returns:
+      The last carry.
+
+    Raises:
+      ValueError: If `block` is less than 1 or there are no rows.
+    """
+    if block < 1:
+        raise ValueError(f"block must be at least 1, got {block}")
+    n = rows.shape[0]
+    if n == 0:
+        raise ValueError(f"at least one row is needed, got an array of shape {rows.shape}")
+    size = min(block, n)
+
+    @jax.checkpoint
+    def body(carry: Carry, first: Array) -> tuple[Carry, None]:
+        start = jnp.minimum(first, n - size)
+        index = start + jnp.arange(size)
+        part = jax.lax.dynamic_slice_in_dim(rows, start, size)
+        return step(carry, part, index, index >= first), None
+
+    return jax.lax.scan(body, init, jnp.arange(0, n, size))[0]

@@ -1,0 +1,123 @@
+"""Checkpoints: state, data iterator and config, by Orbax, asynchronous."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+
+from rml.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of a run, newest last."""
+
+    def __init__(self, directory: Path, *, keep: int = 2):
+        """Opens the directory; what an interrupted save left there is removed.
+
+        Args:
+          directory: Where checkpoints are; made where it is missing.
+          keep: How many are kept.
+        """
+        self.directory = directory.absolute()
+        self._keep = keep
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep, cleanup_tmp_directories=True, create=True
+            ),
+            item_names=("state", "data", "config"),
+        )
+
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        self._manager.wait_until_finished()
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, iterator: Any, config: dict[str, Any]) -> None:
+        """Starts a save; the arrays are copied before it returns, the files are written after."""
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                data=grain.checkpoint.CheckpointSave(iterator),
+                config=ocp.args.JsonSave(config),
+            ),
+        )
+
+    def restore(self, abstract_state: Any, iterator: Any) -> tuple[int, Any]:
+        """The newest checkpoint that can be read.
+
+        Args:
+          abstract_state: Shapes, types and shardings that the state must have.
+          iterator: Data iterator, moved to where it was.
+
+        Returns:
+          The step and the state; (0, None) where there is no checkpoint.
+
+        Raises:
+          UserError: There are checkpoints and none can be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                restored = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(abstract_state),
+                        data=grain.checkpoint.CheckpointRestore(iterator),
+                    ),
+                )
+            except Exception as error:  # whatever a damaged file makes of it
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                log.warning(
+                    "checkpoint of step %d in %s cannot be read (%s); trying the one before",
+                    step, self.directory, reason[0][:200],
+                )  # fmt: skip
+                self._set_aside(step)
+                continue
+            return step, restored["state"]
+        if steps:
+            raise UserError(
+                f"none of the checkpoints in {self.directory} (steps {sorted(steps)}) can be read; "
+                "start again in another --workdir"
+            )
+        return 0, None
+
+    def _set_aside(self, step: int) -> None:
+        """Renames a damaged checkpoint, so that this step can be saved again."""
+        self._manager.close()
+        source = self.directory / str(step)
+        target = self.directory.parent / f"damaged-checkpoint-{step}"
+        number = 1
+        while target.exists():
+            number += 1
+            target = self.directory.parent / f"damaged-checkpoint-{step}-{number}"
+        source.rename(target)
+        self._manager = self._open()
+
+    def wait(self) -> None:
+        """Blocks until every save is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finishes the saves under way."""
+        self._manager.close()
+
+
+def abstract_with_shardings(abstract: Any, shardings: Any) -> Any:
+    """`jax.ShapeDtypeStruct`s that say where each array lives."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )

@@ -1,0 +1,283 @@
+"""The training loop: one for every task, on any mesh."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rml.errors import UserError
+from rml.training.checkpoint import Checkpoints, abstract_with_shardings
+from rml.training.mesh import (
+    DEFAULT_RULES,
+    batch_sharding,
+    check_divisible,
+    make_mesh,
+    use_mesh,
+)
+from rml.training.progress import Progress
+from rml.training.rundir import RunDirectory
+from rml.training.task import Task, TrainState
+from rml.training.writers import MetricsWriter
+
+AHEAD = 2
+
+
+class Interrupted(Exception):
+    """A signal ended the run after its state was saved.
+
+    Attributes:
+      signum: The signal.
+      step: Step that was saved.
+    """
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"{signal.Signals(signum).name}: saved at step {step}")
+        self.signum, self.step = signum, step
+
+
+class NonFiniteLoss(UserError):
+    """The loss became NaN or infinite.
+
+    Attributes:
+      step: The step, counted from 1; its batch is the `step - 1`-th of the run.
+    """
+
+    def __init__(self, step: int, value: float, saved: int | None, directory: Any):
+        where = (
+            f"the last good checkpoint is step {saved} in {directory}"
+            if saved
+            else ("there is no checkpoint yet")
+        )
+        super().__init__(
+            f"loss is {value} at step {step} (batch {step - 1}); {where}; "
+            "expected a finite loss: lower optimizer.learning_rate, set optimizer.clip_norm, "
+            "or look at the data"
+        )
+        self.step = step
+
+
+class CompiledTask:
+    """A task compiled for a mesh: where its arrays live, its step, its first state.
+
+    Attributes:
+      shardings: A `NamedSharding` for every array of the state.
+      batch_shardings: The same for the batch.
+      step: Compiled `(state, batch) -> (state, metrics)`; the given state's memory is reused.
+    """
+
+    def __init__(self, task: Task, mesh: Mesh, *, rules: Any = DEFAULT_RULES, seed: int = 0):
+        """Lowers and compiles the step without making data or state.
+
+        Args:
+          task: What to train.
+          mesh: Devices.
+          rules: Pairs of logical axis and mesh axes.
+          seed: Seed of the run's key.
+        """
+        self.mesh, self.rules = mesh, rules
+        self._init = lambda key: nn.meta.unbox(task.init(key))
+        self._key = jax.random.key(seed)
+        with use_mesh(mesh, rules):
+            abstract = jax.eval_shape(self._init, self._key)
+            specs = nn.get_partition_spec(jax.eval_shape(task.init, self._key))
+            self.shardings = nn.logical_to_mesh_sharding(specs, mesh, rules)
+            check_divisible(abstract, self.shardings)
+            self.abstract_state = abstract_with_shardings(abstract, self.shardings)
+            self.batch_shardings = jax.tree.map(lambda _: batch_sharding(mesh), task.batch_spec)
+            check_divisible(task.batch_spec, self.batch_shardings)
+            batch = abstract_with_shardings(task.batch_spec, self.batch_shardings)
+            self.lowered = jax.jit(
+                task.step,
+                donate_argnums=0,
+                out_shardings=(self.shardings, NamedSharding(mesh, PartitionSpec())),
+            ).lower(self.abstract_state, batch)
+            self.step = self.lowered.compile()
+
+    def init(self) -> TrainState:
+        """The first state, made where it lives."""
+        with use_mesh(self.mesh, self.rules):
+            return jax.jit(self._init, out_shardings=self.shardings)(self._key)
+
+
+def initial_state(task: Task, *, seed: int) -> TrainState:
+    """The state that a run of this seed starts from, on one device."""
+    return jax.jit(lambda key: nn.meta.unbox(task.init(key)))(jax.random.key(seed))
+
+
+@contextmanager
+def _signals(received: list[int]) -> Iterator[None]:
+    """Collects SIGTERM and SIGINT instead of dying; the second one kills as usual."""
+
+    def handler(signum: int, _: Any) -> None:
+        received.append(signum)
+        signal.signal(signum, signal.SIG_DFL)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, old in previous.items():
+            signal.signal(signum, old)
+
+
+def fit(
+    task: Task,
+    run: RunDirectory,
+    *,
+    steps: int,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    rules: Any = DEFAULT_RULES,
+    log_every: int = 50,
+    eval_every: int = 0,
+    checkpoint_every: int = 0,
+    keep_checkpoints: int = 2,
+    progress: Progress | None = None,
+) -> TrainState:
+    """Trains a task in its run directory, from where the directory's newest checkpoint ends.
+
+    A run that was interrupted and started again gives the same parameters and metrics, bit for
+    bit, as one that was not.
+
+    Args:
+      task: What to train.
+      run: The run directory.
+      steps: Steps to train for.
+      seed: Seed of the initial parameters and of every step's key.
+      mesh: Devices; all of them by default.
+      rules: Pairs of logical axis and mesh axes.
+      log_every: Steps between lines of training metrics.
+      eval_every: Steps between evaluations; 0 for none before the end.
+      checkpoint_every: Steps between checkpoints; 0 for none before the end.
+      keep_checkpoints: How many checkpoints stay.
+      progress: Where progress is shown.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      Interrupted: SIGTERM or SIGINT came; the state was saved first.
+      NonFiniteLoss: The loss became NaN or infinite; the last good checkpoint stays.
+      UserError: A batch or parameter that the mesh does not divide; unreadable checkpoints.
+    """
+    if steps < 1:
+        raise UserError(f"train.steps is {steps}, expected at least 1")
+    progress = progress or Progress(quiet=True)
+    received: list[int] = []
+    with _signals(received):
+        batches = task.batches()
+        progress.note("compiling")
+        compiled = CompiledTask(task, make_mesh() if mesh is None else mesh, rules=rules, seed=seed)
+        checkpoints = Checkpoints(run.checkpoints, keep=keep_checkpoints)
+        iterator = iter(
+            grain.experimental.device_put(
+                batches, compiled.batch_shardings, cpu_buffer_size=4, device_buffer_size=2
+            )
+        )
+        step, state = checkpoints.restore(compiled.abstract_state, iterator)
+        if state is None:
+            state = compiled.init()
+        else:
+            progress.note(f"continuing after step {step}")
+        writer = MetricsWriter(run.path, step=step)
+        loop = _Loop(
+            task, run, compiled, checkpoints, iterator, writer, progress, received,
+            steps=steps, log_every=log_every, eval_every=eval_every,
+            checkpoint_every=checkpoint_every,
+        )  # fmt: skip
+        try:
+            progress.start(step, steps)
+            return loop.run(step, state)
+        finally:
+            progress.stop()
+            writer.close()
+            iterator.close()
+            checkpoints.close()
+
+
+class _Loop:
+    """One run of the loop: metrics are read one window late, so that reading never waits."""
+
+    def __init__(
+        self, task: Task, run: RunDirectory, compiled: CompiledTask, checkpoints: Checkpoints,
+        iterator: Any, writer: MetricsWriter, progress: Progress, received: list[int],
+        *, steps: int, log_every: int, eval_every: int, checkpoint_every: int,
+    ):  # fmt: skip
+        self.task, self.config, self.compiled = task, run.config, compiled
+        self.checkpoints, self.iterator = checkpoints, iterator
+        self.writer, self.progress, self.received = writer, progress, received
+        self.steps, self.log_every = steps, max(log_every, 1)
+        self.eval_every, self.checkpoint_every = eval_every, checkpoint_every
+        self.pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self.started = time.perf_counter() - writer.seconds
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def run(self, step: int, state: TrainState) -> TrainState:
+        while step < self.steps:
+            if self.received:
+                self.save(step, state)
+                self.checkpoints.wait()
+                raise Interrupted(self.received[0], step)
+            state, metrics = self.compiled.step(state, next(self.iterator))
+            step += 1
+            for value in metrics.values():
+                value.copy_to_host_async()
+            self.pending.append((step, metrics))
+            # The host stays at most this many steps ahead: enough that the device never waits,
+            # and no more batches than these are alive.
+            if len(self.pending) > AHEAD:
+                jax.block_until_ready(self.pending[-1 - AHEAD][1])
+            self.progress.advance(step)
+            last = step == self.steps
+            if step % self.log_every == 0:
+                # The newest steps are still computing: leave them for the next window.
+                self.drain(keep=AHEAD)
+            if last or (self.eval_every and step % self.eval_every == 0):
+                self.drain()
+                self.evaluate(step, state)
+            if last or (self.checkpoint_every and step % self.checkpoint_every == 0):
+                self.save(step, state)
+        self.checkpoints.wait()
+        return state
+
+    def drain(self, keep: int = 0) -> None:
+        """Reads and writes the metrics of all steps but the newest `keep`."""
+        ready, self.pending = (
+            self.pending[: len(self.pending) - keep],
+            self.pending[len(self.pending) - keep :],
+        )
+        for step, metrics in ready:
+            loss = float(metrics["loss"])
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(
+                    step, loss, self.checkpoints.latest(), self.checkpoints.directory
+                )
+            if step % self.log_every == 0:
+                values = {f"train/{k}": float(np.asarray(v)) for k, v in metrics.items()}
+                self.writer.write(step, self.seconds(), values)
+                self.progress.show(values)
+
+    def evaluate(self, step: int, state: TrainState) -> None:
+        metrics = {f"eval/{k}": float(v) for k, v in self.task.evaluate(state).items()}
+        if metrics:
+            self.writer.write(step, self.seconds(), metrics)
+            self.progress.show(metrics)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves a state whose losses were all finite."""
+        self.drain()
+        self.checkpoints.save(step, state, self.iterator, self.config)

@@ -1,0 +1,94 @@
+"""Device meshes and partition rules: the same program on one device and on a pod."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from rml.errors import UserError, unknown
+
+# Slowest network first: replicas sit on slices, the model axis on neighbouring chips.
+MESH_AXES = ("replica", "data", "fsdp", "model")
+BATCH_AXES = ("replica", "data", "fsdp")
+
+# Logical axis of an array -> mesh axes that it is split over.
+DEFAULT_RULES: tuple[tuple[str, Any], ...] = (
+    ("batch", BATCH_AXES),
+    ("embed", "fsdp"),
+    ("mlp", "model"),
+    ("heads", "model"),
+    ("classes", "model"),
+    ("channels_out", "fsdp"),
+)
+
+
+def make_mesh(
+    shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh with the axes replica, data, fsdp, model.
+
+    Args:
+      shape: Devices along each axis; one axis may be -1 and takes what is left. Axes that are
+        not named have one device, `data` has what is left.
+      devices: Defaults to all devices.
+
+    Returns:
+      The mesh.
+
+    Raises:
+      UserError: An unknown axis, or a product that is not the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = dict(shape or {})
+    for axis in shape:
+        if axis not in MESH_AXES:
+            raise unknown("mesh axis", axis, MESH_AXES)
+    sizes = {axis: shape.get(axis, -1 if axis == "data" else 1) for axis in MESH_AXES}
+    asked = ", ".join(f"{k}={v}" for k, v in sizes.items())
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise UserError(f"mesh {asked}: expected sizes of at least 1, and at most one of -1")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if len(devices) % fixed or (not free and fixed != len(devices)):
+        raise UserError(f"mesh {asked} does not divide the {len(devices)} devices that exist")
+    if free:
+        sizes[free[0]] = len(devices) // fixed
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        MESH_AXES,
+        devices=devices,
+        axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES),
+    )
+
+
+@contextmanager
+def use_mesh(mesh: Mesh, rules: Sequence[tuple[str, Any]] = DEFAULT_RULES) -> Iterator[None]:
+    """Context in which logical axis names mean axes of this mesh."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        yield
+
+
+def check_divisible(tree: PyTree, shardings: PyTree) -> None:
+    """Raises `UserError` where a sharding does not divide the array that it splits."""
+
+    def check(path: Any, leaf: Any, sharding: NamedSharding) -> None:
+        try:
+            sharding.shard_shape(leaf.shape)
+        except ValueError:
+            raise UserError(
+                f"{jax.tree_util.keystr(path)} of shape {tuple(leaf.shape)} cannot be split by "
+                f"{sharding.spec} over the mesh {dict(sharding.mesh.shape)}: "
+                "a mesh axis must divide the array axis that it splits"
+            ) from None
+
+    jax.tree_util.tree_map_with_path(check, tree, shardings)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Batches are split over all data axes of the mesh, along their first axis."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))

@@ -1,0 +1,140 @@
+"""Optimisers and schedules from optax, chosen by config."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from rml.errors import UserError, unknown
+
+# Parameters by these names scale, shift or position features: weight decay and the layer-wise
+# trust ratio leave them alone (LARS, arXiv:1708.03888; SimCLR, arXiv:2002.05709, Appendix B.9).
+NOT_DECAYED = ("bias", "scale", "cls", "position", "temperature")
+DEFAULTS: dict[str, Any] = {
+    "name": "adamw",
+    "learning_rate": 1e-3,
+    "schedule": "warmup_cosine",
+    "warmup_steps": 0,
+    "final_scale": 0.0,
+    "weight_decay": 0.0,
+    "momentum": 0.9,
+    "b2": 0.999,
+    "clip_norm": 0.0,
+    "accumulate": 1,
+    "ema_decay": 0.0,
+}
+
+
+class Optimizer(NamedTuple):
+    """An optax transformation with what the engine logs and averages beside it.
+
+    Attributes:
+      transform: The gradient transformation.
+      schedule: Learning rate as a function of the step (batches seen, not updates, where
+        gradients are accumulated).
+      ema_decay: Decay of the parameters' moving average a step; 0 keeps none.
+    """
+
+    transform: optax.GradientTransformation
+    schedule: Callable[[Any], Any]
+    ema_decay: float
+
+
+def decay_mask(params: PyTree) -> PyTree:
+    """True where weight decay applies: all but biases, norm scales, positions, temperatures."""
+
+    def decays(path: tuple[Any, ...], _: Any) -> bool:
+        names = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
+        return not (names and any(part in names[-1] for part in NOT_DECAYED))
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def build_schedule(config: Mapping[str, Any], updates: int) -> optax.Schedule:
+    """The learning-rate schedule over `updates` optimiser updates."""
+    peak, warmup = float(config["learning_rate"]), int(config["warmup_steps"])
+    if warmup > updates:
+        raise UserError(
+            f"optimizer.warmup_steps is {warmup}, more than the {updates} updates of the run"
+        )
+    end = peak * float(config["final_scale"])
+    if config["schedule"] == "constant":
+        rest = optax.constant_schedule(peak)
+    elif config["schedule"] == "warmup_cosine":
+        rest = optax.cosine_decay_schedule(
+            peak, max(updates - warmup, 1), alpha=end / peak if peak else 0.0
+        )
+    elif config["schedule"] == "warmup_linear":
+        rest = optax.linear_schedule(peak, end, max(updates - warmup, 1))
+    else:
+        raise unknown(
+            "optimizer.schedule",
+            config["schedule"],
+            ("constant", "warmup_cosine", "warmup_linear"),
+        )
+    if not warmup:
+        return rest
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), rest], [warmup])
+
+
+def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
+    """The optimiser that a config names.
+
+    Args:
+      config: Keys of `DEFAULTS`: `name` (adamw, lars, lamb, sgd), `learning_rate` (peak),
+        `schedule` (warmup_cosine, warmup_linear, constant), `warmup_steps` (updates),
+        `final_scale` (last over peak rate), `weight_decay`, `momentum` (first-moment decay), `b2`,
+        `clip_norm` (global gradient norm, 0 for none), `accumulate` (batches an update),
+        `ema_decay` (0 for no average).
+      steps: Batches that the run sees.
+
+    Returns:
+      The optimiser.
+
+    Raises:
+      UserError: An unknown key or name, or a value out of range.
+    """
+    if steps < 1:
+        raise UserError(f"train.steps is {steps}, expected at least 1")
+    for key in config:
+        if key not in DEFAULTS:
+            raise unknown("key of config.optimizer", key, DEFAULTS)
+    config = {**DEFAULTS, **config}
+    accumulate = int(config["accumulate"])
+    if accumulate < 1:
+        raise UserError(f"optimizer.accumulate is {accumulate}, expected at least 1")
+    if not 0 <= config["ema_decay"] < 1:
+        raise UserError(f"optimizer.ema_decay is {config['ema_decay']}, expected [0, 1)")
+    schedule = build_schedule(config, max(steps // accumulate, 1))
+    decay, momentum = float(config["weight_decay"]), float(config["momentum"])
+    name = config["name"]
+    if name == "adamw":
+        transform = optax.adamw(
+            schedule, b1=momentum, b2=config["b2"], weight_decay=decay, mask=decay_mask
+        )
+    elif name == "lamb":
+        transform = optax.lamb(
+            schedule, b1=momentum, b2=config["b2"], weight_decay=decay, mask=decay_mask
+        )
+    elif name == "lars":
+        transform = optax.lars(
+            schedule,
+            weight_decay=decay,
+            weight_decay_mask=decay_mask,
+            trust_ratio_mask=decay_mask,
+            momentum=momentum,
+        )
+    elif name == "sgd":
+        transform = optax.chain(
+            optax.add_decayed_weights(decay, mask=decay_mask),
+            optax.sgd(schedule, momentum=momentum or None),
+        )
+    else:
+        raise unknown("optimizer.name", name, ("adamw", "lamb", "lars", "sgd"))
+    if config["clip_norm"]:
+        transform = optax.chain(optax.clip_by_global_norm(config["clip_norm"]), transform)
+    if accumulate > 1:
+        transform = optax.MultiSteps(transform, accumulate).gradient_transformation()
+    return Optimizer(transform, lambda step: schedule(step // accumulate), config["ema_decay"])

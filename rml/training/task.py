@@ -1,0 +1,154 @@
+"""What the engine trains: a `Task` of pure functions over one `TrainState`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Key, PyTree
+
+from rml.training.optimizer import Optimizer
+
+Batch = PyTree
+Metrics = dict[str, Array]
+LossFn = Callable[[PyTree, PyTree, Batch, Any], tuple[Float[Array, ""], tuple[Metrics, PyTree]]]
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that training changes; nothing lives outside it.
+
+    Attributes:
+      step: Number of updates made, int32 scalar.
+      params: Trained parameters.
+      opt_state: Optimiser state.
+      key: Typed key, the same through the whole run; step t draws from `fold_in(key, t)`.
+      model_state: Other variable collections of the model, such as `batch_stats`.
+      ema_params: Exponential moving average of `params`, or None.
+      extra: What else a method keeps: momentum encoder, queue, class embeddings.
+    """
+
+    step: Any
+    params: PyTree
+    opt_state: PyTree
+    key: Any
+    model_state: PyTree = struct.field(default_factory=dict)
+    ema_params: PyTree = None
+    extra: PyTree = struct.field(default_factory=dict)
+
+    @property
+    def step_key(self) -> Key[Array, ""]:
+        """The key of the present step, a function of (seed, step) alone."""
+        return jax.random.fold_in(self.key, self.step)
+
+    @property
+    def inference_params(self) -> PyTree:
+        """The averaged parameters where an average is kept, else the parameters."""
+        return self.params if self.ema_params is None else self.ema_params
+
+    def apply_gradients(self, grads: PyTree, optimizer: Optimizer, **changes: Any) -> "TrainState":
+        """One optimiser update, the moving average included; `changes` replace further fields."""
+        updates, opt_state = optimizer.transform.update(grads, self.opt_state, self.params)
+        params = optax.apply_updates(self.params, updates)
+        ema_params = self.ema_params
+        if ema_params is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1 - optimizer.ema_decay)
+        return self.replace(
+            step=self.step + 1,
+            params=params,
+            opt_state=opt_state,
+            ema_params=ema_params,
+            **changes,
+        )
+
+
+def create_state(
+    key: Key[Array, ""], variables: PyTree, optimizer: Optimizer, **extra: Any
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      key: The run's key.
+      variables: Linen variables: `params` and any other collections, boxed by their logical axes.
+      optimizer: See `rml.training.build_optimizer`.
+      **extra: What else the method keeps.
+
+    Returns:
+      A state whose arrays still carry their logical axis names.
+    """
+    model_state = {k: v for k, v in variables.items() if k != "params"}
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.transform.init(params),
+        key=key,
+        model_state=model_state,
+        ema_params=jax.tree.map(jnp.array, params) if optimizer.ema_decay else None,
+        extra=extra,
+    )
+
+
+@struct.dataclass
+class Task:
+    """A training problem as pure functions; all that the engine knows of a method.
+
+    Attributes:
+      init: `init(key) -> state`, traceable, arrays boxed by logical axes (`nn.Partitioned`).
+      step: `step(state, batch) -> (state, metrics)`, traceable; `metrics["loss"]` is required and
+        every metric is a scalar.
+      batches: `batches() -> iterator`: a checkpointable Grain `IterDataset` of host batches.
+      evaluate: `evaluate(state) -> metrics`, Python floats; runs on the host, jits what it needs.
+      batch_spec: `jax.ShapeDtypeStruct` of a global batch, for compiling without data.
+    """
+
+    init: Callable[[Any], TrainState] = struct.field(pytree_node=False)
+    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]] = struct.field(
+        pytree_node=False
+    )
+    batches: Callable[[], grain.IterDataset] = struct.field(pytree_node=False)
+    evaluate: Callable[[TrainState], dict[str, float]] = struct.field(pytree_node=False)
+    batch_spec: Batch = struct.field(pytree_node=False)
+
+
+def gradient_task(
+    *,
+    init_variables: Callable[[Any], PyTree],
+    loss: LossFn,
+    optimizer: Optimizer,
+    batches: Callable[[], grain.IterDataset],
+    evaluate: Callable[[TrainState], dict[str, float]],
+    batch_spec: Batch,
+) -> Task:
+    """The common task: the gradient of one loss, one optimiser update a step.
+
+    Args:
+      init_variables: `init_variables(key) -> variables` of a linen module.
+      loss: `loss(params, model_state, batch, key) -> (loss, (metrics, model_state))`.
+      optimizer: See `rml.training.build_optimizer`.
+      batches: As in `Task`.
+      evaluate: As in `Task`.
+      batch_spec: As in `Task`.
+
+    Returns:
+      The task. Its metrics add `loss`, `learning_rate` and `grad_norm` to the loss's own.
+    """
+
+    def init(key: Any) -> TrainState:
+        return create_state(key, init_variables(jax.random.fold_in(key, 0x1217)), optimizer)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        (value, (metrics, model_state)), grads = jax.value_and_grad(loss, has_aux=True)(
+            state.params, state.model_state, batch, state.step_key
+        )
+        metrics = {
+            **metrics,
+            "loss": value,
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": optimizer.schedule(state.step),
+        }
+        return state.apply_gradients(grads, optimizer, model_state=model_state), metrics
+
+    return Task(init=init, step=step, batches=batches, evaluate=evaluate, batch_spec=batch_spec)

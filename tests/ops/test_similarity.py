@@ -1,0 +1,30 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rml.ops.similarity import normalize
+
+
+def test_rows_have_unit_length_and_keep_direction():
+    x = np.random.default_rng(0).standard_normal((5, 3, 7)) * 1e3
+    y = normalize(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(y, x / np.linalg.norm(x, axis=-1, keepdims=True), rtol=1e-5)
+
+
+def test_gradient_is_orthogonal_to_the_row():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 6)), jnp.float32)
+    grad = jax.grad(lambda x: jnp.sum(jnp.sin(normalize(x))))(x)
+    np.testing.assert_allclose(jnp.sum(grad * x, axis=-1), 0, atol=1e-5)
+
+
+def test_zero_row_stays_zero_with_finite_gradient():
+    value, grad = jax.value_and_grad(lambda x: jnp.sum(normalize(x) ** 2))(jnp.zeros((2, 3)))
+    assert value == 0
+    assert not jnp.any(grad)
+
+
+def test_half_precision_is_computed_and_returned_in_float32():
+    x = jnp.full((1, 4096), 300.0, jnp.float16)  # the squared length overflows float16
+    y = normalize(x)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, 1 / 64, rtol=1e-6)

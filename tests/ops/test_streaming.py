@@ -1,0 +1,309 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rml.ops.streaming import (
+    Pairs,
+    masked_sum,
+    row_and_column_values,
+    row_values,
+    symmetric_logsumexp,
+    weighted_sum,
+)
+
+
+def draw(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def f32(*xs):
+    return tuple(jnp.asarray(x, jnp.float32) for x in xs)
+
+
+def off_diagonal_other_label(row, col, row_label, col_label):
+    return (row != col) & (row_label != col_label)
+
+
+def admitted(n, m, labels):
+    return (np.arange(n)[:, None] != np.arange(m)) & (labels[0][:, None] != labels[1])
+
+
+def lse(s, axis):
+    with np.errstate(divide="ignore"):
+        top = np.maximum(np.max(s, axis=axis, keepdims=True), -1e300)
+        return np.squeeze(top, axis) + np.log(np.sum(np.exp(s - top), axis=axis))
+
+
+def softmax(s, axis):
+    return np.exp(s - np.expand_dims(np.nan_to_num(lse(s, axis), neginf=0.0), axis))
+
+
+def close(actual, expected, tolerance=2e-6):
+    scale = np.max(np.abs(expected), initial=1e-3)
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * scale)
+
+
+# Scale 1 lies in the range where nothing is shifted, 6 is beyond it.
+@settings(max_examples=5, deadline=None)
+@given(
+    n=st.integers(1, 9),
+    m=st.integers(1, 9),
+    block=st.integers(1, 5),
+    scale=st.sampled_from([1.0, 6.0]),
+    data=st.integers(0, 99),
+)
+def test_rows_and_columns_with_mask_match_float64(n, m, block, scale, data):
+    q, k = scale * draw(data, n, 4), scale * draw(data + 1, m, 4)
+    rng = np.random.default_rng(data)
+    labels = rng.integers(0, 3, n), rng.integers(0, 3, m)
+    q, k = (np.asarray(x, np.float64) for x in f32(q, k))
+    s = np.where(admitted(n, m, labels), q @ k.T, -np.inf)
+    row, col = lse(s, 1), lse(s, 0)
+    gr, gc = np.where(np.isfinite(row), draw(3, n), 0), np.where(np.isfinite(col), draw(4, m), 0)
+    p = gr[:, None] * softmax(s, 1) + gc * softmax(s, 0)
+
+    def values(q, k):
+        return row_and_column_values(
+            q,
+            k,
+            mask=off_diagonal_other_label,
+            pairs=Pairs(*map(jnp.asarray, labels)),
+            block_size=block,
+        )
+
+    @jax.jit
+    def both(q, k, gr, gc):
+        out, pull = jax.vjp(values, q, k)
+        return out, pull((gr, gc))
+
+    (got_row, got_col), (dq, dk) = both(*f32(q, k, gr, gc))
+    close(np.nan_to_num(got_row, neginf=-1e3), np.nan_to_num(row, neginf=-1e3))
+    close(np.nan_to_num(got_col, neginf=-1e3), np.nan_to_num(col, neginf=-1e3))
+    close(dq, p @ k, 2e-5)
+    close(dk, p.T @ q, 2e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 6.0])
+@pytest.mark.parametrize(("n", "block"), [(1, 1), (2, 1), (7, 7), (7, 2), (8, 3), (9, 3), (12, 5)])
+def test_symmetric_halves_match_float64(n, block, scale):
+    z = np.asarray(f32(scale * draw(0, n, 4))[0], np.float64)
+    label = np.arange(n) % 3
+    s = np.where(admitted(n, n, (label, label)), z @ z.T, -np.inf)
+    row = lse(s, 1)
+    g = np.where(np.isfinite(row), draw(1, n), 0)
+    p = g[:, None] * softmax(s, 1)
+
+    def values(z):
+        return symmetric_logsumexp(
+            z, mask=off_diagonal_other_label, pairs=Pairs(jnp.asarray(label)), block_size=block
+        )
+
+    @jax.jit
+    def both(z, g):
+        out, pull = jax.vjp(values, z)
+        return out, pull(g)[0]
+
+    got, dz = both(*f32(z, g))
+    close(np.nan_to_num(got, neginf=-1e3), np.nan_to_num(row, neginf=-1e3))
+    close(dz, (p + p.T) @ z, 2e-5)
+
+
+@pytest.mark.parametrize("kind", ["logsumexp", "softplus"])
+@pytest.mark.parametrize("scale", [1.0, 6.0])
+@pytest.mark.parametrize(("n", "m", "block"), [(7, 5, 3), (4, 6, 4), (6, 1, 2)])
+def test_one_pass_and_recomputed_gradients_match_float64(kind, scale, n, m, block):
+    q, k, w = scale * draw(0, n, 4), scale * draw(1, m, 4), draw(2, n)
+    q, k, w = (np.asarray(x, np.float64) for x in f32(q, k, w))
+    s = q @ k.T - 0.5
+    row = lse(s, 1) if kind == "logsumexp" else np.sum(np.logaddexp(0, s), 1)
+    p = softmax(s, 1) if kind == "logsumexp" else np.exp(-np.logaddexp(0, -s))
+    p = w[:, None] * p
+    expected = p @ k, p.T @ q, row, np.sum(p)
+
+    def fused(q, k, w, b):
+        return weighted_sum(q, k, w, bias=b, kind=kind, block_size=block)
+
+    def apart(q, k, w, b):
+        return w @ row_values(q, k, bias=b, kind=kind, block_size=block)
+
+    for f in (fused, apart):
+        value, grads = jax.jit(jax.value_and_grad(f, (0, 1, 2, 3)))(*f32(q, k, w, -0.5))
+        close(value, w @ row, 1e-5)
+        for grad, want in zip(grads, expected, strict=True):
+            close(grad, want, 2e-5)
+        close(jax.jit(f)(*f32(q, k, w, -0.5)), w @ row, 1e-5)
+
+
+def test_masked_sums_and_numbers():
+    k = draw(0, 7, 3)
+    labels = np.arange(5) % 2, np.arange(7) % 3
+    keep = admitted(5, 7, labels)
+    weight = draw(1, 5, 3)
+
+    def total(k):
+        sums, number = masked_sum(
+            k,
+            5,
+            mask=off_diagonal_other_label,
+            pairs=Pairs(*map(jnp.asarray, labels)),
+            block_size=2,
+        )
+        return jnp.sum(weight * sums), (sums, number)
+
+    grad, (sums, number) = jax.grad(total, has_aux=True)(*f32(k))
+    close(sums, keep @ k)
+    np.testing.assert_array_equal(number, keep.sum(1))
+    close(grad, keep.T @ weight)
+
+
+def test_row_offsets_move_the_mask():
+    q, k = f32(draw(0, 4, 3), draw(1, 6, 3))
+    whole = row_values(q, k, mask=off_diagonal, block_size=3)
+    pairs = Pairs(row_start=2)
+    part = row_values(q[2:], k, mask=off_diagonal, pairs=pairs, block_size=1)
+    np.testing.assert_allclose(part, whole[2:], rtol=1e-6)
+
+
+def off_diagonal(row, col, row_label, col_label):
+    return row != col
+
+
+def test_weight_zero_hides_rows_without_columns():
+    q, k = f32(draw(0, 4, 3), draw(1, 4, 3))
+    weights = jnp.array([0.0, 1.0, 0.0, 1.0])
+    labels = jnp.array([[0] * 4, [1] * 4, [0] * 4, [1] * 4], bool)
+    for block in (None, 2):
+        f = jax.value_and_grad(
+            lambda q, k, b=block: weighted_sum(
+                q, k, weights, mask=listed, pairs=Pairs(labels), block_size=b
+            ),
+            (0, 1),
+        )
+        value, grads = jax.jit(f)(q, k)
+        assert jnp.isfinite(value)
+        assert all(jnp.all(jnp.isfinite(g)) for g in grads)
+        assert not jnp.any(grads[0][0])
+
+
+def listed(row, col, row_label, col_label):
+    return row_label
+
+
+def test_works_under_vmap():
+    q, k = f32(draw(0, 3, 5, 4), draw(1, 3, 6, 4))
+    w = jnp.ones(5)
+    f = jax.grad(lambda q, k, b: weighted_sum(q, k, w, block_size=b), (0, 1))
+    together = jax.jit(jax.vmap(lambda q, k: f(q, k, 2)))(q, k)
+    apart = [f(q[i], k[i], None) for i in range(3)]
+    for i in range(3):
+        for got, want in zip(together, apart[i], strict=True):
+            np.testing.assert_allclose(got[i], want, rtol=1e-5, atol=1e-6)
+
+
+def _temporary(f, *shapes):
+    args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(f).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_temporary_memory_is_linear_in_the_batch():
+    def rows(q, k):
+        return weighted_sum(q, k, jnp.ones(q.shape[0]), block_size=32)
+
+    def both(q, k):
+        return sum(map(jnp.sum, row_and_column_values(q, k, block_size=32)))
+
+    def symmetric(q, k):
+        return jnp.sum(symmetric_logsumexp(q + k, mask=off_diagonal, block_size=32))
+
+    for loss in (rows, both, symmetric):
+        f = jax.value_and_grad(loss, (0, 1))
+        small, large = (_temporary(f, (n, 16), (n, 16)) for n in (2048, 8192))
+        assert large < 5 * small  # 16 times for the dense form
+        assert large < 4 * 8192 * 8192 / 20
+
+    def chosen(q, k):
+        return weighted_sum(q, k, jnp.ones(q.shape[0]))
+
+    automatic = _temporary(jax.value_and_grad(chosen, (0, 1)), (65536, 256), (65536, 256))
+    assert automatic < 0.5e9
+
+
+RING = """
+import json, sys
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec as P
+from rml.contrastive.clip import clip_loss
+from rml.contrastive.infonce import info_nce
+from rml.contrastive.ntxent import nt_xent
+from rml.contrastive.siglip import siglip_loss
+from rml.contrastive.supcon import sup_con
+
+assert len(jax.devices()) == 8
+mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+a, b = (jax.random.normal(jax.random.key(i), (32, 6)) for i in (0, 1))
+labels = jnp.arange(32) * 7 % 5
+
+def losses(t, **how):
+    return {
+        "info_nce": lambda a, b, y, t: info_nce(a, b, temperature=t, **how),
+        "info_nce_labels": lambda a, b, y, t: info_nce(
+            a, b, temperature=t, labels=(y, y), **how),
+        "nt_xent": lambda a, b, y, t: nt_xent(a, b, temperature=t, **how),
+        "clip": lambda a, b, y, t: clip_loss(a, b, log_scale=-jnp.log(t), **how),
+        "siglip": lambda a, b, y, t: siglip_loss(a, b, log_scale=-jnp.log(t), bias=-3 * t, **how),
+        "sup_con_out": lambda a, b, y, t: sup_con(a + b, y, temperature=t, **how),
+        "sup_con_in": lambda a, b, y, t: sup_con(a + b, y, temperature=t, form="in", **how),
+    }
+
+worst = {}
+cases = [(0.5, name) for name in losses(0.5)] + [(0.015, "clip"), (0.015, "nt_xent")]
+for t, name in cases:
+    local = losses(t, axis_name="data", block_size=3)[name]
+    spec = (P("data"), P("data"), P("data"), P())
+    ring = jax.jit(jax.value_and_grad(
+        jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=P()), (0, 1, 3)))
+    whole = jax.jit(jax.value_and_grad(losses(t)[name], (0, 1, 3)))
+    pairs = zip(jax.tree.leaves(ring(a, b, labels, t)),
+                jax.tree.leaves(whole(a, b, labels, t)))
+    worst[f"{name} {t}"] = max(
+        float(jnp.max(jnp.abs(x - y)) / jnp.max(jnp.abs(y))) for x, y in pairs)
+
+text = jax.jit(jax.grad(jax.shard_map(
+    lambda a, b: clip_loss(a, b, log_scale=1.0, axis_name="data"),
+    mesh=mesh, in_specs=P("data"), out_specs=P()))).lower(a, b).compile().as_text()
+print(json.dumps({"worst": worst, "permutes": text.count("collective-permute"),
+                  "gathers": text.count("all-gather")}))
+"""
+
+
+def test_ring_over_eight_devices_equals_one_device():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    result = subprocess.run(
+        [sys.executable, "-c", RING],
+        env={**environment, "JAX_PLATFORMS": "cpu"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert len(found["worst"]) == 9
+    assert max(found["worst"].values()) < 2e-5, found["worst"]
+    assert found["permutes"] > 0
+    assert found["gathers"] == 0
+
+
+def test_bad_block_size_is_named():
+    q = jnp.ones((3, 2))
+    with pytest.raises(ValueError, match="-1"):
+        row_values(q, q, block_size=-1)

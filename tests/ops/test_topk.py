@@ -1,0 +1,164 @@
+"""Nearest neighbours against a sort of all pairs in float64."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from rml.ops.topk import topk
+
+
+def rows(seed: int, n: int, d: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), (n, d))
+
+
+def all_pairs(queries, keys, metric):
+    """Similarity, or minus the distance, of all pairs in float64."""
+    q, k = np.asarray(queries, np.float64), np.asarray(keys, np.float64)
+    if metric == "dot":
+        return q @ k.T
+    return 1 - cdist(q, k, "cosine") if metric == "cosine" else -cdist(q, k)
+
+
+@pytest.fixture
+def unchecked():
+    """Without the shape checks of the tests, so that the function's own errors are seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    m=st.integers(1, 12),
+    n=st.integers(2, 25),
+    d=st.integers(1, 4),
+    block=st.integers(1, 30),
+    metric=st.sampled_from(["cosine", "euclidean", "dot"]),
+    exclude_self=st.booleans(),
+    data=st.data(),
+)
+def test_equals_a_sort_of_all_pairs(m, n, d, block, metric, exclude_self, data):
+    m = n if exclude_self else m
+    k = data.draw(st.integers(1, n - exclude_self))
+    queries, keys = rows(0, m, d), rows(1, n, d)
+    if exclude_self:
+        queries = keys
+    scores = all_pairs(queries, keys, metric)
+    if exclude_self:
+        np.fill_diagonal(scores, -np.inf)
+    values, index = topk(queries, keys, k=k, metric=metric, block=block, exclude_self=exclude_self)
+    expected = -np.sort(-scores, axis=1)[:, :k]
+    sign = -1 if metric == "euclidean" else 1
+    np.testing.assert_allclose(sign * values, expected, rtol=1e-5, atol=1e-5)
+    # The indices are those of the values, and name k different keys.
+    np.testing.assert_allclose(
+        np.take_along_axis(scores, np.asarray(index), axis=1), expected, rtol=1e-5, atol=1e-5
+    )
+    assert all(len(set(row)) == k for row in np.asarray(index).tolist())
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+@pytest.mark.parametrize("block", [2, 3, 100])
+def test_ties_go_to_the_lower_index(metric, block):
+    keys = jnp.asarray([[0.0, 1], [1, 0], [0, 1], [1, 0], [1, 0], [0, 1], [1, 0]])
+    _, index = topk(jnp.asarray([[1.0, 0]]), keys, k=6, metric=metric, block=block)
+    np.testing.assert_array_equal(index, [[1, 3, 4, 6, 0, 2]])
+
+
+def test_duplicates_are_at_distance_exactly_zero_even_far_from_the_origin():
+    x = jnp.tile(rows(0, 10, 33) + 1000, (2, 1))
+    values, index = topk(x, x, k=1, metric="euclidean", exclude_self=True, block=7)
+    np.testing.assert_array_equal(values, 0)
+    np.testing.assert_array_equal(index[:, 0], (np.arange(20) + 10) % 20)
+
+
+def test_zero_query_is_equally_far_from_all():
+    values, index = topk(jnp.zeros((1, 3)), rows(0, 5, 3), k=3, block=2)
+    np.testing.assert_array_equal(values, 0)
+    np.testing.assert_array_equal(index, [[0, 1, 2]])
+
+
+def test_gradient_equals_that_of_all_pairs():
+    queries, keys = rows(0, 5, 3), rows(1, 11, 3)
+
+    def blocked(queries, keys):
+        return jnp.sum(topk(queries, keys, k=4, metric="euclidean", block=3)[0] ** 2)
+
+    def dense(queries, keys):
+        squares = jnp.sum((queries[:, None] - keys) ** 2, axis=-1)
+        return jnp.sum(jnp.sort(squares, axis=1)[:, :4])
+
+    result = jax.grad(blocked, argnums=(0, 1))(queries, keys)
+    expected = jax.grad(dense, argnums=(0, 1))(queries, keys)
+    for ours, theirs in zip(result, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_maps_over_batches():
+    queries, keys = rows(0, 6, 4).reshape(2, 3, 4), rows(1, 10, 4).reshape(2, 5, 4)
+    search = partial(topk, k=2, block=2)
+    values, index = jax.vmap(search)(queries, keys)
+    for i in range(2):
+        expected = search(queries[i], keys[i])
+        np.testing.assert_allclose(values[i], expected[0], rtol=1e-6)
+        np.testing.assert_array_equal(index[i], expected[1])
+
+
+def test_half_precision_is_accumulated_in_float32():
+    queries, keys = rows(0, 4, 256).astype(jnp.bfloat16), rows(1, 9, 256).astype(jnp.bfloat16)
+    for metric in ("cosine", "euclidean", "dot"):
+        values, _ = topk(queries, keys, k=3, metric=metric, block=4)
+        assert values.dtype == jnp.float32
+        expected = -np.sort(-all_pairs(queries, keys, metric), axis=1)[:, :3]
+        np.testing.assert_allclose(np.abs(values), np.abs(expected), rtol=1e-4)
+
+
+def temporary_bytes(m: int, n: int, block: int, metric: str = "cosine") -> int:
+    spec = jax.ShapeDtypeStruct
+    lowered = topk.lower(
+        spec((m, 16), jnp.float32), spec((n, 16), jnp.float32), k=5, metric=metric, block=block
+    )
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_memory_is_bounded_by_the_block(metric):
+    small, large = (temporary_bytes(s, s, 256, metric) for s in (2048, 16384))
+    # Only what is linear in m + n grows: normalised copies of both sides and the results.
+    linear = 4 * 2 * (16384 - 2048) * (16 + 2 * 5 + 2)
+    assert large - small <= linear
+    assert large < 4 * 16384 * 16384 / 100
+    assert temporary_bytes(2048, 2048, 1024, metric) > small  # and it is the block that sets it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "between 1 and the 5 keys available, got 0"),
+        ({"k": 6}, "between 1 and the 5 keys available, got 6"),
+        ({"k": 1, "block": 0}, "block must be at least 1, got 0"),
+        ({"k": 1, "exclude_self": True}, "got 3 queries and 5 keys"),
+    ],
+)
+def test_errors_name_value_and_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        topk(jnp.ones((3, 2)), jnp.ones((5, 2)), **arguments)
+
+
+def test_self_leaves_one_key_fewer():
+    with pytest.raises(ValueError, match="the 4 keys available, got 5"):
+        topk(jnp.ones((5, 2)), jnp.ones((5, 2)), k=5, exclude_self=True)
+
+
+def test_unknown_metric_and_widths(unchecked):
+    with pytest.raises(ValueError, match="got 'manhattan'"):
+        topk(jnp.ones((3, 2)), jnp.ones((5, 2)), k=1, metric="manhattan")
+    with pytest.raises(ValueError, match=r"\(3, 2\) and \(5, 3\)"):
+        topk(jnp.ones((3, 2)), jnp.ones((5, 3)), k=1)

@@ -1,0 +1,218 @@
+"""Figures: what is drawn is the data, each is a readable PNG, mistakes are refused."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+
+from experiments import figures
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits()
+    return data.images / 16.0, data.target
+
+
+def pixels(path):
+    image = Image.open(path)
+    assert image.format == "PNG"
+    return np.asarray(image.convert("RGB"))
+
+
+def coloured(image, colour):
+    """How many pixels have a colour."""
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((np.abs(image.astype(int) - rgb).max(-1) < 12).sum())
+
+
+def test_importing_costs_no_matplotlib():
+    code = "import sys, experiments.figures; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_pyplot_and_callers_parameters_survive(tmp_path):
+    code = (
+        "import sys, matplotlib; matplotlib.rcParams['font.size'] = 21;"
+        "from experiments import figures;"
+        f"figures.curves({str(tmp_path / 'a.png')!r}, {{'a': ([0, 1], [0, 1])}}, 'x', 'y');"
+        "assert 'matplotlib.pyplot' not in sys.modules;"
+        "assert matplotlib.rcParams['font.size'] == 21"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_curves_draws_every_series_and_its_band(tmp_path):
+    steps = np.arange(50)
+    wave = np.sin(steps / 8)
+    series = {"a": (steps, wave), "b": (steps, wave + 3, wave + 2.5, wave + 3.5)}
+    figures.curves(tmp_path / "deep" / "c.png", series, "step", "loss (nats)", "Title")
+    image = pixels(tmp_path / "deep" / "c.png")
+    assert image.shape[1] == round(figures.COLUMN * figures.DPI)
+    for colour in figures.PALETTE[:2]:
+        assert coloured(image, colour) > 300
+    band = image[..., 0].astype(int) - image[..., 2]  # a light orange area: red without blue
+    assert ((band > 20) & (band < 90)).sum() > 5000
+
+
+def test_curves_survives_gaps_and_one_point(tmp_path):
+    series = {"gap": ([0, 1, 2, 3], [1.0, np.nan, np.inf, 2.0]), "one": ([2], [1.5])}
+    figures.curves(tmp_path / "c.png", series, "step", "loss", logy=True)
+    assert coloured(pixels(tmp_path / "c.png"), figures.PALETTE[1]) > 20
+
+
+def test_curves_are_reproducible(tmp_path):
+    for name in ("a.png", "b.png"):
+        figures.curves(tmp_path / name, {"x": ([0, 1], [0, 1])}, "x", "y")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "series",
+    [{}, {"a": ([1, 2], [1])}, {"a": ([1, 2], [1, 2], [0, 1])}, {"a": ([[1]], [[1]])}],
+)
+def test_curves_refuses(tmp_path, series):
+    with pytest.raises(ValueError, match="series"):
+        figures.curves(tmp_path / "c.png", series, "x", "y")
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_curves_differ_in_grey():
+    """Every pair among the first eight series differs in line style or marker."""
+    looks = [
+        (str(figures.LINES[i % len(figures.LINES)]), figures.MARKERS[i % len(figures.MARKERS)])
+        for i in range(12)
+    ]
+    assert len(set(looks)) == 12
+
+
+def test_image_grid_shows_the_pixels(tmp_path, digits):
+    images, _ = digits
+    first = np.zeros((8, 8))
+    first[:4] = 1.0
+    rows = [[first, *images[:3]], [*images[3:6]]]  # rows of unequal length
+    figures.image_grid(tmp_path / "v.png", rows, ["a", "b"], ["image", "1", "2", "3"], "Views")
+    image = pixels(tmp_path / "v.png")
+    assert (image == 0).all(-1).mean() > 0.1
+    assert (image == 255).all(-1).mean() > 0.1
+
+
+def test_image_grid_of_colour_and_bytes(tmp_path):
+    red = np.zeros((6, 5, 3), np.uint8)
+    red[..., 0] = 255
+    grey = np.full((6, 5, 1), 128, np.uint8)
+    figures.image_grid(tmp_path / "v.png", [[red, grey]])
+    image = pixels(tmp_path / "v.png")
+    assert coloured(image, "#ff0000") > 5000
+    assert coloured(image, "#808080") > 5000
+
+
+def test_image_grid_takes_one_array(tmp_path):
+    figures.image_grid(tmp_path / "v.png", np.random.default_rng(0).random((2, 3, 4, 4, 1)))
+    assert pixels(tmp_path / "v.png").std() > 10
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "message"),
+    [
+        ([], None, "at least one"),
+        ([[]], None, "at least one"),
+        ([[np.zeros((4, 4, 2))]], None, r"\(4, 4, 2\)"),
+        ([[np.random.default_rng(0).normal(size=(8, 8))]], None, "normalisation"),
+        ([[np.zeros((4, 4))]], ["a", "b"], "1 labels, got 2"),
+    ],
+)
+def test_image_grid_refuses(tmp_path, rows, labels, message):
+    with pytest.raises(ValueError, match=message):
+        figures.image_grid(tmp_path / "v.png", rows, row_labels=labels)
+
+
+def test_embedding_of_digits(tmp_path, digits):
+    images, labels = digits
+    xy = PCA(2).fit_transform(images.reshape(len(images), -1))
+    names = [str(c) for c in range(10)]
+    figures.embedding(tmp_path / "e.png", xy, labels, names, "PCA of digits")
+    image = pixels(tmp_path / "e.png").astype(int)
+    saturated = (image.max(-1) - image.min(-1)) > 60
+    assert 0.01 < saturated.mean() < 0.5
+
+
+def test_embedding_labels_do_not_collide():
+    same = np.zeros((4, 2))
+    moved = figures._spread(same, np.array([0.1, 0.05]))
+    gaps = np.abs(moved[:, None, 1] - moved[None, :, 1])[np.triu_indices(4, 1)]
+    assert gaps.min() > 0.04
+    apart = np.array([[0.0, 0.0], [1.0, 1.0]])
+    np.testing.assert_array_equal(figures._spread(apart, np.array([0.1, 0.05])), apart)
+
+
+@pytest.mark.parametrize(
+    ("xy", "labels", "message"),
+    [
+        (np.zeros((3, 3)), np.zeros(3, int), r"\[n, 2\]"),
+        (np.zeros((3, 2)), np.zeros(4, int), r"\[n, 2\]"),
+        (np.zeros((3, 2)), np.array([0, 1, 5]), "labels in"),
+        (np.zeros((0, 2)), np.zeros(0, int), "at least one"),
+    ],
+)
+def test_embedding_refuses(tmp_path, xy, labels, message):
+    with pytest.raises(ValueError, match=message):
+        figures.embedding(tmp_path / "e.png", xy, labels, ["a", "b"])
+
+
+def test_spectrum_is_normalised_and_sorted(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(figures, "curves", lambda path, series, *a, **k: seen.update(series))
+    figures.spectrum(tmp_path / "s.png", {"trained": [2.0, 8.0, 0.0]}, {"trained": 1.5})
+    (name, (index, values)), *_ = seen.items()
+    assert name == "trained (effective rank 1.5 of 3)"
+    np.testing.assert_array_equal(index, [1, 2, 3])
+    np.testing.assert_allclose(values, [1.0, 0.25, 1e-8])
+
+
+@pytest.mark.parametrize("values", [[], [0.0, 0.0], [1.0, -1.0], [1.0, np.nan]])
+def test_spectrum_refuses(tmp_path, values):
+    with pytest.raises(ValueError, match="singular values"):
+        figures.spectrum(tmp_path / "s.png", {"a": values})
+
+
+def test_heatmap_small_large_and_diverging(tmp_path, digits):
+    images, _ = digits
+    flat = images[:60].reshape(60, -1)
+    figures.heatmap(tmp_path / "big.png", flat @ flat.T, value_label="inner product")
+    figures.heatmap(tmp_path / "small.png", np.eye(3), ["a", "b", "c"], diverging=True)
+    figures.heatmap(tmp_path / "nan.png", np.array([[np.nan, 1.0]]), ["r"], ["a", "b"])
+    figures.heatmap(tmp_path / "zero.png", np.zeros((2, 2)), diverging=True)
+    for name in ("big", "small", "nan", "zero"):
+        assert pixels(tmp_path / f"{name}.png").std() > 5
+
+
+def test_heatmap_refuses(tmp_path):
+    with pytest.raises(ValueError, match="matrix"):
+        figures.heatmap(tmp_path / "h.png", np.zeros(3))
+    with pytest.raises(ValueError, match="3 labels, got 2"):
+        figures.heatmap(tmp_path / "h.png", np.zeros((3, 3)), ["a", "b"])
+
+
+def test_bars_with_errors_and_reference(tmp_path):
+    values = {"pixels": [0.9, 0.8], "trained": [0.95, np.nan]}
+    errors = {"trained": [0.02, 0.0]}
+    path = tmp_path / "b.png"
+    figures.bars(path, ["knn", "probe"], values, errors, "accuracy", reference=("chance", 0.1))
+    image = pixels(path)
+    assert coloured(image, figures.PALETTE[0]) > 3000
+    assert coloured(image, figures.PALETTE[1]) > 1000
+
+
+@pytest.mark.parametrize(
+    ("groups", "values", "errors"),
+    [([], {"a": []}, None), (["g"], {}, None), (["g"], {"a": [1, 2]}, None),
+     (["g"], {"a": [1]}, {"b": [1]})],
+)  # fmt: skip
+def test_bars_refuses(tmp_path, groups, values, errors):
+    with pytest.raises(ValueError, match="bars"):
+        figures.bars(tmp_path / "b.png", groups, values, errors)

@@ -1,0 +1,167 @@
+"""The launcher as a user meets it: real processes, wrong flags, wrong data."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DIGITS = "--config=configs/contrastive/simclr_digits.py"
+SHORT = (DIGITS, "--config.train.steps=8", "--config.train.batch_size=32",
+         "--config.optimizer.warmup_steps=2", "--config.train.eval_every=4",
+         "--config.train.log_every=2")  # fmt: skip
+
+
+def refused(result, *parts):
+    """The program ended with one line that names these parts, and without a traceback."""
+    assert result.returncode == 1, result
+    lines = result.stderr.strip().splitlines()
+    assert lines[-1].startswith("error: ") or lines[0].startswith("error: "), result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    for part in parts:
+        assert part in result.stderr, result.stderr
+
+
+def test_help_does_not_import_jax():
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "experiments.run", "--help"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "--workdir" in result.stdout
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in result.stderr.splitlines()}
+    assert "absl" in imported
+    assert not imported & {"jax", "flax", "optax", "orbax", "grain", "matplotlib", "sklearn"}
+    assert not imported & {"tensorflow", "tensorflow_datasets", "scipy", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        ([], ["no --config", "configs/contrastive/simclr_mnist5k.py"]),
+        (["--config=configs/contrastive/simclr_minst5k.py"],
+         ["'configs/contrastive/simclr_minst5k.py'", "simclr_mnist5k.py'?"]),
+        (["--config", "nowhere.py"], ["nowhere.py"]),
+        (["--config=Makefile"], ["Makefile", "SyntaxError"]),
+        (["--config=experiments/claims.py"], ["get_config"]),
+        ([DIGITS, "--config.train.stepz=3"], ["'train.stepz'", "'train.steps'?"]),
+        ([DIGITS, "--config.train.steps=many"], ["--config.train.steps=many", "int"]),
+        ([DIGITS, "--config.experiment=contrastive.simcrl"], ["contrastive.simcrl", "simclr'?"]),
+        ([DIGITS, "--wrokdir=x"], ["wrokdir"]),
+        ([DIGITS, "stray"], ["'stray'"]),
+    ],
+)  # fmt: skip
+def test_wrong_flags(launch, tmp_path, args, parts):
+    refused(launch(*args), *parts)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("data.name=digitz", ["'digitz'", "'digits'"]),
+        ("data.name=npz:missing.npz", ["missing.npz"]),
+        ("data.name=folder:/nowhere", ["/nowhere"]),
+        ("data.train=trian", ["trian", "train"]),
+        ("data.image_shape=(8,8,3)", ["[8, 8, 1]", "image_shape"]),
+        ("model.name=convnett", ["'convnett'", "'convnet'"]),
+        ("optimizer.name=adam", ["'adam'", "'adamw'"]),
+        ("optimizer.warmup_steps=900", ["warmup_steps", "900"]),
+        ("train.batch_size=5000", ["5000"]),
+        ("train.steps=0", ["train.steps", "0"]),
+        ("augment.order=('random_afine',)", ["random_afine"]),
+        ("mesh.data=3", ["mesh", "data=3", "1 devices"]),
+    ],
+)
+def test_wrong_values_end_before_any_work_and_leave_nothing(launch, tmp_path, override, parts):
+    result = launch(DIGITS, f"--config.{override}", f"--workdir={tmp_path / 'run'}")
+    refused(result, *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unreadable_npz(launch, tmp_path):
+    (tmp_path / "broken.npz").write_bytes(b"not a zip file")
+    np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object), y=np.zeros(1))
+    np.savez(tmp_path / "names.npz", pictures=np.zeros((4, 8, 8)), y=np.zeros(4))
+    for name, parts in {
+        "broken": ["broken.npz"],
+        "objects": ["objects.npz"],
+        "names": ["names.npz", "pictures", "image"],
+    }.items():
+        result = launch(
+            DIGITS, f"--config.data.name=npz:{tmp_path / name}.npz", f"--workdir={tmp_path / 'r'}"
+        )
+        refused(result, *parts)
+
+
+def test_a_run_leaves_what_it_promises_and_is_not_run_twice(launch, tmp_path):
+    directory = tmp_path / "run"
+    result = launch(*SHORT, f"--workdir={directory}")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((directory / "summary.json").read_text())
+    assert 0 <= summary["metrics"]["knn"] <= 1
+    assert {claim["holds"] for claim in summary["claims"]} <= {True, False}
+    assert summary["config_name"] == "configs/contrastive/simclr_digits.py"
+    figures = {p.name for p in (directory / "figures").glob("*.png")}
+    assert figures == {"views.png", "loss.png", "knn.png", "embedding.png", "spectrum.png"}
+    assert list(directory.glob("events.out.tfevents*"))
+    assert (directory / "checkpoints" / "8").is_dir()
+    # Plain lines where there is no terminal: no control characters.
+    assert "\x1b" not in result.stdout
+    assert "\r" not in result.stdout
+    assert "step 8/8" in result.stdout
+    assert "claim" in result.stdout
+
+    stamp = (directory / "metrics.jsonl").stat().st_mtime_ns
+    began = time.perf_counter()
+    again = launch(*SHORT, f"--workdir={directory}")
+    assert again.returncode == 0
+    assert "complete" in again.stdout
+    assert "linear_probe" in again.stdout
+    assert (directory / "metrics.jsonl").stat().st_mtime_ns == stamp
+    assert time.perf_counter() - began < 60
+
+    other = launch(*SHORT, "--config.seed=1", f"--workdir={directory}")
+    refused(other, "seed: 0 there, 1 now")
+    assert json.loads((directory / "summary.json").read_text()) == summary
+
+
+def test_a_users_own_npz_trains(launch, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (120, 12, 12), dtype=np.uint8)
+    labels = np.repeat(["cat", "dog", "owl"], 40)
+    np.savez(tmp_path / "own.npz", image=images, label=labels)
+    result = launch(
+        *SHORT, f"--config.data.name=npz:{tmp_path / 'own.npz'}",
+        "--config.data.image_shape=(12, 12, 1)", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_users_own_folder_of_mixed_sizes_trains(launch, tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for i in range(30):
+            shape = (10 + i % 5, 9 + i % 7, 3)
+            image = Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8))
+            image.save(tmp_path / "own" / name / f"{i}.{'png' if i % 2 else 'jpg'}")
+    result = launch(
+        *SHORT, f"--config.data.name=folder:{tmp_path / 'own'}",
+        "--config.data.image_shape=(16, 16, 3)", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+def test_two_runs_in_one_directory(launch, start, tmp_path):
+    args = (*SHORT, "--config.train.steps=100000", f"--workdir={tmp_path / 'run'}")
+    first = start(*args)
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert first.poll() is None, first.stdout.read()
+        time.sleep(0.1)
+    refused(launch(*args), "in use by another run")
+    assert first.poll() is None

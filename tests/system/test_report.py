@@ -1,0 +1,446 @@
+"""The report: every run and claim is on it, nothing outside it, whatever the directories hold."""
+
+import fcntl
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from experiments import figures
+from experiments.report.__main__ import main
+from experiments.report.markup import duration, escape, number, tag, with_spread
+from experiments.report.page import MARKER, POINTS, render
+from experiments.report.runs import decimate, find_runs, natural, read_run, read_runs
+
+HOSTILE = "<script>alert(1)</script> & \"x\" 'y' </td>"
+VOID = {"meta", "link", "img", "input", "wbr", "line", "circle", "br"}
+
+
+class Page(HTMLParser):
+    """A parsed page: its elements, its text, whether every element is closed."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.text, self.open, self.ids = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+        assert len(self.ids) == len(set(self.ids))
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.ids += [value for key, value in attrs if key == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append((self.open[-1] if self.open else "", data))
+
+    def words(self):
+        inside = (text for tag, text in self.text if tag not in ("script", "style"))
+        return " ".join("".join(inside).split())
+
+    def data(self):
+        return json.loads(next(t for tag, t in self.text if tag == "script" and t[:1] == "{"))
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.elements if tag == name]
+
+
+def claim(value, statement="Features beat pixels.", **more):
+    return {
+        "statement": statement, "source": "SimCLR (arXiv:2002.05709), Table 6",
+        "metric": "knn_over_pixels", "value": value, "relation": ">=", "threshold": 0.02,
+        "holds": value >= 0.02, **more,
+    }  # fmt: skip
+
+
+def make_run(path, *, seed=0, complete=True, experiment="contrastive.simclr", steps=100, **more):
+    """A run directory as the launcher writes it."""
+    path.mkdir(parents=True)
+    config = {"experiment": experiment, "seed": seed, "loss": {"temperature": 0.1},
+              "train": {"steps": steps}} | more.get("config", {})  # fmt: skip
+    (path / "config.json").write_text(json.dumps(config))
+    lines = [
+        {"step": s, "time": s / 10, "train/loss": 5 / s + 1} for s in range(5, steps + 1, 5)
+    ] + [{"step": s, "time": s / 10, "eval/knn": 0.9 + s / 2000} for s in (steps // 2, steps)]
+    lines = more.get("lines", sorted(lines, key=lambda line: line["step"]))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (path / "metrics.jsonl").write_text(text)
+    if complete:
+        summary = {
+            "status": "complete", "experiment": experiment,
+            "config_name": "configs/contrastive/simclr_mnist5k.py", "seed": seed, "steps": steps,
+            "seconds": 97.1, "metrics": more.get("metrics", {"knn": 0.9671, "rankme": 71.5}),
+            "claims": more.get("claims", [claim(0.031)]),
+            "versions": {"jax": "0.10.0", "python": "3.11.2"}, "devices": ["TPU v4"] * 4,
+            "finished": "2025-01-01T00:00:00+00:00",
+        }  # fmt: skip
+        (path / "summary.json").write_text(json.dumps(summary))
+    return path
+
+
+def report(*roots, **options):
+    return render(read_runs(find_runs(roots)), **options)
+
+
+def test_every_run_and_claim_is_there(tmp_path):
+    make_run(tmp_path / "a", seed=0)
+    make_run(tmp_path / "b", seed=1, claims=[claim(0.011), claim(0.5, "RankMe is high.")])
+    make_run(tmp_path / "deep/er/c", seed=2, complete=False, experiment="contrastive.byol")
+    page = Page(report(tmp_path))
+    words = page.words()
+    for text in ("a", "b", "deep/er/c", "Features beat pixels.", "RankMe is high.", "≥ 0.02",
+                 "SimCLR (arXiv:2002.05709), Table 6", "knn_over_pixels", "0.9671", "97 s",
+                 "4 × TPU v4", "0.10.0", "3 runs of 2 experiments: 2 complete, 1 interrupted",
+                 "2 of 3 measured claims hold"):  # fmt: skip
+        assert text in words
+    assert "holds in 1 of 2 runs" in words
+    assert "a: 0.031 ✓" in words
+    assert "b: 0.011 ✗" in words
+    assert [run["name"] for run in page.data()["runs"]] == ["a", "b", "deep/er/c"]
+    assert "unfinished: measured at step 100" in {a.get("title") for a in page.all("td")}
+
+
+def test_verdict_is_in_words(tmp_path):
+    make_run(tmp_path / "a", claims=[claim(0.01)])
+    make_run(tmp_path / "b", claims=[claim(0.3, "Another.")])
+    words = Page(report(tmp_path)).words()
+    assert "✗ not reproduced" in words
+    assert "✓ holds" in words
+
+
+def test_claims_of_different_configs_or_thresholds_stay_apart(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", claims=[claim(0.031, threshold=0.03)])
+    make_run(tmp_path / "c", experiment="contrastive.byol")
+    page = report(tmp_path)
+    assert page.count('class="verdict') == 3
+
+
+def test_nothing_outside_the_page(tmp_path):
+    run = make_run(tmp_path / "a")
+    figures.curves(run / "figures/loss.png", {"a": ([0, 1], [0, 1])}, "step", "loss")
+    text = report(tmp_path)
+    page = Page(text)
+    for _, attributes in page.elements:
+        for key in ("src", "href", "action", "srcset", "poster"):
+            value = attributes.get(key)
+            assert value is None or value.startswith(("data:", "#")), value
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|WebSocket|import\(", text)
+    addresses = set(re.findall(r"https?://[^\"' <]+", text))
+    assert addresses <= {"http://www.w3.org/2000/svg"}  # the name of SVG, not a request
+    policy = next(a for a in page.all("meta") if "Policy" in a.get("http-equiv", ""))
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_everything_is_escaped(tmp_path):
+    name = '<b>x</b> & "co" \'$title ${body}'
+    run = make_run(
+        tmp_path / name,
+        experiment=HOSTILE,
+        config={HOSTILE: HOSTILE},
+        lines=[{"step": s, "time": 1.0, HOSTILE: s, "eval/" + HOSTILE: 1} for s in (1, 2)],
+        metrics={HOSTILE: 1.0},
+        claims=[claim(1.0, HOSTILE, source=HOSTILE, metric=HOSTILE, relation=HOSTILE)],
+    )
+    make_run(tmp_path / "other", experiment=HOSTILE, config={HOSTILE: 2})
+    figures.curves(run / "figures/a.png", {"a": ([0, 1], [0, 1])}, "step", "loss")
+    (run / "figures/captions.json").write_text(json.dumps({"a.png": HOSTILE}))
+    text = report(tmp_path, title=HOSTILE)
+    page = Page(text)
+    assert "alert(1)</script>" not in text
+    assert "b" not in {tag for tag, attributes in page.elements if attributes == {"x": None}}
+    assert len(page.all("script")) == 3
+    assert name in page.words().replace("\n", " ")
+    assert page.words().count("<script>alert(1)</script>") > 8
+    assert page.data()["charts"][0]["metric"] in (HOSTILE, "eval/" + HOSTILE)
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "note"),
+    [
+        ({"config.json": "{bad"}, "interrupted", "config.json cannot be read"),
+        ({"config.json": "[1]"}, "interrupted", "does not hold a JSON object"),
+        ({"config.json": "[" * 100_000}, "interrupted", "config.json cannot be read"),
+        ({"config.json": b"\xff\xfe\x00"}, "interrupted", "config.json cannot be read"),
+        ({"metrics.jsonl": ""}, "interrupted", "No config.json."),
+        ({"metrics.jsonl": '{"step": 1, "a": 1}\n{"step": 2, "a"'}, "interrupted", "cut short"),
+        ({"metrics.jsonl": '{"st\n7\n{"step": 2, "a": 1}\n'}, "interrupted", "2 lines"),
+        ({"metrics.jsonl": '{"step": 3, "a": "nan"}\n'}, "interrupted", "not finite at step 3"),
+        ({"metrics.jsonl": '{"step": 3, "a": "-inf"}\n'}, "interrupted", "not finite at step 3"),
+        ({"metrics.jsonl": '{"step": "x", "a": 1}\n'}, "interrupted", "cut short"),
+        ({"metrics.jsonl": b'\x00\xff\n{"step": 1, "a": 1}\n'}, "interrupted", "1 line of"),
+        ({"summary.json": "{}"}, "interrupted", "No metrics yet"),
+        ({"summary.json": '{"status": "failed"}'}, "failed", "No curves"),
+        ({"summary.json": '{"status": "odd <i>"}'}, "odd <i>", "No curves"),
+        (
+            {"summary.json": '{"metrics": [], "claims": {}, "versions": 1, "devices": 2}'},
+            "complete",
+            "No curves",
+        ),
+        (
+            {"summary.json": '{"claims": [1, {}, {"value": NaN}], "metrics": {"a": NaN}}'},
+            "complete",
+            "No curves",
+        ),
+        ({"config.json": '{"train": 3, "seed": {"a": []}}'}, "interrupted", "No metrics yet"),
+        ({"metrics.jsonl": '{"step": 1, "a": %s, "b": true}\n' % ("9" * 400)}, "interrupted", ""),
+    ],
+)
+def test_damaged_runs_are_shown_with_what_there_is(tmp_path, files, status, note):
+    make_run(tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    for name, content in files.items():
+        content = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / "bad" / name).write_bytes(content)
+    run = read_run("bad", tmp_path / "bad")
+    assert run.status == status
+    assert note in " ".join(run.notes)
+    page = Page(report(tmp_path))
+    assert "bad" in page.words()
+    assert len(page.data()["runs"]) == 2
+
+
+def test_unreadable_figures_are_named_not_shown(tmp_path):
+    run = make_run(tmp_path / "a")
+    good = run / "figures/good_one.png"
+    figures.curves(good, {"a": ([0, 1], [0, 1])}, "step", "loss")
+    (run / "figures/cut.png").write_bytes(good.read_bytes()[:-30])
+    (run / "figures/empty.png").write_bytes(b"")
+    (run / "figures/captions.json").write_text("{")
+    page = Page(report(tmp_path))
+    assert len([a for a in page.all("img") if a.get("src")]) == 1
+    for text in ("figures/cut.png is not a whole PNG", "figures/empty.png is not", "Good one"):
+        assert text in page.words()
+
+
+def test_figures_share_a_budget(tmp_path):
+    digits = load_digits()
+    for name in "abc":
+        run = make_run(tmp_path / name)
+        for k in range(2):
+            path = run / f"figures/views{k}.png"
+            figures.image_grid(path, [list(digits.images[k : k + 3] / 16.0)])
+    size = (tmp_path / "a/figures/views0.png").stat().st_size
+    page = Page(report(tmp_path, figure_bytes=int(3.7 * size)))
+    sources = [a["alt"] for a in page.all("img") if a.get("src")]
+    assert sources == [f"Views0, run {name}" for name in "abc"]  # each run's first before seconds
+    assert "3 figures left out" in page.words()
+
+
+def test_running_is_told_from_interrupted_by_the_lock(tmp_path):
+    run = make_run(tmp_path / "a", complete=False)
+    with (run / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert read_run("a", run).status == "running"
+    assert read_run("a", run).status == "interrupted"
+
+
+def test_steps_repeated_after_a_resume_count_once(tmp_path):
+    steps = [10, 20, 30, 20, 30, 40]
+    lines = [{"step": s, "time": float(k), "a": k} for k, s in enumerate(steps)]
+    series = read_run("a", make_run(tmp_path / "a", lines=lines)).series["a"]
+    assert series.steps.tolist() == [10, 20, 30, 40]
+    assert series.values.tolist() == [0, 3, 4, 5]
+
+
+def test_decimation_keeps_ends_and_extremes():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=100_000)
+    values[[12345, 54321]] = 50.0, -60.0
+    values[70_000:90_000] = np.nan
+    kept = decimate(values.tolist(), 400)
+    assert len(kept) <= 400
+    assert kept == sorted(set(kept))
+    assert {0, 12345, 54321, 99_999} <= set(kept)
+    assert any(math.isnan(values[i]) for i in kept)
+    assert decimate([1.0, 2.0], 400) == [0, 1]
+
+
+def test_long_runs_make_small_pages(tmp_path):
+    lines = [{"step": s, "time": s * 0.01, "train/loss": math.sin(s / 999)} for s in range(50_000)]
+    make_run(tmp_path / "a", lines=lines)
+    text = report(tmp_path)
+    series = Page(text).data()["charts"][0]["series"][0]
+    assert len(series["x"]) == len(series["t"]) == len(series["y"]) <= POINTS
+    assert series["x"][0] == 0
+    assert series["x"][-1] == 49_999
+    assert len(text) < 100_000
+
+
+def test_two_hundred_runs(tmp_path):
+    for seed in range(200):
+        make_run(tmp_path / f"seed{seed}", seed=seed, claims=[claim(0.02 + seed / 1e5)])
+    text = report(tmp_path)
+    page = Page(text)
+    names = [run["name"] for run in page.data()["runs"]]
+    assert names == [f"seed{seed}" for seed in range(200)]  # 2 before 10
+    assert text.count('class="verdict') == 1
+    assert len(text) < 3_000_000
+
+
+def test_non_finite_points_are_gaps(tmp_path):
+    values = [1.0, "nan", "inf", 2.0]
+    lines = [{"step": k, "time": k, "a": v} for k, v in enumerate(values)]
+    make_run(tmp_path / "a", lines=lines)
+    (chart,) = Page(report(tmp_path)).data()["charts"]
+    assert chart["series"][0]["y"] == [1, None, None, 2]
+
+
+def test_differences_between_configs(tmp_path):
+    make_run(tmp_path / "a", seed=0, config={"loss": {"temperature": 0.1, "name": "same"}})
+    make_run(tmp_path / "b", seed=0, config={"loss": {"temperature": 0.5, "name": "same"}})
+    make_run(tmp_path / "c", seed=0, config={"loss": {"name": "same", "extra": None}})
+    words = Page(report(tmp_path)).words()
+    part = words[
+        words.index("What differs", words.index("Figures") if "Figures" in words else 99) :
+    ]
+    table, _, shared = part.partition("keys that all 3 runs share")
+    assert "loss.temperature" in table
+    assert "loss.extra" in table
+    assert "(absent)" in table
+    assert "loss.name" not in table
+    assert 'loss.name = "same"' in shared
+
+
+def test_equal_configs_say_so(tmp_path):
+    for name in "ab":
+        make_run(tmp_path / name)
+    assert "All 2 configs are equal." in Page(report(tmp_path)).words()
+
+
+def test_runs_are_found_at_any_depth_and_once(tmp_path):
+    make_run(tmp_path / "x/one")
+    make_run(tmp_path / "y/two")
+    (tmp_path / "x/one/checkpoints/5").mkdir(parents=True)
+    (tmp_path / "x/one/checkpoints/5/config.json").write_text("{}")
+    assert list(find_runs([tmp_path])) == ["x/one", "y/two"]
+    assert list(find_runs([tmp_path / "x/one"])) == ["one"]
+    assert len(find_runs([tmp_path, tmp_path / "x", tmp_path / "x/one"])) == 2
+    make_run(tmp_path / "z/one")
+    assert len(find_runs([tmp_path / "x", tmp_path / "z"])) == 2  # one name, two directories
+
+
+def test_command_line(tmp_path, capsys):
+    make_run(tmp_path / "runs/a")
+    out = tmp_path / "new/report.html"
+    assert main([str(tmp_path / "runs"), f"--out={out}"]) == 0
+    assert MARKER in out.read_text()[:200]
+    assert f"{out}: 1 run, " in capsys.readouterr().out
+    assert main([str(tmp_path / "runs"), f"--out={out}", "--title=Again"]) == 0  # ours: replaced
+    assert "<h1>Again</h1>" in out.read_text()
+    assert [p.name for p in out.parent.iterdir()] == ["report.html"]
+
+
+def test_another_file_is_kept(tmp_path, capsys):
+    make_run(tmp_path / "a")
+    out = tmp_path / "report.html"
+    out.write_text("<!DOCTYPE html>mine")
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path), f"--out={out}"])
+    assert stop.value.code == 1
+    assert out.read_text() == "<!DOCTYPE html>mine"
+    assert "not a report" in capsys.readouterr().err
+    assert main([str(tmp_path), f"--out={out}", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["empty"], "no runs in"),
+        (["absent"], "is not a directory"),
+        (["file"], "is not a directory"),
+        (["a", "--out=empty"], "is a directory"),
+        (["a", "--out=file/report.html"], "cannot be written"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_the_program_starts_without_jax(tmp_path):
+    make_run(tmp_path / "a")
+    out = tmp_path / "r.html"
+    code = (
+        "import sys; from experiments.report.__main__ import main;"
+        f"main([{str(tmp_path)!r}, '--out={out}']);"
+        "sys.exit(any(m in sys.modules for m in ('jax', 'numpy', 'matplotlib')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert out.exists()
+
+
+def test_markup_escapes():
+    assert tag("td", "<&>", class_='a"b', data_v=1, hidden=True, title=None) == (
+        '<td class="a&quot;b" data-v="1" hidden>&lt;&amp;&gt;</td>'
+    )
+    assert escape([tag("b", 1), "<"]) == "<b>1</b>&lt;"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.0, "0"), (1500, "1,500"), (-0.03123456, "−0.03123"), (math.nan, "nan"),
+     (math.inf, "∞"), (-math.inf, "−∞"), (1e-9, "1e−09"), (1e300, "1e+300")],
+)  # fmt: skip
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (math.nan, "–"), (0, "0 s"), (1.25, "1.2 s"), (97.1, "97 s"),
+     (125, "2 min 5 s"), (7260, "2 h 1 min"), (190_000, "2 d 4 h")],
+)  # fmt: skip
+def test_durations(seconds, text):
+    assert duration(seconds).replace("\u00a0", " ") == text
+
+
+def test_a_mean_has_the_digits_of_its_spread():
+    assert with_spread(0.021112, 0.0163) == "0.021 ± 0.016"
+    assert with_spread(78.6412, 0.388) == "78.64 ± 0.39"
+    assert with_spread(0.5, 0.0) == "0.5 ± 0"
+
+
+def test_names_sort_naturally():
+    names = ["run10", "run2", "Run1", "a/b", "a", ""]
+    assert sorted(names, key=natural) == ["", "a", "a/b", "Run1", "run2", "run10"]
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
+def test_the_script_draws_every_chart(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", seed=1, complete=False)
+    out = tmp_path / "r.html"
+    main([str(tmp_path), f"--out={out}"])
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync",
+               f"--user-data-dir={tmp_path / 'browser'}", "--window-size=1280,4000",
+               "--virtual-time-budget=3000", "--dump-dom", out.as_uri()]  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    for index in range(2):
+        assert re.search(rf'data-chart="{index}".*?<path[^>]* d="M', done.stdout, re.DOTALL)
+    assert done.stdout.count('aria-pressed="true"') == 2

@@ -1,0 +1,80 @@
+"""A small real problem: a linen MLP on scikit-learn's digits."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.datasets import load_digits
+
+from rml.training import Task, build_optimizer, gradient_task
+
+BATCH = 64
+
+
+class Batches:
+    """Batch i of the digits, as arrays; `poison` makes one batch NaN."""
+
+    def __init__(self, poison: int | None):
+        digits = load_digits()
+        self.x = (digits.data / 16).astype(np.float32)
+        self.y = digits.target.astype(np.int32)
+        self.poison = poison
+
+    def __len__(self) -> int:
+        return len(self.x) // BATCH
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        rows = slice(index * BATCH, (index + 1) * BATCH)
+        x = self.x[rows] * (np.nan if index == self.poison else 1)
+        return {"x": x, "y": self.y[rows]}
+
+
+class Classifier(nn.Module):
+    width: int = 32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.lecun_normal()
+        hidden = nn.with_logical_partitioning(init, ("embed", "mlp"))
+        out = nn.with_logical_partitioning(init, ("mlp", "unsplit"))
+        return nn.Dense(10, kernel_init=out)(nn.relu(nn.Dense(self.width, kernel_init=hidden)(x)))
+
+
+@pytest.fixture
+def make_task() -> Callable[..., Task]:
+    def make(
+        steps: int = 40, *, poison: int | None = None, width: int = 32, batch: int = BATCH,
+        **optimizer: Any,
+    ) -> Task:  # fmt: skip
+        model = Classifier(width)
+
+        def loss(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
+            x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
+            logits = model.apply({"params": params}, x)
+            value = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
+            return value, ({}, model_state)
+
+        def evaluate(state: Any) -> dict[str, float]:
+            return {"norm": float(optax.tree.norm(state.inference_params))}
+
+        return gradient_task(
+            init_variables=lambda key: model.init(key, jnp.zeros((1, 64))),
+            loss=loss,
+            optimizer=build_optimizer({"learning_rate": 0.01, **optimizer}, steps=steps),
+            batches=lambda: (
+                grain.MapDataset.source(Batches(poison)).seed(0).repeat().to_iter_dataset()
+            ),
+            evaluate=evaluate,
+            batch_spec={
+                "x": jax.ShapeDtypeStruct((batch, 64), jnp.float32),
+                "y": jax.ShapeDtypeStruct((batch,), jnp.int32),
+            },
+        )
+
+    return make

@@ -1,0 +1,206 @@
+"""The engine: what training must give whatever interrupts it."""
+
+import json
+import os
+import signal
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.errors import UserError
+from rml.training import (
+    CompiledTask,
+    Interrupted,
+    NonFiniteLoss,
+    Progress,
+    RunDirectory,
+    fit,
+    make_mesh,
+    read_metrics,
+)
+
+CONFIG = {"experiment": "toy", "train": {"steps": 40}}
+
+
+def untimed(run):
+    return [{k: v for k, v in line.items() if k != "time"} for line in
+            read_metrics(run.path / "metrics.jsonl")]  # fmt: skip
+
+
+def open_run(path):
+    return RunDirectory(path, CONFIG)
+
+
+class StopAt(Progress):
+    """Sends this process a real signal when a step is reached."""
+
+    def __init__(self, step, signum):
+        super().__init__(quiet=True)
+        self.at, self.signum = step, signum
+
+    def advance(self, step):
+        if step == self.at:
+            os.kill(os.getpid(), self.signum)
+
+
+def test_training_lowers_the_loss_and_writes_what_it_measured(make_task, tmp_path):
+    run = open_run(tmp_path)
+    state = fit(make_task(), run, steps=40, log_every=10, eval_every=20)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    losses = {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+    assert list(losses) == [10, 20, 30, 40]
+    assert losses[40] < 0.6 * losses[10]
+    evaluations = {line["step"]: line["eval/norm"] for line in lines if "eval/norm" in line}
+    assert list(evaluations) == [20, 40]
+    assert evaluations[40] == pytest.approx(
+        np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(state.params))), rel=1e-5
+    )
+    assert state.step == 40
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signalled_run_continues_bit_for_bit(make_task, tmp_path, signum):
+    options = dict(steps=40, log_every=7, eval_every=13, seed=3)
+    task = make_task(ema_decay=0.9, accumulate=3, clip_norm=0.5)
+    whole = open_run(tmp_path / "whole")
+    expected = fit(task, whole, **options)
+
+    parts = open_run(tmp_path / "parts")
+    for stop in (5, 22):
+        with pytest.raises(Interrupted) as caught:
+            fit(task, parts, **options, progress=StopAt(stop, signum))
+        assert caught.value.step == stop
+        assert caught.value.signum == signum
+    state = fit(task, parts, **options)
+    chex.assert_trees_all_equal(
+        jax.tree.map(jax.random.key_data, state.key), jax.random.key_data(expected.key)
+    )
+    chex.assert_trees_all_equal(state.replace(key=0), expected.replace(key=0))
+    assert untimed(parts) == untimed(whole)
+    times = [line["time"] for line in read_metrics(parts.path / "metrics.jsonl")]
+    assert times == sorted(times)
+
+
+def test_a_finished_run_is_not_trained_again(make_task, tmp_path):
+    run = open_run(tmp_path)
+    first = fit(make_task(), run, steps=40)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    again = fit(make_task(), run, steps=40)
+    chex.assert_trees_all_equal(first.params, again.params)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_handlers_are_given_back(make_task, tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    fit(make_task(), open_run(tmp_path), steps=3)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_nan_in_the_data_stops_the_run_at_its_step(make_task, tmp_path):
+    run = open_run(tmp_path)
+    with pytest.raises(NonFiniteLoss, match=r"loss is nan at step 18 \(batch 17\)") as caught:
+        fit(make_task(poison=17), run, steps=40, log_every=10, checkpoint_every=5)
+    assert caught.value.step == 18
+    assert "step 15" in str(caught.value)
+    # What is saved is from before the damage.
+    with pytest.raises(Interrupted):
+        fit(make_task(), run, steps=40, progress=StopAt(16, signal.SIGTERM))
+    saved = sorted(int(p.name) for p in run.checkpoints.iterdir() if p.name.isdigit())
+    assert saved[-1] == 16
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(make_task, tmp_path, caplog):
+    whole = fit(make_task(), open_run(tmp_path / "whole"), steps=40)
+    run = open_run(tmp_path / "run")
+    with pytest.raises(Interrupted):
+        fit(make_task(), run, steps=40, checkpoint_every=8, progress=StopAt(20, signal.SIGTERM))
+    for file in (run.checkpoints / "20" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    state = fit(make_task(), run, steps=40)
+    assert "checkpoint of step 20" in caplog.text
+    chex.assert_trees_all_equal(state.params, whole.params)
+    assert (run.path / "damaged-checkpoint-20").is_dir()
+
+
+def test_no_readable_checkpoint_is_an_error_and_nothing_is_trained_over_it(make_task, tmp_path):
+    run = open_run(tmp_path)
+    fit(make_task(), run, steps=10)
+    for file in run.checkpoints.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(UserError, match="can be read"):
+        fit(make_task(), run, steps=40)
+
+
+def test_the_step_reuses_the_memory_of_the_state(make_task):
+    compiled = CompiledTask(make_task(), make_mesh())
+    state = compiled.init()
+    batch = next(iter(make_task().batches()))
+    leaves = jax.tree.leaves(state.params)
+    compiled.step(state, jax.device_put(batch, compiled.batch_shardings))
+    assert all(leaf.is_deleted() for leaf in leaves)
+    aliased = compiled.step.memory_analysis().alias_size_in_bytes
+    assert aliased >= sum(leaf.nbytes for leaf in leaves) * 3  # parameters and two moments
+
+
+def test_the_step_depends_on_seed_and_step_alone(make_task):
+    task = make_task()
+    compiled = CompiledTask(task, make_mesh(), seed=1)
+    batch = next(iter(task.batches()))
+
+    def losses(seed):
+        state = CompiledTask(task, make_mesh(), seed=seed).init()
+        _, first = compiled.step(state, batch)
+        return float(first["loss"])
+
+    assert losses(1) == losses(1)
+    assert losses(1) != losses(2)
+
+
+def test_accumulated_gradients_equal_one_large_batch(make_task):
+    """Two batches an update move SGD as the mean of their gradients does."""
+    options = dict(name="sgd", momentum=0.0, schedule="constant", learning_rate=0.1)
+    one, two = make_task(**options), make_task(**options, accumulate=2)
+    batches = iter(one.batches())
+    first, second = next(batches), next(batches)
+
+    def run(task, *given):
+        compiled = CompiledTask(task, make_mesh())
+        state = compiled.init()
+        start = jax.tree.map(np.array, state.params)
+        for batch in given:
+            state, _ = compiled.step(state, batch)
+        return start, jax.tree.map(np.array, state.params)
+
+    start, after_two = run(two, first, second)
+    _, after_one = run(two, first)
+    chex.assert_trees_all_equal(start, after_one)
+    # The noise of step t is a function of t, so take each batch at its own step.
+    compiled = CompiledTask(one, make_mesh())
+    moves = []
+    for step, batch in enumerate((first, second)):
+        state = compiled.init()
+        state = state.replace(step=jnp.full((), step, jnp.int32))
+        begin = jax.tree.map(np.array, state.params)
+        state, _ = compiled.step(state, batch)
+        moves.append(jax.tree.map(lambda a, b: np.array(a) - b, state.params, begin))
+    expected = jax.tree.map(lambda s, a, b: s + (a + b) / 2, start, *moves)
+    chex.assert_trees_all_close(after_two, expected, atol=1e-6)
+
+
+def test_moving_average_is_what_is_evaluated(make_task, tmp_path):
+    state = fit(make_task(ema_decay=0.99), open_run(tmp_path), steps=20)
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    average = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(state.ema_params)))
+    assert last["eval/norm"] == pytest.approx(average, rel=1e-5)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(state.ema_params, state.params, rtol=1e-4)
+
+
+def test_steps_must_be_positive(make_task, tmp_path):
+    with pytest.raises(UserError, match=r"train\.steps is 0"):
+        fit(make_task(), open_run(tmp_path), steps=0)
