@@ -66,7 +66,9 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
     for row in rows:
         values = f"{row.ours:.4g}", row.peer, f"{row.peer_value:.4g}", f"{row.ratio:.2f}"
         view.add_row(row.case, row.metric, *values)
-    console.Console().print(view)
+    screen = console.Console()
+    screen.width = max(screen.width, 120)  # a pipe reports 80 columns, too few for the cases
+    screen.print(view)
 
 
 def finish(name: str, rows: Sequence[Row], as_json: bool) -> None:

@@ -1,0 +1,1 @@
+"""Every experiment's configs: `configs/<area>/<name>_<data>.py`, each a `get_config()`."""

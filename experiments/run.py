@@ -6,6 +6,7 @@ flags are known to be right, so that `--help` and mistakes answer at once.
 
 import importlib
 import importlib.util
+import itertools
 import os
 import runpy
 import shlex
@@ -36,7 +37,7 @@ def check_overrides(argv: Sequence[str]) -> None:
     """Ends the program where the config file is missing or an override names no key of it."""
     args = [arg.lstrip("-") for arg in argv[1:] if arg.startswith("-")]
     pairs = dict(arg.partition("=")[::2] for arg in args if "=" in arg)
-    for arg, value in zip(argv[1:], argv[2:], strict=False):
+    for arg, value in itertools.pairwise(argv):
         if arg in ("--config", "-config"):
             pairs["config"] = value
     path, _, argument = pairs.get("config", "").partition(":")

@@ -1,6 +1,7 @@
 """SimCLR on CIFAR-10 with a ResNet-18, after the paper's CIFAR recipe (Appendix B.9).
 
-python -m experiments.run --config=configs/contrastive/simclr_cifar10.py --workdir=runs/simclr_cifar10
+python -m experiments.run --config=configs/contrastive/simclr_cifar10.py \
+    --workdir=runs/simclr_cifar10
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -89,7 +89,7 @@ def augmentation(config: Any) -> Callable[[Any, Array], Array]:
 
 
 class Judge:
-    """Measures features on one data set: the same images, neighbours and probe for every encoder."""
+    """Measures features on one data set, by the same neighbours and probe for every encoder."""
 
     def __init__(self, model: ProjectedEncoder, config: Any):
         """Prepares the encoder; the data is opened when it is first needed.

@@ -60,6 +60,8 @@ def info_nce(
     eq. 4; queue of negatives: He et al. 2020, Momentum Contrast, eq. 1.
     """
     n = queries.shape[0]
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
     if positives is None and keys.shape[0] < n:
         raise ValueError(f"each query needs its key, got {n} queries and {keys.shape[0]} keys.")
     if labels is not None and false_negatives is not None:

@@ -38,11 +38,13 @@ def nt_xent(
       The loss.
 
     Raises:
-      ValueError: If the views differ in shape.
+      ValueError: If `reduction` is unknown.
 
     Source: Chen et al. 2020, A Simple Framework for Contrastive Learning of Visual
     Representations, eq. 1.
     """
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
     n = a.shape[0]
     root = jnp.sqrt(jnp.asarray(temperature, jnp.float32))
     z = normalize(jnp.concatenate([a, b])) / root

@@ -55,12 +55,14 @@ def sup_con(
       The loss; zero if no anchor has a positive.
 
     Raises:
-      ValueError: If `form` is unknown, or `positives` is given with `axis_name`.
+      ValueError: If `form` or `reduction` is unknown, or `positives` is given with `axis_name`.
 
     Source: Khosla et al. 2020, Supervised Contrastive Learning, eq. 2 (out) and eq. 3 (in).
     """
     if form not in ("out", "in"):
         raise ValueError(f"form must be 'out' or 'in', got {form!r}.")
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
     if positives is not None and axis_name is not None:
         raise ValueError("positives is not available with axis_name.")
     z = normalize(features) / jnp.sqrt(jnp.asarray(temperature, jnp.float32))

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from rml.evaluation.accuracy import accuracy
 from rml.evaluation.checks import require_finite, require_labels, require_same_width
-from rml.evaluation.logistic_regression import fit_logistic_regression
+from rml.evaluation.logistic_regression import LogisticRegression, fit_logistic_regression
+from rml.ops.pairwise import dot_product
 
 
 class LinearProbe(NamedTuple):
@@ -113,14 +114,14 @@ def linear_probe(
     fits = {}
     for l2 in sorted(l2_grid, reverse=True):
         model, start = fit(l2, kept, start)
-        score = accuracy((x @ model.weights + model.bias)[held], train_labels[held])
+        score = accuracy(_logits(x[held], model), train_labels[held])
         fits[l2] = model, score
     best = max(fits, key=lambda l2: (float(fits[l2][1]), l2))
     final, _ = fit(best, jnp.ones_like(kept), (fits[best][0].weights, fits[best][0].bias))
 
     # Logits of raw features: the standardisation moves into the weights.
     weights = final.weights / scale[:, None]
-    logits = ((test_features - mean) / scale) @ final.weights + final.bias
+    logits = _logits((test_features - mean) / scale, final)
     return LinearProbe(
         accuracy=accuracy(logits, test_labels),
         l2=best,
@@ -131,6 +132,10 @@ def linear_probe(
         iterations=final.iterations,
         converged=final.converged & jnp.all(jnp.stack([m.converged for m, _ in fits.values()])),
     )
+
+
+def _logits(features: Array, model: LogisticRegression) -> Array:
+    return dot_product(features, model.weights.T) + model.bias
 
 
 def _moments(features: Array) -> tuple[Array, Array]:

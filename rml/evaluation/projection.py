@@ -34,6 +34,7 @@ def embed_2d(
     # scikit-learn takes as long to import as JAX, and only figures need it.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     n, d = features.shape
     if n < 2 or d < 2:
@@ -44,7 +45,10 @@ def embed_2d(
         plane = PCA(n_components=2, svd_solver="full").fit_transform(x)
     elif method == "tsne":
         perplexity = min(perplexity, (n - 1) / 3)
-        plane = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
+        tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+        # Its short parallel loops spin: more threads than free cores cost several times the work.
+        with threadpool_limits(1):
+            plane = tsne.fit_transform(x)
     else:
         raise ValueError(f"method must be 'pca' or 'tsne', got {method!r}")
     return jnp.asarray(plane, jnp.float32)

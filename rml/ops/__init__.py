@@ -1,1 +1,1 @@
-"""."""
+"""Array mathematics that several parts of the library need."""

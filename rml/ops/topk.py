@@ -97,5 +97,5 @@ def topk(
         return safe_sqrt(squares[order]), indices[order]
 
     return jax.lax.map(
-        lambda pair: neighbours(*pair), (queries, jnp.arange(m)), batch_size=min(block, m)
+        lambda pair: neighbours(*pair), (queries, jnp.arange(m)), batch_size=max(1, min(block, m))
     )

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,10 +89,13 @@ class RunDirectory:
 
     def _hold(self) -> None:
         self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 - held for the run's length
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"work directory {self.path} is in use by another run") from None
+        for _ in range(20):  # a report that looks at the directory holds the lock for an instant
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(0.05)
+        raise UserError(f"work directory {self.path} is in use by another run")
 
     def _check_config(self) -> bool:
         file = self.path / "config.json"
@@ -125,7 +129,7 @@ class RunDirectory:
         self._lock.close()
 
     def abandon(self) -> None:
-        """Takes a directory back that holds nothing yet but its config, so that it can be reused."""
+        """Takes a directory back that holds nothing yet but its config."""
         if not self.resumed and {p.name for p in self.path.iterdir()} <= {"config.json", ".lock"}:
             (self.path / "config.json").unlink()
             (self.path / ".lock").unlink()

@@ -36,8 +36,8 @@ def test_agrees_with_optax(normal, block_size):
     def ours(a, b):
         return nt_xent(a, b, temperature=0.1, block_size=block_size)
 
-    value, grads = jax.value_and_grad(ours, (0, 1))(a, b)
-    expected, expected_grads = jax.value_and_grad(peer, (0, 1))(a, b)
+    value, grads = jax.jit(jax.value_and_grad(ours, (0, 1)))(a, b)
+    expected, expected_grads = jax.jit(jax.value_and_grad(peer, (0, 1)))(a, b)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(grads, expected_grads, atol=2e-6)
 
@@ -57,6 +57,11 @@ def test_collapsed_and_zero_features_have_finite_gradients():
             f = jax.value_and_grad(
                 lambda a, b=block_size: nt_xent(a, a, temperature=0.01, block_size=b)
             )
-            value, grad = f(a)
+            value, grad = jax.jit(f)(a)
             np.testing.assert_allclose(value, np.log(11), rtol=1e-5)
             assert jnp.all(jnp.isfinite(grad))
+
+
+def test_unknown_reduction_is_named():
+    with pytest.raises(ValueError, match="'sum'"):
+        nt_xent(jnp.ones((2, 2)), jnp.ones((2, 2)), temperature=0.1, reduction="sum")

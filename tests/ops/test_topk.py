@@ -85,6 +85,11 @@ def test_zero_query_is_equally_far_from_all():
     np.testing.assert_array_equal(index, [[0, 1, 2]])
 
 
+def test_no_queries_have_no_neighbours():
+    values, index = topk(jnp.zeros((0, 3)), rows(0, 5, 3), k=2)
+    assert values.shape == index.shape == (0, 2)
+
+
 def test_gradient_equals_that_of_all_pairs():
     queries, keys = rows(0, 5, 3), rows(1, 11, 3)
 
