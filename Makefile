@@ -32,8 +32,8 @@ demo: $(VENV)/demo ## Train a contrastive encoder on handwritten digits, with fi
 	$(PY) -m experiments.run --config=configs/contrastive/simclr_mnist5k.py --workdir=runs/simclr
 	$(PY) -m experiments.report runs/simclr --out=runs/report.html
 
-test: $(VENV)/test ## Run the tests
-	$(PY) -m pytest $(ARGS)
+test: $(VENV)/test ## Run the tests (ARGS="tests/ops -k top" for some of them)
+	$(PY) -m pytest --numprocesses=2 $(ARGS)
 
 lint: $(VENV)/test ## Check format, style, types and the direction of imports
 	$(VENV)/bin/ruff format --check .

@@ -1,5 +1,6 @@
 """What every benchmark shares: timing, the table, and the last line that programs read."""
 
+import argparse
 import dataclasses
 import json
 import math
@@ -37,6 +38,16 @@ class Row:
         if not self.lower_is_better:
             best, worst = worst, best
         return worst / best if best else math.inf
+
+
+def options(description: str | None) -> argparse.Namespace:
+    """The flags of every benchmark: `json` and `quick`."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--quick", action="store_true", help="less work, rougher numbers")
+    return parser.parse_args()
 
 
 def best_of(fn: Callable[[], Any], repeats: int) -> float:

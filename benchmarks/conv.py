@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 THREADS = min(2, os.cpu_count() or 1)
-if hasattr(os, "sched_setaffinity"):  # before jax and torch read how many cores there are
+if __name__ == "__main__" and hasattr(os, "sched_setaffinity"):
+    # Before jax and torch read how many cores there are.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
 
 import flax.linen as nn  # noqa: E402
@@ -150,7 +151,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer shapes and repeats")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
-    repeats = 5 if options.quick else 12
+    repeats = 5 if options.quick else 8
     layouts = (torch.contiguous_format, torch.channels_last)
     rows: list[common.Row] = []
 

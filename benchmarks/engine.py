@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.common import Row, arguments, finish, print_table
+from benchmarks.common import Row, finish, options, print_table
 from experiments.contrastive import simclr
 from rml.training import CompiledTask, Progress, RunDirectory, Task, fit, make_mesh
 
@@ -155,7 +155,7 @@ def seconds(step: Callable[[], None], steps: int) -> float:
 
 def main() -> None:
     """Measures in turns and prints both tables."""
-    args = arguments(__doc__)
+    args = options(__doc__)
     torch.set_num_threads(2)
     steps, rounds = (20, 2) if args.quick else (150, 3)
     config = runpy.run_path(CONFIG)["get_config"]()

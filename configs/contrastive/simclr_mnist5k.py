@@ -38,9 +38,9 @@ def get_config() -> ConfigDict:
             mesh=dict(replica=1, data=-1, fsdp=1, model=1),
             train=dict(
                 batch_size=256,
-                steps=1500,
+                steps=1000,
                 log_every=25,
-                eval_every=250,
+                eval_every=200,
                 checkpoint_every=500,
             ),
             evaluation=dict(batch_size=500, knn_k=20, knn_temperature=0.07),

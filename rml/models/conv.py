@@ -35,9 +35,9 @@ def conv2d(
 ) -> Float[Array, "b oh ow o"]:
     """Cross-correlates images with a kernel, as every "convolution" layer does.
 
-    XLA's CPU backend computes the output and the input gradient of a convolution fast, but the
-    kernel gradient on one core and an order of magnitude below the speed of its own matrix product.
-    "matmul" computes that gradient as patches^T @ dy instead, in cache-sized steps over the batch.
+    XLA's CPU backend computes the output and the input gradient of a convolution fast, but takes
+    several times as long for the kernel gradient, which is as much arithmetic. "matmul" computes
+    that gradient as patches^T @ dy instead, in cache-sized steps over the batch.
     It is a reverse-mode rule: gradients of any order, `vmap` and `jvp` of a gradient work, `jvp` of
     the convolution itself (`jax.jvp`, `jax.jacfwd`) needs "xla".
 
