@@ -175,6 +175,7 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
         metrics=metrics,
         claims=measure_claims(experiment.CLAIMS, metrics),
         seconds=before + time.perf_counter() - started,
+        captions=experiment.CAPTIONS,
     )
     show(summary, directory)
 
