@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
         ntxent["metric_learning_ntxent"] = "pytorch-metric-learning"
     rows = []
     for size in (1024, 4096) if args.quick else (1024, 4096, DENSE_LIMIT):
-        repeats = {1024: 60, 4096: 8}.get(size, 4)
+        repeats = {1024: 20, 4096: 5}.get(size, 3)
         rows += compare(size, "ours", infonce, repeats, memory=size > 1024)
         rows += compare(size, "ours_ntxent", ntxent, repeats, memory=size > 1024)
     if not args.quick:

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
             ),
             augment=dict(
                 order=("random_affine", "random_erase"),
-                random_affine=dict(degrees=15.0, translate=0.1, scale=(0.8, 1.2), shear=10.0),
+                random_affine=dict(degrees=20.0, translate=0.1, scale=(0.7, 1.3), shear=20.0),
                 random_erase=dict(p=0.5, scale=(0.02, 0.1)),
             ),
             model=dict(name="convnet", features=256),
@@ -43,6 +43,6 @@ def get_config() -> ConfigDict:
                 eval_every=200,
                 checkpoint_every=500,
             ),
-            evaluation=dict(batch_size=500, knn_k=20, knn_temperature=0.07),
+            evaluation=dict(batch_size=500, knn_k=10, knn_temperature=0.07),
         )
     )

@@ -22,7 +22,7 @@ of two dimensions, [n, m], as its [t, m] rows. The function must not close over 
 
 # exp(±x), times or divided by ten million rows and as many columns, stays normal in float32.
 _SAFE_EXPONENT = 50.0
-_STRIP_ELEMENTS = 2**23  # 32 MiB of float32
+_STRIP_ELEMENTS = 2**24  # 64 MiB of float32
 _DENSE_ELEMENTS = 2**20
 
 
@@ -76,7 +76,7 @@ def strip_rows(n: int, m: int, block_size: int | None) -> int:
         return min(block_size, n)
     if n * m <= _DENSE_ELEMENTS:
         return 0
-    return min(n, max(64, min(2048, _STRIP_ELEMENTS // m)))
+    return min(n, max(128, min(512, _STRIP_ELEMENTS // m)))
 
 
 # ------------------------------------------------------------------------------------ one strip

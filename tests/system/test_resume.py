@@ -18,7 +18,6 @@ ARGS = (
     "--config.train.log_every=5",
     "--config.train.eval_every=40",
     "--config.train.checkpoint_every=10",
-    "--config.model.norm=batch",  # statistics must come back too
     "--config.optimizer.ema_decay=0.9",
 )
 
