@@ -22,7 +22,13 @@ def get_config() -> ConfigDict:
         learning_rate=1.5e-4 * batch_size / 256,
         schedule="warmup_cosine",
         warmup_steps=40 * images // batch_size,
+        final_scale=0.0,
         weight_decay=0.1,
+        momentum=0.9,
+        b2=0.999,
+        clip_norm=0.0,
+        accumulate=1,
+        ema_decay=0.0,
     )
     config.train.steps = epochs * images // batch_size
     return config

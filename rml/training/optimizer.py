@@ -12,19 +12,21 @@ from rml.errors import UserError, unknown
 # Parameters by these names scale, shift or position features: weight decay and the layer-wise
 # trust ratio leave them alone (LARS, arXiv:1708.03888; SimCLR, arXiv:2002.05709, Appendix B.9).
 NOT_DECAYED = ("bias", "scale", "cls", "position", "temperature")
-DEFAULTS: dict[str, Any] = {
-    "name": "adamw",
-    "learning_rate": 1e-3,
-    "schedule": "warmup_cosine",
-    "warmup_steps": 0,
-    "final_scale": 0.0,
-    "weight_decay": 0.0,
-    "momentum": 0.9,
-    "b2": 0.999,
-    "clip_norm": 0.0,
-    "accumulate": 1,
-    "ema_decay": 0.0,
-}
+# Modules without weight decay: a ViT's patch projection may be frozen, and decay would move it.
+NOT_DECAYED_MODULES = ("patches",)
+KEYS = (
+    "name",
+    "learning_rate",
+    "schedule",
+    "warmup_steps",
+    "final_scale",
+    "weight_decay",
+    "momentum",
+    "b2",
+    "clip_norm",
+    "accumulate",
+    "ema_decay",
+)
 
 
 class Optimizer(NamedTuple):
@@ -43,10 +45,12 @@ class Optimizer(NamedTuple):
 
 
 def decay_mask(params: PyTree) -> PyTree:
-    """True where weight decay applies: all but biases, norm scales, positions, temperatures."""
+    """True where weight decay applies: not to biases, scales, positions, patch projections."""
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
         names = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
+        if any(module in names[:-1] for module in NOT_DECAYED_MODULES):
+            return False
         return not (names and any(part in names[-1] for part in NOT_DECAYED))
 
     return jax.tree_util.tree_map_with_path(decays, params)
@@ -83,7 +87,7 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
     """The optimiser that a config names.
 
     Args:
-      config: Keys of `DEFAULTS`: `name` (adamw, lars, lamb, sgd), `learning_rate` (peak),
+      config: All of `KEYS`: `name` (adamw, lars, lamb, sgd), `learning_rate` (peak),
         `schedule` (warmup_cosine, warmup_linear, constant), `warmup_steps` (updates),
         `final_scale` (last over peak rate), `weight_decay`, `momentum` (first-moment decay), `b2`,
         `clip_norm` (global gradient norm, 0 for none), `accumulate` (batches an update),
@@ -94,14 +98,16 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
       The optimiser.
 
     Raises:
-      UserError: An unknown key or name, or a value out of range.
+      UserError: An unknown or missing key, an unknown name, or a value out of range.
     """
     if steps < 1:
         raise UserError(f"train.steps is {steps}, expected at least 1")
     for key in config:
-        if key not in DEFAULTS:
-            raise unknown("key of config.optimizer", key, DEFAULTS)
-    config = {**DEFAULTS, **config}
+        if key not in KEYS:
+            raise unknown("key of config.optimizer", key, KEYS)
+    missing = [key for key in KEYS if key not in config]
+    if missing:
+        raise UserError(f"config.optimizer has no {missing[0]!r}; it needs {', '.join(KEYS)}")
     accumulate = int(config["accumulate"])
     if accumulate < 1:
         raise UserError(f"optimizer.accumulate is {accumulate}, expected at least 1")

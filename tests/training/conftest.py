@@ -15,6 +15,10 @@ from sklearn.datasets import load_digits
 from rml.training import Task, build_optimizer, gradient_task
 
 BATCH = 64
+OPTIMIZER = dict(
+    name="adamw", learning_rate=0.01, schedule="warmup_cosine", warmup_steps=0, final_scale=0.0,
+    weight_decay=0.0, momentum=0.9, b2=0.999, clip_norm=0.0, accumulate=1, ema_decay=0.0,
+)  # fmt: skip
 
 
 class Batches:
@@ -46,35 +50,35 @@ class Classifier(nn.Module):
         return nn.Dense(10, kernel_init=out)(nn.relu(nn.Dense(self.width, kernel_init=hidden)(x)))
 
 
+def build_task(
+    steps: int = 40, *, poison: int | None = None, width: int = 32, batch: int = BATCH,
+    **optimizer: Any,
+) -> Task:  # fmt: skip
+    """The task; `poison` makes one of its batches NaN."""
+    model = Classifier(width)
+
+    def loss(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
+        x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
+        logits = model.apply({"params": params}, x)
+        value = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
+        return value, ({}, model_state)
+
+    def evaluate(state: Any) -> dict[str, float]:
+        return {"norm": float(optax.tree.norm(state.inference_params))}
+
+    return gradient_task(
+        init_variables=lambda key: model.init(key, jnp.zeros((1, 64))),
+        loss=loss,
+        optimizer=build_optimizer({**OPTIMIZER, **optimizer}, steps=steps),
+        batches=lambda: grain.MapDataset.source(Batches(poison)).seed(0).repeat().to_iter_dataset(),
+        evaluate=evaluate,
+        batch_spec={
+            "x": jax.ShapeDtypeStruct((batch, 64), jnp.float32),
+            "y": jax.ShapeDtypeStruct((batch,), jnp.int32),
+        },
+    )
+
+
 @pytest.fixture
 def make_task() -> Callable[..., Task]:
-    def make(
-        steps: int = 40, *, poison: int | None = None, width: int = 32, batch: int = BATCH,
-        **optimizer: Any,
-    ) -> Task:  # fmt: skip
-        model = Classifier(width)
-
-        def loss(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
-            x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
-            logits = model.apply({"params": params}, x)
-            value = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
-            return value, ({}, model_state)
-
-        def evaluate(state: Any) -> dict[str, float]:
-            return {"norm": float(optax.tree.norm(state.inference_params))}
-
-        return gradient_task(
-            init_variables=lambda key: model.init(key, jnp.zeros((1, 64))),
-            loss=loss,
-            optimizer=build_optimizer({"learning_rate": 0.01, **optimizer}, steps=steps),
-            batches=lambda: (
-                grain.MapDataset.source(Batches(poison)).seed(0).repeat().to_iter_dataset()
-            ),
-            evaluate=evaluate,
-            batch_spec={
-                "x": jax.ShapeDtypeStruct((batch, 64), jnp.float32),
-                "y": jax.ShapeDtypeStruct((batch,), jnp.int32),
-            },
-        )
-
-    return make
+    return build_task

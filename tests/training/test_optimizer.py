@@ -1,0 +1,245 @@
+"""Schedules, masks and optimisers from a config, against closed forms and optax itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rml.errors import UserError
+from rml.models import build
+from rml.training.optimizer import build_optimizer, build_schedule, decay_mask
+
+CONFIG = dict(
+    name="adamw", learning_rate=0.4, schedule="warmup_cosine", warmup_steps=0, final_scale=0.0,
+    weight_decay=0.0, momentum=0.9, b2=0.999, clip_norm=0.0, accumulate=1, ema_decay=0.0,
+)  # fmt: skip
+
+
+def config(**changes):
+    return {**CONFIG, **changes}
+
+
+def params():
+    rng = np.random.default_rng(0)
+    return {
+        "dense": {
+            "kernel": jnp.asarray(rng.standard_normal((4, 3)), jnp.float32),
+            "bias": jnp.asarray(rng.standard_normal(3), jnp.float32),
+        }
+    }
+
+
+def gradients(seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), jnp.float32), params())
+
+
+def run(transform, steps=4):
+    """Parameters after some steps with the same gradients for every optimiser."""
+    value = params()
+    state = transform.init(value)
+    update = jax.jit(transform.update)
+    for step in range(steps):
+        updates, state = update(gradients(step + 1), state, value)
+        value = optax.apply_updates(value, updates)
+    return value
+
+
+def same(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7), a, b)
+
+
+def differ(a, b):
+    return max(float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b),
+                                                           strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+@pytest.mark.parametrize("final_scale", [0.0, 0.1])
+def test_cosine_schedule(warmup, final_scale):
+    total, peak = 110, 0.4
+    schedule = build_schedule(config(warmup_steps=warmup, final_scale=final_scale), total)
+    t = np.arange(total + 20)
+    done = np.clip((t - warmup) / (total - warmup), 0, 1)
+    end = final_scale * peak
+    expected = np.where(
+        t < warmup, peak * t / max(warmup, 1), end + (peak - end) * (1 + np.cos(np.pi * done)) / 2
+    )
+    np.testing.assert_allclose(jax.vmap(schedule)(t), expected, atol=1e-7)
+    assert schedule(0) == (0.0 if warmup else np.float32(peak))
+    assert schedule(warmup) == np.float32(peak)
+
+
+def test_linear_schedule():
+    schedule = build_schedule(
+        config(schedule="warmup_linear", warmup_steps=10, final_scale=0.25), 110
+    )
+    got = [float(schedule(t)) for t in (0, 5, 10, 60, 110, 1000)]
+    np.testing.assert_allclose(got, [0, 0.2, 0.4, 0.25, 0.1, 0.1], rtol=1e-6)
+
+
+def test_constant_schedule_warms_up_too():
+    schedule = build_schedule(config(schedule="constant", warmup_steps=4), 20)
+    np.testing.assert_allclose([schedule(t) for t in (0, 2, 4, 20)], [0, 0.2, 0.4, 0.4], rtol=1e-6)
+
+
+def test_a_run_that_is_all_warm_up_ends_at_the_peak():
+    assert build_schedule(config(warmup_steps=20), 20)(20) == np.float32(0.4)
+
+
+def test_accumulation_counts_updates_not_batches():
+    """Four batches an update: the schedule spans a quarter of the steps."""
+    optimizer = build_optimizer(config(accumulate=4, warmup_steps=10), steps=440)
+    rates = [float(optimizer.schedule(t)) for t in (0, 3, 4, 40, 240, 440)]
+    np.testing.assert_allclose(rates, [0, 0, 0.04, 0.4, 0.2, 0], atol=1e-7)
+
+
+def test_accumulation_is_the_mean_gradient():
+    settings = config(name="sgd", schedule="constant")
+    accumulated = build_optimizer({**settings, "accumulate": 2}, steps=4).transform
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, gradients(1), gradients(2))
+    plain = build_optimizer(settings, steps=2).transform
+    updates, _ = plain.update(mean, plain.init(params()), params())
+    same(run(accumulated, steps=2), optax.apply_updates(params(), updates))
+
+
+@pytest.mark.parametrize(
+    ("model", "decayed"),
+    [
+        ("resnet18", {"kernel"}),
+        ("convnet", {"kernel"}),
+        ("vit_ti", {"kernel"}),
+    ],
+)
+def test_only_kernels_of_encoders_decay(model, decayed):
+    variables = jax.eval_shape(build(model).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    mask = jax.tree_util.tree_flatten_with_path(
+        decay_mask(jax.tree.map(lambda x: 0, variables["params"]))
+    )[0]
+    names = {True: set(), False: set()}
+    for path, decays in mask:
+        names[decays].add(path[-1].key if isinstance(path[-1], jax.tree_util.DictKey) else "value")
+    assert names[True]
+    assert names[False]
+    for path, decays in mask:
+        keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+        assert decays == (keys[-1] in decayed and "patches" not in keys), keys
+
+
+def test_scanned_blocks_decay_as_their_single_layers_do():
+    """Stacked on a layer axis, a bias is a matrix: its name tells, not its rank."""
+    images = jnp.zeros((1, 32, 32, 3))
+
+    def mask(scan):
+        model = build("vit_ti", depth=2, scan=scan)
+        return decay_mask(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
+
+    def leaves(tree):
+        return {
+            tuple(k.key for k in path if isinstance(k, jax.tree_util.DictKey)): value
+            for path, value in jax.tree_util.tree_flatten_with_path(tree)[0]
+        }
+
+    scanned, single = leaves(mask(True)["blocks"]), leaves(mask(False)["block0"])
+    assert scanned == single
+    assert {True, False} == set(scanned.values())
+
+
+def test_a_frozen_patch_projection_stays_to_the_bit():
+    """MoCo v3's projection has gradient zero; decay alone would shrink it."""
+    model = build("vit_ti", width=16, heads=2, depth=1, patch_size=8, freeze_patches=True)
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    before = model.init(jax.random.key(0), images)["params"]
+    for name in ("adamw", "lars", "lamb", "sgd"):
+        transform = build_optimizer(
+            config(name=name, weight_decay=0.5, schedule="constant"), steps=3
+        ).transform
+
+        @jax.jit
+        def step(value, state, transform=transform):
+            grads = jax.grad(lambda p: jnp.sum(model.apply({"params": p}, images) ** 3))(value)
+            updates, state = transform.update(grads, state, value)
+            return optax.apply_updates(value, updates), state
+
+        after, state = before, transform.init(before)
+        for _ in range(3):
+            after, state = step(after, state)
+        assert differ(after["patches"], before["patches"]) == 0, name
+        assert differ(after["blocks"], before["blocks"]) > 0, name
+
+
+MASK = {"dense": {"kernel": True, "bias": False}}
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("adamw", lambda rate: optax.adamw(rate, b1=0.8, b2=0.99, weight_decay=0.1, mask=MASK)),
+        ("lamb", lambda rate: optax.lamb(rate, b1=0.8, b2=0.99, weight_decay=0.1, mask=MASK)),
+        ("lars", lambda rate: optax.lars(
+            rate, 0.1, weight_decay_mask=MASK, trust_ratio_mask=MASK, momentum=0.8)),
+        ("sgd", lambda rate: optax.chain(
+            optax.add_decayed_weights(0.1, mask=MASK), optax.sgd(rate, momentum=0.8))),
+    ],
+)  # fmt: skip
+def test_each_optimizer_is_the_one_of_optax(name, reference):
+    settings = config(
+        name=name, weight_decay=0.1, momentum=0.8, b2=0.99, warmup_steps=1, learning_rate=0.1
+    )
+    rate = optax.join_schedules(
+        [optax.linear_schedule(0, 0.1, 1), optax.cosine_decay_schedule(0.1, 3)], [1]
+    )
+    got = run(build_optimizer(settings, steps=4).transform)
+    same(got, run(reference(rate)))
+    assert differ(got, params()) > 1e-3
+    undecayed = run(build_optimizer({**settings, "weight_decay": 0.0}, steps=4).transform)
+    assert differ(got["dense"]["kernel"], undecayed["dense"]["kernel"]) > 1e-6
+    assert differ(got["dense"]["bias"], undecayed["dense"]["bias"]) == 0
+
+
+def test_sgd_is_the_textbook_update():
+    """Momentum buffer u = 0.8 u + g + wd w, then w = w - rate u."""
+    settings = config(
+        name="sgd", weight_decay=0.1, momentum=0.8, learning_rate=0.1, schedule="constant"
+    )
+    got = run(build_optimizer(settings, steps=3).transform, steps=3)
+    w = np.asarray(params()["dense"]["kernel"], np.float64)
+    u = np.zeros_like(w)
+    for step in range(3):
+        u = 0.8 * u + np.asarray(gradients(step + 1)["dense"]["kernel"], np.float64) + 0.1 * w
+        w = w - 0.1 * u
+    np.testing.assert_allclose(got["dense"]["kernel"], w, rtol=1e-5)
+
+
+def test_clipping_bounds_the_global_norm():
+    settings = config(name="sgd", momentum=0.0, learning_rate=1.0, schedule="constant")
+    transform = build_optimizer({**settings, "clip_norm": 0.5}, steps=1).transform
+    updates, _ = transform.update(gradients(1), transform.init(params()), params())
+    assert optax.tree.norm(gradients(1)) > 0.5
+    np.testing.assert_allclose(optax.tree.norm(updates), 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "message"),
+    [
+        (dict(name="adam"), 10, "'adam'; did you mean 'adamw'"),
+        (dict(schedule="cosine"), 10, "unknown optimizer.schedule 'cosine'"),
+        (dict(learning_rat=0.1), 10, "'learning_rat'; did you mean 'learning_rate'"),
+        (dict(warmup_steps=11), 10, "warmup_steps is 11, more than the 10 updates"),
+        (dict(warmup_steps=6, accumulate=2), 10, "more than the 5 updates"),
+        (dict(accumulate=0), 10, "accumulate is 0, expected at least 1"),
+        (dict(ema_decay=1.0), 10, "ema_decay is 1.0"),
+        ({}, 0, "train.steps is 0"),
+    ],
+)
+def test_wrong_configs(changes, steps, message):
+    with pytest.raises(UserError, match=message):
+        build_optimizer(config(**changes), steps=steps)
+
+
+def test_a_missing_key_is_named():
+    settings = config()
+    del settings["b2"]
+    with pytest.raises(UserError, match="no 'b2'"):
+        build_optimizer(settings, steps=10)
