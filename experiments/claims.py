@@ -5,6 +5,7 @@ of systems that has one, once a seed, through the launcher, in `runs/claims/<key
 Stopped and started again, it continues.
 """
 
+import importlib
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 from absl import app, flags
 
 from rml.errors import unknown
+from rml.training.claims import Claim
 
 ONLY = flags.DEFINE_list("only", [], "Keys of rows to measure; all that work if empty.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds a claim.", lower_bound=1)
@@ -67,32 +69,28 @@ def table(text: str) -> Iterator[Row]:
             yield Row(number, *(cell.strip("`") for cell in cells))
 
 
-def measured(summaries: Sequence[dict[str, Any]]) -> str:
+def measured(claims: Sequence[Claim], summaries: Sequence[dict[str, Any]]) -> str:
     """The measured column: each claim's metric, mean and spread over seeds, and whether it holds.
 
     Args:
+      claims: The experiment's claims.
       summaries: One `summary.json` a seed, of the same config.
 
     Returns:
       Text of the cell.
     """
     parts = []
-    for claims in zip(*(summary["claims"] for summary in summaries), strict=True):
-        values = np.array([claim["value"] for claim in claims])
-        first = claims[0]
-        mean = values.mean()
-        holds = (
-            mean >= first["threshold"]
-            if first["relation"] == ">="
-            else (mean <= first["threshold"])
-        )
+    for claim in claims:
+        values = np.array([summary["metrics"][claim.metric] for summary in summaries])
+        verdict = claim.measure({claim.metric: values.mean()})
         spread = f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else ""
         parts.append(
-            f"{first['metric']} {mean:.4g}{spread} ({first['relation']} {first['threshold']:g}: "
-            f"{'holds' if holds else '**not reproduced**'})"
+            f"{claim.metric} {verdict['value']:.4g}{spread} ({claim.relation} {claim.threshold:g}: "
+            f"{'holds' if verdict['holds'] else '**not reproduced**'})"
         )
     seconds = np.mean([summary["seconds"] for summary in summaries])
-    parts.append(f"{len(summaries)} seeds, {seconds:.0f} s each")
+    seeds = f"{len(summaries)} seed{'s' * (len(summaries) != 1)}"
+    parts.append(f"{seeds}, {seconds:.0f} s each")
     return "; ".join(parts)
 
 
@@ -126,7 +124,8 @@ def main(argv: Sequence[str]) -> None:
             if code:
                 raise SystemExit(code if code > 0 else 128 - code)
             summaries.append(json.loads((directory / "summary.json").read_text()))
-        write_cell(path, rows[key], measured(summaries))
+        experiment = importlib.import_module(f"experiments.{summaries[0]['experiment']}")
+        write_cell(path, rows[key], measured(experiment.CLAIMS, summaries))
 
 
 if __name__ == "__main__":

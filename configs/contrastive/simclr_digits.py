@@ -13,6 +13,6 @@ def get_config() -> ConfigDict:
     config.data.name = "digits"
     config.data.image_shape = (8, 8, 1)
     config.augment.random_affine = dict(degrees=15.0, translate=0.1, scale=(0.8, 1.2), shear=10.0)
-    config.model = dict(name="convnet", features=128, kernel_sizes=(3, 3), strides=(1, 2))
+    config.model.update(dict(features=128, kernel_sizes=(3, 3), strides=(1, 2)))
     config.train.update(dict(steps=600, eval_every=200, checkpoint_every=200))
     return config

@@ -24,7 +24,16 @@ def get_config() -> ConfigDict:
                 random_affine=dict(degrees=20.0, translate=0.1, scale=(0.7, 1.3), shear=20.0),
                 random_erase=dict(p=0.5, scale=(0.02, 0.1)),
             ),
-            model=dict(name="convnet", features=256),
+            model=dict(
+                name="convnet",
+                widths=(32, 64),
+                kernel_sizes=(5, 3),
+                strides=(2, 2),
+                norm="batch",
+                pooling="flatten",
+                features=256,
+                activation="relu",
+            ),
             head=dict(hidden=256, features=64),
             loss=dict(temperature=0.2),
             optimizer=dict(

@@ -1,4 +1,4 @@
-"""SimCLR's claims in quick form: a fifth of the demo's steps; `make claims` measures them in full."""
+"""SimCLR's claims in quick form, a fifth of the steps; `make claims` measures them in full."""
 
 import json
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.claims import measured, table, write_cell
+from rml.training import Claim
 
 ROOT = Path(__file__).parents[2]
 ROWS = list(table((ROOT / "WORKSPACE.md").read_text()))
@@ -65,16 +66,15 @@ def test_the_worked_example_is_the_function_it_says():
     assert float(scope["align_uniform"](a, b, weight=0.5)) == pytest.approx(expected, rel=1e-4)
 
 
-def claim(value, threshold=0.02):
-    return {"metric": "m", "value": value, "relation": ">=", "threshold": threshold}
+CLAIM = Claim("m is above 0.02", "m", ">=", 0.02, "a paper")
 
 
 def test_measured_cell_gives_mean_spread_and_verdict(tmp_path):
-    summaries = [{"claims": [claim(v)], "seconds": 10.0} for v in (0.01, 0.02, 0.06)]
-    text = measured(summaries)
+    summaries = [{"metrics": {"m": v}, "seconds": 10.0} for v in (0.01, 0.02, 0.06)]
+    text = measured([CLAIM], summaries)
     assert text == "m 0.03 ± 0.026 (>= 0.02: holds); 3 seeds, 10 s each"
-    low = measured([{"claims": [claim(0.01)], "seconds": 4.0}])
-    assert low == "m 0.01 (>= 0.02: **not reproduced**); 1 seeds, 4 s each"
+    low = measured([CLAIM], [{"metrics": {"m": 0.01}, "seconds": 4.0}])
+    assert low == "m 0.01 (>= 0.02: **not reproduced**); 1 seed, 4 s each"
 
     file = tmp_path / "WORKSPACE.md"
     file.write_text((ROOT / "WORKSPACE.md").read_text())

@@ -1,46 +1,23 @@
-"""What the contrastive experiments share: the model, its views, and how features are judged."""
+"""How features are judged: neighbours, a linear probe, their spectrum."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from experiments import figures
-from rml import data, evaluation, models
+from experiments.contrastive.common.model import ProjectedEncoder
+from rml import data, evaluation
 from rml.data import augment
-from rml.errors import UserError, unknown
-from rml.training import read_metrics
+from rml.errors import UserError
 
 Splits = tuple[tuple[Array, Array], tuple[Array, Array]]
 """Features and labels of the training images, and of the test images."""
-
-
-class ProjectedEncoder(nn.Module):
-    """An encoder with the head that its loss sees."""
-
-    encoder: nn.Module
-    head: nn.Module
-
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b p"]:
-        """Projections of images."""
-        return self.head(self.encoder(images, train=train), train=train)
-
-    def features(self, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
-        """Features of images, what a downstream task takes."""
-        return self.encoder(images, train=False)
-
-
-def build_model(config: Any) -> ProjectedEncoder:
-    """The encoder and projection head that a config names."""
-    dtype = jnp.dtype(config.dtype)
-    encoder = models.build(**config.model, dtype=dtype)
-    return ProjectedEncoder(encoder, models.ProjectionHead(**config.head, dtype=dtype))
 
 
 def open_split(config: Any, split: str) -> data.Source:
@@ -68,24 +45,6 @@ def open_split(config: Any, split: str) -> data.Source:
             "--config.data.image_dtype"
         )
     return source
-
-
-def batch_spec(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch, known without opening data."""
-    size, shape = config.train.batch_size, tuple(config.data.image_shape)
-    return {
-        "image": jax.ShapeDtypeStruct((size, *shape), jnp.dtype(config.data.image_dtype)),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
-    }
-
-
-def augmentation(config: Any) -> Callable[[Any, Array], Array]:
-    """The augmentation of a config: the steps that `augment.order` names, with their options."""
-    known = [name for name in config.augment if name != "order"]
-    for name in config.augment.order:
-        if name not in known:
-            raise unknown("augmentation in augment.order", name, known)
-    return augment.compose([(name, dict(config.augment[name])) for name in config.augment.order])
 
 
 class Judge:
@@ -204,32 +163,3 @@ class Judge:
             },
             title="Singular spectrum of the test images' features",
         )
-
-
-def draw_views(path: Path, images: np.ndarray, pipeline: Any, key: Any, *, count: int = 7) -> None:
-    """Figure of the views that an augmentation makes: originals first."""
-    originals = augment.to_float(jnp.asarray(images))
-    views = augment.views(key, originals, pipeline, n=count)
-    rows = np.stack([originals, *views], axis=1)
-    figures.image_grid(
-        path,
-        np.clip(rows, 0, 1),
-        column_labels=["image"] + [f"view {i + 1}" for i in range(count)],
-        title="Views of the augmentation",
-    )
-
-
-def draw_curves(folder: Callable[[str], Path], run_path: Path, panels: Mapping[str, str]) -> None:
-    """Figures of metrics against steps.
-
-    Args:
-      folder: Where a figure of a name is saved.
-      run_path: The run directory.
-      panels: Metric name to axis label; each becomes `<label of the metric>.png`.
-    """
-    lines = read_metrics(run_path / "metrics.jsonl")
-    for metric, label in panels.items():
-        points = [(line["step"], float(line[metric])) for line in lines if metric in line]
-        steps, values = (np.array(column) for column in zip(*points, strict=True))
-        name = metric.split("/")[-1]
-        figures.curves(folder(f"{name}.png"), {name: (steps, values)}, "step", label)

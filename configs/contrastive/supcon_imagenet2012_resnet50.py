@@ -1,0 +1,34 @@
+"""SupCon on ImageNet with a ResNet-50: the published recipe of 350 epochs.
+
+python -m experiments.run --config=configs/contrastive/supcon_imagenet2012_resnet50.py \
+    --workdir=runs/supcon_imagenet2012_resnet50
+
+Not run here. Published: 78.7 top-1 of a linear classifier (arXiv:2004.11362, Table 3). Batch 6,144,
+LARS at 0.4 · batch / 256 with cosine decay, weight decay 1e-3, temperature 0.1 (the authors' script
+`supcon_imagenet_resnet50.sh`); head of 2,048 to 128 (Section 3.1). Two differences: the paper
+augments with AutoAugment, this config as SimCLR does; and the encoder's features are not normalised
+before the head.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.contrastive import simclr_imagenet2012_resnet50
+
+
+def get_config() -> ConfigDict:
+    batch_size, epochs, images = 6144, 350, 1_281_167
+    config = simclr_imagenet2012_resnet50.get_config()
+    config.experiment = "contrastive.supcon"
+    config.head = dict(hidden=2048, features=128, norm=False)
+    config.loss = dict(temperature=0.1, form="out")
+    config.optimizer.update(
+        dict(
+            name="lars",
+            learning_rate=0.4 * batch_size / 256,
+            schedule="warmup_cosine",
+            warmup_steps=10 * images // batch_size,
+            weight_decay=1e-3,
+        )
+    )
+    config.train.update(dict(batch_size=batch_size, steps=epochs * images // batch_size))
+    return config

@@ -1,0 +1,18 @@
+"""Hydra on scikit-learn's 8x8 digits: under a minute, for a first look and for tests.
+
+python -m experiments.run --config=configs/hydra/hydra_digits.py --workdir=runs/hydra_digits
+"""
+
+from ml_collections import ConfigDict
+
+from configs.hydra import hydra_mnist5k
+
+
+def get_config() -> ConfigDict:
+    config = hydra_mnist5k.get_config()
+    config.data.name = "digits"
+    config.data.image_shape = (8, 8, 1)
+    config.transfer = dict(name="mnist5k", train="train", test="test")
+    config.model = dict(name="convnet", features=128, kernel_sizes=(3, 3), strides=(1, 2))
+    config.train.update(dict(steps=400, eval_every=100, checkpoint_every=200))
+    return config

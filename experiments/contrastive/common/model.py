@@ -1,0 +1,125 @@
+"""The model, its views and the batch that it trains on, as a config names them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rml import models
+from rml.data import augment
+from rml.errors import unknown
+from rml.training import TrainState
+
+
+class ProjectedEncoder(nn.Module):
+    """An encoder with the head that its loss sees."""
+
+    encoder: nn.Module
+    head: nn.Module
+
+    def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b p"]:
+        """Projections of images."""
+        return self.project(images, train=train)
+
+    def project(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b p"]:
+        """Projections of images."""
+        return self.head(self.encoder(images, train=train), train=train)
+
+    def features(self, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        """Features of images, what a downstream task takes."""
+        return self.encoder(images, train=False)
+
+
+class PredictedEncoder(ProjectedEncoder):
+    """A projected encoder whose projections are predicted from another view's."""
+
+    predictor: nn.Module
+
+    def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b p"]:
+        """Predictions from images."""
+        return self.predictor(self.project(images, train=train), train=train)
+
+
+def build_model(config: Any) -> ProjectedEncoder:
+    """The encoder that a config names, with its head and, where named, its predictor."""
+    dtype = jnp.dtype(config.dtype)
+    encoder = models.build(**config.model, dtype=dtype)
+    head = models.ProjectionHead(**config.head, dtype=dtype)
+    if "predictor" not in config:
+        return ProjectedEncoder(encoder, head)
+    predictor = models.ProjectionHead(**config.predictor, dtype=dtype)
+    return PredictedEncoder(encoder, head, predictor)
+
+
+def initializer(model: ProjectedEncoder, config: Any) -> Callable[[Any], Any]:
+    """`init(key) -> variables` of a model for the images of a config."""
+    return lambda key: model.init(key, jnp.zeros((2, *config.data.image_shape)), train=True)
+
+
+def variables(state: TrainState) -> Any:
+    """The variables with which a state's encoder is used."""
+    return {"params": state.inference_params, **state.model_state}
+
+
+def apply_in_groups(
+    model: nn.Module,
+    variables: Any,
+    images: Float[Array, "b h w c"],
+    *,
+    groups: int,
+    **options: Any,
+) -> tuple[Float[Array, "b p"], Any]:
+    """Trains a model on groups of a batch that are normalised apart, as on a device each.
+
+    Args:
+      model: Called as `model(images, train=True)`.
+      variables: Its variables.
+      images: The batch; group g is its g-th part.
+      groups: Number of groups, which divides the batch. BatchNorm takes the statistics of each.
+      **options: Further options of `model.apply`.
+
+    Returns:
+      The outputs of the whole batch, and the changed collections, their mean over groups.
+    """
+    mutable = [name for name in variables if name != "params"]
+
+    def apply(part: Array) -> Any:
+        return model.apply(variables, part, train=True, mutable=mutable, **options)
+
+    # Inside, the batch axis is a group's: it is not the one that the mesh splits.
+    with nn.logical_axis_rules(()):
+        out, changed = jax.vmap(apply)(images.reshape(groups, -1, *images.shape[1:]))
+    return out.reshape(-1, *out.shape[2:]), jax.tree.map(lambda x: x.mean(axis=0), changed)
+
+
+def batch_spec(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch, known without opening data."""
+    size, shape = config.train.batch_size, tuple(config.data.image_shape)
+    return {
+        "image": jax.ShapeDtypeStruct((size, *shape), jnp.dtype(config.data.image_dtype)),
+        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+
+
+def augmentation(config: Any, part: str = "augment") -> Callable[[Any, Array], Array]:
+    """The augmentation of a config: the steps that `augment.order` names, with their options.
+
+    Args:
+      config: The run's config.
+      part: Key of the augmentation, where views have different ones.
+
+    Returns:
+      `(key, images) -> images`.
+
+    Raises:
+      UserError: The order names a step that the config lacks.
+    """
+    steps = config[part]
+    known = [name for name in steps if name != "order"]
+    for name in steps.order:
+        if name not in known:
+            raise unknown(f"augmentation in {part}.order", name, known)
+    return augment.compose([(name, dict(steps[name])) for name in steps.order])

@@ -1,0 +1,63 @@
+"""MoCo v3: each view predicts the other's key from a momentum encoder, among the batch's keys.
+
+Chen et al., An Empirical Study of Training Self-Supervised Vision Transformers, arXiv:2104.02057,
+Algorithm 1. There is no queue; a prediction head follows the trained encoder's projection, and
+`model.freeze_patches` keeps a ViT's random patch projection (Section 4.2).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.contrastive import common
+from rml.contrastive.infonce import info_nce
+from rml.data import augment
+from rml.ops.similarity import normalize
+from rml.training import Claim, RunDirectory, Task, TrainState
+
+SOURCE = "MoCo v3 (arXiv:2104.02057), Tables 1 and 4"
+CLAIMS = (
+    Claim("kNN on the features is above kNN on raw pixels by 1 point",
+          "knn_over_pixels", ">=", 0.01, SOURCE),
+    Claim("kNN is above the untrained encoder's by 2 points",
+          "knn_over_untrained", ">=", 0.02, SOURCE),
+    Claim("A linear probe is above one on raw pixels by 5 points",
+          "linear_probe_over_pixels", ">=", 0.05, SOURCE),
+    Claim("A linear probe is above the untrained encoder's by 1 point",
+          "linear_probe_over_untrained", ">=", 0.01, SOURCE),
+)  # fmt: skip
+CAPTIONS = common.captions("The symmetrised InfoNCE")
+
+
+def task(config: Any) -> Task:
+    """The training problem of a config."""
+    model = common.build_model(config)
+    pipelines = common.augmentation(config), common.augmentation(config, "augment_second")
+    temperature = config.loss.temperature
+
+    def contrast(queries: Any, keys: Any) -> Any:
+        # 2τ keeps the size of the gradient as it would be for a squared error at any temperature.
+        return 2 * temperature * info_nce(queries, keys, temperature=temperature)
+
+    def loss(params: Any, state: TrainState, batch: Any) -> Any:
+        images = augment.to_float(batch["image"])
+        draws = zip(pipelines, jax.random.split(state.step_key), strict=True)
+        views = jnp.concatenate([pipeline(key, images) for pipeline, key in draws])
+        # One group a view: each is normalised by its own statistics.
+        queries, model_state = common.apply_in_groups(
+            model, {"params": params, **state.model_state}, views, groups=2
+        )
+        keys, _ = common.apply_in_groups(
+            model, state.extra["momentum"], views, groups=2, method="project"
+        )
+        q1, q2 = jnp.split(normalize(queries), 2)
+        k1, k2 = jnp.split(jax.lax.stop_gradient(normalize(keys)), 2)
+        return contrast(q1, k2) + contrast(q2, k1), (model_state, {})
+
+    return common.momentum_task(config, model, loss=loss)
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains, judges the features, draws."""
+    return common.pretrain(config, run, task(config), loss_label="symmetrised InfoNCE · 2τ")

@@ -1,0 +1,1 @@
+"""Hydra: any pair of classes as positives."""

@@ -1,0 +1,21 @@
+"""Hydra: contrastive learning in which any pair of classes is positive, in a subspace of its own.
+
+Wu et al., Rethinking Positive Pairs in Contrastive Learning, arXiv:2410.18200 (v1 "Hydra", later
+"SimLAP"). What is implemented, with z the projection of an image, y its class, y' the partner
+class of its pair and E the class embeddings:
+
+* Feature filter: g(y, y') = σ(MLP((E[y] + E[y']) / 2)), or the product of the two classes' gates;
+  the variants of the gate are those of the authors' code (open, relaxed Bernoulli, stochastic).
+* Similarity, v1: cosine of g ∘ z_a and g ∘ z_k over a temperature; the authors' later code skips
+  the second normalisation (`renormalize=False`).
+* Loss: -log e^s / (e^s + Σ_negatives e^s) for every positive, averaged. The positives of an anchor
+  are the samples of its partner class, i = j included; negatives are of neither class.
+* Pairs: uniform over the C (C + 1) / 2 unordered ones, or the batch's labels permuted.
+
+The method is described loosely and the published codes differ. Left open, and here options or
+choices: whether the anchor's own class is positive too (`positives`), whether other positives
+stand in the denominator (`denominator`), the norm in the filter's network (BatchNorm there,
+LayerNorm here, so that a gate depends on its pair alone), the gates' penalty (none is active in
+the authors' code; here towards binary values), and the weight of a pair (every anchor weighs the
+same here, every positive in the authors' code).
+"""

@@ -1,0 +1,87 @@
+"""What gates say: how sparse and binary they are, which classes they relate."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rml.hydra.feature_filter import gate_penalty
+
+
+def gate_sparsity(gates: Float[Array, "n d"], *, threshold: float = 0.5) -> Float[Array, ""]:
+    """Computes the share of gates that are closed.
+
+    Args:
+      gates: Gates in [0, 1].
+      threshold: A gate below it is closed.
+
+    Returns:
+      0 where all gates are open, 1 where all are closed.
+    """
+    return jnp.mean(gates < threshold)
+
+
+def gate_binariness(gates: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Computes the mean of (2 g - 1)²: 1 where all gates are 0 or 1, 0 where all are 1/2."""
+    return 1 - gate_penalty(gates)
+
+
+def all_pairs(classes: int) -> tuple[Int[Array, " c*c"], Int[Array, " c*c"]]:
+    """Every ordered pair of classes, row by row, for a few hundred classes at most.
+
+    Args:
+      classes: Number of classes C.
+
+    Returns:
+      First and second class of the C² pairs.
+    """
+    first, second = jnp.divmod(jnp.arange(classes * classes), classes)
+    return first, second
+
+
+def gate_overlap(gates: Float[Array, "c d"]) -> Float[Array, "c c"]:
+    """Computes Σ min(g_i, g_j) / Σ max(g_i, g_j), the Jaccard similarity of open gates.
+
+    Args:
+      gates: Gates of each class with itself.
+
+    Returns:
+      A symmetric matrix in [0, 1] with ones on its diagonal.
+    """
+    # a + b = min + max and |a - b| = max - min; a row at a time, not all C x C x d differences.
+    total = jnp.sum(gates, 1)
+    apart = jax.lax.map(lambda gate: jnp.sum(jnp.abs(gate - gates), 1), gates)
+    both = total[:, None] + total[None]
+    return (both - apart) / jnp.maximum(both + apart, 1e-12)
+
+
+def shared_openness(gates: Float[Array, "c c d"]) -> Float[Array, "c c"]:
+    """Computes how many gates a pair opens beside how many its two classes open alone.
+
+    Args:
+      gates: Gates of every pair of classes.
+
+    Returns:
+      Σ g_ij / sqrt(Σ g_ii Σ g_jj), symmetric with ones on its diagonal.
+    """
+    opened = jnp.sum(gates, -1)
+    alone = jnp.maximum(jnp.diagonal(opened), 1e-12)
+    return opened / jnp.sqrt(alone[:, None] * alone[None])
+
+
+def confusion_similarity(
+    probabilities: Float[Array, "n c"], labels: Int[Array, " n"]
+) -> Float[Array, "c c"]:
+    """Computes how much a classifier takes classes for one another.
+
+    Args:
+      probabilities: Predicted probabilities of each example.
+      labels: Classes of the examples.
+
+    Returns:
+      The mean probability of class j for examples of class i, made symmetric by its mean with the
+      transpose.
+    """
+    classes = probabilities.shape[1]
+    one_hot = (labels[:, None] == jnp.arange(classes)).astype(probabilities.dtype)
+    mean = one_hot.T @ probabilities / jnp.maximum(jnp.sum(one_hot, 0), 1)[:, None]
+    return (mean + mean.T) / 2

@@ -1,0 +1,227 @@
+"""Pairs of classes: numbering, uniform sampling and batches, without listing all pairs."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from rml.data import Source
+from rml.data.pipeline import IN_MEMORY_BYTES
+from rml.errors import UserError, unknown
+
+SAMPLING = ("uniform", "batch", "identical", "distinct")
+Integers = Array | np.ndarray
+
+
+def number_of_pairs(classes: int) -> int:
+    """Number of unordered pairs of classes, those of a class with itself included."""
+    if classes < 1:
+        raise ValueError(f"classes is {classes}, expected at least 1")
+    return classes * (classes + 1) // 2
+
+
+def unrank(
+    index: Int[Integers, "*n"], *, classes: int
+) -> tuple[Int[Integers, "*n"], Int[Integers, "*n"]]:
+    """Computes the pair of each index, a bijection of [0, C (C + 1) / 2) and the pairs i <= j.
+
+    Rows j and C - 1 - j (for odd C, rows j - 1 and C - 1 - j) of the triangle i <= j, laid end to
+    end, have equal length, so that the triangle is a rectangle: one division, exact in integers.
+
+    Args:
+      index: Of any integer type that holds C (C + 1) / 2; int32 does up to 65,535 classes.
+      classes: Number of classes C.
+
+    Returns:
+      i and j, of the type of `index`.
+
+    Raises:
+      ValueError: If the type of `index` is too narrow for this many classes.
+    """
+    pairs = number_of_pairs(classes)
+    if pairs - 1 > np.iinfo(index.dtype).max:
+        raise ValueError(
+            f"{classes} classes have {pairs} pairs, more than {index.dtype} counts: give a wider "
+            "integer type, or draw pairs with sample_pairs"
+        )
+    width, _ = _rectangle(classes)
+    return _fold(index % width, index // width, classes)
+
+
+def sample_pairs(
+    key: Key[Array, ""], number: int, *, classes: int
+) -> tuple[Int[Array, " number"], Int[Array, " number"]]:
+    """Draws unordered pairs uniformly, (i, i) as likely as (i, j).
+
+    Args:
+      key: Of the draw.
+      number: How many pairs.
+      classes: Number of classes; 32-bit arithmetic is exact for any that fits memory.
+
+    Returns:
+      i and j with i <= j.
+    """
+    width, height = _rectangle(classes)
+    across, down = jax.random.split(key)
+    return _fold(
+        jax.random.randint(across, (number,), 0, width),
+        jax.random.randint(down, (number,), 0, height),
+        classes,
+    )
+
+
+def sample_partners(
+    key: Key[Array, ""], labels: Int[Array, " n"], *, classes: int, sampling: str = "uniform"
+) -> Int[Array, " n"]:
+    """Draws the partner class of each row of a batch.
+
+    Args:
+      key: Of the draw.
+      labels: Class of each row.
+      classes: Number of classes.
+      sampling: "uniform", such that all unordered pairs are equally likely where the labels are:
+        a row's own class with probability 2 / (C + 1), any other with 1 / (C + 1); "batch", the
+        labels permuted, so that every partner is in the batch; "identical", the own class;
+        "distinct", any other class.
+
+    Returns:
+      The partners.
+
+    Raises:
+      ValueError: If `sampling` is unknown, or "distinct" with one class.
+
+    Source: batch, identical and distinct: the authors' code of arXiv:2410.18200.
+    """
+    if sampling not in SAMPLING:
+        raise unknown("sampling of pairs", sampling, SAMPLING)
+    if sampling == "identical":
+        return labels
+    if sampling == "batch":
+        return jax.random.permutation(key, labels)
+    if sampling == "distinct" and classes < 2:
+        raise ValueError(f"distinct pairs need at least 2 classes, got {classes}")
+    # Steps 0 and C both lead back to the own class, which makes it twice as likely.
+    low, high = (1, classes) if sampling == "distinct" else (0, classes + 1)
+    return (labels + jax.random.randint(key, labels.shape, low, high)) % classes
+
+
+def pair_batches(
+    source: Source, *, batch_size: int, seed: int, in_memory_bytes: int = IN_MEMORY_BYTES
+) -> grain.IterDataset:
+    """Batches of drawn pairs: rows 2p and 2p + 1 are examples of the two classes of pair p.
+
+    With many classes a shuffled batch rarely holds both classes of a drawn pair; here it always
+    does. Pairs are uniform over those of the classes that have examples, examples uniform in
+    their class (two different ones for a pair (i, i) where the class has them). The draw is a
+    function of (seed, batch), so that the iterator's state is one position.
+
+    Args:
+      source: What to read; its labels must be known.
+      batch_size: Rows, even.
+      seed: Of pairs and examples.
+      in_memory_bytes: Sources up to this size are loaded first.
+
+    Returns:
+      A checkpointable dataset without end of `{"image": [b, h, w, c], "label": int32 [b],
+      "partner": int32 [b]}`, where a row's partner is the class of the other row of its pair.
+
+    Raises:
+      UserError: If `batch_size` is odd or below 2, or the source does not know its labels.
+    """
+    if batch_size < 2 or batch_size % 2:
+        raise UserError(f"batches of pairs need an even batch_size, got {batch_size}")
+    in_memory = source.nbytes is not None and source.nbytes <= in_memory_bytes
+    arrays = source.arrays() if in_memory else None
+    labels = source.labels if arrays is None else arrays["label"]
+    if labels is None:
+        raise UserError(
+            f"{source.name!r} knows a label only by reading its example: pairs cannot be drawn "
+            "first; take pairs.sampling='batch'"
+        )
+    draw = _Draw(np.asarray(labels), batch_size // 2, seed)
+    if arrays is not None:
+        return grain.MapDataset.source(_PairBatches(arrays, draw)).to_iter_dataset(
+            grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        )
+    return grain.MapDataset.source(_PairExamples(source, draw)).to_iter_dataset().batch(batch_size)
+
+
+def _rectangle(classes: int) -> tuple[int, int]:
+    """Width and height of the rectangle of all pairs; the width is odd."""
+    width = classes + 1 - classes % 2
+    return width, number_of_pairs(classes) // width
+
+
+def _fold(a: Any, b: Any, classes: int) -> tuple[Any, Any]:
+    """The pair at column `a` and row `b` of the rectangle."""
+    length = b + 1 - classes % 2  # of the first row of the triangle that was laid here
+    where = jnp.where if isinstance(a, jax.Array) else np.where
+    first = a < length
+    return where(first, a, a - length), where(first, length - 1, classes - 1 - b)
+
+
+class _Draw:
+    """Which examples are in which batch of pairs."""
+
+    def __init__(self, labels: np.ndarray, pairs: int, seed: int):
+        self.labels, self.pairs, self.seed = labels, pairs, seed
+        self.order = np.argsort(labels, kind="stable")
+        self.classes, self.first, self.count = np.unique(
+            labels[self.order], return_index=True, return_counts=True
+        )
+        self.rows = lru_cache(maxsize=4)(self._rows)
+
+    def _rows(self, batch: int) -> np.ndarray:
+        """Positions of the rows of a batch."""
+        rng = np.random.default_rng([self.seed, batch])
+        present = len(self.classes)
+        width, height = _rectangle(present)
+        i, j = _fold(
+            rng.integers(0, width, self.pairs), rng.integers(0, height, self.pairs), present
+        )
+        one = rng.integers(0, self.count[i])
+        # From the own class any example but the first one's, where there is another.
+        other = rng.integers(0, np.where((i == j) & (self.count[j] > 1), -1, 0) + self.count[j])
+        other += (i == j) & (other >= one) & (self.count[j] > 1)
+        return self.order[np.stack([self.first[i] + one, self.first[j] + other], 1).reshape(-1)]
+
+    def partners(self, rows: np.ndarray) -> np.ndarray:
+        """The class of the other row of each row's pair."""
+        return self.labels[rows].reshape(-1, 2)[:, ::-1].reshape(-1).astype(np.int32)
+
+
+class _PairBatches:
+    """Batches of pairs by position, each one vectorised gather from memory."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], draw: _Draw):
+        self._arrays, self._draw = arrays, draw
+
+    def __len__(self) -> int:
+        return 2**62
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        rows = self._draw.rows(int(index))
+        batch = {name: array[rows] for name, array in self._arrays.items()}
+        return batch | {"partner": self._draw.partners(rows)}
+
+
+class _PairExamples:
+    """Examples by position in the stream of all batches of pairs, read one by one."""
+
+    def __init__(self, source: Source, draw: _Draw):
+        self._source, self._draw = source, draw
+
+    def __len__(self) -> int:
+        return 2**62
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        batch, row = divmod(int(index), 2 * self._draw.pairs)
+        rows = self._draw.rows(batch)
+        example = self._source[int(rows[row])]
+        partner = self._draw.partners(rows)[row]
+        return {**example, "label": np.int32(example["label"]), "partner": partner}

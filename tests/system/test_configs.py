@@ -1,0 +1,68 @@
+"""Every config can be trained as far as can be known without its data or its machine."""
+
+import importlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from experiments.run import find_experiment
+from rml.training import make_mesh, use_mesh
+
+Mapping.register(ConfigDict)  # it has a mapping's methods; the type checker wants it said
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "configs").rglob("*.py")
+    if path.name != "__init__.py"
+)
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) > 10
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_config_trains_abstractly(path, tmp_path, monkeypatch):
+    """Init and step are traced with the shapes of a global batch; no data is opened."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    config = module.get_config()
+    assert isinstance(config, ConfigDict)
+    experiment = find_experiment(config.experiment)
+    assert callable(experiment.run)
+    assert experiment.CLAIMS
+    assert all(name.endswith(".png") for name in experiment.CAPTIONS)
+    if not hasattr(experiment, "task"):
+        return
+
+    task = experiment.task(config)
+    with use_mesh(make_mesh()):
+        boxed = jax.eval_shape(task.init, jax.random.key(0))
+        state = nn.meta.unbox(boxed)
+        after, metrics = jax.eval_shape(task.step, state, task.batch_spec)
+    assert jax.tree.map(shape, after) == jax.tree.map(shape, state)
+    assert {value.shape for value in metrics.values()} == {()}
+    assert "loss" in metrics
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    assert parameters > 10_000
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(task.batch_spec)}
+    assert sizes == {config.train.batch_size}
+    assert not list(tmp_path.iterdir())
+
+
+def shape(leaf):
+    return leaf.shape, str(leaf.dtype)
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_docstring_has_the_command_that_runs_it(path):
+    text = (ROOT / path).read_text().split('"""')[1]
+    assert "python -m experiments.run" in text
+    assert f"--config={path}" in text
+    assert "--workdir=runs/" in text
