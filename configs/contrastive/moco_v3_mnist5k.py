@@ -1,4 +1,7 @@
-"""MoCo v3 on 5,000 handwritten digits."""
+"""MoCo v3 on 5,000 handwritten digits.
+
+python -m experiments.run --config=configs/contrastive/moco_v3_mnist5k.py --workdir=runs/moco_v3
+"""
 
 from ml_collections import ConfigDict
 
@@ -12,4 +15,6 @@ def get_config() -> ConfigDict:
     config.head = dict(hidden=256, features=64, norm=True, last_norm=True)
     config.predictor = dict(hidden=256, features=64, norm=True)
     config.momentum = dict(schedule="cosine", start=0.99)
+    config.optimizer.warmup_steps = 50
+    config.train.update(dict(steps=600, eval_every=200))
     return config

@@ -2,6 +2,9 @@
 
 python -m experiments.run --config=configs/contrastive/simclr_cifar10.py \
     --workdir=runs/simclr_cifar10
+
+Not run here. Published: 94.0 of a linear classifier, for a ResNet-50 after 1,000 epochs of batch
+1,024 (arXiv:2002.05709, Appendix B.9); this config is lighter in all three.
 """
 
 from ml_collections import ConfigDict, config_dict

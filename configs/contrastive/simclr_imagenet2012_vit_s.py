@@ -2,6 +2,8 @@
 
 python -m experiments.run --config=configs/contrastive/simclr_imagenet2012_vit_s.py \
     --workdir=runs/simclr_imagenet2012_vit_s
+
+Not run here. Batch 4,096 and 300 epochs; optimiser and head are those of MoCo v3's ViT-S.
 """
 
 from ml_collections import ConfigDict

@@ -53,6 +53,10 @@ class GatedEncoder(nn.Module):
         """Features of images, what a downstream task takes."""
         return self.encoder(images, train=False)
 
+    def projections(self, images: Float[Array, "b h w c"]) -> Float[Array, "b p"]:
+        """Projections of images, before any gate."""
+        return self.head(self.encoder(images, train=False), train=False)
+
     def gates(self, first: Int[Array, " n"], second: Int[Array, " n"]) -> Float[Array, "n p"]:
         """Gates of pairs of classes."""
         return self.filter(first, second)
@@ -223,10 +227,23 @@ class Judges:
             "transfer_knn": self.transfer.knn(elsewhere),
             "transfer_linear_probe": self.transfer.probe(elsewhere),
             "rankme": float(evaluation.rankme(test)),
+            "rankme_projections": float(evaluation.rankme(self.projections(variables))),
             "participation_ratio": float(evaluation.participation_ratio(test)),
             "alignment": self.alignment(variables),
             "uniformity": float(evaluation.uniformity(test)),
         }
+
+    def projections(self, variables: Any) -> Array:
+        """What the loss sees of the test images, before any gate; logits of a classifier."""
+        if isinstance(self.model, GatedEncoder):
+            apply = partial(self.model.apply, method=self.model.projections)
+        else:
+            apply = partial(self.model.apply, train=False)
+        project = jax.jit(lambda images: apply(variables, augment.to_float(images)))
+        size = self.home.options.batch_size
+        return evaluation.extract_features(
+            project, self.home.batches(self.home.test), batch_size=size
+        )[0]
 
     def alignment(self, variables: Any, *, examples: int = 500) -> float:
         """Mean squared distance of the features of two views of test images."""

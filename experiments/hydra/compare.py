@@ -27,6 +27,8 @@ SOURCE = (
 CLAIMS = (
     Claim("RankMe is at least 1.1 times SupCon's",
           "rankme_over_supcon", ">=", 1.1, SOURCE),
+    Claim("RankMe of the projections, which the loss sees, is at least 1.5 times SupCon's",
+          "rankme_projections_over_supcon", ">=", 1.5, SOURCE),
     Claim("kNN is at least SupCon's, within half a point",
           "knn_minus_supcon", ">=", -0.005, SOURCE),
     Claim("A linear probe is at least SupCon's, within half a point",
@@ -37,7 +39,7 @@ CLAIMS = (
 )  # fmt: skip
 CAPTIONS = {
     "accuracy.png": "Accuracy on the test images, here and on other data, by method.",
-    "rank.png": "RankMe of the test images' features, by method.",
+    "rank.png": "RankMe of the test images' features and projections, by method.",
     "geometry.png": "Alignment of two views and uniformity (lower is better for both), by method.",
     "spectrum.png": "Singular values of the test images' features, by method.",
     "relations.png": "Overlap of the classes' own gates, classes in the order of the dendrogram.",
@@ -62,7 +64,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     ours = measured["hydra"]
     for other in ("supcon", "simclr"):
         theirs = measured[other]
-        metrics[f"rankme_over_{other}"] = ours["rankme"] / theirs["rankme"]
+        for name in ("rankme", "rankme_projections"):
+            metrics[f"{name}_over_{other}"] = ours[name] / theirs[name]
         for name in ("knn", "linear_probe", "transfer_knn", "transfer_linear_probe"):
             metrics[f"{name}_minus_{other}"] = ours[name] - theirs[name]
     metrics |= compare_relations(config, run, states["hydra"], states["classifier"])
@@ -129,7 +132,8 @@ def draw(run: RunDirectory, measured: dict[str, dict[str, float]], spectra: dict
         "accuracy.png": (
             {"kNN": "knn", "probe": "linear_probe", "transfer kNN": "transfer_knn",
              "transfer probe": "transfer_linear_probe"}, "accuracy"),
-        "rank.png": ({"RankMe": "rankme", "participation ratio": "participation_ratio"}, "rank"),
+        "rank.png": (
+            {"RankMe, features": "rankme", "RankMe, projections": "rankme_projections"}, "rank"),
         "geometry.png": ({"alignment": "alignment", "uniformity": "uniformity"}, "nats"),
     }  # fmt: skip
     for file, (names, label) in panels.items():

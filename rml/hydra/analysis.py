@@ -25,7 +25,7 @@ def gate_binariness(gates: Float[Array, "n d"]) -> Float[Array, ""]:
     return 1 - gate_penalty(gates)
 
 
-def all_pairs(classes: int) -> tuple[Int[Array, " c*c"], Int[Array, " c*c"]]:
+def all_pairs(classes: int) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
     """Every ordered pair of classes, row by row, for a few hundred classes at most.
 
     Args:

@@ -1,6 +1,7 @@
 """Vision transformer (Dosovitskiy et al., 2021)."""
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -134,6 +135,35 @@ class ViT(nn.Module):
             raise ValueError(f"sincos2d positions need a width divisible by 4, got {self.width}")
 
 
+class _HeadDense(nn.Module):
+    """A Dense layer from or to heads, initialised as the matrix that it is when flattened.
+
+    Linen's DenseGeneral makes its kernel flat, which logical axes of the final shape do not fit
+    under a mesh.
+    """
+
+    features: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    dtype: layers.Dtype = None
+    param_dtype: layers.Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        inputs = len(self.axes) - len(self.features)
+        shape = (*x.shape[-inputs:], *self.features)
+
+        def init(key: jax.Array, shape: tuple[int, ...], dtype: layers.Dtype) -> jax.Array:
+            flat = (math.prod(shape[:inputs]), math.prod(shape[inputs:]))
+            return _SQUARE_INIT(key, flat, dtype).reshape(shape)
+
+        kernel_init = nn.with_logical_partitioning(init, self.axes)
+        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[inputs:])
+        kernel = self.param("kernel", kernel_init, shape, self.param_dtype)
+        bias = self.param("bias", bias_init, self.features, self.param_dtype)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return jnp.tensordot(x, kernel, axes=inputs) + bias
+
+
 class Block(nn.Module):
     """One pre-norm transformer block, in the carry form that `nn.scan` reads."""
 
@@ -150,23 +180,12 @@ class Block(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = x.shape[-1]
         head_axes = ("heads", "kv")
-        qkv = nn.DenseGeneral(
-            (3, self.heads, width // self.heads),
-            kernel_init=nn.with_logical_partitioning(_SQUARE_INIT, ("embed", None, *head_axes)),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (None, *head_axes)),
-            name="qkv",
-            **dtypes,
+        qkv = _HeadDense(
+            (3, self.heads, width // self.heads), ("embed", None, *head_axes), name="qkv", **dtypes
         )(_norm("norm1", **dtypes)(x))
         qkv = nn.with_logical_constraint(qkv, ("batch", "length", None, *head_axes))
         y = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        x = x + nn.DenseGeneral(
-            width,
-            axis=(-2, -1),
-            kernel_init=nn.with_logical_partitioning(_SQUARE_INIT, (*head_axes, "embed")),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
-            name="out",
-            **dtypes,
-        )(y)
+        x = x + _HeadDense((width,), (*head_axes, "embed"), name="out", **dtypes)(y)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         init = nn.initializers.xavier_uniform()
         y = _norm("norm2", **dtypes)(x)

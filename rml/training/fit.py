@@ -83,18 +83,19 @@ class CompiledTask:
           rules: Pairs of logical axis and mesh axes.
           seed: Seed of the run's key.
         """
-        self.mesh, self.rules = mesh, rules
         self._init = lambda key: nn.meta.unbox(task.init(key))
         self._key = jax.random.key(seed)
+        # Traced without the mesh: linen makes some kernels flat and would constrain them by the
+        # axes of their final shape.
+        abstract = jax.eval_shape(self._init, self._key)
+        specs = nn.get_partition_spec(jax.eval_shape(task.init, self._key))
+        self.shardings = nn.logical_to_mesh_sharding(specs, mesh, rules)
+        check_divisible(abstract, self.shardings)
+        self.abstract_state = abstract_with_shardings(abstract, self.shardings)
+        self.batch_shardings = jax.tree.map(lambda _: batch_sharding(mesh), task.batch_spec)
+        check_divisible(task.batch_spec, self.batch_shardings)
+        batch = abstract_with_shardings(task.batch_spec, self.batch_shardings)
         with use_mesh(mesh, rules):
-            abstract = jax.eval_shape(self._init, self._key)
-            specs = nn.get_partition_spec(jax.eval_shape(task.init, self._key))
-            self.shardings = nn.logical_to_mesh_sharding(specs, mesh, rules)
-            check_divisible(abstract, self.shardings)
-            self.abstract_state = abstract_with_shardings(abstract, self.shardings)
-            self.batch_shardings = jax.tree.map(lambda _: batch_sharding(mesh), task.batch_spec)
-            check_divisible(task.batch_spec, self.batch_shardings)
-            batch = abstract_with_shardings(task.batch_spec, self.batch_shardings)
             self.lowered = jax.jit(
                 task.step,
                 donate_argnums=0,
@@ -104,8 +105,7 @@ class CompiledTask:
 
     def init(self) -> TrainState:
         """The first state, made where it lives."""
-        with use_mesh(self.mesh, self.rules):
-            return jax.jit(self._init, out_shardings=self.shardings)(self._key)
+        return jax.jit(self._init, out_shardings=self.shardings)(self._key)
 
 
 def initial_state(task: Task, *, seed: int) -> TrainState:

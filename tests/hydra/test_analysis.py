@@ -1,0 +1,47 @@
+"""Gate analysis on cases known in closed form."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.hydra import analysis
+
+GATES = jnp.array([[1.0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]])
+
+
+def test_sparsity_and_binariness():
+    assert float(analysis.gate_sparsity(GATES)) == pytest.approx(7 / 12)
+    assert float(analysis.gate_binariness(GATES)) == 1
+    assert float(analysis.gate_binariness(jnp.full((2, 2), 0.5))) == 0
+    assert float(analysis.gate_sparsity(GATES, threshold=0.0)) == 0
+
+
+def test_overlap_of_binary_gates_is_the_jaccard_index():
+    expected = [[1, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 1]]
+    np.testing.assert_allclose(analysis.gate_overlap(GATES), expected, atol=1e-6)
+
+
+def test_overlap_of_soft_gates_is_min_over_max():
+    gates = np.random.default_rng(0).uniform(size=(5, 8))
+    pairs = gates[:, None], gates[None]
+    expected = np.minimum(*pairs).sum(-1) / np.maximum(*pairs).sum(-1)
+    np.testing.assert_allclose(analysis.gate_overlap(jnp.asarray(gates)), expected, rtol=1e-5)
+
+
+def test_shared_openness():
+    pairs = GATES[:, None] * GATES[None]  # a pair opens what both classes open
+    np.testing.assert_allclose(
+        analysis.shared_openness(pairs), [[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1]], atol=1e-6
+    )
+
+
+def test_all_pairs_come_row_by_row():
+    first, second = analysis.all_pairs(3)
+    np.testing.assert_array_equal(first, [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(second, [0, 1, 2] * 3)
+
+
+def test_confusion_is_the_symmetric_mean_probability():
+    probabilities = jnp.array([[0.8, 0.2, 0], [0.6, 0.4, 0], [0.1, 0.9, 0]])
+    confusion = analysis.confusion_similarity(probabilities, jnp.array([0, 0, 1]))
+    np.testing.assert_allclose(confusion, [[0.7, 0.2, 0], [0.2, 0.9, 0], [0, 0, 0]], atol=1e-6)

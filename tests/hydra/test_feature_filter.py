@@ -1,0 +1,118 @@
+"""The feature filter: symmetric by construction, gates in range, random only with a key."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.hydra.feature_filter import COMBINE, FeatureFilter, gate_penalty
+
+FIRST, SECOND = jnp.array([0, 1, 2, 3, 3]), jnp.array([1, 0, 3, 2, 3])
+SMALL = dict(classes=4, features=6, embed=5, hidden=7)
+
+
+def build(**options):
+    module = FeatureFilter(**(SMALL | options))
+    return module, module.init(jax.random.key(0), FIRST, SECOND)
+
+
+@pytest.mark.parametrize("combine", COMBINE)
+def test_gates_of_a_pair_do_not_depend_on_its_order(combine):
+    module, variables = build(combine=combine)
+    gates = module.apply(variables, FIRST, SECOND)
+    np.testing.assert_array_equal(gates[0], gates[1])
+    np.testing.assert_array_equal(gates[2], gates[3])
+    np.testing.assert_array_equal(gates, module.apply(variables, SECOND, FIRST))
+    assert np.abs(gates[0] - gates[2]).max() > 1e-3  # other pairs, other gates
+    assert gates.shape == (5, 6)
+    assert bool(jnp.all((gates > 0) & (gates < 1)))
+
+
+def test_gates_combine_is_the_product_of_class_gates():
+    module, variables = build(combine="gates")
+    alone = jnp.sqrt(module.apply(variables, jnp.arange(4), jnp.arange(4)))
+    np.testing.assert_allclose(
+        module.apply(variables, FIRST, SECOND), alone[FIRST] * alone[SECOND], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("norm", ["layer", "none"])
+def test_depth_and_norm(layers, norm):
+    module, variables = build(layers=layers, norm=norm)
+    kernels = [k for k in variables["params"]["network"] if k.startswith("dense")]
+    assert len(kernels) == layers
+    assert module.apply(variables, FIRST, SECOND).shape == (5, 6)
+
+
+def test_a_low_temperature_makes_gates_binary():
+    module, variables = build()
+    cold, _ = build(temperature=1e-3)
+    gates = module.apply(variables, FIRST, SECOND)
+    assert float(gate_penalty(cold.apply(variables, FIRST, SECOND))) < float(gate_penalty(gates))
+    np.testing.assert_allclose(cold.apply(variables, FIRST, SECOND) > 0.5, gates > 0.5)
+
+
+def test_straight_through_rounds_and_passes_the_gradient():
+    module, variables = build(gate="straight_through")
+    soft, _ = build()
+    gates = module.apply(variables, FIRST, SECOND)
+    assert set(np.unique(gates)) <= {0.0, 1.0}
+
+    def total(module):
+        return lambda v: jnp.sum(module.apply(v, FIRST, SECOND) * jnp.arange(6))
+
+    hard_grad, soft_grad = jax.grad(total(module))(variables), jax.grad(total(soft))(variables)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), hard_grad, soft_grad)
+
+
+@pytest.mark.parametrize("gate", ["concrete", "stochastic"])
+def test_random_gates_draw_with_a_key_only(gate):
+    module, variables = build(gate=gate)
+    still = module.apply(variables, FIRST, SECOND)
+    np.testing.assert_array_equal(still, module.apply(variables, FIRST, SECOND))
+    drawn = jax.vmap(lambda key: module.apply(variables, FIRST, SECOND, key))(
+        jax.random.split(jax.random.key(1), 2001)
+    )
+    assert bool(jnp.all((drawn >= 0) & (drawn <= 1)))
+    assert float(drawn.std(0).min()) > 0.01
+    np.testing.assert_allclose(jnp.median(drawn, 0), still, atol=0.08)
+
+
+def test_concrete_gates_open_as_often_as_their_probability():
+    module, variables = build(gate="concrete")
+    p = module.apply(variables, FIRST, SECOND)
+    drawn = jax.vmap(lambda key: module.apply(variables, FIRST, SECOND, key))(
+        jax.random.split(jax.random.key(2), 4000)
+    )
+    np.testing.assert_allclose(jnp.mean(drawn > 0.5, 0), p, atol=0.04)
+
+
+def test_open_gates_are_one_and_have_no_parameters():
+    module, variables = build(gate="open")
+    assert not jax.tree.leaves(variables)
+    np.testing.assert_array_equal(module.apply(variables, FIRST, SECOND), np.ones((5, 6)))
+
+
+def test_penalty_is_zero_for_binary_and_one_for_undecided_gates():
+    assert float(gate_penalty(jnp.array([[0.0, 1.0], [1.0, 1.0]]))) == 0
+    assert float(gate_penalty(jnp.full((2, 3), 0.5))) == 1
+    # Its gradient pushes a gate to the nearer end.
+    np.testing.assert_array_equal(
+        jnp.sign(jax.grad(gate_penalty)(jnp.array([[0.2, 0.8]]))), [[1, -1]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(combine="sum"), "combine of the feature filter 'sum'"),
+        (dict(gate="sigmiod"), "did you mean 'sigmoid'"),
+        (dict(norm="batch"), "norm of the feature filter"),
+        (dict(layers=0), "layers of the feature filter is 0"),
+        (dict(temperature=0.0), "temperature of the feature filter is 0.0"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
