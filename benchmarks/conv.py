@@ -72,7 +72,7 @@ def torch_conv(shape: tuple[int, ...], layout: torch.memory_format) -> Callable[
     x = torch.randn(batch, channels, side, side).to(memory_format=layout)
     x.requires_grad_(channels > 1)
     layer = torch.nn.Conv2d(channels, out, size, stride, padding=size // 2, bias=False)
-    layer = layer.to(memory_format=layout)  # type: ignore[call-overload]
+    layer = layer.to(memory_format=layout)
     dy = torch.ones_like(layer(x)).contiguous(memory_format=layout)
 
     def both() -> None:
@@ -106,7 +106,7 @@ def torch_encoder(
     """The same in PyTorch."""
     batch, height, width, channels = images
     x = torch.randn(batch, channels, height, width).to(memory_format=layout)
-    model = model.to(memory_format=layout).train()  # type: ignore[call-overload]
+    model = model.to(memory_format=layout).train()
 
     def step() -> None:
         model.zero_grad()
