@@ -3,8 +3,7 @@
 python -m experiments.run --config=configs/contrastive/moco_v2_imagenet2012_resnet50.py \
     --workdir=runs/moco_v2_imagenet2012_resnet50
 
-Not run here. Published: 67.5 ± 0.1 top-1 of a linear classifier, 53 hours on 8 V100 (the authors'
-code); 71.1 after 800 epochs (`--config.train.steps=4003646`). Batch 256, SGD at 0.03 with cosine
+Not run here, so there is no result to expect from this code. Batch 256, SGD at 0.03 with cosine
 decay and no warm-up, weight decay 1e-4, 65,536 keys, momentum 0.999 (arXiv:1911.05722, Sections 3.3
 and 4.1), temperature 0.2, MLP head, stronger augmentation (arXiv:2003.04297, Section 3). Eight
 groups of 32 images stand for its eight devices. Images stay in [0, 1], not standardised.

@@ -1,6 +1,12 @@
-"""MoCo v3 on 5,000 handwritten digits.
+"""MoCo v3 on 5,000 handwritten digits, with the demo's ConvNet.
 
 python -m experiments.run --config=configs/contrastive/moco_v3_mnist5k.py --workdir=runs/moco_v3
+
+Two to three minutes on 2 CPU cores: a step takes 185 ms, 600 steps and the final evaluation took
+151 and 176 s beside other work. Measured (seeds 0 and 1): kNN 96.2 and 96.0, linear probe 97.3 and
+97.3; raw pixels have 95.4 and 89.6, so the claim of 2 points over the neighbours of pixels is not
+reproduced; on seed 1 neither is that of 2 points over those of the untrained encoder (1.9). Steps
+and temperature were chosen on `train[75%:]`.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,10 @@
-"""SimCLR on ImageNet with a ResNet-50: the published recipe (Section 2.2 and Appendix A).
+"""SimCLR on ImageNet with a ResNet-50.
 
 python -m experiments.run --config=configs/contrastive/simclr_imagenet2012_resnet50.py \
     --workdir=runs/simclr_imagenet2012_resnet50
 
-Not run here. Batch 4,096, LARS at 0.3 · batch / 256 with 10 epochs of warm-up, weight decay 1e-6,
-temperature 0.1. Published: 69.3 top-1 of a linear classifier after 1,000 epochs (arXiv:2002.05709,
-Table 6; `--config.train.steps=312784`); this config trains 100.
+Not run here, so there is no result to expect from this code. Batch 4,096, LARS at 0.3 · batch / 256
+with 10 epochs of warm-up, weight decay 1e-6, temperature 0.1. 100 epochs.
 """
 
 from ml_collections import ConfigDict, config_dict

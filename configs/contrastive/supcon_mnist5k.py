@@ -1,6 +1,10 @@
 """SupCon on 5,000 handwritten digits.
 
 python -m experiments.run --config=configs/contrastive/supcon_mnist5k.py --workdir=runs/supcon
+
+One to two and a half minutes on 2 CPU cores: a step takes 95 ms, 500 steps and the final evaluation
+took 143 and 146 s beside other work. Measured (seeds 0 and 1): kNN 98.7 and 98.8, linear probe 98.7
+and 99.0. Steps were chosen on `train[75%:]`.
 """
 
 from ml_collections import ConfigDict

@@ -47,8 +47,8 @@ def color_jitter(
 
     Source:
         Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations"
-        (2020), appendix A, with the published defaults at strength 1. Brightness multiplies, as in
-        the code of SimCLR v2; values are clipped to [0, 1] after each change.
+        (2020). The order, the strengths and that brightness multiplies were not checked against
+        the authors' code; values are clipped to [0, 1] after each change.
     """
     strengths = {
         "brightness": brightness,

@@ -72,7 +72,7 @@ def apply_in_groups(
     groups: int,
     **options: Any,
 ) -> tuple[Float[Array, "b p"], Any]:
-    """Trains a model on groups of a batch that are normalised apart, as on a device each.
+    """Applies a model, in training, to groups of a batch that are normalised apart.
 
     Args:
       model: Called as `model(images, train=True)`.
