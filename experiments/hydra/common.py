@@ -62,11 +62,6 @@ class GatedEncoder(nn.Module):
         return self.filter(first, second)
 
 
-def num_classes(config: Any) -> int:
-    """The number of classes: `data.classes`, or that of the data where it is not set."""
-    return config.data.classes or open_split(config, "train").num_classes
-
-
 def build_model(config: Any, method: str) -> Any:
     """The encoder of a config with what a method's loss needs on top of it."""
     if method not in METHODS:
@@ -76,13 +71,13 @@ def build_model(config: Any, method: str) -> Any:
         return common.build_model(config)
     encoder = models.build(**config.model, dtype=dtype)
     if method == "classifier":
-        head = models.Classifier(num_classes(config), dtype=dtype)
+        head = models.Classifier(config.data.classes, dtype=dtype)
         return common.ProjectedEncoder(encoder, head)
     return GatedEncoder(
         encoder,
         models.ProjectionHead(**config.head, dtype=dtype),
         FeatureFilter(
-            classes=num_classes(config), features=config.head.features, dtype=dtype, **config.filter
+            classes=config.data.classes, features=config.head.features, dtype=dtype, **config.filter
         ),
     )
 
@@ -90,10 +85,10 @@ def build_model(config: Any, method: str) -> Any:
 def open_batches(config: Any) -> Any:
     """Training batches: shuffled, or of drawn pairs where `pairs.sampling` is "drawn"."""
     source = open_split(config, "train")
-    if config.data.classes not in (None, source.num_classes):
+    if config.data.classes != source.num_classes:
         raise UserError(
             f"data.classes is {config.data.classes}, but {config.data.name} has "
-            f"{source.num_classes} classes"
+            f"{source.num_classes} classes: set --config.data.classes={source.num_classes}"
         )
     read = pair_batches if config.pairs.sampling == "drawn" else data.batches
     return read(source, batch_size=config.train.batch_size, seed=config.seed)
@@ -117,7 +112,6 @@ def task(config: Any, method: str) -> Task:
         raise unknown("pairs.sampling", config.pairs.sampling, (*SAMPLING, "drawn"))
     model, pipeline = build_model(config, method), common.augmentation(config)
     judge = common.Judge(model, config)
-    classes = num_classes(config) if method == "hydra" else 0
     spec = common.batch_spec(config)
     if drawn:
         spec["partner"] = spec["label"]
@@ -154,7 +148,7 @@ def task(config: Any, method: str) -> Task:
             partners = jnp.tile(batch["partner"], 2)
         else:
             partners = sample_partners(
-                pair_key, labels, classes=classes, sampling=config.pairs.sampling
+                pair_key, labels, classes=config.data.classes, sampling=config.pairs.sampling
             )
         (projections, gates), model_state = apply(
             params, model_state, images, labels, partners, gate_key
@@ -263,7 +257,7 @@ class Judges:
 def pair_gates(config: Any, state: TrainState) -> Float[Array, "c c d"]:
     """Gates of every pair of a few hundred classes at most, under a trained state."""
     model = build_model(config, "hydra")
-    classes = num_classes(config)
+    classes = config.data.classes
     first, second = analysis.all_pairs(classes)
     gates = model.apply(common.variables(state), first, second, method=model.gates)
     return gates.reshape(classes, classes, -1)

@@ -20,9 +20,10 @@ from experiments import figures
 from experiments.contrastive import common as contrastive
 from experiments.hydra import common
 from rml import evaluation
+from rml.errors import UserError
 from rml.hydra.feature_filter import gate_penalty
 from rml.hydra.loss import hydra_loss
-from rml.hydra.pairs import sample_pairs
+from rml.hydra.pairs import number_of_pairs, unrank
 from rml.ops.similarity import normalize
 from rml.training import Claim, RunDirectory, Task
 
@@ -101,6 +102,16 @@ def learn_gates(
     return jax.jit(lambda pairs: jax.lax.map(fit, pairs))((first, second))
 
 
+def draw_pairs(classes: int, pairs: int, seed: int) -> tuple[Array, Array]:
+    """Different pairs of two classes each, uniformly; all of them where there are no more."""
+    if classes < 3:
+        raise UserError(f"pairs against the rest need at least 3 classes, got {classes}")
+    number = number_of_pairs(classes - 1)  # i <= j of one class less is i < j + 1
+    rng = np.random.default_rng(seed)
+    i, j = unrank(rng.choice(number, min(pairs, number), replace=False), classes=classes - 1)
+    return jnp.asarray(i), jnp.asarray(j + 1)
+
+
 def pair_auroc(
     features: Float[Array, "n d"], labels: np.ndarray, gates: Float[Array, " d"], i: int, j: int
 ) -> float:
@@ -127,19 +138,19 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     options = dict(config.subspace)
     pairs, size = options.pop("pairs"), options.pop("images")
     chosen = np.random.default_rng(config.seed).permutation(len(train))[:size]
-    first, second = sample_pairs(jax.random.key(config.seed), pairs, classes=len(names))
-    # The statement is about two classes: a pair of one gets its neighbour.
-    second = jnp.where(first == second, (second + 1) % len(names), second)
+    first, second = draw_pairs(len(names), pairs, config.seed)
     gates = learn_gates(train[chosen], train_labels[chosen], first, second, **options)
 
     labels = np.asarray(test_labels)
-    shuffled = jax.vmap(jax.random.permutation)(jax.random.split(jax.random.key(1), pairs), gates)
+    shuffled = jax.vmap(jax.random.permutation)(
+        jax.random.split(jax.random.key(1), len(gates)), gates
+    )
     spaces = {"whole space": jnp.ones_like(gates), "subspace": gates, "random order": shuffled}
     auroc = {
         space: np.array(
             [
                 pair_auroc(test, labels, values[p], int(first[p]), int(second[p]))
-                for p in range(pairs)
+                for p in range(len(gates))
             ]
         )
         for space, values in spaces.items()

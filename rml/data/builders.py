@@ -1,4 +1,4 @@
-"""TFDS builders of the two data sets that come inside Python packages: no download, no TensorFlow.
+"""TFDS builders of the data sets that come inside Python packages: no download, no TensorFlow.
 
 Importing this module registers them, so `tfds.builder("digits")` works too.
 """
@@ -8,7 +8,7 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tensorflow_datasets.core.utils import tqdm_utils
 
 from rml.data import splits
 from rml.data.errors import DataError
+from rml.data.glyphs import make_glyphs
 
 SEED = 0
 """Fixes which examples are in which split, and their order. Changing it needs a new VERSION."""
@@ -37,6 +38,10 @@ class _PackagedImages(tfds.core.GeneratorBasedBuilder):
     SIDE: int
     TEST_FRACTION = 0.2
 
+    def _names(self) -> Sequence[str]:
+        """Names of the classes."""
+        return [str(digit) for digit in range(10)]
+
     @abc.abstractmethod
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Images `[n, SIDE, SIDE]` uint8 and labels `[n]`."""
@@ -48,7 +53,7 @@ class _PackagedImages(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Tensor(shape=(self.SIDE, self.SIDE, 1), dtype=np.uint8),
-                    "label": tfds.features.ClassLabel(names=[str(digit) for digit in range(10)]),
+                    "label": tfds.features.ClassLabel(names=self._names()),
                 }
             ),
             supervised_keys=("image", "label"),
@@ -98,7 +103,24 @@ class Mnist5k(_PackagedImages):
         return images.reshape(-1, 28, 28).astype(np.uint8), labels
 
 
-OURS: dict[str, type[_PackagedImages]] = {"digits": Digits, "mnist5k": Mnist5k}
+class Glyphs(_PackagedImages):
+    """400 characters in up to 16 fonts of Matplotlib's: 6,152 images, 28x28 grey, 5,014 train.
+
+    Latin with its accents, Greek, Cyrillic, Armenian and Georgian letters, digits. Each image is
+    one character in one font, so a class has 12 to 16 images, 2 or 3 of them for testing.
+    """
+
+    SIDE = 28
+    CLASSES = 400
+
+    def _names(self) -> Sequence[str]:
+        return make_glyphs(self.CLASSES, self.SIDE)[2]
+
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        return make_glyphs(self.CLASSES, self.SIDE)[:2]
+
+
+OURS: dict[str, type[_PackagedImages]] = {"digits": Digits, "mnist5k": Mnist5k, "glyphs": Glyphs}
 
 
 def prepare(name: str, data_dir: Path) -> Path:

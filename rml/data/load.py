@@ -19,7 +19,7 @@ def load(
     """Opens one split of a data set; nothing is downloaded.
 
     Args:
-        name: `digits`, `mnist5k`, a TFDS name that is prepared in `data_dir` (`cifar10`,
+        name: `digits`, `mnist5k`, `glyphs`, a TFDS name that is prepared in `data_dir` (`cifar10`,
             `name/config`, `name:version`), `npz:PATH` (see `npz.open_npz`) or `folder:PATH` (see
             `folder.open_folder`).
         split: In TFDS's split syntax, for every kind of source: `train`, `train[:80%]`,

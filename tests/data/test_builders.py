@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from rml.data import DataError, builders, load
+from rml.data import DataError, builders, glyphs, load
 
 SIZES = {"digits": (1438, 359, 8), "mnist5k": (4000, 1000, 28)}
 
@@ -45,6 +45,28 @@ def test_ours_have_the_stated_sizes_and_stratified_splits(name):
         assert source[-1]["label"] == arrays["label"][-1]
     with pytest.raises(IndexError):
         source[size]
+
+
+def test_glyphs_are_many_different_characters():
+    train, test = load("glyphs", "train"), load("glyphs", "test")
+    images, labels = (np.concatenate(x) for x in zip(*(
+        (a["image"], a["label"]) for a in (train.arrays(), test.arrays())
+    ), strict=True))  # fmt: skip
+    assert (len(train), len(test), train.image_shape) == (5014, 1138, (28, 28, 1))
+    assert len(set(train.class_names)) == train.num_classes == 400
+    counts = np.bincount(labels, minlength=400)
+    assert (counts.min(), counts.max()) == (12, 16)
+    assert {2, 3} == set(np.bincount(test.labels, minlength=400))
+    border = np.concatenate([images[:, [0, -1]], images[:, :, [0, -1]].swapaxes(1, 2)], axis=1)
+    assert (border > 0).any(axis=(1, 2)).mean() < 0.005  # nothing is cut off
+    # The first images of two classes are never the same picture.
+    first = images[np.unique(labels, return_index=True)[1]]
+    assert len({image.tobytes() for image in first}) == 400
+
+
+def test_glyphs_name_what_is_there():
+    with pytest.raises(ValueError, match="different characters, fewer than classes=5000"):
+        glyphs.make_glyphs(5000, 28)
 
 
 def test_digits_are_scikit_learns():

@@ -1,0 +1,16 @@
+"""Hydra on 400 characters with 12 to 16 images each: 80,200 pairs of classes, batches of drawn pairs.
+
+python -m experiments.run --config=configs/hydra/hydra_glyphs.py --workdir=runs/hydra_glyphs
+"""
+
+from ml_collections import ConfigDict
+
+from configs.hydra import hydra_mnist5k
+
+
+def get_config() -> ConfigDict:
+    config = hydra_mnist5k.get_config()
+    config.data.update(dict(name="glyphs", classes=400))
+    config.transfer.name = "mnist5k"
+    config.pairs.sampling = "drawn"
+    return config
