@@ -27,7 +27,8 @@ def _config(classes: int) -> Any:
 
 def _temporary(compiled: Any) -> float:
     """MB that a compiled program allocates beside its inputs and outputs."""
-    return compiled.memory_analysis().temp_size_in_bytes / 2**20
+    analysis = compiled.memory_analysis()
+    return analysis.temp_size_in_bytes / 2**20
 
 
 def step(method: str, classes: int) -> tuple[Callable[[], Any], float]:

@@ -18,7 +18,7 @@ Mapping.register(ConfigDict)  # it has a mapping's methods; the type checker wan
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
     str(path.relative_to(ROOT))
-    for path in (ROOT / "configs" / "contrastive").rglob("*.py")
+    for path in (ROOT / "configs").rglob("*.py")
     if path.name != "__init__.py"
 )
 

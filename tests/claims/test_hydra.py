@@ -1,0 +1,23 @@
+"""Hydra's claims in quick form, on small digits; `make claims` measures them in full."""
+
+import json
+
+
+def test_hydra_learns_features_and_binary_gates(launch, tmp_path):
+    result = launch(
+        "--config=configs/hydra/hydra_digits.py",
+        "--config.train.steps=150",
+        "--config.train.eval_every=0",
+        "--config.transfer.name=digits",  # itself: the other set costs more than the training
+        f"--workdir={tmp_path / 'run'}",
+        timeout=900,
+    )
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    metrics = summary["metrics"]
+    assert metrics["linear_probe_over_untrained"] > 0, metrics
+    assert metrics["knn"] > 0.97, metrics
+    assert metrics["gate_binariness"] > 0.5, metrics
+    assert 0.2 < metrics["gate_sparsity"] < 0.98, metrics
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert {"dendrogram.png", "relations.png", "gates.png", "gate_values.png"} <= figures

@@ -1,0 +1,114 @@
+"""MoCo's claims in quick form, and what one of its steps does to its state.
+
+`make claims` measures the claims in full.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from experiments.contrastive import common, moco_v2
+from rml import models
+from rml.errors import UserError
+
+Mapping.register(ConfigDict)  # it has a mapping's methods; the type checker wants it said
+
+
+@pytest.mark.parametrize(("version", "steps"), [("v2", 250), ("v3", 200)])
+def test_keys_of_a_momentum_encoder_teach_features(launch, tmp_path, version, steps):
+    result = launch(
+        f"--config=configs/contrastive/moco_{version}_mnist5k.py", f"--config.train.steps={steps}",
+        f"--config.train.eval_every={steps}", f"--workdir={tmp_path / 'run'}", timeout=900,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    metrics = summary["metrics"]
+    verdicts = {claim["metric"]: claim["holds"] for claim in summary["claims"]}
+    # A third of the steps is enough for the probe's claims; the others are measured in full.
+    assert verdicts["linear_probe_over_pixels"], metrics
+    assert verdicts["linear_probe_over_untrained"], metrics
+    assert metrics["rankme"] > 10, metrics
+
+
+@pytest.fixture(scope="module", params=["v2", "v3"])
+def stepped(request):
+    """State before and after one step on noise, with the metrics; batch of 32 8x8 images."""
+    module = importlib.import_module(f"configs.contrastive.moco_{request.param}_mnist5k")
+    config = module.get_config()
+    config.data.image_shape = (8, 8, 1)
+    config.train.batch_size = 32
+    config.optimizer.update(dict(schedule="constant", warmup_steps=0))
+    experiment = importlib.import_module(f"experiments.{config.experiment}")
+    task = experiment.task(config)
+    before = jax.jit(lambda key: nn.meta.unbox(task.init(key)))(jax.random.key(0))
+    images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), np.uint8)
+    after, metrics = jax.jit(task.step)(before, {"image": images, "label": np.zeros(32, np.int32)})
+    return request.param, config, before, after, metrics
+
+
+def test_a_step_moves_the_momentum_encoder_towards_the_trained_one(stepped):
+    _, config, before, after, metrics = stepped
+    share = config.momentum.start
+    assert metrics["momentum"] == np.float32(share)
+    average = after.extra["momentum"]["params"]
+    assert set(average) == {"encoder", "head"}
+    for part in average:
+        jax.tree.map(
+            lambda new, old, online: np.testing.assert_allclose(
+                new, share * np.float64(old) + (1 - share) * np.float64(online), atol=1e-6
+            ),
+            average[part], before.params[part], after.params[part],
+        )  # fmt: skip
+    moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), after.params, before.params)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_a_step_enqueues_its_keys(stepped):
+    version, config, before, after, _ = stepped
+    if version == "v3":
+        assert set(after.extra) == {"momentum"}
+        return
+    old, new = before.extra["queue"], after.extra["queue"]
+    assert (old.pointer, new.pointer) == (0, 32)
+    np.testing.assert_array_equal(new.keys[32:], old.keys[32:])
+    np.testing.assert_allclose(np.linalg.norm(new.keys[:32], axis=1), 1, rtol=1e-5)
+    assert np.all(np.abs(new.keys[:32] - old.keys[:32]).max(axis=1) > 1e-3)
+    assert len(new.keys) == config.queue.size
+
+
+def test_groups_are_normalised_apart():
+    model = common.ProjectedEncoder(
+        models.build("convnet", features=16), models.ProjectionHead(8, norm=True)
+    )
+    images = (
+        jax.random.normal(jax.random.key(0), (12, 8, 8, 1)) + jnp.arange(12.0)[:, None, None, None]
+    )
+    variables = nn.meta.unbox(
+        jax.jit(lambda x: model.init(jax.random.key(1), x, train=True))(images)
+    )
+    apply = jax.jit(lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"]))
+    out, changed = common.apply_in_groups(model, variables, images, groups=3)
+    parts = [apply(part) for part in jnp.split(images, 3)]
+    np.testing.assert_allclose(out, jnp.concatenate([p[0] for p in parts]), rtol=1e-4, atol=1e-5)
+    mean = jax.tree.map(lambda *x: sum(x) / 3, *(p[1] for p in parts))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), changed, mean)
+    assert float(jnp.abs(out - apply(images)[0]).max()) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [(dict(groups=7), "groups is 7, expected to divide the batch of 256"),
+     (dict(key_statistics="shufle"), "'shufle'; did you mean 'shuffle'")],
+)  # fmt: skip
+def test_wrong_batch_norm(changes, message):
+    config = importlib.import_module("configs.contrastive.moco_v2_mnist5k").get_config()
+    config.batch_norm.update(changes)
+    with pytest.raises(UserError, match=message):
+        moco_v2.task(config)
