@@ -38,7 +38,7 @@ CLAIMS = (
           "relation_rank_correlation", ">=", 0.3, SOURCE),
 )  # fmt: skip
 CAPTIONS = {
-    "accuracy.png": "Accuracy on the test images, here and on other data, by method.",
+    "errors.png": "Errors on the test images, here and on other data, by method.",
     "rank.png": "RankMe of the test images' features and projections, by method.",
     "geometry.png": "Alignment of two views and uniformity (lower is better for both), by method.",
     "spectrum.png": "Singular values of the test images' features, by method.",
@@ -113,8 +113,8 @@ def compare_relations(
     drawing.draw_training(run.figure, run.path / "methods" / "hydra")
     drawing.draw_relations(run.figure, overlap, names)
     figures.heatmap(
-        run.figure("confusion.png"), confusion - np.diag(np.diag(confusion)), names, names,
-        title="Confusion of a plain classifier", value_label="mean probability",
+        run.figure("confusion.png"), 100 * (confusion - np.diag(np.diag(confusion))), names, names,
+        title="Confusion of a plain classifier", value_label="mean probability (%)",
     )  # fmt: skip
     flat = gates.reshape(-1, gates.shape[-1])
     return {
@@ -128,15 +128,20 @@ def compare_relations(
 
 def draw(run: RunDirectory, measured: dict[str, dict[str, float]], spectra: dict) -> None:
     """Figures of the comparison."""
-    panels = {
-        "accuracy.png": (
-            {"kNN": "knn", "probe": "linear_probe", "transfer kNN": "transfer_knn",
-             "transfer probe": "transfer_linear_probe"}, "accuracy"),
-        "rank.png": (
-            {"RankMe, features": "rankme", "RankMe, projections": "rankme_projections"}, "rank"),
-        "geometry.png": ({"alignment": "alignment", "uniformity": "uniformity"}, "nats"),
+    accuracies = {
+        "kNN": "knn", "probe": "linear_probe",
+        "transfer kNN": "transfer_knn", "transfer probe": "transfer_linear_probe",
     }  # fmt: skip
-    for file, (names, label) in panels.items():
+    errors = {m: [100 - 100 * own[n] for n in accuracies.values()] for m, own in measured.items()}
+    figures.bars(run.figure("errors.png"), list(accuracies), errors, ylabel="test error (%)")
+    for file, names, label in (
+        ("rank.png", {"features": "rankme", "projections": "rankme_projections"}, "RankMe"),
+        (
+            "geometry.png",
+            {"alignment": "alignment", "uniformity": "uniformity"},
+            "squared distance; log mean kernel",
+        ),
+    ):
         values = {m: [own[name] for name in names.values()] for m, own in measured.items()}
         figures.bars(run.figure(file), list(names), values, ylabel=label)
     figures.spectrum(
