@@ -2,8 +2,9 @@
 
 Inside `jax.shard_map` every device holds its shard of queries and of keys. The keys travel round
 the ring; the next shard is sent for before the present one is used, so that the transfer can hide
-behind the matrix products. Column sums and the gradient of the keys travel with the keys and are
-home after a full turn. A device holds two shards of keys at a time, never all of them.
+behind the matrix products. Column sums and the gradient of the keys follow the keys one step
+behind, when their transfer hides there too, and are home after a full turn. A device holds two
+shards of keys at a time, never all of them.
 """
 
 from functools import partial
@@ -91,15 +92,14 @@ def _ring(
 
     def body(carry: tuple, step: Array) -> tuple[tuple, None]:
         row, col, k, labels = carry
-        following = _shift((k, labels), axis_name)
+        col, *following = _shift((col, k, labels), axis_name)
         there = _visiting(pairs, labels, step, k.shape[0], axis_name)
         new_row, new_col = pair_values(stream, q, k, bias, there)
-        col = _shift(merge(col, new_col), axis_name)
-        return (merge(row, new_row), col, *following), None
+        return (merge(row, new_row), merge(col, new_col), *following), None
 
     init = (jnp.full_like(q[:, 0], empty), jnp.full_like(k[:, 0], empty), k, pairs.col_labels)
     (row, col, *_), _ = lax.scan(body, init, jnp.arange(lax.axis_size(axis_name)))
-    return row, col if stream.axes == "both" else jnp.zeros_like(col)
+    return row, _shift(col, axis_name) if stream.axes == "both" else jnp.zeros_like(col)
 
 
 def _ring_forward(
@@ -115,16 +115,16 @@ def _ring_backward(stream: Stream, axis_name: str, residuals: tuple, cotangents:
 
     def body(carry: tuple, step: Array) -> tuple[tuple, None]:
         dq, db, dk, travelling = carry
-        following = _shift(travelling, axis_name)
+        dk, following = _shift((dk, travelling), axis_name)
         k, col, g_col, labels = travelling
         there = _visiting(pairs, labels, step, k.shape[0], axis_name)
         new = pair_gradients(stream, q, k, bias, there, (row, col), (g_row, g_col))
-        return (dq + new[0], db + new[2], _shift(dk + new[1], axis_name), following), None
+        return (dq + new[0], db + new[2], dk + new[1], following), None
 
     travelling = (k, col, g_col, pairs.col_labels)
     init = (jnp.zeros_like(q), 0 * q[0, 0], jnp.zeros_like(k), travelling)
     (dq, db, dk, _), _ = lax.scan(body, init, jnp.arange(lax.axis_size(axis_name)))
-    return dq, dk, db, None
+    return dq, _shift(dk, axis_name), db, None
 
 
 _ring.defvjp(_ring_forward, _ring_backward)
