@@ -1,4 +1,4 @@
-"""Hydra on 400 characters with 12 to 16 images each: 80,200 pairs of classes, batches of drawn pairs.
+"""Hydra on 400 characters of 12 to 16 images: 80,200 pairs of classes, batches of drawn pairs.
 
 python -m experiments.run --config=configs/hydra/hydra_glyphs.py --workdir=runs/hydra_glyphs
 """

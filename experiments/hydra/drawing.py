@@ -54,6 +54,8 @@ def draw_relations(folder: Folder, relation: np.ndarray, class_names: Sequence[s
             tree, labels=list(class_names), ax=axes, color_threshold=0,
             above_threshold_color=figures.PALETTE[0], no_labels=len(class_names) > 60,
         )["leaves"]  # fmt: skip
+        for lines in axes.collections:
+            lines.set_linewidth(min(1.2, 60 / len(class_names)))
         axes.set_ylabel("1 - overlap of gates")
         axes.grid(visible=False, axis="x")
         figure.savefig(
