@@ -4,8 +4,10 @@ import argparse
 import dataclasses
 import json
 import math
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import console, table
@@ -66,6 +68,18 @@ def best_of_each(fns: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str
             fn()
             best[name] = min(best[name], time.perf_counter() - start)
     return best
+
+
+def peak_memory() -> int:
+    """High-water mark of this process's resident memory in bytes.
+
+    Linux's `ru_maxrss` starts from the parent's, whatever the process itself does.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:

@@ -15,13 +15,12 @@ import importlib.util
 import math
 import os
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.common import Row, best_of_each, finish, print_table
+from benchmarks.common import Row, best_of_each, finish, peak_memory, print_table
 
 THREADS = 2
 DIMENSION = 256
@@ -149,8 +148,7 @@ def measure_memory(name: str, size: int) -> None:
     step = CASES[name](size)
     before = psutil.Process().memory_info().rss
     step()
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{(peak - before) / 2**20:.1f}")
+    print(f"{(peak_memory() - before) / 2**20:.1f}")
 
 
 def extra_memory(name: str, size: int) -> float:

@@ -308,7 +308,8 @@ def heatmap(
     finite = values[np.isfinite(values)]
     extreme = float(np.abs(finite).max()) if finite.size else 1.0
     limits = {"vmin": -extreme, "vmax": extreme} if diverging and extreme > 0 else {}
-    height = float(np.clip(0.8 * COLUMN * rows / columns, 1.2, 2 * COLUMN))
+    least = 1.2 if labels is None else max(1.2, 0.6 + 0.13 * min(rows, 25))  # room for the labels
+    height = float(np.clip(0.8 * COLUMN * rows / columns, least, 2 * COLUMN))
     with _figure(path, title, (COLUMN, height)) as figure:
         ax = figure.add_subplot()
         shown = ax.imshow(

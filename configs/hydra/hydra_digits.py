@@ -1,6 +1,9 @@
-"""Hydra on scikit-learn's 8x8 digits: under a minute, for a first look and for tests.
+"""Hydra on scikit-learn's 8x8 digits, for a first look and for tests.
 
 python -m experiments.run --config=configs/hydra/hydra_digits.py --workdir=runs/hydra_digits
+
+Measured (seed 0, 198 s beside other work): kNN 98.6, linear probe 97.8; untrained 97.5 and 96.9, so
+the margin of one point over the untrained encoder's probe is not reproduced on these.
 """
 
 from ml_collections import ConfigDict

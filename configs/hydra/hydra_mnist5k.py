@@ -2,6 +2,9 @@
 
 python -m experiments.run --config=configs/hydra/hydra_mnist5k.py --workdir=runs/hydra
 
+Two to three minutes on 2 CPU cores (336 s beside other work). Measured (seed 0): kNN 98.7, linear
+probe 98.1, the untrained encoder's 93.9 and 92.3; 85% of the gates are closed.
+
 Chosen on a validation part (`train[:75%]` against `train[75%:]`), here and on `digits` and rendered
 glyphs: both classes positive (with the partner's alone, 250 classes do not get started), the
 product of the classes' gates, 256 projections.
