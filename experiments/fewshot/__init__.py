@@ -1,0 +1,1 @@
+"""Few-shot learning: base training, methods compared on episodes, clustering."""

@@ -1,0 +1,124 @@
+"""Where the features come from: base training, another run's encoder, pixels, or a file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from experiments.contrastive import common as contrastive
+from experiments.fewshot import base_training
+from experiments.fewshot.common import Parts
+from experiments.fewshot.features import Features, pixels, read_npz
+from experiments.hydra import common as hydra
+from rml.data import augment
+from rml.errors import UserError, unknown
+from rml.training import RunDirectory, Task, TrainState
+
+ORIGINS = ("training", "run", "pixels", "npz")
+
+
+def load_features(config: Any, run: RunDirectory) -> Features:
+    """The features that `features.of` names.
+
+    Args:
+      config: The run's config. `features.of` is "training" (a classifier of the base classes is
+        trained in this run first), "run" (the encoder of the finished run in the directory
+        `features.run`), "pixels" (the images, or vectors of `data.name=npz:PATH`, as they are) or
+        "npz" (`data.name=npz:PATH` with parts, see `read_npz`).
+      run: The run directory.
+
+    Returns:
+      The features.
+
+    Raises:
+      UserError: An unknown origin, or a run or file that cannot be used.
+    """
+    origin = config.features.of
+    if origin == "npz":
+        if not config.data.name.startswith("npz:"):
+            raise UserError(f"data.name is {config.data.name!r}, expected npz:PATH")
+        return read_npz(Path(config.data.name[4:]).expanduser())
+    parts = Parts(config)
+    if origin == "pixels":
+        return pixels(parts, batch_size=config.features.batch_size)
+    if origin == "training":
+        return base_training.features(config, parts, base_training.train(config, run))
+    if origin == "run":
+        encoder = load_encoder(Path(config.features.run).expanduser(), config.data.image_shape)
+        return Features.of(parts, encoder, batch_size=config.features.batch_size)
+    raise unknown("features.of", origin, ORIGINS)
+
+
+def load_encoder(directory: Path, image_shape: Any) -> Callable[[Any], Any]:
+    """The encoder of another run.
+
+    Args:
+      directory: The run directory of a contrastive, Hydra or base-training experiment.
+      image_shape: Of the images that it is given.
+
+    Returns:
+      uint8 or float images to features, jitted.
+
+    Raises:
+      UserError: There is no run, none of a known kind or for images of this shape, or it has no
+        checkpoint.
+    """
+    file = directory / "config.json"
+    if not file.is_file():
+        raise UserError(f"features.run is {str(directory)!r}, expected the directory of a run")
+    config = ConfigDict(json.loads(file.read_text()))
+    if list(config.data.image_shape) != list(image_shape):
+        raise UserError(
+            f"the encoder of {directory} was trained on images {list(config.data.image_shape)}, "
+            f"data.image_shape is {list(image_shape)}"
+        )
+    model, task = _model_and_task(config)
+    variables = contrastive.variables(restore(directory, task))
+
+    @jax.jit
+    def encoder(images: Any) -> Any:
+        return model.apply(variables, augment.to_float(images), method=model.features)
+
+    return encoder
+
+
+def _model_and_task(config: Any) -> tuple[Any, Task]:
+    area, _, _ = config.experiment.partition(".")
+    if area == "hydra":
+        method = config.get("method", "hydra")
+        return hydra.build_model(config, method), hydra.task(config, method)
+    if area == "contrastive":
+        from experiments.run import find_experiment
+
+        return contrastive.build_model(config), find_experiment(config.experiment).task(config)
+    if area == "fewshot" and config.get("features", {}).get("of", "training") == "training":
+        return base_training.build_model(config), base_training.task(config)
+    raise unknown(
+        "experiment with an encoder", config.experiment,
+        ("contrastive.*", "hydra.*", "fewshot.base_training", "fewshot.compare that trained"),
+    )  # fmt: skip
+
+
+def restore(directory: Path, task: Task) -> TrainState:
+    """The newest state of a run, on one device; the run is only read."""
+    abstract = jax.eval_shape(lambda key: nn.meta.unbox(task.init(key)), jax.random.key(0))
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract
+    )
+    checkpoints = (directory / "checkpoints").absolute()
+    if not checkpoints.is_dir():
+        raise UserError(f"run {directory} has no checkpoint; train it first")
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(checkpoints, options=options, item_names=("state",)) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(f"run {directory} has no checkpoint; train it first")
+        return manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        )["state"]

@@ -1,0 +1,45 @@
+"""SimpleShot: the nearest class mean."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rml.fewshot.checks import class_means, require_episode
+from rml.fewshot.preprocess import transform_episode
+from rml.ops.pairwise import squared_euclidean
+
+
+def simple_shot(
+    support: Float[Array, "s d"],
+    support_labels: Int[Array, " s"],
+    query: Float[Array, "q d"],
+    *,
+    num_classes: int,
+    kind: str = "UN",
+    center: Float[Array, " d"] | None = None,
+    temperature: float | Float[Array, ""] = 1.0,
+) -> Float[Array, "q c"]:
+    """Classifies each query by its Euclidean distance to the class means of the support.
+
+    Args:
+      support: Support features.
+      support_labels: Their classes.
+      query: Query features.
+      num_classes: Number of classes c.
+      kind: Feature transform, "UN", "L2N" or "CL2N".
+      center: For CL2N, the base classes' mean; the episode's own by default, which makes the
+        method transductive.
+      temperature: Divides the squared distances; the predicted class does not depend on it.
+
+    Returns:
+      Probabilities, the softmax of minus the squared distances.
+
+    Raises:
+      ValueError: If the arrays are not an episode or `kind` is unknown.
+
+    Source: Wang et al., SimpleShot, arXiv:1911.04623.
+    """
+    require_episode(support, support_labels, query, num_classes)
+    support, query = transform_episode(support, query, kind=kind, center=center)
+    prototypes = class_means(support, support_labels, num_classes=num_classes)
+    return jax.nn.softmax(-squared_euclidean(query, prototypes) / jnp.asarray(temperature), axis=1)

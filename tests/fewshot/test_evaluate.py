@@ -1,0 +1,166 @@
+"""Thousands of episodes in one call: equal to one at a time, in chunks, and on eight devices."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.errors import UserError
+from rml.fewshot.episodes import class_index, sample_episodes
+from rml.fewshot.evaluate import evaluate_episodes, mean_and_interval, sweep
+from rml.fewshot.kmeans import soft_kmeans
+from rml.fewshot.simpleshot import simple_shot
+from rml.fewshot.transductive_clustering import transductive_clustering
+
+ROOT = Path(__file__).parents[2]
+SIZES = dict(episodes=37, ways=4, shots=1, queries=5)
+
+
+def data(classes=8, each=12, d=16, spread=1.0):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), each)
+    x = rng.standard_normal((classes, d))[labels] + spread * rng.standard_normal((len(labels), d))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return jnp.asarray(x, jnp.float32), jnp.asarray(labels)
+
+
+@pytest.mark.parametrize("concentration", [None, 2.0])
+def test_equals_a_loop_over_sampled_episodes(concentration):
+    x, y = data()
+    key = jax.random.key(3)
+    found = evaluate_episodes(simple_shot, x, y, key, concentration=concentration, **SIZES)
+    tasks = sample_episodes(key, y, concentration=concentration, **SIZES)
+    classify = jax.jit(partial(simple_shot, num_classes=4))
+    expected = [
+        np.mean(np.argmax(classify(x[s], sy, x[q]), 1) == np.asarray(qy))
+        for s, sy, q, qy in zip(*tasks, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert 0.3 < np.mean(expected) < 0.95
+
+
+def test_chunks_do_not_matter():
+    x, y = data()
+    all_, some, one = (
+        evaluate_episodes(
+            soft_kmeans, x, class_index(y), jax.random.key(0), memory_bytes=m, **SIZES
+        )
+        for m in (2**30, 60_000, 1)
+    )
+    np.testing.assert_allclose(some, all_, atol=1e-6)
+    np.testing.assert_allclose(one, all_, atol=1e-6)
+
+
+def test_memory_follows_the_budget():
+    from rml.fewshot.evaluate import _accuracies, _Fixed
+
+    x, y = data(d=256)
+    keys = jax.random.split(jax.random.key(0), 512)
+
+    def used(chunk):
+        lowered = _accuracies.lower(
+            (), x, class_index(y), keys, method_of=_Fixed(simple_shot), ways=4, shots=1,
+            queries=5, concentration=None, chunk=chunk,
+        )  # fmt: skip
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert used(16) < used(256) / 8
+
+
+def test_a_sweep_is_a_loop_over_the_same_episodes():
+    x, y = data()
+    weights = jnp.asarray([0.0, 0.02, 0.1])
+
+    def method_of(weight):
+        return partial(transductive_clustering, laplacian_weight=weight, neighbors=3)
+
+    found = sweep(method_of, weights, x, y, jax.random.key(0), **SIZES)
+    tasks = sample_episodes(jax.random.key(0), y, **SIZES)
+
+    @jax.jit
+    def correct(weight, s, sy, q, qy):
+        p = method_of(weight)(x[s], sy, x[q], num_classes=4)
+        return jnp.mean(jnp.argmax(p, axis=1) == qy)
+
+    expected = [np.mean([correct(w, *task) for task in zip(*tasks, strict=True)]) for w in weights]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert len(set(np.asarray(found).tolist())) > 1
+
+
+def test_a_sweep_over_several_hyperparameters_at_once():
+    x, y = data()
+    grid = dict(weight=jnp.asarray([0.0, 0.05]), temperature=jnp.asarray([0.1, 0.3]))
+
+    def method_of(g):
+        return partial(
+            transductive_clustering, laplacian_weight=g["weight"], temperature=g["temperature"]
+        )
+
+    found = sweep(method_of, grid, x, y, jax.random.key(0), **SIZES)
+    soft = evaluate_episodes(soft_kmeans, x, y, jax.random.key(0), **SIZES)
+    np.testing.assert_allclose(found[0], jnp.mean(soft), atol=1e-6)
+
+
+MESH = """
+import json, sys
+sys.path.insert(0, "tests/fewshot")
+import jax, numpy as np
+from test_evaluate import SIZES, data, soft_kmeans, evaluate_episodes, sweep, partial
+from rml.training import make_mesh
+import jax.numpy as jnp
+x, y = data()
+run = lambda mesh: np.asarray(
+    evaluate_episodes(soft_kmeans, x, y, jax.random.key(0), mesh=mesh, **SIZES)).tolist()
+grid = lambda mesh: np.asarray(sweep(
+    lambda t: partial(soft_kmeans, temperature=t), jnp.asarray([0.1, 1.0]), x, y,
+    jax.random.key(0), mesh=mesh, **SIZES)).tolist()
+eight = make_mesh({"data": 4, "fsdp": 2})
+print(json.dumps([run(None), run(eight), grid(None), grid(eight), jax.device_count()]))
+"""
+
+
+def test_eight_devices_equal_one():
+    env = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", MESH], capture_output=True, text=True, env=env, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, eight, grid_one, grid_eight, devices = json.loads(done.stdout.splitlines()[-1])
+    assert devices == 8
+    assert len(eight) == 37  # not a multiple of eight
+    np.testing.assert_allclose(eight, one, atol=1e-6)
+    np.testing.assert_allclose(grid_eight, grid_one, atol=1e-6)
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    values = np.asarray([0.2, 0.4, 0.9], np.float32)
+    mean, half = mean_and_interval(jnp.asarray(values))
+    wide = values.astype(np.float64)
+    assert mean == pytest.approx(wide.mean())
+    assert half == pytest.approx(1.96 * np.sqrt(np.sum((wide - wide.mean()) ** 2) / 2 / 3))
+    samples = np.random.default_rng(0).binomial(75, 0.6, (500, 400)) / 75
+    covered = [abs(m - 0.6) <= h for m, h in map(mean_and_interval, jnp.asarray(samples))]
+    assert 0.92 < np.mean(covered) < 0.975
+    assert mean_and_interval(jnp.asarray([0.5])) == (0.5, float("inf"))
+
+
+def test_bad_input_is_named(unchecked):
+    x, y = data()
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="features must be finite, got 1"):
+        evaluate_episodes(simple_shot, x.at[0, 0].set(jnp.nan), y, key, **SIZES)
+    with pytest.raises(ValueError, match="as many rows, got 96 and 95"):
+        evaluate_episodes(simple_shot, x, y[1:], key, **SIZES)
+    with pytest.raises(UserError, match="9 ways need as many classes, got 8"):
+        evaluate_episodes(simple_shot, x, y, key, **{**SIZES, "ways": 9})

@@ -1,0 +1,287 @@
+"""Each method against its equations written in float64 NumPy, or against scikit-learn."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestCentroid
+from sklearn.semi_supervised import LabelSpreading
+
+from rml.fewshot.alpha_tim import alpha_entropy, alpha_tim
+from rml.fewshot.bdcspn import bd_cspn, rectify_prototypes
+from rml.fewshot.label_propagation import label_propagation
+from rml.fewshot.laplacian_shot import laplacian_shot
+from rml.fewshot.pt_map import power_transform, pt_map
+from rml.fewshot.simpleshot import simple_shot
+from rml.fewshot.tim import tim, tim_adm
+
+C = 3
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def softmax(x, axis=1):
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+def wide(*arrays):
+    return [np.asarray(a, np.float64) for a in arrays]
+
+
+def means(x, labels):
+    return np.stack([x[labels == k].mean(0) for k in range(C)])
+
+
+def squares(x, m):
+    return ((x[:, None] - m[None]) ** 2).sum(2)
+
+
+@pytest.mark.parametrize("kind", ["UN", "L2N", "CL2N"])
+def test_simple_shot_is_the_nearest_centroid(episode, kind):
+    support, labels, query, _ = episode(0, queries=20)
+    support, query = 3 * support + 0.5, 3 * query + 0.5
+    center = np.full(6, 0.4, np.float32)
+    p = simple_shot(support, labels, query, num_classes=C, kind=kind, center=jnp.asarray(center))
+    s, q = wide(support, query)
+    if kind == "CL2N":
+        s, q = s - center, q - center
+    if kind != "UN":
+        s, q = unit(s), unit(q)
+    y = np.asarray(labels)
+    np.testing.assert_array_equal(np.argmax(p, 1), NearestCentroid().fit(s, y).predict(q))
+    np.testing.assert_allclose(p, softmax(-squares(q, means(s, y))), rtol=1e-4, atol=1e-6)
+
+
+def rectified(s, y, q, weights, scale):
+    rows = np.concatenate([s, q + s.mean(0) - q.mean(0)])
+    m = means(s, y)
+    cos = unit(rows) @ unit(m).T
+    nearest = cos.argmax(1)
+    if weights == "classes":
+        w = softmax(scale * cos)
+        return np.stack([(w[nearest == k, k, None] * rows[nearest == k]).mean(0) for k in range(C)])
+    nearest[: len(s)] = y
+    w = np.exp(scale * cos)
+    return np.stack(
+        [w[nearest == k, k] @ rows[nearest == k] / w[nearest == k, k].sum() for k in range(C)]
+    )
+
+
+@pytest.mark.parametrize(("weights", "scale"), [("classes", 10.0), ("rows", 1.0)])
+def test_bd_cspn(episode, weights, scale):
+    support, labels, query, _ = episode(2)
+    options = dict(num_classes=C, scale=scale, weights=weights)
+    s, q = wide(support, query)
+    expected = rectified(s, np.asarray(labels), q, weights, scale)
+    np.testing.assert_allclose(
+        rectify_prototypes(support, labels, query, **options), expected, rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        bd_cspn(support, labels, query, **options),
+        softmax(scale * unit(q) @ unit(expected).T), rtol=2e-4, atol=1e-5,
+    )  # fmt: skip
+
+
+def test_unknown_weights_are_named(unchecked, episode):
+    with pytest.raises(ValueError, match="unknown weights 'class'; did you mean 'classes'"):
+        bd_cspn(*episode(0)[:3], num_classes=C, weights="class")
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("graph", ["directed", "symmetric"])
+def test_laplacian_shot(episode, rectify, shift, graph):
+    support, labels, query, _ = episode(3)
+    found = laplacian_shot(
+        support, labels, query, num_classes=C, rectify=rectify, shift=shift, graph=graph,
+        laplacian_weight=0.3, steps=7, tolerance=-1.0,
+    )  # fmt: skip
+    y, (s, q) = np.asarray(labels), wide(support, query)
+    m = rectified(s, y, q, "classes", 10.0) if rectify else means(s, y)
+    d2 = squares(q, q) + np.diag(np.full(len(q), np.inf))
+    w = np.zeros((len(q), len(q)))
+    np.put_along_axis(w, np.argsort(d2, 1)[:, :2], 1.0, axis=1)
+    w = (w + w.T) / 2 if graph == "symmetric" else w
+    unary = squares(q + s.mean(0) - q.mean(0) if shift else q, m)
+    z = softmax(-unary)
+    for _ in range(7):
+        z = softmax(-unary + 0.3 * w @ z)
+    np.testing.assert_allclose(found, z, rtol=1e-4, atol=1e-5)
+
+
+def scores(x, m, t):
+    return -t / 2 * squares(x, m)
+
+
+def adam(loss, m, rate, steps):
+    """Adam in float64 on central differences."""
+    first, second = np.zeros_like(m), np.zeros_like(m)
+    for i in range(1, steps + 1):
+        g = np.zeros_like(m)
+        for j in np.ndindex(m.shape):
+            e = np.zeros_like(m)
+            e[j] = 1e-6
+            g[j] = (loss(m + e) - loss(m - e)) / 2e-6
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        m = m - rate * (first / (1 - 0.9**i)) / (np.sqrt(second / (1 - 0.999**i)) + 1e-8)
+    return m
+
+
+def test_tim_by_gradient(episode):
+    support, labels, query, _ = episode(1)
+    weights = (0.3, 0.9, 0.2)
+    found = tim(
+        support, labels, query, num_classes=C, temperature=4.0, cross_entropy_weight=0.3,
+        marginal_weight=0.9, conditional_weight=0.2, learning_rate=0.02, steps=12,
+    )  # fmt: skip
+    y, (s, q) = np.asarray(labels), map(unit, wide(support, query))
+
+    def loss(m):
+        p = softmax(scores(q, m, 4.0))
+        cross = -np.mean(np.log(softmax(scores(s, m, 4.0))[np.arange(len(y)), y]))
+        marginal = -np.sum(p.mean(0) * np.log(p.mean(0)))
+        return (
+            weights[0] * cross
+            - weights[1] * marginal
+            - weights[2] * np.mean(np.sum(p * np.log(p), 1))
+        )
+
+    m = adam(loss, means(s, y), 0.02, 12)
+    np.testing.assert_allclose(found, softmax(scores(q, m, 4.0)), atol=1e-4)
+
+
+def test_tim_in_closed_form(episode):
+    support, labels, query, _ = episode(1)
+    l0, l1, l2 = 0.3, 0.9, 0.2
+    found = tim_adm(
+        support, labels, query, num_classes=C, temperature=4.0, cross_entropy_weight=l0,
+        marginal_weight=l1, conditional_weight=l2, steps=4, rate=0.8,
+    )  # fmt: skip
+    y, (s, q) = np.asarray(labels), map(unit, wide(support, query))
+    m, hot = means(s, y), np.eye(C)[y]
+    for _ in range(4):
+        p_s, p_q = softmax(scores(s, m, 4.0)), softmax(scores(q, m, 4.0))
+        target = p_q ** (1 + l2)
+        target = target / target.sum(0) ** (l1 / (1 + l1))
+        target /= target.sum(1, keepdims=True)
+        a, b = l0 / (1 + l2), len(s) / len(q)
+        top = a * ((hot - p_s).T @ s + m * p_s.sum(0)[:, None])
+        top += b * ((target - p_q).T @ q + m * p_q.sum(0)[:, None])
+        new = top / (a * hot.sum(0) + b * target.sum(0))[:, None]
+        m = m + 0.8 * (new - m)
+    np.testing.assert_allclose(found, softmax(scores(q, m, 4.0)), atol=1e-4)
+
+
+def test_the_closed_form_raises_the_objective_as_the_gradient_does(episode):
+    support, labels, query, _ = episode(6, queries=8)
+
+    def information(p):
+        p = np.asarray(p, np.float64)
+        entropy = -np.sum(p.mean(0) * np.log(p.mean(0)))
+        return entropy + np.mean(np.sum(p * np.log(p + 1e-30), 1))
+
+    options = dict(num_classes=C)
+    start = information(tim(support, labels, query, steps=0, **options))
+    assert information(tim(support, labels, query, steps=200, **options)) > start
+    assert information(tim_adm(support, labels, query, **options)) > start
+
+
+def test_alpha_tim(episode):
+    support, labels, query, _ = episode(1)
+    found = alpha_tim(
+        support, labels, query, num_classes=C, alpha=3.0, temperature=4.0,
+        cross_entropy_weight=0.3, marginal_weight=0.9, conditional_weight=0.2,
+        learning_rate=0.02, steps=12,
+    )  # fmt: skip
+    y, (s, q) = np.asarray(labels), map(unit, wide(support, query))
+
+    def loss(m):
+        p = softmax(scores(q, m, 4.0))
+        cross = -np.mean(np.log(softmax(scores(s, m, 4.0))[np.arange(len(y)), y]))
+        marginal = (1 - np.sum(p.mean(0) ** 3)) / 2
+        return 0.3 * cross - 0.9 * marginal + 0.2 * np.mean((1 - np.sum(p**3, 1)) / 2)
+
+    m = adam(loss, means(s, y), 0.02, 12)
+    np.testing.assert_allclose(found, softmax(scores(q, m, 4.0)), atol=1e-4)
+
+
+def test_alpha_tim_near_one_is_tim_and_one_is_refused(episode):
+    support, labels, query, _ = episode(1)
+    options = dict(
+        num_classes=C, cross_entropy_weight=0.3, marginal_weight=0.9, conditional_weight=0.2,
+        learning_rate=0.01, steps=10,
+    )  # fmt: skip
+    near = alpha_tim(support, labels, query, alpha=1.001, **options)
+    far = alpha_tim(support, labels, query, alpha=4.0, **options)
+    shannon = tim(support, labels, query, **options)
+    np.testing.assert_allclose(near, shannon, atol=1e-3)
+    assert np.max(np.abs(far - shannon)) > 1e-2
+    p = jnp.asarray([0.2, 0.3, 0.5])
+    np.testing.assert_allclose(alpha_entropy(p, alpha=2.0), 1 - 0.04 - 0.09 - 0.25, rtol=1e-6)
+    with pytest.raises(ValueError, match="alpha must not be 1"):
+        alpha_tim(support, labels, query, alpha=1.0, **options)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.9])
+def test_label_propagation_is_label_spreading(episode, alpha):
+    support, labels, query, _ = episode(2, queries=6)
+    found = label_propagation(
+        support, labels, query, num_classes=C, alpha=alpha, neighbors=4, bandwidth=0.7
+    )
+    s, q = wide(support, query)
+    x = np.concatenate([s, q])
+    d2 = squares(x, x)
+    near = np.argsort(d2 + np.diag(np.full(len(x), np.inf)), 1)[:, :4]
+    edges = np.zeros_like(d2)
+    np.put_along_axis(edges, near, 1.0, axis=1)
+    w = (edges + edges.T) / 2 * np.exp(-d2 / (2 * 0.7**2))
+    y = np.concatenate([np.asarray(labels), np.full(len(q), -1)])
+    peer = LabelSpreading(kernel=lambda a, b: w, alpha=alpha, max_iter=5000, tol=1e-12).fit(x, y)
+    np.testing.assert_allclose(found, peer.label_distributions_[len(s) :], rtol=1e-4, atol=1e-5)
+
+
+def test_queries_that_no_label_reaches_are_undecided():
+    support = jnp.asarray([[0.0, 0.0], [0.0, 0.1], [1.0, 0.0], [1.0, 0.1]])
+    query = jnp.asarray([[50.0, 50.0], [50.0, 50.1], [0.0, 0.2]])
+    p = label_propagation(
+        support, jnp.asarray([0, 0, 1, 1]), query, num_classes=2, neighbors=1, bandwidth=0.2
+    )
+    np.testing.assert_allclose(p[:2], 0.5)
+    assert p[2, 0] > 0.99
+
+
+def test_pt_map(episode):
+    pytest.importorskip("ott")
+    support, labels, query, _ = episode(4, queries=5)
+    support, query = jnp.abs(support), jnp.abs(query)
+    found = pt_map(
+        support, labels, query, num_classes=C, steps=4, sinkhorn_steps=2000, threshold=1e-6
+    )
+    y, (s, q) = np.asarray(labels), wide(support, query)
+    s, q = (unit((x + 1e-6) ** 0.5) for x in (s, q))
+    s, q = (unit(x - x.mean(0)) for x in (s, q))
+
+    def plan(m):
+        p = np.exp(-10 * squares(q, m))
+        for _ in range(2000):
+            p *= len(q) / C / p.sum(0)
+            p /= p.sum(1, keepdims=True)
+        return p
+
+    m, rows = means(s, y), np.concatenate([s, q])
+    for _ in range(4):
+        mask = np.concatenate([np.eye(C)[y], plan(m)])
+        m = m + 0.2 * (mask.T @ rows / mask.sum(0)[:, None] - m)
+    np.testing.assert_allclose(found, plan(m), atol=2e-4)
+    # The plan is balanced over classes.
+    np.testing.assert_allclose(jnp.sum(found, axis=0), len(q) / C, rtol=1e-3)
+
+
+def test_the_power_transform_gives_unit_rows_from_any_sign():
+    x = jnp.asarray([[-1.0, 4.0, 9.0], [1.0, 1.0, 0.0]])
+    y = power_transform(x, power=0.5)
+    np.testing.assert_allclose(jnp.linalg.norm(y, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(y[0, 1:] / y[0, 1], [1, 1.5], rtol=1e-5)
+    np.testing.assert_allclose(y[0, 0], 0, atol=1e-3)
