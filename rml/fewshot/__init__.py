@@ -6,8 +6,8 @@ the queries; `episodes` draws tasks and `evaluate` solves thousands of them in o
 * `transductive_clustering`: Ziko et al., Transductive Few-Shot Learning: Clustering is All You
   Need?, arXiv:2106.09516. Prototype costs (K-means, K-modes; squared Euclidean, cosine), Laplacian
   term, support constraints and entropy barrier, minimised by the concave-convex bound optimiser;
-  the energy and why it falls stand in `bound`. `kmeans` and `kmodes` are its cases without the
-  Laplacian term. Model and optimiser are those of the paper's summary and public code ("SLK") and
+  `solver` has the energy, `bound` says why it falls. `kmeans` and `kmodes` are its cases without
+  the Laplacian term. Model and optimiser are those of the summary and public code ("SLK") and
   of its predecessor Laplacian K-modes (arXiv:1810.13044). Differences: prototypes follow the soft
   assignments, so that they minimise the same energy (the code uses hard ones, with a barrier of
   weight 1); the barrier's weight is an option; a kNN graph is made symmetric and steps shortened
