@@ -41,7 +41,7 @@ def mini_batch(
     Raises:
       UserError: If a value is not finite, or an option is less than 1.
 
-    Source: Sculley 2010, Web-scale k-means clustering, algorithm 1.
+    Source: Sculley 2010, Web-scale k-means clustering.
     """
     options = {"iterations": iterations, "batch_size": batch_size, "block": block}
     for name, value in options.items():

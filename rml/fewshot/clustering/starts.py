@@ -66,7 +66,7 @@ def kmeans_plus_plus(
     Returns:
       The rows.
 
-    Source: Arthur and Vassilvitskii 2007, k-means++, section 2.2; the greedy form is that of
+    Source: Arthur and Vassilvitskii 2007, k-means++; the greedy form is that of
       `sklearn.cluster.kmeans_plusplus`, whose number of trials is 2 + log k.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
