@@ -144,7 +144,13 @@ def beside_easyfsl(x: jax.Array, labels: jax.Array, *, quick: bool) -> list[Row]
     seconds = best_of_each(
         {
             "ours": lambda: jax.block_until_ready(
-                evaluate_episodes(method, x, index, key, episodes=timed, mesh=make_mesh(), **TASK)
+                evaluate_episodes(
+                    method,
+                    x,
+                    sample_episodes(key, index, episodes=timed, **TASK),
+                    ways=TASK["ways"],
+                    mesh=make_mesh(),
+                )
             ),
             "peer": all_of_theirs,
         },
@@ -205,13 +211,11 @@ def where_the_time_goes(
 
 def every_method(x: jax.Array, labels: jax.Array, *, quick: bool) -> list[Row]:
     """Seconds for all episodes, compiled and not, beside the target of two minutes."""
-    episodes, index, total = 1_000 if quick else 10_000, class_index(labels), 0.0
+    episodes, total = 1_000 if quick else 10_000, 0.0
+    drawn = sample_episodes(jax.random.key(0), labels, episodes=episodes, **TASK)
     print(f"{episodes:,} episodes of each method (accuracy on these features; nothing is tuned):")
     for name, method in METHODS.items():
-        run = partial(
-            evaluate_episodes, method, x, index, jax.random.key(0), episodes=episodes,
-            mesh=make_mesh(), **TASK,
-        )  # fmt: skip
+        run = partial(evaluate_episodes, method, x, drawn, ways=TASK["ways"], mesh=make_mesh())
         start = time.perf_counter()
         mean, half = mean_and_interval(run())
         first = time.perf_counter() - start
@@ -232,10 +236,8 @@ def every_method(x: jax.Array, labels: jax.Array, *, quick: bool) -> list[Row]:
 
 def published_gradient_steps(x: jax.Array, labels: jax.Array) -> None:
     """Prints what an episode of TIM costs at the published number of steps."""
-    run = partial(
-        evaluate_episodes, tim, x, class_index(labels), jax.random.key(0), episodes=32,
-        mesh=make_mesh(), **TASK,
-    )  # fmt: skip
+    drawn = sample_episodes(jax.random.key(0), labels, episodes=32, **TASK)
+    run = partial(evaluate_episodes, tim, x, drawn, ways=TASK["ways"], mesh=make_mesh())
     run()
     start = time.perf_counter()
     mean, half = mean_and_interval(run())

@@ -30,6 +30,10 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run directory, new or of the same config; runs/<name of the config> if unset."
 )
+CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices", None, "Devices that a CPU is split into, such as one a core; for config.mesh.",
+    lower_bound=1,
+)  # fmt: skip
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code a user error arose.")
 
 
@@ -149,6 +153,10 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
     started = time.perf_counter()
     experiment = find_experiment(config.experiment)
     quiet_libraries()
+    if CPU_DEVICES.value is not None:
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", CPU_DEVICES.value)
     from rml.training import Interrupted, RunDirectory, measure_claims, read_metrics
 
     run = RunDirectory(directory, config.to_dict(), config_name=config_name)

@@ -73,7 +73,6 @@ def get_config() -> ConfigDict:
                 ways=(5,),
                 shots=(1, 5),
                 queries=15,
-                chunk=100,
             ),
         )
     )

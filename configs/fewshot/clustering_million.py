@@ -2,8 +2,7 @@
 
 python -m experiments.run --config=configs/fewshot/clustering_million.py --workdir=runs/million
 
-Two minutes and 72 s of CPU time on 2 shared cores. Measured with seed 0, ten iterations from random
-rows: NMI 0.936, accuracy 0.908; slope of log time against log n 1.07.
+Two minutes on 2 cores.
 """
 
 from ml_collections import ConfigDict

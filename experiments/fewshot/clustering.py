@@ -1,7 +1,7 @@
 """Clustering of many points: agreement with classes, energy, time against the number of points.
 
 The optimiser of Ziko et al., arXiv:2106.09516, without support; with hard assignments and no graph
-it is K-means.
+it is K-means; where a graph is asked for, the model is scored for several λ from the same start.
 """
 
 import time
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from experiments import figures
@@ -17,9 +18,11 @@ from experiments.fewshot.drawing import canvas
 from experiments.fewshot.trajectory import largest_increase
 from rml import data, evaluation
 from rml.data import augment
-from rml.errors import unknown
+from rml.errors import UserError, unknown
 from rml.fewshot.clustering import cluster, random_rows
-from rml.training import Claim, Progress, RunDirectory
+from rml.ops.neighbors import NeighborGraph, knn_graph, mutual, with_self_loops
+from rml.training import Claim, Progress, RunDirectory, make_mesh
+from rml.training.mesh import batch_sharding, check_divisible
 
 SOURCE = "arXiv:2106.09516: point-wise updates scale to large problems; margins are ours"
 CLAIMS = (
@@ -31,11 +34,14 @@ CLAIMS = (
           "cost_slope", "<=", 1.2, SOURCE),
 )  # fmt: skip
 CAPTIONS = {
-    "energy.png": "Energy (sum of squared distances) against iterations.",
+    "energy.png": "Energy against iterations.",
+    "scores.png": "Agreement of clusters with classes against λ; 0 is (soft) K-means.",
     "time.png": "Time of an iteration against the number of points, with the fitted slope.",
     "clusters.png": "Clusters and classes that fall into them, clusters by their largest class.",
 }
 ORIGINS = ("pixels", "mixture")
+GRAPHS = ("semidefinite", "mutual", "directed")
+LABELS = {"nmi": "NMI", "ari": "ARI", "accuracy": "accuracy"}
 
 
 def load_points(config: Any) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
@@ -78,30 +84,83 @@ def draw_mixture(key: Any, options: Any) -> tuple[Float[Array, "n d"], Int[Array
     return draw()
 
 
+def build_graph(config: Any, points: Array) -> NeighborGraph | None:
+    """The graph of the nearest neighbours, if one is asked for.
+
+    Args:
+      config: `graph.kind` is "semidefinite" (edges both ways, the diagonal as heavy as its row: the
+        energy never increases), "mutual" (without that diagonal) or "directed".
+      points: The points.
+    """
+    options = config.graph
+    if options.kind not in GRAPHS:
+        raise unknown("graph.kind", options.kind, GRAPHS)
+    if options.neighbors == 0:
+        return None
+    metric = config.cluster.metric
+    graph = knn_graph(points, k=options.neighbors, metric=metric, approximate=options.approximate)
+    if options.kind == "directed":
+        return graph
+    graph = mutual(graph)
+    return with_self_loops(graph) if options.kind == "semidefinite" else graph
+
+
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Clusters, scores, times subsets of the points, draws."""
     points, classes = load_points(config)
+    mesh, key = make_mesh(config.mesh), jax.random.key(config.seed)
+    check_sizes(config, points, mesh)
     options = config.cluster.to_dict()
-    started = time.perf_counter()
-    found = jax.block_until_ready(cluster(points, key=jax.random.key(config.seed), **options))
-    metrics = {"seconds_cluster": time.perf_counter() - started}
-    iterations = int(found.iterations)
-    energies = np.asarray(found.energies)[:iterations]
-    metrics |= evaluation.clustering_scores(classes, found.labels)
-    metrics["iterations"], metrics["inertia"] = iterations, float(found.inertia)
-    metrics["energy_increase"] = largest_increase(energies[None]) if iterations > 1 else 0.0
+    graph = build_graph(config, points)
+    weights = (0.0, *config.graph.laplacian_weights) if graph is not None else (0.0,)
+    metrics: dict[str, float] = {"energy_increase": -np.inf}
+    courses, scores = {}, []
+    for weight in weights:
+        started = time.perf_counter()
+        found = cluster(
+            points, key=key, graph=graph if weight else None, laplacian_weight=weight, mesh=mesh,
+            **options,
+        )  # fmt: skip
+        iterations = int(jax.block_until_ready(found).iterations)
+        took = time.perf_counter() - started
+        energies = np.asarray(found.energies)[:iterations]
+        rise = largest_increase(energies[None]) if iterations > 1 else 0.0
+        metrics["energy_increase"] = max(rise, metrics["energy_increase"])
+        labels = np.asarray(found.labels)
+        scores.append(evaluation.clustering_scores(classes, found.labels))
+        courses[f"λ = {weight:g}"] = np.arange(1, iterations + 1), energies / energies[0]
+        measured = scores[-1] | {
+            "seconds": took, "iterations": iterations, "inertia": float(found.inertia)
+        }  # fmt: skip
+        suffix = f"_weight_{weight:g}" if weight else ""
+        metrics |= {f"{name}{suffix}": value for name, value in measured.items()}
     seconds = measure_times(config, points)
     slope, offset = np.polyfit(np.log(list(seconds)), np.log(list(seconds.values())), 1)
     metrics["cost_slope"] = float(slope)
     metrics |= {f"seconds_an_iteration_{n}": value for n, value in seconds.items()}
-    steps = np.arange(1, iterations + 1)
-    figures.curves(
-        run.figure("energy.png"), {"K-means": (steps, energies)}, "iteration",
-        "energy (sum of squared distances)",
-    )  # fmt: skip
+    figures.curves(run.figure("energy.png"), courses, "iteration", "energy as a share of the first")
+    if len(scores) > 1:
+        curves = {
+            label: (np.array(weights), [one[name] for one in scores])
+            for name, label in LABELS.items()
+        }
+        figures.curves(run.figure("scores.png"), curves, "λ", "agreement with classes")
     draw_times(run, seconds, float(slope), float(offset))
-    draw_clusters(run, np.asarray(classes), np.asarray(found.labels))
+    draw_clusters(run, np.asarray(classes), labels)
     return metrics
+
+
+def check_sizes(config: Any, points: Array, mesh: Mesh) -> None:
+    """Raises `UserError` unless all points, and each number that is timed, fit data and mesh."""
+    rows = batch_sharding(mesh)
+    for n in (len(points), *config.timing.sizes):
+        if not config.cluster.num_clusters <= n <= len(points):
+            raise UserError(
+                f"timing.sizes has {n}, expected {config.cluster.num_clusters} clusters or more "
+                f"and at most the {len(points)} points"
+            )
+        part = jax.ShapeDtypeStruct((n, points.shape[1]), points.dtype)
+        check_divisible({"points": part}, {"points": rows})
 
 
 def measure_times(config: Any, points: Array) -> dict[int, float]:
@@ -110,19 +169,20 @@ def measure_times(config: Any, points: Array) -> dict[int, float]:
     Compilation is left out. Every iteration does the same work: prototypes of an earlier start
     are moved `timing.iterations` times without a test for convergence ending it.
     """
-    timing = config.timing
+    timing, mesh = config.timing, make_mesh(config.mesh)
     clusters = config.cluster.num_clusters
+    options = config.cluster.to_dict() | {"tolerance": 0.0, "max_iterations": timing.iterations}
+    weights = config.graph.laplacian_weights
+    options["laplacian_weight"] = weights[-1] if config.graph.neighbors else 0.0
     start = random_rows(points, num_clusters=clusters, key=jax.random.key(config.seed + 1))
     seconds = {}
     for n in timing.sizes:
         part = jax.block_until_ready(points[:n])
+        graph = build_graph(config, part)
         best = np.inf
         for _ in range(timing.repetitions + 1):
             began = time.perf_counter()
-            found = cluster(
-                part, num_clusters=clusters, start=start, tolerance=0.0,
-                max_iterations=timing.iterations,
-            )  # fmt: skip
+            found = cluster(part, graph=graph, mesh=mesh, **options | {"start": start})
             jax.block_until_ready(found)
             if (took := time.perf_counter() - began) < best:
                 best = took

@@ -106,22 +106,27 @@ def draw_bars(path: Path, table: Table, methods: Sequence[str]) -> None:
 def draw_search(folder: Folder, search: Search | None, setting: Setting) -> None:
     """Figure of validation accuracy against λ, a line a number of neighbours.
 
-    Other options that were searched are at their best for each point.
+    Other options that were searched are at their best for each point; bands are 95% intervals.
     """
     axes = ("neighbors", "laplacian_weight")
     if search is None or any(name not in search.values for name in axes):
         return
     names = list(search.values)
     others = tuple(i for i, name in enumerate(names) if name not in axes)
-    accuracies = search.accuracies.max(axis=others)
-    if names.index("neighbors") > names.index("laplacian_weight"):
-        accuracies = accuracies.T
+    size = [len(search.values[name]) for name in axes]
+    kept = [names.index(name) for name in axes]
+    mean, half = (
+        table.transpose(*kept, *others).reshape(*size, -1)
+        for table in (search.accuracies, search.intervals)
+    )
+    best = mean.argmax(axis=2)[..., None]
+    mean, half = (100 * np.take_along_axis(table, best, axis=2)[..., 0] for table in (mean, half))
     weights = np.array(search.values["laplacian_weight"])
     figures.curves(
         folder("search.png"),
         {
-            f"{k} neighbours": (weights, 100 * row)
-            for k, row in zip(search.values["neighbors"], accuracies, strict=True)
+            f"{k} neighbours": (weights, mean[i], mean[i] - half[i], mean[i] + half[i])
+            for i, k in enumerate(search.values["neighbors"])
         },
         "λ",
         "validation accuracy (%)",

@@ -7,7 +7,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from experiments.contrastive import common as contrastive
@@ -18,6 +17,7 @@ from experiments.hydra import common as hydra
 from rml.data import augment
 from rml.errors import UserError, unknown
 from rml.training import RunDirectory, Task, TrainState
+from rml.training.checkpoint import restore_state
 
 ORIGINS = ("training", "run", "pixels", "npz")
 
@@ -111,14 +111,4 @@ def restore(directory: Path, task: Task) -> TrainState:
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract
     )
-    checkpoints = (directory / "checkpoints").absolute()
-    if not checkpoints.is_dir():
-        raise UserError(f"run {directory} has no checkpoint; train it first")
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(checkpoints, options=options, item_names=("state",)) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(f"run {directory} has no checkpoint; train it first")
-        return manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        )["state"]
+    return restore_state(directory / "checkpoints", abstract)

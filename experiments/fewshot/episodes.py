@@ -15,7 +15,7 @@ from rml.errors import UserError, unknown
 from rml.fewshot.alpha_tim import alpha_tim
 from rml.fewshot.bdcspn import bd_cspn
 from rml.fewshot.episodes import Episodes, class_index, sample_episodes
-from rml.fewshot.evaluate import mean_and_interval
+from rml.fewshot.evaluate import evaluate_episodes, mean_and_interval, sweep
 from rml.fewshot.kmeans import hard_kmeans, soft_kmeans
 from rml.fewshot.kmodes import k_modes
 from rml.fewshot.label_propagation import label_propagation
@@ -25,6 +25,7 @@ from rml.fewshot.pt_map import pt_map
 from rml.fewshot.simpleshot import simple_shot
 from rml.fewshot.tim import tim, tim_adm
 from rml.fewshot.transductive_clustering import transductive_clustering
+from rml.training import make_mesh
 
 METHODS: dict[str, Callable[..., Any]] = {
     function.__name__: function
@@ -67,10 +68,12 @@ class Search(NamedTuple):
     Attributes:
       values: Candidates of each option.
       accuracies: Mean accuracy for each combination, one axis an option, in the order of `values`.
+      intervals: Half widths of their 95% intervals.
     """
 
     values: dict[str, Sequence[Any]]
     accuracies: np.ndarray
+    intervals: np.ndarray
 
 
 def settings(config: Any) -> list[Setting]:
@@ -106,34 +109,6 @@ def draw_episodes(
     )
 
 
-@partial(jax.jit, static_argnames=("method_of", "ways", "chunk"))
-def accuracies(
-    method_of: Callable[[Any], Callable[..., Any]],
-    grid: Any,
-    x: Any,
-    episodes: Episodes,
-    *,
-    ways: int,
-    chunk: int,
-) -> Any:
-    """Accuracy in each of drawn episodes, for each entry of a grid of options where there is one.
-
-    As `rml.fewshot.evaluate` does, with episodes that are drawn once for all methods: to compile
-    the drawing takes longer than to compile most methods.
-    """
-
-    def accuracy(episode: Episodes) -> Any:
-        support, query = x[episode.support], x[episode.query]
-
-        def under(options: Any) -> Any:
-            scores = method_of(options)(support, episode.support_labels, query, num_classes=ways)
-            return jnp.mean(jnp.argmax(scores, axis=1) == episode.query_labels)
-
-        return jax.vmap(under)(grid) if grid else under(grid)
-
-    return jax.lax.map(accuracy, episodes, batch_size=chunk)
-
-
 def find_method(name: str) -> Callable[..., Any]:
     """The method of a name."""
     if name not in METHODS:
@@ -158,10 +133,9 @@ def measure(
       Mean and half width, as shares.
     """
     method = partial(find_method(name), **options)
-    found = accuracies(
-        lambda _: method, {}, x, drawn, ways=setting.ways, chunk=config.episodes.chunk
+    return mean_and_interval(
+        evaluate_episodes(method, x, drawn, ways=setting.ways, mesh=make_mesh(config.mesh))
     )
-    return mean_and_interval(found)
 
 
 def choose(
@@ -193,19 +167,25 @@ def choose(
     values = {k: values[k] for k in (*static, *traced)}
     axes = jnp.meshgrid(*(jnp.array(values[k]) for k in traced), indexing="ij")
     grid = {k: axis.ravel() for k, axis in zip(traced, axes, strict=True)}
-    size = max(1, axes[0].size) if traced else 1
-    rows = []
+    means, halves = [], []
     for combination in itertools.product(*(values[k] for k in static)):
         method = partial(find_method(name), **fixed, **dict(zip(static, combination, strict=True)))
-        found = accuracies(
-            lambda p, method=method: partial(method, **p), grid, x, drawn,
-            ways=setting.ways, chunk=max(1, config.episodes.chunk // size),
-        )  # fmt: skip
-        rows.append(np.asarray(found, np.float64).mean(axis=0))
-    table = np.asarray(rows).reshape([len(v) for v in values.values()])
-    best = np.unravel_index(np.argmax(table), table.shape)
+
+        def under(hyperparameters: Any, method: Any = method) -> Any:
+            return partial(method, **hyperparameters)
+
+        found = np.asarray(
+            sweep(under, grid, x, drawn, ways=setting.ways, mesh=make_mesh(config.mesh))
+        )
+        table = [mean_and_interval(column) for column in found.reshape(len(found), -1).T]
+        mean, half = zip(*table, strict=True)
+        means.append(mean)
+        halves.append(half)
+    shape = [len(v) for v in values.values()]
+    accuracies, intervals = (np.asarray(rows).reshape(shape) for rows in (means, halves))
+    best = np.unravel_index(np.argmax(accuracies), shape)
     chosen = {k: v[int(i)] for (k, v), i in zip(values.items(), best, strict=True)}
-    return {**fixed, **chosen}, Search(values, table)
+    return {**fixed, **chosen}, Search(values, accuracies, intervals)
 
 
 def check_classes(features: Features, config: Any) -> None:

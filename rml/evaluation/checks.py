@@ -9,7 +9,8 @@ def require_finite(name: str, values: Array) -> None:
     """Raises `ValueError` if any value is NaN or infinite; inside `jit` nothing can be checked."""
     if isinstance(values, jax.core.Tracer):
         return
-    bad = int(jnp.sum(~jnp.isfinite(values)))
+    with jax.ensure_compile_time_eval():  # constants of a jitted function are known
+        bad = int(jnp.sum(~jnp.isfinite(values)))
     if bad:
         raise ValueError(
             f"{name} must be finite, got {bad} NaN or infinite values in an array of shape "
@@ -25,7 +26,8 @@ def require_labels(name: str, labels: Array, *, rows: int, num_classes: int) -> 
         )
     if isinstance(labels, jax.core.Tracer) or rows == 0:
         return
-    low, high = int(jnp.min(labels)), int(jnp.max(labels))
+    with jax.ensure_compile_time_eval():
+        low, high = int(jnp.min(labels)), int(jnp.max(labels))
     if low < 0 or high >= num_classes:
         raise ValueError(
             f"{name} must lie between 0 and {num_classes - 1}, got values from {low} to {high}"

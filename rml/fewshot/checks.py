@@ -21,13 +21,12 @@ def require_episode(support: Array, support_labels: Array, query: Array, num_cla
             f"{num_classes} classes need at least as many support rows, got {rows}: "
             "every class needs an example"
         )
-    # Constants of a jitted function are known while it is traced.
-    with jax.ensure_compile_time_eval():
-        require_labels("support_labels", support_labels, rows=rows, num_classes=num_classes)
-        require_finite("support", support)
-        require_finite("query", query)
-        if isinstance(support_labels, jax.core.Tracer):
-            return
+    require_labels("support_labels", support_labels, rows=rows, num_classes=num_classes)
+    require_finite("support", support)
+    require_finite("query", query)
+    if isinstance(support_labels, jax.core.Tracer):
+        return
+    with jax.ensure_compile_time_eval():  # constants of a jitted function are known
         counts = jnp.bincount(support_labels, length=num_classes)
     if missing := [k for k, count in enumerate(counts.tolist()) if count == 0]:
         raise UserError(

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, PyTree
 
+from rml.errors import UserError
 from rml.evaluation.checks import require_finite
-from rml.fewshot.episodes import ClassIndex, class_index, require_classes, sample_episode
+from rml.fewshot.episodes import Episodes
 from rml.training.mesh import BATCH_AXES
 
 Method = Callable[..., Array]
@@ -20,33 +21,22 @@ Method = Callable[..., Array]
 def evaluate_episodes(
     method: Method,
     features: Float[Array, "n d"],
-    labels: Int[Array, " n"] | ClassIndex,
-    key: Key[Array, ""],
+    episodes: Episodes,
     *,
-    episodes: int,
     ways: int,
-    shots: int,
-    queries: int,
-    concentration: float | None = None,
     memory_bytes: int | None = None,
     mesh: Mesh | None = None,
 ) -> Float[Array, " e"]:
-    """The accuracy of a method in each of many random episodes.
+    """The accuracy of a method in each of many episodes.
 
-    Episodes are drawn and solved in one jitted call, as many at a time as `memory_bytes` allows;
-    neither that number nor the mesh changes which episodes are drawn.
+    All are solved in one jitted call, as many at a time as `memory_bytes` allows.
 
     Args:
       method: `method(support, support_labels, query, *, num_classes)` to probabilities; a
         function of this package or a `functools.partial` of one. Compiled once for each object.
-      features: Rows from which episodes are drawn.
-      labels: Their classes, or the `class_index` of them.
-      key: Random key.
-      episodes: Number of episodes e.
+      features: Rows of which the episodes are made.
+      episodes: Drawn by `sample_episodes`, the same ones for all methods that are compared.
       ways: Classes in an episode.
-      shots: Support rows of a class.
-      queries: Query rows of a class.
-      concentration: For queries of unequal class sizes, see `sample_episodes`.
       memory_bytes: What the episodes solved at one time may take, roughly; by default what a CPU
         keeps in its caches, or 1 GiB elsewhere.
       mesh: Episodes are shared out over its data axes; features are on every device.
@@ -55,64 +45,51 @@ def evaluate_episodes(
       Accuracies, shares of the queries.
 
     Raises:
-      ValueError: If features are not finite or as many as labels.
-      UserError: If there are too few classes that are large enough.
+      ValueError: If features are not finite.
+      UserError: If episodes name rows or classes that there are not.
     """
     return _evaluate(
-        _Fixed(method), (), features, labels, key, episodes=episodes, ways=ways, shots=shots,
-        queries=queries, concentration=concentration, memory_bytes=memory_bytes, mesh=mesh,
-    )  # fmt: skip
+        _Fixed(method), (), features, episodes, ways=ways, memory_bytes=memory_bytes, mesh=mesh
+    )
 
 
 def sweep(
     method_of: Callable[[PyTree], Method],
     grid: PyTree[Array],
     features: Float[Array, "n d"],
-    labels: Int[Array, " n"] | ClassIndex,
-    key: Key[Array, ""],
+    episodes: Episodes,
     *,
-    episodes: int,
     ways: int,
-    shots: int,
-    queries: int,
-    concentration: float | None = None,
     memory_bytes: int | None = None,
     mesh: Mesh | None = None,
-) -> Float[Array, " g"]:
-    """The mean accuracy of a method for each of many hyperparameters, over the same episodes.
+) -> Float[Array, "e g"]:
+    """The accuracy of a method for each of many hyperparameters in each of many episodes.
 
     All are computed in one call, in which a hyperparameter is an array: what does not depend on
     it, such as an episode's graph, is computed once.
 
     Args:
-      method_of: Maps one entry of `grid` to a method.
+      method_of: Maps one entry of `grid` to a method. Compiled once for each object.
       grid: Hyperparameters, arrays of one leading length g.
-      features: Rows from which episodes are drawn.
-      labels: Their classes, or the `class_index` of them.
-      key: Random key.
-      episodes: Number of episodes.
+      features: Rows of which the episodes are made.
+      episodes: Drawn by `sample_episodes`.
       ways: Classes in an episode.
-      shots: Support rows of a class.
-      queries: Query rows of a class.
-      concentration: For queries of unequal class sizes, see `sample_episodes`.
-      memory_bytes: What the episodes solved at one time may take, roughly; by default what a CPU
-        keeps in its caches, or 1 GiB elsewhere.
-      mesh: Episodes are shared out over its data axes.
+      memory_bytes: See `evaluate_episodes`.
+      mesh: See `evaluate_episodes`.
 
     Returns:
-      Mean accuracy of each entry.
+      Accuracies, shares of the queries.
 
     Raises:
       ValueError: As `evaluate_episodes`.
+      UserError: As `evaluate_episodes`.
     """
-    accuracies = _evaluate(
-        method_of, grid, features, labels, key, episodes=episodes, ways=ways, shots=shots,
-        queries=queries, concentration=concentration, memory_bytes=memory_bytes, mesh=mesh,
-    )  # fmt: skip
-    return jnp.mean(accuracies, axis=0)
+    return _evaluate(
+        method_of, grid, features, episodes, ways=ways, memory_bytes=memory_bytes, mesh=mesh
+    )
 
 
-def mean_and_interval(accuracies: Float[Array, " e"]) -> tuple[float, float]:
+def mean_and_interval(accuracies: Float[Array | np.ndarray, " e"]) -> tuple[float, float]:
     """The mean over episodes, and half the width of its 95% interval, 1.96 std / √e.
 
     The deviation is that of the sample (divisor e - 1); for a single episode the interval is
@@ -144,89 +121,84 @@ def _evaluate(
     method_of: Callable[[PyTree], Method],
     grid: PyTree,
     features: Array,
-    labels: Array | ClassIndex,
-    key: Array,
+    episodes: Episodes,
     *,
-    episodes: int,
     ways: int,
-    shots: int,
-    queries: int,
-    concentration: float | None,
     memory_bytes: int | None,
     mesh: Mesh | None,
 ) -> Array:
     require_finite("features", features)
-    if not isinstance(labels, ClassIndex):
-        if labels.shape[0] != features.shape[0]:
-            raise ValueError(
-                f"features and labels must have as many rows, got {features.shape[0]} and "
-                f"{labels.shape[0]}"
-            )
-        labels = class_index(labels)
-    require_classes(labels, ways=ways, shots=shots, queries=queries)
+    _require_rows(episodes, rows=features.shape[0], ways=ways)
     if memory_bytes is None:
         memory_bytes = 2**24 if jax.default_backend() == "cpu" else 2**30
     # An episode holds its rows twice and a few square matrices and assignments.
     leaves = jax.tree.leaves(grid)
-    rows, entries = ways * (shots + queries), leaves[0].shape[0] if leaves else 1
+    count, support = episodes.support.shape
+    rows, entries = support + episodes.query.shape[1], leaves[0].shape[0] if leaves else 1
     size = features.dtype.itemsize * rows * (2 * features.shape[1] + (4 + entries) * rows)
     devices = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
     # Whole chunks on every device; what is added to fill them is dropped.
-    share = -(-episodes // devices)
+    share = -(-count // devices)
     chunk = -(-share // -(-share // max(1, memory_bytes // size)))
     padded = devices * chunk * -(-share // chunk)
-    keys = jax.random.split(key, episodes)
-    keys = jnp.concatenate([keys, keys[jnp.arange(padded - episodes) % episodes]])
+    fill = jnp.arange(padded) % count
+    filled = jax.tree.map(lambda part: part[fill], episodes) if padded > count else episodes
     accuracies = _accuracies(
-        grid, features, labels, keys, method_of=method_of, ways=ways, shots=shots,
-        queries=queries, concentration=concentration, chunk=chunk, mesh=mesh,
-    )  # fmt: skip
-    return accuracies[:episodes]
+        grid, features, filled, method_of=method_of, ways=ways, chunk=chunk, mesh=mesh
+    )
+    return accuracies[:count]
 
 
-@partial(
-    jax.jit,
-    static_argnames=("method_of", "ways", "shots", "queries", "concentration", "chunk", "mesh"),
-)
+def _require_rows(episodes: Episodes, *, rows: int, ways: int) -> None:
+    if episodes.support.ndim != 2 or not episodes.support.shape[0]:
+        raise UserError(
+            "episodes must be drawn by `sample_episodes`, one a row, got support of shape "
+            f"{episodes.support.shape}"
+        )
+    if any(isinstance(part, jax.core.Tracer) for part in episodes):
+        return
+    highest = max(int(jnp.max(episodes.support)), int(jnp.max(episodes.query)))
+    if highest >= rows:
+        raise UserError(f"episodes name row {highest}, expected less than {rows}: features' rows")
+    classes = 1 + int(jnp.max(episodes.support_labels))
+    if classes != ways:
+        raise UserError(f"ways is {ways}, but the episodes have {classes} classes")
+
+
+@partial(jax.jit, static_argnames=("method_of", "ways", "chunk", "mesh"))
 def _accuracies(
     grid: PyTree,
     features: Array,
-    index: ClassIndex,
-    keys: Array,
+    episodes: Episodes,
     *,
     method_of: Callable[[PyTree], Method],
     ways: int,
-    shots: int,
-    queries: int,
-    concentration: float | None,
     chunk: int,
     mesh: Mesh | None = None,
 ) -> Array:
-    def accuracy(grid: PyTree, features: Array, index: ClassIndex, key: Array) -> Array:
-        episode = sample_episode(
-            key, index, ways=ways, shots=shots, queries=queries, concentration=concentration
-        )
+    def accuracy(grid: PyTree, features: Array, episode: Episodes) -> Array:
         support, query = features[episode.support], features[episode.query]
 
-        def with_(hyperparameters: PyTree) -> Array:
+        def under(hyperparameters: PyTree) -> Array:
             method = method_of(hyperparameters)
             scores = method(support, episode.support_labels, query, num_classes=ways)
             return jnp.mean(jnp.argmax(scores, axis=1) == episode.query_labels)
 
-        return jax.vmap(with_)(grid) if jax.tree.leaves(grid) else with_(grid)
+        return jax.vmap(under)(grid) if jax.tree.leaves(grid) else under(grid)
 
-    def all_(grid: PyTree, features: Array, index: ClassIndex, keys: Array) -> Array:
-        solve = jax.vmap(partial(accuracy, grid, features, index))
-        chunks = jax.lax.map(solve, keys.reshape(-1, chunk))
-        return chunks.reshape(-1, *chunks.shape[2:])
+    def all_(grid: PyTree, features: Array, episodes: Episodes) -> Array:
+        solve = jax.vmap(partial(accuracy, grid, features))
+        chunks = jax.tree.map(lambda part: part.reshape(-1, chunk, part.shape[1]), episodes)
+        found = jax.lax.map(solve, chunks)
+        return found.reshape(-1, *found.shape[2:])
 
     if mesh is not None:
         everywhere, shared = PartitionSpec(), PartitionSpec(BATCH_AXES)
         all_ = jax.shard_map(
             all_,
             mesh=mesh,
-            in_specs=(everywhere, everywhere, everywhere, shared),
+            in_specs=(everywhere, everywhere, shared),
             out_specs=shared,
             check_vma=False,
         )
-    return all_(grid, features, index, keys)
+    return all_(grid, features, episodes)

@@ -114,6 +114,32 @@ class Checkpoints:
         self._manager.close()
 
 
+def restore_state(directory: Path, abstract_state: Any) -> Any:
+    """The state in the newest checkpoint of a directory, which is only read.
+
+    Args:
+      directory: Where checkpoints are.
+      abstract_state: Shapes, types and shardings that the state must have.
+
+    Returns:
+      The state.
+
+    Raises:
+      UserError: There is no checkpoint.
+    """
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    if directory.is_dir():
+        with ocp.CheckpointManager(
+            directory.absolute(), options=options, item_names=("state",)
+        ) as manager:
+            step = manager.latest_step()
+            if step is not None:
+                return manager.restore(
+                    step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+                )["state"]
+    raise UserError(f"run {directory.parent} has no checkpoint; train it first")
+
+
 def abstract_with_shardings(abstract: Any, shardings: Any) -> Any:
     """`jax.ShapeDtypeStruct`s that say where each array lives."""
     return jax.tree.map(

@@ -166,6 +166,7 @@ def _temporary(n, k, block):
         "tolerance": 1e-4,
         "reseed": True,
         "block": block,
+        "spherical": False,
         "mesh": None,
     }
     x, c, zero = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((n, 16), (k, 16), ()))
@@ -181,6 +182,39 @@ def test_memory_is_linear_in_points_and_free_of_points_times_clusters():
     assert 4 <= per_point <= 40
     more = _temporary(2**17, 512, 256)
     assert more - many < 4 * 4 * (512 - 64) * (256 + 16 * 8)  # tiles and sums, nothing of size n
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-6])
+def test_cosine_is_spherical_k_means(temperature):
+    """Assignments by the largest cosine, prototypes of unit length: in float64, both optimisers."""
+    scale = np.random.default_rng(1).uniform(0.1, 9, (len(X), 1))
+    x = jnp.asarray(scale * (X + 2), jnp.float32)
+    unit = np.asarray(x, np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    found = cluster(
+        x, num_clusters=5, start=x[:5], metric="cosine", tolerance=0.0, temperature=temperature,
+        assignment_updates=1,
+    )  # fmt: skip
+    c = unit[:5]
+    for _ in range(int(found.iterations)):
+        labels = np.argmax(unit @ c.T, axis=1)
+        c = np.stack([unit[labels == k].sum(0) for k in range(5)])
+        c /= np.linalg.norm(c, axis=1, keepdims=True)
+    np.testing.assert_array_equal(found.labels, np.argmax(unit @ c.T, axis=1))
+    np.testing.assert_allclose(found.prototypes, c, atol=1e-5)
+    cosines = np.sum(unit * c[np.asarray(found.labels)], axis=1)
+    np.testing.assert_allclose(found.inertia, 2 * np.sum(1 - cosines), rtol=1e-4)
+    energies = np.asarray(found.energies)[: int(found.iterations)]
+    assert len(energies) > 2
+    assert (np.diff(energies) <= 1e-6 * energies[:-1]).all()
+
+
+def test_points_that_cancel_out_leave_their_prototype():
+    x = jnp.asarray([[1.0, 0], [-1, 0], [0, 2]])
+    start = jnp.asarray([[0.0, -1], [0, 1]])
+    found = cluster(x, num_clusters=2, start=start, metric="cosine", max_iterations=1)
+    assert found.labels.tolist() == [0, 0, 1]
+    np.testing.assert_array_equal(found.prototypes, start)
 
 
 def test_mini_batches_are_running_means():
@@ -213,6 +247,7 @@ def test_mini_batches_are_running_means():
         ({"start": jnp.full((3, 5), jnp.nan)}, "start must be finite, got 15"),
         ({"start": "random", "key": None}, "needs a key"),
         ({"empty": "drop"}, "unknown empty 'drop'"),
+        ({"metric": "cosin"}, "did you mean 'cosine'"),
         ({"support": 2}, "needs a temperature above 0"),
         ({"support": 4, "temperature": 1.0}, "between 1 and the 3 clusters, got 4"),
         ({"temperature": -1.0}, "-1.0"),
@@ -237,7 +272,7 @@ def test_values_that_are_not_finite_are_counted():
 MESH = """
 import json
 import jax, jax.numpy as jnp, numpy as np
-from rml.fewshot.clustering import cluster, kmeans_parallel
+from rml.fewshot.clustering import cluster, mini_batch
 from rml.ops.neighbors import knn_graph, mutual, with_self_loops
 from rml.training.mesh import make_mesh
 
@@ -256,6 +291,7 @@ cases = {
     "k-means||": {"key": key, "start": "k-means||"},
     "soft": {"start": x[:6], "graph": graph, "laplacian_weight": 0.5, "temperature": 0.3,
              "support": 3},
+    "cosine": {"start": x[:6], "metric": "cosine"},
 }
 result = {}
 for name, options in cases.items():
@@ -273,6 +309,20 @@ try:
     cluster(x[:150], num_clusters=6, key=key, mesh=mesh)
 except ValueError as error:
     result["uneven"] = str(error)
+found = mini_batch(x, x[:6], key=key, iterations=5, batch_size=16, mesh=mesh)
+c, v = np.asarray(x[:6], np.float64), np.zeros(6)
+for step in jax.random.split(key, 5):  # each device draws two of its own twenty points
+    rows = [20 * i + jax.random.randint(jax.random.fold_in(step, i), (2,), 0, 20) for i in range(8)]
+    batch = np.asarray(x)[np.concatenate(rows)].astype(np.float64)
+    nearest = np.argmin(((batch[:, None] - c) ** 2).sum(2), axis=1)
+    for point, own in zip(batch, nearest):
+        v[own] += 1
+        c[own] += (point - c[own]) / v[own]
+result["mini_batch"] = float(np.max(np.abs(c - jax.device_get(found.prototypes))))
+try:
+    mini_batch(x, x[:6], key=key, batch_size=12, mesh=mesh)
+except ValueError as error:
+    result["uneven_batch"] = str(error)
 print(json.dumps(result))
 """
 
@@ -290,7 +340,9 @@ def test_eight_devices_equal_one():
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(result.stdout.splitlines()[-1])
     assert "(150, 3)" in found.pop("uneven")
-    assert len(found) == 5
+    assert "(12,)" in found.pop("uneven_batch")
+    assert found.pop("mini_batch") < 1e-4
+    assert len(found) == 6
     for name, (labels, prototypes, energies, iterations, used) in found.items():
         assert labels == 0, name
         assert prototypes < 1e-4, name

@@ -23,6 +23,10 @@ ROOT = Path(__file__).parents[2]
 SIZES = dict(episodes=37, ways=4, shots=1, queries=5)
 
 
+def draw(labels, seed=0, **changes):
+    return sample_episodes(jax.random.key(seed), labels, **{**SIZES, **changes})
+
+
 def data(classes=8, each=12, d=16, spread=1.0):
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(classes), each)
@@ -34,9 +38,8 @@ def data(classes=8, each=12, d=16, spread=1.0):
 @pytest.mark.parametrize("concentration", [None, 2.0])
 def test_equals_a_loop_over_sampled_episodes(concentration):
     x, y = data()
-    key = jax.random.key(3)
-    found = evaluate_episodes(simple_shot, x, y, key, concentration=concentration, **SIZES)
-    tasks = sample_episodes(key, y, concentration=concentration, **SIZES)
+    tasks = draw(y, seed=3, concentration=concentration)
+    found = evaluate_episodes(simple_shot, x, tasks, ways=4)
     classify = jax.jit(partial(simple_shot, num_classes=4))
     expected = [
         np.mean(np.argmax(classify(x[s], sy, x[q]), 1) == np.asarray(qy))
@@ -49,9 +52,7 @@ def test_equals_a_loop_over_sampled_episodes(concentration):
 def test_chunks_do_not_matter():
     x, y = data()
     all_, some, one = (
-        evaluate_episodes(
-            soft_kmeans, x, class_index(y), jax.random.key(0), memory_bytes=m, **SIZES
-        )
+        evaluate_episodes(soft_kmeans, x, draw(class_index(y)), ways=4, memory_bytes=m)
         for m in (2**30, 60_000, 1)
     )
     np.testing.assert_allclose(some, all_, atol=1e-6)
@@ -62,13 +63,12 @@ def test_memory_follows_the_budget():
     from rml.fewshot.evaluate import _accuracies, _Fixed
 
     x, y = data(d=256)
-    keys = jax.random.split(jax.random.key(0), 512)
+    tasks = draw(y, episodes=512)
 
     def used(chunk):
         lowered = _accuracies.lower(
-            (), x, class_index(y), keys, method_of=_Fixed(simple_shot), ways=4, shots=1,
-            queries=5, concentration=None, chunk=chunk,
-        )  # fmt: skip
+            (), x, tasks, method_of=_Fixed(simple_shot), ways=4, chunk=chunk
+        )
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     assert used(16) < used(256) / 8
@@ -81,8 +81,8 @@ def test_a_sweep_is_a_loop_over_the_same_episodes():
     def method_of(weight):
         return partial(transductive_clustering, laplacian_weight=weight, neighbors=3)
 
-    found = sweep(method_of, weights, x, y, jax.random.key(0), **SIZES)
-    tasks = sample_episodes(jax.random.key(0), y, **SIZES)
+    tasks = draw(y)
+    found = jnp.mean(sweep(method_of, weights, x, tasks, ways=4), axis=0)
 
     @jax.jit
     def correct(weight, s, sy, q, qy):
@@ -103,24 +103,25 @@ def test_a_sweep_over_several_hyperparameters_at_once():
             transductive_clustering, laplacian_weight=g["weight"], temperature=g["temperature"]
         )
 
-    found = sweep(method_of, grid, x, y, jax.random.key(0), **SIZES)
-    soft = evaluate_episodes(soft_kmeans, x, y, jax.random.key(0), **SIZES)
-    np.testing.assert_allclose(found[0], jnp.mean(soft), atol=1e-6)
+    found = sweep(method_of, grid, x, draw(y), ways=4)
+    soft = evaluate_episodes(soft_kmeans, x, draw(y), ways=4)
+    assert found.shape == (37, 2)
+    np.testing.assert_allclose(found[:, 0], soft, atol=1e-6)
 
 
 MESH = """
 import json, sys
 sys.path.insert(0, "tests/fewshot")
 import jax, numpy as np
-from test_evaluate import SIZES, data, soft_kmeans, evaluate_episodes, sweep, partial
+from test_evaluate import data, draw, soft_kmeans, evaluate_episodes, sweep, partial
 from rml.training import make_mesh
 import jax.numpy as jnp
 x, y = data()
 run = lambda mesh: np.asarray(
-    evaluate_episodes(soft_kmeans, x, y, jax.random.key(0), mesh=mesh, **SIZES)).tolist()
+    evaluate_episodes(soft_kmeans, x, draw(y), ways=4, mesh=mesh)).tolist()
 grid = lambda mesh: np.asarray(sweep(
-    lambda t: partial(soft_kmeans, temperature=t), jnp.asarray([0.1, 1.0]), x, y,
-    jax.random.key(0), mesh=mesh, **SIZES)).tolist()
+    lambda t: partial(soft_kmeans, temperature=t), jnp.asarray([0.1, 1.0]), x, draw(y), ways=4,
+    mesh=mesh)).tolist()
 eight = make_mesh({"data": 4, "fsdp": 2})
 print(json.dumps([run(None), run(eight), grid(None), grid(eight), jax.device_count()]))
 """
@@ -157,10 +158,12 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
 
 def test_bad_input_is_named(unchecked):
     x, y = data()
-    key = jax.random.key(0)
+    tasks = draw(y)
     with pytest.raises(ValueError, match="features must be finite, got 1"):
-        evaluate_episodes(simple_shot, x.at[0, 0].set(jnp.nan), y, key, **SIZES)
-    with pytest.raises(ValueError, match="as many rows, got 96 and 95"):
-        evaluate_episodes(simple_shot, x, y[1:], key, **SIZES)
-    with pytest.raises(UserError, match="9 ways need as many classes, got 8"):
-        evaluate_episodes(simple_shot, x, y, key, **{**SIZES, "ways": 9})
+        evaluate_episodes(simple_shot, x.at[0, 0].set(jnp.nan), tasks, ways=4)
+    with pytest.raises(UserError, match="episodes name row"):
+        evaluate_episodes(simple_shot, x[:12], tasks, ways=4)
+    with pytest.raises(UserError, match="ways is 5, but the episodes have 4 classes"):
+        evaluate_episodes(simple_shot, x, tasks, ways=5)
+    with pytest.raises(UserError, match="one a row, got support of shape"):
+        evaluate_episodes(simple_shot, x, jax.tree.map(lambda part: part[0], tasks), ways=4)

@@ -15,9 +15,11 @@ from rml.fewshot.clustering.lloyd import Solution, lloyd
 from rml.fewshot.clustering.sparse_bound import sparse_bound
 from rml.fewshot.clustering.starts import kmeans_parallel, kmeans_plus_plus, random_rows
 from rml.ops.neighbors import NeighborGraph
+from rml.ops.similarity import normalize
 from rml.training.mesh import BATCH_AXES, batch_sharding, check_divisible
 
 STARTS = ("k-means++", "k-means||", "random")
+METRICS = ("euclidean", "cosine")
 
 
 class Clustering(NamedTuple):
@@ -48,6 +50,7 @@ def cluster(
     num_clusters: int,
     key: Key[Array, ""] | None = None,
     start: str | Float[Array, "k d"] = "k-means++",
+    metric: str = "euclidean",
     graph: NeighborGraph | None = None,
     laplacian_weight: float | Float[Array, ""] = 0.0,
     temperature: float = 0.0,
@@ -72,6 +75,8 @@ def cluster(
       key: Key of the start; not needed where prototypes are given.
       start: "k-means++", "k-means||" (few passes, for many clusters), "random" (distinct rows),
         or the first prototypes.
+      metric: "euclidean", or "cosine": points and prototypes have unit length (spherical
+        K-means), where a squared distance is twice one less the cosine.
       graph: Affinities between points, from `rml.ops.neighbors.knn_graph`. A directed graph is
         taken as it is; the energy may then rise.
       laplacian_weight: Weight λ of the Laplacian term.
@@ -98,11 +103,16 @@ def cluster(
       (arXiv 2106.09516), without support; the limit to s clusters is ours.
     """
     _check(x, num_clusters, start, graph, temperature, support, empty, max_iterations, block, mesh)
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    spherical = metric == "cosine"
+    if spherical:
+        x = normalize(x)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     if mesh is not None:
         x, graph = jax.device_put((x, graph), batch_sharding(mesh))
     if not isinstance(start, str):
-        prototypes = jnp.asarray(start, dtype)
+        prototypes = jnp.asarray(normalize(start) if spherical else start, dtype)
     elif key is None:
         raise UserError(f"start {start!r} draws, so it needs a key")
     elif start == "k-means||":
@@ -126,6 +136,7 @@ def cluster(
         tolerance=tolerance,
         reseed=empty == "farthest",
         block=block,
+        spherical=spherical,
         mesh=mesh,
     )
     return Clustering(
@@ -149,6 +160,7 @@ def cluster(
         "tolerance",
         "reseed",
         "block",
+        "spherical",
         "mesh",
     ),
 )

@@ -28,6 +28,7 @@ def lloyd(
     tolerance: float,
     reseed: bool,
     block: int | None,
+    spherical: bool = False,
     axis_name: Any = None,
 ) -> Solution:
     """Runs Lloyd's iteration until no label changes or the prototypes stand still.
@@ -40,6 +41,7 @@ def lloyd(
         most this times the mean variance of a feature.
       reseed: Give an empty cluster the farthest point; otherwise its prototype stays.
       block: Points handled at a time.
+      spherical: Bring prototypes to unit length, as the points are.
       axis_name: Inside `jax.shard_map`, the mesh axes over which the points are sharded.
 
     Returns:
@@ -63,7 +65,7 @@ def lloyd(
                 lambda found: found,
                 found,
             )
-        new = means(found.offsets, found.counts, old)
+        new = means(found.offsets, found.counts, old, spherical=spherical)
         done = same | (jnp.sum((new - old) ** 2) <= limit)
         return iteration + 1, new, found.labels, energies.at[iteration].set(energy), done
 
@@ -79,12 +81,18 @@ def lloyd(
     return Solution(last.labels[:, None], ones, prototypes, energies, iterations, inertia)
 
 
-def means(offsets: Array, counts: Array, old: Array) -> Array:
-    """The mean of each cluster; an empty one keeps its prototype.
+def means(offsets: Array, counts: Array, old: Array, *, spherical: bool = False) -> Array:
+    """The mean of each cluster, of unit length if `spherical`; an empty one keeps its prototype.
 
     As a step from the old prototype: one that stands on equal points stays there exactly.
     """
-    return old + offsets / jnp.where(counts > 0, counts, 1)[:, None]
+    new = old + offsets / jnp.where(counts > 0, counts, 1)[:, None]
+    if not spherical:
+        return new
+    # Points that cancel out leave no direction: any does as well, the old one included.
+    length = jnp.linalg.norm(new, axis=1, keepdims=True)
+    clear = (counts[:, None] > 0) & (length > jnp.finfo(new.dtype).eps)
+    return jnp.where(clear, new / jnp.where(clear, length, 1), old)
 
 
 def _mean_variance(x: Array, axis_name: Any) -> Array:

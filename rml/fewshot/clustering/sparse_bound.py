@@ -43,6 +43,7 @@ def sparse_bound(
     max_iterations: int,
     tolerance: float,
     block: int | None,
+    spherical: bool = False,
     axis_name: Any = None,
 ) -> Solution:
     """Alternates assignment updates with prototype updates until the energy stands still.
@@ -58,6 +59,7 @@ def sparse_bound(
       max_iterations: Iterations at most.
       tolerance: The iteration stops when the energy falls by at most this share of itself.
       block: Points handled at a time; intermediates hold k * block numbers.
+      spherical: Bring prototypes to unit length, as the points are.
       axis_name: Inside `jax.shard_map`, the mesh axes over which points and graph are sharded.
 
     Returns:
@@ -146,7 +148,7 @@ def sparse_bound(
         )
         energy, _, offsets, counts = measure(members, prototypes)
         done = before - energy <= tolerance * jnp.abs(energy)
-        prototypes = means(offsets, counts, prototypes)
+        prototypes = means(offsets, counts, prototypes, spherical=spherical)
         return iteration + 1, prototypes, members, energies.at[iteration].set(energy), energy, done
 
     weight = jnp.asarray(laplacian_weight, dtype)
