@@ -4,8 +4,6 @@ The config names the experiment, the experiment says what happens. Heavy imports
 flags are known to be right, so that `--help` and mistakes answer at once.
 """
 
-import importlib
-import importlib.util
 import itertools
 import os
 import runpy
@@ -21,6 +19,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from experiments.registry import find_experiment
 from rml.errors import UserError, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,19 +90,6 @@ def fail(message: object) -> NoReturn:
     """Ends the program with a user's mistake in one line."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(1)
-
-
-def find_experiment(name: str) -> Any:
-    """The module of an experiment, `experiments.<area>.<name>`."""
-    folder = Path(__file__).parent
-    known = [
-        ".".join(p.relative_to(folder).with_suffix("").parts)
-        for p in folder.glob("*/*.py")
-        if p.stem != "__init__"
-    ]
-    if name not in known:
-        raise unknown("experiment", name, known)
-    return importlib.import_module(f"experiments.{name}")
 
 
 def quiet_libraries() -> None:

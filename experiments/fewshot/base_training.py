@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from experiments import figures
 from experiments.contrastive import common as contrastive
 from experiments.fewshot.common import Parts, num_base
-from experiments.fewshot.episodes import Setting, draw_episodes, measure, transformed
+from experiments.fewshot.episodes import Setting, check_classes, draw_episodes, measure, transformed
 from experiments.fewshot.features import Features, encode, pixels
 from rml import data, evaluation, models
 from rml.data import augment
@@ -122,6 +122,8 @@ def train(config: Any, run: RunDirectory) -> TrainState:
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, compares trained features with untrained ones and pixels on episodes, draws."""
     parts, problem = Parts(config), task(config)
+    setting = Setting(config.episodes.ways[0], 1)
+    check_classes({"novel": parts["novel"].arrays()["label"]}, config, [setting])
     state = train(config, run)
     untrained = initial_state(problem, seed=config.seed)
     trained = features(config, parts, state)
@@ -131,7 +133,6 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         "novel_untrained": features(config, parts, untrained),
     }
     metrics = {"accuracy": problem.evaluate(state)["accuracy"]}
-    setting = Setting(config.episodes.ways[0], 1)
     for name, values in measured.items():
         novel = transformed(values, config.features.transform).novel
         drawn = draw_episodes(novel, config, setting, count=config.episodes.count)

@@ -47,7 +47,6 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Chooses options on the validation part, measures on the novel part, draws."""
     check(config)
     features = load_features(config, run)
-    episodes.check_classes(features, config)
     features = episodes.transformed(features, config.features.transform)
     started = time.perf_counter()
     metrics: dict[str, float] = {}

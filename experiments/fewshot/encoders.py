@@ -12,13 +12,16 @@ from ml_collections import ConfigDict
 from experiments.contrastive import common as contrastive
 from experiments.fewshot import base_training
 from experiments.fewshot.common import Parts
+from experiments.fewshot.episodes import check_classes, settings
 from experiments.fewshot.features import Features, pixels, read_npz
 from experiments.hydra import common as hydra
+from experiments.registry import find_experiment
 from rml.data import augment
 from rml.errors import UserError, unknown
 from rml.training import RunDirectory, Task, TrainState
 from rml.training.checkpoint import restore_state
 
+EVALUATED = ("validation", "novel")
 ORIGINS = ("training", "run", "pixels", "npz")
 
 
@@ -36,22 +39,30 @@ def load_features(config: Any, run: RunDirectory) -> Features:
       The features.
 
     Raises:
-      UserError: An unknown origin, or a run or file that cannot be used.
+      UserError: An unknown origin, a run or file that cannot be used, or too few classes for the
+        episodes, before anything is trained.
     """
     origin = config.features.of
     if origin == "npz":
         if not config.data.name.startswith("npz:"):
             raise UserError(f"data.name is {config.data.name!r}, expected npz:PATH")
-        return read_npz(Path(config.data.name[4:]).expanduser())
+        features = read_npz(Path(config.data.name[4:]).expanduser())
+        check_classes(
+            {part: getattr(features, part)[1] for part in EVALUATED}, config, settings(config)
+        )
+        return features
+    if origin not in ORIGINS:
+        raise unknown("features.of", origin, ORIGINS)
     parts = Parts(config)
+    check_classes(
+        {part: parts[part].arrays()["label"] for part in EVALUATED}, config, settings(config)
+    )
     if origin == "pixels":
         return pixels(parts, batch_size=config.features.batch_size)
     if origin == "training":
         return base_training.features(config, parts, base_training.train(config, run))
-    if origin == "run":
-        encoder = load_encoder(Path(config.features.run).expanduser(), config.data.image_shape)
-        return Features.of(parts, encoder, batch_size=config.features.batch_size)
-    raise unknown("features.of", origin, ORIGINS)
+    encoder = load_encoder(Path(config.features.run).expanduser(), config.data.image_shape)
+    return Features.of(parts, encoder, batch_size=config.features.batch_size)
 
 
 def load_encoder(directory: Path, image_shape: Any) -> Callable[[Any], Any]:
@@ -71,6 +82,12 @@ def load_encoder(directory: Path, image_shape: Any) -> Callable[[Any], Any]:
     file = directory / "config.json"
     if not file.is_file():
         raise UserError(f"features.run is {str(directory)!r}, expected the directory of a run")
+    if (directory / "methods").is_dir():
+        names = ", ".join(sorted(path.name for path in (directory / "methods").iterdir()))
+        raise UserError(
+            f"{directory} compares methods; expected the run of one of them, "
+            f"{directory / 'methods'}/NAME with NAME one of {names}"
+        )
     config = ConfigDict(json.loads(file.read_text()))
     if list(config.data.image_shape) != list(image_shape):
         raise UserError(
@@ -93,8 +110,6 @@ def _model_and_task(config: Any) -> tuple[Any, Task]:
         method = config.get("method", "hydra")
         return hydra.build_model(config, method), hydra.task(config, method)
     if area == "contrastive":
-        from experiments.run import find_experiment
-
         return contrastive.build_model(config), find_experiment(config.experiment).task(config)
     if area == "fewshot" and config.get("features", {}).get("of", "training") == "training":
         return base_training.build_model(config), base_training.task(config)

@@ -14,7 +14,7 @@ from experiments.fewshot.features import Features, Labelled
 from rml.errors import UserError, unknown
 from rml.fewshot.alpha_tim import alpha_tim
 from rml.fewshot.bdcspn import bd_cspn
-from rml.fewshot.episodes import Episodes, class_index, sample_episodes
+from rml.fewshot.episodes import Episodes, class_index, require_classes, sample_episodes
 from rml.fewshot.evaluate import evaluate_episodes, mean_and_interval, sweep
 from rml.fewshot.kmeans import hard_kmeans, soft_kmeans
 from rml.fewshot.kmodes import k_modes
@@ -188,12 +188,21 @@ def choose(
     return {**fixed, **chosen}, Search(values, accuracies, intervals)
 
 
-def check_classes(features: Features, config: Any) -> None:
-    """Raises `UserError` unless validation and novel classes suffice for every setting."""
-    for part in ("validation", "novel"):
-        classes = int(getattr(features, part)[1].max()) + 1
-        if max(config.episodes.ways) > classes:
-            raise UserError(
-                f"episodes.ways is {tuple(config.episodes.ways)}, expected at most {classes}: that "
-                f"many {part} classes there are"
-            )
+def check_classes(labels: Mapping[str, Any], config: Any, wanted: Sequence[Setting]) -> None:
+    """Raises `UserError` unless the parts' classes suffice for all wanted kinds of episodes.
+
+    Args:
+      labels: Labels of each part of which episodes are drawn.
+      config: The run's config.
+      wanted: Kinds of episodes.
+    """
+    for part, own in labels.items():
+        index = class_index(own)
+        for setting in wanted:
+            sizes = {
+                "ways": setting.ways, "shots": setting.shots, "queries": config.episodes.queries
+            }  # fmt: skip
+            try:
+                require_classes(index, **sizes)
+            except UserError as error:
+                raise UserError(f"config.episodes, {part} classes: {error}") from None

@@ -89,12 +89,13 @@ def trajectories(
 
 
 def largest_increase(energies: np.ndarray) -> float:
-    """The largest increase of an iteration relative to the energy's size; negative if none."""
-    before, after = energies[:, :-1], energies[:, 1:]
-    moving = after != before  # after convergence the last energy is repeated
-    if not moving.any():
-        return 0.0
-    return float(((after - before) / np.abs(before))[moving].max())
+    """The largest increase of an iteration relative to the energy's size; negative if none.
+
+    The size is the largest of an episode's energies: they pass through zero where λ is large.
+    """
+    steps = np.diff(energies, axis=1) / np.abs(energies).max(axis=1, keepdims=True)
+    moving = steps != 0  # after convergence the last energy is repeated
+    return float(steps[moving].max()) if moving.any() else 0.0
 
 
 class Picture(NamedTuple):

@@ -39,7 +39,9 @@ class ClassIndex(NamedTuple):
     counts: Int[Array, " c"]
 
 
-def class_index(labels: Int[Array, " n"], num_classes: int | None = None) -> ClassIndex:
+def class_index(
+    labels: Int[Array | np.ndarray, " n"], num_classes: int | None = None
+) -> ClassIndex:
     """Prepares labels for drawing episodes under `jit`; computed on the host.
 
     Args:
@@ -183,7 +185,7 @@ def require_classes(index: ClassIndex, *, ways: int, shots: int, queries: int) -
 
 def sample_episodes(
     key: Key[Array, ""],
-    labels: Int[Array, " n"] | ClassIndex,
+    labels: Int[Array | np.ndarray, " n"] | ClassIndex,
     *,
     episodes: int,
     ways: int,

@@ -20,6 +20,7 @@ from experiments.fewshot.features import Features, read_npz
 from experiments.fewshot.trajectory import largest_increase
 from rml.errors import UserError
 from rml.evaluation import clustering_scores
+from rml.training import make_mesh
 
 Mapping.register(ConfigDict)  # it has a mapping's methods; the type checker wants it said
 
@@ -74,11 +75,51 @@ def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_fall
         encoders.load_encoder(directory / "nothing", (8, 8, 1))
 
 
+def test_another_experiments_encoder_gives_the_features(launch, tmp_path):
+    """A contrastive run of two steps, then its encoder, each by the launcher as a user has it."""
+    trained = launch(
+        "--config=configs/contrastive/simclr_digits.py", f"--workdir={tmp_path / 'simclr'}",
+        "--config.train.steps=2", "--config.optimizer.warmup_steps=1",
+        "--config.train.batch_size=64", "--config.train.log_every=1",
+        "--config.train.eval_every=0", timeout=900,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    compare = (
+        *QUICK, "--config.features.of=run", "--config.episodes.count=100",
+        "--config.episodes.validation=20",
+    )  # fmt: skip
+    missing = launch(*compare, f"--workdir={tmp_path / 'a'}", f"--config.features.run={tmp_path}")
+    assert missing.returncode == 1
+    assert "expected the directory of a run" in missing.stderr
+    done = launch(
+        *compare, f"--config.features.run={tmp_path / 'simclr'}", f"--workdir={tmp_path / 'b'}",
+        "--cpu_devices=2", timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "b" / "summary.json").read_text())["metrics"]
+    assert 0.2 < metrics["accuracy_5way_1shot_simple_shot"] < 0.95
+
+
+def test_episodes_that_the_classes_do_not_have_are_refused_before_training():
+    labels = {"validation": np.repeat(np.arange(6), 20), "novel": np.repeat(np.arange(5), 10)}
+    config = ConfigDict(dict(episodes=dict(queries=6)))
+    episodes.check_classes(labels, config, [episodes.Setting(5, 4)])
+    with pytest.raises(UserError, match="novel classes: 5 ways need 5 classes of at least 5"):
+        episodes.check_classes(labels, config, [episodes.Setting(5, 5)])
+    with pytest.raises(UserError, match="validation classes: 7 ways need as many classes, got 6"):
+        episodes.check_classes(labels, config, [episodes.Setting(7, 1)])
+
+
 def test_energy_of_clustering_falls_and_it_finds_classes(tmp_path):
     config = ConfigDict(clustering_config())
     x, classes = clustering.load_points(config)
     assert x.shape == (2000, 4)
-    found = clustering.cluster(x, key=jax.random.key(0), **config.cluster.to_dict())
+    assert clustering.build_graph(config, x) is None
+    config.graph.neighbors = 4
+    graph = clustering.build_graph(config, x)
+    found = clustering.cluster(
+        x, key=jax.random.key(0), graph=graph, laplacian_weight=0.5, **config.cluster.to_dict()
+    )
     energies = np.asarray(found.energies)[: int(found.iterations)]
     assert largest_increase(energies[None]) <= 1e-5
     # Components ten deviations apart are told apart without an error.
@@ -87,21 +128,26 @@ def test_energy_of_clustering_falls_and_it_finds_classes(tmp_path):
     seconds = clustering.measure_times(config, x)
     assert list(seconds) == [1000, 2000]
     assert min(seconds.values()) > 0
+    config.timing.sizes = (1000, 2001)
+    with pytest.raises(UserError, match=r"timing\.sizes has 2001, expected 3 clusters or more and"):
+        clustering.check_sizes(config, x, make_mesh())
 
 
 def clustering_config():
     points = dict(of="mixture", number=2000, dimension=4, components=3, spread=20.0)
     fit = dict(
-        num_clusters=3, start="k-means++", max_iterations=50, tolerance=1e-4,
-        empty="farthest", block=1024,
+        num_clusters=3, start="k-means++", metric="euclidean", temperature=1.0, support=2,
+        max_iterations=50, tolerance=1e-4, empty="farthest", block=1024,
     )  # fmt: skip
     timing = dict(sizes=(1000, 2000), iterations=2, repetitions=1)
-    return dict(seed=0, points=points, cluster=fit, timing=timing)
+    graph = dict(neighbors=0, kind="semidefinite", laplacian_weights=(0.5,), approximate=False)
+    return dict(seed=0, points=points, cluster=fit, graph=graph, timing=timing, mesh={})
 
 
 def test_an_increase_is_seen():
     assert largest_increase(np.array([[4.0, 2.0, 2.0], [-2.0, -1.0, -1.0]])) == 0.5
-    assert largest_increase(np.array([[4.0, 2.0, 2.0], [-2.0, -2.5, -2.5]])) == -0.25
+    assert largest_increase(np.array([[4.0, 2.0, 2.0], [-2.0, -2.5, -2.5]])) == -0.2
+    assert largest_increase(np.array([[8.0, -1e-9, 1e-9]])) == 2e-9 / 8
     assert largest_increase(np.array([[4.0, 4.0]])) == 0.0
 
 

@@ -10,7 +10,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments.run import find_experiment
+from experiments.registry import find_experiment
 from rml.training import make_mesh, use_mesh
 
 Mapping.register(ConfigDict)  # it has a mapping's methods; the type checker wants it said
