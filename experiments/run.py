@@ -33,6 +33,18 @@ CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "Devices that a CPU is split into, such as one a core; for config.mesh.",
     lower_bound=1,
 )  # fmt: skip
+COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "host:port of process 0, where several processes train together."
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes train together.", lower_bound=1
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this one is, from 0.", lower_bound=0
+)
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Find the other processes as TPU pods, SLURM and Kubernetes tell of them."
+)
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code a user error arose.")
 
 
@@ -107,6 +119,40 @@ def quiet_libraries() -> None:
     logger.propagate = False
 
 
+def prepare_devices() -> None:
+    """Splits the CPU and joins the other processes, as the flags say."""
+    if CPU_DEVICES.value is None and COORDINATOR.value is None and not DISTRIBUTED.value:
+        return
+    import jax
+
+    from rml.training.processes import join
+
+    if CPU_DEVICES.value is not None:
+        jax.config.update("jax_num_cpu_devices", CPU_DEVICES.value)
+    if COORDINATOR.value is not None:
+        join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    elif DISTRIBUTED.value:
+        join()
+
+
+def check_processes() -> None:
+    """Ends the program where the flags about processes do not fit together."""
+    number, own = NUM_PROCESSES.value, PROCESS_ID.value
+    if COORDINATOR.value is None:
+        if number is not None or own is not None:
+            fail("--num_processes and --process_id need --coordinator_address=host:port")
+        return
+    if DISTRIBUTED.value:
+        fail("--distributed finds the coordinator itself; leave out --coordinator_address")
+    host, _, port = COORDINATOR.value.rpartition(":")
+    if not host or not port.isdigit():
+        fail(f"--coordinator_address is {COORDINATOR.value!r}, expected host:port")
+    if number is None or own is None:
+        fail("--coordinator_address needs --num_processes and --process_id too")
+    if own >= number:
+        fail(f"--process_id is {own}, expected 0 to {number - 1}: --num_processes is {number}")
+
+
 def command() -> str:
     """The command that was typed, to type again."""
     return shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]])
@@ -139,17 +185,17 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
     started = time.perf_counter()
     experiment = find_experiment(config.experiment)
     quiet_libraries()
-    if CPU_DEVICES.value is not None:
-        import jax
-
-        jax.config.update("jax_num_cpu_devices", CPU_DEVICES.value)
+    prepare_devices()
     from rml.training import Interrupted, RunDirectory, measure_claims, read_metrics
+    from rml.training.processes import barrier, is_primary
 
     run = RunDirectory(directory, config.to_dict(), config_name=config_name)
     summary = run.summary()
+    barrier("looked for the summary")
     if summary is not None:
-        print(f"{directory} holds this run, complete; give another --workdir to run it again")
-        show(summary, directory)
+        if is_primary():
+            print(f"{directory} holds this run, complete; give another --workdir to run it again")
+            show(summary, directory)
         return
     lines = read_metrics(directory / "metrics.jsonl")
     before = max((float(line["time"]) for line in lines), default=0.0)
@@ -171,7 +217,27 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
         seconds=before + time.perf_counter() - started,
         captions=experiment.CAPTIONS,
     )
-    show(summary, directory)
+    if is_primary():
+        show(summary, directory)
+    barrier("complete")
+    run.close()
+
+
+def end_if_a_process_is_lost(error: Exception) -> None:
+    """Ends the program at once where the error is another process's end."""
+    from rml.training.processes import lost_process
+
+    reason = lost_process(error)
+    if reason is None:
+        return
+    if TRACEBACK.value:
+        traceback.print_exc()
+    print(
+        f"error: another process of this run has ended or cannot be reached ({reason}); start all "
+        f"processes again to continue from the last checkpoint:\n  {command()}",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    os._exit(1)  # the runtime would wait for the lost process and abort
 
 
 def main(argv: Sequence[str]) -> None:
@@ -179,11 +245,15 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if CONFIG.value is None:
         fail("no --config; for example --config=configs/contrastive/simclr_mnist5k.py")
+    check_processes()
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     directory = Path(WORKDIR.value or Path("runs") / Path(path).stem)
     try:
         launch(CONFIG.value, directory, os.path.relpath(path))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
+        end_if_a_process_is_lost(error)
+        if isinstance(error, RuntimeError):
+            raise
         if TRACEBACK.value:
             traceback.print_exc()
         elif not isinstance(error, UserError):

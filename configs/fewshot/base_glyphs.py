@@ -2,8 +2,7 @@
 
 python -m experiments.run --config=configs/fewshot/base_glyphs.py --workdir=runs/base_glyphs
 
-Measured with seed 0: 67 s of CPU time; 90.6% of held-out images of the base classes; SimpleShot on
-5-way 1-shot novel episodes 97.7 ± 0.2, 86.7 on pixels, 82.2 with the untrained encoder.
+About a minute of CPU time.
 """
 
 from ml_collections import ConfigDict

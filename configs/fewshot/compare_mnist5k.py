@@ -4,12 +4,10 @@ python -m experiments.run --config=configs/fewshot/compare_mnist5k.py --workdir=
 
 There are too few classes for validation classes: λ, neighbours and temperatures are chosen on
 episodes of the test split's images of the base classes, which training does not see. Nearly all
-of those are solved (99%), so that the choice says little.
+of those are solved (99%), so that the choice says little. Of 1,000 novel episodes results had been
+seen before the candidates for λ took their present form.
 
-Measured with seed 0 over 10,000 episodes, 5-way 1-shot: SimpleShot 62.2 ± 0.2, soft K-means
-69.6 ± 0.3, regularised 70.4 ± 0.3; at 5 shots 82.2, 83.7 and 84.6. With imbalanced queries the
-regularised model is at 62.2 and 78.6, SimpleShot at 62.1 and 82.2. Of 1,000 novel episodes these
-differences had been seen before the candidates for λ took their present form.
+Three minutes with `--cpu_devices=2`, which shares the episodes out over two cores.
 """
 
 from ml_collections import ConfigDict

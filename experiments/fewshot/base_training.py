@@ -95,8 +95,12 @@ def task(config: Any) -> Task:
         init_variables=contrastive.initializer(model, config),
         loss=loss,
         optimizer=build_optimizer(config.optimizer, steps=config.train.steps),
-        batches=lambda: data.batches(
-            parts["base"], batch_size=config.train.batch_size, seed=config.seed
+        batches=lambda part=0, count=1: data.batches(
+            parts["base"],
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            part=part,
+            parts=count,
         ),
         evaluate=evaluate,
         batch_spec=contrastive.batch_spec(config),

@@ -82,7 +82,7 @@ def build_model(config: Any, method: str) -> Any:
     )
 
 
-def open_batches(config: Any) -> Any:
+def open_batches(config: Any, part: int = 0, parts: int = 1) -> Any:
     """Training batches: shuffled, or of drawn pairs where `pairs.sampling` is "drawn"."""
     source = open_split(config, "train")
     if config.data.classes != source.num_classes:
@@ -91,7 +91,10 @@ def open_batches(config: Any) -> Any:
             f"{source.num_classes} classes: set --config.data.classes={source.num_classes}"
         )
     read = pair_batches if config.pairs.sampling == "drawn" else data.batches
-    return read(source, batch_size=config.train.batch_size, seed=config.seed)
+    return read(
+        source, batch_size=config.train.batch_size, seed=config.seed,
+        part=part, parts=parts,
+    )  # fmt: skip
 
 
 def task(config: Any, method: str) -> Task:
@@ -170,7 +173,7 @@ def task(config: Any, method: str) -> Task:
         init_variables=init_variables,
         loss=loss,
         optimizer=build_optimizer(config.optimizer, steps=config.train.steps),
-        batches=lambda: open_batches(config),
+        batches=partial(open_batches, config),
         evaluate=evaluate,
         batch_spec=spec,
     )

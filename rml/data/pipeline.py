@@ -31,20 +31,20 @@ def batches(
     drop_remainder: bool = True,
     transform: Transform | None = None,
     num_threads: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    part: int = 0,
+    parts: int = 1,
     in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> grain.IterDataset:
     """Batches `{"image": [b, h, w, c], "label": int32 [b]}` of a source, as NumPy arrays.
 
     Every example comes once an epoch (but for the remainder, which is another one each epoch).
     The order, and what `transform` draws, are functions of (seed, epoch, example) alone: the
-    iterator's state is one position, a resumed iterator continues exactly, and the global batch
-    does not depend on the number of processes or threads.
+    iterator's state is the number of the next batch, a resumed iterator continues exactly, and the
+    global batch does not depend on the number of processes or threads.
 
     Args:
         source: What to read.
-        batch_size: Of the global batch; each process yields its `batch_size / process_count` rows.
+        batch_size: Of the global batch; each process yields its `batch_size / parts` rows.
         seed: Of order and transforms.
         shuffle: A new order each epoch, otherwise the source's own.
         repeat: Epochs without end, otherwise one.
@@ -53,8 +53,8 @@ def batches(
             they are not (see `decode_and_resize`).
         num_threads: That read examples; the number of CPUs, at most 16, if not given. Not used
             for data in memory.
-        process_index: Which rows of the global batch are ours.
-        process_count: Number of processes that read together.
+        part: Which part of the global batch is ours.
+        parts: Of how many equal parts.
         in_memory_bytes: Sources up to this size are loaded first.
 
     Returns:
@@ -73,11 +73,11 @@ def batches(
         )
     if seed < 0:
         raise DataError(f"seed must not be negative, got {seed}")
-    if not 0 <= process_index < process_count:
-        raise DataError(f"process_index={process_index} is not in 0..{process_count - 1}")
-    if batch_size % process_count:
-        raise DataError(f"batch_size={batch_size} is not divisible by {process_count} processes")
-    if process_count > 1 and not drop_remainder:
+    if not 0 <= part < parts:
+        raise DataError(f"part={part} is not in 0..{parts - 1}")
+    if batch_size % parts:
+        raise DataError(f"batch_size={batch_size} is not divisible by {parts} processes")
+    if parts > 1 and not drop_remainder:
         raise DataError("several processes need equal batches: drop_remainder must be True")
 
     order = _Order(
@@ -85,8 +85,8 @@ def batches(
         batch_size=batch_size,
         seed=seed if shuffle else None,
         drop_remainder=drop_remainder,
-        first=process_index * (batch_size // process_count),
-        rows=batch_size // process_count,
+        first=part * (batch_size // parts),
+        rows=batch_size // parts,
     )
     epochs = sys.maxsize // (n * 2) if repeat else 1
     if transform is None and (source.nbytes is None or source.nbytes <= in_memory_bytes):
@@ -102,13 +102,14 @@ def batches(
             "set drop_remainder=True or repeat=False"
         )
     reader = _Reader(source, order, epochs, transform, seed)
-    return (
+    read = (
         grain.MapDataset.source(reader)
         .to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, 64))
         )
         .batch(order.rows, drop_remainder=drop_remainder)
     )
+    return CountedByBatch(read, order.rows)
 
 
 class _Order:
@@ -195,6 +196,32 @@ class _Reader:
 
     def __repr__(self) -> str:
         return f"_Reader({self._source!r})"
+
+
+class CountedByBatch(grain.IterDataset):
+    """Batches whose position is their number, whatever the rows of a process in each."""
+
+    def __init__(self, parent: grain.IterDataset, rows: int) -> None:
+        super().__init__(parent)
+        self._rows = rows
+
+    def __iter__(self) -> grain.DatasetIterator:
+        return _CountedIterator(iter(self._parent), self._rows)
+
+
+class _CountedIterator(grain.DatasetIterator):
+    def __init__(self, parent: grain.DatasetIterator, rows: int) -> None:
+        super().__init__(parent)
+        self._rows = rows
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._parent)
+
+    def get_state(self) -> dict[str, int]:
+        return {"next_index": -(-self._parent.get_state()["next_index"] // self._rows)}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self._parent.set_state({"next_index": state["next_index"] * self._rows})
 
 
 def decode_and_resize(

@@ -14,6 +14,7 @@ from rml.errors import UserError
 from rml.evaluation.checks import require_finite
 from rml.fewshot.episodes import Episodes
 from rml.training.mesh import BATCH_AXES
+from rml.training.processes import everywhere, local_copy
 
 Method = Callable[..., Array]
 
@@ -143,10 +144,12 @@ def _evaluate(
     padded = devices * chunk * -(-share // chunk)
     fill = jnp.arange(padded) % count
     filled = jax.tree.map(lambda part: part[fill], episodes) if padded > count else episodes
+    if mesh is not None:
+        grid, features, filled = everywhere((grid, features, filled), mesh)
     accuracies = _accuracies(
         grid, features, filled, method_of=method_of, ways=ways, chunk=chunk, mesh=mesh
     )
-    return accuracies[:count]
+    return local_copy(accuracies)[:count]
 
 
 def _require_rows(episodes: Episodes, *, rows: int, ways: int) -> None:

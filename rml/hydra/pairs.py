@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from rml.data import Source
-from rml.data.pipeline import IN_MEMORY_BYTES
+from rml.data.pipeline import IN_MEMORY_BYTES, CountedByBatch
 from rml.errors import UserError, unknown
 
 SAMPLING = ("uniform", "batch", "identical", "distinct")
@@ -111,7 +111,13 @@ def sample_partners(
 
 
 def pair_batches(
-    source: Source, *, batch_size: int, seed: int, in_memory_bytes: int = IN_MEMORY_BYTES
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    part: int = 0,
+    parts: int = 1,
+    in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> grain.IterDataset:
     """Batches of drawn pairs: rows 2p and 2p + 1 are examples of the two classes of pair p.
 
@@ -122,8 +128,10 @@ def pair_batches(
 
     Args:
       source: What to read; its labels must be known.
-      batch_size: Rows, even.
+      batch_size: Rows of the global batch.
       seed: Of pairs and examples.
+      part: Which part of every global batch is ours.
+      parts: Of how many equal parts, each of an even number of rows.
       in_memory_bytes: Sources up to this size are loaded first.
 
     Returns:
@@ -131,10 +139,11 @@ def pair_batches(
       "partner": int32 [b]}`, where a row's partner is the class of the other row of its pair.
 
     Raises:
-      UserError: If `batch_size` is odd or below 2, or the source does not know its labels.
+      UserError: If a part would not be whole pairs, or the source does not know its labels.
     """
-    if batch_size < 2 or batch_size % 2:
-        raise UserError(f"batches of pairs need an even batch_size, got {batch_size}")
+    if batch_size < 2 or batch_size % (2 * parts):
+        of = f" for each of {parts} parts" if parts > 1 else ""
+        raise UserError(f"batches of pairs need an even batch_size{of}, got {batch_size}")
     in_memory = source.nbytes is not None and source.nbytes <= in_memory_bytes
     arrays = source.arrays() if in_memory else None
     labels = source.labels if arrays is None else arrays["label"]
@@ -143,12 +152,14 @@ def pair_batches(
             f"{source.name!r} knows a label only by reading its example: pairs cannot be drawn "
             "first; take pairs.sampling='batch'"
         )
-    draw = _Draw(np.asarray(labels), batch_size // 2, seed)
+    draw = _Draw(np.asarray(labels), batch_size // 2, seed, part, parts)
     if arrays is not None:
         return grain.MapDataset.source(_PairBatches(arrays, draw)).to_iter_dataset(
             grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         )
-    return grain.MapDataset.source(_PairExamples(source, draw)).to_iter_dataset().batch(batch_size)
+    rows = batch_size // parts
+    read = grain.MapDataset.source(_PairExamples(source, draw)).to_iter_dataset().batch(rows)
+    return CountedByBatch(read, rows)
 
 
 def _rectangle(classes: int) -> tuple[int, int]:
@@ -168,8 +179,10 @@ def _fold(a: Any, b: Any, classes: int) -> tuple[Any, Any]:
 class _Draw:
     """Which examples are in which batch of pairs."""
 
-    def __init__(self, labels: np.ndarray, pairs: int, seed: int):
+    def __init__(self, labels: np.ndarray, pairs: int, seed: int, part: int, parts: int):
         self.labels, self.pairs, self.seed = labels, pairs, seed
+        self.size = 2 * pairs // parts
+        self.ours = slice(part * self.size, (part + 1) * self.size)
         self.order = np.argsort(labels, kind="stable")
         self.classes, self.first, self.count = np.unique(
             labels[self.order], return_index=True, return_counts=True
@@ -177,7 +190,7 @@ class _Draw:
         self.rows = lru_cache(maxsize=4)(self._rows)
 
     def _rows(self, batch: int) -> np.ndarray:
-        """Positions of the rows of a batch."""
+        """Positions of our rows of a batch."""
         rng = np.random.default_rng([self.seed, batch])
         present = len(self.classes)
         width, height = _rectangle(present)
@@ -188,7 +201,8 @@ class _Draw:
         # From the own class any example but the first one's, where there is another.
         other = rng.integers(0, np.where((i == j) & (self.count[j] > 1), -1, 0) + self.count[j])
         other += (i == j) & (other >= one) & (self.count[j] > 1)
-        return self.order[np.stack([self.first[i] + one, self.first[j] + other], 1).reshape(-1)]
+        rows = np.stack([self.first[i] + one, self.first[j] + other], 1).reshape(-1)
+        return self.order[rows[self.ours]]
 
     def partners(self, rows: np.ndarray) -> np.ndarray:
         """The class of the other row of each row's pair."""
@@ -220,7 +234,7 @@ class _PairExamples:
         return 2**62
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        batch, row = divmod(int(index), 2 * self._draw.pairs)
+        batch, row = divmod(int(index), self._draw.size)
         rows = self._draw.rows(batch)
         example = self._source[int(rows[row])]
         partner = self._draw.partners(rows)[row]

@@ -4,11 +4,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 
 from rml.errors import UserError
+from rml.training.processes import all_agree, is_primary, primary_first
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                data=grain.checkpoint.CheckpointSave(iterator),
+                data=ocp.args.JsonSave({"iterator": iterator.get_state()}),
                 config=ocp.args.JsonSave(config),
             ),
         )
@@ -59,7 +59,8 @@ class Checkpoints:
 
         Args:
           abstract_state: Shapes, types and shardings that the state must have.
-          iterator: Data iterator, moved to where it was.
+          iterator: Data iterator, moved to where it was. Its position is the number of a batch, the
+            same in every process and for any number of them.
 
         Returns:
           The step and the state; (0, None) where there is no checkpoint.
@@ -74,18 +75,21 @@ class Checkpoints:
                     step,
                     args=ocp.args.Composite(
                         state=ocp.args.StandardRestore(abstract_state),
-                        data=grain.checkpoint.CheckpointRestore(iterator),
+                        data=ocp.args.JsonRestore(),
                     ),
                 )
+                iterator.set_state(restored["data"]["iterator"])
+                reason = ""
             except Exception as error:  # whatever a damaged file makes of it
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                log.warning(
-                    "checkpoint of step %d in %s cannot be read (%s); trying the one before",
-                    step, self.directory, reason[0][:200],
-                )  # fmt: skip
-                self._set_aside(step)
-                continue
-            return step, restored["state"]
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                reason = lines[0][:200]
+            if all_agree(not reason):
+                return step, restored["state"]
+            log.warning(
+                "checkpoint of step %d in %s cannot be read (%s); trying the one before",
+                step, self.directory, reason or "by another process",
+            )  # fmt: skip
+            self._set_aside(step)
         if steps:
             raise UserError(
                 f"none of the checkpoints in {self.directory} (steps {sorted(steps)}) can be read; "
@@ -96,13 +100,15 @@ class Checkpoints:
     def _set_aside(self, step: int) -> None:
         """Renames a damaged checkpoint, so that this step can be saved again."""
         self._manager.close()
-        source = self.directory / str(step)
-        target = self.directory.parent / f"damaged-checkpoint-{step}"
-        number = 1
-        while target.exists():
-            number += 1
-            target = self.directory.parent / f"damaged-checkpoint-{step}-{number}"
-        source.rename(target)
+        with primary_first("setting a damaged checkpoint aside"):
+            if is_primary():
+                source = self.directory / str(step)
+                target = self.directory.parent / f"damaged-checkpoint-{step}"
+                number = 1
+                while target.exists():
+                    number += 1
+                    target = self.directory.parent / f"damaged-checkpoint-{step}-{number}"
+                source.rename(target)
         self._manager = self._open()
 
     def wait(self) -> None:

@@ -12,6 +12,7 @@ import flax.linen as nn
 import grain
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rml.errors import UserError
@@ -23,6 +24,7 @@ from rml.training.mesh import (
     make_mesh,
     use_mesh,
 )
+from rml.training.processes import global_arrays, is_primary, local_copy, part_of_batch
 from rml.training.progress import Progress
 from rml.training.rundir import RunDirectory
 from rml.training.task import Task, TrainState
@@ -108,6 +110,14 @@ class CompiledTask:
         return jax.jit(self._init, out_shardings=self.shardings)(self._key)
 
 
+def on_devices(batches: grain.IterDataset, shardings: Any, spec: Any) -> grain.IterDataset:
+    """Global batches on the devices, read and moved ahead of their use."""
+    prefetch = grain.experimental.ThreadPrefetchIterDataset
+    read = prefetch(batches, prefetch_buffer_size=4)
+    moved = read.map(lambda batch: global_arrays(batch, shardings, spec))
+    return prefetch(moved, prefetch_buffer_size=2)
+
+
 def initial_state(task: Task, *, seed: int) -> TrainState:
     """The state that a run of this seed starts from, on one device."""
     return jax.jit(lambda key: nn.meta.unbox(task.init(key)))(jax.random.key(seed))
@@ -115,13 +125,16 @@ def initial_state(task: Task, *, seed: int) -> TrainState:
 
 @contextmanager
 def _signals(received: list[int]) -> Iterator[None]:
-    """Collects SIGTERM and SIGINT instead of dying; the second one kills as usual."""
+    """Collects SIGTERM and SIGINT instead of dying; the second one kills as usual.
+
+    Of several processes each must stop at the same step: JAX's runtime catches their SIGTERM.
+    """
 
     def handler(signum: int, _: Any) -> None:
         received.append(signum)
         signal.signal(signum, signal.SIG_DFL)
 
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
         yield
         return
     previous = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -165,7 +178,7 @@ def fit(
       progress: Where progress is shown.
 
     Returns:
-      The state after the last step.
+      The state after the last step; with several processes a whole copy in each.
 
     Raises:
       Interrupted: SIGTERM or SIGINT came; the state was saved first.
@@ -174,18 +187,17 @@ def fit(
     """
     if steps < 1:
         raise UserError(f"train.steps is {steps}, expected at least 1")
-    progress = progress or Progress(quiet=True)
+    if progress is None or not is_primary():
+        progress = Progress(quiet=True)
     received: list[int] = []
     with _signals(received):
-        batches = task.batches()
+        mesh = make_mesh() if mesh is None else mesh
+        size = jax.tree.leaves(task.batch_spec)[0].shape[0]
+        batches = task.batches(*part_of_batch(batch_sharding(mesh), size))
         progress.note("compiling")
-        compiled = CompiledTask(task, make_mesh() if mesh is None else mesh, rules=rules, seed=seed)
+        compiled = CompiledTask(task, mesh, rules=rules, seed=seed)
         checkpoints = Checkpoints(run.checkpoints, keep=keep_checkpoints)
-        iterator = iter(
-            grain.experimental.device_put(
-                batches, compiled.batch_shardings, cpu_buffer_size=4, device_buffer_size=2
-            )
-        )
+        iterator = iter(on_devices(batches, compiled.batch_shardings, task.batch_spec))
         step, state = checkpoints.restore(compiled.abstract_state, iterator)
         if state is None:
             state = compiled.init()
@@ -228,7 +240,7 @@ class _Loop:
 
     def run(self, step: int, state: TrainState) -> TrainState:
         while step < self.steps:
-            if self.received:
+            if self.told_to_stop(step):
                 self.save(step, state)
                 self.checkpoints.wait()
                 raise Interrupted(self.received[0], step)
@@ -252,7 +264,13 @@ class _Loop:
             if last or (self.checkpoint_every and step % self.checkpoint_every == 0):
                 self.save(step, state)
         self.checkpoints.wait()
-        return state
+        return local_copy(state)
+
+    def told_to_stop(self, step: int) -> bool:
+        """Whether a signal came; of several processes all are told at the same step."""
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.received.append(signal.SIGTERM)
+        return bool(self.received)
 
     def drain(self, keep: int = 0) -> None:
         """Reads and writes the metrics of all steps but the newest `keep`."""
@@ -272,7 +290,8 @@ class _Loop:
                 self.progress.show(values)
 
     def evaluate(self, step: int, state: TrainState) -> None:
-        metrics = {f"eval/{k}": float(v) for k, v in self.task.evaluate(state).items()}
+        found = self.task.evaluate(local_copy(state))
+        metrics = {f"eval/{k}": float(v) for k, v in found.items()}
         if metrics:
             self.writer.write(step, self.seconds(), metrics)
             self.progress.show(metrics)

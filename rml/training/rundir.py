@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 
 from rml.errors import UserError
+from rml.training.processes import is_primary, of_primary, primary_first
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "rml")
 MAX_DIFFERENCES = 8
@@ -49,10 +51,11 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 class RunDirectory:
-    """One run's directory, held by one process at a time.
+    """One run's directory, held by one run at a time.
 
     Opening writes `config.json` into a new or empty directory, or checks it against the one that
-    is there. Nothing that exists is overwritten.
+    is there. Nothing that exists is overwritten. Of the processes of one run, which share the
+    directory, the first one holds it and writes; what the others draw goes to a place of their own.
 
     Attributes:
       path: The directory.
@@ -75,10 +78,23 @@ class RunDirectory:
         self.path = Path(path)
         self.config = json.loads(json.dumps(dict(config)))
         self.config_name = config_name
-        self._created = not self.path.exists()
+        self._lock: Any = None
+        self._scratch: tempfile.TemporaryDirectory | None = None
+        with primary_first(f"opening the work directory {self.path}"):
+            self._created = not self.path.exists()
+            self._open()
+        self.resumed = of_primary(self.resumed)
+
+    def _open(self) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._hold()
+            if is_primary():
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._hold()
+            elif not self.path.is_dir():
+                raise UserError(
+                    f"process {jax.process_index()} does not see the work directory {self.path}; "
+                    "expected one that all processes share"
+                )
             self.resumed = self._check_config()
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"work directory {self.path} is a file, expected a directory") from None
@@ -125,12 +141,19 @@ class RunDirectory:
         return True
 
     def close(self) -> None:
-        """Lets another process use the directory."""
-        self._lock.close()
+        """Lets another run use the directory."""
+        if self._lock is not None:
+            self._lock.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def abandon(self) -> None:
         """Takes a directory back that holds nothing yet but its config."""
-        if not self.resumed and {p.name for p in self.path.iterdir()} <= {"config.json", ".lock"}:
+        if (
+            is_primary()
+            and not self.resumed
+            and {p.name for p in self.path.iterdir()} <= {"config.json", ".lock"}
+        ):
             (self.path / "config.json").unlink()
             (self.path / ".lock").unlink()
             if self._created:
@@ -139,6 +162,9 @@ class RunDirectory:
 
     def figure(self, name: str) -> Path:
         """Where a figure of this name is saved."""
+        if not is_primary():
+            self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="rml-figures-")
+            return Path(self._scratch.name) / name
         folder = self.path / "figures"
         folder.mkdir(exist_ok=True)
         return folder / name
@@ -172,7 +198,7 @@ class RunDirectory:
         Returns:
           The summary as written.
         """
-        if captions:
+        if captions and is_primary():
             write_json(self.path / "figures" / "captions.json", dict(captions))
         summary = {
             "status": "complete",
@@ -188,5 +214,6 @@ class RunDirectory:
             "devices": [device.device_kind for device in jax.devices()],
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_json(self.path / "summary.json", summary)
+        if is_primary():
+            write_json(self.path / "summary.json", summary)
         return summary

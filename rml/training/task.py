@@ -99,7 +99,8 @@ class Task:
       init: `init(key) -> state`, traceable, arrays boxed by logical axes (`nn.Partitioned`).
       step: `step(state, batch) -> (state, metrics)`, traceable; `metrics["loss"]` is required and
         every metric is a scalar.
-      batches: `batches() -> iterator`: a checkpointable Grain `IterDataset` of host batches.
+      batches: `batches(part=0, parts=1) -> IterDataset`: Grain batches on the host, this part of
+        `parts` equal parts of each global batch; the iterator's state is the next batch's number.
       evaluate: `evaluate(state) -> metrics`, Python floats; runs on the host, jits what it needs.
       batch_spec: `jax.ShapeDtypeStruct` of a global batch, for compiling without data.
     """
@@ -108,7 +109,7 @@ class Task:
     step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]] = struct.field(
         pytree_node=False
     )
-    batches: Callable[[], grain.IterDataset] = struct.field(pytree_node=False)
+    batches: Callable[..., grain.IterDataset] = struct.field(pytree_node=False)
     evaluate: Callable[[TrainState], dict[str, float]] = struct.field(pytree_node=False)
     batch_spec: Batch = struct.field(pytree_node=False)
 
@@ -118,7 +119,7 @@ def gradient_task(
     init_variables: Callable[[Any], PyTree],
     loss: LossFn,
     optimizer: Optimizer,
-    batches: Callable[[], grain.IterDataset],
+    batches: Callable[..., grain.IterDataset],
     evaluate: Callable[[TrainState], dict[str, float]],
     batch_spec: Batch,
 ) -> Task:

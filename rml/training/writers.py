@@ -9,19 +9,24 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from rml.training.processes import is_primary
+
 
 class MetricsWriter:
     """Appends metrics to `metrics.jsonl` and to TensorBoard events.
 
     Opened at a step, it forgets what was written after it, so that a resumed run's file equals an
-    uninterrupted one's but for the times.
+    uninterrupted one's but for the times. Of several processes the first one writes.
     """
 
     def __init__(self, directory: Path, *, step: int):
         """Opens the files of a run that continues after `step` (0 for a new one)."""
         self._path = directory / "metrics.jsonl"
+        self._writes = is_primary()
         kept = [line for line in read_metrics(self._path) if line["step"] <= step]
         self.seconds = max((float(line["time"]) for line in kept), default=0.0)
+        if not self._writes:
+            return
         partial = self._path.with_name("metrics.jsonl.partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(partial, self._path)
@@ -36,6 +41,8 @@ class MetricsWriter:
           seconds: Time since the run began, over all its processes.
           metrics: Names to values.
         """
+        if not self._writes:
+            return
         plain = {k: float(v) if math.isfinite(v) else str(float(v)) for k, v in metrics.items()}
         self._file.write(json.dumps({"step": step, "time": round(seconds, 3), **plain}) + "\n")
         self._file.flush()
@@ -44,6 +51,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flushes and closes both files."""
+        if not self._writes:
+            return
         self._file.close()
         self._events.close()
 

@@ -99,8 +99,7 @@ def test_reading_by_example_equals_gathering():
 def test_processes_share_the_global_batch(how):
     alone = iter(batches(source(), batch_size=6, seed=2, **how))
     parts = [
-        iter(batches(source(), batch_size=6, seed=2, process_index=p, process_count=3, **how))
-        for p in range(3)
+        iter(batches(source(), batch_size=6, seed=2, part=p, parts=3, **how)) for p in range(3)
     ]
     for _ in range(9):
         rows = [next(part) for part in parts]
@@ -151,9 +150,9 @@ def test_decode_and_resize_draws_boxes_in_range():
         ({"batch_size": N + 1}, "batch_size=24 is larger than the 23 examples of 'numbers'"),
         ({"batch_size": 4, "seed": -1}, "seed must not be negative, got -1"),
         ({"batch_size": 0}, "must be positive, got 0"),
-        ({"batch_size": 4, "process_count": 3}, "not divisible by 3"),
-        ({"batch_size": 4, "process_count": 2, "process_index": 2}, r"not in 0\.\.1"),
-        ({"batch_size": 4, "process_count": 2, "drop_remainder": False}, "equal batches"),
+        ({"batch_size": 4, "parts": 3}, "not divisible by 3"),
+        ({"batch_size": 4, "parts": 2, "part": 2}, r"not in 0\.\.1"),
+        ({"batch_size": 4, "parts": 2, "drop_remainder": False}, "equal batches"),
         ({"batch_size": 4, "drop_remainder": False, **BY_EXAMPLE}, "repeat=False"),
     ],
 )

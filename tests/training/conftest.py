@@ -24,17 +24,19 @@ OPTIMIZER = dict(
 class Batches:
     """Batch i of the digits, as arrays; `poison` makes one batch NaN."""
 
-    def __init__(self, poison: int | None):
+    def __init__(self, poison: int | None, part: int = 0, parts: int = 1):
         digits = load_digits()
         self.x = (digits.data / 16).astype(np.float32)
         self.y = digits.target.astype(np.int32)
         self.poison = poison
+        self.first, self.rows = part * BATCH // parts, BATCH // parts
 
     def __len__(self) -> int:
         return len(self.x) // BATCH
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        rows = slice(index * BATCH, (index + 1) * BATCH)
+        first = index * BATCH + self.first
+        rows = slice(first, first + self.rows)
         x = self.x[rows] * (np.nan if index == self.poison else 1)
         return {"x": x, "y": self.y[rows]}
 
@@ -70,7 +72,9 @@ def build_task(
         init_variables=lambda key: model.init(key, jnp.zeros((1, 64))),
         loss=loss,
         optimizer=build_optimizer({**OPTIMIZER, **optimizer}, steps=steps),
-        batches=lambda: grain.MapDataset.source(Batches(poison)).seed(0).repeat().to_iter_dataset(),
+        batches=lambda part=0, parts=1: (
+            grain.MapDataset.source(Batches(poison, part, parts)).seed(0).repeat().to_iter_dataset()
+        ),
         evaluate=evaluate,
         batch_spec={
             "x": jax.ShapeDtypeStruct((batch, 64), jnp.float32),

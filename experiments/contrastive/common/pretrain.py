@@ -37,8 +37,12 @@ def surroundings(config: Any, model: ProjectedEncoder) -> dict[str, Any]:
     """What a task needs beside its loss: batches, evaluation by neighbours, shapes of a batch."""
     judge = Judge(model, config)
     return {
-        "batches": lambda: data.batches(
-            judge.train, batch_size=config.train.batch_size, seed=config.seed
+        "batches": lambda part=0, parts=1: data.batches(
+            judge.train,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            part=part,
+            parts=parts,
         ),
         "evaluate": lambda state: {"knn": judge.knn(judge.features(variables(state)))},
         "batch_spec": batch_spec(config),

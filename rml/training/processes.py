@@ -1,0 +1,181 @@
+"""Several processes that train together: what each reads, who writes, and how they agree.
+
+Every function does the obvious thing in the usual case of one process.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from rml.errors import UserError
+
+HEARTBEAT_SECONDS = 30
+"""After this time without a sign of life a process counts as lost."""
+JOIN_SECONDS = 120
+
+
+def join(
+    coordinator: str | None = None, processes: int | None = None, index: int | None = None
+) -> None:
+    """Joins the processes of a run; call it before anything asks for a device.
+
+    Args:
+      coordinator: `host:port` of process 0; found by JAX on TPU pods, SLURM and Kubernetes.
+      processes: How many.
+      index: Which of them this is.
+
+    Raises:
+      UserError: The others could not be found or did not come.
+    """
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            initialization_timeout=JOIN_SECONDS, shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        where = f"at {coordinator}" if coordinator else "of this cluster"
+        raise UserError(
+            f"cannot join the processes {where} ({reason}); expected all of them to start within "
+            f"{JOIN_SECONDS} s of each other, each with its own --process_id"
+        ) from None
+
+
+def lost_process(error: BaseException) -> str | None:
+    """What an error says of another process that has ended, None if it is about something else."""
+    if jax.process_count() == 1:
+        return None
+    text = str(error).strip()
+    signs = ("Gloo", "heartbeat", "Connection reset", "Connection closed", "UNAVAILABLE", "Socket")
+    return text.splitlines()[0][:160] if any(sign in text for sign in signs) else None
+
+
+def is_primary() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextmanager
+def primary_first(name: str) -> Iterator[None]:
+    """Runs the block in the first process, then in the others; if it fails there, it fails in all.
+
+    Args:
+      name: Of what is done, for messages.
+
+    Raises:
+      UserError: The first process failed, whose own message says why.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    failed = np.zeros((), np.int32)
+    if is_primary():
+        try:
+            yield
+        except BaseException:
+            multihost_utils.broadcast_one_to_all(failed + 1)
+            raise
+        multihost_utils.broadcast_one_to_all(failed)
+    else:
+        if int(multihost_utils.broadcast_one_to_all(failed)):
+            raise UserError(f"{name} failed in process 0, whose message says why")
+        yield
+
+
+def all_agree(value: bool) -> bool:
+    """Whether `value` is true in every process."""
+    if jax.process_count() == 1:
+        return value
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
+
+
+def of_primary(value: bool) -> bool:
+    """What `value` is in the first process."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def part_of_batch(sharding: NamedSharding, batch_size: int) -> tuple[int, int]:
+    """Which part of every global batch this process reads.
+
+    Args:
+      sharding: Of the batch's first axis.
+      batch_size: Of the global batch.
+
+    Returns:
+      Number of the part, and of how many equal parts. Processes whose devices hold the same rows,
+      such as those along the model axis, read the same part.
+
+    Raises:
+      UserError: This process's devices hold rows that do not lie together.
+    """
+    places = sharding.addressable_devices_indices_map((batch_size,)).values()
+    spans = {index[0].indices(batch_size)[:2] for index in places if index is not None}
+    start, stop = min(a for a, _ in spans), max(b for _, b in spans)
+    rows = stop - start
+    if sum(b - a for a, b in spans) != rows or start % rows or batch_size % rows:
+        raise UserError(
+            f"the mesh {dict(sharding.mesh.shape)} gives process {jax.process_index()} rows that "
+            "do not lie together; expected the model axis to divide the devices of a process, or "
+            "the reverse"
+        )
+    return start // rows, batch_size // rows
+
+
+def global_arrays(batch: PyTree, shardings: PyTree, spec: PyTree) -> PyTree:
+    """The global batch on the devices, of which `batch` is what this process has read."""
+    if jax.process_count() == 1:
+        return jax.device_put(batch, shardings)
+    return jax.tree.map(
+        lambda rows, sharding, whole: jax.make_array_from_process_local_data(
+            sharding, rows, whole.shape
+        ),
+        batch,
+        shardings,
+        spec,
+    )
+
+
+def everywhere(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Arrays that this process holds whole, as every other does, on all devices of the mesh."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, whole), tree)
+
+
+def local_copy(tree: PyTree) -> PyTree:
+    """Arrays that lie over several processes, whole on the first device of this one.
+
+    With one process they stay where they are.
+    """
+    if jax.process_count() == 1:
+        return tree
+
+    def whole(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return leaf
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(
+                whole(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
+            )
+        sharding: Any = leaf.sharding
+        replicated = NamedSharding(sharding.mesh, PartitionSpec())
+        return jax.jit(_same, out_shardings=replicated)(leaf).addressable_data(0)
+
+    return jax.tree.map(whole, tree)
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x
