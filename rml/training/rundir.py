@@ -19,6 +19,8 @@ from rml.training.processes import is_primary, of_primary, primary_first
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "rml")
 MAX_DIFFERENCES = 8
+PLACEMENT = ("mesh",)
+"""Keys that say where a run computes, not what: they may change when it continues."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -54,7 +56,7 @@ class RunDirectory:
     """One run's directory, held by one run at a time.
 
     Opening writes `config.json` into a new or empty directory, or checks it against the one that
-    is there. Nothing that exists is overwritten. Of the processes of one run, which share the
+    is there, but for the mesh. Nothing that exists is overwritten. Of the processes of one run, which share the
     directory, the first one holds it and writes; what the others draw goes to a place of their own.
 
     Attributes:
@@ -129,7 +131,11 @@ class RunDirectory:
             found = json.loads(file.read_text())
         except ValueError:
             raise UserError(f"{file} is not readable as JSON; the run cannot be resumed") from None
-        differing = difference(found, self.config)
+        what = [
+            {key: value for key, value in config.items() if key not in PLACEMENT}
+            for config in (found, self.config)
+        ]
+        differing = difference(*what)
         if differing:
             shown = "\n  ".join(differing[:MAX_DIFFERENCES])
             more = len(differing) - MAX_DIFFERENCES

@@ -23,7 +23,7 @@ if int(number) > 1:
     join(address, int(number), int(index))
 import conftest, jax
 from rml.training import RunDirectory, fit, make_mesh
-run = RunDirectory(directory, {"steps": 40})
+run = RunDirectory(directory, {"steps": 40, "mesh": json.loads(mesh)})
 state = fit(conftest.build_task(), run, steps=int(steps), mesh=make_mesh(json.loads(mesh)),
             log_every=1, eval_every=20, checkpoint_every=10)
 whole = all(leaf.is_fully_addressable for leaf in jax.tree.leaves(state))

@@ -34,6 +34,15 @@ def test_another_config_is_refused_with_the_differing_keys(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_run_may_continue_on_another_mesh(tmp_path):
+    RunDirectory(tmp_path / "r", {"seed": 0, "mesh": {"data": -1}}).close()
+    again = RunDirectory(tmp_path / "r", {"seed": 0, "mesh": {"data": 4, "fsdp": 2}})
+    assert again.resumed
+    again.close()
+    with pytest.raises(UserError, match=r"\n  seed: 0 there, 1 now$"):
+        RunDirectory(tmp_path / "r", {"seed": 1, "mesh": {"data": 1}})
+
+
 def test_somebody_elses_directory_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("chapter 1")
     with pytest.raises(UserError, match=r"holds 'thesis\.tex' and no run"):
