@@ -56,8 +56,9 @@ class RunDirectory:
     """One run's directory, held by one run at a time.
 
     Opening writes `config.json` into a new or empty directory, or checks it against the one that
-    is there, but for the mesh. Nothing that exists is overwritten. Of the processes of one run, which share the
-    directory, the first one holds it and writes; what the others draw goes to a place of their own.
+    is there, but for the mesh. Nothing that exists is overwritten. Of the processes of one run,
+    which share the directory, the first one holds it and writes; what the others draw goes to a
+    place of their own.
 
     Attributes:
       path: The directory.
@@ -81,6 +82,7 @@ class RunDirectory:
         self.config = json.loads(json.dumps(dict(config)))
         self.config_name = config_name
         self._lock: Any = None
+        self.resumed = False
         self._scratch: tempfile.TemporaryDirectory | None = None
         with primary_first(f"opening the work directory {self.path}"):
             self._created = not self.path.exists()

@@ -1,5 +1,6 @@
 """The model, its views and the batch that it trains on, as a config names them."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from rml import models
 from rml.data import augment
 from rml.errors import unknown
 from rml.training import TrainState
+from rml.training.mesh import BATCH_AXES
 
 
 class ProjectedEncoder(nn.Module):
@@ -89,9 +91,15 @@ def apply_in_groups(
     def apply(part: Array) -> Any:
         return model.apply(variables, part, train=True, mutable=mutable, **options)
 
-    # Inside, the batch axis is a group's: it is not the one that the mesh splits.
-    with nn.logical_axis_rules(()):
-        out, changed = jax.vmap(apply)(images.reshape(groups, -1, *images.shape[1:]))
+    # The mesh splits the groups, where it divides them, and not the images of one.
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+    axes = BATCH_AXES if devices > 1 and groups % devices == 0 else None
+    rules = [rule for rule in nn.get_logical_axis_rules() if axes and rule[1] == "model"]
+    with nn.logical_axis_rules(rules):
+        out, changed = jax.vmap(apply, spmd_axis_name=axes)(
+            images.reshape(groups, -1, *images.shape[1:])
+        )
     return out.reshape(-1, *out.shape[2:]), jax.tree.map(lambda x: x.mean(axis=0), changed)
 
 

@@ -1,0 +1,175 @@
+"""Random-feature attention: what a layer with frozen query-key matrices learns, from how much.
+
+Fu et al., What can a Single Attention Layer Learn? A Study Through the Random Features Lens,
+arXiv:2307.11353. Three models, ridge on their features: attention with Gaussian query-key matrices,
+attention with the matrices centred at the identity, and random features of an MLP on the
+concatenated input, all with as many trained numbers.
+
+The predictions for numbers of examples are this repository's, by counting: a rotation-invariant
+kernel needs about as many examples as there are polynomials of the target's degree p, which number
+((N + 1) d)^p for the MLP and d^p for attention, a ratio that grows as (N + 1)^p.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from experiments import figures
+from experiments.attention import learning, scaling
+from rml.errors import UserError
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2307.11353, abstract; target, sizes and margin are this repository's"
+COUNT = "this repository's count of polynomials gives p; the margin is half of it"
+RATE = "rate of a mean of independent heads"
+CLAIMS = (
+    Claim("Attention's error on averages of squares is at most a fifth of the MLP features'",
+          "rfa_over_mlp_average_2", "<=", 0.2, SOURCE),
+    Claim("Degree 1: the ratio of examples needed grows with keys at a log-log slope of 1/2",
+          "ratio_slope_degree_1", ">=", 0.5, COUNT),
+    Claim("Degree 2: the ratio of examples needed grows with keys at a log-log slope of 1",
+          "ratio_slope_degree_2", ">=", 1.0, COUNT),
+    Claim("With most keys the ratio at degree 2 is at least twice that at degree 1",
+          "ratio_degree_2_over_1", ">=", 2.0, SOURCE),
+    Claim("Centred at the identity, the error on correlation-weighted averages is a tenth lower",
+          "biased_over_rfa_weighted_1", "<=", 0.9, SOURCE),
+    Claim("Centred at the identity, the error on squared correlations is a tenth lower",
+          "biased_over_rfa_mixed_1_2", "<=", 0.9, SOURCE),
+    Claim("With the query rotated away there is no such gain",
+          "biased_over_rfa_mixed_0_2", ">=", 0.95, SOURCE),
+    Claim("On averages of squares, which have no correlation, there is none either",
+          "biased_over_rfa_average_2", ">=", 0.95, SOURCE),
+    Claim("Attention's error on averages of squares falls with examples at a slope of -1/2",
+          "slope_rfa_average_2", "<=", -0.5, SOURCE),
+    *(
+        Claim(f"{model}: distance to the kernel falls with heads at a slope of -1/2, within 0.05",
+              f"kernel_slope_error_{model}", "<=", 0.05, RATE)
+        for model in learning.MODELS
+    ),
+)  # fmt: skip
+NAMES = {"rfa": "attention", "biased_rfa": "attention, biased", "rf_mlp": "MLP"}
+CAPTIONS = {
+    "average_2.png": "Averages of squares: relative test error against examples; bands: replicates"
+    " from least to greatest.",
+    "weighted_1.png": "Correlation-weighted averages: relative test error against examples.",
+    "mixture.png": "Error of the biased variant over the unbiased against the mixture's weight.",
+    "averages.png": "Averages of powers: relative test error with the most examples.",
+    "correlations.png": "Targets of query and keys: relative test error with the most examples.",
+    "needed.png": "Examples that reach the error level against keys, MLP over attention.",
+    "kernel.png": "Relative distance of the Gram matrix to its limit against heads.",
+}
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Measures learning curves, numbers of examples, and convergence to the kernels; draws."""
+    check(config)
+    progress = Progress()
+    metrics: dict[str, float] = {}
+    errors = learning.learning_curves(config, progress.note)
+    mean = errors.mean(0)
+    for m, model in enumerate(learning.MODELS):
+        for t, target in enumerate(config.targets):
+            metrics[f"error_{model}_{target}"] = mean[m, -1, t]
+            series = errors[:, m, :, t]
+            metrics[f"slope_{model}_{target}"] = scaling.slopes(config.sizes, series).mean()
+    for t, target in enumerate(config.targets):
+        metrics[f"biased_over_rfa_{target}"] = mean[1, -1, t] / mean[0, -1, t]
+    at = config.targets.index("average_2")
+    metrics["rfa_over_mlp_average_2"] = mean[0, -1, at] / mean[2, -1, at]
+
+    needed = scaling.sample_ratios(config)
+    ratio = needed["rf_mlp"] / needed["rfa"]
+    for j, degree in enumerate(config.scaling.degrees):
+        grown = scaling.slopes(np.asarray(config.scaling.num_keys) + 1, ratio[:, :, j])
+        metrics[f"ratio_slope_degree_{degree}"] = grown.mean()
+        metrics[f"ratio_slope_degree_{degree}_half_width"] = half_width(grown)
+        for i, count in enumerate(config.scaling.num_keys):
+            for model, number in needed.items():
+                metrics[f"needed_{model}_keys_{count}_degree_{degree}"] = number[:, i, j].mean()
+    last = ratio[:, -1].mean(0)
+    metrics["ratio_degree_2_over_1"] = last[1] / last[0]
+    progress.note(f"examples needed, MLP over attention: {ratio.mean(0).round(1).tolist()}")
+
+    distances = scaling.kernel_distances(config)
+    for model, distance in distances.items():
+        slope = scaling.slopes(config.limit.heads, distance)
+        metrics[f"kernel_slope_{model}"] = slope.mean()
+        metrics[f"kernel_slope_half_width_{model}"] = half_width(slope)
+        metrics[f"kernel_slope_error_{model}"] = abs(slope.mean() + 0.5)
+    draw(config, run, errors, ratio, distances)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def draw(config: Any, run: RunDirectory, errors: Any, ratio: Any, distances: Any) -> None:
+    """The figures."""
+    logs = np.log2(config.sizes)
+    for target in ("average_2", "weighted_1"):
+        at = config.targets.index(target)
+        series = {NAMES[m]: band(logs, errors[:, i, :, at]) for i, m in enumerate(learning.MODELS)}
+        figures.curves(
+            run.figure(f"{target}.png"), series, "examples (log₂)", "relative error", logy=True
+        )
+    mixed = [name for name in config.targets if name.startswith("mixed_")]
+    columns = [config.targets.index(name) for name in mixed]
+    figures.curves(
+        run.figure("mixture.png"),
+        {
+            "biased over unbiased": band(
+                np.array([float(name.split("_")[1]) for name in mixed]),
+                errors[:, 1, -1, columns] / errors[:, 0, -1, columns],
+            ),
+        },
+        "weight of the identity",
+        "ratio of errors",
+    )
+    for figure, chosen in (
+        ("averages.png", [n for n in config.targets if n.startswith("average_")]),
+        ("correlations.png", [n for n in config.targets if not n.startswith("average_")]),
+    ):
+        at = [config.targets.index(name) for name in chosen]
+        figures.bars(
+            run.figure(figure),
+            [name.replace("_", " ") for name in chosen],
+            {NAMES[m]: errors[:, i, -1, at].mean(0) for i, m in enumerate(learning.MODELS)},
+            ylabel="relative error",
+        )
+    figures.curves(
+        run.figure("needed.png"),
+        {
+            f"degree {p}": band(np.log2(np.asarray(config.scaling.num_keys) + 1), ratio[:, :, j])
+            for j, p in enumerate(config.scaling.degrees)
+        },
+        "keys and query (log₂)",
+        "examples, MLP over attention",
+        logy=True,
+    )
+    figures.curves(
+        run.figure("kernel.png"),
+        {NAMES[m]: band(np.log2(config.limit.heads), d) for m, d in distances.items()},
+        "heads (log₂)",
+        "relative distance",
+        logy=True,
+    )
+
+
+def band(x: Any, y: np.ndarray) -> tuple[Any, ...]:
+    """Mean over replicates, with least and greatest."""
+    return x, y.mean(0), y.min(0), y.max(0)
+
+
+def half_width(values: np.ndarray) -> float:
+    """Half of the 95% interval of a mean of replicates."""
+    return float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless the config has what the claims compare."""
+    for name in ("average_2", "weighted_1", "mixed_0_2", "mixed_1_2"):
+        if name not in config.targets:
+            raise UserError(f"targets lacks {name!r}, which the claims are about")
+    if tuple(config.scaling.degrees[:2]) != (1, 2):
+        raise UserError(f"scaling.degrees is {config.scaling.degrees}, expected to begin (1, 2)")
+    if config.scaling.num_keys[-1] != max(config.scaling.num_keys):
+        raise UserError(f"scaling.num_keys is {config.scaling.num_keys}, expected to increase")
+    if min(config.replicates, config.scaling.replicates, config.limit.replicates) < 2:
+        raise UserError("replicates must be at least 2 everywhere, for bands and intervals")

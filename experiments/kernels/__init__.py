@@ -1,0 +1,1 @@
+"""Deep kernel machines: their limits, regression, classification."""

@@ -1,0 +1,1 @@
+"""Attention: random-feature attention, its kernel limit, and approximations of softmax."""

@@ -1,0 +1,132 @@
+"""The kernels to which features of random-feature attention converge with the number of heads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtr
+from jaxtyping import Array, Float
+
+from rml.attention.random_feature_attention import concatenated
+
+_POINTS = 24  # of Gauss and Legendre: float32 rounding is reached, see the tests
+
+
+@jax.custom_jvp
+def rectified_product(cosine: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """Mean of relu(u) relu(v) for standard normals u, v of correlation `cosine`.
+
+    Source: Cho and Saul 2009, Kernel Methods for Deep Learning: half the arc-cosine kernel of
+    degree one.
+    """
+    c = jnp.clip(cosine, -1, 1)
+    return (jnp.sqrt(1 - c * c) + c * (jnp.pi - jnp.arccos(c))) / (2 * jnp.pi)
+
+
+@rectified_product.defjvp
+def _rectified_product_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (cosine,), (tangent,) = primals, tangents
+    slope = (jnp.pi - jnp.arccos(jnp.clip(cosine, -1, 1))) / (2 * jnp.pi)
+    return rectified_product(cosine), slope * tangent
+
+
+def biased_rectified_product(
+    mean: Float[Array, "*#s"], other: Float[Array, "*#s"], cosine: Float[Array, "*#s"]
+) -> Float[Array, "*s"]:
+    """Mean of relu(mean + u) relu(other + v) for standard normals u, v of correlation `cosine`.
+
+    Closed but for the integral that every bivariate normal probability needs, done by quadrature
+    over the angle whose sine is the correlation. By Price's theorem the derivative with respect to
+    the correlation is P(mean + u > 0, other + v > 0), whose own derivative is the density at the
+    means: twice integrated from correlation zero, where the two factors are independent, this is
+
+        E relu E relu + ρ P P + ∫_0^ρ (ρ - r) density(r) dr.
+    """
+    rho = jnp.clip(cosine, -1 + 1e-7, 1 - 1e-7)  # the slope of the arc sine stays finite
+
+    def density(x: Array) -> Array:
+        return jnp.exp(-x * x / 2) / jnp.sqrt(2 * jnp.pi)
+
+    def alone(x: Array) -> Array:
+        return x * ndtr(x) + density(x)
+
+    nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
+    half = jnp.arcsin(rho) / 2
+    total = alone(mean) * alone(other) + rho * ndtr(mean) * ndtr(other)
+    difference, product = mean - other, mean * other
+    for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
+        sine = jnp.sin(half * (1 + node))
+        # m² + o² - 2 m o s = (m - o)² + 2 m o (1 - s), which loses no digits where s is near 1.
+        exponent = (difference**2 / (1 - sine) + 2 * product) / (2 * (1 + sine))
+        total += half * weight * (rho - sine) * jnp.exp(-exponent) / (2 * jnp.pi)
+    return total
+
+
+def rfa_kernel(
+    query: Float[Array, "m d"],
+    keys: Float[Array, "m k d"],
+    other_query: Float[Array, "n d"],
+    other_keys: Float[Array, "n l d"],
+    *,
+    scale: float = 0.5,
+    biased: bool = False,
+) -> Float[Array, "m n"]:
+    """Computes the kernel of random-feature attention with infinitely many heads.
+
+    The mean over pairs of keys (xi, yj) of <xi, yj> E[relu(<W, x0 xiᵀ>) relu(<W, y0 yjᵀ>)], all
+    with bias coordinates. Pairs are streamed: memory is that of the result.
+
+    Args:
+      query: Queries of the rows.
+      keys: Keys of the rows.
+      other_query: Queries of the columns.
+      other_keys: Keys of the columns.
+      scale: Standard deviation of the entries of the query-key matrices.
+      biased: Whether the matrices are centred at the identity.
+
+    Returns:
+      Kernel between all rows and all columns.
+
+    Source: expectation of `rfa_features` over heads; arc-cosine kernel of Cho and Saul 2009.
+    """
+    queries = 1 + query @ other_query.T
+    norm, other_norm = _norm(query)[:, None], _norm(other_query)
+    count, other_count = keys.shape[1], other_keys.shape[1]
+
+    def pair(total: Array, index: Array) -> tuple[Array, None]:
+        x, y = keys[:, index // other_count], other_keys[:, index % other_count]
+        inner = 1 + x @ y.T
+        sizes, other_sizes = scale * norm * _norm(x)[:, None], scale * other_norm * _norm(y)
+        cosine = scale**2 * queries * inner / (sizes * other_sizes)
+        if biased:
+            mean, other = jnp.sum(query * x, -1)[:, None], jnp.sum(other_query * y, -1)
+            value = biased_rectified_product(mean / sizes, other / other_sizes, cosine)
+        else:
+            value = rectified_product(cosine)
+        return total + sizes * other_sizes * value * inner, None
+
+    total = jax.lax.scan(
+        jax.checkpoint(pair), jnp.zeros_like(queries), jnp.arange(count * other_count)
+    )[0]
+    return total / (count * other_count)
+
+
+def rf_mlp_kernel(
+    query: Float[Array, "m d"],
+    keys: Float[Array, "m k d"],
+    other_query: Float[Array, "n d"],
+    other_keys: Float[Array, "n k d"],
+) -> Float[Array, "m n"]:
+    """Computes the kernel of the random-feature MLP with infinitely many neurons.
+
+    The arc-cosine kernel of the concatenated inputs, scaled as `rf_mlp_weights`.
+
+    Source: expectation of `rf_mlp_features` over neurons; Cho and Saul 2009.
+    """
+    x, y = concatenated(query, keys), concatenated(other_query, other_keys)
+    sizes = jnp.linalg.norm(x, axis=-1)[:, None] * jnp.linalg.norm(y, axis=-1)
+    return sizes * rectified_product(x @ y.T / sizes) / (keys.shape[1] + 2)
+
+
+def _norm(x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    """Norm with the bias coordinate."""
+    return jnp.sqrt(1 + jnp.sum(x * x, axis=-1))

@@ -1,0 +1,100 @@
+"""Softmax attention in linear time by positive orthogonal random features (FAVOR+).
+
+Here random features approximate softmax attention; in `rml.attention.random_feature_attention`
+they are the model.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+
+def gaussian_projection(
+    key: Key[Array, ""], features: int, d: int, *, orthogonal: bool = True
+) -> Float[Array, "features d"]:
+    """Draws standard normal directions, within blocks of d orthogonal to each other if asked.
+
+    Each direction alone is distributed as N(0, I) either way, so estimates stay unbiased;
+    orthogonal ones vary less.
+
+    Source: Choromanski et al. 2021, Rethinking Attention with Performers (arXiv:2009.14794).
+    """
+    direction, length = jax.random.split(key)
+    if not orthogonal:
+        return jax.random.normal(direction, (features, d))
+    blocks = -(-features // d)
+    q, r = jnp.linalg.qr(jax.random.normal(direction, (blocks, d, d)))
+    # The signs make the distribution of the rotation uniform.
+    q = q * jnp.sign(jnp.diagonal(r, axis1=1, axis2=2))[:, None, :]
+    norms = jnp.linalg.norm(jax.random.normal(length, (features, d)), axis=1, keepdims=True)
+    return norms * q.reshape(-1, d)[:features]
+
+
+def positive_features(
+    x: Float[Array, "*b d"], projection: Float[Array, "m d"]
+) -> Float[Array, "*b m"]:
+    """Computes features whose inner products estimate exp(<x, y>) without bias, all positive.
+
+    exp(<w, x> - |x|² / 2) / sqrt(m) for each row w of the projection. For independent rows the
+    relative variance is (exp(|x + y|²) - 1) / m: least where the kernel is smallest.
+
+    Source: Choromanski et al. 2021 (arXiv:2009.14794), positive features of FAVOR+.
+    """
+    exponent = _exponents(x, projection)
+    return jnp.exp(exponent) / jnp.sqrt(jnp.asarray(projection.shape[0], exponent.dtype))
+
+
+def performer_attention(
+    query: Float[Array, "*b q d"],
+    keys: Float[Array, "*b k d"],
+    values: Float[Array, "*b k v"],
+    projection: Float[Array, "m d"],
+    *,
+    causal: bool = False,
+) -> Float[Array, "*b q v"]:
+    """Approximates softmax(query keysᵀ / sqrt(d)) values in time and memory linear in the length.
+
+    Args:
+      query: Queries.
+      keys: Keys.
+      values: Values of the keys.
+      projection: Directions of the features, of `gaussian_projection`.
+      causal: Whether a query attends only to keys up to its own position.
+
+    Returns:
+      Weighted means of values, with weights that are positive and sum to one.
+
+    Raises:
+      ValueError: If `causal` and there are not as many queries as keys.
+
+    Source: Choromanski et al. 2021 (arXiv:2009.14794): D⁻¹ φ(Q) (φ(K)ᵀ V).
+    """
+    if causal and query.shape[-2] != keys.shape[-2]:
+        raise ValueError(
+            f"causal attention expects as many queries as keys, got shapes {query.shape} and "
+            f"{keys.shape}"
+        )
+    scale = query.shape[-1] ** -0.25
+    q, k = _exponents(scale * query, projection), _exponents(scale * keys, projection)
+    # A factor of a query's features, or of all keys', cancels: so none overflows.
+    q = jnp.exp(q - jax.lax.stop_gradient(jnp.max(q, axis=-1, keepdims=True)))
+    k = jnp.exp(k - jax.lax.stop_gradient(jnp.max(k, axis=(-2, -1), keepdims=True)))
+    values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
+    if not causal:
+        out = q @ (jnp.swapaxes(k, -2, -1) @ values)
+    else:
+
+        def step(state: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
+            q, k, v = row
+            state = state + k[..., :, None] * v[..., None, :]
+            return state, jnp.einsum("...m,...mv->...v", q, state)
+
+        rows = tuple(jnp.moveaxis(x, -2, 0) for x in (q, k, values))
+        start = jnp.zeros((*k.shape[:-2], k.shape[-1], values.shape[-1]), values.dtype)
+        out = jnp.moveaxis(jax.lax.scan(step, start, rows)[1], 0, -2)
+    tiny = jnp.finfo(out.dtype).tiny
+    return out[..., :-1] / jnp.maximum(out[..., -1:], tiny)
+
+
+def _exponents(x: Array, projection: Array) -> Array:
+    return x @ projection.T - jnp.sum(x * x, axis=-1, keepdims=True) / 2

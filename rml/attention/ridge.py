@@ -1,0 +1,210 @@
+"""Ridge and minimum-norm regression on features: primal or dual, streamed, with leave-one-out."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+FeatureMap = Callable[[Any, Any], Array]
+
+
+def streamed_gram(
+    feature_map: FeatureMap,
+    blocks: PyTree,
+    left: PyTree,
+    right: PyTree | None = None,
+    *,
+    strips: int = 8,
+) -> Float[Array, "m n"]:
+    """Computes inner products of features that never exist at once, block by block of heads.
+
+    Args:
+      feature_map: Maps (one block, inputs) to features [n, ...] scaled as if the block were all.
+      blocks: Arrays whose first axis counts blocks: weights, or keys from which the map draws
+        them, so that not even the weights of all heads exist at once.
+      left: Inputs of the rows.
+      right: Inputs of the columns; those of the rows by default, and then only products below
+        the diagonal are computed.
+      strips: Strips of rows of the symmetric case; of k strips, (k + 1) / 2k is computed.
+
+    Returns:
+      Inner products of the features of all blocks, divided by their number.
+    """
+    count = len(jax.tree.leaves(blocks)[0])
+    first = jax.tree.map(lambda x: x[0], blocks)
+    shape = jax.eval_shape(feature_map, first, left)
+    rows = shape.shape[0]
+    if right is not None:
+        columns = jax.eval_shape(feature_map, first, right).shape[0]
+        edges = [(0, rows, columns)]
+    else:
+        bounds = [rows * i // strips for i in range(strips + 1)]
+        edges = [(a, b, b) for a, b in itertools.pairwise(bounds) if b > a]
+
+    def add(totals: list[Array], block: PyTree) -> tuple[list[Array], None]:
+        x = _flat(feature_map(block, left))
+        y = x if right is None else _flat(feature_map(block, right))
+        return [
+            total + _product(x[a:b], y[:c].T)
+            for total, (a, b, c) in zip(totals, edges, strict=True)
+        ], None
+
+    start = [jnp.zeros((b - a, c), shape.dtype) for a, b, c in edges]
+    totals = jax.lax.scan(add, start, blocks)[0]
+    if right is not None:
+        return totals[0] / count
+    lower = jnp.zeros((rows, rows), shape.dtype)
+    for total, (a, _, _) in zip(totals, edges, strict=True):
+        lower = jax.lax.dynamic_update_slice(lower, total, (a, 0))
+    lower = jnp.tril(lower)
+    return (lower + jnp.tril(lower, -1).T) / count
+
+
+def streamed_weights(
+    feature_map: FeatureMap, blocks: PyTree, inputs: PyTree, dual: Float[Array, "n t"]
+) -> Float[Array, "blocks f t"]:
+    """Weights of the features, block by block, of the dual coefficients `dual`."""
+    count = len(jax.tree.leaves(blocks)[0])
+
+    def one(block: PyTree) -> Array:
+        return _product(_flat(feature_map(block, inputs)).T, dual) / count
+
+    return jax.lax.map(one, blocks)
+
+
+def solve_ridge(
+    gram: Float[Array, "n n"], targets: Float[Array, "n t"], regularization: float | Array
+) -> Float[Array, "n t"]:
+    """Solves (gram + regularization I) a = targets by Cholesky.
+
+    Regularization is absolute, not a fraction of n; below rounding of the Gram matrix it does not
+    make it positive definite and the answer is NaN: use `solve_min_norm` there.
+    """
+    gram = gram + regularization * jnp.eye(gram.shape[0], dtype=gram.dtype)
+    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(gram, lower=True), targets)
+
+
+def solve_min_norm(
+    gram: Float[Array, "n n"], targets: Float[Array, "n t"], *, rcond: float | None = None
+) -> Float[Array, "n t"]:
+    """The least-squares solution of gram a = targets of least norm, the limit of no ridge.
+
+    Args:
+      gram: Symmetric positive semi-definite matrix, singular or not.
+      targets: Right-hand sides.
+      rcond: Eigenvalues below this share of the largest count as zero; n times the rounding unit
+        by default.
+    """
+    values, vectors = jnp.linalg.eigh(gram)
+    if rcond is None:
+        rcond = gram.shape[0] * float(jnp.finfo(gram.dtype).eps)
+    kept = values > rcond * values[-1]
+    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
+    return vectors @ (inverse[:, None] * (vectors.T @ targets))
+
+
+def fit_ridge(
+    features: Float[Array, "n f"],
+    targets: Float[Array, "n t"],
+    *,
+    regularization: float | Array | None,
+) -> Float[Array, "f t"]:
+    """Fits min |features w - targets|² + regularization |w|² by the smaller of the two systems.
+
+    Args:
+      features: One row an example.
+      targets: One column an output.
+      regularization: Weight of the penalty; None interpolates with the least norm.
+
+    Returns:
+      Weights of the features.
+    """
+    n, f = features.shape
+    primal = f <= n
+    gram = _product(features.T, features) if primal else _product(features, features.T)
+    right = _product(features.T, targets) if primal else targets
+    if regularization is None:
+        solution = solve_min_norm(gram, right)
+    else:
+        solution = solve_ridge(gram, right, regularization)
+    return solution if primal else _product(features.T, solution)
+
+
+def leave_one_out(
+    gram: Float[Array, "n n"], targets: Float[Array, "n t"], regularizations: Float[Array, " r"]
+) -> Float[Array, "r t"]:
+    """Mean squared error of predicting each example from all others, for each ridge penalty.
+
+    In closed form, from one eigendecomposition: with a = (gram + λ)⁻¹ targets, the residual of
+    example i is a_i / [(gram + λ)⁻¹]_ii.
+
+    Args:
+      gram: Inner products of the examples' features.
+      targets: One column an output.
+      regularizations: Penalties, positive.
+    """
+    values, vectors = jnp.linalg.eigh(gram)
+    rotated = vectors.T @ targets
+
+    def error(regularization: Array) -> Array:
+        inverse = 1 / (jnp.maximum(values, 0) + regularization)
+        dual = vectors @ (inverse[:, None] * rotated)
+        diagonal = jnp.square(vectors) @ inverse
+        return jnp.mean(jnp.square(dual / diagonal[:, None]), axis=0)
+
+    return jax.lax.map(error, regularizations)
+
+
+def leave_one_out_primal(
+    features: Float[Array, "n f"], targets: Float[Array, "n t"], regularizations: Float[Array, " r"]
+) -> Float[Array, "r t"]:
+    """`leave_one_out` from features, where they are fewer than the examples."""
+    values, vectors = jnp.linalg.eigh(_product(features.T, features))
+    rotated = _product(features, vectors)
+    right = _product(rotated.T, targets)
+
+    def error(regularization: Array) -> Array:
+        inverse = 1 / (jnp.maximum(values, 0) + regularization)
+        residual = targets - rotated @ (inverse[:, None] * right)
+        leverage = jnp.square(rotated) @ inverse
+        return jnp.mean(jnp.square(residual / (1 - leverage)[:, None]), axis=0)
+
+    return jax.lax.map(error, regularizations)
+
+
+def solve_prefixes(
+    gram: Float[Array, "n n"],
+    targets: Float[Array, "n t"],
+    regularization: float | Array,
+    sizes: Sequence[int],
+) -> list[tuple[Float[Array, "m t"], Float[Array, " t"]]]:
+    """Solves ridge regression on the first m examples for each m of `sizes`, factorising once.
+
+    The Cholesky factor of a leading block, and its inverse, are leading blocks of the whole's.
+
+    Returns:
+      For each size the dual coefficients, as `solve_ridge`, and the mean squared leave-one-out
+      error, as `leave_one_out`.
+    """
+    identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
+    factor = jnp.linalg.cholesky(gram + regularization * identity)
+    inverse = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+
+    def solve(m: int) -> tuple[Array, Array]:
+        part = inverse[:m, :m]
+        dual = _product(part.T, _product(part, targets[:m]))
+        diagonal = jnp.sum(part**2, axis=0)
+        return dual, jnp.mean(jnp.square(dual / diagonal[:, None]), axis=0)
+
+    return [solve(m) for m in sizes]
+
+
+def _flat(features: Array) -> Array:
+    return features.reshape(features.shape[0], -1)
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

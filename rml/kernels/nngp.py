@@ -1,0 +1,79 @@
+"""The neural network Gaussian process: fixed kernels, the limit in which nothing is learned."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rml.kernels.gram import Blocks, Kernel, gram
+from rml.ops.psd import cholesky, gaussian_log_density, solve_lower
+
+
+class Prediction(NamedTuple):
+    """Gaussian predictions of noise-free outputs.
+
+    Attributes:
+      mean: Of each output.
+      variance: Shared by the outputs.
+    """
+
+    mean: Float[Array, "t c"]
+    variance: Float[Array, " t"]
+
+
+def nngp_grams(g: Float[Array, "n n"], *, kernel: Kernel, depth: int) -> Float[Array, "depth n n"]:
+    """The prior's Gram matrices, G_l = K(G_{l-1}) for l = 1 to `depth`.
+
+    Args:
+      g: Gram matrix of the inputs.
+      kernel: Of every layer.
+      depth: Number of hidden layers.
+
+    Returns:
+      One matrix a layer.
+
+    Source: Yang et al., arXiv:2108.13097: the solution of the objective without data.
+    """
+    grams = []
+    for _ in range(depth):
+        g = gram(kernel, g)
+        grams.append(g)
+    return jnp.stack(grams) if grams else jnp.zeros((0, *g.shape), g.dtype)
+
+
+def log_marginal_likelihood(
+    k: Float[Array, "n n"], y: Float[Array, "n c"], *, noise: float | Array
+) -> Float[Array, ""]:
+    """Log-density N(Y; 0, K + noise I), the columns of `y` independent, in nats.
+
+    Args:
+      k: Kernel matrix of the outputs.
+      y: Targets.
+      noise: Variance.
+    """
+    noisy = k + noise * jnp.eye(k.shape[0], dtype=k.dtype)
+    return gaussian_log_density(y, cholesky(noisy).factor)
+
+
+def gp_predict(k: Blocks, y: Float[Array, "n c"], *, noise: float | Array) -> Prediction:
+    """Exact Gaussian process regression; the inducing points of `k` are the training points.
+
+    Args:
+      k: Kernel matrix of the outputs in blocks.
+      y: Targets of the training points.
+      noise: Variance.
+
+    Returns:
+      Mean and variance of the function at the other points; add `noise` for targets.
+    """
+    factor = cholesky(k.ii + noise * jnp.eye(k.ii.shape[0], dtype=k.ii.dtype)).factor
+    x = solve_lower(factor, k.ti.T)
+    return Prediction(x.T @ solve_lower(factor, y), k.t - jnp.sum(x * x, axis=0))
+
+
+def gaussian_log_likelihood(
+    prediction: Prediction, y: Float[Array, "t c"], *, noise: float | Array
+) -> Float[Array, ""]:
+    """Mean log-density of targets under a prediction, over points and outputs, in nats."""
+    variance = prediction.variance[:, None] + noise
+    return -jnp.mean(jnp.log(2 * jnp.pi * variance) + (y - prediction.mean) ** 2 / variance) / 2

@@ -1,0 +1,89 @@
+"""Minimisation that says whether it converged."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from rml.errors import UserError
+
+
+class Fit(NamedTuple):
+    """Where an optimisation ended.
+
+    Attributes:
+      params: Last parameters.
+      value: Their objective, to be minimised.
+      gradient_norm: Largest absolute entry of the gradient there.
+      steps: Steps made.
+      converged: Whether the gradient is below the tolerance.
+    """
+
+    params: Any
+    value: float
+    gradient_norm: float
+    steps: int
+    converged: bool
+
+
+def fit(
+    loss: Callable[[Any], Array],
+    params: Any,
+    *,
+    steps: int = 500,
+    tolerance: float = 1e-6,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Fit:
+    """Minimises a smooth function of a pytree, by L-BFGS unless told otherwise.
+
+    Args:
+      loss: What to minimise, such as a negative objective.
+      params: Where to start.
+      steps: At most this many.
+      tolerance: On the largest absolute entry of the gradient.
+      optimizer: Any of Optax; `optax.lbfgs()` by default.
+
+    Returns:
+      Where it ended, converged or not.
+
+    Raises:
+      UserError: If the loss is not finite where the fit starts or ends, for example since a kernel
+        matrix is singular.
+    """
+    chosen = optax.with_extra_args_support(optimizer or optax.lbfgs())
+    value_and_grad = jax.value_and_grad(loss)
+
+    def going(carry: Any) -> Array:
+        _, _, step, _, grad = carry
+        return (step < steps) & (_largest(grad) > tolerance)
+
+    def advance(carry: Any) -> Any:
+        params, state, step, value, grad = carry
+        updates, state = chosen.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+        params = optax.apply_updates(params, updates)
+        # A line search has evaluated where it ended.
+        known = optax.tree.get(state, "value"), optax.tree.get(state, "grad")
+        found = value_and_grad(params) if known[1] is None else known
+        return params, state, step + 1, *found
+
+    @jax.jit
+    def solve(params: Any) -> Any:
+        start = params, chosen.init(params), jnp.zeros((), jnp.int32), *value_and_grad(params)
+        params, _, step, value, grad = jax.lax.while_loop(going, advance, start)
+        return params, step, value, _largest(grad)
+
+    params, step, value, gradient = solve(params)
+    if not (jnp.isfinite(value) and jnp.isfinite(gradient)):
+        where = f"after {int(step)} steps" if step else "where the fit starts"
+        raise UserError(
+            f"the objective is {float(value)} and its largest gradient {float(gradient)} {where}: "
+            "a matrix is not positive definite; require_kernels says which"
+        )
+    return Fit(params, float(value), float(gradient), int(step), bool(gradient <= tolerance))
+
+
+def _largest(tree: Any) -> Array:
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -1,0 +1,63 @@
+"""The outputs of a machine whose likelihood is not Gaussian, or whose data come in batches."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rml.kernels.gram import Blocks
+from rml.kernels.layers import triangle, unit_kl
+from rml.kernels.nngp import Prediction
+from rml.ops.psd import cholesky, solve_lower
+
+
+class Outputs(NamedTuple):
+    """The approximate posterior of the outputs, q(F) = Π_c N(L m_c, L S Sᵀ Lᵀ) with K = L Lᵀ.
+
+    Attributes:
+      mean: m, one column an output.
+      raw: Free parameters of S, shared by the outputs.
+    """
+
+    mean: Float[Array, "n c"]
+    raw: Float[Array, "n n"]
+
+
+def output_kl(outputs: Outputs) -> Float[Array, ""]:
+    """Σ_c KL(q(f_c) || N(0, K)) in nats."""
+    c = outputs.mean.shape[1]
+    return c * unit_kl(triangle(outputs.raw)) + jnp.sum(outputs.mean**2) / 2
+
+
+def output_marginals(k: Blocks, outputs: Outputs, *, jitter: float = 0.0) -> Prediction:
+    """Mean and variance of the outputs at the other points of `k`, given q at its inducing ones."""
+    x = solve_lower(cholesky(k.ii, jitter=jitter).factor, k.ti.T)
+    xs = x.T @ triangle(outputs.raw)
+    variance = k.t - jnp.sum(x * x, axis=0) + jnp.sum(xs * xs, axis=1)
+    return Prediction(x.T @ outputs.mean, variance)
+
+
+def expected_log_softmax(
+    key: Any,
+    mean: Float[Array, "n c"],
+    variance: Float[Array, " n"],
+    labels: Int[Array, " n"],
+    *,
+    samples: int,
+) -> Float[Array, " n"]:
+    """Monte Carlo mean of log softmax(f)[label] over f ~ N(mean, variance I), antithetic draws."""
+    half = jax.random.normal(key, (max(samples // 2, 1), *mean.shape), mean.dtype)
+    noise = jnp.concatenate([half, -half]) * jnp.sqrt(variance)[:, None]
+    logits = mean + noise
+    own = jnp.take_along_axis(mean, labels[:, None], axis=1)[:, 0]
+    return own - jnp.mean(jax.nn.logsumexp(logits, axis=-1), axis=0)
+
+
+def log_predictive(
+    key: Any, mean: Float[Array, "n c"], variance: Float[Array, " n"], *, samples: int
+) -> Float[Array, "n c"]:
+    """Logarithm of the Monte Carlo mean of softmax(f) over f ~ N(mean, variance I)."""
+    noise = jax.random.normal(key, (samples, *mean.shape), mean.dtype)
+    logits = mean + noise * jnp.sqrt(variance)[:, None]
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(samples)

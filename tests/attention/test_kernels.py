@@ -1,0 +1,145 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal, norm
+
+from rml.attention import kernels
+from rml.attention import random_feature_attention as rfa
+from rml.attention.targets import draw_inputs
+
+
+def bias(x):
+    x = np.asarray(x, np.float64)
+    return np.concatenate([x, np.ones_like(x[..., :1])], -1)
+
+
+def rectified(mean, other, rho):
+    """E relu(mean + u) relu(other + v), Rosenbaum's moments of the truncated bivariate normal."""
+    s = np.sqrt(1 - rho**2)
+    both = multivariate_normal.cdf([mean, other], cov=[[1, rho], [rho, 1]], abseps=1e-12)
+    density = multivariate_normal.pdf([mean, other], cov=[[1, rho], [rho, 1]])
+    return (
+        (mean * other + rho) * both
+        + mean * norm.pdf(other) * norm.cdf((mean - rho * other) / s)
+        + other * norm.pdf(mean) * norm.cdf((other - rho * mean) / s)
+        + s**2 * density
+    )
+
+
+def reference(query, keys, other_query, other_keys, scale, biased):
+    """One pair of keys at a time, from outer products, in float64."""
+    out = np.zeros((len(query), len(other_query)))
+    d = query.shape[1]
+    identity = np.diag([1.0] * d + [0.0]) * biased
+    for a in range(len(query)):
+        for b in range(len(other_query)):
+            for x in bias(keys[a]):
+                for y in bias(other_keys[b]):
+                    u, v = np.outer(bias(query[a]), x), np.outer(bias(other_query[b]), y)
+                    su, sv = scale * np.linalg.norm(u), scale * np.linalg.norm(v)
+                    rho = scale**2 * np.sum(u * v) / (su * sv)
+                    value = rectified(np.sum(identity * u) / su, np.sum(identity * v) / sv, rho)
+                    out[a, b] += su * sv * value * (x @ y)
+    return out / (keys.shape[1] * other_keys.shape[1])
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return *draw_inputs(jax.random.key(0), 4, keys=3, d=4), *draw_inputs(
+        jax.random.key(1), 3, keys=2, d=4
+    )
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("scale", [0.5, 0.2])
+def test_attention_kernel_is_the_float64_oracle(pair, biased, scale):
+    value = kernels.rfa_kernel(*pair, scale=scale, biased=biased)
+    expected = reference(*map(np.asarray, pair), scale, biased)
+    np.testing.assert_allclose(value, expected, rtol=3e-6, atol=3e-6)
+
+
+def test_mlp_kernel_is_the_float64_oracle():
+    a, b = (draw_inputs(jax.random.key(s), n, keys=3, d=4) for s, n in ((0, 4), (1, 3)))
+    x, y = (bias(np.concatenate([q, np.reshape(k, (len(k), -1))], 1)) for q, k in (a, b))
+    size = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)
+    theta = np.arccos(x @ y.T / size)
+    expected = size * (np.sin(theta) + (np.pi - theta) * np.cos(theta)) / (2 * np.pi) / 5
+    np.testing.assert_allclose(kernels.rf_mlp_kernel(*a, *b), expected, rtol=3e-6)
+
+
+def test_quadrature_agrees_with_bivariate_normal_probabilities_up_to_the_ends():
+    cases = [
+        (mean, other, rho)
+        for mean in (-2.5, 0.0, 0.7)
+        for other in (-1.0, 2.0)
+        for rho in (-0.999, -0.5, 0.0, 0.9, 0.999)
+    ]
+    mean, other, rho = (np.array(x) for x in zip(*cases, strict=True))
+    with jax.enable_x64(True):
+        value = kernels.biased_rectified_product(*map(jnp.asarray, (mean, other, rho)))
+    expected = [rectified(*case) for case in cases]
+    np.testing.assert_allclose(value, expected, atol=2e-7)
+
+
+def test_without_means_the_biased_product_is_the_arc_cosine_kernel():
+    rho = jnp.linspace(-1, 1, 41)
+    zero = jnp.zeros_like(rho)
+    np.testing.assert_allclose(
+        kernels.biased_rectified_product(zero, zero, rho), kernels.rectified_product(rho), atol=3e-7
+    )
+    np.testing.assert_allclose(kernels.rectified_product(jnp.array([-1.0, 0.0, 1.0])),
+                               [0, 1 / (2 * np.pi), 0.5], atol=1e-7)  # fmt: skip
+
+
+def test_gradients_are_finite_on_equal_and_opposite_inputs(pair):
+    query, keys = pair[:2]
+
+    def total(query, keys, biased):
+        other = jnp.concatenate([query, -query]), jnp.concatenate([keys, -keys])
+        return kernels.rfa_kernel(query, keys, *other, biased=biased).sum()
+
+    for biased in (False, True):
+        gradient = jax.grad(total, (0, 1))(query, keys, biased)
+        assert all(jnp.all(jnp.isfinite(g)) for g in gradient)
+
+
+def test_attention_kernel_is_positive_semi_definite_and_invariant():
+    query, keys = draw_inputs(jax.random.key(2), 30, keys=3, d=3)
+    for biased in (False, True):
+        gram = np.asarray(kernels.rfa_kernel(query, keys, query, keys, biased=biased))
+        assert np.linalg.eigvalsh(gram.astype(np.float64))[0] > -1e-4
+        permuted = kernels.rfa_kernel(query, keys[:, ::-1], query, keys, biased=biased)
+        np.testing.assert_allclose(permuted, gram, atol=1e-5)
+
+
+def slope_with_interval(sizes, errors):
+    """Slope of log error against log size, mean over replicates and its 95% half-width."""
+    x = np.log(sizes) - np.mean(np.log(sizes))
+    slopes = np.log(errors) @ x / (x @ x)
+    return slopes.mean(), 1.96 * slopes.std(ddof=1) / np.sqrt(len(slopes))
+
+
+@pytest.mark.parametrize("model", ["rfa", "biased", "mlp"])
+def test_finite_heads_converge_at_the_rate_of_a_mean(model):
+    """The error of M heads falls as M^-1/2: the interval of the slope holds -1/2 and is narrow."""
+    query, keys = draw_inputs(jax.random.key(0), 12, keys=3, d=4)
+    if model == "mlp":
+        limit = kernels.rf_mlp_kernel(query, keys, query, keys)
+    else:
+        limit = kernels.rfa_kernel(query, keys, query, keys, biased=model == "biased")
+    sizes = [64, 256, 1024, 4096]
+
+    def error(key, heads):
+        if model == "mlp":
+            phi = rfa.rf_mlp_features(query, keys, rfa.rf_mlp_weights(key, heads, 3, 4))
+        else:
+            weights = rfa.rfa_weights(key, heads, 4, biased=model == "biased")
+            phi = rfa.rfa_features(query, keys, weights).reshape(12, -1)
+        return jnp.linalg.norm(phi @ phi.T - limit)
+
+    replicates = jax.random.split(jax.random.key(1), 24)
+    errors = [jax.jit(jax.vmap(lambda k, m=m: error(k, m)))(replicates) for m in sizes]
+    slope, half = slope_with_interval(sizes, np.stack(errors, 1))
+    assert abs(slope + 0.5) <= half, (slope, half)
+    assert half < 0.08, (slope, half)

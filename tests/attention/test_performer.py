@@ -1,0 +1,88 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.attention import performer
+
+D, M = 4, 8
+
+
+def estimates(x, y, *, orthogonal, count=60000):
+    def one(key):
+        projection = performer.gaussian_projection(key, M, D, orthogonal=orthogonal)
+        features = performer.positive_features(jnp.stack([x, y]), projection)
+        return features[0] @ features[1]
+
+    keys = jax.random.split(jax.random.key(0), count)
+    return np.asarray(jax.jit(jax.vmap(one))(keys), np.float64)
+
+
+@pytest.fixture(scope="module")
+def points():
+    x, y = 0.4 * np.random.default_rng(0).standard_normal((2, D)).astype(np.float32)
+    return x, y, np.exp(np.dot(x.astype(np.float64), y))
+
+
+def test_the_estimate_is_unbiased_with_the_stated_variance(points):
+    x, y, truth = points
+    values = estimates(x, y, orthogonal=False)
+    assert abs(values.mean() - truth) < 3 * values.std() / np.sqrt(len(values))
+    stated = truth**2 * (np.exp(np.sum((x + y) ** 2)) - 1) / M
+    np.testing.assert_allclose(values.var(), stated, rtol=0.1)
+
+
+def test_orthogonal_directions_are_unbiased_and_vary_less(points):
+    x, y, truth = points
+    values = estimates(x, y, orthogonal=True)
+    assert abs(values.mean() - truth) < 3 * values.std() / np.sqrt(len(values))
+    saved = estimates(x, y, orthogonal=False).reshape(50, -1).var(1) - values.reshape(50, -1).var(1)
+    assert saved.mean() > 3 * saved.std() / np.sqrt(50)
+
+
+def test_orthogonal_directions_are_orthogonal_and_marginally_normal():
+    draw = jax.jit(jax.vmap(lambda k: performer.gaussian_projection(k, 6, D)))
+    w = np.asarray(draw(jax.random.split(jax.random.key(1), 5000)))
+    inner = np.einsum("nid,njd->nij", w[:, :D], w[:, :D])
+    assert np.abs(inner * (1 - np.eye(D))).max() < 1e-4
+    rows = w[:, 5]  # of the second, incomplete block
+    np.testing.assert_allclose(rows.mean(0), 0, atol=4 / np.sqrt(5000))
+    np.testing.assert_allclose(np.cov(rows.T), np.eye(D), atol=0.09)
+
+
+def softmax_attention(q, k, v, causal):
+    s = q @ np.swapaxes(k, -1, -2) / np.sqrt(q.shape[-1])
+    if causal:
+        s = np.where(np.tril(np.ones(s.shape[-2:])) > 0, s, -np.inf)
+    w = np.exp(s - s.max(-1, keepdims=True))
+    return w / w.sum(-1, keepdims=True) @ v
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_approaches_softmax_as_features_grow(causal):
+    q, k, v = 0.5 * jax.random.normal(jax.random.key(1), (3, 2, 6, D))
+    expected = softmax_attention(*(np.asarray(x, np.float64) for x in (q, k, v)), causal)
+
+    def error(key, m):
+        out = performer.performer_attention(
+            q, k, v, performer.gaussian_projection(key, m, D), causal=causal
+        )
+        return jnp.sqrt(jnp.mean((out - expected) ** 2))
+
+    keys = jax.random.split(jax.random.key(0), 16)
+    few, many = (np.mean(jax.jit(jax.vmap(lambda s, m=m: error(s, m)))(keys)) for m in (32, 2048))
+    assert many < 0.05
+    assert few / many == pytest.approx(8, rel=0.4)  # sqrt(2048 / 32)
+
+
+def test_large_inputs_do_not_overflow():
+    q, k, v = 30 * jax.random.normal(jax.random.key(1), (3, 6, D))
+    projection = performer.gaussian_projection(jax.random.key(0), 16, D)
+    out = performer.performer_attention(q, k, v, projection)
+    assert jnp.all(jnp.isfinite(out))
+
+
+def test_causal_needs_as_many_queries_as_keys():
+    x = jnp.ones((3, D))
+    with pytest.raises(ValueError, match="as many queries as keys"):
+        performer.performer_attention(x[:2], x, x, jnp.ones((2, D)), causal=True)

@@ -1,0 +1,128 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rml.attention import random_feature_attention as rfa
+from rml.attention.targets import draw_inputs
+
+
+def bias(x):
+    return np.concatenate([x, np.ones_like(x[..., :1])], -1)
+
+
+def reference(query, keys, weights):
+    """The definition in float64, one head, one example and one key at a time."""
+    query, keys, weights = (np.asarray(x, np.float64) for x in (query, keys, weights))
+    out = np.zeros((len(query), len(weights), weights.shape[1]))
+    for n in range(len(query)):
+        for m, w in enumerate(weights):
+            for x in bias(keys[n]):
+                out[n, m] += max(np.sum(w * np.outer(bias(query[n]), x)), 0) * x
+    return out / (keys.shape[1] * np.sqrt(len(weights)))
+
+
+@settings(deadline=None, max_examples=6, derandomize=True)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.booleans())
+def test_features_are_the_definition(n, count, d, biased):
+    query, keys = draw_inputs(jax.random.key(n), n, keys=count, d=d)
+    weights = rfa.rfa_weights(jax.random.key(1), 3, d, biased=biased)
+    np.testing.assert_allclose(
+        rfa.rfa_features(query, keys, weights), reference(query, keys, weights), atol=1e-6
+    )
+
+
+def test_order_of_the_keys_is_immaterial_to_attention_only():
+    query, keys = draw_inputs(jax.random.key(0), 5, keys=4, d=3)
+    permuted = keys[:, jnp.array([2, 0, 3, 1])]
+    weights = rfa.rfa_weights(jax.random.key(1), 6, 3)
+    np.testing.assert_allclose(
+        rfa.rfa_features(query, keys, weights), rfa.rfa_features(query, permuted, weights),
+        atol=1e-6,
+    )  # fmt: skip
+    weights = rfa.rf_mlp_weights(jax.random.key(1), 6, 4, 3)
+    difference = rfa.rf_mlp_features(query, keys, weights) - rfa.rf_mlp_features(
+        query, permuted, weights
+    )
+    assert jnp.abs(difference).max() > 0.01
+
+
+def test_masked_keys_are_absent():
+    query, keys = draw_inputs(jax.random.key(0), 3, keys=4, d=3)
+    weights = rfa.rfa_weights(jax.random.key(1), 6, 3)
+    mask = jnp.arange(4) < jnp.array([4, 2, 0])[:, None]
+    out = rfa.rfa_features(query, jnp.where(mask[..., None], keys, jnp.nan), weights, mask=mask)
+    np.testing.assert_allclose(out[0], rfa.rfa_features(query, keys, weights)[0], atol=1e-6)
+    np.testing.assert_allclose(out[1], rfa.rfa_features(query, keys[:, :2], weights)[1], atol=1e-6)
+    assert not jnp.any(out[2])
+
+
+def test_weights_have_the_stated_mean_and_deviation():
+    for biased in (False, True):
+        weights = np.asarray(rfa.rfa_weights(jax.random.key(0), 20000, 2, biased=biased))
+        mean = np.diag([1.0, 1.0, 0.0]) * biased
+        np.testing.assert_allclose(weights.mean(0), mean, atol=4 * 0.5 / np.sqrt(20000))
+        np.testing.assert_allclose(weights.std(0), 0.5, rtol=0.02)
+
+
+def test_mlp_features_are_the_definition():
+    query, keys = draw_inputs(jax.random.key(0), 5, keys=4, d=3)
+    weights = rfa.rf_mlp_weights(jax.random.key(1), 7, 4, 3)
+    x = np.concatenate([query, np.reshape(keys, (5, -1)), np.ones((5, 1))], 1).astype(np.float64)
+    expected = np.maximum(x @ np.asarray(weights, np.float64).T, 0) / np.sqrt(7)
+    np.testing.assert_allclose(rfa.rf_mlp_features(query, keys, weights), expected, atol=1e-6)
+
+
+def test_wrong_shapes_are_named():
+    query, keys = draw_inputs(jax.random.key(0), 5, keys=4, d=3)
+    with pytest.raises(ValueError, match="weights of 4 x 4"):
+        rfa.rfa_features(query, keys, jnp.ones((2, 3, 3)))
+    with pytest.raises(ValueError, match="weights of 16 columns"):
+        rfa.rf_mlp_features(query, keys, jnp.ones((2, 15)))
+
+
+@pytest.fixture(scope="module")
+def layer():
+    module = rfa.RandomFeatureAttention(features=2, heads=64)
+    query, keys = draw_inputs(jax.random.key(0), 32, keys=4, d=3)
+    return module, query, keys, module.init(jax.random.key(1), query, keys)
+
+
+def test_the_layer_trains_its_values_alone(layer):
+    module, query, keys, boxed = layer
+    assert nn.get_partition_spec(boxed)["random"]["weights"][0] == "heads"
+    assert nn.get_partition_spec(boxed)["params"]["values"][0] == "heads"
+    variables = nn.meta.unbox(boxed)
+    assert set(variables) == {"params", "random"}
+    assert variables["params"]["values"].shape == (64, 4, 2)
+    pooled = rfa.rfa_features(query, keys, variables["random"]["weights"])
+    expected = jnp.einsum("nme,mef->nf", pooled, variables["params"]["values"])
+    np.testing.assert_allclose(module.apply(variables, query, keys), expected, atol=1e-5)
+
+
+def test_the_layer_learns_inside_a_network(layer):
+    module, query, keys, boxed = layer
+    variables = nn.meta.unbox(boxed)
+    labels = jnp.stack([keys.mean(1)[:, 0], (query[:, None] * keys).sum(-1).mean(1)], 1)
+    optimizer = optax.adam(0.05)
+
+    def loss(params):
+        out = module.apply({"params": params, "random": variables["random"]}, query, keys)
+        return jnp.mean((out - labels) ** 2)
+
+    @jax.jit
+    def step(params, state):
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(grads, state)
+        return optax.apply_updates(params, updates), state, value
+
+    params, state = variables["params"], optimizer.init(variables["params"])
+    values = []
+    for _ in range(60):
+        params, state, value = step(params, state)
+        values.append(float(value))
+    assert values[-1] < 0.02 * values[0]

@@ -1,0 +1,124 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import LinearRegression, Ridge
+
+from rml.attention import ridge
+from rml.attention.random_feature_attention import rfa_features, rfa_weights
+from rml.attention.targets import draw_inputs
+
+
+def problem(n, f, seed=0):
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((n, f)), rng.standard_normal((n, 2))
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+@pytest.mark.parametrize(("n", "f"), [(30, 8), (8, 30), (9, 9)])
+def test_primal_and_dual_are_ridge_regression(n, f):
+    x, y = problem(n, f)
+    weights = ridge.fit_ridge(jnp.asarray(x), jnp.asarray(y), regularization=0.3)
+    expected = Ridge(alpha=0.3, fit_intercept=False).fit(x.astype(np.float64), y).coef_.T
+    np.testing.assert_allclose(weights, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("n", "f"), [(30, 8), (8, 30)])
+def test_without_penalty_the_norm_is_least(n, f):
+    x, y = problem(n, f)
+    x[:, 1] = x[:, 0]  # rank deficient
+    weights = ridge.fit_ridge(jnp.asarray(x), jnp.asarray(y), regularization=None)
+    expected = np.linalg.pinv(x.astype(np.float64), rcond=1e-5) @ y
+    np.testing.assert_allclose(weights, expected, atol=3e-5)
+    if n < f:
+        np.testing.assert_allclose(x @ weights, y, atol=1e-4)
+
+
+def test_leave_one_out_is_refitting_without_each_example():
+    for n, f in ((7, 12), (12, 4)):
+        x, y = problem(n, f)
+        penalties = jnp.array([0.1, 2.0])
+        given = jnp.asarray(x), jnp.asarray(y)
+        expected = np.zeros((2, 2))
+        for r, penalty in enumerate(penalties):
+            for i in range(n):
+                rest = np.arange(n) != i
+                model = Ridge(alpha=float(penalty), fit_intercept=False).fit(x[rest], y[rest])
+                expected[r] += (model.predict(x[i : i + 1])[0] - y[i]) ** 2 / n
+        value = ridge.leave_one_out(given[0] @ given[0].T, given[1], penalties)
+        np.testing.assert_allclose(value, expected, rtol=1e-3)
+        if f < n:
+            value = ridge.leave_one_out_primal(*given, penalties)
+            np.testing.assert_allclose(value, expected, rtol=1e-3)
+
+
+def test_float64_where_it_is_enabled():
+    x, y = problem(30, 8)
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    with jax.enable_x64(True):
+        weights = ridge.fit_ridge(jnp.asarray(x), jnp.asarray(y), regularization=1e-9)
+    expected = LinearRegression(fit_intercept=False).fit(x, y).coef_.T
+    np.testing.assert_allclose(weights, expected, atol=1e-9)
+
+
+def _block(key, inputs):
+    return rfa_features(*inputs, rfa_weights(key, 4, 3))
+
+
+def test_streamed_features_are_the_features_at_once():
+    left, right = (draw_inputs(jax.random.key(s), n, keys=2, d=3) for s, n in ((0, 9), (1, 5)))
+    blocks = jax.random.split(jax.random.key(2), 6)
+    weights = jax.vmap(lambda k: rfa_weights(k, 4, 3))(blocks).reshape(24, 4, 4)
+    phi = [np.asarray(rfa_features(*x, weights)).reshape(len(x[0]), -1) for x in (left, right)]
+    gram = jax.jit(lambda b: ridge.streamed_gram(_block, b, left, right))(blocks)
+    np.testing.assert_allclose(gram, phi[0] @ phi[1].T, atol=1e-6)
+    y = jax.random.normal(jax.random.key(3), (9, 2))
+    gram = ridge.streamed_gram(_block, blocks, left, strips=4)
+    np.testing.assert_allclose(gram, phi[0] @ phi[0].T, atol=1e-6)
+    dual = ridge.solve_ridge(gram, y, 0.1)
+    peer = KernelRidge(alpha=0.1, kernel="precomputed").fit(np.asarray(gram, np.float64), y)
+    predicted = ridge.streamed_gram(_block, blocks, right, left) @ dual
+    np.testing.assert_allclose(predicted, peer.predict(phi[1] @ phi[0].T), atol=1e-4)
+    # The weights of the features give the same predictions as the dual coefficients.
+    value = ridge.streamed_weights(_block, blocks, left, dual)
+    scale = np.sqrt(6)  # a block's features are scaled as if it were alone
+    np.testing.assert_allclose(scale * phi[1] @ np.reshape(value, (-1, 2)), predicted, atol=1e-4)
+
+
+def test_memory_of_a_hundred_thousand_heads_is_that_of_the_gram_matrix():
+    """n = 10,000 and 100,000 heads, which draw their weights block by block: below 2 GB."""
+    n, d, count, heads, block = 10_000, 16, 16, 100_000, 50
+    inputs = jax.eval_shape(lambda: draw_inputs(jax.random.key(0), n, keys=count, d=d))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), heads // block))
+
+    def fit(keys, inputs, y):
+        def feature_map(key, inputs):
+            return rfa_features(*inputs, rfa_weights(key, block, d))
+
+        gram = ridge.streamed_gram(feature_map, keys, inputs)
+        return ridge.solve_ridge(gram, y, 1e-3)
+
+    y = jax.ShapeDtypeStruct((n, 1), jnp.float32)
+    memory = jax.jit(fit).lower(keys, inputs, y).compile().memory_analysis()
+    total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    assert total < 2e9, total
+
+
+def test_replicates_are_vmapped():
+    x, y = problem(12, 5)
+    batch = jnp.stack([x, x[::-1]]), jnp.stack([y, 2 * y])
+    out = jax.vmap(lambda x, y: ridge.fit_ridge(x, y, regularization=0.1))(*batch)
+    for i in range(2):
+        expected = ridge.fit_ridge(batch[0][i], batch[1][i], regularization=0.1)
+        np.testing.assert_allclose(out[i], expected, atol=1e-5)
+
+
+def test_prefixes_are_solved_by_one_factorisation():
+    x, y = (jnp.asarray(a) for a in problem(12, 20))
+    solved = ridge.solve_prefixes(x @ x.T, y, 0.1, (3, 12))
+    for m, (dual, error) in zip((3, 12), solved, strict=True):
+        gram = x[:m] @ x[:m].T
+        np.testing.assert_allclose(dual, ridge.solve_ridge(gram, y[:m], 0.1), rtol=1e-3, atol=1e-5)
+        expected = ridge.leave_one_out(gram, y[:m], jnp.array([0.1]))[0]
+        np.testing.assert_allclose(error, expected, rtol=1e-3)

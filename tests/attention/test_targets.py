@@ -1,0 +1,56 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.attention import targets
+
+KEY = jax.random.key(0)
+
+
+def test_inputs_are_uniform_on_the_sphere():
+    query, keys = targets.draw_inputs(KEY, 4000, keys=2, d=3)
+    assert (query.shape, keys.shape) == ((4000, 3), (4000, 2, 3))
+    np.testing.assert_allclose(jnp.linalg.norm(keys, axis=-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(query.T @ query / 4000, np.eye(3) / 3, atol=0.02)
+    np.testing.assert_allclose(jnp.mean(keys, axis=0), 0, atol=0.04)
+
+
+def test_targets_are_their_definitions():
+    query, keys = (np.asarray(x, np.float64) for x in targets.draw_inputs(KEY, 5, keys=4, d=3))
+    beta = np.asarray(targets.sphere(jax.random.key(1), 3), np.float64)
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    for p in (1, 2, 3):
+        average, correlation, weighted, mixed = np.zeros((4, 5))
+        for n in range(5):
+            for x in keys[n]:
+                average[n] += (beta @ x) ** p / 4
+                correlation[n] += (query[n] @ x) ** p / 4
+                weighted[n] += (query[n] @ x) ** p * (beta @ x) / 4
+                mixed[n] += (query[n] @ (0.8 * rotation @ x + 0.6 * x)) ** p / 4
+        given = jnp.asarray(query), jnp.asarray(keys)
+        direction, turn = jnp.asarray(beta), jnp.asarray(rotation)
+        for value, expected in (
+            (targets.average_power(*given, direction=direction, degree=p), average),
+            (targets.correlation_power(*given, degree=p), correlation),
+            (targets.weighted_correlation(*given, direction=direction, degree=p), weighted),
+            (targets.mixed_correlation(*given, rotation=turn, weight=0.6, degree=p), mixed),
+        ):
+            np.testing.assert_allclose(value, expected, atol=1e-6)
+
+
+def test_targets_and_a_users_function_are_invariant():
+    beta = targets.sphere(KEY, 4)
+    for fn in (
+        lambda q, k: targets.average_power(q, k, direction=beta, degree=2),
+        lambda q, k: targets.correlation_power(q, k, degree=3),
+        lambda q, k: jnp.max(jnp.einsum("nd,nkd->nk", q, k), axis=1),
+    ):
+        targets.check_permutation_invariant(fn, KEY, keys=3, d=4)
+
+
+def test_functions_of_the_order_are_refused():
+    with pytest.raises(ValueError, match="not invariant to the order"):
+        targets.check_permutation_invariant(lambda q, k: k[:, 0, 0], KEY, keys=3, d=4)
+    with pytest.raises(ValueError, match="one number an example"):
+        targets.check_permutation_invariant(lambda q, k: k[:, 0], KEY, keys=3, d=4)

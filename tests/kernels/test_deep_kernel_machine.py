@@ -1,0 +1,147 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
+
+from rml.kernels import deep_kernel_machine as dkm
+from rml.kernels import deep_linear, layers, nngp
+from rml.kernels import gram as kernels
+from rml.kernels.optimize import fit
+
+SE = kernels.squared_exponential
+
+
+def problem(normal, n=6, d=9, c=2):
+    x = jnp.asarray(normal(0, n, d))
+    return x, kernels.input_gram(x), jnp.asarray(normal(1, n, c))
+
+
+def numpy_objective(grams, g, y, kernel, widths, noise):
+    """The paper's objective, written with inverses."""
+    total, before = 0.0, np.asarray(g)
+    for gram, width in zip(np.asarray(grams), widths, strict=True):
+        k = np.asarray(kernels.gram(kernel, jnp.asarray(before)))
+        ratio = np.linalg.solve(k, gram)
+        total -= width * (np.trace(ratio) - len(k) - np.linalg.slogdet(ratio)[1]) / 2
+        before = gram
+    k = np.asarray(kernels.gram(kernel, jnp.asarray(before))) + noise * np.eye(len(before))
+    fitted = np.trace(y.T @ np.linalg.solve(k, y)) + y.shape[1] * (
+        np.linalg.slogdet(k)[1] + len(k) * np.log(2 * np.pi)
+    )
+    return total - fitted / 2
+
+
+@pytest.mark.parametrize("kernel", [SE, kernels.relu])
+def test_objective_is_the_papers_in_either_parametrisation(normal, kernel):
+    _, g, y = problem(normal)
+    raw = 0.3 * jnp.asarray(normal(2, 2, 6, 6))
+    widths = jnp.array([3.0, 5.0])
+    state = dkm.forward(raw, g, kernel=kernel)
+    options = dict(kernel=kernel, widths=widths, noise=0.1)
+    expected = numpy_objective(state.grams, g, np.asarray(y), kernel, [3, 5], 0.1)
+    np.testing.assert_allclose(dkm.objective(state.grams, g, y, **options), expected, rtol=1e-10)
+    np.testing.assert_allclose(dkm.regression_objective(raw, g, y, **options), expected, rtol=1e-10)
+
+
+def test_free_parameters_reach_every_positive_definite_matrix(normal):
+    k, g = (jnp.asarray(normal(s, 5, 9)) for s in (3, 4))
+    k, g = k @ k.T, g @ g.T
+    raw = layers.free_gram(g, k)
+    blocks = kernels.Blocks(k, k[:1], jnp.diagonal(k)[:1])
+    layer = layers.propagate(blocks, raw)
+    np.testing.assert_allclose(layer.gram.ii, g, rtol=1e-10)
+    # An other point that equals an inducing point has that point's Gram entries.
+    np.testing.assert_allclose(layer.gram.ti[0], g[0], rtol=1e-9)
+    np.testing.assert_allclose(layer.gram.t[0], g[0, 0], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("c", "widths"), [(7, (7.0, 7.0)), (2, (5.0, 9.0)), (8, (3.0, 20.0))])
+def test_deep_linear_optimum_is_the_closed_form(normal, c, widths):
+    """The claim at 1e-4; few outputs and unequal widths included."""
+    _, g, y = problem(normal, c=c)
+    widths = jnp.array(widths)
+
+    def loss(raw):
+        return -dkm.regression_objective(raw, g, y, kernel=kernels.linear, widths=widths, noise=0.0)
+
+    found = fit(loss, jnp.zeros((2, 6, 6)), steps=1000, tolerance=1e-9)
+    assert found.converged
+    grams = dkm.forward(found.params, g, kernel=kernels.linear).grams
+    closed = deep_linear.deep_linear_grams(g, y, widths)
+    np.testing.assert_allclose(grams, closed, atol=1e-4 * float(jnp.max(jnp.abs(closed))))
+
+
+def test_equal_widths_interpolate_between_input_and_output(normal):
+    """G_l = G_0 (G_0⁻¹ Y Yᵀ / c)^(l / (L + 1)), by SciPy's fractional power."""
+    from scipy.linalg import fractional_matrix_power
+
+    _, g, y = problem(normal, c=8)
+    ratio = np.linalg.solve(g, y @ y.T / 8)
+    closed = deep_linear.deep_linear_grams(g, y, jnp.full(3, 8.0))
+    for layer in (1, 2, 3):
+        expected = np.asarray(g) @ fractional_matrix_power(ratio, layer / 4)
+        np.testing.assert_allclose(closed[layer - 1], expected.real, rtol=1e-6, atol=1e-8)
+
+
+def test_large_widths_are_the_nngp_and_small_ones_are_not(normal):
+    x, g, y = problem(normal)
+    prior = nngp.nngp_grams(g, kernel=SE, depth=2)
+    distances = {}
+    for width in (1.0, 1e3, 1e6):
+
+        def loss(raw, width=width):
+            return -dkm.regression_objective(
+                raw, g, y, kernel=SE, widths=jnp.full(2, width), noise=0.1
+            ) / width  # fmt: skip
+
+        found = fit(loss, jnp.zeros((2, 6, 6)), steps=300, tolerance=1e-10)
+        grams = dkm.forward(found.params, g, kernel=SE).grams
+        distances[width] = float(jnp.max(jnp.abs(grams - prior)))
+    assert distances[1.0] > 0.05
+    assert distances[1e6] < 1e-5
+    np.testing.assert_allclose(distances[1e3] / distances[1e6], 1e3, rtol=0.1)  # first order: 1/ν
+    # At the limit itself predictions are those of the exact Gaussian process.
+    raw = jnp.zeros((2, 6, 6))
+    new = jnp.asarray(normal(5, 3, 9))
+    ours = dkm.predict(raw, x, y, new, kernel=SE, noise=0.1)
+    blocks = kernels.input_blocks(x, new)
+    for _ in range(3):
+        blocks = kernels.gram_blocks(SE, blocks)
+    exact = nngp.gp_predict(blocks, y, noise=0.1)
+    np.testing.assert_allclose(ours.mean, exact.mean, atol=1e-9)
+    np.testing.assert_allclose(ours.variance, exact.variance, atol=1e-9)
+
+
+def test_exact_gaussian_process_is_scikit_learns(normal):
+    x, new, y = normal(6, 20, 3), normal(7, 5, 3), normal(8, 20, 1)
+    peer = GaussianProcessRegressor(RBF(np.sqrt(3)), alpha=0.1, optimizer=None).fit(x, y[:, 0])
+    mean, deviation = peer.predict(new, return_std=True)
+    blocks = kernels.input_blocks(jnp.asarray(x), jnp.asarray(new))  # G = X Xᵀ / 3
+    blocks = kernels.gram_blocks(SE, blocks)
+    ours = nngp.gp_predict(blocks, jnp.asarray(y), noise=0.1)
+    np.testing.assert_allclose(ours.mean[:, 0], mean, atol=1e-6)
+    np.testing.assert_allclose(jnp.sqrt(ours.variance), deviation, atol=1e-6)
+    np.testing.assert_allclose(
+        nngp.log_marginal_likelihood(blocks.ii, jnp.asarray(y), noise=0.1),
+        peer.log_marginal_likelihood_value_,
+        atol=1e-6,
+    )
+
+
+def test_gradients_are_finite_differences(normal):
+    _, g, y = problem(normal, n=4, d=5)
+    raw = 0.2 * jnp.asarray(normal(9, 2, 4, 4))
+
+    @jax.jit
+    def loss(raw):
+        return dkm.regression_objective(
+            raw, g, y, kernel=kernels.relu, widths=jnp.ones(2), noise=0.1
+        )
+
+    grads = jax.grad(loss)(raw)
+    for index in ((0, 0, 0), (1, 2, 1), (0, 3, 3)):
+        step = jnp.zeros_like(raw).at[index].set(1e-6)
+        numeric = (loss(raw + step) - loss(raw - step)) / 2e-6
+        np.testing.assert_allclose(grads[index], numeric, rtol=1e-6, atol=1e-7)

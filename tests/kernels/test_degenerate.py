@@ -1,0 +1,125 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rml.errors import UserError
+from rml.kernels import deep_kernel_machine as dkm
+from rml.kernels import deep_linear, sparse
+from rml.kernels import gram as kernels
+from rml.kernels.optimize import fit
+from rml.kernels.outputs import Outputs, log_predictive
+
+SE = kernels.squared_exponential
+
+
+def test_a_fit_says_whether_it_converged():
+    def bowl(p):
+        return jnp.sum((p["a"] - 3.0) ** 2) + jnp.sum(p["b"] ** 4)
+
+    start = {"a": jnp.zeros(2), "b": jnp.ones(3)}
+    for optimizer in (None, optax.adam(0.1)):
+        done = fit(bowl, start, steps=2000, tolerance=1e-5, optimizer=optimizer)
+        assert done.converged
+        assert 0 < done.steps < 2000
+        np.testing.assert_allclose(done.params["a"], 3, atol=1e-5)
+        assert done.gradient_norm <= 1e-5
+        short = fit(bowl, start, steps=2, tolerance=1e-5, optimizer=optimizer)
+        assert not short.converged
+        assert short.steps == 2
+        assert short.value < float(bowl(start))
+
+
+def test_a_fit_that_leaves_the_finite_is_an_error():
+    """A line search would avoid it; gradient descent with this step does not."""
+    with pytest.raises(UserError, match=r"objective is .*(nan|inf).* after \d+ steps"):
+        fit(lambda p: jnp.sum(p**4), jnp.full(1, 10.0), optimizer=optax.sgd(1.0))
+
+
+@pytest.mark.parametrize("case", ["duplicates", "one point", "short scale", "long scale", "linear"])
+def test_degenerate_inputs_give_a_finite_result(normal, case):
+    x, y = normal(11, 5, 3), normal(12, 5, 1)
+    kernel = SE
+    if case == "duplicates":
+        x[3] = x[4] = x[0]
+    if case == "one point":
+        x, y = x[:1], y[:1]
+    if case.endswith("scale"):
+        length = 1e-6 if case.startswith("short") else 1e8
+        kernel = kernels.build("squared_exponential", length_scale=length)
+    if case == "linear":  # more points than features: the Gram matrix of the inputs is singular
+        kernel = kernels.linear
+    g, y, n = kernels.input_gram(jnp.asarray(x)), jnp.asarray(y), len(x)
+    dkm.require_kernels(jnp.zeros((2, n, n)), g, kernel=kernel)
+
+    def loss(raw):
+        return -dkm.regression_objective(raw, g, y, kernel=kernel, widths=jnp.ones(2), noise=0.1)
+
+    found = fit(loss, jnp.zeros((2, n, n)), steps=20)
+    state = dkm.forward(found.params, g, kernel=kernel)
+    assert np.isfinite(found.value)
+    assert np.isfinite(state.grams).all()
+    assert (state.jitters >= 0).all()
+    if case in ("duplicates", "long scale", "linear"):
+        assert state.jitters[0] > 0
+    prediction = dkm.predict(
+        found.params, jnp.asarray(x), y, jnp.asarray(normal(13, 2, 3)), kernel=kernel, noise=0.1
+    )
+    assert np.isfinite(prediction.mean).all()
+
+
+def test_what_has_no_answer_is_one_clear_error(normal):
+    g, y = kernels.input_gram(jnp.asarray(normal(0, 6, 9))), jnp.asarray(normal(1, 6, 2))
+    raw = jnp.zeros((2, 6, 6))
+    with pytest.raises(UserError, match=r"kernel matrix of layer 1 \(6 x 6\) .* condition"):
+        dkm.require_kernels(raw, g, kernel=kernels.scaled(kernels.linear, bias=-9.0))
+    with pytest.raises(UserError, match="36 entries that are not finite"):
+        dkm.require_kernels(raw, g * jnp.nan, kernel=SE)
+    with pytest.raises(UserError, match=r"objective is nan .* where the fit starts"):
+        fit(lambda r: jnp.sum(r) * jnp.nan, raw)
+    with pytest.raises(UserError, match=r"Gram matrix of the inputs .* is not positive definite"):
+        deep_linear.deep_linear_grams(-g, y, jnp.full(2, 5.0))
+    with pytest.raises(UserError, match="every width must be greater than 2"):
+        deep_linear.deep_linear_grams(g, y, jnp.array([5.0, 2.0]))
+
+
+@pytest.mark.parametrize(("n", "classes"), [(1, 2), (4, 1)])
+def test_classification_of_one_point_or_one_class_has_an_answer(normal, n, classes):
+    x = jnp.asarray(normal(14, n, 3))
+    labels = jnp.arange(n) % classes
+    outputs = Outputs(jnp.zeros((n, classes)), jnp.zeros((n, n)))
+
+    def loss(params):
+        return -dkm.classification_objective(
+            *params, kernels.input_gram(x), labels, jax.random.key(0), kernel=SE,
+            widths=jnp.ones(1),
+        )  # fmt: skip
+
+    found = fit(loss, (jnp.zeros((1, n, n)), outputs), steps=10, optimizer=optax.adam(0.1))
+    mean, variance = dkm.predict_outputs(*found.params, x, x + 0.1, kernel=SE)
+    logs = log_predictive(jax.random.key(1), mean, variance, samples=50)
+    assert np.isfinite(found.value)
+    np.testing.assert_allclose(np.exp(logs).sum(1), 1, rtol=1e-10)
+    if classes == 1:
+        assert abs(found.value) < 1e-8  # certain, at the prior
+
+
+def test_long_inputs_neither_overflow_nor_pass_one_in_single_precision():
+    with jax.enable_x64(False):
+        x = 1e6 * jax.random.normal(jax.random.key(0), (6, 3), jnp.float32)
+        blocks = kernels.gram_blocks(SE, kernels.input_blocks(x, x))
+        assert all(float(part.max()) <= 1 for part in blocks)  # v + w - 2c may round below 0
+        g = kernels.gram(kernels.relu, kernels.input_gram(1e12 * x))
+        assert np.isfinite(g).all()  # v w is beyond the largest number
+
+
+def test_the_sparse_machine_names_its_singular_matrix(normal):
+    zeros = sparse.init_sparse(jnp.zeros((3, 2)), depth=2, outputs=1)
+    for how in ("none", "global", "local"):
+        with pytest.raises(UserError, match=r"inducing kernel matrix of layer 1 .* condition inf"):
+            sparse.require_inducing(zeros, kernel=kernels.relu, normalization=how)
+        sparse.require_inducing(zeros, kernel=SE, normalization=how)  # all ones, and jitter
+    broken = zeros._replace(inducing=jnp.full((3, 2), jnp.nan))
+    with pytest.raises(UserError, match="9 entries that are not finite"):
+        sparse.require_inducing(broken, kernel=SE)

@@ -1,0 +1,144 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.errors import UserError
+from rml.kernels import deep_kernel_machine as dkm
+from rml.kernels import gram as kernels
+from rml.kernels import layers, sparse
+from rml.kernels.outputs import Outputs, expected_log_softmax, log_predictive
+from rml.ops.psd import cholesky
+
+SE = kernels.squared_exponential
+
+
+def machine_of(normal, x, depth=2, outputs=2, **options):
+    machine = sparse.init_sparse(x, depth=depth, outputs=outputs, **options)
+    p = len(x)
+    return machine._replace(
+        raw=0.2 * jnp.asarray(normal(1, depth, p, p)),
+        outputs=Outputs(jnp.asarray(normal(2, p, outputs)), 0.1 * jnp.asarray(normal(3, p, p))),
+    )
+
+
+def test_all_points_as_inducing_points_are_the_full_machine(normal):
+    """The bound with the optimal q is the full objective; predictions are the full machine's."""
+    x, y = jnp.asarray(normal(0, 6, 4)), jnp.asarray(normal(4, 6, 2))
+    machine = machine_of(normal, x, noise=0.2)
+    g = kernels.input_gram(x)
+    widths = jnp.array([3.0, 5.0])
+    k = dkm.forward(machine.raw, g, kernel=SE).kernel
+    factor = cholesky(k).factor
+    precision = jnp.eye(6) + factor.T @ factor / 0.2
+    covariance = jnp.linalg.inv(precision)
+    optimal = Outputs(
+        covariance @ factor.T @ y / 0.2, layers.free_parameters(cholesky(covariance).factor)
+    )
+    machine = machine._replace(outputs=optimal)
+    options = dict(kernel=SE, jitter=0.0)
+    bound = sparse.elbo(machine, x, y, total=6, widths=widths, likelihood="gaussian", **options)
+    full = dkm.regression_objective(machine.raw, g, y, kernel=SE, widths=widths, noise=0.2)
+    np.testing.assert_allclose(6 * bound, full, rtol=1e-6)
+    new = jnp.asarray(normal(5, 3, 4))
+    ours = sparse.propagate_sparse(machine, new, **options).prediction
+    exact = dkm.predict(machine.raw, x, y, new, kernel=SE, noise=0.2)
+    np.testing.assert_allclose(ours.mean, exact.mean, atol=1e-6)
+    np.testing.assert_allclose(ours.variance, exact.variance, atol=1e-6)
+
+
+def test_propagation_is_conditioning_of_a_joint_gaussian(normal):
+    """F_t | F_i under N(0, K), F_i with second moment G: by inverses in NumPy."""
+    a = normal(6, 7, 12)
+    k = a @ a.T
+    raw = 0.3 * normal(7, 4, 4)
+    blocks = kernels.Blocks(*(jnp.asarray(b) for b in (k[:4, :4], k[4:, :4], np.diag(k)[4:])))
+    layer = layers.propagate(blocks, jnp.asarray(raw))
+    g = np.asarray(layer.gram.ii)
+    weights = k[4:, :4] @ np.linalg.inv(k[:4, :4])
+    own = k[4:, 4:] - weights @ k[:4, 4:] + weights @ g @ weights.T
+    np.testing.assert_allclose(layer.gram.ti, weights @ g, rtol=1e-8)
+    np.testing.assert_allclose(layer.gram.t, np.diag(own), rtol=1e-8)
+    ratio = np.linalg.solve(k[:4, :4], g)
+    kl = (np.trace(ratio) - 4 - np.linalg.slogdet(ratio)[1]) / 2
+    np.testing.assert_allclose(layer.kl, kl, rtol=1e-8)
+
+
+@pytest.mark.parametrize("how", ["none", "global", "local"])
+def test_a_batch_is_an_unbiased_part_of_the_whole(normal, how):
+    """Mean over all batches of the bound is the bound of all points: no point sees another."""
+    x, y = jnp.asarray(normal(8, 6, 3)), jnp.asarray(normal(9, 6, 2))
+    machine = machine_of(normal, x[:4])
+    bound = jax.jit(
+        lambda x, y: sparse.elbo(
+            machine, x, y, total=6, kernel=SE, widths=jnp.ones(2), likelihood="gaussian",
+            normalization=how,
+        )
+    )  # fmt: skip
+    parts = [bound(x[i : i + 2], y[i : i + 2]) for i in (0, 2, 4)]
+    np.testing.assert_allclose(np.mean(parts), bound(x, y), rtol=1e-10)
+
+
+def test_without_learned_grams_it_is_the_machine_at_its_prior(normal):
+    x = jnp.asarray(normal(10, 5, 3))
+    fixed = sparse.init_sparse(x, depth=2, outputs=2, learned=False)
+    learned = sparse.init_sparse(x, depth=2, outputs=2)
+    new = jnp.asarray(normal(11, 4, 3))
+    for machine in (fixed, learned):
+        terms = sparse.propagate_sparse(machine, new, kernel=kernels.relu)
+        np.testing.assert_allclose(terms.kls, 0, atol=1e-12)
+        # q is the prior: mean zero, variance of the composed kernel.
+        np.testing.assert_allclose(terms.prediction.mean, 0, atol=1e-12)
+        np.testing.assert_allclose(
+            terms.prediction.variance, np.sum(np.asarray(new) ** 2, 1) / 3, rtol=1e-3
+        )
+
+
+def test_expected_log_softmax_is_the_integral():
+    """Two classes: the difference of the outputs is one Gaussian, integrated by quadrature."""
+    mean, variance = jnp.array([[0.3, -0.5], [1.0, 2.0]]), jnp.array([0.7, 2.0])
+    labels = jnp.array([0, 0])
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    gap = np.asarray(mean[:, 0] - mean[:, 1])[:, None] + np.sqrt(2 * variance)[:, None] * nodes
+    weights = weights / weights.sum()
+    draws = 40_000
+    bound = 5 * np.sqrt(2 * np.asarray(variance)) / np.sqrt(draws)  # |d/df log softmax| <= 1
+    ours = expected_log_softmax(jax.random.key(0), mean, variance, labels, samples=draws)
+    assert (np.abs(ours - -np.log1p(np.exp(-gap)) @ weights) < bound).all()
+    probability = (1 / (1 + np.exp(-gap))) @ weights
+    predicted = np.exp(log_predictive(jax.random.key(1), mean, variance, samples=draws))
+    assert (np.abs(predicted[:, 0] - probability) < bound).all()
+    np.testing.assert_allclose(predicted.sum(1), 1, rtol=1e-10)
+
+
+def test_one_class_and_one_inducing_point_train(normal):
+    x = jnp.asarray(normal(12, 4, 3))
+    machine = sparse.init_sparse(x[:1], depth=1, outputs=1)
+    labels = jnp.zeros(4, jnp.int32)
+
+    def bound(machine):
+        return sparse.elbo(
+            machine, x, labels, total=4, kernel=SE, widths=jnp.ones(1), likelihood="categorical",
+            key=jax.random.key(0),
+        )  # fmt: skip
+
+    value, grads = jax.value_and_grad(bound)(machine)
+    assert abs(value) < 1e-12  # certain, and at the prior
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_duplicate_inducing_points_need_jitter_and_say_so(normal):
+    z = jnp.asarray(normal(13, 4, 3)).at[1].set(normal(13, 4, 3)[0])
+    machine = sparse.init_sparse(z, depth=1, outputs=1)
+    terms = sparse.propagate_sparse(machine, z[:2], kernel=SE, jitter=0.0)
+    assert 0 < terms.jitter < 1e-8
+    assert np.isfinite(terms.prediction.variance).all()
+
+
+def test_an_unknown_likelihood_is_named(normal):
+    machine = sparse.init_sparse(jnp.ones((1, 2)), depth=1, outputs=1)
+    with pytest.raises(UserError, match="unknown likelihood 'gausian'; did you mean 'gaussian'"):
+        sparse.elbo(
+            machine, jnp.ones((1, 2)), jnp.ones((1, 1)), total=1, kernel=SE, widths=jnp.ones(1),
+            likelihood="gausian",
+        )  # fmt: skip

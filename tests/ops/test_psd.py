@@ -1,0 +1,61 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from rml.errors import UserError
+from rml.ops import psd
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+def spd(seed, n):
+    root = np.random.default_rng(seed).standard_normal((n, 2 * n))
+    return root @ root.T / n
+
+
+def test_densities_and_divergences_are_scipys():
+    a, b, y = spd(0, 4), spd(1, 4), np.random.default_rng(2).standard_normal((4, 3))
+    p, q = psd.cholesky(jnp.asarray(a)), psd.cholesky(jnp.asarray(b))
+    assert p.jitter == 0
+    normal = stats.multivariate_normal(np.zeros(4), a)
+    np.testing.assert_allclose(
+        psd.gaussian_log_density(jnp.asarray(y), p.factor), normal.logpdf(y.T).sum(), rtol=1e-12
+    )
+    np.testing.assert_allclose(psd.logdet(p.factor), np.linalg.slogdet(a)[1], rtol=1e-12)
+    kl = (np.trace(np.linalg.solve(a, b)) - 4 + np.linalg.slogdet(a)[1]
+          - np.linalg.slogdet(b)[1]) / 2  # fmt: skip
+    np.testing.assert_allclose(psd.gaussian_kl(q.factor, p.factor), kl, rtol=1e-12)
+    assert abs(float(psd.gaussian_kl(p.factor, p.factor))) < 1e-12
+
+
+def test_a_singular_matrix_gets_the_jitter_that_is_reported():
+    a = jnp.ones((5, 5))
+    factor, jitter = jax.jit(psd.cholesky)(a)
+    assert 0 < jitter < 1e-10
+    np.testing.assert_allclose(factor @ factor.T, a + jitter * jnp.eye(5), atol=1e-14)
+
+
+def test_jitter_stays_differentiable():
+    def value(s):
+        return psd.logdet(psd.cholesky(jnp.ones((3, 3)) * s + 0.5 * jnp.eye(3)).factor)
+
+    np.testing.assert_allclose(jax.grad(value)(1.0), 3 / 3.5, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "words"),
+    [
+        (np.diag([1.0, -2.0]), r"the matrix Q \(2 x 2\) is not positive definite.*condition"),
+        (np.diag([1.0, np.nan]), "has 1 entries that are not finite"),
+    ],
+)
+def test_what_cannot_be_mended_is_named(matrix, words):
+    with pytest.raises(UserError, match=words):
+        psd.require_positive_definite("the matrix Q", jnp.asarray(matrix))
+    assert not jnp.isfinite(psd.cholesky(jnp.asarray(matrix)).jitter)
