@@ -5,6 +5,7 @@ Algorithm 1. There is no queue; a prediction head follows the trained encoder's 
 `model.freeze_patches` keeps a ViT's random patch projection (Section 4.2).
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from experiments.contrastive import common
 from rml.contrastive.infonce import info_nce
 from rml.data import augment
 from rml.ops.similarity import normalize
-from rml.training import Claim, RunDirectory, Task, TrainState
+from rml.training import Claim, RunDirectory, Task, TrainState, over_batch
 
 SOURCE = "MoCo v3 (arXiv:2104.02057): features are better; data and margin are this repository's"
 CLAIMS = (
@@ -38,21 +39,20 @@ def task(config: Any) -> Task:
 
     def contrast(queries: Any, keys: Any) -> Any:
         # 2τ keeps the size of the gradient as it would be for a squared error at any temperature.
-        return 2 * temperature * info_nce(queries, keys, temperature=temperature)
+        return (
+            2 * temperature * over_batch(partial(info_nce, temperature=temperature))(queries, keys)
+        )
 
     def loss(params: Any, state: TrainState, batch: Any) -> Any:
         images = augment.to_float(batch["image"])
         draws = zip(pipelines, jax.random.split(state.step_key), strict=True)
-        views = jnp.concatenate([pipeline(key, images) for pipeline, key in draws])
-        # One group a view: each is normalised by its own statistics.
-        queries, model_state = common.apply_in_groups(
-            model, {"params": params, **state.model_state}, views, groups=2
+        views = jnp.stack([pipeline(key, images) for pipeline, key in draws])
+        queries, model_state = common.apply_to_views(
+            model, {"params": params, **state.model_state}, views
         )
-        keys, _ = common.apply_in_groups(
-            model, state.extra["momentum"], views, groups=2, method="project"
-        )
-        q1, q2 = jnp.split(normalize(queries), 2)
-        k1, k2 = jnp.split(jax.lax.stop_gradient(normalize(keys)), 2)
+        keys, _ = common.apply_to_views(model, state.extra["momentum"], views, method="project")
+        q1, q2 = normalize(queries)
+        k1, k2 = jax.lax.stop_gradient(normalize(keys))
         return contrast(q1, k2) + contrast(q2, k1), (model_state, {})
 
     return common.momentum_task(config, model, loss=loss)

@@ -4,6 +4,7 @@ Chen et al., A Simple Framework for Contrastive Learning of Visual Representatio
 arXiv:2002.05709, Algorithm 1.
 """
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from experiments.contrastive import common
 from rml.contrastive.ntxent import nt_xent
 from rml.data import augment
-from rml.training import Claim, RunDirectory, Task, build_optimizer, gradient_task
+from rml.training import Claim, RunDirectory, Task, build_optimizer, gradient_task, over_batch
 
 SOURCE = "SimCLR (arXiv:2002.05709): features are better; data and margin are this repository's"
 TARGET = "target of this repository on this data, not the paper's"
@@ -42,7 +43,8 @@ def task(config: Any) -> Task:
             train=True,
             mutable=list(model_state),
         )
-        value = nt_xent(*jnp.split(projections, 2), temperature=config.loss.temperature)
+        contrast = partial(nt_xent, temperature=config.loss.temperature)
+        value = over_batch(contrast)(*jnp.split(projections, 2))
         return value, ({}, model_state)
 
     return gradient_task(

@@ -4,6 +4,7 @@ Khosla et al., Supervised Contrastive Learning, arXiv:2004.11362, Section 3. `lo
 (eq. 2, the better one in the paper) or "in" (eq. 3).
 """
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from experiments.contrastive import common
 from rml.contrastive.supcon import sup_con
 from rml.data import augment
-from rml.training import Claim, RunDirectory, Task, build_optimizer, gradient_task
+from rml.training import Claim, RunDirectory, Task, build_optimizer, gradient_task, over_batch
 
 SOURCE = "SupCon (arXiv:2004.11362): features are better; data and margin are this repository's"
 CLAIMS = (
@@ -40,7 +41,8 @@ def task(config: Any) -> Task:
             mutable=list(model_state),
         )
         labels = jnp.concatenate([batch["label"], batch["label"]])
-        return sup_con(projections, labels, **config.loss), ({}, model_state)
+        contrast = partial(sup_con, **config.loss)
+        return over_batch(contrast)(projections, labels), ({}, model_state)
 
     return gradient_task(
         init_variables=common.initializer(model, config),

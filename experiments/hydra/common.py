@@ -30,6 +30,7 @@ from rml.training import (
     fit,
     gradient_task,
     make_mesh,
+    over_batch,
 )
 
 METHODS = ("simclr", "supcon", "hydra", "classifier")
@@ -133,9 +134,11 @@ def task(config: Any, method: str) -> Task:
     def baseline(params: Any, model_state: Any, images: Any, labels: Any) -> Any:
         out, model_state = apply(params, model_state, images)
         if method == "simclr":
-            value = nt_xent(*jnp.split(out, 2), temperature=config.simclr.temperature)
+            contrast = partial(nt_xent, temperature=config.simclr.temperature)
+            value = over_batch(contrast)(*jnp.split(out, 2))
         elif method == "supcon":
-            value = sup_con(out, labels, temperature=config.supcon.temperature)
+            contrast = partial(sup_con, temperature=config.supcon.temperature)
+            value = over_batch(contrast)(out, labels)
         else:
             entropies = optax.softmax_cross_entropy_with_integer_labels(out, labels)
             value = jnp.mean(entropies)
@@ -159,7 +162,8 @@ def task(config: Any, method: str) -> Task:
         options = dict(config.loss)
         weight = options.pop("penalty")
         penalty = gate_penalty(gates)
-        value = hydra_loss(projections, labels, partners, gates, **options) + weight * penalty
+        contrast = over_batch(partial(hydra_loss, **options))
+        value = contrast(projections, labels, partners, gates) + weight * penalty
         metrics = {
             "gate_sparsity": analysis.gate_sparsity(gates),
             "gate_binariness": analysis.gate_binariness(gates),

@@ -2,7 +2,7 @@
 
 from rml.training.claims import Claim, measure_claims
 from rml.training.fit import CompiledTask, Interrupted, NonFiniteLoss, fit, initial_state
-from rml.training.mesh import DEFAULT_RULES, make_mesh, use_mesh
+from rml.training.mesh import DEFAULT_RULES, make_mesh, over_batch, use_mesh
 from rml.training.optimizer import Optimizer, build_optimizer
 from rml.training.progress import Progress
 from rml.training.rundir import RunDirectory
@@ -28,6 +28,7 @@ __all__ = [
     "initial_state",
     "make_mesh",
     "measure_claims",
+    "over_batch",
     "read_metrics",
     "use_mesh",
 ]

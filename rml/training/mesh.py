@@ -1,12 +1,14 @@
 """Device meshes and partition rules: the same program on one device and on a pod."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -38,13 +40,17 @@ def make_mesh(
       devices: Defaults to all devices.
 
     Returns:
-      The mesh.
+      The mesh. Where TPUs form several slices, `replica` is a multiple of their number and replicas
+      lie on different ones: between slices the network is slow.
 
     Raises:
       UserError: An unknown axis, or a product that is not the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = dict(shape or {})
+    slices = sorted({slice_of(device) for device in devices})
+    if len(slices) > 1:
+        return _join_slices(shape, devices, slices)
     for axis in shape:
         if axis not in MESH_AXES:
             raise unknown("mesh axis", axis, MESH_AXES)
@@ -64,6 +70,25 @@ def make_mesh(
         devices=devices,
         axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES),
     )
+
+
+def slice_of(device: Any) -> int:
+    """Index of a TPU's slice, 0 of everything else."""
+    tpu = getattr(device, "platform", None) == "tpu"
+    return getattr(device, "slice_index", 0) if tpu else 0
+
+
+def _join_slices(shape: dict[str, int], devices: list[Any], slices: list[int]) -> Mesh:
+    replicas = shape.get("replica", 1)
+    if replicas % len(slices):
+        raise UserError(
+            f"mesh.replica is {replicas}, expected a multiple of the {len(slices)} slices: "
+            f"set --config.mesh.replica={len(slices)}"
+        )
+    inner = {**shape, "replica": replicas // len(slices)}
+    parts = [make_mesh(inner, [d for d in devices if slice_of(d) == one]) for one in slices]
+    joined = np.concatenate([part.devices for part in parts])
+    return Mesh(joined, MESH_AXES, axis_types=parts[0].axis_types)
 
 
 @contextmanager
@@ -92,3 +117,24 @@ def check_divisible(tree: PyTree, shardings: PyTree) -> None:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Batches are split over all data axes of the mesh, along their first axis."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def over_batch(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss that takes `axis_name`, over the batch axes of the mesh in use.
+
+    Left to the partitioner, a pass over all pairs of a batch gathers the whole of it on every
+    device; told its axes, the loss exchanges what it needs itself, see `rml.ops.ring`.
+
+    Args:
+      loss: `loss(*arrays, axis_name=...) -> scalar`, the arrays sharded along their first axis.
+
+    Returns:
+      `loss(*arrays)`; without a mesh, or on one device, the loss itself.
+    """
+    sizes = jax.sharding.get_abstract_mesh().shape
+    axes = tuple(axis for axis in BATCH_AXES if sizes.get(axis, 1) > 1)
+    if not axes:
+        return partial(loss, axis_name=None)
+    return jax.shard_map(
+        partial(loss, axis_name=axes), in_specs=PartitionSpec(axes), out_specs=PartitionSpec()
+    )

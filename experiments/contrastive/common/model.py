@@ -103,6 +103,27 @@ def apply_in_groups(
     return out.reshape(-1, *out.shape[2:]), jax.tree.map(lambda x: x.mean(axis=0), changed)
 
 
+def apply_to_views(
+    model: nn.Module, variables: Any, views: Float[Array, "n b h w c"], **options: Any
+) -> tuple[Float[Array, "n b p"], Any]:
+    """Applies a model, in training, to views of a batch, each normalised by its own statistics.
+
+    Args:
+      model: Called as `model(images, train=True)`.
+      variables: Its variables.
+      views: Of the images; each device has all views of its images.
+      **options: Further options of `model.apply`.
+
+    Returns:
+      The outputs of each view, and the changed collections, their mean over views.
+    """
+    mutable = [name for name in variables if name != "params"]
+    # Not a vmap: it folds views and images into one axis, of which no device has a whole part.
+    made = [model.apply(variables, v, train=True, mutable=mutable, **options) for v in views]
+    outputs, changed = zip(*made, strict=True)
+    return jnp.stack(outputs), jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *changed)
+
+
 def batch_spec(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch, known without opening data."""
     size, shape = config.train.batch_size, tuple(config.data.image_shape)

@@ -1,0 +1,107 @@
+"""Every experiment's training step on meshes of eight devices equals its step on one.
+
+Parameters and moments lie split where the mesh says so, and over a split batch no device ever holds
+the similarities of all of it with all of it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Devices that split the batch by those that split the model: 8 x 1, 4 x 2, 2 x 4, 1 x 8.
+MESHES = (
+    {"data": 8},
+    {"data": 2, "fsdp": 2, "model": 2},
+    {"fsdp": 2, "data": 1, "model": 4},
+    {"data": 1, "model": 8},
+)
+# All of them for the transformer, whose every axis is split; the mixed one for the others, or all
+# with RML_ALL_MESHES=1 (minutes).
+MIXED = MESHES[1:2]
+BATCH = 72  # a size that no other axis has, nor twice of it
+VIT = {"name": "vit_ti", "patch_size": 4, "depth": 2, "width": 64, "heads": 8}
+EXPERIMENTS = {
+    "simclr": ("configs.contrastive.simclr_digits", {}),
+    "simclr, ViT": ("configs.contrastive.simclr_digits", {"model": VIT}),
+    "moco_v2": ("configs.contrastive.moco_v2_mnist5k", {}),
+    "moco_v3, ViT": ("configs.contrastive.moco_v3_mnist5k", {"model": VIT}),
+    "supcon": ("configs.contrastive.supcon_mnist5k", {}),
+    # Ten classes cannot be split over eight devices.
+    "hydra": ("configs.hydra.hydra_digits", {"data.classes": 16}),
+    "base_training": ("configs.fewshot.base_digits", {"classes.base": 8}),
+    "sparse DKM": ("configs.kernels.classification_digits", {}),
+}
+CHILD = """
+import functools, importlib, json, re, sys
+import jax, numpy as np
+from experiments.registry import find_experiment
+from rml.training import CompiledTask, make_mesh
+
+name, overrides, meshes, rows = json.loads(sys.argv[1])
+config = importlib.import_module(name).get_config()
+config.data.update(image_shape=(8, 8, 1))
+config.train.batch_size = rows
+for key, value in overrides.items():
+    *path, last = key.split(".")
+    inner = functools.reduce(lambda d, k: d[k], path, config)
+    with inner.ignore_type():
+        inner[last] = value
+task = find_experiment(config.experiment).task(config)
+rng = np.random.default_rng(0)
+batch = {
+    key: rng.integers(0, 256 if key == "image" else 5, spec.shape).astype(spec.dtype)
+    for key, spec in task.batch_spec.items()
+}
+result = []
+for shape in ({"data": 1}, *meshes):
+    devices = jax.devices()[:1] if shape == {"data": 1} else jax.devices()
+    compiled = CompiledTask(task, make_mesh(shape, devices))
+    state = compiled.init()
+    split = sum(
+        leaf.addressable_shards[0].data.size < leaf.size for leaf in jax.tree.leaves(state.params)
+    )
+    moments = sum(
+        leaf.addressable_shards[0].data.size < leaf.size
+        for leaf in jax.tree.leaves(state.opt_state)
+    )
+    metrics = []
+    for _ in range(2):
+        state, found = compiled.step(state, jax.device_put(batch, compiled.batch_shardings))
+        metrics.append({key: float(value) for key, value in found.items()})
+    whole = {str(n * rows) for n in (1, 2)}
+    arrays = set(re.findall(r"f32\\[([0-9,]+)\\]", compiled.step.as_text()))
+    square = sorted(dims for dims in arrays if sum(n in whole for n in dims.split(",")) > 1)
+    result.append(dict(metrics=metrics, split=split, moments=moments, square=square))
+print(json.dumps(result))
+"""
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_step_on_eight_devices_equals_that_on_one(experiment):
+    name, overrides = EXPERIMENTS[experiment]
+    everything = experiment == "simclr, ViT" or os.environ.get("RML_ALL_MESHES")
+    meshes = MESHES if everything else MIXED
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps([name, overrides, meshes, BATCH])],
+        capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, *several = json.loads(done.stdout.splitlines()[-1])
+    assert one["split"] == 0
+    for mesh, other in zip(meshes, several, strict=True):
+        for a, b in zip(one["metrics"], other["metrics"], strict=True):
+            for key in a:  # float32: sums in another order
+                np.testing.assert_allclose(b[key], a[key], rtol=1e-4, err_msg=f"{mesh} {key}")
+        parameters = mesh.get("fsdp", 1) * mesh.get("model", 1) > 1
+        assert (other["split"] > 0) == parameters, mesh
+        # Two moments a parameter, one where the optimiser is SGD with momentum.
+        assert other["moments"] in (other["split"], 2 * other["split"]), mesh
+        if not mesh.get("model"):  # the batch is split over all devices
+            assert other["square"] == [], mesh

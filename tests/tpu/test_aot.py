@@ -1,0 +1,133 @@
+"""The command line of `tpu.aot`; what needs libtpu is skipped without it (the `tpu` extra)."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DIGITS = "--config=configs/contrastive/simclr_digits.py"
+TPU = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the tpu extra"
+)
+
+
+def aot(*args, **env):
+    environment = {**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path)), **env}
+    return subprocess.run(
+        [sys.executable, "-m", "tpu.aot", *args],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        ([], ["no --config"]),
+        ([DIGITS], ["no --topology", "v5e:4x4"]),
+        ([DIGITS, "--topology=v5e:4x4", "--config.mesh.dota=2"], ["mesh.dota", "mesh.data"]),
+        ([DIGITS, "--topology=v5q:4x4"], ["v5q", "v5"]),
+        ([DIGITS, "--topology=v5p:4x4"], ["2 dimensions", "v5p:4x4x4"]),
+        ([DIGITS, "--topology=v5e:4x4", "--num_slices=0"], ["num_slices is 0"]),
+        ([DIGITS, "--platform=rocm"], ["rocm", "cuda, tpu"]),
+        ([DIGITS, "--platform=cuda", "--devices=0"], ["devices is 0"]),
+    ],
+)
+def test_mistakes_end_with_one_line(args, parts):
+    done = aot(*args)
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert all(part in lines[0] for part in parts), done.stderr
+
+
+def test_without_libtpu_the_extra_is_named():
+    if importlib.util.find_spec("libtpu") is not None:
+        pytest.skip("libtpu is installed")
+    done = aot(DIGITS, "--topology=v5e:2x2")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: compiling for TPUs needs libtpu: pip install -e '.[tpu]'"
+
+
+def test_cuda_export_lists_what_devices_exchange(tmp_path):
+    out = tmp_path / "report.json"
+    done = aot(
+        DIGITS, "--platform=cuda", "--devices=4", "--config.train.batch_size=64", f"--json={out}",
+        JAX_PLATFORMS="cpu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert report["platforms"] == ["cuda"]
+    assert report["mesh"]["data"] == 4
+    # Each gradient is summed over the devices at least once.
+    assert report["collectives"]["all-reduce"]["bytes"] > 4 * 1000
+    assert "no GPU here" in done.stdout
+
+
+@TPU
+def test_step_compiled_for_four_chips(tmp_path):
+    out = tmp_path / "report.json"
+    done = aot(DIGITS, "--topology=v5e:2x2", "--config.train.batch_size=64", f"--json={out}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert (report["chips"], report["mesh"]["data"], report["batch_size"]) == (4, 4, 64)
+    assert 0 < report["memory"]["total"] < report["chip"]["hbm"]
+    assert report["memory"]["aliased"] <= report["memory"]["outputs"]
+    # The chips do what the program asks for: nothing twice, nothing less.
+    assert report["flops"]["derived"] == pytest.approx(report["flops"]["traced"], rel=1e-6)
+    assert {row["kind"] for row in report["collectives"]} >= {"all-reduce"}
+    seconds = report["seconds"]
+    assert seconds["floor"] <= seconds["compute"] <= seconds["estimate"]
+    assert seconds["roofline"] <= seconds["overlapped"] <= seconds["estimate"]
+    assert report["sources"].keys() == {"xla", "derived", "traced", "datasheet", "estimate"}
+    assert all(trips is not None for trips in report["loops"].values())
+
+
+@TPU
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["--topology=v5e:3x5"], ["v5e:3x5", "v5e:4x4"]),
+        (["--topology=v5e:2x2", "--config.train.batch_size=66"], ["66", "split"]),
+        (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], ["fsdp=3", "4 devices"]),
+        (["--topology=v5e:2x2", "--num_slices=2"], ["--config.mesh.replica=2"]),
+        (["--topology=v5e:2x2", "--config.train.batch_size=8388608"], ["emory"]),
+        (["--topology=v5e:2x2", "--config=configs/fewshot/compare_digits.py"], ["no task"]),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_said_in_one_line(args, parts):
+    done = aot(DIGITS, *args)
+    assert done.returncode == 1, done.stdout
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert all(part in line for part in parts), done.stderr
+
+
+MESHES = """
+from tpu.aot import use_compiler_only
+use_compiler_only()
+from rml.training.mesh import make_mesh, slice_of
+from tpu.compile import topology_devices
+for name, slices, shape, devices in [
+    ("v4:2x2x1", 1, {}, 4), ("v5p:2x2x1", 1, {}, 4), ("v6e:2x2", 1, {}, 4),
+    ("tpu7x:2x2x1", 1, {}, 8), ("v5e:2x2", 2, dict(replica=2, fsdp=2), 8),
+]:
+    mesh = make_mesh(shape, topology_devices(name, num_slices=slices))
+    assert mesh.size == devices, (name, mesh.size)
+    of = [slice_of(device) for device in mesh.devices.flat]
+    assert of == sorted(of) and len(set(of)) == slices, (name, of)
+"""
+
+
+@TPU
+def test_every_chip_has_topologies_and_replicas_lie_on_slices():
+    environment = {**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))}
+    subprocess.run(
+        [sys.executable, "-c", MESHES], cwd=ROOT, env=environment, check=True, timeout=120
+    )

@@ -1,0 +1,187 @@
+"""What is read off compiled programs equals what is known of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rml.models import build
+from tpu import hlo, shapes, work
+from tpu.arithmetic import program_flops, transformer_flops, window_pairs
+from tpu.chips import CHIPS
+from tpu.collectives import collectives, seconds
+from tpu.roofline import roofline
+
+PLACES = np.array([(i // 4, i % 4) for i in range(8)])
+ONE_SLICE = np.zeros(8, int)
+
+
+def flops(program):
+    return sum(n * work.flops(c, i) for c, i, n in program.executed())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("products", 7 * 2 * 8 * 16 * 16),
+        ("nested", 3 * 5 * 2 * 8 * 16 * 16),
+        ("chosen", 4 * 2 * 8 * 16 * 16),  # the larger branch
+    ],
+)
+def test_products_count_as_often_as_their_loops_run(texts, name, expected):
+    assert flops(hlo.parse(texts[name])) == expected
+
+
+def test_trip_counts_without_xlas_note_of_them(texts):
+    text = texts["nested"].replace("known_trip_count", "hidden")
+    assert sorted(hlo.parse(text).loops().values()) == [3, 5]
+    assert flops(hlo.parse(text)) == 3 * 5 * 2 * 8 * 16 * 16
+
+
+def test_convolution_counts_no_padding(texts):
+    program = hlo.parse(texts["convolved"])
+    found = [i for _, i, _ in program.executed() if i.opcode == "convolution"]
+    assert len(found) == 1
+    # Along each dimension 5 places of 3: one place of the first and of the last is padding.
+    assert flops(program) == 2 * 2 * 3 * 5 * (3 * 5 - 2) ** 2
+
+
+def test_all_reduce(texts):
+    (one,) = collectives(hlo.parse(texts["summed"]))
+    assert (one.kind, one.bytes, one.count) == ("all-reduce", 32 * 4, 1)
+    assert one.sent(8) == pytest.approx(2 * 7 / 8 * 128)
+
+
+def test_all_gather_has_its_groups(texts):
+    (one,) = collectives(hlo.parse(texts["gathered"]))
+    assert (one.kind, one.bytes) == ("all-gather", 16 * 32 * 4)
+    assert sorted(map(sorted, one.groups.tolist())) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert one.sent(4) == 3 * one.bytes
+
+
+def test_exchanges_in_loops_count_as_often_as_they_run(texts):
+    (one,) = collectives(hlo.parse(texts["ring"]))
+    assert (one.kind, one.count, one.bytes) == ("collective-permute", 4, 16 * 32 * 4)
+
+
+def test_slow_network_between_slices(texts):
+    chip = CHIPS["v5e"]
+    (one,) = collectives(hlo.parse(texts["summed"]))
+    network, near = seconds(one, chip, PLACES, ONE_SLICE)
+    assert (network, near) == ("ici", pytest.approx(one.sent(8) / chip.ici))
+    network, far = seconds(one, chip, PLACES, np.arange(8) // 4)
+    # Two slices of four chips: each chip carries a quarter of 2 · (2 - 1) / 2 times the array.
+    assert (network, far) == ("dcn", pytest.approx(one.bytes / 4 / chip.dcn))
+    (rows,) = collectives(hlo.parse(texts["gathered"]))
+    assert seconds(rows, chip, PLACES, np.arange(8) // 4)[0] == "ici"
+    # The group lies along one of two dimensions of the torus: half of the links carry it.
+    assert seconds(rows, chip, PLACES, ONE_SLICE)[1] == pytest.approx(rows.sent(4) / (chip.ici / 2))
+
+
+def test_roofline_adds_up(texts):
+    chip = CHIPS["v5p"]
+    line = roofline(hlo.parse(texts["products"]), chip, coordinates=PLACES, slices=ONE_SLICE)
+    assert line.flops == 7 * 2 * 8 * 16 * 16
+    assert line.matrix_seconds == pytest.approx(line.flops / chip.flops)
+    # At the least each weight is read once.
+    assert line.bytes >= 7 * 16 * 16 * 4
+    assert line.memory_seconds == pytest.approx(line.bytes / chip.hbm_bandwidth)
+    assert line.links == {"ici": 0.0, "dcn": 0.0}
+    assert max(line.matrix_seconds, line.memory_seconds) <= line.local_seconds
+    assert line.local_seconds <= line.matrix_seconds + line.memory_seconds
+    assert line.bound == "memory"
+    assert line.whole == line.memory_seconds <= line.overlapped <= line.serial
+
+
+def test_group_notations():
+    head = "%x = f32[8]{0} all-reduce(%y), replica_groups="
+    expected = {
+        "{{0,2},{1,3}}": [[0, 2], [1, 3]],
+        "[2,4]<=[8]": [[0, 1, 2, 3], [4, 5, 6, 7]],
+        "[4,2]<=[2,4]T(1,0)": [[0, 4], [1, 5], [2, 6], [3, 7]],
+        "mesh['axis_0'=2,'axis_1'=4] {'axis_1'}": [[0, 1, 2, 3], [4, 5, 6, 7]],
+        "mesh['axis_0'=2,'axis_1'=4] {'axis_0'}": [[0, 4], [1, 5], [2, 6], [3, 7]],
+        "mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_1'}": [
+            [0, 4], [1, 5], [2, 6], [3, 7],
+        ],
+    }  # fmt: skip
+    for text, groups in expected.items():
+        program = hlo.parse(
+            "ENTRY %main (y: f32[8]) -> f32[8] {\n  %y = f32[8]{0} parameter(0)\n"
+            f"  {head}{text}, to_apply=%add\n}}\n\n"
+            "%add (a: f32[], b: f32[]) -> f32[] {\n  %a = f32[] parameter(0)\n}\n"
+        )
+        (one,) = collectives(program)
+        assert one.groups.tolist() == groups, text
+
+
+def test_shapes_and_memory_spaces():
+    (near, far) = shapes.shapes("(f32[128,3]{1,0:T(8,128)S(1)}, bf16[]{:T(256)})")
+    assert (str(near), near.bytes, near.main_memory) == ("f32[128,3]", 1536, False)
+    assert (str(far), far.bytes, far.main_memory) == ("bf16[]", 2, True)
+    (tiled,) = shapes.shapes("bf16[2,197,197]{1,2,0:T(8,128)(2,1)}")
+    assert tiled.padded_bytes == 2 * 200 * 256 * 2
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    size=st.integers(1, 6), kernel=st.integers(1, 4), stride=st.integers(1, 3),
+    low=st.integers(0, 3), high=st.integers(0, 3), holes=st.integers(1, 3),
+    spread=st.integers(1, 2),
+)  # fmt: skip
+def test_window_pairs_against_a_convolution_of_ones(size, kernel, stride, low, high, holes, spread):
+    padded = np.zeros(low + (size - 1) * holes + 1 + high)
+    padded[low : low + size * holes : holes][:size] = 1
+    reach = (kernel - 1) * spread + 1
+    starts = range(0, len(padded) - reach + 1, stride)
+    expected = sum(padded[s : s + reach : spread].sum() for s in starts)
+    found = window_pairs(
+        size, kernel, len(starts), stride=stride, low=low, holes=holes, spread=spread
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize(("pooling", "tokens"), [("gap", 4), ("cls", 5)])
+def test_traced_count_of_a_transformer_is_its_closed_form(pooling, tokens):
+    model = build("vit_ti", depth=3, width=48, pooling=pooling, positions="sincos2d")
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    found = program_flops(model.apply, variables, images)
+    # The closed form's projection of patches leaves a class token out; "gap" has none.
+    patches = 4 * 16 * 16 * 3 * 48 * 2
+    blocks = transformer_flops(tokens=tokens, width=48, depth=3)
+    assert found == 2 * (blocks + patches)
+    if pooling == "cls":
+        whole = transformer_flops(tokens=5, width=48, depth=3, patch_values=16 * 16 * 3)
+        assert found == 2 * whole
+
+
+def test_traced_count_of_a_strided_and_dilated_convolution():
+    def step(x, w, k):
+        y = jax.lax.conv_general_dilated(x, k, (1, 2), "SAME", rhs_dilation=(2, 1))
+        return jnp.sum(jax.nn.relu(y.reshape(4, -1) @ w))
+
+    shapes = [(4, 3, 8, 8), (5 * 8 * 4, 6), (5, 3, 3, 3)]
+    args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    products = 2 * 4 * 160 * 6
+    rows = 8 * 3 - 2 * 2  # windows of three places two apart miss two at either end
+    columns = 4 * 3 - 1  # stride 2, padded behind
+    assert program_flops(step, *args) == products + 2 * 4 * 5 * 3 * rows * columns
+
+
+def test_traced_count_inside_shard_map_is_that_of_all_devices():
+    mesh = jax.sharding.AbstractMesh((4,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("a")
+    mapped = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=spec, out_specs=spec)
+    # Each of four devices has two of the eight rows.
+    assert program_flops(mapped, jnp.ones((8, 3))) == 4 * 2 * 2 * 2 * 3
+
+
+def test_traced_count_takes_the_platforms_branch():
+    def product(x):
+        return jax.lax.platform_dependent(x, cpu=lambda x: x @ x @ x, default=lambda x: x @ x)
+
+    assert program_flops(product, jnp.ones((4, 4))) == 2 * 4**3
+    assert program_flops(product, jnp.ones((4, 4)), platform="cpu") == 4 * 4**3

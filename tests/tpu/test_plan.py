@@ -1,0 +1,53 @@
+"""The plan on paper: its interval is the one that loses least."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scipy.optimize import minimize_scalar
+
+from rml.errors import UserError
+from tpu.plan import checkpoint_interval, overhead, ring_seconds
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(("chips", "save"), [(256, 1.0), (10_240, 5.0), (10_240, 60.0)])
+def test_interval_loses_least(chips, save):
+    found = checkpoint_interval(chips=chips, failures_per_day=1e-3, save=save, restart=300.0)
+    assert found.between_failures == pytest.approx(86_400 / (chips * 1e-3))
+    best = minimize_scalar(
+        lambda t: overhead(t, mean=found.between_failures, save=save, restart=300.0),
+        bounds=(1.0, 1e5), method="bounded",
+    )  # fmt: skip
+    assert found.interval == pytest.approx(best.x, rel=1e-3)
+    assert found.lost == pytest.approx(best.fun, rel=1e-6)
+
+
+def test_ring_waits_for_its_slowest_link():
+    sizes = dict(chips=8, rows=4, features=16, ici=100.0, dcn=10.0)
+    one = ring_seconds(slices=1, **sizes)
+    assert one == (pytest.approx(3 * 8 * 4 * 16 * 4 / 100),) * 2
+    two = ring_seconds(slices=2, **sizes)
+    assert two[0] == pytest.approx(10 * two[1])
+
+
+def test_impossible_rates_are_named():
+    with pytest.raises(UserError, match=r"failures is 0"):
+        checkpoint_interval(chips=1, failures_per_day=0, save=1.0, restart=1.0)
+
+
+def test_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "tpu.plan", "--chips=512", "--slices=1", "--step=0.5",
+         "--per_chip=64", "--pairs=32768000", "--epochs=1"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    # 512 x 64 examples a step, 1,000 steps of half a second.
+    assert done.stdout.startswith("batch 32,768, 1,000 steps, 0.1 h, 71 chip hours")
+    wrong = subprocess.run(
+        [sys.executable, "-m", "tpu.plan", "--chip=v9"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert wrong.returncode == 1
+    assert "unknown chip 'v9'" in wrong.stderr

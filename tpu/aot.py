@@ -1,0 +1,130 @@
+"""Compiles a config's train step for a pod, on any machine, and says what to expect of it.
+
+python -m tpu.aot --config=configs/pods/simclr_imagenet2012_vit_b.py --topology=v5e:16x16
+python -m tpu.aot --config=FILE --topology=v5e:4x4 --num_slices=2 --config.mesh.replica=2
+python -m tpu.aot --config=FILE --topology=v5e:4x4 --sweep --json=sweep.json
+python -m tpu.aot --config=FILE --platform=cuda --devices=8
+
+Exit code 1, with one line that says why, where the step does not fit, or a name, mesh or batch is
+wrong. TPUs need the `tpu` extra.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from experiments.run import CONFIG, TRACEBACK, fail, parse_flags, quiet_libraries
+from rml.errors import UserError, unknown
+from tpu.chips import parse_topology
+
+TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, such as v5e:16x16.")
+SLICES = flags.DEFINE_integer("num_slices", 1, "Slices of this topology.")
+SWEEP = flags.DEFINE_bool("sweep", False, "Try meshes, batch sizes and remat; print the best.")
+JSON = flags.DEFINE_string("json", None, "Write the figures to this file; - for standard output.")
+PLATFORM = flags.DEFINE_string("platform", "tpu", "tpu, or cuda: export the step for GPUs.")
+DEVICES = flags.DEFINE_integer("devices", 8, "Devices of --platform=cuda.")
+HLO = flags.DEFINE_string("hlo", None, "Write the compiled program to this file.")
+
+
+# The compiler alone is wanted: no chip is looked for, and several processes may hold it.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+def use_compiler_only() -> None:
+    """Sets what JAX and libtpu read when they are loaded."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def write_json(value: Any) -> None:
+    """Writes figures where --json says."""
+    text = json.dumps(value, indent=1, default=str)
+    if JSON.value == "-":
+        print(text)
+    elif JSON.value:
+        Path(JSON.value).write_text(text + "\n")
+
+
+def check_flags() -> None:
+    """Raises `UserError` where a flag is wrong, before anything slow is imported."""
+    if PLATFORM.value not in ("tpu", "cuda"):
+        raise unknown("platform", PLATFORM.value, ("tpu", "cuda"))
+    if PLATFORM.value == "cuda":
+        if DEVICES.value < 1:
+            raise UserError(f"devices is {DEVICES.value}, expected at least 1")
+    elif TOPOLOGY.value is None:
+        raise UserError("no --topology; for example --topology=v5e:4x4")
+    else:
+        parse_topology(TOPOLOGY.value)
+        if SLICES.value < 1:
+            raise UserError(f"num_slices is {SLICES.value}, expected at least 1")
+
+
+def compile_for_tpu(config: Any, out: Any) -> dict[str, Any]:
+    """Compiles for the topology of the flags, or sweeps."""
+    from tpu.compile import compile_step, topology_devices
+    from tpu.report import check_fits, examine, show
+    from tpu.sweep import sweep
+
+    topology = str(TOPOLOGY.value)
+    devices = topology_devices(topology, num_slices=SLICES.value)
+    if SWEEP.value:
+        return sweep(config, devices, topology, write=out)
+    compiled = compile_step(config, devices)
+    if HLO.value:
+        Path(HLO.value).write_text(compiled.text)
+    report = examine(compiled, config, topology)
+    show(report, out)
+    write_json(report)
+    check_fits(report)
+    return report
+
+
+def run(config: Any) -> None:
+    """Does what the flags say."""
+    out = partial(print, file=sys.stderr if JSON.value == "-" else sys.stdout, flush=True)
+    if PLATFORM.value == "cuda":
+        from tpu.cuda import export
+
+        write_json(export(config, DEVICES.value, write=out))
+    elif SWEEP.value:
+        write_json(compile_for_tpu(config, out))
+    else:
+        compile_for_tpu(config, out)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Checks the flags and compiles."""
+    del argv
+    if CONFIG.value is None:
+        fail("no --config; for example --config=configs/contrastive/simclr_mnist5k.py")
+    quiet_libraries()
+    try:
+        check_flags()
+        if PLATFORM.value == "tpu":
+            use_compiler_only()
+        run(CONFIG.value)
+    except (ValueError, OSError) as error:
+        if TRACEBACK.value:
+            traceback.print_exc()
+        elif not isinstance(error, UserError):
+            fail(f"{error} (--traceback shows where)")
+        fail(error)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

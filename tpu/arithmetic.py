@@ -1,0 +1,142 @@
+"""How many floating-point operations a program asks for, counted before any compiler sees it."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+
+def program_flops(function: Callable, *args: Any, platform: str = "tpu") -> float:
+    """Counts the matrix products and convolutions of a function, loops by their length.
+
+    Args:
+      function: Traceable.
+      *args: Arrays or `jax.ShapeDtypeStruct`.
+      platform: Whose branch counts where platforms differ.
+
+    Returns:
+      Twice the multiplications, over all devices. Of a conditional's branches the largest counts;
+      a loop of unknown length counts once.
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr, platform)
+
+
+def _count(jaxpr: Jaxpr, platform: str) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, options = equation.primitive.name, equation.params
+        if name == "dot_general":
+            total += _dot(equation)
+        elif name == "conv_general_dilated":
+            total += _convolution(equation)
+        elif name == "cond":
+            total += max(_count(branch, platform) for branch in _branches(options, platform))
+        else:
+            inner = sum(_count(sub, platform) for sub in _inner(options))
+            if name == "scan":
+                inner *= options["length"]
+            elif name == "shard_map":  # shapes inside are those of one shard
+                axes = options.get("newly_manual_axes", options.get("manual_axes", ()))
+                inner *= math.prod(options["mesh"].shape[axis] for axis in axes)
+            total += inner
+    return total
+
+
+def _branches(options: dict[str, Any], platform: str) -> list[Jaxpr]:
+    """The branches of a conditional, or the one for a platform."""
+    branches = [branch.jaxpr for branch in options["branches"]]
+    named = options.get("branches_platforms")
+    if not named:
+        return branches
+    own = [b for b, names in zip(branches, named, strict=True) if names and platform in names]
+    return own or [b for b, names in zip(branches, named, strict=True) if names is None]
+
+
+def _inner(options: dict[str, Any]) -> Iterator[Jaxpr]:
+    """The programs that an equation's parameters hold; functions that make such are left out."""
+    for value in options.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):
+                yield item
+
+
+def _dot(equation: Any) -> float:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left, out = equation.invars[0].aval, equation.outvars[0].aval
+    return 2.0 * math.prod(out.shape) * math.prod(left.shape[i] for i in contracted)
+
+
+def _convolution(equation: Any) -> float:
+    options = equation.params
+    numbers = options["dimension_numbers"]
+    left, right = (var.aval.shape for var in equation.invars[:2])
+    out = equation.outvars[0].aval.shape
+    pairs = 1
+    for d, (lhs, rhs, o) in enumerate(
+        zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True)
+    ):
+        pairs *= window_pairs(
+            left[lhs],
+            right[rhs],
+            out[o],
+            stride=options["window_strides"][d],
+            low=options["padding"][d][0],
+            holes=options["lhs_dilation"][d],
+            spread=options["rhs_dilation"][d],
+        )
+    batch = left[numbers.lhs_spec[0]] // options["batch_group_count"]
+    features = right[numbers.rhs_spec[0]] * right[numbers.rhs_spec[1]]
+    return 2.0 * batch * features * pairs
+
+
+def window_pairs(
+    size: int, kernel: int, out: int, *, stride: int = 1, low: int = 0, holes: int = 1,
+    spread: int = 1,
+) -> int:  # fmt: skip
+    """Pairs of a place of the output and a place of the window that meet an element of the input.
+
+    XLA writes batched matrix products as convolutions, most of whose window lies in holes or
+    padding: only pairs that meet an element are work.
+
+    Args:
+      size: Of the input along this dimension.
+      kernel: Of the window.
+      out: Of the output.
+      stride: Of the window.
+      low: Padding before the input.
+      holes: Distance of the input's elements.
+      spread: Distance of the window's elements.
+
+    Returns:
+      Number of pairs.
+    """
+    place = range(-low, out * stride - low, stride)
+    return sum(
+        (start + j * spread) % holes == 0 and 0 <= start + j * spread < size * holes
+        for start in place
+        for j in range(kernel)
+    )
+
+
+def transformer_flops(
+    *, tokens: int, width: int, depth: int, mlp_ratio: int = 4, patch_values: int = 0
+) -> float:
+    """Closed form of the matrix products of a vision transformer's forward pass, one image.
+
+    Args:
+      tokens: Tokens, a class token included.
+      width: Of a token.
+      depth: Blocks.
+      mlp_ratio: Width of the MLP over that of a token.
+      patch_values: Numbers in a patch; with it, patches are projected (the class token is none).
+
+    Returns:
+      Twice the multiplications: per token and block 3w² for queries, keys, values, w² for the
+      output, 2rw² for the MLP, and 2tw for the attention's two products.
+    """
+    block = tokens * (4 + 2 * mlp_ratio) * width**2 + 2 * tokens**2 * width
+    return 2.0 * (depth * block + (tokens - 1) * patch_values * width)

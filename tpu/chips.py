@@ -1,0 +1,172 @@
+"""What a TPU chip can do, from the vendor's pages, and the topologies that are built of it."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from rml.errors import UserError, unknown
+
+GIB = 2**30
+PAGES = "https://docs.cloud.google.com/tpu/docs/"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Figures of one chip, each from `source` unless its comment says otherwise.
+
+    Attributes:
+      flops: Peak bf16 FLOP/s.
+      hbm: HBM bytes.
+      hbm_bandwidth: HBM bytes/s.
+      ici: Bytes/s that a chip sends over all its links to other chips of its slice.
+      ports: Links to other chips.
+      dcn: Bytes/s that a chip's share of the data centre network carries, None where not published.
+      host_chips: Chips of a host.
+      dimensions: Of the torus that chips form.
+      accelerator: Prefix of the accelerator type that `gcloud` takes, and what its number counts;
+        None where the Cloud TPU API does not offer the chip.
+      runtime: Version of the software on its virtual machines (`runtimes` page).
+      options: Further arguments with which one device of the compiler is one chip.
+      source: Page of the figures.
+    """
+
+    flops: float
+    hbm: float
+    hbm_bandwidth: float
+    ici: float
+    ports: int
+    dcn: float | None
+    host_chips: int
+    dimensions: int
+    accelerator: tuple[str, str] | None
+    runtime: str | None
+    options: tuple[tuple[str, str], ...]
+    source: str
+
+
+# Two pages write GB for memory, and mean GiB: of v5e's 16 the compiler offers 15.75 GiB.
+# The pages give the links' bandwidth in both directions together; `ici` is half of it. That this is
+# the right half to take: v5e's page gives 51.2 TB/s of all-reduce for 256 chips, 200 GB/s a chip.
+CHIPS = {
+    "v4": Chip(
+        flops=275e12,
+        hbm=32 * GIB,
+        hbm_bandwidth=1200e9,
+        ici=1.1e15 / 4096,  # all-reduce bandwidth of a pod over its chips; no figure for a chip
+        ports=6,
+        dcn=None,
+        host_chips=4,
+        dimensions=3,
+        accelerator=("v4", "cores"),
+        runtime="tpu-ubuntu2204-base",
+        options=(("chip_config_name", "megacore"),),
+        source=PAGES + "v4",
+    ),
+    "v5e": Chip(
+        flops=197e12,
+        hbm=16 * GIB,
+        hbm_bandwidth=819e9,
+        ici=400e9 / 2,
+        ports=4,
+        dcn=6.4e12 / 8 / 256,  # the pod's network over its chips
+        host_chips=8,
+        dimensions=2,
+        accelerator=("v5litepod", "chips"),
+        runtime="v2-alpha-tpuv5-lite",
+        options=(),
+        source=PAGES + "v5e",
+    ),
+    "v5p": Chip(
+        flops=459e12,
+        hbm=95 * GIB,
+        hbm_bandwidth=2765e9,
+        ici=1200e9 / 2,
+        ports=6,
+        dcn=50e9 / 8,
+        host_chips=4,
+        dimensions=3,
+        accelerator=("v5p", "cores"),
+        runtime="v2-alpha-tpuv5",
+        options=(),
+        source=PAGES + "v5p",
+    ),
+    "v6e": Chip(
+        flops=918e12,
+        hbm=32 * GIB,
+        hbm_bandwidth=1638e9,
+        ici=800e9 / 2,
+        ports=4,
+        dcn=100e9 / 8,
+        host_chips=8,
+        dimensions=2,
+        accelerator=("v6e", "chips"),
+        runtime="v2-alpha-tpuv6e",
+        options=(),
+        source=PAGES + "v6e",
+    ),
+    "tpu7x": Chip(
+        flops=2307e12,
+        hbm=192 * GIB,
+        hbm_bandwidth=7380e9,
+        ici=1200e9 / 2,
+        ports=6,
+        dcn=100e9 / 8,
+        host_chips=4,
+        dimensions=3,
+        accelerator=None,  # Google Kubernetes Engine only
+        runtime=None,
+        options=(),
+        source=PAGES + "tpu7x",
+    ),
+}
+
+
+def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
+    """The chip and the shape that a name such as "v5e:16x16" says.
+
+    Args:
+      name: Chip, colon, chips along each dimension of the torus.
+
+    Returns:
+      Key of `CHIPS` and shape.
+
+    Raises:
+      UserError: An unknown chip, or a shape that is not one of its dimensions.
+    """
+    kind, _, text = name.partition(":")
+    if kind not in CHIPS:
+        raise unknown("chip", kind, CHIPS)
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
+        raise UserError(f"topology {name!r}: expected {example(kind)}, chips along each dimension")
+    shape = tuple(int(size) for size in text.split("x"))
+    if len(shape) != CHIPS[kind].dimensions:
+        raise UserError(
+            f"topology {name!r} has {len(shape)} dimensions, {kind} has {CHIPS[kind].dimensions}: "
+            f"expected for example {example(kind)}"
+        )
+    return kind, shape
+
+
+def example(kind: str) -> str:
+    """A topology of a chip."""
+    return f"{kind}:" + "x".join("4" * CHIPS[kind].dimensions)
+
+
+def accelerator_type(name: str) -> str:
+    """The accelerator type of a topology, such as "v5litepod-256" of "v5e:16x16".
+
+    Args:
+      name: As `parse_topology` takes it.
+
+    Returns:
+      What `gcloud --accelerator-type` takes. v4 and v5p are named by their cores, two a chip.
+
+    Raises:
+      UserError: As `parse_topology`, or a chip that the Cloud TPU API does not offer.
+    """
+    kind, shape = parse_topology(name)
+    accelerator = CHIPS[kind].accelerator
+    if accelerator is None:
+        raise UserError(f"{kind} is offered by Google Kubernetes Engine only, not as a TPU VM")
+    prefix, counted = accelerator
+    return f"{prefix}-{math.prod(shape) * (2 if counted == 'cores' else 1)}"

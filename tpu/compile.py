@@ -1,0 +1,117 @@
+"""Compiles the step of a config for chips that are not there."""
+
+import importlib.util
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from experiments.registry import find_experiment
+from rml.errors import UserError
+from rml.training import CompiledTask, Task, make_mesh
+from tpu.chips import CHIPS, example, parse_topology
+
+
+class DoesNotFit(UserError):
+    """The step needs more memory than a chip has."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A step compiled for a mesh.
+
+    Attributes:
+      task: What is trained.
+      step: As `CompiledTask` makes it.
+      mesh: Of the devices.
+      seconds: That tracing and compiling took.
+    """
+
+    task: Task
+    step: CompiledTask
+    mesh: Mesh
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """The compiled program."""
+        return self.step.step.as_text() or ""
+
+
+def topology_devices(name: str, *, num_slices: int = 1) -> list[Any]:
+    """The devices of a topology, as descriptions that can be compiled for.
+
+    Args:
+      name: Such as "v5e:16x16".
+      num_slices: Slices of this shape, joined by the data centre network.
+
+    Returns:
+      Devices; a chip is one of them, or two (tpu7x).
+
+    Raises:
+      UserError: An unknown chip, a shape that does not exist, or no libtpu.
+    """
+    kind, _ = parse_topology(name)
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("compiling for TPUs needs libtpu: pip install -e '.[tpu]'")
+    from jax.experimental import topologies
+
+    options: dict[str, Any] = dict(CHIPS[kind].options)
+    if num_slices > 1:
+        options["num_slices"] = num_slices
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"topology {name!r} does not exist ({reason}); try {example(kind)}"
+        ) from None
+    return list(found.devices)
+
+
+def build_task(config: Any) -> Task:
+    """The training problem of a config.
+
+    Args:
+      config: Of an experiment that trains.
+
+    Returns:
+      The task.
+
+    Raises:
+      UserError: The experiment trains nothing, or as the experiment raises.
+    """
+    experiment = find_experiment(config.experiment)
+    if not hasattr(experiment, "task"):
+        raise UserError(f"experiment {config.experiment} has no task(config): it trains nothing")
+    return experiment.task(config)
+
+
+def compile_step(config: Any, devices: Sequence[Any]) -> Compiled:
+    """Compiles the step that `rml.training.fit` would run under this config.
+
+    Args:
+      config: The run's config, of which `mesh` and `seed` are read here.
+      devices: To compile for.
+
+    Returns:
+      The compiled step.
+
+    Raises:
+      DoesNotFit: The compiler found that memory does not suffice.
+      UserError: A mesh, batch or parameter that does not fit the devices.
+    """
+    mesh = make_mesh(dict(config.mesh), devices)
+    task = build_task(config)
+    started = time.perf_counter()
+    try:
+        step = CompiledTask(task, mesh, seed=config.seed)
+    except jax.errors.JaxRuntimeError as error:
+        text = str(error)
+        if "RESOURCE_EXHAUSTED" not in text:
+            raise
+        raise DoesNotFit(text.splitlines()[0]) from None
+    return Compiled(task, step, mesh, time.perf_counter() - started)

@@ -1,0 +1,243 @@
+r"""Creates a TPU with `gcloud`, trains on it, follows, resumes after preemption, deletes.
+
+python -m tpu.launch create --name=pod --zone=us-central1-a --topology=v5e:16x16
+python -m tpu.launch run    --name=pod --zone=us-central1-a --topology=v5e:16x16 \
+    --run="--config=configs/pods/simclr_imagenet2012_vit_b.py --workdir=runs/simclr"
+python -m tpu.launch follow ...      (the same flags; --resumes=10 starts again after preemption)
+python -m tpu.launch resume ...
+python -m tpu.launch delete ...
+
+Prints the commands; --nodry_run runs them, and costs money until `delete`.
+"""
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+from rml.errors import UserError, unknown
+from tpu import gcloud
+from tpu.gcloud import ABSENT, GONE, READY, Pod
+
+NAME = flags.DEFINE_string("name", None, "Name of the TPU.")
+ZONE = flags.DEFINE_string("zone", None, "Zone.")
+PROJECT = flags.DEFINE_string("project", None, "Project; the configured one if unset.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, such as v5e:16x16.")
+SLICES = flags.DEFINE_integer("num_slices", 1, "Slices of this topology.")
+SPOT = flags.DEFINE_bool("spot", True, "Cheaper, may be taken away at any time.")
+QUEUED = flags.DEFINE_bool("queued", True, "Wait for capacity; --noqueued asks for it now.")
+RUN = flags.DEFINE_string("run", "", "Flags of experiments.run.")
+SETUP = flags.DEFINE_string("setup", "", "Shell command on every worker, such as one that mounts.")
+RESUMES = flags.DEFINE_integer("resumes", 0, "How often follow starts again.")
+POLL = flags.DEFINE_float("poll", 30.0, "Seconds between looks at the state.")
+ATTEMPTS = flags.DEFINE_integer("attempts", 4, "Tries of a command that reaches workers by ssh.")
+DRY = flags.DEFINE_bool("dry_run", True, "Only print the commands.")
+
+ARCHIVE = "rml.tar.gz"
+# The machines' own Python may be older than this package asks for; uv brings one.
+INSTALL = (
+    f"mkdir -p rml && tar xzf {ARCHIVE} -C rml && cd rml && python3 -m pip install --user uv && "
+    "python3 -m uv venv --allow-existing --python 3.11 .venv && "
+    "python3 -m uv pip install --python .venv/bin/python -c constraints.txt -e '.[tpu]'"
+)
+LOOK = "cat rml/run.status 2>/dev/null || echo running"
+TAIL = "tail -n 20 rml/run.log"
+
+
+class Shell:
+    """Runs commands, or prints them."""
+
+    def __init__(self, *, dry: bool, attempts: int, poll: float, write: Callable[[str], None]):
+        """Remembers how.
+
+        Args:
+          dry: Only print.
+          attempts: Tries of a command that may fail by chance.
+          poll: Seconds between tries and between looks.
+          write: Takes lines.
+        """
+        self.dry, self.attempts, self.poll, self.write = dry, attempts, poll, write
+
+    def __call__(self, words: Sequence[str], *, attempts: int = 1) -> str:
+        """Runs a command.
+
+        Args:
+          words: The command.
+          attempts: Tries.
+
+        Returns:
+          Its standard output, empty where it is only printed.
+
+        Raises:
+          UserError: It failed, with what it said.
+        """
+        self.write(shlex.join(words))
+        if self.dry:
+            return ""
+        for left in reversed(range(attempts)):
+            try:
+                done = subprocess.run(words, capture_output=True, text=True)
+            except FileNotFoundError:
+                raise UserError(f"{words[0]} is not installed") from None
+            if done.returncode == 0:
+                return done.stdout.strip()
+            if left:
+                self.write(f"failed ({last_line(done.stderr)}); {left} more tries")
+                time.sleep(self.poll)
+        raise UserError(explain(words, done.stderr))
+
+    def reach(self, words: Sequence[str]) -> str:
+        """Runs a command that reaches the workers by ssh, which may not be up yet."""
+        return self(words, attempts=self.attempts)
+
+
+def last_line(text: str) -> str:
+    """The last line of what a program said."""
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
+def explain(words: Sequence[str], said: str) -> str:
+    """A failure in one line, with what can be done where that is known."""
+    message = f"{shlex.join(words[:6])} failed: {last_line(said)}"
+    lower = said.lower()
+    if "quota" in lower:
+        return f"{message}; ask for quota of this chip and zone, or choose another --zone"
+    if "resource_exhausted" in lower or "no more capacity" in lower:
+        return f"{message}; there is no capacity: use --queued to wait for it"
+    return message
+
+
+def state(shell: Shell, pod: Pod) -> str:
+    """The pod's state, `ABSENT` where there is none of this name."""
+    try:
+        return shell(gcloud.describe(pod)).upper() or ABSENT
+    except UserError as error:
+        if "not_found" in str(error).lower() or "not found" in str(error).lower():
+            return ABSENT
+        raise
+
+
+def create(shell: Shell, pod: Pod) -> None:
+    """Asks for the pod, waits until it is there, installs."""
+    shell(gcloud.create(pod))
+    while (now := state(shell, pod)) not in READY and not shell.dry:
+        if now in GONE:
+            raise UserError(f"{pod.name} is {now}: delete it and create it again")
+        shell.write(f"{pod.name} is {now}, waiting")
+        time.sleep(shell.poll)
+    shell(["git", "archive", f"--output={ARCHIVE}", "HEAD"])
+    shell.reach(gcloud.copy(pod, ARCHIVE, ARCHIVE))
+    shell.reach(gcloud.ssh(pod, INSTALL))
+
+
+def train(shell: Shell, pod: Pod, run: str, setup: str) -> None:
+    """Starts training on all workers; it goes on when the connection ends."""
+    if not run:
+        raise UserError('no --run; for example --run="--config=configs/... --workdir=runs/..."')
+    if setup:
+        shell.reach(gcloud.ssh(pod, setup))
+    program = f".venv/bin/python -m experiments.run --distributed {run}"
+    inner = f"{program} > run.log 2>&1; echo $? > run.status"
+    shell.reach(
+        gcloud.ssh(
+            pod,
+            f"cd rml && rm -f run.status && "
+            f"(setsid nohup bash -c {shlex.quote(inner)} > /dev/null 2>&1 &)",
+        )
+    )
+
+
+def resume(shell: Shell, pod: Pod, run: str, setup: str) -> None:
+    """Continues: where the pod is gone it is made again, then the same command is run again."""
+    now = state(shell, pod)
+    if now in GONE or shell.dry:
+        shell(gcloud.delete(pod))
+    if now not in READY or shell.dry:
+        create(shell, pod)
+    train(shell, pod, run, setup)
+
+
+def follow(shell: Shell, pod: Pod, run: str, setup: str, resumes: int) -> None:
+    """Prints the end of the log until the run ends; starts again after preemption if asked to."""
+    while True:
+        now = state(shell, pod)
+        status = "running"
+        if now in READY or shell.dry:
+            try:
+                shell.write(shell.reach(gcloud.ssh(pod, TAIL, everywhere=False)))
+                status = shell.reach(gcloud.ssh(pod, LOOK, everywhere=False))
+            except UserError:  # taken away between the two looks
+                now = state(shell, pod)
+                if now in READY:
+                    raise
+        if shell.dry:
+            return
+        if status == "0":
+            shell.write("the run is complete")
+            return
+        if now in GONE or now == ABSENT or status != "running":
+            reason = f"{pod.name} is {now}" if status == "running" else f"exit code {status}"
+            if resumes == 0:
+                raise UserError(f"the run stopped ({reason}); continue it with: resume")
+            resumes -= 1
+            shell.write(f"the run stopped ({reason}), starting it again")
+            resume(shell, pod, run, setup)
+        time.sleep(shell.poll)
+
+
+def given(flag: flags.FlagHolder) -> str:
+    """The value of a flag that must be given."""
+    if flag.value is None:
+        raise UserError(f"no --{flag.name}")
+    return flag.value
+
+
+def dispatch(verb: str) -> None:
+    """Does what the command line says."""
+    verbs = ("create", "run", "follow", "resume", "delete")
+    if verb not in verbs:
+        raise unknown("command", verb, verbs)
+    pod = Pod(
+        name=given(NAME), zone=given(ZONE), topology=given(TOPOLOGY), num_slices=SLICES.value,
+        project=PROJECT.value, spot=SPOT.value, queued=QUEUED.value,
+    )  # fmt: skip
+    shell = Shell(
+        dry=DRY.value,
+        attempts=ATTEMPTS.value,
+        poll=POLL.value,
+        write=lambda line: print(line, flush=True),
+    )
+    if verb == "create":
+        create(shell, pod)
+    elif verb == "run":
+        train(shell, pod, RUN.value, SETUP.value)
+    elif verb == "follow":
+        follow(shell, pod, RUN.value, SETUP.value, RESUMES.value)
+    elif verb == "resume":
+        resume(shell, pod, RUN.value, SETUP.value)
+    else:
+        shell(gcloud.delete(pod))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Checks the command line."""
+    if len(argv) != 2:
+        print(f"error: expected one of create, run, follow, resume, delete\n{__doc__}",
+              file=sys.stderr)  # fmt: skip
+        raise SystemExit(1)
+    if not Path("pyproject.toml").is_file():
+        print("error: run this where pyproject.toml is", file=sys.stderr)
+        raise SystemExit(1)
+    try:
+        dispatch(argv[1])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    app.run(main)
