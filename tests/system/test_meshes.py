@@ -100,7 +100,8 @@ def test_the_step_on_eight_devices_equals_that_on_one(experiment):
             for key in a:  # float32: sums in another order
                 np.testing.assert_allclose(b[key], a[key], rtol=1e-4, err_msg=f"{mesh} {key}")
         parameters = mesh.get("fsdp", 1) * mesh.get("model", 1) > 1
-        assert (other["split"] > 0) == parameters, mesh
+        # A machine's matrices are factorised: each device holds them whole.
+        assert (other["split"] > 0) == (parameters and experiment != "sparse DKM"), mesh
         # Two moments a parameter, one where the optimiser is SGD with momentum.
         assert other["moments"] in (other["split"], 2 * other["split"]), mesh
         if not mesh.get("model"):  # the batch is split over all devices
