@@ -43,6 +43,11 @@ class Clustering(NamedTuple):
     clusters: Int[Array, "n s"]
     memberships: Float[Array, "n s"]
 
+    @classmethod
+    def of(cls, found: Solution) -> "Clustering":
+        """The clustering that an optimiser found."""
+        return cls(labels=found.clusters[:, 0], **found._asdict())
+
 
 def cluster(
     x: Float[Array, "n d"],
@@ -139,15 +144,7 @@ def cluster(
         spherical=spherical,
         mesh=mesh,
     )
-    return Clustering(
-        found.clusters[:, 0],
-        found.prototypes,
-        found.energies,
-        found.iterations,
-        found.inertia,
-        found.clusters,
-        found.memberships,
-    )
+    return Clustering.of(found)
 
 
 @partial(

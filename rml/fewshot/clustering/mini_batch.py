@@ -67,15 +67,7 @@ def mini_batch(
         check_divisible({"x": x, "batch": drawn}, {"x": rows, "batch": rows})
         x = jax.device_put(x, rows)
     found = _run(x, prototypes, key, mesh=mesh, **options)
-    return Clustering(
-        found.clusters[:, 0],
-        found.prototypes,
-        found.energies,
-        found.iterations,
-        found.inertia,
-        found.clusters,
-        found.memberships,
-    )
+    return Clustering.of(found)
 
 
 @partial(jax.jit, static_argnames=("iterations", "batch_size", "block", "mesh"))
