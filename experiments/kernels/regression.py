@@ -20,7 +20,7 @@ from experiments.kernels import tables
 from rml.kernels import gram as kernels
 from rml.kernels import sparse
 from rml.kernels.nngp import gaussian_log_likelihood
-from rml.training import Claim, RunDirectory
+from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2108.13097: learned Gram matrices predict better; data and margin are ours"
 CLAIMS = (
@@ -100,13 +100,14 @@ def judge(config: Any, machine: sparse.SparseMachine, split: tables.Split) -> np
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains all machines on all splits of all tables, compares, draws."""
     metrics: dict[str, float] = {}
+    progress = Progress()
     with jax.enable_x64(True):
         for name in config.data.names:
-            metrics |= run_table(config, run, name)
+            metrics |= run_table(config, run, name, progress)
     return metrics
 
 
-def run_table(config: Any, run: RunDirectory, name: str) -> dict[str, float]:
+def run_table(config: Any, run: RunDirectory, name: str, progress: Progress) -> dict[str, float]:
     """One table."""
     started = time.perf_counter()
     x, y = tables.load_table(name)
@@ -115,6 +116,7 @@ def run_table(config: Any, run: RunDirectory, name: str) -> dict[str, float]:
     inner = tables.hold_out(split, share=config.data.validation_share)
     widths = list(config.model.widths)
     valid = np.stack([judge(config, train(config, inner, w), inner)[:, 0] for w in widths])
+    progress.note(f"{name}: validated {len(widths)} values of ν")
     machines = {w: train(config, split, w) for w in (*widths, None)}
     tests = {w: judge(config, machine, split) for w, machine in machines.items()}
     best = valid.argmax(axis=0)
@@ -130,6 +132,7 @@ def run_table(config: Any, run: RunDirectory, name: str) -> dict[str, float]:
     metrics |= {f"log_likelihood_width_{w:g}": tests[w][:, 0].mean() for w in widths}
     metrics["median_width"] = np.median([widths[b] for b in best])
     metrics["seconds"] = time.perf_counter() - started
+    progress.note(f"{name}: gain {metrics['gain']:.3f} nats, {metrics['seconds']:.0f} s")
     return {f"{name}_{key}": float(value) for key, value in metrics.items()}
 
 
