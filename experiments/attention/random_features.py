@@ -53,8 +53,10 @@ CAPTIONS = {
     " from least to greatest.",
     "weighted_1.png": "Correlation-weighted averages: relative test error against examples.",
     "mixture.png": "Error of the biased variant over the unbiased against the mixture's weight.",
-    "averages.png": "Averages of powers: relative test error with the most examples.",
-    "correlations.png": "Targets of query and keys: relative test error with the most examples.",
+    "averages.png": "Averages of powers: relative test error with the most examples; error bars: "
+    "one deviation over replicates.",
+    "correlations.png": "Targets of query and keys: relative test error with the most examples; "
+    "error bars: one deviation over replicates.",
     "needed.png": "Examples that reach the error level against keys, MLP over attention.",
     "kernel.png": "Relative distance of the Gram matrix to its limit against heads.",
 }
@@ -131,6 +133,7 @@ def draw(config: Any, run: RunDirectory, errors: Any, ratio: Any, distances: Any
             run.figure(figure),
             [name.replace("_", " ") for name in chosen],
             {NAMES[m]: errors[:, i, -1, at].mean(0) for i, m in enumerate(learning.MODELS)},
+            {NAMES[m]: errors[:, i, -1, at].std(0) for i, m in enumerate(learning.MODELS)},
             ylabel="relative error",
         )
     figures.curves(
