@@ -2,9 +2,9 @@
 
 python -m experiments.run --config=configs/kernels/regression_tables.py --workdir=runs/regression
 
-ν is chosen on a validation part of each split's training data; nothing else was tuned. 37 minutes of
-CPU time beside other work, which its many small factorisations suffer from; not timed on a quiet
-machine. Expected: a gain in test log-likelihood on autompg about as large as its interval; none on
+ν is chosen on a validation part of each split's training data; nothing else was tuned. It took 37
+minutes of CPU time beside other work, which its many small factorisations suffer from; it was not
+timed on a quiet machine. Expected: a gain in test log-likelihood on autompg about as large as its interval; none on
 diabetes.
 """
 
