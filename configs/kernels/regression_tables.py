@@ -4,8 +4,8 @@ python -m experiments.run --config=configs/kernels/regression_tables.py --workdi
 
 ν is chosen on a validation part of each split's training data; nothing else was tuned. It took 37
 minutes of CPU time beside other work, which its many small factorisations suffer from; it was not
-timed on a quiet machine. Expected: a gain in test log-likelihood on autompg about as large as its interval; none on
-diabetes.
+timed on a quiet machine. Expected: a gain in test log-likelihood on autompg about as large as its
+interval; none on diabetes.
 """
 
 from ml_collections import ConfigDict
