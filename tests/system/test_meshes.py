@@ -30,6 +30,8 @@ VIT = {"name": "vit_ti", "patch_size": 4, "depth": 2, "width": 64, "heads": 8}
 EXPERIMENTS = {
     "simclr, ViT": ("configs.contrastive.simclr_digits", {"model": VIT}),
     "moco_v2": ("configs.contrastive.moco_v2_mnist5k", {}),
+    # Groups of normalisation that the batch's devices do not divide.
+    "moco_v2, 6 groups": ("configs.contrastive.moco_v2_mnist5k", {"batch_norm.groups": 6}),
     # Ten classes cannot be split over eight devices.
     "hydra": ("configs.hydra.hydra_digits", {"data.classes": 16}),
 }
