@@ -119,9 +119,14 @@ def quiet_libraries() -> None:
     logger.propagate = False
 
 
+def several_processes() -> bool:
+    """Whether the flags ask for more than this process."""
+    return COORDINATOR.value is not None or DISTRIBUTED.value
+
+
 def prepare_devices() -> None:
     """Splits the CPU and joins the other processes, as the flags say."""
-    if CPU_DEVICES.value is None and COORDINATOR.value is None and not DISTRIBUTED.value:
+    if CPU_DEVICES.value is None and not several_processes():
         return
     import jax
 
@@ -225,6 +230,8 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
 
 def end_if_a_process_is_lost(error: Exception) -> None:
     """Ends the program at once where the error is another process's end."""
+    if not several_processes():
+        return
     from rml.training.processes import lost_process
 
     reason = lost_process(error)
