@@ -76,9 +76,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 def train_and_measure(config: Any, run: RunDirectory, method: str) -> Any:
     """One method's metrics, the spectrum of its features, and its state."""
     started = time.perf_counter()
-    inner = RunDirectory(
-        run.path / "methods" / method, run.config | {"method": method}, config_name=run.config_name
-    )
+    inner = run.of_method(method)
     state = common.train(config, inner, common.task(config, method))
     judges, variables = common.Judges(config, method), contrastive.variables(state)
     features = judges.home.features(variables)

@@ -168,6 +168,11 @@ class RunDirectory:
                 self.path.rmdir()
         self.close()
 
+    def of_method(self, name: str) -> "RunDirectory":
+        """The directory of one of the methods that a run compares, `methods/<name>` in it."""
+        config = self.config | {"method": name}
+        return RunDirectory(self.path / "methods" / name, config, config_name=self.config_name)
+
     def figure(self, name: str) -> Path:
         """Where a figure of this name is saved."""
         if not is_primary():
