@@ -13,12 +13,18 @@ compilation and inputs.
 import argparse
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from benchmarks.common import Row, best_of_each, finish, peak_memory, print_table
+from benchmarks.common import (
+    Row,
+    best_of_each,
+    finish,
+    in_fresh_process,
+    print_extra_memory,
+    print_table,
+)
 
 THREADS = 2
 D, KEYS, BLOCK, PENALTY = 16, 16, 100, 1e-2
@@ -78,24 +84,6 @@ def direct_torch(n: int, heads: int) -> Callable[[], Any]:
 CASES = {f.__name__: f for f in (ours, direct_torch)}
 
 
-def measure_memory(name: str, n: int, heads: int) -> None:
-    """Prints the extra peak memory, in MB, of one call; run in a process of its own."""
-    import psutil
-
-    CASES[name](64, BLOCK)()  # starts the libraries' threads and allocators
-    step = CASES[name](n, heads)
-    before = psutil.Process().memory_info().rss
-    step()
-    print(f"{(peak_memory() - before) / 2**20:.1f}")
-
-
-def extra_memory(name: str, n: int, heads: int) -> float:
-    """Extra peak memory, in MB, of one call in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.attention", "--memory", name, str(n), str(heads)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(result.stdout.split()[-1])
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -104,7 +92,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--memory", nargs=3, metavar=("CASE", "N", "M"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.memory:
-        measure_memory(args.memory[0], int(args.memory[1]), int(args.memory[2]))
+        name, n, heads = args.memory
+        build = CASES[name]
+        print_extra_memory(partial(build, 64, BLOCK), partial(build, int(n), int(heads)))
         return
 
     import jax
@@ -113,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
 
     n, heads = (1000, 1000) if args.quick else (5000, 4000)
     case, peer = f"fit, n = {n:,}, M = {heads:,}", f"torch {torch.__version__}"
-    memory = {name: extra_memory(name, n, heads) for name in CASES}
+    memory = {name: in_fresh_process("benchmarks.attention", name, n, heads) for name in CASES}
     steps = {name: build(n, heads) for name, build in CASES.items()}
     a, b = (np.asarray(step()) for step in steps.values())
     difference = float(np.linalg.norm(a - b) / np.linalg.norm(b))

@@ -5,6 +5,8 @@ import dataclasses
 import json
 import math
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -80,6 +82,31 @@ def peak_memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
     return 1024 * int(line.split()[1])
+
+
+def print_extra_memory(
+    small: Callable[[], Callable[[], Any]], build: Callable[[], Callable[[], Any]]
+) -> None:
+    """Prints the extra peak memory, in MB, of one call; run in a process of its own.
+
+    Args:
+      small: Builds a call that starts the libraries' threads and allocators.
+      build: Builds the call that is measured, with its inputs.
+    """
+    import psutil
+
+    small()()
+    step = build()
+    before = psutil.Process().memory_info().rss
+    step()
+    print(f"{(peak_memory() - before) / 2**20:.1f}")
+
+
+def in_fresh_process(module: str, *args: Any) -> float:
+    """The number that ends what `python -m module --memory args` prints."""
+    command = [sys.executable, "-m", module, "--memory", *map(str, args)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(result.stdout.split()[-1])
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:

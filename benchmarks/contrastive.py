@@ -15,12 +15,19 @@ import importlib.util
 import math
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from benchmarks.common import Row, best_of_each, finish, peak_memory, print_table
+from benchmarks.common import (
+    Row,
+    best_of_each,
+    finish,
+    in_fresh_process,
+    print_extra_memory,
+    print_table,
+)
 
 THREADS = 2
 DIMENSION = 256
@@ -140,24 +147,6 @@ CASES = {
 }
 
 
-def measure_memory(name: str, size: int) -> None:
-    """Prints the extra peak memory, in MB, of one call; run in a process of its own."""
-    import psutil
-
-    CASES[name](64)()  # starts the libraries' threads and allocators
-    step = CASES[name](size)
-    before = psutil.Process().memory_info().rss
-    step()
-    print(f"{(peak_memory() - before) / 2**20:.1f}")
-
-
-def extra_memory(name: str, size: int) -> float:
-    """Extra peak memory, in MB, of one call in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.contrastive", "--memory", name, str(size)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(result.stdout.split()[-1])
-
-
 def compare(size: int, own: str, peers: dict[str, str], repeats: int, memory: bool) -> list[Row]:
     """Times, and optionally memory, of one loss beside its peers at one batch size."""
     import jax
@@ -173,7 +162,7 @@ def compare(size: int, own: str, peers: dict[str, str], repeats: int, memory: bo
         for peer, label in peers.items()
     ]
     if memory:
-        used = {name: extra_memory(name, size) for name in names}
+        used = {name: in_fresh_process("benchmarks.contrastive", name, size) for name in names}
         rows += [
             Row(case, "extra peak MB", used[own], label, used[peer])
             for peer, label in peers.items()
@@ -187,7 +176,8 @@ def alone(size: int) -> Row:
     seconds = best_of_each({"ours": ours(size)}, 1)["ours"]
     case = f"InfoNCE, {size:,} x {size:,}, in {seconds:.0f} s"
     matrix = 4 * size * size / 2**20
-    return Row(case, "extra peak MB", extra_memory("ours", size), "one dense matrix", matrix)
+    used = in_fresh_process("benchmarks.contrastive", "ours", size)
+    return Row(case, "extra peak MB", used, "one dense matrix", matrix)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -198,7 +188,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--memory", nargs=2, metavar=("CASE", "SIZE"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.memory:
-        measure_memory(args.memory[0], int(args.memory[1]))
+        name, size = args.memory
+        print_extra_memory(partial(CASES[name], 64), partial(CASES[name], int(size)))
         return
 
     import jax
