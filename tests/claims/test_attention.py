@@ -1,7 +1,5 @@
 """Random-feature attention's claims in quick form; `make claims` measures them in full."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -12,15 +10,9 @@ from rml.errors import UserError
 
 
 def test_attention_needs_fewer_examples_by_a_ratio_that_grows_with_keys_and_degree(
-    launch, tmp_path
+    summarize, tmp_path
 ):
-    result = launch(
-        "--config=configs/attention/random_features_small.py",
-        f"--workdir={tmp_path / 'run'}",
-        timeout=900,
-    )
-    assert result.returncode == 0, result.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = summarize("--config=configs/attention/random_features_small.py")
     metrics = summary["metrics"]
     verdicts = {claim["metric"]: claim["holds"] for claim in summary["claims"]}
     # What needs the paper's dimensions is measured in full.

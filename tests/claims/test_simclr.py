@@ -1,15 +1,11 @@
 """SimCLR's claims in quick form, a fifth of the steps; `make claims` measures them in full."""
 
-import json
-
 QUICK = ("--config=configs/contrastive/simclr_mnist5k.py", "--config.train.steps=200",
          "--config.train.eval_every=0")  # fmt: skip
 
 
-def test_a_probe_of_contrastive_features_beats_pixels_and_an_untrained_encoder(launch, tmp_path):
-    result = launch(*QUICK, f"--workdir={tmp_path / 'run'}", timeout=900)
-    assert result.returncode == 0, result.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+def test_a_probe_of_contrastive_features_beats_pixels_and_an_untrained_encoder(summarize):
+    summary = summarize(*QUICK)
     metrics = summary["metrics"]
     holds = {claim["metric"]: claim["holds"] for claim in summary["claims"]}
     assert holds["linear_probe_over_pixels"], metrics
