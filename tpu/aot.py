@@ -74,26 +74,6 @@ def check_flags() -> None:
             raise UserError(f"num_slices is {SLICES.value}, expected at least 1")
 
 
-def compile_for_tpu(config: Any, out: Any) -> dict[str, Any]:
-    """Compiles for the topology of the flags, or sweeps."""
-    from tpu.compile import compile_step, topology_devices
-    from tpu.report import check_fits, examine, show
-    from tpu.sweep import sweep
-
-    topology = str(TOPOLOGY.value)
-    devices = topology_devices(topology, num_slices=SLICES.value)
-    if SWEEP.value:
-        return sweep(config, devices, topology, write=out)
-    compiled = compile_step(config, devices)
-    if HLO.value:
-        Path(HLO.value).write_text(compiled.text)
-    report = examine(compiled, config, topology)
-    show(report, out)
-    write_json(report)
-    check_fits(report)
-    return report
-
-
 def run(config: Any) -> None:
     """Does what the flags say."""
     out = partial(print, file=sys.stderr if JSON.value == "-" else sys.stdout, flush=True)
@@ -101,10 +81,23 @@ def run(config: Any) -> None:
         from tpu.cuda import export
 
         write_json(export(config, DEVICES.value, write=out))
-    elif SWEEP.value:
-        write_json(compile_for_tpu(config, out))
-    else:
-        compile_for_tpu(config, out)
+        return
+    from tpu.compile import compile_step, topology_devices
+    from tpu.report import check_fits, examine, show
+    from tpu.sweep import sweep
+
+    topology = str(TOPOLOGY.value)
+    devices = topology_devices(topology, num_slices=SLICES.value)
+    if SWEEP.value:
+        write_json(sweep(config, devices, topology, write=out))
+        return
+    compiled = compile_step(config, devices)
+    if HLO.value:
+        Path(HLO.value).write_text(compiled.text)
+    report = examine(compiled, config, topology)
+    show(report, out)
+    write_json(report)
+    check_fits(report)
 
 
 def main(argv: Sequence[str]) -> None:
