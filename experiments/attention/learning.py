@@ -63,20 +63,28 @@ def user_function(name: str) -> targets.Target:
         raise UserError(f"target {name!r}: expected module:function, but {error}") from None
 
 
-def draw_features(model: str, key: jax.Array, config: Any) -> Callable[..., jax.Array]:
-    """The feature map of a model with weights of its own; all have as many trained numbers."""
+@partial(jax.jit, static_argnames=("model", "count", "scale"))
+def draw_features(
+    model: str, key: jax.Array, query: jax.Array, keys: jax.Array, *, count: int, scale: float
+) -> jax.Array:
+    """Features of inputs under a model with weights of its own.
+
+    Args:
+      model: One of `MODELS`.
+      key: Random key of the weights.
+      query: [n, d].
+      keys: [n, keys, d].
+      count: Heads, or neurons of the MLP.
+      scale: Of attention's weights.
+
+    Returns:
+      [n, features].
+    """
+    number, d = keys.shape[1:]
     if model == "rf_mlp":
-        neurons = config.heads * (config.d + 1)
-        weights = rf_mlp_weights(key, neurons, config.num_keys, config.d)
-        return jax.jit(partial(rf_mlp_features, weights=weights))
-    weights = rfa_weights(
-        key, config.heads, config.d, scale=config.scale, biased=model == "biased_rfa"
-    )
-
-    def features(query: jax.Array, keys: jax.Array) -> jax.Array:
-        return rfa_features(query, keys, weights).reshape(len(query), -1)
-
-    return jax.jit(features)
+        return rf_mlp_features(query, keys, rf_mlp_weights(key, count, number, d))
+    weights = rfa_weights(key, count, d, scale=scale, biased=model == "biased_rfa")
+    return rfa_features(query, keys, weights).reshape(len(query), -1)
 
 
 @partial(jax.jit, static_argnames=("sizes", "train"))
@@ -119,7 +127,11 @@ def learning_curves(config: Any, note: Callable[[str], None]) -> np.ndarray:
         # No fit sees these moments' noise as signal: they make the error of the mean one.
         values = (values - values.mean(0)) / values.std(0)
         for index, model in enumerate(MODELS):
-            features = draw_features(model, weights[index], config)(query, keys)
+            # All models have as many trained numbers.
+            count = config.heads * (config.d + 1 if model == "rf_mlp" else 1)
+            features = draw_features(
+                model, weights[index], query, keys, count=count, scale=config.scale
+            )
             errors[replicate, index], penalties = measure(
                 features, values, grid, sizes=tuple(config.sizes), train=train
             )

@@ -10,14 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.attention.learning import MODELS, draw_features
 from rml.attention import ridge, targets
 from rml.attention.kernels import rf_mlp_kernel, rfa_kernel
-from rml.attention.random_feature_attention import (
-    rf_mlp_features,
-    rf_mlp_weights,
-    rfa_features,
-    rfa_weights,
-)
 
 KERNELS = {"rfa": rfa_kernel, "rf_mlp": rf_mlp_kernel}
 
@@ -99,7 +94,7 @@ def kernel_distances(config: Any) -> dict[str, np.ndarray]:
     )
     replicates = jax.random.split(jax.random.key(config.seed + 3), limit.replicates)
     distances = {}
-    for model in ("rfa", "biased_rfa", "rf_mlp"):
+    for model in MODELS:
         if model == "rf_mlp":
             kernel = rf_mlp_kernel(query, keys, query, keys)
         else:
@@ -110,14 +105,7 @@ def kernel_distances(config: Any) -> dict[str, np.ndarray]:
         def distance(
             key: jax.Array, heads: int, model: str = model, kernel: Any = kernel
         ) -> jax.Array:
-            if model == "rf_mlp":
-                drawn = rf_mlp_weights(key, heads, limit.num_keys, limit.d)
-                features = rf_mlp_features(query, keys, drawn)
-            else:
-                drawn = rfa_weights(
-                    key, heads, limit.d, scale=config.scale, biased=model == "biased_rfa"
-                )
-                features = rfa_features(query, keys, drawn).reshape(len(query), -1)
+            features = draw_features(model, key, query, keys, count=heads, scale=config.scale)
             return jnp.linalg.norm(features @ features.T - kernel) / jnp.linalg.norm(kernel)
 
         # In batches, so that the features of all replicates never exist at once.
