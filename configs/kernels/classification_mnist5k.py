@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
                 test="test",
                 total=4000,
                 image_shape=(28, 28, 1),
+                image_dtype="uint8",
                 data_dir=config_dict.placeholder(str),
             ),
             model=dict(

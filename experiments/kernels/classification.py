@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import figures
-from experiments.kernels.regression import draw_grams
+from experiments.contrastive.common import batch_spec, open_split
+from experiments.kernels.drawing import draw_correlations
 from rml import data
 from rml.data import augment
 from rml.kernels import gram as kernels
@@ -49,8 +50,7 @@ METHODS = ("dkm", "sparse_gp")
 
 def task(config: Any, method: str = "dkm") -> Task:
     """The training problem of a config."""
-    c, shape = config.model.classes, tuple(config.data.image_shape)
-    width = int(np.prod(shape))
+    width = int(np.prod(config.data.image_shape))
     objective = partial(
         sparse.elbo,
         total=config.data.total,
@@ -61,14 +61,16 @@ def task(config: Any, method: str = "dkm") -> Task:
         normalization=config.model.normalization,
         jitter=config.model.jitter,
     )
-    batch = config.train.batch_size
 
     def init_variables(key: Any) -> Any:
         # Data are read when the state is made, not when it is traced for its shapes.
         spec = jax.ShapeDtypeStruct((config.model.inducing, width), jnp.float32)
         inducing = jax.pure_callback(lambda: inducing_images(config)[0], spec)
         machine = sparse.init_sparse(
-            inducing, depth=config.model.depth, outputs=c, learned=method == "dkm"
+            inducing,
+            depth=config.model.depth,
+            outputs=config.model.classes,
+            learned=method == "dkm",
         )
         return {"params": machine}
 
@@ -81,27 +83,20 @@ def task(config: Any, method: str = "dkm") -> Task:
         loss=loss,
         optimizer=build_optimizer(config.optimizer, steps=config.train.steps),
         batches=lambda part=0, parts=1: data.batches(
-            open_split(config, "train"), batch_size=batch, seed=config.seed, part=part, parts=parts
+            open_split(config, "train"),
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            part=part,
+            parts=parts,
         ),
         evaluate=lambda state: judge(config, state.params),
-        batch_spec={
-            "image": jax.ShapeDtypeStruct((batch, *shape), jnp.uint8),
-            "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
-        },
+        batch_spec=batch_spec(config),
     )
 
 
 def flatten(images: Any) -> Any:
     """Images as rows, about zero."""
     return 2 * augment.to_float(images).reshape(len(images), -1) - 1
-
-
-def open_split(config: Any, part: str) -> Any:
-    """One part of the data."""
-    return data.load(
-        config.data.name, config.data[part], data_dir=config.data.data_dir,
-        image_size=tuple(config.data.image_shape)[:2],
-    )  # fmt: skip
 
 
 def inducing_images(config: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -151,10 +146,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     states = {}
     for method in METHODS:
         started = time.perf_counter()
-        inner = RunDirectory(
-            run.path / "methods" / method, run.config | {"method": method},
-            config_name=run.config_name,
-        )  # fmt: skip
+        inner = run.of_method(method)
         states[method] = fit(
             task(config, method), inner, steps=config.train.steps, seed=config.seed,
             mesh=make_mesh(config.mesh), log_every=config.train.log_every,
@@ -178,7 +170,7 @@ def draw(config: Any, run: RunDirectory, machine: sparse.SparseMachine) -> None:
     )
     order = np.arange(config.model.inducing)
     for when, what in (("before", first), ("after", machine)):
-        draw_grams(run.figure(f"grams_{when}.png"), config, what, order)
+        draw_correlations(run.figure(f"grams_{when}.png"), config, what, order)
     series = {}
     for method in METHODS:
         lines = read_metrics(run.path / "methods" / method / "metrics.jsonl")

@@ -5,6 +5,7 @@ The data are noise: only their sizes matter here; `experiments.kernels.learning`
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from experiments import figures
 from rml.kernels import deep_kernel_machine as dkm
 from rml.kernels import gram as kernels
 from rml.kernels import sparse
+from rml.kernels.optimize import descend
 from rml.training import Claim, RunDirectory
 
 SOURCE = "arXiv:2108.13097: linear in the data when sparse, cubic when full; margin ours"
@@ -53,15 +55,7 @@ def sparse_epoch(config: Any, n: int, key: Any) -> Callable[[], Any]:
             widths=jnp.ones(config.model.depth), likelihood="gaussian",
         )  # fmt: skip
 
-    @jax.jit
-    def epoch(machine: Any, batches: Any) -> Any:
-        def step(carry: Any, batch: Any) -> Any:
-            machine, state = carry
-            updates, state = optimizer.update(jax.grad(loss)(machine, batch), state)
-            return (optax.apply_updates(machine, updates), state), None
-
-        return jax.lax.scan(step, (machine, optimizer.init(machine)), batches)[0][0]
-
+    epoch = jax.jit(partial(descend, loss, optimizer=optimizer))
     return lambda: epoch(machine, batches)
 
 

@@ -20,6 +20,7 @@ from experiments.kernels.tables import Split, standardise
 from rml.kernels import gram as kernels
 from rml.kernels import sparse
 from rml.kernels.nngp import gaussian_log_likelihood
+from rml.kernels.optimize import descend
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2108.13097: the sparse machine is linear in the data; data and margin are ours"
@@ -47,17 +48,13 @@ def trainer(config: Any, *, learned: bool) -> Callable[..., sparse.SparseMachine
     )  # fmt: skip
 
     def train(x: Any, y: Any, n: Any, key: Any) -> sparse.SparseMachine:
-        def step(carry: Any, key: Any) -> Any:
-            machine, state = carry
+        def loss(machine: Any, key: Any) -> Any:
             rows = jax.random.randint(key, (config.train.batch_size,), 0, n)
-            grads = jax.grad(lambda m: -bound(m, x[rows], y[rows], total=n))(machine)
-            updates, state = optimizer.update(grads, state)
-            return (optax.apply_updates(machine, updates), state), None
+            return -bound(machine, x[rows], y[rows], total=n)
 
         first = sparse.init_sparse(x[: model.inducing], depth=model.depth, outputs=1,
                                    learned=learned)  # fmt: skip
-        keys = jax.random.split(key, steps)
-        return jax.lax.scan(step, (first, optimizer.init(first)), keys)[0][0]
+        return descend(loss, first, jax.random.split(key, steps), optimizer=optimizer)
 
     return jax.jit(train)
 

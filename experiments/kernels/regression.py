@@ -17,9 +17,11 @@ from scipy import stats
 
 from experiments import figures
 from experiments.kernels import tables
+from experiments.kernels.drawing import draw_correlations
 from rml.kernels import gram as kernels
 from rml.kernels import sparse
 from rml.kernels.nngp import gaussian_log_likelihood
+from rml.kernels.optimize import descend
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2108.13097: learned Gram matrices predict better; data and margin are ours"
@@ -58,18 +60,13 @@ def train(config: Any, split: tables.Split, width: float | None) -> sparse.Spars
         machine = sparse.init_sparse(
             x[:p], depth=config.model.depth, outputs=y.shape[1], learned=width is not None
         )
-        optimizer = optax.adam(
-            optax.cosine_decay_schedule(config.optimizer.learning_rate, config.train.steps)
+        schedule = optax.cosine_decay_schedule(config.optimizer.learning_rate, config.train.steps)
+        return descend(
+            lambda machine, _: -objective(machine, x, y),
+            machine,
+            jnp.arange(config.train.steps),
+            optimizer=optax.adam(schedule),
         )
-
-        def step(carry: Any, _: Any) -> Any:
-            machine, state = carry
-            grads = jax.grad(lambda m: -objective(m, x, y))(machine)
-            updates, state = optimizer.update(grads, state)
-            return (optax.apply_updates(machine, updates), state), None
-
-        start = machine, optimizer.init(machine)
-        return jax.lax.scan(step, start, None, length=config.train.steps)[0][0]
 
     # Not vmap: batched LAPACK calls inside a scan can wait for each other forever on few cores.
     return jax.jit(lambda x, y: jax.lax.map(lambda part: fit(*part), (x, y)))(split.x, split.y)
@@ -156,23 +153,5 @@ def draw(
     machine = jax.tree.map(lambda leaf: leaf[0], machines[config.model.widths[0]])
     order = np.argsort(split.y[0, : config.model.inducing, 0])
     for when, raw in (("before", jnp.zeros_like(machine.raw)), ("after", machine.raw)):
-        draw_grams(run.figure(f"{name}_gram_{when}.png"), config, machine._replace(raw=raw), order)
-
-
-def draw_grams(path: Any, config: Any, machine: sparse.SparseMachine, order: np.ndarray) -> None:
-    """The correlations of every layer's inducing Gram matrix, side by side."""
-    layers = sparse.inducing_grams(
-        machine,
-        kernel=kernels.build(config.model.kernel),
-        normalization=config.model.normalization,
-    )
-    panels = []
-    for g in np.asarray(layers):
-        norm = np.sqrt(np.diag(g))
-        panels.append((g / np.outer(norm, norm))[np.ix_(order, order)])
-    gap = np.full((len(order), 2), np.nan)
-    joined = np.hstack([part for panel in panels for part in (panel, gap)][:-1])
-    figures.heatmap(
-        path, joined, xlabel=f"inducing points, layers 1 to {len(panels)}",
-        ylabel="inducing points", value_label="correlation",
-    )  # fmt: skip
+        path = run.figure(f"{name}_gram_{when}.png")
+        draw_correlations(path, config, machine._replace(raw=raw), order)

@@ -14,6 +14,7 @@ from scipy import stats
 
 from experiments import figures
 from experiments.kernels import tables
+from experiments.kernels.drawing import draw_layers
 from rml.kernels import deep_gp, deep_linear, nngp
 from rml.kernels import deep_kernel_machine as dkm
 from rml.kernels import gram as kernels
@@ -140,9 +141,5 @@ def draw(
         "log10 of ν", "log10 of the distance to the NNGP",
     )  # fmt: skip
     for name, grams in (("nngp", prior), ("optimum", target), ("sampled", sampled)):
-        gap = np.full((len(grams[0]), 1), np.nan)
-        parts = [part for layer in np.asarray(grams) for part in (layer, gap)][:-1]
-        figures.heatmap(
-            run.figure(f"grams_{name}.png"), np.hstack(parts), value_label="Gram matrix",
-            xlabel=f"points, layers 1 to {len(grams)}", ylabel="points",
-        )  # fmt: skip
+        path = run.figure(f"grams_{name}.png")
+        draw_layers(path, np.asarray(grams), points="points", value="Gram matrix", gap=1)

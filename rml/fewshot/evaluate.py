@@ -196,11 +196,11 @@ def _accuracies(
         return found.reshape(-1, *found.shape[2:])
 
     if mesh is not None:
-        everywhere, shared = PartitionSpec(), PartitionSpec(BATCH_AXES)
+        whole, shared = PartitionSpec(), PartitionSpec(BATCH_AXES)
         all_ = jax.shard_map(
             all_,
             mesh=mesh,
-            in_specs=(everywhere, everywhere, shared),
+            in_specs=(whole, whole, shared),
             out_specs=shared,
             check_vma=False,
         )

@@ -1,13 +1,21 @@
 """The sparse deep kernel machine: inducing points in every layer, minibatches of data."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.errors import unknown
-from rml.kernels.gram import Blocks, Kernel, gram_blocks, input_blocks, normalize_blocks
-from rml.kernels.layers import propagate
+from rml.kernels.gram import (
+    Blocks,
+    Kernel,
+    gram_blocks,
+    input_blocks,
+    input_gram,
+    normalize_blocks,
+)
+from rml.kernels.layers import Layer, propagate
 from rml.kernels.nngp import Prediction
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
 from rml.ops.psd import require_finite, require_positive_definite
@@ -91,19 +99,35 @@ def layer_kernel(
     return gram_blocks(kernel, Blocks(*(scale * block for block in g)))
 
 
+def hidden_layers(
+    machine: SparseMachine,
+    x: Float[Array, "t d"],
+    *,
+    kernel: Kernel,
+    normalization: str,
+    jitter: float,
+) -> Iterator[tuple[Blocks, Layer | None]]:
+    """Each layer's kernel matrix, and what it hands on; the outputs', last, hand on nothing."""
+    scales = jnp.exp(machine.log_input_scales)
+    g = input_blocks(machine.inducing * scales, x * scales)
+    depth = machine.log_scales.shape[0] - 1
+    for index in range(depth):
+        k = layer_kernel(machine, index, g, kernel=kernel, normalization=normalization)
+        raw = None if machine.raw is None else machine.raw[index]
+        layer = propagate(k, raw, jitter=jitter)
+        yield k, layer
+        g = layer.gram
+    yield layer_kernel(machine, depth, g, kernel=kernel, normalization=normalization), None
+
+
 def inducing_grams(
     machine: SparseMachine, *, kernel: Kernel, normalization: str = "none", jitter: float = 1e-5
 ) -> Float[Array, "depth p p"]:
     """Gram matrices of the inducing points in the hidden layers."""
-    scales = jnp.exp(machine.log_input_scales)
-    g = input_blocks(machine.inducing * scales, machine.inducing[:1] * scales)
-    grams = []
-    for index in range(machine.log_scales.shape[0] - 1):
-        k = layer_kernel(machine, index, g, kernel=kernel, normalization=normalization)
-        raw = None if machine.raw is None else machine.raw[index]
-        g = propagate(k, raw, jitter=jitter).gram
-        grams.append(g.ii)
-    return jnp.stack(grams)
+    layers = hidden_layers(
+        machine, machine.inducing[:1], kernel=kernel, normalization=normalization, jitter=jitter
+    )
+    return jnp.stack([layer.gram.ii for _, layer in layers if layer is not None])
 
 
 def require_inducing(
@@ -116,18 +140,14 @@ def require_inducing(
     Raises:
       UserError: Which matrix, its size and its condition.
     """
-    scales = jnp.exp(machine.log_input_scales)
-    inputs = machine.inducing * scales
-    g = input_blocks(inputs, inputs[:1])
-    require_finite("the Gram matrix of the inducing inputs", g.ii)
-    depth = machine.log_scales.shape[0] - 1
-    for index in range(depth + 1):
-        k = layer_kernel(machine, index, g, kernel=kernel, normalization=normalization)
-        name = f"layer {index + 1}" if index < depth else "the outputs"
+    inputs = machine.inducing * jnp.exp(machine.log_input_scales)
+    require_finite("the Gram matrix of the inducing inputs", input_gram(inputs))
+    layers = hidden_layers(
+        machine, machine.inducing[:1], kernel=kernel, normalization=normalization, jitter=jitter
+    )
+    for number, (k, layer) in enumerate(layers, 1):
+        name = "the outputs" if layer is None else f"layer {number}"
         require_positive_definite(f"the inducing kernel matrix of {name}", k.ii)
-        if index < depth:
-            raw = None if machine.raw is None else machine.raw[index]
-            g = propagate(k, raw, jitter=jitter).gram
 
 
 def propagate_sparse(
@@ -153,21 +173,11 @@ def propagate_sparse(
     Source: Yang et al., arXiv:2108.13097, the sparse machine; propagation of blocks as in the
       authors' code for arXiv:2309.09814.
     """
-    scales = jnp.exp(machine.log_input_scales)
-    g = input_blocks(machine.inducing * scales, x * scales)
-    depth = machine.log_scales.shape[0] - 1
-    kls, jitters = [], []
-    for index in range(depth):
-        raw = None if machine.raw is None else machine.raw[index]
-        layer = propagate(
-            layer_kernel(machine, index, g, kernel=kernel, normalization=normalization),
-            raw,
-            jitter=jitter,
-        )
-        g = layer.gram
-        kls.append(layer.kl)
-        jitters.append(layer.jitter)
-    k = layer_kernel(machine, depth, g, kernel=kernel, normalization=normalization)
+    *passed, (k, _) = hidden_layers(
+        machine, x, kernel=kernel, normalization=normalization, jitter=jitter
+    )
+    kls = [layer.kl for _, layer in passed if layer is not None]
+    jitters = [layer.jitter for _, layer in passed if layer is not None]
     k = Blocks(*(jnp.exp(machine.log_amplitude) * block for block in k))
     zero = jnp.zeros(1, x.dtype)
     return Terms(
