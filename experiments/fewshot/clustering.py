@@ -91,12 +91,17 @@ def build_graph(config: Any, points: Array) -> NeighborGraph | None:
       config: `graph.kind` is "semidefinite" (edges both ways, the diagonal as heavy as its row: the
         energy never increases), "mutual" (without that diagonal) or "directed".
       points: The points.
+
+    Raises:
+      UserError: An unknown kind, or no λ.
     """
     options = config.graph
     if options.kind not in GRAPHS:
         raise unknown("graph.kind", options.kind, GRAPHS)
     if options.neighbors == 0:
         return None
+    if not options.laplacian_weights:
+        raise UserError("graph.laplacian_weights is empty, expected values of λ for the graph")
     metric = config.cluster.metric
     graph = knn_graph(points, k=options.neighbors, metric=metric, approximate=options.approximate)
     if options.kind == "directed":

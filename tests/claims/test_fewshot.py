@@ -126,6 +126,9 @@ def test_energy_of_clustering_falls_and_it_finds_classes(tmp_path):
     seconds = clustering.measure_times(config, x)
     assert list(seconds) == [1000, 2000]
     assert min(seconds.values()) > 0
+    config.graph.laplacian_weights = ()
+    with pytest.raises(UserError, match=r"graph\.laplacian_weights is empty"):
+        clustering.build_graph(config, x)
     config.timing.sizes = (1000, 2001)
     with pytest.raises(UserError, match=r"timing\.sizes has 2001, expected 3 clusters or more and"):
         clustering.check_sizes(config, x, make_mesh())
