@@ -36,7 +36,7 @@ CAPTIONS = {
     "table.png": "Accuracy (%) with 95% interval, by method and kind of episodes.",
     "accuracy.png": "Accuracy (%) with 95% interval, balanced queries.",
     "accuracy_imbalanced.png": "Accuracy (%) with 95% interval, Dirichlet-imbalanced queries.",
-    "search.png": "Accuracy on validation episodes against λ and neighbours.",
+    "search.png": "Accuracy on validation episodes against λ and neighbours; bands: 95% intervals.",
     "energy.png": "Energy of the regularised model against iterations: novel episodes.",
     "assignments.png": "An episode in two dimensions: nearest prototype and regularised model.",
     "loss.png": "Base training: cross-entropy with smoothed labels against steps.",
