@@ -85,7 +85,10 @@ def task(config: Any) -> Task:
     def queue(key: Any) -> dict[str, Any]:
         return {"queue": init_queue(key, size=config.queue.size, features=config.head.features)}
 
-    return common.momentum_task(config, model, loss=loss, extra=queue)
+    return common.momentum_task(
+        config, common.initializer(model, config),
+        loss=loss, around=common.surroundings(config, model), extra=queue,
+    )  # fmt: skip
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

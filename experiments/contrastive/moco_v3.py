@@ -55,7 +55,10 @@ def task(config: Any) -> Task:
         k1, k2 = jax.lax.stop_gradient(normalize(keys))
         return contrast(q1, k2) + contrast(q2, k1), (model_state, {})
 
-    return common.momentum_task(config, model, loss=loss)
+    return common.momentum_task(
+        config, common.initializer(model, config),
+        loss=loss, around=common.surroundings(config, model),
+    )  # fmt: skip
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

@@ -15,7 +15,6 @@ from experiments.contrastive.common.model import (
     augmentation,
     batch_spec,
     build_model,
-    initializer,
     variables,
 )
 from rml import data
@@ -51,20 +50,22 @@ def surroundings(config: Any, model: ProjectedEncoder) -> dict[str, Any]:
 
 def momentum_task(
     config: Any,
-    model: ProjectedEncoder,
+    init_variables: Callable[[Any], Any],
     *,
     loss: Callable[[Any, TrainState, Any], Any],
+    around: dict[str, Any],
     averaged: Sequence[str] = ("encoder", "head"),
     extra: Callable[[Any], dict[str, Any]] = lambda key: {},
 ) -> Task:
     """The task of a loss that reads a momentum encoder.
 
     Args:
-      config: The run's config, of which `momentum`, `optimizer` and what surrounds a task are read.
-      model: The trained model.
+      config: The run's config, of which `momentum`, `optimizer` and `train.steps` are read.
+      init_variables: `init_variables(key) -> variables` of the trained model.
       loss: `loss(params, state, batch) -> (loss, (model_state, changes))` with the trained
         variables after the step and what changes in `state.extra`; the momentum encoder's variables
         are `state.extra["momentum"]`.
+      around: What a task needs beside its loss, such as `surroundings` returns it.
       averaged: The model's parts that have a moving average.
       extra: `extra(key) -> dict`, what else `state.extra` holds.
 
@@ -75,7 +76,6 @@ def momentum_task(
     momentum = momentum_schedule(
         config.momentum.schedule, momentum=config.momentum.start, steps=config.train.steps
     )
-    init_variables = initializer(model, config)
 
     def init(key: Any) -> TrainState:
         key_model, key_extra = jax.random.split(jax.random.fold_in(key, 0x1217))
@@ -101,7 +101,7 @@ def momentum_task(
         }
         return new.replace(extra={**state.extra, **changes, "momentum": average}), metrics
 
-    return Task(init=init, step=step, **surroundings(config, model))
+    return Task(init=init, step=step, **around)
 
 
 def captions(loss: str) -> dict[str, str]:
