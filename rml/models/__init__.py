@@ -1,30 +1,35 @@
-"""Encoders and heads as Flax linen modules with logical axis names.
+"""Encoders, text models and heads as Flax linen modules with logical axis names.
 
-An encoder is called `encoder(x, *, train=False)` on NHWC float images and returns features [b, d].
+An encoder is called `encoder(x, *, train=False)` on NHWC float images and returns features [b, d];
+a text model reads tokens [b, t] and a mask, see `TextEncoder`.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
+from rml.models.attention import HeadEdits
+from rml.models.bert import Bert
 from rml.models.conv import Conv, conv2d
 from rml.models.convnet import ConvNet
 from rml.models.heads import Classifier, PredictionHead, ProjectionHead
-from rml.models.layers import Norm, unknown
+from rml.models.layers import Norm, module_options, unknown
 from rml.models.mlp import MLP
 from rml.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
+from rml.models.text_encoder import TextEncoder
+from rml.models.transformer import States
 from rml.models.vit import ViT, ViTB, ViTL, ViTS, ViTTi
 
 __all__ = [
     "ENCODERS",
     "MLP",
+    "Bert",
     "Classifier",
     "Conv",
     "ConvNet",
+    "HeadEdits",
     "Norm",
     "PredictionHead",
     "ProjectionHead",
@@ -32,6 +37,8 @@ __all__ = [
     "ResNet18",
     "ResNet34",
     "ResNet50",
+    "States",
+    "TextEncoder",
     "ViT",
     "ViTB",
     "ViTL",
@@ -72,13 +79,4 @@ def build(name: str, **options: Any) -> nn.Module:
         raise unknown("encoder", name, ENCODERS)
     constructor = ENCODERS[name]
     module = constructor.func if isinstance(constructor, functools.partial) else constructor
-    fields = {f.name for f in dataclasses.fields(module)} - {"parent", "name"}  # type: ignore[arg-type]
-    for option, value in options.items():
-        if option not in fields:
-            raise unknown(f"option of {name}", option, fields)
-        if option in ("dtype", "param_dtype") and value is not None:
-            try:
-                options[option] = jnp.dtype(value)
-            except TypeError as error:
-                raise ValueError(f"{option} of {name} must be a dtype, got {value!r}") from error
-    return constructor(**options)
+    return constructor(**module_options(name, module, options))

@@ -1,7 +1,9 @@
 """Building blocks that encoders share: annotated Dense, normalisation, activations by name."""
 
+import dataclasses
 import difflib
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +15,8 @@ NormKind = str  # "batch", "layer", "group" or "none"
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
-    "gelu": nn.gelu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": nn.gelu,
     "silu": nn.silu,
     "tanh": jnp.tanh,
     "identity": lambda x: x,
@@ -33,11 +36,40 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """Returns the pointwise nonlinearity called `name`.
 
     Raises:
-      ValueError: `name` is not one of "relu", "gelu", "silu", "tanh", "identity".
+      ValueError: `name` is not a key of `ACTIVATIONS`.
     """
     if name not in ACTIVATIONS:
         raise unknown("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]
+
+
+def module_options(
+    name: str, module: Callable[..., nn.Module], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A module's attributes as a config gives them, where dtypes may be strings.
+
+    Args:
+      name: what the user calls the module.
+      module: its class.
+      options: attributes by name.
+
+    Returns:
+      The attributes.
+
+    Raises:
+      ValueError: an option is unknown, or a dtype is none; the message names it.
+    """
+    fields = {f.name for f in dataclasses.fields(module)} - {"parent", "name"}  # type: ignore[arg-type]
+    found = dict(options)
+    for option, value in options.items():
+        if option not in fields:
+            raise unknown(f"option of {name}", option, fields)
+        if option in ("dtype", "param_dtype") and value is not None:
+            try:
+                found[option] = jnp.dtype(value)
+            except TypeError as error:
+                raise ValueError(f"{option} of {name} must be a dtype, got {value!r}") from error
+    return found
 
 
 def check_image(x: jax.Array) -> None:
@@ -69,6 +101,18 @@ def dense(
         param_dtype=param_dtype,
         kernel_init=nn.with_logical_partitioning(init, axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+        name=name,
+    )
+
+
+def layer_norm(name: str, *, epsilon: float, dtype: Dtype, param_dtype: Dtype) -> nn.LayerNorm:
+    """A LayerNorm over tokens, whose scale and offset carry the logical axis "embed"."""
+    return nn.LayerNorm(
+        epsilon=epsilon,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
         name=name,
     )
 

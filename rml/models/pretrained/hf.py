@@ -1,0 +1,211 @@
+"""Local directories in the format of Hugging Face and of sentence-transformers."""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rml.errors import UserError, unknown
+from rml.models.pretrained.extra import require
+from rml.models.pretrained.tensors import Tensor
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# sentence-transformers' names of poolings, and the older form's one flag each.
+POOLINGS = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": "last"}
+FLAGS = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+
+
+class Sentence(NamedTuple):
+    """How sentence-transformers makes one vector of a text.
+
+    Attributes:
+      weights: The directory that holds the transformer.
+      pooling: As in `rml.models.TextEncoder`, None where the directory does not say.
+      normalize: Whether vectors have unit length.
+      max_length: Longest text in tokens, None where the directory does not say.
+      lowercase: Whether texts are lowercased before the tokenizer sees them.
+    """
+
+    weights: Path
+    pooling: str | None
+    normalize: bool
+    max_length: int | None
+    lowercase: bool
+
+
+def read_json(file: Path) -> Any:
+    """A JSON file's content.
+
+    Raises:
+      UserError: The file is missing or is no JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no file {file}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no JSON: {error}") from None
+
+
+def read_sentence(directory: Path) -> Sentence:
+    """Reads `modules.json` and what it names, if the directory has it.
+
+    Raises:
+      UserError: A module or a pooling is not implemented, or a file is missing.
+    """
+    file = directory / "modules.json"
+    if not file.exists():
+        return Sentence(directory, None, False, None, False)
+    modules = {
+        part["type"].rsplit(".", 1)[-1]: directory / part["path"] for part in read_json(file)
+    }
+    for kind in modules:
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise UserError(
+                f"module {kind!r} in {file} is not implemented; "
+                "expected Transformer, Pooling, Normalize"
+            )
+    weights = modules.get("Transformer", directory)
+    pooling = _pooling(modules["Pooling"] / "config.json") if "Pooling" in modules else None
+    options = weights / "sentence_bert_config.json"
+    found = read_json(options) if options.exists() else {}
+    return Sentence(
+        weights,
+        pooling,
+        "Normalize" in modules,
+        found.get("max_seq_length"),
+        bool(found.get("do_lower_case")),
+    )
+
+
+def _pooling(file: Path) -> str:
+    config = read_json(file)
+    modes = config.get("pooling_mode", [mode for flag, mode in FLAGS.items() if config.get(flag)])
+    modes = [modes] if isinstance(modes, str) else modes
+    if len(modes) != 1:
+        raise UserError(f"{file} names the poolings {modes}; expected one")
+    if modes[0] not in POOLINGS:
+        raise unknown(f"pooling in {file}", modes[0], POOLINGS)
+    return POOLINGS[modes[0]]
+
+
+def read_tokenizer(directory: Path, *, lowercase: bool = False) -> Any:
+    """The `tokenizers.Tokenizer` of `tokenizer.json`, its own padding and truncation off.
+
+    Raises:
+      UserError: The file is missing or cannot be read, or the package is not installed.
+    """
+    tokenizers = require("tokenizers")
+    file = directory / "tokenizer.json"
+    if not file.exists():
+        raise UserError(f"there is no file {file}")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises bare Exception
+        raise UserError(f"{file} is no tokenizer: {error}") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if lowercase:
+        steps = [tokenizers.normalizers.Lowercase(), tokenizer.normalizer]
+        tokenizer.normalizer = tokenizers.normalizers.Sequence([s for s in steps if s is not None])
+    return tokenizer
+
+
+def read_limit(directory: Path, positions: int) -> int:
+    """Longest text in tokens: the positions, or less where `tokenizer_config.json` says so."""
+    file = directory / "tokenizer_config.json"
+    limit = read_json(file).get("model_max_length") if file.exists() else None
+    return positions if limit is None else min(positions, int(limit))
+
+
+def read_tensors(directory: Path) -> dict[str, Tensor]:
+    """The tensors of `model.safetensors`, or of the files that its index names.
+
+    Raises:
+      UserError: There are no such files, one is damaged, or index and files disagree.
+    """
+    index = directory / INDEX
+    if (directory / WEIGHTS).exists() or not index.exists():
+        return dict(_tensors(directory / WEIGHTS))
+    named = read_json(index).get("weight_map", {})
+    tensors: dict[str, Tensor] = {}
+    for part in sorted(set(named.values())):
+        tensors |= _tensors(directory / part)
+    for name, part in named.items():
+        if name not in tensors or tensors[name].file.name != part:
+            raise UserError(f"{index} names tensor {name!r} in {part}, which does not have it")
+    return tensors
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    safetensors = require("safetensors")
+    if not file.exists():
+        pickled = next(file.parent.glob("pytorch_model*.bin"), None)
+        hint = f"; {pickled.name} is a pickle, which is not read" if pickled else ""
+        raise UserError(f"there is no file {file}: weights are read from safetensors{hint}")
+    try:
+        opened = safetensors.safe_open(str(file), framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{file} cannot be read as safetensors: {error}") from None
+    for name in opened.keys():  # noqa: SIM118 - no dict
+        part = opened.get_slice(name)
+        read = functools.partial(opened.get_tensor, name)
+        yield name, Tensor(name, file, tuple(part.get_shape()), part.get_dtype(), read)
+
+
+def write(
+    directory: Path,
+    tensors: Mapping[str, Any],
+    config: Mapping[str, Any],
+    tokenizer: Any,
+    sentence: Sentence,
+) -> None:
+    """Writes a directory that Hugging Face and sentence-transformers read.
+
+    Args:
+      directory: The directory, new or empty.
+      tensors: Tensors by Hugging Face's names.
+      config: The model's config.
+      tokenizer: The tokenizer.
+      sentence: What makes one vector of a text.
+
+    Raises:
+      UserError: The directory holds something, or is a file.
+    """
+    save_file = require("safetensors.numpy").save_file
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists and is not an empty directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    width = config["hidden_size"]
+    mode = {ours: theirs for theirs, ours in POOLINGS.items()}[sentence.pooling or "mean"]
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
+    files = {
+        "config.json": config,
+        "modules.json": [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (kind, path) in enumerate(modules[: 2 + sentence.normalize])
+        ],
+        "sentence_bert_config.json": {
+            "max_seq_length": sentence.max_length,
+            "do_lower_case": sentence.lowercase,
+        },
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": width,
+            **{flag: mode == theirs for flag, theirs in FLAGS.items()},
+        },
+    }
+    for name, content in files.items():
+        file = directory / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save(str(directory / "tokenizer.json"))
+    save_file(dict(tensors), str(directory / WEIGHTS), metadata={"format": "pt"})
