@@ -14,8 +14,10 @@ from rml.models.attention import HeadEdits
 from rml.models.bert import Bert
 from rml.models.conv import Conv, conv2d
 from rml.models.convnet import ConvNet
+from rml.models.generate import generate
 from rml.models.heads import Classifier, PredictionHead, ProjectionHead
 from rml.models.layers import Norm, module_options, unknown
+from rml.models.llama import Cache, Llama
 from rml.models.mlp import MLP
 from rml.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
 from rml.models.text_encoder import TextEncoder
@@ -26,10 +28,12 @@ __all__ = [
     "ENCODERS",
     "MLP",
     "Bert",
+    "Cache",
     "Classifier",
     "Conv",
     "ConvNet",
     "HeadEdits",
+    "Llama",
     "Norm",
     "PredictionHead",
     "ProjectionHead",
@@ -46,6 +50,7 @@ __all__ = [
     "ViTTi",
     "build",
     "conv2d",
+    "generate",
 ]
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {

@@ -86,7 +86,7 @@ def dense(
     features: int,
     axes: tuple[str | None, str | None],
     *,
-    name: str,
+    name: str | None = None,
     use_bias: bool = True,
     dtype: Dtype = None,
     param_dtype: Dtype = jnp.float32,
@@ -113,6 +113,17 @@ def layer_norm(name: str, *, epsilon: float, dtype: Dtype, param_dtype: Dtype) -
         param_dtype=param_dtype,
         scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
+        name=name,
+    )
+
+
+def rms_norm(name: str, *, epsilon: float, dtype: Dtype, param_dtype: Dtype) -> nn.RMSNorm:
+    """An RMSNorm over tokens, whose scale carries the logical axis "embed"."""
+    return nn.RMSNorm(
+        epsilon=epsilon,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
         name=name,
     )
 

@@ -73,7 +73,13 @@ def run_blocks(
 
 
 def token_table(
-    size: int, width: int, axis: str | None, *, name: str, dtype: Dtype, param_dtype: Dtype
+    size: int,
+    width: int,
+    axis: str | None,
+    *,
+    dtype: Dtype,
+    param_dtype: Dtype,
+    name: str | None = None,
 ) -> nn.Embed:
     """A table of `size` vectors whose first logical axis is `axis`."""
     return nn.Embed(

