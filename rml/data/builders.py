@@ -5,6 +5,7 @@ Importing this module registers them, so `tfds.builder("digits")` works too.
 
 import abc
 import contextlib
+import functools
 import io
 import os
 import tempfile
@@ -16,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from rml.data import splits
+from rml.data import pydocs, splits
 from rml.data.errors import DataError
 from rml.data.glyphs import make_glyphs
 
@@ -24,17 +25,27 @@ SEED = 0
 """Fixes which examples are in which split, and their order. Changing it needs a new VERSION."""
 
 
-class _PackagedImages(tfds.core.GeneratorBasedBuilder):
+class _Packaged(tfds.core.GeneratorBasedBuilder):
+    """Examples that come inside installed packages."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    # TFDS looks beside a builder's code for checksums of its downloads. There are none, and the
+    # search needs importlib_resources, which TFDS does not install.
+    code_path = None
+
+    @classmethod
+    def directory(cls) -> Path:
+        """Where it is prepared below the data directory."""
+        return Path(cls.name, str(cls.VERSION))
+
+
+class _PackagedImages(_Packaged):
     """Grey images that a function of an installed package returns.
 
     Splits are stratified, and examples are written class-interleaved and left in that order, so
     every slice (`train[:80%]`) holds the classes in near equal proportion.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    # TFDS looks beside a builder's code for checksums of its downloads. There are none, and the
-    # search needs importlib_resources, which TFDS does not install.
-    code_path = None
     SIDE: int
     TEST_FRACTION = 0.2
 
@@ -120,34 +131,78 @@ class Glyphs(_PackagedImages):
         return make_glyphs(self.CLASSES, self.SIDE)[:2]
 
 
+class Pydocs(_Packaged):
+    """Docstrings and code of the standard library and of the core dependencies, as installed.
+
+    Its one config names the versions that were read, so that other versions are prepared anew and
+    those that were prepared before stay where they are. Modules of different splits differ.
+    """
+
+    @tfds.core.utils.classproperty
+    @classmethod
+    @functools.cache
+    def BUILDER_CONFIGS(cls) -> list[tfds.core.BuilderConfig]:
+        """The versions installed here."""
+        read = ", ".join(f"{name} {version}" for name, version in pydocs.versions().items())
+        return [tfds.core.BuilderConfig(name=pydocs.fingerprint(), description=f"Read from {read}")]
+
+    @classmethod
+    def directory(cls) -> Path:
+        """Where it is prepared below the data directory."""
+        return Path(cls.name, cls.BUILDER_CONFIGS[0].name, str(cls.VERSION))
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {field: tfds.features.Text() for field in pydocs.Pair._fields}
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        pairs: dict[str, list[pydocs.Pair]] = {"train": [], "validation": [], "test": []}
+        for pair in pydocs.read():
+            pairs[pydocs.split_of(pair.module)].append(pair)
+        return {split: self._generate_examples(found) for split, found in pairs.items()}
+
+    def _generate_examples(self, pairs: list[pydocs.Pair]) -> Iterator:
+        for key, pair in enumerate(pairs):
+            yield key, pair._asdict()
+
+
 OURS: dict[str, type[_PackagedImages]] = {"digits": Digits, "mnist5k": Mnist5k, "glyphs": Glyphs}
+"""Labelled images."""
+
+TEXTS: dict[str, type[_Packaged]] = {"pydocs": Pydocs}
 
 
 def prepare(name: str, data_dir: Path) -> Path:
-    """Prepares one of `OURS` as array_record, unless it is there already.
+    """Prepares one of `OURS` or `TEXTS` as array_record, unless it is there already.
 
     Prepared in a directory of its own and moved into place in one rename: processes that prepare
     at the same time do not meet, the first to finish wins, and a killed one leaves nothing that
     looks prepared.
 
     Args:
-        name: A key of `OURS`.
+        name: A key of `OURS` or `TEXTS`.
         data_dir: TFDS data directory.
 
     Returns:
-        The prepared directory, `data_dir/name/version`.
+        The prepared directory, `data_dir/name/version` (`data_dir/name/config/version`).
 
     Raises:
         DataError: If the directory cannot be written or a package is missing.
     """
-    version = str(OURS[name].VERSION)
-    final = data_dir / name / version
+    ours = {**OURS, **TEXTS}[name]
+    final = data_dir / ours.directory()
     if (final / "dataset_info.json").exists():
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as scratch:
-            builder = OURS[name](data_dir=scratch, file_format="array_record")
+            builder = ours(data_dir=scratch, file_format="array_record")
             with _quiet():
                 builder.download_and_prepare(
                     download_config=tfds.download.DownloadConfig(
@@ -155,7 +210,7 @@ def prepare(name: str, data_dir: Path) -> Path:
                     )
                 )
             try:
-                os.rename(Path(scratch) / name / version, final)
+                os.rename(Path(scratch) / ours.directory(), final)
             except OSError as error:
                 if not final.exists():
                     raise

@@ -13,7 +13,7 @@ import numpy as np
 
 from rml.data.errors import DataError
 from rml.data.images import pair, resize, resize_and_center_crop
-from rml.data.source import Example, Source
+from rml.data.source import Example, Examples
 
 IN_MEMORY_BYTES = 2**28
 """Sources up to this size are loaded and gathered by batch; larger ones are read by example."""
@@ -22,7 +22,7 @@ Transform = Callable[[Example, np.random.Generator], Example]
 
 
 def batches(
-    source: Source,
+    source: Examples,
     *,
     batch_size: int,
     seed: int,
@@ -35,7 +35,10 @@ def batches(
     parts: int = 1,
     in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> grain.IterDataset:
-    """Batches `{"image": [b, h, w, c], "label": int32 [b]}` of a source, as NumPy arrays.
+    """Batches of a source as NumPy arrays, with the keys of its examples.
+
+    Of images `{"image": [b, h, w, c], "label": int32 [b]}`, of texts (`tokens.token_source`)
+    `{"tokens": int32 [b, L], "length": int32 [b]}`.
 
     Every example comes once an epoch (but for the remainder, which is another one each epoch).
     The order, and what `transform` draws, are functions of (seed, epoch, example) alone: the
@@ -170,7 +173,7 @@ class _Reader:
     """Examples by position in the stream of our rows of all batches."""
 
     def __init__(
-        self, source: Source, order: _Order, epochs: int, transform: Transform | None, seed: int
+        self, source: Examples, order: _Order, epochs: int, transform: Transform | None, seed: int
     ) -> None:
         self._source = source
         self._order = order
@@ -192,7 +195,9 @@ class _Reader:
             epoch = batch // self._order.per_epoch
             rng = np.random.default_rng([self._seed, epoch, position, 1])
             example = self._transform(example, rng)
-        return {**example, "label": np.int32(example["label"])}
+        if "label" in example:
+            example = {**example, "label": np.int32(example["label"])}
+        return example
 
     def __repr__(self) -> str:
         return f"_Reader({self._source!r})"

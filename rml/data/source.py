@@ -1,10 +1,10 @@
 """Random-access labelled images: the one shape every data set takes."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,79 @@ Example = dict[str, Any]
 
 MEMORY_BOUND = 2**31
 """Bytes that `Source.arrays` loads without being asked for more."""
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """What `batches` reads: examples by position, each a dict of arrays.
+
+    Attributes:
+        name: For messages.
+        split: For messages.
+    """
+
+    name: str
+    split: str
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, index: int) -> Example:
+        """One example; called from several threads."""
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of all examples, or `None` where they do not stack into one array."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All examples stacked, by key."""
+
+
+class Arrays:
+    """Examples in memory: rows of arrays of one length, by key."""
+
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], *, name: str = "arrays", split: str = "all"
+    ) -> None:
+        """Wraps arrays without copying them.
+
+        Args:
+            arrays: By key `[n, ...]`, n at least 1.
+            name: For messages.
+            split: For messages.
+
+        Raises:
+            DataError: If there is no array, no row, or lengths differ.
+        """
+        sizes = {key: len(array) for key, array in arrays.items()}
+        if len(set(sizes.values())) != 1 or not min(sizes.values()):
+            raise DataError(
+                f"{name!r} split {split!r} has arrays with {sizes or 'no'} rows, expected arrays "
+                "of one length that is not 0"
+            )
+        self.name = name
+        self.split = split
+        self._arrays = dict(arrays)
+        self._size = min(sizes.values())
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> Example:
+        return {key: array[index] for key, array in self._arrays.items()}
+
+    def __repr__(self) -> str:
+        shapes = {key: array.shape for key, array in self._arrays.items()}
+        return f"Arrays({self.name!r}, {self.split!r}, {shapes})"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All examples, by key."""
+        return self._arrays
 
 
 class Source:

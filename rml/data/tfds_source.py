@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -50,15 +51,10 @@ def open_tfds(
         DataError: If the data set is unknown, not prepared, not in array_record, or holds no
             labelled images under those keys.
     """
-    base, config, version = _split_name(name)
-    ours = builders.OURS.get(base)
-    if ours is not None:
-        if config or version not in ("", str(ours.VERSION)):
-            raise DataError(f"{name!r}: {base!r} has no configs and one version, {ours.VERSION}")
-        directory = builders.prepare(base, data_dir)
-    else:
-        directory = _find(name, data_dir)
-    builder = tfds.builder_from_directory(directory)
+    ours = _split_name(name)[0] in builders.OURS
+    if _split_name(name)[0] in builders.TEXTS:
+        raise DataError(f"{name!r} holds texts, not images: open it with rml.data.load_text")
+    builder = open_builder(name, data_dir)
     features = builder.info.features
     for key in (image_key, label_key):
         if key not in features:
@@ -74,12 +70,105 @@ def open_tfds(
             f"{name!r}: feature {image_key!r} holds no uint8 images [h, w, c]: {image_feature}"
         )
 
-    sizes = {key: info.num_examples for key, info in builder.info.splits.items()}
-    parts = select(split, sizes, name=name)
     encoded = isinstance(image_feature, tfds.features.Image)
     # Only these two features are parsed, and encoded images are left to be decoded here.
     kept = tfds.features.FeaturesDict({image_key: image_feature, label_key: label_feature})
     decoders = {image_key: tfds.decode.SkipDecoding()} if encoded else None
+    parts = _stored(builder, name, split)
+    ends = np.cumsum([len(positions) for _, positions in parts])
+
+    def record(index: int) -> Record:
+        part = int(np.searchsorted(ends, index, side="right"))
+        stored, positions = parts[part]
+        raw = stored[int(positions[index - ends[part]])]  # counted from the part's end
+        example = kept.deserialize_example_np(raw, decoders=decoders)
+        return Record(example[image_key], int(example[label_key]))
+
+    source = RecordSource(
+        record,
+        size=int(ends[-1]),
+        image_shape=image_feature.shape,
+        image_size=image_size,
+        class_names=label_feature.names,
+        name=name,
+        split=split,
+    )
+    if ours and image_size is None:
+        arrays = source.arrays()
+        return ArraySource(
+            arrays["image"],
+            arrays["label"],
+            class_names=source.class_names,
+            name=name,
+            split=split,
+        )
+    return source
+
+
+def read_texts(
+    name: str, split: str, *, data_dir: Path, keys: Sequence[str]
+) -> tuple[dict[str, list[str] | np.ndarray], tfds.features.FeaturesDict]:
+    """Reads features of one split of a prepared TFDS data set into memory.
+
+    Args:
+        name: As for `open_tfds`.
+        split: In TFDS's split syntax.
+        data_dir: TFDS data directory.
+        keys: Features to read: strings, or class labels.
+
+    Returns:
+        By key a list of strings, or int32 classes `[n]`; and all features of the data set.
+
+    Raises:
+        DataError: If the data set is unknown, not prepared, or has no such feature.
+    """
+    builder = open_builder(name, data_dir)
+    features = builder.info.features
+    for key in keys:
+        if key not in features:
+            raise DataError(
+                f"{name!r} has no feature {key!r}; it has {sorted(features)}: name the right one "
+                "with text_key=... or label_key=..."
+            )
+        if not isinstance(features[key], tfds.features.Text | tfds.features.ClassLabel):
+            raise DataError(f"{name!r}: feature {key!r} is no text and no class: {features[key]}")
+    kept = tfds.features.FeaturesDict({key: features[key] for key in keys})
+    found: dict[str, list] = {key: [] for key in keys}
+    for stored, positions in _stored(builder, name, split):
+        for raw in stored.__getitems__(positions.tolist()):
+            for key, value in kept.deserialize_example_np(raw).items():
+                found[key].append(value)
+    return {
+        key: np.array(values, np.int32)
+        if isinstance(features[key], tfds.features.ClassLabel)
+        else [value.decode() for value in values]
+        for key, values in found.items()
+    }, features
+
+
+def open_builder(name: str, data_dir: Path) -> Any:
+    """The TFDS builder of a prepared data set; ours are prepared where they are not.
+
+    Args:
+        name: As for `open_tfds`.
+        data_dir: TFDS data directory.
+
+    Raises:
+        DataError: If the data set is unknown or not prepared.
+    """
+    base, config, version = _split_name(name)
+    ours = builders.OURS.get(base)
+    if ours is not None and (config or version not in ("", str(ours.VERSION))):
+        raise DataError(f"{name!r}: {base!r} has no configs and one version, {ours.VERSION}")
+    if ours is not None or name in builders.TEXTS:
+        return tfds.builder_from_directory(builders.prepare(base, data_dir))
+    return tfds.builder_from_directory(_find(name, data_dir))
+
+
+def _stored(builder: Any, name: str, split: str) -> list[tuple[Any, np.ndarray]]:
+    """Encoded examples of each part of a split, and which of them are meant."""
+    sizes = {key: info.num_examples for key, info in builder.info.splits.items()}
+    parts = select(split, sizes, name=name)
     try:
         stored = [
             builder.as_data_source(key, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
@@ -99,34 +188,7 @@ def open_tfds(
                     f"{name!r}, split {key!r}: {file} is missing; remove {builder.data_path} and "
                     "prepare the data set again"
                 )
-    ends = np.cumsum([len(positions) for _, positions in parts])
-
-    def record(index: int) -> Record:
-        part = int(np.searchsorted(ends, index, side="right"))
-        positions = parts[part][1]
-        raw = stored[part][int(positions[index - ends[part]])]  # counted from the part's end
-        example = kept.deserialize_example_np(raw, decoders=decoders)
-        return Record(example[image_key], int(example[label_key]))
-
-    source = RecordSource(
-        record,
-        size=int(ends[-1]),
-        image_shape=image_feature.shape,
-        image_size=image_size,
-        class_names=label_feature.names,
-        name=name,
-        split=split,
-    )
-    if ours is not None and image_size is None:
-        arrays = source.arrays()
-        return ArraySource(
-            arrays["image"],
-            arrays["label"],
-            class_names=source.class_names,
-            name=name,
-            split=split,
-        )
-    return source
+    return [(one, positions) for one, (_, positions) in zip(stored, parts, strict=True)]
 
 
 def _split_name(name: str) -> tuple[str, str, str]:
@@ -164,12 +226,13 @@ def _find(name: str, data_dir: Path) -> Path:
 
 def _absent(name: str, data_dir: Path, prepared: list[str]) -> str:
     base = _split_name(name)[0]
-    known = [*builders.OURS, *tfds.list_builders(with_community_datasets=False)]
+    known = [*builders.OURS, *builders.TEXTS, *tfds.list_builders(with_community_datasets=False)]
     if base not in known and not prepared:
         near = difflib.get_close_matches(base, known, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        ours = ", ".join(map(repr, [*builders.OURS, *builders.TEXTS]))
         return (
-            f"unknown data set {name!r}: {hint}There are {', '.join(map(repr, builders.OURS))}, "
+            f"unknown data set {name!r}: {hint}There are {ours}, "
             "npz:PATH, folder:PATH, and the names of TFDS"
         )
     manual = (
