@@ -421,6 +421,44 @@ def bars(
             _legend(ax, len(heights) + 1, above=True)
 
 
+def histogram(
+    path: str | Path,
+    series: Mapping[str, ArrayLike],
+    xlabel: str,
+    ylabel: str,
+    title: str | None = None,
+) -> None:
+    """Outlines of the distributions of several samples, over common intervals.
+
+    Args:
+      path: The PNG to write.
+      series: Name to a sample `[n]`; what is not finite is left out.
+      xlabel: What is distributed, with its unit.
+      ylabel: What is counted.
+      title: Above the figure.
+
+    Raises:
+      ValueError: No series, or one without a finite value.
+    """
+    samples = {name: np.asarray(values, float).ravel() for name, values in series.items()}
+    samples = {name: values[np.isfinite(values)] for name, values in samples.items()}
+    if not samples or any(not len(values) for values in samples.values()):
+        sizes = {name: len(values) for name, values in samples.items()}
+        raise ValueError(f"histogram needs series with finite values, got {sizes}")
+    edges = np.histogram_bin_edges(np.concatenate(list(samples.values())), bins=30)
+    with _figure(path, title, (COLUMN, 0.68 * COLUMN)) as figure:
+        ax = figure.add_subplot()
+        for index, (name, values) in enumerate(samples.items()):
+            counts = np.histogram(values, edges)[0]
+            style = {"color": PALETTE[index % len(PALETTE)], "label": name}
+            ax.stairs(counts, edges, linestyle=LINES[index % len(LINES)], linewidth=1.3, **style)
+        ax.set_xlabel(xlabel)
+        ax.set_ylabel(ylabel)
+        ax.grid(visible=True, axis="y")
+        ax.margins(x=0.02)
+        _legend(ax, len(samples))
+
+
 @contextlib.contextmanager
 def _figure(path: str | Path, title: str | None, size: tuple[float, float]) -> Iterator[Any]:
     """A figure in the house style, saved to `path` (its folder is made) once it has been drawn."""

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
@@ -14,15 +13,16 @@ from experiments.fewshot import base_training
 from experiments.fewshot.common import Parts
 from experiments.fewshot.episodes import check_classes, settings
 from experiments.fewshot.features import Features, pixels, read_npz
+from experiments.fewshot.texts import text_features
 from experiments.hydra import common as hydra
 from experiments.registry import find_experiment
+from experiments.restore import restore
 from rml.data import augment
 from rml.errors import UserError, unknown
-from rml.training import RunDirectory, Task, TrainState
-from rml.training.checkpoint import restore_state
+from rml.training import RunDirectory, Task
 
 EVALUATED = ("validation", "novel")
-ORIGINS = ("training", "run", "pixels", "npz")
+ORIGINS = ("training", "run", "pixels", "npz", "text")
 
 
 def load_features(config: Any, run: RunDirectory) -> Features:
@@ -32,7 +32,8 @@ def load_features(config: Any, run: RunDirectory) -> Features:
       config: The run's config. `features.of` is "training" (a classifier of the base classes is
         trained in this run first), "run" (the encoder of the finished run in the directory
         `features.run`), "pixels" (the images, or vectors of `data.name=npz:PATH`, as they are) or
-        "npz" (`data.name=npz:PATH` with parts, see `read_npz`).
+        "npz" (`data.name=npz:PATH` with parts, see `read_npz`) or "text" (of a pretrained text
+        encoder, see `text_features`).
       run: The run directory.
 
     Returns:
@@ -51,6 +52,8 @@ def load_features(config: Any, run: RunDirectory) -> Features:
             {part: getattr(features, part)[1] for part in EVALUATED}, config, settings(config)
         )
         return features
+    if origin == "text":
+        return text_features(config)
     if origin not in ORIGINS:
         raise unknown("features.of", origin, ORIGINS)
     parts = Parts(config)
@@ -117,13 +120,3 @@ def _model_and_task(config: Any) -> tuple[Any, Task]:
         "experiment with an encoder", config.experiment,
         ("contrastive.*", "hydra.*", "fewshot.base_training", "fewshot.compare that trained"),
     )  # fmt: skip
-
-
-def restore(directory: Path, task: Task) -> TrainState:
-    """The newest state of a run, on one device; the run is only read."""
-    abstract = jax.eval_shape(lambda key: nn.meta.unbox(task.init(key)), jax.random.key(0))
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract
-    )
-    return restore_state(directory / "checkpoints", abstract)

@@ -1,0 +1,33 @@
+"""Contriever's choices one at a time: pairs, corruption, queue, momentum, negatives.
+
+python -m experiments.run --config=configs/retrieval/contriever_ablation_pydocs.py \
+    --workdir=runs/contriever_ablation
+"""
+
+from ml_collections import ConfigDict
+
+from configs.retrieval import contriever_pydocs_random
+
+
+def get_config() -> ConfigDict:
+    config = contriever_pydocs_random.get_config()
+    config.experiment = "retrieval.ablation"
+    config.data.tasks = ("docstring_to_code",)
+    config.train.update(dict(batch_size=64, steps=300, eval_every=0, checkpoint_every=300))
+    config.queue.size = 2048
+    # Each is the config above but for one value.
+    config.variants = dict(
+        inverse_cloze="pairs.name=inverse_cloze",
+        same_text="pairs.name=same",
+        no_corruption="pairs.corruption=none",
+        replace="pairs.corruption=replace",
+        mask="pairs.corruption=mask",
+        shuffle="pairs.corruption=shuffle",
+        queue_256="queue.size=256",
+        queue_8192="queue.size=8192",
+        momentum_0="momentum.start=0.0",
+        momentum_0_9="momentum.start=0.9",
+        momentum_0_999="momentum.start=0.999",
+        in_batch="loss.negatives=batch",
+    )
+    return config

@@ -1,0 +1,57 @@
+"""Contriever on docstrings and code, from MiniLM's weights.
+
+python -m experiments.run --config=configs/retrieval/contriever_pydocs.py --workdir=runs/contriever
+
+Needs `make weights`.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            experiment="retrieval.contriever",
+            seed=0,
+            data=dict(
+                name="pydocs",
+                train="train",
+                validation="validation",
+                test="test",
+                tasks=("docstring_to_code", "title_to_description"),
+                data_dir=config_dict.placeholder(str),
+            ),
+            # Pieces of documents, without the tokens at their ends.
+            tokens=dict(max_length=128),
+            # name: crops, inverse_cloze (of which `keep` is an option), same;
+            # corruption: none, delete, replace, mask, shuffle.
+            pairs=dict(
+                name="crops", min_ratio=0.05, max_ratio=0.5, keep=0.0, corruption="delete", rate=0.1
+            ),
+            model=dict(name="minilm", run=""),
+            loss=dict(temperature=0.05, negatives="queue"),
+            queue=dict(size=4096),
+            momentum=dict(schedule="constant", start=0.99),
+            optimizer=dict(
+                name="adamw",
+                learning_rate=5e-5,
+                schedule="warmup_linear",
+                warmup_steps=20,
+                final_scale=0.0,
+                weight_decay=0.01,
+                momentum=0.9,
+                b2=0.98,
+                clip_norm=1.0,
+                accumulate=1,
+                ema_decay=0.0,
+            ),
+            dtype="float32",
+            mesh=dict(replica=1, data=-1, fsdp=1, model=1),
+            train=dict(
+                batch_size=64, steps=200, log_every=10, eval_every=100, checkpoint_every=100
+            ),
+            evaluation=dict(
+                max_length=128, batch_tokens=4096, validation_queries=300, test_queries=1000
+            ),
+        )
+    )

@@ -1,0 +1,27 @@
+"""Contriever on docstrings and code from random, with a vocabulary learned on them.
+
+python -m experiments.run --config=configs/retrieval/contriever_pydocs_random.py \
+    --workdir=runs/contriever_random
+"""
+
+from ml_collections import ConfigDict
+
+from configs.retrieval import contriever_pydocs
+
+
+def get_config() -> ConfigDict:
+    config = contriever_pydocs.get_config()
+    config.tokens.update(dict(vocabulary=8192, positions=130))
+    config.model = dict(
+        name="bert",
+        pooling="mean",
+        width=256,
+        depth=2,
+        heads=4,
+        mlp=1024,
+        dropout=0.0,
+        remat=False,
+    )
+    config.optimizer.update(dict(learning_rate=1e-3, warmup_steps=50))
+    config.train.update(dict(batch_size=128, steps=600, eval_every=200, checkpoint_every=200))
+    return config

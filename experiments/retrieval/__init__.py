@@ -1,0 +1,1 @@
+"""Experiments on retrieval of text."""
