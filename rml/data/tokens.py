@@ -3,8 +3,9 @@
 Tokenizers are those of the `tokenizers` package, passed in by the caller.
 """
 
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,6 +70,17 @@ def encode(
     return [np.array(one.ids, np.int32) for one in encoded]
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    """Raises `DataError` where a text is no string."""
+    if isinstance(texts, str):
+        raise DataError(f"expected a list of texts, got one string {texts!r:.80}")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(
+                f"text {index} is {type(text).__name__} {text!r:.80}, expected a string"
+            )
+
+
 def pad(
     sequences: Sequence[Int[np.ndarray, " _"]],
     *,
@@ -115,7 +127,11 @@ class Bucket(NamedTuple):
 
 
 def length_buckets(
-    lengths: Int[np.ndarray, " n"], *, batch_tokens: int, multiple: int = 1
+    lengths: Int[np.ndarray, " n"],
+    *,
+    batch_tokens: int,
+    multiple: int = 1,
+    max_width: int | None = None,
 ) -> list[Bucket]:
     """Batches of sequences of similar length, in few shapes, so that few programs are compiled.
 
@@ -128,6 +144,7 @@ def length_buckets(
         batch_tokens: The most tokens of a batch, what fills up included. A batch has at least
             `multiple` rows, whatever that makes.
         multiple: Rows are a multiple of it, such as the number of devices.
+        max_width: No batch is wider, where a model takes no more; no sequence may be longer.
 
     Returns:
         Batches that hold every sequence once.
@@ -135,7 +152,7 @@ def length_buckets(
     order = np.argsort(-lengths, kind="stable")
     found, start = [], 0
     while start < len(order):
-        width = width_of(int(lengths[order[start]]))
+        width = min(width_of(int(lengths[order[start]])), max_width or sys.maxsize)
         most = max(batch_tokens // width // multiple, 1) * multiple
         members = order[start : start + most]
         rows = min(most, -(-(1 << (len(members) - 1).bit_length()) // multiple) * multiple)
@@ -158,32 +175,6 @@ def padding_waste(lengths: Int[np.ndarray, " n"], buckets: Sequence[Bucket]) -> 
     """Share of all tokens of these batches that only fill up."""
     whole = sum(bucket.rows * bucket.width for bucket in buckets)
     return 1 - float(lengths.sum()) / whole if whole else 0.0
-
-
-def batches(
-    sequences: Sequence[Int[np.ndarray, " _"]],
-    *,
-    batch_tokens: int,
-    multiple: int = 1,
-    pad_id: int = 0,
-) -> Iterator[tuple[np.ndarray, Int[np.ndarray, "b width"], Bool[np.ndarray, "b width"]]]:
-    """The sequences in batches of `length_buckets`, longest first.
-
-    Args:
-        sequences: Of tokens.
-        batch_tokens: The most tokens of a batch.
-        multiple: Rows are a multiple of it.
-        pad_id: What fills up.
-
-    Yields:
-        The positions of the sequences of a batch, their tokens, and where they are not filled up;
-        rows beyond the positions hold no tokens.
-    """
-    lengths = np.array([len(one) for one in sequences], int)
-    for members, rows, width in length_buckets(
-        lengths, batch_tokens=batch_tokens, multiple=multiple
-    ):
-        yield members, *pad([sequences[i] for i in members], width=width, rows=rows, pad_id=pad_id)
 
 
 def token_source(

@@ -1,0 +1,4 @@
+"""Retrieval of text by vectors.
+
+* `embed`: the vectors of a corpus, by any encoder, on any mesh.
+"""

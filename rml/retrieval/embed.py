@@ -1,0 +1,159 @@
+"""Vectors of a corpus: texts in, one array out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, PyTree
+
+from rml.data import tokens
+from rml.training.mesh import batch_sharding, make_mesh, use_mesh
+
+Encode = Callable[[PyTree, Any, Any], Any]
+
+WINDOW = 32
+"""Batches' worth of text that is tokenised at a time, while the one before is encoded."""
+
+CHARACTERS = 4
+"""Of a token, roughly; decides how much text makes a window, and nothing else."""
+
+IN_FLIGHT = 2
+"""Batches that wait for the device before results are fetched."""
+
+
+def embed(
+    encode: Encode,
+    variables: PyTree,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    batch_tokens: int = 4096,
+    mesh: Mesh | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[np.ndarray, "n d"]:
+    """Encodes texts, in batches of similar length, split over the devices of a mesh.
+
+    Texts are tokenised in a thread while others are encoded. Each shape of a batch is compiled
+    once for an `encode`, for all calls that pass the same function.
+
+    Args:
+      encode: `encode(variables, tokens [b, t], mask [b, t]) -> [b, d]`, such as
+        `TextEncoder(...).apply`; compiled here.
+      variables: Its parameters; where they are not yet on the mesh, every device has them whole.
+      tokenizer: A `tokenizers.Tokenizer`.
+      texts: Any strings; an empty one is what the tokenizer makes of it.
+      max_length: The most tokens of a text; what is longer is cut.
+      batch_tokens: Tokens of a batch on each device, padding included.
+      mesh: Rows are split over its batch axes; one of one device, the first, if not given.
+      progress: Called as `progress(done, of)` after each batch, in texts.
+
+    Returns:
+      The vectors of the texts in their order, float32.
+
+    Raises:
+      DataError: A text is no string, or `max_length` holds no more than special tokens.
+    """
+    tokens.check_texts(texts)
+    mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+    rows = batch_sharding(mesh)
+    compiled = _compile(encode, mesh)
+    variables = _on_mesh(nn.meta.unbox(variables), mesh)
+    with use_mesh(mesh):
+        one = jax.ShapeDtypeStruct((rows.num_devices, 8), np.int32)
+        width = jax.eval_shape(encode, variables, one, jax.ShapeDtypeStruct(one.shape, bool))
+        found = np.zeros((len(texts), width.shape[-1]), np.float32)
+        waiting: list[tuple[np.ndarray, jax.Array]] = []
+        done = 0
+
+        def fetch(keep: int) -> None:
+            nonlocal done
+            while len(waiting) > keep:
+                members, vectors = waiting.pop(0)
+                found[members] = np.asarray(vectors.addressable_data(0))[: len(members)]
+                done += len(members)
+                if progress is not None:
+                    progress(done, len(texts))
+
+        for members, numbers, mask in _batches(
+            tokenizer, texts, max_length, batch_tokens, _batch_devices(rows)
+        ):
+            placed = jax.device_put((numbers, mask), rows)
+            waiting.append((members, compiled(variables, *placed)))
+            fetch(IN_FLIGHT)
+        fetch(0)
+    return found
+
+
+@lru_cache(maxsize=8)
+def _compile(encode: Encode, mesh: Mesh) -> Encode:
+    """`encode` under jit; its result, small, is whole on every device and in every process."""
+    return jax.jit(encode, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def _batch_devices(rows: NamedSharding) -> int:
+    """Into how many parts a batch is split."""
+    axes = rows.spec[0]
+    return int(np.prod([rows.mesh.shape[axis] for axis in axes]))
+
+
+def _on_mesh(variables: PyTree, mesh: Mesh) -> PyTree:
+    whole = NamedSharding(mesh, PartitionSpec())
+    devices = set(mesh.devices.flat)
+
+    def place(leaf: Any) -> Any:
+        there = isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
+        return leaf if there else jax.device_put(leaf, whole)
+
+    return jax.tree.map(place, variables)
+
+
+def _batches(
+    tokenizer: Any, texts: Sequence[str], max_length: int, batch_tokens: int, devices: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Positions, tokens and mask of every batch, from long texts to short ones."""
+    held: list[tuple[int, np.ndarray]] = []
+    for positions, encoded, last in _windows(
+        tokenizer, texts, max_length, WINDOW * batch_tokens * devices
+    ):
+        held += zip(positions, encoded, strict=True)
+        buckets = tokens.length_buckets(
+            np.array([len(sequence) for _, sequence in held]),
+            batch_tokens=batch_tokens * devices,
+            multiple=devices,
+            max_width=max_length,
+        )
+        if not last:  # the last batch may be part of one: it waits for more texts
+            buckets, waiting = buckets[:-1], buckets[-1].members
+        for members, rows, width in buckets:
+            filled, mask = tokens.pad([held[at][1] for at in members], width=width, rows=rows)
+            yield np.array([held[at][0] for at in members]), filled, mask
+        held = [] if last else [held[at] for at in waiting]
+
+
+def _windows(
+    tokenizer: Any, texts: Sequence[str], max_length: int, window_tokens: int
+) -> Iterator[tuple[list[int], list[np.ndarray], bool]]:
+    """Texts from long to short, encoded in a thread one window ahead; and whether it is the last."""
+    lengths = np.array([len(text) for text in texts], int)
+    order = np.argsort(-lengths, kind="stable")
+    sizes = np.minimum(lengths[order], CHARACTERS * max_length) + CHARACTERS
+    window = np.cumsum(sizes) // (CHARACTERS * window_tokens)
+    cuts = np.split(order, np.flatnonzero(np.diff(window)) + 1) if len(order) else []
+
+    def work(positions: np.ndarray) -> list[np.ndarray]:
+        return tokens.encode(tokenizer, [texts[at] for at in positions], max_length=max_length)
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(work, cuts[0]) if cuts else None
+        for at, positions in enumerate(cuts):
+            assert ahead is not None
+            encoded = ahead.result()
+            if at + 1 < len(cuts):
+                ahead = pool.submit(work, cuts[at + 1])
+            yield positions.tolist(), encoded, at + 1 == len(cuts)
