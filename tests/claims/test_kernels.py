@@ -1,6 +1,13 @@
 """Claims of deep kernel machines in quick form; `make claims` measures them in full."""
 
+import jax
+import jax.numpy as jnp
 import pytest
+from threadpoolctl import threadpool_limits
+
+from configs.kernels import regression_tables
+from experiments.kernels import regression, tables
+from rml.errors import UserError
 
 
 def verdicts(summary):
@@ -32,3 +39,33 @@ def test_learned_gram_matrices_classify_digits_better(summarize):
     metrics = summary["metrics"]
     assert verdicts(summary)["log_likelihood_gain"], metrics
     assert metrics["dkm_accuracy"] > 0.9, metrics
+
+
+@pytest.fixture
+def quick():
+    config = regression_tables.get_config()
+    config.train.steps = 60
+    config.model.inducing = 20
+    return config
+
+
+def test_learned_gram_matrices_predict_house_prices_better(quick):
+    with jax.enable_x64(True), threadpool_limits(1, user_api="blas"):
+        split = tables.split(*tables.load_table("boston"), seeds=range(2), share=0.8)
+        machines = {
+            learned: regression.trainer(quick, learned=learned)(split, 1.0)
+            for learned in (True, False)
+        }
+        learned, prior = (regression.judge(quick, machine, split) for machine in machines.values())
+        assert (learned[:, 0] - prior[:, 0]).mean() >= 0.01
+        broken = machines[True]._replace(log_scales=machines[True].log_scales.at[1, 0].set(jnp.nan))
+        with pytest.raises(UserError, match=r"kernel matrix of layer 1 .* not finite"):
+            regression.judge(quick, broken, split)
+
+
+def test_tables_that_claims_are_about_are_needed(quick):
+    quick.data.names = ("boston",)
+    with pytest.raises(UserError, match=r"data.names lacks \['autompg', 'diabetes'\]"):
+        regression.run(quick, None)
+    with pytest.raises(UserError, match="unknown table 'bostn'"):
+        tables.load_table("bostn")
