@@ -1,0 +1,175 @@
+"""Tests of the difference between two systems measured on the same queries."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rml.evaluation.checks import require_finite
+
+
+class PairedDifference(NamedTuple):
+    """The mean difference first - second over queries, and how far from chance it is.
+
+    Attributes:
+      difference: The mean difference.
+      low: Lower end of its confidence interval.
+      high: Upper end.
+      p_value: Two-sided p-value of no difference.
+    """
+
+    difference: Float[Array, ""]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    p_value: Float[Array, ""]
+
+
+def _differences(first: Array, second: Array, resamples: int, block: int) -> Array:
+    if first.shape != second.shape or first.ndim != 1 or first.shape[0] < 2:
+        raise ValueError(
+            f"the two systems must be measured on the same queries, at least 2, got shapes "
+            f"{first.shape} and {second.shape}"
+        )
+    for name, value in (("resamples", resamples), ("block", block)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    require_finite("first", first)
+    require_finite("second", second)
+    dtype = jnp.promote_types(jnp.promote_types(first.dtype, second.dtype), jnp.float32)
+    return first.astype(dtype) - second.astype(dtype)
+
+
+def paired_bootstrap(
+    first: Float[Array, " q"],
+    second: Float[Array, " q"],
+    *,
+    key: PRNGKeyArray,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    block: int = 256,
+) -> PairedDifference:
+    """Percentile interval and p-value of the mean difference, by resampling queries.
+
+    The p-value is the share of resamples, of differences shifted to mean 0, whose Student
+    statistic is at least as large in size as the one observed. It need not agree with the interval
+    to the last query: the interval is that of the mean itself.
+
+    Args:
+      first: Scores of the first system on each query.
+      second: Scores of the second on the same queries.
+      key: Key of the resamples.
+      resamples: Number of resamples.
+      level: Confidence of the interval.
+      block: Resamples drawn at a time; memory grows with `block` times q, the result does not
+        depend on it.
+
+    Returns:
+      The difference, its interval and the p-value, which is at least 1 / (resamples + 1).
+
+    Raises:
+      ValueError: If the shapes disagree, there are fewer than 2 queries, a score is not finite, the
+        level is not between 0 and 1, or `resamples` or `block` is less than 1.
+
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", sections 13.3 and 16.4;
+      Sakai 2006, "Evaluating Evaluation Metrics based on the Bootstrap", section 3.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    differences = _differences(first, second, resamples, block)
+    return _bootstrap(differences, key, level, resamples=resamples, block=block)
+
+
+@partial(jax.jit, static_argnames=("resamples", "block"))
+def _bootstrap(
+    differences: Array, key: Array, level: float | Array, *, resamples: int, block: int
+) -> PairedDifference:
+    mean = jnp.mean(differences)
+    centred = differences - mean
+
+    def resample(key: Array) -> tuple[Array, Array]:
+        drawn = jax.random.choice(key, centred, centred.shape)
+        return jnp.mean(drawn), jnp.std(drawn)
+
+    keys = jax.random.split(key, resamples)
+    shifts, spreads = jax.lax.map(resample, keys, batch_size=min(block, resamples))
+    # |t*| ≥ |t| without a division, as a resample of one value has no spread; equal up to rounding
+    # is equal, and a mean of 0 is never beyond one that is not.
+    tolerance = 1e-6 * jnp.max(jnp.abs(differences))
+    observed = jnp.abs(mean) * spreads
+    beyond = jnp.abs(shifts) * jnp.std(differences) >= observed - tolerance * spreads
+    beyond &= (jnp.abs(shifts) > tolerance) | (jnp.abs(mean) <= tolerance)
+    low, high = mean + jnp.quantile(shifts, jnp.stack([(1 - level) / 2, (1 + level) / 2]))
+    return PairedDifference(mean, low, high, (1 + jnp.sum(beyond)) / (1 + resamples))
+
+
+def paired_randomization(
+    first: Float[Array, " q"],
+    second: Float[Array, " q"],
+    *,
+    key: PRNGKeyArray,
+    resamples: int = 10_000,
+    block: int = 256,
+) -> Float[Array, ""]:
+    """Two-sided p-value of no difference, by exchanging the systems at random on each query.
+
+    Args:
+      first: Scores of the first system on each query.
+      second: Scores of the second on the same queries.
+      key: Key of the exchanges.
+      resamples: Number of random exchanges.
+      block: Exchanges drawn at a time; memory grows with `block` times q, the result does not
+        depend on it.
+
+    Returns:
+      The p-value, at least 1 / (resamples + 1).
+
+    Raises:
+      ValueError: If the shapes disagree, there are fewer than 2 queries, a score is not finite, or
+        `resamples` or `block` is less than 1.
+
+    Source: Smucker, Allan and Carterette 2007, "A Comparison of Statistical Significance Tests for
+      Information Retrieval Evaluation", section 3.1.
+    """
+    differences = _differences(first, second, resamples, block)
+    return _randomization(differences, key, resamples=resamples, block=block)
+
+
+@partial(jax.jit, static_argnames=("resamples", "block"))
+def _randomization(differences: Array, key: Array, *, resamples: int, block: int) -> Array:
+    def exchanged(key: Array) -> Array:
+        return jnp.sum(differences * jax.random.rademacher(key, differences.shape))
+
+    keys = jax.random.split(key, resamples)
+    sums = jax.lax.map(exchanged, keys, batch_size=min(block, resamples))
+    # Equal sums in another order of rounding are equal.
+    tolerance = 1e-6 * jnp.sum(jnp.abs(differences))
+    beyond = jnp.abs(sums) >= jnp.abs(jnp.sum(differences)) - tolerance
+    return (1 + jnp.sum(beyond)) / (1 + resamples)
+
+
+def holm(p_values: Float[Array, " c"]) -> Float[Array, " c"]:
+    """P-values of several comparisons, adjusted so that one false alarm in all is as rare.
+
+    Comparing them with α keeps the chance of any false rejection at most α, whatever the
+    dependence of the comparisons.
+
+    Args:
+      p_values: P-values of c comparisons.
+
+    Returns:
+      Adjusted p-values in the same order, at most 1.
+
+    Raises:
+      ValueError: If there are none.
+
+    Source: Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
+    """
+    if p_values.ndim != 1 or p_values.shape[0] == 0:
+        raise ValueError(f"p_values must be a non-empty vector, got shape {p_values.shape}")
+    count = p_values.shape[0]
+    order = jnp.argsort(p_values)
+    scaled = p_values[order] * (count - jnp.arange(count))
+    adjusted = jnp.minimum(jax.lax.cummax(scaled), 1)
+    return jnp.zeros_like(adjusted).at[order].set(adjusted)
