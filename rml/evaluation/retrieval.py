@@ -6,7 +6,11 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from rml.evaluation.rankings import Qrels, ranked_grades
+from rml.evaluation.rankings import Qrels as Qrels
+from rml.evaluation.rankings import make_qrels as make_qrels
+from rml.evaluation.rankings import rank as rank
+from rml.evaluation.rankings import ranked_grades as ranked_grades
+from rml.evaluation.rankings import tie_order as tie_order
 
 Gain = Literal["linear", "exponential"]
 
