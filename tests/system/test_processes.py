@@ -34,19 +34,52 @@ run.close()
 """
 
 
+SHARE = """
+import json, sys
+sys.path[:0] = ["tests/fewshot"]
+from rml.training.processes import join, barrier
+address, number, index = sys.argv[1:]
+join(address, int(number), int(index))
+import jax, jax.numpy as jnp, numpy as np
+from test_evaluate import data, draw, evaluate_episodes, soft_kmeans
+from rml.fewshot.clustering import cluster, mini_batch
+from rml.ops.neighbors import knn_graph, mutual, with_self_loops
+from rml.training import make_mesh
+
+mesh = make_mesh()
+x = 4 * jax.random.normal(jax.random.key(0), (6, 3))[jnp.arange(80) % 6]
+x += jax.random.normal(jax.random.key(1), x.shape)
+soft = dict(graph=with_self_loops(mutual(knn_graph(x, k=4))), laplacian_weight=0.5,
+            temperature=0.3, support=3)
+options = dict(num_clusters=6, key=jax.random.key(2), max_iterations=8, block=16)
+differ = 0.0
+for more in ({}, {"start": "k-means||"}, soft):
+    one, many = (cluster(x, mesh=m, **options, **more) for m in (None, mesh))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many)):
+        differ = max(differ, float(np.nanmax(np.abs(np.asarray(a) - np.asarray(b)))))
+few = mini_batch(x, x[:6], key=options["key"], iterations=3, batch_size=16, mesh=mesh)
+images, labels = data()
+episodes = [
+    np.asarray(evaluate_episodes(soft_kmeans, images, draw(labels), ways=4, mesh=m)).tolist()
+    for m in (None, mesh)
+]
+print(json.dumps([differ, np.asarray(few.prototypes).tolist(), episodes]))
+barrier("end")
+"""
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
 
-def train(directory: Path, processes: int, *, steps: int = 40, mesh: dict | None = None) -> list:
-    """Trains the small task by several processes; what each of them says at its end."""
+def together(code: str, processes: int, *args: str) -> list:
+    """Runs a program in several processes; what each of them says at its end."""
     address = f"127.0.0.1:{free_port()}"
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", TRAIN, address, str(processes), str(i), str(directory),
-             str(steps), json.dumps(mesh or {})],
+            [sys.executable, "-c", code, address, str(processes), str(i), *args],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for i in range(processes)
@@ -57,6 +90,11 @@ def train(directory: Path, processes: int, *, steps: int = 40, mesh: dict | None
         assert process.returncode == 0, err[-3000:]
         said.append(json.loads(out.splitlines()[-1]))
     return said
+
+
+def train(directory: Path, processes: int, *, steps: int = 40, mesh: dict | None = None) -> list:
+    """Trains the small task by several processes."""
+    return together(TRAIN, processes, str(directory), str(steps), json.dumps(mesh or {}))
 
 
 def curve(directory: Path) -> list[dict[str, float]]:
@@ -96,6 +134,14 @@ def test_checkpoints_restore_under_other_processes_and_another_mesh(alone, tmp_p
     lines = curve(tmp_path / "run")
     # Each end evaluates: the evaluation at step 10 is not in the whole run's curve.
     assert_same(alone, [line for line in lines if line["step"] != 10 or "train/loss" in line])
+
+
+def test_clustering_points_and_episodes_are_shared_out_over_processes():
+    (differ, prototypes, episodes), other = together(SHARE, 2)
+    assert [differ, prototypes, episodes] == other
+    assert differ < 1e-4
+    assert len(prototypes) == 6
+    assert episodes[1] == pytest.approx(episodes[0], abs=1e-6)
 
 
 def launch_together(start, path: Path, processes: int) -> list[subprocess.Popen]:

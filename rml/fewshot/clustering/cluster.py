@@ -17,6 +17,7 @@ from rml.fewshot.clustering.starts import kmeans_parallel, kmeans_plus_plus, ran
 from rml.ops.neighbors import NeighborGraph
 from rml.ops.similarity import normalize
 from rml.training.mesh import BATCH_AXES, batch_sharding, check_divisible
+from rml.training.processes import local_copy
 
 STARTS = ("k-means++", "k-means||", "random")
 METRICS = ("euclidean", "cosine")
@@ -95,7 +96,8 @@ def cluster(
       empty: What becomes of an empty cluster of K-means: "farthest" moves the farthest point to
         it, "keep" leaves its prototype where it was. The bound optimiser keeps it.
       block: Points handled at a time; intermediates hold k * block numbers. Automatic by default.
-      mesh: Mesh over whose batch axes the points are sharded and the prototypes are reduced.
+      mesh: Mesh over whose batch axes the points are sharded and the prototypes are reduced. Of
+        several processes each gives all points and gets the whole clustering.
 
     Returns:
       The clustering. With fewer distinct points than clusters, some clusters stay empty.
@@ -144,7 +146,7 @@ def cluster(
         spherical=spherical,
         mesh=mesh,
     )
-    return Clustering.of(found)
+    return local_copy(Clustering.of(found))
 
 
 @partial(

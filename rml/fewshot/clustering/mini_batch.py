@@ -13,6 +13,7 @@ from rml.fewshot.clustering.assign import ROWS, WHOLE, assign, over_rows, total
 from rml.fewshot.clustering.cluster import Clustering
 from rml.fewshot.clustering.lloyd import Solution
 from rml.training.mesh import BATCH_AXES, batch_sharding, check_divisible
+from rml.training.processes import local_copy
 
 
 def mini_batch(
@@ -67,7 +68,7 @@ def mini_batch(
         check_divisible({"x": x, "batch": drawn}, {"x": rows, "batch": rows})
         x = jax.device_put(x, rows)
     found = _run(x, prototypes, key, mesh=mesh, **options)
-    return Clustering.of(found)
+    return local_copy(Clustering.of(found))
 
 
 @partial(jax.jit, static_argnames=("iterations", "batch_size", "block", "mesh"))
