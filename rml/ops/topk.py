@@ -1,5 +1,6 @@
 """Exact nearest neighbours in blocks."""
 
+import math
 from functools import partial
 from typing import Literal
 
@@ -7,13 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rml.ops.pairwise import fold_blocks, safe_sqrt
+from rml.ops.pairwise import dot_product, fold_blocks, safe_sqrt
 from rml.ops.similarity import normalize
 
 Metric = Literal["cosine", "euclidean", "dot"]
 
+Best = tuple[Array, Array]
+"""Scores, falling along a row, and indices of the best columns of each row so far."""
 
-@partial(jax.jit, static_argnames=("k", "metric", "block", "exclude_self"))
+
+@partial(jax.jit, static_argnames=("k", "metric", "block", "query_block", "exclude_self"))
 def topk(
     queries: Float[Array, "m d"],
     keys: Float[Array, "n d"],
@@ -21,12 +25,14 @@ def topk(
     k: int,
     metric: Metric = "cosine",
     block: int = 1024,
+    query_block: int | None = None,
     exclude_self: bool = False,
+    count: int | Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, "m k"], Int[Array, "m k"]]:
     """The k nearest keys of every query, exactly, nearest first.
 
-    Queries and keys are visited in blocks, so intermediates hold about block² numbers whatever m
-    and n are. Among equally near keys the lower index comes first.
+    Queries and keys are visited in blocks, so intermediates hold about `block` times `query_block`
+    numbers whatever m and n are. Among equally near keys the lower index comes first.
 
     Args:
       queries: Query vectors.
@@ -34,17 +40,20 @@ def topk(
       k: Neighbours per query.
       metric: "cosine" and "dot" return similarities, falling along a row; "euclidean" returns
         distances, rising. A zero vector has cosine 0 with every vector.
-      block: Queries, and keys, handled at a time.
+      block: Keys handled at a time; more where there are fewer queries than `query_block`.
+      query_block: Queries handled at a time, by default as many as keys.
       exclude_self: Leave key i out of the neighbours of query i, for the graph of a set
         with itself.
+      count: Only the first `count` keys are searched, by default all; may be traced.
 
     Returns:
       Similarities or distances, and the indices of the keys. "euclidean" selects by the expanded
       square, exact up to float32 rounding, and measures the selected distances by differences:
-      a duplicate is at distance exactly 0.
+      a duplicate is at distance exactly 0. A pair whose similarity is NaN is no neighbour; where
+      fewer than k keys are left, the rest has index -1, similarity -inf or distance inf.
 
     Raises:
-      ValueError: If the shapes disagree, `k` is not between 1 and the number of keys left, `block`
+      ValueError: If the shapes disagree, `k` is not between 1 and the number of keys left, a block
         is less than 1, or the metric is unknown.
     """
     m, n = queries.shape[0], keys.shape[0]
@@ -62,40 +71,105 @@ def topk(
     available = n - 1 if exclude_self else n
     if not 1 <= k <= available:
         raise ValueError(f"k must be between 1 and the {available} keys available, got {k}")
-    if block < 1:
-        raise ValueError(f"block must be at least 1, got {block}")
+    query_block = block if query_block is None else query_block
+    for name, size in (("block", block), ("query_block", query_block)):
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
 
     dtype = jnp.promote_types(jnp.promote_types(queries.dtype, keys.dtype), jnp.float32)
+    passes = max(1, math.ceil(m / query_block))
+    rows = max(1, math.ceil(m / passes))
+    if passes == 1:  # a few queries look at many keys without a copy of each block
+        block = max(block, block * query_block // rows)
+    width = math.ceil(n / math.ceil(n / block))  # equal blocks: the last one repeats few keys
+    group = _group_size(width, k)
+    width = math.ceil(width / group) * group if width < n else n
+
+    def split(queries: Array) -> Array:
+        return jnp.pad(queries, ((0, passes * rows - m), (0, 0))).reshape(passes, rows, -1)
+
+    left, right = queries, keys
     if metric == "cosine":
-        queries, keys = normalize(queries), normalize(keys)
+        left, right = normalize(queries), normalize(keys)
     elif metric == "euclidean":
         # Distances do not depend on the origin; a far origin would cost digits.
         origin = jnp.mean(keys.astype(dtype), axis=0)
-        queries, keys = queries - origin, keys - origin
+        left, right = queries - origin, keys - origin
+    own = jnp.arange(passes * rows).reshape(passes, rows)
 
-    def neighbours(query: Array, self_index: Array) -> tuple[Array, Array]:
-        def merge(best: tuple[Array, Array], part: Array, index: Array, new: Array) -> tuple:
-            score = jnp.matmul(
-                part, query, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype
-            )
+    def visit(best: Best, part: Array, index: Array, new: Array) -> Best:
+        if count is not None:
+            new &= index < count
+
+        def merge(item: tuple[Array, Array, Best]) -> Best:
+            query, self_index, so_far = item
+            # Behind a barrier a product is one value, whoever reads it.
+            scores = jax.lax.optimization_barrier(dot_product(query, part))
             if metric == "euclidean":  # ranks as -|query - key|²
-                score -= 0.5 * jnp.sum(part * part, axis=1)
+                scores -= 0.5 * jnp.sum(part.astype(dtype) ** 2, axis=1)
+            keep = new & ~jnp.isnan(scores)
             if exclude_self:
-                new &= index != self_index
-            # The best so far have the lower indices and stand first, where ties are won.
-            scores = jnp.concatenate([best[0], jnp.where(new, score, -jnp.inf)])
-            best_scores, place = jax.lax.top_k(scores, k)
-            return best_scores, jnp.concatenate([best[1], index])[place]
+                keep &= index != self_index[:, None]
+            return _merge(so_far, jnp.where(keep, scores, -jnp.inf), index, group)
 
-        start = jnp.full(k, -jnp.inf, dtype), jnp.full(k, -1)
-        scores, indices = fold_blocks(merge, start, keys, block=block)
-        if metric != "euclidean":
-            return scores, indices
-        squares = jax.lax.map(lambda i: jnp.sum((query - keys[i]) ** 2), indices)
+        return jax.lax.map(merge, (split(left), own, best))
+
+    shape = passes, rows, k
+    start = jnp.full(shape, -jnp.inf, dtype), jnp.full(shape, -1, jnp.int32)
+    scores, indices = fold_blocks(visit, start, right, block=width)
+
+    def measure(item: tuple[Array, Array]) -> Best:
+        query, near = item
+
+        def square(i: Array) -> Array:
+            apart = query.astype(dtype) - keys[i].astype(dtype)
+            return jnp.where(i < 0, jnp.inf, jnp.sum(apart * apart, axis=1))
+
+        squares = jax.lax.map(square, near.T).T
         # Rounding may have swapped keys that are almost equally near.
-        order = jnp.lexsort((indices, squares))
-        return safe_sqrt(squares[order]), indices[order]
+        order = jnp.lexsort((near, squares))
+        squares = jnp.take_along_axis(squares, order, axis=1)
+        return safe_sqrt(squares), jnp.take_along_axis(near, order, axis=1)
 
-    return jax.lax.map(
-        lambda pair: neighbours(*pair), (queries, jnp.arange(m)), batch_size=max(1, min(block, m))
-    )
+    if metric == "euclidean":
+        scores, indices = jax.lax.map(measure, (split(queries), indices))
+    return scores.reshape(-1, k)[:m], indices.reshape(-1, k)[:m]
+
+
+def _group_size(width: int, k: int) -> int:
+    """Columns of a group: about as many groups are then compared as columns of chosen groups."""
+    return 2 ** min(7, max(3, round(math.log2(width / k) / 2)))
+
+
+def _merge(best: Best, scores: Array, index: Array, group: int) -> Best:
+    """The best of those so far and of a block of later columns; equals go to the earlier one.
+
+    The k best columns lie in the k groups of consecutive columns with the highest peaks, equal
+    peaks ordered by position: a group left out has k better columns before it. Only those groups
+    are sorted, and fewer where fewer have a column that beats the k-th best so far.
+    """
+    (rows, width), k = scores.shape, best[0].shape[1]
+    if 2 * k * group >= width:
+        return _insert(best, scores, jnp.broadcast_to(index, scores.shape))
+    whole = width // group * group
+    groups = scores[:, :whole].reshape(rows, -1, group)
+    peaks = jnp.max(groups, axis=2)
+    rest = scores[:, whole:], jnp.broadcast_to(index[whole:], (rows, width - whole))
+
+    def insert_from(number: int, best: Best) -> Best:
+        chosen = jnp.sort(jax.lax.top_k(peaks, number)[1], axis=1)[:, :, None]
+        found = jnp.take_along_axis(groups, chosen, axis=1).reshape(rows, -1)
+        place = index[0] + (chosen * group + jnp.arange(group)).reshape(rows, -1)
+        return _insert(best, *(jnp.concatenate(p, 1) for p in ((found, rest[0]), (place, rest[1]))))
+
+    numbers = sorted({math.ceil(k / share) for share in (16, 4, 1)})
+    needed = jnp.max(jnp.sum(peaks > best[0][:, -1:], axis=1))
+    level = sum(jnp.int32(needed > number) for number in numbers[:-1])
+    return jax.lax.switch(level, [partial(insert_from, number) for number in numbers], best)
+
+
+def _insert(best: Best, scores: Array, index: Array) -> Best:
+    """The best of those so far and of more; among equals the first stands first."""
+    k = best[0].shape[1]
+    top, place = jax.lax.top_k(jnp.concatenate([best[0], scores], axis=1), k)
+    return top, jnp.take_along_axis(jnp.concatenate([best[1], index], axis=1), place, axis=1)

@@ -79,6 +79,44 @@ def test_duplicates_are_at_distance_exactly_zero_even_far_from_the_origin():
     np.testing.assert_array_equal(index[:, 0], (np.arange(20) + 10) % 20)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+def test_groups_of_keys_are_left_out_exactly(metric):
+    """Blocks far wider than k, of which only the best groups are sorted, in every order of keys."""
+    keys = jnp.round(4 * rows(0, 900, 2)) + 0.25
+    keys = keys[jnp.argsort(keys[:, 0])]
+    queries = jnp.concatenate([jnp.eye(2), -jnp.eye(2), rows(1, 3, 2)])
+    scores = all_pairs(queries, keys, metric)
+    for block, query_block in ((900, 7), (407, 3)):
+        values, index = topk(
+            queries, keys, k=5, metric=metric, block=block, query_block=query_block
+        )
+        expected = -np.sort(-scores, axis=1)[:, :5]
+        sign = -1 if metric == "euclidean" else 1
+        np.testing.assert_allclose(sign * values, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            np.take_along_axis(scores, np.asarray(index), axis=1), expected, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_gradient_where_groups_are_left_out():
+    keys = rows(0, 600, 3)
+    _, index = topk(keys[:4], keys, k=2, metric="dot", block=300)
+    result = jax.grad(lambda q: jnp.sum(topk(q, keys, k=2, metric="dot", block=300)[0]))(keys[:4])
+    np.testing.assert_allclose(result, jnp.sum(keys[index], axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+def test_only_the_first_keys_are_searched(metric):
+    queries, keys = rows(0, 4, 3), rows(1, 50, 3)
+    search = partial(topk, metric=metric, block=20)
+    values, index = search(queries, keys, k=6, count=jnp.int32(4))
+    expected = search(queries, keys[:4], k=4)
+    np.testing.assert_allclose(values[:, :4], expected[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(index[:, :4], expected[1])
+    np.testing.assert_array_equal(index[:, 4:], -1)
+    np.testing.assert_array_equal(values[:, 4:], np.inf if metric == "euclidean" else -np.inf)
+
+
 def test_zero_query_is_equally_far_from_all():
     values, index = topk(jnp.zeros((1, 3)), rows(0, 5, 3), k=3, block=2)
     np.testing.assert_array_equal(values, 0)
@@ -148,7 +186,8 @@ def test_memory_is_bounded_by_the_block(metric):
     [
         ({"k": 0}, "between 1 and the 5 keys available, got 0"),
         ({"k": 6}, "between 1 and the 5 keys available, got 6"),
-        ({"k": 1, "block": 0}, "block must be at least 1, got 0"),
+        ({"k": 1, "block": 0}, "^block must be at least 1, got 0"),
+        ({"k": 1, "query_block": 0}, "query_block must be at least 1, got 0"),
         ({"k": 1, "exclude_self": True}, "got 3 queries and 5 keys"),
     ],
 )
