@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import sysconfig
-import textwrap
 import tokenize
 import warnings
 from collections.abc import Iterator, Sequence
@@ -214,7 +213,8 @@ def _pairs(file: Path, module: str, package: str) -> Iterator[Pair]:
             continue
         first = min([definition.lineno, *(one.lineno for one in definition.decorator_list)])
         own = range(first - 1, _end(definition))
-        code = textwrap.dedent("\n".join(lines[at] for at in own if at not in hidden))
+        indent = lines[first - 1][: len(lines[first - 1]) - len(lines[first - 1].lstrip())]
+        code = "\n".join(lines[at].removeprefix(indent) for at in own if at not in hidden)
         if len(code) > MAX_CHARACTERS:
             code = code[: code.rindex("\n", 0, MAX_CHARACTERS)]
         title, *description = re.split(r"\n\s*\n", docstring, maxsplit=1)

@@ -139,7 +139,7 @@ def _batches(
 def _windows(
     tokenizer: Any, texts: Sequence[str], max_length: int, window_tokens: int
 ) -> Iterator[tuple[list[int], list[np.ndarray], bool]]:
-    """Texts from long to short, encoded in a thread one window ahead; and whether it is the last."""
+    """Texts from long to short, encoded in a thread one window ahead; true with the last."""
     lengths = np.array([len(text) for text in texts], int)
     order = np.argsort(-lengths, kind="stable")
     sizes = np.minimum(lengths[order], CHARACTERS * max_length) + CHARACTERS
