@@ -1,0 +1,277 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.models import HeadEdits, Llama, generate, rope
+from rml.models.attention import attend
+
+SMALL = {"vocabulary": 20, "width": 16, "depth": 2, "heads": 4, "mlp": 24, "kv_heads": 2}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 20, (3, 6)), jnp.int32)
+LENGTHS = jnp.array([6, 4, 1])
+RIGHT = jnp.arange(6) < LENGTHS[:, None]  # padding on the right
+LEFT = jnp.arange(6) >= 6 - LENGTHS[:, None]
+
+
+def apply(module, variables, *inputs, **options):
+    static = {k: options.pop(k) for k in list(options) if not hasattr(options[k], "dtype")}
+    run = jax.jit(lambda v, x, o: module.apply(v, *x, **o, **static))
+    return run(variables, inputs, options)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Parameters large enough that every part shows."""
+    rng = np.random.default_rng(1)
+    shapes = nn.unbox(jax.eval_shape(Llama(**SMALL).init, jax.random.key(0), TOKENS))
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype), shapes
+    )
+
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_reading_through_a_cache_equals_reading_at_once(variables):
+    module = Llama(**SMALL, rope_scaling=LLAMA3)
+    read = jax.jit(lambda *x: module.apply(variables, *x))
+    further = jax.jit(lambda *x, cache: module.apply(variables, *x, cache=cache))
+    for mask in (jnp.ones_like(RIGHT), RIGHT, LEFT):
+        whole = read(TOKENS, mask)
+        cache = module.init_cache(3, 6)
+        parts = []
+        for part in np.s_[:2, 2:4, 4:]:
+            states = further(TOKENS[:, part], mask[:, part], cache=cache)
+            cache = states.cache
+            parts.append(states.last)
+        close(jnp.concatenate(parts, 1)[mask], whole[mask])
+        assert cache.length == 6
+        np.testing.assert_array_equal(cache.mask, mask)
+        # Without room it gives NaN rather than another text.
+        more = further(TOKENS[:, :2], mask[:, :2], cache=cache)
+        assert jnp.isnan(more.last).all()
+
+
+def test_no_token_sees_a_later_one(variables):
+    module = Llama(**SMALL)
+    a = apply(module, variables, TOKENS, return_attention=True)
+    b = apply(module, variables, TOKENS.at[:, 4:].set(3), return_attention=True)
+    np.testing.assert_array_equal(a.last[:, :4], b.last[:, :4])
+    assert jnp.abs(a.last[:, 4:] - b.last[:, 4:]).max() > 0.01
+    np.testing.assert_array_equal(a.attention, jnp.tril(a.attention))
+
+
+def test_padding_on_either_side_changes_no_text(variables):
+    module = Llama(**SMALL)
+    for mask, start in ((RIGHT, 0), (LEFT, 2)):
+        y = apply(module, variables, TOKENS, mask)
+        assert jnp.isfinite(y).all()
+        part = slice(start, start + 4)
+        close(y[1, part], apply(module, variables, TOKENS[1:2, part])[0])
+    nothing = apply(module, variables, TOKENS, jnp.zeros_like(RIGHT))
+    assert jnp.isfinite(nothing).all()
+
+
+def test_grouped_queries_equal_repeated_heads(variables):
+    repeated = {**variables["params"]}
+    attention = dict(repeated["blocks"]["attention"])
+    for name in ("key", "value"):
+        kernel = attention[name]["kernel"]
+        attention[name] = {"kernel": jnp.repeat(kernel, 2, axis=-2)}
+    repeated["blocks"] = {**repeated["blocks"], "attention": attention}
+    full = Llama(**{**SMALL, "kv_heads": None})
+    close(
+        apply(Llama(**SMALL), variables, TOKENS),
+        apply(full, {"params": repeated}, TOKENS),
+    )
+
+
+def test_scan_loop_and_remat_agree_in_values_gradients_and_cache(variables):
+    params = variables["params"]
+    loop = {name: tree for name, tree in params.items() if name != "blocks"}
+    for i in range(2):
+        loop[f"block{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
+
+    def run(params, **options):
+        module = Llama(**SMALL, **options)
+
+        def loss(params):
+            cache = module.init_cache(3, 6)
+            states = module.apply({"params": params}, TOKENS, cache=cache, return_hidden=True)
+            return jnp.sum(states.last**3), states
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    gradient, states = run(params)
+    for options, other in (({"remat": True}, params), ({"scan": False}, loop)):
+        found, other_states = run(other, **options)
+        jax.tree.map(close, states, other_states)
+        stacked = found["blocks"] if "remat" in options else None
+        for i in range(2):
+            block = jax.tree.map(lambda leaf, i=i: leaf[i], gradient["blocks"])
+            mine = jax.tree.map(lambda leaf, i=i: leaf[i], stacked) if stacked else None
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3),
+                block,
+                mine or found[f"block{i}"],
+            )
+
+
+def test_rotated_products_depend_on_displacement_alone():
+    rng = np.random.default_rng(0)
+    query, key = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
+    frequency = rope.frequencies(8, 10_000.0)
+
+    def product(i, j):
+        at = [jnp.array([[n]]) for n in (i, j)]
+        a, b = (rope.rotate(x, p, frequency) for x, p in zip((query, key), at, strict=True))
+        return float(jnp.sum(a * b))
+
+    assert product(3, 1) == pytest.approx(product(40, 38), rel=1e-4)
+    assert product(3, 1) != pytest.approx(product(3, 2), rel=1e-2)
+    turned = rope.rotate(query, jnp.array([[17]]), frequency)
+    np.testing.assert_allclose(jnp.linalg.norm(turned), jnp.linalg.norm(query), rtol=1e-6)
+    np.testing.assert_array_equal(rope.rotate(query, jnp.array([[0]]), frequency), query)
+
+
+def test_positions_may_start_anywhere_and_be_interpolated(variables):
+    module = Llama(**SMALL)
+    plain = apply(module, variables, TOKENS)
+    close(apply(module, variables, TOKENS, positions=5 + jnp.arange(6)[None]), plain)
+    quarter = apply(module, variables, TOKENS, positions=jnp.arange(6)[None] / 4)
+    assert jnp.abs(quarter - plain).max() > 0.01
+    linear = Llama(**SMALL, rope_scaling={"type": "linear", "factor": 4.0})
+    close(apply(linear, variables, TOKENS), quarter)
+
+
+def test_rope_scalings():
+    plain = np.asarray(rope.frequencies(16, 100.0))
+    dynamic = {"rope_type": "dynamic", "factor": 2.0}
+    short, long = (
+        np.asarray(rope.frequencies(16, 100.0, scaling=dynamic, trained=32, length=n))
+        for n in (20, 64)
+    )
+    np.testing.assert_allclose(short, plain, rtol=1e-6)
+    # The slowest pair is stretched by the whole ratio, 2 * 64 / 32 - 1, the fastest not at all.
+    np.testing.assert_allclose(plain[-1] / long[-1], 3.0, rtol=1e-4)
+    assert long[0] == plain[0]
+    found = np.asarray(rope.frequencies(16, 100.0, scaling=LLAMA3))
+    wavelength = 2 * np.pi / plain
+    assert np.allclose(found[wavelength < 4], plain[wavelength < 4])
+    assert np.allclose(found[wavelength > 16], plain[wavelength > 16] / 8)
+    between = (wavelength > 4) & (wavelength < 16)
+    assert between.any()
+    assert np.all((found < plain)[between] & (found > plain / 8)[between])
+
+
+def test_hooks(variables):
+    plain = apply(Llama(**SMALL), variables, TOKENS, return_hidden=True)
+    shape = (2, 4, 4)
+    one = HeadEdits(scale=jnp.ones(shape).at[1, 3].set(2.0))
+    edited = apply(Llama(**SMALL), variables, TOKENS, edits=one, return_hidden=True)
+    np.testing.assert_array_equal(plain.hidden[:2], edited.hidden[:2])
+    assert jnp.abs(plain.hidden[2] - edited.hidden[2]).max() > 0.01
+    masks = []
+
+    def spy(query, key, value, mask):
+        masks.append(mask.shape)
+        return attend(query, key, value, mask)[0], None
+
+    states = Llama(**SMALL, attention=spy).apply(variables, TOKENS, return_attention=True)
+    assert states.attention is None
+    close(states.last, plain.last)
+    assert set(masks) == {(3, 6, 6)}
+    relu = apply(Llama(**SMALL, activation="relu"), variables, TOKENS)
+    assert jnp.abs(relu - plain.last).max() > 1e-3
+
+
+def test_bfloat16_compute_with_float32_parameters(variables):
+    module = Llama(**SMALL, dtype=jnp.bfloat16)
+    states = apply(module, variables, TOKENS, return_attention=True)
+    full = apply(Llama(**SMALL), variables, TOKENS)
+    assert states.last.dtype == module.init_cache(1, 1).key.dtype == jnp.bfloat16
+    assert states.attention.dtype == jnp.float32
+    assert module.apply(variables, states.last, method="logits").dtype == jnp.float32
+    assert jnp.linalg.norm(states.last - full) / jnp.linalg.norm(full) < 0.05
+
+
+def continued(module, variables, tokens, steps):
+    """Greedy continuation that reads the whole text anew for every token."""
+    start = tokens.shape[1]
+    tokens = jnp.pad(tokens, ((0, 0), (0, steps)))  # no token sees a later one
+
+    @jax.jit
+    def add(tokens, at):
+        hidden = module.apply(variables, tokens)[:, at - 1]
+        new = jnp.argmax(module.apply(variables, hidden, method="logits"), axis=-1)
+        return tokens.at[:, at].set(new)
+
+    for at in range(start, start + steps):
+        tokens = add(tokens, at)
+    return tokens[:, start:]
+
+
+def test_generation_equals_recomputation(variables):
+    module = Llama(**SMALL)
+    truth = continued(module, variables, TOKENS, 5)
+    assert len(np.unique(truth)) > 2  # a text, not one token over and over
+    np.testing.assert_array_equal(generate(module, variables, TOKENS, steps=5), truth)
+    ragged = [continued(module, variables, TOKENS[1:2, s], 5) for s in np.s_[:4, 2:]]
+    for mask, expected in zip((RIGHT, LEFT), ragged, strict=True):
+        found = generate(module, variables, TOKENS, mask, steps=5)
+        np.testing.assert_array_equal(found[1], expected[0])
+
+
+def test_generation_stops_and_draws(variables):
+    module = Llama(**SMALL)
+    truth = np.asarray(generate(module, variables, TOKENS, steps=5))
+    stop = int(truth[0, 1])
+    found = np.asarray(generate(module, variables, TOKENS, steps=5, stop=stop))
+    first = list(truth[0]).index(stop)
+    assert np.all(found[0, first:] == stop)
+    np.testing.assert_array_equal(found[0, : first + 1], truth[0, : first + 1])
+    options = {"steps": 5, "key": jax.random.key(0)}
+    cold = generate(module, variables, TOKENS, temperature=1e-4, **options)
+    np.testing.assert_array_equal(cold, truth)
+    hot = generate(module, variables, jnp.tile(TOKENS, (40, 1)), temperature=50.0, **options)
+    counts = np.bincount(np.asarray(hot).ravel(), minlength=20)
+    # Near uniform: 600 draws of 20 tokens, 30 each with a standard deviation of about 5.3.
+    assert counts.min() > 5
+    assert counts.max() < 60
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kv_heads": 3}, "kv_heads=3 must divide heads=4"),
+        ({"width": 18}, "heads=4 must divide width=18"),
+        ({"head_width": 5}, "even width, got 5"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "unknown rope scaling 'yarn'"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "'linear' needs 'factor'"),
+    ],
+)
+def test_misuse(options, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(Llama(**{**SMALL, **options}).init, jax.random.key(0), TOKENS)
+
+
+def test_misuse_of_caches_and_generation(variables):
+    module = Llama(**SMALL)
+    with pytest.raises(ValueError, match=r"shape \(3, 5\) has no room for .* \(3, 6\)"):
+        module.apply(variables, TOKENS, cache=module.init_cache(3, 5))
+    dynamic = Llama(**SMALL, positions=8, rope_scaling={"rope_type": "dynamic", "factor": 2.0})
+    with pytest.raises(ValueError, match="a cache of 9 tokens is longer than the 8 of training"):
+        dynamic.apply(variables, TOKENS, cache=dynamic.init_cache(3, 9))
+    with pytest.raises(ValueError, match="needs a key"):
+        generate(module, variables, TOKENS, steps=1, temperature=1.0)
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        generate(module, variables, TOKENS, steps=0)

