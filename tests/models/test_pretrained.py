@@ -185,6 +185,9 @@ def test_weights_in_several_files(tmp_path):
         load(f"hf:{tmp_path}")
 
 
+PLAIN = {gguf.GGMLQuantizationType.F64: np.float64, gguf.GGMLQuantizationType.I8: np.int8}
+
+
 def write_gguf(file, *, arch="llama", pre="smollm", drop=(), kind=None, tied=False, **fields):
     """The golden LLaMA as a GGUF file: query and key rows of a head stand in pairs."""
     tensors = load_file(GOLDEN / "llama" / "model.safetensors")
@@ -216,7 +219,9 @@ def write_gguf(file, *, arch="llama", pre="smollm", drop=(), kind=None, tied=Fal
             halves = tensor.reshape(heads, 2, 2, *tensor.shape[1:])
             tensor = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(tensor.shape)
         raw = kind if kind and tensor.ndim > 1 else None
-        if raw:
+        if raw in PLAIN:
+            tensor = tensor.astype(PLAIN[raw])
+        elif raw:
             tensor = gguf.quants.quantize(tensor, raw)
         writer.add_tensor(names.get_name(name, (".weight", ".bias")), tensor, raw_dtype=raw)
     writer.write_header_to_file()
@@ -239,6 +244,8 @@ def test_gguf_equals_safetensors(tmp_path):
     tied = load(f"gguf:{write_gguf(tmp_path / 'tied.gguf', tied=True)}")
     assert tied.module.tied
     assert "head" not in tied.variables["params"]
+    double = write_gguf(tmp_path / "double.gguf", kind=gguf.GGMLQuantizationType.F64)
+    equal(load(f"gguf:{double}").variables, whole.variables)
     half = load(f"gguf:{write_gguf(tmp_path / 'half.gguf', kind=gguf.GGMLQuantizationType.F16)}")
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
@@ -256,6 +263,8 @@ def test_gguf_misuse(tmp_path):
     refused("holds the architecture 'qwen2', expected 'llama'", arch="qwen2")
     refused("unknown tokenizer.ggml.pre in .* 'falcon'", pre="falcon")
     refused("unknown rope scaling in .* 'yarn'", llama__rope__scaling__type="yarn")
+    whole_numbers = gguf.GGMLQuantizationType.I8
+    refused(r"has dtype I8, expected one of F64, F32", kind=whole_numbers)
     refused("there is no tensor 'model.norm.weight' in", drop=("model.norm.weight",))
     file = write_gguf(tmp_path / "model.gguf")
     whole = file.read_bytes()

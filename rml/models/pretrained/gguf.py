@@ -121,7 +121,7 @@ class Gguf:
         heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
         found = {}
         for tensor in self._reader.tensors:
-            part = tensor.name.split(".")[-2]
+            part = tensor.name.split(".")[-2:][0]
             found[_hf_name(tensor.name)] = Tensor(
                 tensor.name,
                 self.file,
@@ -182,7 +182,9 @@ class Gguf:
         return "F32" if quantised else kind.name
 
     def _read(self, tensor: Any, heads: int) -> np.ndarray:
-        value = self._gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        value = tensor.data
+        if value.dtype.kind != "f":
+            value = self._gguf.quants.dequantize(value, tensor.tensor_type)
         if not heads:
             return value
         # A head's rows stand as pairs (i, i + k/2) side by side; ours are two halves.
