@@ -1,6 +1,6 @@
 """Fitting random-feature attention by ridge regression, beside PyTorch written directly.
 
-python -m benchmarks.attention [--json] [--quick]
+python -m benchmarks.attention [--json] [--quick] [--large [HEADS]]
 
 16 keys of 16 coordinates, n = 5,000 examples and M = 4,000 heads, that is 68,000 features (1,000
 and 1,000 with --quick); float32, two threads. Both form the Gram matrix of the examples, the
@@ -8,11 +8,16 @@ smaller of the two systems, from the same weights and solve by Cholesky; PyTorch
 ours streams blocks of heads. The solutions must agree. Times are the least of interleaved repeats.
 Peak memory is that of a fresh process: its high-water mark less what it held after imports,
 compilation and inputs.
+
+With --large ours alone fits n = 10,000 examples with 100,000 heads (or HEADS), which draw their
+weights block by block, and reports the high-water mark of the whole process. Heads are streamed, so
+that mark is the same for any number of them; only the time grows.
 """
 
 import argparse
 import os
 import platform
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,12 +27,14 @@ from benchmarks.common import (
     best_of_each,
     finish,
     in_fresh_process,
+    peak_memory,
     print_extra_memory,
     print_table,
 )
 
 THREADS = 2
 D, KEYS, BLOCK, PENALTY = 16, 16, 100, 1e-2
+LARGE_N, LARGE_HEADS = 10_000, 100_000
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, str(THREADS))
@@ -81,6 +88,33 @@ def direct_torch(n: int, heads: int) -> Callable[[], Any]:
     return fit
 
 
+def large(heads: int) -> list[Row]:
+    """Times a fit of many heads in this process and reads its peak memory."""
+    import jax
+
+    from rml.attention.random_feature_attention import rfa_features, rfa_weights
+    from rml.attention.ridge import solve_ridge, streamed_gram
+
+    query, keys, _, y = (jax.device_put(x) for x in inputs(LARGE_N, 0))
+
+    def block_features(key: jax.Array, x: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return rfa_features(x[0], x[1], rfa_weights(key, BLOCK, D))
+
+    def fit(blocks: jax.Array, query: jax.Array, keys: jax.Array, y: jax.Array) -> jax.Array:
+        return solve_ridge(streamed_gram(block_features, blocks, (query, keys)), y, PENALTY)
+
+    blocks = jax.random.split(jax.random.key(0), heads // BLOCK)
+    step = jax.jit(fit).lower(blocks, query, keys, y).compile()
+    start = time.perf_counter()
+    solution = jax.block_until_ready(step(blocks, query, keys, y))
+    seconds = time.perf_counter() - start
+    if not bool(jax.numpy.isfinite(solution).all()):
+        raise RuntimeError("the solution is not finite")
+    case = f"fit, n = {LARGE_N:,}, M = {heads:,}, {seconds:.0f} s"
+    features = LARGE_N * heads * (D + 1) * 4 / 2**20
+    return [Row(case, "peak MB of the process", peak_memory() / 2**20, "its features", features)]
+
+
 CASES = {f.__name__: f for f in (ours, direct_torch)}
 
 
@@ -89,12 +123,21 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--quick", action="store_true", help="small sizes only")
+    parser.add_argument("--large", nargs="?", type=int, const=LARGE_HEADS, metavar="HEADS",
+                        help="ours alone, many heads")  # fmt: skip
     parser.add_argument("--memory", nargs=3, metavar=("CASE", "N", "M"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.memory:
         name, n, heads = args.memory
         build = CASES[name]
         print_extra_memory(partial(build, 64, BLOCK), partial(build, int(n), int(heads)))
+        return
+    if args.large is not None:
+        if args.large < BLOCK or args.large % BLOCK:
+            parser.error(f"--large expects a multiple of {BLOCK}, got {args.large}")
+        rows = large(args.large)
+        print_table("Random-feature attention, heads streamed, float32", rows)
+        finish("attention", rows, args.json)
         return
 
     import jax

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
             d=16,
             num_keys=16,
             heads=1000,
+            blocks=10,  # in which features are computed
             scale=0.5,
             targets=(
                 "average_1", "average_2", "average_4", "weighted_1", "weighted_3",

@@ -63,49 +63,77 @@ def user_function(name: str) -> targets.Target:
         raise UserError(f"target {name!r}: expected module:function, but {error}") from None
 
 
-@partial(jax.jit, static_argnames=("model", "count", "scale"))
-def draw_features(
-    model: str, key: jax.Array, query: jax.Array, keys: jax.Array, *, count: int, scale: float
+def draw_weights(
+    model: str, key: jax.Array, *, count: int, keys: int, d: int, scale: float
 ) -> jax.Array:
-    """Features of inputs under a model with weights of its own.
-
-    Args:
-      model: One of `MODELS`.
-      key: Random key of the weights.
-      query: [n, d].
-      keys: [n, keys, d].
-      count: Heads, or neurons of the MLP.
-      scale: Of attention's weights.
-
-    Returns:
-      [n, features].
-    """
-    number, d = keys.shape[1:]
+    """Weights of a model of `MODELS`: [count, ...], a head's or neuron's each."""
     if model == "rf_mlp":
-        return rf_mlp_features(query, keys, rf_mlp_weights(key, count, number, d))
-    weights = rfa_weights(key, count, d, scale=scale, biased=model == "biased_rfa")
+        return rf_mlp_weights(key, count, keys, d)
+    return rfa_weights(key, count, d, scale=scale, biased=model == "biased_rfa")
+
+
+def features(model: str, weights: jax.Array, query: jax.Array, keys: jax.Array) -> jax.Array:
+    """Features [n, f] of inputs under a model with these weights."""
+    if model == "rf_mlp":
+        return rf_mlp_features(query, keys, weights)
     return rfa_features(query, keys, weights).reshape(len(query), -1)
 
 
-@partial(jax.jit, static_argnames=("sizes", "train"))
-def measure(
-    features: jax.Array, values: jax.Array, grid: jax.Array, *, sizes: tuple[int, ...], train: int
+@partial(jax.jit, static_argnames=("model", "train", "blocks"))
+def grams(
+    model: str, weights: jax.Array, query: jax.Array, keys: jax.Array, *, train: int, blocks: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean squared errors on the rows from `train` on, and penalties, both [sizes, targets].
+    """Gram matrix of the first `train` examples, and of the others with them.
 
-    Each size and target has the penalty of least leave-one-out error.
+    Features are computed in `blocks` parts of the weights, so they never exist at once.
     """
-    gram = features @ features[:train].T
+    split = weights.reshape(blocks, -1, *weights.shape[1:])
+    first, rest = (query[:train], keys[:train]), (query[train:], keys[train:])
 
-    def errors(penalty: jax.Array) -> tuple[jax.Array, jax.Array]:
-        solved = ridge.solve_prefixes(gram[:train], values[:train], penalty, sizes)
-        predictions = [gram[train:, : len(dual)] @ dual for dual, _ in solved]
-        test = [jnp.mean((p - values[train:]) ** 2, axis=0) for p in predictions]
-        return jnp.stack(test), jnp.stack([error for _, error in solved])
+    def block_features(weights: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return features(model, weights, *inputs)
 
-    test, left_out = jax.lax.map(errors, grid)  # [penalties, sizes, targets]
-    chosen = jnp.argmin(left_out, axis=0)
-    return jnp.take_along_axis(test, chosen[None], axis=0)[0], grid[chosen]
+    return (
+        ridge.streamed_gram(block_features, split, first),
+        ridge.streamed_gram(block_features, split, rest, first),
+    )
+
+
+def measure(
+    gram: jax.Array, cross: jax.Array, values: jax.Array, penalties: Any, sizes: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean squared test errors, and penalties, both [sizes, targets].
+
+    Each size and target has the penalty of least leave-one-out error. One factorisation a penalty
+    serves all sizes and targets: beyond as many examples as features, where the primal system is
+    the smaller one, it is still less work than the primal's factors and leverages of each size.
+
+    Args:
+      gram: Of the training examples, [n, n].
+      cross: Of test examples with them, [m, n].
+      values: Targets of all, [n + m, targets].
+      penalties: To choose from.
+      sizes: Prefixes of the training examples.
+
+    Raises:
+      UserError: If a penalty is too small for the Gram matrix to have a Cholesky factor.
+    """
+    train = len(gram)
+    test, left_out = [], []
+    for penalty in penalties:
+        # Not one program: of its parts' matrices of n x n only a few exist at a time.
+        solved = ridge.solve_prefixes(gram, values[:train], penalty, sizes)
+        predictions = [cross[:, : len(dual)] @ dual for dual, _ in solved]
+        test.append([jnp.mean((p - values[train:]) ** 2, axis=0) for p in predictions])
+        left_out.append([error for _, error in solved])
+        if not np.isfinite(left_out[-1]).all():
+            raise UserError(
+                f"regularizations: with {penalty:g} the Gram matrix of {train} examples has no "
+                "Cholesky factor, expected a penalty above its rounding errors"
+            )
+    chosen = np.argmin(left_out, axis=0)
+    best = np.take_along_axis(np.asarray(test), chosen[None], axis=0)[0]
+    return best, np.asarray(penalties)[chosen]
 
 
 def learning_curves(config: Any, note: Callable[[str], None]) -> np.ndarray:
@@ -113,7 +141,6 @@ def learning_curves(config: Any, note: Callable[[str], None]) -> np.ndarray:
 
     Sizes of a replicate are prefixes of one sample, so one Gram matrix serves them all.
     """
-    grid = jnp.asarray(config.regularizations)
     train = max(config.sizes)
     errors = np.zeros((config.replicates, len(MODELS), len(config.sizes), len(config.targets)))
     for replicate in range(config.replicates):
@@ -129,11 +156,13 @@ def learning_curves(config: Any, note: Callable[[str], None]) -> np.ndarray:
         for index, model in enumerate(MODELS):
             # All models have as many trained numbers.
             count = config.heads * (config.d + 1 if model == "rf_mlp" else 1)
-            features = draw_features(
-                model, weights[index], query, keys, count=count, scale=config.scale
-            )
+            drawn = draw_weights(
+                model, weights[index], count=count, keys=config.num_keys, d=config.d,
+                scale=config.scale,
+            )  # fmt: skip
+            gram, cross = grams(model, drawn, query, keys, train=train, blocks=config.blocks)
             errors[replicate, index], penalties = measure(
-                features, values, grid, sizes=tuple(config.sizes), train=train
+                gram, cross, values, tuple(config.regularizations), tuple(config.sizes)
             )
             shown = dict(zip(built, errors[replicate, index, -1].round(3).tolist(), strict=True))
             note(f"replicate {replicate}, {model}: {shown}; penalties {penalties[-1].tolist()}")

@@ -174,5 +174,7 @@ def check(config: Any) -> None:
         raise UserError(f"scaling.degrees is {config.scaling.degrees}, expected to begin (1, 2)")
     if config.scaling.num_keys[-1] != max(config.scaling.num_keys):
         raise UserError(f"scaling.num_keys is {config.scaling.num_keys}, expected to increase")
+    if config.heads % config.blocks:
+        raise UserError(f"heads is {config.heads}, expected a multiple of blocks, {config.blocks}")
     if min(config.replicates, config.scaling.replicates, config.limit.replicates) < 2:
         raise UserError("replicates must be at least 2 everywhere, for bands and intervals")

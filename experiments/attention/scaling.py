@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.attention.learning import MODELS, draw_features
+from experiments.attention.learning import MODELS, draw_weights, features
 from rml.attention import ridge, targets
 from rml.attention.kernels import rf_mlp_kernel, rfa_kernel
 
@@ -105,8 +105,11 @@ def kernel_distances(config: Any) -> dict[str, np.ndarray]:
         def distance(
             key: jax.Array, heads: int, model: str = model, kernel: Any = kernel
         ) -> jax.Array:
-            features = draw_features(model, key, query, keys, count=heads, scale=config.scale)
-            return jnp.linalg.norm(features @ features.T - kernel) / jnp.linalg.norm(kernel)
+            weights = draw_weights(
+                model, key, count=heads, keys=limit.num_keys, d=limit.d, scale=config.scale
+            )
+            phi = features(model, weights, query, keys)
+            return jnp.linalg.norm(phi @ phi.T - kernel) / jnp.linalg.norm(kernel)
 
         # In batches, so that the features of all replicates never exist at once.
         distances[model] = np.stack(

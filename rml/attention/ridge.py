@@ -180,26 +180,65 @@ def solve_prefixes(
     targets: Float[Array, "n t"],
     regularization: float | Array,
     sizes: Sequence[int],
+    *,
+    block: int = 1024,
 ) -> list[tuple[Float[Array, "m t"], Float[Array, " t"]]]:
     """Solves ridge regression on the first m examples for each m of `sizes`, factorising once.
 
-    The Cholesky factor of a leading block, and its inverse, are leading blocks of the whole's.
+    The Cholesky factor of a leading block, and its inverse, are leading blocks of the whole's. Of
+    the inverse only norms of columns are needed, so it exists `block` columns at a time. Where
+    `gram` takes much of the memory call it outside `jit`, which copies more of the factor at once.
+
+    Args:
+      gram: Inner products of the examples' features; only the part below the diagonal is read.
+      targets: One column an output.
+      regularization: Penalty, as in `solve_ridge`.
+      sizes: Numbers of examples, at most n.
+      block: Columns of the inverse at a time.
 
     Returns:
       For each size the dual coefficients, as `solve_ridge`, and the mean squared leave-one-out
       error, as `leave_one_out`.
     """
-    identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
-    factor = jnp.linalg.cholesky(gram + regularization * identity)
-    inverse = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+    factor = _shifted_factor(gram, regularization)
+    edges = sorted({*range(0, max(sizes), block), *sizes})
+    bounds = list(itertools.pairwise(edges))  # every size ends a block
+    inverses = [
+        jax.scipy.linalg.solve_triangular(
+            factor[a:b, a:b], jnp.eye(b - a, dtype=gram.dtype), lower=True
+        )
+        for a, b in bounds
+    ]
+    whitened = targets[:0]
+    squares: list[list[Array]] = [[] for _ in sizes]
+    for first, (start, stop) in enumerate(bounds):
+        right = targets[start:stop] - _product(factor[start:stop, :start], whitened)
+        whitened = jnp.concatenate([whitened, _product(inverses[first], right)])
+        # Rows of the inverse of a lower triangle above these columns' own are zero.
+        columns = inverses[first]
+        for (a, b), inverse in zip(bounds[first + 1 :], inverses[first + 1 :], strict=True):
+            known = _product(factor[a:b, start:a], columns)
+            columns = jnp.concatenate([columns, -_product(inverse, known)])
+        for own, m in zip(squares, sizes, strict=True):
+            if start < m:
+                own.append(jnp.sum(columns[: m - start] ** 2, axis=0))
 
-    def solve(m: int) -> tuple[Array, Array]:
-        part = inverse[:m, :m]
-        dual = _product(part.T, _product(part, targets[:m]))
-        diagonal = jnp.sum(part**2, axis=0)
+    def solve(m: int, diagonal: Array) -> tuple[Array, Array]:
+        dual = targets[:0]
+        for (a, b), inverse in zip(reversed(bounds), reversed(inverses), strict=True):
+            if b <= m:
+                right = whitened[a:b] - _product(factor[b:m, a:b].T, dual)
+                dual = jnp.concatenate([_product(inverse.T, right), dual])
         return dual, jnp.mean(jnp.square(dual / diagonal[:, None]), axis=0)
 
-    return [solve(m) for m in sizes]
+    return [solve(m, jnp.concatenate(own)) for m, own in zip(sizes, squares, strict=True)]
+
+
+@jax.jit
+def _shifted_factor(gram: Array, regularization: Array) -> Array:
+    """Cholesky factor of gram + regularization I, from the part below the diagonal."""
+    shifted = gram.at[jnp.diag_indices(gram.shape[0])].add(regularization)
+    return jax.lax.linalg.cholesky(shifted, symmetrize_input=False)
 
 
 def _flat(features: Array) -> Array:

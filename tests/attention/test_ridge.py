@@ -114,9 +114,11 @@ def test_replicates_are_vmapped():
         np.testing.assert_allclose(out[i], expected, atol=1e-5)
 
 
-def test_prefixes_are_solved_by_one_factorisation():
+@pytest.mark.parametrize("block", [5, 1024])
+def test_prefixes_are_solved_by_one_factorisation(block):
     x, y = (jnp.asarray(a) for a in problem(12, 20))
-    solved = ridge.solve_prefixes(x @ x.T, y, 0.1, (3, 12))
+    solve = jax.jit(lambda g, y: ridge.solve_prefixes(g, y, 0.1, (3, 12), block=block))
+    solved = solve(x @ x.T, y)
     for m, (dual, error) in zip((3, 12), solved, strict=True):
         gram = x[:m] @ x[:m].T
         np.testing.assert_allclose(dual, ridge.solve_ridge(gram, y[:m], 0.1), rtol=1e-3, atol=1e-5)
