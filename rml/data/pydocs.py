@@ -216,7 +216,7 @@ def _pairs(file: Path, module: str, package: str) -> Iterator[Pair]:
         indent = lines[first - 1][: len(lines[first - 1]) - len(lines[first - 1].lstrip())]
         code = "\n".join(lines[at].removeprefix(indent) for at in own if at not in hidden)
         if len(code) > MAX_CHARACTERS:
-            code = code[: code.rindex("\n", 0, MAX_CHARACTERS)]
+            code = code[:MAX_CHARACTERS].rpartition("\n")[0]
         title, *description = re.split(r"\n\s*\n", docstring, maxsplit=1)
         yield Pair(
             name, module, package, " ".join(title.split()), "".join(description), docstring, code

@@ -70,7 +70,7 @@ def encode(
     return [np.array(one.ids, np.int32) for one in encoded]
 
 
-def check_texts(texts: Sequence[str]) -> None:
+def check_texts(texts: Sequence[Any]) -> None:
     """Raises `DataError` where a text is no string."""
     if isinstance(texts, str):
         raise DataError(f"expected a list of texts, got one string {texts!r:.80}")

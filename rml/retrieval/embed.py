@@ -16,6 +16,9 @@ from rml.training.mesh import batch_sharding, make_mesh, use_mesh
 
 Encode = Callable[[PyTree, Any, Any], Any]
 
+BATCH_TOKENS = 2048
+"""Tokens of a batch on each device, padding included; a CPU is as fast with few."""
+
 WINDOW = 32
 """Batches' worth of text that is tokenised at a time, while the one before is encoded."""
 
@@ -33,7 +36,7 @@ def embed(
     texts: Sequence[str],
     *,
     max_length: int,
-    batch_tokens: int = 4096,
+    batch_tokens: int = BATCH_TOKENS,
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[np.ndarray, "n d"]:

@@ -1,0 +1,159 @@
+"""`embed` against encoding all texts in one batch."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.data import DataError, tokens
+from rml.models import Bert
+from rml.models.text_encoder import TextEncoder
+from rml.retrieval.embed import embed
+
+WORDS = ["sum", "array", "return", "the", "of", "value", "index", "shape", "error", "file"]
+MAX_LENGTH = 50
+
+
+def make_texts(count):
+    """Of 0 to 80 words, in no order."""
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, rng.integers(0, 80) * (i % 7 > 0))) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return make_texts(60)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(texts):
+    return tokens.train_tokenizer(texts, vocabulary=300)
+
+
+def make_model():
+    """A text encoder from random and its variables, boxed by their logical axes."""
+    backbone = Bert(vocabulary=300, width=16, depth=2, heads=2, mlp=32, positions=MAX_LENGTH)
+    encoder = TextEncoder(backbone, pooling="mean", normalize=True)
+    one = jnp.zeros((1, 2), jnp.int32)
+    return encoder.apply, encoder.init(jax.random.key(0), one, one == 0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+def at_once(model, tokenizer, texts):
+    """All texts in one batch, each padded to the longest."""
+    apply, variables = model
+    encoded = tokens.encode(tokenizer, texts, max_length=MAX_LENGTH)
+    return np.asarray(jax.jit(apply)(variables, *tokens.pad(encoded)))
+
+
+def test_vectors_are_those_of_one_batch_in_the_order_of_the_texts(model, tokenizer, texts):
+    expected = at_once(model, tokenizer, texts)
+    for batch_tokens in (128, 4096):
+        got = embed(*model, tokenizer, texts, max_length=MAX_LENGTH, batch_tokens=batch_tokens)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, expected, atol=2e-6)
+    backwards = embed(*model, tokenizer, texts[::-1], max_length=MAX_LENGTH)
+    np.testing.assert_allclose(backwards[::-1], expected, atol=2e-6)
+
+
+def test_windows_join_without_a_seam(model, tokenizer, texts, monkeypatch):
+    """Texts are tokenised a few at a time, and batches are filled from one window to the next."""
+    monkeypatch.setattr("rml.retrieval.embed.WINDOW", 1)
+    windows = []
+    encode = tokens.encode
+
+    def counted(tokenizer, texts, **options):
+        windows.append(len(texts))
+        return encode(tokenizer, texts, **options)
+
+    monkeypatch.setattr(tokens, "encode", counted)
+    rows = []
+
+    def apply(variables, numbers, mask):
+        rows.append(numbers.shape)
+        return model[0](variables, numbers, mask)
+
+    got = embed(apply, model[1], tokenizer, texts, max_length=MAX_LENGTH, batch_tokens=160)
+    assert len(windows) > 5
+    assert sum(windows) == len(texts)
+    # One shape a width, and one more for the end (the first is that of the vectors' width).
+    assert len(rows[1:]) <= len({width for _, width in rows[1:]}) + 1
+    monkeypatch.setattr(tokens, "encode", encode)
+    np.testing.assert_allclose(got, at_once(model, tokenizer, texts), atol=2e-6)
+
+
+def test_programs_are_compiled_once_for_all_calls(model, tokenizer, texts):
+    shapes = []
+
+    def apply(variables, numbers, mask):
+        shapes.append(numbers.shape)
+        return model[0](variables, numbers, mask)
+
+    for _ in range(3):
+        embed(apply, model[1], tokenizer, texts, max_length=MAX_LENGTH, batch_tokens=512)
+    # The vectors' width is asked for by the shape (1, 8) in each call; nothing is traced twice.
+    traced = [shape for shape in shapes if shape != (1, 8)]
+    assert len(traced) == len(set(traced))
+    assert {width for _, width in traced} <= {*tokens.WIDTHS, MAX_LENGTH}
+
+
+def test_no_texts_empty_texts_and_progress(model, tokenizer, texts):
+    assert embed(*model, tokenizer, [], max_length=MAX_LENGTH).shape == (0, 16)
+    empty = embed(*model, tokenizer, ["", texts[1], ""], max_length=MAX_LENGTH)
+    assert np.array_equal(empty[0], empty[2])
+    np.testing.assert_allclose(np.linalg.norm(empty, axis=1), 1, atol=1e-5)
+    seen = []
+    embed(
+        *model, tokenizer, texts, max_length=MAX_LENGTH, batch_tokens=256,
+        progress=lambda done, of: seen.append((done, of)),
+    )  # fmt: skip
+    assert len(seen) > 3
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert seen[-1] == (60, 60)
+
+
+def test_mistakes_are_named(model, tokenizer, texts):
+    with pytest.raises(DataError, match="expected a list of texts, got one string"):
+        embed(*model, tokenizer, "one text", max_length=MAX_LENGTH)
+    with pytest.raises(DataError, match="max_length=2 holds no text"):
+        embed(*model, tokenizer, texts, max_length=2)
+
+
+EIGHT = """
+import json, sys
+sys.path.insert(0, {here!r})
+import test_embed as t
+from rml.data import tokens
+from rml.retrieval.embed import embed
+from rml.training import make_mesh
+
+texts = t.make_texts(60)
+tokenizer = tokens.train_tokenizer(texts, vocabulary=300)
+model = t.make_model()
+one = embed(*model, tokenizer, texts, max_length=t.MAX_LENGTH)
+apart = []
+for shape in ({{"data": 8}}, {{"data": 2, "fsdp": 2, "model": 2}}):
+    mesh = make_mesh(shape)
+    got = embed(*model, tokenizer, texts, max_length=t.MAX_LENGTH, batch_tokens=64, mesh=mesh)
+    apart.append(float(abs(got - one).max()))
+print(json.dumps(apart))
+"""
+
+
+def test_meshes_give_the_same_vectors():
+    code = EIGHT.format(here=os.path.dirname(__file__))
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert max(json.loads(done.stdout.splitlines()[-1])) < 2e-6
