@@ -110,13 +110,38 @@ def quiet_libraries() -> None:
 
     from absl import logging as absl_logging
 
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    # Their errors are raised as well, and told in one line.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = show_unraisable
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logger = logging.getLogger("rml")
+    logger.setLevel(logging.WARNING)  # absl's verbosity is that of the root
     logger.addHandler(handler)
     logger.propagate = False
+
+
+def show_unraisable(unraisable: Any) -> None:
+    """Leaves out what the other writes of a checkpoint complain of after one of them failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+class Terminated(BaseException):
+    """SIGTERM came where nothing waits for it, as KeyboardInterrupt says of SIGINT."""
+
+
+def catch_sigterm() -> None:
+    """Raises `Terminated` on the first SIGTERM; of several processes JAX's runtime catches it."""
+
+    def handler(signum: int, _: Any) -> NoReturn:
+        signal.signal(signum, signal.SIG_DFL)
+        raise Terminated
+
+    if not several_processes():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def several_processes() -> bool:
@@ -201,6 +226,7 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
         if is_primary():
             print(f"{directory} holds this run, complete; give another --workdir to run it again")
             show(summary, directory)
+        interact(experiment, config, run)
         return
     lines = read_metrics(directory / "metrics.jsonl")
     before = max((float(line["time"]) for line in lines), default=0.0)
@@ -210,9 +236,6 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
         name = signal.Signals(stop.signum).name
         print(f"{name}: saved after step {stop.step}; continue with:\n  {command()}", flush=True)
         raise SystemExit(128 + stop.signum) from None
-    except KeyboardInterrupt:
-        print(f"interrupted; continue from the last checkpoint with:\n  {command()}", flush=True)
-        raise SystemExit(128 + signal.SIGINT) from None
     except (ValueError, OSError):
         run.abandon()
         raise
@@ -225,7 +248,14 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
     if is_primary():
         show(summary, directory)
     barrier("complete")
+    interact(experiment, config, run)
     run.close()
+
+
+def interact(experiment: Any, config: Any, run: Any) -> None:
+    """What an experiment offers to a person when its run is complete, such as to be asked."""
+    if hasattr(experiment, "interact") and not several_processes():
+        experiment.interact(config, run)
 
 
 def end_if_a_process_is_lost(error: Exception) -> None:
@@ -255,8 +285,13 @@ def main(argv: Sequence[str]) -> None:
     check_processes()
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     directory = Path(WORKDIR.value or Path("runs") / Path(path).stem)
+    catch_sigterm()
     try:
         launch(CONFIG.value, directory, os.path.relpath(path))
+    except (KeyboardInterrupt, Terminated) as stop:
+        print(f"interrupted; continue from the last checkpoint with:\n  {command()}", flush=True)
+        signum = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        raise SystemExit(128 + signum) from None
     except (ValueError, OSError, RuntimeError) as error:
         end_if_a_process_is_lost(error)
         if isinstance(error, RuntimeError):

@@ -83,7 +83,8 @@ def open_npz(
     if image_size is not None:
         if image.ndim == 2:
             raise DataError(f"{name} holds vectors, which image_size={image_size} cannot resize")
-        image = np.stack([resize_and_center_crop(one, pair(image_size)) for one in image])
+        if image.shape[1:3] != pair(image_size):
+            image = np.stack([resize_and_center_crop(one, pair(image_size)) for one in image])
     return ArraySource(
         image, label[chosen], class_names=[str(one) for one in classes], name=name, split=split
     )

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import flax.linen as nn
@@ -183,40 +183,41 @@ def fit(
     Raises:
       Interrupted: SIGTERM or SIGINT came; the state was saved first.
       NonFiniteLoss: The loss became NaN or infinite; the last good checkpoint stays.
-      UserError: A batch or parameter that the mesh does not divide; unreadable checkpoints.
+      UserError: A batch or parameter that the mesh does not divide; unreadable checkpoints;
+        checkpoints or metrics that cannot be written.
     """
     if steps < 1:
         raise UserError(f"train.steps is {steps}, expected at least 1")
     if progress is None or not is_primary():
         progress = Progress(quiet=True)
     received: list[int] = []
-    with _signals(received):
+    with _signals(received), ExitStack() as opened:
         mesh = make_mesh() if mesh is None else mesh
+        rows = batch_sharding(mesh)
+        check_divisible(task.batch_spec, jax.tree.map(lambda _: rows, task.batch_spec))
         size = jax.tree.leaves(task.batch_spec)[0].shape[0]
-        batches = task.batches(*part_of_batch(batch_sharding(mesh), size))
+        batches = task.batches(*part_of_batch(rows, size))
         progress.note("compiling")
         compiled = CompiledTask(task, mesh, rules=rules, seed=seed)
         checkpoints = Checkpoints(run.checkpoints, keep=keep_checkpoints)
+        opened.callback(checkpoints.close)
         iterator = iter(on_devices(batches, compiled.batch_shardings, task.batch_spec))
+        opened.callback(iterator.close)
         step, state = checkpoints.restore(compiled.abstract_state, iterator)
         if state is None:
             state = compiled.init()
         else:
             progress.note(f"continuing after step {step}")
         writer = MetricsWriter(run.path, step=step)
+        opened.callback(writer.close)
         loop = _Loop(
             task, run, compiled, checkpoints, iterator, writer, progress, received,
             steps=steps, log_every=log_every, eval_every=eval_every,
             checkpoint_every=checkpoint_every,
         )  # fmt: skip
-        try:
-            progress.start(step, steps)
-            return loop.run(step, state)
-        finally:
-            progress.stop()
-            writer.close()
-            iterator.close()
-            checkpoints.close()
+        progress.start(step, steps)
+        opened.callback(progress.stop)
+        return loop.run(step, state)
 
 
 class _Loop:
@@ -264,6 +265,8 @@ class _Loop:
             if last or (self.checkpoint_every and step % self.checkpoint_every == 0):
                 self.save(step, state)
         self.checkpoints.wait()
+        if self.told_to_stop(step):  # while the last checkpoint was written
+            raise Interrupted(self.received[0], step)
         return local_copy(state)
 
     def told_to_stop(self, step: int) -> bool:

@@ -100,6 +100,8 @@ class RunDirectory:
                     "expected one that all processes share"
                 )
             self.resumed = self._check_config()
+            if is_primary():
+                tempfile.TemporaryFile(dir=self.path).close()  # better now than after an hour
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"work directory {self.path} is a file, expected a directory") from None
         except OSError as error:

@@ -3,13 +3,21 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
+from rml.errors import UserError
 from rml.training.processes import is_primary
+
+FLUSH_SECONDS = 10.0
+"""Time between flushes of the events, so that TensorBoard shows a run while it trains."""
 
 
 class MetricsWriter:
@@ -27,11 +35,26 @@ class MetricsWriter:
         self.seconds = max((float(line["time"]) for line in kept), default=0.0)
         if not self._writes:
             return
-        partial = self._path.with_name("metrics.jsonl.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, self._path)
-        self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
-        self._events = SummaryWriter(str(directory), purge_step=step + 1, flush_secs=10)
+        with self._writing():
+            partial = self._path.with_name("metrics.jsonl.partial")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            os.replace(partial, self._path)
+            self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
+            # Written in this thread: a writer with a queue would wait for ever on a full disk.
+            self._events = EventsWriter(str(directory / "events"))
+            self._flushed = time.monotonic()
+            # TensorBoard hides what an earlier start wrote from this step on.
+            log = SessionLog(status=SessionLog.START)
+            self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=log))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"metrics cannot be written to {self._path.parent}: {error.strerror or error}"
+            ) from error
 
     def write(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
         """Writes one line; non-finite values as the strings nan, inf and -inf.
@@ -40,21 +63,36 @@ class MetricsWriter:
           step: Step after which the metrics were measured.
           seconds: Time since the run began, over all its processes.
           metrics: Names to values.
+
+        Raises:
+          UserError: They cannot be written, such as to a full disk.
         """
         if not self._writes:
             return
         plain = {k: float(v) if math.isfinite(v) else str(float(v)) for k, v in metrics.items()}
-        self._file.write(json.dumps({"step": step, "time": round(seconds, 3), **plain}) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._events.add_scalar(name, float(value), step)
+        with self._writing():
+            self._file.write(json.dumps({"step": step, "time": round(seconds, 3), **plain}) + "\n")
+            self._file.flush()
+            for name, value in metrics.items():
+                summary = scalar(name, float(value))
+                self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self._events.flush()
+                self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Flushes and closes both files."""
+        """Flushes and closes both files.
+
+        Raises:
+          UserError: What was still to be written cannot be.
+        """
         if not self._writes:
             return
-        self._file.close()
-        self._events.close()
+        with self._writing():
+            try:
+                self._file.close()
+            finally:
+                self._events.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

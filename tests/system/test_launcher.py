@@ -15,6 +15,41 @@ SHORT = (DIGITS, "--config.train.steps=8", "--config.train.batch_size=32",
          "--config.optimizer.warmup_steps=2", "--config.train.eval_every=4",
          "--config.train.log_every=2")  # fmt: skip
 
+FORK = """
+import json, os, runpy, sys
+import experiments.contrastive.simclr
+for line in sys.stdin:
+    args, out, err = json.loads(line)
+    child = os.fork()
+    if not child:
+        for number, path in ((1, out), (2, err)):
+            os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
+        sys.argv = ["experiments/run.py", *args]
+        runpy.run_module("experiments.run", run_name="__main__", alter_sys=True)
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def launch_forked(tmp_path_factory):
+    """Launches as `launch` does, by processes that share one import of JAX."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", FORK], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+
+    def run(*args: str) -> subprocess.CompletedProcess:
+        out, err = (tmp_path_factory.mktemp("output") / name for name in ("out", "err"))
+        print(json.dumps([args, str(out), str(err)]), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess(args, code, out.read_text(), err.read_text())
+
+    yield run
+    server.stdin.close()
+    server.wait(timeout=60)
+    server.stdout.close()
+
 
 def refused(result, *parts):
     """The program ended with one line that names these parts, and without a traceback."""
@@ -73,15 +108,22 @@ def test_wrong_flags(launch, tmp_path, args, parts):
         ("train.steps=0", ["train.steps", "0"]),
         ("augment.order=('random_afine',)", ["random_afine"]),
         ("mesh.data=3", ["mesh", "data=3", "1 devices"]),
+        # More devices than there are; a batch and a width that the mesh does not divide.
+        ("mesh.data=8 --cpu_devices=4", ["data=8", "4 devices"]),
+        ("train.batch_size=30 --cpu_devices=4", ["(30, 8, 8, 1)", "'data': 4", "must divide"]),
+        ("head.hidden=255 --cpu_devices=2 --config.mesh.model=2", ["255", "'model': 2", "divide"]),
     ],
 )
-def test_wrong_values_end_before_any_work_and_leave_nothing(launch, tmp_path, override, parts):
-    result = launch(DIGITS, f"--config.{override}", f"--workdir={tmp_path / 'run'}")
+def test_wrong_values_end_before_any_work_and_leave_nothing(
+    launch_forked, tmp_path, override, parts
+):
+    flags = f"--config.{override}".split(" ")
+    result = launch_forked(DIGITS, *flags, f"--workdir={tmp_path / 'run'}")
     refused(result, *parts)
     assert not (tmp_path / "run").exists()
 
 
-def test_unreadable_npz(launch, tmp_path):
+def test_unreadable_npz(launch_forked, tmp_path):
     (tmp_path / "broken.npz").write_bytes(b"not a zip file")
     np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object), y=np.zeros(1))
     np.savez(tmp_path / "names.npz", pictures=np.zeros((4, 8, 8)), y=np.zeros(4))
@@ -90,7 +132,7 @@ def test_unreadable_npz(launch, tmp_path):
         "objects": ["objects.npz"],
         "names": ["names.npz", "pictures", "image"],
     }.items():
-        result = launch(
+        result = launch_forked(
             DIGITS, f"--config.data.name=npz:{tmp_path / name}.npz", f"--workdir={tmp_path / 'r'}"
         )
         refused(result, *parts)

@@ -83,6 +83,6 @@ def build_task(
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_task() -> Callable[..., Task]:
     return build_task

@@ -84,6 +84,13 @@ def test_a_signalled_run_continues_bit_for_bit(make_task, tmp_path, signum):
     assert times == sorted(times)
 
 
+def test_a_signal_after_the_last_step_stops_before_what_follows(make_task, tmp_path):
+    run = open_run(tmp_path)
+    with pytest.raises(Interrupted, match="SIGTERM: saved at step 40"):
+        fit(make_task(), run, steps=40, progress=StopAt(40, signal.SIGTERM))
+    assert fit(make_task(), run, steps=40).step == 40
+
+
 def test_a_finished_run_is_not_trained_again(make_task, tmp_path):
     run = open_run(tmp_path)
     first = fit(make_task(), run, steps=40)

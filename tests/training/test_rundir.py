@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
@@ -64,18 +63,25 @@ def test_a_broken_config_file_is_named(tmp_path):
         RunDirectory(tmp_path, CONFIG)
 
 
-def test_one_process_at_a_time(tmp_path):
-    run = RunDirectory(tmp_path, CONFIG)
+def test_a_directory_in_use_or_read_only_is_refused(tmp_path, obedient_python):
+    run = RunDirectory(tmp_path / "used", CONFIG)
+    locked = RunDirectory(tmp_path / "locked", CONFIG)
+    locked.close()
+    locked.path.chmod(0o555)
     code = (
-        f"import sys; from rml.training import RunDirectory\nRunDirectory(sys.argv[1], {CONFIG!r})"
+        "import sys\nfrom rml.training import RunDirectory\nfor path in sys.argv[1:]:\n"
+        f"  try: RunDirectory(path, {CONFIG!r})\n  except ValueError as error: print(error)"
     )
-    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     other = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=env
-    )
-    assert "is in use by another run" in other.stderr
+        [*obedient_python, "-c", code, str(run.path), str(locked.path)],
+        capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert other.stdout.splitlines() == [
+        f"work directory {run.path} is in use by another run",
+        f"work directory {locked.path} cannot be used: Permission denied",
+    ], other.stderr
     run.close()
-    RunDirectory(tmp_path, CONFIG)
+    RunDirectory(run.path, CONFIG)
 
 
 def test_the_summary_marks_a_run_complete(tmp_path):
