@@ -1,10 +1,12 @@
 """Random-feature attention with up to 20,000 examples, more than the 17,000 features.
 
 python -m experiments.run --config=configs/attention/random_features_20000.py --workdir=runs/rf_l
-Two replicates. Features are streamed in blocks of heads; the Gram matrix of 20,000 x 20,000, its
-factor and copies of parts took 4.5 GB where it was looked at. One factorisation a penalty serves
-all sizes and targets. By its parts' speeds some 35 minutes of one CPU core; it has not been run to
-its end, so there is no result to expect yet.
+
+Two replicates; features are streamed in blocks of heads, and one factorisation a penalty serves all
+sizes and targets. Of its six fits (two replicates, three models) one was run to its end: attention,
+first replicate, seven to eight minutes of CPU time beside other work, 6 GB. Its relative errors:
+0.007 on averages of squares, 0.053 on averages weighted by correlation, 0.976 on squared
+correlations. Expect three quarters of an hour of one core.
 """
 
 from ml_collections import ConfigDict

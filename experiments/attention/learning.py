@@ -164,6 +164,7 @@ def learning_curves(config: Any, note: Callable[[str], None]) -> np.ndarray:
             errors[replicate, index], penalties = measure(
                 gram, cross, values, tuple(config.regularizations), tuple(config.sizes)
             )
+            del gram, cross  # before the next model's exist
             shown = dict(zip(built, errors[replicate, index, -1].round(3).tolist(), strict=True))
             note(f"replicate {replicate}, {model}: {shown}; penalties {penalties[-1].tolist()}")
     return errors
