@@ -13,19 +13,16 @@ def get_config() -> ConfigDict:
     config = contriever_pydocs_random.get_config()
     config.experiment = "retrieval.ablation"
     config.data.tasks = ("docstring_to_code",)
-    config.train.update(dict(batch_size=64, steps=300, eval_every=0, checkpoint_every=300))
-    config.queue.size = 2048
+    config.train.update(dict(batch_size=64, steps=200, checkpoint_every=200))
+    config.evaluation.validation_queries = 50
     # Each is the config above but for one value.
     config.variants = dict(
         inverse_cloze="pairs.name=inverse_cloze",
-        same_text="pairs.name=same",
         no_corruption="pairs.corruption=none",
         replace="pairs.corruption=replace",
         mask="pairs.corruption=mask",
-        shuffle="pairs.corruption=shuffle",
         queue_256="queue.size=256",
         queue_8192="queue.size=8192",
-        momentum_0="momentum.start=0.0",
         momentum_0_9="momentum.start=0.9",
         momentum_0_999="momentum.start=0.999",
         in_batch="loss.negatives=batch",

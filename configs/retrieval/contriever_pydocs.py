@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
                 data_dir=config_dict.placeholder(str),
             ),
             # Pieces of documents, without the tokens at their ends.
-            tokens=dict(max_length=128),
+            tokens=dict(max_length=96),
             # name: crops, inverse_cloze (of which `keep` is an option), same;
             # corruption: none, delete, replace, mask, shuffle.
             pairs=dict(
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
             ),
             model=dict(name="minilm", run=""),
             loss=dict(temperature=0.05, negatives="queue"),
-            queue=dict(size=4096),
+            queue=dict(size=2048),
             momentum=dict(schedule="constant", start=0.99),
             optimizer=dict(
                 name="adamw",
@@ -48,10 +48,10 @@ def get_config() -> ConfigDict:
             dtype="float32",
             mesh=dict(replica=1, data=-1, fsdp=1, model=1),
             train=dict(
-                batch_size=64, steps=200, log_every=10, eval_every=100, checkpoint_every=100
+                batch_size=64, steps=120, log_every=5, eval_every=0, checkpoint_every=30
             ),
             evaluation=dict(
-                max_length=128, batch_tokens=4096, validation_queries=300, test_queries=1000
+                max_length=96, batch_tokens=4096, validation_queries=300, test_queries=1000
             ),
         )
     )

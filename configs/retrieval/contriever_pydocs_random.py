@@ -11,7 +11,7 @@ from configs.retrieval import contriever_pydocs
 
 def get_config() -> ConfigDict:
     config = contriever_pydocs.get_config()
-    config.tokens.update(dict(vocabulary=8192, positions=130))
+    config.tokens.update(dict(vocabulary=8192, positions=98))
     config.model = dict(
         name="bert",
         pooling="mean",
@@ -23,5 +23,5 @@ def get_config() -> ConfigDict:
         remat=False,
     )
     config.optimizer.update(dict(learning_rate=1e-3, warmup_steps=50))
-    config.train.update(dict(batch_size=128, steps=600, eval_every=200, checkpoint_every=200))
+    config.train.update(dict(batch_size=128, steps=500, checkpoint_every=250))
     return config

@@ -18,8 +18,8 @@ from experiments.retrieval.corpus import Corpus
 from experiments.retrieval.drawing import half_width
 from experiments.retrieval.judge import Judge, Results, compare
 from experiments.retrieval.model import TextModel
+from rml import evaluation
 from rml.errors import UserError
-from rml.evaluation import significance
 from rml.training import Claim, Progress, RunDirectory, Task
 
 BASE = "base"
@@ -100,7 +100,7 @@ def compare_with_base(config: Any, results: dict[str, Results]) -> dict[str, flo
     others = [name for name in results if name != BASE]
     task = config.data.tasks[0]
     raw = [metrics[f"{task}_ndcg_over_{name}_p"] for name in others]
-    for name, value in zip(others, significance.holm(jnp.asarray(raw)), strict=True):
+    for name, value in zip(others, evaluation.holm(jnp.asarray(raw)), strict=True):
         metrics[f"{task}_ndcg_over_{name}_p_holm"] = float(value)
     queues = by_value(results, config, "queue.size")
     if len(queues) > 1:

@@ -1,5 +1,6 @@
 """BM25 by bm25s, the lexical search that encoders are compared with."""
 
+import logging
 import re
 from collections.abc import Sequence
 
@@ -52,6 +53,7 @@ def search(
         import bm25s
     except ImportError:
         raise UserError("BM25 needs bm25s; install it with: pip install 'rml[retrieval]'") from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports every step otherwise
     if not 1 <= k <= len(documents):
         raise UserError(f"k must be between 1 and the {len(documents)} documents, got {k}")
 

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.retrieval import bm25
 from experiments.retrieval.corpus import Corpus
 from experiments.retrieval.model import TextModel
+from rml import evaluation
 from rml.data.text import RetrievalData
-from rml.evaluation import retrieval, significance
 from rml.retrieval.embed import embed
 from rml.retrieval.search import search
 from rml.training import make_mesh
@@ -64,6 +63,8 @@ class Judge:
 
     def lexical(self) -> dict[str, Results]:
         """Results of BM25, its words as they stand and with identifiers split."""
+        from experiments.retrieval import bm25  # its package is an extra
+
         found: dict[str, Results] = {}
         for name, split in (("bm25", False), ("bm25_code", True)):
             found[name] = {}
@@ -95,11 +96,11 @@ def first_queries(data: RetrievalData, count: int) -> RetrievalData:
 
 def measure(task: str, data: RetrievalData, scores: np.ndarray, rows: np.ndarray) -> Results:
     """Metrics of every query from what a search found, equal scores ordered as trec_eval does."""
-    qrels = retrieval.make_qrels(*data.qrels, num_queries=len(data.queries))
-    ranked = retrieval.rank(
-        jnp.asarray(scores), retrieval.tie_order(data.document_ids), documents=jnp.asarray(rows)
+    qrels = evaluation.make_qrels(*data.qrels, num_queries=len(data.queries))
+    ranked = evaluation.rank(
+        jnp.asarray(scores), evaluation.tie_order(data.document_ids), documents=jnp.asarray(rows)
     )
-    found = retrieval.retrieval_scores(ranked, qrels, cutoffs=(10, DEPTH))
+    found = evaluation.retrieval_scores(ranked, qrels, cutoffs=(10, DEPTH))
     keys = {"ndcg": "ndcg@10", "recall": f"recall@{DEPTH}", "mrr": "mrr@10"}
     return {(task, name): np.asarray(found[key]) for name, key in keys.items()}
 
@@ -129,7 +130,7 @@ def compare(
             continue
         for (task, metric), values in results.items():
             key = f"{task}_{prefix}{metric}_over_{name}"
-            test = significance.paired_bootstrap(
+            test = evaluation.paired_bootstrap(
                 jnp.asarray(found[ours][task, metric]), jnp.asarray(values),
                 key=jax.random.key(seed),
             )  # fmt: skip
