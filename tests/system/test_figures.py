@@ -216,3 +216,18 @@ def test_bars_with_errors_and_reference(tmp_path):
 def test_bars_refuses(tmp_path, groups, values, errors):
     with pytest.raises(ValueError, match="bars"):
         figures.bars(tmp_path / "b.png", groups, values, errors)
+
+
+def test_histogram_leaves_out_what_is_not_finite(tmp_path):
+    rng = np.random.default_rng(0)
+    series = {"one": np.append(rng.normal(size=200), [np.nan, np.inf]), "other": np.full(50, 2.0)}
+    figures.histogram(tmp_path / "h.png", series, xlabel="cosine", ylabel="documents")
+    image = pixels(tmp_path / "h.png")
+    assert coloured(image, figures.PALETTE[0]) > 300
+    assert coloured(image, figures.PALETTE[1]) > 100
+
+
+@pytest.mark.parametrize("series", [{}, {"a": []}, {"a": [np.nan]}])
+def test_histogram_refuses(tmp_path, series):
+    with pytest.raises(ValueError, match="finite values"):
+        figures.histogram(tmp_path / "h.png", series, xlabel="x", ylabel="y")
