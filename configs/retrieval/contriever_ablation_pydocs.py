@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config = contriever_pydocs_random.get_config()
     config.experiment = "retrieval.ablation"
     config.data.tasks = ("docstring_to_code",)
-    config.train.update(dict(batch_size=64, steps=200, checkpoint_every=200))
+    config.train.update(dict(steps=200))
     config.evaluation.validation_queries = 50
     # Each is the config above but for one value.
     config.variants = dict(

@@ -2,7 +2,12 @@
 
 python -m experiments.run --config=configs/retrieval/contriever_pydocs.py --workdir=runs/contriever
 
-Needs `make weights`.
+Needs `make weights`. Measured (seed 0, 1,000 queries of unseen modules): nDCG@10 from docstring to
+code 0.681, before training 0.631 (difference 0.050, 95% interval 0.032 to 0.068), BM25 0.521, with
+identifiers split 0.590; Recall@100 0.961, BM25 0.846 and 0.919. From title to description 0.555,
+before training 0.536, BM25 0.545 and 0.566. It took 49 minutes on 2 CPU cores beside other work, a
+third of them the evaluation. Numbers of steps and tokens were chosen by the time they take, nothing
+by a score. MiniLM has seen pairs of docstrings and code in its own training.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -47,9 +52,7 @@ def get_config() -> ConfigDict:
             ),
             dtype="float32",
             mesh=dict(replica=1, data=-1, fsdp=1, model=1),
-            train=dict(
-                batch_size=64, steps=120, log_every=5, eval_every=0, checkpoint_every=30
-            ),
+            train=dict(batch_size=64, steps=120, log_every=5, eval_every=0, checkpoint_every=30),
             evaluation=dict(
                 max_length=96, batch_tokens=4096, validation_queries=300, test_queries=1000
             ),

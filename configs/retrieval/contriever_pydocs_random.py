@@ -23,5 +23,5 @@ def get_config() -> ConfigDict:
         remat=False,
     )
     config.optimizer.update(dict(learning_rate=1e-3, warmup_steps=50))
-    config.train.update(dict(batch_size=128, steps=500, checkpoint_every=250))
+    config.train.update(dict(steps=400, checkpoint_every=200))
     return config

@@ -39,7 +39,7 @@ def draw_curves(folder: Callable[[str], Path], run_path: Path, panels: Mapping[s
     lines = read_metrics(run_path / "metrics.jsonl")
     for metric, label in panels.items():
         points = [(line["step"], float(line[metric])) for line in lines if metric in line]
-        if not points:  # a run shorter than the interval between lines
+        if len(points) < 2:  # a run shorter than the interval between lines
             continue
         steps, values = (np.array(column) for column in zip(*points, strict=True))
         name = metric.split("/")[-1]
