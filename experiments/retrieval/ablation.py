@@ -23,6 +23,8 @@ from rml.errors import UserError
 from rml.training import Claim, Progress, RunDirectory, Task
 
 BASE = "base"
+QUERIES = "queries.npz"
+"""A variant's file with the metrics of every query."""
 SOURCE = "Contriever (arXiv:2112.09118), Section 6; data and sizes are this repository's"
 CLAIMS = (
     Claim("Independent crops are above inverse cloze in nDCG@10, lower end of the 95% interval",
@@ -80,11 +82,17 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     results: dict[str, Results] = {}
     for name, one in configs.items():
         started = time.perf_counter()
+        inner = run.of_method(name)
+        results[name] = measured(inner)
+        if results[name]:
+            inner.close()
+            continue
         model = TextModel(one, corpus.training_texts)
         model.tokenizer = tokenizer
-        inner = run.of_method(name)
         trained = contriever.train(one, inner, corpus, model)
         results[name] = Judge(one, corpus).dense(model, trained)
+        values = {f"{task}/{metric}": v for (task, metric), v in results[name].items()}
+        np.savez(inner.path / QUERIES, **values)
         metrics = {f"{t}_{m}": float(v.mean()) for (t, m), v in results[name].items()}
         inner.write_summary(metrics=metrics, claims=[], seconds=time.perf_counter() - started)
         inner.close()
@@ -92,6 +100,14 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics = compare_with_base(config, results)
     draw(config, run, configs, results)
     return metrics
+
+
+def measured(inner: RunDirectory) -> Results:
+    """What a variant that is complete was measured at, so that a run that was stopped goes on."""
+    if inner.summary() is None:
+        return {}
+    with np.load(inner.path / QUERIES, allow_pickle=False) as file:
+        return {tuple(name.split("/")): file[name] for name in file.files}  # type: ignore[misc]
 
 
 def compare_with_base(config: Any, results: dict[str, Results]) -> dict[str, float]:
