@@ -40,7 +40,7 @@ def topk(
       k: Neighbours per query.
       metric: "cosine" and "dot" return similarities, falling along a row; "euclidean" returns
         distances, rising. A zero vector has cosine 0 with every vector.
-      block: Keys handled at a time; more where there are fewer queries than `query_block`.
+      block: Keys handled at a time; all where the queries are so few that it makes no more numbers.
       query_block: Queries handled at a time, by default as many as keys.
       exclude_self: Leave key i out of the neighbours of query i, for the graph of a set
         with itself.
@@ -79,8 +79,8 @@ def topk(
     dtype = jnp.promote_types(jnp.promote_types(queries.dtype, keys.dtype), jnp.float32)
     passes = max(1, math.ceil(m / query_block))
     rows = max(1, math.ceil(m / passes))
-    if passes == 1:  # a few queries look at many keys without a copy of each block
-        block = max(block, block * query_block // rows)
+    if rows * n <= block * query_block:
+        block = n  # a few queries look at all keys, without a copy of each block
     width = math.ceil(n / math.ceil(n / block))  # equal blocks: the last one repeats few keys
     group = _group_size(width, k)
     width = math.ceil(width / group) * group if width < n else n

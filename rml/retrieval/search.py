@@ -71,7 +71,7 @@ def search_index(
     index: Index,
     *,
     k: int,
-    block: int = 16384,
+    block: int | None = None,
     query_block: int = 256,
 ) -> tuple[Float[Array, "m k"], Int[Array, "m k"]]:
     """The k rows of an index with the highest inner products with each query, highest first.
@@ -83,8 +83,10 @@ def search_index(
       queries: Query vectors, the same on every device.
       index: What `build_index` returned.
       k: Rows found for each query.
-      block: Rows handled at a time; more where there are fewer queries than `query_block`.
-      query_block: Queries handled at a time. A device holds `block` times `query_block` scores.
+      block: Rows handled at a time, all for a few queries; by default 128·k, between 2,048 and
+        16,384: the more are sorted, the rarer it should be.
+      query_block: Queries handled at a time. A device holds `block` rows and `block` times
+        `query_block` scores, a few times over, beside its share of the corpus.
 
     Returns:
       Scores in float32, accumulated at full precision from float32 or bfloat16, and row numbers;
@@ -106,6 +108,7 @@ def search_index(
         raise ValueError(f"k must be between 1 and the {rows} rows of the corpus, got {k}")
     if index.metric == "cosine":
         queries = normalize(queries)
+    block = min(16384, max(2048, 128 * k)) if block is None else block
     blocks = {"block": block, "query_block": query_block}
     if index.mesh is None:
         return topk(queries, index.vectors, k=k, metric="dot", **blocks)
@@ -118,7 +121,7 @@ def search(
     *,
     k: int,
     metric: Metric = "dot",
-    block: int = 16384,
+    block: int | None = None,
     query_block: int = 256,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "m k"], Int[Array, "m k"]]:
@@ -129,7 +132,7 @@ def search(
       corpus: Vectors to search.
       k: Rows found for each query.
       metric: "dot" for inner products, "cosine" for those of rows scaled to unit length.
-      block: Rows handled at a time; more where there are fewer queries than `query_block`.
+      block: Rows handled at a time, by default chosen for k.
       query_block: Queries handled at a time.
       mesh: Mesh over whose batch axes the rows are split.
 
