@@ -16,12 +16,10 @@ def get_config() -> ConfigDict:
     config = contriever_pydocs.get_config()
     config.experiment = "retrieval.finetune"
     config.data.update(dict(train="train[:25%]", tasks=("docstring_to_code",)))
-    config.tokens = dict(query_length=64, document_length=96)
+    config.tokens = dict(query_length=48, document_length=64)
     for key in ("pairs", "queue", "momentum"):
         del config[key]
     config.loss = dict(temperature=0.05)
     config.negatives = dict(mined=8, hard_share=0.1)
-    config.train.update(
-        dict(batch_size=32, steps=150, eval_every=0, checkpoint_every=150, log_every=10)
-    )
+    config.train.update(dict(batch_size=32, steps=100, checkpoint_every=100))
     return config

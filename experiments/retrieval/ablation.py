@@ -91,8 +91,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         model.tokenizer = tokenizer
         trained = contriever.train(one, inner, corpus, model)
         results[name] = Judge(one, corpus).dense(model, trained)
-        values = {f"{task}/{metric}": v for (task, metric), v in results[name].items()}
-        np.savez(inner.path / QUERIES, **values)
+        save(inner, results[name])
         metrics = {f"{t}_{m}": float(v.mean()) for (t, m), v in results[name].items()}
         inner.write_summary(metrics=metrics, claims=[], seconds=time.perf_counter() - started)
         inner.close()
@@ -102,12 +101,21 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     return metrics
 
 
+def save(inner: RunDirectory, results: Results) -> None:
+    """Keeps the metrics of every query, so that a run that was stopped goes on."""
+    values: dict[str, Any] = {f"{task}/{metric}": own for (task, metric), own in results.items()}
+    np.savez(inner.path / QUERIES, **values)
+
+
 def measured(inner: RunDirectory) -> Results:
-    """What a variant that is complete was measured at, so that a run that was stopped goes on."""
+    """What `save` kept of a variant that is complete; nothing of one that is not."""
     if inner.summary() is None:
         return {}
     with np.load(inner.path / QUERIES, allow_pickle=False) as file:
-        return {tuple(name.split("/")): file[name] for name in file.files}  # type: ignore[misc]
+        return {
+            (task, metric): file[f"{task}/{metric}"]
+            for task, metric in (name.split("/") for name in file.files)
+        }
 
 
 def compare_with_base(config: Any, results: dict[str, Results]) -> dict[str, float]:
