@@ -44,8 +44,9 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Called by the first process when all files are written, before the commit's rename."""
-        partial = self.directory.glob(f"{self._saving}.*tmp*")
-        write_digests(next(partial, self.directory / str(self._saving)))
+        step = str(self._saving)
+        partial = (p for p in self.directory.iterdir() if p.name.startswith(f"{step}.orbax"))
+        write_digests(next(partial, self.directory / step))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
