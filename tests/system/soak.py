@@ -83,7 +83,8 @@ def main() -> int:
     rise = slope * minutes / warm[:, 1].mean()
     print(
         f"{steps} steps, {evaluations} evaluations, {steps // args.checkpoint_every} checkpoints; "
-        f"after warm-up {warm[:, 1].mean():.1f} MB, {slope:+.3f} MB a minute: {rise:+.2%} in {minutes:.0f} min"
+        f"after warm-up {warm[:, 1].mean():.1f} MB, {slope:+.3f} MB a minute: "
+        f"{rise:+.2%} in {minutes:.0f} min"
     )
     return int(rise > RISE)
 
