@@ -14,7 +14,7 @@ import re
 import sysconfig
 import tokenize
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -201,7 +201,7 @@ def _pairs(file: Path, module: str, package: str) -> Iterator[Pair]:
             lines = opened.read().splitlines()
     except (SyntaxError, ValueError, OSError):
         return
-    documented = list(_definitions(tree.body, module, lines))
+    documented = _definitions(tree, module, lines)
     hidden = {
         line
         for _, definition in documented
@@ -223,23 +223,25 @@ def _pairs(file: Path, module: str, package: str) -> Iterator[Pair]:
         )
 
 
-def _definitions(
-    body: Sequence[ast.AST], name: str, lines: list[str]
-) -> Iterator[tuple[str, Definition]]:
+def _definitions(tree: ast.Module, module: str, lines: list[str]) -> list[tuple[str, Definition]]:
     """Functions and classes whose docstring has lines of its own, and their dotted names."""
-    for statement in body:
-        if not isinstance(statement, Definition):
-            # Definitions inside `if`, `try`, `with`, `match` and the like; never in expressions.
-            for field in ("body", "orelse", "handlers", "cases", "finalbody"):
-                yield from _definitions(getattr(statement, field, ()), name, lines)
-            continue
-        inner = f"{name}.{statement.name}"
-        if ast.get_docstring(statement, clean=False):
-            first, *rest = statement.body
-            before = lines[first.lineno - 1][: first.col_offset].strip()
-            if not before and (not rest or rest[0].lineno > _end(first)):
-                yield inner, statement
-        yield from _definitions(statement.body, inner, lines)
+    found = []
+    waiting: list[tuple[ast.AST, str]] = [(tree, module)]
+    while waiting:
+        node, name = waiting.pop()
+        if isinstance(node, Definition):
+            name = f"{name}.{node.name}"
+            first, *rest = node.body
+            if (
+                ast.get_docstring(node, clean=False)
+                and not lines[first.lineno - 1][: first.col_offset].strip()
+                and (not rest or rest[0].lineno > _end(first))
+            ):
+                found.append((name, node))
+        # Definitions stand in statements, never in expressions, which are most of a tree.
+        for field in ("body", "orelse", "handlers", "cases", "finalbody"):
+            waiting += [(one, name) for one in getattr(node, field, ())]
+    return sorted(found, key=lambda one: one[1].lineno)
 
 
 def _end(node: ast.stmt) -> int:
