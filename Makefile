@@ -37,7 +37,7 @@ demo: $(VENV)/demo ## Train a contrastive encoder on handwritten digits, with fi
 	$(PY) -m experiments.report runs/simclr --out=runs/report.html
 
 test: $(VENV)/test ## Run the tests (ARGS="tests/ops -k top" for some of them)
-	$(PY) -m pytest --numprocesses=2 $(ARGS)
+	$(PY) -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
 
 lint: $(VENV)/test ## Check format, style, types and the direction of imports
 	$(VENV)/bin/ruff format --check .

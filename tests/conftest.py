@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+USERS_FLAGS = os.environ.get("XLA_FLAGS", "")
+# Tests compile more than they run. The launcher's processes get what a user's have.
+os.environ["XLA_FLAGS"] = f"{USERS_FLAGS} --xla_backend_optimization_level=1".strip()
 # Programs are compiled once for all tests and all processes that they start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -17,8 +20,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 @pytest.fixture(scope="session", autouse=True)
 def tfds_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """TFDS data is prepared for the tests alone, not in the user's directory."""
-    directory = tmp_path_factory.mktemp("tfds")
+    """TFDS data is prepared for the tests alone, once for all workers of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tfds"
+    directory.mkdir(exist_ok=True)
     os.environ["TFDS_DATA_DIR"] = str(directory)
     return directory
 
@@ -31,7 +36,7 @@ def launch() -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(
             [sys.executable, "-m", module, *args],
             cwd=ROOT,
-            env={**os.environ, **env},
+            env={**os.environ, "XLA_FLAGS": USERS_FLAGS, **env},
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -65,7 +70,7 @@ def start(obedient_python: list[str]) -> Callable[..., subprocess.Popen]:
         process = subprocess.Popen(
             [*python, "-m", "experiments.run", *args],
             cwd=ROOT,
-            env={**os.environ, **env},
+            env={**os.environ, "XLA_FLAGS": USERS_FLAGS, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -13,14 +13,17 @@ def get_config() -> ConfigDict:
     config = contriever_pydocs_random.get_config()
     config.experiment = "retrieval.ablation"
     config.data.update(dict(validation="validation[:20%]", tasks=("docstring_to_code",)))
-    config.train.update(dict(steps=150, checkpoint_every=150))
+    config.train.update(dict(steps=400, checkpoint_every=400))
     # Each is the config above but for one value.
     config.variants = dict(
         inverse_cloze="pairs.name=inverse_cloze",
         no_corruption="pairs.corruption=none",
         mask="pairs.corruption=mask",
+        replace="pairs.corruption=replace",
         queue_256="queue.size=256",
+        queue_8192="queue.size=8192",
         momentum_0_9="momentum.start=0.9",
+        momentum_0_999="momentum.start=0.999",
         in_batch="loss.negatives=batch",
     )
     return config

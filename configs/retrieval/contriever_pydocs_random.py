@@ -15,13 +15,13 @@ def get_config() -> ConfigDict:
     config.model = dict(
         name="bert",
         pooling="mean",
-        width=256,
+        width=128,
         depth=2,
         heads=4,
-        mlp=1024,
+        mlp=512,
         dropout=0.0,
         remat=False,
     )
-    config.optimizer.update(dict(learning_rate=1e-3, warmup_steps=50))
-    config.train.update(dict(steps=400, checkpoint_every=200))
+    config.optimizer.update(dict(learning_rate=3e-3, warmup_steps=100))
+    config.train.update(dict(steps=2000, log_every=20, checkpoint_every=500))
     return config

@@ -104,8 +104,11 @@ def curve(directory: Path) -> list[dict[str, float]]:
 
 def assert_same(one: list[dict[str, float]], other: list[dict[str, float]]) -> None:
     assert len(one) == len(other)
+    worst = 0.0
     for a, b in zip(one, other, strict=True):
         assert b == pytest.approx(a, rel=1e-5, abs=1e-7)
+        worst = max(worst, *(abs(b[key] - a[key]) / abs(a[key] or 1.0) for key in a))
+    print(f"largest relative difference {worst:.1e}")
 
 
 @pytest.fixture(scope="module")

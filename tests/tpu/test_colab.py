@@ -26,7 +26,7 @@ def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     images = (16 * digits.images).clip(0, 255).astype(np.uint8)[..., None]
     np.savez(tmp_path / "mine.npz", image=images[:400], label=digits.target[:400])
     for name, value in {
-        "RML_DEMO": "simclr_digits", "RML_STEPS": "40", "RML_RUNS": str(tmp_path),
+        "RML_DEMO": "simclr_digits", "RML_STEPS": "60", "RML_RUNS": str(tmp_path),
         "RML_MINE": f"npz:{tmp_path / 'mine.npz'}", "JAX_PLATFORMS": "cpu",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
