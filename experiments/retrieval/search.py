@@ -8,6 +8,7 @@ more of them at once.
 import json
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -34,6 +35,9 @@ CAPTIONS = {
 SAMPLE = 500
 VECTORS, DOCUMENTS = "vectors.npy", "documents.jsonl"
 WIDTH = 100
+
+Encoder = Callable[..., np.ndarray]
+"""`encode(texts, progress=None)`: vectors of texts [n, d]."""
 
 
 class Collection(NamedTuple):
@@ -66,13 +70,13 @@ def open_collection(config: Any) -> Collection:
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Encodes the documents and keeps them; measures how well they find themselves."""
-    model = load_model(config)
+    encode = load_encoder(config)
     collection, progress = open_collection(config), Progress()
     if not collection.texts:
         raise UserError(f"data.name {config.data.name!r} holds no text to search")
     progress.note(f"encoding {len(collection.texts)} documents")
     started = time.perf_counter()
-    vectors = encode(config, model, collection.texts, progress)
+    vectors = encode(collection.texts, progress)
     seconds = time.perf_counter() - started
     with open(run.path / DOCUMENTS, "w") as file:
         for source, text in zip(collection.sources, collection.texts, strict=True):
@@ -81,44 +85,43 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     return {
         "documents": len(collection.texts),
         "documents_per_second": len(collection.texts) / seconds,
-        **find_themselves(config, run, model, collection.texts, vectors),
+        **find_themselves(config, run, encode, collection.texts, vectors),
     }
 
 
-def load_model(config: Any) -> TextModel:
-    """The encoder; one from random would find nothing."""
-    if config.model.name == "bert":
+def load_encoder(config: Any) -> Encoder:
+    """A function from texts to vectors, with progress where there are many texts."""
+    if config.model.name == "bert":  # it would find nothing
         raise UserError("model.name is 'bert', which is untrained; expected 'run', 'minilm', ...")
-    return TextModel(config, list)
-
-
-def encode(
-    config: Any, model: TextModel, texts: list[str], progress: Progress | None = None
-) -> np.ndarray:
-    """Vectors of texts, with progress where there are many."""
+    model = TextModel(config, list)
     variables = nn.meta.unbox(model.init(jax.random.key(0)))
-    if progress is not None:
-        progress.start(0, len(texts))
-    try:
-        return embed(
-            model.encode, variables, model.tokenizer, texts, max_length=config.max_length,
-            mesh=make_mesh(config.mesh),
-            progress=None if progress is None else lambda done, _: progress.advance(done),
-        )  # fmt: skip
-    finally:
+    mesh = make_mesh(config.mesh)
+
+    def encode(texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
         if progress is not None:
-            progress.stop()
+            progress.start(0, len(texts))
+        try:
+            return embed(
+                model.encode, variables, model.tokenizer, texts,
+                max_length=config.max_length, mesh=mesh,
+                progress=None if progress is None else lambda done, _: progress.advance(done),
+            )  # fmt: skip
+        finally:
+            if progress is not None:
+                progress.stop()
+
+    return encode
 
 
 def find_themselves(
-    config: Any, run: RunDirectory, model: TextModel, texts: list[str], vectors: np.ndarray
+    config: Any, run: RunDirectory, encode: Encoder, texts: list[str], vectors: np.ndarray
 ) -> dict[str, float]:
     """Asks for documents by the first eighth of their words."""
     rng = np.random.default_rng(config.seed)
     rows = np.sort(rng.choice(len(texts), min(SAMPLE, len(texts)), replace=False))
     words = [texts[row].split() for row in rows]
     queries = [" ".join(own[: max(4, len(own) // 8)]) for own in words]
-    asked = encode(config, model, queries)
+    asked = encode(queries)
     k = min(10, len(texts))
     scores, found = map(np.asarray, search(jnp.asarray(asked), jnp.asarray(vectors), k=k))
     own = np.sum(asked * vectors[rows], axis=1)
@@ -136,7 +139,7 @@ def find_themselves(
 
 def interact(config: Any, run: RunDirectory) -> None:
     """Answers queries from standard input, one a line, until it ends."""
-    model = load_model(config)
+    encode = load_encoder(config)
     vectors = np.load(run.path / VECTORS, allow_pickle=False)
     with open(run.path / DOCUMENTS) as file:
         documents = [json.loads(line) for line in file]
@@ -150,7 +153,7 @@ def interact(config: Any, run: RunDirectory) -> None:
         if not line:
             break
         if line.strip():
-            answer(config, model, index, documents, line.strip())
+            answer(config, encode, index, documents, line.strip())
             answered += 1
     if typed:
         print()
@@ -158,11 +161,11 @@ def interact(config: Any, run: RunDirectory) -> None:
 
 
 def answer(
-    config: Any, model: TextModel, index: Index, documents: list[dict[str, str]], query: str
+    config: Any, encode: Encoder, index: Index, documents: list[dict[str, str]], query: str
 ) -> None:
     """Prints the documents that fit a query best."""
     started = time.perf_counter()
-    vector = encode(config, model, [query])
+    vector = encode([query])
     k = min(config.k, len(documents))
     scores, rows = map(np.asarray, search_index(jnp.asarray(vector), index, k=k))
     milliseconds = 1000 * (time.perf_counter() - started)
