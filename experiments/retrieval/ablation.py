@@ -152,7 +152,7 @@ def draw(
     names = list(configs)
     values = [results[name][task, "ndcg"] for name in names]
     figures.bars(
-        run.figure("variants.png"), [name.replace("_", " ") for name in names],
+        run.figure("variants.png"), [config.variants.get(name, name) for name in names],
         {"nDCG@10": [v.mean() for v in values]}, {"nDCG@10": [half_width(v) for v in values]},
         ylabel="nDCG@10",
     )  # fmt: skip
