@@ -5,6 +5,9 @@ python -m experiments.run --config=configs/retrieval/finetune_pydocs.py --workdi
     --config.model.name=run --config.model.run=runs/contriever
 
 Needs `make weights`. The second command starts from an encoder that was pretrained without labels.
+Measured (first command, seed 0, 1,000 queries of unseen modules): nDCG@10 from docstring to code
+0.754 with random negatives, before 0.631 (difference 0.123, 95% interval 0.106 to 0.141); 0.757
+with hard ones, above by 0.003 (-0.001 to 0.008), not reproduced. About 22 minutes on 2 CPU cores.
 """
 
 from ml_collections import ConfigDict
