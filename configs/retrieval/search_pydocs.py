@@ -7,6 +7,9 @@ python -m experiments.run --config=configs/retrieval/search_pydocs.py --workdir=
 Needs `make weights`. The index is built once; the same command answers more queries at once. Of a
 folder every text file is read, in passages; `beir:PATH` searches a collection in BEIR's format.
 `--config.model.name=run --config.model.run=runs/contriever` takes the encoder of another run.
+Measured on 2 CPU cores: 21,198 documents encoded in 3 minutes; then 11 ms a query, those of a new
+length half a second more, to compile. Asked for by the first eighth of its words, which hold its
+name, a document is first in 90% of 500 cases.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -57,13 +57,16 @@ def attend(
     """
     b, t, h, k = query.shape
     groups = key.shape[2]
-    grouped = query.reshape(b, t, groups, h // groups, k)
-    logits = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=jnp.float32)
-    hidden = jnp.finfo(jnp.float32).min
-    logits = jnp.where(mask[:, None, None], logits.astype(jnp.float32) * k**-0.5, hidden)
-    weights = jax.nn.softmax(logits, axis=-1)
-    output = jnp.einsum("bgrts,bsgk->btgrk", weights.astype(value.dtype), value)
-    return output.reshape(b, t, h, k), weights.reshape(b, h, t, -1)
+    # Heads before tokens: products then come out as they are read next, and nothing as large as the
+    # logits is transposed.
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    grouped = query.reshape(b, groups, h // groups * t, k)
+    logits = jnp.einsum("bgqk,bgsk->bgqs", grouped, key, preferred_element_type=jnp.float32)
+    logits = logits.reshape(b, h, t, -1) * k**-0.5
+    weights = jax.nn.softmax(jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min), axis=-1)
+    grouped = weights.astype(value.dtype).reshape(b, groups, h // groups * t, -1)
+    output = jnp.einsum("bgqs,bgsk->bgqk", grouped, value)
+    return output.reshape(b, h, t, k).swapaxes(1, 2), weights
 
 
 class HeadDense(nn.Module):
