@@ -3,10 +3,10 @@
 python -m experiments.run --config=configs/attention/random_features_20000.py --workdir=runs/rf_l
 
 Two replicates; features are streamed in blocks of heads, and one factorisation a penalty serves all
-sizes and targets. Of its six fits (two replicates, three models) one was run to its end: attention,
-first replicate, seven to eight minutes of CPU time beside other work, 6 GB. Its relative errors:
-0.007 on averages of squares, 0.053 on averages weighted by correlation, 0.976 on squared
-correlations. Expect three quarters of an hour of one core.
+sizes and targets. Seven to eight minutes of CPU time a fit of six, 6 GB. Relative errors at the
+end, both replicates, attention and biased: averages of squares 0.007, 0.007 and 0.023, 0.026;
+squared correlations with none of the identity 0.976, 0.993 and 0.983, 0.974; with the identity
+alone 0.976, 0.963 and 0.495, 0.483. MLP features: 0.926, 0.981; 1.117, 1.128; 1.149, 1.118.
 """
 
 from ml_collections import ConfigDict
