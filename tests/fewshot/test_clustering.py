@@ -328,10 +328,7 @@ print(json.dumps(result))
 
 
 def test_eight_devices_equal_one():
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
-    }
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
     result = subprocess.run(
         [sys.executable, "-c", MESH],
         env={**environment, "JAX_PLATFORMS": "cpu"},

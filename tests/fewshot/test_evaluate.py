@@ -130,7 +130,7 @@ print(json.dumps([run(None), run(eight), grid(None), grid(eight), jax.device_cou
 def test_eight_devices_equal_one():
     env = {
         **os.environ,
-        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
+        "JAX_NUM_CPU_DEVICES": "8",
         "JAX_PLATFORMS": "cpu",
     }
     done = subprocess.run(

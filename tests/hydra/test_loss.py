@@ -202,7 +202,7 @@ for run in (explicit, automatic):
 
 
 def test_four_devices_give_the_value_and_gradients_of_one():
-    flags = {"XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=4"}
+    flags = {"JAX_NUM_CPU_DEVICES": "4"}
     result = subprocess.run(
         [sys.executable, "-c", SHARDED], env={**os.environ, **flags}, capture_output=True, text=True
     )

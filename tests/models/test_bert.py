@@ -264,10 +264,7 @@ def test_text_models_on_eight_devices_equal_one():
     done = subprocess.run(
         [sys.executable, "-c", CHILD],
         capture_output=True, text=True, cwd=ROOT,
-        env={
-            **os.environ,
-            "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
-        },
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     for name, found in json.loads(done.stdout.splitlines()[-1]).items():

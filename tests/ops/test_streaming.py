@@ -286,10 +286,7 @@ print(json.dumps({"worst": worst, "permutes": text.count("collective-permute"),
 
 
 def test_ring_over_eight_devices_equals_one_device():
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
-    }
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
     result = subprocess.run(
         [sys.executable, "-c", RING],
         env={**environment, "JAX_PLATFORMS": "cpu"},

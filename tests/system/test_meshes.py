@@ -114,10 +114,7 @@ def test_the_step_on_eight_devices_equals_that_on_one(experiment):
     done = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps([name, overrides, meshes, BATCH])],
         capture_output=True, text=True, cwd=ROOT,
-        env={
-            **os.environ,
-            "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
-        },
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     one, *several = json.loads(done.stdout.splitlines()[-1])

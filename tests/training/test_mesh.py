@@ -46,10 +46,7 @@ print(json.dumps(result))
 
 def test_eight_devices_equal_one_and_hold_their_share():
     code = EIGHT.format(here=str(Path(__file__).parent))
-    env = {
-        **os.environ,
-        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
-    }
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=env,
         cwd=Path(__file__).parents[2],
