@@ -166,9 +166,16 @@ class Norm(nn.Module):
         }
         match self.kind:
             case "batch":
-                return nn.BatchNorm(
+                norm = nn.BatchNorm(
                     use_running_average=not train, momentum=self.momentum, name="bn", **common
-                )(x)
+                )
+                x = norm(x)
+                if self.is_initializing():  # linen gives the statistics no axis: they would lie whole
+                    for name in ("mean", "var"):
+                        value = norm.get_variable("batch_stats", name)
+                        boxed = nn.LogicallyPartitioned(value, (self.axis,))
+                        norm.put_variable("batch_stats", name, boxed)
+                return x
             case "layer":
                 return nn.LayerNorm(name="ln", **common)(x)
             case "group":

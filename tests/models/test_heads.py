@@ -34,6 +34,14 @@ def test_projection_options():
     assert set(three["batch_stats"]) == {"norm0", "norm1", "out_norm"}
 
 
+def test_the_statistics_of_a_batch_norm_lie_as_its_scale_does():
+    head = ProjectionHead(features=3, hidden=5, norm=True)
+    specs = nn.get_partition_spec(jax.eval_shape(head.init, jax.random.key(0), features()))
+    scale = specs["params"]["norm0"]["bn"]["scale"]
+    assert scale == jax.sharding.PartitionSpec("mlp")
+    assert specs["batch_stats"]["norm0"]["bn"] == {"mean": scale, "var": scale}
+
+
 def test_last_norm_standardises_the_batch():
     x = features()
     head = ProjectionHead(features=4, norm=True, last_norm=True)
