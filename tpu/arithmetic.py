@@ -17,8 +17,8 @@ def program_flops(function: Callable, *args: Any, platform: str = "tpu") -> floa
       platform: Whose branch counts where platforms differ.
 
     Returns:
-      Twice the multiplications, over all devices. Of a conditional's branches the largest counts;
-      a loop of unknown length counts once.
+      Twice the multiplications, over all devices; of a kernel what it says of itself. Of a
+      conditional's branches the largest counts; a loop of unknown length counts once.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr, platform)
 
@@ -31,6 +31,9 @@ def _count(jaxpr: Jaxpr, platform: str) -> float:
             total += _dot(equation)
         elif name == "conv_general_dilated":
             total += _convolution(equation)
+        elif name == "pallas_call":  # by the kernel's own count
+            stated = equation.params["cost_estimate"]
+            total += stated.flops if stated else 0.0
         elif name == "cond":
             total += max(_count(branch, platform) for branch in _branches(options, platform))
         else:

@@ -20,14 +20,14 @@ _SLICES = {"dynamic-slice", "slice", "gather"}
 
 
 def flops(computation: Computation, instruction: Instruction) -> float:
-    """Floating-point operations of a matrix product or convolution, zero of anything else.
+    """Floating-point operations of a matrix product, a convolution, or a kernel by its own count.
 
     Args:
       computation: Which holds the instruction.
       instruction: Any.
 
     Returns:
-      Twice the number of its multiplications; those by padding do not count.
+      Twice the number of its multiplications; those by padding do not count. Zero of anything else.
     """
     if instruction.opcode == "dot":
         left = _operand(computation, instruction, 0)
@@ -35,6 +35,9 @@ def flops(computation: Computation, instruction: Instruction) -> float:
         return 2.0 * instruction.shapes[0].elements * math.prod(left.sizes[i] for i in contracted)
     if instruction.opcode == "convolution":
         return _convolution(computation, instruction)
+    if instruction.opcode == "custom-call":  # of Pallas, which says what a kernel costs
+        stated = re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes)
+        return float(stated[1]) if stated else 0.0
     return 0.0
 
 

@@ -14,4 +14,6 @@ from configs.contrastive import moco_v3_imagenet2012_vit_l
 
 
 def get_config() -> ConfigDict:
-    return moco_v3_imagenet2012_vit_l.get_config()
+    config = moco_v3_imagenet2012_vit_l.get_config()
+    config.model.update(dict(attention="fused"))
+    return config

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rml.models.layers import Dtype
+from rml.models.layers import Dtype, unknown
+from rml.ops.fused_attention import fused_attention
 
 # (query [b, t, h, k], key [b, s, g, k], value [b, s, g, k], mask [b, t or 1, s]) to the output
 # [b, t, h, k] and the weights [b, h, t, s], which may be None where a kernel never forms them.
@@ -69,6 +70,42 @@ def attend(
     return output.reshape(b, h, t, k).swapaxes(1, 2), weights
 
 
+def attend_to_all(
+    query: Float[Array, "b t h k"],
+    key: Float[Array, "b t h k"],
+    value: Float[Array, "b t h k"],
+    *,
+    implementation: str = "xla",
+) -> Float[Array, "b t h k"]:
+    """Softmax attention of all tokens to all; logits and softmax in float32.
+
+    Args:
+      query: Queries.
+      key: Keys.
+      value: Values.
+      implementation: "xla", or "fused": on TPUs `rml.ops.fused_attention`, of which each device of
+        the mesh in use runs its own images and heads; elsewhere what "xla" does.
+
+    Returns:
+      Output in the dtype of the values.
+
+    Raises:
+      ValueError: An unknown implementation, or a shape that the kernel does not take.
+    """
+    if implementation == "xla":
+        return jax.nn.dot_product_attention(query, key, value)
+    if implementation != "fused":
+        raise unknown("attention", implementation, ("xla", "fused"))
+    fused: Callable[..., jax.Array] = fused_attention
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty:  # the partitioner cannot look into a kernel
+        spec = nn.logical_to_mesh_axes(("batch", None, "heads", None))
+        fused = jax.shard_map(fused, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
+    return jax.lax.platform_dependent(
+        query, key, value, tpu=fused, default=jax.nn.dot_product_attention
+    )
+
+
 class HeadDense(nn.Module):
     """A Dense layer from or to heads, initialised as the matrix that it is when flattened.
 
@@ -80,6 +117,8 @@ class HeadDense(nn.Module):
       axes: logical axes of the kernel: those of the inputs, then those of the features.
       use_bias: whether a bias is added.
       kernel_init: draws the flat matrix.
+      split: return one array for each place of the features' first axis. Each is then a product of
+        its own, laid out as what reads it wants it, where slices of one would be copied.
       dtype: compute dtype; None follows input and parameters.
       param_dtype: dtype of the parameters.
     """
@@ -88,11 +127,12 @@ class HeadDense(nn.Module):
     axes: tuple[str | None, ...]
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = MATRIX_INIT
+    split: bool = False
     dtype: Dtype = None
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> Any:
         """Multiplies the last axes of `x`, as many as `axes` has beyond `features`."""
         inputs = len(self.axes) - len(self.features)
         shape = (*x.shape[-inputs:], *self.features)
@@ -108,8 +148,16 @@ class HeadDense(nn.Module):
             bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[inputs:])
             bias = self.param("bias", bias_init, self.features, self.param_dtype)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = jnp.tensordot(x, kernel, axes=inputs)
-        return y if bias is None else y + bias
+
+        def product(kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+            y = jnp.tensordot(x, kernel, axes=inputs)
+            return y if bias is None else y + bias
+
+        if not self.split:
+            return product(kernel, bias)
+        parts = jnp.unstack(kernel, axis=inputs)
+        offsets = [None] * len(parts) if bias is None else jnp.unstack(bias)
+        return tuple(map(product, parts, offsets))
 
 
 class SelfAttention(nn.Module):

@@ -170,9 +170,11 @@ class Norm(nn.Module):
                     use_running_average=not train, momentum=self.momentum, name="bn", **common
                 )
                 x = norm(x)
-                if self.is_initializing():  # linen gives the statistics no axis: they would lie whole
+                if (
+                    self.is_initializing()
+                ):  # linen gives the statistics no axis: they would lie whole
                     for name in ("mean", "var"):
-                        value = norm.get_variable("batch_stats", name)
+                        value: jax.Array = norm.get_variable("batch_stats", name)
                         boxed = nn.LogicallyPartitioned(value, (self.axis,))
                         norm.put_variable("batch_stats", name, boxed)
                 return x

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rml.models import layers
-from rml.models.attention import HeadDense
+from rml.models.attention import HeadDense, attend_to_all
 from rml.models.conv import Conv, Implementation
 from rml.models.transformer import run_blocks
 
@@ -34,6 +34,7 @@ class ViT(nn.Module):
       scan: run the blocks as one scanned block: compile time no longer grows with depth, and
         parameters are stacked on a leading "layers" axis.
       remat: recompute each block in the backward pass instead of keeping its activations.
+      attention: "xla" or "fused", see `rml.models.attention.attend_to_all`.
       implementation: of the patch convolution, see `rml.models.conv.conv2d`.
       dtype: compute dtype; None follows input and parameters.
       param_dtype: dtype of the parameters.
@@ -49,6 +50,7 @@ class ViT(nn.Module):
     freeze_patches: bool = False
     scan: bool = True
     remat: bool = False
+    attention: str = "xla"
     implementation: Implementation = "auto"
     dtype: layers.Dtype = None
     param_dtype: layers.Dtype = jnp.float32
@@ -116,6 +118,7 @@ class ViT(nn.Module):
             remat=self.remat,
             heads=self.heads,
             mlp_ratio=self.mlp_ratio,
+            attention=self.attention,
             **dtypes,
         )
         x = layers.layer_norm("norm", epsilon=_EPSILON, **dtypes)(x)
@@ -138,6 +141,7 @@ class Block(nn.Module):
 
     heads: int
     mlp_ratio: int = 4
+    attention: str = "xla"
     dtype: layers.Dtype = None
     param_dtype: layers.Dtype = jnp.float32
 
@@ -153,11 +157,12 @@ class Block(nn.Module):
             (3, self.heads, width // self.heads),
             ("embed", None, *head_axes),
             kernel_init=_SQUARE_INIT,
+            split=True,
             name="qkv",
             **dtypes,
         )(layers.layer_norm("norm1", epsilon=_EPSILON, **dtypes)(x))
-        qkv = nn.with_logical_constraint(qkv, ("batch", "length", None, *head_axes))
-        y = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        qkv = (nn.with_logical_constraint(y, ("batch", "length", *head_axes)) for y in qkv)
+        y = attend_to_all(*qkv, implementation=self.attention)
         out = (*head_axes, "embed")
         x = x + HeadDense((width,), out, kernel_init=_SQUARE_INIT, name="out", **dtypes)(y)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))

@@ -1,0 +1,139 @@
+"""The kernel as plain JAX beside XLA's attention, and as a TPU's compiler takes it.
+
+The second needs the `tpu` extra (libtpu); the compiler runs on any machine.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.models.attention import attend_to_all
+from rml.ops.fused_attention import fused_attention
+
+TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the tpu extra")
+
+
+def draw(shape, count, dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), dtype) for _ in range(count)]
+
+
+def exact(query, key, value):
+    """The equation, in float64."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    logits = np.einsum("bthk,bshk->bhts", query, key) / np.sqrt(query.shape[-1])
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.einsum("bhts,bshk->bthk", weights / weights.sum(-1, keepdims=True), value)
+
+
+# Two heads to a group, one that fills it, one wider than it, four to a group; odd lengths.
+@pytest.mark.parametrize("shape", [(2, 21, 4, 64), (1, 16, 2, 128), (1, 9, 1, 256), (2, 19, 4, 32)])
+def test_values_and_gradients_are_those_of_attention(shape):
+    *args, out = draw(shape, 4)
+    fused, fused_vjp = jax.vjp(lambda *x: fused_attention(*x, interpret=True), *args)
+    _, plain_vjp = jax.vjp(jax.nn.dot_product_attention, *args)
+    np.testing.assert_allclose(fused, exact(*args), atol=2e-6)
+    for ours, theirs in zip(fused_vjp(out), plain_vjp(out), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=4e-6)
+
+
+def test_large_logits_and_bfloat16():
+    args = draw((1, 12, 2, 64), 3, jnp.bfloat16)
+    args[0] *= 1e4  # the exponential of such logits is infinite
+    fused = fused_attention(*args, interpret=True)
+    assert fused.dtype == jnp.bfloat16
+    # One rounding of the weights, one of the output.
+    np.testing.assert_allclose(np.asarray(fused, np.float32), exact(*args), atol=2e-2, rtol=2**-7)
+
+
+def test_mapped_over_another_axis():
+    args = draw((3, 2, 8, 2, 64), 3)
+    one = jax.vmap(lambda *x: fused_attention(*x, interpret=True))(*args)
+    np.testing.assert_allclose(one, jax.vmap(jax.nn.dot_product_attention)(*args), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((2, 8, 3, 64), jnp.float32, "3 heads of 64"),
+        ((2, 8, 4, 48), jnp.float32, "4 heads of 48"),
+        ((2, 1025, 2, 64), jnp.bfloat16, "at most 1024 tokens in bfloat16, got 1025"),
+        ((2, 769, 2, 64), jnp.float32, "at most 768 tokens in float32, got 769"),
+    ],
+)
+def test_misuse(shape, dtype, message):
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(fused_attention, x, x, x)
+
+
+def test_elsewhere_than_on_a_tpu_it_is_xlas():
+    args = draw((2, 5, 4, 64), 3)
+    expected = jax.nn.dot_product_attention(*args)
+    np.testing.assert_array_equal(attend_to_all(*args, implementation="fused"), expected)
+    with pytest.raises(ValueError, match="did you mean 'fused'"):
+        attend_to_all(*args, implementation="fuse")
+
+
+COMPILE = """
+import json
+import jax, jax.numpy as jnp
+from rml.models.attention import attend_to_all
+from rml.training.mesh import make_mesh, use_mesh
+from tpu import hlo, work
+from tpu.aot import use_compiler_only
+from tpu.arithmetic import program_flops
+from tpu.collectives import collectives
+from tpu.compile import topology_devices
+
+use_compiler_only()
+mesh = make_mesh(dict(data=2, model=2), topology_devices("v5e:2x2"))
+spec = jax.sharding.PartitionSpec("data", None, "model", None)
+x = jax.ShapeDtypeStruct(
+    (512, 197, 12, 64), jnp.bfloat16, sharding=jax.sharding.NamedSharding(mesh, spec))
+result = {}
+for name in ("xla", "fused"):
+    def loss(query, key, value):
+        out = attend_to_all(query, key, value, implementation=name)
+        return jnp.square(out.astype(jnp.float32)).sum()
+    with use_mesh(mesh):
+        step = jax.jit(jax.grad(loss, (0, 1, 2)))
+        traced = program_flops(jax.grad(loss, (0, 1, 2)), x, x, x)
+        text = step.lower(x, x, x).compile().as_text()
+    program = hlo.parse(text)
+    result[name] = dict(
+        traced=traced,
+        derived=sum(n * work.flops(c, i) for c, i, n in program.executed()),
+        traffic=sum(n * work.traffic(program, c, i) for c, i, n in program.outer()),
+        gathered=[c.shape for c in collectives(program) if c.kind == "all-gather"],
+        logits="197,197]" in text,
+    )
+print(json.dumps(result))
+"""
+
+
+@TPU
+def test_a_tpu_makes_no_logits_and_each_device_its_own_heads():
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        env={"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "PYTHONPATH": ":".join(sys.path)},
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    plain, fused = found["xla"], found["fused"]
+    assert plain["logits"]
+    assert not fused["logits"]
+    assert fused["gathered"] == []
+    # Two products forward and five back; XLA's attention keeps the weights and needs four.
+    product = 2 * 512 * 12 * 197**2 * 64
+    assert (plain["traced"], fused["traced"]) == (6 * product, 7 * product)
+    assert fused["derived"] == fused["traced"] / 4
+    assert fused["traffic"] < plain["traffic"] / 3
