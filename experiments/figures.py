@@ -402,7 +402,10 @@ def bars(
             )
             if count <= 24:
                 text = [_short(h) if np.isfinite(h) else "" for h in height]
-                ax.bar_label(drawn, text, padding=1.5, fontsize=5.5 if count > 10 else 6.5)
+                points = 5.5 if count > 10 else 6.5
+                room = 72 * 0.8 * size[0] / len(groups) * width  # the axes take 0.8 of the figure
+                upright = 0.62 * points * max(map(len, text)) > room
+                ax.bar_label(drawn, text, padding=1.5, fontsize=points, rotation=90 * upright)
         if reference is not None:
             ax.axhline(
                 reference[1], color="#333333", linestyle="--", linewidth=0.9, label=reference[0]
