@@ -220,7 +220,11 @@ def show(report: Mapping[str, Any], write: Callable[[str], Any]) -> None:
         ("step: roofline, the longest of the above alone", milli(seconds["roofline"]), "estimate"),
         ("step: one by one, all exchanges hidden", milli(seconds["overlapped"]), "estimate"),
         ("step: one by one, no exchange hidden", milli(seconds["estimate"]), "estimate"),
-        ("floor: FLOPs, nothing made again, at peak", milli(seconds["floor"]), "traced / datasheet"),
+        (
+            "floor: FLOPs, nothing made again, at peak",
+            milli(seconds["floor"]),
+            "traced / datasheet",
+        ),
         ("step over floor", f"{report['estimate_over_floor']:.2f}", "estimate"),
         ("share of peak", f"{report['share_of_peak']:.1%}", "estimate"),
         ("examples a second", f"{report['examples_per_second']:,.0f}", "estimate"),
