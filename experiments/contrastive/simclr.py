@@ -7,8 +7,6 @@ arXiv:2002.05709, Algorithm 1.
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
-
 from experiments.contrastive import common
 from rml.contrastive.ntxent import nt_xent
 from rml.data import augment
@@ -36,15 +34,15 @@ def task(config: Any) -> Task:
     model, pipeline = common.build_model(config), common.augmentation(config)
 
     def loss(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
-        first, second = augment.views(key, augment.to_float(batch["image"]), pipeline, n=2)
+        views = augment.views(key, augment.to_float(batch["image"]), pipeline, n=2)
         projections, model_state = model.apply(
             {"params": params, **model_state},
-            jnp.concatenate([first, second]),
+            augment.flat_views(views),
             train=True,
             mutable=list(model_state),
         )
         contrast = partial(nt_xent, temperature=config.loss.temperature)
-        value = over_batch(contrast)(*jnp.split(projections, 2))
+        value = over_batch(contrast)(*augment.split_views(projections))
         return value, ({}, model_state)
 
     return gradient_task(

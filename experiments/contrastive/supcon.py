@@ -33,14 +33,14 @@ def task(config: Any) -> Task:
     model, pipeline = common.build_model(config), common.augmentation(config)
 
     def loss(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
-        first, second = augment.views(key, augment.to_float(batch["image"]), pipeline, n=2)
+        views = augment.views(key, augment.to_float(batch["image"]), pipeline, n=2)
         projections, model_state = model.apply(
             {"params": params, **model_state},
-            jnp.concatenate([first, second]),
+            augment.flat_views(views),
             train=True,
             mutable=list(model_state),
         )
-        labels = jnp.concatenate([batch["label"], batch["label"]])
+        labels = jnp.repeat(batch["label"], 2)
         contrast = partial(sup_con, **config.loss)
         return over_batch(contrast)(projections, labels), ({}, model_state)
 

@@ -135,7 +135,7 @@ def task(config: Any, method: str) -> Task:
         out, model_state = apply(params, model_state, images)
         if method == "simclr":
             contrast = partial(nt_xent, temperature=config.simclr.temperature)
-            value = over_batch(contrast)(*jnp.split(out, 2))
+            value = over_batch(contrast)(*augment.split_views(out))
         elif method == "supcon":
             contrast = partial(sup_con, temperature=config.supcon.temperature)
             value = over_batch(contrast)(out, labels)
@@ -147,15 +147,15 @@ def task(config: Any, method: str) -> Task:
     def loss(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
         view_key, pair_key, gate_key = jax.random.split(key, 3)
         views = augment.views(view_key, augment.to_float(batch["image"]), pipeline, n=2)
-        images, labels = jnp.concatenate([*views]), jnp.tile(batch["label"], 2)
+        images, labels = augment.flat_views(views), jnp.repeat(batch["label"], 2)
         if method != "hydra":
             return baseline(params, model_state, images, labels)
         if drawn:
-            partners = jnp.tile(batch["partner"], 2)
+            partners = jnp.repeat(batch["partner"], 2)
         else:
-            partners = sample_partners(
-                pair_key, labels, classes=config.data.classes, sampling=config.pairs.sampling
-            )
+            options = dict(classes=config.data.classes, sampling=config.pairs.sampling)
+            apart = sample_partners(pair_key, jnp.tile(batch["label"], 2), **options)
+            partners = augment.flat_views(apart.reshape(2, -1))
         (projections, gates), model_state = apply(
             params, model_state, images, labels, partners, gate_key
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key, Shaped, UInt8
 
 from rml.data.color import color_jitter as color_jitter
 from rml.data.color import gaussian_blur as gaussian_blur
@@ -25,7 +25,8 @@ from rml.data.geometry import random_resized_crop as random_resized_crop
 from rml.data.geometry import resize as resize
 from rml.errors import unknown
 
-Pipeline = Callable[[Key[Array, ""], Float[Array, "b h w c"]], Float[Array, "b h w c"]]
+Pipeline = Callable[..., Float[Array, "b h w c"]]
+"""`(key, images, *, copies=1) -> images`, drawing by example; `copies` as for `draws.uniforms`."""
 
 AUGMENTATIONS: dict[str, Callable[..., Array]] = {
     function.__name__: function
@@ -63,7 +64,7 @@ def compose(steps: Sequence[Any]) -> Pipeline:
             `(("random_resized_crop", {"scale": (0.5, 1.0)}), "random_flip")`; applied in order.
 
     Returns:
-        `(key, images) -> images`. Step i draws from `fold_in(key, i)`.
+        `(key, images, *, copies=1) -> images`. Step i draws from `fold_in(key, i)`.
 
     Raises:
         ValueError: If a step is malformed, or its name or an option is unknown.
@@ -71,11 +72,12 @@ def compose(steps: Sequence[Any]) -> Pipeline:
     bound = [_bind(step) for step in steps]
 
     def pipeline(
-        key: Key[Array, ""], images: Float[Array, "b h w c"]
+        key: Key[Array, ""], images: Float[Array, "b h w c"], *, copies: int = 1
     ) -> Float[Array, "b out_h out_w c"]:
         for index, (function, keyed, options) in enumerate(bound):
             if keyed:
-                images = function(jax.random.fold_in(key, index), images, **options)
+                own = jax.random.fold_in(key, index)
+                images = function(own, images, copies=copies, **options)
             else:
                 images = function(images, **options)
         return images
@@ -92,10 +94,13 @@ def views(
 ) -> Float[Array, "n b out_h out_w c"]:
     """Independently augmented copies of a batch, in one call of the pipeline.
 
+    Inside, the views of an image are neighbours: split over devices, no image leaves its own. For
+    the same reason a model should see them by `flat_views`.
+
     Args:
         key: Of the draw.
         images: Batch of images.
-        pipeline: `(key, images) -> images`, drawing by example as those here do.
+        pipeline: As `compose` makes one.
         n: Number of views.
 
     Returns:
@@ -106,8 +111,18 @@ def views(
     """
     if n < 1:
         raise ValueError(f"n must be positive, got {n}")
-    out = pipeline(key, jnp.tile(images, (n, 1, 1, 1)))
-    return out.reshape(n, len(images), *out.shape[1:])
+    out = pipeline(key, jnp.repeat(images, n, axis=0), copies=n)
+    return out.reshape(len(images), n, *out.shape[1:]).swapaxes(0, 1)
+
+
+def flat_views(views: Shaped[Array, "n b *shape"]) -> Shaped[Array, "n*b *shape"]:
+    """Views in one batch, those of an image neighbours; `split_views` is the inverse."""
+    return views.swapaxes(0, 1).reshape(-1, *views.shape[2:])
+
+
+def split_views(flat: Shaped[Array, "rows *shape"], *, n: int = 2) -> Shaped[Array, "n b *shape"]:
+    """View by view what a model made of `flat_views`."""
+    return flat.reshape(-1, n, *flat.shape[1:]).swapaxes(0, 1)
 
 
 def _bind(step: Any) -> tuple[Callable[..., Array], bool, dict[str, Any]]:
@@ -122,7 +137,7 @@ def _bind(step: Any) -> tuple[Callable[..., Array], bool, dict[str, Any]]:
     known = {
         key: parameter
         for key, parameter in parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key != "copies"
     }
     for option in options:
         if option not in known:

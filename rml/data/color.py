@@ -26,6 +26,7 @@ def color_jitter(
     saturation: Number = 0.8,
     hue: Number = 0.2,
     p: Number = 0.8,
+    copies: int = 1,
 ) -> Float[Array, "b h w c"]:
     """Changes brightness, contrast, saturation and hue, in this order, with probability `p`.
 
@@ -37,6 +38,7 @@ def color_jitter(
         saturation: Factor of the saturation, likewise.
         hue: Shift uniform in ±x turns of the colour circle, at most 0.5.
         p: Probability that an image is changed at all.
+        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
         Images in [0, 1].
@@ -65,7 +67,7 @@ def color_jitter(
     if images.shape[-1] not in (1, 3):
         raise ValueError(f"color_jitter takes 1 or 3 channels, got images {images.shape}")
 
-    u_brightness, u_contrast, u_saturation, u_hue, chosen = uniforms(key, len(images), 5)
+    u_brightness, u_contrast, u_saturation, u_hue, chosen = uniforms(key, len(images), 5, copies)
 
     def factor(strength: Number, uniform: Array) -> Array:
         return between(max(0.0, 1 - strength), 1 + strength, uniform)
@@ -108,7 +110,7 @@ def _shift_hsv(
 
 
 def random_grayscale(
-    key: Key[Array, ""], images: Float[Array, "b h w c"], *, p: Number = 0.2
+    key: Key[Array, ""], images: Float[Array, "b h w c"], *, p: Number = 0.2, copies: int = 1
 ) -> Float[Array, "b h w c"]:
     """Makes RGB images grey with probability `p`; grey ones stay as they are.
 
@@ -116,6 +118,7 @@ def random_grayscale(
         key: Of the draw.
         images: Grey or RGB images.
         p: Probability.
+        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
         Images of the same shape.
@@ -128,7 +131,7 @@ def random_grayscale(
         return images
     if images.shape[-1] != 3:
         raise ValueError(f"random_grayscale takes 1 or 3 channels, got images {images.shape}")
-    (chosen,) = uniforms(key, len(images), 1)
+    (chosen,) = uniforms(key, len(images), 1, copies)
     grey = dm_pix.rgb_to_grayscale(images, keep_dims=True)
     return choose(chosen, p, grey, images)
 
@@ -140,6 +143,7 @@ def gaussian_blur(
     sigma: Range = (0.1, 2.0),
     kernel_size: int | None = None,
     p: Number = 0.5,
+    copies: int = 1,
 ) -> Float[Array, "b h w c"]:
     """Blurs with a Gaussian of random width, with probability `p`.
 
@@ -150,6 +154,7 @@ def gaussian_blur(
         kernel_size: Odd width at which the Gaussian is cut off; a tenth of the image's shorter
             side if not given, but at least 3.
         p: Probability.
+        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
         Images of the same size. At the border the kernel is renormalised over the image.
@@ -167,7 +172,7 @@ def gaussian_blur(
     width = max(3, min(h, w) // 10 // 2 * 2 + 1) if kernel_size is None else kernel_size
     if width < 1 or width % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive, got {width}")
-    u_sigma, chosen = uniforms(key, b, 2)
+    u_sigma, chosen = uniforms(key, b, 2, copies)
     deviation = between(sigma[0], sigma[1], u_sigma)
 
     def weights(n: int) -> Array:
@@ -184,6 +189,7 @@ def solarize(
     *,
     threshold: Number = 0.5,
     p: Number = 0.2,
+    copies: int = 1,
 ) -> Float[Array, "b h w c"]:
     """Inverts values at or above a threshold, with probability `p`.
 
@@ -192,6 +198,7 @@ def solarize(
         images: Images in [0, 1].
         threshold: In [0, 1].
         p: Probability.
+        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
         Images of the same shape.
@@ -203,7 +210,7 @@ def solarize(
         Grill et al., "Bootstrap your own latent" (2020), appendix B.
     """
     check_probability(p)
-    (chosen,) = uniforms(key, len(images), 1)
+    (chosen,) = uniforms(key, len(images), 1, copies)
     return choose(chosen, p, dm_pix.solarize(images, threshold), images)
 
 

@@ -11,13 +11,18 @@ Range = Sequence[Number]
 """A pair, low and high; a list where it comes from JSON."""
 
 
-def uniforms(key: Key[Array, ""], n: int, count: int) -> Float[Array, "count n"]:
+def uniforms(key: Key[Array, ""], n: int, count: int, copies: int = 1) -> Float[Array, "count n"]:
     """Uniform numbers in [0, 1), `count` for each of `n` examples.
 
     JAX's counter-based generator makes number (i, j) from its position alone: what example i gets
-    does not depend on the size of the batch, nor on how it is sharded.
+    does not depend on the size of the batch, nor on how it is sharded. Of a batch whose images have
+    `copies` rows each, copy c of image i gets what it would where copies of the batch lie behind
+    each other: row c * n / copies + i.
     """
-    return jax.random.uniform(key, (n, count)).T
+    drawn = jax.random.uniform(key, (n, count))
+    if copies > 1:
+        drawn = drawn.reshape(copies, n // copies, count).swapaxes(0, 1).reshape(n, count)
+    return drawn.T
 
 
 def between(low: Number, high: Number, uniform: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

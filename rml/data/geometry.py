@@ -31,6 +31,7 @@ def random_resized_crop(
     size: int | Sequence[int] | None = None,
     scale: Range = (0.08, 1.0),
     ratio: Range = (3 / 4, 4 / 3),
+    copies: int = 1,
 ) -> Float[Array, "b out_h out_w c"]:
     """Crops a box of random area and aspect and resizes it (antialiased bilinear).
 
@@ -40,6 +41,7 @@ def random_resized_crop(
         size: Height and width of the result; the input's if not given.
         scale: Range of the box's area as a share of the image's.
         ratio: Range of the box's aspect, width by height, drawn log-uniformly.
+        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
         The crops.
@@ -54,7 +56,7 @@ def random_resized_crop(
     check_range("scale", scale, high=1.0)
     check_range("ratio", ratio)
     b, h, w, _ = images.shape
-    top, left, box_h, box_w = _random_boxes(key, b, h, w, scale, ratio)
+    top, left, box_h, box_w = _random_boxes(key, b, h, w, scale, ratio, copies)
     out_h, out_w = _size(size, images)
     return separable(images, _resampling(top, box_h, h, out_h), _resampling(left, box_w, w, out_w))
 
@@ -68,6 +70,7 @@ def random_affine(
     scale: Range = (1.0, 1.0),
     shear: Number = 0.0,
     fill: Number = 0.0,
+    copies: int = 1,
 ) -> Float[Array, "b h w c"]:
     """Rotates, shears, scales about the centre and translates, in one bilinear resampling.
 
@@ -79,6 +82,7 @@ def random_affine(
         scale: Range of magnification.
         shear: Horizontal shear is uniform in ±shear degrees.
         fill: Value outside the image.
+        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
         Images of the same size; the images themselves where every range is a point at identity.
@@ -91,7 +95,7 @@ def random_affine(
         raise ValueError(f"shear must be in [0, 90) degrees, got {shear}")
     shift_h, shift_w = (translate, translate) if isinstance(translate, int | float) else translate
     b, h, w, _ = images.shape
-    u_angle, u_scale, u_shear, u_y, u_x = uniforms(key, b, 5)
+    u_angle, u_scale, u_shear, u_y, u_x = uniforms(key, b, 5, copies)
     angle = between(-math.radians(degrees), math.radians(degrees), u_angle)
     slope = jnp.tan(between(-math.radians(shear), math.radians(shear), u_shear))
     zoom = 1 / between(scale[0], scale[1], u_scale)
@@ -154,7 +158,12 @@ def affine_warp(
 
 
 def random_flip(
-    key: Key[Array, ""], images: Float[Array, "b h w c"], *, p: Number = 0.5, vertical: bool = False
+    key: Key[Array, ""],
+    images: Float[Array, "b h w c"],
+    *,
+    p: Number = 0.5,
+    vertical: bool = False,
+    copies: int = 1,
 ) -> Float[Array, "b h w c"]:
     """Mirrors each image with probability `p`.
 
@@ -163,6 +172,7 @@ def random_flip(
         images: Batch of images.
         p: Probability.
         vertical: Upside down instead of left to right.
+        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
         Images of the same size.
@@ -171,7 +181,7 @@ def random_flip(
         ValueError: If `p` is no probability.
     """
     check_probability(p)
-    (chosen,) = uniforms(key, len(images), 1)
+    (chosen,) = uniforms(key, len(images), 1, copies)
     return choose(chosen, p, jnp.flip(images, axis=1 if vertical else 2), images)
 
 
@@ -183,6 +193,7 @@ def random_erase(
     scale: Range = (0.02, 0.33),
     ratio: Range = (0.3, 3.3),
     value: Number = 0.0,
+    copies: int = 1,
 ) -> Float[Array, "b h w c"]:
     """Sets a random box to `value` with probability `p`.
 
@@ -193,6 +204,7 @@ def random_erase(
         scale: Range of the box's area as a share of the image's.
         ratio: Range of the box's aspect, width by height.
         value: What the box is filled with.
+        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
         Images of the same size.
@@ -208,8 +220,8 @@ def random_erase(
     check_range("ratio", ratio)
     b, h, w, _ = images.shape
     key_box, key_choice = jax.random.split(key)
-    top, left, box_h, box_w = _random_boxes(key_box, b, h, w, scale, ratio)
-    (chosen,) = uniforms(key_choice, b, 1)
+    top, left, box_h, box_w = _random_boxes(key_box, b, h, w, scale, ratio, copies)
+    (chosen,) = uniforms(key_choice, b, 1, copies)
     y, x = jnp.arange(h) + 0.5, jnp.arange(w) + 0.5
     in_y = (y >= top[:, None]) & (y < (top + box_h)[:, None])
     in_x = (x >= left[:, None]) & (x < (left + box_w)[:, None])
@@ -295,9 +307,10 @@ def _random_boxes(
     w: int,
     scale: Range,
     ratio: Range,
+    copies: int,
 ) -> tuple[Float[Array, " b"], Float[Array, " b"], Float[Array, " b"], Float[Array, " b"]]:
     """Top, left, height and width of a box in each image: the first of ten draws that fits."""
-    u = uniforms(key, b, 2 * _ATTEMPTS + 2)
+    u = uniforms(key, b, 2 * _ATTEMPTS + 2, copies)
     area = between(scale[0], scale[1], u[:_ATTEMPTS]) * (h * w)
     aspect = jnp.exp(between(math.log(ratio[0]), math.log(ratio[1]), u[_ATTEMPTS:-2]))
     tall, wide = jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.data.augment import AUGMENTATIONS, compose, to_float, views
+from rml.data.augment import AUGMENTATIONS, compose, flat_views, split_views, to_float, views
 from rml.data.draws import uniforms
 
 KEY = jax.random.key(0)
@@ -77,6 +77,20 @@ def test_views_are_independent():
     assert (flat[:, None] != flat[None]).any(axis=-1).sum() == 18 * 17
 
 
+@pytest.mark.parametrize("name", RANDOM)
+def test_views_draw_as_copies_of_the_batch_behind_each_other_would(name):
+    pipeline = compose([(name, RANDOM[name])])
+    behind = pipeline(KEY, jnp.tile(SAME, (3, 1, 1, 1))).reshape(3, *SAME.shape)
+    np.testing.assert_allclose(views(KEY, SAME, pipeline, n=3), behind, atol=1e-6)
+
+
+def test_flat_views_are_neighbours():
+    apart = jnp.arange(2 * 3 * 4).reshape(2, 3, 4)
+    flat = flat_views(apart)
+    np.testing.assert_array_equal(flat[:2], [apart[0, 0], apart[1, 0]])
+    np.testing.assert_array_equal(split_views(flat), apart)
+
+
 def test_uniforms_do_not_depend_on_the_batch_size():
     assert jnp.array_equal(uniforms(KEY, 3, 4), uniforms(KEY, 8, 4)[:, :3])
 
@@ -123,6 +137,7 @@ def test_compose_reads_configs():
         ),
         ([("random_flip", {"key": 1})], "unknown option of random_flip 'key'"),
         ([("random_flip", {"images": 1})], "unknown option of random_flip 'images'"),
+        ([("random_flip", {"copies": 1})], "unknown option of random_flip 'copies'"),
         ([("normalize", {"mean": 0.5})], "normalize needs the option 'std'"),
         ([("a", "b", "c")], "a name or \\(name, options\\)"),
         ([({}, {})], "a name or \\(name, options\\)"),
