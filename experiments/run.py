@@ -4,6 +4,7 @@ The config names the experiment, the experiment says what happens. Heavy imports
 flags are known to be right, so that `--help` and mistakes answer at once.
 """
 
+import ctypes
 import itertools
 import os
 import runpy
@@ -23,6 +24,7 @@ from experiments.registry import find_experiment
 from rml.errors import UserError, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
+M_ARENA_MAX = -8  # of glibc's malloc.h
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; --config.key=value overrides one of its values."
 )
@@ -147,6 +149,19 @@ def catch_sigterm() -> None:
 def several_processes() -> bool:
     """Whether the flags ask for more than this process."""
     return COORDINATOR.value is not None or DISTRIBUTED.value
+
+
+def limit_arenas() -> None:
+    """Holds glibc to one heap a core, unless MALLOC_ARENA_MAX says how many.
+
+    By default there are up to eight a core, and what evaluations and checkpoints free in one is not
+    used from another: a long run's memory creeps up (tests/system/soak.py).
+    """
+    if "MALLOC_ARENA_MAX" in os.environ or not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt:
+        mallopt(M_ARENA_MAX, len(os.sched_getaffinity(0)))
 
 
 def prepare_devices() -> None:
@@ -286,6 +301,7 @@ def main(argv: Sequence[str]) -> None:
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     directory = Path(WORKDIR.value or Path("runs") / Path(path).stem)
     catch_sigterm()
+    limit_arenas()
     try:
         launch(CONFIG.value, directory, os.path.relpath(path))
     except (KeyboardInterrupt, Terminated) as stop:

@@ -6,9 +6,10 @@ The run is a real one of the launcher, with evaluations and checkpoints. The fir
 time is warm-up; over the rest the resident set of the process is fitted by a line. Exit code 1
 where that line rises by more than 2% of what the process holds.
 
-Some of what grows is a matter of checkpoints: TensorStore does not give back the JSON that Orbax
-asks it for in every save, 14 kB and 0.4 kB an array (Orbax 0.12.8, TensorStore 0.1.86, by
-tracemalloc). The rest, half a kilobyte a step, is in no object of Python.
+Two things grow. TensorStore does not give back the JSON that Orbax asks it for in every save, 14 kB
+and 0.4 kB an array (Orbax 0.12.8, TensorStore 0.1.86, by tracemalloc). And glibc's heaps, of which
+threads have eight a core, fragment; the launcher holds it to one a core. Run this under
+MALLOC_ARENA_MAX=16 to see them grow.
 """
 
 import argparse
