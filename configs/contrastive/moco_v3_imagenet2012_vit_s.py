@@ -27,7 +27,13 @@ def get_config() -> ConfigDict:
     config.augment_second.gaussian_blur.p = 0.1
     config.augment_second.solarize = dict(p=0.2)
     config.model = dict(
-        name="vit_s", heads=12, patch_size=16, positions="sincos2d", freeze_patches=True, remat=True
+        name="vit_s",
+        heads=12,
+        patch_size=16,
+        positions="sincos2d",
+        freeze_patches=True,
+        remat=True,
+        attention="xla",  # "fused" on TPUs: a kernel, compiled but not run here
     )
     config.head = dict(hidden=4096, features=256, layers=3, norm=True, last_norm=True)
     config.predictor = dict(hidden=4096, features=256, layers=2, norm=True, last_norm=True)

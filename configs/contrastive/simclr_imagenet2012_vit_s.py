@@ -15,7 +15,12 @@ def get_config() -> ConfigDict:
     batch_size, epochs, images = 4096, 300, 1_281_167
     config = simclr_imagenet2012_resnet50.get_config()
     config.model = dict(
-        name="vit_s", patch_size=16, positions="sincos2d", freeze_patches=True, remat=True
+        name="vit_s",
+        patch_size=16,
+        positions="sincos2d",
+        freeze_patches=True,
+        remat=True,
+        attention="xla",  # "fused" on TPUs: a kernel, compiled but not run here
     )
     config.head = dict(hidden=4096, features=256, layers=3, norm=True, last_norm=True)
     config.loss.temperature = 0.2

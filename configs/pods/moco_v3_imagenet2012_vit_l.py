@@ -15,5 +15,5 @@ from configs.contrastive import moco_v3_imagenet2012_vit_l
 
 def get_config() -> ConfigDict:
     config = moco_v3_imagenet2012_vit_l.get_config()
-    config.model.update(dict(attention="fused"))
+    config.model.attention = "fused"
     return config

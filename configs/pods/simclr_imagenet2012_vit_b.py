@@ -16,7 +16,7 @@ from configs.contrastive import simclr_imagenet2012_vit_s
 def get_config() -> ConfigDict:
     batch_size, epochs, images = 32_768, 300, 1_281_167
     config = simclr_imagenet2012_vit_s.get_config()
-    config.model.update(dict(name="vit_b", attention="fused"))
+    config.model.name, config.model.attention = "vit_b", "fused"
     config.optimizer.warmup_steps = 40 * images // batch_size
     config.train.batch_size = batch_size
     config.train.steps = epochs * images // batch_size
