@@ -307,7 +307,7 @@ def _random_boxes(
     w: int,
     scale: Range,
     ratio: Range,
-    copies: int,
+    copies: int = 1,
 ) -> tuple[Float[Array, " b"], Float[Array, " b"], Float[Array, " b"], Float[Array, " b"]]:
     """Top, left, height and width of a box in each image: the first of ten draws that fits."""
     u = uniforms(key, b, 2 * _ATTEMPTS + 2, copies)
