@@ -1,6 +1,8 @@
 """The launcher as a user meets it: real processes, wrong flags, wrong data."""
 
 import json
+import os
+import platform
 import subprocess
 import sys
 import time
@@ -207,3 +209,41 @@ def test_two_runs_in_one_directory(launch, start, tmp_path):
         time.sleep(0.1)
     refused(launch(*args), "in use by another run")
     assert first.poll() is None
+
+
+HEAPS = """
+import ctypes, sys, threading
+from experiments.run import limit_arenas
+if sys.argv[1] == "limited":
+    limit_arenas()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+together = threading.Barrier(40)
+def work():
+    together.wait()
+    libc.malloc(ctypes.c_size_t(1000))
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(40)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+out = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, out)
+libc.fclose(out)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps are glibc's")
+def test_threads_share_one_heap_a_core(tmp_path):
+    def heaps(how, **environment):
+        path = tmp_path / f"{how}{len(environment)}.xml"
+        without = {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"}
+        subprocess.run(
+            [sys.executable, "-c", HEAPS, how, str(path)],
+            cwd=ROOT, env=without | environment, check=True,
+        )  # fmt: skip
+        return path.read_text().count("<heap nr=")
+
+    cores = len(os.sched_getaffinity(0))
+    assert heaps("unlimited") > cores
+    assert heaps("limited") <= cores
+    assert heaps("limited", MALLOC_ARENA_MAX=str(cores + 3)) == cores + 3  # the user's own word
