@@ -385,6 +385,10 @@ def bars(
     count = len(heights) * len(groups)
     width = 0.8 / len(heights)
     size = (float(np.clip(0.28 * count + 0.8, COLUMN, 7.2)), 0.72 * COLUMN)
+    text = {k: [_short(h) if np.isfinite(h) else "" for h in v] for k, v in heights.items()}
+    points = 5.5 if count > 10 else 6.5
+    room = 72 * 0.8 * size[0] / len(groups) * width  # the axes take 0.8 of the figure
+    upright = 0.62 * points * max(len(t) for row in text.values() for t in row) > room
     with _figure(path, title, size) as figure:
         ax = figure.add_subplot()
         for index, (name, height) in enumerate(heights.items()):
@@ -401,11 +405,7 @@ def bars(
                 error_kw={"elinewidth": 0.9, "capsize": 2, "ecolor": "#222222"},
             )
             if count <= 24:
-                text = [_short(h) if np.isfinite(h) else "" for h in height]
-                points = 5.5 if count > 10 else 6.5
-                room = 72 * 0.8 * size[0] / len(groups) * width  # the axes take 0.8 of the figure
-                upright = 0.62 * points * max(map(len, text)) > room
-                ax.bar_label(drawn, text, padding=1.5, fontsize=points, rotation=90 * upright)
+                ax.bar_label(drawn, text[name], padding=1.5, fontsize=points, rotation=90 * upright)
         if reference is not None:
             ax.axhline(
                 reference[1], color="#333333", linestyle="--", linewidth=0.9, label=reference[0]

@@ -1,5 +1,6 @@
 """Fixtures for all tests: a data directory of their own, and the launcher as a real process."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -41,6 +42,31 @@ def launch() -> Callable[..., subprocess.CompletedProcess]:
             text=True,
             timeout=timeout,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def compile_for_tpu() -> Callable[[str], str]:
+    """Runs a program that compiles for TPUs, where libtpu is (the `tpu` extra); what it printed."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("needs the tpu extra")
+
+    def run(program: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env={
+                "JAX_PLATFORMS": "cpu",
+                "TPU_SKIP_MDS_QUERY": "1",
+                "PYTHONPATH": ":".join(sys.path),
+            },
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
 
     return run
 

@@ -3,11 +3,7 @@
 The second needs the `tpu` extra (libtpu); the compiler runs on any machine.
 """
 
-import importlib.util
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +12,6 @@ import pytest
 
 from rml.models.attention import attend_to_all
 from rml.ops.fused_attention import fused_attention
-
-TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the tpu extra")
 
 
 def draw(shape, count, dtype=jnp.float32):
@@ -119,15 +113,8 @@ print(json.dumps(result))
 """
 
 
-@TPU
-def test_a_tpu_makes_no_logits_and_each_device_its_own_heads():
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE],
-        env={"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "PYTHONPATH": ":".join(sys.path)},
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_a_tpu_makes_no_logits_and_each_device_its_own_heads(compile_for_tpu):
+    found = json.loads(compile_for_tpu(COMPILE).splitlines()[-1])
     plain, fused = found["xla"], found["fused"]
     assert plain["logits"]
     assert not fused["logits"]

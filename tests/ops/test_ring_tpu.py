@@ -3,13 +3,7 @@
 Needs the `tpu` extra (libtpu); the compiler runs on any machine.
 """
 
-import importlib.util
 import re
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
 
 COMPILE = """
 import jax, jax.numpy as jnp, numpy as np
@@ -27,18 +21,13 @@ print(jax.jit(jax.grad(loss, (0, 1))).lower(x, x).compile().as_text())
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the tpu extra")
-def test_transfers_of_the_ring_hide_behind_its_matrix_products():
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE],
-        env={"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "PYTHONPATH": ":".join(sys.path)},
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=True,
-    )  # fmt: skip
-    assert "all-gather" not in done.stdout
+def test_transfers_of_the_ring_hide_behind_its_matrix_products(compile_for_tpu):
+    text = compile_for_tpu(COMPILE)
+    assert "all-gather" not in text
     # A scheduled program lists its instructions in order. In the loop over the ring everything
     # is sent before the conditional that holds the matrix products, and awaited after it.
     pattern = r"(collective-permute-start|collective-permute-done|conditional)\("
-    bodies = [re.findall(pattern, part) for part in re.split(r"\n}\n", done.stdout)]
+    bodies = [re.findall(pattern, part) for part in re.split(r"\n}\n", text)]
     loops = [body for body in bodies if "conditional" in body and len(body) > 1]
     assert len(loops) == 2  # values, gradients
     for body in loops:
