@@ -2,8 +2,8 @@
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from rml.training.processes import all_agree, is_primary, lost_process, primary_
 
 log = logging.getLogger(__name__)
 
+EMPTY = "empty"
+
 
 class Checkpoints:
     """The checkpoints of a run, newest last."""
@@ -25,18 +27,14 @@ class Checkpoints:
 
         Args:
           directory: Where checkpoints are; made where it is missing.
-          keep: How many are kept.
+          keep: Number of checkpoints that are kept.
         """
         self.directory = directory.absolute()
-        self._keep = keep
         self._saving = 0
-        self._manager = self._open()
-
-    def _open(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
+        self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep, cleanup_tmp_directories=True, create=True,
+                max_to_keep=keep, cleanup_tmp_directories=True, create=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),
             item_names=("state", "data", "config"),
@@ -95,7 +93,9 @@ class Checkpoints:
             )
 
     def restore(self, abstract_state: Any, iterator: Any) -> tuple[int, Any]:
-        """The newest checkpoint that can be read.
+        """The newest checkpoint whose files are what was written; those after it are set aside.
+
+        Nothing but damage moves a checkpoint: whatever else fails can be mended and tried again.
 
         Args:
           abstract_state: Shapes, types and shardings that the state must have.
@@ -103,45 +103,38 @@ class Checkpoints:
             same in every process and for any number of them.
 
         Returns:
-          The step and the state; (0, None) where there is no checkpoint.
+          The step and the state; (0, None) where there never was a checkpoint.
 
         Raises:
-          UserError: There are checkpoints and none can be read.
+          UserError: The state has another structure, a file cannot be read now, or every checkpoint
+            is damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
-            reason = damage(
-                self.directory / str(step), part=jax.process_index(), parts=jax.process_count()
-            )
+        part, parts = jax.process_index(), jax.process_count()
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            checkpoint = self.directory / str(step)
+            reason = _in_all(checkpoint, lambda at: damage(at, part=part, parts=parts))
             if all_agree(not reason):
-                try:
-                    restored = self._manager.restore(
-                        step,
-                        args=ocp.args.Composite(
-                            state=ocp.args.StandardRestore(abstract_state),
-                            data=ocp.args.JsonRestore(),
-                        ),
-                    )
-                    iterator.set_state(restored["data"]["iterator"])
-                except Exception as error:  # whatever a damaged file makes of it
-                    reason = _reason(error)
-                if all_agree(not reason):
-                    return step, restored["state"]
+                state, position = _in_all(
+                    checkpoint, lambda at: (_read_state(at, abstract_state), _read_position(at))
+                )
+                iterator.set_state(position)
+                return step, state
             log.warning(
                 "checkpoint of step %d in %s cannot be read (%s); trying the one before",
                 step, self.directory, reason or "by another process",
             )  # fmt: skip
             self._set_aside(step)
-        if steps:
+        damaged = sorted(p.name for p in self.directory.parent.glob("damaged-checkpoint-*"))
+        if damaged:
             raise UserError(
-                f"none of the checkpoints in {self.directory} (steps {sorted(steps)}) can be read; "
-                "start again in another --workdir"
+                f"none of the checkpoints of {self.directory.parent} can be read (damaged: "
+                f"{', '.join(damaged)}); start again in another --workdir, or remove what is "
+                "damaged to train from the beginning"
             )
         return 0, None
 
     def _set_aside(self, step: int) -> None:
         """Renames a damaged checkpoint, so that this step can be saved again."""
-        self._manager.close()
         with primary_first("setting a damaged checkpoint aside"):
             if is_primary():
                 source = self.directory / str(step)
@@ -151,7 +144,7 @@ class Checkpoints:
                     number += 1
                     target = self.directory.parent / f"damaged-checkpoint-{step}-{number}"
                 source.rename(target)
-        self._manager = self._open()
+        self._manager.reload()
 
     def wait(self) -> None:
         """Blocks until every save is on disk.
@@ -172,9 +165,94 @@ def _reason(error: Exception) -> str:
     """What an error of Orbax or of the operating system says, in a few words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    found = re.search(r"([^:]+) \[os_error_code", str(error))
-    lines = [found[1].strip()] if found else str(error).strip().splitlines()
+    found = re.search(r'(?:"[^"]+": )?[^:"]+?(?= \[)', str(error)) if _of_system(error) else None
+    lines = [found[0].strip()] if found else str(error).strip().splitlines()
     return (lines or [type(error).__name__])[0][:200]
+
+
+def _of_system(error: Exception) -> bool:
+    """Whether the operating system failed; tensorstore says so in the text of a `ValueError`."""
+    return isinstance(error, OSError) or "[os_error_code" in str(error)
+
+
+def _name(checkpoint: Path) -> str:
+    return f"checkpoint of step {checkpoint.name} in {checkpoint.parent}"
+
+
+@contextmanager
+def _reading(checkpoint: Path) -> Iterator[None]:
+    """Says which file the operating system could not read."""
+    try:
+        yield
+    except Exception as error:
+        if not _of_system(error):
+            raise
+        file = getattr(error, "filename", None)
+        raise UserError(
+            f"{_name(checkpoint)} cannot be read now: {f'{file}: ' if file else ''}"
+            f"{_reason(error)}; it stays where it is, and the same command can be tried again"
+        ) from error
+
+
+def _in_all(checkpoint: Path, read: Callable[[Path], Any]) -> Any:
+    """What `read` gives of a checkpoint; if it fails in one process, it fails in all.
+
+    It must not wait for other processes.
+    """
+    failed = None
+    try:
+        with _reading(checkpoint):
+            found = read(checkpoint)
+    except Exception as error:
+        failed = error
+    if not all_agree(failed is None):
+        raise failed or UserError(
+            f"{_name(checkpoint)} cannot be read by another process, whose message says why"
+        )
+    return found
+
+
+def _read_position(checkpoint: Path) -> Any:
+    with closing(ocp.JsonCheckpointHandler()) as handler:
+        return handler.restore(checkpoint / "data", args=ocp.args.JsonRestore())["iterator"]
+
+
+def _read_state(checkpoint: Path, abstract_state: Any) -> Any:
+    """The state, which must have the structure, shapes and types of `abstract_state`.
+
+    Orbax's handler reads in this process alone; its manager would wait for the others.
+    """
+    with closing(ocp.StandardCheckpointHandler()) as handler:
+        there = _leaves(handler.metadata(checkpoint / "state").tree)
+        now = _leaves(abstract_state)
+        differing = [path for path in now | there if there.get(path) != now.get(path)]
+        # An empty node gives way to leaves below it: they say it better.
+        leaves = [path for path in differing if {there.get(path), now.get(path)} != {EMPTY, None}]
+        if differing:
+            path, *others = leaves or differing
+            more = (
+                f" (and {len(others)} more {'leaves' if others[1:] else 'leaf'})" if others else ""
+            )
+            raise UserError(
+                f"{_name(checkpoint)} does not fit this config: {'.'.join(path)} is "
+                f"{there.get(path, 'absent')} there, {now.get(path, 'absent')} now{more}; use the "
+                "config that wrote it, or another run directory"
+            )
+        return handler.restore(checkpoint / "state", args=ocp.args.StandardRestore(abstract_state))
+
+
+def _leaves(tree: Any) -> dict[tuple[str, ...], str]:
+    """Type and shape of every leaf by its path, empty nodes included, as they are saved."""
+
+    def described(leaf: Any) -> str:
+        if not hasattr(leaf, "shape"):
+            return EMPTY
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        return f"{leaf.dtype}{list(leaf.shape)}"
+
+    flat = ocp.tree.to_flat_dict(tree, keep_empty_nodes=True)
+    return {path: described(leaf) for path, leaf in flat.items()}
 
 
 def restore_state(directory: Path, abstract_state: Any) -> Any:
@@ -188,24 +266,23 @@ def restore_state(directory: Path, abstract_state: Any) -> Any:
       The state.
 
     Raises:
-      UserError: There is no checkpoint, or its files are not what was written.
+      UserError: There is no checkpoint, its files are not what was written or cannot be read now,
+        or its state has another structure.
     """
     options = ocp.CheckpointManagerOptions(read_only=True)
     if directory.is_dir():
-        with ocp.CheckpointManager(
-            directory.absolute(), options=options, item_names=("state",)
-        ) as manager:
+        with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
             step = manager.latest_step()
-            if step is not None:
-                if reason := damage(directory / str(step)):
+        if step is not None:
+            checkpoint = directory.absolute() / str(step)
+            with _reading(checkpoint):
+                if reason := damage(checkpoint):
                     raise UserError(
-                        f"checkpoint of step {step} in {directory} cannot be read ({reason}); "
-                        f"remove {directory.parent / 'summary.json'} and start that run again: it "
+                        f"{_name(checkpoint)} cannot be read ({reason}); remove "
+                        f"{directory.parent / 'summary.json'} and start that run again: it "
                         "continues from the checkpoint before"
                     )
-                return manager.restore(
-                    step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-                )["state"]
+                return _read_state(checkpoint, abstract_state)
     raise UserError(f"run {directory.parent} has no checkpoint; train it first")
 
 

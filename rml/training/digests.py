@@ -6,8 +6,12 @@ it reads as another value.
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 DIGESTS = "digests.json"
 
@@ -18,8 +22,18 @@ def _files(checkpoint: Path) -> Iterator[Path]:
     return (file for item in items for file in item.rglob("*") if file.is_file())
 
 
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Names the file in an error, which that of a failing disk does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(file)
+        raise
+
+
 def _digest(file: Path) -> str:
-    with open(file, "rb") as opened:
+    with _named(file), open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
@@ -34,20 +48,29 @@ def damage(checkpoint: Path, *, part: int = 0, parts: int = 1) -> str:
 
     Args:
       checkpoint: Its directory.
-      part: Which part of the files to look at.
-      parts: Of how many.
+      part: Number of the part of the files that is looked at.
+      parts: Number of parts the files are split into.
 
     Returns:
       One line; empty where they are as they were written, or where no digests were written.
+
+    Raises:
+      OSError: A file is there and cannot be read now, which is no sign of damage.
     """
     try:
-        expected = json.loads((checkpoint / DIGESTS).read_text())
-        for name in sorted(expected)[part::parts]:
+        with _named(checkpoint / DIGESTS):
+            expected = json.loads((checkpoint / DIGESTS).read_bytes())
+    except FileNotFoundError:
+        log.warning("checkpoint %s has no %s; damage to it may go unseen", checkpoint, DIGESTS)
+        return ""
+    except ValueError as error:
+        return f"{DIGESTS} has changed since it was written: {error}"
+    if not isinstance(expected, dict):
+        return f"{DIGESTS} has changed since it was written: expected names with digests"
+    for name in sorted(expected)[part::parts]:
+        try:
             if _digest(checkpoint / name) != expected[name]:
                 return f"{name} has changed since it was written"
-    except FileNotFoundError as error:
-        lost = Path(error.filename)
-        return "" if lost.name == DIGESTS else f"{lost.relative_to(checkpoint)} is missing"
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        return f"{type(error).__name__}: {error}"
+        except FileNotFoundError:
+            return f"{name} is missing"
     return ""

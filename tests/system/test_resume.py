@@ -8,7 +8,9 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -218,6 +220,50 @@ def test_a_full_disk_a_changed_byte_and_a_locked_directory(whole, start, launch,
     assert end.returncode == 0, end.stderr
     assert f"continuing after step {after[-1]}" in end.stdout
     assert_same(parts, whole)
+
+
+def test_what_one_of_two_processes_cannot_read_ends_both_and_what_is_damaged_neither(
+    whole, start, tmp_path
+):
+    """Each file is looked at by one of them: what it finds, the other does not know."""
+    both = shutil.copytree(whole, tmp_path / "both")
+    (both / "summary.json").unlink()
+    kept = steps_saved(both)
+    metrics = (both / "metrics.jsonl").read_bytes()
+
+    def outputs() -> list[str]:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = f"--coordinator_address=127.0.0.1:{free.getsockname()[1]}"
+        processes = [
+            start(*ARGS, f"--workdir={both}", address, "--num_processes=2", f"--process_id={i}")
+            for i in range(2)
+        ]
+        said = [process.communicate(timeout=120)[0] for process in processes]
+        codes.append([process.returncode for process in processes])
+        return said
+
+    codes: list[list[int]] = []
+    file = both / "checkpoints" / str(STEPS) / "state" / "manifest.ocdbt"
+    content = file.read_bytes()
+    file.unlink()
+    file.mkdir()
+    ends = [re.findall(r"^error: (.*)$", text, re.MULTILINE) for text in outputs()]
+    name = f"checkpoint of step {STEPS} in {both / 'checkpoints'} cannot be read"
+    here, elsewhere = sorted((end for (end,) in ends), key=lambda end: "by another" in end)
+    assert here.startswith(f"{name} now: {file}: Is a directory; it stays where it is")
+    assert elsewhere == f"{name} by another process, whose message says why"
+    assert codes == [[1, 1]]
+    assert steps_saved(both) == kept
+    assert not list(both.glob("damaged-*"))
+    assert (both / "metrics.jsonl").read_bytes() == metrics
+
+    file.rmdir()
+    file.write_bytes(content[:-1])
+    said = outputs()
+    assert codes[1:] == [[0, 0]], said
+    assert f"continuing after step {kept[-2]}" in said[0]
+    assert [p.name for p in both.glob("damaged-*")] == [f"damaged-checkpoint-{STEPS}"]
+    assert steps_saved(both) == kept
 
 
 def test_an_image_that_makes_the_loss_infinite_stops_the_run_at_its_batch(launch, tmp_path):
