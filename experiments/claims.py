@@ -1,132 +1,318 @@
-"""Measures every claim in full and writes what was measured into WORKSPACE.md.
+"""Measures the claims of systems in full and writes what was measured into `results/`.
 
-`python -m experiments.claims [--only=simclr] [--seeds=3]` runs the config of every row of the table
-of systems that has one, once a seed, through the launcher, in `runs/claims/<key>/seed<n>`.
-Stopped and started again, it continues.
+`python -m experiments.claims [--only=simclr,supcon] [--seeds=3] [--jobs=2]` runs every config of
+every built system whose data is on this machine, once a seed, through the launcher, in
+`runs/claims/<system>/<config>/seed<n>`. Stopped and started again, it continues; a complete run is
+not run again. With `--config=FILE` it measures this config of the one system that `--only` names.
+
+`python -m experiments.claims --collect=DIR --only=SYSTEM --config=FILE [--commit=HASH]` runs
+nothing and writes the result of the complete runs in `DIR/seed*`, made on this machine.
 """
 
-import importlib
+import argparse
+import collections
 import json
-import re
+import signal
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple, NoReturn
 
-import numpy as np
-from absl import app, flags
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
 
-from rml.errors import unknown
-from rml.training.claims import Claim
+from experiments import record
+from experiments.registry import read_config
+from experiments.report.markup import duration
+from experiments.results import config_hash, reason_to_keep
+from experiments.systems import System, read_systems
+from rml.data.errors import DataError
+from rml.errors import UserError, unknown
+from rml.training.rundir import write_json
 
-ONLY = flags.DEFINE_list("only", [], "Keys of rows to measure; all that work if empty.")
-SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds a claim.", lower_bound=1)
-RUNS = flags.DEFINE_string("runs", "runs/claims", "Where the runs are.")
-WORKSPACE = flags.DEFINE_string("workspace", "WORKSPACE.md", "The file with the table.")
-COLUMNS = ("key", "system", "room", "function", "config", "test", "claim", "measured")
+PATHS = ("npz", "folder", "beir", "texts")
+"""Kinds of data that are read from a path, as in `npz:PATH`."""
 
 
-class Row(NamedTuple):
-    """A row of the table of systems; `line` is where it stands in the file."""
+class Run(NamedTuple):
+    """One config of one system with one seed."""
 
-    line: int
     key: str
-    system: str
-    room: str
-    function: str
     config: str
-    test: str
-    claim: str
-    measured: str
+    config_hash: str
+    seed: int
+    directory: Path
 
     @property
-    def works(self) -> bool:
-        """Whether the row says that the system is built."""
-        return self.function != "not built"
+    def of(self) -> tuple[str, str]:
+        """What the runs of one result share."""
+        return self.key, self.config
+
+    @property
+    def name(self) -> str:
+        """What is printed of it."""
+        return f"{self.key}, {Path(self.config).stem}, seed {self.seed}"
+
+    def summary(self) -> dict[str, Any] | None:
+        """Its summary, None before it is complete."""
+        file = self.directory / "summary.json"
+        return json.loads(file.read_text()) if file.exists() else None
 
 
-def table(text: str) -> Iterator[Row]:
-    """The rows of the tables of systems in WORKSPACE.md.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures or collects; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.claims", description=__doc__.splitlines()[0]
+    )
+    add = parser.add_argument
+    add("--only", default="", help="keys of systems, with commas between; all built ones if empty")
+    add("--seeds", type=int, default=3, help="seeds a config, from 0 (default 3)")
+    add("--jobs", type=int, default=1, help="runs at once (default 1)")
+    add("--config", default="", help="the one config to measure or collect, of one system")
+    add("--runs", type=Path, default=Path("runs/claims"), help="where the runs are")
+    add("--results", type=Path, default=Path("results"), help="where results are written")
+    add("--collect", type=Path, help="write the result of complete runs in here, run nothing")
+    add("--commit", default="", help="commit of collected runs that do not name theirs")
+    options = parser.parse_args(argv)
+    try:
+        systems = chosen_systems(options.only, options.config)
+        if options.collect is not None:
+            return collect(systems, options)
+        for name in ("seeds", "jobs"):
+            if getattr(options, name) < 1:
+                raise UserError(f"--{name} is {getattr(options, name)}, expected at least 1")
+        return measure(systems, options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues")
+        return 130
+
+
+def interrupt(signum: int, _: FrameType | None) -> NoReturn:
+    """Treats SIGTERM as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def chosen_systems(only: str, config: str) -> list[System]:
+    """The built systems that are asked for.
+
+    Raises:
+      UserError: A key names no built system, or a config is given for more than one.
+    """
+    built = {key: system for key, system in read_systems().items() if system.built}
+    keys = [key.strip() for key in only.split(",") if key.strip()]
+    for key in keys:
+        if key not in built:
+            raise unknown("key of a built system", key, built)
+    if config and len(keys) != 1:
+        raise UserError(f"--config={config} needs the one system that it belongs to, as --only=KEY")
+    return [built[key] for key in keys or built]
+
+
+def collect(systems: Sequence[System], options: argparse.Namespace) -> int:
+    """Writes the result of runs that are there."""
+    if not options.config:
+        raise UserError("--collect needs the config of the runs, as --config=FILE")
+    read_config(options.config)  # a result names a file that exists
+    found = sorted(options.collect.glob("seed*"))
+    complete = [directory for directory in found if (directory / "summary.json").exists()]
+    if not complete:
+        raise UserError(f"{options.collect} has no complete run in a folder seed<n>")
+    for directory in found:
+        if directory not in complete:
+            print(f"{directory} is not complete and left out")
+    result = record.make_result(systems[0].key, options.config, complete, commit=options.commit)
+    print(record.write_result(result, complete[0] / "figures", options.results))
+    return 0
+
+
+def measure(systems: Sequence[System], options: argparse.Namespace) -> int:
+    """Runs what is missing and writes results as soon as a config's last run has ended."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    runs = list(plan(systems, options, console))
+    groups: dict[tuple[str, str], list[Run]] = collections.defaultdict(list)
+    for run in runs:
+        groups[run.of].append(run)
+    problems: dict[Run, str] = {}
+
+    def ended(run: Run, problem: str) -> None:
+        if problem:
+            console.print(f"FAILED {run.name}: {problem}")
+        problems[run] = problem
+        group = groups[run.of]
+        # Without the seeds that failed a mean would flatter.
+        if any(problems.get(one, "not yet") for one in group):
+            return
+        try:
+            result = record.make_result(run.key, run.config, [one.directory for one in group])
+            figures = group[0].directory / "figures"
+            console.print(record.write_result(result, figures, options.results))
+        except UserError as error:
+            problems[run] = f"no result: {error}"
+            console.print(f"FAILED {run.name}: {problems[run]}")
+
+    launch_all(runs, options.jobs, console, ended)
+    failed = [f"{run.name}: {problem}" for run, problem in problems.items() if problem]
+    if failed:
+        console.print(f"{len(failed)} of {len(runs)} runs failed:", *failed, sep="\n  ")
+    return int(bool(failed))
+
+
+def plan(systems: Sequence[System], options: argparse.Namespace, console: Console) -> Iterator[Run]:
+    """All runs that are to be complete; of configs that are not measured it prints why."""
+    for system in systems:
+        for file in [options.config] if options.config else system.configs:
+            config = read_config(file)
+            stem = Path(file).stem
+            # As a run's config.json holds it.
+            run_hash = config_hash(json.loads(json.dumps(config.to_dict())))
+            kept = reason_to_keep(
+                options.results / system.key / f"{stem}.json", run_hash, options.seeds
+            )
+            if reason := why_not(file, config) or kept:
+                console.print(f"skipped {system.key}, {stem}: {reason}")
+                continue
+            for seed in range(options.seeds):
+                directory = options.runs / system.key / stem / f"seed{seed}"
+                yield Run(system.key, file, run_hash, seed, directory)
+
+
+def why_not(file: str, config: ConfigDict) -> str | None:
+    """Why a config is not measured on this machine; None where it is."""
+    if "pods" in Path(file).parts:
+        return "made for a pod"
+    data = config.get("data") or {}
+    name = str(data.get("name") or "")
+    kind, _, path = name.partition(":")
+    if kind in PATHS:
+        return None if Path(path).expanduser().exists() else f"{path} is not on this machine"
+    import tensorflow_datasets as tfds
+
+    from rml.data import builders
+    from rml.data.tfds_source import default_data_dir, open_builder
+
+    base = kind.partition("/")[0]
+    if base in {*builders.OURS, *builders.TEXTS} or base not in tfds.list_builders(
+        with_community_datasets=False
+    ):
+        return None  # carried by a package, or made by the experiment
+    try:
+        open_builder(name, Path(data.get("data_dir") or default_data_dir()).expanduser())
+    except DataError as error:
+        return str(error).partition(". ")[0]
+    return None
+
+
+def launch_all(
+    runs: Sequence[Run], jobs: int, console: Console, ended: Callable[[Run, str], None]
+) -> None:
+    """Makes runs complete and prints how it goes; where it is interrupted they save their state.
 
     Args:
-      text: The file's text. A table is one whose header is `COLUMNS`.
-
-    Yields:
-      Each row, its cells without the backquotes around names.
+      runs: Runs, in the order in which they start.
+      jobs: Number of runs at once.
+      console: Where progress is printed.
+      ended: What to do with a run that has ended, given what went wrong, empty if nothing.
     """
-    inside = False
-    for number, line in enumerate(text.splitlines()):
-        if not line.startswith("|"):
-            inside = False
-            continue
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if tuple(cells) == COLUMNS:
-            inside = True
-        elif inside and not set(cells[0]) <= set(":-"):
-            if len(cells) != len(COLUMNS):
-                raise ValueError(f"line {number + 1} has {len(cells)} cells, not {len(COLUMNS)}")
-            yield Row(number, *(cell.strip("`") for cell in cells))
+    times: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
+    waiting = collections.deque(run for run in runs if run.summary() is None)
+    total = len(waiting)
+    if total < len(runs):
+        console.print(f"{len(runs) - total} of {len(runs)} runs are complete already")
+    for run in runs:
+        if summary := run.summary():
+            times[run.of].append(summary["seconds"])
+            saved = json.loads((run.directory / "config.json").read_text())
+            same = config_hash(saved) == run.config_hash
+            ended(run, "" if same else other_config(run))
+    running: dict[Run, tuple[subprocess.Popen, float, str]] = {}
+
+    def left() -> str:
+        now = time.monotonic()
+        rest = [(times[run.of], 0.0) for run in waiting]
+        rest += [(times[run.of], now - began) for run, (_, began, _) in running.items()]
+        known = [max(0.0, statistics.fmean(took) - since) for took, since in rest if took]
+        if rest and not known:
+            return "time left not known yet"
+        some = "about" if len(known) == len(rest) else "at least"
+        return f"{some} {duration(sum(known) / jobs)} left"
+
+    try:
+        with console.status("") as status:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    run = waiting.popleft()
+                    running[run] = start(run), time.monotonic(), record.current_commit()
+                    console.print(f"started {run.name}")
+                status.update(f"{'; '.join(run.name for run in running)}: {left()}")
+                time.sleep(0.1)
+                for run in [
+                    run for run, (process, *_) in running.items() if process.poll() is not None
+                ]:
+                    process, began, commit = running.pop(run)
+                    problem = outcome(run, process.returncode, commit)
+                    if not problem:
+                        took = time.monotonic() - began
+                        times[run.of].append(took)
+                        number = total - len(waiting) - len(running)
+                        console.print(
+                            f"done {run.name} in {duration(took)}; {number} of {total}; {left()}"
+                        )
+                    ended(run, problem)
+    finally:
+        for process, *_ in running.values():
+            process.terminate()
+        for process, *_ in running.values():
+            process.wait()
 
 
-def measured(claims: Sequence[Claim], summaries: Sequence[dict[str, Any]]) -> str:
-    """The measured column: each claim's metric, mean and spread over seeds, and whether it holds.
-
-    Args:
-      claims: The experiment's claims.
-      summaries: One `summary.json` a seed, of the same config.
-
-    Returns:
-      Text of the cell.
-    """
-    parts = []
-    for claim in claims:
-        values = np.array([summary["metrics"][claim.metric] for summary in summaries])
-        verdict = claim.measure({claim.metric: values.mean()})
-        spread = f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else ""
-        parts.append(
-            f"{claim.metric} {verdict['value']:.4g}{spread} ({claim.relation} {claim.threshold:g}: "
-            f"{'holds' if verdict['holds'] else '**not reproduced**'})"
-        )
-    seconds = np.mean([summary["seconds"] for summary in summaries])
-    seeds = f"{len(summaries)} seed{'s' * (len(summaries) != 1)}"
-    parts.append(f"{seeds}, {seconds:.0f} s each")
-    return "; ".join(parts)
+def start(run: Run) -> subprocess.Popen:
+    """Starts the launcher on a run; what it prints goes to a file beside the run."""
+    run.directory.parent.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "experiments.run", f"--config={run.config}",
+        f"--config.seed={run.seed}", f"--workdir={run.directory}",
+    ]  # fmt: skip
+    with log_file(run).open("w") as log:
+        # In a session of its own it is told once of an interruption, not by the terminal as well.
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
 
 
-def write_cell(path: Path, row: Row, text: str) -> None:
-    """Replaces the last cell of a row, nothing else."""
-    lines = path.read_text().splitlines()
-    head = lines[row.line].rstrip().removesuffix("|").rpartition("|")[0]
-    lines[row.line] = f"{head}| {text} |"
-    path.write_text("\n".join(lines) + "\n")
+def log_file(run: Run) -> Path:
+    """Where a run's output is."""
+    return run.directory.with_suffix(".log")
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs what is missing, then writes the table."""
-    del argv
-    path = Path(WORKSPACE.value)
-    rows = {row.key: row for row in table(path.read_text()) if row.works}
-    for key in ONLY.value:
-        if key not in rows:
-            print(f"error: {unknown('key of a working system', key, rows)}", file=sys.stderr)
-            raise SystemExit(1)
-    for key in ONLY.value or rows:
-        summaries = []
-        for seed in range(SEEDS.value):
-            directory = Path(RUNS.value) / key / f"seed{seed}"
-            command = [
-                sys.executable, "-m", "experiments.run", f"--config={rows[key].config}",
-                f"--config.seed={seed}", f"--workdir={directory}",
-            ]  # fmt: skip
-            print(f"{key}, seed {seed} of {SEEDS.value}", flush=True)
-            code = subprocess.run(command, check=False).returncode
-            if code:
-                raise SystemExit(code if code > 0 else 128 - code)
-            summaries.append(json.loads((directory / "summary.json").read_text()))
-        experiment = importlib.import_module(f"experiments.{summaries[0]['experiment']}")
-        write_cell(path, rows[key], measured(experiment.CLAIMS, summaries))
+def outcome(run: Run, code: int, commit: str) -> str:
+    """What went wrong in a run that has ended; one that is complete is marked with its commit."""
+    summary = run.summary()
+    if code == 0 and summary is not None:
+        write_json(run.directory / "summary.json", summary | {"commit": commit})
+        return ""
+    lines = [line.strip() for line in log_file(run).read_text().splitlines() if line.strip()]
+    last = next((line for line in lines if line.startswith("error:")), lines[-1] if lines else "")
+    if "of a different config" in last:
+        return other_config(run)
+    return f"exit code {code}: {last} ({log_file(run)})"
+
+
+def other_config(run: Run) -> str:
+    """What is wrong where a config was changed since its runs began."""
+    return f"{run.directory} holds a run of another config; remove it to measure this one"
 
 
 if __name__ == "__main__":
-    app.run(main)
+    signal.signal(signal.SIGTERM, interrupt)
+    # Recipes are imported here to be asked for a picture: the accelerator belongs to the runs.
+    jax.config.update("jax_platforms", "cpu")
+    sys.exit(main())

@@ -5,9 +5,7 @@ flags are known to be right, so that `--help` and mistakes answer at once.
 """
 
 import ctypes
-import itertools
 import os
-import runpy
 import shlex
 import signal
 import sys
@@ -18,12 +16,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from experiments.registry import find_experiment
-from rml.errors import UserError, unknown
+from experiments import registry
+from rml.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 M_ARENA_MAX = -8  # of glibc's malloc.h
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; --config.key=value overrides one of its values."
@@ -47,56 +44,21 @@ PROCESS_ID = flags.DEFINE_integer(
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Find the other processes as TPU pods, SLURM and Kubernetes tell of them."
 )
+LIST = flags.DEFINE_bool(
+    "list", False, "Show the configs instead, those with SUBSTRING if it follows the flag."
+)
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code a user error arose.")
-
-
-def check_overrides(argv: Sequence[str]) -> None:
-    """Ends the program where the config file is missing or an override names no key of it."""
-    args = [arg.lstrip("-") for arg in argv[1:] if arg.startswith("-")]
-    pairs = dict(arg.partition("=")[::2] for arg in args if "=" in arg)
-    for arg, value in itertools.pairwise(argv):
-        if arg in ("--config", "-config"):
-            pairs["config"] = value
-    path, _, argument = pairs.get("config", "").partition(":")
-    if not path:
-        return
-    if not Path(path).is_file():
-        known = [str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*_*.py")]
-        fail(unknown("config file", path, (name for name in known if "__" not in name)))
-    try:
-        get_config = runpy.run_path(path)["get_config"]
-    except KeyError:
-        fail(f"config file {path} has no get_config()")
-    except Exception as error:  # whatever a user's file makes of it
-        fail(f"config file {path} cannot be run: {type(error).__name__}: {error}")
-    config = get_config(argument) if argument else get_config()
-    keys = config_keys(config)
-    for name in pairs:
-        if name.startswith("config.") and name.removeprefix("config.") not in keys:
-            fail(unknown("config key", name.removeprefix("config."), keys))
-
-
-def config_keys(config: ConfigDict, prefix: str = "") -> set[str]:
-    """All dotted keys of a config, those of inner dictionaries included."""
-    keys = set()
-    for key in config:
-        keys.add(prefix + key)
-        if isinstance(config[key], ConfigDict):
-            keys |= config_keys(config[key], f"{prefix}{key}.")
-    return keys
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses the command line; a mistake ends the program with one line."""
-    check_overrides(argv)
     try:
-        rest = flags.FLAGS(list(argv))
-    except flags.Error as error:
+        rest = registry.parse_flags(argv, flags.FLAGS)
+    except UserError as error:
         fail(error)
-    except (TypeError, ValueError) as error:
-        fail(f"--config: {error}")
-    if len(rest) > 1:
-        fail(f"unexpected argument {rest[1]!r}; values are given as --config.key=value")
+    expected = 2 if LIST.value else 1
+    if len(rest) > expected:
+        fail(f"unexpected argument {rest[expected]!r}; values are given as --config.key=value")
     return rest
 
 
@@ -228,7 +190,7 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
 def launch(config: Any, directory: Path, config_name: str) -> None:
     """Runs the experiment of a config in its directory, unless it is complete."""
     started = time.perf_counter()
-    experiment = find_experiment(config.experiment)
+    experiment = registry.find_experiment(config.experiment)
     quiet_libraries()
     prepare_devices()
     from rml.training import Interrupted, RunDirectory, measure_claims, read_metrics
@@ -294,7 +256,13 @@ def end_if_a_process_is_lost(error: Exception) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Checks the flags and launches."""
-    del argv
+    if LIST.value:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may leave early
+        try:
+            print(registry.list_configs(*argv[1:]))
+        except UserError as error:
+            fail(error)
+        return
     if CONFIG.value is None:
         fail("no --config; for example --config=configs/contrastive/simclr_mnist5k.py")
     check_processes()

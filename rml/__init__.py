@@ -1,1 +1,21 @@
-"""Representation learning research in pure JAX."""
+"""Representation learning research in pure JAX: methods are functions, experiments are recipes.
+
+A method is a pure function or a Flax module in the room of its field; each room's docstring says
+what is there and which paper each is.
+
+* `rml.losses`: InfoNCE, NT-Xent, SupCon, CLIP, SigLIP, triplet and more, streaming over pairs.
+* `rml.contrastive`: views and towers, pairs of text. `rml.hydra`: pairs of classes in gated
+  subspaces. `rml.fewshot`: few-shot methods and clustering. `rml.attention`: random-feature
+  attention. `rml.kernels`: deep kernel machines. `rml.retrieval`: vectors of texts and search.
+* `rml.models`: encoders, heads, text models, pretrained weights. `rml.data`: sources, batches and
+  augmentation. `rml.training`: the engine. `rml.evaluation`: metrics, probes, significance.
+* `rml.ops`: the array mathematics below them all.
+
+    import jax
+    from rml.losses import nt_xent
+
+    a, b = jax.random.normal(jax.random.key(0), (2, 256, 128))  # two views' projections
+    loss, gradient = jax.value_and_grad(nt_xent)(a, b, temperature=0.1)
+
+Nothing is imported until a room is.
+"""

@@ -4,10 +4,13 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
+
+Mapping.register(ConfigDict)  # it has a mapping's methods; the type checker wants it said
 
 ROOT = Path(__file__).parent.parent
 USERS_FLAGS = os.environ.get("XLA_FLAGS", "")

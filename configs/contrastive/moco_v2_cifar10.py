@@ -10,27 +10,18 @@ temperature 0.1 and eight groups for BatchNorm; its head is linear.
 
 from ml_collections import ConfigDict
 
-from configs.contrastive import simclr_cifar10
+from configs import parts
 
 
 def get_config() -> ConfigDict:
-    batch_size, epochs, images = 512, 200, 50_000
-    config = simclr_cifar10.get_config()
-    config.experiment = "contrastive.moco_v2"
-    config.head = dict(hidden=512, features=128)
-    config.loss = dict(temperature=0.1)
-    config.queue = dict(size=4096)
-    config.momentum = dict(schedule="constant", start=0.99)
-    config.batch_norm = dict(groups=8, key_statistics="shuffle")
-    config.optimizer.update(
-        dict(
-            name="sgd",
-            learning_rate=0.06,
-            schedule="warmup_cosine",
-            warmup_steps=0,
-            weight_decay=5e-4,
-            momentum=0.9,
-        )
+    return parts.cifar(
+        "contrastive.moco_v2",
+        batch_size=512,
+        epochs=200,
+        head=dict(hidden=512, features=128),
+        loss=dict(temperature=0.1),
+        queue=dict(size=4096),
+        momentum=dict(schedule="constant", start=0.99),
+        batch_norm=dict(groups=8, key_statistics="shuffle"),
+        optimizer=parts.optimizer("sgd", learning_rate=0.06, warmup_steps=0, weight_decay=5e-4),
     )
-    config.train.update(dict(batch_size=batch_size, steps=epochs * images // batch_size))
-    return config

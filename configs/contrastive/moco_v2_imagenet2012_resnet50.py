@@ -11,29 +11,22 @@ groups of 32 images stand for its eight devices. Images stay in [0, 1], not stan
 
 from ml_collections import ConfigDict
 
-from configs.contrastive import simclr_imagenet2012_resnet50
+from configs import parts
 
 
 def get_config() -> ConfigDict:
-    batch_size, epochs, images = 256, 200, 1_281_167
-    config = simclr_imagenet2012_resnet50.get_config()
-    config.experiment = "contrastive.moco_v2"
-    config.augment.random_resized_crop.scale = (0.2, 1.0)
-    config.augment.color_jitter = dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8)
-    config.head = dict(hidden=2048, features=128, norm=False)
-    config.loss = dict(temperature=0.2)
-    config.queue = dict(size=65_536)
-    config.momentum = dict(schedule="constant", start=0.999)
-    config.batch_norm = dict(groups=8, key_statistics="shuffle")
-    config.optimizer.update(
-        dict(
-            name="sgd",
-            learning_rate=0.03 * batch_size / 256,
-            schedule="warmup_cosine",
-            warmup_steps=0,
-            weight_decay=1e-4,
-            momentum=0.9,
-        )
+    return parts.imagenet(
+        "contrastive.moco_v2",
+        batch_size=256,
+        epochs=200,
+        name="sgd",
+        rate=0.03,
+        warmup_epochs=0,
+        weight_decay=1e-4,
+        augment=parts.crops(224, scale=(0.2, 1.0), blur=0.5),
+        head=dict(hidden=2048, features=128, norm=False),
+        loss=dict(temperature=0.2),
+        queue=dict(size=65_536),
+        momentum=dict(schedule="constant", start=0.999),
+        batch_norm=dict(groups=8, key_statistics="shuffle"),
     )
-    config.train.update(dict(batch_size=batch_size, steps=epochs * images // batch_size))
-    return config

@@ -10,17 +10,17 @@ augmentation, stem, batch and length of this repository's SimCLR on CIFAR-10, an
 
 from ml_collections import ConfigDict
 
-from configs.contrastive import simclr_cifar10
+from configs import parts
 
 
 def get_config() -> ConfigDict:
-    config = simclr_cifar10.get_config()
-    config.experiment = "contrastive.moco_v3"
-    config.augment_second = config.augment.copy_and_resolve_references()
-    config.augment_second.order = (*config.augment.order, "solarize")
-    config.augment_second.solarize = dict(p=0.2)
-    config.head = dict(hidden=4096, features=256, layers=2, norm=True, last_norm=True)
-    config.predictor = dict(hidden=4096, features=256, layers=2, norm=True)
-    config.loss = dict(temperature=0.2)
-    config.momentum = dict(schedule="cosine", start=0.99)
-    return config
+    return parts.cifar(
+        "contrastive.moco_v3",
+        batch_size=512,
+        epochs=500,
+        augment_second=parts.crops(32, solarize=0.2),
+        head=dict(hidden=4096, features=256, layers=2, norm=True, last_norm=True),
+        predictor=dict(hidden=4096, features=256, layers=2, norm=True),
+        loss=dict(temperature=0.2),
+        momentum=dict(schedule="cosine", start=0.99),
+    )

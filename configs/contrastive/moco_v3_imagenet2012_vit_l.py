@@ -13,6 +13,5 @@ from configs.contrastive import moco_v3_imagenet2012_vit_s
 
 def get_config() -> ConfigDict:
     config = moco_v3_imagenet2012_vit_s.get_config()
-    config.model.name = "vit_l"
-    config.model.heads = 16
+    config.model.update(dict(name="vit_l", heads=16))
     return config

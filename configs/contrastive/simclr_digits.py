@@ -1,18 +1,21 @@
 """SimCLR on scikit-learn's 8x8 digits: seconds, for a first look and for tests.
 
 python -m experiments.run --config=configs/contrastive/simclr_digits.py --workdir=runs/simclr_digits
+
+Half a minute on 2 CPU cores. Result: results/simclr.
 """
 
 from ml_collections import ConfigDict
 
-from configs.contrastive import simclr_mnist5k
+from configs import parts
 
 
 def get_config() -> ConfigDict:
-    config = simclr_mnist5k.get_config()
-    config.data.name = "digits"
-    config.data.image_shape = (8, 8, 1)
-    config.augment.random_affine = dict(degrees=15.0, translate=0.1, scale=(0.8, 1.2), shear=10.0)
-    config.model.update(dict(features=128, kernel_sizes=(3, 3), strides=(1, 2)))
-    config.train.update(dict(steps=600, eval_every=200, checkpoint_every=200))
-    return config
+    return parts.pretraining(
+        "contrastive.simclr",
+        data=parts.images("digits", (8, 8, 1)),
+        augment=parts.small_warps(),
+        model=parts.small_convnet(),
+        optimizer=parts.optimizer(learning_rate=2e-3, warmup_steps=100),
+        train=parts.training(steps=600, eval_every=200, checkpoint_every=200),
+    )

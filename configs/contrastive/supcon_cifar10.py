@@ -11,35 +11,24 @@ that factor, which is the same.
 
 from ml_collections import ConfigDict
 
-from configs.contrastive import simclr_cifar10
+from configs import parts
 
 
 def get_config() -> ConfigDict:
-    batch_size, epochs, images = 1024, 1000, 50_000
     factor = 0.1 / 0.07
-    config = simclr_cifar10.get_config()
-    config.experiment = "contrastive.supcon"
-    config.augment.random_resized_crop.scale = (0.2, 1.0)
-    config.model.name = "resnet50"
-    config.head = dict(hidden=2048, features=128)
-    config.loss = dict(temperature=0.1, form="out")
-    config.optimizer.update(
-        dict(
-            name="sgd",
+    return parts.cifar(
+        "contrastive.supcon",
+        batch_size=1024,
+        epochs=1000,
+        augment=parts.crops(32, scale=(0.2, 1.0)),
+        model=dict(name="resnet50", stem="cifar"),
+        head=dict(hidden=2048, features=128),
+        loss=dict(temperature=0.1, form="out"),
+        optimizer=parts.optimizer(
+            "sgd",
             learning_rate=0.5 * factor,
-            schedule="warmup_cosine",
-            warmup_steps=10 * images // batch_size,
+            warmup_steps=10 * 50_000 // 1024,
             final_scale=1e-3,
             weight_decay=1e-4 / factor,
-            momentum=0.9,
-        )
+        ),
     )
-    config.train.update(
-        dict(
-            batch_size=batch_size,
-            steps=epochs * images // batch_size,
-            eval_every=10 * images // batch_size,
-            checkpoint_every=2 * images // batch_size,
-        )
-    )
-    return config

@@ -12,23 +12,17 @@ before the head.
 
 from ml_collections import ConfigDict
 
-from configs.contrastive import simclr_imagenet2012_resnet50
+from configs import parts
 
 
 def get_config() -> ConfigDict:
-    batch_size, epochs, images = 6144, 350, 1_281_167
-    config = simclr_imagenet2012_resnet50.get_config()
-    config.experiment = "contrastive.supcon"
-    config.head = dict(hidden=2048, features=128, norm=False)
-    config.loss = dict(temperature=0.1, form="out")
-    config.optimizer.update(
-        dict(
-            name="lars",
-            learning_rate=0.4 * batch_size / 256,
-            schedule="warmup_cosine",
-            warmup_steps=12 * images // batch_size,
-            weight_decay=1e-3,
-        )
+    return parts.imagenet(
+        "contrastive.supcon",
+        batch_size=6144,
+        epochs=350,
+        rate=0.4,
+        warmup_epochs=12,
+        weight_decay=1e-3,
+        head=dict(hidden=2048, features=128, norm=False),
+        loss=dict(temperature=0.1, form="out"),
     )
-    config.train.update(dict(batch_size=batch_size, steps=epochs * images // batch_size))
-    return config

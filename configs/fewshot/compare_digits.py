@@ -2,17 +2,14 @@
 
 python -m experiments.run --config=configs/fewshot/compare_digits.py --workdir=runs/fewshot_digits
 
-Options are chosen on held-out images of the base classes.
+Options are chosen on held-out images of the base classes. Two minutes on 2 CPU cores. Result:
+results/transductive_clustering.
 """
 
 from ml_collections import ConfigDict
 
-from configs.fewshot import base_digits, compare_mnist5k
+from configs.fewshot import parts
 
 
 def get_config() -> ConfigDict:
-    config, base = compare_mnist5k.get_config(), base_digits.get_config()
-    for part in ("data", "augment", "model", "train"):
-        config[part] = base[part]
-    config.episodes.update(dict(count=2000, validation=200))
-    return config
+    return parts.compare(**parts.digits(), episodes=dict(count=2000, validation=200))

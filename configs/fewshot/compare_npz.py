@@ -11,17 +11,16 @@ The file holds `x_base`, `x_validation` and `x_novel` [n, d] with `y_base`, `y_v
 
 from ml_collections import ConfigDict
 
-from configs.fewshot import compare_mnist5k
+from configs.fewshot import parts
 
 
 def get_config() -> ConfigDict:
-    config = compare_mnist5k.get_config()
+    config = parts.compare(classes=dict(base=64, validation=16, novel=20, seed=0))
     config.data.update(
         dict(
             name="npz:features.npz", base="all", held_out="all", validation="all", novel="all",
             image_shape=(640,), image_dtype="float32",
         )
     )  # fmt: skip
-    config.classes = dict(base=64, validation=16, novel=20, seed=0)
     config.features.of = "npz"
     return config

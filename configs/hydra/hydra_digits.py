@@ -2,20 +2,21 @@
 
 python -m experiments.run --config=configs/hydra/hydra_digits.py --workdir=runs/hydra_digits
 
-Measured (seed 0, 198 s beside other work): kNN 98.6, linear probe 97.8; untrained 97.5 and 96.9, so
-the margin of one point over the untrained encoder's probe is not reproduced on these.
+Two minutes on 2 CPU cores. Result: results/hydra.
 """
 
 from ml_collections import ConfigDict
 
-from configs.hydra import hydra_mnist5k
+from configs import parts
+from configs.hydra.parts import hydra
 
 
 def get_config() -> ConfigDict:
-    config = hydra_mnist5k.get_config()
-    config.data.name = "digits"
-    config.data.image_shape = (8, 8, 1)
-    config.transfer = dict(name="mnist5k", train="train", test="test")
-    config.model = dict(name="convnet", features=128, kernel_sizes=(3, 3), strides=(1, 2))
-    config.train.update(dict(steps=400, eval_every=100, checkpoint_every=200))
-    return config
+    return parts.pretraining(
+        "hydra.hydra",
+        data=parts.images("digits", (8, 8, 1), train="train", test="test", classes=10),
+        model=dict(name="convnet", features=128, kernel_sizes=(3, 3), strides=(1, 2)),
+        head=dict(hidden=256, features=256),
+        train=parts.training(steps=400, eval_every=100, checkpoint_every=200),
+        **hydra(transfer="mnist5k"),
+    )

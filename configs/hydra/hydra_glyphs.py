@@ -2,19 +2,20 @@
 
 python -m experiments.run --config=configs/hydra/hydra_glyphs.py --workdir=runs/hydra_glyphs
 
-Two to three minutes on 2 CPU cores. Measured on a validation part (`train[:75%]` against
-`train[75%:]`, seed 0): kNN 65.1 and linear probe 85.7 over 400 classes, the untrained encoder's
-49.0 and 66.5.
+Two to three minutes on 2 CPU cores. Result: results/hydra.
 """
 
 from ml_collections import ConfigDict
 
-from configs.hydra import hydra_mnist5k
+from configs import parts
+from configs.hydra.parts import hydra
 
 
 def get_config() -> ConfigDict:
-    config = hydra_mnist5k.get_config()
-    config.data.update(dict(name="glyphs", classes=400))
-    config.transfer.name = "mnist5k"
-    config.pairs.sampling = "drawn"
-    return config
+    return parts.pretraining(
+        "hydra.hydra",
+        data=parts.images("glyphs", (28, 28, 1), train="train", test="test", classes=400),
+        head=dict(hidden=256, features=256),
+        train=parts.training(steps=600, eval_every=150, checkpoint_every=300),
+        **hydra("drawn", transfer="mnist5k"),
+    )

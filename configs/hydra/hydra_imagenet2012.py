@@ -5,22 +5,25 @@ are those of the authors' code.
 
 python -m experiments.run --config=configs/hydra/hydra_imagenet2012.py \
     --workdir=runs/hydra_imagenet2012
+
+Not run here.
 """
 
 from ml_collections import ConfigDict
 
-from configs.contrastive import simclr_imagenet2012_resnet50
-from configs.hydra import hydra_mnist5k
+from configs import parts
+from configs.hydra.parts import hydra
 
 
 def get_config() -> ConfigDict:
-    config, ours = simclr_imagenet2012_resnet50.get_config(), hydra_mnist5k.get_config()
-    config.experiment = "hydra.hydra"
+    config = parts.imagenet(
+        "hydra.hydra",
+        batch_size=4096,
+        epochs=100,
+        rate=0.3,
+        warmup_epochs=10,
+        head=dict(hidden=2048, features=256, norm=True),
+        **hydra("batch", embed=512, hidden=1024, transfer="cifar100"),
+    )
     config.data.classes = 1000
-    config.transfer = dict(name="cifar100", train="train", test="test")
-    config.head.features = 256
-    config.filter = ours.filter.copy_and_resolve_references()
-    config.filter.update(dict(embed=512, hidden=1024))
-    config.pairs = dict(sampling="batch")
-    config.loss = ours.loss.copy_and_resolve_references()
     return config

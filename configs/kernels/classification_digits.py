@@ -2,8 +2,7 @@
 
 python -m experiments.run --config=configs/kernels/classification_digits.py --workdir=runs/digits
 
-About a minute on 2 CPU cores. Settings are those of mnist5k. Expected: a better log-likelihood than
-the Gaussian process's.
+About a minute on 2 CPU cores. Settings are those of mnist5k. Result: results/dkm.
 """
 
 from ml_collections import ConfigDict

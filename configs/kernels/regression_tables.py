@@ -3,10 +3,7 @@
 python -m experiments.run --config=configs/kernels/regression_tables.py --workdir=runs/regression
 
 Diabetes (scikit-learn), autompg and Boston (mlxtend). ν is chosen on a validation part of each
-split's training data; nothing else was tuned. Seven minutes of one CPU core. Expected gains in test
-log-likelihood: 0.14 nats on Boston (95% interval 0.05 to 0.24), on autompg about as much as its
-interval's half (0.016; -0.015 to 0.047), none on diabetes, where the validation parts choose a ν
-that holds the Gram matrices near the NNGP's.
+split's training data; nothing else was tuned. Seven minutes of one CPU core. Result: results/dkm.
 """
 
 from ml_collections import ConfigDict

@@ -10,10 +10,10 @@ are whole on every chip: there is room for them, and gathering them costs more t
 
 from ml_collections import ConfigDict
 
-from configs.contrastive import moco_v3_imagenet2012_vit_l
+from configs.contrastive import moco_v3_imagenet2012_vit_s
 
 
 def get_config() -> ConfigDict:
-    config = moco_v3_imagenet2012_vit_l.get_config()
-    config.model.attention = "fused"
+    config = moco_v3_imagenet2012_vit_s.get_config()
+    config.model.update(dict(name="vit_l", heads=16, attention="fused"))
     return config

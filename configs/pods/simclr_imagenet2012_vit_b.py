@@ -10,14 +10,14 @@ Compiled, not trained, so there is no result to expect. The recipe is that of th
 
 from ml_collections import ConfigDict
 
+from configs import parts
 from configs.contrastive import simclr_imagenet2012_vit_s
 
 
 def get_config() -> ConfigDict:
-    batch_size, epochs, images = 32_768, 300, 1_281_167
+    batch_size, epochs = 32_768, 300
     config = simclr_imagenet2012_vit_s.get_config()
-    config.model.name, config.model.attention = "vit_b", "fused"
-    config.optimizer.warmup_steps = 40 * images // batch_size
-    config.train.batch_size = batch_size
-    config.train.steps = epochs * images // batch_size
+    config.model.update(dict(name="vit_b", attention="fused"))
+    config.optimizer.warmup_steps = 40 * parts.IMAGENET // batch_size
+    config.train.update(dict(batch_size=batch_size, steps=epochs * parts.IMAGENET // batch_size))
     return config

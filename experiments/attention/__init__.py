@@ -1,1 +1,1 @@
-"""Experiments on attention."""
+"""Recipes on attention."""

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments import figures
-from experiments.attention import learning, scaling
+from experiments.attention.drawing import draw
+from experiments.attention.measure import kernel_distances, learning_curves, sample_ratios
+from rml.attention import MODELS
 from rml.errors import UserError
+from rml.evaluation.scaling import log_log_slopes
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2307.11353, abstract; target, sizes and margin are this repository's"
@@ -44,10 +46,9 @@ CLAIMS = (
     *(
         Claim(f"{model}: distance to the kernel falls with heads at a slope of -1/2, within 0.05",
               f"kernel_slope_error_{model}", "<=", 0.05, RATE)
-        for model in learning.MODELS
+        for model in MODELS
     ),
 )  # fmt: skip
-NAMES = {"rfa": "attention", "biased_rfa": "attention, biased", "rf_mlp": "MLP"}
 CAPTIONS = {
     "average_2.png": "Averages of squares: relative test error against examples; bands: replicates"
     " from least to greatest.",
@@ -60,6 +61,7 @@ CAPTIONS = {
     "needed.png": "Examples that reach the error level against keys, MLP over attention.",
     "kernel.png": "Relative distance of the Gram matrix to its limit against heads.",
 }
+PICTURE = "average_2.png"
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
@@ -67,22 +69,21 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     check(config)
     progress = Progress()
     metrics: dict[str, float] = {}
-    errors = learning.learning_curves(config, progress.note)
+    errors = learning_curves(config, progress.note)
     mean = errors.mean(0)
-    for m, model in enumerate(learning.MODELS):
-        for t, target in enumerate(config.targets):
-            metrics[f"error_{model}_{target}"] = mean[m, -1, t]
-            series = errors[:, m, :, t]
-            metrics[f"slope_{model}_{target}"] = scaling.slopes(config.sizes, series).mean()
     for t, target in enumerate(config.targets):
+        for m, model in enumerate(MODELS):
+            metrics[f"error_{model}_{target}"] = mean[m, -1, t]
+            slopes = log_log_slopes(config.sizes, errors[:, m, :, t])
+            metrics[f"slope_{model}_{target}"] = slopes.mean()
         metrics[f"biased_over_rfa_{target}"] = mean[1, -1, t] / mean[0, -1, t]
     at = config.targets.index("average_2")
     metrics["rfa_over_mlp_average_2"] = mean[0, -1, at] / mean[2, -1, at]
 
-    needed = scaling.sample_ratios(config)
+    needed = sample_ratios(config)
     ratio = needed["rf_mlp"] / needed["rfa"]
     for j, degree in enumerate(config.scaling.degrees):
-        grown = scaling.slopes(np.asarray(config.scaling.num_keys) + 1, ratio[:, :, j])
+        grown = log_log_slopes(np.asarray(config.scaling.num_keys) + 1, ratio[:, :, j])
         metrics[f"ratio_slope_degree_{degree}"] = grown.mean()
         metrics[f"ratio_slope_degree_{degree}_half_width"] = half_width(grown)
         for i, count in enumerate(config.scaling.num_keys):
@@ -92,72 +93,14 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics["ratio_degree_2_over_1"] = last[1] / last[0]
     progress.note(f"examples needed, MLP over attention: {ratio.mean(0).round(1).tolist()}")
 
-    distances = scaling.kernel_distances(config)
+    distances = kernel_distances(config)
     for model, distance in distances.items():
-        slope = scaling.slopes(config.limit.heads, distance)
+        slope = log_log_slopes(config.limit.heads, distance)
         metrics[f"kernel_slope_{model}"] = slope.mean()
         metrics[f"kernel_slope_half_width_{model}"] = half_width(slope)
         metrics[f"kernel_slope_error_{model}"] = abs(slope.mean() + 0.5)
     draw(config, run, errors, ratio, distances)
     return {name: float(value) for name, value in metrics.items()}
-
-
-def draw(config: Any, run: RunDirectory, errors: Any, ratio: Any, distances: Any) -> None:
-    """The figures."""
-    logs = np.log2(config.sizes)
-    for target in ("average_2", "weighted_1"):
-        at = config.targets.index(target)
-        series = {NAMES[m]: band(logs, errors[:, i, :, at]) for i, m in enumerate(learning.MODELS)}
-        figures.curves(
-            run.figure(f"{target}.png"), series, "examples (log₂)", "relative error", logy=True
-        )
-    mixed = [name for name in config.targets if name.startswith("mixed_")]
-    columns = [config.targets.index(name) for name in mixed]
-    figures.curves(
-        run.figure("mixture.png"),
-        {
-            "biased over unbiased": band(
-                np.array([float(name.split("_")[1]) for name in mixed]),
-                errors[:, 1, -1, columns] / errors[:, 0, -1, columns],
-            ),
-        },
-        "weight of the identity",
-        "ratio of errors",
-    )
-    for figure, chosen in (
-        ("averages.png", [n for n in config.targets if n.startswith("average_")]),
-        ("correlations.png", [n for n in config.targets if not n.startswith("average_")]),
-    ):
-        at = [config.targets.index(name) for name in chosen]
-        figures.bars(
-            run.figure(figure),
-            [name.replace("_", " ") for name in chosen],
-            {NAMES[m]: errors[:, i, -1, at].mean(0) for i, m in enumerate(learning.MODELS)},
-            {NAMES[m]: errors[:, i, -1, at].std(0) for i, m in enumerate(learning.MODELS)},
-            ylabel="relative error",
-        )
-    figures.curves(
-        run.figure("needed.png"),
-        {
-            f"degree {p}": band(np.log2(np.asarray(config.scaling.num_keys) + 1), ratio[:, :, j])
-            for j, p in enumerate(config.scaling.degrees)
-        },
-        "keys and query (log₂)",
-        "examples, MLP over attention",
-        logy=True,
-    )
-    figures.curves(
-        run.figure("kernel.png"),
-        {NAMES[m]: band(np.log2(config.limit.heads), d) for m, d in distances.items()},
-        "heads (log₂)",
-        "relative distance",
-        logy=True,
-    )
-
-
-def band(x: Any, y: np.ndarray) -> tuple[Any, ...]:
-    """Mean over replicates, with least and greatest."""
-    return x, y.mean(0), y.min(0), y.max(0)
 
 
 def half_width(values: np.ndarray) -> float:

@@ -1,1 +1,1 @@
-"""."""
+"""Recipes of contrastive pretraining: SimCLR, MoCo v2 and v3, SupCon."""

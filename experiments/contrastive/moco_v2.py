@@ -18,32 +18,34 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.contrastive import common
-from rml.contrastive.infonce import info_nce
-from rml.contrastive.queue import enqueue, init_queue
+from experiments.common.claims import features_are_learned
+from experiments.common.encoders import Encoder, build_encoder, image_encoder
+from experiments.common.images import augmentation
+from experiments.common.pretraining import captions, momentum, pretrain, surroundings
+from rml.contrastive import apply_in_groups
 from rml.data import augment
 from rml.errors import UserError, unknown
+from rml.losses import info_nce_with_queue
 from rml.ops.similarity import normalize
-from rml.training import Claim, RunDirectory, Task, TrainState
+from rml.training import (
+    Loss,
+    RunDirectory,
+    Task,
+    TrainState,
+    enqueue,
+    init_queue,
+    momentum_task,
+)
 
-SOURCE = "MoCo v2 (arXiv:2003.04297): features are better; data and margin are this repository's"
-CLAIMS = (
-    Claim("kNN on the features is above kNN on raw pixels by 2 points",
-          "knn_over_pixels", ">=", 0.02, SOURCE),
-    Claim("kNN is above the untrained encoder's by 2 points",
-          "knn_over_untrained", ">=", 0.02, SOURCE),
-    Claim("A linear probe is above one on raw pixels by 5 points",
-          "linear_probe_over_pixels", ">=", 0.05, SOURCE),
-    Claim("A linear probe is above the untrained encoder's by 1 point",
-          "linear_probe_over_untrained", ">=", 0.01, SOURCE),
-)  # fmt: skip
-CAPTIONS = common.captions("InfoNCE")
+CLAIMS = features_are_learned("MoCo v2 (arXiv:2003.04297)")
+CAPTIONS = captions("InfoNCE")
+PICTURE = "embedding.png"
 KEY_STATISTICS = ("shuffle", "running", "batch")
 
 
 def task(config: Any) -> Task:
     """The training problem of a config."""
-    model, pipeline = common.build_model(config), common.augmentation(config)
+    model, pipeline = build_encoder(config), augmentation(config)
     groups, statistics, size = (
         config.batch_norm.groups,
         config.batch_norm.key_statistics,
@@ -60,37 +62,39 @@ def task(config: Any) -> Task:
         order = jnp.arange(size)
         if statistics == "shuffle":
             order = jax.random.permutation(key, order)
-        keys, _ = common.apply_in_groups(model, variables, images[order], groups=groups)
+        keys, _ = apply_in_groups(model, variables, images[order], groups=groups)
         return keys[jnp.argsort(order)]
 
-    def loss(params: Any, state: TrainState, batch: Any) -> Any:
+    def loss(params: Any, state: TrainState, batch: Any) -> Loss:
         key_views, key_order = jax.random.split(state.step_key)
         images = augment.to_float(batch["image"])
         first, second = augment.views(key_views, images, pipeline, n=2)
-        queries, model_state = common.apply_in_groups(
-            model, {"params": params, **state.model_state}, first, groups=groups
+        queries, changed = apply_in_groups(
+            model, state.training_variables(params), first, groups=groups
         )
         keys = jax.lax.stop_gradient(
             normalize(encode_keys(state.extra["momentum"], second, key_order))
         )
         queue = state.extra["queue"]
-        # Negatives are the queue's keys alone: those of the batch are, by label, left out.
-        batch_label, queue_label = jnp.zeros(size, int), jnp.ones(len(queue.keys), int)
-        value = info_nce(
-            normalize(queries), keys, negatives=queue.keys, temperature=config.loss.temperature,
-            labels=(batch_label, jnp.concatenate([batch_label, queue_label])),
-        )  # fmt: skip
-        return value, (model_state, {"queue": enqueue(queue, keys)})
+        value = info_nce_with_queue(
+            normalize(queries), keys, queue.keys, temperature=config.loss.temperature
+        )
+        return Loss(value, model_state=changed, extra={"queue": enqueue(queue, keys)})
 
     def queue(key: Any) -> dict[str, Any]:
         return {"queue": init_queue(key, size=config.queue.size, features=config.head.features)}
 
-    return common.momentum_task(
-        config, common.initializer(model, config),
-        loss=loss, around=common.surroundings(config, model), extra=queue,
+    return momentum_task(
+        loss=loss, momentum=momentum(config), averaged=("encoder", "head"), extra=queue,
+        **surroundings(config, model),
     )  # fmt: skip
+
+
+def encoder(config: Any, state: TrainState) -> Encoder:
+    """The features of images that a trained state gives."""
+    return image_encoder(build_encoder(config), state)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, judges the features, draws."""
-    return common.pretrain(config, run, task(config), loss_label="InfoNCE (nats)")
+    return pretrain(config, run, task(config), build_encoder(config), loss_label="InfoNCE (nats)")

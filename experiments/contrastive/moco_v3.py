@@ -11,30 +11,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.contrastive import common
-from rml.contrastive.infonce import info_nce
+from experiments.common.claims import features_are_learned
+from experiments.common.encoders import Encoder, build_encoder, image_encoder
+from experiments.common.images import augmentation
+from experiments.common.pretraining import captions, momentum, pretrain, surroundings
+from rml.contrastive import apply_to_views
 from rml.data import augment
+from rml.losses import info_nce
 from rml.ops.similarity import normalize
-from rml.training import Claim, RunDirectory, Task, TrainState, over_batch
+from rml.training import Loss, RunDirectory, Task, TrainState, momentum_task, over_batch
 
-SOURCE = "MoCo v3 (arXiv:2104.02057): features are better; data and margin are this repository's"
-CLAIMS = (
-    Claim("kNN on the features is above kNN on raw pixels by 2 points",
-          "knn_over_pixels", ">=", 0.02, SOURCE),
-    Claim("kNN is above the untrained encoder's by 2 points",
-          "knn_over_untrained", ">=", 0.02, SOURCE),
-    Claim("A linear probe is above one on raw pixels by 5 points",
-          "linear_probe_over_pixels", ">=", 0.05, SOURCE),
-    Claim("A linear probe is above the untrained encoder's by 1 point",
-          "linear_probe_over_untrained", ">=", 0.01, SOURCE),
-)  # fmt: skip
-CAPTIONS = common.captions("The symmetrised InfoNCE")
+CLAIMS = features_are_learned("MoCo v3 (arXiv:2104.02057)")
+CAPTIONS = captions("The symmetrised InfoNCE")
+PICTURE = "embedding.png"
 
 
 def task(config: Any) -> Task:
     """The training problem of a config."""
-    model = common.build_model(config)
-    pipelines = common.augmentation(config), common.augmentation(config, "augment_second")
+    model = build_encoder(config)
+    pipelines = augmentation(config), augmentation(config, "augment_second")
     temperature = config.loss.temperature
 
     def contrast(queries: Any, keys: Any) -> Any:
@@ -43,24 +38,28 @@ def task(config: Any) -> Task:
             2 * temperature * over_batch(partial(info_nce, temperature=temperature))(queries, keys)
         )
 
-    def loss(params: Any, state: TrainState, batch: Any) -> Any:
+    def loss(params: Any, state: TrainState, batch: Any) -> Loss:
         images = augment.to_float(batch["image"])
         draws = zip(pipelines, jax.random.split(state.step_key), strict=True)
         views = jnp.stack([pipeline(key, images) for pipeline, key in draws])
-        queries, model_state = common.apply_to_views(
-            model, {"params": params, **state.model_state}, views
-        )
-        keys, _ = common.apply_to_views(model, state.extra["momentum"], views, method="project")
+        queries, changed = apply_to_views(model, state.training_variables(params), views)
+        keys, _ = apply_to_views(model, state.extra["momentum"], views, method="project")
         q1, q2 = normalize(queries)
         k1, k2 = jax.lax.stop_gradient(normalize(keys))
-        return contrast(q1, k2) + contrast(q2, k1), (model_state, {})
+        return Loss(contrast(q1, k2) + contrast(q2, k1), model_state=changed)
 
-    return common.momentum_task(
-        config, common.initializer(model, config),
-        loss=loss, around=common.surroundings(config, model),
+    return momentum_task(
+        loss=loss, momentum=momentum(config), averaged=("encoder", "head"),
+        **surroundings(config, model),
     )  # fmt: skip
+
+
+def encoder(config: Any, state: TrainState) -> Encoder:
+    """The features of images that a trained state gives."""
+    return image_encoder(build_encoder(config), state)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, judges the features, draws."""
-    return common.pretrain(config, run, task(config), loss_label="symmetrised InfoNCE · 2τ")
+    label = "symmetrised InfoNCE · 2τ"
+    return pretrain(config, run, task(config), build_encoder(config), loss_label=label)

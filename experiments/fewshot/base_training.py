@@ -5,33 +5,24 @@ Few-Shot Learning: Clustering is All You Need?, arXiv:2106.09516 ("standard trai
 classes"); labels are smoothed by 0.1 as in its public code.
 """
 
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Int
 
-from experiments import figures
-from experiments.contrastive import common as contrastive
-from experiments.fewshot.common import Parts, num_base
-from experiments.fewshot.episodes import Setting, check_classes, draw_episodes, measure, transformed
-from experiments.fewshot.features import Features, encode, pixels
-from rml import data, evaluation, models
+from experiments.common import figures, pretraining
+from experiments.common.encoders import Encoder, build_encoder, image_encoder, initializer
+from experiments.common.evaluators import encode, pixels
+from experiments.common.images import augmentation, batch_spec, training_batches
+from experiments.fewshot import common
+from rml import evaluation, models
 from rml.data import augment
-from rml.training import (
-    Claim,
-    Progress,
-    RunDirectory,
-    Task,
-    TrainState,
-    build_optimizer,
-    fit,
-    gradient_task,
-    initial_state,
-    make_mesh,
-)
+from rml.fewshot import Setting, simple_shot
+from rml.losses import smoothed_cross_entropy
+from rml.training import Claim, Loss, RunDirectory, Task, TrainState, gradient_task, initial_state
+from rml.training.optimizer import build_optimizer
 
 SOURCE = "target of this repository on this data, not a paper's"
 CLAIMS = (
@@ -46,137 +37,83 @@ CAPTIONS = {
     "accuracy.png": "Accuracy on held-out images of the base classes against steps.",
     "embedding.png": "Features of images of novel classes in two dimensions.",
 }
+PICTURE = "embedding.png"
 
 
-def build_model(config: Any) -> contrastive.ProjectedEncoder:
-    """The encoder that a config names, with a classifier of its base classes."""
-    dtype = jnp.dtype(config.dtype)
-    return contrastive.ProjectedEncoder(
-        models.build(**config.model, dtype=dtype),
-        models.Classifier(num_base(config), dtype=dtype, **config.head),
-    )
-
-
-def smoothed_cross_entropy(
-    logits: Float[Array, "b c"], labels: Int[Array, " b"], *, smoothing: float
-) -> Float[Array, ""]:
-    """Mean cross-entropy with targets of which `smoothing` is spread evenly over all classes."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), smoothing)
-    return jnp.mean(optax.softmax_cross_entropy(logits.astype(jnp.float32), targets))
+def build_model(config: Any) -> Any:
+    """Builds the encoder that a config names, with a classifier of its base classes."""
+    head = models.Classifier(common.num_base(config), dtype=jnp.dtype(config.dtype), **config.head)
+    return build_encoder(config, head)
 
 
 def task(config: Any) -> Task:
     """The training problem of a config."""
-    model, pipeline = build_model(config), contrastive.augmentation(config)
-    parts = Parts(config)
+    model, pipeline = build_model(config), augmentation(config)
+    parts = cache(lambda: common.image_parts(config))  # a task is made without opening data
 
-    def loss(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
-        images = pipeline(key, augment.to_float(batch["image"]))
-        logits, model_state = model.apply(
-            {"params": params, **model_state}, images, train=True, mutable=list(model_state)
+    def loss(params: Any, state: TrainState, batch: Any) -> Loss:
+        images = pipeline(state.step_key, augment.to_float(batch["image"]))
+        logits, changed = model.apply(
+            state.training_variables(params), images, train=True, mutable=list(state.model_state)
         )
-        value = smoothed_cross_entropy(logits, batch["label"], smoothing=config.loss.smoothing)
+        each = smoothed_cross_entropy(logits, batch["label"], smoothing=config.loss.smoothing)
         right = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
-        return value, ({"accuracy": right}, model_state)
+        return Loss(jnp.mean(each), {"accuracy": right}, model_state=changed)
 
-    predict = jax.jit(
-        lambda variables, images: model.apply(variables, augment.to_float(images), train=False)
-    )
+    @jax.jit
+    def predict(variables: Any, images: Any) -> Any:
+        return model.apply(variables, augment.to_float(images), train=False)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        logits, labels = encode(
-            lambda images: predict(contrastive.variables(state), images),
-            parts["held_out"],
-            batch_size=config.features.batch_size,
-        )
+        apply, size = partial(predict, state.variables), config.features.batch_size
+        logits, labels = encode(apply, parts()["held_out"], batch_size=size)
         return {"accuracy": float(jnp.mean(jnp.argmax(logits, axis=-1) == labels))}
 
     return gradient_task(
-        init_variables=contrastive.initializer(model, config),
         loss=loss,
-        optimizer=build_optimizer(config.optimizer, steps=config.train.steps),
-        batches=lambda part=0, count=1: data.batches(
-            parts["base"],
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            part=part,
-            parts=count,
-        ),
+        init_variables=initializer(model, config),
+        optimizer=build_optimizer(dict(config.optimizer), steps=config.train.steps),
+        batches=lambda part=0, count=1: training_batches(config, parts()["base"], part, count),
         evaluate=evaluate,
-        batch_spec=contrastive.batch_spec(config),
+        batch_spec=batch_spec(config),
     )
+
+
+def encoder(config: Any, state: TrainState) -> Encoder:
+    """The features of images that a trained state gives."""
+    return image_encoder(build_model(config), state)
 
 
 def train(config: Any, run: RunDirectory) -> TrainState:
     """Trains as the config says, in the run directory, and draws the course."""
-    options = dict(config.train)
-    options.pop("batch_size")
-    state = fit(
-        task(config), run, seed=config.seed, mesh=make_mesh(config.mesh),
-        progress=Progress(keys=("train/loss", "eval/accuracy")), **options,
-    )  # fmt: skip
-    contrastive.draw_curves(
-        run.figure,
-        run.path,
-        {"train/loss": "cross-entropy (nats)", "eval/accuracy": "accuracy on held-out images"},
-    )
+    state = pretraining.train(config, run, task(config), shown="eval/accuracy")
+    labels = {"train/loss": "cross-entropy (nats)", "eval/accuracy": "accuracy on held-out images"}
+    figures.training_curves(run.figure, run.path, labels)
     return state
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, compares trained features with untrained ones and pixels on episodes, draws."""
-    parts, problem = Parts(config), task(config)
-    setting = Setting(config.episodes.ways[0], 1)
-    check_classes({"novel": parts["novel"].arrays()["label"]}, config, [setting])
-    state = train(config, run)
-    untrained = initial_state(problem, seed=config.seed)
-    trained = features(config, parts, state)
-    measured = {
-        "novel": trained,
-        "novel_pixels": pixels(parts, batch_size=config.features.batch_size),
-        "novel_untrained": features(config, parts, untrained),
-    }
-    metrics = {"accuracy": problem.evaluate(state)["accuracy"]}
-    for name, values in measured.items():
-        novel = transformed(values, config.features.transform).novel
-        drawn = draw_episodes(novel, config, setting, count=config.episodes.count)
-        metrics[name], metrics[f"interval_{name}"] = measure(
-            "simple_shot", {}, novel[0], drawn, config, setting
-        )
+    parts, problem = common.image_parts(config), task(config)
+    setting = Setting(config.episodes.ways[0], 1, config.episodes.queries)
+    common.check_classes({"novel": parts["novel"].labels}, [setting])
+    trained, untrained = train(config, run), initial_state(problem, seed=config.seed)
+    metrics = {"accuracy": problem.evaluate(trained)["accuracy"]}
+    compared = {"": encoder(config, trained), "_pixels": pixels,
+                "_untrained": encoder(config, untrained)}  # fmt: skip
+    features = {name: common.encode_parts(config, parts, e) for name, e in compared.items()}
+    for name, own in features.items():
+        novel = common.transformed(config, own)["novel"]
+        drawn = common.draw_episodes(config, novel, setting, count=config.episodes.count)
+        mean, half = common.measure(config, simple_shot, novel[0], drawn, setting)
+        metrics |= {f"novel{name}": mean, f"interval_novel{name}": half}
     for other in ("pixels", "untrained"):
         metrics[f"novel_over_{other}"] = metrics["novel"] - metrics[f"novel_{other}"]
-    draw(config, run, parts, trained)
-    return metrics
-
-
-def features(config: Any, parts: Parts, state: TrainState) -> Features:
-    """Features of every part under a state."""
-    model = build_model(config)
-    apply = jax.jit(
-        lambda variables, images: model.apply(
-            variables, augment.to_float(images), method=model.features
-        )
-    )
-    variables = contrastive.variables(state)
-
-    def encoder(images: Any) -> Array:
-        return apply(variables, images)
-
-    return Features.of(parts, encoder, batch_size=config.features.batch_size)
-
-
-def draw(config: Any, run: RunDirectory, parts: Parts, trained: Features) -> None:
-    """Figures of the augmentation and of the novel classes, ten at most."""
-    images = np.stack([parts["base"][i]["image"] for i in range(6)])
-    contrastive.draw_views(
-        run.figure("views.png"), images, contrastive.augmentation(config), jax.random.key(0)
-    )
-    x, labels = trained.novel[0], np.asarray(trained.novel[1])
+    images = parts["base"].arrays()["image"][:6]
+    figures.views(run.figure("views.png"), images, augmentation(config), jax.random.key(0))
+    x, labels = features[""]["novel"][0], np.asarray(features[""]["novel"][1])
     few = np.flatnonzero(labels < 10)[:1500]
-    figures.embedding(
-        run.figure("embedding.png"),
-        np.asarray(evaluation.embed_2d(x[few], method="tsne")),
-        labels[few],
-        parts["novel"].class_names,
-        title="t-SNE of the features of novel classes",
-    )
+    xy, names = np.asarray(evaluation.embed_2d(x[few], method="tsne")), parts["novel"].class_names
+    title = "t-SNE of the features of novel classes"
+    figures.embedding(run.figure("embedding.png"), xy, labels[few], names, title)
+    return metrics

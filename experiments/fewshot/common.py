@@ -1,20 +1,25 @@
-"""What the few-shot experiments share: classes split into base, validation and novel."""
+"""What the few-shot recipes share: images of each part, features of them, episodes, accuracy."""
 
-from collections.abc import Mapping
-from functools import cached_property
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int
-from ml_collections import ConfigDict
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
 
-from experiments.contrastive.common import open_split
-from rml import data
+from experiments.common.evaluators import Labelled, encode
+from experiments.common.images import open_images
+from rml import data, fewshot
+from rml.data.classes import PARTS, open_parts
 from rml.errors import UserError
+from rml.fewshot import Episodes, Search, Setting
+from rml.training import Progress, make_mesh
 
-PARTS = ("base", "validation", "novel")
-SAME = "base"
-"""Value of `classes.validation` for held-out images of the base classes."""
+Features = dict[str, Labelled]
+"""Features and labels, from 0, of each of `PARTS`."""
 
 
 def num_base(config: Any) -> int:
@@ -23,120 +28,98 @@ def num_base(config: Any) -> int:
     return base if isinstance(base, int) else len(base)
 
 
-def split_classes(
-    wanted: Any, present: Mapping[str, Int[np.ndarray, " c"]], names: Mapping[str, str]
-) -> dict[str, Int[np.ndarray, " k"]]:
-    """Classes of each part.
-
-    Args:
-      wanted: For each of `PARTS` the classes as a list or as a number of classes, which are taken
-        from those that no earlier part has: in ascending order, or shuffled by `seed` if it is not
-        None. `validation` may be "base": the base classes again, for images that are held out.
-      present: Classes that the part's split of the data holds.
-      names: The part's split, for messages.
-
-    Returns:
-      Class numbers of each part.
-
-    Raises:
-      UserError: Parts overlap, or name more classes or other classes than there are.
-    """
-    same = wanted.validation == SAME
-    parts = [part for part in PARTS if not (same and part == "validation")]
-    chosen: dict[str, np.ndarray] = {}
-    for part in parts:
-        value = wanted[part]
-        if isinstance(value, str):
-            raise UserError(
-                f"classes.{part} is {value!r}, expected a number of classes, a list of them"
-                + (f" or {SAME!r}" if part == "validation" else "")
-            )
-        if isinstance(value, int):
-            continue
-        chosen[part] = np.asarray(value, int)
-        missing = np.setdiff1d(chosen[part], present[part]).tolist()
-        if missing:
-            raise UserError(
-                f"classes.{part} names {missing[:8]}, expected classes that data.{part}="
-                f"{names[part]!r} holds: {_shorten(present[part])}"
-            )
-    taken = {int(c): part for part, classes in chosen.items() for c in classes}
-    for part in (part for part in parts if part not in chosen):
-        free = np.array([c for c in np.unique(present[part]) if int(c) not in taken], int)
-        if not 0 < wanted[part] <= len(free):
-            raise UserError(
-                f"classes.{part} is {wanted[part]}, expected 1 to {len(free)}: data.{part}="
-                f"{names[part]!r} holds {len(present[part])} classes, of which other parts have "
-                f"{len(present[part]) - len(free)}"
-            )
-        if wanted.seed is not None:
-            free = np.random.default_rng(wanted.seed).permutation(free)
-        chosen[part] = np.sort(free[: wanted[part]])
-        taken |= {int(c): part for c in chosen[part]}
-    for part, classes in chosen.items():
-        stolen = [int(c) for c in classes if taken[int(c)] != part]
-        if stolen or len(set(classes.tolist())) < len(classes):
-            other = taken[stolen[0]] if stolen else part
-            raise UserError(
-                f"classes.{part} and classes.{other} share {_shorten(stolen or classes)}; expected "
-                "every class in one part, once"
-            )
-    if same:
-        chosen["validation"] = chosen["base"]
-    return chosen
-
-
-def select(source: data.Source, classes: Int[np.ndarray, " k"]) -> data.ArraySource:
-    """The examples of some classes of a source, which become classes 0 to k - 1 in that order."""
-    arrays = source.arrays()
-    number = np.full(source.num_classes, -1)
-    number[classes] = np.arange(len(classes))
-    label = number[arrays["label"]]
-    kept = label >= 0
-    return data.ArraySource(
-        arrays["image"][kept],
-        label[kept],
-        class_names=[source.class_names[c] for c in classes],
-        name=source.name,
-        split=source.split,
-    )
-
-
-class Parts:
-    """The parts of a config's data; nothing is opened before it is needed.
+def image_parts(config: Any) -> dict[str, data.ArraySource]:
+    """Images of each part of a config's data, and held-out ones of the base classes.
 
     `data.base` names the split with the training images, `data.held_out` that with the base
     classes' held-out images, `data.validation` and `data.novel` those of the episodes.
     """
 
-    def __init__(self, config: Any):
-        """Remembers the config, of which `data` and `classes` are read."""
-        self.config = config
+    def open_part(part: str) -> data.Source:
+        if len(config.data.image_shape) == 1:  # vectors have no size to be brought to
+            return data.load(config.data.name, config.data[part], data_dir=config.data.data_dir)
+        return open_images(config, part)
 
-    def __getitem__(self, part: str) -> data.ArraySource:
-        return self._parts[part]
-
-    @cached_property
-    def _parts(self) -> dict[str, data.ArraySource]:
-        names = {part: self.config.data[part] for part in (*PARTS, "held_out")}
-        opened = {name: self._open(name) for name in dict.fromkeys(names.values())}
-        present = {part: np.unique(opened[name].arrays()["label"]) for part, name in names.items()}
-        classes = split_classes(self.config.classes, present, names)
-        if self.config.classes.validation == SAME and names["validation"] == names["base"]:
-            raise UserError(
-                f"classes.validation is {SAME!r} and data.validation is data.base="
-                f"{names['base']!r}, expected another split: held-out images of the base classes"
-            )
-        classes["held_out"] = classes["base"]
-        return {part: select(opened[name], classes[part]) for part, name in names.items()}
-
-    def _open(self, split: str) -> data.Source:
-        if len(self.config.data.image_shape) == 1:  # vectors have no size to be brought to
-            return data.load(self.config.data.name, split, data_dir=self.config.data.data_dir)
-        config = ConfigDict({"data": self.config.data.to_dict() | {"split": split}})
-        return open_split(config, "split")
+    splits = {part: config.data[part] for part in (*PARTS, "held_out")}
+    return open_parts(open_part, config.classes, splits, seed=config.classes.seed)
 
 
-def _shorten(classes: Any) -> str:
-    shown = ", ".join(str(int(c)) for c in classes[:8])
-    return shown + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
+def encode_parts(
+    config: Any, parts: Mapping[str, data.Source], encoder: Callable[[Any], Array]
+) -> Features:
+    """Features of the images of each part."""
+    size = config.features.batch_size
+    return {part: encode(encoder, parts[part], batch_size=size) for part in PARTS}
+
+
+def transformed(config: Any, features: Features) -> Features:
+    """Features transformed as `features.transform` says, centred by the base features' mean."""
+    center = jnp.mean(features["base"][0], axis=0)
+    change = partial(fewshot.transform, kind=config.features.transform, center=center)
+    return {part: (change(x), y) for part, (x, y) in features.items()}
+
+
+def settings(config: Any) -> list[Setting]:
+    """Every kind of episode that a config asks for, balanced ones first."""
+    episodes = config.episodes
+    concentrations = [None, episodes.concentration] if episodes.imbalanced else [None]
+    kinds = itertools.product(concentrations, episodes.ways, episodes.shots)
+    return [Setting(ways, shots, episodes.queries, balance) for balance, ways, shots in kinds]
+
+
+def check_classes(labels: Mapping[str, Any], wanted: Sequence[Setting]) -> None:
+    """Raises `UserError` unless the labels of each part suffice for all wanted kinds."""
+    for part, own in labels.items():
+        index = fewshot.class_index(own)
+        for ways, shots, queries, _ in wanted:
+            try:
+                fewshot.require_classes(index, ways=ways, shots=shots, queries=queries)
+            except UserError as error:
+                raise UserError(f"config.episodes, {part} classes: {error}") from None
+
+
+def draw_episodes(
+    config: Any, labelled: Labelled, setting: Setting, *, count: int, seed: int = 0
+) -> Episodes:
+    """Draws episodes of a setting, the same ones for every method."""
+    key = jax.random.key(config.seed + seed)
+    return fewshot.sample_episodes(key, labelled[1], episodes=count, **setting._asdict())
+
+
+def measure(
+    config: Any, method: Callable[..., Array], x: Array, drawn: Episodes, setting: Setting
+) -> tuple[float, float]:
+    """A method's mean accuracy on episodes of features, and half its 95% interval's width."""
+    mesh = make_mesh(config.mesh)
+    return fewshot.mean_and_interval(
+        fewshot.evaluate_episodes(method, x, drawn, ways=setting.ways, mesh=mesh)
+    )
+
+
+def choose(config: Any, setting: Setting, validation: Labelled) -> dict[str, Search]:
+    """Searches the options of each compared method on validation episodes of a setting."""
+    drawn = draw_episodes(config, validation, setting, count=config.episodes.validation, seed=1)
+    mesh = make_mesh(config.mesh)
+
+    def search(name: str) -> Search:
+        method, options = fewshot.find_method(name), config.methods[name].to_dict()
+        return fewshot.search(method, options, validation[0], drawn, ways=setting.ways, mesh=mesh)
+
+    return {name: search(name) for name in config.compared}
+
+
+def compare(
+    config: Any, setting: Setting, novel: Labelled, searches: Mapping[str, Search]
+) -> dict[str, tuple[float, float]]:
+    """Accuracy and interval of every method on novel episodes of a setting."""
+    drawn = draw_episodes(config, novel, setting, count=config.episodes.count)
+    table = {}
+    for name, search in searches.items():
+        started = time.perf_counter()
+        method = partial(fewshot.find_method(name), **search.options)
+        mean, half = table[name] = measure(config, method, novel[0], drawn, setting)
+        Progress().note(
+            f"{setting.title}: {name} {100 * mean:.2f} ± {100 * half:.2f} "
+            f"({time.perf_counter() - started:.1f} s)"
+        )
+    return table

@@ -8,13 +8,13 @@ balanced: that novel ones are not is what a method is not told.
 import time
 from typing import Any
 
-from experiments.fewshot import drawing, episodes
-from experiments.fewshot.encoders import load_features
-from experiments.fewshot.episodes import Setting
-from experiments.fewshot.features import Features
-from experiments.fewshot.trajectory import largest_increase, picture, trajectories
+from experiments.common.encoders import Encoder
+from experiments.fewshot import base_training, common, drawing
+from experiments.fewshot.features import load_features
+from rml import fewshot
 from rml.errors import UserError
-from rml.training import Claim, Progress, RunDirectory
+from rml.fewshot import Search, Setting
+from rml.training import Claim, RunDirectory, Task, TrainState
 
 REGULARISED, PLAIN, NEAREST = "transductive_clustering", "soft_kmeans", "simple_shot"
 SOURCE = (
@@ -41,86 +41,66 @@ CAPTIONS = {
     "assignments.png": "An episode in two dimensions: nearest prototype and regularised model.",
     "loss.png": "Base training: cross-entropy with smoothed labels against steps.",
 }
+PICTURE = "accuracy.png"
+
+
+def task(config: Any) -> Task:
+    """The base training of a config whose features are trained in its run."""
+    if config.features.of != "training":
+        raise UserError(
+            f"features.of is {config.features.of!r}, with which {config.experiment} trains "
+            "nothing; expected 'training'"
+        )
+    return base_training.task(config)
+
+
+def encoder(config: Any, state: TrainState) -> Encoder:
+    """The features of images that a trained state gives."""
+    return base_training.encoder(config, state)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Chooses options on the validation part, measures on the novel part, draws."""
     check(config)
     features = load_features(config, run)
-    features = episodes.transformed(features, config.features.transform)
     started = time.perf_counter()
-    metrics: dict[str, float] = {}
+    searches: dict[Setting, dict[str, Search]] = {}
     table: dict[Setting, dict[str, tuple[float, float]]] = {}
-    chosen: dict[Setting, dict[str, Any]] = {}
-    searches: dict[Setting, dict[str, episodes.Search | None]] = {}
-    for setting in episodes.settings(config):
+    metrics: dict[str, float] = {}
+    for setting in common.settings(config):
         balanced = setting._replace(concentration=None)
-        if setting == balanced:
-            chosen[setting], searches[setting] = choose(config, setting, features, metrics)
-        table[setting] = compare(config, setting, features, chosen[balanced], metrics)
+        if balanced not in searches:
+            searches[balanced] = common.choose(config, balanced, features["validation"])
+            for name, found in searches[balanced].items():
+                numbers = {k: v for k, v in found.chosen.items() if isinstance(v, int | float)}
+                metrics |= {f"chosen_{setting.name}_{name}_{k}": v for k, v in numbers.items()}
+        table[setting] = common.compare(config, setting, features["novel"], searches[balanced])
+        for name, (mean, half) in table[setting].items():
+            metrics[f"accuracy_{setting.name}_{name}"] = mean
+            metrics[f"interval_{setting.name}_{name}"] = half
     metrics["seconds_episodes"] = time.perf_counter() - started
-    first = Setting(config.episodes.ways[0], 1)
+    first = Setting(config.episodes.ways[0], 1, config.episodes.queries)
     best = {name: mean for name, (mean, _) in table[first].items()}
     metrics["regularised_over_simple_shot"] = best[REGULARISED] - best[NEAREST]
     metrics["regularised_over_kmeans"] = best[REGULARISED] - best[PLAIN]
-    courses = trajectories(
-        features.novel, config, first, chosen[first][REGULARISED], config.energy.laplacian_weights
-    )
-    metrics["energy_increase"] = max(largest_increase(one) for one in courses.values())
-    drawing.draw_table(run.figure, table)
-    drawing.draw_search(run.figure, searches[first][REGULARISED], first)
+    drawing.draw_accuracies(run.figure, table)
+    search, novel = searches[first][REGULARISED], features["novel"]
+    drawing.draw_search(run.figure, search, first.title)
+    drawn = common.draw_episodes(config, novel, first, count=config.energy.episodes)
+    weights = {*config.energy.laplacian_weights, float(search.options["laplacian_weight"])}
+    courses = fewshot.trajectories(novel[0], drawn, weights, ways=first.ways, **search.options)
+    metrics["energy_increase"] = max(map(fewshot.largest_increase, courses.values()))
     drawing.draw_energy(run.figure, courses)
-    shown = picture(features.novel, config, first, chosen[first][REGULARISED])
+    one = common.draw_episodes(config, novel, first, count=1)
+    shown = fewshot.picture(novel[0], one, ways=first.ways, **search.options)
     drawing.draw_picture(run.figure, shown)
     return metrics
-
-
-def choose(config: Any, setting: Setting, features: Features, metrics: dict[str, float]) -> Any:
-    """Each method's options for one kind of episodes, and how they were searched."""
-    chosen, searches = {}, {}
-    drawn = episodes.draw_episodes(
-        features.validation, config, setting, count=config.episodes.validation, seed=1
-    )
-    for name in config.compared:
-        chosen[name], searches[name] = episodes.choose(
-            name, config.methods[name], features.validation[0], drawn, config, setting
-        )
-        search = searches[name]
-        for option in search.values if search is not None else ():
-            if isinstance(chosen[name][option], int | float):
-                metrics[f"chosen_{setting.name}_{name}_{option}"] = chosen[name][option]
-    return chosen, searches
-
-
-def compare(
-    config: Any,
-    setting: Setting,
-    features: Features,
-    options: dict[str, Any],
-    metrics: dict[str, float],
-) -> dict[str, tuple[float, float]]:
-    """Accuracy and interval of every method on one kind of novel episodes."""
-    table = {}
-    drawn = episodes.draw_episodes(features.novel, config, setting, count=config.episodes.count)
-    for name in config.compared:
-        started = time.perf_counter()
-        mean, half = episodes.measure(
-            name, options[name], features.novel[0], drawn, config, setting
-        )
-        table[name] = mean, half
-        metrics[f"accuracy_{setting.name}_{name}"] = mean
-        metrics[f"interval_{setting.name}_{name}"] = half
-        Progress().note(
-            f"{setting.title}: {name} {100 * mean:.2f} ± {100 * half:.2f} "
-            f"({time.perf_counter() - started:.1f} s)"
-        )
-    return table
 
 
 def check(config: Any) -> None:
     """Raises `UserError` unless the config has what the claims compare."""
     for name in config.compared:
-        episodes.find_method(name)
+        fewshot.find_method(name)
         if name not in config.methods:
             raise UserError(f"compared names {name!r}, whose options methods lacks")
     missing = [name for name in (REGULARISED, PLAIN, NEAREST) if name not in config.compared]

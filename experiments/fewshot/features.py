@@ -1,96 +1,100 @@
-"""Features of the base, validation and novel images."""
+"""Where features come from: base training, another run's encoder, pixels, a file, or texts."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
-from experiments.fewshot.common import PARTS, Parts
-from rml import data, evaluation
-from rml.data import augment
-from rml.errors import UserError
+from experiments.common.encoders import load_encoder
+from experiments.common.evaluators import pixels
+from experiments.fewshot import base_training, common
+from experiments.fewshot.common import Features, check_classes, settings
+from rml.data import load_text
+from rml.data.classes import PARTS, first_of_each_class, read_feature_parts
+from rml.errors import UserError, unknown
+from rml.models import pretrained
+from rml.retrieval.embed import embed
+from rml.training import Progress, RunDirectory, make_mesh
 
-Labelled = tuple[Float[Array, "n d"], Int[Array, " n"]]
-
-
-class Features(NamedTuple):
-    """Features and labels, from 0, of each part; base features give the mean to center by."""
-
-    base: Labelled
-    validation: Labelled
-    novel: Labelled
-
-    @classmethod
-    def of(cls, parts: Parts, encoder: Callable[[Any], Array], *, batch_size: int) -> "Features":
-        """Encodes every part.
-
-        Args:
-          parts: The images.
-          encoder: Images [batch_size, h, w, c] to features [batch_size, d].
-          batch_size: Images that are encoded at once.
-
-        Returns:
-          The features.
-        """
-        return cls(*(encode(encoder, parts[part], batch_size=batch_size) for part in PARTS))
+EVALUATED = ("validation", "novel")
+ORIGINS = ("training", "run", "pixels", "npz", "text")
 
 
-def encode(encoder: Callable[[Any], Array], source: data.Source, *, batch_size: int) -> Labelled:
-    """Features and labels of a source, in its order."""
-    batches = data.batches(
-        source, batch_size=batch_size, seed=0, shuffle=False, repeat=False, drop_remainder=False
-    )
-    return evaluation.extract_features(encoder, batches, batch_size=batch_size)
-
-
-def pixels(parts: Parts, *, batch_size: int) -> Features:
-    """The images themselves, or a user's vectors, as features."""
-    return Features.of(
-        parts,
-        lambda images: augment.to_float(jnp.asarray(images)).reshape(len(images), -1),
-        batch_size=batch_size,
-    )
-
-
-def read_npz(path: Path) -> Features:
-    """Features of an `.npz` that says itself which part each is.
+def load_features(config: Any, run: RunDirectory) -> Features:
+    """Loads the features that `features.of` names, transformed as `features.transform` says.
 
     Args:
-      path: The file, with `x_base`, `x_validation` and `x_novel` [n, d] and `y_base`,
-        `y_validation` and `y_novel` [n]; labels are numbers or strings, disjoint or not.
+      config: The run's config. `features.of` is "training" (a classifier of the base classes is
+        trained in this run first), "run" (the encoder of the finished run in the directory
+        `features.run`), "pixels" (the images, or vectors of `data.name=npz:PATH`, as they are),
+        "npz" (`data.name=npz:PATH` with parts, see `read_feature_parts`) or "text" (of a
+        pretrained text encoder, see `text_features`).
+      run: The run directory.
 
     Returns:
-      The features, labels from 0 in sorted order within each part.
+      The features.
 
     Raises:
-      UserError: An array is missing, or has another shape, another width, NaN or infinite values.
+      UserError: An unknown origin, a run or file that cannot be used, or too few classes for the
+        episodes, before anything is trained.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"features {path} cannot be read: {error}") from None
-    names = [f"{kind}_{part}" for part in PARTS for kind in "xy"]
-    missing = [name for name in names if name not in arrays]
-    if missing:
-        raise UserError(
-            f"features {path} lack {', '.join(missing)}, hold {', '.join(sorted(arrays))}; "
-            f"expected {', '.join(names)}, or x and y with config.features.of='pixels'"
-        )
-    width = arrays["x_base"].shape[-1]
-    parts = []
+    origin = config.features.of
+    if origin not in ORIGINS:
+        raise unknown("features.of", origin, ORIGINS)
+    if origin == "npz":
+        features = file_features(config)
+    elif origin == "text":
+        features = text_features(config)
+    else:
+        parts = common.image_parts(config)
+        check_classes({part: parts[part].labels for part in EVALUATED}, settings(config))
+        features = common.encode_parts(config, parts, image_encoder(config, run))
+    return common.transformed(config, features)
+
+
+def image_encoder(config: Any, run: RunDirectory) -> Callable[[Any], Array]:
+    """The function of images that `features.of` names; "training" trains it first."""
+    if config.features.of == "pixels":
+        return pixels
+    if config.features.of == "run":
+        return load_encoder(Path(config.features.run).expanduser(), config.data.image_shape)
+    return base_training.encoder(config, base_training.train(config, run))
+
+
+def file_features(config: Any) -> Features:
+    """Features of a user's file, as they are."""
+    if not config.data.name.startswith("npz:"):
+        raise UserError(f"data.name is {config.data.name!r}, expected npz:PATH")
+    read = read_feature_parts(Path(config.data.name[4:]).expanduser())
+    check_classes({part: read[part][1] for part in EVALUATED}, settings(config))
+    return {part: (jnp.asarray(x), jnp.asarray(y)) for part, (x, y) in read.items()}
+
+
+def text_features(config: Any) -> Features:
+    """Features of the texts of each part's split by a pretrained encoder.
+
+    `text` names the encoder of `rml.models.pretrained` and which keys are text and class. Classes
+    with fewer than `min_examples` texts are left out, of others the first `max_examples` taken.
+    """
+    options, progress, found = config.text, Progress(), {}
+    given = {key: options[key] for key in ("text_key", "label_key", "min_examples")}
     for part in PARTS:
-        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if x.ndim != 2 or x.shape[1] != width or y.shape != x.shape[:1] or not len(x):
-            raise UserError(
-                f"features {path}: x_{part} is {list(x.shape)} and y_{part} {list(y.shape)}, "
-                f"expected [n, {width}] and [n]"
-            )
-        if not np.isfinite(x).all():
-            raise UserError(f"features {path}: x_{part} holds NaN or infinite values")
-        labels = np.unique(y, return_inverse=True)[1].astype(np.int32)
-        parts.append((jnp.asarray(x, jnp.float32), jnp.asarray(labels)))
-    return Features(*parts)
+        read = load_text(
+            config.data.name, config.data[part], data_dir=config.data.data_dir, **given
+        )
+        kept = first_of_each_class(read.labels, options.max_examples)
+        found[part] = [read.texts[row] for row in kept], read.labels[kept]
+    check_classes({part: found[part][1] for part in EVALUATED}, settings(config))
+    loaded = pretrained.load(options.encoder)
+    encoder, variables = loaded.text_encoder()
+    features: Features = {}
+    for part, (texts, labels) in found.items():
+        progress.note(f"{part}: {len(texts)} texts of {len(set(labels.tolist()))} classes")
+        vectors = embed(
+            encoder.apply, variables, loaded.tokenizer, texts,
+            max_length=options.max_length, mesh=make_mesh(config.mesh),
+        )  # fmt: skip
+        features[part] = jnp.asarray(vectors), jnp.asarray(labels)
+    return features

@@ -8,14 +8,15 @@ labels of the batch permuted, the authors' code), or "identical" and "distinct",
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.contrastive import common as contrastive
-from experiments.hydra import common, drawing
-from rml.hydra import analysis
-from rml.training import Claim, RunDirectory, Task, initial_state
+from experiments.common import figures
+from experiments.common.encoders import Encoder, image_encoder
+from experiments.common.pretraining import captions, draw_course, first_images, train
+from experiments.hydra import methods
+from experiments.hydra.evaluator import GATE_CAPTIONS, TransferEvaluator
+from rml.training import Claim, RunDirectory, Task, TrainState, initial_state
 
 SOURCE = "Hydra (arXiv:2410.18200): performance, transfer, gates"
 CLAIMS = (
@@ -29,51 +30,45 @@ CLAIMS = (
           "gate_binariness", ">=", 0.7, SOURCE),
 )  # fmt: skip
 CAPTIONS = {
-    "views.png": "Images and the views that the loss pulls together.",
-    "loss.png": "Loss with its penalty against steps.",
-    "knn.png": "Test accuracy of nearest neighbours on the features against steps.",
-    "gates.png": "Share of closed gates and mean (2g - 1)² of the batch's pairs against steps.",
-    "embedding.png": "Features of the test images in two dimensions.",
-    "spectrum.png": "Singular values of the test images' features, trained and untrained.",
-    "relations.png": "Overlap of the classes' own gates, classes in the order of the dendrogram.",
-    "dendrogram.png": "Classes clustered by the overlap of their gates (average linkage).",
+    **captions("Loss with its penalty"),
+    **GATE_CAPTIONS,
     "gate_values.png": "Gates of each class with itself, dimensions by how many classes open them.",
 }
+PICTURE = "gate_values.png"
+COMPARED = ("knn", "linear_probe", "transfer_knn", "transfer_linear_probe", "rankme")
 
 
 def task(config: Any) -> Task:
     """The training problem of a config."""
-    return common.task(config, "hydra")
+    return methods.task(config, "hydra")
+
+
+def encoder(config: Any, state: TrainState) -> Encoder:
+    """The features of images that a trained state gives."""
+    return image_encoder(methods.build_model(config, "hydra"), state)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, judges features and gates, draws."""
-    judges, problem = common.Judges(config, "hydra"), task(config)
-    home = judges.home
-    images = np.stack([home.train[i]["image"] for i in range(6)])
-    state = common.train(config, run, problem)
-    variables = contrastive.variables(state)
-    variables_before = contrastive.variables(initial_state(problem, seed=config.seed))
-    trained, untrained = home.features(variables), home.features(variables_before)
-    metrics = judges.measure(variables, trained)
-    before = judges.measure(variables_before, untrained)
-    for name in ("knn", "linear_probe", "transfer_knn", "transfer_linear_probe", "rankme"):
+    model, problem = methods.build_model(config, "hydra"), task(config)
+    evaluator = TransferEvaluator(model, config)
+    images = first_images(evaluator)  # data that cannot be read fails before the training
+    variables = train(config, run, problem).variables
+    start = initial_state(problem, seed=config.seed).variables
+    trained, untrained = evaluator.features(variables), evaluator.features(start)
+    metrics, before = evaluator.measure(variables, trained), evaluator.measure(start, untrained)
+    for name in COMPARED:
         metrics[f"{name}_untrained"] = before[name]
         metrics[f"{name}_over_untrained"] = metrics[name] - before[name]
 
-    gates = common.pair_gates(config, state)
-    own = jnp.diagonal(gates).T
-    metrics["gate_sparsity"] = float(analysis.gate_sparsity(gates.reshape(-1, gates.shape[-1])))
-    metrics["gate_binariness"] = float(analysis.gate_binariness(gates.reshape(-1, gates.shape[-1])))
-    names = home.train.class_names
-    drawing.draw_training(run.figure, run.path)
-    drawing.draw_gates(run.figure, np.asarray(own), names)
-    drawing.draw_relations(run.figure, np.asarray(analysis.gate_overlap(own)), names)
-    contrastive.draw_views(
-        run.figure("views.png"), images, contrastive.augmentation(config), jax.random.key(0)
-    )
-    contrastive.draw_curves(
-        run.figure, run.path, {"train/loss": "loss (nats)", "eval/knn": "kNN accuracy"}
-    )
-    home.draw(run.figure, trained, untrained)
+    gates = model.apply(variables, method="pair_gates")
+    metrics |= evaluator.measure_gates(run, run.path, gates)
+    own = np.asarray(jnp.diagonal(gates).T)
+    figures.heatmap(
+        run.figure("gate_values.png"), own[:, np.argsort(-own.sum(0), kind="stable")],
+        evaluator.train.class_names, xlabel="dimension, by how many classes open it",
+        title="Gates of each class with itself", value_label="gate",
+    )  # fmt: skip
+    draw_course(config, run, images, loss_label="loss (nats)")
+    evaluator.draw(run.figure, trained, untrained)
     return metrics

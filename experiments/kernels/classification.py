@@ -1,36 +1,25 @@
 """A sparse deep kernel machine beside the sparse Gaussian process of the same kernel, on images.
 
-Both train through the engine on the same batches, inducing points and steps; the Gaussian process
-is the machine whose Gram matrices stay at their kernels. Each trains in `methods/<name>` of the run
-directory, where a stopped run continues.
+Yang et al., arXiv:2108.13097. Both train through the engine on the same batches, inducing points
+and steps; the Gaussian process is the machine whose Gram matrices stay at their kernels. Each
+trains in `methods/<name>` of the run directory, where a stopped run continues.
 """
 
-import time
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import figures
-from experiments.contrastive.common import batch_spec, open_split
-from experiments.kernels.drawing import draw_correlations
-from rml import data
+from experiments.common import figures
+from experiments.common.comparison import for_each
+from experiments.common.images import all_batches, batch_spec, open_images, training_batches
+from experiments.common.pretraining import train
+from experiments.kernels.machines import draw_correlations, propagation
+from rml import kernels, training
 from rml.data import augment
-from rml.kernels import gram as kernels
-from rml.kernels import sparse
-from rml.kernels.outputs import log_predictive
-from rml.training import (
-    Claim,
-    RunDirectory,
-    Task,
-    build_optimizer,
-    fit,
-    gradient_task,
-    make_mesh,
-    read_metrics,
-)
+from rml.evaluation.calibration import probability_scores
+from rml.training import Claim, Loss, RunDirectory, Task, TrainState
 
 SOURCE = "arXiv:2108.13097: learned Gram matrices predict better; data and margin are ours"
 CLAIMS = (
@@ -45,53 +34,37 @@ CAPTIONS = {
     "grams_after.png": "The same after training.",
     "loss.png": "Negative bound a data point against steps.",
 }
-METHODS = ("dkm", "sparse_gp")
+PICTURE = "grams_after.png"
+METHODS = {"dkm": True, "sparse_gp": False}  # whether Gram matrices are learned
 
 
 def task(config: Any, method: str = "dkm") -> Task:
-    """The training problem of a config."""
-    width = int(np.prod(config.data.image_shape))
-    objective = partial(
-        sparse.elbo,
-        total=config.data.total,
-        kernel=kernels.build(config.model.kernel),
-        widths=jnp.full(config.model.depth, config.model.width),
-        likelihood="categorical",
-        samples=config.model.samples,
-        normalization=config.model.normalization,
-        jitter=config.model.jitter,
-    )
+    """The training problem of a config, or of the Gaussian process beside it."""
+    model = config.model
 
-    def init_variables(key: Any) -> Any:
+    def init_variables(_: Any) -> Any:
         # Data are read when the state is made, not when it is traced for its shapes.
-        spec = jax.ShapeDtypeStruct((config.model.inducing, width), jnp.float32)
-        inducing = jax.pure_callback(lambda: inducing_images(config)[0], spec)
-        machine = sparse.init_sparse(
-            inducing,
-            depth=config.model.depth,
-            outputs=config.model.classes,
-            learned=method == "dkm",
-        )
-        return {"params": machine}
+        spec = jax.ShapeDtypeStruct((model.inducing, np.prod(config.data.image_shape)), jnp.float32)
+        inducing = jax.pure_callback(lambda: inducing_images(config), spec)
+        layers = dict(depth=model.depth, outputs=model.classes)
+        return {"params": kernels.init_sparse(inducing, learned=METHODS[method], **layers)}
 
-    def loss(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
-        value = objective(params, flatten(batch["image"]), batch["label"], key=key)
-        return -value, ({}, model_state)
+    def loss(params: Any, state: TrainState, batch: Any) -> Loss:
+        value = -kernels.elbo(
+            params, flatten(batch["image"]), batch["label"], key=state.step_key,
+            total=config.data.total, widths=jnp.full(model.depth, model.width),
+            likelihood="categorical", samples=model.samples, **propagation(config),
+        )  # fmt: skip
+        return Loss(value)
 
-    return gradient_task(
-        init_variables=init_variables,
-        loss=loss,
-        optimizer=build_optimizer(config.optimizer, steps=config.train.steps),
-        batches=lambda part=0, parts=1: data.batches(
-            open_split(config, "train"),
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            part=part,
-            parts=parts,
+    return training.gradient_task(
+        init_variables=init_variables, loss=loss, batch_spec=batch_spec(config),
+        optimizer=training.build_optimizer(dict(config.optimizer), steps=config.train.steps),
+        batches=lambda part=0, parts=1: training_batches(
+            config, open_images(config, "train"), part, parts
         ),
         evaluate=lambda state: judge(config, state.params),
-        batch_spec=batch_spec(config),
-    )
+    )  # fmt: skip
 
 
 def flatten(images: Any) -> Any:
@@ -99,81 +72,48 @@ def flatten(images: Any) -> Any:
     return 2 * augment.to_float(images).reshape(len(images), -1) - 1
 
 
-def inducing_images(config: Any) -> tuple[np.ndarray, np.ndarray]:
+def inducing_images(config: Any) -> np.ndarray:
     """The first inducing inputs, of all classes alike, sorted by class."""
-    arrays = open_split(config, "train").arrays()
-    rng = np.random.default_rng(config.seed)
-    share = -(-config.model.inducing // config.model.classes)
-    rows = np.concatenate(
-        [rng.permutation(np.flatnonzero(arrays["label"] == c))[:share]
-         for c in range(config.model.classes)]
-    )[: config.model.inducing]  # fmt: skip
-    return np.asarray(flatten(arrays["image"][rows]), np.float32), arrays["label"][rows]
+    arrays = open_images(config, "train").arrays()
+    rows = kernels.inducing_rows(
+        arrays["label"], config.model.inducing, classes=config.model.classes, seed=config.seed
+    )
+    return np.asarray(flatten(arrays["image"][rows]), np.float32)
 
 
-def judge(config: Any, machine: sparse.SparseMachine) -> dict[str, float]:
+def judge(config: Any, machine: kernels.SparseMachine) -> dict[str, float]:
     """Accuracy, log-likelihood and calibration error (ten bins) on the test part."""
-    kernel, how = kernels.build(config.model.kernel), config.model.normalization
 
     @jax.jit
     def predict(images: Any) -> Any:
-        terms = sparse.propagate_sparse(
-            machine, flatten(images), kernel=kernel, normalization=how, jitter=config.model.jitter
-        )
-        mean, variance = terms.prediction
-        return log_predictive(jax.random.key(config.seed), mean, variance, samples=100)
+        terms = kernels.propagate_sparse(machine, flatten(images), **propagation(config))
+        return kernels.log_predictive(jax.random.key(config.seed), *terms.prediction, samples=100)
 
-    batches = data.batches(
-        open_split(config, "test"), batch_size=config.evaluation.batch_size, seed=0,
-        shuffle=False, repeat=False, drop_remainder=False,
-    )  # fmt: skip
-    parts = [(np.asarray(predict(b["image"])), b["label"]) for b in batches]
-    logs, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
-    right = logs.argmax(1) == labels
-    confidence = np.exp(logs.max(1))
-    bins = np.minimum((10 * confidence).astype(int), 9)
-    gaps = np.bincount(bins, right - confidence, 10)
-    return {
-        "accuracy": float(right.mean()),
-        "log_likelihood": float(logs[np.arange(len(labels)), labels].mean()),
-        "calibration_error": float(np.abs(gaps).sum() / len(labels)),
-    }
+    test = all_batches(open_images(config, "test"), config.evaluation.batch_size)
+    parts = [(np.asarray(predict(batch["image"])), batch["label"]) for batch in test]
+    return probability_scores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains both, compares on the test part, draws."""
-    metrics: dict[str, float] = {}
-    states = {}
-    for method in METHODS:
-        started = time.perf_counter()
-        inner = run.of_method(method)
-        states[method] = fit(
-            task(config, method), inner, steps=config.train.steps, seed=config.seed,
-            mesh=make_mesh(config.mesh), log_every=config.train.log_every,
-            checkpoint_every=config.train.checkpoint_every,
-        )  # fmt: skip
-        own = judge(config, states[method].params)
-        inner.write_summary(metrics=own, claims=[], seconds=time.perf_counter() - started)
-        inner.close()
-        metrics |= {f"{method}_{name}": value for name, value in own.items()}
+
+    def measure(method: str, directory: RunDirectory) -> Any:
+        state = train(config, directory, task(config, method), shown="eval/accuracy")
+        return judge(config, state.params), state.params
+
+    found = for_each(run, METHODS, measure)
+    metrics = {f"{m}_{name}": v for m, (own, _) in found.items() for name, v in own.items()}
     for name in ("accuracy", "log_likelihood"):
         metrics[f"{name}_gain"] = metrics[f"dkm_{name}"] - metrics[f"sparse_gp_{name}"]
-    draw(config, run, states["dkm"].params)
+    first = training.initial_state(task(config), seed=config.seed).params
+    for when, machine in (("before", first), ("after", found["dkm"][1])):
+        draw_correlations(run.figure(f"grams_{when}.png"), config, machine)
+    draw_losses(run)
     return metrics
 
 
-def draw(config: Any, run: RunDirectory, machine: sparse.SparseMachine) -> None:
-    """Gram matrices before and after, and training."""
-    images, _ = inducing_images(config)
-    first = sparse.init_sparse(
-        jnp.asarray(images), depth=config.model.depth, outputs=config.model.classes
-    )
-    order = np.arange(config.model.inducing)
-    for when, what in (("before", first), ("after", machine)):
-        draw_correlations(run.figure(f"grams_{when}.png"), config, what, order)
-    series = {}
-    for method in METHODS:
-        lines = read_metrics(run.path / "methods" / method / "metrics.jsonl")
-        points = [(r["step"], r["train/loss"]) for r in lines if "train/loss" in r]
-        series[method] = tuple(zip(*points, strict=True))
-    figures.curves(run.figure("loss.png"), series, "step", "negative bound (nats)")
+def draw_losses(run: RunDirectory) -> None:
+    """Draws the bounds of both methods, unless a run was too short to log any."""
+    found = (figures.logged(run.path / "methods" / m, {m: "train/loss"}) for m in METHODS)
+    if series := {method: curve for own in found for method, curve in own.items()}:
+        figures.curves(run.figure("loss.png"), series, "step", "negative bound (nats)")

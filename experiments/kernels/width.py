@@ -1,24 +1,22 @@
 """Deep Gaussian processes of growing width approach the deep kernel machine's optimum.
 
-The posterior over Gram matrices is sampled at widths N ν with the outputs copied N times, and held
-against the optimum of the machine's objective; the closed form of deep linear machines and the
-limit of large ν are measured beside it.
+Yang et al., arXiv:2108.13097. The posterior over Gram matrices is sampled at widths N ν with the
+outputs copied N times, and held against the optimum of the machine's objective; the closed form of
+deep linear machines and the limit of large ν are measured beside it.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
-from experiments import figures
-from experiments.kernels import tables
-from experiments.kernels.drawing import draw_layers
-from rml.kernels import deep_gp, deep_linear, nngp
-from rml.kernels import deep_kernel_machine as dkm
-from rml.kernels import gram as kernels
-from rml.kernels.optimize import fit
+from experiments.common import figures
+from rml import kernels
+from rml.data import tables
+from rml.evaluation.scaling import log_log_slope_interval
+from rml.ops import t_interval
 from rml.training import Claim, RunDirectory
 
 SOURCE = "arXiv:2108.13097: limit of wide deep GPs; data and margin are ours"
@@ -40,6 +38,7 @@ CAPTIONS = {
     "grams_optimum.png": "Gram matrices at the machine's optimum, same order.",
     "grams_sampled.png": "Posterior mean of the Gram matrices of the widest deep GP, same order.",
 }
+PICTURE = "distance.png"
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
@@ -47,99 +46,75 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     with jax.enable_x64(True):
         x, y = tables.load_table(config.data.name)
         rows = np.random.default_rng(config.seed).permutation(len(x))[: config.data.points]
-        rows = rows[np.argsort(y[rows])]
-        split = tables.standardise(
-            x[None, rows], y[None, rows, None], x[None, :1], y[None, :1, None]
-        )
-        g, targets = kernels.input_gram(jnp.asarray(split.x[0])), jnp.asarray(split.y[0])
-        return measure(config, run, g, targets)
+        rows = rows[np.argsort(y[rows, 0])]
+        table = tables.standardise(tables.Split(x[rows], y[rows], x[:1], y[:1]))
+        g = kernels.input_gram(jnp.asarray(table.x))
+        return linear_error(config, g) | measure(config, run, g, jnp.asarray(table.y))
 
 
-def optimum(config: Any, g: Any, y: Any, kernel: Any, width: float, noise: float) -> Any:
-    """Optimal Gram matrices at one ν, which divides the objective to keep its scale."""
-    depth, n = config.model.depth, g.shape[0]
-    widths = jnp.full(depth, width)
-
-    def loss(raw: Any) -> Any:
-        value = dkm.regression_objective(raw, g, y, kernel=kernel, widths=widths, noise=noise)
-        return -value / width
-
-    found = fit(loss, jnp.zeros((depth, n, n)), steps=config.train.steps, tolerance=1e-9)
-    return dkm.forward(found.params, g, kernel=kernel).grams, found
+def linear_error(config: Any, g: Any) -> dict[str, float]:
+    """Relative error of the optimised deep linear machine, inputs made full rank by an identity."""
+    n, depth = len(g), config.model.depth
+    y = jnp.asarray(np.random.default_rng(config.seed).standard_normal((n, n + 1)))
+    g = g + 0.1 * jnp.eye(n)
+    grams, _ = kernels.optimal_grams(
+        g, y, kernel=kernels.linear, depth=depth, width=float(n + 1), noise=0.0,
+        steps=config.train.steps,
+    )  # fmt: skip
+    closed = kernels.deep_linear_grams(g, y, jnp.full(depth, float(n + 1)))
+    return {"deep_linear_error": float(jnp.max(jnp.abs(grams - closed)) / jnp.max(jnp.abs(closed)))}
 
 
 def measure(config: Any, run: RunDirectory, g: Any, y: Any) -> dict[str, float]:
-    """All three claims."""
-    kernel, noise = kernels.build(config.model.kernel), config.model.noise
-    target, found = optimum(config, g, y, kernel, config.model.width, noise)
-    prior = nngp.nngp_grams(g, kernel=kernel, depth=config.model.depth)
-    moved = {
-        width: float(jnp.linalg.norm(optimum(config, g, y, kernel, width, noise)[0] - prior))
-        for width in config.model.widths
-    }
-    samples_by_copies = {
-        copies: deep_gp.sample_grams(
-            jax.random.key(config.seed), g, y, kernel=kernel,
-            widths=(config.model.width,) * config.model.depth, noise=noise, copies=copies,
-            chains=config.sampler.chains, warmup=config.sampler.warmup, draws=config.sampler.draws,
-            leapfrogs=config.sampler.leapfrogs,
+    """Measures the limit of large ν, and samples of growing width beside the optimum."""
+    model = config.model
+    shared = dict(kernel=kernels.build(model.kernel), noise=model.noise)
+    optimum = partial(
+        kernels.optimal_grams, g, y, depth=model.depth, steps=config.train.steps, **shared
+    )
+    target, found = optimum(width=model.width)
+    prior = kernels.nngp_grams(g, kernel=shared["kernel"], depth=model.depth)
+    moved = {w: float(jnp.linalg.norm(optimum(width=w)[0] - prior)) for w in model.widths}
+    sampler = {name: value for name, value in config.sampler.items() if name != "copies"}
+    copies = list(config.sampler.copies)
+    samples = [
+        kernels.sample_grams(
+            jax.random.key(config.seed), g, y, widths=(model.width,) * model.depth, copies=n,
+            **shared, **sampler,
         )
-        for copies in config.sampler.copies
-    }  # fmt: skip
-    grams = {copies: np.asarray(s.grams) for copies, s in samples_by_copies.items()}
-    squares = {c: ((s - np.asarray(target)) ** 2).sum((2, 3, 4)).mean(1) for c, s in grams.items()}
-    distances = np.sqrt(np.stack(list(squares.values())))  # copies x chains
-    means = np.stack([np.linalg.norm((s.mean(1) - np.asarray(target)).reshape(len(s), -1), axis=1)
-                      for s in grams.values()])  # fmt: skip
-    logs = np.log10(np.asarray(config.sampler.copies, float))
-    line = stats.linregress(np.repeat(logs, distances.shape[1]), np.log10(distances).ravel())
-    half = stats.t.ppf(0.975, distances.size - 2) * line.stderr
-    draw(run, logs, distances, means, moved, prior, target, grams[max(grams)].mean((0, 1)))
+        for n in copies
+    ]  # fmt: skip
+    grams = np.stack([s.grams for s in samples])  # copies, chains, draws, layers, n, n
+    away = grams - np.asarray(target)
+    distances = np.sqrt((away**2).sum((3, 4, 5)).mean(2))
+    mean_distances = np.linalg.norm(away.mean(2).reshape(*distances.shape, -1), axis=2)
+    logs = np.log10(np.asarray(copies, float))
+    slope = log_log_slope_interval(copies, distances)
+    widest = grams[np.argmax(copies)].mean((0, 1))
+    curves = {"samples": distances, "mean of samples": mean_distances}
+    draw(run, logs, curves, moved, {"nngp": prior, "optimum": target, "sampled": widest})
     return {
-        **linear_error(config, g),
         "large_width_error": moved[max(moved)],
-        "slope": float(line.slope),
-        "slope_low": float(line.slope - half),
-        "slope_high": float(line.slope + half),
+        "slope": float(slope.mean),
+        "slope_low": float(slope.low),
+        "slope_high": float(slope.high),
         "distance_of_nngp": float(jnp.linalg.norm(prior - target)),
-        "distance_of_widest_mean": float(np.linalg.norm(grams[max(grams)].mean((0, 1)) - target)),
-        "acceptance": float(np.mean([np.mean(s.acceptance) for s in samples_by_copies.values()])),
+        "distance_of_widest_mean": float(np.linalg.norm(widest - target)),
+        "acceptance": float(np.mean([np.mean(s.acceptance) for s in samples])),
         "converged": float(found.converged),
         "gradient_norm": found.gradient_norm,
     }
 
 
-def linear_error(config: Any, g: Any) -> dict[str, float]:
-    """Relative error of the optimised deep linear machine, inputs made full rank by an identity."""
-    n = g.shape[0]
-    y = jnp.asarray(np.random.default_rng(config.seed).standard_normal((n, n + 1)))
-    g = g + 0.1 * jnp.eye(n)
-    grams, _ = optimum(config, g, y, kernels.linear, float(n + 1), 0.0)
-    closed = deep_linear.deep_linear_grams(g, y, jnp.full(config.model.depth, float(n + 1)))
-    return {"deep_linear_error": float(jnp.max(jnp.abs(grams - closed)) / jnp.max(jnp.abs(closed)))}
-
-
-def draw(
-    run: RunDirectory,
-    logs: np.ndarray,
-    distances: np.ndarray,
-    means: np.ndarray,
-    moved: dict[float, float],
-    prior: Any,
-    target: Any,
-    sampled: Any,
-) -> None:
-    """Curves of distances and the layers' Gram matrices."""
-    series = {}
-    for name, values in (("samples", np.log10(distances)), ("mean of samples", np.log10(means))):
-        half = stats.t.ppf(0.975, values.shape[1] - 1) * stats.sem(values, axis=1)
-        series[name] = (logs, values.mean(1), values.mean(1) - half, values.mean(1) + half)
+def draw(run: RunDirectory, logs: Any, curves: Any, moved: Any, grams: Any) -> None:
+    """Draws distances against N, distances against ν and the layers' Gram matrices."""
+    series = {name: (logs, *t_interval(np.log10(values))) for name, values in curves.items()}
     figures.curves(run.figure("distance.png"), series, "log10 of N", "log10 of the distance")
-    figures.curves(
-        run.figure("widths.png"),
-        {"optimum": (np.log10(list(moved)), np.log10(list(moved.values())))},
-        "log10 of ν", "log10 of the distance to the NNGP",
-    )  # fmt: skip
-    for name, grams in (("nngp", prior), ("optimum", target), ("sampled", sampled)):
-        path = run.figure(f"grams_{name}.png")
-        draw_layers(path, np.asarray(grams), points="points", value="Gram matrix", gap=1)
+    optimum = {"optimum": (np.log10(list(moved)), np.log10(list(moved.values())))}
+    label = "log10 of the distance to the NNGP"
+    figures.curves(run.figure("widths.png"), optimum, "log10 of ν", label)
+    for name, layers in grams.items():
+        figures.heatmap(
+            run.figure(f"grams_{name}.png"), layers, ylabel="points", value_label="Gram matrix",
+            xlabel=f"points, layers 1 to {len(layers)}",
+        )  # fmt: skip

@@ -5,24 +5,24 @@ same order, and judged on the same queries of unseen modules, so that difference
 the ablations of Izacard et al., arXiv:2112.09118, Section 6.
 """
 
-import time
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import figures
+from experiments.common import figures, retrieval, variants
+from experiments.common.comparison import for_each
+from experiments.common.texts import Corpus, TextModel
+from experiments.common.variants import BASE
 from experiments.retrieval import contriever
-from experiments.retrieval.corpus import Corpus
-from experiments.retrieval.drawing import half_width
-from experiments.retrieval.judge import Judge, Results, compare
-from experiments.retrieval.model import TextModel
-from rml import evaluation
-from rml.errors import UserError
-from rml.training import Claim, Progress, RunDirectory, Task
+from rml.evaluation import compare_systems, holm
+from rml.ops import t_interval
+from rml.retrieval import TextEmbedder
+from rml.training import Claim, Progress, RunDirectory, Task, TrainState
 
-BASE = "base"
 QUERIES = "queries.npz"
 """A variant's file with the metrics of every query."""
 SOURCE = "Contriever (arXiv:2112.09118), Section 6; data and sizes are this repository's"
@@ -34,137 +34,85 @@ CLAIMS = (
     Claim("The longest queue is above the shortest in nDCG@10",
           "queue_longest_over_shortest", ">=", 0.0, SOURCE),
 )  # fmt: skip
+CURVES: dict[str, tuple[str, str, Callable[[np.ndarray], np.ndarray]]] = {
+    "queue.size": ("queue.png", "log2 of the keys in the queue", np.log2),
+    "momentum.start": ("momentum.png", "log10 of 1 - momentum", lambda value: np.log10(1 - value)),
+}
+"""By config value that variants change, its figure, axis and scale."""
 CAPTIONS = {
     "variants.png": "nDCG@10 on unseen modules by variant, mean over queries and 95% interval.",
     "queue.png": "nDCG@10 against the number of keys in the queue, mean and 95% interval.",
     "momentum.png": "nDCG@10 against 1 - momentum, mean and 95% interval.",
 }
-
-
-def task(config: Any) -> Task:
-    """The training problem of the variant that the others are compared with."""
-    return contriever.task(config)
+PICTURE = "variants.png"
 
 
 def variant(config: Any, name: str) -> ConfigDict:
-    """The config of a variant: the base with one value changed.
-
-    Raises:
-      UserError: The change is no `key=value` with a key of the config and a value of its type.
-    """
-    changed = ConfigDict(config.to_dict())
-    change = config.variants[name]
-    key, _, text = change.partition("=")
-    *path, last = key.split(".")
-    inner = changed
-    for part in path:
-        inner = inner.get(part, ConfigDict())
-    if last not in inner:
-        raise UserError(
-            f"variants.{name} is {change!r}, expected key=value with a key of the config"
-        )
-    try:
-        inner[last] = type(inner[last])(text)
-    except (TypeError, ValueError):
-        raise UserError(
-            f"variants.{name} is {change!r}, expected a value of type {type(inner[last]).__name__}"
-        ) from None
+    """The config of a variant, checked; of the base if that is its name."""
+    changed = variants.variant(config, name)
     contriever.check(changed)
     return changed
 
 
+def task(config: Any) -> Task:
+    """The training problem of the variant that a config is of, by default of the base."""
+    return contriever.task(variant(config, config.get("method", BASE)))
+
+
+def encoder(config: Any, state: TrainState) -> TextEmbedder:
+    """The vectors of texts that a trained state of a variant gives."""
+    return contriever.encoder(variant(config, config.get("method", BASE)), state)
+
+
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains every variant, compares each with the base, draws."""
-    contriever.check(config)
-    configs = {BASE: config} | {name: variant(config, name) for name in config.variants}
+    configs = {name: variant(config, name) for name in (BASE, *config.variants)}
     corpus = Corpus(config)
-    tokenizer = TextModel(config, corpus.training_texts).tokenizer
-    results: dict[str, Results] = {}
-    for name, one in configs.items():
-        started = time.perf_counter()
-        inner = run.of_method(name)
-        results[name] = measured(inner)
-        if results[name]:
-            inner.close()
-            continue
-        model = TextModel(one, corpus.training_texts)
-        model.tokenizer = tokenizer
-        trained = contriever.train(one, inner, corpus, model)
-        results[name] = Judge(one, corpus).dense(model, trained)
-        save(inner, results[name])
-        metrics = {f"{t}_{m}": float(v.mean()) for (t, m), v in results[name].items()}
-        inner.write_summary(metrics=metrics, claims=[], seconds=time.perf_counter() - started)
-        inner.close()
+
+    def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], retrieval.Results]:
+        file = inner.path / QUERIES
+        if inner.summary() is None:
+            model = TextModel(configs[name], corpus)
+            problem = contriever.task(configs[name], model)
+            trained = retrieval.train_encoder(configs[name], inner, problem, model)
+            results = retrieval.RetrievalEvaluator(configs[name], corpus).dense(trained)
+            kept: dict[str, Any] = {"/".join(key): values for key, values in results.items()}
+            np.savez(file, **kept)
+        with np.load(file, allow_pickle=False) as opened:
+            results = {tuple(key.split("/")): opened[key] for key in opened.files}
+        metrics = {"_".join(key): float(values.mean()) for key, values in results.items()}
         Progress().note(f"{name}: {', '.join(f'{k} {v:.4f}' for k, v in metrics.items())}")
-    metrics = compare_with_base(config, results)
-    draw(config, run, configs, results)
-    return metrics
+        return metrics, results
 
-
-def save(inner: RunDirectory, results: Results) -> None:
-    """Keeps the metrics of every query, so that a run that was stopped goes on."""
-    values: dict[str, Any] = {f"{task}/{metric}": own for (task, metric), own in results.items()}
-    np.savez(inner.path / QUERIES, **values)
-
-
-def measured(inner: RunDirectory) -> Results:
-    """What `save` kept of a variant that is complete; nothing of one that is not."""
-    if inner.summary() is None:
-        return {}
-    with np.load(inner.path / QUERIES, allow_pickle=False) as file:
-        return {
-            (task, metric): file[f"{task}/{metric}"]
-            for task, metric in (name.split("/") for name in file.files)
-        }
-
-
-def compare_with_base(config: Any, results: dict[str, Results]) -> dict[str, float]:
-    """Means, differences to the base with intervals, and p-values corrected by Holm's method."""
-    metrics = compare(results, BASE, seed=config.seed)
-    others = [name for name in results if name != BASE]
+    found = {name: results for name, (_, results) in for_each(run, configs, measure).items()}
     task = config.data.tasks[0]
-    raw = [metrics[f"{task}_ndcg_over_{name}_p"] for name in others]
-    for name, value in zip(others, evaluation.holm(jnp.asarray(raw)), strict=True):
-        metrics[f"{task}_ndcg_over_{name}_p_holm"] = float(value)
-    queues = by_value(results, config, "queue.size")
+    ndcg = {name: results[task, "ndcg"] for name, results in found.items()}
+    varied = {key: variants.by_value(configs, ndcg, key) for key in CURVES}
+    draw(config, run, ndcg, varied)
+    metrics = compare_systems(found, BASE, key=jax.random.key(config.seed))
+    keys = [f"{task}_ndcg_over_{name}_p" for name in config.variants]
+    corrected = holm(jnp.asarray([metrics[key] for key in keys]))
+    metrics |= {f"{key}_holm": float(p) for key, p in zip(keys, corrected, strict=True)}
+    queues = [float(values.mean()) for values in varied["queue.size"].values()]
     if len(queues) > 1:
-        means = [float(values.mean()) for _, values in sorted(queues.items())]
-        metrics["queue_longest_over_shortest"] = means[-1] - means[0]
+        metrics["queue_longest_over_shortest"] = queues[-1] - queues[0]
     return metrics
-
-
-def by_value(results: dict[str, Results], config: Any, key: str) -> dict[float, np.ndarray]:
-    """nDCG@10 of each query by a config value that variants change, the base's own included."""
-    outer, inner = key.split(".")
-    found = {float(config[outer][inner]): results[BASE][config.data.tasks[0], "ndcg"]}
-    for name, change in config.variants.items():
-        if change.partition("=")[0] == key:
-            value = float(change.partition("=")[2])
-            found[value] = results[name][config.data.tasks[0], "ndcg"]
-    return found
 
 
 def draw(
-    config: Any, run: RunDirectory, configs: dict[str, Any], results: dict[str, Results]
+    config: Any,
+    run: RunDirectory,
+    ndcg: dict[str, np.ndarray],
+    varied: dict[str, dict[float, np.ndarray]],
 ) -> None:
     """Bars of all variants, and curves where a number was varied."""
-    task = config.data.tasks[0]
-    names = list(configs)
-    values = [results[name][task, "ndcg"] for name in names]
+    own = t_interval(np.stack(list(ndcg.values())))
     figures.bars(
-        run.figure("variants.png"), [config.variants.get(name, name) for name in names],
-        {"nDCG@10": [v.mean() for v in values]}, {"nDCG@10": [half_width(v) for v in values]},
-        ylabel="nDCG@10",
+        run.figure("variants.png"), [config.variants.get(name, name) for name in ndcg],
+        {"nDCG@10": own.mean}, {"nDCG@10": own.high - own.mean}, ylabel="nDCG@10",
     )  # fmt: skip
-    for key, name, label in (
-        ("queue.size", "queue.png", "log2 of the keys in the queue"),
-        ("momentum.start", "momentum.png", "log10 of 1 - momentum"),
-    ):
-        found = sorted(by_value(results, config, key).items())
-        if len(found) < 2:
-            continue
-        x = [np.log2(v) if key == "queue.size" else np.log10(1 - v) for v, _ in found]
-        mean = np.array([values.mean() for _, values in found])
-        half = np.array([half_width(values) for _, values in found])
-        series = {"Contriever": (x, mean, mean - half, mean + half)}
-        figures.curves(run.figure(name), series, label, "nDCG@10")
+    for key, (file, label, scale) in CURVES.items():
+        if len(varied[key]) > 1:
+            interval = t_interval(np.stack(list(varied[key].values())))
+            series = {"Contriever": (scale(np.array(list(varied[key]))), *interval)}
+            figures.curves(run.figure(file), series, label, "nDCG@10")

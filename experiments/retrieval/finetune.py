@@ -5,37 +5,21 @@ and one more negative a query; first a random document, then, from the start aga
 queries a document that the first model ranks high and that is not the answer.
 """
 
-import time
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import flax.linen as nn
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.contrastive.common import draw_curves
-from experiments.retrieval import drawing
-from experiments.retrieval.contriever import variables_of
-from experiments.retrieval.corpus import Corpus
-from experiments.retrieval.judge import Judge, compare
-from experiments.retrieval.model import TOKENIZER, TextModel
-from rml import data
-from rml.contrastive.mnr import multiple_negatives_ranking
-from rml.data import tokens
+from experiments.common import figures, retrieval
+from experiments.common.comparison import for_each
+from experiments.common.texts import TextModel, text_encoder
 from rml.errors import UserError
-from rml.retrieval.search import search
-from rml.training import (
-    Claim,
-    Progress,
-    RunDirectory,
-    Task,
-    build_optimizer,
-    fit,
-    gradient_task,
-    make_mesh,
-)
+from rml.evaluation import compare_systems
+from rml.losses import multiple_negatives_ranking
+from rml.retrieval import TextEmbedder, hard_negatives, pair_batches, pair_spec, random_negatives
+from rml.training import Claim, Loss, Progress, RunDirectory, Task, TrainState, gradient_task
 
 SOURCE = "Contriever (arXiv:2112.09118), Section 4.3; data and margins are this repository's"
 CLAIMS = (
@@ -45,191 +29,92 @@ CLAIMS = (
           "docstring_to_code_hard_negatives_ndcg_over_random_negatives_low", ">=", 0.0, SOURCE),
 )  # fmt: skip
 STAGES = ("random_negatives", "hard_negatives")
-CAPTIONS = {
-    "systems_ndcg.png": "nDCG@10 on unseen modules, mean over queries and 95% interval.",
-    "systems_recall.png": "Recall@100 on unseen modules, mean over queries and 95% interval.",
-}
+CAPTIONS = retrieval.CAPTIONS
+PICTURE = "systems_ndcg.png"
 
 
-class Pairs:
-    """Queries with their documents in tokens, and candidates for negatives; opened when needed."""
-
-    def __init__(self, config: Any, corpus: Corpus, model: TextModel):
-        """Remembers where to read.
-
-        Args:
-          config: The run's config, of which `data`, `tokens`, `negatives` and `seed` are read.
-          corpus: Its data.
-          model: Its encoder.
-        """
-        self.config, self.corpus, self.model = config, corpus, model
-
-    def batches(self, hard: np.ndarray | None, part: int, parts: int) -> grain.IterDataset:
-        """Batches of pairs, each query with its candidates.
-
-        Args:
-          hard: Documents mined for each pair [p, `negatives.mined`]; None for random ones.
-          part: Which part of each batch is read.
-          parts: Of how many.
-        """
-        config = self.config
-        collection = self.corpus.collection(config.data.tasks[0], "train")
-        query, document = np.asarray(collection.qrels.query), np.asarray(collection.qrels.document)
-        if len(collection.documents) <= config.negatives.mined:
-            raise UserError(
-                f"negatives.mined is {config.negatives.mined}, expected fewer than the "
-                f"{len(collection.documents)} documents of data.train"
-            )
-        asked = self._encoded(collection.queries, config.tokens.query_length)
-        found = self._encoded(collection.documents, config.tokens.document_length)
-        drawn = self._random(document, len(collection.documents))
-        candidates = np.concatenate([drawn if hard is None else hard, drawn], axis=1)
-        arrays = {
-            "query": asked[0][query],
-            "query_length": asked[1][query],
-            "document": found[0][document],
-            "document_length": found[1][document],
-            "pair": np.arange(len(query), dtype=np.int32),
-        }
-
-        def add_candidates(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            batch = dict(batch)
-            rows = candidates[batch.pop("pair")]
-            return batch | {"candidates": found[0][rows], "candidate_length": found[1][rows]}
-
-        source = data.Arrays(arrays, name=config.data.name, split=config.data.train)
-        read = data.batches(
-            source, batch_size=config.train.batch_size, seed=config.seed, part=part, parts=parts
+def batches(config: Any, model: TextModel, hard: Any, part: int = 0, parts: int = 1) -> Any:
+    """Batches of pairs, each with its `hard` documents, if any, before as many random ones."""
+    collection = model.corpus.collection(config.data.tasks[0], "train")
+    mined, count = config.negatives.mined, len(collection.documents)
+    if count <= mined:
+        raise UserError(
+            f"negatives.mined is {mined}, expected fewer than the {count} documents of data.train"
         )
-        return read.map(add_candidates)
+    rng = np.random.default_rng([config.seed, 2])
+    drawn = random_negatives(collection.answers.document, documents=count, count=mined, rng=rng)
+    candidates = np.concatenate([drawn if hard is None else hard, drawn], axis=1)
+    return pair_batches(
+        model.tokenizer, collection, candidates, pad_id=model.special.padding,
+        lengths=(config.tokens.query_length, config.tokens.document_length),
+        name=config.data.name, split=config.data.train,
+        batch_size=config.train.batch_size, seed=config.seed, part=part, parts=parts,
+    )  # fmt: skip
 
-    def _encoded(self, texts: list[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-        encoded = tokens.encode(self.model.tokenizer, texts, max_length=length)
-        filled, mask = tokens.pad(encoded, width=length, pad_id=self.model.special.padding)
-        return filled, mask.sum(axis=1, dtype=np.int32)
 
-    def _random(self, document: np.ndarray, count: int) -> np.ndarray:
-        """Documents other than each pair's own, any of them equally likely."""
-        rng = np.random.default_rng([self.config.seed, 2])
-        other = rng.integers(0, count - 1, (len(document), self.config.negatives.mined))
-        return other + (other >= document[:, None])
+def task(config: Any, model: TextModel | None = None, hard: Any = None) -> Task:
+    """The training problem with random negatives, or with these hard ones for each pair."""
+    model = model or TextModel(config)
+    mined, share = config.negatives.mined, 0.0 if hard is None else config.negatives.hard_share
+    lengths = config.tokens.query_length, config.tokens.document_length
+    contrast = partial(multiple_negatives_ranking, temperature=config.loss.temperature)
 
-    def mine(self, judge: Judge, variables: Any) -> np.ndarray:
-        """Documents that rank highest for each pair's query and do not answer it."""
-        collection = self.corpus.collection(self.config.data.tasks[0], "train")
-        queries, documents = (
-            judge.embed(self.model, variables, texts)
-            for texts in (collection.queries, collection.documents)
+    def encode(variables: Any, numbers: Any, length: Any, key: Any) -> Any:
+        mask = jnp.arange(numbers.shape[1]) < length[:, None]
+        return model.module.apply(variables, numbers, mask, train=True, rngs={"dropout": key})
+
+    def loss(params: Any, state: TrainState, batch: Any) -> Loss:
+        key_hard, key_which, key_queries, key_documents = jax.random.split(state.step_key, 4)
+        variables, rows = state.training_variables(params), jnp.arange(len(batch["query"]))
+        first = jnp.where(jax.random.bernoulli(key_hard, share, rows.shape), 0, mined)
+        which = first + jax.random.randint(key_which, rows.shape, 0, mined)
+        queries = encode(variables, batch["query"], batch["query_length"], key_queries)
+        texts, length = (
+            jnp.concatenate([batch[f"document{end}"], batch[f"candidates{end}"][rows, which]])
+            for end in ("", "_length")
         )
-        answers: dict[int, set[int]] = {}
-        for query, document in zip(
-            collection.qrels.query.tolist(), collection.qrels.document.tolist(), strict=True
-        ):
-            answers.setdefault(query, set()).add(document)
-        wanted = self.config.negatives.mined
-        depth = min(wanted + max(map(len, answers.values())), len(documents))
-        ranked = np.asarray(search(jnp.asarray(queries), jnp.asarray(documents), k=depth)[1])
-        rows = {
-            query: [row for row in ranked[query].tolist() if row not in own][:wanted]
-            for query, own in answers.items()
-        }
-        return np.array([rows[query] for query in collection.qrels.query.tolist()])
-
-
-def batch_spec(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch, known without opening data."""
-    size, options = config.train.batch_size, config.tokens
-    candidates = 2 * config.negatives.mined
-    shapes = {
-        "query": (size, options.query_length),
-        "query_length": (size,),
-        "document": (size, options.document_length),
-        "document_length": (size,),
-        "candidates": (size, candidates, options.document_length),
-        "candidate_length": (size, candidates),
-    }
-    return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
-
-
-def task(config: Any) -> Task:
-    """The training problem of a config, with random negatives."""
-    corpus = Corpus(config)
-    model = TextModel(config, corpus.training_texts)
-    return task_of(config, corpus, model, None)
-
-
-def task_of(config: Any, corpus: Corpus, model: TextModel, hard: np.ndarray | None) -> Task:
-    """The training problem with random negatives, or with these hard ones."""
-    share = 0.0 if hard is None else config.negatives.hard_share
-    mined, temperature = config.negatives.mined, config.loss.temperature
-    judge, pairs = Judge(config, corpus), Pairs(config, corpus, model)
-
-    def encode(params: Any, numbers: Any, lengths: Any, key: Any) -> Any:
-        mask = jnp.arange(numbers.shape[1]) < lengths[:, None]
-        return model.encoder.apply(
-            {"params": params}, numbers, mask, train=True, rngs={"dropout": key}
-        )
-
-    def loss(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
-        key_hard, key_which, key_queries, key_documents = jax.random.split(key, 4)
-        size = batch["query"].shape[0]
-        first = jnp.where(jax.random.bernoulli(key_hard, share, (size,)), 0, mined)
-        which = first + jax.random.randint(key_which, (size,), 0, mined)
-        negative, length = (
-            jnp.take_along_axis(x, which.reshape(-1, *[1] * (x.ndim - 1)), axis=1)[:, 0]
-            for x in (batch["candidates"], batch["candidate_length"])
-        )
-        queries = encode(params, batch["query"], batch["query_length"], key_queries)
-        documents = encode(
-            params,
-            jnp.concatenate([batch["document"], negative]),
-            jnp.concatenate([batch["document_length"], length]),
-            key_documents,
-        )
-        value = multiple_negatives_ranking(
-            queries, documents[:size], temperature=temperature,
-            hard_negatives=documents[size:, None],
-        )  # fmt: skip
-        return value, ({}, model_state)
+        answers, negatives = jnp.split(encode(variables, texts, length, key_documents), 2)
+        return Loss(contrast(queries, answers, hard_negatives=negatives[:, None]))
 
     return gradient_task(
-        init_variables=model.init,
-        loss=loss,
-        optimizer=build_optimizer(config.optimizer, steps=config.train.steps),
-        batches=lambda part=0, parts=1: pairs.batches(hard, part, parts),
-        evaluate=lambda state: judge.validate(model, variables_of(state)),
-        batch_spec=batch_spec(config),
-    )
+        loss=loss, batches=partial(batches, config, model, hard),
+        batch_spec=pair_spec(config.train.batch_size, lengths=lengths, candidates=2 * mined),
+        **retrieval.surroundings(config, model),
+    )  # fmt: skip
+
+
+def encoder(config: Any, state: TrainState) -> TextEmbedder:
+    """The vectors of texts that a trained state gives."""
+    return text_encoder(config, state)
+
+
+def mine(config: Any, model: TextModel, encode: TextEmbedder) -> np.ndarray:
+    """Documents that rank highest for each pair's query and do not answer it."""
+    collection = model.corpus.collection(config.data.tasks[0], "train")
+    query, document, _ = collection.answers
+    vectors = encode(collection.queries), encode(collection.documents)
+    return hard_negatives(*vectors, query=query, document=document, count=config.negatives.mined)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains with random negatives, mines hard ones, trains again, compares, draws."""
     if not 0 <= config.negatives.hard_share <= 1:
         raise UserError(f"negatives.hard_share is {config.negatives.hard_share}, expected [0, 1]")
-    corpus = Corpus(config)
-    model = TextModel(config, corpus.training_texts)
-    judge, progress = Judge(config, corpus), Progress()
-    start = jax.jit(lambda key: nn.meta.unbox(model.init(key)))(jax.random.key(config.seed))
-    found = {"start": judge.dense(model, start)} | judge.lexical()
-    hard, options = None, {k: v for k, v in config.train.items() if k != "batch_size"}
-    for stage in STAGES:
-        started = time.perf_counter()
-        inner = run.of_method(stage)
-        model.tokenizer.save(str(inner.path / TOKENIZER))
-        state = fit(
-            task_of(config, corpus, model, hard), inner, seed=config.seed,
-            mesh=make_mesh(config.mesh), progress=Progress(keys=("train/loss", "eval/ndcg")),
-            **options,
-        )  # fmt: skip
-        found[stage] = judge.dense(model, variables_of(state))
+    model, key = TextModel(config), jax.random.key(config.seed)
+    judge = retrieval.RetrievalEvaluator(config, model.corpus)
+    found = {"start": judge.dense(model.features(jax.jit(model.init)(key)))} | judge.lexical()
+    hard: np.ndarray | None = None
+
+    def measure(stage: str, inner: RunDirectory) -> tuple[dict[str, float], retrieval.Results]:
+        nonlocal hard
+        trained = retrieval.train_encoder(config, inner, task(config, model, hard), model)
+        figures.training_curves(inner.figure, inner.path, {"train/loss": "InfoNCE (nats)"})
         if hard is None:
-            hard = Pairs(config, corpus, model).mine(judge, variables_of(state))
-            progress.note(f"mined {hard.shape[1]} hard negatives for each of {len(hard)} pairs")
-        draw_curves(inner.figure, inner.path, {"train/loss": "InfoNCE (nats)"})
-        inner.write_summary(metrics={}, claims=[], seconds=time.perf_counter() - started)
-        inner.close()
-    metrics: dict[str, float] = {}
-    for stage in STAGES:
-        metrics |= compare(found, stage, seed=config.seed, prefix=f"{stage}_")
-    drawing.draw_systems(run.figure, found)
-    return metrics
+            hard = mine(config, model, trained)
+            Progress().note(f"mined {hard.shape[1]} hard negatives for each of {len(hard)} pairs")
+        return {}, judge.dense(trained)
+
+    found |= {stage: results for stage, (_, results) in for_each(run, STAGES, measure).items()}
+    retrieval.draw_systems(run.figure, found)
+    first, then = (compare_systems(found, s, key=key, prefix=f"{s}_") for s in STAGES)
+    return first | then

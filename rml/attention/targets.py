@@ -4,11 +4,15 @@ A target maps (query, keys) to one number an example; any function of that kind 
 `check_permutation_invariant` says whether it is one.
 """
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
+
+from rml.errors import UserError, unknown
 
 Target = Callable[[Array, Array], Array]
 
@@ -95,6 +99,56 @@ def check_permutation_invariant(
             f"the target is not invariant to the order of the keys: values change by {change:.3g} "
             f"standard deviations, expected at most {tolerance}"
         )
+
+
+def build_targets(
+    names: Sequence[str], key: Key[Array, ""], *, keys: int, d: int
+) -> dict[str, Target]:
+    """Builds targets by name, with one direction and rotation drawn for all.
+
+    Args:
+      names: `average_P`, `weighted_P` or `mixed_W_P` for degree P and weight W, or
+        `module:function` for any permutation-invariant function of (query, keys).
+      key: Of the draw.
+      keys: Number of keys.
+      d: Width of query and keys.
+
+    Returns:
+      The targets, each tried on permutations.
+
+    Raises:
+      UserError: An unknown name, or a function that cannot be imported.
+      ValueError: A function that depends on the order of the keys.
+    """
+    first, second = jax.random.split(key)
+    direction = sphere(first, d)
+    rotation = jnp.linalg.qr(jax.random.normal(second, (d, d)))[0]
+    built: dict[str, Target] = {}
+    for name in names:
+        kind, *numbers = name.split("_")
+        if ":" in name:
+            built[name] = _user_function(name)
+        elif kind == "average":
+            built[name] = partial(average_power, direction=direction, degree=int(numbers[0]))
+        elif kind == "weighted":
+            built[name] = partial(weighted_correlation, direction=direction, degree=int(numbers[0]))
+        elif kind == "mixed":
+            weight, degree = float(numbers[0]), int(numbers[1])
+            built[name] = partial(
+                mixed_correlation, rotation=rotation, weight=weight, degree=degree
+            )
+        else:
+            raise unknown("target", name, ("average_P", "weighted_P", "mixed_W_P"))
+        check_permutation_invariant(built[name], key, keys=keys, d=d)
+    return built
+
+
+def _user_function(name: str) -> Target:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"target {name!r}: expected module:function, but {error}") from None
 
 
 def _correlations(query: Array, keys: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, Shaped, UInt8
 
 from rml.data.color import color_jitter as color_jitter
@@ -46,10 +47,10 @@ AUGMENTATIONS: dict[str, Callable[..., Array]] = {
 }
 """What `compose` knows, by name. Those that draw nothing take no key."""
 
+Images = UInt8[Array | np.ndarray, "*b h w c"] | Float[Array | np.ndarray, "*b h w c"]
 
-def to_float(
-    images: UInt8[Array, "*b h w c"] | Float[Array, "*b h w c"],
-) -> Float[Array, "*b h w c"]:
+
+def to_float(images: Images) -> Float[Any, "*b h w c"]:
     """uint8 images to float32 in [0, 1]; floating-point images stay as they are."""
     if jnp.issubdtype(images.dtype, jnp.floating):
         return images

@@ -1,7 +1,7 @@
 """Texts: collections to retrieve from, and texts with classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,23 @@ class RetrievalData:
             f"RetrievalData({len(self.documents)} documents, {len(self.queries)} queries, "
             f"{len(self.qrels.query)} judgements)"
         )
+
+    @property
+    def answers(self) -> Qrels:
+        """The judgements by which a document answers a query, those of a grade above 0."""
+        return self._judged(self.qrels.grade > 0)
+
+    def first_queries(self, count: int) -> "RetrievalData":
+        """The collection with its first queries alone, and all of its documents."""
+        return replace(
+            self,
+            queries=self.queries[:count],
+            query_ids=self.query_ids[:count],
+            qrels=self._judged(self.qrels.query < count),
+        )
+
+    def _judged(self, kept: np.ndarray) -> Qrels:
+        return Qrels(*(column[kept] for column in self.qrels))
 
 
 class LabelledTexts(NamedTuple):

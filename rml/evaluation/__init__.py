@@ -1,36 +1,84 @@
-"""Probes and metrics of frozen features."""
+"""Probes and metrics of frozen things: features, rankings, probabilities, and their significance.
 
-from rml.evaluation.accuracy import accuracy as accuracy
-from rml.evaluation.alignment_uniformity import alignment as alignment
-from rml.evaluation.alignment_uniformity import uniformity as uniformity
-from rml.evaluation.cka import linear_cka as linear_cka
-from rml.evaluation.clustering import clustering_accuracy as clustering_accuracy
-from rml.evaluation.clustering import clustering_scores as clustering_scores
-from rml.evaluation.collapse import effective_rank as effective_rank
-from rml.evaluation.collapse import participation_ratio as participation_ratio
-from rml.evaluation.collapse import rankme as rankme
-from rml.evaluation.collapse import singular_values as singular_values
-from rml.evaluation.features import extract_features as extract_features
-from rml.evaluation.knn import knn_accuracy as knn_accuracy
-from rml.evaluation.knn import knn_predict as knn_predict
-from rml.evaluation.linear_probe import LinearProbe as LinearProbe
-from rml.evaluation.linear_probe import linear_probe as linear_probe
-from rml.evaluation.logistic_regression import LogisticRegression as LogisticRegression
-from rml.evaluation.logistic_regression import fit_logistic_regression as fit_logistic_regression
-from rml.evaluation.projection import embed_2d as embed_2d
-from rml.evaluation.rankings import Qrels as Qrels
-from rml.evaluation.rankings import make_qrels as make_qrels
-from rml.evaluation.rankings import rank as rank
-from rml.evaluation.rankings import ranked_grades as ranked_grades
-from rml.evaluation.rankings import tie_order as tie_order
-from rml.evaluation.retrieval import average_precision as average_precision
-from rml.evaluation.retrieval import ndcg as ndcg
-from rml.evaluation.retrieval import precision as precision
-from rml.evaluation.retrieval import recall as recall
-from rml.evaluation.retrieval import reciprocal_rank as reciprocal_rank
-from rml.evaluation.retrieval import retrieval_scores as retrieval_scores
-from rml.evaluation.retrieval import success as success
-from rml.evaluation.significance import PairedDifference as PairedDifference
-from rml.evaluation.significance import holm as holm
-from rml.evaluation.significance import paired_bootstrap as paired_bootstrap
-from rml.evaluation.significance import paired_randomization as paired_randomization
+* `knn_accuracy`, `linear_probe`, `fit_logistic_regression`, `accuracy`: classes by features.
+* `alignment`, `uniformity`: Wang and Isola, arXiv:2005.10242. `rankme`: Garrido et al.,
+  arXiv:2210.02885. `effective_rank`, `participation_ratio`, `singular_values`: spectra.
+* `linear_cka`: Kornblith et al., arXiv:1905.00414. `clustering_scores`: agreement with classes.
+* `retrieval_scores`, `ndcg`, `recall` and others: rankings, equal to trec_eval's.
+* `paired_bootstrap`, `paired_randomization`, `holm`, `compare_systems`: significance.
+* `expected_calibration_error`, `probability_scores`: predicted probabilities.
+* `log_log_slopes`, `examples_needed`: how one quantity grows with another.
+"""
+
+from rml.evaluation.accuracy import accuracy
+from rml.evaluation.alignment_uniformity import alignment, uniformity
+from rml.evaluation.calibration import expected_calibration_error, probability_scores
+from rml.evaluation.cka import linear_cka
+from rml.evaluation.clustering import clustering_accuracy, clustering_scores
+from rml.evaluation.collapse import effective_rank, participation_ratio, rankme, singular_values
+from rml.evaluation.features import extract_features
+from rml.evaluation.knn import knn_accuracy, knn_predict
+from rml.evaluation.linear_probe import LinearProbe, linear_probe
+from rml.evaluation.logistic_regression import LogisticRegression, fit_logistic_regression
+from rml.evaluation.projection import embed_2d
+from rml.evaluation.rankings import Qrels, make_qrels, rank, ranked_grades, tie_order
+from rml.evaluation.retrieval import (
+    average_precision,
+    ndcg,
+    precision,
+    recall,
+    reciprocal_rank,
+    retrieval_scores,
+    success,
+)
+from rml.evaluation.scaling import examples_needed, log_log_slope_interval, log_log_slopes
+from rml.evaluation.significance import (
+    PairedDifference,
+    compare_systems,
+    holm,
+    paired_bootstrap,
+    paired_randomization,
+)
+
+__all__ = [
+    "LinearProbe",
+    "LogisticRegression",
+    "PairedDifference",
+    "Qrels",
+    "accuracy",
+    "alignment",
+    "average_precision",
+    "clustering_accuracy",
+    "clustering_scores",
+    "compare_systems",
+    "effective_rank",
+    "embed_2d",
+    "examples_needed",
+    "expected_calibration_error",
+    "extract_features",
+    "fit_logistic_regression",
+    "holm",
+    "knn_accuracy",
+    "knn_predict",
+    "linear_cka",
+    "linear_probe",
+    "log_log_slope_interval",
+    "log_log_slopes",
+    "make_qrels",
+    "ndcg",
+    "paired_bootstrap",
+    "paired_randomization",
+    "participation_ratio",
+    "precision",
+    "probability_scores",
+    "rank",
+    "ranked_grades",
+    "rankme",
+    "recall",
+    "reciprocal_rank",
+    "retrieval_scores",
+    "singular_values",
+    "success",
+    "tie_order",
+    "uniformity",
+]

@@ -1,10 +1,12 @@
 """Tests of the difference between two systems measured on the same queries."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rml.evaluation.checks import require_finite
@@ -173,3 +175,37 @@ def holm(p_values: Float[Array, " c"]) -> Float[Array, " c"]:
     scaled = p_values[order] * (count - jnp.arange(count))
     adjusted = jnp.minimum(jax.lax.cummax(scaled), 1)
     return jnp.zeros_like(adjusted).at[order].set(adjusted)
+
+
+def compare_systems(
+    found: Mapping[str, Mapping[tuple[str, str], Float[np.ndarray, " q"]]],
+    ours: str,
+    *,
+    key: PRNGKeyArray,
+    prefix: str = "",
+) -> dict[str, float]:
+    """Means of all systems, and how far one of them is above each of the others.
+
+    Args:
+      found: By system, by task and metric the value of every query.
+      ours: Name of the system that is compared.
+      key: Key of the resamples.
+      prefix: Beginning of the names of the differences.
+
+    Returns:
+      `<task>_<system>_<metric>`, and for each other system
+      `<task>_<prefix><metric>_over_<system>` with the ends of the 95% interval (`_low`, `_high`)
+      and the p-value (`_p`) of a `paired_bootstrap` over queries.
+    """
+    metrics: dict[str, float] = {}
+    for name, results in found.items():
+        for (task, metric), values in results.items():
+            metrics[f"{task}_{name}_{metric}"] = float(values.mean())
+            if name == ours:
+                continue
+            own = jnp.asarray(found[ours][task, metric])
+            test = paired_bootstrap(own, jnp.asarray(values), key=key)
+            label = f"{task}_{prefix}{metric}_over_{name}"
+            metrics[label], metrics[f"{label}_p"] = float(test.difference), float(test.p_value)
+            metrics[f"{label}_low"], metrics[f"{label}_high"] = float(test.low), float(test.high)
+    return metrics

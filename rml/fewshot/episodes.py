@@ -27,6 +27,35 @@ class Episodes(NamedTuple):
     query_labels: Int[Array, "*e q"]
 
 
+class Setting(NamedTuple):
+    """What kind of episodes, as arguments of `sample_episodes`.
+
+    Attributes:
+      ways: Classes in an episode.
+      shots: Support rows of a class.
+      queries: Query rows of a class, or their mean over the classes.
+      concentration: Concentration of the Dirichlet distribution of the queries' classes; None for
+        balanced queries.
+    """
+
+    ways: int
+    shots: int
+    queries: int
+    concentration: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Name for metrics, such as `5way_1shot` or `5way_1shot_imbalanced`."""
+        balance = "" if self.concentration is None else "_imbalanced"
+        return f"{self.ways}way_{self.shots}shot{balance}"
+
+    @property
+    def title(self) -> str:
+        """Name for figures."""
+        balance = "" if self.concentration is None else ", imbalanced"
+        return f"{self.ways}-way {self.shots}-shot{balance}"
+
+
 class ClassIndex(NamedTuple):
     """Where the rows of every class are.
 

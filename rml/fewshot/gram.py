@@ -117,6 +117,14 @@ def before_shift(mix: Float[Array, "c n"], support: int) -> Float[Array, "c n"]:
     return mix + (mix @ is_query)[:, None] * move
 
 
+def mean_square_length(
+    edges: Float[Array, "n n"], distances: Float[Array, "n n"]
+) -> Float[Array, ""]:
+    """The mean of the squared distances along edges; 1 where all of them are zero."""
+    mean = jnp.sum(edges * distances) / jnp.sum(edges)
+    return jnp.where(mean > 0, mean, 1)
+
+
 def neighbour_graph(
     products: Float[Array, "n n"], *, neighbors: int, graph: Graph
 ) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
@@ -128,7 +136,7 @@ def neighbour_graph(
       graph: "symmetric" or "directed"; in the latter row p's neighbours are marked in column p.
 
     Returns:
-      Affinities, and the length.
+      Affinities, and the length; 1 where all edges have length zero, so that it can divide.
 
     Raises:
       UserError: If `graph` is unknown.
@@ -138,7 +146,7 @@ def neighbour_graph(
         raise unknown("graph", graph, ("symmetric", "directed"))
     d2 = squared_distances(products)
     edges = nearest(d2, k=neighbors)
-    length = jnp.sqrt(jnp.sum(edges * d2) / jnp.sum(edges))
+    length = jnp.sqrt(mean_square_length(edges, d2))
     return (symmetrize(edges) if graph == "symmetric" else edges.T), length
 
 

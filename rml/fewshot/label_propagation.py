@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from rml.fewshot.bound import Scalar
 from rml.fewshot.checks import one_hot, require_episode
-from rml.fewshot.gram import gram, squared_distances
+from rml.fewshot.gram import gram, mean_square_length, squared_distances
 from rml.ops.graph import nearest, symmetrize
 
 
@@ -49,14 +49,14 @@ def label_propagation(
     d2 = squared_distances(gram(rows))
     edges = nearest(d2, k=neighbors)
     if bandwidth is None:
-        variance = jnp.sum(edges * d2) / jnp.sum(edges)
+        variance = mean_square_length(edges, d2)
     else:
         variance = jnp.square(jnp.asarray(bandwidth, d2.dtype))
     affinity = symmetrize(edges) * jnp.exp(-d2 / (2 * jnp.maximum(variance, 1e-30)))
     scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(affinity, axis=1), 1e-30))
     spread = scale[:, None] * affinity * scale
-    start = jnp.zeros((rows.shape[0], num_classes), rows.dtype)
-    start = start.at[: support.shape[0]].set(one_hot(support_labels, num_classes, rows))
+    start = jnp.zeros((rows.shape[0], num_classes), d2.dtype)
+    start = start.at[: support.shape[0]].set(one_hot(support_labels, num_classes, d2))
     # Conjugate gradients: the eigenvalues of I - α S lie in [1 - α, 1 + α], and a batch of small
     # direct solvers calls LAPACK once each, whose threads block each other.
     labels, _ = jax.scipy.sparse.linalg.cg(

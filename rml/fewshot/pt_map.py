@@ -67,7 +67,8 @@ def pt_map(
       UserError: If ott-jax is not installed.
 
     Source: Hu et al., arXiv:2006.03806; defaults and order of the transforms as in its public
-      code, which centres support and queries each by their own mean.
+      code, which centres support and queries each by their own mean. There is no derivative: the
+      implicit one of a balanced plan needs a singular system, which ott-jax's solver refuses.
     """
     require_episode(support, support_labels, query, num_classes)
     geometry, problem, sinkhorn = _ott()

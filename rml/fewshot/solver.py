@@ -69,7 +69,7 @@ def solve(
       x: Points, the support first.
       prototypes: Where the prototypes start.
       support_labels: Clusters of the first s points, which are held there.
-      affinity: W, symmetric for E to fall; row p says by whom p is pulled.
+      affinity: W, symmetric for E to fall; column p says by whom p is pulled.
       laplacian_weight: λ.
       temperature: T.
       prototype: "mean", or "mode" for K-modes.

@@ -53,7 +53,8 @@ def descend(
         scores = logits(rows, prototypes, temperature)
         return loss(scores[:s], scores[s:])
 
-    optimizer = optax.adam(learning_rate)
+    # Without it the derivative of Adam's root is infinite where a gradient is zero.
+    optimizer = optax.adam(learning_rate, eps_root=1e-30)
     prototypes = class_means(support, support_labels, num_classes=num_classes)
 
     def step(_: Array, state: tuple) -> tuple:

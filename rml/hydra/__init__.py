@@ -18,4 +18,57 @@ stand in the denominator (`denominator`), the norm in the filter's network (Batc
 LayerNorm here, so that a gate depends on its pair alone), the gates' penalty (none is active in
 the authors' code; here towards binary values), and the weight of a pair (every anchor weighs the
 same here, every positive in the authors' code).
+
+`FeatureFilter` and `GatedEncoder` are the modules, `hydra_loss` and `gate_penalty` the loss.
+`pairs` numbers, samples and batches pairs without listing them. `analysis` says what gates show of
+the classes. `subspace` learns the gates of single pairs on frozen features.
 """
+
+from rml.hydra.analysis import (
+    all_pairs,
+    confusion_similarity,
+    gate_binariness,
+    gate_overlap,
+    gate_sparsity,
+    gate_statistics,
+    relation_correlation,
+    shared_openness,
+)
+from rml.hydra.encoder import GatedEncoder
+from rml.hydra.feature_filter import FeatureFilter, gate_penalty
+from rml.hydra.loss import hydra_loss
+from rml.hydra.pairs import (
+    SAMPLING,
+    number_of_pairs,
+    pair_batches,
+    sample_pairs,
+    sample_partners,
+    unrank,
+    view_partners,
+)
+from rml.hydra.subspace import draw_pairs, learn_gates, pair_auroc
+
+__all__ = [
+    "SAMPLING",
+    "FeatureFilter",
+    "GatedEncoder",
+    "all_pairs",
+    "confusion_similarity",
+    "draw_pairs",
+    "gate_binariness",
+    "gate_overlap",
+    "gate_penalty",
+    "gate_sparsity",
+    "gate_statistics",
+    "hydra_loss",
+    "learn_gates",
+    "number_of_pairs",
+    "pair_auroc",
+    "pair_batches",
+    "relation_correlation",
+    "sample_pairs",
+    "sample_partners",
+    "shared_openness",
+    "unrank",
+    "view_partners",
+]

@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rml.hydra.feature_filter import gate_penalty
+
+Matrix = Array | np.ndarray
 
 
 def gate_sparsity(gates: Float[Array, "n d"], *, threshold: float = 0.5) -> Float[Array, ""]:
@@ -23,6 +26,19 @@ def gate_sparsity(gates: Float[Array, "n d"], *, threshold: float = 0.5) -> Floa
 def gate_binariness(gates: Float[Array, "n d"]) -> Float[Array, ""]:
     """Computes the mean of (2 g - 1)²: 1 where all gates are 0 or 1, 0 where all are 1/2."""
     return 1 - gate_penalty(gates)
+
+
+def gate_statistics(gates: Float[Array, "*n d"]) -> dict[str, Float[Array, ""]]:
+    """Computes `gate_sparsity` and `gate_binariness` under these names, to be logged.
+
+    Args:
+      gates: Gates in [0, 1], such as those of every pair of classes.
+
+    Returns:
+      The two numbers.
+    """
+    rows = gates.reshape(-1, gates.shape[-1])
+    return {"gate_sparsity": gate_sparsity(rows), "gate_binariness": gate_binariness(rows)}
 
 
 def all_pairs(classes: int) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
@@ -85,3 +101,19 @@ def confusion_similarity(
     one_hot = (labels[:, None] == jnp.arange(classes)).astype(probabilities.dtype)
     mean = one_hot.T @ probabilities / jnp.maximum(jnp.sum(one_hot, 0), 1)[:, None]
     return (mean + mean.T) / 2
+
+
+def relation_correlation(one: Float[Matrix, "c c"], other: Float[Matrix, "c c"]) -> float:
+    """Computes whether two similarities of classes rank the pairs of two classes alike.
+
+    Args:
+      one: A symmetric similarity of classes.
+      other: Another one of the same classes.
+
+    Returns:
+      Spearman's correlation over the pairs i < j.
+    """
+    from scipy.stats import spearmanr
+
+    pairs = np.triu_indices(len(one), 1)
+    return float(spearmanr(np.asarray(one)[pairs], np.asarray(other)[pairs])[0])

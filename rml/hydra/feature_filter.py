@@ -141,7 +141,7 @@ class _Network(nn.Module):
         return x
 
 
-def gate_penalty(gates: Float[Array, "n d"]) -> Float[Array, ""]:
+def gate_penalty(gates: Float[Array, "*n d"]) -> Float[Array, ""]:
     """Computes the mean of 4 g (1 - g): 0 where all gates are open or closed, 1 where all are 1/2.
 
     Args:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from rml.data import Source
+from rml.data import Source, augment
 from rml.data.pipeline import IN_MEMORY_BYTES, CountedByBatch
 from rml.errors import UserError, unknown
 
@@ -108,6 +108,31 @@ def sample_partners(
     # Steps 0 and C both lead back to the own class, which makes it twice as likely.
     low, high = (1, classes) if sampling == "distinct" else (0, classes + 1)
     return (labels + jax.random.randint(key, labels.shape, low, high)) % classes
+
+
+def view_partners(
+    key: Key[Array, ""],
+    labels: Int[Array, " b"],
+    *,
+    classes: int,
+    sampling: str = "uniform",
+    views: int = 2,
+) -> Int[Array, " n"]:
+    """Draws a partner class for each view of each image, as `sample_partners` does for a row.
+
+    Args:
+      key: Key of the draw.
+      labels: Class of each image.
+      classes: Number of classes.
+      sampling: One of `SAMPLING`.
+      views: Number of views of an image.
+
+    Returns:
+      The partners, in the order of `rml.data.augment.flat_views`.
+    """
+    rows = jnp.tile(labels, views)
+    partners = sample_partners(key, rows, classes=classes, sampling=sampling)
+    return augment.flat_views(partners.reshape(views, -1))
 
 
 def pair_batches(

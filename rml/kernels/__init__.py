@@ -1,1 +1,122 @@
-"""Deep kernel machines: kernels on Gram matrices, full and sparse machines, their limits."""
+"""Deep kernel machines: kernels on Gram matrices, full and sparse machines, their limits.
+
+* `objective`, `regression_objective`, `classification_objective`, `predict`, `predict_outputs`:
+  the full machine, whose Gram matrices are optimised beside their kernels. Yang et al., A theory of
+  representation learning gives a deep generalisation of kernel methods, arXiv:2108.13097.
+  `optimal_grams` maximises the objective, `deep_linear_grams` is its optimum in closed form where
+  kernels are linear.
+* `SparseMachine`, `init_sparse`, `propagate_sparse`, `elbo`: the same with inducing points, in
+  batches, the last layer as in Hensman et al. 2013, arXiv:1309.6835. `train_sparse` and
+  `train_splits` train it on regression data, `regression_scores` judges it.
+* `nngp_grams`, `gp_predict`, `log_marginal_likelihood`: the limit in which nothing is learned.
+* `sample_grams`: deep Gaussian processes of finite width, by Hamiltonian Monte Carlo.
+* `KERNELS`, `build`, `gram`: kernels as functions of inner products and norms. `relu` is the
+  arc-cosine kernel of Cho and Saul 2009; `normalize_blocks` follows Milsom, Anson and Aitchison,
+  Convolutional Deep Kernel Machines, arXiv:2309.09814.
+"""
+
+from rml.kernels.deep_gp import Samples, dgp_grams, dgp_log_posterior, sample_grams
+from rml.kernels.deep_kernel_machine import (
+    Forward,
+    classification_objective,
+    forward,
+    objective,
+    predict,
+    predict_outputs,
+    regression_objective,
+    require_kernels,
+)
+from rml.kernels.deep_linear import deep_linear_grams
+from rml.kernels.gram_kernels import (
+    KERNELS,
+    Blocks,
+    build,
+    compose,
+    gram,
+    gram_blocks,
+    input_blocks,
+    input_gram,
+    linear,
+    normalize_blocks,
+    normalized,
+    relu,
+    scaled,
+    squared_exponential,
+)
+from rml.kernels.nngp import (
+    Prediction,
+    gaussian_log_likelihood,
+    gp_predict,
+    log_marginal_likelihood,
+    nngp_grams,
+)
+from rml.kernels.optimize import Fit, descend, fit
+from rml.kernels.outputs import Outputs, log_predictive
+from rml.kernels.sparse import (
+    SparseMachine,
+    elbo,
+    inducing_grams,
+    init_sparse,
+    propagate_sparse,
+    require_inducing,
+)
+from rml.kernels.training import (
+    Scores,
+    inducing_rows,
+    optimal_grams,
+    regression_scores,
+    train_sparse,
+    train_splits,
+)
+
+__all__ = [
+    "KERNELS",
+    "Blocks",
+    "Fit",
+    "Forward",
+    "Outputs",
+    "Prediction",
+    "Samples",
+    "Scores",
+    "SparseMachine",
+    "build",
+    "classification_objective",
+    "compose",
+    "deep_linear_grams",
+    "descend",
+    "dgp_grams",
+    "dgp_log_posterior",
+    "elbo",
+    "fit",
+    "forward",
+    "gaussian_log_likelihood",
+    "gp_predict",
+    "gram",
+    "gram_blocks",
+    "inducing_grams",
+    "inducing_rows",
+    "init_sparse",
+    "input_blocks",
+    "input_gram",
+    "linear",
+    "log_marginal_likelihood",
+    "log_predictive",
+    "nngp_grams",
+    "normalize_blocks",
+    "normalized",
+    "objective",
+    "optimal_grams",
+    "predict",
+    "predict_outputs",
+    "propagate_sparse",
+    "regression_objective",
+    "regression_scores",
+    "relu",
+    "require_inducing",
+    "require_kernels",
+    "sample_grams",
+    "scaled",
+    "squared_exponential",
+    "train_sparse",
+    "train_splits",
+]

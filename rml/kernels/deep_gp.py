@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.errors import UserError
-from rml.kernels.gram import Kernel, gram
+from rml.kernels.gram_kernels import Kernel, gram
 from rml.kernels.nngp import log_marginal_likelihood
 from rml.ops.psd import cholesky
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rml.kernels.gram import Blocks, Kernel, gram, gram_blocks, input_blocks
+from rml.kernels.gram_kernels import Blocks, Kernel, gram, gram_blocks, input_blocks
 from rml.kernels.layers import propagate, triangle, unit_kl
 from rml.kernels.nngp import Prediction, gp_predict, log_marginal_likelihood
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rml.kernels.gram import Blocks
+from rml.kernels.gram_kernels import Blocks
 from rml.ops.psd import cholesky, solve_lower
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rml.kernels.gram import Blocks, Kernel, gram
+from rml.kernels.gram_kernels import Blocks, Kernel, gram
 from rml.ops.psd import cholesky, gaussian_log_density, solve_lower
 
 

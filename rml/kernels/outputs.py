@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rml.kernels.gram import Blocks
+from rml.kernels.gram_kernels import Blocks
 from rml.kernels.layers import triangle, unit_kl
 from rml.kernels.nngp import Prediction
 from rml.ops.psd import cholesky, solve_lower

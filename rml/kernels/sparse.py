@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.errors import unknown
-from rml.kernels.gram import (
+from rml.kernels.gram_kernels import (
     Blocks,
     Kernel,
     gram_blocks,

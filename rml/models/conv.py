@@ -1,4 +1,4 @@
-"""Two-dimensional convolution whose kernel gradient is fast on a CPU."""
+"""Two-dimensional convolution whose gradients are fast on a CPU, inside loops too."""
 
 import functools
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ Implementation = str  # "auto", "xla" or "matmul"
 Padding = str | int | Sequence[Sequence[int]]
 _Pair = tuple[int, int]
 _Pads = tuple[_Pair, _Pair]
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Patches of one step of the kernel gradient: about what a core's second-level cache holds.
 _PATCH_BYTES = 1 << 20
@@ -37,7 +38,8 @@ def conv2d(
 
     XLA's CPU backend computes the output and the input gradient of a convolution fast, but takes
     several times as long for the kernel gradient, which is as much arithmetic. "matmul" computes
-    that gradient as patches^T @ dy instead, in cache-sized steps over the batch.
+    that gradient as patches^T @ dy instead, in cache-sized steps over the batch. In the body of a
+    loop XLA is slow with both, so the input gradient is written in the one form it is fast at.
     It is a reverse-mode rule: gradients of any order, `vmap` and `jvp` of a gradient work, `jvp` of
     the convolution itself (`jax.jvp`, `jax.jacfwd`) needs "xla".
 
@@ -47,8 +49,9 @@ def conv2d(
       strides: of the rows and the columns.
       padding: "SAME", "VALID", an integer for all four sides, or ((top, bottom), (left, right)).
       groups: channel groups; more than one always takes XLA's gradient.
-      implementation: "xla", "matmul", or "auto": matmul where the program is lowered for a CPU
-        and there is more than one input channel, xla elsewhere.
+      implementation: "xla", "matmul", or "auto": matmul where the program is lowered for a CPU, xla
+        elsewhere. With one input channel a patch is too short for a product to gain anything, and
+        "auto" takes a convolution for the kernel gradient too.
 
     Returns:
       Images in the dtype of `x`.
@@ -66,8 +69,7 @@ def conv2d(
     if implementation == "matmul" and groups > 1:
         raise ValueError(f"implementation='matmul' has no groups, got groups={groups}")
     pads = _explicit(padding, x, kernel, strides)
-    one_channel = x.shape[3] == 1  # a patch is too short for a product to gain anything
-    if implementation == "xla" or groups > 1 or (implementation == "auto" and one_channel):
+    if implementation == "xla" or groups > 1:
         return _xla(x, kernel, strides, pads, groups)
     return _conv(x, kernel, strides, pads, implementation == "auto")
 
@@ -91,7 +93,7 @@ def _xla(
         kernel,
         strides,
         pads,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=_LAYOUT,
         feature_group_count=groups,
     )
 
@@ -111,22 +113,62 @@ def _backward(
     strides: _Pair, pads: _Pads, auto: bool, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    (dx,) = jax.linear_transpose(lambda x: _xla(x, kernel, strides, pads), x)(dy)
 
-    def by_xla(x: jax.Array, dy: jax.Array) -> jax.Array:
-        return jax.linear_transpose(lambda k: _xla(x, k, strides, pads), kernel)(dy)[0]
+    def by_xla(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (dx,) = jax.linear_transpose(lambda x: _xla(x, kernel, strides, pads), x)(dy)
+        (dk,) = jax.linear_transpose(lambda k: _xla(x, k, strides, pads), kernel)(dy)
+        return dx, dk
 
-    def by_matmul(x: jax.Array, dy: jax.Array) -> jax.Array:
-        return _kernel_gradient(x, dy, kernel.shape[:2], strides, pads).astype(kernel.dtype)
+    def on_cpu(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        by_convolution = auto and x.shape[3] == 1
+        gradient = _kernel_gradient_of_images if by_convolution else _kernel_gradient
+        dk = gradient(x, dy, kernel.shape[:2], strides, pads).astype(kernel.dtype)
+        return _image_gradient(dy, kernel, x.shape[1:3], strides, pads), dk
 
-    if auto and any(jax.typeof(x).sharding.spec):  # an explicit mesh refuses to split the batch
-        return dx, by_xla(x, dy)
-    if auto:
-        return dx, lax.platform_dependent(x, dy, cpu=by_matmul, default=by_xla)
-    return dx, by_matmul(x, dy)
+    if not auto:
+        return on_cpu(x, kernel, dy)
+    if any(jax.typeof(x).sharding.spec):  # an explicit mesh refuses to split the batch
+        return by_xla(x, kernel, dy)
+    return lax.platform_dependent(x, kernel, dy, cpu=on_cpu, default=by_xla)
 
 
 _conv.defvjp(_forward, _backward)
+
+
+def _image_gradient(
+    dy: jax.Array, kernel: jax.Array, size: tuple[int, ...], strides: _Pair, pads: _Pads
+) -> jax.Array:
+    """The gradient as a convolution of images by a kernel, both in their usual layout.
+
+    JAX's own names the axes of both in another order. XLA's CPU backend brings that to this form in
+    the outermost computation alone; in the body of a loop it is 20 times slower.
+    """
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    before = [k - 1 - low for k, (low, _) in zip(kernel.shape, pads, strict=False)]
+    sides = [
+        (low, n + k - 2 - (o - 1) * s - low)
+        for low, n, k, o, s in zip(before, size, kernel.shape, dy.shape[1:], strides, strict=False)
+    ]
+    return lax.conv_general_dilated(
+        dy, turned, (1, 1), sides, lhs_dilation=strides, dimension_numbers=_LAYOUT
+    )
+
+
+def _kernel_gradient_of_images(
+    x: jax.Array, dy: jax.Array, size: tuple[int, ...], strides: _Pair, pads: _Pads
+) -> jax.Array:
+    """The gradient as a convolution in the same layout: channels are images, images channels."""
+    sides = [
+        (low, k + (o - 1) * s - n - low)
+        for (low, _), k, o, s, n in zip(
+            pads, size, dy.shape[1:], strides, x.shape[1:], strict=False
+        )
+    ]
+    found = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), sides, rhs_dilation=strides,
+        dimension_numbers=_LAYOUT,
+    )  # fmt: skip
+    return found.transpose(1, 2, 0, 3)
 
 
 def _kernel_gradient(

@@ -1,1 +1,81 @@
-"""Array mathematics that several parts of the library need."""
+"""Array mathematics that several parts of the library need.
+
+* `normalize`, `dot_product`, `cosine_similarity`, `euclidean`, `squared_euclidean`, `fold_blocks`:
+  similarities and distances of rows, all pairs at once or a block at a time.
+* `topk`, `knn_graph`, `nearest`, `knn_affinity`: the largest of many, and graphs of neighbours.
+* `row_values`, `row_and_column_values`, `symmetric_logsumexp`, `weighted_sum`, `masked_sum`,
+  `ring_values`: sums over all pairs of rows whose memory grows with the rows, on one device or
+  round a ring of them.
+* `fused_attention`: attention of short sequences in one kernel on TPUs.
+* `t_interval`: Student's interval of a mean.
+* `cholesky`, `logdet`, `gaussian_kl` and others: Gram matrices that are positive definite.
+"""
+
+from rml.ops.fused_attention import fused_attention
+from rml.ops.graph import knn_affinity, nearest, symmetrize
+from rml.ops.intervals import MeanInterval, t_interval
+from rml.ops.neighbors import NeighborGraph, knn_graph, mutual, union, with_self_loops
+from rml.ops.pairwise import (
+    cosine_similarity,
+    dot_product,
+    euclidean,
+    fold_blocks,
+    safe_sqrt,
+    squared_euclidean,
+)
+from rml.ops.psd import (
+    Cholesky,
+    cholesky,
+    gaussian_kl,
+    gaussian_log_density,
+    logdet,
+    require_finite,
+    require_positive_definite,
+    solve_lower,
+)
+from rml.ops.ring import ring_values
+from rml.ops.similarity import normalize
+from rml.ops.streaming import (
+    masked_sum,
+    row_and_column_values,
+    row_values,
+    symmetric_logsumexp,
+    weighted_sum,
+)
+from rml.ops.topk import topk
+
+__all__ = [
+    "Cholesky",
+    "MeanInterval",
+    "NeighborGraph",
+    "cholesky",
+    "cosine_similarity",
+    "dot_product",
+    "euclidean",
+    "fold_blocks",
+    "fused_attention",
+    "gaussian_kl",
+    "gaussian_log_density",
+    "knn_affinity",
+    "knn_graph",
+    "logdet",
+    "masked_sum",
+    "mutual",
+    "nearest",
+    "normalize",
+    "require_finite",
+    "require_positive_definite",
+    "ring_values",
+    "row_and_column_values",
+    "row_values",
+    "safe_sqrt",
+    "solve_lower",
+    "squared_euclidean",
+    "symmetric_logsumexp",
+    "symmetrize",
+    "t_interval",
+    "topk",
+    "union",
+    "weighted_sum",
+    "with_self_loops",
+]

@@ -1,7 +1,8 @@
-"""Vectors of a corpus: texts in, one array out."""
+"""Vectors of texts: any number of strings in, one array out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, PyTree
 
 from rml.data import tokens
+from rml.models.text_encoder import TextEncoder
 from rml.training.mesh import batch_sharding, make_mesh, use_mesh
 
 Encode = Callable[[PyTree, Any, Any], Any]
@@ -91,6 +93,42 @@ def embed(
             fetch(IN_FLIGHT)
         fetch(0)
     return found
+
+
+@dataclass(frozen=True)
+class TextEmbedder:
+    """A text encoder with its variables and tokenizer: a function from texts to vectors.
+
+    Attributes:
+      module: `(tokens, mask, *, train=False) -> [b, d]`.
+      variables: Its variables.
+      tokenizer: A `tokenizers.Tokenizer`.
+      max_length: The most tokens of a text; what is longer is cut.
+      batch_tokens: Tokens of a batch on each device.
+      mesh: Mesh over whose batch axes texts are split; one of one device if not given.
+    """
+
+    module: TextEncoder
+    variables: PyTree
+    tokenizer: Any
+    max_length: int
+    batch_tokens: int = BATCH_TOKENS
+    mesh: Mesh | None = None
+
+    def __call__(
+        self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None
+    ) -> Float[np.ndarray, "n d"]:
+        """Vectors of texts; `progress(done, of)` is called after each batch."""
+        return embed(
+            self.module.apply,
+            self.variables,
+            self.tokenizer,
+            texts,
+            max_length=self.max_length,
+            batch_tokens=self.batch_tokens,
+            mesh=self.mesh,
+            progress=progress,
+        )
 
 
 @lru_cache(maxsize=8)

@@ -1,12 +1,21 @@
-"""The engine: tasks, state, the fit loop, meshes, checkpoints, writers, the run directory."""
+"""The engine: tasks, state, the fit loop, meshes, checkpoints, writers, the run directory.
 
-from rml.training.claims import Claim, measure_claims
+A `Task` is a training problem as pure functions; `gradient_task` and `momentum_task` make one of a
+loss, which returns a `Loss`, and `fit` trains it in a `RunDirectory` on any mesh. `momentum`,
+`queue` (both He et al., Momentum Contrast, arXiv:1911.05722) and `grad_cache` (Gao et al.,
+arXiv:2101.06983) are what methods of contrast keep and save.
+"""
+
+from rml.training.claims import Claim, judge, measure_claims
 from rml.training.fit import CompiledTask, Interrupted, NonFiniteLoss, fit, initial_state
+from rml.training.grad_cache import grad_cache
 from rml.training.mesh import DEFAULT_RULES, make_mesh, over_batch, use_mesh
+from rml.training.momentum import momentum_schedule, momentum_task, update_momentum
 from rml.training.optimizer import Optimizer, build_optimizer
 from rml.training.progress import Progress
+from rml.training.queue import Queue, enqueue, init_queue
 from rml.training.rundir import RunDirectory
-from rml.training.task import Task, TrainState, create_state, gradient_task
+from rml.training.task import Loss, Task, TrainState, create_state, gradient_task
 from rml.training.writers import MetricsWriter, read_metrics
 
 __all__ = [
@@ -14,21 +23,30 @@ __all__ = [
     "Claim",
     "CompiledTask",
     "Interrupted",
+    "Loss",
     "MetricsWriter",
     "NonFiniteLoss",
     "Optimizer",
     "Progress",
+    "Queue",
     "RunDirectory",
     "Task",
     "TrainState",
     "build_optimizer",
     "create_state",
+    "enqueue",
     "fit",
+    "grad_cache",
     "gradient_task",
+    "init_queue",
     "initial_state",
+    "judge",
     "make_mesh",
     "measure_claims",
+    "momentum_schedule",
+    "momentum_task",
     "over_batch",
     "read_metrics",
+    "update_momentum",
     "use_mesh",
 ]

@@ -119,8 +119,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def batch_axes() -> tuple[str, ...]:
+    """Batch axes of the mesh in use along which the present program still has several devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(
+        axis for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1 and axis not in mesh.manual_axes
+    )
+
+
 def over_batch(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """A loss that takes `axis_name`, over the batch axes of the mesh in use.
+    """A loss that takes `axis_name`, over the batch axes of the mesh in use when it is called.
 
     Left to the partitioner, a pass over all pairs of a batch gathers the whole of it on every
     device; told its axes, the loss exchanges what it needs itself, see `rml.ops.ring`.
@@ -129,12 +137,15 @@ def over_batch(loss: Callable[..., Any]) -> Callable[..., Any]:
       loss: `loss(*arrays, axis_name=...) -> scalar`, the arrays sharded along their first axis.
 
     Returns:
-      `loss(*arrays)`; without a mesh, or on one device, the loss itself.
+      `loss(*arrays)`; without a mesh, on one device, or inside a `shard_map` over these axes, the
+      loss itself.
     """
-    sizes = jax.sharding.get_abstract_mesh().shape
-    axes = tuple(axis for axis in BATCH_AXES if sizes.get(axis, 1) > 1)
-    if not axes:
-        return partial(loss, axis_name=None)
-    return jax.shard_map(
-        partial(loss, axis_name=axes), in_specs=PartitionSpec(axes), out_specs=PartitionSpec()
-    )
+
+    def spread(*arrays: Any) -> Any:
+        axes = batch_axes()
+        if not axes:
+            return loss(*arrays, axis_name=None)
+        own = partial(loss, axis_name=axes)
+        return jax.shard_map(own, in_specs=PartitionSpec(axes), out_specs=PartitionSpec())(*arrays)
+
+    return spread

@@ -56,22 +56,25 @@ def decay_mask(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def _number(value: Any) -> Any:
+    """A float, or the traced array in its place where many runs are one program."""
+    return value if isinstance(value, jax.Array) else float(value)
+
+
 def build_schedule(config: Mapping[str, Any], updates: int) -> optax.Schedule:
     """The learning-rate schedule over `updates` optimiser updates."""
-    peak, warmup = float(config["learning_rate"]), int(config["warmup_steps"])
+    peak, warmup = _number(config["learning_rate"]), int(config["warmup_steps"])
     if warmup > updates:
         raise UserError(
             f"optimizer.warmup_steps is {warmup}, more than the {updates} updates of the run"
         )
-    end = peak * float(config["final_scale"])
+    scale = _number(config["final_scale"])
     if config["schedule"] == "constant":
         rest = optax.constant_schedule(peak)
     elif config["schedule"] == "warmup_cosine":
-        rest = optax.cosine_decay_schedule(
-            peak, max(updates - warmup, 1), alpha=end / peak if peak else 0.0
-        )
+        rest = optax.cosine_decay_schedule(peak, max(updates - warmup, 1), alpha=scale)
     elif config["schedule"] == "warmup_linear":
-        rest = optax.linear_schedule(peak, end, max(updates - warmup, 1))
+        rest = optax.linear_schedule(peak, peak * scale, max(updates - warmup, 1))
     else:
         raise unknown(
             "optimizer.schedule",
@@ -114,7 +117,7 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
     if not 0 <= config["ema_decay"] < 1:
         raise UserError(f"optimizer.ema_decay is {config['ema_decay']}, expected [0, 1)")
     schedule = build_schedule(config, max(steps // accumulate, 1))
-    decay, momentum = float(config["weight_decay"]), float(config["momentum"])
+    decay, momentum = _number(config["weight_decay"]), _number(config["momentum"])
     name = config["name"]
     if name == "adamw":
         transform = optax.adamw(

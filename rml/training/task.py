@@ -1,7 +1,8 @@
 """What the engine trains: a `Task` of pure functions over one `TrainState`."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -14,7 +15,24 @@ from rml.training.optimizer import Optimizer
 
 Batch = PyTree
 Metrics = dict[str, Array]
-LossFn = Callable[[PyTree, PyTree, Batch, Any], tuple[Float[Array, ""], tuple[Metrics, PyTree]]]
+NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class Loss(NamedTuple):
+    """What every loss function of a task returns.
+
+    Attributes:
+      value: Scalar that is minimised.
+      metrics: Scalars to be logged beside it.
+      model_state: Collections of the model after the step, such as `batch_stats`; None where the
+        step leaves them as they were.
+      extra: Entries of `TrainState.extra` that change, such as a queue.
+    """
+
+    value: Float[Array, ""]
+    metrics: Mapping[str, Array] = NONE
+    model_state: PyTree = None
+    extra: Mapping[str, PyTree] = NONE
 
 
 class TrainState(struct.PyTreeNode):
@@ -47,6 +65,15 @@ class TrainState(struct.PyTreeNode):
     def inference_params(self) -> PyTree:
         """The averaged parameters where an average is kept, else the parameters."""
         return self.params if self.ema_params is None else self.ema_params
+
+    @property
+    def variables(self) -> PyTree:
+        """The variables with which the trained model is used."""
+        return {"params": self.inference_params, **self.model_state}
+
+    def training_variables(self, params: PyTree) -> PyTree:
+        """The variables with which a loss applies the model, for parameters to differentiate by."""
+        return {"params": params, **self.model_state}
 
     def apply_gradients(self, grads: PyTree, optimizer: Optimizer, **changes: Any) -> "TrainState":
         """One optimiser update, the moving average included; `changes` replace further fields."""
@@ -114,6 +141,9 @@ class Task:
     batch_spec: Batch = struct.field(pytree_node=False)
 
 
+LossFn = Callable[[PyTree, TrainState, Batch], Loss]
+
+
 def gradient_task(
     *,
     init_variables: Callable[[Any], PyTree],
@@ -122,34 +152,50 @@ def gradient_task(
     batches: Callable[..., grain.IterDataset],
     evaluate: Callable[[TrainState], dict[str, float]],
     batch_spec: Batch,
+    extra: Callable[[Any, PyTree], dict[str, Any]] | None = None,
+    after: Callable[[TrainState, TrainState], tuple[dict[str, Any], Metrics]] | None = None,
 ) -> Task:
-    """The common task: the gradient of one loss, one optimiser update a step.
+    """Makes the common task: the gradient of one loss, one optimiser update a step.
 
     Args:
       init_variables: `init_variables(key) -> variables` of a linen module.
-      loss: `loss(params, model_state, batch, key) -> (loss, (metrics, model_state))`.
+      loss: `loss(params, state, batch) -> Loss`. It is differentiated by `params` alone and draws
+        from `state.step_key`.
       optimizer: See `rml.training.build_optimizer`.
       batches: As in `Task`.
       evaluate: As in `Task`.
       batch_spec: As in `Task`.
+      extra: `extra(key, variables) -> dict`, what `TrainState.extra` holds before the first step.
+      after: `after(before, state) -> (changes, metrics)`, called with the states before and after
+        an update: entries of `TrainState.extra` that follow the update, and scalars to be logged.
 
     Returns:
       The task. Its metrics add `loss`, `learning_rate` and `grad_norm` to the loss's own.
     """
 
     def init(key: Any) -> TrainState:
-        return create_state(key, init_variables(jax.random.fold_in(key, 0x1217)), optimizer)
+        own = jax.random.fold_in(key, 0x1217)
+        if extra is None:
+            return create_state(key, init_variables(own), optimizer)
+        key_model, key_extra = jax.random.split(own)
+        variables = init_variables(key_model)
+        return create_state(key, variables, optimizer, **extra(key_extra, variables))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        (value, (metrics, model_state)), grads = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state.model_state, batch, state.step_key
-        )
+        def objective(params: PyTree) -> tuple[Array, Loss]:
+            found = loss(params, state, batch)
+            return found.value, found
+
+        (value, found), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        kept = state.model_state if found.model_state is None else found.model_state
+        new = state.apply_gradients(grads, optimizer, model_state=kept)
         metrics = {
-            **metrics,
+            **found.metrics,
             "loss": value,
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": optimizer.schedule(state.step),
         }
-        return state.apply_gradients(grads, optimizer, model_state=model_state), metrics
+        changes, more = after(state, new) if after else ({}, {})
+        return new.replace(extra={**state.extra, **found.extra, **changes}), metrics | more
 
     return Task(init=init, step=step, batches=batches, evaluate=evaluate, batch_spec=batch_spec)

@@ -1,24 +1,20 @@
 """Contriever's claims in quick form, and parts of its experiments where mistakes would hide."""
 
 import json
-from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from flax.linen import meta
 from ml_collections import ConfigDict
 
 from configs.retrieval import contriever_ablation_pydocs, contriever_pydocs_random, finetune_pydocs
-from experiments.retrieval import ablation
-from experiments.retrieval.corpus import Corpus, pieces
-from experiments.retrieval.finetune import Pairs
-from experiments.retrieval.judge import Judge
-from experiments.retrieval.model import TextModel
-from rml.data import tokens
+from experiments.common import retrieval
+from experiments.common.texts import TextModel, load_text_encoder
+from experiments.registry import find_experiment
+from experiments.retrieval import ablation, finetune
 from rml.errors import UserError
-
-Mapping.register(ConfigDict)  # it has a mapping's methods; the type checker wants it said
+from rml.training import RunDirectory
 
 SMALL = {
     "model.width": 64, "model.depth": 1, "model.mlp": 128, "tokens.vocabulary": 2048,
@@ -55,22 +51,6 @@ def beir(tmp_path):
     return tmp_path
 
 
-def test_documents_are_cut_into_pieces_without_special_tokens():
-    texts = ["a b c d e f g h i j k", "one two", "x", ""]
-    tokenizer = tokens.train_tokenizer(texts * 3, vocabulary=300)
-    whole = [one[1:-1] for one in tokens.encode(tokenizer, texts, max_length=1000)]
-    cut = pieces(tokenizer, texts, length=8)
-    rows = [row[:n].tolist() for row, n in zip(cut["tokens"], cut["length"], strict=True)]
-    assert all(number >= len(tokens.SPECIAL) for row in rows for number in row)
-    expected = []
-    for one in whole:
-        parts = [one[i : i + 8].tolist() for i in range(0, len(one), 8)]
-        expected += [p for p in parts if len(p) >= 2]
-    assert rows == expected
-    with pytest.raises(UserError, match="2 documents"):
-        pieces(tokenizer, ["", "x"], length=8)
-
-
 def test_a_variant_changes_one_value_and_a_wrong_one_is_named():
     config = contriever_ablation_pydocs.get_config()
     changed = ablation.variant(config, "queue_256")
@@ -94,7 +74,9 @@ def small_finetune(path) -> ConfigDict:
     config = contriever_pydocs_random.get_config()
     overridden(config, **SMALL)
     config.tokens.update(dict(query_length=16, document_length=24, vocabulary=300))
-    config.data.update(dict(name=f"beir:{path}", train="train", tasks=("default",)))
+    config.data.update(
+        dict(name=f"beir:{path}", train="train", validation="test", tasks=("default",))
+    )
     config.negatives = finetune_pydocs.get_config().negatives
     config.train.batch_size = 8
     config.negatives.mined = 4
@@ -103,27 +85,83 @@ def small_finetune(path) -> ConfigDict:
 
 def test_negatives_are_never_the_answer_and_hard_ones_rank_high(beir):
     config = small_finetune(beir)
-    corpus = Corpus(config)
-    model = TextModel(config, corpus.training_texts)
-    pairs, judge = Pairs(config, corpus, model), Judge(config, corpus)
-    variables = meta.unbox(model.init(jax.random.key(0)))
-    collection = corpus.collection("default", "train")
-    hard = pairs.mine(judge, variables)
+    model = TextModel(config)
+    encode = model.features(model.init(jax.random.key(0)))
+    collection = model.corpus.collection("default", "train")
+    hard = finetune.mine(config, model, encode)
     assert hard.shape == (40, 4)
     assert not (hard == collection.qrels.document[:, None]).any()
-    vectors = [judge.embed(model, variables, t) for t in (collection.queries, collection.documents)]
+    vectors = encode(collection.queries), encode(collection.documents)
     scores = vectors[0] @ vectors[1].T
     scores[np.arange(40), collection.qrels.document] = -np.inf
     mined = np.take_along_axis(scores, hard, axis=1)
     best = -np.sort(-scores, axis=1)[:, :4]
     np.testing.assert_allclose(np.sort(mined), np.sort(best), rtol=1e-4)
 
-    batch = next(iter(pairs.batches(hard, 0, 1)))
+    batch = next(iter(finetune.batches(config, model, hard)))
     own = {tuple(row) for row in batch["document"].tolist()}
     assert batch["candidates"].shape == (8, 8, 24)
     for document, candidates in zip(batch["document"], batch["candidates"], strict=True):
         assert not (candidates == document).all(axis=-1).any()
     assert len(own) == 8
+
+
+def small_run(config: ConfigDict, path, method: str = "") -> Path:
+    """The directory of a short training run."""
+    run = RunDirectory(path, config.to_dict())
+    run = run.of_method(method) if method else run
+    config = ConfigDict(run.config)
+    experiment = find_experiment(config.experiment)
+    model = TextModel(ablation.variant(config, method) if method else config)
+    retrieval.train_encoder(config, run, experiment.task(config), model)
+    run.close()
+    return run.path
+
+
+def test_a_run_starts_from_the_encoder_of_another(beir, tmp_path):
+    """Twice over: random, pretrained without labels, fine-tuned."""
+    config = small_finetune(beir)
+    config.train.update(dict(steps=2, checkpoint_every=2))
+    config.optimizer.warmup_steps = 1
+    first = small_run(config, tmp_path / "first")
+    trained = load_text_encoder(first)
+    config.experiment = "retrieval.finetune"
+    config.model = dict(name="run", run=str(first))
+    (beir / "corpus.jsonl").rename(beir / "moved.jsonl")  # the run's own tokenizer is read
+    start = TextModel(config)
+    texts = ["w1 w2 w3", "w4"]
+    np.testing.assert_array_equal(
+        start.features(start.init(jax.random.key(1)))(texts), trained(texts)
+    )
+    (beir / "moved.jsonl").rename(beir / "corpus.jsonl")
+    second = load_text_encoder(small_run(config, tmp_path / "second"))
+    assert second(texts).shape == trained(texts).shape
+    assert np.abs(second(texts) - trained(texts)).max() > 0
+
+
+def test_a_variant_of_the_ablation_is_loaded_as_it_was_trained(beir, tmp_path):
+    config = small_finetune(beir)
+    config.train.update(dict(steps=2, checkpoint_every=2))
+    config.optimizer.warmup_steps = 1
+    config.experiment = "retrieval.ablation"
+    config.variants = {"narrow": "model.width=32"}
+    path = small_run(config, tmp_path / "run", "narrow")
+    assert load_text_encoder(path)(["w1 w2"]).shape == (1, 32)
+    with pytest.raises(UserError, match="compares methods"):
+        load_text_encoder(tmp_path / "run")
+
+
+def test_what_has_no_text_encoder_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"model\.run is '/nowhere'"):
+        load_text_encoder(Path("/nowhere"))
+    config = {"experiment": "contrastive.simclr", "data": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"simclr.*expected one with a text encoder"):
+        load_text_encoder(tmp_path)
+    config = {"experiment": "retrieval.contriever", "tokens": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"no tokenizer\.json"):
+        load_text_encoder(tmp_path)
 
 
 def test_unsupervised_crops_beat_the_random_encoder(summarize):

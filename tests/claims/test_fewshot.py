@@ -5,24 +5,19 @@ Digits of 8x8 pixels, a short base training, few episodes, the three methods tha
 
 import json
 import types
-from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs.fewshot import base_digits, compare_digits
-from experiments.fewshot import base_training, clustering, encoders, episodes
-from experiments.fewshot.common import Parts, split_classes
-from experiments.fewshot.features import Features, read_npz
-from experiments.fewshot.trajectory import largest_increase
+from configs.fewshot import base_digits, compare_digits, compare_pydocs
+from experiments.common.encoders import load_encoder
+from experiments.fewshot import clustering, common, compare
+from experiments.fewshot.features import load_features
 from rml.errors import UserError
 from rml.evaluation import clustering_scores
-from rml.training import make_mesh
-
-Mapping.register(ConfigDict)  # it has a mapping's methods; the type checker wants it said
+from rml.fewshot import Setting, cluster, largest_increase, simple_shot
 
 QUICK = (
     "--config=configs/fewshot/compare_digits.py", "--config.train.steps=100",
@@ -60,17 +55,22 @@ def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_fall
     # The encoder of that run, found by its directory, gives the accuracy that the run measured.
     config = compare_digits.get_config()
     config.features.update(dict(of="run", run=str(directory)))
-    features = encoders.load_features(config, types.SimpleNamespace())
-    novel = episodes.transformed(features, config.features.transform).novel
-    setting = episodes.Setting(5, 1)
-    drawn = episodes.draw_episodes(novel, config, setting, count=1000)
-    mean, half = episodes.measure("simple_shot", {}, novel[0], drawn, config, setting)
+    novel = load_features(config, types.SimpleNamespace())["novel"]
+    setting = Setting(5, 1, config.episodes.queries)
+    drawn = common.draw_episodes(config, novel, setting, count=1000)
+    mean, half = common.measure(config, simple_shot, novel[0], drawn, setting)
     assert mean == pytest.approx(metrics["accuracy_5way_1shot_simple_shot"], abs=1e-5)
     assert half == pytest.approx(metrics["interval_5way_1shot_simple_shot"], abs=1e-5)
     with pytest.raises(UserError, match=r"trained on images \[8, 8, 1\]"):
-        encoders.load_encoder(directory, (28, 28, 1))
+        load_encoder(directory, (28, 28, 1))
     with pytest.raises(UserError, match="expected the directory of a run"):
-        encoders.load_encoder(directory / "nothing", (8, 8, 1))
+        load_encoder(directory / "nothing", (8, 8, 1))
+
+
+def test_a_comparison_trains_only_where_its_features_say_so():
+    assert compare.task(compare_digits.get_config()).batch_spec["image"].shape == (128, 8, 8, 1)
+    with pytest.raises(UserError, match=r"features\.of is 'text', with which fewshot\.compare"):
+        compare.task(compare_pydocs.get_config())
 
 
 def test_another_experiments_encoder_gives_the_features(launch, tmp_path):
@@ -100,12 +100,11 @@ def test_another_experiments_encoder_gives_the_features(launch, tmp_path):
 
 def test_episodes_that_the_classes_do_not_have_are_refused_before_training():
     labels = {"validation": np.repeat(np.arange(6), 20), "novel": np.repeat(np.arange(5), 10)}
-    config = ConfigDict(dict(episodes=dict(queries=6)))
-    episodes.check_classes(labels, config, [episodes.Setting(5, 4)])
+    common.check_classes(labels, [Setting(5, 4, 6)])
     with pytest.raises(UserError, match="novel classes: 5 ways need 5 classes of at least 5"):
-        episodes.check_classes(labels, config, [episodes.Setting(5, 5)])
+        common.check_classes(labels, [Setting(5, 5, 6)])
     with pytest.raises(UserError, match="validation classes: 7 ways need as many classes, got 6"):
-        episodes.check_classes(labels, config, [episodes.Setting(7, 1)])
+        common.check_classes(labels, [Setting(7, 1, 6)])
 
 
 def test_energy_of_clustering_falls_and_it_finds_classes(tmp_path):
@@ -115,7 +114,7 @@ def test_energy_of_clustering_falls_and_it_finds_classes(tmp_path):
     assert clustering.build_graph(config, x) is None
     config.graph.neighbors = 4
     graph = clustering.build_graph(config, x)
-    found = clustering.cluster(
+    found = cluster(
         x, key=jax.random.key(0), graph=graph, laplacian_weight=0.5, **config.cluster.to_dict()
     )
     energies = np.asarray(found.energies)[: int(found.iterations)]
@@ -131,7 +130,7 @@ def test_energy_of_clustering_falls_and_it_finds_classes(tmp_path):
         clustering.build_graph(config, x)
     config.timing.sizes = (1000, 2001)
     with pytest.raises(UserError, match=r"timing\.sizes has 2001, expected 3 clusters or more and"):
-        clustering.check_sizes(config, x, make_mesh())
+        clustering.check_sizes(config, x)
 
 
 def clustering_config():
@@ -145,53 +144,10 @@ def clustering_config():
     return dict(seed=0, points=points, cluster=fit, graph=graph, timing=timing, mesh={})
 
 
-def test_an_increase_is_seen():
-    assert largest_increase(np.array([[4.0, 2.0, 2.0], [-2.0, -1.0, -1.0]])) == 0.5
-    assert largest_increase(np.array([[4.0, 2.0, 2.0], [-2.0, -2.5, -2.5]])) == -0.2
-    assert largest_increase(np.array([[8.0, -1e-9, 1e-9]])) == 2e-9 / 8
-    assert largest_increase(np.array([[4.0, 4.0]])) == 0.0
-
-
-PRESENT = {part: np.arange(10) for part in ("base", "validation", "novel")}
-SPLITS = dict.fromkeys(PRESENT, "all")
-
-
-def wanted(**classes):
-    return ConfigDict(dict(seed=None) | classes)
-
-
-def test_counted_classes_are_disjoint_and_lists_stay():
-    found = split_classes(wanted(base=4, validation=3, novel=(0, 9)), PRESENT, SPLITS)
-    assert {part: v.tolist() for part, v in found.items()} == {
-        "base": [1, 2, 3, 4], "validation": [5, 6, 7], "novel": [0, 9]
-    }  # fmt: skip
-    shuffled = split_classes(wanted(base=4, validation=3, novel=3, seed=0), PRESENT, SPLITS)
-    assert sorted(np.concatenate(list(shuffled.values())).tolist()) == list(range(10))
-    assert shuffled["base"].tolist() != [0, 1, 2, 3]
-    same = split_classes(wanted(base=(2, 3), validation="base", novel=2), PRESENT, SPLITS)
-    assert same["validation"].tolist() == [2, 3]
-    assert same["novel"].tolist() == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        (dict(base=(0, 1), validation=(1, 2), novel=(3,)), "classes.base and classes.validation"),
-        (dict(base=(0, 0), validation=(1,), novel=(3,)), "expected every class in one part, once"),
-        (dict(base=(0,), validation=(1,), novel=(12,)), r"classes.novel names \[12\]"),
-        (dict(base=8, validation=3, novel=1), "classes.validation is 3, expected 1 to 2"),
-        (dict(base=0, validation=3, novel=1), "classes.base is 0"),
-        (dict(base="novel", validation=3, novel=1), "classes.base is 'novel'"),
-    ],
-)
-def test_splits_of_classes_that_cannot_be_are_refused(classes, message):
-    with pytest.raises(UserError, match=message):
-        split_classes(wanted(**classes), PRESENT, SPLITS)
-
-
 def test_parts_hold_their_classes_and_no_image_of_training():
     config = base_digits.get_config()
-    parts = Parts(config)
+    assert common.num_base(config) == 5
+    parts = common.image_parts(config)
     assert parts["base"].class_names == ("0", "1", "2", "3", "4")
     assert parts["novel"].class_names == ("5", "6", "7", "8", "9")
     trained = {image.tobytes() for image in parts["base"].arrays()["image"]}
@@ -202,42 +158,4 @@ def test_parts_hold_their_classes_and_no_image_of_training():
         assert np.mean([image.tobytes() in trained for image in images]) < 0.01
     config.data.validation = config.data.base
     with pytest.raises(UserError, match="expected another split"):
-        Parts(config)["base"]
-
-
-def test_features_of_a_file_are_checked(tmp_path):
-    rng = np.random.default_rng(0)
-    arrays = {f"x_{part}": rng.normal(size=(6, 3)) for part in PRESENT}
-    arrays |= {f"y_{part}": np.array(["b", "a", "b", "a", "c", "c"]) for part in PRESENT}
-    path = tmp_path / "features.npz"
-    np.savez(path, **arrays)
-    features = read_npz(path)
-    assert isinstance(features, Features)
-    assert features.novel[1].tolist() == [1, 0, 1, 0, 2, 2]
-    np.testing.assert_allclose(features.base[0], arrays["x_base"], rtol=1e-6)
-    for change, message in (
-        ({"x_novel": arrays["x_novel"][:, :2]}, r"x_novel is \[6, 2\]"),
-        ({"y_base": arrays["y_base"][:5]}, r"y_base \[5\]"),
-        ({"x_validation": arrays["x_validation"] * np.nan}, "x_validation holds NaN"),
-    ):
-        np.savez(path, **(arrays | change))
-        with pytest.raises(UserError, match=message):
-            read_npz(path)
-    np.savez(path, x_base=arrays["x_base"])
-    with pytest.raises(UserError, match="lack y_base, x_validation"):
-        read_npz(path)
-
-
-def test_smoothed_targets_give_the_least_loss_at_the_smoothed_probabilities():
-    """The loss at logits log t of the smoothed target t is its entropy, the least there is."""
-    config = base_digits.get_config()
-    assert base_training.num_base(config) == 5
-    smoothing = config.loss.smoothing
-    target = np.full(5, smoothing / 5)
-    target[2] += 1 - smoothing
-    entropy = -(target * np.log(target)).sum()
-    loss = base_training.smoothed_cross_entropy
-    value = loss(jnp.log(jnp.asarray(target))[None], jnp.array([2]), smoothing=smoothing)
-    assert float(value) == pytest.approx(entropy, rel=1e-6)
-    other = loss(jnp.array([[0.0, 0, 9, 0, 0]]), jnp.array([2]), smoothing=smoothing)
-    assert float(other) > entropy
+        common.image_parts(config)

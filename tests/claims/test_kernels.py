@@ -6,8 +6,10 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from configs.kernels import regression_tables
-from experiments.kernels import regression, tables
+from experiments.kernels import classification, regression
+from rml.data import tables
 from rml.errors import UserError
+from rml.training import RunDirectory
 
 
 def verdicts(summary):
@@ -41,6 +43,24 @@ def test_learned_gram_matrices_classify_digits_better(summarize):
     assert metrics["dkm_accuracy"] > 0.9, metrics
 
 
+def test_a_run_shorter_than_its_log_has_no_curve_of_losses(tmp_path):
+    run = RunDirectory(tmp_path / "run", {})
+    lines = {
+        "dkm": '{"step": 2, "train/loss": 1.5}\n',
+        "sparse_gp": '{"step": 2, "seconds": 1.0}\n',
+    }
+    for method in classification.METHODS:
+        inner = run.of_method(method)
+        classification.draw_losses(run)
+        assert not run.figure("loss.png").exists()
+        inner.close()
+    for method, line in lines.items():
+        (run.path / "methods" / method / "metrics.jsonl").write_text(line)
+    classification.draw_losses(run)  # one method logged once
+    assert run.figure("loss.png").exists()
+    run.close()
+
+
 @pytest.fixture
 def quick():
     config = regression_tables.get_config()
@@ -51,13 +71,13 @@ def quick():
 
 def test_learned_gram_matrices_predict_house_prices_better(quick):
     with jax.enable_x64(True), threadpool_limits(1, user_api="blas"):
-        split = tables.split(*tables.load_table("boston"), seeds=range(2), share=0.8)
+        split = tables.random_splits(*tables.load_table("boston"), seeds=range(2), share=0.8)
         machines = {
-            learned: regression.trainer(quick, learned=learned)(split, 1.0)
+            learned: regression.trainer(quick, learned=learned)(split.x, split.y, width=1.0)
             for learned in (True, False)
         }
         learned, prior = (regression.judge(quick, machine, split) for machine in machines.values())
-        assert (learned[:, 0] - prior[:, 0]).mean() >= 0.01
+        assert (learned.log_likelihood - prior.log_likelihood).mean() >= 0.01
         broken = machines[True]._replace(log_scales=machines[True].log_scales.at[1, 0].set(jnp.nan))
         with pytest.raises(UserError, match=r"kernel matrix of layer 1 .* not finite"):
             regression.judge(quick, broken, split)
@@ -69,3 +89,14 @@ def test_tables_that_claims_are_about_are_needed(quick):
         regression.run(quick, None)
     with pytest.raises(UserError, match="unknown table 'bostn'"):
         tables.load_table("bostn")
+
+
+def test_a_training_that_diverges_is_told(quick):
+    quick.train.steps = 2
+    with jax.enable_x64(True):
+        table = tables.load_table("diabetes")
+        split = tables.random_splits(*table, seeds=range(2), share=0.8)
+        machines = regression.trainer(quick, learned=False)(split.x, split.y, width=0.0)
+        broken = machines._replace(log_noise=machines.log_noise.at[1].set(jnp.nan))
+        with pytest.raises(UserError, match=r"training diverged in splits \[1\]: lower optimizer"):
+            regression.judge(quick, broken, split)

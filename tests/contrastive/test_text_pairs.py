@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rml.contrastive import text_pairs
-from rml.contrastive.text_pairs import Texts
+from rml import contrastive
+from rml.contrastive import Texts
 
 WIDTH = 24
 
@@ -36,7 +36,7 @@ ratios = st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted)
 def test_a_crop_is_a_contiguous_part_of_its_text(lengths, seed, ratio):
     texts = make(lengths)
     low, high = ratio
-    spans = text_pairs.crop(jax.random.key(seed), texts, min_ratio=low, max_ratio=high)
+    spans = contrastive.crop(jax.random.key(seed), texts, min_ratio=low, max_ratio=high)
     assert spans.tokens.shape[1] == max(1, int(high * WIDTH))
     for text, span in zip(rows(texts), rows(spans), strict=True):
         start = text.index(span[0])
@@ -48,7 +48,7 @@ def test_a_crop_is_a_contiguous_part_of_its_text(lengths, seed, ratio):
 def test_crops_are_uniform_and_the_two_of_a_pair_independent():
     n, length = 20_000, 20
     texts = Texts(jnp.tile(jnp.arange(length), (n, 1)), jnp.full(n, length))
-    first, second = text_pairs.pairs(
+    first, second = contrastive.pairs(
         "crops", jax.random.key(0), texts, min_ratio=0.25, max_ratio=0.5
     )
     sizes = np.asarray(first.lengths)
@@ -68,7 +68,7 @@ def test_crops_are_uniform_and_the_two_of_a_pair_independent():
 def test_inverse_cloze_splits_the_text_into_span_and_rest(lengths, seed, ratio):
     texts = make(lengths)
     options = dict(min_ratio=ratio[0], max_ratio=ratio[1])
-    span, rest = text_pairs.inverse_cloze(jax.random.key(seed), texts, **options)
+    span, rest = contrastive.inverse_cloze(jax.random.key(seed), texts, **options)
     for text, inner, outer in zip(rows(texts), rows(span), rows(rest), strict=True):
         if len(inner) == len(text):  # nothing would be left
             assert outer == text
@@ -81,7 +81,7 @@ def test_inverse_cloze_splits_the_text_into_span_and_rest(lengths, seed, ratio):
 def test_inverse_cloze_keeps_the_span_as_often_as_asked():
     n = 5_000
     texts = make([20] * n)
-    _, rest = text_pairs.pairs(
+    _, rest = contrastive.pairs(
         "inverse_cloze", jax.random.key(1), texts, min_ratio=0.2, max_ratio=0.5, keep=0.1
     )
     kept = int(np.sum(np.asarray(rest.lengths) == 20))
@@ -92,7 +92,7 @@ def test_inverse_cloze_keeps_the_span_as_often_as_asked():
 def test_deletion_keeps_order_and_at_least_one_token(rate):
     n = 2_000
     texts = make([1, 2, 10] * n, width=10)
-    left = text_pairs.delete(jax.random.key(0), texts, rate=rate)
+    left = contrastive.delete(jax.random.key(0), texts, rate=rate)
     for text, part in zip(rows(texts), rows(left), strict=True):
         assert part
         assert part == sorted(part)
@@ -107,7 +107,7 @@ def test_replacing_and_masking_change_a_share_of_the_tokens():
     texts = make([WIDTH] * 400)
     inside = np.asarray(texts.tokens)
     for name, allowed in (("replace", range(5, 50)), ("mask", [3])):
-        changed = text_pairs.corrupt(
+        changed = contrastive.corrupt(
             name, jax.random.key(2), texts, rate=0.1, vocabulary=(3, 5, 50)
         )
         np.testing.assert_array_equal(changed.lengths, texts.lengths)
@@ -119,7 +119,7 @@ def test_replacing_and_masking_change_a_share_of_the_tokens():
 
 def test_shuffling_permutes_some_tokens_of_each_text_and_no_others():
     texts = make([1, 2, 9, WIDTH] * 50)
-    mixed = text_pairs.shuffle(jax.random.key(0), texts, rate=0.5)
+    mixed = contrastive.shuffle(jax.random.key(0), texts, rate=0.5)
     moved = [
         sum(a != b for a, b in zip(x, y, strict=True))
         for x, y in zip(rows(texts), rows(mixed), strict=True)
@@ -127,14 +127,14 @@ def test_shuffling_permutes_some_tokens_of_each_text_and_no_others():
     assert [sorted(row) for row in rows(mixed)] == rows(texts)
     assert max(moved[3::4]) > 6
     assert np.mean(moved[3::4]) < WIDTH / 2
-    everything = text_pairs.shuffle(jax.random.key(0), make([WIDTH] * 2000), rate=1.0)
+    everything = contrastive.shuffle(jax.random.key(0), make([WIDTH] * 2000), rate=1.0)
     # All tokens chosen: each place gets each token equally often.
     first = np.asarray(everything.tokens)[:, 0] % 100 - 1
     assert stats.chisquare(np.bincount(first, minlength=WIDTH)).pvalue > 1e-3
 
 
 def test_ends_stand_around_the_text():
-    tokens, mask = text_pairs.with_ends(make([0, 1, 3], width=3), first=7, last=8, padding=9)
+    tokens, mask = contrastive.with_ends(make([0, 1, 3], width=3), first=7, last=8, padding=9)
     expected = [[7, 8, 9, 9, 9], [7, 101, 8, 9, 9], [7, 201, 202, 203, 8]]
     np.testing.assert_array_equal(tokens, expected)
     np.testing.assert_array_equal(mask, np.asarray(expected) != 9)
@@ -142,7 +142,9 @@ def test_ends_stand_around_the_text():
 
 def test_pairs_are_a_function_of_the_key_under_jit():
     texts = make([10, 24, 3])
-    build = jax.jit(lambda key: text_pairs.pairs("crops", key, texts, min_ratio=0.1, max_ratio=0.5))
+    build = jax.jit(
+        lambda key: contrastive.pairs("crops", key, texts, min_ratio=0.1, max_ratio=0.5)
+    )
     same, again, other = (build(jax.random.key(seed)) for seed in (0, 0, 1))
     assert [rows(t) for t in same] == [rows(t) for t in again] != [rows(t) for t in other]
 
@@ -150,17 +152,17 @@ def test_pairs_are_a_function_of_the_key_under_jit():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda k, t: text_pairs.crop(k, t, min_ratio=0.6, max_ratio=0.5), "0.6 and 0.5"),
-        (lambda k, t: text_pairs.crop(k, t, min_ratio=0.0, max_ratio=0.5), "0.0"),
-        (lambda k, t: text_pairs.delete(k, t, rate=1.5), "1.5"),
+        (lambda k, t: contrastive.crop(k, t, min_ratio=0.6, max_ratio=0.5), "0.6 and 0.5"),
+        (lambda k, t: contrastive.crop(k, t, min_ratio=0.0, max_ratio=0.5), "0.0"),
+        (lambda k, t: contrastive.delete(k, t, rate=1.5), "1.5"),
         (
-            lambda k, t: text_pairs.inverse_cloze(k, t, min_ratio=0.1, max_ratio=0.5, keep=-1.0),
+            lambda k, t: contrastive.inverse_cloze(k, t, min_ratio=0.1, max_ratio=0.5, keep=-1.0),
             "keep",
         ),
-        (lambda k, t: text_pairs.replace(k, t, rate=0.1, low=5, high=5), "5 and 5"),
-        (lambda k, t: text_pairs.pairs("crop", k, t, min_ratio=0.1, max_ratio=0.5), "'crops'"),
+        (lambda k, t: contrastive.replace(k, t, rate=0.1, low=5, high=5), "5 and 5"),
+        (lambda k, t: contrastive.pairs("crop", k, t, min_ratio=0.1, max_ratio=0.5), "'crops'"),
         (
-            lambda k, t: text_pairs.corrupt("deleet", k, t, rate=0.1, vocabulary=(1, 2, 3)),
+            lambda k, t: contrastive.corrupt("deleet", k, t, rate=0.1, vocabulary=(1, 2, 3)),
             "'delete'",
         ),
     ],

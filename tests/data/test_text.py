@@ -253,3 +253,14 @@ def test_texts_of_a_tfds_data_set(tmp_path):
         load_text("news", "test", data_dir=tmp_path)
     with pytest.raises(DataError, match="'score' is no text and no class"):
         load_text("news", "test", text_key="description", label_key="score", data_dir=tmp_path)
+
+
+def test_answers_and_first_queries_of_a_collection(collection):
+    data = load_retrieval(f"beir:{collection}", "test")
+    assert [array.tolist() for array in data.answers] == [[0, 1], [0, 1], [1, 2]]
+    first = data.first_queries(1)
+    assert (first.queries, first.query_ids) == (["add"], ["q1"])
+    assert [array.tolist() for array in first.qrels] == [[0], [0], [1]]
+    assert (first.documents, first.document_ids) == (data.documents, data.document_ids)
+    check_collection(data.first_queries(2))
+    check_collection(data.first_queries(10))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rml.evaluation import holm, paired_bootstrap, paired_randomization
+from rml.evaluation import compare_systems, holm, paired_bootstrap, paired_randomization
 
 
 def scores(seed: int, n: int, gap: float) -> tuple[jax.Array, jax.Array]:
@@ -169,3 +169,25 @@ def test_errors_name_value_and_shape(unchecked):
         paired_bootstrap(x, x, key=key, level=95)
     with pytest.raises(ValueError, match=r"non-empty vector, got shape \(0,\)"):
         holm(jnp.zeros(0))
+
+
+def test_systems_are_compared_task_by_task_and_metric_by_metric():
+    first, second = scores(3, 40, 0.3)
+    third = first - 1
+    found = {
+        "ours": {("qa", "ndcg"): np.asarray(first), ("qa", "mrr"): np.asarray(second)},
+        "other": {("qa", "ndcg"): np.asarray(second), ("qa", "mrr"): np.asarray(third)},
+    }
+    key = jax.random.key(1)
+    metrics = compare_systems(found, "ours", key=key, prefix="now_")
+    for name, results in found.items():
+        for (_, metric), values in results.items():
+            np.testing.assert_allclose(metrics.pop(f"qa_{name}_{metric}"), values.mean())
+    for metric, pair in (("ndcg", (first, second)), ("mrr", (second, third))):
+        expected = paired_bootstrap(*pair, key=key)
+        label = f"qa_now_{metric}_over_other"
+        assert metrics.pop(label) == float(expected.difference)
+        assert metrics.pop(f"{label}_low") == float(expected.low)
+        assert metrics.pop(f"{label}_high") == float(expected.high)
+        assert metrics.pop(f"{label}_p") == float(expected.p_value)
+    assert not metrics

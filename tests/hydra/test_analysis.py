@@ -16,6 +16,13 @@ def test_sparsity_and_binariness():
     assert float(analysis.gate_sparsity(GATES, threshold=0.0)) == 0
 
 
+def test_statistics_are_those_of_all_rows():
+    statistics = analysis.gate_statistics(jnp.stack([GATES, jnp.full((3, 4), 0.5)]))
+    assert {name: float(value) for name, value in statistics.items()} == pytest.approx(
+        {"gate_sparsity": 7 / 24, "gate_binariness": 0.5}
+    )
+
+
 def test_overlap_of_binary_gates_is_the_jaccard_index():
     expected = [[1, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 1]]
     np.testing.assert_allclose(analysis.gate_overlap(GATES), expected, atol=1e-6)
@@ -45,3 +52,11 @@ def test_confusion_is_the_symmetric_mean_probability():
     probabilities = jnp.array([[0.8, 0.2, 0], [0.6, 0.4, 0], [0.1, 0.9, 0]])
     confusion = analysis.confusion_similarity(probabilities, jnp.array([0, 0, 1]))
     np.testing.assert_allclose(confusion, [[0.7, 0.2, 0], [0.2, 0.9, 0], [0, 0, 0]], atol=1e-6)
+
+
+def test_relations_are_compared_by_the_ranks_of_different_classes():
+    one = np.array([[9.0, 1, 2], [1, 9, 3], [2, 3, 9]])
+    assert analysis.relation_correlation(one, jnp.asarray(np.exp(one))) == pytest.approx(1)
+    assert analysis.relation_correlation(one, -one) == pytest.approx(-1)
+    other = np.array([[0.0, 2, 1], [2, 0, 3], [1, 3, 0]])  # the ranks of two pairs exchanged
+    assert analysis.relation_correlation(one, other) == pytest.approx(0.5)

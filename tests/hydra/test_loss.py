@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.contrastive.supcon import sup_con
 from rml.hydra.loss import hydra_loss
+from rml.losses.supcon import sup_con
 
 N, D = 14, 6
 OPTIONS = list(itertools.product(("partner", "both"), ("own", "all"), (True, False)))

@@ -16,6 +16,7 @@ from rml.hydra.pairs import (
     sample_pairs,
     sample_partners,
     unrank,
+    view_partners,
 )
 
 
@@ -172,3 +173,17 @@ def test_both_ways_of_reading_give_the_same_batches():
 def test_odd_batches_are_refused(size):
     with pytest.raises(ValueError, match=f"even batch_size, got {size}"):
         pair_batches(few_shot_source(3), batch_size=size, seed=0)
+
+
+def test_each_view_of_an_image_has_a_partner_of_its_own():
+    labels, options = jnp.arange(40) % 7, dict(classes=7, sampling="uniform")
+    partners = view_partners(jax.random.key(0), labels, **options).reshape(40, 2)
+    assert (partners[:, 0] != partners[:, 1]).any()
+    rows = sample_partners(jax.random.key(0), jnp.tile(labels, 2), **options)
+    np.testing.assert_array_equal(partners, rows.reshape(2, 40).T)
+
+
+def test_partners_of_views_stand_beside_their_labels():
+    labels = jnp.array([4, 0, 2])
+    found = view_partners(jax.random.key(0), labels, classes=5, sampling="identical", views=3)
+    np.testing.assert_array_equal(found, [4, 4, 4, 0, 0, 0, 2, 2, 2])

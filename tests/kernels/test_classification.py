@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_iris
 
+from rml import kernels
 from rml.kernels import deep_kernel_machine as dkm
-from rml.kernels import gram as kernels
 from rml.kernels import layers
 from rml.kernels.optimize import fit
 from rml.kernels.outputs import Outputs, log_predictive

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rml import kernels
 from rml.kernels import deep_gp, nngp
 from rml.kernels import deep_kernel_machine as dkm
-from rml.kernels import gram as kernels
 from rml.kernels.optimize import fit
 
 SE = kernels.squared_exponential

@@ -5,9 +5,9 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 
+from rml import kernels
 from rml.kernels import deep_kernel_machine as dkm
 from rml.kernels import deep_linear, layers, nngp
-from rml.kernels import gram as kernels
 from rml.kernels.optimize import fit
 
 SE = kernels.squared_exponential

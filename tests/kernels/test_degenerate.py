@@ -4,10 +4,10 @@ import numpy as np
 import optax
 import pytest
 
+from rml import kernels
 from rml.errors import UserError
 from rml.kernels import deep_kernel_machine as dkm
 from rml.kernels import deep_linear, sparse
-from rml.kernels import gram as kernels
 from rml.kernels.optimize import descend, fit
 from rml.kernels.outputs import Outputs, log_predictive
 

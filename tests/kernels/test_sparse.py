@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rml import kernels
 from rml.errors import UserError
 from rml.kernels import deep_kernel_machine as dkm
-from rml.kernels import gram as kernels
 from rml.kernels import layers, sparse
 from rml.kernels.outputs import Outputs, expected_log_softmax, log_predictive
 from rml.ops.psd import cholesky

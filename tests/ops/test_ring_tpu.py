@@ -9,7 +9,7 @@ COMPILE = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from rml.contrastive.clip import clip_loss
+from rml.losses.clip import clip_loss
 
 chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
 mesh = Mesh(np.array(chips), ("data",))

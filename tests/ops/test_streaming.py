@@ -241,11 +241,11 @@ RING = """
 import json, sys
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
-from rml.contrastive.clip import clip_loss
-from rml.contrastive.infonce import info_nce
-from rml.contrastive.ntxent import nt_xent
-from rml.contrastive.siglip import siglip_loss
-from rml.contrastive.supcon import sup_con
+from rml.losses.clip import clip_loss
+from rml.losses.infonce import info_nce
+from rml.losses.ntxent import nt_xent
+from rml.losses.siglip import siglip_loss
+from rml.losses.supcon import sup_con
 
 assert len(jax.devices()) == 8
 mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.retrieval import bm25
 from rml.errors import UserError
+from rml.retrieval import bm25_search
 
 DOCUMENTS = [
     "The cat sat on the mat, and the cat slept",
@@ -41,7 +41,7 @@ def by_formula(query: str, k1: float, b: float) -> np.ndarray:
 @pytest.mark.parametrize(("k1", "b"), [(1.5, 0.75), (0.9, 0.4)])
 def test_equals_the_formula(k1, b):
     queries = ["cat on a mat", "a dog and a cat", "mat mat"]
-    scores, rows = bm25.search(DOCUMENTS, queries, k=6, k1=k1, b=b)
+    scores, rows = bm25_search(DOCUMENTS, queries, k=6, k1=k1, b=b)
     for query, score, row in zip(queries, scores, rows, strict=True):
         expected = by_formula(query, k1, b)
         found = np.count_nonzero(expected)
@@ -52,29 +52,29 @@ def test_equals_the_formula(k1, b):
 
 
 def test_nothing_is_found_for_words_that_no_document_has():
-    scores, rows = bm25.search(DOCUMENTS, ["zebra", "", "the and of"], k=2)
+    scores, rows = bm25_search(DOCUMENTS, ["zebra", "", "the and of"], k=2)
     np.testing.assert_array_equal(rows, -1)
     np.testing.assert_array_equal(scores, -np.inf)
 
 
 def test_equal_scores_go_to_the_lower_document():
-    _, rows = bm25.search(["one two"] * 50, ["two"], k=20)
+    _, rows = bm25_search(["one two"] * 50, ["two"], k=20)
     np.testing.assert_array_equal(rows[0], np.arange(20))
 
 
 def test_identifiers_are_split_only_when_asked():
     queries = ["json", "server", "http", "open", "parse_json"]
-    whole = bm25.search(DOCUMENTS, queries, k=1)[1][:, 0]
+    whole = bm25_search(DOCUMENTS, queries, k=1)[1][:, 0]
     np.testing.assert_array_equal(whole, [-1, -1, -1, -1, 4])
-    split = bm25.search(DOCUMENTS, queries, k=1, split_identifiers=True)[1][:, 0]
+    split = bm25_search(DOCUMENTS, queries, k=1, split_identifiers=True)[1][:, 0]
     np.testing.assert_array_equal(split, 4)
 
 
 def test_errors_say_what_was_expected(monkeypatch):
     with pytest.raises(UserError, match="k must be between 1 and the 6 documents, got 7"):
-        bm25.search(DOCUMENTS, ["cat"], k=7)
+        bm25_search(DOCUMENTS, ["cat"], k=7)
     with pytest.raises(UserError, match="no word in 2 documents"):
-        bm25.search(["the", ""], ["cat"], k=1)
+        bm25_search(["the", ""], ["cat"], k=1)
     monkeypatch.setitem(sys.modules, "bm25s", None)
     with pytest.raises(UserError, match=r"pip install 'rml\[retrieval\]'"):
-        bm25.search(DOCUMENTS, ["cat"], k=1)
+        bm25_search(DOCUMENTS, ["cat"], k=1)

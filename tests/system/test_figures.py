@@ -1,15 +1,19 @@
 """Figures: what is drawn is the data, each is a readable PNG, mistakes are refused."""
 
+import importlib
+import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-from experiments import figures
+from experiments.common import figures
+from experiments.common.figures.images import spread
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +35,14 @@ def coloured(image, colour):
 
 
 def test_importing_costs_no_matplotlib():
-    code = "import sys, experiments.figures; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, experiments.common.figures; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_no_pyplot_and_callers_parameters_survive(tmp_path):
     code = (
         "import sys, matplotlib; matplotlib.rcParams['font.size'] = 21;"
-        "from experiments import figures;"
+        "from experiments.common import figures;"
         f"figures.curves({str(tmp_path / 'a.png')!r}, {{'a': ([0, 1], [0, 1])}}, 'x', 'y');"
         "assert 'matplotlib.pyplot' not in sys.modules;"
         "assert matplotlib.rcParams['font.size'] == 21"
@@ -143,11 +147,11 @@ def test_embedding_of_digits(tmp_path, digits):
 
 def test_embedding_labels_do_not_collide():
     same = np.zeros((4, 2))
-    moved = figures._spread(same, np.array([0.1, 0.05]))
+    moved = spread(same, np.array([0.1, 0.05]))
     gaps = np.abs(moved[:, None, 1] - moved[None, :, 1])[np.triu_indices(4, 1)]
     assert gaps.min() > 0.04
     apart = np.array([[0.0, 0.0], [1.0, 1.0]])
-    np.testing.assert_array_equal(figures._spread(apart, np.array([0.1, 0.05])), apart)
+    np.testing.assert_array_equal(spread(apart, np.array([0.1, 0.05])), apart)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,8 @@ def test_embedding_refuses(tmp_path, xy, labels, message):
 
 def test_spectrum_is_normalised_and_sorted(tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(figures, "curves", lambda path, series, *a, **k: seen.update(series))
+    module = importlib.import_module("experiments.common.figures.curves")
+    monkeypatch.setattr(module, "curves", lambda path, series, *a, **k: seen.update(series))
     figures.spectrum(tmp_path / "s.png", {"trained": [2.0, 8.0, 0.0]}, {"trained": 1.5})
     (name, (index, values)), *_ = seen.items()
     assert name == "trained (effective rank 1.5 of 3)"
@@ -231,3 +236,128 @@ def test_histogram_leaves_out_what_is_not_finite(tmp_path):
 def test_histogram_refuses(tmp_path, series):
     with pytest.raises(ValueError, match="finite values"):
         figures.histogram(tmp_path / "h.png", series, xlabel="x", ylabel="y")
+
+
+def test_canvas_saves_what_is_drawn_and_nothing_on_an_error(tmp_path):
+    with figures.canvas(tmp_path / "deep" / "c.png", (2.0, 1.0), "Title") as figure:
+        figure.add_subplot().bar([0, 1], [1, 2], **figures.look(9, "color"))
+    image = pixels(tmp_path / "deep" / "c.png")
+    assert image.shape[:2] == (figures.DPI, 2 * figures.DPI)
+    assert coloured(image, figures.PALETTE[9 % len(figures.PALETTE)]) > 3000
+    with pytest.raises(RuntimeError), figures.canvas(tmp_path / "no.png", (1.0, 1.0)):
+        raise RuntimeError
+    assert not (tmp_path / "no.png").exists()
+
+
+def test_loglog_finds_the_exponent(tmp_path):
+    n = np.array([1e3, 3e3, 1e4])
+    series = {"square": (n, 5e-9 * n**2), "linear": (n, 1e-6 * n)}
+    slopes = figures.loglog(tmp_path / "l.png", series, "points", "time (s)")
+    np.testing.assert_allclose([slopes["square"], slopes["linear"]], [2.0, 1.0])
+    for colour in figures.PALETTE[:2]:
+        assert coloured(pixels(tmp_path / "l.png"), colour) > 300
+
+
+@pytest.mark.parametrize(
+    "series",
+    [{}, {"a": ([1, 2], [1, 0])}, {"a": ([3, 3], [1, 2])}, {"a": ([1, 2], [1, np.nan])},
+     {"a": ([1, 2], [1, 2], [1, 2], [1, 2])}],
+)  # fmt: skip
+def test_loglog_refuses(tmp_path, series):
+    with pytest.raises(ValueError, match="loglog"):
+        figures.loglog(tmp_path / "l.png", series, "x", "y")
+    assert not (tmp_path / "l.png").exists()
+
+
+def test_heatmap_of_several_is_that_of_the_joined(tmp_path):
+    several = np.random.default_rng(0).random((3, 13, 13))
+    empty = np.full((13, 2), np.nan)
+    joined = np.hstack([several[0], empty, several[1], empty, several[2]])
+    figures.heatmap(tmp_path / "a.png", several, xlabel="x", gap=2)
+    figures.heatmap(tmp_path / "b.png", joined, xlabel="x")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_dendrogram_puts_similar_names_side_by_side(tmp_path):
+    group = np.array([0, 1, 0, 1, 2, 0])
+    similarity = 0.2 + 0.6 * (group[:, None] == group) + 0.2 * np.eye(6)
+    order = figures.dendrogram(tmp_path / "d.png", similarity, list("abcdef"), "distance")
+    assert sorted(order) == list(range(6))
+    assert np.count_nonzero(np.diff(group[order])) == 2
+    assert coloured(pixels(tmp_path / "d.png"), figures.PALETTE[0]) > 1000
+
+
+@pytest.mark.parametrize(
+    "similarity",
+    [np.eye(3), np.zeros((2, 2)), [[1, 0.5], [0.4, 1]], [[1, np.nan], [np.nan, 1]], np.ones(2)],
+)
+def test_dendrogram_refuses(tmp_path, similarity):
+    with pytest.raises(ValueError, match="dendrogram"):
+        figures.dendrogram(tmp_path / "d.png", similarity, ["a", "b"])
+
+
+def test_bars_cut_shows_small_differences(tmp_path):
+    values = {"a": [90.1, 90.4], "b": [90.2, 90.9]}
+    drawn = {}
+    for cut in (False, True):
+        figures.bars(tmp_path / "b.png", ["g", "h"], values, reference=("chance", 89.0), cut=cut)
+        drawn[cut] = coloured(pixels(tmp_path / "b.png"), figures.PALETTE[0])
+    assert 0.2 < drawn[True] / drawn[False] < 0.8
+    figures.bars(tmp_path / "a.png", ["g"], {"a": [-1.0], "b": [2.0]}, cut=True)
+    figures.bars(tmp_path / "b.png", ["g"], {"a": [-1.0], "b": [2.0]})
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_bars_of_many_groups_carry_decimals_if_asked(tmp_path):
+    groups, values = [str(i) for i in range(26)], {"a": np.arange(26.0)}
+    figures.bars(tmp_path / "a.png", groups, values)
+    figures.bars(tmp_path / "b.png", groups, values, decimals=1)
+    plain, numbered = (pixels(tmp_path / name).max(-1) < 128 for name in ("a.png", "b.png"))
+    assert numbered.sum() > plain.sum() + 26 * 40  # a number has more dark pixels than 40
+
+
+def test_table_writes_the_best_in_bold(tmp_path):
+    cells = [["51.2 ± 0.3", "60"], ["49.0 ± 0.2", "61"]]
+    for name, best in (("a.png", None), ("b.png", [0, None])):
+        figures.table(tmp_path / name, ["one", "two"], ["1-shot\nbalanced", "n"], cells, best)
+    plain, bold = (255.0 - pixels(tmp_path / name).mean(-1) for name in ("a.png", "b.png"))
+    assert plain.shape == bold.shape
+    rows = np.abs(bold - plain).sum(1).nonzero()[0]
+    assert bold.sum() > plain.sum()
+    assert 0.4 * len(plain) < rows.min() < rows.max() < 0.8 * len(plain)  # the first row's only
+
+
+@pytest.mark.parametrize(
+    ("rows", "cells", "best"),
+    [([], [], [0]), (["r"], [["a", "b"]], None), (["r", "s"], [["a"]], None),
+     (["r"], [["a"]], [0, 0])],
+)  # fmt: skip
+def test_table_refuses(tmp_path, rows, cells, best):
+    with pytest.raises(ValueError, match="table"):
+        figures.table(tmp_path / "t.png", rows, ["c"], cells, best)
+
+
+def test_training_curves_are_the_logged_metrics(tmp_path):
+    lines = [{"step": step, "train/loss": 1 / step} for step in (1, 2, 3)]
+    lines.append({"step": 3, "eval/knn": 0.5})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = figures.logged(tmp_path, {"loss": "train/loss", "kNN": "eval/knn", "no": "no"})
+    assert list(found) == ["loss", "kNN"]
+    np.testing.assert_allclose(found["loss"], [[1, 2, 3], [1, 1 / 2, 1 / 3]])
+    panels = {"train/loss": "loss (nats)", "eval/knn": "accuracy", "no": "no"}
+    figures.training_curves(tmp_path.joinpath, tmp_path, panels)
+    assert [path.name for path in tmp_path.glob("*.png")] == ["loss.png"]
+    figures.curves(tmp_path / "same.png", {"loss": found["loss"]}, "step", "loss (nats)")
+    assert (tmp_path / "loss.png").read_bytes() == (tmp_path / "same.png").read_bytes()
+
+
+def test_views_stand_after_their_originals(tmp_path, digits):
+    images = (255 * digits[0][:2, ..., None]).astype(np.uint8)
+    figures.views(
+        tmp_path / "v.png", images, lambda key, x, copies: 1 - x, jax.random.key(0), count=2
+    )
+    rows = [[image, 1 - image, 1 - image] for image in images[..., 0].astype(np.float32) / 255]
+    names, title = ["image", "view 1", "view 2"], "Views of the augmentation"
+    figures.image_grid(tmp_path / "same.png", rows, column_labels=names, title=title)
+    difference = pixels(tmp_path / "v.png").astype(int) - pixels(tmp_path / "same.png")
+    assert np.abs(difference).max() <= 1

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from experiments import figures
+from experiments.common import figures
 from experiments.report.__main__ import main
 from experiments.report.markup import duration, escape, number, tag, with_spread
 from experiments.report.page import MARKER, POINTS, render

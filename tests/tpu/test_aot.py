@@ -97,7 +97,7 @@ def test_step_compiled_for_four_chips(tmp_path):
         (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], ["fsdp=3", "4 devices"]),
         (["--topology=v5e:2x2", "--num_slices=2"], ["--config.mesh.replica=2"]),
         (["--topology=v5e:2x2", "--config.train.batch_size=8388608"], ["emory"]),
-        (["--topology=v5e:2x2", "--config=configs/fewshot/compare_digits.py"], ["no task"]),
+        (["--topology=v5e:2x2", "--config=configs/fewshot/clustering_mnist5k.py"], ["no task"]),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_in_one_line(args, parts):

@@ -12,7 +12,7 @@ import optax
 import pytest
 from sklearn.datasets import load_digits
 
-from rml.training import Task, build_optimizer, gradient_task
+from rml.training import Loss, Task, TrainState, build_optimizer, gradient_task
 
 BATCH = 64
 OPTIMIZER = dict(
@@ -59,11 +59,10 @@ def build_task(
     """The task; `poison` makes one of its batches NaN."""
     model = Classifier(width)
 
-    def loss(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
-        x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
+    def loss(params: Any, state: TrainState, batch: Any) -> Loss:
+        x = batch["x"] + 0.1 * jax.random.normal(state.step_key, batch["x"].shape)
         logits = model.apply({"params": params}, x)
-        value = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
-        return value, ({}, model_state)
+        return Loss(optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean())
 
     def evaluate(state: Any) -> dict[str, float]:
         return {"norm": float(optax.tree.norm(state.inference_params))}
@@ -86,3 +85,9 @@ def build_task(
 @pytest.fixture(scope="session")
 def make_task() -> Callable[..., Task]:
     return build_task
+
+
+@pytest.fixture
+def normal() -> Callable[..., np.ndarray]:
+    """Standard normal float64 arrays from a seed."""
+    return lambda seed, *shape: np.random.default_rng(seed).standard_normal(shape)

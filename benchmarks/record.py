@@ -1,0 +1,60 @@
+"""Keeps what benchmarks measured in `benchmarks/measured/<name>.json`.
+
+`python -m benchmarks.record [NAME ...] [--quick]` runs each benchmark once, all of them by default,
+shows its table, and replaces its file by what it measured with device, commit and date.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from experiments.record import current_commit, processor
+from rml.errors import unknown
+from rml.training.rundir import write_json
+
+FOLDER = Path(__file__).parent / "measured"
+SHARED = ("__init__", "common", "record")
+NAMES = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in SHARED)
+
+
+def record(name: str, flags: list[str]) -> int:
+    """Runs a benchmark and keeps its rows; returns its exit code."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            print(line, end="", flush=True)
+    if process.returncode:
+        return process.returncode
+    FOLDER.mkdir(exist_ok=True)
+    found = json.loads(lines[-1]) | {
+        "command": f"python -m benchmarks.{name}" + "".join(f" {flag}" for flag in flags),
+        "device": processor(),
+        "commit": current_commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(FOLDER / f"{name}.json", found)
+    return 0
+
+
+def main() -> int:
+    """Records the benchmarks that are named; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--quick", action="store_true", help="less work, rougher numbers")
+    options = parser.parse_args()
+    for name in options.names:
+        if name not in NAMES:
+            print(f"error: {unknown('benchmark', name, NAMES)}", file=sys.stderr)
+            return 1
+    codes = [record(name, ["--quick"] * options.quick) for name in options.names or NAMES]
+    return max(codes, key=abs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Parts of the retrieval configs."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import parts
+
+
+def contriever(**changes: Any) -> ConfigDict:
+    """A config of Contriever on docstrings and code; what is not given starts from MiniLM.
+
+    Args:
+      **changes: Parts that replace others or are added; None leaves a part out.
+    """
+    config = (
+        dict(
+            experiment="retrieval.contriever",
+            seed=0,
+            data=pydocs(),
+            # Pieces of documents, without the tokens at their ends.
+            tokens=dict(max_length=96),
+            # name: crops, inverse_cloze (of which `keep` is an option), same;
+            # corruption: none, delete, replace, mask, shuffle.
+            pairs=dict(
+                name="crops", min_ratio=0.05, max_ratio=0.5, keep=0.0, corruption="delete", rate=0.1
+            ),
+            model=dict(name="minilm", run=""),
+            loss=dict(temperature=0.05, negatives="queue"),
+            queue=dict(size=2048),
+            momentum=dict(schedule="constant", start=0.99),
+            optimizer=optimizer(learning_rate=5e-5, warmup_steps=20),
+            dtype="float32",
+            mesh=parts.mesh(),
+            train=training(steps=120, log_every=5, checkpoint_every=30),
+            evaluation=dict(
+                max_length=96, batch_tokens=4096, validation_queries=300, test_queries=1000
+            ),
+        )
+        | changes
+    )
+    return ConfigDict({name: part for name, part in config.items() if part is not None})
+
+
+def from_random(**changes: Any) -> ConfigDict:
+    """The same from random weights, with a vocabulary learned on the documents."""
+    given = dict(
+        tokens=dict(max_length=96, vocabulary=8192, positions=98),
+        model=dict(
+            name="bert", pooling="mean", width=128, depth=2, heads=4, mlp=512, dropout=0.0,
+            remat=False,
+        ),
+        optimizer=optimizer(learning_rate=3e-3, warmup_steps=100),
+        train=training(steps=2000, log_every=20, checkpoint_every=500),
+    )  # fmt: skip
+    return contriever(**given | changes)
+
+
+def pydocs(**changes: Any) -> dict[str, Any]:
+    """Docstrings and code, with the splits of training and of both collections."""
+    usual: dict[str, Any] = dict(train="train", validation="validation", test="test")
+    usual |= dict(tasks=("docstring_to_code", "title_to_description"))
+    return parts.source("pydocs", **usual | changes)
+
+
+def optimizer(*, learning_rate: float, warmup_steps: int) -> dict[str, Any]:
+    """AdamW as Contriever has it, with linear decay."""
+    return parts.optimizer(
+        learning_rate=learning_rate, warmup_steps=warmup_steps, weight_decay=0.01,
+        schedule="warmup_linear", b2=0.98, clip_norm=1.0,
+    )  # fmt: skip
+
+
+def training(
+    *, steps: int, log_every: int, checkpoint_every: int, batch_size: int = 64
+) -> dict[str, int]:
+    """Length and rhythm of a training; nothing is evaluated before its end."""
+    return parts.training(
+        batch_size=batch_size, steps=steps, log_every=log_every, eval_every=0,
+        checkpoint_every=checkpoint_every,
+    )  # fmt: skip

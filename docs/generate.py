@@ -1,0 +1,309 @@
+"""Pages of the site that are made from the tree: systems, areas, gallery, API.
+
+A page whose file exists under docs/ keeps its text, and what is generated follows it.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import griffe
+
+from experiments.report.markup import duration
+from experiments.results import interval, number, read_results
+from experiments.systems import System, read_systems
+from experiments.tables import RELATIONS, claims_table, counts, table
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+AREA_TITLES = {
+    "fewshot": "Few-shot learning",
+    "kernels": "Deep kernel machines",
+    "metric": "Metric learning",
+    "moe": "Mixture of experts",
+    "visionlanguage": "Vision and language",
+}
+FAILED = ("not reproduced", "one run: missed")
+"""Verdicts of claims that are listed as not reproduced."""
+Results = Mapping[str, Mapping[str, Any]]
+"""Committed measurements of one system by config, see `experiments.results`."""
+
+
+def pages() -> dict[str, str]:
+    """Makes the Markdown of every generated page, by its address in the site."""
+    systems, results, library = list(read_systems().values()), read_results(), load_library()
+    made = {
+        "index.md": front_page(systems, results),
+        "gallery.md": gallery_page(systems, pictures()),
+        "systems/index.md": systems_page(systems, results),
+        "areas/index.md": areas_page(systems),
+        "api/index.md": api_page(library),
+    }
+    for area in areas(systems):
+        written = DOCS / "areas" / f"{area}.md"
+        head = "" if written.exists() else f"# {area_title(area)}\n\n"
+        members = [system for system in systems if system.area == area]
+        made[f"areas/{area}.md"] = head + area_section(members, results)
+    for system in systems:
+        made[f"systems/{system.key}.md"] = system_page(
+            system, results.get(system.key, {}), library, pictures()
+        )
+    for room in rooms(library):
+        made[f"api/{room.name}.md"] = room_page(room)
+    return {
+        address: f"{(DOCS / address).read_text()}\n{text}" if (DOCS / address).exists() else text
+        for address, text in made.items()
+    }
+
+
+def navigation() -> list[dict[str, Any]]:
+    """Lists the generated pages for the site's navigation."""
+    systems = list(read_systems().values())
+    found = areas(systems)
+    members = [
+        {area_title(a): [{s.key: f"systems/{s.key}.md"} for s in systems if s.area == a]}
+        for a in found
+    ]
+    names = [room.name for room in rooms(load_library())]
+    return [
+        {"Areas": ["areas/index.md", *({area_title(a): f"areas/{a}.md"} for a in found)]},
+        {"Systems": ["systems/index.md", *members]},
+        {"API": ["api/index.md", *({f"rml.{name}": f"api/{name}.md"} for name in names)]},
+    ]
+
+
+def pictures(root: Path = ROOT / "results") -> dict[str, Path]:
+    """Lists the committed pictures by their address in the site."""
+    return {f"results/{f.parent.name}/{f.name}": f for f in sorted(root.glob("*/*.png"))}
+
+
+def areas(systems: Iterable[System]) -> list[str]:
+    """Lists the areas of systems, those first that have a system that is built."""
+    built = dict.fromkeys(system.area for system in systems if system.built)
+    return list(dict.fromkeys([*built, *sorted(system.area for system in systems)]))
+
+
+def area_title(area: str) -> str:
+    """Names an area as its page does."""
+    return AREA_TITLES.get(area, area.capitalize())
+
+
+def sentence(text: str) -> str:
+    """Writes a phrase as a sentence; a name such as kNN keeps its first letter."""
+    first = text.partition(" ")[0]
+    return f"{first.capitalize() if first.islower() else first}{text[len(first) :].rstrip('.')}."
+
+
+def systems_table(
+    systems: Iterable[System], results: Mapping[str, Results], prefix: str = ""
+) -> str:
+    """Writes a table of systems that links to their pages, which are at `prefix`."""
+    rows = [
+        (
+            f"[{system.key}]({prefix}{system.key}.md)",
+            counts(results.get(system.key, {})) if system.built else "not built",
+            system.title,
+            system.claim,
+        )
+        for system in systems
+    ]
+    return table(("system", "claims", "paper", "what must hold"), rows)
+
+
+def front_page(systems: Sequence[System], results: Mapping[str, Results]) -> str:
+    """Writes the end of the front page: the systems that are built."""
+    built = [system for system in systems if system.built]
+    return (
+        f"## Systems\n\n{systems_table(built, results, 'systems/')}\n"
+        f"[All {len(systems)} systems](systems/index.md): {len(systems) - len(built)} of them are "
+        "not built and say so.\n"
+    )
+
+
+def systems_page(systems: Sequence[System], results: Mapping[str, Results]) -> str:
+    """Writes the page of all systems, by section."""
+    parts = ["# Systems\n"]
+    for section in dict.fromkeys(system.section for system in systems):
+        members = [system for system in systems if system.section == section]
+        parts.append(f"## {section}\n\n{systems_table(members, results)}")
+    return "\n".join(parts)
+
+
+def areas_page(systems: Sequence[System]) -> str:
+    """Writes the page of all areas."""
+    rows = []
+    for area in areas(systems):
+        built = [system.built for system in systems if system.area == area]
+        rows.append((f"[{area_title(area)}]({area}.md)", str(len(built)), str(sum(built))))
+    return "# Areas\n\n" + table(("area", "systems", "built"), rows)
+
+
+def area_section(systems: Sequence[System], results: Mapping[str, Results]) -> str:
+    """Writes the end of an area's page: its systems."""
+    return "## Systems\n\n" + systems_table(systems, results, "../systems/")
+
+
+def gallery_page(systems: Iterable[System], shown: Mapping[str, Path]) -> str:
+    """Writes the page of all pictures, each with the system and config that it is of."""
+    parts = ["# Gallery\n"]
+    for system in systems:
+        for address in shown:
+            _, key, file = address.split("/")
+            if key == system.key:
+                caption = f"[{system.title}](systems/{key}.md), `{Path(file).stem}`"
+                parts.append(f"![{system.key}, {Path(file).stem}]({address})\n\n*{caption}*\n")
+    if not shown:
+        parts.append("No results are committed; `make claims` writes them.\n")
+    return "\n".join(parts)
+
+
+def system_page(
+    system: System, results: Results, library: griffe.Module, shown: Mapping[str, Path]
+) -> str:
+    """Writes the page of a system: what it is, how to run it, what was measured.
+
+    Args:
+      system: The system.
+      results: Its committed measurements.
+      library: The parsed package `rml`.
+      shown: Pictures of all systems by address.
+
+    Returns:
+      Markdown.
+    """
+    parts = [f"# {system.title}\n", reference(system)]
+    claim = f"## What must hold\n\n{sentence(system.claim)}\n"
+    if not system.built:
+        note = '!!! note "Not built"\n\n    This repository does not implement this system.\n'
+        return "\n".join([*parts, note, claim])
+    functions = ", ".join(f"`{path(name, library)}`" for name in system.functions)
+    parts += ["## What it is\n", description(system, library), f"In the library: {functions}.\n"]
+    parts += [claim, "## What was measured\n", measured_table(system.key)]
+    parts += [failed_section(results)]
+    parts += [
+        f"![{system.key}, {Path(address).stem}](../{address})\n\n*`{Path(address).stem}`*\n"
+        for address in shown
+        if address.split("/")[1] == system.key
+    ]
+    parts += ["## Run\n", *(run_section(config) for config in system.configs)]
+    if results:
+        parts += ["## How it was measured\n", *map(conditions, results.values())]
+    return "\n".join(parts)
+
+
+def reference(system: System) -> str:
+    """Writes authors, year, venue and the link to a paper, and the system's area."""
+    names = system.authors if len(system.authors) <= 5 else (*system.authors[:3], "and others")
+    source = [", ".join(names), str(system.year), system.venue]
+    if system.arxiv:
+        source.append(f"[arXiv:{system.arxiv}](https://arxiv.org/abs/{system.arxiv})")
+    area = f"[{area_title(system.area)}](../areas/{system.area}.md)"
+    return f"{', '.join(filter(None, source))}. Area: {area}.\n"
+
+
+def description(system: System, library: griffe.Module) -> str:
+    """Says what a system is: its text under docs/about, or its first function's docstring."""
+    written = DOCS / "about" / f"{system.key}.md"
+    if written.exists():
+        return written.read_text()
+    docstring = find(system.functions[0], library).docstring
+    parsed = docstring.parsed if docstring else []
+    texts = [part.value for part in parsed if part.kind.value == "text"]
+    return "\n\n".join(texts) + "\n"
+
+
+def run_section(config: str) -> str:
+    """Writes the docstring of a config, which is read and not run, with its commands as code."""
+    docstring = ast.get_docstring(ast.parse((ROOT / config).read_text())) or ""
+    parts = [f"### {Path(config).stem}"]
+    for part in docstring.split("\n\n"):
+        if part.startswith("python -m"):
+            part = "\n".join(["```", *map(broken, part.splitlines()), "```"])
+        parts.append(part)
+    return "\n\n".join(parts) + "\n"
+
+
+def broken(command: str) -> str:
+    """Breaks a long command at its flags; reading a docstring joins what its source broke."""
+    start, *flags = re.split(" +(?=--)", command)
+    separator = " \\\n    " if len(command) > 76 else " "
+    return separator.join([" ".join([start, *flags[:1]]), *flags[1:]])
+
+
+def measured_table(key: str) -> str:
+    """Writes the table of a system's claims, its configs without folder and suffix."""
+    return re.sub(r"`configs/\w+/(\w+)\.py`", r"`\1`", claims_table(key))
+
+
+def failed_section(results: Results) -> str:
+    """Lists the claims that were not reproduced."""
+    lines = [
+        f"- {claim['statement']}: {interval(claim['mean'], claim['low'], claim['high'])} in "
+        f"`{Path(result['config']).stem}`, needed "
+        f"{RELATIONS[claim['relation']]} {claim['threshold']:g} ({claim['verdict']})."
+        for result in results.values()
+        for claim in result["claims"]
+        if claim["verdict"] in FAILED
+    ]
+    return "\n".join(["### Not reproduced\n", *lines, ""]) if lines else ""
+
+
+def conditions(result: Mapping[str, Any]) -> str:
+    """Writes under what conditions a config was measured, and all of its metrics."""
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    rows = [
+        (f"`{name}`", *("not finite" if value is None else number(value) for value in values))
+        for name, values in result["metrics"].items()
+    ]
+    metrics = table(("metric", *(f"seed {seed}" for seed in result["seeds"])), rows)
+    return (
+        f"`{result['config']}`: {duration(fmean(result['seconds']))} a seed on {result['device']}; "
+        f"commit {result['commit'][:12]}, {result['finished'][:10]}; {versions}.\n\n"
+        f'??? note "All metrics of {Path(result["config"]).stem}"\n\n'
+        + "".join(f"    {line}\n" for line in metrics.splitlines())
+    )
+
+
+def load_library() -> griffe.Module:
+    """Parses the package `rml` without importing it."""
+    library = griffe.load("rml", search_paths=[ROOT], docstring_parser="google")
+    assert isinstance(library, griffe.Module)
+    return library
+
+
+def rooms(library: griffe.Module) -> list[griffe.Module]:
+    """Lists the subpackages of the library, which are what a user imports from."""
+    modules = sorted(library.modules.values(), key=lambda module: module.name)
+    return [module for module in modules if module.is_subpackage]
+
+
+def path(name: str, library: griffe.Module) -> str:
+    """Finds where a name that a room exports is defined; a module may have the same name."""
+    room, _, last = name.removeprefix("rml.").rpartition(".")
+    return library[room].imports.get(last, name) if room else name
+
+
+def find(name: str, library: griffe.Module) -> griffe.Object | griffe.Alias:
+    """Finds a function by a name under which a room exports it, or by its own."""
+    return library[path(name, library).removeprefix("rml.")]
+
+
+def api_page(library: griffe.Module) -> str:
+    """Writes the page of all rooms."""
+    rows = []
+    for room in rooms(library):
+        summary = room.docstring.value.partition("\n")[0] if room.docstring else ""
+        rows.append((f"[rml.{room.name}]({room.name}.md)", summary))
+    head = "# API\n\nEvery name is imported from its room: `from rml.losses import nt_xent`.\n\n"
+    return head + table(("room", "content"), rows)
+
+
+def room_page(room: griffe.Module) -> str:
+    """Writes the page of a room for mkdocstrings: its docstring, then every name it exports."""
+    head = "    options: {heading_level: 1, members: false, show_root_full_path: true}\n"
+    names = [str(name) for name in room.exports or ()]
+    exported = [f"::: {room.imports.get(name, f'{room.path}.{name}')}\n" for name in names]
+    return "\n".join([f"::: {room.path}\n{head}", *exported])

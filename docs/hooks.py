@@ -1,0 +1,58 @@
+"""What MkDocs does for this site beside its plugins: generated pages, formulas, links in code."""
+
+import html
+import re
+from typing import Any
+
+from latex2mathml.converter import convert
+from markdown import Markdown
+from markdown.extensions import Extension
+from mkdocs.structure.files import File
+
+from docs import generate
+
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+NAME = re.compile(r"<code>(rml(?:\.\w+)+)</code>")
+
+
+class LiteralAngles(Extension):
+    """Shows `<` as it is written: docstrings have inner products, and no page has HTML."""
+
+    def extendMarkdown(self, md: Markdown) -> None:
+        """Removes the two patterns that read HTML."""
+        md.preprocessors.deregister("html_block")
+        md.inlinePatterns.deregister("html")
+
+
+def on_config(config: Any) -> Any:
+    """Adds the generated pages to the navigation."""
+    config.markdown_extensions.append(LiteralAngles())
+    config.nav += generate.navigation()
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the generated pages and the committed pictures to the files of the site."""
+    for address, text in generate.pages().items():
+        written = files.get_file_from_path(address)
+        if written is not None:
+            files.remove(written)
+        files.append(File.generated(config, address, content=text))
+    for address, path in generate.pictures().items():
+        files.append(File.generated(config, address, abs_src_path=str(path)))
+    return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Turns formulas into MathML, which browsers show without a script, and names into links."""
+    return NAME.sub(r'<autoref identifier="\1" optional><code>\1</code></autoref>', mathml(html))
+
+
+def mathml(page: str) -> str:
+    """Replaces the formulas that Arithmatex marked in a page."""
+    return FORMULA.sub(_formula, page)
+
+
+def _formula(match: re.Match) -> str:
+    display = "block" if match[1] == "div" else "inline"
+    return convert(html.unescape(match[2]), display=display)

@@ -1,0 +1,99 @@
+"""What the registry and the house say of the repository, held against its files."""
+
+import ast
+import importlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments import registry
+
+if TYPE_CHECKING:  # the registry's commands import this module
+    from experiments.systems import System
+
+PACKAGES = ("rml", "experiments", "configs", "benchmarks", "tpu")
+
+
+def check(systems: "Mapping[str, System]", root: Path = registry.ROOT) -> list[str]:
+    """What is not as the registry and the house say.
+
+    Args:
+      systems: Systems by key.
+      root: Tree whose configs and modules are looked at.
+
+    Returns:
+      One line a finding; none where all is well.
+    """
+    findings = []
+    for system in systems.values():
+        found = [*_check_functions(system), *_check_configs(system, root)]
+        findings += [f"{system.key}: {finding}" for finding in found]
+    named = {config for system in systems.values() for config in system.configs}
+    findings += [
+        f"{config}: no system names this config"
+        for config in registry.config_files(root)
+        if config not in named
+    ]
+    stems = {(s.key, Path(config).stem) for s in systems.values() for config in s.configs}
+    findings += [
+        f"{path.relative_to(root)}: no system names a config of this result"
+        for path in sorted((root / "results").glob("*/*.json"))
+        if (path.parent.name, path.stem) not in stems
+    ]
+    findings += [*_check_modules(root), *_check_exports(root)]
+    if importlib.util.find_spec("experiments.tables"):
+        stale = importlib.import_module("experiments.tables").stale()
+        findings += [f"stale generated table: {name}" for name in stale]
+    return findings
+
+
+def _check_functions(system: "System") -> Iterator[str]:
+    for function in system.functions:
+        module, _, name = function.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except Exception as error:  # whatever the module's code makes of it
+            yield f"function {function} cannot be imported: {type(error).__name__}: {error}"
+        else:
+            if not callable(found):  # such as the module of the same name
+                yield f"function {function} is a {type(found).__name__}"
+
+
+def _check_configs(system: "System", root: Path) -> Iterator[str]:
+    for config in system.configs:
+        if not (root / config).is_file():
+            yield f"config {config} does not exist"
+            continue
+        try:
+            name = registry.read_config(str(root / config)).experiment
+            claims = registry.find_experiment(name).CLAIMS
+        except Exception as error:  # whatever the experiment's code makes of it
+            yield f"config {config}: {type(error).__name__}: {error}"
+        else:
+            if not claims:
+                yield f"config {config}: the CLAIMS of experiment {name} are empty"
+
+
+def _check_modules(root: Path) -> Iterator[str]:
+    """Modules and packages that have no docstring or cannot be parsed."""
+    for path in sorted(p for package in PACKAGES for p in (root / package).rglob("*.py")):
+        try:
+            text = ast.get_docstring(ast.parse(path.read_text()))
+        except SyntaxError as error:
+            yield f"{path.relative_to(root)} cannot be parsed: {error}"
+            continue
+        if not text or text == ".":
+            yield f"{path.relative_to(root)}: module without docstring"
+
+
+def _check_exports(root: Path) -> Iterator[str]:
+    """Functions and classes that rooms of `rml/` export without a docstring."""
+    for path in sorted((root / "rml").glob("*/__init__.py")):
+        room = importlib.import_module(f"rml.{path.parent.name}")
+        for name in getattr(room, "__all__", ()):
+            value = getattr(room, name)
+            text = getattr(value, "__doc__", None) or ""
+            # Python gives a dataclass without docstring its signature, and a named tuple likewise.
+            if callable(value) and (not text or text.startswith(f"{name}(")):
+                yield f"{room.__name__}.{name}: exported without docstring"

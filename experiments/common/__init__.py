@@ -1,0 +1,10 @@
+"""What recipes of all areas share; it knows configs and no area.
+
+* `images`, `texts`: sources, batches, augmentations and text encoders that a config names.
+* `encoders`: the image encoder that a config names, and the encoder of another run.
+* `evaluators`, `retrieval`: features judged by neighbours and a probe, texts by search.
+* `pretraining`: the course of a run that learns features; `many`: many runs in one program.
+* `comparison`, `variants`: several methods in one run, and a config but for one value.
+* `claims`: families of claims. `timing`: the least seconds of a call.
+* `figures`: one house style, one function a kind of figure.
+"""

@@ -1,0 +1,39 @@
+"""Figures for papers and reports: one house style, one function a kind of figure, each saves a PNG.
+
+Every figure reads in grey and with any colour vision: series differ by colour, line style and
+marker; bars by hatching; classes by marker and by their name written on the cluster.
+
+`path` is the PNG, whose folder is made; `title` stands above the figure; `xlabel` and `ylabel` name
+axes with their units. What cannot be drawn raises `ValueError`, and no file is written. A figure of
+another kind is drawn by hand on a `canvas`, its series told apart by `look`.
+"""
+
+from experiments.common.figures.bars import bars, table
+from experiments.common.figures.canvas import (  # fmt: skip
+    COLUMN,
+    DPI,
+    HATCHES,
+    LINES,
+    MARKERS,
+    PALETTE,
+    canvas,
+    legend,
+    look,
+    style,
+)
+from experiments.common.figures.curves import (  # fmt: skip
+    curves,
+    histogram,
+    logged,
+    loglog,
+    spectrum,
+    training_curves,
+)
+from experiments.common.figures.images import embedding, image_grid, views
+from experiments.common.figures.matrices import dendrogram, heatmap
+
+__all__ = [
+    "COLUMN", "DPI", "HATCHES", "LINES", "MARKERS", "PALETTE", "bars", "canvas", "curves",
+    "dendrogram", "embedding", "heatmap", "histogram", "image_grid", "legend", "logged", "loglog",
+    "look", "spectrum", "style", "table", "training_curves", "views",
+]  # fmt: skip

@@ -1,0 +1,117 @@
+"""Figures of results by group: bars and tables."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from experiments.common.figures.canvas import COLUMN, File, canvas, legend, look
+
+
+def bars(
+    path: File, groups: Sequence[str], values: Mapping[str, ArrayLike],
+    errors: Mapping[str, ArrayLike] | None = None, ylabel: str = "", xlabel: str = "",
+    title: str | None = None, reference: tuple[str, float] | None = None,
+    decimals: int | None = None, cut: bool = False,
+) -> None:  # fmt: skip
+    """Draws groups of bars, one bar a series, with values above them and error bars if known.
+
+    `values` and `errors`, half-widths, map a series to one number a group; non-finite values leave
+    no bar. `reference` is the name and height of a dashed line, e.g. `("chance", 0.1)`. More than
+    24 bars carry values only if their `decimals` are given. If the vertical axis is `cut`, it
+    begins at a round number below the lowest end, so that differences show.
+    """
+    if not groups or not values:
+        raise ValueError("bars needs at least one group and one series")
+    heights = {name: np.asarray(v, float) for name, v in values.items()}
+    halves = {name: np.asarray(v, float) for name, v in (errors or {}).items()}
+    for name, given in [*heights.items(), *halves.items()]:
+        if given.shape != (len(groups),) or name not in heights:
+            raise ValueError(
+                f"bars series {name!r} needs values, {len(groups)} as groups, got {given.shape}"
+            )
+    ends = [height - np.nan_to_num(halves.get(name, 0.0)) for name, height in heights.items()]
+    floor = _floor(np.append(ends, reference[1:] if reference else ())) if cut else 0.0
+    text = {name: [_short(v, decimals) for v in height] for name, height in heights.items()}
+    count, width = len(heights) * len(groups), 0.8 / len(heights)
+    size = (float(np.clip(0.28 * count + 0.8, COLUMN, 7.2)), 0.72 * COLUMN)
+    points = 5.5 if count > 10 else 6.5
+    pitch = 0.8 * size[0] / len(groups)  # the axes take 0.8 of the figure
+    longest = max(len(t) for row in text.values() for t in row)
+    upright = 0.62 * points * longest > 72 * pitch * width
+    with canvas(path, size, title) as figure:
+        ax = figure.add_subplot()
+        for index, (name, height) in enumerate(heights.items()):
+            drawn = ax.bar(
+                np.arange(len(groups)) + (index - (len(heights) - 1) / 2) * width,
+                height - floor, width * 0.94, bottom=floor, yerr=halves.get(name), label=name,
+                edgecolor="white", linewidth=0.0, **look(index, "color", "hatch"),
+                error_kw={"elinewidth": 0.9, "capsize": 2, "ecolor": "#222222"},
+            )  # fmt: skip
+            if count <= 24 or decimals is not None:
+                ax.bar_label(drawn, text[name], padding=1.5, fontsize=points, rotation=90 * upright)
+        if reference is not None:
+            ax.axhline(reference[1], label=reference[0], color="#333333", ls="--", lw=0.9)
+        met = max((len(one) + len(other) for one, other in pairwise(groups)), default=0)
+        crowded = sum(map(len, groups)) > 17 * size[0] or 0.028 * met > pitch
+        slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+        ax.set_xticks(range(len(groups)), groups, **slanted)
+        ax.tick_params(axis="x", length=0)
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.grid(visible=True, axis="y")
+        ax.margins(y=0.12)
+        if len(heights) > 1 or reference is not None:
+            legend(ax, len(heights) + 1, above=True)
+
+
+def table(
+    path: File, rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]],
+    best: Sequence[int | None] | None = None, title: str | None = None,
+) -> None:  # fmt: skip
+    """Draws a table of text with rules between its rows.
+
+    Names may have several lines. `best` gives each column the index of its row in bold, or None.
+    """
+    best = [None] * len(columns) if best is None else best
+    sizes = [len(row) for row in (best, *cells)]
+    if not rows or not columns or sizes != [len(columns)] * (1 + len(rows)):
+        raise ValueError(
+            f"table needs best and {len(rows)} rows of {len(columns)} columns, got sizes {sizes}"
+        )
+    lines = [["", *columns], *([name, *row] for name, row in zip(rows, cells, strict=True))]
+    widths = [
+        0.2 + 0.062 * max(len(part) for text in column for part in text.split("\n"))
+        for column in zip(*lines, strict=True)
+    ]
+    tall = 1 + np.array([max(text.count("\n") for text in line) for line in lines])
+    size = (sum(widths), 0.19 * float(tall.sum()) + 0.15 + 0.2 * bool(title))
+    with canvas(path, size, title) as figure:
+        ax = figure.add_subplot()
+        ax.axis("off")
+        drawn = ax.table(lines, colWidths=widths, bbox=(0, 0, 1, 1), edges="horizontal")
+        drawn.auto_set_font_size(False)
+        drawn.set_fontsize(7.5)
+        for (i, j), cell in drawn.get_celld().items():
+            cell.set(linewidth=0.4, height=tall[i])
+            bold = i > 0 < j and best[j - 1] == i - 1
+            cell.set_text_props(ha="center" if j else "left", weight="bold" if bold else "normal")
+
+
+def _floor(ends: np.ndarray) -> float:
+    """A round number below positive ends; zero for others, or where they do not differ."""
+    ends = ends[np.isfinite(ends)]
+    if not ends.size or not 0 < ends.min() < ends.max():
+        return 0.0
+    step = 10.0 ** np.floor(np.log10(np.ptp(ends)))
+    return max(0.0, float(np.floor(ends.min() / step - 0.5) * step))
+
+
+def _short(value: float, decimals: int | None) -> str:
+    if not np.isfinite(value):
+        return ""
+    if decimals is not None:
+        return f"{value:.{decimals}f}"
+    if value == int(value) and abs(value) < 1e5:
+        return str(int(value))
+    return f"{value:.2f}" if 0.01 <= abs(value) < 100 else f"{value:.2g}"

@@ -1,0 +1,80 @@
+"""The house style: colours, lines and markers, the canvas of every figure, legends.
+
+Matplotlib is imported when a figure is drawn. `pyplot` is never used: no figure stays in memory, no
+backend or display is chosen for the caller.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+File = str | Path
+Names = Sequence[str] | None
+COLUMN = 3.5  # inches: the width of one column of a two-column paper
+DPI = 200
+# Okabe and Ito's palette, dark and light in turn; grey for their yellow, which is faint on white.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000", "#D55E00", "#56B4E9", "#7F7F7F")
+LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h")
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----")
+_LOOKS = {"color": PALETTE, "linestyle": LINES, "marker": MARKERS, "hatch": HATCHES}
+_STYLE: Any = {
+    "font.family": "sans-serif", "font.size": 8, "axes.titlesize": 9, "axes.labelsize": 8,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
+    "axes.linewidth": 0.7, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#333333",
+    "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": 0.5,
+    "legend.frameon": False, "legend.handlelength": 2.6,
+    "lines.linewidth": 1.3, "lines.markersize": 3.5, "hatch.linewidth": 0.5,
+    "image.interpolation": "nearest", "savefig.facecolor": "white", "figure.facecolor": "white",
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Sets the house style; afterwards Matplotlib's parameters are the caller's own."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+@contextlib.contextmanager
+def canvas(path: File, size: tuple[float, float], title: str | None = None) -> Iterator[Any]:
+    """Yields a figure of this size in inches, in the house style; saves it once it is drawn."""
+    with style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        if title:
+            figure.suptitle(title, fontsize=9)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # Without the metadata the bytes of equal figures are equal.
+        figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def look(index: int, *kinds: str) -> dict[str, Any]:
+    """Matplotlib's options ("color", "linestyle", "marker", "hatch") of the series at an index."""
+    return {kind: _LOOKS[kind][index % len(_LOOKS[kind])] for kind in kinds}
+
+
+def legend(ax: Any, count: int, above: bool = False) -> None:
+    """Adds a legend that hides no data: above the axes if large or `above`; one series has none."""
+    handles, names = ax.get_legend_handles_labels()
+    longest = max(map(len, names))
+    if above or count > 6 or (count > 1 and longest > 24):
+        columns = max(1, min(3, len(names), 46 // (longest + 8)))
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0.3}
+        ax.legend(handles, names, ncols=columns, **place)
+    elif count > 1:
+        ax.legend(loc="best")
+
+
+def check_labels(name: str, labels: Names, expected: int) -> None:
+    """Raises `ValueError` unless labels, where given, are as many as expected."""
+    if labels is not None and len(labels) != expected:
+        raise ValueError(f"{name} expects {expected} labels, got {len(labels)}")

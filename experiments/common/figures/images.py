@@ -1,0 +1,129 @@
+"""Figures of examples: images, the views that an augmentation makes of them, maps."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from experiments.common.figures.canvas import COLUMN, File, Names, canvas, check_labels, look
+from rml.data import augment
+
+
+def image_grid(
+    path: File, rows_of_images: Sequence[Sequence[ArrayLike]] | ArrayLike,
+    row_labels: Names = None, column_labels: Names = None, title: str | None = None,
+) -> None:  # fmt: skip
+    """Draws rows of images, by custom the original first and its views after it.
+
+    Images are `[h, w]`, `[h, w, 1]` or `[h, w, 3]`, of uint8 or of floats in [0, 1] (what noise
+    pushes past the ends is clipped). Rows may differ in length and images in size.
+    """
+    rows = [[_image(image) for image in row] for row in rows_of_images]  # type: ignore[union-attr]
+    columns = max((len(row) for row in rows), default=0)
+    if columns == 0:
+        raise ValueError("image_grid needs at least one image, got none")
+    check_labels("row_labels", row_labels, len(rows))
+    check_labels("column_labels", column_labels, columns)
+    cell = min(0.85, 7.0 / columns)
+    aspect = float(np.mean([len(image) / image.shape[1] for row in rows for image in row]))
+    longest = max((len(label) for label in row_labels or ()), default=0)
+    width = max(cell * columns + 0.07 * longest + 0.1, 0.08 * len(title or ""))
+    height = cell * aspect * len(rows) + 0.2 + 0.2 * bool(title) + 0.15 * bool(column_labels)
+    with canvas(path, (width, height), title) as figure:
+        figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)
+        axes = figure.subplots(len(rows), columns, squeeze=False)
+        for (i, j), ax in np.ndenumerate(axes):
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            if j < len(rows[i]):
+                ax.imshow(rows[i][j], cmap="gray", vmin=0.0, vmax=1.0)
+        for ax, label in zip(axes[0], column_labels or (), strict=False):
+            ax.set_title(label, fontsize=7, pad=3)
+        for ax, label in zip(axes[:, 0], row_labels or (), strict=False):
+            ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7, labelpad=4)
+
+
+def views(path: File, images: ArrayLike, pipeline: Any, key: Any, *, count: int = 7) -> None:
+    """Draws images `[n, h, w, c]` and views of each, made by a pipeline of `augment.compose`."""
+    originals = augment.to_float(jnp.asarray(images))
+    made = jax.jit(partial(augment.views, pipeline=pipeline, n=count))(key, originals)
+    rows = np.clip(np.stack([originals, *made], axis=1), 0, 1)
+    names = ["image", *(f"view {i + 1}" for i in range(count))]
+    image_grid(path, rows, None, names, "Views of the augmentation")
+
+
+def embedding(
+    path: File, xy: ArrayLike, labels: ArrayLike, class_names: Sequence[str],
+    title: str | None = None,
+) -> None:  # fmt: skip
+    """Draws examples `[n, 2]`; a class has a colour, a marker and its name at its median.
+
+    Labels `[n]` are indices of `class_names`; classes without examples are left out. No axis of
+    such a map has a unit, so none is drawn.
+    """
+    from matplotlib import patheffects
+
+    points, classes = np.asarray(xy, float), np.asarray(labels)
+    if points.ndim != 2 or points.shape[1] != 2 or classes.shape != points.shape[:1]:
+        raise ValueError(
+            f"embedding expects xy [n, 2] and labels [n], got {points.shape} and {classes.shape}"
+        )
+    if not len(points) or classes.min() < 0 or classes.max() >= len(class_names):
+        raise ValueError(
+            f"embedding expects at least one example and labels in [0, {len(class_names)}), got "
+            f"{len(points)} examples with labels {sorted(set(classes.tolist()))[:10]}"
+        )
+    present = np.unique(classes)
+    members = [points[(classes == c) & np.isfinite(points).all(1)] for c in present]
+    medians = np.array([np.median(m, 0) if len(m) else (np.nan, np.nan) for m in members])
+    dots = {"s": float(np.clip(12000 / len(points), 3, 16)), "alpha": 0.65, "linewidths": 0}
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    font = {"fontsize": 8 if len(present) <= 20 else 6, "fontweight": "bold", "path_effects": halo}
+    with canvas(path, (COLUMN, COLUMN), title) as figure:
+        ax = figure.add_subplot()
+        for index, member in enumerate(members):
+            ax.scatter(*member.T, **dots, **look(index, "color", "marker"))
+        span = np.nanmax(points, 0) - np.nanmin(points, 0)
+        places = spread(medians, np.where(span > 0, span, 1.0) * (0.10, 0.05))
+        for c, place in zip(present, places, strict=True):
+            if np.isfinite(place).all():
+                ax.annotate(class_names[c], place, ha="center", va="center", **font)
+        ax.set(xticks=[], yticks=[])
+        ax.set_aspect("equal", adjustable="datalim")
+        ax.spines[:].set(visible=True, color="#BBBBBB")
+
+
+def spread(places: np.ndarray, room: np.ndarray, rounds: int = 60) -> np.ndarray:
+    """Pushes labels apart until no two lie within `room` (width, height) of each other."""
+    moved = places.copy()
+    for _ in range(rounds):
+        gap = (moved[:, None] - moved[None]) / room
+        close = np.nan_to_num(np.clip(1.0 - np.abs(gap), 0.0, None).prod(-1))
+        np.fill_diagonal(close, 0.0)
+        if not (close > 0.05).any():
+            break
+        # Coinciding labels have no direction between them: their order gives one.
+        order = np.sign(np.subtract.outer(np.arange(len(moved)), np.arange(len(moved))))
+        away = np.where(np.abs(gap[..., 1]) > 1e-9, np.sign(gap[..., 1]), order)
+        moved[:, 1] += 0.25 * room[1] * (close * away).sum(1)
+    return moved
+
+
+def _image(image: ArrayLike) -> np.ndarray:
+    pixels = np.asarray(image)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)) or not pixels.size:
+        raise ValueError(f"an image is [h, w], [h, w, 1] or [h, w, 3], got shape {pixels.shape}")
+    values = pixels / 255.0 if pixels.dtype == np.uint8 else np.asarray(pixels, np.float64)
+    clipped = np.clip(np.nan_to_num(values), 0.0, 1.0)
+    if float(np.mean(np.abs(np.nan_to_num(values) - clipped))) > 0.1:
+        raise ValueError(
+            "image values must be uint8 or lie in [0, 1], got "
+            f"[{np.nanmin(values):.3g}, {np.nanmax(values):.3g}]: undo the normalisation first"
+        )
+    return clipped

@@ -1,0 +1,84 @@
+"""Images as a config names them: sources, batches and augmentations."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from rml import data
+from rml.data import augment
+from rml.errors import UserError, unknown
+
+
+def open_images(config: Any, split: str) -> data.Source:
+    """Opens a source of a config, its images brought to `data.image_shape`.
+
+    Args:
+      config: The run's config.
+      split: Key of `config.data` that holds the split, such as "train".
+
+    Returns:
+      The source.
+
+    Raises:
+      UserError: The data cannot be read, or is not of the config's channels and type.
+    """
+    shape = tuple(config.data.image_shape)
+    source = data.load(
+        config.data.name, config.data[split], data_dir=config.data.data_dir, image_size=shape[:2]
+    )
+    image = source[0]["image"]
+    if image.shape != shape or image.dtype != config.data.image_dtype:
+        raise UserError(
+            f"images of {config.data.name} are {image.dtype}{list(image.shape)}, expected "
+            f"{config.data.image_dtype}{list(shape)}: set --config.data.image_shape and "
+            "--config.data.image_dtype"
+        )
+    return source
+
+
+def training_batches(config: Any, source: data.Source, part: int, parts: int) -> grain.IterDataset:
+    """Shuffled batches of a source for ever, this part of `parts` equal parts of each."""
+    return data.batches(
+        source, batch_size=config.train.batch_size, seed=config.seed, part=part, parts=parts
+    )
+
+
+def all_batches(source: data.Source, batch_size: int) -> grain.IterDataset:
+    """All of a source once, in order."""
+    return data.batches(
+        source, batch_size=batch_size, seed=0, shuffle=False, repeat=False, drop_remainder=False
+    )
+
+
+def batch_spec(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch, known without opening data."""
+    size, shape = config.train.batch_size, tuple(config.data.image_shape)
+    return {
+        "image": jax.ShapeDtypeStruct((size, *shape), jnp.dtype(config.data.image_dtype)),
+        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+
+
+def augmentation(config: Any, part: str = "augment") -> Callable[[Any, Array], Array]:
+    """The augmentation of a config: the steps that `augment.order` names, with their options.
+
+    Args:
+      config: The run's config.
+      part: Key of the augmentation, where views have different ones.
+
+    Returns:
+      `(key, images) -> images`.
+
+    Raises:
+      UserError: The order names a step that the config lacks.
+    """
+    steps = config[part]
+    known = [name for name in steps if name != "order"]
+    for name in steps.order:
+        if name not in known:
+            raise unknown(f"augmentation in {part}.order", name, known)
+    return augment.compose([(name, dict(steps[name])) for name in steps.order])

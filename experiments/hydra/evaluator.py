@@ -1,0 +1,80 @@
+"""How features and gates are judged: on the run's own data and on other data."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common import figures
+from experiments.common.evaluators import ImageEvaluator, Labelled, Splits, encode
+from experiments.common.images import augmentation
+from rml import evaluation
+from rml.data import augment
+from rml.hydra import gate_overlap, gate_statistics
+from rml.training import RunDirectory
+
+GATE_CAPTIONS = {
+    "gates.png": "Share of closed gates and mean (2g - 1)² of the batch's pairs against steps.",
+    "relations.png": "Overlap of the classes' own gates, classes in the order of the dendrogram.",
+    "dendrogram.png": "Classes clustered by the overlap of their gates (average linkage).",
+}
+
+
+class TransferEvaluator(ImageEvaluator):
+    """Measures the features of a model on its own data, and on the data that `transfer` names."""
+
+    def __init__(self, model: Any, config: Any):
+        """Prepares the encoder; see `experiments.hydra.methods.build_model` and the config."""
+        super().__init__(model, config)
+        elsewhere = config.copy_and_resolve_references()
+        elsewhere.data.update(elsewhere.transfer)
+        self.model, self.elsewhere = model, ImageEvaluator(model, elsewhere)
+
+    def measure(self, variables: Any, features: Splits) -> dict[str, float]:
+        """Accuracy here and elsewhere, and the geometry of the features of the test images."""
+        elsewhere, test = self.elsewhere.features(variables), features[1][0]
+        return {
+            "knn": self.knn(features),
+            "linear_probe": self.probe(features),
+            "transfer_knn": self.elsewhere.knn(elsewhere),
+            "transfer_linear_probe": self.elsewhere.probe(elsewhere),
+            "rankme": float(evaluation.rankme(test)),
+            "rankme_projections": float(evaluation.rankme(self.outputs(variables)[0])),
+            "participation_ratio": float(evaluation.participation_ratio(test)),
+            "alignment": self.alignment(variables),
+            "uniformity": float(evaluation.uniformity(test)),
+        }
+
+    def outputs(self, variables: Any) -> Labelled:
+        """What the loss sees of the test images, before any gate, and their labels."""
+        apply = jax.jit(lambda x: self.model.apply(variables, augment.to_float(x), train=False))
+        return encode(apply, self.test, batch_size=self.options.batch_size)
+
+    def alignment(self, variables: Any) -> float:
+        """Mean squared distance of the features of two views of up to 500 test images."""
+        images = np.stack([self.test[i]["image"] for i in range(min(500, len(self.test)))])
+        pipeline = augmentation(self.config)
+
+        @jax.jit
+        def measure(variables: Any, images: Any) -> Any:
+            views = augment.views(jax.random.key(0), augment.to_float(images), pipeline, n=2)
+            features = (self.model.apply(variables, view, method="features") for view in views)
+            return evaluation.alignment(*features)
+
+        return float(measure(variables, jnp.asarray(images)))
+
+    def measure_gates(self, run: RunDirectory, trained: Path, gates: Any) -> dict[str, float]:
+        """Sparsity and binariness of the gates of all pairs; draws their training and relations."""
+        course = {"closed gates": "train/gate_sparsity", "mean (2g - 1)²": "train/gate_binariness"}
+        if series := figures.logged(trained, course):
+            figures.curves(run.figure("gates.png"), series, "step", "share of gates")
+        overlap, names = np.asarray(gate_overlap(jnp.diagonal(gates).T)), self.train.class_names
+        height = "1 - overlap of gates"
+        order = figures.dendrogram(run.figure("dendrogram.png"), overlap, names, ylabel=height)
+        figures.heatmap(
+            run.figure("relations.png"), overlap[np.ix_(order, order)], [names[i] for i in order],
+            title="Overlap of the classes' gates", value_label="overlap",
+        )  # fmt: skip
+        return {name: float(value) for name, value in gate_statistics(gates).items()}

@@ -1,0 +1,215 @@
+"""Makes results of run directories: joins seeds, judges claims, keeps a picture.
+
+A result is made of the directories alone, so that it can be made whenever they were run.
+"""
+
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from experiments.common.figures import canvas
+from experiments.registry import ROOT, find_experiment
+from experiments.results import (  # fmt: skip
+    RELATIONS,
+    config_hash,
+    count_verdicts,
+    number,
+    reason_to_keep,
+)
+from rml.errors import UserError
+from rml.training.claims import VERDICTS, Claim, judge
+from rml.training.rundir import write_json
+
+MEASURED = ("rml", "experiments", "configs", "pyproject.toml", "constraints.txt")
+"""What a measurement depends on: other files may change without a trace in `commit`."""
+PICTURE_BYTES, PICTURE_WIDTH = 60_000, 700  # one of hundreds in the repository
+MARKS = dict(zip(VERDICTS, "oXDoX", strict=True))
+
+
+def make_result(
+    key: str, config_file: str, directories: Sequence[Path], *, commit: str = ""
+) -> dict[str, Any]:
+    """Joins complete runs of one config.
+
+    Args:
+      key: Key of the system.
+      config_file: Path of the config's file.
+      directories: Run directories, each with its `summary.json`.
+      commit: Commit of runs that do not name theirs.
+
+    Returns:
+      The result as it is written. The claims are those that the runs stated.
+
+    Raises:
+      UserError: The runs differ in more than the seed, or two have the same seed.
+    """
+    summaries = [json.loads((d / "summary.json").read_text()) for d in directories]
+    order = sorted(range(len(summaries)), key=lambda i: summaries[i]["seed"])
+    directories, summaries = [directories[i] for i in order], [summaries[i] for i in order]
+    seeds = [summary["seed"] for summary in summaries]
+    claims = [[Claim.of(claim) for claim in summary["claims"]] for summary in summaries]
+    hashes = [config_hash(json.loads((d / "config.json").read_text())) for d in directories]
+    for directory, run_hash, stated, seed in zip(directories, hashes, claims, seeds, strict=True):
+        for what, differs in (
+            ("of another config", run_hash != hashes[0]),
+            ("with other claims", stated != claims[0]),
+            (f"of seed {seed} too", seeds.count(seed) > 1 and directory != directories[0]),
+        ):
+            if differs:
+                raise UserError(
+                    f"{directory} holds a run {what}, expected one that differs from "
+                    f"{directories[0]} in the seed alone"
+                )
+    names = dict.fromkeys(name for summary in summaries for name in summary["metrics"])
+    metrics = {n: [s["metrics"].get(n, float("nan")) for s in summaries] for n in names}
+    return {
+        "system": key,
+        "config": config_file,
+        "experiment": summaries[0]["experiment"],
+        "config_hash": hashes[0],
+        "seeds": seeds,
+        "metrics": {n: [v if np.isfinite(v) else None for v in m] for n, m in metrics.items()},
+        "claims": [judge(claim, metrics[claim.metric]) for claim in claims[0]],
+        "seconds": [summary["seconds"] for summary in summaries],
+        "versions": {
+            name: _joined(s["versions"].get(name) for s in summaries)
+            for name in summaries[0]["versions"]
+        },
+        "device": _joined(_device(summary["devices"]) for summary in summaries),
+        "commit": _joined(summary.get("commit") or commit or "unknown" for summary in summaries),
+        "finished": max(summary["finished"] for summary in summaries)[: len("2025-01-31")],
+    }
+
+
+def write_result(result: Mapping[str, Any], figures: Path, root: Path) -> str:
+    """Writes a result and its picture, unless the one that is there has more seeds.
+
+    Args:
+      result: As `make_result` gives it.
+      figures: Folder with the figures of one of its runs, of which the recipe may name one as its
+        `PICTURE`; without it the claims are drawn.
+      root: Folder of all results.
+
+    Returns:
+      What was done, in one line.
+    """
+    file = root / result["system"] / f"{Path(result['config']).stem}.json"
+    kept = reason_to_keep(file, result["config_hash"], len(result["seeds"]))
+    if kept:
+        return kept
+    done = f"{file}: {count_verdicts(result['claims'])}"
+    if file.exists():
+        old = json.loads(file.read_text())
+        if old["config_hash"] != result["config_hash"]:
+            done += f" (replaces {len(old['seeds'])} seeds of another config)"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_picture(file.with_suffix(".png"), result, figures)
+    write_json(file, result)
+    return done
+
+
+def save_picture(path: Path, result: Mapping[str, Any], figures: Path) -> None:
+    """Saves a PNG of at most `PICTURE_BYTES`: the figure that the recipe names, or the claims."""
+    try:
+        name = getattr(find_experiment(result["experiment"]), "PICTURE", "")
+    except UserError:  # a run of code before its recipe moved
+        name = ""
+    if name and not (figures / name).exists():
+        raise UserError(f"{result['experiment']} names the picture {name!r}, not in {figures}")
+    if name:
+        shutil.copyfile(figures / name, path)
+    else:
+        draw_claims(path, result)
+    path.write_bytes(shrink(path.read_bytes()))
+
+
+def shrink(png: bytes) -> bytes:
+    """A PNG in few colours and as large as fits into `PICTURE_BYTES`."""
+    whole = Image.open(io.BytesIO(png)).convert("RGB")
+    width = min(whole.width, PICTURE_WIDTH)
+    while True:
+        size = (width, max(1, round(whole.height * width / whole.width)))
+        buffer = io.BytesIO()
+        whole.resize(size, Image.Resampling.LANCZOS).quantize(64).save(buffer, "PNG", optimize=True)
+        if buffer.tell() <= PICTURE_BYTES:
+            return buffer.getvalue()
+        width = round(0.85 * width)
+
+
+def draw_claims(path: Path, result: Mapping[str, Any]) -> None:
+    """Draws each claim's values, mean and interval beside its threshold.
+
+    Every row has a scale of its own: 0 is the threshold, right of it the claim is met.
+    """
+    claims, count = result["claims"], len(result["seeds"])
+    lines = ", lines: 95% interval of the mean" if count > 1 else ""
+    title = f"{result['config']}: {count} seed{'s' * (count != 1)} (dots){lines}"
+    with canvas(path, (6.0, 0.9 + 0.34 * max(len(claims), 1))) as figure:
+        ax = figure.add_subplot()
+        for row, claim in enumerate(claims):
+            sign = 1 if claim["relation"] == ">=" else -1
+            seeds = result["metrics"][claim["metric"]]
+            values = [claim["low"], claim["high"], claim["mean"], *seeds]
+            beyond = sign * (np.array(values, float) - claim["threshold"])  # None becomes NaN
+            finite = np.abs(beyond[np.isfinite(beyond)])
+            places = beyond / (finite.max(initial=0.0) or 1.0)
+            held = claim["verdict"] in ("holds", "one run: met")
+            ax.plot(places[:2], [row, row], "-", color="#000000", linewidth=1.1)
+            ax.plot(places[3:], [row] * count, ".", color="#999999", zorder=3)
+            ax.plot(
+                places[2], row, MARKS[claim["verdict"]], markersize=5.5, zorder=4,
+                color="#000000", markerfacecolor="#000000" if held else "#FFFFFF",
+            )  # fmt: skip
+            mean = "not finite" if claim["mean"] is None else number(claim["mean"])
+            needed = f"{RELATIONS[claim['relation']]} {claim['threshold']:g}"
+            words = f"{mean} ({needed}), {claim['verdict']}"
+            ax.text(1.12, row, words, va="center", fontsize=7)
+        ax.axvline(0, color="#333333", linestyle="--", linewidth=0.9, zorder=1)
+        ax.set_xlim(-1.1, 1.1)
+        ax.set_ylim(max(len(claims), 1) - 0.5, -0.5)
+        ax.set_xticks([0], ["threshold"])
+        ax.set_yticks(range(len(claims)), [claim["metric"] for claim in claims])
+        ax.set_xlabel("← misses          meets →\neach row to its own scale", fontsize=7)
+        ax.set_title(title, fontsize=7, loc="left")
+
+
+def current_commit() -> str:
+    """The commit of what measurements depend on, with `-dirty` where it was changed since."""
+    git = ["git", "--no-optional-locks", "-C", str(ROOT)]
+    try:
+        head, changed = (
+            subprocess.run([*git, *arguments], check=True, capture_output=True, text=True).stdout
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", *MEASURED))
+        )
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return "unknown"
+    return head.strip() + ("-dirty" if changed.strip() else "")
+
+
+def _device(kinds: Sequence[str]) -> str:
+    """Devices by kind, for example "1 x cpu (AMD EPYC, 2 cores)"."""
+    text = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
+    return f"{text} ({processor()})" if "cpu" in kinds else text
+
+
+def processor() -> str:
+    """Model and number of cores of this machine."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = models[0] if models else platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def _joined(values: Iterable[Any]) -> str:
+    """Distinct values in the order of their first appearance."""
+    return ", ".join(dict.fromkeys(str(value) for value in values))

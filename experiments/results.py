@@ -1,0 +1,85 @@
+"""Committed measurements: `results/<system>/<config>.json` with a picture of the same name.
+
+Here they are read and put into words; `experiments.record` makes them of run directories.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.registry import ROOT
+
+RELATIONS = {">=": "≥", "<=": "≤"}
+NOT_MEASURED = ("seed", "mesh")
+"""Keys of a config that do not tell measurements apart."""
+
+
+def read_results(root: Path = ROOT / "results") -> dict[str, dict[str, dict[str, Any]]]:
+    """All results by system and by config, the stem of its file."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for file in sorted(root.glob("*/*.json")):
+        found.setdefault(file.parent.name, {})[file.stem] = json.loads(file.read_text())
+    return found
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a resolved config as canonical JSON, without its seed and where it computes."""
+    what = {key: value for key, value in config.items() if key not in NOT_MEASURED}
+    text = json.dumps(what, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def reason_to_keep(file: Path, run_hash: str, seeds: int) -> str | None:
+    """Why a result stays: it has more seeds of the same config. None where it may be replaced."""
+    old = json.loads(file.read_text()) if file.exists() else None
+    if old is None or old["config_hash"] != run_hash or len(old["seeds"]) <= seeds:
+        return None
+    return f"{file} has {len(old['seeds'])} seeds of this config and is kept, not one of {seeds}"
+
+
+def count_verdicts(claims: Iterable[Mapping[str, Any]]) -> str:
+    """How many claims hold, for example "4 of 6 hold, 1 undecided, 1 not reproduced"."""
+    verdicts = [claim["verdict"] for claim in claims]
+    once = [verdict for verdict in verdicts if verdict.startswith("one run")]
+    several = [verdict for verdict in verdicts if not verdict.startswith("one run")]
+    parts = []
+    if several:
+        held = several.count("holds")
+        parts.append(f"{held} of {len(several)} {'holds' if len(several) == 1 else 'hold'}")
+        counts = [(several.count(verdict), verdict) for verdict in ("undecided", "not reproduced")]
+        parts += [f"{count} {verdict}" for count, verdict in counts if count]
+    if once:
+        parts.append(f"{once.count('one run: met')} of {len(once)} met in one run")
+    return ", ".join(parts) or "no claims"
+
+
+def interval(mean: float | None, low: float | None, high: float | None) -> str:
+    """A mean with its interval in brackets, all to the same decimal place.
+
+    The mean has three significant digits, more where the interval would have no width otherwise.
+    """
+    if mean is None:
+        return "not finite"
+    if low is None or high is None:
+        return number(mean)
+    places = max(decimals(mean, 3), decimals((high - low) / 2, 1) if high > low else 0)
+    ends = f"({number(low, places)} to {number(high, places)})"
+    return f"{number(mean, places)} {ends}"
+
+
+def number(value: float, places: int | None = None) -> str:
+    """A number to so many decimal places, or else three significant digits.
+
+    Numbers that would need more than six places are written with an exponent.
+    """
+    places = decimals(value, 3) if places is None else places
+    text = f"{value:.2e}" if places > 6 and value else f"{value:,.{max(places, 0)}f}"
+    return text.replace("-", "−")
+
+
+def decimals(value: float, digits: int) -> int:
+    """The decimal places that show so many significant digits."""
+    return digits - 1 - math.floor(math.log10(abs(value))) if value else 0

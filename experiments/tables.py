@@ -1,0 +1,196 @@
+"""Tables of Markdown in which every number comes from `results/`.
+
+`python -m experiments.tables [--check]` rewrites the blocks between `<!-- generated: NAME -->` and
+`<!-- end generated -->` of README.md, WORKSPACE.md and docs/; `--check` names those that are stale.
+A NAME is one of `BLOCKS`, `claims` with the key of a system: `<!-- generated: claims simclr -->`.
+"""
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from experiments.registry import ROOT
+from experiments.report.markup import duration
+from experiments.results import RELATIONS, count_verdicts, interval, read_results
+from experiments.systems import System, read_systems
+from rml.errors import UserError, unknown
+
+OPEN, CLOSE = (
+    r"(?P<open><!-- generated: (?P<name>[\w ]+?) -->\n)",
+    "(?P<close><!-- end generated -->)",
+)
+BLOCK = re.compile(f"{OPEN}(?P<text>.*?){CLOSE}", re.DOTALL)
+PILLARS = "Pillars"
+
+
+def systems_table() -> str:
+    """Every system: key, title with a link to the paper, area, state, what its claims came to."""
+    measured = read_results()
+    rows = [
+        (
+            f"`{system.key}`",
+            paper(system),
+            system.area,
+            "built" if system.built else "not built",
+            counts(measured.get(system.key, {})),
+        )
+        for system in read_systems().values()
+    ]
+    return table(("key", "system", "area", "state", "claims"), rows)
+
+
+def measured_table() -> str:
+    """The pillars by config: what their claims came to, over how many seeds, the time of one."""
+    measured = read_results()
+    rows: list[Sequence[str]] = []
+    for system in read_systems().values():
+        if system.section != PILLARS:
+            continue
+        found = measured.get(system.key, {})
+        if not found:
+            rows.append((paper(system), counts(found), "", "", ""))
+        rows += [
+            (
+                paper(system),
+                count_verdicts(result["claims"]),
+                f"`{result['config']}`",
+                str(len(result["seeds"])),
+                duration(fmean(result["seconds"])),
+            )
+            for result in found.values()
+        ]
+    return table(("pillar", "claims", "config", "seeds", "time a seed"), rows)
+
+
+def claims_table(key: str) -> str:
+    """The claims of a system over all of its configs, each with what was measured and its verdict.
+
+    Args:
+      key: Key of the system.
+
+    Raises:
+      UserError: There is no such system.
+    """
+    systems = read_systems()
+    if key not in systems:
+        raise unknown("system", key, systems)
+    rows = [
+        (
+            claim["statement"],
+            f"`{result['config']}`",
+            f"{claim['metric']} {interval(claim['mean'], claim['low'], claim['high'])}",
+            f"{RELATIONS[claim['relation']]} {claim['threshold']:g}",
+            str(len(result["seeds"])),
+            claim["verdict"] + (f": {claim['note']}" if claim["note"] else ""),
+        )
+        for result in read_results().get(key, {}).values()
+        for claim in result["claims"]
+    ]
+    if not rows:
+        return "Not measured.\n"
+    head = ("claim", "config", "mean (95% interval)", "needed", "seeds", "verdict")
+    return table(head, rows)
+
+
+BLOCKS: dict[str, Callable[..., str]] = {
+    "systems": systems_table,
+    "measured": measured_table,
+    "claims": claims_table,
+}
+
+
+def counts(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many claims hold in the results of a system."""
+    if not measured:
+        return "not measured"
+    return count_verdicts(claim for result in measured.values() for claim in result["claims"])
+
+
+def paper(system: System) -> str:
+    """The title, linked to the paper where arXiv has it."""
+    title = cell(system.title)
+    return f"[{title}](https://arxiv.org/abs/{system.arxiv})" if system.arxiv else title
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(map(cell, line))} |\n" for line in lines)
+
+
+def cell(text: str) -> str:
+    """Text that does not end a table's cell."""
+    return re.sub(r"(?<!\\)\|", r"\\|", " ".join(text.split()))
+
+
+def documents() -> list[Path]:
+    """The files that hold generated blocks."""
+    return [ROOT / "README.md", ROOT / "WORKSPACE.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def rewritten(file: Path) -> tuple[str, list[str]]:
+    """A file's text with its blocks made anew, and the names of those that were stale.
+
+    Raises:
+      UserError: A block is not closed, or has a name that nothing makes.
+    """
+    stale_blocks = []
+    before = file.read_text()
+
+    def make(block: re.Match[str]) -> str:
+        name, *arguments = block["name"].split()
+        if name not in BLOCKS:
+            raise unknown(f"generated block in {file}", name, BLOCKS)
+        expected = len(inspect.signature(BLOCKS[name]).parameters)
+        if len(arguments) != expected:
+            raise UserError(
+                f"generated block in {file}: {block['name']!r} names {len(arguments)}, expected "
+                f"{expected} system{'s' * (expected != 1)}"
+            )
+        text = "\n" + BLOCKS[name](*arguments) + "\n"
+        if text != block["text"]:
+            stale_blocks.append(f"{file.relative_to(ROOT)}: {block['name']}")
+        return block["open"] + text + block["close"]
+
+    after = BLOCK.sub(make, before)
+    opened, closed = before.count("<!-- generated: "), len(BLOCK.findall(before))
+    if opened != closed:
+        raise UserError(f"{file} opens {opened} generated blocks, of which {closed} are whole")
+    return after, stale_blocks
+
+
+def stale() -> list[str]:
+    """Names the blocks that differ from what would be generated now, each after its file."""
+    return [name for file in documents() for name in rewritten(file)[1]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Rewrites the blocks, or checks them; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.tables", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing, name what is stale")
+    options = parser.parse_args(argv)
+    try:
+        changed = [(file, *rewritten(file)) for file in documents()]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    names = [name for _, _, stale_blocks in changed for name in stale_blocks]
+    for file, text, stale_blocks in changed:
+        if stale_blocks and not options.check:
+            file.write_text(text)
+    for name in names:
+        print(f"{name}: {'stale' if options.check else 'rewritten'}")
+    if names and options.check:
+        print("make it current with: python -m experiments.tables", file=sys.stderr)
+    return int(bool(names) and options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""Training: optimal Gram matrices, inducing points, sparse machines trained and scored."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from rml.kernels.deep_kernel_machine import forward, regression_objective
+from rml.kernels.gram_kernels import Kernel
+from rml.kernels.nngp import gaussian_log_likelihood
+from rml.kernels.optimize import Fit, descend, fit
+from rml.kernels.sparse import SparseMachine, elbo, init_sparse, propagate_sparse
+
+
+class Scores(NamedTuple):
+    """How well a machine predicts targets.
+
+    Attributes:
+      log_likelihood: Mean log-density of the targets, in nats.
+      error: Root mean squared error.
+      coverage: Share of the targets inside the central 95% interval.
+    """
+
+    log_likelihood: Float[Array, "..."]
+    error: Float[Array, "..."]
+    coverage: Float[Array, "..."]
+
+
+def optimal_grams(
+    g: Float[Array, "n n"],
+    y: Float[Array, "n c"],
+    *,
+    kernel: Kernel,
+    depth: int,
+    width: float | int,
+    noise: float,
+    steps: int = 500,
+    tolerance: float = 1e-9,
+) -> tuple[Float[Array, "depth n n"], Fit]:
+    """Maximises the full machine's objective over its Gram matrices, from the NNGP, by L-BFGS.
+
+    Args:
+      g: Gram matrix of the inputs.
+      y: Targets.
+      kernel: Kernel of every layer.
+      depth: Number of hidden layers.
+      width: ν of every hidden layer; it divides the objective, so that its scale stays.
+      noise: Variance of the targets.
+      steps: Largest number of steps.
+      tolerance: Largest absolute entry of the gradient of a fit that has converged.
+
+    Returns:
+      The Gram matrices of the hidden layers, and where the optimisation ended.
+
+    Raises:
+      UserError: If the objective is not finite where it starts or ends.
+    """
+    widths = jnp.full(depth, width, g.dtype)
+
+    def loss(raw: Array) -> Array:
+        value = regression_objective(raw, g, y, kernel=kernel, widths=widths, noise=noise)
+        return -value / width
+
+    found = fit(loss, jnp.zeros((depth, *g.shape), g.dtype), steps=steps, tolerance=tolerance)
+    return forward(found.params, g, kernel=kernel).grams, found
+
+
+def inducing_rows(
+    labels: Int[np.ndarray, " n"], count: int, *, classes: int, seed: int
+) -> Int[np.ndarray, " p"]:
+    """Draws rows to be inducing points, as many of each class, in the order of the classes.
+
+    Args:
+      labels: Classes of all rows.
+      count: Number of inducing points; where the classes do not divide it, the last has fewer.
+      classes: Number of classes.
+      seed: Seed of the draw.
+
+    Returns:
+      The rows, fewer than `count` where a class has too few.
+    """
+    rng, share = np.random.default_rng(seed), -(-count // classes)
+    drawn = [rng.permutation(np.flatnonzero(labels == c))[:share] for c in range(classes)]
+    return np.concatenate(drawn)[:count]
+
+
+def train_sparse(
+    x: Float[Array, "n d"],
+    y: Float[Array, "n c"],
+    *,
+    kernel: Kernel,
+    inducing: int,
+    depth: int,
+    width: float | Array,
+    steps: int,
+    learning_rate: float,
+    learned: bool = True,
+    normalization: str = "none",
+    batch_size: int | None = None,
+    total: int | Array | None = None,
+    key: Any = None,
+) -> SparseMachine:
+    """Trains a sparse machine for regression from its prior, by Adam at a rate that falls to 0.
+
+    `width` and `total` may be traced, so that one program serves all their values.
+
+    Args:
+      x: Inputs; the first of them are where the inducing inputs start.
+      y: Targets.
+      kernel: Kernel of every layer.
+      inducing: Number of inducing points.
+      depth: Number of hidden layers.
+      width: ν of every hidden layer.
+      steps: Number of steps.
+      learning_rate: First learning rate of a cosine schedule.
+      learned: Whether Gram matrices are trained; without, it is a sparse NNGP, where ν plays no
+        part.
+      normalization: Normalisation of each Gram matrix, see `propagate_sparse`.
+      batch_size: Number of points that each step draws; None for all points at every step.
+      total: Number of rows, from the first, that the machine is trained on; all by default. Only
+        batches can leave rows out.
+      key: Typed key of the batches.
+
+    Returns:
+      The trained machine.
+
+    Raises:
+      ValueError: If batches have no key, or `total` is given without batches.
+    """
+    if (batch_size is None) != (key is None) or (batch_size is None and total is not None):
+        raise ValueError(
+            f"batches need a key, and total needs batches, got batch_size {batch_size}, "
+            f"total {total} and key {key}"
+        )
+    count = len(x) if total is None else total
+    widths = jnp.full(depth, width, x.dtype)
+
+    def loss(machine: SparseMachine, item: Any) -> Array:
+        rows: Any = slice(None)
+        if batch_size is not None:
+            rows = jax.random.randint(item, (batch_size,), 0, count)
+        return -elbo(
+            machine, x[rows], y[rows], total=count, kernel=kernel, widths=widths,
+            likelihood="gaussian", normalization=normalization,
+        )  # fmt: skip
+
+    first = init_sparse(x[:inducing], depth=depth, outputs=y.shape[1], learned=learned)
+    items = jnp.arange(steps) if batch_size is None else jax.random.split(key, steps)
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+    return descend(loss, first, items, optimizer=optimizer)
+
+
+def train_splits(
+    x: Float[Array, "splits n d"], y: Float[Array, "splits n c"], **options: Any
+) -> SparseMachine:
+    """Trains a sparse machine on each split of a table, all in one program.
+
+    Args:
+      x: Inputs of every split.
+      y: Targets of every split.
+      **options: Options of `train_sparse`.
+
+    Returns:
+      Machines whose arrays have an axis of splits before their own.
+    """
+    # Not vmap: batched LAPACK calls inside a scan can wait for each other forever on few cores.
+    return jax.lax.map(lambda part: train_sparse(*part, **options), (x, y))
+
+
+def regression_scores(
+    machine: SparseMachine,
+    x: Float[Array, "t d"],
+    y: Float[Array, "t c"],
+    *,
+    kernel: Kernel,
+    normalization: str = "none",
+) -> Scores:
+    """Scores a sparse machine's predictions of targets, its noise included.
+
+    Args:
+      machine: The trained machine.
+      x: Inputs.
+      y: Their targets.
+      kernel: Kernel of every layer.
+      normalization: Normalisation of each Gram matrix, see `propagate_sparse`.
+
+    Returns:
+      Log-likelihood, error and coverage.
+    """
+    prediction = propagate_sparse(machine, x, kernel=kernel, normalization=normalization).prediction
+    noise = jnp.exp(machine.log_noise)
+    error = jnp.abs(y - prediction.mean)
+    bound = 1.96 * jnp.sqrt(prediction.variance + noise)[:, None]
+    return Scores(
+        gaussian_log_likelihood(prediction, y, noise=noise),
+        jnp.sqrt(jnp.mean(error**2)),
+        jnp.mean(error <= bound),
+    )

@@ -1,0 +1,29 @@
+"""Cross-entropy with smoothed labels."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+
+def smoothed_cross_entropy(
+    logits: Float[Array, "b c"], labels: Int[Array, " b"], *, smoothing: float
+) -> Float[Array, " b"]:
+    """Computes -Σ_k t_k log p_k, where the target t has its label smoothed.
+
+    With c classes the label has 1 - smoothing + smoothing / c of the target, each other class
+    smoothing / c. The loss is least, the target's entropy, at p = t.
+
+    Args:
+      logits: Logits of the classes.
+      labels: Classes in [0, c).
+      smoothing: Share of the target that is spread evenly over all classes, in [0, 1].
+
+    Returns:
+      The loss of each example, in float32.
+
+    Source: Szegedy et al., Rethinking the Inception Architecture for Computer Vision,
+    arXiv:1512.00567, Section 7.
+    """
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), smoothing)
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)

@@ -1,0 +1,140 @@
+"""InfoNCE, cross-entropy of each query's key among all keys."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rml.ops.ring import ring_values
+from rml.ops.streaming import Mask, Pairs, promote, row_values, weighted_sum
+
+
+def _not_same_label(row: Array, col: Array, row_label: Array, col_label: Array) -> Array:
+    """Keeps other labels and the query's own key; row labels are (label, own key)."""
+    return (row_label[:, :1] != col_label) | (row_label[:, 1:] == col)
+
+
+def _listed(row: Array, col: Array, row_label: Array, col_label: Array | None) -> Array:
+    return row_label
+
+
+def info_nce(
+    queries: Float[Array, "n d"],
+    keys: Float[Array, "m d"],
+    *,
+    temperature: float | Float[Array, ""],
+    negatives: Float[Array, "r d"] | None = None,
+    positives: Int[Array, " n"] | None = None,
+    labels: tuple[Int[Array, " n"], Int[Array, " l"]] | None = None,
+    false_negatives: Bool[Array, "n l"] | None = None,
+    reduction: str = "mean",
+    block_size: int | None = None,
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, " n"]:
+    """Computes -log softmax of each query's dot product with its key, among all keys.
+
+    Logits are dot products; normalise queries and keys for the cosine. The matrix of logits is
+    never held unless it is small, see `rml.ops.streaming`.
+
+    Args:
+      queries: Queries.
+      keys: Keys, at least as many as queries.
+      temperature: Divides the logits.
+      negatives: More keys that are no query's positive, such as MoCo's queue.
+      positives: Index in `keys` of each query's key; by default query i has key i.
+      labels: Labels of queries and of keys followed by negatives: a key with the query's label,
+        other than its own key, is a false negative and left out.
+      false_negatives: The same as a matrix over keys followed by negatives, true where left out.
+      reduction: Mean over the queries, or each query's loss.
+      block_size: Rows of one strip of logits; automatic by default.
+      axis_name: Inside `jax.shard_map`, the mesh axis over which queries and keys are sharded:
+        keys of all devices are candidates and the mean is that of the whole batch. Query i's key
+        is key i of the same device.
+
+    Returns:
+      The loss.
+
+    Raises:
+      ValueError: If shapes do not fit, or options exclude each other.
+
+    Source: van den Oord et al. 2018, Representation Learning with Contrastive Predictive Coding,
+    eq. 4; queue of negatives: He et al. 2020, Momentum Contrast, eq. 1.
+    """
+    n = queries.shape[0]
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
+    if positives is None and keys.shape[0] < n:
+        raise ValueError(f"each query needs its key, got {n} queries and {keys.shape[0]} keys.")
+    if labels is not None and false_negatives is not None:
+        raise ValueError("labels and false_negatives both name the false negatives; give one.")
+    if axis_name is not None and (positives is not None or false_negatives is not None):
+        raise ValueError("positives and false_negatives are not available with axis_name.")
+    if axis_name is not None and labels is not None and (negatives is not None or len(keys) != n):
+        raise ValueError("labels with axis_name need as many keys as queries and no negatives.")
+
+    queries, keys, _ = promote(queries, keys, 0.0)  # once, so that gradients are rounded once
+    queries = queries / temperature
+    own = jnp.arange(n) if positives is None else positives
+    positive = jnp.sum(queries * jnp.take(keys, own, axis=0), axis=-1)
+    if negatives is not None:
+        keys = jnp.concatenate([keys, negatives.astype(keys.dtype)])
+    if axis_name is not None:
+        own += jax.lax.axis_index(axis_name) * n
+
+    mask: Mask | None = None
+    pairs = Pairs()
+    if labels is not None:
+        mask = _not_same_label
+        pairs = Pairs(jnp.stack([labels[0], own.astype(labels[0].dtype)], 1), labels[1])
+    if false_negatives is not None:
+        mask = _listed
+        pairs = Pairs(~false_negatives | (own[:, None] == jnp.arange(keys.shape[0])))
+    for name, size in (("labels", pairs.col_labels), ("false_negatives", false_negatives)):
+        if size is not None and size.shape[-1] != keys.shape[0]:
+            raise ValueError(
+                f"{name} must cover keys and negatives, {keys.shape[0]} in all, "
+                f"got {size.shape[-1]}."
+            )
+
+    if axis_name is not None:
+        row, _ = ring_values(
+            queries, keys, axis_name=axis_name, mask=mask, pairs=pairs, block_size=block_size
+        )
+        loss = row - positive
+        return jax.lax.pmean(jnp.mean(loss), axis_name) if reduction == "mean" else loss
+    if reduction == "none":
+        return row_values(queries, keys, mask=mask, pairs=pairs, block_size=block_size) - positive
+    weights = jnp.full(n, 1 / n, queries.dtype)
+    total = weighted_sum(queries, keys, weights, mask=mask, pairs=pairs, block_size=block_size)
+    return total - jnp.mean(positive)
+
+
+def info_nce_with_queue(
+    queries: Float[Array, "n d"],
+    keys: Float[Array, "n d"],
+    queue: Float[Array, "r d"],
+    *,
+    temperature: float | Float[Array, ""],
+) -> Float[Array, ""]:
+    """Computes -log softmax of each query's dot product with its key, among it and a queue.
+
+    The other keys of the batch are no negatives, as in MoCo.
+
+    Args:
+      queries: Queries.
+      keys: Keys, row i of the same example as query i.
+      queue: Keys of earlier batches, the negatives.
+      temperature: Divides the logits.
+
+    Returns:
+      The mean over the queries.
+
+    Raises:
+      ValueError: If shapes do not fit.
+
+    Source: He et al. 2020, Momentum Contrast (arXiv:1911.05722), eq. 1.
+    """
+    batch, earlier = jnp.zeros(len(queries), int), jnp.ones(len(queue), int)
+    return info_nce(
+        queries, keys, negatives=queue, temperature=temperature,
+        labels=(batch, jnp.concatenate([batch, earlier])),
+    )  # fmt: skip

@@ -1,0 +1,45 @@
+"""Multiple-negatives ranking: every other document of the batch is a negative."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rml.losses.infonce import info_nce
+from rml.ops.similarity import normalize
+
+
+def multiple_negatives_ranking(
+    queries: Float[Array, "n d"],
+    documents: Float[Array, "n d"],
+    *,
+    temperature: float | Float[Array, ""] = 0.05,
+    hard_negatives: Float[Array, "n h d"] | None = None,
+    block_size: int | None = None,
+) -> Float[Array, ""]:
+    """Computes the cross-entropy of each query's document among all documents by cosine.
+
+    Args:
+      queries: Queries, not normalised.
+      documents: Documents, row i answering query i.
+      temperature: Divides the cosine similarities.
+      hard_negatives: h further documents mined for each query; they are negatives for all.
+      block_size: Rows of one strip of logits; automatic by default.
+
+    Returns:
+      The mean loss.
+
+    Raises:
+      ValueError: If shapes do not fit.
+
+    Source: Henderson et al. 2017, Efficient Natural Language Response Suggestion for Smart Reply,
+    section 4.4; cosine and temperature as in Reimers & Gurevych 2019, Sentence-BERT.
+    """
+    negatives = None
+    if hard_negatives is not None:
+        negatives = normalize(jnp.reshape(hard_negatives, (-1, hard_negatives.shape[-1])))
+    return info_nce(
+        normalize(queries),
+        normalize(documents),
+        temperature=temperature,
+        negatives=negatives,
+        block_size=block_size,
+    )

@@ -1,0 +1,64 @@
+"""Known-item search: a document is asked for by words that it begins with."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from rml.retrieval.search import search
+
+
+class KnownItems(NamedTuple):
+    """How m documents are found by queries of their own.
+
+    Attributes:
+      first: Share of the documents that rank first for their query.
+      among: Share of those among the k best.
+      own: Inner product of each query with its document.
+      other: Largest inner product of each query with another document, -inf where there is none.
+    """
+
+    first: float
+    among: float
+    own: Float[np.ndarray, " m"]
+    other: Float[np.ndarray, " m"]
+
+
+def known_items(
+    encode: Callable[[Sequence[str]], Float[np.ndarray, "m d"]],
+    texts: Sequence[str],
+    vectors: Float[np.ndarray, "n d"],
+    *,
+    sample: int,
+    rng: np.random.Generator,
+    words: Callable[[int], int] = lambda count: max(4, count // 8),
+    k: int = 10,
+) -> KnownItems:
+    """Asks for documents, drawn without repetition, by the words that they begin with.
+
+    Args:
+      encode: Vectors of texts, such as a `TextEmbedder`.
+      texts: The documents.
+      vectors: Their vectors.
+      sample: The most documents that are asked for.
+      rng: Generator of the draw.
+      words: Number of words of a query, for the number of words of its document.
+      k: The most documents that are found for each query.
+
+    Returns:
+      What was found.
+    """
+    rows = np.sort(rng.choice(len(texts), min(sample, len(texts)), replace=False))
+    split = [texts[row].split() for row in rows]
+    queries = encode([" ".join(own[: words(len(own))]) for own in split])
+    k = min(k, len(texts))
+    scores, found = map(np.asarray, search(jnp.asarray(queries), jnp.asarray(vectors), k=k))
+    hits = found == rows[:, None]
+    return KnownItems(
+        first=float(np.mean(hits[:, 0])),
+        among=float(np.mean(hits.any(axis=1))),
+        own=np.sum(queries * vectors[rows], axis=1),
+        other=np.max(np.where(hits, -np.inf, scores), axis=1),
+    )

@@ -1,0 +1,70 @@
+"""Negatives of a retriever's training pairs: documents drawn at random, or mined by a search."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from rml.retrieval.search import search
+
+
+def random_negatives(
+    document: Int[np.ndarray, " p"], *, documents: int, count: int, rng: np.random.Generator
+) -> Int[np.ndarray, "p count"]:
+    """Draws documents other than each pair's own, all of them equally likely, with repetition.
+
+    Args:
+      document: Document of each of p pairs.
+      documents: Number of documents of the collection.
+      count: Number of documents drawn for each pair.
+      rng: Generator of the draws.
+
+    Returns:
+      Document numbers.
+
+    Raises:
+      ValueError: If the collection has fewer than 2 documents.
+    """
+    if documents < 2:
+        raise ValueError(f"a negative needs another document, got a collection of {documents}")
+    other = rng.integers(0, documents - 1, (len(document), count))
+    return other + (other >= document[:, None])
+
+
+def hard_negatives(
+    queries: Float[np.ndarray, "q d"],
+    documents: Float[np.ndarray, "n d"],
+    *,
+    query: Int[np.ndarray, " p"],
+    document: Int[np.ndarray, " p"],
+    count: int,
+) -> Int[np.ndarray, "p count"]:
+    """Mines the documents that a retriever ranks highest for a pair's query and that do not answer.
+
+    Args:
+      queries: Vectors of the queries.
+      documents: Vectors of the documents.
+      query: Query of each of p pairs.
+      document: Document that answers it; a query has as many answers as it has pairs.
+      count: Number of documents mined for each pair.
+
+    Returns:
+      Document numbers of each pair, by falling inner product; no answer of the pair's query.
+
+    Raises:
+      ValueError: If a query has fewer than `count` documents beside its answers.
+
+    Source: Izacard et al., Unsupervised Dense Information Retrieval with Contrastive Learning,
+    arXiv:2112.09118, Section 4.3; Xiong et al., arXiv:2007.00808, mine anew during training.
+    """
+    most = int(np.bincount(query).max(initial=0))
+    if len(documents) - most < count:
+        raise ValueError(
+            f"{count} negatives were asked for, but of {len(documents)} documents {most} answer "
+            "the same query"
+        )
+    ranked = np.asarray(search(jnp.asarray(queries), jnp.asarray(documents), k=count + most)[1])
+    answers = query.astype(np.int64) * len(documents) + document
+    found = np.arange(len(queries))[:, None] * len(documents) + ranked
+    # A stable sort puts the answers last and leaves the others in the order of their scores.
+    order = np.argsort(np.isin(found, answers), axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(ranked, order, axis=1)[query]

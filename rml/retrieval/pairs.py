@@ -1,0 +1,90 @@
+"""Pairs of a query and its document in tokens, each with candidates for its negatives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from rml import data
+from rml.data import tokens
+from rml.data.text import RetrievalData
+
+
+def pair_batches(
+    tokenizer: Any,
+    collection: RetrievalData,
+    candidates: Int[np.ndarray, "p c"],
+    *,
+    lengths: tuple[int, int],
+    pad_id: int = 0,
+    name: str = "pairs",
+    split: str = "all",
+    **options: Any,
+) -> grain.IterDataset:
+    """Batches of the pairs `collection.answers`, each text encoded once.
+
+    Args:
+      tokenizer: A `tokenizers.Tokenizer`.
+      collection: Queries and documents.
+      candidates: Documents from which a pair's negatives are taken, for each of p pairs.
+      lengths: The most tokens of a query and of a document, special ones included; longer ones
+        are cut.
+      pad_id: Number of the token that fills a row.
+      name: Name of the collection, for messages.
+      split: Name of its split, for messages.
+      **options: Further arguments of `rml.data.batches`.
+
+    Returns:
+      Batches of the shapes of `pair_spec`.
+
+    Raises:
+      ValueError: If there are not as many rows of candidates as pairs.
+    """
+    query, document, _ = collection.answers
+    if len(candidates) != len(query):
+        raise ValueError(
+            f"{len(query)} pairs need as many rows of candidates, got {len(candidates)}"
+        )
+
+    def encoded(kind: str, texts: Sequence[str], length: int) -> dict[str, np.ndarray]:
+        numbers = tokens.encode(tokenizer, texts, max_length=length)
+        filled, mask = tokens.pad(numbers, width=length, pad_id=pad_id)
+        return {kind: filled, f"{kind}_length": mask.sum(axis=1, dtype=np.int32)}
+
+    def look_up(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows = batch["candidates"]
+        found = {key.replace("document", "candidates"): own[rows] for key, own in texts.items()}
+        return {**batch, **found}
+
+    asked = encoded("query", collection.queries, lengths[0])
+    texts = encoded("document", collection.documents, lengths[1])
+    pairs = {key: own[query] for key, own in asked.items()}
+    pairs |= {key: own[document] for key, own in texts.items()}
+    source = data.Arrays(pairs | {"candidates": candidates}, name=name, split=split)
+    return data.batches(source, **options).map(look_up)
+
+
+def pair_spec(
+    batch_size: int, *, lengths: tuple[int, int], candidates: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of `pair_batches`, known without opening data.
+
+    Args:
+      batch_size: Number of pairs b.
+      lengths: Numbers of tokens of a query q and of a document d.
+      candidates: Number of candidates c of a pair.
+
+    Returns:
+      `query [b, q]`, `document [b, d]` and `candidates [b, c, d]`, and of each its lengths,
+      `query_length [b]` and so on.
+    """
+    shapes: dict[str, tuple[int, ...]] = {
+        "query": (batch_size, lengths[0]),
+        "document": (batch_size, lengths[1]),
+        "candidates": (batch_size, candidates, lengths[1]),
+    }
+    shapes |= {f"{name}_length": shape[:-1] for name, shape in shapes.items()}
+    return {name: jax.ShapeDtypeStruct(shape, np.int32) for name, shape in shapes.items()}

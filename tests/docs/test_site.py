@@ -1,0 +1,206 @@
+"""The site: what its generators write, where its links lead, and that it needs no network."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import markdown
+import pytest
+
+from docs import generate, hooks
+from experiments import tables
+from experiments.systems import System, read_systems
+from rml.training.claims import Claim, judge
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = System(
+    key="simclr", title="A Title", authors=("A", "B", "C", "D", "E", "F"), year=2020,
+    arxiv="2002.05709", venue="ICML", area="contrastive", section="Baselines",
+    claim="kNN is above pixels", functions=("rml.losses.nt_xent",),
+    configs=("configs/contrastive/simclr_cifar10.py",),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def library():
+    return generate.load_library()
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return generate.pages()
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Toy results of `SYSTEM`: one claim that holds and one that does not."""
+    claims = [
+        Claim("kNN is above 90%", "knn", ">=", 0.9, "a paper"),
+        Claim("The gain is 2 points", "gain", ">=", 0.02, "a paper"),
+    ]
+    metrics = {"knn": [0.95, 0.952], "gain": [0.01, 0.0102], "rankme": [None, 12.0]}
+    result = dict(
+        system="simclr", config=SYSTEM.configs[0], seeds=[0, 1], metrics=metrics,
+        claims=[judge(claim, metrics[claim.metric]) for claim in claims], seconds=[100.0, 140.0],
+        versions={"jax": "0.10.2"}, device="cpu", commit="0123456789abcdef",
+        finished="2026-01-02T03:04:05",
+    )  # fmt: skip
+    results = {"simclr": {"simclr_cifar10": result}}
+    monkeypatch.setattr(tables, "read_results", lambda: results)
+    return results["simclr"]
+
+
+def test_page_of_a_system_has_equation_commands_and_what_was_measured(library, measured):
+    shown = {"results/simclr/simclr_cifar10.png": Path("x.png"), "results/other/y.png": Path("y")}
+    page = generate.system_page(SYSTEM, measured, library, shown)
+    assert "A, B, C, and others, 2020, ICML, [arXiv:2002.05709](https://arxiv.org/" in page
+    assert "$$\n" in page
+    assert "`rml.losses.ntxent.nt_xent`" in page
+    assert "kNN is above pixels." in page
+    command = "python -m experiments.run --config=configs/contrastive/simclr_cifar10.py"
+    assert f"```\n{command} \\\n    --workdir=runs/simclr_cifar10\n```" in page
+    assert re.search(r"\| kNN is above 90% \| `simclr_cifar10` \|.* 0.951 .*\| holds \|", page)
+    failed = page.partition("### Not reproduced")[2].partition("## Run")[0]
+    assert "The gain is 2 points: 0.0101" in failed
+    assert "90%" not in failed
+    assert "](../results/simclr/simclr_cifar10.png)" in page
+    assert "results/other" not in page
+    assert "2 min 0\u00a0s a seed on cpu".replace(" ", "\u00a0", 1) in page
+    assert "commit 0123456789ab, 2026-01-02" in page
+    assert "| `rankme` | not finite | 12.0 |" in page
+
+
+def test_page_of_a_built_system_without_results_says_so(library, monkeypatch):
+    monkeypatch.setattr(tables, "read_results", dict)
+    page = generate.system_page(SYSTEM, {}, library, {})
+    assert "Not measured" in page
+    assert "How it was measured" not in page
+    assert "Not reproduced" not in page
+
+
+def test_page_of_a_system_that_is_not_built_says_so_and_shows_no_command(library):
+    unbuilt = System(**{**vars(SYSTEM), "functions": (), "configs": ()})
+    page = generate.system_page(unbuilt, {}, library, {})
+    assert "Not built" in page
+    assert "kNN is above pixels." in page
+    assert "experiments.run" not in page
+
+
+def test_a_system_without_a_text_is_described_by_its_first_docstring(library):
+    other = System(**{**vars(SYSTEM), "key": "unwritten"})
+    text = generate.description(other, library)
+    assert text.startswith("Computes")
+    assert "Chen et al. 2020" in text
+    assert "temperature:" not in text  # arguments belong to the API
+
+
+def test_every_system_area_and_room_has_a_page_that_the_navigation_names(pages):
+    def leaves(items):
+        for item in items:
+            if isinstance(item, str):
+                yield item
+            else:
+                (value,) = item.values()
+                yield from [value] if isinstance(value, str) else leaves(value)
+
+    named = list(leaves(generate.navigation()))
+    assert sorted(named) == sorted(set(pages) - {"index.md", "gallery.md"})
+    assert {f"systems/{key}.md" for key in read_systems()} < set(named)
+    assert {f"api/{path.parent.name}.md" for path in ROOT.glob("rml/*/__init__.py")} < set(named)
+
+
+def test_rooms_list_what_they_export(library, pages):
+    for room in generate.rooms(library):
+        for name in room.exports or ():
+            assert re.search(rf"^::: rml\.[\w.]*\b{name}$", pages[f"api/{room.name}.md"], re.M)
+
+
+def test_links_between_pages_lead_somewhere(pages):
+    written = {
+        str(path.relative_to(generate.DOCS)): path.read_text()
+        for path in generate.DOCS.rglob("*.md")
+        if path.parent.name != "about"
+    }
+    texts = {**written, **pages}
+    known = {*texts, *generate.pictures()}
+    for address, text in texts.items():
+        text = re.sub(r"```.*?```", "", text, flags=re.S)
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            if not target.startswith("https://"):
+                path = (ROOT / address).parent.joinpath(target).resolve().relative_to(ROOT)
+                assert str(path) in known, f"{address} links to {target}"
+
+
+def test_names_and_files_in_written_pages_exist(library):
+    for page in generate.DOCS.rglob("*.md"):
+        text = page.read_text()
+        for name in re.findall(r"`(rml(?:\.\w+)+)`", text):
+            assert generate.find(name, library), f"{page} names {name}"
+        files = re.findall(r"\b(?:configs|docs|experiments|rml|tests|tpu)/[\w/]+\.\w+", text)
+        for file in files:
+            assert "align_uniform" in file or (ROOT / file).exists(), f"{page} names {file}"
+
+
+def test_texts_about_systems_are_of_systems():
+    assert {path.stem for path in (generate.DOCS / "about").glob("*.md")} <= set(read_systems())
+
+
+def render(text):
+    extensions = [hooks.LiteralAngles(), "pymdownx.arithmatex"]
+    configs = {"pymdownx.arithmatex": {"generic": True}}
+    return hooks.mathml(markdown.markdown(text, extensions=extensions, extension_configs=configs))
+
+
+def test_formulas_become_mathml():
+    page = render("So $x_1 < y$ holds:\n\n$$\n\\frac{1}{n} \\sum_i z_i\n$$\n\n`$FLAGS` and $5 a $")
+    assert re.search(r"<math[^>]*inline.*<msub><mi>x</mi><mn>1</mn></msub>", page)
+    assert re.search(r"<math[^>]*block.*<mfrac>.*</math>", page)
+    assert "<code>$FLAGS</code> and $5 a $" in page
+    assert "arithmatex" not in page
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*sorted((ROOT / "docs/about").glob("*.md")), ROOT / "docs/skeletons/method.py"],
+    ids=lambda path: path.stem,
+)
+def test_all_formulas_are_understood(path):
+    text = path.read_text()
+    if path.suffix == ".py":
+        text = "\n\n".join(ast.get_docstring(n) for n in ast.parse(text).body if ast_has_doc(n))
+    math = re.findall(r"<math.*?</math>", render(text), re.S)
+    assert math
+    assert not [formula for formula in math if "\\" in formula or "merror" in formula]
+
+
+def ast_has_doc(node):
+    return isinstance(node, ast.FunctionDef) and ast.get_docstring(node)
+
+
+def test_inner_products_are_shown_as_written():
+    assert "&lt;W_m, x0 xiᵀ&gt;" in render("relu(<W_m, x0 xiᵀ>) and more")
+
+
+@pytest.mark.system
+def test_the_site_builds_strictly_and_reads_nothing_from_elsewhere(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", f"--site-dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = sorted(set(tmp_path.rglob("*.html")) - {tmp_path / "404.html"})  # that of a server
+    assert len(found) > len(read_systems())
+    loaded = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=\"?([^\"\s>]+)")
+    for page in found:
+        addresses = loaded.findall(page.read_text())
+        assert addresses
+        for address in addresses:
+            assert not re.match(r"(https?:)?//", address), f"{page} loads {address}"
+            file = (page.parent / address.partition("?")[0]).resolve()
+            assert address.startswith("data:") or file.exists(), f"{page} lacks {address}"
+    for style in tmp_path.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", style.read_text()), style
+    assert (tmp_path / "search/search_index.js").stat().st_size > 100_000
+    assert "<math" in (tmp_path / "systems/simclr.html").read_text()
+    losses = (tmp_path / "api/losses.html").read_text()
+    assert 'href="training.html#rml.training' in losses

@@ -1,0 +1,161 @@
+"""What every row of `METHODS` inherits: one signature, and what must not matter does not.
+
+A new method is a row of the table and passes these tests; here stand only its options, where the
+defaults take long, and what its nature excludes.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.fewshot import METHODS
+
+OPTIONS = {
+    "label_propagation": dict(neighbors=3),
+    "tim": dict(steps=20, learning_rate=1e-2),
+    "alpha_tim": dict(steps=20, learning_rate=1e-2),
+    "tim_adm": dict(steps=5),
+    "pt_map": dict(power=None, steps=3),
+}
+# A loop that ends by convergence has forward mode only.
+FORWARD = ("soft_kmeans", "k_modes", "laplacian_shot", "transductive_clustering")
+NO_DERIVATIVE = ("pt_map",)  # its docstring says why
+FEWEST = {"laplacian_shot": 3}  # its graph of two neighbours has the queries alone
+WAYS, SHOTS, QUERIES = 3, 2, 4
+
+
+@pytest.fixture(params=METHODS)
+def name(request):
+    """The name of a method."""
+    return request.param
+
+
+@pytest.fixture
+def plain(name):
+    """The method as it is."""
+    if name == "pt_map":
+        pytest.importorskip("ott")
+    return partial(METHODS[name], num_classes=WAYS, **OPTIONS.get(name, {}))
+
+
+@pytest.fixture
+def method(plain):
+    """The method, jitted."""
+    return jax.jit(plain)
+
+
+def require_probabilities(p, rows):
+    assert p.shape == (rows, WAYS)
+    np.testing.assert_allclose(jnp.sum(p, axis=1), 1, rtol=1e-5)
+    assert jnp.all(p >= 0)
+
+
+def test_probabilities_find_well_separated_classes(method, episode):
+    support, labels, query, truth = episode(1, d=6, spread=0.1)
+    p = method(support, labels, query)
+    require_probabilities(p, WAYS * QUERIES)
+    np.testing.assert_array_equal(jnp.argmax(p, axis=1), truth)
+
+
+def test_order_and_names_do_not_matter(method, episode):
+    support, labels, query, _ = episode(4)
+    p = method(support, labels, query)
+    rows = jnp.asarray(np.random.default_rng(0).permutation(len(query)))
+    np.testing.assert_allclose(method(support, labels, query[rows]), p[rows], atol=2e-4)
+    examples = jnp.asarray(np.random.default_rng(1).permutation(len(support)))
+    np.testing.assert_allclose(method(support[examples], labels[examples], query), p, atol=2e-4)
+    names = jnp.asarray([2, 0, 1])
+    np.testing.assert_allclose(method(support, names[labels], query)[:, names], p, atol=2e-4)
+
+
+def test_a_batch_is_a_loop(plain, method, episode):
+    batch = [episode(seed)[:3] for seed in (0, 7)]
+    together = jax.vmap(method)(*(jnp.stack(parts) for parts in zip(*batch, strict=True)))
+    alone = jnp.stack([plain(*parts) for parts in batch])
+    np.testing.assert_allclose(together, alone, atol=2e-4)
+
+
+EDGES = {
+    "plain": lambda s, q: (s, q),
+    "duplicates": lambda s, q: (s.at[1:].set(s[0]), q.at[:].set(s[0])),
+    "zeros": lambda s, q: (jnp.zeros_like(s), jnp.zeros_like(q)),
+    "a zero in each": lambda s, q: (s.at[0].set(0), q.at[0].set(0)),
+    "large": lambda s, q: (1e3 * s, 1e3 * q),
+    "small": lambda s, q: (1e-3 * s, 1e-3 * q),
+}
+
+
+def test_edges_are_finite_and_so_are_their_derivatives(name, plain, episode):
+    support, labels, query, truth = episode(0)
+    direction = episode(1)[::2]
+
+    def loss(support, query):
+        p = plain(support, labels, query)
+        return -jnp.mean(jnp.log(p[jnp.arange(len(truth)), truth] + 1e-6)), p
+
+    @jax.jit
+    def slope(*given):
+        if name in NO_DERIVATIVE:
+            return loss(*given)
+        if name in FORWARD:
+            _, along, p = jax.jvp(loss, given, direction, has_aux=True)
+            return along, p
+        gradients, p = jax.grad(loss, (0, 1), has_aux=True)(*given)
+        return sum(jnp.sum(g * d) for g, d in zip(gradients, direction, strict=True)), p
+
+    for edge, change in EDGES.items():
+        along, p = slope(*change(support, query))
+        require_probabilities(p, len(query))
+        assert jnp.isfinite(along), edge
+        if edge == "plain":
+            assert (along == 0) == (name == "hard_kmeans")
+
+
+def test_one_query_has_probabilities(name, method, episode):
+    support, labels, query, _ = episode(0)
+    fewest = FEWEST.get(name, 1)
+    require_probabilities(method(support, labels, query[:fewest]), fewest)
+
+
+def test_half_precision_gives_nearly_the_same(method, episode):
+    support, labels, query, truth = episode(1, d=6, spread=0.1)
+    p = method(support.astype(jnp.bfloat16), labels, query.astype(jnp.bfloat16))
+    require_probabilities(p, len(query))
+    np.testing.assert_array_equal(jnp.argmax(p, axis=1), truth)
+    np.testing.assert_allclose(p, method(support, labels, query), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("break_", "message"),
+    [
+        (lambda s, y, q: (s, jnp.zeros_like(y), q), r"none of \[1, 2\] among 3 classes"),
+        (lambda s, y, q: (s, y + 1, q), "between 0 and 2, got values from 1 to 3"),
+        (lambda s, y, q: (s, y[:-1], q), r"one label for each of 6 rows, got shape \(5,\)"),
+        (lambda s, y, q: (s.at[0, 0].set(jnp.nan), y, q), "support must be finite, got 1"),
+        (lambda s, y, q: (s, y, q.at[0].set(jnp.inf)), "query must be finite, got 6"),
+        (lambda s, y, q: (s, y, q[:, :4]), r"same number of features.*\(6, 6\) and \(12, 4\)"),
+        (lambda s, y, q: (s[:2], y[:2], q), "3 classes need at least as many support rows, got 2"),
+    ],
+)
+def test_bad_episodes_are_named(unchecked, episode, plain, break_, message):
+    with pytest.raises(ValueError, match=message):
+        plain(*break_(*episode(0)[:3]))
+
+
+# Those whose predictions are smooth enough for differences.
+@pytest.mark.parametrize("name", ["simple_shot", "bd_cspn", "label_propagation", "tim_adm"])
+def test_reverse_mode_is_the_slope(episode, plain):
+    support, labels, query, truth = episode(0)
+
+    def loss(support):
+        p = plain(support, labels, query)
+        return -jnp.mean(jnp.log(p[jnp.arange(len(truth)), truth]))
+
+    gradient = jax.jit(jax.grad(loss))(support)
+    direction = jax.random.normal(jax.random.key(0), support.shape)
+    step = 1e-2 * direction
+    slope = (loss(support + step) - loss(support - step)) / 2e-2
+    np.testing.assert_allclose(jnp.sum(gradient * direction), slope, rtol=2e-2)

@@ -1,0 +1,84 @@
+"""Options chosen on validation episodes: every combination is measured, the best one taken."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.errors import UserError
+from rml.fewshot import (
+    METHODS,
+    TITLES,
+    Search,
+    Setting,
+    evaluate_episodes,
+    find_method,
+    mean_and_interval,
+    sample_episodes,
+    search,
+    simple_shot,
+    soft_kmeans,
+)
+
+
+def data():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), 12)
+    x = rng.standard_normal((6, 8))[labels] + 0.8 * rng.standard_normal((72, 8))
+    x = jnp.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), jnp.float32)
+    setting = Setting(4, 1, 5)
+    return x, sample_episodes(jax.random.key(0), labels, episodes=16, **setting._asdict())
+
+
+def test_a_search_measures_every_combination():
+    x, tasks = data()
+    options = dict(temperature=[0.02, 0.2, 1.0], distance=("cosine", "squared_euclidean"), steps=5)
+    found = search(soft_kmeans, options, x, tasks, ways=4)
+    assert found.candidates == {
+        "distance": ("cosine", "squared_euclidean"), "temperature": (0.02, 0.2, 1.0)
+    }  # fmt: skip
+    table = {}
+    for distance, temperature in itertools.product(*found.candidates.values()):
+        method = partial(soft_kmeans, distance=distance, temperature=temperature, steps=5)
+        accuracies = evaluate_episodes(method, x, tasks, ways=4)
+        table[distance, temperature] = mean_and_interval(accuracies)
+    means, halves = (np.reshape(part, (2, 3)) for part in zip(*table.values(), strict=True))
+    np.testing.assert_allclose(found.accuracies, means, atol=1e-6)
+    np.testing.assert_allclose(found.intervals, halves, atol=1e-6)
+    assert len(np.unique(means)) > 1
+    best = max(table, key=lambda pair: table[pair][0])
+    assert found.chosen == dict(distance=best[0], temperature=best[1])
+    assert found.options == found.chosen | dict(steps=5)
+
+
+def test_what_has_no_candidates_is_not_searched():
+    x, tasks = data()
+    found = search(simple_shot, {"kind": "UN"}, x[:0], tasks, ways=4)  # rows would be missed
+    assert found.options == {"kind": "UN"}
+    assert found.candidates == found.chosen == {}
+
+
+def test_along_takes_the_best_of_the_other_options():
+    accuracies = np.array([[[0.1, 0.5], [0.4, 0.2]], [[0.3, 0.2], [0.6, 0.7]]])
+    candidates = {"a": (1, 2), "b": (3, 4), "c": (5, 6)}
+    found = Search({}, candidates, accuracies, accuracies / 10)
+    mean, half = found.along("c", "a")
+    np.testing.assert_array_equal(mean, [[0.4, 0.6], [0.5, 0.7]])
+    np.testing.assert_array_equal(half, mean / 10)
+    np.testing.assert_array_equal(found.along("a", "b", "c")[0], accuracies)
+
+
+def test_settings_have_names():
+    assert (Setting(5, 1, 15).name, Setting(5, 1, 15).title) == ("5way_1shot", "5-way 1-shot")
+    uneven = Setting(20, 5, 15, 2.0)
+    assert (uneven.name, uneven.title) == ("20way_5shot_imbalanced", "20-way 5-shot, imbalanced")
+
+
+def test_methods_are_found_by_name():
+    assert find_method("tim") is METHODS["tim"]
+    assert TITLES.keys() == METHODS.keys()
+    with pytest.raises(UserError, match="unknown few-shot method 'timm'; did you mean 'tim'"):
+        find_method("timm")

@@ -1,0 +1,59 @@
+"""The gated encoder: its gates are the filter's, its projections know no pair."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml import models
+from rml.hydra import FeatureFilter, GatedEncoder
+
+IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 8, 8, 1)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def built():
+    model = GatedEncoder(
+        models.build("convnet", features=4),
+        models.ProjectionHead(hidden=5, features=6),
+        FeatureFilter(classes=4, features=6, embed=3, hidden=5, gate="stochastic"),
+    )
+    return model, model.init(jax.random.key(0), IMAGES, train=True)
+
+
+def test_one_initialisation_makes_all_parts(built):
+    assert set(built[1]["params"]) == {"encoder", "head", "filter"}
+    assert built[1]["params"]["filter"]["embedding"].value.shape == (4, 3)
+
+
+def test_gates_are_the_filters(built):
+    model, variables = built
+    first, second, key = jnp.array([0, 3]), jnp.array([1, 3]), jax.random.key(1)
+    own = {"params": variables["params"]["filter"]}
+    for given in (None, key):
+        np.testing.assert_array_equal(
+            model.apply(variables, first, second, given, method="gates"),
+            model.filter.apply(own, first, second, given),
+        )
+    drawn = model.apply(variables, first, second, key, method="gates")
+    assert (drawn != model.apply(variables, first, second, method="gates")).any()
+
+
+def test_gates_of_all_pairs_stand_in_a_matrix(built):
+    model, variables = built
+    gates = model.apply(variables, method="pair_gates")
+    assert gates.shape == (4, 4, 6)
+    row = model.apply(variables, jnp.full(4, 1), jnp.arange(4), method="gates")
+    np.testing.assert_allclose(gates[1], row, rtol=1e-5)
+    np.testing.assert_array_equal(gates, gates.swapaxes(0, 1))
+
+
+def test_projections_are_the_heads_of_the_features_without_gates(built):
+    model, variables = built
+    features = model.apply(variables, IMAGES, method="features")
+    head = {name: value["head"] for name, value in variables.items() if "head" in value}
+    np.testing.assert_allclose(
+        model.apply(variables, IMAGES, train=False),
+        model.head.apply(head, features, train=False),
+        rtol=1e-5,
+    )

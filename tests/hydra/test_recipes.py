@@ -1,0 +1,62 @@
+"""The comparison's recipe as other recipes reach it: an encoder for each of its methods."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import jax, numpy as np
+from configs.hydra import compare_mnist5k, hydra_digits
+from experiments.common.encoders import load_encoder
+from experiments.common.pretraining import train
+from experiments.hydra import compare, methods
+from rml.errors import UserError
+from rml.training import RunDirectory
+
+config, other = hydra_digits.get_config(), compare_mnist5k.get_config()
+config.experiment, config.simclr, config.supcon = other.experiment, other.simclr, other.supcon
+config.train.update(dict(steps=1, batch_size=32, eval_every=0, checkpoint_every=0))
+config.optimizer.warmup_steps = 0
+images = np.random.default_rng(0).integers(0, 256, (4, *config.data.image_shape), np.uint8)
+run, found = RunDirectory(Path(sys.argv[1]), config.to_dict()), {}
+for method in ("supcon", "hydra"):
+    inner = run.of_method(method)
+    state = train(config, inner, methods.task(config, method))
+    expected = methods.build_model(config, method).apply(
+        jax.device_get(state.variables), images.astype(np.float32) / 255, method="features"
+    )
+    features = load_encoder(inner.path, config.data.image_shape)(images)
+    found[method] = float(np.abs(features - expected).max() / np.abs(expected).max())
+    found[f"{method} size"] = float(np.abs(expected).max())
+shapes = jax.eval_shape(compare.task(config).init, jax.random.key(0)).params
+found["own"] = sorted(shapes)
+for name, wrong in (
+    ("run", lambda: load_encoder(run.path, config.data.image_shape)),
+    ("method", lambda: methods.build_model(config, "supcom")),
+):
+    try:
+        wrong()
+    except UserError as error:
+        found[name] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_a_methods_directory_gives_the_encoder_of_that_method(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "run")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert max(found["supcon"], found["hydra"]) < 1e-4, found
+    assert found["supcon size"] != found["hydra size"]  # not one encoder
+    assert found["own"] == ["encoder", "filter", "head"]  # the comparison's own task is Hydra's
+    assert "compares methods" in found["run"]
+    assert "supcon" in found["run"]
+    assert found["method"].startswith("unknown method 'supcom'; did you mean 'supcon'")

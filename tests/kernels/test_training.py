@@ -1,0 +1,131 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+
+from rml import kernels
+from rml.kernels import sparse
+
+SE = kernels.squared_exponential
+SHAPE = dict(kernel=SE, inducing=4, depth=1, width=2.5, learning_rate=0.05)
+
+
+def data(normal, n=12):
+    x = normal(0, n, 2)
+    return jnp.asarray(x), jnp.asarray(np.sin(x.sum(1, keepdims=True)) + 0.1 * normal(1, n, 1))
+
+
+def by_hand(x, y, batches, *, steps, total, **options):
+    """Adam at a cosine rate, one step after another."""
+    machine = sparse.init_sparse(x[:4], depth=1, outputs=1)
+    rates = [0.05 * (1 + np.cos(np.pi * t / steps)) / 2 for t in range(steps)]
+    state = optax.scale_by_adam().init(machine)
+    for rate, rows in zip(rates, batches, strict=True):
+        grads = jax.grad(
+            lambda m, rows=rows: -sparse.elbo(
+                m, x[rows], y[rows], total=total, kernel=SE, widths=jnp.array([2.5]),
+                likelihood="gaussian", **options,
+            )
+        )(machine)  # fmt: skip
+        updates, state = optax.scale_by_adam().update(grads, state)
+        machine = jax.tree.map(lambda p, u, rate=rate: p - rate * u, machine, updates)
+    return machine
+
+
+def assert_same(ours, theirs):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), ours, theirs)
+
+
+def test_training_is_adam_on_the_bound_at_a_cosine_rate(normal):
+    x, y = data(normal)
+    ours = kernels.train_sparse(x, y, steps=3, normalization="global", **SHAPE)
+    every = [np.arange(12)] * 3
+    assert_same(ours, by_hand(x, y, every, steps=3, total=12, normalization="global"))
+
+
+def test_batches_are_drawn_from_the_first_rows_and_stand_for_them(normal):
+    x, y = data(normal)
+    key = jax.random.key(3)
+    train = jax.jit(
+        lambda total: kernels.train_sparse(
+            x, y, steps=3, batch_size=5, total=total, key=key, **SHAPE
+        )
+    )
+    for total in (6, 12):
+        rows = [jax.random.randint(k, (5,), 0, total) for k in jax.random.split(key, 3)]
+        assert max(int(r.max()) for r in rows) < total
+        assert_same(train(total), by_hand(x, y, rows, steps=3, total=total))
+
+
+def test_splits_train_as_each_alone_and_without_learning_stay_at_the_prior(normal):
+    x, y = (jnp.stack([part, part[::-1]]) for part in data(normal))
+    both = kernels.train_splits(x, y, steps=3, **SHAPE)
+    for index in (0, 1):
+        alone = kernels.train_sparse(x[index], y[index], steps=3, **SHAPE)
+        assert_same(jax.tree.map(lambda leaf, i=index: leaf[i], both), alone)
+    fixed = kernels.train_splits(x, y, steps=3, learned=False, **SHAPE)
+    assert fixed.raw is None
+    assert (both.raw != 0).any()
+
+
+def test_options_that_contradict_one_another_are_named(normal):
+    x, y = data(normal)
+    for wrong in (
+        {"batch_size": 5},
+        {"key": jax.random.key(0)},
+        {"total": 6},
+    ):
+        with pytest.raises(ValueError, match="batches need a key, and total needs batches"):
+            kernels.train_sparse(x, y, steps=1, **SHAPE, **wrong)
+
+
+def test_scores_are_those_of_scipys_normal_distribution(normal):
+    x, y = data(normal, 40)
+    machine = kernels.train_sparse(x, y, steps=20, **SHAPE)
+    mean, variance = sparse.propagate_sparse(machine, x, kernel=SE).prediction
+    normal_law = stats.norm(mean[:, 0], np.sqrt(variance + np.exp(machine.log_noise)))
+    target = np.asarray(y[:, 0]) * 3  # far enough that some leave the interval
+    scores = kernels.regression_scores(machine, x, jnp.asarray(target)[:, None], kernel=SE)
+    np.testing.assert_allclose(scores.log_likelihood, normal_law.logpdf(target).mean(), rtol=1e-8)
+    np.testing.assert_allclose(
+        scores.error, np.sqrt(((target - mean[:, 0]) ** 2).mean()), rtol=1e-8
+    )
+    low, high = normal_law.interval(0.95)
+    inside = ((low < target) & (target < high)).mean()
+    assert 0 < inside < 1
+    np.testing.assert_allclose(scores.coverage, inside)
+    other = kernels.regression_scores(machine, x, y, kernel=SE, normalization="local")
+    terms = sparse.propagate_sparse(machine, x, kernel=SE, normalization="local")
+    expected = kernels.gaussian_log_likelihood(
+        terms.prediction, y, noise=jnp.exp(machine.log_noise)
+    )
+    np.testing.assert_allclose(other.log_likelihood, expected, rtol=1e-12)
+
+
+def test_optimal_grams_are_a_maximum_of_the_objective(normal):
+    x, y = data(normal, 5)
+    g = kernels.input_gram(x) + 0.1 * jnp.eye(5)
+    options = dict(kernel=SE, noise=0.2)
+    grams, found = kernels.optimal_grams(g, y, depth=2, width=3.0, steps=300, **options)
+    assert found.converged
+    widths = jnp.full(2, 3.0)
+    best = kernels.objective(grams, g, y, widths=widths, **options)
+    np.testing.assert_allclose(-3.0 * found.value, best, rtol=1e-10)
+    slope = jax.grad(kernels.objective)(grams, g, y, widths=widths, **options)
+    np.testing.assert_allclose(slope, 0, atol=1e-6)
+    prior = kernels.nngp_grams(g, kernel=SE, depth=2)
+    assert best > kernels.objective(prior, g, y, widths=widths, **options)
+    assert not kernels.optimal_grams(g, y, depth=2, width=3.0, steps=2, **options)[1].converged
+
+
+def test_inducing_rows_are_as_many_of_each_class_in_their_order():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), [20, 6, 10]))
+    rows = kernels.inducing_rows(labels, 11, classes=3, seed=5)
+    np.testing.assert_array_equal(labels[rows], [0] * 4 + [1] * 4 + [2] * 3)
+    assert len(set(rows)) == 11
+    np.testing.assert_array_equal(rows, kernels.inducing_rows(labels, 11, classes=3, seed=5))
+    assert (rows != kernels.inducing_rows(labels, 11, classes=3, seed=6)).any()
+    few = kernels.inducing_rows(labels, 30, classes=3, seed=5)
+    np.testing.assert_array_equal(np.bincount(labels[few]), [10, 6, 10])

@@ -1,0 +1,42 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.losses import smoothed_cross_entropy
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_is_the_cross_entropy_with_the_smoothed_target(oracle, normal, smoothing):
+    logits, labels = normal(0, 6, 4), np.array([0, 3, 1, 1, 2, 0])
+    target = (1 - smoothing) * np.eye(4)[labels] + smoothing / 4
+    log_p = logits - oracle.lse(logits)[:, None]
+    loss = smoothed_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing=smoothing)
+    np.testing.assert_allclose(loss, -(target * log_p).sum(1), rtol=1e-5)
+
+
+def test_is_least_at_the_smoothed_target():
+    """The loss at logits log t of the smoothed target t is its entropy, the least there is."""
+    target = np.full(5, 0.1 / 5)
+    target[2] += 0.9
+    entropy = -(target * np.log(target)).sum()
+
+    def loss(logits):
+        return smoothed_cross_entropy(logits[None], jnp.array([2]), smoothing=0.1)[0]
+
+    value, slope = jax.value_and_grad(loss)(jnp.log(jnp.asarray(target)))
+    assert float(value) == pytest.approx(entropy, rel=1e-6)
+    np.testing.assert_allclose(slope, 0, atol=1e-6)
+    assert float(loss(jnp.array([0.0, 0, 9, 0, 0]))) > entropy
+
+
+def test_half_precision_and_large_logits_stay_finite():
+    logits = jnp.array([[3e4, -3e4, 0.0]], jnp.bfloat16)
+
+    def loss(logits):
+        return jnp.mean(smoothed_cross_entropy(logits, jnp.array([1]), smoothing=0.1))
+
+    value, slope = jax.value_and_grad(loss)(logits)
+    assert value.dtype == jnp.float32
+    assert jnp.isfinite(value)
+    assert jnp.all(jnp.isfinite(slope.astype(jnp.float32)))

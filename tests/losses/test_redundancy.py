@@ -1,0 +1,40 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.losses.barlow_twins import barlow_twins
+from rml.losses.vicreg import vicreg
+
+
+def test_vicreg_matches_numpy(check, normal):
+    def reference(a, b):
+        total = 25 * np.mean((a - b) ** 2)
+        for z in (a, b):
+            cov = np.cov(z, rowvar=False)
+            total += 25 * np.mean(np.maximum(0, 1 - np.sqrt(np.diagonal(cov) + 1e-4)))
+            total += np.sum((cov - np.diag(np.diagonal(cov))) ** 2) / z.shape[1]
+        return total
+
+    a = 0.7 * normal(0, 9, 4)
+    check(vicreg, reference, a, a + 0.3 * normal(1, 9, 4))
+
+
+def test_barlow_twins_matches_numpy(check, normal):
+    def reference(a, b):
+        c = np.corrcoef(a, b, rowvar=False)[:4, 4:]
+        off = c - np.diag(np.diagonal(c))
+        return np.sum((1 - np.diagonal(c)) ** 2) + 5e-3 * np.sum(off**2)
+
+    a = normal(0, 9, 4)
+    check(barlow_twins, reference, a, a + normal(1, 9, 4))
+
+
+@pytest.mark.parametrize("loss", [vicreg, barlow_twins])
+def test_collapse_is_penalised_with_finite_gradients(loss):
+    a = jnp.ones((5, 3))
+    value, grad = jax.value_and_grad(loss)(a, a)
+    assert value > 2
+    assert jnp.all(jnp.isfinite(grad))
+    with pytest.raises(ValueError, match="two rows"):
+        loss(a[:1], a[:1])

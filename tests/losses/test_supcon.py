@@ -1,0 +1,77 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.losses.ntxent import nt_xent
+from rml.losses.supcon import sup_con
+
+LABELS = np.array([3, -1, 3, 8, -1, 3, 8, 5, 3])  # the anchor of label 5 has no positive
+
+
+def _reference(oracle, z, t, form):
+    z = oracle.unit(z)
+    s = z @ z.T / t
+    np.fill_diagonal(s, -np.inf)
+    losses = []
+    for i in range(len(z)):
+        p = [j for j in range(len(z)) if j != i and LABELS[j] == LABELS[i]]
+        if p:
+            inside = np.log(np.mean(np.exp(s[i, p] - oracle.lse(s[i]))))
+            losses.append(oracle.lse(s[i]) - np.mean(s[i, p]) if form == "out" else -inside)
+    return np.mean(losses)
+
+
+def same(row, col, row_label, col_label):
+    return (row != col) & (row_label == col_label)
+
+
+@pytest.mark.parametrize("form", ["out", "in"])
+@pytest.mark.parametrize(("block_size", "positives"), [(None, None), (2, None), (4, same)])
+def test_matches_the_float64_definition(check, oracle, normal, form, block_size, positives):
+    def loss(z, t):
+        return sup_con(
+            z,
+            jnp.asarray(LABELS),
+            temperature=t,
+            form=form,
+            positives=positives,
+            block_size=block_size,
+        )
+
+    check(loss, lambda z, t: _reference(oracle, z, t, form), normal(0, 9, 5), 0.1)
+
+
+def test_two_views_alone_are_nt_xent(normal):
+    a, b = jnp.asarray(normal(0, 6, 4)), jnp.asarray(normal(1, 6, 4))
+    labels = jnp.tile(jnp.arange(6), 2)
+    for form in ("out", "in"):
+        value = sup_con(jnp.concatenate([a, b]), labels, temperature=0.1, form=form)
+        np.testing.assert_allclose(value, nt_xent(a, b, temperature=0.1), rtol=1e-5)
+
+
+def test_out_bounds_in(normal):
+    z = jnp.asarray(normal(0, 9, 5))
+    out, inside = (
+        sup_con(z, jnp.asarray(LABELS), temperature=0.1, form=f, reduction="none")
+        for f in ("out", "in")
+    )
+    assert jnp.all(out >= inside - 1e-5)  # Jensen, section 3.2.2 of the paper
+    assert out[7] == inside[7] == 0
+
+
+@pytest.mark.parametrize("block_size", [None, 2])
+@pytest.mark.parametrize("form", ["out", "in"])
+def test_without_positives_value_and_gradient_are_zero(normal, form, block_size):
+    z = jnp.asarray(normal(0, 5, 3))
+    f = jax.value_and_grad(
+        lambda z: sup_con(z, jnp.arange(5), temperature=0.1, form=form, block_size=block_size)
+    )
+    value, grad = jax.jit(f)(z)
+    assert value == 0
+    assert not jnp.any(grad)
+
+
+def test_unknown_form_is_named():
+    with pytest.raises(ValueError, match="'mean'"):
+        sup_con(jnp.ones((2, 2)), jnp.zeros(2, int), temperature=0.1, form="mean")

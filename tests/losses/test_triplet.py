@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rml.losses.triplet import triplet_loss
+
+LABELS = np.array([0, 1, 0, 2, 1, 0, 1, 4])
+
+
+def _triplets(z, mining, squared):
+    """Every mined triplet, chosen by loops over the definition."""
+    d = np.sum((z[:, None] - z) ** 2, -1)
+    d = d if squared else np.sqrt(d)
+    chosen = []
+    for a in range(len(z)):
+        positive = [p for p in range(len(z)) if p != a and LABELS[p] == LABELS[a]]
+        negative = [n for n in range(len(z)) if LABELS[n] != LABELS[a]]
+        if not positive:
+            continue
+        if mining == "hard":
+            furthest = max(positive, key=lambda p: d[a, p])
+            chosen.append((a, furthest, min(negative, key=lambda n: d[a, n])))
+        for p in positive if mining == "semi-hard" else []:
+            beyond = [n for n in negative if d[a, n] > d[a, p]]
+            nearest = min(beyond, key=lambda n: d[a, n]) if beyond else None
+            chosen.append((a, p, nearest if beyond else max(negative, key=lambda n: d[a, n])))
+        if mining in ("all", "active"):
+            chosen += [(a, p, n) for p in positive for n in negative]
+    return d, chosen
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("mining", ["hard", "semi-hard", "all", "active"])
+def test_matches_triplets_chosen_by_loops(check, normal, mining, squared):
+    def reference(z):
+        d, chosen = _triplets(z, mining, squared)
+        hinge = np.array([max(0.0, d[a, p] - d[a, n] + 0.7) for a, p, n in chosen])
+        return np.mean(hinge[hinge > 0] if mining == "active" else hinge)
+
+    def loss(z):
+        return triplet_loss(z, jnp.asarray(LABELS), margin=0.7, mining=mining, squared=squared)
+
+    check(loss, reference, normal(0, 8, 4))
+
+
+def test_agrees_with_optax_on_the_mined_triplets(normal):
+    z = normal(1, 8, 4).astype(np.float32)
+    _, chosen = _triplets(z, "hard", False)
+    a, p, n = (jnp.asarray(z[list(i)]) for i in zip(*chosen, strict=True))
+    expected = jnp.mean(optax.losses.triplet_margin_loss(a, p, n, margin=0.5))
+    value = triplet_loss(jnp.asarray(z), jnp.asarray(LABELS), margin=0.5)
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mining", ["hard", "semi-hard", "all", "active"])
+def test_degenerate_batches_are_zero_or_finite(mining):
+    f = jax.value_and_grad(lambda z, y: triplet_loss(z, y, mining=mining))
+    z = jnp.ones((4, 3))
+    for labels in (jnp.zeros(4, int), jnp.arange(4)):  # no negative; no positive
+        value, grad = f(z, labels)
+        assert value == 0
+        assert not jnp.any(grad)
+    value, grad = f(z, jnp.array([0, 0, 1, 1]))  # collapsed: the margin alone remains
+    np.testing.assert_allclose(value, 0.2, rtol=1e-6)
+    assert jnp.all(jnp.isfinite(grad))
+
+
+def test_unknown_mining_is_named():
+    with pytest.raises(ValueError, match="'easy'"):
+        triplet_loss(jnp.ones((2, 2)), jnp.zeros(2, int), mining="easy")

@@ -1,0 +1,48 @@
+"""Student's interval: its coverage, scipy's ends, a single value."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rml.ops import t_interval
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_interval_covers_the_mean_as_often_as_it_says(n, level):
+    trials = 40_000
+    values = np.random.default_rng(n).normal(3.0, 2.0, (trials, n))
+    mean, low, high = t_interval(values, level=level)
+    np.testing.assert_allclose(high - mean, mean - low)
+    covered = (np.abs(3.0 - mean) <= high - mean).mean()
+    assert covered == pytest.approx(level, abs=4 * np.sqrt(level * (1 - level) / trials))
+
+
+def test_interval_is_scipys():
+    values = np.random.default_rng(0).normal(size=(5, 4))
+    found = t_interval(values, level=0.9)
+    low, high = stats.t.interval(0.9, 3, loc=values.mean(1), scale=stats.sem(values, axis=1))
+    np.testing.assert_allclose(found, [values.mean(1), low, high], rtol=1e-12)
+
+
+def test_interval_is_that_of_the_t_test_whatever_the_shape():
+    values = np.random.default_rng(0).gamma(2.0, size=(2, 3, 7))
+    found = t_interval(values)
+    assert found.mean.shape == (2, 3)
+    for index in np.ndindex(2, 3):
+        interval = stats.ttest_1samp(values[index], 0.0).confidence_interval(0.95)
+        np.testing.assert_allclose(found.mean[index], values[index].mean())
+        np.testing.assert_allclose((found.low[index], found.high[index]), interval)
+
+
+def test_one_value_has_a_mean_and_no_interval(recwarn):
+    found = t_interval(np.array([[2.0], [5.0]]))
+    np.testing.assert_array_equal(found.mean, [2.0, 5.0])
+    assert np.isnan(found.low).all()
+    assert np.isnan(found.high).all()
+    assert not recwarn.list
+
+
+def test_a_level_that_is_none_is_named():
+    with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.0"):
+        t_interval(np.zeros(3), level=1.0)

@@ -1,0 +1,44 @@
+"""Negatives against a loop over queries in float64."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rml.retrieval import hard_negatives, random_negatives
+
+
+def test_random_negatives_are_all_other_documents_equally_often():
+    document = np.array([0, 3, 4] * 4000)
+    drawn = random_negatives(document, documents=5, count=2, rng=np.random.default_rng(0))
+    assert drawn.shape == (12000, 2)
+    for own in (0, 3, 4):
+        counts = np.bincount(drawn[document == own].ravel(), minlength=5)
+        assert counts[own] == 0
+        # Five standard deviations of a binomial count of 8,000 draws.
+        room = 5 * np.sqrt(8000 * 0.25 * 0.75)
+        np.testing.assert_allclose(np.delete(counts, own), 2000, atol=room)
+    with pytest.raises(ValueError, match="collection of 1"):
+        random_negatives(np.array([0]), documents=1, count=2, rng=np.random.default_rng(0))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), answers=st.integers(1, 4), count=st.integers(1, 5))
+def test_hard_negatives_rank_highest_and_never_answer(seed, answers, count):
+    rng = np.random.default_rng(seed)
+    queries, documents = (rng.normal(size=(n, 6)).astype(np.float32) for n in (5, 12))
+    judged = [(q, d) for q in range(5) for d in rng.choice(12, rng.integers(1, answers + 1), False)]
+    query, document = np.array(judged, np.int32).T
+    found = hard_negatives(queries, documents, query=query, document=document, count=count)
+    scores = queries.astype(np.float64) @ documents.T.astype(np.float64)
+    scores[query, document] = -np.inf
+    expected = np.argsort(-scores, axis=1)[:, :count]
+    np.testing.assert_array_equal(found, expected[query])
+
+
+def test_too_few_documents_are_named():
+    vectors = np.eye(3, dtype=np.float32)
+    pairs = {"query": np.array([0, 0, 1]), "document": np.array([0, 1, 2])}
+    assert hard_negatives(vectors, vectors, **pairs, count=1).tolist() == [[2], [2], [1]]
+    with pytest.raises(ValueError, match="2 negatives were asked for, but of 3 documents 2 answer"):
+        hard_negatives(vectors, vectors, **pairs, count=2)

@@ -1,0 +1,486 @@
+"""Measuring claims as a user does: runs, interruptions, results, and the tables made of them."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import claims, record, registry, results, tables
+from experiments.results import config_hash, interval
+from experiments.systems import System
+from rml.errors import UserError
+from rml.training import Claim
+
+ROOT = Path(__file__).parents[2]
+CLAIM = Claim("m is above 0.02", "m", ">=", 0.02, "a paper")
+TINY = '''"""Seconds of a sparse epoch with a few points."""
+
+from configs.kernels import cost_noise
+
+
+def get_config():
+    config = cost_noise.get_config()
+    config.data.update(dict(sparse_sizes=(100, 200), full_sizes=(20, 40)))
+    config.model.inducing = 10
+    config.train.update(dict(batch_size=50, repeats=1))
+    return config
+'''
+
+
+def make_run(path, *, seed=0, value=0.05, config=None, claim=CLAIM, **more):
+    """A complete run directory as the launcher writes it."""
+    path.mkdir(parents=True)
+    experiment = more.pop("experiment", "toy.recipe")
+    config = {"experiment": experiment, "seed": seed, "mesh": {"data": -1}} | (config or {})
+    (path / "config.json").write_text(json.dumps(config))
+    summary = {
+        "experiment": experiment, "seed": seed, "seconds": 10.0, "metrics": {"m": value},
+        "claims": [claim.measure({"m": value})], "versions": {"jax": "0.10.0"},
+        "devices": ["cpu"], "finished": f"2025-01-0{seed + 1}T00:00:00+00:00",
+    }  # fmt: skip
+    (path / "summary.json").write_text(json.dumps(summary | more))
+    return path
+
+
+def make_runs(folder, values, **more):
+    return [make_run(folder / f"seed{n}", seed=n, value=v, **more) for n, v in enumerate(values)]
+
+
+def toy(key="toy", **fields):
+    defaults = {
+        "title": "A Toy", "authors": ("A. Author",), "year": 2024, "arxiv": "2401.00001",
+        "venue": "", "area": "metric", "section": "Pillars", "claim": "it plays",
+        "functions": ("rml.training.fit",), "configs": ("configs/kernels/cost_noise.py",),
+    }  # fmt: skip
+    return System(key, **(defaults | fields))
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """A registry with one system that is built and one that is not."""
+    systems = {"toy": toy(), "other": toy("other", functions=(), configs=(), section="Others")}
+    for module in (claims, tables):
+        monkeypatch.setattr(module, "read_systems", lambda: systems)
+    return systems
+
+
+# The program.
+
+
+@pytest.mark.system
+def test_stopped_after_the_first_run_it_continues(tmp_path):
+    (tmp_path / "tiny.py").write_text(TINY)
+    command = [
+        sys.executable, "-m", "experiments.claims", "--only=dkm", f"--config={tmp_path}/tiny.py",
+        f"--runs={tmp_path}/runs", f"--results={tmp_path}/results",
+    ]  # fmt: skip
+    seeds = tmp_path / "runs/dkm/tiny"
+    process = subprocess.Popen(
+        [*command, "--seeds=2"], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    output = []
+    for line in process.stdout:
+        output.append(line)
+        if line.startswith("started dkm, tiny, seed 1"):
+            process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130, output
+    assert output[0] == "started dkm, tiny, seed 0\n"
+    assert re.match(r"done dkm, tiny, seed 0 in .+; 1 of 2; about .+ left\n", output[1])
+    assert "the same command continues" in output[-1]
+    first = (seeds / "seed0/summary.json").read_bytes()
+    assert not (seeds / "seed1/summary.json").exists()
+    assert not (tmp_path / "results").exists()
+
+    done = subprocess.run(
+        [*command, "--seeds=3", "--jobs=2"],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [
+        "1 of 3 runs are complete already", "started dkm, tiny, seed 1", "started dkm, tiny, seed 2"
+    ]  # fmt: skip
+    assert (seeds / "seed0/summary.json").read_bytes() == first
+    found = json.loads((tmp_path / "results/dkm/tiny.json").read_text())
+    assert found["seeds"] == [0, 1, 2]
+    assert found["experiment"] == "kernels.cost"
+    assert [claim["metric"] for claim in found["claims"]] == ["sparse_exponent", "full_exponent"]
+    for seed in found["seeds"]:
+        summary = json.loads((seeds / f"seed{seed}/summary.json").read_text())
+        for name, value in summary["metrics"].items():
+            assert found["metrics"][name][seed] == value
+        assert summary["commit"] == found["commit"]
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", found["commit"])
+    assert (tmp_path / "results/dkm/tiny.png").stat().st_size <= 60_000
+
+
+@pytest.fixture
+def shell(monkeypatch, tmp_path, toys):
+    """The program with a shell script in place of the launcher; what it prints and its code."""
+
+    def run(script, *args, capsys):
+        def start(run):
+            run.directory.parent.mkdir(parents=True, exist_ok=True)
+            if "complete" in script:
+                config = registry.read_config(run.config).to_dict() | {"seed": run.seed}
+                make_run(run.directory, seed=run.seed, config=json.loads(json.dumps(config)))
+            with claims.log_file(run).open("w") as log:
+                return subprocess.Popen(
+                    ["sh", "-c", script.replace("SEED", str(run.seed))], stdout=log, stderr=log
+                )
+
+        monkeypatch.setattr(claims, "start", start)
+        folders = [f"--runs={tmp_path}/runs", f"--results={tmp_path}/results"]
+        code = claims.main([*folders, *args])
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def test_a_failed_run_is_named_and_the_others_go_on(shell, tmp_path, capsys):
+    script = "echo compiling; echo error: seed SEED is odd; exit $((SEED % 2))  # complete"
+    code, out = shell(script, "--only=toy", "--seeds=3", capsys=capsys)
+    assert code == 1
+    assert out.count("FAILED toy, cost_noise, seed 1: exit code 1: error: seed 1 is odd") == 1
+    assert "done toy, cost_noise, seed 2" in out
+    assert out.splitlines()[-2] == "1 of 3 runs failed:"
+    # A mean over seeds 0 and 2 would flatter.
+    assert not (tmp_path / "results").exists()
+
+
+def test_jobs_run_at_once(shell, tmp_path, capsys):
+    """Each of two runs waits for the other to have started."""
+    script = (
+        f"touch {tmp_path}/SEED; n=0; until [ -e {tmp_path}/$((1 - SEED)) ]; do sleep 0.05; "
+        "n=$((n + 1)); [ $n -lt 200 ] || exit 1; done  # complete"
+    )
+    code, out = shell(script, "--only=toy", "--seeds=2", "--jobs=2", capsys=capsys)
+    assert code == 0, out
+    assert "1 of 1 holds" in out
+
+
+def test_a_run_that_ends_without_a_summary_has_failed(shell, capsys):
+    code, out = shell("echo nothing happened", "--only=toy", "--seeds=1", capsys=capsys)
+    assert code == 1
+    assert "exit code 0: nothing happened" in out
+
+
+def test_runs_of_an_earlier_config_are_not_mixed_in(shell, tmp_path, capsys):
+    make_run(tmp_path / "runs/toy/cost_noise/seed0", config={"loss": 1})
+    code, out = shell("true  # complete", "--only=toy", "--seeds=2", capsys=capsys)
+    assert code == 1
+    assert "seed0 holds a run of another config; remove it" in out
+    assert not (tmp_path / "results").exists()
+
+
+def test_fewer_seeds_do_not_replace_more(shell, tmp_path, capsys):
+    shell("true  # complete", "--only=toy", "--seeds=3", capsys=capsys)
+    before = (tmp_path / "results/toy/cost_noise.json").read_bytes()
+    code, out = shell("exit 1", "--only=toy", "--seeds=2", capsys=capsys)
+    assert code == 0
+    assert "has 3 seeds of this config and is kept, not one of 2" in out
+    assert (tmp_path / "results/toy/cost_noise.json").read_bytes() == before
+    shell("true  # complete", "--only=toy", "--seeds=4", capsys=capsys)
+    assert json.loads((tmp_path / "results/toy/cost_noise.json").read_text())["seeds"] == [
+        0, 1, 2, 3
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("configs/contrastive/simclr_digits.py", None),
+        ("configs/kernels/width_diabetes.py", None),
+        ("configs/retrieval/contriever_pydocs.py", None),
+        ("configs/kernels/cost_noise.py", None),
+        ("configs/contrastive/simclr_cifar10.py", "TFDS data set 'cifar10' is not prepared in"),
+        ("configs/fewshot/compare_npz.py", "features.npz is not on this machine"),
+        ("configs/pods/simclr_imagenet2012_vit_b.py", "made for a pod"),
+    ],
+)
+def test_configs_without_their_data_are_skipped(file, reason):
+    found = claims.why_not(file, registry.read_config(file))
+    assert found is None if reason is None else found.startswith(reason) and "\n" not in found
+
+
+def test_a_skipped_config_is_printed(shell, toys, tmp_path, capsys):
+    toys["toy"] = toy(configs=("configs/fewshot/compare_npz.py",))
+    code, out = shell("exit 1", "--only=toy", capsys=capsys)
+    assert (code, out) == (
+        0, "skipped toy, compare_npz: features.npz is not on this machine\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only=tow"], "unknown key of a built system 'tow'; did you mean 'toy'?"),
+        (["--only=other"], "unknown key of a built system 'other'"),
+        (["--only=toy", "--seeds=0"], "--seeds is 0, expected at least 1"),
+        (["--only=toy", "--jobs=0"], "--jobs is 0, expected at least 1"),
+        (["--config=configs/kernels/cost_noise.py"], "needs the one system"),
+        (["--only=toy", "--config=configs/kernels/none.py"], "unknown config file"),
+        (["--only=toy", "--collect=nowhere"], "as --config=FILE"),
+        (["--only=toy", "--collect=nowhere", "--config=configs/kernels/cost_noise.py"],
+         "nowhere has no complete run"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(toys, capsys, arguments, message):
+    assert claims.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+# Results.
+
+
+def test_collected_runs_become_a_result(toys, tmp_path, capsys):
+    make_runs(tmp_path / "runs", (0.03, 0.05, 0.04))
+    (tmp_path / "runs/seed3").mkdir()
+    arguments = [
+        "--only=toy", "--config=configs/kernels/cost_noise.py", "--commit=abc",
+        f"--collect={tmp_path / 'runs'}", f"--results={tmp_path}",
+    ]  # fmt: skip
+    assert claims.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "seed3 is not complete and left out" in out
+    assert "cost_noise.json: 0 of 1 holds, 1 undecided" in out
+    found = results.read_results(tmp_path)["toy"]["cost_noise"]
+    assert found["claims"] == [
+        {"statement": "m is above 0.02", "metric": "m", "relation": ">=", "threshold": 0.02,
+         "source": "a paper", "mean": pytest.approx(0.04),
+         "low": pytest.approx(0.0151586, rel=1e-4), "high": pytest.approx(0.0648414, rel=1e-4),
+         "verdict": "undecided", "note": ""},
+    ]  # fmt: skip
+    assert found["metrics"] == {"m": [0.03, 0.05, 0.04]}
+    assert found["seeds"] == [0, 1, 2]
+    assert found["seconds"] == [10.0] * 3
+    assert found["commit"] == "abc"
+    assert found["finished"] == "2025-01-03"
+    assert re.fullmatch(r"1 x cpu \(.+, \d+ cores\)", found["device"])
+    assert Image.open(tmp_path / "toy/cost_noise.png").width <= 700
+
+
+def test_the_hash_of_a_config_leaves_out_seed_and_mesh():
+    config = {"b": (1, 2), "a": {"x": 1.0}, "seed": 0, "mesh": {"data": 1}}
+    assert config_hash(config) == config_hash(
+        {"a": {"x": 1.0}, "b": [1, 2], "seed": 5, "mesh": {"data": 2}}
+    )
+    assert config_hash(config) != config_hash(config | {"a": {"x": 2.0}})
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"config": {"loss": 1}}, "of another config"),
+        ({"claim": Claim("m is above 0.01", "m", ">=", 0.01, "a paper")}, "with other claims"),
+        ({"seed": 0}, "of seed 0 too"),
+    ],
+)
+def test_runs_that_differ_in_more_than_the_seed_are_not_joined(tmp_path, second, message):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", **({"seed": 1} | second))]
+    with pytest.raises(UserError, match=f"b holds a run {message}"):
+        record.make_result("toy", "configs/kernels/cost_noise.py", runs)
+
+
+def test_what_seeds_differ_in_is_told_of_each(tmp_path):
+    runs = [
+        make_run(tmp_path / "b", seed=1, devices=["TPU v4"] * 4, commit="two", value=float("nan")),
+        make_run(tmp_path / "a", seed=0, devices=["TPU v4"] * 8, versions={"jax": "0.11.0"}),
+    ]
+    found = record.make_result("toy", "c.py", runs, commit="one")
+    assert found["device"] == "8 x TPU v4, 4 x TPU v4"
+    assert found["versions"] == {"jax": "0.11.0, 0.10.0"}
+    assert found["commit"] == "one, two"
+    assert found["metrics"] == {"m": [0.05, None]}
+    assert found["claims"][0]["note"] == "m is not finite in 1 of 2 runs"
+    json.dumps(found, allow_nan=False)
+
+
+def test_another_config_replaces_a_result_and_says_so(tmp_path):
+    old = record.make_result("toy", "c.py", make_runs(tmp_path / "old", (0.1, 0.2)))
+    new = record.make_result("toy", "c.py", make_runs(tmp_path / "new", (0.1,), config={"a": 1}))
+    record.write_result(old, tmp_path, tmp_path / "results")
+    done = record.write_result(new, tmp_path, tmp_path / "results")
+    assert done.endswith("c.json: 1 of 1 met in one run (replaces 2 seeds of another config)")
+    assert results.read_results(tmp_path / "results")["toy"]["c"] == new
+
+
+def test_a_recipes_picture_is_kept_small(tmp_path, monkeypatch):
+    class Recipe:
+        PICTURE = "noise.png"
+
+    monkeypatch.setattr(record, "find_experiment", lambda name: Recipe)
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    result = record.make_result("toy", "c.py", make_runs(tmp_path / "runs", (0.1, 0.2)))
+    record.write_result(result, tmp_path, tmp_path / "results")
+    kept = (tmp_path / "results/toy/c.png").read_bytes()
+    assert len(kept) <= record.PICTURE_BYTES
+    image = Image.open(io.BytesIO(kept))
+    assert image.width / image.height == pytest.approx(4 / 3, rel=0.02)
+    with pytest.raises(UserError, match=r"names the picture 'noise.png', not in"):
+        record.save_picture(tmp_path / "x.png", result, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("values", [(0.1, 0.1), (0.01, 0.3, 0.2), (0.01,), (float("nan"), 0.1)])
+@pytest.mark.parametrize("relation", [">=", "<="])
+def test_claims_are_drawn_at_every_verdict(tmp_path, values, relation):
+    claim = Claim("m", "m", relation, 0.1, "a paper")
+    result = record.make_result("toy", "c.py", make_runs(tmp_path / "runs", values, claim=claim))
+    record.draw_claims(tmp_path / "claims.png", result)
+    image = np.asarray(Image.open(tmp_path / "claims.png").convert("L"))
+    assert (image < 100).mean() > 0.001
+
+
+def test_the_commit_is_that_of_what_is_measured(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments],
+            cwd=tmp_path, check=True, capture_output=True,
+        )  # fmt: skip
+
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert record.current_commit() == "unknown"
+    for folder in ("rml", "results"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a").write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit = record.current_commit()
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    (tmp_path / "results/a").write_text("2")  # what measuring itself writes
+    assert record.current_commit() == commit
+    (tmp_path / "rml/b").write_text("2")
+    assert record.current_commit() == f"{commit}-dirty"
+
+
+# Tables.
+
+
+@pytest.fixture
+def measured(toys, tmp_path, monkeypatch):
+    """Results of the toy system: two configs, one of a single seed."""
+    for name, values in (("many", (0.03, 0.031, 0.0321)), ("once", (0.01,))):
+        runs = make_runs(tmp_path / name, values)
+        result = record.make_result("toy", f"configs/toy/{name}.py", runs)
+        record.write_result(result, tmp_path, tmp_path / "results")
+    found = results.read_results(tmp_path / "results")
+    monkeypatch.setattr(tables, "read_results", lambda: found)
+    return found
+
+
+def test_tables_say_what_results_say(measured):
+    link = "[A Toy](https://arxiv.org/abs/2401.00001)"
+    assert tables.systems_table().splitlines()[2:] == [
+        f"| `toy` | {link} | metric | built | 1 of 1 holds, 0 of 1 met in one run |",
+        f"| `other` | {link} | metric | not built | not measured |",
+    ]
+    assert tables.measured_table().splitlines()[2:] == [
+        f"| {link} | 1 of 1 holds | `configs/toy/many.py` | 3 | 10 s |",
+        f"| {link} | 0 of 1 met in one run | `configs/toy/once.py` | 1 | 10 s |",
+    ]
+    assert tables.claims_table("toy").splitlines()[2:] == [
+        "| m is above 0.02 | `configs/toy/many.py` | m 0.0310 (0.0284 to 0.0336) | ≥ 0.02 | 3 "
+        "| holds |",
+        "| m is above 0.02 | `configs/toy/once.py` | m 0.0100 | ≥ 0.02 | 1 | one run: missed |",
+    ]
+    assert tables.claims_table("other") == "Not measured.\n"
+    with pytest.raises(UserError, match="unknown system 'tow'"):
+        tables.claims_table("tow")
+
+
+def test_verdicts_are_counted():
+    def count(*verdicts):
+        return results.count_verdicts({"verdict": verdict} for verdict in verdicts)
+
+    held = ["holds"] * 4
+    assert count(*held, "undecided", "not reproduced") == (
+        "4 of 6 hold, 1 undecided, 1 not reproduced"
+    )
+    assert count(*held, "one run: met", "one run: missed") == "4 of 4 hold, 1 of 2 met in one run"
+    assert count() == "no claims"
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "text"),
+    [
+        (0.9651, 0.9543, 0.9759, "0.965 (0.954 to 0.976)"),
+        (0.96512, 0.96498, 0.96526, "0.9651 (0.9650 to 0.9653)"),
+        (-0.0991, -0.35, 0.15, "−0.0991 (−0.3500 to 0.1500)"),
+        (71.53, 70.1, 73.0, "71.5 (70.1 to 73.0)"),
+        (12345.6, 12000.0, 12691.0, "12,346 (12,000 to 12,691)"),
+        (-2.453e-8, -4.4e-7, 3.9e-7, "−2.45e−08 (−4.40e−07 to 3.90e−07)"),
+        (0.0, 0.0, 0.0, "0 (0 to 0)"),
+        (1.0, 1.0, 1.0, "1.00 (1.00 to 1.00)"),
+        (0.5, None, None, "0.500"),
+        (None, None, None, "not finite"),
+    ],
+)
+def test_intervals_have_the_digits_that_tell(mean, low, high, text):
+    assert interval(mean, low, high) == text
+
+
+@pytest.fixture
+def document(tmp_path, monkeypatch):
+    """A README.md of its own, with this text around a block's name."""
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "documents", lambda: [tmp_path / "README.md"])
+
+    def write(text):
+        (tmp_path / "README.md").write_text(text)
+        return tmp_path / "README.md"
+
+    return write
+
+
+def test_blocks_are_rewritten_and_nothing_else(measured, document, capsys):
+    file = document(
+        "Before\n<!-- generated: systems -->\nold\n<!-- end generated -->\nBetween \\1\n"
+        "<!-- generated: claims toy -->\n<!-- end generated -->\nAfter\n"
+    )
+    assert tables.stale() == ["README.md: systems", "README.md: claims toy"]
+    assert tables.main(["--check"]) == 1
+    assert "README.md: claims toy: stale" in capsys.readouterr().out
+    assert "old" in file.read_text()
+    assert tables.main([]) == 0
+    assert file.read_text() == (
+        f"Before\n<!-- generated: systems -->\n\n{tables.systems_table()}\n<!-- end generated -->\n"
+        f"Between \\1\n<!-- generated: claims toy -->\n\n{tables.claims_table('toy')}\n"
+        "<!-- end generated -->\nAfter\n"
+    )
+    assert tables.stale() == []
+    assert tables.main(["--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "<!-- generated: sistems -->\n<!-- end generated -->",
+            "'sistems'; did you mean 'systems'",
+        ),
+        ("<!-- generated: systems -->\n", "opens 1 generated blocks, of which 0 are whole"),
+        ("<!-- generated: claims -->\n<!-- end generated -->", "'claims' names 0, expected 1"),
+        ("<!-- generated: systems toy -->\n<!-- end generated -->", "names 1, expected 0"),
+    ],
+)
+def test_blocks_that_nothing_makes_are_named(measured, document, capsys, text, message):
+    document(text)
+    assert tables.main([]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1

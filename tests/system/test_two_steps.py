@@ -1,0 +1,44 @@
+"""A change of structure changes no number: first steps and short runs against recorded ones."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.system import two_steps
+
+GOLDEN = json.loads(two_steps.GOLDEN.read_text())
+# Of each recipe one; `python -m tests.system.two_steps` has all.
+DOZEN = (
+    "configs/attention/random_features_small.py",
+    "configs/contrastive/moco_v2_mnist5k.py",
+    "configs/contrastive/moco_v3_mnist5k.py",
+    "configs/contrastive/simclr_mnist5k.py",
+    "configs/contrastive/supcon_mnist5k.py",
+    "configs/fewshot/base_mnist5k.py",
+    "configs/fewshot/clustering_mnist5k_graph.py",
+    "configs/hydra/hydra_mnist5k.py",
+    "configs/kernels/classification_mnist5k.py",
+    "configs/kernels/learning_friedman.py",
+    "configs/kernels/width_diabetes.py",
+    "configs/retrieval/contriever_pydocs_random.py",
+)
+
+
+@pytest.mark.parametrize("path", DOZEN)
+def test_numbers_are_those_recorded(path):
+    expected, found = GOLDEN["configs"][path], two_steps.measure(path)
+    assert found.keys() == expected.keys()
+    if two_steps.machine() == GOLDEN["machine"]:
+        assert not two_steps.differences(expected, found)
+        return
+    # Another processor rounds otherwise, which long runs and samplers amplify.
+    for name in (name for name in expected if name.startswith("step")):
+        ours, theirs = float.fromhex(found[name]), float.fromhex(expected[name])
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-5, err_msg=name)
+
+
+def test_a_changed_bit_is_seen():
+    assert two_steps.differences({"a": "0x1.0p+0"}, {"a": "0x1.0000000000001p+0"}) == ["a"]
+    assert two_steps.differences({"a": "0x1.0p+0"}, {}) == ["a"]
+    assert not two_steps.differences({"a": "0x1.0p+0"}, {"a": "0x1.0p+0"})

@@ -1,0 +1,206 @@
+"""The first two steps of every config that runs here, and short runs of those that do not train.
+
+`python -m tests.system.two_steps [--only=SUBSTRING] [--write]` computes them and prints what
+differs from `golden/two_steps.json`; `--write` records them. Numbers are hexadecimal floats: on the
+processor that recorded them they are compared bit for bit.
+"""
+
+import argparse
+import functools
+import hashlib
+import importlib
+import json
+import logging
+import os
+import platform
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+
+import jax
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parent / "golden" / "two_steps.json"
+# Not data that a package carries.
+ABSENT = ("cifar", "imagenet", "omniglot", "pods", "_npz", "million")
+# What a short run of an experiment reads of its config, for each file.
+EPISODES = {
+    "episodes.count": 64, "episodes.validation": 32, "episodes.imbalanced": True,
+    "episodes.shots": (1,), "energy.episodes": 4, "features.of": "pixels",
+    "compared": ("simple_shot", "soft_kmeans", "hard_kmeans", "k_modes", "laplacian_shot",
+                 "transductive_clustering", "tim_adm", "alpha_tim", "bd_cspn", "label_propagation"),
+}  # fmt: skip
+CLUSTERING = {"timing.sizes": (640, 1280), "timing.repetitions": 1, "cluster.max_iterations": 8}
+SHORT: dict[str, dict[str, Any]] = {
+    "configs/attention/random_features_small.py": {
+        "heads": 40, "sizes": (50, 100), "test": 60, "replicates": 2, "scaling.replicates": 2,
+        "limit.replicates": 2, "scaling.num_keys": (1, 3), "scaling.sizes.rfa": (2, 4, 8, 16, 32),
+        "scaling.sizes.rf_mlp": (4, 8, 32, 128), "scaling.test": 60, "limit.heads": (16, 64),
+    },
+    "configs/fewshot/compare_digits.py": EPISODES,
+    "configs/fewshot/compare_glyphs.py": EPISODES | {"episodes.ways": (5,)},
+    "configs/fewshot/clustering_mnist5k.py": CLUSTERING,
+    "configs/fewshot/clustering_mnist5k_graph.py": CLUSTERING,
+    "configs/kernels/learning_friedman.py": {
+        "data.sizes": (100, 300), "data.test": 100, "data.draws": 1, "train.steps": 2,
+        "model.inducing": 20, "train.batch_size": 50,
+    },
+    "configs/kernels/regression_tables.py": {
+        "data.splits": 2, "train.steps": 2, "model.inducing": 10, "model.widths": (1.0, 10.0),
+    },
+    "configs/kernels/width_diabetes.py": {
+        "data.points": 4, "model.widths": (1.0, 1e6), "train.steps": 2, "sampler.copies": (2, 4),
+        "sampler.chains": 2, "sampler.warmup": 10, "sampler.draws": 10,
+    },
+    "configs/hydra/subspace_mnist5k.py": {
+        "train.steps": 2, "train.checkpoint_every": 0, "subspace.pairs": 2, "subspace.steps": 2,
+        "subspace.images": 100,
+    },
+    "configs/hydra/compare_mnist5k.py": {"train.steps": 2, "train.checkpoint_every": 0},
+    "configs/hydra/hydra_digits.py": {
+        "train.steps": 2, "train.eval_every": 0, "transfer.name": "digits",
+    },
+    "configs/contrastive/simclr_digits.py": {"train.steps": 2, "train.eval_every": 0},
+    "configs/fewshot/base_digits.py": {
+        "train.steps": 2, "train.eval_every": 0, "episodes.count": 64,
+    },
+    "configs/kernels/classification_digits.py": {
+        "train.steps": 2, "model.inducing": 20, "train.log_every": 1,
+    },
+    "configs/retrieval/finetune_pydocs.py": {
+        "train.steps": 2, "train.checkpoint_every": 0, "data.train": "train[:2%]",
+        "data.test": "test[:10%]", "data.validation": "validation[:10%]",
+        "evaluation.test_queries": 50, "evaluation.validation_queries": 20,
+    },
+}  # fmt: skip
+# Steps are those of the config itself, but for what takes long before the first of them.
+FEWER = {
+    "configs/retrieval/contriever_pydocs_random.py": {
+        "data.train": "train[:5%]", "tokens.vocabulary": 1024, "evaluation.test_queries": 20,
+    },
+}  # fmt: skip
+# Depend on the clock.
+TIMED = ("seconds", "per_second", "cost_slope")
+
+
+def configs() -> list[str]:
+    """Files of all configs whose data is here."""
+    found = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*_*.py"))
+    return [p for p in found if "__" not in p and not any(a in p for a in ABSENT)]
+
+
+def read(path: str) -> Any:
+    """The config of a file."""
+    return importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config()
+
+
+def override(config: Any, values: dict[str, Any]) -> Any:
+    """Sets dotted keys."""
+    for key, value in values.items():
+        *outer, last = key.split(".")
+        inner = functools.reduce(lambda d, k: d[k], outer, config)
+        with inner.ignore_type():
+            inner[last] = value
+    return config
+
+
+def steps(path: str) -> dict[str, str]:
+    """Metrics of the first two training steps; none where nothing is trained."""
+    from experiments.registry import find_experiment
+    from rml.training import CompiledTask, make_mesh
+
+    config = override(read(path), FEWER.get(path, {}))
+    experiment = find_experiment(config.experiment)
+    if not hasattr(experiment, "task") or not trains(config):
+        return {}
+    task = experiment.task(config)
+    compiled = CompiledTask(task, make_mesh({"data": 1}, jax.devices()[:1]), seed=config.seed)
+    state, batches, found = compiled.init(), iter(task.batches()), {}
+    for step in (1, 2):
+        batch = {k: v for k, v in next(batches).items() if k in task.batch_spec}
+        state, metrics = compiled.step(state, jax.device_put(batch, compiled.batch_shardings))
+        found |= {f"step{step}/{k}": float(np.asarray(v)).hex() for k, v in metrics.items()}
+    return found
+
+
+def trains(config: Any) -> bool:
+    """Whether features are learned in the run itself, and not taken from elsewhere."""
+    return config.get("features", {}).get("of", "training") == "training"
+
+
+def short_run(path: str) -> dict[str, str]:
+    """Final metrics of a short run; none where `SHORT` lacks the file."""
+    from experiments.registry import find_experiment
+    from rml.training import RunDirectory
+
+    if path not in SHORT:
+        return {}
+    config = override(read(path), SHORT[path])
+    if "warmup_steps" in config.get("optimizer", {}):
+        config.optimizer.warmup_steps = 1
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory(Path(folder) / "run", config.to_dict(), config_name=path)
+        metrics = find_experiment(config.experiment).run(config, run)
+        run.close()
+    return {
+        f"run/{k}": float(v).hex() for k, v in metrics.items() if not any(t in k for t in TIMED)
+    }
+
+
+def measure(path: str) -> dict[str, str]:
+    """All numbers of a config."""
+    return steps(path) | short_run(path)
+
+
+def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
+    """Names of numbers that are not equal, or not in both."""
+    names = sorted(expected.keys() | found.keys())
+    return [name for name in names if expected.get(name) != found.get(name)]
+
+
+def machine() -> str:
+    """What the last bits of a number depend on: instructions, threads, compiler."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
+    kind = sorted({line for line in lines if line.startswith(("model name", "flags"))})
+    digest = hashlib.sha256("".join(kind).encode()).hexdigest()[:12]
+    return f"processor {digest}, {os.cpu_count()} cores, jaxlib {jax.lib.__version__}"
+
+
+def main() -> None:
+    """Compares or records."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="part of a file's path")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"configs": {}}
+    wrong = 0
+    for path in configs():
+        if options.only not in path:
+            continue
+        found = measure(path)
+        if options.write:
+            golden["machine"] = machine()
+            golden["configs"][path] = found
+            GOLDEN.write_text(json.dumps(golden, indent=0, sort_keys=True) + "\n")
+            print(f"{path}: {len(found)} numbers", flush=True)
+            continue
+        expected = golden["configs"].get(path, {})
+        differing = sorted(
+            k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k)
+        )
+        wrong += bool(differing)
+        print(f"{path}: {len(found)} numbers, {len(differing)} differ", flush=True)
+        for key in differing[:6]:
+            print(f"  {key}: {expected.get(key)} recorded, {found.get(key)} now")
+    raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
