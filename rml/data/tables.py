@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.datasets import load_diabetes, make_friedman1
 
 from rml.errors import UserError, unknown
 
@@ -48,6 +47,8 @@ def load_table(name: str) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "
     if name not in TABLES:
         raise unknown("table", name, TABLES)
     if name == "diabetes":
+        from sklearn.datasets import load_diabetes  # slow to import
+
         x, y = load_diabetes(return_X_y=True)
     else:
         try:
@@ -72,6 +73,8 @@ def draw_friedman(train: int, test: int, *, noise: float, seed: int) -> Split:
     Returns:
       Standardised single-precision inputs and targets.
     """
+    from sklearn.datasets import make_friedman1  # slow to import
+
     x, y = make_friedman1(train + test, noise=noise, random_state=seed)
     x, y = x.astype(np.float32), y[:, None].astype(np.float32)
     return standardise(Split(x[:train], y[:train], x[train:], y[train:]))

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from rml.ops.intervals import MeanInterval
 
@@ -36,6 +35,8 @@ def log_log_slope_interval(x: Values, y: Float[np.ndarray, "n r"]) -> MeanInterv
     Returns:
       The slope and the ends of its 95% interval, of Student's distribution with n r - 2 degrees.
     """
+    from scipy import stats  # slow to import
+
     logs = np.repeat(np.log10(np.asarray(x, float)), y.shape[1])
     line = stats.linregress(logs, np.log10(y).ravel())
     half = stats.t.ppf(0.975, y.size - 2) * line.stderr

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special
 
 
 class MeanInterval(NamedTuple):
@@ -39,6 +38,8 @@ def t_interval(values: Float[np.ndarray, "*batch n"], *, level: float = 0.95) ->
 
     Source: Student 1908, "The Probable Error of a Mean".
     """
+    from scipy import special  # not needed to train
+
     n = values.shape[-1]
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")

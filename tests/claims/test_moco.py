@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.contrastive import common, moco_v2
+from experiments.common.encoders import ProjectedEncoder
+from experiments.contrastive import moco_v2
 from rml import models
+from rml.contrastive import apply_in_groups
 from rml.errors import UserError
 
 
@@ -77,7 +79,7 @@ def test_a_step_enqueues_its_keys(stepped):
 
 
 def test_groups_are_normalised_apart():
-    model = common.ProjectedEncoder(
+    model = ProjectedEncoder(
         models.build("convnet", features=16), models.ProjectionHead(8, norm=True)
     )
     images = (
@@ -87,7 +89,7 @@ def test_groups_are_normalised_apart():
         jax.jit(lambda x: model.init(jax.random.key(1), x, train=True))(images)
     )
     apply = jax.jit(lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"]))
-    out, changed = common.apply_in_groups(model, variables, images, groups=3)
+    out, changed = apply_in_groups(model, variables, images, groups=3)
     parts = [apply(part) for part in jnp.split(images, 3)]
     np.testing.assert_allclose(out, jnp.concatenate([p[0] for p in parts]), rtol=1e-4, atol=1e-5)
     mean = jax.tree.map(lambda *x: sum(x) / 3, *(p[1] for p in parts))

@@ -1,7 +1,7 @@
 """SimCLR's claims in quick form, a fifth of the steps; `make claims` measures them in full."""
 
 QUICK = ("--config=configs/contrastive/simclr_mnist5k.py", "--config.train.steps=200",
-         "--config.train.eval_every=0")  # fmt: skip
+         "--config.train.batch_size=128", "--config.train.eval_every=0")  # fmt: skip
 
 
 def test_a_probe_of_contrastive_features_beats_pixels_and_an_untrained_encoder(summarize):

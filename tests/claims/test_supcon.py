@@ -1,7 +1,7 @@
 """SupCon's claims in quick form: fewer steps; `make claims` measures them in full."""
 
 QUICK = ("--config=configs/contrastive/supcon_mnist5k.py", "--config.train.steps=150",
-         "--config.train.eval_every=150")  # fmt: skip
+         "--config.train.batch_size=128", "--config.train.eval_every=150")  # fmt: skip
 
 
 def test_labels_separate_the_classes(summarize):

@@ -183,7 +183,7 @@ def test_inner_products_are_shown_as_written():
     assert "&lt;W_m, x0 xiᵀ&gt;" in render("relu(<W_m, x0 xiᵀ>) and more")
 
 
-@pytest.mark.system
+@pytest.mark.slow
 def test_the_site_builds_strictly_and_reads_nothing_from_elsewhere(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", f"--site-dir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

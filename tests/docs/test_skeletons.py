@@ -38,7 +38,7 @@ def test_skeletons_parse_and_the_guide_shows_them(path):
     assert f'--8<-- "docs/skeletons/{path.name}"' in GUIDE
 
 
-@pytest.mark.system
+@pytest.mark.slow
 def test_four_files_and_two_lines_make_a_method(tmp_path):
     for folder in ("rml", "experiments", "configs"):
         ignored = shutil.ignore_patterns("__pycache__")

@@ -75,7 +75,7 @@ def toys(monkeypatch):
 # The program.
 
 
-@pytest.mark.system
+@pytest.mark.slow
 def test_stopped_after_the_first_run_it_continues(tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
     command = [

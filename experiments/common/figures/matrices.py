@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
 
 from experiments.common.figures.canvas import COLUMN, PALETTE, File, Names, canvas, check_labels
 
@@ -84,6 +82,9 @@ def dendrogram(
         )
     distance = np.minimum(1 - values / values.max(), 1)
     np.fill_diagonal(distance, 0.0)
+    from scipy.cluster import hierarchy  # slow to import
+    from scipy.spatial.distance import squareform
+
     tree = hierarchy.linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
     with canvas(path, (COLUMN, 2.4), title) as figure:
         ax = figure.add_subplot()

@@ -1,0 +1,80 @@
+"""What a loss returns reaches the state and the log, with a momentum encoder as without."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.training import Loss, build_optimizer, gradient_task, momentum_task
+
+RATE, MOMENTUM = 0.25, 0.75
+OPTIMIZER = dict(
+    name="sgd", learning_rate=RATE, schedule="constant", warmup_steps=0, final_scale=0.0,
+    weight_decay=0.0, momentum=0.0, b2=0.999, clip_norm=0.0, accumulate=1, ema_decay=0.0,
+)  # fmt: skip
+START, BATCH = np.array([1.0, -2.0, 3.0], np.float32), np.array([0.5, 0.0, -1.0], np.float32)
+
+
+def loss(params, state, batch):
+    difference = params["w"] - batch
+    return Loss(
+        jnp.sum(difference**2) / 2,
+        metrics={"largest": jnp.max(difference)},
+        model_state={"seen": {"count": state.model_state["seen"]["count"] + 2}},
+        extra={"last": params["w"]},
+    )
+
+
+def around(loss):
+    return dict(
+        init_variables=lambda key: {"params": {"w": START}, "seen": {"count": jnp.zeros(())}},
+        loss=loss, optimizer=build_optimizer(OPTIMIZER, steps=4), batches=lambda: None,
+        evaluate=lambda state: {}, batch_spec=jax.ShapeDtypeStruct((3,), jnp.float32),
+    )  # fmt: skip
+
+
+def with_momentum(loss):
+    return momentum_task(
+        momentum=lambda step: MOMENTUM + 0 * step, averaged=("w",),
+        extra=lambda key: {"last": jnp.zeros(3)}, **around(loss),
+    )  # fmt: skip
+
+
+def plain(loss):
+    return gradient_task(extra=lambda key, variables: {"last": jnp.zeros(3)}, **around(loss))
+
+
+@pytest.mark.parametrize("build", [plain, with_momentum])
+def test_a_loss_changes_the_state_and_logs_what_it_says(build):
+    task = build(loss)
+    state, metrics = jax.jit(task.step)(task.init(jax.random.key(0)), BATCH)
+    moved = START - RATE * (START - BATCH)
+    np.testing.assert_allclose(state.params["w"], moved, rtol=1e-6)
+    assert float(metrics["largest"]) == 4.0
+    assert float(metrics["loss"]) == pytest.approx(((START - BATCH) ** 2).sum() / 2)
+    assert float(metrics["grad_norm"]) == pytest.approx(np.linalg.norm(START - BATCH))
+    assert float(metrics["learning_rate"]) == RATE
+    assert float(state.model_state["seen"]["count"]) == 2.0
+    np.testing.assert_array_equal(state.extra["last"], START)
+    assert int(state.step) == 1
+    if build is with_momentum:
+        assert float(metrics["momentum"]) == MOMENTUM
+        average = MOMENTUM * START + (1 - MOMENTUM) * moved
+        np.testing.assert_allclose(state.extra["momentum"]["params"]["w"], average, rtol=1e-6)
+
+
+@pytest.mark.parametrize("build", [plain, with_momentum])
+def test_what_a_loss_leaves_out_stays(build):
+    task = build(lambda params, state, batch: Loss(jnp.sum(params["w"] * batch)))
+    before = task.init(jax.random.key(0))
+    state, _ = jax.jit(task.step)(before, BATCH)
+    assert float(state.model_state["seen"]["count"]) == 0.0
+    np.testing.assert_array_equal(state.extra["last"], before.extra["last"])
+
+
+def test_variables_are_those_of_the_average_and_of_a_loss_its_own():
+    task = plain(loss)
+    state = task.init(jax.random.key(0)).replace(ema_params={"w": 2 * START})
+    np.testing.assert_array_equal(state.variables["params"]["w"], 2 * START)
+    np.testing.assert_array_equal(state.training_variables({"w": BATCH})["params"]["w"], BATCH)
+    assert state.variables["seen"] is state.model_state["seen"]
