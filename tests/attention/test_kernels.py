@@ -51,6 +51,7 @@ def pair():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("scale", [0.5, 0.2])
 def test_attention_kernel_is_the_float64_oracle(pair, biased, scale):
@@ -82,6 +83,7 @@ def test_quadrature_agrees_with_bivariate_normal_probabilities_up_to_the_ends():
     np.testing.assert_allclose(value, expected, atol=2e-7)
 
 
+@pytest.mark.slow
 def test_without_means_the_biased_product_is_the_arc_cosine_kernel():
     rho = jnp.linspace(-1, 1, 41)
     zero = jnp.zeros_like(rho)
@@ -92,6 +94,7 @@ def test_without_means_the_biased_product_is_the_arc_cosine_kernel():
                                [0, 1 / (2 * np.pi), 0.5], atol=1e-7)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_on_equal_and_opposite_inputs(pair):
     query, keys = pair[:2]
 
@@ -104,6 +107,7 @@ def test_gradients_are_finite_on_equal_and_opposite_inputs(pair):
         assert all(jnp.all(jnp.isfinite(g)) for g in gradient)
 
 
+@pytest.mark.slow
 def test_attention_kernel_is_positive_semi_definite_and_invariant():
     query, keys = draw_inputs(jax.random.key(2), 30, keys=3, d=3)
     for biased in (False, True):
@@ -120,6 +124,7 @@ def slope_with_interval(sizes, errors):
     return slopes.mean(), 1.96 * slopes.std(ddof=1) / np.sqrt(len(slopes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["rfa", "biased", "mlp"])
 def test_finite_heads_converge_at_the_rate_of_a_mean(model):
     """The error of M heads falls as M^-1/2: the interval of the slope holds -1/2 and is narrow."""

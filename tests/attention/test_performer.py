@@ -58,6 +58,7 @@ def softmax_attention(q, k, v, causal):
     return w / w.sum(-1, keepdims=True) @ v
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_approaches_softmax_as_features_grow(causal):
     q, k, v = 0.5 * jax.random.normal(jax.random.key(1), (3, 2, 6, D))
@@ -75,6 +76,7 @@ def test_attention_approaches_softmax_as_features_grow(causal):
     assert few / many == pytest.approx(8, rel=0.4)  # sqrt(2048 / 32)
 
 
+@pytest.mark.slow
 def test_large_inputs_do_not_overflow():
     q, k, v = 30 * jax.random.normal(jax.random.key(1), (3, 6, D))
     projection = performer.gaussian_projection(jax.random.key(0), 16, D)

@@ -26,6 +26,7 @@ def reference(query, keys, weights):
     return out / (keys.shape[1] * np.sqrt(len(weights)))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=6, derandomize=True)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.booleans())
 def test_features_are_the_definition(n, count, d, biased):
@@ -36,6 +37,7 @@ def test_features_are_the_definition(n, count, d, biased):
     )
 
 
+@pytest.mark.slow
 def test_order_of_the_keys_is_immaterial_to_attention_only():
     query, keys = draw_inputs(jax.random.key(0), 5, keys=4, d=3)
     permuted = keys[:, jnp.array([2, 0, 3, 1])]
@@ -51,6 +53,7 @@ def test_order_of_the_keys_is_immaterial_to_attention_only():
     assert jnp.abs(difference).max() > 0.01
 
 
+@pytest.mark.slow
 def test_masked_keys_are_absent():
     query, keys = draw_inputs(jax.random.key(0), 3, keys=4, d=3)
     weights = rfa.rfa_weights(jax.random.key(1), 6, 3)
@@ -92,6 +95,7 @@ def layer():
     return module, query, keys, module.init(jax.random.key(1), query, keys)
 
 
+@pytest.mark.slow
 def test_the_layer_trains_its_values_alone(layer):
     module, query, keys, boxed = layer
     assert nn.get_partition_spec(boxed)["random"]["weights"][0] == "heads"

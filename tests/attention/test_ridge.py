@@ -16,6 +16,7 @@ def problem(n, f, seed=0):
     return x.astype(np.float32), y.astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "f"), [(30, 8), (8, 30), (9, 9)])
 def test_primal_and_dual_are_ridge_regression(n, f):
     x, y = problem(n, f)
@@ -66,6 +67,7 @@ def _block(key, inputs):
     return rfa_features(*inputs, rfa_weights(key, 4, 3))
 
 
+@pytest.mark.slow
 def test_streamed_features_are_the_features_at_once():
     left, right = (draw_inputs(jax.random.key(s), n, keys=2, d=3) for s, n in ((0, 9), (1, 5)))
     blocks = jax.random.split(jax.random.key(2), 6)
@@ -114,6 +116,7 @@ def test_replicates_are_vmapped():
         np.testing.assert_allclose(out[i], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [5, 1024])
 def test_prefixes_are_solved_by_one_factorisation(block):
     x, y = (jnp.asarray(a) for a in problem(12, 20))

@@ -39,6 +39,7 @@ def test_targets_are_their_definitions():
             np.testing.assert_allclose(value, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_targets_and_a_users_function_are_invariant():
     beta = targets.sphere(KEY, 4)
     for fn in (

@@ -9,6 +9,7 @@ from rml.attention import MODELS, build_targets
 from rml.errors import UserError
 
 
+@pytest.mark.slow
 def test_attention_needs_fewer_examples_by_a_ratio_that_grows_with_keys_and_degree(
     summarize, tmp_path
 ):

@@ -83,6 +83,7 @@ def small_finetune(path) -> ConfigDict:
     return config
 
 
+@pytest.mark.slow
 def test_negatives_are_never_the_answer_and_hard_ones_rank_high(beir):
     config = small_finetune(beir)
     model = TextModel(config)
@@ -118,6 +119,7 @@ def small_run(config: ConfigDict, path, method: str = "") -> Path:
     return run.path
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_encoder_of_another(beir, tmp_path):
     """Twice over: random, pretrained without labels, fine-tuned."""
     config = small_finetune(beir)
@@ -139,6 +141,7 @@ def test_a_run_starts_from_the_encoder_of_another(beir, tmp_path):
     assert np.abs(second(texts) - trained(texts)).max() > 0
 
 
+@pytest.mark.slow
 def test_a_variant_of_the_ablation_is_loaded_as_it_was_trained(beir, tmp_path):
     config = small_finetune(beir)
     config.train.update(dict(steps=2, checkpoint_every=2))
@@ -164,6 +167,7 @@ def test_what_has_no_text_encoder_is_named(tmp_path):
         load_text_encoder(tmp_path)
 
 
+@pytest.mark.slow
 def test_unsupervised_crops_beat_the_random_encoder(summarize):
     """On modules that training did not see; the margins are those of the full claim's sign."""
     flags = [f"--config.{key}={value}" for key, value in SMALL.items()]

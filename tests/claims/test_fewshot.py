@@ -42,6 +42,7 @@ def measured(summarize, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_falls(measured):
     metrics, holds, directory = measured(*QUICK)
     assert holds["regularised_over_simple_shot", ">="], metrics
@@ -73,6 +74,7 @@ def test_a_comparison_trains_only_where_its_features_say_so():
         compare.task(compare_pydocs.get_config())
 
 
+@pytest.mark.slow
 def test_another_experiments_encoder_gives_the_features(launch, tmp_path):
     """A contrastive run of two steps, then its encoder, each by the launcher as a user has it."""
     trained = launch(
@@ -107,6 +109,7 @@ def test_episodes_that_the_classes_do_not_have_are_refused_before_training():
         common.check_classes(labels, [Setting(7, 1, 6)])
 
 
+@pytest.mark.slow
 def test_energy_of_clustering_falls_and_it_finds_classes(tmp_path):
     config = ConfigDict(clustering_config())
     x, classes = clustering.load_points(config)
@@ -144,6 +147,7 @@ def clustering_config():
     return dict(seed=0, points=points, cluster=fit, graph=graph, timing=timing, mesh={})
 
 
+@pytest.mark.slow
 def test_parts_hold_their_classes_and_no_image_of_training():
     config = base_digits.get_config()
     assert common.num_base(config) == 5

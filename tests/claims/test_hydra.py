@@ -1,6 +1,9 @@
 """Hydra's claims in quick form, on small digits; `make claims` measures them in full."""
 
+import pytest
 
+
+@pytest.mark.slow
 def test_hydra_learns_features_and_binary_gates(summarize, tmp_path):
     summary = summarize(
         "--config=configs/hydra/hydra_digits.py",

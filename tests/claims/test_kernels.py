@@ -16,6 +16,7 @@ def verdicts(summary):
     return {claim["metric"]: claim["holds"] for claim in summary["claims"]}
 
 
+@pytest.mark.slow
 def test_wide_deep_gps_approach_the_optimum(summarize):
     pytest.importorskip("blackjax")
     summary = summarize(
@@ -32,6 +33,7 @@ def test_wide_deep_gps_approach_the_optimum(summarize):
     assert metrics["distance_of_widest_mean"] < metrics["distance_of_nngp"], metrics
 
 
+@pytest.mark.slow
 def test_learned_gram_matrices_classify_digits_better(summarize):
     summary = summarize(
         "--config=configs/kernels/classification_digits.py",
@@ -69,6 +71,7 @@ def quick():
     return config
 
 
+@pytest.mark.slow
 def test_learned_gram_matrices_predict_house_prices_better(quick):
     with jax.enable_x64(True), threadpool_limits(1, user_api="blas"):
         split = tables.random_splits(*tables.load_table("boston"), seeds=range(2), share=0.8)
@@ -91,6 +94,7 @@ def test_tables_that_claims_are_about_are_needed(quick):
         tables.load_table("bostn")
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_is_told(quick):
     quick.train.steps = 2
     with jax.enable_x64(True):

@@ -18,6 +18,7 @@ from rml.contrastive import apply_in_groups
 from rml.errors import UserError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("version", "steps"), [("v2", 250), ("v3", 200)])
 def test_keys_of_a_momentum_encoder_teach_features(summarize, version, steps):
     summary = summarize(
@@ -48,6 +49,7 @@ def stepped(request):
     return request.param, config, before, after, metrics
 
 
+@pytest.mark.slow
 def test_a_step_moves_the_momentum_encoder_towards_the_trained_one(stepped):
     _, config, before, after, metrics = stepped
     share = config.momentum.start
@@ -78,6 +80,7 @@ def test_a_step_enqueues_its_keys(stepped):
     assert len(new.keys) == config.queue.size
 
 
+@pytest.mark.slow
 def test_groups_are_normalised_apart():
     model = ProjectedEncoder(
         models.build("convnet", features=16), models.ProjectionHead(8, norm=True)

@@ -1,9 +1,12 @@
 """SimCLR's claims in quick form, a fifth of the steps; `make claims` measures them in full."""
 
+import pytest
+
 QUICK = ("--config=configs/contrastive/simclr_mnist5k.py", "--config.train.steps=200",
          "--config.train.batch_size=128", "--config.train.eval_every=0")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_probe_of_contrastive_features_beats_pixels_and_an_untrained_encoder(summarize):
     summary = summarize(*QUICK)
     metrics = summary["metrics"]

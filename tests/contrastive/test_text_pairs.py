@@ -31,6 +31,7 @@ lengths_drawn = st.lists(st.integers(1, WIDTH), min_size=1, max_size=5)
 ratios = st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(lengths_drawn, st.integers(0, 1000), ratios)
 def test_a_crop_is_a_contiguous_part_of_its_text(lengths, seed, ratio):
@@ -45,6 +46,7 @@ def test_a_crop_is_a_contiguous_part_of_its_text(lengths, seed, ratio):
         assert max(1, int(low * len(text)) - 1) <= len(span) <= max(1, int(high * len(text)) + 1)
 
 
+@pytest.mark.slow
 def test_crops_are_uniform_and_the_two_of_a_pair_independent():
     n, length = 20_000, 20
     texts = Texts(jnp.tile(jnp.arange(length), (n, 1)), jnp.full(n, length))
@@ -63,6 +65,7 @@ def test_crops_are_uniform_and_the_two_of_a_pair_independent():
         assert abs(np.corrcoef(*pair)[0, 1]) < 4 / np.sqrt(n)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(lengths_drawn, st.integers(0, 1000), ratios)
 def test_inverse_cloze_splits_the_text_into_span_and_rest(lengths, seed, ratio):
@@ -78,6 +81,7 @@ def test_inverse_cloze_splits_the_text_into_span_and_rest(lengths, seed, ratio):
         assert outer == text[:start] + text[start + len(inner) :]
 
 
+@pytest.mark.slow
 def test_inverse_cloze_keeps_the_span_as_often_as_asked():
     n = 5_000
     texts = make([20] * n)
@@ -117,6 +121,7 @@ def test_replacing_and_masking_change_a_share_of_the_tokens():
         assert stats.binomtest(int(differs.sum()), differs.size, 0.1).pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_shuffling_permutes_some_tokens_of_each_text_and_no_others():
     texts = make([1, 2, 9, WIDTH] * 50)
     mixed = contrastive.shuffle(jax.random.key(0), texts, rate=0.5)

@@ -17,6 +17,7 @@ def texts() -> Texts:
     return Texts(5 + jnp.arange(60).reshape(3, 20), lengths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["crops", "inverse_cloze", "same"])
 @pytest.mark.parametrize("corruption", ["none", "delete", "mask"])
 def test_views_are_pairs_corrupted_apart(name, corruption):

@@ -32,6 +32,7 @@ def applied(name):
     return jax.jit(compose([(name, RANDOM[name])]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRONG)
 def test_the_same_image_is_treated_differently_in_one_batch(name):
     flat = np.asarray(applied(name)(KEY, SAME)).reshape(len(SAME), -1)
@@ -39,6 +40,7 @@ def test_the_same_image_is_treated_differently_in_one_batch(name):
     assert different.sum() == len(SAME) * (len(SAME) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_key_determines_the_result_and_another_key_changes_it(name):
     apply = applied(name)
@@ -52,6 +54,7 @@ def test_an_example_does_not_depend_on_its_neighbours(name):
     assert jnp.array_equal(applied(name)(KEY, others)[:3], applied(name)(KEY, SAME)[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RANDOM)
 def test_gradients_under_vmap(name):
     apply = compose([(name, RANDOM[name])])
@@ -77,6 +80,7 @@ def test_views_are_independent():
     assert (flat[:, None] != flat[None]).any(axis=-1).sum() == 18 * 17
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RANDOM)
 def test_views_draw_as_copies_of_the_batch_behind_each_other_would(name):
     pipeline = compose([(name, RANDOM[name])])
@@ -105,6 +109,7 @@ def test_uniforms_are_uniform_and_uncorrelated():
     assert np.abs(np.corrcoef(u[0, 1:], u[0, :-1])[0, 1]) < 4 / np.sqrt(5000)
 
 
+@pytest.mark.slow
 def test_steps_draw_from_keys_of_their_own():
     erase = ("random_erase", {"p": 1, "value": 5.0, "scale": (0.05, 0.05)})
     twice = jax.jit(compose([erase, erase]))(KEY, SAME)

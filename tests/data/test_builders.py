@@ -24,6 +24,7 @@ def run(code, **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_ours_have_the_stated_sizes_and_stratified_splits(name):
     train, test, side = SIZES[name]
@@ -47,6 +48,7 @@ def test_ours_have_the_stated_sizes_and_stratified_splits(name):
         source[size]
 
 
+@pytest.mark.slow
 def test_glyphs_are_many_different_characters():
     train, test = load("glyphs", "train"), load("glyphs", "test")
     images, labels = (np.concatenate(x) for x in zip(*(
@@ -64,6 +66,7 @@ def test_glyphs_are_many_different_characters():
     assert len({image.tobytes() for image in first}) == 400
 
 
+@pytest.mark.slow
 def test_glyphs_name_what_is_there():
     with pytest.raises(ValueError, match="different characters, fewer than classes=5000"):
         glyphs.make_glyphs(5000, 28)
@@ -82,6 +85,7 @@ def test_digits_are_scikit_learns():
     assert got == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train[:80%]", "train[80%:]", "train[37%:52%]"])
 @pytest.mark.parametrize("name", SIZES)
 def test_slices_are_balanced(name, split):
@@ -125,6 +129,7 @@ OFFLINE = """
 """
 
 
+@pytest.mark.slow
 def test_preparing_is_silent_offline_and_without_tensorflow(tmp_path):
     done = run(OFFLINE, TFDS_DATA_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -135,6 +140,7 @@ def test_preparing_is_silent_offline_and_without_tensorflow(tmp_path):
     assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
 
 
+@pytest.mark.slow
 def test_processes_preparing_at_once_agree(tmp_path):
     code = "from rml.data import load; print(load('digits', 'train').arrays()['label'].sum())"
     command = [sys.executable, "-c", code]
@@ -165,6 +171,7 @@ def test_losing_the_race_uses_the_winners_files(tmp_path, monkeypatch):
     assert [path.name for path in final.parent.iterdir()] == ["1.0.0"]
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_is_no_obstacle(tmp_path):
     killed = run(
         """
@@ -191,6 +198,7 @@ def test_a_directory_in_the_way_and_one_that_cannot_be_written(tmp_path):
         load("digits", "train", data_dir=tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_missing_mlxtend_names_the_extra(tmp_path):
     done = run(
         """

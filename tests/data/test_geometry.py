@@ -47,6 +47,7 @@ def test_resize_is_pils(size):
     np.testing.assert_allclose(jitted(resize, IMAGES, size=size), wanted, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [None, (8, 30)])
 def test_random_resized_crop_is_pils_resize_of_its_box(size):
     scale, ratio = (0.1, 0.8), (0.5, 2.0)
@@ -57,6 +58,7 @@ def test_random_resized_crop_is_pils_resize_of_its_box(size):
         np.testing.assert_allclose(crop, pil_resize(image, crop.shape[:2], box), atol=5e-6)
 
 
+@pytest.mark.slow
 def test_random_boxes_have_the_stated_distribution():
     scale, ratio = (0.2, 0.4), (3 / 4, 4 / 3)
     top, left, h, w = geometry._random_boxes(KEY, 4000, 60, 40, scale, ratio)
@@ -107,6 +109,7 @@ def centroid(images):
     return np.stack([(weight * y).sum((1, 2)) / mass, (weight * x).sum((1, 2)) / mass], axis=-1)
 
 
+@pytest.mark.slow
 def test_random_affine_moves_content_as_its_parameters_say():
     from_centre = np.array([-10.0, 0.0])
     images = blob(*(20 + from_centre))
@@ -139,6 +142,7 @@ def test_rotation_by_a_right_angle_is_exact():
     np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 28, 28, 1), (2, 33, 33, 3)])
 def test_identity_parameters_give_the_image_exactly(shape):
     images = jax.random.uniform(KEY, shape)
@@ -158,6 +162,7 @@ def test_identity_parameters_give_the_image_exactly(shape):
         assert jnp.array_equal(result, images)
 
 
+@pytest.mark.slow
 def test_random_flip():
     assert jnp.array_equal(random_flip(KEY, IMAGES, p=1), IMAGES[:, :, ::-1])
     assert jnp.array_equal(random_flip(KEY, IMAGES, p=1.0, vertical=True), IMAGES[:, ::-1])
@@ -166,6 +171,7 @@ def test_random_flip():
     assert float(flipped.mean()) == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / 2000))
 
 
+@pytest.mark.slow
 def test_random_erase_fills_one_box():
     images = jnp.broadcast_to(IMAGES[:1], (300, 20, 14, 3))
     erased = np.asarray(

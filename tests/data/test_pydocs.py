@@ -68,6 +68,7 @@ def test_packages_are_the_core_dependencies():
     assert set(pydocs.versions()) == core | {"python"}
 
 
+@pytest.mark.slow
 def test_sizes_and_packages(pairs):
     sizes = {split: len(found) for split, found in pairs.items()}
     total = sum(sizes.values())
@@ -81,6 +82,7 @@ def test_sizes_and_packages(pairs):
     assert counts["python"] > 2_000
 
 
+@pytest.mark.slow
 def test_modules_and_texts_of_splits_are_disjoint(pairs):
     for split, found in pairs.items():
         assert {pydocs.split_of(pair.module) for pair in found} == {split}
@@ -98,6 +100,7 @@ def test_modules_and_texts_of_splits_are_disjoint(pairs):
         assert len(set().union(*seen)) == sum(map(len, seen))
 
 
+@pytest.mark.slow
 def test_no_pair_comes_twice(pairs):
     every = [pair for found in pairs.values() for pair in found]
     assert len({pair.name for pair in every}) == len(every)
@@ -182,6 +185,7 @@ def test_another_version_is_another_data_set(tfds_dir, monkeypatch):
     assert pydocs.fingerprint() != here
 
 
+@pytest.mark.slow
 def test_prepared_versions_are_opened_by_name(tfds_dir):
     builders.prepare("pydocs", tfds_dir)
     named = f"pydocs/{pydocs.fingerprint()}"
@@ -214,6 +218,7 @@ def test_modules_are_classes_for_episodes(tfds_dir):
         load_text("pydocs", "test", label_key="module", min_examples=100_000)
 
 
+@pytest.mark.slow
 def test_packages_are_the_same_classes_in_every_split(tfds_dir):
     train, test = load_text("pydocs", "train"), load_text("pydocs", "test[:50%]")
     assert train.class_names == test.class_names

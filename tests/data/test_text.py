@@ -164,6 +164,7 @@ def test_passages_hold_every_word_in_order_on_its_line(content, words):
     assert numbers == sorted(numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["docstring_to_code", "title_to_description"])
 def test_pydocs_asks_and_answers(tfds_dir, task):
     data = load_retrieval("pydocs", "test", task=task)

@@ -102,6 +102,7 @@ def test_widths_cover_every_length_closely():
     assert bucket.width == 100
 
 
+@pytest.mark.slow
 def test_padding_of_pydocs_is_below_a_tenth(tfds_dir):
     """Of all tokens of the test docstrings, in batches that an encoder of 256 tokens gets."""
     texts = load_text("pydocs", "test").texts
@@ -138,6 +139,7 @@ print(hashlib.sha256(tokens.train_tokenizer(texts, vocabulary=500).to_str().enco
 """
 
 
+@pytest.mark.slow
 def test_training_a_tokenizer_is_deterministic():
     """In several processes, whose hashes of strings differ."""
     running = [
@@ -177,6 +179,7 @@ def test_tokenizers_that_cannot_be_trained_or_read(tmp_path):
         tokens.load_tokenizer(tmp_path / "broken.json")
 
 
+@pytest.mark.slow
 def test_missing_tokenizers_name_the_extra():
     code = """
 import sys

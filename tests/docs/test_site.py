@@ -96,6 +96,7 @@ def test_a_system_without_a_text_is_described_by_its_first_docstring(library):
     assert "temperature:" not in text  # arguments belong to the API
 
 
+@pytest.mark.slow
 def test_every_system_area_and_room_has_a_page_that_the_navigation_names(pages):
     def leaves(items):
         for item in items:

@@ -9,6 +9,7 @@ from sklearn.metrics import top_k_accuracy_score
 from rml.evaluation import accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_equals_scikit_learn(k):
     scores = jax.random.normal(jax.random.key(0), (50, 6))

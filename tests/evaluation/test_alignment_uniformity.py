@@ -19,6 +19,7 @@ def unit(x) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 3.0])
 def test_alignment_equals_its_definition(alpha):
     x, y = rows(0, 20, 5), 3 * rows(1, 20, 5)
@@ -32,6 +33,7 @@ def test_alignment_is_0_for_equal_and_4_for_opposite_views():
     np.testing.assert_allclose(alignment(x, -2 * x), 4, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
 def test_alignment_has_a_finite_gradient_at_its_minimum(alpha):
     x = rows(0, 8, 5)
@@ -39,6 +41,7 @@ def test_alignment_has_a_finite_gradient_at_its_minimum(alpha):
     np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [0.5, 2.0, 200.0])
 @pytest.mark.parametrize("block", [None, 7])
 def test_uniformity_equals_its_definition(t, block):
@@ -49,6 +52,7 @@ def test_uniformity_equals_its_definition(t, block):
     np.testing.assert_allclose(uniformity(x, t=t, block=block), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_uniformity_is_0_for_a_point_and_least_for_the_uniform_distribution():
     np.testing.assert_allclose(uniformity(jnp.ones((9, 4))), 0, atol=1e-5)
     # Uniform points on the circle: E exp(2t cos - 2t) is the scaled Bessel function I0.
@@ -58,6 +62,7 @@ def test_uniformity_is_0_for_a_point_and_least_for_the_uniform_distribution():
     assert float(uniformity(circle)) < float(uniformity(circle + 0.5))
 
 
+@pytest.mark.slow
 def test_uniformity_of_half_precision_features():
     x = rows(0, 16, 32).astype(jnp.bfloat16)
     assert uniformity(x).dtype == jnp.float32

@@ -35,6 +35,7 @@ def oracle(x, y, debiased: bool) -> float:
     return hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("debiased", [False, True])
 @pytest.mark.parametrize(("n", "d", "e"), [(30, 4, 7), (30, 4, 50), (10, 20, 20), (5, 5, 3)])
 def test_equals_gram_matrices(n, d, e, debiased):
@@ -44,6 +45,7 @@ def test_equals_gram_matrices(n, d, e, debiased):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("debiased", [False, True])
 @pytest.mark.parametrize("n", [8, 30])  # by Gram matrices, by features
 def test_rotation_scale_and_offset_do_not_matter(n, debiased):
@@ -60,6 +62,7 @@ def test_rotation_scale_and_offset_do_not_matter(n, debiased):
     )
 
 
+@pytest.mark.slow
 def test_independent_wide_features_are_similar_only_with_bias():
     keys = jax.random.split(jax.random.key(0), 2)
     x, y = (jax.random.normal(key, (20, 500)) for key in keys)
@@ -74,6 +77,7 @@ def test_half_precision_inside_jit():
     np.testing.assert_allclose(result, oracle(x, y, debiased=False), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "debiased", "message"),
     [

@@ -23,6 +23,7 @@ def exp_entropy(shares) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("center", [False, True])
 def test_equal_numpy(center):
     x = jax.random.normal(jax.random.key(0), (N, D)) + 2

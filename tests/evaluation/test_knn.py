@@ -28,6 +28,7 @@ def oracle(x, y, queries, k, temperature, classes):
     return shares
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
     n=st.integers(1, 30),
@@ -48,6 +49,7 @@ def test_equals_scikit_learn(n, m, classes, block, temperature, data):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [True, False])
 def test_equals_scikit_learn_on_digits(digits, weighted):
     x, y = digits
@@ -61,12 +63,14 @@ def test_equals_scikit_learn_on_digits(digits, weighted):
     np.testing.assert_allclose(result, (expected.argmax(1) == y[test]).mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_nearest_neighbour_of_a_row_is_itself_whatever_its_scale():
     x, y = sample(0, 40, 6, 5)
     result = knn_accuracy(x, y, 1e3 * x, y, num_classes=5, k=1, block=16)
     assert float(result) == 1
 
 
+@pytest.mark.slow
 def test_half_precision_features():
     x, y = sample(0, 40, 64, 3)
     x = x.astype(jnp.bfloat16)
@@ -75,6 +79,7 @@ def test_half_precision_features():
     np.testing.assert_allclose(shares, oracle(x, y, x[:7], 5, 0.07, 3), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_class_takes_the_whole_vote():
     x, _ = sample(0, 10, 3, 1)
     shares = knn_predict(x, jnp.full(10, 2), x, num_classes=4, k=3)
@@ -94,12 +99,14 @@ def test_equal_votes_go_to_the_lower_class():
     assert float(result) == 1
 
 
+@pytest.mark.slow
 def test_low_temperature_overflows_nothing():
     x, y = sample(0, 30, 3, 4)
     shares = knn_predict(x, y, x, num_classes=4, k=10, temperature=1e-4)
     np.testing.assert_allclose(shares, np.eye(4)[np.asarray(y)], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_works_inside_jit():
     x, y = sample(0, 20, 3, 4)
     inside = jax.jit(partial(knn_accuracy, num_classes=4, k=3))
@@ -108,6 +115,7 @@ def test_works_inside_jit():
     )
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_block():
     def temporary_bytes(size: int, block: int) -> int:
         spec = jax.ShapeDtypeStruct

@@ -25,6 +25,7 @@ def probe(split):
     return linear_probe(*split, num_classes=10, key=KEY)
 
 
+@pytest.mark.slow
 def test_equals_scikit_learn_at_the_penalty_chosen(split):
     x, y, test_x, test_y = split
     probe = linear_probe(*split, num_classes=10, key=KEY, tolerance=1e-6)
@@ -70,6 +71,7 @@ def test_penalty_is_the_best_on_the_held_out_rows(split):
     assert probe.l2 != 100.0
 
 
+@pytest.mark.slow
 def test_among_equal_accuracies_the_strongest_penalty_is_taken():
     y = jnp.repeat(jnp.arange(2), 20)
     x = jnp.zeros((40, 5)).at[:, 0].set(2.0 * y - 1)
@@ -78,6 +80,7 @@ def test_among_equal_accuracies_the_strongest_penalty_is_taken():
     assert probe.l2 == 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
 def test_held_out_rows_are_spread_over_the_classes(share):
     labels = jnp.repeat(jnp.arange(4), jnp.asarray([100, 40, 200, 60]))
@@ -95,6 +98,7 @@ def test_features_may_have_any_scale_and_offset(split, probe):
     np.testing.assert_allclose(moved.accuracy, probe.accuracy, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_constant_feature_has_no_influence(split, probe):
     # 0.1 has no exact mean in float32; its deviation is rounding, not a feature.
     x, y, test_x, test_y = split

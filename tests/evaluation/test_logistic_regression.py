@@ -32,6 +32,7 @@ def reference(x, y, strength, sample_weight=None):
     return model.coef_.T, model.intercept_
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("l2", [1e-3, 1e-2, 1.0])
 def test_equals_scikit_learn(l2):
     x, y = sample()
@@ -45,6 +46,7 @@ def test_equals_scikit_learn(l2):
     np.testing.assert_allclose(softmax(logits, axis=1), softmax(expected, axis=1), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_two_classes_equal_scikit_learn_at_twice_its_strength():
     x, y = sample(classes=2)
     model = fit(x, y, num_classes=2, tolerance=1e-6)
@@ -54,6 +56,7 @@ def test_two_classes_equal_scikit_learn_at_twice_its_strength():
     np.testing.assert_allclose(model.bias[1] - model.bias[0], bias[0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_weight_zero_leaves_a_row_out_and_weights_count():
     x, y = sample()
     weight = jnp.asarray([0.0, 1.0, 2.5])[jnp.arange(N) % 3]
@@ -65,6 +68,7 @@ def test_weight_zero_leaves_a_row_out_and_weights_count():
     np.testing.assert_allclose(again.weights, model.weights, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_reported_gradient_is_the_gradient_at_the_solution():
     x, y = sample()
     # Stopped early, so that the gradient is well above rounding.
@@ -80,6 +84,7 @@ def test_reported_gradient_is_the_gradient_at_the_solution():
     assert not bool(model.converged)
 
 
+@pytest.mark.slow
 def test_from_the_solution_nothing_is_left_to_do():
     x, y = sample()
     zeros = {"weights": jnp.zeros((D, CLASSES)), "bias": jnp.zeros(CLASSES)}
@@ -89,6 +94,7 @@ def test_from_the_solution_nothing_is_left_to_do():
     assert int(again.iterations) <= 1
 
 
+@pytest.mark.slow
 def test_unreachable_tolerance_ends_where_float32_ends():
     x, y = sample()
     model = fit(x, y, tolerance=0.0, max_iterations=10**6)
@@ -104,6 +110,7 @@ def test_strong_penalty_leaves_the_class_frequencies():
     np.testing.assert_allclose(log_softmax(np.asarray(model.bias)), np.log(frequencies), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("present", [1, 3])
 def test_classes_without_rows_are_not_predicted(present):
     x, y = sample()
@@ -114,6 +121,7 @@ def test_classes_without_rows_are_not_predicted(present):
     assert set(predicted.tolist()) <= set(range(1, present + 1))
 
 
+@pytest.mark.slow
 def test_more_features_than_rows_in_half_precision():
     x, y = sample(40, 100, 3)
     x = x.astype(jnp.bfloat16)

@@ -21,6 +21,7 @@ def test_pca_keeps_the_two_largest_variances():
     np.testing.assert_allclose(plane.T @ plane, np.diag(singular[:2] ** 2), rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_clusters_stay_apart_and_the_result_is_repeatable(method):
     plane = embed_2d(clusters(), method=method)

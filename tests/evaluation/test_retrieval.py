@@ -74,6 +74,7 @@ judgement = st.dictionaries(st.integers(0, DOCUMENTS - 1), st.integers(-2, 4), m
 result = st.dictionaries(st.integers(0, DOCUMENTS - 1), st.sampled_from([-0.0, 0.0, 1.5, -2.0]))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     queries=st.lists(st.tuples(judgement, result), min_size=7, max_size=7),
@@ -95,6 +96,7 @@ def test_equals_trec_eval(queries, k, threshold, gain):
         np.testing.assert_allclose(jnp.mean(ours[f"{name}@{k}"]), mean, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["uncut", "msmarco"])
 def test_equals_ir_measures_on_many_documents(measure):
     rng = np.random.default_rng(0)
@@ -119,6 +121,7 @@ def test_equals_ir_measures_on_many_documents(measure):
         np.testing.assert_allclose(jnp.mean(values), expected[name], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_worked_by_hand():
     grades, judged = jnp.asarray([0, 3, 0, 1]), jnp.asarray([1, 3, 2, 0, 0])
     best = 3 + 2 / np.log2(3) + 1 / 2
@@ -141,6 +144,7 @@ def few_qrels(query, document, grade, num_queries):
     return make_qrels(*map(np.asarray, (query, document, grade)), num_queries=num_queries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judged", [[0, 0], [-3, -1]])
 def test_without_a_relevant_document_every_metric_is_zero(judged):
     qrels = few_qrels([0, 0], [4, 2], judged, num_queries=1)
@@ -168,6 +172,7 @@ def test_scores_are_compared_in_float32_as_trec_eval_does():
     assert found.aggregated[RR] == float(reciprocal_rank(ranked_grades(ranked, qrels))[0]) == 0.5
 
 
+@pytest.mark.slow
 def test_works_under_jit_and_vmap():
     qrels = few_qrels([0, 0, 1, 1], [3, 1, 0, 2], [1, 2, 0, 1], num_queries=2)
     ranked = jnp.asarray([[1, 0, 3], [2, -1, -1]])

@@ -19,6 +19,7 @@ def scores(seed: int, n: int, gap: float) -> tuple[jax.Array, jax.Array]:
     return hardness + 0.5 * first + gap, hardness + 0.5 * second
 
 
+@pytest.mark.slow
 def test_bootstrap_equals_scipy():
     first, second = scores(0, 80, 0.15)
     found = paired_bootstrap(first, second, key=jax.random.key(1), resamples=20_000, level=0.9)
@@ -35,6 +36,7 @@ def test_bootstrap_equals_scipy():
     np.testing.assert_allclose(found.p_value, stats.ttest_rel(first, second).pvalue, atol=0.015)
 
 
+@pytest.mark.slow
 def test_randomization_equals_scipy():
     first, second = scores(2, 60, 0.15)
     resamples = 20_000
@@ -60,6 +62,7 @@ def test_randomization_equals_all_exchanges_of_a_few_queries():
     assert abs(float(p) - exact) < 5 * np.sqrt(exact * (1 - exact) / 50_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [
@@ -92,6 +95,7 @@ def test_false_alarms_are_as_rare_as_the_level(draw):
         assert low <= int(errors) <= high
 
 
+@pytest.mark.slow
 def test_a_real_difference_is_found():
     first, second = scores(5, 200, 0.3)
     found = paired_bootstrap(first, second, key=jax.random.key(0), resamples=1000)
@@ -101,6 +105,7 @@ def test_a_real_difference_is_found():
     np.testing.assert_allclose(p, 1 / 1001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gap", "expected"), [(0.0, 1.0), (0.25, 1 / 501)])
 def test_equal_differences(gap, expected):
     """Nothing to resample: no difference has p 1; the same one everywhere has the least p."""
@@ -112,6 +117,7 @@ def test_equal_differences(gap, expected):
     np.testing.assert_allclose(p, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_block_does_not_change_the_result_and_the_order_changes_the_sign():
     first, second = scores(0, 20, 0.2)
     run = partial(paired_bootstrap, key=jax.random.key(0), resamples=300)
@@ -125,6 +131,7 @@ def test_the_block_does_not_change_the_result_and_the_order_changes_the_sign():
     assert float(randomization(first, second)) == float(randomization(second, first, block=60))
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_block():
     def temporary_bytes(resamples: int, block: int) -> int:
         run = partial(paired_bootstrap, resamples=resamples, block=block)
@@ -136,6 +143,7 @@ def test_memory_is_bounded_by_the_block():
     assert temporary_bytes(10_000, 256) > 4 * temporary_bytes(10_000, 16) / 2
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(0, 1, width=32, allow_subnormal=False), min_size=1, max_size=6))
 def test_holm_equals_its_definition(values):
@@ -171,6 +179,7 @@ def test_errors_name_value_and_shape(unchecked):
         holm(jnp.zeros(0))
 
 
+@pytest.mark.slow
 def test_systems_are_compared_task_by_task_and_metric_by_metric():
     first, second = scores(3, 40, 0.3)
     third = first - 1

@@ -28,6 +28,7 @@ def f64_inertia(x, prototypes, labels):
     return np.sum((x - prototypes[np.asarray(labels)]) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tolerance", "iterations"), [(0.0, 100), (1e-3, 100), (0.0, 3)])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_equals_scikit_learn_from_the_same_start(tolerance, iterations):
@@ -86,6 +87,7 @@ def test_empty_clusters_take_the_farthest_points_as_in_scikit_learn():
     assert set(np.unique(kept.labels)) == {0, 1, 2, 6, 7, 8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["k-means++", "k-means||", "random"])
 def test_more_clusters_than_distinct_points(start):
     x = jnp.asarray(np.repeat(X[:4], 10, axis=0))
@@ -97,12 +99,14 @@ def test_more_clusters_than_distinct_points(start):
     assert len(np.unique(same)) == 4
 
 
+@pytest.mark.slow
 def test_as_many_clusters_as_points():
     found = cluster(jnp.asarray(X[:12]), num_clusters=12, key=jax.random.key(0), block=128)
     assert sorted(np.asarray(found.labels)) == list(range(12))
     assert float(found.inertia) == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     n=st.sampled_from([6, 23]),
@@ -133,6 +137,7 @@ def test_energy_never_increases(n, k, levels, block, empty, seed):
     np.testing.assert_allclose(chosen, squares.min(axis=1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_many_starts_at_once_equal_one_after_another():
     starts = jnp.asarray(X[:18].reshape(2, 9, 5)).at[1, 4].set(1e3)  # one empty cluster
 
@@ -174,6 +179,7 @@ def _temporary(n, k, block):
     return program.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_is_linear_in_points_and_free_of_points_times_clusters():
     few, many = (_temporary(n, 64, 256) for n in (2**14, 2**17))
     per_point = (many - few) / (2**17 - 2**14)
@@ -184,6 +190,7 @@ def test_memory_is_linear_in_points_and_free_of_points_times_clusters():
     assert more - many < 4 * 4 * (512 - 64) * (256 + 16 * 8)  # tiles and sums, nothing of size n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1e-6])
 def test_cosine_is_spherical_k_means(temperature):
     """Assignments by the largest cosine, prototypes of unit length: in float64, both optimisers."""
@@ -217,6 +224,7 @@ def test_points_that_cancel_out_leave_their_prototype():
     np.testing.assert_array_equal(found.prototypes, start)
 
 
+@pytest.mark.slow
 def test_mini_batches_are_running_means():
     """The steps of Sculley's algorithm 1, one point at a time in float64."""
     x, key = X[:60], jax.random.key(3)
@@ -327,6 +335,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
     result = subprocess.run(

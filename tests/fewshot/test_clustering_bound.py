@@ -51,6 +51,7 @@ def matrix(found, k):
     return z
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lam", [0.0, 0.4])
 def test_full_support_is_the_dense_optimiser(lam):
     graph = with_self_loops(mutual(knn_graph(jnp.asarray(X), k=5, block=64), block=64))
@@ -74,6 +75,7 @@ def test_full_support_is_the_dense_optimiser(lam):
     np.testing.assert_array_equal(found.labels, z.argmax(1))
 
 
+@pytest.mark.slow
 def test_without_graph_and_in_the_limit_of_no_temperature_it_is_k_means():
     options = {"num_clusters": 4, "start": jnp.asarray(X[:4]), "tolerance": 0.0, "block": 16}
     hard = cluster(jnp.asarray(X), **options)
@@ -83,6 +85,7 @@ def test_without_graph_and_in_the_limit_of_no_temperature_it_is_k_means():
     np.testing.assert_allclose(hard.inertia, cold.inertia, rtol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     support=st.sampled_from([1, 2, 5]),
@@ -123,6 +126,7 @@ def test_energy_never_increases_on_positive_semidefinite_graphs(
     assert after <= used[-1] + 1e-5 * (1 + abs(used[-1]))
 
 
+@pytest.mark.slow
 def test_a_graph_that_is_not_semidefinite_can_raise_the_energy():
     """Two mutual neighbours half-way between two prototypes swap clusters for ever."""
     x = jnp.asarray([[-0.01], [0.01], [-1.0], [1.0]])

@@ -44,6 +44,7 @@ def test_graphs_are_of_their_kind():
         neighbor_graph(x, neighbors=0, kind="mutal")
 
 
+@pytest.mark.slow
 def test_an_iteration_is_a_share_of_the_fastest_run(monkeypatch):
     x, _ = gaussian_mixture(jax.random.key(0), number=600, dimension=4, components=3, spread=0.5)
     ticks = iter([0.0, 100.0, 200.0, 209.0, 300.0, 306.0])  # compilation, 9 s, 6 s

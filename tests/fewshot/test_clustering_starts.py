@@ -72,6 +72,7 @@ def test_greedy_keeps_the_better_of_two_candidates():
     assert not agrees(counts, by_square(np.ones(5)))
 
 
+@pytest.mark.slow
 def test_draws_over_many_blocks_follow_their_mass():
     mass = np.zeros(5000, np.float32)
     rows = np.array([0, 1023, 1024, 3000, 4999])
@@ -88,12 +89,14 @@ def test_random_rows_are_distinct():
     assert sorted(found[:, 0].tolist()) == list(range(7))
 
 
+@pytest.mark.slow
 def test_one_prototype():
     x = jnp.arange(7.0)[:, None]
     for start in (kmeans_plus_plus, kmeans_parallel, random_rows):
         assert start(x, num_clusters=1, key=jax.random.key(0)).shape == (1, 1)
 
 
+@pytest.mark.slow
 def test_rounds_find_every_one_of_many_far_clusters():
     rng = np.random.default_rng(0)
     owner = np.repeat(np.arange(30), 20)
@@ -116,6 +119,7 @@ def test_rounds_find_every_one_of_many_far_clusters():
     assert covered(uniform) < 23
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("oversampling", [0.5, 3.0])
 def test_candidates_weigh_the_points_nearest_to_them(oversampling, monkeypatch):
     from rml.fewshot.clustering import starts

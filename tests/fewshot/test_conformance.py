@@ -53,6 +53,7 @@ def require_probabilities(p, rows):
     assert jnp.all(p >= 0)
 
 
+@pytest.mark.slow
 def test_probabilities_find_well_separated_classes(method, episode):
     support, labels, query, truth = episode(1, d=6, spread=0.1)
     p = method(support, labels, query)
@@ -60,6 +61,7 @@ def test_probabilities_find_well_separated_classes(method, episode):
     np.testing.assert_array_equal(jnp.argmax(p, axis=1), truth)
 
 
+@pytest.mark.slow
 def test_order_and_names_do_not_matter(method, episode):
     support, labels, query, _ = episode(4)
     p = method(support, labels, query)
@@ -71,6 +73,7 @@ def test_order_and_names_do_not_matter(method, episode):
     np.testing.assert_allclose(method(support, names[labels], query)[:, names], p, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_batch_is_a_loop(plain, method, episode):
     batch = [episode(seed)[:3] for seed in (0, 7)]
     together = jax.vmap(method)(*(jnp.stack(parts) for parts in zip(*batch, strict=True)))
@@ -88,6 +91,7 @@ EDGES = {
 }
 
 
+@pytest.mark.slow
 def test_edges_are_finite_and_so_are_their_derivatives(name, plain, episode):
     support, labels, query, truth = episode(0)
     direction = episode(1)[::2]
@@ -114,12 +118,14 @@ def test_edges_are_finite_and_so_are_their_derivatives(name, plain, episode):
             assert (along == 0) == (name == "hard_kmeans")
 
 
+@pytest.mark.slow
 def test_one_query_has_probabilities(name, method, episode):
     support, labels, query, _ = episode(0)
     fewest = FEWEST.get(name, 1)
     require_probabilities(method(support, labels, query[:fewest]), fewest)
 
 
+@pytest.mark.slow
 def test_half_precision_gives_nearly_the_same(method, episode):
     support, labels, query, truth = episode(1, d=6, spread=0.1)
     p = method(support.astype(jnp.bfloat16), labels, query.astype(jnp.bfloat16))
@@ -146,6 +152,7 @@ def test_bad_episodes_are_named(unchecked, episode, plain, break_, message):
 
 
 # Those whose predictions are smooth enough for differences.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["simple_shot", "bd_cspn", "label_propagation", "tim_adm"])
 def test_reverse_mode_is_the_slope(episode, plain):
     support, labels, query, truth = episode(0)

@@ -22,6 +22,7 @@ SIZES = [9, 3, 12, 7, 30, 7, 8]
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(len(SIZES)), SIZES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concentration", [None, 0.3, 2.0])
 @pytest.mark.parametrize(("ways", "shots", "queries"), [(3, 1, 5), (6, 2, 5), (2, 4, 3)])
 def test_tasks_are_what_they_say(concentration, ways, shots, queries):
@@ -51,6 +52,7 @@ def test_tasks_are_what_they_say(concentration, ways, shots, queries):
         assert np.any(counts != queries)
 
 
+@pytest.mark.slow
 def test_tasks_are_a_function_of_key_and_number():
     draw = jax.jit(partial(sample_episodes, episodes=20, ways=3, shots=1, queries=4))
     index = class_index(jnp.asarray(LABELS))
@@ -64,6 +66,7 @@ def test_tasks_are_a_function_of_key_and_number():
     assert len({tuple(row) for row in np.asarray(first.query)}) == 20
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 1000), size=st.integers(0, 40))
 def test_draws_are_distinct(seed, size):
@@ -84,6 +87,7 @@ def test_draws_are_even_at_every_place_and_for_pairs():
     assert chisquare(pairs[~np.eye(5, dtype=bool)]).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_dirichlet_counts_follow_the_shares_and_the_room():
     keys = jax.random.split(jax.random.key(0), 4000)
 

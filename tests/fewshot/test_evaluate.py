@@ -35,6 +35,7 @@ def data(classes=8, each=12, d=16, spread=1.0):
     return jnp.asarray(x, jnp.float32), jnp.asarray(labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concentration", [None, 2.0])
 def test_equals_a_loop_over_sampled_episodes(concentration):
     x, y = data()
@@ -49,6 +50,7 @@ def test_equals_a_loop_over_sampled_episodes(concentration):
     assert 0.3 < np.mean(expected) < 0.95
 
 
+@pytest.mark.slow
 def test_chunks_do_not_matter():
     x, y = data()
     all_, some, one = (
@@ -59,6 +61,7 @@ def test_chunks_do_not_matter():
     np.testing.assert_allclose(one, all_, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_follows_the_budget():
     from rml.fewshot.evaluate import _accuracies, _Fixed
 
@@ -74,6 +77,7 @@ def test_memory_follows_the_budget():
     assert used(16) < used(256) / 8
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_loop_over_the_same_episodes():
     x, y = data()
     weights = jnp.asarray([0.0, 0.02, 0.1])
@@ -94,6 +98,7 @@ def test_a_sweep_is_a_loop_over_the_same_episodes():
     assert len(set(np.asarray(found).tolist())) > 1
 
 
+@pytest.mark.slow
 def test_a_sweep_over_several_hyperparameters_at_once():
     x, y = data()
     grid = dict(weight=jnp.asarray([0.0, 0.05]), temperature=jnp.asarray([0.1, 0.3]))
@@ -127,6 +132,7 @@ print(json.dumps([run(None), run(eight), grid(None), grid(eight), jax.device_cou
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     env = {
         **os.environ,
@@ -144,6 +150,7 @@ def test_eight_devices_equal_one():
     np.testing.assert_allclose(grid_eight, grid_one, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_mean_as_often_as_it_says():
     values = np.asarray([0.2, 0.4, 0.9], np.float32)
     mean, half = mean_and_interval(jnp.asarray(values))

@@ -38,6 +38,7 @@ def squares(x, m):
     return ((x[:, None] - m[None]) ** 2).sum(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["UN", "L2N", "CL2N"])
 def test_simple_shot_is_the_nearest_centroid(episode, kind):
     support, labels, query, _ = episode(0, queries=20)
@@ -174,6 +175,7 @@ def test_tim_in_closed_form(episode):
     np.testing.assert_allclose(found, softmax(scores(q, m, 4.0)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_closed_form_raises_the_objective_as_the_gradient_does(episode):
     support, labels, query, _ = episode(6, queries=8)
 
@@ -207,6 +209,7 @@ def test_alpha_tim(episode):
     np.testing.assert_allclose(found, softmax(scores(q, m, 4.0)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_alpha_tim_near_one_is_tim_and_one_is_refused(episode):
     support, labels, query, _ = episode(1)
     options = dict(
@@ -224,6 +227,7 @@ def test_alpha_tim_near_one_is_tim_and_one_is_refused(episode):
         alpha_tim(support, labels, query, alpha=1.0, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.5, 0.9])
 def test_label_propagation_is_label_spreading(episode, alpha):
     support, labels, query, _ = episode(2, queries=6)
@@ -242,6 +246,7 @@ def test_label_propagation_is_label_spreading(episode, alpha):
     np.testing.assert_allclose(found, peer.label_distributions_[len(s) :], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_queries_that_no_label_reaches_are_undecided():
     support = jnp.asarray([[0.0, 0.0], [0.0, 0.1], [1.0, 0.0], [1.0, 0.1]])
     query = jnp.asarray([[50.0, 50.0], [50.0, 50.1], [0.0, 0.2]])
@@ -252,6 +257,7 @@ def test_queries_that_no_label_reaches_are_undecided():
     assert p[2, 0] > 0.99
 
 
+@pytest.mark.slow
 def test_pt_map(episode):
     pytest.importorskip("ott")
     support, labels, query, _ = episode(4, queries=5)

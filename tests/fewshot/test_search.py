@@ -33,6 +33,7 @@ def data():
     return x, sample_episodes(jax.random.key(0), labels, episodes=16, **setting._asdict())
 
 
+@pytest.mark.slow
 def test_a_search_measures_every_combination():
     x, tasks = data()
     options = dict(temperature=[0.02, 0.2, 1.0], distance=("cosine", "squared_euclidean"), steps=5)

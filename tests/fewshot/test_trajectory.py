@@ -17,6 +17,7 @@ from rml.fewshot import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"graph": "directed", "shift": False, "neighbors": 2}, {"distance": "cosine", "steps": 3}],
@@ -40,6 +41,7 @@ def drawn(episodes=4):
     )
 
 
+@pytest.mark.slow
 def test_trajectories_are_the_energies_of_each_episode_for_each_weight():
     x, tasks = drawn()
     courses = trajectories(x, tasks, (0.2, 0.0, 0.2), ways=3, temperature=0.2, steps=10)
@@ -63,6 +65,7 @@ def test_an_increase_is_seen():
     assert largest_increase(np.array([[4.0]])) == 0.0
 
 
+@pytest.mark.slow
 def test_a_picture_lays_the_first_episode_on_its_principal_plane():
     x, tasks = drawn()
     shown = picture(x, tasks, ways=3, laplacian_weight=0.1)

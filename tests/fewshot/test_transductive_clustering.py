@@ -66,6 +66,7 @@ def reference(x, m, labels, w, lam, t, prototype, distance, sigma, steps, inner)
     return z, m, energies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prototype", "distance"), KINDS)
 def test_matches_the_float64_loops(episode, prototype, distance):
     support, labels, query, _ = episode(3)
@@ -95,6 +96,7 @@ def solved(x, start, labels, w, lam, t, sigma, prototype, distance):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     kind=st.sampled_from(KINDS),
@@ -116,6 +118,7 @@ def test_energy_never_rises(kind, seed, lam, t, sigma, neighbors):
         np.testing.assert_array_equal(found.assignments[:3], np.eye(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [False, True])
 @pytest.mark.parametrize("distance", ["squared_euclidean", "cosine"])
 def test_without_the_laplacian_term_it_is_soft_k_means(double, episode, shift, distance):
@@ -130,6 +133,7 @@ def test_without_the_laplacian_term_it_is_soft_k_means(double, episode, shift, d
     assert np.max(np.abs(other - soft)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_the_hard_limit_is_scikit_learns_k_means(seed):
     rng = np.random.default_rng(seed)
@@ -165,6 +169,7 @@ def test_k_modes_is_the_full_model_of_modes_without_graph(episode):
     np.testing.assert_allclose(modes, full, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_empty_cluster_keeps_its_prototype():
     x = jnp.asarray([[0.0, 0], [0.1, 0], [0, 0.1], [0.1, 0.1]])
     found = solve(x, jnp.asarray([[0.0, 0.0], [90.0, 90.0]]), hard=True)
@@ -172,6 +177,7 @@ def test_an_empty_cluster_keeps_its_prototype():
     np.testing.assert_array_equal(found.assignments[:, 0], 1)
 
 
+@pytest.mark.slow
 def test_the_graph_pulls_a_query_to_its_neighbours():
     # A query midway between both classes, next to two that are clearly of class 1.
     support = jnp.asarray([[0.0, 1.0], [1.0, 0.0]])

@@ -21,11 +21,13 @@ def built():
     return model, model.init(jax.random.key(0), IMAGES, train=True)
 
 
+@pytest.mark.slow
 def test_one_initialisation_makes_all_parts(built):
     assert set(built[1]["params"]) == {"encoder", "head", "filter"}
     assert built[1]["params"]["filter"]["embedding"].value.shape == (4, 3)
 
 
+@pytest.mark.slow
 def test_gates_are_the_filters(built):
     model, variables = built
     first, second, key = jnp.array([0, 3]), jnp.array([1, 3]), jax.random.key(1)
@@ -39,6 +41,7 @@ def test_gates_are_the_filters(built):
     assert (drawn != model.apply(variables, first, second, method="gates")).any()
 
 
+@pytest.mark.slow
 def test_gates_of_all_pairs_stand_in_a_matrix(built):
     model, variables = built
     gates = model.apply(variables, method="pair_gates")

@@ -16,6 +16,7 @@ def build(**options):
     return module, module.init(jax.random.key(0), FIRST, SECOND)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", COMBINE)
 def test_gates_of_a_pair_do_not_depend_on_its_order(combine):
     module, variables = build(combine=combine)
@@ -53,6 +54,7 @@ def test_a_low_temperature_makes_gates_binary():
     np.testing.assert_allclose(cold.apply(variables, FIRST, SECOND) > 0.5, gates > 0.5)
 
 
+@pytest.mark.slow
 def test_straight_through_rounds_and_passes_the_gradient():
     module, variables = build(gate="straight_through")
     soft, _ = build()
@@ -66,6 +68,7 @@ def test_straight_through_rounds_and_passes_the_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), hard_grad, soft_grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", ["concrete", "stochastic"])
 def test_random_gates_draw_with_a_key_only(gate):
     module, variables = build(gate=gate)
@@ -79,6 +82,7 @@ def test_random_gates_draw_with_a_key_only(gate):
     np.testing.assert_allclose(jnp.median(drawn, 0), still, atol=0.08)
 
 
+@pytest.mark.slow
 def test_concrete_gates_open_as_often_as_their_probability():
     module, variables = build(gate="concrete")
     p = module.apply(variables, FIRST, SECOND)

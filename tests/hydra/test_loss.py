@@ -50,6 +50,7 @@ def batch():
     return rng.standard_normal((N, D)), gates, jnp.asarray(labels), jnp.asarray(partners)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("positives", "denominator", "renormalize"), OPTIONS)
 def test_value_and_gradients_are_those_of_a_direct_loop(batch, positives, denominator, renormalize):
     x, gates, labels, partners = batch
@@ -75,6 +76,7 @@ def test_value_and_gradients_are_those_of_a_direct_loop(batch, positives, denomi
             np.testing.assert_allclose(grad[at], (up - down) / 2e-6, rtol=2e-3, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("positives", "denominator", "renormalize"), OPTIONS)
 def test_strips_equal_the_dense_computation(batch, positives, denominator, renormalize):
     x, gates, labels, partners = batch
@@ -94,6 +96,7 @@ def test_strips_equal_the_dense_computation(batch, positives, denominator, renor
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), run(5), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", [1.0, 0.01])
 def test_identical_pairs_with_equal_gates_are_supcon(batch, gate):
     x, _, labels, _ = batch
@@ -140,6 +143,7 @@ def test_order_of_the_rows_does_not_matter(batch):
     np.testing.assert_allclose(value, shuffled, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denominator", ["own", "all"])
 def test_anchors_without_positive_weigh_nothing(batch, denominator):
     x, gates, labels, _ = (jnp.asarray(a) for a in batch)
@@ -201,6 +205,7 @@ for run in (explicit, automatic):
 """
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_value_and_gradients_of_one():
     flags = {"JAX_NUM_CPU_DEVICES": "4"}
     result = subprocess.run(

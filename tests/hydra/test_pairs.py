@@ -66,6 +66,7 @@ def test_drawn_pairs_are_uniform(classes):
     assert statistic < pairs + 6 * np.sqrt(2 * pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [1000, 100_000])
 def test_pairs_of_many_classes(classes):
     """Uniform over the triangle: i / C and j / C are the lesser and greater of two uniforms."""

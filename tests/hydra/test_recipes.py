@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -45,6 +47,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_methods_directory_gives_the_encoder_of_that_method(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "run")],

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from sklearn.datasets import load_iris
 
 from rml import kernels
@@ -13,6 +14,7 @@ from rml.ops.psd import cholesky
 SE = kernels.squared_exponential
 
 
+@pytest.mark.slow
 def test_classification_brings_classes_together_the_more_the_weaker_the_prior(normal):
     x = jnp.asarray(normal(10, 8, 3))
     labels = jnp.array([0, 1] * 4)
@@ -42,6 +44,7 @@ def test_classification_brings_classes_together_the_more_the_weaker_the_prior(no
     assert contrasts[2] > contrasts[0] + 0.1
 
 
+@pytest.mark.slow
 def test_classification_predicts_new_flowers():
     """Iris, 30 flowers to learn from: new flowers are classed, by probabilities worth the name."""
     x, labels = load_iris(return_X_y=True)

@@ -102,6 +102,7 @@ def test_values_are_the_mean_of_products_of_random_features(normal, name):
     assert (np.abs(gram_of(name, x) - mean) <= 5 * error + 1e-12).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(name=st.sampled_from(NAMES), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 1000))
 def test_gram_matrices_stay_symmetric_and_positive_semidefinite(name, scale, seed):
@@ -138,6 +139,7 @@ def test_order_of_points_does_not_matter(normal, name):
     np.testing.assert_array_equal(permuted, k[order][:, order])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_blocks_are_parts_of_the_whole(normal, name):
     x = jnp.asarray(points(normal))
@@ -169,6 +171,7 @@ def test_transformations_change_nothing(normal, name):
     np.testing.assert_allclose(together, one_by_one, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_finite_differences_also_where_points_coincide(normal, name):
     x = normal(3, 4, 3)
@@ -189,6 +192,7 @@ def test_gradients_are_finite_differences_also_where_points_coincide(normal, nam
         np.testing.assert_allclose(ours[i, j], numeric, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("name", NAMES)
@@ -206,6 +210,7 @@ def test_values_and_gradients_are_finite_at_the_edges(normal, name, scale, dtype
     assert np.isfinite(np.asarray(grads, np.float64)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-3), (jnp.bfloat16, 0.1)])
 @pytest.mark.parametrize("name", NAMES)
 def test_less_precision_gives_the_same_up_to_rounding(normal, name, dtype, tolerance):

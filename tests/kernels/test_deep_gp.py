@@ -11,6 +11,7 @@ from rml.kernels.optimize import fit
 SE = kernels.squared_exponential
 
 
+@pytest.mark.slow
 def test_the_prior_mean_of_the_first_gram_matrix_is_its_kernel(normal):
     g = kernels.input_gram(jnp.asarray(normal(0, 4, 6)))
     features = jnp.asarray(normal(1, 2000, 4, 3))
@@ -21,6 +22,7 @@ def test_the_prior_mean_of_the_first_gram_matrix_is_its_kernel(normal):
     assert (np.abs(grams.mean(0) - k) < 4.5 * error).all()
 
 
+@pytest.mark.slow
 def test_log_posterior_is_prior_plus_tempered_likelihood(normal):
     g, y = kernels.input_gram(jnp.asarray(normal(2, 3, 5))), jnp.asarray(normal(3, 3, 1))
     features = tuple(jnp.asarray(normal(s, 3, 4)) for s in (4, 5))
@@ -32,6 +34,7 @@ def test_log_posterior_is_prior_plus_tempered_likelihood(normal):
     np.testing.assert_allclose(ours, expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_sampled_gram_matrices_approach_the_optimum_as_width_grows(normal):
     pytest.importorskip("blackjax")
     x = normal(6, 4, 3)

@@ -33,6 +33,7 @@ def numpy_objective(grams, g, y, kernel, widths, noise):
     return total - fitted / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [SE, kernels.relu])
 def test_objective_is_the_papers_in_either_parametrisation(normal, kernel):
     _, g, y = problem(normal)
@@ -45,6 +46,7 @@ def test_objective_is_the_papers_in_either_parametrisation(normal, kernel):
     np.testing.assert_allclose(dkm.regression_objective(raw, g, y, **options), expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_free_parameters_reach_every_positive_definite_matrix(normal):
     k, g = (jnp.asarray(normal(s, 5, 9)) for s in (3, 4))
     k, g = k @ k.T, g @ g.T
@@ -57,6 +59,7 @@ def test_free_parameters_reach_every_positive_definite_matrix(normal):
     np.testing.assert_allclose(layer.gram.t[0], g[0, 0], rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("c", "widths"), [(7, (7.0, 7.0)), (2, (5.0, 9.0)), (8, (3.0, 20.0))])
 def test_deep_linear_optimum_is_the_closed_form(normal, c, widths):
     """The claim at 1e-4; few outputs and unequal widths included."""
@@ -73,6 +76,7 @@ def test_deep_linear_optimum_is_the_closed_form(normal, c, widths):
     np.testing.assert_allclose(grams, closed, atol=1e-4 * float(jnp.max(jnp.abs(closed))))
 
 
+@pytest.mark.slow
 def test_equal_widths_interpolate_between_input_and_output(normal):
     """G_l = G_0 (G_0⁻¹ Y Yᵀ / c)^(l / (L + 1)), by SciPy's fractional power."""
     from scipy.linalg import fractional_matrix_power
@@ -85,6 +89,7 @@ def test_equal_widths_interpolate_between_input_and_output(normal):
         np.testing.assert_allclose(closed[layer - 1], expected.real, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_large_widths_are_the_nngp_and_small_ones_are_not(normal):
     x, g, y = problem(normal)
     prior = nngp.nngp_grams(g, kernel=SE, depth=2)
@@ -114,6 +119,7 @@ def test_large_widths_are_the_nngp_and_small_ones_are_not(normal):
     np.testing.assert_allclose(ours.variance, exact.variance, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_exact_gaussian_process_is_scikit_learns(normal):
     x, new, y = normal(6, 20, 3), normal(7, 5, 3), normal(8, 20, 1)
     peer = GaussianProcessRegressor(RBF(np.sqrt(3)), alpha=0.1, optimizer=None).fit(x, y[:, 0])
@@ -130,6 +136,7 @@ def test_exact_gaussian_process_is_scikit_learns(normal):
     )
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_differences(normal):
     _, g, y = problem(normal, n=4, d=5)
     raw = 0.2 * jnp.asarray(normal(9, 2, 4, 4))

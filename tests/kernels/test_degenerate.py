@@ -14,6 +14,7 @@ from rml.kernels.outputs import Outputs, log_predictive
 SE = kernels.squared_exponential
 
 
+@pytest.mark.slow
 def test_a_fit_says_whether_it_converged():
     def bowl(p):
         return jnp.sum((p["a"] - 3.0) ** 2) + jnp.sum(p["b"] ** 4)
@@ -48,6 +49,7 @@ def test_a_fit_that_leaves_the_finite_is_an_error():
         fit(lambda p: jnp.sum(p**4), jnp.full(1, 10.0), optimizer=optax.sgd(1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["duplicates", "one point", "short scale", "long scale", "linear"])
 def test_degenerate_inputs_give_a_finite_result(normal, case):
     x, y = normal(11, 5, 3), normal(12, 5, 1)
@@ -80,6 +82,7 @@ def test_degenerate_inputs_give_a_finite_result(normal, case):
     assert np.isfinite(prediction.mean).all()
 
 
+@pytest.mark.slow
 def test_what_has_no_answer_is_one_clear_error(normal):
     g, y = kernels.input_gram(jnp.asarray(normal(0, 6, 9))), jnp.asarray(normal(1, 6, 2))
     raw = jnp.zeros((2, 6, 6))
@@ -95,6 +98,7 @@ def test_what_has_no_answer_is_one_clear_error(normal):
         deep_linear.deep_linear_grams(g, y, jnp.array([5.0, 2.0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "classes"), [(1, 2), (4, 1)])
 def test_classification_of_one_point_or_one_class_has_an_answer(normal, n, classes):
     x = jnp.asarray(normal(14, n, 3))
@@ -116,6 +120,7 @@ def test_classification_of_one_point_or_one_class_has_an_answer(normal, n, class
         assert abs(found.value) < 1e-8  # certain, at the prior
 
 
+@pytest.mark.slow
 def test_long_inputs_neither_overflow_nor_pass_one_in_single_precision():
     with jax.enable_x64(False):
         x = 1e6 * jax.random.normal(jax.random.key(0), (6, 3), jnp.float32)
@@ -125,6 +130,7 @@ def test_long_inputs_neither_overflow_nor_pass_one_in_single_precision():
         assert np.isfinite(g).all()  # v w is beyond the largest number
 
 
+@pytest.mark.slow
 def test_the_sparse_machine_names_its_singular_matrix(normal):
     zeros = sparse.init_sparse(jnp.zeros((3, 2)), depth=2, outputs=1)
     for how in ("none", "global", "local"):

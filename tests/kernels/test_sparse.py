@@ -22,6 +22,7 @@ def machine_of(normal, x, depth=2, outputs=2, **options):
     )
 
 
+@pytest.mark.slow
 def test_all_points_as_inducing_points_are_the_full_machine(normal):
     """The bound with the optimal q is the full objective; predictions are the full machine's."""
     x, y = jnp.asarray(normal(0, 6, 4)), jnp.asarray(normal(4, 6, 2))
@@ -64,6 +65,7 @@ def test_propagation_is_conditioning_of_a_joint_gaussian(normal):
     np.testing.assert_allclose(layer.kl, kl, rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["none", "global", "local"])
 def test_a_batch_is_an_unbiased_part_of_the_whole(normal, how):
     """Mean over all batches of the bound is the bound of all points: no point sees another."""
@@ -79,6 +81,7 @@ def test_a_batch_is_an_unbiased_part_of_the_whole(normal, how):
     np.testing.assert_allclose(np.mean(parts), bound(x, y), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_without_learned_grams_it_is_the_machine_at_its_prior(normal):
     x = jnp.asarray(normal(10, 5, 3))
     fixed = sparse.init_sparse(x, depth=2, outputs=2, learned=False)
@@ -94,6 +97,7 @@ def test_without_learned_grams_it_is_the_machine_at_its_prior(normal):
         )
 
 
+@pytest.mark.slow
 def test_expected_log_softmax_is_the_integral():
     """Two classes: the difference of the outputs is one Gaussian, integrated by quadrature."""
     mean, variance = jnp.array([[0.3, -0.5], [1.0, 2.0]]), jnp.array([0.7, 2.0])
@@ -111,6 +115,7 @@ def test_expected_log_softmax_is_the_integral():
     np.testing.assert_allclose(predicted.sum(1), 1, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_one_class_and_one_inducing_point_train(normal):
     x = jnp.asarray(normal(12, 4, 3))
     machine = sparse.init_sparse(x[:1], depth=1, outputs=1)

@@ -38,6 +38,7 @@ def assert_same(ours, theirs):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), ours, theirs)
 
 
+@pytest.mark.slow
 def test_training_is_adam_on_the_bound_at_a_cosine_rate(normal):
     x, y = data(normal)
     ours = kernels.train_sparse(x, y, steps=3, normalization="global", **SHAPE)
@@ -45,6 +46,7 @@ def test_training_is_adam_on_the_bound_at_a_cosine_rate(normal):
     assert_same(ours, by_hand(x, y, every, steps=3, total=12, normalization="global"))
 
 
+@pytest.mark.slow
 def test_batches_are_drawn_from_the_first_rows_and_stand_for_them(normal):
     x, y = data(normal)
     key = jax.random.key(3)
@@ -59,6 +61,7 @@ def test_batches_are_drawn_from_the_first_rows_and_stand_for_them(normal):
         assert_same(train(total), by_hand(x, y, rows, steps=3, total=total))
 
 
+@pytest.mark.slow
 def test_splits_train_as_each_alone_and_without_learning_stay_at_the_prior(normal):
     x, y = (jnp.stack([part, part[::-1]]) for part in data(normal))
     both = kernels.train_splits(x, y, steps=3, **SHAPE)
@@ -81,6 +84,7 @@ def test_options_that_contradict_one_another_are_named(normal):
             kernels.train_sparse(x, y, steps=1, **SHAPE, **wrong)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_scipys_normal_distribution(normal):
     x, y = data(normal, 40)
     machine = kernels.train_sparse(x, y, steps=20, **SHAPE)
@@ -104,6 +108,7 @@ def test_scores_are_those_of_scipys_normal_distribution(normal):
     np.testing.assert_allclose(other.log_likelihood, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_optimal_grams_are_a_maximum_of_the_objective(normal):
     x, y = data(normal, 5)
     g = kernels.input_gram(x) + 0.1 * jnp.eye(5)

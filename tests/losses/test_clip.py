@@ -7,6 +7,7 @@ from rml.losses.clip import clip_loss
 from rml.losses.siglip import siglip_loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 3])
 @pytest.mark.parametrize("scale", [5.0, 95.0])
 def test_clip_matches_the_float64_definition(check, oracle, normal, block_size, scale):
@@ -21,6 +22,7 @@ def test_clip_matches_the_float64_definition(check, oracle, normal, block_size, 
     check(loss, reference, x, x + normal(1, 8, 5), np.log(scale), step=1e-7)
 
 
+@pytest.mark.slow
 def test_clip_uses_no_more_than_a_hundredfold_scale(normal):
     x, y = jnp.asarray(normal(0, 4, 3)), jnp.asarray(normal(1, 4, 3))
     value, grad = jax.value_and_grad(lambda t: clip_loss(x, y, log_scale=t))(6.0)

@@ -5,6 +5,7 @@ import pytest
 from rml.losses.dcl import dcl
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 3])
 @pytest.mark.parametrize("sigma", [None, 0.5])
 def test_matches_the_float64_definition(check, oracle, normal, block_size, sigma):

@@ -6,6 +6,7 @@ import pytest
 from rml.losses.infonce import info_nce, info_nce_with_queue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.01, 0.2])
 @pytest.mark.parametrize("block_size", [None, 3])
 def test_matches_the_float64_cross_entropy(check, oracle, normal, temperature, block_size):
@@ -22,6 +23,7 @@ def test_matches_the_float64_cross_entropy(check, oracle, normal, temperature, b
     check(loss, reference, q, k, extra, temperature, step=step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 2])
 def test_positives_by_index_and_reduction(oracle, normal, block_size):
     q, k = jnp.asarray(normal(0, 6, 4)), jnp.asarray(normal(1, 5, 4))
@@ -33,6 +35,7 @@ def test_positives_by_index_and_reduction(oracle, normal, block_size):
     np.testing.assert_allclose(mean, jnp.mean(each), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 4])
 def test_false_negatives_are_left_out_by_label_or_matrix(oracle, normal, block_size):
     q, k, extra = (jnp.asarray(normal(i, n, 4)) for i, n in ((0, 6), (1, 6), (2, 3)))
@@ -66,6 +69,7 @@ def test_with_a_queue_its_keys_alone_are_negatives(check, oracle, normal):
     check(loss, reference, q, k, queue, 0.3)
 
 
+@pytest.mark.slow
 def test_bfloat16_accumulates_in_float32(normal):
     q, k = (jnp.asarray(normal(i, 64, 128), jnp.bfloat16) for i in (0, 1))
     q32, k32 = q.astype(jnp.float32), k.astype(jnp.float32)

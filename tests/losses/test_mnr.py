@@ -4,6 +4,7 @@ import pytest
 from rml.losses.mnr import multiple_negatives_ranking
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 2])
 def test_hard_negatives_compete_for_every_query(check, oracle, normal, block_size):
     def reference(q, d, h):

@@ -7,6 +7,7 @@ import pytest
 from rml.losses.ntxent import nt_xent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.01, 0.5])
 @pytest.mark.parametrize("block_size", [None, 3])
 def test_matches_the_float64_definition(check, oracle, normal, temperature, block_size):
@@ -25,6 +26,7 @@ def test_matches_the_float64_definition(check, oracle, normal, temperature, bloc
     check(loss, reference, a, a + 0.5 * normal(1, 8, 5), temperature, step=step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 5])
 def test_agrees_with_optax(normal, block_size):
     a, b = jnp.asarray(normal(0, 12, 6)), jnp.asarray(normal(1, 12, 6))
@@ -42,6 +44,7 @@ def test_agrees_with_optax(normal, block_size):
     np.testing.assert_allclose(grads, expected_grads, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_each_anchor_and_scale_and_swap(normal):
     a, b = jnp.asarray(normal(0, 7, 4)), jnp.asarray(normal(1, 7, 4))
     each = nt_xent(a, b, temperature=0.3, reduction="none")
@@ -51,6 +54,7 @@ def test_each_anchor_and_scale_and_swap(normal):
     np.testing.assert_allclose(value, nt_xent(b, 5 * a, temperature=0.3), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_collapsed_and_zero_features_have_finite_gradients():
     for a in (jnp.ones((6, 4)), jnp.zeros((6, 4))):
         for block_size in (None, 4):

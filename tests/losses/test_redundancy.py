@@ -30,6 +30,7 @@ def test_barlow_twins_matches_numpy(check, normal):
     check(barlow_twins, reference, a, a + normal(1, 9, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [vicreg, barlow_twins])
 def test_collapse_is_penalised_with_finite_gradients(loss):
     a = jnp.ones((5, 3))

@@ -26,6 +26,7 @@ def same(row, col, row_label, col_label):
     return (row != col) & (row_label == col_label)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["out", "in"])
 @pytest.mark.parametrize(("block_size", "positives"), [(None, None), (2, None), (4, same)])
 def test_matches_the_float64_definition(check, oracle, normal, form, block_size, positives):
@@ -42,6 +43,7 @@ def test_matches_the_float64_definition(check, oracle, normal, form, block_size,
     check(loss, lambda z, t: _reference(oracle, z, t, form), normal(0, 9, 5), 0.1)
 
 
+@pytest.mark.slow
 def test_two_views_alone_are_nt_xent(normal):
     a, b = jnp.asarray(normal(0, 6, 4)), jnp.asarray(normal(1, 6, 4))
     labels = jnp.tile(jnp.arange(6), 2)
@@ -50,6 +52,7 @@ def test_two_views_alone_are_nt_xent(normal):
         np.testing.assert_allclose(value, nt_xent(a, b, temperature=0.1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_out_bounds_in(normal):
     z = jnp.asarray(normal(0, 9, 5))
     out, inside = (
@@ -60,6 +63,7 @@ def test_out_bounds_in(normal):
     assert out[7] == inside[7] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 2])
 @pytest.mark.parametrize("form", ["out", "in"])
 def test_without_positives_value_and_gradient_are_zero(normal, form, block_size):

@@ -31,6 +31,7 @@ def _triplets(z, mining, squared):
     return d, chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("mining", ["hard", "semi-hard", "all", "active"])
 def test_matches_triplets_chosen_by_loops(check, normal, mining, squared):
@@ -45,6 +46,7 @@ def test_matches_triplets_chosen_by_loops(check, normal, mining, squared):
     check(loss, reference, normal(0, 8, 4))
 
 
+@pytest.mark.slow
 def test_agrees_with_optax_on_the_mined_triplets(normal):
     z = normal(1, 8, 4).astype(np.float32)
     _, chosen = _triplets(z, "hard", False)
@@ -54,6 +56,7 @@ def test_agrees_with_optax_on_the_mined_triplets(normal):
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mining", ["hard", "semi-hard", "all", "active"])
 def test_degenerate_batches_are_zero_or_finite(mining):
     f = jax.value_and_grad(lambda z, y: triplet_loss(z, y, mining=mining))
@@ -67,6 +70,7 @@ def test_degenerate_batches_are_zero_or_finite(mining):
     assert jnp.all(jnp.isfinite(grad))
 
 
+@pytest.mark.slow
 def test_unknown_mining_is_named():
     with pytest.raises(ValueError, match="'easy'"):
         triplet_loss(jnp.ones((2, 2)), jnp.zeros(2, int), mining="easy")

@@ -39,6 +39,7 @@ def variables():
     return draw(Bert(**SMALL), TOKENS)
 
 
+@pytest.mark.slow
 def test_padding_changes_no_text_and_is_finite(variables):
     bert = Bert(**SMALL)
     y = apply(bert, variables, TOKENS, MASK)
@@ -62,6 +63,7 @@ def unrolled(params):
     return rest
 
 
+@pytest.mark.slow
 def test_scan_loop_and_remat_agree_in_values_and_gradients(variables):
     rng = np.random.default_rng(2)
     edits = HeadEdits(*(jnp.asarray(rng.normal(size=(2, 4, 4)), jnp.float32) for _ in range(2)))
@@ -87,6 +89,7 @@ def test_scan_loop_and_remat_agree_in_values_and_gradients(variables):
         jax.tree.map(close, unrolled(gradient) if "scan" in options else gradient, found)
 
 
+@pytest.mark.slow
 def test_states_hold_every_layer(variables):
     bert = Bert(**SMALL)
     states = apply(bert, variables, TOKENS, MASK, return_hidden=True, return_attention=True)
@@ -101,6 +104,7 @@ def test_states_hold_every_layer(variables):
     np.testing.assert_allclose(plain, states.last, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_attention_may_be_replaced(variables):
     seen = []
 
@@ -114,6 +118,7 @@ def test_attention_may_be_replaced(variables):
     assert set(seen) == {(3, 1, 6)}
 
 
+@pytest.mark.slow
 def test_head_edits_scale_and_shift_the_heads(variables):
     bert = Bert(**SMALL)
     plain = apply(bert, variables, TOKENS)
@@ -136,6 +141,7 @@ def test_head_edits_scale_and_shift_the_heads(variables):
     assert jnp.abs(a[2] - b[2]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_activation_and_segments_matter(variables):
     plain = apply(Bert(**SMALL), variables, TOKENS)
     relu = apply(Bert(**SMALL, activation="relu"), variables, TOKENS)
@@ -144,6 +150,7 @@ def test_activation_and_segments_matter(variables):
     assert jnp.abs(plain - second).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_dropout_draws_while_training_alone(variables):
     bert = Bert(**SMALL, dropout=0.5)
     plain = apply(Bert(**SMALL), variables, TOKENS)
@@ -164,6 +171,7 @@ def test_bfloat16_compute_with_float32_parameters(variables):
     assert jnp.linalg.norm(y - full) / jnp.linalg.norm(full) < 0.05
 
 
+@pytest.mark.slow
 def test_pooling():
     x = jnp.arange(24.0).reshape(2, 4, 3).repeat(2, axis=0)
     # Text on the left, on the right, with a gap, and none.
@@ -260,6 +268,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_text_models_on_eight_devices_equal_one():
     done = subprocess.run(
         [sys.executable, "-c", CHILD],

@@ -81,6 +81,7 @@ def check(shape, implementation):
         np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_value_and_gradients_equal_float64_loops(shape):
     check(shape, "matmul")
@@ -91,6 +92,7 @@ def test_implementations_equal_float64_loops(implementation):
     check(SHAPES[1], implementation)
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(
     st.integers(1, 5),
@@ -119,6 +121,7 @@ def loss(implementation):
     return f
 
 
+@pytest.mark.slow
 def test_transformations_agree_with_xla(monkeypatch):
     monkeypatch.setattr(conv_module, "_PATCH_BYTES", 1)
     monkeypatch.setattr(conv_module, "_LEAST_IMAGES", 2)  # several steps
@@ -165,6 +168,7 @@ def test_auto_is_one_program_for_every_platform():
     assert "conditional" not in traced.lower().compile().as_text()
 
 
+@pytest.mark.slow
 def test_low_precision_accumulates_in_float32():
     x, k, strides, padding = data((64, 16, 16, 2, 3, (3, 3), (1, 1), "SAME"), jnp.bfloat16)
     dy = jnp.ones((64, 16, 16, 3), jnp.bfloat16)

@@ -66,6 +66,7 @@ def init(module, x):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameter_counts_are_the_published_ones(name):
     model = nn.Sequential([build(name), Classifier(1000)])
@@ -75,6 +76,7 @@ def test_parameter_counts_are_the_published_ones(name):
     assert count == PUBLISHED[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in ENCODERS if n != "mlp"])
 @pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 33, 9, 5)])
 def test_any_image_size_and_channel_count(name, shape):
@@ -84,6 +86,7 @@ def test_any_image_size_and_channel_count(name, shape):
     assert y.ndim == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_bfloat16_compute_with_float32_parameters(name):
     x = images()
@@ -105,6 +108,7 @@ def test_bfloat16_compute_with_float32_parameters(name):
     assert error < 0.03  # bfloat16 keeps 8 bits: 2 ** -8 a rounding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_parameter_names_its_axes(name):
     x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
@@ -118,6 +122,7 @@ def test_every_parameter_names_its_axes(name):
         assert len(named) == len(set(named))  # else one mesh axis would shard two dimensions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnet", "resnet", "resnet-bottleneck"])
 def test_batch_statistics(name):
     x = 3.0 + 2.0 * images()
@@ -136,6 +141,7 @@ def test_batch_statistics(name):
     np.testing.assert_allclose(together[:1], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_convolution_implementations_agree_in_an_encoder():
     x = images()
     variables = init(SMALL["convnet"](), x)
@@ -165,6 +171,7 @@ def test_zero_init_makes_a_block_the_identity():
     assert jnp.abs(block.apply(variables, x) - x).max() > 0.1
 
 
+@pytest.mark.slow
 def test_scanned_and_remat_blocks_equal_a_loop():
     x = images((2, 8, 8, 3))
     scanned = SMALL["vit"]()
@@ -185,6 +192,7 @@ def test_scanned_and_remat_blocks_equal_a_loop():
     jax.tree.map(close, plain, grad(variables["params"], remat=True))
 
 
+@pytest.mark.slow
 def test_scanned_blocks_start_different():
     params = nn.unbox(jax.jit(SMALL["vit"]().init)(jax.random.key(0), images()))["params"]
     kernel = params["blocks"]["qkv"]["kernel"]

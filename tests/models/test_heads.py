@@ -42,6 +42,7 @@ def test_the_statistics_of_a_batch_norm_lie_as_its_scale_does():
     assert specs["batch_stats"]["norm0"]["bn"] == {"mean": scale, "var": scale}
 
 
+@pytest.mark.slow
 def test_last_norm_standardises_the_batch():
     x = features()
     head = ProjectionHead(features=4, norm=True, last_norm=True)
@@ -69,6 +70,7 @@ def test_linear_classifier():
     assert not jnp.any(zero.apply(init(zero, x), x))
 
 
+@pytest.mark.slow
 def test_cosine_classifier():
     x = features()
     head = Classifier(3, cosine=True, scale=7.0)
@@ -83,6 +85,7 @@ def test_cosine_classifier():
     assert jnp.isfinite(grad).all()
 
 
+@pytest.mark.slow
 def test_bfloat16_heads_keep_float32_parameters():
     x = features()
     for head in (

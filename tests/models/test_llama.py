@@ -41,6 +41,7 @@ def close(a, b):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_reading_through_a_cache_equals_reading_at_once(variables):
     module = Llama(**SMALL, rope_scaling=LLAMA3)
     read = jax.jit(lambda *x: module.apply(variables, *x))
@@ -61,6 +62,7 @@ def test_reading_through_a_cache_equals_reading_at_once(variables):
         assert jnp.isnan(more.last).all()
 
 
+@pytest.mark.slow
 def test_no_token_sees_a_later_one(variables):
     module = Llama(**SMALL)
     a = apply(module, variables, TOKENS, return_attention=True)
@@ -70,6 +72,7 @@ def test_no_token_sees_a_later_one(variables):
     np.testing.assert_array_equal(a.attention, jnp.tril(a.attention))
 
 
+@pytest.mark.slow
 def test_padding_on_either_side_changes_no_text(variables):
     module = Llama(**SMALL)
     for mask, start in ((RIGHT, 0), (LEFT, 2)):
@@ -81,6 +84,7 @@ def test_padding_on_either_side_changes_no_text(variables):
     assert jnp.isfinite(nothing).all()
 
 
+@pytest.mark.slow
 def test_grouped_queries_equal_repeated_heads(variables):
     repeated = {**variables["params"]}
     attention = dict(repeated["blocks"]["attention"])
@@ -95,6 +99,7 @@ def test_grouped_queries_equal_repeated_heads(variables):
     )
 
 
+@pytest.mark.slow
 def test_scan_loop_and_remat_agree_in_values_gradients_and_cache(variables):
     params = variables["params"]
     loop = {name: tree for name, tree in params.items() if name != "blocks"}
@@ -143,6 +148,7 @@ def test_rotated_products_depend_on_displacement_alone():
     np.testing.assert_array_equal(rope.rotate(query, jnp.array([[0]]), frequency), query)
 
 
+@pytest.mark.slow
 def test_positions_may_start_anywhere_and_be_interpolated(variables):
     module = Llama(**SMALL)
     plain = apply(module, variables, TOKENS)
@@ -173,6 +179,7 @@ def test_rope_scalings():
     assert np.all((found < plain)[between] & (found > plain / 8)[between])
 
 
+@pytest.mark.slow
 def test_hooks(variables):
     plain = apply(Llama(**SMALL), variables, TOKENS, return_hidden=True)
     shape = (2, 4, 4)
@@ -194,6 +201,7 @@ def test_hooks(variables):
     assert jnp.abs(relu - plain.last).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_with_float32_parameters(variables):
     module = Llama(**SMALL, dtype=jnp.bfloat16)
     states = apply(module, variables, TOKENS, return_attention=True)
@@ -220,6 +228,7 @@ def continued(module, variables, tokens, steps):
     return tokens[:, start:]
 
 
+@pytest.mark.slow
 def test_generation_equals_recomputation(variables):
     module = Llama(**SMALL)
     truth = continued(module, variables, TOKENS, 5)
@@ -231,6 +240,7 @@ def test_generation_equals_recomputation(variables):
         np.testing.assert_array_equal(found[1], expected[0])
 
 
+@pytest.mark.slow
 def test_generation_stops_and_draws(variables):
     module = Llama(**SMALL)
     truth = np.asarray(generate(module, variables, TOKENS, steps=5))

@@ -39,6 +39,7 @@ def equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 def test_minilm_embeds_texts_as_the_original():
     texts = json.loads((GOLDEN / "texts.json").read_text(encoding="utf-8"))
     expected = golden("minilm")["embeddings"]
@@ -63,6 +64,7 @@ def smollm2():
     return load("smollm2")
 
 
+@pytest.mark.slow
 def test_smollm2_continues_texts_as_the_original(smollm2):
     expected = golden("smollm2")
     module, variables = smollm2.module, smollm2.variables
@@ -97,6 +99,7 @@ def test_smollm2_tokenizer_keeps_every_text(smollm2):
     assert tokenizer.encode("<|im_start|>a<|im_end|>").ids == [1, 81, 2]
 
 
+@pytest.mark.slow
 def test_bert_with_a_head_on_it_equals_the_original():
     expected = golden("bert")
     pretrained = load(f"hf:{GOLDEN / 'bert'}")
@@ -123,6 +126,7 @@ def with_config(directory, source, **changes):
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_llama_equals_the_original_under_every_rope_scaling(tmp_path, scaling):
     options = {"rope_parameters": None, "rope_theta": 10_000.0, "rope_scaling": SCALINGS[scaling]}
@@ -138,6 +142,7 @@ def test_llama_equals_the_original_under_every_rope_scaling(tmp_path, scaling):
         assert np.abs(logits - expected["default"]).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["bert", "llama"])
 def test_saving_and_loading_changes_nothing(tmp_path, source):
     first = load(f"hf:{GOLDEN / source}")

@@ -28,6 +28,7 @@ def exact(query, key, value):
 
 
 # Two heads to a group, one that fills it, one wider than it, four to a group; odd lengths.
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 21, 4, 64), (1, 16, 2, 128), (1, 9, 1, 256), (2, 19, 4, 32)])
 def test_values_and_gradients_are_those_of_attention(shape):
     *args, out = draw(shape, 4)
@@ -47,6 +48,7 @@ def test_large_logits_and_bfloat16():
     np.testing.assert_allclose(np.asarray(fused, np.float32), exact(*args), atol=2e-2, rtol=2**-7)
 
 
+@pytest.mark.slow
 def test_mapped_over_another_axis():
     args = draw((3, 2, 8, 2, 64), 3)
     one = jax.vmap(lambda *x: fused_attention(*x, interpret=True))(*args)

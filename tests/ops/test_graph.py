@@ -9,6 +9,7 @@ from sklearn.neighbors import kneighbors_graph
 from rml.ops.graph import knn_affinity, nearest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3, 8])
 def test_equals_scikit_learn(k):
     x = np.asarray(jax.random.normal(jax.random.key(k), (9, 4)))
@@ -17,6 +18,7 @@ def test_equals_scikit_learn(k):
     np.testing.assert_array_equal(knn_affinity(jnp.asarray(x), k=k), (expected + expected.T) / 2)
 
 
+@pytest.mark.slow
 def test_ties_count_as_one_neighbour_and_do_not_depend_on_order():
     x = jnp.asarray([[0.0], [1.0], [-1.0], [3.0], [3.0], [3.0]])
     graph = knn_affinity(x, k=1, symmetric=False)

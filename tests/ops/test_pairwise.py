@@ -24,6 +24,7 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "metric"),
     [
@@ -61,6 +62,7 @@ def test_zero_row_has_cosine_zero():
     np.testing.assert_array_equal(cosine[:, 1], 0)
 
 
+@pytest.mark.slow
 def test_gradient_is_that_of_the_distance_and_zero_where_rows_coincide():
     x, y = rows(0, 4, 3), rows(1, 5, 3)
     gradient = jax.grad(lambda x: jnp.sum(pairwise.euclidean(x, y)))(x)
@@ -73,6 +75,7 @@ def test_gradient_is_that_of_the_distance_and_zero_where_rows_coincide():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [pairwise.squared_euclidean, pairwise.cosine_similarity])
 def test_half_precision_is_accumulated_in_float32(function):
     x, y = rows(0, 6, 512).astype(jnp.bfloat16), rows(1, 7, 512).astype(jnp.bfloat16)
@@ -97,6 +100,7 @@ def test_widths_must_agree(unchecked, function):
         function(jnp.ones((2, 3)), jnp.ones((2, 4)))
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(n=st.integers(1, 17), block=st.integers(1, 20))
 def test_fold_sees_every_row_once_and_in_order(n, block):

@@ -41,6 +41,7 @@ def test_a_singular_matrix_gets_the_jitter_that_is_reported():
     np.testing.assert_allclose(factor @ factor.T, a + jitter * jnp.eye(5), atol=1e-14)
 
 
+@pytest.mark.slow
 def test_jitter_stays_differentiable():
     def value(s):
         return psd.logdet(psd.cholesky(jnp.ones((3, 3)) * s + 0.5 * jnp.eye(3)).factor)
@@ -48,6 +49,7 @@ def test_jitter_stays_differentiable():
     np.testing.assert_allclose(jax.grad(value)(1.0), 3 / 3.5, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("matrix", "words"),
     [

@@ -53,6 +53,7 @@ def close(actual, expected, tolerance=2e-6):
 
 
 # Scale 1 lies in the range where nothing is shifted, 6 is beyond it.
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(
     n=st.integers(1, 9),
@@ -92,6 +93,7 @@ def test_rows_and_columns_with_mask_match_float64(n, m, block, scale, data):
     close(dk, p.T @ q, 2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 6.0])
 @pytest.mark.parametrize(("n", "block"), [(1, 1), (2, 1), (7, 7), (7, 2), (8, 3), (9, 3), (12, 5)])
 def test_symmetric_halves_match_float64(n, block, scale):
@@ -117,6 +119,7 @@ def test_symmetric_halves_match_float64(n, block, scale):
     close(dz, (p + p.T) @ z, 2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["logsumexp", "softplus"])
 @pytest.mark.parametrize("scale", [1.0, 6.0])
 @pytest.mark.parametrize(("n", "m", "block"), [(7, 5, 3), (4, 6, 4), (6, 1, 2)])
@@ -198,6 +201,7 @@ def listed(row, col, row_label, col_label):
     return row_label
 
 
+@pytest.mark.slow
 def test_works_under_vmap():
     q, k = f32(draw(0, 3, 5, 4), draw(1, 3, 6, 4))
     w = jnp.ones(5)
@@ -214,6 +218,7 @@ def _temporary(f, *shapes):
     return jax.jit(f).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_temporary_memory_is_linear_in_the_batch():
     def rows(q, k):
         return weighted_sum(q, k, jnp.ones(q.shape[0]), block_size=32)
@@ -285,6 +290,7 @@ print(json.dumps({"worst": worst, "permutes": text.count("collective-permute"),
 """
 
 
+@pytest.mark.slow
 def test_ring_over_eight_devices_equals_one_device():
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
     result = subprocess.run(

@@ -34,6 +34,7 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     m=st.integers(1, 12),
@@ -79,6 +80,7 @@ def test_duplicates_are_at_distance_exactly_zero_even_far_from_the_origin():
     np.testing.assert_array_equal(index[:, 0], (np.arange(20) + 10) % 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 def test_groups_of_keys_are_left_out_exactly(metric):
     """Blocks far wider than k, of which only the best groups are sorted, in every order of keys."""
@@ -98,6 +100,7 @@ def test_groups_of_keys_are_left_out_exactly(metric):
         )
 
 
+@pytest.mark.slow
 def test_gradient_where_groups_are_left_out():
     keys = rows(0, 600, 3)
     _, index = topk(keys[:4], keys, k=2, metric="dot", block=300)
@@ -105,6 +108,7 @@ def test_gradient_where_groups_are_left_out():
     np.testing.assert_allclose(result, jnp.sum(keys[index], axis=1), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 def test_only_the_first_keys_are_searched(metric):
     queries, keys = rows(0, 4, 3), rows(1, 50, 3)
@@ -128,6 +132,7 @@ def test_no_queries_have_no_neighbours():
     assert values.shape == index.shape == (0, 2)
 
 
+@pytest.mark.slow
 def test_gradient_equals_that_of_all_pairs():
     queries, keys = rows(0, 5, 3), rows(1, 11, 3)
 
@@ -154,6 +159,7 @@ def test_maps_over_batches():
         np.testing.assert_array_equal(index[i], expected[1])
 
 
+@pytest.mark.slow
 def test_half_precision_is_accumulated_in_float32():
     queries, keys = rows(0, 4, 256).astype(jnp.bfloat16), rows(1, 9, 256).astype(jnp.bfloat16)
     for metric in ("cosine", "euclidean", "dot"):
@@ -171,6 +177,7 @@ def temporary_bytes(m: int, n: int, block: int, metric: str = "cosine") -> int:
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_memory_is_bounded_by_the_block(metric):
     small, large = (temporary_bytes(s, s, 256, metric) for s in (2048, 16384))

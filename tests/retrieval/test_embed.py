@@ -55,6 +55,7 @@ def at_once(model, tokenizer, texts):
     return np.asarray(jax.jit(apply)(variables, *tokens.pad(encoded)))
 
 
+@pytest.mark.slow
 def test_vectors_are_those_of_one_batch_in_the_order_of_the_texts(model, tokenizer, texts):
     expected = at_once(model, tokenizer, texts)
     for batch_tokens in (128, 4096):
@@ -78,6 +79,7 @@ def test_an_embedder_is_the_function_that_its_parts_make(model, tokenizer, texts
     assert np.abs(found - whole).max() > 0.01
 
 
+@pytest.mark.slow
 def test_windows_join_without_a_seam(model, tokenizer, texts, monkeypatch):
     """Texts are tokenised a few at a time, and batches are filled from one window to the next."""
     monkeypatch.setattr(sys.modules["rml.retrieval.embed"], "WINDOW", 1)
@@ -104,6 +106,7 @@ def test_windows_join_without_a_seam(model, tokenizer, texts, monkeypatch):
     np.testing.assert_allclose(got, at_once(model, tokenizer, texts), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_programs_are_compiled_once_for_all_calls(model, tokenizer, texts):
     shapes = []
 
@@ -119,6 +122,7 @@ def test_programs_are_compiled_once_for_all_calls(model, tokenizer, texts):
     assert {width for _, width in traced} <= {*tokens.WIDTHS, MAX_LENGTH}
 
 
+@pytest.mark.slow
 def test_no_texts_empty_texts_and_progress(model, tokenizer, texts):
     assert embed(*model, tokenizer, [], max_length=MAX_LENGTH).shape == (0, 16)
     empty = embed(*model, tokenizer, ["", texts[1], ""], max_length=MAX_LENGTH)
@@ -162,6 +166,7 @@ print(json.dumps(apart))
 """
 
 
+@pytest.mark.slow
 def test_meshes_give_the_same_vectors():
     code = EIGHT.format(here=os.path.dirname(__file__))
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}

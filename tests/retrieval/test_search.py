@@ -38,6 +38,7 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     m=st.integers(0, 9),
@@ -72,6 +73,7 @@ def test_order_of_the_corpus_does_not_matter(order):
             np.testing.assert_array_equal(ours, expected)
 
 
+@pytest.mark.slow
 def test_cosine_is_the_inner_product_of_unit_rows():
     queries, corpus = whole_numbers(0, 5, 8), whole_numbers(1, 90, 8)
     corpus = corpus.at[4].set(0)
@@ -93,6 +95,7 @@ def test_bfloat16_is_accumulated_in_float32():
     np.testing.assert_allclose(scores, by_sorting(queries, corpus, 5)[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_nan_is_never_found():
     corpus = whole_numbers(0, 300, 3).at[jnp.asarray([2, 40])].set(jnp.nan)
     queries = jnp.ones((2, 3)).at[1, 0].set(jnp.nan)
@@ -106,6 +109,7 @@ def test_nan_is_never_found():
     )
 
 
+@pytest.mark.slow
 def test_works_inside_jit():
     queries, corpus = whole_numbers(0, 4, 3), whole_numbers(1, 500, 3)
     inside = jax.jit(partial(search, k=7))(queries, corpus)
@@ -147,6 +151,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.slow
 def test_meshes_of_eight_devices_find_what_one_finds():
     child = subprocess.run(
         [sys.executable, "-c", CHILD], capture_output=True, text=True, check=False, timeout=300
@@ -158,6 +163,7 @@ def test_meshes_of_eight_devices_find_what_one_finds():
     assert len(result) == 7
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_blocks():
     def temporary_bytes(m: int, n: int, block: int, query_block: int) -> int:
         spec = jax.ShapeDtypeStruct

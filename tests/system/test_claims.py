@@ -316,6 +316,7 @@ def test_another_config_replaces_a_result_and_says_so(tmp_path):
     assert results.read_results(tmp_path / "results")["toy"]["c"] == new
 
 
+@pytest.mark.slow
 def test_a_recipes_picture_is_kept_small(tmp_path, monkeypatch):
     class Recipe:
         PICTURE = "noise.png"

@@ -25,6 +25,7 @@ def test_there_are_configs():
     assert len(CONFIGS) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS)
 def test_config_trains_abstractly(path, tmp_path, monkeypatch):
     """Init and step are traced with the shapes of a global batch; no data is opened."""

@@ -34,11 +34,13 @@ def coloured(image, colour):
     return int((np.abs(image.astype(int) - rgb).max(-1) < 12).sum())
 
 
+@pytest.mark.slow
 def test_importing_costs_no_matplotlib():
     code = "import sys, experiments.common.figures; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_no_pyplot_and_callers_parameters_survive(tmp_path):
     code = (
         "import sys, matplotlib; matplotlib.rcParams['font.size'] = 21;"

@@ -75,6 +75,7 @@ def test_help_does_not_import_jax():
     assert not imported & {"tensorflow", "tensorflow_datasets", "scipy", "numpy"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "parts"),
     [
@@ -95,6 +96,7 @@ def test_wrong_flags(launch, tmp_path, args, parts):
     refused(launch(*args), *parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
@@ -125,6 +127,7 @@ def test_wrong_values_end_before_any_work_and_leave_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_unreadable_npz(launch_forked, tmp_path):
     (tmp_path / "broken.npz").write_bytes(b"not a zip file")
     np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object), y=np.zeros(1))
@@ -140,6 +143,7 @@ def test_unreadable_npz(launch_forked, tmp_path):
         refused(result, *parts)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_promises_and_is_not_run_twice(launch, tmp_path):
     directory = tmp_path / "run"
     result = launch(*SHORT, f"--workdir={directory}")
@@ -172,6 +176,7 @@ def test_a_run_leaves_what_it_promises_and_is_not_run_twice(launch, tmp_path):
     assert json.loads((directory / "summary.json").read_text()) == summary
 
 
+@pytest.mark.slow
 def test_a_users_own_npz_trains(launch, tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (120, 12, 12), dtype=np.uint8)
@@ -184,6 +189,7 @@ def test_a_users_own_npz_trains(launch, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_a_users_own_folder_of_mixed_sizes_trains(launch, tmp_path):
     from PIL import Image
 
@@ -201,6 +207,7 @@ def test_a_users_own_folder_of_mixed_sizes_trains(launch, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_directory(launch, start, tmp_path):
     args = (*SHORT, "--config.train.steps=100000", f"--workdir={tmp_path / 'run'}")
     first = start(*args)

@@ -116,6 +116,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_step_on_eight_devices_equals_that_on_one(experiment):
     name, overrides = EXPERIMENTS[experiment]

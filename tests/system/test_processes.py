@@ -121,6 +121,7 @@ def alone(tmp_path_factory) -> list[dict[str, float]]:
     return found
 
 
+@pytest.mark.slow
 def test_processes_give_the_curve_of_one_and_the_first_writes(alone, tmp_path):
     """Rows split over two pairs of processes, of which each pair reads the same rows."""
     said = train(tmp_path / "run", 4, mesh={"data": 2, "model": 2})
@@ -130,6 +131,7 @@ def test_processes_give_the_curve_of_one_and_the_first_writes(alone, tmp_path):
     assert len(list((tmp_path / "run").glob("events.*"))) == 1
 
 
+@pytest.mark.slow
 def test_checkpoints_restore_under_other_processes_and_another_mesh(alone, tmp_path):
     train(tmp_path / "run", 2, steps=10, mesh={"model": 2, "data": 1})
     assert train(tmp_path / "run", 1, steps=20) == [[1, True, True]]
@@ -139,6 +141,7 @@ def test_checkpoints_restore_under_other_processes_and_another_mesh(alone, tmp_p
     assert_same(alone, [line for line in lines if line["step"] != 10 or "train/loss" in line])
 
 
+@pytest.mark.slow
 def test_clustering_points_and_episodes_are_shared_out_over_processes():
     (differ, prototypes, episodes), other = together(SHARE, 2)
     assert [differ, prototypes, episodes] == other
@@ -169,6 +172,7 @@ def wait_for_checkpoint(path: Path, processes: list[subprocess.Popen], after: in
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_all_of_them_can_be_stopped(start, tmp_path):
     path = tmp_path / "run"
     first, second = launch_together(start, path, 2)
@@ -215,6 +219,7 @@ def test_flags_that_do_not_fit_are_named(launch, tmp_path, flags, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_work_directory_in_use_is_refused_in_every_process(start, launch, tmp_path):
     """The first process finds it in use; the second one is told, and neither waits."""
     path = tmp_path / "run"

@@ -430,6 +430,7 @@ def test_names_sort_naturally():
     assert sorted(names, key=natural) == ["", "a", "a/b", "Run1", "run2", "run10"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
 def test_the_script_draws_every_chart(tmp_path):
     make_run(tmp_path / "a")

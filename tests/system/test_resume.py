@@ -106,6 +106,7 @@ def whole(launch, tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_equals_one_that_was_not(whole, launch, start, tmp_path):
     parts = tmp_path / "parts"
     draw = random.Random(0)
@@ -135,6 +136,7 @@ def test_a_run_killed_at_random_moments_equals_one_that_was_not(whole, launch, s
     assert_same(parts, whole)
 
 
+@pytest.mark.slow
 def test_signals_save_and_say_how_to_continue(whole, launch, start, tmp_path):
     """SIGTERM while the run compiles, saves, evaluates and draws; Ctrl-C in a step."""
     parts = tmp_path / "parts"
@@ -181,6 +183,7 @@ def test_signals_save_and_say_how_to_continue(whole, launch, start, tmp_path):
     assert_same(parts, whole)
 
 
+@pytest.mark.slow
 def test_a_full_disk_a_changed_byte_and_a_locked_directory(whole, start, launch, tmp_path):
     """Each ends in one line, or gives way to the checkpoint before; nothing is lost."""
     parts = tmp_path / "parts"
@@ -222,6 +225,7 @@ def test_a_full_disk_a_changed_byte_and_a_locked_directory(whole, start, launch,
     assert_same(parts, whole)
 
 
+@pytest.mark.slow
 def test_what_one_of_two_processes_cannot_read_ends_both_and_what_is_damaged_neither(
     whole, start, tmp_path
 ):
@@ -266,6 +270,7 @@ def test_what_one_of_two_processes_cannot_read_ends_both_and_what_is_damaged_nei
     assert steps_saved(both) == kept
 
 
+@pytest.mark.slow
 def test_an_image_that_makes_the_loss_infinite_stops_the_run_at_its_batch(launch, tmp_path):
     images = np.random.default_rng(0).uniform(0, 1, (96, 8, 8, 1)).astype(np.float32)
     images[41, 3, 3] = 3e38  # finite, or it would not be read

@@ -40,6 +40,7 @@ def first_sources(output: str) -> list[str]:
     return [line.split()[2] for line in output.splitlines() if line.startswith("  1.")]
 
 
+@pytest.mark.slow
 def test_a_folder_of_texts_is_searched_and_asked_again(folder, tmp_path):
     asked = "a pet that likes to nap\n\nhow do I make a loaf?\nobjects in the solar system\n"
     result = search(folder, tmp_path / "run", asked)
@@ -55,6 +56,7 @@ def test_a_folder_of_texts_is_searched_and_asked_again(folder, tmp_path):
     assert (tmp_path / "run" / "vectors.npy").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
@@ -75,6 +77,7 @@ def test_what_cannot_be_searched_is_named_and_leaves_nothing(folder, tmp_path, f
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "texts").mkdir()
     result = search(tmp_path / "texts", tmp_path / "run", "")

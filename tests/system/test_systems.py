@@ -287,7 +287,7 @@ def test_launcher_lists_configs_by_area(launch):
 
 
 def test_unknown_experiments_and_configs_are_suggested():
-    for name in ("contrastive.simcrl", "simclr"):
+    for name in ("contrastive.simcl", "simclr"):
         with pytest.raises(UserError, match=r"did you mean 'contrastive\.simclr'"):
             registry.find_experiment(name)
     with pytest.raises(UserError):  # a module of the folder, and no experiment
@@ -338,8 +338,8 @@ def test_check_finds_wrong_functions(tree, functions, finding):
         (None, "first: config configs/metric/first.py does not exist"),
         ("1 +", "SyntaxError"),
         ("1 / 0", "ZeroDivisionError"),
-        ("contrastive.simcrl", "'contrastive.simclr'?"),
-        ("contrastive.common", "unknown experiment"),
+        ("contrastive.simcl", "'contrastive.simclr'?"),
+        ("contrastive.commons", "unknown experiment"),
     ],
 )
 def test_check_finds_wrong_configs(tree, text, finding):

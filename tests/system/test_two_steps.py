@@ -25,6 +25,7 @@ DOZEN = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", DOZEN)
 def test_numbers_are_those_recorded(path):
     expected, found = GOLDEN["configs"][path], two_steps.measure(path)

@@ -46,6 +46,7 @@ def test_mistakes_end_with_one_line(args, parts):
     assert all(part in lines[0] for part in parts), done.stderr
 
 
+@pytest.mark.slow
 def test_without_libtpu_the_extra_is_named():
     if importlib.util.find_spec("libtpu") is not None:
         pytest.skip("libtpu is installed")
@@ -54,6 +55,7 @@ def test_without_libtpu_the_extra_is_named():
     assert done.stderr.strip() == "error: compiling for TPUs needs libtpu: pip install -e '.[tpu]'"
 
 
+@pytest.mark.slow
 def test_cuda_export_lists_what_devices_exchange(tmp_path):
     out = tmp_path / "report.json"
     done = aot(

@@ -17,6 +17,7 @@ def test_notebook_holds_no_outputs():
     assert "Your data here" in "".join(cells[-2]["source"])
 
 
+@pytest.mark.slow
 def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel")
     pytest.importorskip("ipykernel", reason="needs nbclient and ipykernel")

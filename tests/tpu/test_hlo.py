@@ -22,6 +22,7 @@ def flops(program):
     return sum(n * work.flops(c, i) for c, i, n in program.executed())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

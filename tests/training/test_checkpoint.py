@@ -102,6 +102,7 @@ def same(a, b):
     chex.assert_trees_all_equal(a.replace(key=0), b.replace(key=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [flip, truncate, delete])
 @pytest.mark.parametrize("name", ["the largest", "state/manifest.ocdbt", "data/metadata"])
 def test_the_one_before_is_used_with_a_warning(
@@ -159,6 +160,7 @@ def test_another_runs_checkpoint_is_read_whole_or_not_at_all(trained, compiled, 
         restore_state(checkpoints, compiled.abstract_state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", PASSING)
 @pytest.mark.parametrize("name", ["the largest", "data/metadata", DIGESTS])
 def test_a_file_that_cannot_be_read_now_is_no_damage(
@@ -221,6 +223,7 @@ def test_a_lack_of_memory_is_no_damage(compiled, checkpoints, tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_model_of_another_width_is_refused_at_every_start(make_task, tmp_path):
     run = RunDirectory(tmp_path / "run", {"experiment": "toy"})
     fit(make_task(), run, steps=20, log_every=5, checkpoint_every=10)
@@ -290,6 +293,7 @@ def test_a_state_of_another_structure_is_refused_by_name_of_the_leaf(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_where_all_are_damaged_no_start_trains_over_the_metrics(make_task, tmp_path):
     run = RunDirectory(tmp_path / "run", {"experiment": "toy"})
     fit(make_task(), run, steps=20, log_every=5, checkpoint_every=10)

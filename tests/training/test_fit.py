@@ -61,6 +61,7 @@ def test_training_lowers_the_loss_and_writes_what_it_measured(make_task, tmp_pat
     assert state.step == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signalled_run_continues_bit_for_bit(make_task, tmp_path, signum):
     options = dict(steps=40, log_every=7, eval_every=13, seed=3)
@@ -119,6 +120,7 @@ def test_a_nan_in_the_data_stops_the_run_at_its_step(make_task, tmp_path):
     assert saved[-1] == 16
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(make_task, tmp_path, caplog):
     whole = fit(make_task(), open_run(tmp_path / "whole"), steps=40)
     run = open_run(tmp_path / "run")
@@ -168,6 +170,7 @@ def test_the_step_depends_on_seed_and_step_alone(make_task):
     assert losses(1) != losses(2)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_equal_one_large_batch(make_task):
     """Two batches an update move SGD as the mean of their gradients does."""
     options = dict(name="sgd", momentum=0.0, schedule="constant", learning_rate=0.1)
@@ -199,6 +202,7 @@ def test_accumulated_gradients_equal_one_large_batch(make_task):
     chex.assert_trees_all_close(after_two, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_moving_average_is_what_is_evaluated(make_task, tmp_path):
     state = fit(make_task(ema_decay=0.99), open_run(tmp_path), steps=20)
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])

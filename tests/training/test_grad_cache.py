@@ -24,6 +24,7 @@ def make(normal, n, width=6):
     return params, {"x": jnp.asarray(normal(2, n, 5)), "y": jnp.asarray(normal(3, n, 5))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatch", [1, 4, 12])
 def test_value_and_gradients_are_those_of_the_whole_batch(normal, microbatch):
     params, batch = make(normal, 12)
@@ -39,6 +40,7 @@ def test_value_and_gradients_are_those_of_the_whole_batch(normal, microbatch):
     )
 
 
+@pytest.mark.slow
 def test_dropout_is_the_same_in_both_passes(normal):
     params, batch = make(normal, 12)
     cached = grad_cache(encode, loss, microbatch=4)
@@ -55,6 +57,7 @@ def test_dropout_is_the_same_in_both_passes(normal):
     assert f(params, jax.random.key(3)) != f(params, jax.random.key(4))
 
 
+@pytest.mark.slow
 def test_activations_are_those_of_one_microbatch(normal):
     params, batch = make(normal, 512, width=1024)
 

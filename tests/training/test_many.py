@@ -84,6 +84,7 @@ def whole(tmp_path_factory):
     return path, train(path)
 
 
+@pytest.mark.slow
 def test_each_run_trains_as_it_would_alone(whole):
     path, state = whole
     alone = []
@@ -103,6 +104,7 @@ def test_each_run_trains_as_it_would_alone(whole):
     np.testing.assert_allclose(losses(path), np.mean(alone, 0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(whole, tmp_path):
     path, state = whole
     train(tmp_path, steps=4)
@@ -140,6 +142,7 @@ print(json.dumps([losses, list(shards), list(alone), axes, [own.tolist() for own
 """
 
 
+@pytest.mark.slow
 def test_runs_are_shared_out_among_devices(whole):
     done = subprocess.run(
         [sys.executable, "-c", TWO], capture_output=True, text=True,
@@ -170,6 +173,7 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.slow
 def test_seeds_of_simclr_train_as_alone_and_are_judged_one_by_one(unchecked, monkeypatch, tmp_path):
     config = simclr_digits.get_config()
     config.update_from_flattened_dict({
@@ -207,6 +211,7 @@ def test_temperatures_are_an_axis(normal):
     np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_gradients_of_convolutions_in_a_loop_have_the_fast_layout(channels, normal):
     def gradients(x, kernel):

@@ -44,6 +44,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one_and_hold_their_share():
     code = EIGHT.format(here=str(Path(__file__).parent))
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}

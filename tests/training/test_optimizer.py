@@ -63,6 +63,7 @@ def leaves(tree):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warmup", [0, 10])
 @pytest.mark.parametrize("final_scale", [0.0, 0.1])
 def test_cosine_schedule(warmup, final_scale):
@@ -134,6 +135,7 @@ def test_scanned_blocks_decay_as_their_single_layers_do():
     assert {True, False} == set(scanned.values())
 
 
+@pytest.mark.slow
 def test_a_frozen_patch_projection_stays_to_the_bit():
     """MoCo v3's projection has gradient zero; decay alone would shrink it."""
     model = build("vit_ti", width=16, heads=2, depth=1, patch_size=8, freeze_patches=True)
@@ -152,6 +154,7 @@ def test_a_frozen_patch_projection_stays_to_the_bit():
 MASK = {"dense": {"kernel": True, "bias": False}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reference"),
     [

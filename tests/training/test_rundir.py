@@ -63,6 +63,7 @@ def test_a_broken_config_file_is_named(tmp_path):
         RunDirectory(tmp_path, CONFIG)
 
 
+@pytest.mark.slow
 def test_a_directory_in_use_or_read_only_is_refused(tmp_path, obedient_python):
     run = RunDirectory(tmp_path / "used", CONFIG)
     locked = RunDirectory(tmp_path / "locked", CONFIG)
