@@ -146,7 +146,7 @@ def kernel_learning_curve(
     sizes: tuple[int, ...],
     train: int,
 ) -> Float[Array, "sizes targets"]:
-    """Mean squared test errors of regression on prefixes with a model's kernel of scale 1.
+    """Mean squared test errors of regression on prefixes with a model's kernel of scale 0.5.
 
     Args:
       query: Queries; the first `train` are trained on, the others tested.
@@ -157,9 +157,7 @@ def kernel_learning_curve(
       sizes: Numbers of training examples, each a prefix of them.
       train: Number of training examples.
     """
-    gram = (rf_mlp_kernel if model == "rf_mlp" else rfa_kernel)(
-        query, keys, query[:train], keys[:train]
-    )
+    gram = kernel(model, scale=0.5)(query, keys, query[:train], keys[:train])
     absolute = penalty * jnp.mean(jnp.diagonal(gram))
     solved = ridge.solve_prefixes(gram[:train], values[:train], absolute, sizes)
     predictions = [gram[train:, : len(dual)] @ dual for dual, _ in solved]
