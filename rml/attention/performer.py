@@ -76,20 +76,26 @@ def performer_attention(
         )
     scale = query.shape[-1] ** -0.25
     q, k = _exponents(scale * query, projection), _exponents(scale * keys, projection)
-    # A factor of a query's features, or of all keys', cancels: so none overflows.
+    # A factor of a query's features, or of all keys' that it attends to, cancels: none overflows.
     q = jnp.exp(q - jax.lax.stop_gradient(jnp.max(q, axis=-1, keepdims=True)))
-    k = jnp.exp(k - jax.lax.stop_gradient(jnp.max(k, axis=(-2, -1), keepdims=True)))
+    largest = jax.lax.stop_gradient(jnp.max(k, axis=-1, keepdims=True))
+    if causal:  # only those so far: a later key must not make the earlier ones vanish
+        largest = jax.lax.cummax(largest, axis=largest.ndim - 2)
+    else:
+        largest = jnp.max(largest, axis=-2, keepdims=True)
+    k = jnp.exp(k - largest)
     values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
     if not causal:
         out = q @ (jnp.swapaxes(k, -2, -1) @ values)
     else:
 
         def step(state: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
-            q, k, v = row
-            state = state + k[..., :, None] * v[..., None, :]
+            q, k, v, decay = row
+            state = decay[..., None] * state + k[..., :, None] * v[..., None, :]
             return state, jnp.einsum("...m,...mv->...v", q, state)
 
-        rows = tuple(jnp.moveaxis(x, -2, 0) for x in (q, k, values))
+        before = jnp.concatenate([largest[..., :1, :], largest[..., :-1, :]], axis=-2)
+        rows = tuple(jnp.moveaxis(x, -2, 0) for x in (q, k, values, jnp.exp(before - largest)))
         start = jnp.zeros((*k.shape[:-2], k.shape[-1], values.shape[-1]), values.dtype)
         out = jnp.moveaxis(jax.lax.scan(step, start, rows)[1], 0, -2)
     tiny = jnp.finfo(out.dtype).tiny

@@ -17,7 +17,7 @@ with its square, and `axis_name` spreads them round a ring of devices (`rml.trai
 """
 
 from rml.losses.barlow_twins import barlow_twins
-from rml.losses.clip import clip_loss
+from rml.losses.clip import clamp_log_scale, clip_loss
 from rml.losses.cross_entropy import smoothed_cross_entropy
 from rml.losses.dcl import dcl
 from rml.losses.infonce import info_nce, info_nce_with_queue
@@ -30,6 +30,7 @@ from rml.losses.vicreg import vicreg
 
 __all__ = [
     "barlow_twins",
+    "clamp_log_scale",
     "clip_loss",
     "dcl",
     "info_nce",

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+ROUNDINGS = 8  # units in the last place by which a mean of equal numbers may be off
+
 
 def barlow_twins(
     a: Float[Array, "n d"],
@@ -18,8 +20,8 @@ def barlow_twins(
       a: First views, not normalised; at least two rows.
       b: Second views.
       redundancy: Weight of the off-diagonal terms, the paper's λ.
-      eps: Variance below which a dimension counts as this wide; a constant one correlates with
-        nothing.
+      eps: Variance below which a dimension counts as this wide. One that is constant, up to the
+        rounding of its mean, correlates with nothing.
 
     Returns:
       The loss.
@@ -36,8 +38,11 @@ def barlow_twins(
 
     def standardise(z: Array) -> Array:
         z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+        rounding = (ROUNDINGS * jnp.finfo(z.dtype).eps) ** 2 * jnp.mean(z * z, axis=0)
         z = z - jnp.mean(z, axis=0)
-        return z * jax.lax.rsqrt(jnp.maximum(jnp.mean(z * z, axis=0), eps))
+        variance = jnp.mean(z * z, axis=0)
+        # What rounding leaves of a constant would be scaled up to ±1 and correlate perfectly.
+        return jnp.where(variance > rounding, z * jax.lax.rsqrt(jnp.maximum(variance, eps)), 0)
 
     c = standardise(a).T @ standardise(b) / n
     diagonal = jnp.diagonal(c)

@@ -27,7 +27,8 @@ def clip_loss(
       images: Image embeddings, not normalised.
       texts: Text embeddings, row i of the same pair as row i of `images`.
       log_scale: Logarithm of the inverse temperature, a learned parameter that starts at
-        log(1 / 0.07); no more than log 100 is used, as in the paper.
+        log(1 / 0.07). The paper holds it to at most log 100: apply `clamp_log_scale` after each
+        step. Clamped here, one overshoot would end its gradient.
       block_size: Rows of one strip of logits; automatic by default.
       axis_name: Inside `jax.shard_map`, the mesh axis over which the pairs are sharded.
 
@@ -37,7 +38,7 @@ def clip_loss(
     Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language
     Supervision, figure 3 and section 2.5.
     """
-    images = normalize(images) * jnp.exp(jnp.minimum(log_scale, MAX_LOG_SCALE))
+    images = normalize(images) * jnp.exp(log_scale)
     texts = normalize(texts)
     positive = jnp.sum(images * texts, axis=-1)
     if axis_name is None:
@@ -45,3 +46,11 @@ def clip_loss(
         return jnp.mean((row + col) / 2 - positive)
     row, col = ring_values(images, texts, axis_name=axis_name, columns=True, block_size=block_size)
     return jax.lax.pmean(jnp.mean((row + col) / 2 - positive), axis_name)
+
+
+def clamp_log_scale(log_scale: Float[Array, ""]) -> Float[Array, ""]:
+    """Bounds the logarithm of CLIP's inverse temperature by log 100, for use after a step.
+
+    Source: Radford et al. 2021, section 2.5.
+    """
+    return jnp.minimum(log_scale, MAX_LOG_SCALE)

@@ -6,9 +6,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rml.ops.pairwise import squared_euclidean
 
+ROUNDINGS = 16  # units in the last place by which equal squared distances may differ
 
-def _distances(z: Array, squared: bool) -> Array:
-    square = squared_euclidean(z, z)
+
+def _distances(square: Array, squared: bool) -> Array:
     if squared:
         return square
     near = square <= 1e-12  # the square root has no gradient at zero
@@ -31,9 +32,12 @@ def _sorted_negatives(d: Array, negative: Array) -> tuple[Array, Array]:
     return jnp.sort(jnp.where(negative, d, jnp.inf), axis=1), jnp.sum(negative, axis=1)
 
 
-def _semi_hard(d: Array, positive: Array, negative: Array, margin: float) -> Array:
+def _semi_hard(d: Array, square: Array, positive: Array, negative: Array, margin: float) -> Array:
     negatives, number = _sorted_negatives(d, negative)
-    beyond = jax.vmap(lambda s, x: jnp.searchsorted(s, x, side="right"))(negatives, d)
+    # A negative as far as the positive is not further, though rounding may say so.
+    further = square + ROUNDINGS * jnp.finfo(square.dtype).eps * jnp.max(square)
+    sorted_squares, _ = _sorted_negatives(square, negative)
+    beyond = jax.vmap(lambda s, x: jnp.searchsorted(s, x, side="right"))(sorted_squares, further)
     # Where no negative is further than the positive, the furthest there is.
     index = jnp.clip(beyond, 0, jnp.maximum(number - 1, 0)[:, None])
     chosen = jnp.take_along_axis(negatives, index, axis=1)
@@ -84,11 +88,12 @@ def triplet_loss(
     """
     same: Bool[Array, "n n"] = labels[:, None] == labels[None, :]
     positive, negative = same & ~jnp.eye(labels.shape[0], dtype=bool), ~same
-    d = _distances(features, squared)
+    square = squared_euclidean(features, features)
+    d = _distances(square, squared)
     if mining == "hard":
         return _hard(d, positive, negative, margin)
     if mining == "semi-hard":
-        return _semi_hard(d, positive, negative, margin)
+        return _semi_hard(d, square, positive, negative, margin)
     if mining in ("all", "active"):
         return _all(d, positive, negative, margin, mining == "active")
     raise ValueError(f"mining must be hard, semi-hard, all or active, got {mining!r}.")

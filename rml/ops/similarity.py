@@ -4,18 +4,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+SHORT = 1e-12  # squared length of a row whose squares are near the smallest numbers of float32
 
-def normalize(x: Float[Array, "*batch d"], *, eps: float = 1e-12) -> Float[Array, "*batch d"]:
+
+def normalize(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """Scales every row to unit Euclidean length, in float32 or wider.
 
     A zero row stays zero and has gradient zero; a half-precision row comes back as float32.
 
     Args:
       x: Rows to scale.
-      eps: Squared length below which a row counts as this long.
 
     Returns:
       The rows with unit length.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), eps))
+    # The squares of a short row lose digits: it is scaled by its largest number first, a factor
+    # that the direction does not depend on.
+    constant = jax.lax.stop_gradient(x)
+    largest = jnp.max(jnp.abs(constant), axis=-1, keepdims=True, initial=0)
+    short = jnp.sum(constant * constant, axis=-1, keepdims=True) < SHORT
+    zero = largest == 0
+    x = jnp.where(zero, 0, jnp.where(short, x / jnp.where(zero, 1, largest), x))
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), SHORT))

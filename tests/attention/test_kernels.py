@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +57,7 @@ def pair():
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("scale", [0.5, 0.2])
 def test_attention_kernel_is_the_float64_oracle(pair, biased, scale):
-    value = kernels.rfa_kernel(*pair, scale=scale, biased=biased)
+    value = jax.jit(partial(kernels.rfa_kernel, scale=scale, biased=biased))(*pair)
     expected = reference(*map(np.asarray, pair), scale, biased)
     np.testing.assert_allclose(value, expected, rtol=3e-6, atol=3e-6)
 
@@ -103,7 +105,7 @@ def test_gradients_are_finite_on_equal_and_opposite_inputs(pair):
         return kernels.rfa_kernel(query, keys, *other, biased=biased).sum()
 
     for biased in (False, True):
-        gradient = jax.grad(total, (0, 1))(query, keys, biased)
+        gradient = jax.jit(jax.grad(total, (0, 1)), static_argnums=2)(query, keys, biased)
         assert all(jnp.all(jnp.isfinite(g)) for g in gradient)
 
 
@@ -111,9 +113,10 @@ def test_gradients_are_finite_on_equal_and_opposite_inputs(pair):
 def test_attention_kernel_is_positive_semi_definite_and_invariant():
     query, keys = draw_inputs(jax.random.key(2), 30, keys=3, d=3)
     for biased in (False, True):
-        gram = np.asarray(kernels.rfa_kernel(query, keys, query, keys, biased=biased))
+        kernel = jax.jit(partial(kernels.rfa_kernel, biased=biased))
+        gram = np.asarray(kernel(query, keys, query, keys))
         assert np.linalg.eigvalsh(gram.astype(np.float64))[0] > -1e-4
-        permuted = kernels.rfa_kernel(query, keys[:, ::-1], query, keys, biased=biased)
+        permuted = kernel(query, keys[:, ::-1], query, keys)
         np.testing.assert_allclose(permuted, gram, atol=1e-5)
 
 
@@ -130,9 +133,10 @@ def test_finite_heads_converge_at_the_rate_of_a_mean(model):
     """The error of M heads falls as M^-1/2: the interval of the slope holds -1/2 and is narrow."""
     query, keys = draw_inputs(jax.random.key(0), 12, keys=3, d=4)
     if model == "mlp":
-        limit = kernels.rf_mlp_kernel(query, keys, query, keys)
+        limit = jax.jit(kernels.rf_mlp_kernel)(query, keys, query, keys)
     else:
-        limit = kernels.rfa_kernel(query, keys, query, keys, biased=model == "biased")
+        kernel = jax.jit(partial(kernels.rfa_kernel, biased=model == "biased"))
+        limit = kernel(query, keys, query, keys)
     sizes = [64, 256, 1024, 4096]
 
     def error(key, heads):

@@ -51,11 +51,14 @@ def test_orthogonal_directions_are_orthogonal_and_marginally_normal():
 
 
 def softmax_attention(q, k, v, causal):
-    s = q @ np.swapaxes(k, -1, -2) / np.sqrt(q.shape[-1])
+    return weights(q @ np.swapaxes(k, -1, -2) / np.sqrt(q.shape[-1]), causal) @ v
+
+
+def weights(scores, causal):
     if causal:
-        s = np.where(np.tril(np.ones(s.shape[-2:])) > 0, s, -np.inf)
-    w = np.exp(s - s.max(-1, keepdims=True))
-    return w / w.sum(-1, keepdims=True) @ v
+        scores = np.where(np.tril(np.ones(scores.shape[-2:])) > 0, scores, -np.inf)
+    w = np.exp(scores - scores.max(-1, keepdims=True))
+    return w / w.sum(-1, keepdims=True)
 
 
 @pytest.mark.slow
@@ -88,3 +91,23 @@ def test_causal_needs_as_many_queries_as_keys():
     x = jnp.ones((3, D))
     with pytest.raises(ValueError, match="as many queries as keys"):
         performer.performer_attention(x[:2], x, x, jnp.ones((2, D)), causal=True)
+
+
+@pytest.mark.slow
+def test_what_comes_later_does_not_make_a_row_vanish():
+    """Keys whose exponents differ by hundreds, against the definition in float64."""
+    scale = jnp.linspace(1, 20, 16)[:, None]
+    q, k, v = jax.random.normal(jax.random.key(1), (3, 16, D))
+    projection = performer.gaussian_projection(jax.random.key(0), 32, D)
+    for keys in (scale * k, scale[::-1] * k):
+        out = jax.jit(
+            lambda keys: performer.performer_attention(q, keys, v, projection, causal=True)
+        )(keys)
+        qs, ks, w, vs = (np.asarray(x, np.float64) for x in (q, keys, projection, v))
+        exponents = [
+            (D**-0.25 * x) @ w.T - np.sum((D**-0.25 * x) ** 2, -1, keepdims=True) / 2
+            for x in (qs, ks)
+        ]
+        logs = np.logaddexp.reduce(exponents[0][:, None, :] + exponents[1][None], axis=-1)
+        expected = weights(logs, causal=True) @ vs
+        np.testing.assert_allclose(out, expected, rtol=2e-3, atol=2e-3)

@@ -30,11 +30,14 @@ def reference(query, keys, weights):
 @settings(deadline=None, max_examples=6, derandomize=True)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.booleans())
 def test_features_are_the_definition(n, count, d, biased):
-    query, keys = draw_inputs(jax.random.key(n), n, keys=count, d=d)
-    weights = rfa.rfa_weights(jax.random.key(1), 3, d, biased=biased)
-    np.testing.assert_allclose(
-        rfa.rfa_features(query, keys, weights), reference(query, keys, weights), atol=1e-6
-    )
+    @jax.jit
+    def drawn(key):
+        query, keys = draw_inputs(key, n, keys=count, d=d)
+        weights = rfa.rfa_weights(jax.random.fold_in(key, 1), 3, d, biased=biased)
+        return (query, keys, weights), rfa.rfa_features(query, keys, weights)
+
+    given, features = drawn(jax.random.key(n))
+    np.testing.assert_allclose(features, reference(*given), atol=1e-6)
 
 
 @pytest.mark.slow
@@ -120,7 +123,7 @@ def test_the_layer_learns_inside_a_network(layer):
 
     @jax.jit
     def step(params, state):
-        value, grads = jax.value_and_grad(loss)(params)
+        value, grads = jax.jit(jax.value_and_grad(loss))(params)
         updates, state = optimizer.update(grads, state)
         return optax.apply_updates(params, updates), state, value
 

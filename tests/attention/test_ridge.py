@@ -71,7 +71,7 @@ def _block(key, inputs):
 def test_streamed_features_are_the_features_at_once():
     left, right = (draw_inputs(jax.random.key(s), n, keys=2, d=3) for s, n in ((0, 9), (1, 5)))
     blocks = jax.random.split(jax.random.key(2), 6)
-    weights = jax.vmap(lambda k: rfa_weights(k, 4, 3))(blocks).reshape(24, 4, 4)
+    weights = jax.jit(jax.vmap(lambda k: rfa_weights(k, 4, 3)))(blocks).reshape(24, 4, 4)
     phi = [np.asarray(rfa_features(*x, weights)).reshape(len(x[0]), -1) for x in (left, right)]
     gram = jax.jit(lambda b: ridge.streamed_gram(_block, b, left, right))(blocks)
     np.testing.assert_allclose(gram, phi[0] @ phi[1].T, atol=1e-6)
@@ -110,7 +110,7 @@ def test_memory_of_a_hundred_thousand_heads_is_that_of_the_gram_matrix():
 def test_replicates_are_vmapped():
     x, y = problem(12, 5)
     batch = jnp.stack([x, x[::-1]]), jnp.stack([y, 2 * y])
-    out = jax.vmap(lambda x, y: ridge.fit_ridge(x, y, regularization=0.1))(*batch)
+    out = jax.jit(jax.vmap(lambda x, y: ridge.fit_ridge(x, y, regularization=0.1)))(*batch)
     for i in range(2):
         expected = ridge.fit_ridge(batch[0][i], batch[1][i], regularization=0.1)
         np.testing.assert_allclose(out[i], expected, atol=1e-5)

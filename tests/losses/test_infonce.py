@@ -73,7 +73,9 @@ def test_with_a_queue_its_keys_alone_are_negatives(check, oracle, normal):
 def test_bfloat16_accumulates_in_float32(normal):
     q, k = (jnp.asarray(normal(i, 64, 128), jnp.bfloat16) for i in (0, 1))
     q32, k32 = q.astype(jnp.float32), k.astype(jnp.float32)
-    f = jax.value_and_grad(lambda q, k: info_nce(q, k, temperature=8.0, block_size=16), (0, 1))
+    f = jax.jit(
+        jax.value_and_grad(lambda q, k: info_nce(q, k, temperature=8.0, block_size=16), (0, 1))
+    )
     value, grads = f(q, k)
     exact, exact_grads = f(q32, k32)
     assert value.dtype == jnp.float32

@@ -59,7 +59,7 @@ def test_agrees_with_optax_on_the_mined_triplets(normal):
 @pytest.mark.slow
 @pytest.mark.parametrize("mining", ["hard", "semi-hard", "all", "active"])
 def test_degenerate_batches_are_zero_or_finite(mining):
-    f = jax.value_and_grad(lambda z, y: triplet_loss(z, y, mining=mining))
+    f = jax.jit(jax.value_and_grad(lambda z, y: triplet_loss(z, y, mining=mining)))
     z = jnp.ones((4, 3))
     for labels in (jnp.zeros(4, int), jnp.arange(4)):  # no negative; no positive
         value, grad = f(z, labels)
@@ -74,3 +74,11 @@ def test_degenerate_batches_are_zero_or_finite(mining):
 def test_unknown_mining_is_named():
     with pytest.raises(ValueError, match="'easy'"):
         triplet_loss(jnp.ones((2, 2)), jnp.zeros(2, int), mining="easy")
+
+
+def test_a_negative_as_far_as_the_positive_is_not_further():
+    features = jnp.asarray([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 1, 1]], jnp.float32)
+    labels = jnp.asarray([0, 0, 1, 1, 1])
+    loss = jax.jit(lambda x: triplet_loss(x, labels, margin=0.2, mining="semi-hard"))
+    for shift in (0.0, 0.1, 3.3):
+        assert loss(features + shift) == 0

@@ -51,7 +51,7 @@ def test_large_logits_and_bfloat16():
 @pytest.mark.slow
 def test_mapped_over_another_axis():
     args = draw((3, 2, 8, 2, 64), 3)
-    one = jax.vmap(lambda *x: fused_attention(*x, interpret=True))(*args)
+    one = jax.jit(jax.vmap(lambda *x: fused_attention(*x, interpret=True)))(*args)
     np.testing.assert_allclose(one, jax.vmap(jax.nn.dot_product_attention)(*args), atol=2e-6)
 
 

@@ -13,14 +13,28 @@ def test_rows_have_unit_length_and_keep_direction():
 
 def test_gradient_is_orthogonal_to_the_row():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 6)), jnp.float32)
-    grad = jax.grad(lambda x: jnp.sum(jnp.sin(normalize(x))))(x)
+    grad = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(normalize(x)))))(x)
     np.testing.assert_allclose(jnp.sum(grad * x, axis=-1), 0, atol=1e-5)
 
 
-def test_zero_row_stays_zero_with_finite_gradient():
-    value, grad = jax.value_and_grad(lambda x: jnp.sum(normalize(x) ** 2))(jnp.zeros((2, 3)))
+def test_zero_row_stays_zero_with_gradient_zero():
+    weights = jnp.asarray([[3.0, -2.0, 0.5], [1.0, 4.0, -1.0]])
+    value, grad = jax.jit(jax.value_and_grad(lambda x: jnp.sum(normalize(x) * weights)))(
+        jnp.zeros((2, 3))
+    )
     assert value == 0
     assert not jnp.any(grad)
+
+
+def test_short_rows_become_unit_with_the_gradient_of_their_length():
+    weights = jnp.asarray([0.3, -0.7])
+    for scale in (1e-3, 1e-7, 1e-20, 1e-30):
+        x = scale * jnp.asarray([[3.0, 4.0]])
+        value, grad = jax.value_and_grad(lambda x: jnp.sum(normalize(x) * weights))(x)
+        np.testing.assert_allclose(value, 0.3 * 0.6 - 0.7 * 0.8, rtol=1e-5)
+        # (I - u uᵀ) w / |x|, of u = (0.6, 0.8)
+        expected = (np.array([0.3, -0.7]) - float(value) * np.array([0.6, 0.8])) / (5 * scale)
+        np.testing.assert_allclose(grad[0], expected, rtol=1e-4)
 
 
 def test_half_precision_is_computed_and_returned_in_float32():
