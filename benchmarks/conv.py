@@ -3,10 +3,12 @@
     python -m benchmarks.conv [--json] [--quick]
 
 The encoder rows train: forward in training mode (BatchNorm included) and the gradient of every
-parameter. PyTorch runs in the faster of its two memory layouts.
+parameter. The depthwise rows are layers of EfficientNet-Lite0 on images of 64 pixels. PyTorch runs
+in the faster of its two memory layouts.
 """
 
 import argparse
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +26,7 @@ import torch  # noqa: E402
 
 from benchmarks import common  # noqa: E402
 from rml import models  # noqa: E402
+from rml.models.depthwise import depthwise_conv2d  # noqa: E402
 
 # batch, side, channels in, kernel, stride, channels out
 SHAPES = {
@@ -37,7 +40,14 @@ SHAPES = {
     "ResNet-18 stage 4": (64, 4, 512, 3, 1, 512),
     "ResNet-18 shortcut": (64, 32, 64, 1, 2, 128),
 }
-QUICK = ("ConvNet stage 1", "ConvNet stage 2", "ResNet-18 stage 1")
+# batch, side, channels, kernel, stride
+DEPTHWISE = {
+    "Lite0 stage 0": (32, 32, 32, 3, 1),
+    "Lite0 stage 1, first": (32, 32, 96, 3, 2),
+    "Lite0 stage 4": (32, 4, 480, 5, 1),
+    "Lite0 stage 6": (32, 2, 1152, 3, 1),
+}
+QUICK = ("ConvNet stage 1", "ConvNet stage 2", "ResNet-18 stage 1", "Lite0 stage 1, first")
 
 
 def jax_conv(shape: tuple[int, ...], implementation: str) -> Callable[[], Any]:
@@ -66,12 +76,41 @@ def jax_conv(shape: tuple[int, ...], implementation: str) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(both(x, kernel, dy))
 
 
-def torch_conv(shape: tuple[int, ...], layout: torch.memory_format) -> Callable[[], Any]:
+def jax_depthwise(shape: tuple[int, ...], conv: Callable[..., jax.Array]) -> Callable[[], Any]:
+    """Output and both gradients of one depthwise convolution."""
+    batch, side, channels, size, stride = shape
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(batch, side, side, channels)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(size, size, 1, channels)), jnp.float32)
+    conv = functools.partial(conv, stride=stride, padding=size // 2)
+
+    @jax.jit
+    def both(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, Any]:
+        y, vjp = jax.vjp(conv, x, kernel)
+        return y, vjp(dy)
+
+    dy = jnp.ones_like(conv(x, kernel))
+    return lambda: jax.block_until_ready(both(x, kernel, dy))
+
+
+def xla_depthwise(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
+    """The same by XLA's grouped convolution."""
+    return models.conv2d(
+        x, kernel, strides=(stride, stride), padding=padding, groups=x.shape[-1],
+        implementation="xla",
+    )  # fmt: skip
+
+
+def torch_conv(
+    shape: tuple[int, ...], layout: torch.memory_format, groups: int = 1
+) -> Callable[[], Any]:
     """The same in PyTorch."""
     batch, side, channels, size, stride, out = shape
     x = torch.randn(batch, channels, side, side).to(memory_format=layout)
     x.requires_grad_(channels > 1)
-    layer = torch.nn.Conv2d(channels, out, size, stride, padding=size // 2, bias=False)
+    layer = torch.nn.Conv2d(
+        channels, out, size, stride, padding=size // 2, bias=False, groups=groups
+    )
     layer = layer.to(memory_format=layout)
     dy = torch.ones_like(layer(x)).contiguous(memory_format=layout)
 
@@ -169,6 +208,18 @@ def main() -> None:
         case = f"{name}: {size}x{size} s{stride} {channels}->{out}, {batch}x{side}x{side}"
         fns = {"ours": jax_conv(shape, "auto"), "xla": jax_conv(shape, "xla")}
         fns |= {f"torch {layout}": torch_conv(shape, layout) for layout in layouts}
+        compare(case, fns)
+    for name, layer in DEPTHWISE.items():
+        if options.quick and name not in QUICK:
+            continue
+        batch, side, channels, size, stride = layer
+        case = f"{name}: depthwise {size}x{size} s{stride} {channels}, {batch}x{side}x{side}"
+        fns = {
+            "ours": jax_depthwise(layer, depthwise_conv2d),
+            "xla": jax_depthwise(layer, xla_depthwise),
+        }
+        for layout in layouts:
+            fns[f"torch {layout}"] = torch_conv((*layer, channels), layout, groups=channels)
         compare(case, fns)
     encoders: list[tuple[str, str, tuple[int, ...], Callable[[], torch.nn.Module], dict]] = [
         ("ConvNet, 512 digits 28x28", "convnet", (512, 28, 28, 1), torch_convnet, {}),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.record import current_commit, processor
 from rml.errors import unknown
-from rml.training.rundir import write_json
+from rml.training.durable import write_json
 
 FOLDER = Path(__file__).parent / "measured"
 SHARED = ("__init__", "common", "record")

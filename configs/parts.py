@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict, FieldReference, config_dict
 
 
 def mesh() -> dict[str, int]:
@@ -37,14 +37,22 @@ def images(name: str, shape: tuple[int, int, int], **splits: Any) -> dict[str, A
     return source(name, image_shape=shape, image_dtype="uint8", **splits)
 
 
+def fill(value: float = 0.0) -> FieldReference:
+    """What an augmentation puts where the image has nothing: the background's brightness, 0 to 1.
+
+    Also one value a channel, "mean", or of warps "edge", for which the field takes any type.
+    """
+    return FieldReference(value, field_type=object)
+
+
 def warps(
     degrees: float = 20.0, scale: tuple[float, float] = (0.7, 1.3), shear: float = 20.0
 ) -> dict[str, Any]:
-    """Augmentation of characters: an affine warp, then a rectangle erased."""
+    """Augmentation of light characters on black: an affine warp, then a rectangle erased."""
     return dict(
         order=("random_affine", "random_erase"),
-        random_affine=dict(degrees=degrees, translate=0.1, scale=scale, shear=shear),
-        random_erase=dict(p=0.5, scale=(0.02, 0.1)),
+        random_affine=dict(degrees=degrees, translate=0.1, scale=scale, shear=shear, fill=fill()),
+        random_erase=dict(p=0.5, scale=(0.02, 0.1), fill=fill()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Pages of the site that are made from the tree: systems, areas, gallery, API.
+"""Pages of the site that are made from the tree: systems, areas, gallery, data sets, API.
 
 A page whose file exists under docs/ keeps its text, and what is generated follows it.
 """
@@ -12,6 +12,8 @@ from typing import Any
 
 import griffe
 
+from docs.data_cards import data_page, data_set_page
+from experiments.data_sets import data_sets, read_cards, users
 from experiments.report.markup import duration
 from experiments.results import interval, number, read_results
 from experiments.systems import System, read_systems
@@ -35,12 +37,14 @@ Results = Mapping[str, Mapping[str, Any]]
 def pages() -> dict[str, str]:
     """Makes the Markdown of every generated page, by its address in the site."""
     systems, results, library = list(read_systems().values()), read_results(), load_library()
+    cards, used = read_cards(), users(systems)
     made = {
         "index.md": front_page(systems, results),
         "gallery.md": gallery_page(systems, pictures()),
         "systems/index.md": systems_page(systems, results),
         "areas/index.md": areas_page(systems),
         "api/index.md": api_page(library),
+        "data/index.md": data_page(data_sets(), cards),
     }
     for area in areas(systems):
         written = DOCS / "areas" / f"{area}.md"
@@ -50,6 +54,10 @@ def pages() -> dict[str, str]:
     for system in systems:
         made[f"systems/{system.key}.md"] = system_page(
             system, results.get(system.key, {}), library, pictures()
+        )
+    for one in data_sets():
+        made[f"data/{one.name}.md"] = data_set_page(
+            one, cards.get(one.name), used.get(one.name, ())
         )
     for room in rooms(library):
         made[f"api/{room.name}.md"] = room_page(room)
@@ -71,6 +79,7 @@ def navigation() -> list[dict[str, Any]]:
     return [
         {"Areas": ["areas/index.md", *({area_title(a): f"areas/{a}.md"} for a in found)]},
         {"Systems": ["systems/index.md", *members]},
+        {"Data": ["data/index.md", *({one.name: f"data/{one.name}.md"} for one in data_sets())]},
         {"API": ["api/index.md", *({f"rml.{name}": f"api/{name}.md"} for name in names)]},
     ]
 

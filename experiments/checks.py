@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import registry
+from experiments.results import result_files
 
 if TYPE_CHECKING:  # the registry's commands import this module
     from experiments.systems import System
@@ -38,7 +39,7 @@ def check(systems: "Mapping[str, System]", root: Path = registry.ROOT) -> list[s
     stems = {(s.key, Path(config).stem) for s in systems.values() for config in s.configs}
     findings += [
         f"{path.relative_to(root)}: no system names a config of this result"
-        for path in sorted((root / "results").glob("*/*.json"))
+        for path in result_files(root / "results")
         if (path.parent.name, path.stem) not in stems
     ]
     findings += [*_check_modules(root), *_check_exports(root)]

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from experiments.commit import current_commit as current_commit
 from experiments.common.figures import canvas
-from experiments.registry import ROOT, find_experiment
+from experiments.registry import find_experiment
 from experiments.results import (  # fmt: skip
     RELATIONS,
     config_hash,
@@ -27,10 +27,9 @@ from experiments.results import (  # fmt: skip
 )
 from rml.errors import UserError
 from rml.training.claims import VERDICTS, Claim, judge
-from rml.training.rundir import write_json
+from rml.training.config_file import extended_from, read_config, read_summary
+from rml.training.durable import write_json
 
-MEASURED = ("rml", "experiments", "configs", "pyproject.toml", "constraints.txt")
-"""What a measurement depends on: other files may change without a trace in `commit`."""
 PICTURE_BYTES, PICTURE_WIDTH = 60_000, 700  # one of hundreds in the repository
 MARKS = dict(zip(VERDICTS, "oXDoX", strict=True))
 
@@ -50,14 +49,26 @@ def make_result(
       The result as it is written. The claims are those that the runs stated.
 
     Raises:
-      UserError: The runs differ in more than the seed, or two have the same seed.
+      UserError: The runs differ in more than the seed, two have the same seed, one is not complete,
+        was extended, or ran on other data.
     """
-    summaries = [json.loads((d / "summary.json").read_text()) for d in directories]
+    summaries = [_complete(directory) for directory in directories]
     order = sorted(range(len(summaries)), key=lambda i: summaries[i]["seed"])
     directories, summaries = [directories[i] for i in order], [summaries[i] for i in order]
     seeds = [summary["seed"] for summary in summaries]
+    for directory, summary in zip(directories, summaries, strict=True):
+        notes = [claim["note"] for claim in summary["claims"] if claim.get("note")]
+        if notes:
+            raise UserError(f"{directory}: {notes[0]}; expected runs on the data of their config")
     claims = [[Claim.of(claim) for claim in summary["claims"]] for summary in summaries]
-    hashes = [config_hash(json.loads((d / "config.json").read_text())) for d in directories]
+    configs = [read_config(directory) or {} for directory in directories]
+    for directory, config in zip(directories, configs, strict=True):
+        if (steps := extended_from(directory, config)) is not None:
+            raise UserError(
+                f"{directory} was extended, from {steps} steps; expected runs of the same length "
+                "from their beginning: remove it and measure it again"
+            )
+    hashes = [config_hash(config) for config in configs]
     for directory, run_hash, stated, seed in zip(directories, hashes, claims, seeds, strict=True):
         for what, differs in (
             ("of another config", run_hash != hashes[0]),
@@ -88,6 +99,14 @@ def make_result(
         "commit": _joined(summary.get("commit") or commit or "unknown" for summary in summaries),
         "finished": max(summary["finished"] for summary in summaries)[: len("2025-01-31")],
     }
+
+
+def _complete(directory: Path) -> dict[str, Any]:
+    """The summary of a complete run."""
+    summary = read_summary(directory)
+    if summary is None:
+        raise UserError(f"{directory} has no summary.json of a complete run; start its run again")
+    return summary
 
 
 def write_result(result: Mapping[str, Any], figures: Path, root: Path) -> str:
@@ -180,19 +199,6 @@ def draw_claims(path: Path, result: Mapping[str, Any]) -> None:
         ax.set_yticks(range(len(claims)), [claim["metric"] for claim in claims])
         ax.set_xlabel("← misses          meets →\neach row to its own scale", fontsize=7)
         ax.set_title(title, fontsize=7, loc="left")
-
-
-def current_commit() -> str:
-    """The commit of what measurements depend on, with `-dirty` where it was changed since."""
-    git = ["git", "--no-optional-locks", "-C", str(ROOT)]
-    try:
-        head, changed = (
-            subprocess.run([*git, *arguments], check=True, capture_output=True, text=True).stdout
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", *MEASURED))
-        )
-    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
-        return "unknown"
-    return head.strip() + ("-dirty" if changed.strip() else "")
 
 
 def _device(kinds: Sequence[str]) -> str:

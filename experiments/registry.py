@@ -5,9 +5,12 @@ A config file is a file under `configs/` that defines `get_config`, an experimen
 """
 
 import ast
+import contextlib
 import difflib
+import functools
 import importlib
 import itertools
+import operator
 import re
 import runpy
 from collections.abc import Sequence
@@ -15,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from rml.errors import UserError, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
+PLAIN = (ConfigDict, dict, tuple, list, str, bool, int, float, type(None))
+"""What a config may hold; `config.json` has it."""
 
 
 def find_experiment(name: str) -> Any:
@@ -81,9 +86,14 @@ def describe(path: Path) -> tuple[str, str]:
     Returns:
       The first line of its docstring, and the first command in it that launches this config.
     """
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    text = docstring(path)
     commands = re.findall(r"^python -m experiments\.run (?:.*\\\n)*.*$", text, re.M)
     return text.partition("\n")[0], next((c for c in commands if f"/{path.name}" in c), "")
+
+
+def docstring(path: Path) -> str:
+    """What a module says of itself, its file being read only; empty where it says nothing."""
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
 
 
 def defined_names(path: Path) -> set[str]:
@@ -169,14 +179,15 @@ def config_keys(config: ConfigDict, prefix: str = "") -> set[str]:
 
 def _check_config(argv: Sequence[str]) -> None:
     """Raises `UserError` where the config file is wrong or an override names no key of it."""
-    args = [arg.lstrip("-") for arg in argv[1:] if arg.startswith("-")]
-    pairs = dict(arg.partition("=")[::2] for arg in args if "=" in arg)
-    for arg, value in itertools.pairwise(argv):
-        if arg in ("--config", "-config"):
-            pairs["config"] = value
-    path, _, argument = pairs.get("config", "").partition(":")
-    if not path:
+    given = [arg.lstrip("-").partition("=") for arg in argv[1:] if arg.startswith("-")]
+    overrides = [name for name, *_ in given if name.startswith("config.")]
+    paths = [value for name, equals, value in given if name == "config" and equals]
+    paths += [value for arg, value in itertools.pairwise(argv) if arg in ("--config", "-config")]
+    if not paths:
+        if overrides:
+            raise UserError(f"--{overrides[0]} is a value of a config, expected --config=FILE too")
         return
+    path, _, argument = paths[-1].partition(":")
     if not Path(path).is_file():
         raise _unknown_config(path)
     try:
@@ -187,20 +198,48 @@ def _check_config(argv: Sequence[str]) -> None:
         raise UserError(f"config file {path} cannot be run: {reason}") from None
     if get_config is None:
         raise UserError(f"config file {path} has no get_config()")
+    _check_values(path, config)
     keys = config_keys(config)
-    for name in pairs:
-        if name.startswith("config.") and name.removeprefix("config.") not in keys:
+    for name in overrides:
+        if name.removeprefix("config.") not in keys:
             raise unknown("config key", name.removeprefix("config."), keys)
+
+
+def _check_values(path: str, config: Any) -> None:
+    """Raises `UserError` unless a file gives a config that can be written as JSON."""
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"get_config() of {path} returns {type(config).__name__}, expected a ConfigDict"
+        )
+    if not isinstance(config.get("experiment"), str):
+        raise UserError(
+            f"config file {path} has no 'experiment', expected the name of a recipe, such as "
+            "'contrastive.simclr'"
+        )
+    with contextlib.suppress(config_dict.RequiredValueError):  # an override may give it
+        for key in config_keys(config):
+            value = functools.reduce(operator.getitem, key.split("."), config)
+            for part in value if isinstance(value, tuple | list) else (value,):
+                if not isinstance(part, PLAIN):
+                    raise UserError(
+                        f"config key {key!r} of {path} holds {type(part).__module__}."
+                        f"{type(part).__qualname__}, expected numbers, texts, None, or tuples and "
+                        "dictionaries of them"
+                    )
 
 
 def _unknown_config(path: str) -> UserError:
     """The error for a config file that is absent; its folder may be wrong or left out."""
-    stems = {name: Path(name).stem for name in config_files()}
-    near = difflib.get_close_matches(Path(path).stem, set(stems.values()), n=1, cutoff=0.5)
-    same = [name for name, stem in stems.items() if stem in near]
-    if not same:
-        return UserError(
-            f"unknown config file {path!r}; `python -m experiments.run --list` has all"
-        )
-    nearest = difflib.get_close_matches(path, same, n=1, cutoff=0.0)[0]
-    return UserError(f"unknown config file {path!r}; did you mean {nearest!r}?")
+    all_of_them = "`python -m experiments.run --list` has all"
+    if not path or Path(path).is_dir():
+        found = "a folder" if path else "empty"
+        return UserError(f"--config={path} is {found}, expected a file; {all_of_them}")
+    files = config_files()
+    stems = difflib.get_close_matches(Path(path).stem, {Path(f).stem: f for f in files}, n=1)
+    same = [name for name in files if Path(name).stem in stems]
+    dotted = f"configs/{path.replace('.', '/')}"  # the name of an experiment is a likely guess
+    nearest = difflib.get_close_matches(path, same, n=1, cutoff=0.0)
+    nearest = nearest or difflib.get_close_matches(dotted, files, n=1)
+    if not nearest:
+        return UserError(f"unknown config file {path!r}; {all_of_them}")
+    return UserError(f"unknown config file {path!r}; did you mean {nearest[0]!r}?")

@@ -13,14 +13,21 @@ from typing import Any
 from experiments.registry import ROOT
 
 RELATIONS = {">=": "≥", "<=": "≤"}
+DATA_SETS = "data"
+"""Folder among those of systems in which data sets are measured, see `experiments.cards`."""
 NOT_MEASURED = ("seed", "mesh")
 """Keys of a config that do not tell measurements apart."""
+
+
+def result_files(root: Path = ROOT / "results") -> list[Path]:
+    """The files of all results of systems."""
+    return [file for file in sorted(root.glob("*/*.json")) if file.parent.name != DATA_SETS]
 
 
 def read_results(root: Path = ROOT / "results") -> dict[str, dict[str, dict[str, Any]]]:
     """All results by system and by config, the stem of its file."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for file in sorted(root.glob("*/*.json")):
+    for file in result_files(root):
         found.setdefault(file.parent.name, {})[file.stem] = json.loads(file.read_text())
     return found
 

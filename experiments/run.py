@@ -4,24 +4,36 @@ The config names the experiment, the experiment says what happens. Heavy imports
 flags are known to be right, so that `--help` and mistakes answer at once.
 """
 
-import ctypes
 import os
-import shlex
 import signal
 import sys
+from typing import NoReturn
+
+if __name__ == "__main__":
+
+    def stop_at_once(*_: object) -> NoReturn:
+        """Ends the program on Ctrl-C during imports, when nothing is to be saved."""
+        os.write(sys.stderr.fileno(), b"interrupted\n")
+        os._exit(128 + signal.SIGINT)
+
+    signal.signal(signal.SIGINT, stop_at_once)
+
+import shlex
+import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments import registry
+from experiments import ranges, registry, startup
+from experiments.commit import current_commit
+from experiments.startup import fail, keep_compiled, limit_arenas, quiet_libraries
 from rml.errors import UserError
 
-M_ARENA_MAX = -8  # of glibc's malloc.h
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; --config.key=value overrides one of its values."
 )
@@ -44,53 +56,39 @@ PROCESS_ID = flags.DEFINE_integer(
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Find the other processes as TPU pods, SLURM and Kubernetes tell of them."
 )
+MLFLOW = flags.DEFINE_string(
+    "mlflow", None, "MLflow store to log to beside the files, such as sqlite:///mlflow.db."
+)
 LIST = flags.DEFINE_bool(
     "list", False, "Show the configs instead, those with SUBSTRING if it follows the flag."
 )
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code a user error arose.")
+ENDING = threading.Lock()
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line; a mistake ends the program with one line."""
-    try:
-        rest = registry.parse_flags(argv, flags.FLAGS)
-    except UserError as error:
-        fail(error)
+    """Parses the command line, see `experiments.startup.parse_flags`."""
+    rest = startup.parse_flags(argv, show_help)
     expected = 2 if LIST.value else 1
     if len(rest) > expected:
         fail(f"unexpected argument {rest[expected]!r}; values are given as --config.key=value")
     return rest
 
 
-def fail(message: object) -> NoReturn:
-    """Ends the program with a user's mistake in one line."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(1)
+def show_help(*, shorthelp: bool) -> None:
+    """Shows the flags, or of a config what it says of itself and its values."""
+    if CONFIG.value is None:
+        app.usage(shorthelp=shorthelp, writeto_stdout=True)
+        return
+    from experiments.systems import show_config
+
+    print(registry.docstring(config_path()), show_config(CONFIG.value), sep="\n\n")
+    print("\n--config.key=value changes a value; --help without --config shows the flags.")
 
 
-def quiet_libraries() -> None:
-    """Silences what libraries log about themselves, not warnings about the run."""
-    import logging
-
-    from absl import logging as absl_logging
-
-    # Their errors are raised as well, and told in one line.
-    absl_logging.set_verbosity(absl_logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.unraisablehook = show_unraisable
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
-    logger = logging.getLogger("rml")
-    logger.setLevel(logging.WARNING)  # absl's verbosity is that of the root
-    logger.addHandler(handler)
-    logger.propagate = False
-
-
-def show_unraisable(unraisable: Any) -> None:
-    """Leaves out what the other writes of a checkpoint complain of after one of them failed."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
+def config_path() -> Path:
+    """The file that --config names."""
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
 
 
 class Terminated(BaseException):
@@ -113,19 +111,6 @@ def several_processes() -> bool:
     return COORDINATOR.value is not None or DISTRIBUTED.value
 
 
-def limit_arenas() -> None:
-    """Holds glibc to one heap a core, unless MALLOC_ARENA_MAX says how many.
-
-    By default there are up to eight a core, and what evaluations and checkpoints free in one is not
-    used from another: a long run's memory creeps up (tests/system/soak.py).
-    """
-    if "MALLOC_ARENA_MAX" in os.environ or not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    if mallopt:
-        mallopt(M_ARENA_MAX, len(os.sched_getaffinity(0)))
-
-
 def prepare_devices() -> None:
     """Splits the CPU and joins the other processes, as the flags say."""
     if CPU_DEVICES.value is None and not several_processes():
@@ -137,9 +122,9 @@ def prepare_devices() -> None:
     if CPU_DEVICES.value is not None:
         jax.config.update("jax_num_cpu_devices", CPU_DEVICES.value)
     if COORDINATOR.value is not None:
-        join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, lost=end_after_a_loss)
     elif DISTRIBUTED.value:
-        join()
+        join(lost=end_after_a_loss)
 
 
 def check_processes() -> None:
@@ -165,63 +150,55 @@ def command() -> str:
     return shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]])
 
 
-def show(summary: Mapping[str, Any], directory: Path) -> None:
-    """Prints the closing table: metrics, claims, where to look."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    table = Table(title=f"{summary['config_name']}, seed {summary['seed']}", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in summary["metrics"].items():
-        table.add_row(name, f"{value:.4g}")
-    console.print(table)
-    for claim in summary["claims"]:
-        verdict = "holds" if claim["holds"] else "NOT REPRODUCED"
-        console.print(
-            f"claim {verdict}: {claim['statement']} "
-            f"[{claim['metric']} = {claim['value']:.4g}, {claim['relation']} {claim['threshold']}]",
-            markup=False,
-        )
-    console.print(f"{summary['seconds']:.0f} s; figures in {directory / 'figures'}", markup=False)
-
-
 def launch(config: Any, directory: Path, config_name: str) -> None:
     """Runs the experiment of a config in its directory, unless it is complete."""
     started = time.perf_counter()
-    experiment = registry.find_experiment(config.experiment)
-    quiet_libraries()
-    prepare_devices()
+    experiment = ranges.checked_experiment(config)
+    from experiments.closing import show
+    from experiments.common.claims import other_data
     from rml.training import Interrupted, RunDirectory, measure_claims, read_metrics
     from rml.training.processes import barrier, is_primary
+    from rml.training.tracking import check_uri, track
 
-    run = RunDirectory(directory, config.to_dict(), config_name=config_name)
+    check_uri(MLFLOW.value)
+    quiet_libraries()
+    keep_compiled()
+    prepare_devices()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run = RunDirectory(
+        directory, config.to_dict(), config_name=config_name, commit=current_commit()
+    )
     summary = run.summary()
     barrier("looked for the summary")
     if summary is not None:
         if is_primary():
             print(f"{directory} holds this run, complete; give another --workdir to run it again")
             show(summary, directory)
+        with track(run, MLFLOW.value):
+            pass
         interact(experiment, config, run)
         return
     lines = read_metrics(directory / "metrics.jsonl")
     before = max((float(line["time"]) for line in lines), default=0.0)
     try:
-        metrics = experiment.run(config, run)
+        with track(run, MLFLOW.value):
+            metrics = experiment.run(config, run)
+            judged = measure_claims(
+                experiment.CLAIMS, metrics, other_data=other_data(config, config_name)
+            )
+            summary = run.write_summary(
+                metrics=metrics,
+                claims=judged,
+                seconds=before + time.perf_counter() - started,
+                captions=experiment.CAPTIONS,
+            )
     except Interrupted as stop:
         name = signal.Signals(stop.signum).name
         print(f"{name}: saved after step {stop.step}; continue with:\n  {command()}", flush=True)
         raise SystemExit(128 + stop.signum) from None
-    except (ValueError, OSError):
+    except (ValueError, OSError, AttributeError, KeyError):
         run.abandon()
         raise
-    summary = run.write_summary(
-        metrics=metrics,
-        claims=measure_claims(experiment.CLAIMS, metrics),
-        seconds=before + time.perf_counter() - started,
-        captions=experiment.CAPTIONS,
-    )
     if is_primary():
         show(summary, directory)
     barrier("complete")
@@ -246,12 +223,27 @@ def end_if_a_process_is_lost(error: Exception) -> None:
         return
     if TRACEBACK.value:
         traceback.print_exc()
+    end_after_a_loss(reason)
+
+
+def end_after_a_loss(reason: str) -> NoReturn:
+    """Ends this process with one line because another process of the run has ended."""
+    ENDING.acquire()  # the main thread and the runtime's may notice at the same time
     print(
         f"error: another process of this run has ended or cannot be reached ({reason}); start all "
         f"processes again to continue from the last checkpoint:\n  {command()}",
         file=sys.stderr, flush=True,
     )  # fmt: skip
     os._exit(1)  # the runtime would wait for the lost process and abort
+
+
+def lacking(error: AttributeError | KeyError) -> str | None:
+    """What to say where a config was asked for a key that it lacks; None for any other error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if not str(frame.f_globals.get("__name__")).startswith("ml_collections"):
+        return None
+    name = error.name if isinstance(error, AttributeError) else error.args[0]
+    return f"the config has no key {name!r}, which the experiment reads"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -266,8 +258,8 @@ def main(argv: Sequence[str]) -> None:
     if CONFIG.value is None:
         fail("no --config; for example --config=configs/contrastive/simclr_mnist5k.py")
     check_processes()
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
-    directory = Path(WORKDIR.value or Path("runs") / Path(path).stem)
+    path = config_path()
+    directory = Path(WORKDIR.value or Path("runs") / path.stem)
     catch_sigterm()
     limit_arenas()
     try:
@@ -276,6 +268,11 @@ def main(argv: Sequence[str]) -> None:
         print(f"interrupted; continue from the last checkpoint with:\n  {command()}", flush=True)
         signum = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         raise SystemExit(128 + signum) from None
+    except (AttributeError, KeyError) as error:
+        line = lacking(error)
+        if line is None:
+            raise
+        fail(line)
     except (ValueError, OSError, RuntimeError) as error:
         end_if_a_process_is_lost(error)
         if isinstance(error, RuntimeError):

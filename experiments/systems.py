@@ -3,6 +3,7 @@
 python -m experiments.systems list [--area=AREA] [--built]
 python -m experiments.systems show KEY
 python -m experiments.systems show --config=FILE [--config.key=value]
+python -m experiments.systems data [--prepare=NAME]
 python -m experiments.systems check
 """
 
@@ -18,13 +19,14 @@ import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments import registry
 from experiments.checks import check
 from experiments.results import interval
+from experiments.startup import Parser
 from rml.errors import UserError, unknown
 
 ROOT = registry.ROOT
@@ -197,17 +199,9 @@ def main(argv: Sequence[str]) -> int:
         return 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are the user's mistakes in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises the mistake instead of printing the usage."""
-        raise UserError(f"{message}; see --help")
-
-
 def _parser() -> argparse.ArgumentParser:
     description, _, usage = (__doc__ or "").partition("\n\n")
-    parser = _Parser(
+    parser = Parser(
         prog="python -m experiments.systems", description=description, allow_abbrev=False,
         epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -225,6 +219,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add("show", _show)
     command.add_argument("key", nargs="?", help="key of the system")
     command.add_argument("--config", help="config file; --config.key=value overrides a value")
+    command = add("data", _data)
+    command.add_argument("--prepare", metavar="NAME", help="prepares this data set and lists it")
     add("check", _check)
     return parser
 
@@ -252,6 +248,38 @@ def _show(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     else:
         print(show_system(find_system(args.key)))
     return 0
+
+
+def _data(args: argparse.Namespace, _: Sequence[str]) -> int:
+    """Lists data sets with what is prepared of them on this machine, or prepares one."""
+    from experiments.data_sets import data_sets, state  # TFDS is slow to import
+
+    listed = {one.name: one for one in data_sets()}
+    if args.prepare is not None:
+        if args.prepare not in listed:
+            raise unknown("data set", args.prepare, listed)
+        _prepare(args.prepare)
+        listed = {args.prepare: listed[args.prepare]}
+    for one in listed.values():
+        print(f"{one.name:14} {state(one)}\n{'':14} {one.what}")
+    return 0
+
+
+def _prepare(name: str) -> None:
+    """Prepares a data set; a terminal is shown how far it is."""
+    from rich.console import Console
+
+    from rml.data.builders import prepare
+    from rml.data.tfds_source import default_data_dir
+
+    # Rich shows nothing where there is no terminal.
+    with Console(stderr=True).status(f"{name}: reading") as status:
+
+        def show(name: str, count: int, seconds: float) -> None:
+            rate = count / max(seconds, 1)
+            status.update(f"{name}: {count:,} examples in {seconds:.0f} s, {rate:,.0f} a second")
+
+        prepare(name, default_data_dir(), show)
 
 
 def _check(_: argparse.Namespace, __: Sequence[str]) -> int:

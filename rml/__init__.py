@@ -10,6 +10,7 @@ what is there and which paper each is.
 * `rml.models`: encoders, heads, text models, pretrained weights. `rml.data`: sources, batches and
   augmentation. `rml.training`: the engine. `rml.evaluation`: metrics, probes, significance.
 * `rml.ops`: the array mathematics below them all.
+* `rml.load`: the encoder of a run as a function of images or texts, an `rml.Encoder`.
 
     import jax
     from rml.losses import nt_xent
@@ -19,3 +20,19 @@ what is there and which paper each is.
 
 Nothing is imported until a room is.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rml.encoder import Encoder, load
+
+__all__ = ["Encoder", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what `__all__` names when it is first used."""
+    if name in __all__:
+        from rml import encoder
+
+        return getattr(encoder, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,14 @@
 """Fixtures for all tests: a data directory of their own, and the launcher as a real process."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
@@ -47,6 +50,36 @@ def launch() -> Callable[..., subprocess.CompletedProcess]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Runs a program on several devices, in a fork that has libraries imported; what it printed.
+
+    The last line is read as JSON. A process of pytest itself has one device.
+    """
+    folder = tmp_path_factory.mktemp("forks")
+    python = folder / "python"
+    command = ["-m", "tests.system.forks", str(folder / "socket"), str(python)]
+    server = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.DEVNULL)
+
+    def run(program: str, *args: str, devices: int) -> Any:
+        while not os.access(python, os.X_OK):
+            assert server.poll() is None, "the server of forks has ended"
+            time.sleep(0.05)
+        # A fork has JAX imported already, which reads its variables at import.
+        options = {"jax_num_cpu_devices": devices, "jax_platforms": "cpu"}
+        lines = [f"jax.config.update({name!r}, {value!r})" for name, value in options.items()]
+        program = "\n".join(["import jax", *lines, program])
+        done = subprocess.run(
+            [python, "-c", program, *args], cwd=ROOT, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    yield run
+    server.kill()
+    server.wait()
 
 
 @pytest.fixture(scope="session")

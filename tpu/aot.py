@@ -20,7 +20,8 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments.run import CONFIG, TRACEBACK, fail, parse_flags, quiet_libraries
+from experiments.run import CONFIG, TRACEBACK, parse_flags
+from experiments.startup import fail, quiet_libraries
 from rml.errors import UserError, unknown
 from tpu.chips import parse_topology
 

@@ -120,6 +120,12 @@ CHIPS = {
     ),
 }
 
+SLICES: dict[int, tuple[tuple[int, ...], ...]] = {
+    2: ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)),
+    3: ((1, 2, 2), (2, 2, 2), (2, 2, 4), (2, 4, 4)),  # larger ones are made of cubes of 4x4x4
+}
+"""Shapes that are offered, by number of dimensions, from the pages of v5e and v6e, v4 and v5p."""
+
 
 def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
     """The chip and the shape that a name such as "v5e:16x16" says.
@@ -131,7 +137,7 @@ def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
       Key of `CHIPS` and shape.
 
     Raises:
-      UserError: An unknown chip, or a shape that is not one of its dimensions.
+      UserError: An unknown chip, or a shape that is not offered.
     """
     kind, _, text = name.partition(":")
     if kind not in CHIPS:
@@ -144,7 +150,17 @@ def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
             f"topology {name!r} has {len(shape)} dimensions, {kind} has {CHIPS[kind].dimensions}: "
             f"expected for example {example(kind)}"
         )
+    if not exists(shape):
+        offered = ", ".join(f"{kind}:{'x'.join(map(str, one))}" for one in SLICES[len(shape)])
+        cubes = " or multiples of 4" if len(shape) == 3 else ""
+        raise UserError(f"topology {name!r} does not exist, expected one of {offered}{cubes}")
     return kind, shape
+
+
+def exists(shape: tuple[int, ...]) -> bool:
+    """Whether chips are offered in this shape, its dimensions in any order."""
+    whole = len(shape) == 3 and all(size % 4 == 0 for size in shape)
+    return whole or tuple(sorted(shape)) in SLICES[len(shape)]
 
 
 def example(kind: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from experiments.registry import find_experiment
+from experiments.ranges import checked_experiment
 from rml.errors import UserError
 from rml.training import CompiledTask, Task, make_mesh
 from tpu.chips import CHIPS, example, parse_topology
@@ -72,6 +72,17 @@ def topology_devices(name: str, *, num_slices: int = 1) -> list[Any]:
     return list(found.devices)
 
 
+def mesh_of(config: Any, devices: Sequence[Any]) -> Mesh:
+    """The mesh of a config over these devices.
+
+    Raises:
+      UserError: The config has none, or one that does not fit.
+    """
+    if "mesh" not in config:
+        raise UserError(f"the config of {config.experiment} has no mesh: it runs on one device")
+    return make_mesh(dict(config.mesh), devices)
+
+
 def build_task(config: Any) -> Task:
     """The training problem of a config.
 
@@ -84,7 +95,7 @@ def build_task(config: Any) -> Task:
     Raises:
       UserError: The experiment trains nothing, or as the experiment raises.
     """
-    experiment = find_experiment(config.experiment)
+    experiment = checked_experiment(config)
     if not hasattr(experiment, "task"):
         raise UserError(f"experiment {config.experiment} has no task(config): it trains nothing")
     return experiment.task(config)
@@ -104,7 +115,7 @@ def compile_step(config: Any, devices: Sequence[Any]) -> Compiled:
       DoesNotFit: The compiler found that memory does not suffice.
       UserError: A mesh, batch or parameter that does not fit the devices.
     """
-    mesh = make_mesh(dict(config.mesh), devices)
+    mesh = mesh_of(config, devices)
     task = build_task(config)
     started = time.perf_counter()
     try:

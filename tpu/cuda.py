@@ -8,10 +8,10 @@ import jax
 import jax.export
 import numpy as np
 
-from rml.training import CompiledTask, make_mesh, use_mesh
+from rml.training import CompiledTask, use_mesh
 from tpu import hlo
 from tpu.collectives import collectives
-from tpu.compile import build_task
+from tpu.compile import build_task, mesh_of
 from tpu.report import traced_flops
 
 
@@ -34,7 +34,7 @@ def export(config: Any, devices: int, *, write: Callable[[str], Any]) -> dict[st
     """
     found = _devices(devices)
     there = found[0].platform == "gpu"
-    mesh = make_mesh(config.mesh, found)
+    mesh = mesh_of(config, found)
     task = build_task(config)
     compiled = CompiledTask(task, mesh, seed=config.seed)
     batch = jax.tree.map(

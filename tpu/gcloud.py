@@ -4,6 +4,7 @@ Syntax: https://cloud.google.com/sdk/gcloud/reference/compute/tpus, groups `tpu-
 `queued-resources`.
 """
 
+import re
 from dataclasses import dataclass
 
 from rml.errors import UserError
@@ -37,6 +38,11 @@ class Pod:
     queued: bool = True
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", self.name):
+            raise UserError(
+                f"name is {self.name!r}, expected at most 63 lower-case letters, digits and "
+                "hyphens, a letter first and no hyphen last"
+            )
         accelerator_type(self.topology)
         if self.num_slices < 1:
             raise UserError(f"num_slices is {self.num_slices}, expected at least 1")

@@ -12,13 +12,14 @@ Prints the commands; --nodry_run runs them, and costs money until `delete`.
 
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import app, flags
 
+from experiments import ranges, registry
+from experiments.startup import fail, parse_flags
 from rml.errors import UserError, unknown
 from tpu import gcloud
 from tpu.gcloud import ABSENT, GONE, READY, Pod
@@ -136,8 +137,6 @@ def create(shell: Shell, pod: Pod) -> None:
 
 def train(shell: Shell, pod: Pod, run: str, setup: str) -> None:
     """Starts training on all workers; it goes on when the connection ends."""
-    if not run:
-        raise UserError('no --run; for example --run="--config=configs/... --workdir=runs/..."')
     if setup:
         shell.reach(gcloud.ssh(pod, setup))
     program = f".venv/bin/python -m experiments.run --distributed {run}"
@@ -196,6 +195,23 @@ def given(flag: flags.FlagHolder) -> str:
     return flag.value
 
 
+def check_run(run: str) -> None:
+    """Raises `UserError` where the config or its values would end the run on every worker."""
+    if not run:
+        raise UserError('no --run; for example --run="--config=configs/... --workdir=runs/..."')
+    try:
+        words = shlex.split(run)
+    except ValueError as error:
+        raise UserError(f"--run is {run!r}: {error}") from None
+    values = [word for word in words if word.startswith(("--config=", "--config."))]
+    path, overrides = (
+        [word for word in values if word.startswith(start)] for start in ("--config=", "--config.")
+    )
+    if not path:
+        raise UserError(f"--run is {run!r}, expected --config=FILE in it")
+    ranges.check_config(registry.read_config(path[-1].removeprefix("--config="), overrides))
+
+
 def dispatch(verb: str) -> None:
     """Does what the command line says."""
     verbs = ("create", "run", "follow", "resume", "delete")
@@ -205,6 +221,8 @@ def dispatch(verb: str) -> None:
         name=given(NAME), zone=given(ZONE), topology=given(TOPOLOGY), num_slices=SLICES.value,
         project=PROJECT.value, spot=SPOT.value, queued=QUEUED.value,
     )  # fmt: skip
+    if verb in ("run", "resume") or RUN.value:
+        check_run(RUN.value)
     shell = Shell(
         dry=DRY.value,
         attempts=ATTEMPTS.value,
@@ -226,18 +244,14 @@ def dispatch(verb: str) -> None:
 def main(argv: Sequence[str]) -> None:
     """Checks the command line."""
     if len(argv) != 2:
-        print(f"error: expected one of create, run, follow, resume, delete\n{__doc__}",
-              file=sys.stderr)  # fmt: skip
-        raise SystemExit(1)
+        fail("expected one of create, run, follow, resume, delete; see --help")
     if not Path("pyproject.toml").is_file():
-        print("error: run this where pyproject.toml is", file=sys.stderr)
-        raise SystemExit(1)
+        fail("run this where pyproject.toml is")
     try:
         dispatch(argv[1])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        fail(error)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -7,14 +7,17 @@ on the Hypersphere, arXiv:2005.10242, Section 4.2.
 from typing import Any
 
 from experiments.common.claims import features_are_learned
-from experiments.common.encoders import Encoder, build_encoder, image_encoder
+from experiments.common.encoders import build_encoder, image_encoder
 from experiments.common.images import augmentation
 from experiments.common.pretraining import captions, pretrain, surroundings
+from experiments.ranges import Range
 from rml.contrastive import align_uniform
 from rml.data import augment
+from rml.encoder import ImageEmbedder
 from rml.training import Loss, RunDirectory, Task, TrainState, gradient_task
 
 CLAIMS = features_are_learned("Alignment and uniformity (arXiv:2005.10242)")
+RANGES = {"train.batch_size": Range(2, whole=True)}  # uniformity is that of pairs of images
 CAPTIONS = captions("Alignment and uniformity")
 PICTURE = "embedding.png"
 
@@ -35,9 +38,9 @@ def task(config: Any) -> Task:
     return gradient_task(loss=loss, **surroundings(config, model))
 
 
-def encoder(config: Any, state: TrainState) -> Encoder:
+def encoder(config: Any, state: TrainState) -> ImageEmbedder:
     """The features of images that a trained state gives."""
-    return image_encoder(build_encoder(config), state)
+    return image_encoder(build_encoder(config), config, state)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

@@ -1,6 +1,39 @@
-"""Families of claims that several recipes make."""
+"""Families of claims that several recipes make, and the data that claims are judged on."""
 
+from pathlib import Path
+from typing import Any
+
+from experiments import registry
 from rml.training import Claim
+
+
+def other_data(config: Any, file: str | Path) -> str:
+    """The name of a config's data where the thresholds of its claims were set on other data.
+
+    Thresholds are of the data that the config's file names. A file of a user's own that takes a
+    recipe of this repository is held against all of the recipe's configs.
+
+    Args:
+      config: The run's config.
+      file: The file it comes from.
+
+    Returns:
+      The name, empty where the claims can be judged.
+    """
+    name = config.get("data", {}).get("name")
+    ours = [registry.ROOT / path for path in registry.config_files()]
+    if Path(file).resolve() in ours:
+        files = [Path(file)]
+    else:
+        area = config.experiment.partition(".")[0]
+        files = [path for path in ours if path.parent.name in (area, "pods")]
+    configs = [registry.read_config(str(path)) for path in files]
+    names = [
+        own.data.get("name")
+        for own in configs
+        if own.experiment == config.experiment and "data" in own
+    ]
+    return name if name and names and name not in names else ""
 
 
 def features_are_learned(source: str) -> tuple[Claim, ...]:

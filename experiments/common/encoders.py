@@ -1,6 +1,9 @@
-"""Image encoders: the one that a config names, and that of another run."""
+"""Image encoders as a config names them, the encoder of a run, and pretrained ones."""
 
-import json
+import dataclasses
+import functools
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,18 +11,37 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from experiments.registry import find_experiment
+from experiments.registry import config_keys, find_experiment
 from rml import models
 from rml.data import augment
+from rml.encoder import Encoder, ImageEmbedder
 from rml.errors import UserError
-from rml.training import Task, TrainState
+from rml.models import pretrained
+from rml.models.layers import MIN_IMAGE, module_options
+from rml.retrieval import TextEmbedder
+from rml.retrieval.embed import on_mesh
+from rml.training import Task, TrainState, make_mesh
 from rml.training.checkpoint import restore_state
+from rml.training.config_file import CONFIG, TRACES, read_config
 
-Encoder = Callable[[Any], Array]
-"""Images [b, h, w, c], uint8 or float in [0, 1], to features [b, d]; jitted."""
+TOKENIZER = "tokenizer.json"
+"""A run's file with the tokenizer that its encoder reads."""
+
+WEIGHTS = "weights:"
+"""Begins the name of a pretrained encoder, where another names the directory of a run."""
+
+SIDE = 64
+"""Pixels of the shorter side of images that a pretrained encoder is given."""
+
+KINDS = {
+    "images": ("data.image_shape", "an encoder of images, such as contrastive.simclr"),
+    "texts": ("tokens", "a text encoder, such as retrieval.contriever"),
+}
+"""By kind of encoder, a key that its configs have, and what is expected of a run."""
 
 
 class ProjectedEncoder(nn.Module):
@@ -65,11 +87,16 @@ def build_encoder(config: Any, head: nn.Module | None = None) -> ProjectedEncode
     encoder = models.build(**config.model, dtype=dtype)
     if head is not None:
         return ProjectedEncoder(encoder, head)
-    head = models.ProjectionHead(**config.head, dtype=dtype)
-    if "predictor" not in config:
+    head, *predictor = (
+        models.ProjectionHead(
+            **module_options(part, models.ProjectionHead, config[part]), dtype=dtype
+        )
+        for part in ("head", "predictor")
+        if part in config
+    )
+    if not predictor:
         return ProjectedEncoder(encoder, head)
-    predictor = models.ProjectionHead(**config.predictor, dtype=dtype)
-    return PredictedEncoder(encoder, head, predictor)
+    return PredictedEncoder(encoder, head, *predictor)
 
 
 def initializer(model: ProjectedEncoder, config: Any) -> Callable[[Any], Any]:
@@ -77,36 +104,54 @@ def initializer(model: ProjectedEncoder, config: Any) -> Callable[[Any], Any]:
     return lambda key: model.init(key, jnp.zeros((2, *config.data.image_shape)), train=True)
 
 
-def image_encoder(model: Any, state: TrainState) -> Encoder:
-    """The features of a trained model that has a method `features`."""
-    variables = state.variables
+def image_encoder(
+    model: Any,
+    config: Any,
+    state: TrainState,
+    function: Callable[[Any, Any], Array] | None = None,
+) -> ImageEmbedder:
+    """The features of a trained model, in the batches and on the mesh of its config.
 
-    @jax.jit
-    def encode(images: Any) -> Array:
-        return model.apply(variables, augment.to_float(images), method=model.features)
+    Args:
+      model: A module with a method `features`.
+      config: The run's config, of which `evaluation` or `features`, and `mesh` are read.
+      state: The trained state.
+      function: Another function `(variables, float images) -> [b, d]` than the features.
 
-    return encode
+    Returns:
+      The function of images.
+    """
+
+    def features(variables: Any, images: Any) -> Array:
+        images = augment.to_float(images)
+        if function is not None:
+            return function(variables, images)
+        return model.apply(variables, images, method=model.features)
+
+    size = (config.get("evaluation") or config.features).batch_size
+    return ImageEmbedder(features, state.variables, size, make_mesh(config.mesh))
 
 
-def restore(directory: Path, task: Task) -> TrainState:
-    """The newest state of a run, on one device; the run is only read.
+def restore(directory: Path, task: Task, step: int | None = None) -> TrainState:
+    """A state of a run, on one device; the run is only read.
 
     Args:
       directory: The run directory.
       task: The run's task.
+      step: Of the checkpoint; the newest if not given.
 
     Returns:
       The state.
 
     Raises:
-      UserError: There is no checkpoint, or none of this task.
+      UserError: There is no such checkpoint, or none of this task.
     """
     abstract = jax.eval_shape(lambda key: nn.meta.unbox(task.init(key)), jax.random.key(0))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract
     )
-    return restore_state(directory / "checkpoints", abstract)
+    return restore_state(directory / "checkpoints", abstract, step=step)
 
 
 def read_run(directory: Path, key: str) -> ConfigDict:
@@ -114,13 +159,14 @@ def read_run(directory: Path, key: str) -> ConfigDict:
 
     Args:
       directory: The run directory.
-      key: Key of the config that named the directory, for messages.
+      key: What named the directory, such as a key of a config, for messages.
 
     Raises:
       UserError: There is no run, or one of several methods, each of which is a run.
     """
-    file = directory / "config.json"
-    if not file.is_file():
+    holds_run = any((directory / name).exists() for name in (CONFIG, *TRACES))
+    config = read_config(directory) if holds_run else None
+    if config is None:
         raise UserError(f"{key} is {str(directory)!r}, expected the directory of a run")
     if (directory / "methods").is_dir():
         names = ", ".join(sorted(path.name for path in (directory / "methods").iterdir()))
@@ -128,34 +174,140 @@ def read_run(directory: Path, key: str) -> ConfigDict:
             f"{directory} compares methods; expected the run of one of them, "
             f"{directory / 'methods'}/NAME with NAME one of {names}"
         )
-    return ConfigDict(json.loads(file.read_text()))
+    if not isinstance(config.get("experiment"), str):
+        raise UserError(f"{directory / CONFIG} names no experiment, expected a run's config")
+    return ConfigDict(config)
 
 
-def load_encoder(directory: Path, image_shape: Any, *, key: str = "features.run") -> Encoder:
+def load_embedder(
+    directory: Path,
+    kind: str | None = None,
+    *,
+    key: str,
+    dtype: str | None = None,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    **options: Any,
+) -> tuple[ConfigDict, Any, int]:
     """The encoder of another run, by its recipe's own `encoder(config, state)`.
 
     Args:
       directory: The run directory.
+      kind: A key of `KINDS` that is expected; any if not given.
+      key: What named the directory, such as a key of a config, for messages.
+      dtype: Type that the encoder computes in; that of the run if not given.
+      step: Of the checkpoint; the newest if not given.
+      mesh: Mesh on which it is applied; of all devices if not given.
+      **options: What the recipe's `encoder` takes beside.
+
+    Returns:
+      The run's config, the encoder, and the step of its checkpoint.
+
+    Raises:
+      UserError: There is no run, none that learns such an encoder, an unknown option, or no
+        checkpoint.
+    """
+    config = read_run(directory, key)
+    experiment = find_experiment(config.experiment)
+    named = [name for name, (where, _) in KINDS.items() if where in config_keys(config)]
+    if not hasattr(experiment, "encoder") or not named or kind not in (None, *named):
+        expected = "an encoder" if kind is None else KINDS[kind][1]
+        raise UserError(
+            f"{directory} is a run of {config.experiment}, expected one with {expected}"
+        )
+    known = list(inspect.signature(experiment.encoder).parameters)[2:]
+    for name in options:
+        if name not in known:
+            raise UserError(
+                f"the encoder of {config.experiment} has no option {name!r}, "
+                f"expected {' or '.join(map(repr, known)) or 'none'}"
+            )
+    used = config.copy_and_resolve_references()
+    used.mesh = {}  # that of the run may have more devices than there are
+    if dtype is not None:
+        used.dtype = dtype
+    if named[0] == "texts":
+        used.tokens.file = str(directory / TOKENIZER)
+        if not Path(used.tokens.file).is_file():
+            raise UserError(f"{directory} has no {TOKENIZER}; let the run end first")
+    state = restore(directory, experiment.task(used), step)
+    embedder = experiment.encoder(used, state, **options)
+    if not isinstance(embedder, ImageEmbedder | TextEmbedder):
+        raise UserError(
+            f"the encoder of {config.experiment} is {type(embedder).__name__}, expected what "
+            "image_encoder or text_encoder gives"
+        )
+    mesh = mesh or embedder.mesh or make_mesh()
+    variables = on_mesh(embedder.variables, mesh)
+    return config, dataclasses.replace(embedder, variables=variables, mesh=mesh), int(state.step)
+
+
+def open_encoder(
+    directory: Path, *, step: int | None = None, mesh: Mesh | None = None, **options: Any
+) -> Encoder:
+    """The encoder of a run with its preprocessing; see `rml.load`."""
+    mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    config, embedder, found = load_embedder(
+        directory, key="the run directory", step=step, mesh=mesh, **options
+    )
+    kind = "images" if isinstance(embedder, ImageEmbedder) else "texts"
+    return Encoder(kind, config.to_dict(), directory, found, embedder)
+
+
+def load_encoder(name: str | Path, image_shape: Any, *, key: str = "features.run") -> ImageEmbedder:
+    """The encoder of images of another run, or a pretrained one.
+
+    Args:
+      name: The run directory, or as `pretrained_encoder` takes it.
       image_shape: Of the images that it is given.
-      key: Key of the config that named the directory, for messages.
+      key: Key of the config that named the encoder, for messages.
 
     Returns:
       The encoder.
 
     Raises:
-      UserError: There is no run, none that learns an encoder of images of this shape, or it has no
-        checkpoint.
+      UserError: There is no run, none that learns an encoder of images of this shape, it has no
+        checkpoint, or `pretrained_encoder` finds no weights.
     """
-    config = read_run(directory, key)
-    experiment = find_experiment(config.experiment)
-    if not hasattr(experiment, "encoder") or "image_shape" not in config.data:
-        raise UserError(
-            f"{directory} is a run of {config.experiment}, expected one that learns an encoder of "
-            "images, such as contrastive.simclr"
-        )
+    if str(name).startswith(WEIGHTS):
+        return pretrained_encoder(str(name), image_shape, key=key)
+    directory = Path(name).expanduser()
+    config, embedder, _ = load_embedder(directory, "images", key=key)
     if list(config.data.image_shape) != list(image_shape):
         raise UserError(
             f"the encoder of {directory} was trained on images {list(config.data.image_shape)}, "
             f"data.image_shape is {list(image_shape)}"
         )
-    return experiment.encoder(config, restore(directory, experiment.task(config)))
+    return embedder
+
+
+def pretrained_encoder(name: str, image_shape: Any, *, key: str = "features.run") -> ImageEmbedder:
+    """A pretrained encoder of images, see `rml.models.pretrained.load_images`.
+
+    Args:
+      name: "weights:NAME", such as "weights:efficientnet_lite0", then "/LAYER" for the features of
+        an earlier layer, such as "/stage3", and "@SIDE" for the length that the shorter side of
+        images is resized to, 64 if not given.
+      image_shape: Of the images that it is given, grey or coloured.
+      key: Key of the config that named the encoder, for messages.
+
+    Returns:
+      The encoder.
+
+    Raises:
+      UserError: There are no such weights, no such layer, or no images of this shape.
+    """
+    match = re.fullmatch(WEIGHTS + r"([^/@]+)(?:/([^/@]+))?(?:@(\d+))?", name)
+    if match is None:
+        raise UserError(f"{key} is {name!r}, expected weights:NAME, weights:NAME/LAYER@SIDE")
+    weights, layer, side = match[1], match[2] or "last", int(match[3] or SIDE)
+    if side < MIN_IMAGE:
+        raise UserError(f"{key} is {name!r}, expected a side of at least {MIN_IMAGE} pixels")
+    model = pretrained.load_images(weights, layer=layer)
+    if len(image_shape) != 3 or image_shape[2] not in (1, 3):
+        raise UserError(
+            f"{name} encodes images of 1 or 3 channels, data.image_shape is {list(image_shape)}"
+        )
+    mesh = make_mesh()
+    encode = functools.partial(model.encode, side=side)
+    return ImageEmbedder(encode, on_mesh(model.variables, mesh), mesh=mesh)

@@ -1,5 +1,6 @@
 """How features of images are judged: neighbours, a linear probe, their spectrum."""
 
+import logging
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,10 @@ from experiments.common import figures
 from experiments.common.images import all_batches, open_images
 from rml import data, evaluation
 from rml.data import augment
+from rml.errors import UserError
+from rml.training.processes import is_primary
+
+log = logging.getLogger("rml.experiments")
 
 Labelled = tuple[Array, Array]
 """Features [n, d] and labels [n]."""
@@ -36,14 +41,16 @@ def pixels(images: Any) -> Array:
 class ImageEvaluator:
     """Measures features on one data set, by the same neighbours and probe for every encoder."""
 
-    def __init__(self, model: Any, config: Any):
+    def __init__(self, model: Any, config: Any, *, labelled: bool = False):
         """Prepares the encoder; the data is opened when it is first needed.
 
         Args:
           model: A module with a method `features(images)`.
           config: The run's config, of which `data`, `evaluation` and `seed` are read.
+          labelled: Whether the experiment needs labels of the training images.
         """
         self.config, self.options, self.seed = config, config.evaluation, config.seed
+        self._needs_labels, self._warned = labelled, False
         self._encode = jax.jit(
             lambda variables, images: model.apply(
                 variables, augment.to_float(images), method=model.features
@@ -53,12 +60,39 @@ class ImageEvaluator:
     @cached_property
     def train(self) -> data.Source:
         """Training source, which is also the neighbours' memory and the probe's training set."""
-        return open_images(self.config, "train")
+        return open_images(self.config, "train", labelled=self._needs_labels)
 
     @cached_property
     def test(self) -> data.Source:
         """Test source."""
         return open_images(self.config, "test")
+
+    @property
+    def labelled(self) -> bool:
+        """Whether neighbours and probes can be judged."""
+        return self.train.labelled and self.test.labelled
+
+    def check(self) -> None:
+        """Opens both sources: what cannot be read fails before the training, not after it.
+
+        What is odd in them is a warning.
+
+        Raises:
+          UserError: As `open_images`, or there is one test image, which has no neighbours.
+        """
+        if len(self.test) < 2:
+            raise UserError(
+                f"data.test={self.test.split!r} of {self.test.name} holds {len(self.test)} image, "
+                "expected at least 2"
+            )
+        odd = data.oddities(self.train, self.test)
+        if not self.labelled:
+            odd.append(
+                f"{self.config.data.name} has no labels: nearest neighbours and probes are left "
+                "out, uniformity, spectra and t-SNE are not"
+            )
+        for one in odd if is_primary() else ():
+            log.warning("%s", one)
 
     def features(self, variables: Any) -> Splits:
         """Features and labels of the training and test images."""
@@ -84,8 +118,15 @@ class ImageEvaluator:
         )  # fmt: skip
 
     def knn_of(self, state: Any) -> dict[str, float]:
-        """Evaluates a state during training."""
-        return {"knn": self.knn(self.features(state.variables))}
+        """Evaluates a state during training; without labels by the uniformity of its features."""
+        features = self.features(state.variables)
+        if not self._warned and evaluation.collapsed(features[1][0]):
+            self._warned = True
+            if is_primary():
+                log.warning("the encoder has collapsed: features of all test images are equal")
+        if self.labelled:
+            return {"knn": self.knn(features)}
+        return {"uniformity": float(evaluation.uniformity(features[1][0]))}
 
     def probe(self, features: Splits) -> float:
         """Accuracy of a linear probe."""
@@ -106,8 +147,18 @@ class ImageEvaluator:
 
         Returns:
           Accuracy of neighbours and probe for all three, margins of the trained encoder, and the
-          diagnostics of its spectrum on the test images.
+          diagnostics of its spectrum on the test images, which alone need no labels.
         """
+        metrics = self.compare_accuracies(trained, untrained) if self.labelled else {}
+        test, test_untrained = trained[1][0], untrained[1][0]
+        metrics["rankme"] = float(evaluation.rankme(test))
+        metrics["rankme_untrained"] = float(evaluation.rankme(test_untrained))
+        metrics["participation_ratio"] = float(evaluation.participation_ratio(test))
+        metrics["uniformity"] = float(evaluation.uniformity(test))
+        return metrics
+
+    def compare_accuracies(self, trained: Splits, untrained: Splits) -> dict[str, float]:
+        """Accuracies of `compare` and the margins of the trained encoder."""
         metrics: dict[str, float] = {}
         named = {"": trained, "_untrained": untrained, "_pixels": self.extract(pixels)}
         for suffix, features in named.items():
@@ -116,28 +167,29 @@ class ImageEvaluator:
         for kind in ("knn", "linear_probe"):
             for other in ("untrained", "pixels"):
                 metrics[f"{kind}_over_{other}"] = metrics[kind] - metrics[f"{kind}_{other}"]
-        test, test_untrained = trained[1][0], untrained[1][0]
-        metrics["rankme"] = float(evaluation.rankme(test))
-        metrics["rankme_untrained"] = float(evaluation.rankme(test_untrained))
-        metrics["participation_ratio"] = float(evaluation.participation_ratio(test))
-        metrics["uniformity"] = float(evaluation.uniformity(test))
         return metrics
 
     def draw(self, folder: Callable[[str], Path], trained: Splits, untrained: Splits) -> None:
-        """Draws the features: 2-D embedding by class, singular spectrum."""
+        """Draws the features: 2-D embedding by class, if there are any, and singular spectrum."""
         features, labels = (part[:2000] for part in trained[1])
+        names = self.test.class_names
+        if not self.labelled:
+            labels, names = jnp.zeros_like(labels), ("",)
         figures.embedding(
             folder("embedding.png"),
             np.asarray(evaluation.embed_2d(features, method="tsne")),
             np.asarray(labels),
-            self.test.class_names,
+            names,
             title="t-SNE of the test images' features",
         )
-        figures.spectrum(
-            folder("spectrum.png"),
-            {
-                name: np.asarray(evaluation.singular_values(splits[1][0], center=True))
-                for name, splits in (("trained", trained), ("untrained", untrained))
-            },
-            title="Singular spectrum of the test images' features",
-        )
+        tested = {"trained": trained[1][0], "untrained": untrained[1][0]}
+        flat = [name for name, own in tested.items() if evaluation.collapsed(own)]
+        spectra = {
+            name: np.asarray(evaluation.singular_values(own, center=True))
+            for name, own in tested.items()
+            if name not in flat  # nothing but rounding
+        }
+        if spectra:
+            title = "Singular spectrum of the test images' features"
+            note = f"\n{flat[0]}: collapsed" if flat else ""
+            figures.spectrum(folder("spectrum.png"), spectra, title=title + note)

@@ -13,20 +13,24 @@ from rml.data import augment
 from rml.errors import UserError, unknown
 
 
-def open_images(config: Any, split: str) -> data.Source:
+def open_images(config: Any, split: str, *, labelled: bool = False) -> data.Source:
     """Opens a source of a config, its images brought to `data.image_shape`.
 
     Args:
       config: The run's config.
       split: Key of `config.data` that holds the split, such as "train".
+      labelled: Whether the experiment needs labels.
 
     Returns:
       The source.
 
     Raises:
-      UserError: The data cannot be read, or is not of the config's channels and type.
+      UserError: The data cannot be read, is not of the config's channels and type, or lacks labels
+        that are needed.
     """
     shape = tuple(config.data.image_shape)
+    if len(shape) != 3:
+        raise UserError(f"data.image_shape is {shape}, expected height, width and channels")
     source = data.load(
         config.data.name, config.data[split], data_dir=config.data.data_dir, image_size=shape[:2]
     )
@@ -37,7 +41,7 @@ def open_images(config: Any, split: str) -> data.Source:
             f"{config.data.image_dtype}{list(shape)}: set --config.data.image_shape and "
             "--config.data.image_dtype"
         )
-    return source
+    return data.require_labels(source, config.experiment) if labelled else source
 
 
 def training_batches(config: Any, source: data.Source, part: int, parts: int) -> grain.IterDataset:

@@ -23,8 +23,8 @@ from experiments.common.evaluators import ImageEvaluator
 from experiments.common.pretraining import train
 from rml.errors import UserError
 from rml.training import RunDirectory, Task, TrainState, initial_state
+from rml.training.config_file import flatten
 from rml.training.mesh import batch_axes
-from rml.training.rundir import flatten
 
 SEED = "seed"
 TaskOf = Callable[[Any], Task]

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import figures
+from experiments.common.encoders import TOKENIZER
 from experiments.common.pretraining import train
-from experiments.common.texts import TOKENIZER, Corpus, TextModel
+from experiments.common.texts import Corpus, TextModel
 from rml import evaluation
 from rml.data.text import RetrievalData
 from rml.ops import t_interval
@@ -46,6 +47,12 @@ class RetrievalEvaluator:
         """The collection of a task, of its queries as many as the config asks for."""
         found = self.corpus.collection(task, part)
         return found.first_queries(self.config.evaluation[f"{part}_queries"])
+
+    def check(self) -> None:
+        """Opens all collections: what cannot be read fails before the training, not after it."""
+        for task in self.config.data.tasks:
+            self.collection(task, "validation")
+            self.collection(task, "test")
 
     def measure(self, find: Callable[[RetrievalData, int], Any], part: str = "test") -> Results:
         """Metrics of every query, equal scores ordered as trec_eval does.
@@ -104,6 +111,7 @@ def surroundings(config: Any, model: TextModel) -> dict[str, Any]:
 
 def train_encoder(config: Any, run: RunDirectory, task: Task, model: TextModel) -> TextEmbedder:
     """Trains a retriever and leaves its tokenizer beside the checkpoints."""
+    RetrievalEvaluator(config, model.corpus).check()
     file = run.path / TOKENIZER
     if not file.exists():
         model.tokenizer.save(str(file))

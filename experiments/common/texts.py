@@ -9,21 +9,16 @@ import grain
 import jax
 import jax.numpy as jnp
 
-from experiments.common.encoders import read_run, restore
-from experiments.registry import find_experiment
+from experiments.common.encoders import load_embedder
 from rml import data, models
 from rml.data import tokens
 from rml.data.pieces import piece_batches
 from rml.data.special import SpecialTokens
 from rml.data.text import RetrievalData
-from rml.errors import UserError
 from rml.models import pretrained
 from rml.models.text_encoder import TextEncoder
 from rml.retrieval import TextEmbedder
 from rml.training import TrainState, make_mesh
-
-TOKENIZER = "tokenizer.json"
-"""A run's file with the tokenizer that its encoder reads."""
 
 
 class Corpus:
@@ -175,15 +170,5 @@ def load_text_encoder(
     Raises:
       UserError: There is no run, none that learns an encoder of texts, or it has not ended.
     """
-    config = read_run(directory, key)
-    experiment = find_experiment(config.experiment)
-    if not hasattr(experiment, "encoder") or "tokens" not in config:
-        raise UserError(
-            f"{directory} is a run of {config.experiment}, expected one with a text encoder "
-            "(retrieval.contriever)"
-        )
-    file = directory / TOKENIZER
-    if not file.is_file():
-        raise UserError(f"{directory} has no {TOKENIZER}; let the run end first")
-    config.dtype, config.tokens.file = dtype, str(file)
-    return experiment.encoder(config, restore(directory, experiment.task(config)))
+    found: TextEmbedder = load_embedder(directory, "texts", key=key, dtype=dtype)[1]
+    return found

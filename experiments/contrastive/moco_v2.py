@@ -19,11 +19,13 @@ import jax
 import jax.numpy as jnp
 
 from experiments.common.claims import features_are_learned
-from experiments.common.encoders import Encoder, build_encoder, image_encoder
+from experiments.common.encoders import build_encoder, image_encoder
 from experiments.common.images import augmentation
 from experiments.common.pretraining import captions, momentum, pretrain, surroundings
+from experiments.common.selection import NEIGHBOURS
 from rml.contrastive import apply_in_groups
 from rml.data import augment
+from rml.encoder import ImageEmbedder
 from rml.errors import UserError, unknown
 from rml.losses import info_nce_with_queue
 from rml.ops.similarity import normalize
@@ -40,6 +42,7 @@ from rml.training import (
 CLAIMS = features_are_learned("MoCo v2 (arXiv:2003.04297)")
 CAPTIONS = captions("InfoNCE")
 PICTURE = "embedding.png"
+SELECTION = NEIGHBOURS
 KEY_STATISTICS = ("shuffle", "running", "batch")
 
 
@@ -90,9 +93,9 @@ def task(config: Any) -> Task:
     )  # fmt: skip
 
 
-def encoder(config: Any, state: TrainState) -> Encoder:
+def encoder(config: Any, state: TrainState) -> ImageEmbedder:
     """The features of images that a trained state gives."""
-    return image_encoder(build_encoder(config), state)
+    return image_encoder(build_encoder(config), config, state)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

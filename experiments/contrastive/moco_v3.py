@@ -12,18 +12,23 @@ import jax
 import jax.numpy as jnp
 
 from experiments.common.claims import features_are_learned
-from experiments.common.encoders import Encoder, build_encoder, image_encoder
+from experiments.common.encoders import build_encoder, image_encoder
 from experiments.common.images import augmentation
 from experiments.common.pretraining import captions, momentum, pretrain, surroundings
+from experiments.common.selection import NEIGHBOURS
+from experiments.ranges import Range
 from rml.contrastive import apply_to_views
 from rml.data import augment
+from rml.encoder import ImageEmbedder
 from rml.losses import info_nce
 from rml.ops.similarity import normalize
 from rml.training import Loss, RunDirectory, Task, TrainState, momentum_task, over_batch
 
 CLAIMS = features_are_learned("MoCo v3 (arXiv:2104.02057)")
+RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other images
 CAPTIONS = captions("The symmetrised InfoNCE")
 PICTURE = "embedding.png"
+SELECTION = NEIGHBOURS
 
 
 def task(config: Any) -> Task:
@@ -54,9 +59,9 @@ def task(config: Any) -> Task:
     )  # fmt: skip
 
 
-def encoder(config: Any, state: TrainState) -> Encoder:
+def encoder(config: Any, state: TrainState) -> ImageEmbedder:
     """The features of images that a trained state gives."""
-    return image_encoder(build_encoder(config), state)
+    return image_encoder(build_encoder(config), config, state)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

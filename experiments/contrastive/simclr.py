@@ -8,10 +8,13 @@ from functools import partial
 from typing import Any
 
 from experiments.common.claims import features_are_learned
-from experiments.common.encoders import Encoder, build_encoder, image_encoder
+from experiments.common.encoders import build_encoder, image_encoder
 from experiments.common.images import augmentation
 from experiments.common.pretraining import captions, pretrain, surroundings
+from experiments.common.selection import NEIGHBOURS
+from experiments.ranges import Range
 from rml.data import augment
+from rml.encoder import ImageEmbedder
 from rml.losses import nt_xent
 from rml.training import Claim, Loss, RunDirectory, Task, TrainState, gradient_task, over_batch
 
@@ -21,8 +24,10 @@ CLAIMS = (
     Claim("A linear probe is right on 97% of the test images", "linear_probe", ">=", 0.97, TARGET),
     *features_are_learned("SimCLR (arXiv:2002.05709)"),
 )
+RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other images
 CAPTIONS = captions("NT-Xent")
 PICTURE = "embedding.png"
+SELECTION = NEIGHBOURS
 
 
 def task(config: Any) -> Task:
@@ -41,9 +46,9 @@ def task(config: Any) -> Task:
     return gradient_task(loss=loss, **surroundings(config, model))
 
 
-def encoder(config: Any, state: TrainState) -> Encoder:
+def encoder(config: Any, state: TrainState) -> ImageEmbedder:
     """The features of images that a trained state gives."""
-    return image_encoder(build_encoder(config), state)
+    return image_encoder(build_encoder(config), config, state)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

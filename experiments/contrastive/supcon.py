@@ -10,16 +10,21 @@ from typing import Any
 import jax.numpy as jnp
 
 from experiments.common.claims import features_are_learned
-from experiments.common.encoders import Encoder, build_encoder, image_encoder
+from experiments.common.encoders import build_encoder, image_encoder
 from experiments.common.images import augmentation
 from experiments.common.pretraining import captions, pretrain, surroundings
+from experiments.common.selection import NEIGHBOURS
+from experiments.ranges import Range
 from rml.data import augment
+from rml.encoder import ImageEmbedder
 from rml.losses import sup_con
 from rml.training import Loss, RunDirectory, Task, TrainState, gradient_task, over_batch
 
 CLAIMS = features_are_learned("SupCon (arXiv:2004.11362)")
+RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other images
 CAPTIONS = captions("SupCon")
 PICTURE = "embedding.png"
+SELECTION = NEIGHBOURS
 
 
 def task(config: Any) -> Task:
@@ -35,14 +40,15 @@ def task(config: Any) -> Task:
         )
         return Loss(contrast(projections, jnp.repeat(batch["label"], 2)), model_state=changed)
 
-    return gradient_task(loss=loss, **surroundings(config, model))
+    return gradient_task(loss=loss, **surroundings(config, model, labelled=True))
 
 
-def encoder(config: Any, state: TrainState) -> Encoder:
+def encoder(config: Any, state: TrainState) -> ImageEmbedder:
     """The features of images that a trained state gives."""
-    return image_encoder(build_encoder(config), state)
+    return image_encoder(build_encoder(config), config, state)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, judges the features, draws."""
-    return pretrain(config, run, task(config), build_encoder(config), loss_label="SupCon (nats)")
+    model = build_encoder(config)
+    return pretrain(config, run, task(config), model, loss_label="SupCon (nats)", labelled=True)

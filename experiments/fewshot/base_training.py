@@ -5,6 +5,7 @@ Few-Shot Learning: Clustering is All You Need?, arXiv:2106.09516 ("standard trai
 classes"); labels are smoothed by 0.1 as in its public code.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -13,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import figures, pretraining
-from experiments.common.encoders import Encoder, build_encoder, image_encoder, initializer
+from experiments.common.encoders import build_encoder, image_encoder, initializer
 from experiments.common.evaluators import encode, pixels
 from experiments.common.images import augmentation, batch_spec, training_batches
 from experiments.fewshot import common
 from rml import evaluation, models
 from rml.data import augment
+from rml.encoder import ImageEmbedder
 from rml.fewshot import Setting, simple_shot
 from rml.losses import smoothed_cross_entropy
 from rml.training import Claim, Loss, RunDirectory, Task, TrainState, gradient_task, initial_state
@@ -79,9 +81,9 @@ def task(config: Any) -> Task:
     )
 
 
-def encoder(config: Any, state: TrainState) -> Encoder:
+def encoder(config: Any, state: TrainState) -> ImageEmbedder:
     """The features of images that a trained state gives."""
-    return image_encoder(build_model(config), state)
+    return image_encoder(build_model(config), config, state)
 
 
 def train(config: Any, run: RunDirectory) -> TrainState:
@@ -99,8 +101,9 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     common.check_classes({"novel": parts["novel"].labels}, [setting])
     trained, untrained = train(config, run), initial_state(problem, seed=config.seed)
     metrics = {"accuracy": problem.evaluate(trained)["accuracy"]}
-    compared = {"": encoder(config, trained), "_pixels": pixels,
-                "_untrained": encoder(config, untrained)}  # fmt: skip
+    compared: dict[str, Callable[[Any], Any]] = {
+        "": encoder(config, trained), "_pixels": pixels, "_untrained": encoder(config, untrained),
+    }  # fmt: skip
     features = {name: common.encode_parts(config, parts, e) for name, e in compared.items()}
     for name, own in features.items():
         novel = common.transformed(config, own)["novel"]

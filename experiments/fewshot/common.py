@@ -17,6 +17,7 @@ from rml.data.classes import PARTS, open_parts
 from rml.errors import UserError
 from rml.fewshot import Episodes, Search, Setting
 from rml.training import Progress, make_mesh
+from rml.training.processes import is_primary
 
 Features = dict[str, Labelled]
 """Features and labels, from 0, of each of `PARTS`."""
@@ -45,7 +46,7 @@ def image_parts(config: Any) -> dict[str, data.ArraySource]:
 
 
 def encode_parts(
-    config: Any, parts: Mapping[str, data.Source], encoder: Callable[[Any], Array]
+    config: Any, parts: Mapping[str, data.Source], encoder: Callable[[Any], Any]
 ) -> Features:
     """Features of the images of each part."""
     size = config.features.batch_size
@@ -99,13 +100,29 @@ def measure(
 def choose(config: Any, setting: Setting, validation: Labelled) -> dict[str, Search]:
     """Searches the options of each compared method on validation episodes of a setting."""
     drawn = draw_episodes(config, validation, setting, count=config.episodes.validation, seed=1)
-    mesh = make_mesh(config.mesh)
+    mesh, progress = make_mesh(config.mesh), Progress(quiet=not is_primary(), unit="combination")
+    options = {name: config.methods[name].to_dict() for name in config.compared}
+    total, done = sum(map(fewshot.combinations, options.values())), 0
 
     def search(name: str) -> Search:
-        method, options = fewshot.find_method(name), config.methods[name].to_dict()
-        return fewshot.search(method, options, validation[0], drawn, ways=setting.ways, mesh=mesh)
+        def evaluated(count: int, best: float) -> None:
+            nonlocal done
+            done += count
+            progress.show({"validation accuracy": best})
+            progress.advance(done)
 
-    return {name: search(name) for name in config.compared}
+        method = fewshot.find_method(name)
+        return fewshot.search(
+            method, options[name], validation[0], drawn,
+            ways=setting.ways, mesh=mesh, evaluated=evaluated,
+        )  # fmt: skip
+
+    progress.note(f"{setting.title}: searching the options of {len(options)} methods")
+    progress.start(0, total)
+    try:
+        return {name: search(name) for name in config.compared}
+    finally:
+        progress.stop()
 
 
 def compare(

@@ -1,17 +1,17 @@
 """Where features come from: base training, another run's encoder, pixels, a file, or texts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from experiments.common.encoders import load_encoder
 from experiments.common.evaluators import pixels
 from experiments.fewshot import base_training, common
 from experiments.fewshot.common import Features, check_classes, settings
-from rml.data import load_text
+from rml import evaluation
+from rml.data import ArraySource, load_text
 from rml.data.classes import PARTS, first_of_each_class, read_feature_parts
 from rml.errors import UserError, unknown
 from rml.models import pretrained
@@ -28,9 +28,9 @@ def load_features(config: Any, run: RunDirectory) -> Features:
     Args:
       config: The run's config. `features.of` is "training" (a classifier of the base classes is
         trained in this run first), "run" (the encoder of the finished run in the directory
-        `features.run`), "pixels" (the images, or vectors of `data.name=npz:PATH`, as they are),
-        "npz" (`data.name=npz:PATH` with parts, see `read_feature_parts`) or "text" (of a
-        pretrained text encoder, see `text_features`).
+        `features.run`, or a pretrained one, see `load_encoder`), "pixels" (the images, or vectors
+        of `data.name=npz:PATH`, as they are), "npz" (`data.name=npz:PATH` with parts, see
+        `read_feature_parts`) or "text" (of a pretrained text encoder, see `text_features`).
       run: The run directory.
 
     Returns:
@@ -50,17 +50,30 @@ def load_features(config: Any, run: RunDirectory) -> Features:
     else:
         parts = common.image_parts(config)
         check_classes({part: parts[part].labels for part in EVALUATED}, settings(config))
-        features = common.encode_parts(config, parts, image_encoder(config, run))
+        if origin == "run":
+            features = frozen_features(config, parts)
+        else:
+            features = common.encode_parts(config, parts, image_encoder(config, run))
     return common.transformed(config, features)
 
 
-def image_encoder(config: Any, run: RunDirectory) -> Callable[[Any], Array]:
+def image_encoder(config: Any, run: RunDirectory) -> Callable[[Any], Any]:
     """The function of images that `features.of` names; "training" trains it first."""
     if config.features.of == "pixels":
         return pixels
-    if config.features.of == "run":
-        return load_encoder(Path(config.features.run).expanduser(), config.data.image_shape)
     return base_training.encoder(config, base_training.train(config, run))
+
+
+def frozen_features(config: Any, parts: Mapping[str, ArraySource]) -> Features:
+    """Features of the images of each part by an encoder of elsewhere, computed once."""
+    name, encoder = config.features.run, load_encoder(config.features.run, config.data.image_shape)
+    return {
+        part: (
+            jnp.asarray(evaluation.cached_features(encoder, parts[part], name=f"{name}-{part}")),
+            jnp.asarray(parts[part].labels),
+        )
+        for part in PARTS
+    }
 
 
 def file_features(config: Any) -> Features:

@@ -13,11 +13,13 @@ import numpy as np
 
 from experiments.common import figures
 from experiments.common.comparison import for_each
-from experiments.common.encoders import Encoder, image_encoder
+from experiments.common.encoders import image_encoder
 from experiments.common.pretraining import train
 from experiments.hydra import methods
 from experiments.hydra.evaluator import GATE_CAPTIONS, TransferEvaluator
+from experiments.ranges import Range
 from rml import evaluation
+from rml.encoder import ImageEmbedder
 from rml.hydra import confusion_similarity, gate_overlap, relation_correlation, shared_openness
 from rml.training import Claim, RunDirectory, Task, TrainState
 
@@ -37,6 +39,7 @@ CLAIMS = (
           "them: Spearman correlation of at least 0.3",
           "relation_rank_correlation", ">=", 0.3, SOURCE),
 )  # fmt: skip
+RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other images
 CAPTIONS = {
     "errors.png": "Errors on the test images, here and on other data, by method.",
     "rank.png": "RankMe of the test images' features and projections, by method.",
@@ -58,13 +61,14 @@ def task(config: Any) -> Task:
     return methods.task(config, config.get("method", "hydra"))
 
 
-def encoder(config: Any, state: TrainState) -> Encoder:
+def encoder(config: Any, state: TrainState) -> ImageEmbedder:
     """The features of images that a trained state of that method gives."""
-    return image_encoder(methods.build_model(config, config.get("method", "hydra")), state)
+    return image_encoder(methods.build_model(config, config.get("method", "hydra")), config, state)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains every method, measures all alike, compares and draws."""
+    TransferEvaluator(methods.build_model(config, "hydra"), config).check()
 
     def measure(method: str, directory: RunDirectory) -> Any:
         variables = train(config, directory, methods.task(config, method)).variables

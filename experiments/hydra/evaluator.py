@@ -10,7 +10,7 @@ import numpy as np
 from experiments.common import figures
 from experiments.common.evaluators import ImageEvaluator, Labelled, Splits, encode
 from experiments.common.images import augmentation
-from rml import evaluation
+from rml import data, evaluation
 from rml.data import augment
 from rml.hydra import gate_overlap, gate_statistics
 from rml.training import RunDirectory
@@ -31,6 +31,13 @@ class TransferEvaluator(ImageEvaluator):
         elsewhere = config.copy_and_resolve_references()
         elsewhere.data.update(elsewhere.transfer)
         self.model, self.elsewhere = model, ImageEvaluator(model, elsewhere)
+
+    def check(self) -> None:
+        """Opens the sources of both data sets."""
+        super().check()
+        self.elsewhere.check()
+        for source in (self.train, self.test, self.elsewhere.train, self.elsewhere.test):
+            data.require_labels(source, self.config.experiment)
 
     def measure(self, variables: Any, features: Splits) -> dict[str, float]:
         """Accuracy here and elsewhere, and the geometry of the features of the test images."""

@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import figures
-from experiments.common.encoders import Encoder, image_encoder
+from experiments.common.encoders import image_encoder
 from experiments.common.pretraining import captions, draw_course, first_images, train
 from experiments.hydra import methods
 from experiments.hydra.evaluator import GATE_CAPTIONS, TransferEvaluator
+from experiments.ranges import Range
+from rml.encoder import ImageEmbedder
+from rml.errors import UserError
 from rml.training import Claim, RunDirectory, Task, TrainState, initial_state
 
 SOURCE = "Hydra (arXiv:2410.18200): performance, transfer, gates"
@@ -29,6 +32,7 @@ CLAIMS = (
     Claim("Gates are near binary: mean (2g - 1)² of at least 0.7",
           "gate_binariness", ">=", 0.7, SOURCE),
 )  # fmt: skip
+RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other images
 CAPTIONS = {
     **captions("Loss with its penalty"),
     **GATE_CAPTIONS,
@@ -43,16 +47,28 @@ def task(config: Any) -> Task:
     return methods.task(config, "hydra")
 
 
-def encoder(config: Any, state: TrainState) -> Encoder:
-    """The features of images that a trained state gives."""
-    return image_encoder(methods.build_model(config, "hydra"), state)
+def encoder(config: Any, state: TrainState, pair: tuple[int, int] | None = None) -> ImageEmbedder:
+    """The features of images, or their projections in the subspace that a pair of classes opens."""
+    model = methods.build_model(config, "hydra")
+    if pair is None:
+        return image_encoder(model, config, state)
+    if len(pair) != 2 or not all(0 <= one < config.data.classes for one in pair):
+        raise UserError(f"pair is {pair}, expected two classes from 0 to {config.data.classes - 1}")
+
+    def subspace(variables: Any, images: Any) -> Any:
+        first, second = jnp.asarray(pair)[:, None]
+        gates = model.apply(variables, first, second, method="gates")
+        return gates * model.apply(variables, images, train=False)
+
+    return image_encoder(model, config, state, subspace)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, judges features and gates, draws."""
     model, problem = methods.build_model(config, "hydra"), task(config)
     evaluator = TransferEvaluator(model, config)
-    images = first_images(evaluator)  # data that cannot be read fails before the training
+    evaluator.check()
+    images = first_images(evaluator)
     variables = train(config, run, problem).variables
     start = initial_state(problem, seed=config.seed).variables
     trained, untrained = evaluator.features(variables), evaluator.features(start)
@@ -69,6 +85,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         evaluator.train.class_names, xlabel="dimension, by how many classes open it",
         title="Gates of each class with itself", value_label="gate",
     )  # fmt: skip
-    draw_course(config, run, images, loss_label="loss (nats)")
+    draw_course(
+        config, run, images, loss_label="loss (nats)", num_classes=evaluator.train.num_classes
+    )
     evaluator.draw(run.figure, trained, untrained)
     return metrics

@@ -97,7 +97,7 @@ def task(config: Any, method: str) -> Task:
         around["batch_spec"]["partner"] = around["batch_spec"]["label"]
 
     def batches(part: int = 0, parts: int = 1) -> grain.IterDataset:
-        source = open_images(config, "train")
+        source = open_images(config, "train", labelled=True)
         if classes != source.num_classes:
             raise UserError(
                 f"data.classes is {classes}, but {config.data.name} has {source.num_classes} "

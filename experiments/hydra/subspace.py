@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import figures
-from experiments.common.encoders import Encoder, image_encoder
+from experiments.common.encoders import image_encoder
 from experiments.common.evaluators import ImageEvaluator
 from experiments.common.pretraining import train
 from experiments.hydra import methods
+from experiments.ranges import Range
 from rml import evaluation
+from rml.encoder import ImageEmbedder
 from rml.hydra import draw_pairs, learn_gates, pair_auroc
 from rml.ops.similarity import normalize
 from rml.training import Claim, RunDirectory, Task, TrainState
@@ -32,6 +34,7 @@ CLAIMS = (
     Claim("It is the choice of dimensions that does it: 0.15 above the same gates in random order",
           "auroc_over_random", ">=", 0.15, SOURCE),
 )  # fmt: skip
+RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other images
 CAPTIONS = {
     "auroc.png": "How well the cosine tells the pair's other class from the remaining classes, on "
     "test images.",
@@ -48,14 +51,15 @@ def task(config: Any) -> Task:
     return methods.task(config, "simclr")
 
 
-def encoder(config: Any, state: TrainState) -> Encoder:
+def encoder(config: Any, state: TrainState) -> ImageEmbedder:
     """The features of images that a trained state gives."""
-    return image_encoder(methods.build_model(config, "simclr"), state)
+    return image_encoder(methods.build_model(config, "simclr"), config, state)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains and freezes the encoder, learns a subspace a pair, measures on test images, draws."""
     evaluator = ImageEvaluator(methods.build_model(config, "simclr"), config)
+    evaluator.check()
     names = evaluator.train.class_names
     features = evaluator.features(train(config, run, task(config)).variables)
     (images, labels), test = features

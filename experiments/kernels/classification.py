@@ -61,7 +61,7 @@ def task(config: Any, method: str = "dkm") -> Task:
         init_variables=init_variables, loss=loss, batch_spec=batch_spec(config),
         optimizer=training.build_optimizer(dict(config.optimizer), steps=config.train.steps),
         batches=lambda part=0, parts=1: training_batches(
-            config, open_images(config, "train"), part, parts
+            config, open_images(config, "train", labelled=True), part, parts
         ),
         evaluate=lambda state: judge(config, state.params),
     )  # fmt: skip
@@ -74,7 +74,7 @@ def flatten(images: Any) -> Any:
 
 def inducing_images(config: Any) -> np.ndarray:
     """The first inducing inputs, of all classes alike, sorted by class."""
-    arrays = open_images(config, "train").arrays()
+    arrays = open_images(config, "train", labelled=True).arrays()
     rows = kernels.inducing_rows(
         arrays["label"], config.model.inducing, classes=config.model.classes, seed=config.seed
     )
@@ -96,6 +96,7 @@ def judge(config: Any, machine: kernels.SparseMachine) -> dict[str, float]:
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains both, compares on the test part, draws."""
+    open_images(config, "test")  # what cannot be read fails before the training
 
     def measure(method: str, directory: RunDirectory) -> Any:
         state = train(config, directory, task(config, method), shown="eval/accuracy")

@@ -1,19 +1,20 @@
 """The command line: finds runs, writes the page."""
 
-import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from experiments.report.page import MARKER, render
-from experiments.report.runs import find_runs, read_runs
+from experiments.report.reading import find_runs, read_runs
+from experiments.startup import Parser, fail
+from rml.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the report and says where; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.report",
         description="Turns run directories into one self-contained HTML page.",
     )
@@ -28,7 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--figures_mb", type=float, default=40.0, help="Most megabytes of figures to embed."
     )
-    options = parser.parse_args(argv)
+    try:
+        options = parser.parse_args(argv)
+    except UserError as error:
+        fail(error)
+    if not 0 <= options.figures_mb < math.inf:
+        fail(f"--figures_mb is {options.figures_mb:g}, expected a number from 0")
     for path in options.runs:
         if not path.is_dir():
             fail(f"{path} is not a directory, expected a run directory or one that holds runs")
@@ -67,12 +73,6 @@ def write(path: Path, page: str) -> None:
         os.replace(partial, path)
     except OSError as error:
         fail(f"--out={path} cannot be written: {error.strerror or error}")
-
-
-def fail(message: str) -> NoReturn:
-    """Ends the program with a user's mistake in one line."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -2,105 +2,190 @@
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from dataclasses import dataclass
 from typing import Any
 
+from experiments.report.groups import Group, mean_interval
 from experiments.report.markup import Markup, number, tag, with_spread
 from experiments.report.runs import Run, number_of
 from experiments.report.sections import heading, link, scroll
+from experiments.results import RELATIONS
 
 COLUMNS = ("Verdict", "Claim", "Measured", "Needed", "Runs")
 NOTE = (
-    "Of several runs the mean and standard deviation are shown; the drawing places every run's "
-    "value (dots) beside the needed one (bar)."
+    "Runs are joined only where their configs differ in the seed alone. Of several runs the mean "
+    "and half its 95% interval are shown: a claim holds if the whole interval meets what is "
+    "needed, is not reproduced if the whole interval misses it, and is undecided otherwise. The "
+    "drawing places every run's value (dots) beside the needed one (bar)."
 )
+FIELDS = ("statement", "metric", "relation", "threshold", "source", "note")
+KINDS = {  # class of the page's style, symbol
+    "holds": ("holds", "✓"), "one run: met": ("holds", "✓"),
+    "not reproduced": ("fails", "✗"), "one run: missed": ("fails", "✗"),
+    "undecided": ("mixed", "◐"),
+}  # fmt: skip
+NOT_JUDGED = ("unjudged", "–")
 
 
-def claims_table(runs: Sequence[Run]) -> Markup:
+@dataclass(frozen=True)
+class Measured:
+    """A claim over the runs of one config.
+
+    Attributes:
+      group: Group of the runs.
+      claim: Claim as the first of the runs gives it.
+      runs: Indices of the runs.
+      values: Value in each run, None where there is none.
+      verdict: One of `KINDS`, or why the claim is not judged.
+    """
+
+    group: Group
+    claim: dict[str, Any]
+    runs: tuple[int, ...]
+    values: tuple[float | None, ...]
+    verdict: str
+
+
+def measured_claims(runs: Sequence[Run], groups: Sequence[Group]) -> list[Measured]:
+    """The claims of every config, by config and statement.
+
+    Runs of other data or other margins never share a claim: their configs or claims differ.
+    """
+    found = []
+    for group in groups:
+        same: dict[tuple[str, ...], list[tuple[int, dict[str, Any]]]] = {}
+        for index in group.members:
+            for claim in runs[index].claims:
+                key = tuple(str(claim.get(name)) for name in FIELDS)
+                same.setdefault(key, []).append((index, claim))
+        for _, of_runs in sorted(same.items()):
+            claim = of_runs[0][1]
+            values = tuple(number_of(claim.get("value")) for _, claim in of_runs)
+            words = str(claim.get("note") or "") or verdict(claim, values)
+            members = tuple(index for index, _ in of_runs)
+            found.append(Measured(group, claim, members, values, words))
+    return found
+
+
+def verdict(claim: dict[str, Any], values: Sequence[float | None]) -> str:
+    """What `rml.training.judge` says, without what it takes to import it."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    threshold = number_of(claim.get("threshold"))
+    if len(known) < len(values) or threshold is None or claim.get("relation") not in RELATIONS:
+        return "undecided"
+    mean, half = mean_interval(known)
+    sign = 1 if claim["relation"] == ">=" else -1
+    met = {sign * (end - threshold) >= 0 for end in (mean - (half or 0), mean + (half or 0))}
+    if half is None:
+        return "one run: met" if True in met else "one run: missed"
+    return "undecided" if len(met) > 1 else "holds" if True in met else "not reproduced"
+
+
+def claims_table(runs: Sequence[Run], measured: Sequence[Measured]) -> Markup:
     """One row a claim and config, over all runs that measured it."""
-    groups: dict[tuple, list[tuple[int, dict[str, Any]]]] = {}
-    for index, run in enumerate(runs):
-        for claim in run.claims:
-            parts = ("statement", "metric", "relation", "threshold", "source")
-            config = str(run.summary.get("config_name") or "")
-            key = (run.experiment, config, *(str(claim.get(part)) for part in parts))
-            groups.setdefault(key, []).append((index, claim))
-    if not groups:
+    if not measured:
         return tag("p", "No finished run has measured a claim yet.", class_="empty")
-    rows = [_claim_row(runs, measured) for _, measured in sorted(groups.items())]
+    rows = [_claim_row(runs, place, each) for place, each in enumerate(measured)]
     head = tag("tr", [heading(t, numeric=t in ("Measured", "Needed")) for t in COLUMNS])
     table = tag("table", tag("thead", head), tag("tbody", rows), class_="claims sortable")
     return scroll("Claims", table)
 
 
-def _claim_row(runs: Sequence[Run], measured: list[tuple[int, dict[str, Any]]]) -> Markup:
-    first, run = measured[0][1], runs[measured[0][0]]
-    held = sum(claim.get("holds") is True for _, claim in measured)
-    values = [number_of(claim.get("value")) for _, claim in measured]
-    finite = [v for v in values if v is not None and math.isfinite(v)]
-    if held == len(measured):
-        kind, symbol, words = "holds", "✓", "holds"
-    elif held:
-        kind, symbol, words = "mixed", "◐", f"holds in {held} of {len(measured)} runs"
-    else:
-        kind, symbol, words = "fails", "✗", "not reproduced"
-    if len(finite) > 1:
-        shown = tag("b", with_spread(fmean(finite), stdev(finite)))
-    else:
-        shown = tag("b", number(finite[0] if finite else values[0]))
-    each = [
-        tag("li", link(i, runs[i]), ": ", number(v), " ", "✓" if c.get("holds") is True else "✗")
-        for (i, c), v in zip(measured, values, strict=True)
+def claims_data(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """What the page's script needs to judge the claims over the runs that a filter leaves."""
+    return [
+        {
+            "relation": str(each.claim.get("relation")),
+            "threshold": _finite(number_of(each.claim.get("threshold"))),
+            "judged": not each.claim.get("note"),
+            "runs": each.runs,
+            "values": [_finite(value) for value in each.values],
+        }
+        for each in measured
     ]
-    several = tag("details", tag("summary", f"{len(each)} runs"), tag("ul", each))
-    relation = {">=": "≥", "<=": "≤"}.get(str(first.get("relation")), str(first.get("relation")))
-    threshold = number_of(first.get("threshold"))
-    source = tag("span", first.get("source"), class_="source") if first.get("source") else None
-    where = [run.experiment, " · ", run.summary.get("config_name") or run.name]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _claim_row(runs: Sequence[Run], place: int, measured: Measured) -> Markup:
+    claim, values = measured.claim, measured.values
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    kind, symbol = KINDS.get(measured.verdict, NOT_JUDGED)
+    shown, mean = number(values[0]), finite[0] if finite else None
+    if len(finite) > 1:
+        mean, half = mean_interval(finite)
+        shown = with_spread(mean, half or 0.0)
+    marks = {True: " ✓", False: " ✗", None: None}
+    each = [
+        tag("li", link(i, runs[i]), ": ", number(v), marks[_holds(runs[i], claim)], data_run=i)
+        for i, v in zip(measured.runs, values, strict=True)
+    ]
+    count = f"{len(each)} run{'s' * (len(each) != 1)}"
+    relation = RELATIONS.get(str(claim.get("relation")), str(claim.get("relation")))
+    threshold = number_of(claim.get("threshold"))
+    source = tag("span", claim.get("source"), class_="source") if claim.get("source") else None
+    where = [runs[measured.runs[0]].experiment, " · ", measured.group.name]
     return tag(
         "tr",
         tag(
             "td",
-            tag("span", symbol, aria_hidden="true"), " ", words,
-            class_=f"verdict {kind}", data_v=held / len(measured),
+            tag("span", symbol, aria_hidden="true", class_="symbol"), " ",
+            tag("span", measured.verdict, class_="words"),
+            class_=f"verdict {kind}", data_v=measured.verdict, data_text=measured.verdict,
         ),
         tag(
             "td",
-            tag("span", first.get("statement"), class_="statement"), source,
+            tag("span", claim.get("statement"), class_="statement"), source,
             tag("span", where, class_="source"),
-            class_="wide", data_v=first.get("statement"),
+            class_="wide", data_v=claim.get("statement"),
+            data_text=f"{claim.get('statement')} ({claim.get('metric')}, {measured.group.name})",
         ),
         tag(
             "td",
-            shown, tag("span", first.get("metric"), class_="source"),
-            _strip(finite, threshold) if finite and threshold is not None else None,
-            class_="measured", data_v=fmean(finite) if finite else "",
+            tag("span", shown, class_="mean"), tag("span", claim.get("metric"), class_="source"),
+            _strip(measured, threshold) if finite and threshold is not None else None,
+            class_="measured", data_v=mean, data_text=shown,
         ),
-        tag("td", f"{relation} {number(threshold)}", class_="number", data_v=threshold),
+        tag("td", f"{relation} {number(threshold)}", class_="number", data_v=threshold,
+            data_text=f"{relation} {number(threshold)}"),
         tag(
             "td",
-            several if len(each) > 1 else link(measured[0][0], run),
-            data_v=len(each),
+            tag("details", tag("summary", count, class_="count"), tag("ul", each)),
+            data_v=len(each), data_text=len(each), class_="members",
         ),
-        data_runs=" ".join(str(i) for i, _ in measured),
+        data_runs=" ".join(map(str, measured.runs)), data_claim=place,
     )  # fmt: skip
 
 
-def _strip(values: list[float], threshold: float) -> Markup | None:
+def _holds(run: Run, claim: dict[str, Any]) -> bool | None:
+    """Whether the run met the claim by itself."""
+    own = [c for c in run.claims if all(c.get(name) == claim.get(name) for name in FIELDS)]
+    held = own[0].get("holds") if own else None
+    return held if isinstance(held, bool) else None
+
+
+def _strip(measured: Measured, threshold: float) -> Markup | None:
     """Where the measured values lie beside the threshold, as a small drawing."""
-    low, high = min([*values, threshold]), max([*values, threshold])
+    finite = {
+        i: value
+        for i, value in zip(measured.runs, measured.values, strict=True)
+        if value is not None and math.isfinite(value)
+    }
+    low, high = min([*finite.values(), threshold]), max([*finite.values(), threshold])
     span = (high - low) or abs(high) or 1.0
     if not math.isfinite(span):
         return None
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return round(8 + 104 * (value - low + 0.1 * span) / (high - low + 0.2 * span), 1)
 
-    at = place(threshold)
+    at = position(threshold)
     return tag(
         "svg",
         tag("line", x1=2, x2=118, y1=9, y2=9, class_="axis"),
         tag("line", x1=at, x2=at, y1=1, y2=17, class_="threshold"),
-        [tag("circle", cx=place(v), cy=9, r=3.5) for v in values],
+        [tag("circle", cx=position(v), cy=9, r=3.5, data_run=i) for i, v in finite.items()],
         viewBox="0 0 120 18", width=120, height=18, class_="strip", aria_hidden="true",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The page: header, sections, the points of the curves, the figures."""
+"""The page: header, sections, figures, the data that its script draws and filters."""
 
 import base64
 import json
@@ -9,17 +9,19 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from experiments.report import claims, sections
+from experiments.report import charts, claims, sections, tables
+from experiments.report.groups import better, differing_keys, group_runs, quantiles
 from experiments.report.markup import Markup, duration, escape, number, tag
-from experiments.report.runs import STATUSES, Figure, Run, decimate
+from experiments.report.runs import STATUSES, Figure, Run
+from experiments.results import count_verdicts
 
 MARKER = "<!-- rml experiment report -->"
-POINTS = 400  # a curve; more than a chart has pixels to tell apart
-TOTAL_POINTS = 400_000  # a page, about 10 MB
+SCRIPTS = ("tables.js", "charts.js", "explore.js", "downloads.js", "gallery.js")
 NAMES = {
     "claims": "Claims",
     "runs": "Runs",
     "curves": "Curves",
+    "hyperparameters": "Hyperparameters",
     "figures": "Figures",
     "configs": "What differs",
     "details": "Details",
@@ -46,20 +48,36 @@ def render(
     Returns:
       HTML that refers to nothing outside itself.
     """
-    charts, data = curves(runs)
+    groups = group_runs(runs)
+    measured = claims.measured_claims(runs, groups)
+    metrics = tables.metric_order(runs)
+    places, drawn = charts.curves(runs, groups)
+    differing, shared = differing_keys(runs)
+    plot = charts.hyperparameters(runs, groups, metrics, differing)
     gallery, left_out = figures(runs, figure_bytes)
-    differences = sections.config_differences(runs)
-    table = claims.claims_table(runs)
-    note = claims.NOTE if any(run.claims for run in runs) else ""
+    differences = tables.config_differences(runs)
+    table = claims.claims_table(runs, measured)
     parts = [
-        sections.section("claims", "Claims", table, note=note),
-        sections.section("runs", "Runs", sections.runs_table(runs)),
-        sections.section("curves", "Curves", charts) if charts else None,
+        sections.section("claims", "Claims", table, note=claims.NOTE if measured else ""),
+        sections.section("runs", "Runs", tables.runs_section(runs, groups, metrics)),
+        sections.section("curves", "Curves", places) if places else None,
+        sections.section("hyperparameters", NAMES["hyperparameters"], plot) if plot else None,
         sections.section("figures", "Figures", gallery, note=left_out) if gallery else None,
         sections.section("configs", "What differs", differences) if differences else None,
         sections.section("details", "Run details", sections.details(runs)),
         sections.section("versions", "Versions and devices", sections.environment(runs)),
     ]
+    data = {
+        "runs": charts.run_facts(runs, groups, metrics),
+        "groups": [{"name": group.name, "members": group.members} for group in groups],
+        "metrics": metrics,
+        "better": [better(name) for name in metrics],
+        "claims": claims.claims_data(measured),
+        "quantiles": quantiles(max(len(group.members) for group in groups)),
+        "keys": {key: list(map(charts.plain, values)) for key, values in differing.items()},
+        "shared": {key: charts.plain(value) for key, value in shared.items()},
+        "charts": drawn,
+    }
     moment = (now or datetime.now()).astimezone()
     body = escape(parts)
     nav = [tag("a", text, href=f"#{key}") for key, text in NAMES.items() if f'id="{key}"' in body]
@@ -67,8 +85,8 @@ def render(
         marker=MARKER,
         title=escape(title),
         style=(_HERE / "style.css").read_text(),
-        script=(_HERE / "script.js").read_text(),
-        summary=summary(runs),
+        script="\n".join((_HERE / name).read_text() for name in SCRIPTS),
+        summary=summary(runs, measured),
         moment=tag("time", f"{moment:%Y-%m-%d %H:%M %Z}", datetime=moment.isoformat()),
         nav=escape(nav),
         filters=filters(runs),
@@ -77,20 +95,17 @@ def render(
     )
 
 
-def summary(runs: Sequence[Run]) -> Markup:
+def summary(runs: Sequence[Run], measured: Sequence[claims.Measured]) -> Markup:
     """The line under the title: how many runs, in what state, how many claims hold."""
-    groups = sections.by_experiment(runs)
     states = [(sum(run.status == s for run in runs), s) for s in STATUSES]
     other = len(runs) - sum(count for count, _ in states)
     state = ", ".join(f"{n} {s}" for n, s in [*states, (other, "other")] if n)
-    measured = [claim for run in runs for claim in run.claims]
-    held = sum(claim.get("holds") is True for claim in measured)
+    verdicts = [{"verdict": each.verdict} for each in measured if each.verdict in claims.KINDS]
     total = sum(s for run in runs if (s := run.seconds) is not None and math.isfinite(s))
+    experiments = _count(len(sections.by_experiment(runs)), "experiment")
     parts = [
-        f"{_count(len(runs), 'run')} of {_count(len(groups), 'experiment')}: {state}",
-        f"{held} of {_count(len(measured), 'measured claim')} hold" + "s" * (len(measured) == 1)
-        if measured
-        else "no claims measured yet",
+        f"{_count(len(runs), 'run')} of {experiments}: {state}",
+        f"claims: {count_verdicts(verdicts)}" if verdicts else "no claims measured yet",
         f"{duration(total)} of computing",
     ]
     return escape(". ".join(part[0].upper() + part[1:] for part in parts) + ".")
@@ -117,86 +132,15 @@ def filters(runs: Sequence[Run]) -> Markup:
 
     return tag(
         "form",
-        tag("input", type="search", placeholder="Filter runs…", aria_label="Filter runs by words"),
+        tag(
+            "input", type="search", placeholder="Filter: words, temperature=0.1",
+            aria_label="Filter runs by words, or by config values such as temperature=0.1",
+        ),
         choice("experiments", "Experiment", experiments),
         choice("states", "Status", states),
         tag("output", _count(len(runs), "run"), aria_live="polite"),
         class_="filters scripted",
-    )
-
-
-def curves(runs: Sequence[Run]) -> tuple[list[Markup], dict[str, Any]]:
-    """Places for the charts, one a metric and experiment, and the points that they draw."""
-    total = sum(len(s.steps) > 1 for run in runs for s in run.series.values())
-    limit = max(24, min(POINTS, TOTAL_POINTS // max(total, 1)))
-    charts: list[dict[str, Any]] = []
-    parts = []
-    groups = sections.by_experiment(runs)
-    for experiment, members in groups.items():
-        names = {name for i in members for name, s in runs[i].series.items() if len(s.steps) > 1}
-        places = []
-        for name in sorted(names, key=_chart_order):
-            drawn = [i for i in members if name in runs[i].series]
-            places.append(
-                tag(
-                    "figure",
-                    tag("figcaption", name),
-                    tag("div", class_="plot"),
-                    class_="chart",
-                    data_chart=len(charts),
-                    data_runs=" ".join(map(str, drawn)),
-                )
-            )
-            charts.append({"metric": name, "series": [_points(runs[i], i, name, limit)
-                                                      for i in drawn]})  # fmt: skip
-        if places:
-            parts.append(
-                tag(
-                    "div",
-                    tag("h3", experiment) if len(groups) > 1 else None,
-                    tag("div", class_="legend", data_members=" ".join(map(str, members))),
-                    tag("div", places, class_="charts"),
-                    class_="group",
-                    data_runs=" ".join(map(str, members)),
-                )
-            )
-    if parts:
-        parts.insert(0, Markup((_HERE / "controls.html").read_text()))
-    facts = [
-        {
-            "name": run.name,
-            "experiment": run.experiment,
-            "status": run.status,
-            "words": " ".join(
-                [run.name, run.experiment, run.status, run.devices, f"seed={run.seed}"]
-            ).lower(),
-        }
-        for run in runs
-    ]
-    return parts, {"runs": facts, "charts": charts}
-
-
-def _points(run: Run, index: int, name: str, limit: int) -> dict[str, Any]:
-    series = run.series[name]
-    kept = decimate(series.values, limit)
-    return {
-        "run": index,
-        "x": [_rounded(series.steps[i], 12) for i in kept],
-        "t": [_rounded(series.times[i], 7) for i in kept],
-        "y": [_rounded(series.values[i], 5) for i in kept],
-    }
-
-
-def _rounded(value: float, digits: int) -> float | int | None:
-    """A short number for JSON; None, a gap in the curve, for what is not finite."""
-    if not math.isfinite(value):
-        return None
-    short = float(f"{value:.{digits}g}")
-    return int(short) if short == int(short) and abs(short) < 1e15 else short
-
-
-def _chart_order(name: str) -> tuple[bool, bool, str]:
-    return (not name.startswith("eval/"), "loss" not in name, name)
+    )  # fmt: skip
 
 
 def figures(runs: Sequence[Run], budget: int) -> tuple[list[Markup], str]:

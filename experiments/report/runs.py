@@ -1,19 +1,13 @@
-"""Reading run directories: whatever is there, however damaged, with a note on what is not."""
+"""What a report knows of a run, its metrics and figures."""
 
-import fcntl
-import json
 import math
-import os
-import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FILES = ("config.json", "metrics.jsonl", "summary.json")
 STATUSES = ("complete", "running", "interrupted", "failed")
-_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _NAMED = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -55,6 +49,7 @@ class Run:
       path: The directory.
       config: Nested config, empty if there is none.
       summary: Summary, empty before the run is complete.
+      failure: Step and message of an error that ended the run, empty if none did.
       series: Metric name to its points.
       figures: Figures that can be shown.
       status: One of `STATUSES`, or what the summary says.
@@ -65,6 +60,7 @@ class Run:
     path: Path
     config: dict[str, Any]
     summary: dict[str, Any]
+    failure: dict[str, Any]
     series: dict[str, Series]
     figures: list[Figure]
     status: str
@@ -84,6 +80,8 @@ class Run:
     @property
     def last_step(self) -> float | None:
         """The last step that is known to be done."""
+        if (failed := number_of(self.failure.get("step"))) is not None:
+            return failed
         done = number_of(self.summary.get("steps"))
         return max((s.steps[-1] for s in self.series.values() if s.steps), default=done)
 
@@ -121,6 +119,16 @@ class Run:
         return [c for c in claims if isinstance(c, dict)] if isinstance(claims, list) else []
 
     @property
+    def config_name(self) -> str:
+        """The config's file, empty if unknown."""
+        return str(self.summary.get("config_name") or "")
+
+    @property
+    def commit(self) -> str:
+        """The git commit that the run was started at."""
+        return str(self.summary.get("commit") or self.failure.get("commit") or "unknown")
+
+    @property
     def devices(self) -> str:
         """Devices by kind, e.g. `8 x TPU v4`."""
         devices = self.summary.get("devices")
@@ -137,58 +145,6 @@ class Run:
         if not isinstance(versions, dict):
             return {}
         return {str(k): str(v) for k, v in versions.items()}
-
-
-def find_runs(roots: Iterable[Path]) -> dict[str, Path]:
-    """Run directories at or under `roots`.
-
-    Args:
-      roots: Directories.
-
-    Returns:
-      Name to directory, in the natural order of names. A name is the path below the root, or the
-      root's own name; where two are equal, the path as given.
-    """
-    found: dict[Path, tuple[str, str]] = {}
-    for root in roots:
-        for folder, inner, files in os.walk(root):
-            inner[:] = sorted(n for n in inner if n not in ("checkpoints", "figures", ".git"))
-            if any(name in files for name in FILES):
-                path = Path(folder)
-                name = str(path.relative_to(root))
-                short = root.resolve().name if name == "." else name
-                found.setdefault(path.resolve(), (short, str(path)))
-    shorts = [short for short, _ in found.values()]
-    named = {s if shorts.count(s) == 1 else full: path for path, (s, full) in found.items()}
-    return dict(sorted(named.items(), key=lambda item: natural(item[0])))
-
-
-def read_runs(found: Mapping[str, Path]) -> list[Run]:
-    """Reads runs that `find_runs` found."""
-    return [read_run(name, path) for name, path in found.items()]
-
-
-def read_run(name: str, path: Path) -> Run:
-    """Reads one run directory; never fails, what cannot be read becomes a note."""
-    notes: list[str] = []
-    config = _read_object(path / "config.json", notes, needed=True)
-    summary = _read_object(path / "summary.json", notes, needed=False)
-    series = _read_metrics(path / "metrics.jsonl", notes)
-    for metric, points in series.items():
-        broken = next((s for s, v in zip(points.steps, points.values, strict=True)
-                       if not math.isfinite(v)), None)  # fmt: skip
-        if broken is not None:
-            notes.append(f"{metric} is not finite at step {broken:.0f}.")
-    if not series:
-        notes.append("No metrics yet." if not summary else "No curves: metrics.jsonl is empty.")
-    figures = _read_figures(path / "figures", notes)
-    return Run(name, path, config, summary, series, figures, _status(path, summary), notes)
-
-
-def natural(name: str) -> list[tuple[int, float, str]]:
-    """A key that sorts `run2` before `run10`."""
-    parts = re.findall(r"\d+|\D+", name)
-    return [(0, float(p), "") if p.isdecimal() else (1, 0.0, p.lower()) for p in parts]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -237,100 +193,3 @@ def number_of(value: Any) -> float | None:
         return float(value)
     except OverflowError:
         return None
-
-
-def _read_object(path: Path, notes: list[str], *, needed: bool) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if needed:
-            notes.append(f"No {path.name}.")
-        return {}
-    except (OSError, ValueError, RecursionError):
-        notes.append(f"{path.name} cannot be read as JSON.")
-        return {}
-    if isinstance(value, dict):
-        return value
-    notes.append(f"{path.name} does not hold a JSON object.")
-    return {}
-
-
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Line numbers and parsed lines; None for one that cannot be parsed."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, text in enumerate(file, 1):
-            if text.strip():
-                try:
-                    yield number, json.loads(text)
-                except (ValueError, RecursionError):
-                    yield number, None
-
-
-def _read_metrics(path: Path, notes: list[str]) -> dict[str, Series]:
-    series: dict[str, Series] = {}
-    bad: list[int] = []
-    last = 0
-    try:
-        for last, line in _lines(path):
-            step = number_of(line.get("step")) if isinstance(line, dict) else None
-            if step is None or not math.isfinite(step):
-                bad.append(last)
-                continue
-            time = number_of(line.get("time"))
-            for name, value in line.items():
-                measured = number_of(value)
-                if name not in ("step", "time") and measured is not None:
-                    points = series.setdefault(str(name), Series())
-                    points.append(step, math.nan if time is None else time, measured)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        notes.append(f"{path.name} cannot be read: {error.strerror}.")
-    if bad == [last]:
-        notes.append(f"The last line of {path.name} is cut short.")
-    elif bad:
-        lines = f"{len(bad)} line{'s' * (len(bad) != 1)}"
-        notes.append(f"{lines} of {path.name} cannot be read, the first is line {bad[0]}.")
-    return series
-
-
-def _read_figures(folder: Path, notes: list[str]) -> list[Figure]:
-    captions: dict[str, Any] = {}
-    if (folder / "captions.json").exists():
-        captions = _read_object(folder / "captions.json", notes, needed=False)
-    figures = []
-    try:
-        paths = sorted(folder.glob("*.png"), key=lambda p: natural(p.name))
-    except OSError:
-        paths = []
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                head = file.read(24)
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - len(_PNG_END)))
-                whole = head.startswith(_PNG) and file.read() == _PNG_END
-        except OSError:
-            whole = False
-        if not whole:
-            notes.append(f"figures/{path.name} is not a whole PNG.")
-            continue
-        width, height = (int.from_bytes(head[i : i + 4], "big") for i in (16, 20))
-        caption = captions.get(path.name)
-        caption = str(caption) if caption else path.stem.replace("_", " ").capitalize()
-        figures.append(Figure(path, caption, width, height, size))
-    return figures
-
-
-def _status(path: Path, summary: Mapping[str, Any]) -> str:
-    """The summary's word; without one, a run whose process still holds its lock is running."""
-    if summary:
-        return str(summary.get("status") or "complete")
-    try:
-        with (path / ".lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return "running"
-    except OSError:
-        pass
-    return "interrupted"

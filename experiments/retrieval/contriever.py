@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from experiments.common import figures, pretraining, retrieval
+from experiments.common.selection import NDCG
 from experiments.common.texts import TextModel, text_encoder
 from rml.contrastive import CORRUPTIONS, PAIRS, Texts, with_ends
 from rml.contrastive.text_views import text_views
@@ -38,6 +39,7 @@ CAPTIONS = retrieval.CAPTIONS | {
     "ndcg.png": "nDCG@10 on the validation modules against steps, mean of the tasks.",
 }
 PICTURE = "systems_ndcg.png"
+SELECTION = NDCG
 
 
 def check(config: Any) -> None:
@@ -49,6 +51,11 @@ def check(config: Any) -> None:
     ):
         if name not in names:
             raise unknown(key, name, names)
+    if config.loss.negatives == "batch" and config.train.batch_size < 2:
+        raise UserError(
+            f"train.batch_size is {config.train.batch_size}, expected at least 2: the negatives "
+            "are other documents of the batch"
+        )
     low, high = config.pairs.min_ratio, config.pairs.max_ratio
     if not 0 < low <= high <= 1:
         raise UserError(

@@ -1,8 +1,10 @@
 """Data: sources, Grain pipelines, and augmentation on the device.
 
 * `load`, `load_text`, `load_documents`, `load_retrieval`, `load_table`: a data set by its name.
+* `load_pairs`, `load_clips`, `load_interactions`, `load_boxes`: your own data of further kinds.
 * `batches`: shuffled batches of a source, resumable bit for bit.
 * `augment`: views of images, made on the device by the step that trains on them.
+* `oddities`, `require_labels`: what is odd in sources that can be read.
 * `open_parts`, `split_classes`, `select_classes`: classes split into base, validation and novel.
 * `pieces`, `piece_batches`, `tokens`: texts as tokens.
 
@@ -10,6 +12,7 @@ WORKSPACE.md and the guide on data say which names there are and how to add one.
 """
 
 from rml.data import augment, tokens
+from rml.data.boxes import Boxes, load_boxes
 from rml.data.classes import (
     first_of_each_class,
     open_parts,
@@ -17,19 +20,29 @@ from rml.data.classes import (
     select_classes,
     split_classes,
 )
+from rml.data.clips import Clips, Event, load_clips
 from rml.data.errors import DataError
+from rml.data.interactions import Interactions, load_interactions
 from rml.data.load import load
+from rml.data.oddities import oddities, require_labels
+from rml.data.pairs import Pairs, load_pairs
 from rml.data.pieces import piece_batches, piece_spec, pieces
 from rml.data.pipeline import batches, decode_and_resize
-from rml.data.source import Arrays, ArraySource, Source
+from rml.data.source import NO_LABEL, Arrays, ArraySource, Source
 from rml.data.special import SpecialTokens
 from rml.data.tables import load_table
 from rml.data.text import load_documents, load_retrieval, load_text
 
 __all__ = [
+    "NO_LABEL",
     "ArraySource",
     "Arrays",
+    "Boxes",
+    "Clips",
     "DataError",
+    "Event",
+    "Interactions",
+    "Pairs",
     "Source",
     "SpecialTokens",
     "augment",
@@ -37,15 +50,21 @@ __all__ = [
     "decode_and_resize",
     "first_of_each_class",
     "load",
+    "load_boxes",
+    "load_clips",
     "load_documents",
+    "load_interactions",
+    "load_pairs",
     "load_retrieval",
     "load_table",
     "load_text",
+    "oddities",
     "open_parts",
     "piece_batches",
     "piece_spec",
     "pieces",
     "read_feature_parts",
+    "require_labels",
     "select_classes",
     "split_classes",
     "tokens",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from rml.data.oddities import require_labels
 from rml.data.source import ArraySource, Source
 from rml.errors import UserError
 
@@ -122,12 +123,13 @@ def open_parts(
       The examples of each part.
 
     Raises:
-      UserError: As `split_classes`, or validation on base classes would see training examples.
+      UserError: As `split_classes`, or there are no labels, or validation on base classes would see
+        training examples.
     """
     opened: dict[str, Source] = {}
     for part, split in splits.items():
         if split not in opened:
-            opened[split] = open_part(part)
+            opened[split] = require_labels(open_part(part), "a split of the classes")
     present = {part: np.unique(opened[split].arrays()["label"]) for part, split in splits.items()}
     classes = split_classes(wanted, present, splits, seed=seed)
     if wanted["validation"] == SAME and splits["validation"] == splits["base"]:

@@ -1,4 +1,4 @@
-"""Images in folders, one folder a class."""
+"""Images in folders: one folder a class, or without labels."""
 
 import os
 from collections.abc import Sequence
@@ -10,23 +10,34 @@ from PIL import Image
 
 from rml.data import splits
 from rml.data.errors import DataError
-from rml.data.source import Record, RecordSource, select
+from rml.data.source import NO_LABEL, Record, RecordSource, select
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 SEED = 0
 """Fixes the order of examples, and the train/test split of a folder that has none."""
+SPLITS = ("dev", "test", "train", "val", "valid", "validation")
+"""Names of folders that are splits where images without labels lie in them."""
 
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 def open_folder(
-    path: Path, split: str, *, image_size: int | Sequence[int] | None = None
+    path: Path,
+    split: str,
+    *,
+    image_size: int | Sequence[int] | None = None,
+    labelled: bool = True,
 ) -> RecordSource:
     """Opens one split of a folder of images.
 
-    Either `path/CLASS/*.png` (then "train" and "test" are a stratified split, 80 to 20, fixed by a
-    seed), or `path/train/CLASS/*.png` and the like, where each folder of `path` is a split.
+    Classes are subfolders, `path/CLASS/*.png`. Images that lie in `path` itself say that there are
+    none; with `labelled=False` all images below `path` are read without labels. "train" and "test"
+    are then a split, 80 to 20, fixed by a seed and stratified by class, and "all" is both.
+
+    Or `path/train/CLASS/*.png` and the like, where each folder of `path` is a split. Without labels
+    these are `path/train/*.png` and folders beside it, all of which `SPLITS` names.
+
     Subfolders of a class belong to it; hidden files and files of other types are ignored.
 
     Args:
@@ -34,32 +45,37 @@ def open_folder(
         split: In TFDS's split syntax.
         image_size: Brings every image to this height and width: shorter side resized, centre kept.
             If not given, images keep their sizes, and only load into arrays if they agree.
+        labelled: Whether subfolders may be classes.
 
     Returns:
         A source of uint8 images, grey if every image is, otherwise RGB; interleaved by class, so
         that slices hold the classes in near equal proportion.
 
     Raises:
-        DataError: If there is no such folder, no image, a class without images, or a file that is
-            no image.
+        DataError: If there is no such folder, no image, a class without images, images beside
+            classes, or a file that is no image.
     """
-    name = f"folder:{path}"
+    name = f"{'folder' if labelled else 'images'}:{path}"
     if not path.is_dir():
         raise DataError(f"there is no folder {path}")
-    tops = _subfolders(path)
-    split_dirs = "train" in {top.name for top in tops} and bool(_subfolders(path / "train"))
-    roots = {top.name: top for top in tops} if split_dirs else {"": path}
-    listed = {key: _classes(root) for key, root in roots.items()}
-    class_names = sorted({label for classes in listed.values() for label in classes})
+    roots = _split_folders(path, labelled)
+    listed = {key: _classes(root, labelled) for key, root in (roots or {"": path}).items()}
+    with_labels = {key: None not in classes for key, classes in listed.items()}
+    if len(set(with_labels.values())) > 1:
+        bare, full = (next(k for k, v in with_labels.items() if v == one) for one in (False, True))
+        raise DataError(
+            f"{path / bare} holds images without class folders, {path / full} has class folders; "
+            f"expected them in both, or data.name=images:{path} to read all without labels"
+        )
+    class_names = sorted({label for classes in listed.values() for label in classes if label})
     files, labels = {}, {}
     for key, classes in listed.items():
-        flat = [
-            (file, class_names.index(label)) for label, found in classes.items() for file in found
-        ]
+        numbers = {label: class_names.index(label) if label else NO_LABEL for label in classes}
+        flat = [(file, numbers[label]) for label, found in classes.items() for file in found]
         files[key] = [file for file, _ in flat]
         labels[key] = np.array([label for _, label in flat], np.int32)
 
-    if split_dirs:
+    if roots:
         members = {
             key: [(key, at) for at in splits.interleave(labels[key], seed=SEED)] for key in files
         }
@@ -70,7 +86,7 @@ def open_folder(
     parts = select(split, {key: len(where) for key, where in members.items()}, name=name)
     chosen = [members[key][at] for key, positions in parts for at in positions]
     records = [Record(files[key][at], int(labels[key][at])) for key, at in chosen]
-    return RecordSource(
+    source = RecordSource(
         records.__getitem__,
         size=len(records),
         image_shape=_shape([file for found in files.values() for file in found]),
@@ -80,6 +96,8 @@ def open_folder(
         split=split,
         labels=np.array([record.label for record in records], np.int32),
     )
+    source.files = tuple(str(files[key][at].relative_to(path)) for key, at in chosen)
+    return source
 
 
 def _subfolders(path: Path) -> list[Path]:
@@ -88,24 +106,47 @@ def _subfolders(path: Path) -> list[Path]:
     )
 
 
-def _classes(root: Path) -> dict[str, list[Path]]:
-    """Image files by class, sorted."""
-    folders = _subfolders(root)
-    if not folders:
-        raise DataError(f"{root} holds no class folders; expected {root}/CLASS/IMAGE.png")
-    found = {folder.name: _images(folder) for folder in folders}
+def _split_folders(path: Path, labelled: bool) -> dict[str, Path]:
+    """The folders of `path` that are splits, by name; empty where it has none."""
+    tops = {top.name: top for top in _subfolders(path)}
+    if "train" not in tops or _images(path, below=False):
+        return {}
+    train_has_classes = labelled and any(map(_images, _subfolders(tops["train"])))
+    return tops if train_has_classes or set(tops) <= set(SPLITS) else {}
+
+
+def _classes(root: Path, labelled: bool) -> dict[str | None, list[Path]]:
+    """Image files by class, sorted; all of them by None where there are no classes."""
+    loose = _images(root, below=False) if labelled else []
+    folders = _subfolders(root) if labelled else []
+    full = [folder.name for folder in folders if _images(folder)] if loose else []
+    if full:
+        raise DataError(
+            f"{root} holds images ({loose[0].name}) beside the folders {full[:3]} of images: move "
+            f"them into folders of their class, or read all without labels as images:{root}"
+        )
+    if loose or not folders:
+        files = _images(root)
+        if not files:
+            raise DataError(
+                f"{root} holds no images (of {', '.join(SUFFIXES)}), expected CLASS/IMAGE.png "
+                "or IMAGE.png without labels"
+            )
+        return {None: files}
+    found: dict[str | None, list[Path]] = {folder.name: _images(folder) for folder in folders}
     for label, files in found.items():
         if not files:
             raise DataError(
-                f"class folder {root / label} holds no images (of {', '.join(SUFFIXES)})"
+                f"class folder {root / str(label)} holds no images (of {', '.join(SUFFIXES)})"
             )
     return found
 
 
-def _images(folder: Path) -> list[Path]:
+def _images(folder: Path, *, below: bool = True) -> list[Path]:
+    """Image files of a folder, sorted, those of its subfolders included unless `below` is False."""
     files = []
     for directory, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [name for name in subfolders if below and not name.startswith(".")]
         files += [
             Path(directory, name)
             for name in names

@@ -22,6 +22,8 @@ from rml.data.draws import (
 )
 
 _ATTEMPTS = 10
+Fill = Number | Sequence[Number] | str
+"""What takes the place of pixels that are not there: a value, one a channel, or "mean"."""
 
 
 def random_resized_crop(
@@ -69,7 +71,7 @@ def random_affine(
     translate: Number | Range = 0.0,
     scale: Range = (1.0, 1.0),
     shear: Number = 0.0,
-    fill: Number = 0.0,
+    fill: Fill = 0.0,
     copies: int = 1,
 ) -> Float[Array, "b h w c"]:
     """Rotates, shears, scales about the centre and translates, in one bilinear resampling.
@@ -81,14 +83,16 @@ def random_affine(
         translate: Shift is uniform in ± this share of height and width (or a pair of shares).
         scale: Range of magnification.
         shear: Horizontal shear is uniform in ±shear degrees.
-        fill: Value outside the image.
+        fill: Value outside the image, one for each channel, "mean" of each image's channels, or
+            "edge", the nearest pixel of the image.
         copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
         Images of the same size; the images themselves where every range is a point at identity.
 
     Raises:
-        ValueError: If a range is not ascending and positive, or shear is 90 degrees or more.
+        ValueError: If a range is not ascending and positive, shear is 90 degrees or more, or the
+            fill is none of these.
     """
     check_range("scale", scale)
     if not 0 <= shear < 90:
@@ -119,7 +123,7 @@ def affine_warp(
     inverse: Float[Array, "b 2 2"],
     shift: Float[Array, "b 2"],
     *,
-    fill: Number = 0.0,
+    fill: Fill = 0.0,
 ) -> Float[Array, "b h w c"]:
     """Resamples bilinearly at `inverse @ (p - centre - shift) + centre` for each output pixel p.
 
@@ -127,10 +131,13 @@ def affine_warp(
         images: Batch of images.
         inverse: Map from output to input offsets, in (row, column) pixels.
         shift: Of the content, in (row, column) pixels.
-        fill: Value of the plane outside the image.
+        fill: The plane outside the image, see `random_affine`.
 
     Returns:
         Images of the same size.
+
+    Raises:
+        ValueError: If the fill is none of those.
     """
     b, h, w, c = images.shape
     centre_y, centre_x = (h - 1) / 2, (w - 1) / 2
@@ -142,7 +149,13 @@ def affine_warp(
     y0, x0 = jnp.floor(y), jnp.floor(x)
     fy, fx = (y - y0)[..., None], (x - x0)[..., None]
     # One pixel of fill all around; whatever lies further out is clipped onto it.
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=fill)
+    ring = ((0, 0), (1, 1), (1, 1), (0, 0))
+    if fill == "edge":
+        padded = jnp.pad(images, ring, mode="edge")
+    else:
+        value = _filling(fill, images, "a number, one a channel, 'mean' or 'edge'")
+        inside = jnp.pad(jnp.ones((1, h, w, 1), bool), ring)
+        padded = jnp.where(inside, jnp.pad(images, ring), value)
     flat = padded.reshape(b, (h + 2) * (w + 2), c)
 
     def at(row: Array, column: Array) -> Array:
@@ -192,10 +205,10 @@ def random_erase(
     p: Number = 0.5,
     scale: Range = (0.02, 0.33),
     ratio: Range = (0.3, 3.3),
-    value: Number = 0.0,
+    fill: Fill = 0.0,
     copies: int = 1,
 ) -> Float[Array, "b h w c"]:
-    """Sets a random box to `value` with probability `p`.
+    """Sets a random box to `fill` with probability `p`.
 
     Args:
         key: Of the draw.
@@ -203,14 +216,15 @@ def random_erase(
         p: Probability.
         scale: Range of the box's area as a share of the image's.
         ratio: Range of the box's aspect, width by height.
-        value: What the box is filled with.
+        fill: Value in the box, one for each channel, or "mean" of each image's channels.
         copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
         Images of the same size.
 
     Raises:
-        ValueError: If `p` is no probability or a range is not ascending and positive.
+        ValueError: If `p` is no probability, a range is not ascending and positive, or the fill is
+            none of these.
 
     Source:
         Zhong et al., "Random Erasing Data Augmentation" (2020), algorithm 1.
@@ -226,6 +240,7 @@ def random_erase(
     in_y = (y >= top[:, None]) & (y < (top + box_h)[:, None])
     in_x = (x >= left[:, None]) & (x < (left + box_w)[:, None])
     inside = (in_y[:, :, None] & in_x[:, None, :])[..., None]
+    value = _filling(fill, images, "a number, one a channel or 'mean'")
     return choose(chosen, p, jnp.where(inside, value, images), images)
 
 
@@ -318,6 +333,16 @@ def _random_boxes(
     box_h = jnp.minimum(jnp.take_along_axis(tall, first, axis=0)[0], h)
     box_w = jnp.minimum(jnp.take_along_axis(wide, first, axis=0)[0], w)
     return u[-2] * (h - box_h), u[-1] * (w - box_w), box_h, box_w
+
+
+def _filling(fill: Fill, images: Array, expected: str) -> Array:
+    """The value that a fill means, [1 or b, 1, 1, 1 or c]."""
+    if fill == "mean":
+        return jnp.mean(images, axis=(1, 2), keepdims=True)
+    values = () if isinstance(fill, str) else (fill,) if isinstance(fill, int | float) else fill
+    if len(values) not in (1, images.shape[-1]):
+        raise ValueError(f"fill is {fill!r}, expected {expected}")
+    return jnp.asarray(values, images.dtype)
 
 
 def _size(size: int | Sequence[int] | None, images: Array) -> tuple[int, int]:

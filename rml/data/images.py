@@ -32,15 +32,20 @@ def decode(image: bytes | Path, *, channels: int, what: str = "image") -> np.nda
     where = f"image file {image}" if isinstance(image, Path) else what
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I;16") or picture.mode == "I":
-                # PIL clips 16-bit grey to 255 on conversion; the high byte is the image.
-                picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
-            array = np.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
+            return from_picture(opened, channels=channels)
     except FileNotFoundError as error:
         raise DataError(f"{where} is gone") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{where} cannot be decoded: {error}") from error
+
+
+def from_picture(picture: Image.Image, *, channels: int) -> np.ndarray:
+    """Turns one image of PIL, upright as its file says, into uint8 `[h, w, channels]`."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        # PIL clips 16-bit grey to 255 on conversion; the high byte is the image.
+        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+    array = np.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
     return array if array.ndim == 3 else array[..., None]
 
 

@@ -19,9 +19,10 @@ def load(
     """Opens one split of a data set; nothing is downloaded.
 
     Args:
-        name: `digits`, `mnist5k`, `glyphs`, a TFDS name that is prepared in `data_dir` (`cifar10`,
-            `name/config`, `name:version`), `npz:PATH` (see `npz.open_npz`) or `folder:PATH` (see
-            `folder.open_folder`).
+        name: `digits`, `mnist5k`, `glyphs`, a name in `rml.data.sets`, a TFDS name that is
+            prepared in `data_dir` (`cifar10`, `name/config`, `name:version`), `npz:PATH` (see
+            `npz.open_npz`), `folder:PATH` (see `folder.open_folder`) or `images:PATH` (all images
+            below a folder, without labels).
         split: In TFDS's split syntax, for every kind of source: `train`, `train[:80%]`,
             `train+test`, or `all`.
         data_dir: TFDS data directory; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not given.
@@ -39,10 +40,15 @@ def load(
         from rml.data.npz import open_npz
 
         return open_npz(Path(name[4:]).expanduser(), split, image_size=image_size)
-    if name.startswith("folder:"):
+    if name.startswith(("folder:", "images:")):
         from rml.data.folder import open_folder
 
-        return open_folder(Path(name[7:]).expanduser(), split, image_size=image_size)
+        return open_folder(
+            Path(name[7:]).expanduser(),
+            split,
+            image_size=image_size,
+            labelled=name.startswith("folder:"),
+        )
     if not name or name != name.strip():
         raise DataError(f"data set name {name!r} is empty or has spaces around it")
     # TFDS takes 0.3 s to import, which files need not wait for.

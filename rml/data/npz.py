@@ -1,4 +1,4 @@
-"""Labelled arrays from one `.npz` file."""
+"""Arrays from one `.npz` file, with labels or without."""
 
 import zipfile
 import zlib
@@ -10,7 +10,7 @@ import numpy as np
 from rml.data import splits
 from rml.data.errors import DataError
 from rml.data.images import pair, resize_and_center_crop
-from rml.data.source import ArraySource, select
+from rml.data.source import NO_LABEL, ArraySource, select
 
 SEED = 0
 """Fixes the train/test split of a file that has none."""
@@ -26,6 +26,7 @@ def open_npz(
     The file holds `image` (or `x`) and `label` (or `y`); then "train" and "test" are a stratified
     split, 80 to 20, fixed by a seed and interleaved by class, and "all" is the file in its order.
     Or it holds `image_train`, `label_train`, `image_test` and `label_test` (or with `x` and `y`).
+    Without any label the images have no classes, and the split is not stratified.
 
     Args:
         path: The file.
@@ -48,14 +49,19 @@ def open_npz(
         for part in ("", "_train", "_test")
     }
     keys = {part: both for part, both in keys.items() if any(both)}
-    if not keys or not all(map(all, keys.values())) or ("" in keys and len(keys) > 1):
+    labelled = any(label for _, label in keys.values())
+    whole = all(image and bool(label) == labelled for image, label in keys.values())
+    if not keys or not whole or ("" in keys and len(keys) > 1):
         raise DataError(
             f"{name} holds the arrays {sorted(arrays)}; expected 'image' (or 'x') and 'label' (or "
-            "'y'), or both with the endings '_train' and '_test'"
+            "'y'), or both with the endings '_train' and '_test'; without labels 'image' (or 'x')"
         )
     images = [_images(arrays[key], f"{name}: {key}") for key, _ in keys.values()]
-    labels = [_labels(arrays[key], f"{name}: {key}") for _, key in keys.values()]
     sizes = [len(image) for image in images]
+    if labelled:
+        labels = [_labels(arrays[key], f"{name}: {key}") for _, key in keys.values()]
+    else:
+        labels = [np.full(size, NO_LABEL) for size in sizes]
     for size, label, both in zip(sizes, labels, keys.values(), strict=True):
         if size != len(label):
             raise DataError(f"{name}: {both[0]} has {size} examples, {both[1]} has {len(label)}")
@@ -66,6 +72,8 @@ def open_npz(
     # One numbering of the classes for all parts.
     image = np.concatenate(images)
     classes, label = np.unique(np.concatenate(labels), return_inverse=True)
+    if not labelled:
+        classes, label = classes[:0], label + NO_LABEL
     if "" not in keys:
         ends = np.cumsum(sizes)
         members = {

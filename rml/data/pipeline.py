@@ -13,10 +13,7 @@ import numpy as np
 
 from rml.data.errors import DataError
 from rml.data.images import pair, resize, resize_and_center_crop
-from rml.data.source import Example, Examples
-
-IN_MEMORY_BYTES = 2**28
-"""Sources up to this size are loaded and gathered by batch; larger ones are read by example."""
+from rml.data.source import IN_MEMORY_BYTES, Example, Examples
 
 Transform = Callable[[Example, np.random.Generator], Example]
 

@@ -17,6 +17,12 @@ Example = dict[str, Any]
 MEMORY_BOUND = 2**31
 """Bytes that `Source.arrays` loads without being asked for more."""
 
+IN_MEMORY_BYTES = 2**28
+"""Sources up to this size are decoded once and gathered by batch, others read by example."""
+
+NO_LABEL = -1
+"""Label of an image that has none."""
+
 
 @runtime_checkable
 class Examples(Protocol):
@@ -95,7 +101,8 @@ class Source:
     """Labelled images (or feature vectors) of one split, read by position.
 
     `source[i]` is `{"image": uint8 [h, w, c] (or float32), "label": int}`. Subclasses implement
-    `_read(i)`, which is called from several threads.
+    `_read(i)`, which is called from several threads. Images without labels have no classes, and
+    `NO_LABEL` is the label of each.
 
     Attributes:
         name: As given to `load`.
@@ -104,11 +111,14 @@ class Source:
         image_shape: `(h, w, c)`, with `None` for what varies; `None` where examples are vectors.
         feature_shape: `(d,)` where examples are vectors, otherwise `None`.
         labels: int32 `[n]`, or `None` where a label is known only by reading its example.
+        files: Paths of the images by position, relative to their folder; `None` where examples are
+            no files.
     """
 
     image_shape: tuple[int | None, int | None, int] | None
     feature_shape: tuple[int] | None = None
     labels: np.ndarray | None = None
+    files: tuple[str, ...] | None = None
 
     def __init__(self, *, name: str, split: str, class_names: Sequence[str], size: int) -> None:
         self.name = name
@@ -133,6 +143,11 @@ class Source:
     def num_classes(self) -> int:
         """Number of classes, seen in this split or not."""
         return len(self.class_names)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether examples have a class."""
+        return self.num_classes > 0
 
     @property
     def nbytes(self) -> int | None:
@@ -192,7 +207,7 @@ class ArraySource(Source):
 
         Args:
             image: `[n, h, w, c]` images or `[n, d]` feature vectors.
-            label: `[n]` integers in `[0, len(class_names))`.
+            label: `[n]` integers in `[0, len(class_names))`; `NO_LABEL` where there are no classes.
             class_names: Names by label.
             name: For messages.
             split: For messages.
@@ -265,6 +280,7 @@ class RecordSource(Source):
         self._image_size = None if image_size is None else pair(image_size)
         self.image_shape = (*(self._image_size or image_shape[:2]), image_shape[2])
         self.labels = labels
+        self._kept: dict[str, np.ndarray] | None = None
 
     def _read(self, index: int) -> Example:
         record = self._record(index)
@@ -277,6 +293,8 @@ class RecordSource(Source):
         return {"image": image, "label": record.label}
 
     def _load(self) -> dict[str, np.ndarray]:
+        if self._kept is not None:
+            return dict(self._kept)
         images = np.empty((len(self), *(self.image_shape or ())), np.uint8)
         labels = np.empty(len(self), np.int32)
 
@@ -296,7 +314,11 @@ class RecordSource(Source):
             chunks = [range(at, min(at + 512, len(self))) for at in range(0, len(self), 512)]
             for done in [pool.submit(fill, chunk) for chunk in chunks]:
                 done.result()
-        return {"image": images, "label": labels}
+        arrays = {"image": images, "label": labels}
+        # Every evaluation reads all images, which would be decoded anew.
+        if images.nbytes <= IN_MEMORY_BYTES:
+            self._kept = arrays
+        return dict(arrays)
 
 
 def select(split: str, sizes: dict[str, int], *, name: str) -> list[tuple[str, np.ndarray]]:

@@ -30,7 +30,11 @@ def parse(split: str, sizes: dict[str, int]) -> list[tuple[str, np.ndarray]]:
             )
         name = match["name"].strip()
         if name not in sizes and name != "all":
-            raise ValueError(f"there is no split {name!r}; there are {sorted(sizes)} and 'all'")
+            held_out = "; 'train[:80%]' and 'train[80%:]' hold a part of it out"
+            raise ValueError(
+                f"there is no split {name!r}; there are {sorted(sizes)} and 'all'"
+                + held_out * (list(sizes) == ["train"])
+            )
         for chosen in [name] if name in sizes else list(sizes):
             size = sizes[chosen]
             start = _boundary(match["start"], size, default=0)

@@ -2,20 +2,29 @@
 
 * `knn_accuracy`, `linear_probe`, `fit_logistic_regression`, `accuracy`: classes by features.
 * `alignment`, `uniformity`: Wang and Isola, arXiv:2005.10242. `rankme`: Garrido et al.,
-  arXiv:2210.02885. `effective_rank`, `participation_ratio`, `singular_values`: spectra.
+  arXiv:2210.02885. `effective_rank`, `participation_ratio`, `singular_values`: spectra;
+  `collapsed`: equal features.
 * `linear_cka`: Kornblith et al., arXiv:1905.00414. `clustering_scores`: agreement with classes.
 * `retrieval_scores`, `ndcg`, `recall` and others: rankings, equal to trec_eval's.
 * `paired_bootstrap`, `paired_randomization`, `holm`, `compare_systems`: significance.
+* `extract_features`, `cached_features`: features of a whole data set; of frozen encoders, once.
 * `expected_calibration_error`, `probability_scores`: predicted probabilities.
 * `log_log_slopes`, `examples_needed`: how one quantity grows with another.
 """
 
 from rml.evaluation.accuracy import accuracy
 from rml.evaluation.alignment_uniformity import alignment, uniformity
+from rml.evaluation.cached import cached_features
 from rml.evaluation.calibration import expected_calibration_error, probability_scores
 from rml.evaluation.cka import linear_cka
 from rml.evaluation.clustering import clustering_accuracy, clustering_scores
-from rml.evaluation.collapse import effective_rank, participation_ratio, rankme, singular_values
+from rml.evaluation.collapse import (
+    collapsed,
+    effective_rank,
+    participation_ratio,
+    rankme,
+    singular_values,
+)
 from rml.evaluation.features import extract_features
 from rml.evaluation.knn import knn_accuracy, knn_predict
 from rml.evaluation.linear_probe import LinearProbe, linear_probe
@@ -48,8 +57,10 @@ __all__ = [
     "accuracy",
     "alignment",
     "average_precision",
+    "cached_features",
     "clustering_accuracy",
     "clustering_scores",
+    "collapsed",
     "compare_systems",
     "effective_rank",
     "embed_2d",

@@ -7,6 +7,20 @@ from jaxtyping import Array, Float
 from rml.evaluation.checks import require_finite
 
 
+def collapsed(features: Float[Array, "n d"], *, tolerance: float = 1e-5) -> bool:
+    """Whether all rows are equal, up to rounding.
+
+    Args:
+      features: One row per example.
+      tolerance: Largest difference of a row from the first, as a share of the largest magnitude.
+
+    Returns:
+      True also for a single row.
+    """
+    x = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    return bool(jnp.max(jnp.abs(x - x[:1])) <= tolerance * jnp.max(jnp.abs(x)))
+
+
 def singular_values(
     features: Float[Array, "n d"], *, center: bool = False
 ) -> Float[Array, " min(n,d)"]:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rml.evaluation.checks import require_finite
+from rml.evaluation.collapse import collapsed
 
 
 def embed_2d(
@@ -16,7 +17,7 @@ def embed_2d(
     seed: int = 0,
     perplexity: float = 30.0,
 ) -> Float[Array, "n 2"]:
-    """Places every row in the plane.
+    """Places every row in the plane; rows that are all equal, up to rounding, at the origin.
 
     Args:
       features: One row per example, n and d at least 2.
@@ -39,16 +40,18 @@ def embed_2d(
     n, d = features.shape
     if n < 2 or d < 2:
         raise ValueError(f"features must have at least 2 rows and 2 columns, got {features.shape}")
+    if method not in ("pca", "tsne"):
+        raise ValueError(f"method must be 'pca' or 'tsne', got {method!r}")
     require_finite("features", features)
+    if collapsed(features):  # t-SNE crashes the process otherwise
+        return jnp.zeros((n, 2), jnp.float32)
     x = np.asarray(features, np.float32)
     if method == "pca":
         plane = PCA(n_components=2, svd_solver="full").fit_transform(x)
-    elif method == "tsne":
+    else:
         perplexity = min(perplexity, (n - 1) / 3)
         tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
         # Its short parallel loops spin: more threads than free cores cost several times the work.
         with threadpool_limits(1):
             plane = tsne.fit_transform(x)
-    else:
-        raise ValueError(f"method must be 'pca' or 'tsne', got {method!r}")
     return jnp.asarray(plane, jnp.float32)

@@ -42,7 +42,7 @@ from rml.fewshot.laplacian_shot import laplacian_shot
 from rml.fewshot.methods import METHODS, TITLES, find_method
 from rml.fewshot.preprocess import preprocessed, transform, transform_episode
 from rml.fewshot.pt_map import pt_map
-from rml.fewshot.search import Search, search
+from rml.fewshot.search import Search, combinations, search
 from rml.fewshot.simpleshot import simple_shot
 from rml.fewshot.tim import tim, tim_adm
 from rml.fewshot.trajectory import (
@@ -67,6 +67,7 @@ __all__ = [
     "bd_cspn",
     "class_index",
     "cluster",
+    "combinations",
     "evaluate_episodes",
     "find_method",
     "hard_kmeans",

@@ -1,6 +1,7 @@
 """Options of a method chosen on validation episodes."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -49,6 +50,12 @@ class Search(NamedTuple):
         return mean, half
 
 
+def combinations(options: Mapping[str, Any]) -> int:
+    """Number of combinations of candidates that a search evaluates; 0 where there is no choice."""
+    sizes = [len(value) for value in options.values() if isinstance(value, tuple | list)]
+    return math.prod(sizes) if sizes else 0
+
+
 def search(
     method: Callable[..., Array],
     options: Mapping[str, Any],
@@ -57,6 +64,7 @@ def search(
     *,
     ways: int,
     mesh: Mesh | None = None,
+    evaluated: Callable[[int, float], None] | None = None,
 ) -> Search:
     """Searches a method's candidate options for the best accuracy.
 
@@ -68,6 +76,8 @@ def search(
       episodes: Validation episodes, drawn by `sample_episodes`.
       ways: Classes in an episode.
       mesh: See `rml.fewshot.evaluate.evaluate_episodes`.
+      evaluated: Called after each call with the number of combinations that it evaluated and the
+        best accuracy so far, such as to show progress.
 
     Returns:
       The chosen options, and the accuracies by which they were chosen.
@@ -92,7 +102,10 @@ def search(
             return partial(chosen, **hyperparameters)
 
         swept = np.asarray(sweep(under, grid, features, episodes, ways=ways, mesh=mesh))
-        found += [mean_and_interval(column) for column in swept.reshape(len(swept), -1).T]
+        columns = swept.reshape(len(swept), -1).T
+        found += [mean_and_interval(column) for column in columns]
+        if evaluated is not None:
+            evaluated(len(columns), max(mean for mean, _ in found))
     shape = [len(v) for v in candidates.values()]
     accuracies, intervals = (np.reshape(part, shape) for part in zip(*found, strict=True))
     best = np.unravel_index(np.argmax(accuracies), shape)

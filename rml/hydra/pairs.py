@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from rml.data import Source, augment
-from rml.data.pipeline import IN_MEMORY_BYTES, CountedByBatch
+from rml.data.pipeline import CountedByBatch
+from rml.data.source import IN_MEMORY_BYTES
 from rml.errors import UserError, unknown
 
 SAMPLING = ("uniform", "batch", "identical", "distinct")

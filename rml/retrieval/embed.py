@@ -1,6 +1,7 @@
 """Vectors of texts: any number of strings in, one array out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +17,7 @@ from rml.data import tokens
 from rml.models.text_encoder import TextEncoder
 from rml.training.mesh import batch_sharding, make_mesh, use_mesh
 
-Encode = Callable[[PyTree, Any, Any], Any]
+Encode = Callable[..., Any]
 
 BATCH_TOKENS = 2048
 """Tokens of a batch on each device, padding included; a CPU is as fast with few."""
@@ -67,32 +68,19 @@ def embed(
     tokens.check_texts(texts)
     mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
     rows = batch_sharding(mesh)
-    compiled = _compile(encode, mesh)
-    variables = _on_mesh(nn.meta.unbox(variables), mesh)
+    program = compiled(encode, mesh)
+    variables = on_mesh(variables, mesh)
+
+    def results() -> Iterator[tuple[np.ndarray, jax.Array]]:
+        for members, numbers, mask in _batches(
+            tokenizer, texts, max_length, batch_tokens, batch_devices(rows)
+        ):
+            yield members, program(variables, *jax.device_put((numbers, mask), rows))
+
     with use_mesh(mesh):
         one = jax.ShapeDtypeStruct((rows.num_devices, 8), np.int32)
         width = jax.eval_shape(encode, variables, one, jax.ShapeDtypeStruct(one.shape, bool))
-        found = np.zeros((len(texts), width.shape[-1]), np.float32)
-        waiting: list[tuple[np.ndarray, jax.Array]] = []
-        done = 0
-
-        def fetch(keep: int) -> None:
-            nonlocal done
-            while len(waiting) > keep:
-                members, vectors = waiting.pop(0)
-                found[members] = np.asarray(vectors.addressable_data(0))[: len(members)]
-                done += len(members)
-                if progress is not None:
-                    progress(done, len(texts))
-
-        for members, numbers, mask in _batches(
-            tokenizer, texts, max_length, batch_tokens, _batch_devices(rows)
-        ):
-            placed = jax.device_put((numbers, mask), rows)
-            waiting.append((members, compiled(variables, *placed)))
-            fetch(IN_FLIGHT)
-        fetch(0)
-    return found
+        return collect(np.zeros((len(texts), width.shape[-1]), np.float32), results(), progress)
 
 
 @dataclass(frozen=True)
@@ -115,12 +103,17 @@ class TextEmbedder:
     batch_tokens: int = BATCH_TOKENS
     mesh: Mesh | None = None
 
+    @property
+    def function(self) -> Encode:
+        """The pure function `(variables, tokens [b, t], mask [b, t]) -> [b, d]`."""
+        return self.module.apply
+
     def __call__(
         self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None
     ) -> Float[np.ndarray, "n d"]:
         """Vectors of texts; `progress(done, of)` is called after each batch."""
         return embed(
-            self.module.apply,
+            self.function,
             self.variables,
             self.tokenizer,
             texts,
@@ -131,19 +124,56 @@ class TextEmbedder:
         )
 
 
+def collect(
+    found: Float[np.ndarray, "n d"],
+    results: Iterable[tuple[Any, jax.Array]],
+    progress: Callable[[int, int], None] | None,
+) -> Float[np.ndarray, "n d"]:
+    """Fills rows of an array with results of batches, a few of which wait for the device.
+
+    Args:
+      found: The array.
+      results: For each batch the rows that it is for, and their values, which may be followed by
+        those of filled-up rows.
+      progress: Called as `progress(done, of)` after each batch, in rows.
+
+    Returns:
+      The array.
+    """
+    waiting: deque[tuple[Any, jax.Array]] = deque()
+    done = 0
+
+    def fetch(keep: int) -> None:
+        nonlocal done
+        while len(waiting) > keep:
+            members, vectors = waiting.popleft()
+            count = len(found[members])
+            found[members] = np.asarray(vectors.addressable_data(0))[:count]
+            done += count
+            if progress is not None:
+                progress(done, len(found))
+
+    for result in results:
+        waiting.append(result)
+        fetch(IN_FLIGHT)
+    fetch(0)
+    return found
+
+
 @lru_cache(maxsize=8)
-def _compile(encode: Encode, mesh: Mesh) -> Encode:
+def compiled(encode: Encode, mesh: Mesh) -> Encode:
     """`encode` under jit; its result, small, is whole on every device and in every process."""
     return jax.jit(encode, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def _batch_devices(rows: NamedSharding) -> int:
+def batch_devices(rows: NamedSharding) -> int:
     """Into how many parts a batch is split."""
     axes = rows.spec[0]
     return int(np.prod([rows.mesh.shape[axis] for axis in axes]))
 
 
-def _on_mesh(variables: PyTree, mesh: Mesh) -> PyTree:
+def on_mesh(variables: PyTree, mesh: Mesh) -> PyTree:
+    """The variables, unboxed, where they are on the devices of a mesh, and whole on each if not."""
     whole = NamedSharding(mesh, PartitionSpec())
     devices = set(mesh.devices.flat)
 
@@ -151,7 +181,7 @@ def _on_mesh(variables: PyTree, mesh: Mesh) -> PyTree:
         there = isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
         return leaf if there else jax.device_put(leaf, whole)
 
-    return jax.tree.map(place, variables)
+    return jax.tree.map(place, nn.meta.unbox(variables))
 
 
 def _batches(

@@ -3,20 +3,30 @@
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.path import atomicity
 
 from rml.errors import UserError
 from rml.training.digests import damage, write_digests
+from rml.training.durable import sync
 from rml.training.processes import all_agree, is_primary, lost_process, primary_first
 
 log = logging.getLogger(__name__)
 
 EMPTY = "empty"
+
+
+class _DurablePath(atomicity.AtomicRenameTemporaryPath):
+    """A checkpoint's directory, whose new name is on the disk before an older one is removed."""
+
+    async def finalize(self) -> None:
+        await super().finalize()
+        sync(Path(self.get_final()).parent)
 
 
 class Checkpoints:
@@ -36,9 +46,12 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, cleanup_tmp_directories=True, create=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                temporary_path_class=_DurablePath,
             ),
             item_names=("state", "data", "config"),
         )  # fmt: skip
+        if is_primary():
+            sync(self.directory.parent)
 
     def _seal(self) -> None:
         """Called by the first process when all files are written, before the commit's rename."""
@@ -54,11 +67,11 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             if isinstance(error, UserError) or lost_process(error):
                 raise
-            left = [int(p.name) for p in self.directory.iterdir() if p.name.isdigit()]
+            left = steps_saved(self.directory)
             raise UserError(
                 f"checkpoint of step {self._saving} cannot be written to {self.directory}: "
                 f"{_reason(error)}; "
-                + (f"the newest whole one is of step {max(left)}" if left else "there is no other")
+                + (f"the newest whole one is of step {left[0]}" if left else "there is no other")
             ) from error
 
     def latest(self) -> int | None:
@@ -212,9 +225,13 @@ def _in_all(checkpoint: Path, read: Callable[[Path], Any]) -> Any:
     return found
 
 
-def _read_position(checkpoint: Path) -> Any:
+def _read_json(item: Path) -> Any:
     with closing(ocp.JsonCheckpointHandler()) as handler:
-        return handler.restore(checkpoint / "data", args=ocp.args.JsonRestore())["iterator"]
+        return handler.restore(item, args=ocp.args.JsonRestore())
+
+
+def _read_position(checkpoint: Path) -> Any:
+    return _read_json(checkpoint / "data")["iterator"]
 
 
 def _read_state(checkpoint: Path, abstract_state: Any) -> Any:
@@ -255,35 +272,53 @@ def _leaves(tree: Any) -> dict[tuple[str, ...], str]:
     return {path: described(leaf) for path, leaf in flat.items()}
 
 
-def restore_state(directory: Path, abstract_state: Any) -> Any:
-    """The state in the newest checkpoint of a directory, which is only read.
+def steps_saved(directory: Path) -> list[int]:
+    """Steps of the complete checkpoints in a directory, which may be missing; the newest first."""
+    return sorted((int(p.name) for p in directory.glob("*") if p.name.isdigit()), reverse=True)
+
+
+def saved_config(directory: Path) -> tuple[int, dict[str, Any]] | None:
+    """Step and config of the newest checkpoint whose config can be read; None if there is none."""
+    for step in steps_saved(directory):
+        checkpoint = directory.absolute() / str(step)
+        with suppress(OSError, ValueError):
+            if not damage(checkpoint, item="config"):
+                return step, dict(_read_json(checkpoint / "config"))
+    return None
+
+
+def restore_state(directory: Path, abstract_state: Any, *, step: int | None = None) -> Any:
+    """The state in a checkpoint of a directory, which is only read.
 
     Args:
       directory: Where checkpoints are.
       abstract_state: Shapes, types and shardings that the state must have.
+      step: Of the checkpoint; the newest if not given.
 
     Returns:
       The state.
 
     Raises:
-      UserError: There is no checkpoint, its files are not what was written or cannot be read now,
-        or its state has another structure.
+      UserError: There is no such checkpoint, its files are not what was written or cannot be read
+        now, or its state has another structure.
     """
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    if directory.is_dir():
-        with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
-            step = manager.latest_step()
-        if step is not None:
-            checkpoint = directory.absolute() / str(step)
-            with _reading(checkpoint):
-                if reason := damage(checkpoint):
-                    raise UserError(
-                        f"{_name(checkpoint)} cannot be read ({reason}); remove "
-                        f"{directory.parent / 'summary.json'} and start that run again: it "
-                        "continues from the checkpoint before"
-                    )
-                return _read_state(checkpoint, abstract_state)
-    raise UserError(f"run {directory.parent} has no checkpoint; train it first")
+    saved = steps_saved(directory)
+    if not saved:
+        raise UserError(f"run {directory.parent} has no checkpoint; train it first")
+    if step is not None and step not in saved:
+        raise UserError(
+            f"run {directory.parent} has no checkpoint of step {step}, expected "
+            f"{' or '.join(map(str, saved))}"
+        )
+    checkpoint = directory.absolute() / str(saved[0] if step is None else step)
+    with _reading(checkpoint):
+        if reason := damage(checkpoint):
+            raise UserError(
+                f"{_name(checkpoint)} cannot be read ({reason}); remove "
+                f"{directory.parent / 'summary.json'} and start that run again: it "
+                "continues from the checkpoint before"
+            )
+        return _read_state(checkpoint, abstract_state)
 
 
 def abstract_with_shardings(abstract: Any, shardings: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ class Claim:
       relation: ">=" or "<=", between the measured value and `threshold`.
       threshold: Margin, in the metric's unit.
       source: Paper with table, figure or section.
+      any_data: Whether the threshold holds on any data, as a theorem's does.
     """
 
     statement: str
@@ -30,25 +31,42 @@ class Claim:
     relation: str
     threshold: float
     source: str
+    any_data: bool = field(default=False, compare=False)  # results of before do not have it
 
     @classmethod
     def of(cls, measured: Mapping[str, Any]) -> "Claim":
         """The claim that `measure` measured, without its value."""
-        return cls(**{field.name: measured[field.name] for field in fields(cls)})
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: measured[name] for name in names if name in measured})
 
     def meets(self, value: float) -> bool:
         """Whether a value meets the threshold; NaN never does."""
         return bool(RELATIONS[self.relation](value, self.threshold))
 
-    def measure(self, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """The claim with its measured value and whether it holds; NaN never holds."""
+    def measure(self, metrics: Mapping[str, float], *, other_data: str = "") -> dict[str, Any]:
+        """Measures the claim.
+
+        Args:
+          metrics: The run's results; without the claim's metric only on other data.
+          other_data: Name of the run's data where the threshold was set on other data.
+
+        Returns:
+          The claim's fields with `value`, `holds` (False of NaN, None where the claim is not
+          judged; the value is None there if it was not measured) and `note`, why it is not.
+        """
+        if other_data and not self.any_data:
+            value, note = metrics.get(self.metric), f"not judged on {other_data}"
+            measured = None if value is None else float(value)
+            return {**asdict(self), "value": measured, "holds": None, "note": note}
         value = float(metrics[self.metric])
-        return {**asdict(self), "value": value, "holds": self.meets(value)}
+        return {**asdict(self), "value": value, "holds": self.meets(value), "note": ""}
 
 
-def measure_claims(claims: Iterable[Claim], metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Every claim with its measured value."""
-    return [claim.measure(metrics) for claim in claims]
+def measure_claims(
+    claims: Iterable[Claim], metrics: Mapping[str, float], *, other_data: str = ""
+) -> list[dict[str, Any]]:
+    """Every claim with its measured value, see `Claim.measure`."""
+    return [claim.measure(metrics, other_data=other_data) for claim in claims]
 
 
 def judge(claim: Claim, values: Sequence[float]) -> dict[str, Any]:
@@ -84,6 +102,8 @@ def judge(claim: Claim, values: Sequence[float]) -> dict[str, Any]:
         mean, low, high = (float(part) for part in t_interval(given))
         met = {claim.meets(low), claim.meets(high)}
         verdict = "undecided" if len(met) > 1 else "holds" if True in met else "not reproduced"
+    stated = asdict(claim)
+    del stated["any_data"]  # its own data were measured
     return {
-        **asdict(claim), "mean": mean, "low": low, "high": high, "verdict": verdict, "note": note,
+        **stated, "mean": mean, "low": low, "high": high, "verdict": verdict, "note": note,
     }  # fmt: skip

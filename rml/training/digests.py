@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rml.training.durable import sync, write_text
+
 log = logging.getLogger(__name__)
 
 DIGESTS = "digests.json"
@@ -38,16 +40,22 @@ def _digest(file: Path) -> str:
 
 
 def write_digests(checkpoint: Path) -> None:
-    """Writes `digests.json` into the directory of a checkpoint whose items are complete."""
+    """Writes `digests.json` into the directory of a checkpoint whose items are complete.
+
+    When it returns, the items and their digests are on the disk.
+    """
     found = {str(file.relative_to(checkpoint)): _digest(file) for file in _files(checkpoint)}
-    (checkpoint / DIGESTS).write_text(json.dumps(found, indent=0, sort_keys=True) + "\n")
+    for path in checkpoint.rglob("*"):
+        sync(path)
+    write_text(checkpoint / DIGESTS, json.dumps(found, indent=0, sort_keys=True) + "\n")
 
 
-def damage(checkpoint: Path, *, part: int = 0, parts: int = 1) -> str:
+def damage(checkpoint: Path, *, item: str = "", part: int = 0, parts: int = 1) -> str:
     """What is wrong with the files of a checkpoint.
 
     Args:
       checkpoint: Its directory.
+      item: The one item that is looked at, such as "config"; all of them if empty.
       part: Number of the part of the files that is looked at.
       parts: Number of parts the files are split into.
 
@@ -67,7 +75,8 @@ def damage(checkpoint: Path, *, part: int = 0, parts: int = 1) -> str:
         return f"{DIGESTS} has changed since it was written: {error}"
     if not isinstance(expected, dict):
         return f"{DIGESTS} has changed since it was written: expected names with digests"
-    for name in sorted(expected)[part::parts]:
+    names = sorted(name for name in expected if name.startswith(f"{item}/" if item else ""))
+    for name in names[part::parts]:
         try:
             if _digest(checkpoint / name) != expected[name]:
                 return f"{name} has changed since it was written"

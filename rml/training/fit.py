@@ -28,7 +28,7 @@ from rml.training.processes import global_arrays, is_primary, local_copy, part_o
 from rml.training.progress import Progress
 from rml.training.rundir import RunDirectory
 from rml.training.task import Task, TrainState
-from rml.training.writers import MetricsWriter
+from rml.training.writers import MetricsWriter, warn_of_gaps
 
 AHEAD = 2
 
@@ -208,8 +208,10 @@ def fit(
             state = compiled.init()
         else:
             progress.note(f"continuing after step {step}")
-        writer = MetricsWriter(run.path, step=step)
+        writer = MetricsWriter(run.path, step=step, tracker=run.tracker)
         opened.callback(writer.close)
+        if is_primary():
+            warn_of_gaps(run.path / "metrics.jsonl", step, train=max(log_every, 1), eval=eval_every)
         loop = _Loop(
             task, run, compiled, checkpoints, iterator, writer, progress, received,
             steps=steps, log_every=log_every, eval_every=eval_every,
@@ -217,7 +219,11 @@ def fit(
         )  # fmt: skip
         progress.start(step, steps)
         opened.callback(progress.stop)
-        return loop.run(step, state)
+        try:
+            return loop.run(step, state)
+        except NonFiniteLoss as error:
+            run.write_failure(error.step, str(error))
+            raise
 
 
 class _Loop:
@@ -302,4 +308,5 @@ class _Loop:
     def save(self, step: int, state: TrainState) -> None:
         """Saves a state whose losses were all finite."""
         self.drain()
+        self.writer.sync()
         self.checkpoints.save(step, state, self.iterator, self.config)

@@ -3,8 +3,10 @@
 Every function does the obvious thing in the usual case of one process.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import ctypes
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -21,7 +23,11 @@ JOIN_SECONDS = 120
 
 
 def join(
-    coordinator: str | None = None, processes: int | None = None, index: int | None = None
+    coordinator: str | None = None,
+    processes: int | None = None,
+    index: int | None = None,
+    *,
+    lost: Callable[[str], Any] | None = None,
 ) -> None:
     """Joins the processes of a run; call it before anything asks for a device.
 
@@ -29,15 +35,18 @@ def join(
       coordinator: `host:port` of process 0; found by JAX on TPU pods, SLURM and Kubernetes.
       processes: How many.
       index: Which of them this is.
+      lost: `lost(reason)`, called in a thread of the runtime when process 0 cannot be reached or
+        says that another one cannot; it must end this process.
 
     Raises:
       UserError: The others could not be found or did not come.
     """
     try:
-        jax.distributed.initialize(
-            coordinator, processes, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            initialization_timeout=JOIN_SECONDS, shutdown_timeout_seconds=HEARTBEAT_SECONDS,
-        )  # fmt: skip
+        with _calling(lost) if lost else nullcontext():
+            jax.distributed.initialize(
+                coordinator, processes, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                initialization_timeout=JOIN_SECONDS, shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+            )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         where = f"at {coordinator}" if coordinator else "of this cluster"
@@ -45,6 +54,59 @@ def join(
             f"cannot join the processes {where} ({reason}); expected all of them to start within "
             f"{JOIN_SECONDS} s of each other, each with its own --process_id"
         ) from None
+
+
+@contextmanager
+def _calling(lost: Callable[[str], Any]) -> Iterator[None]:
+    """Has JAX's client call `lost` where it would print its own account and end the process.
+
+    `jax.distributed.initialize` has no argument for that, the client that it makes has one.
+    """
+    from jax._src import distributed
+
+    def called(*status: Any) -> None:
+        lost(str(*status).strip().splitlines()[0][:160])
+
+    _catch_bad_cast(lambda: lost("process 0 does not answer, or says that another one does not"))
+    runtime = distributed._jax
+    make = runtime.get_distributed_runtime_client
+    runtime.get_distributed_runtime_client = functools.partial(
+        make, missed_heartbeat_callback=called
+    )
+    try:
+        yield
+    finally:
+        runtime.get_distributed_runtime_client = make
+
+
+def _catch_bad_cast(call: Callable[[], Any]) -> None:
+    """Calls a function where C++ would end this process because of a `std::bad_cast`.
+
+    jaxlib 0.10 does not call the client's callback: it cannot convert the status that it would give
+    it, and this exception in a thread of its own ends the process.
+    """
+    try:
+        runtime = ctypes.CDLL("libstdc++.so.6")
+        set_terminate = runtime._ZSt13set_terminatePFvvE
+        current_type = runtime.__getattr__("__cxa_current_exception_type")
+    except (OSError, AttributeError):  # another C++ runtime, with a message of its own
+        return
+    handler = ctypes.CFUNCTYPE(None)
+    set_terminate.restype = handler
+    current_type.restype = ctypes.POINTER(ctypes.c_char_p)  # a std::type_info: its table, its name
+
+    def terminate() -> None:
+        found = current_type()
+        if found and found[1] == b"St8bad_cast":
+            call()
+        before()
+
+    _KEPT.append(ours := handler(terminate))
+    before = set_terminate(ours)
+
+
+_KEPT: list[Any] = []
+"""Functions that C++ holds by their address alone."""
 
 
 def lost_process(error: BaseException) -> str | None:

@@ -19,7 +19,12 @@ class Progress:
     """Shows step, rate, time left and key metrics; the rate leaves compilation out."""
 
     def __init__(
-        self, stream: TextIO | None = None, *, keys: tuple[str, ...] = (), quiet: bool = False
+        self,
+        stream: TextIO | None = None,
+        *,
+        keys: tuple[str, ...] = (),
+        quiet: bool = False,
+        unit: str = "step",
     ):
         """Chooses the form.
 
@@ -27,9 +32,10 @@ class Progress:
           stream: Where to write, standard output by default.
           keys: Metrics to show, such as "train/loss"; all that come where none is named.
           quiet: Show nothing.
+          unit: What is counted, in the singular.
         """
         self._stream = stream or sys.stdout
-        self._keys, self._quiet = keys, quiet
+        self._keys, self._quiet, self._unit = keys, quiet, unit
         self._live: Any = None
         self._shown: dict[str, float] = {}
         self._last_plain = 0.0
@@ -50,7 +56,7 @@ class Progress:
         from rich.progress import Progress as RichProgress
 
         self._live = RichProgress(
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TextColumn(self._unit + " {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[rate]} {task.fields[left]} {task.fields[metrics]}"),
             console=Console(file=self._stream),
@@ -67,7 +73,7 @@ class Progress:
         left = (self._steps - self._step) / rate if done else 0.0
         metrics = "  ".join(f"{k.split('/', 1)[-1]} {v:.4g}" for k, v in self._shown.items())
         return {
-            "rate": f"{rate:.1f} steps/s",
+            "rate": f"{rate:{'.1f' if rate >= 1 else '.2g'}} {self._unit}s/s",
             "left": f"{duration(left)} left" if done else "",
             "metrics": metrics,
         }
@@ -86,7 +92,7 @@ class Progress:
         elif time.perf_counter() - self._last_plain > PLAIN_EVERY or step == self._steps:
             self._last_plain = time.perf_counter()
             parts = " ".join(part for part in self._state().values() if part)
-            print(f"step {step}/{self._steps} {parts}", file=self._stream, flush=True)
+            print(f"{self._unit} {step}/{self._steps} {parts}", file=self._stream, flush=True)
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """Remembers the metrics to show beside the step."""

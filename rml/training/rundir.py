@@ -3,7 +3,6 @@
 import fcntl
 import importlib.metadata
 import json
-import os
 import platform
 import tempfile
 import time
@@ -15,64 +14,55 @@ from typing import Any
 import jax
 
 from rml.errors import UserError
+from rml.training.config_file import (
+    CONFIG,
+    SUMMARY,
+    check_same,
+    differences,
+    read_config,
+    read_summary,
+    replace_config,
+    restore_config,
+)
+from rml.training.durable import make_directory, write_json
 from rml.training.processes import is_primary, of_primary, primary_first
 
+FAILURE = "failure.json"
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "rml")
-MAX_DIFFERENCES = 8
-PLACEMENT = ("mesh",)
-"""Keys that say where a run computes, not what: they may change when it continues."""
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, path)
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Keys in which two configs differ, each with both values."""
-    old, new = flatten(old), flatten(new)
-    absent = "(absent)"
-    return [
-        f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent)
-    ]
 
 
 class RunDirectory:
     """One run's directory, held by one run at a time.
 
     Opening writes `config.json` into a new or empty directory, or checks it against the one that
-    is there, but for the mesh. Nothing that exists is overwritten. Of the processes of one run,
-    which share the directory, the first one holds it and writes; what the others draw goes to a
-    place of their own.
+    is there. `mesh`, `evaluation.*` and, upwards, `train.steps` may differ: the config that was
+    there is then kept in `config.history.jsonl`, with the summary. A config that is lost is taken
+    from a checkpoint. Of the processes of one run, which share the directory, the first one holds
+    it and writes; what the others draw goes to a place of their own.
 
     Attributes:
       path: The directory.
       config: The run's config as plain data.
       resumed: Whether the directory held this run before.
+      tracker: Where metrics are logged beside the directory, None if nowhere; see
+        `rml.training.tracking`.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any], *, config_name: str = ""):
+    def __init__(
+        self,
+        path: str | Path,
+        config: Mapping[str, Any],
+        *,
+        config_name: str = "",
+        commit: str = "",
+    ):
         """Opens or creates the directory.
 
         Args:
           path: The directory.
           config: The run's config.
           config_name: The file that the config comes from, for the summary.
+          commit: The commit of the code that runs, for the summary.
 
         Raises:
           UserError: The path is a file, cannot be written, holds something else or another
@@ -80,9 +70,12 @@ class RunDirectory:
         """
         self.path = Path(path)
         self.config = json.loads(json.dumps(dict(config)))
-        self.config_name = config_name
+        self.config_name, self.commit = config_name, commit
+        self.tracker: Any = None
         self._lock: Any = None
         self.resumed = False
+        self._replaced = False
+        self._methods: list[RunDirectory] = []
         self._scratch: tempfile.TemporaryDirectory | None = None
         with primary_first(f"opening the work directory {self.path}"):
             self._created = not self.path.exists()
@@ -92,7 +85,7 @@ class RunDirectory:
     def _open(self) -> None:
         try:
             if is_primary():
-                self.path.mkdir(parents=True, exist_ok=True)
+                make_directory(self.path)
                 self._hold()
             elif not self.path.is_dir():
                 raise UserError(
@@ -101,6 +94,7 @@ class RunDirectory:
                 )
             self.resumed = self._check_config()
             if is_primary():
+                (self.path / FAILURE).unlink(missing_ok=True)
                 tempfile.TemporaryFile(dir=self.path).close()  # better now than after an hour
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"work directory {self.path} is a file, expected a directory") from None
@@ -120,34 +114,15 @@ class RunDirectory:
         raise UserError(f"work directory {self.path} is in use by another run")
 
     def _check_config(self) -> bool:
-        file = self.path / "config.json"
-        if not file.exists():
-            strangers = sorted(p.name for p in self.path.iterdir() if p.name[0] != ".")
-            strangers = [n for n in strangers if not n.endswith(".partial")]
-            if strangers:
-                raise UserError(
-                    f"work directory {self.path} holds {strangers[0]!r} and no run, "
-                    "expected a new or empty directory, or one of this config's runs"
-                )
-            write_json(file, self.config)
+        found = read_config(self.path)
+        if found is None:
+            write_json(self.path / CONFIG, self.config)
             return False
-        try:
-            found = json.loads(file.read_text())
-        except ValueError:
-            raise UserError(f"{file} is not readable as JSON; the run cannot be resumed") from None
-        what = [
-            {key: value for key, value in config.items() if key not in PLACEMENT}
-            for config in (found, self.config)
-        ]
-        differing = difference(*what)
-        if differing:
-            shown = "\n  ".join(differing[:MAX_DIFFERENCES])
-            more = len(differing) - MAX_DIFFERENCES
-            raise UserError(
-                f"work directory {self.path} holds a run of a different config; "
-                f"give another --workdir, or the same values:\n  {shown}"
-                + (f"\n  and {more} more" if more > 0 else "")
-            )
+        differing = differences(found, self.config)
+        check_same(self.path, differing)
+        if any(key.partition(".")[0] != "mesh" for key in differing):
+            replace_config(self.path, found, self.config, differing)
+            self._replaced = True
         return True
 
     def close(self) -> None:
@@ -158,13 +133,18 @@ class RunDirectory:
             self._scratch.cleanup()
 
     def abandon(self) -> None:
-        """Takes a directory back that holds nothing yet but its config."""
+        """Takes back a directory that holds its config alone, or a config not trained with yet."""
+        for inner in self._methods:
+            inner.abandon()
+        if self._replaced:
+            restore_config(self.path)
+            self._replaced = False
         if (
             is_primary()
             and not self.resumed
-            and {p.name for p in self.path.iterdir()} <= {"config.json", ".lock"}
+            and {p.name for p in self.path.iterdir()} <= {CONFIG, ".lock"}
         ):
-            (self.path / "config.json").unlink()
+            (self.path / CONFIG).unlink()
             (self.path / ".lock").unlink()
             if self._created:
                 self.path.rmdir()
@@ -173,7 +153,11 @@ class RunDirectory:
     def of_method(self, name: str) -> "RunDirectory":
         """The directory of one of the methods that a run compares, `methods/<name>` in it."""
         config = self.config | {"method": name}
-        return RunDirectory(self.path / "methods" / name, config, config_name=self.config_name)
+        inner = RunDirectory(
+            self.path / "methods" / name, config, config_name=self.config_name, commit=self.commit
+        )
+        self._methods.append(inner)
+        return inner
 
     def figure(self, name: str) -> Path:
         """Where a figure of this name is saved."""
@@ -191,8 +175,7 @@ class RunDirectory:
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a complete run, None before it is complete."""
-        file = self.path / "summary.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        return read_summary(self.path)
 
     def write_summary(
         self,
@@ -228,7 +211,18 @@ class RunDirectory:
             | {name: importlib.metadata.version(name) for name in VERSIONED},
             "devices": [device.device_kind for device in jax.devices()],
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        } | ({"commit": self.commit} if self.commit else {})
         if is_primary():
-            write_json(self.path / "summary.json", summary)
+            write_json(self.path / SUMMARY, summary)
         return summary
+
+    def write_failure(self, step: int, message: str) -> None:
+        """Says why the run ended, until it is opened again.
+
+        Args:
+          step: The step at which it failed.
+          message: What went wrong.
+        """
+        if is_primary():
+            failure = {"step": step, "message": message, "commit": self.commit or "unknown"}
+            write_json(self.path / FAILURE, failure)

@@ -1,6 +1,7 @@
 """Metrics to `metrics.jsonl` and TensorBoard events."""
 
 import json
+import logging
 import math
 import os
 import time
@@ -14,7 +15,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from rml.errors import UserError
+from rml.training.durable import write_text
 from rml.training.processes import is_primary
+
+log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 10.0
 """Time between flushes of the events, so that TensorBoard shows a run while it trains."""
@@ -27,25 +31,35 @@ class MetricsWriter:
     uninterrupted one's but for the times. Of several processes the first one writes.
     """
 
-    def __init__(self, directory: Path, *, step: int):
-        """Opens the files of a run that continues after `step` (0 for a new one)."""
+    def __init__(self, directory: Path, *, step: int, tracker: Any = None):
+        """Opens the files.
+
+        Args:
+          directory: The run directory.
+          step: Step after which the run continues, 0 for a new one.
+          tracker: Where metrics are written as well, see `rml.training.tracking`.
+        """
         self._path = directory / "metrics.jsonl"
         self._writes = is_primary()
-        kept = [line for line in read_metrics(self._path) if line["step"] <= step]
+        self._tracker = tracker
+        lines, damaged = _parse(self._path)
+        kept = [line for line in lines if line["step"] <= step]
         self.seconds = max((float(line["time"]) for line in kept), default=0.0)
         if not self._writes:
             return
+        if damaged:
+            log.warning("%s; the run continues after step %d", damaged, step)
         with self._writing():
-            partial = self._path.with_name("metrics.jsonl.partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            os.replace(partial, self._path)
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
             self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
             # Written in this thread: a writer with a queue would wait for ever on a full disk.
             self._events = EventsWriter(str(directory / "events"))
             self._flushed = time.monotonic()
             # TensorBoard hides what an earlier start wrote from this step on.
-            log = SessionLog(status=SessionLog.START)
-            self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=log))
+            session = SessionLog(status=SessionLog.START)
+            self._events.write_event(
+                Event(wall_time=time.time(), step=step + 1, session_log=session)
+            )
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -76,9 +90,21 @@ class MetricsWriter:
             for name, value in metrics.items():
                 summary = scalar(name, float(value))
                 self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            if self._tracker is not None:
+                self._tracker.write(step, plain)
             if time.monotonic() - self._flushed > FLUSH_SECONDS:
                 self._events.flush()
                 self._flushed = time.monotonic()
+
+    def sync(self) -> None:
+        """Waits until every line is on the disk.
+
+        Raises:
+          UserError: One cannot be written.
+        """
+        if self._writes:
+            with self._writing():
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flushes and closes both files.
@@ -96,13 +122,46 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    """The whole lines of a `metrics.jsonl`; what a kill or a power cut has damaged is left out."""
+    return _parse(path)[0]
+
+
+def _parse(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The whole lines of a file of metrics, and what is wrong with the others."""
     if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text().splitlines():
+        return [], ""
+    lines, damaged = [], []
+    texts = path.read_bytes().split(b"\n")
+    for number, text in enumerate(texts, 1):
         try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
+            line = json.loads(text)
+            float(line["step"]), float(line["time"])
+            lines.append(line)
+        except (ValueError, TypeError, KeyError):
+            if text:
+                damaged.append(number)
+    if damaged == [len(texts)]:
+        return lines, f"the last line of {path} is cut short ({len(texts[-1])} bytes) and removed"
+    numbers = ", ".join(map(str, damaged))
+    return lines, f"damaged lines of {path} are removed: {numbers}" if damaged else ""
+
+
+def warn_of_gaps(path: Path, step: int, **every: int) -> None:
+    """Warns of metrics that were written up to a step and are there no more.
+
+    Args:
+      path: The file of metrics.
+      step: The step after which the run continues.
+      **every: By kind of metrics, `train` or `eval`, the steps between their lines; 0 for none.
+    """
+    lines = read_metrics(path)
+    for kind, interval in every.items():
+        found = {line["step"] for line in lines if any(k.startswith(f"{kind}/") for k in line)}
+        expected = range(interval, step + 1, interval) if interval else ()
+        lost = [at for at in expected if at not in found]
+        if lost and (found or kind == "train"):  # a task may have nothing to evaluate
+            log.warning(
+                "%s lacks %d of the %d lines of %s/ metrics up to step %d (the first of step %d); "
+                "curves have a gap there, the training does not",
+                path, len(lost), len(expected), kind, step, lost[0],
+            )  # fmt: skip

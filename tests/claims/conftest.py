@@ -1,19 +1,30 @@
-"""Claims are measured by the launcher, as a user does it."""
+"""Claims are measured by the recipes themselves, in the process of the tests."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from experiments.common.evaluators import ImageEvaluator
+from experiments.registry import find_experiment
+from rml.training import RunDirectory
+from tests.system.two_steps import override, read
+
 
 @pytest.fixture
-def summarize(launch, tmp_path: Path) -> Callable[..., dict]:
-    """Runs with these arguments in `tmp_path / "run"` and returns the summary it leaves there."""
+def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs a config, changed where given, in `tmp_path / "run"`: metrics, and which claims hold."""
 
-    def run(*args: str) -> dict:
-        result = launch(*args, f"--workdir={tmp_path / 'run'}", timeout=900)
-        assert result.returncode == 0, result.stderr
-        return json.loads((tmp_path / "run" / "summary.json").read_text())
+    def run(path: str, changes: dict[str, Any]) -> tuple[dict[str, float], dict[Any, bool]]:
+        config = override(read(path), changes)
+        experiment = find_experiment(config.experiment)
+        directory = RunDirectory(tmp_path / "run", config.to_dict(), config_name=path)
+        metrics = experiment.run(config, directory)
+        directory.close()
+        holds = {(c.metric, c.relation): c.meets(metrics[c.metric]) for c in experiment.CLAIMS}
+        return metrics, holds
 
+    # An embedding takes as long as the training and shows no number; the launcher's tests draw it.
+    monkeypatch.setattr(ImageEvaluator, "draw", lambda *args: None)
     return run

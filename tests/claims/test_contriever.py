@@ -15,22 +15,17 @@ from experiments.registry import find_experiment
 from experiments.retrieval import ablation, finetune
 from rml.errors import UserError
 from rml.training import RunDirectory
+from tests.system.two_steps import override
 
 SMALL = {
     "model.width": 64, "model.depth": 1, "model.mlp": 128, "tokens.vocabulary": 2048,
     "evaluation.test_queries": 200, "evaluation.validation_queries": 50, "queue.size": 512,
     "train.batch_size": 64, "train.eval_every": 0, "data.train": "train[:20%]",
 }  # fmt: skip
-
-
-def overridden(config: ConfigDict, **changes) -> ConfigDict:
-    for key, value in changes.items():
-        *path, last = key.split(".")
-        inner = config
-        for part in path:
-            inner = inner[part]
-        inner[last] = value
-    return config
+QUICK = SMALL | {
+    "train.steps": 300, "train.checkpoint_every": 0, "optimizer.learning_rate": 5e-3,
+    "data.tasks": ("docstring_to_code",),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -72,7 +67,7 @@ def test_a_variant_changes_one_value_and_a_wrong_one_is_named():
 
 def small_finetune(path) -> ConfigDict:
     config = contriever_pydocs_random.get_config()
-    overridden(config, **SMALL)
+    override(config, SMALL)
     config.tokens.update(dict(query_length=16, document_length=24, vocabulary=300))
     config.data.update(
         dict(name=f"beir:{path}", train="train", validation="test", tasks=("default",))
@@ -168,14 +163,8 @@ def test_what_has_no_text_encoder_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_unsupervised_crops_beat_the_random_encoder(summarize):
+def test_unsupervised_crops_beat_the_random_encoder(measure):
     """On modules that training did not see; the margins are those of the full claim's sign."""
-    flags = [f"--config.{key}={value}" for key, value in SMALL.items()]
-    summary = summarize(
-        "--config=configs/retrieval/contriever_pydocs_random.py", *flags,
-        "--config.train.steps=300", "--config.train.checkpoint_every=300",
-        "--config.optimizer.learning_rate=5e-3", "--config.data.tasks=('docstring_to_code',)",
-    )  # fmt: skip
-    metrics = summary["metrics"]
+    metrics, _ = measure("configs/retrieval/contriever_pydocs_random.py", QUICK)
     assert metrics["docstring_to_code_ndcg_over_random_low"] > 0, metrics
     assert metrics["docstring_to_code_bm25_recall"] > 0.5, metrics

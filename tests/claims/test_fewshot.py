@@ -11,40 +11,33 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs.contrastive import simclr_digits
 from configs.fewshot import base_digits, compare_digits, compare_pydocs
+from experiments.common import pretraining
 from experiments.common.encoders import load_encoder
+from experiments.contrastive import simclr
 from experiments.fewshot import clustering, common, compare
 from experiments.fewshot.features import load_features
 from rml.errors import UserError
 from rml.evaluation import clustering_scores
 from rml.fewshot import Setting, cluster, largest_increase, simple_shot
+from rml.training import RunDirectory
+from tests.system.two_steps import override
 
-QUICK = (
-    "--config=configs/fewshot/compare_digits.py", "--config.train.steps=100",
-    "--config.train.eval_every=0", "--config.episodes.count=1000",
-    "--config.episodes.validation=200", "--config.episodes.imbalanced=False",
-    "--config.episodes.shots=(1,)", "--config.energy.episodes=20",
-    "--config.compared=('simple_shot','soft_kmeans','transductive_clustering')",
-)  # fmt: skip
-
-
-@pytest.fixture
-def measured(summarize, tmp_path):
-    """Runs with these arguments and returns the metrics, which claims hold, and the directory."""
-
-    def run(*args: str):
-        summary = summarize(*args)
-        holds = {
-            (claim["metric"], claim["relation"]): claim["holds"] for claim in summary["claims"]
-        }
-        return summary["metrics"], holds, tmp_path / "run"
-
-    return run
+QUICK = {
+    "train.steps": 100, "train.eval_every": 0, "episodes.count": 1000,
+    "episodes.validation": 200, "episodes.imbalanced": False, "episodes.shots": (1,),
+    "energy.episodes": 20,
+    "compared": ("simple_shot", "soft_kmeans", "transductive_clustering"),
+}  # fmt: skip
 
 
 @pytest.mark.slow
-def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_falls(measured):
-    metrics, holds, directory = measured(*QUICK)
+def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_falls(
+    measure, tmp_path
+):
+    metrics, holds = measure("configs/fewshot/compare_digits.py", QUICK)
+    directory = tmp_path / "run"
     assert holds["regularised_over_simple_shot", ">="], metrics
     assert holds["regularised_over_kmeans", "<="], metrics
     assert holds["energy_increase", "<="], metrics
@@ -74,29 +67,41 @@ def test_a_comparison_trains_only_where_its_features_say_so():
         compare.task(compare_pydocs.get_config())
 
 
+COMPARE = """
+import json, sys
+from pathlib import Path
+from experiments.registry import find_experiment
+from rml.training import RunDirectory
+from tests.system.two_steps import override, read
+
+changes = json.loads(sys.argv[2], object_hook=lambda found: {
+    key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
+})
+config = override(read("configs/fewshot/compare_digits.py"), changes)
+run = RunDirectory(Path(sys.argv[1]), config.to_dict())
+metrics = find_experiment(config.experiment).run(config, run)
+run.close()
+print(json.dumps({name: float(value) for name, value in metrics.items()}))
+"""
+
+
 @pytest.mark.slow
-def test_another_experiments_encoder_gives_the_features(launch, tmp_path):
-    """A contrastive run of two steps, then its encoder, each by the launcher as a user has it."""
-    trained = launch(
-        "--config=configs/contrastive/simclr_digits.py", f"--workdir={tmp_path / 'simclr'}",
-        "--config.train.steps=2", "--config.optimizer.warmup_steps=1",
-        "--config.train.batch_size=64", "--config.train.log_every=1",
-        "--config.train.eval_every=0", timeout=900,
-    )  # fmt: skip
-    assert trained.returncode == 0, trained.stderr
-    compare = (
-        *QUICK, "--config.features.of=run", "--config.episodes.count=100",
-        "--config.episodes.validation=20",
-    )  # fmt: skip
-    missing = launch(*compare, f"--workdir={tmp_path / 'a'}", f"--config.features.run={tmp_path}")
-    assert missing.returncode == 1
-    assert "expected the directory of a run" in missing.stderr
-    done = launch(
-        *compare, f"--config.features.run={tmp_path / 'simclr'}", f"--workdir={tmp_path / 'b'}",
-        "--cpu_devices=2", timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "b" / "summary.json").read_text())["metrics"]
+def test_another_experiments_encoder_gives_the_features(forked, tmp_path):
+    """A contrastive run of two steps, then its encoder, its episodes on two devices."""
+    config = simclr_digits.get_config()
+    config.train.update(dict(steps=2, batch_size=64, eval_every=0, checkpoint_every=2))
+    config.optimizer.warmup_steps = 1
+    run = RunDirectory(tmp_path / "simclr", config.to_dict())
+    pretraining.train(config, run, simclr.task(config))
+    run.close()
+    changes = QUICK | {
+        "features.of": "run", "features.run": str(tmp_path / "simclr"), "episodes.count": 100,
+        "episodes.validation": 20,
+    }  # fmt: skip
+    missing = override(compare_digits.get_config(), changes | {"features.run": str(tmp_path)})
+    with pytest.raises(UserError, match="expected the directory of a run"):
+        load_features(missing, types.SimpleNamespace())
+    metrics = forked(COMPARE, str(tmp_path / "b"), json.dumps(changes), devices=2)
     assert 0.2 < metrics["accuracy_5way_1shot_simple_shot"] < 0.95
 
 

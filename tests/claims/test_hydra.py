@@ -2,16 +2,15 @@
 
 import pytest
 
+QUICK = {
+    "train.steps": 150, "train.eval_every": 0, "train.checkpoint_every": 0,
+    "transfer.name": "digits",  # itself: the other set costs more than the training
+}  # fmt: skip
+
 
 @pytest.mark.slow
-def test_hydra_learns_features_and_binary_gates(summarize, tmp_path):
-    summary = summarize(
-        "--config=configs/hydra/hydra_digits.py",
-        "--config.train.steps=150",
-        "--config.train.eval_every=0",
-        "--config.transfer.name=digits",  # itself: the other set costs more than the training
-    )
-    metrics = summary["metrics"]
+def test_hydra_learns_features_and_binary_gates(measure, tmp_path):
+    metrics, _ = measure("configs/hydra/hydra_digits.py", QUICK)
     assert metrics["linear_probe_over_untrained"] > 0, metrics
     assert metrics["knn"] > 0.97, metrics
     assert metrics["gate_binariness"] > 0.5, metrics

@@ -20,16 +20,12 @@ from rml.errors import UserError
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("version", "steps"), [("v2", 250), ("v3", 200)])
-def test_keys_of_a_momentum_encoder_teach_features(summarize, version, steps):
-    summary = summarize(
-        f"--config=configs/contrastive/moco_{version}_mnist5k.py", f"--config.train.steps={steps}",
-        f"--config.train.eval_every={steps}",
-    )  # fmt: skip
-    metrics = summary["metrics"]
-    verdicts = {claim["metric"]: claim["holds"] for claim in summary["claims"]}
+def test_keys_of_a_momentum_encoder_teach_features(measure, version, steps):
+    changes = {"train.steps": steps, "train.eval_every": 0, "train.checkpoint_every": 0}
+    metrics, holds = measure(f"configs/contrastive/moco_{version}_mnist5k.py", changes)
     # A third of the steps is enough for the probe's claims; the others are measured in full.
-    assert verdicts["linear_probe_over_pixels"], metrics
-    assert verdicts["linear_probe_over_untrained"], metrics
+    assert holds["linear_probe_over_pixels", ">="], metrics
+    assert holds["linear_probe_over_untrained", ">="], metrics
     assert metrics["rankme"] > 10, metrics
 
 

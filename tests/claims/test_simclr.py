@@ -2,15 +2,14 @@
 
 import pytest
 
-QUICK = ("--config=configs/contrastive/simclr_mnist5k.py", "--config.train.steps=200",
-         "--config.train.batch_size=128", "--config.train.eval_every=0")  # fmt: skip
+QUICK = {
+    "train.steps": 200, "train.batch_size": 128, "train.eval_every": 0, "train.checkpoint_every": 0
+}  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_probe_of_contrastive_features_beats_pixels_and_an_untrained_encoder(summarize):
-    summary = summarize(*QUICK)
-    metrics = summary["metrics"]
-    holds = {claim["metric"]: claim["holds"] for claim in summary["claims"]}
-    assert holds["linear_probe_over_pixels"], metrics
-    assert holds["linear_probe_over_untrained"], metrics
+def test_a_probe_of_contrastive_features_beats_pixels_and_an_untrained_encoder(measure):
+    metrics, holds = measure("configs/contrastive/simclr_mnist5k.py", QUICK)
+    assert holds["linear_probe_over_pixels", ">="], metrics
+    assert holds["linear_probe_over_untrained", ">="], metrics
     assert metrics["knn"] > metrics["knn_untrained"], metrics

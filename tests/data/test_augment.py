@@ -111,7 +111,7 @@ def test_uniforms_are_uniform_and_uncorrelated():
 
 @pytest.mark.slow
 def test_steps_draw_from_keys_of_their_own():
-    erase = ("random_erase", {"p": 1, "value": 5.0, "scale": (0.05, 0.05)})
+    erase = ("random_erase", {"p": 1, "fill": 5.0, "scale": (0.05, 0.05)})
     twice = jax.jit(compose([erase, erase]))(KEY, SAME)
     once = jax.jit(compose([erase]))(KEY, SAME)
     assert ((twice == 5).sum(axis=(1, 2, 3)) > (once == 5).sum(axis=(1, 2, 3))).any()

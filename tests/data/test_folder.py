@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rml.data import DataError, batches, load
+from rml.data import NO_LABEL, DataError, batches, load
 from rml.data.images import decode, resize, resize_and_center_crop
 
 RNG = np.random.default_rng(0)
@@ -145,16 +145,66 @@ def test_broken_files_are_named(folder):
 
 
 def test_folders_that_are_none(tmp_path):
-    with pytest.raises(DataError, match="there is no folder"):
-        load(f"folder:{tmp_path / 'none'}", "train")
-    with pytest.raises(DataError, match="holds no class folders"):
-        load(f"folder:{tmp_path}", "train")
-    write(tmp_path / "loose.png")
-    with pytest.raises(DataError, match="holds no class folders"):
-        load(f"folder:{tmp_path}", "train")
+    for kind in ("folder", "images"):
+        with pytest.raises(DataError, match="there is no folder"):
+            load(f"{kind}:{tmp_path / 'none'}", "train")
+        with pytest.raises(DataError, match=r"holds no images \(of .png"):
+            load(f"{kind}:{tmp_path}", "train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty holds no images"):
         load(f"folder:{tmp_path}", "train")
+
+
+def test_images_without_folders_have_no_labels(tmp_path):
+    for index in range(10):
+        write(tmp_path / f"{index}.png")
+    (tmp_path / "empty").mkdir()
+    train, test = (load(f"folder:{tmp_path}", split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (8, 2)
+    assert not train.labelled
+    assert train.class_names == ()
+    assert sorted(train.files + test.files) == [f"{index}.png" for index in range(10)]
+    image = np.asarray(Image.open(tmp_path / train.files[3]))
+    assert np.array_equal(train[3]["image"], image)
+    batch = next(iter(batches(train, batch_size=4, seed=0)))
+    assert batch["label"].tolist() == [NO_LABEL] * 4
+    assert batch["label"].dtype == np.int32
+
+
+def test_all_images_below_a_folder_without_labels(folder):
+    source = load(f"images:{folder}", "all")
+    assert len(source) == 15
+    assert not source.labelled
+    assert set(source.files) == {str(p.relative_to(folder)) for p in folder.glob("*/*.png")}
+    write(folder / "loose.png")
+    with pytest.raises(DataError, match=r"\(loose.png\) beside the folders \['cat', 'dog'\]"):
+        load(f"folder:{folder}", "all")
+    assert len(load(f"images:{folder}", "all")) == 16
+
+
+def test_splits_without_labels(tmp_path):
+    for split, count in (("train", 4), ("test", 2), ("val", 1)):
+        for index in range(count):
+            write(tmp_path / split / f"{index}.png")
+    name = f"folder:{tmp_path}"
+    assert [len(load(name, split)) for split in ("train", "test", "val", "all")] == [4, 2, 1, 7]
+    assert load(name, "val").files == ("val/0.png",)
+    write(tmp_path / "val" / "deep" / "1.png")
+    assert len(load(f"images:{tmp_path}", "val")) == 2
+    write(tmp_path / "more" / "0.png")  # no name of a split: these are classes
+    write(tmp_path / "0.png")
+    with pytest.raises(DataError, match="beside the folders"):
+        load(name, "train")
+    (tmp_path / "0.png").unlink()
+    assert load(name, "train").class_names == ("more", "test", "train", "val")
+
+
+def test_labels_in_one_split_alone(tmp_path):
+    write(tmp_path / "train" / "cat" / "0.png")
+    write(tmp_path / "test" / "0.png")
+    with pytest.raises(DataError, match=r"test holds images without class folders, .*train has"):
+        load(f"folder:{tmp_path}", "train")
+    assert len(load(f"images:{tmp_path}", "train")) == 1
 
 
 def test_resize_and_center_crop_keeps_aspect_and_centre():

@@ -171,11 +171,39 @@ def test_random_flip():
     assert float(flipped.mean()) == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / 2000))
 
 
+WARP = {"degrees": 60, "scale": (0.5, 0.6), "translate": 0.2}
+PAPER = jnp.broadcast_to(jnp.array([1.0, 0.9, 0.8]), (4, 9, 9, 3))
+
+
+@pytest.mark.parametrize("fill", [(1.0, 0.9, 0.8), "mean", "edge"])
+def test_paper_of_one_colour_stays_so(fill):
+    warped = jitted(random_affine, KEY, PAPER, fill=fill, **WARP)
+    np.testing.assert_allclose(warped, PAPER, atol=1e-6)
+    if fill != "edge":
+        np.testing.assert_allclose(jitted(random_erase, KEY, PAPER, fill=fill), PAPER, atol=1e-6)
+
+
+def test_fill_is_black_unless_said():
+    white = jnp.ones((4, 9, 9, 1))
+    for function, options in ((random_affine, WARP), (random_erase, {"p": 1})):
+        assert np.asarray(jitted(function, KEY, white, **options)).min() < 0.01
+        assert np.asarray(jitted(function, KEY, white, fill=1.0, **options)).min() > 0.999
+
+
+def test_edge_and_mean_are_those_of_each_image():
+    images = jnp.arange(2.0)[:, None, None, None] + jnp.arange(12.0).reshape(1, 3, 4, 1)
+    far, same = jnp.array([[100.0, 0.0]] * 2), jnp.broadcast_to(jnp.eye(2), (2, 2, 2))
+    edge = jitted(geometry.affine_warp, images, same, far, fill="edge")
+    np.testing.assert_array_equal(edge, jnp.repeat(images[:, :1], 3, axis=1))
+    mean = jitted(geometry.affine_warp, images, same, far, fill="mean")
+    np.testing.assert_array_equal(mean[:, 0, 0, 0], [5.5, 6.5])
+
+
 @pytest.mark.slow
 def test_random_erase_fills_one_box():
     images = jnp.broadcast_to(IMAGES[:1], (300, 20, 14, 3))
     erased = np.asarray(
-        jitted(random_erase, KEY, images, p=1, scale=(0.1, 0.3), ratio=(1, 1), value=2.0)
+        jitted(random_erase, KEY, images, p=1, scale=(0.1, 0.3), ratio=(1, 1), fill=2.0)
     )
     mask = (erased == 2).all(axis=-1)
     assert np.array_equal(erased[~mask], np.asarray(images)[~mask])
@@ -210,6 +238,9 @@ def test_center_crop_is_centred():
         (lambda: random_affine(KEY, IMAGES, shear=90.0), r"shear must be in \[0, 90\)"),
         (lambda: random_flip(KEY, IMAGES, p=1.5), "p must be a probability"),
         (lambda: random_erase(KEY, IMAGES, p=-0.1), "p must be a probability"),
+        (lambda: random_erase(KEY, IMAGES, fill="edge"), "fill is 'edge', expected .* or 'mean'"),
+        (lambda: random_affine(KEY, IMAGES, fill="white"), "fill is 'white', expected .*'edge'"),
+        (lambda: random_affine(KEY, IMAGES, fill=(1, 1, 1, 1)), r"fill is \(1, 1, 1, 1\)"),
         (lambda: random_erase(KEY, IMAGES, scale=(0.1, 2)), "scale"),
     ],
 )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rml.data import DataError, load
+from rml.data import NO_LABEL, DataError, load
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (50, 6, 5), dtype=np.uint8)
@@ -49,10 +49,22 @@ def test_given_splits_stay_in_order_with_one_numbering(save):
     assert len(load(name, "test[:25%]")) == 5
 
 
+def test_without_labels(save):
+    name = save(x=IMAGES)
+    train, test = load(name, "train"), load(name, "test")
+    assert (len(train), len(test)) == (40, 10)
+    assert not train.labelled
+    assert train[0]["label"] == NO_LABEL
+    assert np.array_equal(load(name, "all").arrays()["image"][..., 0], IMAGES)
+    name = save(image_train=IMAGES[:30], image_test=IMAGES[30:])
+    assert np.array_equal(load(name, "test").arrays()["image"][..., 0], IMAGES[30:])
+    assert set(load(name, "test").labels.tolist()) == {NO_LABEL}
+
+
 def test_only_a_training_split(save):
     name = save(x_train=IMAGES, y_train=LABELS)
     assert len(load(name, "train")) == 50
-    with pytest.raises(DataError, match=r"no split 'test'; there are \['train'\]"):
+    with pytest.raises(DataError, match=r"no split 'test'; there are \['train'\].*'train\[80%:\]'"):
         load(name, "test")
 
 
@@ -96,7 +108,8 @@ def bad(images, at, value):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"image": IMAGES}, r"holds the arrays \['image'\]; expected"),
+        ({"label": LABELS}, r"holds the arrays \['label'\]; expected"),
+        ({"x_train": IMAGES, "x_test": IMAGES, "y_test": LABELS}, r"\['x_test', 'x_train'"),
         ({"a": IMAGES, "b": LABELS}, r"\['a', 'b'\]"),
         ({"x": IMAGES, "y": LABELS, "x_train": IMAGES, "y_train": LABELS}, "holds the arrays"),
         ({"x": IMAGES, "y": LABELS[:-1]}, "x has 50 examples, y has 49"),

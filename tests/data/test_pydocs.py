@@ -64,8 +64,9 @@ def pairs(tfds_dir):
 def test_packages_are_the_core_dependencies():
     project = tomllib.loads((Path(rml.__file__).parents[1] / "pyproject.toml").read_text())
     core = {re.match(r"[\w-]+", one)[0] for one in project["project"]["dependencies"]}
-    assert set(pydocs.PACKAGES) == core
-    assert set(pydocs.versions()) == core | {"python"}
+    read = core - {"filelock"}  # JAX's cache asks for it, none of our code does
+    assert set(pydocs.PACKAGES) == read
+    assert set(pydocs.versions()) == read | {"python"}
 
 
 @pytest.mark.slow

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.evaluation import effective_rank, participation_ratio, rankme, singular_values
+from rml.evaluation import (
+    collapsed,
+    effective_rank,
+    participation_ratio,
+    rankme,
+    singular_values,
+)
 
 N, D = 40, 12
 
@@ -70,6 +76,16 @@ def test_constant_features_have_one_direction_or_none():
     np.testing.assert_allclose(effective_rank(x), 1, rtol=1e-4)
     assert float(effective_rank(x, center=True)) == 0
     assert float(participation_ratio(x)) == 0
+
+
+def test_equal_rows_are_collapsed_whatever_their_scale():
+    rows = jnp.asarray(np.random.default_rng(0).standard_normal((30, 6)), jnp.float32)
+    for scale in (1e-20, 1.0, 1e20):
+        assert collapsed(scale * jnp.broadcast_to(rows[:1], rows.shape))
+        assert collapsed(scale * (7 + 1e-6 * rows))
+        assert not collapsed(scale * rows)
+        assert not collapsed(scale * rows.at[2:].set(rows[1]))  # one row differs
+    assert collapsed(jnp.zeros((4, 3)))
 
 
 def test_wide_and_half_precision_features_inside_jit():

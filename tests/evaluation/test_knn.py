@@ -31,14 +31,12 @@ def oracle(x, y, queries, k, temperature, classes):
 @pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
-    n=st.integers(1, 30),
-    m=st.integers(1, 9),
-    classes=st.integers(1, 5),
-    block=st.integers(1, 40),
+    sizes=st.sampled_from([(1, 9, 1, 4), (30, 1, 5, 40), (23, 9, 5, 7)]),  # each is compiled
     temperature=st.sampled_from([None, 0.07, 1.0]),
     data=st.data(),
 )
-def test_equals_scikit_learn(n, m, classes, block, temperature, data):
+def test_equals_scikit_learn(sizes, temperature, data):
+    n, m, classes, block = sizes
     k = data.draw(st.integers(1, n))
     x, y = sample(0, n, 4, classes)
     queries, _ = sample(1, m, 4, classes)

@@ -33,6 +33,16 @@ def test_clusters_stay_apart_and_the_result_is_repeatable(method):
     np.testing.assert_array_equal(embed_2d(clusters(), method=method), plane)
 
 
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+def test_equal_rows_lie_at_the_origin(method, noise):
+    """t-SNE of such features crashes the process."""
+    rng = np.random.default_rng(0)
+    rows = 3 + noise * rng.standard_normal((40, 5))
+    plane = embed_2d(jnp.asarray(rows, jnp.float32), method=method)
+    np.testing.assert_array_equal(plane, np.zeros((40, 2)))
+
+
 def test_bfloat16_and_few_rows():
     x = clusters()[:4].astype(jnp.bfloat16)
     assert np.isfinite(np.asarray(embed_2d(x, method="tsne"))).all()

@@ -1,11 +1,5 @@
 """K-means of many points: beside scikit-learn, on edge cases, in memory, over a mesh."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,14 +103,13 @@ def test_as_many_clusters_as_points():
 @pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
-    n=st.sampled_from([6, 23]),
-    k=st.integers(1, 6),
+    sizes=st.sampled_from([(6, 6, 4), (23, 5, 4), (23, 1, 64)]),  # each is compiled
     levels=st.sampled_from([2, 4, 1000]),  # few levels: duplicates and ties
-    block=st.sampled_from([4, 64]),
     empty=st.sampled_from(["farthest", "keep"]),
     seed=st.integers(0, 99),
 )
-def test_energy_never_increases(n, k, levels, block, empty, seed):
+def test_energy_never_increases(sizes, levels, empty, seed):
+    n, k, block = sizes
     rng = np.random.default_rng(seed)
     x = (rng.integers(0, levels, (n, 2)) / levels).astype(np.float32)
     start = (rng.integers(0, levels, (k, 2)) / levels).astype(np.float32)
@@ -336,18 +329,8 @@ print(json.dumps(result))
 
 
 @pytest.mark.slow
-def test_eight_devices_equal_one():
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
-    result = subprocess.run(
-        [sys.executable, "-c", MESH],
-        env={**environment, "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    found = json.loads(result.stdout.splitlines()[-1])
+def test_eight_devices_equal_one(forked):
+    found = forked(MESH, devices=8)
     assert "(150, 3)" in found.pop("uneven")
     assert "(12,)" in found.pop("uneven_batch")
     assert found.pop("mini_batch") < 1e-4

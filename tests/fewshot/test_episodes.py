@@ -79,7 +79,9 @@ def test_draws_are_distinct(seed, size):
 
 def test_draws_are_even_at_every_place_and_for_pairs():
     uniforms = jax.random.uniform(jax.random.key(0), (12_000, 3))
-    drawn = np.asarray(jax.vmap(draw_without_replacement, (0, None))(uniforms, jnp.asarray(5)))
+    drawn = np.asarray(
+        jax.jit(jax.vmap(draw_without_replacement, (0, None)))(uniforms, jnp.asarray(5))
+    )
     for place in range(3):
         assert chisquare(np.bincount(drawn[:, place], minlength=5)).pvalue > 1e-3
     pairs = np.bincount(drawn[:, 0] * 5 + drawn[:, 2], minlength=25).reshape(5, 5)
@@ -91,14 +93,14 @@ def test_draws_are_even_at_every_place_and_for_pairs():
 def test_dirichlet_counts_follow_the_shares_and_the_room():
     keys = jax.random.split(jax.random.key(0), 4000)
 
-    def counts(room, concentration):
-        return np.asarray(
-            jax.vmap(
-                lambda k: dirichlet_counts(
-                    k, jnp.asarray(room), total=60, concentration=concentration
-                )
-            )(keys)
+    @partial(jax.jit, static_argnames="concentration")
+    def drawn(room, concentration):
+        return jax.vmap(lambda k: dirichlet_counts(k, room, total=60, concentration=concentration))(
+            keys
         )
+
+    def counts(room, concentration):
+        return np.asarray(drawn(jnp.asarray(room), concentration=concentration))
 
     free = counts([60] * 4, 2.0)
     assert np.all(free.sum(1) == 60)

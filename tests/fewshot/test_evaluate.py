@@ -1,9 +1,5 @@
 """Thousands of episodes in one call: equal to one at a time, in chunks, and on eight devices."""
 
-import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -133,17 +129,8 @@ print(json.dumps([run(None), run(eight), grid(None), grid(eight), jax.device_cou
 
 
 @pytest.mark.slow
-def test_eight_devices_equal_one():
-    env = {
-        **os.environ,
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", MESH], capture_output=True, text=True, env=env, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, eight, grid_one, grid_eight, devices = json.loads(done.stdout.splitlines()[-1])
+def test_eight_devices_equal_one(forked):
+    one, eight, grid_one, grid_eight, devices = forked(MESH, devices=8)
     assert devices == 8
     assert len(eight) == 37  # not a multiple of eight
     np.testing.assert_allclose(eight, one, atol=1e-6)

@@ -14,6 +14,7 @@ from rml.fewshot import (
     TITLES,
     Search,
     Setting,
+    combinations,
     evaluate_episodes,
     find_method,
     mean_and_interval,
@@ -36,23 +37,29 @@ def data():
 @pytest.mark.slow
 def test_a_search_measures_every_combination():
     x, tasks = data()
-    options = dict(temperature=[0.02, 0.2, 1.0], distance=("cosine", "squared_euclidean"), steps=5)
-    found = search(soft_kmeans, options, x, tasks, ways=4)
+    options = dict(temperature=[0.02, 1.0], distance=("cosine", "squared_euclidean"), steps=5)
+    told: list[tuple[int, float]] = []
+    found = search(
+        soft_kmeans, options, x, tasks, ways=4, evaluated=lambda *given: told.append(given)
+    )
     assert found.candidates == {
-        "distance": ("cosine", "squared_euclidean"), "temperature": (0.02, 0.2, 1.0)
+        "distance": ("cosine", "squared_euclidean"), "temperature": (0.02, 1.0)
     }  # fmt: skip
     table = {}
     for distance, temperature in itertools.product(*found.candidates.values()):
         method = partial(soft_kmeans, distance=distance, temperature=temperature, steps=5)
         accuracies = evaluate_episodes(method, x, tasks, ways=4)
         table[distance, temperature] = mean_and_interval(accuracies)
-    means, halves = (np.reshape(part, (2, 3)) for part in zip(*table.values(), strict=True))
+    means, halves = (np.reshape(part, (2, 2)) for part in zip(*table.values(), strict=True))
     np.testing.assert_allclose(found.accuracies, means, atol=1e-6)
     np.testing.assert_allclose(found.intervals, halves, atol=1e-6)
     assert len(np.unique(means)) > 1
     best = max(table, key=lambda pair: table[pair][0])
     assert found.chosen == dict(distance=best[0], temperature=best[1])
     assert found.options == found.chosen | dict(steps=5)
+    firsts = [found.accuracies[0].max(), found.accuracies.max()]
+    assert told == list(zip([2, 2], firsts, strict=True))
+    assert combinations(options) == 4
 
 
 def test_what_has_no_candidates_is_not_searched():
@@ -60,6 +67,7 @@ def test_what_has_no_candidates_is_not_searched():
     found = search(simple_shot, {"kind": "UN"}, x[:0], tasks, ways=4)  # rows would be missed
     assert found.options == {"kind": "UN"}
     assert found.candidates == found.chosen == {}
+    assert combinations({"kind": "UN"}) == 0
 
 
 def test_along_takes_the_best_of_the_other_options():

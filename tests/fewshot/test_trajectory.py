@@ -27,7 +27,7 @@ def test_an_episode_is_solved_as_by_the_method(double, episode, options):
     labels = labels.astype(int)
     given = {"num_classes": 3, "laplacian_weight": 0.1, **options}
     solution = jax.jit(lambda *e: solve_episode(*e, **given))(support, labels, query)
-    p = transductive_clustering(support, labels, query, **given)
+    p = jax.jit(lambda *e: transductive_clustering(*e, **given))(support, labels, query)
     np.testing.assert_allclose(solution.assignments[len(support) :], p, atol=1e-9)
 
 

@@ -126,10 +126,12 @@ def test_without_the_laplacian_term_it_is_soft_k_means(double, episode, shift, d
     # In float32 rounding decides which of them stops a round earlier.
     support, query = support.astype(jnp.float64), query.astype(jnp.float64)
     options = dict(num_classes=3, shift=shift, distance=distance)
-    full = transductive_clustering(support, labels, query, laplacian_weight=0.0, **options)
-    soft = soft_kmeans(support, labels, query, **options)
-    np.testing.assert_allclose(full, soft, rtol=1e-6, atol=1e-7)
-    other = transductive_clustering(support, labels, query, laplacian_weight=0.05, **options)
+    model = jax.jit(
+        lambda lam: transductive_clustering(support, labels, query, laplacian_weight=lam, **options)
+    )
+    soft = jax.jit(partial(soft_kmeans, **options))(support, labels, query)
+    np.testing.assert_allclose(model(0.0), soft, rtol=1e-6, atol=1e-7)
+    other = model(0.05)
     assert np.max(np.abs(other - soft)) > 1e-3
 
 
@@ -140,7 +142,7 @@ def test_the_hard_limit_is_scikit_learns_k_means(seed):
     x = rng.standard_normal((60, 5)).astype(np.float32)
     start = x[:4]
     expected = KMeans(4, init=start, n_init=1, tol=0, algorithm="lloyd", max_iter=100).fit(x)
-    found = solve(jnp.asarray(x), jnp.asarray(start), hard=True, steps=100)
+    found = jax.jit(partial(solve, hard=True, steps=100))(x, start)
     np.testing.assert_array_equal(np.argmax(found.assignments, 1), expected.labels_)
     np.testing.assert_allclose(found.prototypes, expected.cluster_centers_, atol=1e-5)
     np.testing.assert_allclose(found.energies[-1], expected.inertia_, rtol=1e-5)
@@ -183,12 +185,12 @@ def test_the_graph_pulls_a_query_to_its_neighbours():
     support = jnp.asarray([[0.0, 1.0], [1.0, 0.0]])
     query = jnp.asarray([[0.56, 0.5], [0.8, 0.3], [0.8, 0.35], [0.45, 0.9], [0.3, 0.95]])
     options = dict(num_classes=2, shift=False, temperature=0.5, neighbors=2, steps=1)
-    pulled, alone = (
-        transductive_clustering(
+    model = jax.jit(
+        lambda lam: transductive_clustering(
             support, jnp.asarray([0, 1]), query, laplacian_weight=lam, **options
         )
-        for lam in (0.5, 0.0)
     )
+    pulled, alone = model(0.5), model(0.0)
     assert pulled[0, 1] > alone[0, 1] + 0.05
 
 

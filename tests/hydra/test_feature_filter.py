@@ -64,7 +64,10 @@ def test_straight_through_rounds_and_passes_the_gradient():
     def total(module):
         return lambda v: jnp.sum(module.apply(v, FIRST, SECOND) * jnp.arange(6))
 
-    hard_grad, soft_grad = jax.grad(total(module))(variables), jax.grad(total(soft))(variables)
+    hard_grad, soft_grad = (
+        jax.jit(jax.grad(total(module)))(variables),
+        jax.jit(jax.grad(total(soft)))(variables),
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), hard_grad, soft_grad)
 
 
@@ -74,7 +77,7 @@ def test_random_gates_draw_with_a_key_only(gate):
     module, variables = build(gate=gate)
     still = module.apply(variables, FIRST, SECOND)
     np.testing.assert_array_equal(still, module.apply(variables, FIRST, SECOND))
-    drawn = jax.vmap(lambda key: module.apply(variables, FIRST, SECOND, key))(
+    drawn = jax.jit(jax.vmap(lambda key: module.apply(variables, FIRST, SECOND, key)))(
         jax.random.split(jax.random.key(1), 2001)
     )
     assert bool(jnp.all((drawn >= 0) & (drawn <= 1)))
@@ -86,7 +89,7 @@ def test_random_gates_draw_with_a_key_only(gate):
 def test_concrete_gates_open_as_often_as_their_probability():
     module, variables = build(gate="concrete")
     p = module.apply(variables, FIRST, SECOND)
-    drawn = jax.vmap(lambda key: module.apply(variables, FIRST, SECOND, key))(
+    drawn = jax.jit(jax.vmap(lambda key: module.apply(variables, FIRST, SECOND, key)))(
         jax.random.split(jax.random.key(2), 4000)
     )
     np.testing.assert_allclose(jnp.mean(drawn > 0.5, 0), p, atol=0.04)
@@ -103,7 +106,7 @@ def test_penalty_is_zero_for_binary_and_one_for_undecided_gates():
     assert float(gate_penalty(jnp.full((2, 3), 0.5))) == 1
     # Its gradient pushes a gate to the nearer end.
     np.testing.assert_array_equal(
-        jnp.sign(jax.grad(gate_penalty)(jnp.array([[0.2, 0.8]]))), [[1, -1]]
+        jnp.sign(jax.jit(jax.grad(gate_penalty))(jnp.array([[0.2, 0.8]]))), [[1, -1]]
     )
 
 

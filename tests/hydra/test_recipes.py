@@ -1,10 +1,5 @@
 """The comparison's recipe as other recipes reach it: an encoder for each of its methods."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 PROGRAM = """
@@ -48,15 +43,8 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_a_methods_directory_gives_the_encoder_of_that_method(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "run")],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_a_methods_directory_gives_the_encoder_of_that_method(forked, tmp_path):
+    found = forked(PROGRAM, str(tmp_path / "run"), devices=1)
     assert max(found["supcon"], found["hydra"]) < 1e-4, found
     assert found["supcon size"] != found["hydra size"]  # not one encoder
     assert found["own"] == ["encoder", "filter", "head"]  # the comparison's own task is Hydra's

@@ -12,6 +12,8 @@ from rml.kernels.outputs import Outputs, log_predictive
 from rml.ops.psd import cholesky
 
 SE = kernels.squared_exponential
+forward = jax.jit(dkm.forward, static_argnames="kernel")
+predict = jax.jit(dkm.predict_outputs, static_argnames="kernel")
 
 
 @pytest.mark.slow
@@ -23,7 +25,7 @@ def test_classification_brings_classes_together_the_more_the_weaker_the_prior(no
     same = np.asarray(labels[:, None] == labels)
 
     def contrast(raw):
-        g_1 = np.asarray(dkm.forward(raw, g, kernel=SE).grams[0])
+        g_1 = np.asarray(forward(raw, g, kernel=SE).grams[0])
         norm = np.sqrt(np.diag(g_1))
         correlation = g_1 / np.outer(norm, norm)
         return correlation[same & ~np.eye(8, dtype=bool)].mean() - correlation[~same].mean()
@@ -38,7 +40,7 @@ def test_classification_brings_classes_together_the_more_the_weaker_the_prior(no
             )  # fmt: skip
 
         found = fit(loss, start, steps=200)
-        assert found.value < float(loss(start))
+        assert found.value < float(jax.jit(loss)(start))
         contrasts.append(contrast(found.params["raw"]))
     assert contrasts[0] < contrasts[1] < contrasts[2]
     assert contrasts[2] > contrasts[0] + 0.1
@@ -61,13 +63,13 @@ def test_classification_predicts_new_flowers():
 
     start = jnp.zeros((1, 30, 30)), Outputs(jnp.zeros((30, 3)), jnp.zeros((30, 30)))
     found = fit(loss, start, steps=60)
-    mean, variance = dkm.predict_outputs(*found.params, x, new, kernel=SE)
+    mean, variance = predict(*found.params, x, new, kernel=SE)
     logs = np.asarray(log_predictive(jax.random.key(1), mean, variance, samples=100))
     assert (logs.argmax(1) == truth).mean() > 0.85
     assert logs[np.arange(120), truth].mean() > -0.5  # guessing has -1.1
     # At the training points these are the marginals that the objective is made of.
-    mean, variance = dkm.predict_outputs(*found.params, x, x, kernel=SE)
-    factor = cholesky(dkm.forward(found.params[0], g, kernel=SE).kernel).factor
+    mean, variance = predict(*found.params, x, x, kernel=SE)
+    factor = cholesky(forward(found.params[0], g, kernel=SE).kernel).factor
     root = factor @ layers.triangle(found.params[1].raw)
     np.testing.assert_allclose(mean, factor @ found.params[1].mean, atol=1e-6)
     np.testing.assert_allclose(variance, jnp.sum(root**2, 1), atol=1e-6)

@@ -183,7 +183,7 @@ def test_gradients_are_finite_differences_also_where_points_coincide(normal, nam
             weights * kernels.gram(kernels.build(name), kernels.input_gram(jnp.asarray(x)))
         )
 
-    ours = jax.grad(value)(jnp.asarray(x))
+    ours = jax.jit(jax.grad(value))(jnp.asarray(x))
     step = 1e-6
     for i, j in ((0, 0), (1, 2), (3, 1)):
         change = np.zeros_like(x)
@@ -204,7 +204,7 @@ def test_values_and_gradients_are_finite_at_the_edges(normal, name, scale, dtype
         k = kernels.gram(kernels.build(name), x @ x.T)
         return jnp.sum(k.astype(jnp.float32)), k
 
-    (_, k), grads = jax.value_and_grad(total, has_aux=True)(jnp.asarray(x, dtype))
+    (_, k), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(jnp.asarray(x, dtype))
     assert k.dtype == grads.dtype == dtype
     assert np.isfinite(np.asarray(k, np.float64)).all()
     assert np.isfinite(np.asarray(grads, np.float64)).all()

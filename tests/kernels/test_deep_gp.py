@@ -15,7 +15,7 @@ SE = kernels.squared_exponential
 def test_the_prior_mean_of_the_first_gram_matrix_is_its_kernel(normal):
     g = kernels.input_gram(jnp.asarray(normal(0, 4, 6)))
     features = jnp.asarray(normal(1, 2000, 4, 3))
-    grams = jax.vmap(lambda e: deep_gp.dgp_grams((e,), g, kernel=SE))(features)[:, 0]
+    grams = jax.jit(jax.vmap(lambda e: deep_gp.dgp_grams((e,), g, kernel=SE)))(features)[:, 0]
     k = np.asarray(kernels.gram(SE, g))
     # A Wishart mean over 2,000 draws of width 3: Var G_ij = (k_ij² + k_ii k_jj) / 3.
     error = np.sqrt((k**2 + np.outer(np.diag(k), np.diag(k))) / 3 / 2000)
@@ -43,7 +43,8 @@ def test_sampled_gram_matrices_approach_the_optimum_as_width_grows(normal):
     def loss(raw):
         return -dkm.regression_objective(raw, g, y, kernel=SE, widths=jnp.full(1, 2.0), noise=0.05)
 
-    best = dkm.forward(fit(loss, jnp.zeros((1, 4, 4))).params, g, kernel=SE).grams
+    forward = jax.jit(dkm.forward, static_argnames="kernel")
+    best = forward(fit(loss, jnp.zeros((1, 4, 4))).params, g, kernel=SE).grams
     distances, means = [], []
     for copies in (2, 32):
         samples = deep_gp.sample_grams(

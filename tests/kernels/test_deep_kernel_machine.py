@@ -11,6 +11,8 @@ from rml.kernels import deep_linear, layers, nngp
 from rml.kernels.optimize import fit
 
 SE = kernels.squared_exponential
+forward = jax.jit(dkm.forward, static_argnames="kernel")
+predict = jax.jit(dkm.predict, static_argnames="kernel")
 
 
 def problem(normal, n=6, d=9, c=2):
@@ -39,7 +41,7 @@ def test_objective_is_the_papers_in_either_parametrisation(normal, kernel):
     _, g, y = problem(normal)
     raw = 0.3 * jnp.asarray(normal(2, 2, 6, 6))
     widths = jnp.array([3.0, 5.0])
-    state = dkm.forward(raw, g, kernel=kernel)
+    state = forward(raw, g, kernel=kernel)
     options = dict(kernel=kernel, widths=widths, noise=0.1)
     expected = numpy_objective(state.grams, g, np.asarray(y), kernel, [3, 5], 0.1)
     np.testing.assert_allclose(dkm.objective(state.grams, g, y, **options), expected, rtol=1e-10)
@@ -71,7 +73,7 @@ def test_deep_linear_optimum_is_the_closed_form(normal, c, widths):
 
     found = fit(loss, jnp.zeros((2, 6, 6)), steps=1000, tolerance=1e-9)
     assert found.converged
-    grams = dkm.forward(found.params, g, kernel=kernels.linear).grams
+    grams = forward(found.params, g, kernel=kernels.linear).grams
     closed = deep_linear.deep_linear_grams(g, y, widths)
     np.testing.assert_allclose(grams, closed, atol=1e-4 * float(jnp.max(jnp.abs(closed))))
 
@@ -102,7 +104,7 @@ def test_large_widths_are_the_nngp_and_small_ones_are_not(normal):
             ) / width  # fmt: skip
 
         found = fit(loss, jnp.zeros((2, 6, 6)), steps=300, tolerance=1e-10)
-        grams = dkm.forward(found.params, g, kernel=SE).grams
+        grams = forward(found.params, g, kernel=SE).grams
         distances[width] = float(jnp.max(jnp.abs(grams - prior)))
     assert distances[1.0] > 0.05
     assert distances[1e6] < 1e-5
@@ -110,7 +112,7 @@ def test_large_widths_are_the_nngp_and_small_ones_are_not(normal):
     # At the limit itself predictions are those of the exact Gaussian process.
     raw = jnp.zeros((2, 6, 6))
     new = jnp.asarray(normal(5, 3, 9))
-    ours = dkm.predict(raw, x, y, new, kernel=SE, noise=0.1)
+    ours = predict(raw, x, y, new, kernel=SE, noise=0.1)
     blocks = kernels.input_blocks(x, new)
     for _ in range(3):
         blocks = kernels.gram_blocks(SE, blocks)
@@ -147,7 +149,7 @@ def test_gradients_are_finite_differences(normal):
             raw, g, y, kernel=kernels.relu, widths=jnp.ones(2), noise=0.1
         )
 
-    grads = jax.grad(loss)(raw)
+    grads = jax.jit(jax.grad(loss))(raw)
     for index in ((0, 0, 0), (1, 2, 1), (0, 3, 3)):
         step = jnp.zeros_like(raw).at[index].set(1e-6)
         numeric = (loss(raw + step) - loss(raw - step)) / 2e-6

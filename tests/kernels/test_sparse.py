@@ -127,7 +127,7 @@ def test_one_class_and_one_inducing_point_train(normal):
             key=jax.random.key(0),
         )  # fmt: skip
 
-    value, grads = jax.value_and_grad(bound)(machine)
+    value, grads = jax.jit(jax.value_and_grad(bound))(machine)
     assert abs(value) < 1e-12  # certain, and at the prior
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 

@@ -134,13 +134,13 @@ def test_transformations_agree_with_xla(monkeypatch):
         second = jax.grad(lambda x, k: sum(jnp.sum(g**3) for g in grad(x, k)), (0, 1))
         return {
             "vmap": jax.jit(jax.vmap(grad))(xs, ks),
-            "vmap of the kernel": jax.vmap(grad, (None, 0))(x, ks),
-            "remat": jax.grad(jax.checkpoint(f), (0, 1))(x, k),
+            "vmap of the kernel": jax.jit(jax.vmap(grad, (None, 0)))(x, ks),
+            "remat": jax.jit(jax.grad(jax.checkpoint(f), (0, 1)))(x, k),
             "second order": jax.jit(second)(x, k),
-            "hessian-vector": jax.jvp(lambda k: grad(x, k)[1], (k,), (k,))[1],
-            "scan": jax.grad(lambda x, k: lax.scan(lambda c, x: (c + f(x, k), None), 0.0, x)[0])(
-                xs, k
-            ),
+            "hessian-vector": jax.jit(lambda k: jax.jvp(lambda k: grad(x, k)[1], (k,), (k,))[1])(k),
+            "scan": jax.jit(
+                jax.grad(lambda x, k: lax.scan(lambda c, x: (c + f(x, k), None), 0.0, x)[0])
+            )(xs, k),
         }
 
     ours, peers = results("auto"), results("xla")

@@ -1,8 +1,6 @@
 """`embed` against encoding all texts in one batch."""
 
-import json
 import os
-import subprocess
 import sys
 
 import jax
@@ -167,11 +165,5 @@ print(json.dumps(apart))
 
 
 @pytest.mark.slow
-def test_meshes_give_the_same_vectors():
-    code = EIGHT.format(here=os.path.dirname(__file__))
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert max(json.loads(done.stdout.splitlines()[-1])) < 2e-6
+def test_meshes_give_the_same_vectors(forked):
+    assert max(forked(EIGHT.format(here=os.path.dirname(__file__)), devices=8)) < 2e-6

@@ -1,8 +1,5 @@
 """Exact search against a sort of all inner products, on one device and over meshes."""
 
-import json
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -152,12 +149,8 @@ print(json.dumps(result))
 
 
 @pytest.mark.slow
-def test_meshes_of_eight_devices_find_what_one_finds():
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD], capture_output=True, text=True, check=False, timeout=300
-    )
-    assert child.returncode == 0, child.stderr
-    result = json.loads(child.stdout.splitlines()[-1])
+def test_meshes_of_eight_devices_find_what_one_finds(forked):
+    result = forked(CHILD, devices=8)
     assert result.pop("corpus gathered") is False
     assert result == dict.fromkeys(result, True)
     assert len(result) == 7

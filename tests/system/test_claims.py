@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import claims, record, registry, results, tables
+from experiments import claims, launches, record, registry, results, tables
+from experiments import commit as commits
 from experiments.results import config_hash, interval
 from experiments.systems import System
 from rml.errors import UserError
@@ -42,7 +43,8 @@ def make_run(path, *, seed=0, value=0.05, config=None, claim=CLAIM, **more):
     config = {"experiment": experiment, "seed": seed, "mesh": {"data": -1}} | (config or {})
     (path / "config.json").write_text(json.dumps(config))
     summary = {
-        "experiment": experiment, "seed": seed, "seconds": 10.0, "metrics": {"m": value},
+        "experiment": experiment, "config_name": "toy.py", "seed": seed, "seconds": 10.0,
+        "metrics": {"m": value},
         "claims": [claim.measure({"m": value})], "versions": {"jax": "0.10.0"},
         "devices": ["cpu"], "finished": f"2025-01-0{seed + 1}T00:00:00+00:00",
     }  # fmt: skip
@@ -132,12 +134,12 @@ def shell(monkeypatch, tmp_path, toys):
             if "complete" in script:
                 config = registry.read_config(run.config).to_dict() | {"seed": run.seed}
                 make_run(run.directory, seed=run.seed, config=json.loads(json.dumps(config)))
-            with claims.log_file(run).open("w") as log:
+            with run.log.open("w") as log:
                 return subprocess.Popen(
                     ["sh", "-c", script.replace("SEED", str(run.seed))], stdout=log, stderr=log
                 )
 
-        monkeypatch.setattr(claims, "start", start)
+        monkeypatch.setattr(launches, "start", start)
         folders = [f"--runs={tmp_path}/runs", f"--results={tmp_path}/results"]
         code = claims.main([*folders, *args])
         return code, capsys.readouterr().out
@@ -351,7 +353,7 @@ def test_the_commit_is_that_of_what_is_measured(tmp_path, monkeypatch):
             cwd=tmp_path, check=True, capture_output=True,
         )  # fmt: skip
 
-    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setattr(commits, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert record.current_commit() == "unknown"
     for folder in ("rml", "results"):

@@ -1,5 +1,6 @@
 """Every config can be trained as far as can be known without its data or its machine."""
 
+import functools
 import importlib
 import math
 from pathlib import Path
@@ -9,7 +10,8 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments.registry import find_experiment
+from experiments.ranges import checked_experiment
+from rml.models import ENCODERS
 from rml.training import make_mesh, use_mesh
 from tests.system.two_steps import trains
 
@@ -25,15 +27,25 @@ def test_there_are_configs():
     assert len(CONFIGS) > 10
 
 
+# A deep encoder repeats its blocks: one of a stage, or of a transformer, is traced like all.
+SHALLOW = {
+    name: functools.partial(encoder, depths=(1,) * 4) if "resnet" in name
+    else functools.partial(encoder, depth=1)
+    for name, encoder in ENCODERS.items() if name.startswith(("resnet", "vit"))
+}  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS)
 def test_config_trains_abstractly(path, tmp_path, monkeypatch):
     """Init and step are traced with the shapes of a global batch; no data is opened."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for name, encoder in SHALLOW.items():
+        monkeypatch.setitem(ENCODERS, name, encoder)
     module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
     config = module.get_config()
     assert isinstance(config, ConfigDict)
-    experiment = find_experiment(config.experiment)
+    experiment = checked_experiment(config)
     assert callable(experiment.run)
     assert experiment.CLAIMS
     assert all(name.endswith(".png") for name in experiment.CAPTIONS)

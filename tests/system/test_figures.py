@@ -35,16 +35,11 @@ def coloured(image, colour):
 
 
 @pytest.mark.slow
-def test_importing_costs_no_matplotlib():
-    code = "import sys, experiments.common.figures; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.slow
-def test_no_pyplot_and_callers_parameters_survive(tmp_path):
+def test_importing_costs_no_matplotlib_and_drawing_no_pyplot(tmp_path):
     code = (
-        "import sys, matplotlib; matplotlib.rcParams['font.size'] = 21;"
-        "from experiments.common import figures;"
+        "import sys; from experiments.common import figures;"
+        "assert 'matplotlib' not in sys.modules;"
+        "import matplotlib; matplotlib.rcParams['font.size'] = 21;"
         f"figures.curves({str(tmp_path / 'a.png')!r}, {{'a': ([0, 1], [0, 1])}}, 'x', 'y');"
         "assert 'matplotlib.pyplot' not in sys.modules;"
         "assert matplotlib.rcParams['font.size'] == 21"
@@ -181,7 +176,15 @@ def test_spectrum_is_normalised_and_sorted(tmp_path, monkeypatch):
     np.testing.assert_allclose(values, [1.0, 0.25, 1e-8])
 
 
-@pytest.mark.parametrize("values", [[], [0.0, 0.0], [1.0, -1.0], [1.0, np.nan]])
+def test_a_spectrum_of_zeros_says_collapsed(tmp_path, monkeypatch):
+    seen = {}
+    module = importlib.import_module("experiments.common.figures.curves")
+    monkeypatch.setattr(module, "curves", lambda path, series, *a, **k: seen.update(series))
+    figures.spectrum(tmp_path / "s.png", {"a": [0.0, 0.0]})
+    np.testing.assert_array_equal(seen["a (collapsed: all are zero)"][1], [1e-8, 1e-8])
+
+
+@pytest.mark.parametrize("values", [[], [1.0, -1.0], [1.0, np.nan]])
 def test_spectrum_refuses(tmp_path, values):
     with pytest.raises(ValueError, match="singular values"):
         figures.spectrum(tmp_path / "s.png", {"a": values})
@@ -302,12 +305,116 @@ def test_bars_cut_shows_small_differences(tmp_path):
     values = {"a": [90.1, 90.4], "b": [90.2, 90.9]}
     drawn = {}
     for cut in (False, True):
-        figures.bars(tmp_path / "b.png", ["g", "h"], values, reference=("chance", 89.0), cut=cut)
+        figures.bars(tmp_path / "b.png", ["g", "h"], values, cut=cut)
         drawn[cut] = coloured(pixels(tmp_path / "b.png"), figures.PALETTE[0])
     assert 0.2 < drawn[True] / drawn[False] < 0.8
     figures.bars(tmp_path / "a.png", ["g"], {"a": [-1.0], "b": [2.0]}, cut=True)
     figures.bars(tmp_path / "b.png", ["g"], {"a": [-1.0], "b": [2.0]})
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_axes_of_accuracies_start_at_the_baseline(tmp_path, saved):
+    chance = ("chance", 0.5)
+    figures.bars(tmp_path / "b.png", ["g", "h"], {"a": [0.8, 0.9]}, reference=chance)
+    figures.curves(tmp_path / "c.png", {"a": ([0, 1], [0.8, 0.9])}, "step", "y", reference=chance)
+    figures.curves(tmp_path / "d.png", {"a": ([0, 1], [0.4, 0.9])}, "step", "y", reference=chance)
+    bars, above, below = (figure.axes[0] for figure in saved)
+    assert bars.get_ylim()[0] == above.get_ylim()[0] == 0.5
+    assert [bar.get_height() + bar.get_y() for bar in bars.patches] == pytest.approx([0.8, 0.9])
+    assert below.get_ylim()[0] < 0.4
+    assert [line.get_label() for line in above.lines] == ["a", "chance"]
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """Matplotlib's figures, as they were when they were saved."""
+    from matplotlib.figure import Figure
+
+    found, save = [], Figure.savefig
+
+    def keep(self, *args, **kwargs):
+        save(self, *args, **kwargs)
+        self.set_dpi(figures.DPI)  # as the PNG is drawn
+        found.append(self)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return found
+
+
+def boxes(texts):
+    """Left, bottom, right and top [n, 4] in pixels of the texts that are not empty."""
+    return np.array([text.get_window_extent().extents for text in texts if text.get_text()])
+
+
+def overlaps(found, share=0.15):
+    """How many pairs of boxes cover one another by more than a share of their height."""
+    inner = np.minimum(found[:, None, 2:], found[None, :, 2:]) - np.maximum(
+        found[:, None, :2], found[None, :, :2]
+    )
+    height = (found[:, 3] - found[:, 1]).min()
+    return int(np.triu((inner[..., 0] > 1) & (inner[..., 1] > share * height), 1).sum())
+
+
+LONG = [f"{word} of a class with a long name {i}" for i, word in enumerate(["sort", "kind"] * 35)]
+
+
+@pytest.mark.parametrize("kind", ["heatmap", "bars", "dendrogram"])
+def test_seventy_long_names_are_all_legible(tmp_path, saved, kind):
+    rng = np.random.default_rng(0)
+    if kind == "heatmap":
+        figures.heatmap(tmp_path / "f.png", np.eye(70), LONG, value_label="%")
+    elif kind == "bars":
+        values = {"a": rng.random(70), "b": rng.random(70)}
+        figures.bars(tmp_path / "f.png", LONG, values, reference=("chance", 1 / 70))
+    else:
+        figures.dendrogram(tmp_path / "f.png", 0.1 + 0.9 * np.eye(70), LONG)
+    ax = saved[0].axes[0]
+    texts = boxes(ax.get_yticklabels())
+    assert len(texts) == 70
+    assert overlaps(texts) == 0
+    assert texts.min() >= 0
+    assert (texts[:, 3] - texts[:, 1]).min() > 7
+    assert ax.get_position().width > 0.25
+
+
+def test_seventy_classes_are_numbered_on_a_map(tmp_path, saved):
+    labels = np.repeat(np.arange(70), 3)
+    xy = np.random.default_rng(0).normal(size=(70, 2))[labels]
+    figures.embedding(tmp_path / "e.png", xy, labels, LONG, "Title")
+    ax, *keys = saved[0].axes
+    assert sorted(int(text.get_text()) for text in ax.texts) == list(range(70))
+    assert overlaps(boxes(ax.texts), share=0.5) < 4
+    lines = [line for key in keys for text in key.texts for line in text.get_text().split("\n")]
+    assert [line.split("  ")[0] for line in lines] == [str(c) for c in range(70)]
+    assert all(line.endswith(LONG[c][-8:]) for c, line in enumerate(lines))
+    for key in keys:
+        assert boxes(key.texts).min() >= 0
+
+
+def test_a_legend_of_many_leaves_room_for_the_curves(tmp_path, saved):
+    series = {name: ([0, 1], [0, i]) for i, name in enumerate(LONG[:30])}
+    figures.curves(tmp_path / "c.png", series, "step", "y")
+    ax = saved[0].axes[0]
+    assert ax.get_legend().texts[-1].get_text() == "… and 13 more"
+    assert ax.get_window_extent().height > 0.25 * saved[0].dpi * figures.COLUMN
+    assert ax.get_legend().get_window_extent().extents.min() >= 0
+
+
+def test_collapsed_features_say_so(tmp_path, saved):
+    figures.embedding(tmp_path / "e.png", np.ones((9, 2)), np.arange(9) % 3, ["a", "b", "c"])
+    figures.embedding(tmp_path / "f.png", np.eye(2), np.zeros(2, int), [""])  # without labels
+    collapsed, unlabelled = ([text.get_text() for text in figure.axes[0].texts] for figure in saved)
+    assert collapsed == ["collapsed:\nall features are equal"]
+    assert unlabelled == []
+
+
+def test_bold_only_where_intervals_part():
+    assert figures.parted([0.9, 0.8, 0.7], [0.04, 0.05, 0.0]) == 0
+    assert figures.parted([0.9, 0.8, 0.7], [0.06, 0.05, 0.0]) is None
+    assert figures.parted([0.5], [0.1]) == 0
+    assert figures.parted([0.5, 0.9], [0.1, np.nan]) is None
+    with pytest.raises(ValueError, match="halves"):
+        figures.parted([0.5, 0.9], [0.1])
 
 
 def test_bars_of_many_groups_carry_decimals_if_asked(tmp_path):
@@ -340,8 +447,8 @@ def test_table_refuses(tmp_path, rows, cells, best):
 
 
 def test_training_curves_are_the_logged_metrics(tmp_path):
-    lines = [{"step": step, "train/loss": 1 / step} for step in (1, 2, 3)]
-    lines.append({"step": 3, "eval/knn": 0.5})
+    lines = [{"step": step, "time": 1.0, "train/loss": 1 / step} for step in (1, 2, 3)]
+    lines.append({"step": 3, "time": 1.0, "eval/knn": 0.5})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = figures.logged(tmp_path, {"loss": "train/loss", "kNN": "eval/knn", "no": "no"})
     assert list(found) == ["loss", "kNN"]
@@ -350,6 +457,13 @@ def test_training_curves_are_the_logged_metrics(tmp_path):
     figures.training_curves(tmp_path.joinpath, tmp_path, panels)
     assert [path.name for path in tmp_path.glob("*.png")] == ["loss.png"]
     figures.curves(tmp_path / "same.png", {"loss": found["loss"]}, "step", "loss (nats)")
+    assert (tmp_path / "loss.png").read_bytes() == (tmp_path / "same.png").read_bytes()
+    chance = ("chance", 0.1)
+    figures.training_curves(tmp_path.joinpath, tmp_path, panels, {"train/loss": chance})
+    figures.curves(tmp_path / "same.png", found, "step", "loss (nats)", reference=chance)
+    assert (tmp_path / "loss.png").read_bytes() != (tmp_path / "same.png").read_bytes()
+    found.pop("kNN")
+    figures.curves(tmp_path / "same.png", found, "step", "loss (nats)", reference=chance)
     assert (tmp_path / "loss.png").read_bytes() == (tmp_path / "same.png").read_bytes()
 
 

@@ -7,8 +7,6 @@ similarities of all of it with all of it.
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -118,16 +116,10 @@ print(json.dumps(result))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_the_step_on_eight_devices_equals_that_on_one(experiment):
+def test_the_step_on_eight_devices_equals_that_on_one(forked, experiment):
     name, overrides = EXPERIMENTS[experiment]
     meshes = MESHES if ALL or experiment == "simclr, ViT" else MIXED
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps([name, overrides, meshes, BATCH])],
-        capture_output=True, text=True, cwd=ROOT,
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, *several = json.loads(done.stdout.splitlines()[-1])
+    one, *several = forked(CHILD, json.dumps([name, overrides, meshes, BATCH]), devices=8)
     assert one["split"] == 0
     for mesh, other in zip(meshes, several, strict=True):
         worst = 0.0

@@ -1,6 +1,7 @@
 """The report: every run and claim is on it, nothing outside it, whatever the directories hold."""
 
 import fcntl
+import html
 import json
 import math
 import re
@@ -8,6 +9,8 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,9 +18,15 @@ from sklearn.datasets import load_digits
 
 from experiments.common import figures
 from experiments.report.__main__ import main
+from experiments.report.charts import POINTS
+from experiments.report.claims import verdict
+from experiments.report.groups import Group, mean_interval, varied_alone
 from experiments.report.markup import duration, escape, number, tag, with_spread
-from experiments.report.page import MARKER, POINTS, render
-from experiments.report.runs import decimate, find_runs, natural, read_run, read_runs
+from experiments.report.page import MARKER, render
+from experiments.report.reading import find_runs, natural, read_run, read_runs
+from experiments.report.runs import decimate
+from rml.ops import t_interval
+from rml.training import Claim, judge
 
 HOSTILE = "<script>alert(1)</script> & \"x\" 'y' </td>"
 VOID = {"meta", "link", "img", "input", "wbr", "line", "circle", "br"}
@@ -106,21 +115,105 @@ def test_every_run_and_claim_is_there(tmp_path):
     for text in ("a", "b", "deep/er/c", "Features beat pixels.", "RankMe is high.", "≥ 0.02",
                  "SimCLR (arXiv:2002.05709), Table 6", "knn_over_pixels", "0.9671", "97 s",
                  "4 × TPU v4", "0.10.0", "3 runs of 2 experiments: 2 complete, 1 interrupted",
-                 "2 of 3 measured claims hold"):  # fmt: skip
+                 "Claims: 0 of 1 holds, 1 undecided, 1 of 1 met in one run"):  # fmt: skip
         assert text in words
-    assert "holds in 1 of 2 runs" in words
+    assert "undecided" in words
+    assert "0.02 ± 0.13" in words  # 0.031 and 0.011: t of one degree of freedom is 12.7
     assert "a: 0.031 ✓" in words
     assert "b: 0.011 ✗" in words
     assert [run["name"] for run in page.data()["runs"]] == ["a", "b", "deep/er/c"]
     assert "unfinished: measured at step 100" in {a.get("title") for a in page.all("td")}
 
 
-def test_verdict_is_in_words(tmp_path):
+def testverdict_is_in_words(tmp_path):
     make_run(tmp_path / "a", claims=[claim(0.01)])
     make_run(tmp_path / "b", claims=[claim(0.3, "Another.")])
     words = Page(report(tmp_path)).words()
+    assert "✗ one run: missed" in words
+    assert "✓ one run: met" in words
+    for name, low, statement in (("c", 0.010, "Claim."), ("d", 0.3, "Another.")):
+        for seed in (1, 2):
+            run = claim(low + seed / 1000, statement)
+            make_run(tmp_path / f"{name}{seed}", seed=seed, config={"c": name}, claims=[run])
+    words = Page(report(tmp_path)).words()
     assert "✗ not reproduced" in words
     assert "✓ holds" in words
+
+
+def test_other_data_is_not_judged_and_never_pooled(tmp_path):
+    note = "not judged on folder:x"
+    config = {"data": {"name": "folder:x"}}
+    held = {"holds": None, "value": None, "note": note}
+    make_run(tmp_path / "own", config={"data": {"name": "digits"}})
+    make_run(tmp_path / "a", config=config, claims=[claim(0.5) | held])
+    make_run(tmp_path / "b", config=config, seed=1, claims=[claim(0.5) | held | {"value": 0.4}])
+    page = Page(report(tmp_path))
+    assert f"– {note}" in page.words()
+    assert "Claims: 1 of 1 met in one run" in page.words()
+    assert [(c["judged"], c["values"]) for c in page.data()["claims"]] == [
+        (False, [None, 0.4]), (True, [0.031]),
+    ]  # fmt: skip
+
+
+def testverdicts_are_those_of_the_library():
+    for values in ([0.1], [0.3], [0.1, 0.3], [0.3, 0.31], [0.1, 0.11], [0.2, 0.2], [0.3, None]):
+        for relation in (">=", "<="):
+            stated = claim(0.0, relation=relation, threshold=0.2)
+            given = [math.nan if v is None else v for v in values]
+            assert verdict(stated, values) == judge(Claim.of(stated), given)["verdict"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_means_of_huge_values_are_finite():
+    assert mean_interval([1e308, 1e308]) == (1e308, 0.0)
+    assert mean_interval([-1e308, 1e308])[1] == math.inf
+    mean, half = mean_interval([1e300, 3e300])
+    assert (mean, half) == pytest.approx((2e300, 12.706204736174694 * 1e300))
+
+
+def test_seeds_are_grouped_and_averaged(tmp_path):
+    for temperature, knn in ((0.1, (0.9, 0.92, 0.94)), (0.5, (0.8, 0.81, 0.83))):
+        for seed, value in enumerate(knn):
+            config = {"loss": {"temperature": temperature}, "mesh": {"data": seed}}
+            make_run(tmp_path / f"{temperature}/{seed}", seed=seed, config=config,
+                     metrics={"knn": value})  # fmt: skip
+    make_run(tmp_path / "0.5/more", seed=3, config=config | {"seed": 3}, complete=False)
+    page = Page(report(tmp_path))
+    data = page.data()
+    name = "simclr_mnist5k, temperature="
+    assert [(g["name"], g["members"]) for g in data["groups"]] == [
+        (f"{name}0.1", [0, 1, 2]), (f"{name}0.5", [3, 4, 5, 6]),
+    ]  # fmt: skip
+    half = t_interval(np.array([0.9, 0.92, 0.94]))
+    assert with_spread(0.92, float(half.high - half.mean)) in page.words()
+    assert "3 of 4" in page.words()  # an unfinished run has no share in the mean
+    assert data["quantiles"][3] == pytest.approx(4.302652729911275)  # of a table
+    assert data["better"] == [1]
+    assert data["keys"]["loss.temperature"] == [0.1] * 3 + [0.5] * 4
+    assert data["shared"]["train.steps"] == 100
+    assert [list(s["x"]) for s in data["charts"][0]["series"]] == [[50, 100]] * 7
+    assert varied_alone(
+        [Group("", (i,)) for i in range(3)], {"seed": [1, 2, 3], "a": "xxy", "b": "xyx", "c": "xyx"}
+    ) == ["a", "b", "c"]
+    chosen = [a["value"] for a in page.all("option") if "loss" in (a.get("value") or "")]
+    assert chosen == ["loss.temperature"] * 2  # along the axis, as colour
+
+
+def test_a_run_that_died_of_nan_failed(tmp_path):
+    run = make_run(tmp_path / "a", complete=False)
+    message = "loss is nan at step 37 (batch 36); there is no checkpoint yet"
+    (run / "failure.json").write_text(
+        json.dumps({"step": 37, "message": message, "commit": "abc123"})
+    )
+    make_run(tmp_path / "b", seed=1, complete=False)
+    words = Page(report(tmp_path)).words()
+    for text in ("✗ failed at step 37", "37 of 100", message, "abc123", "1 interrupted, 1 failed"):
+        assert text in words
+    summary = json.loads((make_run(tmp_path / "c", seed=2) / "summary.json").read_text())
+    (tmp_path / "c/summary.json").write_text(json.dumps(summary | {"commit": "def456-dirty"}))
+    words = Page(report(tmp_path)).words()
+    assert "abc123 (1 run), def456-dirty (1 run)" in words
+    assert "unknown" in Page(report(make_run(tmp_path / "d"))).words()
 
 
 def test_claims_of_different_configs_or_thresholds_stay_apart(tmp_path):
@@ -160,6 +253,7 @@ def test_everything_is_escaped(tmp_path):
     make_run(tmp_path / "other", experiment=HOSTILE, config={HOSTILE: 2})
     figures.curves(run / "figures/a.png", {"a": ([0, 1], [0, 1])}, "step", "loss")
     (run / "figures/captions.json").write_text(json.dumps({"a.png": HOSTILE}))
+    (run / "failure.json").write_text(json.dumps({"step": 1, "message": HOSTILE}))
     text = report(tmp_path, title=HOSTILE)
     page = Page(text)
     assert "alert(1)</script>" not in text
@@ -366,6 +460,11 @@ def test_another_file_is_kept(tmp_path, capsys):
         (["file"], "is not a directory"),
         (["a", "--out=empty"], "is a directory"),
         (["a", "--out=file/report.html"], "cannot be written"),
+        ([], "required: runs; see --help"),
+        (["a", "--figures_mb=-1"], "--figures_mb is -1, expected a number from 0"),
+        (["a", "--figures_mb=nan"], "--figures_mb is nan"),
+        (["a", "--figures_mb=inf"], "--figures_mb is inf"),
+        (["a", "--figure_mb=x"], "--figure_mb"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, message):
@@ -432,16 +531,55 @@ def test_names_sort_naturally():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
-def test_the_script_draws_every_chart(tmp_path):
-    make_run(tmp_path / "a")
-    make_run(tmp_path / "b", seed=1, complete=False)
+def test_the_script_draws_filters_zooms_and_downloads(tmp_path):
+    for temperature, least in ((0.1, 0.90), (0.5, 0.8)):
+        for seed in range(3):
+            value = least + seed / 100
+            make_run(tmp_path / f"{temperature}/{seed}", seed=seed, steps=200,
+                     config={"loss": {"temperature": temperature}},
+                     metrics={"knn": value, "knn_pixels": 0.7, "rankme": value},
+                     claims=[claim(value, threshold=0.85, holds=value > 0.85)])  # fmt: skip
+    make_run(tmp_path / "100% <b>_&", config={"loss": {"temperature": 0.2}}, complete=False,
+             steps=200)  # fmt: skip
     out = tmp_path / "r.html"
     main([str(tmp_path), f"--out={out}"])
+    script = f"<script>{Path(__file__).with_name('report.js').read_text()}</script></body>"
+    out.write_text(out.read_text().replace("</body>", script))
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
                "--disable-background-networking", "--disable-component-update", "--disable-sync",
                f"--user-data-dir={tmp_path / 'browser'}", "--window-size=1280,4000",
                "--virtual-time-budget=3000", "--dump-dom", out.as_uri()]  # fmt: skip
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    for index in range(2):
-        assert re.search(rf'data-chart="{index}".*?<path[^>]* d="M', done.stdout, re.DOTALL)
-    assert done.stdout.count('aria-pressed="true"') == 2
+    text = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    found = json.loads(html.unescape(text[1]))
+    assert found["drawn"] == ["MMMMM"] * 2 + ["MMM"]  # two bands, three curves; a line, two bars
+    assert found["best"] == ["0.910 ± 0.025"]  # not RankMe's, which has no better end
+    assert (found["smooth"], found["plain"], found["each"]) == (3, 0, 7)
+    assert found["zoomed"] != found["whole"] == found["reset"]
+    assert "200" in found["whole"]
+    assert "200" not in found["zoomed"]
+    means = [
+        "simclr_mnist5k, temperature=0.1",
+        "3 of 3",
+        "0.910 ± 0.025",
+        "0.910 ± 0.025",
+        "0.7 ± 0",
+    ]
+    assert found["few"][:2] == ["3 of 7 runs", [means]]
+    assert found["few"][2][0] == "✓ holds"
+    assert found["one"] == ["✓ one run: met", "✗ one run: missed"]
+    assert found["none"] == "0 of 7 runs"
+    saved = found["saved"]
+    lines = saved["Means_by_config.csv"].split("\r\n")
+    assert lines[0].startswith("Config,Complete,knn,knn (half of 95% interval),")
+    number, spread = map(float, lines[1].split('",')[1].split(",")[1:3])
+    assert (number, spread) == pytest.approx((0.91, 4.302652729911275 * 0.01 / 3**0.5))
+    assert "100\\% \\textless{}b\\textgreater{}\\_\\&" in saved["Runs.tex"]
+    assert "\\textbf{0.910 $\\pm$ 0.025}" in saved["Means_by_config.tex"]
+    assert saved["Runs.tex"].count("rule\n") == 3
+    assert len([name for name in saved if name.endswith(".svg")]) == 3
+    for name, text in saved.items():
+        if name.endswith(".svg"):
+            root = ElementTree.fromstring(text)
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            assert "var(" not in text

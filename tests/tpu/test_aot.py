@@ -7,7 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+
+from experiments.registry import read_config
+from rml.errors import UserError
+from tpu.compile import compile_step
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "--config=configs/contrastive/simclr_digits.py"
@@ -44,6 +49,12 @@ def test_mistakes_end_with_one_line(args, parts):
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
     assert all(part in lines[0] for part in parts), done.stderr
+
+
+def test_a_config_without_a_mesh_is_named():
+    config = read_config("configs/attention/random_features_small.py")
+    with pytest.raises(UserError, match=r"attention\.random_features has no mesh"):
+        compile_step(config, jax.devices())
 
 
 @pytest.mark.slow

@@ -40,6 +40,9 @@ def test_a_pod_is_its_chips(kind, chips, peak, reduce):
         ("v5e", ("v5e:4x4",)),
         ("v5e:4x", ("v5e:4x4",)),
         ("v5e:0x4", ("v5e:4x4",)),
+        ("v5e:3x3", ("'v5e:3x3'", "v5e:2x4", "v5e:16x16")),
+        ("v6e:32x32", ("'v6e:32x32'", "v6e:16x16")),
+        ("v5p:2x3x4", ("'v5p:2x3x4'", "v5p:2x2x4", "multiples of 4")),
     ],
 )
 def test_wrong_topologies_are_named(name, parts):
@@ -52,5 +55,6 @@ def test_accelerator_types():
     names = {"v5e:16x16": "v5litepod-256", "v5p:8x8x8": "v5p-1024", "v6e:4x4": "v6e-16"}
     assert {name: accelerator_type(name) for name in names} == names
     assert accelerator_type("v4:2x2x2") == "v4-16"
+    assert accelerator_type("v4:2x2x1") == "v4-8"
     with pytest.raises(UserError, match="Kubernetes"):
         accelerator_type("tpu7x:2x2x1")

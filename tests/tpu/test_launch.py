@@ -232,13 +232,28 @@ def test_resume_makes_a_pod_that_was_deleted(fake):
         (("create", *POD, "--num_slices=2", "--noqueued"), ("--queued",)),
         (("create", *POD, "--num_slices=0"), ("at least 1",)),
         (("run", *POD), ("--run",)),
+        (("create", "--name=my pod", "--zone=z", "--topology=v5e:4x4"), ("'my pod'", "lower-case")),
+        (("create", "--name=p", "--zone=z", "--topology=v5e:3x3"), ("'v5e:3x3'", "v5e:4x4")),
+        (("run", *POD, "--run=--workdir=runs/pod"), ("--workdir=runs/pod", "--config=FILE")),
+        (("run", *POD, "--run=--config='x"), ("--config='x", "quotation")),
+        (("run", *POD, "--run=--config=configs/simclr_digitz.py"), ("simclr_digits.py'?",)),
+        (("resume", *POD, f"{RUN} --config.train.stpes=3"), ("'train.stpes'", "'train.steps'?")),
+        (("run", *POD, f"{RUN} --config.train.batch_size=0"), ("batch_size is 0", "at least 1")),
+        (("create", *POD, "--naem=x"), ("'naem'",)),
     ],
 )
 def test_wrong_command_lines(fake, args, parts):
     done, calls = fake(*args)
     assert (done.returncode, calls) == (1, [])
     assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
     assert all(part in done.stderr for part in parts), done.stderr
+
+
+def test_help_is_no_mistake(fake):
+    done, calls = fake("--help")
+    assert (done.returncode, done.stderr, calls) == (0, "", [])
+    assert "--topology" in done.stdout
 
 
 def test_missing_gcloud_is_named(tmp_path):

@@ -138,6 +138,22 @@ def test_a_checkpoint_whose_digests_are_lost_or_damaged(
     assert warned == (content is None)
 
 
+@pytest.mark.parametrize("harm", [delete, lambda file: file.write_bytes(b"")])
+def test_what_orbax_notes_of_a_commit_may_be_lost_in_a_power_cut(
+    trained, compiled, make_task, checkpoints, harm
+):
+    """It is written after the digests and not flushed before the checkpoint gets its name."""
+    beside = [path for path in (checkpoints / "20").iterdir() if path.is_file()]
+    notes = [path for path in beside if path.name != DIGESTS]
+    assert notes
+    for file in notes:
+        harm(file)
+    step, state = restore(checkpoints, compiled, make_task())
+    assert step == 20
+    same(state, trained[1])
+    same(restore_state(checkpoints, compiled.abstract_state), trained[1])
+
+
 def test_every_file_of_every_item_is_looked_at_by_one_of_the_processes(checkpoints):
     newest = checkpoints / "20"
     assert not damage(newest)

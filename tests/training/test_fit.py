@@ -21,6 +21,9 @@ from rml.training import (
     make_mesh,
     read_metrics,
 )
+from rml.training.checkpoint import saved_config
+from rml.training.config_file import extended_from
+from rml.training.digests import DIGESTS
 
 CONFIG = {"experiment": "toy", "train": {"steps": 40}}
 
@@ -101,6 +104,120 @@ def test_a_finished_run_is_not_trained_again(make_task, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_finished_run_that_is_given_more_steps_trains_on(make_task, tmp_path):
+    """Where the learning rate is constant, it becomes what it had been with them from the start."""
+
+    def train(name, steps, evaluation=1):
+        config = {"train": {"steps": steps}, "evaluation": {"k": evaluation}}
+        run = RunDirectory(tmp_path / name, config)
+        task = make_task(steps, schedule="constant")
+        state = fit(task, run, steps=steps, log_every=4, eval_every=6)
+        run.write_summary(metrics={}, claims=[], seconds=1.0)
+        run.close()
+        return run, state
+
+    _, expected = train("whole", 20)
+    train("parts", 12)
+    run, state = train("parts", 20, evaluation=2)
+    chex.assert_trees_all_equal(state.replace(key=0), expected.replace(key=0))
+    assert untimed(run) == untimed(
+        RunDirectory(tmp_path / "whole", run.config | {"evaluation": {}})
+    )
+    assert extended_from(run.path, run.config) == 12
+    with pytest.raises(UserError, match=r"train\.steps: 20 there, 12 now"):
+        train("parts", 12)
+
+
+def test_what_is_missing_is_said_and_the_run_goes_on(make_task, tmp_path, caplog):
+    """The config comes from a checkpoint; metrics that are lost leave a gap."""
+    run = open_run(tmp_path)
+    with pytest.raises(Interrupted):
+        fit(make_task(), run, steps=40, log_every=2, checkpoint_every=4,
+            progress=StopAt(10, signal.SIGTERM))  # fmt: skip
+    run.close()
+    config, metrics = tmp_path / "config.json", tmp_path / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    assert len(lines) == 5
+    for content, reason in ((None, "is missing"), ("{", "is not readable as JSON")):
+        caplog.clear()
+        config.unlink()
+        if content:
+            config.write_text(content)
+        run = open_run(tmp_path)
+        assert caplog.messages == [
+            f"{config} {reason}; it is recovered from the checkpoint of step 10"
+        ]
+        assert json.loads(config.read_text()) == CONFIG
+        run.close()
+    config.unlink()
+    with pytest.raises(UserError, match=r"\n  experiment: 'toy' there, 'other' now$"):
+        RunDirectory(tmp_path, CONFIG | {"experiment": "other"})
+    caplog.clear()
+    metrics.write_text("".join([*lines[:1], *lines[3:]]) + '{"step": 1')
+    fit(make_task(), open_run(tmp_path), steps=40, log_every=2)
+    assert caplog.messages == [
+        f"the last line of {metrics} is cut short (10 bytes) and removed; the run continues after "
+        "step 10",
+        f"{metrics} lacks 2 of the 5 lines of train/ metrics up to step 10 (the first of step 4); "
+        "curves have a gap there, the training does not",
+    ]
+    (tmp_path / "config.json").unlink()
+    metadata = tmp_path / "checkpoints" / "40" / "config" / "metadata"
+    metadata.write_text(metadata.read_text().replace("toy", "sin"))
+    assert saved_config(tmp_path / "checkpoints") == (10, CONFIG)
+
+
+def test_what_a_power_cut_must_leave_is_on_the_disk_in_this_order(make_task, tmp_path, monkeypatch):
+    """No name is given to a file, and no file removed, before what it relies on is synced."""
+    events = []
+
+    def record(module, name, describe):
+        call = getattr(module, name)
+
+        def recorded(*args, **options):
+            found = describe(*args)
+            result = call(*args, **options)
+            events.append((name, *found))
+            return result
+
+        monkeypatch.setattr(module, name, recorded)
+
+    record(os, "fsync", lambda descriptor: [os.readlink(f"/proc/self/fd/{descriptor}")])
+    record(os, "replace", lambda old, new: [str(old), str(new)])
+    record(os, "rename", lambda old, new: [str(old), str(new)])
+    record(os, "rmdir", lambda path, **_: [str(path)])
+    run = RunDirectory(tmp_path / "new" / "run", CONFIG)
+    fit(make_task(), run, steps=3, log_every=1, checkpoint_every=1, keep_checkpoints=1)
+    run.write_summary(metrics={}, claims=[], seconds=1.0)
+
+    def synced(path, *, first=0, last=None):
+        return ("fsync", str(path)) in events[first:last]
+
+    assert synced(tmp_path)
+    assert synced(tmp_path / "new")
+    named = {event[2]: at for at, event in enumerate(events) if event[0] in ("replace", "rename")}
+    for name in ("config.json", "metrics.jsonl", "summary.json"):
+        at = named[str(run.path / name)]
+        assert synced(run.path / f"{name}.partial", last=at)
+        assert synced(run.path, first=at)
+    for step in (1, 2, 3):
+        checkpoint = run.checkpoints / str(step)
+        at = named[str(checkpoint)]
+        partial = run.checkpoints / events[at][1]
+        digests = named[str(partial / DIGESTS)]
+        assert events[:digests].count(("fsync", str(run.path / "metrics.jsonl"))) >= step
+        assert synced(partial / f"{DIGESTS}.partial", last=digests)
+        assert synced(partial, first=digests, last=at)
+        assert events[at + 1] == ("fsync", str(run.checkpoints))
+        if step < 3:
+            removed = events.index(("rmdir", str(checkpoint)))
+            assert removed > named[str(run.checkpoints / str(step + 1))] + 1
+    files = [path.relative_to(checkpoint) for path in checkpoint.glob("*/**/*")]
+    assert len(files) > 10
+    assert all(synced(partial / file, last=digests) for file in files)
+    assert [p.name for p in run.checkpoints.iterdir()] == ["3"]
+
+
 def test_handlers_are_given_back(make_task, tmp_path):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     fit(make_task(), open_run(tmp_path), steps=3)
@@ -112,6 +229,12 @@ def test_a_nan_in_the_data_stops_the_run_at_its_step(make_task, tmp_path):
     with pytest.raises(NonFiniteLoss, match=r"loss is nan at step 18 \(batch 17\)") as caught:
         fit(make_task(poison=17), run, steps=40, log_every=10, checkpoint_every=5)
     assert caught.value.step == 18
+    assert json.loads((tmp_path / "failure.json").read_text()) == {
+        "step": 18, "message": str(caught.value), "commit": "unknown"
+    }  # fmt: skip
+    run.close()
+    run = open_run(tmp_path)
+    assert not (tmp_path / "failure.json").exists()
     assert "step 15" in str(caught.value)
     # What is saved is from before the damage.
     with pytest.raises(Interrupted):

@@ -1,12 +1,7 @@
 """Many runs as one program: each trains as it would alone, on any mesh, whenever it is stopped."""
 
-import json
-import os
 import re
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import chex
 import grain
@@ -143,13 +138,8 @@ print(json.dumps([losses, list(shards), list(alone), axes, [own.tolist() for own
 
 
 @pytest.mark.slow
-def test_runs_are_shared_out_among_devices(whole):
-    done = subprocess.run(
-        [sys.executable, "-c", TWO], capture_output=True, text=True,
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"}, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found, shards, alone, axes, sums = json.loads(done.stdout.splitlines()[-1])
+def test_runs_are_shared_out_among_devices(forked, whole):
+    found, shards, alone, axes, sums = forked(TWO, devices=2)
     single = [losses(whole[0], f"train/loss/{i}")[:3] for i in range(len(CONFIGS))]
     np.testing.assert_allclose(np.transpose(found), single, rtol=1e-6)
     assert (shards, alone) == ([1], [1])

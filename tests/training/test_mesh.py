@@ -1,9 +1,5 @@
 """Meshes: the same step on one device and on eight, placed by rules from logical axis names."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -45,15 +41,8 @@ print(json.dumps(result))
 
 
 @pytest.mark.slow
-def test_eight_devices_equal_one_and_hold_their_share():
-    code = EIGHT.format(here=str(Path(__file__).parent))
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=env,
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+def test_eight_devices_equal_one_and_hold_their_share(forked):
+    result = forked(EIGHT.format(here=str(Path(__file__).parent)), devices=8)
     single, *several = result.values()
     assert single["losses"][2] < single["losses"][0]
     for other in several:

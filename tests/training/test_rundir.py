@@ -8,6 +8,8 @@ import pytest
 
 from rml.errors import UserError
 from rml.training import MetricsWriter, RunDirectory, read_metrics
+from rml.training.config_file import HISTORY, extended_from, read_history
+from rml.training.writers import warn_of_gaps
 
 CONFIG = {"experiment": "a.b", "seed": 0, "train": {"steps": 5, "batch_size": 8}}
 
@@ -22,11 +24,11 @@ def test_the_same_config_opens_again(tmp_path):
 def test_another_config_is_refused_with_the_differing_keys(tmp_path):
     RunDirectory(tmp_path, CONFIG).close()
     before = (tmp_path / "config.json").read_bytes()
-    other = {**CONFIG, "train": {"steps": 6, "lr": 0.1}}
+    other = {**CONFIG, "train": {"steps": 4, "lr": 0.1}}
     with pytest.raises(UserError) as caught:
         RunDirectory(tmp_path, other)
     message = str(caught.value)
-    assert "train.steps: 5 there, 6 now" in message
+    assert "train.steps: 5 there, 4 now" in message
     assert "train.lr: '(absent)' there, 0.1 now" in message
     assert "train.batch_size: 8 there" in message
     assert "seed" not in message
@@ -40,6 +42,85 @@ def test_a_run_may_continue_on_another_mesh(tmp_path):
     again.close()
     with pytest.raises(UserError, match=r"\n  seed: 0 there, 1 now$"):
         RunDirectory(tmp_path / "r", {"seed": 1, "mesh": {"data": 1}})
+
+
+def evaluated(k, steps=5, schedule="warmup_cosine"):
+    """A config with an evaluation, so many steps and a schedule."""
+    more = {"evaluation": {"knn_k": k}, "optimizer": {"schedule": schedule}}
+    return {**CONFIG, **more, "train": {"steps": steps}}
+
+
+def reopened(path, config):
+    RunDirectory(path, config).close()
+    return json.loads((path / "config.json").read_text())
+
+
+@pytest.mark.parametrize("changed", [evaluated(3), evaluated(5, 9), evaluated(3, 9)])
+def test_evaluation_and_more_steps_may_differ_and_the_config_before_is_kept(
+    tmp_path, caplog, changed
+):
+    old = evaluated(5)
+    run = RunDirectory(tmp_path, old)
+    summary = run.write_summary(metrics={"knn": 0.5}, claims=[], seconds=1.0)
+    run.close()
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    assert reopened(tmp_path, changed) == changed
+    assert read_history(tmp_path) == [{"step": 5, "config": old, "summary": summary}]
+    again = RunDirectory(tmp_path, changed)
+    assert again.summary() is None
+    again.close()
+    assert len(read_history(tmp_path)) == 1
+    steps, k = changed["train"]["steps"], changed["evaluation"]["knn_k"]
+    warned = [record.getMessage() for record in caplog.records]
+    expected = [
+        "train.steps rises from 5 to 9, on which optimizer.schedule (warmup_cosine) depends: this "
+        "run differs from one of 9 steps from the beginning",
+    ] * (steps == 9) + [
+        f"{tmp_path}/metrics.jsonl keeps what was measured before the evaluation changed "
+        "(evaluation.knn_k: 5 there, 3 now)"
+    ] * (k == 3)  # fmt: skip
+    assert warned == expected
+    assert extended_from(tmp_path, changed) == (5 if steps == 9 else None)
+    with pytest.raises(UserError, match=rf"\n  train\.steps: {steps} there, 4 now$"):
+        RunDirectory(tmp_path, evaluated(7, steps=4))
+    assert len(read_history(tmp_path)) == 1
+
+
+def test_before_a_checkpoint_or_with_a_constant_schedule_more_steps_need_no_warning(
+    tmp_path, caplog
+):
+    RunDirectory(tmp_path / "new", evaluated(5)).close()
+    assert reopened(tmp_path / "new", evaluated(3, 9)) == evaluated(3, 9)
+    assert extended_from(tmp_path / "new", evaluated(3, 9)) is None
+    RunDirectory(tmp_path / "old", evaluated(5, schedule="constant")).close()
+    (tmp_path / "old" / "checkpoints" / "5").mkdir(parents=True)
+    reopened(tmp_path / "old", evaluated(5, 9, "constant"))
+    assert not caplog.records
+
+
+def test_a_change_that_fails_before_it_trains_is_taken_back(tmp_path):
+    run = RunDirectory(tmp_path, evaluated(5))
+    inner = run.of_method("a")
+    for part in (inner, run):
+        part.write_summary(metrics={}, claims=[], seconds=1.0)
+        part.close()
+    files = ("config.json", "summary.json", "methods/a/config.json", "methods/a/summary.json")
+    before = [(tmp_path / name).read_bytes() for name in files]
+    (inner.path / "checkpoints" / "5").mkdir(parents=True)
+
+    run = RunDirectory(tmp_path, evaluated(5, 9))
+    run.of_method("a").close()
+    assert run.summary() is None
+    run.abandon()
+    assert [(tmp_path / name).read_bytes() for name in files] == before
+    assert not list(tmp_path.rglob(HISTORY))
+
+    run = RunDirectory(tmp_path, evaluated(5, 9))
+    run.of_method("a").close()
+    (inner.path / "checkpoints" / "7").mkdir()
+    run.abandon()
+    assert json.loads((tmp_path / "config.json").read_text()) == evaluated(5, 9)
+    assert len(list(tmp_path.rglob(HISTORY))) == 2
 
 
 def test_somebody_elses_directory_is_refused(tmp_path):
@@ -57,10 +138,31 @@ def test_a_file_is_refused(tmp_path):
         RunDirectory(tmp_path / "file" / "run", CONFIG)
 
 
-def test_a_broken_config_file_is_named(tmp_path):
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json is not readable"):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{", "is not readable as JSON"), ("[]", "is not a JSON object"), (None, "is missing")],
+)
+def test_a_lost_config_without_a_checkpoint_is_named(tmp_path, content, reason):
+    (tmp_path / "metrics.jsonl").write_text("")
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    message = rf"^{tmp_path}/config\.json {reason} and no checkpoint holds the config; [^\n]*$"
+    with pytest.raises(UserError, match=message):
         RunDirectory(tmp_path, CONFIG)
+    assert (tmp_path / "config.json").exists() == bool(content)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "5", '{"metrics": {}, "claims": []}', b"\xff"])
+def test_a_damaged_summary_warns_and_the_run_counts_as_not_complete(tmp_path, caplog, content):
+    run = RunDirectory(tmp_path, CONFIG)
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "summary.json").write_bytes(content)
+    assert run.summary() is None
+    (record,) = caplog.records
+    assert f"{tmp_path}/summary.json " in record.getMessage()
+    assert "counts as not complete until it is written again" in record.getMessage()
+    written = run.write_summary(metrics={}, claims=[], seconds=1.0)
+    assert run.summary() == written
 
 
 @pytest.mark.slow
@@ -94,7 +196,7 @@ def test_the_summary_marks_a_run_complete(tmp_path):
     assert written["steps"] == 5
 
 
-def test_metrics_after_the_restored_step_are_forgotten(tmp_path):
+def test_metrics_after_the_restored_step_are_forgotten(tmp_path, caplog):
     writer = MetricsWriter(tmp_path, step=0)
     for step in (1, 2, 3):
         writer.write(step, float(step), {"train/loss": 1.0 / step})
@@ -102,12 +204,55 @@ def test_metrics_after_the_restored_step_are_forgotten(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "tra')  # killed while writing
     writer = MetricsWriter(tmp_path, step=2)
+    assert caplog.messages == [
+        f"the last line of {tmp_path}/metrics.jsonl is cut short (16 bytes) and removed; the run "
+        "continues after step 2"
+    ]
     assert writer.seconds == 2.0
     writer.write(3, 9.0, {"train/loss": float("nan"), "x": float("-inf")})
     writer.close()
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert lines[-1] == {"step": 3, "time": 9.0, "train/loss": "nan", "x": "-inf"}
+
+
+def test_damaged_lines_of_metrics_cost_no_other_line(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    whole = [{"step": step, "time": 0.1, "train/loss": 1.0} for step in (1, 2, 3, 4)]
+    texts = [json.dumps(line) for line in whole]
+    texts[2:2] = ["\0" * 9, "7", '{"step": 2}', '{"step": null, "time": 1}']
+    path.write_text("\n".join(texts) + "\n")
+    assert read_metrics(path) == whole
+    MetricsWriter(tmp_path, step=3).close()
+    assert read_metrics(path) == whole[:3]
+    assert caplog.messages == [
+        f"damaged lines of {path} are removed: 3, 4, 5, 6; the run continues after step 3"
+    ]
+
+
+def test_missing_metrics_are_counted(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"step": step, "time": 0.1, "train/loss": 1.0} for step in (2, 4, 6, 8)]
+    lines.insert(2, {"step": 4, "time": 0.1, "eval/knn": 0.5})
+
+    def warned(lines, step=9, **every):
+        caplog.clear()
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        warn_of_gaps(path, step, **every)
+        return [message.removeprefix(f"{path} lacks ") for message in caplog.messages]
+
+    assert not warned(lines, train=2, eval=4, step=7)
+    assert not warned([], train=5, eval=2, step=4)
+    rest = "; curves have a gap there, the training does not"
+    assert warned(lines, train=2, eval=4) == [
+        "1 of the 2 lines of eval/ metrics up to step 9 (the first of step 8)" + rest
+    ]
+    assert warned(lines[:1] + lines[4:], train=2, eval=4) == [
+        "2 of the 4 lines of train/ metrics up to step 9 (the first of step 4)" + rest
+    ]
+    path.unlink()
+    warn_of_gaps(path, 4, train=2)
+    assert "lacks 2 of the 2 lines of train/ metrics" in caplog.text
 
 
 def test_tensorboard_reads_the_events(tmp_path):

@@ -8,7 +8,7 @@ axes with their units. What cannot be drawn raises `ValueError`, and no file is 
 another kind is drawn by hand on a `canvas`, its series told apart by `look`.
 """
 
-from experiments.common.figures.bars import bars, table
+from experiments.common.figures.bars import bars, parted, table
 from experiments.common.figures.canvas import (  # fmt: skip
     COLUMN,
     DPI,
@@ -35,5 +35,5 @@ from experiments.common.figures.matrices import dendrogram, heatmap
 __all__ = [
     "COLUMN", "DPI", "HATCHES", "LINES", "MARKERS", "PALETTE", "bars", "canvas", "curves",
     "dendrogram", "embedding", "heatmap", "histogram", "image_grid", "legend", "logged", "loglog",
-    "look", "spectrum", "style", "table", "training_curves", "views",
+    "look", "parted", "spectrum", "style", "table", "training_curves", "views",
 ]  # fmt: skip

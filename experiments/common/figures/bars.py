@@ -6,7 +6,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments.common.figures.canvas import COLUMN, File, canvas, legend, look
+from experiments.common.figures.canvas import COLUMN, PITCH, File, canvas, legend, look, shorten
+
+ROWS = 30  # more groups than stand side by side
 
 
 def bars(
@@ -18,9 +20,10 @@ def bars(
     """Draws groups of bars, one bar a series, with values above them and error bars if known.
 
     `values` and `errors`, half-widths, map a series to one number a group; non-finite values leave
-    no bar. `reference` is the name and height of a dashed line, e.g. `("chance", 0.1)`. More than
-    24 bars carry values only if their `decimals` are given. If the vertical axis is `cut`, it
-    begins at a round number below the lowest end, so that differences show.
+    no bar. `reference` is the name and height of a dashed line, e.g. `("chance", 0.1)`, from which
+    the bars grow. More than 24 bars carry values only if their `decimals` are given. If the axis of
+    values is `cut`, it begins at a round number below the lowest end, so that differences show.
+    Many groups stand below one another.
     """
     if not groups or not values:
         raise ValueError("bars needs at least one group and one series")
@@ -32,35 +35,54 @@ def bars(
                 f"bars series {name!r} needs values, {len(groups)} as groups, got {given.shape}"
             )
     ends = [height - np.nan_to_num(halves.get(name, 0.0)) for name, height in heights.items()]
-    floor = _floor(np.append(ends, reference[1:] if reference else ())) if cut else 0.0
+    floor = reference[1] if reference is not None else _floor(np.concatenate(ends)) if cut else 0.0
     text = {name: [_short(v, decimals) for v in height] for name, height in heights.items()}
     count, width = len(heights) * len(groups), 0.8 / len(heights)
+    rows = len(groups) > ROWS
     size = (float(np.clip(0.28 * count + 0.8, COLUMN, 7.2)), 0.72 * COLUMN)
     points = 5.5 if count > 10 else 6.5
     pitch = 0.8 * size[0] / len(groups)  # the axes take 0.8 of the figure
+    if rows:
+        pitch = max(0.07, PITCH * len(heights))
+        size = (1.6 * COLUMN, 0.8 + pitch * len(groups) + 0.12 * len(heights))
     longest = max(len(t) for row in text.values() for t in row)
-    upright = 0.62 * points * longest > 72 * pitch * width
+    upright = not rows and 0.62 * points * longest > 72 * pitch * width
     with canvas(path, size, title) as figure:
         ax = figure.add_subplot()
         for index, (name, height) in enumerate(heights.items()):
-            drawn = ax.bar(
-                np.arange(len(groups)) + (index - (len(heights) - 1) / 2) * width,
-                height - floor, width * 0.94, bottom=floor, yerr=halves.get(name), label=name,
-                edgecolor="white", linewidth=0.0, **look(index, "color", "hatch"),
-                error_kw={"elinewidth": 0.9, "capsize": 2, "ecolor": "#222222"},
+            draw, start, thick, error = (
+                (ax.barh, "left", "height", "xerr") if rows else (ax.bar, "bottom", "width", "yerr")
+            )
+            drawn = draw(
+                np.arange(len(groups)) + (index - (len(heights) - 1) / 2) * width, height - floor,
+                label=name, edgecolor="white", linewidth=0.0, **look(index, "color", "hatch"),
+                error_kw={"elinewidth": 0.9, "capsize": 0 if rows else 2, "ecolor": "#222222"},
+                **{start: floor, thick: width * 0.94, error: halves.get(name)},
             )  # fmt: skip
             if count <= 24 or decimals is not None:
-                ax.bar_label(drawn, text[name], padding=1.5, fontsize=points, rotation=90 * upright)
+                size_ = min(points, 72 * 0.9 * pitch * width) if rows else points
+                ax.bar_label(drawn, text[name], padding=1.5, fontsize=size_, rotation=90 * upright)
         if reference is not None:
-            ax.axhline(reference[1], label=reference[0], color="#333333", ls="--", lw=0.9)
-        met = max((len(one) + len(other) for one, other in pairwise(groups)), default=0)
-        crowded = sum(map(len, groups)) > 17 * size[0] or 0.028 * met > pitch
-        slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-        ax.set_xticks(range(len(groups)), groups, **slanted)
-        ax.tick_params(axis="x", length=0)
-        ax.set(xlabel=xlabel, ylabel=ylabel)
-        ax.grid(visible=True, axis="y")
-        ax.margins(y=0.12)
+            line = ax.axvline if rows else ax.axhline
+            line(reference[1], label=reference[0], color="#333333", ls="--", lw=0.9)
+        if rows:
+            ax.set_yticks(
+                range(len(groups)), [shorten(group, 44) for group in groups],
+                fontsize=min(7.0, 72 * 0.9 * pitch),
+            )  # fmt: skip
+            ax.set_ylim(len(groups) - 0.5, -0.5)
+            ax.set(ylabel=xlabel, xlabel=ylabel)
+        else:
+            named = [shorten(group, 32) for group in groups]
+            met = max((len(one) + len(other) for one, other in pairwise(named)), default=0)
+            crowded = sum(map(len, named)) > 17 * size[0] or 0.028 * met > pitch
+            slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+            ax.set_xticks(range(len(groups)), named, **slanted)
+            ax.set(xlabel=xlabel, ylabel=ylabel)
+        along, across = ("y", "x") if rows else ("x", "y")
+        ax.tick_params(axis=along, length=0)
+        ax.grid(visible=True, axis=across)
+        ax.margins(**{across: 0.12})
         if len(heights) > 1 or reference is not None:
             legend(ax, len(heights) + 1, above=True)
 
@@ -71,7 +93,8 @@ def table(
 ) -> None:  # fmt: skip
     """Draws a table of text with rules between its rows.
 
-    Names may have several lines. `best` gives each column the index of its row in bold, or None.
+    Names may have several lines. `best` gives each column the index of its row in bold, or None,
+    see `parted`.
     """
     best = [None] * len(columns) if best is None else best
     sizes = [len(row) for row in (best, *cells)]
@@ -96,6 +119,22 @@ def table(
             cell.set(linewidth=0.4, height=tall[i])
             bold = i > 0 < j and best[j - 1] == i - 1
             cell.set_text_props(ha="center" if j else "left", weight="bold" if bold else "normal")
+
+
+def parted(means: ArrayLike, halves: ArrayLike) -> int | None:
+    """The index of the highest mean `[n]`, None if its interval meets that of another.
+
+    `halves` are half-widths of the intervals; one that is not finite is unknown and meets all.
+    """
+    center, half = np.asarray(means, float), np.asarray(halves, float)
+    if center.shape != half.shape or center.ndim != 1 or not len(center):
+        raise ValueError(
+            f"parted expects means and halves [n], n at least 1, got {center.shape}, {half.shape}"
+        )
+    first = int(np.argmax(center))
+    others = np.arange(len(center)) != first
+    apart = center[first] - half[first] > (center + half)[others]
+    return first if bool(apart.all()) else None
 
 
 def _floor(ends: np.ndarray) -> float:

@@ -5,12 +5,15 @@ backend or display is chosen for the caller.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 File = str | Path
 Names = Sequence[str] | None
+CROWD, PITCH = 25, 0.045  # names that fit a column; inches that each takes where there are more
+WRITTEN, ENTRIES = 300, 18  # most names along an axis, and in a legend
 COLUMN = 3.5  # inches: the width of one column of a two-column paper
 DPI = 200
 # Okabe and Ito's palette, dark and light in turn; grey for their yellow, which is faint on white.
@@ -63,15 +66,42 @@ def look(index: int, *kinds: str) -> dict[str, Any]:
 
 
 def legend(ax: Any, count: int, above: bool = False) -> None:
-    """Adds a legend that hides no data: above the axes if large or `above`; one series has none."""
+    """Adds a legend that hides no data: above the axes if large or `above`; one series has none.
+
+    Long names are shortened, and of more than `ENTRIES` the last are counted, not named.
+    """
     handles, names = ax.get_legend_handles_labels()
+    names = [shorten(name, 44) for name in names]
+    if len(names) > ENTRIES:
+        more = len(names) - ENTRIES + 1
+        handles, names = handles[:ENTRIES], [*names[: ENTRIES - 1], f"… and {more} more"]
     longest = max(map(len, names))
     if above or count > 6 or (count > 1 and longest > 24):
         columns = max(1, min(3, len(names), 46 // (longest + 8)))
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0.3}
         ax.legend(handles, names, ncols=columns, **place)
+        rows = math.ceil(len(names) / columns)
+        width, height = ax.figure.get_size_inches()
+        ax.figure.set_size_inches(width, height + 0.15 * max(0, rows - 3))
     elif count > 1:
         ax.legend(loc="best")
+
+
+def shorten(name: str, length: int) -> str:
+    """A name of at most `length` characters, its middle left out where it is longer."""
+    if len(name) <= length:
+        return name
+    return f"{name[: length - length // 3 - 1]}…{name[-(length // 3) :]}"
+
+
+def names_along(axis: Any, names: Sequence[str]) -> None:
+    """Writes a name at each of 0, 1, ...: small if they are many, only some past `WRITTEN`."""
+    every = math.ceil(len(names) / WRITTEN)
+    points = {} if len(names) <= CROWD else {"fontsize": 72 * 0.95 * PITCH}
+    shown = [shorten(name, 28 if len(names) <= CROWD else 44) for name in names[::every]]
+    axis.set_ticks(range(0, len(names), every), shown, **points)
+    if len(names) > CROWD:
+        axis.set_tick_params(length=0, pad=1)
 
 
 def check_labels(name: str, labels: Names, expected: int) -> None:

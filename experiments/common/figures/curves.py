@@ -17,11 +17,13 @@ _SIZE = (COLUMN, 0.68 * COLUMN)
 
 def curves(
     path: File, series: Series, xlabel: str, ylabel: str, title: str | None = None,
-    logy: bool = False,
+    logy: bool = False, reference: tuple[str, float] | None = None,
 ) -> None:  # fmt: skip
     """Draws lines over a common horizontal axis, with bands where bounds are given.
 
     `series` maps a name to `(x, y)` or `(x, y, low, high)`, each `[n]`, with gaps where not finite.
+    `reference` is the name and height of a dashed line, e.g. `("chance", 0.1)`, at which the
+    vertical axis begins unless a line goes below it.
     """
     checked = _checked("curves", series, bands=True)
     with canvas(path, _SIZE, title) as figure:
@@ -37,7 +39,14 @@ def curves(
         ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logy else "linear")
         ax.grid(visible=True)
         ax.margins(x=0.02)
-        legend(ax, len(checked))
+        if reference is not None:
+            ax.axhline(reference[1], label=reference[0], color="#333333", ls="--", lw=0.9)
+            if (
+                min(np.nanmin(part) for _, *parts in checked.values() for part in parts)
+                >= reference[1]
+            ):
+                ax.set_ylim(bottom=reference[1])
+        legend(ax, len(checked) + (reference is not None))
 
 
 def loglog(
@@ -82,14 +91,15 @@ def spectrum(
     series = {}
     for name, given in singular_values.items():
         values = np.sort(np.asarray(given, float).ravel())[::-1]
-        if not (len(values) and np.isfinite(values).all() and values[0] > 0 and values[-1] >= 0):
-            raise ValueError(
-                f"spectrum {name!r} expects finite singular values, >= 0, not all zero"
-            )
+        if not (len(values) and np.isfinite(values).all() and values[-1] >= 0):
+            raise ValueError(f"spectrum {name!r} expects finite singular values, >= 0")
         rank = (effective_ranks or {}).get(name)
         label = name if rank is None else f"{name} (effective rank {rank:.3g} of {len(values)})"
+        largest = values[0]
+        if not largest:
+            label, largest = f"{name} (collapsed: all are zero)", 1.0
         # Below float32 rounding a value is noise, and zeros have no logarithm.
-        series[label] = (np.arange(1, len(values) + 1), np.maximum(values / values[0], 1e-8))
+        series[label] = (np.arange(1, len(values) + 1), np.maximum(values / largest, 1e-8))
     curves(path, series, "index of singular value", ylabel, title, logy=True)
 
 
@@ -126,17 +136,20 @@ def logged(run_path: Path, names: Mapping[str, str]) -> dict[str, tuple[np.ndarr
 
 
 def training_curves(
-    folder: Callable[[str], Path], run_path: Path, panels: Mapping[str, str]
-) -> None:
+    folder: Callable[[str], Path], run_path: Path, panels: Mapping[str, str],
+    references: Mapping[str, tuple[str, float]] | None = None,
+) -> None:  # fmt: skip
     """Draws a run's metrics against steps, a figure each: "train/loss" becomes `loss.png`.
 
     `panels` maps a metric to its axis label; one that was logged less than twice is left out.
+    `references` gives some metrics a baseline, see `curves`.
     """
     for metric, label in panels.items():
         name = metric.split("/")[-1]
         series = logged(run_path, {name: metric})
         if series and len(series[name][0]) > 1:
-            curves(folder(f"{name}.png"), series, "step", label)
+            reference = (references or {}).get(metric)
+            curves(folder(f"{name}.png"), series, "step", label, reference=reference)
 
 
 def _checked(kind: str, series: Series, *, bands: bool) -> dict[str, list[np.ndarray]]:

@@ -9,8 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments.common.figures.canvas import COLUMN, File, Names, canvas, check_labels, look
+from experiments.common.figures.canvas import (  # fmt: skip
+    COLUMN,
+    File,
+    Names,
+    canvas,
+    check_labels,
+    look,
+    shorten,
+)
 from rml.data import augment
+
+NAMED = 40  # more classes than names that fit on a map
 
 
 def image_grid(
@@ -62,8 +72,10 @@ def embedding(
 ) -> None:  # fmt: skip
     """Draws examples `[n, 2]`; a class has a colour, a marker and its name at its median.
 
-    Labels `[n]` are indices of `class_names`; classes without examples are left out. No axis of
-    such a map has a unit, so none is drawn.
+    Labels `[n]` are indices of `class_names`; classes without examples are left out, one of an
+    empty name is not named. More than `NAMED` are numbered, their names stand beside the map. No
+    axis of such a map has a unit, so none is drawn. Where all points coincide the figure says that
+    the features have collapsed.
     """
     from matplotlib import patheffects
 
@@ -82,16 +94,40 @@ def embedding(
     medians = np.array([np.median(m, 0) if len(m) else (np.nan, np.nan) for m in members])
     dots = {"s": float(np.clip(12000 / len(points), 3, 16)), "alpha": 0.65, "linewidths": 0}
     halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
-    font = {"fontsize": 8 if len(present) <= 20 else 6, "fontweight": "bold", "path_effects": halo}
-    with canvas(path, (COLUMN, COLUMN), title) as figure:
-        ax = figure.add_subplot()
+    names = [shorten(class_names[c], 36) for c in present]
+    tags = [str(c) for c in present] if len(names) > NAMED else names
+    size = 8 if len(names) <= 20 else 6 if tags is names else 4.5
+    side = COLUMN * (1.0 if tags is names else 2.2)
+    font = {"fontsize": size, "fontweight": "bold", "path_effects": halo}
+    beside = (
+        [] if tags is names else [f"{c}  {name}" for c, name in zip(present, names, strict=True)]
+    )
+    lines = int((side - 0.4) / 0.075)
+    columns = [beside[start : start + lines] for start in range(0, len(beside), lines)]
+    widths = [0.3 + 0.036 * max(map(len, column)) for column in columns]
+    with canvas(path, (side + sum(widths), side), title) as figure:
+        parts = figure.add_gridspec(1, 1 + len(columns), width_ratios=[side, *widths])
+        ax = figure.add_subplot(parts[0])
+        for place, column in enumerate(columns, 1):
+            key = figure.add_subplot(parts[place])
+            key.axis("off")
+            key.text(
+                0, 1, "\n".join(column), va="top", fontsize=4.2, transform=key.transAxes,
+                in_layout=False,
+            )  # fmt: skip
         for index, member in enumerate(members):
             ax.scatter(*member.T, **dots, **look(index, "color", "marker"))
-        span = np.nanmax(points, 0) - np.nanmin(points, 0)
-        places = spread(medians, np.where(span > 0, span, 1.0) * (0.10, 0.05))
-        for c, place in zip(present, places, strict=True):
-            if np.isfinite(place).all():
-                ax.annotate(class_names[c], place, ha="center", va="center", **font)
+        finite = points[np.isfinite(points).all(1)]
+        span = np.ptp(finite, axis=0) if len(finite) else np.zeros(2)
+        letters = float(np.mean([len(tag) for tag in tags]))
+        room = np.clip((0.65 * letters, 1.3), (2.6, 1.3), None) * size / 72 / side
+        places = spread(medians, np.where(span > 0, span, 1.0) * room)
+        for text, place in zip(tags, places, strict=True):
+            if np.isfinite(place).all() and text and span.any():
+                ax.annotate(text, place, ha="center", va="center", **font)
+        if not span.any():
+            words = "collapsed:\nall features are equal" if len(finite) else "no finite features"
+            ax.text(0.5, 0.7, words, ha="center", transform=ax.transAxes, fontsize=10)
         ax.set(xticks=[], yticks=[])
         ax.set_aspect("equal", adjustable="datalim")
         ax.spines[:].set(visible=True, color="#BBBBBB")

@@ -1,12 +1,23 @@
 """Figures of matrices: shades, and the tree of a similarity."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments.common.figures.canvas import COLUMN, PALETTE, File, Names, canvas, check_labels
+from experiments.common.figures.canvas import (  # fmt: skip
+    COLUMN,
+    CROWD,
+    PALETTE,
+    PITCH,
+    WRITTEN,
+    File,
+    Names,
+    canvas,
+    check_labels,
+    names_along,
+    shorten,
+)
 
 
 def heatmap(
@@ -36,14 +47,18 @@ def heatmap(
     limits = {"vmin": -extreme, "vmax": extreme} if diverging and extreme > 0 else {}
     least = 1.2 if labels is None else max(1.2, 0.6 + 0.13 * min(rows, 25))  # room for the labels
     height = float(np.clip(0.8 * COLUMN * rows / columns, least, 2 * COLUMN))
-    with canvas(path, (COLUMN, height), title) as figure:
+    if labels is not None and rows > CROWD:
+        height = max(height, PITCH * min(rows, WRITTEN) + 1.2)
+    width = COLUMN
+    if column_labels is not None and columns > CROWD:
+        width = PITCH * min(columns, WRITTEN) + 1.6
+    with canvas(path, (max(COLUMN, width), height), title) as figure:
         ax = figure.add_subplot()
         shades = "RdBu_r" if diverging else "cividis"
         shown = ax.imshow(values, cmap=shades, aspect="auto", **limits)
         for axis, names in ((ax.xaxis, column_labels), (ax.yaxis, labels)):
             if names is not None:
-                every = math.ceil(len(names) / 25)
-                axis.set_ticks(range(0, len(names), every), names[::every])
+                names_along(axis, names)
         if column_labels is not None and max(map(len, column_labels)) * columns > 40:
             ax.tick_params(axis="x", labelrotation=90)
         ax.tick_params(length=0)
@@ -59,7 +74,13 @@ def heatmap(
                 dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
                 text = form(value) if np.isfinite(value) else "–"
                 ax.text(j, i, text, color="white" if dark else "black", **font)
-        bar = figure.colorbar(shown, ax=ax, label=value_label, fraction=0.05, pad=0.02)
+        bar = figure.colorbar(
+            shown,
+            ax=ax,
+            label=value_label,
+            fraction=0.05 * COLUMN / figure.get_figwidth(),
+            pad=0.02,
+        )
         bar.outline.set_visible(False)
 
 
@@ -70,8 +91,8 @@ def dendrogram(
     """Draws the tree of average linkage of a symmetric similarity `[n, n]`.
 
     A pair's distance is one less its share of the largest value; negative values count as zero.
-    More than 60 names are not written. Returns the rows in the order of the leaves, by which a heat
-    map shows the groups.
+    Many leaves stand below one another, and past `WRITTEN` have no names. Returns the rows in the
+    order of the leaves, by which a heat map shows the groups.
     """
     values = np.asarray(similarity, float)
     square = len(names) > 1 and values.shape == (len(names),) * 2
@@ -86,14 +107,23 @@ def dendrogram(
     from scipy.spatial.distance import squareform
 
     tree = hierarchy.linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
-    with canvas(path, (COLUMN, 2.4), title) as figure:
+    many = len(names) > CROWD
+    written = len(names) <= WRITTEN
+    size = (1.3 * COLUMN, 0.8 + PITCH * min(len(names), WRITTEN)) if many else (COLUMN, 2.4)
+    with canvas(path, size, title) as figure:
         ax = figure.add_subplot()
         order = hierarchy.dendrogram(
-            tree, labels=list(names), ax=ax, color_threshold=0, above_threshold_color=PALETTE[0],
-            no_labels=len(names) > 60, leaf_font_size=min(7, 200 / len(names)),
-            leaf_rotation=90 if sum(map(len, names)) > 40 else 0,
+            tree, labels=[shorten(name, 44 if many else 28) for name in names], ax=ax,
+            color_threshold=0, above_threshold_color=PALETTE[0], no_labels=not written,
+            orientation="left" if many else "top",
+            leaf_font_size=72 * 0.95 * PITCH if many else 7,
+            leaf_rotation=90 if not many and sum(map(len, names)) > 40 else 0,
         )["leaves"]  # fmt: skip
         for lines in ax.collections:
-            lines.set_linewidth(min(1.2, 60 / len(names)))
-        ax.set_ylabel(ylabel)
+            lines.set_linewidth(0.6 if many else 1.2)
+        if many:
+            ax.tick_params(axis="y", length=0, pad=1)
+            ax.set_xlabel(ylabel)
+        else:
+            ax.set_ylabel(ylabel)
     return order

@@ -1,0 +1,46 @@
+"""What a launch prints when its run is complete: metrics, claims, where to look."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.results import number
+
+SAYS = {">=": "at least", "<=": "at most"}
+
+
+def show(summary: Mapping[str, Any], directory: Path) -> None:
+    """Prints the closing table: metrics, claims, where to look."""
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    table = Table(title=f"{summary['config_name']}, seed {summary['seed']}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in summary["metrics"].items():
+        table.add_row(name, f"{value:.4g}")
+    console.print(table)
+    for line in tell_claims(summary["claims"]):
+        console.print(line, markup=False)
+    console.print(f"{summary['seconds']:.0f} s; figures in {directory / 'figures'}", markup=False)
+
+
+def tell_claims(claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What one run says of the claims, in lines; a verdict takes several seeds."""
+    judged = [claim for claim in claims if claim["holds"] is not None]
+    if claims and not judged:
+        note = claims[0]["note"]
+        yield f"{len(claims)} claims of this config are about its own data: {note}"
+        return
+    if judged:
+        met = sum(claim["holds"] for claim in judged)
+        yield f"claims, by this run alone: {met} of {len(judged)} met"
+    for claim in claims:
+        value = "not measured" if claim["value"] is None else f"is {number(claim['value'])}"
+        needed = f"{SAYS[claim['relation']]} {claim['threshold']:g} is claimed"
+        verdict = claim.get("note") or ("met" if claim["holds"] else "missed")
+        yield f"  {verdict}: {claim['statement']} ({claim['metric']} {value}, {needed})"
+    if not all(claim["holds"] for claim in judged):
+        yield "  One run decides nothing: `python -m experiments.claims` judges over several seeds."

@@ -1,0 +1,183 @@
+"""Features of data by a trained encoder, as one `.npz` file.
+
+python -m experiments.embed RUN --data=folder:PATH --out=features.npz
+python -m experiments.embed RUN --data=npz:PATH --split=test --out=features.npz
+
+The file holds `x` (features, float32 [n, d]); where the data has them `y` (labels, from 0) with
+`class_names`; and `files` or `ids`, which say what each row is of. It is itself data of the name
+`npz:features.npz`.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.startup import Parser, keep_compiled, quiet_libraries
+from rml.errors import UserError
+
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the features of a data set and says how many.
+
+    Args:
+      argv: Arguments of the program, without its name.
+
+    Returns:
+      The exit status.
+    """
+    parser = make_parser("embed", __doc__)
+    parser.add_argument("--data", metavar="NAME", help="data set: folder:PATH, npz:PATH, a name")
+    return run_tool(parser, argv, write_features)
+
+
+def make_parser(tool: str, text: str | None) -> argparse.ArgumentParser:
+    """The parser of a tool that takes a run, described by the docstring of its module."""
+    description, _, usage = (text or "").partition("\n\n")
+    parser = Parser(
+        prog=f"python -m experiments.{tool}", description=description, epilog=usage,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("directory", nargs="?", metavar="RUN", help="run directory")
+    parser.add_argument("--run", help="the same, named")
+    parser.add_argument("--step", type=int, help="step of the checkpoint, the newest by default")
+    parser.add_argument("--split", default="all", help="split of the data, such as train[:10%%]")
+    parser.add_argument("--out", type=Path, help="file to write, which must not exist")
+    return parser
+
+
+def run_tool(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str],
+    write: Callable[[Any, argparse.Namespace], str],
+) -> int:
+    """Loads the encoder that a command names and writes a file of it.
+
+    Args:
+      parser: See `make_parser`.
+      argv: Arguments of the program.
+      write: `write(encoder, options) -> message`.
+
+    Returns:
+      The exit status; a mistake is told in one line.
+    """
+    try:
+        options = parser.parse_args(argv)
+        runs = [one for one in (options.directory, options.run) if one]
+        if len(runs) != 1:
+            raise UserError(f"got {len(runs)} run directories, expected one: {parser.prog} RUN")
+        if options.out is None:
+            raise UserError("no --out; expected the file to write, such as --out=features.npz")
+        check_absent(options.out)
+        import rml
+
+        print(write(rml.load(runs[0], step=options.step), options), flush=True)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", flush=True)
+        return INTERRUPTED
+    return 0
+
+
+def check_absent(*paths: Path) -> None:
+    """Raises `UserError` where a file exists that would be written."""
+    for path in paths:
+        if path.exists():
+            raise UserError(f"{path} exists and is not overwritten; give another --out")
+
+
+def write_features(encoder: Any, options: argparse.Namespace) -> str:
+    """Writes the features of the data that a command names; what was done in one line."""
+    if not options.data:
+        raise UserError("no --data; expected a data set, such as --data=folder:path/to/images")
+    from rml.training import Progress
+
+    unit = encoder.kind.removesuffix("s")
+    progress = Progress(quiet=not sys.stdout.isatty(), unit=unit)
+    started = time.perf_counter()
+    try:
+        arrays = embed(encoder, options.data, options.split, progress)
+    finally:
+        progress.stop()
+    seconds = time.perf_counter() - started
+    write_whole(options.out, lambda file: np.savez(file, **arrays))
+    rows, width = arrays["x"].shape
+    return (
+        f"{options.out}: {rows} {encoder.kind} x {width} features, {seconds:.1f} s "
+        f"({rows / seconds:.0f} {encoder.kind}/s)"
+    )
+
+
+def embed(encoder: Any, name: str, split: str, progress: Any) -> dict[str, Any]:
+    """Features of a data set, with what is known of each row.
+
+    Args:
+      encoder: An `rml.Encoder`.
+      name: Of the data set, see `rml.data.load`; of texts, see `rml.data.text`.
+      split: Of the data set.
+      progress: An `rml.training.Progress`.
+
+    Returns:
+      The arrays of the file.
+    """
+    data_dir = encoder.config["data"].get("data_dir")
+    found: dict[str, Any]
+    if encoder.kind == "texts":
+        inputs, found = open_texts(name, split, data_dir)
+        return {"x": encode(encoder, inputs, progress), **found}
+    from rml.data import load
+
+    source = load(name, split, data_dir=data_dir)
+    images = encoder.read(source)
+    found = {"x": encode(encoder, images, progress)}
+    if source.files is not None:
+        found["files"] = np.array(source.files)
+    if source.labelled:
+        found |= {"y": images.labels, "class_names": np.array(source.class_names)}
+    return found
+
+
+def encode(encoder: Any, inputs: Any, progress: Any) -> np.ndarray:
+    """Features of inputs, with the course of the work shown."""
+    progress.start(0, len(inputs))
+    features: np.ndarray = encoder(inputs, progress=lambda done, _: progress.advance(done))
+    return features
+
+
+def open_texts(name: str, split: str, data_dir: Any) -> tuple[list[str], dict[str, Any]]:
+    """Texts of a data set, and the arrays that say what each is of."""
+    from rml.data import load_retrieval, load_text
+
+    if name.partition(":")[0] in ("beir", "texts"):
+        read = load_retrieval(name, split)
+        return read.documents, {"ids": np.array(read.document_ids)}
+    texts, labels, class_names = load_text(name, split, data_dir=data_dir)
+    return texts, {"y": labels, "class_names": np.array(class_names)}
+
+
+def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
+    """Writes a new file whole or not at all; `write(file)` gives its content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+        check_absent(path)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    keep_compiled()
+    quiet_libraries()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,174 @@
+"""Many runs of the launcher: started, continued where they stopped, followed to their ends."""
+
+import collections
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, NoReturn
+
+from rich.console import Console
+
+from experiments.report.markup import duration
+from experiments.results import config_hash
+from experiments.spawn import complaint, spawn
+from rml.training.config_file import read_config, read_summary
+
+
+class Run(NamedTuple):
+    """One config with one seed in its directory.
+
+    Attributes:
+      name: What is printed of it.
+      of: What it shares with runs that take about as long.
+      config: Path of the config's file.
+      config_hash: See `experiments.results.config_hash`.
+      seed: Its seed.
+      directory: Its run directory.
+      flags: Further flags of the launcher.
+    """
+
+    name: str
+    of: tuple[str, ...]
+    config: str
+    config_hash: str
+    seed: int
+    directory: Path
+    flags: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> list[str]:
+        """The launch, as the system is told it."""
+        return [
+            sys.executable, "-m", "experiments.run", f"--config={self.config}", *self.flags,
+            f"--config.seed={self.seed}", f"--workdir={self.directory}",
+        ]  # fmt: skip
+
+    @property
+    def log(self) -> Path:
+        """Where what it prints is kept, beside its directory."""
+        return self.directory.with_suffix(".log")
+
+    def summary(self) -> dict[str, Any] | None:
+        """Its summary, None before it is complete."""
+        return read_summary(self.directory)
+
+
+def interrupt(signum: int, _: FrameType | None) -> NoReturn:
+    """Treats SIGTERM as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def hash_of(config: Mapping[str, Any]) -> str:
+    """The hash of a config as a run's `config.json` holds it."""
+    return config_hash(json.loads(json.dumps(dict(config))))
+
+
+def launch_all(
+    runs: Sequence[Run],
+    jobs: int,
+    console: Console,
+    ended: Callable[[Run, str], str] = lambda run, problem: problem,
+    note: Callable[[Run], str] = lambda run: "",
+) -> int:
+    """Makes runs complete and prints how it goes; where it is interrupted they save their state.
+
+    Args:
+      runs: Runs, in the order in which they start.
+      jobs: Number of runs at once.
+      console: Where progress is printed.
+      ended: Function of a run that has ended and of what went wrong, empty if nothing; it returns
+        what is reported as wrong.
+      note: Function that returns what is printed beside the time of a run that has ended well.
+
+    Returns:
+      The exit code, 1 where something went wrong.
+    """
+    times: dict[tuple[str, ...], list[float]] = collections.defaultdict(list)
+    waiting = collections.deque(run for run in runs if run.summary() is None)
+    total = len(waiting)
+    if total < len(runs):
+        console.print(f"{len(runs) - total} of {len(runs)} runs are complete already")
+    problems: dict[Run, str] = {}
+
+    def end(run: Run, problem: str) -> None:
+        problems[run] = ended(run, problem)
+        if problems[run]:
+            console.print(f"FAILED {run.name}: {problems[run]}")
+
+    for run in runs:
+        if summary := run.summary():
+            times[run.of].append(summary["seconds"])
+            saved = read_config(run.directory)
+            same = saved is not None and config_hash(saved) == run.config_hash
+            end(run, "" if same else other_config(run))
+    running: dict[Run, tuple[subprocess.Popen, float]] = {}
+
+    def left() -> str:
+        now = time.monotonic()
+        rest = [(times[run.of], 0.0) for run in waiting]
+        rest += [(times[run.of], now - began) for run, (_, began) in running.items()]
+        known = [max(0.0, statistics.fmean(took) - since) for took, since in rest if took]
+        if rest and not known:
+            return "time left not known yet"
+        some = "about" if len(known) == len(rest) else "at least"
+        return f"{some} {duration(sum(known) / jobs)} left"
+
+    try:
+        with console.status("") as status:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    run = waiting.popleft()
+                    running[run] = start(run), time.monotonic()
+                    console.print(f"started {run.name}")
+                done = total - len(waiting) - len(running)
+                names = "; ".join(run.name for run in running)
+                status.update(f"{done} of {total} done; {left()}; running {names}")
+                time.sleep(0.1)
+                for run in [
+                    run for run, (process, *_) in running.items() if process.poll() is not None
+                ]:
+                    process, began = running.pop(run)
+                    problem = outcome(run, process.returncode)
+                    if not problem:
+                        took = time.monotonic() - began
+                        times[run.of].append(took)
+                        number = total - len(waiting) - len(running)
+                        known = [f"{number} of {total}", left(), *filter(None, [note(run)])]
+                        console.print(f"done {run.name} in {duration(took)}; {'; '.join(known)}")
+                    end(run, problem)
+    finally:
+        for process, *_ in running.values():
+            process.terminate()
+        for process, *_ in running.values():
+            process.wait()
+    failed = [f"{run.name}: {problem}" for run, problem in problems.items() if problem]
+    if failed:
+        console.print(f"{len(failed)} of {len(runs)} runs failed:", *failed, sep="\n  ")
+    return int(bool(failed))
+
+
+def start(run: Run) -> subprocess.Popen:
+    """Starts the launcher on a run; what it prints goes to a file beside the run."""
+    return spawn(run.command, run.log)
+
+
+def outcome(run: Run, code: int) -> str:
+    """What went wrong in a run that has ended, empty if nothing."""
+    if code == 0 and run.summary() is not None:
+        return ""
+    line = complaint(run.log)
+    return (
+        other_config(run)
+        if "of a different config" in line
+        else f"exit code {code}: {line} ({run.log})"
+    )
+
+
+def other_config(run: Run) -> str:
+    """What is wrong where a config was changed since its runs began."""
+    return f"{run.directory} holds a run of another config; remove it to measure this one"

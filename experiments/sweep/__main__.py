@@ -1,0 +1,153 @@
+"""Runs every combination of a grid with several seeds and says which is best.
+
+`python -m experiments.sweep --config=FILE --grid optimizer.learning_rate=1e-3,3e-3 --seeds=5`
+launches each combination and seed in `runs/sweep/<combination>/seed<n>`. Stopped and started again
+it continues; complete runs are not run again; another grid in the same directory is added to it.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from experiments.launches import Run, interrupt, launch_all
+from experiments.ranges import checked_experiment
+from experiments.registry import read_config
+from experiments.startup import Parser
+from experiments.sweep import plan, table
+from rml.errors import UserError
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line.
+
+    Raises:
+      UserError: A flag or its value is wrong.
+    """
+    parser = Parser(
+        prog="python -m experiments.sweep", allow_abbrev=False,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="--config.key=value overrides a value of the config in all runs.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--config", required=True, help="config file")
+    add(
+        "--grid", action="append", required=True, metavar="KEY=VALUE,VALUE",
+        help="a key of the config and its values; every --grid multiplies the combinations",
+    )  # fmt: skip
+    add("--seeds", type=int, default=3, help="seeds a combination, from 0 (default 3)")
+    add("--workdir", type=Path, default=Path("runs/sweep"), help="directory (default runs/sweep)")
+    add("--jobs", type=int, default=1, help="runs at once on this machine (default 1)")
+    add(
+        "--slurm", metavar="NAME=VALUE,...",
+        help="submit one job array instead, with options of sbatch, as partition=gpu,time=60",
+    )  # fmt: skip
+    add(
+        "--best", default="", metavar="METRIC",
+        help="metric that says what is best; METRIC:min where less is better",
+    )  # fmt: skip
+    add("--mlflow", metavar="URI", help="MLflow store that runs log to as well")
+    add("--dry_run", action="store_true", help="show what would be run, run nothing")
+    options, rest = parser.parse_known_args(argv)
+    for argument in rest:
+        if not argument.startswith("--config.") or "=" not in argument:
+            parser.error(
+                f"unexpected argument {argument!r}; values are given as --config.key=value"
+            )
+    options.overrides = rest
+    for name in ("seeds", "jobs"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} is {getattr(options, name)}, expected at least 1")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Sweeps; returns the exit code."""
+    try:
+        return sweep(parse(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues")
+        return 130
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Checks everything, runs what is missing, tells what was measured."""
+    console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+    base = read_config(options.config, options.overrides)
+    recipe = checked_experiment(base)
+    judge = table.choose_judge(options.best, recipe, base)
+    grid = plan.parse_grid(options.grid)
+    combinations = plan.combine(options.config, options.overrides, grid)
+    workdir = options.workdir
+    whole = plan.open_sweep(workdir, options.config, base)
+    folders = plan.extend(whole, combinations, options.seeds)
+    flags = options.overrides
+    if options.mlflow:
+        from rml.training.tracking import check_uri
+
+        check_uri(options.mlflow)
+        flags = [*flags, f"--mlflow={options.mlflow}"]
+    runs = plan.runs_of(workdir, options.config, flags, combinations, folders, options.seeds)
+    if options.slurm is not None:
+        return on_cluster(options, whole, runs, judge, console)
+    if options.dry_run:
+        return show(runs, console)
+    table.write(whole, workdir, judge)
+
+    def key_metric(run: Run) -> str:
+        value = table.measured(run.directory).get(judge.metric)
+        return "" if value is None else f"{judge.metric} {value:.4g}"
+
+    code = launch_all(runs, options.jobs, console, note=key_metric)
+    table.conclude(whole, workdir, judge, console)
+    return code
+
+
+def show(runs: Sequence[Run], console: Console) -> int:
+    """Prints what would be run."""
+    for run in runs:
+        state = "complete" if run.summary() is not None else "to run"
+        console.print(f"{state}: {run.name}: {run.directory}")
+    return 0
+
+
+def on_cluster(
+    options: argparse.Namespace,
+    whole: Any,
+    runs: Sequence[Run],
+    judge: table.Judge,
+    console: Console,
+) -> int:
+    """Submits what is missing as one job array, or shows its script; tells what is complete."""
+    try:
+        from experiments.sweep import slurm
+    except ImportError:
+        raise UserError("--slurm needs submitit; pip install -e '.[slurm]'") from None
+    parameters = slurm.parse_parameters(options.slurm)
+    missing = [run for run in runs if run.summary() is None]
+    folder = options.workdir / "slurm"
+    if options.dry_run:
+        show(runs, console)
+        if missing:
+            console.print(slurm.script(missing, parameters, folder))
+        return 0
+    table.write(whole, options.workdir, judge)
+    for line in slurm.submit(missing, parameters, folder):
+        console.print(line)
+    table.conclude(whole, options.workdir, judge, console)
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, interrupt)
+    # Recipes are imported here to be asked for a metric: the accelerator belongs to the runs.
+    jax.config.update("jax_platforms", "cpu")
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""A trained encoder as a function: images or texts in, one row of features each out."""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, PyTree
+
+from rml.data.given import GivenImages
+from rml.data.tokens import check_texts
+from rml.errors import UserError
+from rml.retrieval import TextEmbedder
+from rml.retrieval.embed import batch_devices, collect, compiled, on_mesh
+from rml.training.mesh import batch_sharding, make_mesh, use_mesh
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEmbedder:
+    """An image encoder with its variables: a function from images to features.
+
+    Attributes:
+      function: Pure `function(variables, images [b, ...]) -> [b, d]` of uint8 images or floats.
+      variables: Its variables.
+      batch_size: Images that are encoded at a time; fewer are filled up to a power of two, so that
+        few programs are compiled.
+      mesh: Mesh over whose batch axes images are split; one of one device if not given.
+    """
+
+    function: Callable[[PyTree, Any], Array]
+    variables: PyTree
+    batch_size: int = 256
+    mesh: Mesh | None = None
+
+    def __call__(
+        self, images: Any, *, progress: Progress | None = None
+    ) -> Float[np.ndarray, "n d"]:
+        """Features of images that are sliced as `images[a:b]`, in float32, in their order.
+
+        `progress(done, of)` is called after each batch.
+        """
+        mesh = make_mesh(devices=jax.devices()[:1]) if self.mesh is None else self.mesh
+        rows, variables = batch_sharding(mesh), on_mesh(self.variables, mesh)
+        encode, count = compiled(self.function, mesh), len(images)
+        size = min(self.batch_size, 1 << max(count - 1, 0).bit_length())
+        size += -size % batch_devices(rows)
+
+        def results() -> Iterator[tuple[slice, Array]]:
+            for first in range(0, count, size):
+                batch = np.asarray(images[first : first + size])
+                filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+                members = slice(first, first + len(batch))
+                yield members, encode(variables, jax.device_put(filled, rows))
+
+        with use_mesh(mesh):
+            example = jax.ShapeDtypeStruct((size, *np.shape(images[:1])[1:]), np.float32)
+            width = jax.eval_shape(self.function, variables, example).shape[-1]
+            return collect(np.zeros((count, width), np.float32), results(), progress)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """The trained encoder of a run, with the run's own preprocessing.
+
+        encoder = rml.load("runs/simclr")
+        features = encoder(images)  # float32 [n, encoder.width]
+
+    Attributes:
+      kind: "images" or "texts".
+      config: The run's config.
+      run: The run directory.
+      step: Number of updates that the encoder was trained for.
+      embedder: The function of arrays, or of strings, that is applied.
+    """
+
+    kind: str
+    config: Mapping[str, Any]
+    run: Path
+    step: int
+    embedder: ImageEmbedder | TextEmbedder
+
+    def __call__(
+        self, inputs: Any, *, progress: Progress | None = None
+    ) -> Float[np.ndarray, "n d"]:
+        """Features of images or texts, in their order.
+
+        Args:
+          inputs: Texts; or images: uint8 or floats in 0..1 of [n, h, w] or [n, h, w, c], or a list
+            of arrays, PIL images and paths, see `rml.data.given`.
+          progress: Called as `progress(done, of)` after each batch.
+
+        Returns:
+          One row an input, float32.
+
+        Raises:
+          UserError: An input has a wrong type, shape or range, or a file cannot be read.
+        """
+        return self.embedder(self.read(inputs), progress=progress)
+
+    def read(self, inputs: Any) -> Any:
+        """The inputs with the run's own preprocessing, as `embedder` takes them, checked."""
+        if isinstance(inputs, GivenImages):
+            return inputs
+        if self.kind == "texts":
+            inputs = inputs.tolist() if isinstance(inputs, np.ndarray) else inputs
+            if not isinstance(inputs, Sequence):
+                raise UserError(f"got {inputs!r:.80}, expected a list of texts")
+            check_texts(inputs)
+            return inputs
+        dtype = self.config["data"]["image_dtype"]
+        return GivenImages(inputs, shape=self.input_shape, dtype=dtype)
+
+    @property
+    def function(self) -> Callable[..., Array]:
+        """The pure function: of variables and images, or of variables, tokens and their mask."""
+        return self.embedder.function
+
+    @property
+    def variables(self) -> PyTree:
+        """The trained variables of `function`."""
+        return self.embedder.variables
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of an image that `function` takes; of texts none is fixed."""
+        return tuple(self.config["data"].get("image_shape", ()))
+
+    @cached_property
+    def width(self) -> int:
+        """Number of features."""
+        inputs = self.abstract_inputs(2, 8)
+        return int(jax.eval_shape(self.function, self.variables, *inputs).shape[-1])
+
+    def abstract_inputs(self, rows: Any, length: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shapes and types of the arrays that `function` takes beside its variables.
+
+        Args:
+          rows: Number of images or texts, which may be symbolic.
+          length: Number of tokens of a text, likewise; images have none.
+
+        Returns:
+          Images, or tokens and their mask.
+        """
+        if self.kind == "images":
+            dtype = np.dtype(self.config["data"]["image_dtype"])
+            return (jax.ShapeDtypeStruct((rows, *self.input_shape), dtype),)
+        return tuple(jax.ShapeDtypeStruct((rows, length), kind) for kind in (np.int32, np.bool_))
+
+
+def load(
+    run_directory: str | Path,
+    *,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    **options: Any,
+) -> Encoder:
+    """Loads the encoder of a run, trained or still training; the run is only read.
+
+    The recipe that the run's config names builds it, one of `experiments` in the repository.
+
+    Args:
+      run_directory: The run directory; where methods were compared, that of one of them,
+        `methods/NAME` in it.
+      step: Of the checkpoint; the newest if not given.
+      mesh: Mesh over whose batch axes inputs are split, such as `rml.training.make_mesh()` of all
+        devices; one of one device if not given.
+      **options: What the recipe's encoder takes beside, such as `pair=(3, 5)` of Hydra's: the
+        projections in the subspace of two classes.
+
+    Returns:
+      The encoder.
+
+    Raises:
+      UserError: There is no run, it learns no encoder or has no such checkpoint, an option is
+        unknown, or `experiments` cannot be imported.
+    """
+    try:
+        encoders = importlib.import_module("experiments.common.encoders")
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("experiments"):
+            raise
+        raise UserError(
+            f"the recipe of {run_directory} cannot be imported: there is no {error.name}; start "
+            "Python in the root of the repository, or put it on PYTHONPATH"
+        ) from None
+    found: Encoder = encoders.open_encoder(
+        Path(run_directory).expanduser(), step=step, mesh=mesh, **options
+    )
+    return found

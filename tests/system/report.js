@@ -1,0 +1,35 @@
+/* What a reader does with a report: run in its page by test_report.py. */
+const found = {}, saved = {};
+const chart = all(".chart").find((figure) => figure.textContent.startsWith("train/loss"));
+const press = (key) => chart.querySelector("svg").dispatchEvent(new KeyboardEvent("keydown", { key }));
+const labels = () => all("text", chart).map((text) => text.textContent);
+const type = (words) => { form.querySelector("input").value = words; form.dispatchEvent(new Event("input")); };
+const choose = (name, value) => { const select = document.querySelector(name); select.value = value; select.dispatchEvent(new Event("change")); };
+const shown = (cells) => [...cells].filter((cell) => !cell.hidden);
+const rows = (table) => shown(all(`${table} tbody tr`)).map((row) => shown(row.cells).map((cell) => cell.textContent));
+save = (text, name) => { saved[name] = text; };
+setTimeout(() => {
+  found.drawn = all(".chart").map((figure) => all("path", figure).map((path) => path.getAttribute("d").slice(0, 1)).join(""));
+  found.best = all(".best").map((cell) => cell.textContent);
+  all(".downloads button").forEach((button) => button.click());
+  all("figcaption button").filter((button) => button.textContent === "SVG").forEach((button) => button.click());
+  choose("[data-control=smooth]", "0.8");
+  found.smooth = all(".raw", chart).length;
+  choose("[data-control=smooth]", "0");
+  found.plain = all(".raw", chart).length;
+  choose("[data-control=show]", "runs");
+  found.each = all(".curve", chart).length;
+  choose("[data-control=show]", "means");
+  found.whole = labels();
+  press("+");
+  found.zoomed = labels();
+  chart.querySelector("[data-reset]").click();
+  found.reset = labels();
+  type("temperature=0.1");
+  found.few = [form.querySelector("output").value, rows(".means"), rows(".claims")[0].slice(0, 3)];
+  type("seed=0 complete");
+  found.one = rows(".claims").map((row) => row[0]);
+  type("temperature=0.12");
+  found.none = form.querySelector("output").value;
+  document.body.replaceChildren(Object.assign(document.createElement("pre"), { id: "found", textContent: JSON.stringify({ ...found, saved }) }));
+}, 1000);
