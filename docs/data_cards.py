@@ -59,7 +59,11 @@ def data_set_page(one: DataSet, measured: Mapping[str, Any] | None, used: Sequen
         return "\n".join([*parts, "Not measured; `python -m experiments.cards` does it.\n"])
     picture = f"../results/{DATA_SETS}/{one.name}.png"
     parts += [f"![{one.name}]({picture})\n\n*{measured['picture']}*\n", "## What it holds\n"]
-    splits = [(f"`{name}`", f"{count:,}") for name, count in measured["splits"].items()]
+    splits = [
+        (f"`{name}`", f"{measured['splits'][name]:,}")
+        for name in ("train", "validation", "test")
+        if name in measured["splits"]
+    ]
     fields = [(f"`{name}`", kind) for name, kind in measured["fields"].items()]
     parts += [table(("split", "examples"), splits), table(("field", "what it holds"), fields)]
     parts += [" ".join(left_out(measured)) + "\n", "## How hard it is\n", difficulty(measured)]
@@ -117,8 +121,8 @@ def conditions(measured: Mapping[str, Any]) -> str:
         else ""
     )
     return (
-        f"Version {version}: prepared in {duration(prepared['seconds'])} with at most "
-        f"{size(prepared['peak_memory_bytes'])} of memory, {size(prepared['bytes'])} on disk. "
+        f"Version {version}: prepared in {duration(prepared['seconds'])}, "
+        f"{size(prepared['bytes'])} on disk. "
         f"Measured in {duration(measured['seconds'])} on {measured['device']}; commit "
         f"{measured['commit'][:12]}, {measured['finished']}; {versions}.\n\n"
         "Baselines are fitted once. Intervals are a bootstrap over test examples; options in "

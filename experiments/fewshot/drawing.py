@@ -21,7 +21,8 @@ def draw_accuracies(folder: Folder, table: Table) -> None:
     texts = [[f"{mean:.2f} ± {half:.2f}" for mean, half in column] for column in columns.values()]
     figures.table(
         folder("table.png"), methods, [s.title.replace(", ", "\n") for s in table],
-        list(zip(*texts, strict=True)), best=[figures.parted(c[:, 0], c[:, 1]) for c in columns.values()],
+        list(zip(*texts, strict=True)),
+        best=[figures.parted(c[:, 0], c[:, 1]) for c in columns.values()],
     )  # fmt: skip
     for balanced, name in ((True, "accuracy.png"), (False, "accuracy_imbalanced.png")):
         shown = {s.title: c for s, c in columns.items() if (s.concentration is None) == balanced}

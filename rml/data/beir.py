@@ -5,12 +5,11 @@ Source:
     Retrieval Models", NeurIPS 2021 (Datasets and Benchmarks).
 """
 
-import gzip
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from rml.data.errors import DataError
+from rml.data.own import json_lines, lines
 
 Judgements = list[tuple[str, str, int]]
 
@@ -56,31 +55,9 @@ def _file(path: Path, name: str) -> Path:
     )
 
 
-def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    """Lines that are not empty, and where each is."""
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
-        try:
-            for number, raw in enumerate(opened, start=1):
-                where = f"{file}, line {number}"
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise DataError(f"{where} is not UTF-8: {error}") from error
-                if line.strip():
-                    yield where, line
-        except (OSError, EOFError) as error:
-            raise DataError(f"{file} cannot be read: {error}") from error
-
-
 def _read_texts(file: Path, *, title: bool) -> dict[str, str]:
     found: dict[str, str] = {}
-    for where, line in _lines(file):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where} is not JSON: {error}") from error
-        if not isinstance(entry, dict):
-            raise DataError(f"{where} is {line:.80}, expected an object with '_id' and 'text'")
+    for where, entry in json_lines(file, expected="an object with '_id' and 'text'"):
         for key in ("_id", "text"):
             if not isinstance(entry.get(key), str):
                 raise DataError(f"{where}: {key!r} is {entry.get(key)!r}, expected a string")
@@ -107,7 +84,7 @@ def _read_judgements(
             f"there is no file {path / 'qrels' / split}.tsv; there are the splits {sorted(files)}"
         )
     seen = set()
-    for at, (where, line) in enumerate(_lines(files[split])):
+    for at, (where, line) in enumerate(lines(files[split])):
         fields = line.split("\t")
         if len(fields) != 3:
             raise DataError(

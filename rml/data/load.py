@@ -6,6 +6,12 @@ from pathlib import Path
 from rml.data.errors import DataError
 from rml.data.source import Source
 
+OTHER_KINDS = {
+    "pairs": "load_pairs", "clips": "load_clips", "interactions": "load_interactions",
+    "boxes": "load_boxes", "beir": "load_retrieval", "texts": "load_retrieval",
+}  # fmt: skip
+"""What opens data that is not images with classes."""
+
 
 def load(
     name: str,
@@ -51,6 +57,11 @@ def load(
         )
     if not name or name != name.strip():
         raise DataError(f"data set name {name!r} is empty or has spaces around it")
+    kind, colon, _ = name.partition(":")
+    if colon and kind in OTHER_KINDS:
+        raise DataError(
+            f"{name!r} is not images with classes: it is opened by rml.data.{OTHER_KINDS[kind]}"
+        )
     # TFDS takes 0.3 s to import, which files need not wait for.
     from rml.data.tfds_source import default_data_dir, open_tfds
 

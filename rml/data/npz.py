@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rml.data import splits
 from rml.data.errors import DataError
 from rml.data.images import pair, resize_and_center_crop
+from rml.data.own import chosen
 from rml.data.source import NO_LABEL, ArraySource, select
-
-SEED = 0
-"""Fixes the train/test split of a file that has none."""
 
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "x"), ("label", "y")
 
@@ -80,21 +77,18 @@ def open_npz(
             part[1:]: np.arange(end - size, end)
             for part, size, end in zip(keys, sizes, ends, strict=True)
         }
-    elif split == "all":
-        members = {"all": np.arange(len(label))}
+        parts = select(split, {key: len(at) for key, at in members.items()}, name=name)
+        rows = np.concatenate([members[key][positions] for key, positions in parts])
     else:
-        train, test = splits.stratified(label, test_fraction=0.2, seed=SEED)
-        members = {key: at for key, at in (("train", train), ("test", test)) if len(at)}
-    parts = select(split, {key: len(at) for key, at in members.items()}, name=name)
-    chosen = np.concatenate([members[key][positions] for key, positions in parts])
-    image = image[chosen]
+        rows = chosen(split, label, name=name)
+    image = image[rows]
     if image_size is not None:
         if image.ndim == 2:
             raise DataError(f"{name} holds vectors, which image_size={image_size} cannot resize")
         if image.shape[1:3] != pair(image_size):
             image = np.stack([resize_and_center_crop(one, pair(image_size)) for one in image])
     return ArraySource(
-        image, label[chosen], class_names=[str(one) for one in classes], name=name, split=split
+        image, label[rows], class_names=[str(one) for one in classes], name=name, split=split
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from rml import assets
-from rml.data import builders, packaged, vector
+from rml import assets, data
+from rml.data import builders, load, packaged, vector
 from rml.data.sets import SETS, clipart, debian, iconify, manuals, tasks, units, wordnet
 from rml.data.sets.wiki_vital import mentions
 from rml.errors import UserError
@@ -76,6 +76,13 @@ def test_without_its_archives_the_error_names_the_command(tmp_path, monkeypatch)
     with pytest.raises(UserError, match=r"missing: run `python -m rml\.assets wordnet`"):
         builders.prepare("wordnet", tmp_path)
     assert not (tmp_path / "wordnet" / "1.0.0").exists()
+
+
+@pytest.mark.parametrize("kind", ["pairs", "clips", "interactions", "boxes", "texts"])
+def test_other_kinds_are_opened_by_their_own_loaders(kind):
+    with pytest.raises(UserError, match=r"opened by rml\.data\.load_") as raised:
+        load(f"{kind}:somewhere", "train")
+    assert hasattr(data, str(raised.value).rpartition(".")[2])
 
 
 def test_groups_stay_together_and_every_slice_is_a_sample():

@@ -23,10 +23,12 @@ QUICK_DOCUMENTS = ("README.md", "docs/guides/method.md")
 QUICK, FULL = "first_hour.sh", "first_hour.sh --full"
 NOT_RUN = {
     r"^make (demo|test|test-fast|lint|hooks)\b|first_hour\.sh": "they are how the tests are run",
-    r"^make (assets|claims|bench|docs|weights|report|help)": "long; their tests run parts",
+    r"^make (assets|cards|claims|bench|docs|weights|report|help)": "long; their tests run parts",
     r"^python -m (experiments\.claims|benchmarks\.)": "ten minutes and more; their tests run less",
     r"two_steps": "minutes; tests/system/test_two_steps.py runs a dozen",
     r"search_pydocs|contriever": "needs weights; tests/system/test_retrieval.py",
+    r"weights:|load_images": "needs weights; tests/fewshot/test_frozen_features.py",
+    r"^rm -r ": "clears a cache outside the clone",
     r"tpu\.aot|'\.\[tpu\]'": "needs the tpu extra; tests/tpu",
     r"tpu\.launch|^(FLAGS|RUN)=": "needs a Google Cloud project; tests/tpu",
     r"--coordinator_address|--distributed": "needs other processes; tests/system/test_processes.py",

@@ -25,7 +25,7 @@ from tests.system.commands import (
 )
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ("python", "make", "cp", "pip", ".", "tensorboard", "tests/system/first_hour.sh")
+PROGRAMS = ("python", "make", "cp", "rm", "pip", ".", "tensorboard", "tests/system/first_hour.sh")
 PLACEHOLDER = re.compile(r"^[A-Z]+$|\.\.\.")
 """What stands for a value in a command inside a line, such as FILE."""
 

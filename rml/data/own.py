@@ -1,0 +1,154 @@
+"""What the readers of your own files share: lines and JSON that say where they are, and splits."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from rml.data import splits
+from rml.data.errors import DataError
+from rml.data.images import pair
+from rml.data.source import Example, Source, select
+from rml.errors import unknown
+
+SEED = 0
+"""Fixes the train/test split of data that has none."""
+
+
+class FileSource(Source):
+    """A source whose examples are read from files when they are asked for, images as RGB."""
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        image_size: int | Sequence[int] | None,
+        name: str,
+        split: str,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        super().__init__(name=name, split=split, class_names=class_names, size=size)
+        self._image_size = None if image_size is None else pair(image_size)
+        self.image_shape = (*(self._image_size or (None, None)), 3)
+
+    def _load(self) -> dict[str, np.ndarray]:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            examples: list[Example] = list(pool.map(self._read, range(len(self))))
+        return {key: np.stack([one[key] for one in examples]) for key in examples[0]}
+
+
+def path_of(name: str, kind: str) -> Path:
+    """The path in `KIND:PATH`.
+
+    Raises:
+        UserError: If the name is of another kind, or has no path.
+    """
+    found, _, path = name.partition(":")
+    if found != kind or not path:
+        raise unknown("data set", name, (f"{kind}:PATH",))
+    return Path(path).expanduser()
+
+
+def chosen(split: str, labels: Int[np.ndarray, " n"], *, name: str) -> Int[np.ndarray, " k"]:
+    """Positions that a split string names, where the data has no splits of its own.
+
+    "train" and "test" are 80% and 20% of each class, fixed by a seed and interleaved by class;
+    "all" is the data in its order.
+
+    Args:
+        split: In TFDS's split syntax.
+        labels: Class of each example; all equal where there are none.
+        name: For messages.
+
+    Raises:
+        DataError: If the split does not parse, does not exist or selects nothing.
+    """
+    if split == "all":
+        return np.arange(len(labels))
+    train, test = splits.stratified(labels, test_fraction=0.2, seed=SEED)
+    members = {key: at for key, at in (("train", train), ("test", test)) if len(at)}
+    parts = select(split, {key: len(at) for key, at in members.items()}, name=name)
+    return np.concatenate([members[key][positions] for key, positions in parts])
+
+
+def lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Lines of a text file, compressed or not, that are not empty, and where each is.
+
+    Raises:
+        DataError: If the file is missing, cannot be read or is not UTF-8.
+    """
+    if not file.is_file():
+        raise DataError(f"there is no file {file}")
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+        try:
+            for number, raw in enumerate(opened, start=1):
+                where = f"{file}, line {number}"
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    raise DataError(f"{where} is not UTF-8: {error}") from error
+                if line.strip():
+                    yield where, line
+        except (OSError, EOFError) as error:
+            raise DataError(f"{file} cannot be read: {error}") from error
+
+
+def json_lines(file: Path, *, expected: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Objects of a file that has one a line, and where each is.
+
+    Args:
+        file: The file.
+        expected: What a line holds, for messages.
+
+    Raises:
+        DataError: As `lines`, or if a line is no JSON object.
+    """
+    for where, line in lines(file):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where} is not JSON: {error}") from error
+        if not isinstance(entry, dict):
+            raise DataError(f"{where} is {line:.80}, expected {expected}")
+        yield where, entry
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        DataError: If it is missing, cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(file.read_text("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {file}") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    except ValueError as error:  # JSON's errors and Unicode's
+        raise DataError(f"{file} is not JSON: {error}") from error
+
+
+def field(where: str, entry: dict[str, Any], key: str, kind: Any, expected: str) -> Any:
+    """A field of an object, its type checked.
+
+    Args:
+        where: Place of the object, for messages.
+        entry: The object.
+        key: Name of the field.
+        kind: Type that it must have, or several; true and false are no numbers.
+        expected: What it must be, for messages.
+
+    Raises:
+        DataError: If the field is missing or of another type.
+    """
+    value = entry.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise DataError(f"{where}: {key!r} is {value!r:.80}, expected {expected}")
+    return value
