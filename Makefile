@@ -43,7 +43,7 @@ demo: $(VENV)/demo ## Train a contrastive encoder on handwritten digits, with fi
 	@echo "go on    . .venv/bin/activate, then the commands of README.md on your own images"
 
 test: $(VENV)/test ## Run the tests (ARGS="tests/ops -k top" for some of them)
-	$(PY) -m pytest --numprocesses=3 --dist=worksteal $(ARGS)
+	$(PY) -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
 
 test-fast: $(VENV)/test ## Run the tests that take no long compilation and launch nothing
 	$(PY) -m pytest --numprocesses=2 --dist=worksteal -m "not slow" $(ARGS)
