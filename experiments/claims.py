@@ -155,8 +155,9 @@ def why_not(file: str, config: ConfigDict) -> str | None:
         return None if Path(path).expanduser().exists() else f"{path} is not on this machine"
     import tensorflow_datasets as tfds
 
+    from rml.assets import default_data_dir
     from rml.data import builders
-    from rml.data.tfds_source import default_data_dir, open_builder
+    from rml.data.tfds_source import open_builder
 
     base = kind.partition("/")[0]
     if base in builders.KNOWN or base not in tfds.list_builders(with_community_datasets=False):

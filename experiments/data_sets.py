@@ -10,9 +10,9 @@ from experiments.registry import ROOT, read_config
 from experiments.results import DATA_SETS
 from experiments.systems import System
 from rml import assets
+from rml.assets import default_data_dir
 from rml.data import builders
 from rml.data.packaged import Fetched
-from rml.data.tfds_source import default_data_dir
 
 
 class DataSet(NamedTuple):

@@ -80,8 +80,7 @@ def export_weights(encoder: Any, options: argparse.Namespace) -> str:
     card = make_card(encoder, options.out, READ_WEIGHTS) | {
         "tensors": {name: [str(one.dtype), list(one.shape)] for name, one in weights.items()}
     }
-    write_whole(options.out, lambda file: file.write(save(weights, {"format": "flax"})))
-    _write_beside(encoder, options.out, card)
+    _write(encoder, options.out, save(weights, {"format": "flax"}), card)
     numbers = sum(one.size for one in weights.values())
     return f"{options.out}: {len(weights)} arrays of {numbers} numbers; {card_path(options.out)}"
 
@@ -96,8 +95,7 @@ def export_program(encoder: Any, options: argparse.Namespace) -> str:
     content = make_program(encoder)
     template = RUN_IMAGES if encoder.kind == "images" else RUN_TEXTS
     card = make_card(encoder, options.out, template) | {"platforms": list(PLATFORMS)}
-    write_whole(options.out, lambda file: file.write(content))
-    _write_beside(encoder, options.out, card)
+    _write(encoder, options.out, content, card)
     return f"{options.out}: {len(content)} bytes; {card_path(options.out)} says how to run it"
 
 
@@ -237,12 +235,14 @@ def _beside(encoder: Any, out: Path) -> list[Path]:
     return [card_path(out), *([tokenizer_path(out)] if encoder.kind == "texts" else [])]
 
 
-def _write_beside(encoder: Any, out: Path, card: dict[str, Any]) -> None:
+def _write(encoder: Any, out: Path, content: bytes, card: dict[str, Any]) -> None:
+    """Writes a file of an encoder, then what lies beside it."""
+    write_whole(out, lambda file: file.write(content))
     text = json.dumps(card, indent=2) + "\n"
     write_whole(card_path(out), lambda file: file.write(text.encode()))
     if encoder.kind == "texts":
-        content = encoder.embedder.tokenizer.to_str(pretty=True)
-        write_whole(tokenizer_path(out), lambda file: file.write(content.encode()))
+        tokenizer = encoder.embedder.tokenizer.to_str(pretty=True)
+        write_whole(tokenizer_path(out), lambda file: file.write(tokenizer.encode()))
 
 
 def _missing(package: str) -> UserError:

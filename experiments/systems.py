@@ -269,8 +269,8 @@ def _prepare(name: str) -> None:
     """Prepares a data set; a terminal is shown how far it is."""
     from rich.console import Console
 
+    from rml.assets import default_data_dir
     from rml.data.builders import prepare
-    from rml.data.tfds_source import default_data_dir
 
     # Rich shows nothing where there is no terminal.
     with Console(stderr=True).status(f"{name}: reading") as status:

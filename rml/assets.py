@@ -70,8 +70,12 @@ def listed() -> Mapping[str, Asset]:
 def directory() -> Path:
     """`RML_ASSETS`, or `assets` in TFDS's data directory."""
     chosen = os.environ.get("RML_ASSETS")
-    tfds = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(chosen or f"{tfds}/assets").expanduser()
+    return Path(chosen).expanduser() if chosen else default_data_dir() / "assets"
+
+
+def default_data_dir() -> Path:
+    """`TFDS_DATA_DIR`, or TFDS's own default; read anew each time, which TFDS does not."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find(name: str) -> Path:
@@ -131,8 +135,9 @@ def _check(asset: Asset, path: Path) -> None:
     """Compares an archive with what is listed."""
     if not asset.sha256:
         return
-    there = path.stat().st_size
-    digest = _digest(path) if there == asset.bytes else None
+    found = path.stat()
+    there = found.st_size
+    digest = _digest(path, found.st_mtime_ns, found.st_ino) if there == asset.bytes else None
     if digest != asset.sha256:
         what = (
             f"{there} of {asset.bytes} bytes: it is cut short or another file"
@@ -142,7 +147,9 @@ def _check(asset: Asset, path: Path) -> None:
         raise UserError(f"{path} has {what}. Remove it and run python -m rml.assets")
 
 
-def _digest(path: Path) -> str:
+@functools.cache
+def _digest(path: Path, *state: int) -> str:
+    """The SHA-256 of a file, computed once for each state of it: a data set reads many times."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -179,9 +186,9 @@ def _debian_data(raw: io.BufferedIOBase, path: Path) -> io.BufferedIOBase:
 def fetch(names: Sequence[str] = ()) -> None:
     """Fetches assets that are not there yet, one after the other, and says what it does.
 
-    Each archive comes into a directory of its own and is moved into place after its digest was
-    checked: what is interrupted leaves nothing that looks whole, what is done is not done again,
-    and two that fetch at once do not meet.
+    Archives come into a directory of this call's own, and each is moved into place after its digest
+    was checked: what is interrupted leaves nothing that looks whole, what is done is not done
+    again, and two that fetch at once do not meet.
 
     Args:
       names: Names of assets; all of them if empty.

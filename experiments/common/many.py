@@ -22,8 +22,8 @@ from experiments.common.encoders import build_encoder
 from experiments.common.evaluators import ImageEvaluator
 from experiments.common.pretraining import train
 from rml.errors import UserError
+from rml.nested import flatten
 from rml.training import RunDirectory, Task, TrainState, initial_state
-from rml.training.config_file import flatten
 from rml.training.mesh import batch_axes
 
 SEED = "seed"

@@ -7,8 +7,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from experiments.report.runs import Run, flatten
+from experiments.report.runs import Run
 from experiments.results import NOT_MEASURED, config_hash
+from rml.nested import flatten
 
 SHOWN_KEYS = 4
 """Keys by which a group's name tells it from others of its config file."""

@@ -15,7 +15,8 @@ from experiments.ranges import checked_experiment
 from experiments.registry import read_config
 from experiments.results import NOT_MEASURED
 from rml.errors import UserError
-from rml.training.config_file import differences, flatten, told
+from rml.nested import flatten
+from rml.training.config_file import differences, told
 
 FILE = "sweep.json"
 NAME_LENGTH = 150

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rml.assets import default_data_dir
 from rml.data.errors import DataError
 from rml.data.source import Source
 
@@ -63,7 +64,7 @@ def load(
             f"{name!r} is not images with classes: it is opened by rml.data.{OTHER_KINDS[kind]}"
         )
     # TFDS takes 0.3 s to import, which files need not wait for.
-    from rml.data.tfds_source import default_data_dir, open_tfds
+    from rml.data.tfds_source import open_tfds
 
     directory = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     return open_tfds(

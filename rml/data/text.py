@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from rml.assets import default_data_dir
 from rml.data.beir import read_beir, read_corpus
 from rml.data.duplicates import normalized
 from rml.data.errors import DataError
@@ -237,7 +238,7 @@ def _read(
     name: str, split: str, keys: Sequence[str], data_dir: str | Path | None
 ) -> tuple[dict[str, Any], Any]:
     # TFDS takes 0.3 s to import, which files need not wait for.
-    from rml.data.tfds_source import default_data_dir, read_texts
+    from rml.data.tfds_source import read_texts
 
     directory = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     return read_texts(name, split, data_dir=directory, keys=keys)

@@ -1,7 +1,6 @@
 """Data sets that TFDS prepared, read from array_record without TensorFlow."""
 
 import difflib
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +20,6 @@ from rml.data.source import (
 )
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-
-
-def default_data_dir() -> Path:
-    """`TFDS_DATA_DIR`, or TFDS's own default; read anew each time, which TFDS does not."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def open_tfds(

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from rml.assets import default_data_dir
 from rml.data.given import GivenImages
 from rml.data.source import IN_MEMORY_BYTES, Source
 
@@ -104,8 +105,6 @@ def cached_features(
 
 
 def _default() -> Path:
-    from rml.data.tfds_source import default_data_dir  # TFDS takes 0.3 s to import
-
     return Path(os.environ.get("RML_CACHE") or default_data_dir()) / "features"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rml.errors import UserError
+from rml.nested import flatten
 from rml.training.checkpoint import saved_config, steps_saved
 from rml.training.durable import write_json, write_text
 
@@ -24,17 +25,6 @@ SUMMARY_KEYS = (
     "finished",
 )  # fmt: skip
 MAX_DIFFERENCES = 8
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

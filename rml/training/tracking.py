@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rml.errors import UserError
-from rml.training.config_file import flatten
+from rml.nested import flatten
 from rml.training.durable import write_json
 from rml.training.processes import is_primary
 from rml.training.rundir import RunDirectory

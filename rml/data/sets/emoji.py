@@ -1,5 +1,6 @@
 """Emoji in four drawn styles, with names and tags in several languages."""
 
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -57,6 +58,7 @@ class Emoji(Drawn):
         return _drawn()
 
 
+@functools.cache
 def read() -> list[dict[str, Any]]:
     """All emoji with their variants of skin, without drawings, in Unicode's order."""
     wanted = [f"package/{language}/data.json" for language in LANGUAGES]

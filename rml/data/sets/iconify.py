@@ -1,5 +1,6 @@
 """Icon sets as Iconify packs them: the drawings of one designer in one JSON file."""
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ class IconSet(NamedTuple):
         )
 
 
+@functools.cache
 def read(asset: str) -> IconSet:
     """Reads the icon set of an asset."""
     files = {
