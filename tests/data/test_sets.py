@@ -95,6 +95,7 @@ def test_groups_stay_together_and_every_slice_is_a_sample():
         for split in ("train", "validation", "test")
     ]
     assert 0.72 < len(groups["train"]) / 300 < 0.88
+    assert all(0.05 < len(groups[split]) / 300 < 0.15 for split in ("validation", "test"))
     first = [example["number"] for example in splits["train"][:200]]
     assert abs(np.mean(first) - 1050) < 150
 
