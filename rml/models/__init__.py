@@ -12,6 +12,7 @@ import flax.linen as nn
 
 from rml.models.attention import HeadEdits
 from rml.models.bert import Bert
+from rml.models.clip import ClipText
 from rml.models.conv import Conv, conv2d
 from rml.models.convnet import ConvNet
 from rml.models.generate import generate
@@ -19,6 +20,7 @@ from rml.models.heads import Classifier, PredictionHead, ProjectionHead
 from rml.models.layers import Norm, module_options, unknown
 from rml.models.llama import Cache, Llama
 from rml.models.mlp import MLP
+from rml.models.modernbert import ModernBert
 from rml.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
 from rml.models.text_encoder import TextEncoder
 from rml.models.transformer import States
@@ -30,10 +32,12 @@ __all__ = [
     "Bert",
     "Cache",
     "Classifier",
+    "ClipText",
     "Conv",
     "ConvNet",
     "HeadEdits",
     "Llama",
+    "ModernBert",
     "Norm",
     "PredictionHead",
     "ProjectionHead",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.extend.backend
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -18,6 +19,8 @@ from rml.ops.fused_attention import fused_attention
 Attend = Callable[..., tuple[jax.Array, jax.Array | None]]
 KeyValue = tuple[jax.Array, jax.Array]
 
+CUDNN_WIDTH = 128
+"""Width of the widest heads that cuDNN's attention takes on every GPU that has it."""
 MATRIX_INIT = nn.initializers.normal(0.02)
 
 
@@ -84,7 +87,8 @@ def attend_to_all(
       key: Keys.
       value: Values.
       implementation: "xla", or "fused": on TPUs `rml.ops.fused_attention`, of which each device of
-        the mesh in use runs its own images and heads; elsewhere what "xla" does.
+        the mesh in use runs its own images and heads; on NVIDIA's GPUs cuDNN's, where it takes the
+        type and the heads' width; elsewhere what "xla" does.
 
     Returns:
       Output in the dtype of the values.
@@ -101,9 +105,41 @@ def attend_to_all(
     if not mesh.empty:  # the partitioner cannot look into a kernel
         spec = nn.logical_to_mesh_axes(("batch", None, "heads", None))
         fused = jax.shard_map(fused, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
+    paths: dict[str, Any] = {"tpu": fused}
+    if cudnn_takes(query):
+        paths["cuda"] = functools.partial(attend_evenly, implementation="cudnn")
     return jax.lax.platform_dependent(
-        query, key, value, tpu=fused, default=jax.nn.dot_product_attention
+        query, key, value, **paths, default=jax.nn.dot_product_attention
     )
+
+
+def attend_evenly(
+    query: Float[Array, "b t h k"],
+    key: Float[Array, "b t h k"],
+    value: Float[Array, "b t h k"],
+    *,
+    implementation: str,
+) -> Float[Array, "b t h k"]:
+    """Attention of all tokens to all, an odd number of which is filled up for cuDNN's gradient."""
+    attend = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
+    batch, tokens = query.shape[:2]
+    if tokens % 2 == 0:
+        return attend(query, key, value)
+    filled = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (query, key, value))
+    lengths = jnp.full(batch, tokens, jnp.int32)
+    out = attend(*filled, query_seq_lengths=lengths, key_value_seq_lengths=lengths)
+    return out[:, :tokens]
+
+
+def cudnn_takes(query: jax.Array) -> bool:
+    """Whether cuDNN is there and its attention takes such heads: of half precision, not too wide.
+
+    Elsewhere it cannot even be traced.
+    """
+    if "cuda" not in jax.extend.backend.get_backend().platform_version:
+        return False
+    width = query.shape[-1]
+    return query.dtype.itemsize == 2 and width % 8 == 0 and width <= CUDNN_WIDTH
 
 
 class HeadDense(nn.Module):
@@ -167,7 +203,8 @@ class SelfAttention(nn.Module):
       heads: query heads.
       head_width: width of one head.
       kv_heads: heads of keys and values, a divisor of `heads`.
-      use_bias: whether the four projections have biases.
+      use_bias: whether the projections to queries, keys and values have biases.
+      out_bias: whether the projection back has one; None takes `use_bias`.
       attention: what attends, see `Attend`.
       dtype: compute dtype; None follows input and parameters.
       param_dtype: dtype of the parameters.
@@ -178,6 +215,7 @@ class SelfAttention(nn.Module):
     kv_heads: int
     use_bias: bool = True
     attention: Attend = attend
+    out_bias: bool | None = None
     dtype: Dtype = None
     param_dtype: Dtype = jnp.float32
 
@@ -229,7 +267,6 @@ class SelfAttention(nn.Module):
         if edits is not None:
             y = y if edits.scale is None else y * edits.scale.astype(y.dtype)
             y = y if edits.offset is None else y + edits.offset.astype(y.dtype)
-        out = HeadDense(
-            (x.shape[-1],), ("heads", "kv", "embed"), self.use_bias, name="out", **dtypes
-        )
+        bias = self.use_bias if self.out_bias is None else self.out_bias
+        out = HeadDense((x.shape[-1],), ("heads", "kv", "embed"), bias, name="out", **dtypes)
         return out(y), weights, kept

@@ -15,8 +15,10 @@ NormKind = str  # "batch", "layer", "group" or "none"
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
+    "relu6": lambda x: jnp.clip(x, 0, 6),
     "gelu": functools.partial(nn.gelu, approximate=False),
     "gelu_tanh": nn.gelu,
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "silu": nn.silu,
     "tanh": jnp.tanh,
     "identity": lambda x: x,
@@ -105,10 +107,13 @@ def dense(
     )
 
 
-def layer_norm(name: str, *, epsilon: float, dtype: Dtype, param_dtype: Dtype) -> nn.LayerNorm:
+def layer_norm(
+    name: str, *, epsilon: float, dtype: Dtype, param_dtype: Dtype, use_bias: bool = True
+) -> nn.LayerNorm:
     """A LayerNorm over tokens, whose scale and offset carry the logical axis "embed"."""
     return nn.LayerNorm(
         epsilon=epsilon,
+        use_bias=use_bias,
         dtype=dtype,
         param_dtype=param_dtype,
         scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),

@@ -1,7 +1,6 @@
-"""LLaMA's decoder (Touvron et al., 2023), as in LLaMA 2 and 3, SmolLM and their like."""
+"""LLaMA's decoder (Touvron et al., 2023), as in LLaMA 2 and 3, SmolLM, Mistral and Qwen2."""
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,7 +10,8 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from rml.models import layers, rope
-from rml.models.attention import MATRIX_INIT, Attend, HeadEdits, KeyValue, SelfAttention, attend
+from rml.models.attention import MATRIX_INIT, Attend, HeadEdits, attend
+from rml.models.llama_block import Block
 from rml.models.transformer import (
     States,
     check_edits,
@@ -54,7 +54,10 @@ class Llama(nn.Module):
       epsilon: of the RMSNorms.
       theta: base of the rotary frequencies.
       rope_scaling: see `rml.models.rope.frequencies`; None leaves them.
-      attention_bias: whether the four projections of attention have biases.
+      attention_bias: whether attention's projections have biases.
+      out_bias: whether the projection back has one; None takes `attention_bias`.
+      window: number of tokens that a token sees, itself included; None for all before it.
+      windowed: whether each block has the window; None for all of them.
       mlp_bias: whether the MLP's projections have biases.
       tied: whether logits are products with the token table rather than with a matrix of their own.
       attention: what attends, see `rml.models.attention.Attend`.
@@ -77,6 +80,9 @@ class Llama(nn.Module):
     theta: float = 10_000.0
     rope_scaling: Mapping[str, Any] | None = None
     attention_bias: bool = False
+    out_bias: bool | None = None
+    window: int | None = None
+    windowed: Sequence[bool] | None = None
     mlp_bias: bool = False
     tied: bool = False
     attention: Attend = attend
@@ -88,7 +94,10 @@ class Llama(nn.Module):
     def __post_init__(self) -> None:
         """Freezes the scaling: a module is hashed where it is an argument of a jitted function."""
         if self.rope_scaling is not None:
-            self.rope_scaling = FrozenDict(self.rope_scaling)
+            self.rope_scaling = FrozenDict(
+                {k: tuple(v) if isinstance(v, list) else v for k, v in self.rope_scaling.items()}
+            )
+        self.windowed = None if self.windowed is None else tuple(self.windowed)
         super().__post_init__()
 
     def setup(self) -> None:
@@ -154,7 +163,9 @@ class Llama(nn.Module):
         if positions is None:
             positions = before + jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
         last = slot + jnp.arange(tokens.shape[1])[:, None]  # a token sees no later slot
-        visible = known[:, None] & (jnp.arange(known.shape[1]) <= last)
+        age = last - jnp.arange(known.shape[1])
+        visible = known[:, None] & (age >= 0)
+        windows = self._windows(known.shape[1])
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = nn.with_logical_constraint(self.tokens(tokens), ("batch", "length", "embed"))
         embedded = x
@@ -168,8 +179,9 @@ class Llama(nn.Module):
         x, result = run_blocks(
             Block,
             x,
-            (edits, None if cache is None else (cache.key, cache.value)),
+            (edits, None if cache is None else (cache.key, cache.value), windows),
             visible,
+            age,
             positions,
             frequency,
             None if cache is None else slot,
@@ -182,7 +194,9 @@ class Llama(nn.Module):
             mlp=self.mlp,
             activation=self.activation,
             epsilon=self.epsilon,
+            rope_scale=rope.magnitude(self.rope_scaling, self.positions),
             attention_bias=self.attention_bias,
+            out_bias=self.out_bias,
             mlp_bias=self.mlp_bias,
             attention=self.attention,
             keep=(return_hidden, return_attention),
@@ -235,77 +249,26 @@ class Llama(nn.Module):
         return kv_heads, self.head_width or self.width // self.heads
 
     @nn.nowrap
+    def _windows(self, slots: int) -> Int[Array, "layers"] | None:
+        """Number of slots that each block looks back on; None where nothing limits them."""
+        if self.window is None:
+            return None
+        windowed = (True,) * self.depth if self.windowed is None else self.windowed
+        if len(windowed) != self.depth:
+            raise ValueError(f"windowed has {len(windowed)} entries for depth={self.depth}")
+        return jnp.where(jnp.array(windowed), self.window, slots)
+
+    @nn.nowrap
     def _check_cache(self, cache: Cache, shape: tuple[int, ...]) -> None:
         batch, room = cache.mask.shape
         if batch != shape[0] or shape[1] > room:
             raise ValueError(
                 f"a cache of shape {cache.mask.shape} has no room for tokens of shape {shape}"
             )
-        if rope.scaling_kind(self.rope_scaling) == "dynamic" and room > self.positions:
+        limit = rope.longest(self.rope_scaling, self.positions)
+        if limit is not None and room > limit:
+            kind = rope.scaling_kind(self.rope_scaling)
             raise ValueError(
-                f"a cache of {room} tokens is longer than the {self.positions} of training: "
-                "dynamic rope scaling would turn the keys that it already holds"
+                f"a cache of {room} tokens is longer than the {limit} of training: "
+                f"{kind} rope scaling would turn the keys that it already holds"
             )
-
-
-class Block(nn.Module):
-    """One pre-norm block in the form that `run_blocks` reads; `keep` says what it reports."""
-
-    heads: int
-    head_width: int
-    kv_heads: int
-    mlp: int
-    activation: str
-    epsilon: float
-    attention_bias: bool
-    mlp_bias: bool
-    attention: Attend
-    keep: tuple[bool, bool]
-    dtype: layers.Dtype
-    param_dtype: layers.Dtype
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b t d"],
-        layer: tuple[HeadEdits | None, KeyValue | None],
-        mask: Bool[Array, "b t s"],
-        positions: Num[Array, "#b t"],
-        frequency: Float[Array, "f"],
-        slot: Any,
-    ) -> tuple[Float[Array, "b t d"], Any]:
-        """Applies self-attention and the gated MLP, each with its residual."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
-        axes = ("batch", "length", "embed")
-        edits, stored = layer
-        y, weights, kept = SelfAttention(
-            self.heads,
-            self.head_width,
-            self.kv_heads,
-            self.attention_bias,
-            self.attention,
-            name="attention",
-            **dtypes,
-        )(
-            layers.rms_norm("norm1", **norm)(x),
-            mask,
-            rotate=functools.partial(rope.rotate, positions=positions, frequency=frequency),
-            cache=None if stored is None else (*stored, slot),
-            edits=edits,
-        )
-        x = nn.with_logical_constraint(x + y, axes)
-        wide: dict[str, Any] = {
-            "use_bias": self.mlp_bias,
-            "kernel_init": MATRIX_INIT,
-            **dtypes,
-        }
-        y = layers.rms_norm("norm2", **norm)(x)
-        gate = layers.dense(self.mlp, ("embed", "mlp"), name="gate", **wide)(y)
-        y = layers.dense(self.mlp, ("embed", "mlp"), name="mlp_in", **wide)(y)
-        y = layers.activation(self.activation)(gate) * y
-        y = nn.with_logical_constraint(y, ("batch", "length", "mlp"))
-        x = x + layers.dense(x.shape[-1], ("mlp", "embed"), name="mlp_out", **wide)(y)
-        x = nn.with_logical_constraint(x, axes)
-        hidden, attention = self.keep
-        return x, (x if hidden else None, weights if attention else None, kept)

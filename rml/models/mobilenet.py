@@ -1,4 +1,4 @@
-"""Networks of inverted residual blocks: MobileNetV2 and EfficientNet-Lite0.
+"""Networks of inverted residual blocks: MobileNetV2, EfficientNet and EfficientNet-Lite0.
 
 M. Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018.
 M. Tan and Q. V. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
@@ -45,6 +45,8 @@ class MobileNet(nn.Module):
       features: Channels of the last map.
       padding: "SAME", as TensorFlow pads, or "symmetric", as torchvision does.
       epsilon: Added to the variance in BatchNorm.
+      activation: Name of the nonlinearity.
+      squeeze: Whether each block weighs its channels by their means (squeeze and excitation).
       layer: Name of the stage whose output's mean is wanted: "stem", "stage0" and so on, or "last";
         what comes after it is not computed.
       classes: Number of classes where logits are wanted in the place of features, else 0.
@@ -57,6 +59,8 @@ class MobileNet(nn.Module):
     features: int = 1280
     padding: str = "SAME"
     epsilon: float = 1e-5
+    activation: str = "relu6"
+    squeeze: bool = False
     layer: str = "last"
     classes: int = 0
     dtype: layers.Dtype = None
@@ -91,7 +95,10 @@ class MobileNet(nn.Module):
         if self.classes and self.layer != "last":
             raise ValueError(f"classes={self.classes} need layer='last', got layer={self.layer!r}")
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        shared: dict[str, Any] = {"padding": self.padding, "epsilon": self.epsilon, **dtypes}
+        shared: dict[str, Any] = {
+            "padding": self.padding, "epsilon": self.epsilon, "activation": self.activation,
+            **dtypes,
+        }  # fmt: skip
         x = ConvNorm(self.stem, 3, 2, name="stem", **shared)(x, train=train)
         for number, stage in enumerate(self.stages[: self.layer_names.index(self.layer)]):
             for block in range(stage.blocks):
@@ -100,6 +107,7 @@ class MobileNet(nn.Module):
                     stage.expansion,
                     stage.stride if block == 0 else 1,
                     stage.kernel,
+                    squeeze=self.squeeze,
                     name=f"stage{number}_block{block}",
                     **shared,
                 )(x, train=train)
@@ -123,6 +131,8 @@ class InvertedResidual(nn.Module):
     kernel: int
     padding: str = "SAME"
     epsilon: float = 1e-5
+    activation: str = "relu6"
+    squeeze: bool = False
     dtype: layers.Dtype = None
     param_dtype: layers.Dtype = jnp.float32
 
@@ -131,9 +141,10 @@ class InvertedResidual(nn.Module):
         self, x: Float[Array, "b h w i"], *, train: bool = False
     ) -> Float[Array, "b oh ow o"]:
         """Applies the block."""
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         shared: dict[str, Any] = {
-            "padding": self.padding, "epsilon": self.epsilon, "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
+            "padding": self.padding, "epsilon": self.epsilon, "activation": self.activation,
+            **dtypes,
         }  # fmt: skip
         inner, y = x.shape[-1] * self.expansion, x
         if self.expansion > 1:
@@ -141,20 +152,26 @@ class InvertedResidual(nn.Module):
         y = ConvNorm(inner, self.kernel, self.stride, depthwise=True, name="depthwise", **shared)(
             y, train=train
         )
-        y = ConvNorm(self.features, 1, 1, bounded=False, name="project", **shared)(y, train=train)
+        if self.squeeze:
+            means = y.mean(axis=(1, 2), keepdims=True)
+            narrow = Conv(max(1, x.shape[-1] // 4), 1, 1, name="squeeze", **dtypes)(means)
+            narrow = layers.activation(self.activation)(narrow)
+            y = y * nn.sigmoid(Conv(inner, 1, 1, name="excite", **dtypes)(narrow))
+        shared["activation"] = "identity"
+        y = ConvNorm(self.features, 1, 1, name="project", **shared)(y, train=train)
         return x + y if x.shape == y.shape else y
 
 
 class ConvNorm(nn.Module):
-    """Convolution, BatchNorm and, where `bounded`, min(max(x, 0), 6)."""
+    """Convolution, BatchNorm and activation."""
 
     features: int
     kernel: int
     stride: int
     depthwise: bool = False
-    bounded: bool = True
     padding: str = "SAME"
     epsilon: float = 1e-5
+    activation: str = "relu6"
     dtype: layers.Dtype = None
     param_dtype: layers.Dtype = jnp.float32
 
@@ -174,7 +191,7 @@ class ConvNorm(nn.Module):
             )(x)  # fmt: skip
         norm = layers.Norm(momentum=0.99, epsilon=self.epsilon, name="norm", **dtypes)
         x = norm(x, train=train)
-        return jnp.clip(x, 0, 6) if self.bounded else x
+        return layers.activation(self.activation)(x)
 
 
 EfficientNetLite0 = functools.partial(

@@ -24,6 +24,7 @@ class ResNet(nn.Module):
       stem: "imagenet" (7x7 stride 2 and 3x3 max-pool stride 2) or "cifar" (3x3 stride 1).
       zero_init: start the last scale of each block at zero, so each block starts as the identity
         (Goyal et al., 2017, section 5.1).
+      classes: number of classes where logits are wanted in the place of features, else 0.
       implementation: of the convolution, see `rml.models.conv.conv2d`.
       dtype: compute dtype; None follows input and parameters.
       param_dtype: dtype of the parameters.
@@ -34,6 +35,7 @@ class ResNet(nn.Module):
     width: int = 64
     stem: str = "imagenet"
     zero_init: bool = True
+    classes: int = 0
     implementation: Implementation = "auto"
     dtype: layers.Dtype = None
     param_dtype: layers.Dtype = jnp.float32
@@ -47,7 +49,8 @@ class ResNet(nn.Module):
           train: whether BatchNorm uses (and updates) the statistics of this batch.
 
         Returns:
-          Features [b, width * 2 ** (stages - 1) * (4 if bottleneck else 1)].
+          Features [b, width * 2 ** (stages - 1) * (4 if bottleneck else 1)], or logits
+          [b, classes].
 
         Raises:
           ValueError: `stem` or the shape of `x` is not as described.
@@ -75,7 +78,10 @@ class ResNet(nn.Module):
                     name=f"stage{stage}_block{i}",
                     **dtypes,
                 )(x, train=train)
-        return nn.with_logical_constraint(x.mean(axis=(1, 2)), ("batch", "embed"))
+        x = x.mean(axis=(1, 2))
+        if self.classes:
+            return layers.dense(self.classes, ("embed", "classes"), name="head", **dtypes)(x)
+        return nn.with_logical_constraint(x, ("batch", "embed"))
 
 
 class ResidualBlock(nn.Module):

@@ -21,7 +21,11 @@ SCALINGS: dict[str, tuple[str, ...]] = {
         "high_freq_factor",
         "original_max_position_embeddings",
     ),
+    "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor", "original_max_position_embeddings"),
 }
+
+LENGTHS = ("short", "long")
 
 
 def scaling_kind(scaling: Mapping[str, Any] | None) -> str:
@@ -47,6 +51,14 @@ def scaling_kind(scaling: Mapping[str, Any] | None) -> str:
     return kind
 
 
+def longest(scaling: Mapping[str, Any] | None, trained: int) -> int | None:
+    """Length beyond which a text turns the tokens before it otherwise; None if there is none."""
+    kind, options = scaling_kind(scaling), scaling or {}
+    if kind == "longrope" and tuple(options["short_factor"]) != tuple(options["long_factor"]):
+        return int(options["original_max_position_embeddings"])
+    return trained if kind == "dynamic" else None
+
+
 def frequencies(
     width: int,
     theta: float,
@@ -61,9 +73,12 @@ def frequencies(
       width: Width of a head, an even number; f is half of it.
       theta: Base of the geometric series.
       scaling: How frequencies are lowered: none; "linear" divides all by the factor; "dynamic"
-        raises the base with `length` beyond `trained`; "llama3" divides the slow ones only.
-      trained: Longest text of training in tokens, read by "dynamic".
-      length: Length of this text, read by "dynamic".
+        raises the base with `length` beyond `trained`; "llama3" and "yarn" divide the slow ones
+        only; "longrope" divides each by a number of its own, one for texts of at most the original
+        length and one for longer ones.
+      trained: Longest text of training in tokens, read by "dynamic" and, where the scaling does not
+        give the original length, by "yarn".
+      length: Length of this text, read by "dynamic" and "longrope".
 
     Returns:
       The angles in radians, float32.
@@ -72,7 +87,8 @@ def frequencies(
       ValueError: An odd width, or a scaling that is not as described.
 
     Source: linear, position interpolation (Chen et al., 2023); dynamic, NTK-aware scaling (Peng et
-      al., YaRN, 2023, appendix B); llama3 as the Llama 3.1 models define it.
+      al., YaRN, 2023, appendix B); yarn, section 3.2 there; longrope (Ding et al., 2024); llama3 as
+      the Llama 3.1 models define it.
     """
     if width % 2:
         raise ValueError(f"rotary positions need heads of even width, got {width}")
@@ -86,6 +102,12 @@ def frequencies(
     found = 1.0 / base ** (jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     if kind == "linear":
         return found / options["factor"]
+    if kind == "longrope":
+        short, long = (jnp.asarray(options[f"{name}_factor"], jnp.float32) for name in LENGTHS)
+        return found / jnp.where(length > options["original_max_position_embeddings"], long, short)
+    if kind == "yarn":
+        fast = _yarn_kept(width, theta, options, trained)
+        return found * (fast + (1 - fast) / options["factor"])
     if kind != "llama3":
         return found
     low, high = options["low_freq_factor"], options["high_freq_factor"]
@@ -94,8 +116,61 @@ def frequencies(
     return found * (fast + (1 - fast) / options["factor"])
 
 
+def _yarn_kept(
+    width: int, theta: float, options: Mapping[str, Any], trained: int
+) -> Float[Array, "f"]:
+    """Share of each frequency that is kept: 1 for those that turn often in the original text."""
+    original = options.get("original_max_position_embeddings") or trained
+
+    def pair(turns: float) -> float:
+        """The pair of components that turns so often, as a fraction."""
+        return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = (
+        pair(float(options.get(name) or default))
+        for name, default in (("beta_fast", 32), ("beta_slow", 1))
+    )
+    if options.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
+    high += 0.001 * (low == high)
+    return 1 - jnp.clip((jnp.arange(width // 2, dtype=jnp.float32) - low) / (high - low), 0, 1)
+
+
+def magnitude(scaling: Mapping[str, Any] | None, trained: int) -> float:
+    """What rotated queries and keys are multiplied with: above 1 only for "yarn" and "longrope".
+
+    Args:
+      scaling: As in `frequencies`.
+      trained: Longest text of training in tokens, read by "longrope".
+
+    Returns:
+      The factor.
+
+    Source: YaRN (Peng et al., 2023), section 3.4; LongRoPE (Ding et al., 2024).
+    """
+    kind, options = scaling_kind(scaling), scaling or {}
+    if kind not in ("yarn", "longrope"):
+        return 1.0
+    if (given := options.get("attention_factor")) is not None:
+        return float(given)
+    if kind == "longrope":
+        original = options["original_max_position_embeddings"]
+        factor = options.get("factor") or trained / original
+        return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+
+    def grown(by: float) -> float:
+        return 0.1 * by * math.log(max(float(options["factor"]), 1.0)) + 1
+
+    above, below = options.get("mscale"), options.get("mscale_all_dim")
+    return grown(float(above)) / grown(float(below)) if above and below else grown(1.0)
+
+
 def rotate(
-    x: Float[Array, "b t h k"], positions: Num[Array, "#b t"], frequency: Float[Array, "f"]
+    x: Float[Array, "b t h k"],
+    positions: Num[Array, "#b t"],
+    frequency: Float[Array, "f"],
+    scale: float = 1.0,
 ) -> Float[Array, "b t h k"]:
     """Turns each pair (i, i + k/2) of a head's components by position times frequency.
 
@@ -103,11 +178,12 @@ def rotate(
       x: Queries or keys.
       positions: Position of every token; may be fractional.
       frequency: Of every pair.
+      scale: Factor of the result, see `magnitude`.
 
     Returns:
       The rotated heads in the dtype of `x`; angles and products are float32.
     """
     angle = positions[..., None].astype(jnp.float32) * frequency
-    cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+    cos, sin = scale * jnp.cos(angle)[:, :, None], scale * jnp.sin(angle)[:, :, None]
     a, b = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

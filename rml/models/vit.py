@@ -1,6 +1,7 @@
 """Vision transformer (Dosovitskiy et al., 2021)."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,7 +16,6 @@ from rml.models.transformer import run_blocks
 
 # U(-sqrt(3 / n), sqrt(3 / n)): Xavier's rule for each n x n matrix of query, key, value, output.
 _SQUARE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
-_EPSILON = 1e-6  # of the LayerNorms
 
 
 class ViT(nn.Module):
@@ -36,6 +36,11 @@ class ViT(nn.Module):
       remat: recompute each block in the backward pass instead of keeping its activations.
       attention: "xla" or "fused", see `rml.models.attention.attend_to_all`.
       implementation: of the patch convolution, see `rml.models.conv.conv2d`.
+      activation: name of the MLP's nonlinearity.
+      epsilon: of the LayerNorms.
+      norm_first: a LayerNorm before the blocks, and patches without a bias, as in CLIP.
+      projection: width of a last linear map without bias, as in CLIP; 0 for none.
+      classes: number of classes where logits are wanted in the place of features, else 0.
       dtype: compute dtype; None follows input and parameters.
       param_dtype: dtype of the parameters.
     """
@@ -52,6 +57,11 @@ class ViT(nn.Module):
     remat: bool = False
     attention: str = "xla"
     implementation: Implementation = "auto"
+    activation: str = "gelu"
+    epsilon: float = 1e-6
+    norm_first: bool = False
+    projection: int = 0
+    classes: int = 0
     dtype: layers.Dtype = None
     param_dtype: layers.Dtype = jnp.float32
 
@@ -64,7 +74,7 @@ class ViT(nn.Module):
           train: accepted for uniformity; the model has neither dropout nor BatchNorm.
 
         Returns:
-          Features [b, width] after the final LayerNorm.
+          Features [b, width] after the final LayerNorm, [b, projection] or logits [b, classes].
 
         Raises:
           ValueError: an option or the shape of `x` is not as described.
@@ -72,11 +82,13 @@ class ViT(nn.Module):
         del train
         layers.check_image(x)
         self._check()
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
         x = Conv(
             self.width,
             self.patch_size,
             self.patch_size,
+            use_bias=not self.norm_first,
             implementation=self.implementation,
             kernel_init=_patch_init,
             name="patches",
@@ -110,6 +122,7 @@ class ViT(nn.Module):
         x = nn.with_logical_constraint(
             x + jnp.asarray(positions, x.dtype), ("batch", "length", "embed")
         )
+        x = layers.layer_norm("norm0", **norm)(x) if self.norm_first else x
         x, _ = run_blocks(
             Block,
             x,
@@ -119,10 +132,19 @@ class ViT(nn.Module):
             heads=self.heads,
             mlp_ratio=self.mlp_ratio,
             attention=self.attention,
+            activation=self.activation,
+            epsilon=self.epsilon,
             **dtypes,
         )
-        x = layers.layer_norm("norm", epsilon=_EPSILON, **dtypes)(x)
+        x = layers.layer_norm("norm", **norm)(x)
         x = x[:, 0] if self.pooling == "cls" else x.mean(axis=1)
+        if self.projection:
+            axes = ("embed", "mlp")
+            return layers.dense(self.projection, axes, name="projection", use_bias=False, **dtypes)(
+                x
+            )
+        if self.classes:
+            return layers.dense(self.classes, ("embed", "classes"), name="head", **dtypes)(x)
         return nn.with_logical_constraint(x, ("batch", "embed"))
 
     def _check(self) -> None:
@@ -142,6 +164,9 @@ class Block(nn.Module):
     heads: int
     mlp_ratio: int = 4
     attention: str = "xla"
+    activation: str = "gelu"
+    epsilon: float = 1e-6
+    causal: bool = False
     dtype: layers.Dtype = None
     param_dtype: layers.Dtype = jnp.float32
 
@@ -150,7 +175,8 @@ class Block(nn.Module):
         self, x: Float[Array, "b t d"], _: None = None
     ) -> tuple[Float[Array, "b t d"], None]:
         """Applies self-attention and the MLP, each with its residual."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
         width = x.shape[-1]
         head_axes = ("heads", "kv")
         qkv = HeadDense(
@@ -160,18 +186,22 @@ class Block(nn.Module):
             split=True,
             name="qkv",
             **dtypes,
-        )(layers.layer_norm("norm1", epsilon=_EPSILON, **dtypes)(x))
+        )(layers.layer_norm("norm1", **norm)(x))
         qkv = (nn.with_logical_constraint(y, ("batch", "length", *head_axes)) for y in qkv)
-        y = attend_to_all(*qkv, implementation=self.attention)
+        if self.causal:
+            y = jax.nn.dot_product_attention(*qkv, is_causal=True)
+        else:
+            y = attend_to_all(*qkv, implementation=self.attention)
         out = (*head_axes, "embed")
         x = x + HeadDense((width,), out, kernel_init=_SQUARE_INIT, name="out", **dtypes)(y)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         init = nn.initializers.xavier_uniform()
-        y = layers.layer_norm("norm2", epsilon=_EPSILON, **dtypes)(x)
+        y = layers.layer_norm("norm2", **norm)(x)
         y = layers.dense(
             self.mlp_ratio * width, ("embed", "mlp"), name="mlp_in", kernel_init=init, **dtypes
         )(y)
-        y = nn.with_logical_constraint(nn.gelu(y, approximate=False), ("batch", "length", "mlp"))
+        y = layers.activation(self.activation)(y)
+        y = nn.with_logical_constraint(y, ("batch", "length", "mlp"))
         x = x + layers.dense(width, ("mlp", "embed"), name="mlp_out", kernel_init=init, **dtypes)(y)
         return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
 

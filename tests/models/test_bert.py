@@ -146,6 +146,21 @@ def test_activation_and_segments_matter(variables):
     assert jnp.abs(plain - second).max() > 1e-3
 
 
+def test_dropout_follows_the_embeddings_and_both_parts_of_every_layer():
+    bert, dropped = Bert(**SMALL, dropout=0.5, scan=False), []
+
+    def watch(call, inputs, options, context):
+        out = call(*inputs, **options)
+        if isinstance(context.module, nn.Dropout):
+            dropped.append(out is not inputs[0])
+        return out
+
+    with nn.intercept_methods(watch):
+        rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        jax.eval_shape(lambda: bert.init(rngs, TOKENS, train=True))
+    assert dropped == [True] * (1 + 2 * SMALL["depth"])
+
+
 @pytest.mark.slow
 def test_dropout_draws_while_training_alone(variables):
     bert = Bert(**SMALL, dropout=0.5)
@@ -222,7 +237,7 @@ import json
 import flax.linen as nn, jax, jax.numpy as jnp, numpy as np, optax
 from rml.models import Bert, Llama, TextEncoder
 from rml.training import make_mesh
-from rml.training.mesh import DEFAULT_RULES, use_mesh
+from rml.training.mesh import place, use_mesh
 
 small = dict(vocabulary=24, width=16, depth=2, heads=4, mlp=32, dtype=jnp.float32)
 models = {
@@ -246,11 +261,10 @@ for name, model in models.items():
         return jnp.sum(y.astype(jnp.float32) ** 3 * jnp.arange(16))
 
     grads = jax.jit(jax.grad(loss))(params)
-    with use_mesh(make_mesh({"data": 2, "fsdp": 2, "model": 2})):
-        mesh = jax.sharding.get_mesh()
-        specs = nn.get_partition_spec(boxed)
-        shardings = nn.logical_to_mesh_sharding(specs, mesh, list(DEFAULT_RULES))
-        split = jax.device_put(params, shardings)
+    mesh = make_mesh({"data": 2, "fsdp": 2, "model": 2})
+    places, rules = place(boxed, mesh)
+    with use_mesh(mesh, rules):
+        split = jax.device_put(params, places)
         meshed = jax.jit(jax.grad(loss))(split)
     found[name] = dict(
         split=sum(x.addressable_shards[0].data.size < x.size for x in jax.tree.leaves(split)),

@@ -6,11 +6,10 @@ import pytest
 
 from rml import models
 from rml.models import ENCODERS, Classifier, ResNet, ViT, build
+from rml.models.attention import HeadDense
+from rml.training import DEFAULT_RULES
 
-AXES = {
-    *("batch", "embed", "mlp", "heads", "kv", "patch", "length", "layers", "classes"),
-    *("channels_in", "channels_out", None),
-}
+AXES = {None, *(name for name, _ in DEFAULT_RULES)}
 # Small instances of every module, so that a test compiles in a second or two.
 SMALL = {
     "mlp": lambda **o: models.MLP(hidden=(16, 16), features=8, norm="layer", **o),
@@ -237,6 +236,28 @@ def test_sincos2d_products_depend_on_displacement_alone():
     np.testing.assert_allclose((table**2).sum(-1), 8.0, rtol=1e-5)
     np.testing.assert_allclose(table[0, 0] @ table[1, 2], table[2, 1] @ table[3, 3], rtol=1e-5)
     assert len(np.unique(table.reshape(-1, 16).round(5), axis=0)) == 20
+
+
+def test_the_fan_of_heads_is_that_of_their_matrix():
+    init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+    layer = HeadDense((3, 4, 8), ("embed", None, "heads", "kv"), kernel_init=init)
+    kernel = nn.unbox(layer.init(jax.random.key(0), jnp.zeros((1, 64))))["params"]["kernel"]
+    np.testing.assert_allclose(jnp.std(kernel), 64**-0.5, rtol=0.05)
+
+
+def test_sincos2d_is_of_columns_then_rows():
+    omega = 10_000.0 ** -(np.arange(4) / 4)
+    at = np.concatenate([f(place * omega) for place in (3, 2) for f in (np.sin, np.cos)])
+    np.testing.assert_allclose(models.vit.sincos2d(4, 5, 16)[2 * 5 + 3], at, rtol=1e-5)
+
+
+def test_the_class_token_has_no_fixed_position():
+    model = ViT(width=8, depth=0, heads=1, patch_size=4, positions="sincos2d", scan=False)
+    x = images((1, 8, 8, 3))
+    params = init(model, x)["params"]
+    token = np.asarray(params["cls"])[0, 0]
+    token = (token - token.mean()) / np.sqrt(token.var() + 1e-6)
+    np.testing.assert_allclose(model.apply({"params": params}, x)[0], token, atol=1e-4)
 
 
 def test_build_options():

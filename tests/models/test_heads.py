@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rml.models import Classifier, PredictionHead, ProjectionHead
+from rml.models.layers import Norm
 
 
 def features(shape=(16, 6)):
@@ -22,6 +23,19 @@ def test_projection_is_the_mlp_it_says():
     hidden = np.maximum(np.asarray(x) @ p["dense0"]["kernel"] + p["dense0"]["bias"], 0)
     truth = hidden @ p["out"]["kernel"] + p["out"]["bias"]
     np.testing.assert_allclose(head.apply({"params": p}, x), truth, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_norm_has_the_usual_floor_and_memory():
+    x = 1e-2 * features((50, 3))
+    norm = Norm("batch")
+    variables = init(norm, x)
+    out, new = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    mean, variance = np.asarray(x, np.float64).mean(0), np.asarray(x, np.float64).var(0)
+    truth = (x - mean) / np.sqrt(variance + 1e-5)
+    np.testing.assert_allclose(out, truth, atol=1e-3)
+    found = new["batch_stats"]["bn"]
+    np.testing.assert_allclose(found["mean"], 0.1 * mean, rtol=1e-3)
+    np.testing.assert_allclose(found["var"], 0.9 + 0.1 * variance, rtol=1e-5)
 
 
 def test_projection_options():

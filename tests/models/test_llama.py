@@ -257,6 +257,7 @@ def test_generation_stops_and_draws(variables):
     # Near uniform: 600 draws of 20 tokens, 30 each with a standard deviation of about 5.3.
     assert counts.min() > 5
     assert counts.max() < 60
+    assert np.mean(hot[:, 1:] == hot[:, :-1]) < 0.15  # each token is drawn anew
 
 
 @pytest.mark.parametrize(
@@ -265,7 +266,8 @@ def test_generation_stops_and_draws(variables):
         ({"kv_heads": 3}, "kv_heads=3 must divide heads=4"),
         ({"width": 18}, "heads=4 must divide width=18"),
         ({"head_width": 5}, "even width, got 5"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "unknown rope scaling 'yarn'"),
+        ({"rope_scaling": {"rope_type": "ntk", "factor": 2.0}}, "unknown rope scaling 'ntk'"),
+        ({"window": 3, "windowed": [True]}, "windowed has 1 entries for depth=2"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'linear' needs 'factor'"),
     ],
 )

@@ -20,7 +20,7 @@ from rml.errors import UserError
 from rml.models.depthwise import depthwise_conv2d
 from rml.models.mobilenet import EfficientNetLite0, MobileNet, Stage
 from rml.models.pretrained import load_images
-from rml.models.pretrained.legacy import read_legacy
+from rml.models.pretrained.pickles import read_pickle
 
 SIDE = 33  # odd, so that "SAME" pads both sides differently
 
@@ -105,7 +105,7 @@ def test_pretrained_encoders_equal_a_plain_forward_pass(
     images = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
     ours = jax.jit(model.module.apply)(model.variables, model.normalise(images))
     pattern = "*.pth" if same else "*wts.pt"
-    tensors = read_legacy(assets.read(name, pattern), name)
+    tensors = read_pickle(assets.read(name, pattern), name)
     expected = reference(
         tensors, np.float64(model.normalise(images)), model.module.stages, names=names,
         epsilon=epsilon, same=same,
@@ -244,7 +244,7 @@ class Evil:
     ("parts", "message"),
     [
         ([Evil()], r"names (builtins|__builtin__)\.print, which is no tensor"),
-        ([1, 2, 3, {}, []], "is no older file of PyTorch's"),
+        ([1, 2, 3, {}, []], "it does not begin as they do"),
         ([], "cannot be read as weights"),
     ],
 )
@@ -253,5 +253,5 @@ def test_files_that_are_no_weights_are_refused_and_run_nothing(parts, message, c
     for part in parts:
         pickle.dump(part, file, protocol=2)
     with pytest.raises(UserError, match=message):
-        read_legacy(file.getvalue(), "a.pt")
+        read_pickle(file.getvalue(), "a.pt")
     assert capsys.readouterr().out == ""

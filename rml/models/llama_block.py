@@ -1,0 +1,80 @@
+"""One block of LLaMA's decoder."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from rml.models import layers, rope
+from rml.models.attention import MATRIX_INIT, Attend, HeadEdits, KeyValue, SelfAttention
+
+
+class Block(nn.Module):
+    """One pre-norm block in the form that `run_blocks` reads; `keep` says what it reports."""
+
+    heads: int
+    head_width: int
+    kv_heads: int
+    mlp: int
+    activation: str
+    epsilon: float
+    rope_scale: float
+    attention_bias: bool
+    out_bias: bool | None
+    mlp_bias: bool
+    attention: Attend
+    keep: tuple[bool, bool]
+    dtype: layers.Dtype
+    param_dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        layer: tuple[HeadEdits | None, KeyValue | None, Int[Array, ""] | None],
+        mask: Bool[Array, "b t s"],
+        age: Int[Array, "t s"],
+        positions: Num[Array, "#b t"],
+        frequency: Float[Array, "f"],
+        slot: Any,
+    ) -> tuple[Float[Array, "b t d"], Any]:
+        """Applies self-attention and the gated MLP, each with its residual."""
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
+        axes = ("batch", "length", "embed")
+        edits, stored, window = layer
+        mask = mask if window is None else mask & (age < window)
+        y, weights, kept = SelfAttention(
+            self.heads,
+            self.head_width,
+            self.kv_heads,
+            self.attention_bias,
+            self.attention,
+            self.out_bias,
+            name="attention",
+            **dtypes,
+        )(
+            layers.rms_norm("norm1", **norm)(x),
+            mask,
+            rotate=functools.partial(
+                rope.rotate, positions=positions, frequency=frequency, scale=self.rope_scale
+            ),
+            cache=None if stored is None else (*stored, slot),
+            edits=edits,
+        )
+        x = nn.with_logical_constraint(x + y, axes)
+        wide: dict[str, Any] = {
+            "use_bias": self.mlp_bias,
+            "kernel_init": MATRIX_INIT,
+            **dtypes,
+        }
+        y = layers.rms_norm("norm2", **norm)(x)
+        gate = layers.dense(self.mlp, ("embed", "mlp"), name="gate", **wide)(y)
+        y = layers.dense(self.mlp, ("embed", "mlp"), name="mlp_in", **wide)(y)
+        y = layers.activation(self.activation)(gate) * y
+        y = nn.with_logical_constraint(y, ("batch", "length", "mlp"))
+        x = x + layers.dense(x.shape[-1], ("mlp", "embed"), name="mlp_out", **wide)(y)
+        x = nn.with_logical_constraint(x, axes)
+        hidden, attention = self.keep
+        return x, (x if hidden else None, weights if attention else None, kept)

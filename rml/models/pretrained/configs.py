@@ -1,0 +1,108 @@
+"""What the readers of configs and of state dictionaries share."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rml.errors import UserError, unknown
+from rml.models.pretrained.tensors import Tensor
+
+# Hugging Face's names of nonlinearities; the first of two that mean one is written back.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+
+
+def need(config: Mapping[str, Any], file: Path, key: str) -> Any:
+    """A value of the config.
+
+    Raises:
+      UserError: There is none.
+    """
+    if key not in config:
+        raise UserError(f"there is no {key!r} in {file}")
+    return config[key]
+
+
+def only(config: Mapping[str, Any], file: Path, key: str, expected: object) -> None:
+    """Raises UserError where the config has another value than the only one that is implemented."""
+    found = config.get(key, expected)
+    if found != expected:
+        raise UserError(f"{key} is {found!r} in {file}; only {expected!r} is implemented")
+
+
+def activation(name: str, file: Path) -> str:
+    """Our name of Hugging Face's nonlinearity.
+
+    Raises:
+      UserError: We do not have it.
+    """
+    if name not in ACTIVATIONS:
+        raise unknown(f"activation in {file}", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
+def sizes(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The sizes that text models have, by the names of their modules' attributes."""
+    return {
+        "vocabulary": need(config, file, "vocab_size"),
+        "width": need(config, file, "hidden_size"),
+        "depth": need(config, file, "num_hidden_layers"),
+        "heads": need(config, file, "num_attention_heads"),
+        "mlp": need(config, file, "intermediate_size"),
+    }
+
+
+def without(tensors: Mapping[str, Tensor], *beginnings: str) -> dict[str, Tensor]:
+    """The tensors whose names begin otherwise."""
+    return {name: t for name, t in tensors.items() if not name.startswith(beginnings)}
+
+
+def beneath(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors of one part of a model by their names in it; all where none is of that part."""
+    found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    return found or dict(tensors)
+
+
+def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors, parts of their names replaced."""
+    found = {}
+    for name, tensor in tensors.items():
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        found[name] = tensor
+    return found
+
+
+def count_layers(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """Number of layers whose tensors begin with `prefix`, "{}" standing for the layer."""
+    before = prefix.partition("{}")[0]
+    numbers = {n.removeprefix(before).split(".")[0] for n in tensors if n.startswith(before)}
+    return len(numbers)
+
+
+def shape_of(tensors: Mapping[str, Tensor], name: str, file: Path, axes: int) -> tuple[int, ...]:
+    """The shape of a tensor.
+
+    Args:
+      tensors: Tensors by name.
+      name: The tensor.
+      file: Where it was read, for messages.
+      axes: Number of axes that it must have.
+
+    Raises:
+      UserError: There is no such tensor, or it has another number of axes.
+    """
+    if name not in tensors:
+        raise UserError(f"there is no tensor {name!r} in {file}")
+    shape = tensors[name].shape
+    if len(shape) != axes:
+        raise UserError(f"tensor {name!r} of {file} has shape {shape}, expected {axes} axes")
+    return shape

@@ -1,0 +1,87 @@
+"""Files of weights: safetensors, PyTorch's pickles of nothing but tensors, npz without pickles."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from rml.errors import UserError
+from rml.models.pretrained.extra import require
+from rml.models.pretrained.pickles import read_pickle
+from rml.models.pretrained.tensors import Tensor
+
+NAMES = {"f": "F", "i": "I", "u": "U"}
+
+
+def read_file(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file by their names.
+
+    Args:
+      file: The file; its ending is a key of `READERS`.
+
+    Raises:
+      UserError: The file is missing, damaged, of another kind, or holds more than tensors.
+    """
+    if not file.is_file():
+        raise UserError(f"there is no file {file}")
+    if file.suffix not in READERS:
+        raise UserError(
+            f"{file} does not end as files of weights do; expected one of: {', '.join(READERS)}"
+        )
+    return READERS[file.suffix](file)
+
+
+def tensors_of(arrays: dict[str, np.ndarray], file: Path) -> dict[str, Tensor]:
+    """Arrays as the tensors of a file."""
+    return {
+        name: Tensor(name, file, array.shape, _dtype(array), functools.partial(_itself, array))
+        for name, array in arrays.items()
+    }
+
+
+def _itself(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _dtype(array: np.ndarray) -> str:
+    """The name of a dtype as safetensors writes it."""
+    if array.dtype.name == "bfloat16":
+        return "BF16"
+    return f"{NAMES.get(array.dtype.kind, array.dtype.kind)}{8 * array.itemsize}"
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    safetensors = require("safetensors")
+    try:
+        opened = safetensors.safe_open(str(file), framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{file} cannot be read as safetensors: {error}") from None
+    found = {}
+    for name in opened.keys():  # noqa: SIM118 - no dict
+        part = opened.get_slice(name)
+        read = functools.partial(opened.get_tensor, name)
+        found[name] = Tensor(name, file, tuple(part.get_shape()), part.get_dtype(), read)
+    return found
+
+
+def _pickle(file: Path) -> dict[str, Tensor]:
+    return tensors_of(read_pickle(file.read_bytes(), str(file)), file)
+
+
+def _npz(file: Path) -> dict[str, Tensor]:
+    try:
+        with np.load(file, allow_pickle=False) as opened:
+            return tensors_of(dict(opened), file)
+    except (ValueError, OSError, BadZipFile, EOFError) as error:
+        raise UserError(f"{file} cannot be read as npz: {error}") from None
+
+
+READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+    ".safetensors": _safetensors,
+    ".pt": _pickle,
+    ".pth": _pickle,
+    ".bin": _pickle,
+    ".npz": _npz,
+}

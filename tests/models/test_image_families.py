@@ -1,0 +1,160 @@
+"""Image encoders of other libraries give what those gave, see golden/make_families.py."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save_file
+
+from rml.errors import UserError
+from rml.models.mobilenet import Stage
+from rml.models.pretrained import load_images
+from tests.models.golden.families import config, numbers, weights
+from tests.models.golden.families import images as made_images
+
+TINY = {"stages": (Stage(1, 16, 1, 1), Stage(6, 24, 2, 2))}
+CASES = {  # what a file alone does not say
+    "resnet": {},
+    "resnet_bottleneck": {},
+    "mobilenet_v2": TINY,
+    "efficientnet": {},
+    "vit_torchvision": {"heads": 2},
+    "vit_timm": {"heads": 2},
+    "vit_hf": {},
+    "clip_hf": {},
+    "clip_openai": {},
+}
+
+
+def stored(directory, name, ending=".safetensors"):
+    """A case as a file, or as a directory where it has a config."""
+    tensors, said = weights(name), config(name)
+    if said is None:
+        file = directory / f"{name}{ending}"
+        save_file(tensors, file) if ending == ".safetensors" else np.savez(file, **tensors)
+        return str(file)
+    (directory / "config.json").write_text(json.dumps(said))
+    save_file(tensors, directory / "model.safetensors")
+    return str(directory)
+
+
+def close(ours, theirs):
+    assert np.std(theirs) > 0.1
+    np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_features_and_logits_are_the_librarys(tmp_path, name):
+    expected, path = numbers(name), stored(tmp_path, name)
+    images = jnp.asarray(made_images(16 if name.startswith(("vit", "clip")) else 40))
+    features, logits = (
+        load_images(path, logits=wanted, **CASES[name]) for wanted in (False, "clip" not in name)
+    )
+    for path, leaf in flatten_dict(features.variables).items():
+        np.testing.assert_array_equal(leaf, flatten_dict(logits.variables)[path])
+
+    @jax.jit
+    def run(variables, images):
+        return [model.module.apply(variables, images) for model in (features, logits)]
+
+    ours = run(logits.variables, images)
+    close(ours[0], expected["features"])
+    if features.scale is None:
+        close(ours[1], expected["logits"])
+        return
+    texts = expected["texts"] / np.linalg.norm(expected["texts"], axis=1, keepdims=True)
+    ours = ours[0] / jnp.linalg.norm(ours[0], axis=1, keepdims=True)
+    close(features.scale * ours @ texts.T, expected["logits"])
+
+
+def test_npz_and_weights_of_several_devices(tmp_path):
+    tensors = {f"module.{name}": tensor for name, tensor in weights("vit_timm").items()}
+    np.savez(tmp_path / "a.npz", **tensors)
+    first = load_images(str(tmp_path / "a.npz"), heads=2)
+    second = load_images(stored(tmp_path, "vit_timm"), heads=2)
+    jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
+
+
+def test_the_older_names_of_torchvision(tmp_path):
+    old = {".mlp.0.": ".mlp.linear_1.", ".mlp.3.": ".mlp.linear_2."}
+    tensors = {}
+    for name, tensor in weights("vit_torchvision").items():
+        for new, older in old.items():
+            name = name.replace(new, older)
+        tensors[name] = tensor
+    save_file(tensors, tmp_path / "old.safetensors")
+    first = load_images(str(tmp_path / "old.safetensors"), heads=2)
+    second = load_images(stored(tmp_path, "vit_torchvision"), heads=2)
+    jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
+
+
+def test_what_images_are_normalised_with(tmp_path):
+    path = stored(tmp_path, "vit_hf")
+    assert load_images(path).mean == (0.5,) * 3
+    said = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    model = load_images(path)
+    assert (model.mean, model.deviation) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    model = load_images(path, mean=(0.0,) * 3, deviation=(1.0,) * 3)
+    assert (model.mean, model.deviation) == ((0.0,) * 3, (1.0,) * 3)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    timm = {"architecture": "vit_tiny", "pretrained_cfg": {"mean": [0.2] * 3, "std": [0.7] * 3}}
+    (tmp_path / "config.json").write_text(json.dumps(timm))
+    save_file(weights("vit_timm"), tmp_path / "model.safetensors")
+    model = load_images(f"hf:{tmp_path}", heads=2)
+    assert (model.mean, model.deviation) == ((0.2,) * 3, (0.7,) * 3)
+    assert load_images(stored(tmp_path, "resnet")).mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.slow
+def test_encoding_brings_images_to_the_square_of_a_transformer(tmp_path):
+    model = load_images(stored(tmp_path, "vit_hf"))
+    assert model.side == 16
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 1), dtype=np.uint8)
+    encode = jax.jit(lambda images: model.encode(model.variables, images))
+    centre = np.broadcast_to(images[:, :, 4:20], (2, 16, 16, 3))
+    expected = jax.jit(model.module.apply)(model.variables, (centre / 255 - 0.5) / 0.5)
+    np.testing.assert_allclose(encode(images), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="side is 32, expected 16"):
+        model.encode(model.variables, images, side=32)
+    resnet = load_images(stored(tmp_path, "resnet"))
+    with pytest.raises(ValueError, match="side is None, expected a number of pixels"):
+        resnet.encode(resnet.variables, images)
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    file = tmp_path / "a.safetensors"
+    whole = weights("vit_timm")
+
+    def refused(message, tensors, **options):
+        save_file(tensors, file)
+        with pytest.raises(ValueError, match=message):
+            load_images(str(file), **{"heads": 2, **options})
+
+    less = {name: tensor for name, tensor in whole.items() if "blocks.1.norm" not in name}
+    refused(
+        r"a.safetensors do not fit a ViT of depth 2: there is no 'blocks.1.norm1.bias' \(32,\), "
+        r"'blocks.1.norm1.weight' \(32,\), .*; no place for 'reg_token' \(1, 4, 32\)",
+        {**less, "reg_token": np.zeros((1, 4, 32), np.float32)},
+    )
+    square = np.zeros((32, 32), np.float32)
+    refused(r"'blocks.0.mlp.fc2.weight' of .* has shape \(32, 32\), expected \(32, 128\)",
+            {**whole, "blocks.0.mlp.fc2.weight": square})  # fmt: skip
+    refused("the heads of a width of 32 are not known", whole, heads=None)
+    refused("did you mean 'heads'", whole, head=2)
+    longer = {**whole, "pos_embed": np.zeros((1, 7, 32), np.float32)}
+    refused("the 7 positions of .* are no square of patches and a class", longer)
+    refused("holds no architecture of images; expected one of: ResNet .*CLIP", {"x": square})
+    without = {name: tensor for name, tensor in whole.items() if not name.startswith("head")}
+    refused("has no classes", without, logits=True)
+    with pytest.raises(UserError, match="unknown pretrained image encoder 'none'; expected one of"):
+        load_images("none")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["SwinModel"]}))
+    save_file(whole, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="names the architecture 'SwinModel'; expected one of"):
+        load_images(str(tmp_path))

@@ -1,0 +1,69 @@
+"""Scalings of rotary positions against the numbers of golden/make_rope.py."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.models import Llama, rope
+from tests.models.golden.families import CASES
+
+GOLDEN = json.loads((CASES.parent / "rope.json").read_text())
+
+
+@pytest.mark.parametrize("row", GOLDEN["rows"], ids=lambda row: row["scaling"]["rope_type"])
+def test_frequencies_and_magnitudes_are_those_of_transformers(row):
+    scaling, trained = row["scaling"], GOLDEN["trained"]
+    found = rope.frequencies(
+        GOLDEN["width"], GOLDEN["theta"], scaling=scaling, trained=trained, length=row["length"]
+    )
+    np.testing.assert_allclose(found, row["frequencies"], rtol=1e-5)
+    assert rope.magnitude(scaling, trained) == pytest.approx(row["magnitude"], rel=1e-6)
+
+
+def test_a_scale_multiplies_what_is_rotated():
+    x = np.random.default_rng(0).normal(size=(1, 3, 2, 8)).astype(np.float32)
+    frequency = rope.frequencies(8, 100.0)
+    plain, scaled = (
+        rope.rotate(jnp.asarray(x), jnp.arange(3)[None], frequency, s) for s in (1.0, 1.3)
+    )
+    np.testing.assert_allclose(scaled, 1.3 * plain, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_decoder_scales_queries_and_keys():
+    small = {"vocabulary": 20, "width": 16, "depth": 2, "heads": 4, "mlp": 24, "scan": False}
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 20, (2, 6)), jnp.int32)
+    rng = np.random.default_rng(1)
+    shapes = nn.unbox(jax.eval_shape(Llama(**small).init, jax.random.key(0), tokens))
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes
+    )
+    ones = (1.0, 1.0)
+    scaling = {
+        "rope_type": "longrope",
+        "short_factor": ones,
+        "long_factor": ones,
+        "attention_factor": 1.3,
+        "original_max_position_embeddings": 8,
+    }
+    scaled = jax.jit(Llama(**small, rope_scaling=scaling).apply)(variables, tokens)
+
+    def larger(path, leaf):
+        return 1.3 * leaf if {key.key for key in path} & {"query", "key"} else leaf
+
+    plain = jax.jit(Llama(**small).apply)
+    expected = plain(jax.tree_util.tree_map_with_path(larger, variables), tokens)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-4, atol=1e-4)
+    assert jnp.abs(scaled - plain(variables, tokens)).max() > 0.01
+
+
+def test_lengths_beyond_which_a_cache_would_turn():
+    assert rope.longest({"rope_type": "dynamic", "factor": 2.0}, 16) == 16
+    assert rope.longest(None, 16) is None
+    long = {"rope_type": "longrope", "short_factor": [1.0], "original_max_position_embeddings": 8}
+    assert rope.longest({**long, "long_factor": [2.0]}, 16) == 8
+    assert rope.longest({**long, "long_factor": (1.0,)}, 16) is None
