@@ -15,8 +15,11 @@ def hydra(
         ),
         pairs=dict(sampling=sampling),
         loss=dict(
-            temperature=0.1, positives="both", denominator="own", renormalize=True, penalty=0.1
+            temperature=0.1, positives="both", itself=False, views="all", denominator="own",
+            renormalize=True, ungated=0.0, reduction="mean", learned=False, penalty=0.1,
+            penalized="binary",
         ),
+        projections=dict(norm="none", probe=False),
     )  # fmt: skip
 
 

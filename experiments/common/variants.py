@@ -1,6 +1,6 @@
-"""Variants of a config, each of which has one other value: what an ablation compares."""
+"""Variants of a config, each of which has another value or some: what an ablation compares."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -12,26 +12,39 @@ BASE = "base"
 Result = TypeVar("Result")
 
 
+def _truth(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise ValueError(text)
+    return text == "True"
+
+
+PARSERS: dict[type, Callable[[str], Any]] = {
+    bool: _truth,
+    tuple: lambda text: tuple(text.split(",")),
+}
+"""How a text is read as a value of types that do not read it themselves; a tuple is of names."""
+
+
 def variant(config: Any, name: str) -> ConfigDict:
     """The config of a variant that `config.variants` names, or a copy of the base itself.
 
     Raises:
-      UserError: The change is no `key=value` with a key of the config and a value of its type.
+      UserError: A change is no `key=value` with a key of the config and a value of its type.
     """
     changed = ConfigDict(config.to_dict())
-    if name == BASE:
-        return changed
-    key, _, text = config.variants[name].partition("=")
-    try:
-        kind = config_path.get_type(key, changed)
-        config_path.set_value(key, changed, kind(text))
-    except (AttributeError, KeyError):
-        expected = "key=value with a key of the config"
-    except (TypeError, ValueError):
-        expected = f"a value of type {kind.__name__}"
-    else:
-        return changed
-    raise UserError(f"variants.{name} is {config.variants[name]!r}, expected {expected}")
+    for change in config.variants[name].split() if name != BASE else ():
+        key, _, text = change.partition("=")
+        try:
+            kind = config_path.get_type(key, changed)
+            config_path.set_value(key, changed, PARSERS.get(kind, kind)(text))
+        except (AttributeError, KeyError):
+            expected = "key=value with a key of the config"
+        except (TypeError, ValueError):
+            expected = f"a value of type {kind.__name__}"
+        else:
+            continue
+        raise UserError(f"variants.{name} is {config.variants[name]!r}, expected {expected}")
+    return changed
 
 
 def by_value(

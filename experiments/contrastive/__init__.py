@@ -1,1 +1,5 @@
-"""Recipes of contrastive pretraining: SimCLR, MoCo v2 and v3, SupCon."""
+"""Recipes of contrastive and other self-supervised pretraining.
+
+`simclr`, `moco_v2`, `moco_v3`, `supcon`: a recipe each. `views`: methods that compare two views, a
+row each. `two_towers`: CLIP and SigLIP on drawings and names. `ablation`: choices one at a time.
+"""

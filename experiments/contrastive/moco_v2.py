@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.common.claims import features_are_learned
+from experiments.common.claims import STRANGERS, features_are_learned
 from experiments.common.encoders import build_encoder, image_encoder
 from experiments.common.images import augmentation
 from experiments.common.pretraining import captions, momentum, pretrain, surroundings
@@ -39,7 +39,8 @@ from rml.training import (
     momentum_task,
 )
 
-CLAIMS = features_are_learned("MoCo v2 (arXiv:2003.04297)")
+CLAIMS = features_are_learned("MoCo v2 (arXiv:2003.04297)", stated="2026-11-24")
+NULLS = STRANGERS
 CAPTIONS = captions("InfoNCE")
 PICTURE = "embedding.png"
 SELECTION = NEIGHBOURS

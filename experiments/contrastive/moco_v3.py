@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.common.claims import features_are_learned
+from experiments.common.claims import STRANGERS, features_are_learned
 from experiments.common.encoders import build_encoder, image_encoder
 from experiments.common.images import augmentation
 from experiments.common.pretraining import captions, momentum, pretrain, surroundings
@@ -24,7 +24,8 @@ from rml.losses import info_nce
 from rml.ops.similarity import normalize
 from rml.training import Loss, RunDirectory, Task, TrainState, momentum_task, over_batch
 
-CLAIMS = features_are_learned("MoCo v3 (arXiv:2104.02057)")
+CLAIMS = features_are_learned("MoCo v3 (arXiv:2104.02057)", stated="2026-11-24")
+NULLS = STRANGERS
 RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other images
 CAPTIONS = captions("The symmetrised InfoNCE")
 PICTURE = "embedding.png"

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from experiments.common.claims import features_are_learned
+from experiments.common.claims import STRANGERS, features_are_learned
 from experiments.common.encoders import build_encoder, image_encoder
 from experiments.common.images import augmentation
 from experiments.common.pretraining import captions, pretrain, surroundings
@@ -20,7 +20,8 @@ from rml.encoder import ImageEmbedder
 from rml.losses import sup_con
 from rml.training import Loss, RunDirectory, Task, TrainState, gradient_task, over_batch
 
-CLAIMS = features_are_learned("SupCon (arXiv:2004.11362)")
+CLAIMS = features_are_learned("SupCon (arXiv:2004.11362)", stated="2026-11-24")
+NULLS = STRANGERS
 RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other images
 CAPTIONS = captions("SupCon")
 PICTURE = "embedding.png"

@@ -1,5 +1,7 @@
 """How features and gates are judged: on the run's own data and on other data."""
 
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from experiments.common.evaluators import ImageEvaluator, Labelled, Splits, enco
 from experiments.common.images import augmentation
 from rml import data, evaluation
 from rml.data import augment
+from rml.encoder import ImageEmbedder
 from rml.hydra import gate_overlap, gate_statistics
 from rml.training import RunDirectory
 
@@ -31,6 +34,9 @@ class TransferEvaluator(ImageEvaluator):
         elsewhere = config.copy_and_resolve_references()
         elsewhere.data.update(elsewhere.transfer)
         self.model, self.elsewhere = model, ImageEvaluator(model, elsewhere)
+        self._outputs = lambda variables, images: model.apply(
+            variables, augment.to_float(images), train=False
+        )
 
     def check(self) -> None:
         """Opens the sources of both data sets."""
@@ -42,35 +48,44 @@ class TransferEvaluator(ImageEvaluator):
     def measure(self, variables: Any, features: Splits) -> dict[str, float]:
         """Accuracy here and elsewhere, and the geometry of the features of the test images."""
         elsewhere, test = self.elsewhere.features(variables), features[1][0]
-        return {
-            "knn": self.knn(features),
-            "linear_probe": self.probe(features),
+        return self.measure_own(variables, features) | {
             "transfer_knn": self.elsewhere.knn(elsewhere),
             "transfer_linear_probe": self.elsewhere.probe(elsewhere),
-            "rankme": float(evaluation.rankme(test)),
-            "rankme_projections": float(evaluation.rankme(self.outputs(variables)[0])),
             "participation_ratio": float(evaluation.participation_ratio(test)),
             "alignment": self.alignment(variables),
             "uniformity": float(evaluation.uniformity(test)),
         }
 
+    def measure_own(self, variables: Any, features: Splits) -> dict[str, float]:
+        """Accuracy here, and the effective rank of features and projections of the test images."""
+        return {
+            "knn": self.knn(features),
+            "linear_probe": self.probe(features),
+            "rankme": float(evaluation.rankme(features[1][0])),
+            "rankme_projections": float(evaluation.rankme(self.outputs(variables)[0])),
+        }
+
     def outputs(self, variables: Any) -> Labelled:
         """What the loss sees of the test images, before any gate, and their labels."""
-        apply = jax.jit(lambda x: self.model.apply(variables, augment.to_float(x), train=False))
-        return encode(apply, self.test, batch_size=self.options.batch_size)
+        size = self.options.batch_size
+        apply = ImageEmbedder(self._outputs, variables, size, self.mesh)
+        return encode(apply, self.test, batch_size=size)
 
     def alignment(self, variables: Any) -> float:
         """Mean squared distance of the features of two views of up to 500 test images."""
         images = np.stack([self.test[i]["image"] for i in range(min(500, len(self.test)))])
+        return float(self._alignment(variables, jnp.asarray(images)))
+
+    @cached_property
+    def _alignment(self) -> Callable[[Any, Any], Any]:
         pipeline = augmentation(self.config)
 
-        @jax.jit
         def measure(variables: Any, images: Any) -> Any:
             views = augment.views(jax.random.key(0), augment.to_float(images), pipeline, n=2)
             features = (self.model.apply(variables, view, method="features") for view in views)
             return evaluation.alignment(*features)
 
-        return float(measure(variables, jnp.asarray(images)))
+        return jax.jit(measure)
 
     def measure_gates(self, run: RunDirectory, trained: Path, gates: Any) -> dict[str, float]:
         """Sparsity and binariness of the gates of all pairs; draws their training and relations."""

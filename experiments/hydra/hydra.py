@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import figures
+from experiments.common.claims import STRANGERS
 from experiments.common.encoders import image_encoder
 from experiments.common.pretraining import captions, draw_course, first_images, train
 from experiments.hydra import methods
@@ -24,14 +25,17 @@ from rml.training import Claim, RunDirectory, Task, TrainState, initial_state
 SOURCE = "Hydra (arXiv:2410.18200): performance, transfer, gates"
 CLAIMS = (
     Claim("kNN is above the untrained encoder's by 1 point",
-          "knn_over_untrained", ">=", 0.01, SOURCE),
+          "knn_over_untrained", ">=", 0.01, SOURCE, stated="2026-11-24", null_run="strangers"),
     Claim("A linear probe is above the untrained encoder's by 1 point",
-          "linear_probe_over_untrained", ">=", 0.01, SOURCE),
+          "linear_probe_over_untrained", ">=", 0.01, SOURCE,
+          stated="2026-11-24", null_run="strangers"),
     Claim("kNN on other data is above the untrained encoder's",
-          "transfer_knn_over_untrained", ">=", 0.0, SOURCE),
+          "transfer_knn_over_untrained", ">=", 0.0, SOURCE,
+          stated="2026-11-24", null_run="strangers"),
     Claim("Gates are near binary: mean (2g - 1)² of at least 0.7",
-          "gate_binariness", ">=", 0.7, SOURCE),
+          "gate_binariness", ">=", 0.7, SOURCE, stated="2026-11-24", null_run="no_penalty"),
 )  # fmt: skip
+NULLS = {**STRANGERS, "no_penalty": {"loss.penalty": 0.0}}
 RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other images
 CAPTIONS = {
     **captions("Loss with its penalty"),

@@ -5,20 +5,27 @@
 * `crop`, `inverse_cloze`, `pairs`: two spans of a document (Izacard et al., Contriever,
   arXiv:2112.09118, Section 3.1; inverse cloze: Lee et al., arXiv:1906.00300).
 * `text_views`: both at once. `with_ends`: what an encoder takes of a span.
+* `Prototypes`: clusters that projections are compared with (Caron et al., SwAV, arXiv:2006.09882;
+  DINO, arXiv:2104.14294).
+* `TwoTowers`: images and texts in one space (Radford et al., CLIP, arXiv:2103.00020).
 * `delete`, `replace`, `mask`, `shuffle`, `corrupt`: corruptions of a span (Contriever, the same).
 
 Momentum encoder, queue and gradient cache are in `rml.training`.
 """
 
 from rml.contrastive.corruption import CORRUPTIONS, corrupt, delete, mask, replace, shuffle
+from rml.contrastive.prototypes import Prototypes
 from rml.contrastive.spans import PAIRS, Texts, crop, inverse_cloze, pairs, with_ends
 from rml.contrastive.text_views import text_views
 from rml.contrastive.towers import apply_in_groups, apply_to_views
+from rml.contrastive.two_towers import TwoTowers
 
 __all__ = [
     "CORRUPTIONS",
     "PAIRS",
+    "Prototypes",
     "Texts",
+    "TwoTowers",
     "apply_in_groups",
     "apply_to_views",
     "corrupt",

@@ -12,16 +12,24 @@ class of its pair and E the class embeddings:
   are the samples of its partner class, i = j included; negatives are of neither class.
 * Pairs: uniform over the C (C + 1) / 2 unordered ones, or the batch's labels permuted.
 
-The method is described loosely and the published codes differ. Left open, and here options or
-choices: whether the anchor's own class is positive too (`positives`), whether other positives
-stand in the denominator (`denominator`), the norm in the filter's network (BatchNorm there,
-LayerNorm here, so that a gate depends on its pair alone), the gates' penalty (none is active in
-the authors' code; here towards binary values), and the weight of a pair (every anchor weighs the
-same here, every positive in the authors' code).
+The method is described loosely and the published codes differ. What is left open is an option:
 
-`FeatureFilter` and `GatedEncoder` are the modules, `hydra_loss` and `gate_penalty` the loss.
-`pairs` numbers, samples and batches pairs without listing them. `analysis` says what gates show of
-the classes. `subspace` learns the gates of single pairs on frozen features.
+* Positives: of the partner's class or of both (`positives`); the anchor itself too where its class
+  is (`itself`, theirs), or never (ours).
+* Weights: every anchor the same (ours), or every positive (`reduction="positives"`, theirs).
+* Denominator: each positive alone beside the negatives (both), or all positives as in SupCon.
+* Logits: cosine in the subspace (v1), or without the second normalisation and less α times the
+  cosine in the whole space, α and temperature learned (`LearnedOptions`, their later code).
+* Filter: mean of the embeddings and BatchNorm (theirs), or the product of the classes' gates and
+  LayerNorm, so that a gate depends on its pair alone (ours).
+* Penalty of the gates: towards binary ones (`gate_penalty`, ours), or the probability that
+  stochastic gates are open (`openness`, computed in their code); none is active there.
+* Projections: as the head gives them (ours), or through a LayerNorm (theirs); a classifier on
+  features that get none of its gradient (`probe`, theirs).
+
+`FeatureFilter`, `GatedEncoder` and `LearnedOptions` are the modules, `hydra_loss` and
+`gate_penalty` the loss. `pairs` numbers, samples and batches pairs without listing them. `analysis`
+says what gates show of the classes. `subspace` learns the gates of single pairs on frozen features.
 """
 
 from rml.hydra.analysis import (
@@ -34,7 +42,7 @@ from rml.hydra.analysis import (
     relation_correlation,
     shared_openness,
 )
-from rml.hydra.encoder import GatedEncoder
+from rml.hydra.encoder import GatedEncoder, LearnedOptions
 from rml.hydra.feature_filter import FeatureFilter, gate_penalty
 from rml.hydra.loss import hydra_loss
 from rml.hydra.pairs import (
@@ -52,6 +60,7 @@ __all__ = [
     "SAMPLING",
     "FeatureFilter",
     "GatedEncoder",
+    "LearnedOptions",
     "all_pairs",
     "confusion_similarity",
     "draw_pairs",

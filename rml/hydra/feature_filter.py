@@ -1,5 +1,6 @@
 """Feature filter: the subspace in which a pair of classes is alike, as gates on the features."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from rml.models.layers import Norm, dense
 
 COMBINE = ("mean", "product", "gates", "concat")
 GATES = ("sigmoid", "straight_through", "concrete", "stochastic", "open")
+NORMS = ("layer", "batch", "none")
 
 
 class FeatureFilter(nn.Module):
@@ -31,9 +33,12 @@ class FeatureFilter(nn.Module):
         The two random ones draw only where a key is given.
       temperature: divides the logits of the gates.
       noise: standard deviation of the stochastic gate.
-      norm: normalisation before each Dense layer, "layer" or "none".
+      norm: normalisation before each Dense layer: "layer", so that a gate depends on its pair only;
+        "batch", the authors', over the pairs of a batch; or "none".
       dtype: compute dtype; None follows the parameters.
       param_dtype: dtype of the parameters.
+
+    The paper's own filter is `combine="mean", norm="batch"` with the other defaults.
 
     Source: arXiv:2410.18200, the feature filter; concrete: Maddison et al. 2017, eq. 16;
     stochastic: Yamada et al. 2020, Feature Selection using Stochastic Gates, section 3.
@@ -54,7 +59,13 @@ class FeatureFilter(nn.Module):
 
     @nn.compact
     def __call__(
-        self, first: Int[Array, " n"], second: Int[Array, " n"], key: Key[Array, ""] | None = None
+        self,
+        first: Int[Array, " n"],
+        second: Int[Array, " n"],
+        key: Key[Array, ""] | None = None,
+        *,
+        train: bool = False,
+        openness: bool = False,
     ) -> Float[Array, "n features"]:
         """Computes the gates of pairs.
 
@@ -62,6 +73,9 @@ class FeatureFilter(nn.Module):
           first: one class of each pair, in [0, classes).
           second: the other class; may be the same.
           key: of a random gate's noise; without one a gate takes the value of its median.
+          train: whether a BatchNorm uses, and updates, the statistics of these pairs.
+          openness: instead of gates, the probability that a stochastic gate is above 0, which its
+            authors penalise; of the others the gate without noise.
 
         Returns:
           Gates; those of (i, j) equal those of (j, i).
@@ -70,6 +84,7 @@ class FeatureFilter(nn.Module):
           ValueError: an option is unknown or out of range.
         """
         self._check()
+        key = None if openness else key
         if self.gate == "open":
             return jnp.ones((first.shape[0], self.features), self.dtype or self.param_dtype)
         table: Any = self.param(
@@ -81,24 +96,25 @@ class FeatureFilter(nn.Module):
         # One order of every pair, so that rounding too is the same for (i, j) and (j, i).
         low, high = jnp.minimum(first, second), jnp.maximum(first, second)
         a, b = table[low], table[high]
-        network = _Network(self, name="network")
+        network = partial(_Network(self, name="network"), train=train)
+        gate = self._openness if openness else self._gate
         if self.combine == "mean":
-            return self._gate(network((a + b) / 2), key)
+            return gate(network((a + b) / 2), key)
         if self.combine == "product":
-            return self._gate(network(a * b), key)
+            return gate(network(a * b), key)
         if self.combine == "concat":
             both = jnp.concatenate([a, b], -1), jnp.concatenate([b, a], -1)
-            return self._gate((network(both[0]) + network(both[1])) / 2, key)
+            return gate((network(both[0]) + network(both[1])) / 2, key)
         keys = (None, None) if key is None else jax.random.split(key)
-        return self._gate(network(a), keys[0]) * self._gate(network(b), keys[1])
+        return gate(network(a), keys[0]) * gate(network(b), keys[1])
 
     def _check(self) -> None:
         if self.combine not in COMBINE:
             raise unknown("combine of the feature filter", self.combine, COMBINE)
         if self.gate not in GATES:
             raise unknown("gate of the feature filter", self.gate, GATES)
-        if self.norm not in ("layer", "none"):
-            raise unknown("norm of the feature filter", self.norm, ("layer", "none"))
+        if self.norm not in NORMS:
+            raise unknown("norm of the feature filter", self.norm, NORMS)
         for name in ("classes", "features", "embed", "hidden", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -108,6 +124,14 @@ class FeatureFilter(nn.Module):
             raise ValueError(
                 f"temperature of the feature filter is {self.temperature}, expected above 0"
             )
+
+    def _openness(self, logits: Array, key: Array | None) -> Array:
+        if self.gate != "stochastic":
+            return self._gate(logits, key)
+        if self.noise <= 0:
+            raise ValueError(f"noise of the feature filter is {self.noise}, expected above 0")
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / self.temperature
+        return jax.scipy.stats.norm.cdf((logits + 0.5) / self.noise)
 
     def _gate(self, logits: Array, key: Any) -> Array:
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / self.temperature
@@ -129,12 +153,12 @@ class _Network(nn.Module):
     filter: FeatureFilter
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, train: bool) -> Array:
         f = self.filter
         dtypes = {"dtype": f.dtype, "param_dtype": f.param_dtype}
         axes = ("embed", "mlp")
         for i in range(f.layers):
-            x = Norm(f.norm, axis=axes[0], name=f"norm{i}", **dtypes)(nn.relu(x))
+            x = Norm(f.norm, axis=axes[0], name=f"norm{i}", **dtypes)(nn.relu(x), train=train)
             width = f.hidden if i < f.layers - 1 else f.features
             x = dense(width, axes, name=f"dense{i}", **dtypes)(x)
             axes = axes[::-1]

@@ -14,32 +14,54 @@ with its square, and `axis_name` spreads them round a ring of devices (`rml.trai
 * `smoothed_cross_entropy`: label smoothing, Szegedy et al., arXiv:1512.00567.
 * `triplet_loss`: Schroff et al., FaceNet, arXiv:1503.03832, and Hermans et al., arXiv:1703.07737.
 * `barlow_twins`: Zbontar et al., arXiv:2103.03230. `vicreg`: Bardes et al., arXiv:2105.04906.
+* `simsiam`: Chen & He, arXiv:2011.10566, of `negative_cosine`. `byol`: Grill et al.,
+  arXiv:2006.07733.
+* `swav`: Caron et al., arXiv:2006.09882, with `sinkhorn_codes`. `dino`: Caron et al.,
+  arXiv:2104.14294, with `update_center`.
+* `nnclr`: Dwibedi et al., arXiv:2104.14548, with `nearest_support`.
+
+A loss that is a mean over examples or anchors takes `reduction="none"` for the values of each.
+`barlow_twins` and `vicreg` are statistics of a whole batch, and `triplet_loss` is a mean over the
+triplets that are mined in it: they have no value of an example.
 """
 
 from rml.losses.barlow_twins import barlow_twins
 from rml.losses.clip import clamp_log_scale, clip_loss
 from rml.losses.cross_entropy import smoothed_cross_entropy
 from rml.losses.dcl import dcl
+from rml.losses.dino import dino, update_center
 from rml.losses.infonce import info_nce, info_nce_with_queue
 from rml.losses.mnr import multiple_negatives_ranking
+from rml.losses.nnclr import nearest_support, nnclr
 from rml.losses.ntxent import nt_xent
+from rml.losses.predictive import byol, negative_cosine, simsiam
 from rml.losses.siglip import siglip_loss
 from rml.losses.supcon import sup_con
+from rml.losses.swav import sinkhorn_codes, swav
 from rml.losses.triplet import triplet_loss
 from rml.losses.vicreg import vicreg
 
 __all__ = [
     "barlow_twins",
+    "byol",
     "clamp_log_scale",
     "clip_loss",
     "dcl",
+    "dino",
     "info_nce",
     "info_nce_with_queue",
     "multiple_negatives_ranking",
+    "nearest_support",
+    "negative_cosine",
+    "nnclr",
     "nt_xent",
     "siglip_loss",
+    "simsiam",
+    "sinkhorn_codes",
     "smoothed_cross_entropy",
     "sup_con",
+    "swav",
     "triplet_loss",
+    "update_center",
     "vicreg",
 ]

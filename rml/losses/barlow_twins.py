@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rml.ops import full_precision
+
 ROUNDINGS = 8  # units in the last place by which a mean of equal numbers may be off
 
 
+@full_precision
 def barlow_twins(
     a: Float[Array, "n d"],
     b: Float[Array, "n d"],
@@ -15,6 +18,9 @@ def barlow_twins(
     eps: float = 1e-12,
 ) -> Float[Array, ""]:
     """Computes Σ_i (1 - C_ii)² + redundancy · Σ_{i≠j} C_ij², C the cross-correlation matrix.
+
+    It is a loss of the batch: no example has a value of its own. Columns are standardised by the
+    biased variance; the authors' BatchNorm does the same with 1e-5 added.
 
     Args:
       a: First views, not normalised; at least two rows.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rml.losses.reduction import check_reduction, reduced
 from rml.ops.ring import ring_values
 from rml.ops.similarity import normalize
 from rml.ops.streaming import row_and_column_values
@@ -18,9 +19,10 @@ def clip_loss(
     texts: Float[Array, "n d"],
     *,
     log_scale: float | Float[Array, ""],
+    reduction: str = "mean",
     block_size: int | None = None,
     axis_name: str | None = None,
-) -> Float[Array, ""]:
+) -> Float[Array, ""] | Float[Array, " n"]:
     """Computes the mean of the image-to-text and the text-to-image cross-entropy.
 
     Args:
@@ -29,23 +31,29 @@ def clip_loss(
       log_scale: Logarithm of the inverse temperature, a learned parameter that starts at
         log(1 / 0.07). The paper holds it to at most log 100: apply `clamp_log_scale` after each
         step. Clamped here, one overshoot would end its gradient.
+      reduction: Mean over the pairs, or each pair's loss.
       block_size: Rows of one strip of logits; automatic by default.
       axis_name: Inside `jax.shard_map`, the mesh axis over which the pairs are sharded.
 
     Returns:
-      The mean loss.
+      The loss.
+
+    Raises:
+      ValueError: If `reduction` is unknown.
 
     Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language
     Supervision, figure 3 and section 2.5.
     """
+    check_reduction(reduction)
     images = normalize(images) * jnp.exp(log_scale)
     texts = normalize(texts)
     positive = jnp.sum(images * texts, axis=-1)
     if axis_name is None:
         row, col = row_and_column_values(images, texts, block_size=block_size)
-        return jnp.mean((row + col) / 2 - positive)
+        return reduced((row + col) / 2 - positive, reduction)
     row, col = ring_values(images, texts, axis_name=axis_name, columns=True, block_size=block_size)
-    return jax.lax.pmean(jnp.mean((row + col) / 2 - positive), axis_name)
+    loss = (row + col) / 2 - positive
+    return jax.lax.pmean(jnp.mean(loss), axis_name) if reduction == "mean" else loss
 
 
 def clamp_log_scale(log_scale: Float[Array, ""]) -> Float[Array, ""]:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rml.losses.reduction import check_reduction
 from rml.ops.similarity import normalize
 from rml.ops.streaming import Pairs, symmetric_logsumexp
 
@@ -18,8 +19,9 @@ def dcl(
     *,
     temperature: float | Float[Array, ""],
     sigma: float | None = None,
+    reduction: str = "mean",
     block_size: int | None = None,
-) -> Float[Array, ""]:
+) -> Float[Array, ""] | Float[Array, " k"]:
     """Computes the decoupled contrastive loss of two views, weighted (DCLW) if `sigma` is given.
 
     Args:
@@ -28,17 +30,19 @@ def dcl(
       temperature: Divides the cosine similarities.
       sigma: Width of DCLW's von Mises-Fisher weights `2 - exp(c_i / σ) / mean exp(c / σ)` of the
         positive terms, c the cosines of positives; the paper uses 0.5. The weights are
-        differentiated as the equation stands.
+        differentiated as the equation stands; lightly and the authors' code hold them constant.
+      reduction: Mean over the 2n anchors, or each anchor's loss, those of `a` first.
       block_size: Rows of one strip of logits; automatic by default.
 
     Returns:
-      The mean loss over the 2n anchors.
+      The loss. The negatives of an anchor are both views of the other examples, as in eq. 5.
 
     Raises:
-      ValueError: If there is but one example, which has no negatives.
+      ValueError: If there is but one example, which has no negatives, or `reduction` is unknown.
 
     Source: Yeh et al. 2022, Decoupled Contrastive Learning, eq. 5 and 6.
     """
+    check_reduction(reduction)
     n = a.shape[0]
     if n < 2:
         raise ValueError(f"dcl needs at least two examples for negatives, got {n}.")
@@ -52,4 +56,6 @@ def dcl(
     negatives = symmetric_logsumexp(
         z, mask=_other_example, pairs=Pairs(examples), block_size=block_size
     )
+    if reduction == "none":
+        return negatives - jnp.tile(positive, 2)
     return jnp.mean(negatives) - jnp.mean(positive)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rml.losses.reduction import check_reduction
 from rml.ops.ring import ring_values
 from rml.ops.streaming import Mask, Pairs, promote, row_values, weighted_sum
 
@@ -60,8 +61,7 @@ def info_nce(
     eq. 4; queue of negatives: He et al. 2020, Momentum Contrast, eq. 1.
     """
     n = queries.shape[0]
-    if reduction not in ("mean", "none"):
-        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
+    check_reduction(reduction)
     if positives is None and keys.shape[0] < n:
         raise ValueError(f"each query needs its key, got {n} queries and {keys.shape[0]} keys.")
     if labels is not None and false_negatives is not None:
@@ -114,7 +114,8 @@ def info_nce_with_queue(
     queue: Float[Array, "r d"],
     *,
     temperature: float | Float[Array, ""],
-) -> Float[Array, ""]:
+    reduction: str = "mean",
+) -> Float[Array, ""] | Float[Array, " n"]:
     """Computes -log softmax of each query's dot product with its key, among it and a queue.
 
     The other keys of the batch are no negatives, as in MoCo.
@@ -124,9 +125,10 @@ def info_nce_with_queue(
       keys: Keys, row i of the same example as query i.
       queue: Keys of earlier batches, the negatives.
       temperature: Divides the logits.
+      reduction: Mean over the queries, or each query's loss.
 
     Returns:
-      The mean over the queries.
+      The loss.
 
     Raises:
       ValueError: If shapes do not fit.
@@ -135,6 +137,6 @@ def info_nce_with_queue(
     """
     batch, earlier = jnp.zeros(len(queries), int), jnp.ones(len(queue), int)
     return info_nce(
-        queries, keys, negatives=queue, temperature=temperature,
+        queries, keys, negatives=queue, temperature=temperature, reduction=reduction,
         labels=(batch, jnp.concatenate([batch, earlier])),
     )  # fmt: skip

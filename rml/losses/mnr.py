@@ -13,8 +13,9 @@ def multiple_negatives_ranking(
     *,
     temperature: float | Float[Array, ""] = 0.05,
     hard_negatives: Float[Array, "n h d"] | None = None,
+    reduction: str = "mean",
     block_size: int | None = None,
-) -> Float[Array, ""]:
+) -> Float[Array, ""] | Float[Array, " n"]:
     """Computes the cross-entropy of each query's document among all documents by cosine.
 
     Args:
@@ -22,10 +23,11 @@ def multiple_negatives_ranking(
       documents: Documents, row i answering query i.
       temperature: Divides the cosine similarities.
       hard_negatives: h further documents mined for each query; they are negatives for all.
+      reduction: Mean over the queries, or each query's loss.
       block_size: Rows of one strip of logits; automatic by default.
 
     Returns:
-      The mean loss.
+      The loss.
 
     Raises:
       ValueError: If shapes do not fit.
@@ -41,5 +43,6 @@ def multiple_negatives_ranking(
         normalize(documents),
         temperature=temperature,
         negatives=negatives,
+        reduction=reduction,
         block_size=block_size,
     )

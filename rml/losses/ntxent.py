@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rml.losses.reduction import check_reduction
 from rml.ops.ring import ring_values
 from rml.ops.similarity import normalize
 from rml.ops.streaming import symmetric_logsumexp
@@ -43,8 +44,7 @@ def nt_xent(
     Source: Chen et al. 2020, A Simple Framework for Contrastive Learning of Visual
     Representations, eq. 1.
     """
-    if reduction not in ("mean", "none"):
-        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
+    check_reduction(reduction)
     n = a.shape[0]
     root = jnp.sqrt(jnp.asarray(temperature, jnp.float32))
     z = normalize(jnp.concatenate([a, b])) / root

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rml.losses.reduction import check_reduction
 from rml.ops.ring import ring_values
 from rml.ops.similarity import normalize
-from rml.ops.streaming import weighted_sum
+from rml.ops.streaming import row_values, weighted_sum
 
 
 def siglip_loss(
@@ -15,9 +16,10 @@ def siglip_loss(
     *,
     log_scale: float | Float[Array, ""],
     bias: float | Float[Array, ""],
+    reduction: str = "mean",
     block_size: int | None = None,
     axis_name: str | None = None,
-) -> Float[Array, ""]:
+) -> Float[Array, ""] | Float[Array, " n"]:
     """Computes the sigmoid loss of every image with every text, divided by the number of images.
 
     With y = 1 for pairs and -1 else, -log σ(y s) is softplus(s), less s for a pair.
@@ -27,19 +29,28 @@ def siglip_loss(
       texts: Text embeddings, row i of the same pair as row i of `images`.
       log_scale: Logarithm of the inverse temperature; the paper starts at log 10.
       bias: Added to the logits; the paper starts at -10.
+      reduction: Mean over the images, or each image's sum over the texts.
       block_size: Rows of one strip of logits; automatic by default.
       axis_name: Inside `jax.shard_map`, the mesh axis over which the pairs are sharded.
 
     Returns:
       The loss.
 
+    Raises:
+      ValueError: If `reduction` is unknown.
+
     Source: Zhai et al. 2023, Sigmoid Loss for Language Image Pre-Training, eq. 1 and
     algorithm 1.
     """
+    check_reduction(reduction)
     n = images.shape[0]
     images = normalize(images) * jnp.exp(log_scale)
     texts = normalize(texts)
-    positive = jnp.mean(jnp.sum(images * texts, axis=-1) + bias)
+    each = jnp.sum(images * texts, axis=-1) + bias
+    if axis_name is None and reduction == "none":
+        row = row_values(images, texts, bias=bias, kind="softplus", block_size=block_size)
+        return row - each
+    positive = jnp.mean(each)
     if axis_name is None:
         weights = jnp.full(n, 1 / n, images.dtype)
         total = weighted_sum(
@@ -49,4 +60,6 @@ def siglip_loss(
     row, _ = ring_values(
         images, texts, axis_name=axis_name, bias=bias, kind="softplus", block_size=block_size
     )
+    if reduction == "none":
+        return row - each
     return jax.lax.pmean(jnp.mean(row) - positive, axis_name)

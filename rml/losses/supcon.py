@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rml.losses.ntxent import not_self
+from rml.losses.reduction import check_reduction
 from rml.ops.ring import ring_values
 from rml.ops.similarity import normalize
 from rml.ops.streaming import Mask, Pairs, masked_sum, row_values, symmetric_logsumexp
@@ -39,11 +40,20 @@ def sup_con(
 ) -> Float[Array, ""] | Float[Array, " n"]:
     """Computes the supervised contrastive loss, all rows with an anchor's label its positives.
 
+    In both forms the denominator holds all other rows, positives included. Conventions of others:
+
+    * The authors' code multiplies by temperature / 0.07, and counts an anchor without positive as
+      zero: `jnp.mean` of `reduction="none"`, times that factor, is its value.
+    * pytorch-metric-learning's `SupConLoss` is the form "out" without the factor, and leaves
+      anchors without positive out, as here.
+    * A denominator of one positive beside the negatives is that of `rml.hydra.hydra_loss`; one
+      without positives is that of `dcl`.
+
     Args:
       features: Embeddings of all views, not normalised.
       labels: Class of each row; views of one example share it.
       temperature: Divides the cosine similarities.
-      form: Mean over positives outside the logarithm, or inside.
+      form: Mean over positives outside the logarithm, "out", or inside, "in".
       positives: Which pairs are positive instead of equal labels, a mask function of
         (row, column, row label, column label); must exclude an anchor with itself.
       reduction: Mean over the anchors that have a positive, or each anchor's loss, zero for an
@@ -61,8 +71,7 @@ def sup_con(
     """
     if form not in ("out", "in"):
         raise ValueError(f"form must be 'out' or 'in', got {form!r}.")
-    if reduction not in ("mean", "none"):
-        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
+    check_reduction(reduction)
     if positives is not None and axis_name is not None:
         raise ValueError("positives is not available with axis_name.")
     z = normalize(features) / jnp.sqrt(jnp.asarray(temperature, jnp.float32))

@@ -68,6 +68,8 @@ def triplet_loss(
 ) -> Float[Array, ""]:
     """Computes the mean of max(0, d(anchor, positive) - d(anchor, negative) + margin).
 
+    It is a mean over the triplets that are mined in the batch, of which an example has any number.
+
     Args:
       features: Embeddings, used as they are; normalise them for distances on the sphere.
       labels: Class of each row: equal labels are positives, others negatives.

@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rml.ops import full_precision
 
+
+@full_precision
 def vicreg(
     a: Float[Array, "n d"],
     b: Float[Array, "n d"],
@@ -17,13 +20,16 @@ def vicreg(
     """Computes the weighted sum of the three terms, variance and covariance of both views.
 
     The invariance term is the mean over rows and dimensions, as in the paper's algorithm 1, for
-    which the default weights were chosen.
+    which the default weights were chosen. It is a loss of the batch: no example has a value of its
+    own. The authors' code, and lightly, halve the variance term, which the paper's eq. 6 does not:
+    `variance=12.5` here is their 25.
 
     Args:
       a: First views, not normalised; at least two rows.
       b: Second views.
       invariance: Weight of the mean squared difference of the views.
-      variance: Weight of the hinge that keeps each dimension's standard deviation above 1.
+      variance: Weight of the hinge that keeps each dimension's standard deviation above 1, of
+        which the two views' values are added, not averaged.
       covariance: Weight of the squared covariances of different dimensions, divided by d.
       eps: Added to the variance under the square root.
 

@@ -1,12 +1,13 @@
 """The gated encoder: its gates are the filter's, its projections know no pair."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rml import models
-from rml.hydra import FeatureFilter, GatedEncoder
+from rml.hydra import FeatureFilter, GatedEncoder, LearnedOptions
 
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 8, 8, 1)), jnp.float32)
 
@@ -60,3 +61,39 @@ def test_projections_are_the_heads_of_the_features_without_gates(built):
         model.head.apply(head, features, train=False),
         rtol=1e-5,
     )
+
+
+@pytest.mark.slow
+def test_norm_probe_and_learned_options_are_the_authors(built):
+    plain = built[0]
+    model = plain.clone(
+        norm=models.Norm("layer", axis="mlp"),
+        probe=models.Classifier(4),
+        options=LearnedOptions(temperature=0.2, ungated=0.7),
+    )
+    variables = nn.meta.unbox(model.init(jax.random.key(0), IMAGES, train=True))
+    assert set(variables["params"]) == {"encoder", "head", "filter", "norm", "probe", "options"}
+    shared = {
+        c: {k: v for k, v in own.items() if k in ("encoder", "head", "filter")}
+        for c, own in variables.items()
+    }
+    projections, logits = model.apply(variables, IMAGES, train=False, method="outputs")
+    own = plain.apply(shared, IMAGES, train=False)
+    centred = own - own.mean(1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(projections, expected, atol=1e-4)
+    features = model.apply(variables, IMAGES, method="features")
+    probe = variables["params"]["probe"]["out"]
+    np.testing.assert_allclose(logits, features @ probe["kernel"] + probe["bias"], atol=1e-5)
+    options = model.apply(variables, method="loss_options")
+    np.testing.assert_allclose([options["temperature"], options["ungated"]], [0.2, 0.7], rtol=1e-6)
+
+    def total(params):
+        outputs = model.apply(
+            {**variables, "params": params}, IMAGES, train=False, method="outputs"
+        )
+        return jnp.sum(outputs[1] ** 2)
+
+    moved = {k: bool(any(map(jnp.any, jax.tree.leaves(g)))) for k, g in
+             jax.jit(jax.grad(total))(variables["params"]).items()}  # fmt: skip
+    assert {k for k, moves in moved.items() if moves} == {"probe"}

@@ -38,7 +38,7 @@ def test_gates_combine_is_the_product_of_class_gates():
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("norm", ["layer", "none"])
+@pytest.mark.parametrize("norm", ["layer", "batch", "none"])
 def test_depth_and_norm(layers, norm):
     module, variables = build(layers=layers, norm=norm)
     kernels = [k for k in variables["params"]["network"] if k.startswith("dense")]
@@ -95,6 +95,74 @@ def test_concrete_gates_open_as_often_as_their_probability():
     np.testing.assert_allclose(jnp.mean(drawn > 0.5, 0), p, atol=0.04)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_concrete_gates_are_above_a_level_as_often_as_a_relaxed_bernoulli_variable(temperature):
+    """σ((a + L) / τ) > t where L > τ logit(t) - a, L logistic (Maddison et al. 2017, eq. 16)."""
+    module, variables = build(gate="concrete", temperature=temperature)
+    still = np.asarray(module.apply(variables, FIRST, SECOND), np.float64)
+    logit = temperature * np.log(still / (1 - still))
+    drawn = jax.jit(jax.vmap(lambda key: module.apply(variables, FIRST, SECOND, key)))(
+        jax.random.split(jax.random.key(5), 2000)
+    )
+    for level in (0.2, 0.9):
+        least = temperature * np.log(level / (1 - level)) - logit
+        expected = 1 / (1 + np.exp(least))
+        np.testing.assert_allclose(np.mean(drawn > level, 0), expected, atol=0.055)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("combine", ["mean", "gates"])
+def test_openness_is_how_often_a_stochastic_gate_is_above_zero(combine):
+    module, variables = build(gate="stochastic", combine=combine, noise=0.8, temperature=0.6)
+    given = module.apply(variables, FIRST, SECOND, jax.random.key(0), openness=True)
+    drawn = jax.jit(jax.vmap(lambda key: module.apply(variables, FIRST, SECOND, key)))(
+        jax.random.split(jax.random.key(2), 4000)
+    )
+    np.testing.assert_allclose(jnp.mean(drawn > 0, 0), given, atol=0.035)
+    assert float(given.std()) > 0.2  # neither all open nor all closed
+    soft, variables = build(gate="concrete")
+    np.testing.assert_array_equal(
+        soft.apply(variables, FIRST, SECOND, openness=True), soft.apply(variables, FIRST, SECOND)
+    )
+    with pytest.raises(ValueError, match=r"noise of the feature filter is 0.0"):
+        build(gate="stochastic", noise=0.0)[0].apply(variables, FIRST, SECOND, openness=True)
+
+
+# Mean, standard deviation and the second pair's gates of the authors' filter in training, float64.
+AUTHORS = (
+    0.6526558188531837, 0.3276360971898522, 0.654013346834191, 0.27879028348113255,
+    0.38251453238804345, 0.9690744186594824, 0.24961975961779997,
+)  # fmt: skip
+
+
+def test_the_papers_filter_gives_the_numbers_of_the_authors_code():
+    rng = np.random.default_rng(3)
+
+    def draw(*shape):
+        return jnp.asarray(rng.standard_normal(shape).round(3), jnp.float32)
+
+    table, kernel0, bias0, kernel1, bias1 = draw(5, 4), draw(4, 6), draw(6), draw(6, 5), draw(5)
+    norms = [{"scale": draw(n), "bias": draw(n)} for n in (4, 6)]
+    network = {
+        "dense0": {"kernel": kernel0, "bias": bias0}, "dense1": {"kernel": kernel1, "bias": bias1},
+        "norm0": {"bn": norms[0]}, "norm1": {"bn": norms[1]},
+    }  # fmt: skip
+    labels = jnp.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 4])
+    partners = jnp.array([0, 1, 2, 1, 0, 2, 3, 0, 4, 3, 1, 4])
+    module = FeatureFilter(5, 5, embed=4, hidden=6, norm="batch")
+    start = module.init(jax.random.key(0), labels, partners)
+    variables = {
+        "params": {"embedding": table, "network": network}, "batch_stats": start["batch_stats"],
+    }  # fmt: skip
+    apply = jax.jit(lambda v: module.apply(v, labels, partners, train=True, mutable="batch_stats"))
+    gates, changed = apply(variables)
+    found = [gates.mean(), jnp.std(gates, ddof=1), *gates[1]]
+    np.testing.assert_allclose(found, AUTHORS, rtol=1e-5)
+    assert jax.tree.map(jnp.shape, changed) == jax.tree.map(
+        jnp.shape, {"batch_stats": start["batch_stats"]}, is_leaf=lambda x: hasattr(x, "shape")
+    )
+
+
 def test_open_gates_are_one_and_have_no_parameters():
     module, variables = build(gate="open")
     assert not jax.tree.leaves(variables)
@@ -115,7 +183,7 @@ def test_penalty_is_zero_for_binary_and_one_for_undecided_gates():
     [
         (dict(combine="sum"), "combine of the feature filter 'sum'"),
         (dict(gate="sigmiod"), "did you mean 'sigmoid'"),
-        (dict(norm="batch"), "norm of the feature filter"),
+        (dict(norm="bacth"), "did you mean 'batch'"),
         (dict(layers=0), "layers of the feature filter is 0"),
         (dict(temperature=0.0), "temperature of the feature filter is 0.0"),
     ],

@@ -14,19 +14,25 @@ N, D = 14, 6
 OPTIONS = list(itertools.product(("partner", "both"), ("own", "all"), (True, False)))
 
 
-def oracle(x, gates, labels, partners, temperature, positives, denominator, renormalize):
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def oracle(
+    x, gates, labels, partners, temperature, positives, denominator, renormalize,
+    keys=None, itself=False, ungated=0.0, reduction="mean",
+):  # fmt: skip
     """Loops over anchors, positives and negatives."""
-    losses = []
+    losses, numbers = [], []
+    keys = unit(x if keys is None else keys)
+    x = unit(x)
     for a in range(len(x)):
-        z = x / np.linalg.norm(x, axis=1, keepdims=True)
+        za, z = x[a] * gates[a], keys * gates[a]
         if renormalize:
-            z = z * gates[a]
-            z = z / np.linalg.norm(z, axis=1, keepdims=True)
-            s = [z[a] @ z[k] / temperature for k in range(len(x))]
-        else:
-            s = [(z[a] * gates[a]) @ (z[k] * gates[a]) / temperature for k in range(len(x))]
+            za, z = za / np.linalg.norm(za), unit(z)
+        s = [za @ z[k] / temperature - ungated * (x[a] @ keys[k]) for k in range(len(x))]
         chosen = {partners[a]} | ({labels[a]} if positives == "both" else set())
-        p = [k for k in range(len(x)) if k != a and labels[k] in chosen]
+        p = [k for k in range(len(x)) if (itself or k != a) and labels[k] in chosen]
         m = [k for k in range(len(x)) if labels[k] not in (labels[a], partners[a])]
         if not p:
             continue
@@ -35,7 +41,8 @@ def oracle(x, gates, labels, partners, temperature, positives, denominator, reno
             others = [k] if denominator == "own" else p
             terms.append(np.log(sum(np.exp(s[q]) for q in others + m)) - s[k])
         losses.append(np.mean(terms))
-    return np.mean(losses)
+        numbers.append(len(p))
+    return np.average(losses, weights=numbers if reduction == "positives" else None)
 
 
 @pytest.fixture
@@ -71,6 +78,83 @@ def test_value_and_gradients_are_those_of_a_direct_loop(batch, positives, denomi
                 reference(*exact[:i], exact[i] + sign * shift, *exact[i + 1 :]) for sign in (1, -1)
             )
             np.testing.assert_allclose(grad[at], (up - down) / 2e-6, rtol=2e-3, atol=2e-5)
+
+
+PUBLISHED = dict(itself=True, reduction="positives")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("positives", "denominator", "own"),
+    [("both", "all", dict(itself=True)), ("partner", "own", PUBLISHED)],
+)
+@pytest.mark.parametrize("block_size", [None, 5])
+def test_the_authors_options_are_those_of_a_direct_loop(
+    batch, positives, denominator, own, block_size
+):
+    x, gates, labels, partners = batch
+    options = dict(positives=positives, denominator=denominator, renormalize=True) | own
+    keys = x + 0.7 * np.random.default_rng(5).standard_normal(x.shape)
+
+    def loss(x, gates, keys, temperature, ungated):
+        return hydra_loss(
+            x, labels, partners, gates, keys, temperature=temperature, ungated=ungated,
+            block_size=block_size, **options,
+        )  # fmt: skip
+
+    def reference(x, gates, keys, temperature, ungated):
+        lists = labels.tolist(), partners.tolist()
+        return oracle(x, gates, *lists, temperature, keys=keys, ungated=ungated, **options)
+
+    args = [np.asarray(a, np.float32) for a in (x, gates, keys, 0.3, 0.7)]
+    value, grads = jax.jit(jax.value_and_grad(loss, tuple(range(5))))(*args)
+    exact = [np.asarray(a, np.float64) for a in args]
+    np.testing.assert_allclose(value, reference(*exact), rtol=1e-5)
+    for i, grad in enumerate(grads):
+        for at in list(np.ndindex(grad.shape))[::9]:
+            shift = np.zeros(grad.shape)
+            shift[at] = 1e-6
+            up, down = (
+                reference(*exact[:i], exact[i] + sign * shift, *exact[i + 1 :]) for sign in (1, -1)
+            )
+            np.testing.assert_allclose(grad[at], (up - down) / 2e-6, rtol=2e-3, atol=2e-5)
+
+
+# Values and gradients' lengths of the authors' own code on the batch below, in float64.
+AUTHORS = {
+    "v1": (2.493626208302443, 0.6888011337733617, 0.8982111191022596),
+    "identical": (2.102562353939476, 0.6673074868433699, 0.4376015334947077),
+    "later": (
+        2.372272874486688, 0.14026873060059075, 0.525536041763532, 0.1753161994140598,
+        0.42667064317846565, 0.08509591828875075,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", AUTHORS)
+def test_the_published_forms_give_the_numbers_of_the_authors_code(form):
+    rng = np.random.default_rng(7)
+    x, keys = rng.standard_normal((2, 12, 5))
+    gates = rng.uniform(0.1, 1, (12, 5))
+    labels = jnp.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 4])
+    partners = jnp.array([0, 1, 2, 1, 0, 2, 3, 0, 4, 3, 1, 4])
+    if form == "identical":
+        partners = labels
+
+    def first(x, gates):
+        return hydra_loss(x, labels, partners, gates, temperature=0.3, **PUBLISHED)
+
+    def later(x, gates, keys, log_scale, ungated):
+        return hydra_loss(
+            x, labels, partners, gates, keys, temperature=jnp.exp(-log_scale), ungated=ungated,
+            renormalize=False, **PUBLISHED,
+        )  # fmt: skip
+
+    args = [x, gates] if form != "later" else [x, gates, keys, -np.log(0.3), 0.7]
+    function = jax.value_and_grad(later if form == "later" else first, tuple(range(len(args))))
+    value, grads = jax.jit(function)(*(jnp.asarray(a, jnp.float32) for a in args))
+    lengths = [float(jnp.linalg.norm(grad)) for grad in grads]
+    np.testing.assert_allclose([value, *lengths], AUTHORS[form], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -184,13 +268,20 @@ labels, partners = rng.integers(0, 4, (2, 16))
 mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 rows = P("data")
 
+options = dict(itself=True, reduction="positives")
+
 def local(x, gates, labels, partners):
-    return hydra_loss(
-        x, labels, partners, gates, temperature=0.1, axis_name="data", block_size=3
+    one = hydra_loss(x, labels, partners, gates, temperature=0.1, axis_name="data", block_size=3)
+    other = hydra_loss(
+        x, labels, partners, gates, x[::-1], temperature=0.1, axis_name="data", **options
     )
+    return one + 2 * other
 
 def whole(x, gates, labels, partners):
-    return hydra_loss(x, labels, partners, gates, temperature=0.1)
+    one = hydra_loss(x, labels, partners, gates, temperature=0.1)
+    # Reversed on each device, as its keys are there.
+    keys = x.reshape(4, 4, 6)[:, ::-1].reshape(16, 6)
+    return one + 2 * hydra_loss(x, labels, partners, gates, keys, temperature=0.1, **options)
 
 sharded = jax.shard_map(local, mesh=mesh, in_specs=(rows,) * 4, out_specs=P())
 expected = jax.jit(jax.value_and_grad(whole, (0, 1)))(x, gates, labels, partners)
@@ -205,7 +296,7 @@ print(jax.device_count())
 
 @pytest.mark.slow
 def test_four_devices_give_the_value_and_gradients_of_one(forked):
-    assert forked(SHARDED, devices=4) == 4
+    assert forked(SHARDED, devices=4, quickly=False) == 4
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,17 @@ def test_both_ways_of_reading_give_the_same_batches():
     jax.tree.map(np.testing.assert_array_equal, memory, read)
 
 
+@pytest.mark.parametrize("in_memory_bytes", [2**20, 0])
+def test_parts_of_a_batch_are_its_rows(in_memory_bytes):
+    def third(part, parts):
+        options = dict(part=part, parts=parts, in_memory_bytes=in_memory_bytes)
+        batches = iter(pair_batches(few_shot_source(50), batch_size=16, seed=5, **options))
+        return [next(batches) for _ in range(3)][2]
+
+    whole, parts = third(0, 1), [third(part, 4) for part in range(4)]
+    jax.tree.map(lambda w, *p: np.testing.assert_array_equal(np.concatenate(p), w), whole, *parts)
+
+
 @pytest.mark.parametrize("size", [0, 7])
 def test_odd_batches_are_refused(size):
     with pytest.raises(ValueError, match=f"even batch_size, got {size}"):

@@ -1,6 +1,13 @@
 """The comparison's recipe as other recipes reach it: an encoder for each of its methods."""
 
+import flax.linen as nn
+import jax
 import pytest
+
+from configs.hydra import ablation_glyphs
+from experiments.common.variants import variant
+from experiments.hydra import ablation, hydra
+from rml.errors import UserError
 
 PROGRAM = """
 import json, sys
@@ -51,3 +58,38 @@ def test_a_methods_directory_gives_the_encoder_of_that_method(forked, tmp_path):
     assert "compares methods" in found["run"]
     assert "supcon" in found["run"]
     assert found["method"].startswith("unknown method 'supcom'; did you mean 'supcon'")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "metrics"),
+    [
+        ("stochastic", {"encoder", "head", "filter"}, set()),
+        ("published", {"encoder", "head", "filter", "probe", "norm"}, {"probe_accuracy"}),
+        (
+            "later",
+            {"encoder", "head", "filter", "probe", "norm", "options"},
+            {"probe_accuracy", "temperature", "ungated"},
+        ),
+    ],
+)
+def test_variants_have_the_parts_of_their_form(name, parts, metrics):
+    config = variant(ablation_glyphs.get_config(), name)
+    task = hydra.task(config)
+    state = jax.eval_shape(lambda key: nn.meta.unbox(task.init(key)), jax.random.key(0))
+    assert set(state.params) == parts
+    assert ("filter" in state.model_state["batch_stats"]) == (name != "stochastic")
+    after, measured = jax.eval_shape(task.step, state, task.batch_spec)
+    assert metrics == set(measured) & {"probe_accuracy", "temperature", "ungated"}
+    assert jax.tree.map(jax.numpy.shape, after) == jax.tree.map(jax.numpy.shape, state)
+
+
+def test_wrong_options_of_the_loss_are_named_before_the_first_variant_trains():
+    for change, message in (
+        ("loss.views=one", "did you mean 'all'|loss.views"),
+        ("loss.penalized=open", "did you mean 'openness'"),
+        ("loss.itself=yes", "expected a value of type bool"),
+    ):
+        config = ablation_glyphs.get_config()
+        config.variants["wrong"] = change
+        with pytest.raises(UserError, match=message):
+            ablation.hydra.task(ablation.variant(config, "wrong"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rml.errors import UserError
-from rml.hydra import draw_pairs, learn_gates, pair_auroc
+from rml.hydra import draw_pairs, gate_penalty, learn_gates, pair_auroc
 
 OPTIONS = dict(steps=100, learning_rate=0.1, temperature=0.1, penalty=0.1)
 CLASSES, EACH, WIDTH = 4, 12, 8
@@ -73,6 +73,16 @@ def test_gates_of_a_pair_do_not_depend_on_the_other_pairs_nor_on_its_order():
     swapped = learn_gates(features, labels, np.array([3]), np.array([2]), **OPTIONS)
     np.testing.assert_allclose(both[1], alone[0], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(swapped, alone, rtol=1e-3, atol=1e-5)
+
+
+def test_the_penalty_moves_gates_to_binary_values():
+    features, labels = planted()
+    pair = np.array([0]), np.array([1])
+    free, bound = (
+        gate_penalty(learn_gates(features, labels, *pair, **OPTIONS | {"penalty": weight}))
+        for weight in (0.0, 10.0)
+    )
+    assert bound < free / 2
 
 
 def test_without_steps_all_gates_are_half_open():

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,32 @@ def test_barlow_twins_matches_numpy(check, normal):
 
     a = normal(0, 9, 4)
     check(barlow_twins, reference, a, a + normal(1, 9, 4))
+
+
+def test_weights_and_floors_are_where_the_equations_have_them(check, normal):
+    def vicreg_reference(a, b):
+        total = 3 * np.mean((a - b) ** 2)
+        for z in (a, b):
+            cov = np.cov(z, rowvar=False)
+            variance = np.diagonal(cov)
+            total += 5 * np.mean(np.maximum(0, 1 - np.sqrt(variance + 0.2)))
+            total += 7 * np.sum((cov - np.diag(variance)) ** 2) / z.shape[1]
+        return total
+
+    def barlow_reference(a, b):
+        def floored(z):
+            z = z - z.mean(0)
+            return z / np.sqrt(np.maximum(z.var(0), 0.3))
+
+        c = floored(a).T @ floored(b) / len(a)
+        off = c - np.diag(np.diagonal(c))
+        return np.sum((1 - np.diagonal(c)) ** 2) + 0.4 * np.sum(off**2)
+
+    a = normal(4, 9, 4) * np.array([0.3, 0.8, 0.4, 1.5])
+    b = a + 0.3 * normal(5, 9, 4)
+    options = dict(invariance=3.0, variance=5.0, covariance=7.0, eps=0.2)
+    check(partial(vicreg, **options), vicreg_reference, a, b)
+    check(partial(barlow_twins, redundancy=0.4, eps=0.3), barlow_reference, a, b)
 
 
 def test_barlow_twins_does_not_take_the_rounding_of_constants_for_correlation(normal):

@@ -1,0 +1,31 @@
+"""SimCLR's choices one at a time on 10,000 articles of clothing, three seeds each.
+
+python -m experiments.run --config=configs/contrastive/ablation_fashion.py \
+    --workdir=runs/simclr_ablation
+
+Not run in full here. `make claims ONLY=simclr` measures it into results/simclr.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.contrastive import simclr_fashion
+
+
+def get_config() -> ConfigDict:
+    config = simclr_fashion.get_config()
+    config.experiment = "contrastive.ablation"
+    config.recipe, config.seeds = "contrastive.views", 3
+    config.head.layers = 2
+    config.train.update(dict(steps=300, eval_every=0, checkpoint_every=300))
+    # Each is the config above but for these values.
+    config.variants = dict(
+        temperature_0_05="loss.temperature=0.05",
+        temperature_0_5="loss.temperature=0.5",
+        temperature_1="loss.temperature=1.0",
+        batch_64="train.batch_size=64",
+        linear_head="head.layers=1",
+        deep_head="head.layers=3",
+        erased_only="augment.order=random_erase",
+        not_erased="augment.order=random_flip,random_affine",
+    )
+    return config

@@ -1,0 +1,15 @@
+"""BYOL on 5,000 handwritten digits.
+
+python -m experiments.run --config=configs/contrastive/byol_mnist5k.py --workdir=runs/byol_mnist5k
+
+Not run in full here. `make claims ONLY=byol` measures it into results/byol.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+from configs.contrastive.parts import BYOL
+
+
+def get_config() -> ConfigDict:
+    return parts.pretraining("contrastive.views", **BYOL)

@@ -1,0 +1,17 @@
+"""Decoupled contrastive learning (DCLW) on 5,000 handwritten digits.
+
+python -m experiments.run --config=configs/contrastive/dcl_mnist5k.py --workdir=runs/dcl_mnist5k
+
+Not run in full here. `make claims ONLY=dcl` measures it into results/dcl.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+
+
+def get_config() -> ConfigDict:
+    return parts.pretraining(
+        "contrastive.views",
+        loss=dict(name="dcl", temperature=0.2, sigma=0.5),
+    )

@@ -1,0 +1,21 @@
+"""DINO's loss with two crops on 5,000 handwritten digits.
+
+python -m experiments.run --config=configs/contrastive/dino_mnist5k.py --workdir=runs/dino_mnist5k
+
+Not run in full here. `make claims ONLY=dino` measures it into results/dino.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+from configs.contrastive.parts import mlp
+
+
+def get_config() -> ConfigDict:
+    return parts.pretraining(
+        "contrastive.views",
+        head=mlp(64),
+        prototypes=dict(number=256),
+        loss=dict(name="dino", temperature=0.1, teacher_temperature=0.04, center_momentum=0.9),
+        momentum=dict(schedule="cosine", start=0.99),
+    )

@@ -1,0 +1,21 @@
+"""NNCLR on 5,000 handwritten digits.
+
+python -m experiments.run --config=configs/contrastive/nnclr_mnist5k.py --workdir=runs/nnclr_mnist5k
+
+Not run in full here. `make claims ONLY=nnclr` measures it into results/nnclr.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+from configs.contrastive.parts import mlp
+
+
+def get_config() -> ConfigDict:
+    return parts.pretraining(
+        "contrastive.views",
+        head=mlp(128),
+        predictor=mlp(128),
+        loss=dict(name="nnclr", temperature=0.1),
+        queue=dict(size=2048),
+    )

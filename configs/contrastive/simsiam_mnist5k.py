@@ -1,0 +1,16 @@
+"""SimSiam on 5,000 handwritten digits.
+
+python -m experiments.run --config=configs/contrastive/simsiam_mnist5k.py \
+    --workdir=runs/simsiam_mnist5k
+
+Not run in full here. `make claims ONLY=simsiam` measures it into results/simsiam.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+from configs.contrastive.parts import SIMSIAM
+
+
+def get_config() -> ConfigDict:
+    return parts.pretraining("contrastive.views", **SIMSIAM)

@@ -1,0 +1,20 @@
+"""SwAV with two crops on 5,000 handwritten digits.
+
+python -m experiments.run --config=configs/contrastive/swav_mnist5k.py --workdir=runs/swav_mnist5k
+
+Not run in full here. `make claims ONLY=swav` measures it into results/swav.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+from configs.contrastive.parts import mlp
+
+
+def get_config() -> ConfigDict:
+    return parts.pretraining(
+        "contrastive.views",
+        head=mlp(64),
+        prototypes=dict(number=100),
+        loss=dict(name="swav", temperature=0.1, epsilon=0.05, iterations=3),
+    )

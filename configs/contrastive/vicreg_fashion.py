@@ -1,0 +1,16 @@
+"""VICReg on 10,000 articles of clothing.
+
+python -m experiments.run --config=configs/contrastive/vicreg_fashion.py \
+    --workdir=runs/vicreg_fashion
+
+Not run in full here. `make claims ONLY=vicreg` measures it into results/vicreg.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+from configs.contrastive.parts import VICREG, fashion
+
+
+def get_config() -> ConfigDict:
+    return parts.pretraining("contrastive.views", **VICREG, **fashion())

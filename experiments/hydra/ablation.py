@@ -1,0 +1,92 @@
+"""Hydra's choices one at a time: how pairs are drawn, the gates, the filter, the published forms.
+
+Every variant is the same run but for what `config.variants` names, on the same data in the same
+order. `published` is the authors' first code and `later` their second, see `rml.hydra`.
+"""
+
+from typing import Any
+
+from experiments.common import figures
+from experiments.common.comparison import for_each
+from experiments.common.pretraining import train
+from experiments.common.variants import BASE, variant
+from experiments.hydra import hydra, methods
+from experiments.hydra.evaluator import TransferEvaluator
+from experiments.ranges import Range
+from rml.encoder import ImageEmbedder
+from rml.hydra import gate_statistics
+from rml.training import Claim, Progress, RunDirectory, Task, TrainState, initial_state
+
+SOURCE = "Hydra (arXiv:2410.18200), its ablations; data and sizes are this repository's"
+CLAIMS = (
+    Claim("Pairs of any two classes leave a RankMe of the projections at least 1.1 times that of "
+          "pairs of a class with itself",
+          "rankme_projections_over_identical", ">=", 1.1, SOURCE,
+          stated="2026-11-26", null="rankme_projections_open_over_identical"),
+    Claim("Without gates a linear probe loses at least half a point",
+          "linear_probe_over_open", ">=", 0.005, SOURCE,
+          stated="2026-11-26", null="linear_probe_untrained_over_open"),
+    Claim("The paper's own filter is within a point of ours by a linear probe",
+          "linear_probe_paper_filter_over_base", ">=", -0.01, SOURCE,
+          stated="2026-11-26", null="linear_probe_untrained_over_base"),
+)  # fmt: skip
+RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other images
+CAPTIONS = {
+    "accuracies.png": "Test accuracy of neighbours and of a linear probe by variant.",
+    "ranks.png": "RankMe of the test images' features and projections by variant.",
+}
+PICTURE = "accuracies.png"
+ACCURACIES = {"kNN": "knn", "probe": "linear_probe"}
+RANKS = {"features": "rankme", "projections": "rankme_projections"}
+
+
+def task(config: Any) -> Task:
+    """The training problem of the variant that a config is of, by default of the base."""
+    return hydra.task(variant(config, config.get("method", BASE)))
+
+
+def encoder(config: Any, state: TrainState) -> ImageEmbedder:
+    """The features of images that a trained state of a variant gives."""
+    return hydra.encoder(variant(config, config.get("method", BASE)), state)
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains every variant, compares each with the base, draws."""
+    configs = {name: variant(config, name) for name in (BASE, *config.variants)}
+    problems = {name: hydra.task(own) for name, own in configs.items()}  # a mistake is told now
+    TransferEvaluator(methods.build_model(config, "hydra"), config).check()
+
+    def judge(name: str, variables: Any) -> dict[str, float]:
+        model = methods.build_model(configs[name], "hydra")
+        evaluator = TransferEvaluator(model, configs[name])
+        return evaluator.measure_own(variables, evaluator.features(variables))
+
+    def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], None]:
+        variables = train(configs[name], inner, problems[name]).variables
+        gates = methods.build_model(configs[name], "hydra").apply(variables, method="pair_gates")
+        shares = {key: float(value) for key, value in gate_statistics(gates).items()}
+        metrics = judge(name, variables) | shares
+        Progress().note(f"{name}: {', '.join(f'{k} {v:.4g}' for k, v in metrics.items())}")
+        return metrics, None
+
+    found = {name: metrics for name, (metrics, _) in for_each(run, configs, measure).items()}
+    start = initial_state(problems[BASE], seed=config.seed).variables
+    measured = found | {"untrained": judge(BASE, start)}
+    metrics = {f"{key}_{name}": v for name, own in measured.items() for key, v in own.items()}
+    for other in configs:
+        theirs = measured[other]
+        for name, own in measured.items():
+            infix = "" if name == BASE else f"_{name}"
+            if name == other:
+                continue
+            for key in ACCURACIES.values():
+                metrics[f"{key}{infix}_over_{other}"] = own[key] - theirs[key]
+            for key in RANKS.values():
+                metrics[f"{key}{infix}_over_{other}"] = own[key] / theirs[key]
+    for file, names, label in (
+        ("accuracies.png", ACCURACIES, "test accuracy"),
+        ("ranks.png", RANKS, "RankMe"),
+    ):
+        series = {shown: [own[key] for own in found.values()] for shown, key in names.items()}
+        figures.bars(run.figure(file), [n.replace("_", " ") for n in found], series, ylabel=label)
+    return metrics
