@@ -50,6 +50,7 @@ def warps(
 ) -> dict[str, Any]:
     """Augmentation of light characters on black: an affine warp, then a rectangle erased."""
     return dict(
+        exchange=False,
         order=("random_affine", "random_erase"),
         random_affine=dict(degrees=degrees, translate=0.1, scale=scale, shear=shear, fill=fill()),
         random_erase=dict(p=0.5, scale=(0.02, 0.1), fill=fill()),
@@ -81,7 +82,7 @@ def crops(
         steps["gaussian_blur"] = dict(sigma=(0.1, 2.0), kernel_size=23, p=blur)
     if solarize is not None:
         steps["solarize"] = dict(p=solarize)
-    return dict(order=tuple(steps), **steps)
+    return dict(exchange=False, order=tuple(steps), **steps)
 
 
 def convnet(
@@ -126,6 +127,7 @@ def pretraining(experiment: str, **parts: Any) -> ConfigDict:
             loss=dict(temperature=0.2),
             optimizer=optimizer(learning_rate=2e-3, warmup_steps=50),
             dtype="float32",
+            precision="default",
             mesh=mesh(),
             train=training(steps=1000, eval_every=200),
             evaluation=dict(batch_size=500, knn_k=10, knn_temperature=0.07),

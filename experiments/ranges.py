@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from experiments import registry
-from rml.errors import UserError, unknown
+from rml.errors import UserError, a_url, unknown
 
 
 class Range(NamedTuple):
@@ -87,6 +87,7 @@ RANGES: dict[str, Range] = {
 
 CHOICES = {
     "dtype": ("bfloat16", "float16", "float32"),
+    "precision": ("default", "highest"),
     "image_dtype": ("float32", "uint8"),
     "loss.form": ("in", "out"),
 }
@@ -118,11 +119,13 @@ def check_config(config: ConfigDict) -> None:
     """Checks all that is known of a config without its recipe and its data.
 
     Raises:
-      UserError: A number is out of range, a name unknown, or a key unknown or missing.
+      UserError: A number is out of range, a name unknown, a path a URL, a key unknown or missing.
     """
     check_keys(config)
     check_ranges(config, RANGES)
     for key, value in _leaves(config):
+        if isinstance(value, str) and "://" in value:
+            raise a_url(value, key)
         choices = _row(CHOICES, key)
         if choices and value not in choices:
             raise unknown(key, str(value), choices)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from experiments.ranges import checked_experiment
 from rml.errors import UserError
+from rml.ops import use_precision
 from rml.training import CompiledTask, Task, make_mesh
 from tpu.chips import CHIPS, example, parse_topology
 
@@ -105,7 +106,7 @@ def compile_step(config: Any, devices: Sequence[Any]) -> Compiled:
     """Compiles the step that `rml.training.fit` would run under this config.
 
     Args:
-      config: The run's config, of which `mesh` and `seed` are read here.
+      config: The run's config, of which `mesh`, `precision` and `seed` are read here.
       devices: To compile for.
 
     Returns:
@@ -119,7 +120,8 @@ def compile_step(config: Any, devices: Sequence[Any]) -> Compiled:
     task = build_task(config)
     started = time.perf_counter()
     try:
-        step = CompiledTask(task, mesh, seed=config.seed)
+        with use_precision(config.precision):
+            step = CompiledTask(task, mesh, seed=config.seed)
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
         if "RESOURCE_EXHAUSTED" not in text:

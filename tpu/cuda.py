@@ -8,6 +8,7 @@ import jax
 import jax.export
 import numpy as np
 
+from rml.ops import use_precision
 from rml.training import CompiledTask, use_mesh
 from tpu import hlo
 from tpu.collectives import collectives
@@ -36,13 +37,14 @@ def export(config: Any, devices: int, *, write: Callable[[str], Any]) -> dict[st
     there = found[0].platform == "gpu"
     mesh = mesh_of(config, found)
     task = build_task(config)
-    compiled = CompiledTask(task, mesh, seed=config.seed)
+    with use_precision(config.precision):
+        compiled = CompiledTask(task, mesh, seed=config.seed)
     batch = jax.tree.map(
         lambda spec, sharding: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding),
         task.batch_spec,
         compiled.batch_shardings,
     )
-    with use_mesh(mesh):
+    with use_mesh(mesh, compiled.rules), use_precision(config.precision):
         exported = jax.export.export(jax.jit(task.step, donate_argnums=0), platforms=["cuda"])(
             compiled.abstract_state, batch
         )

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
         data=parts.pydocs(train="train[:25%]", tasks=("docstring_to_code",)),
         tokens=dict(query_length=48, document_length=64),
         loss=dict(temperature=0.05),
-        negatives=dict(mined=8, hard_share=0.1),
+        negatives=dict(mined=8, hard_share=0.1, exchange=False),
         train=parts.training(batch_size=32, steps=100, log_every=5, checkpoint_every=100),
         **dict.fromkeys(("pairs", "queue", "momentum")),
     )

@@ -23,7 +23,13 @@ def contriever(**changes: Any) -> ConfigDict:
             # name: crops, inverse_cloze (of which `keep` is an option), same;
             # corruption: none, delete, replace, mask, shuffle.
             pairs=dict(
-                name="crops", min_ratio=0.05, max_ratio=0.5, keep=0.0, corruption="delete", rate=0.1
+                name="crops",
+                min_ratio=0.05,
+                max_ratio=0.5,
+                keep=0.0,
+                corruption="delete",
+                rate=0.1,
+                exchange=False,
             ),
             model=dict(name="minilm", run=""),
             loss=dict(temperature=0.05, negatives="queue"),
@@ -31,6 +37,7 @@ def contriever(**changes: Any) -> ConfigDict:
             momentum=dict(schedule="constant", start=0.99),
             optimizer=optimizer(learning_rate=5e-5, warmup_steps=20),
             dtype="float32",
+            precision="default",
             mesh=parts.mesh(),
             train=training(steps=120, log_every=5, checkpoint_every=30),
             evaluation=dict(

@@ -21,10 +21,11 @@ def get_config() -> ConfigDict:
             experiment="retrieval.search",
             seed=0,
             data=parts.source("pydocs", split="all", text_key="docstring", source_key="name"),
-            model=dict(name="minilm", run=""),
+            model=dict(name="minilm", run="", untrained=False),
             max_length=64,
             k=5,
             dtype="float32",
+            precision="default",
             mesh=parts.mesh(),
         )
     )

@@ -6,6 +6,9 @@ from typing import Any
 from experiments import registry
 from rml.training import Claim
 
+STRANGERS = {"strangers": {"augment.exchange": True}}
+"""The null of what is learned from views or labels: those of other images of the batch."""
+
 
 def other_data(config: Any, file: str | Path) -> str:
     """The name of a config's data where the thresholds of its claims were set on other data.
@@ -36,11 +39,15 @@ def other_data(config: Any, file: str | Path) -> str:
     return name if name and names and name not in names else ""
 
 
-def features_are_learned(source: str) -> tuple[Claim, ...]:
+def features_are_learned(source: str, *, stated: str) -> tuple[Claim, ...]:
     """Claims that pretraining beats raw pixels and the same encoder untrained.
+
+    Where training is absent the untrained encoder stands beside pixels. Where it learns nothing of
+    images, it is trained on views of strangers: a recipe has `STRANGERS` among its `NULLS`.
 
     Args:
       source: The paper; data and margins are this repository's.
+      stated: Date on which the recipe took these margins.
 
     Returns:
       Four claims on the metrics of `ImageEvaluator.compare`.
@@ -48,11 +55,14 @@ def features_are_learned(source: str) -> tuple[Claim, ...]:
     source = f"{source}: features are better; data and margin are this repository's"
     return (
         Claim("kNN on the features is above kNN on raw pixels by 2 points",
-              "knn_over_pixels", ">=", 0.02, source),
+              "knn_over_pixels", ">=", 0.02, source,
+              stated=stated, null="knn_untrained_over_pixels"),
         Claim("kNN is above the untrained encoder's by 2 points",
-              "knn_over_untrained", ">=", 0.02, source),
+              "knn_over_untrained", ">=", 0.02, source, stated=stated, null_run="strangers"),
         Claim("A linear probe is above one on raw pixels by 5 points",
-              "linear_probe_over_pixels", ">=", 0.05, source),
+              "linear_probe_over_pixels", ">=", 0.05, source,
+              stated=stated, null="linear_probe_untrained_over_pixels"),
         Claim("A linear probe is above the untrained encoder's by 1 point",
-              "linear_probe_over_untrained", ">=", 0.01, source),
+              "linear_probe_over_untrained", ">=", 0.01, source,
+              stated=stated, null_run="strangers"),
     )  # fmt: skip

@@ -1,9 +1,7 @@
-"""Image encoders as a config names them, the encoder of a run, and pretrained ones."""
+"""Image encoders as a config names them, and the encoder of a run or of published weights."""
 
 import dataclasses
-import functools
 import inspect
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from experiments.common.weights import WEIGHTS, open_weights, pretrained_encoder
 from experiments.registry import config_keys, find_experiment
 from rml import models
 from rml.data import augment
 from rml.encoder import Encoder, ImageEmbedder
 from rml.errors import UserError
-from rml.models import pretrained
-from rml.models.layers import MIN_IMAGE, module_options
+from rml.models.layers import module_options
 from rml.retrieval import TextEmbedder
 from rml.retrieval.embed import on_mesh
 from rml.training import Task, TrainState, make_mesh
@@ -30,12 +28,6 @@ from rml.training.config_file import CONFIG, TRACES, read_config
 
 TOKENIZER = "tokenizer.json"
 """A run's file with the tokenizer that its encoder reads."""
-
-WEIGHTS = "weights:"
-"""Begins the name of a pretrained encoder, where another names the directory of a run."""
-
-SIDE = 64
-"""Pixels of the shorter side of images that a pretrained encoder is given."""
 
 KINDS = {
     "images": ("data.image_shape", "an encoder of images, such as contrastive.simclr"),
@@ -243,10 +235,16 @@ def load_embedder(
 
 
 def open_encoder(
-    directory: Path, *, step: int | None = None, mesh: Mesh | None = None, **options: Any
+    name: str | Path, *, step: int | None = None, mesh: Mesh | None = None, **options: Any
 ) -> Encoder:
-    """The encoder of a run with its preprocessing; see `rml.load`."""
+    """The encoder of a run, or of published weights, with its preprocessing; see `rml.load`."""
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    if str(name).startswith(WEIGHTS):
+        if step is not None or options:
+            given = "a step" if step is not None else f"the option {next(iter(options))!r}"
+            raise UserError(f"{name} takes no options, got {given}")
+        return open_weights(str(name), mesh)
+    directory = Path(name).expanduser()
     config, embedder, found = load_embedder(
         directory, key="the run directory", step=step, mesh=mesh, **options
     )
@@ -279,35 +277,3 @@ def load_encoder(name: str | Path, image_shape: Any, *, key: str = "features.run
             f"data.image_shape is {list(image_shape)}"
         )
     return embedder
-
-
-def pretrained_encoder(name: str, image_shape: Any, *, key: str = "features.run") -> ImageEmbedder:
-    """A pretrained encoder of images, see `rml.models.pretrained.load_images`.
-
-    Args:
-      name: "weights:NAME", such as "weights:efficientnet_lite0", then "/LAYER" for the features of
-        an earlier layer, such as "/stage3", and "@SIDE" for the length that the shorter side of
-        images is resized to, 64 if not given.
-      image_shape: Of the images that it is given, grey or coloured.
-      key: Key of the config that named the encoder, for messages.
-
-    Returns:
-      The encoder.
-
-    Raises:
-      UserError: There are no such weights, no such layer, or no images of this shape.
-    """
-    match = re.fullmatch(WEIGHTS + r"([^/@]+)(?:/([^/@]+))?(?:@(\d+))?", name)
-    if match is None:
-        raise UserError(f"{key} is {name!r}, expected weights:NAME, weights:NAME/LAYER@SIDE")
-    weights, layer, side = match[1], match[2] or "last", int(match[3] or SIDE)
-    if side < MIN_IMAGE:
-        raise UserError(f"{key} is {name!r}, expected a side of at least {MIN_IMAGE} pixels")
-    model = pretrained.load_images(weights, layer=layer)
-    if len(image_shape) != 3 or image_shape[2] not in (1, 3):
-        raise UserError(
-            f"{name} encodes images of 1 or 3 channels, data.image_shape is {list(image_shape)}"
-        )
-    mesh = make_mesh()
-    encode = functools.partial(model.encode, side=side)
-    return ImageEmbedder(encode, on_mesh(model.variables, mesh), mesh=mesh)

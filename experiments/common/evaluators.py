@@ -9,14 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from experiments.common import figures
-from experiments.common.images import all_batches, open_images
+from experiments.common.images import all_batches, open_images, warn_of_oddities
 from rml import data, evaluation
 from rml.data import augment
+from rml.data.given import GivenImages, in_slices
+from rml.encoder import ImageEmbedder
 from rml.errors import UserError
-from rml.training.processes import is_primary
+from rml.training import make_mesh
+from rml.training.processes import is_primary, largest
 
 log = logging.getLogger("rml.experiments")
 
@@ -26,8 +30,18 @@ Splits = tuple[Labelled, Labelled]
 """Features and labels of the training images, and of the test images."""
 
 
-def encode(encoder: Callable[[Any], Array], source: data.Source, *, batch_size: int) -> Labelled:
-    """Features and labels of a source, in its order."""
+def encode(encoder: Callable[[Any], Any], source: data.Source, *, batch_size: int) -> Labelled:
+    """Features and labels of a source, in its order.
+
+    Devices and processes of an `ImageEmbedder`'s mesh share them; another function of images is
+    applied by every process to all.
+    """
+    if isinstance(encoder, ImageEmbedder):
+        images = in_slices(source)
+        features = jnp.asarray(encoder(images))
+        if isinstance(images, GivenImages):  # each process has read the labels of its own
+            return features, jnp.asarray(largest(images.labels))
+        return features, jnp.asarray(source.arrays()["label"])
     return evaluation.extract_features(
         encoder, all_batches(source, batch_size), batch_size=batch_size
     )
@@ -51,11 +65,14 @@ class ImageEvaluator:
         """
         self.config, self.options, self.seed = config, config.evaluation, config.seed
         self._needs_labels, self._warned = labelled, False
-        self._encode = jax.jit(
-            lambda variables, images: model.apply(
-                variables, augment.to_float(images), method=model.features
-            )
+        self._function = lambda variables, images: model.apply(
+            variables, augment.to_float(images), method=model.features
         )
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The run's devices, which share the work."""
+        return make_mesh(self.config.mesh)
 
     @cached_property
     def train(self) -> data.Source:
@@ -85,20 +102,22 @@ class ImageEvaluator:
                 f"data.test={self.test.split!r} of {self.test.name} holds {len(self.test)} image, "
                 "expected at least 2"
             )
-        odd = data.oddities(self.train, self.test)
-        if not self.labelled:
-            odd.append(
-                f"{self.config.data.name} has no labels: nearest neighbours and probes are left "
-                "out, uniformity, spectra and t-SNE are not"
-            )
-        for one in odd if is_primary() else ():
-            log.warning("%s", one)
+        unlabelled = (
+            f"{self.config.data.name} has no labels: nearest neighbours and probes are left out, "
+            "uniformity, spectra and t-SNE are not"
+        )
+        warn_of_oddities(self.train, self.test, *[] if self.labelled else [unlabelled])
 
     def features(self, variables: Any) -> Splits:
-        """Features and labels of the training and test images."""
-        return self.extract(lambda images: self._encode(variables, images))
+        """Features and labels of the training and test images.
 
-    def extract(self, encoder: Callable[[Any], Array]) -> Splits:
+        Args:
+          variables: The model's variables, which stay as they lie on the mesh.
+        """
+        size = self.options.batch_size
+        return self.extract(ImageEmbedder(self._function, variables, size, self.mesh))
+
+    def extract(self, encoder: Callable[[Any], Any]) -> Splits:
         """Features and labels of both splits by any function of images."""
         size = self.options.batch_size
         return encode(encoder, self.train, batch_size=size), encode(
@@ -114,6 +133,7 @@ class ImageEvaluator:
                 num_classes=self.train.num_classes,
                 k=min(self.options.knn_k, len(train)),
                 temperature=self.options.knn_temperature,
+                mesh=self.mesh,
             )
         )  # fmt: skip
 
@@ -135,6 +155,7 @@ class ImageEvaluator:
             evaluation.linear_probe(
                 train, train_labels, test, test_labels,
                 num_classes=self.train.num_classes, key=jax.random.key(self.seed),
+                mesh=self.mesh,
             ).accuracy
         )  # fmt: skip
 
@@ -167,6 +188,8 @@ class ImageEvaluator:
         for kind in ("knn", "linear_probe"):
             for other in ("untrained", "pixels"):
                 metrics[f"{kind}_over_{other}"] = metrics[kind] - metrics[f"{kind}_{other}"]
+            absent = metrics[f"{kind}_untrained"] - metrics[f"{kind}_pixels"]
+            metrics[f"{kind}_untrained_over_pixels"] = absent
         return metrics
 
     def draw(self, folder: Callable[[str], Path], trained: Splits, untrained: Splits) -> None:

@@ -1,5 +1,6 @@
 """Images as a config names them: sources, batches and augmentations."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from jaxtyping import Array
 from rml import data
 from rml.data import augment
 from rml.errors import UserError, unknown
+from rml.training.processes import is_primary
+
+log = logging.getLogger("rml.experiments")
 
 
 def open_images(config: Any, split: str, *, labelled: bool = False) -> data.Source:
@@ -44,6 +48,18 @@ def open_images(config: Any, split: str, *, labelled: bool = False) -> data.Sour
     return data.require_labels(source, config.experiment) if labelled else source
 
 
+def warn_of_oddities(train: data.Source, test: data.Source, *others: str) -> None:
+    """Warns of what makes results on two sources say little, see `rml.data.oddities`.
+
+    Args:
+      train: Source that is trained on.
+      test: Source that is tested on.
+      *others: Further lines.
+    """
+    for one in (*data.oddities(train, test), *others) if is_primary() else ():
+        log.warning("%s", one)
+
+
 def training_batches(config: Any, source: data.Source, part: int, parts: int) -> grain.IterDataset:
     """Shuffled batches of a source for ever, this part of `parts` equal parts of each."""
     return data.batches(
@@ -70,6 +86,9 @@ def batch_spec(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
 def augmentation(config: Any, part: str = "augment") -> Callable[[Any, Array], Array]:
     """The augmentation of a config: the steps that `augment.order` names, with their options.
 
+    With `augment.exchange` the images of a batch are exchanged before, at random: neither views nor
+    labels of an image belong to it then, which is the null of claims on what is learned from them.
+
     Args:
       config: The run's config.
       part: Key of the augmentation, where views have different ones.
@@ -81,8 +100,16 @@ def augmentation(config: Any, part: str = "augment") -> Callable[[Any, Array], A
       UserError: The order names a step that the config lacks.
     """
     steps = config[part]
-    known = [name for name in steps if name != "order"]
+    known = [name for name in steps if name not in ("order", "exchange")]
     for name in steps.order:
         if name not in known:
             raise unknown(f"augmentation in {part}.order", name, known)
-    return augment.compose([(name, dict(steps[name])) for name in steps.order])
+    pipeline = augment.compose([(name, dict(steps[name])) for name in steps.order])
+    if not steps.get("exchange", False):
+        return pipeline
+
+    def exchanged(key: Any, images: Array, **options: Any) -> Array:
+        own, rest = jax.random.split(key)
+        return pipeline(rest, jax.random.permutation(own, images), **options)
+
+    return exchanged

@@ -25,6 +25,7 @@ from rml.errors import UserError
 from rml.nested import flatten
 from rml.training import RunDirectory, Task, TrainState, initial_state
 from rml.training.mesh import batch_axes
+from rml.training.processes import local_copy
 
 SEED = "seed"
 TaskOf = Callable[[Any], Task]
@@ -104,7 +105,8 @@ def unstack(state: PyTree, run: int) -> PyTree:
 
 def on_one_device(state: PyTree) -> PyTree:
     """A copy of a state on this process's first device; the state itself if that is where it is."""
-    return jax.device_put(state, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.device_put(local_copy(state), place)
 
 
 @jax.jit

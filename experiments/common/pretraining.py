@@ -25,7 +25,7 @@ from rml.training import (
     momentum_schedule,
     read_metrics,
 )
-from rml.training.processes import is_primary
+from rml.training.processes import is_primary, local_copy
 
 log = logging.getLogger("rml.experiments")
 
@@ -62,6 +62,13 @@ def momentum(config: Any) -> Any:
 
 
 def train(config: Any, run: RunDirectory, task: Task, shown: str = "eval/knn") -> TrainState:
+    """Trains as `train_on_mesh`; the state after the last step is whole in each process."""
+    return local_copy(train_on_mesh(config, run, task, shown))
+
+
+def train_on_mesh(
+    config: Any, run: RunDirectory, task: Task, shown: str = "eval/knn"
+) -> TrainState:
     """Trains a task for as long as the config says.
 
     Args:
@@ -71,7 +78,7 @@ def train(config: Any, run: RunDirectory, task: Task, shown: str = "eval/knn") -
       shown: Metric that is shown beside the loss.
 
     Returns:
-      The state after the last step.
+      The state after the last step, as it lies on the mesh.
     """
     options = {key: value for key, value in config.train.items() if key != "batch_size"}
     known = inspect.signature(fit).parameters
@@ -145,9 +152,9 @@ def pretrain(
     evaluator = ImageEvaluator(model, config, labelled=labelled)
     evaluator.check()
     images = first_images(evaluator)
-    state = train(config, run, task)
-    trained = evaluator.features(state.variables)
-    untrained = evaluator.features(initial_state(task, seed=config.seed).variables)
+    trained = evaluator.features(train_on_mesh(config, run, task).variables)
+    start = initial_state(task, seed=config.seed, mesh=evaluator.mesh)
+    untrained = evaluator.features(start.variables)
     metrics = evaluator.compare(trained, untrained)
     draw_course(config, run, images, loss_label=loss_label, num_classes=evaluator.train.num_classes)
     evaluator.draw(run.figure, trained, untrained)

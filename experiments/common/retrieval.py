@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.common import figures
 from experiments.common.encoders import TOKENIZER
-from experiments.common.pretraining import train
+from experiments.common.pretraining import train_on_mesh
 from experiments.common.texts import Corpus, TextModel
 from rml import evaluation
 from rml.data.text import RetrievalData
@@ -115,7 +115,7 @@ def train_encoder(config: Any, run: RunDirectory, task: Task, model: TextModel) 
     file = run.path / TOKENIZER
     if not file.exists():
         model.tokenizer.save(str(file))
-    return model.features(train(config, run, task, "eval/ndcg").variables)
+    return model.features(train_on_mesh(config, run, task, "eval/ndcg").variables)
 
 
 def draw_systems(figure: Callable[[str], Path], found: dict[str, Results]) -> None:

@@ -4,9 +4,11 @@
 * `alignment`, `uniformity`: Wang and Isola, arXiv:2005.10242. `rankme`: Garrido et al.,
   arXiv:2210.02885. `effective_rank`, `participation_ratio`, `singular_values`: spectra;
   `collapsed`: equal features.
-* `linear_cka`: Kornblith et al., arXiv:1905.00414. `clustering_scores`: agreement with classes.
+* `linear_cka`: Kornblith et al., arXiv:1905.00414. `clustering_scores`, `v_measure`: agreement
+  with classes.
 * `retrieval_scores`, `ndcg`, `recall` and others: rankings, equal to trec_eval's.
-* `paired_bootstrap`, `paired_randomization`, `holm`, `compare_systems`: significance.
+* `paired_bootstrap`, `paired_randomization`, `wilcoxon`, `holm`,
+  `compare_systems`: significance.
 * `extract_features`, `cached_features`: features of a whole data set; of frozen encoders, once.
 * `expected_calibration_error`, `probability_scores`: predicted probabilities.
 * `log_log_slopes`, `examples_needed`: how one quantity grows with another.
@@ -17,7 +19,12 @@ from rml.evaluation.alignment_uniformity import alignment, uniformity
 from rml.evaluation.cached import cached_features
 from rml.evaluation.calibration import expected_calibration_error, probability_scores
 from rml.evaluation.cka import linear_cka
-from rml.evaluation.clustering import clustering_accuracy, clustering_scores
+from rml.evaluation.clustering import (
+    VMeasure,
+    clustering_accuracy,
+    clustering_scores,
+    v_measure,
+)
 from rml.evaluation.collapse import (
     collapsed,
     effective_rank,
@@ -43,10 +50,12 @@ from rml.evaluation.retrieval import (
 from rml.evaluation.scaling import examples_needed, log_log_slope_interval, log_log_slopes
 from rml.evaluation.significance import (
     PairedDifference,
+    SignedRank,
     compare_systems,
     holm,
     paired_bootstrap,
     paired_randomization,
+    wilcoxon,
 )
 
 __all__ = [
@@ -54,6 +63,8 @@ __all__ = [
     "LogisticRegression",
     "PairedDifference",
     "Qrels",
+    "SignedRank",
+    "VMeasure",
     "accuracy",
     "alignment",
     "average_precision",
@@ -92,4 +103,6 @@ __all__ = [
     "success",
     "tie_order",
     "uniformity",
+    "v_measure",
+    "wilcoxon",
 ]

@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from rml.assets import default_data_dir
-from rml.data.given import GivenImages
-from rml.data.source import IN_MEMORY_BYTES, Source
+from rml.data.given import in_slices
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ def cached_features(
     Raises:
       DataError: Images of the source have several sizes.
     """
-    rows = _rows(images)
+    rows = in_slices(images)
     if jax.process_count() > 1:  # one that finds its file would leave the others waiting
         return encoder(rows)
     if directory is None:
@@ -106,16 +105,6 @@ def cached_features(
 
 def _default() -> Path:
     return Path(os.environ.get("RML_CACHE") or default_data_dir()) / "features"
-
-
-def _rows(images: Any) -> Any:
-    """Images that are sliced, in memory where they are few."""
-    if not isinstance(images, Source):
-        return images
-    if images.nbytes is None or images.nbytes <= IN_MEMORY_BYTES:
-        return images.arrays()["image"]
-    example = images[0]["image"]
-    return GivenImages(images, shape=example.shape, dtype=str(example.dtype))
 
 
 def _key(encoder: Frozen, rows: Any, name: str) -> str:

@@ -1,5 +1,7 @@
 """Agreement of a clustering with classes; computed on the host."""
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Array, Int
 
@@ -50,6 +52,46 @@ def clustering_scores(labels: Int[Array, " n"], clusters: Int[Array, " n"]) -> d
         "ari": float(adjusted_rand_score(true, found)),
         "accuracy": clustering_accuracy(labels, clusters),
     }
+
+
+class VMeasure(NamedTuple):
+    """Agreement of a clustering with classes, in shares of an entropy.
+
+    Attributes:
+      homogeneity: 1 if each cluster has rows of one class only.
+      completeness: 1 if each class is in one cluster only.
+      v_measure: Their weighted harmonic mean.
+    """
+
+    homogeneity: float
+    completeness: float
+    v_measure: float
+
+
+def v_measure(
+    labels: Int[Array, " n"], clusters: Int[Array, " n"], *, beta: float = 1.0
+) -> VMeasure:
+    """V-measure: homogeneity and completeness of a clustering, and their harmonic mean.
+
+    Args:
+      labels: True classes, any integers.
+      clusters: Cluster of each row, any integers.
+      beta: Weight of completeness against homogeneity; at 1 the V-measure is the `nmi` of
+        `clustering_scores`.
+
+    Returns:
+      The three numbers, of scikit-learn.
+
+    Raises:
+      ValueError: If there are no rows or the lengths differ.
+
+    Source: Rosenberg and Hirschberg 2007, V-Measure.
+    """
+    from sklearn.metrics import homogeneity_completeness_v_measure
+
+    _check(labels, clusters)
+    given = np.asarray(labels), np.asarray(clusters)
+    return VMeasure(*map(float, homogeneity_completeness_v_measure(*given, beta=beta)))
 
 
 def _check(labels: Array, clusters: Array) -> None:

@@ -4,10 +4,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from rml.evaluation.accuracy import accuracy
 from rml.evaluation.checks import require_finite, require_labels, require_same_width
+from rml.evaluation.devices import over_devices
 from rml.ops.topk import topk
 
 
@@ -21,6 +23,7 @@ def knn_predict(
     temperature: float = 0.07,
     weighted: bool = True,
     block: int = 1024,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "m c"]:
     """Class scores by the votes of the `k` training rows with the highest cosine.
 
@@ -37,6 +40,7 @@ def knn_predict(
       temperature: Temperature τ of the weights.
       weighted: Weight votes by similarity rather than count them.
       block: Test rows, and training rows, handled at a time.
+      mesh: Devices, of any number of processes, among which test rows are shared out.
 
     Returns:
       Shares of the vote, summing to 1 over classes.
@@ -60,24 +64,19 @@ def knn_predict(
         )
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    return _vote(
-        train_features,
-        train_labels,
-        test_features,
-        temperature,
-        num_classes=num_classes,
-        k=k,
-        weighted=weighted,
-        block=block,
-    )
+    options = dict(num_classes=num_classes, k=k, weighted=weighted, block=block)
+    voters = train_features, train_labels, temperature
+    if mesh is None or mesh.size == 1:
+        return _vote(*voters, test_features, **options)
+    return over_devices(_vote, voters, test_features, mesh, **options)
 
 
 @partial(jax.jit, static_argnames=("num_classes", "k", "weighted", "block"))
 def _vote(
     train_features: Array,
     train_labels: Array,
-    test_features: Array,
     temperature: float | Array,
+    test_features: Array,
     *,
     num_classes: int,
     k: int,
@@ -103,6 +102,7 @@ def knn_accuracy(
     temperature: float = 0.07,
     weighted: bool = True,
     block: int = 1024,
+    mesh: Mesh | None = None,
 ) -> Float[Array, ""]:
     """The share of test rows whose class wins the vote of `knn_predict`.
 
@@ -116,6 +116,7 @@ def knn_accuracy(
       temperature: Temperature τ of the weights.
       weighted: Weight votes by similarity rather than count them.
       block: Test rows, and training rows, handled at a time.
+      mesh: Devices, of any number of processes, among which test rows are shared out.
 
     Returns:
       A number between 0 and 1.
@@ -133,5 +134,6 @@ def knn_accuracy(
         temperature=temperature,
         weighted=weighted,
         block=block,
+        mesh=mesh,
     )
     return accuracy(scores, test_labels)

@@ -1,15 +1,18 @@
 """Linear probe: how well a linear classifier reads the classes from frozen features."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rml.evaluation.accuracy import accuracy
 from rml.evaluation.checks import require_finite, require_labels, require_same_width
+from rml.evaluation.devices import WHOLE, in_parts, on_each, on_this
 from rml.evaluation.logistic_regression import LogisticRegression, fit_logistic_regression
 from rml.ops.pairwise import dot_product
 
@@ -50,6 +53,7 @@ def linear_probe(
     held_out: float = 0.2,
     max_iterations: int = 500,
     tolerance: float = 1e-5,
+    mesh: Mesh | None = None,
 ) -> LinearProbe:
     """Fits logistic regression on standardised features, its penalty chosen on held-out rows.
 
@@ -70,6 +74,7 @@ def linear_probe(
       held_out: Share of the training rows held out to choose the penalty.
       max_iterations: L-BFGS steps at most, per fit.
       tolerance: Gradient norm at which a fit has converged.
+      mesh: Devices, of any number of processes, among which training rows are shared out.
 
     Returns:
       The probe.
@@ -94,14 +99,14 @@ def linear_probe(
     mean, scale = _moments(train_features)
     x = (train_features - mean) / scale
     held = _held_out(train_labels, key, held_out)
+    solve, place = _solver(num_classes, None if mesh is None or mesh.size == 1 else mesh)
+    placed = place(x), place(train_labels)
 
     def fit(l2: float, rows: Array, start: tuple[Array, Array]) -> tuple:
-        model = fit_logistic_regression(
-            x,
-            train_labels,
-            num_classes=num_classes,
+        model = solve(
+            *placed,
             l2=l2,
-            sample_weight=rows,
+            sample_weight=place(rows),
             weights=start[0],
             bias=start[1],
             max_iterations=max_iterations,
@@ -132,6 +137,24 @@ def linear_probe(
         iterations=final.iterations,
         converged=final.converged & jnp.all(jnp.stack([m.converged for m, _ in fits.values()])),
     )
+
+
+def _solver(num_classes: int, mesh: Mesh | None) -> tuple[Callable[..., Any], Callable]:
+    """The fit, on one device or with rows shared out, and what brings rows to it."""
+    if mesh is None:
+        return partial(fit_logistic_regression, num_classes=num_classes), lambda rows: rows
+    spread = _spread_fit(num_classes, mesh)
+
+    def solve(*rows: Array, sample_weight: Array, **others: Any) -> LogisticRegression:
+        return on_this(spread(*rows, sample_weight=sample_weight, **on_each(others, mesh)))
+
+    return solve, partial(in_parts, mesh=mesh)  # rows that fill up weigh nothing
+
+
+@lru_cache(maxsize=8)
+def _spread_fit(num_classes: int, mesh: Mesh) -> Callable[..., Any]:
+    fit = partial(fit_logistic_regression, num_classes=num_classes)
+    return jax.jit(fit, out_shardings=NamedSharding(mesh, WHOLE))
 
 
 def _logits(features: Array, model: LogisticRegression) -> Array:

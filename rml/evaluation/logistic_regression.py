@@ -9,6 +9,8 @@ import optax
 import optax.tree_utils as otu
 from jaxtyping import Array, Bool, Float, Int
 
+from rml.ops.precision import full_precision
+
 # Steps without a lower value or a smaller gradient after which rounding is all that is left.
 _PATIENCE = 20
 
@@ -32,6 +34,7 @@ class LogisticRegression(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="num_classes")
+@full_precision
 def fit_logistic_regression(
     features: Float[Array, "n d"],
     labels: Int[Array, " n"],
@@ -72,14 +75,13 @@ def fit_logistic_regression(
     weights = jnp.zeros((d, num_classes), x.dtype) if weights is None else weights.astype(x.dtype)
     bias = jnp.zeros(num_classes, x.dtype) if bias is None else bias.astype(x.dtype)
 
-    matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     # Around their mean the weights and the bias hardly interact, so the problem is better posed.
-    mean = matmul(rows, x)
+    mean = rows @ x
     # One array of parameters, the bias its last row, compiles faster than two.
     x = jnp.concatenate([x - mean, jnp.ones((n, 1), x.dtype)], axis=1)
 
     def objective(params: Array) -> Array:
-        loss = jnp.vdot(rows, optax.softmax_cross_entropy(matmul(x, params), targets))
+        loss = jnp.vdot(rows, optax.softmax_cross_entropy(x @ params, targets))
         return loss + 0.5 * l2 * jnp.sum(params[:-1] ** 2)
 
     solver = optax.lbfgs()
@@ -102,7 +104,7 @@ def fit_logistic_regression(
         params = optax.apply_updates(params, updates)
         return params, state, norm, jnp.minimum(best, reached), idle
 
-    start = jnp.concatenate([weights, (bias + matmul(mean, weights))[None]])
+    start = jnp.concatenate([weights, (bias + mean @ weights)[None]])
     unknown = jnp.full(2, jnp.inf, x.dtype)
     params, state, norm, _, _ = jax.lax.while_loop(
         proceed, step, (start, solver.init(start), unknown[0], unknown, jnp.asarray(0))
@@ -110,7 +112,7 @@ def fit_logistic_regression(
     weights = params[:-1]
     return LogisticRegression(
         weights=weights,
-        bias=params[-1] - matmul(mean, weights),
+        bias=params[-1] - mean @ weights,
         gradient_norm=norm,
         iterations=otu.tree_get(state, "count"),
         converged=norm <= tolerance,

@@ -6,11 +6,20 @@
 * `row_values`, `row_and_column_values`, `symmetric_logsumexp`, `weighted_sum`, `masked_sum`,
   `ring_values`: sums over all pairs of rows whose memory grows with the rows, on one device or
   round a ring of them.
+* `attend_part`, `merge_parts`: attention in parts with their log-sum-exps, which merge exactly;
+  `attend_in_blocks`, `block_sparse_attention`, `ring_attention` are made of them, in memory that is
+  linear in the tokens. `Visible` says which keys a query may see.
 * `fused_attention`: attention of short sequences in one kernel on TPUs.
 * `t_interval`: Student's interval of a mean.
-* `cholesky`, `logdet`, `gaussian_kl` and others: Gram matrices that are positive definite.
+* `cholesky`, `logdet`, `gaussian_kl` and others: Gram matrices that are positive definite;
+  `arc_cosine` is a kernel that two areas read.
+* `full_precision`, `use_precision`: products that keep all bits of float32 on every device.
 """
 
+from rml.ops.arc_cosine import arc_cosine
+from rml.ops.attention_parts import Part, Visible, attend_part, merge_parts
+from rml.ops.block_sparse import block_sparse_attention
+from rml.ops.blocked_attention import attend_in_blocks
 from rml.ops.fused_attention import fused_attention
 from rml.ops.graph import knn_affinity, nearest, symmetrize
 from rml.ops.intervals import MeanInterval, t_interval
@@ -23,18 +32,21 @@ from rml.ops.pairwise import (
     safe_sqrt,
     squared_euclidean,
 )
+from rml.ops.precision import full_precision, use_precision
 from rml.ops.psd import (
     Cholesky,
     cholesky,
     gaussian_kl,
     gaussian_log_density,
     logdet,
+    noisy_log_density,
     require_finite,
     require_positive_definite,
     solve_lower,
 )
 from rml.ops.ring import ring_values
-from rml.ops.similarity import normalize
+from rml.ops.ring_attention import ring_attention
+from rml.ops.similarity import normalize, wide
 from rml.ops.streaming import (
     masked_sum,
     row_and_column_values,
@@ -48,11 +60,18 @@ __all__ = [
     "Cholesky",
     "MeanInterval",
     "NeighborGraph",
+    "Part",
+    "Visible",
+    "arc_cosine",
+    "attend_in_blocks",
+    "attend_part",
+    "block_sparse_attention",
     "cholesky",
     "cosine_similarity",
     "dot_product",
     "euclidean",
     "fold_blocks",
+    "full_precision",
     "fused_attention",
     "gaussian_kl",
     "gaussian_log_density",
@@ -60,11 +79,14 @@ __all__ = [
     "knn_graph",
     "logdet",
     "masked_sum",
+    "merge_parts",
     "mutual",
     "nearest",
+    "noisy_log_density",
     "normalize",
     "require_finite",
     "require_positive_definite",
+    "ring_attention",
     "ring_values",
     "row_and_column_values",
     "row_values",
@@ -76,6 +98,8 @@ __all__ = [
     "t_interval",
     "topk",
     "union",
+    "use_precision",
     "weighted_sum",
+    "wide",
     "with_self_loops",
 ]

@@ -23,8 +23,11 @@ class MeanInterval(NamedTuple):
 def t_interval(values: Float[np.ndarray, "*batch n"], *, level: float = 0.95) -> MeanInterval:
     """Computes Student's interval of the mean of n independent values, mean ± t s / √n.
 
-    With normal values it covers the true mean with probability `level`, for every n from 2. Equal
-    values have an interval of no width.
+    With normal values it covers the true mean with probability `level`, for every n from 2. With
+    skewed ones it covers less: at 95% and n = 2, 3, 5, 10 exponential values are covered in 91, 88,
+    88 and 90% of simulations, log-normal ones (σ = 1) in 89, 84, 82 and 84%
+    (tests/ops/test_intervals.py). Nearly all misses lie on the side of the long tail: the chance
+    that the end away from it is wrong stays below 1.2%. Equal values have an interval of no width.
 
     Args:
       values: Values, the last axis being averaged.

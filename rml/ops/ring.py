@@ -71,7 +71,7 @@ def ring_values(
     return _ring(stream, axis_name, q, k, bias, pairs)
 
 
-def _shift(x: Any, axis_name: str) -> Any:
+def shift(x: Any, axis_name: str) -> Any:
     """Sends everything to the previous device, so that shard `here + step` arrives at `here`."""
     size = lax.axis_size(axis_name)
     permutation = [(i, (i - 1) % size) for i in range(size)]
@@ -92,14 +92,14 @@ def _ring(
 
     def body(carry: tuple, step: Array) -> tuple[tuple, None]:
         row, col, k, labels = carry
-        col, *following = _shift((col, k, labels), axis_name)
+        col, *following = shift((col, k, labels), axis_name)
         there = _visiting(pairs, labels, step, k.shape[0], axis_name)
         new_row, new_col = pair_values(stream, q, k, bias, there)
         return (merge(row, new_row), merge(col, new_col), *following), None
 
     init = (jnp.full_like(q[:, 0], empty), jnp.full_like(k[:, 0], empty), k, pairs.col_labels)
     (row, col, *_), _ = lax.scan(body, init, jnp.arange(lax.axis_size(axis_name)))
-    return row, _shift(col, axis_name) if stream.axes == "both" else jnp.zeros_like(col)
+    return row, shift(col, axis_name) if stream.axes == "both" else jnp.zeros_like(col)
 
 
 def _ring_forward(
@@ -115,7 +115,7 @@ def _ring_backward(stream: Stream, axis_name: str, residuals: tuple, cotangents:
 
     def body(carry: tuple, step: Array) -> tuple[tuple, None]:
         dq, db, dk, travelling = carry
-        dk, following = _shift((dk, travelling), axis_name)
+        dk, following = shift((dk, travelling), axis_name)
         k, col, g_col, labels = travelling
         there = _visiting(pairs, labels, step, k.shape[0], axis_name)
         new = pair_gradients(stream, q, k, bias, there, (row, col), (g_row, g_col))
@@ -124,7 +124,7 @@ def _ring_backward(stream: Stream, axis_name: str, residuals: tuple, cotangents:
     travelling = (k, col, g_col, pairs.col_labels)
     init = (jnp.zeros_like(q), 0 * q[0, 0], jnp.zeros_like(k), travelling)
     (dq, db, dk, _), _ = lax.scan(body, init, jnp.arange(lax.axis_size(axis_name)))
-    return dq, _shift(dk, axis_name), db, None
+    return dq, shift(dk, axis_name), db, None
 
 
 _ring.defvjp(_ring_forward, _ring_backward)

@@ -2,9 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 SHORT = 1e-12  # squared length of a row whose squares are near the smallest numbers of float32
+
+
+def wide(*arrays: ArrayLike) -> tuple[Array, ...]:
+    """Arrays in float32 where they have half precision, otherwise as they are."""
+    found = map(jnp.asarray, arrays)
+    return tuple(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in found)
 
 
 def normalize(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:

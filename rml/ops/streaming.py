@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rml.ops.precision import full_precision
 from rml.ops.strips import (
     Mask,
     Pairs,
@@ -310,6 +311,7 @@ def _symmetric_backward(stream: Stream, residuals: tuple, cotangent: Array) -> t
 _symmetric.defvjp(_symmetric_forward, _symmetric_backward)
 
 
+@full_precision
 def _masked_sum(mask: Mask, rows: int, block: int, k: Array, ones: Array, pairs: Pairs) -> Array:
     k = jnp.concatenate([k.astype(ones.dtype), ones], 1)
     count = -(-rows // block)

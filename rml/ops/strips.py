@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int, Shaped
 
+from rml.ops.precision import full_precision
+
 Mask = Callable[..., Array]
 """`mask(row, col, row_label, col_label)`, broadcastable to [rows, cols], true where a pair counts.
 
@@ -87,6 +89,7 @@ def expand(labels: Array | None, axis: int) -> Array | None:
     return jnp.expand_dims(labels, axis) if labels is not None and labels.ndim == 1 else labels
 
 
+@full_precision
 def logits(
     stream: Stream,
     q: Array,
@@ -167,6 +170,7 @@ def probabilities(
     return g_row[:, None] * jnp.exp(s - row[:, None]) + g_col[None, :] * jnp.exp(s - col[None, :])
 
 
+@full_precision
 def product_over_rows(q: Array, p: Array) -> Array:
     """Computes qᵀ p with qᵀ laid out first: folded into the product it costs a tenth more."""
     return jnp.matmul(lax.optimization_barrier(q.T), p)
@@ -221,6 +225,7 @@ def _strips(stream: Stream, q: Array, k: Array, bias: Array, pairs: Pairs) -> _S
     return _Strips(count, rows, xs, strip_logits)
 
 
+@full_precision
 def pair_values(
     stream: Stream, q: Array, k: Array, bias: Array, pairs: Pairs
 ) -> tuple[Array, Array]:
@@ -248,6 +253,7 @@ def pair_values(
     return lax.cond(is_bounded(q, k), partial(run, True), partial(run, False))
 
 
+@full_precision
 def pair_gradients(
     stream: Stream,
     q: Array,
@@ -290,6 +296,7 @@ def pair_gradients(
     return run(True)
 
 
+@full_precision
 def weighted_values(
     stream: Stream, q: Array, k: Array, bias: Array, weights: Array, pairs: Pairs
 ) -> tuple[Array, tuple[Array, Array, Array]]:

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array
 
 from rml.ops import strips
+from rml.ops.precision import full_precision
 from rml.ops.strips import Pairs, Stream
 
 
@@ -75,6 +76,7 @@ def _fold(x: Array, axis: int = 0) -> Array:
     return first + second
 
 
+@full_precision
 def symmetric_values(stream: Stream, z: Array, pairs: Pairs) -> Array:
     """Values log Σ_j exp(z_i · z_j) of all rows."""
     band = _band(stream, z, pairs)
@@ -99,6 +101,7 @@ def symmetric_values(stream: Stream, z: Array, pairs: Pairs) -> Array:
     return lax.cond(strips.is_bounded(z, z), partial(run, True), partial(run, False))
 
 
+@full_precision
 def symmetric_gradients(
     stream: Stream, z: Array, pairs: Pairs, row: Array, cotangent: Array
 ) -> Array:

@@ -66,7 +66,7 @@ def embed(
       DataError: A text is no string, or `max_length` holds no more than special tokens.
     """
     tokens.check_texts(texts)
-    mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+    mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
     rows = batch_sharding(mesh)
     program = compiled(encode, mesh)
     variables = on_mesh(variables, mesh)

@@ -1,8 +1,9 @@
-"""Claims: statements of a paper, the metric that each reads, and its verdict over seeds."""
+"""Claims: statements of a paper, the metric that each reads, its null, and its verdict."""
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,31 @@ import numpy as np
 from rml.ops.intervals import t_interval
 
 RELATIONS = {">=": operator.ge, "<=": operator.le}
-VERDICTS = ("holds", "not reproduced", "undecided", "one run: met", "one run: missed")
+VERDICTS = (
+    "holds", "not reproduced", "undecided", "vacuous", "one run: met", "one run: missed",
+)  # fmt: skip
+PASSES = ("holds", "one run: met")
+"""Verdicts of values that meet a threshold."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement that a run can confirm or not reproduce.
+    """A statement that a run can confirm or not reproduce, and what it is held against.
+
+    A claim has one null: what its metric is where the idea is absent, such as without training,
+    with shuffled labels or with the method's term off. What its null passes as well says nothing.
 
     Attributes:
       statement: What is claimed, in one sentence, with its margin.
-      metric: Name of the metric in the run's results.
+      metric: Name of the metric in the run's results. `<metric>_low` and `<metric>_high` are the
+        run's own 95% interval, such as one over test examples, where it has them.
       relation: ">=" or "<=", between the measured value and `threshold`.
       threshold: Margin, in the metric's unit.
       source: Paper with table, figure or section.
+      stated: Date on which the margin was stated, such as "2026-11-24".
+      null: Metric of the same run that the metric is where the idea is absent, likewise.
+      null_run: Name in the recipe's `NULLS` of the changes to the config under which the claim's
+        metric is measured a second time, in the place of `null`.
       any_data: Whether the threshold holds on any data, as a theorem's does.
     """
 
@@ -31,7 +44,23 @@ class Claim:
     relation: str
     threshold: float
     source: str
-    any_data: bool = field(default=False, compare=False)  # results of before do not have it
+    _: KW_ONLY
+    stated: str
+    null: str = ""
+    null_run: str = ""
+    any_data: bool = field(default=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuses a claim without a null, a date or a relation."""
+        if bool(self.null) == bool(self.null_run):
+            given = f"{self.null!r} and {self.null_run!r}" if self.null else "neither"
+            raise ValueError(f"claim on {self.metric!r} needs null or null_run, got {given}")
+        if self.relation not in RELATIONS:
+            raise ValueError(f"claim on {self.metric!r} has relation {self.relation!r}")
+        try:
+            date.fromisoformat(self.stated)
+        except ValueError as error:
+            raise ValueError(f"claim on {self.metric!r}: stated: {error}") from None
 
     @classmethod
     def of(cls, measured: Mapping[str, Any]) -> "Claim":
@@ -47,19 +76,26 @@ class Claim:
         """Measures the claim.
 
         Args:
-          metrics: The run's results; without the claim's metric only on other data.
+          metrics: The run's results; without the claim's metrics only on other data.
           other_data: Name of the run's data where the threshold was set on other data.
 
         Returns:
-          The claim's fields with `value`, `holds` (False of NaN, None where the claim is not
-          judged; the value is None there if it was not measured) and `note`, why it is not.
+          The claim's fields with `value`, `null_value` (None where the null is another run),
+          `holds` (False of NaN, None where the claim is not judged; the value is None there if it
+          was not measured) and `note`, why it is not.
         """
-        if other_data and not self.any_data:
-            value, note = metrics.get(self.metric), f"not judged on {other_data}"
-            measured = None if value is None else float(value)
-            return {**asdict(self), "value": measured, "holds": None, "note": note}
-        value = float(metrics[self.metric])
-        return {**asdict(self), "value": value, "holds": self.meets(value), "note": ""}
+        judged = self.any_data or not other_data
+        value, null = (
+            float(metrics[name]) if name and (judged or name in metrics) else None
+            for name in (self.metric, self.null)
+        )
+        return {
+            **asdict(self),
+            "value": value,
+            "null_value": null,
+            "holds": self.meets(value) if judged and value is not None else None,
+            "note": "" if judged else f"not judged on {other_data}",
+        }
 
 
 def measure_claims(
@@ -69,41 +105,81 @@ def measure_claims(
     return [claim.measure(metrics, other_data=other_data) for claim in claims]
 
 
-def judge(claim: Claim, values: Sequence[float]) -> dict[str, Any]:
+def judge(
+    claim: Claim,
+    values: Sequence[float],
+    *,
+    ends: Sequence[Sequence[float]] = (),
+    nulls: Sequence[float] = (),
+    null_ends: Sequence[Sequence[float]] = (),
+) -> dict[str, Any]:
     """The claim with its mean over seeds, the 95% interval of the mean, and a verdict.
 
     A claim "holds" if its whole interval meets the threshold, is "not reproduced" if the whole
-    interval misses it, and is "undecided" otherwise. One value has no interval, and its verdict
-    says so. A value that is not finite leaves the claim undecided, for a reason that `note` gives.
+    interval misses it, and is "undecided" otherwise. The interval has two sides: that a claim holds
+    is wrong with a chance of 2.5% at most, as is that it is not reproduced. One value without an
+    interval of its own has none, and its verdict says so.
+
+    The null is judged by the same rule. A claim that passes and whose null passes too is "vacuous";
+    a null whose interval holds the threshold inside does not pass.
+
+    A value that is not finite leaves the claim undecided, for a reason that `note` gives.
 
     Args:
       claim: A claim.
       values: Values of the claim's metric, one a seed.
+      ends: Each run's own interval, where it has one. Of one seed it is the interval; of several
+        the mean of these and Student's interval over seeds are joined, so that the claim has to
+        hold over both.
+      nulls: Values of its null, one a seed; none where they were not measured.
+      null_ends: The null's own intervals likewise.
 
     Returns:
-      The claim's fields with `mean`, `low`, `high` (None where there is none), `verdict`, one of
-      `VERDICTS`, and `note`, empty where there is nothing to say.
+      The claim's fields with `mean`, `low`, `high` (None where there is none), the same of the null
+      (`null_mean`, `null_low`, `null_high`) with its `null_values`, `verdict`, one of `VERDICTS`,
+      and `note`, empty where there is nothing to say.
 
     Raises:
       ValueError: If there are no values.
     """
     if not len(values):
         raise ValueError(f"claim on {claim.metric!r} needs at least one value, got none")
-    given = np.asarray(values, np.float64)
-    mean, low, high, note = None, None, None, ""
-    broken = int((~np.isfinite(given)).sum())
-    if broken:
-        verdict = "undecided"
-        note = f"{claim.metric} is not finite in {broken} of {len(given)} runs"
-    elif len(given) == 1:
-        mean = float(given[0])
-        verdict = "one run: met" if claim.meets(mean) else "one run: missed"
-    else:
-        mean, low, high = (float(part) for part in t_interval(given))
-        met = {claim.meets(low), claim.meets(high)}
-        verdict = "undecided" if len(met) > 1 else "holds" if True in met else "not reproduced"
+    own = _judge(claim, claim.metric, values, ends)
+    null: dict[str, Any] = {"mean": None, "low": None, "high": None, "verdict": "", "note": ""}
+    if len(nulls):
+        null = _judge(claim, f"null ({claim.null or claim.null_run})", nulls, null_ends)
+    verdict = own["verdict"]
+    if verdict in PASSES and null["verdict"] in PASSES:
+        verdict = "vacuous"
     stated = asdict(claim)
     del stated["any_data"]  # its own data were measured
     return {
-        **stated, "mean": mean, "low": low, "high": high, "verdict": verdict, "note": note,
-    }  # fmt: skip
+        **stated,
+        **{name: own[name] for name in ("mean", "low", "high")},
+        **{f"null_{name}": null[name] for name in ("mean", "low", "high")},
+        "null_values": [float(value) if np.isfinite(value) else None for value in nulls],
+        "verdict": verdict,
+        "note": "; ".join(filter(None, [own["note"], null["note"]])),
+    }
+
+
+def _judge(
+    claim: Claim, name: str, values: Sequence[float], ends: Sequence[Sequence[float]]
+) -> dict[str, Any]:
+    """Mean, interval and verdict of values against a claim's threshold."""
+    given, found = np.asarray(values, np.float64), {"mean": None, "low": None, "high": None}
+    if broken := int((~np.isfinite([*given, *np.ravel(ends)])).sum()):
+        what = f"{name} is not finite in {broken} of {len(given)} runs"
+        if np.isfinite(given).all():
+            what = f"the interval of {name} is not finite"
+        return {**found, "verdict": "undecided", "note": what}
+    mean, low, high = (float(part) for part in t_interval(given))
+    if len(ends):
+        own = np.asarray(ends, np.float64)
+        low, high = float(np.fmin(low, own[:, 0].mean())), float(np.fmax(high, own[:, 1].mean()))
+    if np.isnan(low):
+        verdict = "one run: met" if claim.meets(mean) else "one run: missed"
+        return {**found, "mean": mean, "verdict": verdict, "note": ""}
+    met = {claim.meets(low), claim.meets(high)}
+    verdict = "undecided" if len(met) > 1 else "holds" if True in met else "not reproduced"
+    return {"mean": mean, "low": low, "high": high, "verdict": verdict, "note": ""}

@@ -18,6 +18,8 @@ HISTORY = "config.history.jsonl"
 """Configs that a run had before its present one, each with its newest step and its summary."""
 FREE = ("mesh", "evaluation")
 """Parts of a config that say where a run computes and how it is judged, not how it trains."""
+LATER = ("precision",)
+"""Keys that configs have had from some day on: a run that lacks them is still one of its config."""
 TRACES = ("checkpoints", "methods", "metrics.jsonl", SUMMARY)
 """What tells a run that has lost its config from something else."""
 SUMMARY_KEYS = (
@@ -28,10 +30,11 @@ MAX_DIFFERENCES = 8
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Both values of every key in which two configs differ."""
+    """Both values of every key in which two configs differ, but for those of `LATER`."""
     old, new = flatten(old), flatten(new)
     absent = "(absent)"
-    pairs = {key: (old.get(key, absent), new.get(key, absent)) for key in sorted(old | new)}
+    keys = sorted({*old, *new} - (set(LATER) - set(old)))
+    pairs = {key: (old.get(key, absent), new.get(key, absent)) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 

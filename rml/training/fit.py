@@ -22,9 +22,10 @@ from rml.training.mesh import (
     batch_sharding,
     check_divisible,
     make_mesh,
+    place,
     use_mesh,
 )
-from rml.training.processes import global_arrays, is_primary, local_copy, part_of_batch
+from rml.training.processes import global_arrays, is_primary, part_of_batch
 from rml.training.progress import Progress
 from rml.training.rundir import RunDirectory
 from rml.training.task import Task, TrainState
@@ -72,6 +73,7 @@ class CompiledTask:
 
     Attributes:
       shardings: A `NamedSharding` for every array of the state.
+      rules: The rules by which activations lie too.
       batch_shardings: The same for the batch.
       step: Compiled `(state, batch) -> (state, metrics)`; the given state's memory is reused.
     """
@@ -89,15 +91,14 @@ class CompiledTask:
         self._key = jax.random.key(seed)
         # Traced without the mesh: linen makes some kernels flat and would constrain them by the
         # axes of their final shape.
-        abstract = jax.eval_shape(self._init, self._key)
-        specs = nn.get_partition_spec(jax.eval_shape(task.init, self._key))
-        self.shardings = nn.logical_to_mesh_sharding(specs, mesh, rules)
-        check_divisible(abstract, self.shardings)
+        boxed = jax.eval_shape(task.init, self._key)
+        abstract = nn.meta.unbox(boxed)
+        self.shardings, self.rules = place(boxed, mesh, rules)
         self.abstract_state = abstract_with_shardings(abstract, self.shardings)
         self.batch_shardings = jax.tree.map(lambda _: batch_sharding(mesh), task.batch_spec)
         check_divisible(task.batch_spec, self.batch_shardings)
         batch = abstract_with_shardings(task.batch_spec, self.batch_shardings)
-        with use_mesh(mesh, rules):
+        with use_mesh(mesh, self.rules):
             self.lowered = jax.jit(
                 task.step,
                 donate_argnums=0,
@@ -118,9 +119,12 @@ def on_devices(batches: grain.IterDataset, shardings: Any, spec: Any) -> grain.I
     return prefetch(moved, prefetch_buffer_size=2)
 
 
-def initial_state(task: Task, *, seed: int) -> TrainState:
-    """The state that a run of this seed starts from, on one device."""
-    return jax.jit(lambda key: nn.meta.unbox(task.init(key)))(jax.random.key(seed))
+def initial_state(task: Task, *, seed: int, mesh: Mesh | None = None) -> TrainState:
+    """The state that a run of this seed starts from, on one device, or as it lies on a mesh."""
+    key, places = jax.random.key(seed), None
+    if mesh is not None:
+        places, _ = place(jax.eval_shape(task.init, key), mesh)
+    return jax.jit(lambda key: nn.meta.unbox(task.init(key)), out_shardings=places)(key)
 
 
 @contextmanager
@@ -178,7 +182,7 @@ def fit(
       progress: Where progress is shown.
 
     Returns:
-      The state after the last step; with several processes a whole copy in each.
+      The state after the last step, where it lies on the mesh.
 
     Raises:
       Interrupted: SIGTERM or SIGINT came; the state was saved first.
@@ -273,7 +277,7 @@ class _Loop:
         self.checkpoints.wait()
         if self.told_to_stop(step):  # while the last checkpoint was written
             raise Interrupted(self.received[0], step)
-        return local_copy(state)
+        return state
 
     def told_to_stop(self, step: int) -> bool:
         """Whether a signal came; of several processes all are told at the same step."""
@@ -299,7 +303,7 @@ class _Loop:
                 self.progress.show(values)
 
     def evaluate(self, step: int, state: TrainState) -> None:
-        found = self.task.evaluate(local_copy(state))
+        found = self.task.evaluate(state)
         metrics = {f"eval/{k}": float(v) for k, v in found.items()}
         if metrics:
             self.writer.write(step, self.seconds(), metrics)

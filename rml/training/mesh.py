@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from rml.errors import UserError, unknown
@@ -18,15 +18,34 @@ from rml.errors import UserError, unknown
 MESH_AXES = ("replica", "data", "fsdp", "model")
 BATCH_AXES = ("replica", "data", "fsdp")
 
-# Logical axis of an array -> mesh axes that it is split over.
-DEFAULT_RULES: tuple[tuple[str, Any], ...] = (
+UNSPLIT = ("batch", "layers")
+"""Logical axes that are split by their own rules alone."""
+Rules = Sequence[tuple[str, Any]]
+
+DEFAULT_RULES: Rules = (
     ("batch", BATCH_AXES),
     ("embed", "fsdp"),
     ("mlp", "model"),
     ("heads", "model"),
+    ("kv_heads", "model"),
+    ("vocab", "model"),
     ("classes", "model"),
+    ("queue", "model"),
+    ("features", "fsdp"),
+    # Of convolutions one mesh axis splits the kernel: XLA gathers it where it is used, and over
+    # two of them it would rather exchange images.
     ("channels_out", "fsdp"),
+    ("channels_out", "model"),
+    ("channels_in", None),
+    ("kv", None),
+    ("length", None),
+    ("layers", None),
 )
+"""Logical axis of an array, and the mesh axes that it is split over, or None where it stays whole.
+
+Of several rules for an axis the first holds whose mesh axes are free and divide it. A mesh axis
+that divides no axis of its rules goes to the last one of the array that it does divide.
+"""
 
 
 def make_mesh(
@@ -92,10 +111,96 @@ def _join_slices(shape: dict[str, int], devices: list[Any], slices: list[int]) -
 
 
 @contextmanager
-def use_mesh(mesh: Mesh, rules: Sequence[tuple[str, Any]] = DEFAULT_RULES) -> Iterator[None]:
-    """Context in which logical axis names mean axes of this mesh."""
-    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+def use_mesh(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
+    """Context in which logical axis names of activations mean axes of this mesh."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(of_activations(rules)):
         yield
+
+
+def of_activations(rules: Rules) -> Rules:
+    """The rules of activations: their rows take the batch axes, what shares those stays whole."""
+    stored = {name for name, axes in rules if not set(BATCH_AXES).isdisjoint(_tuple(axes))}
+    return [(name, axes) for name, axes in rules if name == "batch" or name not in stored]
+
+
+def _tuple(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else tuple(axes or ())
+
+
+def place(
+    boxed: PyTree, mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES
+) -> tuple[PyTree, Rules]:
+    """Where arrays lie, by the logical names of their axes.
+
+    Args:
+      boxed: Shapes of arrays, boxed by logical axes where they have names.
+      mesh: Devices.
+      rules: Pairs of logical axis and mesh axes.
+
+    Returns:
+      A `NamedSharding` for each array, and the rules without those that divide no array: what is
+      computed with these arrays is not split by them either.
+
+    Raises:
+      UserError: An axis has a name without a rule.
+    """
+    specs, shapes = nn.get_partition_spec(boxed), nn.meta.unbox(boxed)
+    tried: dict[tuple[str, Any], bool] = {}
+
+    def one(path: Any, leaf: Any, names: PartitionSpec) -> NamedSharding:
+        for name in names:
+            if name is not None and all(name != known for known, _ in rules):
+                where = jax.tree_util.keystr(path, simple=True, separator="/")
+                known = sorted({name for name, _ in rules})
+                raise unknown(f"logical axis of {where}", name, known)
+        return NamedSharding(mesh, _spec(leaf.shape, names, mesh, rules, tried))
+
+    shardings = jax.tree_util.tree_map_with_path(one, shapes, specs)
+    return shardings, [rule for rule in rules if tried.get((rule[0], rule[1]), True)]
+
+
+def _spec(
+    shape: Sequence[int],
+    names: PartitionSpec,
+    mesh: Mesh | AbstractMesh,
+    rules: Rules,
+    tried: dict[tuple[str, Any], bool],
+) -> PartitionSpec:
+    """The mesh axes of one array; `tried` learns which rules divide any."""
+    found: list[tuple[str, ...]] = [()] * len(names)
+    used: set[str] = set()
+    wanted: dict[str, int] = {}
+    for name, axes in rules:
+        split = _tuple(axes)
+        several = math.prod(mesh.shape[axis] for axis in split)
+        if name not in names or several == 1:
+            continue
+        at = list(names).index(name)
+        wanted |= dict.fromkeys(split, at)
+        if found[at] or used & set(split):
+            continue
+        divides = shape[at] % several == 0
+        tried[name, axes] = tried.get((name, axes), False) or divides
+        if divides:
+            found[at] = split
+            used |= set(split)
+    for axis in [axis for axis, at in wanted.items() if axis not in used and not found[at]]:
+        for at in reversed(range(len(names))):
+            parts = math.prod(mesh.shape[own] for own in (axis, *found[at]))
+            if names[at] not in (None, *UNSPLIT) and shape[at] % parts == 0:
+                found[at] = (axis, *found[at])
+                break
+    return PartitionSpec(*(axes[0] if len(axes) == 1 else axes or None for axes in found))
+
+
+def device_bytes(arrays: PyTree, shardings: PyTree) -> int:
+    """Bytes of arrays that the device with the most of them holds."""
+    each = jax.tree.map(
+        lambda leaf, own: math.prod(own.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+        arrays,
+        shardings,
+    )
+    return sum(jax.tree.leaves(each))
 
 
 def check_divisible(tree: PyTree, shardings: PyTree) -> None:

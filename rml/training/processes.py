@@ -5,6 +5,7 @@ Every function does the obvious thing in the usual case of one process.
 
 import ctypes
 import functools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -20,6 +21,8 @@ from rml.errors import UserError
 HEARTBEAT_SECONDS = 30
 """After this time without a sign of life a process counts as lost."""
 JOIN_SECONDS = 120
+SLACK_SECONDS = 10
+"""Time in which the runtime tells of a loss that it has found."""
 
 
 def join(
@@ -109,13 +112,30 @@ _KEPT: list[Any] = []
 """Functions that C++ holds by their address alone."""
 
 
+SIGNS_OF_LOSS = (
+    # The runtime's own, of gloo on CPUs, of NCCL and RCCL on GPUs.
+    "heartbeat", "UNAVAILABLE", "Gloo", "Connection reset", "Connection closed", "Socket",
+    "remote process exited", "unhandled system error",
+)  # fmt: skip
+"""Parts of the messages with which a collective fails whose other side is gone."""
+OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+"""Codes of errors that a process has of its own."""
+
+
 def lost_process(error: BaseException) -> str | None:
-    """What an error says of another process that has ended, None if it is about something else."""
+    """What an error says of another process that has ended, None if it is about something else.
+
+    Where the words of a device's error say neither, the runtime is given the time in which it
+    finds a process lost and calls `lost` of `join`, whatever the devices are connected by.
+    """
     if jax.process_count() == 1:
         return None
     text = str(error).strip()
-    signs = ("Gloo", "heartbeat", "Connection reset", "Connection closed", "UNAVAILABLE", "Socket")
-    return text.splitlines()[0][:160] if any(sign in text for sign in signs) else None
+    if any(sign in text for sign in SIGNS_OF_LOSS):
+        return text.splitlines()[0][:160]
+    if isinstance(error, jax.errors.JaxRuntimeError) and not text.startswith(OWN_FAULTS):
+        time.sleep(HEARTBEAT_SECONDS + SLACK_SECONDS)
+    return None
 
 
 def is_primary() -> bool:
@@ -168,6 +188,13 @@ def of_primary(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def largest(values: np.ndarray) -> np.ndarray:
+    """The largest that any process has, for each element."""
+    if jax.process_count() == 1:
+        return values
+    return np.asarray(multihost_utils.process_allgather(values)).max(axis=0)
 
 
 def part_of_batch(sharding: NamedSharding, batch_size: int) -> tuple[int, int]:

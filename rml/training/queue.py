@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from rml.ops.similarity import normalize
 
 AXES = ("queue", "features")
-"""Logical axes of the keys; by default no rule splits them, and every device holds all keys."""
+"""Logical axes of the keys, of which each device of the model axis holds its share."""
 
 
 class Queue(struct.PyTreeNode):

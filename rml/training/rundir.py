@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from rml.errors import UserError
+from rml.errors import UserError, local_path
 from rml.training.config_file import (
     CONFIG,
     SUMMARY,
@@ -65,10 +65,10 @@ class RunDirectory:
           commit: The commit of the code that runs, for the summary.
 
         Raises:
-          UserError: The path is a file, cannot be written, holds something else or another
+          UserError: The path is a URL or a file, cannot be written, holds something else or another
             config's run, or is in use by another process.
         """
-        self.path = Path(path)
+        self.path = local_path(path, "the work directory")
         self.config = json.loads(json.dumps(dict(config)))
         self.config_name, self.commit = config_name, commit
         self.tracker: Any = None

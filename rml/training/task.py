@@ -128,7 +128,8 @@ class Task:
         every metric is a scalar.
       batches: `batches(part=0, parts=1) -> IterDataset`: Grain batches on the host, this part of
         `parts` equal parts of each global batch; the iterator's state is the next batch's number.
-      evaluate: `evaluate(state) -> metrics`, Python floats; runs on the host, jits what it needs.
+      evaluate: `evaluate(state) -> metrics`, Python floats; runs on the host, jits what it needs,
+        by all processes at once. The state is as it lies on the mesh.
       batch_spec: `jax.ShapeDtypeStruct` of a global batch, for compiling without data.
     """
 

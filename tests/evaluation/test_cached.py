@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.data import ArraySource
-from rml.evaluation import cached, cached_features
+from rml.data import ArraySource, given
+from rml.evaluation import cached_features
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 1), dtype=np.uint8)
 WEIGHTS = {"params": {"kernel": np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)}}
@@ -119,10 +119,10 @@ def test_what_a_function_closes_over_counts(computed):
 def test_a_source_is_its_images(computed, monkeypatch):
     assert computed()
     source = ArraySource(IMAGES, np.zeros(5, int), class_names=["one"])
-    found = cached._rows(source)
+    found = given.in_slices(source)
     assert found is IMAGES
-    monkeypatch.setattr(cached, "IN_MEMORY_BYTES", 0)
-    assert not computed(cached._rows(source))
+    monkeypatch.setattr(given, "IN_MEMORY_BYTES", 0)
+    assert not computed(given.in_slices(source))
 
 
 @pytest.mark.parametrize(

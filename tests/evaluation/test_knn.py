@@ -163,3 +163,13 @@ def test_shapes_must_agree(unchecked):
         knn_predict(x, labels[:9], x, num_classes=3, k=2)
     with pytest.raises(ValueError, match=r"test_labels must hold one label for each of 10 rows"):
         knn_accuracy(x, labels, x, labels[:9], num_classes=3, k=2)
+
+
+def test_accuracy_passes_its_options_on():
+    x, y = sample(0, 40, 4, 3)
+    queries, labels = sample(1, 60, 4, 3)
+    for options in (dict(k=15, temperature=3.0), dict(k=9, weighted=False)):
+        shares = knn_predict(x, y, queries, num_classes=3, **options)
+        expected = np.mean(np.argmax(shares, 1) == labels)
+        found = knn_accuracy(x, y, queries, labels, num_classes=3, **options)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

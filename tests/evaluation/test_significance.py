@@ -1,5 +1,6 @@
 """Paired tests against SciPy, and their false alarms where nothing differs."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -10,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rml.evaluation import compare_systems, holm, paired_bootstrap, paired_randomization
+from rml.evaluation import (
+    compare_systems,
+    holm,
+    paired_bootstrap,
+    paired_randomization,
+    wilcoxon,
+)
 
 
 def scores(seed: int, n: int, gap: float) -> tuple[jax.Array, jax.Array]:
@@ -34,6 +41,22 @@ def test_bootstrap_equals_scipy():
     np.testing.assert_allclose(found.high, expected.confidence_interval.high, atol=room)
     # The bootstrap distribution of t is near Student's, to which it tends.
     np.testing.assert_allclose(found.p_value, stats.ttest_rel(first, second).pvalue, atol=0.015)
+
+
+def test_bootstrap_is_of_the_studentised_mean():
+    """Of skewed differences, of which the means alone give another answer."""
+    d = np.array([0.02, 0.03, 0.01, 0.05, 0.02, 0.9, 0.04, 0.03, 0.6, 0.02])
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(d - d.mean(), (40_000, len(d)))
+    spread = drawn.std(1)
+    assert spread.min() > 0
+    student = np.mean(np.abs(drawn.mean(1)) / spread >= d.mean() / d.std())
+    plain = np.mean(np.abs(drawn.mean(1)) >= d.mean())
+    assert abs(student - plain) > 0.05
+    found = paired_bootstrap(
+        jnp.asarray(d, jnp.float32), jnp.zeros(len(d)), key=jax.random.key(1), resamples=4_000
+    )
+    assert abs(float(found.p_value) - student) < 5 * np.sqrt(0.25 / 4_000)
 
 
 @pytest.mark.slow
@@ -158,6 +181,24 @@ def test_holm_equals_its_definition(values):
 def test_holm_worked_by_hand():
     adjusted = holm(jnp.asarray([0.01, 0.04, 0.03, 0.005]))
     np.testing.assert_allclose(adjusted, [0.03, 0.06, 0.06, 0.02], rtol=1e-6)
+
+
+def test_wilcoxon_counts_all_signs_of_the_ranks():
+    first = jnp.asarray([0.1, 0.9, 0.4, 1.3, -0.2, 2.0, 0.5])
+    second = jnp.asarray([0.0, 0.6, 0.6, 0.6, 0.2, 1.5, 0.5])  # the last does not differ
+    found = wilcoxon(first, second)
+    signs = np.array([1, 1, -1, 1, -1, 1])
+    ranks = np.array([1, 3, 2, 6, 4, 5])
+    statistic = min(ranks[signs > 0].sum(), ranks[signs < 0].sum())
+    subsets = np.array(list(itertools.product([0, 1], repeat=6))) @ ranks
+    p = np.mean(np.minimum(subsets, 21 - subsets) <= statistic)
+    assert found == pytest.approx((statistic, p))
+    assert wilcoxon(second, first) == found
+    many = scores(1, 80, 0.1)
+    assert wilcoxon(*many) == pytest.approx(
+        tuple(stats.wilcoxon(*(np.asarray(x, np.float64) for x in many)))
+    )
+    assert wilcoxon(first, first) == (0.0, 1.0)
 
 
 def test_errors_name_value_and_shape(unchecked):

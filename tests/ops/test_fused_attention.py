@@ -4,13 +4,16 @@ The second needs the `tpu` extra (libtpu); the compiler runs on any machine.
 """
 
 import json
+from types import SimpleNamespace
 
 import jax
+import jax.extend.backend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 
-from rml.models.attention import attend_to_all
+from rml.models.attention import attend_evenly, attend_to_all
 from rml.ops.fused_attention import fused_attention
 
 
@@ -76,6 +79,33 @@ def test_elsewhere_than_on_a_tpu_it_is_xlas():
     np.testing.assert_array_equal(attend_to_all(*args, implementation="fused"), expected)
     with pytest.raises(ValueError, match="did you mean 'fused'"):
         attend_to_all(*args, implementation="fuse")
+
+
+@pytest.mark.parametrize("tokens", [16, 197])
+def test_a_gpu_runs_cudnns_forward_and_back(monkeypatch, tokens):
+    """Lowered as where cuDNN is, of which nothing runs here."""
+    gpu = SimpleNamespace(platform_version="cuda 12090")
+    monkeypatch.setattr(jax.extend.backend, "get_backend", lambda: gpu)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+
+    def loss(query, key, value):
+        return jnp.sum(attend_to_all(query, key, value, implementation="fused"))
+
+    def lowered(dtype, width=64):
+        x = jax.ShapeDtypeStruct((2, tokens, 4, width), dtype)
+        step = jax.jit(jax.grad(loss, (0, 1, 2)))
+        return step.trace(x, x, x).lower(lowering_platforms=("cuda",)).as_text()
+
+    assert "__cudnn$fmhaSoftmaxBackward" in lowered(jnp.bfloat16)
+    assert "__cudnn" not in lowered(jnp.float32)
+    assert "__cudnn" not in lowered(jnp.bfloat16, width=256)
+
+
+@pytest.mark.parametrize("tokens", [4, 5])
+def test_a_token_that_fills_up_changes_nothing(tokens):
+    args = draw((2, tokens, 4, 64), 3)
+    expected = jax.nn.dot_product_attention(*args)
+    np.testing.assert_allclose(attend_evenly(*args, implementation="xla"), expected, atol=1e-6)
 
 
 COMPILE = """

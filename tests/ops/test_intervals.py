@@ -7,7 +7,7 @@ from scipy import stats
 from rml.ops import t_interval
 
 
-@pytest.mark.parametrize("n", [2, 3, 10])
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_interval_covers_the_mean_as_often_as_it_says(n, level):
     trials = 40_000
@@ -16,6 +16,22 @@ def test_interval_covers_the_mean_as_often_as_it_says(n, level):
     np.testing.assert_allclose(high - mean, mean - low)
     covered = (np.abs(3.0 - mean) <= high - mean).mean()
     assert covered == pytest.approx(level, abs=4 * np.sqrt(level * (1 - level) / trials))
+
+
+@pytest.mark.parametrize(
+    ("skewed", "mean", "covered"),
+    [
+        ("exponential", 1.0, {2: 0.91, 3: 0.88, 5: 0.88, 10: 0.90}),
+        ("lognormal", np.exp(0.5), {2: 0.89, 3: 0.84, 5: 0.82, 10: 0.84}),
+    ],
+)
+def test_skewed_values_are_covered_as_rarely_as_the_docstring_says(skewed, mean, covered):
+    for n, share in covered.items():
+        values = getattr(np.random.default_rng(n), skewed)(size=(40_000, n))
+        _, low, high = t_interval(values)
+        assert ((low <= mean) & (mean <= high)).mean() == pytest.approx(share, abs=0.012)
+        assert (low > mean).mean() < 0.012  # the side without the tail
+        assert f"{100 * share:.0f}" in (t_interval.__doc__ or "")
 
 
 def test_interval_is_scipys():
@@ -33,6 +49,12 @@ def test_interval_is_that_of_the_t_test_whatever_the_shape():
         interval = stats.ttest_1samp(values[index], 0.0).confidence_interval(0.95)
         np.testing.assert_allclose(found.mean[index], values[index].mean())
         np.testing.assert_allclose((found.low[index], found.high[index]), interval)
+
+
+def test_equal_values_are_their_mean_and_its_ends_to_the_bit():
+    values = np.full(3, 0.1)
+    assert values.mean() != 0.1
+    assert t_interval(values) == (0.1, 0.1, 0.1)
 
 
 def test_one_value_has_a_mean_and_no_interval(recwarn):

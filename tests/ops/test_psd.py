@@ -41,6 +41,30 @@ def test_a_singular_matrix_gets_the_jitter_that_is_reported():
     np.testing.assert_allclose(factor @ factor.T, a + jitter * jnp.eye(5), atol=1e-14)
 
 
+def test_jitter_is_asked_for_as_a_share_of_the_diagonal():
+    a = 50 * spd(3, 4)
+    factor, jitter = psd.cholesky(jnp.asarray(a), jitter=1e-3)
+    np.testing.assert_allclose(jitter, 1e-3 * np.trace(a) / 4, rtol=1e-12)
+    np.testing.assert_allclose(factor @ factor.T, a + float(jitter) * np.eye(4), rtol=1e-12)
+    # What was asked for stays in every further step of the ladder.
+    ones = psd.cholesky(50 * jnp.ones((5, 5)), jitter=1e-18)
+    assert 50 * 1e-18 < ones.jitter < 50 * 1e-10
+    found = psd.cholesky(jnp.diag(jnp.array([1.0, 1.0, -1e-5])), jitter=4e-6).jitter
+    step = 3 * np.finfo(float).eps * 1e11  # the first that is enough
+    np.testing.assert_allclose(found, (2 - 1e-5) / 3 * (4e-6 + step), rtol=1e-6)
+    # More than a thousandth would be another matrix.
+    assert psd.cholesky(jnp.diag(jnp.array([1.0, -0.1]))).jitter == np.inf
+
+
+def test_jitter_carries_no_gradient():
+    a = spd(4, 3)
+    slope = jax.grad(lambda s: psd.logdet(psd.cholesky(s * jnp.asarray(a), jitter=1e-3).factor))
+    added = 1e-3 * np.trace(a) / 3 * np.eye(3)
+    expected = np.trace(np.linalg.solve(a + added, a))
+    assert expected < 3 - 1e-4
+    np.testing.assert_allclose(slope(1.0), expected, rtol=1e-10)
+
+
 @pytest.mark.slow
 def test_jitter_stays_differentiable():
     def value(s):

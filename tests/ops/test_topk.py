@@ -101,6 +101,16 @@ def test_groups_of_keys_are_left_out_exactly(metric):
 
 
 @pytest.mark.slow
+def test_ties_go_to_the_lower_index_whatever_stands_beside_them():
+    """Groups of keys that hold a tie and something better are no better places for the tie."""
+    rng = np.random.default_rng(0)
+    keys = rng.integers(0, 7, 4096)
+    keys[rng.choice(np.arange(2048, 4096), 5, replace=False)] = 9
+    _, index = topk(jnp.ones((1, 1)), jnp.asarray(keys[:, None], jnp.float32), k=20, metric="dot")
+    np.testing.assert_array_equal(index[0], np.argsort(-keys, kind="stable")[:20])
+
+
+@pytest.mark.slow
 def test_gradient_where_groups_are_left_out():
     keys = rows(0, 600, 3)
     _, index = topk(keys[:4], keys, k=2, metric="dot", block=300)

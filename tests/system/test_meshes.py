@@ -93,7 +93,7 @@ for shape in ({"data": 1}, *meshes):
     square = sorted(dims for dims in arrays if sum(n in whole for n in dims.split(",")) > 1)
     over_model = {
         leaf.nbytes for leaf in jax.tree.leaves(state.params)
-        if "model" in str(leaf.sharding.spec) and leaf.addressable_shards[0].data.size < leaf.size
+        if "model" in leaf.sharding.spec and leaf.addressable_shards[0].data.size < leaf.size
     }
     exchanges = collectives(hlo.parse(text))
     # Images of a device, by their number of pixels; sums over devices are of other things.
@@ -136,7 +136,9 @@ def test_the_step_on_eight_devices_equals_that_on_one(forked, experiment):
         # Splitting over fsdp is for memory: those are gathered where they are used. What lies split
         # over model is computed with as it lies.
         assert other["gathered"] == [], mesh
-        if "ViT" in experiment:  # on a CPU the kernel gradient of a convolution gathers its input
+        # On a CPU the kernel gradient of a convolution gathers its input, but not of patches. Where
+        # the batch is not split, every device reads all images.
+        if "ViT" in experiment and mesh.get("model") != 8:
             assert other["images"] == [], mesh
         if experiment == "simclr, ViT":
             assert (other["over_model"] > 0) == (mesh.get("model", 1) > 1)

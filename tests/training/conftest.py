@@ -48,7 +48,7 @@ class Classifier(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.lecun_normal()
         hidden = nn.with_logical_partitioning(init, ("embed", "mlp"))
-        out = nn.with_logical_partitioning(init, ("mlp", "unsplit"))
+        out = nn.with_logical_partitioning(init, ("mlp", None))
         return nn.Dense(10, kernel_init=out)(nn.relu(nn.Dense(self.width, kernel_init=hidden)(x)))
 
 

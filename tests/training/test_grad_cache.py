@@ -57,6 +57,20 @@ def test_dropout_is_the_same_in_both_passes(normal):
     assert f(params, jax.random.key(3)) != f(params, jax.random.key(4))
 
 
+def test_each_microbatch_has_a_key_of_its_own():
+    batch, key = {"x": jnp.zeros((6, 2))}, jax.random.key(3)
+
+    def drawn(params, batch, key):
+        return jax.random.uniform(key, batch["x"].shape)
+
+    value = grad_cache(drawn, lambda embeddings: embeddings, microbatch=2)
+    found = value({}, batch, key=key)
+    # Microbatch s holds the rows s, s + 3.
+    for s in range(3):
+        expected = jax.random.uniform(jax.random.fold_in(key, s), (2, 2))
+        np.testing.assert_array_equal(found[s::3], expected)
+
+
 @pytest.mark.slow
 def test_activations_are_those_of_one_microbatch(normal):
     params, batch = make(normal, 512, width=1024)

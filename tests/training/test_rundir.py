@@ -35,6 +35,20 @@ def test_another_config_is_refused_with_the_differing_keys(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_run_from_before_a_key_is_still_one_of_its_config(tmp_path):
+    RunDirectory(tmp_path, CONFIG).close()
+    RunDirectory(tmp_path, {**CONFIG, "precision": "highest"}).close()
+    assert json.loads((tmp_path / "config.json").read_text()) == CONFIG
+    RunDirectory(tmp_path / "new", {**CONFIG, "precision": "default"}).close()
+    with pytest.raises(UserError, match="precision: 'default' there, 'highest' now"):
+        RunDirectory(tmp_path / "new", {**CONFIG, "precision": "highest"})
+
+
+def test_a_bucket_is_refused():
+    with pytest.raises(UserError, match=r"work directory is 'gs://bucket/run', a URL.*gcsfuse"):
+        RunDirectory("gs://bucket/run", CONFIG)
+
+
 def test_a_run_may_continue_on_another_mesh(tmp_path):
     RunDirectory(tmp_path / "r", {"seed": 0, "mesh": {"data": -1}}).close()
     again = RunDirectory(tmp_path / "r", {"seed": 0, "mesh": {"data": 4, "fsdp": 2}})

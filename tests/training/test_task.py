@@ -72,6 +72,46 @@ def test_what_a_loss_leaves_out_stays(build):
     np.testing.assert_array_equal(state.extra["last"], before.extra["last"])
 
 
+def test_every_draw_has_a_key_of_its_own():
+    def draw(key):
+        return jax.random.uniform(key, (3,))
+
+    options = around(lambda params, state, batch: Loss(jnp.sum(params["w"] * batch)))
+    options |= {"init_variables": lambda key: {"params": {"w": draw(key)}}}
+    alone = gradient_task(**options).init(jax.random.key(0))
+    beside = gradient_task(**options, extra=lambda key, variables: {"last": draw(key)})
+    state = beside.init(jax.random.key(0))
+    drawn = [alone.params["w"], draw(alone.step_key), state.params["w"], state.extra["last"]]
+    drawn += [draw(state.replace(step=1).step_key), draw(state.key)]
+    assert len({float(one[0]) for one in drawn}) == len(drawn)
+
+
+def test_rates_and_momenta_are_those_of_the_step_that_is_made():
+    options = around(lambda params, state, batch: Loss(jnp.sum(params["w"] * batch)))
+    warm = {**OPTIMIZER, "warmup_steps": 2, "learning_rate": 1.0}
+    options |= {"optimizer": build_optimizer(warm, steps=4)}
+    task = momentum_task(momentum=lambda step: 0.5 + 0.25 * step, averaged=("w",), **options)
+    state = task.init(jax.random.key(0))
+    for step in range(2):
+        state, metrics = task.step(state, BATCH)
+        assert float(metrics["learning_rate"]) == 0.5 * step
+        assert float(metrics["momentum"]) == 0.5 + 0.25 * step
+
+
+def test_the_moving_average_follows_the_parameters_after_the_update():
+    decay = 0.75
+    optimizer = build_optimizer({**OPTIMIZER, "ema_decay": decay}, steps=4)
+    task = gradient_task(
+        **{**around(lambda params, state, batch: loss(params, state, batch)._replace(extra={}))}
+        | {"optimizer": optimizer}
+    )
+    state, average = task.init(jax.random.key(0)), START
+    for _ in range(2):
+        state, _ = task.step(state, BATCH)
+        average = decay * average + (1 - decay) * np.asarray(state.params["w"])
+        np.testing.assert_allclose(state.ema_params["w"], average, rtol=1e-6)
+
+
 def test_variables_are_those_of_the_average_and_of_a_loss_its_own():
     task = plain(loss)
     state = task.init(jax.random.key(0)).replace(ema_params={"w": 2 * START})

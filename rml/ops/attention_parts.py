@@ -1,0 +1,148 @@
+"""Softmax attention in parts: each part has its output and its log-sum-exp, which merge exactly.
+
+A query's keys may be cut in any way: into blocks, into those that are sorted near it and those that
+are sampled, into those of each device. A part is attention to some of the keys, with the logarithm
+of the sum of their exponentials; `merge_parts` makes of several what one softmax over all of them
+gives.
+
+Source: the merge is the associative form of online softmax (Milakov & Gimelshein, 2018).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Part(NamedTuple):
+    """Attention to some of the keys.
+
+    Attributes:
+      out: [..., t, v], zero where a query sees none of the keys; float32 or wider.
+      lse: [..., t], logarithm of the sum of the exponentials of its logits; -inf where none.
+    """
+
+    out: jax.Array
+    lse: jax.Array
+
+
+class Visible(NamedTuple):
+    """Which keys a query may see, without a matrix of queries and keys.
+
+    Attributes:
+      keys: [b, s], which keys are there rather than padding; None where all are.
+      causal: Whether a query sees no key after its own place.
+      window: Number of last keys, its own included, that a query sees, and as many later ones
+        where attention is not causal; None for all.
+      sinks: Number of first keys that every query sees beyond the window.
+      start: Place of the first query among the keys.
+    """
+
+    keys: Bool[Array, "b s"] | None = None
+    causal: bool = False
+    window: int | Int[Array, ""] | None = None
+    sinks: int = 0
+    start: int | Int[Array, ""] = 0
+
+    def pairs(self, queries: Int[Array, " t"], keys: Int[Array, " s"]) -> Bool[Array, "t s"]:
+        """Whether each of the queries may see each of the keys, of which only places are given."""
+        behind = queries[:, None] - keys
+        seen = jnp.ones(behind.shape, bool)
+        if self.causal:
+            seen &= behind >= 0
+        if self.window is not None:
+            near = behind < self.window
+            if not self.causal:
+                near &= behind > -self.window
+            seen &= near | (keys < self.sinks)
+        return seen
+
+    def dense(self, queries: int, keys: int) -> Bool[Array, "#b t s"]:
+        """The matrix of who sees whom; for short texts, tests and figures.
+
+        Args:
+          queries: Number of queries.
+          keys: Number of keys.
+        """
+        seen = self.pairs(self.start + jnp.arange(queries), jnp.arange(keys))[None]
+        return seen if self.keys is None else seen & self.keys[:, None]
+
+
+def attend_part(
+    query: Float[Array, "*h t k"],
+    key: Float[Array, "*#h s k"],
+    value: Float[Array, "*#h s v"],
+    mask: Bool[Array, "*#h #t s"] | None = None,
+    *,
+    scale: float | None = None,
+    log_weights: Float[Array, "*#h #t s"] | None = None,
+) -> Part:
+    """Attends to some of the keys.
+
+    Args:
+      query: Queries.
+      key: Keys of this part.
+      value: Values of these keys.
+      mask: Which of them a query may see; all by default.
+      scale: Factor of the logits; k^-1/2 by default.
+      log_weights: Added to the logits: the logarithm of how many keys each one stands for, as of
+        a sample.
+
+    Returns:
+      Output and log-sum-exp, float32 or wider. They and their gradients are finite where a query
+      sees nothing, except for the log-sum-exp itself, which is -inf.
+    """
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    logits = scaled_logits(query, key, query.shape[-1] ** -0.5 if scale is None else scale)
+    if log_weights is not None:
+        logits = logits + log_weights
+    if mask is not None:
+        logits = jnp.where(mask, logits, -jnp.inf)
+    top = lax.stop_gradient(finite_top(logits.max(axis=-1, keepdims=True)))
+    raised = jnp.exp(logits - top)
+    total = raised.sum(axis=-1, keepdims=True)
+    some = total > 0
+    total = jnp.where(some, total, 1.0)
+    out = jnp.einsum(
+        "...ts,...sv->...tv", raised.astype(value.dtype), value, preferred_element_type=wide
+    )
+    lse = jnp.where(some, jnp.log(total) + top, -jnp.inf)
+    return Part(out / total, lse[..., 0])
+
+
+def merge_parts(*parts: Part) -> Part:
+    """Merges parts whose keys are disjoint into attention to all of their keys.
+
+    Args:
+      *parts: One part or more, of the same queries.
+
+    Returns:
+      The part of all keys. It is exact however the keys were cut, and associative.
+
+    Raises:
+      ValueError: If there is no part.
+    """
+    if not parts:
+        raise ValueError("merge_parts needs at least one part, got none")
+    lses = jnp.stack([part.lse for part in parts])
+    top = lax.stop_gradient(finite_top(lses.max(axis=0)))
+    raised = jnp.exp(lses - top)
+    total = raised.sum(axis=0)
+    some = total > 0
+    total = jnp.where(some, total, 1.0)
+    shares = raised / total
+    out = sum(share[..., None] * part.out for share, part in zip(shares, parts, strict=True))
+    return Part(jnp.asarray(out), jnp.where(some, jnp.log(total) + top, -jnp.inf))
+
+
+def finite_top(top: Array) -> Array:
+    """The greatest logit, 0 where there is none: what exponentials are shifted by."""
+    return jnp.where(jnp.isfinite(top), top, 0.0)
+
+
+def scaled_logits(query: Array, key: Array, scale: float) -> Array:
+    """Products of queries and keys times the scale, float32 or wider."""
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    return jnp.einsum("...tk,...sk->...ts", query, key, preferred_element_type=wide) * scale

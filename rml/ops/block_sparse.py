@@ -1,0 +1,72 @@
+"""Softmax attention to the blocks of keys that a pattern names."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from rml.ops.attention_parts import Part, Visible
+from rml.ops.blocked_attention import Visits, blocks_of, in_blocks, place_of
+
+
+def block_sparse_attention(
+    query: Float[Array, "b h t k"],
+    key: Float[Array, "b g s k"],
+    value: Float[Array, "b g s v"],
+    pattern: Bool[np.ndarray, "#h q n"],
+    visible: Visible = Visible(),  # noqa: B008  a named tuple of constants
+    *,
+    block: int,
+    scale: float | None = None,
+) -> Part:
+    """Attends to the blocks of keys that a pattern names for each head and block of queries.
+
+    Work and time follow the pattern: blocks outside it are not computed. Derivatives are those of
+    `attend_in_blocks`.
+
+    Args:
+      query: Queries; head i reads key head i // (h / g).
+      key: Keys; g divides h.
+      value: Values.
+      pattern: Which blocks of keys each block of queries visits, a constant; one for all heads or
+        one for each.
+      visible: Which keys of a visited block a query may see.
+      block: Queries and keys of one block. The last may be short.
+      scale: Factor of the logits; k^-1/2 by default.
+
+    Returns:
+      Output [b, h, t, v] and log-sum-exp [b, h, t], float32 or wider; 0 and -inf where a query
+      sees nothing.
+
+    Raises:
+      ValueError: If the pattern does not fit the heads or the number of blocks.
+    """
+    h, t = query.shape[1:3]
+    s = key.shape[2]
+    wanted = (h, -(-t // block), -(-s // block))
+    if pattern.shape not in (wanted, (1, *wanted[1:])):
+        raise ValueError(
+            f"a pattern of shape {pattern.shape} for {h} heads and blocks of {block}, expected "
+            f"{wanted}"
+        )
+    shape = blocks_of(query, key, visible, scale, block)
+    shape = shape._replace(rows=block, columns=block)
+    keys = None if visible.keys is None else jnp.asarray(visible.keys)
+    place = place_of(visible)
+    number = pattern.sum(axis=-1)
+    order = np.argsort(~pattern, axis=-1, kind="stable")[..., : max(1, number.max(initial=0))]
+    heads = (h, *pattern.shape[1:2])
+    visits = Visits(
+        jnp.asarray(np.broadcast_to(order, (*heads, order.shape[-1])), jnp.int32),
+        jnp.asarray(np.broadcast_to(number, heads), jnp.int32),
+    )
+
+    def of_head(one: tuple[Array, Array, Array, Visits]) -> tuple[Array, Array]:
+        query, key, value, visits = one
+        return in_blocks(shape, query, key, value, keys, place, visits)
+
+    def by_head(x: Array) -> Array:
+        return jnp.moveaxis(jnp.repeat(x, h // x.shape[1], axis=1), 1, 0)[:, :, None]
+
+    out, lse = lax.map(of_head, (by_head(query), by_head(key), by_head(value), visits))
+    return Part(jnp.moveaxis(out[:, :, 0], 0, 1), jnp.moveaxis(lse[:, :, 0], 0, 1))

@@ -1,0 +1,285 @@
+"""Attention in parts against softmax attention in float64, values and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.ops.attention_parts import Visible, attend_part, merge_parts
+from rml.ops.block_sparse import block_sparse_attention
+from rml.ops.blocked_attention import attend_in_blocks
+
+
+def draw(seed, *shape, dtype=np.float32):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def exact(query, key, value, seen, d_out, d_lse, scale):
+    """Output, log-sum-exp and the three gradients; a row that sees nothing gives zeros."""
+    query, key, value, d_out, d_lse = (
+        np.asarray(x, np.float64) for x in (query, key, value, d_out, d_lse)
+    )
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat(groups, axis=1) for x in (key, value))
+    logits = np.where(seen, query @ key.swapaxes(2, 3) * scale, -np.inf)
+    some = seen.any(axis=-1)
+    top = np.where(some, logits.max(axis=-1), 0.0)[..., None]
+    total = np.exp(logits - top).sum(axis=-1, keepdims=True)
+    p = np.exp(logits - top) / np.where(total == 0, 1.0, total)
+    with np.errstate(divide="ignore"):
+        lse = (np.log(total) + top)[..., 0]
+    dp = d_out @ value.swapaxes(2, 3)
+    ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True) + np.where(some, d_lse, 0.0)[..., None])
+
+    def to_groups(x):
+        return x.reshape(x.shape[0], -1, groups, *x.shape[2:]).sum(axis=2)
+
+    gradients = (
+        scale * ds @ key,
+        to_groups(scale * ds.swapaxes(2, 3) @ query),
+        to_groups(p.swapaxes(2, 3) @ d_out),
+    )
+    return p @ value, lse, gradients
+
+
+VISIBLE = {
+    "all": Visible(),
+    "causal": Visible(causal=True, start=5),
+    "padding": Visible(np.array([[True] * 9 + [False] * 10, [False] * 19])),
+    "window": Visible(causal=True, window=4, start=6),
+    "window on both sides": Visible(window=jnp.int32(3)),
+    "window and sinks": Visible(causal=True, window=3, sinks=2, start=6),
+}
+
+
+def mask_of(name, b=2, t=13, s=19):
+    """Who sees whom, written down without the code under test."""
+    seen = np.zeros((b, t, s), bool)
+    visible = VISIBLE[name]
+    for i in range(t):
+        for j in range(s):
+            place = i + visible.start
+            seen[:, i, j] = (not visible.causal or j <= place) and (
+                visible.window is None or abs(place - j) < visible.window or j < visible.sinks
+            )
+    return seen if visible.keys is None else seen & visible.keys[:, None]
+
+
+@pytest.mark.parametrize("name", VISIBLE)
+def test_dense_visibility_is_what_it_says(name):
+    assert (np.broadcast_to(VISIBLE[name].dense(13, 19), (2, 13, 19)) == mask_of(name)).all()
+
+
+@pytest.mark.parametrize("block", [4, 64])
+@pytest.mark.parametrize("name", VISIBLE)
+def test_blocks_equal_softmax_in_float64(name, block):
+    query, key, value = draw(0, 2, 4, 13, 8), draw(1, 2, 2, 19, 8), draw(2, 2, 2, 19, 6)
+    d_out, d_lse = draw(3, 2, 4, 13, 6), draw(4, 2, 4, 13)
+    seen = mask_of(name)[:, None]
+    out, lse, gradients = exact(query, key, value, seen, d_out, d_lse, 0.7)
+
+    @jax.jit
+    def ours(query, key, value):
+        def part(*arrays):
+            return attend_in_blocks(*arrays, VISIBLE[name], scale=0.7, block=block)
+
+        found, backward = jax.vjp(part, query, key, value)
+        some = jnp.asarray(seen.any(axis=-1))
+        return found, backward(type(found)(jnp.asarray(d_out), jnp.where(some, d_lse, 0.0)))
+
+    found, found_gradients = ours(query, key, value)
+    np.testing.assert_allclose(found.out, out, atol=2e-6)
+    np.testing.assert_allclose(found.lse, lse, atol=2e-6)
+    for ours_, expected in zip(found_gradients, gradients, strict=True):
+        np.testing.assert_allclose(ours_, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("each", [True, False], ids=["a pattern a head", "one pattern"])
+def test_block_sparse_equals_softmax_under_the_pattern(each):
+    query, key, value = draw(0, 2, 4, 13, 8), draw(1, 2, 2, 19, 8), draw(2, 2, 2, 19, 6)
+    d_out, d_lse = draw(3, 2, 4, 13, 6), draw(4, 2, 4, 13)
+    pattern = draw(5, 4 if each else 1, 4, 5) > 0
+    pattern[0, 2] = False  # a block of queries that sees nothing
+    seen = pattern.repeat(4, axis=1).repeat(4, axis=2)[:, :13, :19] & mask_of("causal")[:, None]
+    out, lse, gradients = exact(query, key, value, seen, d_out, d_lse, 0.7)
+
+    @jax.jit
+    def ours(query, key, value):
+        def part(*arrays):
+            return block_sparse_attention(*arrays, pattern, VISIBLE["causal"], scale=0.7, block=4)
+
+        found, backward = jax.vjp(part, query, key, value)
+        some = jnp.asarray(np.broadcast_to(seen.any(axis=-1), d_lse.shape))
+        return found, backward(type(found)(jnp.asarray(d_out), jnp.where(some, d_lse, 0.0)))
+
+    found, found_gradients = ours(query, key, value)
+    np.testing.assert_allclose(found.out, out, atol=2e-6)
+    np.testing.assert_allclose(found.lse, np.broadcast_to(lse, found.lse.shape), atol=2e-6)
+    for ours_, expected in zip(found_gradients, gradients, strict=True):
+        np.testing.assert_allclose(ours_, expected, atol=1e-5)
+
+
+def test_block_sparse_does_not_touch_blocks_outside_the_pattern():
+    query, key, value = (jnp.asarray(draw(i, 1, 2, 16, 4)) for i in range(3))
+    pattern = np.zeros((2, 4, 4), bool)
+    pattern[0, :, 1], pattern[1, :, 3] = True, True
+    broken = value.at[0, 0, :4].set(jnp.nan).at[0, 1, :12].set(jnp.nan)
+    out = block_sparse_attention(query, key, broken, pattern, block=4).out
+    assert jnp.isfinite(out).all()
+    with pytest.raises(ValueError, match=r"\(2, 4, 4\) for 2 heads and blocks of 8"):
+        block_sparse_attention(query, key, value, pattern, block=8)
+
+
+def test_parts_merge_to_the_whole_however_they_are_cut():
+    query, key, value = draw(0, 2, 5, 8), draw(1, 2, 12, 8), draw(2, 2, 12, 3)
+    d_out, d_lse = draw(3, 2, 5, 3), draw(4, 2, 5)
+    mask = draw(5, 2, 5, 12) > -0.3
+    mask[0, 1, :7] = False  # a query that one part hides from wholly
+    mask[1, 2] = False  # and one that sees nothing at all
+    some = mask.any(axis=-1)
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def ours(query, key, value, cuts):
+        def cut(*arrays):
+            query, key, value = arrays
+            ends = (*cuts, 12)
+            parts = [
+                attend_part(query, key[:, a:b], value[:, a:b], jnp.asarray(mask[..., a:b]))
+                for a, b in zip((0, *cuts), ends, strict=True)
+            ]
+            first, *rest = parts
+            return merge_parts(merge_parts(*rest), first) if rest else first
+
+        found, backward = jax.vjp(cut, query, key, value)
+        return found, backward(type(found)(d_out, jnp.where(some, d_lse, 0.0)))
+
+    arrays = (query[:, None], key[:, None], value[:, None])
+    out, lse, gradients = exact(*arrays, mask[:, None], d_out[:, None], d_lse[:, None], 8**-0.5)
+    for cuts in ((), (7,), (1, 7, 8)):
+        found, found_gradients = ours(query, key, value, cuts)
+        np.testing.assert_allclose(found.out, out[:, 0], atol=1e-6)
+        np.testing.assert_allclose(found.lse, lse[:, 0], atol=1e-6)
+        for ours_, expected in zip(found_gradients, gradients, strict=True):
+            np.testing.assert_allclose(ours_, expected[:, 0], atol=3e-6)
+
+
+def test_weights_of_keys_are_those_of_copies():
+    query, key, value = map(jnp.asarray, (draw(0, 5, 8), draw(1, 4, 8), draw(2, 4, 3)))
+    copies = np.array([1, 3, 2, 1])
+    weights = jnp.asarray(np.log(copies)[None], jnp.float32)
+    found = attend_part(query, key, value, log_weights=weights)
+    repeated = attend_part(query, key.repeat(copies, axis=0), value.repeat(copies, axis=0))
+    np.testing.assert_allclose(found.out, repeated.out, atol=1e-6)
+    np.testing.assert_allclose(found.lse, repeated.lse, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e4])
+def test_logits_of_any_size_and_half_precision_stay_finite(scale):
+    query, key, value = (jnp.asarray(draw(i, 1, 2, 9, 8), jnp.bfloat16) for i in range(3))
+    query = query * jnp.bfloat16(scale)
+
+    def loss(*arrays):
+        part = attend_in_blocks(*arrays, Visible(causal=True), block=4)
+        return part.out.sum() + 1e-4 * part.lse.sum()
+
+    value_, gradients = jax.value_and_grad(loss, (0, 1, 2))(query, key, value)
+    assert jnp.isfinite(value_)
+    for gradient in gradients:
+        assert gradient.dtype == jnp.bfloat16
+        assert jnp.isfinite(gradient).all()
+
+
+def test_blocks_that_no_query_sees_are_not_computed():
+    """NaN in keys behind the window or after the queries would show in every product with them."""
+    query, key, value = (jnp.asarray(draw(i, 1, 1, n, 4)) for i, n in enumerate((8, 64, 64)))
+    visible = Visible(causal=True, window=4, sinks=2, start=32)
+    clean = attend_in_blocks(query, key, value, visible, block=8)
+    key, value = (x.at[:, :, 8:24].set(jnp.nan).at[:, :, 40:].set(jnp.nan) for x in (key, value))
+    assert (attend_in_blocks(query, key, value, visible, block=8).out == clean.out).all()
+
+
+def test_memory_of_32768_causal_tokens_is_linear():
+    def temporary(tokens):
+        x = jax.ShapeDtypeStruct((1, 1, tokens, 16), jnp.float32)
+
+        def loss(*arrays):
+            return attend_in_blocks(*arrays, Visible(causal=True)).out.sum()
+
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    small, large = temporary(16384), temporary(32768)
+    assert large < 2.2 * small
+    assert large < 32768**2  # a quarter of one matrix of logits
+
+
+RING = """
+import json
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec as P
+from rml.ops.attention_parts import Visible
+from rml.ops.blocked_attention import attend_in_blocks
+from rml.ops.ring_attention import ring_attention
+
+mesh = jax.make_mesh((4,), ("model",), axis_types=(AxisType.Auto,))
+query, key, value, d_out, d_lse = (
+    jax.random.normal(jax.random.key(i), shape)
+    for i, shape in enumerate(
+        [(2, 4, 12, 8), (2, 2, 12, 8), (2, 2, 12, 6), (2, 4, 12, 6), (2, 4, 12)])
+)
+here = jnp.arange(12) < jnp.array([[12], [7]])
+spec, worst, text = P(None, None, "model"), {}, ""
+for name, visible in {
+    "causal": Visible(causal=True), "window": Visible(window=5),
+}.items():
+    def whole(q, k, v, here):
+        return attend_in_blocks(q, k, v, visible._replace(keys=here), scale=0.7)
+
+    def local(q, k, v, here):
+        return ring_attention(
+            q, k, v, visible._replace(keys=here), axis_name="model", scale=0.7, block=2)
+
+    def loss(f):
+        def of(q, k, v):
+            part = f(q, k, v, here)
+            some = jnp.isfinite(part.lse)
+            return (part.out * d_out).sum() + (jnp.where(some, part.lse, 0) * d_lse).sum(), part
+        return jax.jit(jax.value_and_grad(of, (0, 1, 2), has_aux=True))
+
+    specs = (spec,) * 3 + (P(None, "model"),)
+    ring = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spec)
+    (_, part), gradients = loss(whole)(query, key, value)
+    compiled = loss(ring).lower(query, key, value).compile()
+    (_, parts), ring_gradients = compiled(query, key, value)
+    assert (jnp.isfinite(part.lse) == jnp.isfinite(parts.lse)).all()
+    pairs = [(part.out, parts.out), (jnp.exp(part.lse), jnp.exp(parts.lse))]
+    pairs += zip(gradients, ring_gradients)
+    worst[name] = max(float(jnp.abs(x - y).max() / jnp.abs(x).max()) for x, y in pairs)
+    text += compiled.as_text()
+print(json.dumps({"worst": worst, "permutes": text.count("collective-permute"),
+                  "gathers": text.count("all-gather")}))
+"""
+
+
+@pytest.mark.slow
+def test_ring_of_devices_equals_one_device(forked):
+    found = forked(RING, devices=4)
+    assert len(found["worst"]) == 2
+    assert max(found["worst"].values()) < 3e-6, found["worst"]
+    assert found["permutes"] > 0
+    assert found["gathers"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"block": 0}, "block=0"), ({"heads": 3}, "3 heads of keys must divide 4")],
+)
+def test_wrong_shapes_are_named(change, message):
+    options = dict(change)
+    key = jnp.asarray(draw(1, 1, options.pop("heads", 2), 8, 4))
+    with pytest.raises(ValueError, match=message):
+        attend_in_blocks(jnp.asarray(draw(0, 1, 4, 8, 4)), key, key, **options)
+    with pytest.raises(ValueError, match="at least one part"):
+        merge_parts()

@@ -1,0 +1,51 @@
+"""What recipes report of an encoder's features, with numbers in the place of features."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.common.evaluators import ImageEvaluator
+from rml.evaluation import knn_accuracy
+
+
+def evaluator(**parts):
+    found = object.__new__(ImageEvaluator)
+    found.__dict__.update(parts)
+    return found
+
+
+def test_gains_are_over_the_untrained_encoder_and_over_pixels():
+    accuracies = {"trained": (0.9, 0.8), "untrained": (0.5, 0.7), "pixels": (0.6, 0.25)}
+    own = evaluator(
+        knn=lambda features: accuracies[features][0],
+        probe=lambda features: accuracies[features][1],
+        extract=lambda encoder: "pixels",
+    )
+    expected = {
+        "knn": 0.9, "knn_untrained": 0.5, "knn_pixels": 0.6,
+        "linear_probe": 0.8, "linear_probe_untrained": 0.7, "linear_probe_pixels": 0.25,
+        "knn_over_untrained": 0.4, "knn_over_pixels": 0.3,
+        "linear_probe_over_untrained": 0.1, "linear_probe_over_pixels": 0.55,
+    }  # fmt: skip
+    found = own.compare_accuracies("trained", "untrained")
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (9, 0.07), (9, 5.0), (10_000, 5.0)])
+def test_neighbours_are_as_many_as_the_config_says(k, temperature):
+    keys = jax.random.split(jax.random.key(0), 4)
+    train, test = (jax.random.normal(key, (60, 5)) for key in keys[:2])
+    labels, wanted = (jax.random.randint(key, (60,), 0, 3) for key in keys[2:])
+    own = evaluator(
+        options=SimpleNamespace(knn_k=k, knn_temperature=temperature),
+        train=SimpleNamespace(num_classes=3),
+    )
+    found = own.knn(((train, labels), (test, wanted)))
+    expected = knn_accuracy(
+        train, labels, test, wanted, num_classes=3, k=min(k, 60), temperature=temperature
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert jnp.isfinite(expected)
