@@ -6,11 +6,18 @@
   the models' names.
 * `fit_ridge`, `streamed_gram`, `solve_prefixes`, `leave_one_out`: ridge regression on features that
   never exist at once.
+* `METHODS`: softmax attention and its approximations by name, of one signature: `exact` in blocks;
+  `window` with sinks, the simple baseline; `hyperattention`; `performer`.
+* `hyper_attention`, with `sorted_order`, `heavy_mask` and `hardness`: Han et al., HyperAttention:
+  Long-context Attention in Near-Linear Time, arXiv:2310.05869. Take it for long texts without a
+  structure that is known; take the window where near tokens are enough.
 * `performer_attention`: Choromanski et al., Rethinking Attention with Performers, arXiv:2009.14794.
 * `build_targets`, `draw_inputs`: permutation-invariant functions to be learned.
 """
 
+from rml.attention.hyperattention import hardness, heavy_mask, hyper_attention
 from rml.attention.kernels import rf_mlp_kernel, rfa_kernel
+from rml.attention.methods import METHODS
 from rml.attention.models import (
     MODELS,
     draw_weights,
@@ -38,11 +45,14 @@ from rml.attention.ridge import (
     streamed_gram,
     streamed_weights,
 )
+from rml.attention.sort_lsh import buckets, gray_rank, hyperplanes, sorted_order
 from rml.attention.targets import build_targets, draw_inputs
 
 __all__ = [
+    "METHODS",
     "MODELS",
     "RandomFeatureAttention",
+    "buckets",
     "build_targets",
     "draw_inputs",
     "draw_weights",
@@ -50,6 +60,11 @@ __all__ = [
     "fit_ridge",
     "gaussian_projection",
     "grams",
+    "gray_rank",
+    "hardness",
+    "heavy_mask",
+    "hyper_attention",
+    "hyperplanes",
     "kernel",
     "kernel_learning_curve",
     "learning_curve",
@@ -66,6 +81,7 @@ __all__ = [
     "solve_min_norm",
     "solve_prefixes",
     "solve_ridge",
+    "sorted_order",
     "streamed_gram",
     "streamed_weights",
 ]

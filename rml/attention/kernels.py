@@ -7,26 +7,15 @@ from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
 from rml.attention.random_feature_attention import concatenated
+from rml.ops import arc_cosine, full_precision, wide
 
 _POINTS = 24  # of Gauss and Legendre: float32 rounding is reached, see the tests
 
 
-@jax.custom_jvp
 def rectified_product(cosine: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Mean of relu(u) relu(v) for standard normals u, v of correlation `cosine`.
-
-    Source: Cho and Saul 2009, Kernel Methods for Deep Learning: half the arc-cosine kernel of
-    degree one.
-    """
-    c = jnp.clip(cosine, -1, 1)
-    return (jnp.sqrt(1 - c * c) + c * (jnp.pi - jnp.arccos(c))) / (2 * jnp.pi)
-
-
-@rectified_product.defjvp
-def _rectified_product_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (cosine,), (tangent,) = primals, tangents
-    slope = (jnp.pi - jnp.arccos(jnp.clip(cosine, -1, 1))) / (2 * jnp.pi)
-    return rectified_product(cosine), slope * tangent
+    """Mean of relu(u) relu(v) for standard normals u, v of correlation `cosine`."""
+    (cosine,) = wide(cosine)
+    return arc_cosine(cosine, jnp.ones_like(cosine), jnp.ones_like(cosine)) / 2
 
 
 def biased_rectified_product(
@@ -61,6 +50,7 @@ def biased_rectified_product(
     return total
 
 
+@full_precision
 def rfa_kernel(
     query: Float[Array, "m d"],
     keys: Float[Array, "m k d"],
@@ -88,6 +78,7 @@ def rfa_kernel(
 
     Source: expectation of `rfa_features` over heads; arc-cosine kernel of Cho and Saul 2009.
     """
+    query, keys, other_query, other_keys = wide(query, keys, other_query, other_keys)
     queries = 1 + query @ other_query.T
     norm, other_norm = _norm(query)[:, None], _norm(other_query)
     count, other_count = keys.shape[1], other_keys.shape[1]
@@ -110,6 +101,7 @@ def rfa_kernel(
     return total / (count * other_count)
 
 
+@full_precision
 def rf_mlp_kernel(
     query: Float[Array, "m d"],
     keys: Float[Array, "m k d"],
@@ -122,6 +114,7 @@ def rf_mlp_kernel(
 
     Source: expectation of `rf_mlp_features` over neurons; Cho and Saul 2009.
     """
+    query, keys, other_query, other_keys = wide(query, keys, other_query, other_keys)
     x, y = concatenated(query, keys), concatenated(other_query, other_keys)
     sizes = jnp.linalg.norm(x, axis=-1)[:, None] * jnp.linalg.norm(y, axis=-1)
     return sizes * rectified_product(x @ y.T / sizes) / (keys.shape[1] + 2)

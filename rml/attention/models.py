@@ -21,6 +21,7 @@ from rml.attention.random_feature_attention import (
     rfa_weights,
 )
 from rml.errors import UserError
+from rml.ops import full_precision
 
 MODELS = ("rfa", "biased_rfa", "rf_mlp")
 
@@ -91,6 +92,7 @@ def grams(
     )
 
 
+@full_precision
 def learning_curve(
     gram: Float[Array, "n n"],
     cross: Float[Array, "m n"],
@@ -136,6 +138,7 @@ def learning_curve(
 
 
 @partial(jax.jit, static_argnames=("model", "sizes", "train"))
+@full_precision
 def kernel_learning_curve(
     query: Float[Array, "n d"],
     keys: Float[Array, "n k d"],

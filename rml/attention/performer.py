@@ -6,7 +6,9 @@ they are the model.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
+
+from rml.ops import full_precision, wide
 
 
 def gaussian_projection(
@@ -30,6 +32,7 @@ def gaussian_projection(
     return norms * q.reshape(-1, d)[:features]
 
 
+@full_precision
 def positive_features(
     x: Float[Array, "*b d"], projection: Float[Array, "m d"]
 ) -> Float[Array, "*b m"]:
@@ -44,6 +47,7 @@ def positive_features(
     return jnp.exp(exponent) / jnp.sqrt(jnp.asarray(projection.shape[0], exponent.dtype))
 
 
+@full_precision
 def performer_attention(
     query: Float[Array, "*b q d"],
     keys: Float[Array, "*b k d"],
@@ -51,6 +55,7 @@ def performer_attention(
     projection: Float[Array, "m d"],
     *,
     causal: bool = False,
+    here: Bool[Array, "*#b k"] | None = None,
 ) -> Float[Array, "*b q v"]:
     """Approximates softmax(query keysᵀ / sqrt(d)) values in time and memory linear in the length.
 
@@ -60,9 +65,11 @@ def performer_attention(
       values: Values of the keys.
       projection: Directions of the features, of `gaussian_projection`.
       causal: Whether a query attends only to keys up to its own position.
+      here: Which keys are there rather than padding; all by default.
 
     Returns:
-      Weighted means of values, with weights that are positive and sum to one.
+      Weighted means of values, with weights that are positive and sum to one, in the values'
+      precision; sums are in float32 or wider. Zeros where a query sees no key.
 
     Raises:
       ValueError: If `causal` and there are not as many queries as keys.
@@ -74,8 +81,12 @@ def performer_attention(
             f"causal attention expects as many queries as keys, got shapes {query.shape} and "
             f"{keys.shape}"
         )
+    dtype = values.dtype
+    query, keys, values, projection = wide(query, keys, values, projection)
     scale = query.shape[-1] ** -0.25
     q, k = _exponents(scale * query, projection), _exponents(scale * keys, projection)
+    if here is not None:
+        k = jnp.where(here[..., None], k, -jnp.inf)
     # A factor of a query's features, or of all keys' that it attends to, cancels: none overflows.
     q = jnp.exp(q - jax.lax.stop_gradient(jnp.max(q, axis=-1, keepdims=True)))
     largest = jax.lax.stop_gradient(jnp.max(k, axis=-1, keepdims=True))
@@ -83,7 +94,8 @@ def performer_attention(
         largest = jax.lax.cummax(largest, axis=largest.ndim - 2)
     else:
         largest = jnp.max(largest, axis=-2, keepdims=True)
-    k = jnp.exp(k - largest)
+    shift = jnp.where(jnp.isfinite(largest), largest, 0.0)  # no key before this one
+    k = jnp.exp(k - shift)
     values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
     if not causal:
         out = q @ (jnp.swapaxes(k, -2, -1) @ values)
@@ -95,11 +107,11 @@ def performer_attention(
             return state, jnp.einsum("...m,...mv->...v", q, state)
 
         before = jnp.concatenate([largest[..., :1, :], largest[..., :-1, :]], axis=-2)
-        rows = tuple(jnp.moveaxis(x, -2, 0) for x in (q, k, values, jnp.exp(before - largest)))
+        rows = tuple(jnp.moveaxis(x, -2, 0) for x in (q, k, values, jnp.exp(before - shift)))
         start = jnp.zeros((*k.shape[:-2], k.shape[-1], values.shape[-1]), values.dtype)
         out = jnp.moveaxis(jax.lax.scan(step, start, rows)[1], 0, -2)
     tiny = jnp.finfo(out.dtype).tiny
-    return out[..., :-1] / jnp.maximum(out[..., -1:], tiny)
+    return (out[..., :-1] / jnp.maximum(out[..., -1:], tiny)).astype(dtype)
 
 
 def _exponents(x: Array, projection: Array) -> Array:

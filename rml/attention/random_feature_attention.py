@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from rml.models.layers import Dtype
+from rml.ops import full_precision
 
 
 def append_bias(x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
@@ -44,6 +45,7 @@ def rfa_weights(
     return weights
 
 
+@full_precision
 def rfa_features(
     query: Float[Array, "*b d"],
     keys: Float[Array, "*b k d"],
@@ -100,6 +102,7 @@ def rf_mlp_weights(key: Key[Array, ""], neurons: int, keys: int, d: int) -> Floa
     return jax.random.normal(key, (neurons, width)) / jnp.sqrt(keys + 2.0)
 
 
+@full_precision
 def rf_mlp_features(
     query: Float[Array, "*b d"], keys: Float[Array, "*b k d"], weights: Float[Array, "m w"]
 ) -> Float[Array, "*b m"]:

@@ -1,4 +1,7 @@
-"""Ridge and minimum-norm regression on features: primal or dual, streamed, with leave-one-out."""
+"""Ridge and minimum-norm regression on features: primal or dual, streamed, with leave-one-out.
+
+Features of half precision are summed and solved for in float32.
+"""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -7,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
+
+from rml.ops import full_precision, wide
 
 FeatureMap = Callable[[Any, Any], Array]
 
@@ -52,11 +57,12 @@ def streamed_gram(
             for total, (a, b, c) in zip(totals, edges, strict=True)
         ], None
 
-    start = [jnp.zeros((b - a, c), shape.dtype) for a, b, c in edges]
+    dtype = jnp.promote_types(shape.dtype, jnp.float32)
+    start = [jnp.zeros((b - a, c), dtype) for a, b, c in edges]
     totals = jax.lax.scan(add, start, blocks)[0]
     if right is not None:
         return totals[0] / count
-    lower = jnp.zeros((rows, rows), shape.dtype)
+    lower = jnp.zeros((rows, rows), dtype)
     for total, (a, _, _) in zip(totals, edges, strict=True):
         lower = jax.lax.dynamic_update_slice(lower, total, (a, 0))
     lower = jnp.tril(lower)
@@ -75,6 +81,7 @@ def streamed_weights(
     return jax.lax.map(one, blocks)
 
 
+@full_precision
 def solve_ridge(
     gram: Float[Array, "n n"], targets: Float[Array, "n t"], regularization: float | Array
 ) -> Float[Array, "n t"]:
@@ -83,10 +90,12 @@ def solve_ridge(
     Regularization is absolute, not a fraction of n; below rounding of the Gram matrix it does not
     make it positive definite and the answer is NaN: use `solve_min_norm` there.
     """
+    gram, targets = wide(gram, targets)
     gram = gram + regularization * jnp.eye(gram.shape[0], dtype=gram.dtype)
     return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(gram, lower=True), targets)
 
 
+@full_precision
 def solve_min_norm(
     gram: Float[Array, "n n"], targets: Float[Array, "n t"], *, rcond: float | None = None
 ) -> Float[Array, "n t"]:
@@ -98,6 +107,7 @@ def solve_min_norm(
       rcond: Eigenvalues below this share of the largest count as zero; n times the rounding unit
         by default.
     """
+    gram, targets = wide(gram, targets)
     values, vectors = jnp.linalg.eigh(gram)
     if rcond is None:
         rcond = gram.shape[0] * float(jnp.finfo(gram.dtype).eps)
@@ -106,6 +116,7 @@ def solve_min_norm(
     return vectors @ (inverse[:, None] * (vectors.T @ targets))
 
 
+@full_precision
 def fit_ridge(
     features: Float[Array, "n f"],
     targets: Float[Array, "n t"],
@@ -133,6 +144,7 @@ def fit_ridge(
     return solution if primal else _product(features.T, solution)
 
 
+@full_precision
 def leave_one_out(
     gram: Float[Array, "n n"], targets: Float[Array, "n t"], regularizations: Float[Array, " r"]
 ) -> Float[Array, "r t"]:
@@ -146,6 +158,7 @@ def leave_one_out(
       targets: One column an output.
       regularizations: Penalties, positive.
     """
+    gram, targets = wide(gram, targets)
     values, vectors = jnp.linalg.eigh(gram)
     rotated = vectors.T @ targets
 
@@ -158,10 +171,12 @@ def leave_one_out(
     return jax.lax.map(error, regularizations)
 
 
+@full_precision
 def leave_one_out_primal(
     features: Float[Array, "n f"], targets: Float[Array, "n t"], regularizations: Float[Array, " r"]
 ) -> Float[Array, "r t"]:
     """`leave_one_out` from features, where they are fewer than the examples."""
+    features, targets = wide(features, targets)
     values, vectors = jnp.linalg.eigh(_product(features.T, features))
     rotated = _product(features, vectors)
     right = _product(rotated.T, targets)
@@ -200,6 +215,7 @@ def solve_prefixes(
       For each size the dual coefficients, as `solve_ridge`, and the mean squared leave-one-out
       error, as `leave_one_out`.
     """
+    gram, targets = wide(gram, targets)
     factor = _shifted_factor(gram, regularization)
     edges = sorted({*range(0, max(sizes), block), *sizes})
     bounds = list(itertools.pairwise(edges))  # every size ends a block
@@ -246,4 +262,5 @@ def _flat(features: Array) -> Array:
 
 
 def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    dtype = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)

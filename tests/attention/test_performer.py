@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,3 +113,15 @@ def test_what_comes_later_does_not_make_a_row_vanish():
         logs = np.logaddexp.reduce(exponents[0][:, None, :] + exponents[1][None], axis=-1)
         expected = weights(logs, causal=True) @ vs
         np.testing.assert_allclose(out, expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_half_precision_is_summed_in_single(causal):
+    keys = jax.random.split(jax.random.key(3), 4)
+    query, key, values = (jax.random.normal(k, (40, 4)).astype(jnp.bfloat16) for k in keys[:3])
+    projection = performer.gaussian_projection(keys[3], 16, 4)
+    attend = jax.jit(partial(performer.performer_attention, causal=causal))
+    ours = attend(query, key, values, projection)
+    assert ours.dtype == jnp.bfloat16
+    wider = attend(*(x.astype(jnp.float32) for x in (query, key, values)), projection)
+    np.testing.assert_array_equal(ours, wider.astype(jnp.bfloat16))

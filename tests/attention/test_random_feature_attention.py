@@ -98,6 +98,17 @@ def layer():
     return module, query, keys, module.init(jax.random.key(1), query, keys)
 
 
+def test_the_layer_draws_its_heads_by_its_options():
+    query, keys = draw_inputs(jax.random.key(0), 2, keys=4, d=3)
+    for scale, biased in ((2.0, False), (0.1, True)):
+        module = rfa.RandomFeatureAttention(features=2, heads=500, scale=scale, biased=biased)
+        variables = nn.meta.unbox(module.init(jax.random.key(1), query, keys))
+        weights = np.asarray(variables["random"]["weights"])
+        mean = np.diag([1.0, 1, 1, 0]) * biased
+        np.testing.assert_allclose(weights.mean(0), mean, atol=5 * scale / np.sqrt(500))
+        np.testing.assert_allclose((weights - mean).std(), scale, rtol=0.05)
+
+
 @pytest.mark.slow
 def test_the_layer_trains_its_values_alone(layer):
     module, query, keys, boxed = layer

@@ -36,6 +36,18 @@ def test_without_penalty_the_norm_is_least(n, f):
         np.testing.assert_allclose(x @ weights, y, atol=1e-4)
 
 
+def test_small_eigenvalues_are_cut_as_a_share_of_the_largest():
+    rng = np.random.default_rng(5)
+    basis = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    values = 1e-3 * np.array([1.0, 0.5, 0.2, 1e-4, 1e-9, 0.0])
+    gram, y = (basis * values) @ basis.T, rng.standard_normal((6, 2))
+    for rcond, kept in ((None, 4), (1e-3, 3)):
+        found = ridge.solve_min_norm(jnp.asarray(gram), jnp.asarray(y), rcond=rcond)
+        part = basis[:, :kept]
+        expected = part @ ((part.T @ y) / values[:kept, None])
+        np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2 * np.abs(expected).max())
+
+
 def test_leave_one_out_is_refitting_without_each_example():
     for n, f in ((7, 12), (12, 4)):
         x, y = problem(n, f)

@@ -1,0 +1,243 @@
+"""HyperAttention: exact in its limits, the authors' numbers, unbiased sums, causality, padding."""
+
+import itertools
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.attention.hyperattention import (
+    Samples,
+    Settings,
+    causal_part,
+    draw_samples,
+    hardness,
+    heavy_mask,
+    hyper_attention,
+    sorted_part,
+)
+from rml.attention.sort_lsh import gray_rank, hyperplanes, sorted_order
+from rml.ops.attention_parts import Visible, attend_part
+from rml.ops.blocked_attention import attend_in_blocks
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "hyperattention.npz")
+"""Numbers of insuhan/hyper-attn at 68b91e9 on the CPU in float64: scale 0.9, 4 planes, blocks of 8,
+5 samples. `samples<n>` are places among the sorted keys, in the order of its calls. That path of it
+drops the mask of a sample in the query's own block, which was put back: no key counts twice."""
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def golden(name):
+    keys = ("query", "key", "value", "planes", "out", "lse")
+    return tuple(jnp.asarray(GOLDEN[f"{name}_{key}"]) for key in keys)
+
+
+def test_neighbours_in_the_gray_code_differ_in_one_bit():
+    order = np.argsort(gray_rank(jnp.arange(128)))
+    assert [bin(a ^ b).count("1") for a, b in itertools.pairwise(order)] == [1] * 127
+
+
+def authors_samples(key, planes, sampled):
+    """Their places among sorted keys as indices of keys, each standing for n / m of them."""
+    order = sorted_order(key, planes, order="authors")
+    index = jnp.take_along_axis(order, jnp.asarray(sampled), axis=-1)
+    weight = jnp.log(key.shape[-2] / index.shape[-1])
+    return Samples(index, jnp.full(index.shape, weight, jnp.float32))
+
+
+@pytest.mark.parametrize("name", ["all", "cross"])
+def test_one_level_gives_the_authors_numbers(name):
+    query, key, value, planes, out, lse = golden(name)
+    samples = authors_samples(key, planes, GOLDEN[f"{name}_samples0"])
+    here = jnp.ones(key.shape[:-1], bool)
+    settings = Settings(block=8, order="authors")
+    run = jax.jit(partial(sorted_part, settings=settings, scale=0.9))
+    found = run(query[:, :, None], key, value, here, planes, samples)
+    np.testing.assert_allclose(found.out[:, :, 0], out, atol=2e-6)
+    np.testing.assert_allclose(found.lse[:, :, 0], lse, atol=2e-6)
+
+
+def test_causal_recursion_gives_the_authors_numbers():
+    query, key, value, planes, out, lse = golden("causal")
+    b, h, n, d = key.shape
+
+    def drawn(level, values, here):
+        # Theirs recurses before it samples, and folds halves into heads.
+        sampled = GOLDEN[f"causal_samples{1 - level}"].reshape(b, h, 2**level, -1)
+        halves = key.reshape(b, h, 2**level, 2, -1, d)[:, :, :, 0]
+        return jax.tree.map(
+            lambda x: jnp.moveaxis(x, 2, 0), authors_samples(halves, planes, sampled)
+        )
+
+    here = jnp.ones((b, n), bool)
+    settings = Settings(block=8, order="authors", least=24)
+    run = jax.jit(partial(causal_part, draw=drawn, settings=settings, scale=0.9))
+    found = run(query[:, :, None], key, value, here, planes)
+    np.testing.assert_allclose(found.out[:, :, 0], out, atol=2e-6)
+    np.testing.assert_allclose(found.lse[:, :, 0], lse, atol=2e-6)
+
+
+def inputs(t=40, s=40):
+    return draw(0, 2, 4, t, 8), draw(1, 2, 2, s, 8), draw(2, 2, 2, s, 5)
+
+
+HERE = jnp.arange(40) < jnp.array([[40], [23]])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(block=40, samples=0, least=2),
+        Settings(block=64, samples=3, least=2),  # no sample lies outside the only block
+        Settings(block=6, samples=3, least=40),
+    ],
+    ids=["one block", "larger block", "short"],
+)
+def test_it_is_exact_in_its_limits(settings, causal):
+    visible = Visible(HERE, causal=causal)
+    run = partial(hyper_attention, visible=visible, rng=jax.random.key(3), settings=settings)
+    found = jax.jit(run)(*inputs())
+    exact = attend_in_blocks(*inputs(), visible)
+    np.testing.assert_allclose(found.out, exact.out, atol=2e-6)
+    np.testing.assert_allclose(found.lse, exact.lse, atol=2e-6)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_every_key_as_a_sample_once_is_exact(overlap):
+    query, key, value = inputs()
+    every = Samples(*(jnp.broadcast_to(x, (2, 2, 40)) for x in (jnp.arange(40), jnp.zeros(40))))
+    settings = Settings(block=6, overlap=overlap)
+    planes = hyperplanes(jax.random.key(0), 5, 8)
+    here = HERE[:, None]
+    every = every._replace(log_weight=jnp.where(here, every.log_weight, -jnp.inf))
+    grouped = query.reshape(2, 2, 2, 40, 8)
+    run = jax.jit(partial(sorted_part, settings=settings, scale=8**-0.5))
+    found = run(grouped, key, value, here, planes, every)
+    exact = attend_in_blocks(query, key, value, Visible(HERE))
+    np.testing.assert_allclose(found.out.reshape(exact.out.shape), exact.out, atol=2e-6)
+    np.testing.assert_allclose(found.lse.reshape(exact.lse.shape), exact.lse, atol=2e-6)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_without_samples_it_attends_to_the_heavy_mask(overlap):
+    query, key, value = draw(0, 1, 1, 40, 8), draw(1, 1, 1, 40, 8), draw(2, 1, 1, 40, 5)
+    settings = Settings(planes=5, block=6, samples=0, overlap=overlap)
+    planes = hyperplanes(jax.random.key(0), 5, 8)
+    here = jnp.ones((1, 1, 40), bool)
+    run = jax.jit(partial(sorted_part, samples=None, settings=settings, scale=8**-0.5))
+    found = run(query[:, :, None], key, value, here, planes)
+    mask = heavy_mask(query, key, planes, settings)
+    assert (mask.sum(axis=-1) >= (7 if overlap else 4)).all()
+    exact = attend_part(query, key, value, mask)
+    np.testing.assert_allclose(found.out[:, :, 0], exact.out, atol=2e-6)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "value_norm"])
+def test_sums_over_samples_are_unbiased(sampling):
+    """5% is four standard errors of these draws; a wrong weight misses by more."""
+    value = draw(0, 30, 4) * jnp.linspace(0.2, 2, 30)[:, None]
+    here = jnp.arange(30) < 25
+    terms = jnp.where(here, jnp.exp(draw(1, 30) * 0.3), 0.0)
+    settings = Settings(samples=8, sampling=sampling)
+
+    def estimate(key):
+        found = draw_samples(key, value, here, settings)
+        return jnp.sum(terms[found.chosen] * jnp.exp(found.log_weight))
+
+    sums = jax.vmap(estimate)(jax.random.split(jax.random.key(2), 3000))
+    np.testing.assert_allclose(sums.mean(), terms.sum(), rtol=0.05)
+    if sampling == "value_norm":  # heavy values are drawn more often
+        drawn = draw_samples(
+            jax.random.key(3), value, here, Settings(samples=4000, sampling=sampling)
+        )
+        share = np.bincount(drawn.chosen, minlength=30) / 4000
+        norms = np.where(here, np.square(value).sum(-1), 0)
+        np.testing.assert_allclose(share, norms / norms.sum(), atol=0.03)
+
+
+@pytest.mark.slow
+def test_nothing_of_the_future_and_nothing_of_padding_is_read():
+    query, key, value = inputs()
+    settings = Settings(block=4, samples=3, least=10, planes=4)
+
+    @jax.jit
+    def run(key, value):
+        visible = Visible(HERE, causal=True)
+        return hyper_attention(
+            query, key, value, visible, rng=jax.random.key(3), settings=settings
+        ).out
+
+    out, backward = jax.vjp(run, key, value)
+    early = jnp.zeros_like(out).at[0, :, :17].set(1.0)
+    for gradient in backward(early):
+        assert not gradient[0, :, 17:].any()
+        assert gradient[0, :, :17].any(axis=-1).all()
+    changed = run(key.at[1, :, 23:].set(9.0), value.at[1, :, 23:].set(7.0))
+    np.testing.assert_allclose(changed[1, :, :23], out[1, :, :23], atol=1e-6)
+
+
+def test_more_samples_and_larger_blocks_err_less_and_sorting_helps():
+    query, key = draw(0, 1, 4, 512, 8) * 1.5, draw(1, 1, 4, 512, 8)
+    key = 0.8 * query[:, :, ::-1] + 0.6 * key  # every query has a key that is near it
+    value = draw(2, 1, 4, 512, 8)
+    exact = attend_in_blocks(query, key, value).out
+
+    def error(**settings):
+        settings = Settings(least=0, **settings)
+
+        def one(rng):
+            return hyper_attention(query, key, value, rng=rng, settings=settings).out
+
+        outs = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 6))
+        return float(jnp.linalg.norm(outs - exact) / jnp.linalg.norm(exact) / 6**0.5)
+
+    few = error(planes=6, block=16, samples=16)
+    assert error(planes=6, block=16, samples=64) < 0.85 * few
+    assert error(planes=6, block=64, samples=16) < 0.9 * few
+    unsorted = error(planes=1, block=16, samples=16)
+    assert few < 0.95 * unsorted
+
+
+def test_hardness_of_uniform_and_of_one_hot_attention():
+    uniform = hardness(jnp.zeros((6, 4)), draw(0, 6, 4))
+    np.testing.assert_allclose(uniform, (1.0, 1.0), rtol=1e-6)
+    one = hardness(jnp.ones((6, 4)), jnp.zeros((6, 4)).at[2].set(100.0))
+    np.testing.assert_allclose(one.alpha, 36.0, rtol=1e-6)
+    heavy = jnp.eye(3, dtype=bool)
+    key = jnp.log(jnp.array([[1.0], [2.0], [5.0]]))
+    rest = hardness(jnp.ones((3, 1)), key, heavy, scale=1.0)  # sums 7, 6 and 3
+    np.testing.assert_allclose(rest.kappa, 7 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(block=0), "block=0"),
+        (Settings(samples=-1), "samples=-1"),
+        (Settings(planes=31, least=0), "planes=31"),
+        (Settings(block=5, overlap=True), "block=5, expected an even number"),
+        (Settings(sampling="norm"), "norm"),
+        (Settings(order="grey", least=0), "grey"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        hyper_attention(*inputs(), rng=jax.random.key(0), settings=settings)
+
+
+def test_wrong_shapes_are_named():
+    query, key, value = inputs(t=30)
+    rng = jax.random.key(0)
+    with pytest.raises(ValueError, match="30 and 40"):
+        hyper_attention(query, key, value, Visible(causal=True), rng=rng)
+    with pytest.raises(ValueError, match="window=3"):
+        hyper_attention(query, key, value, Visible(window=3), rng=rng)
+    with pytest.raises(ValueError, match="2 heads of keys must divide 3"):
+        hyper_attention(query[:, :3], key, value, rng=rng)

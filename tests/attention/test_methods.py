@@ -1,0 +1,108 @@
+"""What every attention of the table must do."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.attention.hyperattention import Settings
+from rml.attention.methods import METHODS
+from rml.ops.attention_parts import Visible
+
+OPTIONS = {
+    "window": {"width": 5, "sinks": 2},
+    "hyperattention": {"settings": Settings(planes=3, block=4, samples=5, least=6)},
+    "performer": {"features": 64},
+}
+"""Options with which a text of 24 tokens is approximated."""
+EXACT = {
+    "exact": {},
+    "window": {"width": 24},
+    "hyperattention": {"settings": Settings(least=24)},
+    "performer": {"features": 1 << 15},
+}
+"""Options with which a method is exact, or as near as its random features come."""
+HERE = np.arange(24) < np.array([[24], [15]])
+
+
+def draw(seed, *shape, dtype=jnp.float32):
+    return (0.6 * jax.random.normal(jax.random.key(seed), shape)).astype(dtype)
+
+
+def inputs(dtype=jnp.float32):
+    return tuple(draw(i, 2, 4 if i == 0 else 2, 24, 6, dtype=dtype) for i in range(3))
+
+
+def attend(name, visible, *arrays, options=OPTIONS):
+    rng = jax.random.key(7)
+    return METHODS[name](*arrays, visible, rng=rng, scale=0.5, **options.get(name, {}))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", METHODS)
+def test_it_equals_exact_attention_in_its_limit(name, causal):
+    visible = Visible(HERE, causal=causal)
+    query, key, value = inputs()
+    query, key = query / 2, key / 2  # random features estimate small logits well
+    key_, value_ = (x.repeat(2, axis=1) for x in (key, value))
+    logits = jnp.where(visible.dense(24, 24)[:, None], 0.5 * query @ key_.swapaxes(2, 3), -jnp.inf)
+    wanted = jax.nn.softmax(logits) @ value_
+    found = jax.jit(partial(attend, name, visible, options=EXACT))(query, key, value)
+    np.testing.assert_allclose(found, wanted, atol=0.02 if name == "performer" else 2e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_hidden_is_read(name, causal):
+    """The gradient of early or whole outputs is zero at padding and, if causal, at later tokens."""
+    visible = Visible(HERE, causal=causal)
+
+    @jax.jit
+    def gradient(key, value):
+        def total(key, value):
+            out = attend(name, visible, inputs()[0], key, value)
+            return jnp.sin(out[:, :, :11] if causal else out).sum()
+
+        return jax.grad(total, (0, 1))(key, value)
+
+    query, key, value = inputs()
+    for found in gradient(key, value):
+        read = np.asarray(found != 0).any(axis=(1, 3))
+        allowed = HERE & (np.arange(24) < 11) if causal else HERE
+        assert not read[~allowed].any()
+        assert read[allowed].mean() > 0.5
+        assert np.isfinite(found).all()
+    run = jax.jit(partial(attend, name, visible))
+    out = run(query, key, value)
+    for broken in (key.at[1, :, 15:].set(50.0), key.at[1, :, 15:].set(-50.0)):
+        other = run(query, broken, value)
+        np.testing.assert_allclose(other[1, :, :15], out[1, :, :15], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["exact", "performer"])
+def test_order_of_keys_does_not_matter_without_causality(name):
+    query, key, value = inputs()
+    order = jax.random.permutation(jax.random.key(3), 24)
+    found = attend(name, Visible(HERE[:, order]), query, key[:, :, order], value[:, :, order])
+    np.testing.assert_allclose(found, attend(name, Visible(HERE), query, key, value), atol=3e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_and_vmap(name):
+    visible = Visible(causal=True)
+    run = jax.jit(partial(attend, name, visible))
+    half = run(*inputs(jnp.bfloat16))
+    assert half.dtype == jnp.float32
+    full = run(*(x.astype(jnp.float32) for x in inputs(jnp.bfloat16)))
+    assert jnp.abs(half - full).mean() < 0.03
+    one = run(*inputs())
+    two = jax.jit(jax.vmap(run))(*(jnp.stack([x, x]) for x in inputs()))
+    np.testing.assert_allclose(two[1], one, atol=3e-6)
+
+
+@pytest.mark.parametrize("name", ["window", "hyperattention", "performer"])
+def test_a_window_that_it_cannot_see_is_refused(name):
+    with pytest.raises(ValueError, match="window=3"):
+        attend(name, Visible(window=3), *inputs())
