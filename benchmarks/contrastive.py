@@ -5,8 +5,9 @@ python -m benchmarks.contrastive [--json] [--quick]
 InfoNCE of B queries and B keys of 256 dimensions, B = 1,024 to 65,536 (4,096 with --quick), and
 NT-Xent of B pairs; float32, two threads. Times are the least of interleaved repeats. Peak memory
 is that of a fresh process: its high-water mark less what it held after imports, compilation and
-inputs. At 65,536 the dense matrix takes 16 GiB and its gradient as much again, so ours stands
-alone there.
+inputs. The floor is the three matrix products of value and gradient alone, a strip of rows at a
+time: what no exact form can do without. At 65,536 the dense matrix takes 16 GiB and its gradient as
+much again, so ours stands alone there.
 pytorch-metric-learning joins where it is installed.
 """
 
@@ -32,6 +33,8 @@ from benchmarks.common import (
 THREADS = 2
 DIMENSION = 256
 TEMPERATURE = 0.1
+FLOOR_STRIP = 1024
+"""Rows of a strip: the size at which the products alone are fastest."""
 DENSE_LIMIT = 16384  # the largest batch of which a dense peer's matrices fit a small machine
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -134,9 +137,29 @@ def metric_learning_ntxent(size: int) -> Callable[[], Any]:
     return _torch(lambda a, b: loss(torch.cat([a, b]), labels), size // 2)
 
 
+def floor(size: int) -> Callable[[], Any]:
+    """The three products of logits and both gradients, and nothing else."""
+    import jax
+    import jax.numpy as jnp
+
+    q, k = (jax.device_put(x) for x in _inputs(size))
+    strip = min(size, FLOOR_STRIP)
+
+    def products(total: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array]:
+        s = q @ k.T
+        return total + s.T @ q, s @ k
+
+    @jax.jit
+    def step(q: jax.Array) -> Any:
+        return jax.lax.scan(products, jnp.zeros_like(k), q.reshape(-1, strip, DIMENSION))
+
+    return lambda: jax.block_until_ready(step(q))
+
+
 CASES = {
     f.__name__: f
     for f in (
+        floor,
         ours,
         dense_jax,
         dense_torch,
@@ -162,10 +185,10 @@ def compare(size: int, own: str, peers: dict[str, str], repeats: int, memory: bo
         for peer, label in peers.items()
     ]
     if memory:
-        used = {name: in_fresh_process("benchmarks.contrastive", name, size) for name in names}
+        kept = [name for name in names if name != "floor"]
+        used = {name: in_fresh_process("benchmarks.contrastive", name, size) for name in kept}
         rows += [
-            Row(case, "extra peak MB", used[own], label, used[peer])
-            for peer, label in peers.items()
+            Row(case, "extra peak MB", used[own], peers[peer], used[peer]) for peer in kept[1:]
         ]
     return rows
 
@@ -199,7 +222,8 @@ def main(argv: list[str] | None = None) -> None:
         "dense_torch": f"torch {torch.__version__}",
         "dense_jax": f"dense jax {jax.__version__}",
     }
-    ntxent = {"dense_torch_ntxent": f"torch {torch.__version__}"}
+    infonce["floor"] = "floor: three products"
+    ntxent = {"dense_torch_ntxent": f"torch {torch.__version__}", "floor": "floor: three products"}
     if importlib.util.find_spec("pytorch_metric_learning"):
         ntxent["metric_learning_ntxent"] = "pytorch-metric-learning"
     rows = []

@@ -1,4 +1,4 @@
-"""Keeps what benchmarks measured in `benchmarks/measured/<name>.json`.
+"""Keeps what benchmarks measured in `results/benchmarks/<name>.json`.
 
 `python -m benchmarks.record [NAME ...] [--quick]` runs each benchmark once, all of them by default,
 shows its table, and replaces its file by what it measured with device, commit and date.
@@ -12,10 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from experiments.record import current_commit, processor
+from experiments.registry import ROOT
+from experiments.results import BENCHMARKS
 from rml.errors import unknown
 from rml.training.durable import write_json
 
-FOLDER = Path(__file__).parent / "measured"
+FOLDER = ROOT / "results" / BENCHMARKS
 SHARED = ("__init__", "common", "record")
 NAMES = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in SHARED)
 
@@ -31,7 +33,7 @@ def record(name: str, flags: list[str]) -> int:
             print(line, end="", flush=True)
     if process.returncode:
         return process.returncode
-    FOLDER.mkdir(exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     found = json.loads(lines[-1]) | {
         "command": f"python -m benchmarks.{name}" + "".join(f" {flag}" for flag in flags),
         "device": processor(),

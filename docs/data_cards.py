@@ -120,9 +120,14 @@ def conditions(measured: Mapping[str, Any]) -> str:
         if "image" in measured["fields"]
         else ""
     )
+    memory = (
+        f", {size(prepared['peak_bytes'])} of memory at most (Python and libraries included)"
+        if "peak_bytes" in prepared
+        else ""
+    )
     return (
         f"Version {version}: prepared in {duration(prepared['seconds'])}, "
-        f"{size(prepared['bytes'])} on disk. "
+        f"{size(prepared['bytes'])} on disk{memory}. "
         f"Measured in {duration(measured['seconds'])} on {measured['device']}; commit "
         f"{measured['commit'][:12]}, {measured['finished']}; {versions}.\n\n"
         "Baselines are fitted once. Intervals are a bootstrap over test examples; options in "

@@ -1,4 +1,4 @@
-"""Pages of the site that are made from the tree: systems, areas, gallery, data sets, API.
+"""Pages of the site that are made from the tree: systems, areas, gallery, data, benchmarks, API.
 
 A page whose file exists under docs/ keeps its text, and what is generated follows it.
 """
@@ -12,10 +12,11 @@ from typing import Any
 
 import griffe
 
+from docs.benchmarks import benchmarks_page
 from docs.data_cards import data_page, data_set_page
 from experiments.data_sets import data_sets, read_cards, users
 from experiments.report.markup import duration
-from experiments.results import interval, number, read_results
+from experiments.results import interval, number, read_benchmarks, read_results
 from experiments.systems import System, read_systems
 from experiments.tables import RELATIONS, claims_table, counts, table
 
@@ -28,7 +29,7 @@ AREA_TITLES = {
     "moe": "Mixture of experts",
     "visionlanguage": "Vision and language",
 }
-FAILED = ("not reproduced", "one run: missed")
+FAILED = ("not reproduced", "one run: missed", "vacuous")
 """Verdicts of claims that are listed as not reproduced."""
 Results = Mapping[str, Mapping[str, Any]]
 """Committed measurements of one system by config, see `experiments.results`."""
@@ -45,6 +46,7 @@ def pages() -> dict[str, str]:
         "areas/index.md": areas_page(systems),
         "api/index.md": api_page(library),
         "data/index.md": data_page(data_sets(), cards),
+        "benchmarks.md": benchmarks_page(read_benchmarks()),
     }
     for area in areas(systems):
         written = DOCS / "areas" / f"{area}.md"
@@ -80,6 +82,7 @@ def navigation() -> list[dict[str, Any]]:
         {"Areas": ["areas/index.md", *({area_title(a): f"areas/{a}.md"} for a in found)]},
         {"Systems": ["systems/index.md", *members]},
         {"Data": ["data/index.md", *({one.name: f"data/{one.name}.md"} for one in data_sets())]},
+        {"Benchmarks": "benchmarks.md"},
         {"API": ["api/index.md", *({f"rml.{name}": f"api/{name}.md"} for name in names)]},
     ]
 
@@ -270,10 +273,20 @@ def conditions(result: Mapping[str, Any]) -> str:
     metrics = table(("metric", *(f"seed {seed}" for seed in result["seeds"])), rows)
     return (
         f"`{result['config']}`: {duration(fmean(result['seconds']))} a seed on {result['device']}; "
-        f"commit {result['commit'][:12]}, {result['finished'][:10]}; {versions}.\n\n"
+        f"commit {result['commit'][:12]}, {result['finished'][:10]}; {versions}. "
+        f"{options(result)}\n\n"
         f'??? note "All metrics of {Path(result["config"]).stem}"\n\n'
         + "".join(f"    {line}\n" for line in metrics.splitlines())
     )
+
+
+def options(result: Mapping[str, Any]) -> str:
+    """Says where the options of a measurement come from, and how many were tried on each side."""
+    tried = result.get("options", "fixed")
+    if tried == "fixed":
+        return "All options are fixed in the config."
+    counts = ", ".join(f"{side} {count}" for side, count in tried.items())
+    return f"Options were chosen on validation data, of so many combinations: {counts}."
 
 
 def load_library() -> griffe.Module:

@@ -2,19 +2,23 @@
 
 `python -m experiments.claims [--only=simclr,supcon] [--seeds=3] [--jobs=2]` runs every config of
 every built system whose data is on this machine, once a seed, through the launcher, in
-`runs/claims/<system>/<config>/seed<n>`. Stopped and started again, it continues; a complete run is
-not run again. With `--config=FILE` it measures this config of the one system that `--only` names.
+`runs/claims/<system>/<config>/seed<n>`, and once more in `<null>/seed<n>` beside it for every null
+that a claim names of the recipe's `NULLS`. Stopped and started again, it continues; a complete run
+is not run again. With `--config=FILE` it measures this config of the one system that `--only`
+names. A claim that is vacuous fails the program, after all has been measured.
 
 `python -m experiments.claims --collect=DIR --only=SYSTEM --config=FILE [--commit=HASH]` runs
-nothing and writes the result of the complete runs in `DIR/seed*`, made on this machine.
+nothing and writes the result of the complete runs in `DIR/seed*` and `DIR/<null>/seed*`, made on
+this machine.
 """
 
 import argparse
 import collections
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -22,8 +26,9 @@ from rich.console import Console
 
 from experiments import record
 from experiments.launches import Run, hash_of, interrupt, launch_all
-from experiments.registry import read_config
-from experiments.results import reason_to_keep
+from experiments.registry import find_experiment, read_config
+from experiments.results import interval, null, reason_to_keep
+from experiments.startup import Parser
 from experiments.systems import System, read_systems
 from rml.data.errors import DataError
 from rml.errors import UserError, unknown
@@ -34,9 +39,10 @@ PATHS = ("npz", "folder", "images", "beir", "texts")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures or collects; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.claims", description=__doc__.splitlines()[0]
-    )
+    parser = Parser(
+        prog="python -m experiments.claims", description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+    )  # fmt: skip
     add = parser.add_argument
     add("--only", default="", help="keys of systems, with commas between; all built ones if empty")
     add("--seeds", type=int, default=3, help="seeds a config, from 0 (default 3)")
@@ -46,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--results", type=Path, default=Path("results"), help="where results are written")
     add("--collect", type=Path, help="write the result of complete runs in here, run nothing")
     add("--commit", default="", help="commit of collected runs that do not name theirs")
-    options = parser.parse_args(argv)
     try:
+        options = parser.parse_args(argv)
         systems = chosen_systems(options.only, options.config)
         if options.collect is not None:
             return collect(systems, options)
@@ -83,17 +89,58 @@ def collect(systems: Sequence[System], options: argparse.Namespace) -> int:
     """Writes the result of runs that are there."""
     if not options.config:
         raise UserError("--collect needs the config of the runs, as --config=FILE")
-    read_config(options.config)  # a result names a file that exists
-    found = sorted(options.collect.glob("seed*"))
-    complete = [directory for directory in found if (directory / "summary.json").exists()]
+    config = read_config(options.config)  # a result names a file that exists
+
+    def find(folder: Path) -> list[Path]:
+        found = sorted(folder.glob("seed*"))
+        complete = [directory for directory in found if (directory / "summary.json").exists()]
+        for directory in found:
+            if directory not in complete:
+                print(f"{directory} is not complete and left out")
+        return complete
+
+    complete = find(options.collect)
     if not complete:
         raise UserError(f"{options.collect} has no complete run in a folder seed<n>")
-    for directory in found:
-        if directory not in complete:
-            print(f"{directory} is not complete and left out")
-    result = record.make_result(systems[0].key, options.config, complete, commit=options.commit)
+    nulls = {name: find(options.collect / name) for name in null_runs(config)}
+    nulls = {name: runs for name, runs in nulls.items() if runs}
+    result = record.make_result(
+        systems[0].key, options.config, complete, nulls=nulls, commit=options.commit
+    )
     print(record.write_result(result, complete[0] / "figures", options.results))
-    return 0
+    return int(bool(tell_vacuous([result])))
+
+
+def null_runs(config: ConfigDict) -> dict[str, tuple[str, ...]]:
+    """Flags of the launcher by name of a null that the claims of a config's recipe are held to.
+
+    Raises:
+      UserError: A claim names a null that the recipe lacks.
+    """
+    recipe = find_experiment(config.experiment)
+    changes = getattr(recipe, "NULLS", {})
+    names = dict.fromkeys(claim.null_run for claim in recipe.CLAIMS if claim.null_run)
+    for name in names:
+        if name not in changes:
+            raise unknown(f"null of a claim of {config.experiment}", name, changes)
+    return {
+        name: tuple(f"--config.{key}={value}" for key, value in changes[name].items())
+        for name in names
+    }
+
+
+def tell_vacuous(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Prints the claims that say nothing, since they pass where the idea is absent as well."""
+    found = [
+        f"vacuous: {result['system']}, {Path(result['config']).stem}: {claim['statement']} "
+        f"({claim['metric']} {interval(claim['mean'], claim['low'], claim['high'])}; null "
+        f"{null(claim)})"
+        for result in results
+        for claim in result["claims"]
+        if claim["verdict"] == "vacuous"
+    ]
+    print(*found, sep="\n", end="\n" * bool(found), file=sys.stderr)
+    return found
 
 
 def measure(systems: Sequence[System], options: argparse.Namespace) -> int:
@@ -102,27 +149,32 @@ def measure(systems: Sequence[System], options: argparse.Namespace) -> int:
     runs = list(plan(systems, options, console))
     groups: dict[tuple[str, ...], list[Run]] = collections.defaultdict(list)
     for run in runs:
-        groups[run.of].append(run)
-    complete = set()
+        groups[run.of[:2]].append(run)
+    complete, written = set(), []
 
     def ended(run: Run, problem: str) -> str:
         if problem:
             return problem
         complete.add(run)
-        group = groups[run.of]
+        key, config = run.of[:2]
+        group = groups[key, config]
         # Without the seeds that failed a mean would flatter.
         if not complete.issuperset(group):
             return ""
+        directories: dict[str, list[Path]] = collections.defaultdict(list)
+        for one in group:
+            directories["".join(one.of[2:])].append(one.directory)
         try:
-            key, config = run.of
-            result = record.make_result(key, config, [one.directory for one in group])
-            figures = group[0].directory / "figures"
-            console.print(record.write_result(result, figures, options.results))
+            own = directories.pop("")
+            result = record.make_result(key, config, own, nulls=directories)
+            console.print(record.write_result(result, own[0] / "figures", options.results))
+            written.append(result)
         except UserError as error:
             return f"no result: {error}"
         return ""
 
-    return launch_all(runs, options.jobs, console, ended)
+    failed = launch_all(runs, options.jobs, console, ended)
+    return int(bool(tell_vacuous(written)) or failed)
 
 
 def plan(systems: Sequence[System], options: argparse.Namespace, console: Console) -> Iterator[Run]:
@@ -130,18 +182,21 @@ def plan(systems: Sequence[System], options: argparse.Namespace, console: Consol
     for system in systems:
         for file in [options.config] if options.config else system.configs:
             config = read_config(file)
-            stem = Path(file).stem
-            run_hash = hash_of(config.to_dict())
+            stem, run_hash = Path(file).stem, hash_of(config.to_dict())
             kept = reason_to_keep(
                 options.results / system.key / f"{stem}.json", run_hash, options.seeds
             )
             if reason := why_not(file, config) or kept:
                 console.print(f"skipped {system.key}, {stem}: {reason}")
                 continue
-            for seed in range(options.seeds):
-                directory = options.runs / system.key / stem / f"seed{seed}"
-                name = f"{system.key}, {stem}, seed {seed}"
-                yield Run(name, (system.key, file), file, run_hash, seed, directory)
+            for null_name, flags in {"": (), **null_runs(config)}.items():
+                changed = hash_of(read_config(file, flags).to_dict())
+                of = (system.key, file, *filter(None, [null_name]))
+                folder = options.runs / system.key / stem / null_name
+                for seed in range(options.seeds):
+                    words = (system.key, stem, *of[2:], f"seed {seed}")
+                    directory = folder / f"seed{seed}"
+                    yield Run(", ".join(words), of, file, changed, seed, directory, flags)
 
 
 def why_not(file: str, config: ConfigDict) -> str | None:

@@ -41,6 +41,14 @@ def tell_claims(claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         value = "not measured" if claim["value"] is None else f"is {number(claim['value'])}"
         needed = f"{SAYS[claim['relation']]} {claim['threshold']:g} is claimed"
         verdict = claim.get("note") or ("met" if claim["holds"] else "missed")
-        yield f"  {verdict}: {claim['statement']} ({claim['metric']} {value}, {needed})"
+        null = told_null(claim)
+        yield f"  {verdict}: {claim['statement']} ({claim['metric']} {value}, {needed}{null})"
     if not all(claim["holds"] for claim in judged):
         yield "  One run decides nothing: `python -m experiments.claims` judges over several seeds."
+
+
+def told_null(claim: Mapping[str, Any]) -> str:
+    """What a run says of a claim's null, after what is claimed; nothing where it measured none."""
+    if claim.get("null_value") is None:
+        return ""
+    return f"; its null {claim['null']} is {number(claim['null_value'])}"

@@ -10,7 +10,8 @@ import platform
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,28 +22,74 @@ from experiments.registry import find_experiment
 from experiments.results import (  # fmt: skip
     RELATIONS,
     config_hash,
-    count_verdicts,
+    count_claims,
     number,
     reason_to_keep,
 )
-from rml.errors import UserError
-from rml.training.claims import VERDICTS, Claim, judge
+from rml.errors import UserError, unknown
+from rml.training.claims import PASSES, VERDICTS, Claim, judge
 from rml.training.config_file import extended_from, read_config, read_summary
 from rml.training.durable import write_json
 
 PICTURE_BYTES, PICTURE_WIDTH = 60_000, 700  # one of hundreds in the repository
-MARKS = dict(zip(VERDICTS, "oXDoX", strict=True))
+MARKS = dict(zip(VERDICTS, "oXDsoX", strict=True))
+TRIES = "tries_"
+"""Beginning of the metrics that say how many combinations of options each side chose from."""
+
+
+class Measured(NamedTuple):
+    """Values of a metric, one a run, and both ends of each run's own interval where it has one."""
+
+    values: Sequence[float]
+    ends: Sequence[Sequence[float]]
+
+
+class Joined(NamedTuple):
+    """Complete runs of one config that differ in the seed alone, by seed.
+
+    Attributes:
+      hash: Hash of their config.
+      seeds: Their seeds, rising.
+      claims: The claims that they stated.
+      metrics: Every metric's values, one a run, NaN where a run lacks it.
+      summaries: Their summaries.
+    """
+
+    hash: str
+    seeds: list[int]
+    claims: list[Claim]
+    metrics: dict[str, list[float]]
+    summaries: list[dict[str, Any]]
+
+    def measured(self, metric: str) -> Measured:
+        """A metric of all runs.
+
+        Raises:
+          UserError: No run has it.
+        """
+        if metric not in self.metrics:
+            raise unknown("metric of a claim", metric, self.metrics)
+        names = [f"{metric}_low", f"{metric}_high"]
+        own = [self.metrics[name] for name in names if name in self.metrics]
+        ends = list(zip(*own, strict=True)) if len(own) == len(names) else []
+        return Measured(self.metrics[metric], ends)
 
 
 def make_result(
-    key: str, config_file: str, directories: Sequence[Path], *, commit: str = ""
+    key: str,
+    config_file: str,
+    directories: Sequence[Path],
+    *,
+    nulls: Mapping[str, Sequence[Path]] = MappingProxyType({}),
+    commit: str = "",
 ) -> dict[str, Any]:
-    """Joins complete runs of one config.
+    """Joins complete runs of one config, and those of its nulls.
 
     Args:
       key: Key of the system.
       config_file: Path of the config's file.
       directories: Run directories, each with its `summary.json`.
+      nulls: By name of a null run, its run directories.
       commit: Commit of runs that do not name theirs.
 
     Returns:
@@ -50,7 +97,61 @@ def make_result(
 
     Raises:
       UserError: The runs differ in more than the seed, two have the same seed, one is not complete,
-        was extended, or ran on other data.
+        was extended, or ran on other data; or a null has other seeds.
+    """
+    found = join(directories)
+    absent = {name: join(runs) for name, runs in nulls.items()}
+    for name, null in absent.items():
+        if null.seeds != found.seeds:
+            raise UserError(
+                f"null {name!r} of {config_file} has seeds {null.seeds}, expected {found.seeds}"
+            )
+    summaries = found.summaries
+    tries = {
+        name.removeprefix(TRIES): int(max(values))
+        for name, values in found.metrics.items()
+        if name.startswith(TRIES)
+    }
+    finished = sorted(summary["finished"][: len("2025-01-31")] for summary in summaries)
+    return {
+        "system": key,
+        "config": config_file,
+        "experiment": summaries[0]["experiment"],
+        "config_hash": found.hash,
+        "seeds": found.seeds,
+        "metrics": {
+            name: [value if np.isfinite(value) else None for value in values]
+            for name, values in found.metrics.items()
+        },
+        "claims": [_judge(claim, found, absent) for claim in found.claims],
+        "options": tries or "fixed",
+        "seconds": [summary["seconds"] for summary in summaries],
+        "versions": {
+            name: _joined(s["versions"].get(name) for s in summaries)
+            for name in summaries[0]["versions"]
+        },
+        "device": _joined(_device(summary["devices"]) for summary in summaries),
+        "commit": _joined(summary.get("commit") or commit or "unknown" for summary in summaries),
+        "first_measured": finished[0],
+        "finished": finished[-1],
+    }
+
+
+def _judge(claim: Claim, found: Joined, absent: Mapping[str, Joined]) -> dict[str, Any]:
+    """A claim's verdict over runs, its null read from them or from the runs of the null."""
+    own, nulls = found.measured(claim.metric), Measured((), ())
+    if claim.null:
+        nulls = found.measured(claim.null)
+    elif claim.null_run in absent:
+        nulls = absent[claim.null_run].measured(claim.metric)
+    return judge(claim, own.values, ends=own.ends, nulls=nulls.values, null_ends=nulls.ends)
+
+
+def join(directories: Sequence[Path]) -> Joined:
+    """Reads complete runs of one config.
+
+    Raises:
+      UserError: As `make_result`.
     """
     summaries = [_complete(directory) for directory in directories]
     order = sorted(range(len(summaries)), key=lambda i: summaries[i]["seed"])
@@ -60,7 +161,10 @@ def make_result(
         notes = [claim["note"] for claim in summary["claims"] if claim.get("note")]
         if notes:
             raise UserError(f"{directory}: {notes[0]}; expected runs on the data of their config")
-    claims = [[Claim.of(claim) for claim in summary["claims"]] for summary in summaries]
+    claims = [
+        _stated(directory, summary)
+        for directory, summary in zip(directories, summaries, strict=True)
+    ]
     configs = [read_config(directory) or {} for directory in directories]
     for directory, config in zip(directories, configs, strict=True):
         if (steps := extended_from(directory, config)) is not None:
@@ -82,23 +186,17 @@ def make_result(
                 )
     names = dict.fromkeys(name for summary in summaries for name in summary["metrics"])
     metrics = {n: [s["metrics"].get(n, float("nan")) for s in summaries] for n in names}
-    return {
-        "system": key,
-        "config": config_file,
-        "experiment": summaries[0]["experiment"],
-        "config_hash": hashes[0],
-        "seeds": seeds,
-        "metrics": {n: [v if np.isfinite(v) else None for v in m] for n, m in metrics.items()},
-        "claims": [judge(claim, metrics[claim.metric]) for claim in claims[0]],
-        "seconds": [summary["seconds"] for summary in summaries],
-        "versions": {
-            name: _joined(s["versions"].get(name) for s in summaries)
-            for name in summaries[0]["versions"]
-        },
-        "device": _joined(_device(summary["devices"]) for summary in summaries),
-        "commit": _joined(summary.get("commit") or commit or "unknown" for summary in summaries),
-        "finished": max(summary["finished"] for summary in summaries)[: len("2025-01-31")],
-    }
+    return Joined(hashes[0], seeds, claims[0], metrics, summaries)
+
+
+def _stated(directory: Path, summary: Mapping[str, Any]) -> list[Claim]:
+    """The claims that a run stated."""
+    try:
+        return [Claim.of(claim) for claim in summary["claims"]]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{directory} holds a run from before claims had nulls; remove it and measure it again"
+        ) from None
 
 
 def _complete(directory: Path) -> dict[str, Any]:
@@ -111,6 +209,8 @@ def _complete(directory: Path) -> dict[str, Any]:
 
 def write_result(result: Mapping[str, Any], figures: Path, root: Path) -> str:
     """Writes a result and its picture, unless the one that is there has more seeds.
+
+    The date of the config's first measurement is carried over from the one that is there.
 
     Args:
       result: As `make_result` gives it.
@@ -125,9 +225,11 @@ def write_result(result: Mapping[str, Any], figures: Path, root: Path) -> str:
     kept = reason_to_keep(file, result["config_hash"], len(result["seeds"]))
     if kept:
         return kept
-    done = f"{file}: {count_verdicts(result['claims'])}"
+    done = f"{file}: {count_claims(result['claims'])}"
     if file.exists():
         old = json.loads(file.read_text())
+        first = min(result["first_measured"], old.get("first_measured", old["finished"]))
+        result = {**result, "first_measured": first}
         if old["config_hash"] != result["config_hash"]:
             done += f" (replaces {len(old['seeds'])} seeds of another config)"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -171,19 +273,21 @@ def draw_claims(path: Path, result: Mapping[str, Any]) -> None:
     """
     claims, count = result["claims"], len(result["seeds"])
     lines = ", lines: 95% interval of the mean" if count > 1 else ""
+    lines += ", bars: nulls"
     title = f"{result['config']}: {count} seed{'s' * (count != 1)} (dots){lines}"
     with canvas(path, (6.0, 0.9 + 0.34 * max(len(claims), 1))) as figure:
         ax = figure.add_subplot()
         for row, claim in enumerate(claims):
             sign = 1 if claim["relation"] == ">=" else -1
             seeds = result["metrics"][claim["metric"]]
-            values = [claim["low"], claim["high"], claim["mean"], *seeds]
+            values = [claim["low"], claim["high"], claim["mean"], claim["null_mean"], *seeds]
             beyond = sign * (np.array(values, float) - claim["threshold"])  # None becomes NaN
             finite = np.abs(beyond[np.isfinite(beyond)])
             places = beyond / (finite.max(initial=0.0) or 1.0)
-            held = claim["verdict"] in ("holds", "one run: met")
+            held = claim["verdict"] in PASSES
             ax.plot(places[:2], [row, row], "-", color="#000000", linewidth=1.1)
-            ax.plot(places[3:], [row] * count, ".", color="#999999", zorder=3)
+            ax.plot(places[3], row, "|", color="#000000", markersize=9, zorder=3)
+            ax.plot(places[4:], [row] * count, ".", color="#999999", zorder=3)
             ax.plot(
                 places[2], row, MARKS[claim["verdict"]], markersize=5.5, zorder=4,
                 color="#000000", markerfacecolor="#000000" if held else "#FFFFFF",

@@ -15,13 +15,16 @@ from experiments.registry import ROOT
 RELATIONS = {">=": "≥", "<=": "≤"}
 DATA_SETS = "data"
 """Folder among those of systems in which data sets are measured, see `experiments.cards`."""
+BENCHMARKS = "benchmarks"
+"""Folder among them with what benchmarks measured, see `benchmarks.record`."""
 NOT_MEASURED = ("seed", "mesh")
 """Keys of a config that do not tell measurements apart."""
 
 
 def result_files(root: Path = ROOT / "results") -> list[Path]:
     """The files of all results of systems."""
-    return [file for file in sorted(root.glob("*/*.json")) if file.parent.name != DATA_SETS]
+    others = (DATA_SETS, BENCHMARKS)
+    return [file for file in sorted(root.glob("*/*.json")) if file.parent.name not in others]
 
 
 def read_results(root: Path = ROOT / "results") -> dict[str, dict[str, dict[str, Any]]]:
@@ -32,6 +35,11 @@ def read_results(root: Path = ROOT / "results") -> dict[str, dict[str, dict[str,
     return found
 
 
+def read_benchmarks(root: Path = ROOT / "results" / BENCHMARKS) -> dict[str, dict[str, Any]]:
+    """What was measured by benchmark."""
+    return {file.stem: json.loads(file.read_text()) for file in sorted(root.glob("*.json"))}
+
+
 def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of a resolved config as canonical JSON, without its seed and where it computes."""
     what = {key: value for key, value in config.items() if key not in NOT_MEASURED}
@@ -40,9 +48,14 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def reason_to_keep(file: Path, run_hash: str, seeds: int) -> str | None:
-    """Why a result stays: it has more seeds of the same config. None where it may be replaced."""
+    """Why a result stays: it has more seeds of the same config. None where it may be replaced.
+
+    One whose nulls were not measured may.
+    """
     old = json.loads(file.read_text()) if file.exists() else None
     if old is None or old["config_hash"] != run_hash or len(old["seeds"]) <= seeds:
+        return None
+    if not all(claim.get("null_values") for claim in old["claims"]):
         return None
     return f"{file} has {len(old['seeds'])} seeds of this config and is kept, not one of {seeds}"
 
@@ -56,11 +69,34 @@ def count_verdicts(claims: Iterable[Mapping[str, Any]]) -> str:
     if several:
         held = several.count("holds")
         parts.append(f"{held} of {len(several)} {'holds' if len(several) == 1 else 'hold'}")
-        counts = [(several.count(verdict), verdict) for verdict in ("undecided", "not reproduced")]
+        others = ("undecided", "not reproduced", "vacuous")
+        counts = [(several.count(verdict), verdict) for verdict in others]
         parts += [f"{count} {verdict}" for count, verdict in counts if count]
     if once:
         parts.append(f"{once.count('one run: met')} of {len(once)} met in one run")
     return ", ".join(parts) or "no claims"
+
+
+def null(claim: Mapping[str, Any]) -> str:
+    """What was measured of a claim's null: its name, mean and interval."""
+    if not claim.get("null_values"):
+        return "not measured"
+    ends = (claim[f"null_{name}"] for name in ("mean", "low", "high"))
+    return f"{claim['null'] or claim['null_run']} {interval(*ends)}"
+
+
+def remarks(claim: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """What is to be said of a claim beside its verdict; empty where there is nothing."""
+    late = claim.get("stated", "") > result.get("first_measured", result["finished"])[:10]
+    return "; ".join(filter(None, [claim["note"], late * "stated after the first measurement"]))
+
+
+def count_claims(claims: Iterable[Mapping[str, Any]]) -> str:
+    """How many measured claims hold, and of how many the null was not measured."""
+    claims = list(claims)
+    absent = sum(not claim.get("null_values") for claim in claims)
+    nulls = f"{absent} {'null' if absent == 1 else 'nulls'} not measured"
+    return ", ".join([count_verdicts(claims), *[nulls] * bool(absent)])
 
 
 def interval(mean: float | None, low: float | None, high: float | None) -> str:

@@ -32,7 +32,7 @@ from ml_collections import config_flags
 from experiments import ranges, registry, startup
 from experiments.commit import current_commit
 from experiments.startup import fail, keep_compiled, limit_arenas, quiet_libraries
-from rml.errors import UserError
+from rml.errors import UserError, local_path
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; --config.key=value overrides one of its values."
@@ -156,6 +156,7 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
     experiment = ranges.checked_experiment(config)
     from experiments.closing import show
     from experiments.common.claims import other_data
+    from rml.ops import use_precision
     from rml.training import Interrupted, RunDirectory, measure_claims, read_metrics
     from rml.training.processes import barrier, is_primary
     from rml.training.tracking import check_uri, track
@@ -182,7 +183,8 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
     before = max((float(line["time"]) for line in lines), default=0.0)
     try:
         with track(run, MLFLOW.value):
-            metrics = experiment.run(config, run)
+            with use_precision(config.precision):
+                metrics = experiment.run(config, run)
             judged = measure_claims(
                 experiment.CLAIMS, metrics, other_data=other_data(config, config_name)
             )
@@ -259,10 +261,10 @@ def main(argv: Sequence[str]) -> None:
         fail("no --config; for example --config=configs/contrastive/simclr_mnist5k.py")
     check_processes()
     path = config_path()
-    directory = Path(WORKDIR.value or Path("runs") / path.stem)
     catch_sigterm()
     limit_arenas()
     try:
+        directory = local_path(WORKDIR.value or Path("runs") / path.stem, "--workdir")
         launch(CONFIG.value, directory, os.path.relpath(path))
     except (KeyboardInterrupt, Terminated) as stop:
         print(f"interrupted; continue from the last checkpoint with:\n  {command()}", flush=True)

@@ -275,9 +275,8 @@ def _prepare(name: str) -> None:
     # Rich shows nothing where there is no terminal.
     with Console(stderr=True).status(f"{name}: reading") as status:
 
-        def show(name: str, count: int, seconds: float) -> None:
-            rate = count / max(seconds, 1)
-            status.update(f"{name}: {count:,} examples in {seconds:.0f} s, {rate:,.0f} a second")
+        def show(name: str, done: str, count: int, seconds: float) -> None:
+            status.update(f"{name}: {count:,} examples {done} in {seconds:.0f} s")
 
         prepare(name, default_data_dir(), show)
 

@@ -5,7 +5,6 @@
 A NAME is one of `BLOCKS`, `claims` with the key of a system: `<!-- generated: claims simclr -->`.
 """
 
-import argparse
 import inspect
 import re
 import sys
@@ -16,7 +15,15 @@ from typing import Any
 
 from experiments.registry import ROOT
 from experiments.report.markup import duration
-from experiments.results import RELATIONS, count_verdicts, interval, read_results
+from experiments.results import (  # fmt: skip
+    RELATIONS,
+    count_claims,
+    interval,
+    null,
+    read_results,
+    remarks,
+)
+from experiments.startup import Parser
 from experiments.systems import System, read_systems
 from rml.errors import UserError, unknown
 
@@ -25,12 +32,15 @@ OPEN, CLOSE = (
     "(?P<close><!-- end generated -->)",
 )
 BLOCK = re.compile(f"{OPEN}(?P<text>.*?){CLOSE}", re.DOTALL)
-PILLARS = "Pillars"
+PILLARS, BASELINES = "Pillars", "Baselines"
 
 
 def systems_table() -> str:
-    """Every system: key, title with a link to the paper, area, state, what its claims came to."""
-    measured = read_results()
+    """Every system: key, title with a link to the paper, area, state, what its claims came to.
+
+    Baselines follow in one line: systems are held against them.
+    """
+    measured, found = read_results(), read_systems().values()
     rows = [
         (
             f"`{system.key}`",
@@ -39,9 +49,16 @@ def systems_table() -> str:
             "built" if system.built else "not built",
             counts(measured.get(system.key, {})),
         )
-        for system in read_systems().values()
+        for system in found
+        if system.section != BASELINES
     ]
-    return table(("key", "system", "area", "state", "claims"), rows)
+    baselines = ", ".join(
+        f"`{system.key}` ({counts(measured.get(system.key, {})) if system.built else 'not built'})"
+        for system in found
+        if system.section == BASELINES
+    )
+    head = ("key", "system", "area", "state", "claims")
+    return table(head, rows) + f"\nBaselines beside them: {baselines}.\n"
 
 
 def measured_table() -> str:
@@ -57,7 +74,7 @@ def measured_table() -> str:
         rows += [
             (
                 paper(system),
-                count_verdicts(result["claims"]),
+                count_claims(result["claims"]),
                 f"`{result['config']}`",
                 str(len(result["seeds"])),
                 duration(fmean(result["seconds"])),
@@ -85,15 +102,16 @@ def claims_table(key: str) -> str:
             f"`{result['config']}`",
             f"{claim['metric']} {interval(claim['mean'], claim['low'], claim['high'])}",
             f"{RELATIONS[claim['relation']]} {claim['threshold']:g}",
+            null(claim),
             str(len(result["seeds"])),
-            claim["verdict"] + (f": {claim['note']}" if claim["note"] else ""),
+            ": ".join(filter(None, [claim["verdict"], remarks(claim, result)])),
         )
         for result in read_results().get(key, {}).values()
         for claim in result["claims"]
     ]
     if not rows:
         return "Not measured.\n"
-    head = ("claim", "config", "mean (95% interval)", "needed", "seeds", "verdict")
+    head = ("claim", "config", "mean (95% interval)", "needed", "null", "seeds", "verdict")
     return table(head, rows)
 
 
@@ -108,7 +126,7 @@ def counts(measured: Mapping[str, Mapping[str, Any]]) -> str:
     """How many claims hold in the results of a system."""
     if not measured:
         return "not measured"
-    return count_verdicts(claim for result in measured.values() for claim in result["claims"])
+    return count_claims(claim for result in measured.values() for claim in result["claims"])
 
 
 def paper(system: System) -> str:
@@ -171,12 +189,13 @@ def stale() -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Rewrites the blocks, or checks them; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.tables", description=__doc__.splitlines()[0]
-    )
+    parser = Parser(
+        prog="python -m experiments.tables", description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+    )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="change nothing, name what is stale")
-    options = parser.parse_args(argv)
     try:
+        options = parser.parse_args(argv)
         changed = [(file, *rewritten(file)) for file in documents()]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ on the Hypersphere, arXiv:2005.10242, Section 4.2.
 
 from typing import Any
 
-from experiments.common.claims import features_are_learned
+from experiments.common.claims import STRANGERS, features_are_learned
 from experiments.common.encoders import build_encoder, image_encoder
 from experiments.common.images import augmentation
 from experiments.common.pretraining import captions, pretrain, surroundings
@@ -16,7 +16,8 @@ from rml.data import augment
 from rml.encoder import ImageEmbedder
 from rml.training import Loss, RunDirectory, Task, TrainState, gradient_task
 
-CLAIMS = features_are_learned("Alignment and uniformity (arXiv:2005.10242)")
+CLAIMS = features_are_learned("Alignment and uniformity (arXiv:2005.10242)", stated="2026-11-26")
+NULLS = STRANGERS
 RANGES = {"train.batch_size": Range(2, whole=True)}  # uniformity is that of pairs of images
 CAPTIONS = captions("Alignment and uniformity")
 PICTURE = "embedding.png"

@@ -11,18 +11,21 @@ from experiments.report.runs import Run, number_of
 from experiments.report.sections import heading, link, scroll
 from experiments.results import RELATIONS
 
-COLUMNS = ("Verdict", "Claim", "Measured", "Needed", "Runs")
+COLUMNS = ("Verdict", "Claim", "Measured", "Needed", "Null", "Runs")
 NOTE = (
     "Runs are joined only where their configs differ in the seed alone. Of several runs the mean "
     "and half its 95% interval are shown: a claim holds if the whole interval meets what is "
     "needed, is not reproduced if the whole interval misses it, and is undecided otherwise. The "
-    "drawing places every run's value (dots) beside the needed one (bar)."
+    "null is what is measured where the idea is absent: a claim that holds and whose null does too "
+    "is vacuous. Nulls that are runs of their own, and intervals over test examples, are judged by "
+    "`python -m experiments.claims`. The drawing places every run's value (dots) beside the needed "
+    "one (bar)."
 )
 FIELDS = ("statement", "metric", "relation", "threshold", "source", "note")
 KINDS = {  # class of the page's style, symbol
     "holds": ("holds", "✓"), "one run: met": ("holds", "✓"),
     "not reproduced": ("fails", "✗"), "one run: missed": ("fails", "✗"),
-    "undecided": ("mixed", "◐"),
+    "undecided": ("mixed", "◐"), "vacuous": ("fails", "○"),
 }  # fmt: skip
 NOT_JUDGED = ("unjudged", "–")
 
@@ -36,6 +39,7 @@ class Measured:
       claim: Claim as the first of the runs gives it.
       runs: Indices of the runs.
       values: Value in each run, None where there is none.
+      nulls: Value of the null in each run; none where the null is another run.
       verdict: One of `KINDS`, or why the claim is not judged.
     """
 
@@ -43,11 +47,12 @@ class Measured:
     claim: dict[str, Any]
     runs: tuple[int, ...]
     values: tuple[float | None, ...]
+    nulls: tuple[float | None, ...]
     verdict: str
 
 
 def measured_claims(runs: Sequence[Run], groups: Sequence[Group]) -> list[Measured]:
-    """The claims of every config, by config and statement.
+    """The claims of every config, by config and statement, those last that are not judged.
 
     Runs of other data or other margins never share a claim: their configs or claims differ.
     """
@@ -61,14 +66,25 @@ def measured_claims(runs: Sequence[Run], groups: Sequence[Group]) -> list[Measur
         for _, of_runs in sorted(same.items()):
             claim = of_runs[0][1]
             values = tuple(number_of(claim.get("value")) for _, claim in of_runs)
-            words = str(claim.get("note") or "") or verdict(claim, values)
+            nulls = tuple(number_of(claim.get("null_value")) for _, claim in of_runs)
+            nulls = nulls if claim.get("null") else ()
+            words = str(claim.get("note") or "") or verdict(claim, values, nulls)
             members = tuple(index for index, _ in of_runs)
-            found.append(Measured(group, claim, members, values, words))
-    return found
+            found.append(Measured(group, claim, members, values, nulls, words))
+    return sorted(found, key=lambda each: each.verdict not in KINDS)
 
 
-def verdict(claim: dict[str, Any], values: Sequence[float | None]) -> str:
+def verdict(
+    claim: dict[str, Any], values: Sequence[float | None], nulls: Sequence[float | None] = ()
+) -> str:
     """What `rml.training.judge` says, without what it takes to import it."""
+    own = _verdict(claim, values)
+    passes = ("holds", "one run: met")
+    vacuous = own in passes and len(nulls) > 0 and _verdict(claim, nulls) in passes
+    return "vacuous" if vacuous else own
+
+
+def _verdict(claim: dict[str, Any], values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None and math.isfinite(value)]
     threshold = number_of(claim.get("threshold"))
     if len(known) < len(values) or threshold is None or claim.get("relation") not in RELATIONS:
@@ -100,6 +116,7 @@ def claims_data(measured: Sequence[Measured]) -> list[dict[str, Any]]:
             "judged": not each.claim.get("note"),
             "runs": each.runs,
             "values": [_finite(value) for value in each.values],
+            "nulls": [_finite(value) for value in each.nulls],
         }
         for each in measured
     ]
@@ -123,6 +140,9 @@ def _claim_row(runs: Sequence[Run], place: int, measured: Measured) -> Markup:
         for i, v in zip(measured.runs, values, strict=True)
     ]
     count = f"{len(each)} run{'s' * (len(each) != 1)}"
+    null = [value for value in measured.nulls if value is not None and math.isfinite(value)]
+    absent = sum(null) / len(null) if null else None
+    name = claim.get("null") or claim.get("null_run")
     relation = RELATIONS.get(str(claim.get("relation")), str(claim.get("relation")))
     threshold = number_of(claim.get("threshold"))
     source = tag("span", claim.get("source"), class_="source") if claim.get("source") else None
@@ -150,6 +170,12 @@ def _claim_row(runs: Sequence[Run], place: int, measured: Measured) -> Markup:
         ),
         tag("td", f"{relation} {number(threshold)}", class_="number", data_v=threshold,
             data_text=f"{relation} {number(threshold)}"),
+        tag(
+            "td",
+            tag("span", number(absent) if null else "–", class_="mean"),
+            tag("span", name, class_="source") if name else None,
+            class_="null", data_v=absent, data_text=number(absent) if null else "–",
+        ),
         tag(
             "td",
             tag("details", tag("summary", count, class_="count"), tag("ul", each)),

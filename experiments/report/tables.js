@@ -93,8 +93,14 @@ function showMeans() {
 const VERDICTS = {
   "holds": ["holds", "✓"], "one run: met": ["holds", "✓"], "not reproduced": ["fails", "✗"],
   "one run: missed": ["fails", "✗"], "undecided": ["mixed", "◐"],
+  "vacuous": ["fails", "○"],
 };
-function verdict(claim, values) {
+const passes = (words) => words === "holds" || words === "one run: met";
+function verdict(claim, values, nulls) {
+  const own = judge(claim, values);
+  return passes(own) && nulls.length && nulls.every(finite) && passes(judge(claim, nulls)) ? "vacuous" : own;
+}
+function judge(claim, values) {
   const { mean, half, n } = interval(values);
   if (claim.threshold === null || n === 0 || ![">=", "<="].includes(claim.relation)) return "undecided";
   const meets = (value) => (claim.relation === ">=" ? value >= claim.threshold : value <= claim.threshold);
@@ -107,7 +113,12 @@ function showClaims() {
     const claim = data.claims[row.dataset.claim];
     const shown = claim.values.filter((_, place) => visible[claim.runs[place]]);
     const values = shown.filter(finite);
+    const nulls = claim.nulls.filter((_, place) => visible[claim.runs[place]]);
+    const absent = interval(nulls.filter(finite)).mean;
+    const null_ = row.querySelector(".null");
     const { n, mean, half } = interval(values);
+    null_.querySelector(".mean").textContent = absent === null || absent === undefined ? "–" : number(absent);
+    Object.assign(null_.dataset, { v: absent ?? "", text: null_.querySelector(".mean").textContent });
     const text = n > 1 ? withSpread(mean, half) : n ? number(mean) : "–";
     const measured = row.querySelector(".measured");
     row.querySelector(".mean").textContent = text;
@@ -116,7 +127,7 @@ function showClaims() {
     members.querySelector(".count").textContent = `${shown.length} run${shown.length === 1 ? "" : "s"}`;
     members.dataset.v = members.dataset.text = shown.length;
     if (!claim.judged) continue;
-    const words = values.length < shown.length ? "undecided" : verdict(claim, values);
+    const words = values.length < shown.length ? "undecided" : verdict(claim, values, nulls);
     const [kind, symbol] = VERDICTS[words];
     const cell = row.querySelector(".verdict");
     cell.className = `verdict ${kind}`;

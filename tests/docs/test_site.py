@@ -36,14 +36,16 @@ def pages():
 @pytest.fixture
 def measured(monkeypatch):
     """Toy results of `SYSTEM`: one claim that holds and one that does not."""
+    stated = {"stated": "2026-01-03", "null": "knn_untrained"}
     claims = [
-        Claim("kNN is above 90%", "knn", ">=", 0.9, "a paper"),
-        Claim("The gain is 2 points", "gain", ">=", 0.02, "a paper"),
+        Claim("kNN is above 90%", "knn", ">=", 0.9, "a paper", **stated),
+        Claim("The gain is 2 points", "gain", ">=", 0.02, "a paper", **stated),
     ]
     metrics = {"knn": [0.95, 0.952], "gain": [0.01, 0.0102], "rankme": [None, 12.0]}
     result = dict(
         system="simclr", config=SYSTEM.configs[0], seeds=[0, 1], metrics=metrics,
-        claims=[judge(claim, metrics[claim.metric]) for claim in claims], seconds=[100.0, 140.0],
+        claims=[judge(claim, metrics[claim.metric], nulls=[0.012, 0.013]) for claim in claims],
+        options={"simclr": 4, "pixels": 4}, first_measured="2026-01-02", seconds=[100.0, 140.0],
         versions={"jax": "0.10.2"}, device="cpu", commit="0123456789abcdef",
         finished="2026-01-02T03:04:05",
     )  # fmt: skip
@@ -61,7 +63,10 @@ def test_page_of_a_system_has_equation_commands_and_what_was_measured(library, m
     assert "kNN is above pixels." in page
     command = "python -m experiments.run --config=configs/contrastive/simclr_cifar10.py"
     assert f"```\n{command} \\\n    --workdir=runs/simclr_cifar10\n```" in page
-    assert re.search(r"\| kNN is above 90% \| `simclr_cifar10` \|.* 0.951 .*\| holds \|", page)
+    row = r"\| kNN is above 90% \| `simclr_cifar10` \|.* 0.951 .*\| knn_untrained 0.0125 .*\| holds"
+    assert re.search(f"{row}: stated after the first measurement \\|", page)
+    tried = "Options were chosen on validation data, of so many combinations: simclr 4, pixels 4."
+    assert tried in page
     failed = page.partition("### Not reproduced")[2].partition("## Run")[0]
     assert "The gain is 2 points: 0.0101" in failed
     assert "90%" not in failed

@@ -1,5 +1,6 @@
 """Measuring claims as a user does: runs, interruptions, results, and the tables made of them."""
 
+import dataclasses
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -16,12 +18,13 @@ from PIL import Image
 from experiments import claims, launches, record, registry, results, tables
 from experiments import commit as commits
 from experiments.results import config_hash, interval
-from experiments.systems import System
+from experiments.systems import System, read_systems
 from rml.errors import UserError
 from rml.training import Claim
 
 ROOT = Path(__file__).parents[2]
-CLAIM = Claim("m is above 0.02", "m", ">=", 0.02, "a paper")
+STATED = {"stated": "2025-01-01", "null": "z"}
+CLAIM = Claim("m is above 0.02", "m", ">=", 0.02, "a paper", **STATED)
 TINY = '''"""Seconds of a sparse epoch with a few points."""
 
 from configs.kernels import cost_noise
@@ -40,12 +43,13 @@ def make_run(path, *, seed=0, value=0.05, config=None, claim=CLAIM, **more):
     """A complete run directory as the launcher writes it."""
     path.mkdir(parents=True)
     experiment = more.pop("experiment", "toy.recipe")
+    metrics = {"m": value, "z": more.pop("null", 0.0)}
     config = {"experiment": experiment, "seed": seed, "mesh": {"data": -1}} | (config or {})
     (path / "config.json").write_text(json.dumps(config))
     summary = {
         "experiment": experiment, "config_name": "toy.py", "seed": seed, "seconds": 10.0,
-        "metrics": {"m": value},
-        "claims": [claim.measure({"m": value})], "versions": {"jax": "0.10.0"},
+        "metrics": metrics,
+        "claims": [claim.measure(metrics)], "versions": {"jax": "0.10.0"},
         "devices": ["cpu"], "finished": f"2025-01-0{seed + 1}T00:00:00+00:00",
     }  # fmt: skip
     (path / "summary.json").write_text(json.dumps(summary | more))
@@ -128,12 +132,16 @@ def test_stopped_after_the_first_run_it_continues(tmp_path):
 def shell(monkeypatch, tmp_path, toys):
     """The program with a shell script in place of the launcher; what it prints and its code."""
 
-    def run(script, *args, capsys):
+    def run(script, *args, capsys, claim=CLAIM):
         def start(run):
             run.directory.parent.mkdir(parents=True, exist_ok=True)
             if "complete" in script:
-                config = registry.read_config(run.config).to_dict() | {"seed": run.seed}
-                make_run(run.directory, seed=run.seed, config=json.loads(json.dumps(config)))
+                config = registry.read_config(run.config, run.flags).to_dict() | {"seed": run.seed}
+                value = 0.05 if "passes" in script or not run.flags else 0.0
+                make_run(
+                    run.directory, seed=run.seed, value=value, claim=claim,
+                    config=json.loads(json.dumps(config)),
+                )  # fmt: skip
             with run.log.open("w") as log:
                 return subprocess.Popen(
                     ["sh", "-c", script.replace("SEED", str(run.seed))], stdout=log, stderr=log
@@ -142,7 +150,8 @@ def shell(monkeypatch, tmp_path, toys):
         monkeypatch.setattr(launches, "start", start)
         folders = [f"--runs={tmp_path}/runs", f"--results={tmp_path}/results"]
         code = claims.main([*folders, *args])
-        return code, capsys.readouterr().out
+        out, err = capsys.readouterr()
+        return code, out + err
 
     return run
 
@@ -196,6 +205,59 @@ def test_fewer_seeds_do_not_replace_more(shell, tmp_path, capsys):
     ]  # fmt: skip
 
 
+@pytest.fixture
+def null_run(toys, monkeypatch):
+    """A claim of the toy system whose null is a run of its own."""
+    claim = dataclasses.replace(CLAIM, null="", null_run="wide")
+
+    class Recipe:
+        CLAIMS = (claim,)
+        NULLS = MappingProxyType({"wide": {"model.inducing": 7}})
+
+    monkeypatch.setattr(claims, "find_experiment", lambda name: Recipe)
+    return claim
+
+
+def test_a_null_is_run_beside_with_its_changes(shell, null_run, tmp_path, capsys):
+    code, out = shell("true  # complete", "--only=toy", "--seeds=2", capsys=capsys, claim=null_run)
+    assert code == 0, out
+    assert "done toy, cost_noise, wide, seed 1" in out
+    folder = tmp_path / "runs/toy/cost_noise"
+    for name, inducing in (("seed1", 100), ("wide/seed1", 7)):
+        config = json.loads((folder / name / "config.json").read_text())
+        assert config["model"]["inducing"] == inducing
+    found = json.loads((tmp_path / "results/toy/cost_noise.json").read_text())
+    assert found["metrics"]["m"] == [0.05, 0.05]
+    assert found["claims"][0]["null_values"] == [0.0, 0.0]
+    assert found["claims"][0]["verdict"] == "holds"
+
+    collected = [f"--collect={folder}", f"--results={tmp_path}/again", "--only=toy"]
+    assert claims.main([*collected, "--config=configs/kernels/cost_noise.py"]) == 0
+    again = json.loads((tmp_path / "again/toy/cost_noise.json").read_text())
+    assert again["claims"] == found["claims"]
+
+
+def test_a_vacuous_claim_fails_the_program_after_all_is_measured(
+    shell, null_run, tmp_path, capsys, toys
+):
+    toys["more"] = toy("more")
+    script = "true  # complete, and its null passes"
+    code, out = shell(script, "--seeds=2", capsys=capsys, claim=null_run)
+    assert code == 1
+    assert "done more, cost_noise, wide, seed 1" in out
+    for key in ("toy", "more"):
+        assert f"vacuous: {key}, cost_noise: m is above 0.02 (m 0.0500 (0.0500 to 0.0500); " in out
+        found = json.loads((tmp_path / f"results/{key}/cost_noise.json").read_text())
+        assert found["claims"][0]["verdict"] == "vacuous"
+
+
+def test_a_null_that_its_recipe_lacks_is_named(shell, null_run, capsys, monkeypatch):
+    monkeypatch.setattr(claims.find_experiment(""), "NULLS", {"white": {}})
+    code, out = shell("exit 1", "--only=toy", capsys=capsys)
+    assert code == 1
+    assert "unknown null of a claim of kernels.cost 'wide'; did you mean 'white'?" in out
+
+
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
@@ -213,6 +275,21 @@ def test_configs_without_their_data_are_skipped(file, reason):
     assert found is None if reason is None else found.startswith(reason) and "\n" not in found
 
 
+def test_every_recipe_with_claims_is_measured_by_some_config():
+    recipes = {
+        f"{path.parent.name}.{path.stem}"
+        for path in (ROOT / "experiments").glob("*/*.py")
+        if {"CLAIMS", "run"} <= registry.defined_names(path)
+    }
+    found = {}
+    for system in read_systems().values():
+        for file in system.configs:
+            config = registry.read_config(file)
+            found.setdefault(config.experiment, []).append(claims.why_not(file, config))
+    assert len(recipes) > 15
+    assert {name for name in recipes if None not in found.get(name, [])} == set()
+
+
 def test_a_skipped_config_is_printed(shell, toys, tmp_path, capsys):
     toys["toy"] = toy(configs=("configs/fewshot/compare_npz.py",))
     code, out = shell("exit 1", "--only=toy", capsys=capsys)
@@ -226,6 +303,8 @@ def test_a_skipped_config_is_printed(shell, toys, tmp_path, capsys):
     [
         (["--only=tow"], "unknown key of a built system 'tow'; did you mean 'toy'?"),
         (["--only=other"], "unknown key of a built system 'other'"),
+        (["--only=toy", "--seeds=many"], "argument --seeds: invalid int value: 'many'; see --help"),
+        (["--olny=toy"], "unrecognized arguments: --olny=toy; see --help"),
         (["--only=toy", "--seeds=0"], "--seeds is 0, expected at least 1"),
         (["--only=toy", "--jobs=0"], "--jobs is 0, expected at least 1"),
         (["--config=configs/kernels/cost_noise.py"], "needs the one system"),
@@ -260,15 +339,18 @@ def test_collected_runs_become_a_result(toys, tmp_path, capsys):
     found = results.read_results(tmp_path)["toy"]["cost_noise"]
     assert found["claims"] == [
         {"statement": "m is above 0.02", "metric": "m", "relation": ">=", "threshold": 0.02,
-         "source": "a paper", "mean": pytest.approx(0.04),
+         "source": "a paper", "stated": "2025-01-01", "null": "z", "null_run": "",
+         "mean": pytest.approx(0.04),
          "low": pytest.approx(0.0151586, rel=1e-4), "high": pytest.approx(0.0648414, rel=1e-4),
+         "null_values": [0.0] * 3, "null_mean": 0.0, "null_low": 0.0, "null_high": 0.0,
          "verdict": "undecided", "note": ""},
     ]  # fmt: skip
-    assert found["metrics"] == {"m": [0.03, 0.05, 0.04]}
+    assert found["metrics"] == {"m": [0.03, 0.05, 0.04], "z": [0.0] * 3}
+    assert found["options"] == "fixed"
     assert found["seeds"] == [0, 1, 2]
     assert found["seconds"] == [10.0] * 3
     assert found["commit"] == "abc"
-    assert found["finished"] == "2025-01-03"
+    assert (found["first_measured"], found["finished"]) == ("2025-01-01", "2025-01-03")
     assert re.fullmatch(r"1 x cpu \(.+, \d+ cores\)", found["device"])
     assert Image.open(tmp_path / "toy/cost_noise.png").width <= 700
 
@@ -285,7 +367,10 @@ def test_the_hash_of_a_config_leaves_out_seed_and_mesh():
     ("second", "message"),
     [
         ({"config": {"loss": 1}}, "of another config"),
-        ({"claim": Claim("m is above 0.01", "m", ">=", 0.01, "a paper")}, "with other claims"),
+        (
+            {"claim": Claim("m is above 0.01", "m", ">=", 0.01, "a paper", **STATED)},
+            "with other claims",
+        ),
         ({"seed": 0}, "of seed 0 too"),
     ],
 )
@@ -304,7 +389,7 @@ def test_what_seeds_differ_in_is_told_of_each(tmp_path):
     assert found["device"] == "8 x TPU v4, 4 x TPU v4"
     assert found["versions"] == {"jax": "0.11.0, 0.10.0"}
     assert found["commit"] == "one, two"
-    assert found["metrics"] == {"m": [0.05, None]}
+    assert found["metrics"] == {"m": [0.05, None], "z": [0.0, 0.0]}
     assert found["claims"][0]["note"] == "m is not finite in 1 of 2 runs"
     json.dumps(found, allow_nan=False)
 
@@ -316,6 +401,67 @@ def test_another_config_replaces_a_result_and_says_so(tmp_path):
     done = record.write_result(new, tmp_path, tmp_path / "results")
     assert done.endswith("c.json: 1 of 1 met in one run (replaces 2 seeds of another config)")
     assert results.read_results(tmp_path / "results")["toy"]["c"] == new
+
+
+def test_the_first_measurement_is_remembered_and_a_later_claim_says_so(tmp_path):
+    old = record.make_result("toy", "c.py", make_runs(tmp_path / "old", (0.1, 0.2)))
+    record.write_result(old, tmp_path, tmp_path / "results")
+    for stated, said in (("2025-01-01", ""), ("2025-01-02", "stated after the first measurement")):
+        claim = dataclasses.replace(CLAIM, stated=stated)
+        later = {"claim": claim, "finished": "2025-03-01T00:00:00+00:00", "config": {"a": stated}}
+        runs = make_runs(tmp_path / stated, (0.1, 0.2), **later)
+        record.write_result(record.make_result("toy", "c.py", runs), tmp_path, tmp_path / "results")
+        (new,) = results.read_results(tmp_path / "results")["toy"].values()
+        assert (new["first_measured"], new["finished"]) == ("2025-01-01", "2025-03-01")
+        assert results.remarks(new["claims"][0], new) == said
+
+
+def test_options_that_were_chosen_are_counted(tmp_path):
+    runs = make_runs(tmp_path, (0.1, 0.2))
+    for run in runs:
+        summary = json.loads((run / "summary.json").read_text())
+        summary["metrics"] |= {"tries_ours": 4, "tries_baseline": 4}
+        (run / "summary.json").write_text(json.dumps(summary))
+    assert record.make_result("toy", "c.py", runs)["options"] == {"ours": 4, "baseline": 4}
+
+
+def test_a_runs_own_interval_is_read_from_its_metrics(tmp_path):
+    (run,) = make_runs(tmp_path, (0.1,))
+    for ends, null, verdict in (
+        ((0.05, 0.15), (0.0, 0.01), "holds"),
+        ((0.01, 0.15), (0.0, 0.01), "undecided"),
+        ((0.05, 0.15), (0.03, 0.04), "vacuous"),
+    ):
+        summary = json.loads((run / "summary.json").read_text())
+        for name, (low, high) in {"m": ends, "z": null}.items():
+            summary["metrics"] |= {f"{name}_low": low, f"{name}_high": high}
+        (run / "summary.json").write_text(json.dumps(summary))
+        (claim,) = record.make_result("toy", "c.py", [run])["claims"]
+        assert (claim["low"], claim["high"], claim["null_low"]) == (*ends, null[0])
+        assert claim["verdict"] == verdict
+
+
+def test_results_and_runs_of_before_claims_had_nulls(tmp_path, toys, monkeypatch):
+    old = record.make_result("toy", "configs/toy/c.py", make_runs(tmp_path / "runs", (0.1, 0.1)))
+    fields = ("null", "null_run", "stated", "null_values", "null_mean", "null_low", "null_high")
+    old["claims"] = [{k: v for k, v in c.items() if k not in fields} for c in old["claims"]]
+    del old["first_measured"], old["options"]
+    monkeypatch.setattr(tables, "read_results", lambda: {"toy": {"c": old}})
+    assert "| ≥ 0.02 | not measured | 2 | holds |" in tables.claims_table("toy")
+    assert tables.counts({"c": old}) == "1 of 1 holds, 1 null not measured"
+    (tmp_path / "c.json").write_text(json.dumps(old))
+    assert results.reason_to_keep(tmp_path / "c.json", old["config_hash"], 1) is None
+    summary = json.loads((tmp_path / "runs/seed0/summary.json").read_text())
+    summary["claims"] = [{k: v for k, v in c.items() if k not in fields} for c in summary["claims"]]
+    (tmp_path / "runs/seed0/summary.json").write_text(json.dumps(summary))
+    with pytest.raises(UserError, match="seed0 holds a run from before claims had nulls; remove"):
+        record.make_result("toy", "c.py", [tmp_path / "runs/seed0"])
+
+
+def test_nulls_of_other_seeds_are_refused(tmp_path):
+    runs, nulls = make_runs(tmp_path / "a", (0.1, 0.2)), make_runs(tmp_path / "b", (0.1,))
+    with pytest.raises(UserError, match=r"null 'b' of c\.py has seeds \[0\], expected \[0, 1\]"):
+        record.make_result("toy", "c.py", runs, nulls={"b": nulls})
 
 
 @pytest.mark.slow
@@ -339,7 +485,7 @@ def test_a_recipes_picture_is_kept_small(tmp_path, monkeypatch):
 @pytest.mark.parametrize("values", [(0.1, 0.1), (0.01, 0.3, 0.2), (0.01,), (float("nan"), 0.1)])
 @pytest.mark.parametrize("relation", [">=", "<="])
 def test_claims_are_drawn_at_every_verdict(tmp_path, values, relation):
-    claim = Claim("m", "m", relation, 0.1, "a paper")
+    claim = Claim("m", "m", relation, 0.1, "a paper", **STATED)
     result = record.make_result("toy", "c.py", make_runs(tmp_path / "runs", values, claim=claim))
     record.draw_claims(tmp_path / "claims.png", result)
     image = np.asarray(Image.open(tmp_path / "claims.png").convert("L"))
@@ -396,9 +542,10 @@ def test_tables_say_what_results_say(measured):
         f"| {link} | 0 of 1 met in one run | `configs/toy/once.py` | 1 | 10 s |",
     ]
     assert tables.claims_table("toy").splitlines()[2:] == [
-        "| m is above 0.02 | `configs/toy/many.py` | m 0.0310 (0.0284 to 0.0336) | ≥ 0.02 | 3 "
-        "| holds |",
-        "| m is above 0.02 | `configs/toy/once.py` | m 0.0100 | ≥ 0.02 | 1 | one run: missed |",
+        "| m is above 0.02 | `configs/toy/many.py` | m 0.0310 (0.0284 to 0.0336) | ≥ 0.02 "
+        "| z 0 (0 to 0) | 3 | holds |",
+        "| m is above 0.02 | `configs/toy/once.py` | m 0.0100 | ≥ 0.02 | z 0 | 1 "
+        "| one run: missed |",
     ]
     assert tables.claims_table("other") == "Not measured.\n"
     with pytest.raises(UserError, match="unknown system 'tow'"):
@@ -413,6 +560,7 @@ def test_verdicts_are_counted():
     assert count(*held, "undecided", "not reproduced") == (
         "4 of 6 hold, 1 undecided, 1 not reproduced"
     )
+    assert count("holds", "vacuous") == "1 of 2 hold, 1 vacuous"
     assert count(*held, "one run: met", "one run: missed") == "4 of 4 hold, 1 of 2 met in one run"
     assert count() == "no claims"
 

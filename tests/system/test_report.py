@@ -2,6 +2,7 @@
 
 import fcntl
 import html
+import itertools
 import json
 import math
 import re
@@ -73,7 +74,8 @@ def claim(value, statement="Features beat pixels.", **more):
     return {
         "statement": statement, "source": "SimCLR (arXiv:2002.05709), Table 6",
         "metric": "knn_over_pixels", "value": value, "relation": ">=", "threshold": 0.02,
-        "holds": value >= 0.02, **more,
+        "holds": value >= 0.02, "stated": "2025-01-01", "null": "", "null_run": "strangers",
+        "null_value": None, **more,
     }  # fmt: skip
 
 
@@ -151,16 +153,32 @@ def test_other_data_is_not_judged_and_never_pooled(tmp_path):
     assert f"– {note}" in page.words()
     assert "Claims: 1 of 1 met in one run" in page.words()
     assert [(c["judged"], c["values"]) for c in page.data()["claims"]] == [
-        (False, [None, 0.4]), (True, [0.031]),
+        (True, [0.031]), (False, [None, 0.4]),
     ]  # fmt: skip
 
 
-def testverdicts_are_those_of_the_library():
-    for values in ([0.1], [0.3], [0.1, 0.3], [0.3, 0.31], [0.1, 0.11], [0.2, 0.2], [0.3, None]):
-        for relation in (">=", "<="):
-            stated = claim(0.0, relation=relation, threshold=0.2)
-            given = [math.nan if v is None else v for v in values]
-            assert verdict(stated, values) == judge(Claim.of(stated), given)["verdict"]
+def test_verdicts_are_those_of_the_library():
+    found = [[0.1], [0.3], [0.1, 0.3], [0.3, 0.31], [0.1, 0.11], [0.2, 0.2], [0.3, None]]
+    nulls = [[], *found]
+    for values, null, relation in itertools.product(found, nulls, (">=", "<=")):
+        stated = claim(0.0, relation=relation, threshold=0.2)
+        given, absent = ([math.nan if v is None else v for v in some] for some in (values, null))
+        expected = judge(Claim.of(stated), given, nulls=absent)["verdict"]
+        assert verdict(stated, values, null) == expected
+
+
+def test_a_claim_whose_null_holds_too_is_vacuous(tmp_path):
+    for seed in range(2):
+        own = claim(0.03 + seed / 1000, null="knn_untrained_over_pixels", null_run="")
+        null = {"null_value": 0.04 + seed / 1000}
+        make_run(tmp_path / f"vacuous/{seed}", seed=seed, claims=[own | null])
+        null = {"null_value": 0.004 + seed / 1000}
+        make_run(tmp_path / f"held/{seed}", seed=seed, claims=[own | null], config={"a": 1})
+    page = Page(report(tmp_path))
+    assert "○ vacuous" in page.words()
+    assert "Claims: 1 of 2 hold, 1 vacuous" in page.words()
+    assert "0.0045knn_untrained_over_pixels" in page.words()
+    assert [c["nulls"] for c in page.data()["claims"]] == [[0.004, 0.005], [0.04, 0.041]]
 
 
 @pytest.mark.filterwarnings("error")
@@ -538,7 +556,8 @@ def test_the_script_draws_filters_zooms_and_downloads(tmp_path):
             make_run(tmp_path / f"{temperature}/{seed}", seed=seed, steps=200,
                      config={"loss": {"temperature": temperature}},
                      metrics={"knn": value, "knn_pixels": 0.7, "rankme": value},
-                     claims=[claim(value, threshold=0.85, holds=value > 0.85)])  # fmt: skip
+                     claims=[claim(value, threshold=0.85, holds=value > 0.85, null="knn_pixels",
+                                   null_run="", null_value=0.7)])  # fmt: skip
     make_run(tmp_path / "100% <b>_&", config={"loss": {"temperature": 0.2}}, complete=False,
              steps=200)  # fmt: skip
     out = tmp_path / "r.html"

@@ -33,7 +33,7 @@ from ml_collections import ConfigDict
 
 
 def get_config():
-    return ConfigDict(dict(experiment="contrastive.simclr"))
+    return ConfigDict(dict(experiment="contrastive.simclr", augment=dict(exchange=False)))
 '''
 
 
@@ -364,6 +364,18 @@ def test_check_finds_experiments_without_claims(tree, monkeypatch):
     found = checks.check({"first": first}, root)
     assert len(found) == 1
     assert "first.py: the CLAIMS of experiment contrastive.simclr are empty" in found[0]
+
+
+def test_check_finds_nulls_that_cannot_be_run(tree, monkeypatch):
+    root, first = tree
+    path = root / "configs/metric/first.py"
+    monkeypatch.setattr("experiments.contrastive.simclr.NULLS", {"blank": {"augment.blank": True}})
+    assert checks.check({"first": first}, root) == [
+        f"first: config {path.relative_to(root)}: the NULLS of experiment contrastive.simclr lack "
+        "'strangers'",
+        f"first: config {path.relative_to(root)}: null 'blank' changes 'augment.blank', which it "
+        "lacks",
+    ]
 
 
 def test_check_finds_what_no_system_names(tree):

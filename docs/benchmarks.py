@@ -1,0 +1,60 @@
+"""The page of benchmarks: what each compares, from its docstring, and what was measured."""
+
+import ast
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.results import number
+from experiments.tables import table
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+SHARED = ("__init__", "common", "record")
+
+
+def benchmarks_page(measured: Mapping[str, Any]) -> str:
+    """Writes the page of all benchmarks.
+
+    Args:
+      measured: What was measured by benchmark, of `experiments.results.read_benchmarks`.
+
+    Returns:
+      Markdown.
+    """
+    parts = [
+        "# Benchmarks\n",
+        "Ours beside the peer that one would take instead, on the same work in one run; a ratio "
+        "above 1 is in our favour. Where a floor is named it is the arithmetic alone, timed in the "
+        "same run. `make bench` measures all of them, `python -m benchmarks.record NAME` one.\n",
+    ]
+    for file in sorted(FOLDER.glob("*.py")):
+        if file.stem in SHARED:
+            continue
+        text = ast.get_docstring(ast.parse(file.read_text())) or ""
+        title, _, rest = text.partition("\n")
+        rest = re.sub(r"^python -m .*$", r"`\g<0>`", rest.strip(), flags=re.MULTILINE)
+        parts += [f"## {file.stem}\n", f"{title}\n", f"{rest}\n"]
+        parts.append(measured_rows(measured.get(file.stem)))
+    return "\n".join(parts)
+
+
+def measured_rows(found: Mapping[str, Any] | None) -> str:
+    """Writes what a benchmark measured, with where and when."""
+    if found is None:
+        return "Not measured.\n"
+    rows = [
+        (
+            row["case"],
+            row["metric"],
+            number(row["ours"]),
+            f"{row['peer']}: {number(row['peer_value'])}",
+            f"{row['ratio']:.2f}",
+        )
+        for row in found["rows"]
+    ]
+    day = found["finished"][: len("2025-01-31")]
+    return (
+        table(("case", "metric", "ours", "peer", "ratio"), rows)
+        + f"\n`{found['command']}`, {day}, {found['device']}, commit `{found['commit']}`.\n"
+    )
