@@ -13,16 +13,30 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
+from tests.system.forks import Fork
+
 Mapping.register(ConfigDict)  # it has a mapping's methods; the type checker wants it said
 
 ROOT = Path(__file__).parent.parent
 USERS_FLAGS = os.environ.get("XLA_FLAGS", "")
-# Tests compile more than they run. The launcher's processes get what a user's have.
-os.environ["XLA_FLAGS"] = f"{USERS_FLAGS} --xla_backend_optimization_level=1".strip()
+# Tests compile more than they run: like this compiling takes half the time, and running no more.
+QUICKLY = (
+    "--xla_backend_optimization_level=1", "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)  # fmt: skip
+os.environ["XLA_FLAGS"] = " ".join([USERS_FLAGS, *QUICKLY]).strip()
 # Programs are compiled once for all tests and all processes that they start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files with long tests first, so that parallel workers end together, on short ones."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    longest = {path for path in long if path.parent.name in ("claims", "system")}
+    items.sort(key=lambda item: (item.path not in longest, item.path not in long))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,7 +57,7 @@ def launch() -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(
             [sys.executable, "-m", module, *args],
             cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": USERS_FLAGS, **env},
+            env={**os.environ, **env},
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -53,33 +67,43 @@ def launch() -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture(scope="session")
-def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Runs a program on several devices, in a fork that has libraries imported; what it printed.
-
-    The last line is read as JSON. A process of pytest itself has one device.
-    """
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Fork]:
+    """Starts Python with these arguments, in a fork that has libraries imported."""
     folder = tmp_path_factory.mktemp("forks")
-    python = folder / "python"
-    command = ["-m", "tests.system.forks", str(folder / "socket"), str(python)]
+    address, python = str(folder / "socket"), folder / "python"
+    command = ["-m", "tests.system.forks", address, str(python)]
     server = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.DEVNULL)
 
-    def run(program: str, *args: str, devices: int) -> Any:
+    def run(*args: str, **env: str) -> Fork:
         while not os.access(python, os.X_OK):
             assert server.poll() is None, "the server of forks has ended"
             time.sleep(0.05)
-        # A fork has JAX imported already, which reads its variables at import.
-        options = {"jax_num_cpu_devices": devices, "jax_platforms": "cpu"}
-        lines = [f"jax.config.update({name!r}, {value!r})" for name, value in options.items()]
-        program = "\n".join(["import jax", *lines, program])
-        done = subprocess.run(
-            [python, "-c", program, *args], cwd=ROOT, capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])
+        return Fork(address, list(args), directory=ROOT, environment={**os.environ, **env})
 
     yield run
     server.kill()
     server.wait()
+
+
+@pytest.fixture(scope="session")
+def forked(fork: Callable[..., Fork]) -> Callable[..., Any]:
+    """Runs a program on several devices, in a fork that has libraries imported; what it printed.
+
+    The last line is read as JSON. A process of pytest itself has one device. It compiles as a
+    user's process does where `quickly` is not set.
+    """
+
+    def run(program: str, *args: str, devices: int, quickly: bool = True) -> Any:
+        # A fork has JAX imported already, which reads its variables at import.
+        options = {"jax_num_cpu_devices": devices, "jax_platforms": "cpu"}
+        lines = [f"jax.config.update({name!r}, {value!r})" for name, value in options.items()]
+        env = {} if quickly else {"XLA_FLAGS": USERS_FLAGS}
+        process = fork("-c", "\n".join(["import jax", *lines, program]), *args, **env)
+        printed = process.communicate(timeout=600)[0]
+        assert process.returncode == 0, printed[-3000:]
+        return json.loads(printed.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -123,16 +147,29 @@ def obedient_python() -> list[str]:
 
 
 @pytest.fixture
-def start(obedient_python: list[str]) -> Callable[..., subprocess.Popen]:
-    """Starts `python -m experiments.run` with these arguments and does not wait."""
+def start(
+    fork: Callable[..., Fork], obedient_python: list[str]
+) -> Callable[..., Fork | subprocess.Popen]:
+    """Starts `python -m experiments.run` with these arguments and does not wait.
+
+    It is a fork that has libraries imported, unless it is to be `fresh` or `obedient`; it compiles
+    as a user's process does where `quickly` is not set.
+    """
     processes = []
 
-    def run(*args: str, obedient: bool = False, **env: str) -> subprocess.Popen:
+    def run(
+        *args: str, fresh: bool = False, obedient: bool = False, quickly: bool = True, **env: str
+    ) -> Any:
+        command = ["-m", "experiments.run", *args]
+        env |= {} if quickly else {"XLA_FLAGS": USERS_FLAGS}
+        if not (fresh or obedient):
+            processes.append(fork(*command, **env))
+            return processes[-1]
         python = obedient_python if obedient else [sys.executable]
         process = subprocess.Popen(
-            [*python, "-m", "experiments.run", *args],
+            [*python, *command],
             cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": USERS_FLAGS, **env},
+            env={**os.environ, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -2,16 +2,21 @@
 
 `python -m tests.system.forks SOCKET PROGRAM` writes `PROGRAM`, to be called as `python` is, and
 serves it: each call is a fork of this process, in the caller's directory and environment and with
-its input and output. What is imported beforehand are libraries, never this repository.
+its input and output. What is imported beforehand are libraries, never this repository. `Fork`
+calls the server from Python.
 """
 
 import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
+import subprocess
 import sys
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 LIBRARIES = (
@@ -27,6 +32,7 @@ with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     call = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(server, [call], [0, 1, 2])
+    server.recv(16)  # the number of the process
     code = int(server.recv(16) or 1)
 sys.exit(code if code >= 0 else 128 - code)
 """
@@ -52,8 +58,9 @@ def serve(address: str, program: Path) -> None:
     arguments, directory, environment = json.loads(message)
     child = os.fork()
     if child:
+        connection.send(b"%16d" % child)
         status = os.waitpid(child, 0)[1]
-        connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+        connection.send(b"%16d" % os.waitstatus_to_exitcode(status))
         os._exit(0)
     connection.close()
     for number, stream in enumerate(streams):
@@ -77,6 +84,66 @@ def run(arguments: list[str]) -> None:
         text = rest.pop(0) if kind == "-c" else sys.stdin.read()
         sys.argv = [kind, *rest]
         exec(compile(text, kind, "exec"), {"__name__": "__main__"})
+
+
+class Fork:
+    """A call of a server, with what is used here of a `subprocess.Popen`.
+
+    Args:
+      address: Socket of the server.
+      arguments: Arguments of Python, of which the first is `-m`, `-c` or `-`.
+      directory: Working directory.
+      environment: All variables of the process.
+    """
+
+    def __init__(
+        self, address: str, arguments: list[str], *, directory: Path, environment: Mapping[str, str]
+    ):
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.connect(address)
+        call = json.dumps([arguments, str(directory), dict(environment)]).encode()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        reading, writing = os.pipe()
+        socket.send_fds(self._server, [call], [nothing, writing, writing])
+        os.close(nothing)
+        os.close(writing)
+        self.stdout = os.fdopen(reading)
+        self.pid = int(self._server.recv(16))
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, if it has ended."""
+        if self.returncode is None and select.select([self._server], [], [], 0)[0]:
+            self.returncode = int(self._server.recv(16) or 1)
+            self._server.close()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Waits for its end; the exit code."""
+        if self.returncode is None and not select.select([self._server], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        return self.poll()
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """Waits for its end, or ends it where that takes longer; what it printed."""
+        guard = threading.Timer(timeout, self.kill)
+        guard.start()
+        try:
+            with self.stdout:
+                text = self.stdout.read()
+            self.wait()
+        finally:
+            guard.cancel()
+        return text, None
+
+    def send_signal(self, signum: int) -> None:
+        """Sends a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self.send_signal(signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
 """The launcher as a user meets it: real processes, wrong flags, data of one's own."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
+
+from experiments import registry
+from experiments import run as launcher
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "--config=configs/contrastive/simclr_digits.py"
@@ -21,8 +26,6 @@ SMALL = (
     "--config.data.image_shape=(8, 8, 3)",
 )  # fmt: skip
 SHORT = (*SMALL, "--config.train.steps=4")
-# As the forked processes have it: one compilation serves all of them.
-COMPILED_ALIKE = {"XLA_FLAGS": os.environ["XLA_FLAGS"]}
 
 FORK = """
 import json, os, runpy, sys
@@ -128,6 +131,26 @@ def test_help_of_a_config_shows_what_it_is_and_its_values(launch):
     assert "optimizer.learning_rate = 0.002" in lines
 
 
+@pytest.mark.parametrize(("policy", "found"), [("highest", "highest"), ("default", None)])
+def test_a_run_has_the_precision_of_its_config(tmp_path, monkeypatch, policy, found):
+    seen = []
+
+    def run(*_):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return {}
+
+    recipe = SimpleNamespace(run=run, CLAIMS=(), CAPTIONS={})
+    monkeypatch.setattr(launcher.ranges, "checked_experiment", lambda _: recipe)
+    monkeypatch.setattr(launcher, "quiet_libraries", lambda: None)
+    monkeypatch.setattr(launcher, "keep_compiled", lambda: None)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    config = registry.read_config("configs/contrastive/simclr_digits.py")
+    config.precision = policy
+    launcher.launch(config, tmp_path / "run", "config.py")
+    assert seen == [found]
+
+
 BLOCKED = "import pathlib, time\npathlib.Path({marker!r}).touch()\ntime.sleep(60)\n"
 
 
@@ -137,7 +160,7 @@ def test_interrupted_at_the_start(start, tmp_path, when):
     module = tmp_path / ("config.py" if "config" in when else "ml_collections.py")
     module.write_text(BLOCKED.format(marker=str(marker)))
     # A directory of the path is searched before the installed packages.
-    process = start(f"--config={tmp_path}/config.py", PYTHONPATH=str(tmp_path))
+    process = start(f"--config={tmp_path}/config.py", fresh=True, PYTHONPATH=str(tmp_path))
     while not marker.exists():
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.01)
@@ -153,10 +176,10 @@ def test_interrupted_at_the_start(start, tmp_path, when):
         ("data.name=digitz", ["'digitz'", "'digits'"]),
         ("evaluation.knn_k=0", ["evaluation.knn_k is 0", "at least 1"]),
         ("data.test=tset", ["'tset'", "test"]),
-        # More devices than there are; a batch and a width that the mesh does not divide.
+        # More devices than there are; a batch that the mesh does not divide; a bucket.
         ("mesh.data=8 --cpu_devices=4", ["data=8", "4 devices"]),
         ("train.batch_size=30 --cpu_devices=4", ["(30, 8, 8, 1)", "'data': 4", "must divide"]),
-        ("head.hidden=255 --cpu_devices=2 --config.mesh.model=2", ["255", "'model': 2", "divide"]),
+        ("seed=1 --workdir=gs://bucket/run", ["--workdir is 'gs://bucket/run', a URL", "mount"]),
     ],
 )
 def test_wrong_values_end_before_any_work_and_leave_nothing(
@@ -164,7 +187,7 @@ def test_wrong_values_end_before_any_work_and_leave_nothing(
 ):
     """The table of `test_bad_inputs.py` has more."""
     flags = f"--config.{override}".split(" ")
-    result = launch_forked(DIGITS, *flags, f"--workdir={tmp_path / 'run'}")
+    result = launch_forked(DIGITS, f"--workdir={tmp_path / 'run'}", *flags)
     refused(result, *parts)
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert not (tmp_path / "run").exists()
@@ -174,7 +197,7 @@ def test_wrong_values_end_before_any_work_and_leave_nothing(
 def test_a_run_leaves_what_it_promises_and_is_not_run_twice(launch, launch_forked, own, tmp_path):
     directory = tmp_path / "run"
     args = (*SHORT, f"--config.data.name=npz:{own / 'own.npz'}", f"--workdir={directory}")
-    result = launch(*args, **COMPILED_ALIKE)
+    result = launch(*args)
     assert result.returncode == 0, result.stderr
     summary = json.loads((directory / "summary.json").read_text())
     assert 0 <= summary["metrics"]["knn"] <= 1
@@ -217,7 +240,7 @@ def test_two_runs_in_one_directory(launch_forked, start, own, tmp_path):
         *SMALL, "--config.train.steps=100000", f"--config.data.name=npz:{own / 'own.npz'}",
         f"--workdir={tmp_path / 'run'}",
     )  # fmt: skip
-    first = start(*args, **COMPILED_ALIKE)
+    first = start(*args)
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert first.poll() is None, first.stdout.read()
         time.sleep(0.1)

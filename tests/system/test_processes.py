@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import socket
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from experiments import run as launcher
 from rml.training import RunDirectory, fit, make_mesh
 from rml.training.writers import read_metrics
 from tests.system import kills, shared_out
+from tests.system.forks import Fork
 from tests.training.conftest import build_task
 
-ROOT = Path(__file__).parents[2]
 STEPS = 40
 TRAIN = """
 import json, sys
@@ -38,6 +39,8 @@ if folder:
     mesh = make_mesh()
     np.savez(f"{folder}/{index}.npz", *shared_out.clusterings(mesh), shared_out.prototypes(mesh),
              shared_out.accuracies(mesh))
+    split = make_mesh({"data": 1, "fsdp": 2})
+    np.savez(f"{folder}/judged{index}.npz", *shared_out.judgements(split))
 print(json.dumps([jax.process_count(), run.resumed, whole]))
 barrier("end")
 run.close()
@@ -45,8 +48,9 @@ run.close()
 
 
 def train(
-    directory: Path, processes: int, *, steps: int, mesh: dict, shared: Path | None = None
-) -> list:
+    fork: Callable[..., Fork], directory: Path, processes: int, *, steps: int, mesh: dict,
+    shared: Path | None = None,
+) -> list:  # fmt: skip
     """Trains the small task by several processes; what each of them says at its end.
 
     Then they share out the work of `shared_out` and save what they find in the folder `shared`.
@@ -54,18 +58,12 @@ def train(
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     given = [str(directory), str(steps), json.dumps(mesh), str(shared or "")]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", TRAIN, address, str(processes), str(i), *given],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for i in range(processes)
-    ]  # fmt: skip
+    started = [fork("-c", TRAIN, address, str(processes), str(i), *given) for i in range(processes)]
     said = []
     for process in started:
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err[-3000:]
-        said.append(json.loads(out.splitlines()[-1]))
+        printed = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, printed[-3000:]
+        said.append(json.loads(re.findall(r"^\[.*\]$", printed, re.MULTILINE)[-1]))
     return said
 
 
@@ -92,13 +90,13 @@ def assert_same(one: list[dict[str, float]], other: list[dict[str, float]]) -> N
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory) -> tuple[Path, dict[int, list]]:
+def parts(fork, tmp_path_factory) -> tuple[Path, dict[int, list]]:
     """A run of four processes, then of one, then of two; what the processes of each said."""
     folder = tmp_path_factory.mktemp("parts")
-    said = {4: train(folder / "run", 4, steps=20, mesh={"data": 2, "model": 2})}
+    said = {4: train(fork, folder / "run", 4, steps=20, mesh={"data": 2, "model": 2})}
     said[1] = [train_here(folder / "run", build_task(), steps=30)]
     mesh = {"fsdp": 2, "data": 1}
-    said[2] = train(folder / "run", 2, steps=STEPS, mesh=mesh, shared=folder)
+    said[2] = train(fork, folder / "run", 2, steps=STEPS, mesh=mesh, shared=folder)
     return folder, said
 
 
@@ -109,9 +107,9 @@ def test_processes_give_the_curve_of_one_and_the_first_writes(parts, tmp_path):
     Checkpoints restore under other processes and another mesh.
     """
     folder, said = parts
-    assert said[4] == [[4, False, True]] * 4
+    assert said[4] == [[4, False, False]] * 4  # the state stays where it lies
     assert said[1] == [True]
-    assert said[2] == [[2, True, True]] * 2
+    assert said[2] == [[2, True, False]] * 2
     assert (folder / "run" / "figures" / "of.txt").read_text() == "0"
     assert len(list((folder / "run").glob("events.*"))) == 3  # one a start
     assert not train_here(tmp_path / "run", build_task(), steps=STEPS)
@@ -135,8 +133,16 @@ def test_clustering_points_and_episodes_are_shared_out_over_processes(parts):
 
 
 @pytest.mark.slow
+def test_evaluation_is_shared_out_over_processes(parts):
+    first, second = (np.load(parts[0] / f"judged{i}.npz") for i in range(2))
+    for name, expected in zip(first.files, shared_out.judgements(None), strict=True):
+        np.testing.assert_array_equal(first[name], second[name])
+        np.testing.assert_allclose(first[name], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_all_of_them_can_be_stopped(start, tmp_path):
-    path = tmp_path / "run"
+    path, start = tmp_path / "run", partial(start, quickly=False)
     kills.kill_at_random(start, path, kills=2, last=20, count=2)  # process 0, then process 1
     saved = kills.steps_saved(path)[-1]
     again = kills.together(start, 2, *kills.ARGS, f"--workdir={path}")

@@ -18,13 +18,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
-
 import jax
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "two_steps.json"
+FLAGS = "--xla_backend_optimization_level=1"  # of the compiler that recorded them
+os.environ.setdefault("XLA_FLAGS", FLAGS)  # read when JAX finds its devices
 # Not data that a package carries.
 ABSENT = ("cifar", "imagenet", "omniglot", "pods", "_npz", "million")
 # What a short run of an experiment reads of its config, for each file.
@@ -51,6 +51,7 @@ SHORT: dict[str, dict[str, Any]] = {
     },
     "configs/kernels/regression_tables.py": {
         "data.splits": 2, "train.steps": 2, "model.inducing": 10, "model.widths": (1.0, 10.0),
+        "optimizer.nngp_rates": (0.01, 0.02),
     },
     "configs/kernels/width_diabetes.py": {
         "data.points": 4, "model.widths": (1.0, 1e6), "train.steps": 2, "sampler.copies": (2, 4),
