@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
         dict(
             experiment="attention.random_features",
             seed=0,
+            precision="highest",
             d=16,
             num_keys=16,
             heads=1000,

@@ -16,5 +16,5 @@ def get_config() -> ConfigDict:
         of="mixture", number=1_000_000, dimension=128, components=1000, spread=0.5
     )  # fmt: skip
     config.cluster.update(dict(num_clusters=1000, start="random", max_iterations=10))
-    config.timing = dict(sizes=(125_000, 250_000, 500_000), iterations=2, repetitions=1)
+    config.timing.update(dict(sizes=(125_000, 250_000, 500_000), iterations=2, repetitions=1))
     return config

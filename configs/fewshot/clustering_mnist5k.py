@@ -25,7 +25,11 @@ def get_config() -> ConfigDict:
             graph=dict(
                 neighbors=0, kind="semidefinite", laplacian_weights=(), approximate=False
             ),
+            precision="default",
             mesh=parts.mesh(),
-            timing=dict(sizes=(640, 1280, 2560, 5000), iterations=10, repetitions=3),
+            timing=dict(
+                sizes=(640, 1280, 2560, 5000), pairs=(1000, 2000, 4000), iterations=10,
+                repetitions=3,
+            ),
         )
     )  # fmt: skip

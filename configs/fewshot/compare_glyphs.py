@@ -14,5 +14,5 @@ from configs.fewshot import parts
 
 def get_config() -> ConfigDict:
     # Classes are too small for imbalanced queries; 20-way episodes cost ten times a 5-way one.
-    episodes = dict(count=2000, queries=7, ways=(20, 5), imbalanced=False)
+    episodes = dict(count=1000, validation=200, queries=7, ways=(20, 5), imbalanced=False)
     return parts.compare(**parts.glyphs() | dict(episodes=episodes))

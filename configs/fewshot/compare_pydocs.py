@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config = compare(
         # The mean of `base` centres the features.
         data=parts.source("pydocs", base="train[:25%]", validation="validation", novel="test"),
-        episodes=dict(count=2000),
+        episodes=dict(count=1000, validation=200),
         text=dict(
             encoder="minilm", text_key="docstring", label_key="module", min_examples=20,
             max_examples=40, max_length=128,

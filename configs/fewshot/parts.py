@@ -13,6 +13,12 @@ def images(name: str, shape: tuple[int, int, int], **splits: str) -> dict[str, A
     return parts.images(name, shape, **usual | splits)
 
 
+def drawings(name: str, *, label_key: str) -> dict[str, Any]:
+    """Drawings of 32x32 pixels, of which every part of the classes has its own."""
+    splits = dict.fromkeys(("base", "held_out", "validation", "novel"), "all")
+    return parts.images(name, (32, 32, 3), **splits, label_key=label_key)
+
+
 def training(*, steps: int, eval_every: int, checkpoint_every: int) -> dict[str, int]:
     """Length and rhythm of base training."""
     return parts.training(
@@ -85,16 +91,18 @@ def compare(**changes: Any) -> ConfigDict:
     config.experiment = "fewshot.compare"
     # "training", "run" with the directory of another run, "pixels", "npz" or "text".
     config.features.update(dict(of="training", run=""))
-    # `tim` (the gradient form of `tim_adm`) and `pt_map` (needs ott-jax) can be added: both slow.
     config.compared = (
-        "simple_shot", "soft_kmeans", "hard_kmeans", "k_modes", "laplacian_shot",
-        "transductive_clustering", "tim_adm", "alpha_tim", "bd_cspn",
-        "label_propagation",
+        "simple_shot", "linear_head", "cosine_head", "soft_kmeans", "hard_kmeans", "k_modes",
+        "laplacian_shot", "transductive_clustering", "tim", "tim_adm", "alpha_tim", "bd_cspn",
+        "pt_map", "label_propagation",
     )  # fmt: skip
     # A tuple holds candidates, of which the best on validation episodes is taken.
     config.methods = dict(
         simple_shot=dict(kind="UN"),
-        soft_kmeans=dict(temperature=(0.05, 0.1, 0.2, 0.5)),
+        linear_head=dict(learning_rate=(0.3, 1.0, 3.0), weight_decay=(1e-3, 1e-2)),
+        cosine_head=dict(scale=(5.0, 10.0, 20.0), learning_rate=(0.1, 1.0)),
+        # As many as the regularised model, which it is compared with, has combinations.
+        soft_kmeans=dict(temperature=tuple(0.02 * 1.1**i for i in range(36))),
         hard_kmeans=dict(steps=20),
         k_modes=dict(temperature=(0.02, 0.05, 0.1, 0.2)),
         laplacian_shot=dict(laplacian_weight=(0.1, 0.3, 0.5, 0.7, 1.0), neighbors=(2, 5)),
@@ -112,4 +120,49 @@ def compare(**changes: Any) -> ConfigDict:
         label_propagation=dict(alpha=(0.5, 0.8, 0.9), neighbors=(5, 10, 20)),
     )
     config.energy = dict(episodes=100, laplacian_weights=(0.0, 0.05, 0.2))
+    return config
+
+
+def kinds(*each: tuple[int, int, int, int, bool]) -> dict[str, Any]:
+    """Kinds of episodes: ways, shots, queries, number of episodes, and whether imbalanced too."""
+    names = ("ways", "shots", "queries", "count", "imbalanced")
+    return {f"{one[0]}way_{one[1]}shot": dict(zip(names, one, strict=True)) for one in each}
+
+
+def splits(**changes: Any) -> ConfigDict:
+    """A config that compares methods over splits of the classes.
+
+    Args:
+      **changes: As for `base`. `episodes` has `kinds`; the claims are about that named `judged`.
+    """
+    config = base(**changes)
+    config.experiment = "fewshot.splits"
+    # "training", or "run" with published weights, "pixels".
+    config.features.update(dict(of="training", run=""))
+    config.splits = 5
+    # Six options each. Of SimpleShot's on centred unit rows four differ at most.
+    nearest = dict(kind=("UN", "L2N", "CL2N"), unit_prototypes=(False, True))
+    config.methods = dict(
+        simple_shot=nearest,
+        shifted_simple_shot=nearest,
+        linear_head=dict(learning_rate=(0.3, 1.0, 3.0), weight_decay=(1e-3, 1e-2)),
+        cosine_head=dict(scale=(5.0, 10.0, 20.0), learning_rate=(0.1, 1.0)),
+        soft_kmeans=dict(temperature=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5)),
+        hard_kmeans=dict(shift=(True, False), steps=(1, 5, 20)),
+        k_modes=dict(temperature=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5)),
+        laplacian_shot=dict(laplacian_weight=(0.1, 0.2, 0.3, 0.5, 0.7, 1.0), neighbors=3),
+        transductive_clustering=dict(
+            temperature=(0.05, 0.1, 0.2), laplacian_weight=(0.05, 0.2), neighbors=3
+        ),
+        # The public codes take 1,000 steps at a rate of 1e-4.
+        tim=dict(steps=50, learning_rate=(1e-3, 3e-3, 1e-2), temperature=(5.0, 15.0)),
+        tim_adm=dict(steps=50, temperature=(5.0, 15.0, 30.0), rate=(0.5, 1.0)),
+        alpha_tim=dict(
+            steps=50, learning_rate=(1e-3, 3e-3, 1e-2), temperature=15.0, alpha=(2.0, 5.0)
+        ),
+        bd_cspn=dict(scale=(2.0, 5.0, 10.0, 20.0, 30.0, 50.0)),
+        pt_map=dict(power=None, regularization=(5.0, 10.0, 20.0), rate=(0.2, 0.4)),
+        label_propagation=dict(alpha=(0.3, 0.5, 0.7, 0.8, 0.9, 0.95), neighbors=5),
+    )
+    config.compared = tuple(config.methods)
     return config

@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
         dict(
             experiment="kernels.classification",
             seed=0,
+            precision="highest",
             data=parts.images("mnist5k", (28, 28, 1), train="train", test="test", total=4000),
             model=dict(
                 kernel="squared_exponential",

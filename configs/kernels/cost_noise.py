@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
         dict(
             experiment="kernels.cost",
             seed=0,
+            precision="highest",
             data=dict(
                 features=10,
                 sparse_sizes=(12_500, 25_000, 50_000, 100_000),

@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
         dict(
             experiment="kernels.learning",
             seed=0,
+            precision="highest",
             data=dict(sizes=(300, 1000, 10_000, 100_000), test=2000, noise=1.0, draws=2),
             model=dict(kernel="squared_exponential", depth=2, inducing=100, width=10.0),
             optimizer=dict(learning_rate=0.01),

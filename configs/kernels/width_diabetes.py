@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
         dict(
             experiment="kernels.width",
             seed=0,
+            precision="highest",
             data=dict(name="diabetes", points=8),
             model=dict(
                 kernel="squared_exponential",

@@ -13,15 +13,18 @@ from rml.attention import MODELS, targets
 from rml.evaluation.scaling import examples_needed
 
 KERNELS = ("rfa", "rf_mlp")
+SHUFFLED = "shuffled"
+"""The target of which nothing can be learned: values of another one in random order."""
 
 
 def learning_curves(config: Any, note: Callable[[str], None]) -> np.ndarray:
-    """Relative test errors [replicates, models, sizes, targets].
+    """Relative test errors [replicates, models, sizes, targets], of `SHUFFLED` last.
 
     Sizes of a replicate are prefixes of one sample, so one Gram matrix serves them all.
     """
     train = max(config.sizes)
-    errors = np.zeros((config.replicates, len(MODELS), len(config.sizes), len(config.targets)))
+    names = (*config.targets, SHUFFLED)
+    errors = np.zeros((config.replicates, len(MODELS), len(config.sizes), len(names)))
     for replicate in range(config.replicates):
         key = jax.random.fold_in(jax.random.key(config.seed), replicate)
         inputs, functions, *weights = jax.random.split(key, 2 + len(MODELS))
@@ -30,6 +33,8 @@ def learning_curves(config: Any, note: Callable[[str], None]) -> np.ndarray:
         built = targets.build_targets(config.targets, functions, **shape)
         # No fit sees these moments' noise as signal: they make the error of the mean one.
         values = standardised(jnp.stack([fn(query, keys) for fn in built.values()], axis=1))
+        shuffled = jax.random.permutation(jax.random.fold_in(functions, 1), values[:, :1])
+        values = jnp.concatenate([values, shuffled], axis=1)
         for index, model in enumerate(MODELS):
             # All models have as many trained numbers.
             count = config.heads * (config.d + 1 if model == "rf_mlp" else 1)
@@ -43,7 +48,7 @@ def learning_curves(config: Any, note: Callable[[str], None]) -> np.ndarray:
                 gram, cross, values, tuple(config.regularizations), tuple(config.sizes)
             )
             del gram, cross  # before the next model's exist
-            shown = dict(zip(built, errors[replicate, index, -1].round(3).tolist(), strict=True))
+            shown = dict(zip(names, errors[replicate, index, -1].round(3).tolist(), strict=True))
             note(f"replicate {replicate}, {model}: {shown}; penalties {penalties[-1].tolist()}")
     return errors
 
@@ -53,13 +58,21 @@ def standardised(values: Any) -> Any:
     return (values - values.mean(0)) / values.std(0)
 
 
-def sample_ratios(config: Any) -> dict[str, np.ndarray]:
-    """Examples needed by attention and MLP of infinite width, [replicates, keys, degrees]."""
-    scaling = config.scaling
+def sample_ratios(
+    scaling: Any,
+    seed: int,
+    target: Callable[..., Any] = targets.average_power,
+    *,
+    beyond: float = float("nan"),
+) -> dict[str, np.ndarray]:
+    """Examples needed by attention and MLP of infinite width, [replicates, keys, degrees].
+
+    They are `beyond` where all examples do not suffice.
+    """
     shape = (scaling.replicates, len(scaling.num_keys), len(scaling.degrees))
     needed = {model: np.zeros(shape) for model in KERNELS}
     for replicate in range(scaling.replicates):
-        key = jax.random.fold_in(jax.random.key(config.seed + 1), replicate)
+        key = jax.random.fold_in(jax.random.key(seed), replicate)
         for i, count in enumerate(scaling.num_keys):
             inputs, direction = jax.random.split(jax.random.fold_in(key, count))
             beta = targets.sphere(direction, scaling.d)
@@ -67,10 +80,7 @@ def sample_ratios(config: Any) -> dict[str, np.ndarray]:
                 sizes = tuple(scaling.sizes[model])
                 total = max(sizes) + scaling.test
                 query, keys = targets.draw_inputs(inputs, total, keys=count, d=scaling.d)
-                powers = [
-                    targets.average_power(query, keys, direction=beta, degree=p)
-                    for p in scaling.degrees
-                ]
+                powers = [target(query, keys, direction=beta, degree=p) for p in scaling.degrees]
                 errors = np.asarray(
                     attention.kernel_learning_curve(
                         query, keys, standardised(jnp.stack(powers, axis=1)),
@@ -78,7 +88,10 @@ def sample_ratios(config: Any) -> dict[str, np.ndarray]:
                     )
                 )  # fmt: skip
                 needed[model][replicate, i] = [
-                    examples_needed(sizes, column, scaling.level) for column in errors.T
+                    examples_needed(sizes, column, scaling.level)
+                    if column.min() <= scaling.level
+                    else beyond
+                    for column in errors.T
                 ]
     return needed
 

@@ -3,11 +3,12 @@
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from experiments.common.evaluators import Labelled, encode
@@ -16,11 +17,21 @@ from rml import data, fewshot
 from rml.data.classes import PARTS, open_parts
 from rml.errors import UserError
 from rml.fewshot import Episodes, Search, Setting
+from rml.fewshot.preprocess import shift_queries
 from rml.training import Progress, make_mesh
 from rml.training.processes import is_primary
 
 Features = dict[str, Labelled]
 """Features and labels, from 0, of each of `PARTS`."""
+SHIFTED = "shifted_simple_shot"
+"""Name of `shifted` among the methods."""
+
+
+class Choice(NamedTuple):
+    """Options of a method: those that a program is compiled for, and floats that it takes."""
+
+    fixed: tuple[tuple[str, Any], ...]
+    floats: dict[str, float]
 
 
 def num_base(config: Any) -> int:
@@ -39,7 +50,12 @@ def image_parts(config: Any) -> dict[str, data.ArraySource]:
     def open_part(part: str) -> data.Source:
         if len(config.data.image_shape) == 1:  # vectors have no size to be brought to
             return data.load(config.data.name, config.data[part], data_dir=config.data.data_dir)
-        return open_images(config, part)
+        if "label_key" not in config.data:
+            return open_images(config, part)
+        return data.load(
+            config.data.name, config.data[part], data_dir=config.data.data_dir,
+            image_size=config.data.image_shape[:2], label_key=config.data.label_key,
+        )  # fmt: skip
 
     splits = {part: config.data[part] for part in (*PARTS, "held_out")}
     return open_parts(open_part, config.classes, splits, seed=config.classes.seed)
@@ -60,9 +76,28 @@ def transformed(config: Any, features: Features) -> Features:
     return {part: (change(x), y) for part, (x, y) in features.items()}
 
 
+def counts(config: Any) -> dict[Setting, int]:
+    """Number of episodes of every kind that `episodes.kinds` names, balanced ones first."""
+    kinds = sorted(config.episodes.kinds.values(), key=lambda kind: (kind.ways, kind.shots))
+    return {
+        Setting(kind.ways, kind.shots, kind.queries, concentration): kind.count
+        for concentration in (None, config.episodes.concentration)
+        for kind in kinds
+        if concentration is None or kind.imbalanced
+    }
+
+
+def validation_setting(config: Any, setting: Setting) -> Setting:
+    """Of which kind validation episodes are: balanced, of `validation_ways` at most if given."""
+    ways = min(setting.ways, config.episodes.get("validation_ways", setting.ways))
+    return setting._replace(ways=ways, concentration=None)
+
+
 def settings(config: Any) -> list[Setting]:
     """Every kind of episode that a config asks for, balanced ones first."""
     episodes = config.episodes
+    if "kinds" in episodes:
+        return list(counts(config))
     concentrations = [None, episodes.concentration] if episodes.imbalanced else [None]
     kinds = itertools.product(concentrations, episodes.ways, episodes.shots)
     return [Setting(ways, shots, episodes.queries, balance) for balance, ways, shots in kinds]
@@ -77,6 +112,14 @@ def check_classes(labels: Mapping[str, Any], wanted: Sequence[Setting]) -> None:
                 fewshot.require_classes(index, ways=ways, shots=shots, queries=queries)
             except UserError as error:
                 raise UserError(f"config.episodes, {part} classes: {error}") from None
+
+
+def check_parts(config: Any, labels: Mapping[str, Any]) -> None:
+    """Raises `UserError` unless validation and novel classes suffice for a config's episodes."""
+    wanted = settings(config)
+    chosen_on = [validation_setting(config, setting) for setting in wanted]
+    check_classes({"validation": labels["validation"]}, chosen_on)
+    check_classes({"novel": labels["novel"]}, wanted)
 
 
 def draw_episodes(
@@ -140,3 +183,64 @@ def compare(
             f"({time.perf_counter() - started:.1f} s)"
         )
     return table
+
+
+def shifted(support: Any, support_labels: Any, query: Any, **options: Any) -> Any:
+    """The nearest class mean after the shift of the queries with which the clustering begins."""
+    return fewshot.simple_shot(support, support_labels, shift_queries(support, query), **options)
+
+
+def find_method(name: str) -> Callable[..., Array]:
+    """Finds a method of `rml.fewshot`, or `shifted`, by its name."""
+    return shifted if name == SHIFTED else fewshot.find_method(name)
+
+
+@cache
+def fixed_method(name: str, fixed: tuple[tuple[str, Any], ...]) -> Callable[..., Array]:
+    """A method with these options; the same object each time, so that it is compiled once."""
+    return partial(find_method(name), **dict(fixed))
+
+
+@cache
+def family(name: str, fixed: tuple[tuple[str, Any], ...]) -> Callable[[Any], Callable[..., Array]]:
+    """Makes of a method a function of its floats; the same object each time likewise."""
+    method = fixed_method(name, fixed)
+
+    def under(floats: Any) -> Any:
+        return partial(method, **floats)
+
+    return under
+
+
+def choices(options: Mapping[str, Any]) -> list[Choice]:
+    """Every combination of a method's candidate options, in the order of `rml.fewshot.search`."""
+    given = {k: tuple(v) for k, v in options.items() if isinstance(v, tuple | list)}
+    floats = [k for k, v in given.items() if all(isinstance(one, float) for one in v)]
+    found = []
+    for values in itertools.product(*given.values()):
+        own = {**options, **dict(zip(given, values, strict=True))}
+        fixed = tuple((k, v) for k, v in own.items() if k not in floats)
+        found.append(Choice(fixed, {k: own[k] for k in floats}))
+    return found
+
+
+def accuracies(
+    config: Any, name: str, tried: Sequence[Choice], x: Array, drawn: Episodes, ways: int
+) -> np.ndarray:
+    """A method's accuracy in each episode with each choice of options, `[e, choices]`.
+
+    Unlike `rml.fewshot.search` a second call of the same shapes compiles nothing.
+    """
+    found = np.zeros((drawn.query.shape[0], len(tried)))
+    mesh = make_mesh(config.mesh)
+    for fixed in dict.fromkeys(choice.fixed for choice in tried):
+        members = [i for i, choice in enumerate(tried) if choice.fixed == fixed]
+        names = tried[members[0]].floats
+        grid = {k: jnp.array([tried[i].floats[k] for i in members]) for k in names}
+        if grid:
+            own = fewshot.sweep(family(name, fixed), grid, x, drawn, ways=ways, mesh=mesh)
+        else:
+            method = fixed_method(name, fixed)
+            own = fewshot.evaluate_episodes(method, x, drawn, ways=ways, mesh=mesh)[:, None]
+        found[:, members] = np.asarray(own)
+    return found

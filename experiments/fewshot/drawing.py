@@ -8,15 +8,17 @@ from numpy.typing import ArrayLike
 from sklearn.metrics.cluster import contingency_matrix
 
 from experiments.common import figures
+from experiments.fewshot.common import SHIFTED
 from rml.fewshot import TITLES, Picture, Search, Setting
 
 Folder = Callable[[str], Path]
 Table = Mapping[Setting, Mapping[str, tuple[float, float]]]
+ROWS = {**TITLES, SHIFTED: "SimpleShot, shifted"}
 
 
 def draw_accuracies(folder: Folder, table: Table) -> None:
     """Draws all accuracies: as a table, and as bars for balanced and imbalanced queries."""
-    methods = [TITLES[name] for name in next(iter(table.values()))]
+    methods = [ROWS[name] for name in next(iter(table.values()))]
     columns = {s: 100 * np.array(list(column.values())) for s, column in table.items()}
     texts = [[f"{mean:.2f} ± {half:.2f}" for mean, half in column] for column in columns.values()]
     figures.table(

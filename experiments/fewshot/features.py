@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from experiments.common.encoders import load_encoder
 from experiments.common.evaluators import pixels
+from experiments.common.images import warn_of_oddities
 from experiments.fewshot import base_training, common
-from experiments.fewshot.common import Features, check_classes, settings
+from experiments.fewshot.common import Features, check_parts
 from rml import evaluation
 from rml.data import ArraySource, load_text
 from rml.data.classes import PARTS, first_of_each_class, read_feature_parts
@@ -49,7 +50,9 @@ def load_features(config: Any, run: RunDirectory) -> Features:
         features = text_features(config)
     else:
         parts = common.image_parts(config)
-        check_classes({part: parts[part].labels for part in EVALUATED}, settings(config))
+        check_parts(config, {part: parts[part].labels for part in EVALUATED})
+        if origin != "pixels" and config.data.held_out != config.data.base:
+            warn_of_oddities(parts["base"], parts["held_out"])
         if origin == "run":
             features = frozen_features(config, parts)
         else:
@@ -81,7 +84,7 @@ def file_features(config: Any) -> Features:
     if not config.data.name.startswith("npz:"):
         raise UserError(f"data.name is {config.data.name!r}, expected npz:PATH")
     read = read_feature_parts(Path(config.data.name[4:]).expanduser())
-    check_classes({part: read[part][1] for part in EVALUATED}, settings(config))
+    check_parts(config, {part: read[part][1] for part in EVALUATED})
     return {part: (jnp.asarray(x), jnp.asarray(y)) for part, (x, y) in read.items()}
 
 
@@ -99,7 +102,7 @@ def text_features(config: Any) -> Features:
         )
         kept = first_of_each_class(read.labels, options.max_examples)
         found[part] = [read.texts[row] for row in kept], read.labels[kept]
-    check_classes({part: found[part][1] for part in EVALUATED}, settings(config))
+    check_parts(config, {part: found[part][1] for part in EVALUATED})
     loaded = pretrained.load(options.encoder)
     encoder, variables = loaded.text_encoder()
     features: Features = {}

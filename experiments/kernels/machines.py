@@ -1,14 +1,16 @@
-"""Sparse machines as a config describes them, and figures of their Gram matrices."""
+"""Machines and points as a config describes them, and figures of Gram matrices."""
 
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import figures
 from rml import kernels
+from rml.data import tables
 
 
 def propagation(config: Any) -> dict[str, Any]:
@@ -17,6 +19,20 @@ def propagation(config: Any) -> dict[str, Any]:
         name: config.model[name] for name in ("normalization", "jitter") if name in config.model
     }
     return {"kernel": kernels.build(config.model.kernel), **given}
+
+
+def ordered_points(config: Any) -> tuple[jax.Array, jax.Array]:
+    """Gram matrix of some standardised points of a table, and targets, in whose order they are."""
+    x, y = tables.load_table(config.data.name)
+    rows = np.random.default_rng(config.seed).permutation(len(x))[: config.data.points]
+    rows = rows[np.argsort(y[rows, 0])]
+    table = tables.standardise(tables.Split(x[rows], y[rows], x[:1], y[:1]))
+    return kernels.input_gram(jnp.asarray(table.x)), jnp.asarray(table.y)
+
+
+def relu_units(f: Any) -> Any:
+    """ReLU units whose mean square is that of their inputs, as in the ReLU kernel."""
+    return jnp.sqrt(2.0) * jax.nn.relu(f)
 
 
 def draw_correlations(

@@ -1,13 +1,14 @@
 """Sparse deep kernel machines beside the NNGP of the same depth, on tables of regression data.
 
 Yang et al., arXiv:2108.13097. Both are trained on the same objective with the same inducing points,
-kernel and steps; the NNGP is the machine whose Gram matrices stay at their kernels. ν is chosen for
-each split on a validation part of its training data. All splits train in one program, which serves
-all ν.
+kernel and steps; the NNGP is the machine whose Gram matrices stay at their kernels. On a validation
+part of each split's training data the machine's ν is chosen, and of as many candidates the NNGP's
+learning rate, which has no ν. All splits train in one program, which serves all ν and rates.
 """
 
 import time
-from functools import partial
+from collections.abc import Iterable
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -24,33 +25,75 @@ from rml.ops import t_interval
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2108.13097: learned Gram matrices predict better; data and margin are ours"
-CLAIMS = tuple(
-    Claim(f"Test log-likelihood on {name} is above the NNGP's by 0.01 nats, mean of the splits",
-          f"{name}_gain", ">=", 0.01, SOURCE)
-    for name in tables.TABLES
-)  # fmt: skip
-CAPTIONS = {
-    f"{name}_widths.png": f"Test log-likelihood on {name} against ν, mean and 95% interval over "
-    "splits; the NNGP is the limit of large ν."
-    for name in tables.TABLES
-} | {
-    f"{name}_gram_{when}.png": f"Gram matrix of the inducing points of {name} in each layer "
-    f"{'as the NNGP has it' if when == 'before' else 'as it was learned'}, points in the order of "
-    "the targets where they started."
-    for name in tables.TABLES
-    for when in ("before", "after")
-}
+
+
+def claims(names: Iterable[str], *, stated: str) -> tuple[Claim, ...]:
+    """The claim of each table."""
+    return tuple(
+        Claim(f"Test log-likelihood on {name} is above the NNGP's by 0.01 nats, mean of the splits",
+              f"{name}_gain", ">=", 0.01, SOURCE, stated=stated, null=f"{name}_gain_fixed_grams")
+        for name in names
+    )  # fmt: skip
+
+
+def captions(names: Iterable[str]) -> dict[str, str]:
+    """Captions of the figures of each table."""
+    found = {}
+    for name in names:
+        found[f"{name}_widths.png"] = (
+            f"Test log-likelihood on {name} against ν, mean and 95% interval over splits; the NNGP "
+            "is the limit of large ν."
+        )
+        for when, how in (("before", "as the NNGP has it"), ("after", "as it was learned")):
+            found[f"{name}_gram_{when}.png"] = (
+                f"Gram matrix of the inducing points of {name} in each layer {how}, points in the "
+                "order of the targets where they started."
+            )
+    return found
+
+
+CLAIMS = claims(tables.TABLES, stated="2026-11-25")
+CAPTIONS = captions(tables.TABLES)
 PICTURE = "boston_widths.png"
 
 
 def trainer(config: Any, *, learned: bool) -> Any:
-    """Trains machines of all splits at one ν: `train(x, y, width=ν)` compiles once a shape."""
-    return jax.jit(
-        partial(
-            kernels.train_splits, learned=learned, inducing=config.model.inducing,
-            depth=config.model.depth, **propagation(config), **config.optimizer, **config.train,
-        )
-    )  # fmt: skip
+    """Trains machines of all splits: `train(x, y, width=ν, learning_rate=η)` compiles once."""
+    shape = dict(inducing=config.model.inducing, depth=config.model.depth, learned=learned)
+    return _trainer(tuple((shape | propagation(config) | dict(config.train)).items()))
+
+
+@lru_cache(maxsize=8)
+def _trainer(options: tuple[tuple[str, Any], ...]) -> Any:
+    """The program of these options, the same for all tables."""
+    return jax.jit(partial(kernels.train_splits, **dict(options)))
+
+
+def choose(train: Any, config: Any, split: Any, inner: Any, options: Any) -> tuple[Any, Any, Any]:
+    """Trains machines with each of several options and chooses on the validation part.
+
+    Args:
+      train: As `trainer` gives it.
+      config: The run's config.
+      split: Splits with training and test data.
+      inner: The same splits, the training data parted into training and validation data.
+      options: Arguments of `train`, one set a candidate.
+
+    Returns:
+      The machines of each candidate trained on all training data, their test scores [candidates,
+      scores, splits], and which candidate was best for each split.
+    """
+    valid = [judge(config, train(inner.x, inner.y, **own), inner).log_likelihood for own in options]
+    machines = [train(split.x, split.y, **own) for own in options]
+    scores = np.stack([judge(config, machine, split) for machine in machines])
+    return machines, scores, np.argmax(valid, axis=0)
+
+
+@partial(jax.jit, static_argnames=("kernel", "normalization"))
+def score_splits(machines: Any, x: Any, y: Any, **options: Any) -> kernels.Scores:
+    """Scores of all splits, compiled once a shape."""
+    score: Any = partial(kernels.regression_scores, **options)
+    return jax.vmap(score)(machines, x, y)
 
 
 def judge(config: Any, machines: kernels.SparseMachine, split: tables.Split) -> kernels.Scores:
@@ -59,8 +102,8 @@ def judge(config: Any, machines: kernels.SparseMachine, split: tables.Split) -> 
     Raises:
       UserError: If they are not finite for a split: which matrix has no factor, if one has none.
     """
-    score = jax.jit(jax.vmap(partial(kernels.regression_scores, **propagation(config))))
-    scores: kernels.Scores = jax.device_get(score(machines, split.test_x, split.test_y))
+    found = score_splits(machines, split.test_x, split.test_y, **propagation(config))
+    scores: kernels.Scores = jax.device_get(found)
     if bad := np.flatnonzero(~np.isfinite(scores).all(axis=0)).tolist():
         first = jax.tree.map(lambda leaf: leaf[bad[0]], machines)
         kernels.require_inducing(first, **propagation(config))
@@ -72,30 +115,51 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains all machines on all splits of all tables, compares, draws."""
     if missing := sorted(set(tables.TABLES) - set(config.data.names)):
         raise UserError(f"data.names lacks {missing}, which the claims are about")
-    metrics: dict[str, float] = {}
+    return run_tables(config, run, {name: tables.load_table(name) for name in config.data.names})
+
+
+def run_tables(config: Any, run: RunDirectory, loaded: Any) -> dict[str, float]:
+    """Measures tables of inputs and targets, given by name."""
+    tries = len(config.model.widths)
+    if (rates := len(config.optimizer.nngp_rates)) != tries:
+        raise UserError(
+            f"optimizer.nngp_rates has {rates} values, expected {tries} as model.widths"
+        )
+    if config.optimizer.learning_rate not in config.optimizer.nngp_rates:
+        raise UserError(
+            f"optimizer.nngp_rates is {tuple(config.optimizer.nngp_rates)}, expected "
+            f"optimizer.learning_rate, {config.optimizer.learning_rate}, among them"
+        )
+    metrics: dict[str, float] = {"tries_dkm": tries, "tries_nngp": rates}
     progress = Progress()
     # Threads cost more than they share of factorisations as small as these.
     with jax.enable_x64(True), threadpool_limits(1, user_api="blas"):
-        for name in config.data.names:
-            metrics |= run_table(config, run, name, progress)
+        for name, table in loaded.items():
+            metrics |= run_table(config, run, name, table, progress)
     return metrics
 
 
-def run_table(config: Any, run: RunDirectory, name: str, progress: Progress) -> dict[str, float]:
+def run_table(
+    config: Any, run: RunDirectory, name: str, table: Any, progress: Progress
+) -> dict[str, float]:
     """Measures one table."""
     started, widths = time.perf_counter(), list(config.model.widths)
-    seeds = range(config.seed, config.seed + config.data.splits)
-    table = tables.load_table(name)
+    # Those of two seeds of the config have no split in common.
+    seeds = range(config.seed * config.data.splits, (config.seed + 1) * config.data.splits)
     split = tables.random_splits(*table, seeds=seeds, share=config.data.train_share)
     inner = tables.hold_out(split, share=config.data.validation_share)
-    train, train_nngp = (trainer(config, learned=learned) for learned in (True, False))
-    valid = [judge(config, train(inner.x, inner.y, width=w), inner).log_likelihood for w in widths]
-    progress.note(f"{name}: validated {len(widths)} values of ν")
-    machines = [train(split.x, split.y, width=w) for w in widths]
-    by_width = np.stack([judge(config, machine, split) for machine in machines])
-    nngp = np.stack(judge(config, train_nngp(split.x, split.y, width=0.0), split))
-    best = np.argmax(valid, axis=0)
+    own, rates = config.optimizer.learning_rate, config.optimizer.nngp_rates
+    machines, by_width, best = choose(
+        trainer(config, learned=True), config, split, inner,
+        [{"width": width, "learning_rate": own} for width in widths],
+    )  # fmt: skip
+    progress.note(f"{name}: chosen among {len(widths)} values of ν")
+    _, by_rate, best_rate = choose(
+        trainer(config, learned=False), config, split, inner,
+        [{"width": 0.0, "learning_rate": rate} for rate in rates],
+    )  # fmt: skip
     dkm = by_width[best, :, range(len(best))].T
+    nngp = by_rate[best_rate, :, range(len(best))].T
     gain = t_interval(dkm[0] - nngp[0])
     lines = {"DKM": by_width[:, 0], "NNGP": np.tile(nngp[0], (len(widths), 1))}
     series = {label: (np.log10(widths), *t_interval(own)) for label, own in lines.items()}
@@ -106,13 +170,19 @@ def run_table(config: Any, run: RunDirectory, name: str, progress: Progress) -> 
     for when, raw in (("before", jnp.zeros_like(first.raw)), ("after", first.raw)):
         path = run.figure(f"{name}_gram_{when}.png")
         draw_correlations(path, config, first._replace(raw=raw), order)
-    metrics: dict[str, Any] = {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+    # At the largest ν Gram matrices stay at their kernels: nothing is learned in them.
+    fixed = by_width[np.argmax(widths), 0] - by_rate[list(rates).index(own), 0]
+    metrics: dict[str, Any] = {
+        "gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high,
+        "gain_fixed_grams": fixed.mean(),
+    }  # fmt: skip
     for method, scores in (("dkm", dkm), ("nngp", nngp)):
         for metric, values in zip(("log_likelihood", "rmse", "coverage"), scores, strict=True):
             metrics[f"{method}_{metric}"] = values.mean()
     for width, scores in zip(widths, by_width, strict=True):
         metrics[f"log_likelihood_width_{width:g}"] = scores[0].mean()
     metrics["median_width"] = np.median(np.take(widths, best))
+    metrics["median_nngp_rate"] = np.median(np.take(rates, best_rate))
     metrics["seconds"] = time.perf_counter() - started
     progress.note(f"{name}: gain {metrics['gain']:.3f} nats, {metrics['seconds']:.0f} s")
     return {f"{name}_{key}": float(value) for key, value in metrics.items()}

@@ -15,7 +15,8 @@ thousands of them in one call and `search` chooses options on them.
   weight 1); the barrier's weight is an option; a kNN graph is made symmetric and steps shortened
   where the theorem's condition fails, the code's directed graph being an option.
 * `laplacian_shot`: Ziko et al., arXiv:2006.15486, fixed prototypes, with their rectification.
-* For comparison: `simple_shot` (arXiv:1911.04623), `bd_cspn` (arXiv:1911.10713), `tim` by gradient
+* For comparison: `simple_shot` (arXiv:1911.04623), fine-tuned heads `linear_head` and `cosine_head`
+  (Baseline and Baseline++ of arXiv:1904.04232), `bd_cspn` (arXiv:1911.10713), `tim` by gradient
   and `tim_adm` in closed form (arXiv:2008.11297), `alpha_tim` (arXiv:2204.11181), `pt_map`
   (arXiv:2006.03806; its transport is ott-jax's), `label_propagation` (Zhou et al. 2004).
 
@@ -35,6 +36,7 @@ from rml.fewshot.episodes import (
     sample_episodes,
 )
 from rml.fewshot.evaluate import evaluate_episodes, mean_and_interval, sweep
+from rml.fewshot.heads import cosine_head, linear_head
 from rml.fewshot.kmeans import hard_kmeans, soft_kmeans
 from rml.fewshot.kmodes import k_modes
 from rml.fewshot.label_propagation import label_propagation
@@ -68,6 +70,7 @@ __all__ = [
     "class_index",
     "cluster",
     "combinations",
+    "cosine_head",
     "evaluate_episodes",
     "find_method",
     "hard_kmeans",
@@ -75,6 +78,7 @@ __all__ = [
     "label_propagation",
     "laplacian_shot",
     "largest_increase",
+    "linear_head",
     "mean_and_interval",
     "picture",
     "preprocessed",

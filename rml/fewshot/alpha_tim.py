@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from rml.fewshot.bound import Scalar
 from rml.fewshot.checks import one_hot, require_episode
 from rml.fewshot.tim import descend
+from rml.ops.precision import full_precision
 
 
 def alpha_entropy(p: Float[Array, "*batch c"], *, alpha: Scalar) -> Float[Array, "*batch"]:
@@ -15,6 +16,7 @@ def alpha_entropy(p: Float[Array, "*batch c"], *, alpha: Scalar) -> Float[Array,
     return (1 - jnp.sum(p**alpha, axis=-1)) / (alpha - 1)
 
 
+@full_precision
 def alpha_tim(
     support: Float[Array, "s d"],
     support_labels: Int[Array, " s"],

@@ -7,19 +7,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rml.errors import unknown
-from rml.fewshot.bound import Scalar, assign
+from rml.fewshot.bound import Scalar, assign, tempered_softmax
 from rml.fewshot.checks import require_episode
 from rml.fewshot.gram import (
+    Distance,
     before_shift,
     class_mix,
     cosines_to_mixtures,
+    distances_to_mixtures,
     inner_products,
     shift_queries,
 )
+from rml.ops.precision import full_precision
 
 Weights = Literal["classes", "rows"]
 
 
+@full_precision
 def rectify_prototypes(
     support: Float[Array, "s d"],
     support_labels: Int[Array, " s"],
@@ -88,6 +92,7 @@ def rectified_mix(
     return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), means)
 
 
+@full_precision
 def bd_cspn(
     support: Float[Array, "s d"],
     support_labels: Int[Array, " s"],
@@ -96,8 +101,9 @@ def bd_cspn(
     num_classes: int,
     scale: Scalar = 10.0,
     weights: Weights = "classes",
+    distance: Distance = "cosine",
 ) -> Float[Array, "q c"]:
-    """Classifies queries by their cosine to rectified prototypes.
+    """Classifies queries by their distance to rectified prototypes.
 
     Args:
       support: Support features.
@@ -106,21 +112,30 @@ def bd_cspn(
       num_classes: Number of classes c.
       scale: ε of the rectification, and of the softmax that gives probabilities.
       weights: See `rectify_prototypes`.
+      distance: "cosine" as in the paper and easyfsl, or "squared_euclidean" as in LaplacianShot,
+        whose rectified prototypes are these. The latter's halves stand where the cosines do, which
+        between unit vectors is the same.
 
     Returns:
-      Probabilities, the softmax of the scaled cosines.
+      Probabilities, the softmax of the scaled cosines or minus half squared distances.
 
     Raises:
-      ValueError: If the arrays are not an episode or `weights` is unknown.
+      ValueError: If the arrays are not an episode, `weights` or `distance` is unknown.
 
     Source: Liu et al., arXiv:1911.10713. The queries are classified where they lie, not moved, as
       in easyfsl and in the code of α-TIM.
     """
+    if distance not in ("cosine", "squared_euclidean"):
+        raise unknown("distance", distance, ("cosine", "squared_euclidean"))
     require_episode(support, support_labels, query, num_classes)
     rows, s = jnp.concatenate([support, query]), support.shape[0]
     products = inner_products(rows, rows)
     mix = rectified_mix(
         products, support_labels, num_classes=num_classes, scale=scale, weights=weights
     )
-    cosines = cosines_to_mixtures(products, before_shift(mix, s))
-    return jax.nn.softmax(scale * cosines[:, s:], axis=0).T
+    mix = before_shift(mix, s)
+    if distance == "cosine":
+        near = cosines_to_mixtures(products, mix)
+    else:
+        near = -distances_to_mixtures(products, mix) / 2
+    return tempered_softmax(near[:, s:], 1 / jnp.asarray(scale, near.dtype), axis=0).T

@@ -37,7 +37,19 @@ def assign(
         return jax.nn.one_hot(
             jnp.argmax(logits, axis=0), logits.shape[0], dtype=logits.dtype, axis=0
         )
-    return jax.nn.softmax(logits / temperature, axis=0)
+    return tempered_softmax(logits, temperature, axis=0)
+
+
+def tempered_softmax(
+    logits: Float[Array, "*shape"], temperature: Scalar, *, axis: int
+) -> Float[Array, "*shape"]:
+    """softmax(logits / temperature), also where the logits are so large that rounding passes 1.
+
+    A compiler may divide with more digits where the largest is subtracted than where it is found:
+    of logits of 1e10 the exponential of the difference is then infinite.
+    """
+    below = logits - jax.lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True))
+    return jax.nn.softmax(jnp.where(below > 0, 0, below) / temperature, axis=axis)
 
 
 def energy(

@@ -125,6 +125,12 @@ def mean_square_length(
     return jnp.where(mean > 0, mean, 1)
 
 
+def gaussian(distances: Float[Array, "*shape"], width: Array | float) -> Float[Array, "*shape"]:
+    """exp(-d / 2σ²) of squared distances d; σ divides twice, since σ⁴ in a slope may vanish."""
+    width = jnp.maximum(jnp.asarray(width, distances.dtype), 1e-15)
+    return jnp.exp(-(distances / width) / (2 * width))
+
+
 def neighbour_graph(
     products: Float[Array, "n n"], *, neighbors: int, graph: Graph
 ) -> tuple[Float[Array, "n n"], Float[Array, ""]]:

@@ -6,10 +6,12 @@ from jaxtyping import Array, Float, Int
 
 from rml.fewshot.bound import Scalar
 from rml.fewshot.checks import one_hot, require_episode
-from rml.fewshot.gram import gram, mean_square_length, squared_distances
+from rml.fewshot.gram import gaussian, gram, mean_square_length, squared_distances
 from rml.ops.graph import nearest, symmetrize
+from rml.ops.precision import full_precision
 
 
+@full_precision
 def label_propagation(
     support: Float[Array, "s d"],
     support_labels: Int[Array, " s"],
@@ -48,11 +50,8 @@ def label_propagation(
     rows = jnp.concatenate([support, query])
     d2 = squared_distances(gram(rows))
     edges = nearest(d2, k=neighbors)
-    if bandwidth is None:
-        variance = mean_square_length(edges, d2)
-    else:
-        variance = jnp.square(jnp.asarray(bandwidth, d2.dtype))
-    affinity = symmetrize(edges) * jnp.exp(-d2 / (2 * jnp.maximum(variance, 1e-30)))
+    width = jnp.sqrt(mean_square_length(edges, d2)) if bandwidth is None else bandwidth
+    affinity = symmetrize(edges) * gaussian(d2, width)
     scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(affinity, axis=1), 1e-30))
     spread = scale[:, None] * affinity * scale
     start = jnp.zeros((rows.shape[0], num_classes), d2.dtype)

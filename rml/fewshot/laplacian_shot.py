@@ -17,8 +17,10 @@ from rml.fewshot.gram import (
     neighbour_graph,
     shift_queries,
 )
+from rml.ops.precision import full_precision
 
 
+@full_precision
 def laplacian_shot(
     support: Float[Array, "s d"],
     support_labels: Int[Array, " s"],

@@ -7,6 +7,7 @@ from jaxtyping import Array
 from rml.errors import unknown
 from rml.fewshot.alpha_tim import alpha_tim
 from rml.fewshot.bdcspn import bd_cspn
+from rml.fewshot.heads import cosine_head, linear_head
 from rml.fewshot.kmeans import hard_kmeans, soft_kmeans
 from rml.fewshot.kmodes import k_modes
 from rml.fewshot.label_propagation import label_propagation
@@ -18,6 +19,8 @@ from rml.fewshot.transductive_clustering import transductive_clustering
 
 METHODS: Mapping[str, Callable[..., Array]] = {
     "simple_shot": simple_shot,
+    "linear_head": linear_head,
+    "cosine_head": cosine_head,
     "soft_kmeans": soft_kmeans,
     "hard_kmeans": hard_kmeans,
     "k_modes": k_modes,
@@ -34,6 +37,8 @@ METHODS: Mapping[str, Callable[..., Array]] = {
 
 TITLES: Mapping[str, str] = {
     "simple_shot": "SimpleShot",
+    "linear_head": "linear head (Baseline)",
+    "cosine_head": "cosine head (Baseline++)",
     "soft_kmeans": "soft K-means",
     "hard_kmeans": "hard K-means",
     "k_modes": "K-modes",

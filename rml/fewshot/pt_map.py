@@ -10,6 +10,7 @@ from rml.errors import UserError
 from rml.fewshot.bound import Scalar
 from rml.fewshot.checks import require_episode
 from rml.fewshot.gram import class_mix, distances_to_mixtures, inner_products
+from rml.ops.precision import full_precision
 from rml.ops.similarity import normalize
 
 
@@ -32,6 +33,7 @@ def power_transform(x: Float[Array, "n d"], *, power: float | None = 0.5) -> Flo
     return normalize(x)
 
 
+@full_precision
 def pt_map(
     support: Float[Array, "s d"],
     support_labels: Int[Array, " s"],

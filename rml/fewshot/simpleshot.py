@@ -1,14 +1,16 @@
 """SimpleShot: the nearest class mean."""
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rml.fewshot.bound import Scalar, tempered_softmax
 from rml.fewshot.checks import class_means, require_episode
 from rml.fewshot.preprocess import transform_episode
 from rml.ops.pairwise import squared_euclidean
+from rml.ops.precision import full_precision
+from rml.ops.similarity import normalize
 
 
+@full_precision
 def simple_shot(
     support: Float[Array, "s d"],
     support_labels: Int[Array, " s"],
@@ -17,7 +19,8 @@ def simple_shot(
     num_classes: int,
     kind: str = "UN",
     center: Float[Array, " d"] | None = None,
-    temperature: float | Float[Array, ""] = 1.0,
+    unit_prototypes: bool = False,
+    temperature: Scalar = 1.0,
 ) -> Float[Array, "q c"]:
     """Classifies each query by its Euclidean distance to the class means of the support.
 
@@ -29,6 +32,9 @@ def simple_shot(
       kind: Feature transform, "UN", "L2N" or "CL2N".
       center: For CL2N, the base classes' mean; the episode's own by default, which makes the
         method transductive.
+      unit_prototypes: Scale the class means to unit length too. The paper's code takes means of
+        unit rows as they are, which matters from 2 shots on; easyfsl takes cosines to the means,
+        which with "L2N" or "CL2N" order classes as this option does.
       temperature: Divides the squared distances; the predicted class does not depend on it.
 
     Returns:
@@ -42,4 +48,6 @@ def simple_shot(
     require_episode(support, support_labels, query, num_classes)
     support, query = transform_episode(support, query, kind=kind, center=center)
     prototypes = class_means(support, support_labels, num_classes=num_classes)
-    return jax.nn.softmax(-squared_euclidean(query, prototypes) / jnp.asarray(temperature), axis=1)
+    if unit_prototypes:
+        prototypes = normalize(prototypes)
+    return tempered_softmax(-squared_euclidean(query, prototypes), temperature, axis=1)

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from rml.errors import unknown
 from rml.fewshot.bound import Scalar, assign, bound_updates, energy, step_size
-from rml.fewshot.gram import Distance, inner_products
+from rml.fewshot.gram import Distance, gaussian, inner_products
+from rml.ops.precision import full_precision
 from rml.ops.similarity import normalize
 
 Prototype = Literal["mean", "mode"]
@@ -40,6 +41,7 @@ class Solution(NamedTuple):
     iterations: Int[Array, ""]
 
 
+@full_precision
 def solve(
     x: Float[Array, "n d"],
     prototypes: Float[Array, "c d"],
@@ -168,6 +170,7 @@ def solve_gram(
         raise unknown("prototype", prototype, ("mean", "mode"))
     c, rest = mix.shape[0], mix.shape[1] - points
     kind, squares = products.dtype, jnp.diagonal(products)[:points]
+    width = 1.0 if bandwidth is None else bandwidth
 
     def distances(mix: Array) -> Array:
         cross = mix @ products
@@ -176,12 +179,9 @@ def solve_gram(
             return 2 - 2 * cross[:, :points] * jax.lax.rsqrt(jnp.maximum(lengths, 1e-24))
         return jnp.maximum(squares - 2 * cross[:, :points] + lengths, 0)
 
-    def kernel(d2: Array) -> Array:
-        return jnp.exp(-d2 / (2 * jnp.square(jnp.asarray(bandwidth, kind))))
-
     def unary(d2: Array) -> Array:
         if prototype == "mode":
-            return -kernel(d2)
+            return -gaussian(d2, width)
         return d2 / 2 if cosine else d2
 
     fixed, held = jnp.zeros(points, bool), jnp.zeros((c, points), kind)
@@ -207,7 +207,7 @@ def solve_gram(
 
     def round_(state: tuple[Mixtures, Array, Array]) -> tuple[Mixtures, Array, Array]:
         (z, mix, energies, count), d2, _ = state
-        weight = z * kernel(d2) if prototype == "mode" else z
+        weight = z * gaussian(d2, width) if prototype == "mode" else z
         total = jnp.sum(weight, axis=1, keepdims=True)
         moved = jnp.pad(weight / jnp.where(total > 0, total, 1), ((0, 0), (0, rest)))
         mix = jnp.where(total > 0, moved, mix)

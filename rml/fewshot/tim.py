@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from rml.fewshot.bound import Scalar
 from rml.fewshot.checks import class_means, one_hot, require_episode
 from rml.fewshot.gram import class_mix, inner_products
+from rml.ops.precision import full_precision
 from rml.ops.similarity import normalize
 
 
@@ -67,6 +68,7 @@ def descend(
     return jax.nn.softmax(logits(query, prototypes, temperature), axis=1)
 
 
+@full_precision
 def tim(
     support: Float[Array, "s d"],
     support_labels: Int[Array, " s"],
@@ -127,6 +129,7 @@ def tim(
     )  # fmt: skip
 
 
+@full_precision
 def tim_adm(
     support: Float[Array, "s d"],
     support_labels: Int[Array, " s"],

@@ -11,10 +11,12 @@ from rml.fewshot.bound import Scalar
 from rml.fewshot.checks import require_episode
 from rml.fewshot.gram import Distance, Graph, class_mix, episode_gram, neighbour_graph
 from rml.fewshot.solver import Prototype, Solution, solve, solve_gram
+from rml.ops.precision import full_precision
 
 __all__ = ["Solution", "cluster_episode", "solve", "transductive_clustering"]
 
 
+@full_precision
 def cluster_episode(
     support: Float[Array, "s d"],
     support_labels: Int[Array, " s"],

@@ -3,19 +3,35 @@
 * `objective`, `regression_objective`, `classification_objective`, `predict`, `predict_outputs`:
   the full machine, whose Gram matrices are optimised beside their kernels. Yang et al., A theory of
   representation learning gives a deep generalisation of kernel methods, arXiv:2108.13097.
-  `optimal_grams` maximises the objective, `deep_linear_grams` is its optimum in closed form where
-  kernels are linear.
+  `optimal_grams` maximises the objective, `optimal_grams_of_starts` does so from many starts,
+  `deep_linear_grams` is its optimum in closed form where kernels are linear.
 * `SparseMachine`, `init_sparse`, `propagate_sparse`, `elbo`: the same with inducing points, in
   batches, the last layer as in Hensman et al. 2013, arXiv:1309.6835. `train_sparse` and
   `train_splits` train it on regression data, `regression_scores` judges it.
 * `nngp_grams`, `gp_predict`, `log_marginal_likelihood`: the limit in which nothing is learned.
-* `sample_grams`: deep Gaussian processes of finite width, by Hamiltonian Monte Carlo.
+* `sample_grams`: deep Gaussian processes and Bayesian neural networks of finite width, by
+  Hamiltonian Monte Carlo.
+* `ConvMachine`, `init_conv`, `propagate_conv`, `conv_elbo`: the sparse machine over locations of
+  images, by Milsom, Anson and Aitchison, Convolutional Deep Kernel Machines, arXiv:2309.09814, as
+  is `normalize_blocks`. `conv_nngp` is its limit in full, Novak et al., arXiv:1810.05148.
 * `KERNELS`, `build`, `gram`: kernels as functions of inner products and norms. `relu` is the
-  arc-cosine kernel of Cho and Saul 2009; `normalize_blocks` follows Milsom, Anson and Aitchison,
-  Convolutional Deep Kernel Machines, arXiv:2309.09814.
+  arc-cosine kernel of Cho and Saul 2009; `neural_tangent` makes a layer's kernel the tangent
+  kernel of a network, Jacot et al., arXiv:1806.07572; `matern32` and others are Rasmussen and
+  Williams'.
 """
 
-from rml.kernels.deep_gp import Samples, dgp_grams, dgp_log_posterior, sample_grams
+from rml.kernels.conv_machine import (
+    ConvMachine,
+    conv_elbo,
+    convolve_blocks,
+    draw_patches,
+    init_conv,
+    patch_blocks,
+    pool_blocks,
+    propagate_conv,
+)
+from rml.kernels.conv_nngp import conv_nngp
+from rml.kernels.deep_gp import Samples, dgp_grams, dgp_log_posterior, dgp_units, sample_grams
 from rml.kernels.deep_kernel_machine import (
     Forward,
     classification_objective,
@@ -37,8 +53,13 @@ from rml.kernels.gram_kernels import (
     input_blocks,
     input_gram,
     linear,
+    matern12,
+    matern32,
+    matern52,
+    neural_tangent,
     normalize_blocks,
     normalized,
+    rational_quadratic,
     relu,
     scaled,
     squared_exponential,
@@ -50,7 +71,7 @@ from rml.kernels.nngp import (
     log_marginal_likelihood,
     nngp_grams,
 )
-from rml.kernels.optimize import Fit, descend, fit
+from rml.kernels.optimize import Fit, Minimum, checked, descend, fit, minimize
 from rml.kernels.outputs import Outputs, log_predictive
 from rml.kernels.sparse import (
     SparseMachine,
@@ -64,6 +85,7 @@ from rml.kernels.training import (
     Scores,
     inducing_rows,
     optimal_grams,
+    optimal_grams_of_starts,
     regression_scores,
     train_sparse,
     train_splits,
@@ -72,20 +94,28 @@ from rml.kernels.training import (
 __all__ = [
     "KERNELS",
     "Blocks",
+    "ConvMachine",
     "Fit",
     "Forward",
+    "Minimum",
     "Outputs",
     "Prediction",
     "Samples",
     "Scores",
     "SparseMachine",
     "build",
+    "checked",
     "classification_objective",
     "compose",
+    "conv_elbo",
+    "conv_nngp",
+    "convolve_blocks",
     "deep_linear_grams",
     "descend",
     "dgp_grams",
     "dgp_log_posterior",
+    "dgp_units",
+    "draw_patches",
     "elbo",
     "fit",
     "forward",
@@ -95,20 +125,31 @@ __all__ = [
     "gram_blocks",
     "inducing_grams",
     "inducing_rows",
+    "init_conv",
     "init_sparse",
     "input_blocks",
     "input_gram",
     "linear",
     "log_marginal_likelihood",
     "log_predictive",
+    "matern12",
+    "matern32",
+    "matern52",
+    "minimize",
+    "neural_tangent",
     "nngp_grams",
     "normalize_blocks",
     "normalized",
     "objective",
     "optimal_grams",
+    "optimal_grams_of_starts",
+    "patch_blocks",
+    "pool_blocks",
     "predict",
     "predict_outputs",
+    "propagate_conv",
     "propagate_sparse",
+    "rational_quadratic",
     "regression_objective",
     "regression_scores",
     "relu",

@@ -1,11 +1,14 @@
-"""Deep Gaussian processes of finite width: their posterior over Gram matrices, by sampling.
+"""Deep Gaussian processes and Bayesian networks of finite width: posteriors, by sampling.
 
-Here this repository stops. The paper (arXiv:2108.13097) extends its limit to neural networks in its
-appendices; its abstract says that posteriors are not Gaussian there. By our reading a Gram matrix
-then no longer determines its layer's posterior, so the objective's KL terms have no closed form and
-`rml.kernels.deep_kernel_machine` has no analogue that is optimised over Gram matrices alone.
+The paper (arXiv:2108.13097) extends its limit to neural networks in its appendices; its abstract
+says that posteriors are not Gaussian there. By our reading a Gram matrix then no longer determines
+its layer's posterior, so the objective's KL terms have no closed form and
+`rml.kernels.deep_kernel_machine` has no analogue that is optimised over Gram matrices alone. Here
+such networks are sampled only.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +18,10 @@ from jaxtyping import Array, Float
 from rml.errors import UserError
 from rml.kernels.gram_kernels import Kernel, gram
 from rml.kernels.nngp import log_marginal_likelihood
+from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky
+
+Activation = Callable[[Any], Any]
 
 
 class Samples(NamedTuple):
@@ -23,42 +29,74 @@ class Samples(NamedTuple):
 
     Attributes:
       grams: G_1 to G_L of each draw of each chain.
+      units: F_L of each draw.
       acceptance: Mean acceptance rate of each chain.
       step_size: Of each chain, after adaptation.
     """
 
     grams: Float[Array, "chains draws depth n n"]
+    units: Float[Array, "chains draws n width"]
     acceptance: Float[Array, " chains"]
     step_size: Float[Array, " chains"]
 
 
-def dgp_grams(
-    features: tuple[Float[Array, "n width"], ...], g: Float[Array, "n n"], *, kernel: Kernel
-) -> Float[Array, "depth n n"]:
-    """Gram matrices G_l = F_l F_lᵀ / N_l of features F_l = chol(K(G_{l-1})) E_l.
+@full_precision
+def dgp_units(
+    features: tuple[Float[Array, "_ _"], ...],
+    g: Float[Array, "n n"],
+    *,
+    kernel: Kernel,
+    activation: Activation | None = None,
+) -> tuple[Float[Array, "n _"], ...]:
+    """Hidden units F_l = R_l E_l of features, R_1 a Cholesky factor of the inputs' kernel matrix.
+
+    In a deep Gaussian process R_l is one of K(F_{l-1} F_{l-1}ᵀ / N_{l-1}). In a Bayesian network it
+    is φ(F_{l-1}) / √N_{l-1}, and E_l holds the layer's weights.
 
     Args:
       features: E_l of each hidden layer, standard normal under the prior.
       g: Gram matrix of the inputs.
-      kernel: Of every layer.
+      kernel: K of every layer of a deep Gaussian process, of the first one of a network.
+      activation: Nonlinearity φ of a Bayesian network; None makes it a deep Gaussian process.
+
+    Returns:
+      Units of each hidden layer, one row a point.
     """
-    grams = []
+    root, units = cholesky(gram(kernel, g)).factor, []
     for e in features:
-        f = cholesky(gram(kernel, g)).factor @ e
-        g = f @ f.T / e.shape[1]
-        grams.append(g)
-    return jnp.stack(grams)
+        f = root @ e
+        units.append(f)
+        if activation is None:
+            root = cholesky(gram(kernel, f @ f.T / f.shape[1])).factor
+        else:
+            root = activation(f) / f.shape[1] ** 0.5
+    return tuple(units)
 
 
+@full_precision
+def dgp_grams(
+    features: tuple[Float[Array, "_ _"], ...],
+    g: Float[Array, "n n"],
+    *,
+    kernel: Kernel,
+    activation: Activation | None = None,
+) -> Float[Array, "depth n n"]:
+    """Gram matrices G_l = F_l F_lᵀ / N_l of the units of `dgp_units`, whose arguments these are."""
+    units = dgp_units(features, g, kernel=kernel, activation=activation)
+    return jnp.stack([f @ f.T / f.shape[1] for f in units])
+
+
+@full_precision
 def dgp_log_posterior(
-    features: tuple[Float[Array, "n width"], ...],
+    features: tuple[Float[Array, "_ _"], ...],
     g: Float[Array, "n n"],
     y: Float[Array, "n c"],
     *,
     kernel: Kernel,
     noise: float | Array,
-    copies: int,
+    copies: int | Array,
     output_kernel: Kernel | None = None,
+    activation: Activation | None = None,
 ) -> Float[Array, ""]:
     """Log-density, up to a constant, of the whitened features given data seen `copies` times.
 
@@ -66,19 +104,25 @@ def dgp_log_posterior(
     together, the outputs being copied N times: the likelihood is raised to the power N.
 
     Args:
-      features: See `dgp_grams`; N ν_l columns each.
+      features: See `dgp_units`; N ν_l columns each.
       g: Gram matrix of the inputs.
       y: Targets.
       kernel: Of the hidden layers.
       noise: Variance of the targets.
       copies: N.
-      output_kernel: Of the outputs; the hidden layers' by default.
+      output_kernel: Of the outputs of a deep Gaussian process; the hidden layers' by default.
+      activation: Of a Bayesian neural network, see `dgp_units`.
 
     Source: Yang et al., arXiv:2108.13097, the Bayesian representation learning limit.
     """
-    last = dgp_grams(features, g, kernel=kernel)[-1]
+    last = dgp_units(features, g, kernel=kernel, activation=activation)[-1]
     prior = -sum(jnp.sum(e * e) for e in features) / 2
-    likelihood = log_marginal_likelihood(gram(output_kernel or kernel, last), y, noise=noise)
+    if activation is None:
+        k = gram(output_kernel or kernel, last @ last.T / last.shape[1])
+    else:
+        h = activation(last)
+        k = h @ h.T / h.shape[1]
+    likelihood = log_marginal_likelihood(k, y, noise=noise)
     return prior + copies * likelihood
 
 
@@ -92,6 +136,7 @@ def sample_grams(
     noise: float,
     copies: int,
     output_kernel: Kernel | None = None,
+    activation: Activation | None = None,
     chains: int = 4,
     warmup: int = 300,
     draws: int = 300,
@@ -109,27 +154,48 @@ def sample_grams(
       widths: ν of each hidden layer; layer l has copies · ν_l features.
       noise: Variance of the targets.
       copies: N.
-      output_kernel: Of the outputs; the hidden layers' by default.
+      output_kernel: Of the outputs of a deep Gaussian process; the hidden layers' by default.
+      activation: Of a Bayesian neural network, see `dgp_units`.
       chains: Independent chains, started at draws of the prior.
       warmup: Steps of adaptation.
       draws: Steps kept.
       leapfrogs: Leapfrog steps of one transition.
 
     Returns:
-      Gram matrices of all draws.
+      Gram matrices and last units of all draws.
 
     Raises:
       UserError: If BlackJAX is not installed or a width is not a positive number.
     """
-    try:
-        import blackjax
-    except ImportError as error:
-        raise UserError(
-            "sampling deep Gaussian processes needs BlackJAX: pip install 'rml[sampling]'"
-        ) from error
     if min(widths, default=1) < 1 or copies < 1:
         raise UserError(f"widths and copies must be positive, got {widths} and {copies}")
-    n = g.shape[0]
+    columns = tuple(copies * width for width in widths)
+    return _sample(
+        jax.random.split(key, chains), g, y, jnp.asarray(noise, g.dtype), copies, kernel=kernel,
+        output_kernel=output_kernel, activation=activation, columns=columns, warmup=warmup,
+        draws=draws, leapfrogs=leapfrogs,
+    )  # fmt: skip
+
+
+@partial(
+    jax.jit,
+    static_argnames=(
+        "kernel",
+        "output_kernel",
+        "activation",
+        "columns",
+        "warmup",
+        "draws",
+        "leapfrogs",
+    ),
+)
+def _sample(
+    keys: Any, g: Array, y: Array, noise: Array, copies: Any, *, kernel: Kernel,
+    output_kernel: Kernel | None, activation: Activation | None, columns: tuple[int, ...],
+    warmup: int, draws: int, leapfrogs: int,
+) -> Samples:  # fmt: skip
+    """One program a kernel and shape: the data are arguments."""
+    blackjax = _blackjax()
 
     def log_density(features: Any) -> Array:
         return dgp_log_posterior(
@@ -140,14 +206,15 @@ def sample_grams(
             noise=noise,
             copies=copies,
             output_kernel=output_kernel,
+            activation=activation,
         )
 
-    def chain(key: Any) -> tuple[Array, Array, Array]:
+    def chain(key: Any) -> tuple[Array, ...]:
         start, adapt, run = jax.random.split(key, 3)
-        keys = jax.random.split(start, len(widths))
+        rows = (len(g),) * len(columns) if activation is None else (len(g), *columns[:-1])
         first = tuple(
-            jax.random.normal(k, (n, copies * width), g.dtype)
-            for k, width in zip(keys, widths, strict=True)
+            jax.random.normal(k, shape, g.dtype)
+            for k, *shape in zip(jax.random.split(start, len(columns)), rows, columns, strict=True)
         )
         adaptation = blackjax.window_adaptation(
             blackjax.hmc, log_density, num_integration_steps=leapfrogs
@@ -157,9 +224,21 @@ def sample_grams(
 
         def advance(state: Any, key: Any) -> Any:
             state, info = step(key, state)
-            return state, (dgp_grams(state.position, g, kernel=kernel), info.acceptance_rate)
+            units = dgp_units(state.position, g, kernel=kernel, activation=activation)
+            grams = jnp.stack([f @ f.T / f.shape[1] for f in units])
+            return state, (grams, units[-1], info.acceptance_rate)
 
-        _, (grams, rates) = jax.lax.scan(advance, state, jax.random.split(run, draws))
-        return grams, jnp.mean(rates), parameters["step_size"]
+        _, (grams, units, rates) = jax.lax.scan(advance, state, jax.random.split(run, draws))
+        return grams, units, jnp.mean(rates), parameters["step_size"]
 
-    return Samples(*jax.jit(jax.vmap(chain))(jax.random.split(key, chains)))
+    return Samples(*jax.vmap(chain)(keys))
+
+
+def _blackjax() -> Any:
+    try:
+        import blackjax
+    except ImportError as error:
+        raise UserError(
+            "sampling deep Gaussian processes needs BlackJAX: pip install 'rml[sampling]'"
+        ) from error
+    return blackjax

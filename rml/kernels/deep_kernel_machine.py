@@ -9,6 +9,7 @@ from rml.kernels.gram_kernels import Blocks, Kernel, gram, gram_blocks, input_bl
 from rml.kernels.layers import propagate, triangle, unit_kl
 from rml.kernels.nngp import Prediction, gp_predict, log_marginal_likelihood
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
+from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, gaussian_kl, require_finite, require_positive_definite
 
 
@@ -65,6 +66,7 @@ class Forward(NamedTuple):
     jitters: Float[Array, " depth"]
 
 
+@full_precision
 def forward(
     raw: Float[Array, "depth n n"],
     g: Float[Array, "n n"],
@@ -102,6 +104,7 @@ def regression_objective(
     return log_marginal_likelihood(state.kernel, y, noise=noise) - jnp.sum(widths * state.kls)
 
 
+@full_precision
 def classification_objective(
     raw: Float[Array, "depth n n"],
     outputs: Outputs,

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.errors import UserError
+from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, require_positive_definite, solve_lower
 
 BISECTIONS = 200
 
 
+@full_precision
 def deep_linear_grams(
     g: Float[Array, "n n"],
     y: Float[Array, "n c"],

@@ -2,7 +2,7 @@
 
 A kernel here is a function `k(c, v, w)` of the inner product c of two points and their squared
 norms v and w, elementwise with broadcasting, so that one definition gives a Gram matrix, a block of
-one, or a diagonal.
+one, or a diagonal. Half precision is promoted: angles and differences of near points need digits.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.errors import unknown
+from rml.ops.arc_cosine import arc_cosine, cosine, positive_root, ratio
+from rml.ops.precision import full_precision
+from rml.ops.similarity import wide
 
 Kernel = Callable[[Any, Any, Any], Any]
 
@@ -34,44 +37,101 @@ class Blocks(NamedTuple):
 
 def linear(c: Array, v: Array, w: Array) -> Array:
     """The inner product itself."""
-    return jnp.broadcast_arrays(c, v, w)[0]
+    return jnp.broadcast_arrays(*wide(c, v, w))[0]
+
+
+def squared_distance(c: Array, v: Array, w: Array) -> Array:
+    """|x - y|² = v + w - 2c, never negative."""
+    c, v, w = wide(c, v, w)
+    square = v + w - 2 * c
+    return jnp.where(square < 0, 0, square)  # by rounding, where the points are long and close
 
 
 def squared_exponential(
     c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0
 ) -> Array:
-    """exp(-|x - y|² / (2 length_scale²)), with |x - y|² = v + w - 2c."""
-    square = v + w - 2 * c
-    square = jnp.where(square < 0, 0, square)  # by rounding, where the points are long and close
-    return jnp.exp(-square / (2 * jnp.square(length_scale)))
+    """exp(-|x - y|² / (2 length_scale²))."""
+    return jnp.exp(-squared_distance(c, v, w) / (2 * jnp.square(length_scale)))
+
+
+def rational_quadratic(
+    c: Array,
+    v: Array,
+    w: Array,
+    *,
+    length_scale: float | Array = 1.0,
+    alpha: float | Array = 1.0,
+) -> Array:
+    """(1 + |x - y|² / (2 alpha length_scale²))^-alpha, a mixture of squared exponentials.
+
+    Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, eq. 4.19.
+    """
+    share = squared_distance(c, v, w) / (2 * alpha * jnp.square(length_scale))
+    return jnp.exp(-alpha * jnp.log1p(share))
 
 
 @jax.custom_jvp
-def _arc_cosine(cosine: Array) -> Array:
-    angle = jnp.arccos(cosine)
-    return (jnp.sin(angle) + (jnp.pi - angle) * cosine) / jnp.pi
+def _matern12(t: Array) -> Array:
+    return jnp.exp(-positive_root(t))
 
 
-@_arc_cosine.defjvp
+@_matern12.defjvp
 def _(primals: Any, tangents: Any) -> Any:
-    (cosine,), (tangent,) = primals, tangents
-    # In closed form: the derivatives of the parts are infinite where two points coincide.
-    return _arc_cosine(cosine), (1 - jnp.arccos(cosine) / jnp.pi) * tangent
+    value, root = _matern12(*primals), positive_root(*primals)
+    return value, -ratio(value, 2 * root) * tangents[0]  # 0 at the kink, as central differences
 
 
-def _root(v: Array) -> Array:
-    """Square root, with a gradient of 0 at 0. Of each norm alone: their product may overflow."""
-    return jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1.0)), 0.0)
+@jax.custom_jvp
+def _matern32(t: Array) -> Array:
+    root = positive_root(3 * t)
+    return (1 + root) * jnp.exp(-root)
+
+
+@_matern32.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    return _matern32(*primals), -3 / 2 * _matern12(3 * primals[0]) * tangents[0]
+
+
+@jax.custom_jvp
+def _matern52(t: Array) -> Array:
+    root = positive_root(5 * t)
+    return (1 + root + 5 / 3 * t) * jnp.exp(-root)
+
+
+@_matern52.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    return _matern52(*primals), -5 / 6 * _matern32(5 / 3 * primals[0]) * tangents[0]
+
+
+def matern12(c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0) -> Array:
+    """exp(-r) with r = |x - y| / length_scale: the Matérn kernel of smoothness 1/2."""
+    return _matern12(squared_distance(c, v, w) / jnp.square(length_scale))
+
+
+def matern32(c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0) -> Array:
+    """(1 + √3 r) exp(-√3 r) with r = |x - y| / length_scale: smoothness 3/2.
+
+    Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, eq. 4.17.
+    """
+    return _matern32(squared_distance(c, v, w) / jnp.square(length_scale))
+
+
+def matern52(c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0) -> Array:
+    """(1 + √5 r + 5 r² / 3) exp(-√5 r) with r = |x - y| / length_scale: smoothness 5/2.
+
+    Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, eq. 4.17.
+    """
+    return _matern52(squared_distance(c, v, w) / jnp.square(length_scale))
 
 
 def relu(c: Array, v: Array, w: Array) -> Array:
     """Arc-cosine kernel of order 1: twice the second moment of ReLU features; keeps diagonals.
 
+    `rml.ops.arc_cosine` says what its derivatives are where points coincide or are zero.
+
     Source: Cho and Saul 2009, Kernel Methods for Deep Learning, k_1.
     """
-    norm = _root(v) * _root(w)
-    cosine = jnp.clip(c / jnp.where(norm > 0, norm, 1.0), -1.0, 1.0)
-    return norm * _arc_cosine(cosine)
+    return arc_cosine(c, v, w)
 
 
 def scaled(kernel: Kernel, *, weight: float | Array = 1.0, bias: float | Array = 0.0) -> Kernel:
@@ -83,8 +143,8 @@ def normalized(kernel: Kernel) -> Kernel:
     """The kernel divided so that its diagonal is 1; a point of norm 0 stays at 0."""
 
     def apply(c: Array, v: Array, w: Array) -> Array:
-        norm = _root(kernel(v, v, v)) * _root(kernel(w, w, w))
-        return jnp.where(norm > 0, kernel(c, v, w) / jnp.where(norm > 0, norm, 1.0), 0.0)
+        norms = (kernel(norm, norm, norm) for norm in (v, w))
+        return cosine(*jnp.broadcast_arrays(kernel(c, v, w), *norms))
 
     return apply
 
@@ -98,10 +158,48 @@ def compose(*kernels: Kernel) -> Kernel:
     return reduce(after, kernels)
 
 
+def neural_tangent(kernel: Kernel, *, depth: int) -> Kernel:
+    """The neural tangent kernel of a network whose layers have `kernel`, a kernel itself.
+
+    With K the layers' kernels, K̇ = ∂K/∂c and Θ_0 = K_0 the inner product of the inputs,
+
+        Θ_l = K_l + K̇(K_{l-1}) Θ_{l-1}.
+
+    By Price's theorem K̇ is the mean of the product of the activation's derivatives. Weights are
+    standard normal and layers scaled by the root of their width, as their kernel is.
+
+    Args:
+      kernel: Second moment of an activation's features, such as `relu`.
+      depth: Number of hidden layers.
+
+    Returns:
+      The kernel.
+
+    Source: Jacot, Gabriel and Hongler, Neural Tangent Kernel, arXiv:1806.07572.
+    """
+
+    def apply(c: Array, v: Array, w: Array) -> Array:
+        c, v, w = jnp.broadcast_arrays(*wide(c, v, w))
+        tangent = c
+        for _ in range(depth):
+            before = v, w
+            c, slope = jax.jvp(lambda c, ends=before: kernel(c, *ends), (c,), (jnp.ones_like(c),))
+            v, w = (kernel(norm, norm, norm) for norm in before)
+            tangent = c + slope * tangent
+        return tangent
+
+    return apply
+
+
 KERNELS: dict[str, Kernel] = {
     "linear": linear,
     "squared_exponential": squared_exponential,
+    "matern12": matern12,
+    "matern32": matern32,
+    "matern52": matern52,
+    "rational_quadratic": rational_quadratic,
     "relu": relu,
+    "relu_tangent": neural_tangent(relu, depth=1),
     "linear_normalized": normalized(linear),
     "relu_normalized": normalized(relu),
 }
@@ -133,11 +231,14 @@ def gram_blocks(kernel: Kernel, g: Blocks) -> Blocks:
     )
 
 
+@full_precision
 def input_gram(x: Float[Array, "n d"]) -> Float[Array, "n n"]:
-    """X Xᵀ / d, the Gram matrix of the inputs."""
+    """X Xᵀ / d, the Gram matrix of the inputs, in float32 or wider."""
+    (x,) = wide(x)
     return x @ x.T / x.shape[1]
 
 
+@full_precision
 def input_blocks(inducing: Float[Array, "p d"], x: Float[Array, "t d"]) -> Blocks:
     """The blocks of X Xᵀ / d for inducing inputs and other inputs.
 
@@ -149,6 +250,7 @@ def input_blocks(inducing: Float[Array, "p d"], x: Float[Array, "t d"]) -> Block
         raise ValueError(
             f"inducing inputs and inputs must have one length, got {inducing.shape} and {x.shape}"
         )
+    inducing, x = wide(inducing, x)
     return Blocks(input_gram(inducing), x @ inducing.T / d, jnp.sum(x * x, axis=1) / d)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.kernels.gram_kernels import Blocks
+from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
 
 
@@ -44,6 +45,7 @@ def unit_kl(t: Float[Array, "n n"]) -> Float[Array, ""]:
     return (jnp.sum(t * t) - t.shape[0]) / 2 - jnp.sum(jnp.log(jnp.diagonal(t)))
 
 
+@full_precision
 def free_gram(
     g: Float[Array, "n n"], k: Float[Array, "n n"], *, jitter: float = 0.0
 ) -> Float[Array, "n n"]:
@@ -52,6 +54,7 @@ def free_gram(
     return free_parameters(solve_lower(factor, cholesky(g).factor))
 
 
+@full_precision
 def propagate(k: Blocks, raw: Any, *, jitter: float = 0.0) -> Layer:
     """The Gram matrix of a layer in blocks, other points conditionally on the inducing points.
 

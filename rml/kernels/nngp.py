@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.kernels.gram_kernels import Blocks, Kernel, gram
-from rml.ops.psd import cholesky, gaussian_log_density, solve_lower
+from rml.ops.precision import full_precision
+from rml.ops.psd import cholesky, noisy_log_density, solve_lower
+from rml.ops.similarity import wide
 
 
 class Prediction(NamedTuple):
@@ -46,17 +48,21 @@ def log_marginal_likelihood(
 ) -> Float[Array, ""]:
     """Log-density N(Y; 0, K + noise I), the columns of `y` independent, in nats.
 
+    No jitter is added, also where K + noise I has no Cholesky factor: see `noisy_log_density`.
+
     Args:
       k: Kernel matrix of the outputs.
       y: Targets.
       noise: Variance.
     """
-    noisy = k + noise * jnp.eye(k.shape[0], dtype=k.dtype)
-    return gaussian_log_density(y, cholesky(noisy).factor)
+    return noisy_log_density(y, k, noise=noise)
 
 
+@full_precision
 def gp_predict(k: Blocks, y: Float[Array, "n c"], *, noise: float | Array) -> Prediction:
     """Exact Gaussian process regression; the inducing points of `k` are the training points.
+
+    Where K + noise I has no Cholesky factor, the noise is raised by the least jitter of `cholesky`.
 
     Args:
       k: Kernel matrix of the outputs in blocks.
@@ -66,6 +72,8 @@ def gp_predict(k: Blocks, y: Float[Array, "n c"], *, noise: float | Array) -> Pr
     Returns:
       Mean and variance of the function at the other points; add `noise` for targets.
     """
+    k = Blocks(*wide(*k))
+    (y,) = wide(y)
     factor = cholesky(k.ii + noise * jnp.eye(k.ii.shape[0], dtype=k.ii.dtype)).factor
     x = solve_lower(factor, k.ti.T)
     return Prediction(x.T @ solve_lower(factor, y), k.t - jnp.sum(x * x, axis=0))

@@ -29,30 +29,24 @@ class Fit(NamedTuple):
     converged: bool
 
 
-def fit(
+class Minimum(NamedTuple):
+    """A `Fit` inside a program: arrays, converged or not, finite or not."""
+
+    params: Any
+    value: Array
+    gradient: Array
+    steps: Array
+
+
+def minimize(
     loss: Callable[[Any], Array],
     params: Any,
     *,
-    steps: int = 500,
-    tolerance: float = 1e-6,
+    steps: int | Array,
+    tolerance: float | Array,
     optimizer: optax.GradientTransformation | None = None,
-) -> Fit:
-    """Minimises a smooth function of a pytree, by L-BFGS unless told otherwise.
-
-    Args:
-      loss: What to minimise, such as a negative objective.
-      params: Where to start.
-      steps: At most this many.
-      tolerance: On the largest absolute entry of the gradient.
-      optimizer: Any of Optax; `optax.lbfgs()` by default.
-
-    Returns:
-      Where it ended, converged or not.
-
-    Raises:
-      UserError: If the loss is not finite where the fit starts or ends, for example since a kernel
-        matrix is singular.
-    """
+) -> Minimum:
+    """`fit` as a part of a larger program; `checked` makes a `Fit` of what it returns."""
     chosen = optax.with_extra_args_support(optimizer or optax.lbfgs())
     value_and_grad = jax.value_and_grad(loss)
 
@@ -69,13 +63,18 @@ def fit(
         found = value_and_grad(params) if known[1] is None else known
         return params, state, step + 1, *found
 
-    @jax.jit
-    def solve(params: Any) -> Any:
-        start = params, chosen.init(params), jnp.zeros((), jnp.int32), *value_and_grad(params)
-        params, _, step, value, grad = jax.lax.while_loop(going, advance, start)
-        return params, step, value, _largest(grad)
+    start = params, chosen.init(params), jnp.zeros((), jnp.int32), *value_and_grad(params)
+    params, _, step, value, grad = jax.lax.while_loop(going, advance, start)
+    return Minimum(params, value, _largest(grad), step)
 
-    params, step, value, gradient = solve(params)
+
+def checked(found: Minimum, *, tolerance: float) -> Fit:
+    """Makes a `Fit` of what a program found.
+
+    Raises:
+      UserError: If the loss is not finite where the fit starts or ends.
+    """
+    params, value, gradient, step = found
     if not (jnp.isfinite(value) and jnp.isfinite(gradient)):
         where = f"after {int(step)} steps" if step else "where the fit starts"
         raise UserError(
@@ -83,6 +82,38 @@ def fit(
             "a matrix is not positive definite; require_kernels says which"
         )
     return Fit(params, float(value), float(gradient), int(step), bool(gradient <= tolerance))
+
+
+def fit(
+    loss: Callable[[Any], Array],
+    params: Any,
+    *,
+    steps: int = 500,
+    tolerance: float = 1e-6,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Fit:
+    """Minimises a smooth function of a pytree, by L-BFGS unless told otherwise.
+
+    Each call compiles anew, with the data that `loss` holds as constants: a program that is to
+    serve several data sets calls `minimize` itself.
+
+    Args:
+      loss: What to minimise, such as a negative objective.
+      params: Where to start.
+      steps: At most this many.
+      tolerance: On the largest absolute entry of the gradient.
+      optimizer: Any of Optax; `optax.lbfgs()` by default.
+
+    Returns:
+      Where it ended, converged or not.
+
+    Raises:
+      UserError: If the loss is not finite where the fit starts or ends, for example since a kernel
+        matrix is singular.
+    """
+    options: Any = dict(steps=steps, tolerance=tolerance, optimizer=optimizer)
+    found = jax.jit(lambda params: minimize(loss, params, **options))(params)
+    return checked(found, tolerance=tolerance)
 
 
 def descend(

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from rml.kernels.gram_kernels import Blocks
 from rml.kernels.layers import triangle, unit_kl
 from rml.kernels.nngp import Prediction
+from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
 
 
@@ -30,6 +31,7 @@ def output_kl(outputs: Outputs) -> Float[Array, ""]:
     return c * unit_kl(triangle(outputs.raw)) + jnp.sum(outputs.mean**2) / 2
 
 
+@full_precision
 def output_marginals(k: Blocks, outputs: Outputs, *, jitter: float = 0.0) -> Prediction:
     """Mean and variance of the outputs at the other points of `k`, given q at its inducing ones."""
     x = solve_lower(cholesky(k.ii, jitter=jitter).factor, k.ti.T)

@@ -1,5 +1,6 @@
 """Training: optimal Gram matrices, inducing points, sparse machines trained and scored."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from rml.kernels.deep_kernel_machine import forward, regression_objective
 from rml.kernels.gram_kernels import Kernel
 from rml.kernels.nngp import gaussian_log_likelihood
-from rml.kernels.optimize import Fit, descend, fit
+from rml.kernels.optimize import Fit, Minimum, checked, descend, minimize
 from rml.kernels.sparse import SparseMachine, elbo, init_sparse, propagate_sparse
 
 
@@ -58,14 +59,63 @@ def optimal_grams(
     Raises:
       UserError: If the objective is not finite where it starts or ends.
     """
-    widths = jnp.full(depth, width, g.dtype)
+    numbers = (jnp.asarray(one, g.dtype) for one in (width, noise, tolerance))
+    start = jnp.zeros((depth, *g.shape), g.dtype)
+    found, grams = _optimal_grams(start, g, y, *numbers, steps, kernel=kernel)
+    return grams, checked(found, tolerance=tolerance)
+
+
+def optimal_grams_of_starts(
+    starts: Float[Array, "starts depth n n"],
+    g: Float[Array, "n n"],
+    y: Float[Array, "n c"],
+    *,
+    kernel: Kernel,
+    width: float | int,
+    noise: float,
+    steps: int = 500,
+    tolerance: float = 1e-9,
+) -> tuple[Float[Array, "starts depth n n"], Minimum]:
+    """`optimal_grams` from several starts in one program, each as long as it needs.
+
+    Args:
+      starts: Free parameters of the Gram matrices, see `rml.kernels.layers`.
+      g: Gram matrix of the inputs.
+      y: Targets.
+      kernel: Kernel of every layer.
+      width: ν of every hidden layer; it divides the objective.
+      noise: Variance of the targets.
+      steps: Largest number of steps.
+      tolerance: Largest absolute entry of the gradient of a fit that has converged.
+
+    Returns:
+      The Gram matrices that each start ends at, and where: finite or not, converged or not.
+    """
+    numbers = [jnp.asarray(one, g.dtype) for one in (width, noise, tolerance)]
+    found, grams = _optima(starts, g, y, *numbers, steps, kernel=kernel)
+    return grams, found
+
+
+@partial(jax.jit, static_argnames="kernel")
+def _optima(starts: Array, *args: Any, kernel: Kernel) -> tuple[Minimum, Array]:
+    # Not vmap, under which all starts make as many steps as the slowest.
+    return jax.lax.map(lambda start: _optimal_grams(start, *args, kernel=kernel), starts)
+
+
+@partial(jax.jit, static_argnames="kernel")
+def _optimal_grams(
+    start: Array, g: Array, y: Array, width: Array, noise: Array, tolerance: Array, steps: Any, *,
+    kernel: Kernel,
+) -> tuple[Minimum, Array]:  # fmt: skip
+    """One program a kernel and shape: data and numbers are arguments."""
+    widths = jnp.full(len(start), width, g.dtype)
 
     def loss(raw: Array) -> Array:
         value = regression_objective(raw, g, y, kernel=kernel, widths=widths, noise=noise)
         return -value / width
 
-    found = fit(loss, jnp.zeros((depth, *g.shape), g.dtype), steps=steps, tolerance=tolerance)
-    return forward(found.params, g, kernel=kernel).grams, found
+    found = minimize(loss, start, steps=steps, tolerance=tolerance)
+    return found, forward(found.params, g, kernel=kernel).grams
 
 
 def inducing_rows(
@@ -96,7 +146,7 @@ def train_sparse(
     depth: int,
     width: float | Array,
     steps: int,
-    learning_rate: float,
+    learning_rate: float | Array,
     learned: bool = True,
     normalization: str = "none",
     batch_size: int | None = None,

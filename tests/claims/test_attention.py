@@ -26,6 +26,13 @@ def test_attention_needs_fewer_examples_by_a_ratio_that_grows_with_keys_and_degr
     assert figures == set(random_features.CAPTIONS)
 
 
+@pytest.mark.slow
+def test_risk_beyond_the_limits_falls_with_heads(measure):
+    changes = {"heads": (4, 32, 256), "sizes": (64, 128), "test": 300, "replicates": 3}
+    metrics, holds = measure("configs/attention/excess.py", changes)
+    assert holds["average_2_excess_slope", "<="], metrics
+
+
 def test_wrong_targets_are_named():
     config = random_features_small.get_config()
     for name, message in (

@@ -147,7 +147,7 @@ def clustering_config():
         num_clusters=3, start="k-means++", metric="euclidean", temperature=1.0, support=2,
         max_iterations=50, tolerance=1e-4, empty="farthest", block=1024,
     )  # fmt: skip
-    timing = dict(sizes=(1000, 2000), iterations=2, repetitions=1)
+    timing = dict(sizes=(1000, 2000), pairs=(500, 1000), iterations=2, repetitions=1)
     graph = dict(neighbors=0, kind="semidefinite", laplacian_weights=(0.5,), approximate=False)
     return dict(seed=0, points=points, cluster=fit, graph=graph, timing=timing, mesh={})
 

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
 from configs.kernels import regression_tables
-from experiments.kernels import classification, regression
+from experiments.kernels import classification, further, gaussianity, regression
 from rml.data import tables
 from rml.errors import UserError
 from rml.training import RunDirectory
@@ -51,6 +52,49 @@ def test_a_run_shorter_than_its_log_has_no_curve_of_losses(tmp_path):
     run.close()
 
 
+def test_mardias_kurtosis_is_a_gaussians_of_gaussian_units_only():
+    rng = np.random.default_rng(0)
+    mixing = rng.standard_normal((3, 3))
+    normal = np.einsum("nm,cdmw->cdnw", mixing, rng.standard_normal((4, 500, 3, 20)))
+    white = gaussianity.whitened(normal)
+    moments = np.einsum("cdnw,cdmw->nm", white, white) / (4 * 500 * 20)
+    np.testing.assert_allclose(moments, np.eye(3), atol=1e-10)
+    assert np.abs(gaussianity.excess_kurtosis(white)).max() < 0.05
+    # Units of two scales, 1 and 3: E s⁴ / (E s²)² - 1 = 41 / 25 - 1.
+    scaled = normal * rng.choice([1.0, 3.0], (4, 500, 1, 20))
+    excess = gaussianity.excess_kurtosis(gaussianity.whitened(scaled))
+    np.testing.assert_allclose(excess, 41 / 25 - 1, atol=0.1)
+
+
+def test_further_tables_do_not_hold_their_targets():
+    for name, rows, columns in (("wine", 178, 12), ("cells", 569, 10)):
+        x, y = further.load(name, 0)
+        assert (x.shape, y.shape) == ((rows, columns), (rows, 1))
+        correlations = np.corrcoef(x.T, y[:, 0])[-1, :-1]
+        assert np.abs(correlations).max() < 0.95
+    with pytest.raises(UserError, match="unknown table 'wien'"):
+        further.load("wien", 0)
+
+
+def test_images_are_scored_one_by_one():
+    log_probabilities = np.log([[0.7, 0.3], [0.6, 0.4], [0.2, 0.8]])
+    labels = np.array([0, 1, 1])
+    scores = classification.by_image(log_probabilities, labels)
+    np.testing.assert_array_equal(scores["accuracy"], [1, 0, 1])
+    np.testing.assert_allclose(np.exp(scores["log_likelihood"]), [0.7, 0.4, 0.8])
+
+
+@pytest.mark.slow
+def test_starts_of_a_machine_agree_where_those_of_a_network_do_not(measure):
+    changes = {
+        "data.points": 6, "model.widths": (2,), "model.width": 2,
+        "model.depth": 1, "train.starts": 4,
+    }  # fmt: skip
+    metrics, holds = measure("configs/kernels/starts_diabetes.py", changes)
+    assert all(holds.values()), metrics
+    assert metrics["converged"] == 1, metrics
+
+
 @pytest.fixture
 def quick():
     config = regression_tables.get_config()
@@ -64,7 +108,9 @@ def test_learned_gram_matrices_predict_house_prices_better(quick):
     with jax.enable_x64(True), threadpool_limits(1, user_api="blas"):
         split = tables.random_splits(*tables.load_table("boston"), seeds=range(2), share=0.8)
         machines = {
-            learned: regression.trainer(quick, learned=learned)(split.x, split.y, width=1.0)
+            learned: regression.trainer(quick, learned=learned)(
+                split.x, split.y, width=1.0, learning_rate=0.02
+            )
             for learned in (True, False)
         }
         learned, prior = (regression.judge(quick, machine, split) for machine in machines.values())
@@ -88,7 +134,9 @@ def test_a_training_that_diverges_is_told(quick):
     with jax.enable_x64(True):
         table = tables.load_table("diabetes")
         split = tables.random_splits(*table, seeds=range(2), share=0.8)
-        machines = regression.trainer(quick, learned=False)(split.x, split.y, width=0.0)
+        machines = regression.trainer(quick, learned=False)(
+            split.x, split.y, width=0.0, learning_rate=0.02
+        )
         broken = machines._replace(log_noise=machines.log_noise.at[1].set(jnp.nan))
         with pytest.raises(UserError, match=r"training diverged in splits \[1\]: lower optimizer"):
             regression.judge(quick, broken, split)

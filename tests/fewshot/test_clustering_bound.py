@@ -177,6 +177,11 @@ def test_symmetric_graphs_equal_dense_ones():
     np.testing.assert_allclose(np.diag(looped), both.sum(1), rtol=1e-6)
     assert np.linalg.eigvalsh(looped).min() > -1e-6
     assert np.linalg.eigvalsh(both).min() < -1e-2
+    drawn = np.random.default_rng(3).uniform(1, 2, directed.weights.shape)
+    uneven = directed._replace(weights=jnp.asarray(drawn, jnp.float32))
+    w = dense(uneven)
+    np.testing.assert_array_equal(dense(mutual(uneven, block=16)), np.minimum(w, w.T))
+    np.testing.assert_array_equal(dense(union(uneven)), np.maximum(w, w.T))
 
 
 def test_approximate_graph_finds_nearly_all_neighbours():

@@ -13,6 +13,8 @@ import pytest
 
 from rml.fewshot import METHODS
 
+MODES = "transductive_clustering of modes"
+EVERY = {**METHODS, MODES: partial(METHODS["transductive_clustering"], prototype="mode")}
 OPTIONS = {
     "label_propagation": dict(neighbors=3),
     "tim": dict(steps=20, learning_rate=1e-2),
@@ -21,13 +23,13 @@ OPTIONS = {
     "pt_map": dict(power=None, steps=3),
 }
 # A loop that ends by convergence has forward mode only.
-FORWARD = ("soft_kmeans", "k_modes", "laplacian_shot", "transductive_clustering")
+FORWARD = ("soft_kmeans", "k_modes", "laplacian_shot", "transductive_clustering", MODES)
 NO_DERIVATIVE = ("pt_map",)  # its docstring says why
 FEWEST = {"laplacian_shot": 3}  # its graph of two neighbours has the queries alone
 WAYS, SHOTS, QUERIES = 3, 2, 4
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=EVERY)
 def name(request):
     """The name of a method."""
     return request.param
@@ -38,7 +40,7 @@ def plain(name):
     """The method as it is."""
     if name == "pt_map":
         pytest.importorskip("ott")
-    return partial(METHODS[name], num_classes=WAYS, **OPTIONS.get(name, {}))
+    return partial(EVERY[name], num_classes=WAYS, **OPTIONS.get(name, {}))
 
 
 @pytest.fixture
@@ -86,9 +88,17 @@ EDGES = {
     "duplicates": lambda s, q: (s.at[1:].set(s[0]), q.at[:].set(s[0])),
     "zeros": lambda s, q: (jnp.zeros_like(s), jnp.zeros_like(q)),
     "a zero in each": lambda s, q: (s.at[0].set(0), q.at[0].set(0)),
-    "large": lambda s, q: (1e3 * s, 1e3 * q),
-    "small": lambda s, q: (1e-3 * s, 1e-3 * q),
-}
+    "collapsed": lambda s, q: (0.37 + 1e-7 * s, 0.37 + 1e-7 * q),
+    "collapsed to zero": lambda s, q: (1e-12 * s, 1e-12 * q),
+    "large": lambda s, q: (1e4 * s, 1e4 * q),
+    "very large": lambda s, q: (1e6 * s, 1e6 * q),
+    "small": lambda s, q: (1e-4 * s, 1e-4 * q),
+    "half": lambda s, q: (s.astype(jnp.bfloat16), q.astype(jnp.bfloat16)),
+    "half, large": lambda s, q: ((1e4 * s).astype(jnp.bfloat16), (1e4 * q).astype(jnp.bfloat16)),
+    "half, collapsed": lambda s, q: (
+        jnp.full(s.shape, 0.37, jnp.bfloat16), jnp.full(q.shape, 0.37, jnp.bfloat16)
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -105,7 +115,8 @@ def test_edges_are_finite_and_so_are_their_derivatives(name, plain, episode):
         if name in NO_DERIVATIVE:
             return loss(*given)
         if name in FORWARD:
-            _, along, p = jax.jvp(loss, given, direction, has_aux=True)
+            tangents = tuple(d.astype(x.dtype) for d, x in zip(direction, given, strict=True))
+            _, along, p = jax.jvp(loss, given, tangents, has_aux=True)
             return along, p
         gradients, p = jax.grad(loss, (0, 1), has_aux=True)(*given)
         return sum(jnp.sum(g * d) for g, d in zip(gradients, direction, strict=True)), p

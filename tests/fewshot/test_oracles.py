@@ -1,13 +1,17 @@
 """Each method against its equations written in float64 NumPy, or against scikit-learn."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
 from sklearn.semi_supervised import LabelSpreading
 
+from rml.errors import UserError
 from rml.fewshot.alpha_tim import alpha_entropy, alpha_tim
 from rml.fewshot.bdcspn import bd_cspn, rectify_prototypes
+from rml.fewshot.kmodes import k_modes
 from rml.fewshot.label_propagation import label_propagation
 from rml.fewshot.laplacian_shot import laplacian_shot
 from rml.fewshot.pt_map import power_transform, pt_map
@@ -72,10 +76,12 @@ def rectified(s, y, q, weights, scale):
 
 @pytest.mark.parametrize(("weights", "scale"), [("classes", 10.0), ("rows", 1.0)])
 def test_bd_cspn(episode, weights, scale):
-    support, labels, query, _ = episode(2)
+    support, labels, query, _ = episode(2, shots=4)
+    labels = labels.at[0].set((labels[0] + 1) % C)  # nearer to another class's mean
     options = dict(num_classes=C, scale=scale, weights=weights)
-    s, q = wide(support, query)
-    expected = rectified(s, np.asarray(labels), q, weights, scale)
+    y, (s, q) = np.asarray(labels), wide(support, query)
+    assert ((unit(s) @ unit(means(s, y)).T).argmax(1) != y).any()
+    expected = rectified(s, y, q, weights, scale)
     np.testing.assert_allclose(
         rectify_prototypes(support, labels, query, **options), expected, rtol=1e-4, atol=1e-5
     )
@@ -97,18 +103,21 @@ def test_laplacian_shot(episode, rectify, shift, graph):
     support, labels, query, _ = episode(3)
     found = laplacian_shot(
         support, labels, query, num_classes=C, rectify=rectify, shift=shift, graph=graph,
-        laplacian_weight=0.3, steps=7, tolerance=-1.0,
+        laplacian_weight=1.5, temperature=0.7, steps=7, tolerance=-1.0,
     )  # fmt: skip
     y, (s, q) = np.asarray(labels), wide(support, query)
     m = rectified(s, y, q, "classes", 10.0) if rectify else means(s, y)
     d2 = squares(q, q) + np.diag(np.full(len(q), np.inf))
     w = np.zeros((len(q), len(q)))
     np.put_along_axis(w, np.argsort(d2, 1)[:, :2], 1.0, axis=1)
-    w = (w + w.T) / 2 if graph == "symmetric" else w
+    w, step = w if graph == "directed" else (w + w.T) / 2, 1.0
+    if graph == "symmetric":  # damped where the largest degree says that full steps may not settle
+        step = 2 * 0.7 / (1.5 * w.sum(0).max())
+        assert step < 0.6
     unary = squares(q + s.mean(0) - q.mean(0) if shift else q, m)
-    z = softmax(-unary)
+    z = softmax(-unary / 0.7)
     for _ in range(7):
-        z = softmax(-unary + 0.3 * w @ z)
+        z = z + step * (softmax((-unary + 1.5 * w @ z) / 0.7) - z)
     np.testing.assert_allclose(found, z, rtol=1e-4, atol=1e-5)
 
 
@@ -173,6 +182,31 @@ def test_tim_in_closed_form(episode):
         new = top / (a * hot.sum(0) + b * target.sum(0))[:, None]
         m = m + 0.8 * (new - m)
     np.testing.assert_allclose(found, softmax(scores(q, m, 4.0)), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_unit_prototypes_order_classes_by_their_cosine(episode):
+    """The mean of unit rows is short where a class is wide: the nearest of it is another."""
+    support, labels, query, _ = episode(2, shots=5, queries=20)
+    s, q = wide(support, query)
+    p = simple_shot(support, labels, query, num_classes=C, kind="L2N", unit_prototypes=True)
+    m = means(unit(s), np.asarray(labels))
+    np.testing.assert_array_equal(np.argmax(p, 1), np.argmax(unit(q) @ unit(m).T, 1))
+    np.testing.assert_allclose(p, softmax(-squares(unit(q), unit(m))), rtol=1e-4, atol=1e-6)
+    means_as_they_are = simple_shot(support, labels, query, num_classes=C, kind="L2N")
+    assert (np.argmax(means_as_they_are, 1) != np.argmax(p, 1)).any()
+
+
+@pytest.mark.slow
+def test_bd_cspn_by_squared_distances(unchecked, episode):
+    support, labels, query, _ = episode(3)
+    m = wide(rectify_prototypes(support, labels, query, num_classes=C, scale=5.0))[0]
+    given = dict(num_classes=C, scale=5.0, distance="squared_euclidean")
+    p = bd_cspn(support, labels, query, **given)
+    (q,) = wide(query)
+    np.testing.assert_allclose(p, softmax(-5.0 / 2 * squares(q, m)), rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match="unknown distance 'cosines'"):
+        bd_cspn(support, labels, query, **{**given, "distance": "cosines"})
 
 
 @pytest.mark.slow
@@ -247,6 +281,23 @@ def test_label_propagation_is_label_spreading(episode, alpha):
 
 
 @pytest.mark.slow
+def test_default_bandwidths_are_root_mean_square_lengths_of_edges(episode):
+    support, labels, query, _ = episode(2, queries=6)
+    s, q = wide(support, query)
+
+    def length(x, k):
+        d2 = squares(x, x) + np.diag(np.full(len(x), np.inf))
+        return float(np.sqrt(np.sort(d2, 1)[:, :k].mean()))
+
+    shifted = np.concatenate([s, q + s.mean(0) - q.mean(0)])
+    for method, rows, k in ((label_propagation, np.concatenate([s, q]), 4), (k_modes, shifted, 5)):
+        call = partial(method, support, labels, query, num_classes=C, neighbors=k)
+        own = length(rows, k)
+        np.testing.assert_allclose(call(), call(bandwidth=own), atol=1e-5)
+        assert np.max(np.abs(call() - call(bandwidth=1.4 * own))) > 1e-3
+
+
+@pytest.mark.slow
 def test_queries_that_no_label_reaches_are_undecided():
     support = jnp.asarray([[0.0, 0.0], [0.0, 0.1], [1.0, 0.0], [1.0, 0.1]])
     query = jnp.asarray([[50.0, 50.0], [50.0, 50.1], [0.0, 0.2]])
@@ -263,14 +314,15 @@ def test_pt_map(episode):
     support, labels, query, _ = episode(4, queries=5)
     support, query = jnp.abs(support), jnp.abs(query)
     found = pt_map(
-        support, labels, query, num_classes=C, steps=4, sinkhorn_steps=2000, threshold=1e-6
-    )
+        support, labels, query, num_classes=C, power=0.7, regularization=6.0, rate=0.4, steps=4,
+        sinkhorn_steps=2000, threshold=1e-6,
+    )  # fmt: skip
     y, (s, q) = np.asarray(labels), wide(support, query)
-    s, q = (unit((x + 1e-6) ** 0.5) for x in (s, q))
+    s, q = (unit((x + 1e-6) ** 0.7) for x in (s, q))
     s, q = (unit(x - x.mean(0)) for x in (s, q))
 
     def plan(m):
-        p = np.exp(-10 * squares(q, m))
+        p = np.exp(-6 * squares(q, m))
         for _ in range(2000):
             p *= len(q) / C / p.sum(0)
             p /= p.sum(1, keepdims=True)
@@ -279,7 +331,7 @@ def test_pt_map(episode):
     m, rows = means(s, y), np.concatenate([s, q])
     for _ in range(4):
         mask = np.concatenate([np.eye(C)[y], plan(m)])
-        m = m + 0.2 * (mask.T @ rows / mask.sum(0)[:, None] - m)
+        m = m + 0.4 * (mask.T @ rows / mask.sum(0)[:, None] - m)
     np.testing.assert_allclose(found, plan(m), atol=2e-4)
     # The plan is balanced over classes.
     np.testing.assert_allclose(jnp.sum(found, axis=0), len(q) / C, rtol=1e-3)

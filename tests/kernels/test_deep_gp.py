@@ -26,9 +26,31 @@ def test_the_prior_mean_of_the_first_gram_matrix_is_its_kernel(normal):
 def test_log_posterior_is_prior_plus_tempered_likelihood(normal):
     g, y = kernels.input_gram(jnp.asarray(normal(2, 3, 5))), jnp.asarray(normal(3, 3, 1))
     features = tuple(jnp.asarray(normal(s, 3, 4)) for s in (4, 5))
-    ours = deep_gp.dgp_log_posterior(features, g, y, kernel=SE, noise=0.1, copies=4)
+    own = kernels.relu
+    ours = deep_gp.dgp_log_posterior(
+        features, g, y, kernel=SE, output_kernel=own, noise=0.1, copies=4
+    )
     grams = deep_gp.dgp_grams(features, g, kernel=SE)
-    k = np.asarray(kernels.gram(SE, grams[-1])) + 0.1 * np.eye(3)
+    k = np.asarray(kernels.gram(own, grams[-1])) + 0.1 * np.eye(3)
+    fitted = -(y.T @ np.linalg.solve(k, y) + np.linalg.slogdet(2 * np.pi * k)[1]) / 2
+    expected = 4 * fitted[0, 0] - sum(np.sum(np.asarray(e) ** 2) for e in features) / 2
+    np.testing.assert_allclose(ours, expected, rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_networks_have_weights_between_layers(normal):
+    g, y = kernels.input_gram(jnp.asarray(normal(2, 3, 5))), jnp.asarray(normal(3, 3, 1))
+    features = (jnp.asarray(normal(4, 3, 6)), jnp.asarray(normal(5, 6, 4)))
+    options = dict(kernel=SE, activation=jnp.tanh)
+    units = deep_gp.dgp_units(features, g, **options)
+    first = np.linalg.cholesky(np.asarray(kernels.gram(SE, g))) @ np.asarray(features[0])
+    second = np.tanh(first) @ np.asarray(features[1]) / np.sqrt(6)
+    np.testing.assert_allclose(units[0], first, rtol=1e-10)
+    np.testing.assert_allclose(units[1], second, rtol=1e-10)
+    grams = deep_gp.dgp_grams(features, g, **options)
+    np.testing.assert_allclose(grams[1], second @ second.T / 4, rtol=1e-10)
+    ours = deep_gp.dgp_log_posterior(features, g, y, noise=0.1, copies=4, **options)
+    k = np.tanh(second) @ np.tanh(second).T / 4 + 0.1 * np.eye(3)
     fitted = -(y.T @ np.linalg.solve(k, y) + np.linalg.slogdet(2 * np.pi * k)[1]) / 2
     expected = 4 * fitted[0, 0] - sum(np.sum(np.asarray(e) ** 2) for e in features) / 2
     np.testing.assert_allclose(ours, expected, rtol=1e-10)
@@ -52,6 +74,8 @@ def test_sampled_gram_matrices_approach_the_optimum_as_width_grows(normal):
             chains=2, warmup=200, draws=200,
         )  # fmt: skip
         assert (samples.acceptance > 0.5).all()
+        last = jnp.einsum("cdnw,cdmw->cdnm", samples.units, samples.units) / (2 * copies)
+        np.testing.assert_allclose(last, samples.grams[:, :, -1], rtol=1e-10)
         distances.append(float(jnp.sqrt(jnp.mean(jnp.sum((samples.grams - best) ** 2, (2, 3, 4))))))
         means.append(samples.grams.mean((0, 1)))
     # Fluctuations fall as N^(-1/2), here by 4; half of that is asked.

@@ -9,6 +9,7 @@ from rml import kernels
 from rml.kernels import deep_kernel_machine as dkm
 from rml.kernels import deep_linear, layers, nngp
 from rml.kernels.optimize import fit
+from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl
 
 SE = kernels.squared_exponential
 forward = jax.jit(dkm.forward, static_argnames="kernel")
@@ -46,6 +47,38 @@ def test_objective_is_the_papers_in_either_parametrisation(normal, kernel):
     expected = numpy_objective(state.grams, g, np.asarray(y), kernel, [3, 5], 0.1)
     np.testing.assert_allclose(dkm.objective(state.grams, g, y, **options), expected, rtol=1e-10)
     np.testing.assert_allclose(dkm.regression_objective(raw, g, y, **options), expected, rtol=1e-10)
+
+
+def test_outputs_may_have_a_kernel_of_their_own(normal):
+    """Of the objective, in either parametrisation, and of predictions at the training points."""
+    x, g, y = problem(normal)
+    raw, widths, noise = 0.3 * jnp.asarray(normal(2, 2, 6, 6)), jnp.array([3.0, 5.0]), 0.1
+    options = dict(kernel=SE, output_kernel=kernels.relu)
+    state = dkm.forward(raw, g, **options)
+    k = np.asarray(kernels.gram(kernels.relu, state.grams[-1]))
+    np.testing.assert_allclose(state.kernel, k, rtol=1e-12)
+    fitted = nngp.log_marginal_likelihood(jnp.asarray(k), y, noise=noise)
+    expected = float(fitted - widths @ state.kls)
+    given = dict(widths=widths, noise=noise, **options)
+    np.testing.assert_allclose(dkm.objective(state.grams, g, y, **given), expected, rtol=1e-9)
+    np.testing.assert_allclose(dkm.regression_objective(raw, g, y, **given), expected, rtol=1e-9)
+    found = dkm.predict(raw, x, y, x, noise=noise, **options)
+    posterior = k @ np.linalg.inv(k + noise * np.eye(6))
+    np.testing.assert_allclose(found.mean, posterior @ y, rtol=1e-7)
+    np.testing.assert_allclose(found.variance, np.diag(k - posterior @ k), rtol=1e-6)
+    outputs = Outputs(jnp.asarray(normal(5, 6, 3)), 0.1 * jnp.asarray(normal(6, 6, 6)))
+    root = np.linalg.cholesky(k)
+    spread = root @ np.asarray(layers.triangle(outputs.raw))
+    found = dkm.predict_outputs(raw, outputs, x, x, **options)
+    np.testing.assert_allclose(found.mean, root @ outputs.mean, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(found.variance, np.sum(spread**2, 1), rtol=1e-7)
+    labels, key = jnp.array([0, 1, 2, 0, 1, 2]), jax.random.key(0)
+    bound = expected_log_softmax(key, found.mean, found.variance, labels, samples=20)
+    expected = jnp.sum(bound) - output_kl(outputs) - widths @ state.kls
+    ours = dkm.classification_objective(
+        raw, outputs, g, labels, key, widths=widths, samples=20, **options
+    )
+    np.testing.assert_allclose(ours, expected, rtol=1e-7)
 
 
 @pytest.mark.slow

@@ -7,8 +7,14 @@ from rml import kernels
 from rml.errors import UserError
 from rml.kernels import deep_kernel_machine as dkm
 from rml.kernels import layers, sparse
-from rml.kernels.outputs import Outputs, expected_log_softmax, log_predictive
+from rml.kernels.outputs import (
+    Outputs,
+    expected_log_softmax,
+    log_predictive,
+    output_marginals,
+)
 from rml.ops.psd import cholesky
+from tests.precision import rounded
 
 SE = kernels.squared_exponential
 
@@ -81,6 +87,43 @@ def test_a_batch_is_an_unbiased_part_of_the_whole(normal, how):
     np.testing.assert_allclose(np.mean(parts), bound(x, y), rtol=1e-10)
 
 
+def test_scales_of_inputs_layers_and_outputs_are_where_they_belong(normal):
+    """Kernel by kernel in NumPy, with every learned scale off its neutral value."""
+    z, new, scales = normal(14, 4, 3), normal(15, 3, 3), np.array([0.5, -0.7, 0.3])
+    layers_, amplitude = np.array([0.4, -0.6, 0.9]), 0.8
+    machine = sparse.init_sparse(jnp.asarray(z), depth=2, outputs=2, learned=False)._replace(
+        outputs=Outputs(jnp.asarray(normal(16, 4, 2)), 0.1 * jnp.asarray(normal(17, 4, 4))),
+        log_input_scales=jnp.asarray(scales), log_scales=jnp.asarray(layers_),
+        log_amplitude=jnp.asarray(amplitude),
+    )  # fmt: skip
+    x = np.concatenate([z, new]) * np.exp(scales)
+    g = x @ x.T / 3
+    for log_scale in layers_:
+        v = np.diag(g)
+        g = np.exp(-np.exp(log_scale) * (v[:, None] + v - 2 * g) / 2)
+        g[:4, :4] += 0.01 * np.eye(4)
+    g = np.exp(amplitude) * g
+    root = np.linalg.cholesky(g[:4, :4])
+    t = np.asarray(layers.triangle(machine.outputs.raw))
+    weights = np.linalg.solve(root, g[:4, 4:]).T
+    spread = np.sum((weights @ t) ** 2, 1) - np.sum(weights**2, 1)
+    found = sparse.propagate_sparse(machine, jnp.asarray(new), kernel=SE, jitter=0.01).prediction
+    np.testing.assert_allclose(found.mean, weights @ machine.outputs.mean, rtol=1e-9)
+    np.testing.assert_allclose(found.variance, np.diag(g)[4:] + spread, rtol=1e-9)
+
+
+def test_jitter_is_a_share_of_the_diagonal_that_every_layer_adds(normal):
+    z = jnp.asarray(normal(18, 4, 3))
+    k = kernels.Blocks(*(3 * b for b in kernels.gram_blocks(SE, kernels.input_blocks(z, z[:2]))))
+    layer = layers.propagate(k, jnp.zeros((4, 4)), jitter=0.01)
+    np.testing.assert_allclose(layer.gram.ii, k.ii + 0.03 * jnp.eye(4), rtol=1e-12)
+    np.testing.assert_allclose(layer.jitter, 0.03, rtol=1e-12)
+    zero = Outputs(jnp.asarray(normal(19, 4, 1)), jnp.zeros((4, 4)))
+    found = output_marginals(k, zero, jitter=0.01).mean
+    root = np.linalg.cholesky(np.asarray(k.ii) + 0.03 * np.eye(4))
+    np.testing.assert_allclose(found, k.ti @ np.linalg.solve(root.T, zero.mean), rtol=1e-10)
+
+
 @pytest.mark.slow
 def test_without_learned_grams_it_is_the_machine_at_its_prior(normal):
     x = jnp.asarray(normal(10, 5, 3))
@@ -115,6 +158,13 @@ def test_expected_log_softmax_is_the_integral():
     np.testing.assert_allclose(predicted.sum(1), 1, rtol=1e-10)
 
 
+def test_draws_of_log_softmax_are_antithetic():
+    """Of opposite draws the error falls as the variance, not as the deviation."""
+    mean, labels = jnp.array([[0.3, -0.5, 1.0]]), jnp.array([0])
+    found = expected_log_softmax(jax.random.key(0), mean, jnp.array([1e-6]), labels, samples=2)
+    assert abs(float(found[0] - jax.nn.log_softmax(mean)[0, 0])) < 1e-5
+
+
 @pytest.mark.slow
 def test_one_class_and_one_inducing_point_train(normal):
     x = jnp.asarray(normal(12, 4, 3))
@@ -147,3 +197,32 @@ def test_an_unknown_likelihood_is_named(normal):
             machine, jnp.ones((1, 2)), jnp.ones((1, 1)), total=1, kernel=SE, widths=jnp.ones(1),
             likelihood="gausian",
         )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kernel", "normalization"), [(SE, "none"), (kernels.relu, "local")])
+def test_single_precision_is_double_up_to_rounding(normal, kernel, normalization):
+    """With duplicates among the inducing points rounding counts thousandfold, TF32's would not do.
+
+    So no product may be rounded further.
+    """
+    z, x, y = (normal(s, *shape) for s, shape in ((0, (8, 5)), (1, (12, 5)), (2, (12, 2))))
+    z[1] = z[0]
+    given = dict(total=12, likelihood="gaussian", jitter=1e-3)
+
+    def objective(machine, x, y):
+        widths = jnp.ones(2, x.dtype)
+        return sparse.elbo(
+            machine, x, y, kernel=kernel, widths=widths, normalization=normalization, **given
+        )
+
+    double = machine_of(normal, jnp.asarray(z)), jnp.asarray(x), jnp.asarray(y)
+    single = jax.tree.map(lambda a: a.astype(jnp.float32), double)
+    slope = jax.jit(jax.value_and_grad(objective))
+    (exact, expected), (ours, found) = slope(*double), slope(*single)
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, exact, rtol=1e-3)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-2 * largest)
+    assert rounded(objective, *single) == []

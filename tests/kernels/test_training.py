@@ -129,6 +129,23 @@ def test_optimal_grams_are_a_maximum_of_the_objective(normal):
     assert not kernels.optimal_grams(g, y, depth=2, width=3.0, steps=2, **options)[1].converged
 
 
+@pytest.mark.slow
+def test_optimal_grams_of_several_starts_are_those_of_each(normal):
+    x, y = data(normal, 5)
+    g = kernels.input_gram(x) + 0.1 * jnp.eye(5)
+    options = dict(kernel=SE, noise=0.2, width=3.0)
+    alone, one = kernels.optimal_grams(g, y, depth=2, steps=300, **options)
+    starts = jnp.stack([jnp.zeros((2, 5, 5)), jnp.asarray(normal(3, 2, 5, 5))])
+    grams, found = kernels.optimal_grams_of_starts(starts, g, y, steps=300, **options)
+    np.testing.assert_allclose(grams[0], alone, rtol=1e-10)
+    np.testing.assert_allclose(found.value, one.value, rtol=1e-10)
+    assert (found.gradient <= 1e-9).all()
+    assert found.steps[1] != found.steps[0]
+    np.testing.assert_allclose(grams[1], alone, rtol=1e-5)
+    _, short = kernels.optimal_grams_of_starts(starts, g, y, steps=0, **options)
+    assert short.value[1] > short.value[0] > found.value[0]
+
+
 def test_inducing_rows_are_as_many_of_each_class_in_their_order():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), [20, 6, 10]))
     rows = kernels.inducing_rows(labels, 11, classes=3, seed=5)

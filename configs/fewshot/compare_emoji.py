@@ -1,0 +1,30 @@
+"""Few-shot methods on emoji in four drawn styles: classes are emoji, over splits and encoders.
+
+python -m experiments.run --config=configs/fewshot/compare_emoji.py --workdir=runs/fewshot_emoji
+
+Needs `make assets`. Most emoji have one drawing a style, so that 1 shot asks for a drawing's class
+in other styles; with more shots or imbalanced queries only emoji with skin tones have enough.
+Not run in full here. Result: results/transductive_clustering.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts as shared
+from configs.fewshot import parts
+
+
+def get_config() -> ConfigDict:
+    return parts.splits(
+        data=parts.drawings("emoji", label_key="base"),
+        classes=dict(base=900, validation=400, novel=500, seed=0),
+        augment=shared.crops(32, scale=(0.5, 1.0)),
+        # Every drawing of the base classes is trained on.
+        train=parts.training(steps=800, eval_every=0, checkpoint_every=400),
+        episodes=dict(
+            concentration=2.0, validation=30, validation_ways=20, judged="20way_1shot",
+            kinds=parts.kinds(
+                (20, 1, 4, 150, True), (20, 5, 4, 150, True), (20, 20, 4, 150, False),
+                (5, 1, 4, 1000, True), (5, 5, 4, 1000, True), (100, 1, 3, 20, False),
+            ),
+        ),
+    )  # fmt: skip

@@ -1,0 +1,18 @@
+"""Sparse deep kernel machines beside the NNGP of the same depth: three further tables.
+
+python -m experiments.run --config=configs/kernels/regression_further.py --workdir=runs/further
+
+Wine and tumours (scikit-learn), 500 flights (`make assets`). Settings, splits and tries are those
+of regression_tables; nothing was tuned. About ten minutes of one CPU core. Result: results/dkm.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.kernels import regression_tables
+
+
+def get_config() -> ConfigDict:
+    config = regression_tables.get_config()
+    config.experiment = "kernels.further"
+    config.data.update(dict(names=("wine", "cells", "flights"), flights=500))
+    return config

@@ -1,0 +1,94 @@
+"""The Gaussian process of a wide convolutional network: covariances of all pairs of locations."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rml.kernels.gram_kernels import Kernel
+from rml.ops.precision import full_precision
+from rml.ops.similarity import wide
+
+
+def window_mean(c: Array, *, size: int) -> Array:
+    """Covariances after a convolution with zero padding: means along both points' windows.
+
+    Args:
+      c: Covariances [h, w] of a location with itself, or [h, w, h, w] of pairs of locations.
+      size: Width of the square window, odd; sums are divided by its area also at the border.
+
+    Returns:
+      Covariances of the same shape.
+    """
+    padded = jnp.pad(c, size // 2)
+    shifts = [(a, b) * (c.ndim // 2) for a in range(size) for b in range(size)]
+    parts = [
+        padded[tuple(slice(s, s + n) for s, n in zip(shift, c.shape, strict=True))]
+        for shift in shifts
+    ]
+    return sum(parts[1:], parts[0]) / size**2
+
+
+@full_precision
+def conv_nngp(
+    x: Float[Array, "n h w c"],
+    other: Float[Array, "m h w c"],
+    *,
+    kernel: Kernel,
+    depth: int,
+    size: int = 3,
+    pool: bool = True,
+) -> Float[Array, "n m"]:
+    """The kernel of a convolutional network of infinitely many channels.
+
+    Of `depth` convolutions, each followed by its activation, and a linear output of their mean
+    over locations, or of all locations. With covariances c of the activations at locations r of
+    one image and s of the other, a layer is
+
+        c'(r, s) = K(mean over window offsets d of c(r + d, s + d)).
+
+    Args:
+      x: Images of the rows.
+      other: Images of the columns, of the same size.
+      kernel: Second moment of the activation's features, such as `rml.kernels.relu`.
+      depth: Number of convolutions.
+      size: Width of their square windows, odd; images are padded with zeros.
+      pool: Whether the output reads the mean over locations. It needs covariances of all pairs of
+        locations, (h w)² for each pair of images; without, h w are enough.
+
+    Returns:
+      The kernel of each pair of images.
+
+    Raises:
+      ValueError: If the images differ in size, or the window is even.
+
+    Source: Novak et al., Bayesian Deep Convolutional Networks with Many Channels are Gaussian
+      Processes, arXiv:1810.05148; Garriga-Alonso et al., arXiv:1808.05587.
+    """
+    if x.shape[1:] != other.shape[1:] or size % 2 == 0:
+        raise ValueError(
+            f"images must have one size and windows an odd width, got {x.shape}, {other.shape} "
+            f"and width {size}"
+        )
+    x, other = wide(x, other)
+
+    def norms(image: Array) -> list[Array]:
+        found, v = [], jnp.mean(image**2, axis=-1)
+        for _ in range(depth):
+            v = window_mean(v, size=size)
+            found.append(v)
+            v = kernel(v, v, v)
+        return found
+
+    def pair(a: Array, a_norms: list[Array], b: Array, b_norms: list[Array]) -> Array:
+        c = jnp.einsum("hwc,ijc->hwij" if pool else "hwc,hwc->hw", a, b) / a.shape[-1]
+        for v, w in zip(a_norms, b_norms, strict=True):
+            c = kernel(window_mean(c, size=size), v[:, :, None, None] if pool else v, w)
+        return jnp.mean(c)
+
+    columns = other, jax.vmap(norms)(other)
+
+    def row(image: Array) -> Array:
+        own = norms(image)
+        return jax.vmap(lambda b, b_norms: pair(image, own, b, b_norms))(*columns)
+
+    return jax.lax.map(row, x)

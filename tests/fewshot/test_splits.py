@@ -1,0 +1,118 @@
+"""Few-shot methods over splits of the classes: what is chosen, paired and averaged."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.fewshot import parts
+from experiments.fewshot import common, splits
+from rml import fewshot
+from rml.errors import UserError
+from rml.fewshot import Setting, evaluate
+from rml.ops.intervals import t_interval
+from rml.training import RunDirectory
+
+TWO = {
+    "simple_shot": dict(kind=("UN", "CL2N")),
+    "shifted_simple_shot": dict(kind=("UN", "CL2N")),
+    "soft_kmeans": dict(temperature=(0.1, 1.0)),
+    "transductive_clustering": dict(laplacian_weight=(0.1, 1.0), temperature=0.1),
+    "tim": dict(steps=3, learning_rate=(1e-3, 1e-2)),
+    "alpha_tim": dict(steps=3, learning_rate=(1e-3, 1e-2)),
+    "pt_map": dict(power=None, steps=2, rate=(0.2, 0.4)),
+}
+
+
+@pytest.fixture
+def config():
+    config = parts.splits(
+        **parts.digits() | dict(
+            classes=dict(base=3, validation=3, novel=4, seed=0),
+            episodes=dict(
+                concentration=2.0, validation=10, validation_ways=3, judged="4way_1shot",
+                kinds=parts.kinds((4, 1, 5, 20, True), (4, 5, 5, 20, False)),
+            ),
+        )
+    )  # fmt: skip
+    config.features.of, config.splits, config.seed = "pixels", 2, 1
+    config.methods, config.compared = TWO, tuple(TWO)
+    return config
+
+
+def drawn_accuracies(config, name, tried, x, drawn, ways):
+    """Stands for the methods, whose programs are long to compile: the last choice is the best."""
+    rng = np.random.default_rng([config.seed, *name.encode(), int(drawn.query.sum())])
+    return rng.uniform(size=(len(drawn.query), 1)) + np.arange(len(tried))
+
+
+@pytest.mark.slow
+def test_differences_are_paired_and_their_interval_is_over_splits(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "accuracies", drawn_accuracies)
+    run = RunDirectory(tmp_path / "run", config.to_dict())
+    metrics = splits.run(config, run)
+    names = sorted(path.name for path in (run.path / "methods").iterdir())
+    assert names == ["split_2", "split_3"]  # those of seed 0 are 0 and 1
+    own = [run.of_method(name).summary()["metrics"] for name in names]
+    run.close()
+    for claim in splits.CLAIMS:
+        assert np.isfinite([metrics[claim.metric], metrics[claim.null]]).all()
+    key = "accuracy_4way_1shot_"
+    lead = [one[f"{key}transductive_clustering"] - one[f"{key}simple_shot"] for one in own]
+    expected = t_interval(np.array(lead))
+    found = [metrics[f"regularised_over_simple_shot{end}"] for end in ("", "_low", "_high")]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    lost = [one[f"{key}pt_map"] - one["accuracy_4way_1shot_imbalanced_pt_map"] for one in own]
+    assert metrics["pt_map_lost"] == pytest.approx(np.mean(lost))
+    accuracy = [one[f"{key}tim"] for one in own]
+    assert metrics[f"{key}tim"] == pytest.approx(np.mean(accuracy))
+    assert accuracy[0] != accuracy[1]
+    assert {metrics[f"tries_{name}"] for name in TWO} == {2}
+    assert {one["chosen_3way_1shot_tim_learning_rate"] for one in own} == {1e-2}
+    drawn = {path.name for path in (run.path / "figures").iterdir()}
+    assert drawn == {"table.png", "accuracy.png", "accuracy_imbalanced.png"}
+
+
+@pytest.mark.slow
+def test_choices_are_those_of_a_search_and_a_second_split_compiles_nothing(config):
+    rng = np.random.default_rng(0)
+    x = [jnp.asarray(rng.normal(size=(60, 4)), jnp.float32) for _ in range(2)]
+    x = [one.at[:, 0].add(jnp.arange(60) % 4) for one in x]
+    setting, labels = Setting(3, 1, 4), jnp.arange(60) % 4
+    options = dict(temperature=(0.02, 0.2, 2.0), laplacian_weight=(0.1, 1.0), neighbors=(2, 4))
+    tried = common.choices(options | dict(steps=5))
+    drawn = common.draw_episodes(config, (x[0], labels), setting, count=16)
+    name = "transductive_clustering"
+    found = common.accuracies(config, name, tried, x[0], drawn, 3).mean(axis=0)
+    searched = fewshot.search(
+        fewshot.find_method(name), options | dict(steps=5), x[0], drawn, ways=3
+    )
+    assert sorted(found) == pytest.approx(sorted(searched.accuracies.ravel()), abs=1e-6)
+    best = tried[int(np.argmax(found))]
+    chosen = dict(best.fixed) | best.floats
+    places = tuple(searched.candidates[k].index(chosen[k]) for k in searched.candidates)
+    assert searched.accuracies[places] == pytest.approx(searched.accuracies.max(), abs=1e-6)
+    before = evaluate._accuracies._cache_size()
+    common.accuracies(config, name, tried, x[1], drawn, 3)
+    assert evaluate._accuracies._cache_size() == before > 0
+
+
+def test_unequal_numbers_of_options_and_missing_kinds_are_refused(config):
+    assert splits.check(config) == 2
+    config.methods.tim.learning_rate = (1e-3, 1e-2, 1e-1)
+    with pytest.raises(UserError, match=r"'tim': 3.* combinations of options, expected equally"):
+        splits.check(config)
+    config.methods.tim.learning_rate = (1e-3, 1e-2)
+    config.episodes.kinds["4way_1shot"].imbalanced = False
+    with pytest.raises(UserError, match=r"4way_1shot has 1 shot, is imbalanced too"):
+        splits.check(config)
+    config.compared = config.compared[1:]
+    with pytest.raises(UserError, match="compared lacks 'simple_shot'"):
+        splits.check(config)
+
+
+def test_validation_episodes_are_balanced_and_have_as_many_ways_as_asked(config):
+    setting = Setting(400, 1, 2, 2.0)
+    assert common.validation_setting(config, setting) == Setting(3, 1, 2)
+    assert common.settings(config) == [
+        Setting(4, 1, 5, None), Setting(4, 5, 5, None), Setting(4, 1, 5, 2.0)
+    ]  # fmt: skip

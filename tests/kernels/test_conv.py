@@ -1,0 +1,198 @@
+"""Convolutional kernels and machines, beside wide random networks and machines without space."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rml import kernels
+from rml.kernels import conv_machine
+from rml.kernels.outputs import Outputs
+from tests.precision import rounded
+
+RELU = kernels.relu
+
+
+def convolve(x, filters):
+    names = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, filters, (1, 1), "SAME", dimension_numbers=names)
+
+
+def filters(key, size, before, width):
+    return jax.random.normal(key, (size, size, before, width)) / jnp.sqrt(size**2 * before)
+
+
+def activate(h):
+    return jnp.sqrt(2) * jax.nn.relu(h)
+
+
+def within(draws, expected, share=0.005):
+    """Whether a mean is as expected to 5 standard errors and the bias of a finite width."""
+    draws = np.asarray(draws)
+    error = draws.std(0) / np.sqrt(len(draws))
+    return (np.abs(draws.mean(0) - expected) <= 5 * error + share * np.abs(expected).max()).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", [True, False])
+def test_wide_random_networks_have_the_kernel(normal, pool):
+    x = jnp.asarray(normal(0, 3, 4, 3, 2))
+
+    @jax.jit
+    def one(key):
+        h = x
+        for k in jax.random.split(key):
+            h = activate(convolve(h, filters(k, 3, h.shape[-1], 300)))
+        h = jnp.mean(h, (1, 2), keepdims=True) if pool else h
+        return jnp.einsum("ihwc,jhwc->ij", h, h) / np.prod(h.shape[1:])
+
+    draws = jnp.stack([one(key) for key in jax.random.split(jax.random.key(0), 40)])
+    limit = jax.jit(partial(kernels.conv_nngp, kernel=RELU, depth=2), static_argnames="pool")
+    ours = limit(x, x, pool=pool)
+    assert within(draws, ours)
+    assert not within(draws, limit(x, x, pool=not pool))
+    np.testing.assert_allclose(ours[:2, 2:], kernels.conv_nngp(
+        x[:2], x[2:], kernel=RELU, depth=2, pool=pool), rtol=1e-10)  # fmt: skip
+
+
+def test_images_of_one_pixel_have_the_kernel_of_their_channels(normal):
+    x = jnp.asarray(normal(1, 4, 1, 1, 5))
+    g = kernels.input_gram(x.reshape(4, 5))
+    expected = kernels.nngp_grams(g, kernel=RELU, depth=2)[-1]
+    for pool in (True, False):
+        ours = kernels.conv_nngp(x, x, kernel=RELU, depth=2, size=1, pool=pool)
+        np.testing.assert_allclose(ours, expected, rtol=1e-10)
+
+
+def machine_of(normal, *, learned=True, depth=2, p=4):
+    patches = jnp.asarray(normal(2, p, 3, 3, 2))
+    machine = kernels.init_conv(jax.random.key(3), patches, depth=depth, outputs=3, learned=learned)
+    outputs = Outputs(jnp.asarray(normal(4, p, 3)), 0.1 * jnp.asarray(normal(5, p, p)))
+    return machine._replace(outputs=outputs)
+
+
+@pytest.mark.slow
+def test_blocks_are_covariances_of_wide_networks_and_their_inducing_points(normal):
+    x, machine = jnp.asarray(normal(0, 2, 3, 4, 2)), machine_of(normal, learned=False)
+
+    @jax.jit
+    def one(key):
+        """Both read the same random filters: images everywhere, inducing points as patches."""
+        first, *others = jax.random.split(key, 3)
+        own = filters(first, 3, 2, 300)
+        h, u = convolve(x, own), jnp.einsum("pabc,abco->po", machine.patches, own)
+        for k, mixer in zip(others, machine.mixers, strict=True):
+            own = filters(k, 3, h.shape[-1], 300)
+            patches = jnp.einsum("abij,jc->iabc", mixer, activate(u))
+            h, u = convolve(activate(h), own), jnp.einsum("pabc,abco->po", patches, own)
+        points = jnp.concatenate([activate(u), activate(h).reshape(-1, h.shape[-1])])
+        return points @ points.T / points.shape[1]
+
+    draws = jnp.stack([one(key) for key in jax.random.split(jax.random.key(0), 40)])
+    layers = jax.jit(partial(conv_machine.conv_layers, kernel=RELU, jitter=0.0))
+    blocks, _ = layers(machine, x)
+    p = len(machine.patches)
+    assert within(draws[:, :p, :p], blocks.ii, share=0.02)
+    assert within(draws[:, p:, :p], blocks.ti, share=0.02)
+    assert within(jnp.diagonal(draws, axis1=1, axis2=2)[:, p:], blocks.t, share=0.02)
+    norms = blocks.t.reshape(2, -1).mean(1)
+    full = kernels.conv_nngp(x, x, kernel=RELU, depth=3, pool=False)
+    np.testing.assert_allclose(norms, jnp.diagonal(full), rtol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("normalization", ["none", "local", "global"])
+def test_images_of_one_pixel_are_the_sparse_machines_points(normal, normalization):
+    x, z = jnp.asarray(normal(0, 5, 4)), jnp.asarray(normal(1, 3, 4))
+    raw = 0.3 * jnp.asarray(normal(2, 2, 3, 3))
+    outputs = Outputs(jnp.asarray(normal(3, 3, 2)), 0.1 * jnp.asarray(normal(4, 3, 3)))
+    sparse = kernels.init_sparse(z, depth=2, outputs=2)._replace(raw=raw, outputs=outputs)
+    alike = jnp.broadcast_to(jnp.eye(3), (2, 1, 1, 3, 3))
+    conv = kernels.ConvMachine(z[:, None, None], alike, raw, outputs)
+    options = dict(kernel=RELU, normalization=normalization, jitter=1e-9)
+    expected = jax.jit(partial(kernels.propagate_sparse, **options))(sparse, x)
+    ours = jax.jit(partial(kernels.propagate_conv, **options))(conv, x[:, None, None])
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+    key, labels = jax.random.key(5), jnp.array([0, 1, 0, 1, 1])
+    given = dict(total=20, widths=jnp.array([2.0, 3.0]), samples=8, **options)
+    bound = jax.jit(partial(kernels.elbo, likelihood="categorical", **given))
+    np.testing.assert_allclose(
+        jax.jit(partial(kernels.conv_elbo, **given))(conv, x[:, None, None], labels, key),
+        bound(sparse, x, labels, key=key),
+        rtol=1e-6,
+    )
+
+
+def test_pooling_is_exact_where_locations_are_inducing_points(normal):
+    f = normal(6, 8, 20)
+    whole = jnp.asarray(f @ f.T)
+    pooled = kernels.pool_blocks(kernels.Blocks(whole, whole, jnp.diagonal(whole)), images=2)
+    exact = np.asarray(whole).reshape(2, 4, 2, 4).mean((1, 3))
+    np.testing.assert_allclose(pooled.t, np.diag(exact), rtol=1e-8)
+    np.testing.assert_allclose(pooled.ti, np.asarray(whole).reshape(2, 4, 8).mean(1), rtol=1e-12)
+    # Without knowledge of the inducing points locations are independent.
+    alone = kernels.Blocks(whole, 0 * whole, jnp.arange(8.0))
+    np.testing.assert_allclose(
+        kernels.pool_blocks(alone, images=2).t, np.arange(8.0).reshape(2, 4).mean(1) / 4, rtol=1e-12
+    )
+
+
+@pytest.mark.slow
+def test_training_raises_the_objective_and_learns_gram_matrices(normal):
+    x = normal(7, 12, 4, 4, 1)
+    labels = np.arange(12) % 2
+    x[labels == 1, 1:3, 1:3] += 2  # a class is a spot
+    x, labels = jnp.asarray(x), jnp.asarray(labels)
+    patches = kernels.draw_patches(jax.random.key(0), x, count=6, size=3)
+    assert patches.shape == (6, 3, 3, 1)
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(x), (3, 3), (1, 2))
+    rows = {tuple(row) for row in windows.reshape(-1, 9)}
+    assert {tuple(np.asarray(patch).reshape(-1)) for patch in patches} <= rows
+    start = kernels.init_conv(jax.random.key(1), patches, depth=1, outputs=2)
+    key = jax.random.key(2)
+
+    options = dict(kernel=RELU, normalization="local")
+
+    def loss(machine, _):
+        # As of 1,200 images, each a hundred times: the prior is weak.
+        given = dict(total=1200, widths=jnp.ones(1), **options)
+        return -kernels.conv_elbo(machine, x, labels, key, **given)
+
+    @jax.jit
+    def trained(start):
+        end = kernels.descend(loss, start, jnp.arange(60), optimizer=optax.adam(0.1))
+        p = kernels.propagate_conv(end, x, **options).prediction
+        return end, p.mean, loss(start, 0), loss(end, 0)
+
+    end, mean, before, after = trained(start)
+    assert after < 0.5 * before
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(end))
+    assert float(jnp.abs(end.raw).max()) > 0.1
+    assert np.mean(np.argmax(mean, 1) == labels) > 0.9
+
+
+def test_no_product_is_rounded_on_an_accelerator(normal):
+    x = jnp.asarray(normal(0, 2, 3, 3, 2), jnp.float32)
+    machine = jax.tree.map(lambda a: a.astype(jnp.float32), machine_of(normal, depth=1))
+
+    def objective(machine, x):
+        given = dict(total=2, kernel=RELU, widths=jnp.ones(1, jnp.float32), samples=2)
+        return kernels.conv_elbo(machine, x, jnp.array([0, 1]), jax.random.key(0), **given)
+
+    def limit(x):
+        return kernels.conv_nngp(x, x, kernel=RELU, depth=1)
+
+    assert rounded(objective, machine, x) == []
+    assert rounded(limit, x) == []
+
+
+def test_mistakes_are_named(unchecked):
+    x = jnp.ones((2, 4, 4, 1))
+    with pytest.raises(ValueError, match=r"odd width.*\(3, 2, 2, 1\)"):
+        kernels.patch_blocks(jnp.ones((3, 2, 2, 1)), x)
+    with pytest.raises(ValueError, match="images must have one size"):
+        kernels.conv_nngp(x, jnp.ones((2, 4, 5, 1)), kernel=RELU, depth=1)
