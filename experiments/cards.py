@@ -5,10 +5,10 @@ all of them if none is named, and writes `NAME.json` with a picture of the same 
 a page of each (`docs/generate.py`).
 """
 
-import argparse
 import importlib.metadata
 import itertools
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,16 +29,23 @@ from experiments.difficulty import Scores, of_classes, of_flights, of_images, of
 from experiments.record import processor, shrink
 from experiments.results import DATA_SETS, number
 from experiments.search_difficulty import of_manuals, of_search
+from experiments.startup import Parser
 from rml.data import builders
 from rml.data.duplicates import near_duplicates
 from rml.errors import UserError, unknown
 from rml.training.durable import write_json
 
 VERSIONED = ("bm25s", "jax", "numpy", "scikit-learn", "resvg-py")
-PREPARE = (
-    "import sys; from pathlib import Path; from rml.data import builders; "
-    "builders.prepare(sys.argv[1], Path(sys.argv[2]))"
-)
+PREPARE = """
+import sys
+from pathlib import Path
+from rml.data import builders
+builders.prepare(sys.argv[1], Path(sys.argv[2]))
+status = Path("/proc/self/status")
+print(status.read_text() if status.exists() else "")
+"""
+PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
+"""Linux's most memory of a process; what `getrusage` says counts its parent's before the start."""
 CHARACTERS = 500  # of a text that is compared with others
 GRID = (4, 10)  # rows and columns of a picture of examples
 STYLES = ("noto", "fluent")  # of emoji, whose licences need no attribution and no share alike
@@ -81,12 +88,14 @@ BASELINES: dict[str, tuple[Callable[[Any], Scores], ...]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures data sets one after the other; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.cards", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Parser(prog="python -m experiments.cards", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="data sets, all if none is named")
     parser.add_argument("--out", type=Path, default=Path("results", DATA_SETS), help="folder")
-    options = parser.parse_args(argv)
+    try:
+        options = parser.parse_args(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     failed = 0
     for name in options.names or builders.KNOWN:
         try:
@@ -102,10 +111,10 @@ def write_card(name: str, out: Path) -> None:
     if name not in builders.KNOWN:
         raise unknown("data set", name, builders.KNOWN)
     with tempfile.TemporaryDirectory() as scratch:
-        seconds = prepare(name, Path(scratch))
+        cost = prepare(name, Path(scratch))
         builder = tfds.builder_from_directory(Path(scratch, builders.KNOWN[name].directory()))
         card = measure(name, builder)
-        card["prepared"]["seconds"] = round(seconds, 1)
+        card["prepared"] |= cost
         card["picture"] = draw(out / f"{name}.png", name, builder)
     write_json(out / f"{name}.json", card)
     print(f"{out / name}.json: {card['splits']}, {card['seconds']:.0f} s", flush=True)
@@ -116,8 +125,12 @@ def write_card(name: str, out: Path) -> None:
         )
 
 
-def prepare(name: str, data_dir: Path) -> float:
-    """Prepares a data set in a process of its own; the seconds that it took.
+def prepare(name: str, data_dir: Path) -> dict[str, float]:
+    """Prepares a data set in a process of its own.
+
+    Returns:
+      The `seconds` that it took and, on Linux, its `peak_bytes` of memory: Python, libraries and
+      mapped files included.
 
     Raises:
       UserError: It cannot be prepared.
@@ -127,7 +140,10 @@ def prepare(name: str, data_dir: Path) -> float:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{name}: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
-    return time.perf_counter() - start
+    cost = {"seconds": round(time.perf_counter() - start, 1)}
+    if peak := PEAK.search(done.stdout):
+        cost["peak_bytes"] = int(peak[1]) * 1024
+    return cost
 
 
 def measure(name: str, builder: Any) -> dict[str, Any]:

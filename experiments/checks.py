@@ -67,13 +67,21 @@ def _check_configs(system: "System", root: Path) -> Iterator[str]:
             yield f"config {config} does not exist"
             continue
         try:
-            name = registry.read_config(str(root / config)).experiment
-            claims = registry.find_experiment(name).CLAIMS
+            read = registry.read_config(str(root / config))
+            name, keys = read.experiment, registry.config_keys(read)
+            recipe = registry.find_experiment(name)
+            claims, nulls = recipe.CLAIMS, getattr(recipe, "NULLS", {})
         except Exception as error:  # whatever the experiment's code makes of it
             yield f"config {config}: {type(error).__name__}: {error}"
         else:
             if not claims:
                 yield f"config {config}: the CLAIMS of experiment {name} are empty"
+            for null in dict.fromkeys(claim.null_run for claim in claims if claim.null_run):
+                if null not in nulls:
+                    yield f"config {config}: the NULLS of experiment {name} lack {null!r}"
+            for null, key in ((null, key) for null, changes in nulls.items() for key in changes):
+                if key not in keys:
+                    yield f"config {config}: null {null!r} changes {key!r}, which it lacks"
 
 
 def _check_modules(root: Path) -> Iterator[str]:

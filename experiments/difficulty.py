@@ -8,23 +8,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 
-from rml.data.images import resize
+from experiments.common.encoders import load_encoder
 from rml.data.sets import flights
-from rml.evaluation import extract_features, knn_predict
-from rml.models.pretrained import load_images
+from rml.evaluation import knn_predict
 
-ENCODER = "efficientnet_lite0"
+ENCODER = "weights:efficientnet_lite0@64"
 NEIGHBOURS = 5
-SIDE, BATCH = 64, 100  # pixels and number of the images that the encoder gets at a time
 TERMS = 10_000  # most columns of TF-IDF
 ITERATIONS = 100  # most of a logistic regression
 WEIGHTS, TERM_WEIGHTS = (1e-3, 1e-2, 1e-1), (1.0, 10.0, 100.0)
@@ -122,28 +119,12 @@ def of_images(builder: Any, label: str = "label", most: Sizes = IMAGES) -> Score
 
     pixels = [part.reshape(len(part), -1) / np.float32(255) for part in images]
     yield neighbours("pixels", pixels)
-    features = encoded(images)
+    encoder = load_encoder(ENCODER, images[0].shape[1:])
+    features = [encoder(part) for part in images]
     yield neighbours("EfficientNet-Lite0", features)
     scale = StandardScaler().fit(features[0])
     standard = [scale.transform(part) for part in features]
     yield logistic_regression(task, "EfficientNet-Lite0, linear", standard, labels, WEIGHTS)
-
-
-def encoded(parts: Sequence[UInt8[np.ndarray, "n h w c"]]) -> list[Float[np.ndarray, "n d"]]:
-    """Features of images by the pretrained encoder."""
-    encoder = load_images(ENCODER)
-
-    @jax.jit
-    def encode(images: Any) -> Any:
-        return encoder.module.apply(encoder.variables, encoder.normalise(images))
-
-    def batches(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-        for start in range(0, len(images), BATCH):
-            batch = np.stack([resize(one, (SIDE, SIDE)) for one in images[start : start + BATCH]])
-            shape = (*batch.shape[:3], 3)
-            yield {"image": np.broadcast_to(batch, shape), "label": np.zeros(len(batch), int)}
-
-    return [np.asarray(extract_features(encode, batches(x), batch_size=BATCH)[0]) for x in parts]
 
 
 def of_classes(

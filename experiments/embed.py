@@ -2,6 +2,7 @@
 
 python -m experiments.embed RUN --data=folder:PATH --out=features.npz
 python -m experiments.embed RUN --data=npz:PATH --split=test --out=features.npz
+python -m experiments.embed weights:efficientnet_lite0@224 --data=folder:PATH --out=features.npz
 
 The file holds `x` (features, float32 [n, d]); where the data has them `y` (labels, from 0) with
 `class_names`; and `files` or `ids`, which say what each row is of. It is itself data of the name
@@ -45,7 +46,9 @@ def make_parser(tool: str, text: str | None) -> argparse.ArgumentParser:
         prog=f"python -m experiments.{tool}", description=description, epilog=usage,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("directory", nargs="?", metavar="RUN", help="run directory")
+    parser.add_argument(
+        "directory", nargs="?", metavar="RUN", help="run directory, or weights:NAME"
+    )
     parser.add_argument("--run", help="the same, named")
     parser.add_argument("--step", type=int, help="step of the checkpoint, the newest by default")
     parser.add_argument("--split", default="all", help="split of the data, such as train[:10%%]")

@@ -3,6 +3,7 @@
 python -m experiments.export RUN --format=safetensors --out=encoder.safetensors
 python -m experiments.export RUN --format=stablehlo --out=encoder.stablehlo
 python -m experiments.export RUN --format=npz --data=digits --split=test --out=features.npz
+python -m experiments.export weights:minilm_l3 --format=stablehlo --out=minilm.stablehlo
 
 Beside the weights and the program lies a card, OUT.json: config, provenance, preprocessing, paper,
 and how the file is used. The program has the weights in it and runs on CPUs, GPUs and TPUs, by JAX
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 
 def export_features(encoder: Any, options: argparse.Namespace) -> str:
     """Writes the features of a data set, as `experiments.embed` does."""
-    options.data = options.data or encoder.config["data"]["name"]
+    options.data = options.data or encoder.config["data"].get("name")
     return write_features(encoder, options)
 
 
@@ -160,7 +161,8 @@ def make_card(encoder: Any, out: Path, how: str) -> dict[str, Any]:
     """
     from rml.training.config_file import read_summary
 
-    summary = read_summary(encoder.run) or {}
+    summary = read_summary(Path(encoder.run)) or {}
+    experiment = encoder.config.get("experiment", "")  # published weights have none
     provenance = ("config_name", "seed", "finished", "versions", "devices", "commit")
     return {
         "kind": encoder.kind,
@@ -168,11 +170,11 @@ def make_card(encoder: Any, out: Path, how: str) -> dict[str, Any]:
         "inputs": inputs_of(encoder, out),
         "outputs": f"float32 [n, {encoder.width}], a row an input in its order",
         "how_to_use": how.format(file=out.name, **arguments(encoder, out)).splitlines(),
-        "experiment": encoder.config["experiment"],
+        "experiment": experiment,
         "step": encoder.step,
         "run": str(encoder.run),
         "provenance": {key: summary[key] for key in provenance if key in summary},
-        "paper": citation(encoder.config["experiment"], summary.get("config_name", "")),
+        "paper": citation(experiment, summary.get("config_name", "")),
         "config": dict(encoder.config),
     }
 
@@ -200,7 +202,7 @@ def inputs_of(encoder: Any, out: Path) -> dict[str, Any]:
         "images": f"{dtype} {['n', *encoder.input_shape]}",
         "size": "shorter side resized (bilinear with antialiasing), centre kept",
         "scaling": "divided by 255" if dtype == "uint8" else "none",
-        "normalisation": "none",
+        "normalisation": encoder.config.get("normalisation", "none"),
     }
 
 

@@ -118,6 +118,8 @@ def number(value: float, places: int | None = None) -> str:
 
     Numbers that would need more than six places are written with an exponent.
     """
+    if not math.isfinite(value):
+        return str(value)
     places = decimals(value, 3) if places is None else places
     text = f"{value:.2e}" if places > 6 and value else f"{value:,.{max(places, 0)}f}"
     return text.replace("-", "−")

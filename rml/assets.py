@@ -27,7 +27,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rml.errors import UserError, unknown
+from rml.errors import MissingError, UserError, local_path, unknown
 
 CHUNK = 1 << 20  # bytes
 AR_HEADER = 60  # bytes
@@ -70,24 +70,24 @@ def listed() -> Mapping[str, Asset]:
 def directory() -> Path:
     """`RML_ASSETS`, or `assets` in TFDS's data directory."""
     chosen = os.environ.get("RML_ASSETS")
-    return Path(chosen).expanduser() if chosen else default_data_dir() / "assets"
+    return local_path(chosen, "RML_ASSETS") if chosen else default_data_dir() / "assets"
 
 
 def default_data_dir() -> Path:
     """`TFDS_DATA_DIR`, or TFDS's own default; read anew each time, which TFDS does not."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return local_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR")
 
 
 def find(name: str) -> Path:
     """The archive of an asset, its digest checked.
 
     Raises:
-      UserError: If it is not there, or its bytes are not those that are listed.
+      UserError: If it is not there (`MissingError`), or its bytes are not those that are listed.
     """
     asset = _named(name)
     path = directory() / asset.file
     if not path.is_file():
-        raise UserError(
+        raise MissingError(
             f"{path} is missing: run `python -m rml.assets {name}` "
             f"({size(asset.bytes)}, {asset.licence}), or put the archive there"
         )

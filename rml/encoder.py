@@ -18,6 +18,7 @@ from rml.errors import UserError
 from rml.retrieval import TextEmbedder
 from rml.retrieval.embed import batch_devices, collect, compiled, on_mesh
 from rml.training.mesh import batch_sharding, make_mesh, use_mesh
+from rml.training.processes import global_arrays, part_of_batch
 
 Progress = Callable[[int, int], None]
 
@@ -31,7 +32,8 @@ class ImageEmbedder:
       variables: Its variables.
       batch_size: Images that are encoded at a time; fewer are filled up to a power of two, so that
         few programs are compiled.
-      mesh: Mesh over whose batch axes images are split; one of one device if not given.
+      mesh: Mesh over whose batch axes images are split, each of several processes reading its own;
+        one of one device of each process if not given. Variables stay as they lie on it.
     """
 
     function: Callable[[PyTree, Any], Array]
@@ -46,22 +48,26 @@ class ImageEmbedder:
 
         `progress(done, of)` is called after each batch.
         """
-        mesh = make_mesh(devices=jax.devices()[:1]) if self.mesh is None else self.mesh
+        mesh = make_mesh(devices=jax.local_devices()[:1]) if self.mesh is None else self.mesh
         rows, variables = batch_sharding(mesh), on_mesh(self.variables, mesh)
         encode, count = compiled(self.function, mesh), len(images)
         size = min(self.batch_size, 1 << max(count - 1, 0).bit_length())
         size += -size % batch_devices(rows)
+        part, parts = part_of_batch(rows, size)
+        share = size // parts
+        first_image = np.asarray(images[:1])
+        spec = jax.ShapeDtypeStruct((size, *first_image.shape[1:]), first_image.dtype)
 
         def results() -> Iterator[tuple[slice, Array]]:
             for first in range(0, count, size):
-                batch = np.asarray(images[first : first + size])
-                filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-                members = slice(first, first + len(batch))
-                yield members, encode(variables, jax.device_put(filled, rows))
+                start = min(first + part * share, count - 1)  # one that is there, to fill up with
+                batch = np.asarray(images[start : start + share])
+                filled = np.concatenate([batch, np.repeat(batch[-1:], share - len(batch), axis=0)])
+                members = slice(first, min(first + size, count))
+                yield members, encode(variables, global_arrays(filled, rows, spec))
 
         with use_mesh(mesh):
-            example = jax.ShapeDtypeStruct((size, *np.shape(images[:1])[1:]), np.float32)
-            width = jax.eval_shape(self.function, variables, example).shape[-1]
+            width = jax.eval_shape(encode, variables, spec).shape[-1]
             return collect(np.zeros((count, width), np.float32), results(), progress)
 
 
@@ -74,16 +80,16 @@ class Encoder:
 
     Attributes:
       kind: "images" or "texts".
-      config: The run's config.
-      run: The run directory.
-      step: Number of updates that the encoder was trained for.
+      config: The run's config; of published weights what is known of them.
+      run: The run directory, or the name of published weights.
+      step: Number of updates that the encoder was trained for; of published weights None.
       embedder: The function of arrays, or of strings, that is applied.
     """
 
     kind: str
     config: Mapping[str, Any]
-    run: Path
-    step: int
+    run: Path | str
+    step: int | None
     embedder: ImageEmbedder | TextEmbedder
 
     def __call__(
@@ -161,13 +167,17 @@ def load(
     mesh: Mesh | None = None,
     **options: Any,
 ) -> Encoder:
-    """Loads the encoder of a run, trained or still training; the run is only read.
+    """Loads the encoder of a run, trained or still training, or published weights.
 
-    The recipe that the run's config names builds it, one of `experiments` in the repository.
+    The run is only read. The recipe that its config names builds the encoder, one of `experiments`
+    in the repository.
 
     Args:
       run_directory: The run directory; where methods were compared, that of one of them,
-        `methods/NAME` in it.
+        `methods/NAME` in it. Or the name of weights that `make weights` brings:
+        "weights:efficientnet_lite0", "weights:mobilenet_v2/stage3@96" (features of an earlier
+        layer, images whose shorter side is 96 pixels instead of 64), "weights:minilm",
+        "weights:minilm_l3", "weights:smollm2".
       step: Of the checkpoint; the newest if not given.
       mesh: Mesh over whose batch axes inputs are split, such as `rml.training.make_mesh()` of all
         devices; one of one device if not given.
@@ -179,7 +189,7 @@ def load(
 
     Raises:
       UserError: There is no run, it learns no encoder or has no such checkpoint, an option is
-        unknown, or `experiments` cannot be imported.
+        unknown, weights are not on this machine, or `experiments` cannot be imported.
     """
     try:
         encoders = importlib.import_module("experiments.common.encoders")
@@ -187,10 +197,8 @@ def load(
         if not str(error.name).startswith("experiments"):
             raise
         raise UserError(
-            f"the recipe of {run_directory} cannot be imported: there is no {error.name}; start "
+            f"the encoder of {run_directory} cannot be built: there is no {error.name}; start "
             "Python in the root of the repository, or put it on PYTHONPATH"
         ) from None
-    found: Encoder = encoders.open_encoder(
-        Path(run_directory).expanduser(), step=step, mesh=mesh, **options
-    )
+    found: Encoder = encoders.open_encoder(run_directory, step=step, mesh=mesh, **options)
     return found

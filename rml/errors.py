@@ -2,10 +2,15 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(ValueError):
     """A mistake in what the user gave: a name, a value, a file, a directory."""
+
+
+class MissingError(UserError):
+    """An archive or a package that is known and not on this machine: the message says the cure."""
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
@@ -23,3 +28,27 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     expected = f"did you mean {near[0]!r}?" if near else f"expected one of: {', '.join(valid)}"
     return UserError(f"unknown {kind} {name!r}; {expected}")
+
+
+def local_path(given: str | Path, what: str) -> Path:
+    """A path of this machine, a leading `~` expanded.
+
+    Args:
+      given: The path.
+      what: What it is the path of, for the message.
+
+    Raises:
+      UserError: It is a URL, such as gs://BUCKET/PATH, which nothing here writes to or reads.
+    """
+    path = Path(given)
+    if path.parts and path.parts[0].endswith(":"):
+        raise a_url(str(given), what)
+    return path.expanduser()
+
+
+def a_url(given: str, what: str) -> UserError:
+    """The error for a URL in the place of a path."""
+    return UserError(
+        f"{what} is {given!r}, a URL; expected a path of this machine: mount a bucket first, such "
+        "as with gcsfuse"
+    )

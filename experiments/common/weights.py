@@ -90,7 +90,7 @@ def open_weights(name: str, mesh: Mesh) -> Encoder:
 def _load_images(name: str, key: str) -> tuple[pretrained.PretrainedImages, int]:
     """The encoder that a name says, and the length of the shorter side of its images."""
     match = re.fullmatch(WEIGHTS + r"(.+?)(?:@(\d+))?", name)
-    if match is None:
+    if match is None or ("@" in match[1] and not Path(match[1]).expanduser().exists()):
         raise UserError(f"{key} is {name!r}, expected weights:NAME, weights:NAME/LAYER@SIDE")
     weights, given = match[1], int(match[2]) if match[2] else None
     if given is not None and given < MIN_IMAGE:

@@ -42,6 +42,25 @@ def average_power(
     return jnp.mean((keys @ direction) ** degree, axis=-1)
 
 
+def average_harmonic(
+    query: Float[Array, "n d"],
+    keys: Float[Array, "n k d"],
+    *,
+    direction: Float[Array, " d"],
+    degree: int,
+) -> Float[Array, " n"]:
+    """Mean over keys of the Gegenbauer polynomial of `degree` in <direction, key>, 1 at 1.
+
+    On the sphere it has no part of a lower degree, as a power has. The query plays no part.
+    """
+    d, t = keys.shape[-1], keys @ direction
+    before, harmonic = jnp.ones_like(t), t
+    for p in range(1, degree):
+        step = (2 * p + d - 2) * t * harmonic - p * before
+        before, harmonic = harmonic, step / (p + d - 2)
+    return jnp.mean(harmonic if degree else before, axis=-1)
+
+
 def correlation_power(
     query: Float[Array, "n d"], keys: Float[Array, "n k d"], *, degree: int
 ) -> Float[Array, " n"]:

@@ -7,6 +7,7 @@ import abc
 import contextlib
 import functools
 import io
+import itertools
 import os
 import tempfile
 import time
@@ -21,7 +22,7 @@ from tensorflow_datasets.core.utils import tqdm_utils
 from rml.data import pydocs, splits
 from rml.data.errors import DataError
 from rml.data.glyphs import make_glyphs
-from rml.data.packaged import SEED, Packaged
+from rml.data.packaged import SEED, Fetched, Packaged
 from rml.data.sets import SETS
 
 
@@ -186,8 +187,11 @@ TEXTS: dict[str, type[Packaged]] = {"pydocs": Pydocs}
 KNOWN: dict[str, type[Packaged]] = {**OURS, **TEXTS, **SETS}
 """All data sets that are prepared here."""
 
-Progress = Callable[[str, int, float], None]
-"""Told a data set's name, how many of its examples are written, and seconds since the start."""
+Progress = Callable[[str, str, int, float], None]
+"""Told a data set's name, "read" or "written", of how many examples, and seconds since the start.
+
+Of what packages carry nothing is told before it is written.
+"""
 
 
 def prepare(name: str, data_dir: Path, progress: Progress | None = None) -> Path:
@@ -200,7 +204,8 @@ def prepare(name: str, data_dir: Path, progress: Progress | None = None) -> Path
     Args:
         name: A key of `KNOWN`.
         data_dir: TFDS data directory.
-        progress: Function that is called after each example.
+        progress: Function that is called after each example that is read, then after each that is
+            written.
 
     Returns:
         The prepared directory, `data_dir/name/version` (`data_dir/name/config/version`).
@@ -246,20 +251,22 @@ def prepare(name: str, data_dir: Path, progress: Progress | None = None) -> Path
 
 
 def _count(builder: Packaged, progress: Progress) -> None:
-    """Lets a builder tell of each example that it writes."""
-    make, start, count = builder._split_generators, time.monotonic(), 0
+    """Lets a builder tell of each example that it reads or writes."""
+    start = time.monotonic()
 
-    def told(examples: Iterable) -> Iterator:
-        nonlocal count
+    def told(done: str, examples: Iterable, numbers: Iterator[int]) -> Iterator:
         for example in examples:
-            count += 1
-            progress(builder.name, count, time.monotonic() - start)
+            progress(builder.name, done, next(numbers), time.monotonic() - start)
             yield example
 
-    def counted(dl_manager: Any) -> dict[str, Iterator]:
-        return {split: told(examples) for split, examples in make(dl_manager).items()}
+    def written(dl_manager: Any, make: Callable = builder._split_generators) -> dict[str, Iterator]:
+        numbers = itertools.count(1)
+        return {split: told("written", some, numbers) for split, some in make(dl_manager).items()}
 
-    builder._split_generators = counted
+    builder._split_generators = written
+    if isinstance(builder, Fetched):
+        keyed = builder._keyed
+        builder._keyed = lambda: told("read", keyed(), itertools.count(1))  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rml.data.errors import DataError
 from rml.data.images import decode, from_picture, resize_and_center_crop
-from rml.data.source import NO_LABEL, Source
+from rml.data.source import IN_MEMORY_BYTES, NO_LABEL, Source
 
 
 class GivenImages:
@@ -169,3 +169,17 @@ def _describe(image: Any) -> str:
     return f"a {type(image).__name__}" + (
         "" if isinstance(image, Image.Image) else f" {image!r:.40}"
     )
+
+
+def in_slices(images: Any) -> Any:
+    """Images that are sliced as `images[a:b]`; of a source from memory where they are few.
+
+    Raises:
+        DataError: If images of a source have several sizes.
+    """
+    if not isinstance(images, Source):
+        return images
+    if images.nbytes is None or images.nbytes <= IN_MEMORY_BYTES:
+        return images.arrays()["image"]
+    example = images[0]["image"]
+    return GivenImages(images, shape=example.shape, dtype=str(example.dtype))

@@ -89,8 +89,10 @@ def resize_and_center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarr
     """
     height, width = image.shape[:2]
     scale = min(height / size[0], width / size[1])
-    box_h, box_w = size[0] * scale, size[1] * scale
+    # Rounded, the product of side and scale may be more than the image has.
+    box_h, box_w = min(size[0] * scale, height), min(size[1] * scale, width)
     if (box_h, box_w) == (height, width):
         return resize(image, size)
     left, top = (width - box_w) / 2, (height - box_h) / 2
-    return resize(image, size, box=(left, top, left + box_w, top + box_h))
+    right, bottom = min(left + box_w, width), min(top + box_h, height)
+    return resize(image, size, box=(left, top, right, bottom))

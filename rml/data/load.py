@@ -6,6 +6,7 @@ from pathlib import Path
 from rml.assets import default_data_dir
 from rml.data.errors import DataError
 from rml.data.source import Source
+from rml.errors import local_path
 
 OTHER_KINDS = {
     "pairs": "load_pairs", "clips": "load_clips", "interactions": "load_interactions",
@@ -66,7 +67,7 @@ def load(
     # TFDS takes 0.3 s to import, which files need not wait for.
     from rml.data.tfds_source import open_tfds
 
-    directory = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    directory = default_data_dir() if data_dir is None else local_path(data_dir, "data_dir")
     return open_tfds(
         name,
         split,

@@ -58,9 +58,13 @@ class Fetched(Packaged):
     def _features(self) -> dict[str, Any]:
         """TFDS features by name."""
 
-    @abc.abstractmethod
+    def _keyed(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        """Each example with the key of its group, which stays in one split, see `by_split`."""
+        raise NotImplementedError
+
     def _examples(self) -> Mapping[str, Iterable[dict[str, Any]]]:
         """Examples of each split, in the order in which they are kept."""
+        return by_split(self._keyed())
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -91,23 +95,21 @@ class Drawn(Fetched):
     def _drawings(self) -> Iterable[tuple[str, dict[str, Any] | None]]:
         """Each drawing with the key of its group; None for one that shows nothing."""
 
+    def _keyed(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        self._blank = 0
+        for key, example in self._drawings():
+            if example is None:
+                self._blank += 1
+            else:
+                yield key, example
+
     def _examples(self) -> Mapping[str, Iterable[dict[str, Any]]]:
-        blank = 0
-
-        def shown() -> Iterator[tuple[str, dict[str, Any]]]:
-            nonlocal blank
-            for key, example in self._drawings():
-                if example is None:
-                    blank += 1
-                else:
-                    yield key, example
-
-        splits = by_split(shown())
+        splits = by_split(self._keyed())
         sizes = {split: len(part) for split, part in splits.items()}
         splits = without_near_copies(splits)
         near = {split: size - len(splits[split]) for split, size in sizes.items()}
         assert isinstance(self.info.metadata, dict)
-        self.info.metadata.update(blank=blank, near_copies=near)
+        self.info.metadata.update(blank=self._blank, near_copies=near)
         return splits
 
 

@@ -13,7 +13,7 @@ from rml.data.beir import read_beir, read_corpus
 from rml.data.duplicates import normalized
 from rml.data.errors import DataError
 from rml.data.passages import read_passages
-from rml.errors import unknown
+from rml.errors import local_path, unknown
 
 TASKS = {
     "docstring_to_code": ("docstring", "code"),
@@ -240,7 +240,7 @@ def _read(
     # TFDS takes 0.3 s to import, which files need not wait for.
     from rml.data.tfds_source import read_texts
 
-    directory = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    directory = default_data_dir() if data_dir is None else local_path(data_dir, "data_dir")
     return read_texts(name, split, data_dir=directory, keys=keys)
 
 

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from rml.attention import targets
 
@@ -37,6 +38,18 @@ def test_targets_are_their_definitions():
             (targets.mixed_correlation(*given, rotation=turn, weight=0.6, degree=p), mixed),
         ):
             np.testing.assert_allclose(value, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("degree", range(5))
+def test_harmonics_are_gegenbauer_polynomials_that_are_1_at_1(degree):
+    query, keys = targets.draw_inputs(KEY, 20, keys=3, d=5)
+    direction = targets.sphere(jax.random.key(1), 5)
+    found = targets.average_harmonic(query, keys, direction=direction, degree=degree)
+    cosines = np.asarray(keys, np.float64) @ np.asarray(direction, np.float64)
+    expected = special.eval_gegenbauer(degree, 1.5, cosines) / special.eval_gegenbauer(
+        degree, 1.5, 1.0
+    )
+    np.testing.assert_allclose(found, expected.mean(1), atol=1e-6)
 
 
 @pytest.mark.slow

@@ -302,8 +302,8 @@ def test_missing_resvg_names_the_extra(tmp_path, monkeypatch):
 def test_preparing_tells_how_far_it_is(tmp_path, capfd):
     told = []
     builders.prepare("digits", tmp_path, lambda *progress: told.append(progress))
-    names, counts, seconds = zip(*told, strict=True)
-    assert set(names) == {"digits"}
+    names, done, counts, seconds = zip(*told, strict=True)
+    assert (set(names), set(done)) == ({"digits"}, {"written"})
     assert counts == tuple(range(1, 1798))
     assert 0 < seconds[0] <= seconds[-1]
     assert list(seconds) == sorted(seconds)

@@ -26,6 +26,12 @@ def test_counted_classes_are_disjoint_and_lists_stay():
     shuffled = split_classes(dict(base=4, validation=3, novel=3), PRESENT, SPLITS, seed=0)
     assert sorted(np.concatenate(list(shuffled.values())).tolist()) == list(range(10))
     assert shuffled["base"].tolist() != [0, 1, 2, 3]
+    assert all((np.diff(classes) > 0).all() for classes in shuffled.values())
+    others = [
+        split_classes(dict(base=4, validation=3, novel=3), PRESENT, SPLITS, seed=s)["base"]
+        for s in range(4)
+    ]
+    assert len({tuple(classes.tolist()) for classes in others}) == 4
     same = split_classes(dict(base=(2, 3), validation="base", novel=2), PRESENT, SPLITS)
     assert same["validation"].tolist() == [2, 3]
     assert same["novel"].tolist() == [0, 1]

@@ -44,16 +44,19 @@ def test_hsv_shift_leaves_grey_black_and_white_alone():
     np.testing.assert_allclose(turn, IMAGES, atol=3e-6)
 
 
-def test_color_jitter_is_the_published_chain():
-    """Brightness, contrast, saturation, hue; clipped after each."""
-    strengths = {"brightness": 0.8, "contrast": 0.6, "saturation": 0.4, "hue": 0.1}
-    got = jitted(color_jitter, KEY, IMAGES, **strengths, p=1)
+@pytest.mark.parametrize("strengths", [(0.8, 0.6, 0.4, 0.1), (1.5, 3.0, 2.0, 0.3)])
+def test_color_jitter_is_the_published_chain(strengths):
+    """Brightness, contrast, saturation, hue; clipped after each, no factor below 0."""
+    names = ("brightness", "contrast", "saturation", "hue")
+    got = jitted(color_jitter, KEY, IMAGES, **dict(zip(names, strengths, strict=True)), p=1)
     u = np.asarray(uniforms(KEY, 8, 5), np.float64)
+    low, high = np.maximum(1 - np.array(strengths), 0), 1 + np.array(strengths)
+    factors = low[:, None] + (high - low)[:, None] * u[:4]
     for index, image in enumerate(np.asarray(IMAGES, np.float64)):
-        bright = np.clip(image * (0.2 + 1.6 * u[0, index]), 0, 1)
+        bright = np.clip(image * factors[0, index], 0, 1)
         mean = bright.mean(axis=(0, 1))
-        contrast = np.clip((bright - mean) * (0.4 + 1.2 * u[1, index]) + mean, 0, 1)
-        saturation, hue = 0.6 + 0.8 * u[2, index], -0.1 + 0.2 * u[3, index]
+        contrast = np.clip((bright - mean) * factors[1, index] + mean, 0, 1)
+        saturation, hue = factors[2, index], strengths[3] * (2 * u[3, index] - 1)
         h, s, v = np.moveaxis(rgb_to_hsv(contrast), -1, 0)
         changed = np.stack([(h + hue) % 1, np.clip(s * saturation, 0, 1), v], axis=-1)
         np.testing.assert_allclose(got[index], hsv_to_rgb(changed), atol=1e-5)

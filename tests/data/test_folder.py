@@ -218,6 +218,15 @@ def test_resize_and_center_crop_keeps_aspect_and_centre():
         resize(image.astype(np.float32), (4, 4))
 
 
+def test_any_image_is_cropped_although_its_box_is_rounded():
+    """Of an image 29 high a box of 28 * (29 / 28) pixels is cropped, which is more than 29."""
+    assert 28 * (29 / 28) > 29
+    for height in range(20, 60):
+        for width in range(20, 60):
+            image = np.zeros((height, width, 1), np.uint8)
+            assert resize_and_center_crop(image, (28, 28)).shape == (28, 28, 1)
+
+
 def test_decode_of_bytes_names_what_it_was():
     with pytest.raises(DataError, match="the thing cannot be decoded"):
         decode(b"junk", channels=3, what="the thing")

@@ -60,13 +60,17 @@ def test_random_resized_crop_is_pils_resize_of_its_box(size):
 
 @pytest.mark.slow
 def test_random_boxes_have_the_stated_distribution():
-    scale, ratio = (0.2, 0.4), (3 / 4, 4 / 3)
+    scale, ratio = (0.2, 0.4), (0.7, 1.2)  # wide over tall, not its own inverse
     top, left, h, w = geometry._random_boxes(KEY, 4000, 60, 40, scale, ratio)
     area, aspect = np.asarray(h * w / 2400), np.log(np.asarray(w / h))
     assert (area.min(), area.max()) == pytest.approx(scale, abs=1e-3)
     assert (aspect.min(), aspect.max()) == pytest.approx(np.log(ratio), abs=2e-3)
     assert area.mean() == pytest.approx(0.3, abs=4 * 0.2 / math.sqrt(12 * 4000))
-    assert aspect.mean() == pytest.approx(0, abs=4 * 2 * np.log(4 / 3) / math.sqrt(12 * 4000))
+    low, high = np.log(ratio)
+    assert aspect.mean() == pytest.approx(
+        (low + high) / 2, abs=4 * (high - low) / math.sqrt(12 * 4000)
+    )
+    assert abs(np.corrcoef(area, aspect)[0, 1]) < 0.1
     assert float((top / (60 - h)).mean()) == pytest.approx(0.5, abs=4 / math.sqrt(12 * 4000))
     assert float((left / (40 - w)).mean()) == pytest.approx(0.5, abs=4 / math.sqrt(12 * 4000))
     assert min(top.min(), left.min()) >= 0
@@ -132,6 +136,14 @@ def test_random_affine_moves_content_as_its_parameters_say():
     sheared = centroid(jitted(random_affine, KEY, images, shear=30)) - 20
     np.testing.assert_allclose(sheared[:, 0], -10, atol=0.05)
     assert np.abs(sheared[:, 1]).max() == pytest.approx(10 * np.tan(np.pi / 6), abs=0.4)
+
+
+def test_shifts_are_shares_of_their_own_side():
+    dot = jnp.zeros((200, 21, 41, 1)).at[:, 10, 20].set(1.0)
+    moved = np.asarray(jitted(random_affine, KEY, dot, translate=(0.2, 0.1)))[..., 0]
+    for axis, side, share in ((1, 21, 0.2), (2, 41, 0.1)):
+        along = moved.sum(3 - axis) @ np.arange(side) - (side - 1) / 2
+        assert np.abs(along).max() == pytest.approx(share * side, abs=0.2)
 
 
 def test_rotation_by_a_right_angle_is_exact():

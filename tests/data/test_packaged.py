@@ -39,7 +39,9 @@ class Toy(Drawn):
 
 def test_blank_drawings_and_near_copies_are_left_out_and_counted(tmp_path, monkeypatch):
     monkeypatch.setitem(builders.KNOWN, Toy.name, Toy)
-    info = tfds.builder_from_directory(builders.prepare(Toy.name, tmp_path)).info
+    told = []
+    where = builders.prepare(Toy.name, tmp_path, lambda *progress: told.append(progress))
+    info = tfds.builder_from_directory(where).info
     shown = [split_of(f"group {at}") for at in range(GROUPS) if at % 5 != 4]
     assert shown.count("test") > 0
     expected = {split: shown.count(split) for split in ("train", "validation", "test")}
@@ -47,3 +49,6 @@ def test_blank_drawings_and_near_copies_are_left_out_and_counted(tmp_path, monke
     assert info.metadata["blank"] == GROUPS // 5
     copies = {"train": 0, "validation": 0, "test": shown.count("test")}
     assert info.metadata["near_copies"] == copies
+    for done, count in (("read", len(shown) + shown.count("test")), ("written", len(shown))):
+        assert [one[2] for one in told if one[1] == done] == list(range(1, count + 1))
+    assert [one[1] for one in told] == sorted(one[1] for one in told)  # first read, then written

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rml.data import ArraySource, DataError, batches, decode_and_resize, load
+from rml.data.pipeline import _random_box
 
 N = 23
 
@@ -112,16 +113,29 @@ def test_transforms_are_seeded_by_epoch_and_example():
     def noisy(example, rng):
         return {**example, "image": example["image"] + rng.normal(size=(1, 1, 1))}
 
-    def stream(batch_size, **how):
-        data = batches(source(), batch_size=batch_size, seed=5, transform=noisy, **how)
+    def stream(batch_size, seed=5, **how):
+        data = batches(source(), batch_size=batch_size, seed=seed, transform=noisy, **how)
         taken = itertools.islice(data, N // batch_size * 2)
         return [batch["image"].ravel()[:: 4 * 4] for batch in taken]
 
     whole = stream(N, num_threads=0)
     assert not np.array_equal(np.sort(whole[0]), np.sort(whole[1]))  # epochs differ
+    assert not np.array_equal(np.sort(whole[0]), np.sort(stream(N, seed=6)[0]))
     assert np.array_equal(whole[0], stream(N, num_threads=4)[0])
     small = np.concatenate(stream(4)[: N // 4])
     assert np.array_equal(small, whole[0][: len(small)])
+
+
+def test_boxes_have_their_shape_and_the_first_that_fits_is_taken():
+    """Boxes half as wide again as tall fit a tall image seldom: one of ten draws does."""
+    rngs = map(np.random.default_rng, range(300))
+    boxes = np.array([_random_box(60, 40, (0.3, 0.9), (1.5, 1.5), rng) for rng in rngs])
+    wide, tall = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    fitting = np.isclose(wide / tall, 1.5)
+    assert fitting.mean() > 0.85  # 0.94 of them, 0.24 of first draws
+    assert (wide * tall)[fitting].min() >= 0.3 * 2400 - 1e-6
+    assert wide.max() <= 40
+    assert tall.max() <= 60
 
 
 def test_decode_and_resize_draws_boxes_in_range():

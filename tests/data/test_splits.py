@@ -84,11 +84,19 @@ def test_every_contiguous_slice_of_interleaved_classes_is_balanced(counts, cut, 
     np.testing.assert_allclose(got, share, atol=2 + 2 * np.sqrt(len(counts)))
 
 
+def test_classes_start_at_places_of_their_own():
+    labels = np.repeat(np.arange(8), 5)
+    starts = [labels[splits.interleave(labels, seed=seed)[0]] for seed in range(60)]
+    assert np.bincount(starts, minlength=8).min() > 0
+
+
 def test_stratified_keeps_proportions_and_is_a_partition():
     labels = np.repeat([0, 1, 2, 3], [100, 50, 2, 1])
     train, test = splits.stratified(labels, test_fraction=0.2, seed=3)
     assert sorted(np.concatenate([train, test])) == list(range(len(labels)))
     assert np.bincount(labels[test], minlength=4).tolist() == [20, 10, 1, 0]
+    much = splits.stratified(labels, test_fraction=0.9, seed=3)
+    assert np.bincount(labels[much[0]], minlength=4).tolist() == [10, 5, 1, 0]
     again = splits.stratified(labels, test_fraction=0.2, seed=3)
     assert np.array_equal(train, again[0])
     assert not np.array_equal(test, splits.stratified(labels, test_fraction=0.2, seed=4)[1])

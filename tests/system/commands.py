@@ -27,7 +27,7 @@ NOT_RUN = {
     r"^python -m (experiments\.claims|benchmarks\.)": "ten minutes and more; their tests run less",
     r"two_steps": "minutes; tests/system/test_two_steps.py runs a dozen",
     r"search_pydocs|contriever": "needs weights; tests/system/test_retrieval.py",
-    r"weights:|load_images": "needs weights; tests/fewshot/test_frozen_features.py",
+    r"weights:|load_images": "needs weights; tests/system/test_weights.py",
     r"^rm -r ": "clears a cache outside the clone",
     r"tpu\.aot|'\.\[tpu\]'": "needs the tpu extra; tests/tpu",
     r"tpu\.launch|^(FLAGS|RUN)=": "needs a Google Cloud project; tests/tpu",

@@ -74,20 +74,24 @@ SHORT
 }
 
 own_data() { # Pictures of all sizes, without labels, and arrays.
-  mkdir -p images path/to
+  mkdir -p images path/to mine
   "$PY" - <<'PYTHON'
 import numpy as np
 from PIL import Image
 
 rng = np.random.default_rng(0)
-for number in range(200):
+for number in range(400):  # 320 of them to train on: more than a batch
     size = (*rng.integers(10, 40, 2), 3)
     Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(f"images/{number}.png")
 for name in ("photo.jpg", "scan.png"):
     Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8)).save(name)
-np.savez("own.npz", image=rng.integers(0, 256, (200, 8, 8, 1), np.uint8))
+with open("mine/pairs.jsonl", "w") as pairs:
+    for number in range(100):
+        print(f'{{"image": "images/{number}.png", "text": "picture {number}"}}', file=pairs)
+np.savez("own.npz", image=rng.integers(0, 256, (400, 8, 8, 1), np.uint8))
 PYTHON
   ln -s ../../images path/to/images
+  ln -s ../images mine/images
   ln -s ../../docs path/to/folder
 }
 

@@ -14,8 +14,9 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from experiments import registry
+from experiments import ranges, registry
 from experiments import run as launcher
+from rml.errors import UserError
 
 DIGITS = "configs/contrastive/simclr_digits.py"
 BASE = (
@@ -47,6 +48,9 @@ NUMBERS = [
     ("train.log_every=-1", ("train.log_every", "-1", "at least 0")),
     ("train.eval_every=-1", ("train.eval_every", "-1", "at least 0")),
     ("train.checkpoint_every=-5", ("train.checkpoint_every", "-5", "at least 0")),
+    ("precision=high", ("precision", "'high'", "did you mean 'highest'")),
+    ("data.data_dir=gs://bucket/sets", ("data.data_dir", "'gs://bucket/sets'", "a URL", "mount")),
+    ("data.name=folder:s3://bucket/own", ("data.name", "'folder:s3://bucket/own'", "a URL")),
     ("seed=-1", ("seed", "-1", "[0, 4294967295]")),
     ("seed=4294967296", ("seed", "4294967296", "[0, 4294967295]")),
     ("loss.temperature=0", ("loss.temperature", "0", "above 0")),
@@ -261,6 +265,20 @@ def test_values(attempt, values, expected):
     # A blank before a key separates values; one inside a path stays.
     given = [f"--config.{value}" for value in re.split(r" (?=[a-z_.]+=)", values)]
     check(attempt(DIGITS, *BASE, *given), expected)
+
+
+def test_ranges_hold_their_ends_where_they_say():
+    for inside, outside, within in (
+        ((0.0, 0.999), (1.0, -0.1, np.nan), ranges.DECAY),
+        ((0.0, 1.0), (1.1, "0.5"), ranges.SHARE),
+        ((1e-9, 5), (0.0,), ranges.ABOVE_0),
+        ((1, 7), (0, 1.0), ranges.SIZE),
+    ):
+        assert all(value in within for value in inside)
+        assert not any(value in within for value in outside)
+    given = ["--config.train.steps=4", "--config.optimizer.accumulate=5"]
+    with pytest.raises(UserError, match=r"accumulate is 5, more than train\.steps, 4"):
+        ranges.check_config(registry.read_config(DIGITS, given))
 
 
 @pytest.mark.parametrize(("config", "values", "expected"), RECIPES)

@@ -18,6 +18,7 @@ from experiments.results import read_results
 from experiments.search_difficulty import of_search
 from experiments.systems import read_systems
 from rml.data import builders
+from rml.encoder import ImageEmbedder
 
 ANIMALS = ("heron", "otter", "badger", "lynx")
 
@@ -87,7 +88,8 @@ def written(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         small = partial(of_images, most=Sizes(300, 60, 100))
         patch.setitem(BASELINES, "digits", (small,))
-        patch.setattr(difficulty, "encoded", lambda parts: [x.reshape(len(x), -1) for x in parts])
+        flat = ImageEmbedder(lambda scale, images: images.reshape(len(images), -1) / scale, 255.0)
+        patch.setattr(difficulty, "load_encoder", lambda name, shape: flat)
         assert cards.main(["digits", f"--out={out}"]) == 0
     return out
 
@@ -98,6 +100,7 @@ def test_digits_are_counted_and_measured(written):
     assert card["fields"] == {"image": "uint8 [8, 8, 1]", "label": "one of 10 classes"}
     assert card["prepared"]["bytes"] > 1797 * 64
     assert card["prepared"]["seconds"] > 0
+    assert 2**25 < card["prepared"]["peak_bytes"] < 2**31
     values = {one["baseline"]: one["value"] for one in card["difficulty"]}
     assert values.pop("majority class") < 0.2
     assert len(values) == 3
@@ -112,6 +115,7 @@ def test_the_page_of_a_data_set_shows_what_was_measured(written):
     assert page.startswith("# digits\n\nHandwritten digits")
     assert "**Ground truth.** The digit" in page
     assert "| `train` | 1,438 |" in page
+    assert f"{card['prepared']['peak_bytes'] / 1e6:.1f} MB of memory at most" in page
     assert f"| {card['difficulty'][1]['baseline']} | accuracy 0." in page
     assert "[simclr](../systems/simclr.md)" in page
     assert "](../results/data/digits.png)" in page
@@ -124,9 +128,18 @@ def test_the_page_of_a_data_set_shows_what_was_measured(written):
     assert "Not measured" in data_set_page(one, None, [])
 
 
-def test_an_unknown_data_set_is_named(capsys):
+def test_a_mistake_is_told_in_one_line(capsys):
     assert cards.main(["digit"]) == 1
-    assert "unknown data set 'digit'; did you mean 'digits'" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told == "error: unknown data set 'digit'; did you mean 'digits'?\n"
+    assert cards.main(["--uot=x"]) == 1
+    told = capsys.readouterr().err
+    assert told == "error: unrecognized arguments: --uot=x; see --help\n"
+
+
+def test_peak_memory_leaves_out_that_of_the_process_that_measures(tmp_path):
+    held = bytearray(2**30)
+    assert cards.prepare("digits", tmp_path)["peak_bytes"] < len(held)
 
 
 def test_a_data_set_that_cannot_be_prepared_is_said_and_nothing_written(

@@ -61,8 +61,11 @@ def test_config_trains_abstractly(path, tmp_path, monkeypatch):
     assert "loss" in metrics
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     assert parameters > 10_000
-    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(task.batch_spec)}
-    assert sizes == {config.train.batch_size}
+    # Images of one batch, or of one batch for each of the seeds that train side by side.
+    size = config.train.batch_size
+    expected = (config.seeds, size) if "seeds" in config else (size,)
+    sizes = {leaf.shape[: len(expected)] for leaf in jax.tree.leaves(task.batch_spec)}
+    assert sizes == {expected}
     assert not list(tmp_path.iterdir())
 
 

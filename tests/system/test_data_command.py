@@ -40,7 +40,7 @@ def test_a_terminal_is_shown_how_far_it_is(monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     assert main(["data", "--prepare=digits"]) == 0
-    assert "digits: 1,797 examples in " in terminal.getvalue()
+    assert "digits: 1,797 examples written in " in terminal.getvalue()
     assert capsys.readouterr().out.startswith("digits ")
 
 

@@ -1,14 +1,17 @@
 """A newcomer's own data: without labels, collapsed, odd, and claims that are not about it."""
 
+import json
 import logging
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments import registry
 from experiments.common.claims import other_data
+from experiments.common.pretraining import constant_loss
 from rml.errors import UserError
 from rml.training import Claim, RunDirectory, measure_claims
 
@@ -39,6 +42,19 @@ def run(path, folder, values):
         return registry.find_experiment(config.experiment).run(config, directory)
     finally:
         directory.close()
+
+
+@pytest.mark.parametrize(
+    ("losses", "since"),
+    [((3.0, 2.0, 2.0, 2.0), 2), ((2.0, 2.0, 2.0, 1.0), 0), ((2.0, 2.0), 0), ((2.0, 2.1, 2.0), 0)],
+)
+def test_a_loss_is_constant_where_its_last_lines_agree(tmp_path, losses, since):
+    lines = [{"step": n, "time": 0.0, "train/loss": x} for n, x in enumerate(losses, 1)]
+    lines.insert(1, {"step": 1, "time": 0.0, "eval/knn": 0.5})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = constant_loss(SimpleNamespace(path=tmp_path))
+    assert bool(found) == bool(since)
+    assert not since or f"stayed at 2 since step {since} or before" in found
 
 
 @pytest.mark.slow
@@ -72,6 +88,47 @@ def test_losses_that_need_labels_refuse_before_training(name, tmp_path, tfds_dat
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+BOTH = "train and test are both 'train' of digits"
+
+
+class Reached(Exception):
+    """What would take long has begun."""
+
+
+@pytest.mark.parametrize(
+    ("config", "part", "stop", "told"),
+    [
+        (
+            "kernels/classification_mnist5k",
+            "data.test=train",
+            "kernels.classification.for_each",
+            BOTH,
+        ),
+        ("fewshot/base_digits", "data.held_out=train", "fewshot.base_training.train", BOTH),
+        (
+            "fewshot/compare_digits",
+            "data.held_out=train[:50%]",
+            "fewshot.features.image_encoder",
+            "test images of digits are training images too",
+        ),
+    ],
+)
+def test_recipes_warn_of_odd_data_before_they_train(
+    config, part, stop, told, tmp_path, warnings, monkeypatch, tfds_data_dir
+):
+    def reached(*args, **options):
+        raise Reached
+
+    monkeypatch.setattr(f"experiments.{stop}", reached)
+    config = registry.read_config(f"configs/{config}.py", [f"--config.{part}"])
+    config.data.update(dict(name="digits", image_shape=(8, 8, 1)))
+    recipe = registry.find_experiment(config.experiment)
+    with pytest.raises(Reached):
+        recipe.run(config, RunDirectory(tmp_path / "run", config.to_dict()))
+    assert len(warnings) == 1
+    assert told in warnings[0]
+
+
 def test_a_single_test_image_is_refused_before_training(tmp_path):
     np.savez(tmp_path / "few.npz", image=PAPER[:5])
     values = {"data.name": f"npz:{tmp_path}/few.npz"}
@@ -87,7 +144,7 @@ def test_every_config_names_what_warps_and_boxes_are_filled_with():
             options = config.get("augment", {}).get(name)
             if options is not None:
                 named += 1
-                assert options.fill == 0.0, path
+                assert options.fill == (1.0 if "icons" in path else 0.0), path
     assert named > 20
 
 
@@ -118,9 +175,10 @@ def test_claims_are_judged_on_the_data_of_the_file(tmp_path):
 
 
 def test_a_claim_on_other_data_shows_its_value_without_a_verdict():
-    bound = Claim("m is above 0.1", "m", ">=", 0.1, "a paper")
-    theorem = Claim("e never grows", "e", "<=", 0.0, "a theorem", any_data=True)
-    metrics = {"m": 0.5, "e": 0.0}
+    stated = {"stated": "2025-01-01", "null": "z"}
+    bound = Claim("m is above 0.1", "m", ">=", 0.1, "a paper", **stated)
+    theorem = Claim("e never grows", "e", "<=", 0.0, "a theorem", any_data=True, **stated)
+    metrics = {"m": 0.5, "e": 0.0, "z": 0.3}
     here, everywhere = measure_claims((bound, theorem), metrics, other_data="folder:photos")
     assert (here["value"], here["holds"], here["note"]) == (
         0.5,
@@ -128,7 +186,9 @@ def test_a_claim_on_other_data_shows_its_value_without_a_verdict():
         "not judged on folder:photos",
     )
     assert (everywhere["holds"], everywhere["note"]) == (True, "")
-    assert bound.measure({}, other_data="folder:photos")["value"] is None
+    assert (here["null_value"], everywhere["null_value"]) == (0.3, 0.3)
+    unmeasured = bound.measure({}, other_data="folder:photos")
+    assert (unmeasured["value"], unmeasured["null_value"]) == (None, None)
     assert measure_claims((bound,), metrics)[0]["holds"] is True
     with pytest.raises(KeyError):
         bound.measure({})

@@ -223,6 +223,16 @@ def test_nothing_is_chosen_on_test_data_unless_asked(swept):
     assert "(best)" not in out
 
 
+def test_the_best_has_all_of_its_seeds_and_the_least_of_what_falls():
+    rows = [
+        {"complete": list(range(done)), "seeds": 2, "metrics": {"m": {"mean": mean}}}
+        for done, mean in ((2, 0.3), (2, 0.7), (1, 0.9), (1, 0.1))
+    ]
+    for mode, best in (("max", 1), ("min", 0)):
+        assert table.find_best(rows, table.Judge("m", mode, "")) is rows[best]
+    assert table.find_best(rows[2:], table.Judge("m", "max", "")) is None
+
+
 @pytest.mark.parametrize(
     ("selection", "data", "reason"),
     [

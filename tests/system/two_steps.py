@@ -26,7 +26,9 @@ GOLDEN = Path(__file__).parent / "golden" / "two_steps.json"
 FLAGS = "--xla_backend_optimization_level=1"  # of the compiler that recorded them
 os.environ.setdefault("XLA_FLAGS", FLAGS)  # read when JAX finds its devices
 # Not data that a package carries.
-ABSENT = ("cifar", "imagenet", "omniglot", "pods", "_npz", "million")
+ABSENT = (
+    "cifar", "imagenet", "omniglot", "pods", "_npz", "million", "_fashion", "_icons", "_emoji",
+)  # fmt: skip
 # What a short run of an experiment reads of its config, for each file.
 EPISODES = {
     "episodes.count": 64, "episodes.validation": 32, "episodes.imbalanced": True,

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from rml import assets
 from rml.data.errors import DataError
-from rml.data.packaged import Fetched, by_split
+from rml.data.packaged import Fetched
 
 LANGUAGES = ("de", "es", "fr", "it", "ja")
 WORDS = 25  # of the shortest description
@@ -67,8 +67,8 @@ class Debian(Fetched):
             "label": tfds.features.ClassLabel(names=sections),
         }
 
-    def _examples(self) -> Mapping[str, Iterable[dict[str, Any]]]:
-        return by_split((row["source"], row) for row in read())
+    def _keyed(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        return ((row["source"], row) for row in read())
 
 
 @functools.cache

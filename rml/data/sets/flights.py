@@ -3,14 +3,14 @@
 import csv
 import io
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from rml import assets
-from rml.data.packaged import Fetched, by_split
+from rml.data.packaged import Fetched
 
 NUMBERS = ("month", "day", "hour", "distance")
 NAMES = ("carrier", "origin", "dest")
@@ -36,8 +36,8 @@ class Flights(Fetched):
             "delay": tfds.features.Scalar(dtype=np.float32),
         }
 
-    def _examples(self) -> Mapping[str, Iterable[dict[str, Any]]]:
-        return by_split((f"{row['month']}-{row['day']}", row) for row in read())
+    def _keyed(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        return ((f"{row['month']}-{row['day']}", row) for row in read())
 
 
 def read() -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from rml import assets
-from rml.data.packaged import Fetched, by_split
+from rml.data.packaged import Fetched
 
 FEWEST, MOST = 2, 15  # pages that one page may name, for them to count as related
 
@@ -54,8 +54,8 @@ class Manuals(Fetched):
             "label": tfds.features.ClassLabel(names=list(DOMAINS)),
         }
 
-    def _examples(self) -> Mapping[str, Iterable[dict[str, Any]]]:
-        return by_split(
+    def _keyed(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        return (
             (
                 f"{domain} {name}",
                 {"page": name, "text": page.text, "see": page.see, "label": domain},

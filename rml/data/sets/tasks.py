@@ -5,14 +5,14 @@ import json
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from rml import assets
-from rml.data.packaged import Fetched, by_split
+from rml.data.packaged import Fetched
 
 ROOT = "evals/registry/data/"
 LEAST = 60  # distinct rows of a task
@@ -46,8 +46,8 @@ class Tasks(Fetched):
             "label": tfds.features.ClassLabel(names=sorted(read())),
         }
 
-    def _examples(self) -> Mapping[str, Iterable[dict[str, Any]]]:
-        return by_split(_rows())
+    def _keyed(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        return _rows()
 
 
 @functools.cache

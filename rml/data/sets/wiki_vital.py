@@ -1,13 +1,13 @@
 """Introductions of Wikipedia's vital articles, in three languages, and which name each other."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from rml import assets
-from rml.data.packaged import Fetched, by_split
+from rml.data.packaged import Fetched
 
 WORDS = 5  # of the longest title that is looked for
 SHORTEST = 5  # characters of the shortest one
@@ -42,12 +42,12 @@ class WikiVital(Fetched):
             "label": tfds.features.ClassLabel(names=topics),
         }
 
-    def _examples(self) -> Mapping[str, Iterable[dict[str, Any]]]:
+    def _keyed(self) -> Iterable[tuple[str, dict[str, Any]]]:
         articles = self._articles()
         found = mentions(
             [article["title"] for article in articles], [article["extract"] for article in articles]
         )
-        return by_split(
+        return (
             (
                 article["title"],
                 {

@@ -1,14 +1,14 @@
 """WordNet 3.0: glosses, supersenses, hypernyms and examples."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from rml import assets
-from rml.data.packaged import Fetched, by_split
+from rml.data.packaged import Fetched
 
 PARTS = ("noun", "verb", "adj", "adv")
 SUPERSENSES = (
@@ -51,8 +51,8 @@ class Wordnet(Fetched):
             "label": tfds.features.ClassLabel(names=list(SUPERSENSES)),
         }
 
-    def _examples(self) -> Mapping[str, Iterable[dict[str, Any]]]:
-        return by_split((synset["id"], synset) for synset in read())
+    def _keyed(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        return ((synset["id"], synset) for synset in read())
 
 
 def read() -> Iterator[dict[str, Any]]:
