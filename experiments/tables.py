@@ -58,7 +58,7 @@ def systems_table() -> str:
         if system.section == BASELINES
     )
     head = ("key", "system", "area", "state", "claims")
-    return table(head, rows) + f"\nBaselines beside them: {baselines}.\n"
+    return table(head, rows) + f"\nBaselines beside them: {baselines}.\n" * bool(baselines)
 
 
 def measured_table() -> str:

@@ -172,10 +172,10 @@ def kill_at_random(
         elif draw.random() < 0.8:  # in a step, an evaluation or a save
             wait_for_step(victim, parts, step, file=before)
             time.sleep(draw.random() * 0.3)
-        elif count > 1:
+        elif count > 1 or draw.random() < 0.5:
             compiling(first)
-        else:  # before it trains
-            time.sleep(draw.random() * 5)
+        else:  # before it compiles; a fork has imported its libraries already
+            time.sleep(draw.random())
         victim.send_signal(signal.SIGKILL)
         assert victim.wait() == -signal.SIGKILL, "the run was over before it could be killed"
         for other in processes:

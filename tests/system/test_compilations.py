@@ -24,7 +24,6 @@ from experiments.hydra import methods
 from experiments.hydra.evaluator import TransferEvaluator
 from experiments.kernels import regression
 from rml import attention
-from rml.data import tables
 from rml.fewshot import Setting, find_method
 from rml.training import CompiledTask, Progress, RunDirectory, initial_state, make_mesh
 from tests.system.two_steps import SHORT, override, read
@@ -160,15 +159,12 @@ def test_a_second_table_of_the_same_shape_compiles_nothing(tmp_path, monkeypatch
     config = override(read(path), SHORT[path])
     rng = np.random.default_rng(0)
     run = RunDirectory(tmp_path / "run", config.to_dict())
-    monkeypatch.setattr(
-        tables, "load_table", lambda _: (rng.standard_normal((60, 3)), rng.standard_normal((60, 1)))
-    )
-
     monkeypatch.setattr(regression, "draw_correlations", lambda *_: None)  # once a table
 
     def measure(case: int) -> None:
         with jax.enable_x64(True):
-            regression.run_table(config, run, f"table{case}", Progress(quiet=True))
+            table = rng.standard_normal((60, 3)), rng.standard_normal((60, 1))
+            regression.run_table(config, run, f"table{case}", table, Progress(quiet=True))
 
     compile_nothing_again(measure)
     run.close()

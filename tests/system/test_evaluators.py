@@ -40,6 +40,7 @@ def test_neighbours_are_as_many_as_the_config_says(k, temperature):
     train, test = (jax.random.normal(key, (60, 5)) for key in keys[:2])
     labels, wanted = (jax.random.randint(key, (60,), 0, 3) for key in keys[2:])
     own = evaluator(
+        config=SimpleNamespace(mesh={}),
         options=SimpleNamespace(knn_k=k, knn_temperature=temperature),
         train=SimpleNamespace(num_classes=3),
     )
