@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import NAMES
 from experiments.results import number
 from experiments.tables import table
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
-SHARED = ("__init__", "common", "record")
 
 
 def benchmarks_page(measured: Mapping[str, Any]) -> str:
@@ -28,14 +28,12 @@ def benchmarks_page(measured: Mapping[str, Any]) -> str:
         "above 1 is in our favour. Where a floor is named it is the arithmetic alone, timed in the "
         "same run. `make bench` measures all of them, `python -m benchmarks.record NAME` one.\n",
     ]
-    for file in sorted(FOLDER.glob("*.py")):
-        if file.stem in SHARED:
-            continue
-        text = ast.get_docstring(ast.parse(file.read_text())) or ""
+    for name in NAMES:
+        text = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())) or ""
         title, _, rest = text.partition("\n")
         rest = re.sub(r"^python -m .*$", r"`\g<0>`", rest.strip(), flags=re.MULTILINE)
-        parts += [f"## {file.stem}\n", f"{title}\n", f"{rest}\n"]
-        parts.append(measured_rows(measured.get(file.stem)))
+        parts += [f"## {name}\n", f"{title}\n", f"{rest}\n"]
+        parts.append(measured_rows(measured.get(name)))
     return "\n".join(parts)
 
 

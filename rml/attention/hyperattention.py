@@ -86,11 +86,7 @@ def hyper_attention(
     g, s = key.shape[1:3]
     if h % g:
         raise ValueError(f"{g} heads of keys must divide {h} heads of queries")
-    if visible.window is not None or not isinstance(visible.start, int) or visible.start:
-        raise ValueError(
-            f"hyper_attention takes no window and no start, got window={visible.window} and "
-            f"start={visible.start}"
-        )
+    visible.require_whole("hyper_attention")
     if visible.causal and t != s:
         raise ValueError(f"causal attention takes as many queries as keys, got {t} and {s}")
     scale = k**-0.5 if scale is None else scale
@@ -212,22 +208,19 @@ def sorted_part(
     place = jnp.argsort(of_keys, axis=-1)  # of a key among the sorted ones
     blocks = -(-s // settings.block)
     rows = -(-t // blocks)
-    own_block = settings.block
-
     query = _permuted(query, of_queries, back)
     query = _in_blocks(query, blocks, rows)
     keys = _windows(_permuted(key, of_keys, place), settings, blocks)
     values = _windows(_permuted(value, of_keys, place), settings, blocks)
     there = _windows(jnp.take_along_axis(here, of_keys, axis=-1)[..., None], settings, blocks)
     weights = jnp.where(there[..., 0], 0.0, -jnp.inf)
-    half = own_block // 2 if settings.overlap else 0
-
+    half = settings.block // 2 if settings.overlap else 0
     if samples is not None and samples.chosen.shape[-1]:
         index = samples.chosen
         sampled = jnp.take_along_axis(place, index, axis=-1)
-        first = jnp.arange(blocks)[:, None] * own_block
+        first = jnp.arange(blocks)[:, None] * settings.block
         own = (sampled[..., None, :] >= first - half) & (
-            sampled[..., None, :] < first + own_block + half
+            sampled[..., None, :] < first + settings.block + half
         )
         of_samples = jnp.where(own, -jnp.inf, samples.log_weight[..., None, :])
         weights = jnp.concatenate([weights, of_samples], axis=-1)

@@ -112,11 +112,7 @@ def performer(
     Raises:
       ValueError: If there is a window or a start.
     """
-    if visible.window is not None or not isinstance(visible.start, int) or visible.start:
-        raise ValueError(
-            f"performer takes no window and no start, got window={visible.window} and "
-            f"start={visible.start}"
-        )
+    visible.require_whole("performer")
     width, repeats = query.shape[-1], query.shape[1] // key.shape[1]
     wide = jnp.promote_types(query.dtype, jnp.float32)
     if scale is not None:

@@ -59,6 +59,14 @@ class Visible(NamedTuple):
             seen &= near | (keys < self.sinks)
         return seen
 
+    def require_whole(self, method: str) -> None:
+        """Raises a ValueError that names a window or a start, which the method does not see."""
+        if self.window is not None or not isinstance(self.start, int) or self.start:
+            raise ValueError(
+                f"{method} takes no window and no start, got window={self.window} and "
+                f"start={self.start}"
+            )
+
     def dense(self, queries: int, keys: int) -> Bool[Array, "#b t s"]:
         """The matrix of who sees whom; for short texts, tests and figures.
 

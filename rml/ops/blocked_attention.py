@@ -301,20 +301,6 @@ def blocks_backward(
     return dq, dk[:, :, :columns], dv[:, :, :columns]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def in_blocks(
-    shape: Blocks,
-    query: Array,
-    key: Array,
-    value: Array,
-    keys: Array | None,
-    place: Place,
-    visits: Visits | None,
-) -> tuple[Array, Array]:
-    """Output and log-sum-exp, see `attend_in_blocks`."""
-    return blocks_forward(shape, query, key, value, keys, place, visits)
-
-
 def _in_blocks_forward(shape: Blocks, *arguments: Any) -> tuple[tuple[Array, Array], tuple]:
     found = blocks_forward(shape, *arguments)
     return found, (arguments, found)
@@ -327,4 +313,6 @@ def _in_blocks_backward(shape: Blocks, kept: tuple, cotangents: tuple[Array, Arr
     return *(gradient.astype(x.dtype) for gradient, x in pairs), None, None, None
 
 
+in_blocks = jax.custom_vjp(blocks_forward, nondiff_argnums=(0,))
+"""`blocks_forward` with its derivative."""
 in_blocks.defvjp(_in_blocks_forward, _in_blocks_backward)
