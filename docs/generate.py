@@ -12,7 +12,7 @@ from typing import Any
 
 import griffe
 
-from docs.benchmarks import benchmarks_page
+from docs.benchmark_page import benchmarks_page
 from docs.data_cards import data_page, data_set_page
 from experiments.data_sets import data_sets, read_cards, users
 from experiments.report.markup import duration
