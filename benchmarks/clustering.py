@@ -259,7 +259,9 @@ def main(argv: list[str] | None = None) -> None:
 
     import jax
 
-    jax.config.update("jax_num_cpu_devices", THREADS)
+    from rml.training.processes import split_cpu
+
+    split_cpu(THREADS)
     if args.large:
         measure_large(args.large)
         return

@@ -26,6 +26,7 @@ from benchmarks.common import Row, best_of_each, finish, options, print_table
 from experiments.common.many import SEED, many, pretrain_many, replaced
 from experiments.contrastive import simclr
 from rml.training import CompiledTask, RunDirectory, Task, make_mesh
+from rml.training.processes import split_cpu
 
 CONFIG = "configs/contrastive/simclr_digits.py"
 SEEDS = tuple(range(10))
@@ -128,7 +129,7 @@ def measure_steps(repeats: int) -> list[Row]:
 
 def main() -> None:
     """Measures both sides and prints the table."""
-    jax.config.update("jax_num_cpu_devices", devices())
+    split_cpu(devices())
     if sys.argv[1:2] == ["--train"]:
         train_all(Path(sys.argv[2]))
         return

@@ -130,7 +130,9 @@ def main(argv: list[str] | None = None) -> None:
 
     import jax
 
-    jax.config.update("jax_num_cpu_devices", THREADS)
+    from rml.training.processes import split_cpu
+
+    split_cpu(THREADS)
     if args.memory:
         name, m, k = args.memory[0], *map(int, args.memory[1:])
         print_extra_memory(partial(CASES[name], 1000, m, k), partial(CASES[name], SIZE, m, k))

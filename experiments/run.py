@@ -115,12 +115,10 @@ def prepare_devices() -> None:
     """Splits the CPU and joins the other processes, as the flags say."""
     if CPU_DEVICES.value is None and not several_processes():
         return
-    import jax
-
-    from rml.training.processes import join
+    from rml.training.processes import join, split_cpu
 
     if CPU_DEVICES.value is not None:
-        jax.config.update("jax_num_cpu_devices", CPU_DEVICES.value)
+        split_cpu(CPU_DEVICES.value)
     if COORDINATOR.value is not None:
         join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, lost=end_after_a_loss)
     elif DISTRIBUTED.value:

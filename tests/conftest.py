@@ -95,11 +95,12 @@ def forked(fork: Callable[..., Fork]) -> Callable[..., Any]:
 
     def run(program: str, *args: str, devices: int, quickly: bool = True) -> Any:
         # A fork has JAX imported already, which reads its variables at import.
-        options = {"jax_num_cpu_devices": devices, "jax_platforms": "cpu"}
-        lines = [f"jax.config.update({name!r}, {value!r})" for name, value in options.items()]
-        # With more of the flags, collectives of a vision transformer wait for each other forever.
-        env = {"XLA_FLAGS": f"{USERS_FLAGS} {QUICKLY[0]}".strip() if quickly else USERS_FLAGS}
-        process = fork("-c", "\n".join(["import jax", *lines, program]), *args, **env)
+        before = (
+            "import jax; jax.config.update('jax_platforms', 'cpu')\n"
+            f"from rml.training.processes import split_cpu; split_cpu({devices})\n"
+        )
+        env = {} if quickly else {"XLA_FLAGS": USERS_FLAGS}
+        process = fork("-c", before + program, *args, **env)
         printed = process.communicate(timeout=600)[0]
         assert process.returncode == 0, printed[-3000:]
         return json.loads(printed.splitlines()[-1])

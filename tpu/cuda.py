@@ -10,6 +10,7 @@ import numpy as np
 
 from rml.ops import use_precision
 from rml.training import CompiledTask, use_mesh
+from rml.training.processes import split_cpu
 from tpu import hlo
 from tpu.collectives import collectives
 from tpu.compile import build_task, mesh_of
@@ -106,7 +107,7 @@ def measure(compiled: Any, batch: Any, *, steps: int = 10) -> float:
 
 def _devices(count: int) -> list[jax.Device]:
     """All GPUs, else as many virtual CPU devices as asked for."""
-    jax.config.update("jax_num_cpu_devices", count)
+    split_cpu(count)
     try:
         return jax.devices("gpu")
     except RuntimeError:

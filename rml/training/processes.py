@@ -5,6 +5,7 @@ Every function does the obvious thing in the usual case of one process.
 
 import ctypes
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,8 +22,25 @@ from rml.errors import UserError
 HEARTBEAT_SECONDS = 30
 """After this time without a sign of life a process counts as lost."""
 JOIN_SECONDS = 120
+THREADS_PER_DEVICE = 8
+"""Threads of XLA's pool for each device that a CPU is split into."""
 SLACK_SECONDS = 10
 """Time in which the runtime tells of a loss that it has found."""
+
+
+def split_cpu(devices: int) -> None:
+    """Makes that many devices of this machine's CPU; call it before anything asks for a device.
+
+    XLA runs all of them on one pool of threads, by default one a device. A collective holds the
+    thread of each device that has arrived, and the products that the others are still at want
+    threads too: where the pool has none left, all wait for one another until XLA aborts. So the
+    pool gets several threads a device, of which few ever run at once.
+
+    Args:
+      devices: How many.
+    """
+    os.environ["NPROC"] = str(max(THREADS_PER_DEVICE * devices, os.cpu_count() or 1))
+    jax.config.update("jax_num_cpu_devices", devices)
 
 
 def join(

@@ -116,7 +116,8 @@ def test_works_inside_jit():
 
 CHILD = """
 import json, jax, jax.numpy as jnp, numpy as np
-jax.config.update("jax_num_cpu_devices", 8)
+from rml.training.processes import split_cpu
+split_cpu(8)
 from rml.retrieval import build_index, search, search_index
 from rml.training.mesh import make_mesh
 

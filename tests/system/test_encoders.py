@@ -39,10 +39,11 @@ TEXTS = ["What is a comet?", "", "bread and yeast " * 20, "Ümläute"]
 
 FRESH = """
 import sys
-import jax, numpy as np
-jax.config.update("jax_num_cpu_devices", 2)
+import numpy as np
 import rml
 from rml.training import make_mesh
+from rml.training.processes import split_cpu
+split_cpu(2)
 images, texts, given, out = sys.argv[1:]
 inputs = np.load(given)
 encode = rml.load(images)
