@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from rml.data.given import GivenImages
 from rml.data.tokens import check_texts
 from rml.errors import UserError
+from rml.ops.precision import use_precision
 from rml.retrieval import TextEmbedder
 from rml.retrieval.embed import batch_devices, collect, compiled, on_mesh
 from rml.training.mesh import batch_sharding, make_mesh, use_mesh
@@ -108,7 +109,9 @@ class Encoder:
         Raises:
           UserError: An input has a wrong type, shape or range, or a file cannot be read.
         """
-        return self.embedder(self.read(inputs), progress=progress)
+        inputs = self.read(inputs)
+        with use_precision(self.precision):
+            return self.embedder(inputs, progress=progress)
 
     def read(self, inputs: Any) -> Any:
         """The inputs with the run's own preprocessing, as `embedder` takes them, checked."""
@@ -124,9 +127,19 @@ class Encoder:
         return GivenImages(inputs, shape=self.input_shape, dtype=dtype)
 
     @property
+    def precision(self) -> str:
+        """Of products of float32, as the run's config says; see `rml.ops.use_precision`."""
+        return self.config.get("precision", "default")
+
+    @cached_property
     def function(self) -> Callable[..., Array]:
         """The pure function: of variables and images, or of variables, tokens and their mask."""
-        return self.embedder.function
+
+        def function(variables: PyTree, *inputs: Array) -> Array:
+            with use_precision(self.precision):
+                return self.embedder.function(variables, *inputs)
+
+        return function
 
     @property
     def variables(self) -> PyTree:

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
             kinds=parts.kinds(
                 (20, 1, 4, 150, True), (20, 5, 4, 150, True), (20, 20, 4, 150, False),
                 (5, 1, 4, 1000, True), (5, 5, 4, 1000, True), (100, 1, 3, 20, False),
+                (400, 1, 2, 5, False),
             ),
         ),
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Trained encoders as a user has them: loaded, exported, run elsewhere, given data."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -28,10 +29,12 @@ from experiments.contrastive import simclr
 from experiments.hydra import hydra
 from experiments.registry import find_experiment, read_config
 from rml.data import load
+from rml.encoder import ImageEmbedder
 from rml.errors import UserError
 from rml.retrieval.embed import compiled
 from rml.training import RunDirectory, initial_state
 from rml.training.checkpoint import Checkpoints
+from tests.precision import rounded
 
 ROOT = Path(__file__).parents[2]
 MLP = ConfigDict(dict(name="mlp", hidden=(32,), features=24))
@@ -251,7 +254,7 @@ def test_any_number_of_images_is_one_program(images):
     for count in (200, 201, 300, len(images.pixels)):
         found = encoder(images.pixels[:count])
         np.testing.assert_allclose(found, images.features[:count], rtol=1e-5, atol=1e-5)
-    program = compiled(encoder.function, encoder.embedder.mesh)
+    program = compiled(encoder.embedder.function, encoder.embedder.mesh)
     assert program._cache_size() == 1
     for count in (5, 8, 7, 6):
         encoder(images.pixels[:count])
@@ -270,6 +273,24 @@ def test_the_pure_function_is_differentiable(encoder, images):
     np.testing.assert_allclose(value, images.features[:4], rtol=1e-4, atol=1e-4)
     gradient = jax.grad(lambda v: encoder.function(v, x).sum())(encoder.variables)
     assert float(jnp.abs(gradient["params"]["encoder"]["dense0"]["kernel"]).max()) > 0
+
+
+@pytest.mark.slow
+def test_products_have_the_precision_of_the_run(encoder, images):
+    exact = dataclasses.replace(encoder, config=encoder.config | {"precision": "highest"})
+    assert rounded(encoder.function, encoder.variables, images.pixels[:4], gradient=False)
+    assert not rounded(exact.function, exact.variables, images.pixels[:4], gradient=False)
+    seen = []
+
+    def function(variables, pixels):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return variables * jnp.ones((len(pixels), 1))
+
+    embedder = ImageEmbedder(function, jnp.ones(()), 4)
+    for one in (encoder, exact):
+        dataclasses.replace(one, embedder=embedder)(images.pixels[:4])
+    assert seen[0] is None
+    assert seen[-1] == "highest"
 
 
 ZEROS = np.zeros((2, 8, 8, 1))

@@ -1,0 +1,32 @@
+"""Few-shot methods on emoji by features of EfficientNet-Lite0 (ImageNet), nothing being trained.
+
+python -m experiments.run --config=configs/fewshot/compare_emoji_pretrained.py \\
+    --workdir=runs/fewshot_emoji_pretrained
+
+Needs `make assets` and `make weights`. Most classes are in the episodes: up to 400 ways. The base
+classes' features centre the others. Result: results/transductive_clustering.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts as shared
+from configs.fewshot import parts
+
+
+def get_config() -> ConfigDict:
+    untrained = ("augment", "head", "loss", "model", "optimizer", "train")
+    splits = dict.fromkeys(("base", "held_out", "validation", "novel"), "all")
+    config = parts.splits(
+        data=shared.images("emoji", (64, 64, 3), **splits, label_key="base"),
+        classes=dict(base=300, validation=400, novel=1100, seed=0),
+        episodes=dict(
+            concentration=2.0, validation=30, validation_ways=20, judged="20way_1shot",
+            kinds=parts.kinds(
+                (20, 1, 4, 150, True), (20, 5, 4, 150, True), (20, 20, 4, 150, False),
+                (100, 1, 3, 20, False), (400, 1, 3, 5, False),
+            ),
+        ),
+        **dict.fromkeys(untrained),
+    )  # fmt: skip
+    config.features.update(of="run", run="weights:efficientnet_lite0")
+    return config
