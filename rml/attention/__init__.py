@@ -7,7 +7,8 @@
 * `fit_ridge`, `streamed_gram`, `solve_prefixes`, `leave_one_out`: ridge regression on features that
   never exist at once.
 * `METHODS`: softmax attention and its approximations by name, of one signature: `exact` in blocks;
-  `window` with sinks, the simple baseline; `hyperattention`; `performer`.
+  `window` with sinks, the simple baseline; `hyperattention`; `performer`. `attention_of` makes of
+  each what a model of `rml.models` takes as its attention, in all layers or in some.
 * `hyper_attention`, with `sorted_order`, `heavy_mask` and `hardness`: Han et al., HyperAttention:
   Long-context Attention in Near-Linear Time, arXiv:2310.05869. Take it for long texts without a
   structure that is known; take the window where near tokens are enough.
@@ -16,6 +17,7 @@
 """
 
 from rml.attention.hyperattention import hardness, heavy_mask, hyper_attention
+from rml.attention.in_models import attention_of
 from rml.attention.kernels import rf_mlp_kernel, rfa_kernel
 from rml.attention.methods import METHODS
 from rml.attention.models import (
@@ -52,6 +54,7 @@ __all__ = [
     "METHODS",
     "MODELS",
     "RandomFeatureAttention",
+    "attention_of",
     "buckets",
     "build_targets",
     "draw_inputs",

@@ -1,7 +1,9 @@
 """Encoders, text models and heads as Flax linen modules with logical axis names.
 
 An encoder is called `encoder(x, *, train=False)` on NHWC float images and returns features [b, d];
-a text model reads tokens [b, t] and a mask, see `TextEncoder`.
+a text model reads tokens [b, t] and a mask, see `TextEncoder`. What attends in them is a function,
+`rml.models.attention.Attend`, one for all layers or one for each; a decoder keeps what it has read
+in a `Cache`: all of it, a window with the first tokens, or eight bits of each number.
 """
 
 import functools
@@ -10,20 +12,22 @@ from typing import Any
 
 import flax.linen as nn
 
-from rml.models.attention import HeadEdits
 from rml.models.bert import Bert
+from rml.models.caches import Cache
 from rml.models.clip import ClipText
 from rml.models.conv import Conv, conv2d
 from rml.models.convnet import ConvNet
 from rml.models.generate import generate
 from rml.models.heads import Classifier, PredictionHead, ProjectionHead
 from rml.models.layers import Norm, module_options, unknown
-from rml.models.llama import Cache, Llama
+from rml.models.llama import Llama
+from rml.models.masked_lm import MaskedLMHead
 from rml.models.mlp import MLP
 from rml.models.modernbert import ModernBert
 from rml.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
+from rml.models.self_attention import HeadEdits
 from rml.models.text_encoder import TextEncoder
-from rml.models.transformer import States
+from rml.models.transformer import States, projections
 from rml.models.vit import ViT, ViTB, ViTL, ViTS, ViTTi
 
 __all__ = [
@@ -37,6 +41,7 @@ __all__ = [
     "ConvNet",
     "HeadEdits",
     "Llama",
+    "MaskedLMHead",
     "ModernBert",
     "Norm",
     "PredictionHead",
@@ -55,6 +60,7 @@ __all__ = [
     "build",
     "conv2d",
     "generate",
+    "projections",
 ]
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {

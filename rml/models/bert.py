@@ -1,5 +1,6 @@
 """BERT's encoder (Devlin et al., 2019), as in BERT, MiniLM and most sentence encoders."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.models import layers
-from rml.models.attention import MATRIX_INIT, Attend, HeadEdits, SelfAttention, attend
+from rml.models.attention import Attend, attend, attention_by_layer, one_of
+from rml.models.self_attention import MATRIX_INIT, HeadEdits, SelfAttention
 from rml.models.transformer import (
     States,
     check_edits,
@@ -16,6 +18,7 @@ from rml.models.transformer import (
     run_blocks,
     token_table,
 )
+from rml.ops.attention_parts import Visible
 
 
 class Bert(nn.Module):
@@ -33,7 +36,8 @@ class Bert(nn.Module):
       epsilon: of the LayerNorms.
       dropout: rate after the embeddings, attention and MLP while training; above 0 it needs an rng
         named "dropout". Attention weights are not dropped.
-      attention: what attends, see `rml.models.attention.Attend`.
+      attention: what attends in all blocks or, one for each, in every block, see
+        `rml.models.attention.Attend`; of several kinds none gives its weights.
       scan: run the blocks as one scanned block, see `rml.models.transformer.run_blocks`.
       remat: recompute each block in the backward pass instead of keeping its activations.
       dtype: compute dtype; None follows the parameters.
@@ -50,11 +54,16 @@ class Bert(nn.Module):
     activation: str = "gelu"
     epsilon: float = 1e-12
     dropout: float = 0.0
-    attention: Attend = attend
+    attention: Attend | Sequence[Attend] = attend
     scan: bool = True
     remat: bool = False
     dtype: layers.Dtype = None
     param_dtype: layers.Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Freezes a list: a module is hashed where it is an argument of a jitted function."""
+        self.attention = self.attention if callable(self.attention) else tuple(self.attention)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -93,8 +102,7 @@ class Bert(nn.Module):
         if length > self.positions:
             raise ValueError(f"{length} tokens are more than the {self.positions} positions")
         check_edits(edits, (self.depth, self.heads, head_width))
-        if mask is None:
-            mask = jnp.ones(tokens.shape, bool)
+        attentions, which = attention_by_layer(self.attention, self.depth)
         if segments is None:
             segments = jnp.zeros_like(tokens)
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -109,8 +117,8 @@ class Bert(nn.Module):
         x, result = run_blocks(
             Block,
             x,
-            edits,
-            mask[:, None],
+            (edits, which),
+            mask,
             depth=self.depth,
             scan=self.scan,
             remat=self.remat,
@@ -119,7 +127,7 @@ class Bert(nn.Module):
             activation=self.activation,
             epsilon=self.epsilon,
             dropout=self.dropout,
-            attention=self.attention,
+            attentions=attentions,
             train=train,
             keep=(return_hidden, return_attention),
             **dtypes,
@@ -137,7 +145,7 @@ class Block(nn.Module):
     activation: str
     epsilon: float
     dropout: float
-    attention: Attend
+    attentions: Sequence[Attend]
     train: bool
     keep: tuple[bool, bool]
     dtype: layers.Dtype
@@ -145,22 +153,25 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], edits: HeadEdits | None, mask: Bool[Array, "b 1 t"]
+        self,
+        x: Float[Array, "b t d"],
+        layer: tuple[HeadEdits | None, Any],
+        mask: Bool[Array, "b t"] | None,
     ) -> tuple[Float[Array, "b t d"], Any]:
         """Applies self-attention and the MLP, each with its residual and then its norm."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
         axes = ("batch", "length", "embed")
-        width = x.shape[-1]
+        width, (edits, which) = x.shape[-1], layer
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
         y, weights, _ = SelfAttention(
             self.heads,
             width // self.heads,
             self.heads,
-            attention=self.attention,
+            attention=one_of(self.attentions, which),
             name="attention",
             **dtypes,
-        )(x, mask, edits=edits)
+        )(x, Visible(mask), edits=edits)
         x = layers.layer_norm("norm1", **norm)(x + drop(y))
         x = nn.with_logical_constraint(x, axes)
         wide: dict[str, Any] = {"kernel_init": MATRIX_INIT, **dtypes}

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.models import layers
+from rml.models.attention import Attend
 from rml.models.transformer import check_tokens, run_blocks, token_table
 from rml.models.vit import Block
 
@@ -26,6 +27,7 @@ class ClipText(nn.Module):
       positions: longest text, in tokens.
       activation: name of the MLP's nonlinearity.
       epsilon: of the LayerNorms.
+      attention: what attends, see `rml.models.attention.Attend`; None for JAX's own.
       scan: run the blocks as one scanned block, see `rml.models.transformer.run_blocks`.
       remat: recompute each block in the backward pass instead of keeping its activations.
       dtype: compute dtype; None follows the parameters.
@@ -41,6 +43,7 @@ class ClipText(nn.Module):
     positions: int = 77
     activation: str = "quick_gelu"
     epsilon: float = 1e-5
+    attention: Attend | None = None
     scan: bool = True
     remat: bool = False
     dtype: layers.Dtype = None
@@ -89,6 +92,7 @@ class ClipText(nn.Module):
             mlp_ratio=self.mlp_ratio,
             activation=self.activation,
             epsilon=self.epsilon,
+            attention=self.attention or "xla",
             causal=True,
             **dtypes,
         )

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from rml.models.llama import Cache, Llama
+from rml.models.caches import Cache
+from rml.models.llama import Llama
 
 
-@functools.partial(jax.jit, static_argnames=("module", "steps", "stop", "temperature"))
 def generate(
     module: Llama,
     variables: Any,
@@ -22,6 +22,7 @@ def generate(
     stop: int | None = None,
     temperature: float = 0.0,
     key: jax.Array | None = None,
+    cache: Cache | None = None,
 ) -> Int[Array, "b n"]:
     """Continues every text by `steps` tokens.
 
@@ -35,18 +36,39 @@ def generate(
       temperature: 0 takes the most probable token, otherwise tokens are drawn from
         softmax(logits / temperature).
       key: A typed key to draw with.
+      cache: What keeps the tokens, of `Llama.init_cache`, perhaps with what was read before these;
+        if not given, one with just the room for them.
 
     Returns:
       The tokens added, of the dtype of `tokens`.
 
     Raises:
-      ValueError: `steps` is below 1, or a temperature above 0 came without a key.
+      ValueError: `steps` is below 1, a temperature above 0 came without a key, or the cache has
+        no room for all tokens but the last.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if temperature and key is None:
         raise ValueError(f"temperature={temperature} draws tokens and needs a key")
     b, t = tokens.shape
+    if cache is None:
+        cache = module.init_cache(b, t + steps - 1)
+    cache.check_room((b, t + steps - 1))
+    return _generate(module, variables, tokens, mask, cache, key, steps, stop, temperature)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "steps", "stop", "temperature"))
+def _generate(
+    module: Llama,
+    variables: Any,
+    tokens: Int[Array, "b t"],
+    mask: Bool[Array, "b t"] | None,
+    cache: Cache,
+    key: jax.Array | None,
+    steps: int,
+    stop: int | None,
+    temperature: float,
+) -> Int[Array, "b n"]:
     apply: Callable[..., Any] = functools.partial(module.apply, variables)
     if mask is None:
         mask = jnp.ones(tokens.shape, bool)
@@ -66,8 +88,8 @@ def generate(
             new = jnp.where(token == stop, token, new)
         return (states.cache, new), new
 
-    states = apply(tokens, mask, cache=module.init_cache(b, t + steps - 1))
-    last = t - 1 - jnp.argmax(mask[:, ::-1], axis=1)
+    states = apply(tokens, mask, cache=cache)
+    last = tokens.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
     first = pick(jnp.take_along_axis(states.last, last[:, None, None], axis=1)[:, 0], 0)
     _, rest = jax.lax.scan(body, (states.cache, first), jnp.arange(1, steps))
     return jnp.concatenate([first[:, None], rest.T], axis=1)

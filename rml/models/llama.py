@@ -1,7 +1,7 @@
 """LLaMA's decoder (Touvron et al., 2023), as in LLaMA 2 and 3, SmolLM, Mistral and Qwen2."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,8 +10,10 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from rml.models import layers, rope
-from rml.models.attention import MATRIX_INIT, Attend, HeadEdits, attend
+from rml.models.attention import Attend, attend, attention_by_layer
+from rml.models.caches import Cache, empty_cache
 from rml.models.llama_block import Block
+from rml.models.self_attention import MATRIX_INIT, HeadEdits, head_axis
 from rml.models.transformer import (
     States,
     check_edits,
@@ -20,22 +22,6 @@ from rml.models.transformer import (
     run_blocks,
     token_table,
 )
-
-
-class Cache(NamedTuple):
-    """Keys and values of the tokens that a decoder has read.
-
-    Attributes:
-      key: [layers, b, slots, g, k], rotated.
-      value: [layers, b, slots, g, k].
-      mask: [b, slots], which slots hold text rather than padding.
-      length: Number of slots in use, the same for all texts.
-    """
-
-    key: jax.Array
-    value: jax.Array
-    mask: jax.Array
-    length: jax.Array
 
 
 class Llama(nn.Module):
@@ -60,7 +46,8 @@ class Llama(nn.Module):
       windowed: whether each block has the window; None for all of them.
       mlp_bias: whether the MLP's projections have biases.
       tied: whether logits are products with the token table rather than with a matrix of their own.
-      attention: what attends, see `rml.models.attention.Attend`.
+      attention: what attends in all blocks or, one for each, in every block, see
+        `rml.models.attention.Attend`; of several kinds none gives its weights.
       scan: run the blocks as one scanned block, see `rml.models.transformer.run_blocks`.
       remat: recompute each block in the backward pass instead of keeping its activations.
       dtype: compute dtype; None follows the parameters.
@@ -85,19 +72,20 @@ class Llama(nn.Module):
     windowed: Sequence[bool] | None = None
     mlp_bias: bool = False
     tied: bool = False
-    attention: Attend = attend
+    attention: Attend | Sequence[Attend] = attend
     scan: bool = True
     remat: bool = False
     dtype: layers.Dtype = None
     param_dtype: layers.Dtype = jnp.float32
 
     def __post_init__(self) -> None:
-        """Freezes the scaling: a module is hashed where it is an argument of a jitted function."""
+        """Freezes what a config lists: a jitted function hashes a module that it gets."""
         if self.rope_scaling is not None:
             self.rope_scaling = FrozenDict(
                 {k: tuple(v) if isinstance(v, list) else v for k, v in self.rope_scaling.items()}
             )
         self.windowed = None if self.windowed is None else tuple(self.windowed)
+        self.attention = self.attention if callable(self.attention) else tuple(self.attention)
         super().__post_init__()
 
     def setup(self) -> None:
@@ -142,7 +130,8 @@ class Llama(nn.Module):
 
         Returns:
           The last hidden states [b, t, width], after the final norm; `States` where more was asked
-          for, or with a cache, which then holds these tokens too. A cache without room gives NaN.
+          for, or with a cache, which then holds these tokens too. A cache without room gives NaN
+          where its length is not known before.
 
         Raises:
           ValueError: An option or a shape is not as described.
@@ -151,21 +140,17 @@ class Llama(nn.Module):
         check_tokens(tokens, mask)
         kv_heads, head_width = self.head_shape()
         check_edits(edits, (self.depth, self.heads, head_width))
+        attentions, which = attention_by_layer(self.attention, self.depth)
+        keys, before = mask, jnp.zeros((1, 1), jnp.int32)
         if mask is None:
             mask = jnp.ones(tokens.shape, bool)
-        slot: jax.Array | int = 0
-        before: jax.Array | int = 0
-        known = mask
         if cache is not None:
             self._check_cache(cache, tokens.shape)
-            slot, before = cache.length, cache.mask.sum(axis=1, keepdims=True)
-            known = jax.lax.dynamic_update_slice_in_dim(cache.mask, mask, slot, axis=1)
+            before = cache.read[:, None]
+            keys, kept_mask = cache.extended(cache.mask, mask)
         if positions is None:
             positions = before + jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-        last = slot + jnp.arange(tokens.shape[1])[:, None]  # a token sees no later slot
-        age = last - jnp.arange(known.shape[1])
-        visible = known[:, None] & (age >= 0)
-        windows = self._windows(known.shape[1])
+        windows = self._windows(tokens.shape[1], cache)
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = nn.with_logical_constraint(self.tokens(tokens), ("batch", "length", "embed"))
         embedded = x
@@ -179,12 +164,11 @@ class Llama(nn.Module):
         x, result = run_blocks(
             Block,
             x,
-            (edits, None if cache is None else (cache.key, cache.value), windows),
-            visible,
-            age,
+            (edits, None if cache is None else (cache.key, cache.value), windows, which),
+            keys,
             positions,
             frequency,
-            None if cache is None else slot,
+            None if cache is None else cache.replace(key=None, value=None),
             depth=self.depth,
             scan=self.scan,
             remat=self.remat,
@@ -198,7 +182,7 @@ class Llama(nn.Module):
             attention_bias=self.attention_bias,
             out_bias=self.out_bias,
             mlp_bias=self.mlp_bias,
-            attention=self.attention,
+            attentions=attentions,
             keep=(return_hidden, return_attention),
             **dtypes,
         )
@@ -206,10 +190,9 @@ class Llama(nn.Module):
         if self.is_initializing():
             self.logits(x)
         if cache is not None:
-            length = cache.length + tokens.shape[1]
-            x = jnp.where(length <= known.shape[1], x, jnp.nan)
-            key, value = result[2]
-            cache = Cache(key, value, known, length)
+            cache = cache.after(result[2], kept_mask, mask)
+            if cache.room is not None:
+                x = jnp.where(cache.length <= cache.room, x, jnp.nan)
         if cache is None and not (return_hidden or return_attention):
             return x
         return collected(x, embedded, result, cache)
@@ -222,21 +205,28 @@ class Llama(nn.Module):
         return nn.with_logical_constraint(y, axes if y.ndim > 1 else ("vocab",))
 
     @nn.nowrap
-    def init_cache(self, batch: int, length: int, dtype: layers.Dtype = None) -> Cache:
+    def init_cache(
+        self, batch: int, length: int | None = None, dtype: layers.Dtype = None, **options: Any
+    ) -> Cache:
         """An empty cache.
 
         Args:
           batch: Number of texts.
-          length: Room for this many tokens of each.
+          length: Number of tokens that it has room for; None with a window.
           dtype: Of keys and values; None takes the compute dtype.
+          **options: `window` and `sinks`, see `rml.models.caches.empty_cache`.
 
         Returns:
-          The cache.
+          The cache. Under a mesh its heads are split as those of the model.
         """
         kv_heads, head_width = self.head_shape()
-        shape = (self.depth, batch, length, kv_heads, head_width)
-        empty = jnp.zeros(shape, dtype or self.dtype or self.param_dtype)
-        return Cache(empty, empty, jnp.zeros((batch, length), bool), jnp.zeros((), jnp.int32))
+        shape = (self.depth, batch, kv_heads, head_width)
+        dtype = dtype or self.dtype or self.param_dtype
+        cache = empty_cache(shape, length, dtype, **options)
+        axes = ("layers", "batch", None, head_axis(self.heads, kv_heads), None)
+        return jax.tree.map(
+            lambda leaf: nn.with_logical_constraint(leaf, axes) if leaf.ndim == 5 else leaf, cache
+        )
 
     @nn.nowrap
     def head_shape(self) -> tuple[int, int]:
@@ -249,26 +239,25 @@ class Llama(nn.Module):
         return kv_heads, self.head_width or self.width // self.heads
 
     @nn.nowrap
-    def _windows(self, slots: int) -> Int[Array, "layers"] | None:
-        """Number of slots that each block looks back on; None where nothing limits them."""
+    def _windows(self, tokens: int, cache: Cache | None) -> Int[Array, "layers"] | None:
+        """Number of places that each block looks back on; None where nothing limits them."""
+        kept = None if cache is None else cache.window
         if self.window is None:
-            return None
+            return None if kept is None else jnp.full(self.depth, kept)
         windowed = (True,) * self.depth if self.windowed is None else self.windowed
         if len(windowed) != self.depth:
             raise ValueError(f"windowed has {len(windowed)} entries for depth={self.depth}")
-        return jnp.where(jnp.array(windowed), self.window, slots)
+        all_before = tokens + (0 if cache is None else cache.slots)
+        far = all_before if kept is None else kept
+        return jnp.where(jnp.array(windowed), min(self.window, far), far)
 
     @nn.nowrap
     def _check_cache(self, cache: Cache, shape: tuple[int, ...]) -> None:
-        batch, room = cache.mask.shape
-        if batch != shape[0] or shape[1] > room:
-            raise ValueError(
-                f"a cache of shape {cache.mask.shape} has no room for tokens of shape {shape}"
-            )
-        limit = rope.longest(self.rope_scaling, self.positions)
-        if limit is not None and room > limit:
+        cache.check_room(shape)
+        limit, room = rope.longest(self.rope_scaling, self.positions), cache.room
+        if limit is not None and (room is None or room > limit):
             kind = rope.scaling_kind(self.rope_scaling)
             raise ValueError(
-                f"a cache of {room} tokens is longer than the {limit} of training: "
-                f"{kind} rope scaling would turn the keys that it already holds"
+                f"a cache of {room or 'any number of'} tokens is longer than the {limit} of "
+                f"training: {kind} rope scaling would turn the keys that it already holds"
             )

@@ -1,13 +1,17 @@
 """One block of LLaMA's decoder."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Num
 
 from rml.models import layers, rope
-from rml.models.attention import MATRIX_INIT, Attend, HeadEdits, KeyValue, SelfAttention
+from rml.models.attention import Attend, one_of
+from rml.models.caches import Cache
+from rml.models.self_attention import MATRIX_INIT, SelfAttention
+from rml.ops.attention_parts import Visible
 
 
 class Block(nn.Module):
@@ -23,7 +27,7 @@ class Block(nn.Module):
     attention_bias: bool
     out_bias: bool | None
     mlp_bias: bool
-    attention: Attend
+    attentions: Sequence[Attend]
     keep: tuple[bool, bool]
     dtype: layers.Dtype
     param_dtype: layers.Dtype
@@ -32,35 +36,37 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        layer: tuple[HeadEdits | None, KeyValue | None, Int[Array, ""] | None],
-        mask: Bool[Array, "b t s"],
-        age: Int[Array, "t s"],
+        layer: tuple[Any, ...],
+        keys: Bool[Array, "b s"] | None,
         positions: Num[Array, "#b t"],
         frequency: Float[Array, "f"],
-        slot: Any,
+        cache: Cache | None,
     ) -> tuple[Float[Array, "b t d"], Any]:
         """Applies self-attention and the gated MLP, each with its residual."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
         axes = ("batch", "length", "embed")
-        edits, stored, window = layer
-        mask = mask if window is None else mask & (age < window)
+        edits, stored, window, which = layer
+        visible = Visible(keys, causal=True, window=window)
+        if cache is not None:
+            visible = visible._replace(sinks=cache.sinks, start=cache.start)
+            cache = cache.replace(key=stored[0], value=stored[1])
         y, weights, kept = SelfAttention(
             self.heads,
             self.head_width,
             self.kv_heads,
             self.attention_bias,
-            self.attention,
+            one_of(self.attentions, which),
             self.out_bias,
             name="attention",
             **dtypes,
         )(
             layers.rms_norm("norm1", **norm)(x),
-            mask,
+            visible,
             rotate=functools.partial(
                 rope.rotate, positions=positions, frequency=frequency, scale=self.rope_scale
             ),
-            cache=None if stored is None else (*stored, slot),
+            cache=cache,
             edits=edits,
         )
         x = nn.with_logical_constraint(x + y, axes)

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.models import layers, rope
-from rml.models.attention import MATRIX_INIT, Attend, HeadDense, attend
+from rml.models.attention import Attend, attend
+from rml.models.self_attention import MATRIX_INIT, HeadDense
 from rml.models.transformer import check_tokens, run_blocks, token_table
+from rml.ops.attention_parts import Visible
 
 
 class ModernBert(nn.Module):
@@ -95,8 +97,6 @@ class ModernBert(nn.Module):
         if len(self.local) != self.depth:
             raise ValueError(f"local has {len(self.local)} entries for depth={self.depth}")
         length = tokens.shape[1]
-        seen = jnp.ones(tokens.shape, bool) if mask is None else mask
-        at = jnp.arange(length)
         local = jnp.array(self.local)
         turns = [
             rope.frequencies(self.width // self.heads, theta)
@@ -111,11 +111,10 @@ class ModernBert(nn.Module):
             nn.with_logical_constraint(x, ("batch", "length", "embed")),
             (
                 jnp.arange(self.depth) == 0,
-                jnp.where(local, self.reach, length),
+                jnp.where(local, self.reach, length) + 1,
                 jnp.where(local[:, None], turns[1], turns[0]),
             ),
-            seen[:, None],
-            jnp.abs(at[:, None] - at),
+            mask,
             depth=self.depth,
             scan=self.scan,
             remat=self.remat,
@@ -151,11 +150,10 @@ class Block(nn.Module):
         self,
         x: Float[Array, "b t d"],
         layer: tuple[Bool[Array, ""], Int[Array, ""], Float[Array, "f"]],
-        mask: Bool[Array, "b 1 t"],
-        distance: Int[Array, "t t"],
+        mask: Bool[Array, "b t"] | None,
     ) -> tuple[Float[Array, "b t d"], None]:
         """Applies self-attention and the gated MLP, each with its residual."""
-        first, reach, frequency = layer
+        first, window, frequency = layer
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm: dict[str, Any] = {"epsilon": self.epsilon, "use_bias": self.norm_bias, **dtypes}
         axes, width = ("batch", "length", "embed"), x.shape[-1]
@@ -171,7 +169,7 @@ class Block(nn.Module):
         rotate = functools.partial(
             rope.rotate, positions=jnp.arange(x.shape[1])[None], frequency=frequency
         )
-        y, _ = self.attention(rotate(query), rotate(key), value, mask & (distance <= reach))
+        y, _ = self.attention(rotate(query), rotate(key), value, Visible(mask, window=window))
         out = ("heads", "kv", "embed")
         y = HeadDense((width,), out, self.attention_bias, name="out", **dtypes)(y)
         x = nn.with_logical_constraint(x + y, axes)

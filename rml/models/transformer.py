@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from rml.models.attention import MATRIX_INIT, HeadEdits
 from rml.models.layers import Dtype
+from rml.models.self_attention import MATRIX_INIT, HeadEdits
 
 
 class States(NamedTuple):
@@ -58,7 +58,7 @@ def run_blocks(
     if scan:
         return nn.scan(
             made,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, *(nn.broadcast for _ in shared)),
             length=depth,
@@ -70,6 +70,44 @@ def run_blocks(
         x, result = made(name=f"block{i}", **options)(x, layer, *shared)
         results.append(result)
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results) if results else None
+
+
+def projections(
+    module: nn.Module,
+    variables: Any,
+    tokens: Int[Array, "b t"],
+    mask: Bool[Array, "b t"] | None = None,
+    *,
+    layer: int,
+) -> tuple[Float[Array, "b t h k"], Float[Array, "b t g k"], Float[Array, "b t g k"]]:
+    """Queries, keys and values that one block's attention gets; later blocks are not computed.
+
+    Args:
+      module: A `Bert` or a `Llama`.
+      variables: Its variables.
+      tokens: Tokens.
+      mask: Which of them are text rather than padding; all if not given.
+      layer: Number of the block, from 0.
+
+    Raises:
+      ValueError: The module has no such block.
+    """
+    depth: int = getattr(module, "depth", 0)
+    if not 0 <= layer < depth:
+        raise ValueError(f"layer={layer}, expected at least 0 and below depth={depth}")
+    given = {name: getattr(module, name, None) for name in ("attention", "windowed")}
+    lists: dict[str, Any] = {
+        name: x[: layer + 1] for name, x in given.items() if isinstance(x, tuple)
+    }
+    params = dict(variables["params"])
+    if "blocks" in params:
+        params["blocks"] = jax.tree.map(lambda leaf: leaf[: layer + 1], params["blocks"])
+    first = module.clone(depth=layer + 1, **lists)
+    _, state = first.apply({"params": params}, tokens, mask, mutable=["intermediates"])
+    blocks = state["intermediates"]
+    block = blocks["blocks" if "blocks" in blocks else f"block{layer}"]["attention"]
+    query, key, value = (block[name][0] for name in ("queries", "keys", "values"))
+    return (query[-1], key[-1], value[-1]) if "blocks" in blocks else (query, key, value)
 
 
 def token_table(

@@ -10,9 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rml.models import layers
-from rml.models.attention import HeadDense, attend_to_all
+from rml.models.attention import Attend, attend_to_all
 from rml.models.conv import Conv, Implementation
+from rml.models.self_attention import HeadDense
 from rml.models.transformer import run_blocks
+from rml.ops.attention_parts import Visible
 
 # U(-sqrt(3 / n), sqrt(3 / n)): Xavier's rule for each n x n matrix of query, key, value, output.
 _SQUARE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -34,7 +36,8 @@ class ViT(nn.Module):
       scan: run the blocks as one scanned block: compile time no longer grows with depth, and
         parameters are stacked on a leading "layers" axis.
       remat: recompute each block in the backward pass instead of keeping its activations.
-      attention: "xla" or "fused", see `rml.models.attention.attend_to_all`.
+      attention: "xla" or "fused", see `rml.models.attention.attend_to_all`, or what attends, see
+        `rml.models.attention.Attend`.
       implementation: of the patch convolution, see `rml.models.conv.conv2d`.
       activation: name of the MLP's nonlinearity.
       epsilon: of the LayerNorms.
@@ -55,7 +58,7 @@ class ViT(nn.Module):
     freeze_patches: bool = False
     scan: bool = True
     remat: bool = False
-    attention: str = "xla"
+    attention: str | Attend = "xla"
     implementation: Implementation = "auto"
     activation: str = "gelu"
     epsilon: float = 1e-6
@@ -163,7 +166,7 @@ class Block(nn.Module):
 
     heads: int
     mlp_ratio: int = 4
-    attention: str = "xla"
+    attention: str | Attend = "xla"
     activation: str = "gelu"
     epsilon: float = 1e-6
     causal: bool = False
@@ -188,7 +191,9 @@ class Block(nn.Module):
             **dtypes,
         )(layers.layer_norm("norm1", **norm)(x))
         qkv = (nn.with_logical_constraint(y, ("batch", "length", *head_axes)) for y in qkv)
-        if self.causal:
+        if not isinstance(self.attention, str):
+            y = self.attention(*qkv, Visible(causal=self.causal))[0]
+        elif self.causal:
             y = jax.nn.dot_product_attention(*qkv, is_causal=True)
         else:
             y = attend_to_all(*qkv, implementation=self.attention)

@@ -104,14 +104,14 @@ def test_states_hold_every_layer(variables):
 def test_attention_may_be_replaced(variables):
     seen = []
 
-    def mean(query, key, value, mask):
-        seen.append(mask.shape)
-        return attend(jnp.zeros_like(query), key, value, mask)
+    def mean(query, key, value, visible):
+        seen.append((visible.keys.shape, visible.causal))
+        return attend(jnp.zeros_like(query), key, value, visible)
 
     module = Bert(**SMALL, attention=mean)
     states = module.apply(variables, TOKENS, MASK, return_attention=True)
     np.testing.assert_allclose(states.attention[:, 1, :, :, :4], 0.25, rtol=1e-6)
-    assert set(seen) == {(3, 1, 6)}
+    assert set(seen) == {((3, 6), False)}
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_head_edits_scale_and_shift_the_heads(variables):
     np.testing.assert_allclose(apply(bert, variables, TOKENS, edits=same), plain, atol=1e-5)
     # Heads that are nothing but an offset: what attention saw no longer matters.
     blind = HeadEdits(jnp.zeros(shape), jnp.ones(shape))
-    module = Bert(**SMALL, attention=lambda q, k, v, mask: (v, None))
+    module = Bert(**SMALL, attention=lambda q, k, v, visible: (v, None))
     np.testing.assert_allclose(
         apply(bert, variables, TOKENS, edits=blind),
         apply(module, variables, TOKENS, edits=blind),

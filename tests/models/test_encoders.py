@@ -6,7 +6,7 @@ import pytest
 
 from rml import models
 from rml.models import ENCODERS, Classifier, ResNet, ViT, build
-from rml.models.attention import HeadDense
+from rml.models.self_attention import HeadDense
 from rml.training import DEFAULT_RULES
 
 AXES = {None, *(name for name, _ in DEFAULT_RULES)}

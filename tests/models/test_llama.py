@@ -6,6 +6,7 @@ import pytest
 
 from rml.models import HeadEdits, Llama, generate, rope
 from rml.models.attention import attend
+from rml.ops.attention_parts import Visible
 
 SMALL = {"vocabulary": 20, "width": 16, "depth": 2, "heads": 4, "mlp": 24, "kv_heads": 2}
 LLAMA3 = {
@@ -187,16 +188,16 @@ def test_hooks(variables):
     edited = apply(Llama(**SMALL), variables, TOKENS, edits=one, return_hidden=True)
     np.testing.assert_array_equal(plain.hidden[:2], edited.hidden[:2])
     assert jnp.abs(plain.hidden[2] - edited.hidden[2]).max() > 0.01
-    masks = []
+    seen = []
 
-    def spy(query, key, value, mask):
-        masks.append(mask.shape)
-        return attend(query, key, value, mask)[0], None
+    def spy(query, key, value, visible):
+        seen.append(visible)
+        return attend(query, key, value, visible)[0], None
 
     states = Llama(**SMALL, attention=spy).apply(variables, TOKENS, return_attention=True)
     assert states.attention is None
     close(states.last, plain.last)
-    assert set(masks) == {(3, 6, 6)}
+    assert set(seen) == {Visible(causal=True)}
     relu = apply(Llama(**SMALL, activation="relu"), variables, TOKENS)
     assert jnp.abs(relu - plain.last).max() > 1e-3
 

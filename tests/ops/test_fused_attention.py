@@ -115,7 +115,7 @@ from rml.models.attention import attend_to_all
 from rml.training.mesh import make_mesh, use_mesh
 from tpu import hlo, work
 from tpu.aot import use_compiler_only
-from tpu.arithmetic import program_flops
+from rml.evaluation.costs import program_flops
 from tpu.collectives import collectives
 from tpu.compile import topology_devices
 

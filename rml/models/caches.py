@@ -1,0 +1,184 @@
+"""What a decoder keeps of the tokens it has read: all of them, a window, eight bits of each."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int8
+
+from rml.models.layers import Dtype
+
+
+class Quantised(NamedTuple):
+    """Vectors in eight bits: integers [..., k] times a scale [..., 1] of each vector."""
+
+    integers: Int8[Array, "*b k"]
+    scale: Float[Array, "*b 1"]
+
+
+def quantise(x: Float[Array, "*b k"]) -> Quantised:
+    """Rounds every vector to 255 levels between minus and plus its greatest magnitude."""
+    x = x.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(x), axis=-1, keepdims=True) / 127
+    integers = jnp.round(x / jnp.where(scale > 0, scale, 1.0))
+    return Quantised(integers.astype(jnp.int8), scale)
+
+
+class Cache(struct.PyTreeNode):
+    """Keys and values of the tokens that a decoder has read, of all layers or of one.
+
+    Without a window slot i holds token i. With one, the first slots hold the first tokens and the
+    others the last ones in order, so that places in the cache tell who sees whom; tokens keep the
+    rotary positions that they have in the text.
+
+    Attributes:
+      key: [layers, b, slots, g, k], rotated; an array, or `Quantised`.
+      value: The same of values.
+      mask: [b, slots], which slots hold text rather than padding.
+      read: [b], number of tokens of text read, padding not counted.
+      length: Number of tokens read, the same for all texts.
+      window: Number of last tokens that are kept; None for all.
+      sinks: Number of first tokens that are kept beside the window.
+
+    Source: window with sinks, StreamingLLM (Xiao et al., 2023, arXiv:2309.17453), section 3.2,
+    whose positions within the cache are not followed.
+    """
+
+    key: Any
+    value: Any
+    mask: Any
+    read: Any
+    length: Any
+    window: int | None = struct.field(pytree_node=False, default=None)
+    sinks: int = struct.field(pytree_node=False, default=0)
+
+    @property
+    def slots(self) -> int:
+        """Number of tokens that it holds."""
+        return self.mask.shape[1]
+
+    @property
+    def room(self) -> int | None:
+        """Number of tokens that it can read; None where there is no limit."""
+        return self.slots if self.window is None else None
+
+    @property
+    def start(self) -> jax.Array:
+        """Place of the next token among the keys that it sees."""
+        return self.length if self.window is None else jnp.minimum(self.length, self.slots)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all arrays."""
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
+
+    @property
+    def bytes_per_device(self) -> int:
+        """Size of the arrays' shards on one device; of concrete arrays alone."""
+        return sum(
+            int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(self)
+        )
+
+    def check_room(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError unless tokens [b, t] fit, as far as is known before they are read."""
+        batch, room = self.mask.shape[0], self.room
+        read = 0 if isinstance(self.length, jax.core.Tracer) else int(self.length)
+        if batch != shape[0] or (room is not None and read + shape[1] > room):
+            raise ValueError(
+                f"a cache of shape {self.mask.shape} has no room for tokens of shape {shape}"
+                + (f" after the {read} that it holds" if read else "")
+            )
+
+    def extended(self, kept: Any, new: Array) -> tuple[Array, Any]:
+        """Adds tokens to one layer's keys or values, or to the mask.
+
+        Args:
+          kept: What is kept of the tokens before, [b, slots, ...]; an array, or `Quantised`.
+          new: Of the new tokens, [b, t, ...].
+
+        Returns:
+          What the new tokens see, the first of them at `start`; and what is kept of it.
+        """
+        quantised = isinstance(kept, Quantised)
+        added = quantise(new) if quantised else new.astype(kept.dtype)
+        seen = jax.tree.map(self._appended, kept, added)
+        kept = jax.tree.map(lambda leaf: self._shortened(leaf, new.shape[1]), seen)
+        if quantised:
+            seen = (seen.integers * seen.scale).astype(new.dtype)
+        return seen, kept
+
+    def _appended(self, kept: Array, new: Array) -> Array:
+        if self.window is not None:
+            widths = [(0, 0), (0, new.shape[1])] + [(0, 0)] * (kept.ndim - 2)
+            kept = jnp.pad(kept, widths)
+        return jax.lax.dynamic_update_slice_in_dim(kept, new, self.start, axis=1)
+
+    def _shortened(self, seen: Array, new: int) -> Array:
+        if self.window is None:
+            return seen
+        dropped = jnp.maximum(self.start + new - self.slots, 0)
+        last = jax.lax.dynamic_slice_in_dim(seen, self.sinks + dropped, self.window, axis=1)
+        return jnp.concatenate([seen[:, : self.sinks], last], axis=1)
+
+    def after(self, kept: tuple[Any, Any], mask: Array, new: Bool[Array, "b t"]) -> "Cache":
+        """The cache with further tokens.
+
+        Args:
+          kept: What the layers keep of keys and of values.
+          mask: What is kept of the mask.
+          new: Which of the new tokens are text.
+        """
+        read = self.read + new.sum(axis=1, dtype=jnp.int32)
+        length = self.length + new.shape[1]
+        return self.replace(key=kept[0], value=kept[1], mask=mask, read=read, length=length)
+
+
+def empty_cache(
+    shape: tuple[int, int, int, int],
+    length: int | None,
+    dtype: Dtype,
+    *,
+    window: int | None = None,
+    sinks: int = 0,
+) -> Cache:
+    """A cache that has read nothing.
+
+    Args:
+      shape: Layers, texts, heads of keys, width of a head.
+      length: Number of tokens that it has room for; None with a window.
+      dtype: Of keys and values; int8 keeps integers and, in float32, a scale for each head and
+        token.
+      window: Number of last tokens that are kept; None for all.
+      sinks: Number of first tokens that are kept beside the window.
+
+    Raises:
+      ValueError: Neither length nor window or both, a window below 1, or sinks below 0 or without
+        a window.
+    """
+    if (length is None) == (window is None):
+        raise ValueError(f"a cache has a length or a window, got {length=} and {window=}")
+    if (window is not None and window < 1) or sinks < 0 or (sinks and window is None):
+        raise ValueError(
+            f"a cache's window is at least 1 and its sinks at least 0, got {window=} and {sinks=}"
+        )
+    layers, batch, *heads = shape
+    slots = length if window is None else window + sinks
+    full = (layers, batch, slots, *heads)
+
+    def empty() -> Any:
+        if jnp.dtype(dtype) != jnp.int8:
+            return jnp.zeros(full, dtype)
+        return Quantised(jnp.zeros(full, jnp.int8), jnp.zeros((*full[:-1], 1), jnp.float32))
+
+    return Cache(
+        empty(),
+        empty(),
+        jnp.zeros((batch, slots), bool),
+        jnp.zeros(batch, jnp.int32),
+        jnp.zeros((), jnp.int32),
+        window,
+        sinks,
+    )

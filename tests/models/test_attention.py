@@ -1,0 +1,140 @@
+"""The contract of attention: hooks, one attention a layer, and what a layer's attention gets."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.models import Bert, ClipText, Llama, ViT, projections
+from rml.models.attention import attend, tempered
+from rml.ops.attention_parts import Visible
+
+SMALL = {"vocabulary": 20, "width": 16, "depth": 3, "heads": 4, "mlp": 24}
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 20, (2, 6)), jnp.int32)
+MASK = jnp.arange(6) < jnp.array([[6], [4]])
+RNG = np.random.default_rng(3)
+QUERY, KEY, VALUE = (
+    jnp.asarray(RNG.normal(size=(2, 5, heads, 6)), jnp.float32) for heads in (4, 2, 2)
+)
+HERE = jnp.arange(5) < jnp.array([[5], [3]])
+CAUSAL = Visible(HERE, causal=True)
+
+
+def drawn(module, *inputs):
+    rng = np.random.default_rng(1)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs))
+    return jax.tree.map(lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype), shapes)
+
+
+def oracle(divisor, bias):
+    """Weights in float64, head by head and query by query."""
+    weights = np.zeros((2, 4, 5, 5))
+    for b, h, i in np.ndindex(2, 4, 5):
+        keys = [j for j in range(i + 1) if HERE[b, j]]
+        query = np.asarray(QUERY[b, i, h], np.float64)
+        logits = np.array([query @ np.asarray(KEY[b, j, h // 2], np.float64) for j in keys])
+        logits = logits / 6**0.5 / divisor[h] + [bias(h, i, j) for j in keys]
+        weights[b, h, i, keys] = np.exp(logits) / np.exp(logits).sum()
+    return weights
+
+
+def test_a_temperature_divides_the_logits():
+    _, plain = attend(QUERY, KEY, VALUE, CAUSAL)
+    _, same = tempered(attend, 1.0)(QUERY, KEY, VALUE, CAUSAL)
+    np.testing.assert_array_equal(same, plain)
+    divisors = np.array([0.5, 1.0, 2.0, 1e6], np.float32)
+    _, found = tempered(attend, divisors)(QUERY, KEY, VALUE, CAUSAL)
+    np.testing.assert_allclose(found, oracle(divisors, lambda *_: 0.0), atol=1e-6)
+    _, found = tempered(attend, 0.5)(QUERY, KEY, VALUE, CAUSAL)
+    np.testing.assert_allclose(found, oracle([0.5] * 4, lambda *_: 0.0), atol=1e-6)
+
+
+def test_a_bias_is_a_function_of_places():
+    slopes = jnp.array([1.0, 0.5, 0.25, 0.125])
+
+    def bias(queries, keys):
+        return -slopes[:, None, None] * (queries[:, None] - keys)
+
+    out, found = attend(QUERY, KEY, VALUE, CAUSAL, bias=bias)
+    wanted = oracle([1.0] * 4, lambda h, i, j: -slopes[h] * (i - j))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    last, _ = attend(QUERY[:, 3:], KEY, VALUE, CAUSAL._replace(start=3), bias=bias)
+    np.testing.assert_allclose(last, out[:, 3:], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [Bert, Llama])
+def test_each_layer_has_its_own_attention(family):
+    def blind(query, key, value, visible):
+        return jnp.zeros_like(query), None
+
+    module = family(**SMALL | {"depth": 2})
+    variables = drawn(module, TOKENS)
+    params = dict(variables["params"])
+    blocks = params.pop("blocks")
+    for i in range(2):
+        params[f"block{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
+
+    def hidden(variables, **options):
+        run = jax.jit(lambda v: module.clone(**options).apply(v, TOKENS, MASK, return_hidden=True))
+        return run(variables).hidden
+
+    plain = hidden(variables)
+    mixed = hidden(variables, attention=[attend, blind])
+    np.testing.assert_allclose(mixed[:2], plain[:2], rtol=1e-4, atol=1e-5)
+    assert jnp.abs(mixed[2] - plain[2])[MASK].max() > 1e-3
+    loop = hidden({"params": params}, attention=(attend, blind), scan=False)
+    np.testing.assert_allclose(mixed, loop, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="attention has 1 entries for depth=2"):
+        hidden(variables, attention=[attend])
+
+
+@pytest.mark.slow
+def test_projections_are_what_a_layer_attends_with():
+    seen = []
+
+    def spy(*arrays):
+        seen.append(arrays[:3])
+        return attend(*arrays)
+
+    module = Llama(**SMALL, kv_heads=2, scan=False, window=3, windowed=(True, False, True))
+    variables = drawn(module, TOKENS)
+
+    @jax.jit
+    def spied(variables):
+        module.clone(attention=spy).apply(variables, TOKENS, MASK)
+        return seen[1]
+
+    wanted = spied(variables)
+    params = {k: x for k, x in variables["params"].items() if not k.startswith("block")}
+    blocks = [variables["params"][f"block{i}"] for i in range(3)]
+    params["blocks"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+    scanned = module.clone(scan=True, attention=(attend,) * 3)
+    for read, its in ((module, variables), (scanned, {"params": params})):
+        found = jax.jit(lambda v, read=read: projections(read, v, TOKENS, MASK, layer=1))(its)
+        for ours, theirs in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="layer=3, expected at least 0 and below depth=3"):
+        projections(module, variables, TOKENS, layer=3)
+
+
+@pytest.mark.slow
+def test_towers_of_images_and_texts_take_an_attention():
+    seen = []
+
+    def spy(query, key, value, visible):
+        seen.append(visible.causal)
+        return attend(query, key, value, visible)
+
+    options = {"width": 16, "depth": 1, "heads": 2, "scan": False}
+    images = jnp.asarray(RNG.normal(size=(2, 8, 8, 3)), jnp.float32)
+    for module, x in (
+        (ViT(**options, patch_size=4), images),
+        (ClipText(vocabulary=20, projection=8, **options), TOKENS),
+    ):
+        variables = drawn(module, x)
+        plain = jax.jit(module.apply)(variables, x)
+        ours = jax.jit(module.clone(attention=spy).apply)(variables, x)
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
+    assert seen == [False, True]
