@@ -1,6 +1,5 @@
 """How hard the search of a data set is: what BM25 finds of what its test examples ask for."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.difficulty import Scores, scored
+from rml.data.collections import ASKED, PAGE, without_words
 from rml.data.sets.manuals import co_cited
 from rml.evaluation import make_qrels, retrieval_scores
 from rml.retrieval import bm25_search
@@ -16,7 +16,6 @@ from rml.retrieval import bm25_search
 QUERIES = 1000  # most texts that are searched for
 DEPTH = 100  # documents that a search finds
 WORDS = 4  # of the shortest text that is searched for
-PAGE, ASKED = 1500, 300  # characters of a manual's page that are searched, and searched for
 
 
 def of_search(
@@ -35,7 +34,9 @@ def of_search(
     rows = [row for split in builder.info.splits for row in builder.as_data_source(split)]
     tests = range(len(rows) - len(builder.as_data_source("test")), len(rows))
     questions = [row[asked].decode() for row in rows]
-    documents = [without(row[found].decode(), row[masked] if masked else b"") for row in rows]
+    documents = [
+        without_words(row[found].decode(), row[masked].decode() if masked else "") for row in rows
+    ]
     known = Counter(questions)
     queries = [
         at for at in tests if known[questions[at]] == 1 and len(questions[at].split()) >= WORDS
@@ -79,10 +80,3 @@ def searched(
     scores = retrieval_scores(jnp.asarray(ranked), qrels, cutoffs=(10, DEPTH))
     for metric, name in (("ndcg@10", "nDCG@10"), (f"recall@{DEPTH}", f"R@{DEPTH}")):
         yield scored(task, "BM25", name, np.asarray(scores[metric]), documents)
-
-
-def without(text: str, masked: bytes) -> str:
-    """A text without the words of another that have three letters or more."""
-    words = set(re.findall(r"\w{3,}", masked.decode()))
-    pattern = "|".join(map(re.escape, sorted(words)))
-    return re.sub(rf"\b({pattern})\b", "_", text, flags=re.I) if words else text

@@ -63,11 +63,60 @@ def from_random(**changes: Any) -> ConfigDict:
     return contriever(**given | changes)
 
 
+def masked_lm(**changes: Any) -> ConfigDict:
+    """The same encoder as a masked language model, from which others start."""
+    given: dict[str, Any] = dict(
+        experiment="retrieval.masked_lm",
+        # 80 in 100 of the chosen tokens are masked, 10 replaced, 10 stay as they are.
+        masking=dict(rate=0.15),
+        optimizer=optimizer(learning_rate=1e-3, warmup_steps=100),
+        **dict.fromkeys(("pairs", "queue", "momentum", "loss")),
+    )
+    return from_random(**given | changes)
+
+
+def starts(data: dict[str, Any], *, labelled: str) -> ConfigDict:
+    """A config of what pretraining is worth, from random and from a masked language model.
+
+    Args:
+      data: The collection; its training split is pretrained on.
+      labelled: The part of it whose pairs are fine-tuned on.
+    """
+    return from_random(
+        experiment="retrieval.starts",
+        data=data,
+        tokens=dict(
+            max_length=64, vocabulary=8192, positions=66, query_length=32, document_length=64
+        ),
+        masking=dict(rate=0.15),
+        negatives=dict(mined=8, hard_share=0.0, exchange=False),
+        finetune_rates=(3e-4, 1e-3),
+        train=training(steps=500, log_every=20, checkpoint_every=500),
+        evaluation=dict(
+            max_length=64, batch_tokens=4096, validation_queries=300, test_queries=1000
+        ),
+        # Stages: the config itself but for these values.
+        variants=dict(
+            masked_lm="optimizer.learning_rate=1e-3",
+            contriever="",
+            strangers="pairs.exchange=True",
+            finetune=f"data.train={labelled} train.batch_size=32 train.steps=100 "
+            "train.checkpoint_every=100 optimizer.warmup_steps=20",
+        ),
+    )
+
+
 def pydocs(**changes: Any) -> dict[str, Any]:
     """Docstrings and code, with the splits of training and of both collections."""
     usual: dict[str, Any] = dict(train="train", validation="validation", test="test")
     usual |= dict(tasks=("docstring_to_code", "title_to_description"))
     return parts.source("pydocs", **usual | changes)
+
+
+def collection(name: str, task: str) -> dict[str, Any]:
+    """A data set with a task of `rml.data.collections`."""
+    splits = dict(train="train", validation="validation", test="test")
+    return parts.source(name, **splits, tasks=(task,))
 
 
 def optimizer(*, learning_rate: float, warmup_steps: int) -> dict[str, Any]:

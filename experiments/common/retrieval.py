@@ -13,7 +13,7 @@ from experiments.common.encoders import TOKENIZER
 from experiments.common.pretraining import train_on_mesh
 from experiments.common.texts import Corpus, TextModel
 from rml import evaluation
-from rml.data.text import RetrievalData
+from rml.data.collections import RetrievalData
 from rml.ops import t_interval
 from rml.retrieval import TextEmbedder, bm25_search, search
 from rml.training import RunDirectory, Task, build_optimizer
@@ -67,12 +67,7 @@ class RetrievalEvaluator:
         results: Results = {}
         for task in self.config.data.tasks:
             data = self.collection(task, part)
-            scores, documents = map(jnp.asarray, find(data, min(DEPTH, len(data.documents))))
-            order = evaluation.tie_order(data.document_ids)
-            ranked = evaluation.rank(scores, order, documents=documents)
-            qrels = evaluation.make_qrels(*data.qrels, num_queries=len(data.queries))
-            found = evaluation.retrieval_scores(ranked, qrels, cutoffs=(10, DEPTH))
-            results |= {(task, k): np.asarray(found[name.lower()]) for k, name in METRICS.items()}
+            results |= {(task, k): values for k, values in judge_ranking(data, find).items()}
         return results
 
     def dense(self, encode: TextEmbedder, part: str = "test") -> Results:
@@ -97,6 +92,18 @@ class RetrievalEvaluator:
         """Mean nDCG@10 over tasks on the validation collections."""
         results = self.dense(encode, "validation")
         return {"ndcg": float(np.mean([v.mean() for (_, m), v in results.items() if m == "ndcg"]))}
+
+
+def judge_ranking(
+    data: RetrievalData, find: Callable[[RetrievalData, int], Any]
+) -> dict[str, np.ndarray]:
+    """Each of `METRICS` for every query of a collection, see `RetrievalEvaluator.measure`."""
+    scores, documents = map(jnp.asarray, find(data, min(DEPTH, len(data.documents))))
+    order = evaluation.tie_order(data.document_ids)
+    ranked = evaluation.rank(scores, order, documents=documents)
+    qrels = evaluation.make_qrels(*data.qrels, num_queries=len(data.queries))
+    found = evaluation.retrieval_scores(ranked, qrels, cutoffs=(10, DEPTH))
+    return {key: np.asarray(found[name.lower()]) for key, name in METRICS.items()}
 
 
 def surroundings(config: Any, model: TextModel) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from experiments.common.encoders import load_embedder
 from rml import data, models
 from rml.data import tokens
+from rml.data.collections import RetrievalData
 from rml.data.pieces import piece_batches
 from rml.data.special import SpecialTokens
-from rml.data.text import RetrievalData
 from rml.models import pretrained
 from rml.models.text_encoder import TextEncoder
 from rml.retrieval import TextEmbedder
@@ -68,7 +68,7 @@ class TextModel:
       special: Numbers of special tokens.
     """
 
-    def __init__(self, config: Any, corpus: Corpus | None = None):
+    def __init__(self, config: Any, corpus: Corpus | None = None, start: Any = None):
         """Prepares the encoder; texts are opened when they are first needed.
 
         Args:
@@ -77,12 +77,13 @@ class TextModel:
             encoder of the run in the directory `model.run`), or a name of `rml.models.pretrained`
             such as "minilm".
           corpus: The config's texts, where another model has opened them.
+          start: Variables that training starts from in the place of random ones, of a "bert".
 
         Raises:
           UserError: An unknown name, or files that cannot be read.
         """
         self.config, self.corpus = config, corpus or Corpus(config)
-        self._start: Any = None
+        self._start: Any = start
         name = config.model.name
         if name == "bert":
             options = {k: v for k, v in config.model.items() if k not in ("name", "pooling")}

@@ -9,11 +9,14 @@
   DINO, arXiv:2104.14294).
 * `TwoTowers`: images and texts in one space (Radford et al., CLIP, arXiv:2103.00020).
 * `delete`, `replace`, `mask`, `shuffle`, `corrupt`: corruptions of a span (Contriever, the same).
+* `mask_tokens`: tokens hidden for a masked language model (Devlin et al., BERT, arXiv:1810.04805),
+  from which Contriever starts.
 
 Momentum encoder, queue and gradient cache are in `rml.training`.
 """
 
 from rml.contrastive.corruption import CORRUPTIONS, corrupt, delete, mask, replace, shuffle
+from rml.contrastive.masking import Masked, mask_tokens
 from rml.contrastive.prototypes import Prototypes
 from rml.contrastive.spans import PAIRS, Texts, crop, inverse_cloze, pairs, with_ends
 from rml.contrastive.text_views import text_views
@@ -23,6 +26,7 @@ from rml.contrastive.two_towers import TwoTowers
 __all__ = [
     "CORRUPTIONS",
     "PAIRS",
+    "Masked",
     "Prototypes",
     "Texts",
     "TwoTowers",
@@ -33,6 +37,7 @@ __all__ = [
     "delete",
     "inverse_cloze",
     "mask",
+    "mask_tokens",
     "pairs",
     "replace",
     "shuffle",

@@ -6,7 +6,8 @@
 * `augment`: views of images, made on the device by the step that trains on them.
 * `oddities`, `require_labels`: what is odd in sources that can be read.
 * `open_parts`, `split_classes`, `select_classes`: classes split into base, validation and novel.
-* `pieces`, `piece_batches`, `tokens`: texts as tokens.
+* `open_domains`, `groups_of_classes`: parts by designer or style, classes by a group of theirs.
+* `pieces`, `piece_batches`, `tokens`: texts as tokens; `long_documents`: the really long ones.
 
 WORKSPACE.md and the guide on data say which names there are and how to add one.
 """
@@ -21,13 +22,15 @@ from rml.data.classes import (
     split_classes,
 )
 from rml.data.clips import Clips, Event, load_clips
+from rml.data.domains import groups_of_classes, open_domains
 from rml.data.errors import DataError
 from rml.data.interactions import Interactions, load_interactions
 from rml.data.load import load
+from rml.data.long_documents import long_documents
 from rml.data.oddities import oddities, require_labels
 from rml.data.pairs import Pairs, load_pairs
 from rml.data.pieces import piece_batches, piece_spec, pieces
-from rml.data.pipeline import batches, decode_and_resize
+from rml.data.pipeline import batches, decode_and_resize, stacked_views
 from rml.data.source import NO_LABEL, Arrays, ArraySource, Source
 from rml.data.special import SpecialTokens
 from rml.data.tables import load_table
@@ -49,6 +52,7 @@ __all__ = [
     "batches",
     "decode_and_resize",
     "first_of_each_class",
+    "groups_of_classes",
     "load",
     "load_boxes",
     "load_clips",
@@ -58,7 +62,9 @@ __all__ = [
     "load_retrieval",
     "load_table",
     "load_text",
+    "long_documents",
     "oddities",
+    "open_domains",
     "open_parts",
     "piece_batches",
     "piece_spec",
@@ -67,5 +73,6 @@ __all__ = [
     "require_labels",
     "select_classes",
     "split_classes",
+    "stacked_views",
     "tokens",
 ]

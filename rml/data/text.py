@@ -1,7 +1,6 @@
 """Texts: collections to retrieve from, and texts with classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,79 +9,19 @@ from jaxtyping import Int
 
 from rml.assets import default_data_dir
 from rml.data.beir import read_beir, read_corpus
-from rml.data.duplicates import normalized
+from rml.data.collections import (
+    PAIRINGS,
+    RELATED,
+    Pages,
+    RetrievalData,
+    collection_tasks,
+    indexed,
+    paired,
+    related,
+)
 from rml.data.errors import DataError
 from rml.data.passages import read_passages
 from rml.errors import local_path, unknown
-
-TASKS = {
-    "docstring_to_code": ("docstring", "code"),
-    "title_to_description": ("title", "description"),
-}
-"""Of pydocs: what is asked, and what is found."""
-
-MIN_WORDS = 5
-"""Of a description that could be told from others."""
-
-
-class Qrels(NamedTuple):
-    """Judgements: the document at `document[i]` answers the query at `query[i]` as `grade[i]` says.
-
-    Attributes:
-        query: int32 `[r]`, positions in the queries, ascending.
-        document: int32 `[r]`, positions in the documents.
-        grade: int32 `[r]`, 0 where a document was judged not to answer.
-    """
-
-    query: Int[np.ndarray, " r"]
-    document: Int[np.ndarray, " r"]
-    grade: Int[np.ndarray, " r"]
-
-
-@dataclass(frozen=True)
-class RetrievalData:
-    """Documents, queries, and which answer which.
-
-    Attributes:
-        documents: Texts, the title first where there is one.
-        document_ids: Of each; where a document is from a file, its name and line.
-        queries: Texts; none where a folder of texts has no queries.
-        query_ids: Of each.
-        qrels: Judgements.
-        labels: int32 `[n]`, the class of each document, where there are classes.
-        class_names: Names by label.
-    """
-
-    documents: list[str]
-    document_ids: list[str]
-    queries: list[str]
-    query_ids: list[str]
-    qrels: Qrels
-    labels: Int[np.ndarray, " n"] | None = None
-    class_names: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        return (
-            f"RetrievalData({len(self.documents)} documents, {len(self.queries)} queries, "
-            f"{len(self.qrels.query)} judgements)"
-        )
-
-    @property
-    def answers(self) -> Qrels:
-        """The judgements by which a document answers a query, those of a grade above 0."""
-        return self._judged(self.qrels.grade > 0)
-
-    def first_queries(self, count: int) -> "RetrievalData":
-        """The collection with its first queries alone, and all of its documents."""
-        return replace(
-            self,
-            queries=self.queries[:count],
-            query_ids=self.query_ids[:count],
-            qrels=self._judged(self.qrels.query < count),
-        )
-
-    def _judged(self, kept: np.ndarray) -> Qrels:
-        return Qrels(*(column[kept] for column in self.qrels))
 
 
 class LabelledTexts(NamedTuple):
@@ -103,7 +42,7 @@ def load_retrieval(
     name: str,
     split: str,
     *,
-    task: str = "docstring_to_code",
+    task: str = "",
     corpus: str = "split",
     data_dir: str | Path | None = None,
 ) -> RetrievalData:
@@ -111,14 +50,19 @@ def load_retrieval(
 
     Args:
         name: `pydocs` (docstrings and code of this Python installation, `rml.data.pydocs`),
-            `beir:PATH` (a folder in BEIR's format, `rml.data.beir`) or `texts:PATH` (a folder of
-            text files, cut into passages, `rml.data.passages`: documents without queries).
-        split: For pydocs in TFDS's split syntax; the name of a file of BEIR's qrels; "all" for a
-            folder of text files.
-        task: Of pydocs: "docstring_to_code", or "title_to_description" (from the first paragraph
-            of a docstring to the rest of it, where there is more than a few words).
-        corpus: Of pydocs: the documents are those of the "split", or "all".
-        data_dir: Where pydocs is prepared; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not given.
+            `debian`, `wiki_vital` or `manuals` (see `rml.data.collections`), `beir:PATH` (a folder
+            in BEIR's format, `rml.data.beir`) or `texts:PATH` (a folder of text files, cut into
+            passages, `rml.data.passages`: documents without queries).
+        split: For a data set in TFDS's split syntax; the name of a file of BEIR's qrels; "all" for
+            a folder of text files.
+        task: Of a data set, what is asked and what is found, one of `collection_tasks(name)`; the
+            first of them if not given. Of pydocs "docstring_to_code", or "title_to_description"
+            (from the first paragraph of a docstring to the rest of it, where there is more than a
+            few words).
+        corpus: Of a data set of pairs: the documents are those of the "split", or "all". Pages of
+            manuals are always found among those of the training split.
+        data_dir: Where data sets are prepared; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not
+            given.
 
     Returns:
         The collection.
@@ -129,21 +73,35 @@ def load_retrieval(
     """
     kind, _, path = name.partition(":")
     if kind == "beir" and path:
-        return _index(*read_beir(Path(path).expanduser(), split))
+        return indexed(*read_beir(Path(path).expanduser(), split))
     if kind == "texts" and path:
         if split != "all":
             raise DataError(f"{name!r} has one split, 'all', got {split!r}")
         documents = {
             f"{one.file}:{one.line}": one.text for one in read_passages(Path(path).expanduser())
         }
-        return _index(documents, {}, [])
-    if kind != "pydocs":
-        raise unknown("retrieval collection", name, ("pydocs", "beir:PATH", "texts:PATH"))
-    if task not in TASKS:
-        raise unknown("task of pydocs", task, TASKS)
+        return indexed(documents, {}, [])
+    tasks = collection_tasks(name)
+    if not tasks:
+        known = (*PAIRINGS, *RELATED, "beir:PATH", "texts:PATH")
+        raise unknown("retrieval collection", name, known)
+    task = task or tasks[0]
+    if task not in tasks:
+        raise unknown(f"task of {name}", task, tasks)
     if corpus not in ("split", "all"):
-        raise unknown("corpus of pydocs", corpus, ("split", "all"))
-    return _pydocs(name, split, *TASKS[task], corpus=corpus, data_dir=data_dir)
+        raise unknown(f"corpus of {name}", corpus, ("split", "all"))
+    if name in RELATED:
+        found = related(*(_pages(name, part, data_dir) for part in (split, "train", "all")))
+    else:
+        pairing = PAIRINGS[name][task]
+        read, _ = _read(name, split, pairing.features, data_dir)
+        asked = set(read[pairing.identity])
+        if corpus == "all":
+            read, _ = _read(name, "all", pairing.features, data_dir)
+        found = paired(read, pairing, asked=asked)
+    if not found.queries:
+        raise DataError(f"{name!r} split {split!r} has nothing to ask for by {task}")
+    return found
 
 
 def load_documents(
@@ -155,8 +113,8 @@ def load_documents(
         name: As for `load_retrieval`, or a TFDS name that is prepared in `data_dir`.
         split: As for `load_retrieval`; the documents of a BEIR collection are those of all splits,
             and `split` is not read.
-        text_key: Feature of a TFDS data set. If not given "text", and for pydocs the docstring
-            followed by its code.
+        text_key: Feature of a TFDS data set. If not given what is searched for its first task, for
+            pydocs the docstring followed by its code, and "text" where there is no collection.
         data_dir: TFDS data directory.
 
     Returns:
@@ -173,6 +131,8 @@ def load_documents(
     if kind == "pydocs" and not text_key:
         read = _read(name, split, ("docstring", "code"), data_dir)[0]
         return [f"{doc}\n\n{code}" for doc, code in zip(*read.values(), strict=True)]
+    if collection_tasks(name) and not text_key:
+        return load_retrieval(name, split, data_dir=data_dir).documents
     key = text_key or "text"
     return list(_read(name, split, (key,), data_dir)[0][key])
 
@@ -244,61 +204,15 @@ def _read(
     return read_texts(name, split, data_dir=directory, keys=keys)
 
 
-def _index(
-    documents: dict[str, str], queries: dict[str, str], judged: Sequence[tuple[str, str, int]]
-) -> RetrievalData:
-    """Ids replaced by positions."""
-    document_at = {key: at for at, key in enumerate(documents)}
-    query_at = {key: at for at, key in enumerate(queries)}
-    rows = sorted((query_at[query], document_at[doc], grade) for query, doc, grade in judged)
-    return RetrievalData(
-        list(documents.values()),
-        list(documents),
-        list(queries.values()),
-        list(queries),
-        Qrels(*np.array(rows, np.int32).reshape(-1, 3).T),
-    )
-
-
-def _pydocs(
-    name: str,
-    split: str,
-    query_key: str,
-    document_key: str,
-    *,
-    corpus: str,
-    data_dir: str | Path | None,
-) -> RetrievalData:
-    """Pairs of which equal queries have all their documents as answers."""
-    keys = ("name", "package", query_key, document_key)
-    wanted, _ = _read(name, split, keys, data_dir)
-    asked = set(wanted["name"])
-    read = _read(name, "all", keys, data_dir)[0] if corpus == "all" else wanted
-    documents: dict[str, tuple[str, str, str]] = {}
-    queries: dict[str, tuple[str, str]] = {}
-    judged = set()
-    for one, package, query, document in zip(*(read[key] for key in keys), strict=True):
-        found = normalized(document)
-        if len(found.split()) < MIN_WORDS and document_key == "description":
-            continue
-        documents.setdefault(found, (one, document, package))
-        if one in asked:
-            queries.setdefault(normalized(query), (one, query))
-            judged.add((queries[normalized(query)][0], documents[found][0], 1))
-    if not queries:
-        raise DataError(f"{name!r} split {split!r} has no {query_key} with a {document_key}")
-    collection = _index(
-        {one: text for one, text, _ in documents.values()},
-        dict(queries.values()),
-        sorted(judged),
-    )
-    names, labels = np.unique([package for *_, package in documents.values()], return_inverse=True)
-    return RetrievalData(
-        collection.documents,
-        collection.document_ids,
-        collection.queries,
-        collection.query_ids,
-        collection.qrels,
-        labels.astype(np.int32),
-        tuple(str(one) for one in names),
+def _pages(name: str, split: str, data_dir: str | Path | None) -> Pages:
+    """Pages of manuals, each named by its domain and its own name."""
+    read, _ = _read(name, split, ("page", "text", "see", "label"), data_dir)
+    domains = [f"{label}:" for label in read["label"]]
+    return Pages(
+        [domain + page for domain, page in zip(domains, read["page"], strict=True)],
+        list(read["text"]),
+        [
+            [domain + page for page in named]
+            for domain, named in zip(domains, read["see"], strict=True)
+        ],
     )

@@ -105,17 +105,18 @@ def open_tfds(
 
 def read_texts(
     name: str, split: str, *, data_dir: Path, keys: Sequence[str]
-) -> tuple[dict[str, list[str] | np.ndarray], tfds.features.FeaturesDict]:
+) -> tuple[dict[str, list[Any] | np.ndarray], tfds.features.FeaturesDict]:
     """Reads features of one split of a prepared TFDS data set into memory.
 
     Args:
         name: As for `open_tfds`.
         split: In TFDS's split syntax.
         data_dir: TFDS data directory.
-        keys: Features to read: strings, or class labels.
+        keys: Features to read: strings, sequences of strings, or class labels.
 
     Returns:
-        By key a list of strings, or int32 classes `[n]`; and all features of the data set.
+        By key a list of strings or of lists of them, or int32 classes `[n]`; and all features of
+        the data set.
 
     Raises:
         DataError: If the data set is unknown, not prepared, or has no such feature.
@@ -128,7 +129,8 @@ def read_texts(
                 f"{name!r} has no feature {key!r}; it has {sorted(features)}: name the right one "
                 "with text_key=... or label_key=..."
             )
-        if not isinstance(features[key], tfds.features.Text | tfds.features.ClassLabel):
+        text = isinstance(getattr(features[key], "feature", features[key]), tfds.features.Text)
+        if not text and not isinstance(features[key], tfds.features.ClassLabel):
             raise DataError(f"{name!r}: feature {key!r} is no text and no class: {features[key]}")
     kept = tfds.features.FeaturesDict({key: features[key] for key in keys})
     found: dict[str, list] = {key: [] for key in keys}
@@ -139,9 +141,14 @@ def read_texts(
     return {
         key: np.array(values, np.int32)
         if isinstance(features[key], tfds.features.ClassLabel)
-        else [value.decode() for value in values]
+        else [_decoded(value) for value in values]
         for key, values in found.items()
     }, features
+
+
+def _decoded(value: Any) -> Any:
+    """A text from its bytes, and texts from theirs."""
+    return value.decode() if isinstance(value, bytes) else [one.decode() for one in value]
 
 
 def open_builder(name: str, data_dir: Path) -> Any:

@@ -9,13 +9,18 @@
 * `retrieval_scores`, `ndcg`, `recall` and others: rankings, equal to trec_eval's.
 * `paired_bootstrap`, `paired_randomization`, `wilcoxon`, `holm`,
   `compare_systems`: significance.
+* `attention_maps`: support, entropy and filter rate of attention. `similarity_by_length`: whether
+  embeddings of long texts are more alike.
 * `extract_features`, `cached_features`: features of a whole data set; of frozen encoders, once.
 * `expected_calibration_error`, `probability_scores`: predicted probabilities.
-* `log_log_slopes`, `examples_needed`: how one quantity grows with another.
+* `log_log_slopes`, `examples_needed`: how one quantity grows with another; `program_flops`: counted
+  operations.
+* `sliding_nats`, `place_needle`, `answer_scores`: language models on long texts.
 """
 
 from rml.evaluation.accuracy import accuracy
 from rml.evaluation.alignment_uniformity import alignment, uniformity
+from rml.evaluation.attention_maps import AttentionMaps, attention_maps, high_frequency
 from rml.evaluation.cached import cached_features
 from rml.evaluation.calibration import expected_calibration_error, probability_scores
 from rml.evaluation.cka import linear_cka
@@ -32,10 +37,20 @@ from rml.evaluation.collapse import (
     rankme,
     singular_values,
 )
+from rml.evaluation.costs import program_flops
 from rml.evaluation.features import extract_features
 from rml.evaluation.knn import knn_accuracy, knn_predict
+from rml.evaluation.length_collapse import ByLength, similarity_by_length
 from rml.evaluation.linear_probe import LinearProbe, linear_probe
 from rml.evaluation.logistic_regression import LogisticRegression, fit_logistic_regression
+from rml.evaluation.long_text import (
+    answer_scores,
+    by_position,
+    found_share,
+    place_needle,
+    sliding_nats,
+    token_nats,
+)
 from rml.evaluation.projection import embed_2d
 from rml.evaluation.rankings import Qrels, make_qrels, rank, ranked_grades, tie_order
 from rml.evaluation.retrieval import (
@@ -59,6 +74,8 @@ from rml.evaluation.significance import (
 )
 
 __all__ = [
+    "AttentionMaps",
+    "ByLength",
     "LinearProbe",
     "LogisticRegression",
     "PairedDifference",
@@ -67,7 +84,10 @@ __all__ = [
     "VMeasure",
     "accuracy",
     "alignment",
+    "answer_scores",
+    "attention_maps",
     "average_precision",
+    "by_position",
     "cached_features",
     "clustering_accuracy",
     "clustering_scores",
@@ -79,6 +99,8 @@ __all__ = [
     "expected_calibration_error",
     "extract_features",
     "fit_logistic_regression",
+    "found_share",
+    "high_frequency",
     "holm",
     "knn_accuracy",
     "knn_predict",
@@ -91,17 +113,22 @@ __all__ = [
     "paired_bootstrap",
     "paired_randomization",
     "participation_ratio",
+    "place_needle",
     "precision",
     "probability_scores",
+    "program_flops",
     "rank",
     "ranked_grades",
     "rankme",
     "recall",
     "reciprocal_rank",
     "retrieval_scores",
+    "similarity_by_length",
     "singular_values",
+    "sliding_nats",
     "success",
     "tie_order",
+    "token_nats",
     "uniformity",
     "v_measure",
     "wilcoxon",

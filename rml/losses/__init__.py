@@ -11,6 +11,7 @@ with its square, and `axis_name` spreads them round a ring of devices (`rml.trai
   arXiv:2303.15343.
 * `dcl`: Yeh et al., Decoupled Contrastive Learning, arXiv:2110.06848.
 * `multiple_negatives_ranking`: Henderson et al., arXiv:1705.00652, with hard negatives.
+* `masked_lm`: Devlin et al., BERT, arXiv:1810.04805.
 * `smoothed_cross_entropy`: label smoothing, Szegedy et al., arXiv:1512.00567.
 * `triplet_loss`: Schroff et al., FaceNet, arXiv:1503.03832, and Hermans et al., arXiv:1703.07737.
 * `barlow_twins`: Zbontar et al., arXiv:2103.03230. `vicreg`: Bardes et al., arXiv:2105.04906.
@@ -31,6 +32,7 @@ from rml.losses.cross_entropy import smoothed_cross_entropy
 from rml.losses.dcl import dcl
 from rml.losses.dino import dino, update_center
 from rml.losses.infonce import info_nce, info_nce_with_queue
+from rml.losses.masked_lm import masked_lm
 from rml.losses.mnr import multiple_negatives_ranking
 from rml.losses.nnclr import nearest_support, nnclr
 from rml.losses.ntxent import nt_xent
@@ -50,6 +52,7 @@ __all__ = [
     "dino",
     "info_nce",
     "info_nce_with_queue",
+    "masked_lm",
     "multiple_negatives_ranking",
     "nearest_support",
     "negative_cosine",

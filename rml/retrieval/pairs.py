@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from rml import data
 from rml.data import tokens
-from rml.data.text import RetrievalData
+from rml.data.collections import RetrievalData
 
 
 def pair_batches(

@@ -2,17 +2,26 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs.retrieval import contriever_ablation_pydocs, contriever_pydocs_random, finetune_pydocs
+from configs.retrieval import (
+    contriever_ablation_pydocs,
+    contriever_pydocs_random,
+    finetune_pydocs,
+    starts_pydocs,
+)
 from experiments.common import retrieval
 from experiments.common.texts import TextModel, load_text_encoder
 from experiments.registry import find_experiment
-from experiments.retrieval import ablation, finetune
+from experiments.retrieval import ablation, finetune, masked_lm, starts
+from rml.contrastive import Masked, Texts
+from rml.data import SpecialTokens, tokens
 from rml.errors import UserError
 from rml.training import RunDirectory
 from tests.system.two_steps import override
@@ -25,6 +34,7 @@ SMALL = {
 QUICK = SMALL | {
     "train.steps": 300, "train.checkpoint_every": 0, "optimizer.learning_rate": 5e-3,
     "data.tasks": ("docstring_to_code",),
+    "evaluation.batch_tokens": 65536,  # few shapes to compile
 }  # fmt: skip
 
 
@@ -147,6 +157,98 @@ def test_a_variant_of_the_ablation_is_loaded_as_it_was_trained(beir, tmp_path):
     assert load_text_encoder(path)(["w1 w2"]).shape == (1, 32)
     with pytest.raises(UserError, match="compares methods"):
         load_text_encoder(tmp_path / "run")
+
+
+def test_a_hidden_token_is_predicted_from_its_own_place(monkeypatch):
+    """States that say which token is seen predict the tokens that stayed, and no others."""
+    special = SpecialTokens.trained(300)
+    copying = SimpleNamespace(apply=lambda _, numbers, *rest, **named: jax.nn.one_hot(numbers, 300))
+    model = SimpleNamespace(module=SimpleNamespace(backbone=copying), special=special)
+    head = SimpleNamespace(apply=lambda _, states, table: 100 * states @ table.T)
+    monkeypatch.setattr(masked_lm, "lm_head", lambda config: head)
+    config = ConfigDict(dict(masking=dict(rate=0.5)))
+    params = {"head": {}, "backbone": {"tokens": {"embedding": jnp.eye(300)}}}
+    drawn = np.random.default_rng(0).integers(special.words, 300, (200, 20))
+    texts = Texts(jnp.asarray(drawn), jnp.full(200, 20))
+    found = masked_lm.predict(config, model, params, texts, jax.random.key(0), train=True)
+    seen = np.take_along_axis(np.asarray(found.hidden.texts.tokens), found.hidden.places, axis=1)
+    kept = (seen == found.hidden.targets).mean(axis=1)
+    assert 0.05 < kept.mean() < 0.2
+    np.testing.assert_allclose(found.right, kept, rtol=1e-6)
+    np.testing.assert_allclose(found.nats, 100 * (1 - kept), rtol=1e-4, atol=1e-4)
+
+
+def test_frequencies_are_those_of_the_training_texts(beir):
+    config = small_finetune(beir)
+    model = TextModel(config)
+    read = tokens.encode(
+        model.tokenizer, model.corpus.training_texts, max_length=1000, special=False
+    )
+    counts = np.bincount(np.concatenate(read), minlength=300) + 1
+    targets, chosen = np.array([[20, 75], [99, 5]]), np.array([[True, True], [True, False]])
+    hidden = Masked(Texts(targets, np.array([2, 2])), targets, targets, chosen)
+    nats = -np.log(counts / counts.sum())
+    expected = [(nats[20] + nats[75]) / 2, nats[99]]
+    np.testing.assert_allclose(masked_lm.by_frequency(config, model, hidden), expected, rtol=1e-6)
+
+
+def test_a_rate_is_chosen_by_validation_the_first_of_equal_ones():
+    tried = {
+        name: {"validation_ndcg": ndcg} for name, ndcg in zip("abc", (0.1, 0.3, 0.3), strict=True)
+    }
+    assert starts.chosen(tried) == "b"
+
+
+def test_every_claim_on_starts_is_of_systems_that_are_compared():
+    measured = {
+        f"{ours}_{metric}_over_{other}"
+        for ours, others in starts.COMPARED.items() for other in others
+        for metric in ("ndcg", "recall")
+    }  # fmt: skip
+    assert {name for claim in starts.CLAIMS for name in (claim.metric, claim.null)} <= measured
+    trained = {"random", *starts.PRETRAINED}
+    lexical = {"bm25", "bm25_code"}
+    systems = trained | {f"{name}{starts.TUNED}" for name in trained} | lexical
+    assert set(starts.COMPARED) | {o for others in starts.COMPARED.values() for o in others} <= (
+        systems
+    )
+
+
+@pytest.mark.slow
+def test_each_stage_starts_from_the_one_before(beir, tmp_path, monkeypatch):
+    """Contriever with a rate of zero gives what it started from, and so does what follows."""
+    stages = ("masked_lm", "contriever")
+    monkeypatch.setattr(starts, "PRETRAINED", {name: starts.PRETRAINED[name] for name in stages})
+    monkeypatch.setattr(starts, "COMPARED", {"contriever": ("masked_lm",)})
+    config = starts_pydocs.get_config()
+    override(config, SMALL | {
+        "model.width": 32, "model.mlp": 64, "model.heads": 2, "tokens.vocabulary": 300,
+        "tokens.query_length": 16, "tokens.document_length": 24, "negatives.mined": 2,
+        "data.name": f"beir:{beir}", "data.train": "train", "data.validation": "test",
+        "data.test": "test", "data.tasks": ("default",), "queue.size": 64, "train.steps": 60,
+        "train.batch_size": 8, "train.checkpoint_every": 60, "finetune_rates": (1e-2,),
+        "optimizer.warmup_steps": 5,
+        "variants.masked_lm": "optimizer.learning_rate=1e-2",
+        "variants.contriever": "optimizer.learning_rate=0",
+        "variants.finetune": "data.train=train",
+    })  # fmt: skip
+    run = RunDirectory(tmp_path / "run", config.to_dict())
+    metrics = starts.run(config, run)
+    run.close()
+    assert metrics["contriever_ndcg"] == metrics["masked_lm_ndcg"] != metrics["random_ndcg"]
+    assert metrics["contriever_ndcg_over_masked_lm"] == 0
+    tuned = [metrics[f"{name}_tuned_ndcg"] for name in ("contriever", "masked_lm", "random")]
+    assert tuned[0] == tuned[1] != tuned[2]
+    assert min(tuned) > 0.5 > metrics["masked_lm_ndcg"]  # on the queries that were tuned on
+    texts = ["w1 w2 w3", "w4"]
+    methods = tmp_path / "run" / "methods"
+    first, then, last = (
+        load_text_encoder(methods / name)(texts)
+        for name in ("masked_lm", "contriever", "contriever_tuned_0.01")
+    )
+    np.testing.assert_array_equal(first, then)
+    assert np.abs(last - then).max() > 0.01
+    assert (tmp_path / "run" / "figures" / starts.PICTURE).stat().st_size > 1000
 
 
 def test_what_has_no_text_encoder_is_named(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rml.data import tokens
-from rml.data.text import Qrels, RetrievalData
+from rml.data.collections import Qrels, RetrievalData
 from rml.retrieval import pair_batches, pair_spec
 
 DOCUMENTS = ["red apple", "green pear", "blue plum", "yellow fig"]

@@ -1,0 +1,17 @@
+"""A masked language model of docstrings and code, for Contriever and fine-tuning to start from.
+
+python -m experiments.run --config=configs/retrieval/masked_lm_pydocs.py --workdir=runs/masked_lm
+python -m experiments.run --config=configs/retrieval/contriever_pydocs.py \
+    --workdir=runs/contriever_masked_lm --config.model.name=run --config.model.run=runs/masked_lm
+
+The second command starts from it. Result: results/contriever. Its learning rate was not chosen by
+a score.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.retrieval import parts
+
+
+def get_config() -> ConfigDict:
+    return parts.masked_lm()

@@ -1,0 +1,19 @@
+"""Retrievers of Debian's package descriptions by synopsis, from random and masked LM.
+
+python -m experiments.run --config=configs/retrieval/starts_debian.py \
+    --workdir=runs/starts_debian
+
+Needs `make assets`. Both texts are the maintainer's, the package's own name is left out. Only
+descriptions are pretrained on; synopses are the queries of unseen source packages.
+Result: results/contriever.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.retrieval import parts
+
+
+def get_config() -> ConfigDict:
+    return parts.starts(
+        parts.collection("debian", "synopsis_to_description"), labelled="train[:10%]"
+    )

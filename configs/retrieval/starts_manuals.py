@@ -1,0 +1,17 @@
+"""Retrievers of manual pages that a third page names together, by a page's beginning.
+
+python -m experiments.run --config=configs/retrieval/starts_manuals.py \
+    --workdir=runs/starts_manuals
+
+Needs `make assets`. The authors' "See also" is the judgement and no part of any text. Pages of
+the training split are searched and pretrained on; those that ask are of other splits.
+Result: results/contriever.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.retrieval import parts
+
+
+def get_config() -> ConfigDict:
+    return parts.starts(parts.collection("manuals", "related_pages"), labelled="train[:25%]")

@@ -1,0 +1,19 @@
+"""Retrievers of Wikipedia's introductions by Wikidata's descriptions of articles.
+
+python -m experiments.run --config=configs/retrieval/starts_wiki_vital.py \
+    --workdir=runs/starts_wiki_vital
+
+Needs `make assets`. Different people wrote the two; words of the title are left out of the
+introduction. Only introductions are pretrained on; queries are of unseen articles.
+Result: results/contriever.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.retrieval import parts
+
+
+def get_config() -> ConfigDict:
+    return parts.starts(
+        parts.collection("wiki_vital", "description_to_text"), labelled="train[:25%]"
+    )

@@ -1,0 +1,45 @@
+"""TempScale in MiniLM on docstrings and code of up to 512 tokens, beside three rivals.
+
+python -m experiments.run --config=configs/retrieval/tempscale_pydocs.py --workdir=runs/tempscale
+
+Needs `make weights`. Nothing is trained.
+`--config.model.name=run --config.model.run=runs/contriever` takes the encoder of another run.
+Result: results/tempscale.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+from configs.retrieval.parts import pydocs
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            experiment="retrieval.tempscale",
+            seed=0,
+            data=pydocs(tasks=("docstring_to_code",)),
+            model=dict(name="minilm", run=""),
+            # Documents that are drawn; each is asked for by its own query.
+            documents=dict(validation=200, test=500),
+            # What the methods choose from, equally many values each: temperatures, the length that
+            # is encoded as before, tokens of a chunk, shrinkage of the covariance.
+            candidates=dict(
+                tempscale=(0.6, 0.8, 0.9, 1.0),
+                log_length=(64.0, 128.0, 256.0, 512.0),
+                chunks=(64, 128, 256, 512),
+                whitening=(0.2, 0.5, 0.8, 1.0),
+            ),
+            # In tokens: answers below are short, from there on long.
+            short=128,
+            long=256,
+            edges=(16, 32, 48, 64, 96, 128, 192, 256, 384, 513),
+            cuts=(16, 32, 64, 128, 256, 512),
+            cut_texts=40,
+            filter_texts=6,
+            dtype="float32",
+            precision="default",
+            mesh=parts.mesh(),
+            evaluation=dict(max_length=512, batch_tokens=4096),
+        )
+    )

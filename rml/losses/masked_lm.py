@@ -1,0 +1,39 @@
+"""Masked language modelling: hidden tokens are predicted."""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from rml.losses.reduction import reduced
+
+
+def masked_lm(
+    logits: Float[Array, "n p v"],
+    targets: Int[Array, "n p"],
+    *,
+    where: Bool[Array, "n p"],
+    reduction: str = "mean",
+) -> Float[Array, ""] | Float[Array, " n"]:
+    """Computes the mean of -log p(target) over the tokens of each text that were hidden.
+
+    A text without a hidden token has loss 0. The authors' code takes one mean over the hidden
+    tokens of all texts, where a long text weighs more than a short one; here all weigh the same.
+
+    Args:
+      logits: Logits of the vocabulary at the p places of each of n texts.
+      targets: Tokens that stood there.
+      where: Which of the places count; the logits of the others may be anything.
+      reduction: Mean over the texts ("mean"), or each text's loss ("none").
+
+    Returns:
+      The loss, in float32.
+
+    Raises:
+      ValueError: If `reduction` is unknown.
+
+    Source: Devlin et al., BERT, arXiv:1810.04805, Section 3.1.
+    """
+    logits = jnp.where(where[..., None], logits.astype(jnp.float32), 0.0)
+    values = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    count = jnp.maximum(jnp.sum(where, axis=1), 1)
+    return reduced(jnp.sum(values * where, axis=1) / count, reduction)

@@ -1,0 +1,198 @@
+"""TempScale: attention sharpened in a trained text encoder, and what stands beside it.
+
+Yuqi Zhou, Sunhao Dai, Zhanshuo Cao, Xiao Zhang, Jun Xu: Length-Induced Embedding Collapse in
+Transformer-based Models, arXiv:2410.24200. Self-attention is a low-pass filter, the stronger the
+longer the text, so that embeddings of long texts come out alike. The paper divides the logits of
+every layer by one temperature below 1, without any training.
+
+Each function below makes of a `TextEncoder` a function of variables, tokens and their mask, as
+`embed` takes it. Its number is one of the variables, so that one program serves all of its values.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from rml.models.attention import Attend, tempered
+from rml.models.text_encoder import TextEncoder
+from rml.ops.attention_parts import Visible
+from rml.ops.precision import full_precision
+from rml.ops.similarity import normalize
+
+Encode = Callable[[PyTree, Int[Array, "b t"], Bool[Array, "b t"]], Float[Array, "b d"]]
+
+
+class Tuned(NamedTuple):
+    """Variables of an encoder, and the number that its attention is changed by.
+
+    Attributes:
+      variables: Of the encoder.
+      value: The temperature; for all layers, or [layers], or [layers, heads].
+    """
+
+    variables: PyTree
+    value: Float[Array, "..."] | float
+
+
+def temper(encoder: TextEncoder, temperature: float | Array) -> TextEncoder:
+    """An encoder whose attention's logits are divided by a temperature in every layer.
+
+    Args:
+      encoder: An encoder whose backbone has a field `attention`, such as `rml.models.Bert`.
+      temperature: Below 1 attention is sharper; a number, one for each layer, or [layers, heads].
+
+    Returns:
+      The encoder; with 1 it is the same bit for bit.
+
+    Raises:
+      ValueError: The temperatures are not as many as the layers, or not positive.
+
+    Source: arXiv:2410.24200, TempScale, as in the authors' code: logits, mask included, over τ.
+    """
+    _require_positive("temperature", temperature)
+    backbone: Any = encoder.backbone
+    own = backbone.attention
+    if jnp.ndim(temperature) == 0:
+        attention: Any = tempered(own, temperature)
+    else:
+        rows = jnp.asarray(temperature)
+        if len(rows) != backbone.depth:
+            raise ValueError(f"{len(rows)} temperatures for {backbone.depth} layers")
+        attention = tuple(tempered(own, row) for row in rows)
+    return encoder.clone(backbone=backbone.clone(attention=attention))
+
+
+def scale_by_length(encoder: TextEncoder, reference: float | Array) -> TextEncoder:
+    """An encoder whose logits are multiplied by log n / log n₀ for a text of n tokens.
+
+    Args:
+      encoder: As for `temper`.
+      reference: The length n₀, above 1, whose texts are encoded as before.
+
+    Returns:
+      The encoder.
+
+    Raises:
+      ValueError: The reference is not above 1.
+
+    Source: the logarithmic scale of attention by length (Chiang & Cholak, arXiv:2202.12172), which
+    keeps the entropy of attention more even over lengths. A rival of TempScale, not the paper's.
+    """
+    if not isinstance(reference, jax.core.Tracer) and not float(reference) > 1:
+        raise ValueError(f"reference={reference} tokens, expected more than 1")
+    backbone: Any = encoder.backbone
+    own: Attend = backbone.attention
+
+    def attention(query: Array, key: Array, value: Array, visible: Visible) -> Any:
+        number = jnp.asarray(key.shape[1])[None]
+        if visible.keys is not None:
+            number = jnp.sum(jnp.asarray(visible.keys), axis=1)
+        factor = jnp.log(jnp.maximum(number, 2)) / jnp.log(reference)
+        query = (query * factor[:, None, None, None]).astype(query.dtype)
+        return own(query, key, value, visible)
+
+    return encoder.clone(backbone=backbone.clone(attention=attention))
+
+
+def tuned_encode(
+    encoder: TextEncoder, change: Callable[[TextEncoder, Any], TextEncoder] = temper
+) -> Encode:
+    """The function of `Tuned` variables, tokens and mask that a changed encoder is.
+
+    Args:
+      encoder: The encoder.
+      change: `temper` or `scale_by_length`.
+
+    Returns:
+      A pure function, compiled once for all values.
+    """
+
+    def encode(tuned: Tuned, tokens: Array, mask: Array) -> Array:
+        apply: Callable[..., Any] = change(encoder, jnp.asarray(tuned.value)).apply
+        return apply(tuned.variables, tokens, mask)
+
+    return encode
+
+
+def chunked_encode(encoder: TextEncoder, size: int) -> Encode:
+    """The function that encodes a text in chunks and takes the mean of their vectors.
+
+    Args:
+      encoder: An encoder of unit vectors.
+      size: Tokens of a chunk; the last may be shorter.
+
+    Returns:
+      A pure function of variables, tokens and mask; vectors of unit length, weighted by the number
+      of tokens of their chunk. A text of one chunk has the vector that it has uncut.
+
+    Raises:
+      ValueError: If a chunk has no token.
+    """
+    if size < 1:
+        raise ValueError(f"size={size} tokens of a chunk, expected at least 1")
+
+    apply: Callable[..., Any] = encoder.apply
+
+    def encode(variables: PyTree, tokens: Array, mask: Array) -> Array:
+        b, t = tokens.shape
+        chunks = -(-t // size)
+        fill = ((0, 0), (0, chunks * size - t))
+        cut = [jnp.pad(x, fill).reshape(b * chunks, size) for x in (tokens, mask)]
+        weights = cut[1].sum(axis=1).reshape(b, chunks, 1)
+        vectors = apply(variables, *cut).reshape(b, chunks, -1)
+        return normalize(jnp.sum(weights * jnp.where(weights > 0, vectors, 0.0), axis=1))
+
+    return encode
+
+
+class Whitening(NamedTuple):
+    """A linear map after which embeddings are spread evenly over directions.
+
+    Attributes:
+      center: [d], subtracted first.
+      matrix: [d, d].
+    """
+
+    center: Float[Array, " d"]
+    matrix: Float[Array, "d d"]
+
+
+@full_precision
+def fit_whitening(
+    x: Float[Array, "n d"], *, shrinkage: float | Float[Array, ""] = 0.0
+) -> Whitening:
+    """Fits the whitening of embeddings, which takes away the direction that they share.
+
+    Args:
+      x: Embeddings.
+      shrinkage: 1 takes the mean away and leaves the rest as it is; 0 makes the covariance the
+        identity, between them its eigenvalues are drawn to their mean.
+
+    Returns:
+      The map (x - center) @ matrix, up to a common factor.
+
+    Source: Su et al., Whitening Sentence Representations, arXiv:2103.15316, equation 8; the
+    shrinkage is ours.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    center = jnp.mean(x, axis=0)
+    values, vectors = jnp.linalg.eigh(jnp.cov(x.T, bias=True))
+    mean = jnp.mean(values)
+    values = (1 - shrinkage) * values + shrinkage * mean
+    floor = jnp.finfo(values.dtype).eps * mean * len(values)
+    return Whitening(center, vectors * jax.lax.rsqrt(jnp.maximum(values, floor) / mean))
+
+
+@full_precision
+def whiten(x: Float[Array, "n d"], fitted: Whitening) -> Float[Array, "n d"]:
+    """Embeddings of unit length after a whitening."""
+    return normalize((x - fitted.center) @ fitted.matrix)
+
+
+def _require_positive(name: str, value: Any) -> None:
+    """Raises a ValueError for a number that is known and not positive."""
+    if not isinstance(value, jax.core.Tracer) and not bool(jnp.all(jnp.asarray(value) > 0)):
+        raise ValueError(f"{name}={value}, expected above 0")

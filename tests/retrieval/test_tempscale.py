@@ -1,0 +1,145 @@
+"""TempScale and its rivals on a small random encoder, whose attention weights are looked at."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.evaluation import attention_maps
+from rml.models import Bert
+from rml.models.text_encoder import TextEncoder
+from rml.ops.similarity import normalize
+from rml.retrieval.tempscale import (
+    Tuned,
+    chunked_encode,
+    fit_whitening,
+    scale_by_length,
+    temper,
+    tuned_encode,
+    whiten,
+)
+
+BERT = Bert(vocabulary=30, width=16, depth=2, heads=2, mlp=24, positions=16)
+ENCODER = TextEncoder(BERT, normalize=True)
+RNG = np.random.default_rng(0)
+TOKENS = jnp.asarray(RNG.integers(0, 30, (3, 9)), jnp.int32)
+MASK = jnp.asarray(np.arange(9) < np.array([[9], [5], [2]]))
+
+
+plain = jax.jit(ENCODER.apply)
+
+
+def vectors(encoder, variables):
+    return jax.jit(encoder.apply)(variables, TOKENS, MASK)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    drawn = jax.jit(ENCODER.init)(jax.random.key(0), TOKENS, MASK)
+    return jax.tree.map(lambda x: 20 * x if x.ndim > 2 else x, drawn)  # attention far from uniform
+
+
+@pytest.fixture(scope="module")
+def weights(variables):
+    """Attention weights [layers, b, heads, t, t] of a changed encoder."""
+
+    def found(encoder):
+        own = {"params": variables["params"]["backbone"]}
+        apply = jax.jit(lambda v: encoder.backbone.apply(v, TOKENS, MASK, return_attention=True))
+        return np.asarray(apply(own).attention)
+
+    return found
+
+
+def sharpened(weights, temperature):
+    """What division of the logits by a temperature makes of their softmax."""
+    powers = weights ** (1 / temperature)
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def test_a_temperature_divides_the_logits(variables, weights):
+    smooth, sharp = weights(ENCODER), weights(temper(ENCODER, 0.6))
+    assert np.abs(sharp[0] - smooth[0]).max() > 0.1
+    np.testing.assert_allclose(sharp[0], sharpened(smooth[0], 0.6), atol=1e-5)
+    assert sharp[:, 2, :, :, 2:].max() == 0  # padding stays hidden
+    same = vectors(temper(ENCODER, 1.0), variables)
+    np.testing.assert_array_equal(plain(variables, TOKENS, MASK), same)
+
+
+@pytest.mark.parametrize("temperature", [(0.5, 2.0), ((0.5, 2.0), (2.0, 0.5))])
+def test_layers_and_heads_have_temperatures_of_their_own(variables, temperature):
+    """A temperature is the same as queries divided by it."""
+    temperature = jnp.asarray(temperature)
+    by_head = jnp.broadcast_to(temperature.reshape(2, -1), (2, 2))
+    scaled = jax.tree.map(lambda x: x, variables)
+    query = scaled["params"]["backbone"]["blocks"]["attention"]["query"]
+    query["kernel"] = jax.tree.map(lambda x: x / by_head[:, None, :, None], query["kernel"])
+    query["bias"] = jax.tree.map(lambda x: x / by_head[..., None], query["bias"])
+    found = vectors(temper(ENCODER, temperature), variables)
+    np.testing.assert_allclose(found, plain(scaled, TOKENS, MASK), atol=2e-6)
+    assert np.abs(found - plain(variables, TOKENS, MASK)).max() > 1e-3
+
+
+def test_limits_are_uniform_and_one_hot(weights):
+    flat, hard = weights(temper(ENCODER, 1e6)), weights(temper(ENCODER, 1e-4))
+    assert float(attention_maps(jnp.asarray(flat[:, 0])).filter_rate.max()) < 1e-4
+    np.testing.assert_allclose(hard[0, 0].max(-1), 1.0)
+
+
+def test_the_scale_by_length_is_a_temperature_of_each_text(variables):
+    found = vectors(scale_by_length(ENCODER, 4.0), variables)
+    encode = jax.jit(tuned_encode(ENCODER))
+    for row, number in enumerate((9, 5, 2)):
+        tuned = Tuned(variables, np.log(4.0) / np.log(number))
+        np.testing.assert_allclose(found[row], encode(tuned, TOKENS, MASK)[row], atol=2e-6)
+
+
+def test_one_program_serves_all_values(variables):
+    for change in (temper, scale_by_length):
+        encode = jax.jit(tuned_encode(ENCODER, change))
+        found = [encode(Tuned(variables, value), TOKENS, MASK) for value in (2.0, 3.5)]
+        expected = vectors(change(ENCODER, 3.5), variables)
+        np.testing.assert_allclose(found[1], expected, atol=2e-6)
+        assert np.abs(found[0] - found[1]).max() > 1e-3
+        assert encode._cache_size() == 1
+
+
+def test_chunks_are_weighted_by_their_tokens(variables):
+    def alone(start, stop):
+        """Vectors of a part of every text, its positions from 0."""
+        rolled, here = (jnp.roll(x, -start, axis=1) for x in (TOKENS, MASK))
+        return plain(variables, rolled, here & (jnp.arange(9) < stop - start))
+
+    found = jax.jit(chunked_encode(ENCODER, 5))(variables, TOKENS, MASK)
+    np.testing.assert_allclose(found[0], normalize(5 * alone(0, 5) + 4 * alone(5, 9))[0], atol=2e-6)
+    np.testing.assert_allclose(found[1], alone(0, 5)[1], atol=2e-6)
+    whole = jax.jit(chunked_encode(ENCODER, 9))(variables, TOKENS, MASK)
+    np.testing.assert_allclose(whole, plain(variables, TOKENS, MASK), atol=2e-6)
+
+
+def test_whitening_evens_the_directions_out():
+    x = jnp.asarray(RNG.normal(size=(200, 4)) @ RNG.normal(size=(4, 4)) + 5, jnp.float32)
+    values = np.linalg.eigvalsh(np.cov(np.asarray(x, float).T, bias=True))
+    for shrinkage in (0.0, 0.3, 1.0):
+        center, matrix = fit_whitening(x, shrinkage=shrinkage)
+        np.testing.assert_allclose(center, x.mean(0), rtol=1e-5)
+        spread = np.linalg.eigvalsh(np.cov(np.asarray((x - center) @ matrix, float).T, bias=True))
+        drawn = (1 - shrinkage) * values + shrinkage * values.mean()
+        np.testing.assert_allclose(spread, np.sort(values / drawn * values.mean()), rtol=1e-3)
+    only_centred = whiten(x, fit_whitening(x, shrinkage=1.0))
+    expected = normalize(x - x.mean(0))
+    np.testing.assert_allclose(only_centred @ only_centred.T, expected @ expected.T, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: temper(ENCODER, 0.0), r"temperature=0\.0, expected above 0"),
+        (lambda: temper(ENCODER, jnp.ones(3)), "3 temperatures for 2 layers"),
+        (lambda: scale_by_length(ENCODER, 1.0), r"reference=1\.0 tokens, expected more than 1"),
+        (lambda: chunked_encode(ENCODER, 0), "size=0 tokens of a chunk"),
+    ],
+)
+def test_wrong_numbers_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
