@@ -200,8 +200,10 @@ def imagenet(
       **parts: Further parts, and those that replace others.
     """
     given = dict(
-        # On the host: shorter side resized, centre kept.
-        data=images("imagenet2012", (256, 256, 3), train="train", test="validation"),
+        # Training images are cropped as they are stored; of those that are evaluated the host
+        # resizes the shorter side and keeps the centre.
+        data=images("imagenet2012", (256, 256, 3), train="train", test="validation")
+        | dict(host_crops=True),
         augment=crops(224, jitter=(0.8, 0.8, 0.8, 0.2), blur=0.5),
         model=dict(name="resnet50"),
         head=dict(hidden=2048, features=128, norm=True),

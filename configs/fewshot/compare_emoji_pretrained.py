@@ -1,7 +1,6 @@
 """Few-shot methods on emoji by features of EfficientNet-Lite0 (ImageNet), nothing being trained.
 
-python -m experiments.run --config=configs/fewshot/compare_emoji_pretrained.py \\
-    --workdir=runs/fewshot_emoji_pretrained
+python -m experiments.run --config=configs/fewshot/compare_emoji_pretrained.py --workdir=runs/emoji
 
 Needs `make assets` and `make weights`. Most classes are in the episodes: up to 400 ways. The base
 classes' features centre the others. Result: results/transductive_clustering.

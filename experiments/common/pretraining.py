@@ -170,7 +170,9 @@ def draw_course(
     config: Any, run: RunDirectory, images: np.ndarray, *, loss_label: str, num_classes: int
 ) -> None:
     """Draws views of some images, and the loss and neighbours' accuracy against steps."""
-    figures.views(run.figure("views.png"), images, augmentation(config), jax.random.key(0))
+    figures.views(
+        run.figure("views.png"), images, augmentation(config, whole=True), jax.random.key(0)
+    )
     figures.training_curves(
         run.figure, run.path, {"train/loss": loss_label, "eval/knn": "kNN accuracy"},
         {"eval/knn": ("chance", 1 / num_classes)} if num_classes else None,

@@ -26,13 +26,24 @@ PARSERS: dict[type, Callable[[str], Any]] = {
 
 
 def variant(config: Any, name: str) -> ConfigDict:
-    """The config of a variant that `config.variants` names, or a copy of the base itself.
+    """The config of a variant that `config.variants` names, or a copy of the base itself."""
+    changes = config.variants[name] if name != BASE else ""
+    return with_changes(config, changes, named=f"variants.{name}")
+
+
+def with_changes(config: Any, changes: str, *, named: str) -> ConfigDict:
+    """A copy of a config with other values.
+
+    Args:
+      config: A config.
+      changes: `key=value` with dotted keys of the config, spaces between them.
+      named: Key of the config that holds the changes, for messages.
 
     Raises:
       UserError: A change is no `key=value` with a key of the config and a value of its type.
     """
     changed = ConfigDict(config.to_dict())
-    for change in config.variants[name].split() if name != BASE else ():
+    for change in changes.split():
         key, _, text = change.partition("=")
         try:
             kind = config_path.get_type(key, changed)
@@ -43,7 +54,7 @@ def variant(config: Any, name: str) -> ConfigDict:
             expected = f"a value of type {kind.__name__}"
         else:
             continue
-        raise UserError(f"variants.{name} is {config.variants[name]!r}, expected {expected}")
+        raise UserError(f"{named} is {changes!r}, expected {expected}")
     return changed
 
 

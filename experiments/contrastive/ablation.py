@@ -43,7 +43,9 @@ CAPTIONS = {
 }
 PICTURE = "accuracies.png"
 KINDS = {"kNN": "knn", "probe": "linear_probe"}
-TOGETHER = ("loss.temperature", "loss.sigma", "loss.redundancy", "loss.variance")
+TOGETHER = (
+    "loss.temperature", "loss.sigma", "loss.redundancy", "loss.variance", "momentum.start",
+)  # fmt: skip
 """Numbers that a program takes as arrays."""
 UNTRAINED = "untrained"
 

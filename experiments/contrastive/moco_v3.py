@@ -46,8 +46,9 @@ def task(config: Any) -> Task:
 
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
         images = augment.to_float(batch["image"])
-        draws = zip(pipelines, jax.random.split(state.step_key), strict=True)
-        views = jnp.stack([pipeline(key, images) for pipeline, key in draws])
+        crops = (images, images) if images.ndim == 4 else jnp.moveaxis(images, 1, 0)
+        draws = zip(pipelines, jax.random.split(state.step_key), crops, strict=True)
+        views = jnp.stack([pipeline(key, view) for pipeline, key, view in draws])
         queries, changed = apply_to_views(model, state.training_variables(params), views)
         keys, _ = apply_to_views(model, state.extra["momentum"], views, method="project")
         q1, q2 = normalize(queries)

@@ -1,11 +1,15 @@
 """Hydra beside SimCLR and SupCon: equal encoder, head, views, batches, optimiser and steps.
 
 A plain classifier is trained the same way; its confusion is what Hydra's relations of classes are
-held against. Each method trains in `methods/<name>` of the run directory, where a stopped run
-continues.
+held against. Every method has equally many tries of its options, see `experiments.hydra.tries`.
+Each trains in `methods/<name>` of the run directory, where a stopped run continues.
+
+The effective rank has a name for each place where it is taken, always on the test images:
+`rankme` of features, `rankme_projections` of projections before gates, and after gates
+`hydra_rankme_gated` and `hydra_rankme_subspaces`.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +18,9 @@ import numpy as np
 from experiments.common import figures
 from experiments.common.comparison import for_each
 from experiments.common.encoders import image_encoder
+from experiments.common.evaluators import Splits
 from experiments.common.pretraining import train
-from experiments.hydra import methods
+from experiments.hydra import methods, tries
 from experiments.hydra.evaluator import GATE_CAPTIONS, TransferEvaluator
 from experiments.ranges import Range
 from rml import evaluation
@@ -30,7 +35,7 @@ CLAIMS = (
     Claim("RankMe is at least 1.1 times SupCon's",
           "rankme_over_supcon", ">=", 1.1, SOURCE,
           stated="2026-11-24", null="rankme_simclr_over_supcon"),
-    Claim("RankMe of the projections, which the loss sees, is at least 1.5 times SupCon's",
+    Claim("RankMe of the projections before gates is at least 1.5 times SupCon's",
           "rankme_projections_over_supcon", ">=", 1.5, SOURCE,
           stated="2026-11-24", null="rankme_projections_simclr_over_supcon"),
     Claim("kNN is at least SupCon's, within half a point",
@@ -47,7 +52,8 @@ CLAIMS = (
 RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other images
 CAPTIONS = {
     "errors.png": "Errors on the test images, here and on other data, by method.",
-    "rank.png": "RankMe of the test images' features and projections, by method.",
+    "rank.png": "RankMe of the test images' features and of their projections, by method; Hydra's "
+    "also after each image's own gates, and in the subspaces of pairs (mean over pairs).",
     "geometry.png": "Alignment of two views and uniformity (lower is better for both), by method.",
     "spectrum.png": "Singular values of the test images' features, by method.",
     **GATE_CAPTIONS,
@@ -55,10 +61,25 @@ CAPTIONS = {
 }
 PICTURE = "rank.png"
 RANKS = {"features": "rankme", "projections": "rankme_projections"}
+GATED = {"after own gates": "rankme_gated", "in subspaces": "rankme_subspaces"}
 ACCURACIES = {
     "kNN": "knn", "probe": "linear_probe",
     "transfer kNN": "transfer_knn", "transfer probe": "transfer_linear_probe",
 }  # fmt: skip
+
+
+class Trained(NamedTuple):
+    """A trained method.
+
+    Attributes:
+      evaluator: What measures it.
+      variables: Its variables.
+      features: Features and labels of the training and test images.
+    """
+
+    evaluator: TransferEvaluator
+    variables: Any
+    features: Splits
 
 
 def task(config: Any) -> Task:
@@ -72,41 +93,57 @@ def encoder(config: Any, state: TrainState) -> ImageEmbedder:
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
-    """Trains every method, measures all alike, compares and draws."""
-    TransferEvaluator(methods.build_model(config, "hydra"), config).check()
+    """Chooses each method's options, trains it, measures all alike, compares and draws."""
+    return compare(config, run)[0]
 
-    def measure(method: str, directory: RunDirectory) -> Any:
-        variables = train(config, directory, methods.task(config, method)).variables
-        evaluator = TransferEvaluator(methods.build_model(config, method), config)
+
+def compare(config: Any, run: RunDirectory) -> tuple[dict[str, float], dict[str, Trained]]:
+    """As `run`; returns the trained methods beside the metrics."""
+    TransferEvaluator(methods.build_model(config, "hydra"), config).check()
+    chosen, metrics = tries.choose(config, run)
+
+    def measure(method: str, directory: RunDirectory) -> tuple[dict[str, float], Trained]:
+        own = chosen[method]
+        variables = train(own, directory, methods.task(own, method)).variables
+        evaluator = TransferEvaluator(methods.build_model(own, method), own)
         features = evaluator.features(variables)
-        return evaluator.measure(variables, features), (evaluator, variables, features[1][0])
+        measured = evaluator.measure(variables, features)
+        if method == "hydra":
+            measured |= evaluator.ranks_of_gated(variables)
+        return measured, Trained(evaluator, variables, features)
 
     found = for_each(run, methods.METHODS, measure)
     measured = {method: own for method, (own, _) in found.items()}
-    metrics = {f"{m}_{name}": value for m, own in measured.items() for name, value in own.items()}
+    trained = {method: own for method, (_, own) in found.items()}
+    metrics |= {f"{m}_{name}": value for m, own in measured.items() for name, value in own.items()}
     # What Hydra owes to gates and labels SimCLR, which has neither, does not reach.
     for ours, words, other in (
-        ("hydra", "", "supcon"), ("hydra", "", "simclr"), ("simclr", "_simclr", "supcon")
+        ("hydra", "", "supcon"), ("hydra", "", "simclr"), ("hydra", "", "classifier"),
+        ("simclr", "_simclr", "supcon"),
     ):  # fmt: skip
         own, theirs = measured[ours], measured[other]
         metrics |= {f"{n}{words}_over_{other}": own[n] / theirs[n] for n in RANKS.values()}
         metrics |= {f"{n}{words}_minus_{other}": own[n] - theirs[n] for n in ACCURACIES.values()}
-    draw(run, measured, {method: features for method, (_, (*_, features)) in found.items()})
-    return metrics | compare_relations(run, found["hydra"][1], found["classifier"][1])
+    draw(run, measured, {method: own.features[1][0] for method, own in trained.items()})
+    return metrics | compare_relations(run, trained["hydra"], trained["classifier"]), trained
 
 
-def compare_relations(run: RunDirectory, hydra: Any, classifier: Any) -> dict[str, float]:
+def compare_relations(run: RunDirectory, hydra: Trained, classifier: Trained) -> dict[str, float]:
     """Agreement of gates with the confusion of a plain classifier on the test images."""
-    (evaluator, variables, _), names = hydra, hydra[0].train.class_names
-    gates = evaluator.model.apply(variables, method="pair_gates")
-    overlap, shared = gate_overlap(jnp.diagonal(gates).T), shared_openness(gates)
-    logits, labels = classifier[0].outputs(classifier[1])
-    confusion = np.asarray(confusion_similarity(jax.nn.softmax(logits), labels))
+    evaluator, names = hydra.evaluator, hydra.evaluator.train.class_names
+    gates = evaluator.model.apply(hydra.variables, method="pair_gates")
+    logits, labels = classifier.evaluator.outputs(classifier.variables)
+    present = np.unique(labels)  # nothing is known of how others are confused
+    among = np.ix_(present, present)
+    overlap = np.asarray(gate_overlap(jnp.diagonal(gates).T))[among]
+    shared = np.asarray(shared_openness(gates))[among]
+    confusion = np.asarray(confusion_similarity(jax.nn.softmax(logits), labels))[among]
     figures.heatmap(
-        run.figure("confusion.png"), 100 * (confusion - np.diag(np.diag(confusion))), names,
+        run.figure("confusion.png"), 100 * (confusion - np.diag(np.diag(confusion))),
+        [names[i] for i in present],
         title="Confusion of a plain classifier", value_label="mean probability (%)",
     )  # fmt: skip
-    order = np.random.default_rng(evaluator.seed).permutation(len(names))
+    order = np.random.default_rng(evaluator.seed).permutation(len(present))
     return evaluator.measure_gates(run, run.path / "methods" / "hydra", gates) | {
         "relation_rank_correlation": relation_correlation(overlap, confusion),
         "relation_rank_correlation_permuted": relation_correlation(
@@ -120,12 +157,20 @@ def compare_relations(run: RunDirectory, hydra: Any, classifier: Any) -> dict[st
 def draw(run: RunDirectory, measured: Any, features: Any) -> None:
     """Figures of the comparison: errors, ranks, geometry and spectra, by method."""
 
-    def bars(file: str, names: dict[str, str], ylabel: str, show: Any = float) -> None:
-        values = {m: [show(own[n]) for n in names.values()] for m, own in measured.items()}
-        figures.bars(run.figure(file), list(names), values, ylabel=ylabel)
+    def bars(
+        file: str,
+        names: dict[str, str],
+        ylabel: str,
+        show: Any = float,
+        decimals: int | None = None,
+    ) -> None:
+        values = {
+            m: [show(own.get(n, np.nan)) for n in names.values()] for m, own in measured.items()
+        }
+        figures.bars(run.figure(file), list(names), values, ylabel=ylabel, decimals=decimals)
 
     bars("errors.png", ACCURACIES, "test error (%)", lambda accuracy: 100 - 100 * accuracy)
-    bars("rank.png", RANKS, "RankMe")
+    bars("rank.png", RANKS | GATED, "RankMe", decimals=1)
     geometry = {"alignment": "alignment", "uniformity": "uniformity"}
     bars("geometry.png", geometry, "squared distance; log mean kernel")
     spectra = {m: evaluation.singular_values(f, center=True) for m, f in features.items()}

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from experiments.common import figures
 from experiments.common.evaluators import ImageEvaluator, Labelled, Splits, encode
@@ -15,8 +16,11 @@ from experiments.common.images import augmentation
 from rml import data, evaluation
 from rml.data import augment
 from rml.encoder import ImageEmbedder
-from rml.hydra import gate_overlap, gate_statistics
+from rml.hydra import draw_pairs, gate_overlap, gate_statistics
 from rml.training import RunDirectory
+
+PAIRS = 32
+"""Pairs of classes whose subspaces' effective rank is averaged."""
 
 GATE_CAPTIONS = {
     "gates.png": "Share of closed gates and mean (2g - 1)² of the batch's pairs against steps.",
@@ -32,7 +36,8 @@ class TransferEvaluator(ImageEvaluator):
         """Prepares the encoder; see `experiments.hydra.methods.build_model` and the config."""
         super().__init__(model, config)
         elsewhere = config.copy_and_resolve_references()
-        elsewhere.data.update(elsewhere.transfer)
+        given = {key: config.data[key] for key in ("data_dir", "image_shape", "image_dtype")}
+        elsewhere.data = ConfigDict(given | dict(config.transfer))
         self.model, self.elsewhere = model, ImageEvaluator(model, elsewhere)
         self._outputs = lambda variables, images: model.apply(
             variables, augment.to_float(images), train=False
@@ -65,6 +70,26 @@ class TransferEvaluator(ImageEvaluator):
             "rankme_projections": float(evaluation.rankme(self.outputs(variables)[0])),
         }
 
+    def ranks_of_gated(self, variables: Any) -> dict[str, float]:
+        """Effective rank of the test images' projections after gates, in two ways.
+
+        `rankme_gated` is of all of them, each gated by its own class's gates: that gates differ by
+        class raises it, whatever the projections. `rankme_subspaces` is the mean over `PAIRS` pairs
+        of two classes, in whose subspace all images are compared.
+        """
+        projections, labels = self.outputs(variables)
+
+        def gates(first: Any, second: Any) -> Any:
+            pairs = jnp.asarray(first), jnp.asarray(second)
+            return self.model.apply(variables, *pairs, method="gates")
+
+        pairs = draw_pairs(PAIRS, classes=self.train.num_classes, seed=self.seed)
+        ranks = [evaluation.rankme(projections * gate) for gate in gates(*pairs)]
+        return {
+            "rankme_gated": float(evaluation.rankme(projections * gates(labels, labels))),
+            "rankme_subspaces": float(np.mean(ranks)),
+        }
+
     def outputs(self, variables: Any) -> Labelled:
         """What the loss sees of the test images, before any gate, and their labels."""
         size = self.options.batch_size
@@ -78,7 +103,7 @@ class TransferEvaluator(ImageEvaluator):
 
     @cached_property
     def _alignment(self) -> Callable[[Any, Any], Any]:
-        pipeline = augmentation(self.config)
+        pipeline = augmentation(self.config, whole=True)
 
         def measure(variables: Any, images: Any) -> Any:
             views = augment.views(jax.random.key(0), augment.to_float(images), pipeline, n=2)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from experiments.common.encoders import build_encoder
-from experiments.common.images import augmentation, open_images
+from experiments.common.images import augmentation, crops_on_host, open_images, training_batches
 from experiments.common.pretraining import surroundings
-from rml import data, models
+from rml import models
 from rml.data import augment
 from rml.errors import UserError, unknown
 from rml.hydra import (
@@ -142,6 +142,11 @@ def task(config: Any, method: str) -> Task:
     if sampling not in (*SAMPLING, "drawn"):
         raise unknown("pairs.sampling", sampling, (*SAMPLING, "drawn"))
     drawn = sampling == "drawn"
+    if drawn and crops_on_host(config):
+        raise UserError(
+            "data.host_crops is True and pairs.sampling 'drawn', whose batches hold whole images; "
+            "expected pairs.sampling='batch'"
+        )
     model, pipeline = build_model(config, method), augmentation(config)
     around = surroundings(config, model)
     if drawn:
@@ -154,8 +159,10 @@ def task(config: Any, method: str) -> Task:
                 f"data.classes is {classes}, but {config.data.name} has {source.num_classes} "
                 f"classes: set --config.data.classes={source.num_classes}"
             )
-        read, size = pair_batches if drawn else data.batches, config.train.batch_size
-        return read(source, batch_size=size, seed=config.seed, part=part, parts=parts)
+        if not drawn:
+            return training_batches(config, source, part, parts)
+        size = config.train.batch_size
+        return pair_batches(source, batch_size=size, seed=config.seed, part=part, parts=parts)
 
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
         key_views, key_pairs, key_gates = jax.random.split(state.step_key, 3)

@@ -88,7 +88,7 @@ def compose(steps: Sequence[Any]) -> Pipeline:
 
 def views(
     key: Key[Array, ""],
-    images: Float[Array, "b h w c"],
+    images: Float[Array, "b h w c"] | Float[Array, "b n h w c"],
     pipeline: Pipeline,
     *,
     n: int = 2,
@@ -100,7 +100,7 @@ def views(
 
     Args:
         key: Of the draw.
-        images: Batch of images.
+        images: Batch of images, or of `n` crops of each, as `stacked_views` cuts them on the host.
         pipeline: As `compose` makes one.
         n: Number of views.
 
@@ -108,11 +108,15 @@ def views(
         The views, stacked in front: `first, second = views(...)`.
 
     Raises:
-        ValueError: If `n` is not positive.
+        ValueError: If `n` is not positive, or images have another number of crops.
     """
     if n < 1:
         raise ValueError(f"n must be positive, got {n}")
-    out = pipeline(key, jnp.repeat(images, n, axis=0), copies=n)
+    if images.ndim == 5 and images.shape[1] != n:
+        raise ValueError(f"images {images.shape} have {images.shape[1]} crops each, expected {n}")
+    whole = images.ndim == 4
+    rows = jnp.repeat(images, n, axis=0) if whole else images.reshape(-1, *images.shape[2:])
+    out = pipeline(key, rows, copies=n)
     return out.reshape(len(images), n, *out.shape[1:]).swapaxes(0, 1)
 
 

@@ -23,6 +23,27 @@ RANGES = (
     (0x2190, 0x21B0), (0x2200, 0x2240),  # arrows, mathematical signs
 )  # fmt: skip
 
+BLOCKS = {
+    "Basic Latin": range(0x80), "Latin-1 Supplement": range(0x80, 0x100),
+    "Latin Extended-A": range(0x100, 0x180), "Greek and Coptic": range(0x370, 0x400),
+    "Cyrillic": range(0x400, 0x500), "Armenian": range(0x530, 0x590),
+    "Georgian": range(0x10A0, 0x1100), "Arrows": range(0x2190, 0x2200),
+    "Mathematical Operators": range(0x2200, 0x2300),
+}  # fmt: skip
+"""Unicode's blocks of these characters."""
+
+
+def unicode_block(character: str) -> str:
+    """The block of a character.
+
+    Raises:
+      ValueError: It is in none of `BLOCKS`.
+    """
+    for name, codes in BLOCKS.items():
+        if ord(character) in codes:
+            return name
+    raise ValueError(f"{character!r} is in none of the blocks {', '.join(BLOCKS)}")
+
 
 def render(character: str, font: Path, size: int) -> np.ndarray:
     """Draws a character, white on black, its ink centred.

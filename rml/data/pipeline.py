@@ -263,6 +263,22 @@ def decode_and_resize(
     return transform
 
 
+def stacked_views(crops: Sequence[Transform]) -> Transform:
+    """A host transform that cuts several crops of each image, as `augment.views` takes them.
+
+    Args:
+        crops: One transform a view, such as `decode_and_resize` with a `scale`; of one size.
+
+    Returns:
+        A transform for `batches` that gives images `[n, h, w, c]`.
+    """
+
+    def transform(example: Example, rng: np.random.Generator) -> Example:
+        return {**example, "image": np.stack([crop(example, rng)["image"] for crop in crops])}
+
+    return transform
+
+
 def _random_box(
     height: int,
     width: int,

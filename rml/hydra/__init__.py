@@ -33,6 +33,7 @@ says what gates show of the classes. `subspace` learns the gates of single pairs
 """
 
 from rml.hydra.analysis import (
+    RankTest,
     all_pairs,
     confusion_similarity,
     gate_binariness,
@@ -41,6 +42,7 @@ from rml.hydra.analysis import (
     gate_statistics,
     relation_correlation,
     shared_openness,
+    taxonomy_test,
 )
 from rml.hydra.encoder import GatedEncoder, LearnedOptions
 from rml.hydra.feature_filter import FeatureFilter, gate_penalty
@@ -61,6 +63,7 @@ __all__ = [
     "FeatureFilter",
     "GatedEncoder",
     "LearnedOptions",
+    "RankTest",
     "all_pairs",
     "confusion_similarity",
     "draw_pairs",
@@ -78,6 +81,7 @@ __all__ = [
     "sample_pairs",
     "sample_partners",
     "shared_openness",
+    "taxonomy_test",
     "unrank",
     "view_partners",
 ]

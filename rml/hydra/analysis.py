@@ -1,5 +1,8 @@
 """What gates say: how sparse and binary they are, which classes they relate."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,3 +120,77 @@ def relation_correlation(one: Float[Matrix, "c c"], other: Float[Matrix, "c c"])
 
     pairs = np.triu_indices(len(one), 1)
     return float(spearmanr(np.asarray(one)[pairs], np.asarray(other)[pairs])[0])
+
+
+class RankTest(NamedTuple):
+    """Whether classes of one group are more alike than others, and the same of a null.
+
+    Attributes:
+      correlation: Spearman's correlation of the similarity with being of one group, over pairs.
+      p: Share of permuted taxonomies that correlate at least as much, the true one counted among
+        them: the p-value of a permutation test over classes.
+      null_correlation: The correlation of one more permuted taxonomy.
+      null_p: Its p-value.
+    """
+
+    correlation: float
+    p: float
+    null_correlation: float
+    null_p: float
+
+
+def taxonomy_test(
+    similarity: Float[Matrix, "c c"], groups: Sequence[str], *, permutations: int, seed: int
+) -> RankTest:
+    """Tests whether a similarity of classes ranks pairs of one group above other pairs.
+
+    Pairs that share a class are not independent. The test therefore permutes which class is in
+    which group, and never pairs (Mantel 1967, The detection of disease clustering).
+
+    Args:
+      similarity: A symmetric similarity of classes; its diagonal is not read.
+      groups: Group of each class, two different ones at least, one of them with two classes.
+      permutations: Number of permuted taxonomies.
+      seed: Seed of the permutations.
+
+    Returns:
+      The test, and what it says of a permuted taxonomy.
+
+    Raises:
+      ValueError: The groups are not one a class, or no two pairs differ in being of one group.
+    """
+    from scipy.stats import rankdata
+
+    classes = len(similarity)
+    if len(groups) != classes:
+        raise ValueError(f"{len(groups)} groups of {classes} classes, expected one a class")
+    number = np.unique(np.asarray(groups), return_inverse=True)[1]
+    member = np.eye(number.max() + 1)[number]
+    pairs = np.triu_indices(classes, 1)
+    together = (member @ member.T)[pairs]
+    if together.min(initial=1) == together.max(initial=0):
+        raise ValueError("groups have no pair of classes within one, or no pair across two")
+    ranks = np.zeros((classes, classes))
+    ranks[pairs] = rankdata(np.asarray(similarity)[pairs])
+    ranks[pairs] -= ranks[pairs].mean()
+    # Of permuted groups as many pairs are together: their mean and variance stay as they are.
+    scale = np.sqrt(np.sum(ranks**2) * np.sum((together - together.mean()) ** 2))
+    ranks += ranks.T
+
+    def correlation(order: Int[np.ndarray, " c"]) -> float:
+        own = member[order]
+        return float(np.sum(own * (ranks @ own)) / 2 / max(scale, 1e-12))
+
+    rng = np.random.default_rng(seed)
+    found, null, *drawn = (
+        correlation(order)
+        for order in (
+            np.arange(classes), *(rng.permutation(classes) for _ in range(permutations + 1))
+        )
+    )  # fmt: skip
+    reached = np.asarray(drawn) + 1e-12  # equal correlations may differ by rounding
+
+    def p_value(value: float) -> float:
+        return float((1 + np.sum(reached >= value)) / (1 + permutations))
+
+    return RankTest(found, p_value(found), null, p_value(null))

@@ -47,13 +47,14 @@ def _like(tree: PyTree, pattern: PyTree) -> PyTree:
     return {key: _like(tree[key], inner) for key, inner in pattern.items()}
 
 
-def momentum_schedule(name: str, *, momentum: float, steps: int) -> Schedule:
+def momentum_schedule(name: str, *, momentum: float | Float[Array, ""], steps: int) -> Schedule:
     """Builds the schedule of the momentum.
 
     Args:
       name: "constant", or "cosine": from `momentum` at step 0 to 1 at the last along half a
         cosine.
-      momentum: Momentum at step 0.
+      momentum: Momentum at step 0; an array where many runs are one program, whose range is not
+        checked.
       steps: Length of the run.
 
     Returns:
@@ -67,7 +68,7 @@ def momentum_schedule(name: str, *, momentum: float, steps: int) -> Schedule:
     """
     if name not in ("constant", "cosine"):
         raise unknown("momentum schedule", name, ("constant", "cosine"))
-    if not 0 <= momentum <= 1:
+    if not isinstance(momentum, jax.Array) and not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be in [0, 1], got {momentum}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")

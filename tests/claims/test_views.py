@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.contrastive import ablation_fashion, barlow_twins_mnist5k
+from configs.contrastive import ablation_fashion, ablation_moco_fashion, barlow_twins_mnist5k
 from experiments.common.images import augmentation
 from experiments.common.variants import BASE, variant
-from experiments.contrastive import ablation, views
+from experiments.contrastive import ablation, moco_ablation, views
 from rml import losses
 from rml.data import augment
 from rml.errors import UserError
@@ -112,6 +112,18 @@ def test_variants_that_differ_in_a_number_of_the_loss_share_a_program():
     assert sum(map(len, groups)) == len(configs)
     assert all(len(names) == 1 for names in groups if "base" not in names)
     assert configs["not_erased"].augment.order == ("random_flip", "random_affine")
+
+
+def test_momenta_share_a_program_and_lengths_of_the_queue_do_not():
+    config = ablation_moco_fashion.get_config()
+    configs = {name: variant(config, name) for name in (BASE, *config.variants)}
+    groups = {tuple(sorted(names)) for names in ablation.programs(configs)}
+    assert groups == {
+        ("base", "momentum_0", "momentum_0_9", "momentum_0_999"),
+        ("queue_256",), ("queue_1024",), ("queue_8192",),
+    }  # fmt: skip
+    metrics = [claim.metric for claim in moco_ablation.CLAIMS]
+    assert {metric.partition("_over_")[2] for metric in metrics} <= set(config.variants)
 
 
 def test_the_ablation_compares_seed_by_seed():

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from rml.hydra import analysis
 
@@ -60,3 +61,48 @@ def test_relations_are_compared_by_the_ranks_of_different_classes():
     assert analysis.relation_correlation(one, -one) == pytest.approx(-1)
     other = np.array([[0.0, 2, 1], [2, 0, 3], [1, 3, 0]])  # the ranks of two pairs exchanged
     assert analysis.relation_correlation(one, other) == pytest.approx(0.5)
+
+
+def test_taxonomy_test_is_spearmans_and_permutes_classes():
+    rng = np.random.default_rng(0)
+    groups = list("aaaabbbbccc")
+    together = np.equal.outer(groups, groups)
+    noise = rng.normal(size=together.shape)
+    similarity = 0.5 * together + (noise + noise.T) / 2
+    found = analysis.taxonomy_test(similarity, groups, permutations=999, seed=1)
+    pairs = np.triu_indices(len(groups), 1)
+    expected = scipy.stats.spearmanr(similarity[pairs], together[pairs])[0]
+    assert found.correlation == pytest.approx(expected)
+    # The same by pairs, a permutation at a time.
+    other = np.random.default_rng(2)
+    drawn = []
+    for _ in range(999):
+        order = other.permutation(len(groups))
+        drawn.append(np.corrcoef(_ranks(similarity)[pairs], together[np.ix_(order, order)][pairs]))
+    share = np.mean(np.array(drawn)[:, 0, 1] >= expected)
+    assert 0.002 < share < 0.2
+    assert found.p == pytest.approx(share, abs=0.02)
+
+
+def test_a_permuted_taxonomy_is_found_as_often_as_chance_says():
+    groups = list(5 * "abcd")
+    similarity = np.equal.outer(groups, groups).astype(float)
+    tests = [analysis.taxonomy_test(similarity, groups, permutations=99, seed=s) for s in range(60)]
+    assert all(one.correlation == pytest.approx(1) for one in tests)
+    assert all(one.p == pytest.approx(0.01) for one in tests)
+    nulls = np.array([one.null_p for one in tests])
+    assert scipy.stats.kstest(nulls, "uniform").statistic < 0.3
+    assert abs(np.mean([one.null_correlation for one in tests])) < 0.05
+
+
+@pytest.mark.parametrize(("groups", "message"), [("aab", "3 groups of 4"), ("abcd", "no pair")])
+def test_groups_without_pairs_to_compare_are_refused(groups, message):
+    with pytest.raises(ValueError, match=message):
+        analysis.taxonomy_test(np.eye(4), list(groups), permutations=9, seed=0)
+
+
+def _ranks(similarity):
+    ranks = np.zeros(similarity.shape)
+    pairs = np.triu_indices(len(similarity), 1)
+    ranks[pairs] = scipy.stats.rankdata(similarity[pairs])
+    return ranks

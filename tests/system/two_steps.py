@@ -28,6 +28,7 @@ os.environ.setdefault("XLA_FLAGS", FLAGS)  # read when JAX finds its devices
 # Not data that a package carries.
 ABSENT = (
     "cifar", "imagenet", "omniglot", "pods", "_npz", "million", "_fashion", "_icons", "_emoji",
+    "_debian", "_wiki_vital", "_manuals",
 )  # fmt: skip
 # What a short run of an experiment reads of its config, for each file.
 EPISODES = {
@@ -63,7 +64,10 @@ SHORT: dict[str, dict[str, Any]] = {
         "train.steps": 2, "train.checkpoint_every": 0, "subspace.pairs": 2, "subspace.steps": 2,
         "subspace.images": 100,
     },
-    "configs/hydra/compare_mnist5k.py": {"train.steps": 2, "train.checkpoint_every": 0},
+    "configs/hydra/compare_mnist5k.py": {
+        "train.steps": 2, "train.checkpoint_every": 0,
+        **{f"tries.{method}": ("",) for method in ("simclr", "supcon", "hydra", "classifier")},
+    },
     "configs/hydra/hydra_digits.py": {
         "train.steps": 2, "train.eval_every": 0, "transfer.name": "digits",
     },

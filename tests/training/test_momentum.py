@@ -97,6 +97,14 @@ def test_constant_stays():
     assert schedule(0) == schedule(10) == np.float32(0.999)
 
 
+@pytest.mark.parametrize("name", ["constant", "cosine"])
+def test_a_momentum_may_be_an_array_of_one_of_many_runs(name):
+    starts = jnp.array([0.0, 0.9, 0.999])
+    found = jax.jit(jax.vmap(lambda m: momentum_schedule(name, momentum=m, steps=10)(4)))(starts)
+    expected = [momentum_schedule(name, momentum=float(m), steps=10)(4) for m in starts]
+    np.testing.assert_allclose(found, np.stack(expected), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "momentum", "steps", "message"),
     [

@@ -44,24 +44,31 @@ def image_grid(
     width = max(cell * columns + 0.07 * longest + 0.1, 0.08 * len(title or ""))
     height = cell * aspect * len(rows) + 0.2 + 0.2 * bool(title) + 0.15 * bool(column_labels)
     with canvas(path, (width, height), title) as figure:
-        figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)
-        axes = figure.subplots(len(rows), columns, squeeze=False)
-        for (i, j), ax in np.ndenumerate(axes):
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-            if j < len(rows[i]):
-                ax.imshow(rows[i][j], cmap="gray", vmin=0.0, vmax=1.0)
-        for ax, label in zip(axes[0], column_labels or (), strict=False):
-            ax.set_title(label, fontsize=7, pad=3)
-        for ax, label in zip(axes[:, 0], row_labels or (), strict=False):
-            ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7, labelpad=4)
+        figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015)
+        ax = figure.add_subplot()  # one for all: each has ticks, and a layout is sought for each
+        for i, row in enumerate(rows):
+            for j, image in enumerate(row):
+                h, w = (
+                    side / max(image.shape[0] / aspect, image.shape[1]) for side in image.shape[:2]
+                )
+                w, h = 0.48 * w, 0.48 * h
+                place = (j - w, j + w, i * aspect + h, i * aspect - h)
+                ax.imshow(image, cmap="gray", vmin=0.0, vmax=1.0, extent=place)
+        ax.set(xlim=(-0.5, columns - 0.5), ylim=((len(rows) - 0.5) * aspect, -0.5 * aspect))
+        ax.spines[:].set_visible(False)
+        ax.xaxis.tick_top()
+        ax.tick_params(length=0, labelsize=7)
+        ax.set_xticks(range(columns) if column_labels else (), column_labels or ())
+        ticks = aspect * np.arange(len(rows))
+        ax.set_yticks(ticks if row_labels else (), row_labels or ())
 
 
 def views(path: File, images: ArrayLike, pipeline: Any, key: Any, *, count: int = 7) -> None:
     """Draws images `[n, h, w, c]` and views of each, made by a pipeline of `augment.compose`."""
     originals = augment.to_float(jnp.asarray(images))
     made = jax.jit(partial(augment.views, pipeline=pipeline, n=count))(key, originals)
-    rows = np.clip(np.stack([originals, *made], axis=1), 0, 1)
+    shown, made = (np.clip(np.asarray(one), 0, 1) for one in (originals, made))
+    rows = [[image, *own] for image, own in zip(shown, made.swapaxes(0, 1), strict=True)]
     names = ["image", *(f"view {i + 1}" for i in range(count))]
     image_grid(path, rows, None, names, "Views of the augmentation")
 

@@ -1,0 +1,143 @@
+"""Choices that the comparison makes by itself, its ranks after gates, and taxonomies."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.hydra import compare_emoji, compare_glyphs, compare_icons
+from experiments.common import images
+from experiments.hydra import methods, relations, tries
+from experiments.hydra.evaluator import PAIRS, TransferEvaluator
+from rml import data, evaluation
+from rml.errors import UserError
+from rml.hydra import draw_pairs
+from rml.training import RunDirectory
+
+
+def test_each_method_takes_the_try_that_validation_images_prefer(monkeypatch, tmp_path):
+    config = compare_emoji.get_config()
+    best = dict(zip(methods.METHODS, (2, 0, 3, 1), strict=True))
+    opened = []
+
+    class Judge:
+        def __init__(self, model, config):
+            self.config = config
+
+        def features(self, variables):
+            return variables
+
+        def knn(self, features):
+            opened.append((self.config.data.test, self.config.data.domains.test))
+            return features
+
+    class State(float):
+        variables = property(float)
+
+    def together(task_of, configs):
+        return task_of.keywords["method"], configs
+
+    def train(config, run, task):
+        method, configs = task
+        assert run.path.name == f"{method}_tries"
+        assert [one.train.steps for one in configs] == [config.tries.steps] * 4
+        return [State(0.9 if i == best[method] else 0.1 * i / 4) for i in range(4)]
+
+    for name, double in (
+        ("many", together), ("train", train), ("on_one_device", lambda state: state),
+        ("unstack", lambda state, i: state[i]), ("ImageEvaluator", Judge),
+    ):  # fmt: skip
+        monkeypatch.setattr(tries, name, double)
+    chosen, metrics = tries.choose(config, RunDirectory(tmp_path / "run", config.to_dict()))
+    assert set(opened) == {("all", ("fluent",))}
+    assert {metrics[f"tries_{method}"] for method in methods.METHODS} == {4}
+    assert {metrics[f"validation_{method}"] for method in methods.METHODS} == {0.9}
+    assert chosen["simclr"].simclr.temperature == metrics["chosen_simclr_temperature"] == 0.5
+    assert chosen["supcon"].supcon.temperature == metrics["chosen_supcon_temperature"] == 0.05
+    assert chosen["hydra"].loss.temperature == metrics["chosen_hydra_temperature"] == 0.1
+    assert metrics["chosen_hydra_learning_rate"] == 4e-3
+    assert chosen["classifier"].optimizer.learning_rate == 2e-3
+    for own in chosen.values():  # for as long, and on as many images, as the config says
+        assert own.train.steps == config.train.steps
+        assert own.data.test == config.data.test
+        assert own.data.domains.test == ("openmoji",)
+
+
+def test_unequal_numbers_of_tries_and_unknown_options_are_named():
+    config = compare_glyphs.get_config()
+    config.tries.supcon = config.tries.supcon[:2]
+    with pytest.raises(UserError, match=r"'supcon': 2.* expected equally many"):
+        tries.candidates(config)
+    config = compare_glyphs.get_config()
+    config.tries.hydra = ("loss.heat=1", *config.tries.hydra[1:])
+    with pytest.raises(UserError, match=r"tries.hydra is 'loss.heat=1'"):
+        tries.candidates(config)
+
+
+def test_ranks_after_gates_are_of_ones_own_and_of_a_pairs_subspace():
+    rng = np.random.default_rng(0)
+    projections, labels = jnp.asarray(rng.normal(size=(40, 6))), jnp.arange(40) % 5
+    table = jnp.asarray(rng.integers(0, 2, (5, 5, 6)), jnp.float32) + 0.1
+    table = (table + table.swapaxes(0, 1)) / 2
+    evaluator = object.__new__(TransferEvaluator)
+    evaluator.seed = 3
+    evaluator.outputs = lambda variables: (projections, labels)
+    evaluator.train = type("Source", (), {"num_classes": 5})
+
+    class Model:
+        def apply(self, variables, first, second, method):
+            return table[first, second]
+
+    evaluator.model = Model()
+    found = evaluator.ranks_of_gated({})
+    own = jnp.stack([z * table[y, y] for z, y in zip(projections, labels, strict=True)])
+    assert found["rankme_gated"] == pytest.approx(float(evaluation.rankme(own)), rel=1e-5)
+    first, second = draw_pairs(PAIRS, classes=5, seed=3)
+    ranks = [
+        float(evaluation.rankme(projections * table[i, j]))
+        for i, j in zip(first, second, strict=True)
+    ]
+    assert found["rankme_subspaces"] == pytest.approx(np.mean(ranks), rel=1e-5)
+    assert min(ranks) < max(ranks)
+
+
+def test_each_part_is_opened_for_its_own_designers(monkeypatch):
+    config, given = compare_icons.get_config(), []
+    image, label = np.zeros((4, 32, 32, 3), np.uint8), np.arange(4)
+
+    def opened(*args, **options):
+        given.append((args, options))
+        return data.ArraySource(image, label, class_names="abcd")
+
+    monkeypatch.setattr(images.data, "open_domains", opened)
+    for part, wanted in (("train", ("mdi", "lucide")), ("test", ("tabler",))):
+        images.open_images(config, part)
+        assert given.pop() == (
+            ("icons", "all", wanted),
+            dict(data_dir=None, image_size=(32, 32), domain_key="set", label_key="label",
+                 classes=454),
+        )  # fmt: skip
+    parts = [set(one) for one in config.data.domains.values()]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 4  # no designer is in two parts
+
+
+def test_taxonomies_are_unicodes(monkeypatch):
+    config = compare_glyphs.get_config()
+    names = ("7", "À", "ő", "Ω", "Ж", "Ա", "ა", "→", "∀")
+    assert relations.taxonomy(config, names) == [
+        "Basic Latin", "Latin-1 Supplement", "Latin Extended-A", "Greek and Coptic", "Cyrillic",
+        "Armenian", "Georgian", "Arrows", "Mathematical Operators",
+    ]  # fmt: skip
+    monkeypatch.setattr(
+        relations.data, "groups_of_classes",
+        lambda *args, label_key, group_key, **_: {"cat": f"{label_key} {group_key}", "dog": "x"},
+    )  # fmt: skip
+    assert relations.taxonomy(compare_emoji.get_config(), ["dog", "cat"]) == ["x", "base label"]
+
+
+def test_classes_are_alike_as_their_means_are_about_the_mean_of_all():
+    x = jnp.array([[4.0, 1], [2, 3], [5, 2], [1, 2], [3, 9.0]])
+    labels = jnp.array([0, 0, 1, 2, 2])
+    means = np.array([[3, 2], [5, 2], [2, 5.5]])
+    means -= means.mean(0)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(relations.mean_cosines((x, labels), 3), means @ means.T, atol=1e-5)
