@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,22 +67,29 @@ def launch() -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture(scope="session")
-def fork(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Fork]:
-    """Starts Python with these arguments, in a fork that has libraries imported."""
+def forking_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A program that is called as Python is; each call is a fork that has libraries imported."""
     folder = tmp_path_factory.mktemp("forks")
-    address, python = str(folder / "socket"), folder / "python"
-    command = ["-m", "tests.system.forks", address, str(python)]
+    address, python = folder / "socket", folder / "python"
+    command = ["-m", "tests.system.forks", str(address), str(python)]
     server = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.DEVNULL)
-
-    def run(*args: str, **env: str) -> Fork:
-        while not os.access(python, os.X_OK):
-            assert server.poll() is None, "the server of forks has ended"
-            time.sleep(0.05)
-        return Fork(address, list(args), directory=ROOT, environment={**os.environ, **env})
-
-    yield run
+    while not os.access(python, os.X_OK):
+        assert server.poll() is None, "the server of forks has ended"
+        time.sleep(0.05)
+    yield python
     server.kill()
     server.wait()
+
+
+@pytest.fixture(scope="session")
+def fork(forking_python: Path) -> Callable[..., Fork]:
+    """Starts Python with these arguments, in a fork that has libraries imported."""
+    address = str(forking_python.with_name("socket"))
+
+    def run(*args: str, **env: str) -> Fork:
+        return Fork(address, list(args), directory=ROOT, environment={**os.environ, **env})
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -154,16 +161,12 @@ def start(
 ) -> Callable[..., Fork | subprocess.Popen]:
     """Starts `python -m experiments.run` with these arguments and does not wait.
 
-    It is a fork that has libraries imported, unless it is to be `fresh` or `obedient`; it compiles
-    as a user's process does where `quickly` is not set.
+    It is a fork that has libraries imported, unless it is to be `fresh` or `obedient`.
     """
     processes = []
 
-    def run(
-        *args: str, fresh: bool = False, obedient: bool = False, quickly: bool = True, **env: str
-    ) -> Any:
+    def run(*args: str, fresh: bool = False, obedient: bool = False, **env: str) -> Any:
         command = ["-m", "experiments.run", *args]
-        env |= {} if quickly else {"XLA_FLAGS": USERS_FLAGS}
         if not (fresh or obedient):
             processes.append(fork(*command, **env))
             return processes[-1]

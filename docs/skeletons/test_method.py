@@ -32,10 +32,11 @@ def test_value_and_gradient_match_the_float64_definition(weight, t):
 
 
 def test_collapsed_and_zero_rows_have_finite_gradients():
-    for rows in (jnp.ones((4, 3)), jnp.zeros((4, 3))):
-        assert jnp.all(jnp.isfinite(jax.grad(align_uniform)(rows, rows)))
+    gradient = jax.jit(jax.grad(align_uniform))
+    for rows in (np.ones((4, 3), np.float32), np.zeros((4, 3), np.float32)):
+        assert np.isfinite(gradient(rows, rows)).all()
 
 
 def test_one_row_is_refused():
     with pytest.raises(ValueError, match="at least two"):
-        align_uniform(jnp.ones((1, 3)), jnp.ones((1, 3)))
+        jax.eval_shape(align_uniform, jnp.ones((1, 3)), jnp.ones((1, 3)))

@@ -10,7 +10,7 @@ def require_finite(name: str, values: Array) -> None:
     if isinstance(values, jax.core.Tracer):
         return
     with jax.ensure_compile_time_eval():  # constants of a jitted function are known
-        bad = int(jnp.sum(~jnp.isfinite(values)))
+        bad = int(_not_finite(values))
     if bad:
         raise ValueError(
             f"{name} must be finite, got {bad} NaN or infinite values in an array of shape "
@@ -27,7 +27,7 @@ def require_labels(name: str, labels: Array, *, rows: int, num_classes: int) -> 
     if isinstance(labels, jax.core.Tracer) or rows == 0:
         return
     with jax.ensure_compile_time_eval():
-        low, high = int(jnp.min(labels)), int(jnp.max(labels))
+        low, high = map(int, _range(labels))
     if low < 0 or high >= num_classes:
         raise ValueError(
             f"{name} must lie between 0 and {num_classes - 1}, got values from {low} to {high}"
@@ -41,3 +41,13 @@ def require_same_width(first: str, x: Array, second: str, y: Array) -> None:
             f"{first} and {second} must have the same number of features, got shapes {x.shape} "
             f"and {y.shape}"
         )
+
+
+@jax.jit  # one program instead of one an operation
+def _not_finite(values: Array) -> Array:
+    return jnp.sum(~jnp.isfinite(values))
+
+
+@jax.jit
+def _range(values: Array) -> tuple[Array, Array]:
+    return jnp.min(values), jnp.max(values)

@@ -2,8 +2,8 @@
 
 `python -m tests.system.forks SOCKET PROGRAM` writes `PROGRAM`, to be called as `python` is, and
 serves it: each call is a fork of this process, in the caller's directory and environment and with
-its input and output. What is imported beforehand are libraries, never this repository. `Fork`
-calls the server from Python.
+its input and output. SIGINT and SIGTERM are handed on to the fork. What is imported beforehand are
+libraries, never this repository. `Fork` calls the server from Python.
 """
 
 import importlib
@@ -25,14 +25,24 @@ LIBRARIES = (
     "ml_collections.config_flags", "absl.app", "tensorflow_datasets",
 )  # fmt: skip
 CLIENT = """#!{python} -IS
-import json, os, socket, sys
+import json, os, signal, socket, sys
 if sys.argv[1:2] not in (["-m"], ["-c"], ["-"]):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+def hand_on(number, _):
+    try:
+        os.kill(fork, number)
+    except ProcessLookupError:
+        pass
+stops = signal.SIGINT, signal.SIGTERM
+signal.pthread_sigmask(signal.SIG_BLOCK, stops)
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     call = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(server, [call], [0, 1, 2])
-    server.recv(16)  # the number of the process
+    fork = int(server.recv(16))
+    for number in stops:
+        signal.signal(number, hand_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
     code = int(server.recv(16) or 1)
 sys.exit(code if code >= 0 else 128 - code)
 """

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from types import MappingProxyType
 
@@ -82,11 +81,12 @@ def toys(monkeypatch):
 
 
 @pytest.mark.slow
-def test_stopped_after_the_first_run_it_continues(tmp_path):
+def test_stopped_after_the_first_run_it_continues(forking_python, tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
     command = [
-        sys.executable, "-m", "experiments.claims", "--only=dkm", f"--config={tmp_path}/tiny.py",
-        f"--runs={tmp_path}/runs", f"--results={tmp_path}/results",
+        str(forking_python), "-m", "experiments.claims", "--only=dkm",
+        f"--config={tmp_path}/tiny.py", f"--runs={tmp_path}/runs",
+        f"--results={tmp_path}/results",
     ]  # fmt: skip
     seeds = tmp_path / "runs/dkm/tiny"
     process = subprocess.Popen(

@@ -136,11 +136,12 @@ def test_wrong_commands_are_noticed(command):
 
 
 @pytest.mark.slow
-def test_first_hour():
+def test_first_hour(forking_python):
     """The whole of README.md and of the guide to a new method, in a bare clone."""
     done = subprocess.run(
         ["bash", "tests/system/first_hour.sh"], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "PY": sys.executable}, timeout=900,
+        env={**os.environ, "PY": sys.executable, "FORKS": str(forking_python)},
+        timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     steps = re.findall(r"^ *\d+ s  (.*)$", done.stdout, re.M)

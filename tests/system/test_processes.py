@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +141,7 @@ def test_evaluation_is_shared_out_over_processes(parts):
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_all_of_them_can_be_stopped(start, tmp_path):
-    path, start = tmp_path / "run", partial(start, quickly=False)
+    path = tmp_path / "run"
     kills.kill_at_random(start, path, kills=2, last=20, count=2)  # process 0, then process 1
     saved = kills.steps_saved(path)[-1]
     again = kills.together(start, 2, *kills.ARGS, f"--workdir={path}")

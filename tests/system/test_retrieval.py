@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,19 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def search(folder: object, workdir: Path, queries: str, *flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.run", SEARCH, f"--workdir={workdir}",
-         f"--config.data.name=texts:{folder}", *flags],
-        cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, input=queries, timeout=300,
-    )  # fmt: skip
+@pytest.fixture
+def search(forking_python: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Launches a search of a folder in a run directory and asks it these queries."""
+
+    def run(folder: object, workdir: Path, queries: str, *flags: str):
+        return subprocess.run(
+            [forking_python, "-m", "experiments.run", SEARCH, f"--workdir={workdir}",
+             f"--config.data.name=texts:{folder}", *flags],
+            cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, input=queries,
+            timeout=300,
+        )  # fmt: skip
+
+    return run
 
 
 def first_sources(output: str) -> list[str]:
@@ -41,7 +49,7 @@ def first_sources(output: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_folder_of_texts_is_searched_and_asked_again(folder, tmp_path):
+def test_a_folder_of_texts_is_searched_and_asked_again(search, folder, tmp_path):
     asked = "a pet that likes to nap\n\nhow do I make a loaf?\nobjects in the solar system\n"
     result = search(folder, tmp_path / "run", asked)
     assert result.returncode == 0, result.stderr
@@ -68,7 +76,9 @@ def test_a_folder_of_texts_is_searched_and_asked_again(folder, tmp_path):
         (["--config.max_length=2"], ["max_length=2"]),
     ],
 )
-def test_what_cannot_be_searched_is_named_and_leaves_nothing(folder, tmp_path, flags, parts):
+def test_what_cannot_be_searched_is_named_and_leaves_nothing(
+    search, folder, tmp_path, flags, parts
+):
     result = search(folder, tmp_path / "run", "", *flags)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
@@ -78,7 +88,7 @@ def test_what_cannot_be_searched_is_named_and_leaves_nothing(folder, tmp_path, f
 
 
 @pytest.mark.slow
-def test_an_empty_folder_is_refused(tmp_path):
+def test_an_empty_folder_is_refused(search, tmp_path):
     (tmp_path / "texts").mkdir()
     result = search(tmp_path / "texts", tmp_path / "run", "")
     assert result.returncode == 1
