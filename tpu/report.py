@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from rml.evaluation.costs import program_flops
 from rml.training.mesh import slice_of
 from tpu import hlo
-from tpu.arithmetic import program_flops
 from tpu.chips import CHIPS, parse_topology
 from tpu.collectives import summary
 from tpu.compile import Compiled, DoesNotFit, build_task

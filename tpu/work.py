@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from tpu.arithmetic import window_pairs
+from rml.evaluation.costs import window_pairs
 from tpu.hlo import Computation, Instruction, Program
 from tpu.shapes import Shape
 

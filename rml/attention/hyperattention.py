@@ -32,7 +32,8 @@ class Settings(NamedTuple):
     """What decides how much of the attention is computed.
 
     Attributes:
-      planes: Number of hyperplanes that sort; 2^planes buckets.
+      planes: Number of hyperplanes that sort; 2^planes buckets. 0 for samples alone, without
+        sorted blocks: the simple baseline.
       block: Keys of a block, to which a query attends exactly.
       samples: Keys that stand for all others; 0 for none.
       least: Longest text, in keys, that is attended to exactly.
@@ -95,7 +96,7 @@ def hyper_attention(
     here = jnp.ones((b, s), bool) if visible.keys is None else jnp.asarray(visible.keys)
     grouped = query.reshape(b, g, h // g, t, k)
     of_planes, of_samples = jax.random.split(rng)
-    planes = hyperplanes(of_planes, settings.planes, k)
+    planes = hyperplanes(of_planes, settings.planes, k) if settings.planes else None
     if visible.causal:
 
         def draw(level: int, value: Array, here: Array) -> Samples:
@@ -110,7 +111,7 @@ def hyper_attention(
 
 def check_settings(settings: Settings) -> None:
     """Raises a ValueError that names the setting that is out of its range."""
-    for name, least in (("block", 1), ("samples", 0), ("least", 0)):
+    for name, least in (("block", 1), ("samples", int(not settings.planes)), ("least", 0)):
         if (value := getattr(settings, name)) < least:
             raise ValueError(f"{name}={value}, expected at least {least}")
     if settings.sampling not in ("uniform", "value_norm"):
@@ -180,7 +181,7 @@ def sorted_part(
     key: Float[Array, "*b s k"],
     value: Float[Array, "*b s v"],
     here: Bool[Array, "*#b s"],
-    planes: Float[Array, "p k"],
+    planes: Float[Array, "p k"] | None,
     samples: Samples | None,
     settings: Settings,
     scale: float,
@@ -192,7 +193,7 @@ def sorted_part(
       key: Keys.
       value: Values.
       here: Which keys are there rather than padding.
-      planes: Normals of the hyperplanes that sort.
+      planes: Normals of the hyperplanes that sort; None for samples alone.
       samples: Samples of keys, of `draw_samples`; those in a query's own block do not count.
       settings: Size, overlap and order of blocks.
       scale: Factor of the logits.
@@ -200,6 +201,9 @@ def sorted_part(
     Returns:
       The part of all keys, estimated, in the order of the queries.
     """
+    if planes is None:
+        assert samples is not None
+        return sampled_part(query, key, value, samples, scale)
     t, s = query.shape[-2], key.shape[-2]
     here = jnp.broadcast_to(here, key.shape[:-1])
     of_queries = sorted_order(query, planes, order=settings.order)
@@ -255,12 +259,39 @@ def sorted_part(
     )
 
 
+def sampled_part(
+    query: Float[Array, "*b r t k"],
+    key: Float[Array, "*b s k"],
+    value: Float[Array, "*b s v"],
+    samples: Samples,
+    scale: float,
+) -> Part:
+    """Attends to samples alone, each of which stands for many keys.
+
+    Args:
+      query: Queries, r heads for each head of keys.
+      key: Keys.
+      value: Values.
+      samples: Samples of keys, of `draw_samples`.
+      scale: Factor of the logits.
+
+    Returns:
+      The part of all keys, estimated.
+    """
+    key, value = (
+        jnp.take_along_axis(x, samples.chosen[..., None], axis=-2)[..., None, :, :]
+        for x in (key, value)
+    )
+    weights = samples.log_weight[..., None, None, :]
+    return attend_part(query, key, value, scale=scale, log_weights=weights)
+
+
 def causal_part(
     query: Float[Array, "b g r t k"],
     key: Float[Array, "b g t k"],
     value: Float[Array, "b g t v"],
     here: Bool[Array, "b t"],
-    planes: Float[Array, "p k"],
+    planes: Float[Array, "p k"] | None,
     draw: Callable[[int, Array, Array], Samples],
     settings: Settings,
     scale: float,
@@ -272,7 +303,7 @@ def causal_part(
       key: Keys.
       value: Values.
       here: Which keys are there rather than padding.
-      planes: Normals of the hyperplanes that sort.
+      planes: Normals of the hyperplanes that sort; None for samples alone.
       draw: Of a level (0 halves the text), the values [pieces, b, g, n, v] of its first halves and
         which of them are there, the samples.
       settings: Longest piece; size, overlap and order of blocks.

@@ -205,6 +205,22 @@ def test_more_samples_and_larger_blocks_err_less_and_sorting_helps():
     assert few < 0.95 * unsorted
 
 
+def test_without_planes_samples_alone_stand_for_all_keys():
+    query, key, value = inputs()
+    rng = jax.random.key(3)
+    settings = Settings(planes=0, samples=7, least=0)
+    found = jax.jit(partial(hyper_attention, rng=rng, settings=settings))(query, key, value)
+    here = jnp.ones((*value.shape[:2], value.shape[2]), bool)
+    chosen = draw_samples(jax.random.split(rng)[1], value, here, settings).chosen
+    repeats = query.shape[1] // key.shape[1]
+    chosen, key, value = (x.repeat(repeats, axis=1) for x in (chosen, key, value))
+    key, value = (jnp.take_along_axis(x, chosen[..., None], axis=2) for x in (key, value))
+    logits = query @ key.swapaxes(2, 3) * query.shape[-1] ** -0.5
+    np.testing.assert_allclose(found.out, jax.nn.softmax(logits) @ value, atol=1e-5)
+    wanted = jax.nn.logsumexp(logits, axis=-1) + np.log(here.shape[2] / 7)
+    np.testing.assert_allclose(found.lse, wanted, rtol=1e-5)
+
+
 def test_hardness_of_uniform_and_of_one_hot_attention():
     uniform = hardness(jnp.zeros((6, 4)), draw(0, 6, 4))
     np.testing.assert_allclose(uniform, (1.0, 1.0), rtol=1e-6)
@@ -221,6 +237,7 @@ def test_hardness_of_uniform_and_of_one_hot_attention():
     [
         (Settings(block=0), "block=0"),
         (Settings(samples=-1), "samples=-1"),
+        (Settings(planes=0, samples=0), "samples=0, expected at least 1"),
         (Settings(planes=31, least=0), "planes=31"),
         (Settings(block=5, overlap=True), "block=5, expected an even number"),
         (Settings(sampling="norm"), "norm"),

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rml.evaluation.costs import program_flops, transformer_flops, window_pairs
 from rml.models import build
 from tpu import hlo, shapes, work
-from tpu.arithmetic import program_flops, transformer_flops, window_pairs
 from tpu.chips import CHIPS
 from tpu.collectives import collectives, seconds
 from tpu.roofline import roofline

@@ -1,0 +1,136 @@
+"""Causal attention over long texts, beside PyTorch's and JAX's own.
+
+python -m benchmarks.long_attention [--json] [--quick]
+
+One layer of SmolLM2's shape (9 heads of queries, 3 of keys, width 64), float32, two threads, at
+2,048, 8,192 and 32,768 tokens (1,024 with --quick); the forward pass, and it with the gradient of
+all inputs. Exact attention in blocks and HyperAttention (7 planes, blocks of 256, 256 samples,
+exact up to 1,024 tokens) stand beside `torch.nn.functional.scaled_dot_product_attention` and
+`jax.nn.dot_product_attention`, which holds all logits, so that it is left out where they would
+take more than 8 GB. Exact outputs must agree. Times are the least of interleaved repeats.
+"""
+
+import os
+import platform
+from collections.abc import Callable
+from typing import Any
+
+THREADS = 2
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, str(THREADS))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from benchmarks.common import Row, best_of_each, finish, options, print_table  # noqa: E402
+from rml.attention import METHODS  # noqa: E402
+from rml.attention.hyperattention import Settings  # noqa: E402
+from rml.ops.attention_parts import Visible  # noqa: E402
+
+HEADS, KV_HEADS, WIDTH = 9, 3, 64
+LENGTHS, QUICK = (2048, 8192, 32768), (1024,)
+SETTINGS = Settings(planes=7, block=256, samples=256, least=1024)
+QUICK_SETTINGS = SETTINGS._replace(block=64, samples=64, least=256)
+LOGITS = 8 * 2**30
+"""Bytes of logits beyond which attention that holds them all is left out."""
+
+
+def inputs(n: int) -> tuple[np.ndarray, ...]:
+    """Queries [1, h, n, k], keys and values [1, g, n, k], normal."""
+    rng = np.random.default_rng(0)
+    shapes = (HEADS, KV_HEADS, KV_HEADS)
+    return tuple(rng.standard_normal((1, heads, n, WIDTH), np.float32) for heads in shapes)
+
+
+def ours(name: str, n: int, gradient: bool, **own: Any) -> Callable[[], Any]:
+    """A row of `METHODS`."""
+
+    def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        rng = jax.random.key(0)
+        return METHODS[name](query, key, value, Visible(causal=True), rng=rng, **own)
+
+    return _compiled(attend, n, gradient)
+
+
+def jax_peer(n: int, gradient: bool) -> Callable[[], Any]:
+    """`jax.nn.dot_product_attention`, which takes heads after tokens."""
+
+    def attend(*heads: jax.Array) -> jax.Array:
+        heads = tuple(x.swapaxes(1, 2) for x in heads)
+        return jax.nn.dot_product_attention(*heads, is_causal=True).swapaxes(1, 2)
+
+    return _compiled(attend, n, gradient)
+
+
+def torch_peer(n: int, gradient: bool) -> Callable[[], Any]:
+    """`scaled_dot_product_attention`, whose keys are repeated for the heads that share them."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    made = [torch.tensor(x, requires_grad=gradient) for x in inputs(n)]
+
+    def step() -> Any:
+        query, *others = made
+        key, value = (x.repeat_interleave(HEADS // KV_HEADS, dim=1) for x in others)
+        attend = torch.nn.functional.scaled_dot_product_attention
+        with torch.set_grad_enabled(gradient):
+            out = attend(query, key, value, is_causal=True)
+            return torch.autograd.grad(out.square().sum(), made)[0] if gradient else out
+
+    return step
+
+
+def _compiled(attend: Callable[..., jax.Array], n: int, gradient: bool) -> Callable[[], Any]:
+    heads = tuple(jax.device_put(x) for x in inputs(n))
+    call: Callable[..., Any] = attend
+    if gradient:
+        call = jax.grad(lambda *x: jnp.square(attend(*x)).sum(), argnums=(0, 1, 2))
+    step = jax.jit(call).lower(*heads).compile()
+
+    def run() -> Any:
+        out = jax.block_until_ready(step(*heads))
+        return out[0] if gradient else out
+
+    return run
+
+
+def main() -> None:
+    """Runs the comparison."""
+    args = options(__doc__)
+    import torch
+
+    rows = []
+    for n in QUICK if args.quick else LENGTHS:
+        settings = QUICK_SETTINGS if args.quick else SETTINGS
+        for gradient in (False, True):
+            steps = {
+                "exact": ours("exact", n, gradient),
+                "hyper": ours("hyperattention", n, gradient, settings=settings),
+                f"torch {torch.__version__}": torch_peer(n, gradient),
+            }
+            if HEADS * n * n * 4 <= LOGITS:
+                steps[f"jax.nn {jax.__version__}"] = jax_peer(n, gradient)
+            outs = {name: np.asarray(steps[name]()) for name in steps if name != "hyper"}
+            for name, out in outs.items():
+                error = np.linalg.norm(out - outs["exact"]) / np.linalg.norm(out)
+                if not error < 1e-4:
+                    raise RuntimeError(f"exact attention and {name} differ by {error:.2g}")
+            seconds = best_of_each(steps, 2 if n > 8192 else 3)
+            what = "forward and gradient" if gradient else "forward"
+            for name, title in (("exact", "exact in blocks"), ("hyper", "HyperAttention")):
+                case = f"{title}, {n:,} tokens, {what}"
+                peers = [peer for peer in steps if peer not in ("exact", "hyper")]
+                rows += [Row(case, "s", seconds[name], peer, seconds[peer]) for peer in peers]
+            case = f"HyperAttention, {n:,} tokens, {what}"
+            rows.append(Row(case, "s", seconds["hyper"], "exact in blocks", seconds["exact"]))
+    print_table(
+        f"Causal attention, {HEADS} heads of width {WIDTH}, float32, {THREADS} threads: jax "
+        f"{jax.__version__}, {platform.machine()}",
+        rows,
+    )
+    finish("long_attention", rows, args.json)
+
+
+if __name__ == "__main__":
+    main()

