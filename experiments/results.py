@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.registry import ROOT
+from experiments.registry import ROOT, read_config
 
 RELATIONS = {">=": "≥", "<=": "≤"}
 DATA_SETS = "data"
 """Folder among those of systems in which data sets are measured, see `experiments.cards`."""
 BENCHMARKS = "benchmarks"
 """Folder among them with what benchmarks measured, see `benchmarks.record`."""
+CHANGED = "the config has changed since"
 NOT_MEASURED = ("seed", "mesh")
 """Keys of a config that do not tell measurements apart."""
 
@@ -45,6 +46,14 @@ def config_hash(config: Mapping[str, Any]) -> str:
     what = {key: value for key, value in config.items() if key not in NOT_MEASURED}
     text = json.dumps(what, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def changed_since(result: Mapping[str, Any]) -> bool:
+    """Whether the config's file says something else than when it was measured."""
+    if not (ROOT / result["config"]).is_file():
+        return False
+    config = json.loads(json.dumps(read_config(result["config"]).to_dict()))
+    return config_hash(config) != result["config_hash"]
 
 
 def reason_to_keep(file: Path, run_hash: str, seeds: int) -> str | None:
@@ -88,7 +97,8 @@ def null(claim: Mapping[str, Any]) -> str:
 def remarks(claim: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """What is to be said of a claim beside its verdict; empty where there is nothing."""
     late = claim.get("stated", "") > result.get("first_measured", result["finished"])[:10]
-    return "; ".join(filter(None, [claim["note"], late * "stated after the first measurement"]))
+    said = late * "stated after the first measurement", changed_since(result) * CHANGED
+    return "; ".join(filter(None, [claim["note"], *said]))
 
 
 def count_claims(claims: Iterable[Mapping[str, Any]]) -> str:

@@ -19,7 +19,7 @@ CAPTIONS = {
     "blocks.png": "Relative error of a layer against keys of a block (log₂), sorted by hashes and "
     "by position; bands: 95% interval over planes.",
     "sorted.png": "Weights of the head that gains most from sorting: by position, sorted, and "
-    "what the blocks hold. Rows are queries, columns keys.",
+    "what the blocks hold. A cell is the mean over equally many queries and keys.",
     "flops.png": "Counted operations of one head against tokens (log₂).",
 }
 NAMES = {
@@ -79,8 +79,10 @@ def of_errors(
     figures.curves(run.figure("blocks.png"), series, "keys of a block (log₂)", "relative error",
                    logy=True)  # fmt: skip
     shades = np.log10(np.maximum(np.asarray(picture), 1e-6))
-    figures.heatmap(run.figure("sorted.png"), shades, xlabel="keys", ylabel="queries",
-                    value_label="log₁₀ of weight", gap=4)  # fmt: skip
+    figures.heatmap(
+        run.figure("sorted.png"), shades, xlabel="cells of keys: by position, sorted, in blocks",
+        ylabel="cells of queries", value_label="log₁₀ of weight", gap=4,
+    )  # fmt: skip
 
 
 def _band(values: np.ndarray) -> tuple[np.ndarray, ...]:

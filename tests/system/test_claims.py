@@ -416,6 +416,15 @@ def test_the_first_measurement_is_remembered_and_a_later_claim_says_so(tmp_path)
         assert results.remarks(new["claims"][0], new) == said
 
 
+def test_a_result_says_when_its_config_has_changed_since(tmp_path):
+    file = "configs/contrastive/simclr_digits.py"
+    config = registry.read_config(file).to_dict()
+    for changes, said in (({}, ""), ({"dtype": "bfloat16"}, results.CHANGED)):
+        runs = make_runs(tmp_path / (said or "same"), (0.1, 0.2), config=config | changes)
+        found = record.make_result("toy", file, runs)
+        assert results.remarks(found["claims"][0], found) == said
+
+
 def test_options_that_were_chosen_are_counted(tmp_path):
     runs = make_runs(tmp_path, (0.1, 0.2))
     for run in runs:
