@@ -1,5 +1,6 @@
 """Fixtures for all tests: a data directory of their own, and the launcher as a real process."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -47,6 +48,21 @@ def tfds_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory.mkdir(exist_ok=True)
     os.environ["TFDS_DATA_DIR"] = str(directory)
     return directory
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Forgets compiled programs after a file where they have become many.
+
+    Each maps pages of memory, of which Linux gives a process 65,530; beyond that it crashes.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_text().splitlines()) > 25_000:
+        import jax  # reads the variables above
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ gives.
 Source: the merge is the associative form of online softmax (Milakov & Gimelshein, 2018).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,12 +67,12 @@ class Visible(NamedTuple):
                 f"start={self.start}"
             )
 
-    def dense(self, queries: int, keys: int) -> Bool[Array, "#b t s"]:
+    def dense(self, queries: Any, keys: Any) -> Bool[Array, "#b t s"]:
         """The matrix of who sees whom; for short texts, tests and figures.
 
         Args:
-          queries: Number of queries.
-          keys: Number of keys.
+          queries: Number of queries, which may be symbolic where a program is exported.
+          keys: Number of keys, likewise.
         """
         seen = self.pairs(self.start + jnp.arange(queries), jnp.arange(keys))[None]
         return seen if self.keys is None else seen & self.keys[:, None]
