@@ -3,7 +3,8 @@
 python -m experiments.run --config=configs/attention/excess.py --workdir=runs/excess
 
 No data are needed, inputs are drawn from the sphere. Nothing was tuned but the penalty, by
-leave-one-out error. About three minutes on 2 CPU cores. Result: results/rf_attention.
+leave-one-out error. Four to five minutes on 2 CPU cores beside other work.
+Result: results/rf_attention.
 """
 
 from ml_collections import ConfigDict
