@@ -108,6 +108,18 @@ def test_every_command_is_run_or_says_why_not():
     assert unused == []
 
 
+def test_names_in_blocks_of_python_are_defined(tmp_path):
+    for number, document in enumerate(DOCUMENTS):
+        for place, command in enumerate(commands(document)):
+            arguments = shlex.split(command) if command.startswith("python -c") else []
+            if arguments:
+                (tmp_path / f"document{number}_block{place}.py").write_text(arguments[2])
+    assert len(list(tmp_path.iterdir())) > 10
+    ruff = [Path(sys.executable).with_name("ruff"), "check", "--isolated", "--select=F821"]
+    done = subprocess.run([*ruff, "."], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, f"{dict(enumerate(DOCUMENTS))}\n{done.stdout}"
+
+
 def test_commands_are_found_as_they_are_typed(tmp_path, monkeypatch):
     (tmp_path / "page.md").write_text(
         "```\nmake demo  # figures\npython -m a --b=1 \\\n    --config.train.steps=300\n```\n"
