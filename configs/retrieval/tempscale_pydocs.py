@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
             data=pydocs(tasks=("docstring_to_code",)),
             model=dict(name="minilm", run=""),
             # Documents that are drawn; each is asked for by its own query.
-            documents=dict(validation=200, test=500),
+            documents=dict(validation=120, test=300),
             # What the methods choose from, equally many values each: temperatures, the length that
             # is encoded as before, tokens of a chunk, shrinkage of the covariance.
             candidates=dict(
@@ -40,6 +40,6 @@ def get_config() -> ConfigDict:
             dtype="float32",
             precision="default",
             mesh=parts.mesh(),
-            evaluation=dict(max_length=512, batch_tokens=4096),
+            evaluation=dict(max_length=512, query_length=64, batch_tokens=4096),
         )
     )

@@ -39,6 +39,7 @@ PRETRAINED = {
     "masked_lm": ("random", "masked_lm"),
     "random_contriever": ("random", "contriever"),
     "contriever": ("masked_lm", "contriever"),
+    "random_strangers": ("random", "strangers"),
     "strangers": ("masked_lm", "strangers"),
 }
 """Encoders trained without labels: what each starts from, and its stage."""
@@ -50,10 +51,12 @@ COMPARED = {
     "masked_lm": ("random", "bm25_code"),
     "random_contriever": ("random", "bm25_code"),
     "contriever": ("masked_lm", "bm25", "bm25_code"),
-    "strangers": ("random", "masked_lm"),
+    "random_strangers": ("random",),
+    "strangers": ("masked_lm",),
     "random_contriever_tuned": ("random_tuned",),
     "contriever_tuned": ("masked_lm_tuned", "bm25_code"),
-    "strangers_tuned": ("random_tuned", "masked_lm_tuned"),
+    "random_strangers_tuned": ("random_tuned",),
+    "strangers_tuned": ("masked_lm_tuned",),
 }
 """Systems, and those that each is held against."""
 SOURCE = "Contriever (arXiv:2112.09118), Tables 1, 2 and 5; data and margins are this repository's"
@@ -63,7 +66,7 @@ CLAIMS = (
           stated="2026-11-26", null="strangers_ndcg_over_masked_lm"),
     Claim("From random weights, Contriever raises nDCG@10 by 5 points",
           "random_contriever_ndcg_over_random", ">=", 0.05, SOURCE,
-          stated="2026-11-26", null="strangers_ndcg_over_random"),
+          stated="2026-11-26", null="random_strangers_ndcg_over_random"),
     Claim("Without labels Contriever's Recall@100 is above that of BM25 with identifiers split",
           "contriever_recall_over_bm25_code", ">=", 0.0, SOURCE,
           stated="2026-11-26", null="masked_lm_recall_over_bm25_code"),
@@ -72,7 +75,7 @@ CLAIMS = (
           stated="2026-11-26", null="strangers_tuned_ndcg_over_masked_lm_tuned"),
     Claim("From random weights, fine-tuning after Contriever is above fine-tuning alone",
           "random_contriever_tuned_ndcg_over_random_tuned", ">=", 0.0, SOURCE,
-          stated="2026-11-26", null="strangers_tuned_ndcg_over_random_tuned"),
+          stated="2026-11-26", null="random_strangers_tuned_ndcg_over_random_tuned"),
 )  # fmt: skip
 LABELS = {
     "bm25": "BM25",
@@ -81,6 +84,7 @@ LABELS = {
     "masked_lm": "masked LM",
     "random_contriever": "random, Contriever",
     "contriever": "masked LM, Contriever",
+    "random_strangers": "random, strangers",
     "strangers": "masked LM, strangers",
 }
 CAPTIONS = {

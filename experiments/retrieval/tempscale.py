@@ -105,7 +105,8 @@ class Embedders:
 
     def both(self, name: str, value: float, data: RetrievalData) -> Vectors:
         """Vectors of a collection's queries and documents by a method."""
-        return Vectors(*(self(name, value, texts) for texts in (data.queries, data.documents)))
+        queries = self(name, value, data.queries, self.options.query_length)
+        return Vectors(queries, self(name, value, data.documents))
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

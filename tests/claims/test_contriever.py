@@ -251,6 +251,18 @@ def test_each_stage_starts_from_the_one_before(beir, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "figures" / starts.PICTURE).stat().st_size > 1000
 
 
+def test_claims_on_starts_are_of_systems_that_are_compared():
+    known = {
+        f"{ours}_{metric}_over_{other}"
+        for ours, others in starts.COMPARED.items()
+        for other in others
+        for metric in retrieval.METRICS
+    }
+    assert {name for claim in starts.CLAIMS for name in (claim.metric, claim.null)} <= known
+    shown = set(starts.LABELS) | {f"{name}{starts.TUNED}" for name in starts.LABELS}
+    assert {*starts.COMPARED, *starts.PRETRAINED} <= shown
+
+
 def test_what_has_no_text_encoder_is_named(tmp_path):
     with pytest.raises(UserError, match=r"model\.run is '/nowhere'"):
         load_text_encoder(Path("/nowhere"))

@@ -64,7 +64,7 @@ def config(folder, tmp_path_factory):
         dict(tempscale=(0.5, 1.0), log_length=(8.0, 20.0), chunks=(8, 80), whitening=(0.5, 1.0))
     )
     config.update(dict(short=12, long=20, edges=(4, 12, 24, 81), cuts=(8, 16), cut_texts=8))
-    config.evaluation.max_length = 80
+    config.evaluation.update(dict(max_length=80, query_length=12))
     return config
 
 
