@@ -61,12 +61,19 @@ def layer_errors(
                     for end, value in zip(("", "_low", "_high"), slope, strict=True)}  # fmt: skip
     block = options.block
     uniform = logs(0, block, block + options.beside).mean(0)
-    gains = {}
-    for name, hashed in (("gain_over_uniform", True), ("gain_unhashed", False)):
-        own = logs(config.planes, block, options.beside, hashed=hashed).mean(0)
-        gains[name] = uniform - own
-        pairs = (jnp.asarray(x.ravel()) for x in (uniform, own))
-        saved = paired_bootstrap(*pairs, key=jax.random.key(config.seed))
+    ours, by_place = (
+        logs(config.planes, block, options.beside, hashed=how) for how in (True, False)
+    )
+    compared = {
+        "gain_over_uniform": (uniform, ours.mean(0)),
+        "gain_unhashed": (uniform, by_place.mean(0)),
+        "gain_of_sorting": (by_place.mean(0), ours.mean(0)),
+        "gain_between_draws": (ours[::2].mean(0), ours[1::2].mean(0)),
+    }
+    gains = {name: other - own for name, (other, own) in compared.items()}
+    for name, pair in compared.items():
+        errors = (jnp.asarray(x.ravel()) for x in pair)
+        saved = paired_bootstrap(*errors, key=jax.random.key(config.seed))
         ends = zip(("", "_low", "_high"), saved[:3], strict=True)
         metrics |= {f"{name}{end}": float(1 - np.exp(-value)) for end, value in ends}
     alpha = np.stack([approximation.alphas(part) for part in parts])
