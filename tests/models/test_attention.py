@@ -54,10 +54,10 @@ def test_a_bias_is_a_function_of_places():
     slopes = jnp.array([1.0, 0.5, 0.25, 0.125])
 
     def bias(queries, keys):
-        return -slopes[:, None, None] * (queries[:, None] - keys)
+        return -slopes[:, None, None] * (queries[:, None] - keys) ** 2 / 4
 
     out, found = attend(QUERY, KEY, VALUE, CAUSAL, bias=bias)
-    wanted = oracle([1.0] * 4, lambda h, i, j: -slopes[h] * (i - j))
+    wanted = oracle([1.0] * 4, lambda h, i, j: -slopes[h] * (i - j) ** 2 / 4)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     last, _ = attend(QUERY[:, 3:], KEY, VALUE, CAUSAL._replace(start=3), bias=bias)
     np.testing.assert_allclose(last, out[:, 3:], atol=1e-6)
