@@ -25,9 +25,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import record
-from experiments.launches import Run, hash_of, interrupt, launch_all
+from experiments.launches import Run, interrupt, launch_all
 from experiments.registry import find_experiment, read_config
-from experiments.results import interval, null, reason_to_keep
+from experiments.results import config_hash, interval, null, reason_to_keep
 from experiments.startup import Parser
 from experiments.systems import System, read_systems
 from rml.data.errors import DataError
@@ -182,7 +182,7 @@ def plan(systems: Sequence[System], options: argparse.Namespace, console: Consol
     for system in systems:
         for file in [options.config] if options.config else system.configs:
             config = read_config(file)
-            stem, run_hash = Path(file).stem, hash_of(config.to_dict())
+            stem, run_hash = Path(file).stem, config_hash(config.to_dict())
             kept = reason_to_keep(
                 options.results / system.key / f"{stem}.json", run_hash, options.seeds
             )
@@ -190,7 +190,7 @@ def plan(systems: Sequence[System], options: argparse.Namespace, console: Consol
                 console.print(f"skipped {system.key}, {stem}: {reason}")
                 continue
             for null_name, flags in {"": (), **null_runs(config)}.items():
-                changed = hash_of(read_config(file, flags).to_dict())
+                changed = config_hash(read_config(file, flags).to_dict())
                 of = (system.key, file, *filter(None, [null_name]))
                 folder = options.runs / system.key / stem / null_name
                 for seed in range(options.seeds):

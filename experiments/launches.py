@@ -1,12 +1,11 @@
 """Many runs of the launcher: started, continued where they stopped, followed to their ends."""
 
 import collections
-import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
@@ -61,11 +60,6 @@ class Run(NamedTuple):
 def interrupt(signum: int, _: FrameType | None) -> NoReturn:
     """Treats SIGTERM as Ctrl-C."""
     raise KeyboardInterrupt
-
-
-def hash_of(config: Mapping[str, Any]) -> str:
-    """The hash of a config as a run's `config.json` holds it."""
-    return config_hash(json.loads(json.dumps(dict(config))))
 
 
 def launch_all(

@@ -52,8 +52,7 @@ def changed_since(result: Mapping[str, Any]) -> bool:
     """Whether the config's file says something else than when it was measured."""
     if not (ROOT / result["config"]).is_file():
         return False
-    config = json.loads(json.dumps(read_config(result["config"]).to_dict()))
-    return config_hash(config) != result["config_hash"]
+    return config_hash(read_config(result["config"]).to_dict()) != result["config_hash"]
 
 
 def reason_to_keep(file: Path, run_hash: str, seeds: int) -> str | None:

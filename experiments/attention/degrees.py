@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.attention.measure import sample_ratios
 from experiments.common import figures
+from experiments.common.claims import with_bounds
 from rml.attention import targets
 from rml.errors import UserError
 from rml.evaluation.scaling import log_log_slopes
@@ -57,7 +58,9 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     for j, degree in enumerate(degrees):
         slopes = {"ratio_slope": ratio[:, :, j], "needed_slope_rfa": needed["rfa"][:, :, j]}
         for name, values in slopes.items():
-            metrics |= with_ends(f"{name}_degree_{degree}", log_log_slopes(inputs, values))
+            metrics |= with_bounds(
+                f"{name}_degree_{degree}", t_interval(log_log_slopes(inputs, values))
+            )
         for i, count in enumerate(scaling.num_keys):
             for model, number in needed.items():
                 metrics[f"needed_{model}_keys_{count}_degree_{degree}"] = number[:, i, j].mean()
@@ -65,7 +68,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     centred = degrees - degrees.mean()
     for name, values in (("", ratio), ("_fewest_keys", ratio[:, :1])):
         growth = np.log(values[:, -1]) @ centred / (centred @ centred)
-        metrics |= with_ends(f"ratio_growth{name}", np.exp(growth))
+        metrics |= with_bounds(f"ratio_growth{name}", t_interval(np.exp(growth)))
     metrics = {name: float(value) for name, value in metrics.items()}
     progress.note(f"ratios by keys and degree: {ratio.mean(0).round(1).tolist()}")
     series = {
@@ -80,9 +83,3 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     }
     figures.curves(run.figure("needed.png"), series, "degree", "examples (log₂)")
     return metrics
-
-
-def with_ends(name: str, values: np.ndarray) -> dict[str, float]:
-    """The mean over replicates, with the ends of its interval."""
-    ends = zip(("", "_low", "_high"), t_interval(values), strict=True)
-    return {f"{name}{end}": float(value) for end, value in ends}

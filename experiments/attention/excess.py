@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.attention.measure import standardised
 from experiments.common import figures
+from experiments.common.claims import with_bounds
 from rml import attention
 from rml.attention import targets
 from rml.evaluation.scaling import log_log_slopes
@@ -72,8 +73,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
             "risk_mlp": mlp[:, -1, t],
         }
         for name, values in fitted.items():
-            ends = zip(("", "_low", "_high"), t_interval(values), strict=True)
-            metrics |= {f"{target}_{name}{end}": float(value) for end, value in ends}
+            metrics |= with_bounds(f"{target}_{name}", t_interval(values))
         draw(run, target, heads, sizes, excess, own)
     return metrics
 

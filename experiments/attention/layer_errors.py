@@ -1,5 +1,6 @@
 """Errors of single layers: how they fall with samples and blocks, and what sorting gains."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.attention import approximation, hyperattention_figures
+from experiments.common.claims import with_bounds
 from rml.attention.hyperattention import Settings
 from rml.evaluation import log_log_slopes, paired_bootstrap
 from rml.ops import t_interval
@@ -31,6 +33,7 @@ def layer_errors(
     rngs = jax.random.split(jax.random.key(config.seed + 2), options.seeds)
     parts = [approximation.halves(*qkv) for qkv in captured]
 
+    @functools.cache  # figures and comparisons share some
     def logs(planes: int, block: int, samples: int, **how: Any) -> np.ndarray:
         """Logarithms of relative errors [seeds, layers, heads]."""
         settings = Settings(planes, block, samples)
@@ -47,8 +50,7 @@ def layer_errors(
         ).mean() for m in options.samples
     ])  # fmt: skip
     slopes = log_log_slopes(options.samples, by_samples)
-    metrics = dict(zip(("samples_slope", "samples_slope_low", "samples_slope_high"),
-                       map(float, t_interval(slopes)), strict=True))  # fmt: skip
+    metrics = with_bounds("samples_slope", t_interval(slopes))
     metrics["samples_slope_distance"] = float(np.abs(slopes + 0.5).mean())
     metrics["samples_slope_recent"] = float(log_log_slopes(options.samples, recent))
     metrics["samples_slope_distance_recent"] = abs(metrics["samples_slope_recent"] + 0.5)
@@ -57,8 +59,7 @@ def layer_errors(
         rows = [logs(config.planes, b, options.beside, hashed=hashed) for b in options.blocks]
         by_block[name] = means(rows)
         slope = t_interval(log_log_slopes(options.blocks, by_block[name]))
-        metrics |= {f"block_slope{name}{end}": float(value)
-                    for end, value in zip(("", "_low", "_high"), slope, strict=True)}  # fmt: skip
+        metrics |= with_bounds(f"block_slope{name}", slope)
     block = options.block
     uniform = logs(0, block, block + options.beside).mean(0)
     ours, by_place = (
@@ -74,8 +75,7 @@ def layer_errors(
     for name, pair in compared.items():
         errors = (jnp.asarray(x.ravel()) for x in pair)
         saved = paired_bootstrap(*errors, key=jax.random.key(config.seed))
-        ends = zip(("", "_low", "_high"), saved[:3], strict=True)
-        metrics |= {f"{name}{end}": float(1 - np.exp(-value)) for end, value in ends}
+        metrics |= with_bounds(name, (1 - np.exp(-value) for value in saved[:3]))
     alpha = np.stack([approximation.alphas(part) for part in parts])
     root = parts[0].query.shape[2] ** 0.5
     metrics |= {"alpha_median": float(np.median(alpha)), "alpha_largest": float(alpha.max()),

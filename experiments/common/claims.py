@@ -1,5 +1,6 @@
 """Families of claims that several recipes make, and the data that claims are judged on."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,20 @@ from rml.training import Claim
 
 STRANGERS = {"strangers": {"augment.exchange": True}}
 """The null of what is learned from views or labels: those of other images of the batch."""
+
+
+def with_bounds(name: str, interval: Iterable[Any]) -> dict[str, float]:
+    """A metric with the ends of its own interval, by the names that `Claim` reads.
+
+    Args:
+      name: Name of the metric.
+      interval: Its value, lower and upper end, such as a `MeanInterval`.
+
+    Returns:
+      `name`, `<name>_low` and `<name>_high`.
+    """
+    ends = zip(("", "_low", "_high"), interval, strict=True)
+    return {f"{name}{end}": float(value) for end, value in ends}
 
 
 def other_data(config: Any, file: str | Path) -> str:

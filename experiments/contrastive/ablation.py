@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common import figures
+from experiments.common.claims import with_bounds
 from experiments.common.comparison import for_each
 from experiments.common.encoders import build_encoder
 from experiments.common.evaluators import ImageEvaluator
@@ -126,7 +127,5 @@ def compare(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, float]:
         for kind in KINDS.values() if name != BASE else ():
             for prefix, ours in ((kind, BASE), (f"{kind}_untrained", UNTRAINED)):
                 interval = t_interval(found[ours][kind] - own[kind])
-                metrics[f"{prefix}_over_{name}"] = float(interval.mean)
-                metrics[f"{prefix}_over_{name}_low"] = float(interval.low)
-                metrics[f"{prefix}_over_{name}_high"] = float(interval.high)
+                metrics |= with_bounds(f"{prefix}_over_{name}", interval)
     return metrics

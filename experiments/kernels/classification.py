@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import figures
+from experiments.common.claims import with_bounds
 from experiments.common.comparison import for_each
 from experiments.common.images import (  # fmt: skip
     all_batches,
@@ -129,9 +130,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics = {f"{m}_{name}": v for m, (own, _) in found.items() for name, v in own.items()}
     dkm, sparse_gp = (by_image(*found[method][1][1]) for method in METHODS)
     for name in dkm:  # both methods saw the same images
-        gain = t_interval(dkm[name] - sparse_gp[name])
-        ends = zip(("", "_low", "_high"), gain, strict=True)
-        metrics |= {f"{name}_gain{end}": float(value) for end, value in ends}
+        metrics |= with_bounds(f"{name}_gain", t_interval(dkm[name] - sparse_gp[name]))
     first = training.initial_state(task(config), seed=config.seed).params
     for when, machine in (("before", first), ("after", found["dkm"][1][0])):
         draw_correlations(run.figure(f"grams_{when}.png"), config, machine)

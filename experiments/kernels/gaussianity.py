@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from experiments.common import figures
+from experiments.common.claims import with_bounds
 from experiments.kernels.machines import ordered_points, relu_units
 from rml import kernels
 from rml.evaluation.scaling import log_log_slope_interval
@@ -103,11 +104,10 @@ def measure(name: str, copies: Any, values: np.ndarray) -> dict[str, float]:
     found = {"narrowest": t_interval(values[0]), "widest": t_interval(values[-1])}
     if (values > 0).all():
         found["slope"] = log_log_slope_interval(copies, values)
-    return {
-        f"{name}_{what}{end}": float(value)
-        for what, interval in found.items()
-        for end, value in zip(("", "_low", "_high"), interval, strict=True)
-    }
+    metrics: dict[str, float] = {}
+    for what, interval in found.items():
+        metrics |= with_bounds(f"{name}_{what}", interval)
+    return metrics
 
 
 def draw(run: RunDirectory, copies: Any, curves: Any, units: Any) -> None:

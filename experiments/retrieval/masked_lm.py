@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import figures, retrieval
+from experiments.common.claims import with_bounds
 from experiments.common.selection import NDCG
 from experiments.common.texts import TextModel, text_encoder
 from rml.contrastive import Masked, Texts, mask_tokens, with_ends
@@ -172,7 +173,6 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics = {"accuracy": float(found.right.mean())}
     metrics |= {f"nats_{name.replace(' ', '_')}": float(rows[name].mean()) for name in rows}
     for prefix, own in (("", found), ("untrained_", untrained)):
-        gain, name = t_interval(frequencies - own.nats), f"{prefix}nats_under_frequencies"
-        metrics |= {name: float(gain.mean), f"{name}_low": float(gain.low)}
-        metrics[f"{name}_high"] = float(gain.high)
+        gain = t_interval(frequencies - own.nats)
+        metrics |= with_bounds(f"{prefix}nats_under_frequencies", gain)
     return metrics

@@ -6,6 +6,7 @@ Each has equally many values to choose from, by nDCG@10 of the long documents of
 split, and is measured on the test split.
 """
 
+import functools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import figures
+from experiments.common.claims import with_bounds
 from experiments.common.retrieval import judge_ranking
 from experiments.common.texts import TextModel
 from rml.data.collections import RetrievalData, indexed
@@ -72,7 +74,10 @@ class Vectors(NamedTuple):
 
 
 class Embedders:
-    """A trained encoder with every change, each compiled once for a shape of texts."""
+    """A trained encoder with every change, each compiled once for a shape of texts.
+
+    What methods have in common, such as the temperature 1, is embedded once.
+    """
 
     def __init__(self, config: Any, model: TextModel):
         """Puts the variables on the mesh.
@@ -85,20 +90,25 @@ class Embedders:
         self.mesh = make_mesh(config.mesh)
         self.variables = model.init(jax.random.key(config.seed))
         self.tuned = {name: tuned_encode(model.module, how) for name, how in CHANGES.items()}
+        self.chunked = functools.cache(partial(chunked_encode, model.module))
         self.longest = min(self.options.max_length, model.module.backbone.positions)
+        self.embed = functools.cache(self._embed)
 
     def __call__(
         self, name: str, value: float, texts: Sequence[str], longest: int | None = None
     ) -> jax.Array:
         """Vectors of texts by a method, cut to `longest` tokens."""
+        return self.embed(name, float(value), tuple(texts), longest or self.longest)
+
+    def _embed(self, name: str, value: float, texts: tuple[str, ...], longest: int) -> jax.Array:
         if name in CHANGES:
             encode, variables = self.tuned[name], Tuned(self.variables, jnp.float32(value))
         else:
-            encode, variables = chunked_encode(self.model.module, int(value)), self.variables
+            encode, variables = self.chunked(int(value)), self.variables
         return jnp.asarray(
             embed(
                 encode, variables, self.model.tokenizer, texts,
-                max_length=longest or self.longest, batch_tokens=self.options.batch_tokens,
+                max_length=longest, batch_tokens=self.options.batch_tokens,
                 mesh=self.mesh,
             )
         )  # fmt: skip
@@ -115,8 +125,9 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     model, progress = TextModel(config), Progress()
     embedders = Embedders(config, model)
     parts = {part: sample(config, model, part) for part in ("validation", "test")}
-    plain = {part: embedders.both(TEMPERED, 1.0, data) for part, data in parts.items()}
-    on = parts["validation"]
+    on, data = parts["validation"], parts["test"]
+    texts = long_texts(config, model, data)
+    plain = {part: embedders.both(TEMPERED, 1.0, own) for part, own in parts.items()}
     wanted = answer_lengths(model, on) >= config.long
     chosen: dict[str, float] = {}
     metrics = {f"tries_{name}": float(tries) for name in METHODS}
@@ -128,7 +139,6 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
             progress.note(f"validation, {name} {value}: nDCG@10 {tried[-1]:.4f} on long documents")
         chosen[name] = config.candidates[name][int(np.argmax(tried))]
         metrics |= {f"chosen_{name}": float(chosen[name]), f"validation_{name}": max(tried)}
-    data = parts["test"]
     found = {
         name: changed(embedders, name, value, data, plain["test"], plain["validation"])
         for name, value in chosen.items()
@@ -144,8 +154,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         ndcg(data, one_side), lengths, config.long
     )
     draw_ndcg(config, run, scores, lengths)
-    metrics |= measure_collapse(config, run, embedders, data, plain["test"], found[TEMPERED])
-    metrics |= measure_filter(config, run, embedders, long_texts(config, embedders, data))
+    metrics |= measure_collapse(config, run, embedders, data, texts, plain["test"], found[TEMPERED])
+    metrics |= measure_filter(config, run, embedders, texts)
     return metrics
 
 
@@ -242,16 +252,13 @@ def compare(
         }
         for name, pair in against.items():
             test = paired_bootstrap(*map(jnp.asarray, pair), key=key)
-            metrics |= {
-                f"{group}_{name}": float(test.difference),
-                f"{group}_{name}_low": float(test.low), f"{group}_{name}_high": float(test.high),
-            }  # fmt: skip
+            metrics |= with_bounds(f"{group}_{name}", test[:3])
     return metrics
 
 
 def measure_collapse(
-    config: Any, run: RunDirectory, embedders: Embedders, data: RetrievalData, plain: Vectors,
-    tempered: Vectors,
+    config: Any, run: RunDirectory, embedders: Embedders, data: RetrievalData,
+    texts: Sequence[str], plain: Vectors, tempered: Vectors,
 ) -> dict[str, float]:  # fmt: skip
     """How alike documents are by length, as they are and cut, and what the temperature changes."""
     from scipy.stats import spearmanr  # slow to import
@@ -280,7 +287,6 @@ def measure_collapse(
     half = rng.permutation(len(lengths)) % 2 == 0
     halves = [gap(bins(plain.documents[own], lengths[own])) for own in (half, ~half)]
     before, after = gap(series["1"]), gap(bins(tempered.documents, lengths))
-    texts = long_texts(config, embedders, data)
     cut = {
         name: [
             float(similarity_by_length(
@@ -312,13 +318,13 @@ def measure_collapse(
     }
 
 
-def long_texts(config: Any, embedders: Embedders, data: RetrievalData) -> list[str]:
+def long_texts(config: Any, model: TextModel, data: RetrievalData) -> list[str]:
     """The first documents that fill the longest cut, as many as `cut_texts` says at most.
 
     Raises:
       UserError: There are fewer than two for each half.
     """
-    lengths = text_lengths(embedders.model, data.documents)
+    lengths = text_lengths(model, data.documents)
     rows = np.flatnonzero(lengths >= max(config.cuts))[: config.cut_texts]
     if len(rows) < 4:
         raise UserError(
@@ -365,8 +371,7 @@ def measure_filter(
         "filter_slope_gain_of_halves": slopes[1.0][:half] - slopes[1.0][half : 2 * half],
     }
     for name, each in values.items():
-        ends = zip(("", "_low", "_high"), t_interval(each), strict=True)
-        metrics |= {f"{name}{end}": float(value) for end, value in ends}
+        metrics |= with_bounds(name, t_interval(each))
     return metrics
 
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.launches import Run, hash_of
+from experiments.launches import Run
 from experiments.ranges import checked_experiment
 from experiments.registry import read_config
-from experiments.results import NOT_MEASURED
+from experiments.results import NOT_MEASURED, config_hash
 from rml.errors import UserError
 from rml.nested import flatten
 from rml.training.config_file import differences, told
@@ -117,7 +117,7 @@ def combine(
                 raise UserError(
                     f"--grid {key} names a group of values, expected a key of one value"
                 )
-        one = Combination({key: flat[key] for key in grid}, flags, hash_of(resolved.to_dict()))
+        one = Combination({key: flat[key] for key in grid}, flags, config_hash(resolved.to_dict()))
         if one.config_hash in found:
             raise UserError(f"--grid gives {describe(one.values)} twice, expected distinct values")
         found[one.config_hash] = one

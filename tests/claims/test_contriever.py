@@ -25,6 +25,7 @@ from rml.data import SpecialTokens, tokens
 from rml.errors import UserError
 from rml.training import RunDirectory
 from tests.system.two_steps import override
+from tests.texts import write_beir
 
 SMALL = {
     "model.width": 64, "model.depth": 1, "model.mlp": 128, "tokens.vocabulary": 2048,
@@ -43,16 +44,9 @@ def beir(tmp_path):
     """Forty documents of twelve words, each asked for by its first three."""
     rng = np.random.default_rng(0)
     words = [[f"w{n}" for n in rng.choice(300, 12, replace=False)] for _ in range(40)]
-    documents = [{"_id": f"d{i}", "title": "", "text": " ".join(w)} for i, w in enumerate(words)]
-    queries = [{"_id": f"q{i}", "text": " ".join(w[:3])} for i, w in enumerate(words)]
-    for name, rows in (("corpus", documents), ("queries", queries)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "qrels").mkdir()
-    lines = [f"q{i}\td{i}\t1" for i in range(40)]
-    for split in ("train", "test"):
-        (tmp_path / "qrels" / f"{split}.tsv").write_text(
-            "\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n"
-        )
+    write_beir(
+        tmp_path, [" ".join(w) for w in words], [" ".join(w[:3]) for w in words], "train", "test"
+    )
     return tmp_path
 
 

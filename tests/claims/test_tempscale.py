@@ -1,22 +1,17 @@
 """TempScale's recipe on a small random encoder and sentences of numbered words."""
 
-import json
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.retrieval import contriever_pydocs_random, tempscale_pydocs
-from experiments.common.encoders import TOKENIZER
 from experiments.common.texts import TextModel
-from experiments.registry import find_experiment
 from experiments.retrieval import tempscale
 from experiments.retrieval.tempscale import METHODS
 from rml.errors import UserError
-from rml.training import RunDirectory, initial_state
-from rml.training.checkpoint import Checkpoints
+from rml.training import RunDirectory
+from tests.texts import untrained_run, write_beir
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +19,9 @@ def folder(tmp_path_factory):
     """Forty-eight documents of 4 to 30 words, each asked for by its first three."""
     folder, rng = tmp_path_factory.mktemp("beir"), np.random.default_rng(0)
     texts = [[f"w{n}" for n in rng.integers(0, 60, 4 + i % 27)] for i in range(48)]
-    rows = {
-        "corpus": [{"_id": f"d{i}", "title": "", "text": " ".join(t)} for i, t in enumerate(texts)],
-        "queries": [{"_id": f"q{i}", "text": " ".join(t[:3])} for i, t in enumerate(texts)],
-    }
-    for name, own in rows.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
-    (folder / "qrels").mkdir()
-    judged = "query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\td{i}\t1\n" for i in range(48))
-    for split in ("dev", "test"):
-        (folder / "qrels" / f"{split}.tsv").write_text(judged)
+    write_beir(
+        folder, [" ".join(t) for t in texts], [" ".join(t[:3]) for t in texts], "dev", "test"
+    )
     return folder
 
 
@@ -45,19 +33,16 @@ def config(folder, tmp_path_factory):
     own.tokens.update(dict(vocabulary=400, max_length=78, positions=80))
     own.model.update(dict(width=16, depth=2, heads=2, mlp=32))
     own.queue.size = 16
-    run = RunDirectory(tmp_path_factory.mktemp("runs") / "texts", own.to_dict())
-    model = TextModel(own)
-    state = initial_state(find_experiment(own.experiment).task(own, model), seed=0)
-    # As drawn, attention is uniform at any temperature.
-    sharp = jax.tree.map(lambda x: 8 * x if x.ndim > 2 else x, state.params)
-    state = state.replace(params=sharp)
-    checkpoints = Checkpoints(run.checkpoints)
-    checkpoints.save(1, state, types.SimpleNamespace(get_state=lambda: 1), run.config)
-    checkpoints.close()
-    model.tokenizer.save(str(run.path / TOKENIZER))
-    run.close()
+
+    def sharpened(state):  # as drawn, attention is uniform at any temperature
+        return state.replace(
+            params=jax.tree.map(lambda x: 8 * x if x.ndim > 2 else x, state.params)
+        )
+
+    path = tmp_path_factory.mktemp("runs") / "texts"
+    untrained_run(path, own, sharpened)
     config = tempscale_pydocs.get_config()
-    config.model.update(dict(name="run", run=str(run.path)))
+    config.model.update(dict(name="run", run=str(path)))
     config.data.update(dict(name=f"beir:{folder}", validation="dev", test="test", tasks=("",)))
     config.documents.update(dict(validation=30, test=40))
     config.candidates.update(
@@ -139,7 +124,7 @@ def test_wrong_options_are_named(config, tmp_path, change, message):
     def prepare():
         tempscale.check(config)
         data = tempscale.sample(config, model, "test")
-        tempscale.long_texts(config, tempscale.Embedders(config, model), data)
+        tempscale.long_texts(config, model, data)
 
     with pytest.raises(UserError, match=message):
         prepare()

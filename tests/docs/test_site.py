@@ -11,8 +11,8 @@ import pytest
 
 from docs import generate, hooks
 from experiments import tables
-from experiments.launches import hash_of
 from experiments.registry import read_config
+from experiments.results import config_hash
 from experiments.systems import System, read_systems
 from rml.training.claims import Claim, judge
 
@@ -50,7 +50,7 @@ def measured(monkeypatch):
         options={"simclr": 4, "pixels": 4}, first_measured="2026-01-02", seconds=[100.0, 140.0],
         versions={"jax": "0.10.2"}, device="cpu", commit="0123456789abcdef",
         finished="2026-01-02T03:04:05",
-        config_hash=hash_of(read_config(SYSTEM.configs[0]).to_dict()),
+        config_hash=config_hash(read_config(SYSTEM.configs[0]).to_dict()),
     )  # fmt: skip
     results = {"simclr": {"simclr_cifar10": result}}
     monkeypatch.setattr(tables, "read_results", lambda: results)

@@ -21,10 +21,9 @@ from configs.contrastive import simclr_digits
 from configs.hydra import hydra_digits
 from configs.retrieval import contriever_pydocs_random
 from experiments import embed, export
-from experiments.common.encoders import TOKENIZER, build_encoder
+from experiments.common.encoders import build_encoder
 from experiments.common.evaluators import ImageEvaluator
 from experiments.common.pretraining import train
-from experiments.common.texts import TextModel
 from experiments.contrastive import simclr
 from experiments.hydra import hydra
 from experiments.registry import find_experiment, read_config
@@ -32,9 +31,9 @@ from rml.data import load
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError
 from rml.retrieval.embed import compiled
-from rml.training import RunDirectory, initial_state
-from rml.training.checkpoint import Checkpoints
+from rml.training import RunDirectory
 from tests.precision import rounded
+from tests.texts import untrained_run
 
 ROOT = Path(__file__).parents[2]
 MLP = ConfigDict(dict(name="mlp", hidden=(32,), features=24))
@@ -117,16 +116,10 @@ def texts(tmp_path_factory):
     config.tokens.update(dict(vocabulary=300, max_length=24, positions=26))
     config.model.update(dict(width=16, depth=1, heads=2, mlp=32))
     config.queue.size = 16
-    run = RunDirectory(tmp_path_factory.mktemp("runs") / "texts", config.to_dict())
-    model = TextModel(config)
-    state = initial_state(find_experiment(config.experiment).task(config, model), seed=0)
-    checkpoints = Checkpoints(run.checkpoints)
-    checkpoints.save(1, state, types.SimpleNamespace(get_state=lambda: 1), run.config)
-    checkpoints.close()
-    model.tokenizer.save(str(run.path / TOKENIZER))
-    run.close()
+    path = tmp_path_factory.mktemp("runs") / "texts"
+    model, state = untrained_run(path, config)
     vectors = model.features(state.variables)(TEXTS)
-    return types.SimpleNamespace(path=run.path, folder=folder, vectors=vectors)
+    return types.SimpleNamespace(path=path, folder=folder, vectors=vectors)
 
 
 @pytest.fixture(scope="module")
