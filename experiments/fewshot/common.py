@@ -1,10 +1,9 @@
 """What the few-shot recipes share: images of each part, features of them, episodes, accuracy."""
 
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from experiments.common.images import open_images
 from rml import data, fewshot
 from rml.data.classes import PARTS, open_parts
 from rml.errors import UserError
-from rml.fewshot import Episodes, Search, Setting
+from rml.fewshot import Choice, Episodes, Search, Setting
 from rml.fewshot.preprocess import shift_queries
 from rml.training import Progress, make_mesh
 from rml.training.processes import is_primary
@@ -25,13 +24,6 @@ Features = dict[str, Labelled]
 """Features and labels, from 0, of each of `PARTS`."""
 SHIFTED = "shifted_simple_shot"
 """Name of `shifted` among the methods."""
-
-
-class Choice(NamedTuple):
-    """Options of a method: those that a program is compiled for, and floats that it takes."""
-
-    fixed: tuple[tuple[str, Any], ...]
-    floats: dict[str, float]
 
 
 def num_base(config: Any) -> int:
@@ -195,52 +187,9 @@ def find_method(name: str) -> Callable[..., Array]:
     return shifted if name == SHIFTED else fewshot.find_method(name)
 
 
-@cache
-def fixed_method(name: str, fixed: tuple[tuple[str, Any], ...]) -> Callable[..., Array]:
-    """A method with these options; the same object each time, so that it is compiled once."""
-    return partial(find_method(name), **dict(fixed))
-
-
-@cache
-def family(name: str, fixed: tuple[tuple[str, Any], ...]) -> Callable[[Any], Callable[..., Array]]:
-    """Makes of a method a function of its floats; the same object each time likewise."""
-    method = fixed_method(name, fixed)
-
-    def under(floats: Any) -> Any:
-        return partial(method, **floats)
-
-    return under
-
-
-def choices(options: Mapping[str, Any]) -> list[Choice]:
-    """Every combination of a method's candidate options, in the order of `rml.fewshot.search`."""
-    given = {k: tuple(v) for k, v in options.items() if isinstance(v, tuple | list)}
-    floats = [k for k, v in given.items() if all(isinstance(one, float) for one in v)]
-    found = []
-    for values in itertools.product(*given.values()):
-        own = {**options, **dict(zip(given, values, strict=True))}
-        fixed = tuple((k, v) for k, v in own.items() if k not in floats)
-        found.append(Choice(fixed, {k: own[k] for k in floats}))
-    return found
-
-
 def accuracies(
     config: Any, name: str, tried: Sequence[Choice], x: Array, drawn: Episodes, ways: int
 ) -> np.ndarray:
-    """A method's accuracy in each episode with each choice of options, `[e, choices]`.
-
-    Unlike `rml.fewshot.search` a second call of the same shapes compiles nothing.
-    """
-    found = np.zeros((drawn.query.shape[0], len(tried)))
-    mesh = make_mesh(config.mesh)
-    for fixed in dict.fromkeys(choice.fixed for choice in tried):
-        members = [i for i, choice in enumerate(tried) if choice.fixed == fixed]
-        names = tried[members[0]].floats
-        grid = {k: jnp.array([tried[i].floats[k] for i in members]) for k in names}
-        if grid:
-            own = fewshot.sweep(family(name, fixed), grid, x, drawn, ways=ways, mesh=mesh)
-        else:
-            method = fixed_method(name, fixed)
-            own = fewshot.evaluate_episodes(method, x, drawn, ways=ways, mesh=mesh)[:, None]
-        found[:, members] = np.asarray(own)
-    return found
+    """A method's accuracy in each episode with each choice of options, `[e, choices]`."""
+    method, mesh = find_method(name), make_mesh(config.mesh)
+    return fewshot.accuracies(method, tried, x, drawn, ways=ways, mesh=mesh)

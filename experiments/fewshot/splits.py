@@ -15,12 +15,13 @@ import numpy as np
 
 from experiments.common.comparison import for_each
 from experiments.fewshot import common, compare, drawing
-from experiments.fewshot.common import SHIFTED, Choice
+from experiments.fewshot.common import SHIFTED
 from experiments.fewshot.compare import NEAREST, PLAIN, REGULARISED, SOURCE
 from experiments.fewshot.features import load_features
+from rml import fewshot
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError, unknown
-from rml.fewshot import Setting
+from rml.fewshot import Choice, Setting
 from rml.ops.intervals import t_interval
 from rml.training import Claim, Progress, RunDirectory, Task, TrainState
 
@@ -141,7 +142,7 @@ def choose(
     drawn = common.draw_episodes(config, validation, setting, count=config.episodes.validation)
     best: dict[str, Choice] = {}
     for name in config.compared:
-        tried = common.choices(config.methods[name].to_dict())
+        tried = fewshot.choices(config.methods[name].to_dict())
         means = common.accuracies(config, name, tried, validation[0], drawn, setting.ways).mean(0)
         best[name] = tried[int(means.argmax())]
         place = f"{setting.name}_{name}"
@@ -196,7 +197,7 @@ def check(config: Any) -> int:
         common.find_method(name)
         if name not in config.methods:
             raise UserError(f"compared names {name!r}, whose options methods lacks")
-        tries[name] = len(common.choices(config.methods[name].to_dict()))
+        tries[name] = len(fewshot.choices(config.methods[name].to_dict()))
     if len(set(tries.values())) > 1:
         raise UserError(f"methods have {tries} combinations of options, expected equally many")
     if config.episodes.judged not in config.episodes.kinds:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from rml.errors import UserError, unknown
 
-TABLES = ("diabetes", "autompg", "boston")
+TABLES = ("diabetes", "autompg", "boston", "wine", "cells", "flights")
 
 
 class Split(NamedTuple):
@@ -33,29 +33,44 @@ class Split(NamedTuple):
 def load_table(name: str) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n 1"]]:
     """Loads inputs and target of a table, complete rows only.
 
-    `diabetes` comes with scikit-learn, `autompg` and `boston` with mlxtend. Boston's housing prices
-    are here as the table that papers on Gaussian processes compare on, not for what they say: one
-    of the inputs, B, was made from the share of Black residents on a premise about segregation
-    that is disputed, for which scikit-learn has withdrawn the table.
+    `diabetes`, `wine` and `cells` come with scikit-learn, `autompg` and `boston` with mlxtend,
+    `flights` by `make assets`. The target of `wine` is the alcohol of wines from twelve other
+    measurements; of `cells` the worst concavity of the nuclei of a tumour from means over its
+    nuclei; of `flights` the minutes of delay at arrival from month, day, hour, distance and the
+    airport of origin, one column each.
+
+    Boston's housing prices are here as the table that papers on Gaussian processes compare on, not
+    for what they say: one of the inputs, B, was made from the share of Black residents on a premise
+    about segregation that is disputed, for which scikit-learn has withdrawn the table.
 
     Args:
       name: One of `TABLES`.
 
     Raises:
-      UserError: If the table is unknown or its package is not installed.
+      UserError: If the table is unknown, or its package or archive is not there.
     """
     if name not in TABLES:
         raise unknown("table", name, TABLES)
-    if name == "diabetes":
-        from sklearn.datasets import load_diabetes  # slow to import
-
-        x, y = load_diabetes(return_X_y=True)
-    else:
+    if name in ("autompg", "boston"):
         try:
             from mlxtend import data
         except ImportError as error:
             raise UserError(f"{name} is carried by mlxtend: pip install 'rml[demo]'") from error
         x, y = data.autompg_data() if name == "autompg" else data.boston_housing_data()
+    elif name == "flights":
+        x, y = _flights()
+    else:
+        from sklearn import datasets  # slow to import
+
+        if name == "diabetes":
+            x, y = datasets.load_diabetes(return_X_y=True)
+        elif name == "wine":
+            x = datasets.load_wine().data
+            x, y = x[:, 1:], x[:, 0]
+        else:
+            found = datasets.load_breast_cancer()
+            worst = list(found.feature_names).index("worst concavity")
+            x, y = found.data[:, :10], found.data[:, worst]
     x = x[:, np.isfinite(x).any(axis=0)]  # a column of names is all missing
     complete = np.isfinite(x).all(axis=1)
     return x[complete], y[complete, None]
@@ -129,6 +144,16 @@ def standardise(split: Split) -> Split:
     x, test_x = _standardise(split.x, split.test_x)
     y, test_y = _standardise(split.y, split.test_y)
     return Split(x, y, test_x, test_y)
+
+
+def _flights() -> tuple[np.ndarray, np.ndarray]:
+    from rml.data.sets.flights import NUMBERS, read  # needs TFDS
+
+    rows = list(read())
+    airports = sorted({row["origin"] for row in rows})
+    numbers = np.array([[row[name] for name in NUMBERS] for row in rows], np.float64)
+    origin = np.array([[row["origin"] == airport for airport in airports] for row in rows])
+    return np.concatenate([numbers, origin], axis=1), np.array([row["delay"] for row in rows])
 
 
 def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -44,7 +44,7 @@ from rml.fewshot.laplacian_shot import laplacian_shot
 from rml.fewshot.methods import METHODS, TITLES, find_method
 from rml.fewshot.preprocess import preprocessed, transform, transform_episode
 from rml.fewshot.pt_map import pt_map
-from rml.fewshot.search import Search, combinations, search
+from rml.fewshot.search import Choice, Search, accuracies, choices, combinations, search
 from rml.fewshot.simpleshot import simple_shot
 from rml.fewshot.tim import tim, tim_adm
 from rml.fewshot.trajectory import (
@@ -59,14 +59,17 @@ from rml.fewshot.transductive_clustering import Solution, solve, transductive_cl
 __all__ = [
     "METHODS",
     "TITLES",
+    "Choice",
     "ClassIndex",
     "Episodes",
     "Picture",
     "Search",
     "Setting",
     "Solution",
+    "accuracies",
     "alpha_tim",
     "bd_cspn",
+    "choices",
     "class_index",
     "cluster",
     "combinations",

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -13,6 +13,23 @@ from jaxtyping import Array, Float
 
 from rml.fewshot.episodes import Episodes
 from rml.fewshot.evaluate import mean_and_interval, sweep
+
+
+class Choice(NamedTuple):
+    """Options of a method, one value each.
+
+    Attributes:
+      fixed: Names and values that a program is compiled for.
+      floats: Names and values that a compiled program takes.
+    """
+
+    fixed: tuple[tuple[str, Any], ...]
+    floats: dict[str, float]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options together."""
+        return {**dict(self.fixed), **self.floats}
 
 
 class Search(NamedTuple):
@@ -56,6 +73,63 @@ def combinations(options: Mapping[str, Any]) -> int:
     return math.prod(sizes) if sizes else 0
 
 
+def choices(options: Mapping[str, Any]) -> list[Choice]:
+    """Makes every combination of candidates, those of options that are all floats varying fastest.
+
+    Args:
+      options: As in `search`.
+    """
+    given = _candidates(options)
+    floats = [k for k, v in given.items() if _is_floats(v)]
+    found = []
+    for values in itertools.product(*given.values()):
+        own = {**options, **dict(zip(given, values, strict=True))}
+        fixed = tuple((k, v) for k, v in own.items() if k not in floats)
+        found.append(Choice(fixed, {k: own[k] for k in floats}))
+    return found
+
+
+def accuracies(
+    method: Callable[..., Array],
+    tried: Sequence[Choice],
+    features: Float[Array, "n d"],
+    episodes: Episodes,
+    *,
+    ways: int,
+    mesh: Mesh | None = None,
+    evaluated: Callable[[int, float], None] | None = None,
+) -> Float[np.ndarray, "e choices"]:
+    """Measures a method with each choice of options in each episode.
+
+    Choices that differ in floats alone are evaluated in one vectorised call. A second call with
+    the same method and shapes compiles nothing.
+
+    Args:
+      method: See `search`.
+      tried: Choices, such as those of `choices`.
+      features: Rows of which the episodes are made.
+      episodes: Drawn by `sample_episodes`.
+      ways: Classes in an episode.
+      mesh: See `rml.fewshot.evaluate.evaluate_episodes`.
+      evaluated: See `search`.
+
+    Raises:
+      UserError: As `rml.fewshot.evaluate.sweep`.
+    """
+    found = np.zeros((episodes.query.shape[0], len(tried)))
+    best = 0.0
+    for fixed in dict.fromkeys(choice.fixed for choice in tried):
+        members = [i for i, choice in enumerate(tried) if choice.fixed == fixed]
+        names = tried[members[0]].floats
+        grid = {k: jnp.array([tried[i].floats[k] for i in members]) for k in names}
+        swept = sweep(_family(method, fixed), grid, features, episodes, ways=ways, mesh=mesh)
+        found[:, members] = np.asarray(swept).reshape(len(swept), -1)
+        best = max(best, found[:, members].mean(axis=0).max())
+        if evaluated is not None:
+            evaluated(len(members), float(best))
+    return found
+
+
 def search(
     method: Callable[..., Array],
     options: Mapping[str, Any],
@@ -85,29 +159,34 @@ def search(
     Raises:
       UserError: As `rml.fewshot.evaluate.sweep`.
     """
-    given = {k: tuple(v) for k, v in options.items() if isinstance(v, tuple | list)}
-    fixed = {k: v for k, v in options.items() if k not in given}
-    if not given:
-        return Search(fixed, {}, np.zeros(0), np.zeros(0))
-    traced = [k for k, v in given.items() if all(isinstance(one, float) for one in v)]
-    static = [k for k in given if k not in traced]
-    candidates: dict[str, Sequence[Any]] = {k: given[k] for k in (*static, *traced)}
-    axes = jnp.meshgrid(*(jnp.array(candidates[k]) for k in traced), indexing="ij")
-    grid = {k: axis.ravel() for k, axis in zip(traced, axes, strict=True)}
-    found = []
-    for values in itertools.product(*(candidates[k] for k in static)):
-        chosen = partial(method, **fixed, **dict(zip(static, values, strict=True)))
-
-        def under(hyperparameters: Any, chosen: Any = chosen) -> Any:
-            return partial(chosen, **hyperparameters)
-
-        swept = np.asarray(sweep(under, grid, features, episodes, ways=ways, mesh=mesh))
-        columns = swept.reshape(len(swept), -1).T
-        found += [mean_and_interval(column) for column in columns]
-        if evaluated is not None:
-            evaluated(len(columns), max(mean for mean, _ in found))
+    candidates = _candidates(options)
+    tried = choices(options)
+    if not candidates:
+        return Search(tried[0].options, {}, np.zeros(0), np.zeros(0))
+    found = accuracies(method, tried, features, episodes, ways=ways, mesh=mesh, evaluated=evaluated)
     shape = [len(v) for v in candidates.values()]
-    accuracies, intervals = (np.reshape(part, shape) for part in zip(*found, strict=True))
-    best = np.unravel_index(np.argmax(accuracies), shape)
-    picked = {k: v[int(i)] for (k, v), i in zip(candidates.items(), best, strict=True)}
-    return Search({**fixed, **picked}, candidates, accuracies, intervals)
+    columns = zip(*(mean_and_interval(column) for column in found.T), strict=True)
+    means, intervals = (np.reshape(part, shape) for part in columns)
+    return Search(tried[int(means.argmax())].options, candidates, means, intervals)
+
+
+def _candidates(options: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Candidates of each option that has some, floats last."""
+    given = {k: tuple(v) for k, v in options.items() if isinstance(v, tuple | list)}
+    return dict(sorted(given.items(), key=lambda item: _is_floats(item[1])))
+
+
+def _is_floats(values: Sequence[Any]) -> bool:
+    return all(isinstance(one, float) for one in values)
+
+
+@cache  # the same object for the same options, so that it is compiled once
+def _family(
+    method: Callable[..., Array], fixed: tuple[tuple[str, Any], ...]
+) -> Callable[[Any], Callable[..., Array]]:
+    chosen = partial(method, **dict(fixed))
+
+    def under(floats: Any) -> Any:
+        return partial(chosen, **floats)
+
+    return under

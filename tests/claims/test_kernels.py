@@ -7,7 +7,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from configs.kernels import regression_tables
-from experiments.kernels import classification, further, gaussianity, regression
+from experiments.kernels import classification, gaussianity, regression
 from rml.data import tables
 from rml.errors import UserError
 from rml.training import RunDirectory
@@ -64,16 +64,6 @@ def test_mardias_kurtosis_is_a_gaussians_of_gaussian_units_only():
     scaled = normal * rng.choice([1.0, 3.0], (4, 500, 1, 20))
     excess = gaussianity.excess_kurtosis(gaussianity.whitened(scaled))
     np.testing.assert_allclose(excess, 41 / 25 - 1, atol=0.1)
-
-
-def test_further_tables_do_not_hold_their_targets():
-    for name, rows, columns in (("wine", 178, 12), ("cells", 569, 10)):
-        x, y = further.load(name, 0)
-        assert (x.shape, y.shape) == ((rows, columns), (rows, 1))
-        correlations = np.corrcoef(x.T, y[:, 0])[-1, :-1]
-        assert np.abs(correlations).max() < 0.95
-    with pytest.raises(UserError, match="unknown table 'wien'"):
-        further.load("wien", 0)
 
 
 def test_images_are_scored_one_by_one():

@@ -10,7 +10,14 @@ from rml.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("diabetes", (442, 10)), ("autompg", (392, 7)), ("boston", (506, 13))]
+    ("name", "shape"),
+    [
+        ("diabetes", (442, 10)),
+        ("autompg", (392, 7)),
+        ("boston", (506, 13)),
+        ("wine", (178, 12)),
+        ("cells", (569, 10)),
+    ],
 )
 def test_tables_are_complete(name, shape):
     x, y = tables.load_table(name)
@@ -19,6 +26,7 @@ def test_tables_are_complete(name, shape):
     assert np.isfinite(x).all()
     assert np.isfinite(y).all()
     assert (x.std(axis=0) > 0).all()
+    assert np.abs(np.corrcoef(x.T, y[:, 0])[-1, :-1]).max() < 0.95  # no input is the target
 
 
 def test_diabetes_is_scikit_learns():

@@ -79,18 +79,17 @@ def test_choices_are_those_of_a_search_and_a_second_split_compiles_nothing(confi
     x = [one.at[:, 0].add(jnp.arange(60) % 4) for one in x]
     setting, labels = Setting(3, 1, 4), jnp.arange(60) % 4
     options = dict(temperature=(0.02, 0.2, 2.0), laplacian_weight=(0.1, 1.0), neighbors=(2, 4))
-    tried = common.choices(options | dict(steps=5))
+    tried = fewshot.choices(options | dict(steps=5))
     drawn = common.draw_episodes(config, (x[0], labels), setting, count=16)
     name = "transductive_clustering"
     found = common.accuracies(config, name, tried, x[0], drawn, 3).mean(axis=0)
     searched = fewshot.search(
         fewshot.find_method(name), options | dict(steps=5), x[0], drawn, ways=3
     )
-    assert sorted(found) == pytest.approx(sorted(searched.accuracies.ravel()), abs=1e-6)
-    best = tried[int(np.argmax(found))]
-    chosen = dict(best.fixed) | best.floats
-    places = tuple(searched.candidates[k].index(chosen[k]) for k in searched.candidates)
-    assert searched.accuracies[places] == pytest.approx(searched.accuracies.max(), abs=1e-6)
+    assert searched.options == tried[int(np.argmax(found))].options
+    for choice, accuracy in zip(tried, found, strict=True):
+        places = tuple(v.index(choice.options[k]) for k, v in searched.candidates.items())
+        assert searched.accuracies[places] == accuracy
     before = evaluate._accuracies._cache_size()
     common.accuracies(config, name, tried, x[1], drawn, 3)
     assert evaluate._accuracies._cache_size() == before > 0
