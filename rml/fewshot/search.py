@@ -44,7 +44,7 @@ class Search(NamedTuple):
     """
 
     options: dict[str, Any]
-    candidates: dict[str, Sequence[Any]]
+    candidates: Mapping[str, Sequence[Any]]
     accuracies: np.ndarray
     intervals: np.ndarray
 
