@@ -31,6 +31,10 @@ os.environ["XLA_FLAGS"] = " ".join([USERS_FLAGS, *QUICKLY]).strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Each operation of a program carries its stack, which is deep under pytest and which no test reads.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+# A full collection walks all programs traced so far: half a second, every sixtieth program.
+gc.set_threshold(700, 10, 100)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,12 +70,12 @@ def few_programs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def launch() -> Callable[..., subprocess.CompletedProcess]:
-    """Runs `python -m experiments.run` with these arguments and waits."""
+def launch(forking_python: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `python -m experiments.run` with these arguments and waits, in a fork."""
 
     def run(*args: str, module: str = "experiments.run", timeout: float = 300, **env: str):
         return subprocess.run(
-            [sys.executable, "-m", module, *args],
+            [forking_python, "-m", module, *args],
             cwd=ROOT,
             env={**os.environ, **env},
             capture_output=True,

@@ -6,6 +6,7 @@ its input and output. SIGINT and SIGTERM are handed on to the fork. What is impo
 libraries, never this repository. `Fork` calls the server from Python.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -52,6 +53,8 @@ def serve(address: str, program: Path) -> None:
     """Answers calls until it is killed; returns in forks alone, of which each is one call."""
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # or every fork would walk, and so copy, all that is imported
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
