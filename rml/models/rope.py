@@ -38,7 +38,7 @@ def scaling_kind(scaling: Mapping[str, Any] | None) -> str:
       A key of `SCALINGS`.
 
     Raises:
-      ValueError: The scaling is unknown or lacks a number that it needs.
+      ValueError: The scaling is unknown, lacks a number that it needs, or has a factor below 1.
     """
     kind = "default"
     if scaling is not None:
@@ -48,6 +48,9 @@ def scaling_kind(scaling: Mapping[str, Any] | None) -> str:
     for name in SCALINGS[kind]:
         if name not in (scaling or {}):
             raise ValueError(f"rope scaling {kind!r} needs {name!r}, got {dict(scaling or {})}")
+    factor = (scaling or {}).get("factor")
+    if factor is not None and factor < 1:
+        raise ValueError(f"rope scaling {kind!r} has factor={factor:g}, expected at least 1")
     return kind
 
 

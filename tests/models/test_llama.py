@@ -270,6 +270,7 @@ def test_generation_stops_and_draws(variables):
         ({"rope_scaling": {"rope_type": "ntk", "factor": 2.0}}, "unknown rope scaling 'ntk'"),
         ({"window": 3, "windowed": [True]}, "windowed has 1 entries for depth=2"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'linear' needs 'factor'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 0.5}}, "'yarn' has factor=0.5, expected at"),
     ],
 )
 def test_misuse(options, message):
