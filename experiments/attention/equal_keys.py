@@ -38,7 +38,18 @@ def options_of(config: Any, name: str, choice: int, n: int) -> dict[str, Any]:
         samples = round((keys - (piece + 1) / 2) * 2 / levels)
         return {"settings": Settings(0, samples=samples, least=choice)}
     if name == "window":
-        width = np.arange(1, n + 1)
-        mean = (width * (width + 1) / 2 + (n - width) * (width + choice)) / n
-        return {"width": int(width[np.argmin(np.abs(mean - keys))]), "sinks": choice}
+        return {"width": window_width(keys, n, sinks=choice), "sinks": choice}
     return {"features": choice}
+
+
+def window_width(keys: float, n: int, *, sinks: int) -> int:
+    """Width of the window in which a query of a causal text sees so many keys on average.
+
+    Args:
+      keys: Number of keys.
+      n: Number of tokens.
+      sinks: Number of first tokens that are seen beyond the window.
+    """
+    width = np.arange(1, n + 1)
+    mean = (width * (width + 1) / 2 + (n - width) * (width + sinks)) / n
+    return int(width[np.argmin(np.abs(mean - keys))])

@@ -7,18 +7,49 @@
 * `fit_ridge`, `streamed_gram`, `solve_prefixes`, `leave_one_out`: ridge regression on features that
   never exist at once.
 * `METHODS`: softmax attention and its approximations by name, of one signature: `exact` in blocks;
-  `window` with sinks, the simple baseline; `hyperattention`; `performer`. `attention_of` makes of
-  each what a model of `rml.models` takes as its attention, in all layers or in some.
+  `window` with sinks, the simple baseline; `hyperattention`; `combiner`; `performer`;
+  `s2_attention`.
+  `attention_of` makes of each what a model of `rml.models` takes as its attention, in all layers or
+  in some.
 * `hyper_attention`, with `sorted_order`, `heavy_mask` and `hardness`: Han et al., HyperAttention:
   Long-context Attention in Near-Linear Time, arXiv:2310.05869. Take it for long texts without a
   structure that is known; take the window where near tokens are enough.
+* `combiner_attention`, with `partition`, `count_keys` and `combiner_weights`: Ren et al., Combiner:
+  Full Attention Transformer with Sparse Computation Cost, arXiv:2107.05768. Take it for models that
+  are trained with it and must see all of a long text at a fixed cost a token.
+* `sample_positions`, `interpolated_positions`, `pose_positions`: Liu et al., E²-LLM: Efficient
+  and Extreme Length Extension of Large Language Models, arXiv:2401.06951. Take it to make a model
+  with rotary positions read longer texts than it can be trained on.
+* `s2_attention`, with `shard_pattern`, `check_coverage` and `pattern_bias`: Lin et al., Efficient
+  LLM Training and Serving with Heterogeneous Context Sharding among Attention Heads,
+  arXiv:2407.17678. Take it for models that are trained with it and whose cache must be small;
+  `rml.models.sharded_cache` keeps only what each head of keys may still read.
+* `BlockMemory`, made by `block_memory`, with `probe_query`, `activation_bias`, `retrieve` and
+  `layer_budgets`: Xiao et al., Activation-aware Probe-Query: Effective Key-Value Retrieval for
+  Long-Context LLMs Inference, arXiv:2502.13542. Take it to read long texts with a trained model as
+  it is, by attention to few of the keys that are kept.
 * `performer_attention`: Choromanski et al., Rethinking Attention with Performers, arXiv:2009.14794.
 * `build_targets`, `draw_inputs`: permutation-invariant functions to be learned.
 """
 
+from rml.attention.actqkv import (
+    activation_bias,
+    block_representatives,
+    layer_budgets,
+    probe_query,
+    retrieve,
+    update_moments,
+)
+from rml.attention.block_memory import BlockMemory, MemorySettings, block_memory
+from rml.attention.combiner import combiner_attention
 from rml.attention.hyperattention import hardness, heavy_mask, hyper_attention
 from rml.attention.in_models import attention_of
 from rml.attention.kernels import rf_mlp_kernel, rfa_kernel
+from rml.attention.length_extension import (
+    interpolated_positions,
+    pose_positions,
+    sample_positions,
+)
 from rml.attention.methods import METHODS
 from rml.attention.models import (
     MODELS,
@@ -29,6 +60,7 @@ from rml.attention.models import (
     kernel_learning_curve,
     learning_curve,
 )
+from rml.attention.partitions import combiner_weights, count_keys, partition
 from rml.attention.performer import gaussian_projection, performer_attention, positive_features
 from rml.attention.random_feature_attention import (
     RandomFeatureAttention,
@@ -47,16 +79,33 @@ from rml.attention.ridge import (
     streamed_gram,
     streamed_weights,
 )
+from rml.attention.s2_attention import (
+    check_coverage,
+    coverage,
+    pattern_bias,
+    s2_attention,
+    shard_pattern,
+)
 from rml.attention.sort_lsh import buckets, gray_rank, hyperplanes, sorted_order
 from rml.attention.targets import build_targets, draw_inputs
 
 __all__ = [
     "METHODS",
     "MODELS",
+    "BlockMemory",
+    "MemorySettings",
     "RandomFeatureAttention",
+    "activation_bias",
     "attention_of",
+    "block_memory",
+    "block_representatives",
     "buckets",
     "build_targets",
+    "check_coverage",
+    "combiner_attention",
+    "combiner_weights",
+    "count_keys",
+    "coverage",
     "draw_inputs",
     "draw_weights",
     "features",
@@ -68,23 +117,34 @@ __all__ = [
     "heavy_mask",
     "hyper_attention",
     "hyperplanes",
+    "interpolated_positions",
     "kernel",
     "kernel_learning_curve",
+    "layer_budgets",
     "learning_curve",
     "leave_one_out",
     "leave_one_out_primal",
+    "partition",
+    "pattern_bias",
     "performer_attention",
+    "pose_positions",
     "positive_features",
+    "probe_query",
+    "retrieve",
     "rf_mlp_features",
     "rf_mlp_kernel",
     "rf_mlp_weights",
     "rfa_features",
     "rfa_kernel",
     "rfa_weights",
+    "s2_attention",
+    "sample_positions",
+    "shard_pattern",
     "solve_min_norm",
     "solve_prefixes",
     "solve_ridge",
     "sorted_order",
     "streamed_gram",
     "streamed_weights",
+    "update_moments",
 ]

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from rml.attention import combiner as regions
 from rml.attention.hyperattention import Settings, hyper_attention
 from rml.attention.performer import gaussian_projection, performer_attention
+from rml.attention.s2_attention import s2_attention
 from rml.ops.attention_parts import Visible
 from rml.ops.blocked_attention import BLOCK, attend_in_blocks
 
@@ -125,10 +127,27 @@ def performer(
     )
 
 
+def combiner(
+    query: Float[Array, "b h t k"],
+    key: Float[Array, "b g s k"],
+    value: Float[Array, "b g s v"],
+    visible: Visible = Visible(),  # noqa: B008
+    *,
+    rng: Key[Array, ""] | None = None,
+    scale: float | None = None,
+    settings: regions.Settings = regions.Settings(),  # noqa: B008
+) -> Float[Array, "b h t v"]:
+    """Near tokens and summaries of regions, see `combiner_attention`; draws nothing."""
+    del rng
+    return regions.combiner_attention(query, key, value, visible, settings=settings, scale=scale)
+
+
 METHODS: Mapping[str, Method] = {
     "exact": exact,
     "window": window,
     "hyperattention": hyperattention,
+    "combiner": combiner,
     "performer": performer,
+    "s2_attention": s2_attention,
 }
 """Attention by name."""

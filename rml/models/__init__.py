@@ -3,7 +3,8 @@
 An encoder is called `encoder(x, *, train=False)` on NHWC float images and returns features [b, d];
 a text model reads tokens [b, t] and a mask, see `TextEncoder`. What attends in them is a function,
 `rml.models.attention.Attend`, one for all layers or one for each; a decoder keeps what it has read
-in a `Cache`: all of it, a window with the first tokens, or eight bits of each number.
+in a `Cache`: all of it, a window with the first tokens, or eight bits of each number, or
+the blocks that each head may still read (`sharded_cache`).
 """
 
 import functools
@@ -17,7 +18,7 @@ from rml.models.caches import Cache
 from rml.models.clip import ClipText
 from rml.models.conv import Conv, conv2d
 from rml.models.convnet import ConvNet
-from rml.models.generate import generate
+from rml.models.generate import generate, read_in_chunks
 from rml.models.heads import Classifier, PredictionHead, ProjectionHead
 from rml.models.layers import Norm, module_options, unknown
 from rml.models.llama import Llama
@@ -26,6 +27,7 @@ from rml.models.mlp import MLP
 from rml.models.modernbert import ModernBert
 from rml.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
 from rml.models.self_attention import HeadEdits
+from rml.models.sharded_cache import ShardedCache, sharded_cache
 from rml.models.text_encoder import TextEncoder
 from rml.models.transformer import States, projections
 from rml.models.vit import ViT, ViTB, ViTL, ViTS, ViTTi
@@ -50,6 +52,7 @@ __all__ = [
     "ResNet18",
     "ResNet34",
     "ResNet50",
+    "ShardedCache",
     "States",
     "TextEncoder",
     "ViT",
@@ -61,6 +64,8 @@ __all__ = [
     "conv2d",
     "generate",
     "projections",
+    "read_in_chunks",
+    "sharded_cache",
 ]
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {

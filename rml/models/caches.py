@@ -1,5 +1,6 @@
 """What a decoder keeps of the tokens it has read: all of them, a window, eight bits of each."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int8
 
 from rml.models.layers import Dtype
+from rml.ops.attention_parts import Visible
 
 
 class Quantised(NamedTuple):
@@ -55,6 +57,20 @@ class Cache(struct.PyTreeNode):
     sinks: int = struct.field(pytree_node=False, default=0)
 
     @property
+    def layers(self) -> Any:
+        """What each layer has of its own, with a leading axis of layers."""
+        return self.key, self.value
+
+    @property
+    def shared(self) -> "Cache":
+        """The cache without what each layer has of its own."""
+        return self.replace(key=None, value=None)
+
+    def of_layer(self, own: Any) -> "Cache":
+        """The cache of one layer: what is shared, with the layer's part of `layers`."""
+        return self.replace(key=own[0], value=own[1])
+
+    @property
     def slots(self) -> int:
         """Number of tokens that it holds."""
         return self.mask.shape[1]
@@ -65,6 +81,11 @@ class Cache(struct.PyTreeNode):
         return self.slots if self.window is None else None
 
     @property
+    def takes_positions(self) -> bool:
+        """Whether tokens may have positions that are given."""
+        return True
+
+    @property
     def start(self) -> jax.Array:
         """Place of the next token among the keys that it sees."""
         return self.length if self.window is None else jnp.minimum(self.length, self.slots)
@@ -73,6 +94,11 @@ class Cache(struct.PyTreeNode):
     def bytes(self) -> int:
         """Size of all arrays."""
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
+
+    @property
+    def bytes_read(self) -> int:
+        """Size of what a step of one token reads."""
+        return self.bytes
 
     @property
     def bytes_per_device(self) -> int:
@@ -123,11 +149,38 @@ class Cache(struct.PyTreeNode):
         last = jax.lax.dynamic_slice_in_dim(seen, self.sinks + dropped, self.window, axis=1)
         return jnp.concatenate([seen[:, : self.sinks], last], axis=1)
 
-    def after(self, kept: tuple[Any, Any], mask: Array, new: Bool[Array, "b t"]) -> "Cache":
+    def attend(
+        self,
+        attention: Callable[..., Any],
+        query: Array,
+        key: Array,
+        value: Array,
+        visible: Visible,
+        rotate: Callable[..., Array],
+    ) -> tuple[Array, Array | None, Any]:
+        """Attends from new tokens to what one layer keeps, these tokens included.
+
+        Args:
+          attention: What attends, see `rml.models.attention.Attend`.
+          query: Of the new tokens, not rotated, [b, t, h, k].
+          key: Of the new tokens, not rotated, [b, t, g, k].
+          value: Of the new tokens.
+          visible: Which of the cache's keys a query may see.
+          rotate: Turns queries or keys by their positions, or by others given as `positions`.
+
+        Returns:
+          The output, the attention weights, and what the layer now keeps.
+        """
+        key, kept_key = self.extended(self.key, rotate(key))
+        value, kept_value = self.extended(self.value, value)
+        y, weights = attention(rotate(query), key, value, visible)
+        return y, weights, (kept_key, kept_value)
+
+    def after(self, kept: Any, mask: Array, new: Bool[Array, "b t"]) -> "Cache":
         """The cache with further tokens.
 
         Args:
-          kept: What the layers keep of keys and of values.
+          kept: What the layers keep, as `attend` gives it, stacked.
           mask: What is kept of the mask.
           new: Which of the new tokens are text.
         """

@@ -1,4 +1,4 @@
-"""Continuations of texts by a decoder, token by token through its cache."""
+"""Texts read and continued by a decoder through its cache."""
 
 import functools
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rml.models.caches import Cache
 from rml.models.llama import Llama
@@ -55,6 +55,65 @@ def generate(
         cache = module.init_cache(b, t + steps - 1)
     cache.check_room((b, t + steps - 1))
     return _generate(module, variables, tokens, mask, cache, key, steps, stop, temperature)
+
+
+def read_in_chunks(
+    module: Llama,
+    variables: Any,
+    tokens: Int[Array, "b t"],
+    mask: Bool[Array, "b t"] | None = None,
+    *,
+    cache: Cache,
+    chunk: int,
+) -> tuple[Float[Array, "b t d"], Cache]:
+    """Reads texts some tokens at a time through a cache, in the memory of one chunk's attention.
+
+    Args:
+      module: The decoder.
+      variables: Its variables.
+      tokens: The texts.
+      mask: Which tokens are text rather than padding; all if not given.
+      cache: What keeps the tokens, with room for all of them.
+      chunk: Number of tokens that are read at a time; the last may be fewer.
+
+    Returns:
+      The last hidden states of all tokens, and the cache that has read them.
+
+    Raises:
+      ValueError: The chunk is below 1, or the cache has no room.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    cache.check_room(tokens.shape)
+    return _read(module, variables, tokens, mask, cache, chunk)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "chunk"))
+def _read(
+    module: Llama,
+    variables: Any,
+    tokens: Int[Array, "b t"],
+    mask: Bool[Array, "b t"] | None,
+    cache: Cache,
+    chunk: int,
+) -> tuple[Float[Array, "b t d"], Cache]:
+    if mask is None:
+        mask = jnp.ones(tokens.shape, bool)
+    b, t = tokens.shape
+    number = t // chunk
+    whole = number * chunk
+
+    def step(cache: Cache, part: tuple[jax.Array, ...]) -> tuple[Cache, jax.Array]:
+        states: Any = module.apply(variables, *part, cache=cache)
+        return states.cache, states.last
+
+    parts = (x[:, :whole].reshape(b, number, chunk).swapaxes(0, 1) for x in (tokens, mask))
+    cache, hidden = jax.lax.scan(step, cache, tuple(parts))
+    hidden = hidden.swapaxes(0, 1).reshape(b, whole, module.width)
+    if whole < t:
+        cache, rest = step(cache, (tokens[:, whole:], mask[:, whole:]))
+        hidden = jnp.concatenate([hidden, rest], axis=1)
+    return hidden, cache
 
 
 @functools.partial(jax.jit, static_argnames=("module", "steps", "stop", "temperature"))

@@ -146,6 +146,10 @@ class Llama(nn.Module):
             mask = jnp.ones(tokens.shape, bool)
         if cache is not None:
             self._check_cache(cache, tokens.shape)
+            if positions is not None and not cache.takes_positions:
+                raise ValueError(
+                    f"this cache counts positions itself, got some of shape {positions.shape}"
+                )
             before = cache.read[:, None]
             keys, kept_mask = cache.extended(cache.mask, mask)
         if positions is None:
@@ -164,11 +168,11 @@ class Llama(nn.Module):
         x, result = run_blocks(
             Block,
             x,
-            (edits, None if cache is None else (cache.key, cache.value), windows, which),
+            (edits, None if cache is None else cache.layers, windows, which),
             keys,
             positions,
             frequency,
-            None if cache is None else cache.replace(key=None, value=None),
+            None if cache is None else cache.shared,
             depth=self.depth,
             scan=self.scan,
             remat=self.remat,

@@ -50,7 +50,7 @@ class Block(nn.Module):
         visible = Visible(keys, causal=True, window=window)
         if cache is not None:
             visible = visible._replace(sinks=cache.sinks, start=cache.start)
-            cache = cache.replace(key=stored[0], value=stored[1])
+            cache = cache.of_layer(stored)
         y, weights, kept = SelfAttention(
             self.heads,
             self.head_width,

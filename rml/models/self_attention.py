@@ -122,10 +122,10 @@ class SelfAttention(nn.Module):
         x: Float[Array, "b t d"],
         visible: Visible,
         *,
-        rotate: Callable[[jax.Array], jax.Array] | None = None,
+        rotate: Callable[..., jax.Array] | None = None,
         cache: Cache | None = None,
         edits: HeadEdits | None = None,
-    ) -> tuple[Float[Array, "b t d"], jax.Array | None, tuple[Any, Any] | None]:
+    ) -> tuple[Float[Array, "b t d"], jax.Array | None, Any]:
         """Attends from every token of `x` to those that it may see.
 
         It sows queries, keys and values as "intermediates".
@@ -138,7 +138,7 @@ class SelfAttention(nn.Module):
           edits: Of this layer, [heads, k] each.
 
         Returns:
-          The output, the attention weights, and what the cache now keeps of keys and of values.
+          The output, the attention weights, and what the cache now keeps of this layer.
         """
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         shared = head_axis(self.heads, self.kv_heads)
@@ -152,18 +152,16 @@ class SelfAttention(nn.Module):
         query = project("query", self.heads, "heads")
         key = project("key", self.kv_heads, shared)
         value = project("value", self.kv_heads, shared)
-        if rotate is not None:
-            query, key = rotate(query), rotate(key)
-        for name, array in (("queries", query), ("keys", key), ("values", value)):
+        turned = (query, key) if rotate is None else (rotate(query), rotate(key))
+        for name, array in zip(("queries", "keys", "values"), (*turned, value), strict=True):
             self.sow("intermediates", name, array)
         kept = None
-        if cache is not None:
-            (key, kept_key), (value, kept_value) = (
-                cache.extended(cache.key, key),
-                cache.extended(cache.value, value),
-            )
-            kept = (kept_key, kept_value)
-        y, weights = self.attention(query, key, value, visible)
+        if cache is None:
+            y, weights = self.attention(*turned, value, visible)
+        elif rotate is None:
+            raise ValueError("a cache needs the rotation of queries and keys, got none")
+        else:
+            y, weights, kept = cache.attend(self.attention, query, key, value, visible, rotate)
         if edits is not None:
             y = y if edits.scale is None else y * edits.scale.astype(y.dtype)
             y = y if edits.offset is None else y + edits.offset.astype(y.dtype)

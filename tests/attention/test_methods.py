@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rml.attention import combiner
 from rml.attention.hyperattention import Settings
 from rml.attention.methods import METHODS
 from rml.ops.attention_parts import Visible
@@ -14,14 +15,18 @@ from rml.ops.attention_parts import Visible
 OPTIONS = {
     "window": {"width": 5, "sinks": 2},
     "hyperattention": {"settings": Settings(planes=3, block=4, samples=5, least=6)},
+    "combiner": {"settings": combiner.Settings("logsparse", 3)},
     "performer": {"features": 64},
+    "s2_attention": {"block": 3, "local": 2, "stride": 2},
 }
 """Options with which a text of 24 tokens is approximated."""
 EXACT = {
     "exact": {},
     "window": {"width": 24},
     "hyperattention": {"settings": Settings(least=24)},
+    "combiner": {"settings": combiner.Settings("fixed", 1)},
     "performer": {"features": 1 << 15},
+    "s2_attention": {"block": 5, "local": 2, "stride": 1},
 }
 """Options with which a method is exact, or as near as its random features come."""
 HERE = np.arange(24) < np.array([[24], [15]])
@@ -102,7 +107,9 @@ def test_half_precision_and_vmap(name):
     np.testing.assert_allclose(two[1], one, atol=3e-6)
 
 
-@pytest.mark.parametrize("name", ["window", "hyperattention", "performer"])
+@pytest.mark.parametrize(
+    "name", ["window", "hyperattention", "combiner", "performer", "s2_attention"]
+)
 def test_a_window_that_it_cannot_see_is_refused(name):
     with pytest.raises(ValueError, match="window=3"):
         attend(name, Visible(window=3), *inputs())

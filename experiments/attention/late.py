@@ -1,0 +1,61 @@
+"""A trained model that reads long texts with half of its layers replaced, by several attentions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.attention.layerwise import Decoder, Exact
+from rml import data
+from rml.models import pretrained
+
+OptionsOf = Callable[[str, Any], Mapping[str, Any]]
+"""Options of a row of `rml.attention.METHODS`, from what is compared and its choice."""
+
+
+def lost_late(
+    options: Any, rows: Mapping[str, str], options_of: OptionsOf, *, seed: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Measures what half of the layers lose, options chosen on a validation text.
+
+    Args:
+      options: `name` of a pretrained decoder, `data` with its name and splits "validation" and
+        "test", `length` of each text in tokens, number of test `documents`, and `tries`: by what is
+        compared the choices, of which the one that loses least with a third of the layers is taken.
+      rows: Rows of `METHODS` by what is compared.
+      options_of: What a row takes.
+      seed: Seed of the order of test texts, and of what rows draw.
+
+    Returns:
+      The choice of each, and the nats a token that each test text loses by it, [documents].
+    """
+    loaded = pretrained.load(options.name)
+    decoder = Decoder(loaded.module, loaded.variables)
+    rngs = jax.random.split(jax.random.key(seed), 1)
+
+    def lost(text: np.ndarray, exact: Exact, name: str, choice: Any, layers: int) -> float:
+        own = options_of(name, choice)
+        nats = decoder.replaced(exact, text, rngs, rows[name], own, layers=layers)
+        return float(np.mean(nats[0] - exact.nats))
+
+    def texts(part: str) -> np.ndarray:
+        documents = data.load_documents(
+            options.data.name, options.data[part], data_dir=options.data.data_dir
+        )
+        return data.long_documents(loaded.tokenizer, documents, length=options.length)
+
+    text = texts("validation")[0]
+    exact, third = decoder.exact(text), max(1, decoder.depth // 3)
+    chosen = {
+        name: min(options.tries[name], key=lambda one: lost(text, exact, name, one, third))
+        for name in rows
+    }
+    found: dict[str, list[float]] = {name: [] for name in rows}
+    tested = texts("test")
+    order = np.random.default_rng(seed).permutation(len(tested))[: options.documents]
+    for text in tested[order]:
+        exact = decoder.exact(text)
+        for name, choice in chosen.items():
+            found[name].append(lost(text, exact, name, choice, decoder.depth // 2))
+    return chosen, {name: np.array(own) for name, own in found.items()}

@@ -1,0 +1,157 @@
+"""S2-attention: small language models trained with each pattern, and a trained one given it late.
+
+Lin et al., Efficient LLM Training and Serving with Heterogeneous Context Sharding among Attention
+Heads, arXiv:2407.17678. Models of one shape learn real text with dense attention, with S2, with one
+shard in all heads or a window and sinks at equal keys, and with S2 in some layers. SmolLM2, which
+was not trained with any, reads long speeches with half of its layers replaced; each pattern has as
+many tries there. Sizes and margins are this repository's.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.attention import late, s2_figures, s2_patterns, small_lm
+from experiments.common.claims import with_bounds
+from rml.attention import check_coverage, coverage
+from rml.errors import UserError
+from rml.ops import t_interval
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2407.17678, abstract and the authors' code; sizes and margins are this repository's"
+CLAIMS = (
+    Claim("Heads see every pair of blocks together",
+          "coverage", ">=", 1.0, SOURCE,
+          stated="2026-11-26", null="coverage_homogeneous", any_data=True),
+    Claim("A cache of 8,192 tokens takes a quarter of a full one's bytes",
+          "cache_share", "<=", 0.25, SOURCE,
+          stated="2026-11-26", null="cache_share_union", any_data=True),
+    Claim("Attention to 8,192 tokens takes at most 1.3 times its share of dense attention's time",
+          "time_over_operations", "<=", 1.3, SOURCE,
+          stated="2026-11-26", null="time_over_operations_exact", any_data=True),
+    Claim("Decoding with the sharded cache gives the states of reading the text at once",
+          "decoding_error", "<=", 1e-4, SOURCE,
+          stated="2026-11-26", null="decoding_error_of_other_shards"),
+    Claim("Trained with S2 a model loses less than with one shard in all heads, at equal keys",
+          "gain_over_homogeneous", ">=", 0.0, SOURCE,
+          stated="2026-11-26", null="gain_over_homogeneous_near"),
+    Claim("It loses less than with a window and sinks at equal keys",
+          "gain_over_window", ">=", 0.0, SOURCE,
+          stated="2026-11-26", null="gain_of_homogeneous_over_window"),
+    Claim("With some layers dense it loses less than with none",
+          "gain_of_hybrid", ">=", 0.0, SOURCE,
+          stated="2026-11-26", null="gain_of_hybrid_near"),
+    Claim("In a model that was not trained with it half of the layers lose less than by a window",
+          "late_gain_over_window", ">=", 0.0, "our reading: the paper trains its models; "
+          "expected to fail", stated="2026-11-26", null="late_gain_of_homogeneous_over_window"),
+)  # fmt: skip
+CAPTIONS = s2_figures.CAPTIONS
+PICTURE = "patterns.png"
+LATE = {"s2": "s2_attention", "homogeneous": "s2_attention", "window": "window"}
+"""Rows of `rml.attention.METHODS` by what is compared in the trained model."""
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains with each pattern, decodes, replaces layers of a trained model, counts, draws."""
+    check(config)
+    progress = Progress()
+    options, last = config.pattern, config.pattern.strides[-1]
+    sharded = s2_patterns.pattern_of(config, last, shards=config.model.kv_heads)
+    metrics = {
+        "coverage": coverage(sharded),
+        "coverage_homogeneous": coverage(s2_patterns.pattern_of(config, last, shards=1)),
+    }
+    s2_figures.of_patterns(run, sharded)
+    text = small_lm.read_text(config)
+    variants = s2_patterns.variants(config)
+    attentions = {name: own.attention for name, own in variants.items()}
+    params = small_lm.trained(config, run, text, attentions)
+    windows = text.windows("test", config.text.length, config.text.windows)
+    found = {
+        name: small_lm.nats(config, attentions[name], own, windows) for name, own in params.items()
+    }
+    s2 = attentions[f"s2_{last}"]
+    not_trained = {"late": small_lm.nats(config, s2, params["dense"], windows)}
+    for name, own in found.items():
+        metrics |= {f"nats_{name}": own.mean(), f"keys_{name}": variants[name].keys,
+                    f"cache_{name}": variants[name].cache}  # fmt: skip
+    metrics |= compared(found | not_trained, last, near=options.local * options.block)
+    s2_figures.of_nats(run, found, variants, options.strides)
+    first = params[f"s2_{last}"][0]
+    for name, offset in (("decoding_error", 0), ("decoding_error_of_other_shards", 1)):
+        metrics[name] = s2_patterns.decoding_error(config, first, windows[:4], offset=offset)
+    progress.note(f"nats: { {name: round(float(own.mean()), 4) for name, own in found.items()} }")
+    metrics |= replaced_late(config)
+    progress.note(f"late: {metrics['late_gain_over_window']:.4f} nats less than by a window")
+    metrics |= s2_patterns.costs(config)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless the patterns are as the claims have them."""
+    options = config.pattern
+    if config.text.length % options.block:
+        raise UserError(
+            f"text.length is {config.text.length}, expected a multiple of "
+            f"pattern.block={options.block}"
+        )
+    for stride in options.strides:
+        check_coverage(s2_patterns.pattern_of(config, stride, shards=config.model.kv_heads))
+    if not 1 < options.dense_every <= config.model.depth:
+        raise UserError(
+            f"pattern.dense_every is {options.dense_every}, expected 2 to model.depth="
+            f"{config.model.depth}"
+        )
+    tries = config.late.tries
+    if set(tries) != set(LATE) or len({len(values) for values in tries.values()}) > 1:
+        raise UserError(f"late.tries is {tries.to_dict()}, expected equally many of {sorted(LATE)}")
+
+
+def compared(found: dict[str, np.ndarray], stride: int, *, near: int) -> dict[str, float]:
+    """Differences of nats [seeds, windows, n], with their intervals over windows.
+
+    Args:
+      found: Nats by variant, and as "late" those of the dense model that is given S2.
+      stride: Stride of those that are compared.
+      near: Number of first tokens to which all patterns but the window show everything.
+    """
+    means = {name: own.mean(axis=(0, 2)) for name, own in found.items()}
+    starts = {name: own[..., : near - 1].mean(axis=(0, 2)) for name, own in found.items()}
+    s2, homogeneous, window, hybrid = (
+        f"{name}_{stride}" for name in ("s2", "homogeneous", "window", "hybrid")
+    )
+    pairs = {
+        "gain_over_homogeneous": means[homogeneous] - means[s2],
+        "gain_over_homogeneous_near": starts[homogeneous] - starts[s2],
+        "gain_over_window": means[window] - means[s2],
+        "gain_of_homogeneous_over_window": means[window] - means[homogeneous],
+        "excess_share": (means[s2] - means["dense"]) / means["dense"].mean(),
+        "excess_share_not_trained_with_it": (means["late"] - means["dense"])
+        / means["dense"].mean(),
+        "gain_of_hybrid": means[s2] - means[hybrid],
+        "gain_of_hybrid_near": starts[s2] - starts[hybrid],
+    }
+    return {
+        key: value
+        for name, values in pairs.items()
+        for key, value in with_bounds(name, t_interval(values)).items()
+    }
+
+
+def replaced_late(config: Any) -> dict[str, float]:
+    """What a trained model loses with half of its layers replaced, see `late.lost_late`."""
+
+    def options_of(name: str, choice: int) -> dict[str, Any]:
+        return s2_patterns.late_options(config, name, choice)
+
+    chosen, lost = late.lost_late(config.late, LATE, options_of, seed=config.seed)
+    metrics: dict[str, float] = {}
+    for name, own in lost.items():
+        metrics |= {f"late_lost_{name}": own.mean(), f"late_chosen_{name}": chosen[name],
+                    f"late_tries_{name}": len(config.late.tries[name])}  # fmt: skip
+    for metric, name in (
+        ("late_gain_over_window", "s2"),
+        ("late_gain_of_homogeneous_over_window", "homogeneous"),
+    ):
+        metrics |= with_bounds(metric, t_interval(lost["window"] - lost[name]))
+    return metrics

@@ -1,0 +1,205 @@
+"""Small language models that differ in their attention alone, trained on real text.
+
+Each attention has the same seeds, so the same first weights and the same batches; its seeds train
+as one program, see `experiments.common.many`.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from experiments.common.comparison import for_each
+from experiments.common.many import many, on_one_device, replaced, unstack
+from experiments.common.pretraining import train
+from rml import data
+from rml.data import tokens
+from rml.data.source import Arrays
+from rml.errors import UserError
+from rml.models import Llama
+from rml.models.attention import Attend
+from rml.training import (
+    Loss,
+    Progress,
+    RunDirectory,
+    Task,
+    TrainState,
+    build_optimizer,
+    gradient_task,
+)
+
+SEPARATOR = tokens.SPECIAL.index("[SEP]")
+PARTS = ("train", "validation", "test")
+ROWS = 8
+"""Windows that are evaluated at a time."""
+Attentions = Mapping[str, Attend | Sequence[Attend]]
+"""By name what all layers attend by, or each of them."""
+
+
+class Text(NamedTuple):
+    """Real text as tokens of one vocabulary.
+
+    Attributes:
+      tokenizer: What made them, learned on the training split.
+      streams: By "train", "validation" and "test" the tokens of all documents, joined.
+    """
+
+    tokenizer: Any
+    streams: Mapping[str, Int[np.ndarray, " n"]]
+
+    def windows(self, part: str, length: int, most: int | None = None) -> Int[np.ndarray, "n t"]:
+        """Windows that do not overlap.
+
+        Args:
+          part: "train", "validation" or "test".
+          length: Number of tokens of each.
+          most: Number of windows to take, evenly among all; all if not given.
+
+        Raises:
+          UserError: There is no whole window.
+        """
+        joined = self.streams[part]
+        count = len(joined) // length
+        if not count:
+            raise UserError(
+                f"the {part} text has {len(joined)} tokens, expected at least a window of {length}"
+            )
+        cut = joined[: count * length].reshape(count, length)
+        return cut[np.linspace(0, count - 1, min(most or count, count)).astype(int)]
+
+
+def read_text(config: Any) -> Text:
+    """Reads the documents of a config, by a vocabulary of `text.vocabulary` learned on "train"."""
+    options = config.data
+    documents = {
+        part: data.load_documents(options.name, options[part], data_dir=options.data_dir)
+        for part in PARTS
+    }
+    tokenizer = tokens.train_tokenizer(documents["train"], vocabulary=config.text.vocabulary)
+    return Text(tokenizer, {part: stream(tokenizer, own) for part, own in documents.items()})
+
+
+def stream(tokenizer: Any, documents: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """Tokens of all documents in their order, each followed by one that ends it."""
+    encoded = tokens.encode(tokenizer, documents, max_length=2**30, special=False)
+    end = np.array([SEPARATOR], np.int32)
+    return np.concatenate([part for own in encoded for part in (own, end)])
+
+
+def language_model(config: Any, attention: Attend | Sequence[Attend]) -> Llama:
+    """The model of a config, with an attention in all layers or with one for each."""
+    return Llama(
+        vocabulary=config.text.vocabulary,
+        positions=config.text.length,
+        attention=attention,
+        tied=True,
+        **config.model,
+    )
+
+
+def task(config: Any, text: Text, attention: Attend | Sequence[Attend]) -> Task:
+    """The problem of predicting every next token of windows.
+
+    Args:
+      config: The run's config, of which `model`, `text`, `optimizer`, `train` and `seed` are read.
+        Windows have `text.length` tokens, and `text.windows` of them are validated on.
+      text: The text.
+      attention: What attends.
+    """
+    module = language_model(config, attention)
+    train, validation = (
+        text.windows(part, config.text.length, most)
+        for part, most in (("train", None), ("validation", config.text.windows))
+    )
+
+    def loss(params: Any, state: TrainState, batch: Any) -> Loss:
+        del state
+        logits = _logits(module, params, batch["tokens"][:, :-1])
+        return Loss(next_nats(logits, batch["tokens"]).mean())
+
+    def batches(part: int = 0, parts: int = 1) -> grain.IterDataset:
+        source = Arrays({"tokens": train}, name=config.data.name, split=config.data.train)
+        return data.batches(
+            source, batch_size=config.train.batch_size, seed=config.seed, part=part, parts=parts
+        )
+
+    shape = (config.train.batch_size, config.text.length)
+    return gradient_task(
+        init_variables=lambda key: module.init(key, jnp.zeros((1, 2), jnp.int32)),
+        loss=loss,
+        optimizer=build_optimizer(dict(config.optimizer), steps=config.train.steps),
+        batches=batches,
+        evaluate=lambda state: {"nats": float(_nats(module, state.params, validation).mean())},
+        batch_spec={"tokens": jax.ShapeDtypeStruct(shape, np.int32)},
+    )
+
+
+def next_nats(logits: Float[Array, "b n v"], tokens: Int[Array, "b t"]) -> Float[Array, "b n"]:
+    """Cross-entropy of tokens 1 to n, n = t - 1, under logits that were made of those before."""
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return optax.softmax_cross_entropy_with_integer_labels(wide, tokens[:, 1:])
+
+
+def trained(
+    config: Any, run: RunDirectory, text: Text, attentions: Attentions
+) -> dict[str, list[Any]]:
+    """Trains a model with each attention and each of `config.seeds` seeds from `config.seed` on.
+
+    Args:
+      config: The run's config.
+      run: Its directory; each attention has its own in `methods`, where a stopped run continues.
+      text: The text.
+      attentions: What is compared.
+
+    Returns:
+      By name the parameters of every seed.
+    """
+    seeds = range(config.seeds * config.seed, config.seeds * (config.seed + 1))
+
+    def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], list[Any]]:
+        configs = [replaced(config, {"seed": seed}) for seed in seeds]
+        together = many(lambda own: task(own, text, attentions[name]), configs)
+        state = on_one_device(train(config, inner, together, "eval/nats"))
+        found = {"nats": together.evaluate(state)["nats"]}
+        Progress().note(f"{name}: {found['nats']:.4f} nats a token of validation windows")
+        return found, [unstack(state, i).params for i in range(len(seeds))]
+
+    return {name: params for name, (_, params) in for_each(run, attentions, measure).items()}
+
+
+def nats(
+    config: Any,
+    attention: Attend | Sequence[Attend],
+    params: Sequence[Any],
+    windows: Int[np.ndarray, "m t"],
+) -> Float[np.ndarray, "seeds m n"]:
+    """Nats of all tokens of windows but their first, by position, of every seed's model.
+
+    Args:
+      config: The run's config.
+      attention: What the models attend by; another one than in training is as possible.
+      params: Parameters of every seed, of `trained`.
+      windows: Tokens.
+    """
+    module = language_model(config, attention)
+    return np.stack([np.asarray(_nats(module, own, windows)) for own in params])
+
+
+def _logits(module: Llama, params: Any, tokens: Array) -> Array:
+    variables = {"params": params}
+    hidden = module.apply(variables, tokens)
+    return jnp.asarray(module.apply(variables, hidden, method="logits"))
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def _nats(module: Llama, params: Any, windows: Array) -> Array:
+    def of_window(window: Array) -> Array:
+        return next_nats(_logits(module, params, window[None, :-1]), window[None])[0]
+
+    return jax.lax.map(of_window, windows, batch_size=ROWS)

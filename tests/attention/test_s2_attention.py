@@ -1,0 +1,170 @@
+"""Patterns, coverage and attention of S2-attention, and the cache that keeps a head's shard."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.attention import check_coverage, coverage, pattern_bias, s2_attention, shard_pattern
+from rml.errors import UserError
+from rml.evaluation.costs import program_flops
+from rml.models import Llama, generate, sharded_cache
+from rml.models.attention import attend
+from rml.models.sharded_cache import shards_of
+from rml.ops.attention_parts import Visible
+
+AUTHORS = {
+    True: "10000000 11000000 11100000 10110000 10011000 10011100 10010110 10010011",
+    False: "11001001 11100100 01110010 00111001 10011100 01001110 00100111 10010011",
+}
+"""The patterns of dkernel's tests (github.com/linxihui/dkernel, tests/test_utils.py)."""
+BLOCK, TOKENS = 4, jnp.asarray(np.random.default_rng(0).integers(0, 20, (2, 30)), jnp.int32)
+LEFT = jnp.arange(30) >= jnp.array([[0], [3]])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_patterns_of_the_authors_tests(causal):
+    found = shard_pattern(8, heads=2, shards=1, local=2, stride=3, causal=causal)
+    wanted = [[int(bit) for bit in row] for row in AUTHORS[causal].split()]
+    np.testing.assert_array_equal(found, [wanted, wanted])
+
+
+def test_each_head_has_its_residue_and_all_cover_only_with_enough_shards():
+    options = {"heads": 8, "local": 2, "stride": 4}
+    pattern = shard_pattern(16, shards=4, offset=1, **options)
+    far = [set(np.flatnonzero(pattern[head, 15, :14])) for head in range(8)]
+    assert far == [{k for k in range(14) if (k + head // 2 + 1) % 4 == 0} for head in range(8)]
+    check_coverage(pattern)
+    assert coverage(pattern) == 1
+    # Eight heads and a stride of 16: steps of two blocks, so that every second one is seen.
+    wide = shard_pattern(40, heads=8, shards=8, local=1, stride=16)
+    assert set(np.flatnonzero(wide[:, 39, :39].any(axis=0)) % 2) == {0}
+    with pytest.raises(UserError, match=r"block 2 of queries see block 1 of keys, nor \d+ further"):
+        check_coverage(wide)
+    dense = shard_pattern(16, shards=4, dense_heads=1, **options)
+    assert dense[6:].sum() == 2 * 16 * 17 / 2
+    assert not dense[5, 15, :14].all()
+    assert coverage(shard_pattern(16, shards=1, **options)) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shards": 3}, "shards is 3, expected a divisor of 4 heads"),
+        ({"local": 0}, "local is 0, expected at least 1"),
+        ({"dense_heads": 5}, "dense_heads is 5, expected 0 to shards=4"),
+    ],
+)
+def test_wrong_numbers_are_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        shard_pattern(8, **{"heads": 4, "shards": 4, "local": 2, "stride": 4} | changes)
+
+
+def draw(seed, heads, dtype):
+    return np.random.default_rng(seed).normal(size=(2, heads, 30, 6)).astype(dtype)
+
+
+def test_it_equals_dense_attention_under_the_pattern_in_float64():
+    query, key, value = (draw(i, 4 if i == 0 else 2, np.float64) for i in range(3))
+    options = {"block": BLOCK, "local": 2, "stride": 2, "offset": 1}
+    found = s2_attention(
+        *(jnp.asarray(x, jnp.float32) for x in (query, key, value)), Visible(LEFT, True), **options
+    )
+    places = np.arange(30)
+    block, shard = places // BLOCK, np.arange(4)[:, None] // 2
+    far = ((block + shard + 1) % 2 == 0)[:, None]
+    seen = far | (block[:, None] - block < 2)
+    seen = seen & (places[:, None] >= places) & np.asarray(LEFT)[:, None, None]
+    logits = np.einsum("bhtk,bhsk->bhts", query, key.repeat(2, axis=1)) / 6**0.5
+    weights = np.where(seen, np.exp(logits), 0)
+    total = weights.sum(-1, keepdims=True)
+    wanted = weights / np.where(total > 0, total, 1) @ value.repeat(2, axis=1)
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    # The same by a masked matrix, as small models train with it.
+    pattern = shard_pattern(8, heads=4, shards=2, local=2, stride=2, offset=1)
+    swapped = (jnp.asarray(x, jnp.float32).swapaxes(1, 2) for x in (query, key, value))
+    bias = pattern_bias(pattern, BLOCK)
+    masked, _ = attend(*swapped, Visible(LEFT, True), bias=bias)
+    rows = np.asarray(LEFT)
+    np.testing.assert_allclose(masked[rows], wanted.swapaxes(1, 2)[rows], atol=2e-6)
+
+
+def test_heads_that_do_not_cover_are_refused_unless_asked_for():
+    arrays = [jnp.asarray(draw(i, 2, np.float32)) for i in range(3)]
+    options = {"block": BLOCK, "local": 1, "stride": 4}
+    with pytest.raises(UserError, match="block 2 of queries see block 1 of keys"):
+        s2_attention(*arrays, Visible(causal=True), **options)
+    assert s2_attention(*arrays, Visible(causal=True), covering=False, **options).shape
+
+
+@pytest.fixture(scope="module")
+def model():
+    pattern = shard_pattern(8, heads=4, shards=2, local=2, stride=2)
+    masked = functools.partial(attend, bias=pattern_bias(pattern, BLOCK))
+    module = Llama(vocabulary=20, width=16, depth=2, heads=4, kv_heads=2, mlp=24, attention=masked)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), TOKENS))
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype), shapes)
+    return pattern, module, variables
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int8])
+def test_decoding_with_the_sharded_cache_equals_reading_at_once(model, dtype):
+    pattern, module, variables = model
+    whole = jax.jit(module.apply)(variables, TOKENS, LEFT)
+    cache = sharded_cache(module, 2, pattern, block=BLOCK, dtype=dtype)
+    further = jax.jit(
+        lambda tokens, mask, cache: module.apply(variables, tokens, mask, cache=cache)
+    )
+    found, at = [], 0
+    for size in (11, 1, 1, 1, 1, 1, 11, 1, 1, 1):
+        part = np.s_[:, at : at + size]
+        states = further(TOKENS[part], LEFT[part], cache)
+        cache, at = states.cache, at + size
+        found.append(states.last)
+    error = jnp.abs(jnp.concatenate(found, axis=1) - whole)[LEFT].max() / jnp.abs(whole).max()
+    assert error < (1e-5 if dtype == jnp.float32 else 0.03)
+    assert int(cache.length) == 30
+
+
+def test_it_keeps_what_heads_may_still_read(model):
+    pattern, module, _ = model
+    most = pattern.reshape(2, 2, 8, 8).any(axis=1).sum(axis=2).max(axis=1)
+    cache, full = sharded_cache(module, 2, pattern, block=BLOCK), module.init_cache(2, 32)
+    assert cache.places == most.sum() == 10
+    tokens = 2 * 4 * 2 * 4  # layers, width of a head, bytes, keys and values: of two texts
+    assert full.bytes - cache.bytes == (2 * 8 - cache.places) * BLOCK * tokens * 2
+    # Dense heads keep everything, and only they do.
+    dense = shard_pattern(8, heads=4, shards=2, local=2, stride=2, dense_heads=1)
+    assert sharded_cache(module, 2, dense, block=BLOCK).places == 8 + most[0]
+
+
+def test_it_generates_as_the_full_cache_does(model):
+    pattern, module, variables = model
+    cache = sharded_cache(module, 2, pattern, block=BLOCK)
+    found = generate(module, variables, TOKENS[:, :9], steps=20, cache=cache)
+    np.testing.assert_array_equal(found, generate(module, variables, TOKENS[:, :9], steps=20))
+    with pytest.raises(ValueError, match="no room"):
+        generate(module, variables, TOKENS[:, :9], steps=25, cache=cache)
+
+
+def test_patterns_that_a_cache_cannot_follow_are_refused():
+    back = np.tril(np.ones((2, 4, 4), bool))
+    back[:, 2, 0] = False
+    with pytest.raises(UserError, match="head 0 of keys comes back to block 0 at block 3"):
+        shards_of(back, 2)
+    with pytest.raises(UserError, match="hides a block's own"):
+        shards_of(np.tril(np.ones((2, 4, 4), bool), -1), 2)
+
+
+def test_counted_operations_follow_the_pattern():
+    """A program counts one visit a block of queries; there are as many as the pattern has."""
+    arrays = [jnp.zeros((1, 4, 64, 8))] * 3
+    pattern = shard_pattern(16, heads=4, shards=4, local=2, stride=4)
+    options = {"block": BLOCK, "local": 2, "stride": 4}
+    counted = program_flops(lambda *a: s2_attention(*a, Visible(causal=True), **options), *arrays)
+    assert counted / (4 * 16) == 4 * BLOCK**2 * 8
+    assert pattern.sum() < 0.5 * np.tril(np.ones_like(pattern)).sum()

@@ -1,0 +1,120 @@
+"""Combiner's recipe on tiny models; `make claims` measures models that learn."""
+
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.attention import combiner as config_file
+from experiments.attention import combiner, combiner_variants, late, small_lm
+from rml.errors import UserError
+
+SMALL = {
+    "text.length": 32, "text.vocabulary": 300, "text.windows": 4, "model.width": 16,
+    "model.depth": 1, "model.heads": 2, "model.kv_heads": 2, "model.mlp": 16,
+    "combiner.segment": 4, "combiner.sinks": 1, "late.length": 32,
+    "late.documents": 2, "late.segment": 4, "late.tries.fixed": ("mean",),
+    "late.tries.direct": ("fixed",), "late.tries.window": (2,), "costs.lengths": (64, 256),
+    "costs.segment": 4,
+}  # fmt: skip
+
+
+class Costly:
+    """A decoder whose layers lose what the options say, a text more than the one before."""
+
+    depth = 6
+
+    def __init__(self, *_):
+        self.texts = 0
+
+    def exact(self, text):
+        self.texts += 1
+        return SimpleNamespace(nats=np.ones(31))
+
+    def replaced(self, exact, text, rngs, row, options, *, layers):
+        lost = options.get("cost", 1.0) * layers + self.texts
+        return exact.nats + np.full((len(rngs), 31), lost)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Random models in the place of trained ones, words in that of texts."""
+
+    def random(config, run, text, attentions):
+        first = small_lm.language_model(config, attentions["exact"])
+        made = nn.meta.unbox(first.init(jax.random.key(0), jnp.zeros((1, 4), int)))["params"]
+        return {name: [made] for name in attentions}
+
+    loaded = SimpleNamespace(module=None, variables=None, tokenizer=None)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 32, (3, 32)).astype(np.int32)
+    texts = [" ".join(f"word{n}" for n in row) for row in rng.integers(0, 30, (6, 100))]
+    monkeypatch.setattr(small_lm, "trained", random)
+    monkeypatch.setattr(late.pretrained, "load", lambda name: loaded)
+    monkeypatch.setattr(late, "Decoder", Costly)
+    monkeypatch.setattr(late.data, "long_documents", lambda *_, length: tokens[:, :length])
+    monkeypatch.setattr(small_lm.data, "load_documents", lambda *_, **__: texts)
+
+
+def test_late_the_choice_that_loses_least_is_held_against_exact_attention(untrained):
+    options = config_file.get_config().late
+    options.length, options.documents = 32, 2
+    options.tries = {"one": (3, 2, 4), "two": (7,)}
+    rows = {"one": "combiner", "two": "window"}
+    chosen, lost = late.lost_late(options, rows, lambda name, cost: {"cost": cost}, seed=0)
+    assert chosen == {"one": 2, "two": 7}
+    # Half of six layers, in the second and the third text that is read.
+    np.testing.assert_allclose(lost["one"], [2 * 3 + 2, 2 * 3 + 3])
+    np.testing.assert_allclose(lost["two"], [7 * 3 + 2, 7 * 3 + 3])
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path):
+    metrics, holds = measure("configs/attention/combiner.py", SMALL)
+    assert len(holds) == len(combiner.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    assert metrics["support_fixed"] == 1.0 > metrics["support_fixed_direct"]
+    assert metrics["excess_exact"] == 0.0
+    assert metrics["gain_vertical"] == pytest.approx(
+        metrics["nats_vertical_direct"] - metrics["nats_vertical"], abs=1e-5
+    )
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(combiner.CAPTIONS)
+
+
+def test_what_is_compared_sees_equally_many_keys():
+    config = config_file.get_config()
+    found = combiner_variants.variants(config)
+    # Fixed: its segment's half, half of the other segments, and every key once in a region.
+    assert found["fixed"].keys == 17 / 2 + 15 / 2 + 240 / 256
+    for name in ("logsparse", "fixed_direct", "window"):
+        assert found[name].keys == pytest.approx(found["fixed"].keys, rel=0.02)
+    assert found["vertical_direct"].keys == pytest.approx(found["vertical"].keys, rel=0.03)
+    for name in ("fixed_direct", "vertical_direct"):
+        kind, segment = name.split("_")[0], found[name].segment
+        i, j = np.indices((256, 256))
+        direct = i // segment == j // segment
+        if kind == "vertical":
+            direct |= i % segment == j % segment
+        assert found[name].keys == (direct & (j <= i)).sum() / 256
+    own = combiner_variants.late_options(config, "window", 16)
+    seen = np.minimum(np.arange(1, 1025), own["width"] + 16)
+    wanted = 129 / 2 + 7 / 2 + 896 / 1024
+    assert seen.mean() == pytest.approx(wanted, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"combiner": {"segment": 200}}, "combiner.segment is 200, expected 2 to 128"),
+        ({"late": {"tries": {"window": (4,)}}}, "expected equally many"),
+    ],
+)
+def test_wrong_configs_are_named(changes, message):
+    config = config_file.get_config()
+    config.update(changes)
+    with pytest.raises(UserError, match=message):
+        combiner.check(config)

@@ -1,0 +1,130 @@
+"""E²-LLM's recipe on a tiny model; `make claims` measures one that has learned to read."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs.attention import length_extension as config_file
+from experiments.attention import length_extension, small_lm
+from rml.errors import UserError
+from rml.models import rope
+
+SMALL = {
+    "seed": 1, "text.length": 16, "text.vocabulary": 300, "text.windows": 4, "model.width": 16,
+    "model.depth": 1, "model.heads": 2, "model.mlp": 16, "train.batch_size": 8, "train.steps": 2,
+    "train.log_every": 1, "train.eval_every": 2, "train.checkpoint_every": 2,
+    "optimizer.warmup_steps": 1, "extension.steps": 2, "extension.warmup_steps": 1,
+    "extension.learning_rate": 0.3, "extension.largest": 1, "extension.long": 2,
+    "long.scales": (1,), "long.validation": 1, "long.test": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def speeches(monkeypatch):
+    words = np.random.default_rng(0).integers(0, 30, (6, 400))
+    texts = [" ".join(f"word{n}" for n in row) for row in words]
+    monkeypatch.setattr(small_lm.data, "load_documents", lambda *_, **__: texts)
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(measure, tmp_path):
+    metrics, holds = measure("configs/attention/length_extension.py", SMALL)
+    assert len(holds) == len(length_extension.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    nats = {name: metrics[f"nats_{name}_16x"] for name in length_extension.TRAINED}
+    # With a largest scale of 1 no window has room for an offset of more than its last token.
+    assert nats["no_offset"] == nats["plain"]
+    assert len(set(nats.values()) | {metrics["nats_extrapolated_16x"]}) == 6
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(length_extension.CAPTIONS)
+    lines = (tmp_path / "run/methods/interpolated_long/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines if "train/loss" in line] == [1, 2]
+
+
+@pytest.fixture
+def config():
+    config = config_file.get_config()
+    config.text.length, config.long.scales, config.extension.largest = 4, (1, 2, 3), 2
+    config.long.multiples = (1, 8, 16)
+    return config
+
+
+def test_a_length_counts_by_its_last_half_at_the_scale_chosen_on_validation(config):
+    rng = np.random.default_rng(0)
+    found = {
+        name: {part: rng.normal(5, 1, (3, 2, 63)) for part in ("validation", "test")}
+        for name in (*length_extension.UNTRAINED, *length_extension.TRAINED)
+    }
+    metrics, chosen = length_extension.summarised(config, found)
+    # Nats have no entry of the first token: token m stands at m - 1.
+    halves = {1: [2, 3], 8: range(16, 32), 16: range(32, 64)}
+    means = {}
+    for name, parts in found.items():
+        for k, tokens in halves.items():
+            on = {p: v[:, :, [m - 1 for m in tokens]].mean((1, 2)) for p, v in parts.items()}
+            best = int(on["validation"].argmin())
+            assert chosen[name, k] == best
+            assert metrics[f"scale_{name}_{k}x"] == best + 1
+            means[name, k], means[name, k, "all"] = on["test"][best], on["test"]
+            means[name, k, "validation"] = on["validation"].min()
+            assert metrics[f"nats_{name}_{k}x"] == pytest.approx(on["test"][best])
+    base = {k: means["interpolated", k, "all"] for k in halves}
+    best = min(length_extension.UNTRAINED, key=lambda name: means[name, 16, "validation"])
+    own = means["e2", 16, "all"]
+    assert metrics | {
+        "gain_16x": means[best, 16] - means["e2", 16],
+        "gain_16x_plain": means[best, 16] - means["plain", 16],
+        "beyond_long_8x": means["e2", 8] - means["interpolated_long", 8],
+        "lost_without_scale": means["no_scale", 16] - means["e2", 16],
+        "lost_without_offset_1x": means["no_offset", 1] - means["e2", 1],
+        "rise_16x": means["e2", 16] / means["e2", 1] - 1,
+        "rise_16x_extrapolated": base[16][0] / base[1][0] - 1,
+        "rise_1x": means["e2", 1] / base[1][0] - 1,
+        "rise_1x_interpolated": base[1][1] / base[1][0] - 1,
+        "rise_unseen": own[2] / own[1] - 1,
+        "rise_unseen_untrained": base[16][2] / own[1] - 1,
+    } == pytest.approx(metrics)
+
+
+def test_ntk_is_dynamic_scaling_of_a_text_of_so_many_windows(config):
+    module = small_lm.language_model(config, length_extension.attend)
+    width = module.head_shape()[1]
+    dynamic = rope.frequencies(
+        width, module.theta, scaling={"rope_type": "dynamic", "factor": 1.0}, trained=4, length=12
+    )
+    own = rope.frequencies(width, length_extension.scaled(module, "ntk", 3.0).theta)
+    np.testing.assert_allclose(own, dynamic, rtol=1e-5)
+    assert length_extension.scaled(module, "yarn", 3.0).rope_scaling["factor"] == 3.0
+
+
+def test_laws_have_the_options_of_the_config(config):
+    laws = length_extension.positions_of(config)
+    assert set(laws) == set(length_extension.TRAINED)
+    found = {name: np.asarray(law(jax.random.key(0), 400, 4)) for name, law in laws.items()}
+    np.testing.assert_array_equal(found["plain"], [[0, 1, 2, 3]])
+    np.testing.assert_array_equal(found["interpolated_long"], found["plain"] / 8)
+    scales = {name: set((1 / np.diff(found[name], axis=1)[:, 0]).round(3)) for name in laws}
+    assert scales["e2"] == scales["no_offset"] == {1, 2}
+    assert scales["no_scale"] == {2}
+    moved = found["no_scale"] * 2 - [0, 1, 2, 3]
+    assert moved[:, :4].max() == 0  # all of so short a text are first tokens
+    assert (found["pose"] * 2 == np.rint(found["pose"] * 2)).all()
+    assert found["pose"].max() == 3.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"long": {"multiples": (1, 2, 16)}}, "long.multiples is .1, 2, 16., expected 1, ..., 8"),
+        ({"long": {"multiples": (1, 16, 8)}}, "expected to ascend"),
+        ({"long": {"scales": (1, 2, 16)}}, r"long.scales is .*, expected \[1, 16, 24\] among it"),
+        ({"extension": {"long": 5}}, "extension.long is 5, expected a divisor of"),
+    ],
+)
+def test_wrong_configs_are_named(change, message):
+    config = config_file.get_config()
+    config.update(change)
+    with pytest.raises(UserError, match=message):
+        length_extension.check(config)

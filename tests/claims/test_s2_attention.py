@@ -1,0 +1,120 @@
+"""The recipe on S2-attention with tiny models; `make claims` measures models that learn."""
+
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.attention import s2_attention as config_file
+from experiments.attention import late, s2_attention, s2_patterns, small_lm
+from rml import models
+from rml.attention import shard_pattern
+from rml.data.tokens import train_tokenizer
+from rml.errors import UserError
+from rml.models.attention import attend
+
+SMALL = {
+    "text.length": 32, "text.vocabulary": 300, "text.windows": 4, "model.width": 16,
+    "model.heads": 2, "model.kv_heads": 2, "model.mlp": 16, "pattern.block": 4,
+    "pattern.strides": (2,), "pattern.sinks": 1, "late.length": 32, "late.documents": 2,
+    "late.heads": 2, "late.block": 4, "late.seen": 12, "late.tries.s2": (2,),
+    "late.tries.homogeneous": (2,), "late.tries.window": (2,), "costs.length": 128,
+    "costs.heads": 2, "costs.kv_heads": 2, "costs.width": 8, "costs.block": 8, "costs.local": 2,
+    "costs.stride": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Random models in the place of trained ones, and words in that of texts."""
+    module = models.Llama(vocabulary=32, width=16, depth=2, heads=2, mlp=16, tied=True)
+    made = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), int)))
+    loaded = SimpleNamespace(module=module, variables=made, tokenizer=None)
+    monkeypatch.setattr(late.pretrained, "load", lambda name: loaded)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 32, (3, 32)).astype(np.int32)
+    monkeypatch.setattr(late.data, "long_documents", lambda *_, length: tokens[:, :length])
+    texts = [" ".join(f"word{n}" for n in row) for row in rng.integers(0, 30, (6, 100))]
+    monkeypatch.setattr(small_lm.data, "load_documents", lambda *_, **__: texts)
+
+    def untrained(config, run, text, attentions):
+        del run, text
+        module = small_lm.language_model(config, attend)
+        made = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), int))
+        return {name: [nn.meta.unbox(made)["params"]] for name in attentions}
+
+    monkeypatch.setattr(small_lm, "trained", untrained)
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(trained, measure, tmp_path):
+    metrics, holds = measure("configs/attention/s2_attention.py", SMALL)
+    assert len(holds) == len(s2_attention.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    assert metrics["coverage"] == 1.0 > metrics["coverage_homogeneous"]
+    assert metrics["decoding_error"] < 1e-5
+    assert metrics["decoding_error_of_other_shards"] > 1e-4
+    # All have the same weights here, and near tokens are seen alike.
+    assert abs(metrics["gain_over_homogeneous_near"]) < 1e-5
+    assert metrics["cache_share_union"] >= 1.0 > metrics["cache_share"]
+    assert metrics["excess_share"] == pytest.approx(
+        (metrics["nats_s2_2"] - metrics["nats_dense"]) / metrics["nats_dense"], abs=1e-6
+    )
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(s2_attention.CAPTIONS)
+
+
+def test_what_is_compared_sees_equally_many_keys():
+    config = config_file.get_config()
+    found = s2_patterns.variants(config)
+    stride, block = config.pattern.strides[-1], config.pattern.block
+    pattern = s2_patterns.pattern_of(config, stride, shards=config.model.kv_heads)
+    whole = np.tril(np.kron(pattern, np.ones((block, block), bool)))
+    assert found[f"s2_{stride}"].keys == pytest.approx(whole.sum(axis=2).mean(), rel=1e-6)
+    for name in ("window", "homogeneous"):
+        keys = found[f"{name}_{stride}"].keys
+        assert keys == pytest.approx(found[f"s2_{stride}"].keys, rel=0.03)
+    window = found[f"window_{stride}"].attention.keywords
+    seen = np.minimum(np.arange(1, 257), window["width"] + window["sinks"])
+    assert seen.mean() == pytest.approx(whole.sum(axis=2).mean(), rel=0.02)
+    assert found[f"hybrid_{stride}"].cache == (1 + found[f"s2_{stride}"].cache) / 2
+    for name, choice in (("s2", 6), ("homogeneous", 9)):
+        own = s2_patterns.late_options(config, name, choice)
+        late_pattern = shard_pattern(
+            64, heads=9, shards=own["shards"], local=own["local"], stride=choice
+        )
+        keys = s2_patterns.mean_keys(late_pattern, own["block"])
+        assert keys == pytest.approx(config.late.seen, rel=0.05)
+
+
+def test_texts_are_cut_into_windows():
+    texts = ["one two three", "four five"]
+    tokenizer = train_tokenizer(texts, vocabulary=300)
+    joined = small_lm.stream(tokenizer, texts)
+    assert list(np.flatnonzero(joined == small_lm.SEPARATOR)) == [
+        len(tokenizer.encode(texts[0], add_special_tokens=False).ids), len(joined) - 1,
+    ]  # fmt: skip
+    text = small_lm.Text(tokenizer, {"test": np.arange(23, dtype=np.int32)})
+    np.testing.assert_array_equal(text.windows("test", 4, 3)[:, 0], [0, 8, 16])
+    np.testing.assert_array_equal(text.windows("test", 4)[-1], [16, 17, 18, 19])
+    with pytest.raises(UserError, match="the test text has 23 tokens, expected at least a window"):
+        text.windows("test", 24)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text": {"length": 255}}, "text.length is 255, expected a multiple of pattern.block=8"),
+        ({"pattern": {"strides": (8,)}}, "no head of 4 lets block"),
+        ({"pattern": {"dense_every": 3}}, "dense_every is 3, expected 2 to model.depth=2"),
+        ({"late": {"tries": {"window": (4,)}}}, "expected equally many"),
+    ],
+)
+def test_wrong_configs_are_named(changes, message):
+    config = config_file.get_config()
+    config.update(changes)
+    with pytest.raises(UserError, match=message):
+        s2_attention.check(config)
