@@ -39,7 +39,8 @@ def of_support(run: RunDirectory) -> None:
         region = 0.25 + 0.15 * ((labels - 2) // (2 if kind == "vertical" else 1) % 3)
         shades.append(np.where(labels == DIRECT, 1.0, np.where(labels == 0, 0.0, region)))
     figures.heatmap(
-        run.figure("support.png"), np.stack(shades), xlabel="keys: fixed, logsparse, axial",
+        run.figure("support.png"), np.stack(shades), None, ["fixed", "logsparse", "axial"],
+        xlabel="keys",
         ylabel="queries", value_label="how it is seen", gap=2,
     )  # fmt: skip
 
@@ -71,7 +72,8 @@ def of_weights(run: RunDirectory, weights: np.ndarray, exact: np.ndarray) -> Non
     """Draws effective weights [t, t] beside exact ones."""
     shades = np.log10(np.maximum(np.stack([weights, exact]), 1e-5))
     figures.heatmap(
-        run.figure("weights.png"), shades, xlabel="keys: Combiner, softmax", ylabel="queries",
+        run.figure("weights.png"), shades, None, ["Combiner", "softmax"], xlabel="keys",
+        ylabel="queries",
         value_label="log₁₀ of weight", gap=2,
     )  # fmt: skip
 

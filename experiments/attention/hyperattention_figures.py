@@ -80,7 +80,8 @@ def of_errors(
                    logy=True)  # fmt: skip
     shades = np.log10(np.maximum(np.asarray(picture), 1e-6))
     figures.heatmap(
-        run.figure("sorted.png"), shades, xlabel="cells of keys: by position, sorted, in blocks",
+        run.figure("sorted.png"), shades, None, ["by position", "sorted", "in blocks"],
+        xlabel="cells of keys",
         ylabel="cells of queries", value_label="log₁₀ of weight", gap=4,
     )  # fmt: skip
 

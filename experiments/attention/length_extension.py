@@ -179,14 +179,16 @@ def extended(config: Any, run: RunDirectory, text: small_lm.Text, base: Any) -> 
         if name == LONG:  # as many tokens in a batch
             own.text.length *= config.extension.long
             own.train.batch_size //= config.extension.long
-        problem = task(own, text, [laws[other] for other in among], among.index(name), base)
+        problem = extension(own, text, [laws[other] for other in among], among.index(name), base)
         state = train(own, inner, problem, "eval/nats")
         return problem.evaluate(state), state.params
 
     return {name: params for name, (_, params) in for_each(run, laws, measure).items()}
 
 
-def task(config: Any, text: small_lm.Text, laws: Sequence[Law], chosen: int, start: Any) -> Task:
+def extension(
+    config: Any, text: small_lm.Text, laws: Sequence[Law], chosen: int, start: Any
+) -> Task:
     """The problem of predicting every next token of windows whose positions a law draws.
 
     The law's number is part of the state, so that one program serves all laws.

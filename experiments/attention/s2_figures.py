@@ -29,7 +29,8 @@ def of_patterns(run: RunDirectory, pattern: np.ndarray) -> None:
     """Draws the patterns of the first heads, and the share of heads that see each pair."""
     shown = np.concatenate([pattern[:HEADS], pattern.mean(axis=0)[None]]).astype(float)
     figures.heatmap(
-        run.figure("patterns.png"), shown, xlabel="blocks of keys: head 1, 2, 3, all heads",
+        run.figure("patterns.png"), shown, None,
+        [*(f"head {i + 1}" for i in range(len(shown) - 1)), "all heads"], xlabel="blocks of keys",
         ylabel="blocks of queries", value_label="share of heads", gap=2,
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """What the few-shot recipes share: images of each part, features of them, episodes, accuracy."""
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

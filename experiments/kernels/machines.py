@@ -49,6 +49,7 @@ def draw_correlations(
     grams = kernels.inducing_grams(machine, **propagation(config))
     correlations = jax.vmap(partial(kernels.gram, kernels.build("linear_normalized")))(grams)
     figures.heatmap(
-        path, correlations[:, order][:, :, order], value_label="correlation", gap=2,
-        xlabel=f"inducing points, layers 1 to {len(grams)}", ylabel="inducing points",
+        path, correlations[:, order][:, :, order], None,
+        [f"layer {i + 1}" for i in range(len(grams))], value_label="correlation", gap=2,
+        xlabel="inducing points", ylabel="inducing points",
     )  # fmt: skip

@@ -120,12 +120,12 @@ def views(
     return out.reshape(len(images), n, *out.shape[1:]).swapaxes(0, 1)
 
 
-def flat_views(views: Shaped[Array, "n b *shape"]) -> Shaped[Array, "n*b *shape"]:
+def flat_views(views: Shaped[Array, "n b *shape"]) -> Shaped[Array, " n*b *shape"]:
     """Views in one batch, those of an image neighbours; `split_views` is the inverse."""
     return views.swapaxes(0, 1).reshape(-1, *views.shape[2:])
 
 
-def split_views(flat: Shaped[Array, "rows *shape"], *, n: int = 2) -> Shaped[Array, "n b *shape"]:
+def split_views(flat: Shaped[Array, " rows *shape"], *, n: int = 2) -> Shaped[Array, "n b *shape"]:
     """View by view what a model made of `flat_views`."""
     return flat.reshape(-1, n, *flat.shape[1:]).swapaxes(0, 1)
 

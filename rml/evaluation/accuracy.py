@@ -1,5 +1,7 @@
 """Classification accuracy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -28,5 +30,10 @@ def accuracy(
         raise ValueError(f"accuracy needs at least one row, got scores of shape {scores.shape}")
     if not 1 <= k <= classes:
         raise ValueError(f"k must be between 1 and the {classes} classes, got {k}")
+    return _accuracy(scores, labels, k)
+
+
+@partial(jax.jit, static_argnames="k")  # one program instead of one an operation
+def _accuracy(scores: Array, labels: Array, k: int) -> Array:
     _, best = jax.lax.top_k(scores, k)
     return jnp.mean(jnp.any(best == labels[:, None], axis=1), dtype=jnp.float32)

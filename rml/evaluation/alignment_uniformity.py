@@ -1,6 +1,7 @@
 """Alignment and uniformity of features on the unit sphere."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,12 @@ def uniformity(
     if t <= 0:
         raise ValueError(f"t must be positive, got {t}")
     require_finite("x", x)
+    return _uniformity(x, t, block)
+
+
+@partial(jax.jit, static_argnames=("t", "block"))  # one program instead of one an operation
+def _uniformity(x: Array, t: float, block: int | None) -> Array:
+    n = x.shape[0]
     # Between unit rows -t |x - y|² = 2t x·y - 2t.
     rows = symmetric_logsumexp(math.sqrt(2 * t) * normalize(x), mask=_other_rows, block_size=block)
     return jax.nn.logsumexp(rows) - 2 * t - math.log(n * (n - 1))

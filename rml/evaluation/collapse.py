@@ -1,5 +1,8 @@
 """How many directions features use: diagnostics of dimensional collapse."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax.scipy.special import entr
 from jaxtyping import Array, Float
@@ -42,10 +45,22 @@ def singular_values(
     if 0 in features.shape:
         raise ValueError(f"features must not be empty, got shape {features.shape}")
     require_finite("features", features)
+    return _singular_values(features, center)
+
+
+@partial(jax.jit, static_argnames="center")  # one program instead of one an operation
+def _singular_values(features: Array, center: bool) -> Array:
     x = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     if center:
         x = x - jnp.mean(x, axis=0)
-    return jnp.linalg.svd(x, compute_uv=False)
+    return jnp.asarray(jnp.linalg.svd(x, compute_uv=False))
+
+
+@partial(jax.jit, static_argnames="epsilon")
+def _entropy_rank(values: Array, epsilon: float) -> Array:
+    """Exp of the entropy of the values' shares, to each of which epsilon is added."""
+    rank = jnp.exp(jnp.sum(entr(_shares(values) + epsilon)))
+    return jnp.where(values[0] > 0, rank, 0)
 
 
 def _shares(values: Array) -> Array:
@@ -70,9 +85,7 @@ def rankme(features: Float[Array, "n d"], *, epsilon: float = 1e-7) -> Float[Arr
     Source: Garrido et al. 2023, "RankMe: Assessing the Downstream Performance of Pretrained
       Self-Supervised Representations by Their Rank", equation 1.
     """
-    values = singular_values(features)
-    rank = jnp.exp(jnp.sum(entr(_shares(values) + epsilon)))
-    return jnp.where(values[0] > 0, rank, 0)
+    return _entropy_rank(singular_values(features), epsilon)
 
 
 def effective_rank(features: Float[Array, "n d"], *, center: bool = False) -> Float[Array, ""]:
@@ -91,8 +104,7 @@ def effective_rank(features: Float[Array, "n d"], *, center: bool = False) -> Fl
     Source: Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality",
       section 2.
     """
-    values = singular_values(features, center=center)
-    return jnp.where(values[0] > 0, jnp.exp(jnp.sum(entr(_shares(values)))), 0)
+    return _entropy_rank(singular_values(features, center=center), 0.0)
 
 
 def participation_ratio(features: Float[Array, "n d"], *, center: bool = True) -> Float[Array, ""]:
@@ -110,7 +122,11 @@ def participation_ratio(features: Float[Array, "n d"], *, center: bool = True) -
 
     Source: Gao et al. 2017, "A theory of multineuronal dimensionality, dynamics and measurement".
     """
-    values = singular_values(features, center=center)
+    return _participation_ratio(singular_values(features, center=center))
+
+
+@jax.jit
+def _participation_ratio(values: Array) -> Array:
     # Scaled by the largest first: fourth powers overflow soon.
     power = (values / jnp.where(values[0] > 0, values[0], 1)) ** 2
     return jnp.where(values[0] > 0, jnp.sum(power) ** 2 / jnp.maximum(jnp.sum(power**2), 1), 0)

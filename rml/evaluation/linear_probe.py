@@ -96,8 +96,7 @@ def linear_probe(
             f"held_out must leave rows on both sides of the split, got {held_out} of {n} rows"
         )
 
-    mean, scale = _moments(train_features)
-    x = (train_features - mean) / scale
+    mean, scale, x = _standardised(train_features)
     held = _held_out(train_labels, key, held_out)
     solve, place = _solver(num_classes, None if mesh is None or mesh.size == 1 else mesh)
     placed = place(x), place(train_labels)
@@ -119,19 +118,16 @@ def linear_probe(
     fits = {}
     for l2 in sorted(l2_grid, reverse=True):
         model, start = fit(l2, kept, start)
-        score = accuracy(_logits(x[held], model), train_labels[held])
-        fits[l2] = model, score
+        fits[l2] = model, _score(x, train_labels, held, model)
     best = max(fits, key=lambda l2: (float(fits[l2][1]), l2))
     final, _ = fit(best, jnp.ones_like(kept), (fits[best][0].weights, fits[best][0].bias))
 
-    # Logits of raw features: the standardisation moves into the weights.
-    weights = final.weights / scale[:, None]
-    logits = _logits((test_features - mean) / scale, final)
+    logits, weights, bias = _applied(test_features, mean, scale, final)
     return LinearProbe(
         accuracy=accuracy(logits, test_labels),
         l2=best,
         weights=weights,
-        bias=final.bias - mean @ weights,
+        bias=bias,
         held_out_accuracy=jnp.stack([fits[l2][1] for l2 in l2_grid]),
         gradient_norm=final.gradient_norm,
         iterations=final.iterations,
@@ -161,14 +157,33 @@ def _logits(features: Array, model: LogisticRegression) -> Array:
     return dot_product(features, model.weights.T) + model.bias
 
 
-def _moments(features: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of each feature; 1 where only rounding makes it vary."""
+@jax.jit  # one program instead of one an operation
+def _score(x: Array, labels: Array, counted: Array, model: LogisticRegression) -> Array:
+    """Accuracy on the rows that count."""
+    right = jnp.argmax(_logits(x, model), axis=1) == labels
+    return jnp.mean(right, where=counted, dtype=jnp.float32)
+
+
+@jax.jit
+def _applied(
+    features: Array, mean: Array, scale: Array, model: LogisticRegression
+) -> tuple[Array, Array, Array]:
+    """Logits of raw features, and the weights and bias that give them."""
+    weights = model.weights / scale[:, None]
+    return _logits((features - mean) / scale, model), weights, model.bias - mean @ weights
+
+
+@jax.jit
+def _standardised(features: Array) -> tuple[Array, Array, Array]:
+    """Mean, standard deviation, 1 where only rounding makes a feature vary, and what they leave."""
     x = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     mean, scale = jnp.mean(x, axis=0), jnp.std(x, axis=0)
     rounding = 10 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x), axis=0)
-    return mean, jnp.where(scale > rounding, scale, 1)
+    scale = jnp.where(scale > rounding, scale, 1)
+    return mean, scale, (features - mean) / scale
 
 
+@partial(jax.jit, static_argnames="share")
 def _held_out(labels: Array, key: Array, share: float) -> Array:
     """Marks the given share of rows, drawn at random and spread evenly over the classes."""
     n = labels.shape[0]

@@ -39,7 +39,7 @@ class Block(nn.Module):
         layer: tuple[Any, ...],
         keys: Bool[Array, "b s"] | None,
         positions: Num[Array, "#b t"],
-        frequency: Float[Array, "f"],
+        frequency: Float[Array, " f"],
         cache: Cache | None,
     ) -> tuple[Float[Array, "b t d"], Any]:
         """Applies self-attention and the gated MLP, each with its residual."""

@@ -149,7 +149,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        layer: tuple[Bool[Array, ""], Int[Array, ""], Float[Array, "f"]],
+        layer: tuple[Bool[Array, ""], Int[Array, ""], Float[Array, " f"]],
         mask: Bool[Array, "b t"] | None,
     ) -> tuple[Float[Array, "b t d"], None]:
         """Applies self-attention and the gated MLP, each with its residual."""

@@ -69,7 +69,7 @@ def frequencies(
     scaling: Mapping[str, Any] | None = None,
     trained: int = 0,
     length: jax.Array | int = 0,
-) -> Float[Array, "f"]:
+) -> Float[Array, " f"]:
     """Angles that one position turns, one for each pair of a head's components.
 
     Args:
@@ -121,7 +121,7 @@ def frequencies(
 
 def _yarn_kept(
     width: int, theta: float, options: Mapping[str, Any], trained: int
-) -> Float[Array, "f"]:
+) -> Float[Array, " f"]:
     """Share of each frequency that is kept: 1 for those that turn often in the original text."""
     original = options.get("original_max_position_embeddings") or trained
 
@@ -172,7 +172,7 @@ def magnitude(scaling: Mapping[str, Any] | None, trained: int) -> float:
 def rotate(
     x: Float[Array, "b t h k"],
     positions: Num[Array, "#b t"],
-    frequency: Float[Array, "f"],
+    frequency: Float[Array, " f"],
     scale: float = 1.0,
 ) -> Float[Array, "b t h k"]:
     """Turns each pair (i, i + k/2) of a head's components by position times frequency.

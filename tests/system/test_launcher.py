@@ -27,41 +27,6 @@ SMALL = (
 )  # fmt: skip
 SHORT = (*SMALL, "--config.train.steps=4")
 
-FORK = """
-import json, os, runpy, sys
-import experiments.contrastive.simclr
-for line in sys.stdin:
-    args, out, err = json.loads(line)
-    child = os.fork()
-    if not child:
-        for number, path in ((1, out), (2, err)):
-            os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
-        sys.argv = ["experiments/run.py", *args]
-        runpy.run_module("experiments.run", run_name="__main__", alter_sys=True)
-        sys.exit()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def launch_forked(tmp_path_factory):
-    """Launches as `launch` does, by processes that share one import of JAX."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", FORK], cwd=ROOT, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-
-    def run(*args: str) -> subprocess.CompletedProcess:
-        out, err = (tmp_path_factory.mktemp("output") / name for name in ("out", "err"))
-        print(json.dumps([args, str(out), str(err)]), file=server.stdin, flush=True)
-        code = int(server.stdout.readline())
-        return subprocess.CompletedProcess(args, code, out.read_text(), err.read_text())
-
-    yield run
-    server.stdin.close()
-    server.wait(timeout=60)
-    server.stdout.close()
-
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
@@ -182,19 +147,17 @@ def test_interrupted_at_the_start(start, tmp_path, when):
         ("seed=1 --workdir=gs://bucket/run", ["--workdir is 'gs://bucket/run', a URL", "mount"]),
     ],
 )
-def test_wrong_values_end_before_any_work_and_leave_nothing(
-    launch_forked, tmp_path, override, parts
-):
+def test_wrong_values_end_before_any_work_and_leave_nothing(launch, tmp_path, override, parts):
     """The table of `test_bad_inputs.py` has more."""
     flags = f"--config.{override}".split(" ")
-    result = launch_forked(DIGITS, f"--workdir={tmp_path / 'run'}", *flags)
+    result = launch(DIGITS, f"--workdir={tmp_path / 'run'}", *flags)
     refused(result, *parts)
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_a_run_leaves_what_it_promises_and_is_not_run_twice(launch, launch_forked, own, tmp_path):
+def test_a_run_leaves_what_it_promises_and_is_not_run_twice(launch, own, tmp_path):
     directory = tmp_path / "run"
     args = (*SHORT, f"--config.data.name=npz:{own / 'own.npz'}", f"--workdir={directory}")
     result = launch(*args)
@@ -215,27 +178,27 @@ def test_a_run_leaves_what_it_promises_and_is_not_run_twice(launch, launch_forke
 
     stamp = (directory / "metrics.jsonl").stat().st_mtime_ns
     began = time.perf_counter()
-    again = launch_forked(*args)
+    again = launch(*args)
     assert again.returncode == 0
     assert "complete" in again.stdout
     assert "linear_probe" in again.stdout
     assert (directory / "metrics.jsonl").stat().st_mtime_ns == stamp
     assert time.perf_counter() - began < 60
 
-    refused(launch_forked(*args, "--config.seed=1"), "seed: 0 there, 1 now")
+    refused(launch(*args, "--config.seed=1"), "seed: 0 there, 1 now")
     assert json.loads((directory / "summary.json").read_text()) == summary
 
 
 @pytest.mark.slow
-def test_a_users_own_folder_of_mixed_sizes_trains(launch_forked, own, tmp_path):
-    result = launch_forked(
+def test_a_users_own_folder_of_mixed_sizes_trains(launch, own, tmp_path):
+    result = launch(
         *SHORT, f"--config.data.name=folder:{own / 'folder'}", f"--workdir={tmp_path / 'run'}"
     )
     assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow
-def test_two_runs_in_one_directory(launch_forked, start, own, tmp_path):
+def test_two_runs_in_one_directory(launch, start, own, tmp_path):
     args = (
         *SMALL, "--config.train.steps=100000", f"--config.data.name=npz:{own / 'own.npz'}",
         f"--workdir={tmp_path / 'run'}",
@@ -244,5 +207,5 @@ def test_two_runs_in_one_directory(launch_forked, start, own, tmp_path):
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert first.poll() is None, first.stdout.read()
         time.sleep(0.1)
-    refused(launch_forked(*args), "in use by another run")
+    refused(launch(*args), "in use by another run")
     assert first.poll() is None

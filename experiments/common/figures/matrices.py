@@ -27,21 +27,25 @@ def heatmap(
 ) -> None:  # fmt: skip
     """Draws a matrix as shades with a scale; a small one also carries its numbers.
 
-    Matrices `[m, rows, columns]` stand side by side without numbers, `gap` columns apart. `labels`
-    name rows, and of a square matrix also columns, unless `column_labels` are given. `value_label`
+    Matrices `[m, rows, columns]` stand side by side without numbers, `gap` columns apart, each with
+    its name of `column_labels`. `labels` name rows, and of a square matrix also columns, unless
+    `column_labels` are given. `value_label`
     says beside the scale what the values are. The middle of a `diverging` scale is zero.
     """
     values = np.asarray(matrix, float)
     if values.ndim not in (2, 3) or not values.size:
         raise ValueError(f"heatmap expects a matrix [(m,) rows, columns], got shape {values.shape}")
+    count, names_at = values.shape[-1], None
     if several := values.ndim == 3:
+        count = len(values)
+        names_at = (values.shape[2] - 1) / 2 + np.arange(count) * (values.shape[2] + gap)
         padded = np.pad(values, ((0, 0), (0, 0), (0, gap)), constant_values=np.nan)
         values = np.hstack(list(padded))[:, : -gap or None]
     rows, columns = values.shape
-    if column_labels is None and rows == columns:
+    if column_labels is None and rows == columns and not several:
         column_labels = labels
     check_labels("labels", labels, rows)
-    check_labels("column_labels", column_labels, columns)
+    check_labels("column_labels", column_labels, count)
     finite = values[np.isfinite(values)]
     extreme = float(np.abs(finite).max()) if finite.size else 1.0
     limits = {"vmin": -extreme, "vmax": extreme} if diverging and extreme > 0 else {}
@@ -50,16 +54,18 @@ def heatmap(
     if labels is not None and rows > CROWD:
         height = max(height, PITCH * min(rows, WRITTEN) + 1.2)
     width = COLUMN
-    if column_labels is not None and columns > CROWD:
+    if column_labels is not None and columns > CROWD and not several:
         width = PITCH * min(columns, WRITTEN) + 1.6
     with canvas(path, (max(COLUMN, width), height), title) as figure:
         ax = figure.add_subplot()
         shades = "RdBu_r" if diverging else "cividis"
         shown = ax.imshow(values, cmap=shades, aspect="auto", **limits)
         for axis, names in ((ax.xaxis, column_labels), (ax.yaxis, labels)):
-            if names is not None:
+            if names is not None and not (several and axis is ax.xaxis):
                 names_along(axis, names)
-        if column_labels is not None and max(map(len, column_labels)) * columns > 40:
+        if several and column_labels is not None:
+            ax.set_xticks(names_at, column_labels)
+        elif column_labels is not None and max(map(len, column_labels)) * columns > 40:
             ax.tick_params(axis="x", labelrotation=90)
         ax.tick_params(length=0)
         ax.set(xlabel=xlabel, ylabel=ylabel)
