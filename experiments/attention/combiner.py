@@ -92,15 +92,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         return combiner_variants.late_options(config, name, choice)
 
     chosen, lost = late.lost_late(config.late, LATE, options_of, seed=config.seed)
-    for name, own in lost.items():
-        tries = list(config.late.tries[name])
-        metrics |= {f"late_lost_{name}": own.mean(), f"late_tries_{name}": len(tries),
-                    f"late_chosen_{name}": tries.index(chosen[name])}  # fmt: skip
-    for metric, name in (
-        ("late_gain_over_window", "fixed"),
-        ("late_gain_of_direct_over_window", "direct"),
-    ):
-        metrics |= with_bounds(metric, t_interval(lost["window"] - lost[name]))
+    gains = {"late_gain_over_window": "fixed", "late_gain_of_direct_over_window": "direct"}
+    metrics |= late.summarised(config.late.tries, chosen, lost, gains)
     progress.note(f"replaced late: {chosen}, {metrics['late_gain_over_window']:.3f} nats less")
     return {name: float(value) for name, value in metrics.items()}
 

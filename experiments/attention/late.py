@@ -7,11 +7,36 @@ import jax
 import numpy as np
 
 from experiments.attention.layerwise import Decoder, Exact
+from experiments.common.claims import with_bounds
 from rml import data
 from rml.models import pretrained
+from rml.ops import t_interval
 
 OptionsOf = Callable[[str, Any], Mapping[str, Any]]
 """Options of a row of `rml.attention.METHODS`, from what is compared and its choice."""
+
+
+def summarised(
+    tries: Mapping[str, Any], chosen: Mapping[str, Any], lost: Mapping[str, np.ndarray],
+    gains: Mapping[str, str],
+) -> dict[str, float]:  # fmt: skip
+    """Metrics of `lost_late`; of a choice the place among its tries.
+
+    Args:
+      tries: By what is compared its choices.
+      chosen: By what is compared the choice of it.
+      lost: By what is compared the nats that each text loses.
+      gains: Metrics by name: what it is that loses so much less than "window", with its interval.
+    """
+    metrics: dict[str, float] = {}
+    for name, own in lost.items():
+        metrics |= {
+            f"late_lost_{name}": own.mean(), f"late_tries_{name}": len(tries[name]),
+            f"late_chosen_{name}": list(tries[name]).index(chosen[name]),
+        }  # fmt: skip
+    for metric, name in gains.items():
+        metrics |= with_bounds(metric, t_interval(lost["window"] - lost[name]))
+    return metrics
 
 
 def lost_late(

@@ -13,7 +13,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +23,6 @@ from experiments.common.comparison import for_each
 from experiments.common.pretraining import train
 from rml import data
 from rml.attention import interpolated_positions, pose_positions, sample_positions
-from rml.data.source import Arrays
 from rml.errors import UserError
 from rml.evaluation.long_text import by_position, token_nats
 from rml.models import Llama
@@ -32,13 +30,10 @@ from rml.models.attention import attend
 from rml.ops import t_interval
 from rml.training import (
     Claim,
-    Loss,
     Progress,
     RunDirectory,
     Task,
     TrainState,
-    build_optimizer,
-    gradient_task,
 )
 
 SOURCE = "arXiv:2401.06951, sections 4.2 to 4.4; sizes and margin are this repository's"
@@ -200,39 +195,13 @@ def extension(
       chosen: Which of them draws.
       start: Parameters of the base model.
     """
-    module = small_lm.language_model(config, attend)
-    windows = text.windows("train", config.text.length)
-    validation = text.windows("validation", config.text.length, config.text.windows)
 
-    def loss(params: Any, state: TrainState, batch: Any) -> Loss:
-        tokens = batch["tokens"]
-        shape = (len(tokens), tokens.shape[1] - 1)
+    def drawn(state: TrainState, shape: tuple[int, int]) -> jax.Array:
         draws = [lambda key, law=law: jnp.broadcast_to(law(key, *shape), shape) for law in laws]
-        positions = jax.lax.switch(state.extra["law"], draws, state.step_key)
-        hidden = module.apply({"params": params}, tokens[:, :-1], positions=positions)
-        logits = module.apply({"params": params}, hidden, method="logits")
-        return Loss(small_lm.next_nats(jnp.asarray(logits), tokens).mean())
+        return jax.lax.switch(state.extra["law"], draws, state.step_key)
 
-    def batches(part: int = 0, parts: int = 1) -> grain.IterDataset:
-        source = Arrays({"tokens": windows}, name=config.data.name, split=config.data.train)
-        return data.batches(
-            source, batch_size=config.train.batch_size, seed=config.seed, part=part, parts=parts
-        )
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        plain = jnp.arange(validation.shape[1], dtype=jnp.float32)
-        return {"nats": float(_nats(module, state.params, validation, plain).mean())}
-
-    shape = (config.train.batch_size, config.text.length)
-    return gradient_task(
-        init_variables=lambda _: {"params": start},
-        loss=loss,
-        optimizer=build_optimizer(dict(config.optimizer), steps=config.train.steps),
-        batches=batches,
-        evaluate=evaluate,
-        batch_spec={"tokens": jax.ShapeDtypeStruct(shape, np.int32)},
-        extra=lambda *_: {"law": jnp.asarray(chosen)},
-    )
+    law = {"law": jnp.asarray(chosen)}
+    return small_lm.task(config, text, attend, positions=drawn, start=start, extra=law)
 
 
 def nats(config: Any, params: Any, texts: np.ndarray, way: str) -> np.ndarray:

@@ -145,13 +145,8 @@ def replaced_late(config: Any) -> dict[str, float]:
         return s2_patterns.late_options(config, name, choice)
 
     chosen, lost = late.lost_late(config.late, LATE, options_of, seed=config.seed)
-    metrics: dict[str, float] = {}
-    for name, own in lost.items():
-        metrics |= {f"late_lost_{name}": own.mean(), f"late_chosen_{name}": chosen[name],
-                    f"late_tries_{name}": len(config.late.tries[name])}  # fmt: skip
-    for metric, name in (
-        ("late_gain_over_window", "s2"),
-        ("late_gain_of_homogeneous_over_window", "homogeneous"),
-    ):
-        metrics |= with_bounds(metric, t_interval(lost["window"] - lost[name]))
-    return metrics
+    gains = {
+        "late_gain_over_window": "s2",
+        "late_gain_of_homogeneous_over_window": "homogeneous",
+    }
+    return late.summarised(config.late.tries, chosen, lost, gains)

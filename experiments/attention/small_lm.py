@@ -5,7 +5,7 @@ as one program, see `experiments.common.many`.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -103,7 +103,15 @@ def language_model(config: Any, attention: Attend | Sequence[Attend]) -> Llama:
     )
 
 
-def task(config: Any, text: Text, attention: Attend | Sequence[Attend]) -> Task:
+def task(
+    config: Any,
+    text: Text,
+    attention: Attend | Sequence[Attend],
+    *,
+    positions: Callable[[TrainState, tuple[int, int]], Array] | None = None,
+    start: Any = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Task:
     """The problem of predicting every next token of windows.
 
     Args:
@@ -111,6 +119,10 @@ def task(config: Any, text: Text, attention: Attend | Sequence[Attend]) -> Task:
         Windows have `text.length` tokens, and `text.windows` of them are validated on.
       text: The text.
       attention: What attends.
+      positions: Positions in training, from the state and the shape of a batch; as in the text if
+        not given.
+      start: First parameters; drawn if not given.
+      extra: What `TrainState.extra` holds.
     """
     module = language_model(config, attention)
     train, validation = (
@@ -119,9 +131,14 @@ def task(config: Any, text: Text, attention: Attend | Sequence[Attend]) -> Task:
     )
 
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
-        del state
-        logits = _logits(module, params, batch["tokens"][:, :-1])
-        return Loss(next_nats(logits, batch["tokens"]).mean())
+        tokens = batch["tokens"][:, :-1]
+        at = None if positions is None else positions(state, tokens.shape)
+        return Loss(next_nats(_logits(module, params, tokens, at), batch["tokens"]).mean())
+
+    def variables(key: Any) -> Any:
+        return (
+            module.init(key, jnp.zeros((1, 2), jnp.int32)) if start is None else {"params": start}
+        )
 
     def batches(part: int = 0, parts: int = 1) -> grain.IterDataset:
         source = Arrays({"tokens": train}, name=config.data.name, split=config.data.train)
@@ -131,12 +148,13 @@ def task(config: Any, text: Text, attention: Attend | Sequence[Attend]) -> Task:
 
     shape = (config.train.batch_size, config.text.length)
     return gradient_task(
-        init_variables=lambda key: module.init(key, jnp.zeros((1, 2), jnp.int32)),
+        init_variables=variables,
         loss=loss,
         optimizer=build_optimizer(dict(config.optimizer), steps=config.train.steps),
         batches=batches,
         evaluate=lambda state: {"nats": float(_nats(module, state.params, validation).mean())},
         batch_spec={"tokens": jax.ShapeDtypeStruct(shape, np.int32)},
+        extra=None if extra is None else lambda *_: dict(extra),
     )
 
 
@@ -191,9 +209,9 @@ def nats(
     return np.stack([np.asarray(_nats(module, own, windows)) for own in params])
 
 
-def _logits(module: Llama, params: Any, tokens: Array) -> Array:
+def _logits(module: Llama, params: Any, tokens: Array, positions: Array | None = None) -> Array:
     variables = {"params": params}
-    hidden = module.apply(variables, tokens)
+    hidden = module.apply(variables, tokens, positions=positions)
     return jnp.asarray(module.apply(variables, hidden, method="logits"))
 
 
