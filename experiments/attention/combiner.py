@@ -16,12 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.attention import combiner_figures, combiner_variants, late, small_lm
-from experiments.common.claims import with_bounds
 from rml.attention import combiner_weights, partition
 from rml.errors import UserError
 from rml.evaluation import log_log_slopes
 from rml.models import projections
-from rml.ops import t_interval
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2107.05768, abstract and table 1; data, sizes and margins are this repository's"
@@ -76,11 +74,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     text = small_lm.read_text(config)
     variants = combiner_variants.variants(config)
     attentions = {name: own.attention for name, own in variants.items()}
-    params = small_lm.trained(config, run, text, attentions)
-    windows = text.windows("test", config.text.length, config.text.windows)
-    nats = {
-        name: small_lm.nats(config, attentions[name], own, windows) for name, own in params.items()
-    }
+    params, windows, nats = small_lm.compared(config, run, text, attentions)
     for name, variant in variants.items():
         metrics |= {f"nats_{name}": nats[name].mean(), f"keys_{name}": variant.keys}
     metrics |= compared(nats, near={name: own.segment for name, own in variants.items()})
@@ -103,9 +97,7 @@ def check(config: Any) -> None:
     segment, length = config.combiner.segment, config.text.length
     if not 2 <= segment <= length // 2:
         raise UserError(f"combiner.segment is {segment}, expected 2 to {length // 2}")
-    tries = config.late.tries
-    if set(tries) != set(LATE) or len({len(values) for values in tries.values()}) > 1:
-        raise UserError(f"late.tries is {tries.to_dict()}, expected equally many of {sorted(LATE)}")
+    late.check_tries(config.late.tries, LATE)
 
 
 def compared(nats: dict[str, np.ndarray], *, near: dict[str, int]) -> dict[str, float]:
@@ -128,11 +120,7 @@ def compared(nats: dict[str, np.ndarray], *, near: dict[str, int]) -> dict[str, 
         pairs[f"gain_{name}_near"] = first.mean(axis=(0, 2))
     for name in ("fixed", "logsparse", "fixed_direct"):
         pairs[f"gain_{name}_over_window"] = means["window"] - means[name]
-    return {
-        key: value
-        for name, values in pairs.items()
-        for key, value in with_bounds(name, t_interval(values)).items()
-    }
+    return small_lm.differences(pairs)
 
 
 def support(

@@ -6,7 +6,6 @@ import numpy as np
 
 from experiments.common import figures
 from rml.evaluation.long_text import by_position
-from rml.ops import t_interval
 from rml.training import RunDirectory
 
 CAPTIONS = {
@@ -36,7 +35,7 @@ def of_nats(run: RunDirectory, nats: dict[tuple[str, int], np.ndarray], half: in
     series: dict[str, Any] = {}
     for name, shown in NAMES.items():
         means = np.stack([nats[name, count].mean(-1).ravel() for count in layers])
-        series[shown] = (layers, *_band(means))
+        series[shown] = (layers, *figures.band(means))
     figures.curves(run.figure("layers.png"), series, "last layers replaced", "nats a token lost")
     series = {}
     for name, shown in NAMES.items():
@@ -45,7 +44,7 @@ def of_nats(run: RunDirectory, nats: dict[tuple[str, int], np.ndarray], half: in
         own = nats[name, half].reshape(-1, nats[name, half].shape[-1])
         edges = np.linspace(1, own.shape[-1] + 1, BINS + 1).round().astype(int)
         middles = (edges[:-1] + edges[1:]) / 2
-        series[shown] = (middles, *_band(by_position(own, edges.tolist()).T))
+        series[shown] = (middles, *figures.band(by_position(own, edges.tolist()).T))
     figures.curves(run.figure("positions.png"), series, "position in the text (tokens)",
                    "nats a token lost")  # fmt: skip
 
@@ -68,14 +67,14 @@ def of_errors(
     fit = f"slope {slope:.2f} [{metrics['samples_slope_low']:.2f}, " \
           f"{metrics['samples_slope_high']:.2f}]"  # fmt: skip
     series: dict[str, Any] = {
-        "HyperAttention": (at, *_band(by_samples.T)),
+        "HyperAttention": (at, *figures.band(by_samples.T)),
         fit: (at, 2 ** (middle + slope * (at - at.mean()))),
         "recent keys": (at, recent),
     }
     figures.curves(run.figure("samples.png"), series, "samples (log₂)", "relative error", logy=True)
     at = np.log2(np.asarray(blocks, float))
     names = {"": "sorted by hashes", "_unhashed": "by position"}
-    series = {shown: (at, *_band(by_block[name].T)) for name, shown in names.items()}
+    series = {shown: (at, *figures.band(by_block[name].T)) for name, shown in names.items()}
     figures.curves(run.figure("blocks.png"), series, "keys of a block (log₂)", "relative error",
                    logy=True)  # fmt: skip
     shades = np.log10(np.maximum(np.asarray(picture), 1e-6))
@@ -84,9 +83,3 @@ def of_errors(
         xlabel="cells of keys",
         ylabel="cells of queries", value_label="log₁₀ of weight", gap=4,
     )  # fmt: skip
-
-
-def _band(values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Means over the last axis and their interval; no width where there is one value."""
-    mean, low, high = t_interval(values)
-    return mean, np.where(np.isfinite(low), low, mean), np.where(np.isfinite(high), high, mean)

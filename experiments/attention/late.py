@@ -1,6 +1,6 @@
 """A trained model that reads long texts with half of its layers replaced, by several attentions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -9,11 +9,20 @@ import numpy as np
 from experiments.attention.layerwise import Decoder, Exact
 from experiments.common.claims import with_bounds
 from rml import data
+from rml.errors import UserError
 from rml.models import pretrained
 from rml.ops import t_interval
 
 OptionsOf = Callable[[str, Any], Mapping[str, Any]]
 """Options of a row of `rml.attention.METHODS`, from what is compared and its choice."""
+
+
+def check_tries(tries: Any, compared: Collection[str]) -> None:
+    """Raises `UserError` unless what is compared has equally many choices."""
+    if set(tries) != set(compared) or len({len(values) for values in tries.values()}) > 1:
+        raise UserError(
+            f"late.tries is {tries.to_dict()}, expected equally many of {sorted(compared)}"
+        )
 
 
 def summarised(

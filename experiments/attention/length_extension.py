@@ -27,14 +27,7 @@ from rml.errors import UserError
 from rml.evaluation.long_text import by_position, token_nats
 from rml.models import Llama
 from rml.models.attention import attend
-from rml.ops import t_interval
-from rml.training import (
-    Claim,
-    Progress,
-    RunDirectory,
-    Task,
-    TrainState,
-)
+from rml.training import Claim, Progress, RunDirectory, Task, TrainState
 
 SOURCE = "arXiv:2401.06951, sections 4.2 to 4.4; sizes and margin are this repository's"
 BASE, TAUGHT, PLAIN = "base", "e2", "plain"
@@ -302,7 +295,7 @@ def draw(config: Any, run: RunDirectory, found: Any, chosen: dict[tuple[str, int
 
     beyond = {name: by_length(name) - by_length(TAUGHT) for name in found if name != TAUGHT}
     series: dict[str, Any] = {
-        TITLES[name]: (np.log2(multiples), *_band(values)) for name, values in beyond.items()
+        TITLES[name]: (np.log2(multiples), *figures.band(values)) for name, values in beyond.items()
     }
     figures.curves(
         run.figure("lengths.png"), series, "windows of the base model (log₂)",
@@ -312,14 +305,8 @@ def draw(config: Any, run: RunDirectory, found: Any, chosen: dict[tuple[str, int
     series = {}
     for place, scale in enumerate(config.long.scales):
         bins = by_position(found[TAUGHT]["test"][place], edges).T
-        series[f"scale {scale:g}"] = (np.log2(multiples), *_band(bins))
+        series[f"scale {scale:g}"] = (np.log2(multiples), *figures.band(bins))
     figures.curves(run.figure("scales.png"), series, "position, windows (log₂)", "nats a token")
-
-
-def _band(values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Means over the last axis and their interval; no width where there is one value."""
-    mean, low, high = t_interval(values)
-    return mean, np.where(np.isfinite(low), low, mean), np.where(np.isfinite(high), high, mean)
 
 
 def _nats(module: Llama, params: Any, texts: np.ndarray, positions: jax.Array) -> np.ndarray:

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from experiments.attention import late, s2_figures, s2_patterns, small_lm
-from experiments.common.claims import with_bounds
 from rml.attention import check_coverage, coverage
 from rml.errors import UserError
-from rml.ops import t_interval
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2407.17678, abstract and the authors' code; sizes and margins are this repository's"
@@ -65,11 +63,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     text = small_lm.read_text(config)
     variants = s2_patterns.variants(config)
     attentions = {name: own.attention for name, own in variants.items()}
-    params = small_lm.trained(config, run, text, attentions)
-    windows = text.windows("test", config.text.length, config.text.windows)
-    found = {
-        name: small_lm.nats(config, attentions[name], own, windows) for name, own in params.items()
-    }
+    params, windows, found = small_lm.compared(config, run, text, attentions)
     s2 = attentions[f"s2_{last}"]
     not_trained = {"late": small_lm.nats(config, s2, params["dense"], windows)}
     for name, own in found.items():
@@ -102,9 +96,7 @@ def check(config: Any) -> None:
             f"pattern.dense_every is {options.dense_every}, expected 2 to model.depth="
             f"{config.model.depth}"
         )
-    tries = config.late.tries
-    if set(tries) != set(LATE) or len({len(values) for values in tries.values()}) > 1:
-        raise UserError(f"late.tries is {tries.to_dict()}, expected equally many of {sorted(LATE)}")
+    late.check_tries(config.late.tries, LATE)
 
 
 def compared(found: dict[str, np.ndarray], stride: int, *, near: int) -> dict[str, float]:
@@ -131,11 +123,7 @@ def compared(found: dict[str, np.ndarray], stride: int, *, near: int) -> dict[st
         "gain_of_hybrid": means[s2] - means[hybrid],
         "gain_of_hybrid_near": starts[s2] - starts[hybrid],
     }
-    return {
-        key: value
-        for name, values in pairs.items()
-        for key, value in with_bounds(name, t_interval(values)).items()
-    }
+    return small_lm.differences(pairs)
 
 
 def replaced_late(config: Any) -> dict[str, float]:

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from experiments.common.claims import with_bounds
 from experiments.common.comparison import for_each
 from experiments.common.many import many, on_one_device, replaced, unstack
 from experiments.common.pretraining import train
@@ -24,6 +25,7 @@ from rml.data.source import Arrays
 from rml.errors import UserError
 from rml.models import Llama
 from rml.models.attention import Attend
+from rml.ops import t_interval
 from rml.training import (
     Loss,
     Progress,
@@ -207,6 +209,28 @@ def nats(
     """
     module = language_model(config, attention)
     return np.stack([np.asarray(_nats(module, own, windows)) for own in params])
+
+
+def compared(
+    config: Any, run: RunDirectory, text: Text, attentions: Attentions
+) -> tuple[dict[str, list[Any]], Int[np.ndarray, "m t"], dict[str, Float[np.ndarray, "s m n"]]]:
+    """Trains with each attention and reads test windows with it.
+
+    Returns:
+      By name the parameters of every seed, as `trained`; the windows; by name their nats.
+    """
+    params = trained(config, run, text, attentions)
+    windows = text.windows("test", config.text.length, config.text.windows)
+    found = {name: nats(config, attentions[name], own, windows) for name, own in params.items()}
+    return params, windows, found
+
+
+def differences(pairs: Mapping[str, Float[np.ndarray, " m"]]) -> dict[str, float]:
+    """Metrics by name: means over windows, each with its interval."""
+    metrics: dict[str, float] = {}
+    for name, values in pairs.items():
+        metrics |= with_bounds(name, t_interval(values))
+    return metrics
 
 
 def _logits(module: Llama, params: Any, tokens: Array, positions: Array | None = None) -> Array:

@@ -22,6 +22,7 @@ from experiments.common.figures.canvas import (  # fmt: skip
     style,
 )
 from experiments.common.figures.curves import (  # fmt: skip
+    band,
     curves,
     histogram,
     logged,
@@ -33,7 +34,7 @@ from experiments.common.figures.images import embedding, image_grid, views
 from experiments.common.figures.matrices import dendrogram, heatmap
 
 __all__ = [
-    "COLUMN", "DPI", "HATCHES", "LINES", "MARKERS", "PALETTE", "bars", "canvas", "curves",
+    "COLUMN", "DPI", "HATCHES", "LINES", "MARKERS", "PALETTE", "band", "bars", "canvas", "curves",
     "dendrogram", "embedding", "heatmap", "histogram", "image_grid", "legend", "logged", "loglog",
     "look", "parted", "spectrum", "style", "table", "training_curves", "views",
 ]  # fmt: skip

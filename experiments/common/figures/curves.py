@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from experiments.common.figures.canvas import COLUMN, File, canvas, legend, look
+from rml.ops import t_interval
 from rml.training import read_metrics
 
 Series = Mapping[str, Sequence[ArrayLike]]
@@ -47,6 +48,12 @@ def curves(
             ):
                 ax.set_ylim(bottom=reference[1])
         legend(ax, len(checked) + (reference is not None))
+
+
+def band(values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Means over the last axis and their interval; no width where there is one value."""
+    mean, low, high = t_interval(values)
+    return mean, np.where(np.isfinite(low), low, mean), np.where(np.isfinite(high), high, mean)
 
 
 def loglog(
