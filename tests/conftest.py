@@ -37,6 +37,12 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 gc.set_threshold(700, 10, 100)
 
 
+def pytest_configure() -> None:
+    from tests import contexts  # it imports JAX, which reads the variables above
+
+    contexts.share()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts files with long tests first, so that parallel workers end together, on short ones."""
     long = {item.path for item in items if item.get_closest_marker("slow")}
