@@ -22,14 +22,14 @@ def get_config() -> ConfigDict:
             data=parts.source("sotu", train="train", validation="validation", test="test"),
             text=dict(vocabulary=2048, length=128, windows=64),
             model=dict(width=128, depth=4, heads=4, mlp=384),
-            optimizer=parts.optimizer(learning_rate=2e-3, warmup_steps=100),
+            optimizer=parts.optimizer(learning_rate=2e-3, warmup_steps=50),
             train=dict(
-                steps=2000, batch_size=16, log_every=50, eval_every=500, checkpoint_every=500
+                steps=900, batch_size=16, log_every=25, eval_every=300, checkpoint_every=300
             ),
             extension=dict(
-                steps=300,
+                steps=150,
                 learning_rate=5e-4,
-                warmup_steps=30,
+                warmup_steps=15,
                 largest=16,  # of the scales, and PoSE's
                 one_scale=2,  # of the ablation
                 long=8,  # windows of the interpolation that is trained on long ones
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
                 multiples=(1, 2, 4, 8, 16),  # of text.length
                 scales=(1, 2, 4, 8, 16, 24),
                 validation=4,  # texts
-                test=16,
+                test=12,
             ),
         )
     )
