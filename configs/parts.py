@@ -148,6 +148,31 @@ def training(
     )  # fmt: skip
 
 
+def small_lm(
+    experiment: str, *, width: int, mlp: int, learning_rate: float, warmup_steps: int, steps: int,
+    depth: int = 2, length: int = 256,
+) -> dict[str, Any]:  # fmt: skip
+    """Small language models of docstrings and code, in windows of `length` tokens."""
+    return dict(
+        experiment=experiment,
+        seed=0,
+        seeds=1,  # models of each variant
+        precision="default",
+        mesh=mesh(),
+        data=source(
+            "pydocs", train="train[:10%]", validation="validation[:30%]", test="test[:30%]"
+        ),
+        text=dict(vocabulary=1024, length=length, windows=256),
+        model=dict(width=width, depth=depth, heads=4, kv_heads=4, mlp=mlp),
+        optimizer=optimizer(
+            learning_rate=learning_rate, warmup_steps=warmup_steps, weight_decay=0.1
+        ),
+        train=training(
+            steps=steps, batch_size=8, eval_every=0, log_every=20, checkpoint_every=steps // 2
+        ),
+    )
+
+
 def cifar(
     experiment: str, name: str = "cifar10", *, batch_size: int, epochs: int, **parts: Any
 ) -> ConfigDict:

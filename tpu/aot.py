@@ -4,9 +4,11 @@ python -m tpu.aot --config=configs/pods/simclr_imagenet2012_vit_b.py --topology=
 python -m tpu.aot --config=FILE --topology=v5e:4x4 --num_slices=2 --config.mesh.replica=2
 python -m tpu.aot --config=FILE --topology=v5e:4x4 --sweep --json=sweep.json
 python -m tpu.aot --config=FILE --platform=cuda --devices=8
+python -m tpu.aot --tokens=131072 --topology=v5e:2x4
 
-Exit code 1, with one line that says why, where the step does not fit, or a name, mesh or batch is
-wrong. TPUs need the `tpu` extra.
+`--tokens` compiles no config but a decoder of SmolLM2-135M's shape that trains on one text of so
+many tokens, spread over all devices. Exit code 1, with one line that says why, where the step does
+not fit, or a name, mesh or batch is wrong. TPUs need the `tpu` extra.
 """
 
 import json
@@ -31,6 +33,7 @@ SWEEP = flags.DEFINE_bool("sweep", False, "Try meshes, batch sizes and remat; pr
 JSON = flags.DEFINE_string("json", None, "Write the figures to this file; - for standard output.")
 PLATFORM = flags.DEFINE_string("platform", "tpu", "tpu, or cuda: export the step for GPUs.")
 DEVICES = flags.DEFINE_integer("devices", 8, "Devices of --platform=cuda.")
+TOKENS = flags.DEFINE_integer("tokens", None, "Tokens of one text over all devices; no config.")
 HLO = flags.DEFINE_string("hlo", None, "Write the compiled program to this file.")
 
 
@@ -64,6 +67,8 @@ def check_flags() -> None:
     """Raises `UserError` where a flag is wrong, before anything slow is imported."""
     if PLATFORM.value not in ("tpu", "cuda"):
         raise unknown("platform", PLATFORM.value, ("tpu", "cuda"))
+    if TOKENS.value is not None and (SWEEP.value or PLATFORM.value != "tpu" or CONFIG.value):
+        raise UserError("--tokens goes with --topology alone: no --config, --sweep or --platform")
     if PLATFORM.value == "cuda":
         if DEVICES.value < 1:
             raise UserError(f"devices is {DEVICES.value}, expected at least 1")
@@ -89,10 +94,15 @@ def run(config: Any) -> None:
 
     topology = str(TOPOLOGY.value)
     devices = topology_devices(topology, num_slices=SLICES.value)
-    if SWEEP.value:
+    if TOKENS.value is not None:
+        from tpu.long_text import compile_text
+
+        compiled, config = compile_text(TOKENS.value, devices)
+    elif SWEEP.value:
         write_json(sweep(config, devices, topology, write=out))
         return
-    compiled = compile_step(config, devices)
+    else:
+        compiled = compile_step(config, devices)
     if HLO.value:
         Path(HLO.value).write_text(compiled.text)
     report = examine(compiled, config, topology)
@@ -104,7 +114,7 @@ def run(config: Any) -> None:
 def main(argv: Sequence[str]) -> None:
     """Checks the flags and compiles."""
     del argv
-    if CONFIG.value is None:
+    if CONFIG.value is None and TOKENS.value is None:
         fail("no --config; for example --config=configs/contrastive/simclr_mnist5k.py")
     quiet_libraries()
     try:

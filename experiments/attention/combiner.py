@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.attention import combiner_figures, combiner_variants, late, small_lm
+from experiments.attention import combiner_figures, combiner_variants, late
+from experiments.common import small_lm
 from rml.attention import combiner_weights, partition
 from rml.errors import UserError
 from rml.evaluation import log_log_slopes

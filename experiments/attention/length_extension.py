@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.attention import small_lm
-from experiments.common import figures
+from experiments.common import figures, small_lm
 from experiments.common.comparison import for_each
 from experiments.common.pretraining import train
 from rml import data

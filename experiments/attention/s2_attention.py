@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.attention import late, s2_figures, s2_patterns, small_lm
+from experiments.attention import late, s2_figures, s2_patterns
+from experiments.common import small_lm
 from rml.attention import check_coverage, coverage
 from rml.errors import UserError
 from rml.training import Claim, Progress, RunDirectory

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.attention.equal_keys import window_width
-from experiments.attention.small_lm import language_model
+from experiments.common.small_lm import language_model
 from experiments.common.timing import least_seconds
 from rml.attention import METHODS, pattern_bias, shard_pattern
 from rml.models import Llama, sharded_cache

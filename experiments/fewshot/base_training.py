@@ -15,31 +15,15 @@ import numpy as np
 
 from experiments.common import figures, pretraining
 from experiments.common.claims import STRANGERS
-from experiments.common.encoders import build_encoder, image_encoder, initializer
-from experiments.common.evaluators import encode, pixels
-from experiments.common.images import (  # fmt: skip
-    augmentation,
-    batch_spec,
-    training_batches,
-    warn_of_oddities,
-)
+from experiments.common.encoders import build_encoder, image_encoder
+from experiments.common.evaluators import pixels
+from experiments.common.images import augmentation, warn_of_oddities
+from experiments.common.supervised import classification
 from experiments.fewshot import common
 from rml import evaluation, models
-from rml.data import augment
 from rml.encoder import ImageEmbedder
 from rml.fewshot import Setting, simple_shot
-from rml.losses import smoothed_cross_entropy
-from rml.training import (
-    Claim,
-    Loss,
-    RunDirectory,
-    Task,
-    TrainState,
-    gradient_task,
-    initial_state,
-    make_mesh,
-)
-from rml.training.optimizer import build_optimizer
+from rml.training import Claim, RunDirectory, Task, TrainState, initial_state
 
 SOURCE = "target of this repository on this data, not a paper's"
 CLAIMS = (
@@ -68,34 +52,12 @@ def build_model(config: Any) -> Any:
 
 def task(config: Any) -> Task:
     """The training problem of a config."""
-    model, pipeline = build_model(config), augmentation(config)
     parts = cache(lambda: common.image_parts(config))  # a task is made without opening data
-
-    def loss(params: Any, state: TrainState, batch: Any) -> Loss:
-        images = pipeline(state.step_key, augment.to_float(batch["image"]))
-        logits, changed = model.apply(
-            state.training_variables(params), images, train=True, mutable=list(state.model_state)
-        )
-        each = smoothed_cross_entropy(logits, batch["label"], smoothing=config.loss.smoothing)
-        right = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
-        return Loss(jnp.mean(each), {"accuracy": right}, model_state=changed)
-
-    def predict(variables: Any, images: Any) -> Any:
-        return model.apply(variables, augment.to_float(images), train=False)
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        size, mesh = config.features.batch_size, make_mesh(config.mesh)
-        apply = ImageEmbedder(predict, state.variables, size, mesh)
-        logits, labels = encode(apply, parts()["held_out"], batch_size=size)
-        return {"accuracy": float(jnp.mean(jnp.argmax(logits, axis=-1) == labels))}
-
-    return gradient_task(
-        loss=loss,
-        init_variables=initializer(model, config),
-        optimizer=build_optimizer(dict(config.optimizer), steps=config.train.steps),
-        batches=lambda part=0, count=1: training_batches(config, parts()["base"], part, count),
-        evaluate=evaluate,
-        batch_spec=batch_spec(config),
+    return classification(
+        config,
+        build_model(config),
+        train=lambda: parts()["base"],
+        held_out=lambda: parts()["held_out"],
     )
 
 

@@ -8,15 +8,26 @@
   never exist at once.
 * `METHODS`: softmax attention and its approximations by name, of one signature: `exact` in blocks;
   `window` with sinks, the simple baseline; `hyperattention`; `combiner`; `performer`;
-  `s2_attention`.
+  `s2_attention`; `harmonic` and `alibi`, whose logits fall with distance.
   `attention_of` makes of each what a model of `rml.models` takes as its attention, in all layers or
   in some.
+* `attend_over_mesh`: exact attention of a text that is spread over all devices, round their ring;
+  with `rml.training.split_tokens` for texts that one device cannot hold.
 * `hyper_attention`, with `sorted_order`, `heavy_mask` and `hardness`: Han et al., HyperAttention:
   Long-context Attention in Near-Linear Time, arXiv:2310.05869. Take it for long texts without a
   structure that is known; take the window where near tokens are enough.
 * `combiner_attention`, with `partition`, `count_keys` and `combiner_weights`: Ren et al., Combiner:
   Full Attention Transformer with Sparse Computation Cost, arXiv:2107.05768. Take it for models that
   are trained with it and must see all of a long text at a fixed cost a token.
+* `harmonic_attention`, with `distance_laws` and `alibi_attention`: Li, The Nature of Mathematical
+  Modeling and Probabilistic Optimization Engineering in Generative AI, arXiv:2410.18441, in our
+  reading, beside ALiBi. Take ALiBi or the bias to train models that read longer texts later.
+* `block_law_attention`, with `Law`, `keep_probabilities`, `draw_pattern` and `paired_rows`: blocks
+  of keys drawn by their distance, after the same paper, in our reading. Take the window instead
+  where one must not be wrong by chance.
+* `StaircaseCache`, made by `staircase_cache` of a `Staircase`: the table of staircase adaptive
+  quantisation of the same paper. Take it to keep long texts in few bits; with two steps it is
+  KIVI's uniform cache.
 * `sample_positions`, `interpolated_positions`, `pose_positions`: Liu et al., E²-LLM: Efficient
   and Extreme Length Extension of Large Language Models, arXiv:2401.06951. Take it to make a model
   with rotary positions read longer texts than it can be trained on.
@@ -28,6 +39,9 @@
   `layer_budgets`: Xiao et al., Activation-aware Probe-Query: Effective Key-Value Retrieval for
   Long-Context LLMs Inference, arXiv:2502.13542. Take it to read long texts with a trained model as
   it is, by attention to few of the keys that are kept.
+* `hyperzzw_global`, `hyperzzw_local`, `hyperzzw_gate`: kernels that slow nets write, multiplied by
+  activations, in the place of attention, see `rml.models.Terminator`. Take it to study implicit
+  kernels; the public code's product of planes costs more than a convolution.
 * `performer_attention`: Choromanski et al., Rethinking Attention with Performers, arXiv:2009.14794.
 * `build_targets`, `draw_inputs`: permutation-invariant functions to be learned.
 """
@@ -40,8 +54,25 @@ from rml.attention.actqkv import (
     retrieve,
     update_moments,
 )
+from rml.attention.block_law import (
+    Law,
+    block_law_attention,
+    block_law_part,
+    causal_weights,
+    draw_pattern,
+    keep_probabilities,
+    paired_rows,
+)
 from rml.attention.block_memory import BlockMemory, MemorySettings, block_memory
 from rml.attention.combiner import combiner_attention
+from rml.attention.harmonic_bias import (
+    Laws,
+    alibi_attention,
+    distance_laws,
+    harmonic_attention,
+    harmonic_numbers,
+    head_slopes,
+)
 from rml.attention.hyperattention import hardness, heavy_mask, hyper_attention
 from rml.attention.in_models import attention_of
 from rml.attention.kernels import rf_mlp_kernel, rfa_kernel
@@ -60,6 +91,7 @@ from rml.attention.models import (
     kernel_learning_curve,
     learning_curve,
 )
+from rml.attention.over_mesh import attend_over_mesh
 from rml.attention.partitions import combiner_weights, count_keys, partition
 from rml.attention.performer import gaussian_projection, performer_attention, positive_features
 from rml.attention.random_feature_attention import (
@@ -87,26 +119,47 @@ from rml.attention.s2_attention import (
     shard_pattern,
 )
 from rml.attention.sort_lsh import buckets, gray_rank, hyperplanes, sorted_order
+from rml.attention.staircase_cache import (
+    Staircase,
+    StaircaseCache,
+    bits_by_age,
+    bytes_held,
+    staircase_cache,
+)
 from rml.attention.targets import build_targets, draw_inputs
+from rml.models.hyperzzw import hyperzzw_gate, hyperzzw_global, hyperzzw_local
 
 __all__ = [
     "METHODS",
     "MODELS",
     "BlockMemory",
+    "Law",
+    "Laws",
     "MemorySettings",
     "RandomFeatureAttention",
+    "Staircase",
+    "StaircaseCache",
     "activation_bias",
+    "alibi_attention",
+    "attend_over_mesh",
     "attention_of",
+    "bits_by_age",
+    "block_law_attention",
+    "block_law_part",
     "block_memory",
     "block_representatives",
     "buckets",
     "build_targets",
+    "bytes_held",
+    "causal_weights",
     "check_coverage",
     "combiner_attention",
     "combiner_weights",
     "count_keys",
     "coverage",
+    "distance_laws",
     "draw_inputs",
+    "draw_pattern",
     "draw_weights",
     "features",
     "fit_ridge",
@@ -114,16 +167,24 @@ __all__ = [
     "grams",
     "gray_rank",
     "hardness",
+    "harmonic_attention",
+    "harmonic_numbers",
+    "head_slopes",
     "heavy_mask",
     "hyper_attention",
     "hyperplanes",
+    "hyperzzw_gate",
+    "hyperzzw_global",
+    "hyperzzw_local",
     "interpolated_positions",
+    "keep_probabilities",
     "kernel",
     "kernel_learning_curve",
     "layer_budgets",
     "learning_curve",
     "leave_one_out",
     "leave_one_out_primal",
+    "paired_rows",
     "partition",
     "pattern_bias",
     "performer_attention",
@@ -144,6 +205,7 @@ __all__ = [
     "solve_prefixes",
     "solve_ridge",
     "sorted_order",
+    "staircase_cache",
     "streamed_gram",
     "streamed_weights",
     "update_moments",

@@ -1,4 +1,4 @@
-"""Softmax attention and its approximations with one signature, and the table of their names.
+"""Softmax attention, its approximations and its forms that fall with distance, by one signature.
 
 `METHODS[name](query, key, value, visible, rng=key, **options)` takes queries [b, h, t, k], keys
 [b, g, s, k] and values [b, g, s, v], and gives outputs [b, h, t, v] in float32 or wider. What a
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from rml.attention import combiner as regions
+from rml.attention.block_law import block_law_attention
+from rml.attention.harmonic_bias import alibi_attention, harmonic_attention
 from rml.attention.hyperattention import Settings, hyper_attention
 from rml.attention.performer import gaussian_projection, performer_attention
 from rml.attention.s2_attention import s2_attention
@@ -149,5 +151,8 @@ METHODS: Mapping[str, Method] = {
     "combiner": combiner,
     "performer": performer,
     "s2_attention": s2_attention,
+    "harmonic": harmonic_attention,
+    "alibi": alibi_attention,
+    "block_law": block_law_attention,
 }
 """Attention by name."""

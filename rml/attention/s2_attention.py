@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rml.errors import UserError
-from rml.models.attention import Bias
-from rml.ops.attention_parts import Visible
+from rml.ops.attention_parts import OfPlaces, Visible
 from rml.ops.block_sparse import block_sparse_attention
 
 Pattern = Bool[np.ndarray, "h q n"]
@@ -161,7 +160,7 @@ def s2_attention(
     return block_sparse_attention(query, key, value, pattern, visible, block=block, scale=scale).out
 
 
-def pattern_bias(pattern: Pattern, block: int) -> Bias:
+def pattern_bias(pattern: Pattern, block: int) -> OfPlaces:
     """A pattern as what `rml.models.attention.attend` adds to the logits: 0, or the least number.
 
     Of short texts a masked matrix is faster than blocks, and a decoder with a full cache can use it

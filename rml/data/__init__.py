@@ -8,11 +8,12 @@
 * `open_parts`, `split_classes`, `select_classes`: classes split into base, validation and novel.
 * `open_domains`, `groups_of_classes`: parts by designer or style, classes by a group of theirs.
 * `pieces`, `piece_batches`, `tokens`: texts as tokens; `long_documents`: the really long ones.
+* `subword`, `rml.data.subword_search`: vocabularies of pieces of words, their likelihood.
 
 WORKSPACE.md and the guide on data say which names there are and how to add one.
 """
 
-from rml.data import augment, tokens
+from rml.data import augment, subword, tokens
 from rml.data.boxes import Boxes, load_boxes
 from rml.data.classes import (
     first_of_each_class,
@@ -74,5 +75,6 @@ __all__ = [
     "select_classes",
     "split_classes",
     "stacked_views",
+    "subword",
     "tokens",
 ]

@@ -242,7 +242,7 @@ def train_tokenizer(
     Raises:
         DataError: If `tokenizers` is missing, there is no text, or the vocabulary is too small.
     """
-    tokenizers = _tokenizers()
+    tokenizers = import_tokenizers()
     if not any(text.strip() for text in texts):
         raise DataError(f"a vocabulary is learned from texts: got {len(texts)}, none with a word")
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
@@ -281,14 +281,15 @@ def load_tokenizer(path: str | Path) -> Any:
     if not Path(path).is_file():
         raise DataError(f"there is no file {path}, expected a tokenizer.json")
     try:
-        return _tokenizers().Tokenizer.from_file(str(path))
+        return import_tokenizers().Tokenizer.from_file(str(path))
     except DataError:
         raise
     except Exception as error:  # the package raises nothing narrower
         raise DataError(f"{path} is no tokenizer.json: {error}") from error
 
 
-def _tokenizers() -> Any:
+def import_tokenizers() -> Any:
+    """The package `tokenizers`; raises `DataError` where it is missing."""
     try:
         import tokenizers
     except ImportError as error:

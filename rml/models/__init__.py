@@ -4,7 +4,14 @@ An encoder is called `encoder(x, *, train=False)` on NHWC float images and retur
 a text model reads tokens [b, t] and a mask, see `TextEncoder`. What attends in them is a function,
 `rml.models.attention.Attend`, one for all layers or one for each; a decoder keeps what it has read
 in a `Cache`: all of it, a window with the first tokens, or eight bits of each number, or
-the blocks that each head may still read (`sharded_cache`).
+the blocks that each head may still read (`sharded_cache`). Its activations may have `Thresholds`,
+and a `Probe` measures every block.
+
+`Terminator` encodes square images, and sequences [b, t, c], without residual sums: slow nets
+(`Magnet`, `LocalMagnet`) write its kernels, which `slow_neural_loss` brings together. Zhang,
+HyperZ·Z·W Operator Connects Slow-Fast Networks for Full Context Interaction, arXiv:2401.17948.
+
+`train_word2vec` is Mikolov et al., arXiv:1310.4546, skip-gram with negative samples.
 """
 
 import functools
@@ -14,12 +21,14 @@ from typing import Any
 import flax.linen as nn
 
 from rml.models.bert import Bert
+from rml.models.block_hooks import Activations, Probe, Thresholds
 from rml.models.caches import Cache
 from rml.models.clip import ClipText
 from rml.models.conv import Conv, conv2d
 from rml.models.convnet import ConvNet
 from rml.models.generate import generate, read_in_chunks
 from rml.models.heads import Classifier, PredictionHead, ProjectionHead
+from rml.models.implicit_kernel import LocalMagnet, Magnet, coordinate_grid
 from rml.models.layers import Norm, module_options, unknown
 from rml.models.llama import Llama
 from rml.models.masked_lm import MaskedLMHead
@@ -28,13 +37,16 @@ from rml.models.modernbert import ModernBert
 from rml.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
 from rml.models.self_attention import HeadEdits
 from rml.models.sharded_cache import ShardedCache, sharded_cache
+from rml.models.terminator import Terminator, slow_neural_loss
 from rml.models.text_encoder import TextEncoder
 from rml.models.transformer import States, projections
 from rml.models.vit import ViT, ViTB, ViTL, ViTS, ViTTi
+from rml.models.word2vec import train_word2vec
 
 __all__ = [
     "ENCODERS",
     "MLP",
+    "Activations",
     "Bert",
     "Cache",
     "Classifier",
@@ -43,10 +55,13 @@ __all__ = [
     "ConvNet",
     "HeadEdits",
     "Llama",
+    "LocalMagnet",
+    "Magnet",
     "MaskedLMHead",
     "ModernBert",
     "Norm",
     "PredictionHead",
+    "Probe",
     "ProjectionHead",
     "ResNet",
     "ResNet18",
@@ -54,7 +69,9 @@ __all__ = [
     "ResNet50",
     "ShardedCache",
     "States",
+    "Terminator",
     "TextEncoder",
+    "Thresholds",
     "ViT",
     "ViTB",
     "ViTL",
@@ -62,10 +79,13 @@ __all__ = [
     "ViTTi",
     "build",
     "conv2d",
+    "coordinate_grid",
     "generate",
     "projections",
     "read_in_chunks",
     "sharded_cache",
+    "slow_neural_loss",
+    "train_word2vec",
 ]
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {

@@ -10,18 +10,16 @@ import jax.extend.backend
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from rml.models.layers import unknown
-from rml.ops.attention_parts import Visible
+from rml.ops.attention_parts import OfPlaces, Visible
 from rml.ops.fused_attention import fused_attention
 
 Attend = Callable[..., tuple[jax.Array, jax.Array | None]]
 """What attends: `(query [b, t, h, k], key [b, s, g, k], value [b, s, g, k], visible)`, the last a
 `rml.ops.attention_parts.Visible`, to the output [b, t, h, k] and the weights [b, h, t, s], which
 are None where they are never formed. Head i reads key head i // (h / g)."""
-Bias = Callable[[Int[Array, " t"], Int[Array, " s"]], Float[Array, "#h t s"]]
-"""What is added to the logits, of the places of queries and of keys."""
 
 CUDNN_WIDTH = 128
 """Width of the widest heads that cuDNN's attention takes on every GPU that has it."""
@@ -33,7 +31,8 @@ def attend(
     value: Float[Array, "b s g k"],
     visible: Visible = Visible(),  # noqa: B008  a named tuple of constants
     *,
-    bias: Bias | None = None,
+    factor: OfPlaces | None = None,
+    bias: OfPlaces | None = None,
 ) -> tuple[Float[Array, "b t h k"], Float[Array, "b h t s"]]:
     """Softmax attention, logits and softmax in float32; memory is quadratic in tokens.
 
@@ -43,7 +42,8 @@ def attend(
       value: Values.
       visible: Which keys a query may see. One that sees none takes the mean of all values, so that
         a row of padding is finite and so is its gradient.
-      bias: Added to the logits.
+      factor: What logits are multiplied by, of the places of queries and of keys.
+      bias: What is added to them then, likewise.
 
     Returns:
       Output in the dtype of the values, and the weights in float32.
@@ -57,8 +57,9 @@ def attend(
     logits = jnp.einsum("bgqk,bgsk->bgqs", grouped, key, preferred_element_type=jnp.float32)
     logits = logits.reshape(b, h, t, -1) * k**-0.5
     s = key.shape[2]
-    if bias is not None:
-        logits = logits + bias(visible.start + jnp.arange(t), jnp.arange(s))
+    places = (visible.start + jnp.arange(t), jnp.arange(s))
+    logits = logits if factor is None else logits * factor(*places)
+    logits = logits if bias is None else logits + bias(*places)
     mask = visible.dense(t, s)[:, None]
     weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(jnp.float32).min), axis=-1)
     grouped = weights.astype(value.dtype).reshape(b, groups, h // groups * t, -1)

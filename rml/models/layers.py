@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rml.ops.sparse_activations import fatrelu, keep_largest, shifted_relu
+
 Dtype = Any
 NormKind = str  # "batch", "layer", "group" or "none"
 
@@ -23,6 +25,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
     "identity": lambda x: x,
 }
+PARAMETRISED: dict[str, Callable[[jax.Array, float], jax.Array]] = {
+    "fatrelu": fatrelu,
+    "shifted_relu": shifted_relu,
+    "top_silu": lambda x, count: keep_largest(nn.silu(x), int(count)),
+    "top_relu": lambda x, count: keep_largest(nn.relu(x), int(count)),
+}
+"""Nonlinearities with a number after their name, "fatrelu:0.01": a threshold, a shift, or how many
+of a token's values are kept."""
 MIN_IMAGE = 8
 
 
@@ -35,14 +45,32 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """Returns the pointwise nonlinearity called `name`.
+    """Returns the nonlinearity called `name`.
 
     Raises:
-      ValueError: `name` is not a key of `ACTIVATIONS`.
+      ValueError: `name` is neither a key of `ACTIVATIONS` nor, before a colon and a number that is
+        not negative, of `PARAMETRISED`.
     """
+    kind, _, number = name.partition(":")
+    if kind in PARAMETRISED:
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"activation {name!r} needs a number of at least 0, as in '{kind}:1'")
+        return functools.partial(_with_number, PARAMETRISED[kind], value)
     if name not in ACTIVATIONS:
-        raise unknown("activation", name, ACTIVATIONS)
+        raise unknown(
+            "activation", name, (*ACTIVATIONS, *(f"{own}:NUMBER" for own in PARAMETRISED))
+        )
     return ACTIVATIONS[name]
+
+
+def _with_number(
+    function: Callable[[jax.Array, float], jax.Array], number: float, x: jax.Array
+) -> jax.Array:
+    return function(x, number)
 
 
 def module_options(

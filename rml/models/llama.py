@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from rml.models import layers, rope
 from rml.models.attention import Attend, attend, attention_by_layer
+from rml.models.block_hooks import Probe, Thresholds, check_thresholds
 from rml.models.caches import Cache, empty_cache
 from rml.models.llama_block import Block
 from rml.models.self_attention import MATRIX_INIT, HeadEdits, head_axis
@@ -110,6 +111,8 @@ class Llama(nn.Module):
         cache: Cache | None = None,
         positions: Num[Array, "#b t"] | None = None,
         edits: HeadEdits | None = None,
+        thresholds: Thresholds | None = None,
+        probe: Probe | None = None,
         train: bool = False,
         return_hidden: bool = False,
         return_attention: bool = False,
@@ -124,6 +127,8 @@ class Llama(nn.Module):
           positions: Position of every token, may be fractional; if not given, the number of tokens
             of its text before it.
           edits: Scale and offset of every head's output.
+          thresholds: Magnitudes below which activations of every block are set to zero.
+          probe: What is measured in every block; `States.probed` has it.
           train: Accepted for uniformity; the model has no dropout.
           return_hidden: Give the embeddings and every block's output as well.
           return_attention: Give the attention weights as well.
@@ -140,6 +145,10 @@ class Llama(nn.Module):
         check_tokens(tokens, mask)
         kv_heads, head_width = self.head_shape()
         check_edits(edits, (self.depth, self.heads, head_width))
+        check_thresholds(thresholds, self.depth, self.mlp)
+        if probe is not None and cache is not None:
+            raise ValueError("a probe measures whole texts, got it together with a cache")
+        function, measured = (None, None) if probe is None else probe
         attentions, which = attention_by_layer(self.attention, self.depth)
         keys, before = mask, jnp.zeros((1, 1), jnp.int32)
         if mask is None:
@@ -168,7 +177,10 @@ class Llama(nn.Module):
         x, result = run_blocks(
             Block,
             x,
-            (edits, None if cache is None else cache.layers, windows, which),
+            (
+                *(edits, None if cache is None else cache.layers, windows, which),
+                *(thresholds, measured),
+            ),
             keys,
             positions,
             frequency,
@@ -188,6 +200,7 @@ class Llama(nn.Module):
             mlp_bias=self.mlp_bias,
             attentions=attentions,
             keep=(return_hidden, return_attention),
+            probe=function,
             **dtypes,
         )
         x = layers.rms_norm("norm", epsilon=self.epsilon, **dtypes)(x)
@@ -197,15 +210,16 @@ class Llama(nn.Module):
             cache = cache.after(result[2], kept_mask, mask)
             if cache.room is not None:
                 x = jnp.where(cache.length <= cache.room, x, jnp.nan)
-        if cache is None and not (return_hidden or return_attention):
+        if cache is None and probe is None and not (return_hidden or return_attention):
             return x
-        return collected(x, embedded, result, cache)
+        states = collected(x, embedded, result, cache)
+        return states if probe is None else states._replace(probed=result[3])
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Logits of the next token, float32 or wider, from last hidden states."""
         y = self.tokens.attend(hidden) if self.tied else self.head(hidden)
         y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
-        axes = ("batch", *(None,) * (y.ndim - 2), "vocab")
+        axes = ("batch", *("length",) * (y.ndim - 2), "vocab")
         return nn.with_logical_constraint(y, axes if y.ndim > 1 else ("vocab",))
 
     @nn.nowrap

@@ -1,21 +1,26 @@
 """One block of LLaMA's decoder."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 from jaxtyping import Array, Bool, Float, Num
 
 from rml.models import layers, rope
 from rml.models.attention import Attend, one_of
+from rml.models.block_hooks import Activations, Thresholds, cut
 from rml.models.caches import Cache
 from rml.models.self_attention import MATRIX_INIT, SelfAttention
 from rml.ops.attention_parts import Visible
 
 
 class Block(nn.Module):
-    """One pre-norm block in the form that `run_blocks` reads; `keep` says what it reports."""
+    """One pre-norm block in the form that `run_blocks` reads; `keep` says what it reports.
+
+    `probe`, see `rml.models.block_hooks.Probe`, measures it.
+    """
 
     heads: int
     head_width: int
@@ -29,6 +34,7 @@ class Block(nn.Module):
     mlp_bias: bool
     attentions: Sequence[Attend]
     keep: tuple[bool, bool]
+    probe: Callable[[Activations, Any], Any] | None
     dtype: layers.Dtype
     param_dtype: layers.Dtype
 
@@ -43,14 +49,22 @@ class Block(nn.Module):
         cache: Cache | None,
     ) -> tuple[Float[Array, "b t d"], Any]:
         """Applies self-attention and the gated MLP, each with its residual."""
+        given: dict[str, jax.Array] = {}
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
         axes = ("batch", "length", "embed")
-        edits, stored, window, which = layer
+        edits, stored, window, which, thresholds, own = layer
+        least = Thresholds() if thresholds is None else thresholds
         visible = Visible(keys, causal=True, window=window)
         if cache is not None:
             visible = visible._replace(sinks=cache.sinks, start=cache.start)
             cache = cache.of_layer(stored)
+
+        def read(name: str, x: jax.Array) -> jax.Array:
+            """What a projection of attention reads of `x`."""
+            given[name] = x
+            return cut(x, getattr(least, name))
+
         y, weights, kept = SelfAttention(
             self.heads,
             self.head_width,
@@ -68,6 +82,7 @@ class Block(nn.Module):
             ),
             cache=cache,
             edits=edits,
+            read=read,
         )
         x = nn.with_logical_constraint(x + y, axes)
         wide: dict[str, Any] = {
@@ -75,12 +90,18 @@ class Block(nn.Module):
             "kernel_init": MATRIX_INIT,
             **dtypes,
         }
-        y = layers.rms_norm("norm2", **norm)(x)
-        gate = layers.dense(self.mlp, ("embed", "mlp"), name="gate", **wide)(y)
-        y = layers.dense(self.mlp, ("embed", "mlp"), name="mlp_in", **wide)(y)
-        y = layers.activation(self.activation)(gate) * y
+        narrow = layers.rms_norm("norm2", **norm)(x)
+        gate = layers.dense(self.mlp, ("embed", "mlp"), name="gate", **wide)(narrow)
+        up = layers.dense(self.mlp, ("embed", "mlp"), name="mlp_in", **wide)(narrow)
+        gate = layers.activation(self.activation)(gate)
+        y = cut(cut(gate, least.gate) * up, least.hidden)
         y = nn.with_logical_constraint(y, ("batch", "length", "mlp"))
+        found = None
+        if self.probe is not None:
+            heads = given["output"].reshape(*x.shape[:-1], -1)
+            seen = Activations(given["query"], heads, narrow, gate, up, y, keys)
+            found = self.probe(seen, own)
         x = x + layers.dense(x.shape[-1], ("mlp", "embed"), name="mlp_out", **wide)(y)
         x = nn.with_logical_constraint(x, axes)
         hidden, attention = self.keep
-        return x, (x if hidden else None, weights if attention else None, kept)
+        return x, (x if hidden else None, weights if attention else None, kept, found)

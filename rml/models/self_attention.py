@@ -125,6 +125,7 @@ class SelfAttention(nn.Module):
         rotate: Callable[..., jax.Array] | None = None,
         cache: Cache | None = None,
         edits: HeadEdits | None = None,
+        read: Callable[[str, jax.Array], jax.Array] | None = None,
     ) -> tuple[Float[Array, "b t d"], jax.Array | None, Any]:
         """Attends from every token of `x` to those that it may see.
 
@@ -136,6 +137,8 @@ class SelfAttention(nn.Module):
           rotate: Applied to queries and keys, see `rml.models.rope`.
           cache: What this layer keeps of the tokens before these.
           edits: Of this layer, [heads, k] each.
+          read: `read(name, x)`, what the projection "query", "key", "value" or "output" reads of
+            what it is given; itself if not given.
 
         Returns:
           The output, the attention weights, and what the cache now keeps of this layer.
@@ -146,7 +149,7 @@ class SelfAttention(nn.Module):
         def project(name: str, heads: int, axis: str) -> jax.Array:
             y = HeadDense(
                 (heads, self.head_width), ("embed", axis, "kv"), self.use_bias, name=name, **dtypes
-            )(x)
+            )(x if read is None else read(name, x))
             return nn.with_logical_constraint(y, ("batch", "length", axis, "kv"))
 
         query = project("query", self.heads, "heads")
@@ -167,4 +170,4 @@ class SelfAttention(nn.Module):
             y = y if edits.offset is None else y + edits.offset.astype(y.dtype)
         bias = self.use_bias if self.out_bias is None else self.out_bias
         out = HeadDense((x.shape[-1],), ("heads", "kv", "embed"), bias, name="out", **dtypes)
-        return out(y), weights, kept
+        return out(y if read is None else read("output", y)), weights, kept

@@ -19,12 +19,14 @@ class States(NamedTuple):
       hidden: [layers + 1, b, t, d]: the embeddings, then the output of every block.
       attention: attention weights [layers, b, heads, t, s] in float32.
       cache: the decoder's cache, now with these tokens.
+      probed: what a decoder's probe found, stacked over layers.
     """
 
     last: jax.Array
     hidden: jax.Array | None = None
     attention: jax.Array | None = None
     cache: Any = None
+    probed: Any = None
 
 
 def run_blocks(
@@ -153,6 +155,6 @@ def collected(
     x: Float[Array, "b t d"], embedded: jax.Array, result: Any, cache: Any = None
 ) -> States:
     """The states of a model whose blocks gave `result = (outputs, weights, ...)`, each or None."""
-    outputs, attention = (None, None) if result is None else result[:2]
+    outputs, attention, *_ = result or (None, None)
     hidden = None if outputs is None else jnp.concatenate([embedded[None], outputs])
     return States(x, hidden, attention, cache)

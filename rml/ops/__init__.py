@@ -9,8 +9,11 @@
 * `attend_part`, `merge_parts`: attention in parts with their log-sum-exps, which merge exactly;
   `attend_in_blocks`, `block_sparse_attention`, `ring_attention` are made of them, in memory that is
   linear in the tokens. `Visible` says which keys a query may see.
+* `group_quantize`, `group_dequantize`, `pack`, `unpack`, `pack_groups`, `unpack_groups`: arrays
+  in 1 to 8 bits, groups with a scale and an offset each.
 * `fused_attention`: attention of short sequences in one kernel on TPUs.
 * `t_interval`: Student's interval of a mean.
+* `fatrelu`, `shifted_relu`, `keep_largest`: activations most of whose values are exactly zero.
 * `cholesky`, `logdet`, `gaussian_kl` and others: Gram matrices that are positive definite;
   `arc_cosine` is a kernel that two areas read.
 * `full_precision`, `use_precision`: products that keep all bits of float32 on every device.
@@ -44,9 +47,20 @@ from rml.ops.psd import (
     require_positive_definite,
     solve_lower,
 )
+from rml.ops.quantize import (
+    Codes,
+    Packed,
+    group_dequantize,
+    group_quantize,
+    pack,
+    pack_groups,
+    unpack,
+    unpack_groups,
+)
 from rml.ops.ring import ring_values
 from rml.ops.ring_attention import ring_attention
 from rml.ops.similarity import normalize, wide
+from rml.ops.sparse_activations import fatrelu, keep_largest, shifted_relu
 from rml.ops.streaming import (
     masked_sum,
     row_and_column_values,
@@ -58,8 +72,10 @@ from rml.ops.topk import topk
 
 __all__ = [
     "Cholesky",
+    "Codes",
     "MeanInterval",
     "NeighborGraph",
+    "Packed",
     "Part",
     "Visible",
     "arc_cosine",
@@ -70,11 +86,15 @@ __all__ = [
     "cosine_similarity",
     "dot_product",
     "euclidean",
+    "fatrelu",
     "fold_blocks",
     "full_precision",
     "fused_attention",
     "gaussian_kl",
     "gaussian_log_density",
+    "group_dequantize",
+    "group_quantize",
+    "keep_largest",
     "knn_affinity",
     "knn_graph",
     "logdet",
@@ -84,6 +104,8 @@ __all__ = [
     "nearest",
     "noisy_log_density",
     "normalize",
+    "pack",
+    "pack_groups",
     "require_finite",
     "require_positive_definite",
     "ring_attention",
@@ -91,6 +113,7 @@ __all__ = [
     "row_and_column_values",
     "row_values",
     "safe_sqrt",
+    "shifted_relu",
     "solve_lower",
     "squared_euclidean",
     "symmetric_logsumexp",
@@ -98,6 +121,8 @@ __all__ = [
     "t_interval",
     "topk",
     "union",
+    "unpack",
+    "unpack_groups",
     "use_precision",
     "weighted_sum",
     "wide",

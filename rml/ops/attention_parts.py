@@ -8,12 +8,17 @@ gives.
 Source: the merge is the associative form of online softmax (Milakov & Gimelshein, 2018).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+
+OfPlaces = Callable[[Int[Array, " t"], Int[Array, " s"]], Float[Array, "#h t s"]]
+"""What logits are multiplied by or what is added to them, of the places of queries and of keys. It
+holds no traced arrays, and is finite where a key is hidden too."""
 
 
 class Part(NamedTuple):

@@ -1,23 +1,28 @@
 """Softmax attention to the blocks of keys that a pattern names."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from rml.ops.attention_parts import Part, Visible
-from rml.ops.blocked_attention import Visits, blocks_of, in_blocks, place_of
+from rml.ops.attention_blocks import blocks_of, place_of
+from rml.ops.attention_parts import OfPlaces, Part, Visible
+from rml.ops.blocked_attention import Visits, in_blocks
 
 
 def block_sparse_attention(
     query: Float[Array, "b h t k"],
     key: Float[Array, "b g s k"],
     value: Float[Array, "b g s v"],
-    pattern: Bool[np.ndarray, "#h q n"],
+    pattern: Bool[np.ndarray, "#h q n"] | Bool[Array, "#h q n"],
     visible: Visible = Visible(),  # noqa: B008  a named tuple of constants
     *,
     block: int,
     scale: float | None = None,
+    factor: OfPlaces | None = None,
+    bias: OfPlaces | None = None,
 ) -> Part:
     """Attends to the blocks of keys that a pattern names for each head and block of queries.
 
@@ -28,11 +33,13 @@ def block_sparse_attention(
       query: Queries; head i reads key head i // (h / g).
       key: Keys; g divides h.
       value: Values.
-      pattern: Which blocks of keys each block of queries visits, a constant; one for all heads or
-        one for each.
+      pattern: Which blocks of keys each block of queries visits, one for all heads or one for
+        each; a constant, or drawn within the program.
       visible: Which keys of a visited block a query may see.
       block: Queries and keys of one block. The last may be short.
       scale: Factor of the logits; k^-1/2 by default.
+      factor: What logits are multiplied by, of places.
+      bias: What is added to them then, of places.
 
     Returns:
       Output [b, h, t, v] and log-sum-exp [b, h, t], float32 or wider; 0 and -inf where a query
@@ -50,23 +57,28 @@ def block_sparse_attention(
             f"{wanted}"
         )
     shape = blocks_of(query, key, visible, scale, block)
-    shape = shape._replace(rows=block, columns=block)
+    shape = shape._replace(rows=block, columns=block, factor=factor, bias=bias)
     keys = None if visible.keys is None else jnp.asarray(visible.keys)
     place = place_of(visible)
-    number = pattern.sum(axis=-1)
-    order = np.argsort(~pattern, axis=-1, kind="stable")[..., : max(1, number.max(initial=0))]
+    number: Any = pattern.sum(axis=-1)
+    if isinstance(pattern, np.ndarray):
+        order: Any = np.argsort(~pattern, axis=-1, kind="stable")
+        order = order[..., : max(1, number.max(initial=0))]
+    else:
+        order = jnp.argsort(~pattern, axis=-1, stable=True)
     heads = (h, *pattern.shape[1:2])
     visits = Visits(
-        jnp.asarray(np.broadcast_to(order, (*heads, order.shape[-1])), jnp.int32),
-        jnp.asarray(np.broadcast_to(number, heads), jnp.int32),
+        jnp.broadcast_to(jnp.asarray(order, jnp.int32), (*heads, order.shape[-1])),
+        jnp.broadcast_to(jnp.asarray(number, jnp.int32), heads),
     )
 
-    def of_head(one: tuple[Array, Array, Array, Visits]) -> tuple[Array, Array]:
-        query, key, value, visits = one
-        return in_blocks(shape, query, key, value, keys, place, visits)
+    def of_head(one: tuple[Array, Array, Array, Visits, Array]) -> tuple[Array, Array]:
+        query, key, value, visits, head = one
+        return in_blocks(shape, query, key, value, keys, place._replace(head=head), visits)
 
     def by_head(x: Array) -> Array:
         return jnp.moveaxis(jnp.repeat(x, h // x.shape[1], axis=1), 1, 0)[:, :, None]
 
-    out, lse = lax.map(of_head, (by_head(query), by_head(key), by_head(value), visits))
+    arrays = (by_head(query), by_head(key), by_head(value), visits, jnp.arange(h))
+    out, lse = lax.map(of_head, arrays)
     return Part(jnp.moveaxis(out[:, :, 0], 0, 1), jnp.moveaxis(lse[:, :, 0], 0, 1))

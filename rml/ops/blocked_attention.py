@@ -13,7 +13,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from rml.ops.attention_parts import Part, Visible, finite_top, scaled_logits
+from rml.ops.attention_blocks import Blocks, Place, blocks_of, place_of
+from rml.ops.attention_parts import OfPlaces, Part, Visible, finite_top
 
 BLOCK = 256
 """Queries and keys of one block: a head's logits of it take 256 kB, which a core's cache holds."""
@@ -27,6 +28,8 @@ def attend_in_blocks(
     *,
     scale: float | None = None,
     block: int = BLOCK,
+    factor: OfPlaces | None = None,
+    bias: OfPlaces | None = None,
 ) -> Part:
     """Attends to all visible keys a block at a time, in memory linear in queries and keys.
 
@@ -41,6 +44,8 @@ def attend_in_blocks(
       visible: Which keys a query may see.
       scale: Factor of the logits; k^-1/2 by default.
       block: Queries and keys of one block; fewer where there are fewer. The last may be short.
+      factor: What logits are multiplied by, of places; computed a block at a time.
+      bias: What is added to them then, likewise.
 
     Returns:
       Output [b, h, t, v] and log-sum-exp [b, h, t], float32 or wider.
@@ -48,71 +53,9 @@ def attend_in_blocks(
     Raises:
       ValueError: If the block is empty or the heads of keys do not divide those of queries.
     """
-    blocks = blocks_of(query, key, visible, scale, block)
+    blocks = blocks_of(query, key, visible, scale, block)._replace(factor=factor, bias=bias)
     keys = None if visible.keys is None else jnp.asarray(visible.keys)
     return Part(*in_blocks(blocks, query, key, value, keys, place_of(visible), None))
-
-
-class Place(NamedTuple):
-    """Where the first query lies among the keys, and how far each sees: integers or scalars."""
-
-    start: Any
-    window: Any = None
-
-
-class Blocks(NamedTuple):
-    """What is static of attention in blocks: sizes of blocks and lengths, scale, causality."""
-
-    rows: int
-    columns: int
-    keys: int
-    scale: float
-    causal: bool
-    sinks: int
-
-    def ranges(self, place: Place, i: Array) -> tuple[tuple[Array, Array], ...]:
-        """Ranges of blocks of keys that block i of the queries may see.
-
-        The second holds sinks before the window; its range is empty where they are in the first.
-        """
-        blocks = -(-self.keys // self.columns)
-        first = jnp.asarray(place.start + i * self.rows)
-        last = first + self.rows - 1
-        low, high = jnp.int32(0), jnp.int32(blocks)
-        if self.causal:
-            high = jnp.clip(last // self.columns + 1, 0, blocks)
-        elif place.window is not None:
-            high = jnp.clip((last + place.window - 1) // self.columns + 1, 0, blocks)
-        if place.window is not None:
-            low = jnp.clip((first - place.window + 1) // self.columns, 0, high)
-        sinks = jnp.int32(-(-min(self.sinks, self.keys) // self.columns))
-        return (low, high), (jnp.int32(0), jnp.minimum(low, sinks))
-
-
-def blocks_of(
-    query: Array, key: Array, visible: Visible, scale: float | None, block: int
-) -> Blocks:
-    """How attention of these queries to these keys is cut.
-
-    Raises:
-      ValueError: If the block is empty or the heads of keys do not divide those of queries.
-    """
-    (h, t, k), (g, s) = query.shape[1:], key.shape[1:3]
-    if block < 1:
-        raise ValueError(f"block={block}, expected at least 1")
-    if h % g:
-        raise ValueError(f"{g} heads of keys must divide {h} heads of queries")
-    scale = k**-0.5 if scale is None else scale
-    return Blocks(min(block, t), min(block, s), s, scale, visible.causal, visible.sinks)
-
-
-def place_of(visible: Visible) -> Place:
-    """The place that a visibility gives to the queries."""
-    window = visible.window
-    return Place(
-        jnp.asarray(visible.start, jnp.int32),
-        None if window is None else jnp.asarray(window, jnp.int32),
-    )
 
 
 def zero_of(*arrays: ArrayLike | None) -> Array:
@@ -137,8 +80,7 @@ def _take(x: Array, index: Array, size: int, axis: int) -> Array:
 
 def _seen(shape: Blocks, keys: Array, i: Array, j: Array, place: Place) -> Array:
     """Which keys of block j the queries of block i see, [b, 1, 1, rows, columns]."""
-    rows = jnp.asarray(place.start + i * shape.rows) + jnp.arange(shape.rows)
-    columns = j * shape.columns + jnp.arange(shape.columns)
+    rows, columns = shape.places(place, i, j)
     pairs = Visible(None, shape.causal, place.window, shape.sinks).pairs(rows, columns)
     return (pairs & _take(keys, j, shape.columns, 1)[:, None])[:, None, None]
 
@@ -201,7 +143,7 @@ def blocks_forward(
 
         def step(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             out, total, top = carry
-            logits = scaled_logits(q, _take(key, j, shape.columns, 2)[:, :, None], shape.scale)
+            logits, _ = shape.logits(q, _take(key, j, shape.columns, 2)[:, :, None], place, i, j)
             logits = jnp.where(_seen(shape, keys, i, j, place), logits, -jnp.inf)
             new = jnp.maximum(top, logits.max(axis=-1))
             shift = finite_top(new)
@@ -274,10 +216,10 @@ def blocks_backward(
             k = _take(key, j, shape.columns, 2)[:, :, None]
             v = _take(value, j, shape.columns, 2)[:, :, None]
             seen = _seen(shape, keys, i, j, place)
-            logits = scaled_logits(q, k, shape.scale)
+            logits, slope = shape.logits(q, k, place, i, j)
             p = jnp.where(seen, jnp.exp(logits - row_lse[..., None]), 0.0)
             dp = jnp.einsum("...tv,...sv->...ts", do, v, preferred_element_type=wide)
-            ds = (p * (dp - row_lost[..., None]) * shape.scale).astype(q.dtype)
+            ds = (p * (dp - row_lost[..., None]) * slope).astype(q.dtype)
             dq += jnp.einsum("...ts,...sk->...tk", ds, k, preferred_element_type=wide)
 
             def add(total: Array, part: Array) -> Array:

@@ -71,7 +71,7 @@ def ring_values(
     return _ring(stream, axis_name, q, k, bias, pairs)
 
 
-def shift(x: Any, axis_name: str) -> Any:
+def shift(x: Any, axis_name: str | tuple[str, ...]) -> Any:
     """Sends everything to the previous device, so that shard `here + step` arrives at `here`."""
     size = lax.axis_size(axis_name)
     permutation = [(i, (i - 1) % size) for i in range(size)]

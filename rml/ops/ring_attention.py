@@ -15,17 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from rml.ops.attention_blocks import Blocks, Place, blocks_of, place_of
 from rml.ops.attention_parts import Part, Visible, merge_parts
-from rml.ops.blocked_attention import (
-    BLOCK,
-    Blocks,
-    Place,
-    blocks_backward,
-    blocks_forward,
-    blocks_of,
-    place_of,
-    zero_of,
-)
+from rml.ops.blocked_attention import BLOCK, blocks_backward, blocks_forward, zero_of
 from rml.ops.ring import shift
 
 
@@ -35,7 +27,7 @@ def ring_attention(
     value: Float[Array, "b g t v"],
     visible: Visible = Visible(),  # noqa: B008  a named tuple of constants
     *,
-    axis_name: str,
+    axis_name: str | tuple[str, ...],
     scale: float | None = None,
     block: int = BLOCK,
 ) -> Part:
@@ -50,7 +42,7 @@ def ring_attention(
       value: This device's values.
       visible: Which keys a query may see; `keys` is this device's shard of [b, tokens]. It has no
         sinks and starts at place 0.
-      axis_name: Mesh axis over which the tokens are sharded.
+      axis_name: Mesh axis over which the tokens are sharded, or axes.
       scale: Factor of the logits; k^-1/2 by default.
       block: Queries and keys of one block, see `attend_in_blocks`.
 
@@ -87,7 +79,11 @@ def _hop(here: Array, step: Array, size: int, tokens: int, window: Array | None)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _ring(
-    axis_name: str, shape: Blocks, query: Array, travelling: Travelling, window: Array | None
+    axis_name: str | tuple[str, ...],
+    shape: Blocks,
+    query: Array,
+    travelling: Travelling,
+    window: Array | None,
 ) -> Part:
     here, size, tokens = lax.axis_index(axis_name), lax.axis_size(axis_name), query.shape[2]
 
@@ -108,13 +104,19 @@ def _ring(
 
 
 def _ring_forward(
-    axis_name: str, shape: Blocks, query: Array, travelling: Travelling, window: Array | None
+    axis_name: str | tuple[str, ...],
+    shape: Blocks,
+    query: Array,
+    travelling: Travelling,
+    window: Array | None,
 ) -> tuple[Part, tuple]:
     part = _ring(axis_name, shape, query, travelling, window)
     return part, (query, travelling, window, part)
 
 
-def _ring_backward(axis_name: str, shape: Blocks, kept: tuple, cotangent: Part) -> tuple:
+def _ring_backward(
+    axis_name: str | tuple[str, ...], shape: Blocks, kept: tuple, cotangent: Part
+) -> tuple:
     query, travelling, window, part = kept
     here, size, tokens = lax.axis_index(axis_name), lax.axis_size(axis_name), query.shape[2]
 

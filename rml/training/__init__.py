@@ -3,15 +3,17 @@
 A `Task` is a training problem as pure functions; `gradient_task` and `momentum_task` make one of a
 loss, which returns a `Loss`, and `fit` trains it in a `RunDirectory` on any mesh. `momentum`,
 `queue` (both He et al., Momentum Contrast, arXiv:1911.05722) and `grad_cache` (Gao et al.,
-arXiv:2101.06983) are what methods of contrast keep and save.
+arXiv:2101.06983) are what methods of contrast keep and save. `kar` is the optimiser of the public
+code of Zhang, arXiv:2401.17948. `cross_entropy_search` tunes hyper-parameters of any objective.
 """
 
 from rml.training.claims import Claim, judge, measure_claims
+from rml.training.cross_entropy_search import cross_entropy_search
 from rml.training.fit import CompiledTask, Interrupted, NonFiniteLoss, fit, initial_state
 from rml.training.grad_cache import grad_cache
-from rml.training.mesh import DEFAULT_RULES, make_mesh, over_batch, use_mesh
+from rml.training.mesh import DEFAULT_RULES, make_mesh, over_batch, split_tokens, use_mesh
 from rml.training.momentum import momentum_schedule, momentum_task, update_momentum
-from rml.training.optimizer import Optimizer, build_optimizer
+from rml.training.optimizer import Optimizer, build_optimizer, kar
 from rml.training.progress import Progress
 from rml.training.queue import Queue, enqueue, init_queue
 from rml.training.rundir import RunDirectory
@@ -34,6 +36,7 @@ __all__ = [
     "TrainState",
     "build_optimizer",
     "create_state",
+    "cross_entropy_search",
     "enqueue",
     "fit",
     "grad_cache",
@@ -41,12 +44,14 @@ __all__ = [
     "init_queue",
     "initial_state",
     "judge",
+    "kar",
     "make_mesh",
     "measure_claims",
     "momentum_schedule",
     "momentum_task",
     "over_batch",
     "read_metrics",
+    "split_tokens",
     "update_momentum",
     "use_mesh",
 ]

@@ -117,6 +117,19 @@ def use_mesh(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def split_tokens() -> Iterator[None]:
+    """Context in which tokens of activations are split over the batch axes, and rows stay whole.
+
+    For texts so long that one is spread over all devices; inside `use_mesh`. What attends must
+    exchange keys and values itself, see `rml.attention.attend_over_mesh`.
+    """
+    others = [(name, axes) for name, axes in nn.get_logical_axis_rules()
+              if name not in ("batch", "length")]  # fmt: skip
+    with nn.logical_axis_rules([("batch", None), ("length", BATCH_AXES), *others]):
+        yield
+
+
 def of_activations(rules: Rules) -> Rules:
     """The rules of activations: their rows take the batch axes, what shares those stays whole."""
     stored = {name for name, axes in rules if not set(BATCH_AXES).isdisjoint(_tuple(axes))}

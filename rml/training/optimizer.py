@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
@@ -42,6 +43,61 @@ class Optimizer(NamedTuple):
     transform: optax.GradientTransformation
     schedule: Callable[[Any], Any]
     ema_decay: float
+
+
+class KarState(NamedTuple):
+    """Averages of the gradients before the present one.
+
+    Attributes:
+      short: Average with the first decay.
+      long: Average with the second.
+    """
+
+    short: PyTree
+    long: PyTree
+
+
+def kar(
+    learning_rate: optax.ScalarOrSchedule, betas: tuple[float, float] = (0.5, 0.95)
+) -> optax.GradientTransformation:
+    """Makes Kar3: three signs a step, of the gradient and of two averages of those before it.
+
+    p ← p - η (sign g + sign m₁ + sign m₂), and only then m_i ← β_i m_i + (1 - β_i) g. Both start at
+    0, whose sign is 0. There is no weight decay.
+
+    Args:
+      learning_rate: Rate η, or a schedule of it.
+      betas: Decays of the averages, in [0, 1).
+
+    Returns:
+      The transformation.
+
+    Raises:
+      UserError: A decay is out of range.
+
+    Source: `Kar3` of the public code of Zhang, arXiv:2401.17948 (lalalune/Terminator at 98873b5).
+    """
+    for beta in betas:
+        if not isinstance(beta, jax.Array) and not 0 <= beta < 1:
+            raise UserError(f"betas of kar are {betas}, expected two numbers in [0, 1)")
+
+    def init(params: PyTree) -> KarState:
+        return KarState(*(jax.tree.map(jnp.zeros_like, params) for _ in betas))
+
+    def update(updates: PyTree, state: KarState, params: Any = None) -> tuple[PyTree, KarState]:
+        del params
+        signs = jax.tree.map(
+            lambda g, *means: sum(map(jnp.sign, means), start=jnp.sign(g)), updates, *state
+        )
+        averages = (
+            jax.tree.map(lambda m, g, b=beta: b * m + (1 - b) * g, mean, updates)
+            for beta, mean in zip(betas, state, strict=True)
+        )
+        return signs, KarState(*averages)
+
+    return optax.chain(
+        optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate)
+    )
 
 
 def decay_mask(params: PyTree) -> PyTree:
@@ -90,9 +146,10 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
     """The optimiser that a config names.
 
     Args:
-      config: All of `KEYS`: `name` (adamw, lars, lamb, sgd), `learning_rate` (peak),
+      config: All of `KEYS`: `name` (adamw, lars, lamb, sgd, kar), `learning_rate` (peak),
         `schedule` (warmup_cosine, warmup_linear, constant), `warmup_steps` (updates),
-        `final_scale` (last over peak rate), `weight_decay`, `momentum` (first-moment decay), `b2`,
+        `final_scale` (last over peak rate), `weight_decay` (0 with kar), `momentum` (first-moment
+        decay) and `b2`, with kar the decays of its two averages,
         `clip_norm` (global gradient norm, 0 for none), `accumulate` (batches an update),
         `ema_decay` (0 for no average).
       steps: Batches that the run sees.
@@ -140,8 +197,12 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
             optax.add_decayed_weights(decay, mask=decay_mask),
             optax.sgd(schedule, momentum=momentum or None),
         )
+    elif name == "kar":
+        if decay != 0:
+            raise UserError(f"optimizer.weight_decay is {decay}, expected 0 with kar")
+        transform = kar(schedule, (momentum, config["b2"]))
     else:
-        raise unknown("optimizer.name", name, ("adamw", "lamb", "lars", "sgd"))
+        raise unknown("optimizer.name", name, ("adamw", "kar", "lamb", "lars", "sgd"))
     if config["clip_norm"]:
         transform = optax.chain(optax.clip_by_global_norm(config["clip_norm"]), transform)
     if accumulate > 1:

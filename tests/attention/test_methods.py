@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.attention import combiner
+from rml.attention import block_law, combiner
 from rml.attention.hyperattention import Settings
 from rml.attention.methods import METHODS
 from rml.ops.attention_parts import Visible
@@ -18,6 +18,9 @@ OPTIONS = {
     "combiner": {"settings": combiner.Settings("logsparse", 3)},
     "performer": {"features": 64},
     "s2_attention": {"block": 3, "local": 2, "stride": 2},
+    "harmonic": {"form": "factor", "slopes": "geometric", "block": 5},
+    "alibi": {"block": 5},
+    "block_law": {"block": 3, "law": block_law.Law("geometric", 4.0, 0.8, reweight=True)},
 }
 """Options with which a text of 24 tokens is approximated."""
 EXACT = {
@@ -27,6 +30,9 @@ EXACT = {
     "combiner": {"settings": combiner.Settings("fixed", 1)},
     "performer": {"features": 1 << 15},
     "s2_attention": {"block": 5, "local": 2, "stride": 1},
+    "harmonic": {"strength": 0.0, "block": 7},
+    "alibi": {"strength": 0.0},
+    "block_law": {"block": 5, "law": block_law.Law(budget=5.0, reweight=True)},
 }
 """Options with which a method is exact, or as near as its random features come."""
 HERE = np.arange(24) < np.array([[24], [15]])
@@ -108,7 +114,7 @@ def test_half_precision_and_vmap(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["window", "hyperattention", "combiner", "performer", "s2_attention"]
+    "name", ["window", "hyperattention", "combiner", "performer", "s2_attention", "block_law"]
 )
 def test_a_window_that_it_cannot_see_is_refused(name):
     with pytest.raises(ValueError, match="window=3"):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from configs.attention import combiner as config_file
-from experiments.attention import combiner, combiner_variants, late, small_lm
+from experiments.attention import combiner, combiner_variants, late
+from experiments.common import small_lm
 from rml.errors import UserError
 
 SMALL = {

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from configs.attention import length_extension as config_file
-from experiments.attention import length_extension, small_lm
+from experiments.attention import length_extension
+from experiments.common import small_lm
 from rml.errors import UserError
 from rml.models import rope
 

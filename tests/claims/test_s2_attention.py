@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from configs.attention import s2_attention as config_file
-from experiments.attention import late, s2_attention, s2_patterns, small_lm
+from experiments.attention import late, s2_attention, s2_patterns
+from experiments.common import small_lm
 from rml import models
 from rml.attention import shard_pattern
 from rml.data.tokens import train_tokenizer

@@ -13,6 +13,7 @@ import pytest
 from experiments.registry import read_config
 from rml.errors import UserError
 from tpu.compile import compile_step
+from tpu.long_text import compile_text
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "--config=configs/contrastive/simclr_digits.py"
@@ -49,6 +50,11 @@ def test_mistakes_end_with_one_line(args, parts):
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
     assert all(part in lines[0] for part in parts), done.stderr
+
+
+def test_a_text_that_devices_do_not_divide_is_named():
+    with pytest.raises(UserError, match="tokens is 131072, expected a multiple of the 7 devices"):
+        compile_text(131_072, [None] * 7)
 
 
 def test_a_config_without_a_mesh_is_named():

@@ -8,7 +8,7 @@ import pytest
 
 from rml.errors import UserError
 from rml.models import build
-from rml.training.optimizer import build_optimizer, build_schedule, decay_mask
+from rml.training.optimizer import build_optimizer, build_schedule, decay_mask, kar
 
 CONFIG = dict(
     name="adamw", learning_rate=0.4, schedule="warmup_cosine", warmup_steps=0, final_scale=0.0,
@@ -179,6 +179,32 @@ def test_each_optimizer_is_the_one_of_optax(name, reference):
     undecayed = run(build_optimizer({**settings, "weight_decay": 0.0}, steps=4).transform)
     assert differ(got["dense"]["kernel"], undecayed["dense"]["kernel"]) > 1e-6
     assert differ(got["dense"]["bias"], undecayed["dense"]["bias"]) == 0
+
+
+def test_kar_adds_the_signs_of_the_gradient_and_of_two_averages_of_those_before():
+    settings = config(name="kar", momentum=0.5, b2=0.95, learning_rate=0.1, schedule="constant")
+    got = run(build_optimizer(settings, steps=4).transform)
+    w = np.asarray(params()["dense"]["kernel"], np.float64)
+    short, long = np.zeros_like(w), np.zeros_like(w)
+    for step in range(4):
+        g = np.asarray(gradients(step + 1)["dense"]["kernel"], np.float64)
+        w = w - 0.1 * (np.sign(g) + np.sign(short) + np.sign(long))
+        short, long = 0.5 * short + 0.5 * g, 0.95 * long + 0.05 * g
+    np.testing.assert_allclose(got["dense"]["kernel"], w, atol=1e-6)
+
+
+def test_kar_without_averages_takes_the_previous_sign_twice():
+    got = run(kar(0.1, (0.0, 0.0)), steps=2)
+    first, second = (np.sign(gradients(step)["dense"]["bias"]) for step in (1, 2))
+    want = np.asarray(params()["dense"]["bias"]) - 0.1 * (first + second + 2 * first)
+    np.testing.assert_allclose(got["dense"]["bias"], want, atol=1e-6)
+
+
+def test_kar_has_no_weight_decay_and_decays_below_one():
+    with pytest.raises(UserError, match=r"optimizer.weight_decay is 0.1, expected 0 with kar"):
+        build_optimizer(config(name="kar", weight_decay=0.1), steps=1)
+    with pytest.raises(UserError, match=r"betas of kar are \(0.9, 1.0\), expected two numbers in"):
+        kar(0.1, (0.9, 1.0))
 
 
 def test_sgd_is_the_textbook_update():

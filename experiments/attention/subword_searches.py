@@ -1,0 +1,83 @@
+"""Vocabularies by several searches, on a corpus and on toys of a few of its words."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rml.data.subword import fit_unigram
+from rml.data.subword_search import candidates, exact, merged
+from rml.data.tokens import import_tokenizers
+
+
+def vocabularies(
+    counts: Mapping[str, int], texts: Sequence[str], sizes: Sequence[int]
+) -> dict[str, dict[int, list[str]]]:
+    """Pieces by search and by size; all have the characters, in whose number they are equal."""
+    characters = sorted({c for word in counts for c in word})
+    found: dict[str, dict[int, list[str]]] = {}
+    for name in ("frequency", "likelihood"):
+        whole = merged(counts, max(sizes), score=name).pieces
+        found[name] = {size: list(whole[:size]) for size in sizes}
+    common: Counter[str] = Counter()
+    for piece in candidates(counts, longest=8, least=2):
+        common[piece] = 0
+    for word, n in counts.items():
+        for begin in range(len(word)):
+            for end in range(begin + 2, min(len(word), begin + 8) + 1):
+                if word[begin:end] in common:
+                    common[word[begin:end]] += n
+    ranked = [piece for piece, _ in common.most_common(max(sizes))]
+    for size in sizes:
+        found.setdefault("substrings", {})[size] = characters + ranked[: size - len(characters)]
+    for name in ("wordpiece", "unigram"):
+        found[name] = {size: trained(name, texts, characters, size) for size in sizes}
+    found["characters"] = dict.fromkeys(sizes, characters)
+    return found
+
+
+def trained(name: str, texts: Sequence[str], characters: list[str], size: int) -> list[str]:
+    """Pieces of a trainer of `tokenizers`, those that continue a word without their mark."""
+    tokenizers = import_tokenizers()
+    kinds: dict[str, Any] = {
+        "wordpiece": (tokenizers.models.WordPiece(), tokenizers.trainers.WordPieceTrainer),
+        "unigram": (tokenizers.models.Unigram(), tokenizers.trainers.UnigramTrainer),
+    }
+    model, trainer = kinds[name]
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    own = trainer(vocab_size=size, show_progress=False, special_tokens=["[UNK]"])
+    tokenizer.train_from_iterator(texts, own)
+    table = tokenizer.get_vocab()
+    pieces = [piece.removeprefix("##") for piece in sorted(table, key=table.get)]
+    longer = list(dict.fromkeys(p for p in pieces if len(p) > 1 and p != "[UNK]"))
+    return characters + longer[: size - len(characters)]
+
+
+def toys(options: Any, counts: Mapping[str, int], *, seed: int) -> dict[str, np.ndarray]:
+    """By search the nats that it is below the optimum, over those of the optimum, of every toy.
+
+    Args:
+      options: Number of toys, words of each, their longest, pieces beyond the characters,
+        candidates for these, and seconds of each exact program.
+      counts: A corpus from which words are drawn.
+      seed: Seed of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    words = [word for word in counts if word.isalpha() and 4 <= len(word) <= options.longest]
+    found: dict[str, list[float]] = {}
+    for _ in range(options.number):
+        toy = {str(w): int(rng.integers(1, 4)) for w in rng.choice(words, options.words, False)}
+        letters = {c for word in toy for c in word}
+        pieces = candidates(toy, longest=4, least=2)[: options.candidates]
+        size = len(letters) + options.pieces
+        best = exact(toy, size, pieces, seconds=options.seconds).nats
+        chosen = {
+            name: merged(toy, size, score=name).pieces for name in ("frequency", "likelihood")
+        } | {"characters": tuple(letters)}
+        for name, own in chosen.items():
+            gap = (best - fit_unigram(toy, own).nats) / abs(best)
+            found.setdefault(name, []).append(gap)
+    return {name: np.array(own) for name, own in found.items()}

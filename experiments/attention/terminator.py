@@ -1,0 +1,111 @@
+"""Terminator: kernels over the whole image in the place of residual sums, beside ordinary networks.
+
+Zhang, HyperZ·Z·W Operator Connects Slow-Fast Networks for Full Context Interaction,
+arXiv:2401.17948. Digits are told apart by it, by it without kernels over the whole image (K = 1),
+by it without the slow neural loss, by a residual network of at least twice its parameters and by a
+convolutional one of as many. Kar and AdamW are tried for all, with equally many learning rates.
+Sizes and margins are this repository's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.attention import terminator_figures
+from experiments.attention.terminator_measures import counted, measured
+from experiments.attention.terminator_sides import (
+    SIDES,
+    Trained,
+    best_optimizer,
+    choose,
+    steps_to,
+    train_sides,
+)
+from experiments.common.claims import with_bounds
+from experiments.common.images import open_images, warn_of_oddities
+from experiments.ranges import Range
+from rml.errors import UserError
+from rml.evaluation import paired_bootstrap
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2401.17948, abstract; data, sizes and margins are this repository's"
+CLAIMS = (
+    Claim("Accuracy is within half a point of a tuned residual net's with half its parameters",
+          "terminator_over_resnet", ">=", -0.005, SOURCE,
+          stated="2026-11-26", null="convnet_over_resnet"),
+    Claim("95% of the last training accuracy takes no more steps than the residual net's, with the "
+          "same optimiser", "steps_over_resnet", "<=", 1.0, SOURCE,
+          stated="2026-11-26", null="steps_convnet_over_resnet"),
+    Claim("Slow nets hold at most 10% of the parameters at the size of the paper",
+          "slow_share", "<=", 0.1, f"{SOURCE}; a review of the paper says 8%",
+          stated="2026-11-26", null="free_share", any_data=True),
+    Claim("Features before the last GELU of a block have means of at most 0.001 in each channel",
+          "feature_mean", "<=", 1e-3, f"{SOURCE}: zero-mean features; by construction",
+          stated="2026-11-26", null="feature_mean_resnet", any_data=True),
+    Claim("The slow neural loss is worth accuracy",
+          "slow_gain", ">=", 0.0, f"{SOURCE}; expected to show nothing here",
+          stated="2026-11-26", null="seed_gain"),
+)  # fmt: skip
+RANGES = {"models.terminator.factors": Range(1, whole=True), "loss.slow": Range()}
+CAPTIONS = terminator_figures.CAPTIONS
+PICTURE = "kernels.png"
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Chooses options, trains all sides, compares them on test images, counts, draws."""
+    check(config)
+    train, test = (open_images(config, part, labelled=True) for part in ("train", "test"))
+    warn_of_oddities(train, test)
+    metrics = counted(config)
+    chosen = choose(config, run)
+    tries = sum(len(own.rates) for own in config.optimizers.values())
+    optimizers = {side: best_optimizer(own) for side, own in chosen.items()}
+    for side, best in optimizers.items():
+        rate, accuracy = chosen[side][best]
+        metrics |= {f"tries_{side}": tries, f"rate_{side}": rate, f"kar_{side}": best == "kar",
+                    f"validation_{side}": accuracy}  # fmt: skip
+    found = train_sides(config, run, chosen)
+    metrics |= compared(found, optimizers, seed=config.seed)
+    metrics |= measured(config, run, found, optimizers)
+    terminator_figures.of_courses(run, found, optimizers)
+    terminator_figures.of_accuracies(run, found, metrics)
+    Progress().note(f"{metrics['terminator_over_resnet']:.4f} above the residual net")
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless optimisers have equally many tries, more than none."""
+    counts = {name: len(own.rates) for name, own in config.optimizers.items()}
+    if set(counts) != {"kar", "adamw"} or len(set(counts.values())) > 1 or 0 in counts.values():
+        raise UserError(f"optimizers have {counts} rates, expected equally many of kar and adamw")
+
+
+def compared(
+    found: Mapping[tuple[str, str], Trained], optimizers: Mapping[str, str], *, seed: int
+) -> dict[str, Any]:
+    """Accuracies, their differences over test images, and how soon training is nearly over."""
+    right = {side: found[side, optimizers[side]].right.astype(np.float32) for side in SIDES}
+    right["no_slow_again"] = found["no_slow_again", optimizers["no_slow"]].right.astype(np.float32)
+    metrics: dict[str, Any] = {f"accuracy_{side}": own.mean() for side, own in right.items()}
+    pairs = {
+        "terminator_over_resnet": ("terminator", "resnet"),
+        "convnet_over_resnet": ("convnet", "resnet"),
+        "hyper_gain": ("terminator", "no_hyper"),
+        "slow_gain": ("terminator", "no_slow"),
+        "seed_gain": ("no_slow_again", "no_slow"),
+    }
+    for name, (first, second) in pairs.items():
+        key = jax.random.key(seed)
+        test = paired_bootstrap(jnp.asarray(right[first]), jnp.asarray(right[second]), key=key)
+        metrics |= with_bounds(name, test[:3])
+    own = optimizers["terminator"]
+    steps = {s: steps_to(found[s, own].course, 0.95) for s in ("terminator", "resnet", "convnet")}
+    metrics |= {f"steps_{side}": value for side, value in steps.items()}
+    metrics["steps_over_resnet"] = steps["terminator"] / steps["resnet"]
+    metrics["steps_convnet_over_resnet"] = steps["convnet"] / steps["resnet"]
+    seconds = {s: found[s, own].seconds for s in ("terminator", "resnet")}
+    metrics["seconds_over_resnet"] = seconds["terminator"] / seconds["resnet"]
+    return metrics

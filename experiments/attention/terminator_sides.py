@@ -1,0 +1,230 @@
+"""What the recipe on Terminator compares: its options chosen on validation images, then trained.
+
+Every side gets each of `config.optimizers` with each of its `rates`, for `config.tries.steps`
+steps. Sides whose programs differ in numbers alone train as one, see `experiments.common.many`.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.common.comparison import for_each
+from experiments.common.encoders import ProjectedEncoder
+from experiments.common.images import open_images
+from experiments.common.many import many, on_one_device, replaced, unstack
+from experiments.common.pretraining import train
+from experiments.common.supervised import classification, right
+from rml import models
+from rml.models.layers import module_options
+from rml.models.terminator import Terminator, slow_neural_loss
+from rml.training import Progress, RunDirectory, Task, read_metrics
+
+WINDOW = 20
+"""Steps over which the accuracy on training batches is averaged."""
+METRICS = "metrics.jsonl"
+AGAIN = 1_000
+"""What is added to the seed of a second run."""
+
+
+class Side(NamedTuple):
+    """One of what is compared.
+
+    Attributes:
+      model: Key of `config.models`.
+      changes: Other values of the config.
+      both: Whether it is trained in full with both optimisers, and not with the better one alone.
+      seed: What is added to the run's seed.
+    """
+
+    model: str
+    changes: Mapping[str, Any] = {}
+    both: bool = False
+    seed: int = 0
+
+
+SIDES = {
+    "terminator": Side("terminator"),
+    "no_slow": Side("terminator", {"loss.slow": 0.0}),
+    "no_hyper": Side("terminator", {"models.terminator.hyper": 0.0, "loss.slow": 0.0}),
+    "resnet": Side("resnet", both=True),
+    "convnet": Side("convnet", both=True),
+}
+"""The network, it without the slow loss, without kernels over the whole image, and others."""
+PROGRAMS = {
+    "terminator": ("terminator", "no_slow", "no_hyper"),
+    "resnet": ("resnet",),
+    "convnet": ("convnet",),
+}
+"""Sides that one program trains."""
+
+
+class Trained(NamedTuple):
+    """A side trained in full.
+
+    Attributes:
+      variables: Of its model.
+      right: For each test image whether its class is found.
+      course: Accuracy on training batches, a mean over `WINDOW` steps, by step.
+      seconds: Wall-clock seconds of a step.
+    """
+
+    variables: Any
+    right: np.ndarray
+    course: np.ndarray
+    seconds: float
+
+
+def configured(
+    config: Any, side: Side, optimizer: str, rate: float, *, steps: int | None = None
+) -> ConfigDict:
+    """The config of a side with an optimiser and a learning rate."""
+    options = dict(config.optimizers[optimizer])
+    options.pop("rates")
+    own = replaced(config, {**side.changes, "seed": config.seed + side.seed})
+    own.optimizer.update(options | dict(name=optimizer, learning_rate=rate))
+    if steps is not None:
+        own.train.update(dict(steps=steps, log_every=steps, checkpoint_every=steps))
+    return own
+
+
+def build_model(config: Any, name: str) -> ProjectedEncoder:
+    """A classifier whose encoder is that of `config.models`."""
+    options = dict(config.models[name])
+    if name == "terminator":
+        encoder: nn.Module = Terminator(**module_options(name, Terminator, options))
+    else:
+        encoder = models.build(**options)
+    return ProjectedEncoder(encoder, models.Classifier(config.classes))
+
+
+def task(config: Any, model: str = "terminator") -> Task:
+    """The training problem of one of `config.models`, judged on validation images."""
+    opened = cache(partial(open_images, config, labelled=True))
+
+    def penalty(left: Any) -> jax.Array:
+        loss = slow_neural_loss(kernels(left), reduce=config.loss.reduce)
+        return config.loss.slow * loss
+
+    return classification(
+        config,
+        build_model(config, model),
+        train=partial(opened, "train"),
+        held_out=partial(opened, "validation"),
+        penalty=penalty if model == "terminator" else None,
+        dropout=model == "terminator",
+    )
+
+
+def kernels(left: Any) -> list[jax.Array]:
+    """Global kernels, block by block, of what Terminator leaves under "intermediates"."""
+    blocks = left["encoder"]
+    return [blocks[f"block{i}"]["kernel"][0] for i in range(len(blocks))]
+
+
+def choose(config: Any, run: RunDirectory) -> dict[str, dict[str, tuple[float, float]]]:
+    """Tries every learning rate with every optimiser.
+
+    Returns:
+      By side and optimiser the best rate with its accuracy on the validation images.
+    """
+    several = {f"{p}_{o}_tries": (p, o) for p in PROGRAMS for o in config.optimizers}
+
+    def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], Any]:
+        program, optimizer = several[name]
+        tried = [(s, r) for s in PROGRAMS[program] for r in config.optimizers[optimizer].rates]
+        configs = [
+            configured(config, SIDES[s], optimizer, r, steps=config.tries.steps) for s, r in tried
+        ]
+        _, found = _together(configs, inner, SIDES[program].model)
+        best: dict[str, tuple[float, float]] = {}
+        for (side, rate), accuracy in zip(tried, found, strict=True):
+            best[side] = max(best.get(side, (0.0, -1.0)), (rate, accuracy), key=lambda b: b[1])
+        Progress().note(f"{name}: { {s: (r, round(a, 4)) for s, (r, a) in best.items()} }")
+        return {f"accuracy_{i}": value for i, value in enumerate(found)}, best
+
+    chosen: dict[str, dict[str, tuple[float, float]]] = {side: {} for side in SIDES}
+    for name, (_, best) in for_each(run, several, measure).items():
+        for side, found in best.items():
+            chosen[side][several[name][1]] = found
+    return chosen
+
+
+def best_optimizer(found: Mapping[str, tuple[float, float]]) -> str:
+    """The optimiser with the best accuracy on the validation images."""
+    return max(found, key=lambda name: found[name][1])
+
+
+def train_sides(
+    config: Any, run: RunDirectory, chosen: Mapping[str, Mapping[str, tuple[float, float]]]
+) -> dict[tuple[str, str], Trained]:
+    """Trains all sides with what was chosen for them.
+
+    Returns:
+      By side and optimiser. "no_slow_again" is "no_slow" with another seed.
+    """
+    plans: dict[str, list[tuple[str, str]]] = {}
+    for program, members in PROGRAMS.items():
+        for name in members:
+            own = config.optimizers if SIDES[name].both else (best_optimizer(chosen[name]),)
+            for optimizer in own:
+                again = [(f"{name}_again", optimizer)] if name == "no_slow" else []
+                plans.setdefault(f"{program}_{optimizer}", []).extend([(name, optimizer), *again])
+    sides = SIDES | {"no_slow_again": SIDES["no_slow"]._replace(seed=AGAIN)}
+    test = open_images(config, "test", labelled=True)
+
+    def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], Any]:
+        members = plans[name]
+        configs = []
+        for side, optimizer in members:
+            rate = chosen[side.removesuffix("_again")][optimizer][0]
+            configs.append(configured(config, sides[side], optimizer, rate))
+        model = sides[members[0][0]].model
+        states, _ = _together(configs, inner, model)
+        found = {}
+        for i, (member, own, state) in enumerate(zip(members, configs, states, strict=True)):
+            named = np.asarray(right(own, build_model(own, model), state.variables, test))
+            course, seconds = _course(inner, i)
+            found[member] = Trained(state.variables, named, course, seconds / len(members))
+        accuracies = {side: float(one.right.mean()) for (side, _), one in found.items()}
+        Progress().note(f"{name}: { {s: round(a, 4) for s, a in accuracies.items()} } (test)")
+        return {f"accuracy_{side}": value for side, value in accuracies.items()}, found
+
+    measured = for_each(run, plans, measure).values()
+    return {key: one for _, found in measured for key, one in found.items()}
+
+
+def steps_to(course: np.ndarray, share: float) -> int:
+    """The first step at which a course is at a share of where it ends."""
+    reached = np.flatnonzero(course >= share * np.nanmean(course[-WINDOW:]))
+    return int(reached[0]) + 1
+
+
+def _together(
+    configs: Sequence[Any], run: RunDirectory, model: str
+) -> tuple[list[Any], list[float]]:
+    """States of configs that one program trains, and their accuracies on validation images."""
+    together = many(partial(task, model=model), configs)
+    state = on_one_device(train(configs[0], run, together, "eval/accuracy"))
+    lines = [line for line in read_metrics(run.path / METRICS) if "eval/accuracy" in line]
+    count = range(len(configs))
+    return [unstack(state, i) for i in count], [lines[-1][f"eval/accuracy/{i}"] for i in count]
+
+
+def _course(run: RunDirectory, i: int) -> tuple[np.ndarray, float]:
+    """Smoothed accuracy on training batches by step, and the seconds of a step of all runs."""
+    lines = [x for x in read_metrics(run.path / METRICS) if f"train/accuracy/{i}" in x]
+    steps = np.array([line["step"] for line in lines])
+    values = np.interp(
+        np.arange(1, steps[-1] + 1), steps, [line[f"train/accuracy/{i}"] for line in lines]
+    )
+    sums = np.cumsum(np.concatenate([np.zeros(1), values]))
+    start = np.maximum(np.arange(1, len(sums)) - WINDOW, 0)
+    course = (sums[1:] - sums[start]) / (np.arange(1, len(sums)) - start)
+    half = len(lines) // 2
+    passed = lines[-1]["time"] - lines[half]["time"]
+    return course, passed / max(steps[-1] - steps[half], 1)

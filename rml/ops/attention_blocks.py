@@ -1,0 +1,102 @@
+"""How attention is cut into blocks: their sizes, their places, their logits, which are visible."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from rml.ops.attention_parts import OfPlaces, Visible, scaled_logits
+
+
+class Place(NamedTuple):
+    """Where the first query lies among the keys, and how far each sees: integers or scalars.
+
+    Of a single head of several it has the number, by which functions of places are read.
+    """
+
+    start: Any
+    window: Any = None
+    head: Any = None
+
+
+class Blocks(NamedTuple):
+    """What is static of attention in blocks: sizes, scale, causality, what places do to logits."""
+
+    rows: int
+    columns: int
+    keys: int
+    scale: float
+    causal: bool
+    sinks: int
+    factor: OfPlaces | None = None
+    bias: OfPlaces | None = None
+
+    def places(self, place: Place, i: Array, j: Array) -> tuple[Array, Array]:
+        """Places of the queries of block i and of the keys of block j."""
+        rows = jnp.asarray(place.start + i * self.rows) + jnp.arange(self.rows)
+        return rows, j * self.columns + jnp.arange(self.columns)
+
+    def logits(
+        self, query: Array, key: Array, place: Place, i: Array, j: Array
+    ) -> tuple[Array, Array | float]:
+        """Logits of a block, [b, g, h / g, rows, columns], and their derivative to the products."""
+        logits = scaled_logits(query, key, self.scale)
+        slope: Array | float = self.scale
+        rows, columns = self.places(place, i, j)
+
+        def of_heads(law: OfPlaces) -> Array:
+            values = jnp.asarray(law(rows, columns))
+            if place.head is not None and len(values) > 1:
+                values = lax.dynamic_slice_in_dim(values, place.head, 1)
+            heads = logits.shape[1:3] if len(values) > 1 else (1, 1)
+            return values.reshape(*heads, *values.shape[1:]).astype(logits.dtype)
+
+        if self.factor is not None:
+            factor = of_heads(self.factor)
+            logits, slope = logits * factor, slope * factor
+        return logits if self.bias is None else logits + of_heads(self.bias), slope
+
+    def ranges(self, place: Place, i: Array) -> tuple[tuple[Array, Array], ...]:
+        """Ranges of blocks of keys that block i of the queries may see.
+
+        The second holds sinks before the window; its range is empty where they are in the first.
+        """
+        blocks = -(-self.keys // self.columns)
+        first = jnp.asarray(place.start + i * self.rows)
+        last = first + self.rows - 1
+        low, high = jnp.int32(0), jnp.int32(blocks)
+        if self.causal:
+            high = jnp.clip(last // self.columns + 1, 0, blocks)
+        elif place.window is not None:
+            high = jnp.clip((last + place.window - 1) // self.columns + 1, 0, blocks)
+        if place.window is not None:
+            low = jnp.clip((first - place.window + 1) // self.columns, 0, high)
+        sinks = jnp.int32(-(-min(self.sinks, self.keys) // self.columns))
+        return (low, high), (jnp.int32(0), jnp.minimum(low, sinks))
+
+
+def blocks_of(
+    query: Array, key: Array, visible: Visible, scale: float | None, block: int
+) -> Blocks:
+    """How attention of these queries to these keys is cut.
+
+    Raises:
+      ValueError: If the block is empty or the heads of keys do not divide those of queries.
+    """
+    (h, t, k), (g, s) = query.shape[1:], key.shape[1:3]
+    if block < 1:
+        raise ValueError(f"block={block}, expected at least 1")
+    if h % g:
+        raise ValueError(f"{g} heads of keys must divide {h} heads of queries")
+    scale = k**-0.5 if scale is None else scale
+    return Blocks(min(block, t), min(block, s), s, scale, visible.causal, visible.sinks)
+
+
+def place_of(visible: Visible) -> Place:
+    """The place that a visibility gives to the queries."""
+    window = visible.window
+    return Place(
+        jnp.asarray(visible.start, jnp.int32),
+        None if window is None else jnp.asarray(window, jnp.int32),
+    )

@@ -1,0 +1,94 @@
+"""Sparse activations of decoders: trained to be sparse, or thinned out by thresholds.
+
+* `sine_stages`, `linear_stages`, `activation_penalty`, `relufy`, `fitted_sparsity`: Song et al.,
+  ProSparse: Introducing and Enhancing Intrinsic Activation Sparsity within Large Language Models,
+  arXiv:2402.13516. Take it where a model may be trained further: most channels become zero. The
+  activations are `rml.ops.fatrelu`, `shifted_relu` and `keep_largest`, by name in a `Llama`.
+* `observe`, `thresholds_of`, `calibrate`, `importance`, `channel_scale`: He et al., CHESS:
+  Optimizing LLM Inference via Channel-Wise Thresholding and Selective Sparsification,
+  arXiv:2409.01366, with CATS's uniform threshold. Take it where nothing may be trained: half of
+  the channels are left out. `save_thresholds` and `load_thresholds` keep them beside a checkpoint.
+* `activation_statistics`, `live_pairs`, `expected_union`, `weights_read`: how sparse layers and
+  channels are, measured by a `rml.models.Probe`.
+* `sparse_ffn`, with `dense_ffn`, `feed_forward_of` and `bytes_read`: the feed-forward of one token
+  that reads the rows of live channels only.
+* `fit_predictor`, `predict`, `predictor_scores`: which channels will be live, before any is
+  computed.
+"""
+
+from rml.sparsity.calibrate import calibrate, observe
+from rml.sparsity.predictor import (
+    Predictor,
+    PredictorScores,
+    fit_predictor,
+    predict,
+    predictor_scores,
+)
+from rml.sparsity.progressive import (
+    activation_penalty,
+    fitted_sparsity,
+    linear_stages,
+    relufy,
+    sine_stages,
+)
+from rml.sparsity.sparse_ffn import (
+    FeedForward,
+    bytes_read,
+    dense_ffn,
+    feed_forward_of,
+    sparse_ffn,
+)
+from rml.sparsity.statistics import (
+    Statistics,
+    activation_statistics,
+    expected_union,
+    live_pairs,
+    weights_read,
+)
+from rml.sparsity.thresholds import (
+    Calibration,
+    Moments,
+    binned_quantile,
+    channel_scale,
+    importance,
+    kth_smallest,
+    load_thresholds,
+    random_channels,
+    save_thresholds,
+    thresholds_of,
+)
+
+__all__ = [
+    "Calibration",
+    "FeedForward",
+    "Moments",
+    "Predictor",
+    "PredictorScores",
+    "Statistics",
+    "activation_penalty",
+    "activation_statistics",
+    "binned_quantile",
+    "bytes_read",
+    "calibrate",
+    "channel_scale",
+    "dense_ffn",
+    "expected_union",
+    "feed_forward_of",
+    "fit_predictor",
+    "fitted_sparsity",
+    "importance",
+    "kth_smallest",
+    "linear_stages",
+    "live_pairs",
+    "load_thresholds",
+    "observe",
+    "predict",
+    "predictor_scores",
+    "random_channels",
+    "relufy",
+    "save_thresholds",
+    "sine_stages",
+    "sparse_ffn",
+    "thresholds_of",
+    "weights_read",
+]

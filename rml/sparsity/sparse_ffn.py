@@ -1,0 +1,142 @@
+"""A gated feed-forward of one token that reads only the rows of live channels."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from rml.models.layers import activation as activation_of
+
+ROWS = 32
+"""Rows that are read at a time: few enough that they stay in a cache of the processor."""
+
+
+class FeedForward(NamedTuple):
+    """Weights of a gated MLP, the row of a channel contiguous in each matrix.
+
+    Attributes:
+      gate: Matrix of the gate.
+      up: Matrix of what the gate is multiplied by.
+      down: Matrix back to the width.
+    """
+
+    gate: Float[Array, "f d"]
+    up: Float[Array, "f d"]
+    down: Float[Array, "f d"]
+
+
+def feed_forward_of(params: Mapping[str, Any], layer: int) -> FeedForward:
+    """Weights of one layer of a `Llama` with scanned blocks and an MLP without biases.
+
+    Args:
+      params: Parameters of the model.
+      layer: Number of the layer, from 0.
+
+    Raises:
+      ValueError: The MLP has biases.
+    """
+    block = params["blocks"]
+    if any("bias" in block[name] for name in ("gate", "mlp_in", "mlp_out")):
+        raise ValueError("the MLP has biases, which a feed-forward of live rows does not add")
+    gate, up, down = (block[name]["kernel"][layer] for name in ("gate", "mlp_in", "mlp_out"))
+    return FeedForward(gate.T, up.T, down)
+
+
+def dense_ffn(
+    x: Float[Array, " d"],
+    weights: FeedForward,
+    threshold: Float[Array, "#f"] | None = None,
+    *,
+    activation: str | Callable[[jax.Array], jax.Array] = "silu",
+) -> Float[Array, " d"]:
+    """The feed-forward of one token as three products of whole matrices.
+
+    Args:
+      x: The token.
+      weights: The weights.
+      threshold: Magnitude of the gate below which a channel is left out; none if not given.
+      activation: Nonlinearity of the gate, or its name.
+    """
+    gate, live = _gate(x, weights, threshold, activation)
+    return (jnp.where(live, gate, 0) * (weights.up @ x)) @ weights.down
+
+
+def sparse_ffn(
+    x: Float[Array, " d"],
+    weights: FeedForward,
+    threshold: Float[Array, "#f"] | None = None,
+    *,
+    activation: str | Callable[[jax.Array], jax.Array] = "silu",
+    budget: int | None = None,
+) -> Float[Array, " d"]:
+    """The same, equal up to rounding, which reads of two matrices only what live channels need.
+
+    The gate's matrix is read whole. Channels whose gate is not zero and reaches the threshold are
+    live; their rows of the two other matrices are read a few at a time, as many as there are. With
+    more live channels than the budget, whole matrices are read, which is then faster.
+
+    Args:
+      x: The token.
+      weights: The weights.
+      threshold: Magnitude of the gate below which a channel is left out; none if not given.
+      activation: Nonlinearity of the gate, or its name.
+      budget: Largest number of live channels whose rows are read; six in ten of all channels if
+        not given, where reading rows stops being faster on the CPU it was measured on.
+
+    Returns:
+      The output. It has no gradient in reverse mode: the number of loops depends on the token.
+
+    Raises:
+      ValueError: The budget is below 0.
+    """
+    f = weights.gate.shape[0]
+    budget = f * 6 // 10 if budget is None else budget
+    if budget < 0:
+        raise ValueError(f"budget={budget}, expected at least 0 live channels")
+    gate, live = _gate(x, weights, threshold, activation)
+    count = live.sum()
+
+    def of_rows() -> jax.Array:
+        room = max(1, -(-min(budget, f) // ROWS)) * ROWS
+        (places,) = jnp.nonzero(live, size=room, fill_value=0)
+        kept = jnp.where(jnp.arange(room) < count, gate[places], 0)
+
+        def read(i: jax.Array, y: jax.Array) -> jax.Array:
+            own = jax.lax.dynamic_slice_in_dim(places, i * ROWS, ROWS)
+            factor = jax.lax.dynamic_slice_in_dim(kept, i * ROWS, ROWS)
+            return y + (factor * (weights.up[own] @ x)) @ weights.down[own]
+
+        start = jnp.zeros(x.shape, jnp.result_type(gate, weights.down))
+        return jax.lax.fori_loop(0, (count + ROWS - 1) // ROWS, read, start)
+
+    def whole() -> jax.Array:
+        return (jnp.where(live, gate, 0) * (weights.up @ x)) @ weights.down
+
+    return jax.lax.cond(count <= budget, of_rows, whole)
+
+
+def _gate(
+    x: Array,
+    weights: FeedForward,
+    threshold: Array | None,
+    activation: str | Callable[[jax.Array], jax.Array],
+) -> tuple[Float[Array, " f"], Bool[Array, " f"]]:
+    """The gate after its nonlinearity, and which channels are live."""
+    function = activation_of(activation) if isinstance(activation, str) else activation
+    gate = function(weights.gate @ x)
+    live = gate != 0
+    return gate, live if threshold is None else live & (jnp.abs(gate) >= threshold)
+
+
+def bytes_read(live: int, *, d_ff: int, width: int, itemsize: int = 4) -> int:
+    """Bytes of weights that `sparse_ffn` reads for a token with so many live channels.
+
+    Args:
+      live: Number of live channels within the budget.
+      d_ff: Number of all channels.
+      width: Width of the token.
+      itemsize: Bytes of a number.
+    """
+    return (d_ff + 2 * -(-live // ROWS) * ROWS) * width * itemsize

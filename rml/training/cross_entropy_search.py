@@ -1,0 +1,200 @@
+"""A search of hyper-parameters by the cross-entropy method: laws that move to what scored best.
+
+Every hyper-parameter has a categorical law of its own. A round draws settings, scores them, and
+moves each law towards the values of the best ones.
+
+Source: Rubinstein and Kroese, The Cross-Entropy Method, 2004, chapter 4. Li, The Nature of
+Mathematical Modeling and Probabilistic Optimization Engineering in Generative AI, arXiv:2410.18441,
+names it for word2vec in the abstract; laws and defaults are our reading.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rml.errors import UserError
+from rml.training.durable import write_text
+
+Setting = dict[str, Any]
+"""A value of every hyper-parameter."""
+Objective = Callable[[Sequence[Setting]], Sequence[float]]
+"""Scores of settings, higher ones better; all settings of a round at once."""
+
+Space = Mapping[str, Sequence[Any]]
+"""Values of every hyper-parameter."""
+Laws = Mapping[str, Sequence[float]]
+"""Probabilities of these values, in their order."""
+
+
+class Search(NamedTuple):
+    """How a search draws and moves.
+
+    Attributes:
+      draws: Settings of a round, N.
+      elite: Share of them that laws move to, ρ; at least one setting.
+      step: How far laws move there, α; with 0 this is random search.
+      rounds: Most rounds, R.
+      least_entropy: Entropy in nats below which all laws must be for the search to end before.
+    """
+
+    draws: int = 24
+    elite: float = 0.2
+    step: float = 0.7
+    rounds: int = 6
+    least_entropy: float = 0.1
+
+
+class Found(NamedTuple):
+    """What a search has found so far.
+
+    Attributes:
+      laws: By hyper-parameter, probabilities of its values in their order.
+      settings: All settings that were scored, in their order.
+      scores: Their scores.
+      rounds: Number of rounds that are done.
+    """
+
+    laws: dict[str, list[float]]
+    settings: list[Setting]
+    scores: list[float]
+    rounds: int
+
+    @property
+    def best(self) -> tuple[Setting, float]:
+        """The setting with the highest score, the first of equal ones, and its score."""
+        at = int(np.argmax(_ranked(self.scores)))
+        return self.settings[at], self.scores[at]
+
+    @property
+    def entropies(self) -> dict[str, float]:
+        """Entropy of every law, in nats."""
+        return {name: entropy(law) for name, law in self.laws.items()}
+
+
+def cross_entropy_search(
+    objective: Objective,
+    space: Space,
+    *,
+    search: Search = Search(),  # noqa: B008  a named tuple of constants
+    seed: int = 0,
+    path: Path | None = None,
+) -> Found:
+    """Searches the setting with the highest score.
+
+    P ← (1 - α) P + α f for each law P, with the frequencies f of its values among the elite. What a
+    round draws is a function of the seed and the round.
+
+    Args:
+      objective: Scores settings. One that is not a number is the lowest.
+      space: By hyper-parameter its values, JSON's where there is a path.
+      search: How it draws and moves.
+      seed: Seed of the draws.
+      path: File that every round is written to, and from which a stopped search continues.
+
+    Returns:
+      The laws and all settings with their scores.
+
+    Raises:
+      UserError: A hyper-parameter has no value, a number of the search is out of its range, the
+        file is of another space, or the objective gives another number of scores.
+
+    Example:
+      >>> found = cross_entropy_search(
+      ...     lambda settings: [-((s["x"] - 3) ** 2) for s in settings], {"x": range(10)})
+      >>> found.best[0]
+      {'x': 3}
+    """
+    check(space, search)
+    found = first(space) if path is None or not path.is_file() else read(path, space)
+    while found.rounds < search.rounds and not _settled(found, search):
+        settings = draw_settings(found.laws, space, search.draws, seed=(seed, found.rounds))
+        scores = [float(score) for score in objective(settings)]
+        if len(scores) != len(settings):
+            raise UserError(f"{len(scores)} scores for {len(settings)} settings, expected as many")
+        found = Found(
+            moved(found.laws, space, settings, scores, search),
+            found.settings + settings,
+            found.scores + scores,
+            found.rounds + 1,
+        )
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(found._asdict()))
+    return found
+
+
+def check(space: Space, search: Search) -> None:
+    """Raises `UserError` where a hyper-parameter has no value or a number is out of its range."""
+    empty = [name for name, values in space.items() if not len(values)]
+    if not space or empty:
+        raise UserError(f"a space of {sorted(space)} with no values for {empty}, expected some")
+    if search.draws < 1 or search.rounds < 0 or not 0 < search.elite <= 1:
+        raise UserError(f"{search}, expected draws of at least 1 and an elite of 0 to 1")
+    if not 0 <= search.step <= 1:
+        raise UserError(f"step is {search.step}, expected 0 to 1")
+
+
+def first(space: Space) -> Found:
+    """A search that has done nothing: every value is as likely."""
+    return Found({name: [1 / len(own)] * len(own) for name, own in space.items()}, [], [], 0)
+
+
+def read(path: Path, space: Space) -> Found:
+    """Reads a search from its file.
+
+    Raises:
+      UserError: The file is of another space.
+    """
+    found = Found(**json.loads(path.read_text()))
+    sizes = {name: len(law) for name, law in found.laws.items()}
+    if sizes != {name: len(values) for name, values in space.items()}:
+        raise UserError(f"{path} is of a search over {sizes} values, expected {sorted(space)}")
+    return found
+
+
+def draw_settings(laws: Laws, space: Space, number: int, *, seed: Any) -> list[Setting]:
+    """Draws settings, every hyper-parameter by its law, apart from the others."""
+    rng = np.random.default_rng(seed)
+    drawn = {
+        name: rng.choice(len(values), size=number, p=np.asarray(laws[name]))
+        for name, values in space.items()
+    }
+    return [
+        {name: values[int(drawn[name][i])] for name, values in space.items()} for i in range(number)
+    ]
+
+
+def moved(
+    laws: Laws, space: Space, settings: Sequence[Setting], scores: Sequence[float], search: Search,
+) -> dict[str, list[float]]:  # fmt: skip
+    """Laws after a round: nearer to the frequencies of values among the best settings."""
+    count = math.ceil(search.elite * len(settings))
+    order = np.argsort(-_ranked(scores), kind="stable")[:count]
+    new = {}
+    for name, values in space.items():
+        places = [list(values).index(settings[i][name]) for i in order]
+        frequency = np.bincount(places, minlength=len(values)) / count
+        law = (1 - search.step) * np.asarray(laws[name]) + search.step * frequency
+        new[name] = (law / law.sum()).tolist()
+    return new
+
+
+def entropy(law: Sequence[float]) -> float:
+    """Entropy of a law in nats."""
+    p = np.asarray(law)
+    p = p[p > 0]
+    return float(-(p @ np.log(p)))
+
+
+def _settled(found: Found, search: Search) -> bool:
+    return max(found.entropies.values()) < search.least_entropy
+
+
+def _ranked(scores: Sequence[float]) -> np.ndarray:
+    """Scores, the lowest where they are no numbers."""
+    values = np.asarray(scores, float)
+    return np.where(np.isnan(values), -np.inf, values)

@@ -1,0 +1,94 @@
+"""The recipe on blocks drawn by distance, on a tiny decoder."""
+
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.attention import block_law as config_file
+from experiments.attention import block_law, late
+from rml.errors import UserError
+from rml.models import Llama
+
+SMALL = {
+    "block": 8, "budget": 2.5, "sinks": 2, "draws": 4, "measured_layers": (0,),
+    "late.length": 64, "late.documents": 2, "late.tries.law": ("harmonic",),
+    "late.tries.uniform": (False,), "late.tries.strided": (2,), "late.tries.window": (2,),
+}  # fmt: skip
+
+
+class Lossy:
+    """A decoder that loses a nat a token by blocks that are drawn, half of one by others."""
+
+    depth = 6
+
+    def __init__(self, *_):
+        pass
+
+    def exact(self, text):
+        return SimpleNamespace(nats=np.ones(len(text) - 1))
+
+    def replaced(self, exact, text, rngs, row, options, *, layers):
+        lost = 1.0 if row == "block_law" else 0.5
+        return exact.nats + np.full((len(rngs), len(text) - 1), lost + text[0] / 100)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    module = Llama(vocabulary=29, positions=64, width=16, depth=2, heads=2, mlp=16, tied=True)
+    variables = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), int)))
+    variables = jax.tree.map(lambda leaf: 4 * leaf, variables)
+    loaded = SimpleNamespace(module=module, variables=variables, tokenizer=None)
+    tokens = np.random.default_rng(0).integers(0, 29, (3, 64)).astype(np.int32)
+    for place in (block_law, late):
+        monkeypatch.setattr(place.pretrained, "load", lambda name: loaded)
+    monkeypatch.setattr(block_law, "speeches", lambda *_: tokens)
+    monkeypatch.setattr(late, "Decoder", Lossy)
+    monkeypatch.setattr(late.data, "load_documents", lambda *_, **__: [])
+    monkeypatch.setattr(late.data, "long_documents", lambda *_, length: tokens[:, :length])
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path):
+    metrics, holds = measure("configs/attention/block_law.py", SMALL)
+    assert len(holds) == len(block_law.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    assert metrics["late_gain_over_window"] == pytest.approx(-0.5)
+    # Of plain sums a part is missing, whatever is drawn; the weights make up for it.
+    assert metrics["sums_apart_plain"] > 0.3 > metrics["sums_apart"]
+    assert metrics["gain_over_uniform"] == pytest.approx(
+        np.log(metrics["error_uniform"] / metrics["error_harmonic"]), abs=1e-5
+    )
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(block_law.CAPTIONS)
+
+
+def test_what_is_compared_sees_equally_many_keys():
+    config = config_file.get_config()
+    found = block_law.keys(config)
+    # Eight blocks of 32, of whose last one a query sees 16.5 keys on average.
+    for name in ("law", "uniform"):
+        assert found[name] == pytest.approx(8 * 32 - 15.5, rel=1e-6)
+    for name in ("strided", "window"):
+        assert found[name] == pytest.approx(found["law"], rel=0.05)
+    assert found["exact"] == 1025 / 2
+    assert block_law.options(config, "uniform", True)["law"].reweight
+    assert block_law.options(config, "law", "geometric")["law"].kind == "geometric"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block": 100}, "block=100 and budget=8.0 for 1024 tokens, expected whole blocks"),
+        ({"budget": 17.0}, "expected whole blocks and 1 to 16.5"),
+        ({"late": {"tries": {"window": (4,)}}}, "expected equally many"),
+    ],
+)
+def test_wrong_configs_are_named(changes, message):
+    config = config_file.get_config()
+    config.update(changes)
+    with pytest.raises(UserError, match=message):
+        block_law.check(config)

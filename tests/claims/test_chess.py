@@ -1,0 +1,116 @@
+"""CHESS's recipe on a tiny decoder; `make claims` measures SmolLM2."""
+
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.sparsity import chess as config_file
+from experiments.sparsity import chess, chess_readings
+from experiments.sparsity.chess_readings import Reading
+from rml.errors import UserError
+from rml.models import Llama
+from rml.sparsity import load_thresholds
+
+SMALL = {
+    "calibration.documents": 2, "calibration.length": 16, "reading.documents": 3,
+    "reading.length": 12, "shares": (0.5, 0.7), "timing.wide": (64, 8), "timing.narrow": (32, 8),
+    "timing.repeats": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A random decoder in the place of SmolLM2, random tokens in that of texts."""
+    module = Llama(vocabulary=30, width=8, depth=2, heads=2, mlp=16, tied=True)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2), int)))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), leaf.dtype), shapes
+    )
+    loaded = SimpleNamespace(module=module, variables=variables, tokenizer=None)
+
+    def documents(tokenizer, texts, *, length, most):
+        found = np.array([[(ord(c) + i) % 30 for i in range(length)] for c in texts], np.int32)
+        return found[:most]
+
+    monkeypatch.setattr(chess_readings.pretrained, "load", lambda name: loaded)
+    monkeypatch.setattr(chess_readings.data, "load_documents", lambda *_, **__: list("abcdefgh"))
+    monkeypatch.setattr(chess_readings.data, "long_documents", documents)
+    return loaded
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path):
+    metrics, holds = measure("configs/sparsity/chess.py", SMALL)
+    assert len(holds) == len(chess.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    # Shares on test documents are near those of training documents.
+    assert metrics["zeros_abs_0.5"] == pytest.approx(0.5, abs=0.2)
+    assert metrics["zeros_top_0.7"] == pytest.approx(11 / 16, abs=0.01)
+    assert metrics["gain_half"] == pytest.approx(
+        1 - metrics["nats_abs_0.5"] / metrics["nats_uniform_0.5"], abs=1e-5
+    )
+    assert metrics["mlp_read"] == pytest.approx((3 - 2 * metrics["zeros_abs_0.5"]) / 3, abs=1e-5)
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(chess.CAPTIONS)
+    kept = load_thresholds(tmp_path / "run" / "thresholds.safetensors")
+    assert kept.gate.shape == (2, 16)
+    assert kept.output.shape == (2,)
+    assert kept.key is None
+
+
+def test_weights_read_are_counted_by_hand():
+    module = Llama(vocabulary=9, width=8, depth=1, heads=4, kv_heads=2, mlp=16)
+    assert chess_readings.weights_of_layer(module) == {
+        "mlp": 128, "query": 64, "key": 32, "all": 3 * 128 + 2 * 64 + 2 * 32
+    }  # fmt: skip
+    live = np.full((1, 16), 0.25)
+    readings = {
+        "abs": Reading(np.ones(3), np.array([0.75]), live),
+        "product": Reading(np.ones(3), np.array([0.6]), live),
+    }
+    found = chess.costs(module, readings)
+    assert found["mlp_read"] == pytest.approx((1 + 2 * 0.25) / 3)
+    assert found["mlp_read_product"] == pytest.approx((2 + 0.4) / 3)
+    read = 128 * 1.5 + 64 * 2 / 2 + 2 * 32
+    assert found["layer_read_selective"] == pytest.approx(read / 576)
+    assert found["mlp_read_batch_8"] == pytest.approx((1 + 2 * (1 - 0.75**8)) / 3, rel=1e-5)
+
+
+def test_gains_are_relative_and_have_their_signs():
+    live = np.ones((1, 4))
+    nats = {
+        "uniform": (3.0, 5.0), "abs": (2.0, 4.0), "rms": (2.0, 4.5), "abs_down": (2.0, 3.0),
+        "shuffled": (5.0, 5.0), "product": (1.0, 2.0), "top": (1.5, 4.0), "selective": (2.0, 5.0),
+        "selective_every": (4.0, 5.0),
+    }  # fmt: skip
+    own = {name: Reading(np.array(x), np.array([0.5]), live) for name, x in nats.items()}
+    found = chess.summarised(own["product"], {0.5: own, 0.7: own})
+    assert found["gain_half"] == pytest.approx(1 / 4)
+    assert found["gain_half_shuffled"] == pytest.approx(-1 / 4)
+    assert found["gain_down"] == pytest.approx(0.5 / 3)
+    assert found["gain_rms"] == pytest.approx(-0.25 / 3)
+    assert found["moments_apart"] == pytest.approx(0.25 / 3.25)
+    assert found["selective_cost"] == pytest.approx(0.5 / 3)
+    assert found["every_cost"] == pytest.approx(1.5 / 3)
+    assert found["nats_abs_0.7"] == 3.0
+    assert found["nats_dense"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shares": (0.3, 0.5)}, r"shares is \(0.3, 0.5\), expected 0.5, 0.7"),
+        ({"others": ("abs",)}, "others is"),
+        ({"reading": {"documents": 1}}, "reading.documents is 1, expected at least 2"),
+    ],
+)
+def test_wrong_configs_are_named(changes, message):
+    config = config_file.get_config()
+    config.update(changes)
+    with pytest.raises(UserError, match=message):
+        chess.check(config)

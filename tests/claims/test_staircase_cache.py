@@ -1,0 +1,66 @@
+"""The recipe on a cache that loses bits with age, on a tiny decoder."""
+
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.attention import staircase_cache as config_file
+from experiments.attention import staircase_cache as recipe
+from rml.errors import UserError
+from rml.models import Llama
+
+SMALL = {
+    "length": 64, "documents": 2, "call": 8, "staircase.chunk": 8, "staircase.group": 4,
+    "measured_layers": (0, 1),
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A random decoder in the place of SmolLM2, random tokens in that of speeches."""
+    module = Llama(vocabulary=29, positions=64, width=16, depth=2, heads=2, mlp=16, tied=True)
+    variables = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), int)))
+    variables = jax.tree.map(lambda leaf: 4 * leaf, variables)
+    loaded = SimpleNamespace(module=module, variables=variables, tokenizer=None)
+    tokens = np.random.default_rng(0).integers(0, 29, (3, 64)).astype(np.int32)
+    monkeypatch.setattr(recipe.pretrained, "load", lambda name: loaded)
+    monkeypatch.setattr(recipe, "speeches", lambda *_: tokens)
+    return module
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path):
+    metrics, holds = measure("configs/attention/staircase_cache.py", SMALL)
+    assert len(holds) == len(recipe.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    # Before a chunk is whole nothing is quantised.
+    assert metrics["gain_of_steps_early"] == pytest.approx(0.0, abs=1e-6)
+    assert abs(metrics["lost_short"]) > abs(metrics["lost_four"])
+    # Levels of 8, 4 and 2 bits are nested; those of 3 bits are not among them.
+    assert metrics["error_of_steps"] == pytest.approx(1.0, abs=0.03)
+    assert metrics["error_of_steps_apart"] > metrics["error_of_steps"]
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(recipe.CAPTIONS)
+
+
+def test_the_uniform_cache_has_the_bytes_of_the_staircase():
+    """With the sizes of SmolLM2-135M, whose module is never made."""
+    module = SimpleNamespace(head_shape=lambda: (3, 64), depth=30)
+    config = config_file.get_config()
+    caches = recipe.variants(config, module)
+    sizes = {name: recipe.mean_bytes(config, module, own) for name, own in caches.items()}
+    assert sizes["uniform"] == pytest.approx(sizes["staircase"], rel=0.01)
+    assert caches["uniform"].chunk > caches["staircase"].chunk
+    # 16 bits of 0, 32, ..., 2016 tokens: keys and values of 30 layers and 3 heads.
+    assert recipe.whole_bytes(config, module) == 30 * 3 * 2 * 64 * 2 * 1008
+
+
+def test_a_staircase_without_steps_is_refused():
+    config = config_file.get_config()
+    config.staircase.bits = (16, 2)
+    with pytest.raises(UserError, match="expected three or more that end below 4"):
+        recipe.check(config)

@@ -1,0 +1,132 @@
+"""Terminator's recipe on tiny models without training; `make claims` measures models that learn."""
+
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.attention import terminator as config_file
+from experiments.attention import terminator, terminator_measures, terminator_sides
+from experiments.attention.terminator_sides import SIDES, Trained, configured, steps_to
+from experiments.common.many import many
+from rml.errors import UserError
+from tests.system.two_steps import override
+
+SMALL = {
+    "data.image_shape": (8, 8, 1), "data.train": "train[:2%]", "data.validation": "train[-2%:]",
+    "data.test": "test[:5%]", "models.terminator.factors": (12,), "models.terminator.layers": (1,),
+    "models.terminator.local_sizes": (1, 3, 1, 3), "models.terminator.hidden": 2,
+    "models.terminator.local_hidden": 2, "models.resnet.width": 4, "models.resnet.depths": (1,),
+    "models.convnet.widths": (4, 4), "train.batch_size": 8, "evaluation.batch_size": 32,
+}  # fmt: skip
+
+
+def drawn(task):
+    """A state of a task, drawn by NumPy: compiling many draws is slow."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda key: nn.meta.unbox(task.init(key)), jax.random.key(0))
+    draw = lambda leaf: jnp.asarray(rng.uniform(0.1, 0.5, leaf.shape), leaf.dtype)  # noqa: E731
+    return SimpleNamespace(variables=jax.tree.map(draw, shapes.variables))
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Random models in the place of trained ones, with accuracies that tell configs apart."""
+
+    def together(configs, run, model):
+        start = drawn(terminator_sides.task(configs[0], model))
+        rates = [config.optimizer.learning_rate for config in configs]
+        lead = 0.1 * (configs[0].optimizer.name == "kar") * (model != "resnet")
+        return [start] * len(configs), [rate + lead for rate in rates]
+
+    monkeypatch.setattr(terminator_sides, "_together", together)
+    named = np.arange(50) % 3 > 0
+    monkeypatch.setattr(terminator_sides, "right", lambda *_: named)
+    course = np.linspace(0.1, 0.9, 30)
+    monkeypatch.setattr(terminator_sides, "_course", lambda run, i: (course, 0.5))
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path):
+    metrics, holds = measure("configs/attention/terminator.py", SMALL)
+    assert len(holds) == len(terminator.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    # The better of equally many tries is taken, of rates and of optimisers.
+    assert metrics["rate_terminator"] == 1.2e-3
+    assert metrics["kar_terminator"] == 1.0 > metrics["kar_resnet"]
+    assert metrics["rate_resnet"] == 4e-3
+    assert {metrics[f"tries_{side}"] for side in SIDES} == {4.0}
+    # One state stands for three sides.
+    assert metrics["slow_gain"] == metrics["seed_gain"] == 0.0
+    assert metrics["steps_over_resnet"] == 1.0
+    assert metrics["feature_mean"] < 1e-4 < metrics["feature_mean_resnet"]
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(terminator.CAPTIONS)
+
+
+def test_sides_of_one_program_differ_in_numbers_and_share_it():
+    config = override(config_file.get_config(), SMALL)
+    configs = [
+        configured(config, SIDES[side], "kar", 1e-3)
+        for side in ("terminator", "no_slow", "no_hyper")
+    ]
+    task = many(terminator_sides.task, configs)
+    state = jax.eval_shape(lambda key: nn.meta.unbox(task.init(key)), jax.random.key(0))
+    _, metrics = jax.eval_shape(task.step, state, task.batch_spec)
+    assert {"penalty/0", "accuracy/1", "loss/2"} <= set(metrics)
+
+
+def test_the_residual_net_has_at_least_twice_the_parameters():
+    config = config_file.get_config()
+    images, found = jax.ShapeDtypeStruct((1, 14, 14, 1), jnp.float32), {}
+    for name in config.models:
+        net = terminator_sides.build_model(config, name)
+        params = terminator_measures.shapes_of(net, images)["params"]
+        found[name] = sum(x.size for x in jax.tree.leaves(params))
+    assert found["terminator"] <= found["resnet"] / 2
+    assert found["terminator"] == pytest.approx(found["convnet"], rel=0.1)
+
+
+def test_kernels_are_counted_as_numbers_of_their_own():
+    config = override(config_file.get_config(), SMALL)
+    net = terminator_sides.build_model(config, "terminator")
+    images = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    params = terminator_measures.shapes_of(net, images)["params"]
+    slow, free = terminator_measures.slow_share(params)
+    total = sum(x.size for x in jax.tree.leaves(params))
+    # Global 64, HI 64 and 1, HCI 1, local 1, 9, 1 and 9; a channel each.
+    kernels = 64 + 64 + 1 + 1 + 1 + 9 + 1 + 9
+    fast = total * (1 - slow)
+    assert free == pytest.approx(kernels / (kernels + fast))
+    # Two RGUs of 4 layers and 64 places, mixer, 4 local ones, bottleneck, offset, classifier.
+    assert fast == pytest.approx(2 * (8 + 64) + 2 + 4 * 3 + (10 * 12 + 12) + 1 + 130)
+
+
+def test_how_soon_training_is_nearly_over():
+    course = np.concatenate([np.linspace(0, 1, 101), np.ones(19)])
+    assert steps_to(course, 0.95) == 96
+    found = {(side, "kar"): Trained({}, np.ones(4), course, 1.0) for side in SIDES}
+    found["no_slow_again", "kar"] = Trained({}, np.array([1, 1, 1, 0]), course, 1.0)
+    found["resnet", "kar"] = Trained({}, np.array([1, 0, 0, 1]), np.ones(120), 0.5)
+    metrics = terminator.compared(found, dict.fromkeys(SIDES, "kar"), seed=0)
+    assert metrics["terminator_over_resnet"] == 0.5
+    assert metrics["seed_gain"] == -0.25
+    assert metrics["steps_over_resnet"] == 96
+    assert metrics["seconds_over_resnet"] == 2
+
+
+def test_neighbours_of_a_smooth_kernel_agree():
+    waves = np.sin(np.arange(14) * 0.1)[None, :, None] * np.ones((14, 1, 3))
+    assert terminator_measures.neighbours([jnp.asarray(waves)]) > 0.95
+    turning = np.broadcast_to((-1.0) ** np.arange(14)[None, :, None], (14, 14, 3))
+    assert terminator_measures.neighbours([jnp.asarray(turning)]) < -0.9
+
+
+def test_wrong_configs_are_named():
+    config = config_file.get_config()
+    config.optimizers.kar.rates = (1e-3,)
+    with pytest.raises(UserError, match="expected equally many of kar and adamw"):
+        terminator.check(config)

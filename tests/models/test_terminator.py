@@ -1,0 +1,348 @@
+"""Terminator: its operators, slow nets and blocks against float64 loops, and its invariances."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf, expit
+
+from rml.models.hyperzzw import hyperzzw_gate, hyperzzw_global, hyperzzw_local
+from rml.models.implicit_kernel import LocalMagnet, Magnet, adaptive_mean, coordinate_grid
+from rml.models.terminator import Terminator, slow_neural_loss
+from rml.models.terminator_units import HCI, GroupStandard, standardize
+
+RNG = np.random.default_rng(0)
+SMALL = {
+    "factors": (6, 2), "layers": (1, 2), "local_sizes": (3, 1, 5, 3), "hidden": 5,
+    "local_hidden": 4, "omega": 1.0,
+}  # fmt: skip
+SHAPES = {"images": (4, 6, 6, 2), "sequences": (4, 7, 2)}
+
+
+def draw(*shape):
+    return RNG.normal(size=shape)
+
+
+def variables_of(module, x, *sizes):
+    """Variables of the right shapes, far from where they start, and without compiling."""
+    rng = np.random.default_rng(1)
+
+    def of_leaf(path, leaf):
+        fan_in = max(1, int(np.prod(leaf.shape[:-1])))
+        values = rng.normal(size=leaf.shape) / fan_in**0.5
+        return jnp.asarray(values**2 if path[-1].key == "var" else values, jnp.float32)
+
+    shapes = jax.eval_shape(
+        lambda key, x: nn.meta.unbox(module.init(key, x, *sizes)), jax.random.key(0), x
+    )
+    return jax.tree_util.tree_map_with_path(of_leaf, shapes)
+
+
+def wide(tree):
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
+def gelu(x):
+    return x * (1 + erf(x / 2**0.5)) / 2
+
+
+def layer(p, x):
+    return x @ p["kernel"] + p["bias"]
+
+
+def standard(x, axes):
+    mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    return (x - mean) / np.sqrt(var + 1e-5)
+
+
+def each(x):
+    return standard(x, tuple(range(1, x.ndim - 1)))
+
+
+def slow_net(p, shape, context=None):
+    """A kernel by its definition; with a context that of a local slow net."""
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"), -1)
+    sines = [
+        np.sin(grid @ weights + bias)
+        for weights, bias in zip(p["frequencies"], p["phase_bias"], strict=True)
+    ]
+    h = sines[0]
+    for i, own in enumerate(sines[1:]):
+        h = own * layer(p[f"hidden{i}"], h) + p["position"][..., None]
+        if context is not None:
+            norm = np.sqrt((h**2).sum(tuple(range(len(shape))), keepdims=True))
+            h = p[f"kept_scale{i}"] * h + p[f"unit_scale{i}"] * h / norm
+            h = h * layer(p[f"context{i}"], context)
+    return layer(p["out"], h)
+
+
+def pooled(x, size):
+    """Adaptive means of [b, n, ...] along the second axis, by PyTorch's rule."""
+    n = x.shape[1]
+    parts = [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+    return np.stack([x[:, low:high].mean(1) for low, high in parts], axis=1)
+
+
+def local_kernel(p, x, size):
+    u = pooled(x, size)
+    if x.ndim == 4:
+        u = pooled(u.swapaxes(1, 2), size).swapaxes(1, 2)
+    u = gelu(layer(p["mix"], layer(p["reduce"], u).mean(0)))
+    return slow_net(p, (size,) * (x.ndim - 2), u)
+
+
+def near(x, kernel):
+    """Cross-correlation of each channel, place by place."""
+    half, places = kernel.shape[0] // 2, x.shape[1:-1]
+    padded = np.pad(x, ((0, 0), *((half, half) for _ in places), (0, 0)))
+    out = np.zeros_like(x)
+    for at in np.ndindex(places):
+        window = tuple(slice(i, i + kernel.shape[0]) for i in at)
+        axes = tuple(range(1, x.ndim - 1))
+        out[(slice(None), *at)] = (padded[(slice(None), *window)] * kernel).sum(axes)
+    return out
+
+
+def over_all(x, kernel, z):
+    """The global operator, sum by sum."""
+    weights, out = x * kernel, np.zeros_like(x)
+    n = x.shape[1]
+    for i, j in np.ndindex(n, n):
+        if x.ndim == 4:
+            for w in range(n):
+                out[:, i, j] += weights[:, i, w] * z[:, w, j]
+        elif 0 <= (at := i - j + (n - 1) // 2) < n:
+            out[:, i] += weights[:, j] * z[:, at]
+    return out
+
+
+def rgu(p, x):
+    product = layer(p["key"], x) * layer(p["query"], layer(p["value"], x))
+    return layer(p["out"], gelu(each(product)) + p["position"][..., None])
+
+
+def over_places(x):
+    return x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
+
+
+def block(p, x, options):
+    c, y = x.shape[-1], over_places(x)
+    kernel = slow_net(p["slow"], x.shape[1:-1])
+    fast = each(rgu(p["rgu_kernel"], x * kernel) + rgu(p["rgu"], x))
+    mixed = each(layer(p["mixer"], x))
+    gated = each(x * expit(slow_net(p["hci"]["channels"], (c,))[:, 0] * y**2))
+    first, second, third = (over_all(x, kernel, z) for z in (fast, mixed, gated))
+    of_channels = slow_net(p["hi"]["channels"], (c,))[:, 0] * over_places(first) ** 2
+    of_places = slow_net(p["hi"]["places"], x.shape[1:-1]) * first.mean(-1, keepdims=True) ** 2
+    joint = x * expit(of_channels * of_places)
+    local = []
+    for i, (source, z) in enumerate(((x, gated), (gated, x), (mixed, x), (x, mixed))):
+        found = near(z, local_kernel(p[f"local_kernel{i}"], source, options["local_sizes"][i]))
+        found = standard(layer(p[f"local_mixer{i}"], found), tuple(range(x.ndim - 1)))
+        local.append(gelu(found) + p[f"local_bias{i}"])
+    parts = [first, local[1], fast, second, local[0], expit(first) * first, local[2], third,
+             local[3], joint]  # fmt: skip
+    out = layer(p["bottleneck"], np.concatenate(parts, -1))
+    size = out.shape[-1] // 12
+    for group in range(12):
+        own = slice(group * size, (group + 1) * size)
+        axes = tuple(range(group % 2, x.ndim - 1))
+        out[..., own] = standard(out[..., own], axes)
+    return gelu(out) + p["bias"], kernel
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_network_is_that_of_the_definition(kind):
+    x = draw(*SHAPES[kind])
+    net = Terminator(statistics="batch", trained_scales=True, **SMALL)
+    variables = variables_of(net, jnp.asarray(x, jnp.float32))
+
+    @jax.jit
+    def apply(variables, x):
+        return net.apply(variables, x, train=True, mutable=["intermediates"])
+
+    features, left = apply(variables, jnp.asarray(x, jnp.float32))
+    p = wide(variables["params"])
+    want, kernels = x, []
+    for i in range(2):
+        want, kernel = block(p[f"block{i}"], want, SMALL)
+        kernels.append(kernel)
+        want = want + p[f"offset{i}"]
+    np.testing.assert_allclose(features, over_places(want).squeeze(), rtol=2e-3, atol=2e-4)
+    for i, kernel in enumerate(kernels):
+        own = left["intermediates"][f"block{i}"]
+        np.testing.assert_allclose(own["kernel"][0], kernel, rtol=1e-4, atol=1e-5)
+        # Features have mean zero in each channel, by construction.
+        before = np.asarray(own["standardized"][0], np.float64)
+        assert np.abs(before.mean(tuple(range(before.ndim - 1)))).max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool_batch", [True, False])
+def test_an_evaluation_depends_on_other_images_only_as_the_authors_have_it(pool_batch):
+    x = jnp.asarray(draw(*SHAPES["images"]), jnp.float32)
+    own = {"pool_batch": pool_batch, **SMALL, "factors": (6,), "layers": (1,)}
+    net = Terminator(dropout=0.5, **own)
+    variables = variables_of(net, x)
+    others = x.at[2:].add(1.0)
+    evaluate = jax.jit(net.apply)
+    np.testing.assert_array_equal(evaluate(variables, x)[:2], evaluate(variables, others)[:2])
+    if pool_batch:
+        authors = jax.jit(Terminator(statistics="batch", **own).apply)
+        params = {"params": variables["params"]}
+        assert np.abs(authors(params, x)[:2] - authors(params, others)[:2]).max() > 0.05
+
+
+def test_running_averages_follow_the_batches_and_serve_evaluations():
+    x = jnp.asarray(draw(4, 6, 6, 2), jnp.float32)
+    net = LocalMagnet(2, hidden=3, layers=1, omega=1.0)
+    variables = variables_of(net, x, 3)
+
+    @jax.jit
+    def train(variables, x):
+        return net.apply(variables, x, 3, train=True, mutable=["batch_stats"])
+
+    kernel, changed = train(variables, x)
+    before = variables["batch_stats"]["pooled"]
+    batch = np.asarray(adaptive_mean(x, 3)).mean(0)
+    np.testing.assert_allclose(
+        changed["batch_stats"]["pooled"], 0.9 * before + 0.1 * batch, atol=1e-6
+    )
+    there = {**variables, "batch_stats": {"pooled": jnp.asarray(batch)}}
+    evaluated = jax.jit(lambda v, x: net.apply(v, x, 3))(there, 2 * x)
+    np.testing.assert_allclose(evaluated, kernel, atol=1e-5)
+
+
+def test_each_image_has_a_kernel_without_the_batch():
+    x = jnp.asarray(draw(3, 6, 6, 2), jnp.float32)
+    pooled_net = LocalMagnet(2, hidden=3, layers=2, omega=1.0, statistics="batch")
+    net = pooled_net.clone(pool_batch=False)
+    variables = variables_of(net, x, 3)
+    found = jax.jit(lambda v, x: net.apply(v, x, 3))(variables, x)
+    alone = jax.jit(lambda v, x: pooled_net.apply(v, x, 3))
+    for i in range(3):
+        np.testing.assert_allclose(found[i], alone(variables, x[i : i + 1]), atol=1e-5)
+
+
+def test_no_gradient_passes_the_kept_part_of_the_renormalisation():
+    x = jnp.asarray(draw(2, 6, 6, 2), jnp.float32)
+    net = LocalMagnet(2, hidden=3, layers=1, omega=1.0, trained_scales=True)
+    variables = variables_of(net, x, 3)
+    grad = jax.jit(jax.grad(lambda p: jnp.sum(net.apply(variables | {"params": p}, x, 3) ** 2)))
+    params = variables["params"]
+    found = grad(params)
+    assert np.abs(found["hidden0"]["kernel"]).max() > 0
+    # Along h itself its direction does not change, and what is kept has no gradient.
+    without = grad(params | {"unit_scale0": jnp.zeros(3)})
+    assert not np.any(without["hidden0"]["kernel"])
+    assert np.abs(without["context0"]["kernel"]).max() > 0
+
+
+@pytest.mark.parametrize(("places", "size"), [(7, 3), (6, 3), (4, 5)])
+def test_adaptive_means_are_those_of_pytorch(places, size):
+    x = draw(2, places, places + 1, 3)
+    want = pooled(pooled(x, size).swapaxes(1, 2), size).swapaxes(1, 2)
+    np.testing.assert_allclose(adaptive_mean(jnp.asarray(x, jnp.float32), size), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 5, 3), (2, 7, 3), (2, 8, 3)])
+def test_the_global_operator_is_a_product_of_planes_or_a_convolution(shape):
+    x, kernel, z = draw(*shape), draw(*shape[1:]), draw(*shape)
+    found = jax.jit(hyperzzw_global)(*(jnp.asarray(a, jnp.float32) for a in (x, kernel, z)))
+    np.testing.assert_allclose(found, over_all(x, kernel, z), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 6, 3), (2, 7, 3)])
+def test_the_local_operator_is_a_correlation_of_each_channel(shape):
+    x, kernel = draw(*shape), draw(*(3,) * (len(shape) - 2), 3)
+    arrays = [jnp.asarray(a, jnp.float32) for a in (x, kernel)]
+    local = jax.jit(hyperzzw_local)
+    np.testing.assert_allclose(local(*arrays), near(x, kernel), atol=1e-5)
+    own = np.stack([kernel, 2 * kernel + 1])
+    want = np.concatenate([near(x[i : i + 1], own[i]) for i in range(2)])
+    np.testing.assert_allclose(local(arrays[0], jnp.asarray(own, jnp.float32)), want, atol=1e-5)
+
+
+def test_gates():
+    x, kernel = draw(2, 3, 4), draw(3, 4)
+    arrays = (jnp.asarray(a, jnp.float32) for a in (x, kernel))
+    np.testing.assert_allclose(hyperzzw_gate(*arrays), x * kernel * x, atol=1e-6)
+    # Without a kernel half of the input passes.
+    net, images = HCI(hidden=3), jnp.asarray(draw(2, 4, 4, 3), jnp.float32)
+    variables = jax.tree.map(jnp.zeros_like, variables_of(net, images))
+    np.testing.assert_allclose(jax.jit(net.apply)(variables, images), images / 2, atol=1e-6)
+
+
+def test_standardisation_is_finite_where_nothing_varies():
+    x = jnp.ones((2, 3, 3, 24))
+    norm = GroupStandard("batch")
+    value, grad = jax.jit(jax.value_and_grad(lambda x: norm.apply({}, x, train=True).sum()))(x)
+    assert value == 0
+    assert np.isfinite(grad).all()
+    assert not np.any(standardize(x))
+
+
+def test_the_slow_loss_compares_kernels_of_all_pairs_of_blocks():
+    kernels = [draw(3, 4, c) for c in (2, 4, 8)]
+    arrays = [jnp.asarray(kernel, jnp.float32) for kernel in kernels]
+    sums, tiles = 0.0, 0.0
+    for i in range(3):
+        for j in range(i):
+            sums += ((kernels[i].sum(-1) - kernels[j].sum(-1)) ** 2).mean()
+            times = kernels[i].shape[-1] // kernels[j].shape[-1]
+            tiles += ((np.concatenate([kernels[j]] * times, -1) - kernels[i]) ** 2).mean()
+    assert slow_neural_loss(arrays) == pytest.approx(sums, rel=1e-5)
+    assert slow_neural_loss(arrays, reduce="tile") == pytest.approx(tiles, rel=1e-5)
+    for reduce in ("sum", "tile"):
+        assert slow_neural_loss([arrays[0]] * 3, reduce=reduce) == 0
+    assert slow_neural_loss(arrays[:1]) == 0
+
+
+def test_slow_nets_start_as_the_authors_draw_them():
+    net = Magnet(400, hidden=300, layers=3, omega=10.0)
+    params = nn.meta.unbox(jax.jit(lambda key: net.init(key, (4, 5)))(jax.random.key(0)))["params"]
+    for i in range(4):
+        # Even in ±1/√2 times 2π·10·γ, γ of mean and variance 6/(i+1).
+        shape = 6 / (i + 1)
+        wanted = 2 * np.pi * 10 * np.sqrt((shape + shape**2) / 6)
+        assert np.std(params["frequencies"][i]) == pytest.approx(wanted, rel=0.12)
+    assert np.abs(params["hidden0"]["kernel"]).max() == pytest.approx((3 / 300) ** 0.5, rel=0.01)
+    out = np.abs(params["out"]["kernel"]).max()
+    assert out == pytest.approx((3 / 300 / 20) ** 0.5, rel=0.01)
+    assert not np.any(params["position"])
+    assert np.all(params["hidden0"]["bias"] == 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "message"),
+    [
+        ({}, (2, 6, 5, 3), r"x has shape \(2, 6, 5, 3\), expected \[b, h, h, c\]"),
+        ({"statistics": "batches"}, (2, 6, 6, 3), "did you mean 'batch'"),
+        ({"layers": (1,)}, (2, 6, 6, 3), "expected equally many, 1 to 5"),
+        ({"factors": (5, 2)}, (2, 6, 6, 2), "x has 10 channels, expected a multiple of 12"),
+    ],
+)
+def test_wrong_options_are_named(options, shape, message):
+    net = Terminator(**SMALL | options)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def test_wrong_shapes_are_named():
+    x = jnp.zeros((2, 4, 4, 3))
+    with pytest.raises(ValueError, match=r"kernel \(4, 4, 2\) and z"):
+        hyperzzw_global(x, jnp.zeros((4, 4, 2)), x)
+    with pytest.raises(ValueError, match="as many rows as columns"):
+        hyperzzw_global(x[:, :3], x[0, :3], x[:, :3])
+    with pytest.raises(ValueError, match="kernel has size 4, expected an odd one"):
+        hyperzzw_local(x, x[0])
+    with pytest.raises(ValueError, match=r"kernel \(3, 5, 3\) does not fit x"):
+        hyperzzw_local(x, jnp.zeros((3, 5, 3)))
+    with pytest.raises(ValueError, match="expected channels that divide later's"):
+        slow_neural_loss([x[0, ..., :2], x[0]], reduce="tile")
+    with pytest.raises(ValueError, match="of equal places"):
+        slow_neural_loss([x[0], x[0, :2]])
+    with pytest.raises(ValueError, match="expected axes of at least 1 place"):
+        coordinate_grid((3, 0))
