@@ -37,7 +37,8 @@ def of_kernels(run: RunDirectory, grids: Mapping[str, Sequence[Any]]) -> None:
             shades = (own - low) / np.maximum(high - low, 1e-12)
             rows.append([shades[..., channel] for channel in channels])
             names.append(f"block {i}, {name}")
-    figures.image_grid(run.figure("kernels.png"), rows, names, None, "Global kernels by block")
+    title = "Global kernels of each block, as they are drawn and trained"
+    figures.image_grid(run.figure("kernels.png"), rows, names, None, title)
 
 
 def of_courses(
@@ -74,5 +75,5 @@ def of_accuracies(
                 values[optimizer][i], halves[optimizer][i] = mean, (high - low) / 2
     figures.bars(
         run.figure("accuracies.png"), labels, values, halves,
-        ylabel="accuracy on test images", decimals=3, cut=True,
+        ylabel="accuracy on test images", decimals=2, cut=True,
     )  # fmt: skip
