@@ -3,9 +3,8 @@
 python -m experiments.run --config=configs/attention/subword.py --workdir=runs/subword
 
 Needs the package tokenizers (`pip install 'rml[pretrained]'`). The seed splits documents into those
-that are learned from and those that are held out; nothing was tuned. Four minutes on 1 CPU core
-beside other work. Not run over seeds here. `make claims ONLY=generative_maths` measures it into
-results/generative_maths.
+that are learned from and those that are held out; nothing was tuned. Two and a half minutes on
+one CPU core. Result: results/generative_maths.
 """
 
 from ml_collections import ConfigDict
