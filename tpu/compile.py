@@ -117,11 +117,29 @@ def compile_step(config: Any, devices: Sequence[Any]) -> Compiled:
       UserError: A mesh, batch or parameter that does not fit the devices.
     """
     mesh = mesh_of(config, devices)
-    task = build_task(config)
+    return compile_task(build_task(config), mesh, precision=config.precision, seed=config.seed)
+
+
+def compile_task(task: Task, mesh: Mesh, *, precision: str = "default", seed: int = 0) -> Compiled:
+    """Compiles the step of a task for a mesh.
+
+    Args:
+      task: What is trained.
+      mesh: Of devices to compile for.
+      precision: See `rml.ops.use_precision`.
+      seed: Seed of the run's key.
+
+    Returns:
+      The compiled step.
+
+    Raises:
+      DoesNotFit: The compiler found that memory does not suffice.
+      UserError: A batch or parameter that does not fit the devices.
+    """
     started = time.perf_counter()
     try:
-        with use_precision(config.precision):
-            step = CompiledTask(task, mesh, seed=config.seed)
+        with use_precision(precision):
+            step = CompiledTask(task, mesh, seed=seed)
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
         if "RESOURCE_EXHAUSTED" not in text:

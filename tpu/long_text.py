@@ -4,7 +4,6 @@ The decoder has SmolLM2-135M's shape, in bfloat16 with float32 parameters. The t
 spread over all devices; attention is exact, round their ring (`rml.attention.attend_over_mesh`).
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +15,7 @@ from ml_collections import ConfigDict
 from rml.attention import attend_over_mesh, attention_of
 from rml.errors import UserError
 from rml.models import Llama
-from rml.ops import use_precision
 from rml.training import (
-    CompiledTask,
     Loss,
     Task,
     build_optimizer,
@@ -26,7 +23,7 @@ from rml.training import (
     make_mesh,
     split_tokens,
 )
-from tpu.compile import Compiled, DoesNotFit
+from tpu.compile import Compiled, compile_task
 
 SHAPE: dict[str, Any] = dict(
     vocabulary=49_152, width=576, depth=30, heads=9, kv_heads=3, mlp=1536, tied=True
@@ -82,14 +79,6 @@ def compile_text(tokens: int, devices: Sequence[Any]) -> tuple[Compiled, ConfigD
     """
     if tokens < 1 or tokens % len(devices):
         raise UserError(f"tokens is {tokens}, expected a multiple of the {len(devices)} devices")
-    mesh, task = make_mesh({"data": len(devices)}, devices), long_text(tokens)
-    started = time.perf_counter()
-    try:
-        with use_precision("default"):
-            step = CompiledTask(task, mesh)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise DoesNotFit(str(error).splitlines()[0]) from None
+    compiled = compile_task(long_text(tokens), make_mesh({"data": len(devices)}, devices))
     config = ConfigDict(dict(experiment=f"a decoder on a text of {tokens:,} tokens", model={}))
-    return Compiled(task, step, mesh, time.perf_counter() - started), config
+    return compiled, config

@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.attention import actqkv_figures, block_recall
 from experiments.attention.block_recall import RANKINGS
-from experiments.attention.hyperattention import speeches
+from experiments.attention.late import speeches
 from experiments.attention.layerwise import Decoder
 from experiments.attention.memory_readings import CHOSEN, reading, settings_of
 from experiments.common.claims import with_bounds

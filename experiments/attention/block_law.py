@@ -16,7 +16,7 @@ import numpy as np
 from experiments.attention import block_law_figures, late
 from experiments.attention.block_errors import errors, sums
 from experiments.attention.equal_keys import window_width
-from experiments.attention.hyperattention import speeches
+from experiments.attention.late import speeches
 from experiments.attention.layerwise import Decoder
 from experiments.common.claims import with_bounds
 from rml.attention import Law, causal_weights, keep_probabilities, shard_pattern

@@ -14,9 +14,9 @@ import numpy as np
 
 from experiments.attention import approximation, hyperattention_figures
 from experiments.attention.equal_keys import options_of
+from experiments.attention.late import speeches
 from experiments.attention.layer_errors import layer_errors
 from experiments.attention.layerwise import Decoder, Exact
-from rml import data
 from rml.attention.hyperattention import Settings
 from rml.errors import UserError
 from rml.evaluation import log_log_slopes
@@ -115,13 +115,6 @@ def check(config: Any) -> None:
         raise UserError(
             f"lengths is {config.lengths}, expected to ascend from above {config.least}"
         )
-
-
-def speeches(config: Any, part: str, tokenizer: Any, length: int) -> np.ndarray:
-    """Beginnings of all documents of a split that have so many tokens."""
-    options = config.data
-    texts = data.load_documents(options.name, options[part], data_dir=options.data_dir)
-    return data.long_documents(tokenizer, texts, length=length)
 
 
 def choose(config: Any, decoder: Decoder, speech: np.ndarray) -> dict[str, int]:

@@ -17,6 +17,13 @@ OptionsOf = Callable[[str, Any], Mapping[str, Any]]
 """Options of a row of `rml.attention.METHODS`, from what is compared and its choice."""
 
 
+def speeches(config: Any, part: str, tokenizer: Any, length: int) -> np.ndarray:
+    """Beginnings of all documents of a split of `config.data` that have so many tokens."""
+    options = config.data
+    texts = data.load_documents(options.name, options[part], data_dir=options.data_dir)
+    return data.long_documents(tokenizer, texts, length=length)
+
+
 def check_tries(tries: Any, compared: Collection[str]) -> None:
     """Raises `UserError` unless what is compared has equally many choices."""
     if set(tries) != set(compared) or len({len(values) for values in tries.values()}) > 1:
@@ -73,20 +80,14 @@ def lost_late(
         nats = decoder.replaced(exact, text, rngs, rows[name], own, layers=layers)
         return float(np.mean(nats[0] - exact.nats))
 
-    def texts(part: str) -> np.ndarray:
-        documents = data.load_documents(
-            options.data.name, options.data[part], data_dir=options.data.data_dir
-        )
-        return data.long_documents(loaded.tokenizer, documents, length=options.length)
-
-    text = texts("validation")[0]
+    text = speeches(options, "validation", loaded.tokenizer, options.length)[0]
     exact, third = decoder.exact(text), max(1, decoder.depth // 3)
     chosen = {
         name: min(options.tries[name], key=lambda one: lost(text, exact, name, one, third))
         for name in rows
     }
     found: dict[str, list[float]] = {name: [] for name in rows}
-    tested = texts("test")
+    tested = speeches(options, "test", loaded.tokenizer, options.length)
     order = np.random.default_rng(seed).permutation(len(tested))[: options.documents]
     for text in tested[order]:
         exact = decoder.exact(text)

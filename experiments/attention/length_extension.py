@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.attention.late import speeches
 from experiments.common import figures, small_lm
 from experiments.common.comparison import for_each
 from experiments.common.pretraining import train
-from rml import data
 from rml.attention import interpolated_positions, pose_positions, sample_positions
 from rml.errors import UserError
 from rml.evaluation.long_text import by_position, token_nats
@@ -124,14 +124,10 @@ def unseen(config: Any) -> int:
 def long_texts(config: Any, tokenizer: Any) -> dict[str, np.ndarray]:
     """Beginnings of long documents of the validation and the test split, [n, longest]."""
     length = config.text.length * config.long.multiples[-1]
-    found = {}
-    for part in ("validation", "test"):
-        documents = data.load_documents(
-            config.data.name, config.data[part], data_dir=config.data.data_dir
-        )
-        whole = data.long_documents(tokenizer, documents, length=length)
-        found[part] = whole[: config.long[part]]
-    return found
+    return {
+        part: speeches(config, part, tokenizer, length)[: config.long[part]]
+        for part in ("validation", "test")
+    }
 
 
 def positions_of(config: Any) -> dict[str, Law]:

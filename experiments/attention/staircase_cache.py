@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.attention import staircase_figures
-from experiments.attention.hyperattention import speeches
+from experiments.attention.late import speeches
 from experiments.attention.layerwise import Decoder
 from experiments.common.claims import with_bounds
 from rml.attention import Staircase, bytes_held, staircase_cache
