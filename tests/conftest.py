@@ -20,9 +20,10 @@ Mapping.register(ConfigDict)  # it has a mapping's methods; the type checker wan
 
 ROOT = Path(__file__).parent.parent
 USERS_FLAGS = os.environ.get("XLA_FLAGS", "")
-# Tests compile more than they run: like this compiling takes half the time, and running no more.
+# Tests compile more than they run: compiling takes less than half the time like this. What runs for
+# long, or tests rounding, is marked `optimised`.
 QUICKLY = (
-    "--xla_backend_optimization_level=1", "--xla_cpu_use_fusion_emitters=false",
+    "--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_enable_concurrency_optimized_scheduler=false",
     "--xla_cpu_parallel_codegen_split_count=1",
 )  # fmt: skip
@@ -38,9 +39,15 @@ gc.set_threshold(700, 10, 100)
 
 
 def pytest_configure() -> None:
-    from tests import contexts  # it imports JAX, which reads the variables above
+    from tests import compiling  # it imports JAX, which reads the variables above
 
-    contexts.share()
+    compiling.share_contexts()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    from tests import compiling  # it imports JAX, as above
+
+    compiling.optimize(1 if item.get_closest_marker("optimised") else 0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -270,6 +270,7 @@ def test_what_has_no_text_encoder_is_named(tmp_path):
         load_text_encoder(tmp_path)
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_unsupervised_crops_beat_the_random_encoder(measure):
     """On modules that training did not see; the margins are those of the full claim's sign."""

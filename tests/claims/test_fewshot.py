@@ -32,6 +32,7 @@ QUICK = {
 }  # fmt: skip
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_falls(
     measure, tmp_path

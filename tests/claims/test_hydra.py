@@ -8,6 +8,7 @@ QUICK = {
 }  # fmt: skip
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_hydra_learns_features_and_binary_gates(measure, tmp_path):
     metrics, _ = measure("configs/hydra/hydra_digits.py", QUICK)

@@ -18,6 +18,7 @@ from rml.contrastive import apply_in_groups
 from rml.errors import UserError
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 @pytest.mark.parametrize(("version", "steps"), [("v2", 150), ("v3", 200)])
 def test_keys_of_a_momentum_encoder_teach_features(measure, version, steps):

@@ -7,6 +7,7 @@ QUICK = {
 }  # fmt: skip
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_a_probe_of_contrastive_features_beats_pixels_and_an_untrained_encoder(measure):
     metrics, holds = measure("configs/contrastive/simclr_mnist5k.py", QUICK)

@@ -7,6 +7,7 @@ QUICK = {
 }  # fmt: skip
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_labels_separate_the_classes(measure):
     metrics, holds = measure("configs/contrastive/supcon_mnist5k.py", QUICK)

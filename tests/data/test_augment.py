@@ -54,6 +54,7 @@ def test_an_example_does_not_depend_on_its_neighbours(name):
     assert jnp.array_equal(applied(name)(KEY, others)[:3], applied(name)(KEY, SAME)[:3])
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RANDOM)
 def test_gradients_under_vmap(name):

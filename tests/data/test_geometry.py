@@ -187,6 +187,7 @@ WARP = {"degrees": 60, "scale": (0.5, 0.6), "translate": 0.2}
 PAPER = jnp.broadcast_to(jnp.array([1.0, 0.9, 0.8]), (4, 9, 9, 3))
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("fill", [(1.0, 0.9, 0.8), "mean", "edge"])
 def test_paper_of_one_colour_stays_so(fill):
     warped = jitted(random_affine, KEY, PAPER, fill=fill, **WARP)

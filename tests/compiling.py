@@ -1,18 +1,21 @@
-"""Programs share what JAX makes anew for each, which is a seventh of the time of tests.
+"""How the programs of tests are compiled: in contexts that they share, optimised only on demand.
 
 Every program is written in an MLIR context of its own, into which all dialects are loaded: five to
 ten milliseconds, where a test's program often takes twenty in all. Here a thread has one context
 for some hundred programs. What it has made it keeps, so that it is replaced now and then.
 """
 
+import functools
 import threading
 
+from jax._src import compiler
 from jax._src.interpreters import mlir
 
 PROGRAMS = 256
+OPTIONS = compiler.get_compile_options
 
 
-def share() -> None:
+def share_contexts() -> None:
     """Lets the programs of this process share contexts from now on."""
     make, own = mlir.make_ir_context, threading.local()
 
@@ -24,3 +27,15 @@ def share() -> None:
         return own.context
 
     mlir.make_ir_context = shared
+
+
+def optimize(level: int) -> None:
+    """Has XLA optimise what this process compiles from now on so much, from 0 to 3."""
+    compiler.get_compile_options = functools.partial(options_at, level)
+
+
+def options_at(level, *args, **named):
+    """What JAX compiles by, with this level in the place of that of `XLA_FLAGS`."""
+    options = OPTIONS(*args, **named)
+    options.executable_build_options.debug_options.xla_backend_optimization_level = level
+    return options
