@@ -20,7 +20,8 @@ from experiments.attention.late import speeches
 from experiments.attention.layerwise import Decoder
 from experiments.attention.memory_readings import CHOSEN, reading, settings_of
 from experiments.common.claims import with_bounds
-from rml.attention.block_memory import MemorySettings, block_memory
+from rml.attention.block_lookup import MemorySettings
+from rml.attention.block_memory import block_memory
 from rml.errors import UserError
 from rml.evaluation import paired_bootstrap
 from rml.models import pretrained

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rml.attention import actqkv
-from rml.attention.block_memory import MemorySettings
+from rml.attention.block_lookup import MemorySettings
 from rml.models import rope
 
 

@@ -19,24 +19,26 @@ def pieces(n: int, least: int) -> tuple[float, int]:
     return n / 2**levels, levels
 
 
-def options_of(config: Any, name: str, choice: int, n: int) -> dict[str, Any]:
+def options_of(config: Any, name: str, choice: Any, n: int) -> dict[str, Any]:
     """Options of a method at the keys of `keys_of`.
 
     Args:
       config: The run's config.
       name: The method.
-      choice: What is chosen on validation: of HyperAttention the keys of a block, of uniform
-        samples the longest exact piece, of the window its sinks, of Performer its features.
+      choice: What is chosen on validation: of HyperAttention the longest exact piece, and the
+        share of blocks in the other keys; of uniform samples the longest exact piece; of the window
+        its sinks; of Performer its features.
       n: Number of tokens.
     """
     keys = keys_of(config, n)
-    if name == "hyperattention":
-        samples = config.block + config.samples - choice
-        return {"settings": Settings(config.planes, choice, samples, config.least)}
-    if name == "uniform":
-        piece, levels = pieces(n, choice)
-        samples = round((keys - (piece + 1) / 2) * 2 / levels)
-        return {"settings": Settings(0, samples=samples, least=choice)}
+    if name in ("hyperattention", "uniform"):
+        least, share = choice if name == "hyperattention" else (choice, 0.0)
+        piece, levels = pieces(n, least)
+        others = round((keys - (piece + 1) / 2) * 2 / levels)
+        if name == "uniform":
+            return {"settings": Settings(0, samples=others, least=least)}
+        block = round(share * others)
+        return {"settings": Settings(config.planes, block, others - block, least)}
     if name == "window":
         return {"width": window_width(keys, n, sinks=choice), "sinks": choice}
     return {"features": choice}

@@ -10,7 +10,8 @@ import numpy as np
 from experiments.attention import actqkv_figures
 from experiments.attention.block_recall import PROBES
 from experiments.common.claims import with_bounds
-from rml.attention.block_memory import BlockMemory, MemorySettings, block_memory
+from rml.attention.block_lookup import MemorySettings
+from rml.attention.block_memory import BlockMemory, block_memory
 from rml.data.tokens import encode
 from rml.errors import UserError
 from rml.evaluation import long_text

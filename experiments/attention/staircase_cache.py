@@ -7,23 +7,25 @@ is as long as equal bytes allow; the same with the staircase's short residual; a
 everything old. The paper reports no experiment that we know of: sizes and margins are ours.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.attention import staircase_figures
 from experiments.attention.late import speeches
 from experiments.attention.layerwise import Decoder
+from experiments.attention.staircase_readings import (
+    mean_bytes,
+    read,
+    requantised,
+    variants,
+    whole_bytes,
+)
 from experiments.common.claims import with_bounds
-from rml.attention import Staircase, bytes_held, staircase_cache
 from rml.errors import UserError
-from rml.evaluation.long_text import token_nats
-from rml.models import pretrained, read_in_chunks
-from rml.ops import group_dequantize, group_quantize, t_interval
+from rml.models import pretrained
+from rml.ops import t_interval
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2410.18441, staircase adaptive quantisation; data, sizes and margin are ours"
@@ -77,61 +79,6 @@ def check(config: Any) -> None:
         )
 
 
-def variants(config: Any, module: Any) -> dict[str, Staircase]:
-    """The caches: "uniform" has the bytes of "staircase", "short" its residual, "four" 4 bits."""
-    bits, chunk, group = (config.staircase[key] for key in ("bits", "chunk", "group"))
-    staircase = Staircase(tuple(bits), chunk, group)
-    wanted = mean_bytes(config, module, staircase)
-    uniform = [
-        Staircase((bits[0], bits[-1]), size, group)
-        for size in range(group, config.length // 2, group)
-    ]
-    distances = [abs(mean_bytes(config, module, own) - wanted) for own in uniform]
-    return {
-        "staircase": staircase,
-        "uniform": uniform[int(np.argmin(distances))],
-        "short": Staircase((bits[0], bits[-1]), chunk, group),
-        "four": Staircase((bits[0], 4), chunk, group),
-    }
-
-
-def mean_bytes(config: Any, module: Any, staircase: Staircase) -> float:
-    """Bytes of one text's keys and values in all layers, on average over the calls of reading it.
-
-    Counted is what a call finds; the calls before anything is quantised are among them.
-    """
-    heads, width = module.head_shape()
-    lengths = range(0, config.length, config.call)
-    held = np.mean([bytes_held(staircase, length, width=width) for length in lengths])
-    return float(module.depth * heads * held)
-
-
-def whole_bytes(config: Any, module: Any) -> float:
-    """The same of a cache of 16 bits."""
-    return mean_bytes(config, module, Staircase((16, 16), config.call, config.staircase.group))
-
-
-def read(config: Any, loaded: Any, texts: np.ndarray, staircase: Staircase | None) -> np.ndarray:
-    """Nats [documents, t - 1] of texts that are read through a cache; all bits without one."""
-    module, batch = loaded.module, len(texts)
-    cache = (
-        module.init_cache(batch, config.length)
-        if staircase is None
-        else staircase_cache(module, batch, config.length, staircase)
-    )
-    tokens = jnp.asarray(texts)
-    hidden, _ = read_in_chunks(module, loaded.variables, tokens, cache=cache, chunk=config.call)
-    return np.asarray(_nats(loaded.variables, hidden, tokens, module=module))
-
-
-@functools.partial(jax.jit, static_argnames="module")
-def _nats(variables: Any, hidden: jax.Array, tokens: jax.Array, *, module: Any) -> jax.Array:
-    def head(x: jax.Array) -> jax.Array:
-        return module.apply(variables, x, method="logits")
-
-    return jax.lax.map(lambda pair: token_nats(pair[0], head, pair[1]), (hidden, tokens))
-
-
 def summarised(
     config: Any, nats: Mapping[str, np.ndarray], sizes: Mapping[str, float], whole: float
 ) -> dict[str, float]:
@@ -154,29 +101,3 @@ def summarised(
     for name, values in pairs.items():
         metrics |= with_bounds(name, t_interval(values))
     return metrics
-
-
-def requantised(config: Any, decoder: Decoder, text: np.ndarray) -> dict[str, float]:
-    """Squared error of keys that went down all steps over that of keys quantised once.
-
-    Levels of b and of c bits are nested where 2^b - 1 divides 2^c - 1; "apart" has steps that are
-    not, of 3 bits in the place of 4.
-    """
-    layers = tuple(config.measured_layers)
-    if max(layers) >= decoder.depth:
-        raise UserError(f"measured_layers is {layers}, expected less than {decoder.depth}")
-    bits, group = tuple(config.staircase.bits[1:]), config.staircase.group
-
-    def rounded(x: jax.Array, own: int) -> jax.Array:
-        codes = group_quantize(x, bits=own, group=group, axis=1)
-        return group_dequantize(codes, axis=1)
-
-    found: dict[str, list[float]] = {}
-    for _, key, _ in decoder.exact(text, layers).captured.values():
-        key = key[:, : key.shape[1] // group * group]
-        once = jnp.square(rounded(key, bits[-1]) - key).mean()
-        steps = {"": bits, "_apart": tuple(3 if own == 4 else own for own in bits)}
-        for ending, own in steps.items():
-            error = jnp.square(functools.reduce(rounded, own, key) - key).mean()
-            found.setdefault(f"error_of_steps{ending}", []).append(float(error / once))
-    return {name: float(np.mean(own)) for name, own in found.items()}

@@ -15,13 +15,17 @@ CAPTIONS = {
     "courses.png": "Accuracy on training batches against steps, a mean over the last 20; all with "
     "the optimiser that was chosen for Terminator.",
     "accuracies.png": "Accuracy on test images by optimiser, and its 95% interval over images; in "
-    "brackets the parameters. Variants of Terminator have the optimiser chosen for them alone.",
+    "brackets the parameters. Variants of Terminator are trained with one optimiser.",
 }
 NAMES = {
     "terminator": "Terminator", "no_slow": "no slow loss", "no_hyper": "no kernels (K = 1)",
+    "no_wide": "local branches only", "no_near": "global branches only",
+    "batch": "batch standard only", "instance": "instance standard only",
     "resnet": "residual net", "convnet": "convolutions",
 }  # fmt: skip
 """Sides as figures call them."""
+COURSES = ("terminator", "no_slow", "no_hyper", "resnet", "convnet")
+"""Sides whose training is drawn."""
 SHOWN = 4
 """Channels of a kernel that are drawn."""
 
@@ -49,7 +53,7 @@ def of_courses(
     series = {
         shown: (np.arange(1, len(found[side, own].course) + 1), found[side, own].course)
         for side, shown in NAMES.items()
-        if (side, own) in found
+        if side in COURSES and (side, own) in found
     }
     figures.curves(
         run.figure("courses.png"), series, "step", "accuracy on training batches",

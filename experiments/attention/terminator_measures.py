@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.attention.terminator_figures import of_kernels
-from experiments.attention.terminator_sides import Trained, build_model, kernels
+from experiments.attention.terminator_sides import Trained, build_model, encoder_of, kernels
 from experiments.common.images import open_images
 from rml import models
 from rml.data import augment
@@ -78,9 +78,14 @@ def measured(
     one = {side: found[side, optimizers[side]].variables for side in ("terminator", "resnet")}
     left = before_activation(config, one["terminator"], images, "terminator")
     other = before_activation(config, one["resnet"], images, "resnet")
-    grids = {"start": first_kernels(config), "trained": kernels(left)}
+    # Kernels along a sequence of pixels are shown as images: a place is a pixel.
+    places = tuple(config.data.image_shape[:2])
+    grids = {
+        name: [grid.reshape(*places, -1) for grid in own]
+        for name, own in (("start", first_kernels(config)), ("trained", kernels(left)))
+    }
     of_kernels(run, grids)
-    blocks = left["encoder"].values()
+    blocks = encoder_of(left).values()
     return {
         "feature_mean": _largest_mean([block["standardized"][0] for block in blocks]),
         "feature_mean_resnet": _largest_mean(jax.tree.leaves(other)),

@@ -1,7 +1,8 @@
 """What the recipe on Terminator compares: its options chosen on validation images, then trained.
 
-Every side gets each of `config.optimizers` with each of its `rates`, for `config.tries.steps`
-steps. Sides whose programs differ in numbers alone train as one, see `experiments.common.many`.
+Sides of `TUNED` try each of `config.optimizers` with each of its `rates`, for `config.tries.steps`
+steps; other ablations take what was chosen for the whole network. Sides whose programs differ in
+numbers alone train as one, see `experiments.common.many`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,13 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
+from experiments.attention.pixel_sequences import PixelSequence, SequenceConvNet
 from experiments.common.comparison import for_each
 from experiments.common.encoders import ProjectedEncoder
 from experiments.common.images import open_images
@@ -21,8 +26,15 @@ from experiments.common.pretraining import train
 from experiments.common.supervised import classification, right
 from rml import models
 from rml.models.layers import module_options
-from rml.models.terminator import Terminator, slow_neural_loss
-from rml.training import Progress, RunDirectory, Task, read_metrics
+from rml.models.terminator import Terminator, slow_neural_loss, weight_norms
+from rml.training import (
+    Optimizer,
+    Progress,
+    RunDirectory,
+    Task,
+    build_optimizer,
+    read_metrics,
+)
 
 WINDOW = 20
 """Steps over which the accuracy on training batches is averaged."""
@@ -39,28 +51,41 @@ class Side(NamedTuple):
       changes: Other values of the config.
       both: Whether it is trained in full with both optimisers, and not with the better one alone.
       seed: What is added to the run's seed.
+      like: The side whose optimiser and rate it takes; it tries all itself if not given.
     """
 
     model: str
     changes: Mapping[str, Any] = {}
     both: bool = False
     seed: int = 0
+    like: str | None = None
 
 
 SIDES = {
     "terminator": Side("terminator"),
     "no_slow": Side("terminator", {"loss.slow": 0.0}),
-    "no_hyper": Side("terminator", {"models.terminator.hyper": 0.0, "loss.slow": 0.0}),
+    "no_hyper": Side(
+        "terminator", {"models.terminator.hyper": 0.0, "loss.slow": 0.0}, like="terminator"
+    ),
+    "no_wide": Side(
+        "terminator", {"models.terminator.wide": 0.0, "loss.slow": 0.0}, like="terminator"
+    ),
+    "no_near": Side("terminator", {"models.terminator.near": 0.0}, like="terminator"),
+    "batch": Side("terminator", {"models.terminator.standard.odd": 1.0}, like="terminator"),
+    "instance": Side("terminator", {"models.terminator.standard.even": 0.0}, like="terminator"),
     "resnet": Side("resnet", both=True),
     "convnet": Side("convnet", both=True),
 }
-"""The network, it without the slow loss, without kernels over the whole image, and others."""
+"""The network; it without the slow loss, without kernels over the whole image, without branches
+over the whole image, without local ones, and with one standardisation alone; others."""
 PROGRAMS = {
-    "terminator": ("terminator", "no_slow", "no_hyper"),
+    "terminator": ("terminator", "no_slow", "no_hyper", "no_wide", "no_near", "batch", "instance"),
     "resnet": ("resnet",),
     "convnet": ("convnet",),
 }
-"""Sides that one program trains."""
+"""Sides that one program trains, by their model."""
+TUNED = tuple(name for name, side in SIDES.items() if side.like is None)
+"""Sides that try every optimiser and rate."""
 
 
 class Trained(NamedTuple):
@@ -83,22 +108,52 @@ def configured(
     config: Any, side: Side, optimizer: str, rate: float, *, steps: int | None = None
 ) -> ConfigDict:
     """The config of a side with an optimiser and a learning rate."""
-    options = dict(config.optimizers[optimizer])
-    options.pop("rates")
     own = replaced(config, {**side.changes, "seed": config.seed + side.seed})
-    own.optimizer.update(options | dict(name=optimizer, learning_rate=rate))
+    own.kar = float(optimizer == "kar")
+    own.optimizer.learning_rate = rate
     if steps is not None:
         own.train.update(dict(steps=steps, log_every=steps, checkpoint_every=steps))
     return own
 
 
+def either(config: Any) -> Optimizer:
+    """Kar where `config.kar` is 1, AdamW where it is 0: one program trains runs of both."""
+    both = {}
+    for name, options in config.optimizers.items():
+        own = dict(config.optimizer) | dict(options) | {"name": name}
+        del own["rates"]
+        both[name] = build_optimizer(own, steps=config.train.steps)
+    kar, adamw = (both[name].transform for name in ("kar", "adamw"))
+
+    def init(params: Any) -> Any:
+        return kar.init(params), adamw.init(params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        first, second = (
+            own.update(updates, kept, params) for own, kept in zip((kar, adamw), state, strict=True)
+        )
+        chosen = jax.tree.map(
+            lambda x, y: jnp.where(jnp.asarray(config.kar) > 0, x, y), first[0], second[0]
+        )
+        return chosen, (first[1], second[1])
+
+    return both["kar"]._replace(transform=optax.GradientTransformation(init, update))
+
+
 def build_model(config: Any, name: str) -> ProjectedEncoder:
-    """A classifier whose encoder is that of `config.models`."""
+    """A classifier whose encoder is that of `config.models`; it reads what `config.reads` says."""
     options = dict(config.models[name])
-    if name == "terminator":
-        encoder: nn.Module = Terminator(**module_options(name, Terminator, options))
+    own: dict[str, Any] = {"terminator": Terminator, "sequence": SequenceConvNet}
+    kind = name if name == "terminator" else options["name"]
+    if kind in own:
+        options.pop("name", None)
+        if "standard" in options:  # as a module's attribute, which has to be hashable
+            options["standard"] = FrozenDict(dict(options["standard"]))
+        encoder: nn.Module = own[kind](**module_options(kind, own[kind], options))
     else:
         encoder = models.build(**options)
+    if config.reads == "sequences":
+        encoder = PixelSequence(encoder)
     return ProjectedEncoder(encoder, models.Classifier(config.classes))
 
 
@@ -106,9 +161,11 @@ def task(config: Any, model: str = "terminator") -> Task:
     """The training problem of one of `config.models`, judged on validation images."""
     opened = cache(partial(open_images, config, labelled=True))
 
-    def penalty(left: Any) -> jax.Array:
-        loss = slow_neural_loss(kernels(left), reduce=config.loss.reduce)
-        return config.loss.slow * loss
+    def penalty(left: Any, params: Any) -> jax.Array:
+        loss = config.loss.slow * slow_neural_loss(kernels(left), reduce=config.loss.reduce)
+        if config.loss.norms:
+            loss += config.loss.norms * weight_norms(encoder_of(params))
+        return loss
 
     return classification(
         config,
@@ -117,12 +174,19 @@ def task(config: Any, model: str = "terminator") -> Task:
         held_out=partial(opened, "validation"),
         penalty=penalty if model == "terminator" else None,
         dropout=model == "terminator",
+        optimizer=either(config),
     )
+
+
+def encoder_of(tree: Any) -> Any:
+    """The part of a classifier's variables, or of what it leaves, that is its encoder's."""
+    own = tree["encoder"]
+    return own.get("encoder", own)
 
 
 def kernels(left: Any) -> list[jax.Array]:
     """Global kernels, block by block, of what Terminator leaves under "intermediates"."""
-    blocks = left["encoder"]
+    blocks = encoder_of(left)
     return [blocks[f"block{i}"]["kernel"][0] for i in range(len(blocks))]
 
 
@@ -130,28 +194,37 @@ def choose(config: Any, run: RunDirectory) -> dict[str, dict[str, tuple[float, f
     """Tries every learning rate with every optimiser.
 
     Returns:
-      By side and optimiser the best rate with its accuracy on the validation images.
+      By side of `TUNED` and optimiser the best rate with its accuracy on the validation images.
     """
-    several = {f"{p}_{o}_tries": (p, o) for p in PROGRAMS for o in config.optimizers}
 
     def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], Any]:
-        program, optimizer = several[name]
-        tried = [(s, r) for s in PROGRAMS[program] for r in config.optimizers[optimizer].rates]
+        program = name.removesuffix("_tries")
+        tried = [
+            (side, optimizer, rate)
+            for side in PROGRAMS[program] if side in TUNED
+            for optimizer, own in config.optimizers.items()
+            for rate in own.rates
+        ]  # fmt: skip
         configs = [
-            configured(config, SIDES[s], optimizer, r, steps=config.tries.steps) for s, r in tried
+            configured(config, SIDES[side], optimizer, rate, steps=config.tries.steps)
+            for side, optimizer, rate in tried
         ]
-        _, found = _together(configs, inner, SIDES[program].model)
-        best: dict[str, tuple[float, float]] = {}
-        for (side, rate), accuracy in zip(tried, found, strict=True):
-            best[side] = max(best.get(side, (0.0, -1.0)), (rate, accuracy), key=lambda b: b[1])
-        Progress().note(f"{name}: { {s: (r, round(a, 4)) for s, (r, a) in best.items()} }")
+        _, found = _together(configs, inner, program)
+        best: dict[str, dict[str, tuple[float, float]]] = {}
+        for (side, optimizer, rate), accuracy in zip(tried, found, strict=True):
+            own = best.setdefault(side, {})
+            before = own.get(optimizer, (0.0, -1.0))
+            own[optimizer] = max(before, (rate, accuracy), key=lambda one: one[1])
+        Progress().note(f"{name}: {best}")
         return {f"accuracy_{i}": value for i, value in enumerate(found)}, best
 
-    chosen: dict[str, dict[str, tuple[float, float]]] = {side: {} for side in SIDES}
-    for name, (_, best) in for_each(run, several, measure).items():
-        for side, found in best.items():
-            chosen[side][several[name][1]] = found
-    return chosen
+    tries = for_each(run, [f"{program}_tries" for program in PROGRAMS], measure)
+    return {side: own for _, best in tries.values() for side, own in best.items()}
+
+
+def tuned(side: str) -> str:
+    """The side whose choices a side takes."""
+    return SIDES[side].like or side
 
 
 def best_optimizer(found: Mapping[str, tuple[float, float]]) -> str:
@@ -170,10 +243,10 @@ def train_sides(
     plans: dict[str, list[tuple[str, str]]] = {}
     for program, members in PROGRAMS.items():
         for name in members:
-            own = config.optimizers if SIDES[name].both else (best_optimizer(chosen[name]),)
+            own = config.optimizers if SIDES[name].both else (best_optimizer(chosen[tuned(name)]),)
             for optimizer in own:
                 again = [(f"{name}_again", optimizer)] if name == "no_slow" else []
-                plans.setdefault(f"{program}_{optimizer}", []).extend([(name, optimizer), *again])
+                plans.setdefault(program, []).extend([(name, optimizer), *again])
     sides = SIDES | {"no_slow_again": SIDES["no_slow"]._replace(seed=AGAIN)}
     test = open_images(config, "test", labelled=True)
 
@@ -181,13 +254,12 @@ def train_sides(
         members = plans[name]
         configs = []
         for side, optimizer in members:
-            rate = chosen[side.removesuffix("_again")][optimizer][0]
+            rate = chosen[tuned(side.removesuffix("_again"))][optimizer][0]
             configs.append(configured(config, sides[side], optimizer, rate))
-        model = sides[members[0][0]].model
-        states, _ = _together(configs, inner, model)
+        states, _ = _together(configs, inner, name)
         found = {}
         for i, (member, own, state) in enumerate(zip(members, configs, states, strict=True)):
-            named = np.asarray(right(own, build_model(own, model), state.variables, test))
+            named = np.asarray(right(own, build_model(own, name), state.variables, test))
             course, seconds = _course(inner, i)
             found[member] = Trained(state.variables, named, course, seconds / len(members))
         accuracies = {side: float(one.right.mean()) for (side, _), one in found.items()}

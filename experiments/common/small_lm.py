@@ -142,12 +142,11 @@ def task(
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
         tokens = batch["tokens"][:, :-1]
         at = None if positions is None else positions(state, tokens.shape)
-        if penalty is None:
-            return Loss(next_nats(_logits(module, params, tokens, at), batch["tokens"]).mean())
-        states: Any = module.apply({"params": params}, tokens, positions=at, probe=probe)
-        logits: Any = module.apply({"params": params}, states.last, method="logits")
+        logits, probed = _logits(module, params, tokens, at, probe)
         lost = next_nats(logits, batch["tokens"]).mean()
-        added, metrics = penalty(state, states.probed)
+        if penalty is None:
+            return Loss(lost)
+        added, metrics = penalty(state, probed)
         return Loss(lost + added, {"nats": lost, **metrics})
 
     def variables(key: Any) -> Any:
@@ -246,15 +245,23 @@ def differences(pairs: Mapping[str, Float[np.ndarray, " m"]]) -> dict[str, float
     return metrics
 
 
-def _logits(module: Llama, params: Any, tokens: Array, positions: Array | None = None) -> Array:
+def _logits(
+    module: Llama,
+    params: Any,
+    tokens: Array,
+    positions: Array | None = None,
+    probe: Probe | None = None,
+) -> tuple[Array, Any]:
+    """Logits of the next token at every position, and what a probe found."""
     variables = {"params": params}
-    hidden = module.apply(variables, tokens, positions=positions)
-    return jnp.asarray(module.apply(variables, hidden, method="logits"))
+    states: Any = module.apply(variables, tokens, positions=positions, probe=probe)
+    hidden, probed = (states, None) if probe is None else (states.last, states.probed)
+    return jnp.asarray(module.apply(variables, hidden, method="logits")), probed
 
 
 @functools.partial(jax.jit, static_argnames="module")
 def _nats(module: Llama, params: Any, windows: Array) -> Array:
     def of_window(window: Array) -> Array:
-        return next_nats(_logits(module, params, window[None, :-1]), window[None])[0]
+        return next_nats(_logits(module, params, window[None, :-1])[0], window[None])[0]
 
     return jax.lax.map(of_window, windows, batch_size=ROWS)

@@ -21,6 +21,8 @@ NAMES = {
     "selective": "CHESS, query and output too",
     "selective_every": "CHESS, all projections too",
     "attention": "query and output alone",
+    "by_layer": "CHESS, shares by layer",
+    "by_other_layer": "those shares, other layers",
 }
 CAPTIONS = {
     "nats.png": "Nats a token beyond the dense model on test documents against the share of the "
@@ -40,7 +42,7 @@ def of_nats(
     """Draws nats against the share of weights read, and those of half in bars."""
     shares = sorted(readings)
     series = {}
-    for name in ("uniform", "abs", "abs_down", "product", "top"):
+    for name in ("uniform", "abs", "abs_down", "product", "top", "by_layer"):
         own = [readings[share][name] for share in shares if name in readings[share]]
         if len(own) < 2:
             continue

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.sparsity import chess_cloze
 from rml import data
 from rml.evaluation.long_text import token_nats
 from rml.models import Probe, Thresholds, pretrained
@@ -15,8 +16,10 @@ from rml.sparsity import (
     Calibration,
     Statistics,
     activation_statistics,
+    layer_divergence,
     observe,
     random_channels,
+    shares_by_sensitivity,
     thresholds_of,
 )
 
@@ -47,10 +50,12 @@ class Texts(NamedTuple):
     Attributes:
       calibration: Of the training split.
       test: Of the test split.
+      documents: Those of the test split whole, in the same order.
     """
 
     calibration: np.ndarray
     test: np.ndarray
+    documents: list[str]
 
 
 class Reader:
@@ -60,15 +65,21 @@ class Reader:
       module: The decoder.
       code: Texts of the config's `data`.
       prose: Texts of its `other`.
+      choices: Lines to choose among, of test texts of code.
     """
 
     def __init__(self, config: Any) -> None:
         """Loads the decoder, draws texts by the config's seed."""
         loaded = pretrained.load(config.model.name)
+        self.config = config
         self.module: Any = loaded.module
         self.variables = loaded.variables
         self.code = _texts(config, config.data, loaded.tokenizer)
         self.prose = _texts(config, config.other, loaded.tokenizer)
+        self.choices = chess_cloze.draw_choices(
+            loaded.tokenizer, self.code.documents, rng=np.random.default_rng(config.seed),
+            **config.choices,
+        )  # fmt: skip
 
     def observe(self, texts: Texts, rules: Sequence[Any] = RULES) -> Calibration:
         """What is needed to take thresholds of any share."""
@@ -90,6 +101,17 @@ class Reader:
         )
         zeros, live = np.asarray(found.zeros), np.asarray(found.live)
         return Reading(np.asarray(nats).mean(-1), zeros, live)
+
+    def divergence(self, found: Calibration) -> np.ndarray:
+        """How much each layer alone changes predictions on texts of calibration, see `by_layer`."""
+        options = self.config.layers
+        windows = self.code.calibration[: options.documents, : options.length]
+        thresholds = thresholds_of(found, sparsity=options.share)
+        return layer_divergence(self.module, self.variables, windows, thresholds)
+
+    def choose(self, thresholds: Thresholds | None = None) -> np.ndarray:
+        """Probabilities of lines, the true one first, see `chess_cloze.odds`."""
+        return chess_cloze.odds(self.module, self.variables, self.choices, self.filled(thresholds))
 
     def filled(self, thresholds: Thresholds | None) -> Thresholds:
         """The same with zeros where nothing is given, so that one program serves all."""
@@ -121,6 +143,26 @@ def variants(found: Calibration, sparsity: float, seed: int) -> dict[str, Thresh
     }
 
 
+def by_layer(
+    found: Calibration, sparsity: float, seed: int, divergence: np.ndarray, measured: float
+) -> dict[str, Thresholds]:
+    """Thresholds of shares by how much layers matter, and of the same shares in another order.
+
+    Args:
+      found: What was calibrated.
+      sparsity: Mean of the shares.
+      seed: Seed of the other order.
+      divergence: How much each layer matters, measured at one share for all.
+      measured: That share.
+    """
+    shares = shares_by_sensitivity(found, divergence, measured=measured, sparsity=sparsity)
+    other = np.random.default_rng(seed).permutation(shares)
+    return {
+        "by_layer": thresholds_of(found, sparsity=shares),
+        "by_other_layer": thresholds_of(found, sparsity=other),
+    }
+
+
 def weights_of_layer(module: Any) -> dict[str, int]:
     """Weights of one layer by what reads them: "mlp" of each of three, "query", "key", "all"."""
     kv_heads, head_width = module.head_shape()
@@ -132,17 +174,16 @@ def weights_of_layer(module: Any) -> dict[str, int]:
 def _texts(config: Any, options: Any, tokenizer: Any) -> Texts:
     """Beginnings of documents, in an order that the seed draws."""
 
-    def drawn(part: str, count: int, length: int) -> np.ndarray:
+    def mixed(part: str) -> list[str]:
         documents = data.load_documents(options.name, options[part], data_dir=options.data_dir)
         order = np.random.default_rng([config.seed, len(part)]).permutation(len(documents))
-        mixed = [documents[i] for i in order]
-        return data.long_documents(tokenizer, mixed, length=length, most=count)
+        return [documents[i] for i in order]
 
-    calibration, reading = config.calibration, config.reading
-    return Texts(
-        drawn("train", calibration.documents, calibration.length),
-        drawn("test", reading.documents, reading.length),
-    )
+    def cut(documents: list[str], size: Any) -> np.ndarray:
+        return data.long_documents(tokenizer, documents, length=size.length, most=size.documents)
+
+    train, test = mixed("train"), mixed("test")
+    return Texts(cut(train, config.calibration), cut(test, config.reading), test)
 
 
 @functools.partial(jax.jit, static_argnames="module")

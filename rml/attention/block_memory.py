@@ -9,95 +9,25 @@ Source: InfLLM (Xiao et al., 2024, arXiv:2402.04617), section 3, for the memory 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from rml.attention.actqkv import (
-    METRICS,
-    Found,
-    Moments,
-    Weighting,
-    block_representatives,
-    layer_budgets,
-    no_moments,
-    probe_query,
-    retrieve,
-    update_moments,
-    weighting_of,
+from rml.attention.actqkv import layer_budgets
+from rml.attention.block_lookup import (
+    MemorySettings,
+    closed_representatives,
+    empty_lookup,
+    look_up,
 )
-from rml.errors import unknown
 from rml.models.attention import attend
 from rml.models.caches import Cache
 from rml.models.layers import Dtype
 from rml.models.llama import Llama
 from rml.ops.attention_parts import Visible, scaled_logits
-
-
-class MemorySettings(NamedTuple):
-    """What a memory attends to.
-
-    Attributes:
-      block: Tokens of a block.
-      blocks: Number of blocks that a layer looks up, on average over the layers where they differ.
-      sinks: First tokens, which are always attended to.
-      window: Nearest tokens, which are always attended to.
-      top: Keys of a block that make its representative.
-      weighting: How a call's queries are weighed, see `rml.attention.actqkv.probe_query`.
-      metric: How like a block and a probe are, a name in `rml.attention.actqkv.METRICS`.
-      per_head: Whether each head of keys looks up blocks of its own, rather than all together.
-      dynamic: Whether layers get blocks in proportion to their information.
-      least: Blocks that a layer then has at least; at most it has 2 `blocks` - `least`.
-      temperature: Of the scores that give the information.
-      clamped: Whether tokens beyond the window are attended to at its distance; False keeps the
-        distances of the text.
-    """
-
-    block: int = 32
-    blocks: int = 46
-    sinks: int = 64
-    window: int = 512
-    top: int = 4
-    weighting: str | Weighting = "activation"
-    metric: str = "dot"
-    per_head: bool = False
-    dynamic: bool = False
-    least: int = 32
-    temperature: float = 1.0
-    clamped: bool = True
-
-    @property
-    def most(self) -> int:
-        """Blocks that a layer looks up at most."""
-        return 2 * self.blocks - self.least if self.dynamic else self.blocks
-
-    @property
-    def attended(self) -> int:
-        """Tokens that a query attends to, those left over of a block not counted."""
-        return self.sinks + self.window + self.blocks * self.block
-
-
-class Lookup(NamedTuple):
-    """What each layer of a memory has beside keys and values; p is 1, or the heads of keys.
-
-    Attributes:
-      received: [b, h, slots], attention that each token received while it was near.
-      representatives: [b, blocks, h, k].
-      moments: Of the queries, [b, p, c].
-      information: [b], mean over calls.
-      budget: [b], blocks that the next call looks up.
-      blocks: [b, p, most], those that the last call looked up, -1 where none.
-    """
-
-    received: Any
-    representatives: Any
-    moments: Moments
-    information: Any
-    budget: Any
-    blocks: Any
 
 
 class BlockMemory(Cache):
@@ -191,7 +121,7 @@ class BlockMemory(Cache):
             for kept, own in ((self.key, key), (self.value, value))
         )
         far_query = rotate(query, positions=jnp.full((1, t), s.window))
-        found, moments = self._look_up(far_query, text, new)
+        found, moments = look_up(self.lookup, far_query, text, new, self.whole, settings=s)
         places, ok = self._nearest(t)
         behind = self.length + jnp.arange(t)[:, None] - places
         seen = (ok & (behind >= 0))[None] & text[:, None, places]
@@ -224,11 +154,15 @@ class BlockMemory(Cache):
         local = seen & (behind < s.window) & new[:, :, None]
         got = jnp.sum(weights[..., : len(places)] * local[:, None, None], axis=-2)
         received = self.lookup.received.at[:, :, places].add(got.reshape(b, -1, len(places)))
+        before, own = self.lookup.information, found.information.mean(axis=1)
+        learned = jnp.where(self.whole > 1, before + (own - before) / (self.calls + 1), before)
         lookup = self.lookup._replace(
             received=received,
-            representatives=self._closed(keys, received, text, t),
+            representatives=closed_representatives(
+                self.lookup.representatives, keys, received, text, self.whole, new=t, settings=s
+            ),
             moments=moments,
-            information=self._learned(found),
+            information=learned,
             blocks=jnp.where(chosen, found.blocks, -1),
         )
         return out.reshape(query.shape).astype(value.dtype), None, (keys, values, lookup)
@@ -259,59 +193,6 @@ class BlockMemory(Cache):
         slots, there = (x.reshape(b, blocks.shape[1], -1) for x in (slots, there))
         shape = (b, heads, slots.shape[-1])
         return jnp.broadcast_to(slots, shape), jnp.broadcast_to(there, shape)
-
-    def _look_up(
-        self, query: Array, text: Bool[Array, "b s"], new: Bool[Array, "b t"]
-    ) -> tuple[Found, Moments]:
-        """Blocks [b, p, most] that a call's queries find, and the moments with these queries."""
-        s, (b, t, h, k) = self.settings, query.shape
-        lookup = self.lookup
-        parts = lookup.moments.mean.shape[1]
-        queries = query.reshape(b, t, parts, -1).swapaxes(1, 2)
-        representatives = lookup.representatives.reshape(b, -1, parts, h // parts * k)
-        blocks = representatives.shape[1]
-        kept = text[:, s.sinks : s.sinks + blocks * s.block].reshape(b, blocks, s.block).any(-1)
-        there = kept & (jnp.arange(blocks) < self.whole)
-
-        def of_part(
-            moments: Moments, query: Array, new: Array, representatives: Array, there: Array
-        ) -> tuple[Found, Moments]:
-            moments = update_moments(moments, query, new)
-            probe = probe_query(query, moments, new, weighting=s.weighting)
-            found = retrieve(
-                representatives,
-                probe,
-                there,
-                count=s.most,
-                metric=s.metric,
-                temperature=s.temperature,
-            )
-            return found, moments
-
-        of_text = jax.vmap(of_part, (0, 0, None, 1, None))
-        return jax.vmap(of_text)(lookup.moments, queries, new, representatives, there)
-
-    def _closed(
-        self, keys: Array, received: Array, text: Bool[Array, "b s"], t: int
-    ) -> Float[Array, "b blocks h k"]:
-        """Representatives, those included of blocks that are whole after this call."""
-        s, kept = self.settings, self.lookup.representatives
-        number = min(t // s.block + 1, kept.shape[1])
-        first = jnp.minimum(self.whole, kept.shape[1] - number)
-        start, size = s.sinks + first * s.block, number * s.block
-        new = block_representatives(
-            jax.lax.dynamic_slice_in_dim(keys, start, size, axis=1),
-            jax.lax.dynamic_slice_in_dim(received, start, size, axis=2),
-            jax.lax.dynamic_slice_in_dim(text, start, size, axis=1),
-            block=s.block,
-            top=s.top,
-        )
-        return jax.lax.dynamic_update_slice_in_dim(kept, new, first, axis=1)
-
-    def _learned(self, found: Found) -> Float[Array, " b"]:
-        """Mean information of a layer over calls, this one included where there was a choice."""
-        before, own = self.lookup.information, found.information.mean(axis=1)
-        return jnp.where(self.whole > 1, before + (own - before) / (self.calls + 1), before)
 
     def after(self, kept: Any, mask: Array, new: Bool[Array, "b t"]) -> "BlockMemory":
         """The memory with further tokens, and the layers' budgets for the next call."""
@@ -354,37 +235,15 @@ def block_memory(
       ValueError: A setting is out of range, or there is no room for the blocks that are looked up.
       UserError: The weighting or the metric is unknown.
     """
-    s = settings
-    weighting_of(s.weighting)
-    if s.metric not in METRICS:
-        raise unknown("metric", s.metric, METRICS)
-    blocks = (length - s.sinks) // s.block if s.block > 0 else 0
-    if min(s.block, s.blocks, s.window, s.top) < 1 or s.sinks < 0 or s.temperature <= 0:
-        raise ValueError(
-            f"{s}, expected block, blocks, window and top of at least 1, sinks of at least 0 and a "
-            "temperature above 0"
-        )
-    if s.dynamic and not 0 <= s.least <= s.blocks:
-        raise ValueError(f"least={s.least}, expected 0 to blocks={s.blocks}")
-    if blocks < s.most:
-        raise ValueError(
-            f"length={length} has room for {blocks} blocks of {s.block} after {s.sinks} sinks, "
-            f"expected at least the {s.most} that a layer looks up"
-        )
     kv_heads, width = module.head_shape()
-    parts = kv_heads if s.per_head else 1
+    layers = module.depth
+    lookup = empty_lookup(
+        settings, layers=layers, batch=batch, length=length, heads=module.heads,
+        kv_heads=kv_heads, width=width,
+    )  # fmt: skip
     dtype = dtype or module.dtype or module.param_dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"a block memory keeps floating-point numbers, got {jnp.dtype(dtype)}")
-    layers, heads = module.depth, module.heads
-    lookup = Lookup(
-        jnp.zeros((layers, batch, heads, length)),
-        jnp.zeros((layers, batch, blocks, heads, width)),
-        no_moments(layers, batch, parts, heads // parts * width),
-        jnp.zeros((layers, batch)),
-        jnp.full((layers, batch), s.blocks),
-        jnp.full((layers, batch, parts, s.most), -1),
-    )
     kept = jnp.zeros((layers, batch, length, kv_heads, width), dtype)
     return BlockMemory(
         key=kept,

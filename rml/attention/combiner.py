@@ -16,14 +16,21 @@ How tokens are cut is `rml.attention.partition`, a table of all pairs; here no s
 from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from rml.attention.combiner_summaries import (
+    DeepSet,
+    Pool,
+    Pooling,
+    Tokens,
+    before,
+    others,
+    summaries,
+)
 from rml.errors import unknown
-from rml.ops.attention_parts import Part, Visible, attend_part, finite_top, merge_parts
+from rml.ops.attention_parts import Part, Visible, attend_part, merge_parts
 
 Kind = Literal["fixed", "logsparse", "vertical", "horizontal", "mixture", "joint"]
-Pool = Literal["max", "mean"]
 
 
 class Settings(NamedTuple):
@@ -48,38 +55,6 @@ class Settings(NamedTuple):
     regions: bool = True
 
 
-class Tokens(NamedTuple):
-    """Tokens, or the summaries of regions, along the last axis but one.
-
-    Attributes:
-      query: [*b, t, k].
-      key: [*#b, t, k].
-      value: [*#b, t, v].
-      here: [*#b, t], which are there rather than padding or an empty region.
-    """
-
-    query: Float[Array, "*b t k"]
-    key: Float[Array, "*c t k"]
-    value: Float[Array, "*d t v"]
-    here: Bool[Array, "*e t"]
-
-    def rows(self, size: int) -> "Tokens":
-        """The same in rows of a size, [*b, rows, size, k]."""
-        here = self.here.reshape(*self.here.shape[:-1], -1, size)
-        query, key, value = (x.reshape(*x.shape[:-2], -1, size, x.shape[-1]) for x in self[:3])
-        return Tokens(query, key, value, here)
-
-    def turned(self) -> "Tokens":
-        """Rows as columns."""
-        query, key, value = (x.swapaxes(-3, -2) for x in self[:3])
-        return Tokens(query, key, value, self.here.swapaxes(-2, -1))
-
-    def reversed(self) -> "Tokens":
-        """The same in the opposite order."""
-        query, key, value = (x[..., ::-1, :] for x in self[:3])
-        return Tokens(query, key, value, self.here[..., ::-1])
-
-
 def combiner_attention(
     query: Float[Array, "b h t k"],
     key: Float[Array, "b g s k"],
@@ -87,6 +62,7 @@ def combiner_attention(
     visible: Visible = Visible(),  # noqa: B008  a named tuple of constants
     *,
     settings: Settings = Settings(),  # noqa: B008
+    deep: DeepSet | None = None,
     scale: float | None = None,
 ) -> Float[Array, "b h t v"]:
     """Attends to near tokens directly and to all others through summaries of regions.
@@ -100,6 +76,7 @@ def combiner_attention(
       value: Values.
       visible: Padding and causality.
       settings: How tokens are cut and regions summarised.
+      deep: Weights of a model for summaries by DeepSets; without them vectors pool as they are.
       scale: Factor of the logits; k^-1/2 by default.
 
     Returns:
@@ -134,7 +111,8 @@ def combiner_attention(
     tokens = Tokens(query, key, value, jnp.pad(here, ((0, 0), pad))[:, None, None])
     scale = k**-0.5 if scale is None else scale
     make = {"fixed": _fixed, "logsparse": _logsparse}.get(settings.kind, _axial)
-    direct, regions = make(tokens, settings, visible.causal, scale)
+    pooling = Pooling(settings.pool, deep)
+    direct, regions = make(tokens, settings, pooling, visible.causal, scale)
     if not settings.regions:
         out = direct.out
     elif settings.kind == "mixture":
@@ -158,19 +136,21 @@ Regions = list[list[Part]]
 """Parts of regions, by partition."""
 
 
-def _fixed(tokens: Tokens, settings: Settings, causal: bool, scale: float) -> tuple[Part, Regions]:
+def _fixed(
+    tokens: Tokens, settings: Settings, pooling: Pooling, causal: bool, scale: float
+) -> tuple[Part, Regions]:
     """Own segment, and one region for every other segment, or every earlier one."""
     blocks = tokens.rows(settings.segment)
     direct = _flat(_attend(blocks, causal, scale))
-    found = summaries(blocks, settings.pool, scale)
+    found = summaries(blocks, pooling, scale)
     places = jnp.arange(tokens.query.shape[-2]) // settings.segment
-    other = _others(blocks.here.shape[-2], causal)[places]
+    other = others(blocks.here.shape[-2], causal)[places]
     mask = other & found.here[..., None, :]
     return direct, [[attend_part(tokens.query, found.key, found.value, mask, scale=scale)]]
 
 
 def _logsparse(
-    tokens: Tokens, settings: Settings, causal: bool, scale: float
+    tokens: Tokens, settings: Settings, pooling: Pooling, causal: bool, scale: float
 ) -> tuple[Part, Regions]:
     """Own segment, and at every level of the binary tree over segments the block beside one's own.
 
@@ -181,7 +161,7 @@ def _logsparse(
     while size < tokens.query.shape[-2]:
         blocks = tokens.rows(size)
         # Pairs of blocks exchange what they are summarised by.
-        found = summaries(blocks, settings.pool, scale).rows(2).reversed()
+        found = summaries(blocks, pooling, scale).rows(2).reversed()
         key, value = (
             x.reshape(*x.shape[:-3], -1, 1, x.shape[-1]) for x in (found.key, found.value)
         )
@@ -192,36 +172,38 @@ def _logsparse(
     return direct, [parts]
 
 
-def _axial(tokens: Tokens, settings: Settings, causal: bool, scale: float) -> tuple[Part, Regions]:
+def _axial(
+    tokens: Tokens, settings: Settings, pooling: Pooling, causal: bool, scale: float
+) -> tuple[Part, Regions]:
     """Own row and column, and the rest of every other column, or row, or one after the other."""
     rows = tokens.rows(settings.segment)
     columns = rows.turned()
     height, width = rows.here.shape[-2:]
     up = attend_part(
         columns.query, columns.key, columns.value,
-        _others(height, causal) & columns.here[..., None, :], scale=scale,
+        others(height, causal) & columns.here[..., None, :], scale=scale,
     )  # fmt: skip
     direct = merge_parts(_flat(_attend(rows, causal, scale)), _flat(_turned(up)))
     regions = []
     if settings.regions and settings.kind != "horizontal":
         seen = ~jnp.eye(width, dtype=bool)
         sides = (False,) if causal else (False, True)  # nothing below is seen if causal
-        regions.append([_across(columns, seen, settings.pool, scale, after) for after in sides])
+        regions.append([_across(columns, seen, pooling, scale, after) for after in sides])
     if settings.regions and settings.kind != "vertical":
-        seen = _others(height, causal)
+        seen = others(height, causal)
         regions.append(
-            [_turned(_across(rows, seen, settings.pool, scale, after)) for after in (False, True)]
+            [_turned(_across(rows, seen, pooling, scale, after)) for after in (False, True)]
         )
     return direct, [[_flat(part) for part in own] for own in regions]
 
 
-def _across(lines: Tokens, seen: Array, pool: Pool, scale: float, after: bool) -> Part:
+def _across(lines: Tokens, seen: Array, pooling: Pooling, scale: float, after: bool) -> Part:
     """Attends from every place of a line to what lies before that place in other lines.
 
     Args:
       lines: [*b, lines, places, k].
       seen: [lines, lines], which other lines a query sees.
-      pool: Of queries and keys.
+      pooling: Of queries and keys.
       scale: Factor of the logits.
       after: Whether it is what lies after that place.
 
@@ -229,66 +211,13 @@ def _across(lines: Tokens, seen: Array, pool: Pool, scale: float, after: bool) -
       Output [*b, places, lines, v] and its log-sum-exp.
     """
     found = (
-        before(lines.reversed(), pool, scale).reversed() if after else before(lines, pool, scale)
+        before(lines.reversed(), pooling, scale).reversed()
+        if after
+        else before(lines, pooling, scale)
     )
     found, query = found.turned(), lines.query.swapaxes(-3, -2)
     mask = seen & found.here[..., None, :]
     return attend_part(query, found.key, found.value, mask, scale=scale)
-
-
-def summaries(tokens: Tokens, pool: Pool, scale: float) -> Tokens:
-    """The summary of each row: its pooled query and key, and its expected value given that query.
-
-    Args:
-      tokens: [*b, rows, size, k].
-      pool: Of queries and keys.
-      scale: Factor of the logits.
-
-    Returns:
-      Summaries [*b, rows, k]; one of padding alone is not there.
-    """
-    query, key = (pooled(x, tokens.here, pool) for x in (tokens.query, tokens.key))
-    mask = tokens.here[..., None, :]
-    value = attend_part(query[..., None, :], tokens.key, tokens.value, mask, scale=scale).out
-    return Tokens(query, key, value[..., 0, :], tokens.here.any(axis=-1))
-
-
-def before(tokens: Tokens, pool: Pool, scale: float) -> Tokens:
-    """At each place the summary of all earlier places, of the same shapes; none at the first."""
-    n = tokens.here.shape[-1]
-    shifted = jnp.roll(tokens.here, 1, axis=-1) & (jnp.arange(n) > 0)
-    query, key = (
-        pooled(jnp.roll(x, 1, axis=-2), shifted, pool, running=True)
-        for x in (tokens.query, tokens.key)
-    )
-    mask = _others(n, True) & tokens.here[..., None, :]
-    value = attend_part(query, tokens.key, tokens.value, mask, scale=scale).out
-    return Tokens(query, key, value, jnp.cumsum(shifted, axis=-1) > 0)
-
-
-def pooled(
-    x: Float[Array, "*b n k"], here: Bool[Array, "*c n"], pool: Pool, *, running: bool = False
-) -> Float[Array, "..."]:
-    """Maximum or mean over vectors that are there, 0 where none is.
-
-    Args:
-      x: Vectors.
-      here: Which of them are there.
-      pool: Which of both.
-      running: Whether to give one for every place, of all vectors up to it.
-    """
-    here = here[..., None]
-    if pool == "max":
-        filled = jnp.where(here, x, -jnp.inf)
-        return finite_top(lax.cummax(filled, axis=x.ndim - 2) if running else filled.max(axis=-2))
-    total, count = jnp.where(here, x, 0.0), here.astype(x.dtype)
-    total, count = (jnp.cumsum(y, -2) if running else y.sum(axis=-2) for y in (total, count))
-    return total / jnp.maximum(count, 1.0)
-
-
-def _others(n: int, causal: bool) -> Array:
-    """Which of n places see which others: all, or the earlier ones."""
-    return jnp.tril(jnp.ones((n, n), bool), -1) if causal else ~jnp.eye(n, dtype=bool)
 
 
 def _attend(rows: Tokens, causal: bool, scale: float) -> Part:

@@ -4,12 +4,13 @@ Both take time and memory quadratic in tokens: they are for figures, counts and 
 `rml.attention.combiner` computes the same without them. See there for the paper.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from rml.attention.combiner import Pool
+from rml.attention.combiner_summaries import DeepSet, Pool
 from rml.errors import unknown
 
 UNSEEN, DIRECT = 0, 1
@@ -75,6 +76,7 @@ def combiner_weights(
     key: Float[np.ndarray, "t k"],
     *partitions: Int[np.ndarray, "t t"],
     pool: Pool = "max",
+    deep: DeepSet | None = None,
     scale: float | None = None,
 ) -> Float[np.ndarray, "t t"]:
     """The weight of each token for each query, from the definition, in float64.
@@ -85,6 +87,7 @@ def combiner_weights(
       *partitions: Labels of `partition`. With several of them one softmax goes over the direct
         tokens and the regions of all.
       pool: Of a region's queries and keys.
+      deep: Weights that these go through before, see `DeepSet`.
       scale: Factor of the logits; k^-1/2 by default.
 
     Returns:
@@ -92,7 +95,16 @@ def combiner_weights(
     """
     query, key = np.asarray(query, np.float64), np.asarray(key, np.float64)
     scale = query.shape[1] ** -0.5 if scale is None else scale
-    combine = np.max if pool == "max" else np.mean
+    combines: dict[str, Callable[..., np.ndarray]] = {
+        "max": np.max, "mean": np.mean, "sum": np.sum
+    }  # fmt: skip
+    combine = combines[pool]
+    pooled_query, pooled_key = query, key
+    if deep is not None:
+        pooled_query, pooled_key = (
+            np.maximum(x @ np.asarray(w, np.float64), 0)
+            for x, w in zip((query, key), deep, strict=True)
+        )
     found = np.zeros((len(query), len(query)))
     for i, own in enumerate(query):
         keys: list[np.ndarray] = []
@@ -103,9 +115,10 @@ def combiner_weights(
         for labels in partitions:
             for label in np.unique(labels[i][labels[i] > DIRECT]):
                 members = labels[i] == label
-                keys.append(combine(key[members], axis=0))
+                keys.append(combine(pooled_key[members], axis=0))
                 share = np.zeros(len(query))
-                share[members] = _softmax(key[members] @ combine(query[members], axis=0) * scale)
+                asks = combine(pooled_query[members], axis=0)
+                share[members] = _softmax(key[members] @ asks * scale)
                 shares.append(share)
         if keys:
             found[i] = _softmax(np.stack(keys) @ own * scale) @ np.stack(shares)

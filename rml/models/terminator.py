@@ -7,10 +7,11 @@ images; of the paper the abstract alone was read. Sequences are this repository'
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -23,6 +24,7 @@ from rml.models.terminator_units import (
     HI,
     RGU,
     GroupStandard,
+    Standard,
     batch_standard,
     gelu,
     mixer,
@@ -71,6 +73,37 @@ def slow_neural_loss(
     return total
 
 
+def weight_norms(params: Mapping[str, Any], *, slow: float = 1e-6) -> Float[Array, ""]:
+    """Computes the sum of the norms of a network's weights, a penalty of the public code.
+
+    Fast nets of blocks count with all their tensors, each with its norm ‖w‖ and not the square;
+    gated units (RGU) and slow nets over places count with their weights, without offsets, times
+    `slow`. Slow nets over channels, the blocks' last offsets and what follows the blocks do not
+    count. Nothing says of the public code that this choice is meant: it is what its names match.
+
+    Args:
+      params: Parameters of a `Terminator`.
+      slow: Factor of gated units and slow nets.
+
+    Returns:
+      The sum; its gradient is 0 where a tensor is.
+
+    Source: `LnLoss` of the public code of arXiv:2401.17948, which adds 4e-5 of it to the loss.
+    """
+    total = jnp.zeros(())
+    for path, leaf in jax.tree_util.tree_flatten_with_path(dict(params))[0]:
+        block, *names = (key.key for key in path)
+        if not block.startswith("block") or names == ["bias"] or "channels" in names:
+            continue
+        if names[0].startswith(("mixer", "local_mixer", "local_bias", "bottleneck")):
+            total += _norm(leaf)
+        elif names[-1] == "kernel":
+            total += slow * _norm(leaf)
+        elif names[-1] == "frequencies":
+            total += slow * jax.vmap(_norm)(leaf).sum()
+    return total
+
+
 class Terminator(nn.Module):
     """An encoder of blocks with kernels over all places; its features are means over them.
 
@@ -88,6 +121,10 @@ class Terminator(nn.Module):
       omega: Scale of the slow nets' frequencies.
       hyper: Share of the kernels over all places in what multiplies the input: 0 puts 1 in their
         place, the ablation without them.
+      wide: What the branches over all places are multiplied by: 0 is the ablation without them.
+      near: What the local branches are multiplied by: 0 is the ablation without them.
+      standard: How groups of channels are standardised after each block, see `GroupStandard`;
+        "alternate" is as in the public code.
       statistics: "running", so that an evaluation does not depend on the other examples of its
         batch, or "batch", as in the public code.
       pool_batch: Whether a local kernel is that of the batch's mean, or each example has its own.
@@ -106,6 +143,9 @@ class Terminator(nn.Module):
     local_hidden: int = 32
     omega: float = 2000.0
     hyper: float | Array = 1.0
+    wide: float | Array = 1.0
+    near: float | Array = 1.0
+    standard: Standard = "alternate"
     statistics: str = "running"
     pool_batch: bool = True
     trained_scales: bool = False
@@ -133,7 +173,8 @@ class Terminator(nn.Module):
         for i, (factor, layers) in enumerate(zip(self.factors, self.layers, strict=True)):
             x = Block(
                 factor, layers, self.local_sizes, self.hidden, self.local_hidden, self.omega,
-                self.hyper, self.statistics, self.pool_batch, self.trained_scales,
+                self.hyper, self.wide, self.near, self.standard, self.statistics,
+                self.pool_batch, self.trained_scales,
                 self.dropout if i else 0.0, self.dtype, self.param_dtype, name=f"block{i}",
             )(x, [outputs[j] for j in EARLIER[i]], train=train)  # fmt: skip
             outputs.append(x)
@@ -151,6 +192,10 @@ class Terminator(nn.Module):
             )
         if self.statistics not in STATISTICS:
             raise unknown("statistics", self.statistics, STATISTICS)
+        if isinstance(self.standard, str) and self.standard != "alternate":
+            raise unknown("standard", self.standard, ("alternate",))
+        if not isinstance(self.standard, str) and set(self.standard) != {"even", "odd"}:
+            raise ValueError(f"standard has {sorted(self.standard)}, expected shares even and odd")
 
 
 class Block(nn.Module):
@@ -172,6 +217,9 @@ class Block(nn.Module):
     local_hidden: int
     omega: float
     hyper: float | Array
+    wide: float | Array
+    near: float | Array
+    standard: Standard
     statistics: str
     pool_batch: bool
     trained_scales: bool
@@ -209,16 +257,18 @@ class Block(nn.Module):
             found = gelu(batch_standard(found, self.statistics, f"local_norm{i}", train))
             return found + self.param(f"local_bias{i}", _boxed_zeros(), (1,), self.param_dtype)
 
+        branches = [first, second, nn.sigmoid(first) * first, third, joint]
+        wide = [(self.wide * one).astype(x.dtype) for one in branches]
         near = [local(0, x, gated), local(1, gated, x), local(2, mixed_x, x), local(3, x, mixed_x)]
-        near = [one.astype(x.dtype) for one in near]
+        near = [(self.near * one).astype(x.dtype) for one in near]
         tiled = [_tiled(one, channels // one.shape[-1]) for one in earlier]
         parts = [
-            first, near[1], *tiled[:1], fast, second, near[0], nn.sigmoid(first) * first, near[2],
-            third, near[3], *tiled[1:], joint,
+            wide[0], near[1], *tiled[:1], fast, wide[1], near[0], wide[2], near[2], wide[3],
+            near[3], *tiled[1:], wide[4],
         ]  # fmt: skip
-        wide = jnp.concatenate(parts, axis=-1)
-        out = mixed(channels * self.factor, name="bottleneck")(wide)
-        out = GroupStandard(self.statistics, name="norm")(out, train=train)
+        joined = jnp.concatenate(parts, axis=-1)
+        out = mixed(channels * self.factor, name="bottleneck")(joined)
+        out = GroupStandard(self.statistics, self.standard, name="norm")(out, train=train)
         self.sow("intermediates", "standardized", out)
         out = gelu(out) + self.param("bias", _boxed_zeros(), (1,), self.param_dtype)
         axes = tuple(range(1, x.ndim - 1))
@@ -226,6 +276,12 @@ class Block(nn.Module):
         return nn.with_logical_constraint(
             out.astype(x.dtype), ("batch", *(None for _ in axes), "channels_out")
         )
+
+
+def _norm(x: Array) -> Array:
+    """The norm of all entries."""
+    square = jnp.sum(jnp.square(x))
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
 def _tiled(x: Array, times: int) -> Array:

@@ -6,6 +6,7 @@ read images [b, h, w, c] and sequences [b, t, c].
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +20,8 @@ from rml.models.layers import Dtype, Norm, dense
 
 GROUPS = 12
 """Groups of channels that are standardised over the batch and over each example in turn."""
+Standard = str | Mapping[str, float | Array]
+"""How groups are standardised: "alternate", or shares of the batch's in "even" and "odd" groups."""
 gelu = functools.partial(nn.gelu, approximate=False)
 _he = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 _even = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -118,9 +121,13 @@ class GroupStandard(nn.Module):
 
     Attributes:
       statistics: "running" or "batch", see `Terminator`.
+      standard: "alternate", or the share of standardisation over the batch in groups of "even" and
+        of "odd" number, the rest being that over each example: 1 and 0 give the same as
+        "alternate", two ones or two zeros are the ablations with one kind alone.
     """
 
     statistics: str = "running"
+    standard: Standard = "alternate"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ... c"], *, train: bool) -> Float[Array, "b ... c"]:
@@ -132,6 +139,11 @@ class GroupStandard(nn.Module):
         size, rest = divmod(x.shape[-1], GROUPS)
         if rest:
             raise ValueError(f"x has {x.shape[-1]} channels, expected a multiple of {GROUPS}")
+        if not isinstance(self.standard, str):
+            shares = jnp.stack([jnp.asarray(self.standard[name]) for name in ("even", "odd")])
+            share = jnp.repeat(jnp.tile(shares, GROUPS // 2), size).astype(x.dtype)
+            of_batch = batch_standard(x, self.statistics, "batch", train)
+            return share * of_batch + (1 - share) * standardize(x)
         pairs = x.reshape(*x.shape[:-1], GROUPS // 2, 2, size)
         of_batch, of_each = (pairs[..., i, :].reshape(*x.shape[:-1], -1) for i in (0, 1))
         of_batch = batch_standard(of_batch, self.statistics, "batch", train)

@@ -8,6 +8,8 @@
   Optimizing LLM Inference via Channel-Wise Thresholding and Selective Sparsification,
   arXiv:2409.01366, with CATS's uniform threshold. Take it where nothing may be trained: half of
   the channels are left out. `save_thresholds` and `load_thresholds` keep them beside a checkpoint.
+* `layer_divergence`, `shares_by_sensitivity`: more of the layers that matter less, this
+  repository's own; the thresholds of CHESS take such shares.
 * `activation_statistics`, `live_pairs`, `expected_union`, `weights_read`: how sparse layers and
   channels are, measured by a `rml.models.Probe`.
 * `sparse_ffn`, with `dense_ffn`, `feed_forward_of` and `bytes_read`: the feed-forward of one token
@@ -16,6 +18,7 @@
   computed.
 """
 
+from rml.sparsity.allocation import layer_divergence, shares_by_sensitivity
 from rml.sparsity.calibrate import calibrate, observe
 from rml.sparsity.predictor import (
     Predictor,
@@ -78,6 +81,7 @@ __all__ = [
     "fitted_sparsity",
     "importance",
     "kth_smallest",
+    "layer_divergence",
     "linear_stages",
     "live_pairs",
     "load_thresholds",
@@ -87,6 +91,7 @@ __all__ = [
     "random_channels",
     "relufy",
     "save_thresholds",
+    "shares_by_sensitivity",
     "sine_stages",
     "sparse_ffn",
     "thresholds_of",

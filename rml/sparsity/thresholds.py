@@ -143,19 +143,21 @@ def bin_counts(sizes: Float[Array, "*b"]) -> Int[Array, " bins"]:
     return jnp.zeros(BINS, jnp.int32).at[at].add(1)
 
 
-def binned_quantile(counts: Int[np.ndarray, "*b bins"], share: float) -> Float[np.ndarray, "*b"]:
+def binned_quantile(
+    counts: Int[np.ndarray, "*b bins"], share: float | Float[np.ndarray, "*b"]
+) -> Float[np.ndarray, "*b"]:
     """The `kth_smallest` of sizes that were counted, within a bin's width of 1.1%.
 
     Args:
       counts: Counts of `bin_counts`.
-      share: Share of sizes, 0 to 1.
+      share: Share of sizes, 0 to 1, of all or of each.
 
     Returns:
       Sizes, in units of their layer.
     """
     running = np.cumsum(counts.astype(np.int64), axis=-1)
     total = running[..., -1:]
-    wanted = np.floor(share * total + 1e-9).astype(np.int64)
+    wanted = np.floor(np.asarray(share)[..., None] * total + 1e-9).astype(np.int64)
     at = np.argmax(running >= np.maximum(wanted, 1), axis=-1)[..., None]
     own = np.take_along_axis(counts, at, -1)
     before = np.take_along_axis(running, at, -1) - own
@@ -167,7 +169,7 @@ def binned_quantile(counts: Int[np.ndarray, "*b bins"], share: float) -> Float[n
 def thresholds_of(
     calibration: Calibration,
     *,
-    sparsity: float,
+    sparsity: float | Float[np.ndarray, " layers"],
     rule: str | None = "abs",
     attention: Collection[str] = (),
 ) -> Thresholds:
@@ -175,7 +177,8 @@ def thresholds_of(
 
     Args:
       calibration: What was found on texts, for this rule.
-      sparsity: The share, 0 to 1; channels differ in theirs, the layer's mean is this.
+      sparsity: The share, 0 to 1, of all layers or of each; channels differ in theirs, the layer's
+        mean is this.
       rule: See `channel_scale`; None leaves the MLP alone.
       attention: Projections of attention whose inputs are thinned out by as much. The paper takes
         "query" and "output".
@@ -185,7 +188,7 @@ def thresholds_of(
 
     Source: arXiv:2409.01366.
     """
-    if not 0 <= sparsity <= 1:
+    if not np.all((np.asarray(sparsity) >= 0) & (np.asarray(sparsity) <= 1)):
         raise ValueError(f"sparsity={sparsity}, expected 0 to 1")
 
     def quantile(name: str) -> np.ndarray:
@@ -201,7 +204,8 @@ def thresholds_of(
         with np.errstate(divide="ignore", invalid="ignore"):
             least = quantile(rule)[:, None] / calibration.scales[rule]
         # A channel that is multiplied by nothing is left out; with no share at all none is.
-        least = np.where(np.isnan(least), 0.0 if sparsity == 0 else np.inf, least)
+        nothing = np.where(np.asarray(sparsity) == 0, 0.0, np.inf)[..., None]
+        least = np.where(np.isnan(least), nothing, least)
         place = "hidden" if rule.startswith("product") else "gate"
         found[place] = jnp.asarray(least, jnp.float32)
     for name in attention:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.attention.block_memory import MemorySettings, block_memory
+from rml.attention.block_lookup import MemorySettings
+from rml.attention.block_memory import block_memory
 from rml.models import Llama, generate, read_in_chunks, rope
 from rml.models.attention import attend
 from rml.ops.attention_parts import Visible

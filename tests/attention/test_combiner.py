@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rml.attention.combiner import Settings, combiner_attention
+from rml.attention.combiner_summaries import DeepSet
 from rml.attention.partitions import DIRECT, combiner_weights, count_keys, partition
 from rml.evaluation import log_log_slopes
 from rml.evaluation.costs import program_flops
@@ -29,12 +30,14 @@ def arrays():
     return tuple(draw(i, *shape) for i, shape in enumerate(shapes))
 
 
-def run(settings, *, causal, here=HERE):
+def run(settings, *, causal, here=HERE, deep=None):
     visible = Visible(None if here is None else jnp.asarray(here), causal=causal)
-    return jax.jit(partial(combiner_attention, visible=visible, settings=settings, scale=0.7))
+    return jax.jit(
+        partial(combiner_attention, visible=visible, settings=settings, deep=deep, scale=0.7)
+    )
 
 
-def reference(arrays, settings, causal):
+def reference(arrays, settings, causal, deep=None):
     """Outputs of every head by the definition; padding is nowhere."""
     query, key, value = (np.asarray(x, np.float64) for x in arrays)
     kinds = {"mixture": KINDS[2:], "joint": KINDS[2:]}.get(settings.kind, (settings.kind,))
@@ -45,7 +48,7 @@ def reference(arrays, settings, causal):
     for b, h in np.ndindex(query.shape[:2]):
         own = [np.where(HERE[b], table, 0) for table in tables]
         weights = partial(combiner_weights, query[b, h], key[b, h // 2], pool=settings.pool,
-                          scale=0.7)  # fmt: skip
+                          deep=deep, scale=0.7)  # fmt: skip
         if settings.kind == "mixture" and settings.regions:
             matrix = (weights(own[0]) + weights(own[1])) / 2
         else:
@@ -71,6 +74,17 @@ def test_it_is_the_conditional_expectation_of_the_definition(arrays, settings, c
     wanted = reference(arrays, settings, causal)
     seen = HERE[:, None, :, None]  # what padding becomes has no meaning
     np.testing.assert_allclose(found * seen, wanted * seen, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "causal"), [(Settings("fixed", 4, "sum"), True), (Settings("joint", 4), False)]
+)
+def test_regions_are_summarised_by_deep_sets(arrays, settings, causal):
+    deep = DeepSet(*np.random.default_rng(0).normal(size=(2, 6, 6)).astype(np.float32))
+    found = run(settings, causal=causal, deep=jax.tree.map(jnp.asarray, deep))(*arrays)
+    wanted = reference(arrays, settings, causal, deep)
+    seen = HERE[:, None, :, None]
+    np.testing.assert_allclose(found * seen, wanted * seen, atol=5e-6)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +164,7 @@ def test_operations_grow_as_stated():
     ("changes", "message"),
     [
         ({"kind": "log"}, "unknown kind of combiner 'log'"),
-        ({"pool": "sum"}, "unknown pool 'sum'"),
+        ({"pool": "median"}, "unknown pool 'median'"),
         ({"segment": 0}, "segment=0, expected at least 1"),
     ],
 )

@@ -13,7 +13,7 @@ from configs.attention import actqkv as config_file
 from experiments.attention import actqkv, memory_readings
 from experiments.attention.block_recall import RANKINGS, covered_by_budgets, measured, ranked
 from rml import models
-from rml.attention.block_memory import MemorySettings
+from rml.attention.block_lookup import MemorySettings
 from rml.errors import UserError
 
 SMALL = {
@@ -60,6 +60,7 @@ def texts(*_):
     return np.random.default_rng(0).integers(0, 32, (4, 64)).astype(np.int32)
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_a_small_run_measures_every_claim_and_draws(model, measure, monkeypatch, tmp_path):
     monkeypatch.setattr(actqkv.pretrained, "load", lambda name: model)

@@ -7,18 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax, softmax
 
 from configs.sparsity import chess as config_file
-from experiments.sparsity import chess, chess_readings
+from experiments.sparsity import chess, chess_cloze, chess_measures, chess_readings
+from experiments.sparsity.chess_cloze import Choices
 from experiments.sparsity.chess_readings import Reading
+from rml.data.errors import DataError
 from rml.errors import UserError
 from rml.models import Llama
+from rml.models.block_hooks import Thresholds
 from rml.sparsity import load_thresholds
 
 SMALL = {
     "calibration.documents": 2, "calibration.length": 16, "reading.documents": 3,
     "reading.length": 12, "shares": (0.5, 0.7), "timing.wide": (64, 8), "timing.narrow": (32, 8),
-    "timing.repeats": 1,
+    "timing.repeats": 1, "layers.documents": 2, "layers.length": 8, "choices.count": 5,
+    "choices.context": 6, "choices.line": 4,
 }  # fmt: skip
 
 
@@ -37,6 +42,13 @@ def tiny(monkeypatch):
         found = np.array([[(ord(c) + i) % 30 for i in range(length)] for c in texts], np.int32)
         return found[:most]
 
+    def choices(tokenizer, texts, *, rng, count, context, line):
+        lines = rng.integers(30, size=(count, 4, line))
+        return Choices(
+            rng.integers(30, size=(count, context)), lines, rng.integers(1, line + 1, (count, 4))
+        )
+
+    monkeypatch.setattr(chess_cloze, "draw_choices", choices)
     monkeypatch.setattr(chess_readings.pretrained, "load", lambda name: loaded)
     monkeypatch.setattr(chess_readings.data, "load_documents", lambda *_, **__: list("abcdefgh"))
     monkeypatch.setattr(chess_readings.data, "long_documents", documents)
@@ -50,11 +62,19 @@ def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path):
     assert np.isfinite(list(metrics.values())).all()
     # Shares on test documents are near those of training documents.
     assert metrics["zeros_abs_0.5"] == pytest.approx(0.5, abs=0.2)
-    assert metrics["zeros_top_0.7"] == pytest.approx(11 / 16, abs=0.01)
+    assert metrics["zeros_top_0.5"] == pytest.approx(0.5, abs=0.01)
     assert metrics["gain_half"] == pytest.approx(
         1 - metrics["nats_abs_0.5"] / metrics["nats_uniform_0.5"], abs=1e-5
     )
     assert metrics["mlp_read"] == pytest.approx((3 - 2 * metrics["zeros_abs_0.5"]) / 3, abs=1e-5)
+    # The same shares in another order; their mean is that of all.
+    for name in ("by_layer", "by_other_layer"):
+        assert metrics[f"zeros_{name}_0.7"] == pytest.approx(0.7, abs=0.2)
+    assert metrics["nats_by_layer_0.7"] != metrics["nats_abs_0.7"]
+    assert metrics["divergence_most"] > metrics["divergence_least"] > 0
+    assert metrics["cloze_gain"] == pytest.approx(
+        metrics["cloze_abs"] - metrics["cloze_uniform"], abs=1e-6
+    )
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(chess.CAPTIONS)
     kept = load_thresholds(tmp_path / "run" / "thresholds.safetensors")
@@ -73,7 +93,7 @@ def test_weights_read_are_counted_by_hand():
         "abs": Reading(np.ones(3), np.array([0.75]), live),
         "product": Reading(np.ones(3), np.array([0.6]), live),
     }
-    found = chess.costs(module, readings)
+    found = chess_measures.costs(module, readings)
     assert found["mlp_read"] == pytest.approx((1 + 2 * 0.25) / 3)
     assert found["mlp_read_product"] == pytest.approx((2 + 0.4) / 3)
     read = 128 * 1.5 + 64 * 2 / 2 + 2 * 32
@@ -86,10 +106,10 @@ def test_gains_are_relative_and_have_their_signs():
     nats = {
         "uniform": (3.0, 5.0), "abs": (2.0, 4.0), "rms": (2.0, 4.5), "abs_down": (2.0, 3.0),
         "shuffled": (5.0, 5.0), "product": (1.0, 2.0), "top": (1.5, 4.0), "selective": (2.0, 5.0),
-        "selective_every": (4.0, 5.0),
+        "selective_every": (4.0, 5.0), "by_layer": (1.0, 4.0), "by_other_layer": (2.0, 5.0),
     }  # fmt: skip
     own = {name: Reading(np.array(x), np.array([0.5]), live) for name, x in nats.items()}
-    found = chess.summarised(own["product"], {0.5: own, 0.7: own})
+    found = chess_measures.summarised(own["product"], {0.5: own, 0.7: own})
     assert found["gain_half"] == pytest.approx(1 / 4)
     assert found["gain_half_shuffled"] == pytest.approx(-1 / 4)
     assert found["gain_down"] == pytest.approx(0.5 / 3)
@@ -97,6 +117,8 @@ def test_gains_are_relative_and_have_their_signs():
     assert found["moments_apart"] == pytest.approx(0.25 / 3.25)
     assert found["selective_cost"] == pytest.approx(0.5 / 3)
     assert found["every_cost"] == pytest.approx(1.5 / 3)
+    assert found["gain_layers"] == pytest.approx(0.5 / 3)
+    assert found["gain_layers_shuffled"] == pytest.approx(-0.5 / 3)
     assert found["nats_abs_0.7"] == 3.0
     assert found["nats_dense"] == 1.5
 
@@ -105,7 +127,7 @@ def test_gains_are_relative_and_have_their_signs():
     ("changes", "message"),
     [
         ({"shares": (0.3, 0.5)}, r"shares is \(0.3, 0.5\), expected 0.5, 0.7"),
-        ({"others": ("abs",)}, "others is"),
+        ({"rules": {"most": ("abs",)}}, "rules.most is .*, expected abs_down, by_layer, by_other"),
         ({"reading": {"documents": 1}}, "reading.documents is 1, expected at least 2"),
     ],
 )
@@ -114,3 +136,45 @@ def test_wrong_configs_are_named(changes, message):
     config.update(changes)
     with pytest.raises(UserError, match=message):
         chess.check(config)
+
+
+@pytest.mark.slow
+def test_a_line_is_as_probable_as_its_tokens_after_the_context(tiny):
+    rng = np.random.default_rng(1)
+    sizes = np.array([[3, 1, 4, 2], [4, 4, 2, 1]])
+    choices = Choices(rng.integers(30, size=(2, 6)), rng.integers(30, size=(2, 4, 4)), sizes)
+    module, variables = tiny.module, tiny.variables
+    gate = jnp.full((2, 16), 0.3)
+    found = chess_cloze.odds(module, variables, choices, Thresholds(gate=gate))
+
+    @jax.jit
+    def logits(tokens):
+        hidden = module.apply(variables, tokens, thresholds=Thresholds(gate=gate))
+        return module.apply(variables, hidden, method="logits")
+
+    for context, lines, size, own in zip(*choices, found, strict=True):
+        whole = np.concatenate([np.tile(context, (4, 1)), lines], axis=1)
+        log_p = log_softmax(np.asarray(logits(jnp.asarray(whole)), np.float64), axis=-1)
+        scores = [np.mean([log_p[i, 5 + j, lines[i, j]] for j in range(size[i])]) for i in range(4)]
+        np.testing.assert_allclose(own, softmax(scores), rtol=1e-4)
+
+
+def test_lines_to_choose_among_are_of_one_document(monkeypatch):
+    encode = lambda tokenizer, texts, **_: [np.frombuffer(t.encode(), np.uint8) for t in texts]  # noqa: E731
+    monkeypatch.setattr(chess_cloze.tokens, "encode", encode)
+    rows = [f"{letter * 20}\n" for letter in "abcdefg"]
+    short = ["tiny\n", *rows[:3]]
+    drawn = lambda texts, **changes: chess_cloze.draw_choices(  # noqa: E731
+        None, texts, **{"rng": np.random.default_rng(0), "count": 1, "context": 30, "line": 24}
+        | changes
+    )  # fmt: skip
+    contexts, lines, sizes = drawn(["".join(short), "".join([*rows, rows[2]])])
+    assert bytes(contexts[0].astype(np.uint8)) == "".join(rows[:2]).encode()[-30:]
+    texts = [bytes(own.astype(np.uint8)).rstrip(b"\0").decode() for own in lines[0]]
+    assert texts[0] == rows[2]
+    assert len(set(texts)) == 4
+    assert set(texts) <= set(rows[2:])
+    assert (sizes == 21).all()
+    assert drawn(["".join(rows)], line=5).lines.shape == (1, 4, 5)
+    with pytest.raises(DataError, match="0 of 1 documents have 4 lines to choose among"):
+        drawn(["".join(short)])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs.attention import cross_entropy_search as config_file
+from experiments.attention import cross_entropy_scores
 from experiments.attention import cross_entropy_search as recipe
 from rml.errors import UserError
 
@@ -43,7 +44,7 @@ def test_every_setting_is_trained_once_whatever_stands_beside_it(monkeypatch):
     )
     rng = np.random.default_rng(0)
     texts = [" ".join(f"w{n}" for n in rng.integers(0, 30, 200))]
-    monkeypatch.setattr(recipe.data, "load_documents", lambda *_, **__: texts)
+    monkeypatch.setattr(cross_entropy_scores.data, "load_documents", lambda *_, **__: texts)
     values = {"window": 2, "negatives": 6, "width": 8, "subsample": 1e-2, "power": 0.75}
     settings = [values | {"rate": rate} for rate in (0.001, 0.1, 0.01, 0.3, 0.05)]
     scores = recipe.scored(config, settings)

@@ -18,8 +18,8 @@ from rml.evaluation.long_text import token_nats
 
 SMALL = {
     "lengths": (64,), "documents": (2,), "layers": (2,), "block": 8, "samples": 8, "least": 16,
-    "planes": 3, "draws": 1, "tries.hyperattention": (8,), "tries.uniform": (16,),
-    "tries.window": (2,), "tries.performer": (8,), "errors.seeds": 2,
+    "planes": 3, "draws": 1, "tries.hyperattention": ((16, 0.5),), "validated": 2,
+    "tries.uniform": (16,), "tries.window": (2,), "tries.performer": (8,), "errors.seeds": 2,
     "errors.measured_layers": (0, 2),
     "errors.samples": (4, 8), "errors.block": 8, "errors.blocks": (8, 16), "errors.beside": 8,
     "errors.cells": 16, "costs.counted": (64, 128), "costs.timed": (64,),
@@ -82,8 +82,12 @@ def test_all_methods_see_equally_many_keys():
     uniform = options_of(config, "uniform", 128, 2048)["settings"]
     assert (128 + 1) / 2 + 4 * uniform.samples / 2 == keys
     assert uniform.planes == 0
-    own = options_of(config, "hyperattention", 64, 2048)["settings"]
-    assert own.block + own.samples == 256
+    own = options_of(config, "hyperattention", (256, 0.25), 2048)["settings"]
+    assert (own.block, own.samples, own.least) == (64, 192, 256)
+    # A shorter exact piece leaves fewer keys to each of more levels.
+    short = options_of(config, "hyperattention", (128, 0.5), 2048)["settings"]
+    assert (128 + 1) / 2 + 4 * (short.block + short.samples) / 2 == keys
+    assert short.block == short.samples
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from scipy.special import erf, expit
 
 from rml.models.hyperzzw import hyperzzw_gate, hyperzzw_global, hyperzzw_local
 from rml.models.implicit_kernel import LocalMagnet, Magnet, adaptive_mean, coordinate_grid
-from rml.models.terminator import Terminator, slow_neural_loss
+from rml.models.terminator import Terminator, slow_neural_loss, weight_norms
 from rml.models.terminator_units import HCI, GroupStandard, standardize
 
 RNG = np.random.default_rng(0)
@@ -17,6 +17,7 @@ SMALL = {
     "factors": (6, 2), "layers": (1, 2), "local_sizes": (3, 1, 5, 3), "hidden": 5,
     "local_hidden": 4, "omega": 1.0,
 }  # fmt: skip
+WIDE, NEAR = 0.7, 1.3
 SHAPES = {"images": (4, 6, 6, 2), "sequences": (4, 7, 2)}
 
 
@@ -51,13 +52,13 @@ def layer(p, x):
     return x @ p["kernel"] + p["bias"]
 
 
-def standard(x, axes):
+def standard_of(x, axes):
     mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
     return (x - mean) / np.sqrt(var + 1e-5)
 
 
 def each(x):
-    return standard(x, tuple(range(1, x.ndim - 1)))
+    return standard_of(x, tuple(range(1, x.ndim - 1)))
 
 
 def slow_net(p, shape, context=None):
@@ -139,16 +140,18 @@ def block(p, x, options):
     local = []
     for i, (source, z) in enumerate(((x, gated), (gated, x), (mixed, x), (x, mixed))):
         found = near(z, local_kernel(p[f"local_kernel{i}"], source, options["local_sizes"][i]))
-        found = standard(layer(p[f"local_mixer{i}"], found), tuple(range(x.ndim - 1)))
+        found = standard_of(layer(p[f"local_mixer{i}"], found), tuple(range(x.ndim - 1)))
         local.append(gelu(found) + p[f"local_bias{i}"])
-    parts = [first, local[1], fast, second, local[0], expit(first) * first, local[2], third,
-             local[3], joint]  # fmt: skip
+    near_by = [NEAR * one for one in local]
+    wide_by = [WIDE * one for one in (first, second, expit(first) * first, third, joint)]
+    parts = [wide_by[0], near_by[1], fast, wide_by[1], near_by[0], wide_by[2], near_by[2],
+             wide_by[3], near_by[3], wide_by[4]]  # fmt: skip
     out = layer(p["bottleneck"], np.concatenate(parts, -1))
     size = out.shape[-1] // 12
     for group in range(12):
         own = slice(group * size, (group + 1) * size)
         axes = tuple(range(group % 2, x.ndim - 1))
-        out[..., own] = standard(out[..., own], axes)
+        out[..., own] = standard_of(out[..., own], axes)
     return gelu(out) + p["bias"], kernel
 
 
@@ -156,7 +159,7 @@ def block(p, x, options):
 @pytest.mark.parametrize("kind", SHAPES)
 def test_a_network_is_that_of_the_definition(kind):
     x = draw(*SHAPES[kind])
-    net = Terminator(statistics="batch", trained_scales=True, **SMALL)
+    net = Terminator(statistics="batch", trained_scales=True, wide=WIDE, near=NEAR, **SMALL)
     variables = variables_of(net, jnp.asarray(x, jnp.float32))
 
     @jax.jit
@@ -284,6 +287,61 @@ def test_standardisation_is_finite_where_nothing_varies():
     assert not np.any(standardize(x))
 
 
+def test_shares_of_both_standardisations():
+    x = draw(3, 5, 24)
+
+    @jax.jit
+    def found(even, odd):
+        norm = GroupStandard("batch", {"even": even, "odd": odd})
+        return norm.apply({}, jnp.asarray(x, jnp.float32), train=True)
+
+    batch, each = (standard_of(x, axes).reshape(3, 5, 6, 2, 2) for axes in ((0, 1), (1,)))
+    for even, odd in ((1.0, 0.0), (0.7, 0.2)):
+        share = np.array([even, odd])[:, None]
+        want = (share * batch + (1 - share) * each).reshape(x.shape)
+        np.testing.assert_allclose(found(even, odd), want, atol=1e-5)
+    norm = jax.jit(lambda x: GroupStandard("batch").apply({}, x, train=True))
+    np.testing.assert_allclose(norm(jnp.asarray(x, jnp.float32)), found(1.0, 0.0), atol=1e-5)
+
+
+def test_weights_are_penalised_by_their_norms():
+    def net(kind):
+        slow = {
+            "frequencies": draw(3, 2, 4), "phase_bias": draw(3, 4), "position": draw(2, 2),
+            "hidden0": {"kernel": draw(4, 4), "bias": draw(4)},
+            "out": {"kernel": draw(4, 5), "bias": draw(5)},
+        }  # fmt: skip
+        local = {name: {"kernel": draw(4, 4), "bias": draw(4)} for name in ("reduce", "context0")}
+        return slow | (local if kind == "local" else {})
+
+    fast = {
+        "mixer": {"kernel": draw(5, 5), "bias": np.zeros(5)}, "local_bias0": draw(1),
+        "local_mixer0": {"kernel": draw(5, 5), "bias": draw(5)},
+        "bottleneck": {"kernel": draw(9, 3), "bias": draw(3)},
+    }  # fmt: skip
+    rgu = {"key": {"kernel": draw(5, 5), "bias": draw(5)}, "position": draw(2, 2)}
+    slow = {"slow": net("wide"), "local_kernel0": net("local")}
+    ignored = {"bias": draw(1), "hci": {"channels": net("wide")}}
+    hyper = {"hi": {"places": net("wide"), "channels": net("wide")}}
+    params = {"block0": {**fast, "rgu": rgu, **slow, **ignored, **hyper}, "offset0": draw(1)}
+
+    def weights(net):
+        kernels = [own["kernel"] for own in net.values() if isinstance(own, dict)]
+        return sum(map(np.linalg.norm, [*net.get("frequencies", ()), *map(np.ravel, kernels)]))
+
+    want = sum(np.linalg.norm(x) for x in jax.tree.leaves(fast))
+    for own in (rgu, slow["slow"], slow["local_kernel0"], hyper["hi"]["places"]):
+        want += 0.01 * weights(own)
+    arrays = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    penalty = jax.jit(jax.value_and_grad(lambda own: weight_norms(own, slow=0.01)))
+    found, grad = penalty(arrays)
+    assert found == pytest.approx(want, rel=1e-5)
+    assert not np.any(grad["block0"]["mixer"]["bias"])
+    kernel = fast["bottleneck"]["kernel"]
+    own = grad["block0"]["bottleneck"]["kernel"]
+    np.testing.assert_allclose(own, kernel / np.linalg.norm(kernel), atol=1e-5)
+
+
 def test_the_slow_loss_compares_kernels_of_all_pairs_of_blocks():
     kernels = [draw(3, 4, c) for c in (2, 4, 8)]
     arrays = [jnp.asarray(kernel, jnp.float32) for kernel in kernels]
@@ -320,6 +378,8 @@ def test_slow_nets_start_as_the_authors_draw_them():
     [
         ({}, (2, 6, 5, 3), r"x has shape \(2, 6, 5, 3\), expected \[b, h, h, c\]"),
         ({"statistics": "batches"}, (2, 6, 6, 3), "did you mean 'batch'"),
+        ({"standard": "layer"}, (2, 6, 6, 3), "unknown standard 'layer'"),
+        ({"standard": {"even": 1.0}}, (2, 6, 6, 3), "expected shares even and odd"),
         ({"layers": (1,)}, (2, 6, 6, 3), "expected equally many, 1 to 5"),
         ({"factors": (5, 2)}, (2, 6, 6, 2), "x has 10 channels, expected a multiple of 12"),
     ],

@@ -102,6 +102,14 @@ def test_image_grid_shows_the_pixels(tmp_path, digits):
     assert (image == 255).all(-1).mean() > 0.1
 
 
+def test_long_labels_of_rows_are_not_cut_off(tmp_path):
+    rows = [[np.ones((14, 14))] * 2] * 6
+    figures.image_grid(tmp_path / "v.png", rows, ["mountain ranges of 6 rows"] * 6, None, "Grid")
+    ink = (pixels(tmp_path / "v.png") < 200).any(-1)
+    assert not ink[:, :3].any()
+    assert ink[:, : ink.shape[1] // 2].any()
+
+
 def test_image_grid_of_colour_and_bytes(tmp_path):
     red = np.zeros((6, 5, 3), np.uint8)
     red[..., 0] = 255

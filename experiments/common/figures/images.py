@@ -46,6 +46,8 @@ def image_grid(
     with canvas(path, (width, height), title) as figure:
         figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015)
         ax = figure.add_subplot()  # one for all: each has ticks, and a layout is sought for each
+        # The layout leaves room for labels beside the axes as they are before images shape them.
+        ax.set_anchor("W")
         for i, row in enumerate(rows):
             for j, image in enumerate(row):
                 h, w = (

