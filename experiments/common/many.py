@@ -185,23 +185,40 @@ def each(run: Callable[..., PyTree]) -> Callable[..., PyTree]:
     return mapped
 
 
-class Stacked(grain.IterDataset):
-    """Batches of several runs, stacked; its position is the number of the next batch."""
+def stack(batches: Sequence[PyTree]) -> PyTree:
+    """Batches of several runs, with a leading axis of runs."""
+    return jax.tree.map(lambda *own: np.stack(own), *batches)
 
-    def __init__(self, runs: Sequence[grain.IterDataset]) -> None:
+
+class Stacked(grain.IterDataset):
+    """Batches of several runs, made one; its position is the number of the next batch.
+
+    Args:
+      runs: Batches of each.
+      merge: What is made of one batch of each; they are stacked by default.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[grain.IterDataset],
+        merge: Callable[[Sequence[PyTree]], PyTree] = stack,
+    ) -> None:
         super().__init__(runs)
+        self._merge = merge
 
     def __iter__(self) -> grain.DatasetIterator:
-        return _StackedIterator([iter(run) for run in self._parents])
+        return _StackedIterator([iter(run) for run in self._parents], self._merge)
 
 
 class _StackedIterator(grain.DatasetIterator):
-    def __init__(self, runs: Sequence[grain.DatasetIterator]) -> None:
+    def __init__(
+        self, runs: Sequence[grain.DatasetIterator], merge: Callable[[Sequence[PyTree]], PyTree]
+    ) -> None:
         super().__init__(runs)
-        self._runs = runs
+        self._runs, self._merge = runs, merge
 
     def __next__(self) -> PyTree:
-        return jax.tree.map(lambda *own: np.stack(own), *map(next, self._runs))
+        return self._merge([next(run) for run in self._runs])
 
     def get_state(self) -> dict[str, Any]:
         return self._runs[0].get_state()

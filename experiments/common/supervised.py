@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float, Int
 
 from experiments.common.encoders import initializer
 from experiments.common.evaluators import encode
@@ -15,7 +15,15 @@ from rml import data
 from rml.data import augment
 from rml.encoder import ImageEmbedder
 from rml.losses import smoothed_cross_entropy
-from rml.training import Loss, Task, TrainState, build_optimizer, gradient_task, make_mesh
+from rml.training import (
+    Loss,
+    Optimizer,
+    Task,
+    TrainState,
+    build_optimizer,
+    gradient_task,
+    make_mesh,
+)
 
 DROPOUT = 0xD809
 """What the key of dropout is folded with."""
@@ -29,8 +37,9 @@ def classification(
     *,
     train: Source,
     held_out: Source,
-    penalty: Callable[[Any], Array] | None = None,
+    penalty: Callable[[Any, Any], Array] | None = None,
     dropout: bool = False,
+    optimizer: Optimizer | None = None,
 ) -> Task:
     """Makes the problem of telling classes apart.
 
@@ -40,8 +49,10 @@ def classification(
       model: A module that gives logits of float images.
       train: Opens the images that are trained on.
       held_out: Opens those that the accuracy is measured on during training.
-      penalty: What is added to the loss, from what the model leaves under "intermediates".
+      penalty: What is added to the loss, from what the model leaves under "intermediates" and its
+        parameters.
       dropout: Whether the model gets an rng of this name.
+      optimizer: Another optimiser than the one that the config names.
 
     Returns:
       The task; metrics of training are the accuracy on the batch and, where there is one, the
@@ -61,7 +72,7 @@ def classification(
         value = jnp.mean(each)
         if penalty:
             changed, left = {k: v for k, v in changed.items() if k in state.model_state}, changed
-            metrics["penalty"] = penalty(left["intermediates"])
+            metrics["penalty"] = penalty(left["intermediates"], params)
             value += metrics["penalty"]
         return Loss(value, metrics, model_state=changed)
 
@@ -72,7 +83,7 @@ def classification(
     return gradient_task(
         loss=loss,
         init_variables=initializer(model, config),
-        optimizer=build_optimizer(dict(config.optimizer), steps=config.train.steps),
+        optimizer=optimizer or build_optimizer(dict(config.optimizer), steps=config.train.steps),
         batches=lambda part=0, count=1: training_batches(config, train(), part, count),
         evaluate=evaluate,
         batch_spec=batch_spec(config),
@@ -88,10 +99,17 @@ def right(config: Any, model: Any, variables: Any, source: data.Source) -> Bool[
       variables: Its variables.
       source: Images with labels.
     """
+    logits, labels = logits_of(config, model, variables, source)
+    return jnp.argmax(logits, axis=-1) == labels
+
+
+def logits_of(
+    config: Any, model: Any, variables: Any, source: data.Source
+) -> tuple[Float[Array, "n c"], Int[Array, " n"]]:
+    """Logits of all images of a source, and their labels; arguments as in `right`."""
     size = (config.get("evaluation") or config.features).batch_size
     apply = ImageEmbedder(_predict(model), variables, size, make_mesh(config.mesh))
-    logits, labels = encode(apply, source, batch_size=size)
-    return jnp.argmax(logits, axis=-1) == labels
+    return encode(apply, source, batch_size=size)
 
 
 @cache

@@ -20,10 +20,16 @@ with its square, and `axis_name` spreads them round a ring of devices (`rml.trai
 * `swav`: Caron et al., arXiv:2006.09882, with `sinkhorn_codes`. `dino`: Caron et al.,
   arXiv:2104.14294, with `update_center`.
 * `nnclr`: Dwibedi et al., arXiv:2104.14548, with `nearest_support`.
+* Distillation of logits: `kd_loss` and `soft_cross_entropy`, Hinton et al., arXiv:1503.02531;
+  `dkd_loss`, Zhao et al., arXiv:2203.08679. Of features: `fitnet_loss`, Romero et al.,
+  arXiv:1412.6550; `rkd_distance` and `rkd_angle`, Park et al., arXiv:1904.05068; `crd_loss`, Tian
+  et al., arXiv:1910.10699. All are called `(student, teacher, labels)`.
+* `dpo_loss`: Rafailov et al., Direct Preference Optimization, arXiv:2305.18290.
 
 A loss that is a mean over examples or anchors takes `reduction="none"` for the values of each.
 `barlow_twins` and `vicreg` are statistics of a whole batch, and `triplet_loss` is a mean over the
 triplets that are mined in it: they have no value of an example.
+Losses of distillation and preference give the values of each always.
 """
 
 from rml.losses.barlow_twins import barlow_twins
@@ -31,12 +37,15 @@ from rml.losses.clip import clamp_log_scale, clip_loss
 from rml.losses.cross_entropy import smoothed_cross_entropy
 from rml.losses.dcl import dcl
 from rml.losses.dino import dino, update_center
+from rml.losses.distillation import dkd_loss, kd_loss, soft_cross_entropy
+from rml.losses.feature_distillation import crd_loss, fitnet_loss, rkd_angle, rkd_distance
 from rml.losses.infonce import info_nce, info_nce_with_queue
 from rml.losses.masked_lm import masked_lm
 from rml.losses.mnr import multiple_negatives_ranking
 from rml.losses.nnclr import nearest_support, nnclr
 from rml.losses.ntxent import nt_xent
 from rml.losses.predictive import byol, negative_cosine, simsiam
+from rml.losses.preference import dpo_loss
 from rml.losses.siglip import siglip_loss
 from rml.losses.supcon import sup_con
 from rml.losses.swav import sinkhorn_codes, swav
@@ -48,20 +57,28 @@ __all__ = [
     "byol",
     "clamp_log_scale",
     "clip_loss",
+    "crd_loss",
     "dcl",
     "dino",
+    "dkd_loss",
+    "dpo_loss",
+    "fitnet_loss",
     "info_nce",
     "info_nce_with_queue",
+    "kd_loss",
     "masked_lm",
     "multiple_negatives_ranking",
     "nearest_support",
     "negative_cosine",
     "nnclr",
     "nt_xent",
+    "rkd_angle",
+    "rkd_distance",
     "siglip_loss",
     "simsiam",
     "sinkhorn_codes",
     "smoothed_cross_entropy",
+    "soft_cross_entropy",
     "sup_con",
     "swav",
     "triplet_loss",

@@ -41,15 +41,18 @@ class ConvNet(nn.Module):
     param_dtype: layers.Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b d"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool = False, stages: bool = False
+    ) -> Float[Array, "b d"] | layers.Stages:
         """Encodes a batch of images.
 
         Args:
           x: images [b, h, w, c] of at least 8x8 pixels.
           train: whether BatchNorm uses (and updates) the statistics of this batch.
+          stages: whether each stage's feature map is returned beside the features.
 
         Returns:
-          Features [b, features].
+          Features [b, features], with `stages` as the first part of `Stages`.
 
         Raises:
           ValueError: the stages' options differ in length, or an option or `x` is not as described.
@@ -65,8 +68,9 @@ class ConvNet(nn.Module):
             raise layers.unknown("pooling", self.pooling, ("flatten", "mean"))
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         act = layers.activation(self.activation)
-        stages = zip(self.widths, self.kernel_sizes, self.strides, strict=True)
-        for i, (width, size, stride) in enumerate(stages):
+        found = []
+        plan = zip(self.widths, self.kernel_sizes, self.strides, strict=True)
+        for i, (width, size, stride) in enumerate(plan):
             x = Conv(
                 width,
                 size,
@@ -77,7 +81,9 @@ class ConvNet(nn.Module):
                 **dtypes,
             )(x)
             x = act(layers.Norm(self.norm, name=f"norm{i}", **dtypes)(x, train=train))
+            found.append(x)
         x = x.reshape(x.shape[0], -1) if self.pooling == "flatten" else x.mean(axis=(1, 2))
         if self.features is not None:
             x = layers.dense(self.features, ("mlp", "embed"), name="out", **dtypes)(x)
-        return nn.with_logical_constraint(x, ("batch", "embed"))
+        x = nn.with_logical_constraint(x, ("batch", "embed"))
+        return layers.Stages(x, tuple(found)) if stages else x

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -34,6 +34,18 @@ PARAMETRISED: dict[str, Callable[[jax.Array, float], jax.Array]] = {
 """Nonlinearities with a number after their name, "fatrelu:0.01": a threshold, a shift, or how many
 of a token's values are kept."""
 MIN_IMAGE = 8
+
+
+class Stages(NamedTuple):
+    """What an encoder found, where the outputs of its stages were asked for too.
+
+    Attributes:
+      features: What it returns otherwise.
+      stages: Output of each stage, first to last: maps [b, h, w, c], tokens [b, t, d] or rows.
+    """
+
+    features: jax.Array
+    stages: tuple[jax.Array, ...]
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:

@@ -29,26 +29,32 @@ class MLP(nn.Module):
     param_dtype: layers.Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b ..."], *, train: bool = False) -> Float[Array, "b d"]:
+    def __call__(
+        self, x: Float[Array, "b ..."], *, train: bool = False, stages: bool = False
+    ) -> Float[Array, "b d"] | layers.Stages:
         """Encodes a batch of images or vectors.
 
         Args:
           x: images [b, h, w, c] or vectors [b, n]; every axis but the first is flattened.
           train: whether BatchNorm uses (and updates) the statistics of this batch.
+          stages: whether the hidden layers' outputs are returned beside the features.
 
         Returns:
-          Features [b, features].
+          Features [b, features], with `stages` as the first part of `Stages`.
         """
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         act = layers.activation(self.activation)
         x = x.reshape(x.shape[0], -1)
         # Neighbouring layers share one name, so a partitioned width needs one reduction per pair.
         axes = ("embed", "mlp")
+        found = []
         for i, width in enumerate(self.hidden):
             bias = self.norm == "none"
             x = layers.dense(width, axes, name=f"dense{i}", use_bias=bias, **dtypes)(x)
             x = layers.Norm(self.norm, axis=axes[1], name=f"norm{i}", **dtypes)(x, train=train)
             x = nn.with_logical_constraint(act(x), ("batch", axes[1]))
+            found.append(x)
             axes = axes[::-1]
         x = layers.dense(self.features, axes, name="out", **dtypes)(x)
-        return nn.with_logical_constraint(x, ("batch", axes[1]))
+        x = nn.with_logical_constraint(x, ("batch", axes[1]))
+        return layers.Stages(x, tuple(found)) if stages else x

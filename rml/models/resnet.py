@@ -41,16 +41,19 @@ class ResNet(nn.Module):
     param_dtype: layers.Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b d"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool = False, stages: bool = False
+    ) -> Float[Array, "b d"] | layers.Stages:
         """Encodes a batch of images.
 
         Args:
           x: images [b, h, w, c] of at least 8x8 pixels.
           train: whether BatchNorm uses (and updates) the statistics of this batch.
+          stages: whether each stage's last feature map is returned beside the features.
 
         Returns:
-          Features [b, width * 2 ** (stages - 1) * (4 if bottleneck else 1)], or logits
-          [b, classes].
+          Features [b, width * 2 ** (len(depths) - 1) * (4 if bottleneck else 1)], or logits
+          [b, classes]; with `stages` as the first part of `Stages`.
 
         Raises:
           ValueError: `stem` or the shape of `x` is not as described.
@@ -67,6 +70,7 @@ class ResNet(nn.Module):
         x = nn.relu(layers.Norm(name="stem_norm", **dtypes)(x, train=train))
         if large:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        found = []
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 x = ResidualBlock(
@@ -78,10 +82,13 @@ class ResNet(nn.Module):
                     name=f"stage{stage}_block{i}",
                     **dtypes,
                 )(x, train=train)
+            found.append(x)
         x = x.mean(axis=(1, 2))
         if self.classes:
-            return layers.dense(self.classes, ("embed", "classes"), name="head", **dtypes)(x)
-        return nn.with_logical_constraint(x, ("batch", "embed"))
+            x = layers.dense(self.classes, ("embed", "classes"), name="head", **dtypes)(x)
+        else:
+            x = nn.with_logical_constraint(x, ("batch", "embed"))
+        return layers.Stages(x, tuple(found)) if stages else x
 
 
 class ResidualBlock(nn.Module):

@@ -69,15 +69,19 @@ class ViT(nn.Module):
     param_dtype: layers.Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b d"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool = False, stages: bool = False
+    ) -> Float[Array, "b d"] | layers.Stages:
         """Encodes a batch of images.
 
         Args:
           x: images [b, h, w, c] of at least 8x8 pixels.
           train: accepted for uniformity; the model has neither dropout nor BatchNorm.
+          stages: whether each block's output [b, t, width] is returned beside the features.
 
         Returns:
-          Features [b, width] after the final LayerNorm, [b, projection] or logits [b, classes].
+          Features [b, width] after the final LayerNorm, [b, projection] or logits [b, classes];
+          with `stages` as the first part of `Stages`.
 
         Raises:
           ValueError: an option or the shape of `x` is not as described.
@@ -126,7 +130,7 @@ class ViT(nn.Module):
             x + jnp.asarray(positions, x.dtype), ("batch", "length", "embed")
         )
         x = layers.layer_norm("norm0", **norm)(x) if self.norm_first else x
-        x, _ = run_blocks(
+        x, outputs = run_blocks(
             Block,
             x,
             depth=self.depth,
@@ -137,18 +141,19 @@ class ViT(nn.Module):
             attention=self.attention,
             activation=self.activation,
             epsilon=self.epsilon,
+            outputs=stages,
             **dtypes,
         )
         x = layers.layer_norm("norm", **norm)(x)
         x = x[:, 0] if self.pooling == "cls" else x.mean(axis=1)
         if self.projection:
             axes = ("embed", "mlp")
-            return layers.dense(self.projection, axes, name="projection", use_bias=False, **dtypes)(
-                x
-            )
-        if self.classes:
-            return layers.dense(self.classes, ("embed", "classes"), name="head", **dtypes)(x)
-        return nn.with_logical_constraint(x, ("batch", "embed"))
+            x = layers.dense(self.projection, axes, name="projection", use_bias=False, **dtypes)(x)
+        elif self.classes:
+            x = layers.dense(self.classes, ("embed", "classes"), name="head", **dtypes)(x)
+        else:
+            x = nn.with_logical_constraint(x, ("batch", "embed"))
+        return layers.Stages(x, tuple(outputs)) if stages else x
 
     def _check(self) -> None:
         if self.width % self.heads:
@@ -162,7 +167,10 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block, in the carry form that `nn.scan` reads."""
+    """One pre-norm transformer block, in the carry form that `nn.scan` reads.
+
+    With `outputs` its result, which the scan stacks, is its output once more.
+    """
 
     heads: int
     mlp_ratio: int = 4
@@ -170,13 +178,14 @@ class Block(nn.Module):
     activation: str = "gelu"
     epsilon: float = 1e-6
     causal: bool = False
+    outputs: bool = False
     dtype: layers.Dtype = None
     param_dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t d"], _: None = None
-    ) -> tuple[Float[Array, "b t d"], None]:
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "b t d"] | None]:
         """Applies self-attention and the MLP, each with its residual."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
@@ -208,7 +217,8 @@ class Block(nn.Module):
         y = layers.activation(self.activation)(y)
         y = nn.with_logical_constraint(y, ("batch", "length", "mlp"))
         x = x + layers.dense(width, ("mlp", "embed"), name="mlp_out", kernel_init=init, **dtypes)(y)
-        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+        x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        return x, x if self.outputs else None
 
 
 def sincos2d(height: int, width: int, features: int) -> Float[Array, "t d"]:

@@ -1,0 +1,1 @@
+"""Recipes on distillation: a small network that learns from a large one."""

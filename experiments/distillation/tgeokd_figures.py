@@ -1,0 +1,94 @@
+"""Figures of the recipe on TGeo-KD."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.common import figures
+from experiments.distillation.noisy import GROUPS, Bed
+from experiments.distillation.tgeokd_measures import OfImages
+from experiments.distillation.tgeokd_sides import Trained, kind
+from rml.ops import t_interval
+from rml.training import RunDirectory
+
+CAPTIONS = {
+    "ratios.png": "Learned ratio of every training image over its sides between student and label "
+    "and between student and teacher, at the end of the training; darker is more of the teacher. "
+    "Left where the teacher's class is the label that is given, right where it is not.",
+    "groups.png": "Learned ratios of training images by group at the end of the training.",
+    "course.png": "Mean learned ratio of the images of a batch by group against steps, and the "
+    "range of students of several seeds.",
+    "fixed.png": "Accuracy on test images of fixed ratios by temperature, means over the "
+    "students of a setting; the line is that of the ratio that is learned for each image.",
+    "sides.png": "Accuracy on test images of every side, with its 95% interval over images.",
+}
+NAMES = {
+    "ce": "label alone", "kd": "ratio 0.9, τ = 4", "fixed": "fixed, chosen",
+    "fixed_all": "fixed, with validation", "oracle": "fixed, best on test", "linear": "linear",
+    "cosine": "cosine", "correctness": "correctness", "entropy": "entropy", "wls": "WLS",
+    "dkd": "DKD", "scalar": "learned number", "tgeokd": "TGeo-KD", "sg_tg": "SG, TG",
+    "sg_tg_st": "SG, TG, ST", "no_points": "sides alone", "shuffled": "others' relations",
+    "signed": "differences", "norm": "lengths",
+}  # fmt: skip
+"""Sides as figures call them."""
+
+
+def of_images(run: RunDirectory, own: OfImages, bed: Bed) -> None:
+    """Draws ratios over the sides SG and ST, and their distribution by group."""
+    with figures.canvas(run.figure("ratios.png"), (2 * figures.COLUMN, 0.95 * figures.COLUMN)) as f:
+        low, high = np.quantile(own.ratio, (0.01, 0.99))
+        axes = f.subplots(1, 2, sharex=True, sharey=True)
+        for ax, rows, title in zip(
+            axes, (own.right, ~own.right),
+            ("teacher has the label", "teacher has another class"), strict=True,
+        ):  # fmt: skip
+            drawn = ax.scatter(
+                own.sg[rows], own.st[rows], c=own.ratio[rows], cmap="Greys", vmin=low - 0.3 *
+                (high - low), vmax=high, s=9, edgecolors="#555555", linewidths=0.25,
+            )  # fmt: skip
+            ax.set(xlabel="distance of student and label, SG", title=title)
+            ax.grid(visible=True)
+        axes[0].set_ylabel("distance of student and teacher, ST")
+        f.colorbar(drawn, ax=axes, label="learned ratio")
+    groups = {name: own.ratio[bed.train["group"] == i] for i, name in enumerate(GROUPS)}
+    figures.histogram(
+        run.figure("groups.png"), {name: x for name, x in groups.items() if len(x)},
+        "learned ratio", "training images",
+    )  # fmt: skip
+
+
+def of_course(run: RunDirectory, names: Sequence[str], students: int) -> None:
+    """Draws the mean ratio by group against steps, of the students with other seeds."""
+    first = names.index("again") * students
+    path = run.path / "methods" / "variants_squared"
+    series = {}
+    for name in GROUPS:
+        found = figures.logged(
+            path, {str(i): f"train/ratio_{name}/{i}" for i in range(first, first + students)}
+        )
+        steps = next(iter(found.values()))[0]
+        own = np.stack([y for _, y in found.values()])
+        series[name] = (steps, own.mean(0), own.min(0), own.max(0))
+    figures.curves(run.figure("course.png"), series, "step", "mean learned ratio")
+
+
+def of_sides(run: RunDirectory, given: Trained, right: Mapping[str, Any]) -> None:
+    """Draws accuracies of fixed ratios, and of all sides."""
+    names = kind(given.changes, "constant")
+    series = {}
+    for temperature in sorted({t for _, _, t in names}):
+        own = sorted(name for name in names if name[2] == temperature)
+        ratios = [ratio for _, ratio, _ in own]
+        series[f"τ = {temperature:g}"] = (ratios, [float(given.named(n).mean()) for n in own])
+    level = float(right["tgeokd"].mean())
+    figures.curves(
+        run.figure("fixed.png"), series, "fixed ratio", "accuracy on test images",
+        reference=("TGeo-KD", level),
+    )  # fmt: skip
+    shown = [name for name in NAMES if name in right]
+    means, lows, highs = np.array([t_interval(right[name]) for name in shown]).T
+    figures.bars(
+        run.figure("sides.png"), [NAMES[name] for name in shown], {"accuracy": means},
+        {"accuracy": (highs - lows) / 2}, ylabel="accuracy on test images", decimals=3, cut=True,
+    )  # fmt: skip

@@ -1,0 +1,52 @@
+"""Distillation: a small network learns from a large one, and how much it should.
+
+* `distill`: one call for every loss of `METHODS`, each by one signature on logits or features:
+  KD, soft cross-entropy, DKD, FitNets, relational distances and angles, CRD; the losses are in
+  `rml.losses`. `Network` is a teacher or a student.
+* `relations`, `FusionRatio`, `fused_loss`, `ratio_lookahead`, `saturation`, `teacher_means`: Hu et
+  al., Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge Distillation,
+  arXiv:2312.15112. Of each example a network learns, on validation data, how much the teacher has
+  to say.
+* `linear_ratio`, `cosine_ratio`, `correctness_ratio`, `entropy_ratio`, `wls_ratio`: ratios that are
+  not learned; the last is Zhou et al., arXiv:2102.00650.
+"""
+
+from rml.distillation.distill import Distilled, distill
+from rml.distillation.methods import METHODS, Method
+from rml.distillation.networks import Maps, Network, Outputs
+from rml.distillation.ratios import (
+    correctness_ratio,
+    cosine_ratio,
+    entropy_ratio,
+    linear_ratio,
+    wls_ratio,
+)
+from rml.distillation.teachers import teacher_means
+from rml.distillation.trilateral import (
+    FusionRatio,
+    fused_loss,
+    ratio_lookahead,
+    relations,
+    saturation,
+)
+
+__all__ = [
+    "METHODS",
+    "Distilled",
+    "FusionRatio",
+    "Maps",
+    "Method",
+    "Network",
+    "Outputs",
+    "correctness_ratio",
+    "cosine_ratio",
+    "distill",
+    "entropy_ratio",
+    "fused_loss",
+    "linear_ratio",
+    "ratio_lookahead",
+    "relations",
+    "saturation",
+    "teacher_means",
+    "wls_ratio",
+]

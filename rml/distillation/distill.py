@@ -1,0 +1,212 @@
+"""A student trained beside a frozen teacher by any method of the table, in one call."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from rml.distillation.methods import METHODS, Method
+from rml.distillation.networks import Maps, Outputs
+from rml.distillation.teachers import teacher_means
+from rml.distillation.trilateral import FusionRatio, fused_loss, ratio_lookahead, relations
+from rml.errors import UserError, unknown
+
+TRILATERAL = "trilateral"
+"""The ratio that is learned for each example."""
+
+
+class Distilled(NamedTuple):
+    """A trained student.
+
+    Attributes:
+      variables: Variables of the student's module.
+      losses: Loss of each step, [steps].
+      ratios: Mean share of the teacher at each step, [steps]; 1 for losses on features.
+    """
+
+    variables: PyTree
+    losses: Float[Array, " steps"]
+    ratios: Float[Array, " steps"]
+
+
+def distill(
+    method: str,
+    teacher: Callable[[Array], Outputs],
+    student: nn.Module,
+    images: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+    *,
+    key: Key[Array, ""],
+    steps: int,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    ratio: float | str = 0.9,
+    weight: float | None = None,
+    validation: tuple[Array, Array] | None = None,
+    lookahead: float = 0.1,
+    ratio_rate: float = 1e-2,
+    options: Mapping[str, Any] | None = None,
+) -> Distilled:
+    """Trains a student beside a teacher, by AdamW with a cosine to 0.
+
+    A method on logits is weighted against the cross-entropy of the label, ratio · L_kd + (1 -
+    ratio) · L_gt; one on features is added to it with its `weight`. With `ratio="trilateral"` the
+    share of each example is learned on validation data, which is no test data.
+
+        student = Network(ConvNet(widths=(8, 16)), classes=10)
+        found = distill("dkd", lambda x: net.apply(variables, x), student, images, labels,
+                        key=jax.random.key(0), steps=500)
+        logits = student.apply(found.variables, images).logits
+
+    Args:
+      method: Name in `METHODS`.
+      teacher: `teacher(images) -> Outputs`, frozen; its outputs are computed once.
+      student: Module that gives `Outputs` of `(images, train=...)`, such as a `Network`.
+      images: Training images, float.
+      labels: Their classes.
+      key: Key of initial weights and of the order of examples.
+      steps: Number of steps.
+      batch_size: Examples of a step, of training and of validation images.
+      learning_rate: Highest learning rate.
+      ratio: Share of the teacher in [0, 1], or "trilateral"; read by methods on logits alone.
+      weight: Weight of a method on features; that of the table if not given.
+      validation: Images and labels on which a learned ratio is judged.
+      lookahead: Length of the step ahead that a learned ratio is judged by.
+      ratio_rate: Learning rate of Adam for a learned ratio.
+      options: Further arguments of the loss, such as `{"temperature": 2.0}`.
+
+    Returns:
+      The student.
+
+    Raises:
+      UserError: The method is unknown, there are fewer images than a batch, the ratio is none, or
+        a learned ratio has no validation data or a method on features.
+    """
+    if method not in METHODS:
+        raise unknown("distillation method", method, METHODS)
+    row, given = METHODS[method], dict(options or {})
+    _check(row, method, ratio, validation, len(images), batch_size)
+    known = _outputs(teacher, images, batch_size)
+    classes = known.logits.shape[1]
+    learned = ratio == TRILATERAL
+    share = 0.0 if isinstance(ratio, str) else float(ratio)
+    strength = row.weight if weight is None else weight
+    if method == "crd":
+        given.setdefault("size", float(len(images)))
+    data = (images, labels, known.logits, known.features)
+    means = teacher_means(jax.nn.softmax(known.logits), labels, classes=classes)
+    judged = data[:2] if validation is None else validation
+    maps, ratios = Maps(row.maps), FusionRatio()
+    of_weights, of_maps, of_ratio, of_order = jax.random.split(key, 4)
+
+    def parts(theta: PyTree, state: PyTree, batch: Any) -> tuple[Array, Array, Outputs, PyTree]:
+        """Of each example the losses beside the teacher and beside the label."""
+        x, y, logits, features = batch
+        found, state = _forward(student, theta, state, x)
+        ours, theirs = found.logits, logits
+        if row.reads == "features":
+            ours, theirs = maps.apply({"params": theta["maps"]}, found.features, features)
+        beside = row.loss(ours, theirs, y, **given)
+        return beside, _cross_entropy(found.logits, y).astype(beside.dtype), found, state
+
+    def relation(found: Outputs, batch: Any) -> Array:
+        _, y, logits, _ = batch
+        own, known = (jax.nn.softmax(z, axis=-1) for z in (found.logits, logits))
+        return relations(own, known, jax.nn.one_hot(y, classes), means[y])
+
+    def start(first: Any) -> Any:
+        variables = nn.meta.unbox(student.init(of_weights, first[0], train=True))
+        state = {name: part for name, part in variables.items() if name != "params"}
+        found = student.apply(variables, first[0], train=False)
+        assert isinstance(found, Outputs)
+        made = nn.meta.unbox(maps.init(of_maps, found.features, first[3]))
+        theta = {"student": variables["params"], "maps": made.get("params", {})}
+        omega = nn.meta.unbox(ratios.init(of_ratio, relation(found, first)))["params"]
+        return theta, state, omega, optimizer.init(theta), outer.init(omega)
+
+    optimizer = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps))
+    outer = optax.adam(ratio_rate)
+
+    @jax.jit
+    def train(data: Any, judged: Any) -> tuple[Any, Any]:
+        def step(carry: Any, index: Array) -> tuple[Any, Any]:
+            theta, state, omega, moments, outer_moments = carry
+            of_train, of_validation = jax.random.split(jax.random.fold_in(of_order, index))
+            rows = jax.random.choice(of_train, len(images), (batch_size,), replace=False)
+            batch = jax.tree.map(lambda leaf: leaf[rows], data)
+            alpha = jnp.full(batch_size, share)
+            if learned:
+                encoded = relation(parts(theta, state, batch)[2], batch)
+                seen = jax.random.randint(of_validation, (batch_size,), 0, len(judged[0]))
+                x, y = (part[seen] for part in judged)
+
+                def outer_loss(theta: PyTree) -> Array:
+                    return jnp.mean(_cross_entropy(_forward(student, theta, state, x)[0].logits, y))
+
+                def ratio_of(omega: PyTree) -> Array:
+                    return jnp.asarray(ratios.apply({"params": omega}, encoded))
+
+                _, ahead = ratio_lookahead(
+                    ratio_of, lambda theta: parts(theta, state, batch)[:2], outer_loss, theta,
+                    omega, learning_rate=lookahead,
+                )  # fmt: skip
+                updates, outer_moments = outer.update(ahead.gradient, outer_moments, omega)
+                omega = optax.apply_updates(omega, updates)
+                alpha = ratio_of(omega)
+
+            def objective(theta: PyTree) -> tuple[Array, PyTree]:
+                beside, label, _, new = parts(theta, state, batch)
+                if row.reads == "features":
+                    return jnp.mean(label + strength * beside), new
+                return jnp.mean(fused_loss(alpha, beside, label)), new
+
+            (value, state), gradient = jax.value_and_grad(objective, has_aux=True)(theta)
+            updates, moments = optimizer.update(gradient, moments, theta)
+            theta = optax.apply_updates(theta, updates)
+            taught = jnp.mean(alpha) if row.reads == "logits" else jnp.ones(())
+            return (theta, state, omega, moments, outer_moments), (value, taught)
+
+        first = jax.tree.map(lambda leaf: leaf[:2], data)
+        (theta, state, *_), course = jax.lax.scan(step, start(first), jnp.arange(steps))
+        return {"params": theta["student"], **state}, course
+
+    variables, (losses, taught) = train(data, judged)
+    return Distilled(variables, losses, taught)
+
+
+def _forward(student: nn.Module, theta: PyTree, state: PyTree, x: Array) -> tuple[Outputs, PyTree]:
+    variables = {"params": theta["student"], **state}
+    found, changed = student.apply(variables, x, train=True, mutable=list(state))
+    return found, changed
+
+
+def _cross_entropy(logits: Array, labels: Array) -> Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _outputs(teacher: Callable[[Array], Outputs], images: Array, batch_size: int) -> Outputs:
+    """A teacher's outputs for all images, a batch at a time, so that its memory is bounded."""
+    apply = jax.jit(teacher)
+    found = [apply(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+
+
+def _check(
+    row: Method, method: str, ratio: float | str, validation: Any, size: int, batch_size: int
+) -> None:
+    if not 1 <= batch_size <= size:
+        raise UserError(f"batch_size is {batch_size}, expected 1 to {size}, the number of images")
+    if isinstance(ratio, str) and ratio != TRILATERAL:
+        raise unknown("ratio", ratio, [TRILATERAL])
+    if not isinstance(ratio, str) and not 0 <= ratio <= 1:
+        raise UserError(f"ratio is {ratio}, expected a share in [0, 1] or {TRILATERAL!r}")
+    if ratio != TRILATERAL:
+        return
+    if row.reads != "logits":
+        raise UserError(f"{method} reads features, expected a method on logits for a learned ratio")
+    if validation is None or not len(validation[0]):
+        raise UserError("a learned ratio needs validation data, expected images and labels of it")

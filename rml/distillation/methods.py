@@ -1,0 +1,52 @@
+"""Distillation losses by name and by one signature, `loss(student, teacher, labels, **options)`.
+
+All give a value of each example. Those on logits read logits [b, k]; those on features rows [b, d],
+which a linear map brings to one width first where a loss needs it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from jaxtyping import Array, Float
+
+from rml.losses import (
+    crd_loss,
+    dkd_loss,
+    fitnet_loss,
+    kd_loss,
+    rkd_angle,
+    rkd_distance,
+    soft_cross_entropy,
+)
+
+
+class Method(NamedTuple):
+    """A distillation loss and what it reads.
+
+    Attributes:
+      loss: `loss(student, teacher, labels, **options)`, a value of each example.
+      reads: "logits" or "features".
+      maps: "none", "student" where a trained linear map brings the student's features to the
+        teacher's width, or "both" where each network has one.
+      weight: Weight beside the cross-entropy of the label where `reads` is "features"; the paper's
+        or its public code's.
+      copies: Whether the loss is 0 where the student has the teacher's outputs.
+    """
+
+    loss: Callable[..., Float[Array, " b"]]
+    reads: str = "logits"
+    maps: str = "none"
+    weight: float = 1.0
+    copies: bool = True
+
+
+METHODS: Mapping[str, Method] = {
+    "kd": Method(kd_loss),
+    "soft_cross_entropy": Method(soft_cross_entropy, copies=False),
+    "dkd": Method(dkd_loss),
+    "fitnet": Method(fitnet_loss, "features", "student"),
+    "rkd_distance": Method(rkd_distance, "features", weight=25.0),
+    "rkd_angle": Method(rkd_angle, "features", weight=50.0),
+    "crd": Method(crd_loss, "features", "both", weight=0.8, copies=False),
+}
+"""Distillation losses by name."""

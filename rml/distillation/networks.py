@@ -1,0 +1,66 @@
+"""Networks as distillation sees them: logits, and the features that they are made of."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rml.models.heads import Classifier
+from rml.models.layers import dense
+
+
+class Outputs(NamedTuple):
+    """What a network makes of images.
+
+    Attributes:
+      logits: Logits [b, k] of the classes.
+      features: Features [b, d], which the classifier reads.
+    """
+
+    logits: jax.Array
+    features: jax.Array
+
+
+class Network(nn.Module):
+    """An encoder and its linear classifier: a teacher or a student.
+
+    Attributes:
+      encoder: Module called `encoder(images, train=...)` that gives features [b, d].
+      classes: Number of classes.
+    """
+
+    encoder: nn.Module
+    classes: int
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b ..."], *, train: bool = False) -> Outputs:
+        """Computes logits and features of images."""
+        features = self.encoder(images, train=train)
+        return Outputs(Classifier(self.classes, name="classifier")(features, train=train), features)
+
+
+class Maps(nn.Module):
+    """Linear maps that bring features to one width; they are left away after the training.
+
+    Attributes:
+      kind: "none", "student" or "both", see `rml.distillation.Method`.
+      width: Width of both where both are mapped.
+    """
+
+    kind: str = "none"
+    width: int = 128
+
+    @nn.compact
+    def __call__(
+        self, student: Float[Array, "b s"], teacher: Float[Array, "b t"]
+    ) -> tuple[Float[Array, "b d"], Float[Array, "b e"]]:
+        """Maps the features of a student and those of its teacher."""
+        axes = (None, None)
+        if self.kind == "student":
+            student = dense(teacher.shape[-1], axes, name="student")(student)
+        elif self.kind == "both":
+            student = dense(self.width, axes, name="student")(student)
+            teacher = dense(self.width, axes, name="teacher")(teacher)
+        return student, jnp.asarray(teacher)

@@ -1,0 +1,29 @@
+"""What is known of a teacher before a student is trained."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def teacher_means(
+    probabilities: Float[Array, "n k"], labels: Int[Array, " n"], *, classes: int
+) -> Float[Array, "c k"]:
+    """Computes T̄, the mean of a teacher's probabilities over the examples of each class.
+
+    It is a sum by segments: parts of a data set are added, and their counts. Take probabilities of
+    images without augmentation, of the teacher as it is evaluated.
+
+    Args:
+      probabilities: The teacher's probabilities of training examples.
+      labels: Their labels, as the student is given them.
+      classes: Number c of classes.
+
+    Returns:
+      The means in float32 or wider; of a class without examples the mean of all.
+
+    Source: TGeo-KD, arXiv:2312.15112, abstract: the teacher's global average prediction.
+    """
+    wide = probabilities.astype(jnp.promote_types(probabilities.dtype, jnp.float32))
+    sums = jax.ops.segment_sum(wide, labels, classes)
+    counts = jax.ops.segment_sum(jnp.ones(labels.shape, wide.dtype), labels, classes)[:, None]
+    return jnp.where(counts > 0, sums / jnp.maximum(counts, 1), jnp.mean(wide, axis=0))

@@ -1,0 +1,129 @@
+"""Distillation by logits: a student's distribution over classes follows a teacher's.
+
+All take `(student, teacher, labels)` and give a value of each example, as those on features do
+(`rml.losses.feature_distillation`), so that one takes the place of another.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rml.ops.similarity import wide
+
+
+def kd_loss(
+    student: Float[Array, "b k"],
+    teacher: Float[Array, "b k"],
+    labels: Int[Array, " b"] | None = None,
+    *,
+    temperature: float | Float[Array, ""] = 4.0,
+) -> Float[Array, " b"]:
+    """Computes τ² KL(p ‖ q) of p = softmax(teacher / τ) and q = softmax(student / τ).
+
+    The factor keeps the size of the gradient: as τ grows the loss goes to half the mean square of
+    the difference of centred logits. A share of this loss in a sum depends on it.
+
+    Args:
+      student: The student's logits.
+      teacher: The teacher's logits; no gradient flows into them.
+      labels: Accepted for uniformity; they are not read.
+      temperature: Temperature τ of both, above 0.
+
+    Returns:
+      The loss of each example, in float32 or wider; 0 where the distributions are equal.
+
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv:1503.02531,
+    Section 2.
+    """
+    del labels
+    logs, targets = _logs(student, temperature), _targets(teacher, temperature)
+    return temperature**2 * _divergence(targets, logs)
+
+
+def soft_cross_entropy(
+    student: Float[Array, "b k"],
+    teacher: Float[Array, "b k"],
+    labels: Int[Array, " b"] | None = None,
+    *,
+    temperature: float | Float[Array, ""] = 4.0,
+) -> Float[Array, " b"]:
+    """Computes -τ² Σ_k p_k log q_k, which is `kd_loss` and τ² times the teacher's entropy.
+
+    Args:
+      student: The student's logits.
+      teacher: The teacher's logits; no gradient flows into them.
+      labels: Accepted for uniformity; they are not read.
+      temperature: Temperature τ of both, above 0.
+
+    Returns:
+      The loss of each example, in float32 or wider.
+
+    Source: Hinton et al., arXiv:1503.02531, Section 2.
+    """
+    del labels
+    targets = jnp.exp(_targets(teacher, temperature))
+    return -(temperature**2) * jnp.sum(targets * _logs(student, temperature), axis=-1)
+
+
+def dkd_loss(
+    student: Float[Array, "b k"],
+    teacher: Float[Array, "b k"],
+    labels: Int[Array, " b"],
+    *,
+    target_weight: float | Float[Array, ""] = 1.0,
+    others_weight: float | Float[Array, ""] = 8.0,
+    temperature: float | Float[Array, ""] = 4.0,
+) -> Float[Array, " b"]:
+    """Computes the decoupled loss: what is said of the label, and of the other classes among them.
+
+    τ² (α KL(b ‖ b') + β KL(p̂ ‖ q̂)), where b = (p_y, 1 - p_y) is the chance of the label and of
+    anything else, and p̂ the distribution over the other classes, given that it is one of them.
+    `kd_loss` is the same with α = 1 and β = 1 - p_y, so that the second part counts little where
+    the teacher is sure.
+
+    Args:
+      student: The student's logits, of two classes or more.
+      teacher: The teacher's logits; no gradient flows into them.
+      labels: Classes in [0, k).
+      target_weight: Weight α of the label's part.
+      others_weight: Weight β of the part of the other classes.
+      temperature: Temperature τ of all, above 0.
+
+    Returns:
+      The loss of each example, in float32 or wider; 0 where the distributions are equal.
+
+    Raises:
+      ValueError: If there are fewer than two classes.
+
+    Source: Zhao et al., Decoupled Knowledge Distillation, arXiv:2203.08679, eq. 7.
+    """
+    if student.shape[1] < 2:
+        raise ValueError(f"dkd_loss needs at least 2 classes, got logits of shape {student.shape}")
+    own = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
+
+    def parts(logs: Array) -> tuple[Array, Array]:
+        rest = jnp.where(own, -jnp.inf, logs)
+        total = jax.nn.logsumexp(rest, axis=-1)
+        binary = jnp.stack([jnp.sum(jnp.where(own, logs, 0), axis=-1), total], axis=-1)
+        # The label's place holds a constant, which both distributions have and no sum reads.
+        return binary, jnp.where(own, 0, logs - total[:, None])
+
+    ours, others = parts(_logs(student, temperature))
+    theirs, known = parts(_targets(teacher, temperature))
+    label = _divergence(theirs, ours)
+    among = jnp.sum(jnp.where(own, 0, jnp.exp(known) * (known - others)), axis=-1)
+    return temperature**2 * (target_weight * label + others_weight * among)
+
+
+def _logs(logits: Array, temperature: float | Array) -> Array:
+    (logits,) = wide(logits)
+    return jax.nn.log_softmax(logits / temperature, axis=-1)
+
+
+def _targets(teacher: Array, temperature: float | Array) -> Array:
+    return jax.lax.stop_gradient(_logs(teacher, temperature))
+
+
+def _divergence(targets: Array, logs: Array) -> Array:
+    """KL of log-probabilities, where a chance that has run down to 0 adds nothing."""
+    return jnp.sum(jnp.exp(targets) * (targets - logs), axis=-1)

@@ -1,0 +1,246 @@
+"""TGeo-KD's recipe on little data; `make claims` measures students that learn."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.distillation import tgeokd as config_file
+from experiments.common.many import replaced
+from experiments.distillation import (
+    noisy,
+    tgeokd,
+    tgeokd_figures,
+    tgeokd_measures,
+    tgeokd_sides,
+    tgeokd_students,
+)
+from experiments.distillation.noisy import CLEAN, FLIPPED, NOISE, Bed
+from experiments.distillation.tgeokd_measures import OfImages
+from experiments.distillation.tgeokd_sides import Trained
+from experiments.distillation.tgeokd_students import Students
+from rml.errors import UserError
+from tests.system.two_steps import override
+
+SMALL = {
+    "data.name": "mnist5k", "data.image_shape": (8, 8, 1), "data.train": "train[:3%]",
+    "data.validation": "train[3%:4%]", "data.teacher": "train[10%:15%]", "data.test": "test[:10%]",
+    "model.hidden": (4,), "model.features": 3, "students": 1, "tries.constant": (0.0, 0.9),
+    "tries.wls": (1.0, 2.0), "tries.dkd": (1.0, 2.0), "tries.rate": (0.01, 0.1),
+    "train.steps": 4, "train.batch_size": 16, "train.checkpoint_every": 0, "train.log_every": 2,
+    "optimizer.warmup_steps": 1, "timing.repeats": 1, "evaluation.batch_size": 32,
+    "timing.hidden": (4,), "timing.batch_size": 16,
+}  # fmt: skip
+
+
+def start(task, seed=None):
+    """A state with weights drawn by NumPy and offsets of 0: compiling many draws is slow."""
+    del seed
+    rng, key = np.random.default_rng(0), jax.random.key(0)
+    shapes = jax.eval_shape(lambda key: nn.meta.unbox(task.init(key)), key)
+
+    def draw(path, leaf):
+        ends = 0.5 * (path[-1].key == "kernel")
+        return jnp.asarray(rng.uniform(-ends, ends, leaf.shape), leaf.dtype)
+
+    drawn = partial(jax.tree_util.tree_map_with_path, draw)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.replace(key=None))
+    params = drawn(shapes.params)
+    extra = zeros.extra | {
+        name: drawn(shapes.extra[name]) for name in zeros.extra if name == "omega"
+    }
+    return zeros.replace(key=key, params=params, extra=extra)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Teacher and students that are not trained: models are drawn, as are curves and seconds."""
+
+    def logits_of(model, variables, images):
+        del model, variables
+        brightness = images.reshape(len(images), -1).mean(1)
+        return 3 * np.eye(10, dtype=np.float32)[brightness.astype(int) % 10]
+
+    def train_together(config, run, name, configs, bed, *, learned):
+        del run, name
+        state = start(tgeokd_students.task(configs[0], bed, learned=learned))
+        rng = np.random.default_rng(1)
+
+        def draw(leaf):
+            return jnp.asarray(rng.standard_normal((len(configs), *leaf.shape)), leaf.dtype)
+
+        omega = state.extra["omega"] if learned else {}
+        params, omega = (jax.tree.map(draw, tree) for tree in (state.params, omega))
+        return Students(params, omega, rng.random(len(configs)))
+
+    def logged(path, names):
+        return {name: (np.array([1, 2, 3]), np.array([0.4, 0.5, 0.7])) for name in names}
+
+    def least_seconds(call, repeats):
+        jax.eval_shape(call)
+        return float(repeats)
+
+    monkeypatch.setattr(noisy, "logits_of", logits_of)
+    monkeypatch.setattr(noisy, "train", lambda *args: SimpleNamespace(variables={}))
+    monkeypatch.setattr(tgeokd_sides, "train_together", train_together)
+    monkeypatch.setattr(tgeokd_figures.figures, "logged", logged)
+    monkeypatch.setattr(tgeokd_measures, "initial_state", start)
+    monkeypatch.setattr(tgeokd_measures, "least_seconds", least_seconds)
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path):
+    metrics, holds = measure("configs/distillation/tgeokd.py", SMALL)
+    assert len(holds) == len(tgeokd.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    assert metrics["tries_constant"] == metrics["tries_trilateral"] == metrics["tries_wls"] == 4
+    assert metrics["accuracy_oracle"] >= max(metrics["accuracy_fixed"], metrics["accuracy_kd"])
+    assert metrics["setting_scalar"] in (0.01, 0.1)
+    assert metrics["seconds_over_kd"] == 1.0
+    assert metrics["seconds_naive_over_kd"] == 2.0
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(tgeokd.CAPTIONS)
+
+
+@pytest.mark.slow
+def test_a_learned_number_that_cannot_move_is_a_fixed_ratio(bed):
+    """Two steps of each: the network's offsets are 0, and its ratio a half."""
+    config = override(config_file.get_config(), SMALL | {"classes": 3, "train.batch_size": 8})
+    changes = tgeokd_sides.SCALAR | {"given.setting": 0.5, "loss.temperature": 2.0}
+    config = replaced(config, changes)
+
+    def program(learned):
+        def task(rate):
+            own = replaced(config, {"learned.rate": rate})
+            return tgeokd_students.task(own, bed, learned=learned)
+
+        return task(0.1), jax.jit(lambda rate, *args: task(rate).step(*args))
+
+    found, programs = {}, (program(False), program(True))
+    for name, learned, rate in (("fixed", 0, 0.0), ("still", 1, 0.0), ("moving", 1, 0.5)):
+        task, step = programs[learned]
+        state, rows = start(task), iter(task.batches())
+        for _ in range(2):
+            state, metrics = step(jnp.asarray(rate), state, next(rows))
+        found[name] = state
+        assert (float(metrics["ratio_mean"]) == 0.5) == (name != "moving")
+    same = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(same, found["fixed"].params, found["still"].params)
+    assert float(jnp.abs(found["moving"].extra["omega"]["out"]["bias"]).max()) > 0.1
+
+
+def test_a_share_of_images_is_noise_and_of_others_labelled_wrongly():
+    images = np.zeros((200, 8, 8, 1), np.uint8)
+    labels = np.arange(200, dtype=np.int32) % 10
+    found, given, group = noisy.spoil(images, labels, flipped=0.25, noise=0.2, classes=10, seed=3)
+    assert (np.bincount(group) == [120, 40, 40]).all()
+    np.testing.assert_array_equal(given != labels, group == FLIPPED)
+    np.testing.assert_array_equal(found.reshape(200, -1).any(1), group == NOISE)
+    assert 120 < found[group == NOISE].mean() < 135
+    assert not images.any()
+
+
+def test_rules_give_the_ratio_of_the_one_whose_weight_is_one():
+    config = config_file.get_config()
+    names = tgeokd_sides.of_rules(config)
+    assert len(names) == 7 * 22 + 1
+    logits = jnp.asarray([[0.0, 2.0], [0.0, 1.0]])
+    batch = {"teacher": jnp.asarray([[5.0, 0.0], [5.0, 0.0]]), "label": jnp.asarray([0, 1])}
+
+    def at(name, progress):
+        own = replaced(config, names[name])
+        return np.asarray(tgeokd_students.rule(own, progress, logits, batch))
+
+    np.testing.assert_allclose(at(("constant", 0.3, 4.0), 0.7), 0.3, rtol=1e-6)
+    np.testing.assert_allclose(at(("linear", 0.2, 1.0), 0.5), 0.6, rtol=1e-6)
+    np.testing.assert_allclose(at(("cosine", 0.2, 1.0), 1.0), 0.2, rtol=1e-6)
+    np.testing.assert_allclose(at(("correctness", 0.7, 1.0), 0.0), [0.7, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(at(("dkd", 8.0, 1.0), 0.0), 0.5)
+    assert (at(("entropy", 1.0, 4.0), 0.0) > 0.9).all()
+    # The student is far worse than its teacher on the first image.
+    first, second = at(("wls", 2.0, 1.0), 0.0)
+    assert 0.6 < first <= 2 / 3
+    assert second < 0.2
+    assert names[tgeokd_sides.KD_AGAIN] == names[tgeokd_sides.KD] | {"seed": 2000}
+
+
+@pytest.fixture
+def bed():
+    rng = np.random.default_rng(0)
+    train = {
+        "image": rng.integers(0, 255, (12, 8, 8, 1)).astype(np.uint8),
+        "label": (np.arange(12) % 3).astype(np.int32),
+        "teacher": rng.standard_normal((12, 3)).astype(np.float32),
+        "group": np.array([CLEAN, FLIPPED, NOISE] * 4, np.int32),
+    }
+    return Bed(train, train, train, np.full((3, 3), 1 / 3, np.float32), 0.9)
+
+
+def test_parts_of_the_relations_are_left_out(bed):
+    config = override(config_file.get_config(), {"classes": 3})
+    logits = bed.train["teacher"][::-1].copy()
+
+    def blocks(**use):
+        own = replaced(config, {f"relations.{name}": value for name, value in use.items()})
+        found = tgeokd_students.encoded(own, bed, logits, bed.train)
+        return np.asarray(found).reshape(12, -1, 3)
+
+    whole = blocks()
+    for part, at in (("st", [6]), ("sg", [5]), ("tg", [7]), ("points", [0, 1, 2, 3]),
+                     ("inter", [3, 4, 8])):  # fmt: skip
+        left = blocks(**{part: 0.0})
+        assert not left[:, at].any()
+        kept = np.setdiff1d(np.arange(9), at)
+        np.testing.assert_array_equal(left[:, kept], whole[:, kept])
+    np.testing.assert_allclose(blocks(own=0.0), np.roll(whole, 1, axis=0))
+    scalar = {name.removeprefix("relations."): 0.0 for name in tgeokd_sides.SCALAR}
+    assert not blocks(**scalar).any()
+    lengths = replaced(config, {"relations.form": "norm", "relations.st": 0.0})
+    found = np.asarray(tgeokd_students.encoded(lengths, bed, logits, bed.train))
+    assert found.shape == (12, 5)
+    assert not found[:, 2].any()
+    assert found[:, [0, 1, 3, 4]].all()
+
+
+def test_groups_are_told_apart_by_pairs_and_slopes(bed):
+    ratio = np.where(bed.train["group"] == NOISE, 0.2, np.where(np.arange(12) % 3, 0.9, 0.5))
+    side = np.linspace(0, 1, 12)
+    right = np.arange(12) < 6
+    found = tgeokd_measures.group_measures(bed, OfImages(ratio, side, side, right))
+    assert found["noise_lower"] == 1.0
+    assert found["flipped_higher"] == 1.0
+    assert found["ratio_clean"] == pytest.approx(0.5)
+    moved = np.where(right, 0.3 + 0.4 * side, 0.8 - 0.2 * side)
+    found = tgeokd_measures.group_measures(bed, OfImages(moved, side, side, right))
+    assert found["slope_right"] == pytest.approx(0.4)
+    assert found["slope_wrong"] == pytest.approx(-0.2)
+    assert tgeokd_measures.above(np.array([1.0, 2.0]), np.array([1.0, 0.0, 3.0])) == 3.5 / 6
+
+
+def test_settings_are_chosen_on_validation_images():
+    changes = {("constant", 0.1, 4.0): {}, ("constant", 0.9, 4.0): {}, ("linear", 0.1, 4.0): {}}
+    students = Students(np.arange(6), np.zeros(6), np.array([0.5, 0.9, 0.8, 0.8, 1.0, 1.0]))
+    right = np.repeat([[1.0, 0.0], [0.0, 0.0]], 3, axis=0)
+    found = Trained(changes, students, right)
+    fixed = tgeokd_sides.kind(changes, "constant")
+    assert found.best(fixed) == ("constant", 0.9, 4.0)
+    assert found.accuracy(fixed[0]) == pytest.approx(0.7)
+    np.testing.assert_allclose(found.named(fixed[1]), [0.5, 0.0])
+    assert list(found.parts(("linear", 0.1, 4.0))[0]) == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tries.wls": (1.0,)}, "expected equally many of each"),
+        ({"tries.temperature": (1.0,)}, "expected 0, 0.9 and 4.0 among them"),
+        ({"model.norm": "batch"}, "model keeps batch_stats"),
+    ],
+)
+def test_wrong_configs_are_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        tgeokd.check(override(config_file.get_config(), changes))

@@ -1,0 +1,135 @@
+"""What every distillation loss of the table must do."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.distillation import METHODS
+
+B, K = 6, 5
+LABELS = np.array([0, 3, 3, 1, 4, 2], np.int32)
+OPTIONS = {
+    "kd": {"temperature": 2.5},
+    "soft_cross_entropy": {"temperature": 2.5},
+    "dkd": {"temperature": 2.5, "target_weight": 1.5, "others_weight": 3.0},
+    "crd": {"temperature": 0.4, "size": 40.0},
+}
+"""Options away from neutral values."""
+
+
+@cache
+def compiled(name):
+    """Values and the gradient of their sum, of logits or rows of one shape: one program a loss."""
+    loss = partial(METHODS[name].loss, **OPTIONS.get(name, {}))
+
+    def run(student, teacher, labels):
+        total = lambda s, t: loss(s, t, labels).sum()  # noqa: E731
+        return loss(student, teacher, labels), *jax.grad(total, (0, 1))(student, teacher)
+
+    return jax.jit(run)
+
+
+def measure(name, student, teacher, labels=LABELS, dtype=jnp.float32):
+    found = compiled(name)(
+        jnp.asarray(student, dtype), jnp.asarray(teacher, dtype), jnp.asarray(labels)
+    )
+    return tuple(np.asarray(x, np.float64) for x in found)
+
+
+def draw(seed, scale=1.0):
+    return scale * np.random.default_rng(seed).standard_normal((B, K))
+
+
+@pytest.fixture(params=list(METHODS))
+def name(request):
+    return request.param
+
+
+def test_a_value_of_each_example_in_their_order(name):
+    values, gradient, _ = measure(name, draw(0), draw(1))
+    assert values.shape == (B,)
+    assert (values > 0).all()
+    assert values.std() > 1e-3
+    assert np.abs(gradient).max() > 1e-3
+    order = np.array([4, 0, 5, 1, 3, 2])
+    moved, *_ = measure(name, draw(0)[order], draw(1)[order], LABELS[order])
+    np.testing.assert_allclose(moved, values[order], rtol=2e-5, atol=1e-6)
+
+
+def test_classes_or_features_have_no_order(name):
+    order = np.array([2, 4, 1, 0, 3])
+    values, gradient, _ = measure(name, draw(0), draw(1))
+    own = np.argsort(order)[LABELS] if METHODS[name].reads == "logits" else LABELS
+    moved, turned, _ = measure(name, draw(0)[:, order], draw(1)[:, order], own.astype(np.int32))
+    np.testing.assert_allclose(moved, values, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(turned, gradient[:, order], rtol=1e-4, atol=1e-6)
+
+
+def test_a_copy_of_the_teacher_has_nothing_to_learn(name):
+    values, gradient, _ = measure(name, draw(1), draw(1))
+    if METHODS[name].copies:
+        np.testing.assert_allclose(values, 0, atol=1e-6)
+        np.testing.assert_allclose(gradient, 0, atol=1e-5)
+    elif METHODS[name].reads == "logits":
+        assert (values > 0.1).all()
+        np.testing.assert_allclose(gradient, 0, atol=1e-5)
+    else:
+        # Among other rows a copy is found soonest.
+        others, *_ = measure(name, draw(0), draw(1))
+        assert values.mean() < others.mean() - 0.5
+
+
+def test_a_frozen_teacher_gets_no_gradient(name):
+    _, _, teacher = measure(name, draw(0), draw(1))
+    assert (np.abs(teacher).max() > 0) == (METHODS[name].maps == "both")
+
+
+EDGES = {
+    "sure and wrong": (draw(0) * 0 + np.eye(K)[[1] * B] * 200, np.eye(K)[[2] * B] * 200),
+    "zeros": (np.zeros((B, K)), np.zeros((B, K))),
+    "duplicates": (np.repeat(draw(0)[:1], B, 0), np.repeat(draw(1)[:2], B // 2, 0)),
+    "large": (draw(0, 300.0), draw(1, 300.0)),
+    "tiny": (draw(0, 1e-8), draw(1, 1e-8)),
+}
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_edges_are_finite_with_their_gradient(name, edge):
+    values, gradient, _ = measure(name, *EDGES[edge])
+    assert np.isfinite(values).all()
+    assert np.isfinite(gradient).all()
+    assert (values > -1e-5).all()
+
+
+def test_half_precision_computes_in_single(name):
+    rounded = [np.asarray(jnp.asarray(draw(i), jnp.bfloat16), np.float64) for i in (0, 1)]
+    arrays = [jnp.asarray(x, jnp.bfloat16) for x in rounded]
+    values = jax.eval_shape(METHODS[name].loss, *arrays, jnp.asarray(LABELS))
+    assert values.dtype == jnp.float32
+    half, gradient, _ = measure(name, *rounded, dtype=jnp.bfloat16)
+    np.testing.assert_allclose(half, measure(name, *rounded)[0], rtol=1e-5, atol=1e-6)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", ["kd", "soft_cross_entropy", "dkd"])
+def test_the_factor_of_the_temperature_keeps_the_size_of_gradients(name):
+    """As τ grows the gradient of kd goes to the difference of centred logits over k."""
+    loss = METHODS[name].loss
+    options = {"others_weight": 1.0} if name == "dkd" else {}
+
+    @jax.jit
+    def gradient(temperature):
+        total = lambda s: loss(  # noqa: E731
+            s, jnp.asarray(draw(1)), jnp.asarray(LABELS), temperature=temperature, **options
+        ).sum()
+        return jax.grad(total)(jnp.asarray(draw(0)))
+
+    small, large = (np.asarray(gradient(jnp.asarray(t, jnp.float32))) for t in (40.0, 160.0))
+    np.testing.assert_allclose(small, large, atol=0.02)
+    centred = [x - x.mean(1, keepdims=True) for x in (draw(0), draw(1))]
+    if name != "dkd":
+        np.testing.assert_allclose(large, (centred[0] - centred[1]) / K, atol=0.01)
+    assert np.abs(large).max() > 0.1

@@ -1,0 +1,218 @@
+"""Distillation losses beside float64 oracles written from the definitions."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.losses import (
+    crd_loss,
+    dkd_loss,
+    dpo_loss,
+    fitnet_loss,
+    kd_loss,
+    rkd_angle,
+    rkd_distance,
+    soft_cross_entropy,
+)
+
+LABELS = np.array([1, 0, 3, 3])
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def kl(p, q):
+    return np.sum(p * np.log(p / q), -1)
+
+
+def huber(x):
+    return np.where(np.abs(x) <= 1, x * x / 2, np.abs(x) - 0.5)
+
+
+def weighted(values):
+    """A sum in which each example counts otherwise, so that none takes another's place."""
+    return (np.arange(1, len(values) + 1) * values).sum()
+
+
+def test_kd_is_the_divergence_times_the_squared_temperature(check, normal):
+    teacher = normal(1, 4, 5)
+
+    def oracle(student):
+        return weighted(9 * kl(softmax(teacher / 3), softmax(student / 3)))
+
+    def loss(student):
+        return (jnp.arange(1, 5) * kd_loss(student, jnp.asarray(teacher), temperature=3.0)).sum()
+
+    check(loss, oracle, normal(0, 4, 5))
+
+
+def test_soft_cross_entropy_is_kd_and_the_entropy(normal):
+    student, teacher = jnp.asarray(normal(0, 4, 5)), jnp.asarray(normal(1, 4, 5))
+    p = softmax(normal(1, 4, 5) / 3)
+    entropy = -9 * np.sum(p * np.log(p), -1)
+    gap = soft_cross_entropy(student, teacher, temperature=3.0) - kd_loss(
+        student, teacher, temperature=3.0
+    )
+    np.testing.assert_allclose(gap, entropy, rtol=1e-5)
+
+
+def test_dkd_is_of_the_label_and_of_the_others_among_them(check, normal):
+    teacher = normal(1, 4, 5)
+
+    def oracle(student, target=1.5, others=3.0):
+        p, q = softmax(teacher / 2), softmax(student / 2)
+        rows = np.arange(4)
+        binary = [np.stack([x[rows, LABELS], 1 - x[rows, LABELS]], -1) for x in (p, q)]
+        rest = [np.delete(x[i], LABELS[i]) for x in (p, q) for i in range(4)]
+        among = [kl(a / a.sum(), b / b.sum()) for a, b in zip(rest[:4], rest[4:], strict=True)]
+        return weighted(4 * (target * kl(*binary) + others * np.array(among)))
+
+    def loss(student):
+        own = dkd_loss(
+            student, jnp.asarray(teacher), jnp.asarray(LABELS),
+            temperature=2.0, target_weight=1.5, others_weight=3.0,
+        )  # fmt: skip
+        return (jnp.arange(1, 5) * own).sum()
+
+    check(loss, oracle, normal(0, 4, 5))
+
+
+def test_dkd_with_the_weights_of_kd_is_kd(normal):
+    student, teacher = jnp.asarray(normal(0, 4, 5)), jnp.asarray(normal(1, 4, 5))
+    parts = [
+        dkd_loss(student, teacher, jnp.asarray(LABELS), temperature=2.0,
+                 target_weight=a, others_weight=b)
+        for a, b in ((1.0, 0.0), (0.0, 1.0))
+    ]  # fmt: skip
+    p = softmax(normal(1, 4, 5) / 2)[np.arange(4), LABELS]
+    np.testing.assert_allclose(
+        parts[0] + (1 - p) * parts[1], kd_loss(student, teacher, temperature=2.0), rtol=2e-5
+    )
+
+
+def test_dkd_of_two_classes_has_no_others(normal):
+    student, teacher = (jnp.asarray(normal(i, 4, 2)) for i in (0, 1))
+    labels = jnp.asarray(LABELS % 2)
+    found = dkd_loss(student, teacher, labels, temperature=2.0)
+    np.testing.assert_allclose(found, kd_loss(student, teacher, temperature=2.0), rtol=2e-5)
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        dkd_loss(student[:, :1], teacher[:, :1], labels)
+
+
+def test_hints_are_mean_squares_of_features_and_maps(normal):
+    student, teacher = normal(0, 4, 2, 2, 3), normal(1, 4, 2, 2, 3)
+    found = fitnet_loss(jnp.asarray(student), jnp.asarray(teacher))
+    np.testing.assert_allclose(found, ((student - teacher) ** 2).mean((1, 2, 3)), rtol=1e-5)
+
+
+def test_distances_are_compared_in_units_of_their_mean(check, normal):
+    teacher = normal(1, 5, 6)
+
+    def relations(x):
+        d = np.linalg.norm(x[:, None] - x[None], axis=-1)
+        return d / (d.sum() / 20)
+
+    def oracle(student):
+        each = huber(relations(student) - relations(teacher))
+        return weighted(each.sum(1) / 4)
+
+    def loss(student):
+        return (jnp.arange(1, 6) * rkd_distance(student, jnp.asarray(teacher))).sum()
+
+    student = normal(0, 5, 3) * np.array([[1], [1], [1], [1], [9.0]])
+    assert (np.abs(relations(student) - relations(teacher)) > 1).any()  # both parts of Huber's
+    check(loss, oracle, student)
+
+
+def test_angles_are_compared_at_every_row(check, normal):
+    teacher = normal(1, 5, 6)
+
+    def cosines(x):
+        sides = x[:, None] - x[None]  # [i, j]: from the vertex j to i
+        sides = sides / np.maximum(np.linalg.norm(sides, axis=-1, keepdims=True), 1e-300)
+        return np.einsum("ijd,kjd->jik", sides, sides)
+
+    def oracle(student):
+        each = huber(cosines(student) - cosines(teacher))
+        own = np.zeros(5)
+        for j in range(5):
+            for i in range(5):
+                for k in range(5):
+                    if len({i, j, k}) == 3:
+                        own[j] += each[j, i, k] / 12
+        return weighted(own)
+
+    def loss(student):
+        return (jnp.arange(1, 6) * rkd_angle(student, jnp.asarray(teacher))).sum()
+
+    check(loss, oracle, normal(0, 5, 3))
+
+
+@pytest.mark.parametrize("relation", [rkd_distance, rkd_angle])
+def test_relations_do_not_see_a_turn_a_move_or_a_scale(relation, normal):
+    teacher = normal(1, 5, 4)
+    turn = np.linalg.qr(normal(2, 4, 4))[0]
+    found = jax.jit(relation)(jnp.asarray(3 * teacher @ turn + 2), jnp.asarray(teacher))
+    np.testing.assert_allclose(found, 0, atol=1e-8)
+
+
+def test_few_rows_have_no_relations(normal):
+    one, two = jnp.asarray(normal(0, 1, 4)), jnp.asarray(normal(0, 2, 4))
+    assert float(rkd_distance(one, one + 1)[0]) == 0
+    np.testing.assert_array_equal(rkd_angle(two, 2 * two[::-1]), 0)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_crd_tells_pairs_from_others_on_both_sides(check, normal, oracle, labelled):
+    labels = np.array([0, 1, 1, 2])
+
+    def reference(student, teacher):
+        s, t = oracle.unit(student), oracle.unit(teacher)
+        own = np.zeros(4)
+        for i in range(4):
+            negatives = [j for j in range(4) if (labels[j] != labels[i] if labelled else j != i)]
+            odds = len(negatives) / 30.0
+
+            def h(a, b, odds=odds):
+                return np.exp(a @ b / 0.5) / (np.exp(a @ b / 0.5) + odds)
+
+            own[i] = -2 * np.log(h(s[i], t[i]))
+            own[i] -= sum(np.log(1 - h(s[i], t[j])) + np.log(1 - h(t[i], s[j])) for j in negatives)
+        return weighted(own)
+
+    def loss(student, teacher):
+        given = jnp.asarray(labels) if labelled else None
+        own = crd_loss(student, teacher, given, temperature=0.5, size=30.0)
+        return (jnp.arange(1, 5) * own).sum()
+
+    check(loss, reference, normal(0, 4, 6), normal(1, 4, 6))
+
+
+def test_preference_is_of_the_margin_over_the_reference(check, normal):
+    known = [normal(i, 4) - 3 for i in (2, 3)]
+
+    def oracle(chosen, rejected):
+        m = 0.7 * ((chosen - known[0]) - (rejected - known[1]))
+        return weighted(0.8 * np.log1p(np.exp(-m)) + 0.2 * np.log1p(np.exp(m)))
+
+    def loss(chosen, rejected):
+        own = dpo_loss(chosen, rejected, *map(jnp.asarray, known), beta=0.7, smoothing=0.2)
+        return (jnp.arange(1, 5) * own).sum()
+
+    check(loss, oracle, normal(0, 4) - 2, normal(1, 4) - 4)
+
+
+def test_preference_of_the_reference_itself_is_undecided(normal):
+    chosen, rejected = jnp.asarray(normal(0, 3)), jnp.asarray(normal(1, 3))
+    found = dpo_loss(chosen, rejected, chosen, rejected, beta=0.5)
+    np.testing.assert_allclose(found, np.log(2), rtol=1e-6)
+    reference = partial(dpo_loss, chosen, rejected, beta=0.5)
+    slopes = jax.grad(lambda a, b: reference(a, b).sum(), (0, 1))(chosen, rejected)
+    np.testing.assert_array_equal(np.asarray(slopes), 0)
+    far = dpo_loss(chosen - 1e4, rejected + 1e4, chosen, rejected)
+    assert np.isfinite(far).all()
