@@ -71,17 +71,36 @@ def run_tool(
     Returns:
       The exit status; a mistake is told in one line.
     """
-    try:
-        options = parser.parse_args(argv)
+
+    def load_and_write(options: argparse.Namespace) -> str:
         runs = [one for one in (options.directory, options.run) if one]
         if len(runs) != 1:
             raise UserError(f"got {len(runs)} run directories, expected one: {parser.prog} RUN")
-        if options.out is None:
-            raise UserError("no --out; expected the file to write, such as --out=features.npz")
-        check_absent(options.out)
+        check_out(options.out)
         import rml
 
-        print(write(rml.load(runs[0], step=options.step), options), flush=True)
+        return write(rml.load(runs[0], step=options.step), options)
+
+    return run_command(parser, argv, load_and_write)
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str],
+    work: Callable[[argparse.Namespace], str],
+) -> int:
+    """Does what a command asks for and prints what was done.
+
+    Args:
+      parser: Parser of the command.
+      argv: Arguments of the program.
+      work: `work(options) -> message`.
+
+    Returns:
+      The exit status; a mistake is told in one line.
+    """
+    try:
+        print(work(parser.parse_args(argv)), flush=True)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -89,6 +108,13 @@ def run_tool(
         print("interrupted; nothing was written", flush=True)
         return INTERRUPTED
     return 0
+
+
+def check_out(out: Path | None) -> None:
+    """Raises `UserError` unless a file is named that does not exist."""
+    if out is None:
+        raise UserError("no --out; expected the file to write, such as --out=features.npz")
+    check_absent(out)
 
 
 def check_absent(*paths: Path) -> None:

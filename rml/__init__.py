@@ -7,7 +7,8 @@ what is there and which paper each is.
 * `rml.contrastive`: views and towers, pairs of text. `rml.hydra`: pairs of classes in gated
   subspaces. `rml.fewshot`: few-shot methods and clustering. `rml.attention`: random-feature
   attention. `rml.kernels`: deep kernel machines. `rml.retrieval`: vectors of texts and search.
-  `rml.sparsity`: sparse activations.
+  `rml.sparsity`: sparse activations. `rml.merging`: models merged in the space of parameters.
+  `rml.distillation`: students and how much they heed a teacher.
 * `rml.models`: encoders, heads, text models, pretrained weights. `rml.data`: sources, batches and
   augmentation. `rml.training`: the engine. `rml.evaluation`: metrics, probes, significance.
 * `rml.ops`: the array mathematics below them all.

@@ -231,7 +231,8 @@ def load_embedder(
         )
     mesh = mesh or embedder.mesh or make_mesh()
     variables = on_mesh(embedder.variables, mesh)
-    return config, dataclasses.replace(embedder, variables=variables, mesh=mesh), int(state.step)
+    updates = int(jnp.max(state.step))  # of models that were trained as one the same
+    return config, dataclasses.replace(embedder, variables=variables, mesh=mesh), updates
 
 
 def open_encoder(

@@ -1,6 +1,7 @@
 """Encoders, text models and heads as Flax linen modules with logical axis names.
 
-An encoder is called `encoder(x, *, train=False)` on NHWC float images and returns features [b, d];
+An encoder is called `encoder(x, *, train=False)` on NHWC float images and returns features [b, d],
+`MLP`, `ConvNet`, `ResNet` and `ViT` with `stages=True` the `Stages` of them too;
 a text model reads tokens [b, t] and a mask, see `TextEncoder`. What attends in them is a function,
 `rml.models.attention.Attend`, one for all layers or one for each; a decoder keeps what it has read
 in a `Cache`: all of it, a window with the first tokens, or eight bits of each number, or
@@ -8,8 +9,12 @@ the blocks that each head may still read (`sharded_cache`). Its activations may 
 and a `Probe` measures every block.
 
 `Terminator` encodes square images, and sequences [b, t, c], without residual sums: slow nets
-(`Magnet`, `LocalMagnet`) write its kernels, which `slow_neural_loss` brings together. Zhang,
-HyperZ·Z·W Operator Connects Slow-Fast Networks for Full Context Interaction, arXiv:2401.17948.
+(`Magnet`, `LocalMagnet`) write its kernels, which `slow_neural_loss` brings together;
+`weight_norms` is a further penalty of the public code. Zhang, HyperZ·Z·W Operator Connects
+Slow-Fast Networks for Full Context Interaction, arXiv:2401.17948.
+
+`map_width` and `map_depth` make of a transformer's parameters those of another size, or of other
+units: every kernel K becomes AᵀKB, every layer a sum of layers.
 
 `train_word2vec` is Mikolov et al., arXiv:1310.4546, skip-gram with negative samples.
 """
@@ -26,10 +31,12 @@ from rml.models.caches import Cache
 from rml.models.clip import ClipText
 from rml.models.conv import Conv, conv2d
 from rml.models.convnet import ConvNet
+from rml.models.depth import map_depth
 from rml.models.generate import generate, read_in_chunks
 from rml.models.heads import Classifier, PredictionHead, ProjectionHead
 from rml.models.implicit_kernel import LocalMagnet, Magnet, coordinate_grid
-from rml.models.layers import Norm, module_options, unknown
+from rml.models.layers import Norm, Stages, module_options, unknown
+from rml.models.layouts import Sizes, transformer_sizes
 from rml.models.llama import Llama
 from rml.models.masked_lm import MaskedLMHead
 from rml.models.mlp import MLP
@@ -37,10 +44,11 @@ from rml.models.modernbert import ModernBert
 from rml.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
 from rml.models.self_attention import HeadEdits
 from rml.models.sharded_cache import ShardedCache, sharded_cache
-from rml.models.terminator import Terminator, slow_neural_loss
+from rml.models.terminator import Terminator, slow_neural_loss, weight_norms
 from rml.models.text_encoder import TextEncoder
 from rml.models.transformer import States, projections
 from rml.models.vit import ViT, ViTB, ViTL, ViTS, ViTTi
+from rml.models.width import WidthMap, map_width, of_heads
 from rml.models.word2vec import train_word2vec
 
 __all__ = [
@@ -68,6 +76,8 @@ __all__ = [
     "ResNet34",
     "ResNet50",
     "ShardedCache",
+    "Sizes",
+    "Stages",
     "States",
     "Terminator",
     "TextEncoder",
@@ -77,15 +87,21 @@ __all__ = [
     "ViTL",
     "ViTS",
     "ViTTi",
+    "WidthMap",
     "build",
     "conv2d",
     "coordinate_grid",
     "generate",
+    "map_depth",
+    "map_width",
+    "of_heads",
     "projections",
     "read_in_chunks",
     "sharded_cache",
     "slow_neural_loss",
     "train_word2vec",
+    "transformer_sizes",
+    "weight_norms",
 ]
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {

@@ -16,6 +16,8 @@
 * `fatrelu`, `shifted_relu`, `keep_largest`: activations most of whose values are exactly zero.
 * `cholesky`, `logdet`, `gaussian_kl` and others: Gram matrices that are positive definite;
   `arc_cosine` is a kernel that two areas read.
+* `rml.ops.trees`: trees of parameters as task vectors, with coefficients by block, masks, norms and
+  low-rank parts.
 * `full_precision`, `use_precision`: products that keep all bits of float32 on every device.
 """
 

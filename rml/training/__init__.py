@@ -5,14 +5,32 @@ loss, which returns a `Loss`, and `fit` trains it in a `RunDirectory` on any mes
 `queue` (both He et al., Momentum Contrast, arXiv:1911.05722) and `grad_cache` (Gao et al.,
 arXiv:2101.06983) are what methods of contrast keep and save. `kar` is the optimiser of the public
 code of Zhang, arXiv:2401.17948. `cross_entropy_search` tunes hyper-parameters of any objective.
+`lookahead_gradient` and `lookahead_weights` are bilevel: what a training step owes to parameters
+of its loss.
+
+`coalesce`, `decoalesce`, `interpolate` and `v_cycle` train a transformer in part at a smaller size:
+Zou et al., A Multi-Level Framework for Accelerating Training Transformer Models, arXiv:2404.07999.
 """
 
+from rml.training.bilevel import Lookahead, lookahead_gradient, lookahead_weights
 from rml.training.claims import Claim, judge, measure_claims
 from rml.training.cross_entropy_search import cross_entropy_search
 from rml.training.fit import CompiledTask, Interrupted, NonFiniteLoss, fit, initial_state
 from rml.training.grad_cache import grad_cache
 from rml.training.mesh import DEFAULT_RULES, make_mesh, over_batch, split_tokens, use_mesh
 from rml.training.momentum import momentum_schedule, momentum_task, update_momentum
+from rml.training.multilevel import (
+    Groups,
+    Level,
+    Phase,
+    coalesce,
+    decoalesce,
+    groups_of,
+    interpolate,
+    start_of_phase,
+    unit_groups,
+    v_cycle,
+)
 from rml.training.optimizer import Optimizer, build_optimizer, kar
 from rml.training.progress import Progress
 from rml.training.queue import Queue, enqueue, init_queue
@@ -24,27 +42,37 @@ __all__ = [
     "DEFAULT_RULES",
     "Claim",
     "CompiledTask",
+    "Groups",
     "Interrupted",
+    "Level",
+    "Lookahead",
     "Loss",
     "MetricsWriter",
     "NonFiniteLoss",
     "Optimizer",
+    "Phase",
     "Progress",
     "Queue",
     "RunDirectory",
     "Task",
     "TrainState",
     "build_optimizer",
+    "coalesce",
     "create_state",
     "cross_entropy_search",
+    "decoalesce",
     "enqueue",
     "fit",
     "grad_cache",
     "gradient_task",
+    "groups_of",
     "init_queue",
     "initial_state",
+    "interpolate",
     "judge",
     "kar",
+    "lookahead_gradient",
+    "lookahead_weights",
     "make_mesh",
     "measure_claims",
     "momentum_schedule",
@@ -52,6 +80,9 @@ __all__ = [
     "over_batch",
     "read_metrics",
     "split_tokens",
+    "start_of_phase",
+    "unit_groups",
     "update_momentum",
     "use_mesh",
+    "v_cycle",
 ]

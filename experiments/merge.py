@@ -1,0 +1,182 @@
+"""Encoders that were fine-tuned from one base, merged into one.
+
+python -m experiments.merge runs/bed,expert=greek runs/bed,expert=latin --base=runs/bed \
+    --method=ties --option scale=0.7 --out=merged.safetensors
+python -m experiments.merge FIRST SECOND --method=average --data=digits --out=merged.safetensors
+
+An encoder is a run directory, with options of its recipe's encoder after commas, or weights:NAME,
+such as weights:hf:FOLDER of safetensors. With --data each encoder and the merged one are judged by
+nearest neighbours on images of --split, half of which vote. What is written is what `python -m
+experiments.export` writes of a run.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.embed import check_out, run_command
+from experiments.export import FORMATS
+from experiments.startup import Parser, keep_compiled, quiet_libraries
+from rml.errors import UserError
+
+NO_BASE = ("average", "weighted_average")
+"""Methods that need no base."""
+NEEDS_DATA = ("fisher",)
+"""Methods that need more than parameters, which `rml.merging` has alone."""
+NEIGHBOURS = 10
+
+
+def main(argv: Sequence[str]) -> int:
+    """Merges the encoders that a command names and writes the result.
+
+    Args:
+      argv: Arguments of the program, without its name.
+
+    Returns:
+      The exit status.
+    """
+    description, _, usage = (__doc__ or "").partition("\n\n")
+    parser = Parser(
+        prog="python -m experiments.merge", description=description, epilog=usage,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("encoders", nargs="+", metavar="ENCODER", help="run directory or weights")
+    parser.add_argument("--base", help="what all were fine-tuned from")
+    parser.add_argument("--method", default="task_arithmetic", help="row of rml.merging.METHODS")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="of the method"
+    )
+    parser.add_argument("--format", default="safetensors", choices=sorted(FORMATS))
+    parser.add_argument("--data", metavar="NAME", help="images with classes to judge by")
+    parser.add_argument("--split", default="test", help="split of the data")
+    parser.add_argument("--out", type=Path, help="file to write, which must not exist")
+    return run_command(parser, argv, merged)
+
+
+def merged(options: argparse.Namespace) -> str:
+    """Merges, judges where data is named, writes; what was done in lines."""
+    check_out(options.out)
+    method = method_of(options)
+    given = [option_of(text) for text in options.option]
+    named = {name: open_named(name) for name in options.encoders}
+    base = open_named(options.base) if options.base else None
+    result = merge_encoders(method, base, named, dict(given))
+    judged = {**named, "merged": result} if options.data else {}
+    lines = [
+        f"{name}: {accuracy(encoder, options.data, options.split):.1%} are right by "
+        f"{NEIGHBOURS} nearest neighbours"
+        for name, encoder in judged.items()
+    ]
+    return "\n".join([*lines, FORMATS[options.format](result, options)])
+
+
+def method_of(options: argparse.Namespace) -> str:
+    """The method that a command names, after what it needs was checked.
+
+    Raises:
+      UserError: It is unknown, needs data, or needs a base that is not given.
+    """
+    from rml.errors import unknown
+    from rml.merging import METHODS
+
+    name: str = options.method
+    usable = [row for row in METHODS if row not in NEEDS_DATA]
+    if name not in usable:
+        raise unknown("method", name, usable)
+    if not options.base and name not in NO_BASE:
+        raise UserError(f"--method={name} needs --base, the encoder that all were fine-tuned from")
+    return name
+
+
+def option_of(text: str) -> tuple[str, Any]:
+    """A method's option from `name=number`, or `weights=0.3,0.7`; `key=0` is a seed."""
+    import jax
+    import jax.numpy as jnp
+
+    name, equals, value = text.partition("=")
+    try:
+        numbers = [float(one) for one in value.split(",")]
+    except ValueError:
+        equals = ""
+    if not equals:
+        raise UserError(f"--option is {text!r}, expected NAME=NUMBER or NAME=NUMBER,NUMBER")
+    if name == "key":
+        return name, jax.random.key(int(numbers[0]))
+    return name, numbers[0] if len(numbers) == 1 else jnp.asarray(numbers)
+
+
+def open_named(name: str) -> Any:
+    """The encoder of `RUN`, or of `RUN,option=value` with options of its recipe's encoder."""
+    import rml
+
+    path, *rest = name.split(",")
+    options: dict[str, Any] = {key: value for key, _, value in (o.partition("=") for o in rest)}
+    return rml.load(path, **options)
+
+
+def merge_encoders(method: str, base: Any, named: dict[str, Any], options: dict[str, Any]) -> Any:
+    """The encoder with merged variables, statistics of normalisation among them.
+
+    Args:
+      method: Name of the method.
+      base: Encoder that all were fine-tuned from, or None.
+      named: Encoders by the names that messages give them.
+      options: Options of the method.
+
+    Returns:
+      An encoder with all else as the base has it, or the first one.
+
+    Raises:
+      UserError: Kinds or trees differ, values are not finite, or an encoder is of another base.
+    """
+    import inspect
+
+    from rml.merging import METHODS, merge
+    from rml.ops import trees
+
+    takes = list(inspect.signature(METHODS[method].function).parameters)[2:]
+    for name in options:
+        if name not in takes:
+            raise UserError(f"{method} has no option {name!r}, expected one of: {', '.join(takes)}")
+    first = base or next(iter(named.values()))
+    kinds = {encoder.kind for encoder in (first, *named.values())}
+    if len(kinds) > 1:
+        raise UserError(f"encoders are of {' and '.join(sorted(kinds))}, expected of one kind")
+    variables = {name: own.variables for name, own in named.items()}
+    trees.check_trees(first.variables, variables)
+    # Without a base nothing is known of how far encoders may lie apart.
+    trees.check_values(first.variables, variables, farthest=1.0 if base else float("inf"))
+    found = merge(method, first.variables, list(variables.values()), **options)
+    return dataclasses.replace(first, embedder=dataclasses.replace(first.embedder, variables=found))
+
+
+def accuracy(encoder: Any, name: str, split: str) -> float:
+    """Accuracy of nearest neighbours on a random half of the images; the other half votes."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from rml import data, evaluation
+
+    if encoder.kind != "images":
+        raise UserError(f"--data judges encoders of images, these are of {encoder.kind}")
+    source = data.require_labels(
+        data.load(name, split, data_dir=encoder.config["data"].get("data_dir")), "experiments.merge"
+    )
+    images = encoder.read(source)
+    order = np.random.default_rng(0).permutation(len(images))
+    x = jnp.asarray(encoder(images)[order])
+    y = jnp.asarray(np.asarray(images.labels)[order])
+    found = evaluation.knn_accuracy(
+        x[::2], y[::2], x[1::2], y[1::2], num_classes=source.num_classes,
+        k=min(NEIGHBOURS, len(x[::2])),
+    )  # fmt: skip
+    return float(found)
+
+
+if __name__ == "__main__":
+    keep_compiled()
+    quiet_libraries()
+    sys.exit(main(sys.argv[1:]))

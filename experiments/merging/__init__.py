@@ -1,0 +1,1 @@
+"""Recipes of merging: models in the space of their parameters."""

@@ -1,0 +1,155 @@
+"""Fisher merging: an average of models weighted, entry by entry, by their Fisher information.
+
+Matena and Raffel, Merging Models with Fisher-Weighted Averaging, arXiv:2111.09832. Four settings on
+one bed of experts: models of one task in the place of their ensemble; a base and its fine-tuned
+model along the line between them, in and out of distribution; a target with few labels merged with
+experts on other tasks; and experts on eight tasks, beside averages, task arithmetic, TIES, DARE,
+AdaMerging and ensembles. Each method has equally many tries on validation images. Fishers whose
+entries changed places are the null. Models, data and margins are this repository's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.common.claims import with_bounds
+from experiments.merging import fisher_figures
+from experiments.merging.bed import Bed, open_bed
+from experiments.merging.fisher_ensembling import ensembling
+from experiments.merging.fisher_robust import lines, robustness
+from experiments.merging.fisher_transfer import transfer
+from experiments.merging.fishers import fishers_of, shuffled
+from experiments.merging.judging import Reading, judged, read
+from experiments.merging.ranking import baselines, equally, weighted
+from experiments.ranges import Range
+from rml.merging import floored_share
+from rml.ops import t_interval
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2111.09832; model, data and margin are this repository's"
+EQUAL = "weights were chosen on validation images in a first run, by which the null gained too"
+STATED = "2026-11-26"
+CLAIMS = (
+    Claim("Models of one task, equal weights: Fisher merging is above the plain average by 0.3 "
+          "points", "ensembling_equal_over_average", ">=", 0.003, f"{SOURCE}, ensembling; {EQUAL}",
+          stated=STATED, null="ensembling_shuffled_equal_over_average"),
+    Claim("Models of one task: it is at most 0.5 points below the ensemble of outputs",
+          "ensembling_lost", "<=", 0.005, f"{SOURCE}, ensembling",
+          stated=STATED, null="ensembling_single_lost"),
+    Claim("At a validation accuracy of 99% of the fine-tuned model's, accuracy out of distribution "
+          "is above that of averages by 0.3 points",
+          "robust_fisher_over_average", ">=", 0.003, f"{SOURCE}, robust fine-tuning",
+          stated=STATED, null="robust_shuffled_over_average"),
+    Claim("Few labels: a merge with a donor is above the target alone by half a point",
+          "transfer_fisher_over_alone", ">=", 0.005, f"{SOURCE}, intermediate-task transfer",
+          stated=STATED, null="transfer_base_over_alone"),
+    Claim("Few labels: merging takes a tenth of the operations of fine-tuning the donor",
+          "cost_ratio", "<=", 0.1, f"{SOURCE}, intermediate-task transfer; the donor's Fisher is "
+          "at hand, the search is left out", stated=STATED, null="cost_ratio_exact"),
+    Claim("Eight tasks, equal weights: Fisher merging is above the plain average by 1 point of "
+          "normalised accuracy", "eight_equal_over_average", ">=", 0.01, f"{SOURCE}; {EQUAL}",
+          stated=STATED, null="eight_shuffled_equal_over_average"),
+    Claim("Eight tasks: tuned task arithmetic is above Fisher merging",
+          "eight_task_arithmetic_over_fisher", ">=", 0.0, "our question", stated=STATED,
+          null="eight_average_over_fisher"),
+    Claim("Eight tasks, equal weights: a sixteenth of the images costs at most 0.2 points",
+          "examples_lost", "<=", 0.002, f"{SOURCE}, number of examples; {EQUAL}", stated=STATED,
+          null="one_example_lost"),
+)  # fmt: skip
+RANGES = {
+    "search.tries": Range(2, whole=True), "robust.points": Range(2, whole=True),
+    "transfer.points": Range(2, whole=True), "ensembling.models": Range(2, whole=True),
+    "fisher.examples": Range(16, whole=True),
+}  # fmt: skip
+CAPTIONS = fisher_figures.CAPTIONS
+PICTURE = "eight.png"
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains or opens the bed, measures the four settings, draws."""
+    bed = open_bed(config, run)
+    fishers = fishers_of(
+        bed, bed.experts, bed.heads, [own.train for own in bed.tasks.values()], **config.fisher
+    )
+    metrics = {"floored": float(floored_share(fishers)), "tries": float(config.search.tries)}
+    eight, more = eight_tasks(config, bed, fishers)
+    metrics |= more
+    one = ensembling(config, bed, run)
+    metrics |= differences("ensembling", {name: [own] for name, own in one.items()}, {
+        "ensembling_equal_over_average": ("fisher_equal", "average"),
+        "ensembling_shuffled_equal_over_average": ("shuffled_equal", "average"),
+        "ensembling_fisher_over_weighted": ("fisher", "weighted_average"),
+        "ensembling_lost": ("ensemble", "fisher"), "ensembling_single_lost": ("ensemble", "single"),
+    })  # fmt: skip
+    along = lines(config, bed)
+    least = config.robust.least * float(along["average"].validation[-1])
+    outside = {name: robustness(line, least) for name, line in along.items()}
+    for name, (there, area) in outside.items():
+        metrics |= {f"robust_{name}": there, f"robust_area_{name}": area}
+        metrics[f"robust_{name}_over_average"] = there - outside["average"][0]
+    few, costs = transfer(config, bed, fishers, run)
+    metrics |= costs | differences("transfer", few, {
+        f"transfer_{name}_over_alone": (name, "alone") for name in few if name != "alone"
+    })  # fmt: skip
+    fisher_figures.draw(run, eight, one, along, few, metrics)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def eight_tasks(config: Any, bed: Bed, fishers: Any) -> tuple[dict[str, Reading], dict[str, float]]:
+    """Readings of all methods on the tasks of the bed, and what the claims compare."""
+    validation, test = judged(bed, "validation"), judged(bed, "test")
+    found = baselines(config, bed, validation, test)
+    given = {"fisher": fishers, "shuffled": shuffled(fishers, jax.random.key(config.seed))}
+    for name, own in given.items():
+        found[name] = read(bed, test, weighted(config, bed, bed.experts, own, validation))
+    train = [own.train for own in bed.tasks.values()]
+    for count in (1, config.fisher.examples // 16):
+        options = config.fisher.to_dict() | {"examples": count}
+        given[f"examples_{count}"] = fishers_of(bed, bed.experts, bed.heads, train, **options)
+    for name, own in given.items():
+        found[f"{name}_equal"] = read(bed, test, equally(bed, bed.experts, own))
+    metrics: dict[str, float] = {}
+    for name, own in found.items():
+        Progress().note(
+            f"{name}: {100 * own.normalised.mean():.1f}% normalised, "
+            f"{100 * own.accuracy.mean():.1f}% mean accuracy"
+        )
+        metrics[f"eight_accuracy_{name}"] = float(own.accuracy.mean())
+    plain, few = "fisher_equal", f"examples_{config.fisher.examples // 16}_equal"
+    pairs = {
+        f"eight_{name}_over_fisher": (name, "fisher")
+        for name in found if not name.endswith(("fisher", "equal"))
+    }  # fmt: skip
+    metrics |= differences("eight", {name: [own] for name, own in found.items()}, pairs | {
+        "eight_equal_over_average": (plain, "average"),
+        "eight_shuffled_equal_over_average": ("shuffled_equal", "average"),
+        "eight_arithmetic_over_equal": ("task_arithmetic", plain),
+        "examples_lost": (plain, few), "one_example_lost": (plain, "examples_1_equal"),
+    })  # fmt: skip
+    return found, metrics
+
+
+def differences(
+    setting: str, found: Mapping[str, list[Reading]], pairs: Mapping[str, tuple[str, str]]
+) -> dict[str, float]:
+    """Mean normalised accuracies, and differences with their intervals over test images.
+
+    Args:
+      setting: What names of metrics begin with.
+      found: By name the readings of one bed of tasks, or of several targets, which count equally.
+      pairs: By metric the names of two that are compared.
+    """
+    metrics = {
+        f"{setting}_{name}": float(np.mean([one.normalised.mean() for one in own]))
+        for name, own in found.items()
+    }
+    for metric, (first, second) in pairs.items():
+        each = [
+            a.normalised - b.normalised for a, b in zip(found[first], found[second], strict=True)
+        ]
+        total = sum(len(own) for own in each)
+        values = np.concatenate([own * total / (len(each) * len(own)) for own in each])
+        metrics |= with_bounds(metric, t_interval(values))
+    return metrics

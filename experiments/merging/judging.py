@@ -1,0 +1,124 @@
+"""How merged models are judged: mean normalised accuracy over tasks, options by validation."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from experiments.merging.bed import Bed, take
+from experiments.merging.finetuning import hits
+from experiments.merging.tasks import Images
+from rml.merging import dirichlet_weights, fisher_merge, search_weights
+from rml.ops import trees
+
+
+class Part(NamedTuple):
+    """Images that models are judged on.
+
+    Attributes:
+      images: Images of all tasks.
+      weights: What a right answer to each counts, [n]: the sum over right ones is the mean over
+        tasks of a model's accuracy over that of the task's expert.
+      experts: Accuracy of each task's expert on its own images.
+    """
+
+    images: Images
+    weights: Array
+    experts: np.ndarray
+
+
+class Reading(NamedTuple):
+    """What a model made of a part's images.
+
+    Attributes:
+      normalised: Value of each image [n], whose mean is the mean normalised accuracy.
+      accuracy: Accuracy on each task.
+    """
+
+    normalised: np.ndarray
+    accuracy: np.ndarray
+
+
+def judged(bed: Bed, part: str) -> Part:
+    """The images of a part of a bed, and what each counts."""
+    images, count = bed.images(part), len(bed.tasks)
+    task = np.asarray(images.task)
+    right = np.zeros(len(task))
+    for i in range(count):
+        own = hits(bed.module, take(bed.experts, i), bed.heads, images,
+                   bed.config.head.scale)  # fmt: skip
+        right[task == i] = np.asarray(own)[task == i]
+    sizes = np.bincount(task, minlength=count)
+    experts = np.bincount(task, right, minlength=count) / sizes
+    weights = 1 / (count * sizes * np.maximum(experts, 1e-9))
+    return Part(images, jnp.asarray(weights[task], jnp.float32), experts)
+
+
+def read(bed: Bed, part: Part, params: Any) -> Reading:
+    """Judges one model on all tasks."""
+    found = hits(bed.module, params, bed.heads, part.images, bed.config.head.scale)
+    return of_hits(part, np.asarray(found))
+
+
+def of_hits(part: Part, found: np.ndarray) -> Reading:
+    """The reading of which images were named rightly."""
+    task = np.asarray(part.images.task)
+    accuracy = np.bincount(task, found) / np.bincount(task)
+    return Reading(len(found) * np.asarray(part.weights, float) * found, accuracy)
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def search_scale(
+    module: Any, base: Any, vector: Any, scales: Array, heads: Array, part: Part, temperature: Any
+) -> tuple[Any, Array]:
+    """The model and score of the best multiple of a vector that is added to the base."""
+
+    def merge(scale: Array) -> Any:
+        return jax.tree.map(lambda b, v: b + scale * v, base, vector)
+
+    found = search_weights(merge, _score(module, heads, part, temperature), scales)
+    return merge(found.weights), jnp.append(found.scores, found.weights)
+
+
+def search_fisher(
+    module: Any, experts: Any, fishers: Any, candidates: Array, heads: Array, part: Part,
+    temperature: Any, *, favour_first: bool,
+) -> tuple[Any, np.ndarray]:  # fmt: skip
+    """The model of the best weights of a Fisher merge, and all scores.
+
+    With Fishers of ones it is the weighted average. Merge and score are a program each, called for
+    every candidate: with two models XLA's CPU backend crashed where one program held the search.
+    """
+    merge = functools.partial(_merged, experts, fishers, favour_first=favour_first)
+    scores = np.array([
+        float(_scored(module, merge(weights), heads, part, temperature)) for weights in candidates
+    ])  # fmt: skip
+    return merge(candidates[int(scores.argmax())]), scores
+
+
+@functools.partial(jax.jit, static_argnames="favour_first")
+def _merged(experts: Any, fishers: Any, weights: Array, *, favour_first: bool) -> Any:
+    base = trees.take_tree(experts, 0)
+    return fisher_merge(base, experts, fishers=fishers, weights=weights, favour_first=favour_first)
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def _scored(module: Any, params: Any, heads: Array, part: Part, temperature: Any) -> Array:
+    return _score(module, heads, part, temperature)(params)
+
+
+def candidates(seed: int, models: int, tries: int) -> Float[Array, "k n"]:
+    """Weights of several models to choose from: equal ones, and draws of Dirichlet(1, ..., 1)."""
+    drawn = dirichlet_weights(jax.random.key(seed), models=models, draws=tries - 1)
+    return jnp.concatenate([jnp.full((1, models), 1 / models), drawn])
+
+
+def _score(module: Any, heads: Array, part: Part, temperature: Any) -> Callable[[Any], Array]:
+    def score(params: Any) -> Array:
+        return jnp.sum(part.weights * hits(module, params, heads, part.images, temperature))
+
+    return score

@@ -1,0 +1,188 @@
+"""Multilevel training: a model is trained in part at half its width and depth, at equal FLOPs.
+
+Zou et al., A Multi-Level Framework for Accelerating Training Transformer Models, arXiv:2404.07999.
+A few steps of the full model, then it is coalesced, trained small, made large again and
+interpolated with what it was. Beside it: no small level (`scratch`), the small level thrown away
+(α = 0), other α, the other groups, three levels, width or depth alone, and growth from a fresh
+small model in both (as bert2BERT) or in depth (stacking). All arms have the FLOPs of `train.steps`
+full steps, counted in products, forward and backward; changes of size are not counted. Each arm
+tries the same learning rates, of which validation chooses. The code interpolates with a finished
+baseline (`multilevel_pretrain.sh`), we with the model as it was coalesced. Sizes, schedules of
+three levels and margins are this repository's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.common.claims import with_bounds
+from experiments.merging import multilevel_figures
+from experiments.merging.multilevel_arms import ARMS, costs, seconds
+from experiments.merging.multilevel_problems import Problem, Shape, of_shape, problem
+from experiments.merging.multilevel_training import Part, Trained, trained
+from experiments.ranges import Range
+from rml.errors import UserError
+from rml.ops import t_interval
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2404.07999; data, sizes and margins are this repository's"
+CLAIMS = (
+    Claim("The V-cycle reaches the last loss of training from scratch with 80% of its FLOPs",
+          "flops_ratio_both", "<=", 0.8, f"{SOURCE}; 1 where it does not within the budget",
+          stated="2026-11-26", null="flops_ratio_alpha_0"),
+    Claim("At equal FLOPs its test loss is lower than that of training from scratch",
+          "gain_both", ">=", 0.0, SOURCE,
+          stated="2026-11-26", null="gain_alpha_0"),
+    Claim("Interpolated, it ends 0.003 nats lower than the better of both ends, α = 0 and 1",
+          "interpolation_gain", ">=", 0.003, SOURCE,
+          stated="2026-11-26", null="interpolation_gain_alpha_100"),
+    Claim("Halving both width and depth is better than halving depth",
+          "gain_over_depth", ">=", 0.0, f"{SOURCE}; uncertain",
+          stated="2026-11-26", null="gain_over_depth_alpha_0"),
+    Claim("It is better than halving width",
+          "gain_over_width", ">=", 0.0, f"{SOURCE}; uncertain",
+          stated="2026-11-26", null="gain_over_width_alpha_0"),
+    Claim("A small model that begins coalesced loses 0.05 nats less than a fresh one after a "
+          "quarter of its steps", "coalesced_gain", ">=", 0.05, SOURCE,
+          stated="2026-11-26", null="coalesced_gain_noise"),
+    Claim("Three levels are at least as good as two",
+          "gain_of_third", ">=", 0.0, f"{SOURCE}; uncertain",
+          stated="2026-11-26", null="gain_of_third_alpha_0"),
+)  # fmt: skip
+RANGES = {"cycle.before": Range(0, 1), "cycle.small": Range(0, 10), "cycle.alpha": Range(0, 1)}
+CAPTIONS = multilevel_figures.CAPTIONS
+PICTURE = "flops.png"
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Counts FLOPs, trains all arms, compares them on test data, draws."""
+    check(config)
+    given = problem(config)
+    flops = costs(config, given)
+    found = trained(config, run, given, flops)
+    best, metrics = chosen(config, given, found)
+    tests = {name: given.losses(config, own.params, "test") for name, own in best.items()}
+    total = flops[1, 1] * config.train.steps
+    metrics |= {f"flops_{w}x{d}": value for (w, d), value in flops.items()}
+    times = seconds(config, given)
+    metrics |= {f"seconds_{w}x{d}": value for (w, d), value in times.items()}
+    metrics |= compared(tests) | saved(best, total, times) | starts(config, found, best)
+    multilevel_figures.of_courses(run, best, total, given.unit)
+    multilevel_figures.of_losses(run, tests, given.unit)
+    multilevel_figures.of_starts(run, at_rate(config, found, best), given.unit)
+    Progress().note(
+        f"the V-cycle ends {metrics['gain_both']:.4f} nats lower than training from scratch, and "
+        f"reaches its loss with {metrics['flops_ratio_both']:.2f} of its FLOPs"
+    )
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless there are rates to try and sizes that can be divided by four."""
+    if not config.cycle.rates:
+        raise UserError("cycle.rates is empty, expected at least one learning rate")
+    for arm in ARMS.values():
+        for shape in arm.shapes:
+            of_shape(config, shape)
+
+
+def chosen(
+    config: Any, given: Problem, found: Mapping[tuple[str, float], Trained]
+) -> tuple[dict[str, Trained], dict[str, float]]:
+    """The run of each arm that loses least on validation data, and what was tried."""
+    best: dict[str, Trained] = {}
+    metrics: dict[str, float] = {}
+    for name in ARMS:
+        if name == "noise":  # small to its end; held against the runs of the arm "both"
+            continue
+        losses = {
+            rate: float(given.losses(config, found[name, rate].params, "validation").mean())
+            for rate in config.cycle.rates
+        }
+        rate = min(losses, key=losses.__getitem__)
+        best[name] = found[name, rate]
+        metrics |= {f"rate_{name}": rate, f"tries_{name}": len(losses),
+                    f"validation_{name}": losses[rate]}  # fmt: skip
+    return best, metrics
+
+
+def compared(tests: Mapping[str, Float[np.ndarray, " m"]]) -> dict[str, float]:
+    """Mean test losses, and gains with their intervals over test examples."""
+    metrics = {f"loss_{name}": float(own.mean()) for name, own in tests.items()}
+    ends = min((tests[name] for name in ("alpha_0", "alpha_100")), key=np.mean)
+    pairs = {f"gain_{name}": tests["scratch"] - own for name, own in tests.items()}
+    del pairs["gain_scratch"]
+    pairs |= {
+        "interpolation_gain": ends - tests["both"],
+        "interpolation_gain_alpha_100": ends - tests["alpha_100"],
+        "gain_of_third": tests["both"] - tests["three"],
+        "gain_of_third_alpha_0": tests["both"] - tests["alpha_0"],
+    }
+    for axis in ("depth", "width"):
+        pairs[f"gain_over_{axis}"] = tests[axis] - tests["both"]
+        pairs[f"gain_over_{axis}_alpha_0"] = tests[axis] - tests["alpha_0"]
+    for name, values in pairs.items():
+        metrics |= with_bounds(name, t_interval(values))
+    return metrics
+
+
+def saved(
+    best: Mapping[str, Trained], total: float, times: Mapping[Shape, float]
+) -> dict[str, float]:
+    """Shares of the FLOPs of training from scratch at which its last loss is reached, and seconds.
+
+    Seconds are those of all steps, without compiling, evaluating and changing sizes.
+    """
+
+    def taken(name: str) -> float:
+        steps = [(ARMS[name].shapes[own.phase.level], own.phase.steps) for own in best[name].parts]
+        return sum(times[shape] * count for shape, count in steps)
+
+    goal = best["scratch"].parts[-1].losses[-1]
+    metrics: dict[str, float] = {}
+    for name, own in best.items():
+        metrics[f"flops_ratio_{name}"] = min(1.0, reached(own.parts[-1], goal) / total)
+        metrics[f"flops_share_{name}"] = own.parts[-1].flops[-1] / total
+        metrics[f"seconds_ratio_{name}"] = taken(name) / taken("scratch")
+    return metrics
+
+
+def reached(part: Part, goal: float) -> float:
+    """FLOPs at which a loss is first reached, between two evaluations on a line; else infinite."""
+    flops, losses = part.flops, part.losses
+    below = np.flatnonzero(losses <= goal)
+    if not len(below):
+        return float("inf")
+    i = int(below[0])
+    if i == 0:
+        return float(flops[0])
+    share = (losses[i - 1] - goal) / (losses[i - 1] - losses[i])
+    return float(flops[i - 1] + share * (flops[i] - flops[i - 1]))
+
+
+def at_rate(
+    config: Any, found: Mapping[tuple[str, float], Trained], best: Mapping[str, Trained]
+) -> dict[str, Trained]:
+    """Runs with a small level that begins in each way, all with the rate of the V-cycle chosen."""
+    rate = next(r for r in config.cycle.rates if found["both", r] is best["both"])
+    return {
+        "coalesced": best["both"],
+        "fresh": found["growth", rate],
+        "noise": found["noise", rate],
+    }
+
+
+def starts(
+    config: Any, found: Mapping[tuple[str, float], Trained], best: Mapping[str, Trained]
+) -> dict[str, float]:
+    """What a coalesced start gains over a fresh one at the first evaluation of the small level."""
+    first = {
+        name: next(part for part in own.parts if part.phase.level == 1).losses[0]
+        for name, own in at_rate(config, found, best).items()
+    }
+    return {
+        "coalesced_gain": first["fresh"] - first["coalesced"],
+        "coalesced_gain_noise": first["fresh"] - first["noise"],
+    }

@@ -1,0 +1,99 @@
+"""What is trained at several sizes: language models of real text, or classifiers of images."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from jaxtyping import Float
+
+from experiments.common import small_lm, supervised
+from experiments.common.images import open_images
+from experiments.common.many import replaced
+from rml import models
+from rml.errors import UserError
+from rml.evaluation import program_flops
+from rml.models.attention import attend
+from rml.training import Task
+
+Shape = tuple[int, int]
+"""By how much width and depth are divided."""
+
+
+class Problem(NamedTuple):
+    """A training problem whose model the config describes.
+
+    Attributes:
+      task: Makes the task of a config.
+      losses: Losses of held-out examples, from a config, parameters and "validation" or "test".
+      unit: Unit of the loss.
+    """
+
+    task: Callable[[Any], Task]
+    losses: Callable[[Any, Any, str], Float[np.ndarray, " m"]]
+    unit: str
+
+
+def problem(config: Any) -> Problem:
+    """The problem of a config: text where it has `text`, else images."""
+    return _text(config) if "text" in config else _images(config)
+
+
+def of_shape(config: Any, shape: Shape) -> Any:
+    """The config of a smaller model: width, heads and MLP divided, and depth.
+
+    Raises:
+      UserError: A size is not divided.
+    """
+    width, depth = shape
+    changes = {}
+    for key, ratio in {
+        "width": width, "heads": width, "kv_heads": width, "mlp": width, "depth": depth
+    }.items():  # fmt: skip
+        if key not in config.model:
+            continue
+        if config.model[key] % ratio:
+            raise UserError(f"model.{key} is {config.model[key]}, expected a multiple of {ratio}")
+        changes[f"model.{key}"] = config.model[key] // ratio
+    return replaced(config, changes)
+
+
+def step_flops(task: Task) -> float:
+    """Floating-point operations of the products of one step of training, without computing any."""
+    state = jax.eval_shape(lambda key: nn.meta.unbox(task.init(key)), jax.random.key(0))
+    return program_flops(task.step, state, task.batch_spec, platform="cpu")
+
+
+def _text(config: Any) -> Problem:
+    text = small_lm.read_text(config)
+    windows = {
+        part: text.windows(part, config.text.length, config.text.windows)
+        for part in ("validation", "test")
+    }
+
+    def losses(own: Any, params: Any, part: str) -> Float[np.ndarray, " m"]:
+        return small_lm.nats(own, attend, [params], windows[part])[0].mean(axis=-1)
+
+    return Problem(lambda own: small_lm.task(own, text), losses, "nats a token")
+
+
+def _images(config: Any) -> Problem:
+    sources = {
+        part: open_images(config, part, labelled=True) for part in ("train", "validation", "test")
+    }
+
+    def losses(own: Any, params: Any, part: str) -> Float[np.ndarray, " m"]:
+        model = models.build(**own.model)
+        logits, labels = supervised.logits_of(own, model, {"params": params}, sources[part])
+        found = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return np.asarray(found, np.float64)
+
+    def task(own: Any) -> Task:
+        return supervised.classification(
+            own, models.build(**own.model), train=lambda: sources["train"],
+            held_out=lambda: sources["test"],
+        )  # fmt: skip
+
+    return Problem(task, losses, "nats an image")

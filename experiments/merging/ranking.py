@@ -1,0 +1,156 @@
+"""Methods of merging side by side on the eight tasks of a bed, with equally many tries."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments.merging.bed import Bed, ones_like, subtract, take
+from experiments.merging.finetuning import scores
+from experiments.merging.judging import (
+    Part,
+    Reading,
+    candidates,
+    of_hits,
+    read,
+    search_fisher,
+    search_scale,
+)
+from experiments.merging.tasks import Images
+from rml.merging import learn_coefficients, merge, prediction_entropy
+from rml.ops import trees
+from rml.training import Progress
+
+SCALED = ("task_arithmetic", "ties", "dare")
+WEIGHTED = "weighted_average"
+
+
+def scaled(config: Any, bed: Bed, name: str, validation: Part) -> tuple[Any, float]:
+    """The best multiple, on validation images, of a method's vector, and the multiple."""
+    options: dict[str, Any] = dict(config.methods[name])
+    low, high = options.pop("scales")
+    if name == "dare":
+        options["key"] = jax.random.key(config.seed)
+    full = merge(name, bed.base, bed.experts, scale=1.0, **options)
+    vector = subtract(full, bed.base)
+    scales = jnp.linspace(low, high, config.search.tries)
+    found, values = search_scale(
+        bed.module, bed.base, vector, scales, bed.heads, validation, bed.config.head.scale
+    )
+    return found, float(values[-1])
+
+
+def weighted(
+    config: Any, bed: Bed, experts: Any, fishers: Any, validation: Part, *,
+    favour_first: bool = False,
+) -> Any:  # fmt: skip
+    """The Fisher merge of the best weights on validation images; without Fishers an average."""
+    count = jax.tree.leaves(experts)[0].shape[0]
+    given = ones_like(experts) if fishers is None else fishers
+    found, _ = search_fisher(
+        bed.module, experts, given, candidates(config.seed, count, config.search.tries), bed.heads,
+        validation, bed.config.head.scale, favour_first=favour_first,
+    )  # fmt: skip
+    return found
+
+
+def equally(bed: Bed, experts: Any, fishers: Any) -> Any:
+    """The Fisher merge of equal weights, which favours no model."""
+    return merge("fisher", bed.base, experts, fishers=fishers, favour_first=False)
+
+
+def adamerged(
+    config: Any,
+    bed: Bed,
+    validation: Part,
+    *,
+    unlabelled: Images | None = None,
+    vectors: Any = None,
+) -> Any:
+    """AdaMerging by block on unlabelled images; its rate is chosen by validation labels.
+
+    Args:
+      config: The run's config, of which `methods.adamerging` is read.
+      bed: The bed.
+      validation: Images that the rate is chosen on.
+      unlabelled: Images whose labels are not read; the validation images if not given.
+      vectors: Task vectors; those of the bed if not given.
+    """
+    options = config.methods.adamerging
+    batches = drawn_batches(config, unlabelled or validation.images, options)
+    vectors = subtract(bed.experts, bed.base) if vectors is None else vectors
+    tried = [
+        _adamerged(bed.module, bed.base, vectors, bed.heads, batches, bed.config.head.scale, rate)
+        for rate in options.learning_rates
+    ]
+    return max(tried, key=lambda params: read(bed, validation, params).normalised.mean())
+
+
+def drawn_batches(config: Any, images: Images, options: Any, seed: int = 0) -> Images:
+    """Batches with equally many images of each task, stacked on a leading axis of steps."""
+    rng, task = np.random.default_rng([config.seed, seed]), np.asarray(images.task)
+    members = [np.flatnonzero(task == i) for i in np.unique(task)]
+    rows = np.stack([
+        np.concatenate([rng.choice(own, options.batch_size) for own in members])
+        for _ in range(options.steps)
+    ])  # fmt: skip
+    return jax.tree.map(lambda x: x[jnp.asarray(rows)], images)
+
+
+def ensembled(bed: Bed, models: Any, part: Part) -> Reading:
+    """The mean of several models' probabilities, each image by the head of its own task."""
+    count = jax.tree.leaves(models)[0].shape[0]
+    total: Any = 0.0
+    for i in range(count):
+        own = scores(bed.module, take(models, i), bed.heads, part.images,
+                     bed.config.head.scale)  # fmt: skip
+        total = total + jax.nn.softmax(own)
+    found = np.asarray(jnp.argmax(total, axis=-1) == part.images.label)
+    return of_hits(part, found)
+
+
+def baselines(config: Any, bed: Bed, validation: Part, test: Part) -> dict[str, Reading]:
+    """Readings of test images by all methods but Fisher merging."""
+    progress = Progress()
+    count = len(bed.tasks)
+    singles = [read(bed, test, take(bed.experts, i)) for i in range(count)]
+    own = np.zeros(len(test.weights), bool)
+    task = np.asarray(test.images.task)
+    found = {
+        "base": read(bed, test, bed.base),
+        "single": max(singles, key=lambda one: one.normalised.mean()),
+        "average": read(bed, test, merge("average", bed.base, bed.experts)),
+    }
+    for i, one in enumerate(singles):
+        own[task == i] = one.normalised[task == i] > 0
+    found["experts"] = of_hits(test, own)
+    for name in SCALED:
+        params, scale = scaled(config, bed, name, validation)
+        found[name] = read(bed, test, params)
+        progress.note(f"{name}: scale {scale:.2f}")
+    found[WEIGHTED] = read(bed, test, weighted(config, bed, bed.experts, None, validation))
+    found["adamerging"] = read(bed, test, adamerged(config, bed, validation))
+    found["ensemble"] = ensembled(bed, bed.experts, test)
+    return found
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def _adamerged(
+    module: Any, base: Any, vectors: Any, heads: Array, batches: Images, scale: Any, rate: Any
+) -> Any:
+    objective = mean_entropy(module, heads, scale)
+    found = learn_coefficients(objective, base, vectors, batches, learning_rate=rate)
+    return trees.combine(base, vectors, found.coefficients)
+
+
+def mean_entropy(module: Any, heads: Array, scale: Any) -> Callable[[Any, Images], Array]:
+    """The mean entropy of a model's predictions, as a function of parameters and images."""
+
+    def objective(params: Any, batch: Images) -> Array:
+        return jnp.mean(prediction_entropy(scores(module, params, heads, batch, scale)))
+
+    return objective

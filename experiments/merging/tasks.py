@@ -1,0 +1,152 @@
+"""Image tasks that models are merged over: classes of a data set, in three parts."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.common.images import open_images
+from rml import data
+from rml.data.glyphs import BLOCKS, unicode_block
+from rml.errors import UserError, unknown
+
+PARTS = ("train", "validation", "test")
+GLYPHS = "glyphs"
+
+
+class ImageTask(NamedTuple):
+    """One task.
+
+    Attributes:
+      train: Images that an expert is trained on.
+      validation: Images that options are chosen on.
+      test: Images that are reported.
+    """
+
+    train: data.ArraySource
+    validation: data.ArraySource
+    test: data.ArraySource
+
+
+class Images(NamedTuple):
+    """Images of several tasks, one after another.
+
+    Attributes:
+      image: uint8 [n, h, w, c].
+      label: Class within the task, int32 [n].
+      task: Place of the task, int32 [n].
+    """
+
+    image: jax.Array
+    label: jax.Array
+    task: jax.Array
+
+
+def open_tasks(config: Any) -> dict[str, ImageTask]:
+    """Opens the tasks that `config.tasks` names, in the order of their names.
+
+    Each has the name of a data set, the split of each part, and for characters the Unicode blocks
+    whose classes it takes; of them every second one, since the others are for pretraining.
+
+    Raises:
+      UserError: A block is unknown, a part lacks a class, or a task has more classes than
+        `head.classes`.
+    """
+    found = {}
+    for name, options in sorted(config.tasks.items()):
+        parts = [_part(config, options, part) for part in PARTS]
+        count = parts[0].num_classes
+        if count > config.head.classes:
+            raise UserError(
+                f"task {name} has {count} classes, expected at most head.classes, "
+                f"{config.head.classes}"
+            )
+        for part, source in zip(PARTS, parts, strict=True):
+            missing = np.setdiff1d(np.arange(count), source.labels)
+            if len(missing):
+                raise UserError(
+                    f"tasks.{name}.{part} has no image of {source.class_names[missing[0]]!r}, "
+                    "expected some of every class"
+                )
+        found[name] = ImageTask(*parts)
+    return found
+
+
+def background(config: Any, part: str) -> data.ArraySource:
+    """Characters that the base is pretrained on: every first of two of each block.
+
+    Args:
+      config: The run's config, of which `data` is read.
+      part: Key of `config.data` that holds the split.
+    """
+    source = _opened(config, config.data.name, config.data[part])
+    return data.select_classes(source, _every_second(source, tuple(BLOCKS), first=0))
+
+
+def joined(tasks: Mapping[str, ImageTask], part: str, most: int) -> Images:
+    """The first images of a part of all tasks, of which every class has about its share.
+
+    Args:
+      tasks: Tasks, numbered in their order.
+      part: A name of `PARTS`.
+      most: Largest number of images of a task.
+    """
+    sources = [getattr(task, part).arrays() for task in tasks.values()]
+    chosen = [
+        np.linspace(0, len(own["label"]) - 1, min(most, len(own["label"]))).astype(int)
+        for own in sources
+    ]
+    image, label = (
+        np.concatenate([own[key][rows] for own, rows in zip(sources, chosen, strict=True)])
+        for key in ("image", "label")
+    )
+    numbers = np.repeat(np.arange(len(sources)), [len(rows) for rows in chosen])
+    return Images(*(jax.numpy.asarray(x) for x in (image, label.astype(np.int32), numbers)))
+
+
+def few_of_each(source: data.ArraySource, count: int) -> data.ArraySource:
+    """The first few images of each class."""
+    arrays = source.arrays()
+    rows = data.first_of_each_class(arrays["label"], count)
+    return data.ArraySource(
+        arrays["image"][rows], arrays["label"][rows], class_names=source.class_names,
+        name=source.name, split=f"{source.split}, {count} of each class",
+    )  # fmt: skip
+
+
+def _part(config: Any, options: Any, part: str) -> data.ArraySource:
+    source = _opened(config, options.name, options[part])
+    blocks: Sequence[str] = options.get("scripts", ())
+    for block in blocks:
+        if block not in BLOCKS:
+            raise unknown("Unicode block", block, BLOCKS)
+    classes = _every_second(source, blocks, first=1) if blocks else np.arange(source.num_classes)
+    return data.select_classes(source, classes)
+
+
+def _every_second(source: data.Source, blocks: Sequence[str], *, first: int) -> np.ndarray:
+    """Classes of some blocks, each block's by turns for pretraining and for a task."""
+    of = np.array([unicode_block(name) for name in source.class_names])
+    return np.concatenate([np.flatnonzero(of == block)[first::2] for block in blocks])
+
+
+def _opened(config: Any, name: str, split: str) -> data.Source:
+    shape = tuple(config.data.image_shape)
+    return _read(name, split, config.data.data_dir, shape, config.data.image_dtype)
+
+
+@cache
+def _read(name: str, split: str, data_dir: Any, shape: tuple[int, ...], dtype: str) -> data.Source:
+    """A source as `open_images` opens it, decoded once: several tasks share one data set."""
+    from ml_collections import ConfigDict
+
+    own = dict(name=name, data_dir=data_dir, image_shape=shape, image_dtype=dtype, read=split)
+    source = open_images(
+        ConfigDict(dict(data=own, experiment="merging.bed")), "read", labelled=True
+    )
+    arrays = source.arrays()
+    return data.ArraySource(
+        arrays["image"], arrays["label"], class_names=source.class_names, name=name, split=split
+    )

@@ -1,0 +1,85 @@
+"""AdaMerging: coefficients of task vectors learned from unlabelled inputs by their entropy."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from rml.ops import trees
+
+
+class Learned(NamedTuple):
+    """Coefficients that were learned.
+
+    Attributes:
+      coefficients: As `rml.ops.trees.combine` takes them.
+      losses: The objective at every step, before its update.
+    """
+
+    coefficients: PyTree
+    losses: Float[Array, " steps"]
+
+
+def prediction_entropy(logits: Float[Array, "*b c"]) -> Float[Array, "*b"]:
+    """Computes the entropy of the softmax, in nats; logits of -inf are classes that are absent.
+
+    Args:
+      logits: Logits of each example.
+
+    Returns:
+      0 for a certain prediction, log C for a uniform one of C classes.
+    """
+    present = jnp.isfinite(logits)
+    logs = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.where(present, jnp.exp(logs) * jnp.where(present, logs, 0), 0), axis=-1)
+
+
+def learn_coefficients(
+    objective: Callable[[PyTree, Any], Float[Array, ""]],
+    base: PyTree,
+    vectors: PyTree,
+    batches: PyTree,
+    *,
+    by_block: bool = True,
+    start: ArrayLike = 0.3,
+    learning_rate: ArrayLike = 1e-3,
+) -> Learned:
+    """Learns the coefficients of task vectors by Adam.
+
+    With the mean `prediction_entropy` over unlabelled inputs of all tasks as objective it is
+    AdaMerging: layer-wise by block, task-wise with one coefficient a vector. With a loss on labels
+    it is supervised.
+
+    Args:
+      objective: `objective(params, batch) -> loss`.
+      base: Parameters θ_0.
+      vectors: Task vectors, stacked on a leading axis of n.
+      batches: Batches of all steps, stacked on a leading axis; what is reported must not be in it.
+      by_block: Whether each block has coefficients of its own.
+      start: Value of all coefficients before the first step.
+      learning_rate: Adam's step size.
+
+    Returns:
+      Coefficients and the course of the objective.
+
+    Source: Yang et al., AdaMerging: Adaptive Model Merging for Multi-Task Learning,
+      arXiv:2310.02575, which learns from the test inputs themselves.
+    """
+    count = jax.tree.leaves(vectors)[0].shape[0]
+    first = trees.block_coefficients(base, count, start) if by_block else jnp.full(count, start)
+    optimizer = optax.adam(learning_rate)
+
+    def step(carry: Any, batch: Any) -> tuple[Any, Array]:
+        own, state = carry
+        value, gradients = jax.value_and_grad(
+            lambda own: objective(trees.combine(base, vectors, own), batch)
+        )(own)
+        updates, state = optimizer.update(gradients, state, own)
+        return (optax.apply_updates(own, updates), state), value
+
+    (coefficients, _), losses = jax.lax.scan(step, (first, optimizer.init(first)), batches)
+    return Learned(coefficients, losses)

@@ -1,0 +1,63 @@
+"""Merging by averages and sums: plain, weighted (isotropic), and task arithmetic."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from rml.ops import trees
+
+
+def average(base: PyTree, experts: PyTree) -> PyTree:
+    """Computes the mean of the experts' parameters, (1/n) Σ_i θ_i.
+
+    Args:
+      base: Parameters of the common base, which give types alone.
+      experts: Parameters of n experts, stacked on a leading axis.
+
+    Returns:
+      Parameters of one model.
+
+    Source: Wortsman et al., Model soups, arXiv:2203.05482 (the uniform soup).
+    """
+    count = jax.tree.leaves(experts)[0].shape[0]
+    return weighted_average(base, experts, weights=jnp.full(count, 1 / count))
+
+
+def weighted_average(base: PyTree, experts: PyTree, *, weights: Float[Array, " n"]) -> PyTree:
+    """Computes Σ_i λ_i θ_i / Σ_i λ_i: Fisher merging whose Fishers are all one.
+
+    Args:
+      base: Parameters of the common base, which give types alone.
+      experts: Parameters of n experts, stacked on a leading axis.
+      weights: Weights λ of at least 0, of which one is above 0.
+
+    Returns:
+      Parameters of one model.
+
+    Source: Matena and Raffel, arXiv:2111.09832, Section 2 ("isotropic merging").
+    """
+    share = weights / jnp.sum(weights)
+
+    def of_leaf(start: Array, own: Array) -> Array:
+        return jnp.tensordot(share, trees.wide(own), axes=1).astype(start.dtype)
+
+    return jax.tree.map(of_leaf, base, experts)
+
+
+def task_arithmetic(base: PyTree, experts: PyTree, *, scale: ArrayLike = 0.3) -> PyTree:
+    """Computes θ_0 + s Σ_i (θ_i - θ_0); with s = 1/n it is the average.
+
+    Args:
+      base: Parameters θ_0 of the common base.
+      experts: Parameters of n experts, stacked on a leading axis.
+      scale: Factor s of the sum of task vectors.
+
+    Returns:
+      Parameters of one model.
+
+    Source: Ilharco et al., Editing Models with Task Arithmetic, arXiv:2212.04089.
+    """
+    count = jax.tree.leaves(experts)[0].shape[0]
+    vectors = trees.task_vectors(base, experts)
+    return trees.combine(base, vectors, jnp.broadcast_to(jnp.asarray(scale), (count,)))

@@ -1,0 +1,298 @@
+"""Trees of parameters as vectors: task vectors, coefficients by block, masks, norms, low rank.
+
+A block is one tensor of one layer. Where layers are scanned, a leaf below `blocks` holds the
+tensors of all of them on its leading axis, and has a coefficient, a norm or a matrix for each one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from rml.errors import UserError
+from rml.ops.similarity import wide as widened
+
+STACKED = "blocks"
+"""Key below which leaves hold all layers; see `rml.models.transformer.run_blocks`."""
+
+
+def wide(leaf: Any) -> Array:
+    """An array in float32 where it has half precision, otherwise as it is."""
+    return widened(leaf)[0]
+
+
+class LowRank(NamedTuple):
+    """A matrix, or one for each layer, as a product of two.
+
+    Attributes:
+      left: [..., m, r].
+      right: [..., r, n].
+    """
+
+    left: Array
+    right: Array
+
+
+def leaf_name(path: Sequence[Any]) -> str:
+    """The dotted name of a leaf, from the path that JAX gives it."""
+    return ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+
+
+def is_stacked(path: Sequence[Any]) -> bool:
+    """Whether a leaf of this path has a leading axis of layers."""
+    return any(getattr(key, "key", None) == STACKED for key in path)
+
+
+def check_trees(base: PyTree, others: Mapping[str, PyTree], *, lead: int | None = None) -> None:
+    """Checks that trees have the leaves of a base, by names and shapes alone.
+
+    Args:
+      base: A tree of parameters.
+      others: Trees by the names that messages give them.
+      lead: Size of a leading axis that leaves of the others have beside the base's.
+
+    Raises:
+      UserError: A leaf is missing, is too many, or has another shape; the first one is named.
+    """
+    expected = {leaf_name(p): np.shape(x) for p, x in jax.tree_util.tree_leaves_with_path(base)}
+    added = () if lead is None else (lead,)
+    for name, tree in others.items():
+        found = {leaf_name(p): np.shape(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+        for leaf in [*expected, *found]:
+            if leaf not in found or leaf not in expected:
+                holder, other = (name, "the base") if leaf in found else ("the base", name)
+                raise UserError(f"{holder} has a leaf {leaf!r}, {other} has none; expected equal")
+            if found[leaf] != (*added, *expected[leaf]):
+                raise UserError(
+                    f"leaf {leaf!r} of {name} is {list(found[leaf])}, "
+                    f"expected {[*added, *expected[leaf]]} as the base has {list(expected[leaf])}"
+                )
+
+
+def check_values(base: PyTree, others: Mapping[str, PyTree], *, farthest: float = 1.0) -> None:
+    """Checks on the host that checkpoints are finite and come from one base.
+
+    Two independent trainings lie about √2 times their own norm apart, fine-tunings of one base a
+    small share of it. The limit is ours.
+
+    Args:
+      base: The parameters that all were fine-tuned from.
+      others: Fine-tuned parameters by the names that messages give them.
+      farthest: Largest distance from the base, as a share of the base's norm.
+
+    Raises:
+      UserError: A leaf holds NaN or infinite values, or a tree lies too far from the base.
+    """
+    for name, tree in {"the base": base, **others}.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if not np.isfinite(np.asarray(leaf, np.float32)).all():
+                raise UserError(
+                    f"leaf {leaf_name(path)!r} of {name} holds NaN or infinite values, "
+                    "expected a finite checkpoint"
+                )
+    size = float(norm(base))
+    for name, tree in others.items():
+        share = float(norm(jax.tree.map(jnp.subtract, tree, base))) / max(size, 1e-30)
+        if share > farthest:
+            raise UserError(
+                f"{name} lies {share:.2f} times the base's norm from the base, expected at most "
+                f"{farthest:g}: was it fine-tuned from another base?"
+            )
+
+
+def stack_trees(trees: Sequence[PyTree]) -> PyTree:
+    """Stacks trees of equal leaves on a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def take_tree(stacked: PyTree, at: Any) -> PyTree:
+    """The tree at a place, or the trees at several, of the leading axis."""
+    return jax.tree.map(lambda leaf: leaf[at], stacked)
+
+
+def task_vectors(base: PyTree, experts: PyTree) -> PyTree:
+    """Computes what fine-tuning changed, τ_i = θ_i - θ_0, in float32 at least.
+
+    Args:
+      base: Parameters θ_0.
+      experts: Fine-tuned parameters, stacked on a leading axis.
+
+    Returns:
+      Vectors, stacked likewise.
+
+    Source: Ilharco et al., Editing Models with Task Arithmetic, arXiv:2212.04089.
+    """
+    return jax.tree.map(lambda own, start: wide(own) - wide(start), experts, base)
+
+
+def block_axes(params: PyTree) -> PyTree:
+    """The shape of a leaf's blocks: `(layers,)` where it holds all layers, else `()`.
+
+    The tree has the structure of the parameters, with a tuple in the place of each leaf.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: tuple(leaf.shape[:1]) if is_stacked(path) else (), params
+    )
+
+
+def block_coefficients(params: PyTree, count: int, value: ArrayLike = 0.0) -> PyTree:
+    """Makes one coefficient for each of `count` vectors and each block.
+
+    Args:
+      params: Parameters of one model.
+      count: Number of vectors.
+      value: What all coefficients are.
+
+    Returns:
+      Leaves [count, layers] where layers are stacked, else [count].
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.full(
+            (count, *(leaf.shape[:1] if is_stacked(path) else ())), value, wide(leaf).dtype
+        ),
+        params,
+    )
+
+
+def combine(base: PyTree, vectors: PyTree, coefficients: PyTree) -> PyTree:
+    """Computes θ_0 + Σ_i Λ_i τ_i, each Λ_i constant on a block.
+
+    It is linear in the coefficients. Their gradient is an inner product of a leaf's gradient with
+    its vectors; no copy of the model is made for a vector.
+
+    Args:
+      base: Parameters θ_0.
+      vectors: Task vectors, stacked on a leading axis of n.
+      coefficients: [n], the same in all blocks, or a tree as `block_coefficients` makes it.
+
+    Returns:
+      Parameters of the base's types.
+
+    Source: Zhang et al., Knowledge Composition using Task Vectors with Learned Anisotropic
+      Scaling, arXiv:2407.02880.
+    """
+
+    def of_leaf(start: Array, own: Array, each: Array) -> Array:
+        shape = each.shape + (1,) * (own.ndim - each.ndim)
+        moved = wide(start) + jnp.sum(each.reshape(shape) * own, axis=0)
+        return moved.astype(start.dtype)
+
+    if isinstance(coefficients, jax.Array | np.ndarray):
+        each = jnp.asarray(coefficients)
+        coefficients = jax.tree.map(lambda _: each, base)
+    return jax.tree.map(of_leaf, base, vectors, coefficients)
+
+
+def masked(vectors: PyTree, mask: PyTree) -> PyTree:
+    """Multiplies vectors, stacked or not, by a mask with the shapes of one model's parameters."""
+    return jax.tree.map(jnp.multiply, vectors, mask)
+
+
+def over_blocks(function: Callable[[Array], Array], tree: PyTree) -> PyTree:
+    """Applies a function to each block of each leaf.
+
+    Args:
+      function: From a block's array to an array.
+      tree: Parameters of one model.
+
+    Returns:
+      The tree of results, with a leading axis of layers where leaves are stacked.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (jax.vmap(function) if is_stacked(path) else function)(leaf), tree
+    )
+
+
+def norms(tree: PyTree) -> PyTree:
+    """The Euclidean norm of every block, in float32 at least."""
+    return over_blocks(lambda block: jnp.sqrt(jnp.sum(jnp.square(wide(block)))), tree)
+
+
+def norm(tree: PyTree) -> Float[Array, ""]:
+    """The Euclidean norm of a whole tree, in float32 at least."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(wide(leaf))) for leaf in jax.tree.leaves(tree)))
+
+
+def inner(first: PyTree, second: PyTree) -> Float[Array, ""]:
+    """The inner product of two trees, in float32 at least."""
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return jnp.sum(jnp.stack([jnp.sum(wide(a) * wide(b)) for a, b in pairs]))
+
+
+def count_bytes(tree: PyTree) -> int:
+    """The bytes of all arrays of a tree, such as of a model or of its low-rank parts."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """The matrix that a block of two axes or more is read as.
+
+    Axes are joined to the left and right of one split: of all splits the first whose smaller
+    side is largest. Kernels of convolutions become [h w in, out], those of queries, keys and values
+    [in, 3 heads kv], and those of an attention's output [heads kv, out].
+    """
+    splits = [(int(np.prod(shape[:at])), int(np.prod(shape[at:]))) for at in range(1, len(shape))]
+    return max(splits, key=min)
+
+
+def low_rank(tree: PyTree, *, rank: int | None = None, fraction: float | None = None) -> PyTree:
+    """Keeps the largest singular values of every block; blocks that are vectors stay whole.
+
+    It is the best approximation of each matrix at its rank, and stacked layers are decomposed
+    together.
+
+    Args:
+      tree: A task vector, or parameters.
+      rank: Number of singular values kept of every matrix, or
+      fraction: Share of a matrix's smaller side that is kept, rounded down, at least 1.
+
+    Returns:
+      The tree with a `LowRank` in the place of each matrix.
+
+    Raises:
+      UserError: Both are given or neither, or a rank is above that of a matrix.
+    """
+    if (rank is None) == (fraction is None):
+        raise UserError(f"rank is {rank} and fraction is {fraction}, expected one of the two")
+
+    def of_leaf(path: Sequence[Any], leaf: Array) -> Any:
+        lead = leaf.shape[:1] if is_stacked(path) else ()
+        shape = leaf.shape[len(lead) :]
+        if len(shape) < 2:
+            return leaf
+        rows, columns = matrix_shape(shape)
+        kept = max(1, int((fraction or 0.0) * min(rows, columns))) if rank is None else rank
+        if not 1 <= kept <= min(rows, columns):
+            raise UserError(
+                f"rank is {kept}, expected 1 to {min(rows, columns)}: leaf {leaf_name(path)!r} is "
+                f"a matrix [{rows}, {columns}]"
+            )
+        left, values, right = jnp.linalg.svd(
+            wide(leaf).reshape(*lead, rows, columns), full_matrices=False
+        )
+        return LowRank(left[..., :kept] * values[..., None, :kept], right[..., :kept, :])
+
+    return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+def whole(reduced: PyTree, like: PyTree) -> PyTree:
+    """Multiplies low-rank parts out again.
+
+    Args:
+      reduced: As `low_rank` returns it.
+      like: A tree whose leaves have the shapes and types wanted.
+
+    Returns:
+      The tree of arrays.
+    """
+
+    def of_leaf(part: Any, leaf: Array) -> Array:
+        if isinstance(part, LowRank):
+            part = part.left @ part.right
+        return part.reshape(leaf.shape).astype(leaf.dtype)
+
+    return jax.tree.map(of_leaf, reduced, like, is_leaf=lambda part: isinstance(part, LowRank))

@@ -1,0 +1,176 @@
+"""Fisher merging's recipe on a tiny bed of patterns; `make claims` measures one that learns."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rml
+from experiments.merging import bed as bed_recipe
+from experiments.merging import (
+    finetuning,
+    fisher_ensembling,
+    fisher_merging,
+    fisher_robust,
+    fisher_transfer,
+    judging,
+    tasks,
+)
+from experiments.merging.bed import Bed
+from experiments.merging.fisher_robust import Line, robustness
+from experiments.merging.judging import Part, Reading
+from rml import data
+from rml.errors import UserError
+from rml.training import RunDirectory
+from tests.claims.bed_of_patterns import config_of, patterns, put_in
+
+RECIPE = {
+    "fisher.examples": 16, "fisher.classes": 2, "search.tries": 2, "methods.adamerging.steps": 2,
+    "methods.adamerging.batch_size": 2, "methods.adamerging.learning_rates": (0.01,),
+    "ensembling.task": "a", "ensembling.models": 2, "ensembling.steps": 4, "robust.task": "a",
+    "robust.other": "b", "robust.points": 2, "transfer.targets": ("a", "b"), "transfer.shots": 4,
+    "transfer.steps": 4, "transfer.batch_size": 4, "transfer.points": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def little_data(monkeypatch):
+    monkeypatch.setattr(fisher_robust, "font_digits", lambda config: patterns(0, 4, 4))
+    return put_in(monkeypatch)
+
+
+def made_bed(config, made):
+    """A bed that nothing was trained for."""
+    rng = np.random.default_rng(0)
+    shapes = nn.unbox(jax.eval_shape(finetuning.vit(config).init, jax.random.key(0),
+                                     jnp.zeros((1, 8, 8, 1))))["params"]  # fmt: skip
+
+    def drawn(*lead):
+        return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, (*lead, *s.shape)),
+                                                  jnp.float32), shapes)  # fmt: skip
+
+    heads = rng.normal(size=(2, 4, 8))
+    heads /= np.linalg.norm(heads, axis=-1, keepdims=True)
+    return Bed(config, drawn(), drawn(2), jnp.asarray(heads, jnp.float32), made)
+
+
+def untrained(config, run, sources, validation, *, starts, base, heads):
+    """Models that differ by chance in the place of fine-tuned ones."""
+    rng = np.random.default_rng(1)
+    assert len(sources) == len(validation) == len(heads) == jax.tree.leaves(starts)[0].shape[0]
+    return jax.tree.map(lambda x: np.asarray(x) + rng.normal(0, 0.1, x.shape).astype(x.dtype),
+                        starts)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(little_data, monkeypatch, tmp_path):
+    config = config_of("configs/merging/fisher_merging.py", **RECIPE)
+    bed = made_bed(config, little_data)
+    monkeypatch.setattr(fisher_merging, "open_bed", lambda *_: bed)
+    for module in (fisher_ensembling, fisher_transfer):
+        monkeypatch.setattr(module, "finetuned", untrained)
+    directory = RunDirectory(tmp_path / "run", config.to_dict())
+    found = fisher_merging.run(config, directory)
+    directory.close()
+    assert np.isfinite(list(found.values())).all()
+    assert {claim.metric for claim in fisher_merging.CLAIMS} <= set(found)
+    assert found["eight_experts"] == pytest.approx(1.0, abs=1e-6)
+    assert 0 < found["cost_ratio"] < found["cost_ratio_exact"]
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(fisher_merging.CAPTIONS)
+
+
+@pytest.mark.slow
+def test_a_bed_is_trained_and_read_by_another_recipe(little_data, monkeypatch, tmp_path):
+    own = config_of("configs/merging/bed.py")
+    start = made_bed(own, little_data).base
+    monkeypatch.setattr(bed_recipe, "pretrained_base", lambda *_: start)
+    directory = RunDirectory(tmp_path / "bed", own.to_dict())
+    metrics = bed_recipe.run(own, directory)
+    directory.close()
+    assert set(bed_recipe.CAPTIONS) == {p.name for p in (tmp_path / "bed/figures").glob("*.png")}
+    config = config_of("configs/merging/fisher_merging.py", **RECIPE)
+    config.bed.run = str(tmp_path / "bed")
+    bed = bed_recipe.open_bed(config, directory)
+    table = bed_recipe.accuracies(bed, bed.images("test"))
+    np.testing.assert_allclose(np.diagonal(table[1:]).mean(), metrics["own"], rtol=1e-6)
+    np.testing.assert_allclose(table[0].mean(), metrics["base"], rtol=1e-6)
+    for path in (("patches", "kernel"), ("blocks", "qkv", "kernel")):
+        one, all_ = (functools.reduce(dict.__getitem__, path, t) for t in (start, bed.experts))
+        np.testing.assert_allclose(functools.reduce(dict.__getitem__, path, bed.base), one)
+        assert all((np.asarray(all_)[i] != np.asarray(one)).any() for i in range(2))
+    images = little_data["b"].test.arrays()["image"]
+    found = rml.load(tmp_path / "bed", expert="b")(images)
+    wanted = finetuning.features(bed.module, bed_recipe.take(bed.experts, 1), jnp.asarray(images))
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    with pytest.raises(UserError, match="expert is 'c', expected one of: a, b"):
+        rml.load(tmp_path / "bed", expert="c")
+    config.bed.run = str(tmp_path)
+    with pytest.raises(UserError, match="expected the directory of a run"):
+        bed_recipe.open_bed(config, directory)
+
+
+def test_right_answers_count_by_task_and_by_expert():
+    images = tasks.Images(jnp.zeros((5, 1)), jnp.zeros(5), jnp.asarray([0, 0, 1, 1, 1]))
+    # Experts are right on one of two, and on two of three.
+    weights = np.array([1, 1, 0.5, 0.5, 0.5]) / 2
+    part = Part(images, jnp.asarray(weights), np.array([0.5, 2 / 3]))
+    reading = judging.of_hits(part, np.array([True, True, False, True, False]))
+    np.testing.assert_allclose(reading.normalised.mean(), (1 / 0.5 + (1 / 3) / (2 / 3)) / 2)
+    np.testing.assert_allclose(reading.accuracy, [1, 1 / 3])
+
+
+def test_targets_count_equally_and_differences_are_paired():
+    def reading(values):
+        return Reading(np.asarray(values, float), np.zeros(1))
+
+    found = {
+        "x": [reading([1, 0]), reading([1, 1, 1, 0])],
+        "y": [reading([0, 0]), reading([0] * 4)],
+    }
+    metrics = fisher_merging.differences("few", found, {"x_over_y": ("x", "y")})
+    assert metrics["few_x"] == metrics["x_over_y"] == pytest.approx((0.5 + 0.75) / 2)
+    values = np.array([1.5, 0, 0.75, 0.75, 0.75, 0])
+    half = 2.5705818 * values.std(ddof=1) / np.sqrt(6)  # Student's t of 5 degrees
+    assert metrics["x_over_y_high"] == pytest.approx(values.mean() + half)
+
+
+def test_robustness_is_read_where_validation_is_reached():
+    outside = np.array([[0.4, 0.6], [0.7, 0.7], [0.5, 0.5]])
+    line = Line(np.array([0, 0.5, 1]), np.array([0.6, 0.9, 0.95]), np.zeros(3), outside)
+    assert robustness(line, 0.9) == pytest.approx((0.7, (0.25 + 0.35 + 0.35 + 0.25) / 2))
+    assert robustness(line, 0.93)[0] == pytest.approx(0.5)
+    assert robustness(line, 0.99)[0] == pytest.approx(0.5)
+
+
+def test_heads_are_centred_directions_of_class_means(little_data):
+    config = config_of("configs/merging/bed.py")
+    bed = made_bed(config, little_data)
+    module, base = bed.module, bed.base
+    source = patterns(3, 3, 4)
+    head = np.asarray(finetuning.head_of(config, base, source), float)
+    arrays = source.arrays()
+    found = np.asarray(finetuning.features(module, base, jnp.asarray(arrays["image"])), float)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    means = np.stack([found[arrays["label"] == c].mean(0) for c in range(3)])
+    means -= means.mean(0)
+    wanted = means / np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(head[:3], wanted, atol=1e-3)
+    assert not head[3].any()
+    scores = finetuning.logits(jnp.asarray(found, jnp.float32), jnp.asarray(head, jnp.float32), 7.0)
+    np.testing.assert_allclose(scores[:, :3], 7 * found @ head[:3].T, atol=1e-4)
+    assert (np.asarray(scores[:, 3]) == finetuning.ABSENT).all()
+
+
+def test_characters_are_shared_out_by_turns():
+    names = "aAbBcCαβγ"
+    source = data.ArraySource(
+        np.zeros((9, 2, 2, 1), np.uint8), np.arange(9), class_names=tuple(names)
+    )
+    latin = tasks._every_second(source, ("Basic Latin",), first=1)
+    assert [names[i] for i in latin] == ["A", "B", "C"]
+    both = tasks._every_second(source, ("Basic Latin", "Greek and Coptic"), first=0)
+    assert [names[i] for i in both] == ["a", "b", "c", "α", "γ"]

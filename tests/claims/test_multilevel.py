@@ -1,0 +1,184 @@
+"""The recipe on multilevel training; `make claims` measures models that learn."""
+
+import functools
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.merging import multilevel_pydocs
+from experiments.common import small_lm
+from experiments.common.many import replaced
+from experiments.merging import multilevel, multilevel_problems, multilevel_training
+from experiments.merging.multilevel_arms import ARMS, phases
+from experiments.merging.multilevel_problems import Problem, of_shape
+from experiments.merging.multilevel_training import Part
+from rml.errors import UserError
+from rml.training import Loss, RunDirectory, build_optimizer, gradient_task
+from rml.training.multilevel import Phase
+from tests.system.two_steps import override, read
+
+SMALL = {
+    "text.length": 8, "text.vocabulary": 32, "text.windows": 4, "model.width": 8,
+    "model.depth": 4, "model.mlp": 8, "train.batch_size": 2, "train.steps": 40,
+}  # fmt: skip
+FILE = "configs/merging/multilevel_pydocs.py"
+SECONDS = {(1, 1): 3.0, (2, 2): 1.0, (4, 4): 1.0, (1, 2): 2.0, (2, 1): 2.0}
+FLOPS = {(1, 1): 10.0, (2, 2): 2.0, (4, 4): 1.0, (1, 2): 6.0, (2, 1): 5.0}
+
+
+def small():
+    return override(read(FILE), SMALL)
+
+
+def text():
+    rng = np.random.default_rng(0)
+    streams = {part: rng.integers(0, 32, 200).astype(np.int32) for part in small_lm.PARTS}
+    return small_lm.Text(None, streams)
+
+
+def test_flops_of_a_step_are_three_forward_passes():
+    config, d, k, layers, mlp, vocabulary = small(), 8, 2, 4, 8, 32
+    tokens = config.text.length - 1
+    block = tokens * (2 * 4 * d * d + 2 * 3 * d * mlp) + 2 * 2 * tokens**2 * 4 * k
+    forward = layers * block + tokens * 2 * d * vocabulary
+    task = small_lm.task(config, text())
+    assert multilevel_problems.step_flops(task) == 3 * config.train.batch_size * forward
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_all_arms_have_the_flops_of_training_from_scratch(name):
+    config, arm = small(), ARMS[name]
+    own = phases(config, arm, FLOPS, 1e-3)
+    spent = sum(FLOPS[arm.shapes[phase.level]] * phase.steps for phase in own)
+    if name == "noise":
+        assert [phase.change for phase in own] == ["coalesce"]
+        return
+    assert 390 < spent <= 400
+    before = {"trained": 2, "fresh": 0}[arm.begins] if len(arm.shapes) > 1 else 40
+    assert sum(p.steps for p in own if p.change == "start" and p.level == 0) == before
+    assert all(p.steps == 20 for p in own if p.level and p.steps > 2)
+    for phase in own:
+        assert phase.rate == pytest.approx(1e-3 * 2**phase.level)
+
+
+def test_a_small_level_that_leaves_no_step_is_named():
+    config = replaced(small(), {"cycle.small": 5.0})
+    with pytest.raises(UserError, match=r"cycle\.small is 5.0, expected less"):
+        phases(config, ARMS["both"], FLOPS, 1e-3)
+    with pytest.raises(UserError, match=r"model\.depth is 6, expected a multiple of 4"):
+        multilevel.check(replaced(small(), {"model.depth": 6}))
+    with pytest.raises(UserError, match=r"cycle\.rates is empty"):
+        multilevel.check(replaced(small(), {"cycle.rates": ()}))
+
+
+def test_a_loss_is_reached_between_two_evaluations():
+    flops, losses = np.array([10.0, 20.0, 30.0]), np.array([3.0, 2.0, 1.0])
+    part = Part(Phase(0, "start", 3, 1.0), np.arange(1.0, 4.0), flops, losses, 0.0)
+    assert multilevel.reached(part, 1.25) == pytest.approx(27.5)
+    assert multilevel.reached(part, 5.0) == 10.0
+    assert multilevel.reached(part, 0.5) == float("inf")
+
+
+def test_a_run_of_all_arms_without_training(measure, monkeypatch, tmp_path):
+    """Every phase leaves what it starts from; losses are the FLOPs that are left."""
+    began = []
+
+    @functools.cache
+    def of_sizes(width, depth):
+        module = small_lm.language_model(small()).clone(
+            width=width, depth=depth, heads=width // 2, kv_heads=width // 2, mlp=width
+        )
+        shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2), int))
+        return jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), nn.unbox(shapes))[
+            "params"
+        ]
+
+    def params(config):
+        assert config.model.heads == config.model.width // 2
+        return of_sizes(config.model.width, config.model.depth)
+
+    def task(config):
+        made = params(config)
+        return gradient_task(
+            init_variables=lambda key: {"params": jax.tree.map(jnp.asarray, made)},
+            loss=lambda *_: Loss(jnp.zeros(())), optimizer=build_optimizer(
+                dict(config.optimizer), steps=config.train.steps
+            ), batches=lambda *_: None, evaluate=lambda state: {}, batch_spec={},
+        )  # fmt: skip
+
+    def fit(run, problem, configs, starts, name, flops):
+        before, each = flops
+        began.append((name, before, each, starts[0] is None))
+        steps = np.array([1.0, configs[0].train.steps])
+        losses = [20 - (before + each * steps) / 1000 - 0.01 * i for i in range(len(configs))]
+        own = [params(c) if s is None else s for c, s in zip(configs, starts, strict=True)]
+        for made, config in zip(own, configs, strict=True):
+            assert jax.tree.map(np.shape, made) == jax.tree.map(np.shape, params(config))
+        return own, steps, losses
+
+    def losses(config, params, part):
+        kernel = np.asarray(params["blocks"]["mlp_in"]["kernel"])
+        return kernel.mean() + np.array([0.5, 1.0, 1.5]) + (part == "validation")
+
+    monkeypatch.setattr(multilevel, "problem", lambda config: Problem(task, losses, "nats"))
+    monkeypatch.setattr(multilevel, "costs", lambda config, given: FLOPS)
+    monkeypatch.setattr(multilevel, "seconds", lambda config, given: SECONDS)
+    monkeypatch.setattr(multilevel_training, "_fit", fit)
+    metrics, holds = measure(FILE, SMALL)
+    assert len(holds) == len(multilevel.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    # The first steps of the full model are those of all arms that have them.
+    assert ("both_0", 0.0, 10.0, True) in began
+    assert not {"three_0", "depth_0", "width_0"} & {name for name, *_ in began}
+    assert ("stacking_0", 0.0, 6.0, True) in began
+    assert ("both_1", 20.0, 2.0, False) in began
+    assert ("both_2", 60.0, 10.0, False) in began
+    assert ("growth_0", 0.0, 2.0, True) in began
+    # Kernels of ones: coalesced, inputs are summed, and copies share them again.
+    assert metrics["loss_both"] == pytest.approx(metrics["loss_scratch"])
+    assert metrics["loss_growth"] == pytest.approx(0.5 + 1.0)
+    assert metrics["gain_growth"] == pytest.approx(0.5)
+    assert metrics["flops_share_both"] == pytest.approx(1.0, abs=0.03)
+    assert metrics["tries_scratch"] == metrics["tries_both"] == 3
+    assert metrics["flops_ratio_scratch"] == 1.0
+    assert metrics["seconds_ratio_both"] == pytest.approx((2 * 3 + 20 * 1 + 34 * 3) / (40 * 3))
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(multilevel.CAPTIONS)
+
+
+@pytest.mark.slow
+def test_a_phase_starts_where_it_is_told_and_records_cumulative_flops(tmp_path):
+    config = multilevel_pydocs.get_config()
+    config = replaced(of_shape(override(config, SMALL), (4, 4)), {
+        "optimizer.learning_rate": 0.0, "optimizer.warmup_steps": 0, "train.steps": 3,
+        "train.eval_every": 2, "train.log_every": 1, "train.checkpoint_every": 3,
+    })  # fmt: skip
+    made = text()
+
+    def losses(own, params, part):
+        return np.array([float(np.asarray(params["norm"]["scale"])[0])])
+
+    module = small_lm.language_model(config)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2), int)))
+    starts = [
+        jax.tree.map(lambda leaf, s=s: np.full(leaf.shape, s, np.float32), shapes["params"])
+        for s in (0.25, 0.5)
+    ]
+    run = RunDirectory(tmp_path / "run", config.to_dict(), config_name=FILE)
+    problem = Problem(lambda own: small_lm.task(own, made), losses, "nats")
+    params, steps, found = multilevel_training._fit(
+        run, problem, [config, config], starts, "some_1", (100.0, 7.0)
+    )
+    run.close()
+    for own, start in zip(params, starts, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, own, start)
+    np.testing.assert_array_equal(steps, [2, 3])
+    np.testing.assert_allclose(found, [[0.25, 0.25], [0.5, 0.5]])
+    lines = (tmp_path / "run" / "methods" / "some_1" / "metrics.jsonl").read_text().splitlines()
+    shown = [json.loads(line) for line in lines]
+    assert [line["eval/flops"] for line in shown if "eval/flops" in line] == [114.0, 121.0]
+    assert [line["train/flops"] for line in shown if "train/flops" in line] == [107.0, 114.0, 121.0]

@@ -1,0 +1,188 @@
+"""Fisher information and merging by it, against closed forms and NumPy in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.errors import UserError
+from rml.merging import (
+    diagonal_fisher,
+    dirichlet_weights,
+    fisher_merge,
+    floored_share,
+    grid_weights,
+    search_weights,
+)
+
+RNG = np.random.default_rng(2)
+X = RNG.normal(size=(7, 3))
+KERNEL, BIAS = RNG.normal(size=(3, 4)), RNG.normal(size=4)
+PARAMS = {"kernel": jnp.asarray(KERNEL, jnp.float32), "bias": jnp.asarray(BIAS, jnp.float32)}
+BATCH = jnp.asarray(X, jnp.float32)
+
+
+def log_probs(params, x):
+    return jax.nn.log_softmax(x @ params["kernel"] + params["bias"])
+
+
+def probabilities():
+    logits = X @ KERNEL + BIAS
+    exp = np.exp(logits - logits.max(1, keepdims=True))
+    return exp / exp.sum(1, keepdims=True)
+
+
+def fisher(**options):
+    return jax.jit(lambda p, x: diagonal_fisher(log_probs, p, x, **options))(PARAMS, BATCH)
+
+
+def test_the_fisher_of_softmax_regression_is_its_closed_form():
+    p = probabilities()
+    kernel = np.einsum("na,nc->ac", X**2, p * (1 - p)) / len(X)
+    # Blocks that do not divide the number of examples change nothing.
+    for block in (1, 4):
+        found = fisher(block=block)
+        np.testing.assert_allclose(found["kernel"], kernel, rtol=1e-5)
+        np.testing.assert_allclose(found["bias"], (p * (1 - p)).mean(0), rtol=1e-5)
+
+
+def test_classes_of_the_largest_probabilities_are_summed():
+    p = probabilities()
+    wanted = np.zeros_like(KERNEL)
+    for x, own in zip(X, p, strict=True):
+        for y in np.argsort(-own)[:2]:
+            wanted += own[y] * np.outer(x, np.eye(4)[y] - own) ** 2 / len(X)
+    np.testing.assert_allclose(fisher(classes=2)["kernel"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(fisher(classes=9)["kernel"], fisher()["kernel"], rtol=1e-6)
+
+
+def test_sampled_classes_are_right_in_the_mean():
+    many = jnp.tile(BATCH, (3000, 1))
+    found = jax.jit(
+        lambda p, x, key: diagonal_fisher(log_probs, p, x, classes="sampled", key=key, block=500)
+    )(PARAMS, many, jax.random.key(0))
+    exact = fisher()
+    assert np.abs(np.asarray(found["kernel"]) / exact["kernel"] - 1).max() < 0.25
+    np.testing.assert_allclose(np.sum(found["bias"]), np.sum(exact["bias"]), rtol=0.05)
+
+
+def test_squares_are_taken_before_sums_over_what_an_example_shares():
+    """Two rows of one example share a kernel: the square is of their sum."""
+
+    def pooled(params, x):
+        return jax.nn.log_softmax(jnp.sum(x @ params["kernel"], axis=0) + params["bias"])
+
+    rows = jnp.asarray(RNG.normal(size=(3, 2, 3)), jnp.float32)
+    found = jax.jit(lambda p, x: diagonal_fisher(pooled, p, x))(PARAMS, rows)
+    summed = np.asarray(rows, np.float64).sum(1)
+    logits = summed @ KERNEL + BIAS
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    wanted = np.einsum("na,nc->ac", summed**2, p * (1 - p)) / 3
+    np.testing.assert_allclose(found["kernel"], wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "options", "message"),
+    [
+        (BATCH[:0], {}, "batch holds no example"),
+        (BATCH, {"classes": "sampled"}, "key is not given"),
+        (BATCH, {"classes": 0}, "classes is 0, expected at least 1"),
+    ],
+)
+def test_what_gives_no_fisher_is_named(batch, options, message):
+    with pytest.raises(UserError, match=message):
+        diagonal_fisher(log_probs, PARAMS, batch, **options)
+
+
+BASE = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(4)}
+EXPERTS = {"a": RNG.normal(size=(3, 2, 3)), "b": RNG.normal(size=(3, 4))}
+FISHERS = {k: np.exp(3 * RNG.normal(size=v.shape) - 6) for k, v in EXPERTS.items()}
+WEIGHTS = np.array([0.2, 0.5, 0.3])
+
+
+def as_jax(tree):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
+
+
+MERGE = jax.jit(fisher_merge, static_argnames=("favour_first", "normalise"))
+
+
+def merged(fishers, weights, **options):
+    found = MERGE(BASE, as_jax(EXPERTS), fishers=as_jax(fishers),
+                  weights=jnp.asarray(weights, jnp.float32), **options)  # fmt: skip
+    return {k: np.asarray(v, np.float64) for k, v in found.items()}
+
+
+@pytest.mark.parametrize("favour_first", [True, False])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_merge_is_its_formula(favour_first, normalise):
+    floor = 0.01
+    sizes = np.sqrt(sum((v.reshape(3, -1) ** 2).sum(1) for v in FISHERS.values()))
+    own = WEIGHTS / sizes if normalise else WEIGHTS
+    found = merged(FISHERS, WEIGHTS, floor=floor, favour_first=favour_first, normalise=normalise)
+    for name, experts in EXPERTS.items():
+        raised = FISHERS[name].copy()
+        raised[: 1 if favour_first else 3] = np.maximum(raised[: 1 if favour_first else 3], floor)
+        assert (raised != FISHERS[name]).any()
+        share = own.reshape(3, *[1] * (experts.ndim - 1)) * raised
+        np.testing.assert_allclose(
+            found[name], (share * experts).sum(0) / share.sum(0), rtol=2e-4, atol=1e-5
+        )
+
+
+def test_limits_of_a_merge():
+    ones = {k: np.full_like(v, 0.3) for k, v in EXPERTS.items()}
+    none = {k: np.concatenate([np.zeros_like(v[:1])] * 3) for k, v in EXPERTS.items()}
+    bigger = {
+        k: v * np.reshape([1, 1e-20, 1], (3, *[1] * (v.ndim - 1))) for k, v in FISHERS.items()
+    }
+    mean = {k: v.mean(0) for k, v in EXPERTS.items()}
+    first = {k: v[0] for k, v in EXPERTS.items()}
+    for found, wanted in (
+        (merged(ones, [1 / 3] * 3), mean),
+        (merged(none, WEIGHTS), first),
+        (merged(none, [1 / 3] * 3, floor=0.0), mean),
+        (merged(none, [0.0, 1.0, 0.0]), {k: v[1] for k, v in EXPERTS.items()}),
+        (merged(FISHERS, [0.0, 0.0, 1.0]), {k: v[2] for k, v in EXPERTS.items()}),
+        # A Fisher's size does not count, however tiny.
+        (merged(bigger, WEIGHTS, floor=0.0), merged(FISHERS, WEIGHTS, floor=0.0)),
+    ):
+        for name in EXPERTS:
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5)
+
+
+def test_two_ridge_posteriors_with_diagonal_grams_multiply():
+    grams = RNG.uniform(0.5, 3, size=(2, 5))
+    means = RNG.normal(size=(2, 5))
+    exact = (grams * means).sum(0) / grams.sum(0)
+    found = fisher_merge(
+        jnp.zeros(5), jnp.asarray(means, jnp.float32),
+        fishers=jnp.asarray(grams, jnp.float32), normalise=False,
+    )  # fmt: skip
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
+
+
+def test_the_share_below_the_floor():
+    tree = {"a": jnp.asarray([1e-7, 1e-5]), "b": jnp.asarray([[0.0, 1.0, 2e-6]])}
+    assert float(floored_share(tree)) == pytest.approx(2 / 5)
+
+
+def test_weights_are_searched_and_the_first_best_is_taken():
+    grid = grid_weights(5)
+    np.testing.assert_allclose(grid[:, 0], [1, 0.75, 0.5, 0.25, 0])
+    np.testing.assert_allclose(grid.sum(1), 1)
+    found = jax.jit(
+        lambda candidates: search_weights(
+            lambda w: {"x": w[1]}, lambda p: -jnp.abs(p["x"] - 0.625), candidates, together=2
+        )
+    )(grid)
+    assert int(found.at) == 2
+    np.testing.assert_allclose(found.weights, [0.5, 0.5])
+    np.testing.assert_allclose(found.scores, [-0.625, -0.375, -0.125, -0.125, -0.375], atol=1e-6)
+    drawn = dirichlet_weights(jax.random.key(0), models=4, draws=500)
+    np.testing.assert_allclose(drawn.sum(1), 1, rtol=1e-5)
+    # Uniform on the simplex: mean 1/4, variance 3/80.
+    np.testing.assert_allclose(drawn.mean(0), 0.25, atol=0.03)
+    np.testing.assert_allclose(drawn.var(0), 3 / 80, rtol=0.3)
+    with pytest.raises(ValueError, match="count is 1"):
+        grid_weights(1)

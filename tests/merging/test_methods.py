@@ -1,0 +1,173 @@
+"""What every method of merging has in common, and each against NumPy in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.errors import UserError
+from rml.merging import METHODS, drop_and_rescale, merge, ties, trim
+from rml.ops import trees
+
+RNG = np.random.default_rng(1)
+N = 3
+
+
+def drawn(*lead):
+    return {
+        "dense": {
+            "kernel": RNG.normal(size=(*lead, 4, 5)), "bias": RNG.normal(size=(*lead, 5)),
+        },
+        "blocks": {"scale": RNG.normal(size=(*lead, 2, 6))},
+    }  # fmt: skip
+
+
+def as_jax(tree, dtype=jnp.float32):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+BASE = drawn()
+EXPERTS = jax.tree.map(lambda own, base: base + 0.3 * own, drawn(N), BASE)
+FISHERS = jax.tree.map(lambda leaf: np.exp(2 * leaf), drawn(N))
+# Options away from neutral values, and those with which one expert alone is given back.
+OPTIONS = {
+    "average": {},
+    "weighted_average": {"weights": jnp.asarray([0.2, 0.5, 0.1])},
+    "task_arithmetic": {"scale": 0.7},
+    "ties": {"scale": 0.8, "keep": 0.4},
+    "dare": {"scale": 0.6, "rate": 0.3, "key": jax.random.key(3)},
+    "fisher": {"weights": jnp.asarray([0.2, 0.5, 0.3]), "fishers": as_jax(FISHERS)},
+}
+ALONE = {
+    "average": {},
+    "weighted_average": {"weights": jnp.ones(1)},
+    "task_arithmetic": {"scale": 1.0},
+    "ties": {"scale": 1.0, "keep": 1.0},
+    "dare": {"scale": 1.0, "rate": 0.0, "key": jax.random.key(3)},
+    "fisher": {"fishers": as_jax(jax.tree.map(lambda leaf: leaf[:1], FISHERS))},
+}
+
+
+def close(found, wanted, **given):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **{"atol": 2e-5} | given),
+                 found, wanted)  # fmt: skip
+
+
+def test_every_method_has_its_row_of_options():
+    assert set(OPTIONS) == set(ALONE) == set(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_expert_alone_is_given_back(method):
+    alone = [as_jax(trees.take_tree(EXPERTS, 0))]
+    options = dict(ALONE[method])
+    close(merge(method, as_jax(BASE), alone, **options), trees.take_tree(EXPERTS, 0))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_experts_that_learned_nothing_give_the_base_back(method):
+    same = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (N, *leaf.shape)), BASE)
+    close(merge(method, as_jax(BASE), as_jax(same), **OPTIONS[method]), BASE)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_keeps_types_and_is_finite(method):
+    base, experts = as_jax(BASE, jnp.bfloat16), as_jax(EXPERTS, jnp.bfloat16)
+    found = merge(method, base, experts, **OPTIONS[method])
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("bfloat16")}
+    whole = merge(method, as_jax(base), as_jax(experts), **OPTIONS[method])
+    close(jax.tree.map(np.float32, found), whole, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_maps_and_differentiates(method):
+    function, options = METHODS[method].function, OPTIONS[method]
+    base, experts = as_jax(BASE), as_jax(EXPERTS)
+
+    def size(experts):
+        return trees.norm(function(base, experts, **options))
+
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), experts)
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(size)))(many)
+    alone = jax.jit(size)(experts)
+    np.testing.assert_allclose(values[0], alone, rtol=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trees_that_do_not_agree_are_refused(method):
+    other = as_jax(trees.take_tree(EXPERTS, 0))
+    other["dense"]["bias"] = jnp.zeros(4)
+    with pytest.raises(UserError, match=r"leaf 'dense.bias' of experts\[1\] is \[4\], expected \["):
+        merge(method, as_jax(BASE), [as_jax(BASE), other], **OPTIONS[method])
+    with pytest.raises(UserError, match="experts is empty"):
+        merge(method, as_jax(BASE), [], **OPTIONS[method])
+
+
+@pytest.mark.parametrize("method", [name for name, own in METHODS.items() if own.scaled])
+def test_a_scaled_method_is_the_base_and_a_multiple_of_one_vector(method):
+    half, whole = (
+        merge(method, as_jax(BASE), as_jax(EXPERTS), **OPTIONS[method] | {"scale": scale})
+        for scale in (0.5, 1.0)
+    )
+    close(half, jax.tree.map(lambda a, b: (a + b) / 2, BASE, whole))
+
+
+def test_averages_and_arithmetic_are_their_formulas():
+    base, experts = as_jax(BASE), as_jax(EXPERTS)
+    close(merge("average", base, experts), jax.tree.map(lambda x: x.mean(0), EXPERTS))
+    wanted = jax.tree.map(lambda x: (0.2 * x[0] + 0.5 * x[1] + 0.1 * x[2]) / 0.8, EXPERTS)
+    close(merge("weighted_average", base, experts, **OPTIONS["weighted_average"]), wanted)
+    wanted = jax.tree.map(lambda b, x: b + 0.7 * (x - b).sum(0), BASE, EXPERTS)
+    close(merge("task_arithmetic", base, experts, scale=0.7), wanted)
+
+
+def test_ties_is_its_algorithm():
+    flat = np.stack([
+        np.concatenate([(leaf[i] - start).ravel() for leaf, start in
+                        zip(jax.tree.leaves(EXPERTS), jax.tree.leaves(BASE), strict=True)])
+        for i in range(N)
+    ])  # fmt: skip
+    kept = round(0.4 * flat.shape[1])
+    trimmed = np.zeros_like(flat)
+    for row, own in zip(trimmed, flat, strict=True):
+        top = np.argsort(-np.abs(own))[:kept]
+        row[top] = own[top]
+    merged = np.zeros(flat.shape[1])
+    for j, column in enumerate(trimmed.T):
+        agrees = [value for value in column if value * column.sum() > 0]
+        merged[j] = np.mean(agrees) if agrees else 0
+    assert (merged == 0).any()
+    wanted = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(BASE)]) + 0.8 * merged
+    found = merge("ties", as_jax(BASE), as_jax(EXPERTS), keep=0.4, scale=0.8)
+    flat_found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+    np.testing.assert_allclose(flat_found, wanted, atol=1e-5)
+    few = trim(as_jax(EXPERTS), keep=0.01)
+    assert [sum(int((leaf[i] != 0).sum()) for leaf in jax.tree.leaves(few)) for i in range(N)] == [
+        1
+    ] * N
+    with pytest.raises(ValueError, match="keep is 0"):
+        ties(as_jax(BASE), as_jax(EXPERTS), keep=0.0)
+
+
+def test_dropped_entries_are_of_the_rate_and_expectations_stay():
+    vectors = {"a": jnp.ones((2, 40, 50)), "b": jnp.ones((2, 30, 50))}
+    found = drop_and_rescale(vectors, key=jax.random.key(0), rate=0.8)
+    values = np.unique(np.concatenate([np.ravel(leaf) for leaf in found.values()]))
+    np.testing.assert_allclose(values, [0, 5], rtol=1e-5)
+    share = np.mean([np.mean(np.asarray(leaf) == 0) for leaf in found.values()])
+    assert abs(share - 0.8) < 0.02
+    # Experts and leaves draw for themselves.
+    assert (found["a"][0] != found["a"][1]).any()
+    assert (found["a"][0, :30] != found["b"][0]).any()
+
+
+def test_an_unknown_method_and_wrong_numbers_are_named():
+    base, experts = as_jax(BASE), as_jax(EXPERTS)
+    with pytest.raises(UserError, match="unknown method 'tie'; did you mean 'ties'"):
+        merge("tie", base, experts)
+    with pytest.raises(UserError, match=r"weights is \[2\], expected \[3\]"):
+        merge("weighted_average", base, experts, weights=jnp.ones(2))
+    with pytest.raises(UserError, match="expected one of each for every expert"):
+        merge("fisher", base, experts, fishers=[base, base])
