@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from experiments.common import figures
 from experiments.merging.fisher_robust import SHIFTS, Line
-from experiments.merging.judging import Reading
+from experiments.merging.judging import Reading, over_targets
 from rml.ops import t_interval
 from rml.training import RunDirectory
 
@@ -17,7 +19,7 @@ CAPTIONS = {
     "the task's own test images, along the line from the base to the fine-tuned model.",
     "weights.png": "Accuracy against the weight of the fine-tuned model.",
     "transfer.png": "A target with few labels, alone and merged with a donor: accuracy over that "
-    "of the expert with all labels (%), mean over targets.",
+    f"of the expert with all labels (%), mean over targets; {INTERVAL}.",
 }
 NAMES = {
     "base": "base", "single": "one expert", "average": "average", "weighted_average":
@@ -35,11 +37,11 @@ def draw(
     one: Mapping[str, Reading],
     along: Mapping[str, Line],
     few: Mapping[str, list[Reading]],
-    metrics: Mapping[str, float],
 ) -> None:
     """Draws all figures."""
     for file, found in (("eight.png", eight), ("ensembling.png", one)):
-        _bars(run, file, {name: own for name, own in found.items() if name in NAMES})
+        shown = {name: own.normalised for name, own in found.items() if name in NAMES}
+        _bars(run, file, shown, NAMES)
     outside = {
         NAMES[name]: (100 * line.inside, 100 * line.outside.mean(1)) for name, line in along.items()
     }
@@ -55,20 +57,18 @@ def draw(
     figures.curves(
         run.figure("weights.png"), weights, "weight of the fine-tuned model", "accuracy (%)"
     )
-    names = {name: NAMES[name] if name != "base" else "merged with base" for name in few}
-    figures.bars(
-        run.figure("transfer.png"), list(names.values()),
-        {"accuracy": [100 * metrics[f"transfer_{name}"] for name in names]},
-        ylabel="accuracy over the expert's (%)", decimals=1, cut=True,
-    )  # fmt: skip
+    values = {name: over_targets([own.normalised for own in found]) for name, found in few.items()}
+    _bars(run, "transfer.png", values, NAMES | {"base": "merged with base"})
 
 
-def _bars(run: RunDirectory, file: str, found: Mapping[str, Reading]) -> None:
-    order = sorted(found, key=lambda name: found[name].normalised.mean())
-    ends = [t_interval(found[name].normalised) for name in order]
+def _bars(
+    run: RunDirectory, file: str, found: Mapping[str, np.ndarray], names: Mapping[str, str]
+) -> None:
+    order = sorted(found, key=lambda name: found[name].mean())
+    ends = [t_interval(found[name]) for name in order]
     figures.bars(
-        run.figure(file), [NAMES[name] for name in order],
-        {"accuracy": [100 * float(own[0]) for own in ends]},
-        {"accuracy": [50 * float(own[2] - own[1]) for own in ends]},
+        run.figure(file), [names[name] for name in order],
+        {"accuracy": [100 * float(own.mean) for own in ends]},
+        {"accuracy": [50 * float(own.high - own.low) for own in ends]},
         ylabel="accuracy over the experts' (%)", decimals=1, cut=True,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from experiments.merging.fisher_ensembling import ensembling
 from experiments.merging.fisher_robust import lines, robustness
 from experiments.merging.fisher_transfer import transfer
 from experiments.merging.fishers import fishers_of, shuffled
-from experiments.merging.judging import Reading, judged, read
+from experiments.merging.judging import Reading, judged, over_targets, read
 from experiments.merging.ranking import baselines, equally, weighted
 from experiments.ranges import Range
 from rml.merging import floored_share
@@ -42,9 +42,10 @@ CLAIMS = (
           "is above that of averages by 0.3 points",
           "robust_fisher_over_average", ">=", 0.003, f"{SOURCE}, robust fine-tuning",
           stated=STATED, null="robust_shuffled_over_average"),
-    Claim("Few labels: a merge with a donor is above the target alone by half a point",
-          "transfer_fisher_over_alone", ">=", 0.005, f"{SOURCE}, intermediate-task transfer",
-          stated=STATED, null="transfer_base_over_alone"),
+    Claim("Few labels: a merge with a donor is above one with the base by half a point",
+          "transfer_fisher_over_base", ">=", 0.005, f"{SOURCE}, intermediate-task transfer; it was "
+          "held against the target alone in a first run, where a merge with the base gained too",
+          stated=STATED, null="transfer_shuffled_over_base"),
     Claim("Few labels: merging takes a tenth of the operations of fine-tuning the donor",
           "cost_ratio", "<=", 0.1, f"{SOURCE}, intermediate-task transfer; the donor's Fisher is "
           "at hand, the search is left out", stated=STATED, null="cost_ratio_exact"),
@@ -54,9 +55,6 @@ CLAIMS = (
     Claim("Eight tasks: tuned task arithmetic is above Fisher merging",
           "eight_task_arithmetic_over_fisher", ">=", 0.0, "our question", stated=STATED,
           null="eight_average_over_fisher"),
-    Claim("Eight tasks, equal weights: a sixteenth of the images costs at most 0.2 points",
-          "examples_lost", "<=", 0.002, f"{SOURCE}, number of examples; {EQUAL}", stated=STATED,
-          null="one_example_lost"),
 )  # fmt: skip
 RANGES = {
     "search.tries": Range(2, whole=True), "robust.points": Range(2, whole=True),
@@ -91,9 +89,10 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         metrics[f"robust_{name}_over_average"] = there - outside["average"][0]
     few, costs = transfer(config, bed, fishers, run)
     metrics |= costs | differences("transfer", few, {
-        f"transfer_{name}_over_alone": (name, "alone") for name in few if name != "alone"
+        f"transfer_{name}_over_{other}": (name, other)
+        for other in ("alone", "base") for name in few if name != other
     })  # fmt: skip
-    fisher_figures.draw(run, eight, one, along, few, metrics)
+    fisher_figures.draw(run, eight, one, along, few)
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -149,7 +148,5 @@ def differences(
         each = [
             a.normalised - b.normalised for a, b in zip(found[first], found[second], strict=True)
         ]
-        total = sum(len(own) for own in each)
-        values = np.concatenate([own * total / (len(each) * len(own)) for own in each])
-        metrics |= with_bounds(metric, t_interval(values))
+        metrics |= with_bounds(metric, t_interval(over_targets(each)))
     return metrics

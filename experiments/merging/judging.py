@@ -1,7 +1,7 @@
 """How merged models are judged: mean normalised accuracy over tasks, options by validation."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -62,6 +62,12 @@ def read(bed: Bed, part: Part, params: Any) -> Reading:
     """Judges one model on all tasks."""
     found = hits(bed.module, params, bed.heads, part.images, bed.config.head.scale)
     return of_hits(part, np.asarray(found))
+
+
+def over_targets(each: Sequence[np.ndarray]) -> np.ndarray:
+    """Values of images of several targets, so that their mean counts every target equally."""
+    total = sum(len(own) for own in each)
+    return np.concatenate([own * total / (len(each) * len(own)) for own in each])
 
 
 def of_hits(part: Part, found: np.ndarray) -> Reading:
