@@ -288,8 +288,11 @@ expected = jax.jit(jax.value_and_grad(whole, (0, 1)))(x, gates, labels, partners
 explicit = jax.jit(jax.value_and_grad(sharded, (0, 1)))(x, gates, labels, partners)
 placed = [jax.device_put(a, jax.NamedSharding(mesh, rows)) for a in (x, gates, labels, partners)]
 automatic = jax.jit(jax.value_and_grad(whole, (0, 1)))(*placed)
+# Devices add in the order in which they come: some last bits of a value of 24, which are 2e-6 each.
 for run in (explicit, automatic):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), run, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=2e-6), run, expected
+    )
 print(jax.device_count())
 """
 
