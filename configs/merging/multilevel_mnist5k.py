@@ -13,6 +13,7 @@ Not run to its end here; its parts suggest a quarter of an hour of one core.
 from ml_collections import ConfigDict
 
 from configs import parts
+from configs.merging.parts import cycle
 
 
 def get_config() -> ConfigDict:
@@ -38,14 +39,6 @@ def get_config() -> ConfigDict:
                 steps=200, batch_size=32, eval_every=0, log_every=20, checkpoint_every=200
             ),
             evaluation=dict(batch_size=500),
-            cycle=dict(
-                before=0.05,  # steps before the model is made small, a warm-up, as a share
-                small=0.5,  # small steps, as a share of the full model's
-                alpha=0.5,
-                rates=(1e-3, 2e-3, 4e-3),
-                small_rate=2.0,  # learning rate of a level over that of the one above
-                scheme="halves",  # as in the public code; figure 2 has neighbours
-                layer_scheme="halves",
-            ),
+            cycle=cycle(),
         )
     )

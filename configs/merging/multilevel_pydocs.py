@@ -13,6 +13,7 @@ results/multilevel.
 from ml_collections import ConfigDict
 
 from configs import parts
+from configs.merging.parts import cycle
 
 
 def get_config() -> ConfigDict:
@@ -22,15 +23,7 @@ def get_config() -> ConfigDict:
                 "merging.multilevel", width=64, mlp=192, learning_rate=4e-3, warmup_steps=12,
                 steps=240, depth=4, length=64,
             ),
-            cycle=dict(
-                before=0.05,  # steps before the model is made small, a warm-up, as a share
-                small=0.5,  # small steps, as a share of the full model's
-                alpha=0.5,
-                rates=(1e-3, 2e-3, 4e-3),
-                small_rate=2.0,  # learning rate of a level over that of the one above
-                scheme="halves",  # as in the public code; figure 2 has neighbours
-                layer_scheme="halves",
-            ),
+            cycle=cycle(),
         )
     )  # fmt: skip
     config.text.update(dict(vocabulary=512, windows=128))

@@ -1,4 +1,4 @@
-"""Parts of the configs of merging: the bed of experts."""
+"""Parts of the configs of merging: the bed of experts, and cycles of multilevel training."""
 
 from typing import Any
 
@@ -81,4 +81,17 @@ def methods() -> dict[str, Any]:
         dare=dict(scales=(0.05, 1.0), rate=0.5),
         # The rate is chosen too; images of each task in a batch.
         adamerging=dict(steps=60, batch_size=8, learning_rates=(1e-3, 3e-3, 1e-2)),
+    )
+
+
+def cycle() -> dict[str, Any]:
+    """A V-cycle of multilevel training, and the learning rates that every arm tries."""
+    return dict(
+        before=0.05,  # steps before the model is made small, a warm-up, as a share
+        small=0.5,  # small steps, as a share of the full model's
+        alpha=0.5,
+        rates=(1e-3, 2e-3, 4e-3),
+        small_rate=2.0,  # learning rate of a level over that of the one above
+        scheme="halves",  # as in the public code; figure 2 has neighbours
+        layer_scheme="halves",
     )
