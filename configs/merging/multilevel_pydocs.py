@@ -6,7 +6,7 @@ Every arm has the FLOPs of 240 steps of the full model. Learning rates are those
 which validation chooses among, and warm-ups are `cycle.before`: those of `optimizer` are not read.
 Steps and rates were set after runs of seed 0, stopped before their end, whose test losses were
 seen: training from scratch was best with 2e-3, the V-cycle with 4e-3 and α = 0.25. Three minutes
-of one CPU core, beside which its programs were compiled already; seven without. Result:
+of one CPU core where its programs are compiled already, seven where not. Result:
 results/multilevel.
 """
 
