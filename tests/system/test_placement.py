@@ -21,7 +21,7 @@ SOME = (
     *placement.MODELS,
 )
 # Matrices that are factorised, and whole runs side by side, are small and lie whole.
-WHOLE = ("configs/kernels/", "configs/contrastive/ablation_")
+WHOLE = ("configs/kernels/", "configs/contrastive/ablation_", "configs/merging/bed.py")
 
 
 def test_every_config_with_a_mesh_is_recorded():
