@@ -1,22 +1,19 @@
 """A frozen teacher and noisy data for its students: flipped labels, and images of noise alone."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from experiments.common.comparison import for_each
 from experiments.common.encoders import ProjectedEncoder
 from experiments.common.images import open_images
 from experiments.common.pretraining import train
-from experiments.common.supervised import classification
-from rml import models
-from rml.data import augment
+from experiments.common.supervised import classification, logits_of
+from rml import data, models
 from rml.distillation import teacher_means
 from rml.errors import UserError
 from rml.training import Progress, RunDirectory
@@ -24,8 +21,6 @@ from rml.training import Progress, RunDirectory
 CLEAN, FLIPPED, NOISE = range(3)
 """Groups of training images: as they are, with a wrong label, of noise with a label of old."""
 GROUPS = ("clean", "flipped", "noise")
-ROWS = 1_000
-"""Images that a network is applied to at a time."""
 
 
 class Bed(NamedTuple):
@@ -115,14 +110,21 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
     arrays = {part: sources[part].arrays() for part in ("train", "validation", "test")}
     given: dict[str, Any] = dict(config.noise) | {"classes": config.classes, "seed": config.seed}
     images, labels, group = spoil(arrays["train"]["image"], arrays["train"]["label"], **given)
+    spoiled = data.ArraySource(
+        images, labels, class_names=sources["train"].class_names, name=sources["train"].name,
+        split=f"{sources['train'].split}, spoiled",
+    )  # fmt: skip
 
     def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], Any]:
         problem = classification(
             own, net, train=lambda: sources[name], held_out=lambda: sources["validation"]
         )
         variables = train(own, inner, problem, "eval/accuracy").variables
-        known = {part: logits_of(net, variables, x["image"]) for part, x in arrays.items()}
-        known["train"] = logits_of(net, variables, images)
+        parts = {**sources, "train": spoiled}
+        known = {
+            part: np.asarray(logits_of(own, net, variables, parts[part])[0], np.float32)
+            for part in arrays
+        }
         right = float(np.mean(known["test"].argmax(1) == arrays["test"]["label"]))
         return {"accuracy": right}, (known, right)
 
@@ -143,14 +145,3 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
 
 PARTS = ("teacher", "train", "validation", "test")
 """Keys of `config.data` with splits."""
-
-
-def logits_of(model: Any, variables: Any, images: np.ndarray) -> np.ndarray:
-    """Logits of uint8 images, some at a time."""
-    apply = jax.jit(partial(_apply, model))
-    found = [apply(variables, images[i : i + ROWS]) for i in range(0, len(images), ROWS)]
-    return np.concatenate([np.asarray(part, np.float32) for part in found])
-
-
-def _apply(model: Any, variables: Any, images: Any) -> Array:
-    return model.apply(variables, augment.to_float(images), train=False)

@@ -10,7 +10,7 @@ from experiments.common.comparison import for_each
 from experiments.merging.bed import Bed, ones_like, repeated, stack, take
 from experiments.merging.finetuning import features, finetuned
 from experiments.merging.fishers import fisher_flops, fisher_of, shuffled
-from experiments.merging.judging import Reading, judged, read, search_fisher
+from experiments.merging.judging import Part, Reading, judged, read, search_fisher
 from experiments.merging.tasks import few_of_each
 from rml import data
 from rml.evaluation.costs import program_flops
@@ -47,7 +47,8 @@ def transfer(
     donors = []
     for i, name in enumerate(options.targets):
         alone, target = bed.alone(name), take(targets, i)
-        test, others = judged(alone, "test"), [j for j, other in enumerate(names) if other != name]
+        validation, test = judged(alone, "validation"), judged(alone, "test")
+        others = [j for j, other in enumerate(names) if other != name]
         few = few_of_each(bed.tasks[name].train, options.shots)
         options_few = fewer(config, few)
         own, of_base = (
@@ -55,12 +56,12 @@ def transfer(
             for params in (target, bed.base)
         )
         found["alone"].append(read(alone, test, target))
-        params, _ = _best(config, alone, target, own, bed.base, of_base)
+        params, _ = _best(config, alone, validation, target, own, bed.base, of_base)
         found["base"].append(read(alone, test, params))
         for way, each in given.items():
             mine = ones_like(own) if way == "average" else own
             tried = [
-                _best(config, alone, target, mine,
+                _best(config, alone, validation, target, mine,
                       *(take(tree, j) for tree in (bed.experts, each)))
                 for j in others
             ]  # fmt: skip
@@ -94,12 +95,12 @@ def _trained(config: Any, bed: Bed, run: RunDirectory, folder: str, starts: Any)
 
 
 def _best(
-    config: Any, alone: Bed, target: Any, own: Any, donor: Any, fisher: Any
+    config: Any, alone: Bed, validation: Part, target: Any, own: Any, donor: Any, fisher: Any
 ) -> tuple[Any, float]:
     """The merge of a target and a donor of the best weights, and its validation score."""
     params, scores = search_fisher(
         alone.module, stack([target, donor]), stack([own, fisher]),
-        grid_weights(config.transfer.points), alone.heads, judged(alone, "validation"),
+        grid_weights(config.transfer.points), alone.heads, validation,
         alone.config.head.scale, favour_first=True,
     )  # fmt: skip
     return params, float(scores.max())

@@ -20,7 +20,7 @@ def fisher_of(
     bed: Bed, params: Any, head: Array, source: data.ArraySource, *, examples: int, classes: Any,
     seed: int = 0,
 ) -> Any:  # fmt: skip
-    """The diagonal Fisher of a model on the first images of a source; labels are not used.
+    """The diagonal Fisher of a model on images at equal distances; labels are not used.
 
     Args:
       bed: The bed.

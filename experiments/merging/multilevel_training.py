@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -15,6 +14,7 @@ from experiments.common.many import many, on_one_device, replaced, unstack
 from experiments.common.pretraining import train
 from experiments.merging.multilevel_arms import ARMS, groups, phases, shares
 from experiments.merging.multilevel_problems import Problem, Shape, of_shape
+from rml.ops.trees import stack_trees
 from rml.training import Progress, RunDirectory, Task, TrainState, initial_state, read_metrics
 from rml.training.multilevel import Phase, start_of_phase
 
@@ -206,7 +206,7 @@ def counted(task: Task, before: float, each: float) -> Task:
 
 def started(task: Task, starts: Sequence[Any]) -> Task:
     """The task of several runs with first parameters of their own."""
-    stacked = jax.tree.map(lambda *own: jnp.stack(own), *starts)
+    stacked = stack_trees(starts)
 
     def init(key: Any) -> TrainState:
         state = task.init(key)

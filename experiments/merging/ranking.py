@@ -67,22 +67,11 @@ def adamerged(
     config: Any,
     bed: Bed,
     validation: Part,
-    *,
-    unlabelled: Images | None = None,
-    vectors: Any = None,
 ) -> Any:
-    """AdaMerging by block on unlabelled images; its rate is chosen by validation labels.
-
-    Args:
-      config: The run's config, of which `methods.adamerging` is read.
-      bed: The bed.
-      validation: Images that the rate is chosen on.
-      unlabelled: Images whose labels are not read; the validation images if not given.
-      vectors: Task vectors; those of the bed if not given.
-    """
+    """AdaMerging by block on validation images without labels; labels choose its rate."""
     options = config.methods.adamerging
-    batches = drawn_batches(config, unlabelled or validation.images, options)
-    vectors = subtract(bed.experts, bed.base) if vectors is None else vectors
+    batches = drawn_batches(config, validation.images, options)
+    vectors = subtract(bed.experts, bed.base)
     tried = [
         _adamerged(bed.module, bed.base, vectors, bed.heads, batches, bed.config.head.scale, rate)
         for rate in options.learning_rates
@@ -90,9 +79,9 @@ def adamerged(
     return max(tried, key=lambda params: read(bed, validation, params).normalised.mean())
 
 
-def drawn_batches(config: Any, images: Images, options: Any, seed: int = 0) -> Images:
+def drawn_batches(config: Any, images: Images, options: Any) -> Images:
     """Batches with equally many images of each task, stacked on a leading axis of steps."""
-    rng, task = np.random.default_rng([config.seed, seed]), np.asarray(images.task)
+    rng, task = np.random.default_rng([config.seed, 0]), np.asarray(images.task)
     members = [np.flatnonzero(task == i) for i in np.unique(task)]
     rows = np.stack([
         np.concatenate([rng.choice(own, options.batch_size) for own in members])

@@ -86,7 +86,7 @@ def background(config: Any, part: str) -> data.ArraySource:
 
 
 def joined(tasks: Mapping[str, ImageTask], part: str, most: int) -> Images:
-    """The first images of a part of all tasks, of which every class has about its share.
+    """Images of a part of all tasks, at equal distances in each.
 
     Args:
       tasks: Tasks, numbered in their order.

@@ -14,6 +14,7 @@ from experiments.common.pretraining import train
 from experiments.common.small_lm import Text, language_model, next_nats, task, trained
 from rml.models import Probe, Thresholds
 from rml.models.attention import attend
+from rml.ops.trees import stack_trees
 from rml.sparsity import (
     Statistics,
     activation_penalty,
@@ -111,7 +112,7 @@ def further(
     own.train.log_every = max(1, config.continued.steps // 50)
     own.optimizer.update({k: config.continued[k] for k in ("learning_rate", "warmup_steps")})
     first = config.seeds * config.seed
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *base)
+    stacked = stack_trees(base)
 
     def start(config: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[config.seed - first], stacked)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rml.ops.similarity import wide
+
 Scalar = float | Float[Array, ""]
 
 
@@ -45,7 +47,8 @@ def entropy_ratio(
     Trust where the teacher is sure is the idea of adaptive ratios, which TGeo-KD
     (arXiv:2312.15112) is compared with. The formula is this repository's.
     """
-    logs = jax.nn.log_softmax(teacher.astype(jnp.promote_types(teacher.dtype, jnp.float32)))
+    (logits,) = wide(teacher)
+    logs = jax.nn.log_softmax(logits)
     entropy = -jnp.sum(jnp.exp(logs) * logs, axis=-1)
     return highest - (highest - lowest) * entropy / jnp.log(max(teacher.shape[-1], 2))
 
@@ -76,8 +79,8 @@ def wls_ratio(
     """
 
     def loss(logits: Array) -> Array:
-        logits = jax.lax.stop_gradient(logits)
-        logs = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+        (logits,) = wide(jax.lax.stop_gradient(logits))
+        logs = jax.nn.log_softmax(logits)
         return -jnp.take_along_axis(logs, labels[:, None], axis=-1)[:, 0]
 
     own, known = loss(student), loss(teacher)

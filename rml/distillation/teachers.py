@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rml.ops.similarity import wide
+
 
 def teacher_means(
     probabilities: Float[Array, "n k"], labels: Int[Array, " n"], *, classes: int
@@ -23,7 +25,7 @@ def teacher_means(
 
     Source: TGeo-KD, arXiv:2312.15112, abstract: the teacher's global average prediction.
     """
-    wide = probabilities.astype(jnp.promote_types(probabilities.dtype, jnp.float32))
-    sums = jax.ops.segment_sum(wide, labels, classes)
-    counts = jax.ops.segment_sum(jnp.ones(labels.shape, wide.dtype), labels, classes)[:, None]
-    return jnp.where(counts > 0, sums / jnp.maximum(counts, 1), jnp.mean(wide, axis=0))
+    (chances,) = wide(probabilities)
+    sums = jax.ops.segment_sum(chances, labels, classes)
+    counts = jax.ops.segment_sum(jnp.ones(labels.shape, chances.dtype), labels, classes)[:, None]
+    return jnp.where(counts > 0, sums / jnp.maximum(counts, 1), jnp.mean(chances, axis=0))
