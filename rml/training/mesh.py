@@ -159,14 +159,18 @@ def place(
     """
     specs, shapes = nn.get_partition_spec(boxed), nn.meta.unbox(boxed)
     tried: dict[tuple[str, Any], bool] = {}
+    alike: dict[Any, NamedSharding] = {}  # blocks and moments have the shapes of others
 
     def one(path: Any, leaf: Any, names: PartitionSpec) -> NamedSharding:
+        if (leaf.shape, names) in alike:
+            return alike[leaf.shape, names]
         for name in names:
             if name is not None and all(name != known for known, _ in rules):
                 where = jax.tree_util.keystr(path, simple=True, separator="/")
                 known = sorted({name for name, _ in rules})
                 raise unknown(f"logical axis of {where}", name, known)
-        return NamedSharding(mesh, _spec(leaf.shape, names, mesh, rules, tried))
+        found = NamedSharding(mesh, _spec(leaf.shape, names, mesh, rules, tried))
+        return alike.setdefault((leaf.shape, names), found)
 
     shardings = jax.tree_util.tree_map_with_path(one, shapes, specs)
     return shardings, [rule for rule in rules if tried.get((rule[0], rule[1]), True)]

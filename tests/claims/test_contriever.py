@@ -33,8 +33,9 @@ SMALL = {
     "train.batch_size": 64, "train.eval_every": 0, "data.train": "train[:20%]",
 }  # fmt: skip
 QUICK = SMALL | {
-    "train.steps": 300, "train.checkpoint_every": 0, "optimizer.learning_rate": 5e-3,
-    "data.tasks": ("docstring_to_code",),
+    "train.steps": 200, "train.checkpoint_every": 0, "optimizer.learning_rate": 5e-3,
+    "data.tasks": ("docstring_to_code",), "data.test": "test[:40%]",
+    "data.validation": "validation[:20%]", "tokens.max_length": 64,
     "evaluation.batch_tokens": 65536,  # few shapes to compile
 }  # fmt: skip
 
@@ -272,6 +273,7 @@ def test_what_has_no_text_encoder_is_named(tmp_path):
 
 @pytest.mark.optimised
 @pytest.mark.slow
+@pytest.mark.usefixtures("pydocs")
 def test_unsupervised_crops_beat_the_random_encoder(measure):
     """On modules that training did not see; the margins are those of the full claim's sign."""
     metrics, _ = measure("configs/retrieval/contriever_pydocs_random.py", QUICK)

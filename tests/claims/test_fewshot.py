@@ -25,8 +25,8 @@ from rml.training import RunDirectory
 from tests.system.two_steps import override
 
 QUICK = {
-    "train.steps": 100, "train.eval_every": 0, "episodes.count": 1000,
-    "episodes.validation": 200, "episodes.imbalanced": False, "episodes.shots": (1,),
+    "train.steps": 100, "train.eval_every": 0, "episodes.count": 500,
+    "episodes.validation": 100, "episodes.imbalanced": False, "episodes.shots": (1,),
     "energy.episodes": 20,
     "compared": ("simple_shot", "soft_kmeans", "transductive_clustering"),
 }  # fmt: skip
@@ -52,7 +52,7 @@ def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_fall
     config.features.update(dict(of="run", run=str(directory)))
     novel = load_features(config, types.SimpleNamespace())["novel"]
     setting = Setting(5, 1, config.episodes.queries)
-    drawn = common.draw_episodes(config, novel, setting, count=1000)
+    drawn = common.draw_episodes(config, novel, setting, count=QUICK["episodes.count"])
     mean, half = common.measure(config, simple_shot, novel[0], drawn, setting)
     assert mean == pytest.approx(metrics["accuracy_5way_1shot_simple_shot"], abs=1e-5)
     assert half == pytest.approx(metrics["interval_5way_1shot_simple_shot"], abs=1e-5)

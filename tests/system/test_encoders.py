@@ -140,9 +140,12 @@ def given(images, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_fresh_process_has_the_features_of_the_runs_own_evaluation(
-    images, texts, given, tmp_path
+    fork, images, texts, given, tmp_path
 ):
-    python("-c", FRESH, images.path, texts.path, given, tmp_path / "out.npz")
+    paths = images.path, texts.path, given, tmp_path / "out.npz"
+    process = fork("-c", FRESH, *map(str, paths))
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, printed[-3000:]
     found = np.load(tmp_path / "out.npz")
     np.testing.assert_array_equal(found["images"], images.features)
     np.testing.assert_allclose(found["spread"], images.features, rtol=1e-5, atol=1e-5)

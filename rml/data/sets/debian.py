@@ -15,6 +15,8 @@ from rml.data.packaged import Fetched
 LANGUAGES = ("de", "es", "fr", "it", "ja")
 WORDS = 25  # of the shortest description
 DROPPED = ("debug", "oldlibs", "metapackages", "tasks")  # sections
+DOTS = re.compile("[ıİ]")
+"""Letters that a search without regard to case takes for an i, and folding of case does not."""
 
 
 class Debian(Fetched):
@@ -138,7 +140,10 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 def described(text: str, package: str) -> tuple[str, str]:
     """Synopsis and description, both without the package's name."""
-    synopsis, _, body = re.sub(re.escape(package), "it", text, flags=re.I).partition("\n")
+    # Most texts lack the name, and a pattern takes longer to compile than all else here.
+    if package.casefold() in text.casefold() or DOTS.search(text):
+        text = re.sub(re.escape(package), "it", text, flags=re.I)
+    synopsis, _, body = text.partition("\n")
     lines = ("" if line.strip() == "." else line for line in body.split("\n"))
     return synopsis.strip(), re.sub(r"\s+", " ", " ".join(lines)).strip()
 

@@ -70,15 +70,23 @@ class Units(Drawn):
         }
 
     def _drawings(self) -> Iterable[tuple[str, dict[str, Any] | None]]:
-        return _frames(read())
+        units, found = read(), files()
+        files.cache_clear()  # frames that nobody reads again
+        return _frames(units, found)
+
+
+@functools.cache
+def files() -> dict[str, bytes]:
+    """All that is read of the archive, which is decompressed once: configurations and frames."""
+    return dict(assets.members("wesnoth", f"{CORE}units/*.cfg", f"{IMAGES}units/*.png"))
 
 
 @functools.cache
 def read() -> dict[str, Unit]:
     """Each type of unit by the path of its base image, without ending."""
     found = {}
-    for _, content in assets.members("wesnoth", f"{CORE}units/*.cfg"):
-        unit = parse(content.decode())
+    for path, content in files().items():
+        unit = parse(content.decode()) if path.endswith(".cfg") else None
         if unit is not None:
             found[unit[0]] = unit[1]
     return dict(sorted(found.items()))
@@ -109,10 +117,11 @@ def action_of(rest: str) -> tuple[str, str]:
     return next(name for name, words_ in ACTIONS.items() if re.search(words_, words)), direction
 
 
-def _frames(units: Mapping[str, Unit]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+def _frames(
+    units: Mapping[str, Unit], found: Mapping[str, bytes]
+) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """Each frame that belongs to a unit, with the key of its clip; by path."""
-    files = dict(assets.members("wesnoth", f"{IMAGES}units/*.png"))
-    for path in sorted(files):
+    for path in sorted(path for path in found if path.endswith(".png")):
         stem = path.removeprefix(IMAGES).removesuffix(".png")
         owner = max(
             (base for base in units if stem == base or stem.startswith(f"{base}-")),
@@ -121,7 +130,7 @@ def _frames(units: Mapping[str, Unit]) -> Iterator[tuple[str, dict[str, Any] | N
         )
         if owner is None:
             continue
-        pixels = on_paper(Image.open(io.BytesIO(files[path])), SIDE)
+        pixels = on_paper(Image.open(io.BytesIO(found[path])), SIDE)
         if pixels is None:
             yield "", None
             continue
