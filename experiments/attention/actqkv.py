@@ -11,19 +11,16 @@ repository's; the authors' models are fifty times larger and their texts up to f
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.attention import actqkv_figures, block_recall
-from experiments.attention.block_recall import RANKINGS
+from experiments.attention import actqkv_figures
+from experiments.attention.actqkv_recall import choose, recall
 from experiments.attention.late import speeches
 from experiments.attention.layerwise import Decoder
-from experiments.attention.memory_readings import CHOSEN, reading, settings_of
-from experiments.common.claims import with_bounds
+from experiments.attention.memory_readings import CHOSEN, reading
 from rml.attention.block_lookup import MemorySettings
 from rml.attention.block_memory import block_memory
 from rml.errors import UserError
-from rml.evaluation import paired_bootstrap
 from rml.models import pretrained
 from rml.training import Claim, Progress, RunDirectory
 
@@ -110,112 +107,6 @@ def check(config: Any) -> None:
         )
     if options.at not in options.shares:
         raise UserError(f"recall.at is {options.at}, expected one of {options.shares}")
-
-
-def captured(decoder: Decoder, text: np.ndarray, layers: Any) -> list[tuple[jax.Array, ...]]:
-    """Rotated queries [h, n, k] and keys [g, n, k] of layers that read a text exactly."""
-    found = decoder.exact(text, layers).captured
-    return [found[layer][:2] for layer in layers]
-
-
-def choose(config: Any, decoder: Decoder, speech: np.ndarray) -> dict[str, int]:
-    """Options that cover most of exact attention over a validation speech, at equal tokens."""
-    memory, options = config.memory, config.recall
-    layers = captured(decoder, speech, options.measured_layers)
-    chosen = {}
-    for name in ("activation", "mean"):
-        row, covered = RANKINGS.index(name), []
-        for block in config.tries[name]:
-            count = memory.tokens // block
-            found = [ranked(config, decoder, pair, block) for pair in layers]
-            covered.append(np.mean([
-                own.near + np.take_along_axis(
-                    own.mass, np.argsort(-own.scores[:, row], axis=1, kind="stable")[:, :count], 1
-                ).sum(1) for own in found
-            ]))  # fmt: skip
-        chosen[name] = config.tries[name][int(np.argmax(covered))]
-    tokens, sinks = memory.sinks + memory.window + memory.tokens, tuple(config.tries.window)
-    near = [
-        block_recall.near_covered(*pair, sinks=sinks, tokens=tokens, first=memory.chunk)
-        for pair in layers
-    ]
-    chosen["window"] = sinks[int(np.argmax(np.mean(near, axis=0)))]
-    return chosen
-
-
-def ranked(config: Any, decoder: Decoder, pair: Any, block: int) -> block_recall.Ranked:
-    """Rankings of a layer's blocks, as arrays of numpy."""
-    found = block_recall.ranked(
-        *pair, jax.random.key(config.seed),
-        settings=settings_of(config, block, config.memory.tokens), chunk=config.memory.chunk,
-        theta=decoder.module.theta, temperatures=tuple(config.recall.temperatures),
-    )  # fmt: skip
-    return jax.tree.map(np.asarray, found)
-
-
-def recall(
-    config: Any, decoder: Decoder, texts: np.ndarray, block: int, tokenizer: Any, run: RunDirectory
-) -> dict[str, float]:
-    """Needed blocks and attention that rankings cover, and layers' budgets; draws them."""
-    options = config.recall
-    layers = [
-        [ranked(config, decoder, pair, block)
-         for pair in captured(decoder, text, options.measured_layers)] for text in texts
-    ]  # fmt: skip
-    found = [
-        [block_recall.measured(own, options.shares, options.needed) for own in of_text]
-        for of_text in layers
-    ]
-    # Over layers first: windows of a text are compared, not layers of a window.
-    by = {
-        name: np.concatenate([np.mean([getattr(own, name) for own in text], 0) for text in found])
-        for name in ("recall", "covered")
-    }
-    actqkv_figures.of_recall(run, options.shares, by)
-    actqkv_figures.of_tokens(run, texts[-1], layers[-1], tokenizer)
-    at = list(options.shares).index(options.at)
-    metrics: dict[str, float] = {}
-    for name, values in by.items():
-        own = dict(zip(RANKINGS, values[..., at].T, strict=True))
-        metrics |= {f"{name}_{ranking}": float(row.mean()) for ranking, row in own.items()}
-        for ranking in ("reversed", "last", "cosine"):
-            metrics |= gain(config, f"gain_{name}_{ranking}", own[ranking], own["mean"])
-        metrics |= gain(config, f"gain_{name}", own["activation"], own["mean"])
-    # The last one is of attention covered.
-    metrics |= gain(config, "covered_over_recent", own["activation"], own["recent"])
-    metrics |= gain(config, "covered_random_over_recent", own["random"], own["recent"])
-    return metrics | budgeted(config, layers, block)
-
-
-def budgeted(config: Any, layers: list[list[block_recall.Ranked]], block: int) -> dict[str, float]:
-    """What layers' budgets by information cover beyond equal ones."""
-    count, least = config.memory.tokens // block, config.recall.least
-
-    def covered(**how: Any) -> tuple[np.ndarray, np.ndarray]:
-        found = [
-            block_recall.covered_by_budgets(text, count=count, least=least, **how)
-            for text in layers
-        ]
-        shares, budgets = zip(*found, strict=True)
-        return np.concatenate(shares), np.concatenate(budgets)
-
-    equal, _ = covered(temperature=None)
-    ways: dict[str, dict[str, Any]] = {
-        "": dict(temperature=0), "_tempered": dict(temperature=1),
-        "_turned": dict(temperature=0, turned=True),
-    }  # fmt: skip
-    metrics: dict[str, float] = {"budget_equal": count}
-    for name, how in ways.items():
-        own, budgets = covered(**how)
-        metrics |= gain(config, f"gain_dynamic{name}", own, equal)
-        metrics |= {f"budget_least{name}": budgets.min(), f"budget_most{name}": budgets.max()}
-    return metrics
-
-
-def gain(config: Any, name: str, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """The mean difference over windows and its interval."""
-    pair = (jnp.asarray(first), jnp.asarray(second))
-    return with_bounds(name, paired_bootstrap(*pair, key=jax.random.key(config.seed))[:3])
 
 
 def bytes_at_scale(config: Any, module: Any) -> dict[str, float]:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from configs.attention import length_extension as config_file
-from experiments.attention import length_extension
+from experiments.attention import length_extension, length_methods, length_readings
 from experiments.common import small_lm
 from rml.errors import UserError
 from rml.models import rope
+from rml.models.attention import attend
 
 SMALL = {
     "seed": 1, "text.length": 16, "text.vocabulary": 300, "text.windows": 4, "model.width": 16,
@@ -34,7 +35,7 @@ def test_a_small_run_measures_every_claim_and_draws(measure, tmp_path):
     metrics, holds = measure("configs/attention/length_extension.py", SMALL)
     assert len(holds) == len(length_extension.CLAIMS)
     assert np.isfinite(list(metrics.values())).all()
-    nats = {name: metrics[f"nats_{name}_16x"] for name in length_extension.TRAINED}
+    nats = {name: metrics[f"nats_{name}_16x"] for name in length_methods.TRAINED}
     # With a largest scale of 1 no window has room for an offset of more than its last token.
     assert nats["no_offset"] == nats["plain"]
     assert len(set(nats.values()) | {metrics["nats_extrapolated_16x"]}) == 6
@@ -56,9 +57,9 @@ def test_a_length_counts_by_its_last_half_at_the_scale_chosen_on_validation(conf
     rng = np.random.default_rng(0)
     found = {
         name: {part: rng.normal(5, 1, (3, 2, 63)) for part in ("validation", "test")}
-        for name in (*length_extension.UNTRAINED, *length_extension.TRAINED)
+        for name in (*length_methods.UNTRAINED, *length_methods.TRAINED)
     }
-    metrics, chosen = length_extension.summarised(config, found)
+    metrics, chosen = length_readings.summarised(config, found)
     # Nats have no entry of the first token: token m stands at m - 1.
     halves = {1: [2, 3], 8: range(16, 32), 16: range(32, 64)}
     means = {}
@@ -72,7 +73,7 @@ def test_a_length_counts_by_its_last_half_at_the_scale_chosen_on_validation(conf
             means[name, k, "validation"] = on["validation"].min()
             assert metrics[f"nats_{name}_{k}x"] == pytest.approx(on["test"][best])
     base = {k: means["interpolated", k, "all"] for k in halves}
-    best = min(length_extension.UNTRAINED, key=lambda name: means[name, 16, "validation"])
+    best = min(length_methods.UNTRAINED, key=lambda name: means[name, 16, "validation"])
     own = means["e2", 16, "all"]
     assert metrics | {
         "gain_16x": means[best, 16] - means["e2", 16],
@@ -90,19 +91,19 @@ def test_a_length_counts_by_its_last_half_at_the_scale_chosen_on_validation(conf
 
 
 def test_ntk_is_dynamic_scaling_of_a_text_of_so_many_windows(config):
-    module = small_lm.language_model(config, length_extension.attend)
+    module = small_lm.language_model(config, attend)
     width = module.head_shape()[1]
     dynamic = rope.frequencies(
         width, module.theta, scaling={"rope_type": "dynamic", "factor": 1.0}, trained=4, length=12
     )
-    own = rope.frequencies(width, length_extension.scaled(module, "ntk", 3.0).theta)
+    own = rope.frequencies(width, length_methods.scaled(module, "ntk", 3.0).theta)
     np.testing.assert_allclose(own, dynamic, rtol=1e-5)
-    assert length_extension.scaled(module, "yarn", 3.0).rope_scaling["factor"] == 3.0
+    assert length_methods.scaled(module, "yarn", 3.0).rope_scaling["factor"] == 3.0
 
 
 def test_laws_have_the_options_of_the_config(config):
-    laws = length_extension.positions_of(config)
-    assert set(laws) == set(length_extension.TRAINED)
+    laws = length_methods.positions_of(config)
+    assert set(laws) == set(length_methods.TRAINED)
     found = {name: np.asarray(law(jax.random.key(0), 400, 4)) for name, law in laws.items()}
     np.testing.assert_array_equal(found["plain"], [[0, 1, 2, 3]])
     np.testing.assert_array_equal(found["interpolated_long"], found["plain"] / 8)

@@ -7,8 +7,8 @@ import pytest
 
 from configs.retrieval import contriever_pydocs_random, tempscale_pydocs
 from experiments.common.texts import TextModel
-from experiments.retrieval import tempscale
-from experiments.retrieval.tempscale import METHODS
+from experiments.retrieval import tempscale, tempscale_methods
+from experiments.retrieval.tempscale_methods import METHODS
 from rml.errors import UserError
 from rml.training import RunDirectory
 from tests.texts import untrained_run, write_beir
@@ -79,27 +79,29 @@ def test_it_chooses_on_validation_and_measures_what_it_says(config, tmp_path):
 @pytest.mark.slow
 def test_a_sample_has_the_queries_of_its_documents(config):
     model = TextModel(config)
-    data = tempscale.sample(config, model, "test")
+    data = tempscale_methods.sample(config, model, "test")
     assert len(data.documents) == len(set(data.documents)) == len(data.queries) == 40
     for query, document, grade in zip(*data.answers, strict=True):
         assert data.documents[document].startswith(data.queries[query])
         assert grade == 1
-    lengths = tempscale.answer_lengths(model, data)
+    lengths = tempscale_methods.answer_lengths(model, data)
     words = [len(data.documents[document].split()) for document in data.answers.document]
     assert np.corrcoef(lengths[data.answers.query], words)[0, 1] > 0.99
     config = config.copy_and_resolve_references()
-    assert tempscale.sample(config, model, "test").document_ids == data.document_ids
+    assert tempscale_methods.sample(config, model, "test").document_ids == data.document_ids
     config.seed = 1
-    assert tempscale.sample(config, model, "test").document_ids != data.document_ids
+    assert tempscale_methods.sample(config, model, "test").document_ids != data.document_ids
 
 
 def test_whitening_is_fitted_on_other_texts():
     rng = np.random.default_rng(0)
     fit, own = (
-        tempscale.Vectors(*(jnp.asarray(rng.normal(size=(50, 3)) + i, jnp.float32) for i in (1, 3)))
+        tempscale_methods.Vectors(
+            *(jnp.asarray(rng.normal(size=(50, 3)) + i, jnp.float32) for i in (1, 3))
+        )
         for _ in range(2)
     )
-    found = tempscale.changed(None, "whitening", 1.0, None, own, fit)
+    found = tempscale_methods.changed(None, "whitening", 1.0, None, own, fit)
     for mine, other, vectors in zip(own, fit, found, strict=True):
         centred = np.asarray(mine - other.mean(0))
         expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
@@ -123,8 +125,8 @@ def test_wrong_options_are_named(config, tmp_path, change, message):
 
     def prepare():
         tempscale.check(config)
-        data = tempscale.sample(config, model, "test")
-        tempscale.long_texts(config, model, data)
+        data = tempscale_methods.sample(config, model, "test")
+        tempscale_methods.long_texts(config, model, data)
 
     with pytest.raises(UserError, match=message):
         prepare()

@@ -1,0 +1,157 @@
+"""What embeds texts for the recipe of TempScale: a trained encoder, by every method."""
+
+import functools
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common.retrieval import judge_ranking
+from experiments.common.texts import TextModel
+from rml.data.collections import RetrievalData, indexed
+from rml.data.tokens import encode as tokenised
+from rml.errors import UserError
+from rml.retrieval import (
+    Tuned,
+    chunked_encode,
+    embed,
+    fit_whitening,
+    scale_by_length,
+    search,
+    temper,
+    tuned_encode,
+    whiten,
+)
+from rml.training import make_mesh
+
+PLAIN, TEMPERED = "as it is", "tempscale"
+CHANGES = {TEMPERED: temper, "log_length": scale_by_length}
+"""Methods with one number that is a variable of the encoder's program."""
+METHODS = (*CHANGES, "chunks", "whitening")
+
+
+class Vectors(NamedTuple):
+    """Embeddings of a collection."""
+
+    queries: jax.Array
+    documents: jax.Array
+
+
+class Embedders:
+    """A trained encoder with every change, each compiled once for a shape of texts.
+
+    What methods have in common, such as the temperature 1, is embedded once.
+    """
+
+    def __init__(self, config: Any, model: TextModel):
+        """Puts the variables on the mesh.
+
+        Args:
+          config: The run's config, of which `evaluation`, `mesh` and `seed` are read.
+          model: The encoder.
+        """
+        self.model, self.options = model, config.evaluation
+        self.mesh = make_mesh(config.mesh)
+        self.variables = model.init(jax.random.key(config.seed))
+        self.tuned = {name: tuned_encode(model.module, how) for name, how in CHANGES.items()}
+        self.chunked = functools.cache(partial(chunked_encode, model.module))
+        self.longest = min(self.options.max_length, model.module.backbone.positions)
+        self.embed = functools.cache(self._embed)
+
+    def __call__(
+        self, name: str, value: float, texts: Sequence[str], longest: int | None = None
+    ) -> jax.Array:
+        """Vectors of texts by a method, cut to `longest` tokens."""
+        return self.embed(name, float(value), tuple(texts), longest or self.longest)
+
+    def _embed(self, name: str, value: float, texts: tuple[str, ...], longest: int) -> jax.Array:
+        if name in CHANGES:
+            encode, variables = self.tuned[name], Tuned(self.variables, jnp.float32(value))
+        else:
+            encode, variables = self.chunked(int(value)), self.variables
+        return jnp.asarray(
+            embed(
+                encode, variables, self.model.tokenizer, texts,
+                max_length=longest, batch_tokens=self.options.batch_tokens,
+                mesh=self.mesh,
+            )
+        )  # fmt: skip
+
+    def both(self, name: str, value: float, data: RetrievalData) -> Vectors:
+        """Vectors of a collection's queries and documents by a method."""
+        queries = self(name, value, data.queries, self.options.query_length)
+        return Vectors(queries, self(name, value, data.documents))
+
+
+def sample(config: Any, model: TextModel, part: str) -> RetrievalData:
+    """Documents of a part drawn by the seed, with their queries."""
+    data, count = model.corpus.collection(config.data.tasks[0], part), config.documents[part]
+    if count > len(data.documents):
+        raise UserError(
+            f"documents.{part} is {count}, expected at most the {len(data.documents)} of "
+            f"{config.data.name!r} {config.data[part]!r}"
+        )
+    rng = np.random.default_rng([config.seed, part == "test"])
+    kept = set(rng.choice(len(data.documents), count, replace=False).tolist())
+    judged = [
+        row for row in zip(*map(np.ndarray.tolist, data.answers), strict=True) if row[1] in kept
+    ]
+    queries = sorted({query for query, *_ in judged})
+    return indexed(
+        {data.document_ids[at]: data.documents[at] for at in sorted(kept)},
+        {data.query_ids[at]: data.queries[at] for at in queries},
+        [(data.query_ids[query], data.document_ids[at], grade) for query, at, grade in judged],
+    )
+
+
+def changed(
+    embedders: Embedders, name: str, value: float, data: RetrievalData, plain: Vectors, fit: Vectors
+) -> Vectors:
+    """Vectors of a collection by a method; whitening is fitted on others."""
+    if name != "whitening":
+        return embedders.both(name, value, data)
+    fitted = [fit_whitening(x, shrinkage=float(value)) for x in fit]
+    # Queries and documents have one map, of the documents; each has its own centre.
+    return Vectors(
+        whiten(plain.queries, fitted[1]._replace(center=fitted[0].center)),
+        whiten(plain.documents, fitted[1]),
+    )
+
+
+def ndcg(data: RetrievalData, vectors: Vectors) -> np.ndarray:
+    """nDCG@10 of every query."""
+    return judge_ranking(data, lambda _, k: search(*vectors, k=k))["ndcg"]
+
+
+def answer_lengths(model: TextModel, data: RetrievalData) -> np.ndarray:
+    """Tokens of the longest answer of every query."""
+    tokens = text_lengths(model, data.documents)
+    longest = np.zeros(len(data.queries), int)
+    query, document, _ = data.answers
+    np.maximum.at(longest, query, tokens[document])
+    return longest
+
+
+def text_lengths(model: TextModel, texts: Sequence[str]) -> np.ndarray:
+    """Numbers of tokens, as many as the encoder's positions at most."""
+    rows = tokenised(model.tokenizer, texts, max_length=model.module.backbone.positions)
+    return np.array([len(row) for row in rows])
+
+
+def long_texts(config: Any, model: TextModel, data: RetrievalData) -> list[str]:
+    """The first documents that fill the longest cut, as many as `cut_texts` says at most.
+
+    Raises:
+      UserError: There are fewer than two for each half.
+    """
+    lengths = text_lengths(model, data.documents)
+    rows = np.flatnonzero(lengths >= max(config.cuts))[: config.cut_texts]
+    if len(rows) < 4:
+        raise UserError(
+            f"{len(rows)} sampled documents have the {max(config.cuts)} tokens of the longest of "
+            "cuts, expected 4 or more"
+        )
+    return [data.documents[row] for row in rows]
