@@ -3,11 +3,14 @@
 python -m experiments.merge runs/bed,expert=greek runs/bed,expert=latin --base=runs/bed \
     --method=ties --option scale=0.7 --out=merged.safetensors
 python -m experiments.merge FIRST SECOND --method=average --data=digits --out=merged.safetensors
+python -m experiments.merge a.safetensors b.safetensors --base=c.safetensors --method=ties \
+    --out=merged.safetensors
 
 An encoder is a run directory, with options of its recipe's encoder after commas, or weights:NAME,
 such as weights:hf:FOLDER of safetensors. With --data each encoder and the merged one are judged by
 nearest neighbours on images of --split, half of which vote. What is written is what `python -m
-experiments.export` writes of a run.
+experiments.export` writes of a run. Files or folders of safetensors, of any architecture, are
+merged as they are, a tensor at a time.
 """
 
 import argparse
@@ -22,8 +25,6 @@ from experiments.export import FORMATS
 from experiments.startup import Parser, keep_compiled, quiet_libraries
 from rml.errors import UserError
 
-NO_BASE = ("average", "weighted_average")
-"""Methods that need no base."""
 NEEDS_DATA = ("fisher",)
 """Methods that need more than parameters, which `rml.merging` has alone."""
 NEIGHBOURS = 10
@@ -61,6 +62,9 @@ def merged(options: argparse.Namespace) -> str:
     check_out(options.out)
     method = method_of(options)
     given = [option_of(text) for text in options.option]
+    paths = [Path(name) for name in (*options.encoders, *filter(None, [options.base]))]
+    if all(map(is_checkpoint, paths)):
+        return merged_files(method, options, dict(given))
     named = {name: open_named(name) for name in options.encoders}
     base = open_named(options.base) if options.base else None
     result = merge_encoders(method, base, named, dict(given))
@@ -73,6 +77,41 @@ def merged(options: argparse.Namespace) -> str:
     return "\n".join([*lines, FORMATS[options.format](result, options)])
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a file of safetensors, or a folder of them that is no run directory."""
+    if path.is_dir():
+        return any(path.glob("*.safetensors")) and not (path / "checkpoints").exists()
+    return path.suffix == ".safetensors"
+
+
+def merged_files(method: str, options: argparse.Namespace, given: dict[str, Any]) -> str:
+    """Merges files of safetensors; what was done in one line."""
+    from rml.merging import merge_files
+
+    if options.data or options.format != "safetensors":
+        raise UserError(
+            "files of safetensors are merged without --data and with --format=safetensors: their "
+            "architecture is not known"
+        )
+    check_options(method, given)
+    base = Path(options.base) if options.base else None
+    merge_files(method, base, [Path(name) for name in options.encoders], options.out, **given)
+    return f"wrote {options.out}, {options.out.stat().st_size / 2**20:.1f} MiB"
+
+
+def check_options(method: str, given: dict[str, Any]) -> None:
+    """Raises `UserError` for an option that a method does not have."""
+    import inspect
+
+    from rml.merging import METHODS
+
+    takes = list(inspect.signature(METHODS[method].function).parameters)[2:]
+    takes = [name for name in takes if name != "least"]  # of parts of a checkpoint
+    for name in given:
+        if name not in takes:
+            raise UserError(f"{method} has no option {name!r}, expected one of: {', '.join(takes)}")
+
+
 def method_of(options: argparse.Namespace) -> str:
     """The method that a command names, after what it needs was checked.
 
@@ -81,6 +120,7 @@ def method_of(options: argparse.Namespace) -> str:
     """
     from rml.errors import unknown
     from rml.merging import METHODS
+    from rml.merging.files import NO_BASE
 
     name: str = options.method
     usable = [row for row in METHODS if row not in NEEDS_DATA]
@@ -132,15 +172,10 @@ def merge_encoders(method: str, base: Any, named: dict[str, Any], options: dict[
     Raises:
       UserError: Kinds or trees differ, values are not finite, or an encoder is of another base.
     """
-    import inspect
-
-    from rml.merging import METHODS, merge
+    from rml.merging import merge
     from rml.ops import trees
 
-    takes = list(inspect.signature(METHODS[method].function).parameters)[2:]
-    for name in options:
-        if name not in takes:
-            raise UserError(f"{method} has no option {name!r}, expected one of: {', '.join(takes)}")
+    check_options(method, options)
     first = base or next(iter(named.values()))
     kinds = {encoder.kind for encoder in (first, *named.values())}
     if len(kinds) > 1:

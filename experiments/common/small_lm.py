@@ -43,6 +43,8 @@ ROWS = 8
 """Windows that are evaluated at a time."""
 Attentions = Mapping[str, Attend | Sequence[Attend]]
 """By name what all layers attend by, or each of them."""
+Adapt = Callable[[Any, TrainState], Any]
+"""Makes the model's parameters of those that are trained."""
 Penalty = Callable[[TrainState, Any], tuple[Array, Mapping[str, Array]]]
 """What is added to the loss, and metrics, from the state and what a probe found."""
 
@@ -118,6 +120,7 @@ def task(
     extra: Mapping[str, Any] | None = None,
     probe: Probe | None = None,
     penalty: Penalty | None = None,
+    adapt: Adapt | None = None,
 ) -> Task:
     """The problem of predicting every next token of windows.
 
@@ -132,6 +135,8 @@ def task(
       extra: What `TrainState.extra` holds.
       probe: What is measured in every block in training, for the penalty.
       penalty: What is added to the loss.
+      adapt: What makes the model's parameters of trained ones, such as of adapters and of what
+        `extra` holds; they are the same if not given.
     """
     module = language_model(config, attention)
     train, validation = (
@@ -142,7 +147,8 @@ def task(
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
         tokens = batch["tokens"][:, :-1]
         at = None if positions is None else positions(state, tokens.shape)
-        logits, probed = _logits(module, params, tokens, at, probe)
+        own = params if adapt is None else adapt(params, state)
+        logits, probed = _logits(module, own, tokens, at, probe)
         lost = next_nats(logits, batch["tokens"]).mean()
         if penalty is None:
             return Loss(lost)
@@ -160,13 +166,17 @@ def task(
             source, batch_size=config.train.batch_size, seed=config.seed, part=part, parts=parts
         )
 
+    def evaluate(state: TrainState) -> dict[str, float]:
+        own = state.params if adapt is None else adapt(state.params, state)
+        return {"nats": float(_nats(module, own, validation).mean())}
+
     shape = (config.train.batch_size, config.text.length)
     return gradient_task(
         init_variables=variables,
         loss=loss,
         optimizer=build_optimizer(dict(config.optimizer), steps=config.train.steps),
         batches=batches,
-        evaluate=lambda state: {"nats": float(_nats(module, state.params, validation).mean())},
+        evaluate=evaluate,
         batch_spec={"tokens": jax.ShapeDtypeStruct(shape, np.int32)},
         extra=None if extra is None else lambda *_: dict(extra),
     )

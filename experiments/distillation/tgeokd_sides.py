@@ -8,7 +8,8 @@ import numpy as np
 
 from experiments.common.many import replaced
 from experiments.distillation.noisy import Bed, classifier
-from experiments.distillation.tgeokd_students import Students, named_rightly, train_together
+from experiments.distillation.tgeokd_students import Students, train_together
+from experiments.distillation.together import named_rightly
 from rml.training import RunDirectory
 
 AGAIN = 1_000
@@ -86,7 +87,8 @@ def trained(
         for i in range(config.students)
     ]
     students = train_together(config, run, name, configs, bed, learned=learned)
-    return Trained(changes, students, named_rightly(classifier(config), students.params, bed.test))
+    right = named_rightly(classifier(config), {"params": students.params}, bed.test)
+    return Trained(changes, students, right)
 
 
 def of_rules(config: Any) -> dict[Name, dict[str, Any]]:

@@ -4,9 +4,9 @@ What differs among the students of a program are floats of the config: weights o
 the relations, the temperature, and the seed of the initial weights. All see the same batches.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,11 +17,11 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from experiments.common.comparison import for_each
 from experiments.common.encoders import initializer
-from experiments.common.many import Stacked, many, on_one_device
-from experiments.common.pretraining import train
+from experiments.common.many import Stacked
+from experiments.distillation import together
 from experiments.distillation.noisy import GROUPS, Bed, classifier
+from experiments.distillation.together import named_rightly
 from rml import data
 from rml.data import augment
 from rml.distillation import (
@@ -204,48 +204,16 @@ def train_together(
       bed: What they learn from.
       learned: Whether ratios are learned.
     """
-    together = many(partial(task, bed=bed, learned=learned), configs)
+    model = classifier(config)
 
-    def spread(parts: Sequence[Any]) -> Any:
-        return jax.tree.map(lambda x: np.broadcast_to(x, (len(configs), *x.shape)), parts[0])
+    def judge(state: TrainState) -> np.ndarray:
+        return named_rightly(model, {"params": state.params}, bed.validation).mean(1)
 
-    def right(state: TrainState) -> np.ndarray:
-        return named_rightly(classifier(config), state.params, bed.validation).mean(1)
-
-    together = replace(
-        together,
-        batches=lambda part=0, parts=1: Stacked([batches(config, bed)], spread),
-        evaluate=lambda state: {"accuracy": float(right(on_one_device(state)).mean())},
-    )
-
-    def measure(name: str, inner: RunDirectory) -> tuple[Mapping[str, float], Students]:
-        state = on_one_device(train(config, inner, together, "eval/accuracy"))
-        own = right(state)
-        found = Students(state.params, state.extra.get("omega", {}), own)
-        return {"accuracy": float(own.mean())}, found
-
-    return for_each(run, [name], measure)[name][1]
-
-
-def named_rightly(model: Any, params: Any, part: Mapping[str, np.ndarray]) -> np.ndarray:
-    """For each student and image whether the class is found, float [students, n]."""
-    return np.asarray(_classes(model)(params, part["image"]) == part["label"], np.float32)
-
-
-@cache
-def _classes(model: Any) -> Callable[[Any, Any], Array]:
-    """The classes that students find; one function for each model, so that it is compiled once."""
-
-    @jax.jit
-    def classes(params: Any, images: Any) -> Array:
-        def of_one(own: Any) -> Array:
-            return jnp.argmax(
-                model.apply({"params": own}, augment.to_float(images), train=False), axis=-1
-            )
-
-        return jax.lax.map(of_one, params)
-
-    return classes
+    state, accuracy = together.train_together(
+        config, run, name, partial(task, bed=bed, learned=learned), configs,
+        batches=lambda: batches(config, bed), judge=judge,
+    )  # fmt: skip
+    return Students(state.params, state.extra.get("omega", {}), accuracy)
 
 
 def _rows(bed: Bed) -> dict[str, np.ndarray]:

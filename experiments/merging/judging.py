@@ -1,7 +1,7 @@
 """How merged models are judged: mean normalised accuracy over tasks, options by validation."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from experiments.common.claims import with_bounds
 from experiments.merging.bed import Bed, take
 from experiments.merging.finetuning import hits
 from experiments.merging.tasks import Images
 from rml.merging import dirichlet_weights, fisher_merge, search_weights
-from rml.ops import trees
+from rml.ops import t_interval, trees
 
 
 class Part(NamedTuple):
@@ -68,6 +69,49 @@ def over_targets(each: Sequence[np.ndarray]) -> np.ndarray:
     """Values of images of several targets, so that their mean counts every target equally."""
     total = sum(len(own) for own in each)
     return np.concatenate([own * total / (len(each) * len(own)) for own in each])
+
+
+def halves(part: Part) -> tuple[Part, Part]:
+    """A random half of each task's images, such as to learn from, and the others.
+
+    Data sets are stored class by class in turns, so that every second image would be every second
+    class.
+    """
+    task, rng = np.asarray(part.images.task), np.random.default_rng(0)
+    first = np.zeros(len(task), bool)
+    for i in np.unique(task):
+        own = np.flatnonzero(task == i)
+        first[rng.permutation(own)[: -(-len(own) // 2)]] = True
+    return _of_rows(part, np.flatnonzero(first)), _of_rows(part, np.flatnonzero(~first))
+
+
+def _of_rows(part: Part, rows: np.ndarray) -> Part:
+    images = jax.tree.map(lambda x: x[rows], part.images)
+    before, task = np.bincount(np.asarray(part.images.task)), np.asarray(images.task)
+    share = before[task] / np.bincount(task)[task]
+    return Part(images, part.weights[rows] * jnp.asarray(share, jnp.float32), part.experts)
+
+
+def differences(
+    setting: str, found: Mapping[str, list[Reading]], pairs: Mapping[str, tuple[str, str]]
+) -> dict[str, float]:
+    """Mean normalised accuracies, and differences with their intervals over test images.
+
+    Args:
+      setting: What names of metrics begin with.
+      found: By name the readings of one bed of tasks, or of several targets, which count equally.
+      pairs: By metric the names of two that are compared.
+    """
+    metrics = {
+        f"{setting}_{name}": float(np.mean([one.normalised.mean() for one in own]))
+        for name, own in found.items()
+    }
+    for metric, (first, second) in pairs.items():
+        each = [
+            a.normalised - b.normalised for a, b in zip(found[first], found[second], strict=True)
+        ]
+        metrics |= with_bounds(metric, t_interval(over_targets(each)))
+    return metrics
 
 
 def of_hits(part: Part, found: np.ndarray) -> Reading:

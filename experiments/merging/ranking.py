@@ -64,24 +64,39 @@ def equally(bed: Bed, experts: Any, fishers: Any) -> Any:
 
 
 def adamerged(
-    config: Any,
-    bed: Bed,
-    validation: Part,
-) -> Any:
-    """AdaMerging by block on validation images without labels; labels choose its rate."""
+    config: Any, bed: Bed, validation: Part, *, unlabelled: Images | None = None,
+    vectors: Any = None,
+) -> Any:  # fmt: skip
+    """AdaMerging by block on images without labels; labels of validation images choose its rate.
+
+    Args:
+      config: The run's config.
+      bed: The bed.
+      validation: Images that the rate is chosen on.
+      unlabelled: Images that coefficients are learned from; the validation images if not given.
+      vectors: Task vectors; those of the bed's experts if not given.
+    """
     options = config.methods.adamerging
-    batches = drawn_batches(config, validation.images, options)
-    vectors = subtract(bed.experts, bed.base)
+    images = validation.images if unlabelled is None else unlabelled
+    batches = drawn_batches(config, images, options)
+    own = subtract(bed.experts, bed.base) if vectors is None else vectors
     tried = [
-        _adamerged(bed.module, bed.base, vectors, bed.heads, batches, bed.config.head.scale, rate)
+        _adamerged(bed.module, bed.base, own, bed.heads, batches, bed.config.head.scale, rate)
         for rate in options.learning_rates
     ]
     return max(tried, key=lambda params: read(bed, validation, params).normalised.mean())
 
 
-def drawn_batches(config: Any, images: Images, options: Any) -> Images:
-    """Batches with equally many images of each task, stacked on a leading axis of steps."""
-    rng, task = np.random.default_rng([config.seed, 0]), np.asarray(images.task)
+def drawn_batches(config: Any, images: Images, options: Any, *, seed: int = 0) -> Images:
+    """Batches with equally many images of each task, stacked on a leading axis of steps.
+
+    Args:
+      config: The run's config, of which the seed is read.
+      images: Images that are drawn from, with repetition.
+      options: `batch_size`, images of each task in a batch, and `steps`.
+      seed: Which of several draws it is.
+    """
+    rng, task = np.random.default_rng([config.seed, seed]), np.asarray(images.task)
     members = [np.flatnonzero(task == i) for i in np.unique(task)]
     rows = np.stack([
         np.concatenate([rng.choice(own, options.batch_size) for own in members])

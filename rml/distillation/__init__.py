@@ -1,8 +1,12 @@
 """Distillation: a small network learns from a large one, and how much it should.
 
 * `distill`: one call for every loss of `METHODS`, each by one signature on logits or features:
-  KD, soft cross-entropy, DKD, FitNets, relational distances and angles, CRD; the losses are in
+  KD, soft cross-entropy, DKD, OFA, FitNets, relational distances and angles, CRD; the losses are in
   `rml.losses`. `Network` is a teacher or a student.
+* `ExitNetwork`: a student that is taught at exits of its stages too, in the space of logits, where
+  networks of different architectures can be compared; with "ofa" it is Hao et al., One-for-All:
+  Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation, arXiv:2310.19444.
+  `network_variables` leaves them away.
 * `relations`, `FusionRatio`, `fused_loss`, `ratio_lookahead`, `saturation`, `teacher_means`: Hu et
   al., Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge Distillation,
   arXiv:2312.15112. Of each example a network learns, on validation data, how much the teacher has
@@ -13,7 +17,7 @@
 
 from rml.distillation.distill import Distilled, distill
 from rml.distillation.methods import METHODS, Method
-from rml.distillation.networks import Maps, Network, Outputs
+from rml.distillation.networks import ExitNetwork, Maps, Network, Outputs, network_variables
 from rml.distillation.ratios import (
     correctness_ratio,
     cosine_ratio,
@@ -33,6 +37,7 @@ from rml.distillation.trilateral import (
 __all__ = [
     "METHODS",
     "Distilled",
+    "ExitNetwork",
     "FusionRatio",
     "Maps",
     "Method",
@@ -44,6 +49,7 @@ __all__ = [
     "entropy_ratio",
     "fused_loss",
     "linear_ratio",
+    "network_variables",
     "ratio_lookahead",
     "relations",
     "saturation",

@@ -55,7 +55,8 @@ def distill(
 
     A method on logits is weighted against the cross-entropy of the label, ratio · L_kd + (1 -
     ratio) · L_gt; one on features is added to it with its `weight`. With `ratio="trilateral"` the
-    share of each example is learned on validation data, which is no test data.
+    share of each example is learned on validation data, which is no test data. A student with
+    exits (`ExitNetwork`) is taught at each of them by the same loss on logits, and L_kd is the sum.
 
         student = Network(ConvNet(widths=(8, 16)), classes=10)
         found = distill("dkd", lambda x: net.apply(variables, x), student, images, labels,
@@ -65,7 +66,8 @@ def distill(
     Args:
       method: Name in `METHODS`.
       teacher: `teacher(images) -> Outputs`, frozen; its outputs are computed once.
-      student: Module that gives `Outputs` of `(images, train=...)`, such as a `Network`.
+      student: Module that gives `Outputs` of `(images, train=...)`: a `Network` or an
+        `ExitNetwork`.
       images: Training images, float.
       labels: Their classes.
       key: Key of initial weights and of the order of examples.
@@ -111,6 +113,9 @@ def distill(
         if row.reads == "features":
             ours, theirs = maps.apply({"params": theta["maps"]}, found.features, features)
         beside = row.loss(ours, theirs, y, **given)
+        if found.exits is not None and row.reads == "logits":
+            each = jax.vmap(lambda own: row.loss(own, theirs, y, **given))(found.exits)
+            beside += jnp.sum(each, axis=0)
         return beside, _cross_entropy(found.logits, y).astype(beside.dtype), found, state
 
     def relation(found: Outputs, batch: Any) -> Array:
@@ -191,7 +196,8 @@ def _cross_entropy(logits: Array, labels: Array) -> Array:
 def _outputs(teacher: Callable[[Array], Outputs], images: Array, batch_size: int) -> Outputs:
     """A teacher's outputs for all images, a batch at a time, so that its memory is bounded."""
     apply = jax.jit(teacher)
-    found = [apply(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+    starts = range(0, len(images), batch_size)
+    found = [apply(images[i : i + batch_size])._replace(exits=None) for i in starts]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
 
 

@@ -17,6 +17,7 @@ from rml.losses import (
     rkd_angle,
     rkd_distance,
     soft_cross_entropy,
+    target_enhanced_loss,
 )
 
 
@@ -44,6 +45,7 @@ METHODS: Mapping[str, Method] = {
     "kd": Method(kd_loss),
     "soft_cross_entropy": Method(soft_cross_entropy, copies=False),
     "dkd": Method(dkd_loss),
+    "ofa": Method(target_enhanced_loss, copies=False),
     "fitnet": Method(fitnet_loss, "features", "student"),
     "rkd_distance": Method(rkd_distance, "features", weight=25.0),
     "rkd_angle": Method(rkd_angle, "features", weight=50.0),

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
+from rml.models.exits import Exits
 from rml.models.heads import Classifier
 from rml.models.layers import dense
 
@@ -17,10 +18,12 @@ class Outputs(NamedTuple):
     Attributes:
       logits: Logits [b, k] of the classes.
       features: Features [b, d], which the classifier reads.
+      exits: Logits [e, b, k] of its exits, where it has such.
     """
 
     logits: jax.Array
     features: jax.Array
+    exits: jax.Array | None = None
 
 
 class Network(nn.Module):
@@ -39,6 +42,42 @@ class Network(nn.Module):
         """Computes logits and features of images."""
         features = self.encoder(images, train=train)
         return Outputs(Classifier(self.classes, name="classifier")(features, train=train), features)
+
+
+class ExitNetwork(nn.Module):
+    """A student with exits: logits of its stages, each of which is taught as its own logits are.
+
+    Exits are left away after the training: `Network(encoder, classes)` takes what
+    `network_variables` leaves, and has the same logits.
+
+    Attributes:
+      encoder: Module called `encoder(images, train=..., stages=True)` that gives `Stages`.
+      classes: Number of classes.
+      exits: Its exits.
+
+    Source: Hao et al., One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge
+    Distillation, arXiv:2310.19444.
+    """
+
+    encoder: nn.Module
+    classes: int
+    exits: Exits
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b ..."], *, train: bool = False) -> Outputs:
+        """Computes logits, features and the logits of all exits."""
+        found = self.encoder(images, train=train, stages=True)
+        logits = Classifier(self.classes, name="classifier")(found.features, train=train)
+        return Outputs(logits, found.features, self.exits(found.stages, train=train))
+
+
+def network_variables(variables: PyTree) -> dict[str, PyTree]:
+    """The variables of a student as `Network` takes them, without what it was trained with."""
+    kept = {
+        name: {key: leaf for key, leaf in part.items() if key in ("encoder", "classifier")}
+        for name, part in variables.items()
+    }
+    return {name: part for name, part in kept.items() if part}
 
 
 class Maps(nn.Module):

@@ -21,9 +21,10 @@ with its square, and `axis_name` spreads them round a ring of devices (`rml.trai
   arXiv:2104.14294, with `update_center`.
 * `nnclr`: Dwibedi et al., arXiv:2104.14548, with `nearest_support`.
 * Distillation of logits: `kd_loss` and `soft_cross_entropy`, Hinton et al., arXiv:1503.02531;
-  `dkd_loss`, Zhao et al., arXiv:2203.08679. Of features: `fitnet_loss`, Romero et al.,
-  arXiv:1412.6550; `rkd_distance` and `rkd_angle`, Park et al., arXiv:1904.05068; `crd_loss`, Tian
-  et al., arXiv:1910.10699. All are called `(student, teacher, labels)`.
+  `dkd_loss`, Zhao et al., arXiv:2203.08679; `target_enhanced_loss`, Hao et al., One-for-All,
+  arXiv:2310.19444. Of features: `fitnet_loss`, Romero et al., arXiv:1412.6550; `rkd_distance` and
+  `rkd_angle`, Park et al., arXiv:1904.05068; `crd_loss`, Tian et al., arXiv:1910.10699. All are
+  called `(student, teacher, labels)`.
 * `dpo_loss`: Rafailov et al., Direct Preference Optimization, arXiv:2305.18290.
 
 A loss that is a mean over examples or anchors takes `reduction="none"` for the values of each.
@@ -37,7 +38,12 @@ from rml.losses.clip import clamp_log_scale, clip_loss
 from rml.losses.cross_entropy import smoothed_cross_entropy
 from rml.losses.dcl import dcl
 from rml.losses.dino import dino, update_center
-from rml.losses.distillation import dkd_loss, kd_loss, soft_cross_entropy
+from rml.losses.distillation import (
+    dkd_loss,
+    kd_loss,
+    soft_cross_entropy,
+    target_enhanced_loss,
+)
 from rml.losses.feature_distillation import crd_loss, fitnet_loss, rkd_angle, rkd_distance
 from rml.losses.infonce import info_nce, info_nce_with_queue
 from rml.losses.masked_lm import masked_lm
@@ -81,6 +87,7 @@ __all__ = [
     "soft_cross_entropy",
     "sup_con",
     "swav",
+    "target_enhanced_loss",
     "triplet_loss",
     "update_center",
     "vicreg",

@@ -7,7 +7,10 @@ from jaxtyping import Array, Float, Int
 
 
 def smoothed_cross_entropy(
-    logits: Float[Array, "b c"], labels: Int[Array, " b"], *, smoothing: float
+    logits: Float[Array, "b c"],
+    labels: Int[Array, " b"],
+    *,
+    smoothing: float | Float[Array, ""],
 ) -> Float[Array, " b"]:
     """Computes -Σ_k t_k log p_k, where the target t has its label smoothed.
 

@@ -115,6 +115,63 @@ def dkd_loss(
     return temperature**2 * (target_weight * label + others_weight * among)
 
 
+def target_enhanced_loss(
+    student: Float[Array, "b k"],
+    teacher: Float[Array, "b k"],
+    labels: Int[Array, " b"],
+    *,
+    gamma: float | Float[Array, ""] = 1.0,
+    temperature: float | Float[Array, ""] = 1.0,
+    form: str = "code",
+    normalized: bool = False,
+) -> Float[Array, " b"]:
+    """Computes the cross-entropy with a teacher whose share of the label is enhanced.
+
+    -Σ_c w_c log q_c of q = softmax(student / τ), with weights w of p = softmax(teacher / τ):
+
+        form     label y            another class c
+        "code"   (1 + p_y)^γ - 1    p_c^γ
+        "paper"  (1 + p_y)^γ        p_c
+
+    The least loss is at q = w / Σw, in which the label has the more, the larger γ and the surer the
+    teacher is of it. At γ = 1 the first form is `soft_cross_entropy` but for its factor τ²; the
+    second counts the label itself once more. Σw is not 1, so that the size of the loss moves with
+    γ unless it is `normalized`.
+
+    Args:
+      student: The student's logits, or those of an exit.
+      teacher: The teacher's logits; no gradient flows into them.
+      labels: Classes in [0, k).
+      gamma: Exponent γ of the enhancement, above 0.
+      temperature: Temperature τ of both, above 0.
+      form: "code", as the authors' code has it, or "paper", the exponent on the label alone.
+      normalized: Whether weights are divided by their sum; ours.
+
+    Returns:
+      The loss of each example, in float32 or wider.
+
+    Raises:
+      ValueError: If the form is unknown or γ is not above 0.
+
+    Source: Hao et al., One-for-All, arXiv:2310.19444, adaptive target information enhancement, and
+    `ofa_loss` of the public code (Hao840/OFAKD at f7bb896).
+    """
+    if form not in ("code", "paper"):
+        raise ValueError(f"unknown form {form!r}: expected 'code' or 'paper'")
+    if not isinstance(gamma, jax.Array) and gamma <= 0:
+        raise ValueError(f"gamma is {gamma}, expected a number above 0")
+    own = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
+    known = _targets(teacher, temperature)
+    raised = gamma * jnp.log1p(jnp.exp(known))
+    if form == "code":
+        weights = jnp.where(own, jnp.expm1(raised), jnp.exp(gamma * known))
+    else:
+        weights = jnp.where(own, jnp.exp(raised), jnp.exp(known))
+    if normalized:
+        weights /= jnp.sum(weights, axis=-1, keepdims=True)
+    return -jnp.sum(weights * _logs(student, temperature), axis=-1)
+
+
 def _logs(logits: Array, temperature: float | Array) -> Array:
     (logits,) = wide(logits)
     return jax.nn.log_softmax(logits / temperature, axis=-1)

@@ -1,45 +1,119 @@
 """Merging of models that were fine-tuned from one base, in the space of their parameters.
 
-* `merge`: any method of `METHODS` by name, in one call; `average`, `weighted_average`,
+* `merge`: any method of `METHODS` by name, in one call; `merge_files`: files of safetensors, a
+  tensor at a time; `average`, `weighted_average`,
   `task_arithmetic` (Ilharco et al., arXiv:2212.04089), `ties` (Yadav et al., arXiv:2306.01708),
   `dare` (Yu et al., arXiv:2311.03099).
 * `fisher_merge`, `diagonal_fisher`, `floored_share`: Matena and Raffel, Merging Models with
   Fisher-Weighted Averaging, arXiv:2111.09832. Take it where a target is favoured and unlabelled
   inputs of every task are at hand.
 * `search_weights` over `grid_weights` or `dirichlet_weights`: weights chosen on validation data.
+* `fuse_decode`: experts of a small language model steer a large one while it decodes, by
+  `fuse_logits` and `choose_alpha` (Fan et al., On Giant's Shoulders, arXiv:2406.15480). Take it
+  where the large one cannot be trained.
 * `learn_coefficients` with `prediction_entropy`: AdaMerging (Yang et al., arXiv:2310.02575).
+* `learn_scaling`, `compose`, `linearised`, `draw_parts`, `select_blocks` and, without labels,
+  `ufm`: Zhang et al., Knowledge Composition using Task Vectors with Learned Anisotropic Scaling,
+  arXiv:2407.02880. Take it where some labels, or inputs of one target, are at hand.
+* `learn_mask`, `mask_vectors`, `draw_mask`: Tang et al., Concrete Subspace Learning based
+  Interference Elimination for Multi-task Model Fusion, arXiv:2312.06173.
+* `align`, `fuse` with `layer_activations`: Imfeld et al., Transformer Fusion with Optimal
+  Transport, arXiv:2310.05719. Take it for two models from different initial weights, or of two
+  widths; `ground_cost`, `transport_map`, `residual_map` and `width_map` are its parts.
 
 Models of another size are made by `rml.training.coalesce` and `decoalesce`. Task vectors,
 coefficients by block, masks and low rank are in `rml.ops.trees`.
 """
 
-from rml.merging.adamerging import Learned, learn_coefficients, prediction_entropy
+from rml.merging.adamerging import learn_coefficients, prediction_entropy
+from rml.merging.atlas import (
+    block_slopes,
+    coefficient_penalty,
+    compose,
+    cosine_matrix,
+    draw_parts,
+    learn_scaling,
+    linearised,
+    part_coefficients,
+    select_blocks,
+)
 from rml.merging.averages import average, task_arithmetic, weighted_average
+from rml.merging.concrete import (
+    LearnedMask,
+    binary_concrete,
+    draw_mask,
+    expected_mask,
+    learn_mask,
+    mask_logits,
+    mask_vectors,
+)
 from rml.merging.dare import dare, drop_and_rescale
+from rml.merging.descent import Learned, descend
+from rml.merging.files import merge_files
 from rml.merging.fisher import diagonal_fisher, fisher_merge, floored_share
+from rml.merging.logits_fusion import choose_alpha, fuse_decode, fuse_logits, kl_shift
 from rml.merging.methods import METHODS, Method, merge
+from rml.merging.ot_fusion import Aligned, align, fuse
+from rml.merging.pseudo_labels import PseudoLabelled, trusted_examples, ufm
 from rml.merging.search import Found, dirichlet_weights, grid_weights, search_weights
 from rml.merging.ties import ties, trim
+from rml.merging.transport import ground_cost, residual_map, transport_map, width_map
+from rml.merging.unit_activations import LayerActivations, layer_activations, shortcut_shares
 
 __all__ = [
     "METHODS",
+    "Aligned",
     "Found",
+    "LayerActivations",
     "Learned",
+    "LearnedMask",
     "Method",
+    "PseudoLabelled",
+    "align",
     "average",
+    "binary_concrete",
+    "block_slopes",
+    "choose_alpha",
+    "coefficient_penalty",
+    "compose",
+    "cosine_matrix",
     "dare",
+    "descend",
     "diagonal_fisher",
     "dirichlet_weights",
+    "draw_mask",
+    "draw_parts",
     "drop_and_rescale",
+    "expected_mask",
     "fisher_merge",
     "floored_share",
+    "fuse",
+    "fuse_decode",
+    "fuse_logits",
     "grid_weights",
+    "ground_cost",
+    "kl_shift",
+    "layer_activations",
     "learn_coefficients",
+    "learn_mask",
+    "learn_scaling",
+    "linearised",
+    "mask_logits",
+    "mask_vectors",
     "merge",
+    "merge_files",
+    "part_coefficients",
     "prediction_entropy",
+    "residual_map",
     "search_weights",
+    "select_blocks",
+    "shortcut_shares",
     "task_arithmetic",
     "ties",
+    "transport_map",
     "trim",
+    "trusted_examples",
+    "ufm",
     "weighted_average",
+    "width_map",
 ]

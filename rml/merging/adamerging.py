@@ -1,7 +1,7 @@
 """AdaMerging: coefficients of task vectors learned from unlabelled inputs by their entropy."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from rml.merging.descent import Learned, descend
 from rml.ops import trees
-
-
-class Learned(NamedTuple):
-    """Coefficients that were learned.
-
-    Attributes:
-      coefficients: As `rml.ops.trees.combine` takes them.
-      losses: The objective at every step, before its update.
-    """
-
-    coefficients: PyTree
-    losses: Float[Array, " steps"]
 
 
 def prediction_entropy(logits: Float[Array, "*b c"]) -> Float[Array, "*b"]:
@@ -71,15 +60,7 @@ def learn_coefficients(
     """
     count = jax.tree.leaves(vectors)[0].shape[0]
     first = trees.block_coefficients(base, count, start) if by_block else jnp.full(count, start)
-    optimizer = optax.adam(learning_rate)
-
-    def step(carry: Any, batch: Any) -> tuple[Any, Array]:
-        own, state = carry
-        value, gradients = jax.value_and_grad(
-            lambda own: objective(trees.combine(base, vectors, own), batch)
-        )(own)
-        updates, state = optimizer.update(gradients, state, own)
-        return (optax.apply_updates(own, updates), state), value
-
-    (coefficients, _), losses = jax.lax.scan(step, (first, optimizer.init(first)), batches)
-    return Learned(coefficients, losses)
+    return descend(
+        lambda own, batch: objective(trees.combine(base, vectors, own), batch), first, batches,
+        optimizer=optax.adam(learning_rate),
+    )  # fmt: skip

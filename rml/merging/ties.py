@@ -3,12 +3,19 @@
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from rml.ops import trees
 
 
-def ties(base: PyTree, experts: PyTree, *, keep: float = 0.2, scale: ArrayLike = 1.0) -> PyTree:
+def ties(
+    base: PyTree,
+    experts: PyTree,
+    *,
+    keep: float = 0.2,
+    scale: ArrayLike = 1.0,
+    least: Float[Array, " n"] | None = None,
+) -> PyTree:
     """Merges the entries of task vectors that are large and agree in sign.
 
     Of each vector the share `keep` of largest magnitude stays. The sign of an entry is that of the
@@ -20,6 +27,8 @@ def ties(base: PyTree, experts: PyTree, *, keep: float = 0.2, scale: ArrayLike =
       experts: Parameters of n experts, stacked on a leading axis.
       keep: Share of a vector's entries that are kept, over all leaves together.
       scale: Factor of the merged vector.
+      least: Least magnitude that is kept of each vector, in the place of `keep`: that of a whole
+        checkpoint of which these are some leaves.
 
     Returns:
       Parameters of one model.
@@ -31,7 +40,8 @@ def ties(base: PyTree, experts: PyTree, *, keep: float = 0.2, scale: ArrayLike =
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep}, expected a share in (0, 1]")
-    vectors = trim(trees.task_vectors(base, experts), keep=keep)
+    vectors = trees.task_vectors(base, experts)
+    vectors = trim(vectors, keep=keep) if least is None else trim_below(vectors, least)
 
     def of_leaf(start: Array, own: Array) -> Array:
         agrees = (own * jnp.sum(own, axis=0)) > 0
@@ -55,7 +65,19 @@ def trim(vectors: PyTree, *, keep: float) -> PyTree:
     leaves = jax.tree.leaves(vectors)
     size = jnp.concatenate([jnp.abs(own).reshape(own.shape[0], -1) for own in leaves], axis=1)
     kept = max(1, round(keep * size.shape[1]))
-    least = jnp.sort(size, axis=1)[:, size.shape[1] - kept]
+    return trim_below(vectors, jnp.sort(size, axis=1)[:, size.shape[1] - kept])
+
+
+def trim_below(vectors: PyTree, least: Float[Array, " n"]) -> PyTree:
+    """Sets the entries of each vector to zero that are smaller than its least magnitude.
+
+    Args:
+      vectors: Task vectors, stacked on a leading axis.
+      least: Magnitudes, one for each vector.
+
+    Returns:
+      Vectors of the same shapes.
+    """
 
     def of_leaf(own: Array) -> Array:
         return jnp.where(jnp.abs(own) >= least.reshape(-1, *(1,) * (own.ndim - 1)), own, 0)

@@ -1,7 +1,8 @@
 """Encoders, text models and heads as Flax linen modules with logical axis names.
 
 An encoder is called `encoder(x, *, train=False)` on NHWC float images and returns features [b, d],
-`MLP`, `ConvNet`, `ResNet` and `ViT` with `stages=True` the `Stages` of them too;
+`MLP`, `ConvNet`, `ResNet`, `ViT` and `Mixer` with `stages=True` the `Stages` of them too, of which
+`Exits` make logits while they are trained;
 a text model reads tokens [b, t] and a mask, see `TextEncoder`. What attends in them is a function,
 `rml.models.attention.Attend`, one for all layers or one for each; a decoder keeps what it has read
 in a `Cache`: all of it, a window with the first tokens, or eight bits of each number, or
@@ -16,6 +17,9 @@ Slow-Fast Networks for Full Context Interaction, arXiv:2401.17948.
 `map_width` and `map_depth` make of a transformer's parameters those of another size, or of other
 units: every kernel K becomes AᵀKB, every layer a sum of layers.
 
+`init_lora` and `apply_lora` adapt a model from outside: Hu et al., arXiv:2106.09685.
+`generate_together` decodes by several decoders in step, whose logits a function combines.
+
 `train_word2vec` is Mikolov et al., arXiv:1310.4546, skip-gram with negative samples.
 """
 
@@ -25,6 +29,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from rml.models.adapters import apply_lora, init_lora
 from rml.models.bert import Bert
 from rml.models.block_hooks import Activations, Probe, Thresholds
 from rml.models.caches import Cache
@@ -32,13 +37,16 @@ from rml.models.clip import ClipText
 from rml.models.conv import Conv, conv2d
 from rml.models.convnet import ConvNet
 from rml.models.depth import map_depth
+from rml.models.exits import ConvExit, Exits, TokenExit
 from rml.models.generate import generate, read_in_chunks
+from rml.models.generate_together import Member, generate_together
 from rml.models.heads import Classifier, PredictionHead, ProjectionHead
 from rml.models.implicit_kernel import LocalMagnet, Magnet, coordinate_grid
 from rml.models.layers import Norm, Stages, module_options, unknown
 from rml.models.layouts import Sizes, transformer_sizes
 from rml.models.llama import Llama
 from rml.models.masked_lm import MaskedLMHead
+from rml.models.mixer import Mixer, MixerB, MixerS
 from rml.models.mlp import MLP
 from rml.models.modernbert import ModernBert
 from rml.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
@@ -60,12 +68,18 @@ __all__ = [
     "Classifier",
     "ClipText",
     "Conv",
+    "ConvExit",
     "ConvNet",
+    "Exits",
     "HeadEdits",
     "Llama",
     "LocalMagnet",
     "Magnet",
     "MaskedLMHead",
+    "Member",
+    "Mixer",
+    "MixerB",
+    "MixerS",
     "ModernBert",
     "Norm",
     "PredictionHead",
@@ -82,16 +96,20 @@ __all__ = [
     "Terminator",
     "TextEncoder",
     "Thresholds",
+    "TokenExit",
     "ViT",
     "ViTB",
     "ViTL",
     "ViTS",
     "ViTTi",
     "WidthMap",
+    "apply_lora",
     "build",
     "conv2d",
     "coordinate_grid",
     "generate",
+    "generate_together",
+    "init_lora",
     "map_depth",
     "map_width",
     "of_heads",
@@ -114,6 +132,8 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "vit_s": ViTS,
     "vit_b": ViTB,
     "vit_l": ViTL,
+    "mixer_s": MixerS,
+    "mixer_b": MixerB,
 }
 
 

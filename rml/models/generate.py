@@ -1,7 +1,6 @@
 """Texts read and continued by a decoder through its cache."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.models.caches import Cache
+from rml.models.generate_together import Member, check_steps, pick, written
 from rml.models.llama import Llama
 
 
@@ -46,10 +46,7 @@ def generate(
       ValueError: `steps` is below 1, a temperature above 0 came without a key, or the cache has
         no room for all tokens but the last.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if temperature and key is None:
-        raise ValueError(f"temperature={temperature} draws tokens and needs a key")
+    check_steps(steps, temperature, key)
     b, t = tokens.shape
     if cache is None:
         cache = module.init_cache(b, t + steps - 1)
@@ -128,27 +125,11 @@ def _generate(
     stop: int | None,
     temperature: float,
 ) -> Int[Array, "b n"]:
-    apply: Callable[..., Any] = functools.partial(module.apply, variables)
-    if mask is None:
-        mask = jnp.ones(tokens.shape, bool)
+    choose = functools.partial(pick, key=key, temperature=temperature)
+    return written(
+        [Member(module, variables)], [cache], _alone, choose, tokens, mask, steps, stop
+    ).tokens
 
-    def pick(hidden: jax.Array, step: Any) -> jax.Array:
-        logits = apply(hidden, method="logits")
-        if key is None or not temperature:
-            return jnp.argmax(logits, axis=-1).astype(tokens.dtype)
-        drawn = jax.random.categorical(jax.random.fold_in(key, step), logits / temperature)
-        return drawn.astype(tokens.dtype)
 
-    def body(carry: tuple[Cache, jax.Array], step: jax.Array) -> tuple[Any, jax.Array]:
-        cache, token = carry
-        states = apply(token[:, None], cache=cache)
-        new = pick(states.last[:, 0], step)
-        if stop is not None:
-            new = jnp.where(token == stop, token, new)
-        return (states.cache, new), new
-
-    states = apply(tokens, mask, cache=cache)
-    last = tokens.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
-    first = pick(jnp.take_along_axis(states.last, last[:, None, None], axis=1)[:, 0], 0)
-    _, rest = jax.lax.scan(body, (states.cache, first), jnp.arange(1, steps))
-    return jnp.concatenate([first[:, None], rest.T], axis=1)
+def _alone(logits: tuple[Array, ...]) -> tuple[Array, None]:
+    return logits[0], None

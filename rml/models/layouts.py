@@ -44,6 +44,7 @@ SPACES = {
     "stream.branch": "what attention adds to the residual sum",
     "stream.mid": "the sum after that, which the MLP reads",
     "stream.out": "what the MLP adds",
+    "stream.after": "the sum after that, which a norm behind it writes",
     "stream.last": "what the final norm writes and a head reads",
     "query": "queries of all heads, side by side",
     "key": "keys likewise",
@@ -77,7 +78,9 @@ BLOCKS = {
         "out/kernel": "<heads* >stream.branch", "out/bias": ">stream.branch",
         **_norm("norm1", "stream.in"), **_norm("norm2", "stream.mid"), **_MLP,
     },
-    "bert": {**_ATTENTION, **_norm("norm1", "stream.mid"), **_norm("norm2", "stream.out"), **_MLP},
+    "bert": {
+        **_ATTENTION, **_norm("norm1", "stream.mid"), **_norm("norm2", "stream.after"), **_MLP,
+    },
     "llama": {
         **_ATTENTION, **_norm("norm1", "stream.in"), **_norm("norm2", "stream.mid"), **_MLP,
         "gate/kernel": "<stream.mid >mlp", "gate/bias": ">mlp",
@@ -101,9 +104,10 @@ ENDS = {
     # Logits are products with the table of tokens: the table is mapped as what is written, so that
     # the norm before it is mapped as what reads.
     "tied": {"tokens/embedding": "- >stream.embed", **_norm("norm", "stream.last", "<")},
+    # Its hidden units are multiplied with the table of tokens, so that they are those of the table.
     "masked_lm": {
-        "dense/kernel": "<stream.last >stream.last", "dense/bias": ">stream.last",
-        **_norm("norm", "stream.last", "<"), "bias": "-",
+        "dense/kernel": "<stream.last >stream.embed", "dense/bias": ">stream.embed",
+        **_norm("norm", "stream.embed", "<"), "bias": "-",
     },
     "classifier": {"out/kernel": "<stream.last -", "out/bias": "-"},
 }  # fmt: skip

@@ -72,7 +72,7 @@ class ViT(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool = False, stages: bool = False
     ) -> Float[Array, "b d"] | layers.Stages:
-        """Encodes a batch of images.
+        """Encodes a batch of images; what the first block reads is sown as an intermediate.
 
         Args:
           x: images [b, h, w, c] of at least 8x8 pixels.
@@ -130,6 +130,7 @@ class ViT(nn.Module):
             x + jnp.asarray(positions, x.dtype), ("batch", "length", "embed")
         )
         x = layers.layer_norm("norm0", **norm)(x) if self.norm_first else x
+        self.sow("intermediates", "embedded", x)
         x, outputs = run_blocks(
             Block,
             x,

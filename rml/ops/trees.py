@@ -94,9 +94,19 @@ def check_values(base: PyTree, others: Mapping[str, PyTree], *, farthest: float 
                     f"leaf {leaf_name(path)!r} of {name} holds NaN or infinite values, "
                     "expected a finite checkpoint"
                 )
-    size = float(norm(base))
-    for name, tree in others.items():
-        share = float(norm(jax.tree.map(jnp.subtract, tree, base))) / max(size, 1e-30)
+    size = max(float(norm(base)), 1e-30)
+    check_distances(
+        {
+            name: float(norm(jax.tree.map(jnp.subtract, tree, base))) / size
+            for name, tree in others.items()
+        },
+        farthest,
+    )
+
+
+def check_distances(shares: Mapping[str, float], farthest: float) -> None:
+    """Raises `UserError` for a model too far from its base, by shares of the base's norm."""
+    for name, share in shares.items():
         if share > farthest:
             raise UserError(
                 f"{name} lies {share:.2f} times the base's norm from the base, expected at most "

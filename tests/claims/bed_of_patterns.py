@@ -1,8 +1,12 @@
 """A tiny bed of experts on patterns, for the tests of recipes that merge."""
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from experiments.merging import bed, tasks
+from experiments.merging import bed, finetuning, tasks
+from experiments.merging.bed import Bed
 from rml import data
 from tests.system.two_steps import override, read
 
@@ -40,3 +44,40 @@ def config_of(path, **changes):
     config = override(read(path), {})
     config.tasks = dict.fromkeys(("a", "b"), config.tasks.mnist5k)
     return override(config, SMALL | changes)
+
+
+class Plain(nn.Module):
+    """An encoder that compiles fast, with stacked layers as a vision transformer has them."""
+
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, x):
+        """Features of images."""
+        normal = nn.initializers.normal(0.3)
+        layers = self.param("blocks", lambda key: {"qkv": {"kernel": normal(key, (2, 8, 8))}})
+        x = nn.Dense(8, name="patches")(x.reshape(len(x), -1)[:, ::4])
+        for kernel in layers["qkv"]["kernel"]:
+            x = x + jnp.tanh(x @ kernel)
+        return x
+
+
+def put_in_plain(monkeypatch):
+    """The plain encoder in the place of a vision transformer."""
+    monkeypatch.setattr(bed, "vit", lambda config: Plain())
+    monkeypatch.setattr(finetuning, "vit", lambda config: Plain())
+
+
+def made_bed(config, made):
+    """A bed that nothing was trained for."""
+    rng = np.random.default_rng(0)
+    shapes = nn.unbox(jax.eval_shape(finetuning.vit(config).init, jax.random.key(0),
+                                     jnp.zeros((1, 8, 8, 1))))["params"]  # fmt: skip
+
+    def drawn(*lead):
+        return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, (*lead, *s.shape)),
+                                                  jnp.float32), shapes)  # fmt: skip
+
+    heads = rng.normal(size=(2, 4, 8))
+    heads /= np.linalg.norm(heads, axis=-1, keepdims=True)
+    return Bed(config, drawn(), drawn(2), jnp.asarray(heads, jnp.float32), made)

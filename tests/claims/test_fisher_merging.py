@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,13 +18,12 @@ from experiments.merging import (
     judging,
     tasks,
 )
-from experiments.merging.bed import Bed
 from experiments.merging.fisher_robust import Line, robustness
 from experiments.merging.judging import Part, Reading
 from rml import data
 from rml.errors import UserError
 from rml.training import RunDirectory
-from tests.claims.bed_of_patterns import config_of, patterns, put_in
+from tests.claims.bed_of_patterns import config_of, made_bed, patterns, put_in
 
 RECIPE = {
     "fisher.examples": 16, "fisher.classes": 2, "search.tries": 2, "methods.adamerging.steps": 2,
@@ -40,21 +38,6 @@ RECIPE = {
 def little_data(monkeypatch):
     monkeypatch.setattr(fisher_robust, "font_digits", lambda config: patterns(0, 4, 4))
     return put_in(monkeypatch)
-
-
-def made_bed(config, made):
-    """A bed that nothing was trained for."""
-    rng = np.random.default_rng(0)
-    shapes = nn.unbox(jax.eval_shape(finetuning.vit(config).init, jax.random.key(0),
-                                     jnp.zeros((1, 8, 8, 1))))["params"]  # fmt: skip
-
-    def drawn(*lead):
-        return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, (*lead, *s.shape)),
-                                                  jnp.float32), shapes)  # fmt: skip
-
-    heads = rng.normal(size=(2, 4, 8))
-    heads /= np.linalg.norm(heads, axis=-1, keepdims=True)
-    return Bed(config, drawn(), drawn(2), jnp.asarray(heads, jnp.float32), made)
 
 
 def untrained(config, run, sources, validation, *, starts, base, heads):

@@ -1,13 +1,14 @@
 """One call trains a student beside a teacher by any method."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.distillation import METHODS, Network, Outputs, distill
+from rml.distillation import METHODS, ExitNetwork, Network, Outputs, distill, network_variables
 from rml.errors import UserError
-from rml.models import MLP
+from rml.models import MLP, ConvNet, Exits, ViT
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 8))
@@ -63,6 +64,65 @@ def test_a_learned_ratio_finds_that_out_with_batch_statistics_of_the_students_ow
     statistics = jax.tree.leaves(found.variables["batch_stats"])
     assert all(np.isfinite(leaf).all() for leaf in statistics)
     assert any(np.abs(leaf).max() > 0.1 for leaf in statistics)
+
+
+def exit_network(kind):
+    encoder = {
+        "convnet": ConvNet(widths=(3, 4), kernel_sizes=(3, 3), strides=(1, 2), features=5),
+        "vit": ViT(width=8, depth=2, heads=2, patch_size=2),
+    }[kind]
+    return ExitNetwork(encoder, 3, Exits(classes=3, width=6, grid=2, heads=2))
+
+
+@pytest.mark.parametrize("kind", ["convnet", "vit"])
+def test_without_exits_the_network_is_what_it_was(kind):
+    """To the bit: exits read stages and change nothing."""
+    module = exit_network(kind)
+    images = jnp.asarray(RNG.standard_normal((4, 8, 8, 1)), jnp.float32)
+    shapes = jax.tree.map(
+        lambda x: x.shape, nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(0), images))
+    )
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(
+        lambda shape: jnp.asarray(rng.uniform(0.1, 0.5, shape), jnp.float32), shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )  # fmt: skip
+    plain = Network(module.encoder, 3)
+    left = network_variables(variables)
+    assert all("exits" not in part for part in left.values())
+    assert set(left) == ({"params", "batch_stats"} if kind == "convnet" else {"params"})
+    whole, alone = jax.jit(lambda v, own, x: (module.apply(v, x), plain.apply(own, x)))(
+        variables, left, images
+    )
+    np.testing.assert_array_equal(whole.logits, alone.logits)
+    np.testing.assert_array_equal(whole.features, alone.features)
+    assert whole.exits.shape == (2, 4, 3)
+    assert alone.exits is None
+    assert np.abs(whole.exits - whole.logits).max() > 1e-3
+
+
+def test_exits_are_taught_as_the_student_is():
+    """A constant loss of each output shows what is summed; training brings exits to the teacher."""
+    images = jnp.asarray(RNG.standard_normal((40, 8, 8, 1)), jnp.float32)
+    turn = jnp.asarray(RNG.standard_normal((64, 3)) / 3, jnp.float32)
+
+    def taught(images):
+        return Outputs(4 * images.reshape(-1, 64) @ turn, images[:, 0, :, 0])
+
+    labels = taught(images).logits.argmax(1)
+    module = exit_network("convnet")
+    found = distill(
+        "ofa", taught, module, images, labels, key=jax.random.key(0), steps=40, batch_size=40,
+        learning_rate=2e-2, ratio=1.0, options={"gamma": 1.5},
+    )  # fmt: skip
+    # At the start all outputs are near uniform: of the student and of two exits.
+    p = jax.nn.softmax(taught(images).logits)
+    one = jax.nn.one_hot(labels, 3)
+    uniform = float(np.mean(np.log(3) * ((p + one) ** 1.5 - one).sum(1)))
+    assert 2.5 * uniform < found.losses[0] < 4.5 * uniform
+    assert found.losses[-1] < 0.6 * found.losses[0]
+    exits = module.apply(found.variables, images).exits
+    assert ((exits.argmax(-1) == labels).mean(1) > 0.6).all()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ OPTIONS = {
     "kd": {"temperature": 2.5},
     "soft_cross_entropy": {"temperature": 2.5},
     "dkd": {"temperature": 2.5, "target_weight": 1.5, "others_weight": 3.0},
+    "ofa": {"temperature": 2.5},  # with another exponent a copy is not its least
     "crd": {"temperature": 0.4, "size": 40.0},
 }
 """Options away from neutral values."""

@@ -16,6 +16,7 @@ from rml.losses import (
     rkd_angle,
     rkd_distance,
     soft_cross_entropy,
+    target_enhanced_loss,
 )
 
 LABELS = np.array([1, 0, 3, 3])
@@ -102,6 +103,47 @@ def test_dkd_of_two_classes_has_no_others(normal):
     np.testing.assert_allclose(found, kd_loss(student, teacher, temperature=2.0), rtol=2e-5)
     with pytest.raises(ValueError, match="at least 2 classes"):
         dkd_loss(student[:, :1], teacher[:, :1], labels)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("form", ["code", "paper"])
+def test_the_labels_share_is_enhanced(check, normal, form, normalized):
+    teacher, gamma = normal(1, 4, 5), 1.7
+    p, label = softmax(teacher / 2), np.eye(5)[LABELS]
+    weights = (p + label) ** gamma - label
+    if form == "paper":
+        weights = np.where(label > 0, (1 + p) ** gamma, p)
+    if normalized:
+        weights = weights / weights.sum(1, keepdims=True)
+
+    def oracle(student):
+        return weighted(-np.sum(weights * np.log(softmax(student / 2)), -1))
+
+    def loss(student):
+        own = target_enhanced_loss(
+            student, jnp.asarray(teacher), jnp.asarray(LABELS), gamma=gamma, temperature=2.0,
+            form=form, normalized=normalized,
+        )  # fmt: skip
+        return (jnp.arange(1, 5) * own).sum()
+
+    check(loss, oracle, normal(0, 4, 5))
+
+
+def test_without_enhancement_it_is_the_cross_entropy_with_the_teacher(normal):
+    known = [jnp.asarray(normal(i, 4, 5)) for i in (0, 1)] + [jnp.asarray(LABELS)]
+    plain = target_enhanced_loss(*known, temperature=3.0)
+    np.testing.assert_allclose(9 * plain, soft_cross_entropy(*known, temperature=3.0), rtol=1e-5)
+    label = -np.log(softmax(normal(0, 4, 5) / 3))[np.arange(4), LABELS]
+    paper = target_enhanced_loss(*known, temperature=3.0, form="paper")
+    np.testing.assert_allclose(paper - plain, label, rtol=1e-5)
+
+
+def test_an_enhancement_is_refused_that_is_none(normal):
+    known = [jnp.asarray(normal(i, 4, 5)) for i in (0, 1)] + [jnp.asarray(LABELS)]
+    with pytest.raises(ValueError, match=r"gamma is 0\.0, expected a number above 0"):
+        target_enhanced_loss(*known, gamma=0.0)
+    with pytest.raises(ValueError, match="unknown form 'both': expected 'code' or 'paper'"):
+        target_enhanced_loss(*known, form="both")
 
 
 def test_hints_are_mean_squares_of_features_and_maps(normal):

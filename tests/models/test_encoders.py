@@ -32,6 +32,9 @@ SMALL = {
         positions="sincos2d",
         **o,
     ),
+    "mixer": lambda **o: models.Mixer(
+        width=16, depth=2, token_hidden=8, channel_hidden=24, patch_size=4, **o
+    ),
 }
 PUBLISHED = {  # parameters with a 1000-class head: torchvision, timm
     "resnet18": 11_689_512,
@@ -41,6 +44,8 @@ PUBLISHED = {  # parameters with a 1000-class head: torchvision, timm
     "vit_s": 22_050_664,
     "vit_b": 86_567_656,
     "vit_l": 304_326_632,
+    "mixer_s": 18_528_264,
+    "mixer_b": 59_880_472,
 }
 
 

@@ -20,6 +20,10 @@ ENCODERS = {
         models.ViT(width=8, depth=2, heads=2, patch_size=4, scan=False, pooling="gap", classes=3),
         [(2, 4, 8)] * 2,
     ),
+    "mixer": (
+        models.Mixer(width=8, depth=2, token_hidden=3, channel_hidden=5, patch_size=4),
+        [(2, 4, 8)] * 2,
+    ),
 }
 
 
@@ -64,5 +68,5 @@ def recomputed(name, module, variables, last):
         return x.mean((1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + module.epsilon)
     x = x * params["norm"]["scale"] + params["norm"]["bias"]
-    x = x[:, 0] if module.pooling == "cls" else x.mean(1)
+    x = x[:, 0] if getattr(module, "pooling", "gap") == "cls" else x.mean(1)
     return x @ params["head"]["kernel"] + params["head"]["bias"] if module.classes else x

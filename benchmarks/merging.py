@@ -1,0 +1,162 @@
+"""Merging beside PyTorch: eight checkpoints from files to a file, and the cost of fused decoding.
+
+`python -m benchmarks.merging [--json] [--quick]`. Eight checkpoints of the size of ViT-S/16, each
+its base and a small change, are averaged and merged by TIES. The peer reads all of them by
+safetensors into PyTorch's tensors, as published merging scripts do. Peak memory is that of a fresh
+process beyond what the libraries take. Fused decoding stands beside the same models with one weight
+at all tokens, and beside the large model alone.
+"""
+
+import functools
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.common import (
+    Row,
+    best_of_each,
+    finish,
+    in_fresh_process,
+    options,
+    print_extra_memory,
+    print_table,
+)
+from rml.merging import fuse_decode, merge_files
+from rml.models import Llama, Member, ViTS, generate
+
+COUNT = 8
+KEEP, SCALE = 0.2, 0.4
+MODULE = "benchmarks.merging"
+
+
+def write_checkpoints(folder: Path) -> None:
+    """A base and eight models around it, by the shapes of ViT-S/16."""
+    from safetensors.numpy import save_file
+
+    module = ViTS(patch_size=16)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    leaves = jax.tree.leaves(shapes["params"])
+    rng = np.random.default_rng(0)
+    base = [rng.normal(0, 0.05, leaf.shape).astype(np.float32) for leaf in leaves]
+    for number in range(COUNT + 1):
+        changed = [
+            x + (number > 0) * rng.normal(0, 0.003, x.shape).astype(np.float32) for x in base
+        ]
+        tensors = {f"leaf{at:03}": x for at, x in enumerate(changed)}
+        save_file(tensors, folder / f"{number}.safetensors")
+
+
+def ours(method: str, folder: Path) -> None:
+    """Merges files by this library."""
+    out = folder / "ours.safetensors"
+    out.unlink(missing_ok=True)
+    paths = [folder / f"{number}.safetensors" for number in range(1, COUNT + 1)]
+    given = {"keep": KEEP, "scale": SCALE} if method == "ties" else {}
+    merge_files(method, folder / "0.safetensors", paths, out, **given)
+
+
+def peers(method: str, folder: Path) -> None:
+    """Merges files by PyTorch: all in memory, vectors over all parameters for TIES."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    base, *experts = (load_file(folder / f"{number}.safetensors") for number in range(COUNT + 1))
+    if method == "average":
+        merged = {name: torch.stack([own[name] for own in experts]).mean(0) for name in base}
+        save_file(merged, folder / "peers.safetensors")
+        return
+    start = torch.cat([base[name].flatten() for name in base])
+    vectors = torch.stack([torch.cat([own[name].flatten() for name in base]) for own in experts])
+    vectors -= start
+    dropped = vectors.shape[1] - round(KEEP * vectors.shape[1])
+    least = vectors.abs().kthvalue(dropped + 1, dim=1, keepdim=True).values
+    vectors[vectors.abs() < least] = 0
+    agrees = vectors * vectors.sum(0).sign() > 0
+    mean = (vectors * agrees).sum(0) / agrees.sum(0).clamp(min=1)
+    found, at = start + SCALE * mean, 0
+    for name, tensor in base.items():
+        base[name] = found[at : at + tensor.numel()].view_as(tensor).clone()
+        at += tensor.numel()
+    save_file(base, folder / "peers.safetensors")
+
+
+SIDES = {"ours": ours, "peers": peers}
+
+
+def measure_files(folder: Path, repeats: int) -> list[Row]:
+    """Seconds, extra memory and agreement of both sides."""
+    import torch
+    from safetensors.numpy import load_file
+
+    rows, peer = [], f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    for method in ("average", "ties"):
+        case = f"{COUNT} of ViT-S/16, {method}"
+        best = best_of_each(
+            {name: functools.partial(side, method, folder) for name, side in SIDES.items()}, repeats
+        )
+        rows.append(Row(case, "s", best["ours"], peer, best["peers"]))
+        memory = {name: in_fresh_process(MODULE, name, method, folder) for name in SIDES}
+        rows.append(Row(case, "MB beyond libraries", memory["ours"], peer, memory["peers"]))
+        found, expected = (load_file(folder / f"{name}.safetensors") for name in SIDES)
+        apart = max(float(np.abs(found[name] - expected[name]).max()) for name in found)
+        rows.append(Row(case, "largest difference + 1", 1 + apart, peer, 1.0))
+    return rows
+
+
+def measure_decoding(repeats: int) -> list[Row]:
+    """Milliseconds of a token with weights chosen, with one weight, and of the large model."""
+    large = Llama(vocabulary=8192, width=512, depth=8, heads=8, mlp=1536)
+    small = Llama(vocabulary=8192, width=128, depth=4, heads=4, mlp=384)
+    start = jnp.zeros((1, 2), jnp.int32)
+    keys = jax.random.split(jax.random.key(0), 3)
+    own, base, expert = (
+        jax.jit(module.init)(key, start)
+        for module, key in zip((large, small, small), keys, strict=True)
+    )
+    stacked = jax.tree.map(lambda leaf: leaf[None], expert)
+    members = Member(large, own), Member(small, stacked, True), Member(small, base)
+    tokens = jax.random.randint(jax.random.key(1), (8, 16), 0, 8192)
+    steps = 32
+    calls: dict[str, Callable[[], Any]] = {
+        "chosen": lambda: jax.block_until_ready(fuse_decode(*members, tokens, steps=steps)),
+        "fixed": lambda: jax.block_until_ready(
+            fuse_decode(*members, tokens, steps=steps, alpha=1.0)
+        ),
+        "large": lambda: jax.block_until_ready(generate(large, own, tokens, steps=steps)),
+    }
+    best = best_of_each(calls, repeats)
+    milliseconds = {name: 1e3 * seconds / steps for name, seconds in best.items()}
+    case = "8 texts, 8,192 tokens of vocabulary"
+    return [
+        Row(case, "ms a token", milliseconds["chosen"], "one weight at all tokens",
+            milliseconds["fixed"]),
+        Row(case, "ms a token", milliseconds["chosen"], "large model alone",
+            milliseconds["large"]),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Measures all cases and prints the table."""
+    if sys.argv[1:2] == ["--memory"]:
+        side, method, folder = sys.argv[2:]
+        call = functools.partial(SIDES[side], method, Path(folder))
+        print_extra_memory(lambda: lambda: jnp.ones(2).block_until_ready(), lambda: call)
+        return
+    args = options(__doc__)
+    repeats = 2 if args.quick else 5
+    with tempfile.TemporaryDirectory() as name:
+        write_checkpoints(Path(name))
+        rows = measure_files(Path(name), repeats)
+    rows += measure_decoding(repeats)
+    print_table(f"Merging: jax {jax.__version__}", rows)
+    finish("merging", rows, args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Teachers of several families of networks, and what students of other families learn from."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments.common.comparison import for_each
+from experiments.common.encoders import ProjectedEncoder
+from experiments.common.images import open_images
+from experiments.common.pretraining import train
+from experiments.common.supervised import classification
+from rml import models
+from rml.data import augment
+from rml.errors import UserError
+from rml.training import Progress, RunDirectory
+
+PARTS = ("teacher", "train", "validation", "test")
+"""Keys of `config.data` with splits; teachers have images of their own."""
+READ = 1000
+"""Images that a network reads at once."""
+
+
+class Read(NamedTuple):
+    """What a network makes of images.
+
+    Attributes:
+      logits: Logits [n, k].
+      features: What its classifier reads, [n, d].
+      stages: Outputs of its stages, [n, ...].
+    """
+
+    logits: Array
+    features: Array
+    stages: tuple[Array, ...]
+
+
+class Bed(NamedTuple):
+    """What students are trained and judged on.
+
+    Attributes:
+      families: Names of the families; teachers stand in their order.
+      train: Of training images "image", "label", "teacher", each teacher's logits [n, t, k], and
+        "features", what its classifier reads [n, t, d].
+      validation: "image" and "label" of images that no student is trained on.
+      test: The same of test images.
+      accuracy: Of each teacher on test images.
+      stages: By family the outputs of the teacher's stages on the first test images.
+      variables: By family the teacher's variables.
+    """
+
+    families: tuple[str, ...]
+    train: Mapping[str, np.ndarray]
+    validation: Mapping[str, np.ndarray]
+    test: Mapping[str, np.ndarray]
+    accuracy: Mapping[str, float]
+    stages: Mapping[str, tuple[Array, ...]]
+    variables: Mapping[str, Any]
+
+
+def classifier(config: Any, model: Any) -> ProjectedEncoder:
+    """The network that a part of the config describes, with logits of `config.classes`."""
+    return ProjectedEncoder(models.build(**model), models.Classifier(config.classes))
+
+
+def make_bed(config: Any, run: RunDirectory) -> Bed:
+    """Trains a teacher of each family of `config.teachers`, and reads images by it.
+
+    Args:
+      config: The run's config, of which `data`, `teachers`, `teaching` and `compared` are read.
+      run: Its directory; teachers are `methods/teacher_<family>`.
+
+    Raises:
+      UserError: The images have other classes than `config.classes`, or the features of teachers
+        differ in width.
+    """
+    sources = {part: open_images(config, part, labelled=True) for part in PARTS}
+    for source in sources.values():
+        if source.num_classes != config.classes:
+            raise UserError(
+                f"{source.name} has {source.num_classes} classes, expected classes={config.classes}"
+            )
+    arrays = {part: sources[part].arrays() for part in PARTS[1:]}
+    own = config.copy_and_resolve_references()
+    for key in ("optimizer", "train"):
+        own[key] = own.teaching[key]
+
+    def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], Any]:
+        net = classifier(own, own.teachers[name.removeprefix("teacher_")])
+        problem = classification(
+            own, net, train=lambda: sources["teacher"], held_out=lambda: sources["validation"]
+        )
+        variables = train(own, inner, problem, "eval/accuracy").variables
+        known = read(net, variables, arrays["train"]["image"])
+        seen = read(net, variables, arrays["test"]["image"])
+        right = float(np.mean(seen.logits.argmax(1) == arrays["test"]["label"]))
+        stages = tuple(stage[: config.compared] for stage in seen.stages)
+        return {"accuracy": right}, (known, right, stages, variables)
+
+    families = tuple(config.teachers)
+    found = for_each(run, [f"teacher_{name}" for name in families], measure)
+    known, right, stages, variables = zip(*(each for _, each in found.values()), strict=True)
+    shares = ", ".join(f"{name} {one:.1%}" for name, one in zip(families, right, strict=True))
+    Progress().note(f"teachers are right on test images: {shares}")
+    widths = {name: one.features.shape[1] for name, one in zip(families, known, strict=True)}
+    if len(set(widths.values())) > 1:
+        raise UserError(f"features of teachers have widths {widths}, expected one width")
+    learned = {
+        "teacher": np.stack([one.logits for one in known], axis=1).astype(np.float32),
+        "features": np.stack([one.features for one in known], axis=1).astype(np.float32),
+    }
+    return Bed(
+        families, {**arrays["train"], **learned}, arrays["validation"], arrays["test"],
+        *(dict(zip(families, own, strict=True)) for own in (right, stages, variables)),
+    )  # fmt: skip
+
+
+def read(model: ProjectedEncoder, variables: Any, images: np.ndarray) -> Read:
+    """Reads images by a network, so many at once that two programs are enough."""
+    apply = _reader(model)
+    parts = [apply(variables, images[i : i + READ]) for i in range(0, len(images), READ)]
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+
+
+@cache
+def _reader(model: ProjectedEncoder) -> Callable[[Any, Any], Read]:
+    """One function for each network, so that it is compiled once."""
+
+    def of(module: Any, images: Any) -> Read:
+        found = module.encoder(augment.to_float(images), train=False, stages=True)
+        logits = jnp.asarray(module.head(found.features, train=False))
+        return Read(logits, found.features, found.stages)
+
+    return jax.jit(lambda variables, images: model.apply(variables, images, method=of))

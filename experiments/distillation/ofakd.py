@@ -1,0 +1,119 @@
+"""One-for-All: a student of one family of networks learns from a teacher of another, at its exits.
+
+Hao et al., One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge
+Distillation, arXiv:2310.19444, NeurIPS 2023. A ConvNet, a ViT and an MLP-Mixer learn clothes from
+many images; smaller ones of the two other families learn from few images and from what the teacher
+says of them. Sides are the label alone, KD, DKD, features (FitNet, RKD), the enhanced loss without
+exits, exits that learn labels alone, and One-for-All in both forms of its enhancement. All have
+equally many tries, of which validation images choose one setting for all pairs. The unit of
+intervals is a test image, its value the mean over pairs. Data, networks and margins are this
+repository's; students of a family are one program.
+"""
+
+from functools import partial
+from typing import Any
+
+from experiments.distillation import ofakd_figures, ofakd_students
+from experiments.distillation.families import make_bed
+from experiments.distillation.ofakd_measures import (
+    PLAIN,
+    alignment,
+    better_hint,
+    choose,
+    compared,
+    costs,
+    named,
+)
+from experiments.distillation.ofakd_sides import SIDES, changes_of
+from experiments.distillation.students import settings, train_students
+from experiments.ranges import Range
+from rml.errors import UserError
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2310.19444; data, networks and margin are this repository's"
+CLAIMS = (
+    Claim("A mean over six pairs of families is one point above that of the better loss on "
+          "features", "ofa_over_hints", ">=", 0.01, f"{SOURCE}: FitNet, RKD, CRD",
+          stated="2026-11-26", null="hard_over_hints"),
+    Claim("It is half a point above KD with the best of three temperatures",
+          "ofa_over_kd", ">=", 0.005, SOURCE, stated="2026-11-26", null="hard_over_kd"),
+    Claim("An exponent that validation images choose is worth 0.2 points beside γ = 1",
+          "gamma_gain", ">=", 0.002, SOURCE, stated="2026-11-26", null="seed_gain"),
+    Claim("Exits are worth 0.3 points beside the same loss on the student's own logits",
+          "exits_gain", ">=", 0.003, f"our question; {SOURCE}",
+          stated="2026-11-26", null="seed_gain"),
+    Claim("Exits that learn from the teacher are half a point above exits that learn labels",
+          "teacher_gain", ">=", 0.005, f"our question; {SOURCE}",
+          stated="2026-11-26", null="shuffled_gain"),
+    Claim("CKA of stages of the same place is higher by 0.2 within a family than between two",
+          "cka_gap", ">=", 0.2, f"{SOURCE}: figure of CKA",
+          stated="2026-11-26", null="cka_gap_shuffled"),
+    Claim("A step has at most 1.5 times the operations of one without exits",
+          "flops_exits_over_kd", "<=", 1.5, f"our margin; {SOURCE}",
+          stated="2026-11-26", null="flops_unmerged_over_kd"),
+)  # fmt: skip
+SHARE = Range(high=1)
+RANGES = {
+    "given.own": SHARE, "given.paper": SHARE, "given.hard": SHARE, "tries.kd.kd": SHARE,
+    "tries.label.smoothing": SHARE, "compared": Range(4, whole=True),
+    **{f"tries.{side}.gamma": Range(above=True) for side in ("enhanced", "ofa", "paper")},
+}  # fmt: skip
+CAPTIONS = ofakd_figures.CAPTIONS
+PICTURE = "sides.png"
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains teachers and students, chooses on validation images, compares, draws."""
+    check(config)
+    bed = make_bed(config, run)
+    programs = {
+        family: [
+            train_students(
+                config,
+                run,
+                f"{family}_exits" if exits else family,
+                family,
+                changes_of(config, family, exits=exits),
+                bed,
+                partial(ofakd_students.task, bed=bed, family=family, exits=exits),
+            )
+            for exits in (False, True)
+        ]
+        for family in config.students
+    }
+    chosen = choose(config, programs)
+    hint = better_hint(chosen, programs)
+    Progress().note(f"chosen on validation images: {chosen}; {hint} is the better of the hints")
+    right = named(config, bed, programs, chosen)
+    right["hints"] = right[hint]
+    matrix, agreement = alignment(config, bed, programs, chosen)
+    metrics = compared(right) | agreement | costs(config, bed)
+    metrics |= {f"accuracy_teacher_{name}": own for name, own in bed.accuracy.items()}
+    for side, setting in chosen.items():
+        metrics[f"tries_{side}"] = len(settings(config, side))
+        metrics |= {
+            f"chosen_{side}_{key}": value
+            for key, value in zip(config.tries[side], setting, strict=True)
+        }
+    ofakd_figures.of_sides(run, right)
+    ofakd_figures.of_gamma(config, run, chosen, programs)
+    ofakd_figures.of_stages(run, bed.families, matrix)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless sides can be compared, and have the tries that claims read."""
+    families = tuple(config.teachers)
+    if families != tuple(config.students) or len(families) < 2:
+        raise UserError(
+            f"teachers are {families} and students {tuple(config.students)}, expected the same "
+            "families, two or more"
+        )
+    for side, own in SIDES.items():
+        if tuple(config.tries[side]) != own.keys:
+            raise UserError(f"tries.{side} has {tuple(config.tries[side])}, expected {own.keys}")
+    counts = {side: len(settings(config, side)) for side in SIDES}
+    if len(set(counts.values())) > 1:
+        raise UserError(f"tries has {counts} settings, expected equally many of each")
+    if PLAIN not in settings(config, "ofa"):
+        raise UserError(f"tries.ofa.gamma is {config.tries.ofa.gamma}, expected 1 among them")

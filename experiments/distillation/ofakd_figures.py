@@ -1,0 +1,80 @@
+"""Figures of the recipe on One-for-All."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.common import figures
+from experiments.distillation.ofakd_measures import Programs, Right
+from experiments.distillation.students import of_setting
+from rml.ops import t_interval
+from rml.training import RunDirectory
+
+CAPTIONS = {
+    "sides.png": "Accuracy on test images of every side, means over six pairs of a teacher and a "
+    "student of another family, with 95% intervals over images.",
+    "pairs.png": "Accuracy on test images above that of the label alone, in points, by side and "
+    "by pair of teacher and student.",
+    "gamma.png": "Accuracy on validation images against the exponent γ, means over six pairs: of "
+    "One-for-All in the form of the code and in that of the paper, and without exits.",
+    "cka.png": "Linear CKA of the stages of teachers (rows) and of students that had the label "
+    "alone (columns) on test images.",
+}
+NAMES = {
+    "label": "label alone", "fitnet": "FitNet", "rkd": "RKD", "kd": "KD", "dkd": "DKD",
+    "hard": "exits, labels", "shuffled": "exits, others' logits", "enhanced": "no exits",
+    "paper": "OFA, paper's form", "ofa_plain": "OFA, γ = 1", "ofa": "OFA",
+}  # fmt: skip
+"""Sides as figures call them."""
+SHORT = {"convnet": "CNN", "vit": "ViT", "mixer": "Mixer"}
+"""Families as figures call them."""
+
+
+def of_sides(run: RunDirectory, right: Right) -> None:
+    """Draws accuracies of all sides, and of each pair above the label's."""
+    means = {name: np.mean(list(right[name].values()), axis=0) for name in NAMES}
+    centre, lows, highs = np.array([t_interval(own) for own in means.values()]).T
+    figures.bars(
+        run.figure("sides.png"), list(NAMES.values()), {"accuracy": centre},
+        {"accuracy": (highs - lows) / 2}, ylabel="accuracy on test images", decimals=3, cut=True,
+    )  # fmt: skip
+    pairs = list(right["label"])
+    rows = [name for name in NAMES if name not in ("label", "ofa_plain")]
+    gains = [
+        [100 * float((right[name][pair] - right["label"][pair]).mean()) for pair in pairs]
+        for name in rows
+    ]
+    figures.heatmap(
+        run.figure("pairs.png"), gains, [NAMES[name] for name in rows],
+        [f"{SHORT.get(t, t)} → {SHORT.get(s, s)}" for t, s in pairs], xlabel="teacher → student",
+        value_label="points above the label alone", diverging=True,
+    )  # fmt: skip
+
+
+def of_gamma(config: Any, run: RunDirectory, chosen: Mapping[str, Any], programs: Programs) -> None:
+    """Draws accuracy against the exponent."""
+    students = [own for family in programs.values() for own in family]
+
+    def accuracy(side: str, setting: Any) -> float:
+        return float(np.mean(of_setting(side, setting, students)))
+
+    series = {}
+    for side in ("ofa", "paper", "enhanced"):
+        gammas = list(config.tries[side].gamma)
+        name = "OFA, code's form" if side == "ofa" else NAMES[side]
+        series[name] = (gammas, [accuracy(side, (gamma,)) for gamma in gammas])
+    figures.curves(
+        run.figure("gamma.png"), series, "exponent γ", "accuracy on validation images",
+        reference=("KD, chosen", accuracy("kd", chosen["kd"])),
+    )  # fmt: skip
+
+
+def of_stages(run: RunDirectory, families: tuple[str, ...], matrix: np.ndarray) -> None:
+    """Draws how the stages of teachers and students agree."""
+    stages = len(matrix) // len(families)
+    labels = [f"{SHORT.get(name, name)} {k + 1}" for name in families for k in range(stages)]
+    figures.heatmap(
+        run.figure("cka.png"), matrix, labels, labels, xlabel="stage of the student",
+        ylabel="stage of the teacher", value_label="linear CKA",
+    )  # fmt: skip

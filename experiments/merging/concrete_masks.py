@@ -1,0 +1,123 @@
+"""Masks of a bed's task vectors, learned from unlabelled images, and their comparisons."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments.merging.bed import Bed
+from experiments.merging.judging import Part, read
+from experiments.merging.ranking import drawn_batches, mean_entropy
+from experiments.merging.tasks import Images
+from rml.merging import draw_mask, expected_mask, learn_mask, mask_logits, mask_vectors
+from rml.ops import trees
+
+
+class Mask(NamedTuple):
+    """A learned mask.
+
+    Attributes:
+      logits: Its logits.
+      losses: Mean entropy in nats at every step.
+      rate: The learning rate that was chosen.
+    """
+
+    logits: Any
+    losses: np.ndarray
+    rate: float
+
+
+def learned(
+    config: Any, bed: Bed, unlabelled: Images, validation: Part, *, bilevel: bool = False,
+    sampled: bool = True,
+) -> Mask:  # fmt: skip
+    """The mask whose learning rate is best on validation images."""
+    options = config.mask
+    batches = drawn_batches(config, unlabelled, options)
+    ahead = drawn_batches(config, unlabelled, options, seed=1) if bilevel else None
+    vectors, best, top = trees.task_vectors(bed.base, bed.experts), None, -np.inf
+    for rate in options.learning_rates:
+        found = _learned(
+            bed.module, bed.base, vectors, bed.heads, batches, ahead, bed.config.head.scale,
+            {k: options[k] for k in ("scale", "temperature", "inner_rate")}, rate,
+            jax.random.key(config.seed), sampled=sampled,
+        )  # fmt: skip
+        merged = masked_arithmetic(config, bed, expected_mask(found.logits))
+        score = float(read(bed, validation, merged).normalised.mean())
+        if score > top:
+            best, top = Mask(found.logits, np.asarray(found.losses), rate), score
+    assert best is not None
+    return best
+
+
+def masked_arithmetic(config: Any, bed: Bed, mask: Any) -> Any:
+    """Task arithmetic with masked and rescaled vectors, at the scale of the config."""
+    return _arithmetic(bed.base, bed.experts, mask, config.mask.scale)
+
+
+def masked_experts(bed: Bed, mask: Any) -> list[Any]:
+    """Each expert with its vector masked and rescaled."""
+    vectors = mask_vectors(trees.task_vectors(bed.base, bed.experts), mask)
+    whole = jax.tree.map(jnp.add, bed.base, vectors)
+    return [trees.take_tree(whole, i) for i in range(len(bed.tasks))]
+
+
+def draws(config: Any, logits: Any) -> list[Any]:
+    """Relaxed masks that are drawn anew, as the public code evaluates with one of them."""
+    keys = jax.random.split(jax.random.key(config.seed + 1), config.mask.draws)
+    return [draw_mask(key, logits, temperature=config.mask.temperature) for key in keys]
+
+
+def random_mask(config: Any, bed: Bed) -> Any:
+    """A mask of fair coins, fixed: what is kept is chosen by nothing."""
+    leaves, structure = jax.tree.flatten(mask_logits(bed.base))
+    keys = jax.random.split(jax.random.key(config.seed + 2), len(leaves))
+    drawn = [
+        jax.random.bernoulli(key, 0.5, leaf.shape).astype(leaf.dtype)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def without(bed: Bed, unseen: tuple[str, ...]) -> Bed:
+    """The bed without some of its experts and tasks."""
+    kept = [i for i, name in enumerate(bed.tasks) if name not in unseen]
+    rows = jnp.asarray(kept)
+    names = list(bed.tasks)
+    return bed._replace(
+        experts=trees.take_tree(bed.experts, rows), heads=bed.heads[rows],
+        tasks={names[i]: bed.tasks[names[i]] for i in kept},
+    )  # fmt: skip
+
+
+def of_tasks(part: Part, places: list[int]) -> Part:
+    """The images of some tasks, numbered anew, which count as before to one another."""
+    task = np.asarray(part.images.task)
+    rows = np.flatnonzero(np.isin(task, places))
+    number = np.full(task.max() + 1, -1)
+    number[places] = np.arange(len(places))
+    images = Images(
+        part.images.image[rows], part.images.label[rows], jnp.asarray(number[task[rows]])
+    )
+    return Part(images, part.weights[rows] * len(part.experts) / len(places), part.experts[places])
+
+
+@jax.jit
+def _arithmetic(base: Any, experts: Any, mask: Any, scale: Any) -> Any:
+    vectors = mask_vectors(trees.task_vectors(base, experts), mask)
+    count = jax.tree.leaves(experts)[0].shape[0]
+    return trees.combine(base, vectors, jnp.full(count, scale))
+
+
+@functools.partial(jax.jit, static_argnames=("module", "sampled"))
+def _learned(
+    module: Any, base: Any, vectors: Any, heads: Array, batches: Images, ahead: Images | None,
+    scale: Any, options: Any, rate: Any, key: Array, *, sampled: bool,
+) -> Any:  # fmt: skip
+    return learn_mask(
+        mean_entropy(module, heads, scale), base, vectors, batches, key=key, inner_batches=ahead,
+        learning_rate=rate, sampled=sampled, **options,
+    )  # fmt: skip

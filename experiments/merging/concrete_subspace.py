@@ -1,0 +1,167 @@
+"""Concrete subspaces: one mask of all task vectors, learned so that experts interfere less.
+
+Tang et al., Concrete Subspace Learning based Interference Elimination for Multi-task Model Fusion,
+arXiv:2312.06173. On a bed of eight experts a relaxed Bernoulli mask is learned by the entropy of
+predictions on half of the test images, whose labels are not read; the other half is reported.
+Beside it: a mask of fair coins, σ(x) without draws, arithmetic, TIES, AdaMerging. Each chooses its
+rate or scale by validation labels. Models, data and margins are this repository's.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.common.claims import with_bounds
+from experiments.merging import concrete_figures
+from experiments.merging.bed import Bed, open_bed
+from experiments.merging.concrete_masks import (
+    Mask,
+    draws,
+    learned,
+    masked_arithmetic,
+    masked_experts,
+    of_tasks,
+    random_mask,
+    without,
+)
+from experiments.merging.judging import (
+    Part,
+    Reading,
+    differences,
+    halves,
+    judged,
+    of_hits,
+    read,
+)
+from experiments.merging.ranking import adamerged, scaled
+from experiments.ranges import Range
+from rml.merging import expected_mask, mask_logits, mask_vectors
+from rml.ops import t_interval, trees
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2312.06173; model, data and margin are this repository's"
+STATED = "2026-11-26"
+CLAIMS = (
+    Claim("Arithmetic at 0.3 gains 3 points of normalised accuracy by the learned mask",
+          "concrete_over_arithmetic", ">=", 0.03, f"{SOURCE}: 8.4 points of accuracy",
+          stated=STATED, null="random_over_arithmetic"),
+    Claim("Masked arithmetic is above tuned TIES by 1 point", "concrete_over_ties", ">=", 0.01,
+          SOURCE, stated=STATED, null="arithmetic_over_ties"),
+    Claim("AdaMerging by block gains 1 point by a mask learned with it",
+          "concrete_adamerging_over_adamerging", ">=", 0.01, f"{SOURCE}: 3.1 points of accuracy",
+          stated=STATED, null="random_adamerging_over_adamerging"),
+    Claim("Masked single experts lose at most 2 points", "experts_lost", "<=", 0.02, SOURCE,
+          stated=STATED, null="experts_lost_random"),
+    Claim("On tasks that neither mask nor vectors know masked arithmetic loses at most half a "
+          "point against arithmetic", "unseen_lost", "<=", 0.005, SOURCE, stated=STATED,
+          null="unseen_lost_random"),
+)  # fmt: skip
+PAIRS = (
+    ("concrete", "arithmetic"), ("random", "arithmetic"), ("concrete", "ties"),
+    ("arithmetic", "ties"), ("concrete", "tuned"), ("concrete", "deterministic"),
+    ("concrete_adamerging", "adamerging"), ("random_adamerging", "adamerging"),
+)  # fmt: skip
+RANGES = {"mask.draws": Range(2, whole=True), "mask.batch_size": Range(1, whole=True)}
+CAPTIONS = concrete_figures.CAPTIONS
+PICTURE = "methods.png"
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains or opens the bed, learns masks, reads the other images, draws."""
+    bed = open_bed(config, run)
+    validation, (seen, held) = judged(bed, "validation"), halves(judged(bed, "test"))
+    coins = random_mask(config, bed)
+    masks = {
+        "concrete": learned(config, bed, seen.images, validation),
+        "deterministic": learned(config, bed, seen.images, validation, sampled=False),
+        "bilevel": learned(config, bed, seen.images, validation, bilevel=True),
+        "few": learned(config, bed, _few(seen), validation),
+    }
+    arithmetic = masked_arithmetic(config, bed, expected_mask(mask_logits(bed.base)))
+    params = {
+        "base": bed.base,
+        "arithmetic": arithmetic,
+        "ties": scaled(config, bed, "ties", validation)[0],
+        "tuned": scaled(config, bed, "task_arithmetic", validation)[0],
+        "random": masked_arithmetic(config, bed, coins),
+        "adamerging": adamerged(config, bed, validation, unlabelled=seen.images),
+    }
+    for name in ("concrete", "deterministic", "few"):
+        params[name] = masked_arithmetic(config, bed, expected_mask(masks[name].logits))
+    vectors = trees.task_vectors(bed.base, bed.experts)
+    for name, mask in (("concrete", expected_mask(masks["bilevel"].logits)), ("random", coins)):
+        params[f"{name}_adamerging"] = adamerged(
+            config, bed, validation, unlabelled=seen.images, vectors=mask_vectors(vectors, mask)
+        )
+    found = {name: read(bed, held, own) for name, own in params.items()}
+    again = {name: read(bed, seen, params[name]) for name in ("arithmetic", "concrete", "few")}
+    drawn = [
+        read(bed, held, masked_arithmetic(config, bed, own)).normalised.mean()
+        for own in draws(config, masks["concrete"].logits)
+    ]
+    for name, own in found.items():
+        Progress().note(f"{name}: {100 * own.normalised.mean():.1f}% normalised")
+    metrics = differences("normalised", {name: [own] for name, own in found.items()}, {
+        f"{first}_over_{second}": (first, second) for first, second in PAIRS
+    }) | {
+        "concrete_drawn": np.mean(drawn), "concrete_drawn_spread": np.std(drawn, ddof=1),
+    }  # fmt: skip
+    for name, end in (("concrete", ""), ("few", "_few")):
+        gains = [
+            (one[name].normalised - one["arithmetic"].normalised).mean() for one in (again, found)
+        ]
+        metrics[f"gain_lost{end}"] = gains[0] - gains[1]
+    metrics |= of_experts(bed, held, {
+        "": expected_mask(masks["concrete"].logits), "_random": coins,
+    })  # fmt: skip
+    metrics |= of_unseen(config, bed, seen, held, validation)
+    for name, mask in masks.items():
+        metrics |= {f"rate_{name}": mask.rate, f"entropy_{name}": mask.losses[-10:].mean()}
+    concrete_figures.draw(run, found, masks)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def of_experts(bed: Bed, part: Part, masks: dict[str, Any]) -> dict[str, float]:
+    """What masked single experts lose on their own tasks, with intervals over images."""
+    metrics: dict[str, float] = {}
+    task = np.asarray(part.images.task)
+    given = [trees.take_tree(bed.experts, i) for i in range(len(bed.tasks))]
+    whole = _of_own(bed, part, given, task)
+    for name, mask in masks.items():
+        lost = whole.normalised - _of_own(bed, part, masked_experts(bed, mask), task).normalised
+        metrics |= with_bounds(f"experts_lost{name}", t_interval(lost))
+    return metrics
+
+
+def of_unseen(config: Any, bed: Bed, seen: Part, held: Part, validation: Part) -> dict[str, float]:
+    """What a mask of the other tasks' vectors loses on tasks that it was not learned for."""
+    names = list(bed.tasks)
+    unseen = [names.index(name) for name in config.unseen]
+    known = [i for i in range(len(names)) if i not in unseen]
+    fewer = without(bed, tuple(config.unseen))
+    mask: Mask = learned(config, fewer, of_tasks(seen, known).images, of_tasks(validation, known))
+    alone = bed._replace(heads=bed.heads[np.array(unseen)])
+    part = of_tasks(held, unseen)
+    given = {"": expected_mask(mask.logits), "_random": random_mask(config, bed)}
+    plain = expected_mask(mask_logits(bed.base))
+    arithmetic = read(alone, part, masked_arithmetic(config, fewer, plain)).normalised
+    metrics: dict[str, float] = {}
+    for name, own in given.items():
+        merged = read(alone, part, masked_arithmetic(config, fewer, own)).normalised
+        metrics |= with_bounds(f"unseen_lost{name}", t_interval(arithmetic - merged))
+    return metrics
+
+
+def _of_own(bed: Bed, part: Part, models: list[Any], task: np.ndarray) -> Reading:
+    """The reading of several models, each on the images of its own task."""
+    right = np.zeros(len(task), bool)
+    for i, params in enumerate(models):
+        right[task == i] = read(bed, part, params).normalised[task == i] > 0
+    return of_hits(part, right)
+
+
+def _few(part: Part) -> Any:
+    """The first image of each task."""
+    rows = np.unique(np.asarray(part.images.task), return_index=True)[1]
+    return jax.tree.map(lambda x: x[rows], part.images)

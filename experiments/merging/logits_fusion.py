@@ -1,0 +1,216 @@
+"""Dynamic logits fusion: experts of a small language model steer a large one, token by token.
+
+Fan et al., On Giant's Shoulders, arXiv:2406.15480. A large and a small decoder are trained here on
+one collection of texts; the small one is fine-tuned on four others. Beside the weight chosen at
+every token stand weight 1 (proxy tuning), the weight that is best on validation texts, the mean of
+the logits, an adapter of the large model and its whole fine-tuning; for several experts at once
+their task arithmetic, equal weights, and one small model of all collections. Every fine-tuning
+tries equally many rates on validation texts. Sizes and margins are this repository's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.common import small_lm
+from experiments.common.claims import with_bounds
+from experiments.merging import logits_figures
+from experiments.merging.logits_models import (
+    LARGE,
+    Models,
+    make_models,
+    merged,
+    read_texts,
+    sized,
+    training_share,
+)
+from experiments.merging.logits_readings import (
+    Reading,
+    grid,
+    read,
+    read_dynamic,
+    read_fixed,
+)
+from experiments.ranges import Range
+from rml.errors import UserError
+from rml.models.attention import attend
+from rml.ops import t_interval, trees
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2406.15480; data, sizes and margins are this repository's"
+CLAIMS = (
+    Claim("A weight chosen at every token loses 0.01 nats less than weight 1",
+          "gain_over_proxy", ">=", 0.01, f"{SOURCE}, table 1",
+          stated="2026-11-26", null="gain_over_proxy_shuffled"),
+    Claim("It loses at most what the weight does that is best on validation texts",
+          "gain_over_fixed", ">=", 0.0, f"{SOURCE}, figure of fixed weights; uncertain",
+          stated="2026-11-26", null="gain_over_fixed_shuffled"),
+    Claim("The wholly tuned large model has at least 0.9 of its nats",
+          "ratio_to_tuned", ">=", 0.9, f"{SOURCE}; the paper's ratio is of accuracies",
+          stated="2026-11-26", null="ratio_to_tuned_large"),
+    Claim("The weight is larger where the expert moved the small model further: correlation 0.1",
+          "alpha_correlation", ">=", 0.1, SOURCE,
+          stated="2026-11-26", null="alpha_correlation_shuffled"),
+    Claim("On an unseen collection one of four experts costs at most 0.5% of the large's nats",
+          "rise_unseen", "<=", 0.005, f"{SOURCE}, table on unseen tasks",
+          stated="2026-11-26", null="rise_unseen_multitask"),
+)  # fmt: skip
+RANGES = {"alpha.points": Range(3, whole=True), "alpha.high": Range(1)}
+CAPTIONS = logits_figures.CAPTIONS
+PICTURE = "methods.png"
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains all models, reads test texts by every way, compares, draws."""
+    check(config)
+    texts = read_texts(config)
+    models = make_models(config, run, texts)
+    windows = {
+        part: {
+            name: text.windows(part, config.text.length, config.text.windows)
+            for name, text in texts.items() if name != config.data.general
+        }
+        for part in ("validation", "test")
+    }  # fmt: skip
+    domains = list(config.data.domains)
+    own = [trees.take_tree(models.experts, at) for at in range(len(domains))]
+    fixed = {
+        name: read_fixed(config, models, expert, windows["validation"][name])
+        for name, expert in zip(domains, own, strict=True)
+    }
+    test = {
+        name: read(config, models, models.experts, at, windows["test"][name])
+        for at, name in enumerate(domains)
+    }
+    whole = {
+        kind: {
+            name: small_lm.nats(sized(config, LARGE), attend, [params], windows["test"][name])[0]
+            for name, params in by_domain.items()
+        }
+        for kind, by_domain in (("tuned", models.tuned), ("lora", models.lora))
+    }
+    metrics = {f"rate_{kind}": rate for kind, rate in models.rates.items()}
+    metrics |= of_one(config, fixed, test, whole)
+    Progress().note(
+        f"nats a token: large {metrics['nats_large']:.3f}, weight 1 {metrics['nats_proxy']:.3f}, "
+        f"chosen {metrics['nats_dynamic']:.3f}, tuned {metrics['nats_tuned']:.3f}"
+    )
+    others, active = of_several(config, models, windows, test)
+    metrics |= others | training_share(config, texts[domains[0]], models)
+    weights = {name: metrics[f"fixed_alpha_{name}"] for name in domains}
+    logits_figures.draw(config, run, test, whole, weights, active)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless the config has what the claims compare."""
+    if len(config.data.domains) < 2:
+        raise UserError(f"data.domains is {config.data.domains}, expected two collections or more")
+    if not np.isclose(grid(config), 1.0).any():
+        raise UserError(
+            f"alpha.high={config.alpha.high} and alpha.points={config.alpha.points} give weights "
+            "without 1, expected it among them"
+        )
+
+
+def of_one(
+    config: Any, validation: Mapping[str, np.ndarray], test: Mapping[str, Reading],
+    whole: Mapping[str, Any],
+) -> dict[str, float]:  # fmt: skip
+    """Metrics of each domain with its own expert, over the windows of all domains.
+
+    Args:
+      config: The run's config.
+      validation: By domain, nats of validation windows with each weight [m, g, n].
+      test: By domain, the reading of test windows.
+      whole: By way of tuning and domain, nats of test windows [m, n].
+    """
+    points = grid(config)
+    each = {name: int(np.argmin(own.mean((0, 2)))) for name, own in validation.items()}
+    proxy = int(np.argmin(abs(points - 1)))
+    nats = {
+        "large": join(test, lambda own: own.large),
+        "expert": join(test, lambda own: own.expert),
+        "mean": join(test, lambda own: own.mean),
+        "proxy": join(test, lambda own: own.fixed[:, proxy]),
+        "dynamic": join(test, lambda own: own.dynamic),
+        "refined": join(test, lambda own: own.refined),
+        "shuffled": join(test, lambda own: own.shuffled),
+        "fixed": np.concatenate([own.fixed[:, each[name]].mean(1) for name, own in test.items()]),
+        "fixed_oracle": np.concatenate([own.fixed.mean(2)[:, at] for own in test.values()
+                                        for at in [int(np.argmin(own.fixed.mean((0, 2))))]]),
+        **{kind: np.concatenate([own.mean(1) for own in rows.values()])
+           for kind, rows in whole.items()},
+    }  # fmt: skip
+    metrics = {f"nats_{name}": float(own.mean()) for name, own in nats.items()}
+    metrics |= {f"fixed_alpha_{name}": float(points[at]) for name, at in each.items()}
+    for other in ("proxy", "fixed", "mean"):
+        for name, ending in (("dynamic", ""), ("shuffled", "_shuffled"), ("refined", "_refined")):
+            difference = t_interval(nats[other] - nats[name])
+            metrics |= with_bounds(f"gain_over_{other}{ending}", difference)
+    tuned, large = metrics["nats_tuned"], metrics["nats_large"]
+    metrics["ratio_to_tuned"] = tuned / metrics["nats_dynamic"]
+    metrics["ratio_to_tuned_large"] = tuned / large
+    metrics["gap_closed"] = (large - metrics["nats_dynamic"]) / (large - tuned)
+    rng = np.random.default_rng(config.seed)
+    pairs = [(own.alpha.ravel(), own.moved.ravel()) for own in test.values()]
+    metrics["alpha_correlation"] = mean_correlation(pairs)
+    metrics["alpha_correlation_shuffled"] = mean_correlation(
+        [(alpha, rng.permutation(moved)) for alpha, moved in pairs]
+    )
+    metrics["alpha_mean"] = float(np.mean([alpha.mean() for alpha, _ in pairs]))
+    metrics["alpha_sd"] = float(np.mean([alpha.std() for alpha, _ in pairs]))
+    return metrics
+
+
+def of_several(
+    config: Any, models: Models, windows: Mapping[str, Any], test: Mapping[str, Reading]
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Metrics of all experts at once; shares of tokens at which each is the active one."""
+    domains, unseen = list(config.data.domains), config.data.unseen
+    new = read(config, models, models.experts, 0, windows["test"][unseen])
+    tried = {
+        scale: np.mean([
+            read_dynamic(config, models, merged(models, scale), windows["validation"][name])[1]
+            for name in domains
+        ])
+        for scale in config.alpha.scales
+    }  # fmt: skip
+    chosen = min(tried, key=lambda scale: tried[scale])
+    experts = {"multitask": models.multitask, "arithmetic": merged(models, chosen)}
+    metrics: dict[str, float] = {"scale_arithmetic": chosen}
+    by: dict[str, dict[str, Any]] = {
+        name: {"large": own.large, "several": own.several, "uniform": own.uniform}
+        for name, own in (*test.items(), (unseen, new))
+    }
+    for kind, params in experts.items():
+        for name, rows in by.items():
+            rows[kind], rows[f"{kind}_dynamic"] = read_dynamic(
+                config, models, params, windows["test"][name]
+            )
+    for way in by[unseen]:
+        metrics[f"nats_{way}_seen"] = float(np.mean([by[name][way].mean() for name in domains]))
+        metrics[f"nats_{way}_unseen"] = float(by[unseen][way].mean())
+    base = metrics["nats_large_unseen"]
+    for way, ending in (("several", ""), ("multitask", "_multitask"), ("uniform", "_uniform")):
+        metrics[f"rise_unseen{ending}"] = metrics[f"nats_{way}_unseen"] / base - 1
+    active = {
+        name: (own.active.argmax(1)[..., None] == np.arange(len(domains)))[own.active.max(1) > 0]
+        .mean(0)
+        for name, own in (*test.items(), (unseen, new))
+    }  # fmt: skip
+    return metrics, active
+
+
+def join(test: Mapping[str, Reading], of: Any) -> np.ndarray:
+    """Means of the windows of all domains, [m]."""
+    return np.concatenate([of(own).mean(1) for own in test.values()])
+
+
+def mean_correlation(pairs: Any) -> float:
+    """The mean of the rank correlations of pairs of arrays; 0 where one is constant."""
+    from scipy.stats import spearmanr  # slow to import
+
+    found = [spearmanr(*pair).statistic if all(map(np.ptp, pair)) else 0.0 for pair in pairs]
+    return float(np.mean(found))

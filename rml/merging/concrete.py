@@ -1,0 +1,162 @@
+"""Concrete subspaces: one mask of all task vectors, learned so that they interfere less."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, PyTree
+
+from rml.merging.descent import descend
+from rml.ops import trees
+
+
+class LearnedMask(NamedTuple):
+    """A mask that was learned.
+
+    Attributes:
+      logits: Logits of the mask's entries, a tree like the parameters; 0 is a probability of 1/2.
+      losses: The objective at every step, before the step.
+    """
+
+    logits: PyTree
+    losses: Float[Array, " steps"]
+
+
+def binary_concrete(
+    key: Key[Array, ""], logits: Float[Array, "*s"], *, temperature: ArrayLike
+) -> Float[Array, "*s"]:
+    """Draws relaxed Bernoulli variables, σ((x + log u - log(1 - u)) / T) with u uniform.
+
+    The probability of more than 1/2 is σ(x) at every temperature; towards 0 the draws become
+    Bernoulli ones.
+
+    Args:
+      key: Key of the draw.
+      logits: Logits x of the probabilities.
+      temperature: Temperature T above 0.
+
+    Returns:
+      Values in [0, 1], differentiable by the logits.
+
+    Source: Maddison et al., The Concrete Distribution, arXiv:1611.00712, equation 16.
+    """
+    noise = jax.random.logistic(key, logits.shape, logits.dtype)
+    return jax.nn.sigmoid((logits + noise) / temperature)
+
+
+def mask_logits(params: PyTree, value: float = 0.0) -> PyTree:
+    """Logits of a mask over parameters of one model, in float32, all of one value."""
+    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, jnp.float32), params)
+
+
+def draw_mask(key: Key[Array, ""], logits: PyTree, *, temperature: ArrayLike = 0.5) -> PyTree:
+    """Draws a relaxed mask; every leaf has a key of its own, by its place.
+
+    Args:
+      key: Key of the draw.
+      logits: As `mask_logits` makes them.
+      temperature: See `binary_concrete`; 0.5 in the paper.
+    """
+    leaves, structure = jax.tree.flatten(logits)
+    drawn = [
+        binary_concrete(jax.random.fold_in(key, i), leaf, temperature=temperature)
+        for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def expected_mask(logits: PyTree) -> PyTree:
+    """The probabilities σ(x): a mask without a draw."""
+    return jax.tree.map(jax.nn.sigmoid, logits)
+
+
+def mask_vectors(vectors: PyTree, mask: PyTree) -> PyTree:
+    """Masks task vectors and rescales every block by the mask's mean, τ ⊙ m / mean(m).
+
+    A constant mask changes nothing. Of a leaf that holds all layers each layer has its own mean.
+
+    Args:
+      vectors: Task vectors, stacked on a leading axis.
+      mask: Mask in [0, 1], a tree like the parameters of one model.
+
+    Source: Tang et al., arXiv:2312.06173, Section 3.2; the mean is a tensor's in its public code.
+    """
+
+    def unit(block: Array) -> Array:
+        return block / jnp.maximum(jnp.mean(block), jnp.finfo(block.dtype).tiny)
+
+    return trees.masked(vectors, trees.over_blocks(unit, mask))
+
+
+def learn_mask(
+    objective: Callable[[PyTree, Any], Float[Array, ""]],
+    base: PyTree,
+    vectors: PyTree,
+    batches: PyTree,
+    *,
+    key: Key[Array, ""],
+    inner_batches: PyTree = None,
+    scale: ArrayLike = 0.3,
+    temperature: ArrayLike = 0.5,
+    learning_rate: ArrayLike = 1e-3,
+    inner_rate: ArrayLike = 1.0,
+    sampled: bool = True,
+) -> LearnedMask:
+    """Learns the logits of one mask that all task vectors share, on unlabelled inputs.
+
+    Without `inner_batches` masked vectors are added with the factor `scale`. With them every step
+    first takes one step of Adam on the coefficients of blocks, from `scale`, with the mask held,
+    and judges the mask with the coefficients so found: bilevel, to first order. The coefficients'
+    Adam starts anew each time, so that its step is `inner_rate` in size (the public code keeps
+    its moments and takes the gradient where the last step had left the coefficients).
+
+    Args:
+      objective: `objective(params, batch) -> loss`, such as a mean `prediction_entropy`.
+      base: Parameters θ_0.
+      vectors: Task vectors, stacked on a leading axis.
+      batches: Batches of all steps, stacked on a leading axis; what is reported must not be in it.
+      key: Key of the draws, one a step.
+      inner_batches: Batches that the coefficients are adapted on, likewise.
+      scale: Coefficient of all vectors, or its value before the inner step.
+      temperature: See `binary_concrete`.
+      learning_rate: Adam's step size for the logits.
+      inner_rate: Adam's step size for the coefficients; 1 in the paper.
+      sampled: Whether masks are drawn; without, the mask is σ(x) (ours, for comparison).
+
+    Returns:
+      Logits and the course of the objective.
+
+    Source: Tang et al., Concrete Subspace Learning based Interference Elimination for Multi-task
+      Model Fusion, arXiv:2312.06173, Algorithm 1.
+    """
+    count = jax.tree.leaves(vectors)[0].shape[0]
+    inner = optax.adam(inner_rate)
+
+    def adapted(masked: PyTree, batch: Any) -> PyTree:
+        start = trees.block_coefficients(base, count, 1.0)
+        start = jax.tree.map(lambda leaf: leaf * scale, start)
+        if inner_batches is None:
+            return start
+        slopes = jax.grad(lambda own: objective(trees.combine(base, masked, own), batch))(start)
+        step, _ = inner.update(slopes, inner.init(start), start)
+        return optax.apply_updates(start, step)
+
+    def outer(logits: PyTree, given: Any) -> Array:
+        number, batch, ahead = given
+
+        mask = expected_mask(logits)
+        if sampled:
+            own = jax.random.fold_in(key, number)
+            mask = draw_mask(own, logits, temperature=temperature)
+        masked = mask_vectors(vectors, mask)
+        held = jax.lax.stop_gradient(masked)
+        coefficients = jax.lax.stop_gradient(adapted(held, ahead))
+        return objective(trees.combine(base, masked, coefficients), batch)
+
+    steps = jax.tree.leaves(batches)[0].shape[0]
+    given = (jnp.arange(steps), batches, batches if inner_batches is None else inner_batches)
+    found = descend(outer, mask_logits(base), given, optimizer=optax.adam(learning_rate))
+    return LearnedMask(found.coefficients, found.losses)

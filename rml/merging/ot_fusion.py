@@ -1,0 +1,276 @@
+"""Fusion of two transformers: units of one are put in the places of the other by transport."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from rml.errors import UserError, unknown
+from rml.merging.transport import (
+    RESIDUALS,
+    ground_cost,
+    over_heads,
+    residual_map,
+    transport_map,
+    width_map,
+)
+from rml.merging.unit_activations import (
+    LayerActivations,
+    blocks,
+    shortcut_shares,
+    standardised,
+    stream,
+)
+from rml.models import map_width, transformer_sizes
+from rml.models.layouts import ENDS, kind_of, transformers
+from rml.models.width import check_finite
+from rml.ops import normalize
+from rml.ops.precision import full_precision
+from rml.ops.trees import check_trees, leaf_name
+
+FEATURES = ("activations", "weights")
+QUERY_KEY = ("separate", "shared")
+HEADS = ("mixed", "kept")
+SHARED = "shared"
+"""The policy, ours, of one map for the whole residual stream."""
+_NAMES = ("query", "key", "value", "branch", "mlp", "out")
+
+
+class Aligned(NamedTuple):
+    """A model whose units were put in the places of another's.
+
+    Attributes:
+      params: Its parameters, in the shapes of the other.
+      transports: The map of each space of `rml.models.layouts.SPACES`, [n0, n1] or [L, n0, n1].
+    """
+
+    params: dict[str, Any]
+    transports: dict[str, Array]
+
+
+def fuse(
+    params0: PyTree, params1: PyTree, acts0: LayerActivations | None = None,
+    acts1: LayerActivations | None = None, *, weight: ArrayLike = 0.5, **options: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Averages two transformers after the units of model 0 are aligned with those of model 1.
+
+    θ = (1 - w) θ̂_0 + w θ_1, with θ̂_0 as `align` returns it. Of several models each is aligned with
+    the same anchor, and the mean of all is taken.
+
+    Args:
+      params0: Parameters of model 0.
+      params1: Parameters of model 1, the anchor, whose width the result has.
+      acts0: Activations of model 0, see `layer_activations`.
+      acts1: Those of model 1, of the same inputs.
+      weight: w, the share of the anchor.
+      **options: Options of `align`.
+
+    Returns:
+      Parameters of one model.
+
+    Raises:
+      UserError: As `align`.
+
+    Source: Imfeld et al., Transformer Fusion with Optimal Transport, arXiv:2310.05719.
+    """
+    found = align(params0, params1, acts0, acts1, **options).params
+    return jax.tree.map(
+        lambda a, b: ((1 - jnp.asarray(weight)) * a + weight * b).astype(b.dtype), found, params1
+    )
+
+
+@full_precision
+def align(
+    params0: PyTree, params1: PyTree, acts0: LayerActivations | None = None,
+    acts1: LayerActivations | None = None, *, features: str = "activations",
+    solver: str = "sinkhorn", reg: ArrayLike = 0.08, residual: str | Array = "mean",
+    query_key: str = "separate", heads: str = "mixed", metric: str = "euclidean",
+    scale: str = "max",
+) -> Aligned:  # fmt: skip
+    """Puts the units of one transformer in the places of another's, layer after layer.
+
+    The map of a layer's outputs transports its units onto the anchor's; what reads them gets the
+    same map: K̂ = AᵀKB. Norms pass a map on. Where two maps meet in a residual sum a policy makes
+    one of them. Embeddings have one map, of their sum, where the public code has one each for
+    patches, positions and the class token. A norm behind a sum (BERT) has the sum's map; there it
+    has the branch's. Both are ours, as are "kept" and the policy "shared", which with "exact" and
+    shared queries and keys keep the function of model 0 to the bit of rounding.
+
+    Args:
+      params0: Parameters of model 0: a `ViT` with learned positions or a `Bert`, alone or with
+        its heads.
+      params1: Parameters of model 1, the anchor, as deep; widths may differ.
+      acts0: Activations of model 0, for `features="activations"`.
+      acts1: Those of the anchor, of the same inputs; also for the weighted policies.
+      features: What units are compared by: "activations", of mean 0 and deviation 1 for each unit,
+        or "weights", what they read, after its alignment and scaled to unit length.
+      solver: "sinkhorn", soft, or "exact", see `transport_map`.
+      reg: Weight of the entropy, for "sinkhorn".
+      residual: A policy of `residual_map`; or "shared", one map for the whole stream; or the share
+        of the shortcut in both sums of each layer, [L, 2, n1 or 1], see `shortcut_shares`.
+      query_key: Whether queries and keys have "separate" maps or a "shared" one; products of
+        queries and keys survive a shared one only.
+      heads: Whether heads are "mixed", or "kept" whole, see `over_heads`.
+      metric: See `ground_cost`.
+      scale: See `ground_cost`.
+
+    Returns:
+      Parameters and transports.
+
+    Raises:
+      UserError: An option is unknown or lacks activations, a model is not of a kind that can be
+        aligned, depths or shapes differ beyond the width, or a value is not finite.
+
+    Source: Imfeld et al., Transformer Fusion with Optimal Transport, arXiv:2310.05719, and the
+      public code.
+    """
+    _check_options(features, residual, query_key, heads, acts0, acts1)
+    own0, own1 = (_transformer(name, own) for name, own in (("0", params0), ("1", params1)))
+    sizes = transformer_sizes(params0), transformer_sizes(params1)
+    if sizes[0].depth != sizes[1].depth or kind_of(own0) != kind_of(own1):
+        raise UserError(
+            f"model 0 has {sizes[0].depth} blocks of kind {kind_of(own0)}, model 1 "
+            f"{sizes[1].depth} of kind {kind_of(own1)}; expected models that differ in width alone"
+        )
+    mask = acts1.mask if acts1 is not None and features == "activations" else None
+
+    shared = isinstance(residual, str) and residual == SHARED
+
+    def cost(x0: Array, x1: Array) -> Array:
+        if features == "weights":
+            x0, x1 = normalize(x0), normalize(x1)
+        else:
+            x0, x1 = standardised(x0, mask), standardised(x1, mask)
+        return ground_cost(x0, x1, metric=metric, scale=scale)
+
+    def solve(cost: Array) -> Array:
+        return transport_map(cost, solver=solver, reg=reg)
+
+    def attention(coordinates: Any, reads: Array) -> dict[str, Array]:
+        """Maps of queries, keys and values."""
+        parts = {name: coordinates(name, reads) for name in ("query", "key", "value")}
+        if query_key == "shared":
+            both = tuple(map(lambda a, b: jnp.concatenate([a, b], 1), parts["query"], parts["key"]))
+            parts["query"] = parts["key"] = both
+        costs = {name: cost(*both) for name, both in parts.items()}
+        if heads == "kept":
+            counts = sizes[0].heads, sizes[1].heads
+            return over_heads(costs, counts, solver=solver, reg=reg)
+        maps = {name: solve(own) for name, own in costs.items() if name != "key"}
+        return maps | {"key": maps["query"] if query_key == "shared" else solve(costs["key"])}
+
+    if features == "activations":
+        assert acts0 is not None
+        assert acts1 is not None
+        start = tuple(stream(a) if shared else a.embedded.T for a in (acts0, acts1))
+        layers: Any = tuple({n: getattr(a, n) for n in _NAMES} for a in (acts0, acts1))
+    else:
+        start = _embedding(own0), _embedding(own1)
+        layers = blocks(own0), blocks(own1)
+
+    def layer(passed: Array, given: Any) -> tuple[Array, dict[str, Array]]:
+        own, shares = given
+
+        def coordinates(name: str, reads: Array) -> tuple[Array, Array]:
+            if features == "activations":
+                return own[0][name].T, own[1][name].T
+            first, second = (_kernel(block, name) for block in own)
+            return first.T @ reads, second.T
+
+        def joined(shortcut: Array, name: str, reads: Array, at: int) -> tuple[Array, Array]:
+            if shared:
+                return shortcut, shortcut
+            branch = solve(cost(*coordinates(name, reads)))
+            policy = residual if shares is None else shares[at]
+            return branch, residual_map(shortcut, branch, policy=policy)
+
+        found = attention(coordinates, width_map(passed).reads)
+        branch, mid = joined(passed, "branch", width_map(found["value"]).reads, 0)
+        mlp = solve(cost(*coordinates("mlp", width_map(mid).reads)))
+        out, after = joined(mid, "out", width_map(mlp).reads, 1)
+        return after, found | {
+            "heads": found["value"], "mlp": mlp, "stream.in": passed, "stream.branch": branch,
+            "stream.mid": mid, "stream.out": out, "stream.after": after,
+        }  # fmt: skip
+
+    first = solve(cost(*start))
+    shares = None if isinstance(residual, str) else residual
+    if isinstance(residual, str) and acts1 is not None and residual.startswith("weighted"):
+        shares = shortcut_shares(acts1, residual)
+    last, maps = jax.lax.scan(layer, first, (layers, shares))
+    maps = {"stream.embed": first, **maps, "stream.last": last}
+    params = map_width(
+        params0, {name: width_map(own) for name, own in maps.items()},
+        head_width=sizes[1].head_width,
+    )  # fmt: skip
+    check_trees(params1, {"model 0, aligned": params})
+    return Aligned(params, maps)
+
+
+def _check_options(
+    features: str, residual: str | Array, query_key: str, heads: str, acts0: Any, acts1: Any
+) -> None:
+    named = residual if isinstance(residual, str) else "mean"
+    given: dict[str, tuple[str, tuple[str, ...]]] = {
+        "features": (features, FEATURES), "residual": (named, (*RESIDUALS, SHARED)),
+        "query_key": (query_key, QUERY_KEY), "heads": (heads, HEADS),
+    }  # fmt: skip
+    for name, (value, valid) in given.items():
+        if value not in valid:
+            raise unknown(name, value, valid)
+    if features == "weights" and named == SHARED:
+        raise UserError("residual is 'shared' with features='weights', expected 'activations'")
+    if features == "activations" and (acts0 is None or acts1 is None):
+        raise UserError("features are 'activations' and acts0 or acts1 is missing, expected both")
+    if named.startswith("weighted") and acts1 is None:
+        raise UserError(f"residual is {named!r} and acts1 is missing, expected the anchor's")
+    if features == "activations" and len(acts0.embedded) != len(acts1.embedded):
+        raise UserError(
+            f"acts0 has {len(acts0.embedded)} rows, acts1 {len(acts1.embedded)}; expected the same "
+            "inputs"
+        )
+
+
+def _transformer(number: str, params: PyTree) -> Mapping[str, Any]:
+    """The one ViT or Bert of a tree whose values are finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        check_finite(f"leaf {leaf_name(path)!r} of model {number}", leaf)
+    trees = [own for _, own in transformers(params)]
+    kinds = [kind_of(own) for own in trees]
+    if kinds not in (["vit"], ["bert"]):
+        raise UserError(f"model {number} has {kinds}, expected one ViT or one Bert")
+    if "positions" not in trees[0]:
+        raise UserError(
+            f"model {number} has fixed positions, which no map reaches; expected learned ones"
+        )
+    return trees[0]
+
+
+def _kernel(block: Mapping[str, Any], name: str) -> Float[Array, "n m"]:
+    """The matrix from what a block's units read to the units."""
+    if name in ("mlp", "out"):
+        return jnp.asarray(block["mlp_in" if name == "mlp" else "mlp_out"]["kernel"])
+    attention = block.get("attention", block)
+    if name == "branch":
+        kernel = jnp.asarray(attention["out"]["kernel"])
+        return kernel.reshape(-1, kernel.shape[-1])
+    if "qkv" in block:
+        kernel = jnp.asarray(block["qkv"]["kernel"])[:, ("query", "key", "value").index(name)]
+    else:
+        kernel = jnp.asarray(attention[name]["kernel"])
+    return kernel.reshape(kernel.shape[0], -1)
+
+
+def _embedding(tree: Mapping[str, Any]) -> Float[Array, "d n"]:
+    """All that tables, patches and positions write into each unit of the stream."""
+    found = []
+    for place, axes in ENDS[str(kind_of(tree))].items():
+        parent, _, name = place.partition("/")
+        if not axes.endswith(">stream.embed") or parent.startswith("norm") or parent not in tree:
+            continue
+        leaf = tree[parent][name] if name else tree[parent]
+        found.append(jnp.asarray(leaf).reshape(-1, leaf.shape[-1]))
+    return jnp.concatenate(found).T

@@ -1,0 +1,84 @@
+"""Unsupervised FixMatch: a model's own confident labels of unchanged inputs teach it others."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+
+class PseudoLabelled(NamedTuple):
+    """Losses of examples by their pseudo-labels.
+
+    Attributes:
+      losses: Cross-entropy of each example, 0 where it is not kept.
+      kept: Whether an example is trusted, or its label confident.
+    """
+
+    losses: Float[Array, " b"]
+    kept: Bool[Array, " b"]
+
+    def mean(self) -> Float[Array, ""]:
+        """The mean over kept examples; 0 where none is."""
+        return jnp.sum(self.losses) / jnp.maximum(jnp.sum(self.kept), 1)
+
+
+def trusted_examples(
+    probabilities: Float[Array, "n c"], *, share: float = 0.1, most: int = 100
+) -> Bool[Array, " n"]:
+    """Chooses the most confident examples of each class, equally many of each.
+
+    Of N examples and C classes they are min(share N / C, most) a class, rounded down and, ours, at
+    least one. An example can be among the most confident of two classes.
+
+    Args:
+      probabilities: Of classes, by the model before it learns.
+      share: Share of the examples of a class of mean size.
+      most: Largest number a class.
+
+    Source: Zhang et al., arXiv:2407.02880, public code, which by an error trusts all examples.
+    """
+    n, c = probabilities.shape
+    count = max(1, min(int(share * n / c), most))
+    _, rows = jax.lax.top_k(probabilities.T, count)
+    return jnp.zeros(n, bool).at[rows.reshape(-1)].set(True)
+
+
+def ufm(
+    weak: Float[Array, "b c"],
+    strong: Float[Array, "b c"],
+    labels: Int[Array, " b"],
+    trusted: Bool[Array, " b"],
+    *,
+    threshold: ArrayLike = 0.99,
+    temperature: ArrayLike = 0.5,
+) -> PseudoLabelled:
+    """Computes cross-entropies of augmented inputs to labels that the model itself gives.
+
+    The pseudo-label of an example is p^(1/T) / Σ p^(1/T) of its unchanged view, held constant. It
+    counts where its largest probability is above the threshold. Trusted examples keep the label
+    that the model had given before it learned, and always count.
+
+    Args:
+      weak: Logits of unchanged inputs.
+      strong: Logits of augmented ones.
+      labels: Labels of the model before it learned; those of trusted examples are read.
+      trusted: As `trusted_examples` chooses them; all true is what the public code does in fact.
+      threshold: Confidence, after sharpening, above which an example counts.
+      temperature: Temperature T of the sharpening; the public code multiplies by 1/2 and divides
+        by the sum, which sharpens nothing.
+
+    Returns:
+      Losses of examples, and which of them count.
+
+    Source: Zhang et al., arXiv:2407.02880, Section 5 and public code ("UFM"), after Sohn et al.,
+      FixMatch, arXiv:2001.07685.
+    """
+    sharpened = jax.nn.softmax(jax.lax.stop_gradient(weak) / temperature)
+    fixed = jax.nn.one_hot(labels, weak.shape[-1], dtype=sharpened.dtype)
+    targets = jnp.where(trusted[:, None], fixed, sharpened)
+    kept = jnp.max(targets, axis=-1) > threshold
+    losses = optax.softmax_cross_entropy(strong, targets)
+    return PseudoLabelled(jnp.where(kept, losses, 0), kept)

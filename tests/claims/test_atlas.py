@@ -1,0 +1,93 @@
+"""aTLAS' recipe on a tiny bed of patterns; `make claims` measures one that learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.merging import atlas, atlas_tasks
+from experiments.merging.atlas_learning import few_batches
+from experiments.merging.judging import judged
+from experiments.merging.tasks import Images
+from rml.training import RunDirectory
+from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain
+
+RECIPE = {
+    "search.tries": 2, "methods.adamerging.steps": 2, "methods.adamerging.batch_size": 2,
+    "methods.adamerging.learning_rates": (0.01,), "addition.steps": 2, "addition.batch_size": 2,
+    "addition.rates": (0.1,), "addition.looked_at": 4, "negation.targets": ("a",),
+    "negation.steps": 2, "negation.batch_size": 4, "negation.rates": (0.1,),
+    "few.targets": ("b",), "few.shots": (1,), "few.steps": 2, "few.batch_size": 4,
+    "few.probe_steps": 2, "few.rates.atlas": (0.1,), "few.rates.lora": (0.1,),
+    "few.rates.full": (0.1,), "few.rates.probe": (0.1,), "test_time.steps": 2,
+    "test_time.batch_size": 4, "test_time.rates": (0.1,), "parts.target": "b", "parts.count": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def bed(monkeypatch):
+    made = put_in(monkeypatch)
+    put_in_plain(monkeypatch)
+    return made_bed(config_of("configs/merging/atlas.py", **RECIPE), made)
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(bed, monkeypatch, tmp_path):
+    monkeypatch.setattr(atlas, "open_bed", lambda *_: bed)
+    directory = RunDirectory(tmp_path / "run", bed.config.to_dict())
+    found = atlas.run(bed.config, directory)
+    directory.close()
+    assert np.isfinite(list(found.values())).all()
+    names = {claim.metric for claim in atlas.CLAIMS} | {claim.null for claim in atlas.CLAIMS}
+    assert names <= set(found)
+    # Two vectors, and of each a bias, a kernel and two layers.
+    assert found["coefficients_added"] == 8
+    assert found["coefficients_parts"] == 8
+    assert found["parameters_lora"] == 2 * (8 + 8)
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(atlas.CAPTIONS)
+
+
+def test_batches_against_a_task_are_half_its_own_and_count_below_zero(bed):
+    task = jnp.asarray([0] * 5 + [1] * 7)
+    images = Images(jnp.zeros((12, 8, 8, 1), jnp.uint8), jnp.arange(12), task)
+    found = atlas_tasks._against(bed.config, images, 1)
+    assert found.weights.shape == (2, 4)
+    np.testing.assert_array_equal(found.weights, [[-1, -1, 1, 1]] * 2)
+    np.testing.assert_array_equal(found.images.task, [[1, 1, 0, 0]] * 2)
+
+
+def test_the_worst_multiple_keeps_the_others(bed):
+    part = judged(bed, "validation")
+    right = {
+        0: np.array([1, 1, 1, 1]), 1: np.array([1, 0, 1, 1]), 2: np.array([0, 0, 1, 1]),
+        3: np.array([0, 0, 0, 1]),
+    }  # fmt: skip
+    held = Images(part.images.image[:4], part.images.label[:4], jnp.asarray([0, 0, 1, 1]))
+    bed.config.negation.control = 0.75
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(atlas_tasks, "_right", lambda bed, params, _: right[int(params)])
+        one = bed._replace(base=jnp.float32(0))
+        found = atlas_tasks._worst(
+            bed.config, one, [jnp.float32(1)], np.arange(1, 4, dtype=np.float32), held, 0
+        )
+    # The third loses half of the other task.
+    assert float(found) == 2
+
+
+def test_answers_that_other_vectors_change_are_counted(bed):
+    part = judged(bed, "test")
+    zero = jnp.zeros(2)
+    assert atlas_tasks.changed(bed, part, zero) == 0
+    assert 0 < atlas_tasks.changed(bed, part, jnp.asarray([1.0, 1.0])) <= 1
+
+
+def test_batches_of_few_images_hold_all_of_them(bed):
+    images = Images(
+        jax.random.randint(jax.random.key(0), (3, 8, 8, 1), 0, 255).astype(jnp.uint8),
+        jnp.arange(3), jnp.zeros(3, jnp.int32),
+    )  # fmt: skip
+    found = few_batches(bed.config, images, bed.config.few)
+    assert found.images.image.shape == (2, 4, 8, 8, 1)
+    rows = np.asarray(found.images.label)
+    np.testing.assert_allclose(found.images.image, np.asarray(images.image)[rows] / 255, atol=1e-6)

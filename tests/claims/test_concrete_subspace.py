@@ -1,0 +1,61 @@
+"""Concrete subspaces' recipe on a tiny bed of patterns; `make claims` measures one that learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.merging import concrete_subspace
+from experiments.merging.concrete_masks import of_tasks
+from experiments.merging.judging import Part, halves, of_hits
+from experiments.merging.tasks import Images
+from rml.training import RunDirectory
+from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain
+
+RECIPE = {
+    "search.tries": 2, "methods.adamerging.steps": 2, "methods.adamerging.batch_size": 2,
+    "methods.adamerging.learning_rates": (0.01,), "mask.steps": 3, "mask.batch_size": 2,
+    "mask.learning_rates": (0.01, 0.1), "mask.draws": 2, "unseen": ("b",),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(monkeypatch, tmp_path):
+    made = put_in(monkeypatch)
+    put_in_plain(monkeypatch)
+    config = config_of("configs/merging/concrete_subspace.py", **RECIPE)
+    bed = made_bed(config, made)
+    monkeypatch.setattr(concrete_subspace, "open_bed", lambda *_: bed)
+    directory = RunDirectory(tmp_path / "run", config.to_dict())
+    found = concrete_subspace.run(config, directory)
+    directory.close()
+    assert np.isfinite(list(found.values())).all()
+    assert {claim.metric for claim in concrete_subspace.CLAIMS} <= set(found)
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(concrete_subspace.CAPTIONS)
+
+
+def test_halves_and_parts_count_tasks_equally():
+    task = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2])
+    experts = np.array([0.5, 0.8, 1.0])
+    sizes = np.bincount(task)
+    weights = 1 / (3 * sizes * experts)
+    part = Part(
+        Images(jnp.zeros((9, 1)), jnp.arange(9), jnp.asarray(task)),
+        jnp.asarray(weights[task], jnp.float32), experts,
+    )  # fmt: skip
+    first, second = halves(part)
+    # Labels are numbers of images: each is in one half, and every task is in both.
+    assert sorted([*first.images.label.tolist(), *second.images.label.tolist()]) == [*range(9)]
+    assert np.bincount(first.images.task).tolist() == [2, 2, 1]
+    assert np.bincount(second.images.task).tolist() == [1, 2, 1]
+    for half in (first, second, of_tasks(part, [0, 2])):
+        everything = np.ones(len(half.weights), bool)
+        wanted = (1 / half.experts).mean()
+        assert of_hits(half, everything).normalised.mean() == pytest.approx(wanted, rel=1e-5)
+    some = of_tasks(part, [0, 2])
+    assert np.array_equal(some.images.task, [0, 0, 0, 1, 1])
+    assert np.array_equal(some.images.label, [0, 1, 2, 7, 8])
+    one = concrete_subspace._few(part)
+    assert np.array_equal(one.label, [0, 3, 7])
+    assert jax.tree.leaves(one)[0].shape == (3, 1)

@@ -1,0 +1,180 @@
+"""Compositions of task vectors against their definition, and what learns their coefficients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.errors import UserError
+from rml.merging import (
+    block_slopes,
+    coefficient_penalty,
+    compose,
+    cosine_matrix,
+    draw_parts,
+    learn_scaling,
+    linearised,
+    part_coefficients,
+    select_blocks,
+)
+from rml.ops import trees
+
+RNG = np.random.default_rng(3)
+BASE = {"w": RNG.normal(size=(3,)), "blocks": {"k": RNG.normal(size=(2, 2, 3))}}
+VECTORS = {"w": RNG.normal(size=(2, 3)), "blocks": {"k": RNG.normal(size=(2, 2, 2, 3))}}
+LAMBDA = {"w": np.array([0.7, -0.4]), "blocks": {"k": np.array([[0.2, 1.1], [-0.6, 0.5]])}}
+TARGET = RNG.normal(size=(4, 3))
+
+
+def arrays(tree):
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+
+def outputs(params):
+    return jnp.tanh(params["w"]) * jnp.sum(params["blocks"]["k"] ** 2, axis=(0, 1))
+
+
+def objective(params, batch):
+    return jnp.sum((outputs(params) - batch) ** 2)
+
+
+def test_each_part_of_a_block_moves_by_its_own_coefficient():
+    part = {"w": np.array([0, 2, 1]), "blocks": {"k": np.array([[[0, 1, 2], [2, 1, 0]]] * 2)}}
+    part["blocks"]["k"][1] = [[1, 1, 0], [0, 2, 2]]
+    each = {"w": RNG.normal(size=(2, 3)), "blocks": {"k": RNG.normal(size=(2, 2, 3))}}
+    found = jax.jit(compose)(
+        arrays(BASE), arrays(VECTORS), arrays(each), parts=jax.tree.map(jnp.asarray, part)
+    )
+    wanted = BASE["w"] + sum(each["w"][i][part["w"]] * VECTORS["w"][i] for i in range(2))
+    np.testing.assert_allclose(found["w"], wanted, rtol=1e-5)
+    wanted = BASE["blocks"]["k"].copy()
+    for i in range(2):
+        for layer in range(2):
+            own = each["blocks"]["k"][i, layer][part["blocks"]["k"][layer]]
+            wanted[layer] += own * VECTORS["blocks"]["k"][i, layer]
+    np.testing.assert_allclose(found["blocks"]["k"], wanted, rtol=1e-4, atol=1e-6)
+    # Equal coefficients of all parts are those of whole blocks.
+    whole = compose(arrays(BASE), arrays(VECTORS), arrays(LAMBDA))
+    repeated = jax.tree.map(lambda x: jnp.repeat(x[..., None], 3, -1), arrays(LAMBDA))
+    same = compose(arrays(BASE), arrays(VECTORS), repeated, parts=jax.tree.map(jnp.asarray, part))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_parts_are_of_equal_size_and_each_layer_draws_its_own():
+    params = {"w": jnp.zeros(10), "v": jnp.zeros(10), "blocks": jnp.zeros((3, 4, 5))}
+    drawn = draw_parts(jax.random.key(0), params, parts=4)
+    assert sorted(np.bincount(drawn["w"])) == [2, 2, 3, 3]
+    for layer in drawn["blocks"]:
+        assert (np.bincount(np.asarray(layer).reshape(-1)) == 5).all()
+    assert (drawn["w"] != drawn["v"]).any()
+    assert (drawn["blocks"][0] != drawn["blocks"][1]).any()
+    shapes = jax.tree.map(jnp.shape, part_coefficients(params, 2, parts=4))
+    assert shapes == {"w": (2, 4), "v": (2, 4), "blocks": (2, 3, 4)}
+
+
+def test_a_linearised_composition_is_right_to_first_order():
+    base, vectors = arrays(BASE), arrays(VECTORS)
+
+    def both(step):
+        own = jax.tree.map(lambda x: step * x, arrays(LAMBDA))
+        return linearised(outputs, base, vectors, own), outputs(compose(base, vectors, own))
+
+    errors = []
+    for step in (0.1, 0.05):
+        tangent, exact = jax.jit(both)(step)
+        errors.append(float(jnp.abs(tangent - exact).max()))
+    assert 3 < errors[0] / errors[1] < 5
+    # Its derivative is a difference of the exact outputs.
+    plus, minus = (outputs(compose(base, vectors, jax.tree.map(lambda x, s=s: s * x,
+                                                              arrays(LAMBDA))))
+                   for s in (1e-2, -1e-2))  # fmt: skip
+    slope = both(1.0)[0] - outputs(base)
+    np.testing.assert_allclose(slope, (plus - minus) / 2e-2, rtol=5e-3, atol=1e-3)
+
+
+def test_slopes_are_products_of_the_gradient_with_each_block():
+    base, vectors = arrays(BASE), arrays(VECTORS)
+    found = block_slopes(lambda p: objective(p, TARGET[0]), base, vectors)
+    gradient = jax.grad(objective)(base, TARGET[0])
+    np.testing.assert_allclose(found["w"], VECTORS["w"] @ np.asarray(gradient["w"]), rtol=1e-4)
+    wanted = np.einsum("nlij,lij->nl", VECTORS["blocks"]["k"], gradient["blocks"]["k"])
+    np.testing.assert_allclose(found["blocks"]["k"], wanted, rtol=1e-4)
+
+
+def test_the_steepest_blocks_are_selected():
+    slopes = {"w": jnp.array([0.1, -3.0]), "blocks": jnp.array([[-2.0, 0.5], [1.0, 0.2]])}
+    found = select_blocks(slopes, budget=2)
+    np.testing.assert_array_equal(found["w"], [False, True])
+    np.testing.assert_array_equal(found["blocks"], [[True, False], [False, False]])
+    with pytest.raises(UserError, match="budget is 7, expected 1 to 6"):
+        select_blocks(slopes, budget=7)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+def test_coefficients_follow_clipped_adam_with_decay_from_zero(penalty):
+    base, vectors = arrays(BASE), arrays(VECTORS)
+    kept = {"w": jnp.array([True, True]), "blocks": {"k": jnp.array([[True, False], [True, True]])}}
+    found = jax.jit(
+        lambda batches: learn_scaling(
+            objective, base, vectors, batches, learning_rate=0.2, weight_decay=0.5, clip=0.8,
+            kept=kept, penalty=penalty, order=2,
+        )
+    )(jnp.asarray(TARGET, jnp.float32))  # fmt: skip
+
+    def value(flat, batch):
+        w, k = flat[:2], flat[2:].reshape(2, 2)
+        own = {"w": w, "blocks": {"k": jnp.where(kept["blocks"]["k"], k, 0)}}
+        columns = jnp.stack([w, *own["blocks"]["k"].T])
+        norms = jnp.where(
+            (columns**2).sum(1) > 0, jnp.sqrt(jnp.maximum((columns**2).sum(1), 1e-30)), 0
+        )
+        return objective(trees.combine(base, vectors, own), batch) + penalty * norms.mean() / 2
+
+    slope = jax.jit(jax.value_and_grad(value))
+    own, first, second = np.zeros(6), np.zeros(6), np.zeros(6)
+    for step, batch in enumerate(TARGET, 1):
+        loss, g = slope(jnp.asarray(own, jnp.float32), batch)
+        np.testing.assert_allclose(found.losses[step - 1], loss, rtol=1e-3)
+        g = np.asarray(g, float)
+        g *= min(1, 0.8 / np.linalg.norm(g))
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        change = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        own = own - 0.2 * (change + 0.5 * own)
+    got = np.concatenate([found.coefficients["w"], found.coefficients["blocks"]["k"].reshape(-1)])
+    np.testing.assert_allclose(got, own, rtol=2e-3, atol=1e-4)
+    assert got[3] == 0
+
+
+def test_one_coefficient_a_vector_takes_no_blocks():
+    given = (objective, arrays(BASE), arrays(VECTORS), jnp.asarray(TARGET, jnp.float32))
+    found = learn_scaling(*given, by_block=False, learning_rate=0.1)
+    assert found.coefficients.shape == (2,)
+    assert np.asarray(found.coefficients).all()
+    with pytest.raises(ValueError, match="by_block=True"):
+        learn_scaling(*given, by_block=False, kept=arrays(LAMBDA))
+
+
+def test_cosines_of_vectors_are_over_all_leaves():
+    moved = {"w": np.vstack([VECTORS["w"], np.zeros((1, 3))]),
+             "k": np.concatenate([VECTORS["blocks"]["k"], np.zeros((1, 2, 2, 3))])}  # fmt: skip
+    flat = np.concatenate([moved["w"], moved["k"].reshape(3, -1)], axis=1)
+    size = np.linalg.norm(flat, axis=1)
+    wanted = flat @ flat.T / np.maximum(np.outer(size, size), 1e-30)
+    np.testing.assert_allclose(cosine_matrix(arrays(moved)), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_penalty_is_half_the_mean_norm_of_a_blocks_coefficients():
+    columns = np.array([[0.7, -0.4], [0.2, -0.6], [1.1, 0.5]])
+    for order in (1, 2):
+        found, slope = jax.value_and_grad(lambda x, o=order: coefficient_penalty(x, order=o))(
+            arrays(LAMBDA)
+        )
+        np.testing.assert_allclose(
+            found, np.linalg.norm(columns, ord=order, axis=1).mean() / 2, rtol=1e-5
+        )
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+    flat = jax.grad(lambda x: coefficient_penalty(x, order=2))(jnp.zeros((2, 3)))
+    assert not np.asarray(flat).any()
+    with pytest.raises(ValueError, match="order is 3"):
+        coefficient_penalty(arrays(LAMBDA), order=3)

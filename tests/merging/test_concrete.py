@@ -1,0 +1,104 @@
+"""Masks of task vectors against their definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rml.merging import binary_concrete, draw_mask, learn_mask, mask_logits, mask_vectors
+from rml.ops import trees
+
+RNG = np.random.default_rng(7)
+BASE = {"w": jnp.asarray([1.0, -2.0, 0.5]), "blocks": jnp.asarray([[1.0, 0.3], [2.0, -0.4]])}
+VECTORS = {
+    "w": jnp.asarray(RNG.normal(size=(2, 3)), jnp.float32),
+    "blocks": jnp.asarray(RNG.normal(size=(2, 2, 2)), jnp.float32),
+}
+BATCHES, AHEAD = (jnp.asarray(RNG.normal(size=(3, 3)), jnp.float32) for _ in range(2))
+
+
+def objective(params, batch):
+    return jnp.sum((params["w"] - batch) ** 2) + jnp.sum(params["blocks"] ** 4)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 3.0])
+def test_more_than_half_has_the_logits_probability_at_every_temperature(temperature):
+    logits = jnp.asarray([-1.0, 0.0, 2.0])
+    draws = binary_concrete(
+        jax.random.key(0), jnp.tile(logits, (20_000, 1)), temperature=temperature
+    )
+    shares = np.asarray(draws > 0.5).mean(0)
+    np.testing.assert_allclose(shares, 1 / (1 + np.exp(-np.asarray(logits))), atol=0.015)
+    assert abs(float(draws[:, 1].mean()) - 0.5) < 0.01
+    # The slope at a draw m is m (1 - m) / T.
+    slope = jax.grad(lambda x: binary_concrete(jax.random.key(0), x, temperature=temperature).sum())
+    m = binary_concrete(jax.random.key(0), logits, temperature=temperature)
+    np.testing.assert_allclose(slope(logits), m * (1 - m) / temperature, rtol=1e-4)
+
+
+def test_masked_vectors_are_rescaled_block_by_block():
+    mask = {
+        "w": jnp.asarray([0.2, 0.9, 0.4]), "blocks": jnp.asarray([[0.5, 1.0], [0.1, 0.3]]),
+    }  # fmt: skip
+    found = mask_vectors(VECTORS, mask)
+    np.testing.assert_allclose(
+        found["w"], np.asarray(VECTORS["w"]) * [0.2, 0.9, 0.4] / 0.5, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        found["blocks"], np.asarray(VECTORS["blocks"]) * [[0.5 / 0.75, 1 / 0.75], [0.5, 1.5]],
+        rtol=1e-5,
+    )  # fmt: skip
+    constant = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.3), BASE)
+    for name, leaf in mask_vectors(VECTORS, constant).items():
+        np.testing.assert_allclose(leaf, VECTORS[name], rtol=1e-5)
+    nothing = mask_vectors(VECTORS, jax.tree.map(jnp.zeros_like, BASE))
+    assert not any(np.asarray(leaf).any() for leaf in nothing.values())
+
+
+def test_leaves_draw_for_themselves():
+    logits = {"a": jnp.zeros(50), "b": jnp.zeros(50)}
+    drawn = draw_mask(jax.random.key(1), logits)
+    assert (drawn["a"] != drawn["b"]).any()
+
+
+@pytest.mark.parametrize("bilevel", [True, False])
+def test_a_mask_follows_adam_with_coefficients_one_step_ahead(bilevel):
+    given = {"inner_batches": AHEAD} if bilevel else {}
+    found = jax.jit(
+        lambda b: learn_mask(
+            objective, BASE, VECTORS, b, key=jax.random.key(0), scale=0.4, learning_rate=0.1,
+            inner_rate=0.2, sampled=False, **given,
+        )
+    )(BATCHES)  # fmt: skip
+    adam, logits = optax.adam(0.1), mask_logits(BASE)
+    state = adam.init(logits)
+    for i, batch in enumerate(BATCHES):
+        # With σ(x) as mask everything is a function of x, held by hand.
+        def parts(x, coefficients, batch):
+            masked = mask_vectors(VECTORS, jax.tree.map(jax.nn.sigmoid, x))
+            return objective(trees.combine(BASE, masked, coefficients), batch)
+
+        own = trees.block_coefficients(BASE, 2, 0.4)
+        if bilevel:
+            slopes = jax.grad(parts, 1)(logits, own, AHEAD[i])
+            # Adam's first step is the sign times the rate.
+            own = jax.tree.map(lambda w, g: w - 0.2 * jnp.sign(g), own, slopes)
+        value, slopes = jax.value_and_grad(parts)(logits, own, batch)
+        np.testing.assert_allclose(found.losses[i], value, rtol=1e-3)
+        updates, state = adam.update(slopes, state)
+        logits = optax.apply_updates(logits, updates)
+    for name in logits:
+        np.testing.assert_allclose(found.logits[name], logits[name], rtol=1e-3, atol=1e-4)
+
+
+def test_sampled_masks_change_with_the_step_and_are_finite():
+    found = jax.jit(
+        lambda key: (
+            learn_mask(
+                objective, BASE, VECTORS, jnp.zeros((4, 3)), key=key, learning_rate=0.0
+            ).losses
+        )
+    )(jax.random.key(5))
+    assert np.isfinite(found).all()
+    assert len(np.unique(np.asarray(found))) == 4

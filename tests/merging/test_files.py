@@ -1,0 +1,136 @@
+"""Checkpoints merged from files, against the same methods on whole trees."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from experiments import merge as command
+from rml.errors import UserError
+from rml.merging import merge, merge_files
+
+safetensors = pytest.importorskip("safetensors.numpy")
+NAMES = ("first", "second", "third")
+
+
+def checkpoint(rng, start=None, scale=0.05):
+    """Two matrices, a vector of half precision and a counter."""
+    shapes = {"b.weight": (7, 5), "a.weight": (4, 3, 2), "a.bias": (6,)}
+    own = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    if start is not None:
+        own = {name: start[name].astype(np.float32) + scale * x for name, x in own.items()}
+    own["a.bias"] = own["a.bias"].astype(ml_dtypes.bfloat16)
+    return {**own, "count": np.array([3])}
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    base = checkpoint(rng)
+    trees = {"base": base, **{name: checkpoint(rng, base) for name in NAMES}}
+    for name, tree in trees.items():
+        safetensors.save_file(tree, tmp_path / f"{name}.safetensors")
+    return tmp_path, trees
+
+
+def paths(folder, names=NAMES):
+    return [folder / f"{name}.safetensors" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("average", {}),
+        ("weighted_average", {"weights": jnp.array([0.2, 0.5, 0.9])}),
+        ("task_arithmetic", {"scale": 0.7}),
+        ("ties", {"keep": 0.3, "scale": 0.8}),
+    ],
+)
+def test_files_become_what_trees_become(files, method, options):
+    folder, trees = files
+    base = None if "average" in method else folder / "base.safetensors"
+    merge_files(method, base, paths(folder), folder / "out.safetensors", **options)
+    found = safetensors.load_file(folder / "out.safetensors")
+    floats = {name: {k: v for k, v in tree.items() if k != "count"} for name, tree in trees.items()}
+    expected = merge(method, floats["base"], [floats[name] for name in NAMES], **options)
+    assert found["count"] == 3
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype
+        np.testing.assert_allclose(
+            found[name].astype(np.float32), np.asarray(value, np.float32), rtol=1e-6, err_msg=name
+        )
+    assert not list(folder.glob(".*"))
+
+
+def test_dropped_entries_differ_between_tensors_and_follow_the_key(files):
+    folder, trees = files
+    found = []
+    for number, seed in enumerate((0, 0, 1)):
+        out = folder / f"out{number}.safetensors"
+        merge_files("dare", folder / "base.safetensors", paths(folder, NAMES[:1]), out,
+                    key=jax.random.key(seed), rate=0.5, scale=1.0)  # fmt: skip
+        tree = safetensors.load_file(out)
+        moved = {name: tree[name] != trees["base"][name] for name in ("a.weight", "b.weight")}
+        found.append(np.concatenate([own.ravel()[:24] for own in moved.values()]))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[0] != found[2]).any()
+    assert (found[0][:24] != found[0][24:]).any()
+    assert 0 < found[0].mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "fisher"}, "unknown method of files 'fisher'"),
+        ({"base": None}, "task_arithmetic needs a base"),
+        ({"experts": []}, "experts is empty"),
+        ({"out": "first.safetensors"}, "exists or does not end in"),
+        ({"out": "new.npz"}, "exists or does not end in"),
+        ({"experts": ["absent"]}, "there is no file"),
+        ({"experts": ["wide"]}, r"leaf 'b.weight' of .*wide.safetensors is \[7, 6\]"),
+        ({"experts": ["first", "far"]}, "far.safetensors lies .* was it fine-tuned from another"),
+        ({"experts": ["broken"]}, "leaf 'a.weight' of .*broken.safetensors holds NaN"),
+        ({"method": "ties", "keep": 0.0}, "keep is 0.0"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(files, change, message):
+    folder, trees = files
+    rng = np.random.default_rng(1)
+    wide = trees["first"] | {"b.weight": np.zeros((7, 6), np.float32)}
+    broken = trees["first"] | {"a.weight": np.full((4, 3, 2), np.nan, np.float32)}
+    others = {"wide": wide, "broken": broken, "far": checkpoint(rng, trees["base"], 3.0)}
+    for name, tree in others.items():
+        safetensors.save_file(tree, folder / f"{name}.safetensors")
+    given = {"method": "task_arithmetic", "base": folder / "base.safetensors",
+             "experts": NAMES, "out": "new.safetensors"} | change  # fmt: skip
+    given |= {"experts": paths(folder, given["experts"]), "out": folder / given["out"]}
+    before = sorted(folder.iterdir())
+    with pytest.raises(UserError, match=message):
+        merge_files(given.pop("method"), given.pop("base"), given.pop("experts"), **given)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_the_command_merges_files_and_folders_as_they_are(files, capsys):
+    folder, trees = files
+    for name in NAMES[:2]:  # in shards, as large checkpoints are
+        (folder / name).mkdir()
+        for at, part in enumerate((["a.weight", "count"], ["b.weight", "a.bias"])):
+            own = {key: trees[name][key] for key in part}
+            safetensors.save_file(own, folder / name / f"model-{at}.safetensors")
+    out = folder / "out.safetensors"
+    given = [str(folder / name) for name in NAMES[:2]] + [
+        f"--base={folder / 'base.safetensors'}", "--method=ties", "--option", "keep=0.5",
+        f"--out={out}",
+    ]  # fmt: skip
+    assert command.main(given) == 0
+    assert "wrote" in capsys.readouterr().out
+    merge_files("ties", folder / "base.safetensors", paths(folder, NAMES[:2]),
+                folder / "same.safetensors", keep=0.5)  # fmt: skip
+    found, same = (safetensors.load_file(path) for path in (out, folder / "same.safetensors"))
+    assert all(np.array_equal(found[name], same[name]) for name in same)
+    given[-1] = f"--out={folder / 'new.safetensors'}"
+    assert command.main([*given, "--data=digits"]) == 1
+    assert "their architecture is not known" in capsys.readouterr().err
+    assert command.main([*given[:-2], "least=0.1", given[-1]]) == 1
+    assert "has no option 'least'" in capsys.readouterr().err

@@ -1,0 +1,196 @@
+"""Fused logits against sums in float64, the choice of weights against a search written out."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax, rel_entr
+
+from rml.merging import choose_alpha, fuse_decode, fuse_logits, kl_shift
+from rml.models import Llama, Member, generate, generate_together
+
+V, ROWS, GRID = 11, 5, np.arange(0, 2.01, 0.1)
+choose = jax.jit(choose_alpha, static_argnames=("low", "high", "step", "active", "refine"))
+
+
+@pytest.fixture(scope="module")
+def logits():
+    """Of the large model, two experts and the small one; nobody uses token 3."""
+    rng = np.random.default_rng(0)
+    large, base = rng.normal(0, 2, (2, ROWS, V))
+    experts = base + rng.normal(0, [[[0.5]], [[1.5]]], (2, ROWS, V))
+    large[:, 3] = -np.inf
+    return large, experts, base
+
+
+def used(x):
+    """Without token 3."""
+    return np.delete(x, 3, axis=-1)
+
+
+def both(log_p, log_q):
+    """Both divergences of logits over the tokens that are used, in float64."""
+    p, q = (np.exp(log_softmax(used(x), axis=-1)) for x in (log_p, log_q))
+    return rel_entr(p, q).sum(-1), rel_entr(q, p).sum(-1)
+
+
+def loss_of(logits, weights):
+    """The paper's objective of weights [t] for every row."""
+    large, experts, base = logits
+    moved = large + np.einsum("t,trv->rv", weights, experts - base)
+    own = both(moved, large)
+    wanted = [both(expert, base) for expert in experts]
+    return sum((own[0] - one[0]) ** 2 + (own[1] - one[1]) ** 2 for one in wanted)
+
+
+def test_logits_move_by_weighted_differences(logits):
+    large, experts, base = logits
+    alpha = np.random.default_rng(1).uniform(0.3, 1.7, (2, ROWS))
+    expected = large + np.einsum("tr,trv->rv", alpha, experts - base)
+    np.testing.assert_allclose(
+        fuse_logits(*map(jnp.asarray, (*logits, alpha))), expected, rtol=1e-4
+    )
+    half = fuse_logits(*(jnp.asarray(x, jnp.bfloat16) for x in logits), jnp.asarray(alpha))
+    assert half.dtype == jnp.float32
+
+
+def test_shifts_are_both_divergences_without_unused_tokens(logits):
+    large, experts, _ = logits
+    found = kl_shift(jnp.asarray(large), jnp.asarray(experts[1]))
+    for own, expected in zip(found, both(large, experts[1]), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("active", ["one", "all"])
+def test_weights_are_those_of_a_search(logits, active):
+    points = list(itertools.product(GRID, repeat=2))
+    if active == "one":  # the other is 0
+        points = [(a, 0.0) for a in GRID] + [(0.0, a) for a in GRID]
+    losses = np.stack([loss_of(logits, np.asarray(point)) for point in points])
+    found = choose(*map(jnp.asarray, logits), active=active)
+    np.testing.assert_allclose(found.loss, losses.min(0), rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(found.alpha.T, np.asarray(points)[losses.argmin(0)], atol=1e-5)
+
+
+def test_golden_sections_go_between_the_points_of_the_grid(logits):
+    grid, finer = (choose(*map(jnp.asarray, logits), refine=n) for n in (0, 12))
+    fine = np.arange(0, 2, 0.002)
+    losses = np.array([
+        loss_of(logits, np.asarray(weights)) for a in fine for weights in ((a, 0.0), (0.0, a))
+    ])  # fmt: skip
+    np.testing.assert_allclose(finer.loss, losses.min(0), rtol=5e-4, atol=1e-6)
+    assert (grid.loss > (1 + 1e-3) * losses.min(0)).sum() >= 3
+    assert (finer.alpha.sum(0) % 0.1 > 1e-3).all()
+
+
+def test_equal_models_take_weight_one_and_become_the_expert(logits):
+    _, experts, base = logits
+    own = [jnp.asarray(x) for x in (base, experts[:1], base)]
+    found = choose(*own)
+    np.testing.assert_allclose(found.alpha, 1.0, atol=1e-5)
+    np.testing.assert_allclose(found.loss, 0.0, atol=1e-8)
+    # Equal experts tie, and the first counts; what did not move has weight 0.
+    twice = choose(base, jnp.stack([own[1][0]] * 2), base)
+    np.testing.assert_allclose(twice.alpha, [[1.0] * ROWS, [0.0] * ROWS], atol=1e-5)
+    same = choose(jnp.asarray(logits[0]), jnp.asarray(base)[None], jnp.asarray(base))
+    np.testing.assert_array_equal(same.alpha, 0.0)
+
+
+def test_constants_of_a_row_and_the_order_of_tokens_do_not_matter(logits):
+    large, experts, base = (jnp.asarray(x) for x in logits)
+    found = choose(large, experts, base)
+    rng = np.random.default_rng(2)
+    order = rng.permutation(V)
+    other = choose(
+        (large + 3.0)[:, order], (experts - rng.normal(size=(2, ROWS, 1)))[..., order],
+        (base + 7.0)[:, order],
+    )  # fmt: skip
+    np.testing.assert_allclose(other.alpha, found.alpha, atol=1e-5)
+
+
+def test_gradients_are_finite_where_a_token_is_unused(logits):
+    large, experts, base = (jnp.asarray(x) for x in logits)
+    alpha = jnp.full((2, ROWS), 0.7)
+
+    def nats(experts, base):
+        return -jax.nn.log_softmax(fuse_logits(large, experts, base, alpha))[:, 0].sum()
+
+    found = jax.jit(jax.grad(nats, (0, 1)))(experts, base)
+    assert all(np.isfinite(own).all() and np.any(own) for own in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step": 0.0}, "step=0.0 give no grid"),
+        ({"low": 3.0}, "low=3.0, high=2.0"),
+        ({"active": "two"}, "got 'two'"),
+        ({"refine": 3, "active": "all"}, "refine must be at least 0"),
+    ],
+)
+def test_wrong_options_are_named(logits, options, message):
+    with pytest.raises(ValueError, match=message):
+        choose_alpha(*map(jnp.asarray, logits), **options)
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A large decoder, a small one and two others of its kind, all with random weights."""
+    large = Llama(vocabulary=V, width=16, depth=2, heads=2, mlp=16)
+    small = Llama(vocabulary=V, width=8, depth=1, heads=2, mlp=8)
+    start = jnp.zeros((1, 2), jnp.int32)
+    keys = jax.random.split(jax.random.key(0), 4)
+    init = jax.jit(lambda module, key: module.init(key, start), static_argnums=0)
+    base, *experts = (init(small, key) for key in keys[:3])
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *experts)
+    return Member(large, init(large, keys[3])), Member(small, stacked, True), Member(small, base)
+
+
+TOKENS = jnp.asarray(np.random.default_rng(3).integers(0, V, (3, 4)), jnp.int32)
+MASK = jnp.asarray([[1, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 0]], bool)
+
+
+def test_without_weight_the_large_model_writes_alone(models):
+    large, experts, base = models
+    found = fuse_decode(large, experts, base, TOKENS, MASK, steps=5, alpha=0.0)
+    alone = generate(large.module, large.variables, TOKENS, MASK, steps=5)
+    np.testing.assert_array_equal(found.tokens, alone)
+
+
+def test_fused_texts_are_those_of_whole_readings(models):
+    large, experts, base = models
+    found = fuse_decode(large, experts, base, TOKENS, steps=4, step=0.25, high=1.5)
+    assert found.alpha.shape == (2, 3, 4)
+
+    @jax.jit
+    def logits(tokens):
+        def of(member):
+            def one(variables):
+                hidden = member.module.apply(variables, tokens)
+                return member.module.apply(variables, hidden, method="logits")
+
+            return jax.vmap(one)(member.variables) if member.stacked else one(member.variables)
+
+        return [of(member) for member in (large, experts, base)]
+
+    # Position n of a whole reading has seen tokens 0 to n, whatever comes after.
+    whole = jnp.concatenate([TOKENS, found.tokens], axis=1)
+    own = [x[..., 3:-1, :] for x in logits(whole)]
+    chosen = choose_alpha(*own, step=0.25, high=1.5)
+    np.testing.assert_allclose(found.alpha, chosen.alpha, atol=1e-5)
+    expected = np.argmax(fuse_logits(*own, chosen.alpha), axis=-1)
+    np.testing.assert_array_equal(found.tokens, expected)
+    assert found.alpha.max() > 0
+
+
+def test_members_of_other_vocabularies_and_single_experts_are_refused(models):
+    large, experts, base = models
+    other = Member(base.module.clone(vocabulary=V + 1), base.variables)
+    with pytest.raises(ValueError, match=rf"vocabularies of \[{V}, {V + 1}\] tokens"):
+        generate_together((large, other), lambda logits: (logits[0], None), TOKENS, steps=1)
+    with pytest.raises(ValueError, match="expected variables with an axis of experts"):
+        fuse_decode(large, base, base, TOKENS, steps=1)
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        fuse_decode(large, experts, base, TOKENS, steps=0)

@@ -1,0 +1,414 @@
+"""Fusion by transport: maps against NumPy and SciPy, and alignment of copies that are known."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+from rml.errors import UserError
+from rml.merging import (
+    align,
+    ground_cost,
+    layer_activations,
+    ot_fusion,
+    residual_map,
+    shortcut_shares,
+    transport_map,
+    width_map,
+)
+from rml.merging.transport import over_heads
+from rml.merging.unit_activations import standardised
+from rml.models import Bert, MaskedLMHead, ViT, WidthMap, map_width, of_heads, transformer_sizes
+from rml.training import decoalesce, groups_of
+
+RNG = np.random.default_rng(0)
+IMAGES = jnp.asarray(RNG.normal(size=(24, 8, 8, 1)), jnp.float32)
+TOKENS = jnp.asarray(RNG.integers(0, 13, (24, 5)), jnp.int32)
+MASK = jnp.arange(5) < jnp.asarray(RNG.integers(2, 6, 24))[:, None]
+VIT = ViT(width=8, depth=2, heads=2, mlp_ratio=2, patch_size=4, classes=3)
+BERT = Bert(vocabulary=13, width=8, depth=2, heads=2, mlp=6, positions=5)
+HEAD = MaskedLMHead()
+
+
+@functools.cache
+def shapes(name):
+    module, *inputs = {
+        "vit": (VIT, IMAGES[:1]), "bert": (BERT, TOKENS[:1]),
+        "head": (HEAD, jnp.ones((1, 5, 8)), jnp.ones((13, 8))),
+    }[name]  # fmt: skip
+    return nn.unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs))["params"]
+
+
+def drawn(name, seed):
+    """Parameters away from neutral values: biases and norms too."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.2 + 0.6 * rng.normal(size=leaf.shape), jnp.float32),
+        shapes(name),
+    )
+
+
+def vit(seed):
+    return drawn("vit", seed)
+
+
+def bert(seed):
+    return {"backbone": drawn("bert", seed), "head": drawn("head", seed)}
+
+
+@jax.jit
+def of_vit(params):
+    return layer_activations(VIT, params, IMAGES)
+
+
+@jax.jit
+def of_bert(params):
+    return layer_activations(BERT, params["backbone"], TOKENS, MASK)
+
+
+@jax.jit
+def words(params):
+    x = BERT.apply({"params": params["backbone"]}, TOKENS, MASK)
+    table = params["backbone"]["tokens"]["embedding"]
+    return jnp.where(MASK[..., None], HEAD.apply({"params": params["head"]}, x, table), 0)
+
+
+aligned = jax.jit(
+    align, static_argnames=("features", "solver", "residual", "query_key", "heads")
+)  # fmt: skip
+
+
+def shuffled(params, mlp):
+    """A copy of the same function: stream, hidden units, heads and their units in new places."""
+
+    def permutation(n):
+        one = np.eye(n, dtype=np.float32)[RNG.permutation(n)]
+        return WidthMap(one, one)
+
+    def within(first, second):
+        """Both heads exchanged, and their units in other orders."""
+        inside = np.zeros((8, 8), np.float32)
+        inside[:4, :4], inside[4:, 4:] = np.eye(4)[first], np.eye(4)[second]
+        whole = inside @ of_heads(np.eye(2, dtype=np.float32)[::-1], 4)
+        return WidthMap(whole, whole)
+
+    keys, values = within([2, 0, 3, 1], [1, 3, 2, 0]), within([3, 2, 0, 1], [1, 0, 3, 2])
+    maps = {
+        "stream": permutation(8), "mlp": permutation(mlp), "query": keys, "key": keys,
+        "value": values, "heads": values,
+    }  # fmt: skip
+    return map_width(params, maps)
+
+
+def close(found, wanted, atol=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol), found, wanted)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("scale", ["max", "mean", "median", "log1p", "none"])
+def test_costs_are_distances_over_their_size(metric, scale):
+    x, y = RNG.normal(size=(4, 6)), RNG.normal(size=(3, 6))
+    if metric == "euclidean":
+        wanted = np.sqrt(((x[:, None] - y) ** 2).sum(-1))
+    else:
+        lengths = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)
+        wanted = 1 - x @ y.T / lengths
+    if scale == "log1p":
+        wanted = np.log(1 + wanted)
+    elif scale != "none":
+        wanted = wanted / getattr(np, scale)(wanted)
+    found = ground_cost(jnp.asarray(x), jnp.asarray(y), metric=metric, scale=scale)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+solve = jax.jit(transport_map, static_argnames="solver")
+
+
+def test_soft_transport_is_sinkhorns_scaling_and_its_limits():
+    cost = RNG.uniform(size=(6, 4)).astype(np.float32)
+    for reg in (0.08, 0.5):
+        kernel = np.exp(-cost.astype(float) / reg)
+        u, v = np.ones(6), np.ones(4)
+        for _ in range(5000):
+            u = 1 / 6 / (kernel @ v)
+            v = 1 / 4 / (kernel.T @ u)
+        wanted = 6 * u[:, None] * kernel * v
+        np.testing.assert_allclose(solve(cost, reg=reg), wanted, atol=2e-4)
+    np.testing.assert_allclose(solve(cost, reg=1e3), np.full((6, 4), 1 / 4), atol=1e-3)
+    hard = np.asarray(solve(cost, solver="exact"))
+    assert (hard * cost).sum() < (np.asarray(solve(cost, reg=0.08)) * cost).sum()
+    low = np.asarray(solve(cost, reg=0.02))
+    assert (low * cost).sum() == pytest.approx((hard * cost).sum(), abs=0.05)
+
+
+def test_exact_transport_is_the_linear_programmes():
+    for n0, n1 in ((6, 6), (6, 4), (4, 6)):
+        cost = RNG.uniform(size=(n0, n1)).astype(np.float32)
+        rows, columns = np.kron(np.eye(n0), np.ones(n1)), np.kron(np.ones(n0), np.eye(n1))
+        masses = np.concatenate([np.full(n0, 1 / n0), np.full(n1, 1 / n1)])
+        plan = optimize.linprog(cost.ravel(), A_eq=np.concatenate([rows, columns]), b_eq=masses)
+        found = np.asarray(solve(cost, solver="exact"))
+        np.testing.assert_allclose(found.sum(1), 1, rtol=1e-6)
+        np.testing.assert_allclose(found.sum(0), n0 / n1, rtol=1e-6)
+        np.testing.assert_allclose((found * cost).sum() / n0, plan.fun, rtol=1e-5)
+        np.testing.assert_allclose(found, n0 * plan.x.reshape(n0, n1), atol=1e-5)
+
+
+def test_maps_of_unequal_widths_read_shares_and_write_means():
+    transport = RNG.uniform(0.1, 1, (2, 5, 3))
+    found = width_map(jnp.asarray(transport))
+    np.testing.assert_allclose(found.reads, transport / transport.sum(2, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(found.writes, transport / transport.sum(1, keepdims=True), rtol=1e-5)
+
+
+def test_policies_of_residual_sums():
+    first, second = RNG.uniform(size=(2, 4, 4))
+    sizes = RNG.uniform(1, 3, (2, 4))
+    each = sizes[0] / sizes.sum(0)
+    whole = sizes[0].mean() / (sizes[0].mean() + sizes[1].mean())
+    wanted = {
+        "mean": (first + second) / 2, "residual": first, "branch": second, "identity": np.eye(4),
+        "weighted_scalar": whole * first + (1 - whole) * second,
+        "weighted_matrix": first @ np.diag(each) + second @ np.diag(1 - each),
+    }  # fmt: skip
+    for policy, value in wanted.items():
+        found = residual_map(
+            jnp.asarray(first), jnp.asarray(second), policy=policy,
+            weights=tuple(map(jnp.asarray, sizes)),
+        )  # fmt: skip
+        np.testing.assert_allclose(found, value, rtol=1e-5)
+    found = residual_map(jnp.asarray(first), jnp.asarray(second), policy=jnp.asarray(each))
+    np.testing.assert_allclose(found, wanted["weighted_matrix"], rtol=1e-5)
+
+
+def test_shares_of_shortcuts_are_of_tokens_that_count():
+    acts = of_bert(bert(1))
+    inside = np.asarray(acts.mask)
+    before = np.concatenate([acts.embedded[None], acts.after[:-1]])
+    pairs = [[np.abs(x[:, inside]).mean(1) for x in own]
+             for own in ((before, acts.branch), (acts.mid, acts.out))]  # fmt: skip
+    wanted = np.stack([first / (first + second) for first, second in pairs], 1)
+    np.testing.assert_allclose(shortcut_shares(acts, "weighted_matrix"), wanted, rtol=1e-4)
+    means = [[own.mean(-1) for own in pair] for pair in pairs]
+    whole = np.stack([first / (first + second) for first, second in means], 1)
+    found = shortcut_shares(acts, "weighted_scalar")
+    np.testing.assert_allclose(found, np.broadcast_to(whole[..., None], wanted.shape), rtol=1e-4)
+    assert (np.asarray(shortcut_shares(acts, "residual")) == 1).all()
+    with pytest.raises(UserError, match="unknown policy 'identity'"):
+        shortcut_shares(acts, "identity")
+
+
+def test_units_are_standardised_over_the_samples_that_count():
+    x, mask = RNG.normal(2, 3, (3, 8)), np.array([1, 0, 1, 1], bool)
+    inside = x[:, np.tile(mask, 2)]
+    wanted = np.zeros_like(x)
+    wanted[:, np.tile(mask, 2)] = (inside - inside.mean(1)[:, None]) / inside.std(1)[:, None]
+    found = standardised(jnp.asarray(x), jnp.asarray(mask))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_whole_heads_are_transported_onto_whole_heads():
+    cost = {name: RNG.uniform(1, 2, (6, 6)).astype(np.float32) for name in ("query", "value")}
+    place = [1, 2, 0]
+    for own in cost.values():
+        for i, j in enumerate(place):  # head i fits head j, its units in their order turned round
+            own[2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = [[5.0, 0.1], [0.2, 5.0]]
+    transport = jax.jit(functools.partial(over_heads, heads=(3, 3), solver="exact", reg=1.0))
+    found = transport(cost)
+    wanted = np.kron(np.eye(3)[place], np.eye(2)[::-1])
+    for own in found.values():
+        np.testing.assert_allclose(own, wanted)
+    cost["query"][:2] = 0.0  # queries of the first head go anywhere; its values do not
+    np.testing.assert_allclose(transport(cost)["value"], wanted)
+
+
+def test_activations_of_a_vision_transformer_are_those_of_its_layers():
+    params = vit(1)
+    found = of_vit(params)
+    outputs = jax.jit(lambda p: VIT.apply({"params": p}, IMAGES, stages=True))(params).stages
+    np.testing.assert_allclose(
+        found.after, np.stack(outputs).reshape(2, -1, 8), rtol=1e-4, atol=1e-4
+    )
+    before = np.concatenate([found.embedded[None], found.after[:-1]])
+    np.testing.assert_allclose(found.mid - before, found.branch, rtol=1e-3, atol=1e-4)
+    block = jax.tree.map(np.asarray, params["blocks"])
+    hidden = np.asarray(jax.nn.gelu(found.mlp, approximate=False))
+    wanted = np.einsum("lsm,lmd->lsd", hidden, block["mlp_out"]["kernel"])
+    np.testing.assert_allclose(
+        found.out, wanted + block["mlp_out"]["bias"][:, None], rtol=1e-3, atol=1e-4
+    )
+    mean, std = before.mean(-1, keepdims=True), before.std(-1, keepdims=True)
+    read = (before - mean) / std * block["norm1"]["scale"][:, None] + block["norm1"]["bias"][
+        :, None
+    ]
+    for i, name in enumerate(("query", "key", "value")):
+        kernel = block["qkv"]["kernel"][:, :, i].reshape(2, 8, 8)
+        wanted = np.einsum("lsd,ldh->lsh", read, kernel)
+        wanted += block["qkv"]["bias"][:, i].reshape(2, 1, 8)
+        np.testing.assert_allclose(getattr(found, name), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_activations_of_bert_are_those_of_its_layers():
+    params = bert(1)
+    found, own = of_bert(params), params["backbone"]
+    states = jax.jit(lambda p: BERT.apply({"params": p}, TOKENS, MASK, return_hidden=True))(own)
+    hidden = np.asarray(states.hidden).reshape(3, -1, 8)
+    np.testing.assert_allclose(found.embedded, hidden[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.after, hidden[1:], rtol=1e-4, atol=1e-5)
+    block = jax.tree.map(np.asarray, own["blocks"])
+    for total, name, wanted in (
+        (hidden[:-1] + found.branch, "norm1", found.mid),
+        (found.mid + found.out, "norm2", found.after),
+    ):
+        sums = np.asarray(total)
+        sums = (sums - sums.mean(-1, keepdims=True)) / sums.std(-1, keepdims=True)
+        sums = sums * block[name]["scale"][:, None] + block[name]["bias"][:, None]
+        np.testing.assert_allclose(sums, wanted, rtol=1e-3, atol=1e-3)
+    mlp = np.einsum("lsd,ldm->lsm", found.mid, block["mlp_in"]["kernel"])
+    np.testing.assert_allclose(
+        found.mlp, mlp + block["mlp_in"]["bias"][:, None], rtol=1e-3, atol=1e-3
+    )
+    value = block["attention"]["value"]
+    wanted = np.einsum("lsd,ldh->lsh", hidden[:-1], value["kernel"].reshape(2, 8, 8))
+    wanted += value["bias"].reshape(2, 1, 8)
+    np.testing.assert_allclose(found.value, wanted, rtol=1e-3, atol=1e-3)
+    assert not np.allclose(found.query, found.key)
+    np.testing.assert_array_equal(found.mask, np.asarray(MASK).ravel())
+
+
+def test_a_copy_in_other_places_is_put_back():
+    params = vit(2)
+    copy = shuffled(params, 16)
+    found = aligned(copy, params, solver="exact", features="weights", residual="branch")
+    close(found.params, params)
+    assert not np.allclose(copy["blocks"]["mlp_in"]["kernel"], params["blocks"]["mlp_in"]["kernel"])
+    for name, own in found.transports.items():
+        assert set(np.unique(np.round(own, 5))) == {0.0, 1.0}, name
+
+
+def test_a_copy_of_bert_and_its_head_is_put_back():
+    params = bert(3)
+    copy = shuffled(params, 6)
+    found = aligned(copy, params, solver="exact", features="weights", residual="residual")
+    close(found.params, params)
+
+
+def test_one_permutation_of_the_stream_keeps_the_function_of_any_model():
+    first, second = bert(4), bert(5)
+    found = aligned(first, second, of_bert(first), of_bert(second), solver="exact", heads="kept",
+                    query_key="shared", residual="shared").params  # fmt: skip
+    kernels = (own["backbone"]["blocks"]["mlp_in"]["kernel"] for own in (found, first))
+    assert not np.allclose(*kernels)
+    np.testing.assert_allclose(words(found), words(first), rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_of_doubled_units_is_made_narrow_again():
+    params = vit(6)
+    wide = decoalesce(params, groups_of(transformer_sizes(params).times(width=2), width=2, depth=1))
+    module = VIT.clone(width=16, heads=4)
+    acts = jax.jit(lambda p: layer_activations(module, p, IMAGES))(wide)
+    copy = jax.tree.map(jnp.asarray, wide)
+    found = aligned(copy, params, acts, of_vit(params), solver="exact")
+    close(found.params, params, atol=1e-4)
+
+
+def test_a_norm_behind_a_sum_has_the_map_of_the_sum():
+    """Hidden units of a masked language model's head have that of the table they multiply."""
+    params = bert(10)
+
+    def a_map(*shape):
+        return WidthMap(RNG.normal(size=shape), RNG.normal(size=shape))
+
+    maps = {name: a_map(2, 8, 8) for name in ("stream.mid", "stream.out", "stream.after")}
+    maps |= {name: a_map(8, 8) for name in ("stream.embed", "stream.last")}
+    found, block = map_width(params, maps), params["backbone"]["blocks"]
+    for norm, name in (("norm1", "stream.mid"), ("norm2", "stream.after")):
+        wanted = np.einsum("ld,ldj->lj", block[norm]["scale"], maps[name].writes)
+        close(found["backbone"]["blocks"][norm]["scale"], wanted)
+    kernel = params["head"]["dense"]["kernel"]
+    wanted = maps["stream.last"].reads.T @ kernel @ maps["stream.embed"].writes
+    close(found["head"]["dense"]["kernel"], wanted)
+    wanted = params["head"]["norm"]["scale"] @ maps["stream.embed"].reads
+    close(found["head"]["norm"]["scale"], wanted)
+
+
+@pytest.mark.slow
+def test_soft_alignment_is_that_of_its_maps():
+    first, second = vit(7), vit(8)
+    acts = of_vit(first), of_vit(second)
+    found = aligned(first, second, *acts, reg=0.1, residual="weighted_matrix")
+    maps = {name: width_map(own) for name, own in found.transports.items()}
+    close(found.params, map_width(first, maps))
+    shares = np.asarray(shortcut_shares(acts[1], "weighted_matrix"))[:, :, None]
+    transports = {name: np.asarray(own) for name, own in found.transports.items()}
+    for i, (total, shortcut, branch) in enumerate(
+        [("mid", "in", "branch"), ("after", "mid", "out")]
+    ):
+        wanted = shares[:, i] * transports[f"stream.{shortcut}"]
+        wanted += (1 - shares[:, i]) * transports[f"stream.{branch}"]
+        np.testing.assert_allclose(transports[f"stream.{total}"], wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(transports["stream.in"][1], transports["stream.after"][0])
+    x0, x1 = (np.asarray(a.mlp[1], float) for a in acts)
+    x0, x1 = (((x - x.mean(0)) / x.std(0)).T for x in (x0, x1))
+    cost = np.sqrt(((x0[:, None] - x1) ** 2).sum(-1))
+    wanted = solve((cost / cost.max()).astype(np.float32), reg=0.1)
+    np.testing.assert_allclose(transports["mlp"][1], wanted, atol=1e-3)
+
+
+def test_fusion_is_a_weighted_mean_with_the_anchor(monkeypatch):
+    given = []
+
+    def align_to(*args, **options):
+        given.append((args, options))
+        return ot_fusion.Aligned({"a": jnp.asarray([1.0, 3.0])}, {})
+
+    monkeypatch.setattr(ot_fusion, "align", align_to)
+    anchor = {"a": jnp.asarray([5.0, -1.0])}
+    for weight, wanted in ((0.0, [1, 3]), (0.25, [2, 2]), (1.0, [5, -1])):
+        found = ot_fusion.fuse({}, anchor, weight=weight, reg=0.1)
+        np.testing.assert_allclose(found["a"], wanted)
+    assert given[0] == (({}, anchor, None, None), {"reg": 0.1})
+
+
+def broken():
+    params = vit(9)
+    kernel = params["blocks"]["out"]["kernel"]
+    params["blocks"]["out"]["kernel"] = kernel.at[0, 0, 0, 0].set(jnp.nan)
+    return params
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "message"),
+    [
+        ((vit, vit), {"features": "acts"}, "unknown features 'acts'"),
+        ((vit, vit), {"residual": "none"}, "unknown residual 'none'"),
+        ((vit, vit), {}, "acts0 or acts1 is missing"),
+        ((vit, vit), {"features": "weights", "residual": "shared"}, "residual is 'shared'"),
+        ((vit, vit), {"features": "weights", "residual": "weighted_scalar"}, "acts1 is missing"),
+        ((vit, bert), {"features": "weights"}, "2 blocks of kind vit, model 1 2 of kind bert"),
+        ((vit, lambda _: {"a": jnp.ones(2)}), {"features": "weights"}, r"model 1 has \[\]"),
+        ((lambda _: broken(), vit), {"features": "weights"}, "leaf 'blocks.out.kernel' of model 0"),
+        ((vit, lambda seed: {n: x for n, x in vit(seed).items() if n != "positions"}),
+         {"features": "weights"}, "fixed positions"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_aligned_is_named(models, options, message):
+    with pytest.raises(UserError, match=message):
+        align(models[0](0), models[1](1), **options)
+
+
+def test_an_empty_batch_and_unknown_names_are_refused():
+    with pytest.raises(UserError, match="hold no example"):
+        layer_activations(VIT, vit(0), IMAGES[:0])
+    with pytest.raises(UserError, match="unknown solver 'emd'"):
+        transport_map(jnp.ones((2, 2)), solver="emd")
+    with pytest.raises(UserError, match="unknown metric"):
+        ground_cost(jnp.ones((2, 2)), jnp.ones((2, 2)), metric="l1")
+    with pytest.raises(UserError, match="weights are not given"):
+        residual_map(jnp.eye(2), jnp.eye(2), policy="weighted_matrix")
+    with pytest.raises(UserError, match="expected equal widths"):
+        residual_map(jnp.ones((2, 3)), jnp.ones((2, 3)), policy="identity")

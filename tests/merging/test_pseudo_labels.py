@@ -1,0 +1,49 @@
+"""Labels that a model gives itself, against their definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rml.merging import trusted_examples, ufm
+
+WEAK = np.array([[3.0, 0.0, 0.0], [0.4, 0.2, 0.0], [0.0, 2.0, 2.1], [-9.0, 0.0, 5.0]])
+STRONG = np.array([[0.5, 0.1, -1.0], [1.0, 0.0, 2.0], [0.3, 0.6, 0.0], [0.2, 0.9, -0.4]])
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def test_confident_labels_are_sharpened_and_trusted_ones_are_fixed():
+    labels, trusted = jnp.array([2, 1, 0, 0]), jnp.array([False, True, False, False])
+    given = [jnp.asarray(x, jnp.float32) for x in (WEAK, STRONG)]
+
+    def losses(weak, strong):
+        return ufm(weak, strong, labels, trusted, threshold=0.95, temperature=0.4)
+
+    found = jax.jit(losses)(*given)
+    targets = softmax(WEAK / 0.4)
+    targets[1] = [0, 1, 0]
+    kept = targets.max(1) > 0.95
+    assert kept.tolist() == [True, True, False, True] == np.asarray(found.kept).tolist()
+    wanted = np.where(kept, -(targets * np.log(softmax(STRONG))).sum(1), 0)
+    np.testing.assert_allclose(found.losses, wanted, rtol=1e-5)
+    np.testing.assert_allclose(found.mean(), wanted.sum() / 3, rtol=1e-5)
+    # No gradient reaches the unchanged view.
+    slopes = jax.grad(lambda *views: losses(*views).mean(), argnums=(0, 1))(*given)
+    assert not np.asarray(slopes[0]).any()
+    assert np.asarray(slopes[1])[kept].all()
+    nothing = ufm(*given, labels, jnp.zeros(4, bool), threshold=1.0)
+    assert float(nothing.mean()) == 0
+
+
+def test_the_most_confident_of_each_class_are_trusted():
+    chances = softmax(np.random.default_rng(0).normal(size=(60, 3)) * 2)
+    found = np.asarray(trusted_examples(jnp.asarray(chances, jnp.float32), share=0.2, most=100))
+    wanted = np.zeros(60, bool)
+    for c in range(3):
+        wanted[np.argsort(-chances[:, c])[:4]] = True
+    np.testing.assert_array_equal(found, wanted)
+    assert trusted_examples(jnp.asarray(chances, jnp.float32), most=2).sum() == 6
+    assert trusted_examples(jnp.eye(3)).sum() == 3
