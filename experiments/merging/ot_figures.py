@@ -77,7 +77,7 @@ def _lines(
     run: RunDirectory, file: str, found: Mapping[str, Line], xlabel: str, ylabel: str
 ) -> None:
     series = {name: (x, *band(y)) for name, (x, y) in found.items()}
-    figures.curves(run.figure(file), series, xlabel, ylabel)
+    figures.curves(run.figure(file), series, xlabel, ylabel, above=True)
 
 
 def _bars(run: RunDirectory, file: str, found: Mapping[str, np.ndarray]) -> None:
