@@ -1,7 +1,7 @@
 """Checkpoints merged from file to file, a tensor at a time, in the memory of one model."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from rml.merging.methods import merge
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.files import read_file
 from rml.models.pretrained.tensors import FLOATS, Tensor
-from rml.ops.trees import check_distances, check_trees, check_values
+from rml.ops.trees import check_distances, check_finite, check_trees
 
 ENDING = ".safetensors"
 NO_BASE = ("average", "weighted_average")
 """Methods that need no base."""
 METHODS_OF_FILES = (*NO_BASE, "dare", "task_arithmetic", "ties")
 """Methods that take a tensor after another."""
-BINS = 1 << 16
+ENTRIES = 1 << 20
+"""Entries of a tensor that are merged at a time."""
 
 
 def merge_files(
@@ -56,33 +57,29 @@ def merge_files(
         raise UserError("experts is empty, expected at least one checkpoint")
     if out.exists() or out.suffix != ENDING:
         raise UserError(f"{out} exists or does not end in {ENDING}; expected a new file of it")
-    opened = {str(path): open_checkpoint(path) for path in experts}
-    start = next(iter(opened.values())) if base is None else open_checkpoint(base)
-    check_trees(_shapes(start), {name: _shapes(own) for name, own in opened.items()})
+    paths, own = list(experts), experts[0] if base is None else base
+    opened = {path: open_checkpoint(path) for path in (own, *paths)}
+    start = opened[own]
+    check_trees(_shapes(start), {str(path): _shapes(opened[path]) for path in paths})
     floats = [name for name, tensor in start.items() if tensor.dtype in FLOATS]
     if method == "ties":
         keep = options.pop("keep", 0.2)
         if not 0 < keep <= 1:
             raise UserError(f"keep is {keep}, expected a share in (0, 1]")
-        options["least"] = jnp.asarray(
-            _least_kept(lambda: _magnitudes(floats, start, opened), keep)
-        )
-    merged = {name: own.read() for name, own in start.items() if name not in set(floats)}
-    apart, size = np.zeros(len(opened)), 0.0
+        options["least"] = jnp.asarray([_least_kept(own, path, floats, keep) for path in paths])
+    merged = {name: tensor.read() for name, tensor in start.items() if name not in set(floats)}
+    apart, size = np.zeros(len(paths)), 0.0
     for place, name in enumerate(floats):
-        own = start[name].read()
-        stacked = np.stack([tensors[name].read() for tensors in opened.values()])
-        rows = {path: {name: row} for path, row in zip(opened, stacked, strict=True)}
-        check_values({name: own}, rows, farthest=math.inf)
-        apart += _squares(stacked.astype(np.float32) - own.astype(np.float32))
-        size += float(_squares(own[None].astype(np.float32))[0])
+        first, *rows = (_read(path, opened[path][name]) for path in (own, *paths))
+        size += _square(name, own, first)
+        apart += [_square(name, path, row, first) for path, row in zip(paths, rows, strict=True)]
         given = dict(options)
         if method == "dare":
             given["key"] = jax.random.fold_in(options["key"], place)
-        merged[name] = np.asarray(merge(method, {name: own}, {name: stacked}, **given)[name])
+        merged[name] = _merged(method, first, rows, given)
     if base is not None:
-        shares = np.sqrt(apart / max(size, 1e-30))
-        check_distances(dict(zip(opened, shares.tolist(), strict=True)), farthest)
+        shares = np.sqrt(apart / max(size, 1e-30)).tolist()
+        check_distances(dict(zip(map(str, paths), shares, strict=True)), farthest)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     require("safetensors.numpy").save_file(merged, str(partial))
@@ -111,58 +108,56 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def _squares(rows: np.ndarray) -> np.ndarray:
-    """Sums of the squares of every row [n, ...]."""
-    flat = rows.reshape(len(rows), -1)
-    return np.einsum("ni,ni->n", flat, flat, dtype=np.float64)
+def _read(path: Path, tensor: Tensor) -> np.ndarray:
+    """Reads one tensor; safetensors are opened anew, so that their pages do not stay in memory."""
+    anew = path.is_dir() or path.suffix == ENDING
+    return (open_checkpoint(path)[tensor.name] if anew else tensor).read()
 
 
-def _magnitudes(
-    names: Sequence[str], start: Mapping[str, Tensor], experts: Mapping[str, Mapping[str, Tensor]]
-) -> Iterator[np.ndarray]:
-    """What fine-tuning changed, a tensor after another: magnitudes [n, size] in float32."""
-    for name in names:
-        own = start[name].read().astype(np.float32)
-        yield np.stack([
-            np.abs(tensors[name].read().astype(np.float32) - own).ravel()
-            for tensors in experts.values()
-        ])  # fmt: skip
+def _square(name: str, path: Path, own: np.ndarray, base: np.ndarray | None = None) -> float:
+    """The squared norm of a tensor, or of its difference from the base's.
 
-
-def _least_kept(parts: Callable[[], Iterator[np.ndarray]], keep: float) -> np.ndarray:
-    """The least of a share of largest magnitudes of every row, exactly, in two passes.
-
-    The bits of floats that are not negative are ordered as they are, so that the upper and then
-    the lower half of them are counted.
-
-    Args:
-      parts: Gives the rows [n, size] in parts, anew at each call.
-      keep: The share, of which at least one is kept.
-
-    Returns:
-      Magnitudes [n].
+    Raises:
+      UserError: It holds NaN or infinite values.
     """
-    found = np.zeros(0, np.uint32)
-    wanted = np.zeros(0, np.int64)
-    for shift in (16, 0):
-        counts, size = np.zeros(0), 0
-        for part in parts():
-            bits = part.view(np.uint32)
-            if not counts.size:
-                counts = np.zeros((len(bits), BINS), np.int64)
-            if shift and not size:
-                found = np.zeros(len(bits), np.uint32)
-            size += bits.shape[1]
-            for row, own in enumerate(bits):
-                if not shift:
-                    own = own[own >> 16 == found[row]]
-                counts[row] += np.bincount(own >> shift & (BINS - 1), minlength=BINS)
-        if shift:
-            wanted = np.full(len(counts), max(1, round(keep * size)))
-        above = np.cumsum(counts[:, ::-1], axis=1)
-        first = np.argmax(above >= wanted[:, None], axis=1)
-        place = BINS - 1 - first
-        before = above[np.arange(len(above)), first] - counts[np.arange(len(counts)), place]
-        wanted = wanted - before
-        found = place.astype(np.uint32) if shift else found << 16 | place.astype(np.uint32)
-    return found.view(np.float32)
+    flat = own.astype(np.float32, copy=False).ravel()
+    if base is not None:
+        flat = flat - base.astype(np.float32, copy=False).ravel()
+    square = float(flat @ flat)
+    if not math.isfinite(square):  # of finite values that are huge as well
+        check_finite({str(path): {name: own}})
+        square = float(np.sum(np.square(flat, dtype=np.float64)))
+    return square
+
+
+def _merged(
+    method: str, base: np.ndarray, rows: Sequence[np.ndarray], options: Mapping[str, Any]
+) -> np.ndarray:
+    """Merges one tensor some entries at a time, all by one program: entries do not mix."""
+    found = np.empty_like(base)
+    flat = [x.reshape(-1) for x in (base, *rows, found)]
+    given = dict(options)
+    for number, at in enumerate(range(0, base.size, ENTRIES)):
+        count = min(ENTRIES, base.size - at)
+        part = np.zeros((1 + len(rows), ENTRIES), base.dtype)
+        for row, x in zip(part, flat[:-1], strict=True):
+            row[:count] = x[at : at + count]
+        if "key" in given:
+            given["key"] = jax.random.fold_in(options["key"], number)
+        own = merge(method, {"": part[0]}, {"": part[1:]}, **given)[""]
+        flat[-1][at : at + count] = np.asarray(own)[:count]
+    return found
+
+
+def _least_kept(base: Path, expert: Path, names: Sequence[str], keep: float) -> float:
+    """The least magnitude of a share of largest changes of one expert, at least one of them."""
+    start, own = open_checkpoint(base), open_checkpoint(expert)
+    ends = np.cumsum([math.prod(start[name].shape) for name in names])
+    size = np.empty(ends[-1], np.float32)
+    for name, end in zip(names, ends, strict=True):
+        rows = (tensors[name].read().astype(np.float32, copy=False) for tensors in (own, start))
+        changed = np.abs(np.subtract(*rows)).ravel()
+        size[end - len(changed) : end] = changed
+    place = len(size) - max(1, round(keep * len(size)))
+    size.partition(place)
+    return float(size[place])

@@ -87,13 +87,7 @@ def check_values(base: PyTree, others: Mapping[str, PyTree], *, farthest: float 
     Raises:
       UserError: A leaf holds NaN or infinite values, or a tree lies too far from the base.
     """
-    for name, tree in {"the base": base, **others}.items():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            if not np.isfinite(np.asarray(leaf, np.float32)).all():
-                raise UserError(
-                    f"leaf {leaf_name(path)!r} of {name} holds NaN or infinite values, "
-                    "expected a finite checkpoint"
-                )
+    check_finite({"the base": base, **others})
     size = max(float(norm(base)), 1e-30)
     check_distances(
         {
@@ -102,6 +96,17 @@ def check_values(base: PyTree, others: Mapping[str, PyTree], *, farthest: float 
         },
         farthest,
     )
+
+
+def check_finite(named: Mapping[str, PyTree]) -> None:
+    """Raises `UserError` for a leaf of a tree, by its name, with NaN or infinite values."""
+    for name, tree in named.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if not np.isfinite(np.asarray(leaf, np.float32)).all():
+                raise UserError(
+                    f"leaf {leaf_name(path)!r} of {name} holds NaN or infinite values, "
+                    "expected a finite checkpoint"
+                )
 
 
 def check_distances(shares: Mapping[str, float], farthest: float) -> None:
