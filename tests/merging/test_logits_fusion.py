@@ -157,6 +157,9 @@ def test_without_weight_the_large_model_writes_alone(models):
     found = fuse_decode(large, experts, base, TOKENS, MASK, steps=5, alpha=0.0)
     alone = generate(large.module, large.variables, TOKENS, MASK, steps=5)
     np.testing.assert_array_equal(found.tokens, alone)
+    # A text goes on behind its last token, whatever pads it.
+    short = generate(large.module, large.variables, TOKENS[2:, :3], steps=5)
+    np.testing.assert_array_equal(found.tokens[2:], short)
 
 
 def test_fused_texts_are_those_of_whole_readings(models):
