@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ METHODS_OF_FILES = (*NO_BASE, "dare", "task_arithmetic", "ties")
 """Methods that take a tensor after another."""
 ENTRIES = 1 << 20
 """Entries of a tensor that are merged at a time."""
+THREADS = 2
+"""Experts that are read at a time; TIES holds the changes of so many whole ones."""
 
 
 def merge_files(
@@ -31,8 +34,8 @@ def merge_files(
 ) -> None:  # fmt: skip
     """Merges checkpoints of any architecture and writes one; tensors keep names and types.
 
-    Of the experts one tensor is in memory at a time, and the merged model. Tensors that are not
-    floating point, such as counters, are those of the base.
+    Of the experts one tensor is in memory at a time, and the merged model; for "ties" all changes
+    of two experts. Tensors that are not floating point, such as counters, are those of the base.
 
     Args:
       method: A name in `METHODS_OF_FILES`.
@@ -66,17 +69,24 @@ def merge_files(
         keep = options.pop("keep", 0.2)
         if not 0 < keep <= 1:
             raise UserError(f"keep is {keep}, expected a share in (0, 1]")
-        options["least"] = jnp.asarray([_least_kept(own, path, floats, keep) for path in paths])
+        with ThreadPoolExecutor(THREADS) as pool:
+            least = pool.map(
+                lambda path: _least_kept(opened[own], opened[path], floats, keep), paths
+            )
+            options["least"] = jnp.asarray(list(least))
     merged = {name: tensor.read() for name, tensor in start.items() if name not in set(floats)}
     apart, size = np.zeros(len(paths)), 0.0
-    for place, name in enumerate(floats):
-        first, *rows = (_read(path, opened[path][name]) for path in (own, *paths))
-        size += _square(name, own, first)
-        apart += [_square(name, path, row, first) for path, row in zip(paths, rows, strict=True)]
-        given = dict(options)
-        if method == "dare":
-            given["key"] = jax.random.fold_in(options["key"], place)
-        merged[name] = _merged(method, first, rows, given)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for place, name in enumerate(floats):
+            first, *rows = pool.map(lambda path, n=name: _read(opened[path][n]), (own, *paths))
+            size += _square(name, own, first)
+            apart += list(pool.map(
+                lambda path, row, n=name, x=first: _square(n, path, row, x), paths, rows
+            ))  # fmt: skip
+            given = dict(options)
+            if method == "dare":
+                given["key"] = jax.random.fold_in(options["key"], place)
+            merged[name] = _merged(method, first, rows, given)
     if base is not None:
         shares = np.sqrt(apart / max(size, 1e-30)).tolist()
         check_distances(dict(zip(map(str, paths), shares, strict=True)), farthest)
@@ -108,10 +118,10 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def _read(path: Path, tensor: Tensor) -> np.ndarray:
+def _read(tensor: Tensor) -> np.ndarray:
     """Reads one tensor; safetensors are opened anew, so that their pages do not stay in memory."""
-    anew = path.is_dir() or path.suffix == ENDING
-    return (open_checkpoint(path)[tensor.name] if anew else tensor).read()
+    anew = tensor.file.suffix == ENDING
+    return (read_file(tensor.file)[tensor.name] if anew else tensor).read()
 
 
 def _square(name: str, path: Path, own: np.ndarray, base: np.ndarray | None = None) -> float:
@@ -149,15 +159,19 @@ def _merged(
     return found
 
 
-def _least_kept(base: Path, expert: Path, names: Sequence[str], keep: float) -> float:
+def _least_kept(
+    base: Mapping[str, Tensor], expert: Mapping[str, Tensor], names: Sequence[str], keep: float
+) -> float:
     """The least magnitude of a share of largest changes of one expert, at least one of them."""
-    start, own = open_checkpoint(base), open_checkpoint(expert)
-    ends = np.cumsum([math.prod(start[name].shape) for name in names])
+    ends = np.cumsum([math.prod(base[name].shape) for name in names])
     size = np.empty(ends[-1], np.float32)
     for name, end in zip(names, ends, strict=True):
-        rows = (tensors[name].read().astype(np.float32, copy=False) for tensors in (own, start))
-        changed = np.abs(np.subtract(*rows)).ravel()
-        size[end - len(changed) : end] = changed
+        start, own = (
+            _read(tensor).astype(np.float32, copy=False).ravel()
+            for tensor in (base[name], expert[name])
+        )
+        part = size[end - len(own) : end]
+        np.abs(np.subtract(own, start, out=part), out=part)
     place = len(size) - max(1, round(keep * len(size)))
     size.partition(place)
     return float(size[place])
