@@ -148,7 +148,7 @@ def task(
         tokens = batch["tokens"][:, :-1]
         at = None if positions is None else positions(state, tokens.shape)
         own = params if adapt is None else adapt(params, state)
-        logits, probed = _logits(module, own, tokens, at, probe)
+        logits, probed = logits_of(module, own, tokens, at, probe)
         lost = next_nats(logits, batch["tokens"]).mean()
         if penalty is None:
             return Loss(lost)
@@ -255,7 +255,7 @@ def differences(pairs: Mapping[str, Float[np.ndarray, " m"]]) -> dict[str, float
     return metrics
 
 
-def _logits(
+def logits_of(
     module: Llama,
     params: Any,
     tokens: Array,
@@ -272,6 +272,6 @@ def _logits(
 @functools.partial(jax.jit, static_argnames="module")
 def _nats(module: Llama, params: Any, windows: Array) -> Array:
     def of_window(window: Array) -> Array:
-        return next_nats(_logits(module, params, window[None, :-1])[0], window[None])[0]
+        return next_nats(logits_of(module, params, window[None, :-1])[0], window[None])[0]
 
     return jax.lax.map(of_window, windows, batch_size=ROWS)

@@ -12,7 +12,6 @@ from jaxtyping import Array
 from experiments.merging.atlas_learning import (
     Views,
     augmented,
-    best,
     cached,
     few_batches,
     others,
@@ -23,7 +22,7 @@ from experiments.merging.atlas_learning import (
 )
 from experiments.merging.bed import Bed
 from experiments.merging.finetuning import features, scores
-from experiments.merging.judging import Part, Reading, halves, judged, of_hits, read
+from experiments.merging.judging import Part, Reading, best, halves, judged, of_hits, read
 from experiments.merging.tasks import Images, few_of_each
 from rml import data
 from rml.merging import draw_parts, trusted_examples

@@ -1,7 +1,7 @@
 """Coefficients of task vectors on a bed, and what is learned beside them from the same images."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,6 @@ from ml_collections import FrozenConfigDict
 from experiments.common.images import augmentation
 from experiments.merging.bed import Bed
 from experiments.merging.finetuning import logits
-from experiments.merging.judging import Part, read
 from experiments.merging.tasks import Images
 from rml.data import augment
 from rml.merging import compose, descend, learn_scaling, ufm
@@ -158,26 +157,6 @@ def cached(
     near = jnp.exp(-BETA * (1 - normalize(queries) @ normalize(features).T))
     votes = near @ jax.nn.one_hot(labels, head.shape[0])
     return logits(queries, head, temperature) + share * votes
-
-
-def best(
-    bed: Bed, chosen: Part, rates: Iterable[float], learn: Callable[[Any], Any]
-) -> tuple[Any, Any]:
-    """What was learned by the rate that is best on images with labels: the model and all.
-
-    Args:
-      bed: The bed, whose heads judge.
-      chosen: Images that the rate is chosen on.
-      rates: Rates that are tried.
-      learn: From a rate to a model, or to a tuple that begins with it.
-    """
-    found = []
-    for rate in rates:
-        own = learn(rate)
-        model = own[0] if isinstance(own, tuple) else own
-        found.append((float(read(bed, chosen, model).normalised.mean()), model, own))
-    _, model, own = max(found, key=lambda one: one[0])
-    return model, own
 
 
 def few_batches(config: Any, images: Images, options: Any) -> Batch:

@@ -10,14 +10,13 @@ from jaxtyping import Array
 
 from experiments.merging.atlas_learning import (
     Batch,
-    best,
     cross_entropy,
     scaled_vectors,
 )
 from experiments.merging.bed import Bed, subtract
 from experiments.merging.finetuning import hits, scores
 from experiments.merging.fishers import shuffled
-from experiments.merging.judging import Part, Reading, read
+from experiments.merging.judging import Part, Reading, best, read
 from experiments.merging.ranking import adamerged, drawn_batches, scaled
 from experiments.merging.tasks import Images, joined
 from rml.merging import block_slopes, merge, select_blocks

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.merging.bed import Bed
-from experiments.merging.judging import Part, read
+from experiments.merging.judging import Part, best
 from experiments.merging.ranking import drawn_batches, mean_entropy
 from experiments.merging.tasks import Images
 from rml.merging import draw_mask, expected_mask, learn_mask, mask_logits, mask_vectors
@@ -38,19 +38,18 @@ def learned(
     options = config.mask
     batches = drawn_batches(config, unlabelled, options)
     ahead = drawn_batches(config, unlabelled, options, seed=1) if bilevel else None
-    vectors, best, top = trees.task_vectors(bed.base, bed.experts), None, -np.inf
-    for rate in options.learning_rates:
+    vectors = trees.task_vectors(bed.base, bed.experts)
+
+    def learn(rate: float) -> tuple[Any, Mask]:
         found = _learned(
             bed.module, bed.base, vectors, bed.heads, batches, ahead, bed.config.head.scale,
             {k: options[k] for k in ("scale", "temperature", "inner_rate")}, rate,
             jax.random.key(config.seed), sampled=sampled,
         )  # fmt: skip
         merged = masked_arithmetic(config, bed, expected_mask(found.logits))
-        score = float(read(bed, validation, merged).normalised.mean())
-        if score > top:
-            best, top = Mask(found.logits, np.asarray(found.losses), rate), score
-    assert best is not None
-    return best
+        return merged, Mask(found.logits, np.asarray(found.losses), rate)
+
+    return best(bed, validation, options.learning_rates, learn)[1][1]
 
 
 def masked_arithmetic(config: Any, bed: Bed, mask: Any) -> Any:

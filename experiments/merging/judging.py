@@ -1,7 +1,7 @@
 """How merged models are judged: mean normalised accuracy over tasks, options by validation."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -90,6 +90,26 @@ def _of_rows(part: Part, rows: np.ndarray) -> Part:
     before, task = np.bincount(np.asarray(part.images.task)), np.asarray(images.task)
     share = before[task] / np.bincount(task)[task]
     return Part(images, part.weights[rows] * jnp.asarray(share, jnp.float32), part.experts)
+
+
+def best(
+    bed: Bed, chosen: Part, rates: Iterable[float], learn: Callable[[Any], Any]
+) -> tuple[Any, Any]:
+    """What was learned by the rate that is best on images with labels: the model and all.
+
+    Args:
+      bed: The bed, whose heads judge.
+      chosen: Images that the rate is chosen on.
+      rates: Rates that are tried.
+      learn: From a rate to a model, or to a tuple that begins with it.
+    """
+    found = []
+    for rate in rates:
+        own = learn(rate)
+        model = own[0] if isinstance(own, tuple) else own
+        found.append((float(read(bed, chosen, model).normalised.mean()), model, own))
+    _, model, own = max(found, key=lambda one: one[0])
+    return model, own
 
 
 def differences(

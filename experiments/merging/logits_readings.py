@@ -184,5 +184,4 @@ def _nats(window: Array, logits: Array) -> Array:
 
 def _logits(module: Llama, params: Any, window: Array) -> Array:
     """Logits [n, v] of every token of a window but the first."""
-    hidden = module.apply({"params": params}, window[None, :-1])
-    return jnp.asarray(module.apply({"params": params}, hidden, method="logits"))[0]
+    return small_lm.logits_of(module, params, window[None, :-1])[0][0]

@@ -14,6 +14,7 @@ from experiments.merging.finetuning import scores
 from experiments.merging.judging import (
     Part,
     Reading,
+    best,
     candidates,
     of_hits,
     read,
@@ -80,11 +81,13 @@ def adamerged(
     images = validation.images if unlabelled is None else unlabelled
     batches = drawn_batches(config, images, options)
     own = subtract(bed.experts, bed.base) if vectors is None else vectors
-    tried = [
-        _adamerged(bed.module, bed.base, own, bed.heads, batches, bed.config.head.scale, rate)
-        for rate in options.learning_rates
-    ]
-    return max(tried, key=lambda params: read(bed, validation, params).normalised.mean())
+
+    def learn(rate: float) -> Any:
+        return _adamerged(
+            bed.module, bed.base, own, bed.heads, batches, bed.config.head.scale, rate
+        )
+
+    return best(bed, validation, options.learning_rates, learn)[0]
 
 
 def drawn_batches(config: Any, images: Images, options: Any, *, seed: int = 0) -> Images:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.models.caches import Cache
-from rml.models.generate_together import Member, check_steps, pick, written
+from rml.models.generate_together import Member, check_steps, written
 from rml.models.llama import Llama
 
 
@@ -51,7 +51,8 @@ def generate(
     if cache is None:
         cache = module.init_cache(b, t + steps - 1)
     cache.check_room((b, t + steps - 1))
-    return _generate(module, variables, tokens, mask, cache, key, steps, stop, temperature)
+    members = (Member(module, variables),)
+    return written(members, (cache,), _alone, tokens, mask, key, steps, stop, temperature).tokens
 
 
 def read_in_chunks(
@@ -111,24 +112,6 @@ def _read(
         cache, rest = step(cache, (tokens[:, whole:], mask[:, whole:]))
         hidden = jnp.concatenate([hidden, rest], axis=1)
     return hidden, cache
-
-
-@functools.partial(jax.jit, static_argnames=("module", "steps", "stop", "temperature"))
-def _generate(
-    module: Llama,
-    variables: Any,
-    tokens: Int[Array, "b t"],
-    mask: Bool[Array, "b t"] | None,
-    cache: Cache,
-    key: jax.Array | None,
-    steps: int,
-    stop: int | None,
-    temperature: float,
-) -> Int[Array, "b n"]:
-    choose = functools.partial(pick, key=key, temperature=temperature)
-    return written(
-        [Member(module, variables)], [cache], _alone, choose, tokens, mask, steps, stop
-    ).tokens
 
 
 def _alone(logits: tuple[Array, ...]) -> tuple[Array, None]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Int
 
 from rml.models.llama import Llama
@@ -14,7 +15,7 @@ Combine = Callable[[tuple[Array, ...]], tuple[Array, Any]]
 """What is made of the logits of several decoders, see `generate_together`."""
 
 
-class Member(NamedTuple):
+class Member(struct.PyTreeNode):
     """A decoder that writes with others.
 
     Attributes:
@@ -23,9 +24,9 @@ class Member(NamedTuple):
       stacked: Whether they are those of several decoders, on a leading axis.
     """
 
-    module: Llama
+    module: Llama = struct.field(pytree_node=False)
     variables: Any
-    stacked: bool = False
+    stacked: bool = struct.field(pytree_node=False, default=False)
 
     def read(self, tokens: Array, mask: Array | None, cache: Any) -> tuple[Array, Any]:
         """The last hidden states [b, t, d], and the cache that has read the tokens."""
@@ -104,11 +105,7 @@ def generate_together(
         raise ValueError(f"members have vocabularies of {sorted(sizes)} tokens, expected one size")
     b, t = tokens.shape
     caches = tuple(member.init_cache(b, t + steps - 1) for member in members)
-    kinds = tuple((member.module, member.stacked) for member in members)
-    return _generate_together(
-        kinds, combine, tuple(member.variables for member in members), tokens, mask,
-        caches, key, steps, stop, temperature,
-    )  # fmt: skip
+    return written(tuple(members), caches, combine, tokens, mask, key, steps, stop, temperature)
 
 
 def check_steps(steps: int, temperature: float, key: jax.Array | None) -> None:
@@ -119,21 +116,18 @@ def check_steps(steps: int, temperature: float, key: jax.Array | None) -> None:
         raise ValueError(f"temperature={temperature} draws tokens and needs a key")
 
 
-def pick(
-    logits: Array, step: Any, dtype: Any, *, key: jax.Array | None, temperature: float
-) -> Array:
-    """The next token of every text."""
-    if key is None or not temperature:
-        return jnp.argmax(logits, axis=-1).astype(dtype)
-    drawn = jax.random.categorical(jax.random.fold_in(key, step), logits / temperature)
-    return drawn.astype(dtype)
-
-
+@functools.partial(jax.jit, static_argnames=("combine", "steps", "stop", "temperature"))
 def written(
-    members: Sequence[Member], caches: Sequence[Any], combine: Combine,
-    choose: Callable[..., Array],
-    tokens: Array, mask: Array | None, steps: int, stop: int | None,
-) -> Together:  # fmt: skip
+    members: tuple[Member, ...],
+    caches: tuple[Any, ...],
+    combine: Combine,
+    tokens: Int[Array, "b t"],
+    mask: Bool[Array, "b t"] | None,
+    key: jax.Array | None,
+    steps: int,
+    stop: int | None,
+    temperature: float,
+) -> Together:
     """Reads the texts, then writes a token at a time."""
     if mask is None:
         mask = jnp.ones(tokens.shape, bool)
@@ -141,7 +135,10 @@ def written(
     def next_token(hidden: list[Array], step: Any) -> tuple[Array, Any]:
         logits = tuple(own.logits(h) for own, h in zip(members, hidden, strict=True))
         together, found = combine(logits)
-        return choose(together, step, tokens.dtype), found
+        if key is None or not temperature:
+            return jnp.argmax(together, axis=-1).astype(tokens.dtype), found
+        drawn = jax.random.categorical(jax.random.fold_in(key, step), together / temperature)
+        return drawn.astype(tokens.dtype), found
 
     def read(token: Array, mask: Array | None, caches: Any) -> tuple[list[Array], list[Any]]:
         found = [own.read(token, mask, c) for own, c in zip(members, caches, strict=True)]
@@ -155,7 +152,7 @@ def written(
             new = jnp.where(token == stop, token, new)
         return (caches, new), (new, found)
 
-    hidden, caches = read(tokens, mask, caches)
+    hidden, filled = read(tokens, mask, caches)
     last = tokens.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
 
     def ends(hidden: Array) -> Array:
@@ -163,27 +160,6 @@ def written(
 
     ended = [jax.vmap(ends)(own) if own.ndim > 3 else ends(own) for own in hidden]
     first, found = next_token(ended, 0)
-    _, (rest, others) = jax.lax.scan(body, (caches, first), jnp.arange(1, steps))
+    _, (rest, others) = jax.lax.scan(body, (filled, first), jnp.arange(1, steps))
     found = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), found, others)
     return Together(jnp.concatenate([first[:, None], rest.T], axis=1), found)
-
-
-@functools.partial(jax.jit, static_argnames=("kinds", "combine", "steps", "stop", "temperature"))
-def _generate_together(
-    kinds: tuple[tuple[Llama, bool], ...],
-    combine: Combine,
-    variables: tuple[Any, ...],
-    tokens: Int[Array, "b t"],
-    mask: Bool[Array, "b t"] | None,
-    caches: tuple[Any, ...],
-    key: jax.Array | None,
-    steps: int,
-    stop: int | None,
-    temperature: float,
-) -> Together:
-    members = [
-        Member(module, own, stacked)
-        for (module, stacked), own in zip(kinds, variables, strict=True)
-    ]
-    choose = functools.partial(pick, key=key, temperature=temperature)
-    return written(members, caches, combine, choose, tokens, mask, steps, stop)
