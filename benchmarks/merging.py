@@ -1,10 +1,12 @@
-"""Merging beside PyTorch: eight checkpoints from files to a file, and the cost of fused decoding.
+"""Merging beside its peers: checkpoints from files to a file, transport plans, fused decoding.
 
 `python -m benchmarks.merging [--json] [--quick]`. Eight checkpoints of the size of ViT-S/16, each
 its base and a small change, are averaged and merged by TIES. The peer reads all of them by
 safetensors into PyTorch's tensors, as published merging scripts do. Peak memory is that of a fresh
-process beyond what the libraries take. Fused decoding stands beside the same models with one weight
-at all tokens, and beside the large model alone.
+process beyond what the libraries take. Transport between the units of two encoders of width 384,
+layer by layer, stands beside POT's solvers, each stopped where its plan's sums are right to 1e-5.
+Fused decoding stands beside the same models with one weight at all tokens, and beside the large
+model alone.
 """
 
 import functools
@@ -27,11 +29,12 @@ from benchmarks.common import (
     print_extra_memory,
     print_table,
 )
-from rml.merging import fuse_decode, merge_files
+from rml.merging import fuse_decode, ground_cost, merge_files, transport_map
 from rml.models import Llama, Member, ViTS, generate
 
 COUNT = 8
 KEEP, SCALE = 0.2, 0.4
+WIDTH, LAYERS, REG = 384, 12, 0.08
 MODULE = "benchmarks.merging"
 
 
@@ -109,6 +112,48 @@ def measure_files(folder: Path, repeats: int) -> list[Row]:
     return rows
 
 
+def measure_transport(repeats: int) -> list[Row]:
+    """Milliseconds of the plans of all layers, soft and exact, and how far their sums are off."""
+    import ot
+
+    rng = np.random.default_rng(0)
+    units = rng.normal(size=(LAYERS, WIDTH, 256)).astype(np.float32)
+    order = rng.permutation(WIDTH)
+    others = units[:, order] + 0.7 * rng.normal(size=units.shape).astype(np.float32)
+    costs = jax.jit(jax.vmap(ground_cost))(units, others)
+    given, mass = np.asarray(costs), np.full(WIDTH, 1 / WIDTH, np.float32)
+    soft = jax.jit(jax.vmap(functools.partial(transport_map, reg=REG)))
+    exact = jax.jit(jax.vmap(functools.partial(transport_map, solver="exact")))
+
+    def peer(method: str) -> np.ndarray:
+        solve = functools.partial(
+            ot.sinkhorn, mass, mass, reg=REG, method=method, stopThr=1e-6, numItermax=2000
+        )
+        return WIDTH * np.stack([solve(M=cost) for cost in given])
+
+    calls: dict[str, Callable[[], Any]] = {
+        "ours": lambda: jax.block_until_ready(soft(costs)),
+        "sinkhorn_log": lambda: peer("sinkhorn_log"),
+        "sinkhorn": lambda: peer("sinkhorn"),
+        "ours exact": lambda: jax.block_until_ready(exact(costs)),
+        "emd": lambda: WIDTH * np.stack([ot.emd(mass, mass, cost) for cost in given]),
+    }
+    milliseconds = {name: 1e3 * took for name, took in best_of_each(calls, repeats).items()}
+    found = {name: np.asarray(call()) for name, call in calls.items()}
+    off = {
+        name: 1 + max(float(np.abs(plans.sum(axis) - 1).mean(-1).max()) for axis in (1, 2))
+        for name, plans in found.items()
+    }
+    case, version = f"{LAYERS} plans of {WIDTH} units", f"POT {ot.__version__}"
+    pairs = (("ours", "sinkhorn_log"), ("ours", "sinkhorn"), ("ours exact", "emd"))
+    rows = []
+    for own, other in pairs:
+        name = f"{version}, {other}"
+        rows.append(Row(case, "ms", milliseconds[own], name, milliseconds[other]))
+        rows.append(Row(case, "largest error of sums + 1", off[own], name, off[other]))
+    return rows
+
+
 def measure_decoding(repeats: int) -> list[Row]:
     """Milliseconds of a token with weights chosen, with one weight, and of the large model."""
     large = Llama(vocabulary=8192, width=512, depth=8, heads=8, mlp=1536)
@@ -153,7 +198,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         write_checkpoints(Path(name))
         rows = measure_files(Path(name), repeats)
-    rows += measure_decoding(repeats)
+    rows += measure_transport(repeats) + measure_decoding(repeats)
     print_table(f"Merging: jax {jax.__version__}", rows)
     finish("merging", rows, args.json)
 

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from experiments.common import figures
+from experiments.common.figures.bars import _short
 from experiments.common.figures.images import spread
 
 
@@ -485,3 +486,15 @@ def test_views_stand_after_their_originals(tmp_path, digits):
     figures.image_grid(tmp_path / "same.png", rows, column_labels=names, title=title)
     difference = pixels(tmp_path / "v.png").astype(int) - pixels(tmp_path / "same.png")
     assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [
+        (120.34, None, "120"), (99.994, None, "99.99"), (-1234.6, None, "-1235"), (7.0, None, "7"),
+        (0.00123, None, "0.0012"), (2.5e7 + 0.5, None, "2.5e+07"), (120.34, 1, "120.3"),
+        (np.nan, None, ""),
+    ],
+)  # fmt: skip
+def test_values_on_bars_are_short(value, decimals, text):
+    assert _short(value, decimals) == text

@@ -82,7 +82,7 @@ def bars(
         along, across = ("y", "x") if rows else ("x", "y")
         ax.tick_params(axis=along, length=0)
         ax.grid(visible=True, axis=across)
-        ax.margins(**{across: 0.12})
+        ax.margins(**{across: 0.25 if upright else 0.12})
         if len(heights) > 1 or reference is not None:
             legend(ax, len(heights) + 1, above=True)
 
@@ -153,4 +153,6 @@ def _short(value: float, decimals: int | None) -> str:
         return f"{value:.{decimals}f}"
     if value == int(value) and abs(value) < 1e5:
         return str(int(value))
+    if 100 <= abs(value) < 1e5:
+        return f"{value:.0f}"
     return f"{value:.2f}" if 0.01 <= abs(value) < 100 else f"{value:.2g}"
