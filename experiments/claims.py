@@ -146,7 +146,7 @@ def tell_vacuous(results: Iterable[Mapping[str, Any]]) -> list[str]:
 def measure(systems: Sequence[System], options: argparse.Namespace) -> int:
     """Runs what is missing and writes results as soon as a config's last run has ended."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    runs = list(plan(systems, options, console))
+    runs = list(dict.fromkeys(plan(systems, options, console)))
     groups: dict[tuple[str, ...], list[Run]] = collections.defaultdict(list)
     for run in runs:
         groups[run.of[:2]].append(run)
@@ -189,14 +189,33 @@ def plan(systems: Sequence[System], options: argparse.Namespace, console: Consol
             if reason := why_not(file, config) or kept:
                 console.print(f"skipped {system.key}, {stem}: {reason}")
                 continue
-            for null_name, flags in {"": (), **null_runs(config)}.items():
-                changed = config_hash(read_config(file, flags).to_dict())
-                of = (system.key, file, *filter(None, [null_name]))
-                folder = options.runs / system.key / stem / null_name
-                for seed in range(options.seeds):
-                    words = (system.key, stem, *of[2:], f"seed {seed}")
-                    directory = folder / f"seed{seed}"
-                    yield Run(", ".join(words), of, file, changed, seed, directory, flags)
+            yield from runs_of(system.key, file, options)
+
+
+def runs_of(key: str, file: str, options: argparse.Namespace) -> Iterator[Run]:
+    """The runs of a config, those of its nulls beside them, those that they read before them.
+
+    A recipe's `READS` names, by the key of its config that holds the directory, the config of a run
+    that many read, such as models that are trained once for all; each seed reads its own.
+    """
+    config, stem = read_config(file), Path(file).stem
+    read = {}
+    for name, other in getattr(find_experiment(config.experiment), "READS", {}).items():
+        owner = next(system.key for system in read_systems().values() if other in system.configs)
+        yield from runs_of(owner, other, options)
+        read[name] = options.runs / owner / Path(other).stem
+    for null_name, flags in {"": (), **null_runs(config)}.items():
+        changed = config_hash(read_config(file, flags).to_dict())
+        of = (key, file, *filter(None, [null_name]))
+        folder = options.runs / key / stem / null_name
+        for seed in range(options.seeds):
+            words = (key, stem, *of[2:], f"seed {seed}")
+            needs = {name: one / f"seed{seed}" for name, one in read.items()}
+            own = (*flags, *(f"--config.{name}={one}" for name, one in needs.items()))
+            yield Run(
+                ", ".join(words), of, file, changed, seed, folder / f"seed{seed}", own,
+                tuple(needs.values()),
+            )  # fmt: skip
 
 
 def why_not(file: str, config: ConfigDict) -> str | None:

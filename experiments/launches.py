@@ -29,6 +29,7 @@ class Run(NamedTuple):
       seed: Its seed.
       directory: Its run directory.
       flags: Further flags of the launcher.
+      needs: Directories of runs that it reads, which must be complete before it starts.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Run(NamedTuple):
     seed: int
     directory: Path
     flags: tuple[str, ...] = ()
+    needs: tuple[Path, ...] = ()
 
     @property
     def command(self) -> list[str]:
@@ -55,6 +57,10 @@ class Run(NamedTuple):
     def summary(self) -> dict[str, Any] | None:
         """Its summary, None before it is complete."""
         return read_summary(self.directory)
+
+    def missing(self) -> list[Path]:
+        """What it needs and is not complete yet."""
+        return [directory for directory in self.needs if read_summary(directory) is None]
 
 
 def interrupt(signum: int, _: FrameType | None) -> NoReturn:
@@ -115,10 +121,17 @@ def launch_all(
     try:
         with console.status("") as status:
             while waiting or running:
-                while waiting and len(running) < jobs:
-                    run = waiting.popleft()
-                    running[run] = start(run), time.monotonic()
-                    console.print(f"started {run.name}")
+                for run in list(waiting):
+                    if len(running) == jobs:
+                        break
+                    if not (missing := run.missing()):
+                        running[run] = start(run), time.monotonic()
+                        console.print(f"started {run.name}")
+                    elif not set(missing) & {one.directory for one in (*waiting, *running)}:
+                        end(run, f"it reads {missing[0]}, which is not complete")
+                    else:
+                        continue
+                    waiting.remove(run)
                 done = total - len(waiting) - len(running)
                 names = "; ".join(run.name for run in running)
                 status.update(f"{done} of {total} done; {left()}; running {names}")

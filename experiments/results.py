@@ -18,8 +18,9 @@ DATA_SETS = "data"
 BENCHMARKS = "benchmarks"
 """Folder among them with what benchmarks measured, see `benchmarks.record`."""
 CHANGED = "the config has changed since"
-NOT_MEASURED = ("seed", "mesh")
-"""Keys of a config that do not tell measurements apart."""
+NOT_MEASURED = ("seed", "mesh", "bed.run")
+"""Keys of a config that do not tell measurements apart: the last is where a run lies that is read,
+and that has the same values of all other keys."""
 
 
 def result_files(root: Path = ROOT / "results") -> list[Path]:
@@ -43,9 +44,26 @@ def read_benchmarks(root: Path = ROOT / "results" / BENCHMARKS) -> dict[str, dic
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of a resolved config as canonical JSON, without its seed and where it computes."""
-    what = {key: value for key, value in config.items() if key not in NOT_MEASURED}
+    what = measured(config)
     text = json.dumps(what, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def measured(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without the keys that do not tell measurements apart."""
+
+    def kept(key: str, value: Any) -> Any:
+        inner = [name.partition(".")[2] for name in NOT_MEASURED if name.startswith(f"{key}.")]
+        if inner and isinstance(value, Mapping):
+            return {name: own for name, own in value.items() if name not in inner}
+        return value
+
+    return {key: kept(key, own) for key, own in config.items() if key not in NOT_MEASURED}
+
+
+def tells_apart(key: str) -> bool:
+    """Whether a dotted key of a config tells measurements apart."""
+    return not {key, key.partition(".")[0]} & {*NOT_MEASURED}
 
 
 def changed_since(result: Mapping[str, Any]) -> bool:

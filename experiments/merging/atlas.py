@@ -18,7 +18,7 @@ from experiments.common.claims import with_bounds
 from experiments.merging import atlas_figures
 from experiments.merging.atlas_few import few_parameters, few_shots, without_labels
 from experiments.merging.atlas_tasks import addition, changed, negation
-from experiments.merging.bed import Bed, open_bed, subtract
+from experiments.merging.bed import OF_BED, Bed, open_bed, subtract
 from experiments.merging.judging import differences, halves, judged, over_targets
 from experiments.ranges import Range
 from rml.merging import cosine_matrix, part_coefficients
@@ -61,6 +61,7 @@ RANGES = {
     "parts.count": Range(1, whole=True), "test_time.batch_size": Range(4, whole=True),
     "negation.batch_size": Range(2, whole=True),
 }  # fmt: skip
+READS = OF_BED
 CAPTIONS = atlas_figures.CAPTIONS
 PICTURE = "coefficients.png"
 

@@ -8,6 +8,7 @@ this repository's.
 """
 
 import functools
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from rml.encoder import ImageEmbedder
 from rml.errors import UserError
 from rml.ops import trees
 from rml.training import Claim, Progress, RunDirectory, Task, TrainState
+from rml.training.config_file import differences, told
 
 EXPERIMENT = "merging.bed"
 SOURCE = "a target of this repository on this data, not a paper's"
@@ -44,6 +46,12 @@ CAPTIONS = {
     "experts.png": "Test accuracy (%) of base and experts (rows) on each task (columns).",
 }
 PICTURE = "experts.png"
+OF_BED = {"bed.run": "configs/merging/bed.py"}
+"""What recipes on a bed read, their `READS`: see `experiments.claims.runs_of`."""
+MOST = 3
+"""Differences between configs that a message tells."""
+OTHER = ("experiment", "mesh", "evaluation")
+"""Keys of a bed's config that experts do not depend on."""
 
 
 class Bed(NamedTuple):
@@ -139,11 +147,12 @@ def open_bed(config: Any, run: RunDirectory) -> Bed:
     """The bed that `bed.run` of a config names, or one that is trained within this run.
 
     Args:
-      config: A recipe's config; without `bed.run` its other keys are those of a bed's config.
+      config: A recipe's config, whose other keys are those of a bed's config too.
       run: The recipe's run directory.
 
     Raises:
-      UserError: The directory holds no run of a bed, or no checkpoint.
+      UserError: The directory holds no run of a bed, one of other values of these keys, or no
+        checkpoint.
     """
     if not config.bed.run:
         return for_each(run, ["bed"], lambda _, inner: ({}, make_bed(config, inner)))["bed"][1]
@@ -151,10 +160,17 @@ def open_bed(config: Any, run: RunDirectory) -> Bed:
     read = read_run(directory, "bed.run")
     if read.experiment != EXPERIMENT:
         raise UserError(f"bed.run is a run of {read.experiment}, expected one of {EXPERIMENT}")
-    read.mesh = config.mesh
-    state = restore(directory, task(read))
+    there = {key: value for key, value in read.to_dict().items() if key not in OTHER}
+    here = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as in a run's config
+    differing = differences(there, {key: here[key] for key in there if key in here})
+    if differing:
+        raise UserError(
+            f"bed.run is {str(directory)!r}, a bed of another config; expected the same values: "
+            f"{'; '.join(told(differing)[:MOST])}"
+        )
+    state = restore(directory, task(config))
     base, heads = take(state.extra["base"], 0), state.extra["head"]
-    return Bed(read, base, state.params, heads, open_tasks(read))
+    return Bed(config, base, state.params, heads, open_tasks(config))
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

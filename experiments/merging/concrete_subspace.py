@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.common.claims import with_bounds
 from experiments.merging import concrete_figures
-from experiments.merging.bed import Bed, open_bed
+from experiments.merging.bed import OF_BED, Bed, open_bed
 from experiments.merging.concrete_masks import (
     Mask,
     draws,
@@ -27,14 +27,12 @@ from experiments.merging.concrete_masks import (
 )
 from experiments.merging.judging import (
     Part,
-    Reading,
     differences,
     halves,
     judged,
-    of_hits,
     read,
 )
-from experiments.merging.ranking import adamerged, scaled
+from experiments.merging.ranking import adamerged, on_their_own, scaled
 from experiments.ranges import Range
 from rml.merging import expected_mask, mask_logits, mask_vectors
 from rml.ops import t_interval, trees
@@ -63,6 +61,7 @@ PAIRS = (
     ("concrete_adamerging", "adamerging"), ("random_adamerging", "adamerging"),
 )  # fmt: skip
 RANGES = {"mask.draws": Range(2, whole=True), "mask.batch_size": Range(1, whole=True)}
+READS = OF_BED
 CAPTIONS = concrete_figures.CAPTIONS
 PICTURE = "methods.png"
 
@@ -125,11 +124,11 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 def of_experts(bed: Bed, part: Part, masks: dict[str, Any]) -> dict[str, float]:
     """What masked single experts lose on their own tasks, with intervals over images."""
     metrics: dict[str, float] = {}
-    task = np.asarray(part.images.task)
     given = [trees.take_tree(bed.experts, i) for i in range(len(bed.tasks))]
-    whole = _of_own(bed, part, given, task)
+    whole = on_their_own(part, [read(bed, part, own) for own in given])
     for name, mask in masks.items():
-        lost = whole.normalised - _of_own(bed, part, masked_experts(bed, mask), task).normalised
+        masked = on_their_own(part, [read(bed, part, own) for own in masked_experts(bed, mask)])
+        lost = whole.normalised - masked.normalised
         metrics |= with_bounds(f"experts_lost{name}", t_interval(lost))
     return metrics
 
@@ -151,14 +150,6 @@ def of_unseen(config: Any, bed: Bed, seen: Part, held: Part, validation: Part) -
         merged = read(alone, part, masked_arithmetic(config, fewer, own)).normalised
         metrics |= with_bounds(f"unseen_lost{name}", t_interval(arithmetic - merged))
     return metrics
-
-
-def _of_own(bed: Bed, part: Part, models: list[Any], task: np.ndarray) -> Reading:
-    """The reading of several models, each on the images of its own task."""
-    right = np.zeros(len(task), bool)
-    for i, params in enumerate(models):
-        right[task == i] = read(bed, part, params).normalised[task == i] > 0
-    return of_hits(part, right)
 
 
 def _few(part: Part) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from experiments.merging import fisher_figures
-from experiments.merging.bed import Bed, open_bed
+from experiments.merging.bed import OF_BED, Bed, open_bed
 from experiments.merging.fisher_ensembling import ensembling
 from experiments.merging.fisher_robust import lines, robustness
 from experiments.merging.fisher_transfer import transfer
@@ -58,6 +58,7 @@ RANGES = {
     "transfer.points": Range(2, whole=True), "ensembling.models": Range(2, whole=True),
     "fisher.examples": Range(16, whole=True),
 }  # fmt: skip
+READS = OF_BED
 CAPTIONS = fisher_figures.CAPTIONS
 PICTURE = "eight.png"
 

@@ -1,7 +1,7 @@
 """Methods of merging side by side on the eight tasks of a bed, with equally many tries."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -120,21 +120,25 @@ def ensembled(bed: Bed, models: Any, part: Part) -> Reading:
     return of_hits(part, found)
 
 
+def on_their_own(part: Part, singles: Sequence[Reading]) -> Reading:
+    """The reading of all experts, each on the images of its own task."""
+    task = np.asarray(part.images.task)
+    right = np.zeros(len(task), bool)
+    for i, one in enumerate(singles):
+        right[task == i] = one.normalised[task == i] > 0
+    return of_hits(part, right)
+
+
 def baselines(config: Any, bed: Bed, validation: Part, test: Part) -> dict[str, Reading]:
     """Readings of test images by all methods but Fisher merging."""
     progress = Progress()
-    count = len(bed.tasks)
-    singles = [read(bed, test, take(bed.experts, i)) for i in range(count)]
-    own = np.zeros(len(test.weights), bool)
-    task = np.asarray(test.images.task)
+    singles = [read(bed, test, take(bed.experts, i)) for i in range(len(bed.tasks))]
     found = {
         "base": read(bed, test, bed.base),
         "single": max(singles, key=lambda one: one.normalised.mean()),
         "average": read(bed, test, merge("average", bed.base, bed.experts)),
+        "experts": on_their_own(test, singles),
     }
-    for i, one in enumerate(singles):
-        own[task == i] = one.normalised[task == i] > 0
-    found["experts"] = of_hits(test, own)
     for name in SCALED:
         params, scale = scaled(config, bed, name, validation)
         found[name] = read(bed, test, params)

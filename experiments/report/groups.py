@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report.runs import Run
-from experiments.results import NOT_MEASURED, config_hash
+from experiments.results import config_hash, measured, tells_apart
 from rml.nested import flatten
 
 SHOWN_KEYS = 4
@@ -81,7 +81,7 @@ def varied_alone(groups: Sequence[Group], differing: Mapping[str, Sequence[Any]]
     rows = [{k: repr(v[group.members[0]]) for k, v in differing.items()} for group in groups[:100]]
     fewest: dict[str, int] = {}
     for one, other in combinations(rows, 2):
-        keys = [k for k in one if one[k] != other[k] and k.split(".")[0] not in NOT_MEASURED]
+        keys = [k for k in one if one[k] != other[k] and tells_apart(k)]
         for key in keys:
             fewest[key] = min(fewest.get(key, len(keys)), len(keys))
     return sorted(fewest, key=lambda key: fewest[key])
@@ -134,7 +134,7 @@ def _stem(runs: Sequence[Run], group: Sequence[int]) -> str:
 
 
 def _told_apart(config: Mapping[str, Any]) -> dict[str, Any]:
-    return flatten({key: value for key, value in config.items() if key not in NOT_MEASURED})
+    return flatten(measured(config))
 
 
 def _short(key: str, keys: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from experiments.launches import Run
 from experiments.ranges import checked_experiment
 from experiments.registry import read_config
-from experiments.results import NOT_MEASURED, config_hash
+from experiments.results import config_hash, tells_apart
 from rml.errors import UserError
 from rml.nested import flatten
 from rml.training.config_file import differences, told
@@ -156,7 +156,7 @@ def open_sweep(workdir: Path, config: str, base: ConfigDict) -> dict[str, Any]:
     differing = {
         key: pair
         for key, pair in differences(rows["base"], begun["base"]).items()
-        if key.partition(".")[0] not in NOT_MEASURED
+        if tells_apart(key)
     }
     if differing:
         raise UserError(

@@ -8,6 +8,7 @@ import numpy as np
 from experiments.merging import bed, finetuning, tasks
 from experiments.merging.bed import Bed
 from rml import data
+from rml.training import RunDirectory
 from tests.system.two_steps import override, read
 
 SMALL = {
@@ -81,3 +82,16 @@ def made_bed(config, made):
     heads = rng.normal(size=(2, 4, 8))
     heads /= np.linalg.norm(heads, axis=-1, keepdims=True)
     return Bed(config, drawn(), drawn(2), jnp.asarray(heads, jnp.float32), made)
+
+
+def small_run(recipe, bed, monkeypatch, path):
+    """What a recipe measures on a bed: finite, with every claim, null and figure."""
+    monkeypatch.setattr(recipe, "open_bed", lambda *_: bed)
+    directory = RunDirectory(path, bed.config.to_dict())
+    found = recipe.run(bed.config, directory)
+    directory.close()
+    assert np.isfinite(list(found.values())).all()
+    for claim in recipe.CLAIMS:
+        assert {claim.metric, claim.null} <= set(found)
+    assert {file.name for file in (path / "figures").glob("*.png")} == set(recipe.CAPTIONS)
+    return found

@@ -9,8 +9,7 @@ from experiments.merging import atlas, atlas_tasks
 from experiments.merging.atlas_learning import few_batches
 from experiments.merging.judging import judged
 from experiments.merging.tasks import Images
-from rml.training import RunDirectory
-from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain
+from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain, small_run
 
 RECIPE = {
     "search.tries": 2, "methods.adamerging.steps": 2, "methods.adamerging.batch_size": 2,
@@ -33,19 +32,11 @@ def bed(monkeypatch):
 
 @pytest.mark.slow
 def test_a_small_run_measures_every_claim_and_draws(bed, monkeypatch, tmp_path):
-    monkeypatch.setattr(atlas, "open_bed", lambda *_: bed)
-    directory = RunDirectory(tmp_path / "run", bed.config.to_dict())
-    found = atlas.run(bed.config, directory)
-    directory.close()
-    assert np.isfinite(list(found.values())).all()
-    names = {claim.metric for claim in atlas.CLAIMS} | {claim.null for claim in atlas.CLAIMS}
-    assert names <= set(found)
+    found = small_run(atlas, bed, monkeypatch, tmp_path / "run")
     # Two vectors, and of each a bias, a kernel and two layers.
     assert found["coefficients_added"] == 8
     assert found["coefficients_parts"] == 8
     assert found["parameters_lora"] == 2 * (8 + 8)
-    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
-    assert figures == set(atlas.CAPTIONS)
 
 
 def test_batches_against_a_task_are_half_its_own_and_count_below_zero(bed):

@@ -9,8 +9,7 @@ from experiments.merging import concrete_subspace
 from experiments.merging.concrete_masks import of_tasks
 from experiments.merging.judging import Part, halves, of_hits
 from experiments.merging.tasks import Images
-from rml.training import RunDirectory
-from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain
+from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain, small_run
 
 RECIPE = {
     "search.tries": 2, "methods.adamerging.steps": 2, "methods.adamerging.batch_size": 2,
@@ -23,16 +22,8 @@ RECIPE = {
 def test_a_small_run_measures_every_claim_and_draws(monkeypatch, tmp_path):
     made = put_in(monkeypatch)
     put_in_plain(monkeypatch)
-    config = config_of("configs/merging/concrete_subspace.py", **RECIPE)
-    bed = made_bed(config, made)
-    monkeypatch.setattr(concrete_subspace, "open_bed", lambda *_: bed)
-    directory = RunDirectory(tmp_path / "run", config.to_dict())
-    found = concrete_subspace.run(config, directory)
-    directory.close()
-    assert np.isfinite(list(found.values())).all()
-    assert {claim.metric for claim in concrete_subspace.CLAIMS} <= set(found)
-    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
-    assert figures == set(concrete_subspace.CAPTIONS)
+    bed = made_bed(config_of("configs/merging/concrete_subspace.py", **RECIPE), made)
+    small_run(concrete_subspace, bed, monkeypatch, tmp_path / "run")
 
 
 def test_halves_and_parts_count_tasks_equally():

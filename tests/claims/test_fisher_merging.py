@@ -91,6 +91,9 @@ def test_a_bed_is_trained_and_read_by_another_recipe(little_data, monkeypatch, t
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     with pytest.raises(UserError, match="expert is 'c', expected one of: a, b"):
         rml.load(tmp_path / "bed", expert="c")
+    config.model.width, config.train.steps = 16, 5
+    with pytest.raises(UserError, match=r"a bed of another config.*model\.width: 8 there, 16 now"):
+        bed_recipe.open_bed(config, directory)
     config.bed.run = str(tmp_path)
     with pytest.raises(UserError, match="expected the directory of a run"):
         bed_recipe.open_bed(config, directory)

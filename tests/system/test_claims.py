@@ -16,7 +16,7 @@ from PIL import Image
 
 from experiments import claims, launches, record, registry, results, tables
 from experiments import commit as commits
-from experiments.results import config_hash, interval
+from experiments.results import config_hash, interval, tells_apart
 from experiments.systems import System, read_systems
 from rml.errors import UserError
 from rml.training import Claim
@@ -237,6 +237,55 @@ def test_a_null_is_run_beside_with_its_changes(shell, null_run, tmp_path, capsys
     assert again["claims"] == found["claims"]
 
 
+@pytest.fixture
+def reader(toys, monkeypatch):
+    """A system whose runs read those of the toy system."""
+    toys["reader"] = toy("reader", configs=("configs/kernels/learning_friedman.py",))
+
+    class Recipe:
+        CLAIMS = (CLAIM,)
+        READS = MappingProxyType({"data.of": "configs/kernels/cost_noise.py"})
+
+    class Plain:
+        CLAIMS = (CLAIM,)
+
+    recipes = {"kernels.learning": Recipe, "kernels.cost": Plain}
+    monkeypatch.setattr(claims, "find_experiment", recipes.__getitem__)
+
+
+def test_runs_that_others_read_come_first_once(shell, reader, toys, tmp_path, capsys, monkeypatch):
+    toys["again"] = toy("again", configs=("configs/kernels/learning_friedman.py",))
+    given = {}
+    whole = registry.read_config
+
+    def remember(file, flags=()):
+        given.setdefault(Path(file).stem, []).append(flags)
+        return whole(file)
+
+    monkeypatch.setattr(registry, "read_config", remember)
+    code, out = shell(
+        "sleep 0.2  # complete", "--only=reader,again", "--seeds=2", "--jobs=3", capsys=capsys
+    )
+    assert code == 0, out
+    started = re.findall(r"started (\w+), \w+, seed (\d)", out)
+    assert [key for key, _ in started].count("toy") == 2
+    for key in ("reader", "again"):
+        for seed in "01":
+            assert started.index((key, seed)) > started.index(("toy", seed))
+            folder = tmp_path / f"runs/toy/cost_noise/seed{seed}"
+            assert (f"--config.data.of={folder}",) in given["learning_friedman"]
+    for result in ("toy/cost_noise", "reader/learning_friedman", "again/learning_friedman"):
+        assert json.loads((tmp_path / f"results/{result}.json").read_text())["seeds"] == [0, 1]
+
+
+def test_a_run_whose_reading_failed_is_not_started(shell, reader, tmp_path, capsys):
+    code, out = shell("echo error: no; exit 1", "--only=reader", "--seeds=1", capsys=capsys)
+    assert code == 1
+    assert "started reader" not in out
+    assert "reader, learning_friedman, seed 0: it reads " in out
+    assert "runs/toy/cost_noise/seed0, which is not complete" in out
+
+
 def test_a_vacuous_claim_fails_the_program_after_all_is_measured(
     shell, null_run, tmp_path, capsys, toys
 ):
@@ -353,6 +402,17 @@ def test_collected_runs_become_a_result(toys, tmp_path, capsys):
     assert (found["first_measured"], found["finished"]) == ("2025-01-01", "2025-01-03")
     assert re.fullmatch(r"1 x cpu \(.+, \d+ cores\)", found["device"])
     assert Image.open(tmp_path / "toy/cost_noise.png").width <= 700
+
+
+def test_the_hash_of_a_config_leaves_out_where_a_run_is_read():
+    config = {"bed": {"run": "", "x": 1}, "run": "a"}
+    assert config_hash(config) == config_hash(config | {"bed": {"run": "runs/bed", "x": 1}})
+    assert config_hash(config) != config_hash(config | {"bed": {"run": "", "x": 2}})
+    assert config_hash(config) != config_hash(config | {"run": "b"})
+    assert not tells_apart("bed.run")
+    assert not tells_apart("mesh.data")
+    assert tells_apart("bed.x")
+    assert tells_apart("run")
 
 
 def test_the_hash_of_a_config_leaves_out_seed_and_mesh():

@@ -1,0 +1,76 @@
+"""The ranking of merging on a tiny bed of patterns; `make claims` measures one that learns."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.merging import compare, compare_figures
+from experiments.merging.judging import judged, of_hits, read
+from experiments.merging.ranking import on_their_own
+from rml.ops import trees
+from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain, small_run
+
+LEARNED = {"steps": 2, "batch_size": 2}
+RECIPE = {"search.tries": 2, "fisher.examples": 4, "fisher.classes": 2} | {
+    f"{part}.{key}": value
+    for part in ("methods.adamerging", "mask", "addition") for key, value in LEARNED.items()
+} | {
+    "methods.adamerging.learning_rates": (0.01, 0.1), "mask.learning_rates": (0.01,),
+    "addition.rates": (0.01, 0.03),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_small_run_ranks_every_way_and_counts_its_cost(monkeypatch, tmp_path):
+    made = put_in(monkeypatch)
+    put_in_plain(monkeypatch)
+    config = config_of("configs/merging/compare.py", **RECIPE)
+    bed = made_bed(config, made)
+    found = small_run(compare, bed, monkeypatch, tmp_path / "run")
+    # 16 pixels to 8 numbers, then two layers of 8 by 8: twice the multiplications.
+    forward = 2 * (16 * 8 + 2 * 8 * 8)
+    assert compare.forward_flops(config, bed) == forward
+    images = len(made["a"].validation.arrays()["label"]) * 2
+    passes = {
+        "average": 0, "ties": 2 * images, "fisher": 2 * images + 3 * 2 * 4 * 2,
+        "adamerging": 2 * (3 * 2 * 2 * 2 + images), "atlas": 2 * (3 * 2 * 2 * 2 + images / 2),
+        "concrete": 3 * 2 * 2 * 2 + images,
+    }  # fmt: skip
+    for name, count in passes.items():
+        assert found[f"gflop_{name}"] == pytest.approx(count * forward / 1e9), name
+    copy = trees.count_bytes(bed.base)
+    assert found["bytes_ensemble"] == len(bed.tasks) * copy
+    assert found["bytes_ties"] == copy
+    assert set(compare_figures.NAMES) <= {name.partition("_")[2] for name in found}
+
+
+def test_experts_are_read_on_their_own_tasks(monkeypatch):
+    made = put_in(monkeypatch)
+    put_in_plain(monkeypatch)
+    config = config_of("configs/merging/compare.py", **RECIPE)
+    bed = made_bed(config, made)
+    part = judged(bed, "validation")
+    task = np.asarray(part.images.task)
+    rights = [np.arange(len(task)) % 3 == i for i in range(2)]
+    own = on_their_own(part, [of_hits(part, right) for right in rights])
+    wanted = of_hits(part, np.where(task == 0, *rights))
+    assert np.array_equal(own.normalised, wanted.normalised)
+    assert np.array_equal(own.accuracy, wanted.accuracy)
+    # Normalised by themselves experts are at 1, on average over tasks.
+    each = [read(bed, part, trees.take_tree(bed.experts, i)) for i in range(2)]
+    assert on_their_own(part, each).normalised.mean() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_noise_has_the_images_places_and_no_class():
+    config = config_of("configs/merging/compare.py", **RECIPE)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 8, 8, 1), np.uint8)
+    part = compare.Part(
+        compare.Images(jax.numpy.asarray(images), np.arange(6), np.zeros(6, int)), None, None
+    )
+    drawn = compare.noise(config, part)
+    assert drawn.image.shape == images.shape
+    assert drawn.image.dtype == np.uint8
+    assert not np.array_equal(drawn.image, images)
+    assert np.array_equal(drawn.label, part.images.label)
+    assert np.array_equal(drawn.image, compare.noise(config, part).image)
