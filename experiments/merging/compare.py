@@ -92,7 +92,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
             f"gflop_{name}": flops[name] / 1e9, f"seconds_{name}": seconds[name],
             f"bytes_{name}": copy * (len(bed.tasks) if name == "ensemble" else 1),
         }  # fmt: skip
-    compare_figures.draw(run, list(bed.tasks), found, flops)
+    compare_figures.draw(run, list(bed.tasks), found, metrics)
     return {name: float(value) for name, value in metrics.items()}
 
 
