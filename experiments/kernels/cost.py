@@ -17,7 +17,7 @@ from experiments.common import figures
 from experiments.common.timing import least_seconds
 from rml import kernels
 from rml.evaluation.scaling import log_log_slopes
-from rml.training import Claim, RunDirectory
+from rml.training import Claim, RunDirectory, descend
 
 SOURCE = "arXiv:2108.13097: linear in the data when sparse, cubic when full; margin ours"
 CLAIMS = (
@@ -42,7 +42,7 @@ def sparse_epoch(config: Any, x: Any) -> Callable[[], Any]:
         )  # fmt: skip
 
     optimizer = optax.adam(config.optimizer.learning_rate)
-    epoch = jax.jit(partial(kernels.descend, loss, optimizer=optimizer))
+    epoch = jax.jit(partial(descend, loss, optimizer=optimizer))
     batches = x.reshape(-1, config.train.batch_size, x.shape[1])
     return lambda: epoch(machine, batches)
 

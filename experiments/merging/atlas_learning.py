@@ -16,9 +16,10 @@ from experiments.merging.bed import Bed
 from experiments.merging.finetuning import logits
 from experiments.merging.tasks import Images
 from rml.data import augment
-from rml.merging import compose, descend, learn_scaling, ufm
+from rml.merging import compose, learn_scaling, ufm
 from rml.models.adapters import apply_lora, init_lora
 from rml.ops import normalize, trees
+from rml.training import descend
 
 CLIP = 1.0
 BETA = 5.5
@@ -77,7 +78,7 @@ def scaled_vectors(
         parts=parts, count=count, kept=kept, weight_decay=decay, clip=CLIP,
         learning_rate=optax.cosine_decay_schedule(rate, steps) if cosine else rate,
     )  # fmt: skip
-    own = found.coefficients
+    own = found.params
     return compose(base, vectors, own, parts=parts), own
 
 
@@ -100,7 +101,7 @@ def unlabelled(
         objective, base, vectors, batches, weight_decay=decay, clip=CLIP,
         learning_rate=optax.cosine_decay_schedule(rate, steps),
     )  # fmt: skip
-    return compose(base, vectors, found.coefficients)
+    return compose(base, vectors, found.params)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "adapted"))
@@ -125,7 +126,7 @@ def tuned(
     found = descend(
         lambda own, batch: objective(whole(own), batch), first, batches, optimizer=optimizer
     )
-    return whole(found.coefficients)
+    return whole(found.params)
 
 
 @functools.partial(jax.jit, static_argnames="steps")
@@ -143,7 +144,7 @@ def probe(
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(found, labels))
 
     rates = optax.adam(optax.cosine_decay_schedule(rate, steps))
-    return whole(descend(objective, head, jnp.arange(steps), optimizer=rates).coefficients)
+    return whole(descend(objective, head, jnp.arange(steps), optimizer=rates).params)
 
 
 @jax.jit

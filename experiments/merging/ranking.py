@@ -155,7 +155,7 @@ def _adamerged(
 ) -> Any:
     objective = mean_entropy(module, heads, scale)
     found = learn_coefficients(objective, base, vectors, batches, learning_rate=rate)
-    return trees.combine(base, vectors, found.coefficients)
+    return trees.combine(base, vectors, found.params)
 
 
 def mean_entropy(module: Any, heads: Array, scale: Any) -> Callable[[Any, Images], Array]:

@@ -71,7 +71,7 @@ from rml.kernels.nngp import (
     log_marginal_likelihood,
     nngp_grams,
 )
-from rml.kernels.optimize import Fit, Minimum, checked, descend, fit, minimize
+from rml.kernels.optimize import Fit, Minimum, checked, fit, minimize
 from rml.kernels.outputs import Outputs, log_predictive
 from rml.kernels.sparse import (
     SparseMachine,
@@ -111,7 +111,6 @@ __all__ = [
     "conv_nngp",
     "convolve_blocks",
     "deep_linear_grams",
-    "descend",
     "dgp_grams",
     "dgp_log_posterior",
     "dgp_units",

@@ -116,32 +116,5 @@ def fit(
     return checked(found, tolerance=tolerance)
 
 
-def descend(
-    loss: Callable[[Any, Any], Array],
-    params: Any,
-    inputs: Any,
-    *,
-    optimizer: optax.GradientTransformation,
-) -> Any:
-    """Steps of an optimiser, each on an input of its own, in one loop.
-
-    Args:
-      loss: `loss(params, input)`, to be minimised.
-      params: Where to start.
-      inputs: Arrays whose first axis counts steps, such as batches or keys.
-      optimizer: Any of Optax.
-
-    Returns:
-      The parameters after the last step.
-    """
-
-    def step(carry: Any, item: Any) -> Any:
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params, item), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    return jax.lax.scan(step, (params, optimizer.init(params)), inputs)[0][0]
-
-
 def _largest(tree: Any) -> Array:
     return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))

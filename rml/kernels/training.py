@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int
 from rml.kernels.deep_kernel_machine import forward, regression_objective
 from rml.kernels.gram_kernels import Kernel
 from rml.kernels.nngp import gaussian_log_likelihood
-from rml.kernels.optimize import Fit, Minimum, checked, descend, minimize
+from rml.kernels.optimize import Fit, Minimum, checked, minimize
 from rml.kernels.sparse import SparseMachine, elbo, init_sparse, propagate_sparse
+from rml.training import descend
 
 
 class Scores(NamedTuple):
@@ -200,7 +201,7 @@ def train_sparse(
     first = init_sparse(x[:inducing], depth=depth, outputs=y.shape[1], learned=learned)
     items = jnp.arange(steps) if batch_size is None else jax.random.split(key, steps)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-    return descend(loss, first, items, optimizer=optimizer)
+    return descend(loss, first, items, optimizer=optimizer).params
 
 
 def train_splits(

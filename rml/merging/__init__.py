@@ -17,6 +17,10 @@
   arXiv:2407.02880. Take it where some labels, or inputs of one target, are at hand.
 * `learn_mask`, `mask_vectors`, `draw_mask`: Tang et al., Concrete Subspace Learning based
   Interference Elimination for Multi-task Model Fusion, arXiv:2312.06173.
+* `modularise`, `twin_params`, `twin_apply`, `save_twin`, `load_twin`: Lu et al., Twin-Merging:
+  Dynamic Integration of Modular Expertise in Model Merging, arXiv:2406.15479. Take it where inputs
+  of all tasks come mixed and memory for a copy or two is at hand; its router is
+  `rml.models.Router`.
 * `align`, `fuse` with `layer_activations`: Imfeld et al., Transformer Fusion with Optimal
   Transport, arXiv:2310.05719. Take it for two models from different initial weights, or of two
   widths; `ground_cost`, `transport_map`, `residual_map` and `width_map` are its parts.
@@ -48,7 +52,6 @@ from rml.merging.concrete import (
     mask_vectors,
 )
 from rml.merging.dare import dare, drop_and_rescale
-from rml.merging.descent import Learned, descend
 from rml.merging.files import merge_files
 from rml.merging.fisher import diagonal_fisher, fisher_merge, floored_share
 from rml.merging.logits_fusion import choose_alpha, fuse_decode, fuse_logits, kl_shift
@@ -58,6 +61,8 @@ from rml.merging.pseudo_labels import PseudoLabelled, trusted_examples, ufm
 from rml.merging.search import Found, dirichlet_weights, grid_weights, search_weights
 from rml.merging.ties import ties, trim
 from rml.merging.transport import ground_cost, residual_map, transport_map, width_map
+from rml.merging.twin import Own, Twin, modularise, twin_apply, twin_params
+from rml.merging.twin_files import SavedTwin, load_twin, save_twin
 from rml.merging.unit_activations import LayerActivations, layer_activations, shortcut_shares
 
 __all__ = [
@@ -65,10 +70,12 @@ __all__ = [
     "Aligned",
     "Found",
     "LayerActivations",
-    "Learned",
     "LearnedMask",
     "Method",
+    "Own",
     "PseudoLabelled",
+    "SavedTwin",
+    "Twin",
     "align",
     "average",
     "binary_concrete",
@@ -78,7 +85,6 @@ __all__ = [
     "compose",
     "cosine_matrix",
     "dare",
-    "descend",
     "diagonal_fisher",
     "dirichlet_weights",
     "draw_mask",
@@ -98,13 +104,16 @@ __all__ = [
     "learn_mask",
     "learn_scaling",
     "linearised",
+    "load_twin",
     "mask_logits",
     "mask_vectors",
     "merge",
     "merge_files",
+    "modularise",
     "part_coefficients",
     "prediction_entropy",
     "residual_map",
+    "save_twin",
     "search_weights",
     "select_blocks",
     "shortcut_shares",
@@ -113,6 +122,8 @@ __all__ = [
     "transport_map",
     "trim",
     "trusted_examples",
+    "twin_apply",
+    "twin_params",
     "ufm",
     "weighted_average",
     "width_map",

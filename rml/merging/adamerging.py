@@ -9,8 +9,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from rml.merging.descent import Learned, descend
 from rml.ops import trees
+from rml.training import Descent, descend
 
 
 def prediction_entropy(logits: Float[Array, "*b c"]) -> Float[Array, "*b"]:
@@ -36,7 +36,7 @@ def learn_coefficients(
     by_block: bool = True,
     start: ArrayLike = 0.3,
     learning_rate: ArrayLike = 1e-3,
-) -> Learned:
+) -> Descent:
     """Learns the coefficients of task vectors by Adam.
 
     With the mean `prediction_entropy` over unlabelled inputs of all tasks as objective it is

@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree
 
 from rml.errors import UserError
-from rml.merging.descent import Learned, descend
 from rml.ops import trees
+from rml.training import Descent, descend
 
 
 def cosine_matrix(vectors: PyTree) -> Float[Array, "n n"]:
@@ -215,7 +215,7 @@ def learn_scaling(
     clip: float = 1.0,
     penalty: float = 0.0,
     order: int = 1,
-) -> Learned:
+) -> Descent:
     """Learns coefficients of task vectors by AdamW from zero, which is the base.
 
     To add tasks, the objective is the mean loss over them and the vectors are their own. To a

@@ -9,8 +9,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree
 
-from rml.merging.descent import descend
 from rml.ops import trees
+from rml.training import descend
 
 
 class LearnedMask(NamedTuple):
@@ -159,4 +159,4 @@ def learn_mask(
     steps = jax.tree.leaves(batches)[0].shape[0]
     given = (jnp.arange(steps), batches, batches if inner_batches is None else inner_batches)
     found = descend(outer, mask_logits(base), given, optimizer=optax.adam(learning_rate))
-    return LearnedMask(found.coefficients, found.losses)
+    return LearnedMask(found.params, found.losses)

@@ -20,6 +20,9 @@ units: every kernel K becomes AᵀKB, every layer a sum of layers.
 `init_lora` and `apply_lora` adapt a model from outside: Hu et al., arXiv:2106.09685.
 `generate_together` decodes by several decoders in step, whose logits a function combines.
 
+`Router` gives every input weights of experts, by `route`; `learn_router` trains it on which task
+features belong to.
+
 `train_word2vec` is Mikolov et al., arXiv:1310.4546, skip-gram with negative samples.
 """
 
@@ -50,6 +53,7 @@ from rml.models.mixer import Mixer, MixerB, MixerS
 from rml.models.mlp import MLP
 from rml.models.modernbert import ModernBert
 from rml.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
+from rml.models.router import LearnedRouter, Router, learn_router, route
 from rml.models.self_attention import HeadEdits
 from rml.models.sharded_cache import ShardedCache, sharded_cache
 from rml.models.terminator import Terminator, slow_neural_loss, weight_norms
@@ -72,6 +76,7 @@ __all__ = [
     "ConvNet",
     "Exits",
     "HeadEdits",
+    "LearnedRouter",
     "Llama",
     "LocalMagnet",
     "Magnet",
@@ -89,6 +94,7 @@ __all__ = [
     "ResNet18",
     "ResNet34",
     "ResNet50",
+    "Router",
     "ShardedCache",
     "Sizes",
     "Stages",
@@ -110,11 +116,13 @@ __all__ = [
     "generate",
     "generate_together",
     "init_lora",
+    "learn_router",
     "map_depth",
     "map_width",
     "of_heads",
     "projections",
     "read_in_chunks",
+    "route",
     "sharded_cache",
     "slow_neural_loss",
     "train_word2vec",

@@ -6,7 +6,7 @@ loss, which returns a `Loss`, and `fit` trains it in a `RunDirectory` on any mes
 arXiv:2101.06983) are what methods of contrast keep and save. `kar` is the optimiser of the public
 code of Zhang, arXiv:2401.17948. `cross_entropy_search` tunes hyper-parameters of any objective.
 `lookahead_gradient` and `lookahead_weights` are bilevel: what a training step owes to parameters
-of its loss.
+of its loss. `descend` is a whole run in one program, for what is small.
 
 `coalesce`, `decoalesce`, `interpolate` and `v_cycle` train a transformer in part at a smaller size:
 Zou et al., A Multi-Level Framework for Accelerating Training Transformer Models, arXiv:2404.07999.
@@ -15,6 +15,7 @@ Zou et al., A Multi-Level Framework for Accelerating Training Transformer Models
 from rml.training.bilevel import Lookahead, lookahead_gradient, lookahead_weights
 from rml.training.claims import Claim, judge, measure_claims
 from rml.training.cross_entropy_search import cross_entropy_search
+from rml.training.descent import Descent, descend
 from rml.training.fit import CompiledTask, Interrupted, NonFiniteLoss, fit, initial_state
 from rml.training.grad_cache import grad_cache
 from rml.training.mesh import DEFAULT_RULES, make_mesh, over_batch, split_tokens, use_mesh
@@ -42,6 +43,7 @@ __all__ = [
     "DEFAULT_RULES",
     "Claim",
     "CompiledTask",
+    "Descent",
     "Groups",
     "Interrupted",
     "Level",
@@ -61,6 +63,7 @@ __all__ = [
     "create_state",
     "cross_entropy_search",
     "decoalesce",
+    "descend",
     "enqueue",
     "fit",
     "grad_cache",

@@ -11,6 +11,7 @@ import pytest
 from rml import kernels
 from rml.kernels import conv_machine
 from rml.kernels.outputs import Outputs
+from rml.training import descend
 from tests.precision import rounded
 
 RELU = kernels.relu
@@ -166,7 +167,7 @@ def test_training_raises_the_objective_and_learns_gram_matrices(normal):
 
     @jax.jit
     def trained(start):
-        end = kernels.descend(loss, start, jnp.arange(60), optimizer=optax.adam(0.1))
+        end = descend(loss, start, jnp.arange(60), optimizer=optax.adam(0.1)).params
         p = kernels.propagate_conv(end, x, **options).prediction
         return end, p.mean, loss(start, 0), loss(end, 0)
 

@@ -10,7 +10,7 @@ from rml import kernels
 from rml.errors import UserError
 from rml.kernels import deep_kernel_machine as dkm
 from rml.kernels import deep_linear, sparse
-from rml.kernels.optimize import checked, descend, fit, minimize
+from rml.kernels.optimize import checked, fit, minimize
 from rml.kernels.outputs import Outputs, log_predictive
 
 SE = kernels.squared_exponential
@@ -32,17 +32,6 @@ def test_a_fit_says_whether_it_converged():
         assert not short.converged
         assert short.steps == 2
         assert short.value < float(bowl(start))
-
-
-def test_descent_is_a_loop_of_steps():
-    """Gradient descent on (p - x)², one x a step, by hand: p moves a fifth of the way."""
-    inputs, p = np.array([1.0, -2.0, 4.0]), 0.5
-    found = descend(
-        lambda p, x: (p - x) ** 2, jnp.asarray(p), jnp.asarray(inputs), optimizer=optax.sgd(0.1)
-    )
-    for x in inputs:
-        p -= 0.2 * (p - x)
-    np.testing.assert_allclose(found, p, rtol=1e-12)
 
 
 def test_a_fit_that_leaves_the_finite_is_an_error():

@@ -35,7 +35,7 @@ def test_coefficients_follow_adam_from_their_start():
     found = jax.jit(
         lambda v: learn_coefficients(objective, base, v, batches, start=0.4, learning_rate=0.1)
     )(vectors)
-    assert {k: v.shape for k, v in found.coefficients.items()} == {"w": (2,), "blocks": (2, 2)}
+    assert {k: v.shape for k, v in found.params.items()} == {"w": (2,), "blocks": (2, 2)}
     adam = optax.adam(0.1)
     own = np.full(2, 0.4)
     state = adam.init(jnp.asarray(own))
@@ -44,10 +44,10 @@ def test_coefficients_follow_adam_from_their_start():
         slope = np.asarray(vectors["w"]) @ (2 * (moved - batch))
         update, state = adam.update(jnp.asarray(slope, jnp.float32), state)
         own = own + np.asarray(update)
-    np.testing.assert_allclose(found.coefficients["w"], own, rtol=1e-4)
+    np.testing.assert_allclose(found.params["w"], own, rtol=1e-4)
     first = ((np.array([1.0, -2.0]) + 0.4 * np.array([1.2, -0.5]) - batches[0]) ** 2).sum()
     np.testing.assert_allclose(found.losses[0], first + 1.8**3 + 2.8**3, rtol=1e-5)
     shared = jax.eval_shape(
         lambda v: learn_coefficients(objective, base, v, batches, by_block=False), vectors
     )
-    assert shared.coefficients.shape == (2,)
+    assert shared.params.shape == (2,)

@@ -141,7 +141,7 @@ def test_coefficients_follow_clipped_adam_with_decay_from_zero(penalty):
         first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
         change = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
         own = own - 0.2 * (change + 0.5 * own)
-    got = np.concatenate([found.coefficients["w"], found.coefficients["blocks"]["k"].reshape(-1)])
+    got = np.concatenate([found.params["w"], found.params["blocks"]["k"].reshape(-1)])
     np.testing.assert_allclose(got, own, rtol=2e-3, atol=1e-4)
     assert got[3] == 0
 
@@ -149,8 +149,8 @@ def test_coefficients_follow_clipped_adam_with_decay_from_zero(penalty):
 def test_one_coefficient_a_vector_takes_no_blocks():
     given = (objective, arrays(BASE), arrays(VECTORS), jnp.asarray(TARGET, jnp.float32))
     found = learn_scaling(*given, by_block=False, learning_rate=0.1)
-    assert found.coefficients.shape == (2,)
-    assert np.asarray(found.coefficients).all()
+    assert found.params.shape == (2,)
+    assert np.asarray(found.params).all()
     with pytest.raises(ValueError, match="by_block=True"):
         learn_scaling(*given, by_block=False, kept=arrays(LAMBDA))
 

@@ -1,0 +1,128 @@
+"""Twin-merging: a shared expert and small exclusive vectors, which a router adds input by input.
+
+Lu et al., Twin-Merging: Dynamic Integration of Modular Expertise in Model Merging,
+arXiv:2406.15479. On a bed of eight experts the shared one is tuned task arithmetic, vectors keep a
+tenth of their rank, and the router reads the shared expert's features. Scales, static weights and
+the router's epoch are chosen on validation images. The mixed test images are judged by the head
+of each one's task, as the authors do, and by one head over all classes. Models, data and margins
+are this repository's.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common.claims import with_bounds
+from experiments.merging import twin_figures
+from experiments.merging.bed import OF_BED, open_bed
+from experiments.merging.judging import differences, judged
+from experiments.merging.twin_arms import of_mixtures, of_models
+from experiments.merging.twin_costs import energies, of_memory, of_sizes, of_time
+from experiments.merging.twin_parts import (
+    by_heads_of,
+    by_one_head,
+    by_task_heads,
+    merged,
+    of_weights,
+    parts_of,
+)
+from experiments.merging.twin_tasks import check_tasks, of_counts, of_unseen, slopes
+from experiments.ranges import Range
+from rml.merging import save_twin
+from rml.ops import t_interval
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2406.15479; model, data and margin are this repository's"
+STATED = "2026-11-27"
+CLAIMS = (
+    Claim("Twin-merging has 97% of the experts' accuracy at a tenth of the rank",
+          "normalised_twin", ">=", 0.97, f"{SOURCE}: 95.8% at GLUE", stated=STATED,
+          null="normalised_uniform"),
+    Claim("It is above tuned task arithmetic by 10 points of normalised accuracy",
+          "twin_over_tuned", ">=", 0.10, f"{SOURCE}: 27.9 points at GLUE", stated=STATED,
+          null="uniform_over_tuned"),
+    Claim("It is above tuned TIES by 10 points", "twin_over_ties", ">=", 0.10, SOURCE,
+          stated=STATED, null="uniform_over_ties"),
+    Claim("Its gain over task arithmetic grows by half a point with every task", "gap_slope", ">=",
+          0.005, SOURCE, stated=STATED, null="uniform_gap_slope"),
+    Claim("A tenth of the rank loses at most 1 point against all of it", "rank_lost", "<=", 0.01,
+          SOURCE, stated=STATED, null="shared_lost"),
+    Claim("A tenth of the rank keeps 1 point more of the energy of vectors to the shared expert "
+          "than of those to the base", "energy_over_task_vectors", ">=", 0.01, SOURCE,
+          stated=STATED, null="energy_random_over_task_vectors"),
+    Claim("On mixed images weights of each are above the best static ones by 5 points",
+          "twin_over_static", ">=", 0.05, f"{SOURCE}: dynamic over static merging",
+          stated=STATED, null="shuffled_over_static"),
+    Claim("On tasks that neither vectors nor router know it is above task arithmetic by 1 point",
+          "unseen_over_arithmetic", ">=", 0.01, SOURCE, stated=STATED,
+          null="unseen_shuffled_over_arithmetic"),
+    Claim("A mixed batch takes at most 1.5 times the seconds of one model", "time_ratio", "<=",
+          1.5, SOURCE, stated=STATED, null="time_ratio_composed"),
+    Claim("All parts of eight experts take at most 2.6 copies of one model", "copies", "<=", 2.6,
+          SOURCE, stated=STATED, null="copies_experts"),
+)  # fmt: skip
+PAIRS = (
+    ("twin", "tuned"), ("uniform", "tuned"), ("twin", "ties"), ("uniform", "ties"),
+    ("twin", "static"), ("shuffled", "static"), ("twin", "adamerging"), ("twin", "multitask"),
+    ("hard", "twin"), ("experts", "twin"), ("oracle", "twin"), ("biases", "twin"),
+    ("biases", "tuned_biases"),
+)  # fmt: skip
+LOST = {"rank_lost": ("full", "twin"), "shared_lost": ("full", "tuned")}
+RANGES = {
+    "router.most": Range(2, whole=True), "router.epochs": Range(1, whole=True),
+    "router.batch_size": Range(1, whole=True), "timing.repeats": Range(1, whole=True),
+    "timing.batch_size": Range(1, whole=True), "twin.fraction": Range(0, 1, above=True),
+}  # fmt: skip
+READS = OF_BED
+CAPTIONS = twin_figures.CAPTIONS
+PICTURE = "methods.png"
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains or opens the bed, merges and saves, trains the router, judges all arms, draws."""
+    check_tasks(config)
+    bed = open_bed(config, run)
+    validation, test = judged(bed, "validation"), judged(bed, "test")
+    images, tasks = test.images, list(bed.tasks)
+    whole = merged(config, bed, validation, list(range(len(tasks))))
+    if not (run.path / "twin").exists():
+        save_twin(run.path / "twin", whole.twin, router=whole.learned.variables, names=tasks)
+    weights = whole.weights(images)
+    found = of_models(config, run, whole, validation, images)
+    found |= of_mixtures(config, whole, validation, images, weights)
+    full = parts_of(bed, whole.tuned, compress="none")
+    found["full"] = of_weights(bed, full, weights, images)
+    readings = {
+        "task": {name: by_task_heads(bed, test, own) for name, own in found.items()},
+        "one": {name: by_one_head(bed, test, own) for name, own in found.items()},
+    }
+    progress = Progress()
+    for name, own in readings["task"].items():
+        one = readings["one"][name].normalised.mean()
+        progress.note(f"{name}: {100 * own.normalised.mean():.1f}%, one head {100 * one:.1f}%")
+    pairs = {f"{first}_over_{second}": (first, second) for first, second in PAIRS}
+    metrics: dict[str, Any] = differences(
+        "normalised", {name: [own] for name, own in readings["task"].items()}, pairs | LOST
+    )
+    metrics |= with_bounds("normalised_twin", t_interval(readings["task"]["twin"].normalised))
+    metrics |= differences(
+        "one_head", {name: [own] for name, own in readings["one"].items()},
+        {f"one_head_{name}": pair for name, pair in pairs.items()},
+    )  # fmt: skip
+    places = jnp.argmax(weights, axis=-1)
+    metrics |= {
+        f"routed_heads_{name}": by_heads_of(bed, test, found[name], places).normalised.mean()
+        for name in ("twin", "tuned", "hard")
+    }
+    metrics["router_accuracy"] = jnp.mean(places == images.task)
+    gaps, few = of_counts(config, whole, validation, test)
+    metrics |= slopes(gaps) | of_unseen(config, bed, few, test)
+    metrics |= {f"gap_{count}": own.twin.mean() for count, own in gaps.items()}
+    sizes = of_sizes(config, whole, test, weights)
+    metrics |= energies(config, whole) | of_memory(bed, whole.twin)
+    metrics |= of_time(config, whole, test, weights)
+    task = np.asarray(images.task)
+    table = np.stack([np.asarray(weights)[task == i].mean(0) for i in range(len(tasks))])
+    twin_figures.draw(run, tasks, readings, table, sizes, gaps)
+    return {name: float(value) for name, value in metrics.items()}
