@@ -7,6 +7,10 @@
   networks of different architectures can be compared; with "ofa" it is Hao et al., One-for-All:
   Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation, arXiv:2310.19444.
   `network_variables` leaves them away.
+* `ScaleNetwork`, `scalekd_loss`: a student of any architecture in the space of a ViT's tokens, Fan
+  et al., ScaleKD: Strong Vision Transformers Could Be Excellent Teachers, arXiv:2411.06786. Its
+  parts are `CrossAttentionProjector` (beside it `LinearProjector`), `mimic` and `dual_view`, and
+  `through_teacher`, the last blocks of the frozen teacher.
 * `relations`, `FusionRatio`, `fused_loss`, `ratio_lookahead`, `saturation`, `teacher_means`: Hu et
   al., Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge Distillation,
   arXiv:2312.15112. Of each example a network learns, on validation data, how much the teacher has
@@ -15,7 +19,9 @@
   not learned; the last is Zhou et al., arXiv:2102.00650.
 """
 
+from rml.distillation.cross_attention_projector import CrossAttentionProjector, LinearProjector
 from rml.distillation.distill import Distilled, distill
+from rml.distillation.dual_view import dual_view, mimic
 from rml.distillation.methods import METHODS, Method
 from rml.distillation.networks import ExitNetwork, Maps, Network, Outputs, network_variables
 from rml.distillation.ratios import (
@@ -25,6 +31,8 @@ from rml.distillation.ratios import (
     linear_ratio,
     wls_ratio,
 )
+from rml.distillation.scalekd import Projected, ScaleNetwork, scalekd_loss
+from rml.distillation.teacher_path import last_blocks, through_teacher
 from rml.distillation.teachers import teacher_means
 from rml.distillation.trilateral import (
     FusionRatio,
@@ -36,23 +44,32 @@ from rml.distillation.trilateral import (
 
 __all__ = [
     "METHODS",
+    "CrossAttentionProjector",
     "Distilled",
     "ExitNetwork",
     "FusionRatio",
+    "LinearProjector",
     "Maps",
     "Method",
     "Network",
     "Outputs",
+    "Projected",
+    "ScaleNetwork",
     "correctness_ratio",
     "cosine_ratio",
     "distill",
+    "dual_view",
     "entropy_ratio",
     "fused_loss",
+    "last_blocks",
     "linear_ratio",
+    "mimic",
     "network_variables",
     "ratio_lookahead",
     "relations",
     "saturation",
+    "scalekd_loss",
     "teacher_means",
+    "through_teacher",
     "wls_ratio",
 ]

@@ -1,0 +1,89 @@
+"""ScaleKD on 1,000 images of clothes: a ConvNet and a Mixer learn from ViTs of three depths.
+
+python -m experiments.run --config=configs/distillation/scalekd.py --workdir=runs/scalekd
+
+Needs the archive of Fashion-MNIST, `make assets`. Teachers have 10,000 images of their own. Options
+of all sides are chosen on 1,000 training images by the run itself. Features are probed on digits.
+Not run whole at this size. One run with longer training took 16 minutes of CPU time of one core
+beside other jobs. Tries were set after it: on validation images all sides with such options had
+chosen the highest learning rate, and the least weight of features.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+
+
+def get_config() -> ConfigDict:
+    def vit(depth: int) -> dict:
+        return dict(
+            name="vit_ti", width=48, depth=depth, heads=4, mlp_ratio=2, patch_size=7,
+            pooling="gap", positions="learned",
+        )  # fmt: skip
+
+    rates = (6e-3, 1.2e-2)
+    strengths = dict(learning_rate=rates, strength=(0.1, 0.3))
+    return ConfigDict(
+        dict(
+            experiment="distillation.scalekd",
+            seed=0,
+            classes=10,
+            data=parts.images(
+                "fashion_mnist", (28, 28, 1), train="train[:1000]",
+                validation="train[1000:2000]", teacher="train[10000:20000]", test="test",
+            ),
+            probe=parts.source("mnist5k", train="train[:1000]", test="test"),
+            augment=dict(exchange=False, order=()),
+            teachers=dict(depth2=vit(2), depth3=vit(3), depth6=vit(6)),
+            teaching=dict(
+                optimizer=parts.optimizer(learning_rate=3e-3, warmup_steps=50),
+                train=parts.training(
+                    steps=500, batch_size=100, eval_every=0, checkpoint_every=500
+                ),
+            ),
+            students=dict(
+                convnet=dict(
+                    name="convnet", widths=(8, 16, 32), kernel_sizes=(3, 3, 3), strides=(2, 2, 2),
+                    norm="batch", pooling="mean", features=32, activation="relu",
+                ),
+                mixer=dict(
+                    name="mixer_s", width=32, depth=3, token_hidden=32, channel_hidden=64,
+                    patch_size=7,
+                ),
+            ),
+            path=dict(blocks=1),  # last blocks of the teacher that projected tokens pass
+            projectors=dict(heads=4),
+            loss=dict(smoothing=0.0),  # of teachers
+            # Weight of each teacher and of each loss, and the losses' numbers. Views have the
+            # public code's weights, for a mean over positions. own=0.0 gives an image the tokens
+            # that the teacher has of another; images are the first of the training images.
+            given=dict(
+                depth2=0.0, depth3=0.0, depth6=0.0, own=1.0, images=1000.0, label=1.0,
+                smoothing=0.0, kd=0.0, temperature=1.0, fitnet=0.0, strength=0.0, direct=3.92,
+                alternative=2.94, third=1.0, path=1.0, scale=5.0,
+            ),
+            quarter=250.0,  # images of the students that have few
+            tries=dict(
+                label=dict(learning_rate=rates, smoothing=(0.1, 0.2)),
+                kd=dict(learning_rate=rates, kd=(0.9, 1.0)),
+                fitnet=dict(learning_rate=rates, fitnet=(0.3, 1.0)),
+                cosine=strengths,
+                linear=strengths,
+                scalekd=strengths,
+                direct=strengths,
+                alternative=strengths,
+                pathless=strengths,
+                labelled=strengths,
+                flat=strengths,
+            ),
+            compared=2,  # images on which attention is drawn
+            optimizer=parts.optimizer(learning_rate=3e-3, warmup_steps=20, weight_decay=1e-2),
+            dtype="float32",
+            precision="default",
+            mesh=parts.mesh(),
+            train=parts.training(
+                steps=120, batch_size=32, eval_every=0, log_every=50, checkpoint_every=120
+            ),
+            evaluation=dict(batch_size=1000),
+        )
+    )  # fmt: skip

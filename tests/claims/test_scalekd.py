@@ -1,0 +1,365 @@
+"""ScaleKD's recipe on little data; `make claims` measures students that learn."""
+
+from functools import cache
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.distillation import scalekd as config_file
+from experiments.common.many import replaced
+from experiments.distillation import (
+    families,
+    scalekd,
+    scalekd_lessons,
+    scalekd_measures,
+    scalekd_sides,
+    scalekd_students,
+    students,
+    together,
+)
+from experiments.distillation.families import Bed
+from experiments.distillation.scalekd_lessons import Lesson, Lessons
+from rml.distillation import Outputs, Projected, mimic, through_teacher
+from rml.errors import UserError
+from rml.models import ViT
+from tests.system.two_steps import override
+
+WIDTH, TOKENS = 4, 16
+SMALL = {
+    "data.name": "mnist5k", "data.train": "train[:2%]", "data.validation": "train[2%:3%]",
+    "data.teacher": "train[10%:15%]", "data.test": "test[:8%]", "compared": 1,
+    "probe.train": "train[:1%]", "probe.test": "test[:8%]", "quarter": 20.0,
+    "train.steps": 2, "train.batch_size": 8, "train.checkpoint_every": 0, "train.log_every": 1,
+    "optimizer.warmup_steps": 1, "evaluation.batch_size": 32, "projectors.heads": 2,
+    "given.images": 80.0, "students.convnet.widths": (2, 2, 3), "students.convnet.features": 4,
+    "students.mixer.width": 4, "students.mixer.token_hidden": 3,
+    "students.mixer.channel_hidden": 3,
+    **{f"teachers.{name}.{key}": value for name in ("depth2", "depth3", "depth6")
+       for key, value in {"width": WIDTH, "heads": 2}.items()},
+}  # fmt: skip
+
+
+def small(**changes):
+    return override(config_file.get_config(), SMALL | changes)
+
+
+def draw(tree, seed, *, runs=()):
+    """Variables of a module drawn by NumPy: compiling many draws is slow."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.uniform(0.1, 0.6, (*runs, *leaf.shape)), leaf.dtype), tree
+    )
+
+
+def shapes(module, config):
+    images = jnp.zeros((2, *config.data.image_shape))
+    init = lambda key: module.init(key, images, train=False)  # noqa: E731
+    return nn.meta.unbox(jax.eval_shape(init, jax.random.key(0)))
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Teachers and students that are drawn, and students that say what is drawn."""
+
+    def train(config, inner, problem, name):
+        del name
+        model = config.teachers[inner.path.name.removeprefix("teacher_")]
+        net = families.classifier(config, model)
+        return SimpleNamespace(variables=draw(shapes(net, config), 0))
+
+    known = {}
+
+    def read(model, variables, images):
+        if model not in known:
+            known[model] = jax.eval_shape(families._reader(model), variables, images)
+        rng, size = np.random.default_rng(2), len(images)
+        return jax.tree.map(
+            lambda x: rng.standard_normal((size, *x.shape[1:])).astype(np.float32), known[model]
+        )
+
+    @cache
+    def template(family, kind):
+        config = small()
+        return shapes(scalekd_students.student(config, family, kind), config)
+
+    def train_together(config, run, name, task_of, configs, *, batches, judge):
+        del config, run, task_of, batches, judge
+        family, kind, *_ = name.split("_")
+        drawn = draw(template(family, kind), 1, runs=(len(configs),))
+        rest = {key: part for key, part in drawn.items() if key != "params"}
+        state = SimpleNamespace(params={"network": drawn["params"]}, model_state=rest)
+        return state, np.random.default_rng(len(name)).random(len(configs))
+
+    def named_rightly(model, variables, part):
+        runs = len(jax.tree.leaves(variables)[0])
+        jax.eval_shape(jax.vmap(lambda v: model.apply(v, jnp.zeros((2, 28, 28, 1)))), variables)
+        drawn = np.random.default_rng(runs).random((runs, len(part["label"])))
+        return (drawn > 0.4).astype(np.float32)
+
+    def features(variables, images):
+        del variables
+        return images.reshape(len(images), -1)[:, 300:304] / 255
+
+    def attention(config, family, variables, images):
+        del config, variables
+        places = {"convnet": 7 * 7, "mixer": 4 * 4}[family]
+        return {"third": np.random.default_rng(0).random((len(images), TOKENS, places))}
+
+    def linear_probe(first, labels, second, others, *, num_classes, key):
+        assert len(first) == len(labels)
+        assert len(second) == len(others)
+        rng = np.random.default_rng(0)
+        weights = rng.standard_normal((first.shape[1], num_classes))
+        return SimpleNamespace(weights=weights, bias=np.zeros(num_classes))
+
+    monkeypatch.setattr(families, "train", train)
+    for module in (families, scalekd_lessons):
+        monkeypatch.setattr(module, "read", read)
+    shares = {"flops_scalekd_over_kd": 2.4, "flops_whole_over_kd": 6.0}
+    monkeypatch.setattr(scalekd, "costs", lambda config, bed, lessons: shares)
+    monkeypatch.setattr(scalekd_measures, "linear_probe", linear_probe)
+    monkeypatch.setattr(scalekd_measures, "_features", lambda net: features)
+    monkeypatch.setattr(scalekd, "attention", attention)
+    monkeypatch.setattr(together, "train_together", train_together)
+    monkeypatch.setattr(students, "named_rightly", named_rightly)
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path):
+    metrics, holds = measure("configs/distillation/scalekd.py", SMALL)
+    assert len(holds) == len(scalekd.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    assert all(claim.null in metrics for claim in scalekd.CLAIMS)
+    assert {metrics[f"tries_{side}"] for side in scalekd_sides.SIDES} == {4}
+    assert metrics["chosen_kd_kd"] in (0.9, 1.0)
+    assert metrics["chosen_scalekd_learning_rate"] in (6e-3, 1.2e-2)
+    own = [metrics[f"accuracy_scalekd_{family}"] for family in ("convnet", "mixer")]
+    assert metrics["accuracy_scalekd"] == pytest.approx(np.mean(own))
+    difference = metrics["accuracy_scalekd"] - metrics["accuracy_linear"]
+    assert metrics["projector_gain"] == pytest.approx(difference, abs=1e-6)
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(scalekd.CAPTIONS)
+
+
+@pytest.fixture
+def lessons():
+    """What three drawn teachers say of twelve images."""
+    rng = np.random.default_rng(0)
+    tail = ViT(
+        width=WIDTH, depth=1, heads=2, mlp_ratio=2, patch_size=7, pooling="gap",
+        positions="learned",
+    )  # fmt: skip
+    template = nn.meta.unbox(
+        jax.eval_shape(tail.init, jax.random.key(0), jnp.zeros((2, 28, 28, 1)))
+    )["params"]
+    kept = {"params": {name: template[name] for name in ("blocks", "norm")}}
+    tokens = rng.standard_normal((2, 12, 3, TOKENS, WIDTH))
+    return Lessons(
+        ("depth2", "depth3", "depth6"),
+        jnp.asarray(rng.integers(0, 255, (12, 28, 28, 1)).astype(np.uint8)),
+        jnp.asarray(np.arange(12) % 10),
+        jnp.asarray(rng.standard_normal((12, 3, 10)), jnp.float32),
+        *jnp.asarray(tokens, jnp.float32),
+        tail=tail,
+        tails=draw(kept, 3, runs=(3,)),
+    )
+
+
+@pytest.fixture
+def bed(lessons):
+    part = {"image": np.asarray(lessons.images), "label": np.asarray(lessons.labels)}
+    return Bed(lessons.names, part, part, part, {}, {}, {})
+
+
+def test_a_lesson_is_that_of_one_teacher_of_the_first_images(lessons):
+    config = small()
+    rows, setting = np.array([3, 11, 0]), CHOSEN["scalekd"]
+    rng = np.random.default_rng(1)
+    tokens = jnp.asarray(rng.standard_normal((2, 5, WIDTH)), jnp.float32)
+    keys = ("path", "own", "images", *lessons.names)
+
+    @jax.jit
+    def read(values):
+        given = {f"given.{key}": value for key, value in zip(keys, values, strict=True)}
+        own = scalekd_lessons.lesson(replaced(config, given), lessons, {"row": jnp.asarray(rows)})
+        return own._replace(images=None, path=own.path(tokens))
+
+    def of(change):
+        given = replaced(config, change).given
+        return read(jnp.asarray([given[key] for key in keys], jnp.float32))
+
+    changes = scalekd_sides.further(config, "attention", CHOSEN)
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
+    own = of(changes["scalekd", setting, "depth3"])
+    same(own.labels, [3, 1, 0])
+    for key in ("logits", "third", "last"):
+        same(getattr(own, key), getattr(lessons, key)[rows, 1])
+    tail = jax.tree.map(lambda leaf: leaf[1], lessons.tails)
+    after = jax.jit(lambda x: through_teacher(lessons.tail, tail, x, start=0))(tokens)
+    np.testing.assert_allclose(own.path, after, rtol=1e-4, atol=1e-5)
+    same(of(scalekd_sides.change(config, "pathless", setting)).path, tokens)
+    few = {**changes["few_scalekd", setting, "depth6"], "given.images": 4.0}
+    same(of(few).labels, [3, 3, 0])
+    others = of(changes["shuffled", setting, "depth6"])
+    same(others.logits, lessons.logits[rows, 2])
+    for key in ("third", "last"):
+        same(getattr(others, key), getattr(lessons, key)[np.array([0, 3, 11]), 2])
+
+
+CHOSEN = {"scalekd": (6e-3, 0.3), "label": (1.2e-2, 0.1)}
+
+
+def test_each_side_is_the_loss_that_it_names():
+    config = small()
+    rng = np.random.default_rng(1)
+    z, t = rng.standard_normal((2, 12, 10))
+    views = rng.standard_normal((2, 2, 12, TOKENS, WIDTH))
+    third, last = rng.standard_normal((2, 12, TOKENS, WIDTH))
+    labels = np.arange(12) % 10
+    known = Lesson(
+        None, jnp.asarray(labels), *(jnp.asarray(x, jnp.float32) for x in (t, third, last)), None
+    )
+
+    def found(side, number, outputs=None):
+        tried = {"learning_rate": 2e-3, scalekd_sides.SIDES[side].key: number}
+        setting = tuple(tried[key] for key in config.tries[side])
+        own = replaced(config, scalekd_sides.change(config, side, setting))
+        outputs = outputs or Projected(*(jnp.asarray(x, jnp.float32) for x in (z, z, *views)))
+        return np.asarray(scalekd_students.value(own, outputs, known))
+
+    def logs(x):
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+    def mimicked(own, target, view):
+        own, target = (jnp.asarray(x, jnp.float32) for x in (own, target))
+        return np.asarray(mimic(own, target, remove_mean=view == 1))
+
+    def stage(own, target, direct=3.92, alternative=2.94):
+        whole, varying = (mimicked(x, target, view) for view, x in enumerate(own))
+        return direct * whole + alternative * varying
+
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5)  # noqa: E731
+    one = np.eye(10)[labels]
+    ce = -(one * logs(z)).sum(-1)
+    kl = (np.exp(logs(t)) * (logs(t) - logs(z))).sum(-1)
+    half = (ce + kl) / 2
+    whole = stage(views[0], last) + stage(views[1], last)
+    same(found("label", 0.1), -((0.9 * one + 0.01) * logs(z)).sum(-1))
+    same(found("kd", 0.9), 0.1 * ce + 0.9 * kl)
+    plain = Outputs(jnp.asarray(z, jnp.float32), jnp.asarray(z, jnp.float32))
+    same(found("kd", 0.9, plain), 0.1 * ce + 0.9 * kl)
+    same(found("fitnet", 10.0), ce + 10 * ((views[1][0] - last) ** 2).mean((1, 2)))
+    same(found("cosine", 0.3), half + 0.3 * stage(views[1], last, alternative=0))
+    for side in ("linear", "scalekd", "flat"):
+        same(found(side, 0.3), half + 0.3 * whole)
+    direct = [stage(own, last, alternative=0) for own in views]
+    same(found("direct", 0.3), half + 0.3 * sum(direct))
+    same(found("alternative", 0.3), half + 0.3 * (whole - sum(direct)))
+    same(found("pathless", 1.0), half + stage(views[0], third) + stage(views[1], last))
+    same(found("labelled", 1.0), ce + whole)
+
+
+def test_students_have_the_tries_of_their_side_and_the_teachers_of_their_arm():
+    config = config_file.get_config()
+    linear, attention = (scalekd_sides.changes_of(config, kind) for kind in ("linear", "attention"))
+    assert len(linear) == 5 * 4
+    assert len(attention) == 6 * 4
+    assert {name[2] for name in linear} == {None, "depth6"}
+    flat = attention["flat", (1.2e-2, 0.3), "depth6"]
+    assert flat["optimizer.learning_rate"] == 1.2e-2
+    assert (flat["given.scale"], flat["given.strength"], flat["given.label"]) == (1.0, 0.3, 0.5)
+    further = scalekd_sides.further(config, "attention", CHOSEN)
+    assert {name[0] for name in further} == {"scalekd", "again", "shuffled", "few_scalekd"}
+    again = further["again", (6e-3, 0.3), "depth6"]
+    assert again == attention["scalekd", (6e-3, 0.3), "depth6"] | {"seed": 1000}
+    sized = further["scalekd", (6e-3, 0.3), "depth2"]
+    assert (sized["given.depth2"], sized["given.depth6"]) == (1.0, 0.0)
+    chosen = {side: students.settings(config, side)[0] for side in scalekd_sides.SIDES}
+    every = linear | attention
+    for kind in ("linear", "attention"):
+        every |= scalekd_sides.further(config, kind, chosen)
+    assert every["few_label", chosen["label"], None]["given.images"] == 250.0
+    arms = scalekd_measures.arms_of(config, chosen)
+    assert set(arms.values()) <= set(every)
+    assert arms["kd_depth3"][2] == "depth3"
+
+
+@pytest.mark.slow
+def test_a_step_teaches_the_network_and_its_projectors(bed, lessons):
+    """Two steps of one student: all of it moves, and batch statistics are kept."""
+    config = small()
+    changes = scalekd_sides.changes_of(config, "attention")
+    own = replaced(config, changes["scalekd", (6e-3, 0.3), "depth6"])
+    problem = scalekd_students.task(own, bed, lessons, family="mixer", kind="attention")
+    state = jax.eval_shape(lambda key: nn.meta.unbox(problem.init(key)), jax.random.key(0))
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state.replace(key=None)
+    )  # fmt: skip
+    drawn = draw(state.params, 0)
+    start = zeros.replace(
+        key=jax.random.key(0), params=drawn, model_state=draw(state.model_state, 1)
+    )
+    step, rows = jax.jit(problem.step), iter(problem.batches())
+    after, metrics = step(start, next(rows))
+    assert np.isfinite(float(metrics["loss"]))
+    after, _ = step(after, next(rows))
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params, drawn)["network"]
+    for part in ("encoder", "classifier", "third", "fourth"):
+        assert max(jax.tree.leaves(moved[part])) > 1e-4
+    kept = jax.tree.map(lambda a, b: bool((a != b).any()), after.model_state, start.model_state)
+    assert all(jax.tree.leaves(kept))
+
+
+def test_attention_of_the_direct_view_is_that_of_every_place():
+    config = small()
+    module = scalekd_students.student(config, "convnet", "attention")
+    variables, images = shapes(module, config), np.zeros((3, 28, 28, 1), np.uint8)
+    found = jax.eval_shape(
+        lambda own: scalekd_students.attention(config, "convnet", own, images), variables
+    )
+    assert {name: x.shape for name, x in found.items()} == {
+        "third": (3, TOKENS, 49), "fourth": (3, TOKENS, 16),
+    }  # fmt: skip
+
+
+def test_costs_count_the_path_and_the_teachers_reading(bed, lessons):
+    config = small()
+    del config.students["convnet"]
+    drawn = {
+        name: shapes(families.classifier(config, config.teachers[name]), config)
+        for name in lessons.names
+    }
+    bed = bed._replace(variables={name: draw(own, 0) for name, own in drawn.items()})
+    found = scalekd_measures.costs(config, bed, lessons)
+    assert found["flops_whole_over_kd"] > 1.2 * found["flops_scalekd_over_kd"]
+    assert found["flops_scalekd_over_kd"] > 1.5
+    # Patches, and of each block its products with parameters, the logits and what they weigh.
+    block = 2 * 16 * (4 * 4 * 4 + 2 * 4 * 8) + 2 * 2 * 16 * 16 * 4
+    assert found["flops_reading"] == 8 * (2 * 16 * 49 * 4 + 6 * block + 2 * 4 * 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tries.flat.strength": (1.0,)}, "expected equally many of each"),
+        ({"teachers.depth3.mlp_ratio": 3}, "differ in depth alone"),
+        ({"path.blocks": 2}, "path.blocks is 2, expected fewer than 2"),
+    ],
+)
+def test_wrong_configs_are_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        scalekd.check(small(**changes))
+
+
+def test_keys_of_tries_and_class_tokens_are_looked_at():
+    config = small(**{f"teachers.{name}.pooling": "cls" for name in ("depth2", "depth3", "depth6")})
+    with pytest.raises(UserError, match="expected 'gap'"):
+        scalekd.check(config)
+    config = config_file.get_config()
+    config.tries.kd = {"learning_rate": (1e-3,)}
+    with pytest.raises(UserError, match=r"tries\.kd has"):
+        scalekd.check(config)
