@@ -34,6 +34,12 @@ class HeadEdits(NamedTuple):
     offset: jax.Array | None = None
 
 
+def edited(y: Float[Array, "b t h k"], edits: HeadEdits) -> Float[Array, "b t h k"]:
+    """The outputs of heads after a layer's edits, [heads, k] each, in their own dtype."""
+    y = y if edits.scale is None else y * edits.scale.astype(y.dtype)
+    return y if edits.offset is None else y + edits.offset.astype(y.dtype)
+
+
 def head_axis(heads: int, kv_heads: int) -> str:
     """Logical axis of the heads of keys and values."""
     return "heads" if kv_heads == heads else "kv_heads"
@@ -129,7 +135,7 @@ class SelfAttention(nn.Module):
     ) -> tuple[Float[Array, "b t d"], jax.Array | None, Any]:
         """Attends from every token of `x` to those that it may see.
 
-        It sows queries, keys and values as "intermediates".
+        It sows queries, keys, values and what "out" is given as "intermediates".
 
         Args:
           x: Tokens.
@@ -165,9 +171,8 @@ class SelfAttention(nn.Module):
             raise ValueError("a cache needs the rotation of queries and keys, got none")
         else:
             y, weights, kept = cache.attend(self.attention, query, key, value, visible, rotate)
-        if edits is not None:
-            y = y if edits.scale is None else y * edits.scale.astype(y.dtype)
-            y = y if edits.offset is None else y + edits.offset.astype(y.dtype)
+        y = y if edits is None else edited(y, edits)
+        self.sow("intermediates", "heads", y)
         bias = self.use_bias if self.out_bias is None else self.out_bias
         out = HeadDense((x.shape[-1],), ("heads", "kv", "embed"), bias, name="out", **dtypes)
         return out(y if read is None else read("output", y)), weights, kept

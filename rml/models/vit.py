@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from rml.models import layers
 from rml.models.attention import Attend, attend_to_all
 from rml.models.conv import Conv, Implementation
-from rml.models.self_attention import HeadDense
-from rml.models.transformer import run_blocks
+from rml.models.self_attention import HeadDense, HeadEdits, edited
+from rml.models.transformer import check_edits, run_blocks
 from rml.ops.attention_parts import Visible
 
 # U(-sqrt(3 / n), sqrt(3 / n)): Xavier's rule for each n x n matrix of query, key, value, output.
@@ -70,12 +70,18 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool = False, stages: bool = False
+        self,
+        x: Float[Array, "b h w c"],
+        *,
+        edits: HeadEdits | None = None,
+        train: bool = False,
+        stages: bool = False,
     ) -> Float[Array, "b d"] | layers.Stages:
         """Encodes a batch of images; what the first block reads is sown as an intermediate.
 
         Args:
           x: images [b, h, w, c] of at least 8x8 pixels.
+          edits: scale and offset of every head's output.
           train: accepted for uniformity; the model has neither dropout nor BatchNorm.
           stages: whether each block's output [b, t, width] is returned beside the features.
 
@@ -89,6 +95,7 @@ class ViT(nn.Module):
         del train
         layers.check_image(x)
         self._check()
+        check_edits(edits, (self.depth, self.heads, self.width // self.heads))
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
         x = Conv(
@@ -134,6 +141,7 @@ class ViT(nn.Module):
         x, outputs = run_blocks(
             Block,
             x,
+            edits,
             depth=self.depth,
             scan=self.scan,
             remat=self.remat,
@@ -185,7 +193,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], _: None = None
+        self, x: Float[Array, "b t d"], edits: HeadEdits | None = None
     ) -> tuple[Float[Array, "b t d"], Float[Array, "b t d"] | None]:
         """Applies self-attention and the MLP, each with its residual."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -207,6 +215,7 @@ class Block(nn.Module):
             y = jax.nn.dot_product_attention(*qkv, is_causal=True)
         else:
             y = attend_to_all(*qkv, implementation=self.attention)
+        y = y if edits is None else edited(y, edits)
         out = (*head_axes, "embed")
         x = x + HeadDense((width,), out, kernel_init=_SQUARE_INIT, name="out", **dtypes)(y)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))

@@ -1,4 +1,4 @@
-"""Sparse activations of decoders: trained to be sparse, or thinned out by thresholds.
+"""Sparse activations of decoders, trained or thinned out, and edits of a few attention heads.
 
 * `sine_stages`, `linear_stages`, `activation_penalty`, `relufy`, `fitted_sparsity`: Song et al.,
   ProSparse: Introducing and Enhancing Intrinsic Activation Sparsity within Large Language Models,
@@ -16,10 +16,34 @@
   that reads the rows of live channels only.
 * `fit_predictor`, `predict`, `predictor_scores`: which channels will be live, before any is
   computed.
+* `init_edits`, `penalty`, `head_scores`, `select_heads`, `masked`, `fold`: Yin et al., LoFiT:
+  Localized Fine-tuning on LLM Representations, arXiv:2406.01563. Take it where a frozen model is to
+  learn a task by some hundred numbers, or to see which heads a task needs. `save_edits` and
+  `load_edits` keep them in a file of a few kilobytes.
+* `head_outputs`, `probe_scores`, `mean_differences`, `shifts`: Li et al., Inference-Time
+  Intervention, arXiv:2306.03341. Take it where not even that may be trained.
 """
 
 from rml.sparsity.allocation import layer_divergence, shares_by_sensitivity
 from rml.sparsity.calibrate import calibrate, observe
+from rml.sparsity.iti import (
+    Directions,
+    head_outputs,
+    mean_differences,
+    probe_scores,
+    shifts,
+)
+from rml.sparsity.lofit import (
+    edit_shape,
+    fold,
+    head_scores,
+    init_edits,
+    load_edits,
+    masked,
+    penalty,
+    save_edits,
+    select_heads,
+)
 from rml.sparsity.predictor import (
     Predictor,
     PredictorScores,
@@ -63,6 +87,7 @@ from rml.sparsity.thresholds import (
 
 __all__ = [
     "Calibration",
+    "Directions",
     "FeedForward",
     "Moments",
     "Predictor",
@@ -75,23 +100,36 @@ __all__ = [
     "calibrate",
     "channel_scale",
     "dense_ffn",
+    "edit_shape",
     "expected_union",
     "feed_forward_of",
     "fit_predictor",
     "fitted_sparsity",
+    "fold",
+    "head_outputs",
+    "head_scores",
     "importance",
+    "init_edits",
     "kth_smallest",
     "layer_divergence",
     "linear_stages",
     "live_pairs",
+    "load_edits",
     "load_thresholds",
+    "masked",
+    "mean_differences",
     "observe",
+    "penalty",
     "predict",
     "predictor_scores",
+    "probe_scores",
     "random_channels",
     "relufy",
+    "save_edits",
     "save_thresholds",
+    "select_heads",
     "shares_by_sensitivity",
+    "shifts",
     "sine_stages",
     "sparse_ffn",
     "thresholds_of",

@@ -1,0 +1,166 @@
+"""LoFiT: a few attention heads of a frozen encoder tuned by offsets, beside other ways of tuning.
+
+Yin et al., LoFiT: Localized Fine-tuning on LLM Representations, arXiv:2406.01563. A sentence
+encoder names the classes of short texts by directions of class means, which stay as they are. Its
+heads are ranked by step 1 on samples of texts of several tasks; on the first task the best heads
+get offsets. Beside them stand heads at random, of other tasks, by the gradient without step 1, by
+the norm of offsets of all heads and by probes; heads shifted without training (ITI); adapters of
+rank 1 and 8, biases, and everything. Each tries equally many rates on validation texts. The unit of
+intervals is a test text. Model, texts, sizes and margins are this repository's; the paper tunes
+decoders of 7 and 13 billion parameters to answer questions.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.ranges import ABOVE_0, SIZE, Range
+from experiments.sparsity import lofit_figures
+from experiments.sparsity.lofit_arms import (
+    Arm,
+    probed,
+    scaled_heads,
+    shifted,
+    slopes,
+    tuned_heads,
+    tuned_weights,
+)
+from experiments.sparsity.lofit_measures import (
+    LOCAL,
+    LOCAL_SHARE,
+    agreement,
+    compared,
+    costs,
+)
+from experiments.sparsity.lofit_tasks import hits, load_model, read, read_beds
+from rml.errors import UserError
+from rml.ops import trees
+from rml.sparsity import head_scores, init_edits, save_edits, select_heads
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2406.01563; model, texts, sizes and margins are this repository's"
+OURS = "this repository's own question"
+CLAIMS = (
+    Claim("A tenth of all heads, chosen by step 1, is right on a point more than random ones",
+          "gain_over_random", ">=", 0.01, SOURCE,
+          stated="2026-11-27", null="gain_over_random_draw"),
+    Claim("It is right on half a point more than the heads of other tasks",
+          "gain_over_other", ">=", 0.005, SOURCE,
+          stated="2026-11-27", null="gain_over_other_random"),
+    Claim("It is within a point of adapters of rank 8",
+          "deficit_to_lora", "<=", 0.01, SOURCE,
+          stated="2026-11-27", null="deficit_to_lora_frozen"),
+    Claim("Those train at least 20 times as many numbers",
+          "numbers_ratio", ">=", 20.0, SOURCE,
+          stated="2026-11-27", null="numbers_ratio_biases"),
+    Claim("It is two points above heads that are shifted without training (ITI)",
+          "gain_over_iti", ">=", 0.02, SOURCE,
+          stated="2026-11-27", null="gain_over_iti_frozen"),
+    Claim("Heads chosen on two samples of a task overlap beyond chance",
+          "overlap_p", "<=", 0.01, f"{OURS}, by sums of hypergeometric counts",
+          stated="2026-11-27", null="overlap_p_random"),
+    Claim("They overlap more than those of two tasks: Jaccard's index by 0.1",
+          "own_heads", ">=", 0.1, f"{SOURCE}, figure of heads by task",
+          stated="2026-11-27", null="own_heads_exchanged"),
+    Claim("All heads are right on at most 0.3 points more than a tenth of them",
+          "gain_of_all", "<=", 0.003, f"{SOURCE}, figure of K",
+          stated="2026-11-27", null="gain_of_all_frozen"),
+    Claim("A step takes at most 0.75 of the time of one of adapters of rank 8",
+          "step_share", "<=", 0.75, OURS, stated="2026-11-27", null="step_share_full"),
+    Claim("The optimiser's state is at most a twentieth of theirs",
+          "state_share", "<=", 0.05, OURS, stated="2026-11-27", null="state_share_biases"),
+    Claim("After folding texts are read in the frozen model's time, within 5%",
+          "folded_time", "<=", 1.05, SOURCE, stated="2026-11-27", null="folded_time_lora"),
+)  # fmt: skip
+RANGES = {
+    **dict.fromkeys(("sample.anchors", "sample.texts", "sample.validation"), SIZE),
+    "sample.test": Range(2, whole=True), "sample.length": Range(3, whole=True),
+    "head.scale": ABOVE_0,
+}  # fmt: skip
+CAPTIONS = lofit_figures.CAPTIONS
+PICTURE = "numbers.png"
+WEIGHTS = ("lora_1", "lora_8", "biases", "full")
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Ranks heads of every task, tunes the first task by every way, compares, saves, draws."""
+    check(config)
+    progress, model = Progress(), load_model(config)
+    beds = read_beds(config, model)
+    key, options = jax.random.key(config.seed), config.train
+    first: Any = init_edits(key, model.encoder.module, std=options.std)
+    samples = trees.stack_trees([bed for own in beds.values() for bed in own])
+    changes = scaled_heads(
+        model.encoder, model.params, samples, first.scale, options.rate, options.penalty
+    )
+    scores = jax.vmap(head_scores)(changes).reshape(len(beds), -1, *changes.shape[1:3])
+    bed, rng = beds[config.data.name][0], np.random.default_rng(config.seed)
+    held = {
+        part: read(config, model, config.data.name, part, config.sample[part], rng)
+        for part in ("validation", "test")
+    }
+    frozen = hits(model, held["test"], bed.prototypes)
+    arms: dict[str, Arm] = {}
+
+    def keep(name: str, arm: Arm) -> None:
+        arms[name] = arm._replace(params=None)
+        progress.note(f"{name}: {arm.right.mean():.1%} at {arm.rate:g}")
+
+    def tune(name: str, ranking: Any, share: float = LOCAL_SHARE) -> None:
+        heads = select_heads(ranking, count=counted(share, ranking.size))
+        keep(name, tuned_heads(config, model, bed, held, first.offset, heads))
+
+    for share in config.shares:
+        tune(f"lofit_{share:g}", scores[0, 0], share)
+    rankings = {f"random_{at}": jnp.asarray(rng.random(scores.shape[2:]))
+                for at in range(config.draws)}  # fmt: skip
+    others = {f"other_{name}": scores[1 + at, 0] for at, name in enumerate(config.data.others)}
+    probes, way = probed(model, bed)
+    gradient = slopes(model.encoder, model.params, bed)
+    by_bias = head_scores(arms["lofit_1"].edits.offset)
+    ranked = {"gradient": head_scores(gradient), "bias_norm": by_bias, "probes": probes}
+    for name, ranking in (rankings | others | ranked).items():
+        tune(name, ranking)
+    tenth = functools.partial(select_heads, count=counted(LOCAL_SHARE, probes.size))
+    keep("iti", shifted(config, model, bed, held, tenth(probes), way))
+    for kind in WEIGHTS:
+        keep(kind, tuned_weights(config, model, bed, held, kind))
+    chosen = {name: [np.asarray(tenth(one)) for one in own]
+              for name, own in zip(beds, scores, strict=True)}  # fmt: skip
+    drawn = [np.asarray(tenth(one)) for one in rankings.values()]
+    metrics = compared(arms, frozen, list(others)) | agreement(chosen, drawn)
+    edits = arms[LOCAL].edits
+    metrics |= costs(config, model, bed, edits)
+    save_edits(run.path / "edits.safetensors", edits)
+    metrics["edits_bytes"] = (run.path / "edits.safetensors").stat().st_size
+    lofit_figures.draw(run, dict(zip(beds, np.asarray(scores[:, 0]), strict=True)), arms, frozen)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def counted(share: float, heads: int) -> int:
+    """The number of heads of a share, at least one."""
+    return max(1, round(share * heads))
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless the config has what the claims compare."""
+    shares = tuple(config.shares)
+    if (
+        shares[1:2] != (LOCAL_SHARE,)
+        or shares[-1] != 1
+        or sorted({*shares, 0.0})[1:] != list(shares)
+    ):
+        raise UserError(
+            f"shares is {config.shares}, expected to ascend, the second {LOCAL_SHARE}, the last 1"
+        )
+    if len({len(rates) for rates in config.rates.values()}) != 1:
+        raise UserError(f"rates is {config.rates}, expected equally many tries of each")
+    if not config.data.others or config.data.name in config.data.others:
+        raise UserError(f"data.others is {config.data.others}, expected tasks beside data.name")
+    if config.sample.draws < 2 or config.draws < 2:
+        raise UserError(
+            f"sample.draws is {config.sample.draws} and draws {config.draws}, expected at least 2"
+        )

@@ -1,0 +1,172 @@
+"""LoFiT's recipe on a tiny encoder and made-up texts; `make claims` measures MiniLM."""
+
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from configs.sparsity import lofit as config_file
+from experiments.sparsity import lofit, lofit_arms, lofit_measures, lofit_tasks
+from experiments.sparsity.lofit_arms import Arm
+from rml.data import tokens
+from rml.data.text import LabelledTexts
+from rml.errors import UserError
+from rml.models import Bert, HeadEdits
+from rml.sparsity import load_edits
+
+SMALL = {
+    "sample.anchors": 12, "sample.texts": 8, "sample.validation": 10, "sample.test": 20,
+    "sample.length": 8, "head.classes": 3, "shares": (0.05, 0.1, 1.0), "draws": 2,
+    "train.steps": 3, "train.batch_size": 4, "timing.repeats": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A random encoder in the place of MiniLM, words by class in that of texts."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 80).astype(np.int32)
+    texts = [" ".join(f"w{rng.integers(4 * own, 4 * own + 6)}" for _ in range(4)) for own in labels]
+    tokenizer = tokens.train_tokenizer(texts, vocabulary=280)
+    module = Bert(vocabulary=280, width=32, depth=2, heads=16, mlp=32, positions=8)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2), int)))
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype), shapes
+    )
+    loaded = SimpleNamespace(
+        module=module, variables=variables, tokenizer=tokenizer, pooling="mean"
+    )
+    found = LabelledTexts(texts, labels, ("a", "b", "c"))
+    monkeypatch.setattr(lofit_tasks.pretrained, "load", lambda name: loaded)
+    monkeypatch.setattr(lofit_tasks.data, "load_text", lambda *_, **__: found)
+    return loaded
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path, monkeypatch):
+    monkeypatch.setattr(lofit, "WEIGHTS", ("lora_8", "biases"))  # those that claims compare
+    metrics, holds = measure("configs/sparsity/lofit.py", SMALL)
+    assert len(holds) == len(lofit.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    assert metrics["numbers_lofit_0.1"] == metrics["numbers_random_0"] == 3 * 2
+    assert metrics["numbers_lofit_1"] == 32 * 2
+    assert metrics["numbers_lora_8"] == 8 * 2 * 4 * 64
+    assert metrics["numbers_biases"] == 2 * (4 * 32 + 32 + 32 + 2 * 32) + 32
+    assert metrics["folded_error"] < 1e-5
+    gains = ("random", "other", "gradient", "bias_norm", "probes", "iti", "frozen")
+    for name in gains:
+        apart = metrics["accuracy_lofit_0.1"] - metrics[f"accuracy_{name}"]
+        assert metrics[f"gain_over_{name}"] == pytest.approx(apart, abs=1e-6)
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(lofit.CAPTIONS)
+    kept = load_edits(tmp_path / "run" / "edits.safetensors")
+    assert (np.abs(kept.offset).max(-1) > 0).sum() == 3
+    assert metrics["edits_bytes"] < 500
+
+
+def test_a_class_without_texts_is_never_named_nor_trained(tiny):
+    config = config_file.get_config()
+    model = lofit_tasks.load_model(config)
+    own = lofit_tasks.encoded(model.tokenizer, ["w1 w2", "w9 w8 w7", "w1 w1 w3"], 8)
+    texts = lofit_tasks.Texts(own, own != 0, jnp.array([0, 2, 0]))
+    heads = np.asarray(lofit_tasks.prototypes(model, texts, 4))
+    assert not heads[[1, 3]].any()
+    z = np.asarray(lofit_tasks.vectors(model, texts), np.float64)
+    means = np.stack([z[[0, 2]].mean(0), z[1]])
+    apart = means - means.mean(0)
+    wanted = apart / np.linalg.norm(apart, axis=-1, keepdims=True)
+    np.testing.assert_allclose(heads[[0, 2]], wanted, atol=1e-5)
+    # The loss is that of known classes, by cosines times the scale.
+    logits = 20.0 * z[[0, 1]] @ wanted.T
+    lost = [np.log(np.exp(row - row[at]).sum()) for at, row in enumerate(logits)]
+    batch = lofit_tasks.Texts(own, own != 0, jnp.array([0, 2, 3]))
+    found = lofit_tasks.cross_entropy(model.encoder, model.params, None, batch, jnp.asarray(heads))
+    np.testing.assert_allclose(found, np.mean(lost), rtol=1e-4)
+
+
+def test_the_first_of_the_best_tries_is_taken(monkeypatch):
+    right = {0: [1, 0, 0, 0], 1: [1, 1, 0, 0], 2: [0, 0, 1, 1]}
+    monkeypatch.setattr(
+        lofit_arms, "hits", lambda model, texts, heads, edits: np.array(right[edits], bool)
+    )
+    held = {"validation": None, "test": None}
+    bed = lofit_tasks.Bed(None, None)
+    arm = lofit_arms.best(None, bed, held, (0.1, 0.2, 0.3), 7, lambda at: {"edits": at})
+    assert arm.rate == 0.2
+    assert arm.validation == 0.5
+    assert arm.numbers == 7
+    np.testing.assert_array_equal(arm.right, [True, True, False, False])
+
+
+def test_differences_have_their_signs_and_random_draws_are_averaged():
+    rows = {
+        "lofit_0.1": (1, 1, 1, 0), "lofit_1": (1, 1, 1, 1), "random_0": (1, 0, 0, 0),
+        "random_1": (1, 1, 0, 0), "random_2": (0, 1, 0, 0), "other_a": (1, 1, 0, 0),
+        "other_b": (1, 1, 1, 1), "gradient": (1, 1, 1, 1), "bias_norm": (0, 0, 0, 0),
+        "probes": (1, 0, 0, 0), "iti": (0, 0, 1, 0), "lora_8": (1, 1, 1, 1), "biases": (1, 1, 0, 1),
+    }  # fmt: skip
+    arms = {
+        name: Arm(np.array(row, bool), 0.5, 0.1, 10 * (1 + at))
+        for at, (name, row) in enumerate(rows.items())
+    }
+    found = lofit_measures.compared(arms, np.array([1, 0, 0, 0], bool), ["other_a", "other_b"])
+    wanted = {
+        "accuracy_random": 1 / 3, "accuracy_other": 0.75, "gain_over_random": 0.75 - 1 / 3,
+        "gain_over_random_draw": 0.25 - 0.375, "gain_over_other": 0.0,
+        "gain_over_other_random": -0.5, "gain_over_gradient": -0.25,
+        "gain_over_gradient_random": -0.75, "deficit_to_lora": 0.25,
+        "deficit_to_lora_frozen": 0.75, "gain_over_iti": 0.5, "gain_over_iti_frozen": 0.0,
+        "gain_of_all": 0.25, "gain_of_all_frozen": 0.75, "numbers_ratio": 12.0,
+        "numbers_ratio_biases": 12 / 13, "gain_over_bias_norm": 0.75, "gain_over_probes": 0.5,
+    }  # fmt: skip
+    for name, value in wanted.items():
+        assert found[name] == pytest.approx(value), name
+    assert found["gain_over_iti_low"] < 0.5 < found["gain_over_iti_high"]
+
+
+def test_overlaps_are_counted_within_and_between_tasks():
+    def heads(*chosen):
+        return np.isin(np.arange(12), chosen).reshape(3, 4)
+
+    a, b = [heads(0, 1, 2), heads(0, 1, 3)], [heads(0, 8, 9), heads(7, 8, 9)]
+    found = lofit_measures.agreement({"a": a, "b": b}, [heads(4, 5, 6), heads(9, 10, 11)])
+    assert found["jaccard_within"] == pytest.approx(2 / 4)
+    assert found["jaccard_between"] == pytest.approx((1 / 5 + 0 + 1 / 5 + 0) / 4)
+    assert found["own_heads"] == pytest.approx(0.4)
+    assert found["own_heads_exchanged"] == pytest.approx(0.1 - 0.1)
+    # Two pairs that share two of three each: four in all, or more.
+    law = stats.hypergeom(12, 3, 3)
+    ways = [law.pmf(i) * law.pmf(j) for i in range(4) for j in range(4) if i + j >= 4]
+    assert found["overlap_p"] == pytest.approx(sum(ways))
+    assert found["overlap_p_random"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shares": (0.1, 0.2, 1.0)}, r"shares is \(0.1, 0.2, 1.0\), expected to ascend"),
+        ({"shares": (0.03, 0.1, 0.5)}, "the last 1"),
+        ({"rates": {"full": (1e-4,)}}, "expected equally many tries"),
+        ({"data": {"name": "debian"}}, "data.others is .*, expected tasks beside data.name"),
+        ({"sample": {"draws": 1}}, "sample.draws is 1 and draws 3, expected at least 2"),
+    ],
+)
+def test_wrong_configs_are_named(changes, message):
+    config = config_file.get_config()
+    config.update(changes)
+    with pytest.raises(UserError, match=message):
+        lofit.check(config)
+
+
+def test_edits_of_no_head_change_no_vector(tiny):
+    model = lofit_tasks.load_model(config_file.get_config())
+    own = lofit_tasks.encoded(model.tokenizer, ["w1", "w2 w3"], 8)
+    texts = lofit_tasks.Texts(own, own != 0, jnp.zeros(2, int))
+    zeros = HeadEdits(offset=jnp.zeros((2, 16, 2)))
+    plain, edited = (lofit_tasks.vectors(model, texts, edits=e) for e in (None, zeros))
+    np.testing.assert_allclose(plain, edited, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(plain, axis=-1), 1, rtol=1e-5)

@@ -1,0 +1,201 @@
+"""LoFiT against identities of folding, NumPy in float64, and finite differences."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rml.errors import UserError
+from rml.models import Bert, HeadEdits, Llama, ViT
+from rml.sparsity import (
+    edit_shape,
+    fold,
+    head_outputs,
+    head_scores,
+    init_edits,
+    load_edits,
+    masked,
+    penalty,
+    save_edits,
+    select_heads,
+)
+
+LLAMA = Llama(vocabulary=20, width=12, depth=2, heads=4, kv_heads=2, head_width=6, mlp=16)
+BERT = Bert(vocabulary=20, width=16, depth=2, heads=4, mlp=24, positions=8, scan=False)
+VIT = ViT(width=8, depth=2, heads=2, patch_size=4)
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 20, (3, 6)), jnp.int32)
+MASK = jnp.arange(6) < jnp.array([6, 4, 2])[:, None]
+IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
+
+
+def draw(module, inputs):
+    """Parameters of the right shapes, large enough that every part shows."""
+    rng = np.random.default_rng(1)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs))
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype), shapes
+    )
+
+
+def drawn_edits(module, seed=2):
+    rng = np.random.default_rng(seed)
+    shape = edit_shape(module)
+    return HeadEdits(*(jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2)))
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return draw(LLAMA, (TOKENS,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "inputs", "shape"),
+    [(LLAMA, (TOKENS, MASK), (2, 4, 6)), (BERT, (TOKENS, MASK), (2, 4, 4)),
+     (VIT, (IMAGES,), (2, 2, 4))],
+    ids=["grouped queries", "unrolled", "images"],
+)  # fmt: skip
+def test_a_folded_model_gives_what_edits_give(module, inputs, shape):
+    variables = draw(module, inputs)
+    assert edit_shape(module) == shape
+    edits = drawn_edits(module)
+    run = jax.jit(module.apply)
+    own = run(variables, *inputs, edits=edits)
+    neutral = HeadEdits(jnp.ones(shape), jnp.zeros(shape))
+    plain = run(variables, *inputs, edits=neutral)
+    assert np.abs(own - plain).max() > 0.1
+    if module is LLAMA:
+        np.testing.assert_array_equal(plain, run(variables, *inputs))
+    other, folded = fold(module, variables, edits)
+    np.testing.assert_allclose(jax.jit(other.apply)(folded, *inputs), own, rtol=1e-4, atol=1e-4)
+    # Each part alone: the first needs no bias, the second leaves the matrices as they were.
+    same, scaled = fold(module, variables, HeadEdits(scale=edits.scale))
+    assert same == module
+    assert jax.tree.structure(scaled) == jax.tree.structure(variables)
+    with pytest.raises(ValueError, match=r"edits.scale must have shape .* got \(1, 1, 1\)"):
+        fold(module, variables, HeadEdits(jnp.ones((1, 1, 1))))
+
+
+def test_a_bias_is_the_sum_of_offsets_through_the_projection(llama):
+    edits = drawn_edits(LLAMA)
+    module, folded = fold(LLAMA, llama, edits)
+    kernel = np.asarray(llama["params"]["blocks"]["attention"]["out"]["kernel"], np.float64)
+    offset, scale = (np.asarray(x, np.float64) for x in (edits.offset, edits.scale))
+    out = folded["params"]["blocks"]["attention"]["out"]
+    wanted = np.zeros((2, 12))
+    for layer in range(2):
+        for head in range(4):
+            wanted[layer] += offset[layer, head] @ kernel[layer, head]
+    np.testing.assert_allclose(out["bias"], wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(out["kernel"], kernel * scale[..., None], rtol=1e-5)
+    # A second fold adds to the bias that is there.
+    again = fold(module, folded, HeadEdits(offset=edits.offset))[1]
+    added = again["params"]["blocks"]["attention"]["out"]["bias"]
+    scaled = np.einsum("lhk,lhkd->ld", offset, kernel * scale[..., None])
+    np.testing.assert_allclose(added, wanted + scaled, rtol=1e-5, atol=1e-4)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), llama)
+    assert {x.dtype for x in jax.tree.leaves(fold(LLAMA, half, edits)[1])} == {half_type()}
+
+
+def half_type():
+    return jnp.dtype(jnp.bfloat16)
+
+
+def test_gradients_are_those_of_one_token(llama):
+    """With one token ∂L/∂A = z ⊙ ∂L/∂v, and ∂L/∂v is that of finite differences."""
+    one = TOKENS[:1, :1]
+    shape = edit_shape(LLAMA)
+    weights = jnp.asarray(np.random.default_rng(3).normal(size=(1, 1, 12)), jnp.float32)
+
+    def lost(edits):
+        return jnp.sum(weights * LLAMA.apply(llama, one, edits=edits))
+
+    both = jax.jit(jax.value_and_grad(lost))
+    neutral = HeadEdits(jnp.ones(shape), jnp.zeros(shape))
+    slope = both(neutral)[1]
+    z = jax.jit(functools.partial(head_outputs, LLAMA))(llama, one, jnp.ones((1, 1), bool))
+    z = z[:, :, 0]
+    np.testing.assert_allclose(slope.scale, z * slope.offset, rtol=1e-3, atol=1e-5)
+    for at in ((0, 1, 2), (1, 3, 0)):
+        ends = [
+            both(neutral._replace(offset=neutral.offset.at[at].set(e)))[0] for e in (1e-2, -1e-2)
+        ]
+        np.testing.assert_allclose(slope.offset[at], (ends[0] - ends[1]) / 2e-2, rtol=2e-2)
+
+
+def test_edits_start_near_the_model_and_differ(llama):
+    edits = init_edits(jax.random.key(0), LLAMA.clone(param_dtype=jnp.bfloat16), std=1e-2)
+    assert edits.scale.shape == edits.offset.shape == (2, 4, 6)
+    assert edits.scale.dtype == edits.offset.dtype == jnp.float32
+    assert 0.007 < np.std(edits.scale - 1) < 0.013
+    assert 0.007 < np.std(edits.offset) < 0.013
+    assert abs(np.mean(edits.offset)) < 0.005
+    assert abs(np.mean(edits.scale) - 1) < 0.005
+    assert np.abs(np.corrcoef((edits.scale - 1).ravel(), edits.offset.ravel())[0, 1]) < 0.5
+    default = init_edits(jax.random.key(0), LLAMA)
+    np.testing.assert_allclose(default.offset, 0.1 * edits.offset, rtol=1e-5)
+
+
+def test_the_penalty_is_a_sum_over_elements_and_scores_are_norms():
+    change = np.random.default_rng(4).normal(size=(2, 3, 4))
+    edits = HeadEdits(jnp.asarray(1 + change, jnp.float32), jnp.full((2, 3, 4), 9.0))
+    np.testing.assert_allclose(penalty(edits), np.abs(change).sum(), rtol=1e-5)
+    slope = jax.grad(penalty)(edits)
+    np.testing.assert_array_equal(slope.scale, np.sign(change))
+    assert not slope.offset.any()
+    assert not jax.grad(penalty)(HeadEdits(jnp.ones((1, 1, 2)))).scale.any()
+    scores = head_scores(jnp.asarray(change, jnp.float32))
+    np.testing.assert_allclose(scores, np.sqrt((change**2).sum(-1)), rtol=1e-5)
+    half = head_scores(jnp.full((1, 1, 4096), 0.1, jnp.bfloat16))
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, 64 * float(jnp.bfloat16(0.1)), rtol=1e-4)
+
+
+def test_the_largest_are_kept_and_of_equal_ones_the_first():
+    scores = jnp.array([[1.0, 5.0, 3.0], [3.0, 0.0, 3.0]])
+    wanted = {
+        1: [[0, 1, 0], [0, 0, 0]], 2: [[0, 1, 1], [0, 0, 0]], 3: [[0, 1, 1], [1, 0, 0]],
+        6: [[1, 1, 1], [1, 1, 1]],
+    }  # fmt: skip
+    for count, heads in wanted.items():
+        np.testing.assert_array_equal(select_heads(scores, count=count), np.array(heads, bool))
+    for count in (0, 7):
+        with pytest.raises(ValueError, match=rf"count={count}, expected 1 to the 6 heads of"):
+            select_heads(scores, count=count)
+
+
+def test_a_mask_leaves_other_heads_alone_and_without_gradient():
+    edits = HeadEdits(*(jnp.asarray(np.random.default_rng(5).normal(size=(2, 2, 3, 4)))))
+    heads = select_heads(jnp.arange(6.0).reshape(2, 3), count=2)
+    own = masked(edits, heads)
+    kept = np.asarray(heads)
+    np.testing.assert_array_equal(own.scale[kept], edits.scale[kept])
+    np.testing.assert_array_equal(own.offset[kept], edits.offset[kept])
+    np.testing.assert_array_equal(own.scale[~kept], 1)
+    np.testing.assert_array_equal(own.offset[~kept], 0)
+    slope = jax.grad(lambda e: sum(jnp.sum(x**2) for x in masked(e, heads)))(edits)
+    for given, found in zip(edits, slope, strict=True):
+        np.testing.assert_allclose(found, 2 * given * kept[..., None], rtol=1e-6)
+    assert masked(HeadEdits(offset=edits.offset), heads).scale is None
+
+
+def test_a_file_holds_the_edited_heads_alone(tmp_path):
+    edits = drawn_edits(Bert(vocabulary=2, width=384, depth=6, heads=12, mlp=4))
+    heads = select_heads(head_scores(edits.offset), count=7)
+    for given in (masked(edits, heads), HeadEdits(offset=masked(edits, heads).offset)):
+        file = tmp_path / "edits.safetensors"
+        save_edits(file, given)
+        assert file.stat().st_size < 7 * 32 * 4 * 2 + 600
+        back = load_edits(file)
+        assert (back.scale is None) == (given.scale is None)
+        jax.tree.map(np.testing.assert_array_equal, back, given)
+    save_edits(file, HeadEdits(jnp.ones((2, 2, 3))))
+    np.testing.assert_array_equal(load_edits(file).scale, np.ones((2, 2, 3)))
+    import safetensors.numpy
+
+    safetensors.numpy.save_file({"up": np.ones(2)}, file)
+    with pytest.raises(UserError, match="has tensors up, expected edits: layers_heads_width"):
+        load_edits(file)
