@@ -1,7 +1,5 @@
 """One-for-All's recipe on little data; `make claims` measures students that learn."""
 
-from types import SimpleNamespace
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,89 +9,41 @@ import pytest
 from configs.distillation import ofakd as config_file
 from experiments.common.many import replaced
 from experiments.distillation import (
-    families,
     ofakd,
     ofakd_measures,
     ofakd_sides,
     ofakd_students,
     students,
-    together,
 )
 from experiments.distillation.families import Bed
 from experiments.distillation.students import Students
 from rml.distillation import Outputs
 from rml.errors import UserError
+from tests.claims import drawn_students
+from tests.claims.drawn_students import draw, shapes
 from tests.system.two_steps import override
 
-SMALL = {
-    "data.name": "mnist5k", "data.train": "train[:2%]", "data.validation": "train[2%:3%]",
-    "data.teacher": "train[10%:15%]", "data.test": "test[:8%]", "compared": 12,
-    "train.steps": 2, "train.batch_size": 8, "train.checkpoint_every": 0, "train.log_every": 1,
-    "optimizer.warmup_steps": 1, "evaluation.batch_size": 32,
-    **{f"{part}.{name}.{key}": value for part in ("teachers", "students")
-       for name, keys in {"convnet": {"widths": (2, 2, 3), "features": 4},
-                          "vit": {"width": 4, "depth": 3, "heads": 2},
-                          "mixer": {"width": 4, "token_hidden": 3, "channel_hidden": 3}}.items()
-       for key, value in keys.items()},
-    "exits.width": 4, "exits.heads": 2,
+SMALL = drawn_students.SMALL | {
+    "compared": 12, "students.vit.width": 4, "students.vit.depth": 3, "students.vit.heads": 2,
+    "teachers.convnet.widths": (2, 2, 3), "teachers.convnet.features": 4,
+    "teachers.vit.width": 4, "teachers.vit.depth": 3, "teachers.vit.heads": 2,
+    "teachers.mixer.width": 4, "teachers.mixer.token_hidden": 3,
+    "teachers.mixer.channel_hidden": 3, "exits.width": 4, "exits.heads": 2,
 }  # fmt: skip
-
-
-def draw(tree, seed, *, runs=()):
-    """Variables of a module drawn by NumPy: compiling many draws is slow."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.uniform(0.1, 0.6, (*runs, *leaf.shape)), leaf.dtype), tree
-    )
-
-
-def shapes(module, config):
-    images = jnp.zeros((2, *config.data.image_shape))
-    init = lambda key: module.init(key, images, train=False)  # noqa: E731
-    return nn.meta.unbox(jax.eval_shape(init, jax.random.key(0)))
 
 
 @pytest.fixture
 def untrained(monkeypatch):
     """Teachers and students that are drawn, and students that say what is drawn."""
 
-    def train(config, inner, problem, name):
-        del name
-        model = config.teachers[inner.path.name.removeprefix("teacher_")]
-        net = families.classifier(config, model)
-        return SimpleNamespace(variables=draw(shapes(net, config), 0))
-
-    known = {}
-
-    def read(model, variables, images):
-        if model not in known:
-            known[model] = jax.eval_shape(families._reader(model), variables, images)
-        rng, size = np.random.default_rng(2), len(images)
-        return jax.tree.map(
-            lambda x: rng.standard_normal((size, *x.shape[1:])).astype(np.float32), known[model]
-        )
-
-    def train_together(config, run, name, task_of, configs, *, batches, judge):
-        del run, task_of, batches, judge
+    def student_shapes(config, name):
         family, _, exits = name.partition("_")
         module = ofakd_students.with_exits if exits else students.network
-        drawn = draw(shapes(module(config, family), config), 1, runs=(len(configs),))
-        rest = {key: part for key, part in drawn.items() if key != "params"}
-        state = SimpleNamespace(params={"network": drawn["params"]}, model_state=rest)
-        return state, np.random.default_rng(len(name)).random(len(configs))
+        return shapes(module(config, family), config)
 
-    def named_rightly(model, variables, part):
-        runs = len(jax.tree.leaves(variables)[0])
-        jax.eval_shape(jax.vmap(lambda v: model.apply(v, jnp.zeros((2, 28, 28, 1)))), variables)
-        drawn = np.random.default_rng(runs).random((runs, len(part["label"])))
-        return (drawn > 0.4).astype(np.float32)
-
-    monkeypatch.setattr(families, "train", train)
-    monkeypatch.setattr(families, "read", read)
+    drawn_students.put_in(monkeypatch, student_shapes)
     shares = {"flops_exits_over_kd": 1.4, "flops_unmerged_over_kd": 2.0}
     monkeypatch.setattr(ofakd, "costs", lambda config, bed: shares)
-    monkeypatch.setattr(together, "train_together", train_together)
-    monkeypatch.setattr(students, "named_rightly", named_rightly)
 
 
 @pytest.mark.slow

@@ -19,25 +19,20 @@ from experiments.distillation import (
     scalekd_sides,
     scalekd_students,
     students,
-    together,
 )
 from experiments.distillation.families import Bed
 from experiments.distillation.scalekd_lessons import Lesson, Lessons
 from rml.distillation import Outputs, Projected, mimic, through_teacher
 from rml.errors import UserError
 from rml.models import ViT
+from tests.claims import drawn_students
+from tests.claims.drawn_students import draw, shapes
 from tests.system.two_steps import override
 
 WIDTH, TOKENS = 4, 16
-SMALL = {
-    "data.name": "mnist5k", "data.train": "train[:2%]", "data.validation": "train[2%:3%]",
-    "data.teacher": "train[10%:15%]", "data.test": "test[:8%]", "compared": 1,
-    "probe.train": "train[:1%]", "probe.test": "test[:8%]", "quarter": 20.0,
-    "train.steps": 2, "train.batch_size": 8, "train.checkpoint_every": 0, "train.log_every": 1,
-    "optimizer.warmup_steps": 1, "evaluation.batch_size": 32, "projectors.heads": 2,
-    "given.images": 80.0, "students.convnet.widths": (2, 2, 3), "students.convnet.features": 4,
-    "students.mixer.width": 4, "students.mixer.token_hidden": 3,
-    "students.mixer.channel_hidden": 3,
+SMALL = drawn_students.SMALL | {
+    "compared": 1, "probe.train": "train[:1%]", "probe.test": "test[:8%]", "quarter": 20.0,
+    "projectors.heads": 2, "given.images": 80.0,
     **{f"teachers.{name}.{key}": value for name in ("depth2", "depth3", "depth6")
        for key, value in {"width": WIDTH, "heads": 2}.items()},
 }  # fmt: skip
@@ -47,58 +42,14 @@ def small(**changes):
     return override(config_file.get_config(), SMALL | changes)
 
 
-def draw(tree, seed, *, runs=()):
-    """Variables of a module drawn by NumPy: compiling many draws is slow."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.uniform(0.1, 0.6, (*runs, *leaf.shape)), leaf.dtype), tree
-    )
-
-
-def shapes(module, config):
-    images = jnp.zeros((2, *config.data.image_shape))
-    init = lambda key: module.init(key, images, train=False)  # noqa: E731
-    return nn.meta.unbox(jax.eval_shape(init, jax.random.key(0)))
-
-
 @pytest.fixture
 def untrained(monkeypatch):
     """Teachers and students that are drawn, and students that say what is drawn."""
-
-    def train(config, inner, problem, name):
-        del name
-        model = config.teachers[inner.path.name.removeprefix("teacher_")]
-        net = families.classifier(config, model)
-        return SimpleNamespace(variables=draw(shapes(net, config), 0))
-
-    known = {}
-
-    def read(model, variables, images):
-        if model not in known:
-            known[model] = jax.eval_shape(families._reader(model), variables, images)
-        rng, size = np.random.default_rng(2), len(images)
-        return jax.tree.map(
-            lambda x: rng.standard_normal((size, *x.shape[1:])).astype(np.float32), known[model]
-        )
 
     @cache
     def template(family, kind):
         config = small()
         return shapes(scalekd_students.student(config, family, kind), config)
-
-    def train_together(config, run, name, task_of, configs, *, batches, judge):
-        del config, run, task_of, batches, judge
-        family, kind, *_ = name.split("_")
-        drawn = draw(template(family, kind), 1, runs=(len(configs),))
-        rest = {key: part for key, part in drawn.items() if key != "params"}
-        state = SimpleNamespace(params={"network": drawn["params"]}, model_state=rest)
-        return state, np.random.default_rng(len(name)).random(len(configs))
-
-    def named_rightly(model, variables, part):
-        runs = len(jax.tree.leaves(variables)[0])
-        jax.eval_shape(jax.vmap(lambda v: model.apply(v, jnp.zeros((2, 28, 28, 1)))), variables)
-        drawn = np.random.default_rng(runs).random((runs, len(part["label"])))
-        return (drawn > 0.4).astype(np.float32)
 
     def features(variables, images):
         del variables
@@ -116,16 +67,14 @@ def untrained(monkeypatch):
         weights = rng.standard_normal((first.shape[1], num_classes))
         return SimpleNamespace(weights=weights, bias=np.zeros(num_classes))
 
-    monkeypatch.setattr(families, "train", train)
-    for module in (families, scalekd_lessons):
-        monkeypatch.setattr(module, "read", read)
+    drawn_students.put_in(
+        monkeypatch, lambda config, name: template(*name.split("_")[:2]), scalekd_lessons
+    )
     shares = {"flops_scalekd_over_kd": 2.4, "flops_whole_over_kd": 6.0}
     monkeypatch.setattr(scalekd, "costs", lambda config, bed, lessons: shares)
     monkeypatch.setattr(scalekd_measures, "linear_probe", linear_probe)
     monkeypatch.setattr(scalekd_measures, "_features", lambda net: features)
     monkeypatch.setattr(scalekd, "attention", attention)
-    monkeypatch.setattr(together, "train_together", train_together)
-    monkeypatch.setattr(students, "named_rightly", named_rightly)
 
 
 @pytest.mark.slow

@@ -1,0 +1,80 @@
+"""Teachers and students that nothing was trained for, for the tests of recipes that distil."""
+
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.distillation import families, students, together
+
+SMALL = {
+    "data.name": "mnist5k", "data.train": "train[:2%]", "data.validation": "train[2%:3%]",
+    "data.teacher": "train[10%:15%]", "data.test": "test[:8%]", "train.steps": 2,
+    "train.batch_size": 8, "train.checkpoint_every": 0, "train.log_every": 1,
+    "optimizer.warmup_steps": 1, "evaluation.batch_size": 32,
+    "students.convnet.widths": (2, 2, 3), "students.convnet.features": 4,
+    "students.mixer.width": 4, "students.mixer.token_hidden": 3,
+    "students.mixer.channel_hidden": 3,
+}  # fmt: skip
+
+
+def draw(tree, seed, *, runs=()):
+    """Variables of a module drawn by NumPy: compiling many draws is slow."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.uniform(0.1, 0.6, (*runs, *leaf.shape)), leaf.dtype), tree
+    )
+
+
+def shapes(module, config):
+    """Shapes of a module's variables on images of a config."""
+    images = jnp.zeros((2, *config.data.image_shape))
+    init = lambda key: module.init(key, images, train=False)  # noqa: E731
+    return nn.meta.unbox(jax.eval_shape(init, jax.random.key(0)))
+
+
+def put_in(monkeypatch, student_shapes, *readers):
+    """Draws teachers, students and what both say of images in the place of training them.
+
+    Args:
+      monkeypatch: The fixture.
+      student_shapes: Shapes of a student's variables from its config and the program's name.
+      *readers: Modules beside `families` that read images by teachers.
+    """
+
+    def train(config, inner, problem, name):
+        del name
+        model = config.teachers[inner.path.name.removeprefix("teacher_")]
+        net = families.classifier(config, model)
+        return SimpleNamespace(variables=draw(shapes(net, config), 0))
+
+    known = {}
+
+    def read(model, variables, images):
+        if model not in known:
+            known[model] = jax.eval_shape(families._reader(model), variables, images)
+        rng, size = np.random.default_rng(2), len(images)
+        return jax.tree.map(
+            lambda x: rng.standard_normal((size, *x.shape[1:])).astype(np.float32), known[model]
+        )
+
+    def train_together(config, run, name, task_of, configs, *, batches, judge):
+        del run, task_of, batches, judge
+        drawn = draw(student_shapes(config, name), 1, runs=(len(configs),))
+        rest = {key: part for key, part in drawn.items() if key != "params"}
+        state = SimpleNamespace(params={"network": drawn["params"]}, model_state=rest)
+        return state, np.random.default_rng(len(name)).random(len(configs))
+
+    def named_rightly(model, variables, part):
+        runs = len(jax.tree.leaves(variables)[0])
+        jax.eval_shape(jax.vmap(lambda v: model.apply(v, jnp.zeros((2, 28, 28, 1)))), variables)
+        drawn = np.random.default_rng(runs).random((runs, len(part["label"])))
+        return (drawn > 0.4).astype(np.float32)
+
+    monkeypatch.setattr(families, "train", train)
+    for module in (families, *readers):
+        monkeypatch.setattr(module, "read", read)
+    monkeypatch.setattr(together, "train_together", train_together)
+    monkeypatch.setattr(students, "named_rightly", named_rightly)
