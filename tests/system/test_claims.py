@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from experiments import claims, launches, record, registry, results, tables
 from experiments import commit as commits
@@ -276,6 +277,23 @@ def test_runs_that_others_read_come_first_once(shell, reader, toys, tmp_path, ca
             assert (f"--config.data.of={folder}",) in given["learning_friedman"]
     for result in ("toy/cost_noise", "reader/learning_friedman", "again/learning_friedman"):
         assert json.loads((tmp_path / f"results/{result}.json").read_text())["seeds"] == [0, 1]
+
+
+def test_a_run_waits_for_the_end_of_what_it_reads(tmp_path, monkeypatch):
+    begun = []
+
+    def start(run):
+        begun.append((run.name, run.missing()))
+        ready = make_run(tmp_path / f"of_{run.name}")
+        return subprocess.Popen(["sh", "-c", f"sleep 0.2; mv {ready} {run.directory}"])
+
+    monkeypatch.setattr(launches, "start", start)
+    first, second = (
+        launches.Run(name, (name,), "c.py", "", 0, tmp_path / name, (), needs)
+        for name, needs in (("first", ()), ("second", (tmp_path / "first",)))
+    )
+    assert launches.launch_all([second, first], 2, Console(quiet=True)) == 0
+    assert begun == [("first", []), ("second", [])]
 
 
 def test_a_run_whose_reading_failed_is_not_started(shell, reader, tmp_path, capsys):
