@@ -8,6 +8,7 @@ arXiv:2311.03099) and AdaMerging (Yang et al., arXiv:2310.02575), beside task ar
 et al., arXiv:2212.04089). Models, data and margins are this repository's.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -70,12 +71,12 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     bed = open_bed(config, run)
     validation, test = judged(bed, "validation"), judged(bed, "test")
     found: dict[str, Reading] = {"base": read(bed, test, bed.base)}
-    flops, seconds = {"base": 0.0}, {"base": 0.0}
+    flops, seconds, forward = {"base": 0.0}, {"base": 0.0}, forward_flops(config, bed)
     for name, (way, passes) in ways(config, bed, validation).items():
         start = time.perf_counter()
         params = jax.block_until_ready(way())
         seconds[name] = time.perf_counter() - start
-        flops[name] = passes * forward_flops(config, bed)
+        flops[name] = passes * forward
         found[name] = read(bed, test, params)
         Progress().note(
             f"{name}: {100 * found[name].normalised.mean():.1f}% normalised, "
@@ -105,7 +106,10 @@ def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[]
     search = config.search.tries * len(validation.weights)
     train = [own.train for own in bed.tasks.values()]
     slopes = 3 * count * config.fisher.examples * config.fisher.classes
-    scale = scaled(config, bed, "task_arithmetic", validation)[1]
+
+    @functools.cache
+    def arithmetic() -> tuple[Any, float]:
+        return scaled(config, bed, "task_arithmetic", validation)
 
     def rates(options: Any, tried: Any, judged_on: float) -> float:
         return len(tried) * (3 * options.steps * options.batch_size * count + judged_on)
@@ -114,9 +118,9 @@ def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[]
         own = fishers_of(bed, bed.experts, bed.heads, train, **config.fisher.to_dict())
         return weighted(config, bed, bed.experts, own, validation)
 
-    def dropped(scale: float) -> Any:
-        return merge("dare", bed.base, bed.experts, scale=scale, rate=config.dropped.rate,
-                     key=jax.random.key(config.seed))  # fmt: skip
+    def dropped(factor: float) -> Any:
+        return merge("dare", bed.base, bed.experts, scale=factor * arithmetic()[1],
+                     rate=config.dropped.rate, key=jax.random.key(config.seed))  # fmt: skip
 
     masks, adamerging, atlas = config.mask, config.methods.adamerging, config.addition
     whole = len(validation.weights)
@@ -124,11 +128,11 @@ def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[]
         "average": (lambda: merge("average", bed.base, bed.experts), 0.0),
         "weights": (lambda: weighted(config, bed, bed.experts, None, validation), search),
         "fisher": (fisher, search + slopes),
-        "arithmetic": (lambda: scaled(config, bed, "task_arithmetic", validation)[0], search),
+        "arithmetic": (lambda: arithmetic()[0], search),
         "ties": (lambda: scaled(config, bed, "ties", validation)[0], search),
         "dare": (lambda: scaled(config, bed, "dare", validation)[0], search),
-        "dropped": (lambda: dropped(scale), 0.0),
-        "unscaled": (lambda: dropped(scale * (1 - config.dropped.rate)), 0.0),
+        "dropped": (lambda: dropped(1.0), 0.0),
+        "unscaled": (lambda: dropped(1 - config.dropped.rate), 0.0),
         "concrete": (lambda: concrete(config, bed, validation),
                      rates(masks, masks.learning_rates, whole)),
         "adamerging": (lambda: adamerged(config, bed, validation),

@@ -7,8 +7,7 @@ import jax
 from jaxtyping import Array, Float, PyTree
 
 from rml.models import layers
-from rml.models.transformer import run_blocks
-from rml.models.vit import Block, ViT
+from rml.models.vit import ViT, blocks_of
 
 
 def through_teacher(
@@ -84,17 +83,5 @@ class _Last(nn.Module):
         vit = self.vit
         dtypes: dict[str, Any] = {"dtype": vit.dtype, "param_dtype": vit.param_dtype}
         if vit.depth:
-            x, _ = run_blocks(
-                Block,
-                x,
-                depth=vit.depth,
-                scan=vit.scan,
-                remat=vit.remat,
-                heads=vit.heads,
-                mlp_ratio=vit.mlp_ratio,
-                attention=vit.attention,
-                activation=vit.activation,
-                epsilon=vit.epsilon,
-                **dtypes,
-            )
+            x, _ = blocks_of(vit, x)
         return layers.layer_norm("norm", epsilon=vit.epsilon, **dtypes)(x)

@@ -138,21 +138,7 @@ class ViT(nn.Module):
         )
         x = layers.layer_norm("norm0", **norm)(x) if self.norm_first else x
         self.sow("intermediates", "embedded", x)
-        x, outputs = run_blocks(
-            Block,
-            x,
-            edits,
-            depth=self.depth,
-            scan=self.scan,
-            remat=self.remat,
-            heads=self.heads,
-            mlp_ratio=self.mlp_ratio,
-            attention=self.attention,
-            activation=self.activation,
-            epsilon=self.epsilon,
-            outputs=stages,
-            **dtypes,
-        )
+        x, outputs = blocks_of(self, x, edits, outputs=stages)
         x = layers.layer_norm("norm", **norm)(x)
         x = x[:, 0] if self.pooling == "cls" else x.mean(axis=1)
         if self.projection:
@@ -173,6 +159,26 @@ class ViT(nn.Module):
             raise layers.unknown("positions", self.positions, ("learned", "sincos2d"))
         if self.positions == "sincos2d" and self.width % 4:
             raise ValueError(f"sincos2d positions need a width divisible by 4, got {self.width}")
+
+
+def blocks_of(vit: ViT, x: Any, edits: HeadEdits | None = None, *, outputs: bool = False) -> Any:
+    """Runs all blocks of a ViT within the module that calls it, see `run_blocks`."""
+    return run_blocks(
+        Block,
+        x,
+        edits,
+        depth=vit.depth,
+        scan=vit.scan,
+        remat=vit.remat,
+        heads=vit.heads,
+        mlp_ratio=vit.mlp_ratio,
+        attention=vit.attention,
+        activation=vit.activation,
+        epsilon=vit.epsilon,
+        outputs=outputs,
+        dtype=vit.dtype,
+        param_dtype=vit.param_dtype,
+    )
 
 
 class Block(nn.Module):

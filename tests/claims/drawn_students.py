@@ -35,6 +35,30 @@ def shapes(module, config):
     return nn.meta.unbox(jax.eval_shape(init, jax.random.key(0)))
 
 
+def two_steps(problem):
+    """Takes two steps of a student from drawn variables; its batch statistics are kept.
+
+    Returns:
+      How far each parameter of its network moved at most, as a tree.
+    """
+    state = jax.eval_shape(lambda key: nn.meta.unbox(problem.init(key)), jax.random.key(0))
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state.replace(key=None)
+    )  # fmt: skip
+    drawn = draw(state.params, 0)
+    start = zeros.replace(
+        key=jax.random.key(0), params=drawn, model_state=draw(state.model_state, 1)
+    )
+    step, rows = jax.jit(problem.step), iter(problem.batches())
+    after, metrics = step(start, next(rows))
+    assert np.isfinite(float(metrics["loss"]))
+    after, _ = step(after, next(rows))
+    kept = jax.tree.map(lambda a, b: bool((a != b).any()), after.model_state, start.model_state)
+    assert all(jax.tree.leaves(kept))
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params, drawn)
+    return moved["network"]
+
+
 def put_in(monkeypatch, student_shapes, *readers):
     """Draws teachers, students and what both say of images in the place of training them.
 
