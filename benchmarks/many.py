@@ -1,10 +1,11 @@
-"""Ten seeds of SimCLR on digits as one program, beside ten launches of the recipe in a row.
+"""Ten seeds of SimCLR on digits, one program a core, beside ten launches of the recipe in a row.
 
 `python -m benchmarks.many [--json] [--quick]`. Either side starts its own processes, trains,
-evaluates and measures all metrics of every seed. A launch also draws its figures, as the user's
-does. All ten are launched, half of them before ours; with `--quick` two are, and their time is
-taken for ten. Beside them stand the training steps alone, in turns in one process, and the floor:
-matrix products of as many FLOPs.
+evaluates and measures all metrics of every seed. Ours is a process a core, bound to it, and in each
+its share of the seeds is one program. A launch has all cores; it also draws its figures, as the
+user's does. All ten are launched, half of them before ours; with `--quick` two are, and their time
+is taken for ten. Beside them stand one core's training steps alone, in turns in one process, and
+the floor: matrix products of as many FLOPs.
 """
 
 import json
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ import jax.numpy as jnp
 from benchmarks.common import Row, best_of_each, finish, options, print_table
 from experiments.common.many import SEED, many, pretrain_many, replaced
 from experiments.contrastive import simclr
+from experiments.spawn import bind, shares_of_cores
 from rml.training import CompiledTask, RunDirectory, Task, make_mesh
-from rml.training.processes import split_cpu
 
 CONFIG = "configs/contrastive/simclr_digits.py"
 SEEDS = tuple(range(10))
@@ -34,9 +36,14 @@ SIDE = 1024
 """Rows and columns of the floor's matrices."""
 
 
-def devices() -> int:
-    """Devices that our side splits the CPU into: one a core, as many as divide the seeds."""
-    return math.gcd(len(SEEDS), os.cpu_count() or 1)
+def shares() -> list[tuple[int, ...]]:
+    """The seeds of each of our processes, of which there is one a core."""
+    return [part for core in range(cores()) if (part := SEEDS[core :: cores()])]
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_config() -> Any:
@@ -44,21 +51,35 @@ def read_config() -> Any:
     return runpy.run_path(CONFIG)["get_config"]()
 
 
-def train_all(folder: Path) -> None:
-    """Our side, in a process of its own: leaves the metrics of every seed in the folder."""
+def train_share(folder: Path, seeds: Sequence[int]) -> None:
+    """One of our processes: leaves the metrics of its seeds in the folder."""
     config = read_config()
     run = RunDirectory(folder / "run", config.to_dict())
-    metrics = list(pretrain_many(simclr.task, config, run, SEEDS))
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    found = dict(zip(seeds, pretrain_many(simclr.task, config, run, seeds), strict=True))
+    (folder / "metrics.json").write_text(json.dumps(found))
 
 
-def ours(folder: Path) -> tuple[float, list[dict[str, float]]]:
-    """Seconds of our process, and its metrics seed by seed."""
+def ours(folder: Path) -> tuple[float, dict[str, dict[str, float]]]:
+    """Seconds of our processes, and their metrics by seed."""
     begin = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "benchmarks.many", "--train", folder],
-                   check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+    processes = []
+    bound = shares_of_cores(len(shares()))
+    for own, (seeds, core) in enumerate(zip(shares(), bound, strict=True)):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.many", "--train", folder / str(own),
+             *map(str, seeds)],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        bind(process, core)
+        processes.append(process)
+    codes = [process.wait() for process in processes]
+    if any(codes):
+        raise RuntimeError("a process of ours failed, see above")
     seconds = time.perf_counter() - begin
-    return seconds, json.loads((folder / "metrics.json").read_text())
+    files = [folder / str(own) / "metrics.json" for own in range(len(processes))]
+    return seconds, {
+        key: own for file in files for key, own in json.loads(file.read_text()).items()
+    }
 
 
 def launch(seed: int, folder: Path) -> tuple[float, dict[str, float]]:
@@ -75,11 +96,11 @@ def launch(seed: int, folder: Path) -> tuple[float, dict[str, float]]:
 
 
 class Steps:
-    """A task's compiled step on one batch that is on the devices already."""
+    """A task's compiled step on one batch that is on the device already."""
 
-    def __init__(self, task: Task, count: int):
-        """Compiles for `count` devices."""
-        self.compiled = CompiledTask(task, make_mesh({"data": count}, jax.devices()[:count]))
+    def __init__(self, task: Task):
+        """Compiles it."""
+        self.compiled = CompiledTask(task, make_mesh({"data": 1}, jax.devices()[:1]))
         self.state = self.compiled.init()
         self.batch = jax.device_put(next(iter(task.batches())), self.compiled.batch_shardings)
 
@@ -97,13 +118,14 @@ class Steps:
 
 
 def measure_steps(repeats: int) -> list[Row]:
-    """One step of all seeds beside a step of each, and beside the floor."""
+    """One step of a core's seeds beside a step of each, and beside the floor."""
     config = read_config()
-    single = Steps(simclr.task(config), 1)
-    together = Steps(
-        many(simclr.task, [replaced(config, {SEED: seed}) for seed in SEEDS]), devices()
-    )
-    number = len(SEEDS)
+    seeds = shares()[0]
+    if own := shares_of_cores(len(shares()))[0]:
+        os.sched_setaffinity(0, own)  # before XLA starts a thread a core
+    single = Steps(simclr.task(config))
+    together = Steps(many(simclr.task, [replaced(config, {SEED: seed}) for seed in seeds]))
+    number = len(seeds)
     products = math.ceil(number * single.flops / (2 * SIDE**3))
     square = jnp.ones((SIDE, SIDE))
     product = jax.jit(jnp.matmul)
@@ -129,13 +151,12 @@ def measure_steps(repeats: int) -> list[Row]:
 
 def main() -> None:
     """Measures both sides and prints the table."""
-    split_cpu(devices())
     if sys.argv[1:2] == ["--train"]:
-        train_all(Path(sys.argv[2]))
+        train_share(Path(sys.argv[2]), [int(seed) for seed in sys.argv[3:]])
         return
     args = options(__doc__)
     seeds = SEEDS[:2] if args.quick else SEEDS
-    half = len(seeds) // 2
+    half, count = len(seeds) // 2, len(shares())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         launched = [launch(seed, folder) for seed in seeds[:half]]
@@ -146,7 +167,7 @@ def main() -> None:
     quality = [
         Row(
             f"{key} of seeds {seeds[0]} to {seeds[-1]}", "mean",
-            statistics.mean(metrics[seed][key] for seed in seeds),
+            statistics.mean(metrics[str(seed)][key] for seed in seeds),
             counted, statistics.mean(own[key] for _, own in launched), lower_is_better=False,
         )
         for key in ("knn", "linear_probe")
@@ -157,8 +178,7 @@ def main() -> None:
         *quality,
     ]
     print_table(
-        f"Many runs at once: jax {jax.__version__}, {os.cpu_count()} cores, ours on {devices()} of "
-        f"{jax.device_count()} devices", rows,
+        f"Many runs at once: jax {jax.__version__}, ours in {count} processes of a core each", rows,
     )  # fmt: skip
     finish("many", rows, args.json)
 

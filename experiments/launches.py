@@ -14,7 +14,7 @@ from rich.console import Console
 
 from experiments.report.markup import duration
 from experiments.results import config_hash
-from experiments.spawn import complaint, spawn
+from experiments.spawn import bind, complaint, shares_of_cores, spawn
 from rml.training.config_file import read_config, read_summary
 
 
@@ -79,7 +79,7 @@ def launch_all(
 
     Args:
       runs: Runs, in the order in which they start.
-      jobs: Number of runs at once.
+      jobs: Number of runs at once, among which the cores are shared out.
       console: Where progress is printed.
       ended: Function of a run that has ended and of what went wrong, empty if nothing; it returns
         what is reported as wrong.
@@ -106,12 +106,13 @@ def launch_all(
             saved = read_config(run.directory)
             same = saved is not None and config_hash(saved) == run.config_hash
             end(run, "" if same else other_config(run))
-    running: dict[Run, tuple[subprocess.Popen, float]] = {}
+    running: dict[Run, tuple[subprocess.Popen, float, tuple[int, ...]]] = {}
+    shares = shares_of_cores(jobs)
 
     def left() -> str:
         now = time.monotonic()
         rest = [(times[run.of], 0.0) for run in waiting]
-        rest += [(times[run.of], now - began) for run, (_, began) in running.items()]
+        rest += [(times[run.of], now - began) for run, (_, began, _) in running.items()]
         known = [max(0.0, statistics.fmean(took) - since) for took, since in rest if took]
         if rest and not known:
             return "time left not known yet"
@@ -125,7 +126,8 @@ def launch_all(
                     if len(running) == jobs:
                         break
                     if not (missing := run.missing()):
-                        running[run] = start(run), time.monotonic()
+                        running[run] = start(run), time.monotonic(), shares.pop()
+                        bind(running[run][0], running[run][2])
                         console.print(f"started {run.name}")
                     elif not set(missing) & {one.directory for one in (*waiting, *running)}:
                         end(run, f"it reads {missing[0]}, which is not complete")
@@ -139,7 +141,8 @@ def launch_all(
                 for run in [
                     run for run, (process, *_) in running.items() if process.poll() is not None
                 ]:
-                    process, began = running.pop(run)
+                    process, began, cores = running.pop(run)
+                    shares.append(cores)
                     problem = outcome(run, process.returncode)
                     if not problem:
                         took = time.monotonic() - began

@@ -1,7 +1,9 @@
 """Processes of the launcher, from a module that imports next to nothing."""
 
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -14,6 +16,30 @@ def spawn(command: Sequence[str], log: Path) -> subprocess.Popen:
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
+
+
+def bind(process: subprocess.Popen, cores: Collection[int]) -> None:
+    """Binds a process that was just started to cores; none leaves the choice to the system."""
+    if cores:
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, cores)
+
+
+def shares_of_cores(jobs: int) -> list[tuple[int, ...]]:
+    """Shares this process's cores out over jobs that run side by side.
+
+    A job starts a thread for each core that it sees, so that unbound jobs contend for all of them.
+
+    Args:
+      jobs: Number of jobs.
+
+    Returns:
+      The cores of each job, disjoint; all empty where one job may have them all, where jobs are
+      more than cores, or where the system binds no process.
+    """
+    bound = hasattr(os, "sched_setaffinity") and jobs > 1
+    cores = sorted(os.sched_getaffinity(0)) if bound else []
+    return [tuple(cores[job::jobs]) if len(cores) >= jobs else () for job in range(jobs)]
 
 
 def complaint(log: Path) -> str:

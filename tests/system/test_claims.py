@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from experiments import claims, launches, record, registry, results, tables
+from experiments import claims, launches, record, registry, results, spawn, tables
 from experiments import commit as commits
 from experiments.results import config_hash, interval, tells_apart
 from experiments.systems import System, read_systems
@@ -294,6 +294,40 @@ def test_a_run_waits_for_the_end_of_what_it_reads(tmp_path, monkeypatch):
     )
     assert launches.launch_all([second, first], 2, Console(quiet=True)) == 0
     assert begun == [("first", []), ("second", [])]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_runs_side_by_side_have_cores_of_their_own(jobs, tmp_path, monkeypatch):
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("one core cannot be shared out")
+    seen = {}
+
+    def start(run):
+        ready = make_run(tmp_path / f"of_{run.name}")
+        # It ends after it was bound, and after the other was started beside it.
+        return subprocess.Popen(["sh", "-c", f"sleep 0.5; mv {ready} {run.directory}"])
+
+    def bind(process, cores):
+        spawn.bind(process, cores)
+        seen[process.pid] = os.sched_getaffinity(process.pid)
+
+    monkeypatch.setattr(launches, "start", start)
+    monkeypatch.setattr(launches, "bind", bind)
+    runs = [launches.Run(n, (n,), "c.py", "", 0, tmp_path / n) for n in ("a", "b", "c")]
+    assert launches.launch_all(runs, jobs, Console(quiet=True)) == 0
+    first, second, third = seen.values()
+    if jobs == 1:
+        assert first == second == third == allowed
+    else:
+        assert not first & second
+        assert first | second == allowed
+        assert third in (first, second)
+
+
+def test_more_jobs_than_cores_are_left_to_the_system():
+    assert spawn.shares_of_cores(10_000) == [()] * 10_000
 
 
 def test_a_run_whose_reading_failed_is_not_started(shell, reader, tmp_path, capsys):
