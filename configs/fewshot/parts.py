@@ -79,70 +79,14 @@ def glyphs() -> dict[str, Any]:
     )
 
 
-def compare(**changes: Any) -> ConfigDict:
-    """A config that compares methods on the features of base training.
+def methods() -> dict[str, Any]:
+    """The methods that are compared, with six options each.
 
-    Args:
-      **changes: As for `base`. Of `episodes` what is not given is the field's: 10,000 episodes,
-        options chosen on 500 validation episodes, imbalanced queries too.
+    A tuple holds candidates; the best combination on validation episodes is taken.
     """
-    many = dict(count=10_000, validation=500, imbalanced=True, concentration=2.0)
-    config = base(**changes | dict(episodes=episodes(**many | changes.get("episodes", {}))))
-    config.experiment = "fewshot.compare"
-    # "training", "run" with the directory of another run, "pixels", "npz" or "text".
-    config.features.update(dict(of="training", run=""))
-    config.compared = (
-        "simple_shot", "linear_head", "cosine_head", "soft_kmeans", "hard_kmeans", "k_modes",
-        "laplacian_shot", "transductive_clustering", "tim", "tim_adm", "alpha_tim", "bd_cspn",
-        "pt_map", "label_propagation",
-    )  # fmt: skip
-    # A tuple holds candidates, of which the best on validation episodes is taken.
-    config.methods = dict(
-        simple_shot=dict(kind="UN"),
-        linear_head=dict(learning_rate=(0.3, 1.0, 3.0), weight_decay=(1e-3, 1e-2)),
-        cosine_head=dict(scale=(5.0, 10.0, 20.0), learning_rate=(0.1, 1.0)),
-        # As many as the regularised model, which it is compared with, has combinations.
-        soft_kmeans=dict(temperature=tuple(0.02 * 1.1**i for i in range(36))),
-        hard_kmeans=dict(steps=20),
-        k_modes=dict(temperature=(0.02, 0.05, 0.1, 0.2)),
-        laplacian_shot=dict(laplacian_weight=(0.1, 0.3, 0.5, 0.7, 1.0), neighbors=(2, 5)),
-        transductive_clustering=dict(
-            temperature=(0.05, 0.1, 0.2),
-            laplacian_weight=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
-            neighbors=(3, 5),
-        ),
-        # The public codes take 1,000 steps at a rate of 1e-4.
-        tim=dict(steps=50, learning_rate=2e-3),
-        tim_adm=dict(steps=150),
-        alpha_tim=dict(alpha=2.0, steps=50, learning_rate=2e-3),
-        bd_cspn=dict(scale=10.0),
-        pt_map=dict(power=None),
-        label_propagation=dict(alpha=(0.5, 0.8, 0.9), neighbors=(5, 10, 20)),
-    )
-    config.energy = dict(episodes=100, laplacian_weights=(0.0, 0.05, 0.2))
-    return config
-
-
-def kinds(*each: tuple[int, int, int, int, bool]) -> dict[str, Any]:
-    """Kinds of episodes: ways, shots, queries, number of episodes, and whether imbalanced too."""
-    names = ("ways", "shots", "queries", "count", "imbalanced")
-    return {f"{one[0]}way_{one[1]}shot": dict(zip(names, one, strict=True)) for one in each}
-
-
-def splits(**changes: Any) -> ConfigDict:
-    """A config that compares methods over splits of the classes.
-
-    Args:
-      **changes: As for `base`. `episodes` has `kinds`; the claims are about that named `judged`.
-    """
-    config = base(**changes)
-    config.experiment = "fewshot.splits"
-    # "training", or "run" with published weights, "pixels".
-    config.features.update(dict(of="training", run=""))
-    config.splits = 5
-    # Six options each. Of SimpleShot's on centred unit rows four differ at most.
+    # Of SimpleShot's options on centred unit rows four differ at most.
     nearest = dict(kind=("UN", "L2N", "CL2N"), unit_prototypes=(False, True))
-    config.methods = dict(
+    return dict(
         simple_shot=nearest,
         shifted_simple_shot=nearest,
         linear_head=dict(learning_rate=(0.3, 1.0, 3.0), weight_decay=(1e-3, 1e-2)),
@@ -164,5 +108,43 @@ def splits(**changes: Any) -> ConfigDict:
         pt_map=dict(power=None, regularization=(5.0, 10.0, 20.0), rate=(0.2, 0.4)),
         label_propagation=dict(alpha=(0.3, 0.5, 0.7, 0.8, 0.9, 0.95), neighbors=5),
     )
+
+
+def compare(**changes: Any) -> ConfigDict:
+    """A config that compares methods on the features of base training.
+
+    Args:
+      **changes: As for `base`. Of `episodes` what is not given is the field's: 10,000 episodes,
+        options chosen on 500 validation episodes, imbalanced queries too.
+    """
+    many = dict(count=10_000, validation=500, imbalanced=True, concentration=2.0)
+    config = base(**changes | dict(episodes=episodes(**many | changes.get("episodes", {}))))
+    config.experiment = "fewshot.compare"
+    # "training", "run" with the directory of another run, "pixels", "npz" or "text".
+    config.features.update(dict(of="training", run=""))
+    config.methods = methods()
+    config.compared = tuple(config.methods)
+    config.energy = dict(episodes=100, laplacian_weights=(0.0, 0.05, 0.2))
+    return config
+
+
+def kinds(*each: tuple[int, int, int, int, bool]) -> dict[str, Any]:
+    """Kinds of episodes: ways, shots, queries, number of episodes, and whether imbalanced too."""
+    names = ("ways", "shots", "queries", "count", "imbalanced")
+    return {f"{one[0]}way_{one[1]}shot": dict(zip(names, one, strict=True)) for one in each}
+
+
+def splits(**changes: Any) -> ConfigDict:
+    """A config that compares methods over splits of the classes.
+
+    Args:
+      **changes: As for `base`. `episodes` has `kinds`; the claims are about that named `judged`.
+    """
+    config = base(**changes)
+    config.experiment = "fewshot.splits"
+    # "training", or "run" with published weights, "pixels".
+    config.features.update(dict(of="training", run=""))
+    config.splits = 5
+    config.methods = methods()
     config.compared = tuple(config.methods)
     return config

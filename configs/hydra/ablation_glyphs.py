@@ -26,9 +26,13 @@ def get_config() -> ConfigDict:
     config.variants = dict(
         batch="pairs.sampling=batch",
         identical="pairs.sampling=identical",
+        distinct="pairs.sampling=distinct",
         open="filter.gate=open",
+        straight_through="filter.gate=straight_through",
         concrete="filter.gate=concrete",
         stochastic="filter.gate=stochastic loss.penalized=openness",
+        product="filter.combine=product",
+        concat="filter.combine=concat",
         paper_filter=PAPER_FILTER,
         published=PUBLISHED,
         later=f"{PUBLISHED} loss.renormalize=False loss.views=other loss.learned=True "

@@ -67,17 +67,21 @@ def joined(recipe: ModuleType, configs: Sequence[Any], seeds: Sequence[int]) -> 
     )
 
 
+def seeds_of(config: Any) -> range:
+    """The seeds of a run, which no run of another `seed` has."""
+    return range(config.seed * config.seeds, (config.seed + 1) * config.seeds)
+
+
 def task(config: Any) -> Task:
     """The training problem of the base with all seeds."""
-    seeds = range(config.seed, config.seed + config.seeds)
-    return joined(find_experiment(config.recipe), [variant(config, BASE)], seeds)
+    return joined(find_experiment(config.recipe), [variant(config, BASE)], seeds_of(config))
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains every variant with every seed, compares each with the base, draws."""
     recipe = find_experiment(config.recipe)
     configs = {name: variant(config, name) for name in (BASE, *config.variants)}
-    seeds = range(config.seed, config.seed + config.seeds)
+    seeds = seeds_of(config)
     groups = {f"program_{i}": names for i, names in enumerate(programs(configs))}
     found: dict[str, dict[str, np.ndarray]] = {}
 

@@ -63,7 +63,7 @@ def sweep(
     ways: int,
     memory_bytes: int | None = None,
     mesh: Mesh | None = None,
-) -> Float[Array, "e g"]:
+) -> Float[Array, "e ..."]:
     """The accuracy of a method for each of many hyperparameters in each of many episodes.
 
     All are computed in one call, in which a hyperparameter is an array: what does not depend on
@@ -79,7 +79,7 @@ def sweep(
       mesh: See `evaluate_episodes`.
 
     Returns:
-      Accuracies, shares of the queries.
+      Accuracies [e, g], shares of the queries; [e] where `grid` has no array.
 
     Raises:
       ValueError: As `evaluate_episodes`.

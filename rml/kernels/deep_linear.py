@@ -54,14 +54,21 @@ def deep_linear_grams(
     whitened = solve_lower(factor, y)
     d, basis = jnp.linalg.eigh(whitened @ whitened.T / c)
     d = jnp.maximum(d, 0)
-    all_widths = jnp.append(widths, jnp.asarray(c, widths.dtype))
+    scales = _scales(d, jnp.append(widths, jnp.asarray(c, widths.dtype)))
+    root = factor @ basis
+    return jnp.einsum("ik,kl,jk->lij", root, scales, root)
+
+
+@jax.jit
+def _scales(d: Float[Array, " n"], widths: Float[Array, " layers"]) -> Float[Array, "n hidden"]:
+    """By value of d, the products of the ratios r_1 to r_l for each hidden layer l."""
 
     def ratios(shift: Array) -> Array:
-        return jnp.maximum(1 + shift[:, None] / all_widths, 0)
+        return jnp.maximum(1 + shift[:, None] / widths, 0)
 
     # The product grows with the shift: from 0 at -min ν, to at least d at max ν max(d - 1, 0).
-    low = jnp.full_like(d, -jnp.min(all_widths))
-    high = jnp.max(all_widths) * jnp.maximum(d - 1, 0)
+    low = jnp.full_like(d, -jnp.min(widths))
+    high = jnp.max(widths) * jnp.maximum(d - 1, 0)
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -70,6 +77,4 @@ def deep_linear_grams(
         return jnp.where(less, middle, low), jnp.where(less, high, middle)
 
     low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
-    scales = jnp.cumprod(ratios((low + high) / 2)[:, :-1], axis=1)
-    root = factor @ basis
-    return jnp.einsum("ik,kl,jk->lij", root, scales, root)
+    return jnp.cumprod(ratios((low + high) / 2)[:, :-1], axis=1)

@@ -43,22 +43,29 @@ def cholesky(a: Float[Array, "n n"], *, jitter: float = 0.0) -> Cholesky:
     (a,) = wide(a)
     n = a.shape[0]
     scale = jax.lax.stop_gradient(jnp.trace(a)) / n
+    identity = jnp.eye(n, dtype=a.dtype)
+    added = scale * _least_share(jax.lax.stop_gradient(a), jnp.asarray(jitter, a.dtype))
+    factor = jax.lax.linalg.cholesky(a + added * identity, symmetrize_input=True)
+    return Cholesky(factor, jnp.where(jnp.isfinite(factor[-1, -1]), added, jnp.inf))
+
+
+@jax.jit  # a loop outside of a program would be compiled at every call
+def _least_share(a: Float[Array, "n n"], jitter: Float[Array, ""]) -> Float[Array, ""]:
+    """The ladder's first share of the mean diagonal with which the factor exists, or its last."""
+    n = a.shape[0]
+    scale = jnp.trace(a) / n
     unit = jnp.finfo(a.dtype).eps * n
     identity = jnp.eye(n, dtype=a.dtype)
-    fixed = jax.lax.stop_gradient(a)
 
     def share(step: Array) -> Array:
         return jnp.where(step == 0, jitter, jitter + unit * 10.0 ** (step - 1.0))
 
     def fails(step: Array) -> Array:
-        shifted = fixed + scale * share(step) * identity
+        shifted = a + scale * share(step) * identity
         factor = jax.lax.linalg.cholesky(shifted, symmetrize_input=False)
         return (share(step) <= MAX_JITTER) & ~jnp.isfinite(factor[-1, -1])
 
-    step = jax.lax.while_loop(fails, lambda s: s + 1, jnp.zeros((), a.dtype))
-    added = scale * share(step)
-    factor = jax.lax.linalg.cholesky(a + added * identity, symmetrize_input=True)
-    return Cholesky(factor, jnp.where(jnp.isfinite(factor[-1, -1]), added, jnp.inf))
+    return share(jax.lax.while_loop(fails, lambda s: s + 1, jnp.zeros((), a.dtype)))
 
 
 def logdet(factor: Float[Array, "n n"]) -> Float[Array, ""]:

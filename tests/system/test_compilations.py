@@ -17,14 +17,16 @@ import numpy as np
 import pytest
 
 from experiments import registry
+from experiments.common import small_lm
 from experiments.common.encoders import build_encoder
 from experiments.common.evaluators import ImageEvaluator
 from experiments.fewshot import common
 from experiments.hydra import methods
 from experiments.hydra.evaluator import TransferEvaluator
-from experiments.kernels import regression
+from experiments.kernels import regression, width
 from rml import attention
 from rml.fewshot import Setting, find_method
+from rml.models.attention import attend
 from rml.training import CompiledTask, Progress, RunDirectory, initial_state, make_mesh
 from tests.system.two_steps import SHORT, override, read
 
@@ -168,6 +170,37 @@ def test_a_second_table_of_the_same_shape_compiles_nothing(tmp_path, monkeypatch
 
     compile_nothing_again(measure)
     run.close()
+
+
+@pytest.mark.slow
+def test_a_second_machine_of_the_same_widths_compiles_nothing(tmp_path, monkeypatch):
+    path = "configs/kernels/width_diabetes.py"
+    config = override(read(path), SHORT[path])
+    monkeypatch.setattr(width, "draw", lambda *_: None)
+    rng = np.random.default_rng(0)
+
+    def measure(case: int) -> None:
+        with jax.enable_x64(True):
+            x, y = rng.standard_normal((4, 3)), rng.standard_normal((4, 2))
+            g = jnp.asarray(x @ x.T / 3 + np.eye(4))
+            config.seed = case
+            width.linear_error(config, g)
+            width.measure(config, None, g, jnp.asarray(y))
+
+    compile_nothing_again(measure)
+
+
+@pytest.mark.slow
+def test_a_second_language_model_reads_text_without_compiling():
+    config = read("configs/attention/combiner.py")
+    config.model.depth = 1
+    module = small_lm.language_model(config)
+    windows = np.random.default_rng(0).integers(0, config.text.vocabulary, (4, 9))
+    start = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    seeds = [other(start, case) for case in range(4)]
+    compile_nothing_again(
+        lambda case: small_lm.nats(config, attend, seeds[2 * case : 2 * case + 2], windows + case)
+    )
 
 
 @pytest.mark.slow
