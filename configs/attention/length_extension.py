@@ -1,4 +1,4 @@
-"""E²-LLM: a small language model of 128 tokens extended to 2,048, beside eight other ways.
+"""E²-LLM: a small language model of 128 tokens extended to 2,048, beside nine other ways.
 
 python -m experiments.run --config=configs/attention/length_extension.py --workdir=runs/e2llm
 
@@ -27,10 +27,11 @@ def get_config() -> ConfigDict:
                 steps=900, batch_size=16, log_every=25, eval_every=300, checkpoint_every=300
             ),
             extension=dict(
-                steps=150,
+                steps=152,
                 learning_rate=5e-4,
                 warmup_steps=15,
                 largest=16,  # of the scales, and PoSE's
+                fewer=4,  # times fewer tokens that the method sees in one more training
                 one_scale=2,  # of the ablation
                 long=8,  # windows of the interpolation that is trained on long ones
             ),

@@ -1,4 +1,4 @@
-"""TempScale in MiniLM on docstrings and code of up to 512 tokens, beside three rivals.
+"""TempScale in MiniLM on docstrings and code of up to 512 tokens, beside four rivals.
 
 python -m experiments.run --config=configs/retrieval/tempscale_pydocs.py --workdir=runs/tempscale
 
@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
             # is encoded as before, tokens of a chunk, shrinkage of the covariance.
             candidates=dict(
                 tempscale=(0.6, 0.8, 0.9, 1.0),
+                last_layer=(0.6, 0.8, 0.9, 1.0),
                 log_length=(64.0, 128.0, 256.0, 512.0),
                 chunks=(64, 128, 256, 512),
                 whitening=(0.2, 0.5, 0.8, 1.0),
@@ -37,6 +38,7 @@ def get_config() -> ConfigDict:
             cuts=(16, 32, 64, 128, 256, 512),
             cut_texts=40,
             filter_texts=6,
+            timed=dict(texts=4, repeats=9),  # of encoding, with the temperature and without
             dtype="float32",
             precision="default",
             mesh=parts.mesh(),

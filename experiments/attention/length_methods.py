@@ -1,7 +1,7 @@
 """What extends a small language model to longer texts: laws of positions, training, scaling."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,9 +13,11 @@ from experiments.common.pretraining import train
 from rml.attention import interpolated_positions, pose_positions, sample_positions
 from rml.models import Llama
 from rml.models.attention import attend
-from rml.training import RunDirectory, Task, TrainState
+from rml.training import CompiledTask, RunDirectory, Task, TrainState, make_mesh
 
 BASE, TAUGHT, PLAIN = "base", "e2", "plain"
+FEWER = "e2_fewer"
+"""E²-LLM on a fraction of the others' tokens."""
 UNTRAINED = ("interpolated", "ntk", "yarn")
 """Ways of reading with the base model's weights."""
 LONG = "interpolated_long"
@@ -23,6 +25,7 @@ LONG = "interpolated_long"
 TRAINED = {
     PLAIN: "plain training",
     TAUGHT: "E²-LLM",
+    FEWER: "E²-LLM, fewer tokens",
     "no_offset": "E²-LLM without offsets",
     "no_scale": "E²-LLM with one scale",
     "pose": "PoSE",
@@ -55,7 +58,7 @@ def positions_of(config: Any) -> dict[str, Law]:
     one = dict(least=extension.one_scale, largest=extension.one_scale)
     return {
         PLAIN: plain,
-        TAUGHT: functools.partial(sample, largest=extension.largest),
+        **dict.fromkeys((TAUGHT, FEWER), functools.partial(sample, largest=extension.largest)),
         "no_offset": functools.partial(sample, largest=extension.largest, offset=False),
         "no_scale": functools.partial(sample, **one),
         "pose": functools.partial(pose_positions, window=window, scale=extension.largest),
@@ -65,44 +68,82 @@ def positions_of(config: Any) -> dict[str, Law]:
 
 def extended(config: Any, run: RunDirectory, text: small_lm.Text, base: Any) -> dict[str, Any]:
     """Parameters after each extension of the base model, each in a directory of its own."""
-    laws = positions_of(config)
 
     def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], Any]:
-        own = config.copy_and_resolve_references()
-        own.train.steps = config.extension.steps
-        own.optimizer.update({k: config.extension[k] for k in ("learning_rate", "warmup_steps")})
-        among = [other for other in laws if (other == LONG) == (name == LONG)]
-        if name == LONG:  # as many tokens in a batch
-            own.text.length *= config.extension.long
-            own.train.batch_size //= config.extension.long
-        problem = extension(own, text, [laws[other] for other in among], among.index(name), base)
+        own, problem = extension(config, text, name, base)
         state = train(own, inner, problem, "eval/nats")
         return problem.evaluate(state), state.params
 
-    return {name: params for name, (_, params) in for_each(run, laws, measure).items()}
+    return {name: params for name, (_, params) in for_each(run, TRAINED, measure).items()}
+
+
+def config_of(config: Any, name: str) -> Any:
+    """A run's config with the steps, rate, length and batch of an extension."""
+    own, options = config.copy_and_resolve_references(), config.extension
+    own.train.steps, own.optimizer.learning_rate = options.steps, options.learning_rate
+    own.optimizer.warmup_steps = options.warmup_steps
+    if name == FEWER:
+        own.train.steps //= options.fewer
+        own.optimizer.warmup_steps //= options.fewer
+    if name == LONG:  # as many tokens in a batch
+        own.text.length *= options.long
+        own.train.batch_size //= options.long
+    return own
 
 
 def extension(
-    config: Any, text: small_lm.Text, laws: Sequence[Law], chosen: int, start: Any
-) -> Task:
+    config: Any, text: small_lm.Text, name: str, start: Any, texts: int | None = None
+) -> tuple[Any, Task]:
     """The problem of predicting every next token of windows whose positions a law draws.
 
-    The law's number is part of the state, so that one program serves all laws.
+    The law's number is part of the state, so that one program serves all laws of a length.
 
     Args:
-      config: The run's config with the extension's steps, rate, length and batch.
+      config: The run's config.
       text: The text.
-      laws: See `positions_of`.
-      chosen: Which of them draws.
+      name: Which of `TRAINED`.
       start: Parameters of the base model.
+      texts: Number of windows in a batch; that of the extension if not given.
+
+    Returns:
+      The extension's config and the problem.
     """
+    own, laws = config_of(config, name), positions_of(config)
+    own.train.batch_size = texts or own.train.batch_size
+    among = [other for other in laws if (other == LONG) == (name == LONG)]
 
     def drawn(state: TrainState, shape: tuple[int, int]) -> jax.Array:
-        draws = [lambda key, law=law: jnp.broadcast_to(law(key, *shape), shape) for law in laws]
+        draws = [
+            lambda key, law=laws[other]: jnp.broadcast_to(law(key, *shape), shape)
+            for other in among
+        ]
         return jax.lax.switch(state.extra["law"], draws, state.step_key)
 
-    law = {"law": jnp.asarray(chosen)}
-    return small_lm.task(config, text, attend, positions=drawn, start=start, extra=law)
+    law = {"law": jnp.asarray(among.index(name))}
+    return own, small_lm.task(own, text, attend, positions=drawn, start=start, extra=law)
+
+
+def costs(config: Any, text: small_lm.Text, base: Any) -> dict[str, float]:
+    """Tokens that E²-LLM and interpolation on long windows see, and memory of their steps.
+
+    The memory is what XLA plans for a step, in MB: parameters, moments, gradients, activations.
+    Both steps have as many windows as a batch of long ones, so that they differ in length alone.
+    """
+    metrics, texts = {}, config_of(config, LONG).train.batch_size
+    for name in (TAUGHT, FEWER, LONG):
+        own = config_of(config, name)
+        metrics[f"tokens_{name}"] = float(own.train.steps * own.train.batch_size * own.text.length)
+    for name in (TAUGHT, LONG):
+        own, problem = extension(config, text, name, base, texts)
+        step: Any = CompiledTask(problem, make_mesh(own.mesh)).step
+        planned = step.memory_analysis()
+        held = planned.argument_size_in_bytes + planned.output_size_in_bytes
+        held += planned.temp_size_in_bytes - planned.alias_size_in_bytes
+        metrics[f"memory_{name}"] = held / 1e6
+    return metrics | {
+        "tokens_share": metrics[f"tokens_{FEWER}"] / metrics[f"tokens_{LONG}"],
+        "memory_share": metrics[f"memory_{TAUGHT}"] / metrics[f"memory_{LONG}"],
+    }
 
 
 def scaled(module: Llama, way: str, scale: float) -> Llama:

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.attention.late import speeches
 from experiments.attention.length_methods import (
+    FEWER,
     LONG,
     PLAIN,
     TAUGHT,
@@ -62,19 +63,24 @@ def summarised(
 ) -> tuple[dict[str, float], dict[tuple[str, int], int]]:
     """Metrics, and of each model and length the place of the scale that is best on validation.
 
-    A text of k windows counts by the tokens of its last half.
+    A text of k windows counts by the tokens of its last half. Differences are paired: each has the
+    95% interval over texts of its mean.
     """
     scales = list(config.long.scales)
     window = config.text.length
 
-    def at(values: np.ndarray, k: int) -> Any:
-        return values[..., k * window // 2 - 1 : k * window - 1].mean((-2, -1))
+    def of_texts(values: np.ndarray, k: int) -> Any:
+        return values[..., k * window // 2 - 1 : k * window - 1].mean(-1)
 
-    chosen, means, metrics = {}, {}, {}
+    def at(values: np.ndarray, k: int) -> Any:
+        return of_texts(values, k).mean(-1)
+
+    chosen, means, own, metrics = {}, {}, {}, {}
     for name, parts in found.items():
         for k in config.long.multiples:
             chosen[name, k] = int(np.argmin(at(parts["validation"], k)))
-            means[name, k] = float(at(parts["test"], k)[chosen[name, k]])
+            own[name, k] = of_texts(parts["test"], k)[chosen[name, k]]
+            means[name, k] = float(own[name, k].mean())
             metrics[f"nats_{name}_{k}x"] = means[name, k]
             metrics[f"scale_{name}_{k}x"] = float(scales[chosen[name, k]])
     start = found[UNTRAINED[0]]
@@ -87,12 +93,15 @@ def summarised(
     }
     largest, beyond = scales.index(config.extension.largest), scales.index(unseen(config))
     taught = at(found[TAUGHT]["test"], 16)
-    for name, ending in ((TAUGHT, ""), (PLAIN, "_plain")):
-        metrics[f"gain_16x{ending}"] = means[best[16], 16] - means[name, 16]
-        metrics[f"beyond_long_8x{ending}"] = means[name, 8] - means[LONG, 8]
+    pairs = {}
+    for name, ending in ((TAUGHT, ""), (FEWER, "_fewer"), (PLAIN, "_plain")):
+        for k in config.long.multiples[1:]:
+            pairs[f"gain_{k}x{ending}"] = own[best[k], k] - own[name, k]
+        pairs[f"beyond_long_8x{ending}"] = own[name, 8] - own[LONG, 8]
     for k, ending in ((16, ""), (1, "_1x")):
         for part in ("scale", "offset"):
-            metrics[f"lost_without_{part}{ending}"] = means[f"no_{part}", k] - means[TAUGHT, k]
+            pairs[f"lost_without_{part}{ending}"] = own[f"no_{part}", k] - own[TAUGHT, k]
+    metrics |= small_lm.differences(pairs)
     short = float(at(start["test"], 1)[largest])
     metrics |= {
         "rise_16x": means[TAUGHT, 16] / means[TAUGHT, 1] - 1,

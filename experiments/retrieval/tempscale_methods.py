@@ -1,7 +1,7 @@
 """What embeds texts for the recipe of TempScale: a trained encoder, by every method."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,8 +14,12 @@ from experiments.common.texts import TextModel
 from rml.data.collections import RetrievalData, indexed
 from rml.data.tokens import encode as tokenised
 from rml.errors import UserError
+from rml.models.attention import tempered
+from rml.models.text_encoder import TextEncoder
 from rml.retrieval import (
+    Choice,
     Tuned,
+    choose_temperature,
     chunked_encode,
     embed,
     fit_whitening,
@@ -28,7 +32,17 @@ from rml.retrieval import (
 from rml.training import make_mesh
 
 PLAIN, TEMPERED = "as it is", "tempscale"
-CHANGES = {TEMPERED: temper, "log_length": scale_by_length}
+
+
+def temper_last(encoder: TextEncoder, temperature: float | jax.Array) -> TextEncoder:
+    """An encoder of whose layers the last alone has a temperature other than 1."""
+    backbone: Any = encoder.backbone
+    own = backbone.attention
+    layers = (*(own,) * (backbone.depth - 1), tempered(own, temperature))
+    return encoder.clone(backbone=backbone.clone(attention=layers))
+
+
+CHANGES = {TEMPERED: temper, "last_layer": temper_last, "log_length": scale_by_length}
 """Methods with one number that is a variable of the encoder's program."""
 METHODS = (*CHANGES, "chunks", "whitening")
 
@@ -107,17 +121,66 @@ def sample(config: Any, model: TextModel, part: str) -> RetrievalData:
     )
 
 
-def changed(
-    embedders: Embedders, name: str, value: float, data: RetrievalData, plain: Vectors, fit: Vectors
-) -> Vectors:
-    """Vectors of a collection by a method; whitening is fitted on others."""
+def embedding(
+    embedders: Embedders, name: str, fit: Vectors
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """What embeds queries, and what documents, by a method's value; whitening is fitted on others.
+
+    Args:
+      embedders: Of the encoder.
+      name: One of `METHODS`.
+      fit: Vectors of the encoder as it is.
+    """
+    lengths = embedders.options.query_length, None
     if name != "whitening":
-        return embedders.both(name, value, data)
-    fitted = [fit_whitening(x, shrinkage=float(value)) for x in fit]
-    # Queries and documents have one map, of the documents; each has its own centre.
-    return Vectors(
-        whiten(plain.queries, fitted[1]._replace(center=fitted[0].center)),
-        whiten(plain.documents, fitted[1]),
+        ours, theirs = (partial(embedders, name, longest=longest) for longest in lengths)
+        return ours, theirs
+
+    def whitened(centred: jax.Array, longest: int | None) -> Callable[..., jax.Array]:
+        def of(value: float, texts: Sequence[str]) -> jax.Array:
+            # Queries and documents have one map, of the documents; each has its own centre.
+            fitted = fit_whitening(fit.documents, shrinkage=float(value))
+            fitted = fitted._replace(center=jnp.mean(centred, axis=0))
+            return whiten(embedders(TEMPERED, 1.0, texts, longest), fitted)
+
+        return of
+
+    ours, theirs = (whitened(*each) for each in zip(fit, lengths, strict=True))
+    return ours, theirs
+
+
+def changed(
+    embedders: Embedders, name: str, value: float, data: RetrievalData, fit: Vectors
+) -> Vectors:
+    """Vectors of a collection by a method, see `embedding`."""
+    of_queries, of_documents = embedding(embedders, name, fit)
+    return Vectors(of_queries(value, data.queries), of_documents(value, data.documents))
+
+
+def choose(
+    embedders: Embedders, name: str, values: Sequence[float], data: RetrievalData,
+    wanted: np.ndarray, fit: Vectors,
+) -> Choice:  # fmt: skip
+    """A method's best value by nDCG@10 of some of a collection's queries among all documents.
+
+    Args:
+      embedders: Of the encoder.
+      name: One of `METHODS`.
+      values: What to choose from.
+      data: The collection.
+      wanted: Which queries count, bool [queries].
+      fit: See `embedding`.
+    """
+    of_queries, of_documents = embedding(embedders, name, fit)
+    query, document, grade = data.answers
+    kept, place = wanted[query], np.cumsum(wanted) - 1
+    return choose_temperature(
+        of_documents,
+        [text for text, own in zip(data.queries, wanted, strict=True) if own],
+        data.documents,
+        (place[query[kept]], document[kept], grade[kept]),
+        values,
+        embed_queries=of_queries,
     )
 
 

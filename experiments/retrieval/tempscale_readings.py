@@ -1,7 +1,6 @@
-"""What the recipe of TempScale measures: gains by length, the collapse, the filter rate."""
+"""What the recipe of TempScale measures of vectors: gains by length, and the collapse."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,13 +18,8 @@ from experiments.retrieval.tempscale_methods import (
     text_lengths,
 )
 from rml.data.collections import RetrievalData
-from rml.data.tokens import encode as tokenised
-from rml.evaluation import attention_maps, log_log_slopes, paired_bootstrap, similarity_by_length
+from rml.evaluation import paired_bootstrap, similarity_by_length
 from rml.ops import t_interval
-from rml.retrieval import (
-    Tuned,
-    temper,
-)
 from rml.training import RunDirectory
 
 
@@ -117,47 +111,6 @@ def measure_collapse(
         "gap_shrinks": (before - after) / abs(before),
         "gap_shrinks_of_halves": (halves[0] - halves[1]) / abs(halves[0]),
     }
-
-
-def measure_filter(
-    config: Any, run: RunDirectory, embedders: Embedders, texts: Sequence[str]
-) -> dict[str, float]:
-    """The filter rate against length, at temperature 1 and at the lowest."""
-    model, cuts = embedders.model, sorted(config.cuts)
-    texts = texts[: config.filter_texts]
-    rows = tokenised(model.tokenizer, texts, max_length=max(cuts))
-
-    @partial(jax.jit, static_argnames="length")
-    def rate(tuned: Tuned, tokens: jax.Array, length: int) -> jax.Array:
-        backbone: Any = temper(model.module, tuned.value).backbone
-        own = {"params": tuned.variables["params"]["backbone"]}
-        mask = jnp.ones((1, length), bool)
-        states = backbone.apply(own, tokens[None, :length], mask, return_attention=True)
-        return jnp.mean(attention_maps(states.attention[:, 0]).filter_rate)
-
-    lowest, found = min(config.candidates[TEMPERED]), {}
-    for temperature in (1.0, lowest):
-        tuned = Tuned(embedders.variables, jnp.float32(temperature))
-        found[temperature] = np.array(
-            [[float(rate(tuned, jnp.asarray(row), length)) for length in cuts] for row in rows]
-        )
-    bands = {
-        f"temperature {name:g}": (np.log2(cuts), *t_interval(own.T)) for name, own in found.items()
-    }
-    figures.curves(run.figure("filter_rate.png"), bands, "tokens (log₂)", "filter rate")
-    slopes = {name: log_log_slopes(cuts, own) for name, own in found.items()}
-    half = len(rows) // 2
-    shuffled = np.random.default_rng(config.seed).permuted(found[1.0], axis=1)
-    metrics: dict[str, float] = {}
-    values = {
-        "filter_slope": slopes[1.0],
-        "filter_slope_permuted": log_log_slopes(cuts, shuffled),
-        "filter_slope_gain": slopes[lowest] - slopes[1.0],
-        "filter_slope_gain_of_halves": slopes[1.0][:half] - slopes[1.0][half : 2 * half],
-    }
-    for name, each in values.items():
-        metrics |= with_bounds(name, t_interval(each))
-    return metrics
 
 
 def draw_ndcg(

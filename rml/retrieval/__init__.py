@@ -6,7 +6,8 @@
 * `pair_batches`: queries with their documents, to train on; `random_negatives`, `hard_negatives`:
   what they are trained against (Izacard et al., Contriever, arXiv:2112.09118, Section 4.3).
 * `temper`: attention sharpened in a trained encoder (Zhou et al., arXiv:2410.24200), beside
-  `scale_by_length`, `chunked_encode` and `fit_whitening`; `tuned_encode` takes the number along.
+  `scale_by_length`, `chunked_encode` and `fit_whitening`; `tuned_encode` takes the number along,
+  `choose_temperature` finds it on queries whose answers are known.
 * `known_items`: how documents are found by words that they begin with.
 """
 
@@ -17,8 +18,10 @@ from rml.retrieval.negatives import hard_negatives, random_negatives
 from rml.retrieval.pairs import pair_batches, pair_spec
 from rml.retrieval.search import Index, build_index, search, search_index
 from rml.retrieval.tempscale import (
+    Choice,
     Tuned,
     Whitening,
+    choose_temperature,
     chunked_encode,
     fit_whitening,
     scale_by_length,
@@ -29,6 +32,7 @@ from rml.retrieval.tempscale import (
 
 __all__ = [
     "BATCH_TOKENS",
+    "Choice",
     "Index",
     "KnownItems",
     "TextEmbedder",
@@ -36,6 +40,7 @@ __all__ = [
     "Whitening",
     "bm25_search",
     "build_index",
+    "choose_temperature",
     "chunked_encode",
     "embed",
     "fit_whitening",

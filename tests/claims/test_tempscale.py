@@ -1,15 +1,20 @@
 """TempScale's recipe on a small random encoder and sentences of numbered words."""
 
+from types import SimpleNamespace
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from configs.retrieval import contriever_pydocs_random, tempscale_pydocs
 from experiments.common.texts import TextModel
-from experiments.retrieval import tempscale, tempscale_methods
+from experiments.retrieval import tempscale, tempscale_layers, tempscale_methods
 from experiments.retrieval.tempscale_methods import METHODS
 from rml.errors import UserError
+from rml.retrieval import temper
 from rml.training import RunDirectory
 from tests.texts import untrained_run, write_beir
 
@@ -46,9 +51,16 @@ def config(folder, tmp_path_factory):
     config.data.update(dict(name=f"beir:{folder}", validation="dev", test="test", tasks=("",)))
     config.documents.update(dict(validation=30, test=40))
     config.candidates.update(
-        dict(tempscale=(0.5, 1.0), log_length=(8.0, 20.0), chunks=(8, 80), whitening=(0.5, 1.0))
+        dict(
+            tempscale=(0.5, 1.0),
+            last_layer=(0.5, 1.0),
+            log_length=(8.0, 20.0),
+            chunks=(8, 80),
+            whitening=(0.5, 1.0),
+        )
     )
     config.update(dict(short=12, long=20, edges=(4, 12, 24, 81), cuts=(8, 16), cut_texts=8))
+    config.timed.update(dict(texts=2, repeats=3))
     config.evaluation.update(dict(max_length=80, query_length=12))
     return config
 
@@ -68,6 +80,12 @@ def test_it_chooses_on_validation_and_measures_what_it_says(config, tmp_path):
     if found["chosen_tempscale"] == 1:
         assert gain == 0
     assert found["gap_lowest"] != found["gap"]
+    assert 0.1 < found["time_ratio"] < 10
+    for name in ("filter_slope", "filter_slope_gain"):
+        layers = [found[f"{name}_layer_{i}"] for i in (1, 2)]
+        assert layers[0] != layers[1]
+    assert found["filter_slope_flattest"] == max(found[f"filter_slope_layer_{i}"] for i in (1, 2))
+    assert found["filter_slope_gain_least"] == min(layers)
     assert found["long_queries"] + found["short_queries"] <= 40
     assert np.isfinite(list(found.values())).all()
     assert {path.name for path in (run.path / "figures").glob("*.png")} == set(tempscale.CAPTIONS)
@@ -93,6 +111,67 @@ def test_a_sample_has_the_queries_of_its_documents(config):
     assert tempscale_methods.sample(config, model, "test").document_ids != data.document_ids
 
 
+class Given:
+    """Stands for `Embedders` where texts are already vectors."""
+
+    options = SimpleNamespace(query_length=7)
+    asked: ClassVar[list] = []
+
+    def __call__(self, name, value, texts, longest=None):
+        self.asked.append((name, value, longest))
+        rows = np.array([t.split() if isinstance(t, str) else t for t in texts], np.float32)
+        return jnp.asarray(rows) * jnp.asarray([1.0, value, 1.0])[: rows.shape[1]]
+
+
+def test_a_choice_counts_wanted_queries_alone():
+    """Both queries find the first document first, which answers the second one alone."""
+    documents = ["2 1", "1 1"]
+    queries, wanted = ["1 1", "0.5 0.5"], np.array([False, True])
+    data = SimpleNamespace(
+        queries=queries, documents=documents, answers=(np.array([0, 1]), np.array([1, 0]), [1, 1])
+    )
+    data.answers = tuple(map(np.asarray, data.answers))
+    found = tempscale_methods.choose(Given(), "tempscale", (3.0, 2.0), data, wanted, None)
+    assert found.temperature == 3.0
+    np.testing.assert_allclose(found.ndcg, [1.0, 1.0])
+    other = tempscale_methods.choose(Given(), "tempscale", (3.0, 2.0), data, ~wanted, None)
+    np.testing.assert_allclose(other.ndcg, 1 / np.log2(3), rtol=1e-6)
+    assert set(Given.asked) == {("tempscale", v, n) for v in (3.0, 2.0) for n in (7, None)}
+
+
+def test_the_last_layer_alone_has_the_temperature(config):
+    model = TextModel(config)
+    variables, row = model.init(jax.random.key(0)), jnp.arange(5, 12)[None]
+    variables = jax.tree.map(lambda x: 8 * x if x.ndim > 2 else x, variables)
+    mask = jnp.ones(row.shape, bool)
+    expected = temper(model.module, jnp.asarray([1.0, 0.4])).apply(variables, row, mask)
+    found = tempscale_methods.temper_last(model.module, 0.4).apply(variables, row, mask)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - model.module.apply(variables, row, mask)).max() > 1e-5
+
+
+def test_slopes_are_of_layers_and_of_their_mean():
+    """Rates are powers of the length, of a text and a layer each."""
+    cuts = np.array([8.0, 16.0, 32.0])
+    powers = np.array([[-0.5, 0.1], [-0.7, -0.2], [-0.3, 0.4], [-0.5, -0.3]])
+    plain = cuts[None, :, None] ** powers[:, None]
+    lowest = cuts[None, :, None] ** (powers + np.array([0.3, -0.1]))[:, None]
+    found = tempscale_layers.slopes(cuts, plain, lowest, 0)
+    assert found["filter_slope_layer_1"] == pytest.approx(-0.5)
+    assert found["filter_slope_layer_2"] == pytest.approx(0.0, abs=1e-9)
+    assert found["filter_slope_flattest"] == found["filter_slope_layer_2"]
+    assert found["filter_slope_gain_layer_1"] == pytest.approx(0.3)
+    assert found["filter_slope_gain_least"] == pytest.approx(-0.1)
+    # The first two texts less the last two: -0.2 and -0.2 in layer 1, -0.3 and 0.1 in layer 2.
+    assert found["filter_slope_gain_least_of_halves"] == pytest.approx(-0.2)
+    logs = np.log(cuts / 16)
+    mean = np.log(plain.mean(-1)) @ logs / (logs @ logs)
+    assert found["filter_slope"] == pytest.approx(mean.mean())
+    own = powers[:, 1]
+    half = stats.t.ppf(0.975, 3) * own.std(ddof=1) / 2
+    assert found["filter_slope_flattest_high"] == pytest.approx(own.mean() + half)
+
+
 def test_whitening_is_fitted_on_other_texts():
     rng = np.random.default_rng(0)
     fit, own = (
@@ -101,7 +180,7 @@ def test_whitening_is_fitted_on_other_texts():
         )
         for _ in range(2)
     )
-    found = tempscale_methods.changed(None, "whitening", 1.0, None, own, fit)
+    found = tempscale_methods.changed(Given(), "whitening", 1.0, own, fit)
     for mine, other, vectors in zip(own, fit, found, strict=True):
         centred = np.asarray(mine - other.mean(0))
         expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)

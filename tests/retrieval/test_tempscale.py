@@ -11,6 +11,7 @@ from rml.models.text_encoder import TextEncoder
 from rml.ops.similarity import normalize
 from rml.retrieval.tempscale import (
     Tuned,
+    choose_temperature,
     chunked_encode,
     fit_whitening,
     scale_by_length,
@@ -23,6 +24,7 @@ BERT = Bert(vocabulary=30, width=16, depth=2, heads=2, mlp=24, positions=16)
 ENCODER = TextEncoder(BERT, normalize=True)
 RNG = np.random.default_rng(0)
 TOKENS = jnp.asarray(RNG.integers(0, 30, (3, 9)), jnp.int32)
+ONE = (np.array([0]), np.array([0]), np.array([1]))
 MASK = jnp.asarray(np.arange(9) < np.array([[9], [5], [2]]))
 
 
@@ -131,6 +133,41 @@ def test_whitening_evens_the_directions_out():
     np.testing.assert_allclose(only_centred @ only_centred.T, expected @ expected.T, atol=1e-5)
 
 
+def test_the_chosen_temperature_ranks_answers_best():
+    """Documents turn with the temperature: at 2 the answers are nearest, at 3 second at best."""
+    turned = {"q": 0.0, "r": np.pi / 2, "a": 2.0, "b": np.pi / 2 + 2, "c": 3.1, "d": np.pi}
+
+    def embed(temperature, texts):
+        angles = [turned[t] - (temperature if t in "abc" else 0.0) for t in texts]
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    documents, relevant = (
+        ["c", "d", "b", "a"],
+        (np.array([0, 1]), np.array([3, 2]), np.ones(2, int)),
+    )
+
+    def oracle(temperature, k):
+        scores = embed(temperature, ["q", "r"]) @ embed(temperature, documents).T
+        ranks = [
+            (-row).argsort(kind="stable").tolist().index(a)
+            for row, a in zip(scores, (3, 2), strict=True)
+        ]
+        return np.mean([1 / np.log2(2 + rank) if rank < k else 0.0 for rank in ranks])
+
+    grid = (3.0, 2.0, 2.5, 0.5)
+    for k in (1, 10):
+        found = choose_temperature(embed, ["q", "r"], documents, relevant, grid, k=k)
+        np.testing.assert_allclose(found.ndcg, [oracle(t, k) for t in grid], rtol=1e-6)
+        assert found.temperature == 2.0 == grid[int(np.argmax(found.ndcg))]
+    assert len(set(found.ndcg.round(6))) == 2
+    asked = []
+    choose_temperature(
+        embed, ["q", "r"], documents, relevant, grid,
+        embed_queries=lambda t, texts: asked.append((t, texts)) or embed(t, texts),
+    )  # fmt: skip
+    assert asked == [(t, ["q", "r"]) for t in grid]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -138,6 +175,9 @@ def test_whitening_evens_the_directions_out():
         (lambda: temper(ENCODER, jnp.ones(3)), "3 temperatures for 2 layers"),
         (lambda: scale_by_length(ENCODER, 1.0), r"reference=1\.0 tokens, expected more than 1"),
         (lambda: chunked_encode(ENCODER, 0), "size=0 tokens of a chunk"),
+        (lambda: choose_temperature(vectors, "q", "d", ONE, ()), "grid has no temp"),
+        (lambda: choose_temperature(vectors, "q", "d", ONE, (1, 0)), r"grid=.* above 0"),
+        (lambda: choose_temperature(vectors, "qr", "d", ONE, (1,)), "judgement"),
     ],
 )
 def test_wrong_numbers_are_named(call, message):
