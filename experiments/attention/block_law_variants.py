@@ -7,7 +7,13 @@ import numpy as np
 
 from experiments.attention.equal_keys import window_width
 from experiments.common.claims import with_bounds
-from rml.attention import Law, causal_weights, keep_probabilities, shard_pattern
+from rml.attention import (
+    Law,
+    causal_weights,
+    draw_pattern,
+    keep_probabilities,
+    shard_pattern,
+)
 from rml.ops import t_interval
 
 
@@ -65,6 +71,41 @@ def keys(config: Any) -> dict[str, float]:
             blocks = float(share @ keep_probabilities(n // block, own["law"], share))
             found[name] = blocks * block - inside
     return found
+
+
+def operations(config: Any, module: Any, rngs: Any) -> dict[str, float]:
+    """Counted operations of a layer's two products by the blocks that are visited, all heads.
+
+    Args:
+      config: The run's config.
+      module: The decoder, of which the number of heads and their width are read.
+      rngs: Random keys of the draws, over which operations are a mean.
+
+    Returns:
+      Metrics `flops_<name>` of each method with its first choice, and of exact causal attention.
+      A window visits the blocks in which it has keys.
+    """
+    n, block, heads = config.late.length // config.block, config.block, module.heads
+    causal = np.tril(np.ones((n, n), bool))
+    found = {"exact": heads * causal.sum()}
+    for name in ("law", "uniform", "strided", "window"):
+        own = options(config, name, config.late.tries[name][0])
+        if name == "window":
+            starts = np.arange(n) * block
+            # From the first query of a block to the last key of an earlier one.
+            near = starts[:, None] - starts - (block - 1) < own["width"]
+            first = starts < own["sinks"]
+            found[name] = heads * (causal & (near | first)).sum()
+        elif name == "strided":
+            how = {"shards": 1, "local": own["local"], "stride": own["stride"]}
+            found[name] = heads * shard_pattern(n, heads=1, **how).sum()
+        else:
+            keep = keep_probabilities(n, own["law"], causal_weights(n))
+            drawn = [draw_pattern(rng, keep, heads=heads).sum() for rng in rngs]
+            found[name] = np.mean(drawn)
+    # Products of queries with keys and of weights with values, two operations a multiplication.
+    a_block = 4 * block**2 * module.head_shape()[1]
+    return {f"flops_{name}": float(blocks) * a_block for name, blocks in found.items()}
 
 
 def compared(config: Any) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -3,8 +3,8 @@
 Li, The Nature of Mathematical Modeling and Probabilistic Optimization Engineering in Generative AI,
 arXiv:2410.18441, the table of staircase adaptive quantisation. SmolLM2 reads long speeches some
 tokens at a time through caches of one quantiser: the staircase; KIVI's uniform one, whose residual
-is as long as equal bytes allow; the same with the staircase's short residual; and four bits for
-everything old. The paper reports no experiment that we know of: sizes and margins are ours.
+is as long as equal bytes allow; the same with the staircase's short residual; four and eight bits
+for everything old. The paper reports no experiment that we know of: sizes and margins are ours.
 """
 
 from collections.abc import Mapping

@@ -20,7 +20,7 @@ CAPTIONS = {
 }
 TITLES = {
     "staircase": "staircase", "uniform": "uniform, equal bytes", "short": "uniform, short residual",
-    "four": "uniform, 4 bits",
+    "four": "uniform, 4 bits", "eight": "uniform, 8 bits",
 }  # fmt: skip
 BINS = 8
 """Ranges of positions."""

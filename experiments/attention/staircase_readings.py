@@ -16,7 +16,7 @@ from rml.ops import group_dequantize, group_quantize
 
 
 def variants(config: Any, module: Any) -> dict[str, Staircase]:
-    """The caches: "uniform" has the bytes of "staircase", "short" its residual, "four" 4 bits."""
+    """The caches: "uniform" has the bytes of "staircase", "short" its residual; two more bits."""
     bits, chunk, group = (config.staircase[key] for key in ("bits", "chunk", "group"))
     staircase = Staircase(tuple(bits), chunk, group)
     wanted = mean_bytes(config, module, staircase)
@@ -30,6 +30,7 @@ def variants(config: Any, module: Any) -> dict[str, Staircase]:
         "uniform": uniform[int(np.argmin(distances))],
         "short": Staircase((bits[0], bits[-1]), chunk, group),
         "four": Staircase((bits[0], 4), chunk, group),
+        "eight": Staircase((bits[0], 8), chunk, group),
     }
 
 

@@ -114,19 +114,43 @@ WEIGHTINGS: Mapping[str, Weighting] = {
     "norm": _norm,
 }
 """Weightings by name; "mean" gives InfLLM's probe."""
+BY_ATTENTION = "attention"
+"""Name of the weighting by attention received, which needs more than queries and moments."""
 
 
-def weighting_of(weighting: str | Weighting) -> Weighting:
-    """The weighting of a name; a function is its own.
+def weighting_of(weighting: str | Weighting) -> Weighting | None:
+    """The weighting of a name; a function is its own, and "attention" has none.
 
     Raises:
       UserError: The name is unknown.
     """
     if callable(weighting):
         return weighting
+    if weighting == BY_ATTENTION:
+        return None
     if weighting not in WEIGHTINGS:
-        raise unknown("weighting", weighting, WEIGHTINGS)
+        raise unknown("weighting", weighting, (*WEIGHTINGS, BY_ATTENTION))
     return WEIGHTINGS[weighting]
+
+
+def window_attention(
+    logits: Float[Array, "*b t t"], mask: Bool[Array, "*#b t"] | None = None
+) -> Float[Array, "*b t"]:
+    """Attention that each token of a window receives from the window's queries, itself included.
+
+    It is the sum over queries of a causal softmax over the window alone, for the weighting
+    "attention": tokens that others look at make the probe. The authors weigh the queries of a known
+    question so, after QLLM; that it may serve any window is ours.
+
+    Args:
+      logits: Of the window's queries to its own keys.
+      mask: Which tokens are text; all if not given.
+    """
+    t = logits.shape[-1]
+    here = jnp.ones(t, bool) if mask is None else mask
+    seen = jnp.tril(jnp.ones((t, t), bool)) & here[..., None, :]
+    weights = jax.nn.softmax(jnp.where(seen, logits, jnp.finfo(logits.dtype).min), axis=-1)
+    return jnp.sum(jnp.where(seen & here[..., None], weights, 0.0), axis=-2)
 
 
 def probe_query(
@@ -135,6 +159,7 @@ def probe_query(
     mask: Bool[Array, " t"] | None = None,
     *,
     weighting: str | Weighting = "activation",
+    received: Float[Array, " t"] | None = None,
 ) -> Float[Array, " c"]:
     """The one query that looks up blocks for a window: `Σ wᵢ qᵢ`, with weights that add up to 1.
 
@@ -142,15 +167,21 @@ def probe_query(
       query: Queries of the window, heads concatenated.
       moments: Moments of the queries so far, this window's included.
       mask: Which of them are text; all if not given.
-      weighting: Name in `WEIGHTINGS`, or a function like them. Where all weights are 0 the last
-        query of text is taken: of a window of one query it is that query.
+      weighting: Name in `WEIGHTINGS`, a function like them, or "attention". Where all weights are 0
+        the last query of text is taken: of a window of one query it is that query.
+      received: Weights of "attention", such as those of `window_attention`; of no other weighting.
 
     Raises:
       UserError: The weighting is unknown.
+      ValueError: The weighting is "attention" and nothing is said of what was received.
     """
     weigh = weighting_of(weighting)
+    if weigh is not None:
+        received = weigh(query, moments)
+    elif received is None:
+        raise ValueError("weighting 'attention' needs received, the attention of each token")
     here = jnp.ones(len(query), bool) if mask is None else mask
-    weights = jnp.where(here, weigh(query, moments), 0.0)
+    weights = jnp.where(here, received, 0.0)
     total = weights.sum()
     last = jnp.arange(len(query)) == len(query) - 1 - jnp.argmax(here[::-1])
     weights = jnp.where(total > 0, weights / jnp.where(total > 0, total, 1.0), last)

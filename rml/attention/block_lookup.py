@@ -164,6 +164,7 @@ def look_up(
     whole: Int[Array, ""],
     *,
     settings: MemorySettings,
+    received: Float[Array, "b h t"] | None = None,
 ) -> tuple[Found, Moments]:
     """Finds blocks for the queries of a call.
 
@@ -174,6 +175,8 @@ def look_up(
       new: Which of the new tokens are text.
       whole: Number of blocks that may be looked up.
       settings: What is attended to.
+      received: Attention that each new token received, see `window_attention`; for the weighting
+        "attention" alone.
 
     Returns:
       Blocks [b, p, most] with their scores, and the moments with these queries.
@@ -186,19 +189,23 @@ def look_up(
     kept = text[:, s.sinks : s.sinks + blocks * s.block].reshape(b, blocks, s.block).any(-1)
     there = kept & (jnp.arange(blocks) < whole)
 
+    got = None
+    if received is not None:
+        got = received.reshape(b, parts, h // parts, t).sum(axis=2)
+
     def of_part(
-        moments: Moments, query: Array, new: Array, representatives: Array, there: Array
+        moments: Moments, query: Array, got: Any, new: Array, representatives: Array, there: Array
     ) -> tuple[Found, Moments]:
         moments = update_moments(moments, query, new)
-        probe = probe_query(query, moments, new, weighting=s.weighting)
+        probe = probe_query(query, moments, new, weighting=s.weighting, received=got)
         found = retrieve(
             representatives, probe, there,
             count=s.most, metric=s.metric, temperature=s.temperature,
         )  # fmt: skip
         return found, moments
 
-    of_text = jax.vmap(of_part, (0, 0, None, 1, None))
-    return jax.vmap(of_text)(lookup.moments, queries, new, representatives, there)
+    of_text = jax.vmap(of_part, (0, 0, 0, None, 1, None))
+    return jax.vmap(of_text)(lookup.moments, queries, got, new, representatives, there)
 
 
 def closed_representatives(

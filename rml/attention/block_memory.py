@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from rml.attention.actqkv import layer_budgets
+from rml.attention.actqkv import BY_ATTENTION, layer_budgets, window_attention
 from rml.attention.block_lookup import (
     MemorySettings,
     closed_representatives,
@@ -121,7 +121,13 @@ class BlockMemory(Cache):
             for kept, own in ((self.key, key), (self.value, value))
         )
         far_query = rotate(query, positions=jnp.full((1, t), s.window))
-        found, moments = look_up(self.lookup, far_query, text, new, self.whole, settings=s)
+        got = None
+        if s.weighting == BY_ATTENTION:
+            own = grouped_logits(rotate(query), rotate(key))
+            got = window_attention(own, new[:, None, None]).reshape(b, -1, t)
+        found, moments = look_up(
+            self.lookup, far_query, text, new, self.whole, settings=s, received=got
+        )
         places, ok = self._nearest(t)
         behind = self.length + jnp.arange(t)[:, None] - places
         seen = (ok & (behind >= 0))[None] & text[:, None, places]

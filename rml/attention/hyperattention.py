@@ -5,7 +5,9 @@ HyperAttention: Long-context Attention in Near-Linear Time, arXiv:2310.05869.
 
 1. Queries and keys are sorted by their sides of random hyperplanes (`rml.attention.sort_lsh`).
    Each block of sorted queries attends exactly to the block of keys at its place: large entries.
-2. All other keys are estimated from one sample of keys, each of which stands for many.
+2. All other keys are estimated from one sample of keys, each of which stands for many. With
+   `sampling="value_norm"` their values are, and the sums of rows have a sample and bounds of their
+   own: the estimator of the paper's analysis, which is not in the authors' code.
 
 Causal attention is made of halves: both are causal themselves, and the second half attends to all
 of the first, as above. It is not invariant to a longer text: queries are sorted among themselves,
@@ -22,7 +24,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from rml.attention.sort_lsh import Order, hyperplanes, sorted_order
 from rml.errors import unknown
-from rml.ops.attention_parts import Part, Visible, attend_part, merge_parts
+from rml.ops.attention_parts import (
+    Part,
+    Visible,
+    attend_part,
+    finite_top,
+    merge_parts,
+    scaled_logits,
+)
 from rml.ops.blocked_attention import attend_in_blocks
 
 Sampling = Literal["uniform", "value_norm"]
@@ -37,10 +46,15 @@ class Settings(NamedTuple):
       block: Keys of a block, to which a query attends exactly.
       samples: Keys that stand for all others; 0 for none.
       least: Longest text, in keys, that is attended to exactly.
-      sampling: "uniform", or "value_norm": with probability proportional to |value|². The second
-        is the paper's other estimator as its reviews describe it; the authors' code has the first.
+      sampling: "uniform", as in the authors' code, or "value_norm", the estimator of the paper's
+        algorithms 2 and 3 as we remember them: values are sampled with probability proportional to
+        |value|², sums of rows uniformly, see `bounded_part`.
       order: Of the buckets, see `sorted_order`.
       overlap: Whether a block of queries also attends to half a block of keys on either side.
+      cap: Of "value_norm": factor of the largest exponential that counts in a row's sum, the
+        paper's ε²; infinity for no cap.
+      kappa: Of "value_norm": how much smaller than the largest sum of a row without its block any
+        other may be; infinity for no such floor.
     """
 
     planes: int = 7
@@ -50,6 +64,8 @@ class Settings(NamedTuple):
     sampling: Sampling = "uniform"
     order: Order = "gray"
     overlap: bool = False
+    cap: float = 1.0
+    kappa: float = 100.0
 
 
 def hyper_attention(
@@ -118,8 +134,25 @@ def check_settings(settings: Settings) -> None:
         raise unknown("sampling", settings.sampling, ("uniform", "value_norm"))
     if settings.order not in ("gray", "authors"):
         raise unknown("order of buckets", settings.order, ("gray", "authors"))
+    for name in ("cap", "kappa"):
+        if not getattr(settings, name) > 0:
+            raise ValueError(f"{name}={getattr(settings, name)}, expected above 0")
     if settings.overlap and settings.block % 2:
         raise ValueError(f"block={settings.block}, expected an even number where blocks overlap")
+
+
+class RowSums(NamedTuple):
+    """What sums of rows are estimated and bounded by.
+
+    Attributes:
+      chosen: [..., m], which keys, drawn uniformly.
+      log_weight: [..., m], logarithm of how many keys each stands for; -inf where there are none.
+      rows: [..., m], places of queries whose sums are exact, as shares of all queries.
+    """
+
+    chosen: Int[Array, "*b m"]
+    log_weight: Float[Array, "*b m"]
+    rows: Float[Array, "*b m"]
 
 
 class Samples(NamedTuple):
@@ -128,10 +161,12 @@ class Samples(NamedTuple):
     Attributes:
       chosen: [..., m], which keys.
       log_weight: [..., m], logarithm of how many keys each stands for; -inf where there are none.
+      row_sums: Of "value_norm", whose samples stand for values alone.
     """
 
     chosen: Int[Array, "*b m"]
     log_weight: Float[Array, "*b m"]
+    row_sums: RowSums | None = None
 
 
 def draw_samples(
@@ -158,10 +193,16 @@ def draw_samples(
         none = jnp.zeros((*here.shape[:-1], 0))
         return Samples(none.astype(jnp.int32), none)
     if settings.sampling == "uniform":
-        share = here.astype(jnp.float32)
-    else:
-        share = jnp.where(here, jnp.sum(jnp.square(value.astype(jnp.float32)), axis=-1), 0.0)
-    share = lax.stop_gradient(share)
+        return Samples(*_drawn(rng, here.astype(jnp.float32), m))
+    share = jnp.where(here, jnp.sum(jnp.square(value.astype(jnp.float32)), axis=-1), 0.0)
+    rng, of_sums, of_rows = jax.random.split(rng, 3)
+    sums = _drawn(of_sums, here.astype(jnp.float32), m)
+    rows = jax.random.uniform(of_rows, (*here.shape[:-1], m))
+    return Samples(*_drawn(rng, lax.stop_gradient(share), m), RowSums(*sums, rows))
+
+
+def _drawn(rng: Array, share: Array, m: int) -> tuple[Array, Array]:
+    """Places drawn in proportion to shares [..., s], and the logarithm of 1 / (m p)."""
     upto = jnp.cumsum(share, axis=-1)
     total = upto[..., -1:]
     drawn = jax.random.uniform(rng, (*upto.shape[:-1], m)) * total
@@ -170,10 +211,9 @@ def draw_samples(
         return jnp.searchsorted(upto, drawn, side="right")
 
     flat = jax.vmap(find)(upto.reshape(-1, upto.shape[-1]), drawn.reshape(-1, m))
-    index = jnp.minimum(flat.reshape(drawn.shape), value.shape[-2] - 1)
+    index = jnp.minimum(flat.reshape(drawn.shape), share.shape[-1] - 1)
     p = jnp.take_along_axis(share, index, axis=-1) / jnp.where(total > 0, total, 1.0)
-    weight = jnp.where(p > 0, -jnp.log(jnp.where(p > 0, p, 1.0) * m), -jnp.inf)
-    return Samples(index, weight)
+    return index, jnp.where(p > 0, -jnp.log(jnp.where(p > 0, p, 1.0) * m), -jnp.inf)
 
 
 def sorted_part(
@@ -201,11 +241,18 @@ def sorted_part(
     Returns:
       The part of all keys, estimated, in the order of the queries.
     """
+    here = jnp.broadcast_to(here, key.shape[:-1])
     if planes is None:
         assert samples is not None
-        return sampled_part(query, key, value, samples, scale)
+        part = sampled_part(query, key, value, samples, scale)
+        if samples.row_sums is None:
+            return part
+        sums, none = samples.row_sums, jnp.full(part.lse.shape, -jnp.inf)
+        floor = log_floor(query, key, here, sums.rows, settings, scale)
+        logits = _sampled_logits(query, key, sums.chosen, scale)
+        nothing = Part(jnp.zeros_like(part.out), none)
+        return bounded_part(nothing, part, logits, sums.log_weight, floor, here, settings)
     t, s = query.shape[-2], key.shape[-2]
-    here = jnp.broadcast_to(here, key.shape[:-1])
     of_queries = sorted_order(query, planes, order=settings.order)
     of_keys = sorted_order(key, planes, here, order=settings.order)
     back = jnp.argsort(of_queries, axis=-1)
@@ -218,16 +265,34 @@ def sorted_part(
     values = _windows(_permuted(value, of_keys, place), settings, blocks)
     there = _windows(jnp.take_along_axis(here, of_keys, axis=-1)[..., None], settings, blocks)
     weights = jnp.where(there[..., 0], 0.0, -jnp.inf)
-    half = settings.block // 2 if settings.overlap else 0
+    first = jnp.arange(blocks)[:, None] * settings.block
+
+    def beyond(chosen: Array, log_weight: Array) -> Array:
+        """Weights of samples for each block, [..., blocks, m]; those in it do not count."""
+        sampled = jnp.take_along_axis(place, chosen, axis=-1)[..., None, :]
+        return jnp.where(_within(sampled, first, settings), -jnp.inf, log_weight[..., None, :])
+
+    if samples is not None and samples.row_sums is not None:
+        sums = samples.row_sums
+        ordered = query.reshape(*query.shape[:-3], blocks * rows, -1)
+        floor = log_floor(ordered, key, here, sums.rows, settings, scale, place, t, rows)
+
+        @jax.checkpoint
+        def bounded(block: tuple[Array, ...]) -> Part:
+            query, keys, values, weights, of_values, of_sums = block
+            heavy = attend_part(
+                query, keys[..., None, :, :], values[..., None, :, :], scale=scale,
+                log_weights=weights[..., None, None, :],
+            )  # fmt: skip
+            light = sampled_part(query, key, value, samples._replace(log_weight=of_values), scale)
+            logits = _sampled_logits(query, key, sums.chosen, scale)
+            return bounded_part(heavy, light, logits, of_sums, floor, here, settings)
+
+        more = (weights, beyond(*samples[:2]), beyond(*sums[:2]))
+        return _of_blocks(bounded, (query, keys, values), more, t, back, of_queries)
     if samples is not None and samples.chosen.shape[-1]:
         index = samples.chosen
-        sampled = jnp.take_along_axis(place, index, axis=-1)
-        first = jnp.arange(blocks)[:, None] * settings.block
-        own = (sampled[..., None, :] >= first - half) & (
-            sampled[..., None, :] < first + settings.block + half
-        )
-        of_samples = jnp.where(own, -jnp.inf, samples.log_weight[..., None, :])
-        weights = jnp.concatenate([weights, of_samples], axis=-1)
+        weights = jnp.concatenate([weights, beyond(*samples[:2])], axis=-1)
 
         def with_samples(x: Array, windows: Array) -> Array:
             drawn = jnp.take_along_axis(x, index[..., None], axis=-2)[..., None, :, :]
@@ -247,8 +312,16 @@ def sorted_part(
             log_weights=weights[..., None, None, :],
         )
 
-    by_block = [jnp.moveaxis(x, -3, 0) for x in (query, keys, values)]
-    part = lax.map(of_block, (*by_block, jnp.moveaxis(weights, -2, 0)))
+    return _of_blocks(of_block, (query, keys, values), (weights,), t, back, of_queries)
+
+
+def _of_blocks(
+    of_block: Callable[[tuple[Array, ...]], Part], arrays: tuple[Array, ...],
+    weights: tuple[Array, ...], t: int, back: Array, of_queries: Array,
+) -> Part:  # fmt: skip
+    """The parts of blocks of arrays [..., blocks, n, d] and weights [..., blocks, n], unsorted."""
+    by_block = [jnp.moveaxis(x, -3, 0) for x in arrays]
+    part = lax.map(of_block, (*by_block, *(jnp.moveaxis(x, -2, 0) for x in weights)))
     out = jnp.moveaxis(part.out, 0, -3)
     lse = jnp.moveaxis(part.lse, 0, -2)
     out = out.reshape(*out.shape[:-3], -1, out.shape[-1])[..., :t, :]
@@ -257,6 +330,105 @@ def sorted_part(
         _permuted(out, back, of_queries),
         _permuted(lse[..., None], back, of_queries)[..., 0],
     )
+
+
+def log_floor(
+    query: Float[Array, "*b r t k"],
+    key: Float[Array, "*b s k"],
+    here: Bool[Array, "*b s"],
+    rows: Float[Array, "*b m"],
+    settings: Settings,
+    scale: float,
+    place: Int[Array, "*b s"] | None = None,
+    number: int | None = None,
+    size: int = 1,
+) -> Float[Array, "*b r"]:
+    """Logarithm of the least sum that a row may have beside its block: τ / κ.
+
+    τ is the largest of the exact sums of some rows, without their blocks.
+
+    Args:
+      query: Queries in the order of their blocks.
+      key: Keys.
+      here: Which keys are there rather than padding.
+      rows: Places of the rows as shares of all queries.
+      settings: Size and overlap of blocks, and κ.
+      scale: Factor of the logits.
+      place: Of each key among the sorted ones; where it is missing there are no blocks.
+      number: Number of queries, without those that fill up the last block.
+      size: Queries of a block.
+    """
+    query, key = lax.stop_gradient((query, key))
+    chosen = (rows * (number or query.shape[-2])).astype(jnp.int32)
+    drawn = jnp.take_along_axis(query, chosen[..., None, :, None], axis=-2)
+    first = chosen // size * settings.block
+
+    def of_row(one: tuple[Array, Array]) -> Array:
+        query, first = one
+        rest = here if place is None else here & ~_within(place, first[..., None], settings)
+        logits = jnp.einsum("...rk,...sk->...rs", query, key).astype(jnp.float32) * scale
+        return jax.nn.logsumexp(jnp.where(rest[..., None, :], logits, -jnp.inf), axis=-1)
+
+    of_rows = jnp.moveaxis(drawn, -2, 0), jnp.moveaxis(first, -1, 0)
+    return lax.map(of_row, of_rows, batch_size=16).max(axis=0) - jnp.log(settings.kappa)
+
+
+def bounded_part(
+    heavy: Part,
+    light: Part,
+    logits: Float[Array, "*b r t m"],
+    log_weight: Float[Array, "*b m"],
+    floor: Float[Array, "*b r"],
+    here: Bool[Array, "*b s"],
+    settings: Settings,
+) -> Part:
+    """Attention to a block and to sampled values over bounded estimates of the rows' sums.
+
+    With A the exponentials, H_i their sum over the block of row i, and samples j of the s keys, the
+    sum of the row is H_i + max(Σ_j w_j min(A_ij, C_i), τ / κ), where samples in the block do not
+    count and C_i = cap · m (H_i + τ / κ) / (s log s). Bounds have no gradient.
+
+    Args:
+      heavy: Part of the block.
+      light: Part of the sampled values, whose sum of exponentials is not used as such.
+      logits: Of the keys that are sampled for the sums.
+      log_weight: Logarithm of how many keys each stands for; -inf for those of the block.
+      floor: Logarithm of τ / κ.
+      here: Which keys are there rather than padding.
+      settings: The cap.
+
+    Returns:
+      The part of all keys, estimated.
+
+    Source: arXiv:2310.05869, algorithms 2 and 3, as we remember them. There sampled values stand
+    for those of the block as well, which is exact here; the constant of C_i is ours.
+    """
+    floor = floor[..., None]
+    base = lax.stop_gradient(jnp.logaddexp(heavy.lse, floor))
+    number = jnp.maximum(here.sum(axis=-1), 2)[..., None, None].astype(jnp.float32)
+    share = settings.cap * logits.shape[-1] / (number * jnp.log(number))
+    cap = jnp.where(jnp.isfinite(base), base + jnp.log(share), jnp.inf)
+    counted = jnp.minimum(logits, cap[..., None]) + log_weight[..., None, None, :]
+    top = lax.stop_gradient(finite_top(counted.max(axis=-1)))
+    total = jnp.exp(counted - top[..., None]).sum(axis=-1)
+    some = total > 0
+    rest = jnp.where(some, jnp.log(jnp.where(some, total, 1.0)) + top, -jnp.inf)
+    lse = jnp.logaddexp(heavy.lse, jnp.maximum(rest, floor))
+    safe = jnp.where(jnp.isfinite(lse), lse, 0.0)
+    out = sum(jnp.exp(part.lse - safe)[..., None] * part.out for part in (heavy, light))
+    return Part(jnp.asarray(out), lse)
+
+
+def _within(place: Array, first: Array, settings: Settings) -> Array:
+    """Whether sorted places are those of the keys of a block, which begins at `first`."""
+    half = settings.block // 2 if settings.overlap else 0
+    return (place >= first - half) & (place < first + settings.block + half)
+
+
+def _sampled_logits(query: Array, key: Array, chosen: Array, scale: float) -> Array:
+    """Logits [..., r, t, m] with sampled keys."""
+    drawn = jnp.take_along_axis(key, chosen[..., None], axis=-2)[..., None, :, :]
+    return scaled_logits(query, drawn, scale)
 
 
 def sampled_part(
@@ -413,9 +585,7 @@ def heavy_mask(
         jnp.argsort(sorted_order(x, planes, order=settings.order), axis=-1) for x in (query, key)
     ]
     first = (places[0] // rows * settings.block)[..., None]
-    half = settings.block // 2 if settings.overlap else 0
-    place = places[1][..., None, :]
-    return (place >= first - half) & (place < first + settings.block + half)
+    return _within(places[1][..., None, :], first, settings)
 
 
 class Hardness(NamedTuple):

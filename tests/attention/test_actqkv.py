@@ -81,6 +81,25 @@ def test_probes_are_weighted_means_of_queries():
         np.testing.assert_allclose(single, query[2], rtol=1e-5, err_msg=name)
 
 
+def test_a_probe_by_attention_weighs_tokens_by_what_they_receive():
+    rng = np.random.default_rng(3)
+    query, logits = windows(5)[0], rng.normal(size=(2, 5, 5))
+    mask = np.array([True, True, True, True, False])
+    got = np.zeros((2, 5))
+    for head, i in np.ndindex(2, 4):
+        seen = np.exp(logits[head, i, : i + 1])
+        got[head, : i + 1] += seen / seen.sum()
+    found = actqkv.window_attention(jnp.asarray(logits, jnp.float32), jnp.asarray(mask))
+    np.testing.assert_allclose(found, got, rtol=1e-5)
+    np.testing.assert_allclose(found.sum(-1), 4, rtol=1e-6)
+    q, moments = jnp.asarray(query, jnp.float32), moments_of([query])
+    own = found.sum(0)
+    probe = actqkv.probe_query(q, moments, jnp.asarray(mask), weighting="attention", received=own)
+    np.testing.assert_allclose(probe, got.sum(0) @ query / 8, rtol=1e-4, atol=1e-5)
+    one = actqkv.window_attention(jnp.zeros((1, 1)))
+    np.testing.assert_array_equal(one, [1])
+
+
 def test_queries_at_equal_distance_give_their_mean():
     """Also where they have never differed, when all biases are 0 and the last query is taken."""
     signs = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
@@ -183,6 +202,8 @@ def test_misuse_is_named():
     query, moments = jnp.ones((2, 3)), actqkv.no_moments(3)
     with pytest.raises(UserError, match="unknown weighting 'median'"):
         actqkv.probe_query(query, moments, weighting="median")
+    with pytest.raises(ValueError, match="weighting 'attention' needs received"):
+        actqkv.probe_query(query, moments, weighting="attention")
     with pytest.raises(UserError, match="unknown metric 'l2'"):
         actqkv.retrieve(query, query[0], count=1, metric="l2")
     with pytest.raises(ValueError, match="total=16 blocks for 3 layers of least=2 to most=5, exp"):

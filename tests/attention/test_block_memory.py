@@ -1,6 +1,7 @@
 """A decoder's memory of blocks against a plain numpy one, and in its exact limit."""
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -68,6 +69,13 @@ def oracle(query, key, value, calls, settings, budget):
             own = far[:, group]
             damped = variance[group] + variance[group].mean() / 100
             bias = ((own - mean[group]) ** 2 / damped).mean((1, 2))
+            if s.weighting == "attention":  # what the call's own queries give to each of its tokens
+                bias = np.zeros(t)
+                for i, j in itertools.product(range(t), group):
+                    q = turned(query[start + i, j], start + i)
+                    logits = [q @ turned(key[start + m, j // (h // g)], start + m) / np.sqrt(k)
+                              for m in range(i + 1)]  # fmt: skip
+                    bias[: i + 1] += np.exp(logits) / np.exp(logits).sum()
             probe = np.tensordot(bias / bias.sum(), own, 1).ravel()
             own = [representative[m][group].ravel() for m in range(whole)]
             length = np.linalg.norm(own, axis=1) if s.metric == "cosine" and own else 1
@@ -105,8 +113,12 @@ def oracle(query, key, value, calls, settings, budget):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"per_head": True, "blocks": 1}, {"clamped": False, "metric": "cosine"}],
-    ids=["heads", "true"],
+    [
+        {"per_head": True, "blocks": 1},
+        {"clamped": False, "metric": "cosine"},
+        {"per_head": True, "weighting": "attention", "block": 2, "blocks": 3},
+    ],
+    ids=["heads", "true", "attention"],
 )
 def test_a_layer_is_that_of_plain_loops(changes):
     settings = SETTINGS._replace(**changes)

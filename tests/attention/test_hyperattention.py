@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rml.attention.hyperattention import (
+    RowSums,
     Samples,
     Settings,
     causal_part,
@@ -163,9 +164,10 @@ def test_sums_over_samples_are_unbiased(sampling):
 
 
 @pytest.mark.slow
-def test_nothing_of_the_future_and_nothing_of_padding_is_read():
+@pytest.mark.parametrize("sampling", ["uniform", "value_norm"])
+def test_nothing_of_the_future_and_nothing_of_padding_is_read(sampling):
     query, key, value = inputs()
-    settings = Settings(block=4, samples=3, least=10, planes=4)
+    settings = Settings(block=4, samples=3, least=10, planes=4, sampling=sampling)
 
     @jax.jit
     def run(key, value):
@@ -205,6 +207,71 @@ def test_more_samples_and_larger_blocks_err_less_and_sorting_helps():
     assert few < 0.95 * unsorted
 
 
+def bounded_oracle(query, key, value, heavy, samples, settings, rows):
+    """One head's output and sums of rows in float64, by loops over its queries."""
+    scale, s = query.shape[-1] ** -0.5, len(key)
+    exponentials = np.exp(np.asarray(query, float) @ np.asarray(key, float).T * scale)
+    sums = samples.row_sums
+    tau = max((exponentials[i] * ~heavy[i]).sum() for i in rows)
+    floor, out, total, bound = tau / settings.kappa, [], [], set()
+    for i, row in enumerate(exponentials):
+        own = (row * heavy[i]).sum()
+        cap = settings.cap * len(sums.chosen) * (own + floor) / (s * np.log(s))
+        rest = 0.0
+        for j, weight in zip(sums.chosen, np.exp(sums.log_weight), strict=True):
+            rest += 0 if heavy[i, j] else weight * min(row[j], cap)
+            bound |= {"cap"} if row[j] > cap and not heavy[i, j] else set()
+        bound |= {"floor" if rest < floor else "sum"}
+        total.append(own + max(rest, floor))
+        top = (row * heavy[i]) @ np.asarray(value, float)
+        for j, weight in zip(samples.chosen, np.exp(samples.log_weight), strict=True):
+            top = top + (0 if heavy[i, j] else weight * row[j]) * np.asarray(value[j], float)
+        out.append(top / total[-1])
+    return np.array(out), np.log(total), bound
+
+
+@pytest.mark.parametrize(("planes", "cap"), [(4, 0.7), (0, 3.0)])
+def test_sums_of_rows_are_sampled_uniformly_and_bounded(planes, cap):
+    query, key, value = 1.5 * draw(0, 40, 8), 1.5 * draw(1, 36, 8), draw(2, 36, 5)
+    settings = Settings(
+        planes, block=6, samples=7, least=0, sampling="value_norm", cap=cap, kappa=3.0
+    )
+    rng = jax.random.key(5)
+    run = jax.jit(partial(hyper_attention, rng=rng, settings=settings))
+    found = run(query[None, None], key[None, None], value[None, None])
+    of_planes, of_samples = jax.random.split(rng)
+    samples = draw_samples(of_samples, value[None, None], jnp.ones((1, 1, 36), bool), settings)
+    samples = jax.tree.map(lambda x: np.asarray(x[0, 0]), samples)
+    heavy, order = np.zeros((40, 36), bool), np.arange(40)
+    if planes:
+        normals = hyperplanes(of_planes, planes, 8)
+        heavy = np.asarray(heavy_mask(query, key, normals, settings))
+        order = np.asarray(sorted_order(query, normals))
+    rows = order[(samples.row_sums.rows * 40).astype(int)]
+    out, lse, bound = bounded_oracle(query, key, value, heavy, samples, settings, rows)
+    assert bound == {"cap", "floor", "sum"}
+    np.testing.assert_allclose(found.out[0, 0], out, atol=2e-5)
+    np.testing.assert_allclose(found.lse[0, 0], lse, atol=2e-5)
+    share = np.exp(samples.row_sums.log_weight)
+    np.testing.assert_allclose(share, 36 / 7, rtol=1e-5)
+
+
+def test_without_bounds_every_key_as_a_sample_once_is_exact():
+    query, key, value = inputs()
+    every = jnp.broadcast_to(jnp.arange(40), (2, 2, 40)), jnp.zeros((2, 2, 40))
+    every = Samples(*every, RowSums(*every, jnp.zeros((2, 2, 1))))
+    settings = Settings(
+        block=6, overlap=True, sampling="value_norm", cap=float("inf"), kappa=float("inf")
+    )
+    grouped, here = query.reshape(2, 2, 2, 40, 8), jnp.ones((2, 2, 40), bool)
+    for planes in (hyperplanes(jax.random.key(0), 5, 8), None):
+        run = jax.jit(partial(sorted_part, settings=settings, scale=8**-0.5))
+        found = run(grouped, key, value, here, planes, every)
+        exact = attend_in_blocks(query, key, value)
+        np.testing.assert_allclose(found.out.reshape(exact.out.shape), exact.out, atol=2e-6)
+        np.testing.assert_allclose(found.lse.reshape(exact.lse.shape), exact.lse, atol=2e-6)
+
+
 def test_without_planes_samples_alone_stand_for_all_keys():
     query, key, value = inputs()
     rng = jax.random.key(3)
@@ -241,6 +308,8 @@ def test_hardness_of_uniform_and_of_one_hot_attention():
         (Settings(planes=31, least=0), "planes=31"),
         (Settings(block=5, overlap=True), "block=5, expected an even number"),
         (Settings(sampling="norm"), "norm"),
+        (Settings(cap=0.0), r"cap=0\.0, expected above 0"),
+        (Settings(kappa=-1.0), r"kappa=-1\.0, expected above 0"),
         (Settings(order="grey", least=0), "grey"),
     ],
 )

@@ -20,7 +20,8 @@ SMALL = {
     "memory.sinks": 2, "memory.window": 8, "memory.tokens": 8, "memory.top": 2, "memory.chunk": 8,
     "tries.activation": (4,), "tries.mean": (4,), "tries.window": (2,), "recall.length": 64,
     "recall.documents": 2, "recall.measured_layers": (0, 1), "recall.least": 1,
-    "needles.lengths": (64,), "needles.depths": (0.2, 0.8), "budgets": (),
+    "needles.lengths": (64,), "needles.depths": (0.2, 0.8), "budgets": (), "timing.length": 40,
+    "timing.repeats": 1,
 }  # fmt: skip
 
 
@@ -76,6 +77,7 @@ def test_a_small_run_measures_every_claim_and_draws(model, measure, monkeypatch,
     for ranking in RANKINGS:
         assert metrics[f"recall_{ranking}"] <= metrics["recall_exact"] <= 1
         assert metrics[f"covered_{ranking}"] <= metrics["covered_exact"] <= 1
+    assert 0.05 < metrics["time_over_mean"] < 20
     assert metrics["bytes_window"] < metrics["bytes_activation"] < metrics["bytes_all_keys"]
     assert 0.25 < metrics["bytes_share"] < 1 < metrics["bytes_share_all_blocks"]
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
@@ -108,7 +110,7 @@ def test_rankings_of_planted_blocks():
     np.testing.assert_array_equal(found.whole, [0, 0, 1, 3, 5, 7, 9, 11])
     assert (found.mass[3:7].argmax(1) == 2).all()
     assert (found.mass[3:7, 2] > 0.9).all()
-    for row in range(5):
+    for row in range(6):
         assert (found.scores[3:7, row].argmax(1) == 2).all(), RANKINGS[row]
     np.testing.assert_allclose(found.mass.sum(1) + found.near, 1, rtol=1e-5)
     values = measured(found, (0.2, 1.0), 0.9)

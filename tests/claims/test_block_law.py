@@ -10,8 +10,11 @@ import pytest
 
 from configs.attention import block_law as config_file
 from experiments.attention import block_law, late
+from rml.attention import causal_weights, draw_pattern, keep_probabilities, shard_pattern
 from rml.errors import UserError
+from rml.evaluation import program_flops
 from rml.models import Llama
+from rml.ops.attention_parts import attend_part
 
 SMALL = {
     "block": 8, "budget": 2.5, "sinks": 2, "draws": 4, "measured_layers": (0,),
@@ -62,6 +65,7 @@ def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path):
     assert metrics["gain_over_uniform"] == pytest.approx(
         np.log(metrics["error_uniform"] / metrics["error_harmonic"]), abs=1e-5
     )
+    assert 0 < metrics["flops_law"] < metrics["flops_exact"]
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(block_law.CAPTIONS)
 
@@ -77,6 +81,31 @@ def test_what_is_compared_sees_equally_many_keys():
     assert found["exact"] == 1025 / 2
     assert block_law.options(config, "uniform", True)["law"].reweight
     assert block_law.options(config, "law", "geometric")["law"].kind == "geometric"
+
+
+def test_operations_are_those_of_visited_blocks():
+    config = config_file.get_config()
+    config.update(dict(block=4, budget=2.0, late=dict(length=24)))
+    config.late.tries.update(dict(window=(3, 1), strided=(2, 3)))
+    module = SimpleNamespace(heads=3, head_shape=lambda: (1, 8))
+    rngs = jax.random.split(jax.random.key(0), 4)
+    found = block_law.operations(config, module, rngs)
+    arrays = [jax.ShapeDtypeStruct((1, 1, 4, 8), jnp.float32)] * 3
+    a_block = program_flops(attend_part, *arrays)
+    assert found["flops_exact"] == 3 * 21 * a_block
+    # Blocks by pairs of tokens: a window visits those in which any query sees any key.
+    own = block_law.options(config, "window", 3)
+    query, key = np.arange(24)[:, None], np.arange(24)
+    seen = (key <= query) & ((query - key < own["width"]) | (key < own["sinks"]))
+    visited = seen.reshape(6, 4, 6, 4).any((1, 3)).sum()
+    assert found["flops_window"] == 3 * visited * a_block < found["flops_exact"]
+    law = block_law.options(config, "law", "harmonic")["law"]
+    keep = keep_probabilities(6, law, causal_weights(6))
+    drawn = [float(draw_pattern(rng, keep, heads=3).sum()) for rng in rngs]
+    assert found["flops_law"] == np.mean(drawn) * a_block
+    own = block_law.options(config, "strided", 2)
+    pattern = shard_pattern(6, heads=1, shards=1, local=own["local"], stride=2)
+    assert found["flops_strided"] == 3 * pattern.sum() * a_block
 
 
 @pytest.mark.parametrize(

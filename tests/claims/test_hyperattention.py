@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs.attention import hyperattention as config_file
-from experiments.attention import hyperattention
+from experiments.attention import approximation, hyperattention
 from experiments.attention.equal_keys import keys_of, options_of
 from experiments.attention.layerwise import Decoder
 from rml import models
@@ -66,9 +66,20 @@ def test_a_small_run_measures_every_claim_and_draws(model, measure, monkeypatch,
     for method in hyperattention.METHODS:
         assert metrics[f"lost_{method}_half"] == metrics[f"lost_{method}_2_of_64"]
     assert metrics["flops_power"] < 1.3 < 1.9 < metrics["flops_power_exact"] <= 2.0
+    assert metrics["crossover"] == 64  # one length alone is timed
+    assert 0 <= metrics["alpha_share_below_root"] <= 1
     assert metrics["gain_over_uniform_low"] <= metrics["gain_over_uniform"]
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(hyperattention.CAPTIONS)
+
+
+def test_the_crossover_lies_between_the_lengths_about_it():
+    find = approximation.crossover
+    # Ratios 1/2 and 4 at 100 and 800: a third of the way between logarithms.
+    assert find((100, 800), np.array([0.5, 4.0])) == pytest.approx(200)
+    assert find((100, 400, 800), np.array([2.0, 0.5, 2.0])) == pytest.approx(400 * 2**0.5)
+    assert find((100, 800), np.array([1.5, 4.0])) == 100
+    assert find((100, 800), np.array([4.0, 0.9])) == 800
 
 
 def test_all_methods_see_equally_many_keys():

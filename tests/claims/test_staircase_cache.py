@@ -40,6 +40,7 @@ def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path):
     # Before a chunk is whole nothing is quantised.
     assert metrics["gain_of_steps_early"] == pytest.approx(0.0, abs=1e-6)
     assert abs(metrics["lost_short"]) > abs(metrics["lost_four"])
+    assert abs(metrics["lost_four"]) > abs(metrics["lost_eight"])
     # Levels of 8, 4 and 2 bits are nested; those of 3 bits are not among them.
     assert metrics["error_of_steps"] == pytest.approx(1.0, abs=0.03)
     assert metrics["error_of_steps_apart"] > metrics["error_of_steps"]
@@ -55,6 +56,8 @@ def test_the_uniform_cache_has_the_bytes_of_the_staircase():
     sizes = {name: recipe.mean_bytes(config, module, own) for name, own in caches.items()}
     assert sizes["uniform"] == pytest.approx(sizes["staircase"], rel=0.01)
     assert caches["uniform"].chunk > caches["staircase"].chunk
+    assert [caches[name].bits for name in ("short", "four", "eight")] == [(16, 2), (16, 4), (16, 8)]
+    assert sizes["short"] < sizes["staircase"] < sizes["four"] < sizes["eight"]
     # 16 bits of 0, 32, ..., 2016 tokens: keys and values of 30 layers and 3 heads.
     assert recipe.whole_bytes(config, module) == 30 * 3 * 2 * 64 * 2 * 1008
 

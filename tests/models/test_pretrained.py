@@ -16,6 +16,7 @@ from rml.models import generate
 from rml.models.pretrained import extra, load, save
 from rml.models.pretrained.onnx import read_onnx
 from rml.retrieval import TextEmbedder
+from rml.sparsity import relufy
 
 GOLDEN = Path(__file__).parent / "golden"
 SCALINGS = json.loads((GOLDEN / "scalings.json").read_text())
@@ -175,6 +176,29 @@ def test_loops_and_bfloat16_parameters_save_as_well(tmp_path):
     equal(second.variables, third.variables)
 
 
+@pytest.mark.parametrize("change", [{"threshold": 0.01}, {"shift": 0.25}, {"threshold": 0.0}, {}])
+def test_a_relufied_decoder_loads_back_with_its_number(tmp_path, change):
+    first = load(f"hf:{GOLDEN / 'llama'}")
+    first = first._replace(module=relufy(first.module, **change))
+    save(tmp_path / "once", first)
+    second = load(f"hf:{tmp_path / 'once'}")
+    assert second.module == first.module != load(f"hf:{GOLDEN / 'llama'}").module
+    equal(first.variables, second.variables)
+    # Saved once more with another nonlinearity, the old number says nothing.
+    save(tmp_path / "twice", second._replace(module=second.module.clone(activation="silu")))
+    assert load(f"hf:{tmp_path / 'twice'}").module.activation == "silu"
+
+
+@pytest.mark.parametrize(
+    ("source", "activation"),
+    [("llama", "top_silu:3"), ("llama", "relu6"), ("bert", "fatrelu:0.1")],
+)
+def test_a_nonlinearity_without_a_name_is_not_saved(tmp_path, source, activation):
+    first = load(f"hf:{GOLDEN / source}")
+    with pytest.raises(UserError, match=f"activation '{activation}' cannot be saved; expected one"):
+        save(tmp_path, first._replace(module=first.module.clone(activation=activation)))
+
+
 def test_weights_in_several_files(tmp_path):
     for file in (GOLDEN / "llama" / "sharded").iterdir():
         shutil.copy(file, tmp_path)
@@ -286,6 +310,12 @@ def test_tied_embeddings(tmp_path):
         ),
         ("bert", {"architectures": None, "model_type": "t5"}, "names the architecture 't5'"),
         ("bert", {"hidden_act": "gelu_fast"}, "unknown activation in .* 'gelu_fast'"),
+        ("llama", {"hidden_act": "fatrelu"}, "there is no 'hidden_act_param'"),
+        (
+            "llama",
+            {"hidden_act": "shifted_relu", "hidden_act_param": -1},
+            "hidden_act_param is -1 in .*; expected a number of at least 0",
+        ),
         ("bert", {"position_embedding_type": "relative_key"}, "only 'absolute' is implemented"),
         ("bert", {"is_decoder": True}, "only False is implemented"),
         (

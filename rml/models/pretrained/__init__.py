@@ -90,14 +90,16 @@ def load(name: str, **options: Any) -> Pretrained:
 def save(directory: str | Path, pretrained: Pretrained) -> None:
     """Writes a model as a directory that `load("hf:DIRECTORY")` and Hugging Face read.
 
-    What was read and is not used, such as BERT's pooler, is not written.
+    What was read and is not used, such as BERT's pooler, is not written. A decoder's nonlinearity
+    with a number, such as "fatrelu:0.01", is kept with it; Hugging Face's classes do not know it.
 
     Args:
       directory: A directory that does not exist or is empty.
       pretrained: The model.
 
     Raises:
-      UserError: The directory holds something, or the parameters are not the module's.
+      UserError: The directory holds something, the parameters are not the module's, or a config
+        cannot say what the module is.
     """
     module = pretrained.module
     tensors = unfill(module, layout_of(module), pretrained.variables["params"])

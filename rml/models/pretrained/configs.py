@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rml.errors import UserError, unknown
+from rml.models import layers
 from rml.models.pretrained.tensors import Tensor
 
 # Hugging Face's names of nonlinearities; the first of two that mean one is written back.
@@ -18,6 +19,12 @@ ACTIVATIONS = {
     "swish": "silu",
     "tanh": "tanh",
 }
+
+
+# Nonlinearities with a number, which none of Hugging Face's has; `NUMBER` is the number's key, as
+# in the configs of OpenBMB's models, some of which are trained for sparse activations.
+NUMBERED = ("fatrelu", "shifted_relu")
+NUMBER = "hidden_act_param"
 
 
 def need(config: Mapping[str, Any], file: Path, key: str) -> Any:
@@ -47,6 +54,44 @@ def activation(name: str, file: Path) -> str:
     if name not in ACTIVATIONS:
         raise unknown(f"activation in {file}", name, ACTIVATIONS)
     return ACTIVATIONS[name]
+
+
+def numbered_activation(config: Mapping[str, Any], file: Path, default: str) -> str:
+    """Our name of a config's nonlinearity, which may be one with a number.
+
+    Raises:
+      UserError: We do not have it, or its number is missing or below 0.
+    """
+    name = config.get("hidden_act", default)
+    if name not in NUMBERED:
+        return activation(name, file)
+    number = need(config, file, NUMBER)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not number >= 0:
+        raise UserError(f"{NUMBER} is {number!r} in {file}; expected a number of at least 0")
+    return f"{name}:{number}"
+
+
+def activation_entries(name: str, *, numbered: bool) -> dict[str, Any]:
+    """What a config says of our nonlinearity.
+
+    Args:
+      name: Our name, with its number where it has one.
+      numbered: Whether it may be one of `NUMBERED`.
+
+    Raises:
+      ValueError: Configs have no name for it, or its number is none.
+    """
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    kind, _, number = name.partition(":")
+    if numbered and kind in NUMBERED:
+        layers.activation(name)  # refuses what is no number
+        return {"hidden_act": kind, NUMBER: int(number) if number.isdigit() else float(number)}
+    if name not in names:
+        known = [*names, *(f"{own}:NUMBER" for own in NUMBERED if numbered)]
+        raise UserError(
+            f"activation {name!r} cannot be saved; expected one of: {', '.join(sorted(known))}"
+        )
+    return {"hidden_act": names[name]}
 
 
 def sizes(config: Mapping[str, Any], file: Path) -> dict[str, Any]:

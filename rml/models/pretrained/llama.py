@@ -9,7 +9,7 @@ import numpy as np
 from rml.errors import UserError
 from rml.models.layers import module_options
 from rml.models.llama import Llama
-from rml.models.pretrained.configs import activation, sizes
+from rml.models.pretrained.configs import numbered_activation, sizes
 from rml.models.pretrained.entries import affine, norm
 from rml.models.pretrained.tensors import Entry, Layout, Tensor
 from rml.models.rope import scaling_kind
@@ -29,7 +29,7 @@ def llama(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> 
         "kv_heads": config.get("num_key_value_heads"),
         "head_width": config.get("head_dim"),
         "positions": config.get("max_position_embeddings", 2048),
-        "activation": activation(config.get("hidden_act", "silu"), file),
+        "activation": numbered_activation(config, file, "silu"),
         "epsilon": config.get("rms_norm_eps", 1e-6),
         "theta": theta,
         "rope_scaling": scaling,

@@ -11,7 +11,7 @@ from rml.errors import UserError
 from rml.models.bert import Bert
 from rml.models.llama import Llama
 from rml.models.pretrained import bert, clip, llama, modernbert
-from rml.models.pretrained.configs import ACTIVATIONS
+from rml.models.pretrained.configs import activation_entries
 from rml.models.pretrained.tensors import Layout, Tensor
 
 Config = Mapping[str, Any]
@@ -86,9 +86,12 @@ def layout_of(module: nn.Module) -> Layout:
 
 
 def config_of(module: nn.Module) -> dict[str, Any]:
-    """The Hugging Face config that describes a `Bert` or `Llama`, as far as it determines it."""
+    """The Hugging Face config that describes a `Bert` or `Llama`, as far as it determines it.
+
+    Raises:
+      UserError: Configs have no name for the module's nonlinearity, biases or windows.
+    """
     assert isinstance(module, Bert | Llama)
-    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     shared = {
         "vocab_size": module.vocabulary,
         "hidden_size": module.width,
@@ -96,7 +99,7 @@ def config_of(module: nn.Module) -> dict[str, Any]:
         "num_attention_heads": module.heads,
         "intermediate_size": module.mlp,
         "max_position_embeddings": module.positions,
-        "hidden_act": names[module.activation],
+        **activation_entries(module.activation, numbered=isinstance(module, Llama)),
         "torch_dtype": str(jnp.dtype(module.param_dtype)),
     }
     if isinstance(module, Llama):
