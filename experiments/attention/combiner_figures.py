@@ -18,8 +18,8 @@ CAPTIONS = {
     "are attended to directly, lower by the region they are summarised in, 0 where unseen.",
     "nats.png": "Nats a token of test windows by attention, with its keys a query; error bars: 95% "
     "interval of the difference to exact attention over windows.",
-    "positions.png": "Nats a token beyond exact attention against position; bands: 95% interval "
-    "over windows.",
+    "positions.png": "Nats a token beyond exact attention against position, of some; bands: 95% "
+    "interval over windows.",
     "weights.png": "Weights of a head of the model trained with fixed, by its own definition, "
     "beside those of softmax over the same queries and keys.",
     "operations.png": "Counted operations of one causal head against tokens (log₂).",
@@ -28,6 +28,8 @@ TOKENS, SEGMENT = 32, 6
 """Tokens of the figure of the support, and of a segment in it."""
 BINS = 8
 """Ranges of positions."""
+FOLLOWED = ("fixed", "logsparse", "vertical", "mixture", "fixed_direct", "window")
+"""What is drawn against position."""
 
 
 def of_support(run: RunDirectory) -> None:
@@ -55,7 +57,7 @@ def of_nats(run: RunDirectory, found: Mapping[str, np.ndarray], keys: Mapping[st
         _, low, high = t_interval(beyond.mean(axis=-1))
         label = f"{shown} ({keys[name]:.0f})"
         rows[label], halves[label] = found[name].mean(), (high - low) / 2
-        if name != "exact":
+        if name in FOLLOWED:
             at = (edges[:-1] + edges[1:]) / 2
             series[shown] = (at, *t_interval(by_position(beyond, edges.tolist()).T))
     figures.bars(

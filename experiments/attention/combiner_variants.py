@@ -9,18 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.attention.equal_keys import window_width
-from rml.attention import attention_of, combiner_attention, count_keys, partition
+from experiments.common.timing import least_seconds
+from rml.attention import attention_of, combiner_attention, count_keys, partition, pattern_bias
 from rml.attention.combiner import Settings
+from rml.attention.partitions import DIRECT
 from rml.evaluation.costs import program_flops
 from rml.models.attention import Attend, attend
 from rml.ops.attention_parts import Visible, attend_part
 
 NAMES = {
     "exact": "exact", "fixed": "fixed", "logsparse": "logsparse", "vertical": "axial",
-    "fixed_direct": "direct part of fixed", "vertical_direct": "direct part of axial",
-    "window": "window and sinks", "fixed_mean": "fixed, mean",
+    "horizontal": "axial, rows", "mixture": "mixture", "joint": "joint",
+    "fixed_direct": "direct part of fixed", "logsparse_direct": "sparse form of logsparse",
+    "vertical_direct": "direct part of axial", "window": "window and sinks",
+    "performer": "Performer", "fixed_mean": "fixed, mean",
 }  # fmt: skip
 """What is compared, as figures call it."""
+AXIAL = ("vertical", "horizontal", "mixture", "joint")
+"""Kinds that lay the text out in rows."""
 
 
 class Variant(NamedTuple):
@@ -28,7 +34,8 @@ class Variant(NamedTuple):
 
     Attributes:
       attention: What attends in all layers.
-      keys: Number of keys that a query sees on average, those within regions shared out.
+      keys: Number of keys that a query sees on average, those within regions shared out; of
+        Performer the number whose products cost as much.
       segment: Tokens of a segment or a row; 0 where there are none.
     """
 
@@ -39,8 +46,9 @@ class Variant(NamedTuple):
 
 def mean_keys(kind: str, length: int, segment: int) -> float:
     """Products of a query and a key of a causal factorisation over the number of tokens."""
-    keys = count_keys(partition(kind, length, segment=segment, causal=True))
-    return (keys.direct + keys.regions + keys.within) / length
+    kinds = ("vertical", "horizontal") if kind in ("mixture", "joint") else (kind,)
+    keys = [count_keys(partition(own, length, segment=segment, causal=True)) for own in kinds]
+    return (keys[0].direct + sum(own.regions + own.within for own in keys)) / length
 
 
 def direct_keys(kind: str, length: int, segment: int) -> float:
@@ -48,6 +56,19 @@ def direct_keys(kind: str, length: int, segment: int) -> float:
     places = np.arange(length)
     above = places // segment if kind == "vertical" else 0
     return float(np.mean(places % segment + 1 + above))
+
+
+def logsparse_seen(length: int, segment: int) -> np.ndarray:
+    """What logsparse is the factorisation of: one's segment, and of each region its last token.
+
+    Returns:
+      [t, t], which keys each causal query sees.
+
+    Source: our reading of the sparse pattern of section 4 (Li et al., 2019, arXiv:1907.00235).
+    """
+    labels = partition("logsparse", length, segment=segment, causal=True)
+    last = labels != np.roll(labels, -1, axis=1)
+    return (labels == DIRECT) | (last & (labels > DIRECT))
 
 
 def segment_of(
@@ -63,8 +84,9 @@ def segment_of(
 def variants(config: Any) -> dict[str, Variant]:
     """The attentions of a config.
 
-    Logsparse, the direct part of fixed and the window see as many keys as fixed does with
-    `combiner.segment`; the direct part of axial as many as axial with that segment.
+    Logsparse and its sparse form, the direct part of fixed and the window see as many keys as fixed
+    does with `combiner.segment`; the direct part of axial as many as axial with that segment, which
+    its mixtures have too.
     """
     options, n = config.combiner, config.text.length
     segment = options.segment
@@ -79,6 +101,11 @@ def variants(config: Any) -> dict[str, Variant]:
     def direct(kind: Any, keys: float) -> Variant:
         return made(kind, segment_of(kind, n, keys), regions=False)
 
+    def log_keys(_: str, length: int, segment: int) -> float:
+        return float(logsparse_seen(length, segment).sum() / length)
+
+    nearest = segment_of("logsparse", n, keys, log_keys)
+    seen = pattern_bias(logsparse_seen(n, nearest)[None], 1)
     width = window_width(keys, n, sinks=options.sinks)
     near = attention_of("window", width=width, sinks=options.sinks)
     other = "mean" if options.pool == "max" else "max"
@@ -86,10 +113,18 @@ def variants(config: Any) -> dict[str, Variant]:
         "exact": Variant(attend, (n + 1) / 2),
         "fixed": made("fixed", segment),
         "logsparse": made("logsparse", segment_of("logsparse", n, keys, mean_keys)),
-        "vertical": made("vertical", segment),
+        **{kind: made(kind, segment) for kind in AXIAL},
         "fixed_direct": direct("fixed", keys),
+        "logsparse_direct": Variant(
+            functools.partial(attend, bias=seen), log_keys("", n, nearest), nearest
+        ),
         "vertical_direct": direct("vertical", axial),
         "window": Variant(near, keys),
+        # A query's and a key's features, the sums and what is read of them: two keys a feature.
+        "performer": Variant(
+            attention_of("performer", rng=jax.random.key(0), features=options.features),
+            2 * options.features,
+        ),
         f"fixed_{other}": made("fixed", segment, other),
     }
 
@@ -131,3 +166,31 @@ def operations(config: Any) -> dict[str, np.ndarray]:
             )
             found.setdefault(kind, []).append(program_flops(own, one, one, one))
     return {name: np.array(own) for name, own in found.items()}
+
+
+def speeds(config: Any) -> dict[str, float]:
+    """Time of dense attention to `costs.timed` tokens over that of each factorisation.
+
+    Segments are those of `operations`. With one segment everything is direct.
+    """
+    n, options = config.costs.timed, config.costs
+    shape = (1, config.model.heads, n, options.width)
+    arrays = tuple(jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(0), 3))
+
+    def seconds(attention: Callable[..., jax.Array]) -> float:
+        call = jax.jit(attention)
+        return least_seconds(lambda: call(*arrays), repeats=3)
+
+    seen = jnp.tril(jnp.ones((n, n), bool))
+    dense = seconds(lambda query, key, value: attend_part(query, key, value, seen).out)
+    root = round(n**0.5)
+    rows = {
+        "fixed": Settings("fixed", root), "logsparse": Settings("logsparse", options.segment),
+        "vertical": Settings("vertical", root), "mixture": Settings("mixture", root),
+        "one_segment": Settings("fixed", n),
+    }  # fmt: skip
+    causal = functools.partial(combiner_attention, visible=Visible(causal=True))
+    return {
+        f"speed_{name}": dense / seconds(functools.partial(causal, settings=settings))
+        for name, settings in rows.items()
+    }

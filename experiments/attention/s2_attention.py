@@ -2,22 +2,25 @@
 
 Lin et al., Efficient LLM Training and Serving with Heterogeneous Context Sharding among Attention
 Heads, arXiv:2407.17678. Models of one shape learn real text with dense attention, with S2, with one
-shard in all heads or a window and sinks at equal keys, and with S2 in some layers. SmolLM2, which
-was not trained with any, reads long speeches with half of its layers replaced; each pattern has as
-many tries there. Sizes and margins are this repository's.
+shard in all heads or a window and sinks at equal keys, and with S2 in some layers. Smaller ones
+learn to say what stands behind a mark that such text hides. SmolLM2, which was not trained with
+any, reads long speeches with half of its layers replaced; each pattern has as many tries there.
+Sizes and margins are this repository's.
 """
 
 from typing import Any
 
 import numpy as np
 
-from experiments.attention import late, s2_figures, s2_patterns
+from experiments.attention import late, s2_figures, s2_needles, s2_patterns
+from experiments.attention.equal_keys import window_width
 from experiments.common import small_lm
 from rml.attention import check_coverage, coverage
 from rml.errors import UserError
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2407.17678, abstract and the authors' code; sizes and margins are this repository's"
+ADDED = f"{SOURCE}; added after the first measurement"
 CLAIMS = (
     Claim("Heads see every pair of blocks together",
           "coverage", ">=", 1.0, SOURCE,
@@ -37,6 +40,15 @@ CLAIMS = (
     Claim("It loses less than with a window and sinks at equal keys",
           "gain_over_window", ">=", 0.0, SOURCE,
           stated="2026-11-26", null="gain_of_homogeneous_over_window"),
+    Claim("Perplexity of a model trained with S2 is within 1% of one with dense attention",
+          "perplexity_ratio", "<=", 1.01, ADDED,
+          stated="2026-11-27", null="perplexity_ratio_not_trained_with_it"),
+    Claim("Beyond the window it finds 0.95 of the needles that dense attention finds",
+          "needle_share_s2", ">=", 0.95, ADDED,
+          stated="2026-11-27", null="needle_share_homogeneous"),
+    Claim("There it finds 20 points more needles than a window and sinks at equal keys",
+          "needles_over_window", ">=", 0.2, ADDED,
+          stated="2026-11-27", null="needles_over_window_near"),
     Claim("With some layers dense it loses less than with none",
           "gain_of_hybrid", ">=", 0.0, SOURCE,
           stated="2026-11-26", null="gain_of_hybrid_near"),
@@ -75,6 +87,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     first = params[f"s2_{last}"][0]
     for name, offset in (("decoding_error", 0), ("decoding_error_of_other_shards", 1)):
         metrics[name] = s2_patterns.decoding_error(config, first, windows[:4], offset=offset)
+    metrics |= needles(config, run, text, variants)
     progress.note(f"nats: { {name: round(float(own.mean()), 4) for name, own in found.items()} }")
     metrics |= replaced_late(config)
     progress.note(f"late: {metrics['late_gain_over_window']:.4f} nats less than by a window")
@@ -96,6 +109,13 @@ def check(config: Any) -> None:
         raise UserError(
             f"pattern.dense_every is {options.dense_every}, expected 2 to model.depth="
             f"{config.model.depth}"
+        )
+    if config.needles.answers < 2:
+        raise UserError(f"needles.answers is {config.needles.answers}, expected at least 2")
+    if config.needles.length > config.text.length:
+        raise UserError(
+            f"needles.length is {config.needles.length}, expected at most text.length="
+            f"{config.text.length}"
         )
     late.check_tries(config.late.tries, LATE)
 
@@ -124,7 +144,27 @@ def compared(found: dict[str, np.ndarray], stride: int, *, near: int) -> dict[st
         "gain_of_hybrid": means[s2] - means[hybrid],
         "gain_of_hybrid_near": starts[s2] - starts[hybrid],
     }
-    return small_lm.differences(pairs)
+    beyond = {"": means[s2], "_not_trained_with_it": means["late"]}
+    ratios = small_lm.differences(
+        {f"perplexity_ratio{name}": own - means["dense"] for name, own in beyond.items()}
+    )
+    return small_lm.differences(pairs) | {
+        name: float(np.exp(value)) for name, value in ratios.items()
+    }
+
+
+def needles(
+    config: Any, run: RunDirectory, text: small_lm.Text, variants: dict[str, s2_patterns.Variant]
+) -> dict[str, float]:
+    """What models find that learn to, with each pattern of the last stride."""
+    options, last = config.pattern, config.pattern.strides[-1]
+    names = {"dense": "dense"} | {
+        name: f"{name}_{last}" for name in ("s2", "homogeneous", "window")
+    }
+    attentions = {name: variants[own].attention for name, own in names.items()}
+    asked, found = s2_needles.searched(config, run, text, attentions)
+    width = window_width(variants[names["window"]].keys, config.text.length, sinks=options.sinks)
+    return s2_needles.compared(asked, found, near=options.local * options.block, width=width)
 
 
 def replaced_late(config: Any) -> dict[str, float]:

@@ -18,8 +18,8 @@
   structure that is known; take the window where near tokens are enough.
 * `combiner_attention`, with `partition`, `count_keys` and `combiner_weights`: Ren et al., Combiner:
   Full Attention Transformer with Sparse Computation Cost, arXiv:2107.05768. Take it for models that
-  are trained with it and must see all of a long text at a fixed cost a token. With a `DeepSet`
-  regions are summarised by weights of a model.
+  are trained with it and must see all of a long text at a fixed cost a token. With a `DeepSet` or a
+  `RowProjection` regions are summarised by weights of a model, such as `CombinerAttention` has.
 * `harmonic_attention`, with `distance_laws` and `alibi_attention`: Li, The Nature of Mathematical
   Modeling and Probabilistic Optimization Engineering in Generative AI, arXiv:2410.18441, in our
   reading, beside ALiBi. Take ALiBi or the bias to train models that read longer texts later.
@@ -67,7 +67,8 @@ from rml.attention.block_law import (
 from rml.attention.block_lookup import MemorySettings
 from rml.attention.block_memory import BlockMemory, block_memory
 from rml.attention.combiner import combiner_attention
-from rml.attention.combiner_summaries import DeepSet
+from rml.attention.combiner_module import CombinerAttention
+from rml.attention.combiner_summaries import DeepSet, RowProjection
 from rml.attention.harmonic_bias import (
     Laws,
     alibi_attention,
@@ -136,11 +137,13 @@ __all__ = [
     "METHODS",
     "MODELS",
     "BlockMemory",
+    "CombinerAttention",
     "DeepSet",
     "Law",
     "Laws",
     "MemorySettings",
     "RandomFeatureAttention",
+    "RowProjection",
     "Staircase",
     "StaircaseCache",
     "activation_bias",

@@ -22,15 +22,18 @@ from rml.attention.combiner_summaries import (
     DeepSet,
     Pool,
     Pooling,
+    RowProjection,
+    RowSummary,
     Tokens,
     before,
     others,
+    row_summaries,
     summaries,
 )
 from rml.errors import unknown
 from rml.ops.attention_parts import Part, Visible, attend_part, merge_parts
 
-Kind = Literal["fixed", "logsparse", "vertical", "horizontal", "mixture", "joint"]
+Kind = Literal["fixed", "logsparse", "vertical", "horizontal", "rowmajor", "mixture", "joint"]
 
 
 class Settings(NamedTuple):
@@ -40,19 +43,27 @@ class Settings(NamedTuple):
       kind: "fixed" attends directly within a segment, and every other segment is a region.
         "logsparse" does so too, but regions double with distance. "vertical" and "horizontal"
         lay the text out in rows and attend directly within row and column; regions are the rest of
-        every other column, or row. "mixture" is the mean of these two, the paper's section 3.3;
-        "joint" one softmax over both, in which a far token counts twice, as in the authors' code.
+        every other column, or row. "rowmajor" attends directly within a row, and every other row is
+        a region, which each column has a summary of its own of; that of a column where the row has
+        padding is not seen. "mixture" is the mean of "vertical" and "horizontal", the paper's
+        section 3.3; "joint" one softmax over both, in which a far token counts twice, as in the
+        authors' code.
       segment: Tokens of a segment or a row. The paper's logsparse has one: a query attends directly
         to itself alone.
       pool: Of a region's queries and keys, over each coordinate.
       regions: Whether regions are attended to; otherwise the direct part alone is computed, which
         is sparse attention.
+      row_summary: The key of a row of "rowmajor": "none" is that of the place in the query's
+        column, "wsum" the mean of the row's keys by the weights with which that place attends to
+        the row. "proj" is a projection of what it attends to, the authors' JAX code, and
+        "wsum_proj" one of that mean of keys.
     """
 
     kind: Kind = "fixed"
     segment: int = 64
     pool: Pool = "max"
     regions: bool = True
+    row_summary: RowSummary = "none"
 
 
 def combiner_attention(
@@ -63,6 +74,7 @@ def combiner_attention(
     *,
     settings: Settings = Settings(),  # noqa: B008
     deep: DeepSet | None = None,
+    projection: RowProjection | None = None,
     scale: float | None = None,
 ) -> Float[Array, "b h t v"]:
     """Attends to near tokens directly and to all others through summaries of regions.
@@ -77,6 +89,8 @@ def combiner_attention(
       visible: Padding and causality.
       settings: How tokens are cut and regions summarised.
       deep: Weights of a model for summaries by DeepSets; without them vectors pool as they are.
+      projection: Weights of a model for keys of rows, and its inputs, where `settings.row_summary`
+        projects.
       scale: Factor of the logits; k^-1/2 by default.
 
     Returns:
@@ -85,9 +99,10 @@ def combiner_attention(
     Raises:
       ValueError: If a setting or a shape is not as described.
 
-    Source: arXiv:2107.05768, equations 3 to 10; "joint" is the authors' JAX code. Attention that is
-    not causal is this repository's reading: regions before and after a token are kept apart, and
-    none holds a token that is attended to directly.
+    Source: arXiv:2107.05768, equations 3 to 10; "joint" and `row_summary` are the authors' code
+    (github.com/google-research/google-research, combiner). Attention that is not causal is this
+    repository's reading: regions before and after a token are kept apart, and none holds a token
+    that is attended to directly.
     """
     b, h, t, k = query.shape
     g, s = key.shape[1:3]
@@ -97,6 +112,16 @@ def combiner_attention(
         raise ValueError(f"{g} heads of keys must divide {h} heads of queries")
     if t != s:
         raise ValueError(f"combiner_attention takes as many queries as keys, got {t} and {s}")
+    if (projection is not None) != projects(settings):
+        raise ValueError(
+            f"kind={settings.kind!r} with row_summary={settings.row_summary!r} expects "
+            f"{'a' if projects(settings) else 'no'} projection"
+        )
+    if projection is not None and projection.inputs.shape[:2] != (b, t):
+        raise ValueError(
+            f"inputs of a projection of shape {projection.inputs.shape} for queries of shape "
+            f"{query.shape}"
+        )
     settings = settings._replace(segment=min(settings.segment, t))
     whole = settings.segment
     while settings.kind == "logsparse" and whole < t:  # every block has another beside it
@@ -110,8 +135,13 @@ def combiner_attention(
     )
     tokens = Tokens(query, key, value, jnp.pad(here, ((0, 0), pad))[:, None, None])
     scale = k**-0.5 if scale is None else scale
-    make = {"fixed": _fixed, "logsparse": _logsparse}.get(settings.kind, _axial)
-    pooling = Pooling(settings.pool, deep)
+    if projection is not None:
+        inputs = jnp.pad(projection.inputs, ((0, 0), pad, (0, 0)))
+        projection = projection._replace(inputs=inputs)
+    make = {"fixed": _fixed, "logsparse": _logsparse, "rowmajor": _rowmajor}.get(
+        settings.kind, _axial
+    )
+    pooling = Pooling(settings.pool, deep, settings.row_summary, projection)
     direct, regions = make(tokens, settings, pooling, visible.causal, scale)
     if not settings.regions:
         out = direct.out
@@ -128,8 +158,15 @@ def check_settings(settings: Settings) -> None:
         raise unknown("kind of combiner", settings.kind, get_args(Kind))
     if settings.pool not in get_args(Pool):
         raise unknown("pool", settings.pool, get_args(Pool))
+    if settings.row_summary not in get_args(RowSummary):
+        raise unknown("summary of rows", settings.row_summary, get_args(RowSummary))
     if settings.segment < 1:
         raise ValueError(f"segment={settings.segment}, expected at least 1")
+
+
+def projects(settings: Settings) -> bool:
+    """Whether keys of rows are projected by weights of a model."""
+    return settings.kind == "rowmajor" and settings.row_summary.endswith("proj")
 
 
 Regions = list[list[Part]]
@@ -170,6 +207,17 @@ def _logsparse(
         parts.append(_flat(attend_part(blocks.query, key, value, mask, scale=scale)))
         size *= 2
     return direct, [parts]
+
+
+def _rowmajor(
+    tokens: Tokens, settings: Settings, pooling: Pooling, causal: bool, scale: float
+) -> tuple[Part, Regions]:
+    """Own row, and of every other row, or every earlier one, its summary at the own column."""
+    rows = tokens.rows(settings.segment)
+    found = row_summaries(rows, pooling, scale).turned()
+    mask = others(rows.here.shape[-2], causal) & found.here[..., None, :]
+    up = attend_part(found.query, found.key, found.value, mask, scale=scale)
+    return _flat(_attend(rows, causal, scale)), [[_flat(_turned(up))]]
 
 
 def _axial(

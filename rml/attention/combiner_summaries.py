@@ -1,7 +1,8 @@
 """Summaries of regions by which Combiner attends to what is far.
 
 Ren et al., Combiner, arXiv:2107.05768, section 3.1: a region is known by a query and a key that
-pool those of its tokens, and by the expected value given that query.
+pool those of its tokens, and by the expected value given that query. A row of a grid is also
+summarised at each of its places, by the attention of that place to its row.
 """
 
 from typing import Literal, NamedTuple
@@ -14,6 +15,9 @@ from jaxtyping import Array, Bool, Float
 from rml.ops.attention_parts import attend_part, finite_top
 
 Pool = Literal["max", "mean", "sum"]
+RowSummary = Literal["none", "wsum", "proj", "wsum_proj"]
+EPSILON = 1e-6
+"""Added to the variance where what a row's key is made of is normalised."""
 
 
 class DeepSet(NamedTuple):
@@ -31,16 +35,45 @@ class DeepSet(NamedTuple):
     key: Float[Array, "k k"]
 
 
-class Pooling(NamedTuple):
-    """How a region's queries and keys become one.
+class RowProjection(NamedTuple):
+    """Weights of a row's keys y K, where y normalises s W + x and s is a summary of all heads.
 
     Attributes:
-      pool: Over each coordinate.
-      deep: What vectors go through before; nothing if not given.
+      inputs: x, what queries, keys and values were made of.
+      out: W of each head.
+      scale: Factor of y after it was normalised.
+      offset: What is added then.
+      key: K of each head.
+    """
+
+    inputs: Float[Array, "b t d"]
+    out: Float[Array, "h w d"]
+    scale: Float[Array, " d"]
+    offset: Float[Array, " d"]
+    key: Float[Array, "d h k"]
+
+    def keys(self, summary: Float[Array, "b h t w"]) -> Float[Array, "b h t k"]:
+        """The keys of summaries."""
+        y = jnp.einsum("bhtw,hwd->btd", summary, self.out) + self.inputs
+        y = y - y.mean(axis=-1, keepdims=True)
+        y = y * lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + EPSILON)
+        return jnp.einsum("btd,dhk->bhtk", y * self.scale + self.offset, self.key)
+
+
+class Pooling(NamedTuple):
+    """How regions are summarised.
+
+    Attributes:
+      pool: Over each coordinate of a region's queries and keys.
+      deep: What these go through before; nothing if not given.
+      row: What the key of a row of "rowmajor" is, see `row_summaries`.
+      projection: Weights of such keys that are projected.
     """
 
     pool: Pool = "max"
     deep: DeepSet | None = None
+    row: RowSummary = "none"
+    projection: RowProjection | None = None
 
     def vectors(self, tokens: "Tokens") -> tuple[Array, Array]:
         """The queries and keys that are pooled."""
@@ -109,6 +142,33 @@ def before(tokens: Tokens, pooling: Pooling, scale: float) -> Tokens:
     mask = others(n, True) & tokens.here[..., None, :]
     value = attend_part(query, tokens.key, tokens.value, mask, scale=scale).out
     return Tokens(query, key, value, jnp.cumsum(shifted, axis=-1) > 0)
+
+
+def row_summaries(rows: Tokens, pooling: Pooling, scale: float) -> Tokens:
+    """At each place the summary of its whole row; none at a place of padding.
+
+    Its value is what the place's own query attends to in the row. Its key is that place's ("none"),
+    the mean of the row's keys by the same weights ("wsum"), or a projection of the value ("proj")
+    or of that mean ("wsum_proj").
+
+    Args:
+      rows: [*b, rows, size, k].
+      pooling: Which key, with its weights.
+      scale: Factor of the logits.
+    """
+    mask = rows.here[..., None, :]
+    value = attend_part(rows.query, rows.key, rows.value, mask, scale=scale).out
+    if pooling.row == "none":
+        return Tokens(rows.query, rows.key, value, rows.here)
+    summary = value
+    if pooling.row != "proj":
+        summary = attend_part(rows.query, rows.key, rows.key, mask, scale=scale).out
+    if pooling.projection is None:
+        return Tokens(rows.query, summary, value, rows.here)
+    b, g, heads, height, width, _ = summary.shape
+    flat = summary.reshape(b, g * heads, height * width, -1)
+    key = pooling.projection.keys(flat).reshape(b, g, heads, height, width, -1)
+    return Tokens(rows.query, key, value, rows.here)
 
 
 def pooled(

@@ -29,6 +29,7 @@ def shard_pattern(
     shards: int,
     local: int,
     stride: int,
+    right: int | None = None,
     offset: int = 0,
     dense_heads: int = 0,
     causal: bool = True,
@@ -37,8 +38,8 @@ def shard_pattern(
 
     With shard e = i // (heads / shards) of head i and step = max(1, stride // heads), block q sees
     block n if n <= q and either q - n < local or (n + e step + offset) mod stride = 0. Attention in
-    both directions counts from the window instead: with x = max(0, |q - n| - local + 1) it sees
-    block n if x mod stride = 0, in all heads.
+    both directions counts from the window instead: with x = max(0, q - n - local + 1) +
+    max(0, n - q - right + 1) it sees block n if x mod stride = 0, in all heads.
 
     Args:
       blocks: Number of blocks of the text.
@@ -47,6 +48,8 @@ def shard_pattern(
         cache, 1 for the same pattern in all heads.
       local: Number of last blocks that all heads see, the query's own included.
       stride: Distance of the blocks that a head sees beyond them.
+      right: Number of next blocks that all heads see, the query's own included, where attention is
+        not causal; as many as last ones if not given.
       offset: Moves the residues of all heads.
       dense_heads: Number of last shards that see everything.
       causal: Whether a query sees no later block.
@@ -64,13 +67,17 @@ def shard_pattern(
     ):  # fmt: skip
         if value < least:
             raise UserError(f"{name} is {value}, expected at least {least}")
+    if right is not None and (causal or right < 1):
+        wanted = "none of causal attention" if causal else "at least 1"
+        raise UserError(f"right is {right}, expected {wanted}")
     if shards < 1 or heads % shards:
         raise UserError(f"shards is {shards}, expected a divisor of {heads} heads")
     if not 0 <= dense_heads <= shards:
         raise UserError(f"dense_heads is {dense_heads}, expected 0 to shards={shards}")
     shard = np.arange(heads) // (heads // shards)
     ahead = np.arange(blocks)[:, None] - np.arange(blocks)
-    beyond = np.maximum(0, np.abs(ahead) - local + 1)
+    after = np.maximum(0, 1 - ahead - (local if right is None else right))
+    beyond = np.maximum(0, ahead - local + 1) + after
     if causal:
         step = max(1, stride // heads)
         residue = shard[:, None] * step + np.arange(blocks) + offset
@@ -119,6 +126,7 @@ def s2_attention(
     block: int = 64,
     local: int = 16,
     stride: int = 8,
+    right: int | None = None,
     offset: int = 0,
     shards: int | None = None,
     dense_heads: int = 0,
@@ -136,6 +144,8 @@ def s2_attention(
       block: Queries and keys of one block; the defaults of it, `local` and `stride` are Phi-3's.
       local: Number of last blocks that all heads see.
       stride: Distance of the blocks that a head sees beyond them.
+      right: Number of next blocks that all heads see if not causal; as many as last ones if not
+        given.
       offset: Moves the residues of all heads.
       shards: Number of different shards; as many as heads of keys if not given.
       dense_heads: Number of last shards that see everything.
@@ -153,7 +163,8 @@ def s2_attention(
     heads, t = query.shape[1:3]
     pattern = shard_pattern(
         -(-t // block), heads=heads, shards=key.shape[1] if shards is None else shards,
-        local=local, stride=stride, offset=offset, dense_heads=dense_heads, causal=visible.causal,
+        local=local, stride=stride, right=right, offset=offset, dense_heads=dense_heads,
+        causal=visible.causal,
     )  # fmt: skip
     if covering and visible.causal:
         check_coverage(pattern)

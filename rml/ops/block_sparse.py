@@ -46,7 +46,8 @@ def block_sparse_attention(
       sees nothing.
 
     Raises:
-      ValueError: If the pattern does not fit the heads or the number of blocks.
+      ValueError: If the pattern does not fit the heads or the number of blocks, or a constant one
+        leaves a block of queries without any block of keys. One that is drawn may.
     """
     h, t = query.shape[1:3]
     s = key.shape[2]
@@ -55,6 +56,12 @@ def block_sparse_attention(
         raise ValueError(
             f"a pattern of shape {pattern.shape} for {h} heads and blocks of {block}, expected "
             f"{wanted}"
+        )
+    if isinstance(pattern, np.ndarray) and not pattern.any(axis=-1).all():
+        head, row = np.argwhere(~pattern.any(axis=-1))[0]
+        raise ValueError(
+            f"row {row} of head {head} of the pattern names 0 blocks of keys, expected at least 1 "
+            "for every block of queries"
         )
     shape = blocks_of(query, key, visible, scale, block)
     shape = shape._replace(rows=block, columns=block, factor=factor, bias=bias)

@@ -1,14 +1,16 @@
-"""Combiner: the definition in float64, exact limits, causality, padding, cost."""
+"""Combiner: the definition in float64, exact limits, causality, padding, cost, the module."""
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rml.attention.combiner import Settings, combiner_attention
-from rml.attention.combiner_summaries import DeepSet
+from rml.attention.combiner_module import CombinerAttention
+from rml.attention.combiner_summaries import EPSILON, DeepSet, RowProjection
 from rml.attention.partitions import DIRECT, combiner_weights, count_keys, partition
 from rml.evaluation import log_log_slopes
 from rml.evaluation.costs import program_flops
@@ -30,10 +32,10 @@ def arrays():
     return tuple(draw(i, *shape) for i, shape in enumerate(shapes))
 
 
-def run(settings, *, causal, here=HERE, deep=None):
+def run(settings, *, causal, here=HERE, **weights):
     visible = Visible(None if here is None else jnp.asarray(here), causal=causal)
     return jax.jit(
-        partial(combiner_attention, visible=visible, settings=settings, deep=deep, scale=0.7)
+        partial(combiner_attention, visible=visible, settings=settings, scale=0.7, **weights)
     )
 
 
@@ -87,9 +89,99 @@ def test_regions_are_summarised_by_deep_sets(arrays, settings, causal):
     np.testing.assert_allclose(found * seen, wanted * seen, atol=5e-6)
 
 
+def softmax(logits):
+    raised = np.exp(logits - logits.max())
+    return raised / raised.sum()
+
+
+def rows_reference(arrays, settings, causal, projection):
+    """Outputs of every head with a summary of each row at each place, from the definition."""
+    query, key, value = (np.asarray(x, np.float64) for x in arrays)
+    size, out = settings.segment, np.zeros((*query.shape[:3], value.shape[3]))
+    for b in range(len(query)):
+        there = np.flatnonzero(HERE[b])
+        row = {p: there[there // size == p // size] for p in there}
+        found = {}
+        for h, p in ((h, p) for h in range(4) for p in there):
+            k, v = key[b, h // 2][row[p]], value[b, h // 2][row[p]]
+            weights = softmax(0.7 * k @ query[b, h, p])
+            found[h, p] = (weights @ v, weights @ k)
+        keys = {(h, p): key[b, h // 2, p] for h, p in found}
+        if settings.row_summary == "wsum":
+            keys = {at: own[1] for at, own in found.items()}
+        if projection is not None:
+            inputs, w, scale, offset, to_key = (np.asarray(x, np.float64) for x in projection)
+            which = 0 if settings.row_summary == "proj" else 1
+            for p in there:
+                y = sum(found[h, p][which] @ w[h] for h in range(4)) + inputs[b, p]
+                y = (y - y.mean()) / np.sqrt(y.var() + EPSILON) * scale + offset
+                keys |= {(h, p): y @ to_key[:, h] for h in range(4)}
+        for h, i in ((h, i) for h in range(4) for i in there):
+            near = [j for j in row[i] if j <= i or not causal]
+            far = [p for p in there if p % size == i % size and p // size != i // size]
+            far = [p for p in far if p < i or not causal]
+            own = [key[b, h // 2, j] for j in near] + [keys[h, p] for p in far]
+            values = [value[b, h // 2, j] for j in near] + [found[h, p][0] for p in far]
+            out[b, h, i] = softmax(0.7 * np.stack(own) @ query[b, h, i]) @ np.stack(values)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("row_summary", "causal"),
+    [("none", True), ("wsum", False), ("proj", True), ("wsum_proj", False)],
+)
+def test_rows_are_summarised_at_each_of_their_places(arrays, row_summary, causal):
+    settings, rng = Settings("rowmajor", 4, row_summary=row_summary), np.random.default_rng(1)
+    projection = None
+    if row_summary.endswith("proj"):
+        width = 5 if row_summary == "proj" else 6
+        shapes = ((2, LENGTH, 7), (4, width, 7), (7,), (7,), (7, 4, 6))
+        drawn = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+        projection = RowProjection(*map(jnp.asarray, drawn))
+    found = run(settings, causal=causal, projection=projection)(*arrays)
+    wanted = rows_reference(arrays, settings, causal, projection)
+    seen = HERE[:, None, :, None]
+    np.testing.assert_allclose(found * seen, wanted * seen, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "deep"),
+    [(Settings("rowmajor", 4, row_summary="proj"), False), (Settings("fixed", 4, "sum"), True)],
+)
+def test_the_module_has_the_weights_of_its_summaries(settings, deep):
+    module = CombinerAttention(heads=2, settings=settings, deep=deep)
+    x, mask = draw(0, 2, 12, 8), jnp.arange(12) < jnp.array([[12], [9]])
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), x))["params"]
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), jnp.float32), shapes)
+
+    @jax.jit
+    def both(params):
+        heads = [jnp.einsum("btd,dhk->bhtk", x, params[name]["kernel"])
+                 for name in ("query", "key", "value")]  # fmt: skip
+        if deep:
+            own = {"deep": DeepSet(params["deep_query"], params["deep_key"])}
+        else:
+            names = ("row_out", "row_scale", "row_offset", "row_key")
+            own = {"projection": RowProjection(x, *(params[name] for name in names))}
+        out = combiner_attention(*heads, Visible(mask, causal=True), settings=settings, **own)
+        wanted = jnp.einsum("bhtk,hkd->btd", out, params["out"]["kernel"])
+        return module.apply({"params": params}, x, mask), wanted
+
+    found, wanted = both(params)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+    gradients = jax.jit(jax.grad(lambda p: jnp.sin(both(p)[0]).sum()))(params)
+    assert all(np.isfinite(leaf).all() and leaf.any() for leaf in jax.tree.leaves(gradients))
+    plain = nn.unbox(jax.eval_shape(CombinerAttention(heads=2).init, jax.random.key(0), x))
+    assert set(plain["params"]) == {"query", "key", "value", "out"}
+    with pytest.raises(ValueError, match="heads=3 must divide the width of 8"):
+        CombinerAttention(heads=3).init(jax.random.key(0), x)
+
+
 @pytest.mark.parametrize(
     ("settings", "causal"),
     [
+        (Settings("rowmajor", 1, row_summary="wsum"), True),  # rows of one token
         (Settings("logsparse", 64), True),
         (Settings("vertical", 11), True),  # two rows: one token above
         (Settings("horizontal", 2), False),  # two columns: one token beside
@@ -146,7 +238,7 @@ def test_keys_are_counted_pair_by_pair():
 def test_operations_grow_as_stated():
     lengths = (1024, 4096, 16384)
     rows = {}
-    for kind in ("fixed", "logsparse", "joint"):
+    for kind in ("fixed", "logsparse", "rowmajor", "joint"):
         counted = []
         for n in lengths:
             segment = 32 if kind == "logsparse" else int(n**0.5)
@@ -158,6 +250,7 @@ def test_operations_grow_as_stated():
     assert 1.45 < rows["fixed"] < 1.55
     assert 1.0 < rows["logsparse"] < 1.1
     assert 1.45 < rows["joint"] < 1.55
+    assert 1.45 < rows["rowmajor"] < 1.55
 
 
 @pytest.mark.parametrize(
@@ -166,6 +259,11 @@ def test_operations_grow_as_stated():
         ({"kind": "log"}, "unknown kind of combiner 'log'"),
         ({"pool": "median"}, "unknown pool 'median'"),
         ({"segment": 0}, "segment=0, expected at least 1"),
+        ({"row_summary": "sum"}, "unknown summary of rows 'sum'"),
+        (
+            {"kind": "rowmajor", "row_summary": "proj"},
+            "kind='rowmajor' with row_summary='proj' expects a projection",
+        ),
     ],
 )
 def test_wrong_settings_are_named(arrays, changes, message):
@@ -173,3 +271,13 @@ def test_wrong_settings_are_named(arrays, changes, message):
         combiner_attention(*arrays, settings=Settings(**changes))
     with pytest.raises(ValueError, match="as many queries as keys, got 3 and 22"):
         combiner_attention(arrays[0][:, :, :3], *arrays[1:])
+
+
+def test_a_projection_that_does_not_fit_is_refused(arrays):
+    sizes = ((2, 21, 7), (4, 5, 7), (7,), (7,), (7, 4, 6))
+    projection = RowProjection(*map(jnp.ones, sizes))
+    with pytest.raises(ValueError, match="expects no projection"):
+        combiner_attention(*arrays, projection=projection)
+    settings = Settings("rowmajor", 4, row_summary="proj")
+    with pytest.raises(ValueError, match=r"\(2, 21, 7\) for queries of shape \(2, 4, 22, 6\)"):
+        combiner_attention(*arrays, settings=settings, projection=projection)

@@ -32,6 +32,31 @@ def test_patterns_of_the_authors_tests(causal):
     np.testing.assert_array_equal(found, [wanted, wanted])
 
 
+def test_windows_of_both_directions_have_widths_of_their_own():
+    options = {"heads": 2, "shards": 1, "local": 3, "stride": 4, "causal": False}
+    found = shard_pattern(12, right=2, **options)
+    seen = np.zeros((12, 12), bool)
+    for q in range(12):
+        for n in range(12):
+            x = max(0, q - n - 3 + 1) + max(0, n - q - 2 + 1)
+            seen[q, n] = x % 4 == 0
+    np.testing.assert_array_equal(found, [seen, seen])
+    assert found[0, 4].nonzero()[0].tolist() == [2, 3, 4, 5, 9]
+    # Without it both are as wide.
+    both = shard_pattern(12, **options)
+    np.testing.assert_array_equal(both, shard_pattern(12, right=3, **options))
+    np.testing.assert_array_equal(both, both.swapaxes(1, 2))
+    arrays = [jnp.asarray(draw(i, 2, np.float32)) for i in range(3)]
+    out = s2_attention(*arrays, block=BLOCK, local=1, stride=9, right=2, shards=1)
+    places = np.arange(30) // BLOCK
+    ahead = places[:, None] - places
+    mask = np.isin(ahead, (0, -1))  # the stride is beyond all blocks
+    logits = np.where(mask, np.asarray(arrays[0] @ arrays[1].swapaxes(2, 3)) / 6**0.5, -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    wanted = weights / weights.sum(-1, keepdims=True) @ np.asarray(arrays[2])
+    np.testing.assert_allclose(out, wanted, atol=3e-6)
+
+
 def test_each_head_has_its_residue_and_all_cover_only_with_enough_shards():
     options = {"heads": 8, "local": 2, "stride": 4}
     pattern = shard_pattern(16, shards=4, offset=1, **options)
@@ -56,6 +81,8 @@ def test_each_head_has_its_residue_and_all_cover_only_with_enough_shards():
         ({"shards": 3}, "shards is 3, expected a divisor of 4 heads"),
         ({"local": 0}, "local is 0, expected at least 1"),
         ({"dense_heads": 5}, "dense_heads is 5, expected 0 to shards=4"),
+        ({"right": 2}, "right is 2, expected none of causal attention"),
+        ({"right": 0, "causal": False}, "right is 0, expected at least 1"),
     ],
 )
 def test_wrong_numbers_are_named(changes, message):

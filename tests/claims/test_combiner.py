@@ -19,7 +19,7 @@ SMALL = {
     "combiner.segment": 4, "combiner.sinks": 1, "late.length": 32,
     "late.documents": 2, "late.segment": 4, "late.tries.fixed": ("mean",),
     "late.tries.direct": ("fixed",), "late.tries.window": (2,), "costs.lengths": (64, 256),
-    "costs.segment": 4,
+    "costs.segment": 4, "costs.timed": 64, "combiner.features": 4,
 }  # fmt: skip
 
 
@@ -82,8 +82,37 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     assert metrics["gain_vertical"] == pytest.approx(
         metrics["nats_vertical_direct"] - metrics["nats_vertical"], abs=1e-5
     )
+    assert metrics["speed_one_segment"] > 0
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(combiner.CAPTIONS)
+
+
+def test_gains_are_over_the_sparse_form_and_the_better_part():
+    rng = np.random.default_rng(0)
+    names = combiner_variants.NAMES
+    nats = {name: rng.normal(i, 0.1, (2, 3, 15)) for i, name in enumerate(names)}
+    found = combiner.compared(nats, near=dict.fromkeys(names, 4))
+    mean = {name: own.mean() for name, own in nats.items()}
+    assert mean["vertical"] < mean["horizontal"]
+    wanted = {
+        "gain_logsparse": mean["logsparse_direct"] - mean["logsparse"],
+        "gain_mixture_over_parts": mean["vertical"] - mean["mixture"],
+        "gain_vertical_direct_over_parts": mean["vertical"] - mean["vertical_direct"],
+        "gain_fixed_over_performer": mean["performer"] - mean["fixed"],
+        "excess_mixture": mean["mixture"] - mean["exact"],
+    }
+    for name, value in wanted.items():
+        assert found[name] == pytest.approx(value, abs=1e-12)
+
+
+def test_the_sparse_form_of_logsparse_sees_the_last_token_of_each_region():
+    seen = combiner_variants.logsparse_seen(16, 1)
+    # 13 = 8 + 4 + 1: regions end at 7, 11 and 12.
+    assert np.flatnonzero(seen[13]).tolist() == [7, 11, 12, 13]
+    assert not np.triu(seen, 1).any()
+    wide = combiner_variants.logsparse_seen(16, 4)
+    assert np.flatnonzero(wide[13]).tolist() == [7, 11, 12, 13]
+    assert np.flatnonzero(wide[11]).tolist() == [7, 8, 9, 10, 11]
 
 
 def test_what_is_compared_sees_equally_many_keys():
@@ -93,7 +122,14 @@ def test_what_is_compared_sees_equally_many_keys():
     assert found["fixed"].keys == 17 / 2 + 15 / 2 + 240 / 256
     for name in ("logsparse", "fixed_direct", "window"):
         assert found[name].keys == pytest.approx(found["fixed"].keys, rel=0.02)
+    own = combiner_variants.logsparse_seen(256, found["logsparse_direct"].segment)
+    assert found["logsparse_direct"].keys == own.sum() / 256
+    assert found["logsparse_direct"].keys == pytest.approx(found["fixed"].keys, rel=0.03)
     assert found["vertical_direct"].keys == pytest.approx(found["vertical"].keys, rel=0.03)
+    # The mixture's parts share what is direct.
+    direct = combiner_variants.direct_keys("vertical", 256, 16)
+    parts = found["vertical"].keys + found["horizontal"].keys
+    assert found["mixture"].keys == pytest.approx(parts - direct)
     for name in ("fixed_direct", "vertical_direct"):
         kind, segment = name.split("_")[0], found[name].segment
         i, j = np.indices((256, 256))

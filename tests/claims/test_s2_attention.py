@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs.attention import s2_attention as config_file
-from experiments.attention import late, s2_attention, s2_patterns
+from experiments.attention import late, s2_attention, s2_needles, s2_patterns
 from experiments.common import small_lm
 from rml import models
 from rml.attention import shard_pattern
@@ -24,7 +24,10 @@ SMALL = {
     "late.heads": 2, "late.block": 4, "late.seen": 12, "late.tries.s2": (2,),
     "late.tries.homogeneous": (2,), "late.tries.window": (2,), "costs.length": 128,
     "costs.heads": 2, "costs.kv_heads": 2, "costs.width": 8, "costs.block": 8, "costs.local": 2,
-    "costs.stride": 2,
+    "costs.stride": 2, "needles.length": 32, "needles.answers": 3, "needles.repeats": 1,
+    "needles.tested": 64,
+    "needles.width": 8, "needles.mlp": 8, "needles.train.steps": 2, "needles.train.batch_size": 4,
+    "needles.optimizer.warmup_steps": 1,
 }  # fmt: skip
 
 
@@ -64,6 +67,13 @@ def test_a_small_run_measures_every_claim_and_draws(trained, measure, tmp_path):
     assert metrics["excess_share"] == pytest.approx(
         (metrics["nats_s2_2"] - metrics["nats_dense"]) / metrics["nats_dense"], abs=1e-6
     )
+    assert metrics["perplexity_ratio"] == pytest.approx(
+        np.exp(metrics["nats_s2_2"] - metrics["nats_dense"]), rel=1e-5
+    )
+    assert metrics["perplexity_ratio_low"] <= metrics["perplexity_ratio"]
+    assert metrics["needle_share_s2"] == pytest.approx(
+        metrics["needles_s2"] / metrics["needles_dense"]
+    )
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(s2_attention.CAPTIONS)
 
@@ -91,6 +101,62 @@ def test_what_is_compared_sees_equally_many_keys():
         assert keys == pytest.approx(config.late.seen, rel=0.05)
 
 
+def needle_config():
+    config = config_file.get_config()
+    config.update(
+        {"text": {"vocabulary": 20}, "needles": {"length": 12, "answers": 3, "repeats": 2}}
+    )
+    return config
+
+
+def test_a_prompt_hides_an_answer_behind_a_mark_and_ends_in_the_mark():
+    text = small_lm.Text(None, {"test": np.arange(60, dtype=np.int32) % 20})
+    asked = s2_needles.prompts(needle_config(), text, "test", 40)
+    windows = [row.tolist() for row in text.windows("test", 12)]
+    assert len(set(asked.answer)) == 3
+    assert (asked.distance.min(), asked.distance.max()) == (1, 9)
+    for tokens, answer, distance in zip(*asked, strict=True):
+        last = 11 - distance
+        assert tokens[-1] == 23
+        assert tokens[last - 2 : last + 1].tolist() == [23, 20 + answer, 20 + answer]
+        rest = np.delete(tokens, [11, last, last - 1, last - 2]).tolist()
+        assert any(rest == window[:8] for window in windows)
+
+
+class Counting:
+    """A model whose logits count the tokens that were read."""
+
+    vocabulary = 24
+
+    def apply(self, variables, x, method=None):
+        return x if method else jax.nn.one_hot(x, 24).cumsum(axis=1) * variables["params"]
+
+
+def test_an_answer_is_found_if_it_scores_above_the_others():
+    text = small_lm.Text(None, {"test": np.arange(60, dtype=np.int32) % 20})
+    asked = s2_needles.prompts(needle_config(), text, "test", 40)
+    assert s2_needles.found(Counting(), 1.0, asked, 3).all()
+    assert not s2_needles.found(Counting(), -1.0, asked, 3).any()
+    assert not s2_needles.found(Counting(), 0.0, asked, 3).any()  # a tie is not found
+
+
+def test_needles_beyond_the_window_are_compared():
+    asked = s2_needles.Prompts(np.zeros((6, 2)), np.zeros(6), np.array([1, 2, 5, 6, 7, 8]))
+    rows = {
+        "dense": [1, 1, 0, 1, 1, 1], "s2": [1, 0, 1, 1, 0, 1],
+        "homogeneous": [1, 1, 1, 0, 0, 1], "window": [1, 1, 1, 0, 0, 0],
+    }  # fmt: skip
+    by = {name: np.array(row, bool) for name, row in rows.items()}
+    found = s2_needles.compared(asked, by, near=3, width=6)
+    assert found["needles_dense"] == 1.0
+    assert found["needle_share_s2"] == pytest.approx(2 / 3)
+    assert found["needle_share_homogeneous"] == pytest.approx(1 / 3)
+    assert found["needles_over_window"] == pytest.approx(2 / 3)
+    assert found["needles_over_window_near"] == pytest.approx(-1 / 2)
+    with pytest.raises(UserError, match="1 of 6 needles lie beyond the window, expected at least"):
+        s2_needles.compared(asked, by, near=3, width=8)
+
+
 def test_texts_are_cut_into_windows():
     texts = ["one two three", "four five"]
     tokenizer = train_tokenizer(texts, vocabulary=300)
@@ -112,6 +178,8 @@ def test_texts_are_cut_into_windows():
         ({"pattern": {"strides": (8,)}}, "no head of 4 lets block"),
         ({"pattern": {"dense_every": 3}}, "dense_every is 3, expected 2 to model.depth=2"),
         ({"late": {"tries": {"window": (4,)}}}, "expected equally many"),
+        ({"needles": {"length": 257}}, "needles.length is 257, expected at most text.length=256"),
+        ({"needles": {"answers": 1}}, "needles.answers is 1, expected at least 2"),
     ],
 )
 def test_wrong_configs_are_named(changes, message):

@@ -96,19 +96,24 @@ def test_blocks_equal_softmax_in_float64(name, block):
         np.testing.assert_allclose(ours_, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "constant"])
 @pytest.mark.parametrize("each", [True, False], ids=["a pattern a head", "one pattern"])
-def test_block_sparse_equals_softmax_under_the_pattern(each):
+def test_block_sparse_equals_softmax_under_the_pattern(each, drawn):
     query, key, value = draw(0, 2, 4, 13, 8), draw(1, 2, 2, 19, 8), draw(2, 2, 2, 19, 6)
     d_out, d_lse = draw(3, 2, 4, 13, 6), draw(4, 2, 4, 13)
     pattern = draw(5, 4 if each else 1, 4, 5) > 0
-    pattern[0, 2] = False  # a block of queries that sees nothing
+    pattern[:, np.arange(4), np.arange(4)] = True
+    # A block of queries that sees nothing; of a constant one whose blocks are all in the future.
+    pattern[0, 1] = (np.arange(5) == 4) & (not drawn)
     seen = pattern.repeat(4, axis=1).repeat(4, axis=2)[:, :13, :19] & mask_of("causal")[:, None]
     out, lse, gradients = exact(query, key, value, seen, d_out, d_lse, 0.7)
+
+    own = jnp.asarray(pattern) if drawn else pattern
 
     @jax.jit
     def ours(query, key, value):
         def part(*arrays):
-            return block_sparse_attention(*arrays, pattern, VISIBLE["causal"], scale=0.7, block=4)
+            return block_sparse_attention(*arrays, own, VISIBLE["causal"], scale=0.7, block=4)
 
         found, backward = jax.vjp(part, query, key, value)
         some = jnp.asarray(np.broadcast_to(seen.any(axis=-1), d_lse.shape))
@@ -130,6 +135,13 @@ def test_block_sparse_does_not_touch_blocks_outside_the_pattern():
     assert jnp.isfinite(out).all()
     with pytest.raises(ValueError, match=r"\(2, 4, 4\) for 2 heads and blocks of 8"):
         block_sparse_attention(query, key, value, pattern, block=8)
+    pattern[1, 2] = False
+    with pytest.raises(ValueError, match="row 2 of head 1 of the pattern names 0 blocks of keys"):
+        block_sparse_attention(query, key, value, pattern, block=4)
+    attend = jax.jit(lambda own: block_sparse_attention(query, key, value, own, block=4).out)
+    drawn = attend(pattern)  # of the program, not a constant
+    assert jnp.isfinite(drawn).all()
+    assert not drawn[0, 1, 8:12].any()
 
 
 def test_parts_merge_to_the_whole_however_they_are_cut():
