@@ -19,7 +19,10 @@ def reversed_bias(query: jax.Array, moments: Any) -> jax.Array:
     return actqkv.activation_bias(query, moments)[::-1]
 
 
-PROBES: Mapping[str, Any] = dict.fromkeys(actqkv.WEIGHTINGS) | {"reversed": reversed_bias}
+PROBES: Mapping[str, Any] = {
+    **dict.fromkeys((*actqkv.WEIGHTINGS, actqkv.BY_ATTENTION)),
+    "reversed": reversed_bias,
+}
 RANKINGS = (*PROBES, "cosine", "random", "recent", "exact")
 """What ranks blocks: probes, the first one by cosine, chance, a window that reaches farther, and
 exact attention itself."""
@@ -96,8 +99,10 @@ def ranked(
         flat = flat.swapaxes(0, 1).reshape(chunk, -1)
         moments = actqkv.update_moments(moments, flat)
         bias = actqkv.activation_bias(flat, moments)
+        within = jax.lax.dynamic_slice_in_dim(logits, start, chunk, axis=-1)
+        got = actqkv.window_attention(within).sum((0, 1))
         probes = [
-            actqkv.probe_query(flat, moments, weighting=weighting or name)
+            actqkv.probe_query(flat, moments, weighting=weighting or name, received=got)
             for name, weighting in PROBES.items()
         ]
         metrics = [(s.metric, probe) for probe in probes] + [("cosine", probes[0])]

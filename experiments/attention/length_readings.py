@@ -126,7 +126,8 @@ def draw(config: Any, run: RunDirectory, found: Any, chosen: dict[tuple[str, int
             for k in multiples
         ])  # fmt: skip
 
-    beyond = {name: by_length(name) - by_length(TAUGHT) for name in found if name != TAUGHT}
+    others = [name for name in found if name not in (TAUGHT, FEWER)]
+    beyond = {name: by_length(name) - by_length(TAUGHT) for name in others}
     series: dict[str, Any] = {
         TITLES[name]: (np.log2(multiples), *figures.band(values)) for name, values in beyond.items()
     }

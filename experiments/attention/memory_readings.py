@@ -1,6 +1,7 @@
 """Ways to read prompts with needles: all keys, memories of blocks, windows over as many tokens."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from experiments.attention import actqkv_figures
 from experiments.attention.block_recall import PROBES
 from experiments.common.claims import with_bounds
+from experiments.common.timing import median_ratio
 from rml.attention.block_lookup import MemorySettings
 from rml.attention.block_memory import BlockMemory, block_memory
 from rml.data.tokens import encode
@@ -155,6 +157,27 @@ def _nats(variables: Any, hidden: Any, tokens: Any, *, module: Any) -> jax.Array
         return long_text.token_nats(pair[0], head, pair[1]).mean()
 
     return jax.lax.map(of_text, (hidden, tokens))
+
+
+def latency(config: Any, loaded: Any, text: np.ndarray, block: int) -> float:
+    """Time of reading a text with probes by activation bias over that with means of the queries.
+
+    Args:
+      config: The run's config.
+      loaded: The model.
+      text: Its tokens.
+      block: Tokens of a block, the same of both.
+    """
+    tokens = jnp.asarray(text)[None]
+
+    def reads(name: str) -> Callable[[], Any]:
+        settings = settings_of(config, block, config.memory.tokens, weighting=name)
+        cache = block_memory(loaded.module, 1, len(text), settings)
+        return lambda: read_in_chunks(
+            loaded.module, loaded.variables, tokens, cache=cache, chunk=config.memory.chunk
+        )[0]
+
+    return median_ratio(reads("activation"), reads("mean"), repeats=config.timing.repeats)
 
 
 def reading(

@@ -38,7 +38,7 @@ def measure_filter(
         f"layer {i + 1}": (np.log2(cuts), *t_interval(own.T))
         for i, own in enumerate(np.moveaxis(rates[1.0], -1, 0))
     }
-    figures.curves(run.figure("filter_rate_layers.png"), layers, label, "filter rate")
+    figures.curves(run.figure("filter_rate_layers.png"), layers, label, "filter rate", above=True)
     return slopes(cuts, rates[1.0], rates[lowest], config.seed)
 
 

@@ -131,10 +131,9 @@ def embedding(
       name: One of `METHODS`.
       fit: Vectors of the encoder as it is.
     """
-    lengths = embedders.options.query_length, None
+    longest = embedders.options.query_length
     if name != "whitening":
-        ours, theirs = (partial(embedders, name, longest=longest) for longest in lengths)
-        return ours, theirs
+        return partial(embedders, name, longest=longest), partial(embedders, name)
 
     def whitened(centred: jax.Array, longest: int | None) -> Callable[..., jax.Array]:
         def of(value: float, texts: Sequence[str]) -> jax.Array:
@@ -145,8 +144,7 @@ def embedding(
 
         return of
 
-    ours, theirs = (whitened(*each) for each in zip(fit, lengths, strict=True))
-    return ours, theirs
+    return whitened(fit.queries, longest), whitened(fit.documents, None)
 
 
 def changed(
