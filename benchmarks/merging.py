@@ -6,7 +6,8 @@ safetensors into PyTorch's tensors, as published merging scripts do. Peak memory
 process beyond what the libraries take. Transport between the units of two encoders of width 384,
 layer by layer, stands beside POT's solvers, each stopped where its plan's sums are right to 1e-5.
 Fused decoding stands beside the same models with one weight at all tokens, and beside the large
-model alone.
+model alone. What multilevel training saves at equal validation loss takes whole trainings: its
+recipe measures it, as `flops_ratio_both` and `time_ratio_both`.
 """
 
 import functools

@@ -3,7 +3,7 @@
 import ast
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,10 @@ def check(systems: "Mapping[str, System]", root: Path = registry.ROOT) -> list[s
       One line a finding; none where all is well.
     """
     findings = []
-    for system in systems.values():
-        found = [*_check_functions(system), *_check_configs(system, root)]
-        findings += [f"{system.key}: {finding}" for finding in found]
     named = {config for system in systems.values() for config in system.configs}
+    for system in systems.values():
+        found = [*_check_functions(system), *_check_configs(system, root, named)]
+        findings += [f"{system.key}: {finding}" for finding in found]
     findings += [
         f"{config}: no system names this config"
         for config in registry.config_files(root)
@@ -61,7 +61,7 @@ def _check_functions(system: "System") -> Iterator[str]:
                 yield f"function {function} is a {type(found).__name__}"
 
 
-def _check_configs(system: "System", root: Path) -> Iterator[str]:
+def _check_configs(system: "System", root: Path, named: Set[str]) -> Iterator[str]:
     for config in system.configs:
         if not (root / config).is_file():
             yield f"config {config} does not exist"
@@ -71,6 +71,7 @@ def _check_configs(system: "System", root: Path) -> Iterator[str]:
             name, keys = read.experiment, registry.config_keys(read)
             recipe = registry.find_experiment(name)
             claims, nulls = recipe.CLAIMS, getattr(recipe, "NULLS", {})
+            reads = getattr(recipe, "READS", {})
         except Exception as error:  # whatever the experiment's code makes of it
             yield f"config {config}: {type(error).__name__}: {error}"
         else:
@@ -82,6 +83,17 @@ def _check_configs(system: "System", root: Path) -> Iterator[str]:
             for null, key in ((null, key) for null, changes in nulls.items() for key in changes):
                 if key not in keys:
                     yield f"config {config}: null {null!r} changes {key!r}, which it lacks"
+            for key, other in reads.items():
+                if other not in named:
+                    yield (
+                        f"config {config}: the READS of experiment {name} name {other!r}, a "
+                        "config of no system"
+                    )
+                if key not in keys:
+                    yield (
+                        f"config {config}: the READS of experiment {name} set {key!r}, which "
+                        "it lacks"
+                    )
 
 
 def _check_modules(root: Path) -> Iterator[str]:

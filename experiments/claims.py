@@ -197,11 +197,20 @@ def runs_of(key: str, file: str, options: argparse.Namespace) -> Iterator[Run]:
 
     A recipe's `READS` names, by the key of its config that holds the directory, the config of a run
     that many read, such as models that are trained once for all; each seed reads its own.
+
+    Raises:
+      UserError: No system has the config that `READS` names.
     """
     config, stem = read_config(file), Path(file).stem
     read = {}
     for name, other in getattr(find_experiment(config.experiment), "READS", {}).items():
-        owner = next(system.key for system in read_systems().values() if other in system.configs)
+        owners = [own.key for own in read_systems().values() if other in own.configs]
+        if not owners:
+            raise UserError(
+                f"READS of experiment {config.experiment} names {other!r}, expected a config of a "
+                "system; see python -m experiments.systems check"
+            )
+        owner = owners[0]
         yield from runs_of(owner, other, options)
         read[name] = options.runs / owner / Path(other).stem
     for null_name, flags in {"": (), **null_runs(config)}.items():

@@ -3,14 +3,19 @@
 python -m experiments.merge runs/bed,expert=greek runs/bed,expert=latin --base=runs/bed \
     --method=ties --option scale=0.7 --out=merged.safetensors
 python -m experiments.merge FIRST SECOND --method=average --data=digits --out=merged.safetensors
+python -m experiments.merge FIRST SECOND --method=ot --data=digits --out=fused.safetensors
+python -m experiments.merge FIRST SECOND --method=fisher --data=digits --examples=512 \
+    --out=merged.safetensors
 python -m experiments.merge a.safetensors b.safetensors --base=c.safetensors --method=ties \
     --out=merged.safetensors
 
 An encoder is a run directory, with options of its recipe's encoder after commas, or weights:NAME,
 such as weights:hf:FOLDER of safetensors. With --data each encoder and the merged one are judged by
-nearest neighbours on images of --split, half of which vote. What is written is what `python -m
-experiments.export` writes of a run. Files or folders of safetensors, of any architecture, are
-merged as they are, a tensor at a time.
+nearest neighbours on images of --split, half of which vote. The methods "ot", for transformers of
+different seeds, and "fisher" read --examples images of --read: "ot" compares units by them and puts
+those of all in the places of the last encoder's; "fisher" takes class means as a head. What is
+written is what `python -m experiments.export` writes of a run. Files or folders of safetensors, of
+any architecture, are merged as they are, a tensor at a time.
 """
 
 import argparse
@@ -25,8 +30,14 @@ from experiments.export import FORMATS
 from experiments.startup import Parser, keep_compiled, quiet_libraries
 from rml.errors import UserError
 
-NEEDS_DATA = ("fisher",)
-"""Methods that need more than parameters, which `rml.merging` has alone."""
+TRANSPORT = "ot"
+"""Alignment by transport, then the average: `rml.merging.align`, for models of different seeds."""
+NEEDS_DATA = ("fisher", TRANSPORT)
+"""Methods that read images."""
+WORDS = ("exclude", "features", "heads", "metric", "query_key", "residual", "solver")
+"""Options of methods whose values are words."""
+OWN = ("fishers", "least")
+"""Options of methods that this command gives."""
 NEIGHBOURS = 10
 
 
@@ -46,13 +57,17 @@ def main(argv: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("encoders", nargs="+", metavar="ENCODER", help="run directory or weights")
     parser.add_argument("--base", help="what all were fine-tuned from")
-    parser.add_argument("--method", default="task_arithmetic", help="row of rml.merging.METHODS")
+    parser.add_argument(
+        "--method", default="task_arithmetic", help="row of rml.merging.METHODS, or ot"
+    )
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="of the method"
     )
     parser.add_argument("--format", default="safetensors", choices=sorted(FORMATS))
     parser.add_argument("--data", metavar="NAME", help="images with classes to judge by")
-    parser.add_argument("--split", default="test", help="split of the data")
+    parser.add_argument("--split", default="test", help="split of the data to judge by")
+    parser.add_argument("--read", default="train", help="split that ot and fisher read")
+    parser.add_argument("--examples", type=int, default=256, help="number of images they read")
     parser.add_argument("--out", type=Path, help="file to write, which must not exist")
     return run_command(parser, argv, merged)
 
@@ -67,7 +82,10 @@ def merged(options: argparse.Namespace) -> str:
         return merged_files(method, options, dict(given))
     named = {name: open_named(name) for name in options.encoders}
     base = open_named(options.base) if options.base else None
-    result = merge_encoders(method, base, named, dict(given))
+    if method in NEEDS_DATA:
+        result = merge_by_images(method, named, options, dict(given))
+    else:
+        result = merge_encoders(method, base, named, dict(given))
     judged = {**named, "merged": result} if options.data else {}
     lines = [
         f"{name}: {accuracy(encoder, options.data, options.split):.1%} are right by "
@@ -75,6 +93,24 @@ def merged(options: argparse.Namespace) -> str:
         for name, encoder in judged.items()
     ]
     return "\n".join([*lines, FORMATS[options.format](result, options)])
+
+
+def merge_by_images(
+    method: str, named: dict[str, Any], options: argparse.Namespace, given: dict[str, Any]
+) -> Any:
+    """The encoder that a method of `NEEDS_DATA` makes of encoders and images."""
+    from experiments.merge_images import fisher, fused, spread_images
+
+    check_options(method, given)
+    shapes = {own.input_shape for own in named.values()}
+    if len(shapes) > 1:
+        raise UserError(f"encoders read images of {' and '.join(map(str, shapes))}, expected equal")
+    first = next(iter(named.values()))
+    images, labels = spread_images(first, options.data, options.read, options.examples)
+    if method == TRANSPORT:
+        return fused(named, images, given)
+    fishers = [fisher(own, images, labels) for own in named.values()]
+    return merge_encoders(method, None, named, given, fishers=fishers)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -103,10 +139,13 @@ def check_options(method: str, given: dict[str, Any]) -> None:
     """Raises `UserError` for an option that a method does not have."""
     import inspect
 
-    from rml.merging import METHODS
+    from rml.merging import METHODS, align
 
-    takes = list(inspect.signature(METHODS[method].function).parameters)[2:]
-    takes = [name for name in takes if name != "least"]  # of parts of a checkpoint
+    function = align if method == TRANSPORT else METHODS[method].function
+    takes = [
+        name for name, own in inspect.signature(function).parameters.items()
+        if own.kind == own.KEYWORD_ONLY and name not in OWN
+    ]  # fmt: skip
     for name in given:
         if name not in takes:
             raise UserError(f"{method} has no option {name!r}, expected one of: {', '.join(takes)}")
@@ -123,20 +162,28 @@ def method_of(options: argparse.Namespace) -> str:
     from rml.merging.files import NO_BASE
 
     name: str = options.method
-    usable = [row for row in METHODS if row not in NEEDS_DATA]
+    usable = [*METHODS, TRANSPORT]
     if name not in usable:
         raise unknown("method", name, usable)
-    if not options.base and name not in NO_BASE:
+    if name in NEEDS_DATA and not options.data:
+        raise UserError(f"--method={name} needs --data, images that it reads")
+    if name in NEEDS_DATA and options.base:
+        raise UserError(
+            f"--method={name} has --base={options.base}, expected none: it reads no base"
+        )
+    if not options.base and name not in (*NO_BASE, *NEEDS_DATA):
         raise UserError(f"--method={name} needs --base, the encoder that all were fine-tuned from")
     return name
 
 
 def option_of(text: str) -> tuple[str, Any]:
-    """A method's option from `name=number`, or `weights=0.3,0.7`; `key=0` is a seed."""
+    """A method's option from `name=number`, `weights=0.3,0.7` or a word; `key=0` is a seed."""
     import jax
     import jax.numpy as jnp
 
     name, equals, value = text.partition("=")
+    if name in WORDS and value:
+        return name, value
     try:
         numbers = [float(one) for one in value.split(",")]
     except ValueError:
@@ -157,14 +204,17 @@ def open_named(name: str) -> Any:
     return rml.load(path, **options)
 
 
-def merge_encoders(method: str, base: Any, named: dict[str, Any], options: dict[str, Any]) -> Any:
+def merge_encoders(
+    method: str, base: Any, named: dict[str, Any], options: dict[str, Any], **more: Any
+) -> Any:
     """The encoder with merged variables, statistics of normalisation among them.
 
     Args:
       method: Name of the method.
       base: Encoder that all were fine-tuned from, or None.
       named: Encoders by the names that messages give them.
-      options: Options of the method.
+      options: Options of the method that a user gave.
+      **more: Others.
 
     Returns:
       An encoder with all else as the base has it, or the first one.
@@ -184,7 +234,7 @@ def merge_encoders(method: str, base: Any, named: dict[str, Any], options: dict[
     trees.check_trees(first.variables, variables)
     # Without a base nothing is known of how far encoders may lie apart.
     trees.check_values(first.variables, variables, farthest=1.0 if base else float("inf"))
-    found = merge(method, first.variables, list(variables.values()), **options)
+    found = merge(method, first.variables, list(variables.values()), **options, **more)
     return dataclasses.replace(first, embedder=dataclasses.replace(first.embedder, variables=found))
 
 

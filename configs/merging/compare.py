@@ -4,7 +4,7 @@ python -m experiments.run --config=configs/merging/compare.py --workdir=runs/mer
 
 Needs the archive `fashion_mnist` (`make assets`). With `--config.bed.run=runs/bed` it reads the
 experts of that run; without, as here, it trains its own, about six minutes of one CPU core; the
-rest takes some five.
+rest took some five before Twin-Merging and masks with AdaMerging were added.
 """
 
 from ml_collections import ConfigDict
@@ -25,6 +25,9 @@ def get_config() -> ConfigDict:
             scale=0.3, temperature=0.5, inner_rate=0.1, steps=60, batch_size=8,
             learning_rates=(3e-3, 1e-2, 3e-2),
         ),
+        # Training images of each task at most, whose labels are not read.
+        twin=dict(fraction=0.1),
+        router=dict(most=1000, epochs=50, batch_size=256, learning_rate=5e-4),
         decay=0.1,  # of coefficients
         addition=dict(steps=60, batch_size=8, rates=(3e-3, 0.01, 0.03)),
     )  # fmt: skip

@@ -5,7 +5,8 @@ python -m experiments.run --config=configs/merging/logits_fusion.py --workdir=ru
 Needs the archives of wiki_vital, manuals, sotu, spam and questions (`make assets`). Learning
 rates of fine-tuning, fixed weights and the scale of task arithmetic are chosen on validation texts
 by the run itself. A first run tried the rates 1e-3 and 3e-3 and chose the larger one everywhere;
-nothing else was tuned. About twelve minutes of one CPU core. Not run over seeds here.
+nothing else was tuned. About twelve minutes of one CPU core, without contrastive decoding and the
+timing of steps, which came later. Not run over seeds here.
 `make claims ONLY=logits_fusion` measures it into results/logits_fusion.
 """
 
@@ -47,6 +48,8 @@ def get_config() -> ConfigDict:
                 rank=8,  # of the large model's adapter
                 scale=2.0,
             ),
+            # Texts that are continued in turn with and without a choice at every token.
+            timing=dict(texts=8, prompt=64, steps=32, repeats=9),
             # Weights 0, 0.1, ..., 2, and scales of task arithmetic.
             alpha=dict(high=2.0, points=21, scales=(0.25, 0.5, 0.75, 1.0)),
         )

@@ -11,7 +11,9 @@ from rml.training import RunDirectory
 
 CAPTIONS = {
     "ranking.png": "Eight tasks by each way: mean accuracy over that of experts (%); error bars: "
-    "95% interval over test images. An ensemble keeps all experts, the others one model.",
+    "95% interval over test images. An ensemble keeps all experts, Twin-Merging one model, vectors "
+    "of low rank and a router, the others one model. Step 1: coefficients beside the mask move by "
+    "1 a step.",
     "costs.png": "Accuracy over that of experts (%, with 95% intervals over test images), and what "
     "a way costs: operations and seconds until its model is there, megabytes that are kept.",
     "tasks.png": "Test accuracy (%) of each way (rows) on each task (columns).",
@@ -19,7 +21,8 @@ CAPTIONS = {
 NAMES = {
     "base": "base", "average": "average", "weights": "weighted average", "fisher": "Fisher",
     "arithmetic": "task arithmetic", "ties": "TIES", "dare": "DARE", "concrete": "concrete mask",
-    "adamerging": "AdaMerging", "atlas": "aTLAS", "ensemble": "ensemble",
+    "adamerging": "AdaMerging", "masked": "mask, AdaMerging", "leap": "mask, AdaMerging, step 1",
+    "atlas": "aTLAS", "twin": "Twin-Merging", "ensemble": "ensemble",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ CAPTIONS = {
 NAMES = {
     "base": "base", "arithmetic": "arithmetic at 0.3", "tuned": "tuned arithmetic", "ties": "TIES",
     "random": "mask of coins", "deterministic": "mask without draws", "concrete": "concrete mask",
+    "bits": "concrete mask as bits",
     "adamerging": "AdaMerging", "random_adamerging": "coins, AdaMerging",
     "concrete_adamerging": "concrete, AdaMerging",
 }  # fmt: skip

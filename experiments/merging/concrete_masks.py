@@ -32,10 +32,22 @@ class Mask(NamedTuple):
 
 def learned(
     config: Any, bed: Bed, unlabelled: Images, validation: Part, *, bilevel: bool = False,
-    sampled: bool = True,
+    sampled: bool = True, **changes: Any,
 ) -> Mask:  # fmt: skip
-    """The mask whose learning rate is best on validation images."""
+    """The mask whose learning rate is best on validation images.
+
+    Args:
+      config: The run's config.
+      bed: The bed.
+      unlabelled: Images that the mask is learned from.
+      validation: Images that the rate is chosen on.
+      bilevel: Whether coefficients take a step ahead of the mask.
+      sampled: Whether masks are drawn.
+      **changes: Options of `learn_mask` that are not as the config has them.
+    """
     options = config.mask
+    given = {k: options[k] for k in ("scale", "temperature", "inner_rate")} | changes
+    fixed = {k: given.pop(k) for k in ("by_block", "clip") if k in given}
     batches = drawn_batches(config, unlabelled, options)
     ahead = drawn_batches(config, unlabelled, options, seed=1) if bilevel else None
     vectors = trees.task_vectors(bed.base, bed.experts)
@@ -43,8 +55,7 @@ def learned(
     def learn(rate: float) -> tuple[Any, Mask]:
         found = _learned(
             bed.module, bed.base, vectors, bed.heads, batches, ahead, bed.config.head.scale,
-            {k: options[k] for k in ("scale", "temperature", "inner_rate")}, rate,
-            jax.random.key(config.seed), sampled=sampled,
+            given, rate, jax.random.key(config.seed), sampled=sampled, **fixed,
         )  # fmt: skip
         merged = masked_arithmetic(config, bed, expected_mask(found.logits))
         return merged, Mask(found.logits, np.asarray(found.losses), rate)
@@ -111,12 +122,13 @@ def _arithmetic(base: Any, experts: Any, mask: Any, scale: Any) -> Any:
     return trees.combine(base, vectors, jnp.full(count, scale))
 
 
-@functools.partial(jax.jit, static_argnames=("module", "sampled"))
+@functools.partial(jax.jit, static_argnames=("module", "sampled", "by_block", "clip"))
 def _learned(
     module: Any, base: Any, vectors: Any, heads: Array, batches: Images, ahead: Images | None,
-    scale: Any, options: Any, rate: Any, key: Array, *, sampled: bool,
+    scale: Any, options: Any, rate: Any, key: Array, *, sampled: bool, by_block: bool = True,
+    clip: bool = False,
 ) -> Any:  # fmt: skip
     return learn_mask(
         mean_entropy(module, heads, scale), base, vectors, batches, key=key, inner_batches=ahead,
-        learning_rate=rate, sampled=sampled, **options,
+        learning_rate=rate, sampled=sampled, by_block=by_block, clip=clip, **options,
     )  # fmt: skip

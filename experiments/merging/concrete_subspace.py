@@ -34,7 +34,7 @@ from experiments.merging.judging import (
 )
 from experiments.merging.ranking import adamerged, on_their_own, scaled
 from experiments.ranges import Range
-from rml.merging import expected_mask, mask_logits, mask_vectors
+from rml.merging import expected_mask, hard_mask, mask_logits, mask_vectors, save_mask
 from rml.ops import t_interval, trees
 from rml.training import Claim, Progress, RunDirectory
 
@@ -59,9 +59,12 @@ PAIRS = (
     ("concrete", "arithmetic"), ("random", "arithmetic"), ("concrete", "ties"),
     ("arithmetic", "ties"), ("concrete", "tuned"), ("concrete", "deterministic"),
     ("concrete_adamerging", "adamerging"), ("random_adamerging", "adamerging"),
+    ("concrete", "bits"),
 )  # fmt: skip
 RANGES = {"mask.draws": Range(2, whole=True), "mask.batch_size": Range(1, whole=True)}
 READS = OF_BED
+MASK = "mask.safetensors"
+"""File of the run with the learned mask as bits."""
 CAPTIONS = concrete_figures.CAPTIONS
 PICTURE = "methods.png"
 
@@ -88,6 +91,10 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     }
     for name in ("concrete", "deterministic", "few"):
         params[name] = masked_arithmetic(config, bed, expected_mask(masks[name].logits))
+    bits = hard_mask(masks["concrete"].logits)
+    params["bits"] = masked_arithmetic(config, bed, bits)
+    if not (run.path / MASK).exists():
+        save_mask(run.path / MASK, bits)
     vectors = trees.task_vectors(bed.base, bed.experts)
     for name, mask in (("concrete", expected_mask(masks["bilevel"].logits)), ("random", coins)):
         params[f"{name}_adamerging"] = adamerged(
@@ -104,6 +111,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics = differences("normalised", {name: [own] for name, own in found.items()}, {
         f"{first}_over_{second}": (first, second) for first, second in PAIRS
     }) | {
+        "mask_bytes": (run.path / MASK).stat().st_size,
         "concrete_drawn": np.mean(drawn), "concrete_drawn_spread": np.std(drawn, ddof=1),
     }  # fmt: skip
     for name, end in (("concrete", ""), ("few", "_few")):

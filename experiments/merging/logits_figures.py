@@ -12,8 +12,9 @@ from rml.training import RunDirectory
 
 CAPTIONS = {
     "methods.png": "Nats a token of test texts gained over the large model, by collection: with "
-    "weight 1 or one that validation texts chose, with one chosen at every token, by an adapter of "
-    "the large model and by its whole fine-tuning; error bars: 95% interval over windows.",
+    "weight 1 or one that validation texts chose, with one chosen at every token, by contrastive "
+    "decoding, by an adapter of the large model and by its whole fine-tuning; error bars: 95% "
+    "interval over windows.",
     "fixed.png": "Nats a token gained over the large model by one weight of the expert at all "
     "tokens; band: 95% interval over windows. Dashed: a weight chosen at every token.",
     "alpha.png": "The weight that is chosen along the first test window of each collection.",
@@ -34,7 +35,7 @@ def draw(
       config: The run's config.
       run: Its directory.
       test: Readings of test windows by domain.
-      whole: By "tuned" and "lora" nats of test windows by domain.
+      whole: By "tuned", "lora" and "contrastive" nats of test windows by domain.
       fixed: By domain the weight that validation chose for all tokens.
       active: By collection the shares of tokens of every expert.
     """
@@ -45,6 +46,7 @@ def draw(
             "weight 1": own.large - own.fixed[:, at[1.0]],
             "one weight, chosen": own.large - own.fixed[:, at[fixed[name]]],
             "chosen at every token": own.large - own.dynamic,
+            "contrastive": own.large - whole["contrastive"][name],
             "adapter": own.large - whole["lora"][name],
             "tuned": own.large - whole["tuned"][name],
         }

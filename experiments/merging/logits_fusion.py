@@ -3,7 +3,8 @@
 Fan et al., On Giant's Shoulders, arXiv:2406.15480. A large and a small decoder are trained here on
 one collection of texts; the small one is fine-tuned on four others. Beside the weight chosen at
 every token stand weight 1 (proxy tuning), the weight that is best on validation texts, the mean of
-the logits, an adapter of the large model and its whole fine-tuning; for several experts at once
+the logits, contrastive decoding of the large model against the small one, an adapter of the large
+model and its whole fine-tuning; for several experts at once
 their task arithmetic, equal weights, and one small model of all collections. Every fine-tuning
 tries equally many rates on validation texts. Sizes and margins are this repository's.
 """
@@ -16,19 +17,13 @@ import numpy as np
 from experiments.common import small_lm
 from experiments.common.claims import with_bounds
 from experiments.merging import logits_figures
-from experiments.merging.logits_models import (
-    LARGE,
-    Models,
-    make_models,
-    merged,
-    read_texts,
-    sized,
-    training_share,
-)
+from experiments.merging.logits_costs import choosing_cost, training_share
+from experiments.merging.logits_models import LARGE, Models, make_models, merged, read_texts, sized
 from experiments.merging.logits_readings import (
     Reading,
     grid,
     read,
+    read_contrastive,
     read_dynamic,
     read_fixed,
 )
@@ -55,8 +50,18 @@ CLAIMS = (
     Claim("On an unseen collection one of four experts costs at most 0.5% of the large's nats",
           "rise_unseen", "<=", 0.005, f"{SOURCE}, table on unseen tasks",
           stated="2026-11-26", null="rise_unseen_multitask"),
+    Claim("Choosing the weight adds at most a tenth to the time of a decoding step",
+          "choosing_cost", "<=", 0.1, f"{SOURCE}: 166 s for 158 s; uncertain for models so small",
+          stated="2026-11-27", null="choosing_cost_finer"),
+    Claim("A training step of an expert has at most a tenth of the FLOPs of the large model's",
+          "training_share", "<=", 0.1, f"{SOURCE}; uncertain for models so small",
+          stated="2026-11-27", null="training_share_lora"),
 )  # fmt: skip
-RANGES = {"alpha.points": Range(3, whole=True), "alpha.high": Range(1)}
+RANGES = {
+    "alpha.points": Range(3, whole=True), "alpha.high": Range(1),
+    "timing.texts": Range(1, whole=True), "timing.prompt": Range(1, whole=True),
+    "timing.steps": Range(1, whole=True), "timing.repeats": Range(1, whole=True),
+}  # fmt: skip
 CAPTIONS = logits_figures.CAPTIONS
 PICTURE = "methods.png"
 
@@ -90,7 +95,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         }
         for kind, by_domain in (("tuned", models.tuned), ("lora", models.lora))
     }
-    metrics = {f"rate_{kind}": rate for kind, rate in models.rates.items()}
+    whole["contrastive"], metrics = contrasted(config, models, windows)
+    metrics |= {f"rate_{kind}": rate for kind, rate in models.rates.items()}
     metrics |= of_one(config, fixed, test, whole)
     Progress().note(
         f"nats a token: large {metrics['nats_large']:.3f}, weight 1 {metrics['nats_proxy']:.3f}, "
@@ -98,6 +104,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     )
     others, active = of_several(config, models, windows, test)
     metrics |= others | training_share(config, texts[domains[0]], models)
+    metrics |= choosing_cost(config, models, windows["test"][domains[0]])
     weights = {name: metrics[f"fixed_alpha_{name}"] for name in domains}
     logits_figures.draw(config, run, test, whole, weights, active)
     return {name: float(value) for name, value in metrics.items()}
@@ -112,6 +119,12 @@ def check(config: Any) -> None:
             f"alpha.high={config.alpha.high} and alpha.points={config.alpha.points} give weights "
             "without 1, expected it among them"
         )
+    timing, length = config.timing, config.text.length
+    if timing.prompt + timing.steps > length:
+        raise UserError(
+            f"timing.prompt={timing.prompt} and timing.steps={timing.steps} are more than the "
+            f"{length} tokens of text.length, expected at most as many"
+        )
 
 
 def of_one(
@@ -124,7 +137,7 @@ def of_one(
       config: The run's config.
       validation: By domain, nats of validation windows with each weight [m, g, n].
       test: By domain, the reading of test windows.
-      whole: By way of tuning and domain, nats of test windows [m, n].
+      whole: By way of tuning or decoding and domain, nats of test windows [m, n].
     """
     points = grid(config)
     each = {name: int(np.argmin(own.mean((0, 2)))) for name, own in validation.items()}
@@ -162,6 +175,19 @@ def of_one(
     metrics["alpha_mean"] = float(np.mean([alpha.mean() for alpha, _ in pairs]))
     metrics["alpha_sd"] = float(np.mean([alpha.std() for alpha, _ in pairs]))
     return metrics
+
+
+def contrasted(
+    config: Any, models: Models, windows: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Nats of test windows by contrastive decoding, by domain, and the β that validation chose."""
+    nats, chosen = {}, {}
+    for name in config.data.domains:
+        tried = read_contrastive(config, models, windows["validation"][name]).mean((0, 2))
+        at = int(np.argmin(tried))
+        nats[name] = read_contrastive(config, models, windows["test"][name])[:, at]
+        chosen[f"contrastive_beta_{name}"] = float(grid(config)[at])
+    return nats, chosen
 
 
 def of_several(

@@ -10,7 +10,6 @@ from experiments.common import small_lm
 from experiments.common.comparison import for_each
 from experiments.common.many import replaced
 from experiments.common.pretraining import train
-from experiments.merging.multilevel_problems import step_flops
 from rml import data
 from rml.data import tokens
 from rml.merging import task_arithmetic
@@ -176,16 +175,3 @@ def joined(texts: Sequence[small_lm.Text]) -> small_lm.Text:
 def merged(models: Models, scale: float) -> Any:
     """Task arithmetic of the experts, as one expert."""
     return task_arithmetic(models.small, models.experts, scale=scale)
-
-
-def training_share(config: Any, text: small_lm.Text, models: Models) -> dict[str, float]:
-    """FLOPs of a step of an expert, and of an adapter, over those of the large model."""
-    rate = config.tuning.rates[0]
-    flops = {
-        kind: step_flops(problem(sized(config, kind, rate), kind, text, start))
-        for kind, start in ((EXPERT, models.small), (TUNED, models.large), (LORA, models.large))
-    }
-    return {
-        "training_share": flops[EXPERT] / flops[TUNED],
-        "training_share_lora": flops[LORA] / flops[TUNED],
-    }

@@ -74,7 +74,19 @@ def read(
 def read_fixed(config: Any, models: Models, expert: Any, windows: Int[np.ndarray, "m t"]) -> Any:
     """Nats of windows with each weight of the grid for an expert, [m, g, n]."""
     params = (models.large, models.small, expert)
-    return np.asarray(_read_fixed(modules(config), tuple(grid(config)), params, windows))
+    large, small = modules(config)
+    return np.asarray(_read_fixed((large, small, small), tuple(grid(config)), params, windows))
+
+
+def read_contrastive(config: Any, models: Models, windows: Int[np.ndarray, "m t"]) -> Any:
+    """Nats of windows under M_L + β (M_L - M) with each β of the grid, [m, g, n].
+
+    This is contrastive decoding with the small model as amateur, in the form that leaves out no
+    token (O'Brien and Lewis, arXiv:2309.09117): the one expert is the large model itself.
+    """
+    params = (models.large, models.small, models.large)
+    large, small = modules(config)
+    return np.asarray(_read_fixed((large, small, large), tuple(grid(config)), params, windows))
 
 
 def read_dynamic(config: Any, models: Models, expert: Any, windows: Int[np.ndarray, "m t"]) -> Any:
@@ -135,10 +147,10 @@ def _read(
 
 @functools.partial(jax.jit, static_argnames=("modules", "points"))
 def _read_fixed(
-    modules: Modules, points: tuple[float, ...], params: Params, windows: Array
+    modules: tuple[Llama, Llama, Llama], points: tuple[float, ...], params: Params, windows: Array
 ) -> Array:
     def of_window(window: Array) -> Array:
-        large, small, expert = _three(modules, params, window)
+        large, small, expert = (_logits(*o, window) for o in zip(modules, params, strict=True))
         return _fixed(points, large, expert, small, window)
 
     return jax.lax.map(of_window, windows)
@@ -149,7 +161,8 @@ def _read_dynamic(
     modules: Modules, points: tuple[float, ...], params: Params, windows: Array
 ) -> tuple[Array, Array]:
     def of_window(window: Array) -> tuple[Array, Array]:
-        large, small, expert = _three(modules, params, window)
+        kinds = (modules[0], modules[1], modules[1])
+        large, small, expert = (_logits(*o, window) for o in zip(kinds, params, strict=True))
         chosen = choose_alpha(large, expert[None], small, high=points[-1], step=points[1]).alpha
         one = jnp.ones_like(chosen)
         first, second = (
@@ -158,13 +171,6 @@ def _read_dynamic(
         return first, second
 
     return jax.lax.map(of_window, windows)
-
-
-def _three(modules: Modules, params: Params, window: Array) -> tuple[Array, Array, Array]:
-    """Logits of the large model, the small one and its one expert."""
-    kinds = (modules[0], modules[1], modules[1])
-    large, small, expert = (_logits(*pair, window) for pair in zip(kinds, params, strict=True))
-    return large, small, expert
 
 
 def _fixed(

@@ -11,7 +11,7 @@ baseline (`multilevel_pretrain.sh`), we with the model as it was coalesced. Size
 three levels and margins are this repository's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,10 @@ from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2404.07999; data, sizes and margins are this repository's"
 CLAIMS = (
-    Claim("The V-cycle reaches the last loss of training from scratch with 80% of its FLOPs",
-          "flops_ratio_both", "<=", 0.8, f"{SOURCE}; 1 where it does not within the budget",
-          stated="2026-11-26", null="flops_ratio_alpha_0"),
+    Claim("The V-cycle reaches the last validation loss of training from scratch with 80% of its "
+          "FLOPs", "flops_ratio_both", "<=", 0.8,
+          f"{SOURCE}; 1 where it does not within the budget; changed after the first measurement, "
+          "which took test losses", stated="2026-11-27", null="flops_ratio_alpha_0"),
     Claim("At equal FLOPs its test loss is lower than that of training from scratch",
           "gain_both", ">=", 0.0, SOURCE,
           stated="2026-11-26", null="gain_alpha_0"),
@@ -74,7 +75,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     multilevel_figures.of_starts(run, at_rate(config, found, best), given.unit)
     Progress().note(
         f"the V-cycle ends {metrics['gain_both']:.4f} nats lower than training from scratch, and "
-        f"reaches its loss with {metrics['flops_ratio_both']:.2f} of its FLOPs"
+        f"reaches its validation loss with {metrics['flops_ratio_both']:.2f} of its FLOPs and "
+        f"{metrics['time_ratio_both']:.2f} of its time"
     )
     return {name: float(value) for name, value in metrics.items()}
 
@@ -131,27 +133,33 @@ def compared(tests: Mapping[str, Float[np.ndarray, " m"]]) -> dict[str, float]:
 def saved(
     best: Mapping[str, Trained], total: float, times: Mapping[Shape, float]
 ) -> dict[str, float]:
-    """Shares of the FLOPs of training from scratch at which its last loss is reached, and seconds.
+    """Shares of the cost of training from scratch at which its last validation loss is reached.
 
-    Seconds are those of all steps, without compiling, evaluating and changing sizes.
+    The cost is FLOPs (`flops_ratio`) or seconds of steps (`time_ratio`), without compiling,
+    evaluating and changing sizes. Beside them stand the shares of both that whole arms take.
     """
 
-    def taken(name: str) -> float:
-        steps = [(ARMS[name].shapes[own.phase.level], own.phase.steps) for own in best[name].parts]
+    def taken(name: str, parts: Sequence[Part]) -> float:
+        steps = [(ARMS[name].shapes[own.phase.level], own.phase.steps) for own in parts]
         return sum(times[shape] * count for shape, count in steps)
 
-    goal = best["scratch"].parts[-1].losses[-1]
+    whole, goal = taken("scratch", best["scratch"].parts), best["scratch"].parts[-1].validation[-1]
     metrics: dict[str, float] = {}
     for name, own in best.items():
-        metrics[f"flops_ratio_{name}"] = min(1.0, reached(own.parts[-1], goal) / total)
-        metrics[f"flops_share_{name}"] = own.parts[-1].flops[-1] / total
-        metrics[f"seconds_ratio_{name}"] = taken(name) / taken("scratch")
+        last = own.parts[-1]
+        flops = reached(last, goal)
+        steps = (flops - last.start) / (last.flops[-1] - last.start) * last.steps[-1]
+        seconds = taken(name, own.parts[:-1]) + steps * times[ARMS[name].shapes[last.phase.level]]
+        metrics[f"flops_ratio_{name}"] = min(1.0, flops / total)
+        metrics[f"time_ratio_{name}"] = min(1.0, seconds / whole)
+        metrics[f"flops_share_{name}"] = last.flops[-1] / total
+        metrics[f"seconds_ratio_{name}"] = taken(name, own.parts) / whole
     return metrics
 
 
 def reached(part: Part, goal: float) -> float:
-    """FLOPs at which a loss is first reached, between two evaluations on a line; else infinite."""
-    flops, losses = part.flops, part.losses
+    """FLOPs at which a validation loss is first reached, on a line between two; else infinite."""
+    flops, losses = part.flops, part.validation
     below = np.flatnonzero(losses <= goal)
     if not len(below):
         return float("inf")

@@ -11,8 +11,8 @@ from rml.ops import t_interval
 from rml.training import RunDirectory
 
 CAPTIONS = {
-    "flops.png": "Test loss against FLOPs spent; vertical marks: changes of size. Losses at small "
-    "levels are those of the small model.",
+    "flops.png": "Validation loss against FLOPs spent; vertical marks: changes of size. Losses at "
+    "small levels are those of the small model.",
     "losses.png": "Test loss of all arms after equal FLOPs; error bars: 95% interval of the "
     "difference to training from scratch over test examples. α = 0 throws the small level away.",
     "starts.png": "Test loss of the small model against its own steps: coalesced from a trained "
@@ -32,7 +32,7 @@ STARTS = {
 
 
 def of_courses(run: RunDirectory, best: Mapping[str, Trained], total: float, unit: str) -> None:
-    """Draws test losses against FLOPs, with the changes of size."""
+    """Draws validation losses against FLOPs, with the changes of size."""
     with figures.canvas(run.figure("flops.png"), (6.4, 3.8)) as figure:
         ax = figure.add_subplot()
         for index, name in enumerate(DRAWN):
@@ -45,14 +45,16 @@ def of_courses(run: RunDirectory, best: Mapping[str, Trained], total: float, uni
             for part in best[name].parts[1:]:
                 height = np.interp(part.start, flops, losses)
                 ax.plot([part.start / total], [height], "|", markersize=16, mew=2, **color)
-        goal = best["scratch"].parts[-1].losses[-1]
+        goal = best["scratch"].parts[-1].validation[-1]
         ax.axhline(goal, color="#333333", ls="--", lw=0.9, label="last loss from scratch")
         # The first evaluations are far above all that differs.
         after = [own.course()[1] for own in (best[name] for name in DRAWN)]
         top = max(np.median(losses) for losses in after)
         bottom = min(losses.min() for losses in after)
         ax.set_ylim(bottom - 0.08 * (top - bottom), top + 0.6 * (top - bottom))
-        ax.set(xlabel="FLOPs over those of training from scratch", ylabel=f"test loss ({unit})")
+        ax.set(
+            xlabel="FLOPs over those of training from scratch", ylabel=f"validation loss ({unit})"
+        )
         ax.grid(visible=True)
         figures.legend(ax, len(DRAWN) + 1)
 

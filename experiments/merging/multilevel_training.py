@@ -20,6 +20,8 @@ from rml.training.multilevel import Phase, start_of_phase
 
 EVALUATIONS = 8
 """Evaluations of a training of the full model; of a small one half as many."""
+LOSSES = {"loss": "test", "validation": "validation"}
+"""Metrics of an evaluation, and the part of the data that each is a loss of."""
 ORDERS = 1009
 """What is added to the seed of each further phase, which would else read the same batches again."""
 
@@ -32,6 +34,7 @@ class Part(NamedTuple):
       steps: Its own steps at each evaluation [k].
       flops: Cumulative FLOPs there [k].
       losses: Test losses there [k].
+      validation: Validation losses there [k].
       start: Cumulative FLOPs when it began.
     """
 
@@ -39,6 +42,7 @@ class Part(NamedTuple):
     steps: Float[np.ndarray, " k"]
     flops: Float[np.ndarray, " k"]
     losses: Float[np.ndarray, " k"]
+    validation: Float[np.ndarray, " k"]
     start: float
 
 
@@ -54,10 +58,10 @@ class Trained(NamedTuple):
     parts: tuple[Part, ...]
 
     def course(self) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Cumulative FLOPs and test losses of all evaluations."""
+        """Cumulative FLOPs and validation losses of all evaluations."""
         return tuple(  # type: ignore[return-value]
             np.concatenate([getattr(part, name) for part in self.parts])
-            for name in ("flops", "losses")
+            for name in ("flops", "validation")
         )
 
 
@@ -129,7 +133,10 @@ def _together(
                 run, problem, configs, [starts[j] for j in new], name, (spent, each)
             )
             results = {
-                keys[j]: (ended[k], Part(own[j], at, spent + each * at, losses[k], spent))
+                keys[j]: (
+                    ended[k],
+                    Part(own[j], at, spent + each * at, losses[k][0], losses[k][1], spent),
+                )
                 for k, j in enumerate(new)
             }
             done |= results if fresh else {}
@@ -161,14 +168,19 @@ def _fit(
     run: RunDirectory, problem: Problem, configs: Sequence[Any], starts: Sequence[Any], name: str,
     flops: tuple[float, float],
 ) -> tuple[list[Any], Any, list[Any]]:  # fmt: skip
-    """Trains one phase of several runs as one; parameters, steps of its evaluations and losses."""
+    """Trains one phase of several runs as one.
+
+    Returns:
+      Parameters of each run, steps of the evaluations, and of each run test and validation losses.
+    """
 
     def task_of(config: Any) -> Task:
         task = problem.task(config)
         return dataclasses.replace(
             task,
             evaluate=lambda state: {
-                "loss": float(problem.losses(config, state.params, "test").mean())
+                name: float(problem.losses(config, state.params, part).mean())
+                for name, part in LOSSES.items()
             },
         )
 
@@ -181,7 +193,10 @@ def _fit(
         lines = read_metrics(inner.path / "metrics.jsonl")
         shown = [line for line in lines if "eval/loss" in line]
         steps = np.array([line["step"] for line in shown], float)
-        losses = [np.array([line[f"eval/loss/{i}"] for line in shown]) for i in range(len(configs))]
+        losses = [
+            [np.array([line[f"eval/{name}/{i}"] for line in shown]) for name in LOSSES]
+            for i in range(len(configs))
+        ]
         found = {"loss": float(shown[-1]["eval/loss"]), "flops": float(shown[-1]["eval/flops"])}
         params = [on_host(unstack(state, i).params) for i in range(len(configs))]
         return found, (params, steps, losses)

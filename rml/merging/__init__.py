@@ -4,9 +4,9 @@
   tensor at a time; `average`, `weighted_average`,
   `task_arithmetic` (Ilharco et al., arXiv:2212.04089), `ties` (Yadav et al., arXiv:2306.01708),
   `dare` (Yu et al., arXiv:2311.03099).
-* `fisher_merge`, `diagonal_fisher`, `floored_share`: Matena and Raffel, Merging Models with
-  Fisher-Weighted Averaging, arXiv:2111.09832. Take it where a target is favoured and unlabelled
-  inputs of every task are at hand.
+* `fisher_merge`, `diagonal_fisher`, `floored_share`, `save_fisher`, `load_fisher`: Matena and
+  Raffel, Merging Models with Fisher-Weighted Averaging, arXiv:2111.09832. Take it where a target is
+  favoured and unlabelled inputs of every task are at hand.
 * `search_weights` over `grid_weights` or `dirichlet_weights`: weights chosen on validation data.
 * `fuse_decode`: experts of a small language model steer a large one while it decodes, by
   `fuse_logits` and `choose_alpha` (Fan et al., On Giant's Shoulders, arXiv:2406.15480). Take it
@@ -15,8 +15,9 @@
 * `learn_scaling`, `compose`, `linearised`, `draw_parts`, `select_blocks` and, without labels,
   `ufm`: Zhang et al., Knowledge Composition using Task Vectors with Learned Anisotropic Scaling,
   arXiv:2407.02880. Take it where some labels, or inputs of one target, are at hand.
-* `learn_mask`, `mask_vectors`, `draw_mask`: Tang et al., Concrete Subspace Learning based
-  Interference Elimination for Multi-task Model Fusion, arXiv:2312.06173.
+* `learn_mask`, `mask_vectors`, `draw_mask`, `hard_mask`, `save_mask`, `load_mask`: Tang et al.,
+  Concrete Subspace Learning based Interference Elimination for Multi-task Model Fusion,
+  arXiv:2312.06173.
 * `modularise`, `twin_params`, `twin_apply`, `save_twin`, `load_twin`: Lu et al., Twin-Merging:
   Dynamic Integration of Modular Expertise in Model Merging, arXiv:2406.15479. Take it where inputs
   of all tasks come mixed and memory for a copy or two is at hand; its router is
@@ -47,6 +48,7 @@ from rml.merging.concrete import (
     binary_concrete,
     draw_mask,
     expected_mask,
+    hard_mask,
     learn_mask,
     mask_logits,
     mask_vectors,
@@ -61,8 +63,9 @@ from rml.merging.pseudo_labels import PseudoLabelled, trusted_examples, ufm
 from rml.merging.search import Found, dirichlet_weights, grid_weights, search_weights
 from rml.merging.ties import ties, trim
 from rml.merging.transport import ground_cost, residual_map, transport_map, width_map
+from rml.merging.tree_files import load_fisher, load_mask, save_fisher, save_mask
 from rml.merging.twin import Own, Twin, modularise, twin_apply, twin_params
-from rml.merging.twin_files import SavedTwin, load_twin, save_twin
+from rml.merging.twin_files import Prediction, SavedTwin, load_twin, save_twin
 from rml.merging.unit_activations import LayerActivations, layer_activations, shortcut_shares
 
 __all__ = [
@@ -73,6 +76,7 @@ __all__ = [
     "LearnedMask",
     "Method",
     "Own",
+    "Prediction",
     "PseudoLabelled",
     "SavedTwin",
     "Twin",
@@ -98,12 +102,15 @@ __all__ = [
     "fuse_logits",
     "grid_weights",
     "ground_cost",
+    "hard_mask",
     "kl_shift",
     "layer_activations",
     "learn_coefficients",
     "learn_mask",
     "learn_scaling",
     "linearised",
+    "load_fisher",
+    "load_mask",
     "load_twin",
     "mask_logits",
     "mask_vectors",
@@ -113,6 +120,8 @@ __all__ = [
     "part_coefficients",
     "prediction_entropy",
     "residual_map",
+    "save_fisher",
+    "save_mask",
     "save_twin",
     "search_weights",
     "select_blocks",

@@ -55,10 +55,13 @@ def learn_coefficients(
     Returns:
       Coefficients and the course of the objective.
 
+    Raises:
+      UserError: A leaf of the vectors is missing, is too many, or has another shape.
+
     Source: Yang et al., AdaMerging: Adaptive Model Merging for Multi-Task Learning,
       arXiv:2310.02575, which learns from the test inputs themselves.
     """
-    count = jax.tree.leaves(vectors)[0].shape[0]
+    count = trees.check_stacked(base, "vectors", vectors)
     first = trees.block_coefficients(base, count, start) if by_block else jnp.full(count, start)
     return descend(
         lambda own, batch: objective(trees.combine(base, vectors, own), batch), first, batches,

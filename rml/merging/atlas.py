@@ -241,13 +241,16 @@ def learn_scaling(
       Coefficients as `compose` takes them, and the course of the objective.
 
     Raises:
-      ValueError: Parts or kept blocks are given and there is one coefficient a vector.
+      ValueError: Parts or kept blocks are given and there is one coefficient a vector, or a leaf of
+        vectors or parts is missing, is too many, or has another shape than the base's.
 
     Source: Zhang et al., arXiv:2407.02880; optimiser, decay and clipping are its public code's.
     """
     if not by_block and (parts is not None or kept is not None):
         raise ValueError("parts and kept blocks need coefficients by block, by_block=True")
-    number = jax.tree.leaves(vectors)[0].shape[0]
+    number = trees.check_stacked(base, "vectors", vectors)
+    if parts is not None:
+        trees.check_trees(base, {"parts": parts})
     first: PyTree = jnp.zeros(number)
     if by_block:
         first = trees.block_coefficients(base, number)

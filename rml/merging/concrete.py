@@ -73,6 +73,22 @@ def expected_mask(logits: PyTree) -> PyTree:
     return jax.tree.map(jax.nn.sigmoid, logits)
 
 
+def hard_mask(logits: PyTree, *, key: Key[Array, ""] | None = None) -> PyTree:
+    """A mask of zeros and ones, which `save_mask` keeps as bits.
+
+    Args:
+      logits: As `learn_mask` returns them.
+      key: Key of a Bernoulli draw with probabilities σ(x); without, what is likelier than not is 1.
+    """
+    leaves, structure = jax.tree.flatten(logits)
+    hard = [
+        leaf > 0 if key is None
+        else jax.random.bernoulli(jax.random.fold_in(key, i), jax.nn.sigmoid(leaf))
+        for i, leaf in enumerate(leaves)
+    ]  # fmt: skip
+    return jax.tree.unflatten(structure, [own.astype(jnp.float32) for own in hard])
+
+
 def mask_vectors(vectors: PyTree, mask: PyTree) -> PyTree:
     """Masks task vectors and rescales every block by the mask's mean, τ ⊙ m / mean(m).
 
@@ -103,6 +119,8 @@ def learn_mask(
     temperature: ArrayLike = 0.5,
     learning_rate: ArrayLike = 1e-3,
     inner_rate: ArrayLike = 1.0,
+    by_block: bool = True,
+    clip: bool = False,
     sampled: bool = True,
 ) -> LearnedMask:
     """Learns the logits of one mask that all task vectors share, on unlabelled inputs.
@@ -123,26 +141,32 @@ def learn_mask(
       scale: Coefficient of all vectors, or its value before the inner step.
       temperature: See `binary_concrete`.
       learning_rate: Adam's step size for the logits.
-      inner_rate: Adam's step size for the coefficients; 1 in the paper.
+      inner_rate: Adam's step size for the coefficients; 1 in the paper, where each so moves by 1.
+      by_block: Whether each block has coefficients of its own; otherwise each vector has one.
+      clip: Whether the inner step keeps coefficients in [0, 1], as in one of the public codes.
       sampled: Whether masks are drawn; without, the mask is σ(x) (ours, for comparison).
 
     Returns:
       Logits and the course of the objective.
 
+    Raises:
+      UserError: A leaf of the vectors is missing, is too many, or has another shape.
+
     Source: Tang et al., Concrete Subspace Learning based Interference Elimination for Multi-task
       Model Fusion, arXiv:2312.06173, Algorithm 1.
     """
-    count = jax.tree.leaves(vectors)[0].shape[0]
+    count = trees.check_stacked(base, "vectors", vectors)
     inner = optax.adam(inner_rate)
 
     def adapted(masked: PyTree, batch: Any) -> PyTree:
-        start = trees.block_coefficients(base, count, 1.0)
+        start = trees.block_coefficients(base, count, 1.0) if by_block else jnp.ones(count)
         start = jax.tree.map(lambda leaf: leaf * scale, start)
         if inner_batches is None:
             return start
         slopes = jax.grad(lambda own: objective(trees.combine(base, masked, own), batch))(start)
         step, _ = inner.update(slopes, inner.init(start), start)
-        return optax.apply_updates(start, step)
+        moved = optax.apply_updates(start, step)
+        return jax.tree.map(lambda leaf: jnp.clip(leaf, 0, 1), moved) if clip else moved
 
     def outer(logits: PyTree, given: Any) -> Array:
         number, batch, ahead = given

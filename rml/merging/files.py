@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rml.errors import UserError, unknown
-from rml.merging.methods import merge
+from rml.merging.methods import check_weights, compiled
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.files import read_file
 from rml.models.pretrained.tensors import FLOATS, Tensor
@@ -60,6 +60,7 @@ def merge_files(
         raise UserError("experts is empty, expected at least one checkpoint")
     if out.exists() or out.suffix != ENDING:
         raise UserError(f"{out} exists or does not end in {ENDING}; expected a new file of it")
+    check_weights(options.get("weights"), len(experts))
     paths, own = list(experts), experts[0] if base is None else base
     opened = {path: open_checkpoint(path) for path in (own, *paths)}
     start = opened[own]
@@ -154,7 +155,7 @@ def _merged(
             row[:count] = x[at : at + count]
         if "key" in given:
             given["key"] = jax.random.fold_in(options["key"], number)
-        own = merge(method, {"": part[0]}, {"": part[1:]}, **given)[""]
+        own = compiled(method)({"": part[0]}, {"": part[1:]}, **given)[""]
         flat[-1][at : at + count] = np.asarray(own)[:count]
     return found
 

@@ -1,5 +1,6 @@
 """Fisher merging: the diagonal Fisher information of a model, and averages weighted by it."""
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -103,6 +104,7 @@ def fisher_merge(
     floor: ArrayLike = FLOOR,
     favour_first: bool = True,
     normalise: bool = True,
+    exclude: str | None = None,
 ) -> PyTree:
     """Averages parameters entry by entry, weighted by Fisher information.
 
@@ -119,9 +121,14 @@ def fisher_merge(
         parameters stay.
       normalise: Whether λ_i is divided by the Euclidean norm of F_i over all parameters, so that
         sizes of Fishers do not decide.
+      exclude: Regular expression of dotted names of leaves that are not merged, such as a head's:
+        they are the first model's, and no norm counts them.
 
     Returns:
       Parameters of one model.
+
+    Raises:
+      UserError: `exclude` is no regular expression, or all leaves match it.
 
     Source: Matena and Raffel, arXiv:2111.09832, equation 4; floor, `favour_first` and `normalise`
       are options of its public code (mmatena/model_merging), on by default there.
@@ -129,10 +136,13 @@ def fisher_merge(
     leaves = jax.tree.leaves(experts)
     count = leaves[0].shape[0]
     given = jnp.full(count, 1 / count) if weights is None else weights
-    scaled = given / _sizes(fishers) if normalise else given
+    out = _matching(base, exclude)
+    scaled = given / _sizes(fishers, out) if normalise else given
     floored = jnp.arange(count) == 0 if favour_first else jnp.ones(count, bool)
 
-    def of_leaf(start: Array, own: Array, fisher: Array) -> Array:
+    def of_leaf(left: bool, start: Array, own: Array, fisher: Array) -> Array:
+        if left:
+            return own[0].astype(start.dtype)
         ahead = (count, *(1,) * start.ndim)
         own, fisher = trees.wide(own), trees.wide(fisher)
         least = jnp.where(floored, floor, 0).reshape(ahead)
@@ -143,7 +153,7 @@ def fisher_merge(
         share = jnp.where(known, share / jnp.where(known, total, 1), plain)
         return jnp.sum(share * own, axis=0).astype(start.dtype)
 
-    return jax.tree.map(of_leaf, base, experts, fishers)
+    return jax.tree.map(of_leaf, out, base, experts, fishers)
 
 
 def floored_share(fisher: PyTree, *, floor: ArrayLike = FLOOR) -> Float[Array, ""]:
@@ -153,9 +163,27 @@ def floored_share(fisher: PyTree, *, floor: ArrayLike = FLOOR) -> Float[Array, "
     return jnp.sum(below) / sum(leaf.size for leaf in leaves)
 
 
-def _sizes(fishers: PyTree) -> Float[Array, " n"]:
+def _matching(params: PyTree, exclude: str | None) -> PyTree:
+    """Whether the dotted name of each leaf matches a regular expression somewhere."""
+    try:
+        found = jax.tree_util.tree_map_with_path(
+            lambda path, _: exclude is not None and bool(re.search(exclude, trees.leaf_name(path))),
+            params,
+        )
+    except re.error as error:
+        raise UserError(f"exclude is {exclude!r}, expected a regular expression: {error}") from None
+    if all(jax.tree.leaves(found)):
+        raise UserError(f"exclude is {exclude!r}, which matches all leaves; expected one to merge")
+    return found
+
+
+def _sizes(fishers: PyTree, out: PyTree) -> Float[Array, " n"]:
     """Euclidean norms of stacked Fishers, 1 for a zero one; tiny ones do not underflow."""
-    flat = [trees.wide(leaf).reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(fishers)]
+    flat = [
+        trees.wide(leaf).reshape(leaf.shape[0], -1)
+        for left, leaf in zip(jax.tree.leaves(out), jax.tree.leaves(fishers), strict=True)
+        if not left
+    ]
     top = jnp.max(jnp.stack([jnp.max(own, axis=1) for own in flat]), axis=0)
     unit = jnp.where(top > 0, top, 1)
     squares = sum(jnp.sum(jnp.square(own / unit[:, None]), axis=1) for own in flat)

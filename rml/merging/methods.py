@@ -1,11 +1,14 @@
 """Methods of merging by name, with one signature, and the one call that applies any."""
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import PyTree
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
 
 from rml.errors import UserError, unknown
 from rml.merging.averages import average, task_arithmetic, weighted_average
@@ -22,6 +25,7 @@ class Method(NamedTuple):
       function: `function(base, experts, **options) -> params`, experts stacked on a leading axis.
       static: Options that are no arrays.
       scaled: Whether the result is the base plus `scale` times a vector that `scale` leaves alone.
+        Others take nothing but types from the base.
     """
 
     function: Callable[..., PyTree]
@@ -35,12 +39,15 @@ METHODS = {
     "task_arithmetic": Method(task_arithmetic, scaled=True),
     "ties": Method(ties, ("keep",), scaled=True),
     "dare": Method(dare, scaled=True),
-    "fisher": Method(fisher_merge, ("favour_first", "normalise")),
+    "fisher": Method(fisher_merge, ("exclude", "favour_first", "normalise")),
 }
 """By name: see the docstring of each function for what it is and what its options are."""
 
 
-def merge(method: str, base: PyTree, experts: Sequence[PyTree] | PyTree, **options: Any) -> PyTree:
+def merge(
+    method: str, base: PyTree, experts: Sequence[PyTree] | PyTree, *, farthest: float = 1.0,
+    **options: Any,
+) -> PyTree:  # fmt: skip
     """Merges models that were fine-tuned from one base, in one compiled call.
 
         merged = merge("ties", base, [first, second], keep=0.2, scale=1.0)
@@ -49,13 +56,17 @@ def merge(method: str, base: PyTree, experts: Sequence[PyTree] | PyTree, **optio
       method: Name of a row of `METHODS`.
       base: Parameters of the base.
       experts: A list or tuple of their parameters, or one tree with all stacked.
+      farthest: Largest distance of an expert from the base, as a share of the base's norm, for
+        methods that add to the base; see `rml.ops.trees.check_values`.
       **options: The method's own, such as `scale`, `weights`, or `fishers` as a list or stacked.
 
     Returns:
       Parameters of one model, of the base's structure and types.
 
     Raises:
-      UserError: The method is unknown, there is no expert, or trees differ in a leaf or a shape.
+      UserError: The method is unknown, there is no expert, trees differ in a leaf or a shape, hold
+        NaN or infinite values, or an expert is too far from the base. Values of traced trees are
+        not looked at.
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -64,18 +75,48 @@ def merge(method: str, base: PyTree, experts: Sequence[PyTree] | PyTree, **optio
     counts = {name: jax.tree.leaves(tree)[0].shape[0] for name, tree in stacked.items()}
     if len(set(counts.values())) > 1:
         raise UserError(f"numbers of {counts} differ, expected one of each for every expert")
-    weights = options.get("weights")
-    if weights is not None and weights.shape != (counts["experts"],):
-        raise UserError(
-            f"weights is {list(weights.shape)}, expected [{counts['experts']}]: one for each expert"
-        )
-    return _compiled(method)(base, stacked.pop("experts"), **options | stacked)
+    check_weights(options.get("weights"), counts["experts"])
+    _check_values(base, stacked, farthest if METHODS[method].scaled else math.inf)
+    return compiled(method)(base, stacked.pop("experts"), **options | stacked)
 
 
 @functools.cache
-def _compiled(method: str) -> Callable[..., PyTree]:
+def compiled(method: str) -> Callable[..., PyTree]:
+    """The function of a method as one program, without the checks of `merge`."""
     found = METHODS[method]
     return jax.jit(found.function, static_argnames=found.static)
+
+
+def check_weights(weights: ArrayLike | None, count: int) -> None:
+    """Raises `UserError` for weights that are not one for each of `count` experts."""
+    shape = (count,) if weights is None else np.shape(weights)
+    if shape != (count,):
+        raise UserError(f"weights is {list(shape)}, expected [{count}]: one for each expert")
+
+
+def _check_values(base: PyTree, stacked: Mapping[str, PyTree], farthest: float) -> None:
+    """Checks that trees are finite and experts near their base; norms tell it in one pass."""
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((base, stacked))):
+        return
+    size, found = jax.device_get(_sizes(base, stacked))
+    if not all(np.isfinite(own).all() for own in (size, *found.values())):
+        trees.check_finite({"the base": base} | {
+            f"{name}[{i}]": trees.take_tree(tree, i)
+            for name, tree in stacked.items() for i in range(len(found[name]))
+        })  # fmt: skip
+    shares = found["experts"] / max(size, 1e-30)
+    trees.check_distances({f"experts[{i}]": float(own) for i, own in enumerate(shares)}, farthest)
+
+
+@jax.jit
+def _sizes(base: PyTree, stacked: dict[str, PyTree]) -> tuple[Array, dict[str, Array]]:
+    """Norms of the base, of how far experts are from it, and of what else is stacked."""
+
+    def of_each(name: str, tree: PyTree) -> Array:
+        vectors = trees.task_vectors(base, tree) if name == "experts" else tree
+        return jax.vmap(trees.norm)(vectors)
+
+    return trees.norm(base), {name: of_each(name, tree) for name, tree in stacked.items()}
 
 
 def _stacked(base: PyTree, name: str, trees_: Sequence[PyTree] | PyTree) -> PyTree:
@@ -85,8 +126,5 @@ def _stacked(base: PyTree, name: str, trees_: Sequence[PyTree] | PyTree) -> PyTr
             raise UserError(f"{name} is empty, expected at least one tree of parameters")
         trees.check_trees(base, {f"{name}[{i}]": tree for i, tree in enumerate(trees_)})
         return trees.stack_trees(trees_)
-    leaves = jax.tree.leaves(trees_)
-    if not leaves or not leaves[0].ndim or not leaves[0].shape[0]:
-        raise UserError(f"{name} is empty, expected at least one tree of parameters")
-    trees.check_trees(base, {name: trees_}, lead=leaves[0].shape[0])
+    trees.check_stacked(base, name, trees_)
     return trees_

@@ -26,10 +26,9 @@ from rml.merging.unit_activations import (
 )
 from rml.models import map_width, transformer_sizes
 from rml.models.layouts import ENDS, kind_of, transformers
-from rml.models.width import check_finite
 from rml.ops import normalize
 from rml.ops.precision import full_precision
-from rml.ops.trees import check_trees, leaf_name
+from rml.ops.trees import check_leaf, check_trees, leaf_name
 
 FEATURES = ("activations", "weights")
 QUERY_KEY = ("separate", "shared")
@@ -237,7 +236,7 @@ def _check_options(
 def _transformer(number: str, params: PyTree) -> Mapping[str, Any]:
     """The one ViT or Bert of a tree whose values are finite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        check_finite(f"leaf {leaf_name(path)!r} of model {number}", leaf)
+        check_leaf(f"leaf {leaf_name(path)!r} of model {number}", leaf)
     trees = [own for _, own in transformers(params)]
     kinds = [kind_of(own) for own in trees]
     if kinds not in (["vit"], ["bert"]):

@@ -82,7 +82,8 @@ def modularise(
         expert has the base's, and their vectors stay whole, as `Own`.
 
     Raises:
-      UserError: `compress` is unknown, "drop" lacks a key, or `fraction` is out of its range.
+      UserError: `compress` is unknown, "drop" lacks a key, `fraction` is out of its range, or a
+        leaf of the experts or of `shared` is missing, is too many, or has another shape.
 
     Source: Lu et al., Twin-Merging: Dynamic Integration of Modular Expertise in Model Merging,
       arXiv:2406.15479.
@@ -93,6 +94,8 @@ def modularise(
         raise UserError(f"fraction is {fraction}, expected a share in (0, 1]")
     if compress == "drop" and key is None:
         raise UserError("compress is 'drop' without a key, expected one")
+    trees.check_stacked(base, "experts", experts)
+    trees.check_trees(base, {} if shared is None else {"shared": shared})
     shared = task_arithmetic(base, experts, scale=scale) if shared is None else shared
     out = jax.tree_util.tree_map_with_path(
         lambda path, _: any(part in trees.leaf_name(path) for part in excluded), base

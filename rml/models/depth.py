@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, PyTree
 
 from rml.errors import UserError
 from rml.models.layouts import blocks_of, transformers
-from rml.models.width import check_finite, namespace
-from rml.ops.trees import STACKED, leaf_name
+from rml.models.width import namespace
+from rml.ops.trees import STACKED, check_leaf, leaf_name
 
 
 def map_depth(params: PyTree, matrix: Float[Array | np.ndarray, "new old"]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _of_transformer(at: str, tree: Any, matrix: Any) -> dict[str, Any]:
 def _mixed(at: str, stacked: PyTree, matrix: Any) -> PyTree:
     def mixed(path: Any, leaf: Any) -> Any:
         name = f"{at}/{leaf_name(path).replace('.', '/')}"
-        check_finite(name, leaf)
+        check_leaf(name, leaf)
         if matrix.ndim != 2 or np.shape(leaf)[0] != matrix.shape[1]:
             raise UserError(
                 f"{name} of shape {np.shape(leaf)} does not fit the map of depth of shape "

@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from rml.errors import UserError
 from rml.models.layers import Dtype, Norm, dense
 
 
@@ -110,8 +111,12 @@ def learn_router(
       learning_rate: Rate of the first step.
       weight_decay: Adam-W's decay.
 
+    Raises:
+      UserError: There are fewer than two inputs, no validation input, or no epoch.
+
     Source: Lu et al., arXiv:2406.15479; its public code chooses the epoch on test inputs.
     """
+    _check_inputs(features, validation[0], epochs)
     size = min(batch_size, len(features))
     steps = len(features) // size
     schedule = optax.linear_schedule(learning_rate, 0.0, epochs * steps)
@@ -150,3 +155,15 @@ def learn_router(
     start = ((params, rest, optimizer.init(params)), dict(variables), -1.0)
     (_, best, _), (losses, accuracy) = jax.lax.scan(epoch, start, jnp.arange(epochs))
     return LearnedRouter(best, losses, accuracy)
+
+
+def _check_inputs(features: Array, validation: Array, epochs: int) -> None:
+    """Raises `UserError` unless there are inputs to learn from, and some to choose an epoch on."""
+    for name, own, least, reason in (
+        ("features", features, 2, "statistics of one input have no variance"),
+        ("validation features", validation, 1, "the epoch is chosen on them"),
+    ):
+        if len(own) < least:
+            raise UserError(f"{name} are {list(own.shape)}, expected at least {least}: {reason}")
+    if epochs < 1:
+        raise UserError(f"epochs is {epochs}, expected at least 1")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from rml.errors import UserError
 from rml.models.layouts import BLOCKS, ENDS, SPACES, blocks_of, kind_of
-from rml.ops.trees import STACKED
+from rml.ops.trees import STACKED, check_leaf
 
 
 class WidthMap(NamedTuple):
@@ -69,12 +69,6 @@ def namespace(leaf: Any) -> Any:
     return np if isinstance(leaf, np.ndarray) else jnp
 
 
-def check_finite(name: str, leaf: Any) -> None:
-    """Raises UserError if a leaf has values that are not finite; traced ones are not looked at."""
-    if not isinstance(leaf, jax.core.Tracer) and not bool(namespace(leaf).isfinite(leaf).all()):
-        raise UserError(f"{name} has values that are not finite, expected finite parameters")
-
-
 def _tree(
     tree: Any, path: str, maps: Mapping[str, WidthMap], head_width: int | None
 ) -> dict[str, Any]:
@@ -122,7 +116,7 @@ def _children(
         elif key not in table:
             raise UserError(f"no map is known for {at} of shape {np.shape(value)}")
         else:
-            check_finite(at, value)
+            check_leaf(at, value)
             mapped = _fused if key.startswith("qkv/") else _mapped
             result[name] = mapped(at, value, table[key], leaf)
     return result

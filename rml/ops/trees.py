@@ -73,6 +73,28 @@ def check_trees(base: PyTree, others: Mapping[str, PyTree], *, lead: int | None 
                 )
 
 
+def check_stacked(base: PyTree, name: str, stacked: PyTree) -> int:
+    """Checks that a tree holds models, or vectors, with the leaves of a base on a leading axis.
+
+    Args:
+      base: A tree of parameters.
+      name: What messages call the stacked tree.
+      stacked: Trees of the base's leaves, stacked.
+
+    Returns:
+      Their number.
+
+    Raises:
+      UserError: There is none, or a leaf is missing, is too many, or has another shape.
+    """
+    leaves = jax.tree.leaves(stacked)
+    if not leaves or not np.ndim(leaves[0]) or not leaves[0].shape[0]:
+        raise UserError(f"{name} is empty, expected at least one tree of parameters")
+    count: int = leaves[0].shape[0]
+    check_trees(base, {name: stacked}, lead=count)
+    return count
+
+
 def check_values(base: PyTree, others: Mapping[str, PyTree], *, farthest: float = 1.0) -> None:
     """Checks on the host that checkpoints are finite and come from one base.
 
@@ -102,11 +124,18 @@ def check_finite(named: Mapping[str, PyTree]) -> None:
     """Raises `UserError` for a leaf of a tree, by its name, with NaN or infinite values."""
     for name, tree in named.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            if not np.isfinite(np.asarray(leaf, np.float32)).all():
-                raise UserError(
-                    f"leaf {leaf_name(path)!r} of {name} holds NaN or infinite values, "
-                    "expected a finite checkpoint"
-                )
+            check_leaf(f"leaf {leaf_name(path)!r} of {name}", leaf)
+
+
+def check_leaf(name: str, leaf: Any) -> None:
+    """Raises `UserError` for NaN or infinite values, which of a traced leaf are not looked at.
+
+    A leaf of NumPy stays on the host.
+    """
+    if isinstance(leaf, jax.core.Tracer):
+        return
+    if not bool((np if isinstance(leaf, np.ndarray) else jnp).isfinite(leaf).all()):
+        raise UserError(f"{name} holds NaN or infinite values, expected finite parameters")
 
 
 def check_distances(shares: Mapping[str, float], farthest: float) -> None:

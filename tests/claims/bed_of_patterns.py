@@ -81,7 +81,9 @@ def made_bed(config, made):
 
     heads = rng.normal(size=(2, 4, 8))
     heads /= np.linalg.norm(heads, axis=-1, keepdims=True)
-    return Bed(config, drawn(), drawn(2), jnp.asarray(heads, jnp.float32), made)
+    base = drawn()
+    experts = jax.tree.map(lambda start, own: start + 0.7 * own, base, drawn(2))
+    return Bed(config, base, experts, jnp.asarray(heads, jnp.float32), made)
 
 
 def small_run(recipe, bed, monkeypatch, path):

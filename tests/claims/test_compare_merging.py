@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.merging import compare, compare_figures
-from experiments.merging.judging import judged, of_hits, read
+from experiments.merging import compare, compare_figures, compare_ways
+from experiments.merging.judging import Part, judged, of_hits, read
 from experiments.merging.ranking import on_their_own
+from experiments.merging.tasks import Images
 from rml.ops import trees
 from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain, small_run
 
@@ -16,7 +17,7 @@ RECIPE = {"search.tries": 2, "fisher.examples": 4, "fisher.classes": 2} | {
     for part in ("methods.adamerging", "mask", "addition") for key, value in LEARNED.items()
 } | {
     "methods.adamerging.learning_rates": (0.01, 0.1), "mask.learning_rates": (0.01,),
-    "addition.rates": (0.01, 0.03),
+    "addition.rates": (0.01, 0.03), "router.most": 8, "router.epochs": 2, "router.batch_size": 6,
 }  # fmt: skip
 
 
@@ -29,16 +30,26 @@ def test_a_small_run_ranks_every_way_and_counts_its_cost(monkeypatch, tmp_path):
     found = small_run(compare, bed, monkeypatch, tmp_path / "run")
     # 16 pixels to 8 numbers, then two layers of 8 by 8: twice the multiplications.
     forward = 2 * (16 * 8 + 2 * 8 * 8)
-    assert compare.forward_flops(config, bed) == forward
+    assert compare_ways.forward_flops(config, bed) == forward
     images = len(made["a"].validation.arrays()["label"]) * 2
     passes = {
         "average": 0, "ties": 2 * images, "fisher": 2 * images + 3 * 2 * 4 * 2,
         "adamerging": 2 * (3 * 2 * 2 * 2 + images), "atlas": 2 * (3 * 2 * 2 * 2 + images / 2),
         "concrete": 3 * 2 * 2 * 2 + images,
+        "masked": 6 * 2 * 2 * 2 + images + 2 * (3 * 2 * 2 * 2 + images),
+        "leap": 6 * 2 * 2 * 2 + images + 2 * (3 * 2 * 2 * 2 + images),
     }  # fmt: skip
     for name, count in passes.items():
         assert found[f"gflop_{name}"] == pytest.approx(count * forward / 1e9), name
+    # Features of 8 to 16 twice, then 2 tasks; 12 of 16 training images fill batches, twice.
+    router = 2 * (8 * 16 + 16 * 16 + 16 * 2) * 2 * (3 * 12 + images)
+    learned = 2 * images + 16 + images
+    assert found["gflop_twin"] == pytest.approx((learned * forward + router) / 1e9)
     copy = trees.count_bytes(bed.base)
+    # Rank 1 of all matrices for two experts, biases whole, and a router with its statistics.
+    rank = (16 + 8) + 2 * (8 + 8) + 8
+    router = (8 * 16 + 16) + (16 * 16 + 16) + (16 * 2 + 2) + 2 * 4 * 16
+    assert found["bytes_twin"] == copy + 4 * (2 * rank + router)
     assert found["bytes_ensemble"] == len(bed.tasks) * copy
     assert found["bytes_ties"] == copy
     assert set(compare_figures.NAMES) <= {name.partition("_")[2] for name in found}
@@ -65,12 +76,10 @@ def test_noise_has_the_images_places_and_no_class():
     config = config_of("configs/merging/compare.py", **RECIPE)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 8, 8, 1), np.uint8)
-    part = compare.Part(
-        compare.Images(jax.numpy.asarray(images), np.arange(6), np.zeros(6, int)), None, None
-    )
-    drawn = compare.noise(config, part)
+    part = Part(Images(jax.numpy.asarray(images), np.arange(6), np.zeros(6, int)), None, None)
+    drawn = compare_ways.noise(config, part)
     assert drawn.image.shape == images.shape
     assert drawn.image.dtype == np.uint8
     assert not np.array_equal(drawn.image, images)
     assert np.array_equal(drawn.label, part.images.label)
-    assert np.array_equal(drawn.image, compare.noise(config, part).image)
+    assert np.array_equal(drawn.image, compare_ways.noise(config, part).image)

@@ -9,6 +9,7 @@ from experiments.merging import concrete_subspace
 from experiments.merging.concrete_masks import of_tasks
 from experiments.merging.judging import Part, halves, of_hits
 from experiments.merging.tasks import Images
+from rml.merging import load_mask
 from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain, small_run
 
 RECIPE = {
@@ -23,7 +24,10 @@ def test_a_small_run_measures_every_claim_and_draws(monkeypatch, tmp_path):
     made = put_in(monkeypatch)
     put_in_plain(monkeypatch)
     bed = made_bed(config_of("configs/merging/concrete_subspace.py", **RECIPE), made)
-    small_run(concrete_subspace, bed, monkeypatch, tmp_path / "run")
+    found = small_run(concrete_subspace, bed, monkeypatch, tmp_path / "run")
+    mask = load_mask(tmp_path / "run" / "mask.safetensors")
+    assert jax.tree.map(jnp.shape, mask) == jax.tree.map(jnp.shape, bed.base)
+    assert found["mask_bytes"] == (tmp_path / "run" / "mask.safetensors").stat().st_size
 
 
 def test_halves_and_parts_count_tasks_equally():

@@ -1,11 +1,12 @@
 """The recipe of logits fusion on tiny models; `make claims` measures ones that can read."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.merging import logits_fusion as config_file
-from experiments.merging import logits_fusion
-from experiments.merging.logits_models import data
+from experiments.merging import logits_fusion, logits_readings
+from experiments.merging.logits_models import Models, data
 from experiments.merging.logits_readings import Reading
 from rml.errors import UserError
 
@@ -17,7 +18,8 @@ SMALL = {
     "train.log_every": 1, "train.eval_every": 4, "train.checkpoint_every": 4,
     "optimizer.warmup_steps": 1, "tuning.steps": 3,
     "tuning.warmup_steps": 1, "tuning.rates": (0.1,), "tuning.rank": 2, "alpha.points": 21,
-    "alpha.scales": (0.5,),
+    "alpha.scales": (0.5,), "timing.texts": 2, "timing.prompt": 4, "timing.steps": 2,
+    "timing.repeats": 3,
 }  # fmt: skip
 
 
@@ -43,6 +45,8 @@ def test_a_small_run_measures_every_claim_and_draws(collections, measure, tmp_pa
     assert metrics["nats_dynamic"] != metrics["nats_proxy"] != metrics["nats_large"]
     assert metrics["nats_fixed_oracle"] <= metrics["nats_fixed"]
     assert 0 < metrics["training_share"] < metrics["training_share_lora"] < 1
+    # Ten times as many weights take longer, whatever else is timed.
+    assert metrics["choosing_cost_finer"] > metrics["choosing_cost"]
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert set(logits_fusion.CAPTIONS) <= figures
 
@@ -74,11 +78,45 @@ def test_gains_are_over_the_weight_of_each_domain_that_validation_chose():
     assert metrics["gap_closed"] == pytest.approx((large - dynamic.mean()) / (large - tuned))
 
 
+def test_contrastive_decoding_moves_the_large_model_away_from_the_small_one(monkeypatch):
+    config = config_file.get_config()
+    config.alpha.points, config.data.domains = 5, ("a", "b")  # β of 0, 0.5, 1, 1.5, 2
+    rng = np.random.default_rng(2)
+    logits = {name: rng.normal(size=(6, 9)) for name in ("large", "small")}
+    monkeypatch.setattr(
+        logits_readings, "_logits", lambda module, params, window: jnp.asarray(logits[params])
+    )
+    monkeypatch.setattr(logits_readings, "modules", lambda config: ("large", "small"))
+    windows = rng.integers(0, 9, (2, 7))
+    models = Models("large", "small", None, None, {}, {}, {})
+    monkeypatch.setattr(logits_readings, "_read_fixed", logits_readings._read_fixed.__wrapped__)
+    found = logits_readings.read_contrastive(config, models, windows)
+    assert found.shape == (2, 5, 6)
+    for at, beta in enumerate((0, 0.5, 1, 1.5, 2)):
+        fused = (1 + beta) * logits["large"] - beta * logits["small"]
+        logs = fused - np.log(np.exp(fused).sum(1, keepdims=True))
+        for row, window in zip(found[:, at], windows, strict=True):
+            np.testing.assert_allclose(row, -logs[np.arange(6), window[1:]], rtol=1e-5)
+    # Validation chooses β of each domain; its test windows have that one.
+    reads = {"a1": [1, 0, 2, 2, 2], "a2": [5, 6, 7, 8, 9], "b1": [4, 3, 2, 1, 0], "b2": [1] * 5}
+    monkeypatch.setattr(
+        logits_fusion,
+        "read_contrastive",
+        lambda config, models, name: np.tile(np.asarray(reads[name])[None, :, None], (2, 1, 6)),
+    )
+    windows = {"validation": {"a": "a1", "b": "b1"}, "test": {"a": "a2", "b": "b2"}}
+    nats, chosen = logits_fusion.contrasted(config, models, windows)
+    assert chosen == {"contrastive_beta_a": 0.5, "contrastive_beta_b": 2.0}
+    assert nats["a"].shape == (2, 6)
+    assert (nats["a"] == 6).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"data.domains": ("sotu",)}, "expected two collections or more"),
         ({"alpha.points": 4}, "give weights without 1"),
+        ({"timing.prompt": 100}, "timing.steps=32 are more than the 128 tokens of text.length"),
     ],
 )
 def test_wrong_options_are_named(change, message):

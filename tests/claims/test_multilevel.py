@@ -15,7 +15,7 @@ from experiments.common.many import replaced
 from experiments.merging import multilevel, multilevel_problems, multilevel_training
 from experiments.merging.multilevel_arms import ARMS, phases
 from experiments.merging.multilevel_problems import Problem, of_shape
-from experiments.merging.multilevel_training import Part
+from experiments.merging.multilevel_training import Part, Trained
 from rml.errors import UserError
 from rml.training import Loss, RunDirectory, build_optimizer, gradient_task
 from rml.training.multilevel import Phase
@@ -77,10 +77,37 @@ def test_a_small_level_that_leaves_no_step_is_named():
 
 def test_a_loss_is_reached_between_two_evaluations():
     flops, losses = np.array([10.0, 20.0, 30.0]), np.array([3.0, 2.0, 1.0])
-    part = Part(Phase(0, "start", 3, 1.0), np.arange(1.0, 4.0), flops, losses, 0.0)
+    part = Part(Phase(0, "start", 3, 1.0), np.arange(1.0, 4.0), flops, 0 * losses, losses, 0.0)
     assert multilevel.reached(part, 1.25) == pytest.approx(27.5)
     assert multilevel.reached(part, 5.0) == 10.0
     assert multilevel.reached(part, 0.5) == float("inf")
+
+
+def test_flops_and_time_are_those_at_the_validation_loss_from_scratch():
+    """Test losses say nothing: they are lowest where validation losses are highest."""
+
+    def part(level, steps, each, start, validation):
+        at = np.linspace(steps / len(validation), steps, len(validation))
+        change = "start" if start == 0 else "decoalesce"
+        own = np.asarray(validation)
+        return Part(Phase(level, change, steps, 1.0), at, start + each * at, -own, own, start)
+
+    best = {
+        "scratch": Trained(None, (part(0, 40, 10.0, 0.0, [3.0, 2.0]),)),
+        "both": Trained(None, (
+            part(0, 2, 10.0, 0.0, [4.0]), part(1, 20, 2.0, 20.0, [5.0]),
+            part(0, 34, 10.0, 60.0, [2.5, 1.5]),
+        )),
+        "alpha_0": Trained(None, (part(0, 2, 10.0, 0.0, [4.0]), part(0, 34, 10.0, 60.0, [3.0]))),
+    }  # fmt: skip
+    found = multilevel.saved(best, 400.0, SECONDS)
+    assert found["flops_ratio_scratch"] == found["time_ratio_scratch"] == 1
+    # Between evaluations after 17 and 34 steps, half way.
+    assert found["flops_ratio_both"] == pytest.approx((60 + 25.5 * 10) / 400)
+    assert found["time_ratio_both"] == pytest.approx((2 * 3 + 20 * 1 + 25.5 * 3) / (40 * 3))
+    assert found["flops_share_both"] == pytest.approx(1.0)
+    assert found["seconds_ratio_both"] == pytest.approx((2 * 3 + 20 * 1 + 34 * 3) / (40 * 3))
+    assert found["flops_ratio_alpha_0"] == found["time_ratio_alpha_0"] == 1  # not within the budget
 
 
 def test_a_run_of_all_arms_without_training(measure, monkeypatch, tmp_path):
@@ -114,7 +141,8 @@ def test_a_run_of_all_arms_without_training(measure, monkeypatch, tmp_path):
         before, each = flops
         began.append((name, before, each, starts[0] is None))
         steps = np.array([1.0, configs[0].train.steps])
-        losses = [20 - (before + each * steps) / 1000 - 0.01 * i for i in range(len(configs))]
+        spent = (before + each * steps) / 1000
+        losses = [[20 - spent - 0.01 * i, 21 - spent - 0.01 * i] for i in range(len(configs))]
         own = [params(c) if s is None else s for c, s in zip(configs, starts, strict=True)]
         for made, config in zip(own, configs, strict=True):
             assert jax.tree.map(np.shape, made) == jax.tree.map(np.shape, params(config))
@@ -160,7 +188,7 @@ def test_a_phase_starts_where_it_is_told_and_records_cumulative_flops(tmp_path):
     made = text()
 
     def losses(own, params, part):
-        return np.array([float(np.asarray(params["norm"]["scale"])[0])])
+        return np.array([float(np.asarray(params["norm"]["scale"])[0])]) + (part == "validation")
 
     module = small_lm.language_model(config)
     shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2), int)))
@@ -177,7 +205,8 @@ def test_a_phase_starts_where_it_is_told_and_records_cumulative_flops(tmp_path):
     for own, start in zip(params, starts, strict=True):
         jax.tree.map(np.testing.assert_array_equal, own, start)
     np.testing.assert_array_equal(steps, [2, 3])
-    np.testing.assert_allclose(found, [[0.25, 0.25], [0.5, 0.5]])
+    wanted = [[[0.25, 0.25], [1.25, 1.25]], [[0.5, 0.5], [1.5, 1.5]]]  # test, validation
+    np.testing.assert_allclose(found, wanted)
     lines = (tmp_path / "run" / "methods" / "some_1" / "metrics.jsonl").read_text().splitlines()
     shown = [json.loads(line) for line in lines]
     assert [line["eval/flops"] for line in shown if "eval/flops" in line] == [114.0, 121.0]

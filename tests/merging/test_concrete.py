@@ -62,13 +62,20 @@ def test_leaves_draw_for_themselves():
     assert (drawn["a"] != drawn["b"]).any()
 
 
-@pytest.mark.parametrize("bilevel", [True, False])
-def test_a_mask_follows_adam_with_coefficients_one_step_ahead(bilevel):
+@pytest.mark.parametrize(
+    ("bilevel", "options"),
+    [
+        (True, {}), (False, {}), (True, {"by_block": False}), (False, {"by_block": False}),
+        (True, {"clip": True, "inner_rate": 1.0}), (True, {"inner_rate": 1.0}),
+    ],
+)  # fmt: skip
+def test_a_mask_follows_adam_with_coefficients_one_step_ahead(bilevel, options):
     given = {"inner_batches": AHEAD} if bilevel else {}
+    given |= {"inner_rate": 0.2} | options
     found = jax.jit(
         lambda b: learn_mask(
             objective, BASE, VECTORS, b, key=jax.random.key(0), scale=0.4, learning_rate=0.1,
-            inner_rate=0.2, sampled=False, **given,
+            sampled=False, **given,
         )
     )(BATCHES)  # fmt: skip
     adam, logits = optax.adam(0.1), mask_logits(BASE)
@@ -80,10 +87,14 @@ def test_a_mask_follows_adam_with_coefficients_one_step_ahead(bilevel):
             return objective(trees.combine(BASE, masked, coefficients), batch)
 
         own = trees.block_coefficients(BASE, 2, 0.4)
+        if not options.get("by_block", True):
+            own = jnp.full(2, 0.4)
         if bilevel:
             slopes = jax.grad(parts, 1)(logits, own, AHEAD[i])
             # Adam's first step is the sign times the rate.
-            own = jax.tree.map(lambda w, g: w - 0.2 * jnp.sign(g), own, slopes)
+            own = jax.tree.map(lambda w, g: w - given["inner_rate"] * jnp.sign(g), own, slopes)
+        if options.get("clip"):
+            own = jax.tree.map(lambda w: jnp.where(w > 0.4, 1.0, 0.0), own)
         value, slopes = jax.value_and_grad(parts)(logits, own, batch)
         np.testing.assert_allclose(found.losses[i], value, rtol=1e-3)
         updates, state = adam.update(slopes, state)

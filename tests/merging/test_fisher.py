@@ -12,6 +12,7 @@ from rml.merging import (
     fisher_merge,
     floored_share,
     grid_weights,
+    merge,
     search_weights,
 )
 
@@ -104,7 +105,7 @@ def as_jax(tree):
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
 
 
-MERGE = jax.jit(fisher_merge, static_argnames=("favour_first", "normalise"))
+MERGE = jax.jit(fisher_merge, static_argnames=("exclude", "favour_first", "normalise"))
 
 
 def merged(fishers, weights, **options):
@@ -149,6 +150,18 @@ def test_limits_of_a_merge():
     ):
         for name in EXPERTS:
             np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5)
+
+
+def test_leaves_that_are_excluded_are_the_first_models_and_count_in_no_norm():
+    found = merged(FISHERS, WEIGHTS, exclude="^b$", floor=0.0)
+    np.testing.assert_allclose(found["b"], EXPERTS["b"][0], rtol=1e-6)
+    sizes = np.sqrt((FISHERS["a"].reshape(3, -1) ** 2).sum(1))
+    share = (WEIGHTS / sizes).reshape(3, 1, 1) * FISHERS["a"]
+    wanted = (share * EXPERTS["a"]).sum(0) / share.sum(0)
+    np.testing.assert_allclose(found["a"], wanted, rtol=2e-4, atol=1e-5)
+    for exclude, said in (("(", "expected a regular expression"), ("a|b", "matches all leaves")):
+        with pytest.raises(UserError, match=said):
+            merge("fisher", BASE, as_jax(EXPERTS), fishers=as_jax(FISHERS), exclude=exclude)
 
 
 def test_two_ridge_posteriors_with_diagonal_grams_multiply():

@@ -1,5 +1,7 @@
 """Encoders merged from the command line."""
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import rml
 from experiments import merge
 from rml import data
 from rml.encoder import Encoder, ImageEmbedder
+from rml.models import ViT, WidthMap, map_width
 
 
 def encoder(seed, scale=0.1, *, width=3):
@@ -55,7 +58,22 @@ def test_two_encoders_are_merged_judged_and_written(runs, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["a", "b", "--out=x"], "--method=task_arithmetic needs --base"),
-        (["a", "b", "--method=fisher", "--out=x"], "unknown method 'fisher'"),
+        (["a", "b", "--method=fisher", "--out=x"], "--method=fisher needs --data"),
+        (["a", "b", "--method=ot", "--data=d", "--base=base", "--out=x"], "it reads no base"),
+        (["a", "b", "--method=ots", "--out=x"], "unknown method 'ots'; did you mean 'ot'"),
+        (["a", "b", "--method=ot", "--data=d", "--out=x", "--examples=16"], "a has no ViT and no"),
+        (
+            ["a", "b", "--method=ot", "--data=d", "--out=x", "--examples=21"],
+            "--examples=21, expected 1 to the 20 images of train",
+        ),
+        (
+            ["a", "b", "--method=ot", "--data=d", "--out=x", "--option", "keep=1"],
+            "ot has no option 'keep'",
+        ),
+        (
+            ["a", "b", "--method=fisher", "--data=d", "--out=x", "--option", "fishers=1"],
+            "fisher has no option 'fishers'",
+        ),
         (["a", "b"], "no --out"),
         (["a", "wide", "--base=base", "--out=x"], "leaf 'params.w' of wide is [64, 4], expected"),
         (["a", "far", "--base=base", "--out=x"], "was it fine-tuned from another base"),
@@ -68,3 +86,78 @@ def test_mistakes_are_told_in_one_line(runs, arguments, message, capsys, tmp_pat
     assert merge.main(arguments) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+class Wrapped(nn.Module):
+    """A transformer below a head, as encoders of runs have it."""
+
+    @nn.compact
+    def __call__(self, x):
+        vit = ViT(width=8, depth=2, heads=2, mlp_ratio=2, patch_size=4, name="backbone")
+        return vit(x.astype(jnp.float32) / 255)
+
+
+def transformer(module, variables):
+    config = {"data": {"image_shape": (8, 8, 1), "image_dtype": "uint8", "data_dir": None}}
+    return Encoder("images", config, "run", 1, ImageEmbedder(module.apply, variables, 64))
+
+
+def test_units_in_another_order_are_found_and_the_function_stays(runs, tmp_path, capsys):
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+    module, rng = Wrapped(), np.random.default_rng(1)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
+    first = jax.tree.map(
+        lambda leaf: jnp.asarray(0.2 + 0.6 * rng.normal(size=leaf.shape), jnp.float32), shapes
+    )
+    order = np.eye(16, dtype=np.float32)[rng.permutation(16)]
+    other = {"params": map_width(first["params"], {"mlp": WidthMap(order, order)})}
+    runs |= {"one": transformer(module, first), "two": transformer(module, other)}
+    out, images = tmp_path / "fused.safetensors", jnp.asarray(rng.integers(0, 255, (3, 8, 8, 1)))
+    options = {"solver": "exact", "heads": "kept", "query_key": "shared", "residual": "shared"}
+    flags = [word for own in options.items() for word in ("--option", "=".join(own))]
+    given = ["one", "two", "--method=ot", "--data=d", "--examples=20", f"--out={out}"]
+    assert merge.main([*given, *flags]) == 0
+    assert "merged: " in capsys.readouterr().out
+    found = load_file(out)
+    # The anchor is the last, which nothing moved.
+    for path, leaf in jax.tree_util.tree_leaves_with_path(other):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        np.testing.assert_allclose(found[name], leaf, atol=1e-4)
+    plain = jax.tree.map(lambda a, b: (a + b) / 2, first, other)
+    y, vanilla = (module.apply(own, images) for own in (first, plain))
+    assert np.abs(y - vanilla).max() > 0.1
+    runs["nan"] = transformer(module, jax.tree.map(lambda leaf: leaf * jnp.nan, first))
+    broken = ["one", "nan", *given[2:-1], f"--out={tmp_path / 'x'}"]
+    assert merge.main(broken) == 1
+    assert "of nan holds NaN" in capsys.readouterr().err
+
+
+def test_fishers_are_those_of_a_head_of_class_means(runs, tmp_path, capsys):
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+    out, images = tmp_path / "merged.safetensors", data.load("d", "train").arrays()["image"]
+    given = ["a", "b", "--method=fisher", "--data=d", "--examples=20", f"--out={out}"]
+    assert merge.main([*given, "--option", "weights=0.3,0.7"]) == 0
+    (found,) = load_file(out).values()
+    x = np.asarray(images, np.float64).reshape(20, -1)
+    fishers, kernels = [], []
+    for name in ("a", "b"):
+        w = np.asarray(runs[name].variables["params"]["w"], np.float64)
+        f = x @ w
+        f /= np.linalg.norm(f, axis=1, keepdims=True)
+        means = np.stack([f[i::2].mean(0) for i in range(2)])
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        total = np.zeros_like(w)
+        for one, image in zip(f, x, strict=True):
+            logits = 20 * means @ one
+            p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+            inside = np.eye(3) - np.outer(one, one)  # of unit length
+            for y in range(2):
+                slope = 20 * inside @ (means[y] - p @ means) / np.linalg.norm(image @ w)
+                total += p[y] * np.outer(image, slope) ** 2 / 20
+        fishers.append(total)
+        kernels.append(w)
+    own = [w / np.linalg.norm(f) for w, f in zip((0.3, 0.7), fishers, strict=True)]
+    shares = [own[0] * np.maximum(fishers[0], 1e-6), own[1] * fishers[1]]
+    wanted = (shares[0] * kernels[0] + shares[1] * kernels[1]) / (shares[0] + shares[1])
+    assert np.abs(wanted - (0.3 * kernels[0] + 0.7 * kernels[1])).max() > 0.01
+    np.testing.assert_allclose(found, wanted, atol=2e-3)

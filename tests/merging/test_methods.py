@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from rml.errors import UserError
-from rml.merging import METHODS, drop_and_rescale, merge, ties, trim
+from rml.merging import (
+    METHODS,
+    drop_and_rescale,
+    learn_coefficients,
+    learn_mask,
+    learn_scaling,
+    merge,
+    modularise,
+    ties,
+    trim,
+)
 from rml.ops import trees
 
 RNG = np.random.default_rng(1)
@@ -105,6 +115,39 @@ def test_trees_that_do_not_agree_are_refused(method):
         merge(method, as_jax(BASE), [], **OPTIONS[method])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_values_that_are_not_finite_and_other_bases_are_refused(method):
+    base, experts, options = as_jax(BASE), as_jax(EXPERTS), OPTIONS[method]
+    for value in (jnp.nan, jnp.inf):
+        broken = jax.tree.map(jnp.array, experts)
+        broken["blocks"]["scale"] = broken["blocks"]["scale"].at[1, 0, 2].set(value)
+        each = [trees.take_tree(broken, i) for i in range(N)]
+        for given in (broken, each):
+            with pytest.raises(UserError, match=r"leaf 'blocks.scale' of experts\[1\] holds NaN"):
+                merge(method, base, given, **options)
+        with pytest.raises(UserError, match=r"leaf 'blocks.scale' of the base holds NaN"):
+            merge(method, each[1], experts, **options)
+        if "fishers" in options:
+            with pytest.raises(UserError, match=r"leaf 'blocks.scale' of fishers\[1\] holds NaN"):
+                merge(method, base, experts, **options | {"fishers": broken})
+    # Squares of huge values overflow; the values are finite.
+    far = jax.tree.map(lambda leaf: leaf.at[2].set(1e30), experts)
+    if METHODS[method].scaled:
+        with pytest.raises(UserError, match=r"experts\[2\] lies inf times the base's norm"):
+            merge(method, base, far, **options)
+        wide = jax.tree.map(lambda leaf, start: leaf.at[2].set(2.5 * start), experts, base)
+        with pytest.raises(
+            UserError, match=r"lies 1.50 times .* from the base, expected at most 1"
+        ):
+            merge(method, base, wide, **options)
+        found = merge(method, base, wide, farthest=1.6, **options)
+    else:
+        found = merge(method, base, far, **options)
+    trees.check_finite({"merged": found})
+    traced = jax.jit(lambda own: merge(method, base, own, **options))(far)
+    assert jax.tree.structure(traced) == jax.tree.structure(base)
+
+
 @pytest.mark.parametrize("method", [name for name, own in METHODS.items() if own.scaled])
 def test_a_scaled_method_is_the_base_and_a_multiple_of_one_vector(method):
     half, whole = (
@@ -169,5 +212,46 @@ def test_an_unknown_method_and_wrong_numbers_are_named():
         merge("tie", base, experts)
     with pytest.raises(UserError, match=r"weights is \[2\], expected \[3\]"):
         merge("weighted_average", base, experts, weights=jnp.ones(2))
+    with pytest.raises(UserError, match=r"weights is \[\], expected \[3\]"):
+        merge("weighted_average", base, experts, weights=0.5)
     with pytest.raises(UserError, match="expected one of each for every expert"):
         merge("fisher", base, experts, fishers=[base, base])
+
+
+KEY = jax.random.key(0)
+LEARNERS = {
+    "experts": (modularise,),
+    "vectors": (
+        lambda base, own: learn_coefficients(size, base, own, jnp.zeros(2)),
+        lambda base, own: learn_scaling(size, base, own, jnp.zeros(2)),
+        lambda base, own: learn_mask(size, base, own, jnp.zeros(2), key=KEY),
+    ),
+}  # fmt: skip
+
+
+def size(params, batch):
+    return trees.norm(params)
+
+
+@pytest.mark.parametrize(
+    ("name", "at"), [(k, i) for k, v in LEARNERS.items() for i in range(len(v))]
+)
+def test_what_is_learned_from_trees_that_do_not_agree_is_refused(name, at):
+    call, base, experts = LEARNERS[name][at], as_jax(BASE), as_jax(EXPERTS)
+    said = rf"leaf 'dense.bias' of {name} is \[3, 1\], expected \[3, 5\] as the base has \[5\]"
+    other = experts | {"dense": experts["dense"] | {"bias": jnp.ones((N, 1))}}
+    with pytest.raises(UserError, match=said):
+        call(base, other)
+    with pytest.raises(UserError, match=f"the base has a leaf 'dense.bias', {name} has none"):
+        call(base, experts | {"dense": {"kernel": experts["dense"]["kernel"]}})
+    with pytest.raises(UserError, match=f"{name} is empty"):
+        call(base, jax.tree.map(lambda leaf: leaf[:0], experts))
+
+
+def test_shared_experts_and_parts_that_do_not_agree_are_refused():
+    base, experts = as_jax(BASE), as_jax(EXPERTS)
+    other = base | {"dense": base["dense"] | {"bias": jnp.zeros(1)}}
+    with pytest.raises(UserError, match=r"leaf 'dense.bias' of shared is \[1\], expected \[5\]"):
+        modularise(base, experts, shared=other)
+    with pytest.raises(UserError, match=r"leaf 'dense.bias' of parts is \[1\], expected \[5\]"):
+        learn_scaling(size, base, experts, jnp.zeros(2), parts=other, count=2)

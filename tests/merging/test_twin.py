@@ -17,7 +17,7 @@ from rml.merging import (
     twin_params,
 )
 from rml.merging import twin as method
-from rml.models import Bert, Conv, ViT
+from rml.models import Bert, Conv, Router, ViT, route
 from rml.models.self_attention import HeadDense
 from rml.ops.trees import LowRank
 
@@ -260,3 +260,25 @@ def test_saved_parts_are_read_again_to_the_bit(tmp_path):
     for wrong in (path, tmp_path / "none"):
         with pytest.raises(UserError, match="cannot be read"):
             load_twin(wrong)
+
+
+@pytest.mark.parametrize(("layers", "top"), [(2, None), (1, 2)])
+def test_what_is_loaded_predicts_with_the_weights_of_its_router(layers, top, tmp_path):
+    module, x = nn.Dense(4), jnp.asarray(RNG.normal(size=(5, 6)), jnp.float32)
+    twin = modularise(BASE["dense"], EXPERTS["dense"], fraction=0.5)
+    router = Router(experts=3, hidden=7, layers=layers)
+    features = x @ twin.shared["kernel"] + twin.shared["bias"]
+    shapes = nn.unbox(jax.eval_shape(router.init, jax.random.key(0), features))
+    variables = jax.tree.map(lambda leaf: leaf**2 + 0.1, drawn(shapes))
+    variables["params"]["out"] = drawn(shapes["params"]["out"], scale=2.0)
+    save_twin(tmp_path / "twin", twin, router=variables, names=("a", "b", "c"))
+    found = load_twin(tmp_path / "twin").predict(module, x, top=top)
+    weights = route(router.apply(variables, features), top=top)
+    np.testing.assert_allclose(found.weights, weights, rtol=1e-4, atol=1e-6)
+    assert (np.asarray(found.weights) == 0).sum() == (0 if top is None else 5)
+    for one, own, y in zip(x, weights, found.outputs, strict=True):
+        params = twin_params(*twin, own)
+        np.testing.assert_allclose(y, one @ params["kernel"] + params["bias"], rtol=1e-4, atol=1e-5)
+    save_twin(tmp_path / "plain", twin)
+    with pytest.raises(UserError, match="router is None"):
+        load_twin(tmp_path / "plain").predict(module, x)

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from rml.errors import UserError
 from rml.models import Router, learn_router, route
 
 RNG = np.random.default_rng(1)
@@ -118,3 +119,22 @@ def test_the_best_epoch_on_validation_is_kept_and_clusters_are_told_apart():
             assert found.losses[-1] < 0.5 * found.losses[0]
         else:
             assert found.accuracy[-1] < found.accuracy.max()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"validation": (jnp.zeros((0, 3)), jnp.zeros(0, int))},
+            r"validation features are \[0, 3\]",
+        ),
+        ({"features": jnp.zeros((0, 3)), "tasks": jnp.zeros(0, int)}, r"features are \[0, 3\]"),
+        ({"features": jnp.zeros((1, 3)), "tasks": jnp.zeros(1, int)}, "expected at least 2"),
+        ({"epochs": 0}, "epochs is 0, expected at least 1"),
+    ],
+)
+def test_inputs_that_teach_or_choose_nothing_are_named(given, said):
+    whole = {"features": jnp.ones((4, 3)), "tasks": jnp.asarray([0, 1, 0, 1]),
+             "validation": (jnp.ones((1, 3)), jnp.zeros(1, int))}  # fmt: skip
+    with pytest.raises(UserError, match=said):
+        learn_router(Router(experts=2), jax.random.key(0), **whole | given)

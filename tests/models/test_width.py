@@ -190,7 +190,7 @@ def nan(params):
         (None, {"query": a_map(8, 3)}, "expected whole heads of 2"),
         (None, {"streams": a_map(8, 3)}, "unknown space 'streams'"),
         (None, {"stream": WidthMap(np.ones((2, 8, 8)), np.ones((2, 8, 8)))}, "does not fit"),
-        (nan, {}, "blocks/mlp_in/kernel has values that are not finite"),
+        (nan, {}, "blocks/mlp_in/kernel holds NaN or infinite values"),
         (lambda p: p | {"extra": p["norm"]}, {}, r"no map is known for extra/scale of shape \(8,"),
     ],
 )

@@ -159,3 +159,26 @@ def test_values_that_are_not_finite_or_of_another_base_are_named(base):
         trees.check_values(own, {"broken": broken})
     with pytest.raises(UserError, match="was it fine-tuned from another base"):
         trees.check_values(own, {"near": near, "far": as_jax(drawn())})
+
+
+@pytest.mark.parametrize("as_leaf", [np.asarray, jnp.asarray])
+def test_leaves_of_any_type_are_looked_at_and_traced_ones_are_not(as_leaf):
+    for value in (np.nan, np.inf, -np.inf):
+        leaf = as_leaf(np.asarray([0.0, value], jnp.bfloat16))
+        with pytest.raises(UserError, match="w holds NaN or infinite values, expected finite"):
+            trees.check_leaf("w", leaf)
+        jax.jit(lambda x: trees.check_leaf("w", x))(leaf)
+    for kind in (np.float32, np.int32, bool, jnp.bfloat16):
+        trees.check_leaf("w", as_leaf(np.ones(2, kind)))
+
+
+def test_stacked_trees_are_counted_and_held_against_a_base(base):
+    assert trees.check_stacked(base, "own", drawn(4)) == 4
+    with pytest.raises(UserError, match="own is empty, expected at least one tree"):
+        trees.check_stacked(base, "own", drawn(0))
+    for nothing in ({}, {"w": jnp.zeros(())}):
+        with pytest.raises(UserError, match="own is empty"):
+            trees.check_stacked(base, "own", nothing)
+    with pytest.raises(UserError, match=r"of own is \[2, 2, 1, 6\], expected \[2, 2, 2, 1, 6\]"):
+        trees.check_stacked({"k": base["patches"]["kernel"]}, "own",
+                            {"k": base["patches"]["kernel"]})  # fmt: skip

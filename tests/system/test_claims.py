@@ -279,6 +279,13 @@ def test_runs_that_others_read_come_first_once(shell, reader, toys, tmp_path, ca
         assert json.loads((tmp_path / f"results/{result}.json").read_text())["seeds"] == [0, 1]
 
 
+def test_a_read_config_that_no_system_has_is_told_in_one_line(shell, reader, toys, capsys):
+    del toys["toy"]
+    code, out = shell("echo  # complete", "--only=reader", "--seeds=1", capsys=capsys)
+    assert code == 1
+    assert "READS of experiment kernels.learning names 'configs/kernels/cost_noise.py'" in out
+
+
 def test_a_run_waits_for_the_end_of_what_it_reads(tmp_path, monkeypatch):
     begun = []
 

@@ -379,6 +379,18 @@ def test_check_finds_nulls_that_cannot_be_run(tree, monkeypatch):
     ]
 
 
+def test_check_finds_runs_that_nobody_makes(tree, monkeypatch):
+    root, first = tree
+    reads = {"experiment": "configs/metric/none.py", "bed.run": "configs/metric/first.py"}
+    monkeypatch.setattr("experiments.contrastive.simclr.READS", reads, raising=False)
+    assert checks.check({"first": first}, root) == [
+        "first: config configs/metric/first.py: the READS of experiment contrastive.simclr name "
+        "'configs/metric/none.py', a config of no system",
+        "first: config configs/metric/first.py: the READS of experiment contrastive.simclr set "
+        "'bed.run', which it lacks",
+    ]
+
+
 def test_check_finds_what_no_system_names(tree):
     root, first = tree
     second = root / "configs/metric/second.py"

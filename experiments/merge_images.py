@@ -1,0 +1,106 @@
+"""Encoders merged by what images say of them: units aligned by transport, or Fisher information."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from rml import data
+from rml.errors import UserError
+from rml.merging import LayerActivations, align, diagonal_fisher, layer_activations, merge
+from rml.models import Bert, ViT
+from rml.ops import normalize, trees
+
+HEAD_SCALE = 20.0
+"""Factor of cosines to class means in logits; it is the bed's."""
+CLASSES = 10
+"""Likeliest classes that Fisher information sums over."""
+
+
+def spread_images(
+    encoder: Any, name: str, split: str, count: int
+) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
+    """Images at equal distances in a split, as an encoder takes them, and their labels."""
+    if encoder.kind != "images":
+        raise UserError(f"--data has images, these encoders are of {encoder.kind}")
+    source = data.load(name, split, data_dir=encoder.config["data"].get("data_dir"))
+    images = encoder.read(data.require_labels(source, "experiments.merge"))
+    if not 1 <= count <= len(images):
+        raise UserError(f"--examples={count}, expected 1 to the {len(images)} images of {split}")
+    rows = np.linspace(0, len(images), count, endpoint=False).astype(int)
+    found = np.concatenate([np.asarray(images[i : i + 1]) for i in rows])
+    return found, np.asarray(images.labels)[rows]
+
+
+def fused(named: dict[str, Any], images: np.ndarray, options: dict[str, Any]) -> Any:
+    """The encoder whose units are those of the last one and of the others, aligned with it.
+
+    Args:
+      named: Encoders by the names that messages give them; the last is the anchor.
+      images: Images that units are compared by.
+      options: Options of `rml.merging.align`.
+
+    Raises:
+      UserError: An encoder has no transformer that can be aligned, or values are not finite.
+    """
+    *others, last = named
+    trees.check_finite({name: own.variables for name, own in named.items()})
+    acts = {name: activations(name, own, images) for name, own in named.items()}
+    anchor = named[last].variables
+    aligned = jax.jit(lambda *given: align(*given, **options).params)
+    moved = [
+        aligned(named[name].variables["params"], anchor["params"], acts[name], acts[last])
+        for name in others
+    ]
+    params = merge("average", anchor["params"], [*moved, anchor["params"]])
+    embedder = dataclasses.replace(named[last].embedder, variables=anchor | {"params": params})
+    return dataclasses.replace(named[last], embedder=embedder)
+
+
+def activations(name: str, encoder: Any, images: np.ndarray) -> LayerActivations:
+    """What units of the one transformer in an encoder give on images."""
+    found: list[tuple[Any, Any, Any]] = []
+
+    def watch(call: Any, args: Any, options: Any, context: Any) -> Any:
+        if isinstance(context.module, ViT | Bert) and not found:
+            found.append((context.module.clone(), context.module.path, args[0]))
+        return call(*args, **options)
+
+    with nn.intercept_methods(watch):
+        encoder.function(encoder.variables, jnp.asarray(images))
+    if not found:
+        raise UserError(f"{name} has no ViT and no Bert, expected one whose units can be aligned")
+    module, path, inputs = found[0]
+    params = functools.reduce(lambda tree, key: tree[key], path, encoder.variables["params"])
+    return jax.jit(functools.partial(layer_activations, module))(params, inputs)
+
+
+def fisher(encoder: Any, images: np.ndarray, labels: Int[np.ndarray, " n"]) -> Any:
+    """The diagonal Fisher of an encoder whose head is the class means of its own features.
+
+    Args:
+      encoder: The encoder.
+      images: Images.
+      labels: Their classes, which make the head alone.
+
+    Returns:
+      A tree like the encoder's variables, zeros where they are no parameters.
+    """
+    variables, given = encoder.variables, jnp.asarray(images)
+    features = normalize(jax.jit(encoder.function)(variables, given))
+    members = jax.nn.one_hot(np.unique(labels, return_inverse=True)[1], len(np.unique(labels)))
+    means = normalize(members.T @ features)
+
+    def log_probs(params: Any, image: Array) -> Float[Array, " c"]:
+        own = encoder.function(variables | {"params": params}, image[None])[0]
+        return jax.nn.log_softmax(HEAD_SCALE * means @ normalize(own))
+
+    found = jax.jit(
+        lambda params, given: diagonal_fisher(log_probs, params, given, classes=CLASSES)
+    )
+    return jax.tree.map(jnp.zeros_like, variables) | {"params": found(variables["params"], given)}

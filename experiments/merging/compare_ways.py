@@ -1,0 +1,154 @@
+"""The ways of merging that are ranked on one bed, and what each takes until its model is there."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.merging.atlas_learning import Batch, scaled_vectors
+from experiments.merging.bed import Bed, subtract
+from experiments.merging.concrete_masks import learned, masked_arithmetic
+from experiments.merging.fishers import fishers_of
+from experiments.merging.judging import Part, Reading, best, halves
+from experiments.merging.ranking import adamerged, drawn_batches, scaled, weighted
+from experiments.merging.tasks import Images, joined
+from experiments.merging.twin_parts import by_task_heads, bytes_of, merged, of_weights
+from rml.data.augment import to_float
+from rml.evaluation.costs import program_flops
+from rml.merging import expected_mask, mask_vectors, merge
+from rml.models import Router
+from rml.ops import trees
+
+
+def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[], Any], float]]:
+    """Each way to one model, and how many passes of one image it takes forward.
+
+    A step of learning, or a slope of a Fisher, counts three passes of each of its images.
+    """
+    count = len(bed.tasks)
+    search = config.search.tries * len(validation.weights)
+    train = [own.train for own in bed.tasks.values()]
+    slopes = 3 * count * config.fisher.examples * config.fisher.classes
+
+    @functools.cache
+    def arithmetic() -> tuple[Any, float]:
+        return scaled(config, bed, "task_arithmetic", validation)
+
+    def rates(options: Any, tried: Any, judged_on: float) -> float:
+        return len(tried) * (3 * options.steps * options.batch_size * count + judged_on)
+
+    def fisher() -> Any:
+        own = fishers_of(bed, bed.experts, bed.heads, train, **config.fisher.to_dict())
+        return weighted(config, bed, bed.experts, own, validation)
+
+    def dropped(factor: float) -> Any:
+        return merge("dare", bed.base, bed.experts, scale=factor * arithmetic()[1],
+                     rate=config.dropped.rate, key=jax.random.key(config.seed))  # fmt: skip
+
+    masks, adamerging, atlas = config.mask, config.methods.adamerging, config.addition
+    whole = len(validation.weights)
+    coefficients = rates(adamerging, adamerging.learning_rates, whole)
+    # Coefficients that take a step ahead of a mask are learned by as many passes as the mask.
+    ahead = 2 * rates(masks, masks.learning_rates, whole / 2)
+    return {
+        "average": (lambda: merge("average", bed.base, bed.experts), 0.0),
+        "weights": (lambda: weighted(config, bed, bed.experts, None, validation), search),
+        "fisher": (fisher, search + slopes),
+        "arithmetic": (lambda: arithmetic()[0], search),
+        "ties": (lambda: scaled(config, bed, "ties", validation)[0], search),
+        "dare": (lambda: scaled(config, bed, "dare", validation)[0], search),
+        "dropped": (lambda: dropped(1.0), 0.0),
+        "unscaled": (lambda: dropped(1 - config.dropped.rate), 0.0),
+        "concrete": (lambda: concrete(config, bed, validation),
+                     rates(masks, masks.learning_rates, whole)),
+        "adamerging": (lambda: adamerged(config, bed, validation), coefficients),
+        "masked": (lambda: masked(config, bed, validation), ahead + coefficients),
+        "leap": (lambda: masked(config, bed, validation, inner_rate=1.0, clip=True),
+                 ahead + coefficients),
+        "noise": (lambda: adamerged(config, bed, validation, unlabelled=noise(config, validation)),
+                  coefficients),
+        "atlas": (lambda: labelled(config, bed, validation), rates(atlas, atlas.rates, whole / 2)),
+    }  # fmt: skip
+
+
+def concrete(config: Any, bed: Bed, validation: Part) -> Any:
+    """Task arithmetic behind a mask that is learned from validation images without labels."""
+    found = learned(config, bed, validation.images, validation)
+    return masked_arithmetic(config, bed, expected_mask(found.logits))
+
+
+def masked(config: Any, bed: Bed, validation: Part, **changes: Any) -> Any:
+    """AdaMerging of vectors behind a mask that is learned with coefficients one step ahead.
+
+    Args:
+      config: The run's config.
+      bed: The bed.
+      validation: Images that are learned from, and whose labels choose rates.
+      **changes: Options of `learn_mask`; the paper's coefficients take a step of size 1.
+    """
+    mask = learned(config, bed, validation.images, validation, bilevel=True, **changes)
+    vectors = mask_vectors(subtract(bed.experts, bed.base), expected_mask(mask.logits))
+    return adamerged(config, bed, validation, vectors=vectors)
+
+
+def twin(
+    config: Any, bed: Bed, validation: Part, test: Part
+) -> tuple[Reading, float, float, float]:  # fmt: skip
+    """Twin-merging, whose router is learned from training images without their labels.
+
+    Returns:
+      The reading of test images, seconds, operations and bytes.
+    """
+    start = time.perf_counter()
+    found = merged(config, bed, validation, list(range(len(bed.tasks))))
+    jax.block_until_ready((found.twin, found.learned))
+    seconds = time.perf_counter() - start
+    router, variables = config.router, found.learned.variables
+    images, whole = len(joined(bed.tasks, "train", router.most).task), len(validation.weights)
+    size = min(router.batch_size, images)
+    of_router = program_flops(
+        Router(len(bed.tasks)).apply,
+        variables,
+        jax.ShapeDtypeStruct((1, bed.heads.shape[-1]), float),
+    )
+    flops = forward_flops(config, bed) * (config.search.tries * whole + images + whole)
+    flops += of_router * router.epochs * (3 * (images // size * size) + whole)
+    weights = found.weights(test.images)
+    reading = by_task_heads(bed, test, of_weights(bed, found.twin, weights, test.images))
+    return reading, seconds, flops, bytes_of(found.twin) + trees.count_bytes(variables)
+
+
+def labelled(config: Any, bed: Bed, validation: Part) -> Any:
+    """Coefficients of blocks learned from half of the validation images and their labels.
+
+    The rate is chosen on the other half.
+    """
+    first, second = halves(validation)
+    batches = drawn_batches(config, first.images, config.addition)
+    given = Batch(batches, jnp.ones(batches.label.shape))
+    vectors = subtract(bed.experts, bed.base)
+
+    def learn(rate: float) -> Any:
+        return scaled_vectors(bed.module, bed.base, vectors, bed.heads, given,
+                              bed.config.head.scale, rate, decay=config.decay)  # fmt: skip
+
+    return best(bed, second, config.addition.rates, learn)[0]
+
+
+def noise(config: Any, part: Part) -> Images:
+    """Images of which every pixel is drawn at random, in the places of a part's."""
+    rng = np.random.default_rng([config.seed, 5])
+    drawn = rng.integers(0, 256, part.images.image.shape, np.uint8)
+    return part.images._replace(image=jnp.asarray(drawn))
+
+
+def forward_flops(config: Any, bed: Bed) -> float:
+    """Operations of the matrix products of one image's forward pass."""
+    shape = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.uint8)
+    return program_flops(
+        lambda params, image: bed.module.apply({"params": params}, to_float(image)), bed.base, shape
+    )

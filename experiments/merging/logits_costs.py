@@ -1,0 +1,73 @@
+"""What fusing costs: a decoding step with weights chosen, and training of what is tuned."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from experiments.common import small_lm
+from experiments.common.timing import median_ratio
+from experiments.merging.logits_models import EXPERT, LORA, TUNED, Models, problem, sized
+from experiments.merging.logits_readings import Modules, grid, modules
+from experiments.merging.multilevel_problems import step_flops
+from rml.merging import fuse_decode
+from rml.models import Member
+
+FINER = 10
+"""How many times as many weights the null tries at a token."""
+
+
+def choosing_cost(
+    config: Any, models: Models, windows: Int[np.ndarray, "m t"]
+) -> dict[str, float]:  # fmt: skip
+    """What choosing the weight adds to a decoding step, as a share of one with weight 1.
+
+    The expert is one. Texts are written with and without in turn, and ratios of pairs have a
+    median; the null tries ten times as many weights.
+
+    Args:
+      config: The run's config.
+      models: All models.
+      windows: Tokens, of which those of `timing.texts` first windows are continued.
+    """
+    options, points = config.timing, grid(config)
+    tokens = jnp.asarray(windows[: options.texts, : options.prompt])
+    one = jax.tree.map(lambda leaf: leaf[:1], models.experts)
+    write = functools.partial(
+        _written, modules(config), (models.large, one, models.small), tokens, options.steps
+    )
+    found = {}
+    for end, finer in (("", 1), ("_finer", FINER)):
+        choose = {"alpha": None, "high": points[-1], "step": points[1] / finer}
+        ratio = median_ratio(
+            functools.partial(write, tuple(choose.items())), lambda: write((("alpha", 1.0),)),
+            repeats=options.repeats,
+        )  # fmt: skip
+        found[f"choosing_cost{end}"] = ratio - 1
+    return found
+
+
+def training_share(config: Any, text: small_lm.Text, models: Models) -> dict[str, float]:
+    """FLOPs of a step of an expert, and of an adapter, over those of the large model."""
+    rate = config.tuning.rates[0]
+    flops = {
+        kind: step_flops(problem(sized(config, kind, rate), kind, text, start))
+        for kind, start in ((EXPERT, models.small), (TUNED, models.large), (LORA, models.large))
+    }
+    return {
+        "training_share": flops[EXPERT] / flops[TUNED],
+        "training_share_lora": flops[LORA] / flops[TUNED],
+    }
+
+
+def _written(
+    modules: Modules, params: Any, tokens: Array, steps: int, options: tuple[tuple[str, Any], ...]
+) -> Array:
+    large, experts, small = params
+    return fuse_decode(
+        Member(modules[0], {"params": large}), Member(modules[1], {"params": experts}, True),
+        Member(modules[1], {"params": small}), tokens, steps=steps, **dict(options),
+    ).tokens  # fmt: skip
