@@ -5,8 +5,9 @@ python -m experiments.run --config=configs/distillation/scalekd.py --workdir=run
 Needs the archive of Fashion-MNIST, `make assets`. Teachers have 10,000 images of their own. Options
 of all sides are chosen on 1,000 training images by the run itself. Features are probed on digits.
 Not run whole at this size. One run with longer training took 16 minutes of CPU time of one core
-beside other jobs. Tries were set after it: on validation images all sides with such options had
-chosen the highest learning rate, and the least weight of features.
+beside other jobs, without the sides of learned queries. Tries were set after it: on validation
+images all sides with such options had chosen the highest learning rate, and the least weight of
+features.
 """
 
 from ml_collections import ConfigDict
@@ -75,8 +76,10 @@ def get_config() -> ConfigDict:
                 pathless=strengths,
                 labelled=strengths,
                 flat=strengths,
+                learned=strengths,
+                traditional=strengths,
             ),
-            compared=2,  # images on which attention is drawn
+            compared=2,  # images on which attention and tokens are drawn
             optimizer=parts.optimizer(learning_rate=3e-3, warmup_steps=20, weight_decay=1e-2),
             dtype="float32",
             precision="default",
@@ -85,5 +88,6 @@ def get_config() -> ConfigDict:
                 steps=120, batch_size=32, eval_every=0, log_every=50, checkpoint_every=120
             ),
             evaluation=dict(batch_size=1000),
+            timing=dict(repeats=10),
         )
     )  # fmt: skip

@@ -44,8 +44,9 @@ class Bed(NamedTuple):
 
     Attributes:
       families: Names of the families; teachers stand in their order.
-      train: Of training images "image", "label", "teacher", each teacher's logits [n, t, k], and
-        "features", what its classifier reads [n, t, d].
+      train: Of training images "image", "label", "teacher", each teacher's logits [n, t, k],
+        "features", what its classifier reads [n, t, d], and "maps", all places of its last stage
+        [n, t, places, c].
       validation: "image" and "label" of images that no student is trained on.
       test: The same of test images.
       accuracy: Of each teacher on test images.
@@ -76,7 +77,7 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
 
     Raises:
       UserError: The images have other classes than `config.classes`, or the features of teachers
-        differ in width.
+        differ in width, or their last stages in shape.
     """
     sources = {part: open_images(config, part, labelled=True) for part in PARTS}
     for source in sources.values():
@@ -106,17 +107,25 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
     known, right, stages, variables = zip(*(each for _, each in found.values()), strict=True)
     shares = ", ".join(f"{name} {one:.1%}" for name, one in zip(families, right, strict=True))
     Progress().note(f"teachers are right on test images: {shares}")
-    widths = {name: one.features.shape[1] for name, one in zip(families, known, strict=True)}
-    if len(set(widths.values())) > 1:
-        raise UserError(f"features of teachers have widths {widths}, expected one width")
-    learned = {
-        "teacher": np.stack([one.logits for one in known], axis=1).astype(np.float32),
-        "features": np.stack([one.features for one in known], axis=1).astype(np.float32),
-    }
+    learned = {}
+    for key, parts in {
+        "teacher": [one.logits for one in known],
+        "features": [one.features for one in known],
+        "maps": [places(one.stages[-1]) for one in known],
+    }.items():
+        shapes = {name: own.shape[1:] for name, own in zip(families, parts, strict=True)}
+        if len(set(shapes.values())) > 1:
+            raise UserError(f"{key} of teachers have shapes {shapes}, expected one shape")
+        learned[key] = np.stack(parts, axis=1).astype(np.float32)
     return Bed(
         families, {**arrays["train"], **learned}, arrays["validation"], arrays["test"],
         *(dict(zip(families, own, strict=True)) for own in (right, stages, variables)),
     )  # fmt: skip
+
+
+def places(stage: Any) -> Any:
+    """The places of a stage's map, or its tokens, [n, places, c]."""
+    return stage.reshape(len(stage), -1, stage.shape[-1])
 
 
 def read(model: ProjectedEncoder, variables: Any, images: np.ndarray) -> Read:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common import figures
-from experiments.distillation.ofakd_measures import Programs, Right
+from experiments.distillation.pairs import Programs, Right
 from experiments.distillation.students import of_setting
 from rml.ops import t_interval
 from rml.training import RunDirectory
@@ -22,7 +22,8 @@ CAPTIONS = {
     "alone (columns) on test images.",
 }
 NAMES = {
-    "label": "label alone", "fitnet": "FitNet", "rkd": "RKD", "kd": "KD", "dkd": "DKD",
+    "label": "label alone", "fitnet": "FitNet", "rkd_distance": "RKD, distances",
+    "rkd_angle": "RKD, angles", "cc": "CC", "crd": "CRD", "kd": "KD", "dkd": "DKD", "dist": "DIST",
     "hard": "exits, labels", "shuffled": "exits, others' logits", "enhanced": "no exits",
     "paper": "OFA, paper's form", "ofa_plain": "OFA, γ = 1", "ofa": "OFA",
 }  # fmt: skip

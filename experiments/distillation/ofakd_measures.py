@@ -9,15 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.claims import with_bounds
 from experiments.common.many import replaced
 from experiments.distillation import families, students
 from experiments.distillation.families import Bed
-from experiments.distillation.ofakd_sides import HINTS, SIDES, VARIANTS
+from experiments.distillation.ofakd_sides import HINTS, VARIANTS
 from experiments.distillation.ofakd_students import task
-from experiments.distillation.students import Students
+from experiments.distillation.pairs import Pair, Programs
+from experiments.distillation.together import seconds
 from rml.evaluation import linear_cka, program_flops
-from rml.ops import t_interval
 
 PLAIN = (1.0,)
 """The setting of One-for-All that enhances nothing."""
@@ -27,6 +26,7 @@ PAIRS = {
     "ofa_over_kd": ("ofa", "kd"),
     "hard_over_kd": ("hard", "kd"),
     "ofa_over_dkd": ("ofa", "dkd"),
+    "ofa_over_dist": ("ofa", "dist"),
     "ofa_over_label": ("ofa", "label"),
     "gamma_gain": ("ofa", "ofa_plain"),
     "seed_gain": ("again", "ofa_plain"),
@@ -36,57 +36,23 @@ PAIRS = {
     "code_over_paper": ("ofa", "paper"),
 }
 """Differences of accuracy."""
-Programs = Mapping[str, list[Students]]
-"""By family of students its programs."""
-Right = dict[str, dict[tuple[str, str], np.ndarray]]
-"""By side and pair of teacher and student, whether each test image is named rightly."""
 
 
-def pairs_of(config: Any) -> list[tuple[str, str]]:
+def pairs_of(config: Any) -> list[Pair]:
     """Pairs of a teacher's family and another of its student."""
     return list(permutations(config.teachers, 2))
 
 
-def choose(config: Any, programs: Programs) -> dict[str, Any]:
-    """By side its setting with the best accuracy on validation images, one for all pairs."""
-    trained = [own for family in programs.values() for own in family]
-    return {side: students.best(config, side, trained) for side in SIDES}
-
-
-def better_hint(chosen: Mapping[str, Any], programs: Programs) -> str:
-    """The side that reads features and is better on validation images."""
+def best_hint(chosen: Mapping[str, Any], programs: Programs) -> str:
+    """The side that reads features and is best on validation images."""
     trained = [own for family in programs.values() for own in family]
     return max(HINTS, key=lambda side: np.mean(students.of_setting(side, chosen[side], trained)))
 
 
-def named(config: Any, bed: Bed, programs: Programs, chosen: Mapping[str, Any]) -> Right:
-    """Reads test images by the chosen students of every side."""
+def wanted_of(chosen: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """By name what is compared: all sides at their settings, and One-for-All's variants."""
     wanted = {side: (side, setting) for side, setting in chosen.items()}
-    wanted |= {name: (name, PLAIN) for name in VARIANTS} | {"ofa_plain": ("ofa", PLAIN)}
-    images = {
-        family: students.named(config, bed, family, own, wanted.values())
-        for family, own in programs.items()
-    }
-    found: Right = {}
-    for name, key in wanted.items():
-        found[name] = {
-            (teacher, student): images[student][
-                (*key, teacher if (*key, teacher) in images[student] else None)
-            ]
-            for teacher, student in pairs_of(config)
-        }
-    return found
-
-
-def compared(right: Right) -> dict[str, float]:
-    """Accuracies over all pairs and of each, and differences with intervals over images."""
-    means = {side: np.mean(list(own.values()), axis=0) for side, own in right.items()}
-    metrics = {f"accuracy_{side}": float(own.mean()) for side, own in means.items()}
-    for side, own in right.items():
-        metrics |= {f"accuracy_{side}_{t}_{s}": float(x.mean()) for (t, s), x in own.items()}
-    for name, (first, second) in PAIRS.items():
-        metrics |= with_bounds(name, t_interval(means[first] - means[second]))
-    return metrics
+    return wanted | {name: (name, PLAIN) for name in VARIANTS} | {"ofa_plain": ("ofa", PLAIN)}
 
 
 def alignment(
@@ -102,7 +68,8 @@ def alignment(
     theirs = [coordinates(x) for family in bed.families for x in bed.stages[family]]
     ours = []
     for family in bed.families:
-        variables = programs[family][0].some([("label", chosen["label"], None)])
+        name = ("label", chosen["label"], None)
+        variables = next(own for own in programs[family] if name in own.names).some([name])
         own = {
             name: {"head" if key == "classifier" else key: jax.tree.map(lambda x: x[0], tree)
                    for key, tree in part.items()}
@@ -138,24 +105,28 @@ def gaps(matrix: np.ndarray, count: int) -> tuple[float, float]:
 
 
 def costs(config: Any, bed: Bed) -> dict[str, float]:
-    """Operations of a training step over those without exits, means over families, and sizes.
+    """Operations and seconds of a training step over those of KD, means over families, and sizes.
 
-    Beside ours are exits whose tokens are not merged.
+    Beside ours are exits whose tokens are not merged, of which operations alone are counted.
     """
-    ways: dict[str, tuple[dict[str, Any], bool]] = {
-        "kd": ({}, False), "exits": ({}, True), "unmerged": ({"exits.grid": 1 << 20}, True),
+    ways: dict[str, tuple[dict[str, Any], str]] = {
+        "kd": ({}, "logits"), "exits": ({}, "exits"),
+        "unmerged": ({"exits.grid": 1 << 20}, "exits"),
     }  # fmt: skip
-    shares: dict[str, list[float]] = {"exits": [], "unmerged": []}
+    shares: dict[str, list[float]] = {"flops_exits": [], "flops_unmerged": [], "seconds_exits": []}
     metrics = {}
     for family in config.students:
-        flops, sizes = {}, {}
-        for name, (changes, exits) in ways.items():
-            problem = task(replaced(config, changes), bed, family=family, exits=exits)
+        found, sizes = {}, {}
+        for name, (changes, kind) in ways.items():
+            own = replaced(config, changes)
+            problem = task(own, bed, family=family, kind=kind, methods=("kd",)[: name == "kd"])
             state = nn.meta.unbox(jax.eval_shape(problem.init, jax.random.key(0)))
-            flops[name] = program_flops(problem.step, state, problem.batch_spec)
+            found[f"flops_{name}"] = program_flops(problem.step, state, problem.batch_spec)
             sizes[name] = sum(leaf.size for leaf in jax.tree.leaves(state.params["network"]))
-        for name, own in shares.items():
-            own.append(flops[name] / flops["kd"])
+            if name != "unmerged":
+                found[f"seconds_{name}"] = seconds(problem, repeats=config.timing.repeats)
+        for name, each in shares.items():
+            each.append(found[name] / found[f"{name.partition('_')[0]}_kd"])
         metrics[f"parameters_{family}"] = sizes["kd"]
         metrics[f"exit_parameters_{family}"] = sizes["exits"] - sizes["kd"]
-    return metrics | {f"flops_{name}_over_kd": float(np.mean(x)) for name, x in shares.items()}
+    return metrics | {f"{name}_over_kd": float(np.mean(x)) for name, x in shares.items()}

@@ -1,6 +1,6 @@
 """What One-for-All is compared with: losses on logits and on features, each with as many tries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from experiments.distillation.students import Changes, given, settings
 
 AGAIN = 1_000
 """What is added to the seed of a student that is trained once more."""
-HINTS = ("fitnet", "rkd")
+HINTS = ("fitnet", "rkd_distance", "rkd_angle", "cc", "crd")
 """Sides that read features."""
 
 
@@ -18,13 +18,13 @@ class Side(NamedTuple):
     Attributes:
       keys: Names in `config.given` that a setting gives values to.
       fixed: Values of others.
-      exits: Whether its students have exits.
+      kind: Kind of its students, see `ofakd_students.KINDS`.
       taught: Whether its students have a teacher.
     """
 
     keys: tuple[str, ...]
     fixed: Mapping[str, float]
-    exits: bool = False
+    kind: str = "logits"
     taught: bool = True
 
 
@@ -32,12 +32,12 @@ SIDES = {
     "label": Side(("smoothing",), {}, taught=False),
     "kd": Side(("kd", "temperature"), {}),
     "dkd": Side(("others", "temperature"), {"dkd": 0.5}),
-    "fitnet": Side(("fitnet",), {}),
-    "rkd": Side(("rkd",), {}),
-    "enhanced": Side(("gamma",), {"enhanced": 1.0}),
-    "hard": Side(("exits",), {"hard": 1.0}, exits=True, taught=False),
-    "ofa": Side(("gamma",), {"enhanced": 1.0, "exits": 1.0}, exits=True),
-    "paper": Side(("gamma",), {"enhanced": 1.0, "exits": 1.0, "paper": 1.0}, exits=True),
+    "dist": Side(("dist",), {}),
+    **{name: Side((name,), {}, "features") for name in HINTS},
+    "enhanced": Side(("gamma",), {"ofa": 1.0}),
+    "hard": Side(("exits",), {"hard": 1.0}, "exits", taught=False),
+    "ofa": Side(("gamma",), {"ofa": 1.0, "exits": 1.0}, "exits"),
+    "paper": Side(("gamma",), {"ofa": 1.0, "exits": 1.0, "paper": 1.0}, "exits"),
 }
 """Sides by name; "enhanced" is One-for-All without exits, "hard" exits that learn labels alone,
 "paper" the enhancement on the label alone."""
@@ -47,12 +47,17 @@ VARIANTS: dict[str, tuple[int, dict[str, float]]] = {
 """One-for-All at γ = 1: with another seed, and with what the teacher says of other images."""
 
 
-def changes_of(config: Any, family: str, *, exits: bool) -> Changes:
-    """By name what the students of a family change; one program trains those with exits."""
+def changes_of(config: Any, kind: str, teachers: Sequence[str]) -> Changes:
+    """By name what the students of a family and a kind change, which are one program.
+
+    Args:
+      config: The run's config; sides are those that have tries.
+      kind: The kind.
+      teachers: Families of their teachers.
+    """
     found: Changes = {}
-    teachers = [name for name in config.teachers if name != family]
     for side, own in SIDES.items():
-        if own.exits != exits:
+        if own.kind != kind or side not in config.tries:
             continue
         for setting, teacher in product(settings(config, side), teachers if own.taught else [None]):
             values = {**own.fixed, **dict(zip(own.keys, setting, strict=True))}
@@ -60,13 +65,16 @@ def changes_of(config: Any, family: str, *, exits: bool) -> Changes:
             if side in ("kd", "dkd"):
                 values["label"] = 1 - values[side]
             found[side, setting, teacher] = given(config, {**values, **weights(config, teacher)})
-    if exits:
-        for (name, (more, other)), teacher in product(VARIANTS.items(), teachers):
-            values = {**SIDES["ofa"].fixed, "gamma": 1.0, **other}
-            seed = {"seed": config.seed + more}
-            found[name, (1.0,), teacher] = (
-                given(config, {**values, **weights(config, teacher)}) | seed
-            )
+    return found
+
+
+def variants_of(config: Any, teachers: Sequence[str]) -> Changes:
+    """The same for One-for-All's variants, whose students have exits."""
+    found: Changes = {}
+    for (name, (more, other)), teacher in product(VARIANTS.items(), teachers):
+        values = {**SIDES["ofa"].fixed, "gamma": 1.0, **other}
+        own = given(config, {**values, **weights(config, teacher)})
+        found[name, (1.0,), teacher] = own | {"seed": config.seed + more}
     return found
 
 

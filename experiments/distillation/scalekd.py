@@ -3,11 +3,11 @@
 Fan, Li, Liu and Yao, ScaleKD: Strong Vision Transformers Could Be Excellent Teachers,
 arXiv:2411.06786, NeurIPS 2024. ViTs of three depths learn clothes from many images; a ConvNet and
 an MLP-Mixer learn from few images and from what a ViT says of them. Sides are the label alone, KD,
-FitNet, KD with the cosine of linearly mapped features, and ScaleKD, whole and without each of its
-parts. All have equally many tries of learning rates and of one option, of which validation images
-choose one setting for both families. The unit of intervals is a test image, its value the mean over
-families. Data, networks and margins are this repository's; students of a family with projectors of
-one kind are one program.
+FitNet, KD with the cosine of linearly mapped features, and ScaleKD, whole, without each of its
+parts, and in the public code's traditional setting. All have equally many tries of learning rates
+and of one option, of which validation images choose one setting for both families. The unit of
+intervals is a test image, its value the mean over families. Data, networks and margins are this
+repository's; students of a family with projectors of one kind are one program.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.distillation import scalekd_figures
 from experiments.distillation.families import make_bed
-from experiments.distillation.scalekd_lessons import make_lessons
+from experiments.distillation.scalekd_lessons import make_lessons, of_main
 from experiments.distillation.scalekd_measures import (
     arms_of,
     choose,
@@ -26,8 +26,8 @@ from experiments.distillation.scalekd_measures import (
     named,
     probed,
 )
-from experiments.distillation.scalekd_sides import RATE, SIDES, changes_of, depths, further
-from experiments.distillation.scalekd_students import KINDS, attention, train
+from experiments.distillation.scalekd_sides import RATE, SIDES, changes_of, depths, further, main
+from experiments.distillation.scalekd_students import KINDS, inspect, train
 from experiments.distillation.students import Students, settings
 from experiments.ranges import Range
 from rml.errors import UserError
@@ -50,6 +50,9 @@ CLAIMS = (
           "views_gain", ">=", 0.002, SOURCE, stated=STATED, null="seed_gain"),
     Claim("The teacher's own blocks are worth 0.2 points",
           "path_gain", ">=", 0.002, SOURCE, stated=STATED, null="seed_gain"),
+    Claim("Queries made of what leaves these blocks are worth 0.2 points beside learned ones",
+          "queries_gain", ">=", 0.002, f"{SOURCE}: public code",
+          stated=STATED, null="seed_gain"),
     Claim("Students of the largest teacher are half a point above those of the smallest",
           "growth_scalekd", ">=", 0.005, f"{SOURCE}: not so without ScaleKD",
           stated=STATED, null="growth_kd"),
@@ -87,12 +90,15 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
                 config, run, f"{family}_{kind}", changes, bed, lessons, family=family, kind=kind
             )
             own.append(found)
-            whole[family] = variables  # those of the last kind, which attends, are drawn
+            if kind == "attention":  # those that are drawn
+                whole[family] = variables
     chosen = choose(config, programs)
     Progress().note(f"chosen on validation images: {chosen}")
     for family, own in programs.items():
         for kind in KINDS:
             changes = further(config, kind, chosen)
+            if not changes:
+                continue
             name = f"{family}_{kind}_further"
             own.append(train(config, run, name, changes, bed, lessons, family=family, kind=kind)[0])
     arms = arms_of(config, chosen)
@@ -113,13 +119,15 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     }
     scalekd_figures.of_sizes(config, run, right, sizes)
     images = bed.test["image"][: config.compared]
-    looked = {
-        family: attention(
-            config, family, one_of(whole[family], own[1].names.index(arms["scalekd"])), images
-        )["third"]
-        for family, own in programs.items()
-    }
+    path, last = of_main(bed, lessons, main(config))
+    looked, made = {}, {}
+    for family, own in programs.items():
+        attending = own[KINDS.index("attention")]
+        drawn = one_of(whole[family], attending.names.index(arms["scalekd"]))
+        made[family], weights = inspect(config, family, drawn, images, path)
+        looked[family] = weights["third"]
     scalekd_figures.of_attention(config, run, images, looked)
+    scalekd_figures.of_features(run, images, last, made)
     return {name: float(value) for name, value in metrics.items()}
 
 

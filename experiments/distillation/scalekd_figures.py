@@ -9,6 +9,7 @@ import numpy as np
 from experiments.common import figures
 from experiments.distillation.scalekd_measures import Right
 from experiments.distillation.scalekd_sides import SIZED, depths, main
+from rml.distillation import Projected
 from rml.ops import t_interval
 from rml.training import RunDirectory
 
@@ -21,6 +22,9 @@ CAPTIONS = {
     "a Mixer, with 95% intervals over images.",
     "attention.png": "Attention of places of the teacher's grid to the student's map of the last "
     "stage but one, direct view, means over heads. White is the place that gets most.",
+    "features.png": "Tokens without their mean over an image, of unit length, along the direction "
+    "in which the teacher's vary most: the teacher's last ones, and what projectors of the "
+    "alternative view make of two stages of students. White is 1, black -1.",
 }
 NAMES = {
     "label": "label alone", "fitnet": "FitNet", "kd": "KD", "cosine": "KD, cosine, linear map",
@@ -31,7 +35,8 @@ NAMES = {
 """Arms as figures call them."""
 PARTS = {
     "linear": "attention (linear maps)", "direct": "alternative view", "alternative": "direct view",
-    "pathless": "teacher's blocks", "labelled": "KD", "flat": "scale 5 (scale 1)",
+    "pathless": "teacher's blocks", "learned": "queries (learned)",
+    "traditional": "setting (traditional)", "labelled": "KD", "flat": "scale 5 (scale 1)",
     "again": "seed (another)",
 }  # fmt: skip
 """What a side lacks that ScaleKD has."""
@@ -91,3 +96,31 @@ def of_attention(
             labels.append(f"{SHORT.get(family, family)}, {side}x{side}")
     names = ["image", *(f"from ({row + 1}, {column + 1})" for row, column in places)]
     figures.image_grid(run.figure("attention.png"), grid, labels, names)
+
+
+def of_features(
+    run: RunDirectory, images: np.ndarray, teacher: Any, made: Mapping[str, Projected]
+) -> None:
+    """Draws one coordinate of the teacher's tokens and of the students', an image a row."""
+    size = images.shape[1:3]
+    units = {"teacher": varying(teacher)}
+    for family, own in made.items():
+        name = SHORT.get(family, family)
+        units |= {f"{name}, last but one": varying(own.third[1]),
+                  f"{name}, last": varying(own.fourth[1])}  # fmt: skip
+    grid = []
+    for i, image in enumerate(images):
+        direction = np.linalg.svd(units["teacher"][i])[2][0]
+        maps = [(1 + own[i] @ direction) / 2 for own in units.values()]
+        side = round(len(maps[0]) ** 0.5)
+        squares = [x.reshape(side, side) for x in maps]
+        grid.append([image, *(np.asarray(jax.image.resize(x, size, "nearest")) for x in squares)])
+    names = ["image", *(name.replace(", ", "\n") for name in units)]
+    figures.image_grid(run.figure("features.png"), grid, None, names)
+
+
+def varying(tokens: Any) -> np.ndarray:
+    """Tokens [n, t, d] without their mean over an image, of unit length."""
+    own = np.asarray(tokens, float)
+    own = own - own.mean(1, keepdims=True)
+    return own / np.maximum(np.linalg.norm(own, axis=-1, keepdims=True), 1e-12)

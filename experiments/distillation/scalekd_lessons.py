@@ -106,6 +106,14 @@ def lesson(config: Any, lessons: Lessons, batch: Any) -> Lesson:
     return Lesson(lessons.images[rows], lessons.labels[rows], logits, third, last, path)
 
 
+def of_main(bed: Bed, lessons: Lessons, name: str) -> tuple[Callable[[Array], Array], Array]:
+    """A teacher's last blocks, and its last tokens of the first test images after the norm."""
+    tail = jax.tree.map(lambda leaf: leaf[lessons.names.index(name)], lessons.tails)
+    path = jax.jit(partial(through_teacher, lessons.tail, tail), static_argnames="start")
+    last = path(jnp.asarray(bed.stages[name][-1]), start=lessons.tail.depth)
+    return partial(path, start=0), last
+
+
 def rows_of(bed: Bed) -> Bed:
     """The bed whose training images are their numbers."""
     return bed._replace(train={"row": np.arange(len(bed.train["label"]), dtype=np.int32)})

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.claims import with_bounds
+from experiments.common.timing import least_seconds
 from experiments.distillation import students
 from experiments.distillation.families import Bed, classifier
 from experiments.distillation.scalekd_lessons import Lessons, tail_of
 from experiments.distillation.scalekd_sides import SIDES, SIZED, depths, main
 from experiments.distillation.scalekd_students import task
 from experiments.distillation.students import Name, Students
+from experiments.distillation.together import seconds
 from rml import data
 from rml.data import augment
 from rml.evaluation import linear_probe, program_flops
@@ -35,6 +37,8 @@ PAIRS = {
     "path_gain": ("scalekd", "pathless"),
     "kd_gain": ("scalekd", "labelled"),
     "scale_gain": ("scalekd", "flat"),
+    "queries_gain": ("scalekd", "learned"),
+    "traditional_gain": ("scalekd", "traditional"),
     "seed_gain": ("again", "scalekd"),
     "few_over_label": ("few_scalekd", "label"),
     "few_label_over_label": ("few_label", "label"),
@@ -135,14 +139,17 @@ def _features(net: Any) -> Any:
 
 
 def costs(config: Any, bed: Bed, lessons: Lessons) -> dict[str, float]:
-    """Operations of a training step, the teacher's own reading included, over those of KD.
+    """Operations and seconds of a training step, the teacher's reading included, over KD's.
 
-    Beside ScaleKD's is a step whose projected tokens pass all of the teacher.
+    Beside ScaleKD's is a step whose projected tokens pass all of the teacher, not timed.
     """
     name = main(config)
     images = jax.ShapeDtypeStruct((config.train.batch_size, *config.data.image_shape), jnp.float32)
     net = classifier(config, config.teachers[name])
-    reading = program_flops(lambda v, x: net.apply(v, x, train=False), bed.variables[name], images)
+    read = jax.jit(lambda v, x: net.apply(v, x, train=False))
+    reading = program_flops(read, bed.variables[name], images)
+    zeros, repeats = jnp.zeros(images.shape), config.timing.repeats
+    reads = least_seconds(lambda: read(bed.variables[name], zeros), repeats=repeats)
     vit, variables = tail_of(config, name, bed, blocks=config.teachers[name].depth)
     every = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(lessons.names)), variables)
     ways = {
@@ -150,6 +157,7 @@ def costs(config: Any, bed: Bed, lessons: Lessons) -> dict[str, float]:
         "whole": (lessons._replace(tail=vit, tails=every), "attention"),
     }  # fmt: skip
     shares: dict[str, list[float]] = {way: [] for way in ways}
+    times: dict[str, list[float]] = {"kd": [], "scalekd": []}
     metrics: dict[str, float] = {"flops_reading": reading}
     for family in config.students:
         for way, (known, kind) in ways.items():
@@ -159,6 +167,9 @@ def costs(config: Any, bed: Bed, lessons: Lessons) -> dict[str, float]:
             shares[way].append(flops + reading)
             size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
             metrics[f"parameters_{way}_{family}"] = size
+            if way in times:
+                times[way].append(reads + seconds(problem, repeats=repeats))
+    metrics["seconds_scalekd_over_kd"] = float(np.divide(times["scalekd"], times["kd"]).mean())
     for way in ("scalekd", "whole"):
         ratios = np.divide(shares[way], shares["kd"])
         metrics[f"flops_{way}_over_kd"] = float(ratios.mean())

@@ -40,10 +40,13 @@ SIDES = {
     "pathless": Side("strength", {**HALF, "path": 0.0}, "attention"),
     "labelled": Side("strength", {}, "attention"),
     "flat": Side("strength", {**HALF, "scale": 1.0}, "attention"),
+    "learned": Side("strength", HALF, "learned"),
+    "traditional": Side("strength", {"alternative": 0.0}, "learned"),
 }
 """Sides by name: the label alone, KD, features alone (FitNet), KD with the cosine of the last stage
 by a linear map, and ScaleKD, with linear projectors in the place of its own, with one view alone,
-without the teacher's blocks, without KD, and with attention of scale 1."""
+without the teacher's blocks, without KD, with attention of scale 1, with learned queries at the
+last stage, and in the public code's traditional setting: these with the direct view and no KD."""
 SIZED = ("kd", "fitnet", "scalekd")
 """Sides whose students have teachers of every size."""
 
@@ -82,6 +85,8 @@ def further(config: Any, kind: str, chosen: Mapping[str, Setting]) -> Changes:
         for teacher in list(depths(config))[:-1]
     }
     own, label = chosen["scalekd"], chosen["label"]
+    if kind == "learned":
+        return found
     if kind == "linear":
         few = {"given.images": config.quarter}
         return found | {("few_label", label, None): change(config, "label", label) | few}

@@ -2,11 +2,11 @@
 
 What differs among the students of a program are floats of the config: which teacher they have, the
 weights of losses and their options, the learning rate, and the seed of the initial weights.
-Students of one kind have projectors that attend, those of the other linear ones; "plain" ones have
-none.
+Students of one kind have projectors that attend, those of another linear ones, those of the third
+learned queries at the last stage too; "plain" ones have none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from rml.distillation import Network, Outputs, Projected, ScaleNetwork, dual_vie
 from rml.losses import fitnet_loss, kd_loss, smoothed_cross_entropy
 from rml.training import Loss, RunDirectory, Task, TrainState, build_optimizer, gradient_task
 
-KINDS = ("linear", "attention")
+KINDS = ("linear", "attention", "learned")
 """Kinds of projectors, each of which is a program of each family."""
 
 
@@ -38,7 +38,9 @@ def student(config: Any, family: str, kind: str) -> Network | ScaleNetwork:
     grid = tuple(-(-side // vit.patch_size) for side in config.data.image_shape[:2])
     return ScaleNetwork(
         models.build(**config.students[family]), config.classes, grid=grid, width=vit.width,
-        heads=config.projectors.heads, scale=config.given.scale, projector=kind,
+        heads=config.projectors.heads, scale=config.given.scale,
+        projector="linear" if kind == "linear" else "attention",
+        queries="learned" if kind == "learned" else "path",
     )  # fmt: skip
 
 
@@ -118,26 +120,31 @@ def train(
     return Students(tuple(changes), network_variables(whole), accuracy), whole
 
 
-def attention(
-    config: Any, family: str, variables: Mapping[str, PyTree], images: Any
-) -> dict[str, Array]:
-    """Attention of the projectors of the direct view, means over heads, by stage.
+def inspect(
+    config: Any, family: str, variables: Mapping[str, PyTree], images: Any,
+    path: Callable[[Array], Array],
+) -> tuple[Projected, dict[str, Array]]:  # fmt: skip
+    """What projectors that attend make of images, and where those of the direct view look.
 
     Args:
       config: The run's config.
       family: Family of the student.
       variables: All variables that it was trained with.
       images: Images as bytes.
+      path: The teacher's last blocks.
 
     Returns:
-      By "third" and "fourth" the weights [n, places of the teacher, places of the student].
+      What the student makes of them, and by "third" and "fourth" the weights of attention, means
+      over heads [n, places of the teacher, places of the student].
     """
     module = student(config, family, "attention")
 
     @jax.jit
-    def found(variables: Any, images: Any) -> dict[str, Array]:
-        _, kept = module.apply(variables, augment.to_float(images), mutable=["intermediates"])
+    def found(variables: Any, images: Any) -> tuple[Projected, dict[str, Array]]:
+        made, kept = module.apply(
+            variables, augment.to_float(images), path=path, mutable=["intermediates"]
+        )
         both = {name: kept["intermediates"][name]["attention"][0] for name in ("third", "fourth")}
-        return {name: weights[0].mean(axis=1) for name, weights in both.items()}
+        return made, {name: weights[0].mean(axis=1) for name, weights in both.items()}
 
     return found(nn.meta.unbox(variables), jnp.asarray(images))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import flax.linen as nn
 import grain
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,9 @@ from jaxtyping import Array
 from experiments.common.comparison import for_each
 from experiments.common.many import Stacked, TaskOf, many, on_one_device
 from experiments.common.pretraining import train
+from experiments.common.timing import least_seconds
 from rml.data import augment
-from rml.training import RunDirectory, TrainState
+from rml.training import RunDirectory, Task, TrainState
 
 Judge = Callable[[TrainState], np.ndarray]
 """The accuracy of each student on validation images, [students]."""
@@ -75,6 +77,14 @@ def named_rightly(model: Any, variables: Any, part: Mapping[str, np.ndarray]) ->
       part: "image" and "label" of images.
     """
     return np.asarray(_classes(model)(variables, part["image"]) == part["label"], np.float32)
+
+
+def seconds(problem: Task, *, repeats: int) -> float:
+    """The least seconds of a step of one student, which is compiled but not trained."""
+    state = problem.init(jax.random.key(0))
+    batch = next(iter(problem.batches()))
+    step = jax.jit(problem.step)
+    return least_seconds(lambda: step(nn.meta.unbox(state), batch), repeats=repeats)
 
 
 @cache

@@ -5,9 +5,9 @@ encoder names the classes of short texts by directions of class means, which sta
 heads are ranked by step 1 on samples of texts of several tasks; on the first task the best heads
 get offsets. Beside them stand heads at random, of other tasks, by the gradient without step 1, by
 the norm of offsets of all heads and by probes; heads shifted without training (ITI); adapters of
-rank 1 and 8, biases, and everything. Each tries equally many rates on validation texts. The unit of
-intervals is a test text. Model, texts, sizes and margins are this repository's; the paper tunes
-decoders of 7 and 13 billion parameters to answer questions.
+rank 1 and 8, biases, scales and offsets of MLPs (RED), and everything. Each tries equally many
+rates on validation texts. The unit of intervals is a test text. Model, texts, sizes and margins are
+this repository's; the paper tunes decoders of 7 and 13 billion parameters to answer questions.
 """
 
 import functools
@@ -20,6 +20,7 @@ import numpy as np
 from experiments.ranges import ABOVE_0, SIZE, Range
 from experiments.sparsity import lofit_figures
 from experiments.sparsity.lofit_arms import (
+    RED,
     Arm,
     probed,
     scaled_heads,
@@ -82,7 +83,7 @@ RANGES = {
 }  # fmt: skip
 CAPTIONS = lofit_figures.CAPTIONS
 PICTURE = "numbers.png"
-WEIGHTS = ("lora_1", "lora_8", "biases", "full")
+WEIGHTS = ("lora_1", "lora_8", "biases", RED, "full")
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

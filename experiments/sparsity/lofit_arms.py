@@ -25,6 +25,9 @@ from rml.sparsity import (
 )
 from rml.training import descend
 
+RED = "red"
+"""A scale and an offset of every coordinate of what each MLP adds: Wu et al., Advancing Parameter
+Efficiency in Fine-tuning via Representation Editing, arXiv:2402.15179."""
 CLIP = 1.0
 """Largest norm of a gradient, that of the authors' trainer."""
 
@@ -138,9 +141,19 @@ def tuned_heads(
 
 
 def adapted(kind: str, params: Any, own: Any) -> Any:
-    """The encoder's parameters with what was trained: adapters, or leaves in their places."""
+    """The encoder's parameters with what was trained: adapters, or leaves in their places.
+
+    RED's scale and offset of what MLPs give are part of their last matrices and biases.
+    """
     if kind.startswith("lora"):
         return apply_lora(params, own)
+    if kind == RED:
+        last = params["blocks"]["mlp_out"]
+        new = {
+            "kernel": last["kernel"] * own["scale"][:, None],
+            "bias": last["bias"] * own["scale"] + own["offset"],
+        }
+        return {**params, "blocks": {**params["blocks"], "mlp_out": new}}
     return jax.tree.map(
         lambda new, leaf: leaf if new is None else new, own, params, is_leaf=lambda x: x is None
     )
@@ -162,9 +175,12 @@ def weights(encoder: Encoder, params: Any, bed: Bed, first: Any, rates: Array, *
 
 
 def trainable(config: Any, params: Any, kind: str) -> Any:
-    """What training starts from: adapters "lora_RANK" of attention, "biases", or everything."""
+    """What training starts from: adapters "lora_RANK" of attention, "biases", RED, or all."""
     if kind == "full":
         return params
+    if kind == RED:
+        rows = params["blocks"]["mlp_out"]["bias"]
+        return {"scale": jnp.ones_like(rows), "offset": jnp.zeros_like(rows)}
     last = "kernel" if kind.startswith("lora") else "bias"
     found = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf if trees.leaf_name(path).endswith(last) else None, params
@@ -176,7 +192,7 @@ def trainable(config: Any, params: Any, kind: str) -> Any:
 
 
 def tuned_weights(config: Any, model: Model, bed: Bed, held: dict[str, Texts], kind: str) -> Arm:
-    """Tunes adapters, biases or everything."""
+    """Tunes adapters, biases, scales and offsets of MLPs (RED) or everything."""
     rates, first = config.rates[kind], trainable(config, model.params, kind)
     found = weights(model.encoder, model.params, bed, first, jnp.asarray(rates), kind=kind)
     numbers = sum(leaf.size for leaf in jax.tree.leaves(first))

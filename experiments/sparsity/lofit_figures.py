@@ -14,7 +14,13 @@ WAYS = {
     "bias_norm": "by all offsets", "probes": "by probes", "iti": "by probes,\nshifted (ITI)",
 }  # fmt: skip
 """Other ways of choosing as many heads, by how names of arms begin."""
-TUNED = {"lofit": "LoFiT", "lora": "adapters", "biases": "biases", "full": "everything"}
+TUNED = {
+    "lofit": "LoFiT",
+    "lora": "adapters",
+    "biases": "biases",
+    "red": "RED",
+    "full": "everything",
+}
 CAPTIONS = {
     "scores.png": "Norm of the change A of each head's scale after step 1, of one sample of texts "
     "of each task.",

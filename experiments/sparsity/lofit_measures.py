@@ -53,6 +53,7 @@ def compared(
         "gain_over_probes": own - right["probes"],
         "deficit_to_lora": right["lora_8"] - own,
         "deficit_to_lora_frozen": right["lora_8"] - right["frozen"],
+        "deficit_to_red": right["red"] - own,
         "gain_over_iti": own - right["iti"],
         "gain_over_iti_frozen": right["frozen"] - right["iti"],
         "gain_of_all": whole - own,

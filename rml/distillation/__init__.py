@@ -1,8 +1,8 @@
 """Distillation: a small network learns from a large one, and how much it should.
 
 * `distill`: one call for every loss of `METHODS`, each by one signature on logits or features:
-  KD, soft cross-entropy, DKD, OFA, FitNets, relational distances and angles, CRD; the losses are in
-  `rml.losses`. `Network` is a teacher or a student.
+  KD, soft cross-entropy, DKD, DIST, OFA, FitNets, relational distances and angles, CC, CRD; the
+  losses are in `rml.losses`. It takes "scalekd" too. `Network` is a teacher or a student.
 * `ExitNetwork`: a student that is taught at exits of its stages too, in the space of logits, where
   networks of different architectures can be compared; with "ofa" it is Hao et al., One-for-All:
   Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation, arXiv:2310.19444.

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rml.distillation.methods import METHODS, Method
 from rml.distillation.networks import Maps, Outputs
+from rml.distillation.scalekd import ScaleNetwork
 from rml.distillation.teachers import teacher_means
 from rml.distillation.trilateral import FusionRatio, fused_loss, ratio_lookahead, relations
 from rml.errors import UserError, unknown
@@ -44,9 +45,10 @@ def distill(
     steps: int,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
-    ratio: float | str = 0.9,
+    ratio: float | str | None = None,
     weight: float | None = None,
     validation: tuple[Array, Array] | None = None,
+    path: Callable[[Array], Array] | None = None,
     lookahead: float = 0.1,
     ratio_rate: float = 1e-2,
     options: Mapping[str, Any] | None = None,
@@ -57,26 +59,37 @@ def distill(
     ratio) · L_gt; one on features is added to it with its `weight`. With `ratio="trilateral"` the
     share of each example is learned on validation data, which is no test data. A student with
     exits (`ExitNetwork`) is taught at each of them by the same loss on logits, and L_kd is the sum.
+    "scalekd" teaches a `ScaleNetwork` in the space of a ViT's last tokens.
 
         student = Network(ConvNet(widths=(8, 16)), classes=10)
         found = distill("dkd", lambda x: net.apply(variables, x), student, images, labels,
                         key=jax.random.key(0), steps=500)
         logits = student.apply(found.variables, images).logits
 
+    A ViT that teaches tokens gives those that leave its norm too, and lends its last blocks:
+
+        end = partial(through_teacher, vit, variables)
+        teacher = lambda x: Outputs(logits(x), features(x), tokens=end(last(x), start=vit.depth))
+        found = distill("scalekd", teacher, ScaleNetwork(...), images, labels,
+                        path=partial(end, start=vit.depth - 1), key=jax.random.key(0), steps=500)
+        kept = network_variables(found.variables)
+
     Args:
       method: Name in `METHODS`.
       teacher: `teacher(images) -> Outputs`, frozen; its outputs are computed once.
       student: Module that gives `Outputs` of `(images, train=...)`: a `Network` or an
-        `ExitNetwork`.
+        `ExitNetwork`; with "scalekd" a `ScaleNetwork`.
       images: Training images, float.
       labels: Their classes.
       key: Key of initial weights and of the order of examples.
       steps: Number of steps.
       batch_size: Examples of a step, of training and of validation images.
       learning_rate: Highest learning rate.
-      ratio: Share of the teacher in [0, 1], or "trilateral"; read by methods on logits alone.
+      ratio: Share of the teacher in [0, 1], or "trilateral"; that of the table if not given. It
+        is not read by methods on features.
       weight: Weight of a method on features; that of the table if not given.
       validation: Images and labels on which a learned ratio is judged.
+      path: Last blocks of a teacher of tokens, see `ScaleNetwork`.
       lookahead: Length of the step ahead that a learned ratio is judged by.
       ratio_rate: Learning rate of Adam for a learned ratio.
       options: Further arguments of the loss, such as `{"temperature": 2.0}`.
@@ -86,29 +99,42 @@ def distill(
 
     Raises:
       UserError: The method is unknown, there are fewer images than a batch, the ratio is none, or
-        a learned ratio has no validation data or a method on features.
+        a learned ratio has no validation data or a method that does not read logits, or tokens are
+        taught to another student than a `ScaleNetwork` or by a teacher that gives none.
     """
     if method not in METHODS:
         raise unknown("distillation method", method, METHODS)
     row, given = METHODS[method], dict(options or {})
+    ratio = row.share if ratio is None else ratio
     _check(row, method, ratio, validation, len(images), batch_size)
+    if (row.reads == "tokens") != isinstance(student, ScaleNetwork):
+        raise UserError(
+            f"student is a {type(student).__name__}, expected a ScaleNetwork with scalekd alone"
+        )
     known = _outputs(teacher, images, batch_size)
+    if row.reads == "tokens" and known.tokens is None:
+        raise UserError(f"{method} reads a teacher's tokens, expected them in its outputs")
     classes = known.logits.shape[1]
     learned = ratio == TRILATERAL
     share = 0.0 if isinstance(ratio, str) else float(ratio)
     strength = row.weight if weight is None else weight
     if method == "crd":
         given.setdefault("size", float(len(images)))
-    data = (images, labels, known.logits, known.features)
+    data = (images, labels, known.logits, known.features, known.tokens)
     means = teacher_means(jax.nn.softmax(known.logits), labels, classes=classes)
     judged = data[:2] if validation is None else validation
     maps, ratios = Maps(row.maps), FusionRatio()
     of_weights, of_maps, of_ratio, of_order = jax.random.split(key, 4)
 
-    def parts(theta: PyTree, state: PyTree, batch: Any) -> tuple[Array, Array, Outputs, PyTree]:
+    given_path = {} if path is None else {"path": path}
+
+    def parts(theta: PyTree, state: PyTree, batch: Any) -> tuple[Array, Array, Any, PyTree]:
         """Of each example the losses beside the teacher and beside the label."""
-        x, y, logits, features = batch
-        found, state = _forward(student, theta, state, x)
+        x, y, logits, features, tokens = batch
+        found, state = _forward(student, theta, state, x, **given_path)
+        label = _cross_entropy(found.logits, y)
+        if row.reads == "tokens":
+            return row.loss(found, logits, tokens, y, share=share, **given), label, found, state
         ours, theirs = found.logits, logits
         if row.reads == "features":
             ours, theirs = maps.apply({"params": theta["maps"]}, found.features, features)
@@ -116,18 +142,17 @@ def distill(
         if found.exits is not None and row.reads == "logits":
             each = jax.vmap(lambda own: row.loss(own, theirs, y, **given))(found.exits)
             beside += jnp.sum(each, axis=0)
-        return beside, _cross_entropy(found.logits, y).astype(beside.dtype), found, state
+        return beside, label.astype(beside.dtype), found, state
 
-    def relation(found: Outputs, batch: Any) -> Array:
-        _, y, logits, _ = batch
+    def relation(found: Any, batch: Any) -> Array:
+        _, y, logits, *_ = batch
         own, known = (jax.nn.softmax(z, axis=-1) for z in (found.logits, logits))
         return relations(own, known, jax.nn.one_hot(y, classes), means[y])
 
     def start(first: Any) -> Any:
         variables = nn.meta.unbox(student.init(of_weights, first[0], train=True))
         state = {name: part for name, part in variables.items() if name != "params"}
-        found = student.apply(variables, first[0], train=False)
-        assert isinstance(found, Outputs)
+        found: Any = student.apply(variables, first[0], train=False)
         made = nn.meta.unbox(maps.init(of_maps, found.features, first[3]))
         theta = {"student": variables["params"], "maps": made.get("params", {})}
         omega = nn.meta.unbox(ratios.init(of_ratio, relation(found, first)))["params"]
@@ -167,12 +192,14 @@ def distill(
                 beside, label, _, new = parts(theta, state, batch)
                 if row.reads == "features":
                     return jnp.mean(label + strength * beside), new
+                if row.reads == "tokens":
+                    return jnp.mean(beside), new
                 return jnp.mean(fused_loss(alpha, beside, label)), new
 
             (value, state), gradient = jax.value_and_grad(objective, has_aux=True)(theta)
             updates, moments = optimizer.update(gradient, moments, theta)
             theta = optax.apply_updates(theta, updates)
-            taught = jnp.mean(alpha) if row.reads == "logits" else jnp.ones(())
+            taught = jnp.ones(()) if row.reads == "features" else jnp.mean(alpha)
             return (theta, state, omega, moments, outer_moments), (value, taught)
 
         first = jax.tree.map(lambda leaf: leaf[:2], data)
@@ -183,9 +210,11 @@ def distill(
     return Distilled(variables, losses, taught)
 
 
-def _forward(student: nn.Module, theta: PyTree, state: PyTree, x: Array) -> tuple[Outputs, PyTree]:
+def _forward(
+    student: nn.Module, theta: PyTree, state: PyTree, x: Array, **options: Any
+) -> tuple[Any, PyTree]:
     variables = {"params": theta["student"], **state}
-    found, changed = student.apply(variables, x, train=True, mutable=list(state))
+    found, changed = student.apply(variables, x, train=True, mutable=list(state), **options)
     return found, changed
 
 
@@ -197,8 +226,9 @@ def _outputs(teacher: Callable[[Array], Outputs], images: Array, batch_size: int
     """A teacher's outputs for all images, a batch at a time, so that its memory is bounded."""
     apply = jax.jit(teacher)
     starts = range(0, len(images), batch_size)
-    found = [apply(images[i : i + batch_size])._replace(exits=None) for i in starts]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+    parts = [apply(images[i : i + batch_size]) for i in starts]
+    found = [own._replace(exits=None, stages=None) for own in parts]
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *found)
 
 
 def _check(
@@ -213,6 +243,8 @@ def _check(
     if ratio != TRILATERAL:
         return
     if row.reads != "logits":
-        raise UserError(f"{method} reads features, expected a method on logits for a learned ratio")
+        raise UserError(
+            f"{method} reads {row.reads}, expected a method on logits for a learned ratio"
+        )
     if validation is None or not len(validation[0]):
         raise UserError("a learned ratio needs validation data, expected images and labels of it")

@@ -1,7 +1,8 @@
 """Distillation losses by name and by one signature, `loss(student, teacher, labels, **options)`.
 
 All give a value of each example. Those on logits read logits [b, k]; those on features rows [b, d],
-which a linear map brings to one width first where a loss needs it.
+which a linear map brings to one width first where a loss needs it. The one on tokens is called
+`loss(found, logits, tokens, labels, share=...)` and has the label's loss in it: `scalekd_loss`.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,8 +10,11 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
+from rml.distillation.scalekd import scalekd_loss
 from rml.losses import (
+    correlation_congruence,
     crd_loss,
+    dist_loss,
     dkd_loss,
     fitnet_loss,
     kd_loss,
@@ -26,11 +30,12 @@ class Method(NamedTuple):
 
     Attributes:
       loss: `loss(student, teacher, labels, **options)`, a value of each example.
-      reads: "logits" or "features".
+      reads: "logits", "features" or "tokens".
       maps: "none", "student" where a trained linear map brings the student's features to the
         teacher's width, or "both" where each network has one.
-      weight: Weight beside the cross-entropy of the label where `reads` is "features"; the paper's
-        or its public code's.
+      weight: Weight beside the cross-entropy of the label where `reads` is "features"; the paper's,
+        its public code's or a usual one.
+      share: Share of the teacher beside the cross-entropy of the label where `reads` is another.
       copies: Whether the loss is 0 where the student has the teacher's outputs.
     """
 
@@ -38,6 +43,7 @@ class Method(NamedTuple):
     reads: str = "logits"
     maps: str = "none"
     weight: float = 1.0
+    share: float = 0.9
     copies: bool = True
 
 
@@ -45,10 +51,13 @@ METHODS: Mapping[str, Method] = {
     "kd": Method(kd_loss),
     "soft_cross_entropy": Method(soft_cross_entropy, copies=False),
     "dkd": Method(dkd_loss),
+    "dist": Method(dist_loss),
     "ofa": Method(target_enhanced_loss, copies=False),
     "fitnet": Method(fitnet_loss, "features", "student"),
     "rkd_distance": Method(rkd_distance, "features", weight=25.0),
     "rkd_angle": Method(rkd_angle, "features", weight=50.0),
+    "cc": Method(correlation_congruence, "features", weight=100.0),
     "crd": Method(crd_loss, "features", "both", weight=0.8, copies=False),
+    "scalekd": Method(scalekd_loss, "tokens", share=0.5, copies=False),
 }
 """Distillation losses by name."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from rml.models.exits import Exits
 from rml.models.heads import Classifier
-from rml.models.layers import dense
+from rml.models.layers import Stages, dense
 
 
 class Outputs(NamedTuple):
@@ -19,11 +19,15 @@ class Outputs(NamedTuple):
       logits: Logits [b, k] of the classes.
       features: Features [b, d], which the classifier reads.
       exits: Logits [e, b, k] of its exits, where it has such.
+      stages: Outputs of its encoder's stages, first to last, where they were asked for.
+      tokens: Last tokens [b, t, d] of a ViT after its norm, where it teaches in their space.
     """
 
     logits: jax.Array
     features: jax.Array
     exits: jax.Array | None = None
+    stages: tuple[jax.Array, ...] | None = None
+    tokens: jax.Array | None = None
 
 
 class Network(nn.Module):
@@ -38,10 +42,17 @@ class Network(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b ..."], *, train: bool = False) -> Outputs:
-        """Computes logits and features of images."""
-        features = self.encoder(images, train=train)
-        return Outputs(Classifier(self.classes, name="classifier")(features, train=train), features)
+    def __call__(
+        self, images: Float[Array, "b ..."], *, train: bool = False, stages: bool = False
+    ) -> Outputs:
+        """Computes logits and features of images, with `stages` the encoder's stages too."""
+        found = (
+            self.encoder(images, train=train, stages=True)
+            if stages
+            else Stages(self.encoder(images, train=train), ())
+        )
+        logits = Classifier(self.classes, name="classifier")(found.features, train=train)
+        return Outputs(logits, found.features, stages=found.stages if stages else None)
 
 
 class ExitNetwork(nn.Module):
@@ -93,9 +104,9 @@ class Maps(nn.Module):
 
     @nn.compact
     def __call__(
-        self, student: Float[Array, "b s"], teacher: Float[Array, "b t"]
-    ) -> tuple[Float[Array, "b d"], Float[Array, "b e"]]:
-        """Maps the features of a student and those of its teacher."""
+        self, student: Float[Array, "b ... s"], teacher: Float[Array, "b ... t"]
+    ) -> tuple[Float[Array, "b ... d"], Float[Array, "b ... e"]]:
+        """Maps the features of a student and those of its teacher, or all places of their maps."""
         axes = (None, None)
         if self.kind == "student":
             student = dense(teacher.shape[-1], axes, name="student")(student)

@@ -21,11 +21,13 @@ with its square, and `axis_name` spreads them round a ring of devices (`rml.trai
   arXiv:2104.14294, with `update_center`.
 * `nnclr`: Dwibedi et al., arXiv:2104.14548, with `nearest_support`.
 * Distillation of logits: `kd_loss` and `soft_cross_entropy`, Hinton et al., arXiv:1503.02531;
-  `dkd_loss`, Zhao et al., arXiv:2203.08679; `target_enhanced_loss`, Hao et al., One-for-All,
-  arXiv:2310.19444. Of features: `fitnet_loss`, Romero et al., arXiv:1412.6550; `rkd_distance` and
-  `rkd_angle`, Park et al., arXiv:1904.05068; `crd_loss`, Tian et al., arXiv:1910.10699. All are
-  called `(student, teacher, labels)`.
-* `dpo_loss`: Rafailov et al., Direct Preference Optimization, arXiv:2305.18290.
+  `dkd_loss`, Zhao et al., arXiv:2203.08679; `dist_loss`, Huang et al., arXiv:2205.10536;
+  `target_enhanced_loss`, Hao et al., One-for-All, arXiv:2310.19444. Of features: `fitnet_loss`,
+  Romero et al., arXiv:1412.6550; `rkd_distance` and `rkd_angle`, Park et al., arXiv:1904.05068;
+  `correlation_congruence`, Peng et al., arXiv:1904.01802; `crd_loss`, Tian et al.,
+  arXiv:1910.10699. All are called `(student, teacher, labels)`.
+* `dpo_loss`: Rafailov et al., Direct Preference Optimization, arXiv:2305.18290, of answers whose
+  `sequence_log_prob` is known.
 
 A loss that is a mean over examples or anchors takes `reduction="none"` for the values of each.
 `barlow_twins` and `vicreg` are statistics of a whole batch, and `triplet_loss` is a mean over the
@@ -39,19 +41,26 @@ from rml.losses.cross_entropy import smoothed_cross_entropy
 from rml.losses.dcl import dcl
 from rml.losses.dino import dino, update_center
 from rml.losses.distillation import (
+    dist_loss,
     dkd_loss,
     kd_loss,
     soft_cross_entropy,
     target_enhanced_loss,
 )
-from rml.losses.feature_distillation import crd_loss, fitnet_loss, rkd_angle, rkd_distance
+from rml.losses.feature_distillation import (
+    correlation_congruence,
+    crd_loss,
+    fitnet_loss,
+    rkd_angle,
+    rkd_distance,
+)
 from rml.losses.infonce import info_nce, info_nce_with_queue
 from rml.losses.masked_lm import masked_lm
 from rml.losses.mnr import multiple_negatives_ranking
 from rml.losses.nnclr import nearest_support, nnclr
 from rml.losses.ntxent import nt_xent
 from rml.losses.predictive import byol, negative_cosine, simsiam
-from rml.losses.preference import dpo_loss
+from rml.losses.preference import dpo_loss, sequence_log_prob
 from rml.losses.siglip import siglip_loss
 from rml.losses.supcon import sup_con
 from rml.losses.swav import sinkhorn_codes, swav
@@ -63,9 +72,11 @@ __all__ = [
     "byol",
     "clamp_log_scale",
     "clip_loss",
+    "correlation_congruence",
     "crd_loss",
     "dcl",
     "dino",
+    "dist_loss",
     "dkd_loss",
     "dpo_loss",
     "fitnet_loss",
@@ -80,6 +91,7 @@ __all__ = [
     "nt_xent",
     "rkd_angle",
     "rkd_distance",
+    "sequence_log_prob",
     "siglip_loss",
     "simsiam",
     "sinkhorn_codes",

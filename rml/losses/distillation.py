@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rml.ops.similarity import wide
+from rml.ops.similarity import normalize, wide
 
 
 def kd_loss(
@@ -115,6 +115,51 @@ def dkd_loss(
     return temperature**2 * (target_weight * label + others_weight * among)
 
 
+def dist_loss(
+    student: Float[Array, "b k"],
+    teacher: Float[Array, "b k"],
+    labels: Int[Array, " b"] | None = None,
+    *,
+    inter: float | Float[Array, ""] = 1.0,
+    intra: float | Float[Array, ""] = 1.0,
+    temperature: float | Float[Array, ""] = 1.0,
+) -> Float[Array, " b"]:
+    """Computes how far probabilities of student and teacher are from being correlated.
+
+    τ² times β (1 - ρ(q_i, p_i)) and γ times the mean of 1 - ρ(q_·c, p_·c) over classes c, of
+    q = softmax(student / τ), p = softmax(teacher / τ) and Pearson's correlation ρ. The first
+    compares classes of an example. The second compares examples of a class, and belongs to the
+    batch: of standardised values a and b, 1 - ρ is half the sum of (a - b)², of which an example
+    has its own summands, b times, so that the mean over the batch is the paper's loss.
+
+    Args:
+      student: The student's logits.
+      teacher: The teacher's logits; no gradient flows into them.
+      labels: Accepted for uniformity; they are not read.
+      inter: Weight β of the correlation over classes.
+      intra: Weight γ of the correlation over examples.
+      temperature: Temperature τ of both, above 0.
+
+    Returns:
+      The loss of each example, in float32 or wider; 0 where the student's probabilities are an
+      increasing linear function of the teacher's. What is constant counts as no direction: 1/2
+      where the other one varies.
+
+    Source: Huang et al., Knowledge Distillation from A Stronger Teacher, arXiv:2205.10536,
+    Section 3; the factor τ² is that of its public code.
+    """
+    del labels
+
+    def apart(axis: int) -> Array:
+        ours, theirs = (_standardized(jnp.exp(x), axis) for x in (logs, known))
+        return jnp.sum((ours - theirs) ** 2, axis=1) / 2
+
+    logs, known = _logs(student, temperature), _targets(teacher, temperature)
+    examples, classes = student.shape
+    over_classes, over_examples = apart(1), examples / max(classes, 1) * apart(0)
+    return temperature**2 * (inter * over_classes + intra * over_examples)
+
+
 def target_enhanced_loss(
     student: Float[Array, "b k"],
     teacher: Float[Array, "b k"],
@@ -179,6 +224,14 @@ def _logs(logits: Array, temperature: float | Array) -> Array:
 
 def _targets(teacher: Array, temperature: float | Array) -> Array:
     return jax.lax.stop_gradient(_logs(teacher, temperature))
+
+
+def _standardized(x: Array, axis: int) -> Array:
+    """Differences from the mean along an axis, of unit length; zeros where all are equal."""
+    # The rounded mean of equal values may lie beside them: differences from the first do not.
+    x = x - jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+    x = jnp.moveaxis(x - jnp.mean(x, axis=axis, keepdims=True), axis, -1)
+    return jnp.moveaxis(normalize(x), -1, axis)
 
 
 def _divergence(targets: Array, logs: Array) -> Array:

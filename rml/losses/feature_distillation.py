@@ -5,6 +5,8 @@ All take `(student, teacher, labels)` and give a value of each example, as those
 front of them, which is trained with the student, gives it (`rml.distillation.distill`).
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -111,6 +113,49 @@ def rkd_angle(
         return jnp.sum(jnp.where(counted, each, 0)) / max((size - 1) * (size - 2), 1)
 
     return jax.lax.map(at, index)
+
+
+def correlation_congruence(
+    student: Float[Array, "b s"],
+    teacher: Float[Array, "b t"],
+    labels: Int[Array, " b"] | None = None,
+    *,
+    gamma: float | Float[Array, ""] = 0.4,
+    order: int = 2,
+) -> Float[Array, " b"]:
+    """Computes how far the correlations of rows differ, by a series of the Gaussian kernel.
+
+    Of row i the mean over all j of (k(s_i, s_j) - k(t_i, t_j))², where k(x, y) is the series
+    e^(-2γ) Σ_p (2γ x·y)^p / p! of unit rows up to p = P, which goes to e^(-γ‖x - y‖²).
+
+    Args:
+      student: Features of the student.
+      teacher: Features of the teacher, of any width; no gradient flows into them.
+      labels: Accepted for uniformity; they are not read.
+      gamma: Inverse width γ of the kernel, above 0.
+      order: Order P of the series, at least 1.
+
+    Returns:
+      The loss of each example, in float32 or wider; 0 where one network's rows are those of the
+      other turned or scaled.
+
+    Raises:
+      ValueError: If the order is less than 1.
+
+    Source: Peng et al., Correlation Congruence for Knowledge Distillation, arXiv:1904.01802,
+    Section 3; γ and P are those that are usual with unit rows.
+    """
+    del labels
+    if order < 1:
+        raise ValueError(f"order is {order}, expected at least 1")
+
+    def kernel(rows: Array) -> Array:
+        x = 2 * gamma * cosine_similarity(rows, rows)
+        terms = [x**p / math.factorial(p) for p in range(order + 1)]
+        return jnp.exp(-2 * gamma) * sum(terms)
+
+    apart = kernel(student) - kernel(jax.lax.stop_gradient(teacher))
+    return jnp.mean(apart**2, axis=1)
 
 
 def crd_loss(

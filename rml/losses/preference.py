@@ -1,9 +1,34 @@
 """Preference: of two answers to a prompt the one that was chosen becomes likelier."""
 
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rml.ops.similarity import wide
+
+
+def sequence_log_prob(
+    logits: Float[Array, "b t v"], tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]
+) -> Float[Array, " b"]:
+    """Computes Σ_t log p(token_t | tokens before it) over the tokens of an answer.
+
+    Logits at a place are those of the next token, so that the first token has none and is never
+    counted.
+
+    Args:
+      logits: Logits of a causal language model that read `tokens`.
+      tokens: Tokens of a prompt and its answer, perhaps with padding.
+      mask: Which tokens belong to the answer.
+
+    Returns:
+      The log-probability of each answer, in float32 or wider; 0 for one without tokens.
+
+    Source: Rafailov et al., arXiv:2305.18290, Section 4.
+    """
+    (logits,) = wide(logits[:, :-1])
+    logs = jax.nn.log_softmax(logits, axis=-1)
+    each = jnp.take_along_axis(logs, tokens[:, 1:, None], axis=-1)[..., 0]
+    return jnp.sum(jnp.where(mask[:, 1:], each, 0), axis=1)
 
 
 def dpo_loss(
@@ -21,7 +46,7 @@ def dpo_loss(
     more the model prefers the chosen answer y_w to the rejected one y_l than its reference does.
 
     Args:
-      chosen: The model's log-probabilities of the chosen answers, each summed over its tokens.
+      chosen: The model's log-probabilities of the chosen answers, see `sequence_log_prob`.
       rejected: Its log-probabilities of the rejected answers.
       reference_chosen: The reference's log-probabilities of the chosen answers; no gradient flows.
       reference_rejected: The reference's log-probabilities of the rejected answers.

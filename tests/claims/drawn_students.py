@@ -18,6 +18,14 @@ SMALL = {
     "students.mixer.width": 4, "students.mixer.token_hidden": 3,
     "students.mixer.channel_hidden": 3,
 }  # fmt: skip
+FAMILIES = SMALL | {
+    "students.vit.width": 4, "students.vit.depth": 3, "students.vit.heads": 2,
+    "timing.repeats": 1, "teachers.convnet.widths": (2, 2, 4), "teachers.convnet.features": 4,
+    "teachers.vit.width": 4, "teachers.vit.depth": 3, "teachers.vit.heads": 2,
+    "teachers.mixer.width": 4, "teachers.mixer.token_hidden": 3,
+    "teachers.mixer.channel_hidden": 3, "exits.width": 4, "exits.heads": 2,
+}  # fmt: skip
+"""Of recipes whose teachers and students are of three families."""
 
 
 def draw(tree, seed, *, runs=()):

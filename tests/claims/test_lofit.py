@@ -48,7 +48,7 @@ def tiny(monkeypatch):
 
 @pytest.mark.slow
 def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path, monkeypatch):
-    monkeypatch.setattr(lofit, "WEIGHTS", ("lora_8", "biases"))  # those that claims compare
+    monkeypatch.setattr(lofit, "WEIGHTS", ("lora_8", "biases", "red"))  # those that are compared
     metrics, holds = measure("configs/sparsity/lofit.py", SMALL)
     assert len(holds) == len(lofit.CLAIMS)
     assert np.isfinite(list(metrics.values())).all()
@@ -56,6 +56,7 @@ def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path, mon
     assert metrics["numbers_lofit_1"] == 32 * 2
     assert metrics["numbers_lora_8"] == 8 * 2 * 4 * 64
     assert metrics["numbers_biases"] == 2 * (4 * 32 + 32 + 32 + 2 * 32) + 32
+    assert metrics["numbers_red"] == 2 * 2 * 32
     assert metrics["folded_error"] < 1e-5
     gains = ("random", "other", "gradient", "bias_norm", "probes", "iti", "frozen")
     for name in gains:
@@ -102,12 +103,30 @@ def test_the_first_of_the_best_tries_is_taken(monkeypatch):
     np.testing.assert_array_equal(arm.right, [True, True, False, False])
 
 
+def test_red_scales_and_moves_what_mlps_give():
+    rng = np.random.default_rng(0)
+    kernel, bias, scale, offset = (rng.standard_normal(s) for s in ((2, 5, 3), *[(2, 3)] * 3))
+    params = {"norm": 1, "blocks": {"mlp_out": {"kernel": kernel, "bias": bias}, "other": 2}}
+    first = lofit_arms.trainable(None, params, "red")
+    same = lofit_arms.adapted("red", params, first)["blocks"]["mlp_out"]
+    np.testing.assert_allclose(same["kernel"], kernel, rtol=1e-6)
+    np.testing.assert_allclose(same["bias"], bias, rtol=1e-6)
+    found = lofit_arms.adapted("red", params, {"scale": scale, "offset": offset})
+    assert (found["norm"], found["blocks"]["other"]) == (1, 2)
+    last, x = found["blocks"]["mlp_out"], rng.standard_normal(5)
+    for layer in range(2):
+        wanted = scale[layer] * (x @ kernel[layer] + bias[layer]) + offset[layer]
+        own = x @ last["kernel"][layer] + last["bias"][layer]
+        np.testing.assert_allclose(own, wanted, rtol=1e-10)
+
+
 def test_differences_have_their_signs_and_random_draws_are_averaged():
     rows = {
         "lofit_0.1": (1, 1, 1, 0), "lofit_1": (1, 1, 1, 1), "random_0": (1, 0, 0, 0),
         "random_1": (1, 1, 0, 0), "random_2": (0, 1, 0, 0), "other_a": (1, 1, 0, 0),
         "other_b": (1, 1, 1, 1), "gradient": (1, 1, 1, 1), "bias_norm": (0, 0, 0, 0),
         "probes": (1, 0, 0, 0), "iti": (0, 0, 1, 0), "lora_8": (1, 1, 1, 1), "biases": (1, 1, 0, 1),
+        "red": (0, 1, 0, 0),
     }  # fmt: skip
     arms = {
         name: Arm(np.array(row, bool), 0.5, 0.1, 10 * (1 + at))
@@ -119,7 +138,8 @@ def test_differences_have_their_signs_and_random_draws_are_averaged():
         "gain_over_random_draw": 0.25 - 0.375, "gain_over_other": 0.0,
         "gain_over_other_random": -0.5, "gain_over_gradient": -0.25,
         "gain_over_gradient_random": -0.75, "deficit_to_lora": 0.25,
-        "deficit_to_lora_frozen": 0.75, "gain_over_iti": 0.5, "gain_over_iti_frozen": 0.0,
+        "deficit_to_lora_frozen": 0.75, "deficit_to_red": -0.5,
+        "gain_over_iti": 0.5, "gain_over_iti_frozen": 0.0,
         "gain_of_all": 0.25, "gain_of_all_frozen": 0.75, "numbers_ratio": 12.0,
         "numbers_ratio_biases": 12 / 13, "gain_over_bias_norm": 0.75, "gain_over_probes": 0.5,
     }  # fmt: skip

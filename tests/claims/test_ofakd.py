@@ -1,5 +1,6 @@
 """One-for-All's recipe on little data; `make claims` measures students that learn."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,22 +14,18 @@ from experiments.distillation import (
     ofakd_sides,
     ofakd_students,
     students,
+    taught,
 )
 from experiments.distillation.families import Bed
 from experiments.distillation.students import Students
 from rml.distillation import Outputs
 from rml.errors import UserError
+from rml.losses import correlation_congruence, crd_loss, dist_loss, rkd_angle, rkd_distance
 from tests.claims import drawn_students
 from tests.claims.drawn_students import shapes, two_steps
 from tests.system.two_steps import override
 
-SMALL = drawn_students.SMALL | {
-    "compared": 12, "students.vit.width": 4, "students.vit.depth": 3, "students.vit.heads": 2,
-    "teachers.convnet.widths": (2, 2, 3), "teachers.convnet.features": 4,
-    "teachers.vit.width": 4, "teachers.vit.depth": 3, "teachers.vit.heads": 2,
-    "teachers.mixer.width": 4, "teachers.mixer.token_hidden": 3,
-    "teachers.mixer.channel_hidden": 3, "exits.width": 4, "exits.heads": 2,
-}  # fmt: skip
+SMALL = drawn_students.FAMILIES | {"compared": 12}
 
 
 @pytest.fixture
@@ -36,8 +33,8 @@ def untrained(monkeypatch):
     """Teachers and students that are drawn, and students that say what is drawn."""
 
     def student_shapes(config, name):
-        family, _, exits = name.partition("_")
-        module = ofakd_students.with_exits if exits else students.network
+        family, _, kind = name.partition("_")
+        module = ofakd_students.with_exits if kind == "exits" else students.network
         return shapes(module(config, family), config)
 
     drawn_students.put_in(monkeypatch, student_shapes)
@@ -68,17 +65,21 @@ def bed():
         "label": (np.arange(12) % 10).astype(np.int32),
         "teacher": rng.standard_normal((12, 3, 10)).astype(np.float32),
         "features": rng.standard_normal((12, 3, 4)).astype(np.float32),
+        "maps": rng.standard_normal((12, 3, 16, 4)).astype(np.float32),
     }
     return Bed(("convnet", "vit", "mixer"), train, train, train, {}, {}, {})
 
 
-def test_exits_cost_less_where_tokens_are_merged(bed):
+def test_exits_cost_less_where_tokens_are_merged(bed, monkeypatch):
+    times = iter((2.0, 3.0))
+    monkeypatch.setattr(ofakd_measures, "seconds", lambda problem, repeats: next(times))
     config = override(config_file.get_config(), SMALL)
     for name in ("convnet", "mixer"):
         del config.students[name]
     found = ofakd_measures.costs(config, bed)
     assert found["flops_unmerged_over_kd"] > 1.2 * found["flops_exits_over_kd"]
     assert found["flops_exits_over_kd"] > 1.05
+    assert found["seconds_exits_over_kd"] == 1.5
     # A block of width 4 and hidden width 16, and its norms, in two exits; two in the first.
     block = 4 * 12 + 12 + 4 * 4 + 4 + 4 * 16 + 16 + 16 * 4 + 4 + 2 * 8
     merge = 2 * 16 + 16 * 4
@@ -89,11 +90,29 @@ def test_exits_cost_less_where_tokens_are_merged(bed):
 def test_a_step_teaches_the_network_and_its_exits(bed):
     """Two steps of one student: what has a weight moves, and batch statistics are kept."""
     config = override(config_file.get_config(), SMALL)
-    changes = ofakd_sides.changes_of(config, "convnet", exits=True)
+    changes = ofakd.students_of(config, "convnet", "exits")
     own = replaced(config, changes["ofa", (1.5,), "vit"])
-    problem = ofakd_students.task(own, bed, family="convnet", exits=True)
+    problem = ofakd_students.task(own, bed, family="convnet", kind="exits")
     moved = two_steps(problem)
     for part in ("encoder", "classifier", "exits"):
+        assert max(jax.tree.leaves(moved[part])) > 1e-4
+
+
+@pytest.mark.slow
+def test_a_step_teaches_by_maps_of_the_last_stage(bed):
+    """Only FitNet's map and CRD's are trained, and the student whole by either."""
+    config = override(config_file.get_config(), SMALL)
+    changes = ofakd.students_of(config, "convnet", "features")
+    own = replaced(config, changes["fitnet", (1.0,), "vit"])
+    problem = ofakd_students.task(
+        own, bed, family="convnet", kind="features", methods=("fitnet", "crd")
+    )
+    template = jax.eval_shape(lambda key: nn.meta.unbox(problem.init(key)), jax.random.key(0))
+    maps = jax.tree.map(lambda leaf: leaf.shape, template.params["maps"])
+    assert maps["fitnet"] == {"student": {"kernel": (3, 4), "bias": (4,)}}
+    assert maps["crd"]["teacher"]["kernel"] == (4, 128)
+    moved = two_steps(problem)
+    for part in ("encoder", "classifier"):
         assert max(jax.tree.leaves(moved[part])) > 1e-4
 
 
@@ -101,7 +120,7 @@ def test_each_side_is_the_loss_that_it_names(bed):
     config = override(config_file.get_config(), SMALL)
     rng = np.random.default_rng(1)
     z, h, f = (rng.standard_normal(shape) for shape in ((12, 10), (2, 12, 10), (12, 4)))
-    m = rng.standard_normal((12, 4))
+    last, m = rng.standard_normal((12, 4, 4, 3)), rng.standard_normal((12, 16, 4))
     labels = bed.train["label"]
     one = np.eye(10)[labels]
 
@@ -111,65 +130,102 @@ def test_each_side_is_the_loss_that_it_names(bed):
     def cross_entropy(target, x):
         return -(target * log_softmax(x)).sum(-1)
 
-    def found(name, teacher, *, exits=False):
-        own = replaced(config, ofakd_sides.changes_of(config, "mixer", exits=exits)[name])
+    def found(name, teacher, kind="logits"):
+        own = replaced(config, ofakd.students_of(config, "mixer", kind)[name])
         batch = {key: jnp.asarray(x) for key, x in bed.train.items()}
-        batch = ofakd_students.of_teacher(own, bed.families, batch)
+        batch = taught.of_teacher(own, bed.families, batch)
         np.testing.assert_allclose(batch["teacher"], teacher, rtol=1e-5, atol=1e-6)
-        outputs = Outputs(*(jnp.asarray(x, jnp.float32) for x in (z, f)),
-                          jnp.asarray(h, jnp.float32) if exits else None)  # fmt: skip
-        mapped = None if exits else jnp.asarray(m, jnp.float32)
-        return np.asarray(ofakd_students.value(own, outputs, mapped, batch))
+        arrays = [jnp.asarray(x, jnp.float32) for x in (z, f, h, last)]
+        outputs = Outputs(
+            *arrays[:2], arrays[2] if kind == "exits" else None, stages=(0, arrays[3])
+        )
+        pairs = {key: taught.pair(key, outputs, batch) for key in ofakd_students.KINDS[kind]}
+        if kind == "features":
+            np.testing.assert_allclose(pairs["fitnet"][0], last.reshape(12, 16, 3), rtol=1e-6)
+            pairs["fitnet"] = (jnp.asarray(m, jnp.float32), pairs["fitnet"][1])
+        more = ofakd_students.at_exits if kind == "exits" else taught.beside
+        return np.asarray(taught.value(own, outputs, pairs, batch, more))
 
-    teacher, features = bed.train["teacher"][:, 1], bed.train["features"][:, 1]
+    teacher, features, maps = (bed.train[key][:, 1] for key in ("teacher", "features", "maps"))
     ce, p = cross_entropy(one, z), np.exp(log_softmax(teacher))
+    known = (jnp.asarray(f, jnp.float32), jnp.asarray(features))
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
     smooth = 0.9 * one + 0.1 / 10
     same(found(("label", (0.1,), None), 0 * teacher), cross_entropy(smooth, z))
     warm = np.exp(log_softmax(teacher / 4))
     kl = 16 * (cross_entropy(warm, z / 4) - cross_entropy(warm, teacher / 4))
     same(found(("kd", (0.9, 4.0), "vit"), teacher), 0.1 * ce + 0.9 * kl)
-    same(found(("fitnet", (10.0,), "vit"), teacher), ce + 10 * ((m - features) ** 2).mean(1))
+    logits = jnp.asarray(z, jnp.float32), jnp.asarray(teacher)
+    same(found(("dist", (3.0,), "vit"), teacher), ce + 3 * np.asarray(dist_loss(*logits)))
+    mean = ((m - maps) ** 2).mean((1, 2))
+    same(found(("fitnet", (10.0,), "vit"), teacher, "features"), ce + 10 * mean)
+    for side, weight, loss in (
+        ("rkd_distance", 5.0, rkd_distance), ("rkd_angle", 10.0, rkd_angle),
+        ("cc", 20.0, correlation_congruence),
+    ):  # fmt: skip
+        own = found((side, (weight,), "vit"), teacher, "features")
+        same(own, ce + weight * np.asarray(loss(*known)))
+    rows = np.asarray(crd_loss(*known, jnp.asarray(labels), size=1000.0))
+    same(found(("crd", (0.15,), "vit"), teacher, "features"), ce + 0.15 * rows)
     w = (p + one) ** 1.5 - one
     same(found(("enhanced", (1.5,), "vit"), teacher), ce + cross_entropy(w, z))
-    same(found(("ofa", (1.5,), "vit"), teacher, exits=True),
+    same(found(("ofa", (1.5,), "vit"), teacher, "exits"),
          ce + cross_entropy(w, z) + cross_entropy(w, h).sum(0))  # fmt: skip
     w = np.where(one > 0, (1 + p) ** 2, p)
-    same(found(("paper", (2.0,), "vit"), teacher, exits=True),
+    same(found(("paper", (2.0,), "vit"), teacher, "exits"),
          ce + cross_entropy(w, z) + cross_entropy(w, h).sum(0))  # fmt: skip
-    same(found(("hard", (3.0,), None), 0 * teacher, exits=True),
+    same(found(("hard", (3.0,), None), 0 * teacher, "exits"),
          ce + 3 * cross_entropy(one, h).sum(0))  # fmt: skip
     other = np.roll(teacher, 1, axis=0)
     p = np.exp(log_softmax(other))
-    same(found(("shuffled", (1.0,), "vit"), other, exits=True),
+    same(found(("shuffled", (1.0,), "vit"), other, "exits"),
          ce + cross_entropy(p, z) + cross_entropy(p, h).sum(0))  # fmt: skip
 
 
 def test_students_have_the_tries_of_their_side_and_two_teachers():
     config = config_file.get_config()
-    plain = ofakd_sides.changes_of(config, "vit", exits=False)
-    assert len(plain) == 3 + 5 * 3 * 2
-    exits = ofakd_sides.changes_of(config, "vit", exits=True)
+    logits, features, exits = (
+        ofakd.students_of(config, "vit", kind) for kind in ("logits", "features", "exits")
+    )
+    assert len(logits) == 3 + 4 * 3 * 2
+    assert len(features) == 5 * 3 * 2
     assert len(exits) == 3 + 2 * 3 * 2 + 2 * 2
-    assert {name[2] for name in [*plain, *exits]} == {None, "convnet", "mixer"}
+    assert {name[2] for name in [*logits, *exits]} == {None, "convnet", "mixer"}
     assert exits["again", (1.0,), "mixer"] == exits["ofa", (1.0,), "mixer"] | {"seed": 1000}
-    assert plain["dkd", (2.0, 1.0), "mixer"]["given.label"] == 0.5
-    assert plain["rkd", (5.0,), "mixer"]["given.mixer"] == 1.0
-    keys = {"given.rkd", "given.convnet", "given.vit", "given.mixer", "seed"}
-    assert set(plain["rkd", (5.0,), "mixer"]) == keys
+    # What is mixed has the share of its weight, and the rest is the label's.
+    assert logits["dkd", (2.0, 1.0), "mixer"]["given.label"] == 0.5
+    assert logits["kd", (0.9, 2.0), "mixer"]["given.label"] == pytest.approx(0.1)
+    assert logits["dist", (3.0,), "mixer"].keys().isdisjoint({"given.label"})
+    own = features["rkd_distance", (5.0,), "mixer"]
+    assert own["given.mixer"] == 1.0
+    keys = {"given.rkd_distance", "given.convnet", "given.vit", "given.mixer", "seed"}
+    assert set(own) == keys
 
 
-def test_settings_are_chosen_over_all_pairs():
-    config = override(config_file.get_config(), {"tries.rkd.rkd": (1.0, 5.0)})
-    names = (("rkd", (1.0,), "a"), ("rkd", (5.0,), "a"), ("fitnet", (0.1,), "a"))
+def test_what_a_program_carries_is_what_its_methods_read(bed):
+    config = override(config_file.get_config(), SMALL)
+    wanted = {"logits": set(), "exits": set(), "features": {"features", "maps"}}
+    for kind, more in wanted.items():
+        problem = ofakd_students.task(config, bed, family="mixer", kind=kind)
+        assert set(problem.batch_spec) == {"image", "label", "teacher"} | more
+    assert [taught.key_of(name) for name in ("kd", "cc", "fitnet")] == [
+        "teacher", "features", "maps"
+    ]  # fmt: skip
+    assert {*ofakd_students.KINDS["features"]} == {*taught.of_kind("features")}
+
+
+def test_settings_are_chosen_over_all_pairs(monkeypatch):
+    config = override(config_file.get_config(), {"tries.cc.cc": (1.0, 5.0)})
+    names = (("cc", (1.0,), "a"), ("cc", (5.0,), "a"), ("fitnet", (0.1,), "a"))
     first = Students(names, np.arange(3), np.array([0.9, 0.5, 0.6]))
     second = Students(names, np.arange(3), np.array([0.1, 0.7, 0.6]))
     programs = {"x": [first], "y": [second]}
-    assert students.best(config, "rkd", [first, second]) == (5.0,)
-    assert students.best(config, "rkd", [first]) == (1.0,)
+    assert students.best(config, "cc", [first, second]) == (5.0,)
+    assert students.best(config, "cc", [first]) == (1.0,)
     assert list(first.some([names[2], names[0]])) == [2, 0]
-    chosen = {"rkd": (1.0,), "fitnet": (0.1,)}
-    assert ofakd_measures.better_hint(chosen, programs) == "fitnet"
+    chosen = {"cc": (1.0,), "fitnet": (0.1,)}
+    monkeypatch.setattr(ofakd_measures, "HINTS", ("cc", "fitnet"))
+    assert ofakd_measures.best_hint(chosen, programs) == "fitnet"
 
 
 def test_stages_agree_within_and_between_families():
@@ -187,7 +243,7 @@ def test_stages_agree_within_and_between_families():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tries.rkd.rkd": (1.0,)}, "expected equally many of each"),
+        ({"tries.cc.cc": (1.0,)}, "expected equally many of each"),
         ({"tries.ofa.gamma": (1.1, 1.5, 2.0)}, "expected 1 among them"),
     ],
 )

@@ -14,6 +14,7 @@ from experiments.common.many import replaced
 from experiments.distillation import (
     families,
     scalekd,
+    scalekd_figures,
     scalekd_lessons,
     scalekd_measures,
     scalekd_sides,
@@ -55,10 +56,12 @@ def untrained(monkeypatch):
         del variables
         return images.reshape(len(images), -1)[:, 300:304] / 255
 
-    def attention(config, family, variables, images):
-        del config, variables
+    def inspect(config, family, variables, images, path):
+        del config, variables, path
         places = {"convnet": 7 * 7, "mixer": 4 * 4}[family]
-        return {"third": np.random.default_rng(0).random((len(images), TOKENS, places))}
+        drawn = np.random.default_rng(0).random((2, 2, len(images), TOKENS, WIDTH))
+        third = np.random.default_rng(0).random((len(images), TOKENS, places))
+        return Projected(None, None, *drawn), {"third": third}
 
     def linear_probe(first, labels, second, others, *, num_classes, key):
         assert len(first) == len(labels)
@@ -74,7 +77,7 @@ def untrained(monkeypatch):
     monkeypatch.setattr(scalekd, "costs", lambda config, bed, lessons: shares)
     monkeypatch.setattr(scalekd_measures, "linear_probe", linear_probe)
     monkeypatch.setattr(scalekd_measures, "_features", lambda net: features)
-    monkeypatch.setattr(scalekd, "attention", attention)
+    monkeypatch.setattr(scalekd, "inspect", inspect)
 
 
 @pytest.mark.slow
@@ -210,13 +213,21 @@ def test_each_side_is_the_loss_that_it_names():
     same(found("alternative", 0.3), half + 0.3 * (whole - sum(direct)))
     same(found("pathless", 1.0), half + stage(views[0], third) + stage(views[1], last))
     same(found("labelled", 1.0), ce + whole)
+    same(found("learned", 0.3), half + 0.3 * whole)
+    same(found("traditional", 0.3), ce + 0.3 * sum(direct))
 
 
 def test_students_have_the_tries_of_their_side_and_the_teachers_of_their_arm():
     config = config_file.get_config()
-    linear, attention = (scalekd_sides.changes_of(config, kind) for kind in ("linear", "attention"))
+    linear, attention, learned = (
+        scalekd_sides.changes_of(config, kind) for kind in scalekd_students.KINDS
+    )
     assert len(linear) == 5 * 4
     assert len(attention) == 6 * 4
+    assert len(learned) == 2 * 4
+    traditional = learned["traditional", (1.2e-2, 0.3), "depth6"]
+    assert (traditional["given.alternative"], traditional["given.label"]) == (0.0, 1.0)
+    assert scalekd_sides.further(config, "learned", CHOSEN) == {}
     assert {name[2] for name in linear} == {None, "depth6"}
     flat = attention["flat", (1.2e-2, 0.3), "depth6"]
     assert flat["optimizer.learning_rate"] == 1.2e-2
@@ -228,8 +239,8 @@ def test_students_have_the_tries_of_their_side_and_the_teachers_of_their_arm():
     sized = further["scalekd", (6e-3, 0.3), "depth2"]
     assert (sized["given.depth2"], sized["given.depth6"]) == (1.0, 0.0)
     chosen = {side: students.settings(config, side)[0] for side in scalekd_sides.SIDES}
-    every = linear | attention
-    for kind in ("linear", "attention"):
+    every = linear | attention | learned
+    for kind in scalekd_students.KINDS:
         every |= scalekd_sides.further(config, kind, chosen)
     assert every["few_label", chosen["label"], None]["given.images"] == 250.0
     arms = scalekd_measures.arms_of(config, chosen)
@@ -253,15 +264,55 @@ def test_attention_of_the_direct_view_is_that_of_every_place():
     config = small()
     module = scalekd_students.student(config, "convnet", "attention")
     variables, images = shapes(module, config), np.zeros((3, 28, 28, 1), np.uint8)
-    found = jax.eval_shape(
-        lambda own: scalekd_students.attention(config, "convnet", own, images), variables
+    made, found = jax.eval_shape(
+        lambda own: scalekd_students.inspect(config, "convnet", own, images, lambda x: x),
+        variables,
     )
     assert {name: x.shape for name, x in found.items()} == {
         "third": (3, TOKENS, 49), "fourth": (3, TOKENS, 16),
     }  # fmt: skip
+    assert made.third.shape == made.fourth.shape == (2, 3, TOKENS, WIDTH)
 
 
-def test_costs_count_the_path_and_the_teachers_reading(bed, lessons):
+def test_kinds_differ_in_projectors_and_queries():
+    config = small()
+    options = {
+        kind: (made.projector, made.queries)
+        for kind in scalekd_students.KINDS
+        for made in [scalekd_students.student(config, "mixer", kind)]
+    }
+    assert options == {
+        "linear": ("linear", "path"), "attention": ("attention", "path"),
+        "learned": ("attention", "learned"),
+    }  # fmt: skip
+
+
+def test_the_deepest_teachers_last_tokens_leave_its_norm(bed, lessons):
+    rng = np.random.default_rng(5)
+    stage = jnp.asarray(rng.standard_normal((2, TOKENS, WIDTH)), jnp.float32)
+    bed = bed._replace(stages={"depth3": (None, stage)})
+    path, last = scalekd_lessons.of_main(bed, lessons, "depth3")
+    norm = jax.tree.map(lambda leaf: np.asarray(leaf[1], float), lessons.tails["params"]["norm"])
+    x = np.asarray(stage, float)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(last, x * norm["scale"] + norm["bias"], rtol=1e-3, atol=1e-4)
+    tail = jax.tree.map(lambda leaf: leaf[1], lessons.tails)
+    after = jax.jit(lambda x: through_teacher(lessons.tail, tail, x, start=0))(stage)
+    np.testing.assert_allclose(path(stage), after, rtol=1e-4, atol=1e-5)
+
+
+def test_drawn_tokens_are_directions_without_the_mean():
+    tokens = np.random.default_rng(0).standard_normal((2, 5, 3))
+    own = scalekd_figures.varying(tokens)
+    np.testing.assert_allclose(np.linalg.norm(own, axis=-1), 1)
+    apart = tokens[1, 3] - tokens[1].mean(0)
+    np.testing.assert_allclose(own[1, 3], apart / np.linalg.norm(apart))
+
+
+def test_costs_count_the_path_and_the_teachers_reading(bed, lessons, monkeypatch):
+    times = iter((2.0, 5.0))
+    monkeypatch.setattr(scalekd_measures, "seconds", lambda problem, repeats: next(times))
+    monkeypatch.setattr(scalekd_measures, "least_seconds", lambda call, repeats: 1.0)
     config = small()
     del config.students["convnet"]
     drawn = {
@@ -272,6 +323,7 @@ def test_costs_count_the_path_and_the_teachers_reading(bed, lessons):
     found = scalekd_measures.costs(config, bed, lessons)
     assert found["flops_whole_over_kd"] > 1.2 * found["flops_scalekd_over_kd"]
     assert found["flops_scalekd_over_kd"] > 1.5
+    assert found["seconds_scalekd_over_kd"] == (5 + 1) / (2 + 1)
     # Patches, and of each block its products with parameters, the logits and what they weigh.
     block = 2 * 16 * (4 * 4 * 4 + 2 * 4 * 8) + 2 * 2 * 16 * 16 * 4
     assert found["flops_reading"] == 8 * (2 * 16 * 49 * 4 + 6 * block + 2 * 4 * 10)

@@ -1,12 +1,25 @@
 """One call trains a student beside a teacher by any method."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from rml.distillation import METHODS, ExitNetwork, Network, Outputs, distill, network_variables
+from rml.distillation import (
+    METHODS,
+    ExitNetwork,
+    Network,
+    Outputs,
+    ScaleNetwork,
+    distill,
+    network_variables,
+    scalekd_loss,
+    through_teacher,
+)
 from rml.errors import UserError
 from rml.models import MLP, ConvNet, Exits, ViT
 
@@ -125,6 +138,73 @@ def test_exits_are_taught_as_the_student_is():
     assert ((exits.argmax(-1) == labels).mean(1) > 0.6).all()
 
 
+VIT = ViT(width=8, depth=2, heads=2, patch_size=4, pooling="gap")
+SCALE = ScaleNetwork(
+    ConvNet(widths=(3, 4), kernel_sizes=(3, 3), strides=(2, 2), features=5), 3, grid=(2, 2),
+    width=8, heads=2, projector="linear",
+)  # fmt: skip
+
+
+def test_scalekd_is_one_call():
+    """First losses are those by hand, of the first weights and after a step of AdamW."""
+    rng = np.random.default_rng(3)
+    images = jnp.asarray(rng.standard_normal((12, 8, 8, 1)), jnp.float32)
+    shapes = nn.meta.unbox(jax.eval_shape(VIT.init, jax.random.key(0), images))
+    frozen = jax.tree.map(lambda x: jnp.asarray(rng.uniform(-1, 1, x.shape), x.dtype), shapes)
+    end, turn = partial(through_teacher, VIT, frozen), jnp.asarray(rng.normal(size=(8, 3)))
+
+    def taught(x):
+        found = VIT.apply(frozen, x, stages=True)
+        tokens = end(found.stages[-1], start=2)
+        return Outputs(2 * found.features @ turn, found.features, tokens=tokens)
+
+    path, key = partial(end, start=1), jax.random.key(1)
+    given = {"direct": 0.5, "alternative": 0.2}
+
+    @jax.jit
+    def by_hand(images):
+        known = taught(images)
+        labels = known.logits.argmax(1)
+        start = nn.meta.unbox(SCALE.init(jax.random.split(key, 4)[0], images[:2], train=True))
+
+        def loss(params):
+            own = {**start, "params": params}
+            found, _ = SCALE.apply(own, images, path=path, train=True, mutable=["batch_stats"])
+            return scalekd_loss(
+                found, known.logits, known.tokens, labels, share=0.5, **given
+            ).mean()
+
+        first, slope = jax.value_and_grad(loss)(start["params"])
+        rate = optax.adamw(optax.cosine_decay_schedule(2e-2, 30))
+        updates, _ = rate.update(slope, rate.init(start["params"]), start["params"])
+        return labels, first, loss(optax.apply_updates(start["params"], updates))
+
+    labels, *wanted = by_hand(images)
+    found = distill(
+        "scalekd", taught, SCALE, images, labels, key=key, steps=30, batch_size=12,
+        learning_rate=2e-2, path=path, options=given,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.losses[:2], wanted, rtol=1e-4)
+    np.testing.assert_array_equal(found.ratios, 0.5)
+    assert found.losses[-1] < 0.8 * found.losses[0]
+    left = network_variables(found.variables)
+    alone = jax.jit(Network(SCALE.encoder, 3).apply)(left, images)
+    assert (alone.logits.argmax(1) == labels).mean() > 0.5
+
+
+def test_scalekd_needs_its_student_and_tokens():
+    images = jnp.zeros((4, 8, 8, 1))
+    given = {"key": jax.random.key(0), "steps": 1, "batch_size": 2}
+    labels = jnp.zeros(4, int)
+    with pytest.raises(UserError, match="student is a Network, expected a ScaleNetwork"):
+        distill("scalekd", teacher, STUDENT, IMAGES[:4], labels, **given)
+    with pytest.raises(UserError, match="student is a ScaleNetwork, expected"):
+        distill("kd", teacher, SCALE, images, labels, **given)
+    plain = lambda x: Outputs(x[:, 0, :3, 0], x[:, 0, :, 0])  # noqa: E731
+    with pytest.raises(UserError, match="scalekd reads a teacher's tokens"):
+        distill("scalekd", plain, SCALE, images, labels, **given)
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
@@ -142,5 +222,5 @@ def test_wrong_arguments_are_named(method, options, message):
 
 
 def test_the_table_says_what_a_loss_reads():
-    assert {row.reads for row in METHODS.values()} == {"logits", "features"}
+    assert {row.reads for row in METHODS.values()} == {"logits", "features", "tokens"}
     assert {name for name, row in METHODS.items() if row.maps == "both"} == {"crd"}

@@ -15,6 +15,8 @@ OPTIONS = {
     "kd": {"temperature": 2.5},
     "soft_cross_entropy": {"temperature": 2.5},
     "dkd": {"temperature": 2.5, "target_weight": 1.5, "others_weight": 3.0},
+    "dist": {"temperature": 2.5, "inter": 1.5, "intra": 0.7},
+    "cc": {"gamma": 0.9, "order": 3},
     "ofa": {"temperature": 2.5},  # with another exponent a copy is not its least
     "crd": {"temperature": 0.4, "size": 40.0},
 }
@@ -44,7 +46,7 @@ def draw(seed, scale=1.0):
     return scale * np.random.default_rng(seed).standard_normal((B, K))
 
 
-@pytest.fixture(params=list(METHODS))
+@pytest.fixture(params=[name for name, row in METHODS.items() if row.reads != "tokens"])
 def name(request):
     return request.param
 

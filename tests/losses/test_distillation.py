@@ -6,15 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from rml.losses import (
+    correlation_congruence,
     crd_loss,
+    dist_loss,
     dkd_loss,
     dpo_loss,
     fitnet_loss,
     kd_loss,
     rkd_angle,
     rkd_distance,
+    sequence_log_prob,
     soft_cross_entropy,
     target_enhanced_loss,
 )
@@ -103,6 +107,45 @@ def test_dkd_of_two_classes_has_no_others(normal):
     np.testing.assert_allclose(found, kd_loss(student, teacher, temperature=2.0), rtol=2e-5)
     with pytest.raises(ValueError, match="at least 2 classes"):
         dkd_loss(student[:, :1], teacher[:, :1], labels)
+
+
+def test_dist_is_of_correlations_over_classes_and_over_examples(check, normal):
+    teacher = normal(1, 4, 5)
+
+    def correlation(a, b):
+        return stats.pearsonr(a, b).statistic
+
+    def total(student):
+        """The mean over the batch, by SciPy's correlations."""
+        p, q = softmax(teacher / 2), softmax(student / 2)
+        classes = np.mean([1 - correlation(a, b) for a, b in zip(q, p, strict=True)])
+        examples = np.mean([1 - correlation(a, b) for a, b in zip(q.T, p.T, strict=True)])
+        return 4 * (1.5 * classes + 0.7 * examples)
+
+    given = {"inter": 1.5, "intra": 0.7, "temperature": 2.0}
+    check(
+        lambda student: dist_loss(student, jnp.asarray(teacher), **given).mean(), total,
+        normal(0, 4, 5),
+    )  # fmt: skip
+    # Of each example: its own correlation, and its own summands of those of classes.
+    p, q = softmax(teacher / 2), softmax(normal(0, 4, 5) / 2)
+    units = [x - x.mean(0) for x in (q, p)]
+    units = [x / np.linalg.norm(x, axis=0) for x in units]
+    own = 4 * ((units[0] - units[1]) ** 2).sum(1) / (2 * 5)
+    inter = [1 - correlation(a, b) for a, b in zip(q, p, strict=True)]
+    found = dist_loss(jnp.asarray(normal(0, 4, 5)), jnp.asarray(teacher), **given)
+    np.testing.assert_allclose(found, 4 * (1.5 * np.array(inter) + 0.7 * own), rtol=1e-4)
+
+
+def test_dist_sees_no_linear_change_of_probabilities(normal):
+    p = softmax(normal(1, 4, 5))
+    flat = np.log(0.6 * p + 0.4 / 5)
+    found = dist_loss(jnp.asarray(flat), jnp.log(jnp.asarray(p)))
+    np.testing.assert_allclose(found, 0, atol=1e-6)
+    same = jnp.ones((3, 4))
+    turned = jnp.asarray(normal(2, 3, 4))
+    np.testing.assert_array_equal(dist_loss(same, 2 * same), 0)
+    np.testing.assert_allclose(dist_loss(turned, same, intra=0.0), 0.5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -209,6 +252,39 @@ def test_few_rows_have_no_relations(normal):
     np.testing.assert_array_equal(rkd_angle(two, 2 * two[::-1]), 0)
 
 
+def test_correlations_are_compared_by_a_series_of_the_kernel(check, normal, oracle):
+    teacher = normal(1, 4, 6)
+
+    def kernel(rows):
+        x = 2 * 0.7 * oracle.unit(rows) @ oracle.unit(rows).T
+        return np.exp(-1.4) * (1 + x + x**2 / 2 + x**3 / 6)
+
+    def reference(student):
+        return weighted(((kernel(student) - kernel(teacher)) ** 2).mean(1))
+
+    def loss(student):
+        own = correlation_congruence(student, jnp.asarray(teacher), gamma=0.7, order=3)
+        return (jnp.arange(1, 5) * own).sum()
+
+    check(loss, reference, normal(0, 4, 3))
+
+
+def test_correlations_of_a_long_series_are_gaussian_and_see_no_turn_or_scale(normal, oracle):
+    student, teacher = normal(0, 4, 6), normal(1, 4, 6)
+    gaussian = [
+        np.exp(-0.5 * ((x[:, None] - x[None]) ** 2).sum(-1)) for x in map(oracle.unit, (student, teacher))
+    ]  # fmt: skip
+    wanted = ((gaussian[0] - gaussian[1]) ** 2).mean(1)
+    given = jnp.asarray(student), jnp.asarray(teacher)
+    found = correlation_congruence(*given, gamma=0.5, order=12)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    turn = np.linalg.qr(normal(2, 6, 6))[0]
+    same = correlation_congruence(jnp.asarray(3 * teacher @ turn), given[1])
+    np.testing.assert_allclose(same, 0, atol=1e-10)
+    with pytest.raises(ValueError, match="order is 0, expected at least 1"):
+        correlation_congruence(*given, order=0)
+
+
 @pytest.mark.parametrize("labelled", [False, True])
 def test_crd_tells_pairs_from_others_on_both_sides(check, normal, oracle, labelled):
     labels = np.array([0, 1, 1, 2])
@@ -233,6 +309,29 @@ def test_crd_tells_pairs_from_others_on_both_sides(check, normal, oracle, labell
         return (jnp.arange(1, 5) * own).sum()
 
     check(loss, reference, normal(0, 4, 6), normal(1, 4, 6))
+
+
+def test_answers_are_as_likely_as_their_tokens_one_after_the_other(check, normal):
+    tokens = np.array([[2, 0, 3, 1], [1, 1, 0, 2], [3, 2, 1, 0]])
+    mask = np.array([[False, False, True, True], [True, True, True, False], [False] * 4])
+
+    def oracle(logits):
+        found = np.zeros(3)
+        for i in range(3):
+            for t in range(1, 4):
+                if mask[i, t]:
+                    found[i] += np.log(softmax(logits[i, t - 1])[tokens[i, t]])
+        return weighted(found)
+
+    def loss(logits):
+        own = sequence_log_prob(logits, jnp.asarray(tokens), jnp.asarray(mask))
+        return (jnp.arange(1, 4) * own).sum()
+
+    check(loss, oracle, 3 * normal(0, 3, 4, 5))
+    half = jnp.asarray(normal(0, 3, 4, 5), jnp.bfloat16)
+    found = sequence_log_prob(half, jnp.asarray(tokens), jnp.asarray(mask))
+    assert found.dtype == jnp.float32
+    assert float(found[2]) == 0
 
 
 def test_preference_is_of_the_margin_over_the_reference(check, normal):

@@ -199,3 +199,27 @@ def test_a_file_holds_the_edited_heads_alone(tmp_path):
     safetensors.numpy.save_file({"up": np.ones(2)}, file)
     with pytest.raises(UserError, match="has tensors up, expected edits: layers_heads_width"):
         load_edits(file)
+
+
+def test_edits_of_half_precision_weights_are_single(llama):
+    """Weights of bfloat16: edits, their gradient and a small step of them keep 24 bits."""
+    half = LLAMA.clone(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    weights = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), llama)
+    edits = drawn_edits(LLAMA)
+
+    def total(module, variables, own):
+        logits = module.apply(variables, TOKENS, MASK, edits=own)
+        return jnp.mean(jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1))
+
+    def slope(module, variables):
+        return jax.jit(jax.grad(functools.partial(total, module, variables)))(edits)
+
+    found, wide = slope(half, weights), slope(LLAMA, jax.tree.map(jnp.float32, weights))
+    for own, wanted in zip(found, wide, strict=True):
+        assert own.dtype == jnp.float32
+        assert np.linalg.norm(own - wanted) < 0.1 * np.linalg.norm(wanted)
+    stepped = jax.tree.map(lambda x, g: x - 1e-4 * g / jnp.abs(g).max(), edits, found)
+    moved = np.asarray(stepped.offset - edits.offset)
+    assert np.abs(moved + 1e-4 * found.offset / np.abs(found.offset).max()).max() < 1e-6
+    first = init_edits(jax.random.key(0), half)
+    assert {leaf.dtype for leaf in jax.tree.leaves(first)} == {jnp.dtype(jnp.float32)}

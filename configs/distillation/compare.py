@@ -1,0 +1,26 @@
+"""Distillation losses on four pairs of a teacher and a student, ranked under one budget.
+
+python -m experiments.run --config=configs/distillation/compare.py --workdir=runs/distillation
+
+Needs the archive of Fashion-MNIST, `make assets`. Teachers have 10,000 images of their own; options
+of all losses are chosen on 1,000 training images by the run itself. Seven minutes of one CPU core,
+by an estimate from steps that were timed. Not run whole.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.distillation import parts
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        parts.families(
+            experiment="distillation.compare",
+            tries=parts.tries(),
+            # Families of a teacher and of its student.
+            pairs=(("convnet", "convnet"), ("vit", "convnet"), ("convnet", "vit"),
+                   ("vit", "mixer")),
+            compared=0,  # test images whose stages are kept
+            timed="convnet",  # family of students whose steps are counted and timed
+        )
+    )  # fmt: skip

@@ -1,0 +1,117 @@
+"""Distillation losses ranked on four pairs of a teacher and a student, under one budget.
+
+Every loss has as many settings, of which validation images choose one for all pairs, and the same
+steps on the same batches. Beside accuracy stands what a loss costs: operations and seconds of a
+step of one student, bytes that are kept of what the teacher makes of an image, and numbers that are
+trained beside the student. The cross-entropy with the teacher is no side of its own: its gradient
+is KD's. One-for-All stands with exits and without. Claims are those of the papers of simple losses:
+DKD (Zhao et al., arXiv:2203.08679), DIST (Huang et al., arXiv:2205.10536), CC (Peng et al.,
+arXiv:1904.01802) and CRD (Tian et al., arXiv:1910.10699), beside KD (Hinton et al.,
+arXiv:1503.02531). Networks, data and margins are this repository's.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from experiments.distillation import compare_figures, ofakd_students
+from experiments.distillation.families import Bed, make_bed
+from experiments.distillation.ofakd_sides import SIDES, changes_of
+from experiments.distillation.ofakd_students import KINDS
+from experiments.distillation.pairs import choose, compared, named, tried
+from experiments.distillation.students import settings, train_students
+from experiments.distillation.taught import key_of
+from experiments.distillation.together import seconds
+from experiments.ranges import Range
+from rml.errors import UserError
+from rml.evaluation import program_flops
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "networks, data and margin are this repository's"
+STATED = "2026-11-27"
+CLAIMS = (
+    Claim("DKD is half a point above KD, a mean over four pairs", "dkd_over_kd", ">=", 0.005,
+          f"arXiv:2203.08679; {SOURCE}", stated=STATED, null="label_over_kd"),
+    Claim("DIST is half a point above KD", "dist_over_kd", ">=", 0.005,
+          f"arXiv:2205.10536; {SOURCE}", stated=STATED, null="label_over_kd"),
+    Claim("CC is half a point above KD", "cc_over_kd", ">=", 0.005,
+          f"arXiv:1904.01802; {SOURCE}", stated=STATED, null="label_over_kd"),
+    Claim("CRD is half a point above KD", "crd_over_kd", ">=", 0.005,
+          f"arXiv:1910.10699; {SOURCE}", stated=STATED, null="label_over_kd"),
+)  # fmt: skip
+SHARE = Range(high=1)
+RANGES = {
+    "given.own": SHARE, "given.paper": SHARE, "given.hard": SHARE, "tries.kd.kd": SHARE,
+    "tries.label.smoothing": SHARE, "compared": Range(whole=True),
+    **{f"tries.{side}.gamma": Range(above=True) for side in ("enhanced", "ofa")},
+}  # fmt: skip
+CAPTIONS = compare_figures.CAPTIONS
+PICTURE = "ranking.png"
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains teachers and students, chooses on validation images, ranks, counts costs, draws."""
+    check(config)
+    bed = make_bed(config, run)
+    programs = {
+        family: [
+            train_students(
+                config, run, f"{family}_{kind}", family,
+                changes_of(config, kind, [t for t, own in config.pairs if own == family]), bed,
+                partial(ofakd_students.task, bed=bed, family=family, kind=kind),
+            )
+            for kind in KINDS
+        ]
+        for family in dict.fromkeys(student for _, student in config.pairs)
+    }  # fmt: skip
+    chosen = choose(config, programs, config.tries)
+    Progress().note(f"chosen on validation images: {chosen}")
+    wanted = {side: (side, setting) for side, setting in chosen.items()}
+    right = named(config, bed, programs, wanted, [tuple(pair) for pair in config.pairs])
+    differences = {f"{side}_over_{other}": (side, other) for other in ("kd", "label")
+                   for side in right if side != other}  # fmt: skip
+    metrics = compared(right, differences) | tried(config, chosen)
+    for side in right:
+        metrics |= costs(config, bed, side)
+    metrics |= {f"accuracy_teacher_{name}": own for name, own in bed.accuracy.items()}
+    compare_figures.draw(run, right, metrics)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def costs(config: Any, bed: Bed, side: str) -> dict[str, float]:
+    """What a side costs: a step of one student, and what is kept and trained beside it.
+
+    The teacher's outputs are computed once and kept, so that no step reads images by it.
+    """
+    own = SIDES[side]
+    method = {"enhanced": "ofa"}.get(side, side)
+    methods = (method,) if own.taught and own.kind != "exits" else ()
+    problem = ofakd_students.task(config, bed, family=config.timed, kind=own.kind, methods=methods)
+    state = jax.eval_shape(lambda key: nn.meta.unbox(problem.init(key)), jax.random.key(0))
+    parts = {"encoder", "classifier"}
+    beside = [part for name, part in state.params["network"].items() if name not in parts]
+    kept = bed.train[key_of(method)][0, 0].nbytes if own.taught else 0
+    return {
+        f"mflop_{side}": program_flops(problem.step, state, problem.batch_spec) / 1e6,
+        f"seconds_{side}": seconds(problem, repeats=config.timing.repeats),
+        f"bytes_{side}": kept,
+        f"beside_{side}": sum(x.size for x in jax.tree.leaves([beside, state.params["maps"]])),
+    }
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless sides have the settings that they name, equally many of each."""
+    for side, tries in config.tries.items():
+        if side not in SIDES or tuple(tries) != SIDES[side].keys:
+            raise UserError(f"tries.{side} has {tuple(tries)}, expected a side of {list(SIDES)}")
+    counts = {side: len(settings(config, side)) for side in config.tries}
+    if len(set(counts.values())) > 1:
+        raise UserError(f"tries has {counts} settings, expected equally many of each")
+    known = set(config.teachers) & set(config.students)
+    wrong = [name for pair in config.pairs for name in pair if name not in known]
+    if wrong or len(set(config.pairs)) < len(config.pairs) or not config.pairs:
+        raise UserError(f"pairs is {config.pairs}, expected different pairs of {sorted(known)}")
+    if config.timed not in known:
+        raise UserError(f"timed is {config.timed!r}, expected one of {sorted(known)}")

@@ -1,0 +1,102 @@
+"""The ranking of distillation losses on drawn students; `make claims` measures some that learn."""
+
+import numpy as np
+import pytest
+
+from configs.distillation import compare as config_file
+from experiments.distillation import compare, compare_figures, ofakd_students, students, taught
+from experiments.distillation.families import Bed
+from rml.distillation import METHODS
+from rml.errors import UserError
+from tests.claims import drawn_students
+from tests.claims.drawn_students import FAMILIES, shapes
+from tests.system.two_steps import override
+
+
+@pytest.mark.slow
+def test_a_small_run_ranks_every_loss_and_draws(monkeypatch, measure, tmp_path):
+    def student_shapes(config, name):
+        family, _, kind = name.partition("_")
+        module = ofakd_students.with_exits if kind == "exits" else students.network
+        return shapes(module(config, family), config)
+
+    def costs(config, bed, side):
+        return {f"{name}_{side}": 1.0 for name in ("mflop", "seconds", "bytes", "beside")}
+
+    drawn_students.put_in(monkeypatch, student_shapes)
+    monkeypatch.setattr(compare, "costs", costs)
+    metrics, holds = measure("configs/distillation/compare.py", FAMILIES)
+    assert len(holds) == len(compare.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    config = config_file.get_config()
+    assert {metrics[f"tries_{side}"] for side in config.tries} == {3}
+    pairs = [metrics[f"accuracy_dist_{t}_{s}"] for t, s in config.pairs]
+    assert len(pairs) == 4
+    assert metrics["accuracy_dist"] == pytest.approx(np.mean(pairs))
+    difference = metrics["accuracy_cc"] - metrics["accuracy_kd"]
+    assert metrics["cc_over_kd"] == pytest.approx(difference, abs=1e-6)
+    # The label alone is one student in both pairs of a family.
+    assert metrics["accuracy_label_convnet_convnet"] == metrics["accuracy_label_vit_convnet"]
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(compare.CAPTIONS)
+
+
+def test_every_loss_of_the_table_is_ranked():
+    ranked = {{"enhanced": "ofa"}.get(side, side) for side in config_file.get_config().tries}
+    read = {*taught.of_kind("logits"), *taught.of_kind("features")}
+    assert read - ranked == {"soft_cross_entropy"}
+    assert set(config_file.get_config().tries) <= set(compare_figures.NAMES)
+    assert read <= set(METHODS)
+
+
+def test_costs_are_those_of_one_loss(monkeypatch):
+    monkeypatch.setattr(compare, "seconds", lambda problem, repeats: 0.5)
+    config = override(config_file.get_config(), FAMILIES)
+    rng = np.random.default_rng(0)
+    train = {
+        "image": rng.integers(0, 255, (12, 28, 28, 1)).astype(np.uint8),
+        "label": (np.arange(12) % 10).astype(np.int32),
+        "teacher": rng.standard_normal((12, 3, 10)).astype(np.float32),
+        "features": rng.standard_normal((12, 3, 4)).astype(np.float32),
+        "maps": rng.standard_normal((12, 3, 16, 4)).astype(np.float32),
+    }
+    bed = Bed(("convnet", "vit", "mixer"), train, train, train, {}, {}, {})
+    found = {}
+    for side in ("label", "kd", "fitnet", "crd", "ofa"):
+        found |= compare.costs(config, bed, side)
+    assert [found[f"bytes_{side}"] for side in ("label", "kd", "fitnet", "crd", "ofa")] == [
+        0, 4 * 10, 4 * 16 * 4, 4 * 4, 4 * 10
+    ]  # fmt: skip
+    assert found["beside_kd"] == found["beside_label"] == 0
+    assert found["beside_fitnet"] == 3 * 4 + 4
+    assert found["beside_crd"] == 2 * (4 * 128 + 128)
+    assert found["beside_ofa"] > 100
+    # A map of eight images' places forward, and back to both of its factors; and the choice of one
+    # of three teachers' maps.
+    product, choice = 2 * 8 * 16 * 3 * 4, 2 * 8 * 3 * 16 * 4
+    difference = found["mflop_fitnet"] - found["mflop_kd"]
+    assert difference == pytest.approx((3 * product + choice) / 1e6)
+    assert found["mflop_kd"] == found["mflop_label"]
+    assert found["seconds_kd"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tries.cc.cc": (1.0,)}, "expected equally many of each"),
+        ({"pairs": (("convnet", "resnet"),)}, "expected different pairs of"),
+        ({"pairs": (("vit", "vit"), ("vit", "vit"))}, "expected different pairs of"),
+        ({"timed": "resnet"}, "timed is 'resnet', expected one of"),
+    ],
+)
+def test_wrong_configs_are_named(changes, message):
+    config = override(config_file.get_config(), changes)
+    with pytest.raises(UserError, match=message):
+        compare.check(config)
+
+
+def test_sides_are_known_by_their_keys():
+    config = config_file.get_config()
+    config.tries.kd = {"temperature": (1.0, 2.0, 4.0)}
+    with pytest.raises(UserError, match=r"tries\.kd has"):
+        compare.check(config)
