@@ -1,4 +1,4 @@
-"""The feed-forward of one token with half and four fifths of its channels left out.
+"""Decoding with half and four fifths of the feed-forward's channels left out.
 
 python -m benchmarks.sparsity [--json] [--quick]
 
@@ -9,8 +9,16 @@ holds what the next token reads. `sparse_ffn` leaves out channels whose gate is 
 stands beside the dense feed-forward here and PyTorch's, which compute the same with and without
 those channels. Outputs must agree. Bytes are those of weights that a token reads. Times are the
 least of interleaved repeats.
+
+Then SmolLM2-135M adds 32 tokens of its own, greedily and one at a time, to 128 of docstrings (8 to
+32 with --quick, scanned blocks alone), with thresholds of CHESS that were calibrated on others.
+`rml.models.live_rows` stands beside the dense decoder, which leaves nothing out and therefore adds
+other tokens, with blocks that are scanned and that are not: a scan copies each block's matrices out
+of the stack, so that its dense decoder is not the fastest. With ReLU in the place of thresholds,
+whose zeros rounding does not move, tokens by live rows must be those of the dense decoder.
 """
 
+import functools
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -25,12 +33,33 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks.common import Row, best_of_each, finish, options, print_table  # noqa: E402
-from rml.sparsity import FeedForward, bytes_read, dense_ffn, sparse_ffn  # noqa: E402
+from rml import data  # noqa: E402
+from rml.models import (  # noqa: E402
+    LiveRows,
+    Probe,
+    Thresholds,
+    generate,
+    live_rows,
+    pretrained,
+    read_in_chunks,
+)
+from rml.sparsity import (  # noqa: E402
+    FeedForward,
+    bytes_read,
+    dense_ffn,
+    observe,
+    sparse_ffn,
+    thresholds_of,
+)
 
 SHAPES, QUICK = ((1536, 576), (4096, 1536), (8192, 2048)), ((1536, 576),)
 SHARES = (0.5, 0.8)
 BYTES = 256 * 2**20
 """Bytes of weights of all layers."""
+LENGTH, STEPS = 128, 32
+QUICK_LENGTH, QUICK_STEPS = 32, 8
+CALIBRATED = 4
+"""Documents that thresholds are calibrated on."""
 
 
 def layers_of(f: int, d: int, count: int) -> list[tuple[np.ndarray, ...]]:
@@ -79,14 +108,13 @@ def torch_peer(x: np.ndarray, layers: Sequence[Any]) -> Callable[[], Any]:
     return run
 
 
-def main() -> None:
-    """Runs the comparison."""
-    args = options(__doc__)
+def feed_forwards(quick: bool) -> list[Row]:
+    """One token's feed-forward of random weights."""
     import torch
 
     rows: list[Row] = []
-    for f, d in QUICK if args.quick else SHAPES:
-        count = max(2, BYTES // (8 if args.quick else 1) // (12 * f * d))
+    for f, d in QUICK if quick else SHAPES:
+        count = max(2, BYTES // (8 if quick else 1) // (12 * f * d))
         layers = layers_of(f, d, count)
         x = np.random.default_rng(1).standard_normal(d).astype(np.float32)
         sizes = [gate_sizes(x, own[0]) for own in layers]
@@ -104,7 +132,7 @@ def main() -> None:
         agree(steps["dense"](), steps[peer]())
         for share in SHARES:
             agree(steps[f"{share}"](), ours(dense_ffn, x, layers, least[share])())
-        seconds = best_of_each(steps, 3 if args.quick else 7)
+        seconds = best_of_each(steps, 3 if quick else 7)
         micro = {name: 1e6 * own / count for name, own in seconds.items()}
         shape = f"{f:,} channels, width {d:,}"
         rows.append(Row(f"dense, {shape}", "µs", micro["dense"], peer, micro[peer]))
@@ -117,11 +145,99 @@ def main() -> None:
             live = int(
                 np.mean([(own >= t[0]).sum() for own, t in zip(sizes, least[share], strict=True)])
             )
-            read = bytes_read(live, d_ff=f, width=d) / 2**20
+            read = float(bytes_read(live, d_ff=f, width=d)) / 2**20
             rows.append(Row(case, "MB read", read, "dense", whole / 2**20))
+    return rows
+
+
+def adds(
+    model: Any,
+    text: np.ndarray,
+    steps: int,
+    thresholds: Thresholds | None = None,
+    rows: LiveRows | None = None,
+) -> Callable[[], np.ndarray]:
+    """What adds tokens to a text that a cache has read all of but its last token."""
+    read = jnp.asarray(text)[None]
+    cache = model.module.init_cache(1, len(text) + steps)
+    _, cache = read_in_chunks(
+        model.module, model.variables, read[:, :-1], cache=cache, chunk=len(text) - 1,
+        thresholds=thresholds,
+    )  # fmt: skip
+    jax.block_until_ready(cache)
+    add = functools.partial(
+        generate, model.module, model.variables, read[:, -1:], steps=steps, cache=cache,
+        thresholds=thresholds, rows=rows,
+    )  # fmt: skip
+    return lambda: np.asarray(add())[0]
+
+
+def read_a_token(
+    model: Any, text: np.ndarray, added: np.ndarray, thresholds: Thresholds, budget: int
+) -> tuple[float, int]:
+    """Bytes of weights that a token read by live rows, mean over those added, and all weights."""
+    module = model.module
+    live = module.apply(
+        model.variables, jnp.asarray(np.concatenate([text, added[:-1]]))[None],
+        thresholds=thresholds, probe=Probe(lambda own, _: (own.hidden != 0).sum(-1)),
+    ).probed[:, 0, len(text) - 1 :]  # fmt: skip
+    size = {"d_ff": module.mlp, "width": module.width}
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(model.variables))
+    others = whole - module.depth * int(bytes_read(module.mlp, **size))
+    return others + float(bytes_read(np.asarray(live), budget=budget, **size).sum(0).mean()), whole
+
+
+def decoders(quick: bool) -> list[Row]:
+    """SmolLM2 by live rows, beside its dense decoder."""
+    length, steps = (QUICK_LENGTH, QUICK_STEPS) if quick else (LENGTH, STEPS)
+    model = pretrained.load("smollm2")
+    documents = [data.load_documents("pydocs", part) for part in ("train[:2%]", "test")]
+    calibrated, texts = (
+        data.long_documents(model.tokenizer, own, length=length, most=most)
+        for own, most in zip(documents, (CALIBRATED, 1), strict=True)
+    )
+    module: Any = model.module
+    text, found = texts[0], observe(module, model.variables, calibrated)
+    least = {share: thresholds_of(found, sparsity=share) for share in SHARES}
+    rows: list[Row] = []
+    for scan in (True,) if quick else (True, False):
+        own = model if scan else pretrained.load("smollm2", scan=False)
+        by_rows = live_rows(own.module, own.variables)
+        calls = {"dense": adds(own, text, steps)} | {
+            f"{share}": adds(own, text, steps, least[share], by_rows) for share in SHARES
+        }
+        blocks = "scanned" if scan else "single"
+        added = {share: calls[f"{share}"]() for share in SHARES}
+        if scan:
+            relu = own._replace(module=module.clone(activation="relu"))
+            of_rows = live_rows(module, own.variables, budget=module.mlp)
+            found_by = [adds(relu, text, steps, rows=given)() for given in (of_rows, None)]
+            if not np.array_equal(*found_by):
+                raise RuntimeError(f"live rows add {found_by[0]}, the dense decoder {found_by[1]}")
+        seconds = best_of_each(calls, 2 if quick else 5)
+        speeds = {name: steps / value for name, value in seconds.items()}
+        for share in SHARES:
+            case = f"SmolLM2, {share:.0%} left out, {blocks} blocks"
+            rows.append(
+                Row(
+                    case, "tokens/s", speeds[f"{share}"], "dense", speeds["dense"],
+                    lower_is_better=False,
+                )
+            )  # fmt: skip
+    for share in SHARES:
+        read, whole = read_a_token(model, text, added[share], least[share], by_rows.budget)
+        case = f"SmolLM2, {share:.0%} left out, weights"
+        rows.append(Row(case, "MB read a token", read / 2**20, "dense", whole / 2**20))
+    return rows
+
+
+def main() -> None:
+    """Runs the comparisons."""
+    args = options(__doc__)
+    rows = feed_forwards(args.quick) + decoders(args.quick)
     print_table(
-        f"Feed-forward of one token, float32, {THREADS} threads: jax {jax.__version__}, "
-        f"{platform.machine()}",
+        f"Feed-forward of one token and decoding, float32, {THREADS} threads: jax "
+        f"{jax.__version__}, {platform.machine()}",
         rows,
     )
     finish("sparsity", rows, args.json)

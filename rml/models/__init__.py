@@ -7,7 +7,8 @@ a text model reads tokens [b, t] and a mask, see `TextEncoder`. What attends in 
 `rml.models.attention.Attend`, one for all layers or one for each; a decoder keeps what it has read
 in a `Cache`: all of it, a window with the first tokens, or eight bits of each number, or
 the blocks that each head may still read (`sharded_cache`). Its activations may have `Thresholds`,
-and a `Probe` measures every block.
+and a `Probe` measures every block; by `live_rows` it adds tokens reading no channel of an MLP whose
+gate is zero.
 
 `Terminator` encodes square images, and sequences [b, t, c], without residual sums: slow nets
 (`Magnet`, `LocalMagnet`) write its kernels, which `slow_neural_loss` brings together;
@@ -47,6 +48,7 @@ from rml.models.heads import Classifier, PredictionHead, ProjectionHead
 from rml.models.implicit_kernel import LocalMagnet, Magnet, coordinate_grid
 from rml.models.layers import Norm, Stages, module_options, unknown
 from rml.models.layouts import Sizes, transformer_sizes
+from rml.models.live_rows import LiveRows, live_rows
 from rml.models.llama import Llama
 from rml.models.masked_lm import MaskedLMHead
 from rml.models.mixer import Mixer, MixerB, MixerS
@@ -77,6 +79,7 @@ __all__ = [
     "Exits",
     "HeadEdits",
     "LearnedRouter",
+    "LiveRows",
     "Llama",
     "LocalMagnet",
     "Magnet",
@@ -117,6 +120,7 @@ __all__ = [
     "generate_together",
     "init_lora",
     "learn_router",
+    "live_rows",
     "map_depth",
     "map_width",
     "of_heads",

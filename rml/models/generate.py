@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rml.models.block_hooks import Thresholds
 from rml.models.caches import Cache
 from rml.models.generate_together import Member, check_steps, written
+from rml.models.live_rows import LiveRows
 from rml.models.llama import Llama
 
 
@@ -23,6 +25,8 @@ def generate(
     temperature: float = 0.0,
     key: jax.Array | None = None,
     cache: Cache | None = None,
+    thresholds: Thresholds | None = None,
+    rows: LiveRows | None = None,
 ) -> Int[Array, "b n"]:
     """Continues every text by `steps` tokens.
 
@@ -38,6 +42,9 @@ def generate(
       key: A typed key to draw with.
       cache: What keeps the tokens, of `Llama.init_cache`, perhaps with what was read before these;
         if not given, one with just the room for them.
+      thresholds: Magnitudes below which activations are set to zero, in these texts too.
+      rows: What one text's tokens are added by, see `Llama.__call__`; the given ones are read
+        without them.
 
     Returns:
       The tokens added, of the dtype of `tokens`.
@@ -51,7 +58,7 @@ def generate(
     if cache is None:
         cache = module.init_cache(b, t + steps - 1)
     cache.check_room((b, t + steps - 1))
-    members = (Member(module, variables),)
+    members = (Member(module, variables, thresholds=thresholds, rows=rows),)
     return written(members, (cache,), _alone, tokens, mask, key, steps, stop, temperature).tokens
 
 
@@ -63,6 +70,7 @@ def read_in_chunks(
     *,
     cache: Cache,
     chunk: int,
+    thresholds: Thresholds | None = None,
 ) -> tuple[Float[Array, "b t d"], Cache]:
     """Reads texts some tokens at a time through a cache, in the memory of one chunk's attention.
 
@@ -73,6 +81,7 @@ def read_in_chunks(
       mask: Which tokens are text rather than padding; all if not given.
       cache: What keeps the tokens, with room for all of them.
       chunk: Number of tokens that are read at a time; the last may be fewer.
+      thresholds: Magnitudes below which activations are set to zero.
 
     Returns:
       The last hidden states of all tokens, and the cache that has read them.
@@ -83,7 +92,7 @@ def read_in_chunks(
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     cache.check_room(tokens.shape)
-    return _read(module, variables, tokens, mask, cache, chunk)
+    return _read(module, variables, tokens, mask, cache, chunk, thresholds)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "chunk"))
@@ -94,6 +103,7 @@ def _read(
     mask: Bool[Array, "b t"] | None,
     cache: Cache,
     chunk: int,
+    thresholds: Thresholds | None,
 ) -> tuple[Float[Array, "b t d"], Cache]:
     if mask is None:
         mask = jnp.ones(tokens.shape, bool)
@@ -102,7 +112,7 @@ def _read(
     whole = number * chunk
 
     def step(cache: Cache, part: tuple[jax.Array, ...]) -> tuple[Cache, jax.Array]:
-        states: Any = module.apply(variables, *part, cache=cache)
+        states: Any = module.apply(variables, *part, cache=cache, thresholds=thresholds)
         return states.cache, states.last
 
     parts = (x[:, :whole].reshape(b, number, chunk).swapaxes(0, 1) for x in (tokens, mask))

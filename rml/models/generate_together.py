@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
+from rml.models.block_hooks import Thresholds
+from rml.models.live_rows import LiveRows
 from rml.models.llama import Llama
 
 Combine = Callable[[tuple[Array, ...]], tuple[Array, Any]]
@@ -22,20 +24,27 @@ class Member(struct.PyTreeNode):
       module: The decoder.
       variables: Its variables.
       stacked: Whether they are those of several decoders, on a leading axis.
+      thresholds: What it takes as thresholds, stacked likewise.
+      rows: What it reads its MLPs of, stacked likewise.
     """
 
     module: Llama = struct.field(pytree_node=False)
     variables: Any
     stacked: bool = struct.field(pytree_node=False, default=False)
+    thresholds: Thresholds | None = None
+    rows: LiveRows | None = None
 
     def read(self, tokens: Array, mask: Array | None, cache: Any) -> tuple[Array, Any]:
         """The last hidden states [b, t, d], and the cache that has read the tokens."""
 
-        def one(variables: Any, cache: Any) -> tuple[Array, Any]:
-            states: Any = self.module.apply(variables, tokens, mask, cache=cache)
+        def one(variables: Any, cache: Any, thresholds: Any, rows: Any) -> tuple[Array, Any]:
+            states: Any = self.module.apply(
+                variables, tokens, mask, cache=cache, thresholds=thresholds, rows=rows
+            )
             return states.last, states.cache
 
-        return (jax.vmap(one) if self.stacked else one)(self.variables, cache)
+        call = jax.vmap(one) if self.stacked else one
+        return call(self.variables, cache, self.thresholds, self.rows)
 
     def logits(self, hidden: Array) -> Array:
         """Logits of the next token [b, v] after hidden states [b, d]."""

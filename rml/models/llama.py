@@ -13,6 +13,7 @@ from rml.models import layers, rope
 from rml.models.attention import Attend, attend, attention_by_layer
 from rml.models.block_hooks import Probe, Thresholds, check_thresholds
 from rml.models.caches import Cache, empty_cache
+from rml.models.live_rows import LiveRows, check_rows
 from rml.models.llama_block import Block
 from rml.models.self_attention import MATRIX_INIT, HeadEdits, head_axis
 from rml.models.transformer import (
@@ -112,6 +113,7 @@ class Llama(nn.Module):
         positions: Num[Array, "#b t"] | None = None,
         edits: HeadEdits | None = None,
         thresholds: Thresholds | None = None,
+        rows: LiveRows | None = None,
         probe: Probe | None = None,
         train: bool = False,
         return_hidden: bool = False,
@@ -128,6 +130,8 @@ class Llama(nn.Module):
             of its text before it.
           edits: Scale and offset of every head's output.
           thresholds: Magnitudes below which activations of every block are set to zero.
+          rows: What the MLPs of one token of one text read of, see `rml.models.live_rows`, which
+            skips channels whose gate is zero; more tokens, or a probe, are read as without them.
           probe: What is measured in every block; `States.probed` has it.
           train: Accepted for uniformity; the model has no dropout.
           return_hidden: Give the embeddings and every block's output as well.
@@ -146,6 +150,7 @@ class Llama(nn.Module):
         kv_heads, head_width = self.head_shape()
         check_edits(edits, (self.depth, self.heads, head_width))
         check_thresholds(thresholds, self.depth, self.mlp)
+        check_rows(rows, self.depth, self.mlp, self.width)
         if probe is not None and cache is not None:
             raise ValueError("a probe measures whole texts, got it together with a cache")
         function, measured = (None, None) if probe is None else probe
@@ -179,12 +184,13 @@ class Llama(nn.Module):
             x,
             (
                 *(edits, None if cache is None else cache.layers, windows, which),
-                *(thresholds, measured),
+                *(thresholds, measured, None if rows is None else jnp.arange(self.depth)),
             ),
             keys,
             positions,
             frequency,
             None if cache is None else cache.shared,
+            rows,
             depth=self.depth,
             scan=self.scan,
             remat=self.remat,

@@ -12,6 +12,7 @@ from rml.models import layers, rope
 from rml.models.attention import Attend, one_of
 from rml.models.block_hooks import Activations, Thresholds, cut
 from rml.models.caches import Cache
+from rml.models.live_rows import LiveRows, from_live_rows
 from rml.models.self_attention import MATRIX_INIT, SelfAttention
 from rml.ops.attention_parts import Visible
 
@@ -47,13 +48,14 @@ class Block(nn.Module):
         positions: Num[Array, "#b t"],
         frequency: Float[Array, " f"],
         cache: Cache | None,
+        rows: LiveRows | None,
     ) -> tuple[Float[Array, "b t d"], Any]:
         """Applies self-attention and the gated MLP, each with its residual."""
         given: dict[str, jax.Array] = {}
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
         axes = ("batch", "length", "embed")
-        edits, stored, window, which, thresholds, own = layer
+        edits, stored, window, which, thresholds, own, number = layer
         least = Thresholds() if thresholds is None else thresholds
         visible = Visible(keys, causal=True, window=window)
         if cache is not None:
@@ -92,16 +94,21 @@ class Block(nn.Module):
         }
         narrow = layers.rms_norm("norm2", **norm)(x)
         gate = layers.dense(self.mlp, ("embed", "mlp"), name="gate", **wide)(narrow)
-        up = layers.dense(self.mlp, ("embed", "mlp"), name="mlp_in", **wide)(narrow)
-        gate = layers.activation(self.activation)(gate)
-        y = cut(cut(gate, least.gate) * up, least.hidden)
-        y = nn.with_logical_constraint(y, ("batch", "length", "mlp"))
         found = None
-        if self.probe is not None:
-            heads = given["output"].reshape(*x.shape[:-1], -1)
-            seen = Activations(given["query"], heads, narrow, gate, up, y, keys)
-            found = self.probe(seen, own)
-        x = x + layers.dense(x.shape[-1], ("mlp", "embed"), name="mlp_out", **wide)(y)
+        if rows is not None and self.probe is None and x.shape[:2] == (1, 1):
+            live = cut(layers.activation(self.activation)(gate), least.gate)[0, 0]
+            y = from_live_rows(narrow[0, 0], live, rows, layer=number, least=least.hidden)
+            x = x + y
+        else:
+            up = layers.dense(self.mlp, ("embed", "mlp"), name="mlp_in", **wide)(narrow)
+            gate = layers.activation(self.activation)(gate)
+            y = cut(cut(gate, least.gate) * up, least.hidden)
+            y = nn.with_logical_constraint(y, ("batch", "length", "mlp"))
+            if self.probe is not None:
+                heads = given["output"].reshape(*x.shape[:-1], -1)
+                seen = Activations(given["query"], heads, narrow, gate, up, y, keys)
+                found = self.probe(seen, own)
+            x = x + layers.dense(x.shape[-1], ("mlp", "embed"), name="mlp_out", **wide)(y)
         x = nn.with_logical_constraint(x, axes)
         hidden, attention = self.keep
         return x, (x if hidden else None, weights if attention else None, kept, found)

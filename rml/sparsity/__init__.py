@@ -13,7 +13,7 @@
 * `activation_statistics`, `live_pairs`, `expected_union`, `weights_read`: how sparse layers and
   channels are, measured by a `rml.models.Probe`.
 * `sparse_ffn`, with `dense_ffn`, `feed_forward_of` and `bytes_read`: the feed-forward of one token
-  that reads the rows of live channels only.
+  that reads the rows of live channels only. `rml.models.live_rows` is the same in a decoder.
 * `fit_predictor`, `predict`, `predictor_scores`: which channels will be live, before any is
   computed.
 * `init_edits`, `penalty`, `head_scores`, `select_heads`, `masked`, `fold`: Yin et al., LoFiT:

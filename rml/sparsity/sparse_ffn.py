@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from rml.models.layers import activation as activation_of
-
-ROWS = 32
-"""Rows that are read at a time: few enough that they stay in a cache of the processor."""
+from rml.models.live_rows import LiveRows, budget_of, from_live_rows
 
 
 class FeedForward(NamedTuple):
@@ -75,7 +74,8 @@ def sparse_ffn(
 
     The gate's matrix is read whole. Channels whose gate is not zero and reaches the threshold are
     live; their rows of the two other matrices are read a few at a time, as many as there are. With
-    more live channels than the budget, whole matrices are read, which is then faster.
+    more live channels than the budget, whole matrices are read, which is then faster. A decoder
+    does the same in every block where it is given `rml.models.live_rows`.
 
     Args:
       x: The token.
@@ -91,30 +91,9 @@ def sparse_ffn(
     Raises:
       ValueError: The budget is below 0.
     """
-    f = weights.gate.shape[0]
-    budget = f * 6 // 10 if budget is None else budget
-    if budget < 0:
-        raise ValueError(f"budget={budget}, expected at least 0 live channels")
     gate, live = _gate(x, weights, threshold, activation)
-    count = live.sum()
-
-    def of_rows() -> jax.Array:
-        room = max(1, -(-min(budget, f) // ROWS)) * ROWS
-        (places,) = jnp.nonzero(live, size=room, fill_value=0)
-        kept = jnp.where(jnp.arange(room) < count, gate[places], 0)
-
-        def read(i: jax.Array, y: jax.Array) -> jax.Array:
-            own = jax.lax.dynamic_slice_in_dim(places, i * ROWS, ROWS)
-            factor = jax.lax.dynamic_slice_in_dim(kept, i * ROWS, ROWS)
-            return y + (factor * (weights.up[own] @ x)) @ weights.down[own]
-
-        start = jnp.zeros(x.shape, jnp.result_type(gate, weights.down))
-        return jax.lax.fori_loop(0, (count + ROWS - 1) // ROWS, read, start)
-
-    def whole() -> jax.Array:
-        return (jnp.where(live, gate, 0) * (weights.up @ x)) @ weights.down
-
-    return jax.lax.cond(count <= budget, of_rows, whole)
+    rows = LiveRows(weights.up, weights.down, budget_of(len(gate), budget))
+    return from_live_rows(x, jnp.where(live, gate, 0), rows)
 
 
 def _gate(
@@ -130,13 +109,22 @@ def _gate(
     return gate, live if threshold is None else live & (jnp.abs(gate) >= threshold)
 
 
-def bytes_read(live: int, *, d_ff: int, width: int, itemsize: int = 4) -> int:
+def bytes_read(
+    live: int | Int[np.ndarray, "*b"],
+    *,
+    d_ff: int,
+    width: int,
+    itemsize: int = 4,
+    budget: int | None = None,
+) -> Int[np.ndarray, "*b"]:
     """Bytes of weights that `sparse_ffn` reads for a token with so many live channels.
 
     Args:
-      live: Number of live channels within the budget.
+      live: Number of live channels, or several.
       d_ff: Number of all channels.
       width: Width of the token.
       itemsize: Bytes of a number.
+      budget: Largest number of live channels whose rows are read, as `sparse_ffn` has it.
     """
-    return (d_ff + 2 * -(-live // ROWS) * ROWS) * width * itemsize
+    rows = np.where(np.asarray(live) <= budget_of(d_ff, budget), live, d_ff)
+    return np.asarray((d_ff + 2 * rows) * width * itemsize)

@@ -77,9 +77,11 @@ def test_a_relu_needs_no_threshold_and_layers_are_found():
 
 
 def test_what_is_read_is_counted():
-    # 33 live channels are read as 64 rows of two matrices, beside the whole gate.
-    assert bytes_read(33, d_ff=200, width=24) == (200 + 2 * 64) * 24 * 4
+    # 33 live channels are as many rows of two matrices, beside the whole gate.
+    assert bytes_read(33, d_ff=200, width=24) == (200 + 2 * 33) * 24 * 4
     assert bytes_read(0, d_ff=200, width=24, itemsize=2) == 200 * 24 * 2
+    both = bytes_read(np.array([33, 34]), d_ff=200, width=24, budget=33)
+    np.testing.assert_array_equal(both, [(200 + 2 * 33) * 24 * 4, 3 * 200 * 24 * 4])
     live = jnp.array([0.5, 0.11])
     np.testing.assert_allclose(weights_read(live), [2 / 3, 1.22 / 3], rtol=1e-6)
     np.testing.assert_allclose(weights_read(live, gate_dense=False), live)
