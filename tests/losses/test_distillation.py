@@ -271,9 +271,8 @@ def test_correlations_are_compared_by_a_series_of_the_kernel(check, normal, orac
 
 def test_correlations_of_a_long_series_are_gaussian_and_see_no_turn_or_scale(normal, oracle):
     student, teacher = normal(0, 4, 6), normal(1, 4, 6)
-    gaussian = [
-        np.exp(-0.5 * ((x[:, None] - x[None]) ** 2).sum(-1)) for x in map(oracle.unit, (student, teacher))
-    ]  # fmt: skip
+    rows = [oracle.unit(x) for x in (student, teacher)]
+    gaussian = [np.exp(-0.5 * ((x[:, None] - x[None]) ** 2).sum(-1)) for x in rows]
     wanted = ((gaussian[0] - gaussian[1]) ** 2).mean(1)
     given = jnp.asarray(student), jnp.asarray(teacher)
     found = correlation_congruence(*given, gamma=0.5, order=12)
