@@ -7,7 +7,9 @@ One layer of SmolLM2's shape (9 heads of queries, 3 of keys, width 64), float32,
 all inputs. Exact attention in blocks and HyperAttention (7 planes, blocks of 256, 256 samples,
 exact up to 1,024 tokens) stand beside `torch.nn.functional.scaled_dot_product_attention` and
 `jax.nn.dot_product_attention`, which holds all logits, so that it is left out where they would
-take more than 8 GB. Exact outputs must agree. Times are the least of interleaved repeats.
+take more than 8 GB. S2-attention (blocks of 64, the last 16 and every third) stands beside its
+counted share of exact attention's time. Exact outputs must agree. Times are the least of
+interleaved repeats; memory is what the compiled program plans beyond inputs and outputs.
 """
 
 import os
@@ -24,7 +26,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks.common import Row, best_of_each, finish, options, print_table  # noqa: E402
-from rml.attention import METHODS  # noqa: E402
+from rml.attention import METHODS, shard_pattern  # noqa: E402
 from rml.attention.hyperattention import Settings  # noqa: E402
 from rml.ops.attention_parts import Visible  # noqa: E402
 
@@ -32,6 +34,8 @@ HEADS, KV_HEADS, WIDTH = 9, 3, 64
 LENGTHS, QUICK = (2048, 8192, 32768), (1024,)
 SETTINGS = Settings(planes=7, block=256, samples=256, least=1024)
 QUICK_SETTINGS = SETTINGS._replace(block=64, samples=64, least=256)
+S2 = dict(block=64, local=16, stride=3)
+QUICK_S2 = S2 | dict(local=4)
 LOGITS = 8 * 2**30
 """Bytes of logits beyond which attention that holds them all is left out."""
 
@@ -43,24 +47,53 @@ def inputs(n: int) -> tuple[np.ndarray, ...]:
     return tuple(rng.standard_normal((1, heads, n, WIDTH), np.float32) for heads in shapes)
 
 
-def ours(name: str, n: int, gradient: bool, **own: Any) -> Callable[[], Any]:
+def share_of(block: int, local: int, stride: int, *, n: int) -> float:
+    """Blocks that S2-attention visits over those of exact causal attention."""
+    size = n // block
+    pattern = shard_pattern(size, heads=HEADS, shards=KV_HEADS, local=local, stride=stride)
+    return float(pattern.sum()) / (HEADS * size * (size + 1) / 2)
+
+
+class Step:
+    """A compiled call on inputs that are on the device already.
+
+    Attributes:
+      megabytes: What the program plans beyond inputs and outputs.
+    """
+
+    def __init__(self, attend: Callable[..., jax.Array], n: int, gradient: bool):
+        """Compiles the forward pass, or it with the gradient of all inputs."""
+        self.heads, self.gradient = tuple(jax.device_put(x) for x in inputs(n)), gradient
+        call: Callable[..., Any] = attend
+        if gradient:
+            call = jax.grad(lambda *x: jnp.square(attend(*x)).sum(), argnums=(0, 1, 2))
+        self.program: Any = jax.jit(call).lower(*self.heads).compile()
+        self.megabytes = self.program.memory_analysis().temp_size_in_bytes / 1e6
+
+    def __call__(self) -> Any:
+        """The output, or the queries' gradient."""
+        out = jax.block_until_ready(self.program(*self.heads))
+        return out[0] if self.gradient else out
+
+
+def ours(name: str, n: int, gradient: bool, **own: Any) -> Step:
     """A row of `METHODS`."""
 
     def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         rng = jax.random.key(0)
         return METHODS[name](query, key, value, Visible(causal=True), rng=rng, **own)
 
-    return _compiled(attend, n, gradient)
+    return Step(attend, n, gradient)
 
 
-def jax_peer(n: int, gradient: bool) -> Callable[[], Any]:
+def jax_peer(n: int, gradient: bool) -> Step:
     """`jax.nn.dot_product_attention`, which takes heads after tokens."""
 
     def attend(*heads: jax.Array) -> jax.Array:
         heads = tuple(x.swapaxes(1, 2) for x in heads)
         return jax.nn.dot_product_attention(*heads, is_causal=True).swapaxes(1, 2)
 
-    return _compiled(attend, n, gradient)
+    return Step(attend, n, gradient)
 
 
 def torch_peer(n: int, gradient: bool) -> Callable[[], Any]:
@@ -81,20 +114,6 @@ def torch_peer(n: int, gradient: bool) -> Callable[[], Any]:
     return step
 
 
-def _compiled(attend: Callable[..., jax.Array], n: int, gradient: bool) -> Callable[[], Any]:
-    heads = tuple(jax.device_put(x) for x in inputs(n))
-    call: Callable[..., Any] = attend
-    if gradient:
-        call = jax.grad(lambda *x: jnp.square(attend(*x)).sum(), argnums=(0, 1, 2))
-    step = jax.jit(call).lower(*heads).compile()
-
-    def run() -> Any:
-        out = jax.block_until_ready(step(*heads))
-        return out[0] if gradient else out
-
-    return run
-
-
 def main() -> None:
     """Runs the comparison."""
     args = options(__doc__)
@@ -102,16 +121,18 @@ def main() -> None:
 
     rows = []
     for n in QUICK if args.quick else LENGTHS:
-        settings = QUICK_SETTINGS if args.quick else SETTINGS
+        settings, s2 = (QUICK_SETTINGS, QUICK_S2) if args.quick else (SETTINGS, S2)
         for gradient in (False, True):
-            steps = {
+            steps: dict[str, Any] = {
                 "exact": ours("exact", n, gradient),
                 "hyper": ours("hyperattention", n, gradient, settings=settings),
+                "s2": ours("s2_attention", n, gradient, **s2),
                 f"torch {torch.__version__}": torch_peer(n, gradient),
             }
             if HEADS * n * n * 4 <= LOGITS:
                 steps[f"jax.nn {jax.__version__}"] = jax_peer(n, gradient)
-            outs = {name: np.asarray(steps[name]()) for name in steps if name != "hyper"}
+            peers = [name for name in steps if name not in ("exact", "hyper", "s2")]
+            outs = {name: np.asarray(steps[name]()) for name in ("exact", *peers)}
             for name, out in outs.items():
                 error = np.linalg.norm(out - outs["exact"]) / np.linalg.norm(out)
                 if not error < 1e-4:
@@ -120,10 +141,18 @@ def main() -> None:
             what = "forward and gradient" if gradient else "forward"
             for name, title in (("exact", "exact in blocks"), ("hyper", "HyperAttention")):
                 case = f"{title}, {n:,} tokens, {what}"
-                peers = [peer for peer in steps if peer not in ("exact", "hyper")]
                 rows += [Row(case, "s", seconds[name], peer, seconds[peer]) for peer in peers]
             case = f"HyperAttention, {n:,} tokens, {what}"
             rows.append(Row(case, "s", seconds["hyper"], "exact in blocks", seconds["exact"]))
+            case, share = f"S2-attention, {n:,} tokens, {what}", share_of(**s2, n=n)
+            counted = f"exact in blocks x {share:.2f}, the counted share"
+            rows.append(Row(case, "s", seconds["s2"], counted, share * seconds["exact"]))
+            case = f"exact in blocks, {n:,} tokens, {what}"
+            rows += [
+                Row(case, "MB beside inputs", steps["exact"].megabytes, peer, steps[peer].megabytes)
+                for peer in peers
+                if isinstance(steps[peer], Step)
+            ]
     print_table(
         f"Causal attention, {HEADS} heads of width {WIDTH}, float32, {THREADS} threads: jax "
         f"{jax.__version__}, {platform.machine()}",

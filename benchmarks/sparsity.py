@@ -211,9 +211,9 @@ def decoders(quick: bool) -> list[Row]:
         if scan:
             relu = own._replace(module=module.clone(activation="relu"))
             of_rows = live_rows(module, own.variables, budget=module.mlp)
-            found_by = [adds(relu, text, steps, rows=given)() for given in (of_rows, None)]
-            if not np.array_equal(*found_by):
-                raise RuntimeError(f"live rows add {found_by[0]}, the dense decoder {found_by[1]}")
+            ours_add, dense_adds = (adds(relu, text, steps, rows=one)() for one in (of_rows, None))
+            if not np.array_equal(ours_add, dense_adds):
+                raise RuntimeError(f"live rows add {ours_add}, the dense decoder {dense_adds}")
         seconds = best_of_each(calls, 2 if quick else 5)
         speeds = {name: steps / value for name, value in seconds.items()}
         for share in SHARES:

@@ -122,8 +122,14 @@ def compare(**changes: Any) -> ConfigDict:
     config.experiment = "fewshot.compare"
     # "training", "run" with the directory of another run, "pixels", "npz" or "text".
     config.features.update(dict(of="training", run=""))
-    config.methods = methods()
-    config.compared = tuple(config.methods)
+    compared = methods() | dict(
+        # What the search is drawn against; temperatures of 0.05 and 0.1 differ little.
+        transductive_clustering=dict(
+            temperature=0.1, laplacian_weight=(0.02, 0.1, 0.5), neighbors=(3, 5)
+        )
+    )
+    del compared["shifted_simple_shot"]  # it is measured with the options of SimpleShot
+    config.methods, config.compared = compared, tuple(compared)
     config.energy = dict(episodes=100, laplacian_weights=(0.0, 0.05, 0.2))
     return config
 

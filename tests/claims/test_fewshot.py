@@ -29,6 +29,7 @@ QUICK = {
     "episodes.validation": 100, "episodes.imbalanced": False, "episodes.shots": (1,),
     "energy.episodes": 20,
     "compared": ("simple_shot", "soft_kmeans", "transductive_clustering"),
+    "methods.simple_shot.kind": "UN", "methods.simple_shot.unit_prototypes": False,
 }  # fmt: skip
 
 

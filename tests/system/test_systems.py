@@ -90,7 +90,7 @@ def test_baselines_come_last():
     assert baseline == sorted(baseline)
     assert [s.key for s in read_systems().values() if s.baseline] == [
         "simclr", "moco_v2", "moco_v3", "supcon", "barlow_twins", "vicreg", "simsiam", "byol",
-        "nnclr", "swav", "dino", "dcl", "clip", "siglip", "task_arithmetic",
+        "nnclr", "swav", "dino", "dcl", "clip", "siglip", "task_arithmetic", "kd",
     ]  # fmt: skip
 
 
