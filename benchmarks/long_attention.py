@@ -68,7 +68,8 @@ class Step:
         if gradient:
             call = jax.grad(lambda *x: jnp.square(attend(*x)).sum(), argnums=(0, 1, 2))
         self.program: Any = jax.jit(call).lower(*self.heads).compile()
-        self.megabytes = self.program.memory_analysis().temp_size_in_bytes / 1e6
+        planned: Any = self.program.memory_analysis()
+        self.megabytes = planned.temp_size_in_bytes / 1e6
 
     def __call__(self) -> Any:
         """The output, or the queries' gradient."""
