@@ -10,7 +10,6 @@ arXiv:1904.01802) and CRD (Tian et al., arXiv:1910.10699), beside KD (Hinton et 
 arXiv:1503.02531). Networks, data and margins are this repository's.
 """
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -19,9 +18,8 @@ import jax
 from experiments.distillation import compare_figures, ofakd_students
 from experiments.distillation.families import Bed, make_bed
 from experiments.distillation.ofakd_sides import SIDES, changes_of
-from experiments.distillation.ofakd_students import KINDS
 from experiments.distillation.pairs import choose, compared, named, tried
-from experiments.distillation.students import settings, train_students
+from experiments.distillation.students import settings
 from experiments.distillation.taught import key_of
 from experiments.distillation.together import seconds
 from experiments.ranges import Range
@@ -55,17 +53,10 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains teachers and students, chooses on validation images, ranks, counts costs, draws."""
     check(config)
     bed = make_bed(config, run)
-    programs = {
-        family: [
-            train_students(
-                config, run, f"{family}_{kind}", family,
-                changes_of(config, kind, [t for t, own in config.pairs if own == family]), bed,
-                partial(ofakd_students.task, bed=bed, family=family, kind=kind),
-            )
-            for kind in KINDS
-        ]
-        for family in dict.fromkeys(student for _, student in config.pairs)
-    }  # fmt: skip
+    programs = ofakd_students.train_kinds(
+        config, run, bed, dict.fromkeys(student for _, student in config.pairs),
+        lambda family, kind: changes_of(config, kind, [t for t, s in config.pairs if s == family]),
+    )  # fmt: skip
     chosen = choose(config, programs, config.tries)
     Progress().note(f"chosen on validation images: {chosen}")
     wanted = {side: (side, setting) for side, setting in chosen.items()}

@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.common import figures
 from experiments.distillation.ofakd_figures import NAMES as KNOWN
-from experiments.distillation.ofakd_figures import SHORT
+from experiments.distillation.ofakd_figures import of_pairs
 from experiments.distillation.pairs import Right
 from rml.ops import t_interval
 from rml.training import RunDirectory
@@ -41,16 +41,7 @@ def draw(run: RunDirectory, right: Right, metrics: Mapping[str, float]) -> None:
         ax.set_yticks(place, [NAMES[side] for side in order])
         ax.set(xlabel="accuracy on test images (%)")
         ax.grid(visible=True)
-    pairs, rows = list(right["label"]), [side for side in order[::-1] if side != "label"]
-    gains = [
-        [100 * float((right[side][pair] - right["label"][pair]).mean()) for pair in pairs]
-        for side in rows
-    ]
-    figures.heatmap(
-        run.figure("pairs.png"), gains, [NAMES[side] for side in rows],
-        [f"{SHORT.get(t, t)} → {SHORT.get(s, s)}" for t, s in pairs], xlabel="teacher → student",
-        value_label="points above the label alone", diverging=True,
-    )  # fmt: skip
+    of_pairs(run, right, {side: NAMES[side] for side in order[::-1]})
     cells = [
         [f"{100 * mean:.1f} ± {50 * (high - low):.1f}", f"{metrics[f'mflop_{side}']:.0f}",
          f"{1e3 * metrics[f'seconds_{side}']:.1f}", f"{metrics[f'bytes_{side}']:.0f}",

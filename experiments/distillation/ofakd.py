@@ -26,9 +26,8 @@ from experiments.distillation.ofakd_measures import (
     wanted_of,
 )
 from experiments.distillation.ofakd_sides import SIDES, changes_of, variants_of
-from experiments.distillation.ofakd_students import KINDS
 from experiments.distillation.pairs import choose, compared, named, tried
-from experiments.distillation.students import Changes, settings, train_students
+from experiments.distillation.students import Changes, settings
 from experiments.ranges import Range
 from rml.errors import UserError
 from rml.training import Claim, Progress, RunDirectory
@@ -69,21 +68,9 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains teachers and students, chooses on validation images, compares, draws."""
     check(config)
     bed = make_bed(config, run)
-    programs = {
-        family: [
-            train_students(
-                config,
-                run,
-                f"{family}_{kind}",
-                family,
-                students_of(config, family, kind),
-                bed,
-                partial(ofakd_students.task, bed=bed, family=family, kind=kind),
-            )
-            for kind in KINDS
-        ]
-        for family in config.students
-    }
+    programs = ofakd_students.train_kinds(
+        config, run, bed, config.students, partial(students_of, config)
+    )
     chosen = choose(config, programs, SIDES)
     hint = best_hint(chosen, programs)
     Progress().note(f"chosen on validation images: {chosen}; {hint} is the best of the hints")

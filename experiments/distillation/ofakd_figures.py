@@ -40,14 +40,18 @@ def of_sides(run: RunDirectory, right: Right) -> None:
         run.figure("sides.png"), list(NAMES.values()), {"accuracy": centre},
         {"accuracy": (highs - lows) / 2}, ylabel="accuracy on test images", decimals=3, cut=True,
     )  # fmt: skip
-    pairs = list(right["label"])
-    rows = [name for name in NAMES if name not in ("label", "ofa_plain")]
+    of_pairs(run, right, {name: NAMES[name] for name in NAMES if name != "ofa_plain"})
+
+
+def of_pairs(run: RunDirectory, right: Right, names: Mapping[str, str]) -> None:
+    """Draws what sides, which figures call by `names`, are above the label alone in each pair."""
+    pairs, rows = list(right["label"]), [name for name in names if name != "label"]
     gains = [
         [100 * float((right[name][pair] - right["label"][pair]).mean()) for pair in pairs]
         for name in rows
     ]
     figures.heatmap(
-        run.figure("pairs.png"), gains, [NAMES[name] for name in rows],
+        run.figure("pairs.png"), gains, [names[name] for name in rows],
         [f"{SHORT.get(t, t)} → {SHORT.get(s, s)}" for t, s in pairs], xlabel="teacher → student",
         value_label="points above the label alone", diverging=True,
     )  # fmt: skip

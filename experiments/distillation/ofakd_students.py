@@ -4,7 +4,8 @@ Students of one kind learn from logits, those of another from features, and thos
 exits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,11 +14,11 @@ from jaxtyping import Array
 
 from experiments.distillation import taught
 from experiments.distillation.families import Bed
-from experiments.distillation.students import network
+from experiments.distillation.students import Changes, Students, network, train_students
 from rml import models
 from rml.distillation import ExitNetwork, Outputs
 from rml.losses import smoothed_cross_entropy, target_enhanced_loss
-from rml.training import Task
+from rml.training import RunDirectory, Task
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "logits": ("kd", "dkd", "dist", "ofa"),
@@ -61,3 +62,32 @@ def task(
     if kind == "exits":
         return taught.task(config, bed, with_exits(config, family), methods, at_exits)
     return taught.task(config, bed, network(config, family), methods)
+
+
+def train_kinds(
+    config: Any, run: RunDirectory, bed: Bed, families: Iterable[str],
+    students_of: Callable[[str, str], Changes],
+) -> dict[str, list[Students]]:  # fmt: skip
+    """Trains the students of some families, a program for each family and kind.
+
+    Args:
+      config: The run's config.
+      run: Its directory.
+      bed: What students learn from.
+      families: Families of the students.
+      students_of: Function of a family and a kind, of which it names the students by what they
+        change in the config.
+
+    Returns:
+      By family its programs, in the order of `KINDS`.
+    """
+    return {
+        family: [
+            train_students(
+                config, run, f"{family}_{kind}", family, students_of(family, kind), bed,
+                partial(task, bed=bed, family=family, kind=kind),
+            )
+            for kind in KINDS
+        ]
+        for family in families
+    }  # fmt: skip

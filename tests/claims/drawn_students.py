@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.distillation import families, students, together
+from experiments.distillation import families, ofakd_students, students, together
 
 SMALL = {
     "data.name": "mnist5k", "data.train": "train[:2%]", "data.validation": "train[2%:3%]",
@@ -65,6 +65,26 @@ def two_steps(problem):
     assert all(jax.tree.leaves(kept))
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params, drawn)
     return moved["network"]
+
+
+def of_kind(config, name):
+    """Shapes of the variables of one of `ofakd_students`, see `put_in`."""
+    family, _, kind = name.partition("_")
+    module = ofakd_students.with_exits if kind == "exits" else students.network
+    return shapes(module(config, family), config)
+
+
+def made_bed():
+    """A bed of 12 drawn images and of what three teachers say of them."""
+    rng = np.random.default_rng(0)
+    train = {
+        "image": rng.integers(0, 255, (12, 28, 28, 1)).astype(np.uint8),
+        "label": (np.arange(12) % 10).astype(np.int32),
+        "teacher": rng.standard_normal((12, 3, 10)).astype(np.float32),
+        "features": rng.standard_normal((12, 3, 4)).astype(np.float32),
+        "maps": rng.standard_normal((12, 3, 16, 4)).astype(np.float32),
+    }
+    return families.Bed(("convnet", "vit", "mixer"), train, train, train, {}, {}, {})
 
 
 def put_in(monkeypatch, student_shapes, *readers):

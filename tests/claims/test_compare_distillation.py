@@ -4,26 +4,20 @@ import numpy as np
 import pytest
 
 from configs.distillation import compare as config_file
-from experiments.distillation import compare, compare_figures, ofakd_students, students, taught
-from experiments.distillation.families import Bed
+from experiments.distillation import compare, compare_figures, taught
 from rml.distillation import METHODS
 from rml.errors import UserError
 from tests.claims import drawn_students
-from tests.claims.drawn_students import FAMILIES, shapes
+from tests.claims.drawn_students import FAMILIES
 from tests.system.two_steps import override
 
 
 @pytest.mark.slow
 def test_a_small_run_ranks_every_loss_and_draws(monkeypatch, measure, tmp_path):
-    def student_shapes(config, name):
-        family, _, kind = name.partition("_")
-        module = ofakd_students.with_exits if kind == "exits" else students.network
-        return shapes(module(config, family), config)
-
     def costs(config, bed, side):
         return {f"{name}_{side}": 1.0 for name in ("mflop", "seconds", "bytes", "beside")}
 
-    drawn_students.put_in(monkeypatch, student_shapes)
+    drawn_students.put_in(monkeypatch, drawn_students.of_kind)
     monkeypatch.setattr(compare, "costs", costs)
     metrics, holds = measure("configs/distillation/compare.py", FAMILIES)
     assert len(holds) == len(compare.CLAIMS)
@@ -52,15 +46,7 @@ def test_every_loss_of_the_table_is_ranked():
 def test_costs_are_those_of_one_loss(monkeypatch):
     monkeypatch.setattr(compare, "seconds", lambda problem, repeats: 0.5)
     config = override(config_file.get_config(), FAMILIES)
-    rng = np.random.default_rng(0)
-    train = {
-        "image": rng.integers(0, 255, (12, 28, 28, 1)).astype(np.uint8),
-        "label": (np.arange(12) % 10).astype(np.int32),
-        "teacher": rng.standard_normal((12, 3, 10)).astype(np.float32),
-        "features": rng.standard_normal((12, 3, 4)).astype(np.float32),
-        "maps": rng.standard_normal((12, 3, 16, 4)).astype(np.float32),
-    }
-    bed = Bed(("convnet", "vit", "mixer"), train, train, train, {}, {}, {})
+    bed = drawn_students.made_bed()
     found = {}
     for side in ("label", "kd", "fitnet", "crd", "ofa"):
         found |= compare.costs(config, bed, side)

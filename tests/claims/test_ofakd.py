@@ -16,13 +16,12 @@ from experiments.distillation import (
     students,
     taught,
 )
-from experiments.distillation.families import Bed
 from experiments.distillation.students import Students
 from rml.distillation import Outputs
 from rml.errors import UserError
 from rml.losses import correlation_congruence, crd_loss, dist_loss, rkd_angle, rkd_distance
 from tests.claims import drawn_students
-from tests.claims.drawn_students import shapes, two_steps
+from tests.claims.drawn_students import two_steps
 from tests.system.two_steps import override
 
 SMALL = drawn_students.FAMILIES | {"compared": 12}
@@ -32,12 +31,7 @@ SMALL = drawn_students.FAMILIES | {"compared": 12}
 def untrained(monkeypatch):
     """Teachers and students that are drawn, and students that say what is drawn."""
 
-    def student_shapes(config, name):
-        family, _, kind = name.partition("_")
-        module = ofakd_students.with_exits if kind == "exits" else students.network
-        return shapes(module(config, family), config)
-
-    drawn_students.put_in(monkeypatch, student_shapes)
+    drawn_students.put_in(monkeypatch, drawn_students.of_kind)
     shares = {"flops_exits_over_kd": 1.4, "flops_unmerged_over_kd": 2.0}
     monkeypatch.setattr(ofakd, "costs", lambda config, bed: shares)
 
@@ -59,15 +53,7 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
 
 @pytest.fixture
 def bed():
-    rng = np.random.default_rng(0)
-    train = {
-        "image": rng.integers(0, 255, (12, 28, 28, 1)).astype(np.uint8),
-        "label": (np.arange(12) % 10).astype(np.int32),
-        "teacher": rng.standard_normal((12, 3, 10)).astype(np.float32),
-        "features": rng.standard_normal((12, 3, 4)).astype(np.float32),
-        "maps": rng.standard_normal((12, 3, 16, 4)).astype(np.float32),
-    }
-    return Bed(("convnet", "vit", "mixer"), train, train, train, {}, {}, {})
+    return drawn_students.made_bed()
 
 
 def test_exits_cost_less_where_tokens_are_merged(bed, monkeypatch):
