@@ -81,7 +81,7 @@ def train_students(
 
     state, accuracy = together.train_together(
         config, run, name, task_of, [replaced(config, change) for change in changes.values()],
-        batches=lambda: batches(config, bed),
+        batches=lambda: task_of(config).batches(),
         judge=lambda state: named_rightly(plain, used(state), bed.validation).mean(1),
     )  # fmt: skip
     return Students(tuple(changes), used(state), accuracy)

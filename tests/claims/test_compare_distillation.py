@@ -1,12 +1,23 @@
 """The ranking of distillation losses on drawn students; `make claims` measures some that learn."""
 
+from functools import partial
+
+import jax
 import numpy as np
 import pytest
 
 from configs.distillation import compare as config_file
-from experiments.distillation import compare, compare_figures, taught
+from experiments.distillation import (
+    compare,
+    compare_figures,
+    ofakd_sides,
+    ofakd_students,
+    students,
+    taught,
+)
 from rml.distillation import METHODS
 from rml.errors import UserError
+from rml.training import RunDirectory
 from tests.claims import drawn_students
 from tests.claims.drawn_students import FAMILIES
 from tests.system.two_steps import override
@@ -86,3 +97,22 @@ def test_sides_are_known_by_their_keys():
     config.tries.kd = {"temperature": (1.0, 2.0, 4.0)}
     with pytest.raises(UserError, match=r"tries\.kd has"):
         compare.check(config)
+
+
+@pytest.mark.slow
+def test_students_of_a_kind_are_trained_on_what_their_losses_read(tmp_path):
+    values = FAMILIES | {"train.batch_size": 4, "exits.width": 4, "timing.repeats": 1}
+    config = override(config_file.get_config(), values)
+    bed, kind = drawn_students.made_bed(), "logits"
+    run = RunDirectory(tmp_path / "run", config.to_dict())
+    changes = dict(list(ofakd_sides.changes_of(config, kind, ["vit"]).items())[:2])
+    found = students.train_students(
+        config, run, f"convnet_{kind}", "convnet", changes, bed,
+        partial(ofakd_students.task, bed=bed, family="convnet", kind=kind),
+    )  # fmt: skip
+    run.close()
+    assert found.names == tuple(changes)
+    assert found.accuracy.shape == (2,)
+    for leaf in jax.tree.leaves(found.variables["params"]):
+        assert leaf.shape[0] == 2
+        assert np.isfinite(leaf).all()
