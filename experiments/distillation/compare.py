@@ -15,7 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from experiments.distillation import compare_figures, ofakd_students
+from experiments.distillation import compare_figures, ofakd_sides, ofakd_students
 from experiments.distillation.families import Bed, make_bed
 from experiments.distillation.ofakd_sides import SIDES, changes_of
 from experiments.distillation.pairs import choose, compared, named, tried
@@ -39,12 +39,7 @@ CLAIMS = (
     Claim("CRD is half a point above KD", "crd_over_kd", ">=", 0.005,
           f"arXiv:1910.10699; {SOURCE}", stated=STATED, null="label_over_kd"),
 )  # fmt: skip
-SHARE = Range(high=1)
-RANGES = {
-    "given.own": SHARE, "given.paper": SHARE, "given.hard": SHARE, "tries.kd.kd": SHARE,
-    "tries.label.smoothing": SHARE, "compared": Range(whole=True),
-    **{f"tries.{side}.gamma": Range(above=True) for side in ("enhanced", "ofa")},
-}  # fmt: skip
+RANGES = ofakd_sides.RANGES | {"compared": Range(whole=True)}
 CAPTIONS = compare_figures.CAPTIONS
 PICTURE = "ranking.png"
 

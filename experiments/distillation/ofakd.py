@@ -14,7 +14,7 @@ and a kind are one program.
 from functools import partial
 from typing import Any
 
-from experiments.distillation import ofakd_figures, ofakd_students
+from experiments.distillation import ofakd_figures, ofakd_sides, ofakd_students
 from experiments.distillation.families import make_bed
 from experiments.distillation.ofakd_measures import (
     PAIRS,
@@ -54,11 +54,8 @@ CLAIMS = (
           "flops_exits_over_kd", "<=", 1.5, f"our margin; {SOURCE}",
           stated="2026-11-26", null="flops_unmerged_over_kd"),
 )  # fmt: skip
-SHARE = Range(high=1)
-RANGES = {
-    "given.own": SHARE, "given.paper": SHARE, "given.hard": SHARE, "tries.kd.kd": SHARE,
-    "tries.label.smoothing": SHARE, "compared": Range(4, whole=True),
-    **{f"tries.{side}.gamma": Range(above=True) for side in ("enhanced", "ofa", "paper")},
+RANGES = ofakd_sides.RANGES | {
+    "compared": Range(4, whole=True), "tries.paper.gamma": ofakd_sides.POSITIVE,
 }  # fmt: skip
 CAPTIONS = ofakd_figures.CAPTIONS
 PICTURE = "sides.png"

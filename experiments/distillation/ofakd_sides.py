@@ -5,11 +5,18 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from experiments.distillation.students import Changes, given, settings
+from experiments.ranges import Range
 
 AGAIN = 1_000
 """What is added to the seed of a student that is trained once more."""
 HINTS = ("fitnet", "rkd_distance", "rkd_angle", "cc", "crd")
 """Sides that read features."""
+SHARE, POSITIVE = Range(high=1), Range(above=True)
+RANGES = {
+    "given.own": SHARE, "given.paper": SHARE, "given.hard": SHARE, "tries.kd.kd": SHARE,
+    "tries.label.smoothing": SHARE, "tries.enhanced.gamma": POSITIVE, "tries.ofa.gamma": POSITIVE,
+}  # fmt: skip
+"""Of values that configs of such students have."""
 
 
 class Side(NamedTuple):

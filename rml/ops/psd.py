@@ -41,17 +41,15 @@ def cholesky(a: Float[Array, "n n"], *, jitter: float = 0.0) -> Cholesky:
       The factor and the jitter that was added, which carries no gradient.
     """
     (a,) = wide(a)
-    n = a.shape[0]
-    scale = jax.lax.stop_gradient(jnp.trace(a)) / n
-    identity = jnp.eye(n, dtype=a.dtype)
-    added = scale * _least_share(jax.lax.stop_gradient(a), jnp.asarray(jitter, a.dtype))
+    added = _least_jitter(jax.lax.stop_gradient(a), jnp.asarray(jitter, a.dtype))
+    identity = jnp.eye(a.shape[0], dtype=a.dtype)
     factor = jax.lax.linalg.cholesky(a + added * identity, symmetrize_input=True)
     return Cholesky(factor, jnp.where(jnp.isfinite(factor[-1, -1]), added, jnp.inf))
 
 
 @jax.jit  # a loop outside of a program would be compiled at every call
-def _least_share(a: Float[Array, "n n"], jitter: Float[Array, ""]) -> Float[Array, ""]:
-    """The ladder's first share of the mean diagonal with which the factor exists, or its last."""
+def _least_jitter(a: Float[Array, "n n"], jitter: Float[Array, ""]) -> Float[Array, ""]:
+    """The ladder's first jitter with which the factor exists, or its last."""
     n = a.shape[0]
     scale = jnp.trace(a) / n
     unit = jnp.finfo(a.dtype).eps * n
@@ -65,7 +63,7 @@ def _least_share(a: Float[Array, "n n"], jitter: Float[Array, ""]) -> Float[Arra
         factor = jax.lax.linalg.cholesky(shifted, symmetrize_input=False)
         return (share(step) <= MAX_JITTER) & ~jnp.isfinite(factor[-1, -1])
 
-    return share(jax.lax.while_loop(fails, lambda s: s + 1, jnp.zeros((), a.dtype)))
+    return scale * share(jax.lax.while_loop(fails, lambda s: s + 1, jnp.zeros((), a.dtype)))
 
 
 def logdet(factor: Float[Array, "n n"]) -> Float[Array, ""]:
