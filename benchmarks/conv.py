@@ -14,9 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 THREADS = min(2, os.cpu_count() or 1)
-if __name__ == "__main__" and hasattr(os, "sched_setaffinity"):
-    # Before jax and torch read how many cores there are.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+if __name__ == "__main__":
+    from experiments import cpu
+
+    cpu.use_huge_pages("benchmarks.conv")  # as the launcher does
+    if hasattr(os, "sched_setaffinity"):
+        # Before jax and torch read how many cores there are.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    cpu.convolve_on_all_cores()
 
 import flax.linen as nn  # noqa: E402
 import jax  # noqa: E402

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from benchmarks.common import Row, finish, options, print_table
 from experiments.contrastive import simclr
+from experiments.cpu import convolve_on_all_cores, use_huge_pages
 from rml.training import CompiledTask, Progress, RunDirectory, Task, fit, make_mesh
 
 CONFIG = "configs/contrastive/simclr_mnist5k.py"
@@ -182,4 +183,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages("benchmarks.engine")  # as the launcher does
+    convolve_on_all_cores()
     main()

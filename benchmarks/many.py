@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from benchmarks.common import Row, best_of_each, finish, options, print_table
 from experiments.common.many import SEED, many, pretrain_many, replaced
 from experiments.contrastive import simclr
+from experiments.cpu import cores, use_huge_pages
 from experiments.spawn import bind, shares_of_cores
 from experiments.startup import keep_compiled
 from rml.training import CompiledTask, RunDirectory, Task, make_mesh
@@ -40,11 +41,6 @@ SIDE = 1024
 def shares() -> list[tuple[int, ...]]:
     """The seeds of each of our processes, of which there is one a core."""
     return [part for core in range(cores()) if (part := SEEDS[core :: cores()])]
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_config() -> Any:
@@ -186,4 +182,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages("benchmarks.many")  # as a launch does
     main()

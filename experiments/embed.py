@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.cpu import convolve_on_all_cores
 from experiments.startup import Parser, keep_compiled, quiet_libraries
 from rml.errors import UserError
 
@@ -207,6 +208,7 @@ def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
 
 
 if __name__ == "__main__":
+    convolve_on_all_cores()
     keep_compiled()
     quiet_libraries()
     sys.exit(main(sys.argv[1:]))

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.cpu import convolve_on_all_cores
 from experiments.embed import check_out, run_command
 from experiments.export import FORMATS
 from experiments.startup import Parser, keep_compiled, quiet_libraries
@@ -262,6 +263,7 @@ def accuracy(encoder: Any, name: str, split: str) -> float:
 
 
 if __name__ == "__main__":
+    convolve_on_all_cores()
     keep_compiled()
     quiet_libraries()
     sys.exit(main(sys.argv[1:]))

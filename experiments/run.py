@@ -10,6 +10,10 @@ import sys
 from typing import NoReturn
 
 if __name__ == "__main__":
+    from experiments.cpu import convolve_on_all_cores, use_huge_pages
+
+    use_huge_pages("experiments.run")
+    convolve_on_all_cores()
 
     def stop_at_once(*_: object) -> NoReturn:
         """Ends the program on Ctrl-C during imports, when nothing is to be saved."""

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 
 from experiments import registry
+from experiments.cpu import cores
 from rml.errors import UserError
 
 HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
@@ -94,7 +95,7 @@ def limit_arenas() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt:
-        mallopt(M_ARENA_MAX, len(os.sched_getaffinity(0)))
+        mallopt(M_ARENA_MAX, cores())
 
 
 def keep_compiled() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from experiments.common import small_lm
 from experiments.common.timing import median_ratio
@@ -41,13 +41,18 @@ def choosing_cost(
     )
     found = {}
     for end, finer in (("", 1), ("_finer", FINER)):
-        choose = {"alpha": None, "high": points[-1], "step": points[1] / finer}
+        choose = weights_tried(points, finer)
         ratio = median_ratio(
             functools.partial(write, tuple(choose.items())), lambda: write((("alpha", 1.0),)),
             repeats=options.repeats,
         )  # fmt: skip
         found[f"choosing_cost{end}"] = ratio - 1
     return found
+
+
+def weights_tried(points: Float[np.ndarray, " p"], finer: int) -> dict[str, Any]:
+    """Options of `fuse_decode` that choose among weights `finer` times as dense as `points`."""
+    return {"alpha": None, "high": points[-1], "step": points[1] / finer}
 
 
 def training_share(config: Any, text: small_lm.Text, models: Models) -> dict[str, float]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs.merging import logits_fusion as config_file
-from experiments.merging import logits_fusion, logits_readings
+from experiments.merging import logits_costs, logits_fusion, logits_readings
 from experiments.merging.logits_models import Models, data
 from experiments.merging.logits_readings import Reading
 from rml.errors import UserError
@@ -45,10 +45,16 @@ def test_a_small_run_measures_every_claim_and_draws(collections, measure, tmp_pa
     assert metrics["nats_dynamic"] != metrics["nats_proxy"] != metrics["nats_large"]
     assert metrics["nats_fixed_oracle"] <= metrics["nats_fixed"]
     assert 0 < metrics["training_share"] < metrics["training_share_lora"] < 1
-    # Ten times as many weights take longer, whatever else is timed.
-    assert metrics["choosing_cost_finer"] > metrics["choosing_cost"]
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert set(logits_fusion.CAPTIONS) <= figures
+
+
+def test_the_null_of_the_cost_tries_ten_times_as_many_weights():
+    points = np.linspace(0, 2, 5)
+    tried = [logits_costs.weights_tried(points, finer) for finer in (1, logits_costs.FINER)]
+    counts = [round(options["high"] / options["step"]) for options in tried]
+    assert counts == [4, 40]
+    assert all(options["alpha"] is None for options in tried)  # chosen at every token
 
 
 def test_gains_are_over_the_weight_of_each_domain_that_validation_chose():
