@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks.common import Row, best_of_each, finish, options, print_table  # noqa: E402
 from rml.attention import METHODS, shard_pattern  # noqa: E402
-from rml.attention.hyperattention import Settings  # noqa: E402
+from rml.attention.hyper_samples import Settings  # noqa: E402
 from rml.ops.attention_parts import Visible  # noqa: E402
 
 HEADS, KV_HEADS, WIDTH = 9, 3, 64

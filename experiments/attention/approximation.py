@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rml.attention import METHODS, hardness, hyper_attention, hyperplanes, sorted_order
-from rml.attention.hyperattention import Settings, draw_samples, heavy_mask, sorted_part
+from rml.attention.hardness import heavy_mask
+from rml.attention.hyper_samples import Settings, draw_samples
+from rml.attention.hyperattention import sorted_part
 from rml.evaluation.costs import program_flops
 from rml.ops.attention_parts import Visible, attend_part
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rml.attention.hyperattention import Settings
+from rml.attention.hyper_samples import Settings
 
 
 def keys_of(config: Any, n: int) -> float:

@@ -21,7 +21,7 @@ from experiments.attention.equal_keys import options_of
 from experiments.attention.late import speeches
 from experiments.attention.layer_errors import layer_errors
 from experiments.attention.layerwise import Decoder, Exact
-from rml.attention.hyperattention import Settings
+from rml.attention.hyper_samples import Settings
 from rml.errors import UserError
 from rml.evaluation import log_log_slopes
 from rml.models import pretrained

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.attention import approximation, hyperattention_figures
 from experiments.common.claims import with_bounds
-from rml.attention.hyperattention import Settings
+from rml.attention.hyper_samples import Settings
 from rml.evaluation import log_log_slopes, paired_bootstrap
 from rml.ops import t_interval
 from rml.training import RunDirectory

@@ -69,6 +69,7 @@ from rml.attention.block_memory import BlockMemory, block_memory
 from rml.attention.combiner import combiner_attention
 from rml.attention.combiner_module import CombinerAttention
 from rml.attention.combiner_summaries import DeepSet, RowProjection
+from rml.attention.hardness import hardness, heavy_mask
 from rml.attention.harmonic_bias import (
     Laws,
     alibi_attention,
@@ -77,7 +78,7 @@ from rml.attention.harmonic_bias import (
     harmonic_numbers,
     head_slopes,
 )
-from rml.attention.hyperattention import hardness, heavy_mask, hyper_attention
+from rml.attention.hyperattention import hyper_attention
 from rml.attention.in_models import attention_of
 from rml.attention.kernels import rf_mlp_kernel, rfa_kernel
 from rml.attention.length_extension import (

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Key
 from rml.attention import combiner as regions
 from rml.attention.block_law import block_law_attention
 from rml.attention.harmonic_bias import alibi_attention, harmonic_attention
-from rml.attention.hyperattention import Settings, hyper_attention
+from rml.attention.hyper_samples import Settings
+from rml.attention.hyperattention import hyper_attention
 from rml.attention.performer import gaussian_projection, performer_attention
 from rml.attention.s2_attention import s2_attention
 from rml.ops.attention_parts import Visible

@@ -9,17 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.attention.hyperattention import (
-    RowSums,
-    Samples,
-    Settings,
-    causal_part,
-    draw_samples,
-    hardness,
-    heavy_mask,
-    hyper_attention,
-    sorted_part,
-)
+from rml.attention.hardness import hardness, heavy_mask
+from rml.attention.hyper_samples import RowSums, Samples, Settings, draw_samples
+from rml.attention.hyperattention import causal_part, hyper_attention, sorted_part
 from rml.attention.sort_lsh import gray_rank, hyperplanes, sorted_order
 from rml.ops.attention_parts import Visible, attend_part
 from rml.ops.blocked_attention import attend_in_blocks

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rml.attention import block_law, combiner
-from rml.attention.hyperattention import Settings
+from rml.attention.hyper_samples import Settings
 from rml.attention.methods import METHODS
 from rml.ops.attention_parts import Visible
 

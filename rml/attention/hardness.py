@@ -1,0 +1,71 @@
+"""How hard attention is for HyperAttention: the numbers of its guarantee, of whole matrices.
+
+Part of `rml.attention.hyperattention`, where the paper is named.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from rml.attention.hyper_samples import Settings, within
+from rml.attention.sort_lsh import sorted_order
+
+
+def heavy_mask(
+    query: Float[Array, "*b t k"],
+    key: Float[Array, "*b s k"],
+    planes: Float[Array, "p k"],
+    settings: Settings = Settings(),  # noqa: B008
+) -> Bool[Array, "*b t s"]:
+    """Which keys a query attends to exactly; quadratic, for tests and figures."""
+    blocks = -(-key.shape[-2] // settings.block)
+    rows = -(-query.shape[-2] // blocks)
+    places = [
+        jnp.argsort(sorted_order(x, planes, order=settings.order), axis=-1) for x in (query, key)
+    ]
+    first = (places[0] // rows * settings.block)[..., None]
+    return within(places[1][..., None, :], first, settings)
+
+
+class Hardness(NamedTuple):
+    """The two numbers of which the paper's guarantee speaks.
+
+    Attributes:
+      alpha: n times the largest squared norm of a column of the attention matrix; 1 for uniform
+        attention of n queries to n keys, n² where all of them attend to one key alone.
+      kappa: Largest over smallest sum of a row's exponentials that are not in the mask.
+    """
+
+    alpha: Float[Array, "*b"]
+    kappa: Float[Array, "*b"]
+
+
+def hardness(
+    query: Float[Array, "*b t k"],
+    key: Float[Array, "*b s k"],
+    heavy: Bool[Array, "*#b t s"] | None = None,
+    *,
+    scale: float | None = None,
+) -> Hardness:
+    """How hard an attention matrix is to approximate; quadratic, for analysis.
+
+    Args:
+      query: Queries.
+      key: Keys.
+      heavy: Entries that are computed exactly, of `heavy_mask`; none by default.
+      scale: Factor of the logits; k^-1/2 by default.
+
+    Returns:
+      The two numbers.
+
+    Source: arXiv:2310.05869, the parameters alpha and kappa of theorem 1.
+    """
+    logits = jnp.einsum("...tk,...sk->...ts", query, key).astype(jnp.float32)
+    logits = logits * (query.shape[-1] ** -0.5 if scale is None else scale)
+    columns = jnp.sum(jnp.square(jax.nn.softmax(logits, axis=-1)), axis=-2)
+    rest = logits if heavy is None else jnp.where(heavy, -jnp.inf, logits)
+    rows = jax.nn.logsumexp(rest, axis=-1)
+    spread = jnp.max(rows, axis=-1) - jnp.min(rows, axis=-1)
+    return Hardness(query.shape[-2] * jnp.max(columns, axis=-1), jnp.exp(spread))
