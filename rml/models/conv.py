@@ -138,20 +138,34 @@ _conv.defvjp(_forward, _backward)
 def _image_gradient(
     dy: jax.Array, kernel: jax.Array, size: tuple[int, ...], strides: _Pair, pads: _Pads
 ) -> jax.Array:
-    """The gradient as a convolution of images by a kernel, both in their usual layout.
+    """The gradient as convolutions of images by kernels, both in their usual layout.
 
     JAX's own names the axes of both in another order. XLA's CPU backend brings that to this form in
-    the outermost computation alone; in the body of a loop it is 20 times slower.
+    the outermost computation alone; in the body of a loop it is 20 times slower. It also puts
+    zeros between the gradients of a strided convolution and multiplies by them. Here image rows
+    r, r + s, r + 2s, ... of a stride s are a convolution by every s-th row of the kernel, and
+    columns likewise.
     """
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    before = [k - 1 - low for k, (low, _) in zip(kernel.shape, pads, strict=False)]
-    sides = [
-        (low, n + k - 2 - (o - 1) * s - low)
-        for low, n, k, o, s in zip(before, size, kernel.shape, dy.shape[1:], strides, strict=False)
-    ]
-    return lax.conv_general_dilated(
-        dy, turned, (1, 1), sides, lhs_dilation=strides, dimension_numbers=_LAYOUT
-    )
+    places = [-(-n // s) for n, s in zip(size, strides, strict=False)]
+
+    def taps(axis: int, r: int) -> tuple[slice, _Pair]:
+        """Which of the kernel's rows (columns) meet image rows r, r + s, ..., and the padding."""
+        s, beyond = strides[axis], r + pads[axis][0]
+        number = len(range(beyond % s, kernel.shape[axis], s))
+        last = places[axis] + beyond // s - dy.shape[1 + axis]
+        return slice(beyond % s, None, s), (number - 1 - beyond // s, last)
+
+    def of(rows: tuple[slice, _Pair], columns: tuple[slice, _Pair]) -> jax.Array:
+        (i, above), (j, beside) = rows, columns
+        own = jnp.flip(kernel[i, j], (0, 1)).swapaxes(2, 3)
+        if not own.size:
+            return jnp.zeros((dy.shape[0], *places, own.shape[3]), dy.dtype)
+        return lax.conv_general_dilated(dy, own, (1, 1), (above, beside), dimension_numbers=_LAYOUT)
+
+    rows, columns = ([taps(axis, r) for r in range(strides[axis])] for axis in (0, 1))
+    parts = jnp.stack([jnp.stack([of(row, column) for column in columns], 3) for row in rows], 2)
+    whole = [n * s for n, s in zip(places, strides, strict=True)]
+    return parts.reshape(dy.shape[0], *whole, -1)[:, : size[0], : size[1]]
 
 
 def _kernel_gradient_of_images(
@@ -238,9 +252,15 @@ def _by_rows(x: jax.Array, dy: jax.Array, size: tuple[int, ...], strides: _Pair)
 
 
 def _transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a^T @ b over all axes but the last. With the narrow side on the left XLA is faster."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     wide = jnp.promote_types(a.dtype, jnp.float32)
-    return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=wide)
+    product = functools.partial(
+        lax.dot_general, dimension_numbers=(((0,), (0,)), ((), ())), preferred_element_type=wide
+    )
+    if a.shape[1] <= b.shape[1]:
+        return product(a, b)
+    return lax.optimization_barrier(product(b, a)).T  # else XLA turns the product back
 
 
 class Conv(nn.Module):
