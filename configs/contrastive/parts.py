@@ -26,6 +26,17 @@ def fashion() -> dict[str, Any]:
     )
 
 
+def as_many_images(config: ConfigDict, batch_size: int) -> str:
+    """A variant of a smaller batch and as many images, its rate that of Adam by the square root."""
+    share = config.train.batch_size / batch_size
+    steps, warmup = config.train.steps * share, config.optimizer.warmup_steps * share
+    return (
+        f"train.batch_size={batch_size} train.steps={steps:.0f} "
+        f"optimizer.warmup_steps={warmup:.0f} "
+        f"optimizer.learning_rate={config.optimizer.learning_rate / share**0.5:.2g}"
+    )
+
+
 BARLOW_TWINS = dict(head=mlp(256, 512, layers=3), loss=dict(name="barlow_twins", redundancy=5e-3))
 VICREG = dict(
     head=mlp(256, 512, layers=3),
@@ -58,6 +69,6 @@ def towers(loss: str, *, log_scale: float, bias: float) -> ConfigDict:
         head=mlp(128),
         tokens=dict(vocabulary=2048, max_length=16),
         text=dict(depth=2, heads=4, mlp=256, dropout=0.0, remat=False),
-        loss=dict(name=loss, log_scale=log_scale, bias=bias),
+        loss=dict(name=loss, log_scale=log_scale, bias=bias, learned=("log_scale", "bias")),
         train=parts.training(steps=600, eval_every=200),
     )

@@ -1,6 +1,7 @@
 """Variants of a config, each of which has another value or some: what an ablation compares."""
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -36,7 +37,8 @@ def with_changes(config: Any, changes: str, *, named: str) -> ConfigDict:
 
     Args:
       config: A config.
-      changes: `key=value` with dotted keys of the config, spaces between them.
+      changes: `key=value` with dotted keys of the config, spaces between them. A key alone is
+        left out, with all that is in it.
       named: Key of the config that holds the changes, for messages.
 
     Raises:
@@ -44,10 +46,13 @@ def with_changes(config: Any, changes: str, *, named: str) -> ConfigDict:
     """
     changed = ConfigDict(config.to_dict())
     for change in changes.split():
-        key, _, text = change.partition("=")
+        key, equals, text = change.partition("=")
         try:
             kind = config_path.get_type(key, changed)
-            config_path.set_value(key, changed, PARSERS.get(kind, kind)(text))
+            if equals:
+                config_path.set_value(key, changed, PARSERS.get(kind, kind)(text))
+            else:
+                _leave_out(key, changed)
         except (AttributeError, KeyError):
             expected = "key=value with a key of the config"
         except (TypeError, ValueError):
@@ -56,6 +61,11 @@ def with_changes(config: Any, changes: str, *, named: str) -> ConfigDict:
             continue
         raise UserError(f"{named} is {changes!r}, expected {expected}")
     return changed
+
+
+def _leave_out(key: str, config: ConfigDict) -> None:
+    *path, name = key.split(".")
+    del reduce(getattr, path, config)[name]
 
 
 def by_value(

@@ -2,10 +2,12 @@
 
 Every variant is a run of the recipe `recipe` but for what `config.variants` names, with the same
 `seeds` seeds, so that differences are paired. Variants that differ in `TOGETHER` alone, and all
-seeds of each, train as one program, see `experiments.common.many`.
+seeds of each, train as one program, see `experiments.common.many`. The claims here are SimCLR's;
+`<paper>_ablation` beside it has those of another paper.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,12 +17,14 @@ from experiments.common import figures
 from experiments.common.claims import with_bounds
 from experiments.common.comparison import for_each
 from experiments.common.encoders import build_encoder
-from experiments.common.evaluators import ImageEvaluator
+from experiments.common.evaluators import ImageEvaluator, encode
 from experiments.common.many import many, on_one_device, replaced, unstack
 from experiments.common.pretraining import train
-from experiments.common.variants import BASE, variant
+from experiments.common.variants import BASE, by_value, variant
 from experiments.ranges import Range
 from experiments.registry import find_experiment
+from rml.data import augment
+from rml.encoder import ImageEmbedder
 from rml.nested import flatten
 from rml.ops import t_interval
 from rml.training import Claim, Progress, RunDirectory, Task, initial_state
@@ -45,17 +49,21 @@ CAPTIONS = {
 PICTURE = "accuracies.png"
 KINDS = {"kNN": "knn", "probe": "linear_probe"}
 TOGETHER = (
-    "loss.temperature", "loss.sigma", "loss.redundancy", "loss.variance", "momentum.start",
+    "loss.temperature", "loss.sigma", "loss.redundancy", "loss.variance", "loss.invariance",
+    "loss.covariance", "loss.log_scale", "loss.bias", "momentum.start",
 )  # fmt: skip
 """Numbers that a program takes as arrays."""
 UNTRAINED = "untrained"
+Judge = Callable[[Any, int], dict[str, float]]
+"""From the variables and the seed of a model to what is measured of it."""
 
 
 def programs(configs: Mapping[str, Any]) -> list[list[str]]:
     """Names of variants, those that one program trains in one list."""
     groups: dict[str, list[str]] = {}
     for name, config in configs.items():
-        rest = {k: v for k, v in flatten(config.to_dict()).items() if k not in TOGETHER}
+        values = flatten(config.to_dict())
+        rest = {k: "" if k in TOGETHER else value for k, value in values.items()}
         groups.setdefault(repr(sorted(rest.items())), []).append(name)
     return list(groups.values())
 
@@ -77,59 +85,144 @@ def task(config: Any) -> Task:
     return joined(find_experiment(config.recipe), [variant(config, BASE)], seeds_of(config))
 
 
-def run(config: Any, run: RunDirectory) -> dict[str, float]:
-    """Trains every variant with every seed, compares each with the base, draws."""
+def of_images(config: Any) -> Judge:
+    """Measures features by neighbours and a linear probe, and whether projections have collapsed.
+
+    "deviation" is the standard deviation of the test images' projections, mean over dimensions.
+    """
+    model = build_encoder(config)
+    evaluator = ImageEvaluator(model, config)
+    evaluator.check()
+
+    def project(variables: Any, images: Any) -> Any:
+        images = augment.to_float(images)
+        return model.apply(variables, images, train=False, method="project")
+
+    def judge(variables: Any, seed: int) -> dict[str, float]:
+        evaluator.seed, size = seed, config.evaluation.batch_size
+        features = evaluator.features(variables)
+        projector = ImageEmbedder(project, variables, size, evaluator.mesh)
+        projections, _ = encode(projector, evaluator.test, batch_size=size)
+        return {
+            "knn": evaluator.knn(features),
+            "linear_probe": evaluator.probe(features),
+            "deviation": float(projections.std(axis=0).mean()),
+        }
+
+    return judge
+
+
+def run(
+    config: Any,
+    run: RunDirectory,
+    *,
+    pairs: Iterable[tuple[str, str]] = (),
+    judge_of: Callable[[Any], Judge] = of_images,
+    kinds: Mapping[str, str] = KINDS,
+) -> dict[str, float]:
+    """Trains every variant with every seed, compares each with the base, draws.
+
+    Args:
+      config: The run's config.
+      run: Its directory.
+      pairs: Variants that are compared beside, see `compare`.
+      judge_of: What measures the models of a config, made before they are trained.
+      kinds: Accuracies among what is measured, by the names that the figure shows.
+
+    Returns:
+      Metrics, see `compare`.
+    """
     recipe = find_experiment(config.recipe)
     configs = {name: variant(config, name) for name in (BASE, *config.variants)}
     seeds = seeds_of(config)
     groups = {f"program_{i}": names for i, names in enumerate(programs(configs))}
     found: dict[str, dict[str, np.ndarray]] = {}
 
-    def judge(evaluator: ImageEvaluator, state: Any, first: int) -> dict[str, np.ndarray]:
-        rows = []
-        for i, seed in enumerate(seeds):
-            evaluator.seed = seed
-            features = evaluator.features(unstack(state, first + i).variables)
-            rows.append({"knn": evaluator.knn(features), "linear_probe": evaluator.probe(features)})
-        return {kind: np.array([row[kind] for row in rows]) for kind in KINDS.values()}
+    def judged(judge: Judge, state: Any, first: int) -> dict[str, np.ndarray]:
+        rows = [judge(unstack(state, first + i).variables, seed) for i, seed in enumerate(seeds)]
+        return {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
     def measure(group: str, inner: RunDirectory) -> tuple[dict[str, float], None]:
         names = groups[group]
         own = configs[names[0]]
+        judge = judge_of(own)
         together = joined(recipe, [configs[name] for name in names], seeds)
-        evaluator = ImageEvaluator(build_encoder(own), own)
-        evaluator.check()
-        state = on_one_device(train(own, inner, together))
+        # Each model is measured once, after the training, and not at its end as well.
+        trained = train(own, inner, dataclasses.replace(together, evaluate=lambda state: {}))
+        state = on_one_device(trained)
         for i, name in enumerate(names):
-            found[name] = judge(evaluator, state, i * len(seeds))
+            found[name] = judged(judge, state, i * len(seeds))
         if BASE in names:
             start = on_one_device(initial_state(together, seed=0))
-            found[UNTRAINED] = judge(evaluator, start, names.index(BASE) * len(seeds))
-        means = {f"{k}_{n}": float(found[n][k].mean()) for n in names for k in KINDS.values()}
+            found[UNTRAINED] = judged(judge, start, names.index(BASE) * len(seeds))
+        means = {
+            f"{key}_{name}": float(v.mean()) for name in names for key, v in found[name].items()
+        }
         Progress().note(", ".join(f"{name} {value:.4f}" for name, value in means.items()))
         return means, None
 
     for_each(run, groups, measure)
-    metrics = compare(found)
-    order = {name: t_interval(np.stack(list(found[name].values()))) for name in configs}
+    rows = {name: np.stack([found[name][kind] for kind in kinds.values()]) for name in configs}
+    order = {name: t_interval(values) for name, values in rows.items()}
     figures.bars(
         run.figure("accuracies.png"), [name.replace("_", " ") for name in order],
-        {shown: [own.mean[i] for own in order.values()] for i, shown in enumerate(KINDS)},
+        {shown: [own.mean[i] for own in order.values()] for i, shown in enumerate(kinds)},
         {shown: [own.high[i] - own.mean[i] for own in order.values()]
-         for i, shown in enumerate(KINDS)},
+         for i, shown in enumerate(kinds)},
         ylabel="test accuracy",
     )  # fmt: skip
-    return metrics
+    return compare(found, pairs, kinds.values())
 
 
-def compare(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """Means of all variants, and what the base and the untrained encoder have over each."""
+def compare(
+    found: Mapping[str, Mapping[str, np.ndarray]],
+    pairs: Iterable[tuple[str, str]] = (),
+    kinds: Iterable[str] = tuple(KINDS.values()),
+) -> dict[str, float]:
+    """Means of all variants, and by how much one is above another, seed by seed.
+
+    Args:
+      found: By variant and kind, a value a seed.
+      pairs: Variants (one, other) that are compared beside the base and the untrained encoder,
+        each of which is compared with every variant.
+      kinds: Kinds that are compared.
+
+    Returns:
+      `<kind>_<variant>`; `<kind>_over_<other>` of the base and `<kind>_<one>_over_<other>` of
+      others, with the ends of their intervals.
+    """
     metrics = {
-        f"{k}_{name}": float(v.mean()) for name, own in found.items() for k, v in own.items()
+        f"{kind}_{name}": float(v.mean()) for name, own in found.items() for kind, v in own.items()
     }
-    for name, own in found.items():
-        for kind in KINDS.values() if name != BASE else ():
-            for prefix, ours in ((kind, BASE), (f"{kind}_untrained", UNTRAINED)):
-                interval = t_interval(found[ours][kind] - own[kind])
-                metrics |= with_bounds(f"{prefix}_over_{name}", interval)
+    compared = [(one, other) for other in found if other != BASE for one in (BASE, UNTRAINED)]
+    for one, other in (*compared, *pairs):
+        infix = "" if one == BASE else f"_{one}"
+        for kind in kinds:
+            interval = t_interval(found[one][kind] - found[other][kind])
+            metrics |= with_bounds(f"{kind}{infix}_over_{other}", interval)
     return metrics
+
+
+def draw_against(
+    config: Any, run: RunDirectory, metrics: Mapping[str, float], file: str, key: str, label: str
+) -> None:
+    """Draws accuracies against a number of the config that variants change.
+
+    Args:
+      config: The run's config.
+      run: Its directory.
+      metrics: As `run` returns them.
+      file: Name of the figure.
+      key: Dotted key of the number.
+      label: Name of its axis.
+    """
+    configs = {name: variant(config, name) for name in (BASE, *config.variants)}
+    accuracies = {
+        shown: by_value(configs, {name: metrics[f"{kind}_{name}"] for name in configs}, key)
+        for shown, kind in KINDS.items()
+    }
+    figures.bars(
+        run.figure(file), [f"{value:g}" for value in next(iter(accuracies.values()))],
+        {shown: list(own.values()) for shown, own in accuracies.items()},
+        ylabel="test accuracy", xlabel=label, decimals=3, cut=True,
+    )  # fmt: skip

@@ -6,10 +6,7 @@ momenta of one length of the queue in one program.
 
 from typing import Any
 
-from experiments.common import figures
-from experiments.common.variants import BASE, by_value, variant
 from experiments.contrastive import ablation
-from experiments.contrastive.ablation import KINDS
 from rml.training import Claim, RunDirectory, Task
 
 SOURCE = (
@@ -46,16 +43,6 @@ def task(config: Any) -> Task:
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains and compares every variant, draws accuracy against either choice."""
     metrics = ablation.run(config, run)
-    configs = {name: variant(config, name) for name in (BASE, *config.variants)}
-    for file, key in VARIED.items():
-        accuracies = {
-            shown: by_value(configs, {name: metrics[f"{kind}_{name}"] for name in configs}, key)
-            for shown, kind in KINDS.items()
-        }
-        values = [f"{value:g}" for value in next(iter(accuracies.values()))]
-        figures.bars(
-            run.figure(f"{file}.png"), values,
-            {shown: list(own.values()) for shown, own in accuracies.items()},
-            ylabel="test accuracy", xlabel=LABELS[file], decimals=3, cut=True,
-        )  # fmt: skip
+    for name, key in VARIED.items():
+        ablation.draw_against(config, run, metrics, f"{name}.png", key, LABELS[name])
     return metrics

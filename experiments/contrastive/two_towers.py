@@ -2,11 +2,13 @@
 
 Radford et al., Learning Transferable Visual Models From Natural Language Supervision,
 arXiv:2103.00020; Zhai et al., Sigmoid Loss for Language Image Pre-Training, arXiv:2303.15343.
-`loss.name` says which loss. Names are those that designers gave their drawings; two drawings of one
-name in a batch count as each other's negatives, as in the papers. Classes of unseen drawings are
-then told without training on classes: by the vector of the class's name that is nearest.
+`loss.name` says which loss, `loss.learned` which of its numbers are trained. Names are those that
+designers gave their drawings; two drawings of one name in a batch count as each other's negatives,
+as in the papers. Classes of unseen drawings are then told without training on classes: by the
+vector of the class's name that is nearest.
 """
 
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -60,6 +62,7 @@ CAPTIONS = {
 PICTURE = "accuracies.png"
 SELECTION = Selection("eval/zero_shot", "test")
 LOSSES = ("clip", "siglip")
+LEARNED = ("log_scale", "bias")
 NEAREST = 10
 
 
@@ -156,11 +159,17 @@ def judge(
     }
 
 
+def learnable(learned: Sequence[str], *numbers: Any) -> list[Any]:
+    """The numbers of `LEARNED`, in its order; those that `learned` does not name are constants."""
+    named = zip(LEARNED, numbers, strict=True)
+    return [own if name in learned else jax.lax.stop_gradient(own) for name, own in named]
+
+
 def task(config: Any) -> Task:
     """The training problem of a config.
 
     Raises:
-      UserError: An unknown loss.
+      UserError: An unknown loss, or an unknown number that it learns.
     """
     model, pipeline, drawings = build_model(config), augmentation(config), Drawings(config)
     encoders = compiled(model)
@@ -168,6 +177,9 @@ def task(config: Any) -> Task:
     shape, name = tuple(config.data.image_shape), config.loss.name
     if name not in LOSSES:
         raise unknown("loss.name", name, LOSSES)
+    for number in config.loss.learned:
+        if number not in LEARNED:
+            raise unknown("loss.learned", number, LEARNED)
 
     def init(key: Any) -> Any:
         row = jnp.zeros((2, width), jnp.int32)
@@ -186,6 +198,7 @@ def task(config: Any) -> Task:
             state.training_variables(params), images, batch["tokens"], batch["mask"], train=True,
             mutable=list(state.model_state),
         )  # fmt: skip
+        log_scale, bias = learnable(config.loss.learned, log_scale, bias)
         metrics = {"log_scale": log_scale, "bias": bias}
         value = contrast(vectors[0], vectors[1], log_scale, bias)
         return Loss(value, metrics, model_state=changed)

@@ -21,8 +21,8 @@ class TwoTowers(nn.Module):
 
     image: Any
     text: Any
-    log_scale: float
-    bias: float
+    log_scale: float | Float[Array, ""]
+    bias: float | Float[Array, ""]
 
     @nn.compact
     def __call__(

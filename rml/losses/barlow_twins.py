@@ -14,7 +14,7 @@ def barlow_twins(
     a: Float[Array, "n d"],
     b: Float[Array, "n d"],
     *,
-    redundancy: float = 5e-3,
+    redundancy: float | Float[Array, ""] = 5e-3,
     eps: float = 1e-12,
 ) -> Float[Array, ""]:
     """Computes Σ_i (1 - C_ii)² + redundancy · Σ_{i≠j} C_ij², C the cross-correlation matrix.

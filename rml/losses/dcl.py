@@ -18,7 +18,7 @@ def dcl(
     b: Float[Array, "n d"],
     *,
     temperature: float | Float[Array, ""],
-    sigma: float | None = None,
+    sigma: float | Float[Array, ""] | None = None,
     reduction: str = "mean",
     block_size: int | None = None,
 ) -> Float[Array, ""] | Float[Array, " k"]:

@@ -12,9 +12,9 @@ def vicreg(
     a: Float[Array, "n d"],
     b: Float[Array, "n d"],
     *,
-    invariance: float = 25.0,
-    variance: float = 25.0,
-    covariance: float = 1.0,
+    invariance: float | Float[Array, ""] = 25.0,
+    variance: float | Float[Array, ""] = 25.0,
+    covariance: float | Float[Array, ""] = 1.0,
     eps: float = 1e-4,
 ) -> Float[Array, ""]:
     """Computes the weighted sum of the three terms, variance and covariance of both views.

@@ -132,11 +132,13 @@ def test_the_ablation_compares_seed_by_seed():
         "other": {"knn": np.array([0.6, 0.7, 0.8]), "linear_probe": np.array([0.5, 0.8, 0.9])},
         "untrained": {"knn": np.array([0.5, 0.6, 0.7]), "linear_probe": np.array([0.4, 0.5, 0.6])},
     }
-    metrics = ablation.compare(found)
+    metrics = ablation.compare(found, pairs=(("other", "untrained"), ("other", "base")))
     # A difference that all seeds share has an interval of no width.
     for end in ("", "_low", "_high"):
         np.testing.assert_allclose(metrics[f"knn_over_other{end}"], 0.1, atol=1e-9)
     np.testing.assert_allclose(metrics["linear_probe_over_other"], 0.1)
     np.testing.assert_allclose(metrics["linear_probe_over_other_low"], 0.1 - 0.43027, atol=1e-4)
     np.testing.assert_allclose(metrics["knn_untrained_over_other"], -0.1)
+    np.testing.assert_allclose(metrics["linear_probe_other_over_untrained"], 0.7 / 3)
+    np.testing.assert_allclose(metrics["knn_other_over_base"], -0.1)
     assert metrics["knn_base"] == pytest.approx(0.8)

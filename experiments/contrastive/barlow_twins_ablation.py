@@ -1,0 +1,48 @@
+"""Barlow Twins' choices, one at a time: weight of redundancy, width of projections, batch, crops.
+
+Zbontar et al., arXiv:2103.03230. Variants are compared as `contrastive.ablation` does.
+"""
+
+from typing import Any
+
+from experiments.contrastive import ablation
+from rml.training import Claim, RunDirectory, Task
+
+SOURCE = (
+    "Barlow Twins (arXiv:2103.03230), Section 4, Ablations; data, sizes and margins are this "
+    "repository's"
+)
+CLAIMS = (
+    Claim("Without the redundancy term a linear probe loses 1 point",
+          "linear_probe_over_redundancy_0", ">=", 0.01, SOURCE, stated="2026-11-27",
+          null="linear_probe_untrained_over_redundancy_0"),
+    Claim("256 dimensions of projections are worth half a point of a linear probe over 32",
+          "linear_probe_over_width_32", ">=", 0.005, SOURCE, stated="2026-11-27",
+          null="linear_probe_untrained_over_width_32"),
+    Claim("A batch of 64 costs a linear probe at most 1 point, training on as many images",
+          "linear_probe_over_batch_64", "<=", 0.01, SOURCE, stated="2026-11-27",
+          null="linear_probe_over_untrained"),
+)  # fmt: skip
+RANGES = ablation.RANGES
+CAPTIONS = {
+    **ablation.CAPTIONS,
+    "redundancy.png": "Test accuracy against the weight of the redundancy term, mean over seeds.",
+    "width.png": "Test accuracy against the width of the projections, mean over seeds.",
+}
+PICTURE = ablation.PICTURE
+
+
+def task(config: Any) -> Task:
+    """The training problem of the base with all seeds."""
+    return ablation.task(config)
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains and compares every variant, draws accuracy against weight and width."""
+    metrics = ablation.run(config, run)
+    for file, key, label in (
+        ("redundancy.png", "loss.redundancy", "weight of the redundancy term"),
+        ("width.png", "head.features", "dimensions of projections"),
+    ):
+        ablation.draw_against(config, run, metrics, file, key, label)
+    return metrics

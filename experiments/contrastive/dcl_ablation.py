@@ -1,0 +1,58 @@
+"""DCL beside NT-Xent in batches of 32, 64 and 256, its weights of positives, and temperatures.
+
+Yeh et al., arXiv:2110.06848. Variants are compared as `contrastive.ablation` does. Every batch is
+trained on as many images. The base is DCLW, whose positives are weighted.
+"""
+
+from typing import Any
+
+from experiments.common import figures
+from experiments.contrastive import ablation
+from rml.training import Claim, RunDirectory, Task
+
+SOURCE = (
+    "Decoupled Contrastive Learning (arXiv:2110.06848), abstract and Section 4; data, sizes and "
+    "margins are this repository's"
+)
+CLAIMS = (
+    Claim("In batches of 32 a linear probe of DCL is half a point above NT-Xent's",
+          "linear_probe_dcl_32_over_nt_xent_32", ">=", 0.005, SOURCE, stated="2026-11-27",
+          null="linear_probe_untrained_over_nt_xent_32"),
+    Claim("From a batch of 256 to one of 32 a linear probe of DCL loses at most half a point",
+          "linear_probe_dcl_over_dcl_32", "<=", 0.005, SOURCE, stated="2026-11-27",
+          null="linear_probe_nt_xent_over_nt_xent_32"),
+    Claim("Weights of positives cost a linear probe at most half a point",
+          "linear_probe_dcl_over_base", "<=", 0.005, SOURCE, stated="2026-11-27",
+          null="linear_probe_dcl_over_untrained"),
+)  # fmt: skip
+PAIRS = (
+    ("dcl", "nt_xent"), ("dcl_64", "nt_xent_64"), ("dcl_32", "nt_xent_32"), ("dcl", "dcl_32"),
+    ("nt_xent", "nt_xent_32"), ("dcl", "base"), ("dcl", "untrained"),
+)  # fmt: skip
+BATCHES = {"32": "_32", "64": "_64", "256": ""}
+"""By batch, what ends the names of its variants."""
+RANGES = ablation.RANGES
+CAPTIONS = {
+    **ablation.CAPTIONS,
+    "batches.png": "Test accuracy of a linear probe against the batch, mean over seeds.",
+}
+PICTURE = "batches.png"
+
+
+def task(config: Any) -> Task:
+    """The training problem of the base with all seeds."""
+    return ablation.task(config)
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains and compares every variant, draws both losses against the batch."""
+    metrics = ablation.run(config, run, pairs=PAIRS)
+    series = {
+        shown: [metrics[f"linear_probe_{loss}{end}"] for end in BATCHES.values()]
+        for shown, loss in {"DCL": "dcl", "NT-Xent": "nt_xent"}.items()
+    }
+    figures.bars(
+        run.figure("batches.png"), list(BATCHES), series, ylabel="test accuracy of a linear probe",
+        xlabel="images in a batch", decimals=3, cut=True,
+    )  # fmt: skip
+    return metrics

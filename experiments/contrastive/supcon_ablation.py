@@ -1,0 +1,45 @@
+"""SupCon's choices, one at a time: where positives are averaged, temperature, batch, projector.
+
+Khosla et al., arXiv:2004.11362. Variants are compared as `contrastive.ablation` does.
+"""
+
+from typing import Any
+
+from experiments.contrastive import ablation
+from rml.training import Claim, RunDirectory, Task
+
+SOURCE = (
+    "SupCon (arXiv:2004.11362), Section 3.2.2 and hyperparameter stability in Section 4; data, "
+    "sizes and margins are this repository's"
+)
+CLAIMS = (
+    Claim("The mean over positives is worth half a point of a linear probe outside the logarithm",
+          "linear_probe_over_form_in", ">=", 0.005, SOURCE, stated="2026-11-27",
+          null="linear_probe_untrained_over_form_in"),
+    Claim("The temperature matters: a linear probe loses half a point at a temperature of 1",
+          "linear_probe_over_temperature_1", ">=", 0.005, SOURCE, stated="2026-11-27",
+          null="linear_probe_untrained_over_temperature_1"),
+    Claim("A batch of 64 costs a linear probe at most 1 point, training on as many images",
+          "linear_probe_over_batch_64", "<=", 0.01, SOURCE, stated="2026-11-27",
+          null="linear_probe_over_untrained"),
+)  # fmt: skip
+RANGES = ablation.RANGES
+CAPTIONS = {
+    **ablation.CAPTIONS,
+    "temperature.png": "Test accuracy against the temperature, mean over seeds.",
+}
+PICTURE = ablation.PICTURE
+
+
+def task(config: Any) -> Task:
+    """The training problem of the base with all seeds."""
+    return ablation.task(config)
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains and compares every variant, draws accuracy against the temperature."""
+    metrics = ablation.run(config, run)
+    ablation.draw_against(
+        config, run, metrics, "temperature.png", "loss.temperature", "temperature"
+    )
+    return metrics

@@ -1,0 +1,52 @@
+"""VICReg's terms, one at a time: variance, invariance and covariance, and width of the expander.
+
+Bardes et al., arXiv:2105.04906. Variants are compared as `contrastive.ablation` does. The loss
+brings the standard deviation of each dimension of the projections to 1. Zero is a collapse.
+"""
+
+from typing import Any
+
+from experiments.common import figures
+from experiments.common.variants import BASE
+from experiments.contrastive import ablation
+from rml.training import Claim, RunDirectory, Task
+
+SOURCE = (
+    "VICReg (arXiv:2105.04906), its ablations of terms and coefficients; data, sizes and margins "
+    "are this repository's"
+)
+CLAIMS = (
+    Claim("The variance term keeps projections from collapse: a standard deviation of at least 0.5",
+          "deviation_base", ">=", 0.5, SOURCE, stated="2026-11-27",
+          null="deviation_no_variance"),
+    Claim("Without the variance term a linear probe loses 1 point",
+          "linear_probe_over_no_variance", ">=", 0.01, SOURCE, stated="2026-11-27",
+          null="linear_probe_untrained_over_no_variance"),
+    Claim("Without the covariance term a linear probe loses half a point",
+          "linear_probe_over_no_covariance", ">=", 0.005, SOURCE, stated="2026-11-27",
+          null="linear_probe_untrained_over_no_covariance"),
+)  # fmt: skip
+RANGES = ablation.RANGES
+CAPTIONS = {
+    **ablation.CAPTIONS,
+    "deviations.png": "Standard deviation of the test images' projections by variant, mean over "
+    "dimensions and seeds.",
+}
+PICTURE = ablation.PICTURE
+
+
+def task(config: Any) -> Task:
+    """The training problem of the base with all seeds."""
+    return ablation.task(config)
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains and compares every variant, draws how far projections spread."""
+    metrics = ablation.run(config, run)
+    names = [BASE, *config.variants]
+    figures.bars(
+        run.figure("deviations.png"), [name.replace("_", " ") for name in names],
+        {"projections": [metrics[f"deviation_{name}"] for name in names]},
+        ylabel="standard deviation",
+    )  # fmt: skip
+    return metrics

@@ -1,0 +1,177 @@
+"""The papers' own ablations in quick form: their variants, programs and comparisons.
+
+`make claims` measures them in full.
+"""
+
+import importlib
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from configs.contrastive import siglip_icons
+from experiments.common.evaluators import ImageEvaluator
+from experiments.common.images import open_images
+from experiments.common.variants import BASE, variant
+from experiments.contrastive import ablation, two_towers
+from experiments.registry import find_experiment
+from rml.errors import UserError
+from rml.training import make_mesh, use_mesh
+from tests.system.two_steps import override
+
+PROGRAMS = {
+    "barlow_twins_fashion": {
+        ("base", "redundancy_0", "redundancy_0_0005", "redundancy_0_05"),
+        ("width_32",), ("width_1024",), ("batch_64",), ("erased_only",),
+    },
+    "vicreg_fashion": {
+        ("base", "no_variance", "no_covariance", "no_invariance", "invariance_only",
+         "equal_weights"),
+        ("expander_32",), ("expander_1024",),
+    },
+    "dcl_fashion": {
+        ("base", "temperature_0_05", "temperature_0_5"), ("dcl",), ("nt_xent",), ("dcl_64",),
+        ("nt_xent_64",), ("dcl_32",), ("nt_xent_32",),
+    },
+    "supcon_fashion": {
+        ("base", "temperature_0_05", "temperature_0_5", "temperature_1"), ("form_in",),
+        ("batch_64",), ("linear_head",), ("erased_only",),
+    },
+    "moco_v3_fashion": {
+        ("base", "momentum_0", "momentum_0_9", "momentum_0_999"), ("trained_patches",),
+        ("learned_positions",), ("no_predictor",), ("batch_64",),
+    },
+    "siglip_icons": {
+        ("base", "bias_0", "temperature_1"), ("no_bias",), ("fixed_temperature",), ("batch_32",),
+        ("softmax",), ("softmax_32",),
+    },
+}  # fmt: skip
+"""By config, the variants that each program trains."""
+MLP = dict(name="mlp", hidden=(12,), features=12)
+SMALL = {
+    "data.name": "digits", "data.image_shape": (8, 8, 1), "data.train": "train[:100]",
+    "data.test": "test[:50]", "augment.order": ("random_erase",), "model": MLP,
+    "head.layers": 1, "head.features": 8, "seeds": 2, "evaluation.batch_size": 128,
+    "train.batch_size": 32, "train.steps": 4, "train.checkpoint_every": 0, "train.log_every": 1,
+    "optimizer.warmup_steps": 1,
+}  # fmt: skip
+QUICK = {
+    "barlow_twins_fashion": {"redundancy_0": "loss.redundancy=0.0", "width_32": "", "batch_64": ""},
+    "vicreg_fashion": {
+        "no_variance": "loss.variance=0.0", "no_covariance": "loss.covariance=0.0",
+    },
+    "dcl_fashion": dict.fromkeys(
+        ("dcl", "dcl_64", "dcl_32", "nt_xent", "nt_xent_64", "nt_xent_32"), ""
+    ),
+    "supcon_fashion": {"temperature_1": "loss.temperature=1.0", "form_in": "", "batch_64": ""},
+    "moco_v3_fashion": {
+        "momentum_0": "momentum.start=0.0", "trained_patches": "", "no_predictor": "",
+    },
+    "siglip_icons": {
+        "bias_0": "loss.bias=0.0", "no_bias": "", "batch_32": "", "softmax": "", "softmax_32": "",
+    },
+}  # fmt: skip
+"""By config, the variants that its claims name, some of which are trained as the base is."""
+MORE = {
+    "vicreg_fashion": {"train.steps": 60, "optimizer.learning_rate": 0.02},
+    "moco_v3_fashion": {
+        "predictor.features": 8, "predictor.hidden": 12, "augment_second.order": ("random_erase",),
+    },
+    "siglip_icons": {
+        "head.features": 8, "tokens.vocabulary": 300, "tokens.max_length": 4,
+        "text": dict(depth=1, heads=2, mlp=8, dropout=0.0, remat=False),
+    },
+}  # fmt: skip
+
+
+def read(name):
+    return importlib.import_module(f"configs.contrastive.ablation_{name}").get_config()
+
+
+def variants_of(config):
+    return {name: variant(config, name) for name in (BASE, *config.variants)}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_variants_that_differ_in_numbers_share_a_program(name):
+    config = read(name)
+    groups = ablation.programs(variants_of(config))
+    assert {tuple(sorted(names)) for names in groups} == {
+        tuple(sorted(names)) for names in PROGRAMS[name]
+    }
+    for own in variants_of(config).values():
+        share = config.train.batch_size / own.train.batch_size
+        assert own.train.steps == share * config.train.steps  # as many images
+        assert own.optimizer.warmup_steps == share * config.optimizer.warmup_steps
+        rate = config.optimizer.learning_rate / own.optimizer.learning_rate
+        assert rate**2 == pytest.approx(share, rel=0.01)
+    named = (BASE, ablation.UNTRAINED, *config.variants)
+    for claim in find_experiment(config.experiment).CLAIMS:
+        for metric in (claim.metric, claim.null):
+            assert metric.endswith(tuple(f"_{end}" for end in named)), metric
+
+
+def test_a_key_alone_is_left_out():
+    config = read("moco_v3_fashion")
+    assert "predictor" not in variant(config, "no_predictor")
+    config.variants = dict(both="head.hidden loss.temperature=0.5", wrong="head.wrong")
+    changed = variant(config, "both")
+    assert set(config.head) - set(changed.head) == {"hidden"}
+    assert (changed.loss.temperature, config.head.hidden) == (0.5, 256)
+    with pytest.raises(UserError, match="expected key=value with a key of the config"):
+        variant(config, "wrong")
+
+
+def test_a_number_that_is_not_learned_has_no_gradient():
+    def gradient(*learned):
+        return jax.grad(lambda x: sum(two_towers.learnable(learned, x[0], 3 * x[1])))([1.0, 1.0])
+
+    assert gradient("bias") == [0, 3]
+    assert gradient("log_scale") == [1, 0]
+    config = siglip_icons.get_config()
+    config.loss.learned = ("log_scale", "scale")
+    with pytest.raises(UserError, match="'scale'"):
+        two_towers.task(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [("supcon_fashion", "form_in"), ("dcl_fashion", "dcl"), ("dcl_fashion", "nt_xent_32"),
+     ("moco_v3_fashion", "no_predictor"),
+     ("siglip_icons", "no_bias"), ("siglip_icons", "softmax_32")],
+)  # fmt: skip
+def test_variants_of_another_program_have_a_step(name, changed):
+    config = variant(override(read(name), {"model": MLP}), changed)
+    task = find_experiment(config.recipe).task(config)
+    state = jax.eval_shape(lambda key: nn.meta.unbox(task.init(key)), jax.random.key(0))
+    with use_mesh(make_mesh()):
+        _, metrics = jax.eval_shape(task.step, state, task.batch_spec)
+    assert metrics["loss"].shape == ()
+    assert ("predictor" in state.params) == (name == "moco_v3_fashion" and "predictor" in config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_recipe_measures_its_claims(measure, monkeypatch, name):
+    def names(drawings, part):
+        source = open_images(drawings.config, part, labelled=True)
+        return [f"number {source.class_names[label]}" for label in source.arrays()["label"]]
+
+    monkeypatch.setattr(two_towers.Drawings, "names", names)
+    # Probes, and what is odd in the data, are looked at elsewhere.
+    monkeypatch.setattr(ImageEvaluator, "probe", ImageEvaluator.knn)
+    monkeypatch.setattr(ImageEvaluator, "check", lambda evaluator: None)
+    experiment, variants = find_experiment(read(name).experiment), QUICK[name]
+    changes = SMALL | {"variants": variants} | MORE.get(name, {})
+    metrics, holds = measure(f"configs/contrastive/ablation_{name}.py", changes)
+    assert all(
+        np.isfinite(metrics[metric]) for c in experiment.CLAIMS for metric in (c.metric, c.null)
+    )
+    kind = next(iter(getattr(experiment, "KINDS", ablation.KINDS).values()))
+    for other, change in variants.items():  # the same run has the same features
+        assert change or metrics[f"{kind}_over_{other}"] == 0
+    if name == "vicreg_fashion":
+        assert holds["deviation_base", ">="]
+        assert metrics["deviation_no_variance"] < 0.5
