@@ -6,16 +6,19 @@ python -m experiments.merge FIRST SECOND --method=average --data=digits --out=me
 python -m experiments.merge FIRST SECOND --method=ot --data=digits --out=fused.safetensors
 python -m experiments.merge FIRST SECOND --method=fisher --data=digits --examples=512 \
     --out=merged.safetensors
+python -m experiments.merge FIRST SECOND --method=regmean --data=digits --option alpha=0.9 \
+    --out=merged.safetensors
 python -m experiments.merge a.safetensors b.safetensors --base=c.safetensors --method=ties \
     --out=merged.safetensors
 
 An encoder is a run directory, with options of its recipe's encoder after commas, or weights:NAME,
 such as weights:hf:FOLDER of safetensors. With --data each encoder and the merged one are judged by
 nearest neighbours on images of --split, half of which vote. The methods "ot", for transformers of
-different seeds, and "fisher" read --examples images of --read: "ot" compares units by them and puts
-those of all in the places of the last encoder's; "fisher" takes class means as a head. What is
-written is what `python -m experiments.export` writes of a run. Files or folders of safetensors, of
-any architecture, are merged as they are, a tensor at a time.
+different seeds, "fisher" and "regmean" read --examples images of --read: "ot" compares units by
+them and puts those of all in the places of the last encoder's; "fisher" takes class means as a
+head; "regmean" weighs kernels by what their layers read, and --option averaged=REGEX names those
+that features do not take. What is written is what `python -m experiments.export` writes of a run.
+Files or folders of safetensors, of any architecture, are merged as they are, a tensor at a time.
 """
 
 import argparse
@@ -33,11 +36,11 @@ from rml.errors import UserError
 
 TRANSPORT = "ot"
 """Alignment by transport, then the average: `rml.merging.align`, for models of different seeds."""
-NEEDS_DATA = ("fisher", TRANSPORT)
+NEEDS_DATA = ("fisher", "regmean", TRANSPORT)
 """Methods that read images."""
-WORDS = ("exclude", "features", "heads", "metric", "query_key", "residual", "solver")
+WORDS = ("averaged", "exclude", "features", "heads", "metric", "query_key", "residual", "solver")
 """Options of methods whose values are words."""
-OWN = ("fishers", "least")
+OWN = ("fishers", "grams", "least")
 """Options of methods that this command gives."""
 NEIGHBOURS = 10
 
@@ -67,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--format", default="safetensors", choices=sorted(FORMATS))
     parser.add_argument("--data", metavar="NAME", help="images with classes to judge by")
     parser.add_argument("--split", default="test", help="split of the data to judge by")
-    parser.add_argument("--read", default="train", help="split that ot and fisher read")
+    parser.add_argument("--read", default="train", help="split that these methods read")
     parser.add_argument("--examples", type=int, default=256, help="number of images they read")
     parser.add_argument("--out", type=Path, help="file to write, which must not exist")
     return run_command(parser, argv, merged)
@@ -100,7 +103,7 @@ def merge_by_images(
     method: str, named: dict[str, Any], options: argparse.Namespace, given: dict[str, Any]
 ) -> Any:
     """The encoder that a method of `NEEDS_DATA` makes of encoders and images."""
-    from experiments.merge_images import fisher, fused, spread_images
+    from experiments.merge_images import fisher, fused, grams, spread_images
 
     check_options(method, given)
     shapes = {own.input_shape for own in named.values()}
@@ -110,6 +113,9 @@ def merge_by_images(
     images, labels = spread_images(first, options.data, options.read, options.examples)
     if method == TRANSPORT:
         return fused(named, images, given)
+    if method == "regmean":
+        each = [grams(name, own, images) for name, own in named.items()]
+        return merge_encoders(method, None, named, given, grams=each)
     fishers = [fisher(own, images, labels) for own in named.values()]
     return merge_encoders(method, None, named, given, fishers=fishers)
 

@@ -1,4 +1,4 @@
-"""Encoders merged by what images say of them: units aligned by transport, or Fisher information."""
+"""Encoders merged by what images say of them: aligned units, Fishers, inner products of inputs."""
 
 import dataclasses
 import functools
@@ -12,7 +12,14 @@ from jaxtyping import Array, Float, Int
 
 from rml import data
 from rml.errors import UserError
-from rml.merging import LayerActivations, align, diagonal_fisher, layer_activations, merge
+from rml.merging import (
+    LayerActivations,
+    align,
+    diagonal_fisher,
+    input_grams,
+    layer_activations,
+    merge,
+)
 from rml.models import Bert, ViT
 from rml.ops import normalize, trees
 
@@ -64,20 +71,46 @@ def fused(named: dict[str, Any], images: np.ndarray, options: dict[str, Any]) ->
 
 def activations(name: str, encoder: Any, images: np.ndarray) -> LayerActivations:
     """What units of the one transformer in an encoder give on images."""
-    found: list[tuple[Any, Any, Any]] = []
+    found = first_call(encoder, images, (ViT, Bert))
+    if found is None:
+        raise UserError(f"{name} has no ViT and no Bert, expected one whose units can be aligned")
+    module, path, _, inputs = found
+    params = functools.reduce(lambda tree, key: tree[key], path, encoder.variables["params"])
+    return jax.jit(functools.partial(layer_activations, module))(params, inputs)
+
+
+def grams(name: str, encoder: Any, images: np.ndarray) -> dict[str, Array]:
+    """Inner products of what linear layers of an encoder read, by dotted names of its variables."""
+    found = first_call(encoder, images, (nn.Module,))
+    if found is None:
+        raise UserError(f"{name} has no module, expected one whose layers' inputs can be read")
+    module, path, method, inputs = found
+    own = {
+        kind: functools.reduce(lambda tree, key: tree.get(key, {}), path, tree)
+        for kind, tree in encoder.variables.items()
+    }
+    each = jax.jit(functools.partial(input_grams, module, method=method))(own, inputs[None])
+    return {".".join(("params", *path, layer)): gram for layer, gram in each.items()}
+
+
+def first_call(
+    encoder: Any, images: np.ndarray, kinds: tuple[type[nn.Module], ...]
+) -> tuple[nn.Module, tuple[str, ...], str, Array] | None:
+    """The first module of some kinds that an encoder calls: it, its path, the method, the input.
+
+    It is None where there is none.
+    """
+    found: list[tuple[nn.Module, tuple[str, ...], str, Array]] = []
 
     def watch(call: Any, args: Any, options: Any, context: Any) -> Any:
-        if isinstance(context.module, ViT | Bert) and not found:
-            found.append((context.module.clone(), context.module.path, args[0]))
+        module, method = context.module, context.method_name
+        if method != "setup" and isinstance(module, kinds) and not found:
+            found.append((module.clone(), module.path, method, args[0]))
         return call(*args, **options)
 
     with nn.intercept_methods(watch):
         encoder.function(encoder.variables, jnp.asarray(images))
-    if not found:
-        raise UserError(f"{name} has no ViT and no Bert, expected one whose units can be aligned")
-    module, path, inputs = found[0]
-    params = functools.reduce(lambda tree, key: tree[key], path, encoder.variables["params"])
-    return jax.jit(functools.partial(layer_activations, module))(params, inputs)
+    return found[0] if found else None
 
 
 def fisher(encoder: Any, images: np.ndarray, labels: Int[np.ndarray, " n"]) -> Any:

@@ -5,8 +5,9 @@ is learned tries each of its rates. Beside accuracy stands what a way costs: flo
 operations and seconds until the model is there, and bytes that are kept for it. Twin-merging keeps
 more than one model, and a router that reads training images without labels. Claims are those
 of the papers of simple methods: TIES (Yadav et al., arXiv:2306.01708), DARE (Yu et al.,
-arXiv:2311.03099) and AdaMerging (Yang et al., arXiv:2310.02575), beside task arithmetic (Ilharco
-et al., arXiv:2212.04089). Models, data and margins are this repository's.
+arXiv:2311.03099), RegMean (Jin et al., arXiv:2212.09849) and AdaMerging (Yang et al.,
+arXiv:2310.02575), beside task arithmetic (Ilharco et al., arXiv:2212.04089). Models, data and
+margins are this repository's.
 """
 
 import time
@@ -32,6 +33,8 @@ CLAIMS = (
     Claim("Nine entries of ten dropped, and the others rescaled, cost task arithmetic at most half "
           "a point", "dropped_lost", "<=", 0.005, f"arXiv:2311.03099; {SOURCE}", stated=STATED,
           null="unscaled_lost"),
+    Claim("RegMean is above the plain average by 1 point", "regmean_over_average", ">=", 0.01,
+          f"arXiv:2212.09849; {SOURCE}", stated=STATED, null="crossed_over_average"),
     Claim("AdaMerging is above task arithmetic by 2 points", "adamerging_over_arithmetic", ">=",
           0.02, f"arXiv:2310.02575; {SOURCE}", stated=STATED, null="noise_over_arithmetic"),
 )  # fmt: skip
@@ -41,6 +44,10 @@ PAIRS = {
     "dropped_lost": ("arithmetic", "dropped"), "unscaled_lost": ("arithmetic", "unscaled"),
     "adamerging_over_arithmetic": ("adamerging", "arithmetic"),
     "noise_over_arithmetic": ("noise", "arithmetic"),
+    "regmean_over_average": ("regmean", "average"),
+    "crossed_over_average": ("crossed", "average"),
+    "regmean_over_fisher": ("regmean", "fisher"),
+    "regmean_over_arithmetic": ("regmean", "arithmetic"),
     "atlas_over_adamerging": ("atlas", "adamerging"),
     "ensemble_over_arithmetic": ("ensemble", "arithmetic"),
     "twin_over_arithmetic": ("twin", "arithmetic"),

@@ -20,6 +20,7 @@ CAPTIONS = {
 }
 NAMES = {
     "base": "base", "average": "average", "weights": "weighted average", "fisher": "Fisher",
+    "regmean": "RegMean",
     "arithmetic": "task arithmetic", "ties": "TIES", "dare": "DARE", "concrete": "concrete mask",
     "adamerging": "AdaMerging", "masked": "mask, AdaMerging", "leap": "mask, AdaMerging, step 1",
     "atlas": "aTLAS", "twin": "Twin-Merging", "ensemble": "ensemble",

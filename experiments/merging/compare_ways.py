@@ -13,6 +13,7 @@ from experiments.merging.atlas_learning import Batch, scaled_vectors
 from experiments.merging.bed import Bed, subtract
 from experiments.merging.concrete_masks import learned, masked_arithmetic
 from experiments.merging.fishers import fishers_of
+from experiments.merging.grams import crossed, grams_flops, grams_of, regmeaned
 from experiments.merging.judging import Part, Reading, best, halves
 from experiments.merging.ranking import adamerged, drawn_batches, scaled, weighted
 from experiments.merging.tasks import Images, joined
@@ -27,12 +28,14 @@ from rml.ops import trees
 def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[], Any], float]]:
     """Each way to one model, and how many passes of one image it takes forward.
 
-    A step of learning, or a slope of a Fisher, counts three passes of each of its images.
+    A step of learning, or a slope of a Fisher, counts three passes of each of its images. Inner
+    products of RegMean count by their operations.
     """
     count = len(bed.tasks)
     search = config.search.tries * len(validation.weights)
     train = [own.train for own in bed.tasks.values()]
     slopes = 3 * count * config.fisher.examples * config.fisher.classes
+    products = grams_flops(bed, examples=config.fisher.examples) / forward_flops(config, bed)
 
     @functools.cache
     def arithmetic() -> tuple[Any, float]:
@@ -44,6 +47,10 @@ def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[]
     def fisher() -> Any:
         own = fishers_of(bed, bed.experts, bed.heads, train, **config.fisher.to_dict())
         return weighted(config, bed, bed.experts, own, validation)
+
+    @functools.cache
+    def grams() -> Any:
+        return grams_of(bed, train, examples=config.fisher.examples)
 
     def dropped(factor: float) -> Any:
         return merge("dare", bed.base, bed.experts, scale=factor * arithmetic()[1],
@@ -58,6 +65,8 @@ def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[]
         "average": (lambda: merge("average", bed.base, bed.experts), 0.0),
         "weights": (lambda: weighted(config, bed, bed.experts, None, validation), search),
         "fisher": (fisher, search + slopes),
+        "regmean": (lambda: regmeaned(config, bed, grams(), validation), search + products),
+        "crossed": (lambda: regmeaned(config, bed, crossed(grams()), validation), search),
         "arithmetic": (lambda: arithmetic()[0], search),
         "ties": (lambda: scaled(config, bed, "ties", validation)[0], search),
         "dare": (lambda: scaled(config, bed, "dare", validation)[0], search),

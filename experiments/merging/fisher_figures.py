@@ -24,8 +24,8 @@ CAPTIONS = {
 NAMES = {
     "base": "base", "single": "one expert", "average": "average", "weighted_average":
     "weighted average", "task_arithmetic": "task arithmetic", "ties": "TIES", "dare": "DARE",
-    "adamerging": "AdaMerging", "fisher": "Fisher", "fisher_equal": "Fisher, equal",
-    "shuffled": "Fisher, shuffled",
+    "regmean": "RegMean", "adamerging": "AdaMerging", "fisher": "Fisher",
+    "fisher_equal": "Fisher, equal", "shuffled": "Fisher, shuffled",
     "ensemble": "ensemble of outputs", "greedy": "greedy soup", "alone": "target alone",
     "donor_tuned": "donor fine-tuned",
 }  # fmt: skip

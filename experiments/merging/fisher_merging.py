@@ -4,8 +4,8 @@ Matena and Raffel, Merging Models with Fisher-Weighted Averaging, arXiv:2111.098
 one bed of experts: models of one task in the place of their ensemble; a base and its fine-tuned
 model along the line between them, in and out of distribution; a target with few labels merged with
 experts on other tasks; and experts on eight tasks, beside averages, task arithmetic, TIES, DARE,
-AdaMerging and ensembles. Each method has equally many tries on validation images. Fishers whose
-entries changed places are the null. Models, data and margins are this repository's.
+RegMean, AdaMerging and ensembles. Each method has equally many tries on validation images. Fishers
+whose entries changed places are the null. Models, data and margins are this repository's.
 """
 
 from typing import Any

@@ -31,11 +31,15 @@ def fisher_of(
       classes: As `diagonal_fisher` takes it.
       seed: Of the classes that are drawn.
     """
-    images = source.arrays()["image"]
-    rows = np.linspace(0, len(images), examples, endpoint=False).astype(int)
-    own = jnp.asarray(images[rows])
+    own = jnp.asarray(spread(source, examples))
     key = jax.random.key(seed)
     return _fisher(bed.module, params, head, own, key, bed.config.head.scale, classes)
+
+
+def spread(source: data.ArraySource, examples: int) -> np.ndarray:
+    """Images at equal distances in a source; where they are fewer they are repeated."""
+    images = source.arrays()["image"]
+    return images[np.linspace(0, len(images), examples, endpoint=False).astype(int)]
 
 
 def fishers_of(

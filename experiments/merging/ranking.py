@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from experiments.merging.bed import Bed, ones_like, subtract, take
 from experiments.merging.finetuning import scores
+from experiments.merging.grams import grams_of, regmeaned
 from experiments.merging.judging import (
     Part,
     Reading,
@@ -144,6 +145,9 @@ def baselines(config: Any, bed: Bed, validation: Part, test: Part) -> dict[str, 
         found[name] = read(bed, test, params)
         progress.note(f"{name}: scale {scale:.2f}")
     found[WEIGHTED] = read(bed, test, weighted(config, bed, bed.experts, None, validation))
+    train = [own.train for own in bed.tasks.values()]
+    grams = grams_of(bed, train, examples=config.fisher.examples)
+    found["regmean"] = read(bed, test, regmeaned(config, bed, grams, validation))
     found["adamerging"] = read(bed, test, adamerged(config, bed, validation))
     found["ensemble"] = ensembled(bed, bed.experts, test)
     return found

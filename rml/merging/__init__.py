@@ -7,6 +7,8 @@
 * `fisher_merge`, `diagonal_fisher`, `floored_share`, `save_fisher`, `load_fisher`: Matena and
   Raffel, Merging Models with Fisher-Weighted Averaging, arXiv:2111.09832. Take it where a target is
   favoured and unlabelled inputs of every task are at hand.
+* `regmean` by `input_grams`: Jin et al., Dataless Knowledge Fusion by Merging Weights of Language
+  Models, arXiv:2212.09849. Take it where unlabelled inputs of every task can be read once.
 * `search_weights` over `grid_weights` or `dirichlet_weights`: weights chosen on validation data.
 * `fuse_decode`: experts of a small language model steer a large one while it decodes, by
   `fuse_logits` and `choose_alpha` (Fan et al., On Giant's Shoulders, arXiv:2406.15480). Take it
@@ -60,6 +62,7 @@ from rml.merging.logits_fusion import choose_alpha, fuse_decode, fuse_logits, kl
 from rml.merging.methods import METHODS, Method, merge
 from rml.merging.ot_fusion import Aligned, align, fuse
 from rml.merging.pseudo_labels import PseudoLabelled, trusted_examples, ufm
+from rml.merging.regmean import input_grams, regmean
 from rml.merging.search import Found, dirichlet_weights, grid_weights, search_weights
 from rml.merging.ties import ties, trim
 from rml.merging.transport import ground_cost, residual_map, transport_map, width_map
@@ -103,6 +106,7 @@ __all__ = [
     "grid_weights",
     "ground_cost",
     "hard_mask",
+    "input_grams",
     "kl_shift",
     "layer_activations",
     "learn_coefficients",
@@ -119,6 +123,7 @@ __all__ = [
     "modularise",
     "part_coefficients",
     "prediction_entropy",
+    "regmean",
     "residual_map",
     "save_fisher",
     "save_mask",

@@ -14,6 +14,7 @@ from rml.errors import UserError, unknown
 from rml.merging.averages import average, task_arithmetic, weighted_average
 from rml.merging.dare import dare
 from rml.merging.fisher import fisher_merge
+from rml.merging.regmean import regmean, stacked_grams
 from rml.merging.ties import ties
 from rml.ops import trees
 
@@ -40,6 +41,7 @@ METHODS = {
     "ties": Method(ties, ("keep",), scaled=True),
     "dare": Method(dare, scaled=True),
     "fisher": Method(fisher_merge, ("exclude", "favour_first", "normalise")),
+    "regmean": Method(regmean, ("alpha", "averaged", "ridge")),
 }
 """By name: see the docstring of each function for what it is and what its options are."""
 
@@ -58,7 +60,8 @@ def merge(
       experts: A list or tuple of their parameters, or one tree with all stacked.
       farthest: Largest distance of an expert from the base, as a share of the base's norm, for
         methods that add to the base; see `rml.ops.trees.check_values`.
-      **options: The method's own, such as `scale`, `weights`, or `fishers` as a list or stacked.
+      **options: The method's own, such as `scale`, `weights`, or `fishers` or `grams` as a list or
+        stacked.
 
     Returns:
       Parameters of one model, of the base's structure and types.
@@ -72,6 +75,8 @@ def merge(
         raise unknown("method", method, METHODS)
     given = {"experts": experts, **{k: options[k] for k in ("fishers",) if k in options}}
     stacked = {name: _stacked(base, name, tree) for name, tree in given.items()}
+    if "grams" in options:
+        stacked["grams"] = stacked_grams(base, options["grams"], options.get("averaged"))
     counts = {name: jax.tree.leaves(tree)[0].shape[0] for name, tree in stacked.items()}
     if len(set(counts.values())) > 1:
         raise UserError(f"numbers of {counts} differ, expected one of each for every expert")

@@ -8,6 +8,7 @@ import numpy as np
 from experiments.merging import bed, finetuning, tasks
 from experiments.merging.bed import Bed
 from rml import data
+from rml.models.transformer import run_blocks
 from rml.training import RunDirectory
 from tests.system.two_steps import override, read
 
@@ -47,6 +48,15 @@ def config_of(path, **changes):
     return override(config, SMALL | changes)
 
 
+class Layer(nn.Module):
+    """A residual layer, as `run_blocks` scans it."""
+
+    @nn.compact
+    def __call__(self, x, layer):
+        """What the next layer reads."""
+        return x + jnp.tanh(nn.Dense(8, use_bias=False, name="qkv")(x)), layer
+
+
 class Plain(nn.Module):
     """An encoder that compiles fast, with stacked layers as a vision transformer has them."""
 
@@ -55,12 +65,8 @@ class Plain(nn.Module):
     @nn.compact
     def __call__(self, x):
         """Features of images."""
-        normal = nn.initializers.normal(0.3)
-        layers = self.param("blocks", lambda key: {"qkv": {"kernel": normal(key, (2, 8, 8))}})
         x = nn.Dense(8, name="patches")(x.reshape(len(x), -1)[:, ::4])
-        for kernel in layers["qkv"]["kernel"]:
-            x = x + jnp.tanh(x @ kernel)
-        return x
+        return run_blocks(Layer, x, depth=2, scan=True, remat=False)[0]
 
 
 def put_in_plain(monkeypatch):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.merging import compare, compare_figures, compare_ways
+from experiments.merging import compare, compare_figures, compare_ways, grams
 from experiments.merging.judging import Part, judged, of_hits, read
 from experiments.merging.ranking import on_their_own
 from experiments.merging.tasks import Images
@@ -34,7 +34,10 @@ def test_a_small_run_ranks_every_way_and_counts_its_cost(monkeypatch, tmp_path):
     images = len(made["a"].validation.arrays()["label"]) * 2
     passes = {
         "average": 0, "ties": 2 * images, "fisher": 2 * images + 3 * 2 * 4 * 2,
-        "adamerging": 2 * (3 * 2 * 2 * 2 + images), "atlas": 2 * (3 * 2 * 2 * 2 + images / 2),
+        # Of each of 4 images of 2 tasks a pass, and products of 16 by 16 and twice 8 by 8 numbers.
+        "regmean": 2 * images + 2 * 4 * (1 + (16 * 16 + 2 * 8 * 8) / (16 * 8 + 2 * 8 * 8)),
+        "adamerging": 2 * (3 * 2 * 2 * 2 + images),
+        "atlas": 2 * (3 * 2 * 2 * 2 + images / 2),
         "concrete": 3 * 2 * 2 * 2 + images,
         "masked": 6 * 2 * 2 * 2 + images + 2 * (3 * 2 * 2 * 2 + images),
         "leap": 6 * 2 * 2 * 2 + images + 2 * (3 * 2 * 2 * 2 + images),
@@ -70,6 +73,25 @@ def test_experts_are_read_on_their_own_tasks(monkeypatch):
     # Normalised by themselves experts are at 1, on average over tasks.
     each = [read(bed, part, trees.take_tree(bed.experts, i)) for i in range(2)]
     assert on_their_own(part, each).normalised.mean() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_matrices_are_of_experts_own_images_and_cross_as_a_whole(monkeypatch):
+    made = put_in(monkeypatch)
+    put_in_plain(monkeypatch)
+    config = config_of("configs/merging/compare.py", **RECIPE)
+    bed = made_bed(config, made)
+    # As many as there are, and some twice where more are asked for.
+    for examples in (16, 20):
+        found = grams.grams_of(bed, [own.train for own in made.values()], examples=examples)
+        for i, own in enumerate(made.values()):
+            images = own.train.arrays()["image"]
+            rows = np.linspace(0, 16, examples, endpoint=False).astype(int)
+            x = images.reshape(16, -1)[rows, ::4].astype(np.float64) / 255
+            np.testing.assert_allclose(found["patches.kernel"][i], x.T @ x / examples, rtol=1e-5)
+    other = grams.crossed(found)
+    for name, gram in found.items():
+        assert np.array_equal(other[name], gram[::-1])
+        assert not np.array_equal(other[name], gram)
 
 
 def test_noise_has_the_images_places_and_no_class():

@@ -59,6 +59,11 @@ def test_two_encoders_are_merged_judged_and_written(runs, tmp_path, capsys):
     [
         (["a", "b", "--out=x"], "--method=task_arithmetic needs --base"),
         (["a", "b", "--method=fisher", "--out=x"], "--method=fisher needs --data"),
+        (["a", "b", "--method=regmean", "--out=x"], "--method=regmean needs --data"),
+        (
+            ["a", "b", "--method=regmean", "--data=d", "--out=x", "--examples=16"],
+            "a has no module, expected one whose layers' inputs can be read",
+        ),
         (["a", "b", "--method=ot", "--data=d", "--base=base", "--out=x"], "it reads no base"),
         (["a", "b", "--method=ots", "--out=x"], "unknown method 'ots'; did you mean 'ot'"),
         (["a", "b", "--method=ot", "--data=d", "--out=x", "--examples=16"], "a has no ViT and no"),
@@ -130,6 +135,51 @@ def test_units_in_another_order_are_found_and_the_function_stays(runs, tmp_path,
     broken = ["one", "nan", *given[2:-1], f"--out={tmp_path / 'x'}"]
     assert merge.main(broken) == 1
     assert "of nan holds NaN" in capsys.readouterr().err
+
+
+class Tower(nn.Module):
+    """Two layers, and a head that features do not take."""
+
+    def setup(self):
+        self.body, self.out, self.head = nn.Dense(4), nn.Dense(3), nn.Dense(2)
+
+    def features(self, x):
+        return self.out(jnp.tanh(self.body(x.reshape(len(x), -1) / 255)))
+
+    def __call__(self, x):
+        return self.head(self.features(x))
+
+
+def test_layers_are_merged_by_what_they_read_of_images(runs, tmp_path, capsys):
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+    module, images = Tower(), data.load("d", "train").arrays()["image"]
+    config = encoder(0).config
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    params = []
+    for seed, name in enumerate(("one", "two")):
+        rng = np.random.default_rng(seed)
+        variables = jax.tree.map(lambda leaf, rng=rng: rng.normal(0, 0.3, leaf.shape), shapes)
+        params.append(variables["params"])
+        own = ImageEmbedder(lambda v, x: module.apply(v, x, method=module.features),
+                            jax.tree.map(jnp.float32, variables), 64)  # fmt: skip
+        runs[name] = Encoder("images", config, name, 1, own)
+    out = tmp_path / "merged.safetensors"
+    given = ["one", "two", "--method=regmean", "--data=d", "--examples=20", f"--out={out}"]
+    assert merge.main(given) == 1
+    assert "no matrix for 'params.head.kernel'" in capsys.readouterr().err
+    assert merge.main([*given, "--option", "averaged=head", "--option", "alpha=0.5"]) == 0
+    found = load_file(out)
+    x = np.asarray(images, np.float64).reshape(20, -1) / 255
+    hidden = [np.tanh(x @ own["body"]["kernel"] + own["body"]["bias"]) for own in params]
+    gram = np.stack([h.T @ h for h in hidden]) * (1 + np.eye(4)) / 2
+    kernel = np.linalg.solve(gram.sum(0), sum(
+        g @ own["out"]["kernel"] for g, own in zip(gram, params, strict=True)
+    ))  # fmt: skip
+    np.testing.assert_allclose(found["params.out.kernel"], kernel, atol=1e-3)
+    mean = {name: (params[0][name]["kernel"] + params[1][name]["kernel"]) / 2 for name in params[0]}
+    # Both read the same images, so that the first kernel is the average.
+    np.testing.assert_allclose(found["params.body.kernel"], mean["body"], atol=1e-5)
+    assert np.abs(kernel - mean["out"]).max() > 0.1
 
 
 def test_fishers_are_those_of_a_head_of_class_means(runs, tmp_path, capsys):

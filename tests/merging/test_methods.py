@@ -39,6 +39,8 @@ def as_jax(tree, dtype=jnp.float32):
 BASE = drawn()
 EXPERTS = jax.tree.map(lambda own, base: base + 0.3 * own, drawn(N), BASE)
 FISHERS = jax.tree.map(lambda leaf: np.exp(2 * leaf), drawn(N))
+INPUTS = np.random.default_rng(2).normal(size=(N, 6, 4))
+GRAMS = {"dense.kernel": jnp.asarray(INPUTS.swapaxes(1, 2) @ INPUTS, jnp.float32)}
 # Options away from neutral values, and those with which one expert alone is given back.
 OPTIONS = {
     "average": {},
@@ -47,6 +49,7 @@ OPTIONS = {
     "ties": {"scale": 0.8, "keep": 0.4},
     "dare": {"scale": 0.6, "rate": 0.3, "key": jax.random.key(3)},
     "fisher": {"weights": jnp.asarray([0.2, 0.5, 0.3]), "fishers": as_jax(FISHERS)},
+    "regmean": {"weights": jnp.asarray([0.2, 0.5, 0.3]), "alpha": 0.6, "grams": GRAMS},
 }
 ALONE = {
     "average": {},
@@ -55,6 +58,7 @@ ALONE = {
     "ties": {"scale": 1.0, "keep": 1.0},
     "dare": {"scale": 1.0, "rate": 0.0, "key": jax.random.key(3)},
     "fisher": {"fishers": as_jax(jax.tree.map(lambda leaf: leaf[:1], FISHERS))},
+    "regmean": {"grams": jax.tree.map(lambda leaf: leaf[:1], GRAMS)},
 }
 
 
