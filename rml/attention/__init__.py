@@ -20,6 +20,7 @@
   Full Attention Transformer with Sparse Computation Cost, arXiv:2107.05768. Take it for models that
   are trained with it and must see all of a long text at a fixed cost a token. With a `DeepSet` or a
   `RowProjection` regions are summarised by weights of a model, such as `CombinerAttention` has.
+  `CombinerCache`, made by `combiner_cache`, keeps summaries of finished segments to decode by.
 * `harmonic_attention`, with `distance_laws` and `alibi_attention`: Li, The Nature of Mathematical
   Modeling and Probabilistic Optimization Engineering in Generative AI, arXiv:2410.18441, in our
   reading, beside ALiBi. Take ALiBi or the bias to train models that read longer texts later.
@@ -35,7 +36,8 @@
 * `s2_attention`, with `shard_pattern`, `check_coverage` and `pattern_bias`: Lin et al., Efficient
   LLM Training and Serving with Heterogeneous Context Sharding among Attention Heads,
   arXiv:2407.17678. Take it for models that are trained with it and whose cache must be small;
-  `rml.models.sharded_cache` keeps only what each head of keys may still read.
+  `rml.models.sharded_cache` keeps only what each head of keys may still read, and `hybrid_cache`
+  does so in some layers.
 * `BlockMemory`, made by `block_memory`, with `probe_query`, `activation_bias`, `retrieve` and
   `layer_budgets`: Xiao et al., Activation-aware Probe-Query: Effective Key-Value Retrieval for
   Long-Context LLMs Inference, arXiv:2502.13542. Take it to read long texts with a trained model as
@@ -67,6 +69,7 @@ from rml.attention.block_law import (
 from rml.attention.block_lookup import MemorySettings
 from rml.attention.block_memory import BlockMemory, block_memory
 from rml.attention.combiner import combiner_attention
+from rml.attention.combiner_cache import CombinerCache, combiner_cache
 from rml.attention.combiner_module import CombinerAttention
 from rml.attention.combiner_summaries import DeepSet, RowProjection
 from rml.attention.hardness import hardness, heavy_mask
@@ -139,6 +142,7 @@ __all__ = [
     "MODELS",
     "BlockMemory",
     "CombinerAttention",
+    "CombinerCache",
     "DeepSet",
     "Law",
     "Laws",
@@ -162,6 +166,7 @@ __all__ = [
     "causal_weights",
     "check_coverage",
     "combiner_attention",
+    "combiner_cache",
     "combiner_weights",
     "count_keys",
     "coverage",

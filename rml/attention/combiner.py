@@ -100,9 +100,10 @@ def combiner_attention(
       ValueError: If a setting or a shape is not as described.
 
     Source: arXiv:2107.05768, equations 3 to 10; "joint" and `row_summary` are the authors' code
-    (github.com/google-research/google-research, combiner). Attention that is not causal is this
-    repository's reading: regions before and after a token are kept apart, and none holds a token
-    that is attended to directly.
+    (github.com/google-research/google-research, combiner). Its logsparse has a level too few for
+    2^n + 1 tokens, the last of which sees itself alone; here it sees all. Attention that is not
+    causal is this repository's reading: regions before and after a token are kept apart, and none
+    holds a token that is attended to directly.
     """
     b, h, t, k = query.shape
     g, s = key.shape[1:3]

@@ -6,7 +6,8 @@ An encoder is called `encoder(x, *, train=False)` on NHWC float images and retur
 a text model reads tokens [b, t] and a mask, see `TextEncoder`. What attends in them is a function,
 `rml.models.attention.Attend`, one for all layers or one for each; a decoder keeps what it has read
 in a `Cache`: all of it, a window with the first tokens, or eight bits of each number, or
-the blocks that each head may still read (`sharded_cache`). Its activations may have `Thresholds`,
+the blocks that each head may still read (`sharded_cache`), in all layers or in some
+(`hybrid_cache`). Its activations may have `Thresholds`,
 and a `Probe` measures every block; by `live_rows` it adds tokens reading no channel of an MLP whose
 gate is zero.
 
@@ -45,6 +46,7 @@ from rml.models.exits import ConvExit, Exits, TokenExit
 from rml.models.generate import generate, read_in_chunks
 from rml.models.generate_together import Member, generate_together
 from rml.models.heads import Classifier, PredictionHead, ProjectionHead
+from rml.models.hybrid_cache import HybridCache, hybrid_cache
 from rml.models.implicit_kernel import LocalMagnet, Magnet, coordinate_grid
 from rml.models.layers import Norm, Stages, module_options, unknown
 from rml.models.layouts import Sizes, transformer_sizes
@@ -78,6 +80,7 @@ __all__ = [
     "ConvNet",
     "Exits",
     "HeadEdits",
+    "HybridCache",
     "LearnedRouter",
     "LiveRows",
     "Llama",
@@ -118,6 +121,7 @@ __all__ = [
     "coordinate_grid",
     "generate",
     "generate_together",
+    "hybrid_cache",
     "init_lora",
     "learn_router",
     "live_rows",

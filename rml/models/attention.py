@@ -70,6 +70,9 @@ def attend(
 def tempered(attention: Attend, temperature: ArrayLike) -> Attend:
     """An attention whose logits are divided by a temperature.
 
+    Queries are divided, so that a bias which the attention adds by itself is not. TempScale's code
+    divides the position bias of T5 too.
+
     Args:
       attention: What attends.
       temperature: Of all heads, or of each.

@@ -1,6 +1,7 @@
 """Combiner: the definition in float64, exact limits, causality, padding, cost, the module."""
 
 from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -9,17 +10,25 @@ import numpy as np
 import pytest
 
 from rml.attention.combiner import Settings, combiner_attention
+from rml.attention.combiner_cache import combiner_cache
 from rml.attention.combiner_module import CombinerAttention
 from rml.attention.combiner_summaries import EPSILON, DeepSet, RowProjection
+from rml.attention.in_models import attention_of
 from rml.attention.partitions import DIRECT, combiner_weights, count_keys, partition
+from rml.errors import UserError
 from rml.evaluation import log_log_slopes
 from rml.evaluation.costs import program_flops
+from rml.models import Llama
 from rml.ops.attention_parts import Visible, attend_part
 
 KINDS = ("fixed", "logsparse", "vertical", "horizontal")
 LENGTH = 22
 """Not a multiple of the segment: the last one is short."""
 HERE = np.arange(LENGTH) < np.array([[LENGTH], [13]])
+GOLDEN = np.load(Path(__file__).parent / "golden" / "combiner.npz")
+"""Outputs in float64 of google-research/google-research at 4c42994, combiner/combiner/jax/model,
+`_SelfAttSqrtn`, `_SelfAttLogn`, `_AxialMixtureAtt` and `_SelfAttAxialRowmajor`, with the inputs and
+weights of `test_the_module_gives_the_numbers_of_the_authors_code`."""
 
 
 def draw(seed, *shape):
@@ -178,6 +187,28 @@ def test_the_module_has_the_weights_of_its_summaries(settings, deep):
         CombinerAttention(heads=3).init(jax.random.key(0), x)
 
 
+@pytest.mark.parametrize("kind", GOLDEN.files)
+def test_the_module_gives_the_numbers_of_the_authors_code(kind):
+    rng = np.random.default_rng(0)
+    x, query, key, value, out, *row = (
+        rng.normal(size=shape) * scale
+        for scale, shape in (
+            (1.0, (1, 12, 8)), *((0.5, (8, 2, 4)),) * 3, *((0.5, (2, 4, 8)),) * 2,
+            *((0.5, (8,)),) * 2, (0.5, (8, 2, 4)),
+        )
+    )  # fmt: skip
+    heads = {"query": query, "key": key, "value": value, "out": out}
+    params = {name: {"kernel": kernel} for name, kernel in heads.items()}
+    if kind == "rowmajor":
+        names = ("row_out", "row_scale", "row_offset", "row_key")
+        params |= dict(zip(names, row, strict=True))
+    size, summary = (1 if kind == "logsparse" else 3), ("proj" if kind == "rowmajor" else "none")
+    module = CombinerAttention(heads=2, settings=Settings(kind, size, row_summary=summary))
+    wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), {"params": params})
+    found = jax.jit(module.apply)(wide, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found[0], GOLDEN[kind], atol=5e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "causal"),
     [
@@ -251,6 +282,43 @@ def test_operations_grow_as_stated():
     assert 1.0 < rows["logsparse"] < 1.1
     assert 1.45 < rows["joint"] < 1.55
     assert 1.45 < rows["rowmajor"] < 1.55
+
+
+@pytest.mark.slow
+def test_decoding_with_summaries_equals_reading_at_once():
+    settings = Settings("fixed", 4, "mean")
+    attention = attention_of("combiner", settings=settings)
+    module = Llama(20, 16, 2, heads=4, kv_heads=2, mlp=24, attention=attention)
+    rng = np.random.default_rng(3)
+    tokens = jnp.asarray(rng.integers(0, 20, (2, LENGTH)), jnp.int32)
+    here = jnp.arange(LENGTH) >= jnp.array([[0], [5]])
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), tokens))
+    draw = lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype)  # noqa: E731
+    variables = jax.tree.map(draw, shapes)
+    whole = jax.jit(module.apply)(variables, tokens, here)
+    further = jax.jit(lambda own, mask, cache: module.apply(variables, own, mask, cache=cache))
+    cache, found, at = combiner_cache(module, 2, LENGTH, settings), [], 0
+    for size in (6, 1, 6, *(1,) * 9):  # the second six end in the segment after the next
+        states = further(tokens[:, at : at + size], here[:, at : at + size], cache)
+        cache, at = states.cache, at + size
+        found.append(states.last)
+    assert int(cache.length) == at == LENGTH
+    error = jnp.abs(jnp.concatenate(found, axis=1) - whole)[here].max()
+    assert error < 1e-5 * jnp.abs(whole).max()
+    # Two layers, two texts, heads of 4 numbers of 4 bytes: of 22 tokens, or of 4 and 6 summaries.
+    full = module.init_cache(2, LENGTH)
+    assert full.bytes - cache.bytes == 2 * 2 * 4 * 4 * (
+        22 * (2 + 2) - 4 * (2 + 2 + 4) - 6 * (2 + 4)
+    )
+
+
+def test_a_cache_of_summaries_refuses_what_is_not_final():
+    module = Llama(20, 16, 2, heads=4, kv_heads=2, mlp=24)
+    for settings in (Settings("logsparse", 4), Settings("fixed", 4, regions=False)):
+        with pytest.raises(UserError, match="expected kind 'fixed' with regions"):
+            combiner_cache(module, 2, 8, settings)
+    with pytest.raises(UserError, match="int8, expected a floating one"):
+        combiner_cache(module, 2, 8, Settings("fixed", 4), dtype=jnp.int8)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from rml.attention import check_coverage, coverage, pattern_bias, s2_attention, shard_pattern
 from rml.errors import UserError
 from rml.evaluation.costs import program_flops
-from rml.models import Llama, generate, sharded_cache
+from rml.models import Llama, generate, hybrid_cache, sharded_cache
 from rml.models.attention import attend
 from rml.models.sharded_cache import shards_of
 from rml.ops.attention_parts import Visible
@@ -127,22 +127,34 @@ def test_heads_that_do_not_cover_are_refused_unless_asked_for():
     assert s2_attention(*arrays, Visible(causal=True), covering=False, **options).shape
 
 
+def made(depth, attention):
+    module = Llama(20, 16, depth, heads=4, kv_heads=2, mlp=24, attention=attention)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), TOKENS))
+    rng = np.random.default_rng(1)
+    draw = lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype)  # noqa: E731
+    return module, jax.tree.map(draw, shapes)
+
+
 @pytest.fixture(scope="module")
 def model():
     pattern = shard_pattern(8, heads=4, shards=2, local=2, stride=2)
     masked = functools.partial(attend, bias=pattern_bias(pattern, BLOCK))
-    module = Llama(vocabulary=20, width=16, depth=2, heads=4, kv_heads=2, mlp=24, attention=masked)
-    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), TOKENS))
-    rng = np.random.default_rng(1)
-    variables = jax.tree.map(lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype), shapes)
-    return pattern, module, variables
+    return pattern, *made(2, masked)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int8])
-def test_decoding_with_the_sharded_cache_equals_reading_at_once(model, dtype):
-    pattern, module, variables = model
+@pytest.fixture(scope="module")
+def hybrid(model):
+    """A model of which the first and third of four layers see all, and its cache."""
+    pattern, masked = model[0], model[1].attention
+    module, variables = made(4, (attend, masked, attend, masked))
+    kinds = (False, True, False, True)
+    empty = functools.partial(hybrid_cache, module, 2, pattern, sharded=kinds, block=BLOCK)
+    return empty, module, variables
+
+
+def decoded(module, variables, cache):
+    """Greatest error of hidden states that are read some tokens at a time, over their greatest."""
     whole = jax.jit(module.apply)(variables, TOKENS, LEFT)
-    cache = sharded_cache(module, 2, pattern, block=BLOCK, dtype=dtype)
     further = jax.jit(
         lambda tokens, mask, cache: module.apply(variables, tokens, mask, cache=cache)
     )
@@ -152,9 +164,36 @@ def test_decoding_with_the_sharded_cache_equals_reading_at_once(model, dtype):
         states = further(TOKENS[part], LEFT[part], cache)
         cache, at = states.cache, at + size
         found.append(states.last)
-    error = jnp.abs(jnp.concatenate(found, axis=1) - whole)[LEFT].max() / jnp.abs(whole).max()
-    assert error < (1e-5 if dtype == jnp.float32 else 0.03)
     assert int(cache.length) == 30
+    return jnp.abs(jnp.concatenate(found, axis=1) - whole)[LEFT].max() / jnp.abs(whole).max()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int8])
+def test_decoding_with_the_sharded_cache_equals_reading_at_once(model, dtype):
+    pattern, module, variables = model
+    cache = sharded_cache(module, 2, pattern, block=BLOCK, dtype=dtype)
+    assert decoded(module, variables, cache) < (1e-5 if dtype == jnp.float32 else 0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int8])
+def test_decoding_with_some_layers_dense_equals_reading_at_once(hybrid, dtype):
+    empty, module, variables = hybrid
+    error = decoded(module, variables, empty(dtype=dtype))
+    assert error < (1e-5 if dtype == jnp.float32 else 0.03)
+
+
+@pytest.mark.slow
+def test_a_cache_of_two_kinds_has_the_bytes_of_each(hybrid, model):
+    empty, module, variables = hybrid
+    cache, pattern = empty(), model[0]
+    sharded, full = sharded_cache(module, 2, pattern, block=BLOCK), module.init_cache(2, 32)
+    assert full.bytes - cache.bytes == (full.bytes - sharded.bytes) // 2 > 0
+    found = generate(module, variables, TOKENS[:, :9], steps=12, cache=cache)
+    np.testing.assert_array_equal(found, generate(module, variables, TOKENS[:, :9], steps=12))
+    for kinds in ((True, False, True), (True,) * 4):
+        with pytest.raises(UserError, match="for 4 layers, expected an entry for each, of both"):
+            hybrid_cache(module, 2, pattern, sharded=kinds, block=BLOCK)
 
 
 def test_it_keeps_what_heads_may_still_read(model):

@@ -1,16 +1,21 @@
 """Terminator: its operators, slow nets and blocks against float64 loops, and its invariances."""
 
+from functools import partial
+from pathlib import Path
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.special import erf, expit
 
 from rml.models.hyperzzw import hyperzzw_gate, hyperzzw_global, hyperzzw_local
 from rml.models.implicit_kernel import LocalMagnet, Magnet, adaptive_mean, coordinate_grid
-from rml.models.terminator import Terminator, slow_neural_loss, weight_norms
+from rml.models.terminator import Block, Terminator, slow_neural_loss, weight_norms
 from rml.models.terminator_units import HCI, GroupStandard, standardize
+from rml.training import kar
 
 RNG = np.random.default_rng(0)
 SMALL = {
@@ -19,13 +24,17 @@ SMALL = {
 }  # fmt: skip
 WIDE, NEAR = 0.7, 1.3
 SHAPES = {"images": (4, 6, 6, 2), "sequences": (4, 7, 2)}
+GOLDEN = np.load(Path(__file__).parent / "golden" / "terminator.npz")
+"""Numbers in float64 of lalalune/Terminator at 98873b5, its modules moved to the CPU: `SFNEBlock`
+with the weights and inputs of the test below, `LnLoss` of that block, `cal_slow_loss_channel_sum`,
+`cal_slow_loss` and four steps of `Kar3`."""
 
 
 def draw(*shape):
     return RNG.normal(size=shape)
 
 
-def variables_of(module, x, *sizes):
+def variables_of(module, x, *sizes, **options):
     """Variables of the right shapes, far from where they start, and without compiling."""
     rng = np.random.default_rng(1)
 
@@ -35,7 +44,7 @@ def variables_of(module, x, *sizes):
         return jnp.asarray(values**2 if path[-1].key == "var" else values, jnp.float32)
 
     shapes = jax.eval_shape(
-        lambda key, x: nn.meta.unbox(module.init(key, x, *sizes)), jax.random.key(0), x
+        lambda key, x: nn.meta.unbox(module.init(key, x, *sizes, **options)), jax.random.key(0), x
     )
     return jax.tree_util.tree_map_with_path(of_leaf, shapes)
 
@@ -180,6 +189,36 @@ def test_a_network_is_that_of_the_definition(kind):
         # Features have mean zero in each channel, by construction.
         before = np.asarray(own["standardized"][0], np.float64)
         assert np.abs(before.mean(tuple(range(before.ndim - 1)))).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_a_block_of_two_earlier_ones_gives_the_numbers_of_the_authors_code():
+    rng = np.random.default_rng(2)
+    x, *earlier = (jnp.asarray(rng.normal(size=(3, 5, 5, c)), jnp.float32) for c in (12, 6, 3))
+    module = Block(
+        factor=2, layers=2, local_sizes=(3, 1, 5, 3), hidden=64, local_hidden=4, omega=1.0,
+        hyper=1.0, wide=1.0, near=1.0, standard="alternate", statistics="batch", pool_batch=True,
+        trained_scales=False, dropout=0.0, dtype=None, param_dtype=jnp.float32,
+    )  # fmt: skip
+    apply = partial(module.apply, train=True)
+    variables = variables_of(module, x, earlier, train=True)
+    found = jax.jit(apply)(variables, x, earlier)
+    np.testing.assert_allclose(found[:, 1::2, ::2], GOLDEN["block"], atol=2e-5)
+    norms = weight_norms({"block0": variables["params"]})
+    assert norms == pytest.approx(GOLDEN["norms"], rel=1e-5)
+
+
+def test_losses_and_steps_give_the_numbers_of_the_authors_code():
+    rng = np.random.default_rng(3)
+    kernels = [jnp.asarray(rng.normal(size=(3, 4, c)), jnp.float32) for c in (2, 4, 8)]
+    assert slow_neural_loss(kernels) == pytest.approx(GOLDEN["slow"], rel=1e-5)
+    assert slow_neural_loss(kernels, reduce="tile") == pytest.approx(GOLDEN["tile"], rel=1e-5)
+    optimizer, params = kar(0.1), jnp.zeros(6)
+    state = optimizer.init(params)
+    for gradient in rng.normal(size=(4, 6)):
+        updates, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, GOLDEN["kar"], atol=1e-6)
 
 
 @pytest.mark.slow

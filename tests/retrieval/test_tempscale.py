@@ -1,5 +1,7 @@
 """TempScale and its rivals on a small random encoder, whose attention weights are looked at."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from rml.evaluation import attention_maps
 from rml.models import Bert
+from rml.models.pretrained import load
 from rml.models.text_encoder import TextEncoder
 from rml.ops.similarity import normalize
 from rml.retrieval.tempscale import (
@@ -26,7 +29,13 @@ RNG = np.random.default_rng(0)
 TOKENS = jnp.asarray(RNG.integers(0, 30, (3, 9)), jnp.int32)
 ONE = (np.array([0]), np.array([0]), np.array([1]))
 MASK = jnp.asarray(np.arange(9) < np.array([[9], [5], [2]]))
-
+# Mean vectors of Yuqi-Zhou/Length_Collapse at 6943293, `BertAttention` with temperature 0.6 in both
+# layers of transformers' BERT with the weights of tests/models/golden/bert, in float64.
+AUTHORS = np.array([
+    [1.473856, -0.621570, -0.994736, 0.701988, -0.862810, -0.714164, 1.054842, -0.496176],
+    [1.431779, -0.698941, -0.939050, 0.640759, -0.878654, -0.706122, 1.112463, -0.428446],
+    [1.705062, -0.642020, -0.452628, 0.545316, -1.090825, -0.747279, 0.724392, -0.517829],
+])  # fmt: skip
 
 plain = jax.jit(ENCODER.apply)
 
@@ -66,6 +75,16 @@ def test_a_temperature_divides_the_logits(variables, weights):
     assert sharp[:, 2, :, :, 2:].max() == 0  # padding stays hidden
     same = vectors(temper(ENCODER, 1.0), variables)
     np.testing.assert_array_equal(plain(variables, TOKENS, MASK), same)
+
+
+def test_it_gives_the_numbers_of_the_authors_code():
+    pretrained = load(f"hf:{Path(__file__).parents[1] / 'models' / 'golden' / 'bert'}")
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 36, (3, 9)), jnp.int32)
+    encode = jax.jit(tuned_encode(TextEncoder(pretrained.module)))
+    params = {"params": {"backbone": pretrained.variables["params"]}}
+    found = encode(Tuned(params, 0.6), tokens, MASK)
+    np.testing.assert_allclose(found, AUTHORS, atol=5e-6)
+    assert np.abs(encode(Tuned(params, 1.0), tokens, MASK) - AUTHORS).max() > 0.01
 
 
 @pytest.mark.parametrize("temperature", [(0.5, 2.0), ((0.5, 2.0), (2.0, 0.5))])

@@ -1,6 +1,8 @@
 """Calibrated thresholds of gates, against NumPy in float64."""
 
 import itertools
+from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -29,6 +31,14 @@ from rml.sparsity.thresholds import bin_counts
 MODULE = Llama(vocabulary=40, width=16, depth=2, heads=2, mlp=32)
 WINDOWS = np.random.default_rng(0).integers(0, 40, (5, 24)).astype(np.int32)
 RULES = ("uniform", "abs", "rms", "abs_down", "rms_down", "product", "product_down")
+GOLDEN = np.load(Path(__file__).parent / "golden" / "chess.npz")
+"""Numbers of the authors' code at a share of 0.45, its model that of `variables`, in float64.
+
+Names say the texts and the rule, or the place of attention: the first of `WINDOWS`, or all of them
+as documents, by junhuihe-hjh/CHESS at 293ca88 (notebooks/thresholds.py), which averages quantiles
+of documents; all of them as one group ("group") by ZeonfaiHo/CHESS at 49802b1
+(llama_3_8b/statistics.ipynb). "logits" are the last ones of each window with the thresholds of
+"documents", by the forward functions of models/llama.py ("CHESS+")."""
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +94,45 @@ def test_thresholds_are_those_of_the_definition(variables, seen, found):
         np.testing.assert_allclose(getattr(places, name), least, rtol=0.011)
     assert places.gate is None
     assert places.key is None
+
+
+def test_thresholds_are_those_of_the_authors_code(variables, seen, found):
+    def compare(own, texts, rule):
+        at = thresholds_of(own, sparsity=0.45, rule=rule, attention=("query", "output"))
+        uniform = thresholds_of(own, sparsity=0.45, rule="uniform").gate
+        for name, values in ((rule, at.gate), ("query", at.query), ("output", at.output)):
+            np.testing.assert_allclose(values, GOLDEN[f"{texts}_{name}"], rtol=0.011)
+        np.testing.assert_allclose(uniform.T, [GOLDEN[f"{texts}_uniform"]] * 32, rtol=0.011)
+
+    compare(observe(MODULE, variables, WINDOWS[:1], rules=RULES), "first", "abs")
+    compare(found, "group", "rms")
+
+    # Their quantile of several documents is a mean of quantiles, not that of all tokens.
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, None))  # documents
+    @partial(jax.vmap, in_axes=(0, 0))  # layers
+    def of_documents(gate, scale):
+        return kth_smallest(importance(gate, scale).ravel(), 0.45) / scale
+
+    gate = jnp.asarray(seen[0], jnp.float32).reshape(2, 5, 24, 32).swapaxes(0, 1)
+    mean = of_documents(gate, jnp.asarray(found.scales["abs"])).mean(axis=0)
+    np.testing.assert_allclose(mean, GOLDEN["documents_abs"], rtol=2e-5)
+    own = thresholds_of(found, sparsity=0.45).gate
+    assert np.abs(own / GOLDEN["documents_abs"] - 1).max() > 0.012
+
+
+def test_outputs_with_thresholds_are_those_of_the_authors_code(variables):
+    least = Thresholds(
+        gate=GOLDEN["documents_abs"], query=GOLDEN["documents_query"],
+        output=GOLDEN["documents_output"],
+    )  # fmt: skip
+
+    @jax.jit
+    def logits(thresholds):
+        hidden = MODULE.apply(variables, jnp.asarray(WINDOWS), thresholds=thresholds)
+        return MODULE.apply(variables, hidden[:, -1], method="logits")
+
+    np.testing.assert_allclose(logits(least), GOLDEN["logits"], atol=2e-5)
 
 
 def test_the_share_left_out_is_that_asked_for_and_grows(seen, found):
