@@ -15,6 +15,7 @@ from experiments.common.small_lm import differences
 from experiments.common.timing import least_seconds
 from experiments.sparsity.lofit_arms import Arm, adapted, optimizer, trainable
 from experiments.sparsity.lofit_tasks import Bed, Encoder, Model, Texts, cross_entropy, embed
+from rml.evaluation import program_flops
 from rml.models import HeadEdits
 from rml.ops import trees
 from rml.sparsity import fold
@@ -125,19 +126,22 @@ def costs(config: Any, model: Model, bed: Bed, edits: HeadEdits) -> dict[str, fl
     module, variables = fold(model.encoder.module, {"params": model.params}, edits)
     folded = model.encoder._replace(module=module)
     read = _reader(batch)
-    seconds = {
+    calls = {
         "frozen": read(model.encoder, model.params), "folded": read(folded, variables["params"]),
         "lora": read(model.encoder, model.params, kinds["lora_8"]),
     }  # fmt: skip
-    times = {name: least_seconds(call, repeats=repeats) for name, call in seconds.items()}
-    apart = seconds["folded"]() - read(model.encoder, model.params, None, edits)()
+    times = {name: least_seconds(call, repeats=repeats) for name, call in calls.items()}
+    flops = {name: program_flops(call) for name, call in calls.items()}
+    apart = calls["folded"]() - read(model.encoder, model.params, None, edits)()
     return {
         "step_share": timed["edits"] / timed["lora_8"],
         "step_share_full": timed["full"] / timed["lora_8"],
         "state_share": state["edits"] / state["lora_8"],
         "state_share_biases": state["biases"] / state["lora_8"],
         "folded_time": times["folded"] / times["frozen"],
-        "folded_time_lora": times["lora"] / times["frozen"],
+        "lora_time": times["lora"] / times["frozen"],
+        "folded_flops_added": flops["folded"] / flops["frozen"] - 1,
+        "lora_flops_added": flops["lora"] / flops["frozen"] - 1,
         "folded_error": float(jnp.abs(apart).max()),
     }
 

@@ -58,6 +58,7 @@ def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path, mon
     assert metrics["numbers_biases"] == 2 * (4 * 32 + 32 + 32 + 2 * 32) + 32
     assert metrics["numbers_red"] == 2 * 2 * 32
     assert metrics["folded_error"] < 1e-5
+    assert metrics["folded_flops_added"] == 0 < metrics["lora_flops_added"]
     gains = ("random", "other", "gradient", "bias_norm", "probes", "iti", "frozen")
     for name in gains:
         apart = metrics["accuracy_lofit_0.1"] - metrics[f"accuracy_{name}"]
