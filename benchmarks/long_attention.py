@@ -17,6 +17,11 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
+if __name__ == "__main__":
+    from experiments.cpu import use_huge_pages
+
+    use_huge_pages("benchmarks.long_attention")  # as the launcher does
+
 THREADS = 2
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, str(THREADS))

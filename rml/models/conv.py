@@ -144,15 +144,19 @@ def _image_gradient(
     the outermost computation alone; in the body of a loop it is 20 times slower. It also puts
     zeros between the gradients of a strided convolution and multiplies by them. Here image rows
     r, r + s, r + 2s, ... of a stride s are a convolution by every s-th row of the kernel, and
-    columns likewise.
+    columns likewise. Over several devices zeros stay: of kernels that are split over channels the
+    partitioner would gather the parts.
     """
+    between = (1, 1)
+    if jax.device_count() > 1:
+        between, strides = strides, between
     places = [-(-n // s) for n, s in zip(size, strides, strict=False)]
 
     def taps(axis: int, r: int) -> tuple[slice, _Pair]:
         """Which of the kernel's rows (columns) meet image rows r, r + s, ..., and the padding."""
         s, beyond = strides[axis], r + pads[axis][0]
         number = len(range(beyond % s, kernel.shape[axis], s))
-        last = places[axis] + beyond // s - dy.shape[1 + axis]
+        last = places[axis] + beyond // s - (dy.shape[1 + axis] - 1) * between[axis] - 1
         return slice(beyond % s, None, s), (number - 1 - beyond // s, last)
 
     def of(rows: tuple[slice, _Pair], columns: tuple[slice, _Pair]) -> jax.Array:
@@ -160,7 +164,9 @@ def _image_gradient(
         own = jnp.flip(kernel[i, j], (0, 1)).swapaxes(2, 3)
         if not own.size:
             return jnp.zeros((dy.shape[0], *places, own.shape[3]), dy.dtype)
-        return lax.conv_general_dilated(dy, own, (1, 1), (above, beside), dimension_numbers=_LAYOUT)
+        return lax.conv_general_dilated(
+            dy, own, (1, 1), (above, beside), lhs_dilation=between, dimension_numbers=_LAYOUT
+        )
 
     rows, columns = ([taps(axis, r) for r in range(strides[axis])] for axis in (0, 1))
     parts = jnp.stack([jnp.stack([of(row, column) for column in columns], 3) for row in rows], 2)

@@ -113,6 +113,12 @@ def test_steps_over_the_batch_change_nothing(monkeypatch):
         check((6, *shape[1:]), "matmul")
 
 
+def test_over_several_devices_the_image_gradient_is_the_same(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    for shape in SHAPES[2:]:
+        check(shape, "matmul")
+
+
 def loss(implementation):
     def f(x, k):
         y = conv2d(x, k, strides=(2, 2), implementation=implementation)
