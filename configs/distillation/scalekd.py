@@ -4,10 +4,10 @@ python -m experiments.run --config=configs/distillation/scalekd.py --workdir=run
 
 Needs the archive of Fashion-MNIST, `make assets`. Teachers have 10,000 images of their own. Options
 of all sides are chosen on 1,000 training images by the run itself. Features are probed on digits.
-Not run whole at this size. One run with longer training took 16 minutes of CPU time of one core
-beside other jobs, without the sides of learned queries. Tries were set after it: on validation
-images all sides with such options had chosen the highest learning rate, and the least weight of
-features.
+Run whole once, in some ten minutes of one CPU core beside other work, and not over seeds. An
+earlier run trained longer and was without the sides of learned queries. Tries were set after it: on
+validation images all sides with such options had chosen the highest learning rate, and the least
+weight of features.
 """
 
 from ml_collections import ConfigDict
