@@ -6,7 +6,7 @@ Zbontar et al., arXiv:2103.03230. Variants are compared as `contrastive.ablation
 from typing import Any
 
 from experiments.contrastive import ablation
-from rml.training import Claim, RunDirectory, Task
+from rml.training import Claim, RunDirectory
 
 SOURCE = (
     "Barlow Twins (arXiv:2103.03230), Section 4, Ablations; data, sizes and margins are this "
@@ -24,17 +24,13 @@ CLAIMS = (
           null="linear_probe_over_untrained"),
 )  # fmt: skip
 RANGES = ablation.RANGES
+task = ablation.task
 CAPTIONS = {
     **ablation.CAPTIONS,
     "redundancy.png": "Test accuracy against the weight of the redundancy term, mean over seeds.",
     "width.png": "Test accuracy against the width of the projections, mean over seeds.",
 }
 PICTURE = ablation.PICTURE
-
-
-def task(config: Any) -> Task:
-    """The training problem of the base with all seeds."""
-    return ablation.task(config)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

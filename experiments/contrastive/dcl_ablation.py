@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.common import figures
 from experiments.contrastive import ablation
-from rml.training import Claim, RunDirectory, Task
+from rml.training import Claim, RunDirectory
 
 SOURCE = (
     "Decoupled Contrastive Learning (arXiv:2110.06848), abstract and Section 4; data, sizes and "
@@ -32,16 +32,12 @@ PAIRS = (
 BATCHES = {"32": "_32", "64": "_64", "256": ""}
 """By batch, what ends the names of its variants."""
 RANGES = ablation.RANGES
+task = ablation.task
 CAPTIONS = {
     **ablation.CAPTIONS,
     "batches.png": "Test accuracy of a linear probe against the batch, mean over seeds.",
 }
 PICTURE = "batches.png"
-
-
-def task(config: Any) -> Task:
-    """The training problem of the base with all seeds."""
-    return ablation.task(config)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

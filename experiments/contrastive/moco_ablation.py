@@ -7,7 +7,7 @@ momenta of one length of the queue in one program.
 from typing import Any
 
 from experiments.contrastive import ablation
-from rml.training import Claim, RunDirectory, Task
+from rml.training import Claim, RunDirectory
 
 SOURCE = (
     "Momentum Contrast (arXiv:1911.05722), Figure 3 and Section 4.1; data, sizes and margins are "
@@ -25,6 +25,7 @@ CLAIMS = (
           null="knn_untrained_over_queue_256"),
 )  # fmt: skip
 RANGES = ablation.RANGES
+task = ablation.task
 CAPTIONS = {
     **ablation.CAPTIONS,
     "queue.png": "Test accuracy against the number of keys in the queue, mean over seeds.",
@@ -33,11 +34,6 @@ CAPTIONS = {
 PICTURE = ablation.PICTURE
 VARIED = {"queue": "queue.size", "momentum": "momentum.start"}
 LABELS = {"queue": "keys in the queue", "momentum": "momentum"}
-
-
-def task(config: Any) -> Task:
-    """The training problem of the base with all seeds."""
-    return ablation.task(config)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

@@ -6,7 +6,7 @@ Chen et al., arXiv:2104.02057. Variants are compared as `contrastive.ablation` d
 from typing import Any
 
 from experiments.contrastive import ablation
-from rml.training import Claim, RunDirectory, Task
+from rml.training import Claim, RunDirectory
 
 SOURCE = (
     "MoCo v3 (arXiv:2104.02057), Sections 4.2 and 5.2; data, sizes and margins are this "
@@ -25,16 +25,12 @@ CLAIMS = (
           null="linear_probe_untrained_over_momentum_0"),
 )  # fmt: skip
 RANGES = ablation.RANGES
+task = ablation.task
 CAPTIONS = {
     **ablation.CAPTIONS,
     "momentum.png": "Test accuracy against the momentum of the keys' encoder, mean over seeds.",
 }
 PICTURE = ablation.PICTURE
-
-
-def task(config: Any) -> Task:
-    """The training problem of the base with all seeds."""
-    return ablation.task(config)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

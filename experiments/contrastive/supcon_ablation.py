@@ -6,7 +6,7 @@ Khosla et al., arXiv:2004.11362. Variants are compared as `contrastive.ablation`
 from typing import Any
 
 from experiments.contrastive import ablation
-from rml.training import Claim, RunDirectory, Task
+from rml.training import Claim, RunDirectory
 
 SOURCE = (
     "SupCon (arXiv:2004.11362), Section 3.2.2 and hyperparameter stability in Section 4; data, "
@@ -24,16 +24,12 @@ CLAIMS = (
           null="linear_probe_over_untrained"),
 )  # fmt: skip
 RANGES = ablation.RANGES
+task = ablation.task
 CAPTIONS = {
     **ablation.CAPTIONS,
     "temperature.png": "Test accuracy against the temperature, mean over seeds.",
 }
 PICTURE = ablation.PICTURE
-
-
-def task(config: Any) -> Task:
-    """The training problem of the base with all seeds."""
-    return ablation.task(config)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.common import figures
 from experiments.contrastive import ablation, two_towers
-from rml.training import Claim, RunDirectory, Task
+from rml.training import Claim, RunDirectory
 
 SOURCE = (
     "SigLIP (arXiv:2303.15343), abstract and Section 4, bias and batch size; data, sizes and "
@@ -33,17 +33,13 @@ KINDS = {
     f"own name among {two_towers.NEAREST}": f"recall_at_{two_towers.NEAREST}",
 }
 RANGES = ablation.RANGES
+task = ablation.task
 CAPTIONS = {
     "accuracies.png": "Test accuracy by names of classes, and recall of a drawing's name, by "
     "variant, mean over seeds and 95% interval.",
     "batches.png": "Test accuracy by names of classes against the batch, mean over seeds.",
 }
 PICTURE = "accuracies.png"
-
-
-def task(config: Any) -> Task:
-    """The training problem of the base with all seeds."""
-    return ablation.task(config)
 
 
 def of_towers(config: Any) -> ablation.Judge:

@@ -9,7 +9,7 @@ from typing import Any
 from experiments.common import figures
 from experiments.common.variants import BASE
 from experiments.contrastive import ablation
-from rml.training import Claim, RunDirectory, Task
+from rml.training import Claim, RunDirectory
 
 SOURCE = (
     "VICReg (arXiv:2105.04906), its ablations of terms and coefficients; data, sizes and margins "
@@ -27,17 +27,13 @@ CLAIMS = (
           null="linear_probe_untrained_over_no_covariance"),
 )  # fmt: skip
 RANGES = ablation.RANGES
+task = ablation.task
 CAPTIONS = {
     **ablation.CAPTIONS,
     "deviations.png": "Standard deviation of the test images' projections by variant, mean over "
     "dimensions and seeds.",
 }
 PICTURE = ablation.PICTURE
-
-
-def task(config: Any) -> Task:
-    """The training problem of the base with all seeds."""
-    return ablation.task(config)
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
