@@ -23,6 +23,8 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _PATCH_BYTES = 1 << 20
 # Least images of one step, so that a batch sharded over as many devices need not move.
 _LEAST_IMAGES = 8
+# Least channels for which a patch is gathered pixel by pixel: a line of the cache.
+_LEAST_PIECE = 16
 
 
 def conv2d(
@@ -211,7 +213,7 @@ def _kernel_gradient(
 
     def step(x: jax.Array, dy: jax.Array) -> jax.Array:
         x = lax.pad(x, jnp.zeros((), x.dtype), trim)
-        return _by_rows(x, dy, size, strides)
+        return _of_few(x, dy, size, strides)
 
     row = ow * kw * channels * height + oh * ow * out * kh
     # A step also reads and writes the running total, so it should not be smaller than that.
@@ -233,27 +235,38 @@ def _kernel_gradient(
     return lax.scan(body, zero, jnp.arange(steps))[0]
 
 
-def _by_rows(x: jax.Array, dy: jax.Array, size: tuple[int, ...], strides: _Pair) -> jax.Array:
+def _of_few(x: jax.Array, dy: jax.Array, size: tuple[int, ...], strides: _Pair) -> jax.Array:
     """Kernel gradient of a few images that are padded already.
 
-    The kw columns of a patch are gathered from `x`. Its kh rows are a product each, or, where that
-    copies less and few of the products meet padding, are gathered from `dy`.
+    Whole patches are gathered from `x`, unless that copies twice as much as gathering its columns
+    alone, or in pieces too short. Rows are then a product each, or are gathered from `dy` where
+    that copies less and few of the products meet padding.
     """
     kh, kw = size
     sh, sw = strides
     _, oh, ow, out = dy.shape
     channels = x.shape[3]
-    columns = [x[:, :, j : j + (ow - 1) * sw + 1 : sw] for j in range(kw)]
-    patches = jnp.concatenate(columns, axis=3) if kw > 1 else columns[0]
+
+    def column(x: jax.Array, j: int) -> jax.Array:
+        return x[:, :, j : j + (ow - 1) * sw + 1 : sw]
+
+    def row(x: jax.Array, i: int) -> jax.Array:
+        return x[:, i : i + (oh - 1) * sh + 1 : sh]
+
+    def joined(parts: Sequence[jax.Array]) -> jax.Array:
+        return jnp.concatenate(parts, axis=3) if len(parts) > 1 else parts[0]
+
+    if channels >= _LEAST_PIECE and kh * kw * channels <= 2 * (kw * channels + kh * out):
+        patches = joined([column(row(x, i), j) for i in range(kh) for j in range(kw)])
+        return _transposed_product(patches, dy).reshape(kh, kw, channels, out)
+    patches = joined([column(x, j) for j in range(kw)])
     if sh == 1 and kh > 1 and out < kw * channels and oh >= 8 * (kh - 1):
         zero = jnp.zeros((), dy.dtype)
         keep = (0, 0, 0)
         rows = [lax.pad(dy, zero, [keep, (i, kh - 1 - i, 0), keep, keep]) for i in range(kh)]
-        full = _transposed_product(patches, jnp.concatenate(rows, axis=3))
+        full = _transposed_product(patches, joined(rows))
         return full.reshape(kw, channels, kh, out).transpose(2, 0, 1, 3)
-    products = [
-        _transposed_product(patches[:, i : i + (oh - 1) * sh + 1 : sh], dy) for i in range(kh)
-    ]
+    products = [_transposed_product(row(patches, i), dy) for i in range(kh)]
     return jnp.stack(products).reshape(kh, kw, channels, out)
 
 
