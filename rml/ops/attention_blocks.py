@@ -12,7 +12,7 @@ from rml.ops.attention_parts import OfPlaces, Visible, scaled_logits
 class Place(NamedTuple):
     """Where the first query lies among the keys, and how far each sees: integers or scalars.
 
-    Of a single head of several it has the number, by which functions of places are read.
+    Of some heads of several it has the number of the first, by which functions of places are read.
     """
 
     start: Any
@@ -32,25 +32,36 @@ class Blocks(NamedTuple):
     factor: OfPlaces | None = None
     bias: OfPlaces | None = None
 
-    def places(self, place: Place, i: Array, j: Array) -> tuple[Array, Array]:
-        """Places of the queries of block i and of the keys of block j."""
-        rows = jnp.asarray(place.start + i * self.rows) + jnp.arange(self.rows)
-        return rows, j * self.columns + jnp.arange(self.columns)
+    def rows_of(self, place: Place, i: Array) -> Array:
+        """Places of the queries of block i."""
+        return jnp.asarray(place.start + i * self.rows) + jnp.arange(self.rows)
 
     def logits(
-        self, query: Array, key: Array, place: Place, i: Array, j: Array
+        self, query: Array, key: Array, place: Place, rows: Array, columns: Array
     ) -> tuple[Array, Array | float]:
-        """Logits of a block, [b, g, h / g, rows, columns], and their derivative to the products."""
+        """Logits of some queries and keys, and their derivative to the products.
+
+        Args:
+          query: [b, g, r x t, k], t queries of each of the r heads that share a head of keys.
+          key: [b, g, s, k].
+          place: Where the first query lies, and which head is the first.
+          rows: [t], places of the queries.
+          columns: [s], places of the keys.
+
+        Returns:
+          Both [b, g, r x t, s], up to broadcasting.
+        """
         logits = scaled_logits(query, key, self.scale)
         slope: Array | float = self.scale
-        rows, columns = self.places(place, i, j)
+        groups, heads = query.shape[1], query.shape[2] // len(rows)
 
         def of_heads(law: OfPlaces) -> Array:
             values = jnp.asarray(law(rows, columns))
-            if place.head is not None and len(values) > 1:
-                values = lax.dynamic_slice_in_dim(values, place.head, 1)
-            heads = logits.shape[1:3] if len(values) > 1 else (1, 1)
-            return values.reshape(*heads, *values.shape[1:]).astype(logits.dtype)
+            if len(values) == 1:
+                values = jnp.tile(values, (1, heads, 1))
+            elif place.head is not None:
+                values = lax.dynamic_slice_in_dim(values, place.head, groups * heads)
+            return values.reshape(-1, *logits.shape[2:]).astype(logits.dtype)
 
         if self.factor is not None:
             factor = of_heads(self.factor)
@@ -90,7 +101,9 @@ def blocks_of(
     if h % g:
         raise ValueError(f"{g} heads of keys must divide {h} heads of queries")
     scale = k**-0.5 if scale is None else scale
-    return Blocks(min(block, t), min(block, s), s, scale, visible.causal, visible.sinks)
+    # More queries make faster products; of a short causal text they would see too few of the keys.
+    rows = 2 * block if t >= 8 * block else min(block, t)
+    return Blocks(rows, min(block, s), s, scale, visible.causal, visible.sinks)
 
 
 def place_of(visible: Visible) -> Place:

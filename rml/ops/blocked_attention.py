@@ -4,20 +4,20 @@ Source: FlashAttention (Dao et al., 2022), algorithms 1 and 4, in plain JAX.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rml.ops.attention_blocks import Blocks, Place, blocks_of, place_of
 from rml.ops.attention_parts import OfPlaces, Part, Visible, finite_top
 
 BLOCK = 256
-"""Queries and keys of one block: a head's logits of it take 256 kB, which a core's cache holds."""
+"""Keys of one block: a head's logits of it and twice as many queries fit into a core's cache."""
 
 
 def attend_in_blocks(
@@ -43,7 +43,8 @@ def attend_in_blocks(
       value: Values.
       visible: Which keys a query may see.
       scale: Factor of the logits; k^-1/2 by default.
-      block: Queries and keys of one block; fewer where there are fewer. The last may be short.
+      block: Keys of one block, and as many queries, or twice as many of a long text; fewer where
+        there are fewer. The last may be short.
       factor: What logits are multiplied by, of places; computed a block at a time.
       bias: What is added to them then, likewise.
 
@@ -74,52 +75,101 @@ def _padded(x: Array, block: int, axis: int) -> Array:
     return jnp.pad(x, widths) if widths[axis][1] else x
 
 
-def _take(x: Array, index: Array, size: int, axis: int) -> Array:
-    return lax.dynamic_slice_in_dim(x, index * size, size, axis)
-
-
-def _seen(shape: Blocks, keys: Array, i: Array, j: Array, place: Place) -> Array:
-    """Which keys of block j the queries of block i see, [b, 1, 1, rows, columns]."""
-    rows, columns = shape.places(place, i, j)
-    pairs = Visible(None, shape.causal, place.window, shape.sinks).pairs(rows, columns)
-    return (pairs & _take(keys, j, shape.columns, 1)[:, None])[:, None, None]
-
-
-def _cut(shape: Blocks, query: Array, key: Array, value: Array, keys: Array | None) -> tuple:
-    """Queries by head of keys, and all filled up to whole blocks."""
-    b, h, t, k = query.shape
-    g, s = key.shape[1:3]
-    query = _padded(query.reshape(b, g, h // g, t, k), shape.rows, 3)
-    key, value = _padded(key, shape.columns, 2), _padded(value, shape.columns, 2)
-    return (
-        query,
-        key,
-        value,
-        _padded(jnp.ones((1, s), bool) if keys is None else keys, shape.columns, 1),
-    )
-
-
 class Visits(NamedTuple):
-    """Which blocks of keys each block of queries visits, instead of all that are visible.
+    """Which pieces of the keys each block of queries visits, instead of all that are visible.
 
     Attributes:
-      blocks: [blocks of queries, most visits], numbers of blocks of keys.
-      number: [blocks of queries], how many of them count.
+      pieces: [blocks of queries, most steps, pieces of a step], numbers of pieces of keys.
+      seen: [blocks of queries, parts, most steps, pieces of a step], which equal part of the
+        queries' block sees which piece.
+      number: [blocks of queries], how many of the steps count.
     """
 
-    blocks: Int[Array, "q n"]
+    pieces: Int[Array, "q n c"]
+    seen: Bool[Array, "q p n c"]
     number: Int[Array, " q"]
+
+
+def _by_block(x: Array, rows: int, groups: int) -> Array:
+    """[b, h, t, ...] as [blocks, b, g, h / g x rows, ...]: heads that share keys are more rows."""
+    x = _padded(x, rows, 2)
+    b, h, t = x.shape[:3]
+    x = x.reshape(b, groups, h // groups, t // rows, rows, *x.shape[3:])
+    return jnp.moveaxis(x, 3, 0).reshape(t // rows, b, groups, -1, *x.shape[5:])
+
+
+def _by_head(x: Array, rows: int, shape: Sequence[int]) -> Array:
+    """The inverse: [b, h, t, ...], of which `shape` has the first three."""
+    blocks, b, groups = x.shape[:3]
+    x = jnp.moveaxis(x.reshape(blocks, b, groups, -1, rows, *x.shape[4:]), 0, 3)
+    return x.reshape(b, shape[1], blocks * rows, *x.shape[5:])[:, :, : shape[2]]
+
+
+class _Step(NamedTuple):
+    """Some queries and keys: where the keys' pieces start, places of both, who sees whom."""
+
+    starts: Array
+    rows: Array
+    columns: Array
+    seen: Array
+
+    @property
+    def piece(self) -> int:
+        return len(self.columns) // len(self.starts)
+
+    def take(self, x: Array, axis: int = 2) -> Array:
+        """The step's keys of all."""
+        parts = [lax.dynamic_slice_in_dim(x, start, self.piece, axis) for start in self.starts]
+        return jnp.concatenate(parts, axis) if len(parts) > 1 else parts[0]
+
+    def add(self, total: Array, part: Array) -> Array:
+        """Adds what belongs to the step's keys."""
+        for start, own in zip(self.starts, jnp.split(part, len(self.starts), 2), strict=True):
+            old = lax.dynamic_slice_in_dim(total, start, self.piece, 2)
+            total = lax.dynamic_update_slice_in_dim(total, old + own, start, 2)
+        return total
+
+
+def _step(
+    shape: Blocks, heads: int, keys: Array, place: Place, visits: Visits | None, i: Array, n: Array
+) -> _Step:
+    """Step n of block i of the queries, of `heads` heads that share keys."""
+    pieces = n[None] if visits is None else visits.pieces[i, n]
+    piece = shape.columns // len(pieces)
+    starts = pieces * piece
+    columns = (starts[:, None] + jnp.arange(piece)).reshape(-1)
+    rows = shape.rows_of(place, i)
+    pairs = Visible(None, shape.causal, place.window, shape.sinks).pairs(
+        jnp.tile(rows, heads), columns
+    )
+    if visits is not None:
+        own = visits.seen[i, :, n]
+        parts = len(own)
+        wide = (heads, parts, shape.rows // parts, len(pieces), piece)
+        pairs &= jnp.broadcast_to(own[None, :, None, :, None], wide).reshape(pairs.shape)
+    found = _Step(starts, rows, columns, pairs)
+    return found._replace(seen=(pairs & found.take(keys, 1)[:, None])[:, None])
 
 
 def _visit(
     shape: Blocks, visits: Visits | None, i: Array, place: Place, step: Callable, carry: Any
 ) -> Any:
-    """Takes the step of every block of keys that block i of the queries sees."""
+    """Takes every step of block i of the queries."""
     if visits is not None:
-        return lax.fori_loop(0, visits.number[i], lambda n, c: step(visits.blocks[i, n], c), carry)
+        return lax.fori_loop(0, visits.number[i], step, carry)
     for low, high in shape.ranges(place, i):
         carry = lax.fori_loop(low, high, step, carry)
     return carry
+
+
+def _keys(
+    shape: Blocks, key: Array, value: Array, keys: Array | None, visits: Visits | None
+) -> tuple[Array, Array, Array]:
+    """Keys, values and which keys are there, filled up to whole pieces."""
+    b, _, s, _ = key.shape
+    piece = shape.columns // (1 if visits is None else visits.pieces.shape[2])
+    there = jnp.ones((b, s), bool) if keys is None else keys
+    return _padded(key, piece, 2), _padded(value, piece, 2), _padded(there, piece, 1)
 
 
 def blocks_forward(
@@ -132,30 +182,31 @@ def blocks_forward(
     visits: Visits | None = None,
 ) -> tuple[Array, Array]:
     """Output and log-sum-exp, see `attend_in_blocks`; without a derivative."""
-    heads = query.shape[:3]
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    query, key, value, keys = _cut(shape, query, key, value, keys)
-    b, g, r, padded, _ = query.shape
+    heads, groups = query.shape[1], key.shape[1]
+    key, value, keys = _keys(shape, key, value, keys, visits)
+    queries = _by_block(query, shape.rows, groups)
     zero = zero_of(query, key, value, keys, *place)
 
-    def of_queries(i: Array) -> tuple[Array, Array]:
-        q = _take(query, i, shape.rows, 3)
+    def of_queries(block: tuple[Array, Array]) -> tuple[Array, Array]:
+        i, q = block
 
-        def step(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def step(n: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             out, total, top = carry
-            logits, _ = shape.logits(q, _take(key, j, shape.columns, 2)[:, :, None], place, i, j)
-            logits = jnp.where(_seen(shape, keys, i, j, place), logits, -jnp.inf)
+            at = _step(shape, heads // groups, keys, place, visits, i, n)
+            logits, _ = shape.logits(q, at.take(key), place, at.rows, at.columns)
+            logits = jnp.where(at.seen, logits, -jnp.inf)
             new = jnp.maximum(top, logits.max(axis=-1))
             shift = finite_top(new)
             raised = jnp.exp(logits - shift[..., None])
             old = jnp.exp(top - shift)
-            v = _take(value, j, shape.columns, 2)[:, :, None]
+            v = at.take(value)
             seen = jnp.einsum(
                 "...ts,...sv->...tv", raised.astype(v.dtype), v, preferred_element_type=wide
             )
             return out * old[..., None] + seen, total * old + raised.sum(axis=-1), new
 
-        none = jnp.zeros((b, g, r, shape.rows), wide) + zero
+        none = jnp.zeros(q.shape[:3], wide) + zero
         carry = (jnp.zeros((*none.shape, value.shape[-1]), wide) + zero, none, none - jnp.inf)
         out, total, top = _visit(shape, visits, i, place, step, carry)
         some = total > 0
@@ -163,11 +214,8 @@ def blocks_forward(
         lse = jnp.where(some, jnp.log(total) + finite_top(top), -jnp.inf)
         return out / total[..., None], lse
 
-    out, lse = lax.map(of_queries, jnp.arange(padded // shape.rows))
-    # [blocks, b, g, r, rows, ...] to [b, g, r, t, ...]
-    out = jnp.moveaxis(out, 0, 3).reshape(b, g * r, padded, -1)
-    lse = jnp.moveaxis(lse, 0, 3).reshape(b, g * r, padded)
-    return out[:, :, : heads[2]], lse[:, :, : heads[2]]
+    out, lse = lax.map(of_queries, (jnp.arange(len(queries)), queries))
+    return _by_head(out, shape.rows, query.shape), _by_head(lse, shape.rows, query.shape)
 
 
 def blocks_backward(
@@ -191,45 +239,38 @@ def blocks_backward(
       value: Values.
       keys: Which keys are there; None where all are.
       place: Place of the first query among the keys, and the window.
-      visits: Which blocks of keys are visited; None for all that are visible.
+      visits: Which pieces of the keys are visited; None for all that are visible.
       part: The whole part. Where the keys are some of its keys, the gradients are those of these.
       cotangent: Cotangents of its output and log-sum-exp.
     """
-    queries, columns = query.shape, key.shape[2]
+    if visits is None:
+        # Three arrays of a block's size, not one, are to stay in the cache.
+        shape = shape._replace(rows=min(shape.rows, shape.columns))
+    heads, (groups, columns) = query.shape[1], key.shape[1:3]
     wide = jnp.promote_types(query.dtype, jnp.float32)
     some = jnp.isfinite(part.lse)
     lse = jnp.where(some, part.lse, 0.0)
     # What every logit's gradient loses: the sum over its row, less the log-sum-exp's own cotangent.
     lost = (cotangent.out * part.out).sum(axis=-1) - jnp.where(some, cotangent.lse, 0.0)
-    query, key, value, keys = _cut(shape, query, key, value, keys)
-    b, g, r = query.shape[:3]
-    d_out, lse, lost = (
-        _padded(x.reshape(b, g, r, *x.shape[2:]), shape.rows, 3)
-        for x in (cotangent.out.astype(value.dtype), lse, lost)
-    )
+    key, value, keys = _keys(shape, key, value, keys, visits)
+    d_out = cotangent.out.astype(value.dtype)
+    blocks = [_by_block(x, shape.rows, groups) for x in (query, d_out, lse, lost)]
 
-    def of_queries(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
-        q, do, row_lse, row_lost = (_take(x, i, shape.rows, 3) for x in (query, d_out, lse, lost))
+    def of_queries(carry: tuple[Array, Array], block: Any) -> tuple[tuple[Array, Array], Array]:
+        i, (q, do, row_lse, row_lost) = block
 
-        def step(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def step(n: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             dq, dk, dv = carry
-            k = _take(key, j, shape.columns, 2)[:, :, None]
-            v = _take(value, j, shape.columns, 2)[:, :, None]
-            seen = _seen(shape, keys, i, j, place)
-            logits, slope = shape.logits(q, k, place, i, j)
-            p = jnp.where(seen, jnp.exp(logits - row_lse[..., None]), 0.0)
-            dp = jnp.einsum("...tv,...sv->...ts", do, v, preferred_element_type=wide)
-            ds = (p * (dp - row_lost[..., None]) * slope).astype(q.dtype)
-            dq += jnp.einsum("...ts,...sk->...tk", ds, k, preferred_element_type=wide)
-
-            def add(total: Array, part: Array) -> Array:
-                at = j * shape.columns
-                old = lax.dynamic_slice_in_dim(total, at, shape.columns, 2)
-                return lax.dynamic_update_slice_in_dim(total, old + part, at, 2)
-
+            at = _step(shape, heads // groups, keys, place, visits, i, n)
+            k, v = at.take(key), at.take(value)
+            logits, slope = shape.logits(q, k, place, at.rows, at.columns)
+            p = jnp.where(at.seen, jnp.exp(logits - row_lse[..., None]), 0.0)
             product = functools.partial(jnp.einsum, preferred_element_type=wide)
-            dk = add(dk, product("bgrts,bgrtk->bgsk", ds, q))
-            dv = add(dv, product("bgrts,bgrtv->bgsv", p.astype(do.dtype), do))
+            dp = product("...tv,...sv->...ts", do, v)
+            ds = (p * (dp - row_lost[..., None]) * slope).astype(q.dtype)
+            dq += product("...ts,...sk->...tk", ds, k)
+            dk = at.add(dk, product("...ts,...tk->...sk", ds, q))
+            dv = at.add(dv, product("...ts,...tv->...sv", p.astype(do.dtype), do))
             return dq, dk, dv
 
         rows = (jnp.zeros(q.shape, wide) + zero, *carry)
@@ -238,9 +279,8 @@ def blocks_backward(
 
     zero = zero_of(query, key, value, keys, *place, d_out, lost)
     zeros = (jnp.zeros(key.shape, wide) + zero, jnp.zeros(value.shape, wide) + zero)
-    (dk, dv), dq = lax.scan(of_queries, zeros, jnp.arange(query.shape[3] // shape.rows))
-    dq = jnp.moveaxis(dq, 0, 3).reshape(b, g * r, -1, queries[-1])[:, :, : queries[2]]
-    return dq, dk[:, :, :columns], dv[:, :, :columns]
+    (dk, dv), dq = lax.scan(of_queries, zeros, (jnp.arange(len(blocks[0])), blocks))
+    return _by_head(dq, shape.rows, query.shape), dk[:, :, :columns], dv[:, :, :columns]
 
 
 def _in_blocks_forward(shape: Blocks, *arguments: Any) -> tuple[tuple[Array, Array], tuple]:

@@ -44,7 +44,7 @@ def ring_attention(
         sinks and starts at place 0.
       axis_name: Mesh axis over which the tokens are sharded, or axes.
       scale: Factor of the logits; k^-1/2 by default.
-      block: Queries and keys of one block, see `attend_in_blocks`.
+      block: Keys of one block, see `attend_in_blocks`.
 
     Returns:
       Output and log-sum-exp of this device's queries, float32 or wider.

@@ -14,7 +14,9 @@ from rml.evaluation.costs import program_flops
 from rml.models import Llama, generate, hybrid_cache, sharded_cache
 from rml.models.attention import attend
 from rml.models.sharded_cache import shards_of
+from rml.ops.attention_blocks import Blocks
 from rml.ops.attention_parts import Visible
+from rml.ops.block_sparse import block_visits
 
 AUTHORS = {
     True: "10000000 11000000 11100000 10110000 10011000 10011100 10010110 10010011",
@@ -226,11 +228,20 @@ def test_patterns_that_a_cache_cannot_follow_are_refused():
         shards_of(np.tril(np.ones((2, 4, 4), bool), -1), 2)
 
 
-def test_counted_operations_follow_the_pattern():
-    """A program counts one visit a block of queries; there are as many as the pattern has."""
-    arrays = [jnp.zeros((1, 4, 64, 8))] * 3
-    pattern = shard_pattern(16, heads=4, shards=4, local=2, stride=4)
-    options = {"block": BLOCK, "local": 2, "stride": 4}
+@pytest.mark.parametrize("block", [64, 256])
+def test_counted_operations_follow_the_pattern(block):
+    """A program counts one step a block of queries; there are as many as are visited."""
+    tokens, width, options = 8192, 8, {"block": block, "local": 1024 // block, "stride": 3}
+    pattern = shard_pattern(
+        tokens // block, heads=9, shards=3, local=options["local"], stride=options["stride"]
+    )
+    arrays = [jnp.zeros((1, heads, tokens, width)) for heads in (9, 3, 3)]
     counted = program_flops(lambda *a: s2_attention(*a, Visible(causal=True), **options), *arrays)
-    assert counted / (4 * 16) == 4 * BLOCK**2 * 8
-    assert pattern.sum() < 0.5 * np.tril(np.ones_like(pattern)).sum()
+    by_group = pattern[::3]
+    shape, visits = block_visits(by_group, Blocks(1, 1, tokens, 1.0, True, 0), block)
+    steps = np.asarray(visits.number)
+    assert counted == 4 * width * 3 * shape.rows * shape.columns * steps.size
+    pairs = 3 * steps.sum() * shape.rows * shape.columns
+    named = pattern.sum() * block**2
+    assert named <= pairs <= 1.3 * named
+    assert named < 0.6 * 9 * tokens**2 / 2

@@ -138,7 +138,7 @@ def test_block_sparse_does_not_touch_blocks_outside_the_pattern():
     pattern[1, 2] = False
     with pytest.raises(ValueError, match="row 2 of head 1 of the pattern names 0 blocks of keys"):
         block_sparse_attention(query, key, value, pattern, block=4)
-    attend = jax.jit(lambda own: block_sparse_attention(query, key, value, own, block=4).out)
+    attend = jax.jit(lambda own: block_sparse_attention(query, key, broken, own, block=4).out)
     drawn = attend(pattern)  # of the program, not a constant
     assert jnp.isfinite(drawn).all()
     assert not drawn[0, 1, 8:12].any()
