@@ -24,7 +24,7 @@ from rml import data
 from rml.data import tokens
 from rml.data.source import Arrays
 from rml.errors import UserError
-from rml.models import Llama, Probe
+from rml.models import Llama, Probe, pretrained
 from rml.models.attention import Attend, attend
 from rml.ops import t_interval
 from rml.training import (
@@ -81,26 +81,56 @@ class Text(NamedTuple):
         return cut[np.linspace(0, count - 1, min(most or count, count)).astype(int)]
 
 
+@functools.lru_cache(maxsize=1)
+def decoder(name: str) -> pretrained.Pretrained:
+    """A pretrained decoder, the last one kept."""
+    return pretrained.load(name)
+
+
 def read_text(config: Any) -> Text:
-    """Reads the documents of a config, by a vocabulary of `text.vocabulary` learned on "train"."""
+    """Reads the documents of a config.
+
+    Their vocabulary is that of the pretrained decoder that `model.name` names, or one of
+    `text.vocabulary` tokens, learned on "train".
+    """
     options = config.data
     documents = {
         part: data.load_documents(options.name, options[part], data_dir=options.data_dir)
         for part in PARTS
     }
-    tokenizer = tokens.train_tokenizer(documents["train"], vocabulary=config.text.vocabulary)
-    return Text(tokenizer, {part: stream(tokenizer, own) for part, own in documents.items()})
+    if "name" in config.model:
+        known = decoder(config.model.name)
+        tokenizer, end = known.tokenizer, known.config.get("eos_token_id")
+        if not isinstance(end, int):
+            raise UserError(
+                f"eos_token_id of model.name={config.model.name} is {end}, expected the one token "
+                "that ends a document"
+            )
+    else:
+        tokenizer = tokens.train_tokenizer(documents["train"], vocabulary=config.text.vocabulary)
+        end = SEPARATOR
+    streams = {part: stream(tokenizer, own, end=end) for part, own in documents.items()}
+    return Text(tokenizer, streams)
 
 
-def stream(tokenizer: Any, documents: Sequence[str]) -> Int[np.ndarray, " n"]:
-    """Tokens of all documents in their order, each followed by one that ends it."""
+def stream(
+    tokenizer: Any, documents: Sequence[str], *, end: int = SEPARATOR
+) -> Int[np.ndarray, " n"]:
+    """Tokens of all documents in their order, each followed by the token `end`."""
     encoded = tokens.encode(tokenizer, documents, max_length=2**30, special=False)
-    end = np.array([SEPARATOR], np.int32)
-    return np.concatenate([part for own in encoded for part in (own, end)])
+    last = np.array([end], np.int32)
+    return np.concatenate([part for own in encoded for part in (own, last)])
 
 
 def language_model(config: Any, attention: Attend | Sequence[Attend] = attend) -> Llama:
-    """The model of a config, with an attention in all layers or with one for each."""
+    """The model of a config, with an attention in all layers or with one for each.
+
+    With `model.name` it is that pretrained decoder, with the other attributes of `model`.
+    """
+    if "name" in config.model:
+        own = {key: value for key, value in config.model.items() if key != "name"}
+        module: Any = decoder(config.model.name).module
+        return module.clone(attention=attention, **own)
     return Llama(
         vocabulary=config.text.vocabulary,
         positions=config.text.length,

@@ -1,0 +1,174 @@
+"""ProSparse in a pretrained decoder, whose every weight is trained further on real text.
+
+Song et al., ProSparse: Introducing and Enhancing Intrinsic Activation Sparsity within Large
+Language Models, arXiv:2402.13516. From the same weights and for equally many tokens the decoder is
+trained with its own SiLU, with ReLU alone, and with ReLU and a penalty whose factor rises along a
+sine to each of `config.peaks`. The method's last factor and threshold are chosen on validation
+windows. CHESS thins out the decoder trained with SiLU, at the sparsity that the method reached,
+without training. The unit of intervals is a window. `prosparse` beside it compares the forms of
+the penalty in a model small enough for all of them.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.common import figures
+from experiments.common.comparison import for_each
+from experiments.common.pretraining import train
+from experiments.common.small_lm import Text, decoder, differences, read_text
+from experiments.ranges import Range
+from experiments.sparsity.prosparse import LEAST, choose, choose_threshold, peak_of, randomly
+from experiments.sparsity.prosparse_training import BASE, RELU, Reader, Reading, continued
+from experiments.sparsity.prosparse_uses import thinned
+from rml.errors import UserError
+from rml.ops import t_interval
+from rml.sparsity import weights_read
+from rml.training import Claim, Progress, RunDirectory
+
+SOURCE = "arXiv:2402.13516; decoder, text, sizes and margin are this repository's"
+CLAIMS = (
+    Claim("85% of what the MLP's last matrix reads is zero",
+          "sparsity_pro", ">=", LEAST, f"{SOURCE}: 89% in table 1",
+          stated="2026-11-27", null="sparsity_relu"),
+    Claim("Its nats are at most 2% above those of ReLU alone at equal tokens",
+          "excess_pro", "<=", 0.02, f"{SOURCE}, tables 1 and 2, whose own are further apart",
+          stated="2026-11-27", null="excess_random"),
+    Claim("At its sparsity CHESS, without training for it, has 5% more nats",
+          "chess_over_pro", ">=", 0.05, "the strongest simple baseline; our question",
+          stated="2026-11-27", null="chess_over_random"),
+    Claim("The least threshold that adds a point of sparsity costs at most 0.2% of nats",
+          "threshold_cost", "<=", 0.002, f"{SOURCE}, step 3",
+          stated="2026-11-27", null="threshold_cost_random"),
+    Claim("Decoding reads at most 45% of the MLP's weights",
+          "mlp_read", "<=", 0.45, SOURCE, stated="2026-11-27", null="mlp_read_relu"),
+)  # fmt: skip
+RANGES = {"text.windows": Range(2, whole=True)}
+CAPTIONS = {
+    "methods.png": "Nats a token of test windows beyond the decoder trained further with SiLU, at "
+    "equal tokens, with the share of zeros that the MLP's last matrix reads; error bars: 95% "
+    "interval over windows, paired.",
+    "layers.png": "Share of zeros that the MLP's last matrix reads, by layer.",
+}
+PICTURE = "methods.png"
+SHOWN = {
+    "substituted": "ReLU, untrained",
+    RELU: "ReLU",
+    "pro": "ProSparse",
+    "chess": "CHESS, untrained",
+    "random": "random channels",
+}
+
+
+def run(config: Any, run: RunDirectory) -> dict[str, float]:
+    """Trains the decoder by every variant, chooses on validation, reads test windows, draws."""
+    check(config)
+    text, reader, progress = read_text(config), Reader(config), Progress()
+    validation, test = (
+        text.windows(part, config.text.length, config.text.windows)
+        for part in ("validation", "test")
+    )
+    base = decoder(config.model.name).variables["params"]
+    variants = {BASE: 0.0, RELU: 0.0} | {f"progressive_{peak:g}": peak for peak in config.peaks}
+    params = further(config, run, text, base, variants)
+    tried = {name: reader.read(RELU, own, validation) for name, own in params.items()
+             if name != BASE}  # fmt: skip
+    chosen = choose(config, tried)
+    threshold = choose_threshold(config, reader, params[chosen], validation, tried[chosen])
+    progress.note(f"chosen on validation windows: {chosen}, threshold {threshold:g}")
+    found = {name: reader.read(RELU, own, test) for name, own in params.items() if name != BASE}
+    pro = reader.read(RELU, params[chosen], test, reader.at_threshold(threshold))
+    found |= {
+        "start": reader.read(BASE, [base], test),
+        "substituted": reader.read(RELU, [base], test),
+        BASE: reader.read(BASE, params[BASE], test),
+        "pro": pro,
+        "pro_random": reader.read(RELU, params[chosen], test, randomly(config, found[chosen], pro)),
+        "random": reader.read(RELU, params[RELU], test, randomly(config, found[RELU], pro)),
+        "chess": thinned(reader, text, params[BASE], test, float(pro.zeros.mean())),
+    }
+    for name, own in found.items():
+        progress.note(f"{name}: {own.nats.mean():.4f} nats, {own.zeros.mean():.1%} zeros")
+    draw(run, found)
+    metrics = summarised(config, found, chosen) | {"chosen_threshold": threshold}
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless the config has what the claims compare."""
+    peaks = list(config.peaks)
+    if not peaks or sorted(set(peaks)) != peaks or peaks[0] <= 0:
+        raise UserError(f"peaks is {config.peaks}, expected one or more that ascend from above 0")
+    if config.thresholds[0] != 0 or sorted(set(config.thresholds)) != list(config.thresholds):
+        raise UserError(f"thresholds is {config.thresholds}, expected to ascend from 0")
+
+
+def further(
+    config: Any, run: RunDirectory, text: Text, base: Any, variants: dict[str, float]
+) -> dict[str, list[Any]]:
+    """Trains the decoder once a variant, one after another.
+
+    Args:
+      config: The run's config.
+      run: Its directory; each variant has its own in `methods`, where a stopped run continues.
+      text: The text.
+      base: The decoder's parameters.
+      variants: By name the last factor of the penalty; the gate is ReLU but in `BASE`.
+
+    Returns:
+      By name the parameters, in a list as `Reader` takes them.
+    """
+
+    def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], list[Any]]:
+        own = config.copy_and_resolve_references()
+        own.model.activation = BASE if name == BASE else RELU
+        own.penalty.peak = float(variants[name])
+        task = continued(own, text, lambda _: base)
+        state = train(own, inner, task, "eval/nats")
+        found = task.evaluate(state)
+        Progress().note(f"{name}: {found['nats']:.4f} nats a token of validation windows")
+        return found, [state.params]
+
+    return {name: own for name, (_, own) in for_each(run, variants, measure).items()}
+
+
+def summarised(config: Any, found: dict[str, Reading], chosen: str) -> dict[str, float]:
+    """Nats and sparsity of all, and what the claims compare, with intervals over windows."""
+    metrics: dict[str, Any] = {"tries_pro": len(config.peaks), "chosen_peak": peak_of(chosen)}
+    for name, own in found.items():
+        metrics |= {f"nats_{name}": own.nats.mean(), f"sparsity_{name}": own.zeros.mean()}
+
+    def more(one: str, other: str) -> np.ndarray:
+        than = found[other].nats
+        return (found[one].nats - than) / than.mean()
+
+    pairs = {
+        f"excess_{name}": more(name, RELU) for name in ("pro", "random", "chess", BASE)
+    } | {
+        "chess_over_pro": more("chess", "pro"),
+        "chess_over_random": more("chess", "random"),
+        "threshold_cost": more("pro", chosen),
+        "threshold_cost_random": more("pro_random", chosen),
+        "relu_over_silu": more(RELU, BASE),
+        "pro_over_silu": more("pro", BASE),
+    }  # fmt: skip
+    for end, name in (("", "pro"), ("_relu", RELU)):
+        metrics[f"mlp_read{end}"] = weights_read(1 - float(found[name].zeros.mean()))
+    return metrics | differences(pairs)
+
+
+def draw(run: RunDirectory, found: dict[str, Reading]) -> None:
+    """Draws both figures."""
+    names = [f"{title}\n{found[name].zeros.mean():.0%}" for name, title in SHOWN.items()]
+    beyond = [t_interval(found[name].nats - found[BASE].nats) for name in SHOWN]
+    figures.bars(
+        run.figure("methods.png"), names, {"nats": [float(own.mean) for own in beyond]},
+        {"nats": [float(own.high - own.mean) for own in beyond]}, ylabel="nats beyond SiLU",
+        decimals=2,
+    )  # fmt: skip
+    layers = {
+        title: (np.arange(1, len(found[name].zeros) + 1), 100 * found[name].zeros)
+        for name, title in SHOWN.items()
+        if name != "random"
+    }
+    figures.curves(run.figure("layers.png"), layers, "layer", "zeros (%)")
