@@ -63,12 +63,12 @@ SHOWN = {
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains the decoder by every variant, chooses on validation, reads test windows, draws."""
     check(config)
+    base = decoder(config.model.name).variables["params"]
     text, reader, progress = read_text(config), Reader(config), Progress()
     validation, test = (
         text.windows(part, config.text.length, config.text.windows)
         for part in ("validation", "test")
     )
-    base = decoder(config.model.name).variables["params"]
     variants = {BASE: 0.0, RELU: 0.0} | {f"progressive_{peak:g}": peak for peak in config.peaks}
     params = further(config, run, text, base, variants)
     tried = {name: reader.read(RELU, own, validation) for name, own in params.items()
