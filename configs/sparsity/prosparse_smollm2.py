@@ -12,9 +12,11 @@ core beside other work. Not run over seeds here. Result: results/prosparse.
 from ml_collections import ConfigDict
 
 from configs import parts
+from configs.sparsity import prosparse
 
 
 def get_config() -> ConfigDict:
+    small = prosparse.get_config()
     return ConfigDict(
         dict(
             experiment="sparsity.prosparse_pretrained",
@@ -22,22 +24,12 @@ def get_config() -> ConfigDict:
             precision="default",
             mesh=parts.mesh(),
             model=dict(name="smollm2", activation="silu"),
-            data=parts.source(
-                "pydocs", train="train[:10%]", validation="validation[:30%]", test="test[:30%]"
-            ),
             text=dict(length=128, windows=32),
             optimizer=parts.optimizer(learning_rate=1e-4, warmup_steps=5),
             train=parts.training(
                 steps=100, batch_size=4, eval_every=0, checkpoint_every=100, log_every=5
             ),
-            penalty=dict(peak=0.0, sine=1.0, linear=0.0, constant=0.0, gate=0.0),
-            # Of the steps: first ones without a penalty, ends of stages; factors over the last.
-            stages=dict(
-                start=0.3,
-                ends=(0.364, 0.606, 0.727, 0.97, 1.0),
-                shares=(0.025, 0.25, 0.25, 1.0, 1.0),
-            ),
             peaks=(0.5, 2.0),
-            thresholds=(0.0, 0.01, 0.02, 0.05, 0.1),
+            **{part: small[part] for part in ("data", "penalty", "stages", "thresholds")},
         )
     )

@@ -118,6 +118,11 @@ def check(config: Any) -> None:
     peaks = list(config.peaks)
     if len(peaks) < 5 or sorted(set(peaks)) != peaks or peaks[0] <= 0:
         raise UserError(f"peaks is {config.peaks}, expected at least 5 that ascend from above 0")
+    check_steps(config)
+
+
+def check_steps(config: Any) -> None:
+    """Raises `UserError` unless stages and thresholds ascend."""
     ends = (config.stages.start, *config.stages.ends)
     if sorted(set(ends)) != list(ends) or ends[0] < 0 or ends[-1] > 1:
         raise UserError(f"stages.start and ends are {ends}, expected to ascend from 0 to 1")

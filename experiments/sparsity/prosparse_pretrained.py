@@ -18,7 +18,14 @@ from experiments.common.comparison import for_each
 from experiments.common.pretraining import train
 from experiments.common.small_lm import Text, decoder, differences, read_text
 from experiments.ranges import Range
-from experiments.sparsity.prosparse import LEAST, choose, choose_threshold, peak_of, randomly
+from experiments.sparsity.prosparse import (
+    LEAST,
+    check_steps,
+    choose,
+    choose_threshold,
+    peak_of,
+    randomly,
+)
 from experiments.sparsity.prosparse_training import BASE, RELU, Reader, Reading, continued
 from experiments.sparsity.prosparse_uses import thinned
 from rml.errors import UserError
@@ -99,8 +106,7 @@ def check(config: Any) -> None:
     peaks = list(config.peaks)
     if not peaks or sorted(set(peaks)) != peaks or peaks[0] <= 0:
         raise UserError(f"peaks is {config.peaks}, expected one or more that ascend from above 0")
-    if config.thresholds[0] != 0 or sorted(set(config.thresholds)) != list(config.thresholds):
-        raise UserError(f"thresholds is {config.thresholds}, expected to ascend from 0")
+    check_steps(config)
 
 
 def further(

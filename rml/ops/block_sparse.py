@@ -112,13 +112,11 @@ def block_visits(pattern: Any, shape: Blocks, block: int) -> tuple[Blocks, Visit
     """
     constant = isinstance(pattern, np.ndarray)
     most = max(1, BLOCK // block)
-    tiles = [(1, min(most, pattern.shape[-1]))]
+    rows, columns = 1, min(most, pattern.shape[-1])
     if constant:
         sizes = [2**i for i in range(most.bit_length())]
         tiles = [(rows, columns) for rows in (*sizes, 2 * most) for columns in sizes]
-    rows, columns = min(
-        tiles, key=lambda tile: _cost(pattern, tile[0], tile[1], block) if constant else 0
-    )
+        rows, columns = min(tiles, key=lambda tile: _cost(pattern, tile[0], tile[1], block))
     xp: Any = np if constant else jnp
     parts = _by_rows(xp, pattern, rows)
     union = parts.any(axis=-2)
