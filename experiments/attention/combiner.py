@@ -3,12 +3,15 @@
 Ren et al., Combiner: Full Attention Transformer with Sparse Computation Cost, arXiv:2107.05768.
 Models of one shape learn real text with exact attention, with Combiner, with its sparse part alone,
 with a window and sinks and with Performer. The sparse ones see as many keys a query as the
-factorisation they are held against; regions' own keys count. Metrics `gain_*_near` are gains among
-first tokens, of which none sees a region: what is gained there comes of training, not of what
-regions hold. SmolLM2, which was not trained with any, reads long speeches with half of its layers
-replaced. Sizes and margins are this repository's.
+factorisation they are held against; regions' own keys count. Queries and keys pool after they were
+rotated by their places, as these models give them to any attention; the paper's are not rotated.
+Models of this size use little far context: with exact attention they lose no less than with a
+window. Metrics `gain_*_near` are gains among first tokens, of which none sees a region: what is
+gained there comes of training, not of what regions hold. SmolLM2, which was not trained with any,
+reads long speeches with half of its layers replaced. Sizes and margins are this repository's.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -18,6 +21,8 @@ import numpy as np
 from experiments.attention import combiner_figures, combiner_variants, late
 from experiments.common import small_lm
 from rml.attention import combiner_weights, partition
+from rml.attention.combiner import Kind, Settings
+from rml.attention.partitions import DIRECT
 from rml.errors import UserError
 from rml.evaluation import log_log_slopes
 from rml.models import projections
@@ -26,25 +31,27 @@ from rml.training import Claim, Progress, RunDirectory
 SOURCE = "arXiv:2107.05768, abstract and table 1; data, sizes and margins are this repository's"
 GAIN = f"{SOURCE}; the null was chosen after the first measurement"
 ADDED = f"{SOURCE}; added after the first measurement"
+CHANGED = f"{SOURCE}; changed after the first measurement"
 TIE = 0.005
 """Nats a token by which the mixture may lose more than the better of its parts."""
 CLAIMS = (
-    Claim("Trained with fixed, a head gives every visible token a weight",
-          "support_fixed", ">=", 1.0, SOURCE,
-          stated="2026-11-26", null="support_fixed_direct"),
+    Claim("Trained with fixed, logsparse or axial, a head gives every visible token a weight",
+          "support_least", ">=", 1.0, CHANGED,
+          stated="2026-11-27", null="support_least_direct"),
     Claim("Counted operations of fixed and axial grow as a power of tokens of 1.55 at most",
           "power_root", "<=", 1.55, SOURCE,
           stated="2026-11-26", null="power_exact", any_data=True),
     Claim("Those of logsparse grow as a power of 1.2 at most",
           "power_logsparse", "<=", 1.2, SOURCE,
           stated="2026-11-26", null="power_exact", any_data=True),
-    Claim("A model trained with fixed loses 0.01 nats less than by its direct part alone",
+    Claim("A model trained with fixed loses 0.01 nats less than by direct attention in larger "
+          "segments at equal keys",
           "gain_fixed", ">=", 0.01, GAIN,
           stated="2026-11-26", null="gain_window"),
     Claim("So does one trained with logsparse than by its sparse form",
           "gain_logsparse", ">=", 0.01, f"{GAIN}, what it is held against on 2026-11-27",
           stated="2026-11-26", null="gain_window"),
-    Claim("So does one trained with axial",
+    Claim("So does one trained with axial than by direct attention in larger rows at equal keys",
           "gain_vertical", ">=", 0.01, GAIN,
           stated="2026-11-26", null="gain_window"),
     Claim("Fixed loses less than a window and sinks at equal keys",
@@ -60,8 +67,8 @@ CLAIMS = (
     Claim("Fixed loses less than Performer",
           "gain_fixed_over_performer", ">=", 0.0, ADDED,
           stated="2026-11-27", null="gain_fixed_direct_over_performer"),
-    Claim("Attention to 4,096 tokens is at least twice as fast with fixed as dense attention",
-          "speed_fixed", ">=", 2.0, ADDED,
+    Claim("Attention to 4,096 tokens is at least twice as fast with fixed as the faster of dense "
+          "attention and exact attention in blocks", "speed_fixed", ">=", 2.0, CHANGED,
           stated="2026-11-27", null="speed_one_segment", any_data=True),
     Claim("In a model that was not trained with it, half of the layers lose less than by a window",
           "late_gain_over_window", ">=", 0.0, "our reading: the paper trains its models; expected "
@@ -69,6 +76,8 @@ CLAIMS = (
 )  # fmt: skip
 CAPTIONS = combiner_figures.CAPTIONS
 PICTURE = "nats.png"
+SUPPORTED: tuple[Kind, ...] = ("fixed", "logsparse", "vertical")
+"""Variants whose weights are looked at."""
 LATE = {"fixed": "combiner", "direct": "combiner", "window": "window"}
 """Rows of `rml.attention.METHODS` by what is compared in the trained model."""
 
@@ -93,7 +102,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         metrics |= {f"nats_{name}": nats[name].mean(), f"keys_{name}": variant.keys}
     metrics |= compared(nats, near={name: own.segment for name, own in variants.items()})
     combiner_figures.of_nats(run, nats, {name: own.keys for name, own in variants.items()})
-    metrics |= support(config, run, attentions["fixed"], params["fixed"][0], windows[0])
+    metrics |= support(config, run, variants, params, windows[0])
     progress.note(f"nats: { {name: round(float(own.mean()), 4) for name, own in nats.items()} }")
 
     def options_of(name: str, choice: Any) -> dict[str, Any]:
@@ -143,17 +152,35 @@ def compared(nats: dict[str, np.ndarray], *, near: dict[str, int]) -> dict[str, 
 
 
 def support(
-    config: Any, run: RunDirectory, attention: Any, params: Any, window: np.ndarray
+    config: Any, run: RunDirectory, variants: dict[str, Any], params: Any, window: np.ndarray
 ) -> dict[str, float]:
-    """Shares of visible pairs that have a weight in a head of the last layer; draws the weights."""
-    module, variables = small_lm.language_model(config, attention), {"params": params}
-    read = jax.jit(lambda tokens: projections(module, variables, tokens, layer=module.depth - 1))
-    query, key = (np.asarray(x[0, :, 0], np.float64) for x in read(jnp.asarray(window)[None])[:2])
-    n, options = len(window), config.combiner
-    labels = partition("fixed", n, segment=options.segment, causal=True)
-    weights = combiner_weights(query, key, labels, pool=options.pool)
-    exact = combiner_weights(query, key, np.tril(np.ones((n, n), int)))
-    combiner_figures.of_weights(run, weights, exact)
+    """Shares of visible pairs that have a weight in a head of the last layer; draws the weights.
+
+    Weights are those of the model's own code. Metrics have the least share of `SUPPORTED`, and that
+    of their direct parts.
+    """
+    n = len(window)
+    found: dict[str, float] = {}
     seen = np.tril(np.ones((n, n), bool))
-    return {"support_fixed": float((weights[seen] > 0).mean()),
-            "support_fixed_direct": float((labels[seen] == 1).mean())}  # fmt: skip
+    for kind in SUPPORTED:
+        module = small_lm.language_model(config, variants[kind].attention)
+        read = jax.jit(functools.partial(projections, module, layer=module.depth - 1))
+        query, key = read({"params": params[kind][0]}, jnp.asarray(window)[None])[:2]
+        head = tuple(x[:, :, :1].swapaxes(1, 2) for x in (query, key))
+        settings = Settings(kind, variants[kind].segment, config.combiner.pool)
+        weights, direct = (
+            combiner_variants.weights(*head, settings=settings._replace(regions=regions))
+            for regions in (True, False)
+        )
+        found[kind], found[f"{kind}_direct"] = (
+            float((own[seen] > 0).mean()) for own in (weights, direct)
+        )
+        if kind == "fixed":
+            near = partition(kind, n, segment=settings.segment, causal=True) == DIRECT
+            exact = combiner_weights(*(np.asarray(x[0, 0]) for x in head), seen.astype(int))
+            combiner_figures.of_weights(run, weights, near, exact)
+    return {
+        "support_least": min(found[kind] for kind in SUPPORTED),
+        "support_least_direct": min(found[f"{kind}_direct"] for kind in SUPPORTED),
+        **{f"support_{name}": share for name, share in found.items()},
+    }

@@ -20,8 +20,8 @@ CAPTIONS = {
     "interval of the difference to exact attention over windows.",
     "positions.png": "Nats a token beyond exact attention against position, of some; bands: 95% "
     "interval over windows.",
-    "weights.png": "Weights of a head of the model trained with fixed, by its own definition, "
-    "beside those of softmax over the same queries and keys.",
+    "weights.png": "Weights of a head of the model trained with fixed, of tokens that it attends "
+    "to directly and of those in regions, beside those of softmax over the same queries and keys.",
     "operations.png": "Counted operations of one causal head against tokens (log₂).",
 }
 TOKENS, SEGMENT = 32, 6
@@ -70,12 +70,15 @@ def of_nats(run: RunDirectory, found: Mapping[str, np.ndarray], keys: Mapping[st
     )  # fmt: skip
 
 
-def of_weights(run: RunDirectory, weights: np.ndarray, exact: np.ndarray) -> None:
-    """Draws effective weights [t, t] beside exact ones."""
-    shades = np.log10(np.maximum(np.stack([weights, exact]), 1e-5))
+def of_weights(
+    run: RunDirectory, weights: np.ndarray, direct: np.ndarray, exact: np.ndarray
+) -> None:
+    """Draws effective weights [t, t], those of direct keys apart from others, and exact ones."""
+    parts = [np.where(direct, weights, 0.0), np.where(direct, 0.0, weights), exact]
+    shades = np.log10(np.maximum(np.stack(parts), 1e-5))
     figures.heatmap(
-        run.figure("weights.png"), shades, None, ["Combiner", "softmax"], xlabel="keys",
-        ylabel="queries",
+        run.figure("weights.png"), shades, None, ["direct", "in regions", "softmax"],
+        xlabel="keys", ylabel="queries",
         value_label="log₁₀ of weight", gap=2,
     )  # fmt: skip
 

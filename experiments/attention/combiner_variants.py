@@ -10,7 +10,14 @@ import numpy as np
 
 from experiments.attention.equal_keys import window_width
 from experiments.common.timing import least_seconds
-from rml.attention import attention_of, combiner_attention, count_keys, partition, pattern_bias
+from rml.attention import (
+    METHODS,
+    attention_of,
+    combiner_attention,
+    count_keys,
+    partition,
+    pattern_bias,
+)
 from rml.attention.combiner import Settings
 from rml.attention.partitions import DIRECT
 from rml.evaluation.costs import program_flops
@@ -20,13 +27,20 @@ from rml.ops.attention_parts import Visible, attend_part
 NAMES = {
     "exact": "exact", "fixed": "fixed", "logsparse": "logsparse", "vertical": "axial",
     "horizontal": "axial, rows", "mixture": "mixture", "joint": "joint",
-    "fixed_direct": "direct part of fixed", "logsparse_direct": "sparse form of logsparse",
-    "vertical_direct": "direct part of axial", "window": "window and sinks",
+    "fixed_direct": "direct, larger segments", "logsparse_direct": "sparse form of logsparse",
+    "vertical_direct": "direct, larger rows", "window": "window and sinks",
     "performer": "Performer", "fixed_mean": "fixed, mean",
 }  # fmt: skip
 """What is compared, as figures call it."""
 AXIAL = ("vertical", "horizontal", "mixture", "joint")
 """Kinds that lay the text out in rows."""
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def weights(query: jax.Array, key: jax.Array, *, settings: Settings) -> jax.Array:
+    """Weights [t, t] of one causal head [1, 1, t, k]: what an identity as its values becomes."""
+    values = jnp.eye(key.shape[2], dtype=key.dtype)[None, None]
+    return combiner_attention(query, key, values, Visible(causal=True), settings=settings)[0, 0]
 
 
 class Variant(NamedTuple):
@@ -84,9 +98,9 @@ def segment_of(
 def variants(config: Any) -> dict[str, Variant]:
     """The attentions of a config.
 
-    Logsparse and its sparse form, the direct part of fixed and the window see as many keys as fixed
-    does with `combiner.segment`; the direct part of axial as many as axial with that segment, which
-    its mixtures have too.
+    Logsparse and its sparse form, direct attention in larger segments and the window see as many
+    keys as fixed does with `combiner.segment`; direct attention in larger rows, and in their
+    columns, as many as axial with that segment, which its mixtures have too.
     """
     options, n = config.combiner, config.text.length
     segment = options.segment
@@ -169,9 +183,11 @@ def operations(config: Any) -> dict[str, np.ndarray]:
 
 
 def speeds(config: Any) -> dict[str, float]:
-    """Time of dense attention to `costs.timed` tokens over that of each factorisation.
+    """Time of exact attention to `costs.timed` tokens over that of each factorisation.
 
-    Segments are those of `operations`. With one segment everything is direct.
+    Exact attention is the faster of dense attention and `METHODS["exact"]`, each of which has its
+    own metric too, 1 of the faster one. Segments are those of `operations`. With one segment
+    everything is direct.
     """
     n, options = config.costs.timed, config.costs
     shape = (1, config.model.heads, n, options.width)
@@ -182,7 +198,11 @@ def speeds(config: Any) -> dict[str, float]:
         return least_seconds(lambda: call(*arrays), repeats=3)
 
     seen = jnp.tril(jnp.ones((n, n), bool))
-    dense = seconds(lambda query, key, value: attend_part(query, key, value, seen).out)
+    exact = {
+        "dense": seconds(lambda query, key, value: attend_part(query, key, value, seen).out),
+        "in_blocks": seconds(functools.partial(METHODS["exact"], visible=Visible(causal=True))),
+    }
+    fastest = min(exact.values())
     root = round(n**0.5)
     rows = {
         "fixed": Settings("fixed", root), "logsparse": Settings("logsparse", options.segment),
@@ -190,7 +210,8 @@ def speeds(config: Any) -> dict[str, float]:
         "one_segment": Settings("fixed", n),
     }  # fmt: skip
     causal = functools.partial(combiner_attention, visible=Visible(causal=True))
-    return {
-        f"speed_{name}": dense / seconds(functools.partial(causal, settings=settings))
+    found = {
+        name: seconds(functools.partial(causal, settings=settings))
         for name, settings in rows.items()
     }
+    return {f"speed_{name}": fastest / own for name, own in (exact | found).items()}

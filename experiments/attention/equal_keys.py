@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from rml.attention.hyper_samples import Settings
+from rml.errors import UserError
 
 
 def keys_of(config: Any, n: int) -> float:
@@ -29,12 +30,25 @@ def options_of(config: Any, name: str, choice: Any, n: int) -> dict[str, Any]:
         share of blocks in the other keys; of uniform samples the longest exact piece; of the window
         its sinks; of Performer its features.
       n: Number of tokens.
+
+    Raises:
+      UserError: If a longest exact piece is the whole text, or leaves no other key.
     """
     keys = keys_of(config, n)
     if name in ("hyperattention", "uniform"):
         least, share = choice if name == "hyperattention" else (choice, 0.0)
         piece, levels = pieces(n, least)
+        if not levels:
+            raise UserError(
+                f"tries.{name} has a longest exact piece of {least}, expected less than the {n} "
+                "tokens of a text"
+            )
         others = round((keys - (piece + 1) / 2) * 2 / levels)
+        if others < 1:
+            raise UserError(
+                f"tries.{name} has a longest exact piece of {least}, expected less: at {n} tokens "
+                f"it has {(piece + 1) / 2:.0f} of {keys:.0f} keys and leaves none to samples"
+            )
         if name == "uniform":
             return {"settings": Settings(0, samples=others, least=least)}
         block = round(share * others)

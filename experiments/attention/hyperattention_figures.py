@@ -8,17 +8,20 @@ from experiments.common import figures
 from rml.evaluation.long_text import by_position
 from rml.training import RunDirectory
 
+OVER = "bands: 95% interval over speeches, and over draws of HyperAttention and uniform samples"
 CAPTIONS = {
     "layers.png": "Nats a token lost against the number of last layers whose attention is "
-    "replaced; bands: 95% interval over speeches and planes.",
-    "positions.png": "Nats a token lost against position with half of the layers replaced; bands: "
-    "95% interval over speeches and planes.",
+    f"replaced; {OVER}; Performer draws once.",
+    "positions.png": "Nats a token lost against position with half of the layers replaced; "
+    f"{OVER}.",
     "samples.png": "Relative error of a layer against samples (log₂), with the fitted slope and "
-    "its 95% interval, beside as many more recent keys; bands: 95% interval over planes.",
+    "its 95% interval, beside first and last keys, equally many in all; bands: 95% interval over "
+    "planes and samples.",
     "blocks.png": "Relative error of a layer against keys of a block (log₂), sorted by hashes and "
-    "by position; bands: 95% interval over planes.",
-    "sorted.png": "Weights of the head that gains most from sorting: by position, sorted, and "
-    "what the blocks hold. A cell is the mean over equally many queries and keys.",
+    "by position; bands: 95% interval over planes and samples.",
+    "sorted.png": "Weights of the head whose error is farthest below that of uniform samples: by "
+    "position, sorted by further planes, and what the blocks hold. A cell is the mean over equally "
+    "many queries and keys.",
     "flops.png": "Counted operations of one head against tokens (log₂).",
 }
 NAMES = {
@@ -69,7 +72,7 @@ def of_errors(
     series: dict[str, Any] = {
         "HyperAttention": (at, *figures.band(by_samples.T)),
         fit: (at, 2 ** (middle + slope * (at - at.mean()))),
-        "recent keys": (at, recent),
+        "first and last keys": (at, recent),
     }
     figures.curves(run.figure("samples.png"), series, "samples (log₂)", "relative error", logy=True)
     at = np.log2(np.asarray(blocks, float))

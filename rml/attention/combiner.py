@@ -11,6 +11,7 @@ Attention is the conditional expectation of the values given a place. Combiner f
    the same for all queries, so that it is computed once.
 
 How tokens are cut is `rml.attention.partition`, a table of all pairs; here no such table exists.
+Regions of regions, the paper's tree, are left out.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -50,13 +51,15 @@ class Settings(NamedTuple):
         authors' code.
       segment: Tokens of a segment or a row. The paper's logsparse has one: a query attends directly
         to itself alone.
-      pool: Of a region's queries and keys, over each coordinate.
+      pool: Of a region's queries and keys, over each coordinate. Of "rowmajor", which pools
+        nothing, it is "max".
       regions: Whether regions are attended to; otherwise the direct part alone is computed, which
         is sparse attention.
       row_summary: The key of a row of "rowmajor": "none" is that of the place in the query's
         column, "wsum" the mean of the row's keys by the weights with which that place attends to
         the row. "proj" is a projection of what it attends to, the authors' JAX code, and
-        "wsum_proj" one of that mean of keys.
+        "wsum_proj" one of that mean of keys. Of other kinds it is "none".
+      relu: Whether a region's vectors go through relu before they pool. DeepSets have their own.
     """
 
     kind: Kind = "fixed"
@@ -64,6 +67,7 @@ class Settings(NamedTuple):
     pool: Pool = "max"
     regions: bool = True
     row_summary: RowSummary = "none"
+    relu: bool = False
 
 
 def combiner_attention(
@@ -113,6 +117,10 @@ def combiner_attention(
         raise ValueError(f"{g} heads of keys must divide {h} heads of queries")
     if t != s:
         raise ValueError(f"combiner_attention takes as many queries as keys, got {t} and {s}")
+    if deep is not None and settings.kind == "rowmajor":
+        raise ValueError("a DeepSet with kind='rowmajor', expected none: its rows do not pool")
+    if deep is not None and settings.relu:
+        raise ValueError("a DeepSet with relu=True, expected False: it has a relu of its own")
     if (projection is not None) != projects(settings):
         raise ValueError(
             f"kind={settings.kind!r} with row_summary={settings.row_summary!r} expects "
@@ -142,7 +150,7 @@ def combiner_attention(
     make = {"fixed": _fixed, "logsparse": _logsparse, "rowmajor": _rowmajor}.get(
         settings.kind, _axial
     )
-    pooling = Pooling(settings.pool, deep, settings.row_summary, projection)
+    pooling = Pooling(settings.pool, deep, settings.row_summary, projection, settings.relu)
     direct, regions = make(tokens, settings, pooling, visible.causal, scale)
     if not settings.regions:
         out = direct.out
@@ -163,6 +171,17 @@ def check_settings(settings: Settings) -> None:
         raise unknown("summary of rows", settings.row_summary, get_args(RowSummary))
     if settings.segment < 1:
         raise ValueError(f"segment={settings.segment}, expected at least 1")
+    rows = settings.kind == "rowmajor"
+    if rows and (settings.pool != "max" or settings.relu):
+        raise ValueError(
+            f"pool={settings.pool!r} and relu={settings.relu} with kind='rowmajor', expected 'max' "
+            "and False: rows do not pool"
+        )
+    if not rows and settings.row_summary != "none":
+        raise ValueError(
+            f"row_summary={settings.row_summary!r} with kind={settings.kind!r}, expected 'none': "
+            "'rowmajor' alone has summaries of rows"
+        )
 
 
 def projects(settings: Settings) -> bool:

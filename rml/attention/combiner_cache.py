@@ -96,7 +96,7 @@ class CombinerCache(Cache):
             x.swapaxes(1, 2).reshape(b, g, -1, count * size, x.shape[-1]) for x in wide
         )
         rows = Tokens(queries, keys, values, here[:, None, None]).rows(size)
-        found = summaries(rows, Pooling(self.settings.pool), k**-0.5)
+        found = summaries(rows, Pooling(self.settings.pool, relu=self.settings.relu), k**-0.5)
         # What is written of the open segment is not seen, and written anew when more is read.
         at = first + jnp.arange(count)
         region_key, region_value = (

@@ -44,7 +44,8 @@ class CombinerAttention(nn.Module):
           mask: Which of them are there rather than padding; all if not given.
 
         Raises:
-          ValueError: The heads do not divide the width, or a setting is not as described.
+          ValueError: The heads do not divide the width, a setting is not as described, or DeepSets
+            are asked of "rowmajor", which does not pool.
         """
         d, h = x.shape[-1], self.heads
         if d % h:

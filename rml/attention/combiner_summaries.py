@@ -68,15 +68,19 @@ class Pooling(NamedTuple):
       deep: What these go through before; nothing if not given.
       row: What the key of a row of "rowmajor" is, see `row_summaries`.
       projection: Weights of such keys that are projected.
+      relu: Whether queries and keys go through relu before they pool, where `deep` is not given.
     """
 
     pool: Pool = "max"
     deep: DeepSet | None = None
     row: RowSummary = "none"
     projection: RowProjection | None = None
+    relu: bool = False
 
     def vectors(self, tokens: "Tokens") -> tuple[Array, Array]:
         """The queries and keys that are pooled."""
+        if self.relu:
+            return jax.nn.relu(tokens.query), jax.nn.relu(tokens.key)
         if self.deep is None:
             return tokens.query, tokens.key
         return jax.nn.relu(tokens.query @ self.deep.query), jax.nn.relu(tokens.key @ self.deep.key)

@@ -60,7 +60,8 @@ def hardness(
     Returns:
       The two numbers.
 
-    Source: arXiv:2310.05869, the parameters alpha and kappa of theorem 1.
+    Source: arXiv:2310.05869, the two parameters of the abstract; their names and alpha's factor n
+    as we remember theorem 1.
     """
     logits = jnp.einsum("...tk,...sk->...ts", query, key).astype(jnp.float32)
     logits = logits * (query.shape[-1] ** -0.5 if scale is None else scale)

@@ -147,7 +147,7 @@ def log_floor(
     settings: Settings,
     scale: float,
     place: Int[Array, "*b s"] | None = None,
-    number: int | None = None,
+    number: int | Int[Array, "*#b 1"] | None = None,
     size: int = 1,
 ) -> Float[Array, "*b r"]:
     """Logarithm of the least sum that a row may have beside its block: τ / κ.
@@ -155,18 +155,18 @@ def log_floor(
     τ is the largest of the exact sums of some rows, without their blocks.
 
     Args:
-      query: Queries in the order of their blocks.
+      query: Queries in the order of their blocks, padding last.
       key: Keys.
       here: Which keys are there rather than padding.
       rows: Places of the rows as shares of all queries.
       settings: Size and overlap of blocks, and κ.
       scale: Factor of the logits.
       place: Of each key among the sorted ones; where it is missing there are no blocks.
-      number: Number of queries, without those that fill up the last block.
+      number: Number of queries, without padding and those that fill up the last block.
       size: Queries of a block.
     """
     query, key = lax.stop_gradient((query, key))
-    chosen = (rows * (number or query.shape[-2])).astype(jnp.int32)
+    chosen = (rows * (query.shape[-2] if number is None else number)).astype(jnp.int32)
     drawn = jnp.take_along_axis(query, chosen[..., None, :, None], axis=-2)
     first = chosen // size * settings.block
 

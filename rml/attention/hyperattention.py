@@ -7,11 +7,13 @@ HyperAttention: Long-context Attention in Near-Linear Time, arXiv:2310.05869.
    Each block of sorted queries attends exactly to the block of keys at its place: large entries.
 2. All other keys are estimated from one sample of keys, each of which stands for many. With
    `sampling="value_norm"` their values are, and the sums of rows have a sample and bounds of their
-   own: the estimator of the paper's analysis, which is not in the authors' code.
+   own: the estimator of the paper's algorithms 2 and 3 as we remember them, which is not in the
+   authors' code.
 
 Causal attention is made of halves: both are causal themselves, and the second half attends to all
 of the first, as above. It is not invariant to a longer text: queries are sorted among themselves,
-so that a later query moves the borders of blocks, though none ever reads a later key.
+so that a later query moves the borders of blocks, though none ever reads a later key. Where queries
+and keys are the same tokens, queries that are padding come last and move none.
 """
 
 from collections.abc import Callable
@@ -64,8 +66,8 @@ def hyper_attention(
     Raises:
       ValueError: If a setting or a shape is not as described.
 
-    Source: arXiv:2310.05869, algorithms 1, 3 and 4, in the form of the authors' code
-    (insuhan/hyper-attn); keys that fill up the last block are masked here, not there.
+    Source: the authors' code (insuhan/hyper-attn) of arXiv:2310.05869, where these are algorithms
+    1, 3 and 4 as we remember them; keys that fill up the last block are masked here, not there.
     """
     check_settings(settings)
     b, h, t, k = query.shape
@@ -89,8 +91,10 @@ def hyper_attention(
 
         part = causal_part(grouped, key, value, here, planes, draw, settings, scale)
     else:
-        drawn = draw_samples(of_samples, value, here[:, None], settings)
-        part = sorted_part(grouped, key, value, here[:, None], planes, drawn, settings, scale)
+        here = here[:, None]
+        asked = here if t == s else None  # other queries are other tokens, all of them there
+        drawn = draw_samples(of_samples, value, here, settings)
+        part = sorted_part(grouped, key, value, here, planes, drawn, settings, scale, asked)
     return Part(part.out.reshape(b, h, t, -1), part.lse.reshape(b, h, t))
 
 
@@ -103,6 +107,7 @@ def sorted_part(
     samples: Samples | None,
     settings: Settings,
     scale: float,
+    asked: Bool[Array, "*#b t"] | None = None,
 ) -> Part:
     """Attends to the block of keys beside each block of sorted queries, and to samples of others.
 
@@ -115,23 +120,30 @@ def sorted_part(
       samples: Samples of keys, of `draw_samples`; those in a query's own block do not count.
       settings: Size, overlap and order of blocks.
       scale: Factor of the logits.
+      asked: Which queries are there rather than padding; all by default. The others come last.
 
     Returns:
       The part of all keys, estimated, in the order of the queries.
     """
     here = jnp.broadcast_to(here, key.shape[:-1])
+    number = None if asked is None else asked.sum(axis=-1, keepdims=True)
     if planes is None:
         assert samples is not None
         part = sampled_part(query, key, value, samples, scale)
         if samples.row_sums is None:
             return part
         sums, none = samples.row_sums, jnp.full(part.lse.shape, -jnp.inf)
-        floor = log_floor(query, key, here, sums.rows, settings, scale)
+        ordered = query
+        if asked is not None:
+            order = jnp.argsort(~asked, axis=-1, stable=True)
+            ordered = jnp.take_along_axis(query, order[..., None, :, None], axis=-2)
+        floor = log_floor(ordered, key, here, sums.rows, settings, scale, number=number)
         logits = sampled_logits(query, key, sums.chosen, scale)
         nothing = Part(jnp.zeros_like(part.out), none)
         return bounded_part(nothing, part, logits, sums.log_weight, floor, here, settings)
     t, s = query.shape[-2], key.shape[-2]
-    of_queries = sorted_order(query, planes, order=settings.order)
+    seen = None if asked is None else asked[..., None, :]
+    of_queries = sorted_order(query, planes, seen, order=settings.order)
     of_keys = sorted_order(key, planes, here, order=settings.order)
     back = jnp.argsort(of_queries, axis=-1)
     place = jnp.argsort(of_keys, axis=-1)  # of a key among the sorted ones
@@ -153,7 +165,8 @@ def sorted_part(
     if samples is not None and samples.row_sums is not None:
         sums = samples.row_sums
         ordered = query.reshape(*query.shape[:-3], blocks * rows, -1)
-        floor = log_floor(ordered, key, here, sums.rows, settings, scale, place, t, rows)
+        count = t if number is None else number
+        floor = log_floor(ordered, key, here, sums.rows, settings, scale, place, count, rows)
 
         @jax.checkpoint
         def bounded(block: tuple[Array, ...]) -> Part:
@@ -244,7 +257,10 @@ def causal_part(
     short = -t % parts
     query = jnp.pad(query, [(0, 0)] * 3 + [(0, short), (0, 0)])
     key, value = (jnp.pad(x, [(0, 0)] * 2 + [(0, short), (0, 0)]) for x in (key, value))
-    here = jnp.pad(jnp.broadcast_to(here[:, None], (b, g, t)), [(0, 0)] * 2 + [(0, short)])
+    here = jnp.broadcast_to(here[:, None], (b, g, t))
+    # Queries that fill up the last piece are sorted as the zeros that they are, as by the authors.
+    asked = jnp.pad(here, [(0, 0)] * 2 + [(0, short)], constant_values=True)
+    here = jnp.pad(here, [(0, 0)] * 2 + [(0, short)])
 
     def cut(x: Array, pieces: int, axis: int) -> Array:
         return x.reshape(*x.shape[:axis], pieces, -1, *x.shape[axis + 1 :])
@@ -277,7 +293,10 @@ def causal_part(
         )
         seen = pieces_of(here, pieces, 2)
         drawn = draw(level, v[::2], seen[::2])
-        before = sorted_part(q[1::2], k[::2], v[::2], seen[::2], planes, drawn, settings, scale)
+        before = sorted_part(
+            q[1::2], k[::2], v[::2], seen[::2], planes, drawn, settings, scale,
+            pieces_of(asked, pieces, 2)[1::2],
+        )  # fmt: skip
         outs, lses = pieces_of(out, pieces, 3), pieces_of(lse, pieces, 3)
         second = merge_parts(Part(outs[1::2], lses[1::2]), before)
         out = merged(outs.at[1::2].set(second.out), 3)

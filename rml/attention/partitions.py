@@ -5,7 +5,7 @@ Both take time and memory quadratic in tokens: they are for figures, counts and 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -27,8 +27,10 @@ def partition(kind: str, length: int, *, segment: int, causal: bool) -> Int[np.n
       causal: Whether later tokens are unseen.
 
     Raises:
-      ValueError: If the kind is unknown.
+      ValueError: If the kind is unknown or the segment has no token.
     """
+    if segment < 1:
+        raise ValueError(f"segment={segment}, expected at least 1")
     i, j = np.indices((length, length))
     row_i, row_j, column_i, column_j = i // segment, j // segment, i % segment, j % segment
     if kind == "fixed":
@@ -75,8 +77,9 @@ def combiner_weights(
     query: Float[np.ndarray, "t k"],
     key: Float[np.ndarray, "t k"],
     *partitions: Int[np.ndarray, "t t"],
-    pool: Pool = "max",
+    pool: str = "max",
     deep: DeepSet | None = None,
+    relu: bool = False,
     scale: float | None = None,
 ) -> Float[np.ndarray, "t t"]:
     """The weight of each token for each query, from the definition, in float64.
@@ -86,20 +89,26 @@ def combiner_weights(
       key: Its keys.
       *partitions: Labels of `partition`. With several of them one softmax goes over the direct
         tokens and the regions of all.
-      pool: Of a region's queries and keys.
+      pool: Of a region's queries and keys: "max", "mean" or "sum".
       deep: Weights that these go through before, see `DeepSet`.
+      relu: Whether they go through relu alone.
       scale: Factor of the logits; k^-1/2 by default.
 
     Returns:
       Weights: each row sums to one, unless it sees nothing and is zero. A mixture's are the mean.
+
+    Raises:
+      ValueError: If the pool is unknown.
     """
+    if pool not in get_args(Pool):
+        raise unknown("pool", pool, get_args(Pool))
     query, key = np.asarray(query, np.float64), np.asarray(key, np.float64)
     scale = query.shape[1] ** -0.5 if scale is None else scale
     combines: dict[str, Callable[..., np.ndarray]] = {
         "max": np.max, "mean": np.mean, "sum": np.sum
     }  # fmt: skip
     combine = combines[pool]
-    pooled_query, pooled_key = query, key
+    pooled_query, pooled_key = (np.maximum(x, 0) if relu else x for x in (query, key))
     if deep is not None:
         pooled_query, pooled_key = (
             np.maximum(x @ np.asarray(w, np.float64), 0)

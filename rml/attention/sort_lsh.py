@@ -3,8 +3,9 @@
 Vectors at a small angle share most sides. Buckets are visited in an order in which neighbours
 differ in one side, so that vectors beside each other when sorted tend to have large products.
 
-Source: HyperAttention (Han et al., 2023, arXiv:2310.05869), definition of sortLSH;
-angular hashing is Charikar's (2002).
+Source: sortLSH of HyperAttention (Han et al., 2023, arXiv:2310.05869) in the authors' code; that
+neighbouring buckets differ in one side is its definition as we remember it. Angular hashing is
+Charikar's (2002).
 """
 
 from typing import Literal

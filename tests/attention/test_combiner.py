@@ -59,7 +59,7 @@ def reference(arrays, settings, causal, deep=None):
     for b, h in np.ndindex(query.shape[:2]):
         own = [np.where(HERE[b], table, 0) for table in tables]
         weights = partial(combiner_weights, query[b, h], key[b, h // 2], pool=settings.pool,
-                          deep=deep, scale=0.7)  # fmt: skip
+                          deep=deep, relu=settings.relu, scale=0.7)  # fmt: skip
         if settings.kind == "mixture" and settings.regions:
             matrix = (weights(own[0]) + weights(own[1])) / 2
         else:
@@ -78,6 +78,7 @@ def reference(arrays, settings, causal, deep=None):
         (Settings("mixture", 4), True),
         (Settings("joint", 4), True),
         (Settings("mixture", 4, regions=False), True),
+        (Settings("logsparse", 4, "mean", relu=True), True),
     ],
 )
 def test_it_is_the_conditional_expectation_of_the_definition(arrays, settings, causal):
@@ -242,6 +243,34 @@ def test_every_visible_token_is_in_one_region_and_has_weight():
     assert np.unique(labels[:13], return_counts=True)[1].tolist() == [1, 4, 8]
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "rowmajor"])
+def test_weights_of_a_region_have_rank_one_over_the_queries_that_share_it(kind):
+    rng = np.random.default_rng(4)
+    with jax.enable_x64(True):
+        query, key = (jnp.asarray(rng.normal(size=(1, 1, LENGTH, 6))) for _ in range(2))
+        value = jnp.eye(LENGTH, dtype=jnp.float64)[None, None]
+        weights = run(Settings(kind, 4), causal=True, here=None)(query, key, value)
+        weights = np.asarray(weights[0, 0])
+    assert weights.dtype == np.float64
+    i, j = np.indices((LENGTH, LENGTH))
+    if kind == "rowmajor":  # an earlier row, of which each column has a summary of its own
+        labels = np.where(i // 4 == j // 4, DIRECT, 2 + j // 4 + 100 * (i % 4))
+        labels = np.where(j > i, 0, labels)
+    else:
+        labels = partition(kind, LENGTH, segment=4, causal=True)
+    blocks = 0
+    for label in np.unique(labels[labels > DIRECT]):
+        sets, shared = np.unique(labels == label, axis=0, return_inverse=True)
+        for number, members in enumerate(sets):
+            block = weights[shared == number][:, members]
+            if min(block.shape) > 1:
+                assert np.linalg.matrix_rank(block, tol=1e-12 * np.linalg.norm(block)) == 1
+                blocks += 1
+    assert blocks >= 3
+    own = weights[4:8, 4:8]  # a segment or a row is attended to directly
+    assert np.linalg.matrix_rank(own, tol=1e-12) == 4
+
+
 def test_nothing_of_the_future_is_read(arrays):
     query, key, value = arrays
 
@@ -286,7 +315,7 @@ def test_operations_grow_as_stated():
 
 @pytest.mark.slow
 def test_decoding_with_summaries_equals_reading_at_once():
-    settings = Settings("fixed", 4, "mean")
+    settings = Settings("fixed", 4, "mean", relu=True)
     attention = attention_of("combiner", settings=settings)
     module = Llama(20, 16, 2, heads=4, kv_heads=2, mlp=24, attention=attention)
     rng = np.random.default_rng(3)
@@ -328,6 +357,9 @@ def test_a_cache_of_summaries_refuses_what_is_not_final():
         ({"pool": "median"}, "unknown pool 'median'"),
         ({"segment": 0}, "segment=0, expected at least 1"),
         ({"row_summary": "sum"}, "unknown summary of rows 'sum'"),
+        ({"row_summary": "wsum"}, "row_summary='wsum' with kind='fixed', expected 'none'"),
+        ({"kind": "rowmajor", "pool": "mean"}, "pool='mean' and relu=False with kind='rowmajor'"),
+        ({"kind": "rowmajor", "relu": True}, "pool='max' and relu=True with kind='rowmajor'"),
         (
             {"kind": "rowmajor", "row_summary": "proj"},
             "kind='rowmajor' with row_summary='proj' expects a projection",
@@ -339,6 +371,25 @@ def test_wrong_settings_are_named(arrays, changes, message):
         combiner_attention(*arrays, settings=Settings(**changes))
     with pytest.raises(ValueError, match="as many queries as keys, got 3 and 22"):
         combiner_attention(arrays[0][:, :, :3], *arrays[1:])
+
+
+def test_deep_sets_that_would_not_count_are_refused(arrays):
+    deep = DeepSet(jnp.eye(6), jnp.eye(6))
+    with pytest.raises(ValueError, match="DeepSet with kind='rowmajor', expected none"):
+        combiner_attention(*arrays, settings=Settings("rowmajor", 4), deep=deep)
+    with pytest.raises(ValueError, match="DeepSet with relu=True, expected False"):
+        combiner_attention(*arrays, settings=Settings(relu=True), deep=deep)
+    module = CombinerAttention(heads=2, settings=Settings("rowmajor", 4), deep=True)
+    with pytest.raises(ValueError, match="DeepSet with kind='rowmajor', expected none"):
+        jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 4)))
+
+
+def test_wrong_arguments_of_the_definition_are_named():
+    with pytest.raises(ValueError, match="segment=0, expected at least 1"):
+        partition("fixed", 6, segment=0, causal=True)
+    labels = partition("fixed", 6, segment=2, causal=True)
+    with pytest.raises(ValueError, match="unknown pool 'median'"):
+        combiner_weights(np.ones((6, 2)), np.ones((6, 2)), labels, pool="median")
 
 
 def test_a_projection_that_does_not_fit_is_refused(arrays):

@@ -77,11 +77,17 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     metrics, holds = measure("configs/attention/combiner.py", SMALL)
     assert len(holds) == len(combiner.CLAIMS)
     assert np.isfinite(list(metrics.values())).all()
-    assert metrics["support_fixed"] == 1.0 > metrics["support_fixed_direct"]
+    assert metrics["support_least"] == 1.0 > metrics["support_least_direct"]
+    # Of 32 tokens, segments of 4: 8 times 10 pairs of 528.
+    assert metrics["support_fixed_direct"] == pytest.approx(80 / 528)
+    for kind in combiner.SUPPORTED:
+        assert metrics["support_least_direct"] <= metrics[f"support_{kind}_direct"] < 1.0
+        assert metrics[f"support_{kind}"] == 1.0
     assert metrics["excess_exact"] == 0.0
     assert metrics["gain_vertical"] == pytest.approx(
         metrics["nats_vertical_direct"] - metrics["nats_vertical"], abs=1e-5
     )
+    assert max(metrics["speed_dense"], metrics["speed_in_blocks"]) == 1.0
     assert metrics["speed_one_segment"] > 0
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(combiner.CAPTIONS)

@@ -15,6 +15,7 @@ from experiments.attention.layerwise import Decoder
 from rml import models
 from rml.errors import UserError
 from rml.evaluation.long_text import token_nats
+from tests.system.two_steps import override
 
 SMALL = {
     "lengths": (64,), "documents": (2,), "layers": (2,), "block": 8, "samples": 8, "least": 16,
@@ -54,6 +55,21 @@ def test_layer_by_layer_equals_the_whole_model(model):
     rngs = jax.random.split(jax.random.key(1), 2)
     same = decoder.replaced(found, text, rngs, "window", {"width": 64, "sinks": 1}, layers=2)
     np.testing.assert_allclose(same, [found.nats] * 2, rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validated": 4}, "validated is 4, expected at most 3 speeches"),
+        ({"documents": (4,)}, r"documents is \(4,\), expected at most 3: the test speeches of 64"),
+    ],
+)
+def test_too_few_speeches_are_named(model, monkeypatch, changes, message):
+    monkeypatch.setattr(hyperattention.pretrained, "load", lambda name: model)
+    monkeypatch.setattr(hyperattention, "speeches", texts)
+    config = override(config_file.get_config(), {**SMALL, **changes})
+    with pytest.raises(UserError, match=message):
+        hyperattention.run(config, None)
 
 
 @pytest.mark.slow
@@ -107,6 +123,14 @@ def test_all_methods_see_equally_many_keys():
         ({"least": 512}, "least is 512, expected at most 256"),
         ({"lengths": (4096, 2048)}, "expected to ascend"),
         ({"tries": {"window": (4,)}}, "expected equally many"),
+        (
+            {"tries": {"uniform": (32, 64, 128, 256, 2048)}},
+            "tries.uniform has a longest exact piece of 2048, expected less than the 2048 tokens",
+        ),
+        (
+            {"tries": {"hyperattention": ((128, 0.5),) * 4 + ((1024, 0.5),)}},
+            "piece of 1024, expected less: at 2048 tokens it has 512 of 512 keys",
+        ),
     ],
 )
 def test_wrong_configs_are_named(changes, message):
