@@ -4,9 +4,11 @@ Xiao et al., Activation-aware Probe-Query: Effective Key-Value Retrieval for Lon
 Inference, arXiv:2502.13542. SmolLM2 reads long speeches through a memory of blocks. Probes by
 activation bias stand beside InfLLM's mean of the queries, their norms, the attention that their
 tokens receive, and the last query; memories beside a window with sinks that attends to as many
-tokens. Options are those that cover most of exact attention in a validation speech, of as many
-tries each. Time over that with the mean is measured and not claimed. Sizes and margins are this
-repository's; the authors' models are fifty times larger and their texts up to fifty times longer.
+tokens. Of the paper's baselines QLLM, which needs a question, and TokenSelect (Wu et al., 2024,
+arXiv:2411.02886), which picks single tokens, are left out. Options are those that cover most of
+exact attention in a validation speech, of as many tries each. Time over that with the mean is
+measured and not claimed. Sizes and margins are this repository's; the authors' models are fifty
+times larger and their texts up to fifty times longer.
 """
 
 from typing import Any
@@ -19,6 +21,7 @@ from experiments.attention.actqkv_recall import choose, recall
 from experiments.attention.late import speeches
 from experiments.attention.layerwise import Decoder
 from experiments.attention.memory_readings import CHOSEN, latency, reading
+from experiments.ranges import Range
 from rml.attention.block_lookup import MemorySettings
 from rml.attention.block_memory import block_memory
 from rml.errors import UserError
@@ -26,22 +29,28 @@ from rml.models import pretrained
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2502.13542 and the authors' code; sizes and margin are this repository's"
+ADDED = f"{SOURCE}; added after the first measurement"
+GROUPS = f"{SOURCE}; changed after the first measurement: each group of heads needs its own blocks"
+TEXT = f"{SOURCE}; changed after the first measurement: needle and question do not count"
 CLAIMS = (
     Claim("At 20% of blocks the activation probe recalls 1 point more needed blocks than the mean",
-          "gain_recall", ">=", 0.01, SOURCE, stated="2026-11-26", null="gain_recall_reversed"),
+          "gain_recall", ">=", 0.01, GROUPS, stated="2026-11-27", null="gain_recall_reversed"),
     Claim("It covers half a point more of exact attention to blocks than the mean",
-          "gain_covered", ">=", 0.005, SOURCE, stated="2026-11-26", null="gain_covered_reversed"),
+          "gain_covered", ">=", 0.005, GROUPS, stated="2026-11-27", null="gain_covered_reversed"),
     Claim("It covers 5 points more than as many of the nearest blocks",
-          "covered_over_recent", ">=", 0.05, SOURCE,
-          stated="2026-11-26", null="covered_random_over_recent"),
+          "covered_over_recent", ">=", 0.05, GROUPS,
+          stated="2026-11-27", null="covered_random_over_recent"),
     Claim("Layers' budgets by information cover half a point more than equal ones",
-          "gain_dynamic", ">=", 0.005, SOURCE, stated="2026-11-26", null="gain_dynamic_turned"),
+          "gain_dynamic", ">=", 0.005, GROUPS, stated="2026-11-27", null="gain_dynamic_turned"),
     Claim("Perplexity of long texts is within 3% of that with all keys",
-          "perplexity_ratio", "<=", 1.03, SOURCE,
-          stated="2026-11-26", null="perplexity_ratio_local"),
+          "perplexity_ratio", "<=", 1.03, TEXT,
+          stated="2026-11-27", null="perplexity_ratio_local"),
     Claim("It is below that of a window with sinks over as many tokens",
-          "nats_beyond_window", "<=", 0.0, SOURCE,
-          stated="2026-11-26", null="nats_local_beyond_window"),
+          "nats_beyond_window", "<=", 0.0, TEXT,
+          stated="2026-11-27", null="nats_local_beyond_window"),
+    Claim("It is below that with the mean of the queries as the probe",
+          "nats_beyond_mean", "<=", 0.0, ADDED,
+          stated="2026-11-27", null="nats_reversed_beyond_mean"),
     Claim("20 points more needles are found than with a window and sinks over as many tokens",
           "found_over_window", ">=", 0.2, SOURCE,
           stated="2026-11-26", null="found_local_over_window"),
@@ -52,6 +61,7 @@ CLAIMS = (
           "bytes_share", "<=", 1 / 3, SOURCE,
           stated="2026-11-26", null="bytes_share_all_blocks", any_data=True),
 )  # fmt: skip
+RANGES = {"recall.documents": Range(2, whole=True), "needles.texts": Range(1, whole=True)}
 CAPTIONS = actqkv_figures.CAPTIONS
 PICTURE = "recall.png"
 
@@ -75,7 +85,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     longest = max(config.recall.length, *config.needles.lengths)
     texts = speeches(config, "test", loaded.tokenizer, longest)
     texts = texts[np.random.default_rng(config.seed).permutation(len(texts))]
-    needed = config.recall.documents + len(config.needles.depths)
+    needed = config.recall.documents + len(config.needles.depths) * config.needles.texts
     if len(texts) < needed:
         raise UserError(f"{len(texts)} test texts have {longest} tokens, expected {needed}")
     own = texts[: config.recall.documents]

@@ -11,13 +11,14 @@ from rml.training import RunDirectory
 
 CAPTIONS = {
     "recall.png": "Share of needed blocks that are found against the share of blocks that is read; "
-    "bands: 95% interval over windows, a mean over layers each.",
+    "bands: 95% interval over texts, a mean over windows, layers and groups of heads each.",
     "covered.png": "Share of exact attention to blocks that is covered against the share of blocks "
-    "that is read; bands: 95% interval over windows.",
-    "needles.png": "Logarithm of the right answer's probability among ten, by depth of the needle, "
-    "way of reading and length of the text.",
-    "bytes.png": "Nats a token lost in the second half of a text against bytes of keys, values and "
-    "representatives that a query reads; bands: 95% interval over texts.",
+    "that is read; bands: 95% interval over texts.",
+    "needles.png": "Logarithm of the right answer's probability among ten, a mean over texts, by "
+    "depth of the needle, way of reading and length of the text.",
+    "bytes.png": "Nats a token lost in the second half of a text, needle and question not counted, "
+    "against bytes of keys, values and representatives that a query reads; bands: 95% interval "
+    "over texts.",
     "tokens.png": "Activation bias of the queries of a text, darker the farther from the mean "
     "(log₁₀, a mean over layers).",
 }
@@ -31,7 +32,7 @@ LINE, LINES = 64, 14
 
 
 def of_recall(run: RunDirectory, shares: Any, values: dict[str, np.ndarray]) -> None:
-    """Draws recall and covered attention [w, rankings, shares]."""
+    """Draws recall and covered attention [texts, rankings, shares]."""
     at = 100 * np.asarray(shares)
     for file, name, label in (("recall.png", "recall", "needed blocks found"),
                               ("covered.png", "covered", "attention covered")):  # fmt: skip
@@ -39,7 +40,7 @@ def of_recall(run: RunDirectory, shares: Any, values: dict[str, np.ndarray]) -> 
             NAMES[ranking]: (at, *t_interval(values[name][:, row].T))
             for row, ranking in enumerate(RANKINGS) if ranking in NAMES
         }  # fmt: skip
-        figures.curves(run.figure(file), series, "blocks read (%)", label)
+        figures.curves(run.figure(file), series, "blocks read (%)", label, above=True)
 
 
 def of_needles(
@@ -48,8 +49,10 @@ def of_needles(
     """Draws answers' log-probabilities by depth and length, and ways of reading."""
     shown = {"all keys": "all keys", "activation": "activation", "mean": "mean query",
              "window": "window"}  # fmt: skip
-    columns = {f"{label}, {n}": found[name, n, tokens].answer
-               for name, label in shown.items() for n in lengths}  # fmt: skip
+    columns = {
+        f"{label}, {n}": found[name, n, tokens].answer.reshape(-1, len(depths)).mean(0)
+        for name, label in shown.items() for n in lengths
+    }  # fmt: skip
     figures.heatmap(
         run.figure("needles.png"), np.stack(list(columns.values()), axis=1),
         labels=[f"{depth:g}" for depth in depths], column_labels=list(columns),
@@ -61,12 +64,13 @@ def of_bytes(run: RunDirectory, found: dict[Any, Any], length: int) -> None:
     """Draws nats against bytes that a query attends to."""
     exact = next(v for (name, n, _), v in found.items() if (name, n) == ("all keys", length))
     series: dict[str, Any] = {}
-    for name in ("activation", "mean", "window"):
+    for name in ("activation", "window"):
         own = sorted(
             (value for (which, n, _), value in found.items() if (which, n) == (name, length)),
             key=lambda value: value.bytes,
         )
-        nats = np.stack([value.nats - exact.nats for value in own]).astype(np.float64)
+        few = min(len(value.nats) for value in own)  # texts that all have read
+        nats = np.stack([(value.nats - exact.nats)[:few] for value in own]).astype(np.float64)
         series[NAMES[name]] = ([value.bytes / 1e6 for value in own], *t_interval(nats))
     figures.curves(
         run.figure("bytes.png"), series, "megabytes attended to", "nats a token lost",

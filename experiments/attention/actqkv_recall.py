@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.attention import actqkv_figures, block_recall
@@ -11,8 +10,14 @@ from experiments.attention.block_recall import RANKINGS
 from experiments.attention.layerwise import Decoder
 from experiments.attention.memory_readings import settings_of
 from experiments.common.claims import with_bounds
-from rml.evaluation import paired_bootstrap
+from rml.ops import t_interval
 from rml.training import RunDirectory
+
+GAINS = {
+    "": ("activation", "mean"), "_reversed": ("reversed", "mean"), "_last": ("last", "mean"),
+    "_cosine": ("cosine", "mean_cosine"), "_heads": ("activation_heads", "mean_heads"),
+}  # fmt: skip
+"""Rankings that are compared, by the ending of the metric."""
 
 
 def captured(decoder: Decoder, text: np.ndarray, layers: Any) -> list[tuple[jax.Array, ...]]:
@@ -25,16 +30,19 @@ def choose(config: Any, decoder: Decoder, speech: np.ndarray) -> dict[str, int]:
     """Options that cover most of exact attention over a validation speech, at equal tokens."""
     memory, options = config.memory, config.recall
     layers = captured(decoder, speech, options.measured_layers)
-    chosen = {}
-    for name in ("activation", "mean"):
+    chosen, names = {}, ("activation", "mean")
+    found = {
+        block: [ranked(config, decoder, pair, block) for pair in layers]
+        for block in sorted({block for name in names for block in config.tries[name]})
+    }
+    for name in names:
         row, covered = RANKINGS.index(name), []
         for block in config.tries[name]:
             count = memory.tokens // block
-            found = [ranked(config, decoder, pair, block) for pair in layers]
             covered.append(np.mean([
                 own.near + np.take_along_axis(
-                    own.mass, np.argsort(-own.scores[:, row], axis=1, kind="stable")[:, :count], 1
-                ).sum(1) for own in found
+                    own.mass, np.argsort(-own.scores[:, row], axis=2, kind="stable")[..., :count], 2
+                ).sum(2) for own in found[block]
             ]))  # fmt: skip
         chosen[name] = config.tries[name][int(np.argmax(covered))]
     tokens, sinks = memory.sinks + memory.window + memory.tokens, tuple(config.tries.window)
@@ -69,9 +77,9 @@ def recall(
         [block_recall.measured(own, options.shares, options.needed) for own in of_text]
         for of_text in layers
     ]
-    # Over layers first: windows of a text are compared, not layers of a window.
+    # Over layers and windows first: windows of a text are alike, and texts are compared.
     by = {
-        name: np.concatenate([np.mean([getattr(own, name) for own in text], 0) for text in found])
+        name: np.stack([np.mean([getattr(own, name) for own in text], (0, 1)) for text in found])
         for name in ("recall", "covered")
     }
     actqkv_figures.of_recall(run, options.shares, by)
@@ -81,12 +89,11 @@ def recall(
     for name, values in by.items():
         own = dict(zip(RANKINGS, values[..., at].T, strict=True))
         metrics |= {f"{name}_{ranking}": float(row.mean()) for ranking, row in own.items()}
-        for ranking in ("reversed", "last", "cosine"):
-            metrics |= gain(config, f"gain_{name}_{ranking}", own[ranking], own["mean"])
-        metrics |= gain(config, f"gain_{name}", own["activation"], own["mean"])
+        for ending, (first, second) in GAINS.items():
+            metrics |= gain(f"gain_{name}{ending}", own[first], own[second])
     # The last one is of attention covered.
-    metrics |= gain(config, "covered_over_recent", own["activation"], own["recent"])
-    metrics |= gain(config, "covered_random_over_recent", own["random"], own["recent"])
+    metrics |= gain("covered_over_recent", own["activation"], own["recent"])
+    metrics |= gain("covered_random_over_recent", own["random"], own["recent"])
     return metrics | budgeted(config, layers, block)
 
 
@@ -100,22 +107,24 @@ def budgeted(config: Any, layers: list[list[block_recall.Ranked]], block: int) -
             for text in layers
         ]
         shares, budgets = zip(*found, strict=True)
-        return np.concatenate(shares), np.concatenate(budgets)
+        return np.mean(shares, axis=1), np.concatenate(budgets)
 
-    equal, _ = covered(temperature=None)
+    equal, _ = covered(way=None)
     ways: dict[str, dict[str, Any]] = {
-        "": dict(temperature=0), "_tempered": dict(temperature=1),
-        "_turned": dict(temperature=0, turned=True),
+        "": dict(way=0), "_tempered": dict(way=1), "_cosine": dict(way=-1),
+        "_turned": dict(way=0, turned=True),
     }  # fmt: skip
     metrics: dict[str, float] = {"budget_equal": count}
     for name, how in ways.items():
         own, budgets = covered(**how)
-        metrics |= gain(config, f"gain_dynamic{name}", own, equal)
+        metrics |= gain(f"gain_dynamic{name}", own, equal)
         metrics |= {f"budget_least{name}": budgets.min(), f"budget_most{name}": budgets.max()}
+        if not name:
+            by_layer = zip(config.recall.measured_layers, budgets.mean(0), strict=True)
+            metrics |= {f"budget_layer_{layer}": own for layer, own in by_layer}
     return metrics
 
 
-def gain(config: Any, name: str, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """The mean difference over windows and its interval."""
-    pair = (jnp.asarray(first), jnp.asarray(second))
-    return with_bounds(name, paired_bootstrap(*pair, key=jax.random.key(config.seed))[:3])
+def gain(name: str, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """The mean difference over texts and its interval."""
+    return with_bounds(name, t_interval(np.asarray(first - second, np.float64)))

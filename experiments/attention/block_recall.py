@@ -23,22 +23,27 @@ PROBES: Mapping[str, Any] = {
     **dict.fromkeys((*actqkv.WEIGHTINGS, actqkv.BY_ATTENTION)),
     "reversed": reversed_bias,
 }
-RANKINGS = (*PROBES, "cosine", "random", "recent", "exact")
-"""What ranks blocks: probes, the first one by cosine, chance, a window that reaches farther, and
-exact attention itself."""
+BY_COSINE = {"cosine": "activation", "mean_cosine": "mean"}
+"""Rankings by cosine, and their probes."""
+BY_HEADS = {"activation_heads": "activation", "mean_heads": "mean"}
+"""Rankings of each group of heads by a probe of its own queries, and their weightings."""
+RANKINGS = (*PROBES, *BY_COSINE, *BY_HEADS, "random", "recent", "exact")
+"""What ranks blocks: probes, chance, a window that reaches farther, and exact attention itself."""
 LEAST = 5
 """Blocks there must be for a window to be measured."""
 
 
 class Ranked(NamedTuple):
-    """Blocks of a layer as w windows of a text rank and need them.
+    """Blocks of a layer as w windows of a text rank and need them, by each group of heads.
 
     Attributes:
-      scores: [w, rankings, blocks], of `RANKINGS`.
-      mass: [w, blocks], share of exact attention that a block gets from the window's queries.
-      near: [w], share that first and near tokens get.
+      scores: [w, rankings, g, blocks], of `RANKINGS`; but for `BY_HEADS` and exact attention all
+        groups have the same.
+      mass: [w, g, blocks], share of exact attention that a block gets from the window's queries.
+      near: [w, g], share that first and near tokens get.
       whole: [w], number of blocks there are.
-      information: [w, temperatures], of the activation probe's scores.
+      information: [w, ways], of the activation probe's scores at each temperature, and last of its
+        cosines at a temperature of 1, as the authors have it.
       bias: [tokens], activation bias of every token.
     """
 
@@ -86,39 +91,58 @@ def ranked(
         behind = start + jnp.arange(chunk)[:, None] - places
         logits = jnp.einsum("grtk,gsk->grts", own.reshape(g, h // g, chunk, k), key) * k**-0.5
         weights = jax.nn.softmax(jnp.where(behind >= 0, logits, -jnp.inf), axis=-1)
+        share = weights.mean((1, 2))
         weights = weights.reshape(h, chunk, n)
         whole = jnp.maximum(start - s.window - s.sinks, 0) // s.block
         there = jnp.arange(blocks) < whole
-        share = weights.mean((0, 1))
         mass = jnp.where(there, in_blocks(share), 0.0)
         representatives = actqkv.block_representatives(
             still.swapaxes(0, 1)[None, blocked], received[None, :, blocked],
             jnp.ones((1, blocks * s.block), bool), block=s.block, top=s.top,
-        )[0].reshape(blocks, -1)  # fmt: skip
+        )[0].reshape(blocks, g, -1)  # fmt: skip
         flat = jax.lax.dynamic_slice_in_dim(far, start, chunk, axis=1)
         flat = flat.swapaxes(0, 1).reshape(chunk, -1)
         moments = actqkv.update_moments(moments, flat)
         bias = actqkv.activation_bias(flat, moments)
         within = jax.lax.dynamic_slice_in_dim(logits, start, chunk, axis=-1)
         got = actqkv.window_attention(within).sum((0, 1))
-        probes = [
-            actqkv.probe_query(flat, moments, weighting=weighting or name, received=got)
+        probes = {
+            name: actqkv.probe_query(flat, moments, weighting=weighting or name, received=got)
             for name, weighting in PROBES.items()
-        ]
-        metrics = [(s.metric, probe) for probe in probes] + [("cosine", probes[0])]
-        alike = [actqkv.METRICS[metric](representatives, probe) for metric, probe in metrics]
+        }
+        together = representatives.reshape(blocks, -1)
+
+        def of_group(query: jax.Array, own: Any, representatives: jax.Array) -> jax.Array:
+            return jnp.stack([
+                actqkv.METRICS[s.metric](
+                    representatives, actqkv.probe_query(query, own, weighting=name)
+                ) for name in BY_HEADS.values()
+            ])  # fmt: skip
+
+        parts = actqkv.Moments(
+            jnp.broadcast_to(moments.windows, g), moments.mean.reshape(g, -1),
+            moments.variance.reshape(g, -1),
+        )  # fmt: skip
+        of_heads = jax.vmap(of_group, (1, 0, 1), 1)(
+            flat.reshape(chunk, g, -1), parts, representatives
+        )
         drawn = jax.random.uniform(jax.random.fold_in(rng, start), (blocks,))
-        others = (drawn, jnp.arange(blocks) / blocks, mass)
-        scores = jnp.stack([*alike, *others])
+        of_all = [actqkv.METRICS[s.metric](together, probe) for probe in probes.values()]
+        of_all += [actqkv.METRICS["cosine"](together, probes[name]) for name in BY_COSINE.values()]
+        scores = jnp.stack([
+            *(jnp.broadcast_to(row, mass.shape) for row in of_all), *of_heads,
+            *(jnp.broadcast_to(row, mass.shape) for row in (drawn, jnp.arange(blocks) / blocks)),
+            mass,
+        ])  # fmt: skip
         information = [
             actqkv.retrieve(
-                representatives, probes[0], there, count=1, metric=s.metric, temperature=t
+                together, probes["activation"], there, count=1, metric=metric, temperature=t
             ).information
-            for t in temperatures
+            for metric, t in (*((s.metric, t) for t in temperatures), ("cosine", 1.0))
         ]
         received += jnp.sum(jnp.where(behind < s.window, weights, 0.0), axis=1)
         found = Ranked(
-            jnp.where(there, scores, -jnp.inf), mass, share.sum() - mass.sum(), whole,
+            jnp.where(there, scores, -jnp.inf), mass, share.sum(1) - mass.sum(1), whole,
             jnp.stack(information), bias,
         )  # fmt: skip
         return (received, moments), found
@@ -131,10 +155,12 @@ def ranked(
 class Measured(NamedTuple):
     """Of every window with enough blocks, by rankings and shares of blocks that may be read.
 
+    Both are means over groups of heads, which need blocks of their own.
+
     Attributes:
       recall: [w, rankings, shares], share of the needed blocks that are found: of the fewest that
-        hold most of the window's attention to blocks.
-      covered: [w, rankings, shares], share of the window's attention to blocks.
+        hold most of the group's attention to blocks.
+      covered: [w, rankings, shares], share of the group's attention to blocks.
     """
 
     recall: np.ndarray
@@ -149,22 +175,26 @@ def measured(found: Ranked, shares: Any, needed: float) -> Measured:
       shares: Shares of the blocks there are that are read.
       needed: Share of attention to blocks that the needed blocks hold.
     """
-    recall, covered = [], []
+    recall: list[np.ndarray] = []
+    covered: list[np.ndarray] = []
     for scores, mass, whole in zip(found.scores, found.mass, found.whole, strict=True):
         if whole < LEAST:
             continue
         counts = np.maximum(1, np.round(np.asarray(shares) * whole).astype(int))
-        order = np.argsort(-scores[:, :whole], axis=1, kind="stable")
-        held = np.sort(mass[:whole])[::-1].cumsum() / mass.sum()
-        truth = np.zeros(whole, bool)
-        truth[np.argsort(-mass[:whole], kind="stable")[: np.searchsorted(held, needed) + 1]] = True
-        recall.append(truth[order].cumsum(1)[:, counts - 1] / truth.sum())
-        covered.append(mass[order].cumsum(1)[:, counts - 1] / mass.sum())
+        order = np.argsort(-scores[..., :whole], axis=-1, kind="stable")
+        own = mass[:, :whole] / mass.sum(1, keepdims=True)
+        fewest = np.argsort(-own, axis=1, kind="stable")
+        held = np.take_along_axis(own, fewest, 1).cumsum(1)
+        number = (held < needed).sum(1, keepdims=True) + 1
+        truth = np.argsort(fewest, axis=1) < number
+        for kept, values in ((recall, truth / truth.sum(1, keepdims=True)), (covered, own)):
+            read = np.take_along_axis(values[None], order, -1).cumsum(-1)[..., counts - 1]
+            kept.append(read.mean(1))
     return Measured(np.array(recall), np.array(covered))
 
 
 def covered_by_budgets(
-    found: list[Ranked], *, count: int, least: int, temperature: int | None, turned: bool = False
+    found: list[Ranked], *, count: int, least: int, way: int | None, turned: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the activation probe covers where layers share blocks by their information.
 
@@ -172,21 +202,20 @@ def covered_by_budgets(
       found: Rankings of each layer.
       count: Blocks of a layer on average.
       least: Blocks of a layer at least.
-      temperature: Which of the temperatures of `ranked` gives the information; None for equal
-        budgets.
+      way: Which column of `Ranked.information` is taken; None for equal budgets.
       turned: Give each layer the information of another one, the last that of the first.
 
     Returns:
-      The share of attention to blocks, a mean over layers, of every window with blocks enough for
-      any budget; and the budgets [w, layers].
+      The share of attention to blocks, a mean over layers and groups of heads, of every window with
+      blocks enough for any budget; and the budgets [w, layers].
     """
     most = 2 * count - least
     windows = np.flatnonzero(found[0].whole >= most)
     if not len(windows):
         raise ValueError(f"no window has the {most} blocks that a layer may have")
     information = np.ones((len(found[0].whole), len(found)))
-    if temperature is not None:
-        information = np.stack([own.information[:, temperature] for own in found], axis=1)
+    if way is not None:
+        information = np.stack([own.information[:, way] for own in found], axis=1)
     choice = np.maximum(np.cumsum(found[0].whole > 1), 1)[:, None]
     means = np.cumsum(np.where(found[0].whole[:, None] > 1, information, 0.0), axis=0) / choice
     means = means[:, ::-1] if turned else means
@@ -195,8 +224,8 @@ def covered_by_budgets(
     ))  # fmt: skip
     covered = np.zeros(budgets.shape)
     for (i, w), (j, own) in itertools.product(enumerate(windows), enumerate(found)):
-        best = np.argsort(-own.scores[w, 0], kind="stable")[: budgets[i, j]]
-        covered[i, j] = own.mass[w][best].sum() / own.mass[w].sum()
+        best = np.argsort(-own.scores[w, 0, 0], kind="stable")[: budgets[i, j]]
+        covered[i, j] = (own.mass[w][:, best].sum(1) / own.mass[w].sum(1)).mean()
     return covered.mean(axis=1), budgets
 
 

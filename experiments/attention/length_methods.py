@@ -21,7 +21,7 @@ FEWER = "e2_fewer"
 UNTRAINED = ("interpolated", "ntk", "yarn")
 """Ways of reading with the base model's weights."""
 LONG = "interpolated_long"
-"""Position interpolation that is trained on windows of the length itself."""
+"""Position interpolation that is trained on long windows, all of one length."""
 TRAINED = {
     PLAIN: "plain training",
     TAUGHT: "E²-LLM",

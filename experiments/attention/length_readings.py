@@ -126,8 +126,7 @@ def draw(config: Any, run: RunDirectory, found: Any, chosen: dict[tuple[str, int
             for k in multiples
         ])  # fmt: skip
 
-    others = [name for name in found if name not in (TAUGHT, FEWER)]
-    beyond = {name: by_length(name) - by_length(TAUGHT) for name in others}
+    beyond = {name: by_length(name) - by_length(TAUGHT) for name in found if name != TAUGHT}
     series: dict[str, Any] = {
         TITLES[name]: (np.log2(multiples), *figures.band(values)) for name, values in beyond.items()
     }
@@ -140,7 +139,10 @@ def draw(config: Any, run: RunDirectory, found: Any, chosen: dict[tuple[str, int
     for place, scale in enumerate(config.long.scales):
         bins = by_position(found[TAUGHT]["test"][place], edges).T
         series[f"scale {scale:g}"] = (np.log2(multiples), *figures.band(bins))
-    figures.curves(run.figure("scales.png"), series, "position, windows (log₂)", "nats a token")
+    figures.curves(
+        run.figure("scales.png"), series, "position, windows (log₂)", "nats a token",
+        upright=("trained window", 0.0),
+    )  # fmt: skip
 
 
 def _nats(module: Llama, params: Any, texts: np.ndarray, positions: jax.Array) -> np.ndarray:

@@ -45,7 +45,7 @@ class Reading(NamedTuple):
     Attributes:
       found: [p], whether the right answer is the likeliest of all fruits.
       answer: [p], logarithm of its probability among them.
-      nats: [p], of a token of the prompt's second half; None where not measured.
+      nats: [p], of a token of the document in the prompt's second half; None where not measured.
       bytes: Size of keys and values that a query attends to on average, and of representatives.
     """
 
@@ -92,10 +92,24 @@ def attended(config: Any, cache: Any) -> float:
     return a_token * tokens + cache.lookup.representatives.nbytes / batch
 
 
-def prompts(
-    config: Any, tokenizer: Any, texts: np.ndarray, length: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prompts [p, length] with a needle at each depth, answers' tokens [a, 1], the right ones."""
+class Asked(NamedTuple):
+    """Prompts with a needle at each depth in turn.
+
+    Attributes:
+      tokens: [p, length].
+      answers: [a, 1], tokens of what the needle may be.
+      right: [p], place of the right one.
+      document: [p, length], which tokens are of the document rather than of needle and question.
+    """
+
+    tokens: Any
+    answers: Any
+    right: Any
+    document: Any
+
+
+def prompts(config: Any, tokenizer: Any, texts: np.ndarray, length: int) -> Asked:
+    """Hides a needle in each text and asks for it."""
 
     def tokens(text: str) -> np.ndarray:
         return encode(tokenizer, [text], max_length=length, special=False)[0]
@@ -104,21 +118,23 @@ def prompts(
     if len(np.unique(answers)) < len(FRUITS):
         raise UserError(f"the first tokens of {FRUITS} are not all different")
     draw = np.random.default_rng((config.seed, length)).permutation(len(FRUITS))
-    right = np.resize(draw, len(texts))
-    placed = [
-        long_text.place_needle(
-            text, tokens(NEEDLE.format(FRUITS[which])), tokens(QUESTION), length=length,
-            depth=depth, ends=tokens(".").tolist(),
-        ).tokens for text, which, depth in zip(texts, right, config.needles.depths, strict=True)
-    ]  # fmt: skip
-    return np.stack(placed), answers, right
+    right, depths = np.resize(draw, len(texts)), np.resize(config.needles.depths, len(texts))
+    question, placed = tokens(QUESTION), []
+    document = np.ones((len(texts), length), bool)
+    document[:, length - len(question) :] = False
+    for row, (text, which, depth) in enumerate(zip(texts, right, depths, strict=True)):
+        needle = tokens(NEEDLE.format(FRUITS[which]))
+        found = long_text.place_needle(
+            text, needle, question, length=length, depth=depth, ends=tokens(".").tolist()
+        )
+        document[row, found.start : found.start + len(needle)] = False
+        placed.append(found.tokens)
+    return Asked(np.stack(placed), answers, right, document)
 
 
-def read(
-    config: Any, loaded: Any, cache: Any, asked: tuple[np.ndarray, ...], *, nats: bool
-) -> Reading:
+def read(config: Any, loaded: Any, cache: Any, asked: Asked, *, nats: bool) -> Reading:
     """Reads prompts through a cache."""
-    tokens, answers, right = map(jnp.asarray, asked)
+    tokens, answers, right, document = map(jnp.asarray, asked)
     module, variables = loaded.module, loaded.variables
     hidden, _ = read_in_chunks(module, variables, tokens, cache=cache, chunk=config.memory.chunk)
 
@@ -129,7 +145,8 @@ def read(
              for own, r in zip(scores, right, strict=True)]  # fmt: skip
     own = None
     if nats:
-        own = np.asarray(_nats(variables, hidden[:, half:], tokens[:, half:], module=module))
+        parts = (hidden[:, half:], tokens[:, half:], document[:, half:])
+        own = np.asarray(_nats(variables, *parts, module=module))
     return Reading(np.array(found), np.asarray(answer), own, attended(config, cache))
 
 
@@ -147,16 +164,17 @@ def _scores(variables: Any, hidden: Any, tokens: Any, answers: Any, *, module: A
 
 
 @functools.partial(jax.jit, static_argnames="module")
-def _nats(variables: Any, hidden: Any, tokens: Any, *, module: Any) -> jax.Array:
-    """Mean nats [p] of a token."""
+def _nats(variables: Any, hidden: Any, tokens: Any, counted: Any, *, module: Any) -> jax.Array:
+    """Mean nats [p] of a token that counts."""
 
     def head(x: jax.Array) -> jax.Array:
         return module.apply(variables, x, method="logits")
 
-    def of_text(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return long_text.token_nats(pair[0], head, pair[1]).mean()
+    def of_text(own: tuple[jax.Array, ...]) -> jax.Array:
+        states, text, counted = own
+        return long_text.token_nats(states, head, text).mean(where=counted[1:])
 
-    return jax.lax.map(of_text, (hidden, tokens))
+    return jax.lax.map(of_text, (hidden, tokens, counted))
 
 
 def latency(config: Any, loaded: Any, text: np.ndarray, block: int) -> float:
@@ -184,24 +202,32 @@ def reading(
     config: Any, loaded: Any, texts: np.ndarray, chosen: dict[str, int], run: RunDirectory,
     progress: Progress,
 ) -> dict[str, float]:  # fmt: skip
-    """Needles, nats and bytes of each way of reading at equal tokens; draws them."""
+    """Needles, nats and bytes of each way of reading at equal tokens; draws them.
+
+    What claims compare reads all texts, other ways one text a depth.
+    """
     module, memory = loaded.module, config.memory
     lengths, longest = config.needles.lengths, max(config.needles.lengths)
+    few = len(config.needles.depths)
     found: dict[tuple[str, int, int], Reading] = {}
 
-    def add(name: str, length: int, tokens: int) -> None:
+    def add(name: str, length: int, tokens: int, number: int | None = None) -> None:
+        own_texts = texts[:number]
         if name == "all keys":
-            cache = module.init_cache(len(texts), length)
+            cache = module.init_cache(len(own_texts), length)
         elif name in ("window", "local"):
             sinks = chosen["window"] if name == "window" else memory.sinks
             reach = near(config, chosen["activation"]) + memory.sinks + tokens - sinks
-            cache = module.init_cache(len(texts), window=reach, sinks=sinks)
+            cache = module.init_cache(len(own_texts), window=reach, sinks=sinks)
         else:
             block = chosen["mean" if name == "mean" else "activation"]
-            weighting = PROBES[name] or name
-            settings = settings_of(config, block, tokens, weighting=weighting)
-            cache = block_memory(module, len(texts), length, settings)
-        asked = prompts(config, loaded.tokenizer, texts, length)
+            if name == "dynamic":
+                how: dict[str, Any] = dict(dynamic=True, least=config.recall.least)
+            else:
+                how = dict(weighting=PROBES[name] or name)
+            settings = settings_of(config, block, tokens, **how)
+            cache = block_memory(module, len(own_texts), length, settings)
+        asked = prompts(config, loaded.tokenizer, own_texts, length)
         own = read(config, loaded, cache, asked, nats=length == longest)
         found[name, length, tokens] = own
         progress.note(f"{name}, {length} tokens, {tokens} in blocks: found {own.found.mean():.2f}")
@@ -209,12 +235,13 @@ def reading(
     for length in lengths:
         for name in ("all keys", *CHOSEN):
             add(name, length, memory.tokens)
-    for name in ("last", "reversed"):
-        add(name, longest, memory.tokens)
+    add("reversed", longest, memory.tokens)
     add("local", longest, 0)
+    for name in ("last", "dynamic"):
+        add(name, longest, memory.tokens, few)
     for tokens in config.budgets:
-        for name in CHOSEN:
-            add(name, longest, tokens)
+        for name in ("activation", "window"):
+            add(name, longest, tokens, few)
     actqkv_figures.of_needles(run, found, lengths, config.needles.depths, memory.tokens)
     actqkv_figures.of_bytes(run, found, longest)
     main = {name: own for (name, n, tokens), own in found.items()
@@ -226,8 +253,8 @@ def reading(
                     f"nats_{label}": own.nats.mean(), f"bytes_{label}": own.bytes}  # fmt: skip
 
     def gap(metric: str, first: str, second: str, which: str, *, power: bool = False) -> None:
-        own = getattr(main[first], which) - getattr(main[second], which)
-        ends = t_interval(own.astype(np.float64))
+        one, other = getattr(main[first], which), getattr(main[second], which)
+        ends = t_interval((one - other[: len(one)]).astype(np.float64))
         metrics.update(with_bounds(metric, map(np.exp, ends) if power else ends))
 
     gap("perplexity_ratio", "activation", "all keys", "nats", power=True)
@@ -235,6 +262,8 @@ def reading(
     gap("nats_beyond_window", "activation", "window", "nats")
     gap("nats_local_beyond_window", "local", "window", "nats")
     gap("nats_beyond_mean", "activation", "mean", "nats")
+    gap("nats_reversed_beyond_mean", "reversed", "mean", "nats")
+    gap("nats_dynamic_beyond_equal", "dynamic", "activation", "nats")
     gap("found_over_window", "activation", "window", "found")
     gap("found_local_over_window", "local", "window", "found")
     gap("answer_over_mean", "activation", "mean", "answer")

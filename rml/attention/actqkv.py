@@ -8,7 +8,10 @@ keys are InfLLM's (Xiao et al., 2024, arXiv:2402.04617), whose probe is the mean
 The probe weighs queries by their activation bias, how far they lie from the mean of those before.
 The information of a layer is the entropy of its scores: layers that are undecided between blocks
 get more of them. The authors' code takes the mean query until it has been called a thousand times,
-and equal budgets before decoding; here both act from the first window.
+and equal budgets before decoding; here both act from the first window. It weighs layers by their
+mean information over the last hundred calls and gives each 32 blocks to twice the mean budget;
+`rml.attention.block_memory` takes the mean over all calls, and most lies as far above the mean
+budget as `least` lies below it.
 """
 
 from collections.abc import Callable, Mapping
@@ -291,7 +294,9 @@ def layer_budgets(
 
     The authors give each layer in turn its share of what is left, rounded and then clipped, so
     that later layers pay for clipped ones and the total may be missed. Here one factor serves all
-    layers, found by bisection; what rounding down leaves goes to the largest remainders.
+    layers, found by bisection; what rounding down leaves goes to the largest remainders. Their most
+    is twice the mean budget or all blocks there are, whichever is fewer, and their information a
+    mean over the last hundred calls; here both are the caller's.
 
     Args:
       information: Of each layer, at least 0; such as the mean of `Found.information`.

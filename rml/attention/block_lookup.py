@@ -31,6 +31,8 @@ class MemorySettings(NamedTuple):
     Attributes:
       block: Tokens of a block.
       blocks: Number of blocks that a layer looks up, on average over the layers where they differ.
+        With none, first and near tokens are left, as in LM-Infinite (Han et al., 2023,
+        arXiv:2308.16137), or with `clamped=False` as in `rml.models.caches.Cache` with a window.
       sinks: First tokens, which are always attended to.
       window: Nearest tokens, which are always attended to.
       top: Keys of a block that make its representative.
@@ -104,10 +106,10 @@ def room_for_blocks(settings: MemorySettings, length: int) -> int:
     if s.metric not in METRICS:
         raise unknown("metric", s.metric, METRICS)
     blocks = (length - s.sinks) // s.block if s.block > 0 else 0
-    if min(s.block, s.blocks, s.window, s.top) < 1 or s.sinks < 0 or s.temperature <= 0:
+    if min(s.block, s.window, s.top) < 1 or min(s.blocks, s.sinks) < 0 or s.temperature <= 0:
         raise ValueError(
-            f"{s}, expected block, blocks, window and top of at least 1, sinks of at least 0 and a "
-            "temperature above 0"
+            f"{s}, expected block, window and top of at least 1, blocks and sinks of at least 0 "
+            "and a temperature above 0"
         )
     if s.dynamic and not 0 <= s.least <= s.blocks:
         raise ValueError(f"least={s.least}, expected 0 to blocks={s.blocks}")

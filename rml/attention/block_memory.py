@@ -37,6 +37,9 @@ class BlockMemory(Cache):
     equal size; the rest of a block stays near until the block is whole. A call looks up blocks
     once, for all of its tokens: long texts are read in parts, see `rml.models.read_in_chunks`.
 
+    Padding keeps its slots: it fills first tokens, blocks and the window of its row, whose output
+    is then not that of the text alone. Read texts of different lengths apart.
+
     Attributes:
       lookup: Of each layer.
       calls: Number of calls that had blocks to choose from.

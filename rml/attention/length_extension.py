@@ -11,7 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key, Num
 
 SINKS = 4
 """First tokens that no offset moves, since all later ones attend to them much (E²-LLM, eq. 7)."""
@@ -27,6 +27,7 @@ def sample_positions(
     least: int = 1,
     sinks: int = SINKS,
     offset: bool = True,
+    mask: Bool[Array, "b t"] | None = None,
 ) -> Float[Array, "b t"]:
     """Draws the positions of short training texts as E²-LLM does: (m + t) / g at token m.
 
@@ -34,7 +35,8 @@ def sample_positions(
     and T for the others, T uniform on 0 to g · window - length, so that the last position stays
     below `window`. Distances between later tokens are m - n over g: an offset acts only through the
     distance to the first tokens. The paper draws "for every iteration" and "for different samples";
-    here each text has a draw of its own.
+    here each text has a draw of its own. Its R of 8,192 at an L of 4,096 would give offsets below 0
+    at a scale of 1; here texts are at most as long as the least scale times the window.
 
     Args:
       key: Random key.
@@ -45,12 +47,14 @@ def sample_positions(
       least: Least scale; `largest` for a scale that stays, the ablation of the scale.
       sinks: First tokens that are not moved.
       offset: Whether tokens are moved; the ablation of the offset where not.
+      mask: Which tokens are text rather than padding, on either side; all if not given.
 
     Returns:
       Positions, float32.
 
     Raises:
-      ValueError: Scales that are not 1 ≤ least ≤ largest, or texts longer than least · window.
+      ValueError: Scales that are not 1 ≤ least ≤ largest, texts longer than least · window, or a
+        mask of texts of another length.
 
     Source: E²-LLM, section 3.2, equations 5 to 8 and algorithm 1.
     """
@@ -61,7 +65,7 @@ def sample_positions(
         raise ValueError(f"sinks={sinks}, expected at least 0")
     of_scale, of_offset = jax.random.split(key)
     g = jax.random.randint(of_scale, (batch, 1), least, largest + 1)
-    m = jnp.arange(length)
+    m = _places(length, mask)
     moved = jnp.where(
         m < sinks, 0, jax.random.randint(of_offset, g.shape, 0, g * window - length + 1)
     )
@@ -69,30 +73,41 @@ def sample_positions(
 
 
 def interpolated_positions(
-    length: int, *, window: int, scale: float | None = None
-) -> Float[Array, "1 t"]:
+    length: int,
+    *,
+    window: int,
+    scale: float | None = None,
+    mask: Bool[Array, "b t"] | None = None,
+) -> Float[Array, "#b t"]:
     """Divides positions so that a long text stays within the window.
+
+    Where the scale stays, a model does the same by itself:
+    `module.clone(rope_scaling={"rope_type": "linear", "factor": scale})`.
 
     Args:
       length: Tokens of the text.
       window: Window of the model.
       scale: What positions are divided by; None takes ⌈length / window⌉, at least 1. A cache keeps
         keys as they were turned: with one, take the scale of the longest text to come.
+      mask: Which tokens are text rather than padding, on either side; all if not given. Padding
+        counts in the length.
 
     Returns:
-      Positions of all texts of this length, float32.
+      Positions of all texts of this length, or of each where there is a mask, float32.
 
     Raises:
-      ValueError: A scale below 1.
+      ValueError: A window or a scale below 1, or a mask of texts of another length.
 
     Source: position interpolation, equation 4 of E²-LLM; that the scale follows the length is said
       in section 3.2 there, the formula is ours.
     """
+    if window < 1:
+        raise ValueError(f"window={window}, expected at least 1")
     if scale is None:
         scale = max(1, math.ceil(length / window))
     if scale < 1:
         raise ValueError(f"scale={scale:g}, expected at least 1")
-    return (jnp.arange(length, dtype=jnp.float32) / scale)[None]
+    return _places(length, mask).astype(jnp.float32) / scale
 
 
 def pose_positions(
@@ -144,6 +159,15 @@ def pose_positions(
         return (m + jnp.stack(skips)[piece]) / jnp.float32(scale)
 
     return jax.vmap(draw)(jax.random.split(key, batch))
+
+
+def _places(length: int, mask: Bool[Array, "b t"] | None) -> Num[Array, "#b t"]:
+    """Places of tokens among those of their text; padding has that of the token before it."""
+    if mask is None:
+        return jnp.arange(length)[None]
+    if mask.shape[1] != length:
+        raise ValueError(f"mask has shape {mask.shape}, expected length={length} tokens a text")
+    return jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
 
 
 def _check_length(length: int, most: int, of: str) -> None:

@@ -33,7 +33,8 @@ class Cache(struct.PyTreeNode):
 
     Without a window slot i holds token i. With one, the first slots hold the first tokens and the
     others the last ones in order, so that places in the cache tell who sees whom; tokens keep the
-    rotary positions that they have in the text.
+    rotary positions that they have in the text. With a window padding takes slots of first and last
+    tokens: the output of a padded row is then not that of the text alone.
 
     Attributes:
       key: [layers, b, slots, g, k], rotated; an array, or `Quantised`.

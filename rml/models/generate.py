@@ -34,7 +34,9 @@ def generate(
       module: The decoder.
       variables: Its variables.
       tokens: The texts, at least one token each.
-      mask: Which tokens are text rather than padding, on either side; all if not given.
+      mask: Which tokens are text rather than padding, on either side; all if not given. A padded
+        text goes on as it would alone unless the model or the cache has a window or looks up
+        blocks, where padding takes the places of text.
       steps: Number of tokens to add.
       stop: Token that ends a text and from then on repeats.
       temperature: 0 takes the most probable token, otherwise tokens are drawn from

@@ -1,4 +1,7 @@
-"""ActQKV's probes and budgets against numpy and against the authors' rules."""
+"""ActQKV's probes and budgets against numpy, and against what the authors' code gives."""
+
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,9 @@ import pytest
 from rml.attention import actqkv
 from rml.attention.actqkv import Moments
 from rml.errors import UserError
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "actqkv.json").read_text())
+"""Inputs and results of the authors' functions; their state was that of one layer and text."""
 
 
 def windows(*sizes, seed=0, channels=6):
@@ -46,6 +52,21 @@ def test_moments_of_unequal_windows_follow_the_authors_recursion():
     late = moments._replace(windows=jnp.float32(5000))
     found = actqkv.update_moments(late, jnp.asarray(second, jnp.float32))
     np.testing.assert_allclose(found.mean, (1000 * mean + second.mean(0)) / 1001, rtol=1e-5)
+
+
+def test_moments_and_probes_are_those_of_the_authors_code():
+    """Their probe is one of activation biases from the 1,001st window on, and of ones before."""
+    moments = actqkv.no_moments(8)
+    for window, truth in zip(GOLDEN["windows"], GOLDEN["moments"], strict=True):
+        moments = actqkv.update_moments(moments, jnp.asarray(window))
+        for own, name in zip(moments, Moments._fields, strict=True):
+            np.testing.assert_allclose(own, truth[name], rtol=1e-5, err_msg=name)
+    late, query = GOLDEN["late"], jnp.asarray(GOLDEN["late"]["query"])
+    moments = actqkv.update_moments(moments._replace(windows=jnp.float32(1001)), query)
+    for own, name in zip(moments, Moments._fields, strict=True):
+        np.testing.assert_allclose(own, late["moments"][name], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(actqkv.activation_bias(query, moments), late["bias"], rtol=1e-4)
+    np.testing.assert_allclose(actqkv.probe_query(query, moments), late["probe"], rtol=1e-4)
 
 
 def test_masked_queries_count_nowhere():
@@ -184,6 +205,19 @@ def test_budgets_are_proportional_and_add_up(spread):
     assert (np.diff(bound[np.argsort(information)]) >= -1).all()
     if spread == 0:
         np.testing.assert_array_equal(found, 46)
+
+
+@pytest.mark.parametrize("row", GOLDEN["budgets"], ids=range(len(GOLDEN["budgets"])))
+def test_budgets_are_those_of_the_authors_code_but_for_rounding(row):
+    """Where no bound binds; they share equally until each layer has been called 100 times."""
+    information = np.array(row["information"] if row["calls"] >= 100 else [1.0] * 12)
+    assert in_turn(information, row["total"]) == row["budgets"]
+    own = actqkv.layer_budgets(
+        jnp.asarray(information, jnp.float32), total=row["total"], least=0, most=92
+    )
+    assert own.sum() == sum(row["budgets"])
+    np.testing.assert_allclose(own, row["budgets"], atol=1)
+    assert len(set(row["budgets"])) > 8 or np.ptp(information) < 0.1  # one row has many budgets
 
 
 @pytest.mark.parametrize("total", [6, 7, 14, 15])

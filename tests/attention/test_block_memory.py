@@ -48,11 +48,13 @@ def oracle(query, key, value, calls, settings, budget):
       budget: Blocks that are looked up.
 
     Returns:
-      Outputs [n, h, k], and the blocks looked up in each call by each part.
+      Outputs [n, h, k], the blocks looked up in each call by each part, and the information of each
+      call that had a choice, a mean over parts.
     """
     s, (n, h, k), g = settings, query.shape, key.shape[1]
     groups = np.split(np.arange(h), g if s.per_head else 1)
     received, out, looked, start = np.zeros((h, n)), np.zeros_like(query), [], 0
+    information = []
     mean = variance = np.zeros((h, k))
     representative: dict[int, np.ndarray] = {}
     for c, t in enumerate(calls):
@@ -64,7 +66,7 @@ def oracle(query, key, value, calls, settings, budget):
         )
         mean = (c * mean + u) / (c + 1)
         whole = max(start - s.window - s.sinks, 0) // s.block
-        chosen = {}
+        chosen, entropies = {}, []
         for group in groups:
             own = far[:, group]
             damped = variance[group] + variance[group].mean() / 100
@@ -78,10 +80,17 @@ def oracle(query, key, value, calls, settings, budget):
                     bias[: i + 1] += np.exp(logits) / np.exp(logits).sum()
             probe = np.tensordot(bias / bias.sum(), own, 1).ravel()
             own = [representative[m][group].ravel() for m in range(whole)]
-            length = np.linalg.norm(own, axis=1) if s.metric == "cosine" and own else 1
+            length = np.sqrt(len(probe))
+            if s.metric == "cosine" and own:
+                length = np.linalg.norm(own, axis=1) * np.linalg.norm(probe)
             scores = np.array(own).reshape(whole, -1) @ probe / length if whole else []
             best = np.argsort(-np.array(scores))[:budget].tolist() if whole else []
             chosen |= dict.fromkeys(group.tolist(), best)
+            if whole > 1:
+                p = np.exp(scores / s.temperature)
+                p /= p.sum()
+                entropies.append(-(p * np.log(p)).sum() / np.log(whole))
+        information += [np.mean(entropies)] if entropies else []
         looked.append([chosen[group[0]] for group in groups])
         for i, j in np.ndindex(t, h):
             at, logits, values, local = start + i, [], [], []
@@ -108,17 +117,18 @@ def oracle(query, key, value, calls, settings, budget):
                     key[places[np.argsort(-received[j, places])[: s.top]], j // (h // g)].mean(0)
                     for j in range(h)
                 ])  # fmt: skip
-    return out, looked
+    return out, looked, information
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"per_head": True, "blocks": 1},
-        {"clamped": False, "metric": "cosine"},
+        {"per_head": True, "blocks": 1, "temperature": 0.5},
+        {"clamped": False, "metric": "cosine", "temperature": 0.1},
         {"per_head": True, "weighting": "attention", "block": 2, "blocks": 3},
+        {"blocks": 0, "block": 1},
     ],
-    ids=["heads", "true", "attention"],
+    ids=["heads", "true", "attention", "none"],
 )
 def test_a_layer_is_that_of_plain_loops(changes):
     settings = SETTINGS._replace(**changes)
@@ -149,9 +159,14 @@ def test_a_layer_is_that_of_plain_loops(changes):
         at += t
         found.append(out)
         blocks.append(cache.lookup.blocks[0, 0].tolist())
-    truth, looked = oracle(query[0], key[0], value[0], calls, settings, settings.blocks)
+    truth, looked, information = oracle(
+        query[0], key[0], value[0], calls, settings, settings.blocks
+    )
     assert [[[i for i in part if i >= 0] for part in call] for call in blocks] == looked
-    assert len({tuple(sorted(call[0])) for call in looked}) > 2  # it does choose
+    assert len({tuple(sorted(call[0])) for call in looked}) > 2 or not settings.blocks  # it chooses
+    assert cache.calls == len(information) > 3
+    assert np.std(information) > 1e-3
+    np.testing.assert_allclose(cache.lookup.information[0, 0], np.mean(information), rtol=1e-4)
     np.testing.assert_allclose(jnp.concatenate(found, 1)[0], truth, atol=2e-5)
 
 
@@ -178,11 +193,19 @@ def test_with_all_blocks_and_true_distances_it_is_the_whole_model(variables):
 @pytest.mark.slow
 def test_state_is_of_each_layer_and_text_and_budgets_add_up(variables):
     module = Llama(**SMALL)
-    settings = SETTINGS._replace(blocks=3, dynamic=True, least=1, temperature=0.05)
+    settings = SETTINGS._replace(blocks=3, dynamic=True, least=1, temperature=0.05, window=12)
     empty = block_memory(module, 2, 41, settings)
-    _, both = read_in_chunks(module, variables, TOKENS, LEFT, cache=empty, chunk=8)
+
+    def read(tokens, mask, cache):
+        return read_in_chunks(module, variables, tokens, mask, cache=cache, chunk=8)[1]
+
+    def both_parts(tokens, mask):
+        begun = read(tokens[:, :32], mask[:, :32], empty)
+        return begun, read(tokens[:, 32:40], mask[:, 32:40], begun)
+
+    begun, both = both_parts(TOKENS, LEFT)
     other = TOKENS.at[1].set(3)  # beside another text, and in its place
-    _, beside = read_in_chunks(module, variables, other[::-1], LEFT[::-1], cache=empty, chunk=8)
+    _, beside = both_parts(other[::-1], LEFT[::-1])
     for own, there in zip(
         jax.tree.leaves(both.lookup), jax.tree.leaves(beside.lookup), strict=True
     ):
@@ -191,15 +214,22 @@ def test_state_is_of_each_layer_and_text_and_budgets_add_up(variables):
     assert len(np.unique(both.lookup.budget)) > 1
     mean = both.lookup.moments.mean
     assert jnp.abs(mean[0] - mean[1]).max() > 1e-2
-    found = (both.lookup.blocks >= 0).sum(-1)[..., 0]
-    assert found.max() <= settings.most == 5
-    assert both.calls == 3  # of six, those after the first blocks are whole
+    assert both.calls == 2  # of five, those that begin when two blocks are whole
+    assert (settings.most, begun.whole) == (5, 4)
+    given = jnp.array([[5, 1], [2, 4]])  # of each layer and text
+    last = read(TOKENS[:, 32:40], LEFT[:, 32:40], begun.replace(
+        lookup=begun.lookup._replace(budget=given)
+    ))  # fmt: skip
+    for before, after in ((begun.lookup.budget, both), (given, last)):
+        found = (after.lookup.blocks >= 0).sum(-1)[..., 0]
+        np.testing.assert_array_equal(found, jnp.minimum(before, 4))
 
 
 def test_misuse_is_named(variables):
     module = Llama(**SMALL)
     for changes, message in (
-        ({"block": 0}, "expected block, blocks, window and top of at least 1"),
+        ({"block": 0}, "expected block, window and top of at least 1"),
+        ({"blocks": -1}, "blocks and sinks of at least 0"),
         ({"temperature": 0.0}, "a temperature above 0"),
         ({"blocks": 10}, "has room for 9 blocks of 4 after 3 sinks, expected at least the 10"),
         ({"dynamic": True, "least": 3}, "least=3, expected 0 to blocks=2"),

@@ -46,6 +46,26 @@ def test_without_its_parts_it_is_plain_training_or_interpolation():
     np.testing.assert_array_equal(interpolated_positions(3, window=8), plain[:1, :3])
 
 
+def test_four_first_tokens_stay_unless_others_are_said_to():
+    found = np.asarray(sample_positions(KEY, 64, 9, window=16, least=2, largest=2)) * 2
+    moved = found - np.arange(9)
+    np.testing.assert_array_equal(moved[:, :4], 0)
+    np.testing.assert_array_equal(moved[:, 4:], moved[:, 4:5].repeat(5, 1))
+    assert len(np.unique(moved[:, 4])) > 10
+
+
+def test_padding_on_either_side_takes_no_positions():
+    mask = jnp.asarray([[0, 0, 0, 1, 1, 1, 1, 1, 1], [1] * 9, [1, 1, 1, 1, 1, 1, 1, 0, 0]], bool)
+    whole = np.asarray(interpolated_positions(9, window=4, scale=3.0)[0])
+    found = np.asarray(interpolated_positions(9, window=4, scale=3.0, mask=mask))
+    drawn = np.asarray(sample_positions(KEY, 3, 9, window=9, largest=5, sinks=2, mask=mask))
+    same = np.asarray(sample_positions(KEY, 3, 9, window=9, largest=5, sinks=2))
+    for row, text in enumerate(np.asarray(mask)):
+        np.testing.assert_array_equal(found[row, text], whole[: text.sum()])
+        np.testing.assert_array_equal(drawn[row, text], same[row, : text.sum()])
+    np.testing.assert_allclose(interpolated_positions(9, window=4, mask=mask), found)
+
+
 def test_dividing_positions_is_linear_scaling_of_frequencies():
     x = jax.random.normal(KEY, (1, 40, 2, 16))
     linear = rope.frequencies(16, 1e4, scaling={"rope_type": "linear", "factor": 5.0})
@@ -105,6 +125,12 @@ def test_pose_skips_between_pieces_and_stays_within_the_scale():
         (lambda: sample_positions(KEY, 1, 9, window=8, largest=4), "length=9, expected 1 to 8"),
         (lambda: sample_positions(KEY, 1, 8, window=8, largest=2, sinks=-1), "sinks=-1"),
         (lambda: interpolated_positions(8, window=8, scale=0.5), "scale=0.5, expected at least 1"),
+        (lambda: interpolated_positions(8, window=0), "window=0, expected at least 1"),
+        (lambda: interpolated_positions(8, window=-2, scale=2.0), "window=-2, expected at least 1"),
+        (
+            lambda: interpolated_positions(8, window=4, mask=jnp.ones((2, 7), bool)),
+            r"mask has shape \(2, 7\), expected length=8",
+        ),
         (lambda: pose_positions(KEY, 1, 8, window=8, scale=0), "scale=0, expected at least 1"),
         (lambda: pose_positions(KEY, 1, 8, window=8, scale=2, pieces=9), "pieces=9"),
         (lambda: pose_positions(KEY, 1, 8, window=3, scale=2), "length=8, expected 1 to 6"),

@@ -20,7 +20,8 @@ SMALL = {
     "memory.sinks": 2, "memory.window": 8, "memory.tokens": 8, "memory.top": 2, "memory.chunk": 8,
     "tries.activation": (4,), "tries.mean": (4,), "tries.window": (2,), "recall.length": 64,
     "recall.documents": 2, "recall.measured_layers": (0, 1), "recall.least": 1,
-    "needles.lengths": (64,), "needles.depths": (0.2, 0.8), "budgets": (), "timing.length": 40,
+    "needles.lengths": (64,), "needles.depths": (0.2, 0.8), "needles.texts": 1, "budgets": (),
+    "timing.length": 40,
     "timing.repeats": 1,
 }  # fmt: skip
 
@@ -44,6 +45,13 @@ class Words:
 
     def decode(self, tokens):
         return f"word{tokens[0]} "
+
+
+class Given:
+    """A module whose logits are the hidden states."""
+
+    def apply(self, variables, x, method):
+        return x
 
 
 @pytest.fixture(scope="module")
@@ -96,32 +104,65 @@ def test_windows_see_as_many_keys_as_memories():
 
 
 def test_rankings_of_planted_blocks():
-    """Queries look for one key that stands in the third block and, later, at the end."""
+    """Each of two heads looks for one key, in the third and in the second block, and at the end."""
     rng = np.random.default_rng(1)
     settings = MemorySettings(block=4, blocks=2, sinks=2, window=8, top=1)
-    key = 0.3 * rng.normal(size=(1, 64, 4))
-    target = np.array([0, 12.0, 0, 0])  # pairs turn together: the second hardly does
-    query = np.tile(target, (2, 64, 1)) + 0.3 * rng.normal(size=(2, 64, 4))
-    key[0, [12, 61]] = target
+    key = 0.3 * rng.normal(size=(2, 64, 4))
+    targets = np.array([[0, 12.0, 0, 0], [0, 0, 0, 12.0]])  # of a pair that hardly turns
+    query = targets[:, None] + 0.3 * rng.normal(size=(2, 64, 4))
+    key[0, [12, 61]], key[1, [8, 61]] = targets
     found = jax.tree.map(np.asarray, ranked(
         jnp.asarray(query, jnp.float32), jnp.asarray(key, jnp.float32), jax.random.key(0),
         settings=settings, chunk=8, theta=1e16, temperatures=(1.0, 0.05),
     ))  # fmt: skip
     np.testing.assert_array_equal(found.whole, [0, 0, 1, 3, 5, 7, 9, 11])
-    assert (found.mass[3:7].argmax(1) == 2).all()
-    assert (found.mass[3:7, 2] > 0.9).all()
-    for row in range(6):
-        assert (found.scores[3:7, row].argmax(1) == 2).all(), RANKINGS[row]
-    np.testing.assert_allclose(found.mass.sum(1) + found.near, 1, rtol=1e-5)
+    np.testing.assert_array_equal(found.mass[3:7].argmax(2), [[2, 1]] * 4)
+    assert (found.mass[3:7].max(2) > 0.9).all()
+    for row, name in enumerate(RANKINGS):
+        own = found.scores[3:7, row]
+        if name in ("activation_heads", "mean_heads", "exact"):
+            np.testing.assert_array_equal(own.argmax(2), [[2, 1]] * 4, err_msg=name)
+        elif name not in ("cosine", "mean_cosine", "random", "recent"):
+            best = np.sort(np.argsort(-own, axis=2)[..., :2])
+            np.testing.assert_array_equal(best, np.broadcast_to([1, 2], best.shape), err_msg=name)
+    np.testing.assert_allclose(found.mass.sum(2) + found.near, 1, rtol=1e-5)
+    own = dict(zip(RANKINGS, found.scores[6, :, 0, :9].astype(np.float64), strict=True))
+    # Products over cosines are norms: of blocks, times one number of each probe.
+    norms = own["mean"] / own["mean_cosine"] * own["cosine"] / own["activation"]
+    np.testing.assert_allclose(norms, norms.mean(), rtol=1e-3)
+    assert np.std(own["mean"] / own["activation"]) > 0.01
+    p = np.exp(own["cosine"]) / np.exp(own["cosine"]).sum()
+    np.testing.assert_allclose(found.information[6, 2], -(p * np.log(p)).sum() / np.log(9), 1e-5)
     values = measured(found, (0.2, 1.0), 0.9)
     assert values.recall.shape == (4, len(RANKINGS), 2)
-    np.testing.assert_array_equal(values.recall[:2, RANKINGS.index("mean"), 0], 1)
-    np.testing.assert_array_equal(values.recall[:2, RANKINGS.index("recent"), 0], 0)
+    by = {name: values.recall[:2, row, 0] for row, name in enumerate(RANKINGS)}  # one block read
+    np.testing.assert_array_equal(by["mean"], 0.5)  # that of one of the heads
+    np.testing.assert_array_equal(by["mean_heads"], 1)
+    np.testing.assert_array_equal(by["recent"], 0)
     np.testing.assert_allclose(values.covered[..., 1], 1, rtol=1e-5)
-    covered, budgets = covered_by_budgets([found, found], count=2, least=1, temperature=1)
+    covered, budgets = covered_by_budgets([found, found], count=2, least=1, way=1)
     np.testing.assert_array_equal(budgets, 2)  # equal layers
-    best = [found.mass[w][np.argsort(-found.scores[w, 0])[:2]].sum() for w in range(3, 8)]
-    np.testing.assert_allclose(covered, best / found.mass[3:].sum(1), rtol=1e-5)
+    best = [found.mass[w][:, np.argsort(-found.scores[w, 0, 0])[:2]].sum(1) for w in range(3, 8)]
+    truth = (np.array(best) / found.mass[3:].sum(2)).mean(1)
+    np.testing.assert_allclose(covered, truth, rtol=1e-5)
+
+
+def test_needles_and_questions_are_not_counted_as_text(monkeypatch):
+    monkeypatch.setattr(memory_readings, "FRUITS", ("apple", "cherry", "pear"))
+    config = config_file.get_config()
+    config.needles.depths = (0.2, 0.8)
+    asked = memory_readings.prompts(config, Words(), texts()[:3], 90)
+    added = (memory_readings.QUESTION, memory_readings.NEEDLE.format("pear"))
+    number = 90 - sum(len(own.ids) for own in Words().encode_batch_fast(added))
+    for row, text in zip(range(3), texts(), strict=False):
+        np.testing.assert_array_equal(asked.tokens[row][asked.document[row]], text[:number])
+    places = asked.document.argmin(1)  # of needles, at depths in turn
+    assert places[1] > max(places[0], places[2])
+    logits = np.random.default_rng(2).normal(size=(3, 90, 32)).astype(np.float32)
+    found = memory_readings._nats(None, logits, asked.tokens, asked.document, module=Given())
+    for own, scores, text, counts in zip(found, logits, *asked[::3], strict=True):
+        nats = [np.log(np.exp(scores[i - 1]).sum()) - scores[i - 1, text[i]] for i in range(1, 90)]
+        assert own == pytest.approx(np.array(nats)[counts[1:]].mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,19 @@ def test_a_scale_multiplies_what_is_rotated():
     np.testing.assert_allclose(scaled, 1.3 * plain, rtol=1e-6)
 
 
+def test_far_tokens_of_a_model_in_bfloat16_are_told_apart():
+    """At position 80,000 neighbours have one number in bfloat16, whose next is 512 farther."""
+    positions = 80_000 + np.arange(6)
+    frequency = rope.frequencies(8, 100.0)
+    angle = positions[:, None] * np.asarray(frequency, np.float64)
+    x = jnp.ones((1, 6, 1, 8), jnp.bfloat16)
+    for given in (jnp.asarray(positions), jnp.asarray(positions, jnp.float32)):
+        found = rope.rotate(x, given[None], frequency)
+        assert found.dtype == jnp.bfloat16
+        truth = np.concatenate([np.cos(angle) - np.sin(angle), np.cos(angle) + np.sin(angle)], 1)
+        np.testing.assert_allclose(found[0, :, 0].astype(float), truth, atol=0.02)
+
+
 @pytest.mark.slow
 def test_a_decoder_scales_queries_and_keys():
     small = {"vocabulary": 20, "width": 16, "depth": 2, "heads": 4, "mlp": 24, "scan": False}

@@ -325,13 +325,17 @@ def test_bars_cut_shows_small_differences(tmp_path):
 def test_axes_of_accuracies_start_at_the_baseline(tmp_path, saved):
     chance = ("chance", 0.5)
     figures.bars(tmp_path / "b.png", ["g", "h"], {"a": [0.8, 0.9]}, reference=chance)
-    figures.curves(tmp_path / "c.png", {"a": ([0, 1], [0.8, 0.9])}, "step", "y", reference=chance)
+    figures.curves(
+        tmp_path / "c.png", {"a": ([0, 1], [0.8, 0.9])}, "step", "y", reference=chance,
+        upright=("end", 0.25),
+    )  # fmt: skip
     figures.curves(tmp_path / "d.png", {"a": ([0, 1], [0.4, 0.9])}, "step", "y", reference=chance)
     bars, above, below = (figure.axes[0] for figure in saved)
     assert bars.get_ylim()[0] == above.get_ylim()[0] == 0.5
     assert [bar.get_height() + bar.get_y() for bar in bars.patches] == pytest.approx([0.8, 0.9])
     assert below.get_ylim()[0] < 0.4
-    assert [line.get_label() for line in above.lines] == ["a", "chance"]
+    assert [line.get_label() for line in above.lines] == ["a", "chance", "end"]
+    assert list(above.lines[2].get_xdata()) == [0.25, 0.25]
 
 
 @pytest.fixture

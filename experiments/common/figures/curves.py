@@ -19,13 +19,14 @@ _SIZE = (COLUMN, 0.68 * COLUMN)
 def curves(
     path: File, series: Series, xlabel: str, ylabel: str, title: str | None = None,
     logy: bool = False, reference: tuple[str, float] | None = None, above: bool = False,
+    upright: tuple[str, float] | None = None,
 ) -> None:  # fmt: skip
     """Draws lines over a common horizontal axis, with bands where bounds are given.
 
     `series` maps a name to `(x, y)` or `(x, y, low, high)`, each `[n]`, with gaps where not finite.
     `reference` is the name and height of a dashed line, e.g. `("chance", 0.1)`, at which the
-    vertical axis begins unless a line goes below it. The legend stands `above` the axes where it
-    would hide a line.
+    vertical axis begins unless a line goes below it; `upright` the name and place of a dotted one
+    across the other axis. The legend stands `above` the axes where it would hide a line.
     """
     checked = _checked("curves", series, bands=True)
     with canvas(path, _SIZE, title) as figure:
@@ -48,7 +49,9 @@ def curves(
                 >= reference[1]
             ):
                 ax.set_ylim(bottom=reference[1])
-        legend(ax, len(checked) + (reference is not None), above)
+        if upright is not None:
+            ax.axvline(upright[1], label=upright[0], color="#333333", ls=":", lw=0.9)
+        legend(ax, len(checked) + (reference is not None) + (upright is not None), above)
 
 
 def band(values: np.ndarray) -> tuple[np.ndarray, ...]:
