@@ -5,10 +5,10 @@ python -m experiments.run --config=configs/merging/multilevel_pydocs.py --workdi
 Every arm has the FLOPs of 240 steps of the full model. Learning rates are those of `cycle.rates`,
 which validation chooses among, and warm-ups are `cycle.before`: those of `optimizer` are not read.
 Steps and rates were set after runs of seed 0, stopped before their end, whose test losses were
-seen: training from scratch was best with 2e-3, the V-cycle with 4e-3 and α = 0.25. Three minutes
-of one CPU core where its programs are compiled already, seven where not. Result:
-results/multilevel. It was measured while FLOPs at equal loss were those at equal test loss; since
-then validation losses set the goal, and the time to it is measured too.
+seen: training from scratch was best with 2e-3, the V-cycle with 4e-3 and α = 0.25. In a first
+measurement several arms chose the largest rate, 4e-3, so that two larger ones are tried too. Some
+five minutes of one CPU core where its programs are compiled already, ten where not. Result:
+results/multilevel.
 """
 
 from ml_collections import ConfigDict

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int
+from scipy.special import entr
 
 from experiments.merging.bed import Bed
+from experiments.merging.finetuning import scores
 from experiments.merging.judging import Part, best
 from experiments.merging.ranking import drawn_batches, mean_entropy
 from experiments.merging.tasks import Images
@@ -61,6 +63,54 @@ def learned(
         return merged, Mask(found.logits, np.asarray(found.losses), rate)
 
     return best(bed, validation, options.learning_rates, learn)[1][1]
+
+
+def course(config: Any, bed: Bed, unlabelled: Images, mask: Mask) -> dict[int, Any]:
+    """Models merged behind the drawn mask after a quarter of its steps, after two, three and all.
+
+    Each is learned anew on the first batches alone: draws are by the number of the step, so that
+    it is what the mask was there.
+    """
+    options = config.mask
+    given = {key: options[key] for key in ("scale", "temperature", "inner_rate")}
+    batches, steps = drawn_batches(config, unlabelled, options), len(mask.losses)
+    vectors = trees.task_vectors(bed.base, bed.experts)
+    found = {}
+    for quarter in range(1, 4):
+        count = -(-quarter * steps // 4)
+        own = _learned(
+            bed.module, bed.base, vectors, bed.heads, trees.take_tree(batches, slice(count)), None,
+            bed.config.head.scale, given, mask.rate, jax.random.key(config.seed), sampled=True,
+        )  # fmt: skip
+        found[count] = masked_arithmetic(config, bed, expected_mask(own.logits))
+    return found | {steps: masked_arithmetic(config, bed, expected_mask(mask.logits))}
+
+
+def marginals(bed: Bed, part: Part, params: Any) -> float:
+    """Entropy of the mean prediction over its most, log C, a mean over tasks: 0 is one class alone.
+
+    A model whose entropy was minimised may have come to name one class for every image.
+    """
+    predicted = scores(bed.module, params, bed.heads, part.images, bed.config.head.scale)
+    present = np.asarray(jnp.any(bed.heads != 0, axis=-1))
+    return share_of_most(
+        np.asarray(jax.nn.softmax(predicted)), np.asarray(part.images.task), present
+    )
+
+
+def share_of_most(
+    odds: Float[np.ndarray, "n c"], task: Int[np.ndarray, " n"], present: Bool[np.ndarray, "t c"]
+) -> float:
+    """The mean over tasks of the entropy of mean probabilities over log C.
+
+    Args:
+      odds: Probabilities of each image.
+      task: Its task.
+      present: Which classes each task has.
+    """
+    means = np.stack([odds[task == own].mean(0) for own in range(len(present))])
+    entropy = entr(means.astype(np.float64)).sum(1)
+    return float(np.mean(entropy / np.log(present.sum(1))))
 
 
 def masked_arithmetic(config: Any, bed: Bed, mask: Any) -> Any:

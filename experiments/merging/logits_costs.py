@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +14,19 @@ from experiments.common.timing import median_ratio
 from experiments.merging.logits_models import EXPERT, LORA, TUNED, Models, problem, sized
 from experiments.merging.logits_readings import Modules, grid, modules
 from experiments.merging.multilevel_problems import step_flops
+from rml.evaluation import program_flops
 from rml.merging import fuse_decode
-from rml.models import Member
+from rml.models import Llama, Member
 
 FINER = 10
 """How many times as many weights the null tries at a token."""
+OPERATIONS = 12
+"""Operations on each logit for each weight that `choose_alpha` tries: the difference is scaled (1)
+and added to the log-probability (1), ψ is taken (maximum, difference, exponential and sum: 4) and
+subtracted (1), the fused probability is its exponential (1), and both means of the moved logits are
+a product and a sum each (4)."""
+VOCABULARY = 32_000
+"""A large vocabulary, LLaMA's."""
 
 
 def choosing_cost(
@@ -48,6 +57,28 @@ def choosing_cost(
         )  # fmt: skip
         found[f"choosing_cost{end}"] = ratio - 1
     return found
+
+
+def choosing_flops(config: Any) -> dict[str, float]:
+    """Operations of choosing one expert's weight over the products of the step that it is part of.
+
+    Both are counted: those of `choose_alpha` by its formula, points times logits times
+    `OPERATIONS`, and the products of the large model, the small one and the expert for one token
+    without a context. A second value has models of the same sizes with a large vocabulary.
+    """
+    found = {}
+    for vocabulary, end in ((config.text.vocabulary, ""), (VOCABULARY, f"_{VOCABULARY}")):
+        large, small = (_token_flops(own, vocabulary) for own in modules(config))
+        choosing = OPERATIONS * config.alpha.points * vocabulary
+        found[f"choosing_flops{end}"] = choosing / (large + 2 * small)
+    return found
+
+
+def _token_flops(module: Llama, vocabulary: int) -> float:
+    """Floating-point operations of a decoder's products for one token, without computing any."""
+    module, token = module.clone(vocabulary=vocabulary), jnp.zeros((1, 1), jnp.int32)
+    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), token))["params"]
+    return program_flops(lambda own: small_lm.logits_of(module, own, token)[0], params)
 
 
 def weights_tried(points: Float[np.ndarray, " p"], finer: int) -> dict[str, Any]:

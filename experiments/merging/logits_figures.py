@@ -1,6 +1,6 @@
 """Figures of the recipe on logits fusion."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,18 @@ CAPTIONS = {
     "interval over windows.",
     "fixed.png": "Nats a token gained over the large model by one weight of the expert at all "
     "tokens; band: 95% interval over windows. Dashed: a weight chosen at every token.",
-    "alpha.png": "The weight that is chosen along the first test window of each collection.",
+    "alpha.png": "The weight that is chosen along the first test windows of two collections.",
+    "tokens.png": "Tokens of those windows by the expert that is the active one, by shade and "
+    "by a mark above; no expert is active where there is neither.",
     "experts.png": "Share of tokens (columns add up to 1 in a row) at which an expert is the "
     "active one, of those at which any is.",
 }
 TOKENS = 64
 """Tokens that are drawn."""
+WINDOWS = 2
+"""Collections of which the first test window is drawn."""
+LINE = 84
+"""Characters of a line of text."""
 
 
 def draw(
@@ -72,7 +78,7 @@ def draw(
     )  # fmt: skip
     along = {
         name: (np.arange(1, 1 + len(own.alpha[0, :TOKENS])), own.alpha[0, :TOKENS])
-        for name, own in list(test.items())[:2]
+        for name, own in list(test.items())[:WINDOWS]
     }
     figures.curves(run.figure("alpha.png"), along, "token", "weight α of the expert")
     figures.heatmap(
@@ -80,3 +86,58 @@ def draw(
         list(config.data.domains), xlabel="expert", ylabel="collection",
         value_label="share of tokens",
     )  # fmt: skip
+
+
+def draw_tokens(
+    run: RunDirectory, domains: Sequence[str], words: Mapping[str, Sequence[str]],
+    active: Mapping[str, np.ndarray],
+) -> None:  # fmt: skip
+    """Draws texts whose tokens show the expert that is active at them.
+
+    Args:
+      run: The run's directory.
+      domains: Names of the experts.
+      words: By collection the tokens of a text.
+      active: By collection the weights of the experts at each token [t, n].
+    """
+    shown = {name: [readable(word) for word in own[:TOKENS]] for name, own in words.items()}
+    placed = {name: placed_words(own) for name, own in shown.items()}
+    lines = sum(rows[-1][1] + 2 for rows in placed.values())
+    with figures.canvas(run.figure("tokens.png"), (5.6, 0.5 + 0.24 * lines)) as figure:
+        ax = figure.add_subplot(xlim=(-1, LINE + 1), ylim=(lines - 0.3, -1.2))
+        ax.set_axis_off()
+        for index, name in enumerate(domains):
+            looks = figures.look(index, "color", "marker")
+            ax.plot([], [], linestyle="none", label=name, **looks)
+        top = 0.0
+        for name, rows in placed.items():
+            ax.text(0, top, name, fontsize=7, weight="bold")
+            for at, (word, (left, line)) in enumerate(zip(shown[name], rows, strict=True)):
+                y, middle = top + 1 + line, left + len(word) / 2
+                ax.text(middle, y, word, family="monospace", fontsize=6.5, ha="center")
+                weights = active[name][:, at]
+                if weights.max() > 0:
+                    looks = figures.look(int(weights.argmax()), "color", "marker")
+                    ax.fill_between(
+                        (left, left + len(word)), y - 0.45, y + 0.2, color=looks["color"],
+                        alpha=0.3, linewidth=0,
+                    )  # fmt: skip
+                    ax.plot([middle], [y - 0.6], markersize=2.5, **looks)
+            top += rows[-1][1] + 2
+        figures.legend(ax, len(domains), above=True)
+
+
+def readable(word: str) -> str:
+    """A token on one line, with marks for what would not be seen."""
+    return "".join("↵" if letter == "\n" else letter for letter in word) or "∅"
+
+
+def placed_words(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Column and line of each of several words, which follow one another without spaces."""
+    places, left, line = [], 0, 0
+    for word in words:
+        if left and left + len(word) > LINE:
+            left, line = 0, line + 1
+        places.append((left, line))
+        left += len(word)
+    return places

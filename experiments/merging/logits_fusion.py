@@ -17,7 +17,7 @@ import numpy as np
 from experiments.common import small_lm
 from experiments.common.claims import with_bounds
 from experiments.merging import logits_figures
-from experiments.merging.logits_costs import choosing_cost, training_share
+from experiments.merging.logits_costs import choosing_cost, choosing_flops, training_share
 from experiments.merging.logits_models import LARGE, Models, make_models, merged, read_texts, sized
 from experiments.merging.logits_readings import (
     Reading,
@@ -47,6 +47,9 @@ CLAIMS = (
     Claim("The weight is larger where the expert moved the small model further: correlation 0.1",
           "alpha_correlation", ">=", 0.1, SOURCE,
           stated="2026-11-26", null="alpha_correlation_shuffled"),
+    Claim("The weight varies: its standard deviation over tokens is at least 0.1",
+          "alpha_sd", ">=", 0.1, f"{SOURCE}; added after the first measurement",
+          stated="2026-11-27", null="alpha_sd_same"),
     Claim("On an unseen collection one of four experts costs at most 0.5% of the large's nats",
           "rise_unseen", "<=", 0.005, f"{SOURCE}, table on unseen tasks",
           stated="2026-11-26", null="rise_unseen_multitask"),
@@ -104,9 +107,15 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     )
     others, active = of_several(config, models, windows, test)
     metrics |= others | training_share(config, texts[domains[0]], models)
-    metrics |= choosing_cost(config, models, windows["test"][domains[0]])
+    metrics |= choosing_cost(config, models, windows["test"][domains[0]]) | choosing_flops(config)
     weights = {name: metrics[f"fixed_alpha_{name}"] for name in domains}
     logits_figures.draw(config, run, test, whole, weights, active)
+    words = {
+        name: [texts[name].tokenizer.decode([token], skip_special_tokens=False)
+               for token in windows["test"][name][0, 1:]]
+        for name in domains[: logits_figures.WINDOWS]
+    }  # fmt: skip
+    logits_figures.draw_tokens(run, domains, words, {name: test[name].active[0] for name in words})
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -174,6 +183,8 @@ def of_one(
     )
     metrics["alpha_mean"] = float(np.mean([alpha.mean() for alpha, _ in pairs]))
     metrics["alpha_sd"] = float(np.mean([alpha.std() for alpha, _ in pairs]))
+    # Where the large model is the small one, weight 1 is exact at every token.
+    metrics["alpha_sd_same"] = float(np.mean([own.same.std() for own in test.values()]))
     return metrics
 
 

@@ -26,6 +26,7 @@ class Reading(NamedTuple):
       refined: The same beyond the grid [m, n].
       shuffled: The same weights at other tokens of the window [m, n].
       alpha: The weights [m, n].
+      same: The weights where the small model is the large one too [m, n].
       moved: KL of the one expert from the small model [m, n].
       several: Nats with one of all experts chosen at every token [m, n].
       active: Their weights [m, t, n].
@@ -40,6 +41,7 @@ class Reading(NamedTuple):
     refined: Any
     shuffled: Any
     alpha: Any
+    same: Any
     moved: Any
     several: Any
     active: Any
@@ -136,6 +138,7 @@ def _read(
             refined=of_one(refined),
             shuffled=of_one(jax.random.permutation(key, chosen)),
             alpha=chosen,
+            same=choose(small, expert[None], small).alpha[0],
             moved=kl_shift(expert, small).forward,
             several=nats(fuse_logits(large, experts, small, several)),
             active=several,

@@ -30,12 +30,15 @@ class Arm(NamedTuple):
       other_scheme: Whether the scheme of groups that the config does not have is taken.
       begins: How the first small level begins: "trained" after steps of the full model, "fresh",
         or "noise", which is the full model untrained made small, and ends there.
+      forgets: Whether untrained parameters take the place of those of the small level before it is
+        made large again.
     """
 
     shapes: tuple[Shape, ...]
     alpha: float | None = None
     other_scheme: bool = False
     begins: str = "trained"
+    forgets: bool = False
 
 
 ARMS = {
@@ -44,6 +47,7 @@ ARMS = {
     "alpha_0": Arm((FULL, BOTH), 0.0),
     "alpha_25": Arm((FULL, BOTH), 0.25),
     "alpha_100": Arm((FULL, BOTH), 1.0),
+    "untrained": Arm((FULL, BOTH), forgets=True),
     "other_groups": Arm((FULL, BOTH), other_scheme=True),
     "three": Arm((FULL, BOTH, QUARTER)),
     "depth": Arm((FULL, DEPTH)),

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.common import figures
+from experiments.merging.multilevel_similarity import Alike
 from experiments.merging.multilevel_training import Trained
 from rml.ops import t_interval
 from rml.training import RunDirectory
@@ -16,11 +17,15 @@ CAPTIONS = {
     "losses.png": "Test loss of all arms after equal FLOPs; error bars: 95% interval of the "
     "difference to training from scratch over test examples. α = 0 throws the small level away.",
     "starts.png": "Test loss of the small model against its own steps: coalesced from a trained "
-    "model, fresh, and coalesced from an untrained one.",
+    "model, fresh with a warm-up, and coalesced from an untrained one.",
+    "layers.png": "Linear CKA of every two layers' outputs at the tokens of test examples, after "
+    "training from scratch and before.",
+    "heads.png": "Linear CKA of every two heads' outputs, layer by layer, likewise.",
 }
 SHOWN = {
     "scratch": "from scratch", "both": "V-cycle", "alpha_0": "α = 0",
-    "alpha_25": "α = 0.25", "alpha_100": "α = 1", "other_groups": "other groups",
+    "alpha_25": "α = 0.25", "alpha_100": "α = 1", "untrained": "untrained small",
+    "other_groups": "other groups",
     "three": "three levels", "depth": "depth alone", "width": "width alone",
     "growth": "growth", "stacking": "stacking",
 }  # fmt: skip
@@ -69,6 +74,22 @@ def of_losses(run: RunDirectory, tests: Mapping[str, Float[np.ndarray, " m"]], u
         run.figure("losses.png"), list(rows), {"loss": list(rows.values())},
         {"loss": list(halves.values())}, ylabel=f"test loss ({unit})", decimals=3, cut=True,
     )  # fmt: skip
+
+
+def of_similarity(run: RunDirectory, trained: Alike, untrained: Alike) -> None:
+    """Draws CKA of layers and of heads."""
+    layers = len(trained.layers)
+    each = len(trained.heads) // layers
+    names = {
+        "layers": [str(layer + 1) for layer in range(layers)],
+        "heads": [f"{at // each + 1}.{at % each + 1}" for at in range(len(trained.heads))],
+    }
+    for name, labels in names.items():
+        figures.heatmap(
+            run.figure(f"{name}.png"), np.stack([getattr(trained, name), getattr(untrained, name)]),
+            labels, ["trained", "untrained"], value_label="linear CKA",
+            xlabel=name, ylabel="layer" if name == "layers" else "layer.head",
+        )  # fmt: skip
 
 
 def of_starts(run: RunDirectory, runs: Mapping[str, Trained], unit: str) -> None:

@@ -12,7 +12,9 @@ from jaxtyping import Float
 from experiments.common import small_lm, supervised
 from experiments.common.images import open_images
 from experiments.common.many import replaced
+from experiments.merging.multilevel_similarity import Parts, parts_of
 from rml import models
+from rml.data import augment
 from rml.errors import UserError
 from rml.evaluation import program_flops
 from rml.models.attention import attend
@@ -20,6 +22,8 @@ from rml.training import Task
 
 Shape = tuple[int, int]
 """By how much width and depth are divided."""
+READ = 100
+"""Test images whose layers and heads are compared."""
 
 
 class Problem(NamedTuple):
@@ -28,11 +32,13 @@ class Problem(NamedTuple):
     Attributes:
       task: Makes the task of a config.
       losses: Losses of held-out examples, from a config, parameters and "validation" or "test".
+      parts: What layers and heads give for test examples, from parameters of the config's model.
       unit: Unit of the loss.
     """
 
     task: Callable[[Any], Task]
     losses: Callable[[Any, Any, str], Float[np.ndarray, " m"]]
+    parts: Callable[[Any], Parts]
     unit: str
 
 
@@ -76,7 +82,10 @@ def _text(config: Any) -> Problem:
     def losses(own: Any, params: Any, part: str) -> Float[np.ndarray, " m"]:
         return small_lm.nats(own, attend, [params], windows[part])[0].mean(axis=-1)
 
-    return Problem(lambda own: small_lm.task(own, text), losses, "nats a token")
+    def parts(params: Any) -> Parts:
+        return parts_of(small_lm.language_model(config), params, windows["test"])
+
+    return Problem(lambda own: small_lm.task(own, text), losses, parts, "nats a token")
 
 
 def _images(config: Any) -> Problem:
@@ -96,4 +105,8 @@ def _images(config: Any) -> Problem:
             held_out=lambda: sources["test"],
         )  # fmt: skip
 
-    return Problem(task, losses, "nats an image")
+    def parts(params: Any) -> Parts:
+        images = np.stack([sources["test"][i]["image"] for i in range(READ)])
+        return parts_of(models.build(**config.model), params, augment.to_float(images))
+
+    return Problem(task, losses, parts, "nats an image")

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from experiments.common.comparison import for_each
 from experiments.common.many import many, on_one_device, replaced, unstack
 from experiments.common.pretraining import train
-from experiments.merging.multilevel_arms import ARMS, groups, phases, shares
+from experiments.merging.multilevel_arms import ARMS, FULL, groups, phases, shares
 from experiments.merging.multilevel_problems import Problem, Shape, of_shape
 from rml.ops.trees import stack_trees
 from rml.training import Progress, RunDirectory, Task, TrainState, initial_state, read_metrics
@@ -91,7 +91,7 @@ def trained(
     programs: dict[Any, list[str]] = {}
     for name, arm in ARMS.items():
         programs.setdefault((arm.shapes, arm.begins), []).append(name)
-    full = on_host(initial_state(problem.task(config), seed=config.seed).params)
+    full = untrained(config, problem, FULL)
     found: dict[tuple[str, float], Trained] = {}
     done: Done = {}
     for (shapes, _), names in programs.items():
@@ -99,6 +99,11 @@ def trained(
         found |= _together(config, run, problem, flops, shapes, runs, full, done)
         Progress().note(f"trained {', '.join(names)}")
     return found
+
+
+def untrained(config: Any, problem: Problem, shape: Shape) -> Any:
+    """First parameters of the model of a size."""
+    return on_host(initial_state(problem.task(of_shape(config, shape)), seed=config.seed).params)
 
 
 def _together(
@@ -120,6 +125,8 @@ def _together(
             alpha = config.cycle.alpha if alpha is None else alpha
             if phase.change == "coalesce":
                 kept[j][phase.level - 1] = params[j]
+            if phase.change == "decoalesce" and ARMS[runs[j][0]].forgets:
+                params[j] = untrained(config, problem, shapes[phase.level + 1])
             starts.append(start_of_phase(phase, params[j], kept[j], maps[j], alpha=alpha))
         shape = shapes[own[0].level]
         each, fresh = flops[shape], own[0].change == "start"
@@ -148,7 +155,11 @@ def _together(
 
 
 def _of_phase(config: Any, shape: Shape, phase: Phase, number: int) -> Any:
-    """The config of one phase: what begins fresh is warmed up; each reads data in its own order."""
+    """The config of one phase: what begins fresh is warmed up; each reads data in its own order.
+
+    A fresh model warms up for as many steps as the full one before it is made small; what begins
+    coalesced, of a trained model or of an untrained one, does not, as in the paper.
+    """
     before, small = shares(config)
     warm = min(before, phase.steps) if phase.change == "start" else 0
     between = config.train.steps // EVALUATIONS if phase.level == 0 else 2 * small // EVALUATIONS

@@ -67,9 +67,9 @@ def equally(bed: Bed, experts: Any, fishers: Any) -> Any:
 
 def adamerged(
     config: Any, bed: Bed, validation: Part, *, unlabelled: Images | None = None,
-    vectors: Any = None,
+    vectors: Any = None, by_block: bool = True,
 ) -> Any:  # fmt: skip
-    """AdaMerging by block on images without labels; labels of validation images choose its rate.
+    """AdaMerging on images without labels; labels of validation images choose its rate.
 
     Args:
       config: The run's config.
@@ -77,6 +77,7 @@ def adamerged(
       validation: Images that the rate is chosen on.
       unlabelled: Images that coefficients are learned from; the validation images if not given.
       vectors: Task vectors; those of the bed's experts if not given.
+      by_block: Whether each block of a vector has a coefficient, or each vector one.
     """
     options = config.methods.adamerging
     images = validation.images if unlabelled is None else unlabelled
@@ -85,8 +86,9 @@ def adamerged(
 
     def learn(rate: float) -> Any:
         return _adamerged(
-            bed.module, bed.base, own, bed.heads, batches, bed.config.head.scale, rate
-        )
+            bed.module, bed.base, own, bed.heads, batches, bed.config.head.scale, rate,
+            by_block=by_block,
+        )  # fmt: skip
 
     return best(bed, validation, options.learning_rates, learn)[0]
 
@@ -153,12 +155,15 @@ def baselines(config: Any, bed: Bed, validation: Part, test: Part) -> dict[str, 
     return found
 
 
-@functools.partial(jax.jit, static_argnames="module")
+@functools.partial(jax.jit, static_argnames=("module", "by_block"))
 def _adamerged(
-    module: Any, base: Any, vectors: Any, heads: Array, batches: Images, scale: Any, rate: Any
-) -> Any:
+    module: Any, base: Any, vectors: Any, heads: Array, batches: Images, scale: Any, rate: Any, *,
+    by_block: bool,
+) -> Any:  # fmt: skip
     objective = mean_entropy(module, heads, scale)
-    found = learn_coefficients(objective, base, vectors, batches, learning_rate=rate)
+    found = learn_coefficients(
+        objective, base, vectors, batches, by_block=by_block, learning_rate=rate
+    )
     return trees.combine(base, vectors, found.params)
 
 

@@ -6,8 +6,9 @@ heads are ranked by step 1 on samples of texts of several tasks; on the first ta
 get offsets. Beside them stand heads at random, of other tasks, by the gradient without step 1, by
 the norm of offsets of all heads and by probes; heads shifted without training (ITI); adapters of
 rank 1 and 8, biases, scales and offsets of MLPs (RED), and everything. Each tries equally many
-rates on validation texts. The unit of intervals is a test text. Model, texts, sizes and margins are
-this repository's; the paper tunes decoders of 7 and 13 billion parameters to answer questions.
+rates on validation texts. Ablations train on fewer texts, and read the edits on the other tasks.
+The unit of intervals is a test text. Model, texts, sizes and margins are this repository's; the
+paper tunes decoders of 7 and 13 billion parameters to answer questions.
 """
 
 import functools
@@ -19,6 +20,7 @@ import numpy as np
 
 from experiments.ranges import ABOVE_0, SIZE, Range
 from experiments.sparsity import lofit_figures
+from experiments.sparsity.lofit_ablations import fewer, of_sizes, transferred
 from experiments.sparsity.lofit_arms import (
     RED,
     Arm,
@@ -86,6 +88,8 @@ RANGES = {
 CAPTIONS = lofit_figures.CAPTIONS
 PICTURE = "numbers.png"
 WEIGHTS = ("lora_1", "lora_8", "biases", RED, "full")
+EDITS = "edits.safetensors"
+"""File of the run with the edits of a tenth of all heads."""
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
@@ -95,12 +99,15 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     beds = read_beds(config, model)
     key, options = jax.random.key(config.seed), config.train
     first: Any = init_edits(key, model.encoder.module, std=options.std)
-    samples = trees.stack_trees([bed for own in beds.values() for bed in own])
-    changes = scaled_heads(
-        model.encoder, model.params, samples, first.scale, options.rate, options.penalty
-    )
-    scores = jax.vmap(head_scores)(changes).reshape(len(beds), -1, *changes.shape[1:3])
     bed, rng = beds[config.data.name][0], np.random.default_rng(config.seed)
+    smaller = {count: fewer(bed, count) for count in config.sizes}
+    samples = [one for own in beds.values() for one in own]
+    changes = scaled_heads(
+        model.encoder, model.params, trees.stack_trees([*samples, *smaller.values()]),
+        first.scale, options.rate, options.penalty,
+    )  # fmt: skip
+    every = jax.vmap(head_scores)(changes)
+    scores = every[: len(samples)].reshape(len(beds), -1, *changes.shape[1:3])
     held = {
         part: read(config, model, config.data.name, part, config.sample[part], rng)
         for part in ("validation", "test")
@@ -136,9 +143,12 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     drawn = [np.asarray(tenth(one)) for one in rankings.values()]
     metrics = compared(arms, frozen, list(others)) | agreement(chosen, drawn)
     edits = arms[LOCAL].edits
-    metrics |= costs(config, model, bed, edits)
-    save_edits(run.path / "edits.safetensors", edits)
-    metrics["edits_bytes"] = (run.path / "edits.safetensors").stat().st_size
+    metrics |= costs(config, model, bed, edits) | transferred(config, model, beds, edits)
+    few = [tenth(own) for own in every[len(samples) :]]
+    metrics |= of_sizes(config, model, smaller, held, first.offset, few)
+    if not (run.path / EDITS).exists():
+        save_edits(run.path / EDITS, edits)
+    metrics["edits_bytes"] = (run.path / EDITS).stat().st_size
     lofit_figures.draw(run, dict(zip(beds, np.asarray(scores[:, 0]), strict=True)), arms, frozen)
     return {name: float(value) for name, value in metrics.items()}
 
@@ -163,6 +173,9 @@ def check(config: Any) -> None:
         raise UserError(f"rates is {config.rates}, expected equally many tries of each")
     if not config.data.others or config.data.name in config.data.others:
         raise UserError(f"data.others is {config.data.others}, expected tasks beside data.name")
+    sizes, texts = list(config.sizes), config.sample.texts
+    if sizes != sorted({*sizes}) or not all(1 <= size <= texts for size in sizes):
+        raise UserError(f"sizes is {config.sizes}, expected to ascend from 1 to {texts} at most")
     if config.sample.draws < 2 or config.draws < 2:
         raise UserError(
             f"sample.draws is {config.sample.draws} and draws {config.draws}, expected at least 2"

@@ -99,13 +99,22 @@ def read_beds(config: Any, model: Model) -> dict[str, list[Bed]]:
 def read(
     config: Any, model: Model, task: str, part: str, count: int, rng: np.random.Generator
 ) -> Texts:
-    """Texts of a split of a task, drawn at random."""
+    """Texts of a split of a task, drawn at random.
+
+    Raises:
+      UserError: There are too few, or they have more classes than `head.classes`.
+    """
     options = config.data
     found = data.load_text(
         task, options[part], text_key=options.text_keys[task], data_dir=options.data_dir
     )
     if len(found.texts) < count:
         raise UserError(f"{task} has {len(found.texts)} texts of {part}, expected {count}")
+    if max(found.labels) >= config.head.classes:
+        raise UserError(
+            f"{task} has texts of class {max(found.labels)}, expected numbers below "
+            f"head.classes={config.head.classes}"
+        )
     rows = rng.permutation(len(found.texts))[:count]
     own = encoded(model.tokenizer, [found.texts[row] for row in rows], config.sample.length)
     return Texts(own, own != 0, jnp.asarray(found.labels[rows], jnp.int32))

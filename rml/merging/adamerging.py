@@ -34,6 +34,7 @@ def learn_coefficients(
     batches: PyTree,
     *,
     by_block: bool = True,
+    clip: bool = False,
     start: ArrayLike = 0.3,
     learning_rate: ArrayLike = 1e-3,
 ) -> Descent:
@@ -49,6 +50,7 @@ def learn_coefficients(
       vectors: Task vectors, stacked on a leading axis of n.
       batches: Batches of all steps, stacked on a leading axis; what is reported must not be in it.
       by_block: Whether each block has coefficients of its own.
+      clip: Whether coefficients are kept in [0, 1] after every step, as in some public codes.
       start: Value of all coefficients before the first step.
       learning_rate: Adam's step size.
 
@@ -63,7 +65,21 @@ def learn_coefficients(
     """
     count = trees.check_stacked(base, "vectors", vectors)
     first = trees.block_coefficients(base, count, start) if by_block else jnp.full(count, start)
-    return descend(
+    optimizer = optax.adam(learning_rate)
+    if clip:
+        optimizer = optax.chain(optimizer, optax.stateless(_within))
+    found = descend(
         lambda own, batch: objective(trees.combine(base, vectors, own), batch), first, batches,
-        optimizer=optax.adam(learning_rate),
+        optimizer=optimizer,
     )  # fmt: skip
+    # A step to an end may round beyond it.
+    return found._replace(params=_clipped(found.params)) if clip else found
+
+
+def _within(updates: PyTree, params: PyTree) -> PyTree:
+    """Updates that lead no further than to 0 or 1."""
+    return jax.tree.map(jnp.subtract, _clipped(optax.apply_updates(params, updates)), params)
+
+
+def _clipped(coefficients: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.clip(leaf, 0, 1), coefficients)

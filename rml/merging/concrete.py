@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree
 
+from rml.errors import UserError
 from rml.ops import trees
 from rml.training import descend
 
@@ -41,8 +43,13 @@ def binary_concrete(
     Returns:
       Values in [0, 1], differentiable by the logits.
 
+    Raises:
+      UserError: The temperature, known outside `jit`, is not above 0.
+
     Source: Maddison et al., The Concrete Distribution, arXiv:1611.00712, equation 16.
     """
+    if not isinstance(temperature, jax.core.Tracer) and not np.all(np.asarray(temperature) > 0):
+        raise UserError(f"temperature is {temperature}, expected a number above 0")
     noise = jax.random.logistic(key, logits.shape, logits.dtype)
     return jax.nn.sigmoid((logits + noise) / temperature)
 
@@ -98,8 +105,12 @@ def mask_vectors(vectors: PyTree, mask: PyTree) -> PyTree:
       vectors: Task vectors, stacked on a leading axis.
       mask: Mask in [0, 1], a tree like the parameters of one model.
 
+    Raises:
+      UserError: A leaf of the vectors is missing, is too many, or has another shape.
+
     Source: Tang et al., arXiv:2312.06173, Section 3.2; the mean is a tensor's in its public code.
     """
+    trees.check_stacked(mask, "vectors", vectors)
 
     def unit(block: Array) -> Array:
         return block / jnp.maximum(jnp.mean(block), jnp.finfo(block.dtype).tiny)

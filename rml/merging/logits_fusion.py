@@ -9,7 +9,8 @@ is chosen at every token, so that the large model moves as far as the experts mo
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -107,8 +108,8 @@ def choose_alpha(
     experts: Float[Array, "t *b v"],
     base: Float[Array, "*b v"],
     *,
-    low: float = 0.0,
-    high: float = 2.0,
+    low: float | Sequence[float] = 0.0,
+    high: float | Sequence[float] = 2.0,
     step: float = 0.1,
     active: str = "one",
     refine: int = 0,
@@ -118,33 +119,37 @@ def choose_alpha(
     Minimises Σ_t (KL(P_α‖P) - KL(Q_t‖Q))² + (KL(P‖P_α) - KL(Q‖Q_t))² over a grid, P being the large
     model's distribution, P_α the fused one, Q the small model's and Q_t the experts'. One point of
     the grid is held at a time, so that memory is that of the logits. Of equal losses the first
-    counts: of the lowest weight, and there of the first expert.
+    counts: of one expert that of the lowest weight, of two that of the first expert, of
+    combinations the first in the order of their weights.
 
     Args:
       large: Logits of the large model. Tokens at which any model has -inf are left out.
       experts: Logits of the experts.
       base: Logits of the small model.
-      low: First weight of the grid.
-      high: Last weight; it belongs to the grid.
+      low: First weight of the grid, one for all experts or one for each.
+      high: Last weight, likewise. It belongs to the grid, also where it is less than a step away
+        from the weight before it.
       step: Distance of the weights.
-      active: "one": at each token one expert has a weight above 0, the one with the least loss
-        (the paper's; t times the grid's points). "all": every combination of weights (as many
-        points to the power t).
-      refine: Number of golden sections between the neighbours of the best point, for "one". With
-        0 the weight is one of the grid, as in the paper; 12 find it to a thousandth of a step.
+      active: "one": at each token one expert has a weight, the one with the least loss (the
+        paper's; t times the grid's points). "all": every combination of weights (as many points
+        to the power t). "first": the first expert alone has a weight.
+      refine: Number n of golden sections within a step of the best point on both sides, not for
+        "all". With 0 the weight is one of the grid, as in the paper. Where the loss has one
+        minimum there, the weight is found to 0.62^n of a step.
 
     Returns:
       Weights [t, ...] and the loss [...].
 
     Raises:
-      ValueError: The grid is empty, `active` is another word, or "all" is to be refined.
+      ValueError: A grid is empty, there are not as many as experts, `active` is another word, or
+        "all" is to be refined.
 
     Source: the paper's objective and Algorithm 1, whose running minimum is set once before
     decoding begins; it has to start anew at every token. Golden sections are this library's.
     """
-    grid = _grid(low, high, step)
-    if active not in ("one", "all"):
-        raise ValueError(f"active must be 'one' or 'all', got {active!r}")
+    grids = _grids(low, high, step, len(experts))
+    if active not in ("one", "all", "first"):
+        raise ValueError(f"active must be 'one', 'all' or 'first', got {active!r}")
     if refine < 0 or (refine and active == "all"):
         raise ValueError(f"refine must be at least 0, and 0 with active='all', got {refine}")
     used, log_p, moved = _differences(large, experts, base)
@@ -160,22 +165,25 @@ def choose_alpha(
         )
 
     if active == "all":
-        points = jnp.asarray(list(itertools.product(grid, repeat=len(moved))), log_p.dtype)
-        alpha, least = _least(
-            lambda point: loss(jnp.tensordot(point, moved, axes=1)), points, log_p.shape[:-1]
-        )
-        return Choice(jnp.moveaxis(alpha, -1, 0), least)
+        points = jnp.asarray(list(itertools.product(*grids)), log_p.dtype)
+        points = points.reshape(*points.shape, *(1,) * (log_p.ndim - 1))
+        return Choice(*_least(
+            lambda point: loss(jnp.einsum("t...,t...v->...v", point, moved)), points,
+            log_p.shape[:-1],
+        ))  # fmt: skip
+
+    tried = moved[:1] if active == "first" else moved
 
     def of_each(alpha: Array) -> Array:
         """Of a weight [t, ...] of each expert alone, its loss [t, ...]."""
-        return jax.vmap(lambda own, difference: loss(own[..., None] * difference))(alpha, moved)
+        return jax.vmap(lambda own, difference: loss(own[..., None] * difference))(alpha, tried)
 
-    shape = moved.shape[:-1]
-    points = jnp.asarray(grid, log_p.dtype)
-    alpha, least = _least(lambda point: of_each(jnp.full(shape, point[0])), points[:, None], shape)
-    alpha = alpha[..., 0]
+    points = _together(grids[: len(tried)], log_p)
+    alpha, least = _least(of_each, points, tried.shape[:-1])
     if refine:
-        alpha, least = _golden_sections(of_each, alpha, least, (low, high, step), refine)
+        alpha, least = _golden_sections(
+            of_each, alpha, least, (points[0], points[-1], step), refine
+        )
     best = jnp.argmin(least, axis=0)
     chosen = jnp.arange(len(moved)).reshape(-1, *(1,) * best.ndim) == best
     return Choice(jnp.where(chosen, alpha, 0.0), jnp.min(least, axis=0))
@@ -208,7 +216,7 @@ def fuse_decode(
       stop: Token that ends a text and from then on repeats.
       temperature: 0 takes the most probable token.
       key: A typed key to draw with.
-      **options: Options of `choose_alpha`.
+      **options: Options of `choose_alpha`; several weights as a tuple.
 
     Returns:
       The tokens added, and the weight of every expert at each.
@@ -242,10 +250,26 @@ class _Combine:
         return fuse_logits(large, experts, base, alpha), alpha
 
 
-def _grid(low: float, high: float, step: float) -> np.ndarray:
-    if not (step > 0 and low <= high):
+def _grids(
+    low: float | Sequence[float], high: float | Sequence[float], step: float, count: int
+) -> list[np.ndarray]:
+    """The weights of every expert, of which the last may be less than a step from its neighbour."""
+    if {np.size(low), np.size(high)} - {1, count}:
+        raise ValueError(f"low={low}, high={high}, expected one weight or {count}, one an expert")
+    ends = np.broadcast_arrays(low, high, np.zeros(count))
+    if not (step > 0 and np.all(ends[0] <= ends[1])):
         raise ValueError(f"low={low}, high={high}, step={step} give no grid of weights")
-    return low + step * np.arange(int((high - low) / step + 1e-6) + 1)
+    return [
+        np.minimum(first + step * np.arange(math.ceil((last - first) / step - 1e-6) + 1), last)
+        for first, last, _ in zip(*ends, strict=True)
+    ]
+
+
+def _together(grids: Sequence[np.ndarray], like: Array) -> Array:
+    """Points [n, t, 1 ...] of several grids, whose last weights repeat in shorter ones."""
+    most = max(map(len, grids))
+    points = np.stack([np.pad(own, (0, most - len(own)), mode="edge") for own in grids], axis=1)
+    return jnp.asarray(points, like.dtype).reshape(*points.shape, *(1,) * (like.ndim - 1))
 
 
 def _differences(large: Array, experts: Array, base: Array) -> tuple[Array, Array, Array]:
@@ -277,24 +301,24 @@ def _moved_shift(log_p: Array, shifted: Array, used: Array) -> Shift:
 def _least(
     loss: Callable[[Array], Array], points: Array, shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    """The first of points [n, k] with the least loss [...], and that loss."""
+    """The first of points [n, ...] with the least loss [...] of a shape, and that loss."""
 
     def look(best: tuple[Array, Array], point: Array) -> tuple[tuple[Array, Array], None]:
         alpha, least = best
-        own = loss(point)
+        own = loss(jnp.broadcast_to(point, alpha.shape))
         better = own < least
-        return (jnp.where(better[..., None], point, alpha), jnp.where(better, own, least)), None
+        return (jnp.where(better, point, alpha), jnp.where(better, own, least)), None
 
-    start = jnp.broadcast_to(points[0], (*shape, points.shape[1]))
+    start = jnp.broadcast_to(points[0], jnp.broadcast_shapes(points.shape[1:], shape))
     first = jnp.full(shape, jnp.inf, points.dtype)
     return jax.lax.scan(look, (start, first), points)[0]
 
 
 def _golden_sections(
     loss: Callable[[Array], Array], alpha: Array, least: Array,
-    grid: tuple[float, float, float], rounds: int,
+    grid: tuple[Array, Array, float], rounds: int,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Narrows the neighbours of grid points down; a point of the grid stays where it is better."""
+    """Narrows what is within a step of grid points; these stay where they are better."""
     low, high, step = grid
     ends = jnp.maximum(alpha - step, low), jnp.minimum(alpha + step, high)
 

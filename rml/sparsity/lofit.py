@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Key
 from rml.errors import UserError
 from rml.models import HeadEdits
 from rml.models.pretrained.extra import require
+from rml.models.pretrained.files import read_safetensors
 from rml.models.transformer import check_edits
 
 KEPT = ("layers_heads_width", "heads", "scale", "offset")
@@ -67,9 +68,13 @@ def penalty(edits: HeadEdits) -> Float[Array, ""]:
     Returns:
       The sum; its factor λ does not depend on the batch.
 
+    Raises:
+      ValueError: There is no scale.
+
     Source: arXiv:2406.01563, step 1. The sum is over elements, though heads are selected by norms.
     """
-    assert edits.scale is not None
+    if edits.scale is None:
+        raise ValueError("edits have no scale, expected the 1 + A of step 1")
     change = edits.scale - 1
     return jnp.sum(change * jnp.sign(change))  # the gradient at 0 is 0
 
@@ -168,9 +173,16 @@ def save_edits(file: str | Path, edits: HeadEdits) -> None:
     """Writes the edits of those heads that any changes, as safetensors: a few kilobytes.
 
     Args:
-      file: The file.
+      file: File to write, which must not exist.
       edits: Edits of all heads.
+
+    Raises:
+      UserError: The file exists, or there is neither a scale nor an offset.
     """
+    if Path(file).exists():
+        raise UserError(f"{file} exists, expected a new file")
+    if edits.scale is None and edits.offset is None:
+        raise UserError("edits have neither a scale nor an offset, expected one of them or both")
     given = {name: np.asarray(x) for name, x in edits._asdict().items() if x is not None}
     neutral = {"scale": 1, "offset": 0}
     changed = np.any([(x != neutral[name]).any(-1) for name, x in given.items()], axis=0)
@@ -191,9 +203,9 @@ def load_edits(file: str | Path) -> HeadEdits:
       Edits of all heads, neutral where none was kept.
 
     Raises:
-      UserError: It has other tensors.
+      UserError: It is missing or damaged, or has other tensors.
     """
-    found = require("safetensors.numpy").load_file(str(file))
+    found = {name: tensor.read() for name, tensor in read_safetensors(Path(file)).items()}
     others = sorted(set(found) - set(KEPT))
     if others or not {"heads", "layers_heads_width"} <= set(found):
         named = ", ".join(sorted(found))

@@ -191,13 +191,18 @@ def interpolate(before: PyTree, after: PyTree, alpha: ArrayLike) -> PyTree:
     Args:
       before: Parameters when the model was made smaller.
       after: Parameters that `decoalesce` gave.
-      alpha: Share α of the latter.
+      alpha: Share α of the latter, from 0 to 1.
 
     Raises:
-      UserError: The trees differ; the leaf is named with both shapes.
+      UserError: The share is not between 0 and 1, where it is known outside `jit`, or the trees
+        differ; the leaf is named with both shapes.
 
     Source: Zou et al., arXiv:2404.07999; α is 0.5 or 0.25 there.
     """
+    if not isinstance(alpha, jax.core.Tracer):
+        share = np.asarray(alpha)
+        if not np.all((share >= 0) & (share <= 1)):
+            raise UserError(f"alpha={alpha}, expected a share from 0 to 1")
     check_trees(before, {"the large model again": after})
     return jax.tree.map(lambda b, a: ((1 - alpha) * b + alpha * a).astype(b.dtype), before, after)
 

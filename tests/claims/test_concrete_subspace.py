@@ -1,12 +1,14 @@
 """Concrete subspaces' recipe on a tiny bed of patterns; `make claims` measures one that learns."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.merging import concrete_subspace
-from experiments.merging.concrete_masks import of_tasks
+from experiments.merging import concrete_masks, concrete_subspace
+from experiments.merging.concrete_masks import Mask, of_tasks
 from experiments.merging.judging import Part, halves, of_hits
 from experiments.merging.tasks import Images
 from rml.merging import load_mask
@@ -27,7 +29,40 @@ def test_a_small_run_measures_every_claim_and_draws(monkeypatch, tmp_path):
     found = small_run(concrete_subspace, bed, monkeypatch, tmp_path / "run")
     mask = load_mask(tmp_path / "run" / "mask.safetensors")
     assert jax.tree.map(jnp.shape, mask) == jax.tree.map(jnp.shape, bed.base)
+    shares = [found[name] for name in found if name.startswith("marginal_")]
+    assert len(shares) == 14
+    assert all(0 < share <= 1 + 1e-6 for share in shares)
     assert found["mask_bytes"] == (tmp_path / "run" / "mask.safetensors").stat().st_size
+
+
+def test_a_course_ends_with_the_mask_and_begins_with_its_first_steps(monkeypatch):
+    """A prefix of the batches is learned from; what is merged is the mask after it."""
+    config = config_of("configs/merging/concrete_subspace.py", **RECIPE)
+    bed = SimpleNamespace(module=None, base=0, experts=0, heads=0, config=config)
+    monkeypatch.setattr(concrete_masks, "drawn_batches", lambda *_: {"x": jnp.arange(6)})
+    monkeypatch.setattr(concrete_masks.trees, "task_vectors", lambda *_: 0)
+    monkeypatch.setattr(concrete_masks, "expected_mask", lambda logits: logits)
+    monkeypatch.setattr(concrete_masks, "masked_arithmetic", lambda config, bed, mask: mask)
+    seen = []
+
+    def learn(module, base, vectors, heads, batches, ahead, scale, options, rate, key, *, sampled):
+        seen.append((batches["x"].tolist(), ahead, rate, sampled))
+        return Mask(len(batches["x"]), None, rate)
+
+    monkeypatch.setattr(concrete_masks, "_learned", learn)
+    found = concrete_masks.course(config, bed, None, Mask(6, np.zeros(6), 0.7))
+    assert found == {2: 2, 3: 3, 5: 5, 6: 6}
+    assert seen[0] == ([0, 1], None, 0.7, True)
+
+
+def test_a_share_of_the_most_entropy_is_one_of_equal_classes_and_zero_of_one():
+    odds = np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [1, 0, 0], [0, 0.5, 0.5]])
+    present = np.array([[True, True, False], [True] * 3])
+    task = np.array([0, 0, 1, 1])
+    mean = np.array([0.5, 0.25, 0.25])
+    wanted = (1 - (mean * np.log(mean)).sum() / np.log(3)) / 2
+    assert concrete_masks.share_of_most(odds, task, present) == pytest.approx(wanted)
+    assert concrete_masks.share_of_most(odds[2:3], np.zeros(1, int), present[1:]) == 0
 
 
 def test_halves_and_parts_count_tasks_equally():

@@ -10,7 +10,13 @@ import pytest
 from scipy import stats
 
 from configs.sparsity import lofit as config_file
-from experiments.sparsity import lofit, lofit_arms, lofit_measures, lofit_tasks
+from experiments.sparsity import (
+    lofit,
+    lofit_ablations,
+    lofit_arms,
+    lofit_measures,
+    lofit_tasks,
+)
 from experiments.sparsity.lofit_arms import Arm
 from rml.data import tokens
 from rml.data.text import LabelledTexts
@@ -20,7 +26,7 @@ from rml.sparsity import load_edits
 
 SMALL = {
     "sample.anchors": 12, "sample.texts": 8, "sample.validation": 10, "sample.test": 20,
-    "sample.length": 8, "head.classes": 3, "shares": (0.05, 0.1, 1.0), "draws": 2,
+    "sample.length": 8, "head.classes": 3, "shares": (0.05, 0.1, 1.0), "draws": 2, "sizes": (5,),
     "train.steps": 3, "train.batch_size": 4, "timing.repeats": 1,
 }  # fmt: skip
 
@@ -63,11 +69,50 @@ def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path, mon
     for name in gains:
         apart = metrics["accuracy_lofit_0.1"] - metrics[f"accuracy_{name}"]
         assert metrics[f"gain_over_{name}"] == pytest.approx(apart, abs=1e-6)
+    apart = metrics["accuracy_lora_8_of_5"] - metrics["accuracy_lofit_of_5"]
+    assert metrics["deficit_to_lora_of_5"] == pytest.approx(apart, abs=1e-6)
+    assert all(abs(metrics[f"transfer_{task}"]) <= 1 for task in ("debian", "questions"))
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(lofit.CAPTIONS)
     kept = load_edits(tmp_path / "run" / "edits.safetensors")
     assert (np.abs(kept.offset).max(-1) > 0).sum() == 3
     assert metrics["edits_bytes"] < 500
+
+
+def test_fewer_texts_repeat_until_the_steps_are_as_many():
+    label = jnp.arange(6).reshape(3, 2)
+    texts = lofit_tasks.Texts(jnp.stack([label, -label], -1), label[..., None] > 2, label)
+    own = lofit_ablations.fewer(lofit_tasks.Bed(texts, jnp.ones(2)), 4).train
+    np.testing.assert_array_equal(own.label, [[0, 1], [2, 3], [0, 1]])
+    np.testing.assert_array_equal(own.tokens[..., 1], -own.label)
+    np.testing.assert_array_equal(own.mask[..., 0], own.label > 2)
+
+
+def test_edits_that_were_tuned_on_one_task_are_read_on_others(tiny, monkeypatch):
+    config = config_file.get_config()
+    config.update({"sample": {"validation": 10, "length": 8}, "head": {"classes": 3}})
+    model = lofit_tasks.load_model(config)
+    seen = []
+
+    def hits(model, texts, own, edits):
+        seen.append((texts.label.tolist(), own, edits))
+        return np.arange(10) < (7 if edits else 4)
+
+    monkeypatch.setattr(lofit_ablations, "hits", hits)
+    beds = {task: [lofit_tasks.Bed(None, f"of {task}")] for task in config.data.others}
+    found = lofit_ablations.transferred(config, model, beds, "edits")
+    assert [found["transfer_debian"], found["transfer_questions"]] == pytest.approx([0.3, 0.3])
+    assert [own for _, own, _ in seen] == ["of debian"] * 2 + ["of questions"] * 2
+    assert len(seen[0][0]) == 10
+
+
+def test_a_class_beyond_the_head_is_named(tiny):
+    config = config_file.get_config()
+    config.head.classes = 2
+    with pytest.raises(UserError, match=r"wordnet has texts of class 2, .* below head.classes=2"):
+        lofit_tasks.read(
+            config, lofit_tasks.load_model(config), "wordnet", "test", 5, np.random.default_rng(0)
+        )
 
 
 def test_a_class_without_texts_is_never_named_nor_trained(tiny):
@@ -173,6 +218,7 @@ def test_overlaps_are_counted_within_and_between_tasks():
         ({"shares": (0.03, 0.1, 0.5)}, "the last 1"),
         ({"rates": {"full": (1e-4,)}}, "expected equally many tries"),
         ({"data": {"name": "debian"}}, "data.others is .*, expected tasks beside data.name"),
+        ({"sizes": (64, 600)}, r"sizes is \(64, 600\), expected to ascend from 1 to 512"),
         ({"sample": {"draws": 1}}, "sample.draws is 1 and draws 3, expected at least 2"),
     ],
 )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs.merging import logits_fusion as config_file
-from experiments.merging import logits_costs, logits_fusion, logits_readings
+from experiments.merging import logits_costs, logits_figures, logits_fusion, logits_readings
 from experiments.merging.logits_models import Models, data
 from experiments.merging.logits_readings import Reading
 from rml.errors import UserError
@@ -45,6 +45,7 @@ def test_a_small_run_measures_every_claim_and_draws(collections, measure, tmp_pa
     assert metrics["nats_dynamic"] != metrics["nats_proxy"] != metrics["nats_large"]
     assert metrics["nats_fixed_oracle"] <= metrics["nats_fixed"]
     assert 0 < metrics["training_share"] < metrics["training_share_lora"] < 1
+    assert metrics["alpha_sd_same"] < 1e-5 < metrics["alpha_sd"]
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert set(logits_fusion.CAPTIONS) <= figures
 
@@ -55,6 +56,30 @@ def test_the_null_of_the_cost_tries_ten_times_as_many_weights():
     counts = [round(options["high"] / options["step"]) for options in tried]
     assert counts == [4, 40]
     assert all(options["alpha"] is None for options in tried)  # chosen at every token
+
+
+def test_operations_of_choosing_are_over_the_products_of_a_step():
+    config = config_file.get_config()
+    config.alpha.points = 5
+    with config.unlocked():
+        config.model = config.large
+
+    def products(width, depth, mlp, vocabulary):
+        """Of one token: four projections, a gated MLP, and itself as the only context."""
+        block = 2 * 4 * width**2 + 2 * 3 * width * mlp + 2 * 2 * width
+        return depth * block + 2 * width * vocabulary
+
+    found = logits_costs.choosing_flops(config)
+    for vocabulary, name in ((2048, "choosing_flops"), (32_000, "choosing_flops_32000")):
+        step = products(128, 4, 384, vocabulary) + 2 * products(48, 2, 144, vocabulary)
+        assert found[name] == pytest.approx(12 * 5 * vocabulary / step)
+
+
+def test_tokens_are_placed_in_lines():
+    assert logits_figures.placed_words(["a" * 50, "b" * 34, "c", "d" * 90]) == [
+        (0, 0), (50, 0), (0, 1), (0, 2),
+    ]  # fmt: skip
+    assert logits_figures.readable("\n a") == "↵ a"
 
 
 def test_gains_are_over_the_weight_of_each_domain_that_validation_chose():

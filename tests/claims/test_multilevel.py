@@ -12,11 +12,19 @@ import pytest
 from configs.merging import multilevel_pydocs
 from experiments.common import small_lm
 from experiments.common.many import replaced
-from experiments.merging import multilevel, multilevel_problems, multilevel_training
+from experiments.merging import (
+    multilevel,
+    multilevel_problems,
+    multilevel_similarity,
+    multilevel_training,
+)
 from experiments.merging.multilevel_arms import ARMS, phases
 from experiments.merging.multilevel_problems import Problem, of_shape
+from experiments.merging.multilevel_similarity import Alike, Parts
 from experiments.merging.multilevel_training import Part, Trained
 from rml.errors import UserError
+from rml.evaluation import linear_cka
+from rml.models import Llama
 from rml.training import Loss, RunDirectory, build_optimizer, gradient_task
 from rml.training.multilevel import Phase
 from tests.system.two_steps import override, read
@@ -24,6 +32,7 @@ from tests.system.two_steps import override, read
 SMALL = {
     "text.length": 8, "text.vocabulary": 32, "text.windows": 4, "model.width": 8,
     "model.depth": 4, "model.mlp": 8, "train.batch_size": 2, "train.steps": 40,
+    "cycle.rates": (1e-3, 2e-3, 4e-3),
 }  # fmt: skip
 FILE = "configs/merging/multilevel_pydocs.py"
 SECONDS = {(1, 1): 3.0, (2, 2): 1.0, (4, 4): 1.0, (1, 2): 2.0, (2, 1): 2.0}
@@ -107,7 +116,55 @@ def test_flops_and_time_are_those_at_the_validation_loss_from_scratch():
     assert found["time_ratio_both"] == pytest.approx((2 * 3 + 20 * 1 + 25.5 * 3) / (40 * 3))
     assert found["flops_share_both"] == pytest.approx(1.0)
     assert found["seconds_ratio_both"] == pytest.approx((2 * 3 + 20 * 1 + 34 * 3) / (40 * 3))
-    assert found["flops_ratio_alpha_0"] == found["time_ratio_alpha_0"] == 1  # not within the budget
+    # Not within the budget: at least the time of the whole arm.
+    assert found["flops_ratio_alpha_0"] == found["time_ratio_alpha_0"] == 1
+    slower = multilevel.saved(best, 400.0, SECONDS | {(2, 2): 5.0})
+    assert slower["time_ratio_both"] == pytest.approx((2 * 3 + 20 * 5 + 25.5 * 3) / (40 * 3))
+    assert slower["time_ratio_both"] > 1
+    part_of_three = best["both"].parts[1]._replace(validation=np.array([5.0]))
+    late = {"scratch": best["scratch"], "alpha_0": Trained(None, (
+        part_of_three, best["alpha_0"].parts[1],
+    ))}  # fmt: skip
+    found = multilevel.saved(late, 400.0, SECONDS | {(2, 2): 5.0})
+    assert found["time_ratio_alpha_0"] == pytest.approx((20 * 5 + 34 * 3) / (40 * 3))
+
+
+def test_neighbours_are_layers_in_turn_and_heads_of_one_layer():
+    layers = np.array([[1, 0.9, 0.2, 0.3], [0.9, 1, 0.7, 0.1], [0.2, 0.7, 1, 0.8],
+                       [0.3, 0.1, 0.8, 1]])  # fmt: skip
+    heads = np.random.default_rng(0).uniform(size=(8, 8))  # two of each layer
+    heads = (heads + heads.T) / 2
+    found = multilevel_similarity.neighbours_apart(Alike(layers, heads))
+    assert found["neighbour_cka_layers"] == pytest.approx((0.9 + 0.7 + 0.8) / 3 - 0.6 / 3)
+    near = [heads[0, 1], heads[2, 3], heads[4, 5], heads[6, 7]]
+    rest = (heads[np.triu_indices(8, 1)].sum() - sum(near)) / 24
+    assert found["neighbour_cka_heads"] == pytest.approx(np.mean(near) - rest)
+
+
+def test_parts_of_a_decoder_are_its_blocks_outputs_and_its_heads():
+    module = Llama(vocabulary=9, width=8, depth=3, heads=4, kv_heads=2, head_width=2, mlp=6)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 9, (2, 5)), jnp.int32)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), tokens))["params"]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)
+    found = multilevel_similarity.parts_of(module, params, tokens)
+
+    @jax.jit
+    def states(params):
+        return module.apply(
+            {"params": params}, tokens, return_hidden=True, mutable=["intermediates"]
+        )
+
+    whole, state = states(params)
+    hidden = whole.hidden
+    np.testing.assert_allclose(found.layers, hidden[1:].reshape(3, 10, 8), rtol=1e-5, atol=1e-5)
+    wanted = state["intermediates"]["blocks"]["attention"]["heads"][0].reshape(3, 10, 4, 2)
+    np.testing.assert_allclose(found.heads, wanted.swapaxes(1, 2), rtol=1e-5, atol=1e-5)
+    own = multilevel_similarity.alike(found)
+    assert own.layers.shape == (3, 3)
+    assert own.heads.shape == (12, 12)
+    expected = linear_cka(found.heads[1, 2], found.heads[0, 3])
+    np.testing.assert_allclose(own.heads[6, 3], expected, rtol=1e-4)
 
 
 def test_a_run_of_all_arms_without_training(measure, monkeypatch, tmp_path):
@@ -152,7 +209,11 @@ def test_a_run_of_all_arms_without_training(measure, monkeypatch, tmp_path):
         kernel = np.asarray(params["blocks"]["mlp_in"]["kernel"])
         return kernel.mean() + np.array([0.5, 1.0, 1.5]) + (part == "validation")
 
-    monkeypatch.setattr(multilevel, "problem", lambda config: Problem(task, losses, "nats"))
+    def parts(params):
+        rng = np.random.default_rng(0)
+        return Parts(*(jnp.asarray(rng.normal(size=s)) for s in ((4, 9, 3), (4, 4, 9, 2))))
+
+    monkeypatch.setattr(multilevel, "problem", lambda config: Problem(task, losses, parts, "nats"))
     monkeypatch.setattr(multilevel, "costs", lambda config, given: FLOPS)
     monkeypatch.setattr(multilevel, "seconds", lambda config, given: SECONDS)
     monkeypatch.setattr(multilevel_training, "_fit", fit)
@@ -197,7 +258,7 @@ def test_a_phase_starts_where_it_is_told_and_records_cumulative_flops(tmp_path):
         for s in (0.25, 0.5)
     ]
     run = RunDirectory(tmp_path / "run", config.to_dict(), config_name=FILE)
-    problem = Problem(lambda own: small_lm.task(own, made), losses, "nats")
+    problem = Problem(lambda own: small_lm.task(own, made), losses, None, "nats")
     params, steps, found = multilevel_training._fit(
         run, problem, [config, config], starts, "some_1", (100.0, 7.0)
     )

@@ -45,6 +45,26 @@ def test_coefficients_follow_adam_from_their_start():
         update, state = adam.update(jnp.asarray(slope, jnp.float32), state)
         own = own + np.asarray(update)
     np.testing.assert_allclose(found.params["w"], own, rtol=1e-4)
+    # Kept in [0, 1] after every step; a step that leads beyond ends at the end.
+    kept = jax.jit(
+        lambda v: learn_coefficients(
+            objective, base, v, batches, start=0.4, learning_rate=0.5, clip=True, by_block=False
+        )
+    )(vectors)
+    adam, own = optax.adam(0.5), jnp.full(2, 0.4)
+    state, ends = adam.init(own), 0
+
+    def loss(own, batch):
+        return objective(
+            {"w": base["w"] + own @ vectors["w"], "blocks": base["blocks"] + own.sum()}, batch
+        )
+
+    for batch in batches:
+        update, state = adam.update(jax.grad(loss)(own, batch), state)
+        ends += int(((own + update < 0) | (own + update > 1)).sum())
+        own = jnp.clip(own + update, 0, 1)
+    assert ends >= 2
+    np.testing.assert_allclose(kept.params, own, rtol=1e-4, atol=1e-6)
     first = ((np.array([1.0, -2.0]) + 0.4 * np.array([1.2, -0.5]) - batches[0]) ** 2).sum()
     np.testing.assert_allclose(found.losses[0], first + 1.8**3 + 2.8**3, rtol=1e-5)
     shared = jax.eval_shape(

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from rml.errors import UserError
 from rml.merging import binary_concrete, draw_mask, learn_mask, mask_logits, mask_vectors
 from rml.ops import trees
 
@@ -54,6 +55,14 @@ def test_masked_vectors_are_rescaled_block_by_block():
         np.testing.assert_allclose(leaf, VECTORS[name], rtol=1e-5)
     nothing = mask_vectors(VECTORS, jax.tree.map(jnp.zeros_like, BASE))
     assert not any(np.asarray(leaf).any() for leaf in nothing.values())
+    with pytest.raises(UserError, match=r"leaf 'w' of vectors is \[2, 3\]"):
+        mask_vectors(VECTORS, mask | {"w": jnp.ones(4)})
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_a_temperature_is_above_zero(temperature):
+    with pytest.raises(UserError, match=r"temperature is .*, expected a number above 0"):
+        draw_mask(jax.random.key(0), mask_logits(BASE), temperature=temperature)
 
 
 def test_leaves_draw_for_themselves():
@@ -62,28 +71,42 @@ def test_leaves_draw_for_themselves():
     assert (drawn["a"] != drawn["b"]).any()
 
 
+def by_hand(logits, step, options):
+    """σ(x), or σ((x + log u / (1 - u)) / T) with the noise of a step and leaf."""
+    if not options.get("sampled"):
+        return jax.tree.map(jax.nn.sigmoid, logits)
+    own = jax.random.fold_in(jax.random.key(8), step)
+    drawn = {}
+    for i, name in enumerate(sorted(logits)):
+        noise = jax.random.logistic(jax.random.fold_in(own, i), logits[name].shape)
+        drawn[name] = 1 / (1 + jnp.exp(-(logits[name] + noise) / options["temperature"]))
+    return drawn
+
+
 @pytest.mark.parametrize(
     ("bilevel", "options"),
     [
         (True, {}), (False, {}), (True, {"by_block": False}), (False, {"by_block": False}),
         (True, {"clip": True, "inner_rate": 1.0}), (True, {"inner_rate": 1.0}),
+        (True, {"sampled": True, "temperature": 0.7}),
+        (False, {"sampled": True, "temperature": 1.6}),
     ],
 )  # fmt: skip
 def test_a_mask_follows_adam_with_coefficients_one_step_ahead(bilevel, options):
     given = {"inner_batches": AHEAD} if bilevel else {}
-    given |= {"inner_rate": 0.2} | options
+    given |= {"inner_rate": 0.2, "sampled": False} | options
     found = jax.jit(
         lambda b: learn_mask(
-            objective, BASE, VECTORS, b, key=jax.random.key(0), scale=0.4, learning_rate=0.1,
-            sampled=False, **given,
+            objective, BASE, VECTORS, b, key=jax.random.key(8), scale=0.4, learning_rate=0.1,
+            **given,
         )
     )(BATCHES)  # fmt: skip
     adam, logits = optax.adam(0.1), mask_logits(BASE)
     state = adam.init(logits)
     for i, batch in enumerate(BATCHES):
-        # With σ(x) as mask everything is a function of x, held by hand.
-        def parts(x, coefficients, batch):
-            masked = mask_vectors(VECTORS, jax.tree.map(jax.nn.sigmoid, x))
+        # With the noise of the step, or none, everything is a function of x, held by hand.
+        def parts(x, coefficients, batch, i=i):
+            masked = mask_vectors(VECTORS, by_hand(x, i, options))
             return objective(trees.combine(BASE, masked, coefficients), batch)
 
         own = trees.block_coefficients(BASE, 2, 0.4)

@@ -74,6 +74,51 @@ def test_weights_are_those_of_a_search(logits, active):
     np.testing.assert_allclose(found.alpha.T, np.asarray(points)[losses.argmin(0)], atol=1e-5)
 
 
+def test_grids_of_experts_end_at_their_own_last_weights(logits):
+    low, high = (0.4, 0.0), (0.9, 0.1)
+    grids = (np.array([0.4, 0.7, 0.9]), np.array([0.0, 0.1]))  # in steps of 0.3
+    points = [(a, 0.0) for a in grids[0]] + [(0.0, a) for a in grids[1]]
+    given = [jnp.asarray(x) for x in logits]
+    of_pairs = list(itertools.product(*grids))
+    for active, own in {"one": points, "all": of_pairs, "first": points[:3]}.items():
+        losses = np.stack([loss_of(logits, np.asarray(point)) for point in own])
+        found = choose(*given, low=low, high=high, step=0.3, active=active)
+        np.testing.assert_allclose(found.loss, losses.min(0), rtol=2e-3, atol=1e-6)
+        np.testing.assert_allclose(found.alpha.T, np.asarray(own)[losses.argmin(0)], atol=1e-5)
+    # Golden sections of the first expert stay within its ends.
+    found = choose(*given, low=low, high=high, step=0.3, active="first", refine=12).alpha
+    assert not found[1].any()
+    assert ((found[0] >= 0.4 - 1e-6) & (found[0] <= 0.9 + 1e-6)).all()
+
+
+def test_of_equal_losses_the_first_expert_counts(logits):
+    """An expert that moved twice as far reaches every other point with half the weight."""
+    _, experts, base = logits
+    near = base + np.round(8 * (experts[1] - base)) / 32
+    pair = [jnp.asarray(x) for x in (np.round(base * 8) / 8, near, 2 * near - base)]
+    pair[1:] = [x - base + pair[0] for x in pair[1:]]
+    large = pair[0][::-1]
+    alone = [
+        choose(large, jnp.stack([one, two]), pair[0], step=0.25, active="first")
+        for one, two in (pair[1:], pair[:0:-1])
+    ]
+    even = np.asarray(alone[0].loss == alone[1].loss)
+    assert even.any()
+    for at in range(2):
+        both = choose(large, jnp.stack(pair[1:][:: 1 - 2 * at]), pair[0], step=0.25)
+        np.testing.assert_allclose(both.alpha[0][even], alone[at].alpha[0][even])
+        assert not both.alpha[1][even].any()
+
+
+def test_divergences_grow_with_the_weight(logits):
+    large, experts, base = (jnp.asarray(x) for x in logits)
+    fused = jnp.stack([
+        fuse_logits(large, experts[:1], base, jnp.full((1, ROWS), a)) for a in GRID
+    ])  # fmt: skip
+    for shift in jax.vmap(kl_shift, in_axes=(0, None))(fused, large):
+        assert (np.diff(shift, axis=0) > 0).all()
+
+
 def test_golden_sections_go_between_the_points_of_the_grid(logits):
     grid, finer = (choose(*map(jnp.asarray, logits), refine=n) for n in (0, 12))
     fine = np.arange(0, 2, 0.002)
@@ -91,6 +136,11 @@ def test_equal_models_take_weight_one_and_become_the_expert(logits):
     found = choose(*own)
     np.testing.assert_allclose(found.alpha, 1.0, atol=1e-5)
     np.testing.assert_allclose(found.loss, 0.0, atol=1e-8)
+    # Logits of few bits, whose differences are exact: the fused ones are the expert's.
+    few = [jnp.asarray(np.round(4 * x) / 4) for x in (base, experts[:1])]
+    np.testing.assert_array_equal(
+        fuse_logits(few[0], few[1], few[0], jnp.ones((1, ROWS))), few[1][0]
+    )
     # Equal experts tie, and the first counts; what did not move has weight 0.
     twice = choose(base, jnp.stack([own[1][0]] * 2), base)
     np.testing.assert_allclose(twice.alpha, [[1.0] * ROWS, [0.0] * ROWS], atol=1e-5)
@@ -126,6 +176,8 @@ def test_gradients_are_finite_where_a_token_is_unused(logits):
     [
         ({"step": 0.0}, "step=0.0 give no grid"),
         ({"low": 3.0}, "low=3.0, high=2.0"),
+        ({"low": (0.0, 1.5), "high": (2.0, 1.0)}, r"high=\(2.0, 1.0\), step=0.1 give no grid"),
+        ({"high": (1.0, 1.5, 2.0)}, "expected one weight or 2, one an expert"),
         ({"active": "two"}, "got 'two'"),
         ({"refine": 3, "active": "all"}, "refine must be at least 0"),
     ],

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rml.errors import UserError
@@ -22,6 +23,7 @@ from rml.sparsity import (
     save_edits,
     select_heads,
 )
+from rml.training import descend
 
 LLAMA = Llama(vocabulary=20, width=12, depth=2, heads=4, kv_heads=2, head_width=6, mlp=16)
 BERT = Bert(vocabulary=20, width=16, depth=2, heads=4, mlp=24, positions=8, scan=False)
@@ -104,6 +106,51 @@ def half_type():
     return jnp.dtype(jnp.bfloat16)
 
 
+def test_gradients_are_sums_over_the_gradients_of_tokens():
+    """∂L/∂v = Σ ∂L/∂z and ∂L/∂A = Σ z ⊙ ∂L/∂z over tokens, z moved at each of them alone."""
+    module = BERT.clone(depth=1)
+    variables, shape = draw(module, (TOKENS,)), edit_shape(module)
+    weights = jnp.asarray(np.random.default_rng(7).normal(size=(3, 6, 16)), jnp.float32)
+    seen = []
+
+    def moved(moves):
+        def reads(call, args, kwargs, context):
+            if context.module.name != "out":
+                return call(*args, **kwargs)
+            seen.append(args[0])
+            return call(args[0] + moves, *args[1:], **kwargs)
+
+        with nn.intercept_methods(reads):
+            found = module.apply(variables, TOKENS, MASK)
+        return jnp.sum(weights * found), seen.pop()
+
+    def lost(edits):
+        return jnp.sum(weights * module.apply(variables, TOKENS, MASK, edits=edits))
+
+    of_tokens, z = jax.jit(jax.grad(moved, has_aux=True))(jnp.zeros((3, 6, *shape[1:])))
+    found = jax.jit(jax.grad(lost))(HeadEdits(jnp.ones(shape), jnp.zeros(shape)))
+    assert (np.abs(of_tokens).max((0, 2, 3)) > 1e-2).all()
+    np.testing.assert_allclose(found.offset[0], of_tokens.sum((0, 1)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.scale[0], (z * of_tokens).sum((0, 1)), rtol=1e-4, atol=1e-4)
+
+
+def test_folding_is_exact_in_double_precision():
+    with jax.enable_x64(True):
+        module = BERT.clone(depth=1, dtype=jnp.float64, param_dtype=jnp.float64)
+        rng = np.random.default_rng(8)
+        shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), TOKENS))
+        variables = jax.tree.map(
+            lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape)), shapes
+        )
+        edits = HeadEdits(*(jnp.asarray(rng.normal(size=edit_shape(module))) for _ in range(2)))
+        own = jax.jit(module.apply)(variables, TOKENS, MASK, edits=edits)
+        other, folded = fold(module, variables, edits)
+        assert own.dtype == jnp.float64
+        np.testing.assert_allclose(
+            jax.jit(other.apply)(folded, TOKENS, MASK), own, rtol=1e-12, atol=1e-12
+        )
+
+
 def test_gradients_are_those_of_one_token(llama):
     """With one token ∂L/∂A = z ⊙ ∂L/∂v, and ∂L/∂v is that of finite differences."""
     one = TOKENS[:1, :1]
@@ -147,11 +194,35 @@ def test_the_penalty_is_a_sum_over_elements_and_scores_are_norms():
     np.testing.assert_array_equal(slope.scale, np.sign(change))
     assert not slope.offset.any()
     assert not jax.grad(penalty)(HeadEdits(jnp.ones((1, 1, 2)))).scale.any()
+    with pytest.raises(ValueError, match="edits have no scale, expected the 1"):
+        penalty(HeadEdits(offset=edits.offset))
     scores = head_scores(jnp.asarray(change, jnp.float32))
     np.testing.assert_allclose(scores, np.sqrt((change**2).sum(-1)), rtol=1e-5)
     half = head_scores(jnp.full((1, 1, 4096), 0.1, jnp.bfloat16))
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(half, 64 * float(jnp.bfloat16(0.1)), rtol=1e-4)
+
+
+def test_the_penalty_holds_every_change_whose_slope_is_less_than_its_factor():
+    """Minimised with a linear loss Σ c A, A stays near 0 where |c| < λ, and grows elsewhere."""
+    slopes = np.random.default_rng(6).choice([-0.9, -0.4, 0.4, 0.9], (1, 2, 8))
+    slopes[0, 0, :4] = (-0.9, -0.4, 0.4, 0.9)
+
+    def change(factor):
+        def objective(edits, _):
+            return jnp.sum(slopes * (edits.scale - 1)) + factor * penalty(edits)
+
+        rate = optax.linear_schedule(1e-2, 0, 400)
+        first = HeadEdits(jnp.full(slopes.shape, 1.003))
+        found = descend(objective, first, jnp.zeros(400), optimizer=optax.sgd(rate))
+        return np.asarray(found.params.scale - 1)
+
+    assert np.abs(change(1.0)).max() < 1e-3
+    held, free = change(0.6), change(0.0)
+    assert np.abs(held[np.abs(slopes) < 0.6]).max() < 1e-3
+    assert (np.sign(held) == -np.sign(slopes))[np.abs(slopes) > 0.6].all()
+    assert np.abs(held[np.abs(slopes) > 0.6]).min() > 0.1
+    assert np.abs(free).min() > 0.15
 
 
 def test_the_largest_are_kept_and_of_equal_ones_the_first():
@@ -186,12 +257,17 @@ def test_a_file_holds_the_edited_heads_alone(tmp_path):
     edits = drawn_edits(Bert(vocabulary=2, width=384, depth=6, heads=12, mlp=4))
     heads = select_heads(head_scores(edits.offset), count=7)
     for given in (masked(edits, heads), HeadEdits(offset=masked(edits, heads).offset)):
-        file = tmp_path / "edits.safetensors"
+        file = tmp_path / f"{given.scale is None}.safetensors"
         save_edits(file, given)
         assert file.stat().st_size < 7 * 32 * 4 * 2 + 600
         back = load_edits(file)
         assert (back.scale is None) == (given.scale is None)
         jax.tree.map(np.testing.assert_array_equal, back, given)
+    with pytest.raises(UserError, match=r"True.safetensors exists, expected a new file"):
+        save_edits(file, given)
+    file.unlink()
+    with pytest.raises(UserError, match="edits have neither a scale nor an offset"):
+        save_edits(file, HeadEdits())
     save_edits(file, HeadEdits(jnp.ones((2, 2, 3))))
     np.testing.assert_array_equal(load_edits(file).scale, np.ones((2, 2, 3)))
     import safetensors.numpy
@@ -199,6 +275,10 @@ def test_a_file_holds_the_edited_heads_alone(tmp_path):
     safetensors.numpy.save_file({"up": np.ones(2)}, file)
     with pytest.raises(UserError, match="has tensors up, expected edits: layers_heads_width"):
         load_edits(file)
+    file.write_bytes(file.read_bytes()[:-8])
+    for wrong in (file, tmp_path / "none"):
+        with pytest.raises(UserError, match=f"{wrong.name} cannot be read as safetensors"):
+            load_edits(wrong)
 
 
 def test_edits_of_half_precision_weights_are_single(llama):

@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import optax
 import pytest
 
 from rml.errors import UserError
-from rml.models import Llama, ViT, transformer_sizes
+from rml.models import Bert, Llama, MaskedLMHead, ViT, transformer_sizes
 from rml.training import multilevel
 from rml.training.multilevel import (
     Level,
@@ -32,9 +34,9 @@ def llama(scale=1, depth=4, **options):
     )  # fmt: skip
 
 
-def drawn(module, inputs, seed=0):
+def drawn(module, *inputs, seed=0):
     rng = np.random.default_rng(seed)
-    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), inputs))["params"]
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs))["params"]
     return jax.tree.map(
         lambda leaf: np.asarray(0.3 + 0.4 * rng.normal(size=leaf.shape), np.float32), shapes
     )
@@ -106,6 +108,35 @@ def test_decoalescing_in_width_keeps_a_decoders_function(tied):
     assert np.abs(np.asarray(expected)).max() > 0.5
 
 
+def test_decoalescing_in_width_keeps_the_function_of_an_encoder_and_its_head():
+    """What the head's table and its norm read is shared out; its dense layer reads copies."""
+
+    def bert(scale):
+        return Bert(
+            vocabulary=11, width=8 * scale, depth=2, heads=2 * scale, mlp=6 * scale, positions=6
+        )
+
+    def params(scale):
+        return {
+            "encoder": drawn(bert(scale), TOKENS),
+            "head": drawn(MaskedLMHead(), jnp.zeros((2, 6, 8 * scale)), jnp.zeros((11, 8 * scale))),
+        }
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def scores(scale, params):
+        hidden = bert(scale).apply({"params": params["encoder"]}, TOKENS)
+        table = params["encoder"]["tokens"]["embedding"]
+        return MaskedLMHead().apply({"params": params["head"]}, hidden, table)
+
+    small = params(1)
+    larger = transformer_sizes(small).times(width=2)
+    large = decoalesce(small, groups_of(larger, width=2, depth=1))
+    assert jax.tree.map(np.shape, large) == jax.tree.map(np.shape, params(2))
+    expected = scores(1, small)
+    assert np.abs(np.asarray(expected - expected.mean(-1, keepdims=True))).max() > 0.5
+    np.testing.assert_allclose(scores(2, large), expected, rtol=5e-4, atol=5e-4)
+
+
 def test_copied_layers_change_the_function():
     small = drawn(llama(depth=2), TOKENS)
     deep = llama(depth=4)
@@ -163,6 +194,9 @@ def test_interpolation_lies_between_its_ends():
     np.testing.assert_allclose(interpolate(first, second, 0.25)["a"], [2.0, 1.0])
     np.testing.assert_array_equal(interpolate(first, second, 0.0)["a"], first["a"])
     np.testing.assert_array_equal(interpolate(first, second, 1.0)["a"], second["a"])
+    for alpha in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UserError, match=f"alpha={alpha}, expected a share from 0 to 1"):
+            interpolate(first, second, alpha)
     with pytest.raises(UserError, match=r"leaf 'a' of the large model again is \[3\]"):
         interpolate(first, {"a": np.ones(3)}, 0.5)
 

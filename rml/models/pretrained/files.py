@@ -52,7 +52,12 @@ def _dtype(array: np.ndarray) -> str:
     return f"{NAMES.get(array.dtype.kind, array.dtype.kind)}{8 * array.itemsize}"
 
 
-def _safetensors(file: Path) -> dict[str, Tensor]:
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file in that format, whatever its ending.
+
+    Raises:
+      UserError: The file is missing or damaged.
+    """
     safetensors = require("safetensors")
     try:
         opened = safetensors.safe_open(str(file), framework="numpy")
@@ -79,7 +84,7 @@ def _npz(file: Path) -> dict[str, Tensor]:
 
 
 READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
-    ".safetensors": _safetensors,
+    ".safetensors": read_safetensors,
     ".pt": _pickle,
     ".pth": _pickle,
     ".bin": _pickle,

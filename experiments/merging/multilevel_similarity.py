@@ -1,0 +1,98 @@
+"""Which parts of a transformer are alike: linear CKA of its layers, and of its heads.
+
+Zou et al., arXiv:2404.07999, average units that are alike, which they find neighbours to be.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from rml.evaluation import linear_cka
+
+
+class Parts(NamedTuple):
+    """What parts of a transformer give, for every token of some examples.
+
+    Attributes:
+      layers: Outputs of blocks [layers, n, d].
+      heads: Outputs of heads before the projection back [layers, heads, n, k].
+    """
+
+    layers: Array
+    heads: Array
+
+
+class Alike(NamedTuple):
+    """Linear CKA of all pairs.
+
+    Attributes:
+      layers: Of layers [l, l].
+      heads: Of heads, layer by layer [h, h].
+    """
+
+    layers: Any
+    heads: Any
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def parts_of(module: nn.Module, params: Any, inputs: Array) -> Parts:
+    """Reads what the scanned blocks of a transformer give, and the heads in them.
+
+    Args:
+      module: A `ViT` or `Llama`, whose heads are read by modules named "out".
+      params: Its parameters.
+      inputs: Images or tokens.
+    """
+
+    def keep(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if context.module.name == "out":
+            context.module.sow("intermediates", "reads", args[0])
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(keep):
+        _, state = module.apply(
+            {"params": params}, inputs, mutable=["intermediates"],
+            capture_intermediates=lambda own, _: own.name == "blocks",
+        )  # fmt: skip
+    found: Any = state["intermediates"]["blocks"]
+    layers = found["__call__"][0][0]
+    heads = jnp.moveaxis(found.get("attention", found)["out"]["reads"][0], 3, 1)
+    return Parts(
+        layers.reshape(len(layers), -1, layers.shape[-1]),
+        heads.reshape(*heads.shape[:2], -1, heads.shape[-1]),
+    )
+
+
+@jax.jit
+def alike(parts: Parts) -> Alike:
+    """Linear CKA of every two layers and of every two heads."""
+
+    def pairs(own: Array) -> Array:
+        return jax.vmap(lambda x: jax.vmap(lambda y: linear_cka(x, y))(own))(own)
+
+    return Alike(pairs(parts.layers), pairs(parts.heads.reshape(-1, *parts.heads.shape[2:])))
+
+
+def neighbours_apart(found: Alike) -> dict[str, float]:
+    """By how much neighbours' CKA is above that of other pairs, of layers and of heads.
+
+    Neighbours are layers that follow one another, and heads that do in one layer; of these all
+    pairs in the model that are no neighbours are the others.
+    """
+    layers, heads = len(found.layers), len(found.heads)
+    layer = np.arange(heads) // (heads // layers)
+    metrics = {}
+    for name, values, together in (
+        ("layers", found.layers, np.zeros(layers)), ("heads", found.heads, layer),
+    ):  # fmt: skip
+        number = np.arange(len(values))
+        near = (number[:, None] - number == 1) & (together[:, None] == together)
+        others = (number[:, None] > number) & ~near
+        values = np.asarray(values)
+        metrics[f"neighbour_cka_{name}"] = float(values[near].mean() - values[others].mean())
+    return metrics
