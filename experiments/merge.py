@@ -103,7 +103,7 @@ def merge_by_images(
     method: str, named: dict[str, Any], options: argparse.Namespace, given: dict[str, Any]
 ) -> Any:
     """The encoder that a method of `NEEDS_DATA` makes of encoders and images."""
-    from experiments.merge_images import fisher, fused, grams, spread_images
+    from experiments.merge_images import fisher, fused, grams, spread_images, with_averages
 
     check_options(method, given)
     shapes = {own.input_shape for own in named.values()}
@@ -117,7 +117,10 @@ def merge_by_images(
         each = [grams(name, own, images) for name, own in named.items()]
         return merge_encoders(method, None, named, given, grams=each)
     fishers = [fisher(own, images, labels) for own in named.values()]
-    return merge_encoders(method, None, named, given, fishers=fishers)
+    found = merge_encoders(method, None, named, given, fishers=fishers)
+    weights = {"weights": given["weights"]} if "weights" in given else {}
+    plain = merge_encoders("weighted_average" if weights else "average", None, named, weights)
+    return with_averages(found, plain, given.get("exclude"))
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -122,7 +123,8 @@ def fisher(encoder: Any, images: np.ndarray, labels: Int[np.ndarray, " n"]) -> A
       labels: Their classes, which make the head alone.
 
     Returns:
-      A tree like the encoder's variables, zeros where they are no parameters.
+      A tree like the encoder's variables, zeros where they are no parameters; `with_averages` has
+      these averaged.
     """
     variables, given = encoder.variables, jnp.asarray(images)
     features = normalize(jax.jit(encoder.function)(variables, given))
@@ -137,3 +139,22 @@ def fisher(encoder: Any, images: np.ndarray, labels: Int[np.ndarray, " n"]) -> A
         lambda params, given: diagonal_fisher(log_probs, params, given, classes=CLASSES)
     )
     return jax.tree.map(jnp.zeros_like, variables) | {"params": found(variables["params"], given)}
+
+
+def with_averages(merged: Any, averaged: Any, exclude: str | None) -> Any:
+    """An encoder whose parameters are merged and whose other variables, statistics, are averaged.
+
+    Args:
+      merged: The merged encoder; of variables without Fisher information it has the first one's.
+      averaged: The average of the same encoders.
+      exclude: Regular expression of names of variables that stay as `merged` has them.
+    """
+
+    def of_leaf(path: Any, own: Array, mean: Array) -> Array:
+        name = trees.leaf_name(path)
+        left = exclude is not None and re.search(exclude, name)
+        return own if left or name.startswith("params.") else mean
+
+    variables = jax.tree_util.tree_map_with_path(of_leaf, merged.variables, averaged.variables)
+    embedder = dataclasses.replace(merged.embedder, variables=variables)
+    return dataclasses.replace(merged, embedder=embedder)

@@ -4,7 +4,7 @@ python -m experiments.run --config=configs/merging/atlas.py --workdir=runs/atlas
 
 Needs the archive `fashion_mnist` (`make assets`). With `--config.bed.run=runs/bed` it reads the
 experts of that run; without, as here, it trains its own.
-The rest takes some five minutes of one CPU core. In a first run, whose test images were seen, a
+The rest takes some six minutes of one CPU core. In a first run, whose test images were seen, a
 claim on tasks taken away was restated. Result: results/atlas.
 """
 
@@ -24,10 +24,10 @@ def get_config() -> ConfigDict:
         # slopes on `looked_at` images.
         addition=dict(steps=60, batch_size=8, rates=(0.01, 0.03), budget=0.25, looked_at=512),
         # Half of a batch is the target's; `control` is the share of the base's accuracy that the
-        # other tasks keep; multiples go up to `farthest`.
+        # other tasks keep; multiples go up to `farthest`, as many of the plain vector as are said.
         negation=dict(
             targets=("digits", "fashion"), steps=40, batch_size=64, rates=(0.01, 0.03), most=100,
-            control=0.95, farthest=2.0,
+            control=0.95, farthest=2.0, multiples=40,
         ),
         # Two tries for each way.
         few=dict(
@@ -40,6 +40,8 @@ def get_config() -> ConfigDict:
         ),
         # A quarter of a batch is trusted.
         test_time=dict(steps=30, batch_size=32, rates=(0.01, 0.03), threshold=0.9),
-        # Parts of each block, and the share of the images; steps and rates are those of `few`.
-        parts=dict(target="fashion", count=4, share=0.1),
+        # Parts of each block, by which coefficients are about as many as the adapters' parameters;
+        # further numbers of parts; the share of the images. Batches and rates are those of `few`,
+        # steps more than a pass of all images.
+        parts=dict(target="fashion", count=3, counts=(2, 16), share=0.1, steps=100),
     )  # fmt: skip

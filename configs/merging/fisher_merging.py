@@ -4,8 +4,7 @@ python -m experiments.run --config=configs/merging/fisher_merging.py --workdir=r
 
 Needs the archive `fashion_mnist` (`make assets`). With `--config.bed.run=runs/bed` it reads the
 experts of that run; without, as here, it trains its own, about six minutes of one CPU core; the
-rest takes some five. Result: results/fisher_merging, measured before RegMean was added to the
-eight tasks.
+rest takes some five. Result: results/fisher_merging.
 """
 
 from ml_collections import ConfigDict

@@ -2,10 +2,11 @@
 
 python -m experiments.run --config=configs/merging/ot_fusion.py --workdir=runs/ot_fusion
 
-Needs the archive `fashion_mnist` (`make assets`) and ott-jax. Seven minutes of one CPU core, of
-which about five are training. In a first run soft fusion was 30 points above the plain average on
-test images, and uniform transport and units out of their places were too: two claims were then
-held against these, and one on a single permutation was added. Not run over seeds here.
+Needs the archive `fashion_mnist` (`make assets`) and ott-jax. Some eight minutes of one CPU core,
+most of which are training. In a first run soft fusion was far above the plain average on test
+images, and uniform transport and units out of their places were too: two claims were then held
+against these, and one on a single permutation was added. After it the wide model was made twice as
+wide as the narrow one.
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +28,7 @@ def get_config() -> ConfigDict:
                 name="vit_ti", width=64, depth=4, heads=4, patch_size=7, pooling="gap",
                 positions="learned", classes=10,
             ),
-            wide=dict(width=96, heads=6),
+            wide=dict(width=128, heads=8),  # twice the narrow models' width
             loss=dict(smoothing=0.0),
             optimizer=parts.optimizer(learning_rate=2e-3, warmup_steps=50, weight_decay=0.05),
             dtype="float32",

@@ -90,7 +90,7 @@ def cycle() -> dict[str, Any]:
         before=0.05,  # steps before the model is made small, a warm-up, as a share
         small=0.5,  # small steps, as a share of the full model's
         alpha=0.5,
-        rates=(1e-3, 2e-3, 4e-3),
+        rates=(1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
         small_rate=2.0,  # learning rate of a level over that of the one above
         scheme="halves",  # as in the public code; figure 2 has neighbours
         layer_scheme="halves",

@@ -25,6 +25,7 @@ from experiments.merging.finetuning import features, scores
 from experiments.merging.judging import Part, Reading, best, halves, judged, of_hits, read
 from experiments.merging.tasks import Images, few_of_each
 from rml import data
+from rml.errors import UserError
 from rml.merging import draw_parts, trusted_examples
 from rml.training import Progress
 
@@ -56,7 +57,7 @@ def by_ways(
 ) -> dict[str, Reading]:
     """Readings of test images by each way that learns from a few images with labels."""
     options, scale = config.few, alone.config.head.scale
-    batches = few_batches(config, own, options)
+    batches = few_batches(config, own, steps=options.steps, batch_size=options.batch_size)
     found = {"base": read(alone, test, alone.base)}
     module, heads = alone.module, alone.heads
     for way, by_block in (("isotropic", False), ("atlas", True)):
@@ -96,19 +97,19 @@ def by_ways(
 def few_parameters(config: Any, bed: Bed) -> dict[str, list[Reading]]:
     """Readings of one target by coefficients of blocks and of parts of blocks, and by adapters.
 
-    They are learned from a share of the target's training images, and from all of them.
+    They are learned from a share of the target's training images, and from all of them, in as many
+    steps.
     """
     options, few, name = config.parts, config.few, config.parts.target
     alone, vectors, scale = bed.alone(name), others(bed, name), bed.config.head.scale
     chosen, test = judged(alone, "validation"), judged(alone, "test")
-    parts = draw_parts(jax.random.key(config.seed), bed.base, parts=options.count)
+    numbers = {f"by_{count}": count for count in options.counts} | {"parts": options.count}
     everything = images_of(bed.tasks[name].train)
     found = {"base": [read(alone, test, alone.base)]}
     for end, share in (("share", options.share), ("all", 1.0)):
         count = int(share * len(everything.label))
         own = jax.tree.map(lambda x, count=count: x[:count], everything)
-        batches = few_batches(config, own, few)
-
+        batches = few_batches(config, own, steps=options.steps, batch_size=few.batch_size)
         scaling = functools.partial(
             scaled_vectors, alone.module, alone.base, vectors, alone.heads, batches, scale,
             decay=config.decay, cosine=True,
@@ -117,12 +118,12 @@ def few_parameters(config: Any, bed: Bed) -> dict[str, list[Reading]]:
             tuned, alone.module, alone.base, alone.heads, batches, scale,
             key=jax.random.key(config.seed), adapted=True,
         )  # fmt: skip
-        ways: dict[str, tuple[Callable[[Any], Any], Any]] = {
-            "atlas": (scaling, few.rates.atlas),
-            "parts": (functools.partial(scaling, parts=parts, count=options.count),
-                      few.rates.atlas),
-            "lora": (tuning, few.rates.lora),
-        }  # fmt: skip
+        ways: dict[str, tuple[Callable[[Any], Any], Any]] = {"atlas": (scaling, few.rates.atlas)}
+        for way, number in numbers.items():
+            drawn = draw_parts(jax.random.key(config.seed), bed.base, parts=number)
+            of_parts = functools.partial(scaling, parts=drawn, count=number)
+            ways[way] = (of_parts, few.rates.atlas)
+        ways["lora"] = (tuning, few.rates.lora)
         for way, (function, rates) in ways.items():
             found[f"{way}_{end}"] = [read(alone, test, best(alone, chosen, rates, function)[0])]
     return found
@@ -166,6 +167,11 @@ def views(config: Any, alone: Bed, images: Images) -> Views:
     found = scores(alone.module, alone.base, alone.heads, images, alone.config.head.scale)
     classes = int(np.any(np.asarray(alone.heads[0]) != 0, axis=-1).sum())
     trusted = np.asarray(trusted_examples(jax.nn.softmax(found)[:, :classes]))
+    if trusted.all():
+        raise UserError(
+            f"all {len(trusted)} images of {next(iter(alone.tasks))} are trusted, expected more "
+            "images than the most confident of each class"
+        )
     labels = jnp.argmax(found, axis=-1)
     count = options.batch_size // 4
     rows = np.concatenate([

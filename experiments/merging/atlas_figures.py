@@ -66,14 +66,14 @@ def draw(
     figures.curves(
         run.figure("shots.png"), curves, "images a class", "accuracy over the expert's (%)"
     )
-    ways = ("atlas", "parts", "lora")
+    ways = [way.removesuffix("_all") for way in parts if way.endswith("_all")]
     both = {
         end: [t_interval(parts[f"{way}_{end}"][0].normalised) for way in ways]
         for end in ("share", "all")
     }
     titles = {"share": "a share of the images", "all": "all images"}
     figures.bars(
-        run.figure("parts.png"), [NAMES[way] for way in ways],
+        run.figure("parts.png"), [NAMES.get(way, f"{way.replace('_', ' ')} parts") for way in ways],
         {titles[end]: [100 * float(own.mean) for own in each] for end, each in both.items()},
         {titles[end]: [50 * float(own.high - own.low) for own in each]
          for end, each in both.items()},

@@ -68,7 +68,7 @@ def cross_entropy(module: Any, heads: Array, temperature: Any) -> Callable[[Any,
 @functools.partial(jax.jit, static_argnames=("module", "by_block", "count", "cosine"))
 def scaled_vectors(
     module: Any, base: Any, vectors: Any, heads: Array, batches: Batch, temperature: Any,
-    rate: Any, decay: Any, *, by_block: bool = True, parts: Any = None, count: int = 1,
+    rate: Any, decay: Any, *, by_block: bool = True, parts: Any = None, count: int | None = None,
     kept: Any = None, cosine: bool = False,
 ) -> tuple[Any, Any]:  # fmt: skip
     """The model with learned coefficients of task vectors, and the coefficients."""
@@ -109,9 +109,9 @@ def tuned(
     module: Any, base: Any, heads: Array, batches: Batch, temperature: Any, rate: Any, key: Array,
     *, adapted: bool,
 ) -> Any:  # fmt: skip
-    """The model after fine-tuning, of all parameters or of low-rank adapters of queries to values.
+    """The model after fine-tuning, of all parameters or of adapters.
 
-    Adapters are of rank 1, one for each layer.
+    Adapters are of rank 1, one for each layer's kernel of queries, keys and values.
     """
     objective = cross_entropy(module, heads, temperature)
     first = init_lora(key, base, rank=1, within="blocks.qkv") if adapted else base
@@ -160,10 +160,11 @@ def cached(
     return logits(queries, head, temperature) + share * votes
 
 
-def few_batches(config: Any, images: Images, options: Any) -> Batch:
-    """Augmented batches drawn from a few images with repetition, of all steps."""
-    rng = np.random.default_rng([config.seed, 2])
-    rows = jnp.asarray(rng.integers(0, len(images.label), (options.steps, options.batch_size)))
+def few_batches(config: Any, images: Images, *, steps: int, batch_size: int) -> Batch:
+    """Augmented batches of all steps, in passes over all images."""
+    rng, count = np.random.default_rng([config.seed, 2]), len(images.label)
+    passes = [rng.permutation(count) for _ in range(-(-steps * batch_size // count))]
+    rows = jnp.asarray(np.concatenate(passes)[: steps * batch_size].reshape(steps, batch_size))
     own = jax.tree.map(lambda x: x[rows], images)
     changed = augmented(config, own.image)
     return Batch(own._replace(image=changed), jnp.ones(rows.shape))

@@ -40,7 +40,7 @@ def addition(
     slopes = _slopes(bed.module, bed.base, vectors, bed.heads, seen, scale)
     count = sum(own.size for own in jax.tree.leaves(slopes))
     kept = select_blocks(slopes, budget=int(options.budget * count))
-    moved = shuffled(vectors, jax.random.key(config.seed))
+    moved = exchanged(config, bed)
     ways: dict[str, tuple[Any, dict[str, Any]]] = {
         "atlas": (vectors, {}), "isotropic": (vectors, {"by_block": False}),
         "selected": (vectors, {"kept": kept}), "shuffled": (moved, {}),
@@ -62,12 +62,24 @@ def addition(
     return found, coefficients
 
 
-def changed(bed: Bed, part: Part, coefficients: Any) -> float:
+def exchanged(config: Any, bed: Bed) -> Any:
+    """Task vectors whose entries changed places within each leaf, for a null."""
+    return shuffled(subtract(bed.experts, bed.base), jax.random.key(config.seed))
+
+
+def changed(bed: Bed, part: Part, coefficients: Any, *, vectors: Any = None) -> float:
     """The share of answers that change when the other tasks' vectors are added to a task's own.
+
+    Args:
+      bed: The bed.
+      part: Images that are named.
+      coefficients: Coefficients of all vectors.
+      vectors: Task vectors; those of the bed's experts if not given.
 
     Source: the disentanglement error of Ortiz-Jimenez et al., arXiv:2305.12827, Section 3.
     """
-    vectors, count = subtract(bed.experts, bed.base), len(bed.tasks)
+    vectors = subtract(bed.experts, bed.base) if vectors is None else vectors
+    count = len(bed.tasks)
     task, shares = np.asarray(part.images.task), []
     whole = _named(bed, part, _combined(bed.base, vectors, coefficients, jnp.ones(count)))
     for i in range(count):
@@ -81,8 +93,9 @@ def negation(config: Any, bed: Bed, test: Part) -> dict[str, list[np.ndarray]]:
 
     A target's vector is subtracted. Coefficients of blocks are learned to raise the loss on the
     target's training images and to lower it on those of the other tasks, the control. Of multiples
-    of what was learned, or of the plain vector, the one is taken that is worst on the target's
-    validation images among those that keep a share of the base's accuracy on the control's.
+    of what was learned, or of more multiples of the plain vector, the one is taken that is worst on
+    the target's validation images among those that keep a share of the base's accuracy on the
+    control's.
     """
     options, names = config.negation, list(bed.tasks)
     images = joined(bed.tasks, "train", options.most)
@@ -100,11 +113,11 @@ def negation(config: Any, bed: Bed, test: Part) -> dict[str, list[np.ndarray]]:
         for way in found:
             own = moved if way == "shuffled" else vector
             models = [_combined(bed.base, own, -jnp.ones(1), jnp.ones(1))]
+            tries = options.multiples
             if way != "isotropic":
+                tries = config.search.tries // len(options.rates)
                 models = [_against_loss(config, bed, own, batches, one) for one in options.rates]
-            multiples = np.linspace(
-                0, options.farthest, 1 + config.search.tries // len(models), dtype=np.float32
-            )[1:]
+            multiples = np.linspace(0, options.farthest, 1 + tries, dtype=np.float32)[1:]
             params = _worst(config, bed, models, multiples, held, at)
             found[way].append((base.astype(float) - _right(bed, params, test.images))[mine])
     return found

@@ -8,16 +8,22 @@ import numpy as np
 
 from experiments.common.comparison import for_each
 from experiments.merging.bed import Bed, repeated, take
-from experiments.merging.finetuning import finetuned
+from experiments.merging.finetuning import features, finetuned
 from experiments.merging.fishers import fishers_of, shuffled
 from experiments.merging.judging import Part, Reading, judged, read
 from experiments.merging.ranking import ensembled, equally, weighted
-from rml.merging import merge
+from rml.evaluation.costs import program_flops
+from rml.merging import floored_share, merge
 from rml.training import RunDirectory
 
 
-def ensembling(config: Any, bed: Bed, run: RunDirectory) -> dict[str, Reading]:
+def ensembling(
+    config: Any, bed: Bed, run: RunDirectory
+) -> tuple[dict[str, Reading], dict[str, float]]:
     """Readings of test images of one task by single models, their averages and their ensemble.
+
+    Beside them the operations of one model over those of the ensemble, and the share of floored
+    entries of the Fishers.
 
     All start from the base, with another order and other augmentations. Weights are chosen on
     validation images, the greedy soup (Wortsman et al., arXiv:2203.05482) likewise.
@@ -52,7 +58,25 @@ def ensembling(config: Any, bed: Bed, run: RunDirectory) -> dict[str, Reading]:
         "shuffled_equal": equally(alone, models, moved),
     }
     found = {name: read(alone, test, params) for name, params in merged.items()}
-    return found | {"ensemble": ensembled(alone, models, test)}
+    metrics = {
+        "ensembling_flops_share": flops_share(bed, models),
+        "floored_ensembling": float(floored_share(fishers)),
+    }
+    return found | {"ensemble": ensembled(alone, models, test)}, metrics
+
+
+def flops_share(bed: Bed, models: Any) -> float:
+    """Operations of one model on an image over those of several stacked ones."""
+    count = jax.tree.leaves(models)[0].shape[0]
+    image = jnp.zeros((1, *bed.config.data.image_shape), jnp.uint8)
+
+    def counted(number: int) -> float:
+        return program_flops(
+            lambda own, x: [features(bed.module, take(own, i), x) for i in range(number)],
+            models, image,
+        )  # fmt: skip
+
+    return counted(1) / counted(count)
 
 
 def _greedy(bed: Bed, models: Any, order: np.ndarray, validation: Part) -> Any:

@@ -70,21 +70,29 @@ def lines(config: Any, bed: Bed) -> dict[str, Line]:
     return found
 
 
-def robustness(line: Line, least: float) -> tuple[float, float]:
-    """Accuracy out of distribution at a validation accuracy that is asked for, and the area.
+def robustness(line: Line, least: float) -> float:
+    """Mean accuracy out of distribution at a validation accuracy that is asked for.
 
     Args:
-      line: The line.
-      least: Validation accuracy; the weight nearest to the base that reaches it is taken, or the
-        one that comes nearest to it.
-
-    Returns:
-      Mean accuracy out of distribution there, and its mean over all weights.
+      line: The line; between two weights its accuracies are taken as linear.
+      least: Validation accuracy. The place nearest to the base that has it is taken; where none
+        has, the weight that comes nearest to it.
     """
     mean = line.outside.mean(1)
     reached = np.flatnonzero(line.validation >= least)
-    at = reached[0] if len(reached) else int(line.validation.argmax())
-    return float(mean[at]), float(np.trapezoid(mean, line.weights))
+    if not len(reached):
+        return float(mean[line.validation.argmax()])
+    at = int(reached[0])
+    if at == 0:
+        return float(mean[0])
+    before, after = line.validation[at - 1 : at + 1]
+    share = (least - before) / (after - before)
+    return float((1 - share) * mean[at - 1] + share * mean[at])
+
+
+def area(line: Line, levels: np.ndarray) -> float:
+    """The mean of `robustness` over validation accuracies."""
+    return float(np.mean([robustness(line, level) for level in levels]))
 
 
 def shifted(config: Any, bed: Bed) -> list[Images]:

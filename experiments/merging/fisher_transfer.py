@@ -14,7 +14,7 @@ from experiments.merging.judging import Part, Reading, judged, read, search_fish
 from experiments.merging.tasks import few_of_each
 from rml import data
 from rml.evaluation.costs import program_flops
-from rml.merging import grid_weights
+from rml.merging import floored_share, grid_weights
 from rml.training import Progress, RunDirectory
 
 WAYS = ("alone", "base", "average", "fisher", "shuffled", "donor_tuned")
@@ -37,14 +37,15 @@ def transfer(
       run: The run's directory.
 
     Returns:
-      By way the reading of each target; costs.
+      By way the reading of each target; costs, and the share of floored entries of the targets'
+      Fishers.
     """
     options, names = config.transfer, list(bed.tasks)
     targets = _trained(config, bed, run, "targets", repeated(bed.base, len(options.targets)))
     given = {"fisher": fishers, "shuffled": shuffled(fishers, jax.random.key(config.seed))}
     given["average"] = ones_like(fishers)
     found: dict[str, list[Reading]] = {way: [] for way in WAYS}
-    donors = []
+    donors, floored = [], []
     for i, name in enumerate(options.targets):
         alone, target = bed.alone(name), take(targets, i)
         validation, test = judged(alone, "validation"), judged(alone, "test")
@@ -55,6 +56,7 @@ def transfer(
             fisher_of(bed, params, alone.heads[0], few, **options_few)
             for params in (target, bed.base)
         )
+        floored.append(float(floored_share(own)))
         found["alone"].append(read(alone, test, target))
         params, _ = _best(config, alone, validation, target, own, bed.base, of_base)
         found["base"].append(read(alone, test, params))
@@ -75,7 +77,7 @@ def transfer(
     for i, name in enumerate(options.targets):
         alone = bed.alone(name)
         found["donor_tuned"].append(read(alone, judged(alone, "test"), take(tuned, i)))
-    return found, costs(config, bed)
+    return found, costs(config, bed) | {"floored_few": float(np.mean(floored))}
 
 
 def _trained(config: Any, bed: Bed, run: RunDirectory, folder: str, starts: Any) -> Any:

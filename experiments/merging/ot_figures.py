@@ -22,8 +22,8 @@ CAPTIONS = {
     "policies.png": f"Soft fusion by what a residual sum passes on; error bars: {INTERVAL}.",
     "regs.png": "Validation accuracy of soft fusions against the weight of the entropy.",
     "tuning.png": "Validation accuracy in fine-tuning, each start at its best learning rate.",
-    "maps.png": "Soft maps of one block: how much of each unit of model 0 (rows) goes to each of "
-    "model 1 (columns).",
+    "maps.png": "Soft maps of all blocks, the first on top: how much of each unit of model 0 "
+    "(rows) goes to each of model 1 (columns).",
 }
 NAMES = {
     "parent 0": "parent 0", "parent 1": "parent 1, anchor", "vanilla": "plain average",
@@ -34,6 +34,8 @@ NAMES = {
 }  # fmt: skip
 TUNED = NAMES | {"wide": "wide into narrow", "wide exchanged": "wide, units exchanged"}
 MAPS = {"stream.mid": "stream", "query": "queries", "value": "values", "stream.out": "MLP's sum"}
+GAP = 2
+"""Empty units between maps."""
 Line = tuple[np.ndarray, np.ndarray]
 """Weights [k], and scores of examples there [k, n]."""
 
@@ -66,11 +68,17 @@ def draw(
     figures.curves(
         run.figure("tuning.png"), courses, "step of fine-tuning", "validation accuracy (%)"
     )
-    maps = {name: np.asarray(transports[place][0]) for place, name in MAPS.items()}
     figures.heatmap(
-        run.figure("maps.png"), np.stack(list(maps.values())), column_labels=list(maps),
-        xlabel="units of model 1", ylabel="units of model 0", value_label="share", gap=2,
+        run.figure("maps.png"), np.stack([below_one_another(transports[name]) for name in MAPS]),
+        column_labels=list(MAPS.values()), xlabel="units of model 1",
+        ylabel="units of model 0, block by block", value_label="share", gap=GAP,
     )  # fmt: skip
+
+
+def below_one_another(maps: Any) -> np.ndarray:
+    """Maps of all layers [L, n0, n1] as one matrix, with empty rows between them."""
+    padded = np.pad(np.asarray(maps, float), ((0, 0), (0, GAP), (0, 0)), constant_values=np.nan)
+    return padded.reshape(-1, padded.shape[-1])[:-GAP]
 
 
 def _lines(

@@ -32,6 +32,7 @@ from experiments.merging.ot_pairs import (
 from experiments.merging.ot_tuning import after_tuning
 from experiments.ranges import ABOVE_0, Range
 from rml.errors import UserError
+from rml.merging import marginal_error
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2310.05719; models, data and margin are this repository's"
@@ -57,9 +58,10 @@ CLAIMS = (
     Claim("In half of its steps it reaches the last accuracy of a fusion of exchanged units, "
           "fine-tuned as long", "steps_soft_over_exchanged", "<=", 0.5, f"{SOURCE}; {BLUR}",
           stated=STATED, null="steps_vanilla_over_exchanged"),
-    Claim("A wider model fused into a narrow one and fine-tuned is above the narrow one, "
-          "fine-tuned as long, by 0.3 points", "wide_tuned_over_narrow", ">=", 0.003,
-          f"{SOURCE}; uncertain", stated=STATED, null="wide_exchanged_tuned_over_narrow"),
+    Claim("A model of twice the width fused into a narrow one and fine-tuned is above the narrow "
+          "one, fine-tuned as long, by 0.3 points", "wide_tuned_over_narrow", ">=", 0.003,
+          f"{SOURCE}; uncertain; the width was changed to twice the narrow one's after a first run",
+          stated="2026-11-27", null="wide_exchanged_tuned_over_narrow"),
     Claim("BERT: soft fusion loses 0.1 nats a hidden token less than the plain average",
           "text_gain_soft", ">=", 0.1, SOURCE, stated=STATED, null="text_gain_exchanged"),
 )  # fmt: skip
@@ -97,9 +99,10 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     )  # fmt: skip
     text, along_text = ot_text.measured(config, run)
     metrics |= more | text
+    maps = pair.align(**searched["soft"].options).transports
+    metrics["marginal_error"] = max(float(marginal_error(own).max()) for own in maps.values())
     ot_figures.draw(
-        run, config.alignment.regs, found, policies, searched, tuned, line, along_text,
-        pair.align(**searched["soft"].options).transports,
+        run, config.alignment.regs, found, policies, searched, tuned, line, along_text, maps
     )  # fmt: skip
     return {name: float(value) for name, value in metrics.items()}
 

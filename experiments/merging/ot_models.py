@@ -16,6 +16,7 @@ from experiments.merging.multilevel_training import on_host
 from experiments.merging.ot_pairs import Pair
 from rml import data, models
 from rml.data import augment
+from rml.evaluation import program_flops
 from rml.merging import layer_activations
 from rml.training import RunDirectory, Task
 
@@ -67,6 +68,13 @@ def logits(config: Any, params: Any, source: data.Source) -> tuple[jax.Array, ja
     """Logits of all images, and their labels."""
     module = models.build(**config.model)
     return supervised.logits_of(config, module, {"params": params}, source)
+
+
+def flops(config: Any, params: Any) -> float:
+    """Operations of matrix products that a model takes for one image."""
+    module = models.build(**config.model)
+    image = jnp.zeros((1, *config.data.image_shape))
+    return program_flops(lambda params, x: module.apply({"params": params}, x), params, image)
 
 
 def right(config: Any, params: Any, source: data.Source) -> np.ndarray:

@@ -9,7 +9,7 @@ from experiments.common.comparison import for_each
 from experiments.common.many import many, on_one_device, replaced, unstack
 from experiments.common.pretraining import train
 from experiments.merging.multilevel_training import on_host, started
-from experiments.merging.ot_models import Sources, of_size, paired, right, task
+from experiments.merging.ot_models import Sources, flops, of_size, paired, right, task
 from experiments.merging.ot_pairs import Pair, Searched, blended, differences, families, search
 from rml.training import Progress, RunDirectory, read_metrics
 
@@ -64,6 +64,9 @@ def after_tuning(
         metrics[f"tuned_rate_{place}"] = tuned[name].rate
         Progress().note(f"{name}, fine-tuned: {100 * own.mean():.1f}% of test images")
     metrics["tuned_tries"] = float(len(config.tuning.rates))
+    metrics["flops_narrow_over_wide"] = flops(config, pair.anchor) / flops(
+        of_size(config, "wide"), wide
+    )
     metrics["one_shot_wide"] = float(score["test"](narrowed.params).mean())
     metrics["accuracy_wide"] = float(right(of_size(config, "wide"), wide, sources.test).mean())
     for name, other in (("soft", "exchanged"), ("vanilla", "exchanged"), ("soft", "vanilla")):

@@ -111,6 +111,12 @@ def by_one_head(bed: Bed, part: Part, found: Array) -> Reading:
     return of_hits(part, np.asarray(own == part.images.task * classes + part.images.label))
 
 
+def accuracy_lost(part: Part, first: Reading, second: Reading) -> np.ndarray:
+    """Values of images whose mean is the difference of two readings' mean accuracies over tasks."""
+    experts: np.ndarray = part.experts[np.asarray(part.images.task)]
+    return (first.normalised - second.normalised) * experts
+
+
 @functools.partial(jax.jit, static_argnames=("compress", "fraction", "excluded"))
 def _parts(base: Any, experts: Any, shared: Any, key: Array, **options: Any) -> Twin:
     return modularise(base, experts, shared=shared, key=key, **options)

@@ -26,7 +26,8 @@
   `rml.models.Router`.
 * `align`, `fuse` with `layer_activations`: Imfeld et al., Transformer Fusion with Optimal
   Transport, arXiv:2310.05719. Take it for two models from different initial weights, or of two
-  widths; `ground_cost`, `transport_map`, `residual_map` and `width_map` are its parts.
+  widths; `ground_cost`, `transport_map`, `marginal_error`, `residual_map` and `width_map` are its
+  parts.
 
 Models of another size are made by `rml.training.coalesce` and `decoalesce`. Task vectors,
 coefficients by block, masks and low rank are in `rml.ops.trees`.
@@ -65,7 +66,13 @@ from rml.merging.pseudo_labels import PseudoLabelled, trusted_examples, ufm
 from rml.merging.regmean import input_grams, regmean
 from rml.merging.search import Found, dirichlet_weights, grid_weights, search_weights
 from rml.merging.ties import ties, trim
-from rml.merging.transport import ground_cost, residual_map, transport_map, width_map
+from rml.merging.transport import (
+    ground_cost,
+    marginal_error,
+    residual_map,
+    transport_map,
+    width_map,
+)
 from rml.merging.tree_files import load_fisher, load_mask, save_fisher, save_mask
 from rml.merging.twin import Own, Twin, modularise, twin_apply, twin_params
 from rml.merging.twin_files import Prediction, SavedTwin, load_twin, save_twin
@@ -116,6 +123,7 @@ __all__ = [
     "load_fisher",
     "load_mask",
     "load_twin",
+    "marginal_error",
     "mask_logits",
     "mask_vectors",
     "merge",

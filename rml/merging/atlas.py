@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree
@@ -208,7 +209,7 @@ def learn_scaling(
     *,
     by_block: bool = True,
     parts: PyTree = None,
-    count: int = 1,
+    count: int | None = None,
     kept: PyTree = None,
     learning_rate: ArrayLike | optax.Schedule = 1e-3,
     weight_decay: ArrayLike = 0.1,
@@ -229,7 +230,7 @@ def learn_scaling(
       batches: Batches of all steps, stacked on a leading axis; what is reported must not be in it.
       by_block: Whether each block has coefficients of its own; otherwise each vector has one.
       parts: Part of each entry, for aTLAS x K; without it a block is whole.
-      count: Number K of parts.
+      count: Number K of parts, which parts need.
       kept: Blocks whose coefficients are learned, as `select_blocks` chooses them; others stay 0.
       learning_rate: AdamW's step size, or a schedule.
       weight_decay: AdamW's decay, times the step size.
@@ -241,25 +242,29 @@ def learn_scaling(
       Coefficients as `compose` takes them, and the course of the objective.
 
     Raises:
-      ValueError: Parts or kept blocks are given and there is one coefficient a vector, or a leaf of
-        vectors or parts is missing, is too many, or has another shape than the base's.
+      ValueError: Parts or kept blocks are given and there is one coefficient a vector, parts come
+        without their number or are more, or a leaf of vectors or parts is missing, is too many, or
+        has another shape than the base's. Values of traced parts are not looked at.
 
     Source: Zhang et al., arXiv:2407.02880; optimiser, decay and clipping are its public code's.
     """
     if not by_block and (parts is not None or kept is not None):
         raise ValueError("parts and kept blocks need coefficients by block, by_block=True")
     number = trees.check_stacked(base, "vectors", vectors)
-    if parts is not None:
-        trees.check_trees(base, {"parts": parts})
+    _check_parts(base, parts, count)
     first: PyTree = jnp.zeros(number)
     if by_block:
         first = trees.block_coefficients(base, number)
-    if parts is not None:
+    if count is not None:
         first = part_coefficients(base, number, parts=count)
+
+    def only(own: Array, mask: Array) -> Array:
+        """The coefficients of blocks that are kept, of all of their parts."""
+        return jnp.where(jnp.reshape(mask, mask.shape + (1,) * (own.ndim - mask.ndim)), own, 0)
 
     def whole(own: PyTree, batch: Any) -> Array:
         if kept is not None:
-            own = jax.tree.map(lambda one, mask: jnp.where(mask, one, 0), own, kept)
+            own = jax.tree.map(only, own, kept)
         value = objective(compose(base, vectors, own, parts=parts), batch)
         return value + penalty * coefficient_penalty(own, order=order) if penalty else value
 
@@ -267,3 +272,17 @@ def learn_scaling(
         optax.clip_by_global_norm(clip), optax.adamw(learning_rate, weight_decay=weight_decay)
     )
     return descend(whole, first, batches, optimizer=optimizer)
+
+
+def _check_parts(base: PyTree, parts: PyTree, count: int | None) -> None:
+    """Raises `ValueError` unless parts of all entries and their number are given, or neither."""
+    if (parts is None) != (count is None):
+        given = "count" if parts is None else "parts"
+        raise ValueError(f"{given} is given alone, expected parts and count, their number, or none")
+    if count is None:
+        return
+    trees.check_trees(base, {"parts": parts})
+    known = [own for own in jax.tree.leaves(parts) if not isinstance(own, jax.core.Tracer)]
+    top = max((int(np.max(np.asarray(own))) for own in known if own.size), default=0)
+    if top >= count:
+        raise ValueError(f"count is {count} and parts go up to {top}, expected count={top + 1}")

@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from rml.errors import UserError
 from rml.ops import trees
 
 
@@ -35,8 +37,12 @@ def weighted_average(base: PyTree, experts: PyTree, *, weights: Float[Array, " n
     Returns:
       Parameters of one model.
 
+    Raises:
+      UserError: As `check_weights`.
+
     Source: Matena and Raffel, arXiv:2111.09832, Section 2 ("isotropic merging").
     """
+    check_weights(weights, jax.tree.leaves(experts)[0].shape[0])
     share = weights / jnp.sum(weights)
 
     def of_leaf(start: Array, own: Array) -> Array:
@@ -61,3 +67,22 @@ def task_arithmetic(base: PyTree, experts: PyTree, *, scale: ArrayLike = 0.3) ->
     count = jax.tree.leaves(experts)[0].shape[0]
     vectors = trees.task_vectors(base, experts)
     return trees.combine(base, vectors, jnp.broadcast_to(jnp.asarray(scale), (count,)))
+
+
+def check_weights(weights: ArrayLike | None, count: int) -> None:
+    """Raises `UserError` for weights that are not one of at least 0 for each of `count` experts.
+
+    One must be above 0. Values of traced weights are not looked at.
+    """
+    if weights is None:
+        return
+    shape = np.shape(weights)
+    if shape != (count,):
+        raise UserError(f"weights is {list(shape)}, expected [{count}]: one for each expert")
+    if isinstance(weights, jax.core.Tracer):
+        return
+    values = np.asarray(weights)
+    if not (values >= 0).all() or not values.any():
+        raise UserError(
+            f"weights is {values.tolist()}, expected numbers of at least 0, of which one is above 0"
+        )

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rml.errors import UserError, unknown
-from rml.merging.methods import check_weights, compiled
+from rml.merging.averages import check_weights
+from rml.merging.methods import compiled
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.files import read_file
 from rml.models.pretrained.tensors import FLOATS, Tensor

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree
 
 from rml.errors import UserError
+from rml.merging.averages import check_weights
 from rml.ops import trees
 
 ALL: Literal["all"] = "all"
@@ -41,13 +42,14 @@ def diagonal_fisher(
       classes: "all" for the exact expectation; "sampled" for one class a draw from p(y|x), which
         is unbiased; or a number k for the k likeliest classes alone, a lower bound (ours).
       key: Key of the draw, for "sampled".
-      block: Examples that are differentiated at once.
+      block: Examples that are differentiated at once, at least 1.
 
     Returns:
       Fisher information, a tree like the parameters, in float32 at least.
 
     Raises:
-      UserError: There is no example, "sampled" has no key, or `classes` is none of the above.
+      UserError: There is no example, "sampled" has no key, `classes` is none of the above, or
+        `block` is below 1.
 
     Source: Matena and Raffel, Merging Models with Fisher-Weighted Averaging, arXiv:2111.09832,
       equation 3; 4,096 examples in the paper's experiments.
@@ -61,6 +63,8 @@ def diagonal_fisher(
         raise UserError(f"classes is {classes!r}, expected 'all', 'sampled' or a number")
     if not isinstance(classes, str) and classes < 1:
         raise UserError(f"classes is {classes}, expected at least 1")
+    if block < 1:
+        raise UserError(f"block is {block}, expected at least 1 example at once")
     count = leaves[0].shape[0]
 
     def of_example(x: Any, at: Array) -> PyTree:
@@ -115,7 +119,7 @@ def fisher_merge(
       base: Parameters of the common base, which give types alone.
       experts: Parameters θ_i of n models, stacked on a leading axis; the first is the target.
       fishers: Fisher information F_i of each, stacked likewise, see `diagonal_fisher`.
-      weights: Weights λ of at least 0; equal ones if not given.
+      weights: Weights λ of at least 0, of which one is above 0; equal ones if not given.
       floor: Least Fisher information, as max(F, floor), before Fishers are normalised.
       favour_first: Whether the first model's Fisher alone is floored: where all are tiny, its
         parameters stay.
@@ -128,13 +132,14 @@ def fisher_merge(
       Parameters of one model.
 
     Raises:
-      UserError: `exclude` is no regular expression, or all leaves match it.
+      UserError: `exclude` is no regular expression, all leaves match it, or as `check_weights`.
 
     Source: Matena and Raffel, arXiv:2111.09832, equation 4; floor, `favour_first` and `normalise`
       are options of its public code (mmatena/model_merging), on by default there.
     """
     leaves = jax.tree.leaves(experts)
     count = leaves[0].shape[0]
+    check_weights(weights, count)
     given = jnp.full(count, 1 / count) if weights is None else weights
     out = _matching(base, exclude)
     scaled = given / _sizes(fishers, out) if normalise else given

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from rml.errors import UserError, unknown
-from rml.merging.averages import average, task_arithmetic, weighted_average
+from rml.merging.averages import average, check_weights, task_arithmetic, weighted_average
 from rml.merging.dare import dare
 from rml.merging.fisher import fisher_merge
 from rml.merging.regmean import regmean, stacked_grams
@@ -68,8 +67,8 @@ def merge(
 
     Raises:
       UserError: The method is unknown, there is no expert, trees differ in a leaf or a shape, hold
-        NaN or infinite values, or an expert is too far from the base. Values of traced trees are
-        not looked at.
+        NaN or infinite values, an expert is too far from the base, or weights are below 0 or all
+        0. Values of traced trees are not looked at.
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -90,13 +89,6 @@ def compiled(method: str) -> Callable[..., PyTree]:
     """The function of a method as one program, without the checks of `merge`."""
     found = METHODS[method]
     return jax.jit(found.function, static_argnames=found.static)
-
-
-def check_weights(weights: ArrayLike | None, count: int) -> None:
-    """Raises `UserError` for weights that are not one for each of `count` experts."""
-    shape = (count,) if weights is None else np.shape(weights)
-    if shape != (count,):
-        raise UserError(f"weights is {list(shape)}, expected [{count}]: one for each expert")
 
 
 def _check_values(base: PyTree, stacked: Mapping[str, PyTree], farthest: float) -> None:

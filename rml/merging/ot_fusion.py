@@ -44,10 +44,12 @@ class Aligned(NamedTuple):
     Attributes:
       params: Its parameters, in the shapes of the other.
       transports: The map of each space of `rml.models.layouts.SPACES`, [n0, n1] or [L, n0, n1].
+      costs: The mean cost of a unit's transport, by the space whose map it decided, [] or [L].
     """
 
     params: dict[str, Any]
     transports: dict[str, Array]
+    costs: dict[str, Array]
 
 
 def fuse(
@@ -56,8 +58,9 @@ def fuse(
 ) -> dict[str, Any]:  # fmt: skip
     """Averages two transformers after the units of model 0 are aligned with those of model 1.
 
-    θ = (1 - w) θ̂_0 + w θ_1, with θ̂_0 as `align` returns it. Of several models each is aligned with
-    the same anchor, and the mean of all is taken.
+    θ = (1 - w) θ̂_0 + w θ_1, with θ̂_0 as `align` returns it. Of more than two models each is given
+    to `align` with the same anchor, and `merge("average", ...)` takes the mean of all; the command
+    `python -m experiments.merge A B C --method=ot` does it.
 
     Args:
       params0: Parameters of model 0.
@@ -96,7 +99,8 @@ def align(
     one of them. Embeddings have one map, of their sum, where the public code has one each for
     patches, positions and the class token. A norm behind a sum (BERT) has the sum's map; there it
     has the branch's. Both are ours, as are "kept" and the policy "shared", which with "exact" and
-    shared queries and keys keep the function of model 0 to the bit of rounding.
+    shared queries and keys keep the function of model 0 to the bit of rounding. The public code's
+    joint map of queries and keys as one set of units is left out.
 
     Args:
       params0: Parameters of model 0: a `ViT` with learned positions or a `Bert`, alone or with
@@ -117,7 +121,7 @@ def align(
       scale: See `ground_cost`.
 
     Returns:
-      Parameters and transports.
+      Parameters, transports and their costs.
 
     Raises:
       UserError: An option is unknown or lacks activations, a model is not of a kind that can be
@@ -127,6 +131,10 @@ def align(
       public code.
     """
     _check_options(features, residual, query_key, heads, acts0, acts1)
+    for number, acts in enumerate((acts0, acts1)):
+        for name, leaf in ({} if acts is None else acts._asdict()).items():
+            if leaf is not None:
+                check_leaf(f"{name} of acts{number}", leaf)
     own0, own1 = (_transformer(name, own) for name, own in (("0", params0), ("1", params1)))
     sizes = transformer_sizes(params0), transformer_sizes(params1)
     if sizes[0].depth != sizes[1].depth or kind_of(own0) != kind_of(own1):
@@ -148,8 +156,11 @@ def align(
     def solve(cost: Array) -> Array:
         return transport_map(cost, solver=solver, reg=reg)
 
-    def attention(coordinates: Any, reads: Array) -> dict[str, Array]:
-        """Maps of queries, keys and values."""
+    def moved(cost: Array, transport: Array) -> Array:
+        return jnp.mean(jnp.sum(cost * transport, axis=-1))
+
+    def attention(coordinates: Any, reads: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Maps of queries, keys and values, and costs."""
         parts = {name: coordinates(name, reads) for name in ("query", "key", "value")}
         if query_key == "shared":
             both = tuple(map(lambda a, b: jnp.concatenate([a, b], 1), parts["query"], parts["key"]))
@@ -157,9 +168,10 @@ def align(
         costs = {name: cost(*both) for name, both in parts.items()}
         if heads == "kept":
             counts = sizes[0].heads, sizes[1].heads
-            return over_heads(costs, counts, solver=solver, reg=reg)
+            return over_heads(costs, counts, solver=solver, reg=reg), costs
         maps = {name: solve(own) for name, own in costs.items() if name != "key"}
-        return maps | {"key": maps["query"] if query_key == "shared" else solve(costs["key"])}
+        maps["key"] = maps["query"] if query_key == "shared" else solve(costs["key"])
+        return maps, costs
 
     if features == "activations":
         assert acts0 is not None
@@ -170,7 +182,7 @@ def align(
         start = _embedding(own0), _embedding(own1)
         layers = blocks(own0), blocks(own1)
 
-    def layer(passed: Array, given: Any) -> tuple[Array, dict[str, Array]]:
+    def layer(passed: Array, given: Any) -> tuple[Array, tuple[dict[str, Array], ...]]:
         own, shares = given
 
         def coordinates(name: str, reads: Array) -> tuple[Array, Array]:
@@ -182,31 +194,35 @@ def align(
         def joined(shortcut: Array, name: str, reads: Array, at: int) -> tuple[Array, Array]:
             if shared:
                 return shortcut, shortcut
-            branch = solve(cost(*coordinates(name, reads)))
+            costs[f"stream.{name}"] = cost(*coordinates(name, reads))
+            branch = solve(costs[f"stream.{name}"])
             policy = residual if shares is None else shares[at]
             return branch, residual_map(shortcut, branch, policy=policy)
 
-        found = attention(coordinates, width_map(passed).reads)
+        found, costs = attention(coordinates, width_map(passed).reads)
         branch, mid = joined(passed, "branch", width_map(found["value"]).reads, 0)
-        mlp = solve(cost(*coordinates("mlp", width_map(mid).reads)))
+        costs["mlp"] = cost(*coordinates("mlp", width_map(mid).reads))
+        mlp = solve(costs["mlp"])
         out, after = joined(mid, "out", width_map(mlp).reads, 1)
-        return after, found | {
+        maps = found | {
             "heads": found["value"], "mlp": mlp, "stream.in": passed, "stream.branch": branch,
             "stream.mid": mid, "stream.out": out, "stream.after": after,
         }  # fmt: skip
+        return after, (maps, {name: moved(own, maps[name]) for name, own in costs.items()})
 
-    first = solve(cost(*start))
+    of_start = cost(*start)
+    first = solve(of_start)
     shares = None if isinstance(residual, str) else residual
     if isinstance(residual, str) and acts1 is not None and residual.startswith("weighted"):
         shares = shortcut_shares(acts1, residual)
-    last, maps = jax.lax.scan(layer, first, (layers, shares))
+    last, (maps, costs) = jax.lax.scan(layer, first, (layers, shares))
     maps = {"stream.embed": first, **maps, "stream.last": last}
     params = map_width(
         params0, {name: width_map(own) for name, own in maps.items()},
         head_width=sizes[1].head_width,
     )  # fmt: skip
     check_trees(params1, {"model 0, aligned": params})
-    return Aligned(params, maps)
+    return Aligned(params, maps, {"stream.embed": moved(of_start, first), **costs})
 
 
 def _check_options(

@@ -57,8 +57,8 @@ def ufm(
 ) -> PseudoLabelled:
     """Computes cross-entropies of augmented inputs to labels that the model itself gives.
 
-    The pseudo-label of an example is p^(1/T) / Σ p^(1/T) of its unchanged view, held constant. It
-    counts where its largest probability is above the threshold. Trusted examples keep the label
+    The pseudo-label of an example is p^(1/T) / Σ p^(1/T) with p of its unchanged view, held
+    constant. It counts where the largest p is above the threshold. Trusted examples keep the label
     that the model had given before it learned, and always count.
 
     Args:
@@ -66,7 +66,7 @@ def ufm(
       strong: Logits of augmented ones.
       labels: Labels of the model before it learned; those of trusted examples are read.
       trusted: As `trusted_examples` chooses them; all true is what the public code does in fact.
-      threshold: Confidence, after sharpening, above which an example counts.
+      threshold: Confidence, before sharpening, above which an example that is not trusted counts.
       temperature: Temperature T of the sharpening; the public code multiplies by 1/2 and divides
         by the sum, which sharpens nothing.
 
@@ -76,9 +76,10 @@ def ufm(
     Source: Zhang et al., arXiv:2407.02880, Section 5 and public code ("UFM"), after Sohn et al.,
       FixMatch, arXiv:2001.07685.
     """
-    sharpened = jax.nn.softmax(jax.lax.stop_gradient(weak) / temperature)
+    weak = jax.lax.stop_gradient(weak)
+    sharpened = jax.nn.softmax(weak / temperature)
     fixed = jax.nn.one_hot(labels, weak.shape[-1], dtype=sharpened.dtype)
     targets = jnp.where(trusted[:, None], fixed, sharpened)
-    kept = jnp.max(targets, axis=-1) > threshold
+    kept = trusted | (jnp.max(jax.nn.softmax(weak), axis=-1) > threshold)
     losses = optax.softmax_cross_entropy(strong, targets)
     return PseudoLabelled(jnp.where(kept, losses, 0), kept)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from rml.errors import UserError, unknown
 from rml.models import WidthMap
 from rml.ops import cosine_similarity, euclidean
+from rml.ops.trees import check_leaf
 
 METRICS = ("euclidean", "cosine")
 SCALES = ("max", "mean", "median", "log1p", "none")
@@ -69,31 +70,52 @@ def transport_map(
     """Computes n0 times the plan of least cost that gives every unit the same mass.
 
     min_P Σ_ij P_ij C_ij - reg H(P), with rows of P summing to 1/n0 and columns to 1/n1. Without the
-    entropy H, and with n0 = n1, n0 P is a permutation.
+    entropy H, and with n0 = n1, n0 P is a permutation. Sinkhorn ends after 2,000 iterations whether
+    it has converged or not: `marginal_error` tells how far sums of a map are from what they should
+    be, which grows as `reg` falls. The public code can also take Sinkhorn where the width changes
+    alone; here one solver is for all layers.
 
     Args:
       cost: Costs of units of model 0 and of model 1.
       solver: "sinkhorn", soft; or "exact", which assigns copies of units where n0 and n1 differ:
         each side is repeated up to their least common multiple. It takes cubic time.
-      reg: Weight of the entropy, for "sinkhorn"; 0.08 (activations) and 0.06 (weights) in the
-        public code.
+      reg: Weight of the entropy above 0, for "sinkhorn"; 0.08 (activations) and 0.06 (weights) in
+        the public code.
 
     Returns:
       The map; rows sum to 1, columns to n0 / n1.
 
     Raises:
-      UserError: The solver is unknown, or ott-jax is missing.
+      UserError: The solver is unknown, `reg` is not above 0, costs are not finite, or ott-jax is
+        missing. Values of traced arrays are not looked at.
 
     Source: Singh and Jaggi, arXiv:1910.05653; Imfeld et al., arXiv:2310.05719.
     """
+    check_leaf("cost", cost)
     if solver == "exact":
         return _exact(cost)
     if solver != "sinkhorn":
         raise unknown("solver", solver, SOLVERS)
+    if not isinstance(reg, jax.core.Tracer) and not np.all(np.asarray(reg) > 0):
+        raise UserError(f"reg is {reg}, expected a weight of the entropy above 0")
     geometry, problem, sinkhorn = _ott()
     made = geometry(cost_matrix=cost, epsilon=jnp.asarray(reg, cost.dtype))
     solved = sinkhorn(max_iterations=2000, threshold=1e-5)(problem(made))
     return jnp.asarray(cost.shape[0] * solved.matrix)
+
+
+def marginal_error(transport: Float[Array, "*l n0 n1"]) -> Float[Array, "*l"]:
+    """Computes how far sums of a map are from a transport's: 0 where Sinkhorn has converged.
+
+    Args:
+      transport: Maps as `transport_map` returns them.
+
+    Returns:
+      The largest share by which a row's sum differs from 1, or a column's from n0 / n1.
+    """
+    n0, n1 = transport.shape[-2:]
+    rows, columns = jnp.sum(transport, axis=-1), jnp.sum(transport, axis=-2) * (n1 / n0)
+    return jnp.max(jnp.abs(jnp.concatenate([rows, columns], axis=-1) - 1), axis=-1)
 
 
 def residual_map(
@@ -218,7 +240,7 @@ def over_heads(
 def _exact(cost: Float[Array, "n0 n1"]) -> Float[Array, "n0 n1"]:
     n0, n1 = cost.shape
     n = int(np.lcm(n0, n1))
-    # The assignment would never end on NaN.
+    # The assignment would never end on NaN, which traced costs may hold.
     finite = jax.lax.stop_gradient(jnp.nan_to_num(cost))
     rows, columns = optax.assignment.hungarian_algorithm(
         jnp.repeat(jnp.repeat(finite, n // n0, axis=0), n // n1, axis=1)

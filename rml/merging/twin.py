@@ -60,6 +60,7 @@ def modularise(
     scale: ArrayLike = 0.3,
     compress: str = "svd",
     fraction: float = 0.1,
+    rank: int | None = None,
     key: Key[Array, ""] | None = None,
     excluded: Sequence[str] = (),
 ) -> Twin:
@@ -67,7 +68,9 @@ def modularise(
 
     Vectors and biases stay whole. A truncated SVD of rank r needs r (m + n) numbers of
     a matrix [m, n]: at a fraction of 0.1, a fifth of a square one. A mask makes zeros and
-    saves nothing until the vectors are stored as sparse ones.
+    saves nothing until the vectors are stored as sparse ones. Experts that are adapters are
+    multiplied out first, as `rml.models.apply_lora` does: with factors A and B merged one by one,
+    as in the public code of its generative part, AB has products of different experts.
 
     Args:
       base: Parameters θ_0 of the common base.
@@ -77,13 +80,15 @@ def modularise(
       compress: "svd" (the largest singular values of each matrix), "magnitude" (the largest entries
         of each block), "drop" (entries by chance, rescaled, as in `drop_and_rescale`) or "none".
       fraction: Share of singular values or entries that is kept, above 0 and at most 1.
+      rank: Number of singular values kept of every matrix by "svd", in the place of `fraction`.
       key: Key of the entries that "drop" keeps.
       excluded: Parts of dotted names of leaves that are not merged, such as ("bias",): the shared
         expert has the base's, and their vectors stay whole, as `Own`.
 
     Raises:
-      UserError: `compress` is unknown, "drop" lacks a key, `fraction` is out of its range, or a
-        leaf of the experts or of `shared` is missing, is too many, or has another shape.
+      UserError: `compress` is unknown or has no rank, "drop" lacks a key, `fraction` or `rank` is
+        out of its range, a part of `excluded` is in no name, or a leaf of the experts or of
+        `shared` is missing, is too many, or has another shape.
 
     Source: Lu et al., Twin-Merging: Dynamic Integration of Modular Expertise in Model Merging,
       arXiv:2406.15479.
@@ -92,6 +97,12 @@ def modularise(
         raise unknown("compress", compress, COMPRESS)
     if not 0 < fraction <= 1:
         raise UserError(f"fraction is {fraction}, expected a share in (0, 1]")
+    if rank is not None and compress != "svd":
+        raise UserError(f"rank is {rank} with compress={compress!r}, expected compress='svd'")
+    names = [trees.leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(base)]
+    for part in excluded:
+        if not any(part in name for name in names):
+            raise UserError(f"excluded has {part!r}, expected a part of a leaf's name: {names}")
     if compress == "drop" and key is None:
         raise UserError("compress is 'drop' without a key, expected one")
     trees.check_stacked(base, "experts", experts)
@@ -103,11 +114,12 @@ def modularise(
     shared = jax.tree.map(lambda own, start, other: start if own else other, out, base, shared)
     vectors = trees.task_vectors(shared, experts)
     whole = jax.tree_util.tree_map_with_path(
-        lambda path, own, leaf: own or _is_vector(path, leaf), out, base
+        lambda path, own, leaf: own or trees.is_vector(path, leaf), out, base
     )
     inside = jax.tree.map(lambda own, leaf: None if own else leaf, whole, vectors)
     if compress == "svd":
-        inside = jax.vmap(functools.partial(trees.low_rank, fraction=fraction))(inside)
+        share = fraction if rank is None else None
+        inside = jax.vmap(functools.partial(trees.low_rank, rank=rank, fraction=share))(inside)
     elif compress == "magnitude":
         largest = functools.partial(trim, keep=fraction)
         of_model = functools.partial(trees.over_blocks, lambda block: largest(block[None])[0])
@@ -204,12 +216,6 @@ def twin_apply(
         return jax.tree.map(lambda y: y[0], found)
 
     return jax.vmap(of_input)(weights, weights if own is None else own, *inputs)
-
-
-def _is_vector(path: Sequence[Any], leaf: Array) -> bool:
-    """Whether blocks of a leaf are vectors: at most one axis is long, or it is a bias of heads."""
-    block = leaf.shape[1:] if trees.is_stacked(path) else leaf.shape
-    return trees.leaf_name(path[-1:]) == "bias" or sum(size > 1 for size in block) < 2
 
 
 def _moved(leaf: Array, part: Any, weights: Array, own: Array) -> Array:

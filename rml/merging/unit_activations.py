@@ -1,6 +1,6 @@
 """Activations of a transformer's units, layer by layer, which two models are compared by."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -45,21 +45,27 @@ class LayerActivations(NamedTuple):
 
 
 def layer_activations(
-    module: nn.Module, params: PyTree, inputs: Array, mask: Bool[Array, "b t"] | None = None
-) -> LayerActivations:
+    module: nn.Module, params: PyTree, inputs: Array, mask: Bool[Array, "b t"] | None = None, *,
+    tokens: Sequence[int] | None = None,
+) -> LayerActivations:  # fmt: skip
     """Computes what the units of a model give on a batch, which `align` compares models by.
+
+    The public code reads the class token and a square of patches in the middle, and in the last
+    layer the class token alone; here all layers are read at the same `tokens`.
 
     Args:
       module: A `ViT` or a `Bert`.
       params: Its parameters.
       inputs: Images [b, h, w, c], or tokens [b, t].
       mask: Which tokens are text rather than padding, [b, t].
+      tokens: Places of the tokens that are read, all if not given; of a `ViT` that has a class
+        token it is the one at 0, so that (0,) reads it alone.
 
     Returns:
-      Activations; all tokens of all examples are rows.
+      Activations; all tokens that are read, of all examples, are rows.
 
     Raises:
-      UserError: The batch is empty, or the module is neither.
+      UserError: The batch is empty, the module is neither, or a token is not there.
     """
     if not len(inputs):
         raise UserError("inputs hold no example, expected at least 1 to compare units by")
@@ -80,10 +86,14 @@ def layer_activations(
         return part["__call__"][0]
 
     def rows(x: Array, lead: int = 1, last: int = 1) -> Array:
+        x = x if tokens is None else jnp.take(x, np.asarray(tokens), axis=lead + 1)
         return x.reshape(*x.shape[:lead], -1, int(np.prod(x.shape[x.ndim - last :])))
 
+    length = of("mlp_in").shape[-2]
+    if tokens is not None and not (len(tokens) and all(0 <= at < length for at in tokens)):
+        raise UserError(f"tokens is {tokens}, expected places from 0 to {length - 1}")
     mlp, out = rows(of("mlp_in")), rows(of("mlp_out"))
-    where = None if mask is None else mask.reshape(-1)
+    where = None if mask is None else rows(mask[..., None], 0)[:, 0]
     if "attention" in block:
         query, key, value = (rows(of("attention", n), 1, 2) for n in ("query", "key", "value"))
         embedded = rows(found["norm"]["__call__"][0], 0)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from rml.errors import UserError
-from rml.ops.trees import LowRank, is_stacked, leaf_name, matrix_shape
+from rml.ops.trees import LowRank, is_stacked, is_vector, leaf_name, matrix_shape
 
 
 def init_lora(key: Array, params: PyTree, *, rank: int, within: str = "blocks") -> PyTree:
@@ -21,7 +21,8 @@ def init_lora(key: Array, params: PyTree, *, rank: int, within: str = "blocks") 
       key: A typed key.
       params: Parameters of a model; of stacked layers each has an adapter of its own.
       rank: Rank of every adapter.
-      within: Part of the dotted name of the leaves that are adapted, such as "blocks.attention".
+      within: Part of the dotted name of the leaves that are adapted, such as "blocks.attention";
+        biases and other vectors among them are not.
 
     Returns:
       The tree with a `LowRank` in the place of every matrix that is adapted, and None elsewhere.
@@ -36,7 +37,7 @@ def init_lora(key: Array, params: PyTree, *, rank: int, within: str = "blocks") 
 
     def of_leaf(path: Sequence[Any], leaf: Array) -> LowRank | None:
         name, lead = leaf_name(path), leaf.shape[:1] if is_stacked(path) else ()
-        if within not in name or leaf.ndim - len(lead) < 2:
+        if within not in name or is_vector(path, leaf):
             return None
         m, n = matrix_shape(leaf.shape[len(lead) :])
         if not 1 <= rank <= min(m, n):

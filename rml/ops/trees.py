@@ -47,6 +47,12 @@ def is_stacked(path: Sequence[Any]) -> bool:
     return any(getattr(key, "key", None) == STACKED for key in path)
 
 
+def is_vector(path: Sequence[Any], leaf: Any) -> bool:
+    """Whether blocks of a leaf are vectors: at most one axis is long, or it is a bias of heads."""
+    block = leaf.shape[1:] if is_stacked(path) else leaf.shape
+    return leaf_name(path[-1:]) == "bias" or sum(size > 1 for size in block) < 2
+
+
 def check_trees(base: PyTree, others: Mapping[str, PyTree], *, lead: int | None = None) -> None:
     """Checks that trees have the leaves of a base, by names and shapes alone.
 
@@ -134,8 +140,9 @@ def check_leaf(name: str, leaf: Any) -> None:
     """
     if isinstance(leaf, jax.core.Tracer):
         return
-    if not bool((np if isinstance(leaf, np.ndarray) else jnp).isfinite(leaf).all()):
-        raise UserError(f"{name} holds NaN or infinite values, expected finite parameters")
+    with jax.ensure_compile_time_eval():  # a constant of a traced function has values
+        if not bool((np if isinstance(leaf, np.ndarray) else jnp).isfinite(leaf).all()):
+            raise UserError(f"{name} holds NaN or infinite values, expected finite ones")
 
 
 def check_distances(shares: Mapping[str, float], farthest: float) -> None:
@@ -284,7 +291,7 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def low_rank(tree: PyTree, *, rank: int | None = None, fraction: float | None = None) -> PyTree:
-    """Keeps the largest singular values of every block; blocks that are vectors stay whole.
+    """Keeps the largest singular values of every block; those that `is_vector` tells stay whole.
 
     It is the best approximation of each matrix at its rank, and stacked layers are decomposed
     together.
@@ -292,7 +299,8 @@ def low_rank(tree: PyTree, *, rank: int | None = None, fraction: float | None = 
     Args:
       tree: A task vector, or parameters.
       rank: Number of singular values kept of every matrix, or
-      fraction: Share of a matrix's smaller side that is kept, rounded down, at least 1.
+      fraction: Share of a matrix's smaller side that is kept, rounded down, at least 1. What floats
+        are short of a whole number is not lost: 0.29 of 100 is 29.
 
     Returns:
       The tree with a `LowRank` in the place of each matrix.
@@ -304,12 +312,12 @@ def low_rank(tree: PyTree, *, rank: int | None = None, fraction: float | None = 
         raise UserError(f"rank is {rank} and fraction is {fraction}, expected one of the two")
 
     def of_leaf(path: Sequence[Any], leaf: Array) -> Any:
-        lead = leaf.shape[:1] if is_stacked(path) else ()
-        shape = leaf.shape[len(lead) :]
-        if len(shape) < 2:
+        if is_vector(path, leaf):
             return leaf
-        rows, columns = matrix_shape(shape)
-        kept = max(1, int((fraction or 0.0) * min(rows, columns))) if rank is None else rank
+        lead = leaf.shape[:1] if is_stacked(path) else ()
+        rows, columns = matrix_shape(leaf.shape[len(lead) :])
+        share = round((fraction or 0.0) * min(rows, columns), 6)
+        kept = max(1, int(share)) if rank is None else rank
         if not 1 <= kept <= min(rows, columns):
             raise UserError(
                 f"rank is {kept}, expected 1 to {min(rows, columns)}: leaf {leaf_name(path)!r} is "

@@ -58,7 +58,7 @@ class KarState(NamedTuple):
 
 
 def kar(
-    learning_rate: optax.ScalarOrSchedule, betas: tuple[float, float] = (0.5, 0.95)
+    learning_rate: optax.ScalarOrSchedule, betas: tuple[float, ...] = (0.5, 0.95)
 ) -> optax.GradientTransformation:
     """Makes Kar3: three signs a step, of the gradient and of two averages of those before it.
 
@@ -67,16 +67,18 @@ def kar(
 
     Args:
       learning_rate: Rate η, or a schedule of it.
-      betas: Decays of the averages, in [0, 1).
+      betas: Decays of the two averages, in [0, 1).
 
     Returns:
       The transformation.
 
     Raises:
-      UserError: A decay is out of range.
+      UserError: A decay is out of range, or there are not two.
 
     Source: `Kar3` of the public code of Zhang, arXiv:2401.17948 (lalalune/Terminator at 98873b5).
     """
+    if len(betas) != 2:
+        raise UserError(f"betas of kar are {betas}, expected two, not {len(betas)}")
     for beta in betas:
         if not isinstance(beta, jax.Array) and not 0 <= beta < 1:
             raise UserError(f"betas of kar are {betas}, expected two numbers in [0, 1)")

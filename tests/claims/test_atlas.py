@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from experiments.merging import atlas, atlas_tasks
+from experiments.merging.atlas_few import views
 from experiments.merging.atlas_learning import few_batches
 from experiments.merging.judging import judged
 from experiments.merging.tasks import Images
+from rml.errors import UserError
 from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain, small_run
 
 RECIPE = {
@@ -19,6 +21,7 @@ RECIPE = {
     "few.targets": ("b",), "few.shots": (1,), "few.steps": 2, "few.batch_size": 4,
     "few.probe_steps": 2, "few.rates.atlas": (0.1,), "few.rates.lora": (0.1,),
     "few.rates.full": (0.1,), "few.rates.probe": (0.1,), "test_time.steps": 2,
+    "negation.multiples": 3, "parts.counts": (3,), "parts.steps": 2,
     "test_time.batch_size": 4, "test_time.rates": (0.1,), "parts.target": "b", "parts.count": 2,
 }  # fmt: skip
 
@@ -37,6 +40,12 @@ def test_a_small_run_measures_every_claim_and_draws(bed, monkeypatch, tmp_path):
     assert found["coefficients_added"] == 8
     assert found["coefficients_parts"] == 8
     assert found["parameters_lora"] == 2 * (8 + 8)
+    assert found["parameters_lora_over_parts"] == 4
+    assert {"parts_by_3_share", "parts_by_3_all"} <= set(found)
+    for way in ("atlas", "shuffled"):
+        assert found[f"changed_isotropic_over_{way}"] == pytest.approx(
+            found["changed_isotropic"] - found[f"changed_{way}"]
+        )
 
 
 def test_batches_against_a_task_are_half_its_own_and_count_below_zero(bed):
@@ -66,11 +75,21 @@ def test_the_worst_multiple_keeps_the_others(bed):
     assert float(found) == 2
 
 
+def test_a_pool_of_trusted_images_alone_is_refused(bed):
+    part = judged(bed.alone("b"), "test")
+    one = jax.tree.map(lambda x: x[:1], part.images)
+    with pytest.raises(UserError, match="all 1 images of b are trusted"):
+        views(bed.config, bed.alone("b"), one)
+
+
 def test_answers_that_other_vectors_change_are_counted(bed):
     part = judged(bed, "test")
     zero = jnp.zeros(2)
     assert atlas_tasks.changed(bed, part, zero) == 0
-    assert 0 < atlas_tasks.changed(bed, part, jnp.asarray([1.0, 1.0])) <= 1
+    one = jnp.ones(2)
+    assert 0 < atlas_tasks.changed(bed, part, one) <= 1
+    nothing = jax.tree.map(jnp.zeros_like, bed.experts)
+    assert atlas_tasks.changed(bed, part, one, vectors=nothing) == 0
 
 
 def test_batches_of_few_images_hold_all_of_them(bed):
@@ -78,7 +97,9 @@ def test_batches_of_few_images_hold_all_of_them(bed):
         jax.random.randint(jax.random.key(0), (3, 8, 8, 1), 0, 255).astype(jnp.uint8),
         jnp.arange(3), jnp.zeros(3, jnp.int32),
     )  # fmt: skip
-    found = few_batches(bed.config, images, bed.config.few)
+    found = few_batches(bed.config, images, steps=2, batch_size=4)
     assert found.images.image.shape == (2, 4, 8, 8, 1)
     rows = np.asarray(found.images.label)
+    for i in (0, 3):  # in passes
+        assert sorted(rows.reshape(-1)[i : i + 3]) == [0, 1, 2]
     np.testing.assert_allclose(found.images.image, np.asarray(images.image)[rows] / 255, atol=1e-6)

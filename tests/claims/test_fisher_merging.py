@@ -18,7 +18,7 @@ from experiments.merging import (
     judging,
     tasks,
 )
-from experiments.merging.fisher_robust import Line, robustness
+from experiments.merging.fisher_robust import Line, area, robustness
 from experiments.merging.judging import Part, Reading
 from rml import data
 from rml.errors import UserError
@@ -61,7 +61,14 @@ def test_a_small_run_measures_every_claim_and_draws(little_data, monkeypatch, tm
     assert np.isfinite(list(found.values())).all()
     assert {claim.metric for claim in fisher_merging.CLAIMS} <= set(found)
     assert found["eight_experts"] == pytest.approx(1.0, abs=1e-6)
+    assert {claim.null for claim in fisher_merging.CLAIMS} <= set(found)
     assert 0 < found["cost_ratio"] < found["cost_ratio_exact"]
+    assert found["ensembling_flops_share"] == 1 / 2  # of two models
+    assert all(0 <= found[name] <= 1 for name in ("floored_ensembling", "floored_few"))
+    for kind in ("robust", "robust_area"):
+        assert found[f"{kind}_fisher_over_average"] == pytest.approx(
+            found[f"{kind}_fisher"] - found[f"{kind}_average"]
+        )
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(fisher_merging.CAPTIONS)
 
@@ -127,9 +134,16 @@ def test_targets_count_equally_and_differences_are_paired():
 def test_robustness_is_read_where_validation_is_reached():
     outside = np.array([[0.4, 0.6], [0.7, 0.7], [0.5, 0.5]])
     line = Line(np.array([0, 0.5, 1]), np.array([0.6, 0.9, 0.95]), np.zeros(3), outside)
-    assert robustness(line, 0.9) == pytest.approx((0.7, (0.25 + 0.35 + 0.35 + 0.25) / 2))
-    assert robustness(line, 0.93)[0] == pytest.approx(0.5)
-    assert robustness(line, 0.99)[0] == pytest.approx(0.5)
+    assert robustness(line, 0.9) == pytest.approx(0.7)
+    assert robustness(line, 0.93) == pytest.approx(0.7 - 0.2 * 0.6)  # between two weights
+    assert robustness(line, 0.675) == pytest.approx(0.5 + 0.2 * 0.25)
+    assert robustness(line, 0.5) == pytest.approx(0.5)
+    assert robustness(line, 0.99) == pytest.approx(0.5)
+    levels = np.array([0.6, 0.675, 0.9, 0.93])
+    assert area(line, levels) == pytest.approx((0.5 + 0.55 + 0.7 + 0.58) / 4)
+    # What validation loses again is not read.
+    back = line._replace(validation=np.array([0.6, 0.95, 0.9]))
+    assert robustness(back, 0.95) == pytest.approx(0.7)
 
 
 def test_heads_are_centred_directions_of_class_means(little_data):

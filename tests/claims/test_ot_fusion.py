@@ -61,8 +61,8 @@ def test_a_run_without_training_measures_every_claim_and_draws(monkeypatch, tmp_
         rng = np.random.default_rng(len(seen))
         near = np.isclose(reg, 0.1) and not options
         params = jax.tree.map(lambda x: x if near else rng.normal(size=x.shape).astype("f"), anchor)
-        transport = np.full((1, 4, 4), 0.25)
-        return Aligned(params, dict.fromkeys(ot_fusion.ot_figures.MAPS, transport))
+        transport = jnp.full((2, 4, 4), 0.25)
+        return Aligned(params, dict.fromkeys(ot_fusion.ot_figures.MAPS, transport), {})
 
     narrow = [of_size(config, "narrow", seed) for seed in range(2)]
     own = ot_text.language(config)
@@ -104,6 +104,8 @@ def test_a_run_without_training_measures_every_claim_and_draws(monkeypatch, tmp_
     assert {claim.null for claim in ot_fusion.CLAIMS} <= set(found)
     assert {p.name for p in (tmp_path / "run" / "figures").glob("*.png")} == set(ot_fusion.CAPTIONS)
     assert found["tries_soft"] == found["tries_hard"] == found["tries_weights"] == 1
+    assert found["marginal_error"] == 0
+    assert 1 / 4 < found["flops_narrow_over_wide"] < 1 / 2  # of half the width
     wanted = found["accuracy_soft"] - found["accuracy_vanilla"]
     assert found["soft_over_vanilla"] == pytest.approx(wanted)
     assert found["tuned_over_parents"] == pytest.approx(

@@ -5,10 +5,15 @@ import numpy as np
 import pytest
 
 from experiments.merging import twin_merging, twin_multitask
-from experiments.merging.judging import Part
+from experiments.merging.judging import Part, of_hits
 from experiments.merging.tasks import Images
 from experiments.merging.twin_costs import bytes_of
-from experiments.merging.twin_parts import by_heads_of, by_one_head, by_task_heads
+from experiments.merging.twin_parts import (
+    accuracy_lost,
+    by_heads_of,
+    by_one_head,
+    by_task_heads,
+)
 from experiments.merging.twin_tasks import Gaps, check_tasks, slopes
 from rml.errors import UserError
 from rml.merging import Twin, load_twin
@@ -49,6 +54,20 @@ def test_a_small_run_measures_every_claim_draws_and_saves(monkeypatch, tmp_path)
     assert found["normalised_experts"] == pytest.approx(1)
     assert found["copies_experts"] == 2
     assert load_twin(tmp_path / "run" / "twin").names == ("a", "b")
+    for claim in twin_merging.CLAIMS:
+        judges = claim.statement.startswith(("By the head of each", "By one head over"))
+        assert judges == (claim.metric.split("_")[0] not in ("energy", "time", "copies"))
+
+
+def test_accuracy_that_is_lost_counts_tasks_equally():
+    images = Images(jnp.zeros((5, 1)), jnp.zeros(5), jnp.asarray([0, 0, 1, 1, 1]))
+    experts = np.array([0.5, 0.8])
+    weights = 1 / (2 * np.array([2, 2, 3, 3, 3]) * experts[[0, 0, 1, 1, 1]])
+    part = Part(images, jnp.asarray(weights), experts)
+    first, second = (of_hits(part, np.array(x, bool)) for x in ([1, 1, 1, 0, 1], [1, 0, 0, 0, 1]))
+    wanted = first.accuracy.mean() - second.accuracy.mean()
+    assert accuracy_lost(part, first, second).mean() == pytest.approx(wanted)
+    assert wanted == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
 def test_heads_of_tasks_and_one_head_of_all_classes(monkeypatch):

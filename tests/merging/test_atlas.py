@@ -1,6 +1,7 @@
 """Compositions of task vectors against their definition, and what learns their coefficients."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -102,6 +103,25 @@ def test_slopes_are_products_of_the_gradient_with_each_block():
     np.testing.assert_allclose(found["blocks"]["k"], wanted, rtol=1e-4)
 
 
+def test_derivatives_by_coefficients_are_finite_differences():
+    part = jax.tree.map(lambda x: np.arange(x.size).reshape(x.shape) % 2, BASE)
+    each = jax.tree.map(lambda x: np.stack([x, 0.3 - x], -1), LAMBDA)
+    with jax.enable_x64(True):
+        part, base, vectors, target = jax.tree.map(jnp.asarray, (part, BASE, VECTORS, TARGET[0]))
+        whole = jax.jit(lambda own: objective(compose(base, vectors, own), target))
+        parted = jax.jit(lambda own: objective(compose(base, vectors, own, parts=part), target))
+        slopes = jax.jit(lambda: block_slopes(lambda p: objective(p, target), base, vectors))()
+        for value, at, found in (
+            (whole, jax.tree.map(np.zeros_like, LAMBDA), slopes),
+            (parted, each, jax.jit(jax.grad(parted))(each)),
+        ):
+            flat, unflatten = jax.flatten_util.ravel_pytree(at)
+            steps = 1e-5 * np.eye(flat.size)
+            wanted = [float(value(unflatten(flat + s)) - value(unflatten(flat - s))) for s in steps]
+            got = jax.flatten_util.ravel_pytree(found)[0]
+            np.testing.assert_allclose(got, np.array(wanted) / 2e-5, rtol=1e-7, atol=1e-7)
+
+
 def test_the_steepest_blocks_are_selected():
     slopes = {"w": jnp.array([0.1, -3.0]), "blocks": jnp.array([[-2.0, 0.5], [1.0, 0.2]])}
     found = select_blocks(slopes, budget=2)
@@ -153,6 +173,27 @@ def test_one_coefficient_a_vector_takes_no_blocks():
     assert np.asarray(found.params).all()
     with pytest.raises(ValueError, match="by_block=True"):
         learn_scaling(*given, by_block=False, kept=arrays(LAMBDA))
+
+
+def test_parts_come_with_their_number_and_only_kept_blocks_move():
+    given = (objective, arrays(BASE), arrays(VECTORS), jnp.asarray(TARGET[:2], jnp.float32))
+    part = jax.tree.map(lambda x: jnp.arange(x.size).reshape(x.shape) % 3, BASE)
+    kept = {
+        "w": jnp.array([True, False]),
+        "blocks": {"k": jnp.array([[True, False], [False, True]])},
+    }
+    found = jax.jit(lambda *given: learn_scaling(
+        objective, *given, parts=part, count=3, kept=kept, learning_rate=0.1
+    ))(*given[1:]).params  # fmt: skip
+    np.testing.assert_array_equal(found["w"] != 0, [[True] * 3, [False] * 3])
+    moved = np.asarray(found["blocks"]["k"] != 0)
+    np.testing.assert_array_equal(moved, np.repeat(kept["blocks"]["k"][..., None], 3, -1))
+    for options, said in (
+        ({"parts": part}, "parts is given alone"), ({"count": 2}, "count is given alone"),
+        ({"parts": part, "count": 2}, "count is 2 and parts go up to 2, expected count=3"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            learn_scaling(*given, **options)
 
 
 def test_cosines_of_vectors_are_over_all_leaves():

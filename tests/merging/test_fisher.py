@@ -14,6 +14,7 @@ from rml.merging import (
     grid_weights,
     merge,
     search_weights,
+    weighted_average,
 )
 
 RNG = np.random.default_rng(2)
@@ -67,6 +68,19 @@ def test_sampled_classes_are_right_in_the_mean():
     np.testing.assert_allclose(np.sum(found["bias"]), np.sum(exact["bias"]), rtol=0.05)
 
 
+def test_the_mean_of_squares_is_at_least_the_square_of_the_mean():
+    """They are equal for one example alone, so that the gradient of a batch gives no Fisher."""
+    p = probabilities()
+    likeliest = np.argmax(p, axis=1)
+    slopes = np.eye(4)[likeliest] - p
+    slopes = np.einsum("na,nc->nac", X, slopes * np.sqrt(p.max(1))[:, None])
+    found = np.asarray(fisher(classes=1)["kernel"])
+    np.testing.assert_allclose(found, (slopes**2).mean(0), rtol=1e-5)
+    assert (found > 1.2 * slopes.mean(0) ** 2).all()
+    one = diagonal_fisher(log_probs, PARAMS, BATCH[:1], classes=1)["kernel"]
+    np.testing.assert_allclose(one, slopes[0] ** 2, rtol=1e-5)
+
+
 def test_squares_are_taken_before_sums_over_what_an_example_shares():
     """Two rows of one example share a kernel: the square is of their sum."""
 
@@ -88,6 +102,7 @@ def test_squares_are_taken_before_sums_over_what_an_example_shares():
         (BATCH[:0], {}, "batch holds no example"),
         (BATCH, {"classes": "sampled"}, "key is not given"),
         (BATCH, {"classes": 0}, "classes is 0, expected at least 1"),
+        (BATCH, {"block": 0}, "block is 0, expected at least 1"),
     ],
 )
 def test_what_gives_no_fisher_is_named(batch, options, message):
@@ -129,6 +144,18 @@ def test_a_merge_is_its_formula(favour_first, normalise):
         np.testing.assert_allclose(
             found[name], (share * experts).sum(0) / share.sum(0), rtol=2e-4, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("weights", [[0.5, -0.1, 0.6], [0.0] * 3, [0.5, np.nan, 0.5]])
+def test_weights_below_zero_or_all_zero_are_refused(weights):
+    given, fishers = jnp.asarray(weights), as_jax(FISHERS)
+    for call in (
+        lambda: merge("weighted_average", BASE, as_jax(EXPERTS), weights=given),
+        lambda: weighted_average(BASE, as_jax(EXPERTS), weights=given),
+        lambda: fisher_merge(BASE, as_jax(EXPERTS), fishers=fishers, weights=given),
+    ):
+        with pytest.raises(UserError, match="expected numbers of at least 0, of which one"):
+            call()
 
 
 def test_limits_of_a_merge():

@@ -114,25 +114,34 @@ def test_units_in_another_order_are_found_and_the_function_stays(runs, tmp_path,
     first = jax.tree.map(
         lambda leaf: jnp.asarray(0.2 + 0.6 * rng.normal(size=leaf.shape), jnp.float32), shapes
     )
-    order = np.eye(16, dtype=np.float32)[rng.permutation(16)]
-    other = {"params": map_width(first["params"], {"mlp": WidthMap(order, order)})}
-    runs |= {"one": transformer(module, first), "two": transformer(module, other)}
+
+    def moved():
+        order = np.eye(16, dtype=np.float32)[rng.permutation(16)]
+        return {"params": map_width(first["params"], {"mlp": WidthMap(order, order)})}
+
+    other, third = moved(), moved()
+    # All but a bias of one, which no unit is compared by, are equal.
+    bias = third["params"]["backbone"]["norm"]["bias"]
+    third["params"]["backbone"]["norm"]["bias"] = bias + 0.9
+    for name, own in (("one", first), ("two", other), ("three", third)):
+        runs[name] = transformer(module, own)
     out, images = tmp_path / "fused.safetensors", jnp.asarray(rng.integers(0, 255, (3, 8, 8, 1)))
     options = {"solver": "exact", "heads": "kept", "query_key": "shared", "residual": "shared"}
     flags = [word for own in options.items() for word in ("--option", "=".join(own))]
-    given = ["one", "two", "--method=ot", "--data=d", "--examples=20", f"--out={out}"]
+    given = ["three", "one", "two", "--method=ot", "--data=d", "--examples=20", f"--out={out}"]
     assert merge.main([*given, *flags]) == 0
     assert "merged: " in capsys.readouterr().out
     found = load_file(out)
-    # The anchor is the last, which nothing moved.
+    # The anchor is the last, which nothing moved; of three each counts a third.
     for path, leaf in jax.tree_util.tree_leaves_with_path(other):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        np.testing.assert_allclose(found[name], leaf, atol=1e-4)
+        added = 0.3 if name == "params.backbone.norm.bias" else 0.0
+        np.testing.assert_allclose(found[name], leaf + added, atol=1e-4)
     plain = jax.tree.map(lambda a, b: (a + b) / 2, first, other)
     y, vanilla = (module.apply(own, images) for own in (first, plain))
     assert np.abs(y - vanilla).max() > 0.1
     runs["nan"] = transformer(module, jax.tree.map(lambda leaf: leaf * jnp.nan, first))
-    broken = ["one", "nan", *given[2:-1], f"--out={tmp_path / 'x'}"]
+    broken = ["one", "nan", *given[3:-1], f"--out={tmp_path / 'x'}"]
     assert merge.main(broken) == 1
     assert "of nan holds NaN" in capsys.readouterr().err
 
@@ -211,3 +220,25 @@ def test_fishers_are_those_of_a_head_of_class_means(runs, tmp_path, capsys):
     wanted = (shares[0] * kernels[0] + shares[1] * kernels[1]) / (shares[0] + shares[1])
     assert np.abs(wanted - (0.3 * kernels[0] + 0.7 * kernels[1])).max() > 0.01
     np.testing.assert_allclose(found, wanted, atol=2e-3)
+
+
+def test_statistics_have_no_fisher_and_are_averaged_by_the_weights(runs, tmp_path, capsys):
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+    for name, mean in (("a", 1.0), ("b", 3.0)):
+        variables = runs[name].variables | {"batch_stats": {"mean": jnp.asarray([mean])}}
+        own = ImageEmbedder(
+            lambda v, x: x.reshape(len(x), -1) @ v["params"]["w"] - v["batch_stats"]["mean"],
+            variables, 64,
+        )  # fmt: skip
+        runs[name] = Encoder("images", runs[name].config, name, 1, own)
+    given = ["a", "b", "--method=fisher", "--data=d", "--examples=4"]
+    for i, (options, wanted) in enumerate((
+        ([], 2.0), (["weights=0.25,0.75"], 2.5), (["exclude=batch_stats"], 1.0)
+    )):  # fmt: skip
+        out = tmp_path / f"{i}.safetensors"
+        flags = [word for own in options for word in ("--option", own)]
+        assert merge.main([*given, *flags, f"--out={out}"]) == 0
+        found = load_file(out)
+        np.testing.assert_allclose(found["batch_stats.mean"], [wanted], rtol=1e-6)
+        means = [np.asarray(runs[name].variables["params"]["w"]) for name in ("a", "b")]
+        assert np.abs(found["params.w"] - sum(means) / 2).max() > 0.005

@@ -11,9 +11,11 @@ from scipy import optimize
 
 from rml.errors import UserError
 from rml.merging import (
+    LayerActivations,
     align,
     ground_cost,
     layer_activations,
+    marginal_error,
     ot_fusion,
     residual_map,
     shortcut_shares,
@@ -158,6 +160,31 @@ def test_exact_transport_is_the_linear_programmes():
         np.testing.assert_allclose(found, n0 * plan.x.reshape(n0, n1), atol=1e-5)
 
 
+def test_plans_are_those_of_another_library(monkeypatch):
+    for library in ("PYTORCH", "TENSORFLOW", "JAX", "CUPY"):
+        monkeypatch.setenv(f"POT_BACKEND_DISABLE_{library}", "1")
+    ot = pytest.importorskip("ot")
+    cost = RNG.uniform(size=(6, 4))
+    masses = np.full(6, 1 / 6), np.full(4, 1 / 4)
+    with jax.enable_x64(True):
+        for reg in (0.06, 0.3):
+            wanted = ot.bregman.sinkhorn(*masses, cost, reg, stopThr=1e-12, numItermax=100000)
+            np.testing.assert_allclose(solve(cost, reg=reg) / 6, wanted, atol=1e-5)
+    found = solve(cost.astype(np.float32), solver="exact") / 6
+    np.testing.assert_allclose(found, ot.emd(*masses, cost), atol=1e-5)
+
+
+def test_the_error_of_a_map_is_that_of_its_sums():
+    transport = RNG.uniform(size=(2, 6, 4))
+    rows = np.abs(transport.sum(2) - 1).max(1)
+    columns = np.abs(transport.sum(1) / 1.5 - 1).max(1)
+    found = marginal_error(jnp.asarray(transport, jnp.float32))
+    np.testing.assert_allclose(found, np.maximum(rows, columns), rtol=1e-5)
+    cost = RNG.uniform(size=(6, 4)).astype(np.float32)
+    assert float(marginal_error(solve(cost, reg=0.1))) < 1e-4
+    assert float(marginal_error(solve(cost, solver="exact"))) < 1e-6
+
+
 def test_maps_of_unequal_widths_read_shares_and_write_means():
     transport = RNG.uniform(0.1, 1, (2, 5, 3))
     found = width_map(jnp.asarray(transport))
@@ -252,6 +279,27 @@ def test_activations_of_a_vision_transformer_are_those_of_its_layers():
         np.testing.assert_allclose(getattr(found, name), wanted, rtol=1e-3, atol=1e-3)
 
 
+def test_activations_of_some_tokens_are_rows_of_all():
+    params, own = vit(1), bert(1)["backbone"]
+    few = jax.jit(layer_activations, static_argnums=0, static_argnames="tokens")
+    for found, whole, length, at in (
+        (few(VIT, params, IMAGES, tokens=(0, 3)), of_vit(params), 5, [0, 3]),
+        (few(BERT, own, TOKENS, MASK, tokens=(2,)), of_bert(bert(1)), 5, [2]),
+    ):
+        for name, leaf in whole._asdict().items():
+            if name == "mask" and leaf is not None:
+                leaf = leaf[:, None]
+            if leaf is not None:
+                wanted = leaf.reshape(*leaf.shape[:-2], 24, length, -1)[..., at, :]
+                wanted = wanted.reshape(*leaf.shape[:-2], 24 * len(at), -1)
+                own = getattr(found, name)
+                np.testing.assert_allclose(own[:, None] if name == "mask" else own, wanted,
+                                           rtol=1e-4, atol=1e-5)  # fmt: skip
+    for tokens in ((), (5,), (-1,)):
+        with pytest.raises(UserError, match=r"expected places from 0 to 4"):
+            jax.eval_shape(lambda t=tokens: layer_activations(VIT, params, IMAGES, tokens=t))
+
+
 def test_activations_of_bert_are_those_of_its_layers():
     params = bert(1)
     found, own = of_bert(params), params["backbone"]
@@ -288,6 +336,32 @@ def test_a_copy_in_other_places_is_put_back():
     assert not np.allclose(copy["blocks"]["mlp_in"]["kernel"], params["blocks"]["mlp_in"]["kernel"])
     for name, own in found.transports.items():
         assert set(np.unique(np.round(own, 5))) == {0.0, 1.0}, name
+
+
+def test_one_permutation_puts_copies_back_and_keeps_the_function_of_a_vision_transformer():
+    first, second = vit(11), vit(12)
+    acts = of_vit(first), of_vit(second)
+    one = functools.partial(aligned, solver="exact", heads="kept", query_key="shared",
+                            residual="shared")  # fmt: skip
+    copy = shuffled(second, 16)
+    kernels = (own["blocks"]["mlp_in"]["kernel"] for own in (copy, second))
+    assert not np.allclose(*kernels)
+    close(one(copy, second, of_vit(copy), acts[1]).params, second)
+    # A model stays in its own places, at no cost.
+    own = one(second, second, acts[1], acts[1])
+    for name, transport in own.transports.items():
+        wanted = np.broadcast_to(np.eye(transport.shape[-1]), transport.shape)
+        np.testing.assert_allclose(transport, wanted, err_msg=name)
+    layers = dict.fromkeys(("query", "key", "value", "mlp"), (2,))
+    assert {name: x.shape for name, x in own.costs.items()} == {"stream.embed": (), **layers}
+    assert max(float(x.max()) for x in own.costs.values()) < 0.01
+    # Of another model, without the anchor, the places change and the outputs do not.
+    found = one(first, second, *acts).params
+    kernels = (own["blocks"]["mlp_in"]["kernel"] for own in (found, first))
+    assert not np.allclose(*kernels)
+    logits = jax.jit(lambda p: VIT.apply({"params": p}, IMAGES))
+    np.testing.assert_allclose(logits(found), logits(first), rtol=1e-3, atol=1e-3)
+    assert np.abs(logits(first) - logits(second)).max() > 0.1
 
 
 def test_a_copy_of_bert_and_its_head_is_put_back():
@@ -355,8 +429,11 @@ def test_soft_alignment_is_that_of_its_maps():
     x0, x1 = (np.asarray(a.mlp[1], float) for a in acts)
     x0, x1 = (((x - x.mean(0)) / x.std(0)).T for x in (x0, x1))
     cost = np.sqrt(((x0[:, None] - x1) ** 2).sum(-1))
-    wanted = solve((cost / cost.max()).astype(np.float32), reg=0.1)
+    cost = (cost / cost.max()).astype(np.float32)
+    wanted = solve(cost, reg=0.1)
     np.testing.assert_allclose(transports["mlp"][1], wanted, atol=1e-3)
+    np.testing.assert_allclose(found.costs["mlp"][1], (wanted * cost).sum(1).mean(), rtol=1e-3)
+    assert {"stream.branch", "stream.out"} <= set(found.costs)
 
 
 def test_fusion_is_a_weighted_mean_with_the_anchor(monkeypatch):
@@ -364,7 +441,7 @@ def test_fusion_is_a_weighted_mean_with_the_anchor(monkeypatch):
 
     def align_to(*args, **options):
         given.append((args, options))
-        return ot_fusion.Aligned({"a": jnp.asarray([1.0, 3.0])}, {})
+        return ot_fusion.Aligned({"a": jnp.asarray([1.0, 3.0])}, {}, {})
 
     monkeypatch.setattr(ot_fusion, "align", align_to)
     anchor = {"a": jnp.asarray([5.0, -1.0])}
@@ -406,6 +483,17 @@ def test_an_empty_batch_and_unknown_names_are_refused():
         layer_activations(VIT, vit(0), IMAGES[:0])
     with pytest.raises(UserError, match="unknown solver 'emd'"):
         transport_map(jnp.ones((2, 2)), solver="emd")
+    for reg in (0.0, -0.1, jnp.nan):
+        with pytest.raises(UserError, match="expected a weight of the entropy above 0"):
+            transport_map(jnp.ones((2, 2)), reg=reg)
+    with pytest.raises(UserError, match="cost holds NaN"):
+        transport_map(jnp.full((2, 2), jnp.nan), solver="exact")
+    acts = LayerActivations(*[jnp.ones((2, 3, 8))] * 9)
+    for i in range(2):
+        given = [acts._replace(mlp=acts.mlp.at[0, 0, 0].set(jnp.inf)) if i == j else acts
+                 for j in range(2)]  # fmt: skip
+        with pytest.raises(UserError, match=f"mlp of acts{i} holds NaN or infinite"):
+            align(vit(0), vit(0), *given)
     with pytest.raises(UserError, match="unknown metric"):
         ground_cost(jnp.ones((2, 2)), jnp.ones((2, 2)), metric="l1")
     with pytest.raises(UserError, match="weights are not given"):

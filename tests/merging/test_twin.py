@@ -127,6 +127,33 @@ def test_whole_vectors_give_experts_their_average_and_what_is_linear_between():
     )
 
 
+def test_one_hot_weights_of_vectors_of_full_rank_give_an_expert_and_a_rank_is_its_share():
+    found = modularise(BASE, EXPERTS, fraction=1.0)
+    assert isinstance(found.exclusive["dense"]["kernel"], LowRank)
+    own = twin_params(*found, jnp.asarray([0.0, 1.0, 0.0]))
+    close(own, jax.tree.map(lambda leaf: leaf[1], EXPERTS))
+    # Half of the smaller sides, 4 and 5, is rounded down.
+    two, half = (modularise(BASE, EXPERTS, **own) for own in ({"rank": 2}, {"fraction": 0.5}))
+    close(two, half)
+
+
+def test_factors_of_adapters_merged_one_by_one_have_products_of_different_experts():
+    left, right = RNG.normal(size=(3, 6, 2)), RNG.normal(size=(3, 2, 4))
+    factors, changes = {"left": left, "right": right}, {"kernel": left @ right}
+
+    def shared_of(experts):
+        experts = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), experts)
+        base = jax.tree.map(lambda x: jnp.zeros_like(x[0]), experts)
+        return wide(modularise(base, experts, scale=1 / 3, compress="none").shared)
+
+    apart, whole = shared_of(factors), shared_of(changes)["kernel"]
+    np.testing.assert_allclose(whole, (left @ right).mean(0), atol=1e-5)
+    cross = apart["left"] @ apart["right"] - whole
+    spread = (left - left.mean(0)) @ (right - right.mean(0))
+    np.testing.assert_allclose(cross, -spread.mean(0), atol=1e-5)
+    assert np.abs(cross).max() > 0.3
+
+
 def test_a_shared_expert_may_be_given_and_leaves_may_stay_out_of_it():
     shared = jax.tree.map(lambda leaf: leaf + 1, BASE)
     found = modularise(
@@ -226,6 +253,9 @@ def test_what_cannot_be_taken_apart_or_applied_is_named():
     for options, said in (
         ({"compress": "sdv"}, "did you mean 'svd'"), ({"fraction": 0.0}, "fraction is 0.0"),
         ({"fraction": 1.5}, "fraction is 1.5"), ({"compress": "drop"}, "without a key"),
+        ({"rank": 5}, r"rank is 5, expected 1 to 4: leaf 'dense.kernel' is a matrix \[6, 4"),
+        ({"rank": 1, "compress": "none"}, "rank is 1 with compress='none'"),
+        ({"excluded": ("bias", "biass")}, "excluded has 'biass'"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):
             modularise(BASE, EXPERTS, **options)

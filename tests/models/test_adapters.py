@@ -31,6 +31,13 @@ def test_adapters_begin_at_nothing_and_add_their_product():
     np.testing.assert_array_equal(found["out"]["kernel"], PARAMS["out"]["kernel"])
 
 
+def test_biases_of_heads_are_not_adapted():
+    own = {"kernel": jnp.ones((3, 6, 3, 2, 3)), "bias": jnp.ones((3, 3, 2, 3))}
+    lora = init_lora(jax.random.key(0), {"blocks": {"qkv": own}}, rank=1, within="blocks.qkv")
+    assert lora["blocks"]["qkv"]["bias"] is None
+    assert lora["blocks"]["qkv"]["kernel"].right.shape == (3, 1, 18)
+
+
 def test_first_factors_have_the_variance_of_their_width_and_differ():
     params = {"blocks": {"kernel": jnp.zeros((2, 400, 300))}, "other": jnp.zeros((400, 300))}
     lora = init_lora(jax.random.key(1), params, rank=30, within="")

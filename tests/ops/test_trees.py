@@ -113,6 +113,12 @@ def test_low_rank_leaves_the_energy_of_the_smallest_singular_values(base):
     half = trees.low_rank(tree, fraction=0.5)
     assert half["blocks"]["qkv"]["kernel"].right.shape == (3, 3, 18)
     assert trees.count_bytes(half["blocks"]["qkv"]["kernel"]) == 4 * 3 * 3 * (6 + 18)
+    # A bias of heads is a vector; a product of floats below a whole number loses no rank.
+    own = {"qkv": {"bias": jnp.ones((3, 2, 3)), "kernel": jnp.ones((100, 101))}}
+    reduced = trees.low_rank(own, fraction=0.29)["qkv"]
+    assert reduced["bias"].shape == (3, 2, 3)
+    assert reduced["kernel"].left.shape == (100, 29)
+    assert trees.low_rank(own, fraction=0.2999)["qkv"]["kernel"].left.shape == (100, 29)
     # The first of the splits whose smaller side is largest.
     assert trees.matrix_shape((6, 3, 2, 3)) == (6, 18)
     assert trees.matrix_shape((2, 3, 6)) == (6, 6)

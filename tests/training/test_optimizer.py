@@ -205,6 +205,8 @@ def test_kar_has_no_weight_decay_and_decays_below_one():
         build_optimizer(config(name="kar", weight_decay=0.1), steps=1)
     with pytest.raises(UserError, match=r"betas of kar are \(0.9, 1.0\), expected two numbers in"):
         kar(0.1, (0.9, 1.0))
+    with pytest.raises(UserError, match=r"betas of kar are .*, expected two, not 3"):
+        kar(0.1, (0.5, 0.9, 0.95))
 
 
 def test_sgd_is_the_textbook_update():
