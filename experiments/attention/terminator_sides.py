@@ -1,8 +1,9 @@
 """What the recipe on Terminator compares: its options chosen on validation images, then trained.
 
 Sides of `TUNED` try each of `config.optimizers` with each of its `rates`, for `config.tries.steps`
-steps; other ablations take what was chosen for the whole network. Sides whose programs differ in
-numbers alone train as one, see `experiments.common.many`.
+steps; other ablations take what was chosen for the side that they differ from in one thing, see
+`Side.like`. Sides whose programs differ in numbers alone train as one, see
+`experiments.common.many`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,8 @@ class Side(NamedTuple):
       changes: Other values of the config.
       both: Whether it is trained in full with both optimisers, and not with the better one alone.
       seed: What is added to the run's seed.
-      like: The side whose optimiser and rate it takes; it tries all itself if not given.
+      like: The side whose optimiser and rate it takes, and which it is compared with; it tries all
+        itself if not given.
     """
 
     model: str
@@ -62,22 +64,21 @@ class Side(NamedTuple):
 
 
 SIDES = {
-    "terminator": Side("terminator"),
+    "terminator": Side("terminator", both=True),
     "no_slow": Side("terminator", {"loss.slow": 0.0}),
     "no_hyper": Side(
-        "terminator", {"models.terminator.hyper": 0.0, "loss.slow": 0.0}, like="terminator"
+        "terminator", {"models.terminator.hyper": 0.0, "loss.slow": 0.0}, like="no_slow"
     ),
-    "no_wide": Side(
-        "terminator", {"models.terminator.wide": 0.0, "loss.slow": 0.0}, like="terminator"
-    ),
+    "no_wide": Side("terminator", {"models.terminator.wide": 0.0}, like="terminator"),
     "no_near": Side("terminator", {"models.terminator.near": 0.0}, like="terminator"),
     "batch": Side("terminator", {"models.terminator.standard.odd": 1.0}, like="terminator"),
     "instance": Side("terminator", {"models.terminator.standard.even": 0.0}, like="terminator"),
     "resnet": Side("resnet", both=True),
     "convnet": Side("convnet", both=True),
 }
-"""The network; it without the slow loss, without kernels over the whole image, without branches
-over the whole image, without local ones, and with one standardisation alone; others."""
+"""The network; it without the slow loss; with K = 1 for the global kernel, which the slow loss has
+no hold on, so that it stands beside the network without that loss; without branches over the whole
+image, without local ones, and with one standardisation alone; others."""
 PROGRAMS = {
     "terminator": ("terminator", "no_slow", "no_hyper", "no_wide", "no_near", "batch", "instance"),
     "resnet": ("resnet",),
@@ -262,9 +263,9 @@ def train_sides(
             named = np.asarray(right(own, build_model(own, name), state.variables, test))
             course, seconds = _course(inner, i)
             found[member] = Trained(state.variables, named, course, seconds / len(members))
-        accuracies = {side: float(one.right.mean()) for (side, _), one in found.items()}
+        accuracies = {"_".join(key): float(one.right.mean()) for key, one in found.items()}
         Progress().note(f"{name}: { {s: round(a, 4) for s, a in accuracies.items()} } (test)")
-        return {f"accuracy_{side}": value for side, value in accuracies.items()}, found
+        return {f"accuracy_{member}": value for member, value in accuracies.items()}, found
 
     measured = for_each(run, plans, measure).values()
     return {key: one for _, found in measured for key, one in found.items()}

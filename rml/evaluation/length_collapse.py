@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
@@ -25,7 +26,7 @@ class ByLength(NamedTuple):
 
 @full_precision
 def similarity_by_length(
-    embeddings: Float[Array, "n d"], lengths: Num[Array, " n"], edges: Num[Array, " ends"]
+    embeddings: Float[Array, "n d"], lengths: Num[Array, " texts"], edges: Num[Array, " ends"]
 ) -> ByLength:
     """Measures embeddings in bins of length.
 
@@ -38,8 +39,17 @@ def similarity_by_length(
     Returns:
       The measures of each bin.
 
+    Raises:
+      ValueError: There is not one length a text, or the edges do not ascend.
+
     Source: arXiv:2410.24200 measures length collapse by cosines of texts of a length.
     """
+    if lengths.shape != embeddings.shape[:1]:
+        raise ValueError(f"lengths {lengths.shape} do not fit embeddings {embeddings.shape}")
+    if edges.size < 2 or (
+        not isinstance(edges, jax.core.Tracer) and bool(jnp.any(edges[1:] <= edges[:-1]))
+    ):
+        raise ValueError(f"edges={edges}, expected at least two, ascending")
     x = normalize(embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32)))
     lower, upper = edges[:-1, None], edges[1:, None]
     within = ((lengths >= lower) & (lengths < upper)).astype(x.dtype)  # [bins, n]

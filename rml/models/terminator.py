@@ -33,6 +33,8 @@ from rml.models.terminator_units import (
 
 EARLIER = ((), (), (0,), (1,), (2, 1))
 """By block the earlier ones whose outputs it reads beside the last one's."""
+BRANCHES = ("G₁", "G₂", "SiGLU", "G₃", "HI", "L₁", "L₂", "L₃", "L₄", "f")
+"""Names of what a block computes of its input, see `Block`, in the order that it leaves them in."""
 
 
 def slow_neural_loss(
@@ -108,8 +110,9 @@ class Terminator(nn.Module):
     """An encoder of blocks with kernels over all places; its features are means over them.
 
     Block i reads the output of block i - 1 and those of `EARLIER`, their channels repeated. Under
-    "intermediates" it leaves the kernel of each block (`kernel`) and its features before the last
-    GELU (`standardized`). Parameters are tied to one size of images.
+    "intermediates" it leaves the kernel of each block (`kernel`), the outputs of its branches by
+    `BRANCHES` (`branches`) and its features before the last GELU (`standardized`). Parameters are
+    tied to one size of images.
 
     Attributes:
       factors: For each block, its output channels over its input channels, at most 5 blocks; those
@@ -117,11 +120,13 @@ class Terminator(nn.Module):
       layers: For each block, the products of the slow net of its global kernel.
       local_sizes: Sizes of the four local kernels.
       hidden: Width of slow nets over all places.
-      local_hidden: Width of those of local kernels, and of HCI's.
+      local_hidden: Width of those of local kernels and of HCI's, at least 2; HI's slow net over
+        channels has half of it.
       omega: Scale of the slow nets' frequencies.
-      hyper: Share of the kernels over all places in what multiplies the input: 0 puts 1 in their
-        place, the ablation without them.
-      wide: What the branches over all places are multiplied by: 0 is the ablation without them.
+      hyper: Share of a block's global kernel K in what multiplies the input: 0 is the ablation with
+        K = 1. HI keeps its own kernel over places.
+      wide: What the branches over all places are multiplied by: 0 is the ablation without them. The
+        features f, which K enters place by place, stay.
       near: What the local branches are multiplied by: 0 is the ablation without them.
       standard: How groups of channels are standardised after each block, see `GroupStandard`;
         "alternate" is as in the public code.
@@ -190,6 +195,12 @@ class Terminator(nn.Module):
                 f"factors={tuple(self.factors)} and layers={tuple(self.layers)}, expected equally "
                 f"many, 1 to {len(EARLIER)}"
             )
+        if len(self.local_sizes) != 4:
+            raise ValueError(
+                f"local_sizes={tuple(self.local_sizes)}, expected the sizes of 4 local kernels"
+            )
+        if self.local_hidden < 2:
+            raise ValueError(f"local_hidden={self.local_hidden}, expected at least 2: HI has half")
         if self.statistics not in STATISTICS:
             raise unknown("statistics", self.statistics, STATISTICS)
         if isinstance(self.standard, str) and self.standard != "alternate":
@@ -261,6 +272,7 @@ class Block(nn.Module):
         wide = [(self.wide * one).astype(x.dtype) for one in branches]
         near = [local(0, x, gated), local(1, gated, x), local(2, mixed_x, x), local(3, x, mixed_x)]
         near = [(self.near * one).astype(x.dtype) for one in near]
+        self.sow("intermediates", "branches", (*wide, *near, fast))
         tiled = [_tiled(one, channels // one.shape[-1]) for one in earlier]
         parts = [
             wide[0], near[1], *tiled[:1], fast, wide[1], near[0], wide[2], near[2], wide[3],

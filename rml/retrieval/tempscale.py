@@ -1,9 +1,9 @@
 """TempScale: attention sharpened in a trained text encoder, and what stands beside it.
 
 Yuqi Zhou, Sunhao Dai, Zhanshuo Cao, Xiao Zhang, Jun Xu: Length-Induced Embedding Collapse in
-Transformer-based Models, arXiv:2410.24200. Self-attention is a low-pass filter, the stronger the
-longer the text, so that embeddings of long texts come out alike. The paper divides the logits of
-every layer by one temperature below 1, without any training.
+Transformer-based Models, arXiv:2410.24200. The paper argues that self-attention is a low-pass
+filter, the stronger the longer the text, so that embeddings of long texts come out alike. It
+divides the logits of every layer by one temperature below 1, without any training.
 
 Each function below makes of a `TextEncoder` a function of variables, tokens and their mask, as
 `embed` takes it. Its number is one of the variables, so that one program serves all of its values.
@@ -20,6 +20,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rml.evaluation import make_qrels, ndcg, rank, ranked_grades
 from rml.models.attention import Attend, tempered
+from rml.models.bert import Bert
+from rml.models.llama import Llama
 from rml.models.text_encoder import TextEncoder
 from rml.ops.attention_parts import Visible
 from rml.ops.precision import full_precision
@@ -57,8 +59,9 @@ def choose_temperature(
 ) -> Choice:
     """Chooses the temperature whose vectors rank the answers of known queries best.
 
-    Queries and documents are embedded at the same temperature each time, as they must be in use.
-    Equal scores are ordered as the documents are.
+    Queries and documents are embedded at the same temperature each time; an `embed_queries` that
+    takes no notice of it chooses for documents alone. Equal scores are ordered as the documents
+    are.
 
     Args:
       embed: Vectors of documents at a temperature, such as `embed` with `tuned_encode`.
@@ -109,31 +112,45 @@ class Tuned(NamedTuple):
 def temper(encoder: TextEncoder, temperature: float | Array) -> TextEncoder:
     """An encoder whose attention's logits are divided by a temperature in every layer.
 
-    Queries and documents must be encoded with the same temperature: with another one the vectors of
-    an index no longer fit those of its queries.
+    The authors encode queries and documents with the same temperature. Documents alone are worth a
+    trial: in the runs of results/tempscale they ranked better. Either way an index is built anew.
+    A bias that the attention adds by itself is not divided.
 
     Args:
-      encoder: An encoder whose backbone has a field `attention`, such as `rml.models.Bert`.
+      encoder: An encoder whose backbone has a field `attention` with what attends, or with one for
+        each layer, such as `rml.models.Bert`. An encoder may be tempered twice.
       temperature: Below 1 attention is sharper; a number, one for each layer, or [layers, heads].
 
     Returns:
       The encoder; with 1 it is the same bit for bit.
 
     Raises:
-      ValueError: The temperatures are not as many as the layers, or not positive.
+      ValueError: The temperatures are not as many as the layers or heads, or not positive; or the
+        backbone has no attention that can be changed, or one for all layers alone.
 
     Source: arXiv:2410.24200, TempScale, as in the authors' code: logits, mask included, over τ.
     """
     _require_positive("temperature", temperature)
-    backbone: Any = encoder.backbone
-    own = backbone.attention
     if jnp.ndim(temperature) == 0:
-        attention: Any = tempered(own, temperature)
-    else:
-        rows = jnp.asarray(temperature)
-        if len(rows) != backbone.depth:
-            raise ValueError(f"{len(rows)} temperatures for {backbone.depth} layers")
-        attention = tuple(tempered(own, row) for row in rows)
+        return _changed(encoder, lambda own: tempered(own, temperature))
+    backbone, rows = encoder.backbone, jnp.asarray(temperature)
+    own = _attention(backbone)
+    if not isinstance(backbone, Bert | Llama):
+        raise ValueError(
+            f"{type(backbone).__name__} has one attention for all layers, expected one "
+            f"temperature, not {rows.shape}"
+        )
+    if len(rows) != backbone.depth:
+        raise ValueError(f"{len(rows)} temperatures for {backbone.depth} layers")
+    if rows.ndim > 1 and rows.shape[1:] != (backbone.heads,):
+        raise ValueError(
+            f"temperatures have shape {rows.shape}, expected {(backbone.depth, backbone.heads)} of "
+            "layers and heads"
+        )
+    layers = own if isinstance(own, tuple) else (own,) * backbone.depth
+    if len(layers) != backbone.depth:
+        raise ValueError(f"attention has {len(layers)} entries for depth={backbone.depth}")
+    attention = tuple(tempered(one, row) for one, row in zip(layers, rows, strict=True))
     return encoder.clone(backbone=backbone.clone(attention=attention))
 
 
@@ -148,25 +165,26 @@ def scale_by_length(encoder: TextEncoder, reference: float | Array) -> TextEncod
       The encoder.
 
     Raises:
-      ValueError: The reference is not above 1.
+      ValueError: The reference is not above 1, or the backbone has no attention to be changed.
 
     Source: the logarithmic scale of attention by length (Chiang & Cholak, arXiv:2202.12172), which
     keeps the entropy of attention more even over lengths. A rival of TempScale, not the paper's.
     """
     if not isinstance(reference, jax.core.Tracer) and not float(reference) > 1:
         raise ValueError(f"reference={reference} tokens, expected more than 1")
-    backbone: Any = encoder.backbone
-    own: Attend = backbone.attention
 
-    def attention(query: Array, key: Array, value: Array, visible: Visible) -> Any:
-        number = jnp.asarray(key.shape[1])[None]
-        if visible.keys is not None:
-            number = jnp.sum(jnp.asarray(visible.keys), axis=1)
-        factor = jnp.log(jnp.maximum(number, 2)) / jnp.log(reference)
-        query = (query * factor[:, None, None, None]).astype(query.dtype)
-        return own(query, key, value, visible)
+    def scaled(own: Attend) -> Attend:
+        def attention(query: Array, key: Array, value: Array, visible: Visible) -> Any:
+            number = jnp.asarray(key.shape[1])[None]
+            if visible.keys is not None:
+                number = jnp.sum(jnp.asarray(visible.keys), axis=1)
+            factor = jnp.log(jnp.maximum(number, 2)) / jnp.log(reference)
+            query = (query * factor[:, None, None, None]).astype(query.dtype)
+            return own(query, key, value, visible)
 
-    return encoder.clone(backbone=backbone.clone(attention=attention))
+        return attention
+
+    return _changed(encoder, scaled)
 
 
 def tuned_encode(
@@ -201,10 +219,13 @@ def chunked_encode(encoder: TextEncoder, size: int) -> Encode:
       of tokens of their chunk. A text of one chunk has the vector that it has uncut.
 
     Raises:
-      ValueError: If a chunk has no token.
+      ValueError: If a chunk has no token, or the encoder's vectors are those of a first token that
+        only the first chunk has.
     """
     if size < 1:
         raise ValueError(f"size={size} tokens of a chunk, expected at least 1")
+    if encoder.pooling == "cls":
+        raise ValueError("pooling='cls' of chunks that do not begin with it, expected another one")
 
     apply: Callable[..., Any] = encoder.apply
 
@@ -246,9 +267,14 @@ def fit_whitening(
     Returns:
       The map (x - center) @ matrix, up to a common factor.
 
+    Raises:
+      ValueError: There are fewer than two embeddings.
+
     Source: Su et al., Whitening Sentence Representations, arXiv:2103.15316, equation 8; the
     shrinkage is ours.
     """
+    if len(x) < 2:
+        raise ValueError(f"x has shape {x.shape}, expected at least two embeddings to fit to")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     center = jnp.mean(x, axis=0)
     values, vectors = jnp.linalg.eigh(jnp.cov(x.T, bias=True))
@@ -262,6 +288,28 @@ def fit_whitening(
 def whiten(x: Float[Array, "n d"], fitted: Whitening) -> Float[Array, "n d"]:
     """Embeddings of unit length after a whitening."""
     return normalize((x - fitted.center) @ fitted.matrix)
+
+
+def _attention(backbone: Any) -> Attend | tuple[Attend, ...]:
+    """What attends in a backbone, in all layers or one for each."""
+    own = getattr(backbone, "attention", None)
+    if callable(own):
+        return own
+    if isinstance(own, Sequence) and own and all(map(callable, own)):
+        return tuple(own)
+    raise ValueError(
+        f"{type(backbone).__name__} has attention={own!r}, expected what attends, or one a layer"
+    )
+
+
+def _changed(encoder: TextEncoder, change: Callable[[Attend], Attend]) -> TextEncoder:
+    """The encoder with each of its attentions changed, once where layers share it."""
+    backbone: Any = encoder.backbone
+    own = _attention(backbone)
+    if isinstance(own, tuple):
+        made = {one: change(one) for one in own}
+        return encoder.clone(backbone=backbone.clone(attention=tuple(made[one] for one in own)))
+    return encoder.clone(backbone=backbone.clone(attention=change(own)))
 
 
 def _require_positive(name: str, value: Any) -> None:

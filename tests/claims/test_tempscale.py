@@ -176,14 +176,20 @@ def test_whitening_is_fitted_on_other_texts():
     rng = np.random.default_rng(0)
     fit, own = (
         tempscale_methods.Vectors(
-            *(jnp.asarray(rng.normal(size=(50, 3)) + i, jnp.float32) for i in (1, 3))
+            *(
+                jnp.asarray(rng.normal(size=(50, 3)) @ rng.normal(size=(3, 3)) + i, jnp.float32)
+                for i in (1, 3)
+            )
         )
         for _ in range(2)
     )
-    found = tempscale_methods.changed(Given(), "whitening", 1.0, own, fit)
+    found = tempscale_methods.changed(Given(), "whitening", 0.5, own, fit)
+    # The map is that of the other documents, half of the way to a covariance of one variance.
+    values, turned = np.linalg.eigh(np.cov(np.asarray(fit.documents, float).T, bias=True))
+    matrix = turned / np.sqrt(0.5 * values + 0.5 * values.mean())
     for mine, other, vectors in zip(own, fit, found, strict=True):
-        centred = np.asarray(mine - other.mean(0))
-        expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        mapped = np.asarray(mine - other.mean(0)) @ matrix
+        expected = mapped / np.linalg.norm(mapped, axis=1, keepdims=True)
         np.testing.assert_allclose(vectors @ vectors.T, expected @ expected.T, atol=1e-4)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs.attention import terminator as config_file
+from configs.attention import terminator_cifar10 as cifar_file
 from configs.attention import terminator_sequence as sequence_file
 from experiments.attention import terminator, terminator_measures, terminator_sides
 from experiments.attention.pixel_sequences import PixelSequence
@@ -47,7 +48,7 @@ def untrained(monkeypatch):
 
     def together(configs, run, model):
         start = drawn(terminator_sides.task(configs[0], model))
-        lead = 0.1 * (model != "resnet")
+        lead = 0.3 * (model != "resnet")
         found = [config.optimizer.learning_rate + lead * config.kar for config in configs]
         return [start] * len(configs), found
 
@@ -64,10 +65,12 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     assert len(holds) == len(terminator.CLAIMS)
     assert np.isfinite(list(metrics.values())).all()
     # The better of equally many tries is taken, of rates and of optimisers.
-    assert metrics["rate_terminator"] == 1.08e-2
+    assert metrics["rate_terminator"] == 9.72e-2
     assert metrics["kar_terminator"] == 1.0 > metrics["kar_resnet"]
-    assert metrics["rate_resnet"] == 3e-2
-    assert {metrics[f"tries_{side}"] for side in TUNED} == {8.0}
+    assert metrics["rate_resnet"] == 3e-1
+    assert {metrics[f"tries_{side}"] for side in TUNED} == {10.0}
+    edges = [f"rate_at_edge_{side}_{name}" for side in TUNED for name in ("kar", "adamw")]
+    assert {metrics[name] for name in edges} == {1.0}
     # One state stands for all sides of a program.
     assert metrics["slow_gain"] == metrics["seed_gain"] == 0.0
     assert metrics["steps_over_resnet"] == 1.0
@@ -83,6 +86,16 @@ def test_sides_of_one_program_differ_in_numbers_and_share_it():
     state = jax.eval_shape(lambda key: nn.meta.unbox(task.init(key)), jax.random.key(0))
     _, metrics = jax.eval_shape(task.step, state, task.batch_spec)
     assert {"penalty/0", "accuracy/1", "loss/2"} <= set(metrics)
+
+
+def test_an_ablation_changes_one_thing_of_the_side_that_it_is_compared_with():
+    values = {
+        name: {"loss.slow": 1.0, **own.changes} for name, own in SIDES.items() if not own.both
+    }
+    for name, own in SIDES.items():
+        if own.like is not None:
+            before = {"loss.slow": 1.0, **SIDES[own.like].changes}
+            assert len(values[name].items() - before.items()) == 1
 
 
 def test_runs_of_both_optimisers_are_one_program():
@@ -109,10 +122,11 @@ def test_runs_of_both_optimisers_are_one_program():
     np.testing.assert_allclose(other[0], decayed, rtol=1e-3)
 
 
-@pytest.mark.parametrize("file", [config_file, sequence_file])
+@pytest.mark.parametrize("file", [config_file, sequence_file, cifar_file])
 def test_the_residual_net_has_at_least_twice_the_parameters(file):
     config = file.get_config()
-    images, found = jax.ShapeDtypeStruct((1, 14, 14, 1), jnp.float32), {}
+    terminator.check(config)
+    images, found = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32), {}
     for name in config.models:
         net = terminator_sides.build_model(config, name)
         params = terminator_measures.shapes_of(net, images)["params"]
@@ -142,9 +156,19 @@ def test_how_soon_training_is_nearly_over():
     found = {(side, "kar"): Trained({}, np.ones(4), course, 1.0) for side in SIDES}
     found["no_slow_again", "kar"] = Trained({}, np.array([1, 1, 1, 0]), course, 1.0)
     found["resnet", "kar"] = Trained({}, np.array([1, 0, 0, 1]), np.ones(120), 0.5)
+    for side in ("terminator", "resnet", "convnet"):
+        found[side, "adamw"] = Trained({}, np.array([1, 1, 1, 0]), course, 1.0)
+    # Each ablation stands beside the network that it differs from in one thing.
+    found["no_slow", "kar"] = Trained({}, np.array([1, 1, 0, 1]), course, 1.0)
+    found["no_hyper", "kar"] = Trained({}, np.array([1, 0, 0, 0]), course, 1.0)
+    found["no_wide", "kar"] = Trained({}, np.array([0, 0, 1, 0]), course, 1.0)
     metrics = terminator.compared(found, dict.fromkeys(SIDES, "kar"), seed=0)
     assert metrics["terminator_over_resnet"] == 0.5
-    assert metrics["seed_gain"] == -0.25
+    assert metrics["seed_gain"] == 0.0
+    assert metrics["slow_gain"] == 0.25
+    assert metrics["hyper_gain"] == 0.5
+    assert metrics["wide_gain"] == 0.75
+    assert metrics["kar_gain_terminator"] == 0.25 == -metrics["kar_gain_resnet"]
     assert metrics["steps_over_resnet"] == 96
     assert metrics["seconds_over_resnet"] == 2
 

@@ -4,6 +4,7 @@ import itertools
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rml.evaluation import similarity_by_length
 
@@ -28,3 +29,17 @@ def test_similarity_and_spread_are_those_of_all_pairs():
         far = np.linalg.norm(x[own] - center, axis=1).mean()
         np.testing.assert_allclose(spread, far, rtol=1e-5)
     assert np.isnan(found.spread[3])
+
+
+@pytest.mark.parametrize(
+    ("texts", "edges", "message"),
+    [
+        (7, EDGES, r"lengths \(7,\) do not fit embeddings \(8, 5\)"),
+        (8, (3, 10, 5), r"edges=\[ 3 10  5\], expected at least two, ascending"),
+        (8, (3, 3, 5), "expected at least two, ascending"),
+        (8, (3,), "expected at least two, ascending"),
+    ],
+)
+def test_wrong_lengths_and_edges_are_named(texts, edges, message):
+    with pytest.raises(ValueError, match=message):
+        similarity_by_length(jnp.ones((8, 5)), jnp.asarray(LENGTHS[:texts]), jnp.asarray(edges))

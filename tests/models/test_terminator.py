@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.test_util import check_grads
 from scipy.special import erf, expit
 
 from rml.models.hyperzzw import hyperzzw_gate, hyperzzw_global, hyperzzw_local
@@ -22,12 +23,16 @@ SMALL = {
     "factors": (6, 2), "layers": (1, 2), "local_sizes": (3, 1, 5, 3), "hidden": 5,
     "local_hidden": 4, "omega": 1.0,
 }  # fmt: skip
-WIDE, NEAR = 0.7, 1.3
+TINY = SMALL | {"local_sizes": (3, 1, 1, 3), "hidden": 2, "local_hidden": 2}
+HYPER, WIDE, NEAR = 0.6, 0.7, 1.3
+READS = {2: [0], 3: [1], 4: [2, 1]}
+"""By block of the public code the earlier ones that it reads beside the last one."""
 SHAPES = {"images": (4, 6, 6, 2), "sequences": (4, 7, 2)}
 GOLDEN = np.load(Path(__file__).parent / "golden" / "terminator.npz")
 """Numbers in float64 of lalalune/Terminator at 98873b5, its modules moved to the CPU: `SFNEBlock`
 with the weights and inputs of the test below, `LnLoss` of that block, `cal_slow_loss_channel_sum`,
-`cal_slow_loss` and four steps of `Kar3`."""
+`cal_slow_loss` and four steps of `Kar3`. They were computed once beside this repository; no script
+makes them anew, since that code is no package and needs `.cuda()` taken out of its modules."""
 
 
 def draw(*shape):
@@ -136,9 +141,12 @@ def over_places(x):
     return x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
 
 
-def block(p, x, options):
+def block(p, x, options, earlier=(), mix=(1.0, 1.0, 1.0)):
+    """Features before the last GELU, the global kernel, and outputs of all branches and f."""
     c, y = x.shape[-1], over_places(x)
-    kernel = slow_net(p["slow"], x.shape[1:-1])
+    hyper, wide_factor, near_factor = mix
+    slow = slow_net(p["slow"], x.shape[1:-1])
+    kernel = hyper * slow + (1 - hyper)
     fast = each(rgu(p["rgu_kernel"], x * kernel) + rgu(p["rgu"], x))
     mixed = each(layer(p["mixer"], x))
     gated = each(x * expit(slow_net(p["hci"]["channels"], (c,))[:, 0] * y**2))
@@ -151,24 +159,26 @@ def block(p, x, options):
         found = near(z, local_kernel(p[f"local_kernel{i}"], source, options["local_sizes"][i]))
         found = standard_of(layer(p[f"local_mixer{i}"], found), tuple(range(x.ndim - 1)))
         local.append(gelu(found) + p[f"local_bias{i}"])
-    near_by = [NEAR * one for one in local]
-    wide_by = [WIDE * one for one in (first, second, expit(first) * first, third, joint)]
-    parts = [wide_by[0], near_by[1], fast, wide_by[1], near_by[0], wide_by[2], near_by[2],
-             wide_by[3], near_by[3], wide_by[4]]  # fmt: skip
+    near_by = [near_factor * one for one in local]
+    wide_by = [wide_factor * one for one in (first, second, expit(first) * first, third, joint)]
+    tiled = [np.concatenate([one] * (c // one.shape[-1]), -1) for one in earlier]
+    parts = [wide_by[0], near_by[1], *tiled[:1], fast, wide_by[1], near_by[0], wide_by[2],
+             near_by[2], wide_by[3], near_by[3], *tiled[1:], wide_by[4]]  # fmt: skip
     out = layer(p["bottleneck"], np.concatenate(parts, -1))
     size = out.shape[-1] // 12
     for group in range(12):
         own = slice(group * size, (group + 1) * size)
         axes = tuple(range(group % 2, x.ndim - 1))
         out[..., own] = standard_of(out[..., own], axes)
-    return gelu(out) + p["bias"], kernel
+    return out, slow, [*wide_by, *near_by, fast]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SHAPES)
 def test_a_network_is_that_of_the_definition(kind):
     x = draw(*SHAPES[kind])
-    net = Terminator(statistics="batch", trained_scales=True, wide=WIDE, near=NEAR, **SMALL)
+    mix = {"hyper": HYPER, "wide": WIDE, "near": NEAR}
+    net = Terminator(statistics="batch", trained_scales=True, **mix, **SMALL)
     variables = variables_of(net, jnp.asarray(x, jnp.float32))
 
     @jax.jit
@@ -177,18 +187,55 @@ def test_a_network_is_that_of_the_definition(kind):
 
     features, left = apply(variables, jnp.asarray(x, jnp.float32))
     p = wide(variables["params"])
-    want, kernels = x, []
+    want, found = x, []
     for i in range(2):
-        want, kernel = block(p[f"block{i}"], want, SMALL)
-        kernels.append(kernel)
-        want = want + p[f"offset{i}"]
+        own = p[f"block{i}"]
+        want, *rest = block(own, want, SMALL, mix=(HYPER, WIDE, NEAR))
+        found.append(rest)
+        want = gelu(want) + own["bias"] + p[f"offset{i}"]
     np.testing.assert_allclose(features, over_places(want).squeeze(), rtol=2e-3, atol=2e-4)
-    for i, kernel in enumerate(kernels):
+    for i, (kernel, branches) in enumerate(found):
         own = left["intermediates"][f"block{i}"]
         np.testing.assert_allclose(own["kernel"][0], kernel, rtol=1e-4, atol=1e-5)
+        for one, branch in zip(own["branches"][0], branches, strict=True):
+            np.testing.assert_allclose(one, branch, rtol=1e-2, atol=2e-3)
         # Features have mean zero in each channel, by construction.
         before = np.asarray(own["standardized"][0], np.float64)
         assert np.abs(before.mean(tuple(range(before.ndim - 1)))).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_blocks_read_earlier_ones_and_drop_whole_channels():
+    """Five blocks in training, each beside the definition on what the blocks before it gave."""
+    rate, x = 0.3, draw(6, 3, 1)
+    sizes = {"factors": (12, 1, 2, 1, 1), "layers": (1,) * 5}
+    net = Terminator(statistics="batch", trained_scales=True, dropout=rate, **TINY | sizes)
+    variables = variables_of(net, jnp.asarray(x, jnp.float32))
+
+    @jax.jit
+    def apply(variables, x):
+        return net.apply(
+            variables, x, train=True, rngs={"dropout": jax.random.key(0)},
+            mutable=["intermediates"], capture_intermediates=lambda m, _: isinstance(m, nn.Dropout),
+        )  # fmt: skip
+
+    features, left = apply(variables, jnp.asarray(x, jnp.float32))
+    p, left = wide(variables["params"]), left["intermediates"]
+    outputs, before = [wide(left[f"block{i}"]["Dropout_0"]["__call__"][0]) for i in range(5)], x
+    kept = []
+    for i, out in enumerate(outputs):
+        own = p[f"block{i}"]
+        standard = block(own, before, TINY, [outputs[j] for j in READS.get(i, [])])[0]
+        want, before = gelu(standard) + own["bias"], out + p[f"offset{i}"]
+        kept.append((out != 0).all(1))
+        np.testing.assert_array_equal(kept[i], (out != 0).any(1))
+        scale = 1 / (1 - rate) if i else 1.0
+        np.testing.assert_allclose(out, scale * want * kept[i][:, None], rtol=5e-3, atol=2e-3)
+    assert kept[0].all()
+    of_examples = np.concatenate(kept[1:], axis=1)
+    assert of_examples.mean() == pytest.approx(1 - rate, abs=0.08)
+    assert (of_examples[0] != of_examples[1]).any()
+    np.testing.assert_allclose(features, before.mean(1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -397,6 +444,13 @@ def test_the_slow_loss_compares_kernels_of_all_pairs_of_blocks():
     assert slow_neural_loss(arrays[:1]) == 0
 
 
+@pytest.mark.parametrize("reduce", ["sum", "tile"])
+def test_the_gradient_of_the_slow_loss_is_its_difference_quotient(reduce):
+    kernels = tuple(jnp.asarray(draw(3, c), jnp.float32) for c in (2, 4))
+    loss = jax.jit(lambda *kernels: slow_neural_loss(kernels, reduce=reduce))
+    check_grads(loss, kernels, order=1, modes=("rev",), atol=5e-3, rtol=5e-3, eps=1e-2)
+
+
 def test_slow_nets_start_as_the_authors_draw_them():
     net = Magnet(400, hidden=300, layers=3, omega=10.0)
     params = nn.meta.unbox(jax.jit(lambda key: net.init(key, (4, 5)))(jax.random.key(0)))["params"]
@@ -420,6 +474,9 @@ def test_slow_nets_start_as_the_authors_draw_them():
         ({"standard": "layer"}, (2, 6, 6, 3), "unknown standard 'layer'"),
         ({"standard": {"even": 1.0}}, (2, 6, 6, 3), "expected shares even and odd"),
         ({"layers": (1,)}, (2, 6, 6, 3), "expected equally many, 1 to 5"),
+        ({"local_sizes": (3, 5, 3)}, (2, 6, 6, 3), r"local_sizes=\(3, 5, 3\), expected the sizes"),
+        ({"local_sizes": (3,) * 5}, (2, 6, 6, 3), "expected the sizes of 4 local kernels"),
+        ({"local_hidden": 1}, (2, 6, 6, 3), "local_hidden=1, expected at least 2"),
         ({"factors": (5, 2)}, (2, 6, 6, 2), "x has 10 channels, expected a multiple of 12"),
     ],
 )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rml.evaluation import attention_maps
-from rml.models import Bert
+from rml.models import Bert, ClipText, Llama, ModernBert, ViT
+from rml.models.attention import attend
 from rml.models.pretrained import load
 from rml.models.text_encoder import TextEncoder
 from rml.ops.similarity import normalize
@@ -104,7 +105,51 @@ def test_layers_and_heads_have_temperatures_of_their_own(variables, temperature)
 def test_limits_are_uniform_and_one_hot(weights):
     flat, hard = weights(temper(ENCODER, 1e6)), weights(temper(ENCODER, 1e-4))
     assert float(attention_maps(jnp.asarray(flat[:, 0])).filter_rate.max()) < 1e-4
-    np.testing.assert_allclose(hard[0, 0].max(-1), 1.0)
+    largest = weights(ENCODER)[0, 0].argmax(-1)
+    np.testing.assert_allclose(hard[0, 0], np.eye(9)[largest], atol=1e-6)
+
+
+@pytest.mark.parametrize(("change", "value"), [(temper, 0.6), (scale_by_length, 4.0)])
+def test_padding_changes_nothing(variables, change, value):
+    encoder = change(ENCODER, value)
+    tokens, mask = (
+        jnp.pad(TOKENS, ((0, 0), (0, 3)), constant_values=7),
+        jnp.pad(MASK, ((0, 0), (0, 3))),
+    )
+    found = jax.jit(encoder.apply)(variables, tokens, mask)
+    np.testing.assert_allclose(found, vectors(encoder, variables), atol=2e-6)
+
+
+def test_attentions_of_layers_are_changed_one_by_one(variables):
+    """An encoder tempered twice has the product of the temperatures, in each layer its own."""
+    layers = jnp.asarray([0.5, 2.0])
+    one = temper(ENCODER, layers)
+    for twice in (temper(one, 1.5), temper(temper(ENCODER, 1.5), layers)):
+        attention = twice.backbone.attention
+        assert len(set(attention)) == 2
+        expected = vectors(temper(ENCODER, 1.5 * layers), variables)
+        np.testing.assert_allclose(vectors(twice, variables), expected, atol=2e-6)
+    # Layers that shared an attention still do, so that a model is not told that they differ.
+    for change in (temper, scale_by_length):
+        own = change(TextEncoder(BERT.clone(attention=(attend, attend))), 1.5).backbone.attention
+        assert len(own) == 2
+        assert len(set(own)) == 1
+
+
+def test_backbones_without_such_an_attention_are_named():
+    sizes = {"vocabulary": 9, "width": 8, "depth": 2, "heads": 2}
+    modern = ModernBert(mlp=8, local=(True, False), **sizes)
+    clip = ClipText(projection=4, **sizes)
+    vit = ViT(width=8, depth=2, heads=2, patch_size=2)
+    for backbone, own in ((clip, "ClipText has attention=None"), (vit, "ViT has attention='xla'")):
+        for change in (temper, scale_by_length):
+            with pytest.raises(ValueError, match=f"{own}, expected what attends"):
+                change(TextEncoder(backbone), 2.0)
+    with pytest.raises(ValueError, match="ModernBert has one attention for all layers"):
+        temper(TextEncoder(modern), jnp.asarray([0.5, 2.0]))
+    assert callable(temper(TextEncoder(modern), 0.5).backbone.attention)
+    llama = Llama(mlp=8, **sizes)
+    assert len(temper(TextEncoder(llama), jnp.asarray([0.5, 2.0])).backbone.attention) == 2
 
 
 def test_the_scale_by_length_is_a_temperature_of_each_text(variables):
@@ -192,6 +237,9 @@ def test_the_chosen_temperature_ranks_answers_best():
     [
         (lambda: temper(ENCODER, 0.0), r"temperature=0\.0, expected above 0"),
         (lambda: temper(ENCODER, jnp.ones(3)), "3 temperatures for 2 layers"),
+        (lambda: temper(ENCODER, jnp.ones((2, 3))), r"shape \(2, 3\), expected \(2, 2\)"),
+        (lambda: chunked_encode(TextEncoder(BERT, pooling="cls"), 4), "pooling='cls' of chunks"),
+        (lambda: fit_whitening(jnp.ones((1, 4))), r"shape \(1, 4\), expected at least two"),
         (lambda: scale_by_length(ENCODER, 1.0), r"reference=1\.0 tokens, expected more than 1"),
         (lambda: chunked_encode(ENCODER, 0), "size=0 tokens of a chunk"),
         (lambda: choose_temperature(vectors, "q", "d", ONE, ()), "grid has no temp"),
