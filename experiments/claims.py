@@ -9,7 +9,8 @@ names. A claim that is vacuous fails the program, after all has been measured.
 
 `python -m experiments.claims --collect=DIR --only=SYSTEM --config=FILE [--commit=HASH]` runs
 nothing and writes the result of the complete runs in `DIR/seed*` and `DIR/<null>/seed*`, made on
-this machine.
+this machine. It judges what the runs stated, or with `--restate` what the recipe claims today: of
+claims that were added or worded anew since, each has the date on which it was stated.
 """
 
 import argparse
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--results", type=Path, default=Path("results"), help="where results are written")
     add("--collect", type=Path, help="write the result of complete runs in here, run nothing")
     add("--commit", default="", help="commit of collected runs that do not name theirs")
+    add("--restate", action="store_true", help="judge collected runs by the claims of today")
     try:
         options = parser.parse_args(argv)
         systems = chosen_systems(options.only, options.config)
@@ -104,8 +106,9 @@ def collect(systems: Sequence[System], options: argparse.Namespace) -> int:
         raise UserError(f"{options.collect} has no complete run in a folder seed<n>")
     nulls = {name: find(options.collect / name) for name in null_runs(config)}
     nulls = {name: runs for name, runs in nulls.items() if runs}
+    claims = find_experiment(config.experiment).CLAIMS if options.restate else None
     result = record.make_result(
-        systems[0].key, options.config, complete, nulls=nulls, commit=options.commit
+        systems[0].key, options.config, complete, nulls=nulls, commit=options.commit, claims=claims
     )
     print(record.write_result(result, complete[0] / "figures", options.results))
     return int(bool(tell_vacuous([result])))

@@ -82,6 +82,7 @@ def make_result(
     *,
     nulls: Mapping[str, Sequence[Path]] = MappingProxyType({}),
     commit: str = "",
+    claims: Sequence[Claim] | None = None,
 ) -> dict[str, Any]:
     """Joins complete runs of one config, and those of its nulls.
 
@@ -91,13 +92,15 @@ def make_result(
       directories: Run directories, each with its `summary.json`.
       nulls: By name of a null run, its run directories.
       commit: Commit of runs that do not name theirs.
+      claims: What is judged; what the runs stated if not given.
 
     Returns:
-      The result as it is written. The claims are those that the runs stated.
+      The result as it is written.
 
     Raises:
-      UserError: The runs differ in more than the seed, two have the same seed, one is not complete,
-        was extended, or ran on other data; or a null has other seeds.
+      UserError: A claim is on a metric that no run has, the runs differ in more than the seed, two
+        have the same seed, one is not complete, was extended, or ran on other data; or a null has
+        other seeds.
     """
     found = join(directories)
     absent = {name: join(runs) for name, runs in nulls.items()}
@@ -123,7 +126,9 @@ def make_result(
             name: [value if np.isfinite(value) else None for value in values]
             for name, values in found.metrics.items()
         },
-        "claims": [_judge(claim, found, absent) for claim in found.claims],
+        "claims": [
+            _judge(claim, found, absent) for claim in (found.claims if claims is None else claims)
+        ],
         "options": tries or "fixed",
         "seconds": [summary["seconds"] for summary in summaries],
         "versions": {

@@ -463,6 +463,29 @@ def test_collected_runs_become_a_result(toys, tmp_path, capsys):
     assert Image.open(tmp_path / "toy/cost_noise.png").width <= 700
 
 
+def test_collected_runs_are_judged_by_claims_of_today_on_request(
+    toys, tmp_path, capsys, monkeypatch
+):
+    make_runs(tmp_path / "runs", (0.03, 0.05, 0.04))
+    today = Claim("m is above 0.01", "m", ">=", 0.01, "a paper", stated="2025-02-01", null="z")
+
+    class Recipe:
+        CLAIMS = (today, dataclasses.replace(today, metric="absent"))
+
+    monkeypatch.setattr(claims, "find_experiment", lambda name: Recipe)
+    arguments = [
+        "--only=toy", "--config=configs/kernels/cost_noise.py",
+        f"--collect={tmp_path / 'runs'}", f"--results={tmp_path}", "--restate",
+    ]  # fmt: skip
+    assert claims.main(arguments) == 1
+    assert "unknown metric of a claim 'absent'" in capsys.readouterr().err
+    Recipe.CLAIMS = (today,)
+    assert claims.main(arguments) == 0
+    (found,) = results.read_results(tmp_path)["toy"]["cost_noise"]["claims"]
+    assert (found["threshold"], found["stated"]) == (0.01, "2025-02-01")
+    assert found["verdict"] == "holds"
+
+
 def test_the_hash_of_a_config_leaves_out_where_a_run_is_read():
     config = {"bed": {"run": "", "x": 1}, "run": "a"}
     assert config_hash(config) == config_hash(config | {"bed": {"run": "runs/bed", "x": 1}})
