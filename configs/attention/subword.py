@@ -1,4 +1,4 @@
-"""Vocabularies of sub-words of docstrings and code: 512 to 4,096 pieces by five searches.
+"""Vocabularies of sub-words of docstrings and code: 512 to 4,096 pieces by six searches.
 
 python -m experiments.run --config=configs/attention/subword.py --workdir=runs/subword
 
@@ -29,7 +29,6 @@ def get_config() -> ConfigDict:
                 words=4,
                 longest=7,  # characters of a word
                 pieces=3,  # beyond the characters
-                candidates=10,
                 seconds=60.0,  # for each exact program
             ),
         )

@@ -59,18 +59,23 @@ def sums(law: Law, layers: Layers, rngs: Any, *, block: int) -> dict[str, float]
       layers: What it attends to.
       rngs: Random keys, one a draw.
       block: Queries and keys of a block.
+
+    Returns:
+      `sums_apart`, taken of each query and then averaged over queries, heads and layers, and
+      `sums_bias`, of the average over these; both with "_plain" without weights.
     """
     found = {}
     for ending, reweight in (("", True), ("_plain", False)):
         own = law._replace(reweight=reweight)
-        ratios = [_sums(qkv, rngs, law=own, block=block) for qkv in layers]
-        found[f"sums_apart{ending}"] = abs(float(np.mean(ratios)) - 1)
+        ratios = np.stack([_sums(qkv, rngs, law=own, block=block) for qkv in layers])
+        found[f"sums_apart{ending}"] = float(np.abs(ratios - 1).mean())
+        found[f"sums_bias{ending}"] = float(abs(ratios.mean() - 1))
     return found
 
 
 @functools.partial(jax.jit, static_argnames=("law", "block"))
 def _sums(qkv: Any, rngs: Any, *, law: Law, block: int) -> jax.Array:
-    """Sums of exponentials over exact ones, mean over draws, heads and queries."""
+    """Sums of exponentials over exact ones, mean over draws, [heads, queries]."""
     query, key, value = (x[None] for x in qkv)
     visible = Visible(causal=True)
     exact = attend_in_blocks(query, key, value, visible).lse
@@ -79,6 +84,6 @@ def _sums(qkv: Any, rngs: Any, *, law: Law, block: int) -> jax.Array:
 
     def of_draw(rng: Any) -> jax.Array:
         part = block_law_part(query, key, value, visible, rng=rng, **own)
-        return jnp.exp(part.lse - exact).mean()
+        return jnp.exp(part.lse - exact)[0]
 
-    return jax.lax.map(of_draw, rngs).mean()
+    return jax.lax.map(of_draw, rngs).mean(axis=0)

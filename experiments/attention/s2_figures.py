@@ -12,10 +12,11 @@ from rml.ops import t_interval
 from rml.training import RunDirectory
 
 CAPTIONS = {
-    "patterns.png": "Blocks of keys that each head sees for each block of queries, and last how "
-    "many heads see each.",
+    "patterns.png": "Blocks of keys that each head sees for each block of queries, and last the "
+    "share of heads that see each.",
     "cache.png": "Nats a token of test windows against bytes of the cache over a full one's, mean "
-    "over windows; patterns of equal keys a query at each stride.",
+    "over windows; patterns of equal keys a query at each stride, but for those that are partly "
+    "dense.",
     "positions.png": "Nats a token beyond dense attention against position; bands: 95% interval "
     "over windows.",
 }

@@ -10,14 +10,15 @@ import numpy as np
 from experiments.attention.equal_keys import window_width
 from experiments.common.small_lm import language_model
 from experiments.common.timing import least_seconds
-from rml.attention import METHODS, pattern_bias, shard_pattern
+from rml.attention import METHODS, pattern_bias, shard_pattern, work
 from rml.models import Llama, sharded_cache
 from rml.models.attention import Attend, attend
 from rml.ops.attention_parts import Visible
 
 NAMES = {
     "dense": "dense", "s2": "S2", "homogeneous": "one shard in all heads",
-    "window": "window and sinks", "hybrid": "S2, some layers dense",
+    "window": "window and sinks", "sinkless": "window, no sinks",
+    "hybrid": "S2, some layers dense", "headed": "S2, one shard dense",
 }  # fmt: skip
 """What is compared, as figures call it."""
 
@@ -51,16 +52,23 @@ def variants(config: Any) -> dict[str, Variant]:
     module = language_model(config, attend)
     full = module.init_cache(1, n).bytes
     found = {"dense": Variant(attend, (n + 1) / 2, 1.0)}
+
+    def windowed(keys: float, sinks: int) -> Variant:
+        width = window_width(keys, n, sinks=sinks)
+        kept = module.init_cache(1, window=width, sinks=sinks).bytes / full
+        return Variant(functools.partial(_windowed, width=width, sinks=sinks), keys, kept)
+
     for stride in options.strides:
         own = _sharded(config, stride, shards=module.head_shape()[0], full=full)
-        width = window_width(own.keys, n, sinks=options.sinks)
-        kept = module.init_cache(1, window=width, sinks=options.sinks).bytes / full
-        near = functools.partial(_windowed, width=width, sinks=options.sinks)
         found[f"s2_{stride}"] = own
-        found[f"window_{stride}"] = Variant(near, own.keys, kept)
+        found[f"window_{stride}"] = windowed(own.keys, options.sinks)
     last = options.strides[-1]
     sparse = found[f"s2_{last}"]
     found[f"homogeneous_{last}"] = _sharded(config, last, shards=1, full=full)
+    found[f"sinkless_{last}"] = windowed(sparse.keys, sinks=0)
+    found[f"headed_{last}"] = _sharded(
+        config, last, shards=module.head_shape()[0], full=full, dense_heads=1
+    )
     dense = [(layer + 1) % options.dense_every == 0 for layer in range(module.depth)]
     share = float(np.mean(dense))
     found[f"hybrid_{last}"] = Variant(
@@ -71,7 +79,9 @@ def variants(config: Any) -> dict[str, Variant]:
     return found
 
 
-def pattern_of(config: Any, stride: int, *, shards: int, offset: int = 0) -> np.ndarray:
+def pattern_of(
+    config: Any, stride: int, *, shards: int, offset: int = 0, dense_heads: int = 0
+) -> np.ndarray:
     """The pattern of a window of the small model.
 
     One shard in all heads has the middle residue, of as many keys as all residues on average.
@@ -80,11 +90,13 @@ def pattern_of(config: Any, stride: int, *, shards: int, offset: int = 0) -> np.
     return shard_pattern(
         config.text.length // options.block, heads=config.model.heads, shards=shards,
         local=options.local, stride=stride, offset=offset if shards > 1 else stride // 2,
+        dense_heads=dense_heads,
     )  # fmt: skip
 
 
-def _sharded(config: Any, stride: int, *, shards: int, full: int) -> Variant:
-    block, pattern = config.pattern.block, pattern_of(config, stride, shards=shards)
+def _sharded(config: Any, stride: int, *, shards: int, full: int, dense_heads: int = 0) -> Variant:
+    block = config.pattern.block
+    pattern = pattern_of(config, stride, shards=shards, dense_heads=dense_heads)
     cache = sharded_cache(language_model(config, attend), 1, pattern, block=block)
     masked = functools.partial(attend, bias=pattern_bias(pattern, block))
     return Variant(masked, mean_keys(pattern, block), cache.bytes / full)
@@ -99,7 +111,8 @@ def late_options(config: Any, name: str, choice: int) -> dict[str, Any]:
 
     Args:
       config: The run's config.
-      name: "s2", of which every head has its own shard, "homogeneous" or "window".
+      name: "s2", of which every head has its own shard, "homogeneous", of which all have the middle
+        residue, or "window".
       choice: What is chosen on validation: a stride, or the window's sinks.
     """
     options = config.late
@@ -107,13 +120,14 @@ def late_options(config: Any, name: str, choice: int) -> dict[str, Any]:
     if name == "window":
         return {"width": window_width(options.seen, n, sinks=choice), "sinks": choice}
     shards = options.heads if name == "s2" else 1
-    how = {"heads": options.heads, "shards": shards, "stride": choice}
+    offset = 0 if name == "s2" else choice // 2
+    how = {"heads": options.heads, "shards": shards, "stride": choice, "offset": offset}
     keys = [
         mean_keys(shard_pattern(-(-n // block), local=local, **how), block)
         for local in range(1, n // block + 1)
     ]
     local = 1 + int(np.argmin(np.abs(np.array(keys) - options.seen)))
-    return {"block": block, "local": local, "stride": choice, "shards": shards,
+    return {"block": block, "local": local, "stride": choice, "shards": shards, "offset": offset,
             "covering": name == "s2"}  # fmt: skip
 
 
@@ -133,7 +147,7 @@ def costs(config: Any) -> dict[str, float]:
         n // block, heads=options.heads, shards=options.kv_heads, local=options.local,
         stride=options.stride,
     )  # fmt: skip
-    share = float(pattern.sum() / np.tril(np.ones_like(pattern)).sum())
+    share = work(pattern)
     module = Llama(
         vocabulary=2, width=options.heads * options.width, depth=1, heads=options.heads,
         kv_heads=options.kv_heads, mlp=1, dtype=jnp.bfloat16,

@@ -2,9 +2,10 @@
 
 Li, The Nature of Mathematical Modeling and Probabilistic Optimization Engineering in Generative AI,
 arXiv:2410.18441, the table of staircase adaptive quantisation. SmolLM2 reads long speeches some
-tokens at a time through caches of one quantiser: the staircase; KIVI's uniform one, whose residual
-is as long as equal bytes allow; the same with the staircase's short residual; four and eight bits
-for everything old. The paper reports no experiment that we know of: sizes and margins are ours.
+tokens at a time through caches of one quantiser: the staircase; a uniform one as KIVI's, whose
+residual is as long as equal bytes allow; the same with the staircase's short residual; four and
+eight bits for everything old. The paper reports no experiment that we know of: sizes and margins
+are ours.
 """
 
 from collections.abc import Mapping
@@ -29,13 +30,14 @@ from rml.ops import t_interval
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2410.18441, staircase adaptive quantisation; data, sizes and margin are ours"
+BYTES = f"{SOURCE}; changed after the first measurement: bytes are of a text's last half, as nats"
 CLAIMS = (
     Claim("A text loses less by the staircase than by a uniform cache of equal bytes",
-          "gain_over_uniform", ">=", 0.0, SOURCE, stated="2026-11-26", null="gain_of_short"),
+          "gain_over_uniform", ">=", 0.0, BYTES, stated="2026-11-27", null="gain_of_short"),
     Claim("Both caches take equal bytes, to 1%",
-          "bytes_apart", "<=", 0.01, SOURCE, stated="2026-11-26", null="bytes_apart_four"),
+          "bytes_apart", "<=", 0.01, BYTES, stated="2026-11-27", null="bytes_apart_four"),
     Claim("The staircase takes at most 35% of the bytes of 16 bits",
-          "bytes_share", "<=", 0.35, SOURCE, stated="2026-11-26", null="bytes_share_four"),
+          "bytes_share", "<=", 0.35, BYTES, stated="2026-11-27", null="bytes_share_four"),
     Claim("Going down the steps adds at most 2% to the squared error of quantising once",
           "error_of_steps", "<=", 1.02, f"{SOURCE}; levels of 8, 4 and 2 bits are nested",
           stated="2026-11-26", null="error_of_steps_apart"),

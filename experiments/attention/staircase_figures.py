@@ -15,8 +15,8 @@ CAPTIONS = {
     "tokens), half a residual held.",
     "nats.png": "Nats a token lost against position in the text, by cache; bands: 95% interval "
     "over texts.",
-    "bytes.png": "Bytes of a text's keys and values, mean over the calls of reading it, over those "
-    "of 16 bits.",
+    "bytes.png": "Bytes of a text's keys and values, mean over the calls that read its last half, "
+    "over those of 16 bits.",
 }
 TITLES = {
     "staircase": "staircase", "uniform": "uniform, equal bytes", "short": "uniform, short residual",

@@ -35,12 +35,12 @@ def variants(config: Any, module: Any) -> dict[str, Staircase]:
 
 
 def mean_bytes(config: Any, module: Any, staircase: Staircase) -> float:
-    """Bytes of one text's keys and values in all layers, on average over the calls of reading it.
+    """Bytes of one text's keys and values in all layers, on average over calls that read it.
 
-    Counted is what a call finds; the calls before anything is quantised are among them.
+    Counted is what a call finds, of those that read the last half, whose nats are compared.
     """
     heads, width = module.head_shape()
-    lengths = range(0, config.length, config.call)
+    lengths = range(config.length // 2, config.length, config.call)
     held = np.mean([bytes_held(staircase, length, width=width) for length in lengths])
     return float(module.depth * heads * held)
 

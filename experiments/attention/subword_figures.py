@@ -17,8 +17,8 @@ CAPTIONS = {
 }
 TITLES = {
     "frequency": "frequency (BPE)", "likelihood": "likelihood", "substrings": "common substrings",
-    "wordpiece": "WordPiece, tokenizers", "unigram": "Unigram, tokenizers",
-    "characters": "characters",
+    "bpe": "BPE, tokenizers", "wordpiece": "WordPiece, tokenizers",
+    "unigram": "Unigram, tokenizers", "characters": "characters",
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def vocabularies(
     ranked = [piece for piece, _ in common.most_common(max(sizes))]
     for size in sizes:
         found.setdefault("substrings", {})[size] = characters + ranked[: size - len(characters)]
-    for name in ("wordpiece", "unigram"):
+    for name in ("bpe", "wordpiece", "unigram"):
         found[name] = {size: trained(name, texts, characters, size) for size in sizes}
     found["characters"] = dict.fromkeys(sizes, characters)
     return found
@@ -41,6 +41,7 @@ def trained(name: str, texts: Sequence[str], characters: list[str], size: int) -
     """Pieces of a trainer of `tokenizers`, those that continue a word without their mark."""
     tokenizers = import_tokenizers()
     kinds: dict[str, Any] = {
+        "bpe": (tokenizers.models.BPE(), tokenizers.trainers.BpeTrainer),
         "wordpiece": (tokenizers.models.WordPiece(), tokenizers.trainers.WordPieceTrainer),
         "unigram": (tokenizers.models.Unigram(), tokenizers.trainers.UnigramTrainer),
     }
@@ -48,7 +49,8 @@ def trained(name: str, texts: Sequence[str], characters: list[str], size: int) -
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = tokenizers.normalizers.Lowercase()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    own = trainer(vocab_size=size, show_progress=False, special_tokens=["[UNK]"])
+    # Beyond the pieces there is the token of what is unknown.
+    own = trainer(vocab_size=size + 1, show_progress=False, special_tokens=["[UNK]"])
     tokenizer.train_from_iterator(texts, own)
     table = tokenizer.get_vocab()
     pieces = [piece.removeprefix("##") for piece in sorted(table, key=table.get)]
@@ -60,8 +62,8 @@ def toys(options: Any, counts: Mapping[str, int], *, seed: int) -> dict[str, np.
     """By search the nats that it is below the optimum, over those of the optimum, of every toy.
 
     Args:
-      options: Number of toys, words of each, their longest, pieces beyond the characters,
-        candidates for these, and seconds of each exact program.
+      options: Number of toys, words of each, their longest, pieces beyond the characters, and
+        seconds of each exact program, whose candidates are all substrings of the words.
       counts: A corpus from which words are drawn.
       seed: Seed of the draws.
     """
@@ -71,7 +73,7 @@ def toys(options: Any, counts: Mapping[str, int], *, seed: int) -> dict[str, np.
     for _ in range(options.number):
         toy = {str(w): int(rng.integers(1, 4)) for w in rng.choice(words, options.words, False)}
         letters = {c for word in toy for c in word}
-        pieces = candidates(toy, longest=4, least=2)[: options.candidates]
+        pieces = candidates(toy, longest=options.longest, least=1)
         size = len(letters) + options.pieces
         best = exact(toy, size, pieces, seconds=options.seconds).nats
         chosen = {

@@ -29,7 +29,7 @@
   where one must not be wrong by chance.
 * `StaircaseCache`, made by `staircase_cache` of a `Staircase`: the table of staircase adaptive
   quantisation of the same paper. Take it to keep long texts in few bits; with two steps it is
-  KIVI's uniform cache.
+  uniform, as KIVI's is.
 * `sample_positions`, `interpolated_positions`, `pose_positions`: Liu et al., E²-LLM: Efficient
   and Extreme Length Extension of Large Language Models, arXiv:2401.06951. Take it to make a model
   with rotary positions read longer texts than it can be trained on.
@@ -37,7 +37,8 @@
   LLM Training and Serving with Heterogeneous Context Sharding among Attention Heads,
   arXiv:2407.17678. Take it for models that are trained with it and whose cache must be small;
   `rml.models.sharded_cache` keeps only what each head of keys may still read, and `hybrid_cache`
-  does so in some layers.
+  does so in some layers. Of any pattern of blocks `work` says which share it visits, `keeps_left`
+  whether such a cache can follow it.
 * `BlockMemory`, made by `block_memory`, with `probe_query`, `activation_bias`, `retrieve` and
   `layer_budgets`: Xiao et al., Activation-aware Probe-Query: Effective Key-Value Retrieval for
   Long-Context LLMs Inference, arXiv:2502.13542. Take it to read long texts with a trained model as
@@ -125,6 +126,7 @@ from rml.attention.s2_attention import (
     pattern_bias,
     s2_attention,
     shard_pattern,
+    work,
 )
 from rml.attention.sort_lsh import buckets, gray_rank, hyperplanes, sorted_order
 from rml.attention.staircase_cache import (
@@ -136,6 +138,7 @@ from rml.attention.staircase_cache import (
 )
 from rml.attention.targets import build_targets, draw_inputs
 from rml.models.hyperzzw import hyperzzw_gate, hyperzzw_global, hyperzzw_local
+from rml.models.sharded_cache import keeps_left
 
 __all__ = [
     "METHODS",
@@ -191,6 +194,7 @@ __all__ = [
     "hyperzzw_local",
     "interpolated_positions",
     "keep_probabilities",
+    "keeps_left",
     "kernel",
     "kernel_learning_curve",
     "layer_budgets",
@@ -222,4 +226,5 @@ __all__ = [
     "streamed_gram",
     "streamed_weights",
     "update_moments",
+    "work",
 ]

@@ -19,8 +19,8 @@ from rml.ops.block_sparse import block_sparse_attention
 
 KINDS = ("harmonic", "geometric", "uniform")
 """How keeping falls with distance Δ: as 1 / (1 + Δ), as γ^Δ, not at all beyond a block's own."""
-LEAST = 1e-30
-"""Probability below which a block has the weight of this one."""
+STEP = 2.0**-23
+"""Distance of the numbers that `jax.random.uniform` draws in float32."""
 
 
 class Law(NamedTuple):
@@ -45,8 +45,9 @@ def keep_probabilities(
 ) -> Float[np.ndarray, " n"]:
     """Probability p(Δ) that a block of keys at each distance is kept.
 
-    p(0) = 1, and p(Δ) = min(1, c f(Δ)) with f of the kind; c is such that the sum of p over all
-    distances is the budget.
+    p(0) = 1, and p(Δ) = min(1, c f(Δ)) with f of the kind, rounded up to a multiple of 2^-23, so
+    that float32 draws have that very chance; c is such that the sum of p over all distances is the
+    budget, up to the rounding.
 
     Args:
       blocks: Number n of blocks of a text; distances are 0 to n - 1.
@@ -74,7 +75,9 @@ def keep_probabilities(
     }[law.kind]  # fmt: skip
 
     def kept(log_c: float) -> Float[np.ndarray, " n"]:
-        return np.where(distance == 0, 1.0, np.exp(np.minimum(0.0, log_c + log_shape)))
+        chance = np.exp(np.minimum(0.0, log_c + log_shape))
+        # What is too small for a float64 is rounded up as well.
+        return np.where(distance == 0, 1.0, np.maximum(1, np.ceil(chance / STEP)) * STEP)
 
     if law.budget >= weights.sum():
         return np.ones(blocks)
@@ -123,7 +126,7 @@ def draw_pattern(
 
     Args:
       rng: Random key.
-      keep: Probability at each distance, of `keep_probabilities`.
+      keep: Probability at each distance, of `keep_probabilities`: multiples of `STEP`.
       heads: Number of heads.
       causal: Whether a block sees no later one.
     """
@@ -144,11 +147,11 @@ def reweighting(keep: Float[np.ndarray, " n"], block: int) -> OfPlaces:
     """What is added to logits so that sums over kept blocks are unbiased: -log p of the distance.
 
     Args:
-      keep: Probability at each distance.
+      keep: Probability at each distance, of `keep_probabilities`.
       block: Queries and keys of a block.
     """
     # A constant: an array of the program could not enter the derivative of attention in blocks.
-    logs = -np.log(np.maximum(keep, LEAST)).astype(np.float32)
+    logs = -np.log(keep).astype(np.float32)
 
     def bias(queries: Int[Array, " t"], keys: Int[Array, " s"]) -> Float[Array, "1 t s"]:
         distance = jnp.abs(queries[:, None] // block - keys // block)
@@ -187,11 +190,11 @@ def block_law_part(
       is that of exact attention.
 
     Raises:
-      UserError: The law is not as described.
+      UserError: The law is not as described, or the block is below 1.
       ValueError: There is a window or a start.
     """
     visible.require_whole("block_law")
-    keep = keep_probabilities(-(-query.shape[2] // block), law, weights)
+    keep = keep_probabilities(_blocks(query.shape[2], block), law, weights)
     pattern = draw_pattern(rng, keep, heads=query.shape[1], causal=visible.causal)
     bias = reweighting(keep, block) if law.reweight else None
     return block_sparse_attention(
@@ -210,8 +213,20 @@ def block_law_attention(
     block: int = 64,
     law: Law = Law(),  # noqa: B008
 ) -> Float[Array, "b h t v"]:
-    """The output of `block_law_part`; the law's budget is the mean over blocks of queries."""
-    weights = causal_weights(-(-query.shape[2] // block)) if visible.causal else None
+    """The output of `block_law_part`; the law's budget is the mean over blocks of queries.
+
+    Where attention is not causal, blocks on both sides count.
+    """
+    weights = causal_weights(_blocks(query.shape[2], block))
+    if not visible.causal:
+        weights[1:] *= 2
     return block_law_part(
         query, key, value, visible, rng=rng, scale=scale, block=block, law=law, weights=weights
     ).out
+
+
+def _blocks(tokens: int, block: int) -> int:
+    """Number of blocks of a text; raises `UserError` where a block holds nothing."""
+    if block < 1:
+        raise UserError(f"block is {block}, expected at least 1")
+    return -(-tokens // block)

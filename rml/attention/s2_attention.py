@@ -88,6 +88,11 @@ def shard_pattern(
     return seen & (ahead >= 0) if causal else seen
 
 
+def work(pattern: Pattern) -> float:
+    """Share of the pairs of blocks of causal attention that a causal pattern visits, over heads."""
+    return float(pattern.sum() / np.tril(np.ones_like(pattern)).sum())
+
+
 def coverage(pattern: Pattern, *, causal: bool = True) -> float:
     """Share of the pairs of blocks, of those up to the diagonal if causal, that some head sees."""
     seen = np.asarray(pattern.any(axis=0))
@@ -161,6 +166,8 @@ def s2_attention(
     del rng
     visible.require_whole("s2_attention")
     heads, t = query.shape[1:3]
+    if block < 1:
+        raise UserError(f"block is {block}, expected at least 1")
     pattern = shard_pattern(
         -(-t // block), heads=heads, shards=key.shape[1] if shards is None else shards,
         local=local, stride=stride, right=right, offset=offset, dense_heads=dense_heads,
@@ -180,9 +187,19 @@ def pattern_bias(pattern: Pattern, block: int) -> OfPlaces:
     Args:
       pattern: Blocks of keys that each head sees.
       block: Queries and keys of one block.
+
+    Raises:
+      ValueError: Where it is asked for more queries or keys than the pattern has places for.
     """
+    places = tuple(size * block for size in pattern.shape[1:])
 
     def bias(queries: Int[Array, " t"], keys: Int[Array, " s"]) -> Float[Array, "h t s"]:
+        asked = len(queries), len(keys)
+        if asked[0] > places[0] or asked[1] > places[1]:
+            raise ValueError(
+                f"{asked[0]} queries and {asked[1]} keys by a pattern of shape {pattern.shape} of "
+                f"blocks of {block}, expected at most {places[0]} and {places[1]}"
+            )
         seen = jnp.asarray(pattern)[:, queries // block][:, :, keys // block]
         return jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min)
 

@@ -7,10 +7,11 @@ goes down one step: from B_2 to B_3 and so on to B_q, at which all that is older
 that the table leaves open are our reading: that the newest chunk has B_2 bits, and that the chunk
 that leaves the last step joins the old ones at B_q.
 
-With two steps this is the uniform cache of KIVI (Liu et al., KIVI: A Tuning-Free Asymmetric 2bit
-Quantization for KV Cache, arXiv:2402.02750): a residual, and everything older in a few bits. The
-group quantiser is KIVI's: keys in groups of tokens of one channel, values in groups of channels of
-one token.
+With two steps there is a residual, and everything older has a few bits, as in KIVI's uniform cache
+(Liu et al., KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache, arXiv:2402.02750), whose
+values leave the residual one token at a time, while its keys leave it in chunks too. The group
+quantiser is KIVI's: keys in groups of tokens of one channel, values in groups of channels of one
+token.
 """
 
 from collections.abc import Callable

@@ -86,7 +86,7 @@ class _Merging:
         self.where: list[set[int]] = []
         self.size = 0
         self.joined: dict[str, list[int]] = {}
-        self._arrays = np.zeros((4, 1024), np.int64)
+        self._arrays = np.zeros((5, 1024), np.int64)
         for i, word in enumerate(self.words):
             np.add.at(self.each, word, self.times[i])
             self._count(i, 1)
@@ -103,9 +103,14 @@ class _Merging:
     def right(self) -> np.ndarray:
         return self._arrays[2, : self.size]
 
+    @property
+    def merges(self) -> np.ndarray:
+        """How often each pair is merged: of "aaa" once, though it stands there twice."""
+        return self._arrays[4, : self.size]
+
     def gains(self) -> Float[np.ndarray, " n"]:
         """What merging each pair adds to Σ c log c - C log C, C the number of all pieces."""
-        n, left, right = self.counts, self.left, self.right
+        n, left, right = self.merges, self.left, self.right
         total, same = self.each.sum(), left == right
         made = self._arrays[3, : self.size]
         there = np.where(made >= 0, self.each[made], 0)
@@ -143,8 +148,10 @@ class _Merging:
 
     def _count(self, i: int, sign: int) -> None:
         """Adds the pairs of word i, or takes them away; of "aaa" the trainer counts two."""
-        word = self.words[i]
-        for pair in itertools.pairwise(word):
+        word, apart = self.words[i], False
+        for at, pair in enumerate(itertools.pairwise(word)):
+            # A pair of equal pieces is not merged where the one before it takes its first.
+            apart = pair[0] != pair[1] or not (at and apart and word[at - 1] == pair[0])
             slot = self.slot.get(pair)
             if slot is None:
                 slot = self.slot[pair] = self.size
@@ -153,9 +160,10 @@ class _Merging:
                     self._arrays = np.concatenate([self._arrays, 0 * self._arrays], axis=1)
                 piece = self.pieces[pair[0]] + self.pieces[pair[1]]
                 self.joined.setdefault(piece, []).append(slot)
-                self._arrays[1:, slot] = *pair, self.number.get(piece, -1)
+                self._arrays[1:4, slot] = *pair, self.number.get(piece, -1)
                 self.size += 1
             self._arrays[0, slot] += sign * self.times[i]
+            self._arrays[4, slot] += sign * self.times[i] * apart
             if sign > 0:
                 self.where[slot].add(i)
             else:

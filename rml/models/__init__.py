@@ -59,7 +59,7 @@ from rml.models.modernbert import ModernBert
 from rml.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
 from rml.models.router import LearnedRouter, Router, learn_router, route
 from rml.models.self_attention import HeadEdits
-from rml.models.sharded_cache import ShardedCache, sharded_cache
+from rml.models.sharded_cache import ShardedCache, keeps_left, sharded_cache
 from rml.models.terminator import Terminator, slow_neural_loss, weight_norms
 from rml.models.text_encoder import TextEncoder
 from rml.models.transformer import States, projections
@@ -123,6 +123,7 @@ __all__ = [
     "generate_together",
     "hybrid_cache",
     "init_lora",
+    "keeps_left",
     "learn_router",
     "live_rows",
     "map_depth",

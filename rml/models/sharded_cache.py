@@ -34,6 +34,21 @@ class Shards(NamedTuple):
     first: Int[np.ndarray, " g"]
 
 
+def keeps_left(pattern: Bool[np.ndarray, "h n n"]) -> bool:
+    """Whether blocks that a head has left stay unseen, so that its cache can drop them.
+
+    Args:
+      pattern: Blocks of keys that each head sees, of queries or of keys; what heads of queries keep
+        to, those do that they share.
+    """
+    return not _come_back(pattern).any()
+
+
+def _come_back(pattern: Bool[np.ndarray, "h n n"]) -> Bool[np.ndarray, "h m n"]:
+    """By head, block of queries but the first, and earlier block of keys: seen after not seen."""
+    return np.tril(pattern[:, 1:] & ~pattern[:, :-1])
+
+
 def shards_of(pattern: Bool[np.ndarray, "h n n"], kv_heads: int) -> Shards:
     """Plans a cache: a block takes the first place whose block no query will see any more.
 
@@ -54,9 +69,8 @@ def shards_of(pattern: Bool[np.ndarray, "h n n"], kv_heads: int) -> Shards:
     kept = np.asarray(pattern.reshape(kv_heads, -1, n, n).any(axis=1))
     if np.triu(kept, 1).any() or not kept[:, range(n), range(n)].all():
         raise UserError("the pattern shows later blocks or hides a block's own, expected neither")
-    back = np.argwhere(np.tril(kept[:, 1:] & ~kept[:, :-1]))
-    if len(back):
-        head, row, block = back[0]
+    if not keeps_left(kept):
+        head, row, block = np.argwhere(_come_back(kept))[0]
         raise UserError(
             f"head {head} of keys comes back to block {block} at block {row + 1} of queries; "
             "expected a pattern that never does, as absolute strides do not"

@@ -189,11 +189,13 @@ def context_nats(
     contexts: Int[Array, " b"],
     *,
     power: Any,
+    subsample: Any,
 ) -> Float[Array, " b"]:
-    """Computes -log p(context | center) in nats, with the noise law put back.
+    """Computes -log p(context | center) in nats, with the laws of noise and subsampling put back.
 
-    Negative samples make u_o · v_c estimate log p(o | c) - log p_noise(o) - log k. Thus p(o | c) is
-    a softmax over o of u_o · v_c + log p_noise(o), whatever the number k: settings compare.
+    Pairs are kept with the chance κ(c) κ(o) of `kept_chance`. Negative samples make u_o · v_c
+    estimate log κ(o) p(o | c) - log p_noise(o) up to a number of c and of how many they are. Thus
+    p(o | c) is a softmax over o of u_o · v_c + log p_noise(o) - log κ(o): settings compare.
 
     Args:
       vectors: The vectors.
@@ -201,12 +203,14 @@ def context_nats(
       centers: Center words.
       contexts: Their neighbours.
       power: Power of counts of the noise in training.
+      subsample: t of training, see `Options`.
 
     Source: the estimate, Levy and Goldberg, Neural Word Embedding as Implicit Matrix Factorization,
     2014, equation 7; its use as a score is ours.
     """
     noise = power * jnp.log(jnp.maximum(counts, 1e-9))
-    logits = vectors.centers[centers] @ vectors.contexts.T + noise
+    kept = jnp.log(kept_chance(counts, subsample))
+    logits = vectors.centers[centers] @ vectors.contexts.T + noise - kept
     return optax.softmax_cross_entropy_with_integer_labels(logits, contexts)
 
 
@@ -230,6 +234,7 @@ def settings_nats(
 
     def of_one(own: Options) -> Array:
         vectors = train_word2vec(key, *text, own, sizes=sizes)
-        return context_nats(vectors, text[1], *pairs, power=own.power).mean()
+        laws = {"power": own.power, "subsample": own.subsample}
+        return context_nats(vectors, text[1], *pairs, **laws).mean()
 
     return jax.vmap(of_one)(options)

@@ -28,6 +28,8 @@ Space = Mapping[str, Sequence[Any]]
 """Values of every hyper-parameter."""
 Laws = Mapping[str, Sequence[float]]
 """Probabilities of these values, in their order."""
+STATED = "of"
+"""Key of a search's file under which its space, seed and numbers stand."""
 
 
 class Search(NamedTuple):
@@ -93,14 +95,15 @@ def cross_entropy_search(
       space: By hyper-parameter its values, JSON's where there is a path.
       search: How it draws and moves.
       seed: Seed of the draws.
-      path: File that every round is written to, and from which a stopped search continues.
+      path: File that every round is written to, and from which a stopped search continues, or one
+        that has ended with more rounds.
 
     Returns:
       The laws and all settings with their scores.
 
     Raises:
       UserError: A hyper-parameter has no value, a number of the search is out of its range, the
-        file is of another space, or the objective gives another number of scores.
+        file is of another space, seed or search, or the objective gives another number of scores.
 
     Example:
       >>> found = cross_entropy_search(
@@ -109,7 +112,8 @@ def cross_entropy_search(
       {'x': 3}
     """
     check(space, search)
-    found = first(space) if path is None or not path.is_file() else read(path, space)
+    stated = _stated(space, seed, search)
+    found = first(space) if path is None or not path.is_file() else read(path, stated)
     while found.rounds < search.rounds and not _settled(found, search):
         settings = draw_settings(found.laws, space, search.draws, seed=(seed, found.rounds))
         scores = [float(score) for score in objective(settings)]
@@ -123,7 +127,7 @@ def cross_entropy_search(
         )
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(found._asdict()))
+            write_text(path, json.dumps(found._asdict() | {STATED: stated}))
     return found
 
 
@@ -143,17 +147,34 @@ def first(space: Space) -> Found:
     return Found({name: [1 / len(own)] * len(own) for name, own in space.items()}, [], [], 0)
 
 
-def read(path: Path, space: Space) -> Found:
+def read(path: Path, stated: Mapping[str, Any]) -> Found:
     """Reads a search from its file.
 
+    Args:
+      path: The file.
+      stated: The space, seed and numbers of the search that is to go on, as the file has them.
+
     Raises:
-      UserError: The file is of another space.
+      UserError: The file is of another space, seed or search, or does not say of which.
     """
-    found = Found(**json.loads(path.read_text()))
-    sizes = {name: len(law) for name, law in found.laws.items()}
-    if sizes != {name: len(values) for name, values in space.items()}:
-        raise UserError(f"{path} is of a search over {sizes} values, expected {sorted(space)}")
-    return found
+    kept = json.loads(path.read_text())
+    if STATED not in kept:
+        raise UserError(
+            f"{path} does not say of which space, seed and search it is, as older files do not; "
+            "delete it to begin anew"
+        )
+    own = kept.pop(STATED)
+    for name, value in stated.items():
+        if json.dumps(own[name]) != json.dumps(value):
+            raise UserError(f"{path} is of another {name}, {own[name]}, expected {value}")
+    return Found(**kept)
+
+
+def _stated(space: Space, seed: int, search: Search) -> dict[str, Any]:
+    """What draws depend on, of the space the order too; not where a search ends: it may go on."""
+    values = [[name, list(own)] for name, own in space.items()]
+    moves = {"draws": search.draws, "elite": search.elite, "step": search.step}
+    return {"space": values, "seed": seed, "search": moves}
 
 
 def draw_settings(laws: Laws, space: Space, number: int, *, seed: Any) -> list[Setting]:

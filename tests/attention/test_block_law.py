@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rml.attention import block_law
 from rml.attention.block_law import (
     Law,
     block_law_part,
@@ -30,11 +31,13 @@ def test_laws_fall_as_stated_and_keep_their_budget(budget):
     ):  # fmt: skip
         keep = keep_probabilities(n, Law(kind, budget, 0.7))
         assert keep[0] == 1
-        assert keep.sum() == pytest.approx(budget)
-        partial_ = (keep < 1) & (distance > 0)
-        c = keep[partial_] / shape[partial_]
-        np.testing.assert_allclose(c, c[0])
-        assert np.minimum(1, c[0] * shape[1:]) == pytest.approx(keep[1:])
+        # Every chance is rounded up to a number that is drawn.
+        step = 2.0**-23
+        assert not (keep / step % 1).any()
+        assert 0 <= keep.sum() - budget <= n * step
+        first = 1 + np.argmax(keep[1:] < 1)
+        c = keep[first] / shape[first]
+        np.testing.assert_allclose(np.minimum(1, c * shape[1:]), keep[1:], atol=1.5 * step)
     triangle = keep_probabilities(n, Law("harmonic", 3.0), (n - distance) / n)
     assert (triangle * (n - distance)).sum() == pytest.approx(3.0 * n)
     np.testing.assert_array_equal(keep_probabilities(4, Law(budget=4.0)), np.ones(4))
@@ -63,6 +66,40 @@ def test_draws_have_the_laws_chances_and_no_future():
     assert abs(np.corrcoef(drawn[:, 3, 2], drawn[:, 2, 1])[0, 1]) < 0.06
     both = np.asarray(draw_pattern(jax.random.key(0), keep, heads=2000, causal=False))
     assert both[:, 1, 3].mean() == pytest.approx(0.3, abs=0.045)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_small_chances_are_drawn_as_often_as_their_weight_says(causal, monkeypatch):
+    """Each of the least numbers that can be drawn is drawn once, by a head of its own."""
+    keep, step = keep_probabilities(9, Law("geometric", 1.00001, 0.1)), 2.0**-23
+    assert (keep[5:] < 40 * step).all()
+    assert keep[-1] == step
+    numbers = jax.random.uniform(jax.random.key(0), (1000,)) / step
+    assert not (numbers % 1).any()
+    monkeypatch.setattr(
+        block_law.jax.random, "uniform",
+        lambda key, shape: jnp.broadcast_to(step * jnp.arange(shape[0])[:, None, None], shape),
+    )  # fmt: skip
+    drawn = np.asarray(draw_pattern(jax.random.key(0), keep, heads=64, causal=causal))
+    bias = block_law.reweighting(keep, 1)(jnp.arange(9), jnp.arange(9))
+    sums = (drawn * np.exp(bias)).sum(axis=0) * step
+    far = np.abs(np.arange(9)[:, None] - np.arange(9)) >= 5
+    far = np.tril(far) if causal else far
+    np.testing.assert_allclose(sums[far], 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_budget_is_the_mean_over_blocks_of_queries(causal):
+    """Of values that name their block, those with a weight were kept."""
+    heads, n, block = 300, 6, 2
+    value = np.repeat(np.eye(n, dtype=np.float32), block, axis=0)[None, None]
+    zeros = jnp.zeros((1, heads, n * block, 3)), jnp.zeros((1, 1, n * block, 3))
+    out = block_law.block_law_attention(
+        *zeros, jnp.asarray(value), Visible(causal=causal), rng=jax.random.key(1), block=block,
+        law=Law("harmonic", 2.5),
+    )  # fmt: skip
+    kept = np.asarray(out[0, :, ::block] > 0).sum(axis=-1)
+    assert kept.mean() == pytest.approx(2.5, abs=0.06)
 
 
 def test_it_attends_exactly_to_what_is_kept_and_reweights_by_the_chance():
@@ -95,17 +132,22 @@ def test_reweighted_sums_are_unbiased():
 
     @partial(jax.jit, static_argnames="law")
     def sums(rng, law):
-        return jnp.exp(block_law_part(query, key, value, visible, rng=rng, block=4, law=law).lse)
+        """Denominators and numerators of the softmax of the last block's queries."""
+        out, lse = block_law_part(query, key, value, visible, rng=rng, block=4, law=law)
+        total = jnp.exp(lse)[0, :, 20:]
+        return total, total[..., None] * out[0, :, 20:]
 
     rngs = jax.random.split(jax.random.key(5), 40)
-    exact = np.asarray(sums(rngs[0], whole))
-    means = {}
+    exact, upper = (np.asarray(x) for x in sums(rngs[0], whole))
+    shares = {}
     for reweight in (True, False):
         law = Law("harmonic", 3.0, reweight=reweight)
-        means[reweight] = np.mean([sums(rng, law) for rng in rngs], axis=0)
-    last = np.s_[0, :, 20:]
-    assert (means[True] / exact)[last].mean() == pytest.approx(1.0, abs=0.03)
-    assert (means[False] / exact)[last].mean() < 0.8
+        total, above = (
+            np.mean(x, axis=0) for x in zip(*(sums(rng, law) for rng in rngs), strict=True)
+        )
+        shares[reweight] = (total / exact).mean(), (above * upper).sum() / (upper**2).sum()
+    assert shares[True] == pytest.approx((1.0, 1.0), abs=0.03)
+    assert max(shares[False]) < 0.8
 
 
 @pytest.mark.parametrize(
@@ -119,3 +161,10 @@ def test_reweighted_sums_are_unbiased():
 def test_wrong_laws_are_named(law, message):
     with pytest.raises(UserError, match=message):
         keep_probabilities(8, law)
+
+
+@pytest.mark.parametrize("attend", [block_law_part, block_law.block_law_attention])
+def test_an_empty_block_is_named(attend):
+    arrays = [jnp.zeros((1, 1, 4, 2))] * 3
+    with pytest.raises(UserError, match="block is 0, expected at least 1"):
+        attend(*arrays, rng=jax.random.key(0), block=0)

@@ -8,15 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.attention import check_coverage, coverage, pattern_bias, s2_attention, shard_pattern
+from rml.attention import (
+    check_coverage,
+    coverage,
+    keeps_left,
+    pattern_bias,
+    s2_attention,
+    shard_pattern,
+    work,
+)
 from rml.errors import UserError
 from rml.evaluation.costs import program_flops
 from rml.models import Llama, generate, hybrid_cache, sharded_cache
 from rml.models.attention import attend
 from rml.models.sharded_cache import shards_of
 from rml.ops.attention_blocks import Blocks
-from rml.ops.attention_parts import Visible
-from rml.ops.block_sparse import block_visits
+from rml.ops.attention_parts import Visible, merge_parts
+from rml.ops.block_sparse import block_sparse_attention, block_visits
 
 AUTHORS = {
     True: "10000000 11000000 11100000 10110000 10011000 10011100 10010110 10010011",
@@ -75,6 +83,50 @@ def test_each_head_has_its_residue_and_all_cover_only_with_enough_shards():
     assert dense[6:].sum() == 2 * 16 * 17 / 2
     assert not dense[5, 15, :14].all()
     assert coverage(shard_pattern(16, shards=1, **options)) < 0.6
+    # Four shards of eight heads move by the stride over the heads, not over the shards.
+    few = shard_pattern(24, heads=8, shards=4, local=1, stride=8)
+    for head in range(8):
+        wanted = {k for k in range(23) if (k + head // 2) % 8 == 0}
+        assert set(np.flatnonzero(few[head, 23, :23])) == wanted
+
+
+@pytest.mark.parametrize(("blocks", "share", "kept"), [(128, 0.329, 0.234), (512, 0.179, 0.152)])
+def test_shares_of_work_and_cache_are_those_of_phi_3(blocks, share, kept):
+    pattern = shard_pattern(blocks, heads=8, shards=8, local=16, stride=8)
+    assert work(pattern) == pytest.approx(share, abs=5e-4)
+    # The window and every eighth block before it.
+    most = 16 + -(-(blocks - 16) // 8)
+    assert pattern.sum(axis=2).max() == most
+    assert most / blocks == pytest.approx(kept, abs=5e-4)
+    assert keeps_left(pattern)
+
+
+@pytest.mark.parametrize("options", [{"local": 2, "stride": 1}, {"local": 9, "stride": 4}])
+def test_a_stride_of_1_or_a_long_window_sees_everything(options):
+    pattern = shard_pattern(9, heads=4, shards=2, **options)
+    np.testing.assert_array_equal(pattern, np.tril(np.ones((4, 9, 9), bool)))
+    assert work(pattern) == 1
+
+
+def test_parts_of_keys_merge_to_the_whole():
+    """The last queries of a text, of whose blocks of keys each part has some in every row."""
+    query, key, value = (jnp.asarray(draw(i, 4, np.float32)) for i in range(3))
+    query, pattern = query[:, :, 16:], shard_pattern(8, heads=4, shards=2, local=2, stride=2)[:, 4:]
+    visible = Visible(LEFT, True, start=16)
+    whole = block_sparse_attention(query, key, value, pattern, visible, block=BLOCK)
+    parts = [
+        block_sparse_attention(
+            query, key[:, :, near], value[:, :, near], pattern[..., blocks],
+            Visible(LEFT[:, near], True, start=start), block=BLOCK,
+        )
+        for near, blocks, start in (
+            (slice(16), slice(4), 16), (slice(16, None), slice(4, None), 0)
+        )
+    ]  # fmt: skip
+    merged = merge_parts(*parts)
+    for own, wanted in zip(merged, whole, strict=True):
+        np.testing.assert_allclose(own, wanted, atol=2e-6)
+    assert jnp.abs(parts[0].out - whole.out).max() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -127,6 +179,16 @@ def test_heads_that_do_not_cover_are_refused_unless_asked_for():
     with pytest.raises(UserError, match="block 2 of queries see block 1 of keys"):
         s2_attention(*arrays, Visible(causal=True), **options)
     assert s2_attention(*arrays, Visible(causal=True), covering=False, **options).shape
+    with pytest.raises(UserError, match="block is 0, expected at least 1"):
+        s2_attention(*arrays, block=0)
+
+
+def test_a_text_longer_than_the_pattern_is_refused():
+    bias = pattern_bias(np.ones((1, 2, 3), bool), BLOCK)
+    assert bias(jnp.arange(8), jnp.arange(12)).shape == (1, 8, 12)
+    for t, s in ((9, 12), (8, 13)):
+        with pytest.raises(ValueError, match=f"{t} queries and {s} keys .* at most 8 and 12"):
+            bias(jnp.arange(t), jnp.arange(s))
 
 
 def made(depth, attention):
@@ -224,6 +286,11 @@ def test_patterns_that_a_cache_cannot_follow_are_refused():
     back[:, 2, 0] = False
     with pytest.raises(UserError, match="head 0 of keys comes back to block 0 at block 3"):
         shards_of(back, 2)
+    assert not keeps_left(back[:1])
+    relative = np.tril(shard_pattern(8, heads=1, shards=1, local=2, stride=3, causal=False))
+    absolute = shard_pattern(8, heads=4, shards=2, local=2, stride=3)
+    for pattern, keeps in ((relative, False), (absolute, True), (absolute[::2], True)):
+        assert keeps_left(pattern) == keeps
     with pytest.raises(UserError, match="hides a block's own"):
         shards_of(np.tril(np.ones((2, 4, 4), bool), -1), 2)
 

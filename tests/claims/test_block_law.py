@@ -62,6 +62,7 @@ def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path):
     assert metrics["late_gain_over_window"] == pytest.approx(-0.5)
     # Of plain sums a part is missing, whatever is drawn; the weights make up for it.
     assert metrics["sums_apart_plain"] > 0.3 > metrics["sums_apart"]
+    assert metrics["sums_apart"] > 2 * metrics["sums_bias"]  # queries err on both sides
     assert metrics["gain_over_uniform"] == pytest.approx(
         np.log(metrics["error_uniform"] / metrics["error_harmonic"]), abs=1e-5
     )

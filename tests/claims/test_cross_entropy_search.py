@@ -27,7 +27,7 @@ def test_searches_of_a_known_space_measure_every_claim(measure, monkeypatch, tmp
     assert len(holds) == len(recipe.CLAIMS)
     assert metrics["regret_search"] < metrics["regret_random"]
     assert np.isfinite(list(metrics.values())).all()
-    assert metrics["settings"] == 972
+    assert (metrics["settings"], metrics["runs"], metrics["runs_grid"]) == (972, 144, 64)
     assert metrics["best_width"] == 16
     assert metrics["best_subsample"] == 0.01
     assert metrics["nats_best"] == pytest.approx(-0.01)

@@ -91,14 +91,45 @@ def test_what_is_compared_sees_equally_many_keys():
     window = found[f"window_{stride}"].attention.keywords
     seen = np.minimum(np.arange(1, 257), window["width"] + window["sinks"])
     assert seen.mean() == pytest.approx(whole.sum(axis=2).mean(), rel=0.02)
+    sinkless = found[f"sinkless_{stride}"].attention.keywords
+    assert sinkless["sinks"] == 0
+    assert np.minimum(np.arange(1, 257), sinkless["width"]).mean() == pytest.approx(
+        whole.sum(axis=2).mean(), rel=0.02
+    )
+    # One of four heads sees the whole triangle.
+    keys = found[f"headed_{stride}"].keys
+    assert keys == pytest.approx((whole[:-1].sum(axis=2).mean(axis=1).sum() + 257 / 2) / 4)
     assert found[f"hybrid_{stride}"].cache == (1 + found[f"s2_{stride}"].cache) / 2
     for name, choice in (("s2", 6), ("homogeneous", 9)):
         own = s2_patterns.late_options(config, name, choice)
         late_pattern = shard_pattern(
-            64, heads=9, shards=own["shards"], local=own["local"], stride=choice
-        )
+            64, heads=9, shards=own["shards"], local=own["local"], stride=choice,
+            offset=own["offset"],
+        )  # fmt: skip
+        # Not all heads keep the first tokens, which serve as sinks: of nine two with a stride of 6.
+        assert late_pattern[:, -1, 0].sum() == (2 if name == "s2" else 0)
         keys = s2_patterns.mean_keys(late_pattern, own["block"])
         assert keys == pytest.approx(config.late.seen, rel=0.05)
+
+
+def test_needles_are_looked_for_at_equal_keys_of_their_own_length(monkeypatch):
+    seen = {}
+
+    def searched(config, run, text, attentions):
+        seen.update(attentions)
+        return None, None
+
+    monkeypatch.setattr(s2_needles, "searched", searched)
+    monkeypatch.setattr(s2_needles, "compared", lambda *_, near, width: {"width": width})
+    config = config_file.get_config()
+    found = s2_attention.needles(config, None, None)
+    window = seen["window"].keywords
+    assert found["width"] == window["width"]
+    places = jnp.arange(128)
+    mask = np.asarray(seen["s2"].keywords["bias"](places, places)) == 0
+    keys = (mask & np.tri(128, dtype=bool)).sum(axis=2).mean()
+    near = np.minimum(np.arange(1, 129), window["width"] + window["sinks"]).mean()
+    assert near == pytest.approx(keys, rel=0.02)
 
 
 def needle_config():
@@ -178,7 +209,11 @@ def test_texts_are_cut_into_windows():
         ({"pattern": {"strides": (8,)}}, "no head of 4 lets block"),
         ({"pattern": {"dense_every": 3}}, "dense_every is 3, expected 2 to model.depth=2"),
         ({"late": {"tries": {"window": (4,)}}}, "expected equally many"),
-        ({"needles": {"length": 257}}, "needles.length is 257, expected at most text.length=256"),
+        (
+            {"needles": {"length": 100}},
+            "needles.length is 100, expected a multiple of pattern.block",
+        ),
+        ({"needles": {"length": 264}}, "needles.length is 264, expected at most text.length=256"),
         ({"needles": {"answers": 1}}, "needles.answers is 1, expected at least 2"),
     ],
 )

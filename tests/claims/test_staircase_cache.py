@@ -58,8 +58,8 @@ def test_the_uniform_cache_has_the_bytes_of_the_staircase():
     assert caches["uniform"].chunk > caches["staircase"].chunk
     assert [caches[name].bits for name in ("short", "four", "eight")] == [(16, 2), (16, 4), (16, 8)]
     assert sizes["short"] < sizes["staircase"] < sizes["four"] < sizes["eight"]
-    # 16 bits of 0, 32, ..., 2016 tokens: keys and values of 30 layers and 3 heads.
-    assert recipe.whole_bytes(config, module) == 30 * 3 * 2 * 64 * 2 * 1008
+    # 16 bits of 1024, 1056, ..., 2016 tokens: keys and values of 30 layers and 3 heads.
+    assert recipe.whole_bytes(config, module) == 30 * 3 * 2 * 64 * 2 * 1520
 
 
 def test_a_staircase_without_steps_is_refused():

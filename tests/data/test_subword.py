@@ -115,13 +115,14 @@ def test_frequency_merges_the_pairs_of_the_trainer():
     assert list(ours.pieces) == sorted(table, key=table.get)
 
 
-def test_a_merge_adds_to_the_likelihood_what_it_says():
-    found = merged(TOY, 10, score="likelihood")
-    words = {word: list(word) for word in TOY}
+@pytest.mark.parametrize("counts", [TOY, {"aaaaa": 2, "----": 3, "-a--": 1, "baaa": 2, "aa": 1}])
+def test_a_merge_adds_to_the_likelihood_what_it_says(counts):
+    found = merged(counts, 10, score="likelihood")
+    words = {word: list(word) for word in counts}
 
     def nats():
         pieces = {}
-        for word, n in TOY.items():
+        for word, n in counts.items():
             for piece in words[word]:
                 pieces[piece] = pieces.get(piece, 0) + n
         return nats_of(pieces)
@@ -144,6 +145,16 @@ def test_a_merge_adds_to_the_likelihood_what_it_says():
         words = {word: joined(own, pair) for word, own in old.items()}
         assert nats() - before == pytest.approx(gain)
         assert gain == pytest.approx(max(others))
+
+
+def test_a_run_is_merged_half_as_often_as_it_is_long():
+    found = merged({"aaaa": 1}, 3)
+    # Two pieces "aa", then one "aaaa": as likely as four letters of one kind.
+    assert found.pairs == (("a", "a"), ("aa", "aa"))
+    assert found.gains == pytest.approx((0.0, 0.0))
+    # Of five dashes four pair up: two pieces "--" and a dash.
+    (gain,) = merged({"----": 1, "-": 1}, 2).gains
+    assert gain == pytest.approx(2 * np.log(2) - 3 * np.log(3))
 
 
 def test_exact_is_the_optimum_and_merging_stays_below():

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rml.models.word2vec import (
     Options,
@@ -15,6 +16,7 @@ from rml.models.word2vec import (
     noise_table,
     pair_losses,
     settings_nats,
+    train_word2vec,
 )
 
 
@@ -63,28 +65,62 @@ def test_scores_do_not_depend_on_an_offset_of_all_logits():
     v, u = (jnp.asarray(x) for x in rng.standard_normal((2, 6, 3)))
     counts = jnp.array([3.0, 1, 4, 1, 5, 9])
     centers, contexts = jnp.array([0, 5]), jnp.array([2, 1])
-    found = context_nats(Vectors(v, u), counts, centers, contexts, power=0.5)
-    logits = np.asarray(v[centers] @ u.T, np.float64) + 0.5 * np.log(np.asarray(counts))
-    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    laws = {"power": 0.5, "subsample": 0.1}
+    found = context_nats(Vectors(v, u), counts, centers, contexts, **laws)
+    own = np.asarray(counts, np.float64)
+    kept = np.minimum(1, np.sqrt(0.1 * own.sum() / own))
+    assert ((kept == 1).sum(), len(set(kept))) == (2, 5)
+    raised = np.exp(np.asarray(v[centers] @ u.T, np.float64)) * own**0.5 / kept
+    p = raised / raised.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found, -np.log(p[[0, 1], [2, 1]]), rtol=1e-5)
-    # Vectors of zeros know how often words stand in a text, with a power of 1.
+    # Vectors of zeros know how often words stand in a text, with a power of 1 and all words kept.
     zeros = Vectors(v * 0, u * 0)
-    alone = context_nats(zeros, counts, centers, contexts, power=1.0)
+    alone = context_nats(zeros, counts, centers, contexts, power=1.0, subsample=1.0)
     np.testing.assert_allclose(alone, -np.log(np.array([4, 1]) / 23), rtol=1e-5)
 
 
+def test_training_ends_at_the_products_of_its_own_draws():
+    """Products are log q(o | c) / (k p_noise(o)), with q of the pairs that are kept."""
+    tokens = np.random.default_rng(4).choice(3, 300, p=[0.6, 0.3, 0.1])
+    tokens[1::2] = np.where(tokens[::2] == 1, 0, tokens[1::2])  # what is beside 1 is often 0
+    counts = np.bincount(tokens).astype(np.float64)
+    options = Options(1, negatives=2, width=4, rate=0.05, subsample=0.06, power=0.3)
+    sizes = Sizes(negatives=5, width=6, batch=1024, steps=300)
+    train = jax.jit(train_word2vec, static_argnames="sizes")
+    found = train(
+        jax.random.key(0), jnp.asarray(tokens), jnp.asarray(counts, jnp.float32), options,
+        sizes=sizes,
+    )  # fmt: skip
+    for own in found:
+        assert not own[:, 4:].any()
+        assert own[:, :4].all()
+    both = np.zeros((3, 3))
+    np.add.at(both, (tokens, np.roll(tokens, 1)), 1)
+    law = (both + both.T) * np.minimum(1, np.sqrt(0.06 * counts.sum() / counts))
+    law /= law.sum(axis=1, keepdims=True)
+    noise = counts**0.3 / (counts**0.3).sum()
+    np.testing.assert_allclose(
+        found.centers @ found.contexts.T, np.log(law / (2 * noise)), atol=0.15
+    )
+
+
 def test_settings_train_together_and_learn_what_stands_beside_what():
-    """Words 2i and 2i + 1 always stand together."""
-    pairs = np.random.default_rng(3).integers(0, 5, 600)
+    """Words 2i and 2i + 1 always stand together, the first of them most often."""
+    pairs = np.random.default_rng(3).choice(5, 600, p=[0.5, 0.2, 0.15, 0.1, 0.05])
     tokens = jnp.asarray(np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel())
     counts = jnp.bincount(tokens, length=10).astype(jnp.float32)
     held = (tokens[::2], tokens[1::2])
     options = Options(
-        window=jnp.array([1, 1, 4]), negatives=jnp.array([4, 4, 4]), width=jnp.array([8, 8, 8]),
-        rate=jnp.array([0.0, 0.05, 0.05]), subsample=jnp.full(3, 1.0), power=jnp.full(3, 0.75),
+        window=jnp.array([1, 1, 4]), negatives=jnp.array([4, 4, 2]), width=jnp.array([8, 8, 7]),
+        rate=jnp.array([0.0, 0.05, 0.05]), subsample=jnp.array([0.05, 0.05, 0.1]),
+        power=jnp.array([0.75, 0.75, 0.5]),
     )  # fmt: skip
-    sizes = Sizes(negatives=6, width=8, batch=64, steps=150)
+    sizes = Sizes(negatives=6, width=10, batch=64, steps=150)
     found = settings_nats(jax.random.key(0), (tokens, counts), held, options, sizes)
-    # Untrained vectors know counts alone. Of a window of 1 half of the pairs are held-out ones.
+    # Untrained vectors know the counts of noise and which words are kept, and nothing else.
+    own = np.asarray(counts, np.float64)
+    law = own**0.75 / np.minimum(1, np.sqrt(0.05 * own.sum() / own))
+    assert found[0] == pytest.approx(-np.log(law / law.sum())[held[1]].mean(), rel=1e-5)
+    # Of a window of 1 half of the pairs are held-out ones.
     assert found[1] < found[2] < found[0] - 0.3
-    assert found[1] < 1.2 < 2.0 < found[0]
+    assert found[1] < 1.2

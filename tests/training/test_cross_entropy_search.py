@@ -80,8 +80,34 @@ def test_a_stopped_search_continues_to_the_same_end(tmp_path):
     again = cross_entropy_search(counted, SPACE, search=search, seed=2, path=path)
     assert again == whole
     assert calls == [6] * 5
-    with pytest.raises(UserError, match="is of a search over"):
-        cross_entropy_search(separable, SPACE | {"b": (1,)}, search=search, path=path)
+    longer = search._replace(rounds=6)
+    further = cross_entropy_search(counted, SPACE, search=longer, seed=2, path=path)
+    assert further == cross_entropy_search(separable, SPACE, search=longer, seed=2)
+    assert calls == [6] * 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": SPACE | {"b": (1,)}}, "of another space"),
+        ({"space": SPACE | {"b": (0.1, 0.2, 0.4)}}, "of another space"),
+        ({"space": dict(reversed(SPACE.items()))}, "of another space"),
+        ({"seed": 3}, "of another seed, 2, expected 3"),
+        ({"search": Search(draws=6, rounds=2, step=0.5)}, "of another search"),
+    ],
+)
+def test_a_file_of_another_search_is_refused(changes, message, tmp_path):
+    path = tmp_path / "search.json"
+    own = {"space": SPACE, "search": Search(draws=6, rounds=2), "seed": 2, "path": path}
+    found = cross_entropy_search(separable, **own)
+    assert cross_entropy_search(separable, **own) == found
+    with pytest.raises(UserError, match=message):
+        cross_entropy_search(separable, **own | changes)
+    old = json.loads(path.read_text())
+    del old["of"]
+    path.write_text(json.dumps(old))
+    with pytest.raises(UserError, match="does not say of which space, seed and search it is"):
+        cross_entropy_search(separable, **own)
 
 
 @pytest.mark.parametrize(
