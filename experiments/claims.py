@@ -94,7 +94,7 @@ def collect(systems: Sequence[System], options: argparse.Namespace) -> int:
     config = read_config(options.config)  # a result names a file that exists
 
     def find(folder: Path) -> list[Path]:
-        found = sorted(folder.glob("seed*"))
+        found = sorted(own for own in folder.glob("seed*") if own.is_dir())
         complete = [directory for directory in found if (directory / "summary.json").exists()]
         for directory in found:
             if directory not in complete:
