@@ -1,11 +1,13 @@
 """Figures of the recipe on CHESS."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from experiments.common import figures
 from experiments.common.figures.curves import band
+from experiments.sparsity.chess_measures import layer_read
 from experiments.sparsity.chess_readings import Reading
 from rml.training import RunDirectory
 
@@ -25,8 +27,9 @@ NAMES = {
     "by_other_layer": "those shares, other layers",
 }
 CAPTIONS = {
-    "nats.png": "Nats a token beyond the dense model on test documents against the share of the "
-    "MLP's weights that decoding one token reads; bands: 95% interval over documents.",
+    "nats.png": "Nats a token beyond the dense model on test documents against the share of a "
+    "layer's weights, attention included, that decoding one token reads; bands: 95% interval over "
+    "documents. Random channels are far above and left out.",
     "half.png": "Nats a token beyond the dense model with half left out; error bars: 95% interval "
     "over documents. Random channels are far above and left out.",
     "channels.png": "Share of tokens at which a channel is left out, half of all in each layer, by "
@@ -37,21 +40,24 @@ CAPTIONS = {
 
 
 def of_nats(
-    run: RunDirectory, dense: Reading, readings: Mapping[float, Mapping[str, Reading]]
-) -> None:
-    """Draws nats against the share of weights read, and those of half in bars."""
-    shares = sorted(readings)
+    run: RunDirectory, module: Any, dense: Reading,
+    readings: Mapping[float, Mapping[str, Reading]],
+) -> None:  # fmt: skip
+    """Draws nats against the share of weights read, by every rule, and those of half in bars."""
     series = {}
-    for name in ("uniform", "abs", "abs_down", "product", "top", "by_layer"):
-        own = [readings[share][name] for share in shares if name in readings[share]]
-        if len(own) < 2:
+    for name, title in NAMES.items():
+        own = {
+            share: readings[share][name] for share in sorted(readings) if name in readings[share]
+        }
+        if not own or name == "random":
             continue
-        zeros = np.array([reading.zeros.mean() for reading in own])
-        read = 1 - zeros / 3 if name == "product" else 1 - 2 * zeros / 3
-        beyond = np.stack([reading.nats - dense.nats for reading in own])
-        series[NAMES[name]] = (read, *band(beyond))
+        read = np.array(
+            [layer_read(module, name, share, x.zeros.mean()) for share, x in own.items()]
+        )
+        beyond = np.stack([x.nats - dense.nats for x in own.values()])
+        series[title] = (read, *band(beyond))
     figures.curves(
-        run.figure("nats.png"), series, "share of the MLP's weights read", "nats beyond dense",
+        run.figure("nats.png"), series, "share of a layer's weights read", "nats beyond dense",
         reference=("dense", 0.0),
     )  # fmt: skip
     half = {name: own for name, own in readings[0.5].items() if name != "random"}
@@ -75,7 +81,9 @@ def of_channels(run: RunDirectory, half: Mapping[str, Reading]) -> None:
 
 def of_layers(run: RunDirectory, half: Mapping[str, Reading]) -> None:
     """Draws realised shares by layer."""
-    series = {NAMES[name]: (np.arange(len(own.zeros)), own.zeros) for name, own in half.items()}
+    series = {
+        NAMES[name]: (np.arange(1, len(own.zeros) + 1), own.zeros) for name, own in half.items()
+    }
     figures.curves(
         run.figure("layers.png"), series, "layer", "share of zeros", reference=("asked for", 0.5)
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.common import figures
 from experiments.common.figures.curves import band, logged
-from experiments.sparsity.prosparse_training import RELU, Reading, penalties
+from experiments.sparsity.prosparse_training import RELU, Reading, main_peak, penalties
 from rml.training import RunDirectory
 
 CAPTIONS = {
@@ -40,7 +40,12 @@ def draw(config: Any, run: RunDirectory, found: Mapping[str, Reading], chosen: s
         beyond = np.stack([reading.nats - relu.nats for reading in own])
         order = np.argsort(zeros)
         series[title] = (100 * zeros[order], *band(beyond[order]))
-    for name, title in (("top", "largest gates of each token"), ("pro", "sine, with threshold")):
+    points = {
+        f"gate_{main_peak(config):g}": "sine, on the gate alone",
+        "top": "largest gates of each token",
+        "pro": "sine, with threshold",
+    }
+    for name, title in points.items():
         one = found[name]
         series[title] = (
             np.array([100 * one.zeros.mean()]), *(x[None] for x in band(one.nats - relu.nats)),

@@ -20,12 +20,13 @@ from experiments.common.small_lm import Text, decoder, differences, read_text
 from experiments.ranges import Range
 from experiments.sparsity.prosparse import (
     LEAST,
+    NO_POINT,
     check_steps,
     choose,
     choose_threshold,
-    peak_of,
     randomly,
 )
+from experiments.sparsity.prosparse_measures import peak_of
 from experiments.sparsity.prosparse_training import BASE, RELU, Reader, Reading, continued
 from experiments.sparsity.prosparse_uses import thinned
 from rml.errors import UserError
@@ -81,7 +82,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     tried = {name: reader.read(RELU, own, validation) for name, own in params.items()
              if name != BASE}  # fmt: skip
     chosen = choose(config, tried)
-    threshold = choose_threshold(config, reader, params[chosen], validation, tried[chosen])
+    threshold, added = choose_threshold(config, reader, params[chosen], validation, tried[chosen])
     progress.note(f"chosen on validation windows: {chosen}, threshold {threshold:g}")
     found = {name: reader.read(RELU, own, test) for name, own in params.items() if name != BASE}
     pro = reader.read(RELU, params[chosen], test, reader.at_threshold(threshold))
@@ -98,6 +99,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         progress.note(f"{name}: {own.nats.mean():.4f} nats, {own.zeros.mean():.1%} zeros")
     draw(run, found)
     metrics = summarised(config, found, chosen) | {"chosen_threshold": threshold}
+    metrics |= {} if added else NO_POINT
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -106,7 +108,7 @@ def check(config: Any) -> None:
     peaks = list(config.peaks)
     if not peaks or sorted(set(peaks)) != peaks or peaks[0] <= 0:
         raise UserError(f"peaks is {config.peaks}, expected one or more that ascend from above 0")
-    check_steps(config)
+    check_steps(config, config.train.steps)
 
 
 def further(

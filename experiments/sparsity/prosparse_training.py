@@ -45,9 +45,14 @@ class Reading(NamedTuple):
     size: np.ndarray
 
 
+def main_peak(config: Any) -> float:
+    """The last factor at which forms of the penalty are compared."""
+    return config.peaks[len(config.peaks) // 2]
+
+
 def penalties(config: Any) -> dict[str, dict[str, float]]:
     """By name of a variant what of `config.penalty` it changes; all train as one program."""
-    main = config.peaks[len(config.peaks) // 2]
+    main = main_peak(config)
     found = {RELU: {"peak": 0.0}}
     for peak in config.peaks:
         found[f"progressive_{peak:g}"] = {"peak": peak}
@@ -57,11 +62,16 @@ def penalties(config: Any) -> dict[str, dict[str, float]]:
     return found
 
 
+def stage_steps(stages: Any, steps: int) -> list[int]:
+    """Steps, of so many, at which the penalty begins and each stage ends."""
+    return [round(share * steps) for share in (stages.start, *stages.ends)]
+
+
 def factor(config: Any, step: Any) -> jax.Array:
     """λ at a step: a sine's stages, a line's, or one factor, by which of three weights is 1."""
-    options, steps, own = config.stages, config.train.steps, config.penalty
-    start, *ends = (round(share * steps) for share in (options.start, *options.ends))
-    peaks = own.peak * jnp.asarray(options.shares)
+    own = config.penalty
+    start, *ends = stage_steps(config.stages, config.train.steps)
+    peaks = own.peak * jnp.asarray(config.stages.shares)
     given: dict[str, Any] = {"ends": ends, "start": start}
     return (
         own.sine * sine_stages(step, peaks=peaks, **given)

@@ -1,15 +1,17 @@
-"""What stands beside a sparse model, and what it is good for: thresholds, predictors."""
+"""What stands beside a sparse model, and what it is good for: thresholds, prose, predictors."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.small_lm import Text
+from experiments.common.small_lm import Text, stream
 from experiments.sparsity.prosparse_training import BASE, RELU, Reader, Reading
-from rml.models import Probe
+from rml import data
+from rml.models import Probe, Thresholds
 from rml.sparsity import calibrate, fit_predictor, predict, predictor_scores
 
 CALIBRATED = 64
@@ -27,6 +29,31 @@ def thinned(
         least = calibrate(module, {"params": seed}, own, sparsity=sparsity)
         read.append(reader.read(BASE, [seed], windows, least))
     return Reading(*(np.mean(parts, 0) for parts in zip(*read, strict=True)))
+
+
+def on_prose(
+    config: Any,
+    reader: Reader,
+    text: Text,
+    models: Mapping[str, tuple[list[Any], Thresholds | None, Reading]],
+) -> dict[str, float]:
+    """Sparsity on windows of the config's `other`, and how much more zeros there are in code.
+
+    Args:
+      config: The run's config.
+      reader: What reads.
+      text: The text, in whose tokens the other one is read.
+      models: By name the parameters of every seed, thresholds, and what was read of code.
+    """
+    options, metrics = config.other, {}
+    documents = data.load_documents(options.name, options.test, data_dir=options.data_dir)
+    prose = Text(text.tokenizer, {"test": stream(text.tokenizer, documents)})
+    windows = prose.windows("test", config.text.length, config.text.windows)
+    for name, (params, thresholds, code) in models.items():
+        own = reader.read(RELU, params, windows, thresholds).zeros.mean()
+        metrics[f"prose_sparsity_{name}"] = own
+        metrics[f"code_sparser_{name}"] = code.zeros.mean() - own
+    return metrics
 
 
 def predicted(

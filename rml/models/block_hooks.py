@@ -67,8 +67,11 @@ class Probe(NamedTuple):
 
 
 def cut(x: Float[Array, "*b d"], threshold: jax.Array | None) -> Float[Array, "*b d"]:
-    """Sets entries of a magnitude below a threshold, [] or [d], to zero; None leaves all."""
-    return x if threshold is None else jnp.where(jnp.abs(x) >= threshold, x, 0)
+    """Sets entries of a magnitude below a threshold, [] or [d], to zero; None leaves all.
+
+    NaN stays what it is.
+    """
+    return x if threshold is None else jnp.where(jnp.abs(x) < threshold, 0, x)
 
 
 def check_thresholds(thresholds: Thresholds | None, depth: int, mlp: int) -> None:

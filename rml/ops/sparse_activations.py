@@ -13,12 +13,13 @@ def fatrelu(x: Float[Array, "*b"], threshold: float | Array) -> Float[Array, "*b
       threshold: The threshold t, not negative; with 0 it is ReLU.
 
     Returns:
-      Values of the same shape; the gradient is 1 where x is kept and above 0, else 0.
+      Values of the same shape, NaN where x is; the gradient is 1 where x is kept and above 0,
+      else 0.
 
     Source: Kurtz et al., Inducing and Exploiting Activation Sparsity for Fast Inference on Deep
     Neural Networks, ICML 2020; ProSparse (Song et al., arXiv:2402.13516), section 3.2, step 3.
     """
-    return jnp.where((x >= threshold) & (x > 0), x, 0)
+    return jnp.where((x < threshold) | (x <= 0), 0, x)
 
 
 def shifted_relu(x: Float[Array, "*b"], shift: float | Array) -> Float[Array, "*b"]:
@@ -50,4 +51,4 @@ def keep_largest(x: Float[Array, "*b d"], count: int) -> Float[Array, "*b d"]:
         return x
     size = jnp.abs(jax.lax.stop_gradient(x))
     least = jax.lax.top_k(size, count)[0][..., -1:]
-    return jnp.where(size >= least, x, 0)
+    return jnp.where(size < least, 0, x)

@@ -52,13 +52,12 @@ def activation_statistics(activations: Activations, own: Any = None) -> Statisti
     """
     del own
     gate, hidden = activations.gate, activations.hidden
-    live = token_mean(hidden != 0, activations)
     return Statistics(
         hidden_size=token_mean(jnp.abs(hidden), activations).mean(),
         gate_size=token_mean(jnp.abs(gate), activations).mean(),
-        zeros=1 - live.mean(),
+        zeros=token_mean(hidden == 0, activations).mean(),
         gate_zeros=token_mean(gate == 0, activations).mean(),
-        live=live,
+        live=token_mean(hidden != 0, activations),
     )
 
 
@@ -104,6 +103,7 @@ def weights_read(
         predictor knows, whose own weights are not counted.
 
     Returns:
-      (1 + 2 live) / 3 or `live`.
+      (1 + 2 live) / 3 or `live`. One token is multiplied once by every weight that is read, so that
+      it is the share of bytes and of multiplications too.
     """
     return (1 + 2 * live) / 3 if gate_dense else live

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int, Key
 from rml.errors import UserError, unknown
 from rml.models.block_hooks import Thresholds
 from rml.models.pretrained.extra import require
+from rml.models.pretrained.files import read_safetensors
 
 RULES = ("uniform", "abs", "rms", "abs_down", "rms_down", "product", "product_down")
 """Rules of `channel_scale`."""
@@ -211,6 +212,10 @@ def thresholds_of(
     for name in attention:
         if name not in PLACES:
             raise unknown("place of attention", name, PLACES)
+        if not {"query", "output"} <= set(calibration.counts):
+            raise ValueError(
+                f"place {name!r} was not calibrated, only {', '.join(calibration.counts)}"
+            )
         found[name] = jnp.asarray(quantile("output" if name == "output" else "query"), jnp.float32)
     return Thresholds(**found)
 
@@ -224,8 +229,13 @@ def random_channels(
       key: Key of the draw.
       layers: Number of layers.
       channels: Number of channels of a layer.
-      sparsity: Share of them that is left out.
+      sparsity: Share of them that is left out, 0 to 1.
+
+    Raises:
+      ValueError: The share is not in 0 to 1.
     """
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity={sparsity}, expected 0 to 1")
     keys = jax.random.split(key, layers)
     order = jax.vmap(lambda own: jax.random.permutation(own, channels))(keys)
     return Thresholds(gate=jnp.where(order < int(sparsity * channels), jnp.inf, 0.0))
@@ -249,10 +259,10 @@ def load_thresholds(file: str | Path) -> Thresholds:
       file: The file.
 
     Raises:
-      UserError: It has a tensor of another name.
+      UserError: It is missing or damaged, or has a tensor of another name.
     """
-    found = require("safetensors.numpy").load_file(str(file))
+    found = read_safetensors(Path(file))
     if others := sorted(set(found) - set(Thresholds._fields)):
         known = ", ".join(Thresholds._fields)
         raise UserError(f"{file} has a tensor {others[0]!r}, expected thresholds: {known}")
-    return Thresholds(**{name: jnp.asarray(x) for name, x in found.items()})
+    return Thresholds(**{name: jnp.asarray(x.read()) for name, x in found.items()})

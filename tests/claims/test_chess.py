@@ -10,7 +10,13 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from configs.sparsity import chess as config_file
-from experiments.sparsity import chess, chess_cloze, chess_measures, chess_readings
+from experiments.sparsity import (
+    chess,
+    chess_cloze,
+    chess_figures,
+    chess_measures,
+    chess_readings,
+)
 from experiments.sparsity.chess_cloze import Choices
 from experiments.sparsity.chess_readings import Reading
 from rml.data.errors import DataError
@@ -67,6 +73,8 @@ def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path):
         1 - metrics["nats_abs_0.5"] / metrics["nats_uniform_0.5"], abs=1e-5
     )
     assert metrics["mlp_read"] == pytest.approx((3 - 2 * metrics["zeros_abs_0.5"]) / 3, abs=1e-5)
+    assert 0 < metrics["share_off"] < 0.5
+    assert metrics["share_off_other_layer"] not in (metrics["share_off"], 0)
     # The same shares in another order; their mean is that of all.
     for name in ("by_layer", "by_other_layer"):
         assert metrics[f"zeros_{name}_0.7"] == pytest.approx(0.7, abs=0.2)
@@ -98,6 +106,13 @@ def test_weights_read_are_counted_by_hand():
     assert found["mlp_read_product"] == pytest.approx((2 + 0.4) / 3)
     read = 128 * 1.5 + 64 * 2 / 2 + 2 * 32
     assert found["layer_read_selective"] == pytest.approx(read / 576)
+    size = {
+        "product": 128 * 2.4, "abs": 128 * 1.8, "attention": 128 * 1.8 - 0.3 * 2 * 64,
+        "selective_every": 128 * 1.8 - 0.3 * (2 * 64 + 2 * 32),
+    }  # fmt: skip
+    for rule, mlp in size.items():
+        wanted = (mlp + 2 * 64 + 2 * 32) / 576
+        assert chess_measures.layer_read(module, rule, 0.3, 0.6) == pytest.approx(wanted)
     assert found["mlp_read_batch_8"] == pytest.approx((1 + 2 * (1 - 0.75**8)) / 3, rel=1e-5)
 
 
@@ -113,6 +128,7 @@ def test_gains_are_relative_and_have_their_signs():
     assert found["gain_half"] == pytest.approx(1 / 4)
     assert found["gain_half_shuffled"] == pytest.approx(-1 / 4)
     assert found["gain_down"] == pytest.approx(0.5 / 3)
+    assert found["gain_down_over_rms"] == pytest.approx(0.75 / 3.25)
     assert found["gain_rms"] == pytest.approx(-0.25 / 3)
     assert found["moments_apart"] == pytest.approx(0.25 / 3.25)
     assert found["selective_cost"] == pytest.approx(0.5 / 3)
@@ -123,19 +139,58 @@ def test_gains_are_relative_and_have_their_signs():
     assert found["nats_dense"] == 1.5
 
 
+def test_a_layer_is_off_by_its_own_share(monkeypatch):
+    half = {"abs": Reading(np.ones(2), np.array([0.52, 0.45, 0.5]), np.ones((3, 2)))}
+    gate = jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    monkeypatch.setattr(
+        chess_measures, "thresholds_of", lambda found, sparsity: Thresholds(gate=gate)
+    )
+    read = []
+
+    def other(texts, thresholds):
+        read.append(np.asarray(thresholds.gate))
+        return Reading(np.ones(2), np.array([0.9, 0.4, 0.5]), np.ones((3, 2)))
+
+    found = chess_measures.shares_off(SimpleNamespace(code=None, read=other), None, half)
+    assert found == pytest.approx({"share_off": 0.05, "share_off_other_layer": 0.4})
+    np.testing.assert_array_equal(read, [[[5, 6], [1, 2], [3, 4]]])
+
+
+def test_every_rule_is_drawn_at_its_share_of_a_layers_weights(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        chess_figures.figures, "curves", lambda path, series, *_, **__: drawn.update(series)
+    )
+    monkeypatch.setattr(chess_figures.figures, "bars", lambda *_, **__: None)
+    module = Llama(vocabulary=9, width=8, depth=1, heads=4, kv_heads=2, mlp=16)
+    rules = [rule for rule in chess_figures.NAMES if rule != "random"]
+    own = {rule: Reading(np.array([3.0, 4.0]), np.array([0.6]), np.ones((1, 4))) for rule in rules}
+    dense = own["abs"]._replace(nats=np.array([2.0, 2.5]))
+    readings = {0.7: {"rms": own["rms"]}, 0.5: own | {"random": dense}}
+    chess_figures.of_nats(SimpleNamespace(figure=lambda name: name), module, dense, readings)
+    assert list(drawn) == [chess_figures.NAMES[rule] for rule in rules]
+    for rule in rules:
+        read = [chess_measures.layer_read(module, rule, 0.5, 0.6)] * (1 + (rule == "rms"))
+        np.testing.assert_allclose(drawn[chess_figures.NAMES[rule]][0], read)
+        np.testing.assert_allclose(drawn[chess_figures.NAMES[rule]][1], 1.25)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"shares": (0.3, 0.5)}, r"shares is \(0.3, 0.5\), expected 0.5, 0.7"),
         ({"rules": {"most": ("abs",)}}, "rules.most is .*, expected abs_down, by_layer, by_other"),
         ({"reading": {"documents": 1}}, "reading.documents is 1, expected at least 2"),
+        ({"rules": {"other": ("abs", "absolute")}}, "unknown rule of config.rules 'absolute'"),
+        ({"layers": {"documents": 9}}, "layers.documents is 9, expected at most calibration.*, 8"),
+        ({"layers": {"length": 513}}, "layers.length is 513, expected at most .*length, 512"),
     ],
 )
 def test_wrong_configs_are_named(changes, message):
     config = config_file.get_config()
     config.update(changes)
     with pytest.raises(UserError, match=message):
-        chess.check(config)
+        chess.run(config, None)  # before anything is read
 
 
 @pytest.mark.slow

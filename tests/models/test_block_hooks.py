@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.models import Llama, Probe, Thresholds, rope
+from rml.models import Llama, Probe, Thresholds, block_hooks, rope
 from rml.models.layers import activation
 
 SMALL = {"vocabulary": 20, "width": 16, "depth": 2, "heads": 4, "mlp": 24, "kv_heads": 2}
@@ -95,6 +95,10 @@ def test_a_block_with_thresholds_is_that_of_the_definition(variables, read):
         gate, up = silu(y @ block["gate"]["kernel"]), y @ block["mlp_in"]["kernel"]
         hidden = cut(cut(gate, LEAST.gate[layer]) * up, LEAST.hidden[layer])
         assert 0.2 < (hidden == 0).mean() < 0.9
+        # Channels of a zero gate are zero in what the last matrix reads, and others are too.
+        shut = np.abs(seen.gate[layer]) < LEAST.gate[layer]
+        assert not np.asarray(seen.hidden[layer])[shut].any()
+        assert 0 < shut.sum() < (seen.hidden[layer] == 0).sum()
         wanted = (a, heads, y, gate, up, hidden)
         for name, own in zip(seen._fields, wanted, strict=False):
             np.testing.assert_allclose(
@@ -131,6 +135,17 @@ def test_bad_hooks_are_named(variables):
     cache = module.init_cache(2, 6)
     with pytest.raises(ValueError, match="a probe measures whole texts"):
         module.apply(variables, TOKENS, cache=cache, probe=Probe(lambda *_: None))
+
+
+def test_what_is_not_a_number_stays():
+    x = jnp.array([[jnp.nan, -0.1, 0.3, -2.0]])
+    wanted = [[np.nan, 0, 0.3, 0]]
+    for name in ("fatrelu:0", "fatrelu:0.2", "shifted_relu:0", "relu"):
+        np.testing.assert_allclose(activation(name)(x), wanted, rtol=1e-6)
+    np.testing.assert_array_equal(activation("top_relu:2")(x), np.float32(wanted))
+    np.testing.assert_array_equal(
+        block_hooks.cut(x, jnp.array([0.2, 0.1, jnp.inf, 2.1])), np.float32([[np.nan, -0.1, 0, 0]])
+    )
 
 
 def test_activations_with_a_number():

@@ -2,15 +2,17 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.models import Llama
+from rml.models import Llama, Probe
+from rml.models.block_hooks import Activations
 from rml.sparsity import (
-    Statistics,
     activation_penalty,
+    activation_statistics,
     fitted_sparsity,
     linear_stages,
     relufy,
@@ -61,20 +63,56 @@ def test_the_sine_is_flat_at_both_ends_and_one_peak_is_constant():
 
 def test_the_penalty_is_a_sum_of_layers_means_with_their_gradient():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 3, 4, 5))
+    gate, up = rng.normal(size=(2, 2, 3, 4, 5))
+    text = np.arange(4) < np.array([[4], [2], [3]])
 
-    def penalty(x, of="hidden"):
-        sizes = jnp.abs(x).mean((1, 2, 3))
-        zero = jnp.zeros(2)
-        return activation_penalty(
-            Statistics(sizes, 3 * sizes, zero, zero, jnp.zeros((2, 5))), of=of
-        )
+    def penalty(gate, of):
+        def of_layer(gate, up):
+            given = (jnp.zeros((3, 4, 1)),) * 3
+            return activation_statistics(
+                Activations(*given, gate, up, gate * up, jnp.asarray(text))
+            )
 
-    assert penalty(jnp.asarray(x)) == pytest.approx(np.abs(x).mean((1, 2, 3)).sum(), rel=1e-5)
-    assert penalty(jnp.asarray(x), "gate") == pytest.approx(
-        3 * np.abs(x).mean((1, 2, 3)).sum(), rel=1e-5
+        return activation_penalty(jax.vmap(of_layer)(gate, jnp.asarray(up)), of=of)
+
+    # Nine tokens of five channels, in each of two layers.
+    for of, slope in (("hidden", np.sign(gate * up) * up / 45), ("gate", np.sign(gate) / 45)):
+        found, gradient = jax.value_and_grad(penalty)(jnp.asarray(gate), of)
+        slope = slope * text[..., None]
+        np.testing.assert_allclose(found, (slope * gate).sum(), rtol=1e-5)
+        np.testing.assert_allclose(gradient, slope, rtol=1e-5)
+
+
+def test_zeros_do_not_see_how_size_is_shared_and_the_penalty_does():
+    module = relufy(Llama(vocabulary=9, width=8, depth=2, heads=2, mlp=12))
+    tokens = jnp.asarray([[1, 2, 3, 4, 5], [6, 7, 8, 0, 1]])
+    rng = np.random.default_rng(1)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), tokens))
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes
     )
-    np.testing.assert_allclose(jax.grad(penalty)(jnp.asarray(x)), np.sign(x) / 60, rtol=1e-5)
+
+    @jax.jit
+    def read(variables):
+        states = module.apply(variables, tokens, probe=Probe(activation_statistics))
+        return states.last, states.probed
+
+    def scaled(name, c):
+        """One matrix times c and the last one over c: a ReLU's function is the same for c > 0."""
+        blocks = dict(variables["params"]["blocks"])
+        for part, factor in ((name, c), ("mlp_out", 1 / c)):
+            blocks[part] = {"kernel": factor * blocks[part]["kernel"]}
+        return read({"params": variables["params"] | {"blocks": blocks}})
+
+    last, plain = read(variables)
+    for name, gate in (("gate", 4), ("mlp_in", 1)):
+        own_last, own = scaled(name, 4.0)  # a power of two rounds nothing
+        np.testing.assert_array_equal(own_last, last)
+        np.testing.assert_array_equal(own.zeros, plain.zeros)
+        np.testing.assert_array_equal(own.hidden_size, 4 * plain.hidden_size)
+        np.testing.assert_array_equal(own.gate_size, gate * plain.gate_size)
+        assert activation_penalty(own) == 4 * activation_penalty(plain)
+    assert (scaled("gate", -4.0)[1].zeros != plain.zeros).any()
 
 
 def test_the_gate_becomes_a_relu():

@@ -111,6 +111,10 @@ def test_statistics_count_text_alone():
         assert found.zeros > found.gate_zeros
     nothing = Activations(*arrays, jnp.zeros((2, 3), bool))
     assert activation_statistics(nothing).hidden_size == 0
+    # Shares of ones are rounded: no zeros are none only where zeros are counted.
+    ones = Activations(*(jnp.ones((1, 511, 7)),) * 6, None)
+    for found in (activation_statistics(ones), jax.jit(activation_statistics)(ones)):
+        assert found.zeros == found.gate_zeros == 0
 
 
 def test_a_predictor_of_a_low_rank_law_finds_what_is_live():

@@ -172,7 +172,53 @@ def test_a_scale_that_the_function_does_not_see_changes_decisions_without_the_ro
         np.testing.assert_allclose(other, one if same else one * c, rtol=1e-5)
 
 
-def test_equal_scales_are_uniform_and_pruning_is_the_best_of_its_count():
+def with_mlp(variables, change):
+    """The same weights with `change` of the name and the kernel of each matrix of the MLP."""
+    blocks = dict(variables["params"]["blocks"])
+    for name in ("gate", "mlp_in", "mlp_out"):
+        blocks[name] = {"kernel": change(name, blocks[name]["kernel"])}
+    return {"params": {**variables["params"], "blocks": blocks}}
+
+
+def test_channels_multiplied_by_equal_sizes_have_the_uniform_threshold(variables, found):
+    signs = np.float32(np.random.default_rng(5).choice([-1, 1], 32))
+    equal = with_mlp(variables, lambda name, x: x[..., 3:4] * signs if name == "mlp_in" else x)
+    own = observe(MODULE, equal, WINDOWS, rules=RULES)
+    scale = own.scales["abs"]
+    np.testing.assert_allclose(scale, np.repeat(scale[:, :1], 32, axis=1), rtol=1e-5)
+    assert (np.abs(scale - 1) > 0.1).all()  # equal, not 1
+    for given, same in ((own, True), (found, False)):
+        gates = [thresholds_of(given, sparsity=0.45, rule=rule).gate for rule in ("abs", "uniform")]
+        assert np.allclose(*gates, rtol=1e-3) == same
+
+
+def test_thresholds_move_with_their_channels(variables, found):
+    order = np.random.default_rng(6).permutation(32)
+    moved = with_mlp(variables, lambda name, x: x[:, order] if name == "mlp_out" else x[..., order])
+    own = observe(MODULE, moved, WINDOWS, rules=RULES)
+    for rule in ("abs", "rms", "abs_down", "rms_down"):
+        before, after = (thresholds_of(x, sparsity=0.45, rule=rule).gate for x in (found, own))
+        np.testing.assert_allclose(after, before[:, order], rtol=0.011)
+        assert np.abs(after / before - 1).max() > 0.5
+
+
+def test_decisions_with_the_row_norm_do_not_see_how_size_is_shared(variables, seen, found):
+    c = 2.0 ** np.random.default_rng(7).integers(-3, 4, 32)  # powers of two round nothing
+
+    def shared(name, kernel):
+        return kernel * {"gate": 1, "mlp_in": c, "mlp_out": 1 / c[:, None]}[name]
+
+    own = observe(MODULE, with_mlp(variables, shared), WINDOWS, rules=RULES)
+    for rule in ("abs", "rms", "abs_down", "rms_down"):
+        before, after = (
+            np.abs(seen[0]) < thresholds_of(x, sparsity=0.45, rule=rule).gate[:, None]
+            for x in (found, own)
+        )
+        changed = (before != after).mean((1, 2))
+        assert (changed == 0).all() if rule.endswith("_down") else (changed > 0.1).all()
+
+
+def test_pruning_is_the_best_of_its_count():
     rng = np.random.default_rng(3)
     gate, m = rng.normal(size=9), rng.uniform(0.3, 3, 9)
     size = np.asarray(importance(jnp.asarray(gate, jnp.float32), jnp.asarray(m, jnp.float32)))
@@ -235,6 +281,12 @@ def test_thresholds_are_kept_in_a_file(tmp_path):
     safetensors.numpy.save_file({"up": np.ones(2)}, tmp_path / "u.safetensors")
     with pytest.raises(UserError, match="has a tensor 'up', expected thresholds: gate"):
         load_thresholds(tmp_path / "u.safetensors")
+    with pytest.raises(UserError, match=r"none.safetensors cannot be read as safetensors"):
+        load_thresholds(tmp_path / "none.safetensors")
+    whole = (tmp_path / "t.safetensors").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:-8])
+    with pytest.raises(UserError, match=r"cut cannot be read as safetensors"):
+        load_thresholds(tmp_path / "cut")
 
 
 def test_bad_input_is_named(variables):
@@ -243,6 +295,11 @@ def test_bad_input_is_named(variables):
         thresholds_of(own, sparsity=1.5)
     with pytest.raises(ValueError, match="rule 'rms' was not calibrated, only abs"):
         thresholds_of(own, sparsity=0.5, rule="rms")
+    with pytest.raises(ValueError, match="place 'query' was not calibrated, only abs"):
+        thresholds_of(own, sparsity=0.5, rule=None, attention=("query",))
+    for share in (-0.1, 1.1, np.nan):
+        with pytest.raises(ValueError, match=rf"sparsity={share}, expected 0 to 1"):
+            random_channels(jax.random.key(0), layers=2, channels=4, sparsity=share)
     with pytest.raises(ValueError, match="unknown place of attention 'out'"):
         thresholds_of(own, sparsity=0.5, rule=None, attention=("out",))
     with pytest.raises(ValueError, match="unknown rule of thresholds 'mean'"):
