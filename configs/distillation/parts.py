@@ -50,6 +50,7 @@ def families(**own: Any) -> dict[str, Any]:
             convnet=convnet(16, 32, 48, features=48), vit=vit(48, 3), mixer=mixer(48, 3)
         ),
         teaching=dict(
+            run="",  # an earlier run of the recipe, whose teachers are taken
             optimizer=parts.optimizer(learning_rate=3e-3, warmup_steps=50),
             train=parts.training(steps=500, batch_size=100, eval_every=0, checkpoint_every=500),
         ),
@@ -61,11 +62,13 @@ def families(**own: Any) -> dict[str, Any]:
         exits=dict(width=48, grid=2, heads=4),
         loss=dict(smoothing=0.0),  # of teachers
         # Weight of each teacher and of each loss, and the losses' numbers (of CRD how many training
-        # images there are); own=0.0 gives an image what the teacher says of another.
+        # images there are); own=0.0 gives an image what the teacher says of another. Exponents of
+        # exits are all gamma, or rise to it from 1.
         given=dict(
             convnet=0.0, vit=0.0, mixer=0.0, own=1.0, label=1.0, smoothing=0.0, kd=0.0, dkd=0.0,
             dist=0.0, temperature=1.0, others=1.0, fitnet=0.0, rkd_distance=0.0, rkd_angle=0.0,
-            cc=0.0, crd=0.0, images=1000.0, ofa=0.0, gamma=1.0, paper=0.0, exits=0.0, hard=0.0,
+            cc=0.0, crd=0.0, images=1000.0, ofa=0.0, gamma=1.0, rising=0.0, paper=0.0,
+            normalized=0.0, exits=0.0, hard=0.0,
         ),
         optimizer=parts.optimizer(learning_rate=3e-3, warmup_steps=20, weight_decay=1e-2),
         dtype="float32",

@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
                 constant=1.0, linear=0.0, cosine=0.0, correctness=0.0, entropy=0.0, wls=0.0,
                 dkd=0.0, setting=0.9,
             ),
-            # Adam for the network of ratios, and the length of the step ahead.
+            # AdamW for the network of ratios, and the length of the step ahead.
             learned=dict(rate=0.01, weight_decay=0.05, lookahead=0.1),
             # What of the relations is read; own=0.0 gives an image those of another.
             relations=dict(

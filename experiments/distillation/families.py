@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,12 +11,13 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.common.comparison import for_each
-from experiments.common.encoders import ProjectedEncoder
+from experiments.common.encoders import ProjectedEncoder, read_run, restore
 from experiments.common.images import open_images
 from experiments.common.pretraining import train
 from experiments.common.supervised import classification
 from rml import models
 from rml.data import augment
+from rml.distillation import as_map
 from rml.errors import UserError
 from rml.training import Progress, RunDirectory
 
@@ -45,8 +47,8 @@ class Bed(NamedTuple):
     Attributes:
       families: Names of the families; teachers stand in their order.
       train: Of training images "image", "label", "teacher", each teacher's logits [n, t, k],
-        "features", what its classifier reads [n, t, d], and "maps", all places of its last stage
-        [n, t, places, c].
+        "features", what its classifier reads [n, t, d], and "maps", its last stage [n, t, h, w, c]
+        without a class token.
       validation: "image" and "label" of images that no student is trained on.
       test: The same of test images.
       accuracy: Of each teacher on test images.
@@ -72,12 +74,14 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
     """Trains a teacher of each family of `config.teachers`, and reads images by it.
 
     Args:
-      config: The run's config, of which `data`, `teachers`, `teaching` and `compared` are read.
+      config: The run's config, of which `data`, `teachers`, `teaching`, `compared` and
+        `given.images` are read. Teachers are those of the run in `teaching.run`, if it names one.
       run: Its directory; teachers are `methods/teacher_<family>`.
 
     Raises:
-      UserError: The images have other classes than `config.classes`, or the features of teachers
-        differ in width, or their last stages in shape.
+      UserError: The images have other classes than `config.classes`, `given.images` is not the
+        number of training images, there are no such teachers in the run that is named, or the
+        features of teachers differ in width, or their last stages in shape.
     """
     sources = {part: open_images(config, part, labelled=True) for part in PARTS}
     for source in sources.values():
@@ -86,6 +90,12 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
                 f"{source.name} has {source.num_classes} classes, expected classes={config.classes}"
             )
     arrays = {part: sources[part].arrays() for part in PARTS[1:]}
+    count = len(arrays["train"]["label"])
+    if config.given.images != count:
+        raise UserError(
+            f"given.images is {config.given.images:g}, expected {count}, the number of images of "
+            f"{sources['train'].name} {sources['train'].split}: set --config.given.images"
+        )
     own = config.copy_and_resolve_references()
     for key in ("optimizer", "train"):
         own[key] = own.teaching[key]
@@ -95,7 +105,12 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
         problem = classification(
             own, net, train=lambda: sources["teacher"], held_out=lambda: sources["validation"]
         )
-        variables = train(own, inner, problem, "eval/accuracy").variables
+        if own.teaching.run:
+            directory = Path(own.teaching.run).expanduser() / "methods" / name
+            read_run(directory, "teaching.run")
+            variables = restore(directory, problem).variables
+        else:
+            variables = train(own, inner, problem, "eval/accuracy").variables
         known = read(net, variables, arrays["train"]["image"])
         seen = read(net, variables, arrays["test"]["image"])
         right = float(np.mean(seen.logits.argmax(1) == arrays["test"]["label"]))
@@ -111,7 +126,7 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
     for key, parts in {
         "teacher": [one.logits for one in known],
         "features": [one.features for one in known],
-        "maps": [places(one.stages[-1]) for one in known],
+        "maps": [as_map(jnp.asarray(one.stages[-1])) for one in known],
     }.items():
         shapes = {name: own.shape[1:] for name, own in zip(families, parts, strict=True)}
         if len(set(shapes.values())) > 1:
@@ -121,11 +136,6 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
         families, {**arrays["train"], **learned}, arrays["validation"], arrays["test"],
         *(dict(zip(families, own, strict=True)) for own in (right, stages, variables)),
     )  # fmt: skip
-
-
-def places(stage: Any) -> Any:
-    """The places of a stage's map, or its tokens, [n, places, c]."""
-    return stage.reshape(len(stage), -1, stage.shape[-1])
 
 
 def read(model: ProjectedEncoder, variables: Any, images: np.ndarray) -> Read:

@@ -17,15 +17,18 @@ CAPTIONS = {
     "pairs.png": "Accuracy on test images above that of the label alone, in points, by side and "
     "by pair of teacher and student.",
     "gamma.png": "Accuracy on validation images against the exponent γ, means over six pairs: of "
-    "One-for-All in the form of the code and in that of the paper, and without exits.",
+    "One-for-All in the form of the code, in that of the paper, with weights that sum to 1, with "
+    "exponents that rise from 1 over exits, and without exits.",
     "cka.png": "Linear CKA of the stages of teachers (rows) and of students that had the label "
     "alone (columns) on test images.",
 }
 NAMES = {
     "label": "label alone", "fitnet": "FitNet", "rkd_distance": "RKD, distances",
-    "rkd_angle": "RKD, angles", "cc": "CC", "crd": "CRD", "kd": "KD", "dkd": "DKD", "dist": "DIST",
+    "rkd_angle": "RKD, angles", "rkd": "RKD", "cc": "CC", "crd": "CRD", "kd": "KD", "dkd": "DKD",
+    "dist": "DIST",
     "hard": "exits, labels", "shuffled": "exits, others' logits", "enhanced": "no exits",
-    "paper": "OFA, paper's form", "ofa_plain": "OFA, γ = 1", "ofa": "OFA",
+    "paper": "OFA, paper's form", "normalized": "OFA, normalised", "rising": "OFA, rising γ",
+    "ofa_plain": "OFA, γ = 1", "ofa": "OFA",
 }  # fmt: skip
 """Sides as figures call them."""
 SHORT = {"convnet": "CNN", "vit": "ViT", "mixer": "Mixer"}
@@ -34,13 +37,14 @@ SHORT = {"convnet": "CNN", "vit": "ViT", "mixer": "Mixer"}
 
 def of_sides(run: RunDirectory, right: Right) -> None:
     """Draws accuracies of all sides, and of each pair above the label's."""
-    means = {name: np.mean(list(right[name].values()), axis=0) for name in NAMES}
+    names = {name: shown for name, shown in NAMES.items() if name in right}
+    means = {name: np.mean(list(right[name].values()), axis=0) for name in names}
     centre, lows, highs = np.array([t_interval(own) for own in means.values()]).T
     figures.bars(
-        run.figure("sides.png"), list(NAMES.values()), {"accuracy": centre},
+        run.figure("sides.png"), list(names.values()), {"accuracy": centre},
         {"accuracy": (highs - lows) / 2}, ylabel="accuracy on test images", decimals=3, cut=True,
     )  # fmt: skip
-    of_pairs(run, right, {name: NAMES[name] for name in NAMES if name != "ofa_plain"})
+    of_pairs(run, right, {name: names[name] for name in names if name != "ofa_plain"})
 
 
 def of_pairs(run: RunDirectory, right: Right, names: Mapping[str, str]) -> None:
@@ -65,7 +69,7 @@ def of_gamma(config: Any, run: RunDirectory, chosen: Mapping[str, Any], programs
         return float(np.mean(of_setting(side, setting, students)))
 
     series = {}
-    for side in ("ofa", "paper", "enhanced"):
+    for side in ("ofa", "paper", "normalized", "rising", "enhanced"):
         gammas = list(config.tries[side].gamma)
         name = "OFA, code's form" if side == "ofa" else NAMES[side]
         series[name] = (gammas, [accuracy(side, (gamma,)) for gamma in gammas])

@@ -33,6 +33,8 @@ PAIRS = {
     "exits_gain": ("ofa", "enhanced"),
     "teacher_gain": ("ofa", "hard"),
     "shuffled_gain": ("shuffled", "hard"),
+    "normalized_gain": ("normalized", "ofa_plain"),
+    "rising_gain": ("rising", "ofa_plain"),
     "code_over_paper": ("ofa", "paper"),
 }
 """Differences of accuracy."""

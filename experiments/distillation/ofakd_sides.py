@@ -9,8 +9,10 @@ from experiments.ranges import Range
 
 AGAIN = 1_000
 """What is added to the seed of a student that is trained once more."""
-HINTS = ("fitnet", "rkd_distance", "rkd_angle", "cc", "crd")
+HINTS = ("fitnet", "rkd", "cc", "crd")
 """Sides that read features."""
+ALONE = ("rkd_distance", "rkd_angle")
+"""The terms of RKD alone; with One-for-All stands their sum."""
 SHARE, POSITIVE = Range(high=1), Range(above=True)
 RANGES = {
     "given.own": SHARE, "given.paper": SHARE, "given.hard": SHARE, "tries.kd.kd": SHARE,
@@ -27,12 +29,22 @@ class Side(NamedTuple):
       fixed: Values of others.
       kind: Kind of its students, see `ofakd_students.KINDS`.
       taught: Whether its students have a teacher.
+      terms: Weights of the losses that the one key is a common factor of, where it is such.
     """
 
     keys: tuple[str, ...]
     fixed: Mapping[str, float]
     kind: str = "logits"
     taught: bool = True
+    terms: Mapping[str, float] = {}
+
+    def values(self, setting: Sequence[float]) -> dict[str, float]:
+        """What of `config.given` a setting changes, but for the teacher."""
+        found = dict(zip(self.keys, setting, strict=True))
+        if self.terms:
+            (factor,) = setting
+            found = {name: factor * weight for name, weight in self.terms.items()}
+        return {**self.fixed, **found}
 
 
 SIDES = {
@@ -40,14 +52,19 @@ SIDES = {
     "kd": Side(("kd", "temperature"), {}),
     "dkd": Side(("others", "temperature"), {"dkd": 0.5}),
     "dist": Side(("dist",), {}),
-    **{name: Side((name,), {}, "features") for name in HINTS},
+    **{name: Side((name,), {}, "features") for name in ("fitnet", *ALONE, "cc", "crd")},
+    "rkd": Side(("rkd",), {}, "features", terms={"rkd_distance": 25.0, "rkd_angle": 50.0}),
     "enhanced": Side(("gamma",), {"ofa": 1.0}),
     "hard": Side(("exits",), {"hard": 1.0}, "exits", taught=False),
     "ofa": Side(("gamma",), {"ofa": 1.0, "exits": 1.0}, "exits"),
     "paper": Side(("gamma",), {"ofa": 1.0, "exits": 1.0, "paper": 1.0}, "exits"),
+    "normalized": Side(("gamma",), {"ofa": 1.0, "exits": 1.0, "normalized": 1.0}, "exits"),
+    "rising": Side(("gamma",), {"ofa": 1.0, "exits": 1.0, "rising": 1.0}, "exits"),
 }
-"""Sides by name; "enhanced" is One-for-All without exits, "hard" exits that learn labels alone,
-"paper" the enhancement on the label alone."""
+"""Sides by name; "rkd" has the weights of arXiv:1904.05068 times one factor, "enhanced" is
+One-for-All without exits, "hard" exits that learn labels alone, "paper" the enhancement on the
+label alone, "normalized" weights that sum to 1 for every γ, and "rising" a γ of each output, from 1
+at the first exit to γ at the student's own logits."""
 VARIANTS: dict[str, tuple[int, dict[str, float]]] = {
     "again": (AGAIN, {}), "shuffled": (0, {"own": 0.0}),
 }  # fmt: skip
@@ -67,7 +84,7 @@ def changes_of(config: Any, kind: str, teachers: Sequence[str]) -> Changes:
         if own.kind != kind or side not in config.tries:
             continue
         for setting, teacher in product(settings(config, side), teachers if own.taught else [None]):
-            values = {**own.fixed, **dict(zip(own.keys, setting, strict=True))}
+            values = own.values(setting)
             # What is mixed has the share of its weight; other losses are added to the label's.
             if side in ("kd", "dkd"):
                 values["label"] = 1 - values[side]

@@ -34,14 +34,26 @@ def with_exits(config: Any, family: str) -> ExitNetwork:
     return ExitNetwork(models.build(**config.students[family]), config.classes, exits)
 
 
-def enhanced(config: Any, logits: Array, batch: Any) -> Array:
-    """The loss beside the teacher in the form of the code or, as `paper` says, of the paper."""
-    given, known = config.given, (logits, batch["teacher"], batch["label"])
-    forms = {
-        form: target_enhanced_loss(*known, gamma=given.gamma, form=form)
-        for form in ("code", "paper")
-    }
-    return given.paper * forms["paper"] + (1 - given.paper) * forms["code"]
+def exponents(config: Any, outputs: int) -> Array:
+    """The exponent γ of each exit and last of the student's own logits; with `rising` from 1 on."""
+    given, place = config.given, jnp.linspace(0, 1, outputs)
+    return given.gamma + given.rising * (1 - given.gamma) * (1 - place)
+
+
+def enhanced(config: Any, outputs: Array, batch: Any) -> Array:
+    """The loss [e, b] of exits and last of the student's own logits beside the teacher.
+
+    It has the form of the code or, as `paper` and `normalized` say, that of the paper or weights
+    that sum to 1.
+    """
+    given, known = config.given, (outputs, batch["teacher"], batch["label"])
+    gamma = exponents(config, len(outputs))
+    code, paper, normalized = (
+        target_enhanced_loss(*known, gamma=gamma, **way)
+        for way in ({}, {"form": "paper"}, {"normalized": True})
+    )
+    share = 1 - given.paper - given.normalized
+    return share * code + given.paper * paper + given.normalized * normalized
 
 
 def at_exits(config: Any, found: Outputs, pairs: Any, batch: Any) -> Array:
@@ -49,9 +61,10 @@ def at_exits(config: Any, found: Outputs, pairs: Any, batch: Any) -> Array:
     del pairs
     given = config.given
     label = jax.vmap(lambda own: smoothed_cross_entropy(own, batch["label"], smoothing=0.0))
-    beside = jax.vmap(lambda own: enhanced(config, own, batch))
-    each = given.hard * label(found.exits) + (1 - given.hard) * beside(found.exits)
-    return given.ofa * enhanced(config, found.logits, batch) + given.exits * jnp.sum(each, axis=0)
+    outputs = jnp.concatenate([jnp.asarray(found.exits), found.logits[None]])
+    *beside, last = enhanced(config, outputs, batch)
+    each = given.hard * label(found.exits) + (1 - given.hard) * jnp.stack(beside)
+    return given.ofa * last + given.exits * jnp.sum(each, axis=0)
 
 
 def task(

@@ -14,12 +14,12 @@ from rml.ops import t_interval
 from rml.training import RunDirectory
 
 CAPTIONS = {
-    "arms.png": "Accuracy on test images of the sides, means over a ConvNet and a Mixer, with 95% "
-    "intervals over images.",
+    "arms.png": "Accuracy on test images of the sides, means over a ConvNet, a Mixer and a ViT, "
+    "with 95% intervals over images.",
     "parts.png": "Points of accuracy on test images that ScaleKD has above itself without a part, "
     "or with what stands in brackets in its place, with 95% intervals over images.",
-    "size.png": "Accuracy on test images against the size of the teacher, means over a ConvNet and "
-    "a Mixer, with 95% intervals over images.",
+    "size.png": "Accuracy on test images against the size of the teacher, means over a ConvNet, "
+    "a Mixer and a ViT, with 95% intervals over images.",
     "attention.png": "Attention of places of the teacher's grid to the student's map of the last "
     "stage but one, direct view, means over heads. White is the place that gets most.",
     "features.png": "Tokens without their mean over an image, of unit length, along the direction "
@@ -27,7 +27,8 @@ CAPTIONS = {
     "alternative view make of two stages of students. White is 1, black -1.",
 }
 NAMES = {
-    "label": "label alone", "fitnet": "FitNet", "kd": "KD", "cosine": "KD, cosine, linear map",
+    "label": "label alone", "fitnet": "FitNet", "kd": "KD", "ofa": "One-for-All",
+    "cosine": "KD, cosine, linear map",
     "linear": "ScaleKD, linear maps", "shuffled": "ScaleKD, others' tokens",
     "few_label": "label, 1/4 of images", "few_scalekd": "ScaleKD, 1/4 of images",
     "scalekd": "ScaleKD",
@@ -40,7 +41,7 @@ PARTS = {
     "again": "seed (another)",
 }  # fmt: skip
 """What a side lacks that ScaleKD has."""
-SHORT = {"convnet": "CNN", "mixer": "Mixer"}
+SHORT = {"convnet": "CNN", "mixer": "Mixer", "vit": "ViT"}
 """Families as figures call them."""
 
 

@@ -1,6 +1,6 @@
 """Accuracies beside one another, what features are worth on other data, and what a step costs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -8,13 +8,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from experiments.common.claims import with_bounds
 from experiments.common.timing import least_seconds
 from experiments.distillation import students
 from experiments.distillation.families import Bed, classifier
 from experiments.distillation.scalekd_lessons import Lessons, tail_of
-from experiments.distillation.scalekd_sides import SIDES, SIZED, depths, main
+from experiments.distillation.scalekd_sides import FEATURES, SIDES, SIZED, depths, main
 from experiments.distillation.scalekd_students import task
 from experiments.distillation.students import Name, Students
 from experiments.distillation.together import seconds
@@ -27,7 +28,9 @@ PAIRS = {
     "scalekd_over_kd": ("scalekd", "kd"),
     "shuffled_over_kd": ("shuffled", "kd"),
     "scalekd_over_fitnet": ("scalekd", "fitnet"),
-    "shuffled_over_fitnet": ("shuffled", "fitnet"),
+    "scalekd_over_ofa": ("scalekd", "ofa"),
+    "scalekd_over_features": ("scalekd", "features"),
+    "shuffled_over_features": ("shuffled", "features"),
     "scalekd_over_cosine": ("scalekd", "cosine"),
     "shuffled_over_cosine": ("shuffled", "cosine"),
     "scalekd_over_label": ("scalekd", "label"),
@@ -58,6 +61,12 @@ def choose(config: Any, programs: Programs) -> dict[str, Any]:
     return {side: students.best(config, side, trained) for side in SIDES}
 
 
+def best_features(chosen: Mapping[str, Any], programs: Programs) -> str:
+    """The other side that teaches by stages and is best on validation images."""
+    trained = [own for family in programs.values() for own in family]
+    return max(FEATURES, key=lambda own: np.mean(students.of_setting(own, chosen[own], trained)))
+
+
 def arms_of(config: Any, chosen: Mapping[str, Any]) -> dict[str, Name]:
     """By arm the name of its students; "kd_depth2" is KD of another teacher than the main one."""
     arms: dict[str, Name] = {
@@ -85,7 +94,10 @@ def named(config: Any, bed: Bed, programs: Programs, arms: Mapping[str, Name]) -
 
 
 def compared(config: Any, right: Right) -> dict[str, float]:
-    """Accuracies over both families and of each, and differences with intervals over images."""
+    """Accuracies over all families and of each, and differences with intervals over images.
+
+    Beside them stand rank correlations of accuracy with the depth of the teacher.
+    """
     means = {arm: np.mean(list(own.values()), axis=0) for arm, own in right.items()}
     metrics = {f"accuracy_{arm}": float(own.mean()) for arm, own in means.items()}
     for arm, own in right.items():
@@ -94,7 +106,17 @@ def compared(config: Any, right: Right) -> dict[str, float]:
     pairs = PAIRS | {f"growth_{side}": (side, f"{side}_{least}") for side in SIZED}
     for name, (first, second) in pairs.items():
         metrics |= with_bounds(name, t_interval(means[first] - means[second]))
+    for side in SIZED:
+        arms = [side if name == main(config) else f"{side}_{name}" for name in depths(config)]
+        found = [metrics[f"accuracy_{arm}"] for arm in arms]
+        metrics[f"rank_with_depth_{side}"] = rank_correlation(depths(config).values(), found)
     return metrics
+
+
+def rank_correlation(x: Iterable[float], y: Iterable[float]) -> float:
+    """Spearman's correlation, 0 where one of the two does not vary."""
+    ranks = [stats.rankdata(list(own)) for own in (x, y)]
+    return round(float(np.corrcoef(ranks)[0, 1]), 9) if all(map(np.ptp, ranks)) else 0.0
 
 
 def probed(config: Any, programs: Programs, arms: Mapping[str, Name]) -> dict[str, float]:

@@ -17,7 +17,7 @@ class Side(NamedTuple):
     Attributes:
       key: Name in `config.given` that a setting gives a value to beside the learning rate.
       fixed: Values of others.
-      kind: Kind of the projectors that its students have.
+      kind: Kind of its students, see `scalekd_students.KINDS`.
       taught: Whether its students have a teacher.
     """
 
@@ -32,6 +32,7 @@ SIDES = {
     "label": Side("smoothing", {}, taught=False),
     "kd": Side("kd", {}),
     "fitnet": Side("fitnet", {}),
+    "ofa": Side("gamma", {"ofa": 1.0}, "exits"),
     "cosine": Side("strength", {**HALF, "alternative": 0.0, "third": 0.0}),
     "linear": Side("strength", HALF),
     "scalekd": Side("strength", HALF, "attention"),
@@ -43,10 +44,13 @@ SIDES = {
     "learned": Side("strength", HALF, "learned"),
     "traditional": Side("strength", {"alternative": 0.0}, "learned"),
 }
-"""Sides by name: the label alone, KD, features alone (FitNet), KD with the cosine of the last stage
-by a linear map, and ScaleKD, with linear projectors in the place of its own, with one view alone,
-without the teacher's blocks, without KD, with attention of scale 1, with learned queries at the
-last stage, and in the public code's traditional setting: these with the direct view and no KD."""
+"""Sides by name: the label alone, KD, features alone (FitNet), stages by exits (One-for-All), KD
+with the cosine of the last stage by a linear map, and ScaleKD, with linear projectors in the place
+of its own, with one view alone, without the teacher's blocks, without KD, with attention of scale
+1, with learned queries at the last stage, and in the public code's traditional setting: these with
+the direct view and no KD."""
+FEATURES = ("fitnet", "ofa")
+"""Other sides that teach by stages of the student, of which the better is compared."""
 SIZED = ("kd", "fitnet", "scalekd")
 """Sides whose students have teachers of every size."""
 
@@ -85,11 +89,11 @@ def further(config: Any, kind: str, chosen: Mapping[str, Setting]) -> Changes:
         for teacher in list(depths(config))[:-1]
     }
     own, label = chosen["scalekd"], chosen["label"]
-    if kind == "learned":
-        return found
     if kind == "linear":
         few = {"given.images": config.quarter}
         return found | {("few_label", label, None): change(config, "label", label) | few}
+    if kind != "attention":
+        return found
     plain = change(config, "scalekd", own)
     variants = {
         "again": {"seed": config.seed + AGAIN},

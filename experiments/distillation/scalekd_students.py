@@ -3,7 +3,7 @@
 What differs among the students of a program are floats of the config: which teacher they have, the
 weights of losses and their options, the learning rate, and the seed of the initial weights.
 Students of one kind have projectors that attend, those of another linear ones, those of the third
-learned queries at the last stage too; "plain" ones have none.
+learned queries at the last stage too, those of the fourth exits; "plain" ones have nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,22 +18,35 @@ from jaxtyping import Array, PyTree
 from experiments.common.many import replaced
 from experiments.distillation import students, together
 from experiments.distillation.families import Bed
+from experiments.distillation.ofakd_students import with_exits
 from experiments.distillation.scalekd_lessons import Lesson, Lessons, lesson, rows_of
 from experiments.distillation.students import Changes, Students
 from rml import models
 from rml.data import augment
-from rml.distillation import Network, Outputs, Projected, ScaleNetwork, dual_view, network_variables
-from rml.losses import fitnet_loss, kd_loss, smoothed_cross_entropy
+from rml.distillation import (
+    ExitNetwork,
+    Network,
+    Outputs,
+    Projected,
+    ScaleNetwork,
+    dual_view,
+    network_variables,
+)
+from rml.losses import fitnet_loss, kd_loss, smoothed_cross_entropy, target_enhanced_loss
 from rml.training import Loss, RunDirectory, Task, TrainState, build_optimizer, gradient_task
 
-KINDS = ("linear", "attention", "learned")
-"""Kinds of projectors, each of which is a program of each family."""
+KINDS = ("linear", "attention", "learned", "exits")
+"""Kinds of students, each of which is a program of each family: three of projectors, and exits."""
+WITHOUT = ("plain", "exits")
+"""Kinds without projectors."""
 
 
-def student(config: Any, family: str, kind: str) -> Network | ScaleNetwork:
+def student(config: Any, family: str, kind: str) -> Network | ExitNetwork | ScaleNetwork:
     """A student as it is trained."""
     if kind == "plain":
         return students.network(config, family)
+    if kind == "exits":
+        return with_exits(config, family)
     vit = next(iter(config.teachers.values()))
     grid = tuple(-(-side // vit.patch_size) for side in config.data.image_shape[:2])
     return ScaleNetwork(
@@ -62,6 +75,10 @@ def value(config: Any, found: Outputs | Projected, known: Lesson) -> Array:
         stages += dual_view(found.fourth, known.last, **weights)
         each += given.strength * stages
         each += given.fitnet * fitnet_loss(found.fourth[0], known.last)
+    elif found.exits is not None:
+        outputs = jnp.concatenate([found.exits, found.logits[None]])
+        beside = target_enhanced_loss(outputs, known.logits, known.labels, gamma=given.gamma)
+        each += given.ofa * jnp.sum(beside, axis=0)
     return each
 
 
@@ -77,7 +94,7 @@ def task(config: Any, bed: Bed, lessons: Lessons, *, family: str, kind: str) -> 
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
         variables = {"params": params["network"], **state.model_state}
         known = lesson(config, lessons, batch)
-        given: dict[str, Any] = {} if kind == "plain" else {"path": known.path}
+        given: dict[str, Any] = {} if kind in WITHOUT else {"path": known.path}
         found, changed = module.apply(
             variables, augment.to_float(known.images), train=True,
             mutable=list(state.model_state), **given,

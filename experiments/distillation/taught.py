@@ -12,15 +12,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from experiments.distillation.families import Bed, places
+from experiments.distillation.families import Bed
 from experiments.distillation.students import batches
 from rml.data import augment
-from rml.distillation import METHODS, Maps, Outputs
+from rml.distillation import METHODS, Maps, Outputs, as_map
 from rml.losses import smoothed_cross_entropy
 from rml.training import Loss, Task, TrainState, build_optimizer, gradient_task
 
 MAPS = "fitnet"
-"""The method that compares maps, place by place; others on features read what classifiers read."""
+"""The method that compares maps, place by place of the teacher's grid; others on features read what
+classifiers read."""
 
 
 def of_kind(reads: str) -> tuple[str, ...]:
@@ -58,13 +59,16 @@ def of_teacher(config: Any, families: Any, batch: Any) -> dict[str, Array]:
 
 
 def pair(method: str, found: Outputs, batch: Any) -> tuple[Array, Array]:
-    """What a method compares: outputs of a student and of its teacher, before any map."""
+    """What a method compares: outputs of a student and of its teacher, before any linear map.
+
+    The student's last stage is resized to the teacher's grid.
+    """
+    theirs = batch[key_of(method)]
     if method == MAPS:
         assert found.stages is not None
-        ours = places(found.stages[-1])
-    else:
-        ours = found.logits if METHODS[method].reads == "logits" else found.features
-    return ours, batch[key_of(method)]
+        ours = as_map(found.stages[-1])
+        return jax.image.resize(ours, (*theirs.shape[:3], ours.shape[-1]), "linear"), theirs
+    return (found.logits if METHODS[method].reads == "logits" else found.features), theirs
 
 
 def beside(

@@ -28,7 +28,8 @@ NAMES = {
     "fixed_all": "fixed, with validation", "oracle": "fixed, best on test", "linear": "linear",
     "cosine": "cosine", "correctness": "correctness", "entropy": "entropy", "wls": "WLS",
     "dkd": "DKD", "scalar": "learned number", "tgeokd": "TGeo-KD", "sg_tg": "SG, TG",
-    "sg_tg_st": "SG, TG, ST", "no_points": "sides alone", "shuffled": "others' relations",
+    "sg_tg_st": "SG, TG, ST", "no_points": "sides alone", "no_points_sg_tg": "SG, TG alone",
+    "no_points_sg_tg_st": "SG, TG, ST alone", "shuffled": "others' relations",
     "signed": "differences", "norm": "lengths",
 }  # fmt: skip
 """Sides as figures call them."""

@@ -57,8 +57,11 @@ class Students(NamedTuple):
     accuracy: np.ndarray
 
 
-def losses_of(config: Any, *, learned: bool) -> Callable[[Any, Any], tuple[Array, Array, Array]]:
-    """Makes `losses(params, batch)`: of each image beside the teacher, beside the label, logits."""
+def losses_of(config: Any, *, dkd: bool) -> Callable[[Any, Any], tuple[Array, Array, Array]]:
+    """Makes `losses(params, batch)`: of each image beside the teacher, beside the label, logits.
+
+    Beside the teacher is KD or, with `dkd` and as its weight says, DKD.
+    """
     model, given = classifier(config), config.given
 
     def losses(params: Any, batch: Any) -> tuple[Array, Array, Array]:
@@ -66,7 +69,7 @@ def losses_of(config: Any, *, learned: bool) -> Callable[[Any, Any], tuple[Array
         logits = jnp.asarray(model.apply({"params": params}, images, train=True))
         triple = logits, batch["teacher"], batch["label"]
         beside = kd_loss(*triple, temperature=config.loss.temperature)
-        if not learned:
+        if dkd:
             decoupled = dkd_loss(
                 *triple, temperature=config.loss.temperature, others_weight=given.setting
             )
@@ -77,17 +80,26 @@ def losses_of(config: Any, *, learned: bool) -> Callable[[Any, Any], tuple[Array
     return losses
 
 
-def task(config: Any, bed: Bed, *, learned: bool) -> Task:
-    """The problem of one student, with a ratio that is given or learned."""
-    model, losses = classifier(config), losses_of(config, learned=learned)
+def task(config: Any, bed: Bed, *, learned: bool, rules: bool = True) -> Task:
+    """The problem of one student.
+
+    Args:
+      config: The config of the student.
+      bed: What it learns from.
+      learned: Whether its ratio is learned rather than given.
+      rules: Whether a ratio that is given may follow any rule; else it is the setting.
+    """
+    model, losses = classifier(config), losses_of(config, dkd=rules and not learned)
 
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
         beside, label, logits = losses(params, batch)
         if learned:
             own = jax.lax.stop_gradient(logits)
             ratio = ratio_of(state.extra["omega"], encoded(config, bed, own, batch))
-        else:
+        elif rules:
             ratio = rule(config, state.step / config.train.steps, logits, batch)
+        else:
+            ratio = jnp.full(beside.shape, config.given.setting, beside.dtype)
         return Loss(jnp.mean(fused_loss(ratio, beside, label)), by_group(ratio, batch, learned))
 
     def extra(key: Any, variables: Any) -> dict[str, Any]:
@@ -115,6 +127,7 @@ def task(config: Any, bed: Bed, *, learned: bool) -> Task:
             extra={"omega": optax.apply_updates(omega, updates), "moments": moments}
         )
 
+    # AdamW's decay stands apart from the gradient; a public re-implementation has it in Adam's.
     outer = optax.adamw(config.learned.rate, weight_decay=config.learned.weight_decay)
     single = gradient_task(
         loss=loss,

@@ -10,7 +10,7 @@
 * `ScaleNetwork`, `scalekd_loss`: a student of any architecture in the space of a ViT's tokens, Fan
   et al., ScaleKD: Strong Vision Transformers Could Be Excellent Teachers, arXiv:2411.06786. Its
   parts are `CrossAttentionProjector` (beside it `LinearProjector`), `mimic` and `dual_view`, and
-  `through_teacher`, the last blocks of the frozen teacher.
+  `through_teacher`, the last blocks of the frozen teacher; `as_map` puts tokens in a grid.
 * `relations`, `FusionRatio`, `fused_loss`, `ratio_lookahead`, `saturation`, `teacher_means`: Hu et
   al., Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge Distillation,
   arXiv:2312.15112. Of each example a network learns, on validation data, how much the teacher has
@@ -19,7 +19,11 @@
   not learned; the last is Zhou et al., arXiv:2102.00650.
 """
 
-from rml.distillation.cross_attention_projector import CrossAttentionProjector, LinearProjector
+from rml.distillation.cross_attention_projector import (
+    CrossAttentionProjector,
+    LinearProjector,
+    as_map,
+)
 from rml.distillation.distill import Distilled, distill
 from rml.distillation.dual_view import dual_view, mimic
 from rml.distillation.methods import METHODS, Method
@@ -55,6 +59,7 @@ __all__ = [
     "Outputs",
     "Projected",
     "ScaleNetwork",
+    "as_map",
     "correctness_ratio",
     "cosine_ratio",
     "distill",

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -13,7 +14,13 @@ from rml.distillation.methods import METHODS, Method
 from rml.distillation.networks import Maps, Outputs
 from rml.distillation.scalekd import ScaleNetwork
 from rml.distillation.teachers import teacher_means
-from rml.distillation.trilateral import FusionRatio, fused_loss, ratio_lookahead, relations
+from rml.distillation.trilateral import (
+    FusionRatio,
+    fused_loss,
+    ratio_lookahead,
+    relations,
+    saturation,
+)
 from rml.errors import UserError, unknown
 
 TRILATERAL = "trilateral"
@@ -27,11 +34,16 @@ class Distilled(NamedTuple):
       variables: Variables of the student's module.
       losses: Loss of each step, [steps].
       ratios: Mean share of the teacher at each step, [steps]; 1 for losses on features.
+      deviations: Standard deviation of the shares of a batch, [steps].
+      at_ends: Part of a batch whose share lies within 0.01 of 0 or 1, [steps]; a learned ratio that
+        is there hardly moves, see `saturation`.
     """
 
     variables: PyTree
     losses: Float[Array, " steps"]
     ratios: Float[Array, " steps"]
+    deviations: Float[Array, " steps"]
+    at_ends: Float[Array, " steps"]
 
 
 def distill(
@@ -39,7 +51,7 @@ def distill(
     teacher: Callable[[Array], Outputs],
     student: nn.Module,
     images: Float[Array, "n ..."],
-    labels: Int[Array, " n"],
+    labels: Int[Array, " _"],
     *,
     key: Key[Array, ""],
     steps: int,
@@ -51,15 +63,18 @@ def distill(
     path: Callable[[Array], Array] | None = None,
     lookahead: float = 0.1,
     ratio_rate: float = 1e-2,
+    ratio_decay: float = 0.05,
     options: Mapping[str, Any] | None = None,
 ) -> Distilled:
     """Trains a student beside a teacher, by AdamW with a cosine to 0.
 
     A method on logits is weighted against the cross-entropy of the label, ratio · L_kd + (1 -
     ratio) · L_gt; one on features is added to it with its `weight`. With `ratio="trilateral"` the
-    share of each example is learned on validation data, which is no test data. A student with
-    exits (`ExitNetwork`) is taught at each of them by the same loss on logits, and L_kd is the sum.
-    "scalekd" teaches a `ScaleNetwork` in the space of a ViT's last tokens.
+    share of each example is learned on validation data, which is no test data. A student with exits
+    (`ExitNetwork`) is taught at each of them by the same loss on logits, and L_kd is the sum; an
+    option may be a sequence then, one number for each exit and last that of the student's own
+    logits, as `{"gamma": (1.0, 1.0, 1.5)}` with two exits. "scalekd" teaches a `ScaleNetwork` in
+    the space of a ViT's last tokens.
 
         student = Network(ConvNet(widths=(8, 16)), classes=10)
         found = distill("dkd", lambda x: net.apply(variables, x), student, images, labels,
@@ -80,7 +95,7 @@ def distill(
       student: Module that gives `Outputs` of `(images, train=...)`: a `Network` or an
         `ExitNetwork`; with "scalekd" a `ScaleNetwork`.
       images: Training images, float.
-      labels: Their classes.
+      labels: Their classes; of soft labels the arg max.
       key: Key of initial weights and of the order of examples.
       steps: Number of steps.
       batch_size: Examples of a step, of training and of validation images.
@@ -91,19 +106,25 @@ def distill(
       validation: Images and labels on which a learned ratio is judged.
       path: Last blocks of a teacher of tokens, see `ScaleNetwork`.
       lookahead: Length of the step ahead that a learned ratio is judged by.
-      ratio_rate: Learning rate of Adam for a learned ratio.
+      ratio_rate: Learning rate of AdamW for a learned ratio. A public re-implementation has 0.1,
+        which may drive shares to 0 or 1 soon.
+      ratio_decay: Weight decay of the network of a learned ratio. The re-implementation has 0.05
+        in Adam's gradient; AdamW's decay stands apart from it.
       options: Further arguments of the loss, such as `{"temperature": 2.0}`.
 
     Returns:
       The student.
 
     Raises:
-      UserError: The method is unknown, there are fewer images than a batch, the ratio is none, or
-        a learned ratio has no validation data or a method that does not read logits, or tokens are
-        taught to another student than a `ScaleNetwork` or by a teacher that gives none.
+      UserError: The method is unknown, there are not as many labels as images, there are fewer
+        images than a batch, the ratio is none, a learned ratio has no validation data or a method
+        that does not read logits, tokens are taught to another student than a `ScaleNetwork` or by
+        a teacher that gives none, or an option has not a number for each output.
     """
     if method not in METHODS:
         raise unknown("distillation method", method, METHODS)
+    if len(labels) != len(images):
+        raise UserError(f"labels has {len(labels)} rows, expected {len(images)}, one an image")
     row, given = METHODS[method], dict(options or {})
     ratio = row.share if ratio is None else ratio
     _check(row, method, ratio, validation, len(images), batch_size)
@@ -138,10 +159,12 @@ def distill(
         ours, theirs = found.logits, logits
         if row.reads == "features":
             ours, theirs = maps.apply({"params": theta["maps"]}, found.features, features)
-        beside = row.loss(ours, theirs, y, **given)
+        outputs = ours[None]
         if found.exits is not None and row.reads == "logits":
-            each = jax.vmap(lambda own: row.loss(own, theirs, y, **given))(found.exits)
-            beside += jnp.sum(each, axis=0)
+            outputs = jnp.concatenate([found.exits, outputs])
+        several = _sequences(given, len(outputs))
+        each = jax.vmap(lambda own, more: row.loss(own, theirs, y, **{**given, **more}))
+        beside = jnp.sum(each(outputs, several), axis=0)
         return beside, label.astype(beside.dtype), found, state
 
     def relation(found: Any, batch: Any) -> Array:
@@ -159,7 +182,7 @@ def distill(
         return theta, state, omega, optimizer.init(theta), outer.init(omega)
 
     optimizer = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps))
-    outer = optax.adam(ratio_rate)
+    outer = optax.adamw(ratio_rate, weight_decay=ratio_decay)
 
     @jax.jit
     def train(data: Any, judged: Any) -> tuple[Any, Any]:
@@ -199,15 +222,15 @@ def distill(
             (value, state), gradient = jax.value_and_grad(objective, has_aux=True)(theta)
             updates, moments = optimizer.update(gradient, moments, theta)
             theta = optax.apply_updates(theta, updates)
-            taught = jnp.ones(()) if row.reads == "features" else jnp.mean(alpha)
-            return (theta, state, omega, moments, outer_moments), (value, taught)
+            shares = jnp.ones_like(alpha) if row.reads == "features" else alpha
+            return (theta, state, omega, moments, outer_moments), (value, saturation(shares))
 
         first = jax.tree.map(lambda leaf: leaf[:2], data)
         (theta, state, *_), course = jax.lax.scan(step, start(first), jnp.arange(steps))
         return {"params": theta["student"], **state}, course
 
-    variables, (losses, taught) = train(data, judged)
-    return Distilled(variables, losses, taught)
+    variables, (losses, shares) = train(data, judged)
+    return Distilled(variables, losses, shares["mean"], shares["deviation"], shares["at_ends"])
 
 
 def _forward(
@@ -220,6 +243,18 @@ def _forward(
 
 def _cross_entropy(logits: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _sequences(options: Mapping[str, Any], outputs: int) -> dict[str, Array]:
+    """Options of a loss that are sequences, which have a number for each output of the student."""
+    several = {name: jnp.asarray(x) for name, x in options.items() if np.ndim(x)}
+    for name, own in several.items():
+        if own.shape != (outputs,):
+            raise UserError(
+                f"{name} is {options[name]}, expected one number, or one for each exit and the "
+                f"student's own logits, {outputs} in all"
+            )
+    return several
 
 
 def _outputs(teacher: Callable[[Array], Outputs], images: Array, batch_size: int) -> Outputs:

@@ -35,7 +35,11 @@ class Method(NamedTuple):
         teacher's width, or "both" where each network has one.
       weight: Weight beside the cross-entropy of the label where `reads` is "features"; the paper's,
         its public code's or a usual one.
-      share: Share of the teacher beside the cross-entropy of the label where `reads` is another.
+      share: Share of the teacher beside the cross-entropy of the label where `reads` is another. It
+        is a half where both have the weight 1: DKD (arXiv:2203.08679, public code) with α = 1 and
+        β = 8; DIST with β = γ = 1 and One-for-All, summed over outputs (both arXiv:2310.19444,
+        public code); ScaleKD (arXiv:2411.06786, public code). KD has 0.9, as in the public
+        benchmark of CRD's authors (arXiv:1910.10699).
       copies: Whether the loss is 0 where the student has the teacher's outputs.
     """
 
@@ -50,9 +54,9 @@ class Method(NamedTuple):
 METHODS: Mapping[str, Method] = {
     "kd": Method(kd_loss),
     "soft_cross_entropy": Method(soft_cross_entropy, copies=False),
-    "dkd": Method(dkd_loss),
-    "dist": Method(dist_loss),
-    "ofa": Method(target_enhanced_loss, copies=False),
+    "dkd": Method(dkd_loss, share=0.5),
+    "dist": Method(dist_loss, share=0.5),
+    "ofa": Method(target_enhanced_loss, share=0.5, copies=False),
     "fitnet": Method(fitnet_loss, "features", "student"),
     "rkd_distance": Method(rkd_distance, "features", weight=25.0),
     "rkd_angle": Method(rkd_angle, "features", weight=50.0),

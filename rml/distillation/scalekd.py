@@ -97,12 +97,18 @@ class ScaleNetwork(nn.Module):
           train: Whether BatchNorm uses (and updates) the statistics of this batch.
 
         Raises:
-          ValueError: An option is unknown, or a stage is neither a map nor a square of tokens.
+          ValueError: An option is unknown, the encoder has no such stage, or one is neither a map
+            nor a square of tokens.
         """
         if self.queries not in ("path", "learned"):
             raise unknown("queries", self.queries, ("path", "learned"))
         found = self.encoder(images, train=train, stages=True)
         logits = Classifier(self.classes, name="classifier")(found.features, train=train)
+        count = len(found.stages)
+        if not all(-count <= i < count for i in self.stages):
+            raise ValueError(
+                f"stages is {tuple(self.stages)}, expected two of the encoder's, which has {count}"
+            )
         third, fourth = (found.stages[i] for i in self.stages)
         third = jax.vmap(path)(self._project("third", third, None, train))
         query = third if self.queries == "path" else None

@@ -16,9 +16,10 @@ def through_teacher(
     """Applies the last blocks of a frozen ViT and its norm to tokens that are not its own.
 
     The gradient flows to the tokens, through the teacher's weights, and none into these. With the
-    teacher's own tokens of that place the result is what its features are the mean of. A plain ViT
-    has no stages: a cut before the last quarter of its blocks leaves as many as the last stage of a
-    hierarchical one. A class token is no place of a grid, and is left away.
+    teacher's own tokens of that place the result is what its features are the mean of, if it pools
+    by "gap" and has no projection after its norm. A plain ViT has no stages: a cut before the last
+    quarter of its blocks leaves as many as the last stage of a hierarchical one. All tokens that
+    are given pass the blocks. A class token is no place of a grid: the caller drops it.
 
     Args:
       module: The teacher.

@@ -4,8 +4,11 @@ All take `(student, teacher, labels)` and give a value of each example, as those
 (`rml.losses.feature_distillation`), so that one takes the place of another.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rml.ops.similarity import normalize, wide
@@ -161,15 +164,15 @@ def dist_loss(
 
 
 def target_enhanced_loss(
-    student: Float[Array, "b k"],
+    student: Float[Array, "*e b k"],
     teacher: Float[Array, "b k"],
     labels: Int[Array, " b"],
     *,
-    gamma: float | Float[Array, ""] = 1.0,
+    gamma: float | Sequence[float] | Float[Array, "*e"] = 1.0,
     temperature: float | Float[Array, ""] = 1.0,
     form: str = "code",
     normalized: bool = False,
-) -> Float[Array, " b"]:
+) -> Float[Array, "*e b"]:
     """Computes the cross-entropy with a teacher whose share of the label is enhanced.
 
     -Σ_c w_c log q_c of q = softmax(student / τ), with weights w of p = softmax(teacher / τ):
@@ -184,32 +187,42 @@ def target_enhanced_loss(
     γ unless it is `normalized`.
 
     Args:
-      student: The student's logits, or those of an exit.
+      student: The student's logits, or logits [e, b, k] of several outputs, such as exits and last
+        the student's own.
       teacher: The teacher's logits; no gradient flows into them.
-      labels: Classes in [0, k).
-      gamma: Exponent γ of the enhancement, above 0.
+      labels: Classes in [0, k); of soft labels, as smoothing and mixing make them, the arg max.
+      gamma: Exponent γ of the enhancement, above 0; one for all outputs, or one for each.
       temperature: Temperature τ of both, above 0.
       form: "code", as the authors' code has it, or "paper", the exponent on the label alone.
       normalized: Whether weights are divided by their sum; ours.
 
     Returns:
-      The loss of each example, in float32 or wider.
+      The loss of each example and output, in float32 or wider.
 
     Raises:
-      ValueError: If the form is unknown or γ is not above 0.
+      ValueError: If the form is unknown, γ is not above 0, or there are as many neither as one nor
+        as outputs.
 
     Source: Hao et al., One-for-All, arXiv:2310.19444, adaptive target information enhancement, and
     `ofa_loss` of the public code (Hao840/OFAKD at f7bb896).
     """
     if form not in ("code", "paper"):
         raise ValueError(f"unknown form {form!r}: expected 'code' or 'paper'")
-    if not isinstance(gamma, jax.Array) and gamma <= 0:
+    if not isinstance(gamma, jax.Array) and np.min(gamma) <= 0:
         raise ValueError(f"gamma is {gamma}, expected a number above 0")
-    own = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
+    exponent = jnp.asarray(gamma)
+    if exponent.shape not in ((), student.shape[:-2]):
+        raise ValueError(
+            f"gamma has shape {exponent.shape}, expected one number or {student.shape[:-2]}, one "
+            "for each output of the student"
+        )
+    if exponent.ndim:
+        exponent = exponent[..., None, None]
+    own = jax.nn.one_hot(labels, student.shape[-1], dtype=bool)
     known = _targets(teacher, temperature)
-    raised = gamma * jnp.log1p(jnp.exp(known))
+    raised = exponent * jnp.log1p(jnp.exp(known))
     if form == "code":
-        weights = jnp.where(own, jnp.expm1(raised), jnp.exp(gamma * known))
+        weights = jnp.where(own, jnp.expm1(raised), jnp.exp(exponent * known))
     else:
         weights = jnp.where(own, jnp.exp(raised), jnp.exp(known))
     if normalized:

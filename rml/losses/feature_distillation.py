@@ -33,9 +33,17 @@ def fitnet_loss(
     Returns:
       The loss of each example, in float32 or wider; 0 where the features are equal.
 
+    Raises:
+      ValueError: The shapes differ.
+
     Source: Romero et al., FitNets: Hints for Thin Deep Nets, arXiv:1412.6550, eq. 3.
     """
     del labels
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"features of the student have shape {student.shape}, those of the teacher "
+            f"{teacher.shape}, expected one shape"
+        )
     student, teacher = wide(student, jax.lax.stop_gradient(teacher))
     return jnp.mean((student - teacher) ** 2, axis=tuple(range(1, student.ndim)))
 

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 from rml.models.layers import Dtype
 
 _Pads = tuple[tuple[int, int], tuple[int, int]]
+# He's rule for the inputs of a position, which are those of one channel.
+_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1, 2))
 
 
 class DepthwiseConv(nn.Module):
@@ -20,6 +22,7 @@ class DepthwiseConv(nn.Module):
     kernel_size: int
     stride: int = 1
     padding: str | int = "SAME"
+    kernel_init: nn.initializers.Initializer = _INIT
     dtype: Dtype = None
     param_dtype: Dtype = jnp.float32
 
@@ -28,10 +31,7 @@ class DepthwiseConv(nn.Module):
         """Convolves each channel."""
         kernel = self.param(
             "kernel",
-            nn.with_logical_partitioning(
-                nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1, 2)),
-                (None, None, None, "channels_out"),
-            ),
+            nn.with_logical_partitioning(self.kernel_init, (None, None, None, "channels_out")),
             (self.kernel_size, self.kernel_size, 1, x.shape[-1]),
             self.param_dtype,
         )

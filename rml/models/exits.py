@@ -17,13 +17,16 @@ from rml.models.vit import Block
 
 _CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _DENSE_INIT = nn.initializers.truncated_normal(0.02)
+_EPSILON = 1e-5
 
 
 class ConvExit(nn.Module):
     """Logits of a map: it is halved by separable convolutions and averaged over positions.
 
     A halving is a depthwise convolution of stride 2 and one of stride 1, each of 3x3 and followed
-    by one of 1x1, BatchNorm and ReLU. Each doubles the channels, the last one has `width`.
+    by one of 1x1, BatchNorm and ReLU. Each doubles the channels, the last one has `width`. All
+    convolutions are drawn by He's rule for fan-outs, which of a depthwise one counts all channels,
+    and the linear map from a truncated normal of deviation 0.02.
 
     Attributes:
       halvings: Number of halvings; without any there is one convolution of 1x1.
@@ -48,7 +51,9 @@ class ConvExit(nn.Module):
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def separable(x: jax.Array, width: int, stride: int, name: str) -> jax.Array:
-            x = DepthwiseConv(3, stride, 1, name=f"depth{name}", **dtypes)(x)
+            x = DepthwiseConv(3, stride, 1, kernel_init=_CONV_INIT, name=f"depth{name}", **dtypes)(
+                x
+            )
             x = Conv(
                 width, 1, 1, use_bias=False, kernel_init=_CONV_INIT, name=f"point{name}", **dtypes
             )(x)
@@ -68,7 +73,9 @@ class TokenExit(nn.Module):
 
     Merging puts four neighbours beside one another, normalises them and maps them to the width of
     one. GELU follows, but not the last of several mergings. Where the tokens are one more than a
-    square, the first is a class token: it is not merged, and logits are read from it.
+    square, the first is a class token: it is not merged, and logits are read from it. All linear
+    maps, those of the blocks too, are drawn from a truncated normal of deviation 0.02; norms add
+    1e-5 to the variance.
 
     Attributes:
       blocks: Number of transformer blocks.
@@ -112,7 +119,7 @@ class TokenExit(nn.Module):
             side //= 2
             x = x.reshape(b, side, 2, side, 2, width).swapaxes(2, 3)
             x = x.reshape(b, side * side, 4 * width)
-            x = layers.layer_norm(f"merge_norm{merges}", epsilon=1e-6, **dtypes)(x)
+            x = layers.layer_norm(f"merge_norm{merges}", epsilon=_EPSILON, **dtypes)(x)
             x = layers.dense(
                 width, ("mlp", "embed"), name=f"merge{merges}", use_bias=False,
                 kernel_init=_DENSE_INIT, **dtypes,
@@ -122,22 +129,25 @@ class TokenExit(nn.Module):
                 x = layers.activation("gelu")(x)
         x = jnp.concatenate([token, x], axis=1)
         x, _ = run_blocks(
-            Block, x, depth=self.blocks, scan=True, remat=False, heads=self.heads, **dtypes
-        )
+            Block, x, depth=self.blocks, scan=True, remat=False, heads=self.heads,
+            epsilon=_EPSILON, kernel_init=_DENSE_INIT, **dtypes,
+        )  # fmt: skip
         return _logits(x[:, 0] if first else x.mean(axis=1), self.classes, dtypes)
 
 
 class Exits(nn.Module):
-    """An exit for each stage of an encoder, from its outputs to logits.
+    """Exits from stages of an encoder, from their outputs to logits.
 
-    Of S stages the one at place k of 0 to S - 1 has S - 1 - k halvings where it is a map; where it
-    is tokens, as many blocks, but one at least.
+    Of S stages the exit at place k of 0 to S - 1 has S - 1 - k halvings where the stage is a map;
+    where it is tokens, as many blocks, but one at least. This is so whether the others have exits
+    or not.
 
     Attributes:
       classes: Number of classes.
       width: Channels of exits from maps, see `ConvExit`.
       stages: Numbers of those of the encoder's outputs that are its stages, such as blocks 1, 3, 9
         and 11 of a ViT with twelve; all if not given.
+      chosen: Places among these stages, from 0, that have exits; all if not given.
       grid: Side of the grid that tokens are merged to, see `TokenExit`.
       heads: Attention heads of exits from tokens.
       dtype: Compute dtype; None follows input and parameters.
@@ -149,6 +159,7 @@ class Exits(nn.Module):
     classes: int
     width: int
     stages: Sequence[int] | None = None
+    chosen: Sequence[int] | None = None
     grid: int = 7
     heads: int = 4
     dtype: layers.Dtype = None
@@ -168,17 +179,20 @@ class Exits(nn.Module):
           Logits of each exit.
 
         Raises:
-          ValueError: There is no such stage, or one is neither a map nor tokens.
+          ValueError: There is no such output or stage, or one is neither a map nor tokens.
         """
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        chosen = range(len(stages)) if self.stages is None else self.stages
+        outputs = range(len(stages)) if self.stages is None else self.stages
         found = []
-        for place, number in enumerate(chosen):
+        for k in range(len(outputs)) if self.chosen is None else self.chosen:
+            if not 0 <= k < len(outputs):
+                raise ValueError(f"stage {k} of {len(outputs)}, expected 0 to {len(outputs) - 1}")
+            number, left = outputs[k], len(outputs) - 1 - k
             if not 0 <= number < len(stages):
                 raise ValueError(
-                    f"stage {number} of {len(stages)}, expected 0 to {len(stages) - 1}"
+                    f"output {number} of {len(stages)}, expected 0 to {len(stages) - 1}"
                 )
-            x, left, name = stages[number], len(chosen) - 1 - place, f"exit{number}"
+            x, name = stages[number], f"exit{number}"
             made: nn.Module
             if x.ndim == 4:
                 made = ConvExit(left, self.width, self.classes, name=name, **dtypes)
@@ -187,7 +201,7 @@ class Exits(nn.Module):
                     max(left, 1), self.classes, self.grid, self.heads, name=name, **dtypes
                 )
             else:
-                raise ValueError(f"stage {number} is {x.shape}, expected a map or tokens")
+                raise ValueError(f"stage {k} is {x.shape}, expected a map or tokens")
             found.append(made(x, train=train))
         return jnp.stack(found)
 

@@ -184,7 +184,8 @@ def blocks_of(vit: ViT, x: Any, edits: HeadEdits | None = None, *, outputs: bool
 class Block(nn.Module):
     """One pre-norm transformer block, in the carry form that `nn.scan` reads.
 
-    With `outputs` its result, which the scan stacks, is its output once more.
+    With `outputs` its result, which the scan stacks, is its output once more. All matrices are
+    drawn by `kernel_init` where it is given, else by Xavier's rule.
     """
 
     heads: int
@@ -194,6 +195,7 @@ class Block(nn.Module):
     epsilon: float = 1e-6
     causal: bool = False
     outputs: bool = False
+    kernel_init: nn.initializers.Initializer | None = None
     dtype: layers.Dtype = None
     param_dtype: layers.Dtype = jnp.float32
 
@@ -205,11 +207,12 @@ class Block(nn.Module):
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
         width = x.shape[-1]
+        square = self.kernel_init or _SQUARE_INIT
         head_axes = ("heads", "kv")
         qkv = HeadDense(
             (3, self.heads, width // self.heads),
             ("embed", None, *head_axes),
-            kernel_init=_SQUARE_INIT,
+            kernel_init=square,
             split=True,
             name="qkv",
             **dtypes,
@@ -223,9 +226,9 @@ class Block(nn.Module):
             y = attend_to_all(*qkv, implementation=self.attention)
         y = y if edits is None else edited(y, edits)
         out = (*head_axes, "embed")
-        x = x + HeadDense((width,), out, kernel_init=_SQUARE_INIT, name="out", **dtypes)(y)
+        x = x + HeadDense((width,), out, kernel_init=square, name="out", **dtypes)(y)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
-        init = nn.initializers.xavier_uniform()
+        init = self.kernel_init or nn.initializers.xavier_uniform()
         y = layers.layer_norm("norm2", **norm)(x)
         y = layers.dense(
             self.mlp_ratio * width, ("embed", "mlp"), name="mlp_in", kernel_init=init, **dtypes

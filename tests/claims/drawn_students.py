@@ -16,14 +16,14 @@ SMALL = {
     "optimizer.warmup_steps": 1, "evaluation.batch_size": 32,
     "students.convnet.widths": (2, 2, 3), "students.convnet.features": 4,
     "students.mixer.width": 4, "students.mixer.token_hidden": 3,
-    "students.mixer.channel_hidden": 3,
+    "students.mixer.channel_hidden": 3, "students.vit.width": 4, "students.vit.depth": 3,
+    "students.vit.heads": 2, "given.images": 80.0, "exits.width": 4, "exits.heads": 2,
 }  # fmt: skip
 FAMILIES = SMALL | {
-    "students.vit.width": 4, "students.vit.depth": 3, "students.vit.heads": 2,
     "timing.repeats": 1, "teachers.convnet.widths": (2, 2, 4), "teachers.convnet.features": 4,
     "teachers.vit.width": 4, "teachers.vit.depth": 3, "teachers.vit.heads": 2,
     "teachers.mixer.width": 4, "teachers.mixer.token_hidden": 3,
-    "teachers.mixer.channel_hidden": 3, "exits.width": 4, "exits.heads": 2,
+    "teachers.mixer.channel_hidden": 3,
 }  # fmt: skip
 """Of recipes whose teachers and students are of three families."""
 
@@ -82,7 +82,7 @@ def made_bed():
         "label": (np.arange(12) % 10).astype(np.int32),
         "teacher": rng.standard_normal((12, 3, 10)).astype(np.float32),
         "features": rng.standard_normal((12, 3, 4)).astype(np.float32),
-        "maps": rng.standard_normal((12, 3, 16, 4)).astype(np.float32),
+        "maps": rng.standard_normal((12, 3, 4, 4, 4)).astype(np.float32),
     }
     return families.Bed(("convnet", "vit", "mixer"), train, train, train, {}, {}, {})
 

@@ -1,5 +1,7 @@
 """One-for-All's recipe on little data; `make claims` measures students that learn."""
 
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,9 @@ import pytest
 from configs.distillation import ofakd as config_file
 from experiments.common.many import replaced
 from experiments.distillation import (
+    families,
     ofakd,
     ofakd_measures,
-    ofakd_sides,
     ofakd_students,
     students,
     taught,
@@ -20,6 +22,7 @@ from experiments.distillation.students import Students
 from rml.distillation import Outputs
 from rml.errors import UserError
 from rml.losses import correlation_congruence, crd_loss, dist_loss, rkd_angle, rkd_distance
+from rml.training import RunDirectory
 from tests.claims import drawn_students
 from tests.claims.drawn_students import two_steps
 from tests.system.two_steps import override
@@ -41,7 +44,7 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     metrics, holds = measure("configs/distillation/ofakd.py", SMALL)
     assert len(holds) == len(ofakd.CLAIMS)
     assert np.isfinite(list(metrics.values())).all()
-    assert {metrics[f"tries_{side}"] for side in ofakd_sides.SIDES} == {3}
+    assert {metrics[f"tries_{side}"] for side in ofakd.COMPARED} == {3}
     assert metrics["chosen_ofa_gamma"] in (1.0, 1.5, 2.0)
     pairs = [metrics[f"accuracy_ofa_{t}_{s}"] for t, s in ofakd_measures.pairs_of(
         config_file.get_config())]  # fmt: skip
@@ -106,7 +109,7 @@ def test_each_side_is_the_loss_that_it_names(bed):
     config = override(config_file.get_config(), SMALL)
     rng = np.random.default_rng(1)
     z, h, f = (rng.standard_normal(shape) for shape in ((12, 10), (2, 12, 10), (12, 4)))
-    last, m = rng.standard_normal((12, 4, 4, 3)), rng.standard_normal((12, 16, 4))
+    last, m = rng.standard_normal((12, 4, 4, 3)), rng.standard_normal((12, 4, 4, 4))
     labels = bed.train["label"]
     one = np.eye(10)[labels]
 
@@ -127,7 +130,7 @@ def test_each_side_is_the_loss_that_it_names(bed):
         )
         pairs = {key: taught.pair(key, outputs, batch) for key in ofakd_students.KINDS[kind]}
         if kind == "features":
-            np.testing.assert_allclose(pairs["fitnet"][0], last.reshape(12, 16, 3), rtol=1e-6)
+            np.testing.assert_allclose(pairs["fitnet"][0], last, rtol=1e-6)
             pairs["fitnet"] = (jnp.asarray(m, jnp.float32), pairs["fitnet"][1])
         more = ofakd_students.at_exits if kind == "exits" else taught.beside
         return np.asarray(taught.value(own, outputs, pairs, batch, more))
@@ -143,20 +146,24 @@ def test_each_side_is_the_loss_that_it_names(bed):
     same(found(("kd", (0.9, 4.0), "vit"), teacher), 0.1 * ce + 0.9 * kl)
     logits = jnp.asarray(z, jnp.float32), jnp.asarray(teacher)
     same(found(("dist", (3.0,), "vit"), teacher), ce + 3 * np.asarray(dist_loss(*logits)))
-    mean = ((m - maps) ** 2).mean((1, 2))
+    mean = ((m - maps) ** 2).mean((1, 2, 3))
     same(found(("fitnet", (10.0,), "vit"), teacher, "features"), ce + 10 * mean)
-    for side, weight, loss in (
-        ("rkd_distance", 5.0, rkd_distance), ("rkd_angle", 10.0, rkd_angle),
-        ("cc", 20.0, correlation_congruence),
-    ):  # fmt: skip
-        own = found((side, (weight,), "vit"), teacher, "features")
-        same(own, ce + weight * np.asarray(loss(*known)))
-    rows = np.asarray(crd_loss(*known, jnp.asarray(labels), size=1000.0))
+    relations = 25 * np.asarray(rkd_distance(*known)) + 50 * np.asarray(rkd_angle(*known))
+    same(found(("rkd", (0.2,), "vit"), teacher, "features"), ce + 0.2 * relations)
+    congruence = np.asarray(correlation_congruence(*known))
+    same(found(("cc", (20.0,), "vit"), teacher, "features"), ce + 20 * congruence)
+    rows = np.asarray(crd_loss(*known, jnp.asarray(labels), size=80.0))
     same(found(("crd", (0.15,), "vit"), teacher, "features"), ce + 0.15 * rows)
     w = (p + one) ** 1.5 - one
     same(found(("enhanced", (1.5,), "vit"), teacher), ce + cross_entropy(w, z))
     same(found(("ofa", (1.5,), "vit"), teacher, "exits"),
          ce + cross_entropy(w, z) + cross_entropy(w, h).sum(0))  # fmt: skip
+    w /= w.sum(1, keepdims=True)
+    same(found(("normalized", (1.5,), "vit"), teacher, "exits"),
+         ce + cross_entropy(w, z) + cross_entropy(w, h).sum(0))  # fmt: skip
+    first, second, w = ((p + one) ** gamma - one for gamma in (1.0, 1.5, 2.0))
+    same(found(("rising", (2.0,), "vit"), teacher, "exits"), ce + cross_entropy(w, z)
+         + cross_entropy(first, h[0]) + cross_entropy(second, h[1]))  # fmt: skip
     w = np.where(one > 0, (1 + p) ** 2, p)
     same(found(("paper", (2.0,), "vit"), teacher, "exits"),
          ce + cross_entropy(w, z) + cross_entropy(w, h).sum(0))  # fmt: skip
@@ -174,18 +181,18 @@ def test_students_have_the_tries_of_their_side_and_two_teachers():
         ofakd.students_of(config, "vit", kind) for kind in ("logits", "features", "exits")
     )
     assert len(logits) == 3 + 4 * 3 * 2
-    assert len(features) == 5 * 3 * 2
-    assert len(exits) == 3 + 2 * 3 * 2 + 2 * 2
+    assert len(features) == 4 * 3 * 2
+    assert len(exits) == 3 + 4 * 3 * 2 + 2 * 2
     assert {name[2] for name in [*logits, *exits]} == {None, "convnet", "mixer"}
     assert exits["again", (1.0,), "mixer"] == exits["ofa", (1.0,), "mixer"] | {"seed": 1000}
     # What is mixed has the share of its weight, and the rest is the label's.
     assert logits["dkd", (2.0, 1.0), "mixer"]["given.label"] == 0.5
     assert logits["kd", (0.9, 2.0), "mixer"]["given.label"] == pytest.approx(0.1)
     assert logits["dist", (3.0,), "mixer"].keys().isdisjoint({"given.label"})
-    own = features["rkd_distance", (5.0,), "mixer"]
-    assert own["given.mixer"] == 1.0
-    keys = {"given.rkd_distance", "given.convnet", "given.vit", "given.mixer", "seed"}
-    assert set(own) == keys
+    own = features["rkd", (0.2,), "mixer"]
+    teachers = {"given.mixer": 1.0, "given.convnet": 0.0, "given.vit": 0.0}
+    weights = {"given.rkd_distance": 5.0, "given.rkd_angle": 10.0}
+    assert own == {"seed": 0, **teachers, **weights}
 
 
 def test_what_a_program_carries_is_what_its_methods_read(bed):
@@ -230,12 +237,59 @@ def test_stages_agree_within_and_between_families():
     ("changes", "message"),
     [
         ({"tries.cc.cc": (1.0,)}, "expected equally many of each"),
+        ({"tries": {"kd": {}}}, r"tries has \['kd'\], expected"),
         ({"tries.ofa.gamma": (1.1, 1.5, 2.0)}, "expected 1 among them"),
     ],
 )
 def test_wrong_configs_are_named(changes, message):
     with pytest.raises(UserError, match=message):
         ofakd.check(override(config_file.get_config(), changes))
+
+
+def test_images_are_counted_before_teachers_are_trained():
+    config = override(config_file.get_config(), SMALL | {"given.images": 81.0})
+    with pytest.raises(UserError, match=r"given\.images is 81, expected 80, .* of mnist5k"):
+        families.make_bed(config, None)
+
+
+def test_teachers_of_another_run_are_taken(untrained, monkeypatch, tmp_path):
+    """Those of `teaching.run` by their names, without any training."""
+    config = override(config_file.get_config(), SMALL | {"teaching.run": str(tmp_path / "other")})
+    train, read = families.train, []
+
+    def restore(directory, problem):
+        read.append(directory)
+        return train(config, SimpleNamespace(path=directory), problem, "")
+
+    def make_bed(name):
+        return families.make_bed(config, RunDirectory(tmp_path / name, config.to_dict()))
+
+    monkeypatch.setattr(families, "restore", restore)
+    monkeypatch.setattr(families, "train", None)
+    with pytest.raises(UserError, match=r"teaching\.run is .*, expected the directory of a run"):
+        make_bed("first")
+    monkeypatch.setattr(families, "read_run", lambda directory, key: None)
+    bed = make_bed("second")
+    names = [f"teacher_{family}" for family in config.teachers]
+    assert read == [tmp_path / "other" / "methods" / name for name in names]
+    assert set(bed.variables) == set(config.teachers)
+
+
+def test_maps_are_brought_to_the_teachers_grid_and_a_class_token_is_not_on_it():
+    rng = np.random.default_rng(0)
+    ramp = np.arange(8.0)[None, :, None, None] + np.zeros((2, 8, 8, 3))
+    tokens = rng.standard_normal((2, 1 + 16, 3))
+    batch = {"maps": jnp.asarray(rng.standard_normal((2, 4, 4, 5)))}
+
+    def pair(stage):
+        return taught.pair("fitnet", Outputs(None, None, stages=(None, jnp.asarray(stage))), batch)
+
+    ours, theirs = pair(ramp)
+    assert ours.shape == (2, 4, 4, 3)
+    halved = ramp.reshape(2, 4, 2, 8, 3).mean(2)[:, :, ::2]
+    np.testing.assert_allclose(ours[:, 1:3], halved[:, 1:3], rtol=1e-6)
+    np.testing.assert_array_equal(theirs, batch["maps"])
+    np.testing.assert_allclose(pair(tokens)[0], tokens[:, 1:].reshape(2, 4, 4, 3), rtol=1e-6)
 
 
 def test_families_and_keys_are_those_that_are_read():

@@ -23,7 +23,7 @@ from experiments.distillation import (
 )
 from experiments.distillation.families import Bed
 from experiments.distillation.scalekd_lessons import Lesson, Lessons
-from rml.distillation import Outputs, Projected, mimic, through_teacher
+from rml.distillation import ExitNetwork, Outputs, Projected, mimic, through_teacher
 from rml.errors import UserError
 from rml.models import ViT
 from tests.claims import drawn_students
@@ -33,7 +33,7 @@ from tests.system.two_steps import override
 WIDTH, TOKENS = 4, 16
 SMALL = drawn_students.SMALL | {
     "compared": 1, "probe.train": "train[:1%]", "probe.test": "test[:8%]", "quarter": 20.0,
-    "projectors.heads": 2, "given.images": 80.0,
+    "projectors.heads": 2,
     **{f"teachers.{name}.{key}": value for name in ("depth2", "depth3", "depth6")
        for key, value in {"width": WIDTH, "heads": 2}.items()},
 }  # fmt: skip
@@ -58,7 +58,7 @@ def untrained(monkeypatch):
 
     def inspect(config, family, variables, images, path):
         del config, variables, path
-        places = {"convnet": 7 * 7, "mixer": 4 * 4}[family]
+        places = {"convnet": 7 * 7, "mixer": 4 * 4, "vit": 4 * 4}[family]
         drawn = np.random.default_rng(0).random((2, 2, len(images), TOKENS, WIDTH))
         third = np.random.default_rng(0).random((len(images), TOKENS, places))
         return Projected(None, None, *drawn), {"third": third}
@@ -89,10 +89,15 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     assert {metrics[f"tries_{side}"] for side in scalekd_sides.SIDES} == {4}
     assert metrics["chosen_kd_kd"] in (0.9, 1.0)
     assert metrics["chosen_scalekd_learning_rate"] in (6e-3, 1.2e-2)
-    own = [metrics[f"accuracy_scalekd_{family}"] for family in ("convnet", "mixer")]
+    own = [metrics[f"accuracy_scalekd_{family}"] for family in ("convnet", "mixer", "vit")]
     assert metrics["accuracy_scalekd"] == pytest.approx(np.mean(own))
     difference = metrics["accuracy_scalekd"] - metrics["accuracy_linear"]
     assert metrics["projector_gain"] == pytest.approx(difference, abs=1e-6)
+    others = [metrics[f"accuracy_{side}"] for side in ("fitnet", "ofa")]
+    assert metrics["accuracy_features"] in others
+    arms = ("fitnet_depth2", "fitnet_depth3", "fitnet")
+    rank = scalekd_measures.rank_correlation([2, 3, 6], [metrics[f"accuracy_{a}"] for a in arms])
+    assert metrics["rank_with_depth_fitnet"] == rank
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(scalekd.CAPTIONS)
 
@@ -204,6 +209,11 @@ def test_each_side_is_the_loss_that_it_names():
     same(found("kd", 0.9), 0.1 * ce + 0.9 * kl)
     plain = Outputs(jnp.asarray(z, jnp.float32), jnp.asarray(z, jnp.float32))
     same(found("kd", 0.9, plain), 0.1 * ce + 0.9 * kl)
+    exits = rng.standard_normal((2, 12, 10))
+    taught = plain._replace(exits=jnp.asarray(exits, jnp.float32))
+    w = (np.exp(logs(t)) + one) ** 1.5 - one
+    each = [-(w * logs(own)).sum(-1) for own in (z, *exits)]
+    same(found("ofa", 1.5, taught), ce + sum(each))
     same(found("fitnet", 10.0), ce + 10 * ((views[1][0] - last) ** 2).mean((1, 2)))
     same(found("cosine", 0.3), half + 0.3 * stage(views[1], last, alternative=0))
     for side in ("linear", "scalekd", "flat"):
@@ -219,12 +229,16 @@ def test_each_side_is_the_loss_that_it_names():
 
 def test_students_have_the_tries_of_their_side_and_the_teachers_of_their_arm():
     config = config_file.get_config()
-    linear, attention, learned = (
+    linear, attention, learned, exits = (
         scalekd_sides.changes_of(config, kind) for kind in scalekd_students.KINDS
     )
     assert len(linear) == 5 * 4
     assert len(attention) == 6 * 4
     assert len(learned) == 2 * 4
+    assert len(exits) == 4
+    own = exits["ofa", (1.5, 6e-3), "depth6"]
+    assert (own["given.ofa"], own["given.gamma"], own["given.label"]) == (1.0, 1.5, 1.0)
+    assert scalekd_sides.further(config, "exits", CHOSEN) == {}
     traditional = learned["traditional", (1.2e-2, 0.3), "depth6"]
     assert (traditional["given.alternative"], traditional["given.label"]) == (0.0, 1.0)
     assert scalekd_sides.further(config, "learned", CHOSEN) == {}
@@ -239,7 +253,7 @@ def test_students_have_the_tries_of_their_side_and_the_teachers_of_their_arm():
     sized = further["scalekd", (6e-3, 0.3), "depth2"]
     assert (sized["given.depth2"], sized["given.depth6"]) == (1.0, 0.0)
     chosen = {side: students.settings(config, side)[0] for side in scalekd_sides.SIDES}
-    every = linear | attention | learned
+    every = linear | attention | learned | exits
     for kind in scalekd_students.KINDS:
         every |= scalekd_sides.further(config, kind, chosen)
     assert every["few_label", chosen["label"], None]["given.images"] == 250.0
@@ -276,15 +290,33 @@ def test_attention_of_the_direct_view_is_that_of_every_place():
 
 def test_kinds_differ_in_projectors_and_queries():
     config = small()
-    options = {
-        kind: (made.projector, made.queries)
-        for kind in scalekd_students.KINDS
-        for made in [scalekd_students.student(config, "mixer", kind)]
+    config = replaced(config, {"given.scale": 2.5})
+    made = {
+        kind: scalekd_students.student(config, "mixer", kind) for kind in scalekd_students.KINDS
     }
-    assert options == {
-        "linear": ("linear", "path"), "attention": ("attention", "path"),
-        "learned": ("attention", "learned"),
+    exits = made.pop("exits")
+    assert {kind: (own.projector, own.queries, own.scale) for kind, own in made.items()} == {
+        "linear": ("linear", "path", 2.5), "attention": ("attention", "path", 2.5),
+        "learned": ("attention", "learned", 2.5),
     }  # fmt: skip
+    assert isinstance(exits, ExitNetwork)
+
+
+def test_accuracies_are_ranked_with_depths():
+    assert scalekd_measures.rank_correlation([2, 3, 6], [0.5, 0.7, 0.6]) == 0.5
+    assert scalekd_measures.rank_correlation([2, 3, 6], [0.9, 0.7, 0.6]) == -1.0
+    assert scalekd_measures.rank_correlation([2, 3, 6], [0.7, 0.7, 0.7]) == 0.0
+    right = {
+        arm: {"mixer": np.zeros(4)} for arms in scalekd_measures.PAIRS.values() for arm in arms
+    }
+    right |= {
+        f"{side}{end}": {"mixer": np.arange(4) < count}
+        for side, counts in (("kd", (3, 2, 1)), ("fitnet", (1, 3, 2)), ("scalekd", (1, 2, 3)))
+        for end, count in zip(("_depth2", "_depth3", ""), counts, strict=True)
+    }
+    found = scalekd_measures.compared(small(), right)
+    ranks = {side: found[f"rank_with_depth_{side}"] for side in scalekd_sides.SIZED}
+    assert ranks == {"kd": -1.0, "fitnet": 0.5, "scalekd": 1.0}
 
 
 def test_the_deepest_teachers_last_tokens_leave_its_norm(bed, lessons):
@@ -314,7 +346,8 @@ def test_costs_count_the_path_and_the_teachers_reading(bed, lessons, monkeypatch
     monkeypatch.setattr(scalekd_measures, "seconds", lambda problem, repeats: next(times))
     monkeypatch.setattr(scalekd_measures, "least_seconds", lambda call, repeats: 1.0)
     config = small()
-    del config.students["convnet"]
+    for name in ("convnet", "vit"):
+        del config.students[name]
     drawn = {
         name: shapes(families.classifier(config, config.teachers[name]), config)
         for name in lessons.names
@@ -335,6 +368,7 @@ def test_costs_count_the_path_and_the_teachers_reading(bed, lessons, monkeypatch
         ({"tries.flat.strength": (1.0,)}, "expected equally many of each"),
         ({"teachers.depth3.mlp_ratio": 3}, "differ in depth alone"),
         ({"path.blocks": 2}, "path.blocks is 2, expected fewer than 2"),
+        ({"quarter": 81.0}, "quarter is 81, expected at most given.images, 80"),
     ],
 )
 def test_wrong_configs_are_named(changes, message):

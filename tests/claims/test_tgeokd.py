@@ -85,12 +85,18 @@ def untrained(monkeypatch):
         jax.eval_shape(call)
         return float(repeats)
 
+    def median_ratio(first, second, repeats):
+        jax.eval_shape(first)
+        jax.eval_shape(second)
+        return 2.0 * repeats
+
     monkeypatch.setattr(noisy, "logits_of", logits_of)
     monkeypatch.setattr(noisy, "train", lambda *args: SimpleNamespace(variables={}))
     monkeypatch.setattr(tgeokd_sides, "train_together", train_together)
     monkeypatch.setattr(tgeokd_figures.figures, "logged", logged)
     monkeypatch.setattr(tgeokd_measures, "initial_state", start)
     monkeypatch.setattr(tgeokd_measures, "least_seconds", least_seconds)
+    monkeypatch.setattr(tgeokd_measures, "median_ratio", median_ratio)
 
 
 @pytest.mark.slow
@@ -101,8 +107,13 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     assert metrics["tries_constant"] == metrics["tries_trilateral"] == metrics["tries_wls"] == 4
     assert metrics["accuracy_oracle"] >= max(metrics["accuracy_fixed"], metrics["accuracy_kd"])
     assert metrics["setting_scalar"] in (0.01, 0.1)
-    assert metrics["seconds_over_kd"] == 1.0
-    assert metrics["seconds_naive_over_kd"] == 2.0
+    assert metrics["seconds_over_kd"] == 2.0
+    assert metrics["seconds_naive_over_kd"] == 3.0
+    pairs = {"st": ("no_points_sg_tg_st", "no_points_sg_tg"),
+             "inter": ("no_points", "no_points_sg_tg_st")}  # fmt: skip
+    for name, (first, second) in pairs.items():
+        difference = metrics[f"accuracy_{first}"] - metrics[f"accuracy_{second}"]
+        assert metrics[f"{name}_gain_of_sides"] == pytest.approx(difference, abs=1e-6)
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(tgeokd.CAPTIONS)
 
@@ -114,16 +125,18 @@ def test_a_learned_number_that_cannot_move_is_a_fixed_ratio(bed):
     changes = tgeokd_sides.SCALAR | {"given.setting": 0.5, "loss.temperature": 2.0}
     config = replaced(config, changes)
 
-    def program(learned):
+    def program(learned, rules=True):
         def task(rate):
             own = replaced(config, {"learned.rate": rate})
-            return tgeokd_students.task(own, bed, learned=learned)
+            return tgeokd_students.task(own, bed, learned=learned, rules=rules)
 
         return task(0.1), jax.jit(lambda rate, *args: task(rate).step(*args))
 
-    found, programs = {}, (program(False), program(True))
-    for name, learned, rate in (("fixed", 0, 0.0), ("still", 1, 0.0), ("moving", 1, 0.5)):
-        task, step = programs[learned]
+    found, programs = {}, (program(False), program(True), program(False, rules=False))
+    for name, which, rate in (
+        ("fixed", 0, 0.0), ("still", 1, 0.0), ("moving", 1, 0.5), ("plain", 2, 0.0)
+    ):  # fmt: skip
+        task, step = programs[which]
         state, rows = start(task), iter(task.batches())
         for _ in range(2):
             state, metrics = step(jnp.asarray(rate), state, next(rows))
@@ -131,6 +144,7 @@ def test_a_learned_number_that_cannot_move_is_a_fixed_ratio(bed):
         assert (float(metrics["ratio_mean"]) == 0.5) == (name != "moving")
     same = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
     jax.tree.map(same, found["fixed"].params, found["still"].params)
+    jax.tree.map(same, found["fixed"].params, found["plain"].params)
     assert float(jnp.abs(found["moving"].extra["omega"]["out"]["bias"]).max()) > 0.1
 
 
@@ -198,6 +212,10 @@ def test_parts_of_the_relations_are_left_out(bed):
         kept = np.setdiff1d(np.arange(9), at)
         np.testing.assert_array_equal(left[:, kept], whole[:, kept])
     np.testing.assert_allclose(blocks(own=0.0), np.roll(whole, 1, axis=0))
+    # Neither the side between student and teacher nor what it can be made of.
+    ablated = tgeokd_sides.VARIANTS["no_points_sg_tg"].items()
+    left = blocks(**{name.removeprefix("relations."): value for name, value in ablated})
+    assert {i for i in range(9) if left[:, i].any()} == {5, 7}
     scalar = {name.removeprefix("relations."): 0.0 for name in tgeokd_sides.SCALAR}
     assert not blocks(**scalar).any()
     lengths = replaced(config, {"relations.form": "norm", "relations.st": 0.0})

@@ -64,6 +64,8 @@ def test_a_teacher_that_knows_better_than_labels_is_worth_its_ratio():
     assert right(by_teacher) > right(by_label) + 0.1
     assert right(by_label, LABELS) > right(by_teacher, LABELS) + 0.1
     np.testing.assert_array_equal(by_label.ratios, 0)
+    np.testing.assert_array_equal(by_label.deviations, 0)
+    np.testing.assert_array_equal(by_label.at_ends, 1)
 
 
 def test_a_learned_ratio_finds_that_out_with_batch_statistics_of_the_students_own():
@@ -74,6 +76,9 @@ def test_a_learned_ratio_finds_that_out_with_batch_statistics_of_the_students_ow
         ratio="trilateral", validation=held, ratio_rate=0.05, options={"temperature": 1.0},
     )  # fmt: skip
     assert found.ratios[-5:].mean() > found.ratios[0] + 0.1
+    assert found.deviations.shape == found.at_ends.shape == (60,)
+    assert (found.deviations > 1e-3).all()
+    assert 0 <= found.at_ends.min() <= found.at_ends.max() < 1
     statistics = jax.tree.leaves(found.variables["batch_stats"])
     assert all(np.isfinite(leaf).all() for leaf in statistics)
     assert any(np.abs(leaf).max() > 0.1 for leaf in statistics)
@@ -124,18 +129,34 @@ def test_exits_are_taught_as_the_student_is():
 
     labels = taught(images).logits.argmax(1)
     module = exit_network("convnet")
+    key, given = jax.random.key(0), {"steps": 40, "batch_size": 40, "learning_rate": 4e-2}
+    gammas = (0.5, 1.0, 3.0)  # of two exits, and of the student's own logits
     found = distill(
-        "ofa", taught, module, images, labels, key=jax.random.key(0), steps=40, batch_size=40,
-        learning_rate=2e-2, ratio=1.0, options={"gamma": 1.5},
-    )  # fmt: skip
-    # At the start all outputs are near uniform: of the student and of two exits.
-    p = jax.nn.softmax(taught(images).logits)
-    one = jax.nn.one_hot(labels, 3)
-    uniform = float(np.mean(np.log(3) * ((p + one) ** 1.5 - one).sum(1)))
-    assert 2.5 * uniform < found.losses[0] < 4.5 * uniform
-    assert found.losses[-1] < 0.6 * found.losses[0]
+        "ofa", taught, module, images, labels, key=key, options={"gamma": gammas}, **given
+    )
+
+    @jax.jit
+    def outputs_at_start(images):
+        start = nn.meta.unbox(module.init(jax.random.split(key, 4)[0], images[:2], train=True))
+        made, _ = module.apply(start, images, train=True, mutable=["batch_stats"])
+        return [*made.exits, made.logits]
+
+    p, one = (np.asarray(x) for x in (jax.nn.softmax(taught(images).logits), np.eye(3)[labels]))
+    logs = [np.asarray(jax.nn.log_softmax(z)) for z in outputs_at_start(images)]
+    each = [
+        -(((p + one) ** gamma - one) * own).sum(1) for own, gamma in zip(logs, gammas, strict=True)
+    ]
+    # The paper's weights of the label, of the student's own logits and of exits are all one.
+    expected = 0.5 * np.mean(-(one * logs[-1]).sum(1) + sum(each))
+    np.testing.assert_allclose(found.losses[0], expected, rtol=1e-4)
+    np.testing.assert_array_equal(found.ratios, 0.5)
+    assert found.losses[-1] < 0.7 * found.losses[0]
     exits = module.apply(found.variables, images).exits
     assert ((exits.argmax(-1) == labels).mean(1) > 0.6).all()
+    with pytest.raises(UserError, match=r"gamma is \(1.0, 2.0\), expected .* 3 in all"):
+        distill(
+            "ofa", taught, module, images, labels, key=key, options={"gamma": (1.0, 2.0)}, **given
+        )
 
 
 VIT = ViT(width=8, depth=2, heads=2, patch_size=4, pooling="gap")
@@ -221,6 +242,16 @@ def test_wrong_arguments_are_named(method, options, message):
         train(method, **options)
 
 
+def test_every_image_has_a_label():
+    with pytest.raises(UserError, match="labels has 59 rows, expected 60, one an image"):
+        distill(
+            "kd", teacher, STUDENT, IMAGES, jnp.asarray(LABELS[1:]), key=jax.random.key(0), steps=1
+        )
+
+
 def test_the_table_says_what_a_loss_reads():
     assert {row.reads for row in METHODS.values()} == {"logits", "features", "tokens"}
     assert {name for name, row in METHODS.items() if row.maps == "both"} == {"crd"}
+    # Losses whose papers give them the weight 1 beside that of the label.
+    halves = {name for name, row in METHODS.items() if row.share == 0.5}
+    assert halves == {"dkd", "dist", "ofa", "scalekd"}

@@ -14,11 +14,14 @@ from rml.distillation import (
     Network,
     Projected,
     ScaleNetwork,
+    dual_view,
     mimic,
     network_variables,
     scalekd_loss,
+    through_teacher,
 )
-from rml.models import ConvNet
+from rml.models import ConvNet, ViT
+from rml.models.layers import Stages
 
 B, GRID, WIDTH, HEADS = 3, (2, 2), 4, 2
 RNG = np.random.default_rng(0)
@@ -136,6 +139,70 @@ def test_the_loss_is_the_sum_of_its_parts():
     copied = found._replace(third=jnp.stack([teacher[1]] * 2), fourth=jnp.stack([teacher[1]] * 2))
     least = scalekd_loss(copied, *teacher, **given)
     np.testing.assert_allclose(least, 0.8 * label + 0.2 * soft, rtol=1e-5)
+
+
+def test_a_class_token_of_a_student_is_not_projected():
+    encoder = ViT(width=4, depth=2, heads=2, mlp_ratio=1, patch_size=4, pooling="cls")
+    module = ScaleNetwork(encoder, 3, grid=(1, 2), width=WIDTH, projector="linear")
+    init = partial(module.init, train=True)
+    shapes = nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), IMAGES))
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(
+        lambda x: jnp.asarray(rng.uniform(-0.9, 0.9, x.shape), x.dtype), shapes
+    )
+
+    @jax.jit
+    def run(variables):
+        own = {"params": variables["params"]["encoder"]}
+        return module.apply(variables, IMAGES), encoder.apply(own, IMAGES, stages=True)
+
+    found, stages = run(variables)
+    assert stages.stages[0].shape == (B, 1 + 4, 4)
+    for name, stage in zip(("third", "fourth"), stages.stages, strict=True):
+        columns = np.asarray(stage)[:, 1:].reshape(B, 2, 2, 4).mean(1)  # two rows become one
+        for view in (0, 1):
+            own = jax.tree.map(lambda x, view=view: x[view], variables["params"][name]["out"])
+            expected = columns @ own["kernel"] + own["bias"]
+            np.testing.assert_allclose(getattr(found, name)[view], expected, rtol=1e-4, atol=1e-5)
+
+
+class Given(nn.Module):
+    """An encoder whose stages are what it is given."""
+
+    def __call__(self, x, *, train, stages):
+        del train, stages
+        return Stages(x.mean((1, 2)), (x, x))
+
+
+def test_a_student_with_the_teachers_tokens_leaves_its_blocks_as_the_teacher_does():
+    teacher = ViT(width=WIDTH, depth=2, heads=2, mlp_ratio=1, patch_size=4, pooling="gap")
+    rng = np.random.default_rng(2)
+    shapes = nn.meta.unbox(jax.eval_shape(teacher.init, jax.random.key(0), IMAGES))
+    frozen = jax.tree.map(lambda x: jnp.asarray(rng.uniform(-0.9, 0.9, x.shape), x.dtype), shapes)
+    tokens = jnp.asarray(rng.standard_normal((B, 4, WIDTH)), jnp.float32)
+    module = ScaleNetwork(Given(), 3, grid=GRID, width=WIDTH, projector="linear")
+    same = {"out": {"kernel": jnp.stack([jnp.eye(WIDTH)] * 2), "bias": jnp.zeros((2, WIDTH))}}
+    head = {"kernel": jnp.zeros((WIDTH, 3)), "bias": jnp.zeros(3)}
+    own = {"params": {"third": same, "fourth": same, "classifier": {"out": head}}}
+
+    @jax.jit
+    def run(frozen, tokens):
+        last = through_teacher(teacher, frozen, tokens, start=1)
+        path = partial(through_teacher, teacher, frozen, start=1)
+        return last, module.apply(own, tokens.reshape(B, *GRID, WIDTH), path=path)
+
+    last, found = run(frozen, tokens)
+    np.testing.assert_allclose(found.third, [last, last], rtol=1e-5, atol=1e-6)
+    given = {"direct": 3.92, "alternative": 2.94}
+    np.testing.assert_allclose(dual_view(found.third, last, **given), 0, atol=1e-6)
+    assert (dual_view(found.fourth, last, **given) > 0.1).all()  # which did not pass them
+
+
+def test_an_encoder_of_one_stage_is_refused():
+    encoder = ConvNet(widths=(3,), kernel_sizes=(3,), strides=(2,), features=6)
+    module = ScaleNetwork(encoder, 3, grid=GRID, width=WIDTH)
+    with pytest.raises(ValueError, match=r"stages is \(-2, -1\), .* which has 1"):
+        jax.eval_shape(module.init, jax.random.key(0), IMAGES)
 
 
 @pytest.mark.parametrize("option", [{"projector": "attend"}, {"queries": "given"}])

@@ -181,6 +181,57 @@ def test_without_enhancement_it_is_the_cross_entropy_with_the_teacher(normal):
     np.testing.assert_allclose(paper - plain, label, rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["code", "paper"])
+def test_the_least_is_at_the_weights_and_has_more_of_the_label_the_larger_gamma(normal, form):
+    teacher, rows = jnp.asarray(normal(1, 4, 5)), np.arange(4)
+    p = softmax(normal(1, 4, 5))
+
+    def total(z, gamma):
+        own = target_enhanced_loss(z, teacher, jnp.asarray(LABELS), gamma=gamma, form=form)
+        return jnp.sum(own), own
+
+    run = jax.jit(jax.value_and_grad(total, has_aux=True))
+    shares = []
+    for gamma in (0.6, 1.0, 1.7, 3.0):
+        # At equal chances the loss is Σw log k, and its gradient Σw / k - w.
+        (_, flat), slope = run(jnp.zeros((4, 5)), jnp.asarray(gamma))
+        sums = np.asarray(flat)[:, None] / np.log(5)
+        least = (sums / 5 - slope) / sums
+        np.testing.assert_allclose(least.sum(1), 1, rtol=1e-5)
+        (_, lowest), slope = run(jnp.log(least), jnp.asarray(gamma))
+        np.testing.assert_allclose(slope, 0, atol=1e-5)
+        (_, moved), _ = run(jnp.log(least) + normal(2, 4, 5), jnp.asarray(gamma))
+        assert (moved > lowest + 1e-4).all()
+        shares.append(least[rows, LABELS])
+        if form == "code" and gamma == 1.0:
+            np.testing.assert_allclose(least, p, rtol=1e-4)
+    assert (np.diff(shares, axis=0) > 1e-3).all()
+
+
+def test_beside_a_teacher_that_is_sure_and_right_it_is_the_labels_cross_entropy(normal):
+    student, labels = jnp.asarray(normal(0, 4, 5)), jnp.asarray(LABELS)
+    sure = 200 * jax.nn.one_hot(labels, 5)
+    label = -np.log(softmax(normal(0, 4, 5)))[np.arange(4), LABELS]
+    for form, weight in (("code", 2**1.7 - 1), ("paper", 2**1.7)):
+        found = target_enhanced_loss(student, sure, labels, gamma=1.7, form=form)
+        np.testing.assert_allclose(found, weight * label, rtol=1e-5)
+
+
+def test_every_output_has_its_exponent(normal):
+    known = jnp.asarray(normal(1, 4, 5)), jnp.asarray(LABELS)
+    outputs, gammas = jnp.asarray(normal(0, 3, 4, 5)), (0.6, 1.3, 2.1)
+    found = target_enhanced_loss(outputs, *known, gamma=gammas, temperature=2.0)
+    for own, output, gamma in zip(found, outputs, gammas, strict=True):
+        alone = target_enhanced_loss(output, *known, gamma=gamma, temperature=2.0)
+        np.testing.assert_allclose(own, alone, rtol=1e-6)
+    one = target_enhanced_loss(outputs, *known, gamma=1.3, temperature=2.0)
+    np.testing.assert_allclose(one[1], found[1], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"gamma has shape \(2,\), expected one number or \(3,\)"):
+        target_enhanced_loss(outputs, *known, gamma=(1.0, 2.0))
+    with pytest.raises(ValueError, match="expected a number above 0"):
+        target_enhanced_loss(outputs, *known, gamma=(1.0, 0.0, 2.0))
+
+
 def test_an_enhancement_is_refused_that_is_none(normal):
     known = [jnp.asarray(normal(i, 4, 5)) for i in (0, 1)] + [jnp.asarray(LABELS)]
     with pytest.raises(ValueError, match=r"gamma is 0\.0, expected a number above 0"):
@@ -193,6 +244,8 @@ def test_hints_are_mean_squares_of_features_and_maps(normal):
     student, teacher = normal(0, 4, 2, 2, 3), normal(1, 4, 2, 2, 3)
     found = fitnet_loss(jnp.asarray(student), jnp.asarray(teacher))
     np.testing.assert_allclose(found, ((student - teacher) ** 2).mean((1, 2, 3)), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"\(4, 2, 2, 1\).*\(4, 2, 2, 3\), expected one shape"):
+        fitnet_loss(jnp.asarray(student[..., :1]), jnp.asarray(teacher))
 
 
 def test_distances_are_compared_in_units_of_their_mean(check, normal):

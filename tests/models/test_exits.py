@@ -80,7 +80,7 @@ def still(params):
 
 @pytest.mark.parametrize(("grid", "token"), [(2, False), (1, False), (1, True)])
 def test_neighbours_are_merged_and_the_class_token_is_not(grid, token):
-    x = RNG.standard_normal((2, 16 + token, 4))
+    x = 0.01 * RNG.standard_normal((2, 16 + token, 4))  # so small that norms show what they add
     module = TokenExit(blocks=1, classes=3, grid=grid, heads=2)
     params = still(drawn(module, jnp.asarray(x, jnp.float32))["params"])
     found = jax.jit(module.apply)({"params": single(params)}, single(x))
@@ -94,7 +94,7 @@ def test_neighbours_are_merged_and_the_class_token_is_not(grid, token):
         tokens = np.concatenate(rows, axis=-1).reshape(2, side * side, 16)
         norm = params[f"merge_norm{i}"]
         tokens = tokens - tokens.mean(-1, keepdims=True)
-        tokens = tokens / np.sqrt(tokens.var(-1, keepdims=True) + 1e-6)
+        tokens = tokens / np.sqrt(tokens.var(-1, keepdims=True) + 1e-5)
         tokens = (tokens * norm["scale"] + norm["bias"]) @ params[f"merge{i}"]["kernel"]
         if i == 0:  # the last of several has no nonlinearity
             tokens = tokens * (1 + erf(tokens / np.sqrt(2))) / 2
@@ -129,15 +129,75 @@ def test_every_stage_has_its_exit():
     assert all(params[f"exit{k}"]["out"]["kernel"].shape == (6, 5) for k in range(3))
     shape, params = shapes(Exits(classes=5, width=6, stages=(1, 2, 3), grid=2), tokens)
     assert shape == (3, 2, 5)
-    depths = [params[f"exit{k}"]["blocks"]["norm1"]["scale"].shape[0] for k in (1, 2, 3)]
-    assert depths == [2, 1, 1]
+    assert {name: depth(own) for name, own in params.items()} == {
+        "exit1": 2,
+        "exit2": 1,
+        "exit3": 1,
+    }
+    # Sizes are those of a stage's place among all stages, whichever have exits.
+    for chosen, depths in (((0,), [3]), ((0, 1), [3, 2]), ((1, 3), [2, 1])):
+        shape, params = shapes(Exits(classes=5, width=6, chosen=chosen, grid=2), tokens)
+        assert shape == (len(chosen), 2, 5)
+        found = {name: depth(own) for name, own in params.items()}
+        assert found == {f"exit{k}": d for k, d in zip(chosen, depths, strict=True)}
+    _, params = shapes(Exits(classes=5, width=6, stages=(1, 3), chosen=(0,)), tokens)
+    assert list(params) == ["exit1"]
+    _, params = shapes(Exits(classes=5, width=6, chosen=(0,)), maps)
+    assert sum(name.startswith("depth") for name in params["exit0"]) == 2 * 2
+
+
+def depth(params):
+    """Number of blocks of an exit from tokens."""
+    return params["blocks"]["norm1"]["scale"].shape[0]
+
+
+def test_weights_begin_as_the_public_code_has_them():
+    """Deviations of He's fan-out, which counts all channels, and of a truncated normal of 0.02."""
+    keys = jax.random.split(jax.random.key(0))
+    modules = ConvExit(halvings=1, width=64, classes=50), TokenExit(1, 50, grid=2)
+    inputs = jnp.zeros((1, 4, 4, 64)), jnp.zeros((1, 16, 64))
+
+    @jax.jit
+    def deviations(keys):
+        drawn = [m.init(k, x)["params"] for m, k, x in zip(modules, keys, inputs, strict=True)]
+        return jax.tree.map(jnp.std, nn.meta.unbox(drawn))
+
+    maps, tokens = deviations(keys)
+    for name in ("depth0a", "depth0b"):
+        assert maps[name]["kernel"] == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.15)
+    assert maps["point0a"]["kernel"] == pytest.approx((2 / 64) ** 0.5, rel=0.1)
+    cut = 0.02 * 0.8796  # deviation of a normal that is cut at two of its own
+    blocks = [tokens["blocks"][name] for name in ("qkv", "out", "mlp_in", "mlp_out")]
+    for own in (maps["out"], tokens["out"], tokens["merge0"], *blocks):
+        assert own["kernel"] == pytest.approx(cut, rel=0.1)
+
+
+def test_a_map_without_content_has_the_logits_of_the_bias():
+    """Of tokens any constant is such; of maps padding tells of a constant, and zeros are."""
+    token, conv = TokenExit(blocks=1, classes=3, grid=2, heads=2), ConvExit(1, 5, 3)
+    x, y = np.full((2, 16, 4), 0.7), np.zeros((2, 4, 4, 3))
+    params = still(drawn(token, single(x))["params"])
+    params["merge_norm0"]["bias"] *= 0
+    variables = drawn(conv, single(y))
+    for name in ("norm0a", "norm0b"):
+        variables["params"][name]["bn"]["bias"] *= 0
+
+    @jax.jit
+    def run(params, variables, x, y):
+        maps, _ = conv.apply(variables, y, train=True, mutable=["batch_stats"])
+        return token.apply({"params": params}, x), maps
+
+    found = run(single(params), single(variables), single(x), single(y))
+    for logits, own in zip(found, (params, variables["params"]), strict=True):
+        np.testing.assert_allclose(logits, [own["out"]["bias"]] * 2, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("module", "stages", "message"),
     [
         (Exits(classes=2, width=4), [(2, 5)], "stage 0 is .2, 5., expected a map or tokens"),
-        (Exits(classes=2, width=4, stages=(3,)), [(2, 4, 8)], "stage 3 of 1, expected 0 to 0"),
+        (Exits(classes=2, width=4, stages=(3,)), [(2, 4, 8)], "output 3 of 1, expected 0 to 0"),
+        (Exits(classes=2, width=4, chosen=(2,)), [(2, 4, 8)] * 2, "stage 2 of 2, expected 0 to 1"),
         (Exits(classes=2, width=4), [(2, 7, 8)], "square grid of tokens, got 7"),
         (Exits(classes=2, width=4, grid=1), [(2, 9, 8)], "side 3 cannot be halved down to 1"),
     ],
