@@ -70,7 +70,7 @@ def of_bytes(run: RunDirectory, found: dict[Any, Any], length: int) -> None:
             key=lambda value: value.bytes,
         )
         few = min(len(value.nats) for value in own)  # texts that all have read
-        nats = np.stack([(value.nats - exact.nats)[:few] for value in own]).astype(np.float64)
+        nats = np.stack([value.nats[:few] - exact.nats[:few] for value in own], dtype=np.float64)
         series[NAMES[name]] = ([value.bytes / 1e6 for value in own], *t_interval(nats))
     figures.curves(
         run.figure("bytes.png"), series, "megabytes attended to", "nats a token lost",

@@ -20,9 +20,8 @@ SMALL = {
     "memory.sinks": 2, "memory.window": 8, "memory.tokens": 8, "memory.top": 2, "memory.chunk": 8,
     "tries.activation": (4,), "tries.mean": (4,), "tries.window": (2,), "recall.length": 64,
     "recall.documents": 2, "recall.measured_layers": (0, 1), "recall.least": 1,
-    "needles.lengths": (64,), "needles.depths": (0.2, 0.8), "needles.texts": 1, "budgets": (),
-    "timing.length": 40,
-    "timing.repeats": 1,
+    "needles.lengths": (64,), "needles.depths": (0.2, 0.8), "needles.texts": 2, "budgets": (16,),
+    "timing.length": 40, "timing.repeats": 1,
 }  # fmt: skip
 
 
@@ -66,7 +65,7 @@ def model():
 
 
 def texts(*_):
-    return np.random.default_rng(0).integers(0, 32, (4, 64)).astype(np.int32)
+    return np.random.default_rng(0).integers(0, 32, (6, 64)).astype(np.int32)
 
 
 @pytest.mark.optimised
