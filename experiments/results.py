@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.registry import ROOT, read_config
+from experiments.registry import ROOT, find_experiment, read_config
+from rml.errors import UserError
 
 RELATIONS = {">=": "≥", "<=": "≤"}
 DATA_SETS = "data"
@@ -18,6 +19,9 @@ DATA_SETS = "data"
 BENCHMARKS = "benchmarks"
 """Folder among them with what benchmarks measured, see `benchmarks.record`."""
 CHANGED = "the config has changed since"
+RESTATED = "stated otherwise since"
+STATEMENT = ("statement", "metric", "relation", "threshold", "stated")
+"""What makes a claim another one where it changes."""
 NOT_MEASURED = ("seed", "mesh", "bed.run")
 """Keys of a config that do not tell measurements apart: the last is where a run lies that is read,
 and that has the same values of all other keys."""
@@ -73,6 +77,25 @@ def changed_since(result: Mapping[str, Any]) -> bool:
     return config_hash(read_config(result["config"]).to_dict()) != result["config_hash"]
 
 
+def claims_of_today(result: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """What the recipe of a result claims today, by `STATEMENT`; None if there is no such recipe."""
+    try:
+        claims = find_experiment(result["experiment"]).CLAIMS
+    except UserError:  # a run of code before its recipe moved
+        return None
+    return [{name: getattr(claim, name) for name in STATEMENT} for claim in claims]
+
+
+def not_measured(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The claims of today that a result does not have, as the recipe states them."""
+    measured = [_statement(claim) for claim in result["claims"]]
+    return [claim for claim in claims_of_today(result) or [] if claim not in measured]
+
+
+def _statement(claim: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: claim.get(name) for name in STATEMENT}
+
+
 def reason_to_keep(file: Path, run_hash: str, seeds: int) -> str | None:
     """Why a result stays: it has more seeds of the same config. None where it may be replaced.
 
@@ -114,7 +137,12 @@ def null(claim: Mapping[str, Any]) -> str:
 def remarks(claim: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """What is to be said of a claim beside its verdict; empty where there is nothing."""
     late = claim.get("stated", "") > result.get("first_measured", result["finished"])[:10]
-    said = late * "stated after the first measurement", changed_since(result) * CHANGED
+    today = claims_of_today(result)
+    restated = today is not None and _statement(claim) not in today
+    said = (
+        late * "stated after the first measurement", changed_since(result) * CHANGED,
+        restated * RESTATED,
+    )  # fmt: skip
     return "; ".join(filter(None, [claim["note"], *said]))
 
 

@@ -19,6 +19,7 @@ from experiments.results import (  # fmt: skip
     RELATIONS,
     count_claims,
     interval,
+    not_measured,
     null,
     read_results,
     remarks,
@@ -87,6 +88,8 @@ def measured_table() -> str:
 def claims_table(key: str) -> str:
     """The claims of a system over all of its configs, each with what was measured and its verdict.
 
+    Claims that a recipe states today and that no run of a measured config has stated come last.
+
     Args:
       key: Key of the system.
 
@@ -111,6 +114,14 @@ def claims_table(key: str) -> str:
     ]
     if not rows:
         return "Not measured.\n"
+    rows += [
+        (
+            claim["statement"], f"`{result['config']}`", claim["metric"],
+            f"{RELATIONS[claim['relation']]} {claim['threshold']:g}", "", "", "not measured",
+        )
+        for result in read_results().get(key, {}).values()
+        for claim in not_measured(result)
+    ]  # fmt: skip
     head = ("claim", "config", "mean (95% interval)", "needed", "null", "seeds", "verdict")
     return table(head, rows)
 

@@ -567,6 +567,30 @@ def test_a_result_says_when_its_config_has_changed_since(tmp_path):
         assert results.remarks(found["claims"][0], found) == said
 
 
+def test_a_result_says_what_its_recipe_states_otherwise_today(toys, tmp_path, monkeypatch):
+    runs = make_runs(tmp_path / "runs", (0.1, 0.2))
+    found = record.make_result("toy", "configs/kernels/cost_noise.py", runs)
+    record.write_result(found, tmp_path, tmp_path)
+    monkeypatch.setattr(tables, "read_results", lambda: results.read_results(tmp_path))
+    monkeypatch.setattr(results, "changed_since", lambda result: False)
+
+    class Recipe:
+        CLAIMS = (CLAIM,)
+
+    monkeypatch.setattr(results, "find_experiment", lambda name: Recipe)
+    assert results.remarks(found["claims"][0], found) == ""
+    assert results.not_measured(found) == []
+    for changes in (
+        {"statement": "m is above"}, {"metric": "z", "null": "m"}, {"threshold": 0.5},
+        {"relation": "<="}, {"stated": "2025-02-02"},
+    ):  # fmt: skip
+        Recipe.CLAIMS = (dataclasses.replace(CLAIM, **changes),)
+        assert results.remarks(found["claims"][0], found) == results.RESTATED
+        assert len(results.not_measured(found)) == 1
+    *_, last = tables.claims_table("toy").splitlines()
+    assert last.endswith("| m | ≥ 0.02 |  |  | not measured |")
+
+
 def test_options_that_were_chosen_are_counted(tmp_path):
     runs = make_runs(tmp_path, (0.1, 0.2))
     for run in runs:
