@@ -80,7 +80,7 @@ def changed_since(result: Mapping[str, Any]) -> bool:
 def claims_of_today(result: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """What the recipe of a result claims today, by `STATEMENT`; None if there is no such recipe."""
     try:
-        claims = find_experiment(result["experiment"]).CLAIMS
+        claims = find_experiment(result.get("experiment", "")).CLAIMS
     except UserError:  # a run of code before its recipe moved
         return None
     return [{name: getattr(claim, name) for name in STATEMENT} for claim in claims]

