@@ -18,13 +18,13 @@ from PIL import Image
 
 from experiments.commit import current_commit as current_commit
 from experiments.common.figures import canvas
-from experiments.registry import find_experiment
 from experiments.results import (  # fmt: skip
     RELATIONS,
     config_hash,
     count_claims,
     number,
     reason_to_keep,
+    recipe_of,
 )
 from rml.errors import UserError, unknown
 from rml.training.claims import PASSES, VERDICTS, Claim, judge
@@ -245,10 +245,7 @@ def write_result(result: Mapping[str, Any], figures: Path, root: Path) -> str:
 
 def save_picture(path: Path, result: Mapping[str, Any], figures: Path) -> None:
     """Saves a PNG of at most `PICTURE_BYTES`: the figure that the recipe names, or the claims."""
-    try:
-        name = getattr(find_experiment(result["experiment"]), "PICTURE", "")
-    except UserError:  # a run of code before its recipe moved
-        name = ""
+    name = getattr(recipe_of(result), "PICTURE", "")
     if name and not (figures / name).exists():
         raise UserError(f"{result['experiment']} names the picture {name!r}, not in {figures}")
     if name:

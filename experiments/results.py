@@ -77,13 +77,18 @@ def changed_since(result: Mapping[str, Any]) -> bool:
     return config_hash(read_config(result["config"]).to_dict()) != result["config_hash"]
 
 
-def claims_of_today(result: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """What the recipe of a result claims today, by `STATEMENT`; None if there is no such recipe."""
+def recipe_of(result: Mapping[str, Any]) -> Any:
+    """The recipe that made a result; None if there is none of its name today."""
     try:
-        claims = find_experiment(result.get("experiment", "")).CLAIMS
+        return find_experiment(result.get("experiment", ""))
     except UserError:  # a run of code before its recipe moved
         return None
-    return [{name: getattr(claim, name) for name in STATEMENT} for claim in claims]
+
+
+def claims_of_today(result: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """What the recipe of a result claims today, by `STATEMENT`; None if there is no such recipe."""
+    recipe = recipe_of(result)
+    return recipe and [_statement(vars(claim)) for claim in recipe.CLAIMS]
 
 
 def not_measured(result: Mapping[str, Any]) -> list[dict[str, Any]]:

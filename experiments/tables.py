@@ -99,6 +99,7 @@ def claims_table(key: str) -> str:
     systems = read_systems()
     if key not in systems:
         raise unknown("system", key, systems)
+    measured = read_results().get(key, {}).values()
     rows = [
         (
             claim["statement"],
@@ -109,7 +110,7 @@ def claims_table(key: str) -> str:
             str(len(result["seeds"])),
             ": ".join(filter(None, [claim["verdict"], remarks(claim, result)])),
         )
-        for result in read_results().get(key, {}).values()
+        for result in measured
         for claim in result["claims"]
     ]
     if not rows:
@@ -119,7 +120,7 @@ def claims_table(key: str) -> str:
             claim["statement"], f"`{result['config']}`", claim["metric"],
             f"{RELATIONS[claim['relation']]} {claim['threshold']:g}", "", "", "not measured",
         )
-        for result in read_results().get(key, {}).values()
+        for result in measured
         for claim in not_measured(result)
     ]  # fmt: skip
     head = ("claim", "config", "mean (95% interval)", "needed", "null", "seeds", "verdict")

@@ -81,14 +81,13 @@ def of_bytes(run: RunDirectory, found: dict[Any, Any], length: int) -> None:
 def of_tokens(run: RunDirectory, text: np.ndarray, layers: list[Ranked], tokenizer: Any) -> None:
     """Writes the middle of a text, each token on a shade of its activation bias."""
     bias = np.log10(np.mean([own.bias for own in layers], axis=0) + 1e-6)
-    row, column = 0, 0
+    half, most = len(text) // 2, LINE * LINES
+    words = [tokenizer.decode([int(token)]).replace("\n", " ") for token in text[half:][:most]]
+    placed = figures.placed_words(words, LINE)
     with figures.canvas(run.figure("tokens.png"), (figures.COLUMN * 1.6, 0.2 * LINES)) as figure:
         ax = figure.add_subplot()
         low, high = np.quantile(bias, (0.02, 0.98))
-        for token, value in zip(text[len(text) // 2 :], bias[len(text) // 2 :], strict=True):
-            word = tokenizer.decode([int(token)]).replace("\n", " ")
-            if column + len(word) > LINE:
-                row, column = row + 1, 0
+        for word, (column, row), value in zip(words, placed, bias[half:], strict=False):
             if row == LINES:
                 break
             strength = float(np.clip((value - low) / (high - low), 0, 1))
@@ -97,6 +96,5 @@ def of_tokens(run: RunDirectory, text: np.ndarray, layers: list[Ranked], tokeniz
             for place, letter in enumerate(word):
                 ax.text(column + place + 0.5, row, letter, family="monospace", size=6,
                         ha="center", va="center")  # fmt: skip
-            column += len(word)
         ax.set(xlim=(0, LINE), ylim=(LINES - 0.4, -0.6))
         ax.axis("off")

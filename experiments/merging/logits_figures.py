@@ -101,7 +101,7 @@ def draw_tokens(
       active: By collection the weights of the experts at each token [t, n].
     """
     shown = {name: [readable(word) for word in own[:TOKENS]] for name, own in words.items()}
-    placed = {name: placed_words(own) for name, own in shown.items()}
+    placed = {name: figures.placed_words(own, LINE) for name, own in shown.items()}
     lines = sum(rows[-1][1] + 2 for rows in placed.values())
     with figures.canvas(run.figure("tokens.png"), (5.6, 0.5 + 0.24 * lines)) as figure:
         ax = figure.add_subplot(xlim=(-1, LINE + 1), ylim=(lines - 0.3, -1.2))
@@ -130,14 +130,3 @@ def draw_tokens(
 def readable(word: str) -> str:
     """A token on one line, with marks for what would not be seen."""
     return "".join("↵" if letter == "\n" else letter for letter in word) or "∅"
-
-
-def placed_words(words: Sequence[str]) -> list[tuple[int, int]]:
-    """Column and line of each of several words, which follow one another without spaces."""
-    places, left, line = [], 0, 0
-    for word in words:
-        if left and left + len(word) > LINE:
-            left, line = 0, line + 1
-        places.append((left, line))
-        left += len(word)
-    return places

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from configs.merging import logits_fusion as config_file
+from experiments.common import figures
 from experiments.merging import logits_costs, logits_figures, logits_fusion, logits_readings
 from experiments.merging.logits_models import Models, data
 from experiments.merging.logits_readings import Reading
@@ -76,7 +77,8 @@ def test_operations_of_choosing_are_over_the_products_of_a_step():
 
 
 def test_tokens_are_placed_in_lines():
-    assert logits_figures.placed_words(["a" * 50, "b" * 34, "c", "d" * 90]) == [
+    words = ["a" * 50, "b" * 34, "c", "d" * 90]
+    assert figures.placed_words(words, logits_figures.LINE) == [
         (0, 0), (50, 0), (0, 1), (0, 2),
     ]  # fmt: skip
     assert logits_figures.readable("\n a") == "↵ a"

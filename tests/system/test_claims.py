@@ -644,7 +644,7 @@ def test_a_recipes_picture_is_kept_small(tmp_path, monkeypatch):
     class Recipe:
         PICTURE = "noise.png"
 
-    monkeypatch.setattr(record, "find_experiment", lambda name: Recipe)
+    monkeypatch.setattr(results, "find_experiment", lambda name: Recipe)
     noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     result = record.make_result("toy", "c.py", make_runs(tmp_path / "runs", (0.1, 0.2)))

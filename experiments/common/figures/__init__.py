@@ -19,6 +19,7 @@ from experiments.common.figures.canvas import (  # fmt: skip
     canvas,
     legend,
     look,
+    placed_words,
     style,
 )
 from experiments.common.figures.curves import (  # fmt: skip
@@ -36,5 +37,5 @@ from experiments.common.figures.matrices import dendrogram, heatmap
 __all__ = [
     "COLUMN", "DPI", "HATCHES", "LINES", "MARKERS", "PALETTE", "band", "bars", "canvas", "curves",
     "dendrogram", "embedding", "heatmap", "histogram", "image_grid", "legend", "logged", "loglog",
-    "look", "parted", "spectrum", "style", "table", "training_curves", "views",
+    "look", "parted", "placed_words", "spectrum", "style", "table", "training_curves", "views",
 ]  # fmt: skip

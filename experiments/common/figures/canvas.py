@@ -108,3 +108,17 @@ def check_labels(name: str, labels: Names, expected: int) -> None:
     """Raises `ValueError` unless labels, where given, are as many as expected."""
     if labels is not None and len(labels) != expected:
         raise ValueError(f"{name} expects {expected} labels, got {len(labels)}")
+
+
+def placed_words(words: Sequence[str], width: int) -> list[tuple[int, int]]:
+    """Column and line of each of several words, which follow one another without spaces.
+
+    Lines have `width` characters; a longer word has a line of its own.
+    """
+    places, left, line = [], 0, 0
+    for word in words:
+        if left and left + len(word) > width:
+            left, line = 0, line + 1
+        places.append((left, line))
+        left += len(word)
+    return places
