@@ -105,12 +105,9 @@ def compose(base: PyTree, vectors: PyTree, coefficients: PyTree, *, parts: PyTre
         return trees.combine(base, vectors, coefficients)
 
     def of_leaf(start: Array, own: Array, each: Array, part: Array) -> Array:
-        lead = each.ndim - 2  # 1 where layers are stacked
-        behind = (1,) * (own.ndim - 1 - lead)
         moved = trees.wide(start)
         for k in range(each.shape[-1]):
-            mine = jnp.sum(each[..., k].reshape(each.shape[:-1] + behind) * own, axis=0)
-            moved = moved + jnp.where(part == k, mine, 0)
+            moved = moved + jnp.where(part == k, trees.weighted_sum(each[..., k], own), 0)
         return moved.astype(start.dtype)
 
     return jax.tree.map(of_leaf, base, vectors, coefficients, parts)

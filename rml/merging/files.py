@@ -1,10 +1,11 @@
 """Checkpoints merged from file to file, a tensor at a time, in the memory of one model."""
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +23,9 @@ ENDING = ".safetensors"
 NO_BASE = ("average", "weighted_average")
 """Methods that need no base."""
 METHODS_OF_FILES = (*NO_BASE, "dare", "task_arithmetic", "ties")
-"""Methods that take a tensor after another."""
+"""Methods that take entries after others."""
 ENTRIES = 1 << 20
-"""Entries of a tensor that are merged at a time."""
+"""Entries that are merged at a time, of several tensors or of a part of one."""
 THREADS = 2
 """Experts that are read at a time; TIES holds the changes of so many whole ones."""
 
@@ -67,28 +68,39 @@ def merge_files(
     start = opened[own]
     check_trees(_shapes(start), {str(path): _shapes(opened[path]) for path in paths})
     floats = [name for name, tensor in start.items() if tensor.dtype in FLOATS]
+    groups = _groups(start, floats)
     if method == "ties":
         keep = options.pop("keep", 0.2)
         if not 0 < keep <= 1:
             raise UserError(f"keep is {keep}, expected a share in (0, 1]")
         with ThreadPoolExecutor(THREADS) as pool:
             least = pool.map(
-                lambda path: _least_kept(opened[own], opened[path], floats, keep), paths
+                lambda path: _least_kept(opened[own], opened[path], groups, keep), paths
             )
             options["least"] = jnp.asarray(list(least))
-    merged = {name: tensor.read() for name, tensor in start.items() if name not in set(floats)}
-    apart, size = np.zeros(len(paths)), 0.0
+    merged = {
+        name: np.empty(tensor.shape, FLOATS[tensor.dtype]) if name in floats else tensor.read()
+        for name, tensor in start.items()
+    }
+    apart, size, given = np.zeros(len(paths)), 0.0, dict(options)
+    table = _table(0, 0, np.dtype(np.uint8))
     with ThreadPoolExecutor(THREADS) as pool:
-        for place, name in enumerate(floats):
-            first, *rows = pool.map(lambda path, n=name: _read(opened[path][n]), (own, *paths))
-            size += _square(name, own, first)
-            apart += list(pool.map(
-                lambda path, row, n=name, x=first: _square(n, path, row, x), paths, rows
-            ))  # fmt: skip
-            given = dict(options)
+        for number, group in enumerate(groups):
+            dtype = merged[group[0].name].dtype
+            if table.dtype != dtype:  # one table, since fresh memory costs more than what is done
+                table = _table(1 + len(paths), max(map(_entries, groups)), dtype)
+            first, *rows = (row[: _entries(group)] for row in table)
+            size += _read_square(own, opened[own], group, first)
+            read = functools.partial(_read_square, group=group, base=first)
+            apart += list(pool.map(lambda path, row, read=read: read(path, opened[path], out=row),
+                                   paths, rows))  # fmt: skip
             if method == "dare":
-                given["key"] = jax.random.fold_in(options["key"], place)
-            merged[name] = _merged(method, first, rows, given)
+                given["key"] = jax.random.fold_in(options["key"], number)
+            # Entries do not mix, so that those of several tensors are one program's; columns beyond
+            # them are left as they were. XLA may read the table itself, until all is computed.
+            found = np.asarray(compiled(method)({"": table[0]}, {"": table[1:]}, **given)[""])
+            for piece, part in _parts(group, found):
+                merged[piece.name].reshape(-1)[piece.start : piece.stop] = part
     if base is not None:
         shares = np.sqrt(apart / max(size, 1e-30)).tolist()
         check_distances(dict(zip(map(str, paths), shares, strict=True)), farthest)
@@ -120,60 +132,124 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def _read(tensor: Tensor) -> np.ndarray:
-    """Reads one tensor; safetensors are opened anew, so that their pages do not stay in memory."""
-    anew = tensor.file.suffix == ENDING
-    return (read_file(tensor.file)[tensor.name] if anew else tensor).read()
+class _Piece(NamedTuple):
+    """Entries of one tensor, by their places in it, which are those of whole rows."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    def of(self, value: Any) -> np.ndarray:
+        """The entries of a tensor, or of what reads its rows."""
+        if not self.shape:
+            return np.asarray(value[...]).reshape(-1)
+        row = math.prod(self.shape[1:])
+        return value[self.start // row : self.stop // row].reshape(-1)
 
 
-def _square(name: str, path: Path, own: np.ndarray, base: np.ndarray | None = None) -> float:
-    """The squared norm of a tensor, or of its difference from the base's.
+_Group = Sequence[_Piece]
 
-    Raises:
-      UserError: It holds NaN or infinite values.
+
+def _entries(group: _Group) -> int:
+    return sum(piece.stop - piece.start for piece in group)
+
+
+def _groups(tensors: Mapping[str, Tensor], names: Sequence[str]) -> list[_Group]:
+    """What is merged at a time: entries of one type, of small tensors or of a part of a large one.
+
+    A row of a tensor is not broken, even where it has more than `ENTRIES`.
     """
-    flat = own.astype(np.float32, copy=False).ravel()
-    if base is not None:
-        flat = flat - base.astype(np.float32, copy=False).ravel()
-    square = float(flat @ flat)
-    if not math.isfinite(square):  # of finite values that are huge as well
-        check_finite({str(path): {name: own}})
-        square = float(np.sum(np.square(flat, dtype=np.float64)))
-    return square
-
-
-def _merged(
-    method: str, base: np.ndarray, rows: Sequence[np.ndarray], options: Mapping[str, Any]
-) -> np.ndarray:
-    """Merges one tensor some entries at a time, all by one program: entries do not mix."""
-    found = np.empty_like(base)
-    flat = [x.reshape(-1) for x in (base, *rows, found)]
-    given = dict(options)
-    for number, at in enumerate(range(0, base.size, ENTRIES)):
-        count = min(ENTRIES, base.size - at)
-        part = np.zeros((1 + len(rows), ENTRIES), base.dtype)
-        for row, x in zip(part, flat[:-1], strict=True):
-            row[:count] = x[at : at + count]
-        if "key" in given:
-            given["key"] = jax.random.fold_in(options["key"], number)
-        own = compiled(method)({"": part[0]}, {"": part[1:]}, **given)[""]
-        flat[-1][at : at + count] = np.asarray(own)[:count]
+    found: list[list[_Piece]] = []
+    for dtype in FLOATS:
+        room = 0
+        for name in (name for name in names if tensors[name].dtype == dtype):
+            shape = tensors[name].shape
+            size, row = math.prod(shape), math.prod(shape[1:])
+            step = max(1, ENTRIES // max(1, row)) * row
+            for start in range(0, size, max(1, step)):
+                piece = _Piece(name, shape, start, min(size, start + step))
+                if piece.stop - start > room:
+                    found.append([])
+                    room = ENTRIES
+                found[-1].append(piece)
+                room -= piece.stop - start
     return found
 
 
+def _table(rows: int, columns: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """Zeros whose rows begin where a cache's lines do, as XLA wants them to take them as they are.
+
+    There may be more columns for that.
+    """
+    line = 64
+    columns = -(-columns // line) * line
+    raw = np.zeros(rows * columns * dtype.itemsize + line, np.uint8)
+    start = -raw.ctypes.data % line
+    return raw[start : start + rows * columns * dtype.itemsize].view(dtype).reshape(rows, columns)
+
+
+def _parts(group: _Group, row: np.ndarray) -> Iterator[tuple[_Piece, np.ndarray]]:
+    """A group's pieces, and where they lie in a row."""
+    at = 0
+    for piece in group:
+        size = piece.stop - piece.start
+        yield piece, row[at : at + size]
+        at += size
+
+
+def _read(tensors: Mapping[str, Tensor], group: _Group, out: np.ndarray) -> None:
+    """Reads entries into a row, in its type.
+
+    Safetensors are opened anew, so that their pages do not stay in memory.
+    """
+    opened: dict[Path, Any] = {}
+    for piece, part in _parts(group, out):
+        tensor = tensors[piece.name]
+        if tensor.file.suffix != ENDING:
+            part[:] = piece.of(tensor.read())
+            continue
+        if tensor.file not in opened:
+            safe_open = require("safetensors").safe_open
+            opened[tensor.file] = safe_open(str(tensor.file), framework="numpy")
+        part[:] = piece.of(opened[tensor.file].get_slice(tensor.name))
+
+
+def _read_square(
+    path: Path, tensors: Mapping[str, Tensor], group: _Group, out: np.ndarray,
+    base: np.ndarray | None = None,
+) -> float:  # fmt: skip
+    """Reads entries into a row; returns their squared norm, or that of what is not the base's.
+
+    Raises:
+      UserError: There are NaN or infinite values.
+    """
+    _read(tensors, group, out)
+    row = out.astype(np.float32, copy=False)
+    if base is not None:
+        row = row - base.astype(np.float32, copy=False)
+    square = float(row @ row)
+    if not math.isfinite(square):  # of finite values that are huge as well
+        for piece, part in _parts(group, out):
+            check_finite({str(path): {piece.name: part}})
+        square = float(np.sum(np.square(row, dtype=np.float64)))
+    return square
+
+
 def _least_kept(
-    base: Mapping[str, Tensor], expert: Mapping[str, Tensor], names: Sequence[str], keep: float
+    base: Mapping[str, Tensor], expert: Mapping[str, Tensor], groups: Sequence[_Group], keep: float
 ) -> float:
     """The least magnitude of a share of largest changes of one expert, at least one of them."""
-    ends = np.cumsum([math.prod(base[name].shape) for name in names])
+    ends = np.cumsum([_entries(group) for group in groups])
     size = np.empty(ends[-1], np.float32)
-    for name, end in zip(names, ends, strict=True):
-        start, own = (
-            _read(tensor).astype(np.float32, copy=False).ravel()
-            for tensor in (base[name], expert[name])
-        )
-        part = size[end - len(own) : end]
-        np.abs(np.subtract(own, start, out=part), out=part)
+    start = np.empty(max(map(_entries, groups)), np.float32)
+    for group, end in zip(groups, ends, strict=True):
+        count = _entries(group)
+        part = size[end - count : end]
+        _read(expert, group, part)
+        _read(base, group, start[:count])
+        part -= start[:count]
+        np.abs(part, out=part)
     place = len(size) - max(1, round(keep * len(size)))
     size.partition(place)
     return float(size[place])

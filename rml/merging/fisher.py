@@ -152,11 +152,11 @@ def fisher_merge(
         own, fisher = trees.wide(own), trees.wide(fisher)
         least = jnp.where(floored, floor, 0).reshape(ahead)
         share = scaled.reshape(ahead) * jnp.maximum(fisher, least)
-        total = jnp.sum(share, axis=0)
+        total = trees.total(share)
         known = total > 0
         plain = given.reshape(ahead) / jnp.sum(given)
         share = jnp.where(known, share / jnp.where(known, total, 1), plain)
-        return jnp.sum(share * own, axis=0).astype(start.dtype)
+        return trees.total(share * own).astype(start.dtype)
 
     return jax.tree.map(of_leaf, out, base, experts, fishers)
 

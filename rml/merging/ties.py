@@ -44,9 +44,9 @@ def ties(
     vectors = trim(vectors, keep=keep) if least is None else trim_below(vectors, least)
 
     def of_leaf(start: Array, own: Array) -> Array:
-        agrees = (own * jnp.sum(own, axis=0)) > 0
-        total = jnp.sum(jnp.where(agrees, own, 0), axis=0)
-        mean = total / jnp.maximum(jnp.sum(agrees, axis=0), 1)
+        agrees = (own * trees.total(own)) > 0
+        number = trees.total(agrees.astype(own.dtype))
+        mean = trees.total(jnp.where(agrees, own, 0)) / jnp.maximum(number, 1)
         return (trees.wide(start) + scale * mean).astype(start.dtype)
 
     return jax.tree.map(of_leaf, base, vectors)

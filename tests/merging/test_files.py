@@ -8,6 +8,7 @@ import pytest
 
 from experiments import merge as command
 from rml.errors import UserError
+from rml.merging import files as merged_files
 from rml.merging import merge, merge_files
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -15,13 +16,15 @@ NAMES = ("first", "second", "third")
 
 
 def checkpoint(rng, start=None, scale=0.05):
-    """Two matrices, a vector of half precision and a counter."""
-    shapes = {"b.weight": (7, 5), "a.weight": (4, 3, 2), "a.bias": (6,)}
-    own = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    """Two matrices, a vector of half precision, a number, nothing and a counter."""
+    shapes = {"b.weight": (7, 5), "a.weight": (4, 3, 2), "a.bias": (6,), "scale": ()}
+    own = {name: np.asarray(rng.normal(size=shape), np.float32) for name, shape in shapes.items()}
     if start is not None:
-        own = {name: start[name].astype(np.float32) + scale * x for name, x in own.items()}
+        own = {
+            name: np.asarray(start[name].astype(np.float32) + scale * x) for name, x in own.items()
+        }
     own["a.bias"] = own["a.bias"].astype(ml_dtypes.bfloat16)
-    return {**own, "count": np.array([3])}
+    return {**own, "count": np.array([3]), "none": np.zeros((0, 3), np.float32)}
 
 
 @pytest.fixture
@@ -38,6 +41,7 @@ def paths(folder, names=NAMES):
     return [folder / f"{name}.safetensors" for name in names]
 
 
+@pytest.mark.parametrize("entries", [4, 16, 30, 1 << 20])
 @pytest.mark.parametrize(
     ("method", "options"),
     [
@@ -47,7 +51,8 @@ def paths(folder, names=NAMES):
         ("ties", {"keep": 0.3, "scale": 0.8}),
     ],
 )
-def test_files_become_what_trees_become(files, method, options):
+def test_files_become_what_trees_become(files, monkeypatch, method, options, entries):
+    monkeypatch.setattr(merged_files, "ENTRIES", entries)  # parts of tensors, or several at a time
     folder, trees = files
     base = None if "average" in method else folder / "base.safetensors"
     merge_files(method, base, paths(folder), folder / "out.safetensors", **options)
@@ -63,7 +68,9 @@ def test_files_become_what_trees_become(files, method, options):
     assert not list(folder.glob(".*"))
 
 
-def test_dropped_entries_differ_between_tensors_and_follow_the_key(files):
+@pytest.mark.parametrize("entries", [12, 1 << 20])
+def test_dropped_entries_differ_between_tensors_and_follow_the_key(files, monkeypatch, entries):
+    monkeypatch.setattr(merged_files, "ENTRIES", entries)
     folder, trees = files
     found = []
     for number, seed in enumerate((0, 0, 1)):
@@ -76,6 +83,7 @@ def test_dropped_entries_differ_between_tensors_and_follow_the_key(files):
     np.testing.assert_array_equal(found[0], found[1])
     assert (found[0] != found[2]).any()
     assert (found[0][:24] != found[0][24:]).any()
+    assert (found[0][:12] != found[0][12:24]).any()
     assert 0 < found[0].mean() < 1
 
 
@@ -115,7 +123,7 @@ def test_the_command_merges_files_and_folders_as_they_are(files, capsys):
     folder, trees = files
     for name in NAMES[:2]:  # in shards, as large checkpoints are
         (folder / name).mkdir()
-        for at, part in enumerate((["a.weight", "count"], ["b.weight", "a.bias"])):
+        for at, part in enumerate((["a.weight", "count"], ["b.weight", "a.bias", "scale", "none"])):
             own = {key: trees[name][key] for key in part}
             safetensors.save_file(own, folder / name / f"model-{at}.safetensors")
     out = folder / "out.safetensors"

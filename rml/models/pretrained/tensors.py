@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rml.errors import UserError
 
-FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 CONVOLUTION = -1  # an entry's `inputs` where the parameter is the kernel of a convolution
 SHOWN = 4  # tensors that a message names before it counts the rest
 
