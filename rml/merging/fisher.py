@@ -70,7 +70,7 @@ def diagonal_fisher(
     def of_example(x: Any, at: Array) -> PyTree:
         logs, pullback = jax.vjp(lambda own: log_probs(own, x), params)
         (gradients,) = jax.vmap(pullback)(_cotangents(logs, at))
-        return jax.tree.map(lambda g: jnp.sum(jnp.square(trees.wide(g)), axis=0), gradients)
+        return jax.tree.map(lambda g: _over_rows(jnp.square(trees.wide(g))), gradients)
 
     def _cotangents(logs: Array, at: Array) -> Array:
         """The root of each class's probability on a diagonal, of those classes that are summed."""
@@ -97,6 +97,14 @@ def diagonal_fisher(
     zeros = jax.tree.map(lambda leaf: jnp.zeros_like(trees.wide(leaf)), params)
     total, _ = jax.lax.scan(add, zeros, rows)
     return jax.tree.map(lambda leaf: leaf / count, total)
+
+
+def _over_rows(x: Array) -> Array:
+    """Sums over the leading axis by a product.
+
+    Over few rows that are long, XLA's CPU backend takes ten times as long for a reduction.
+    """
+    return jnp.tensordot(jnp.ones(x.shape[0], x.dtype), x, 1, precision=jax.lax.Precision.HIGHEST)
 
 
 def fisher_merge(
