@@ -48,7 +48,7 @@ def of_nats(run: RunDirectory, nats: Mapping[str, np.ndarray]) -> None:
         series[title] = ((edges[:-1] + edges[1:]) / 2, *t_interval(bins.T))
     figures.curves(
         run.figure("nats.png"), series, "position in the text (tokens)", "nats a token lost",
-        reference=("all bits", 0.0),
+        reference=("all bits", 0.0), above=True,
     )  # fmt: skip
 
 
