@@ -79,8 +79,10 @@ def methods() -> dict[str, Any]:
         task_arithmetic=dict(scales=(0.05, 1.0)),
         ties=dict(scales=(0.1, 2.0), keep=0.2),
         dare=dict(scales=(0.05, 1.0), rate=0.5),
-        # The rate is chosen too; images of each task in a batch.
-        adamerging=dict(steps=60, batch_size=8, learning_rates=(1e-3, 3e-3, 1e-2)),
+        # Where all coefficients start and their rate are chosen; images of each task in a batch.
+        adamerging=dict(
+            steps=60, batch_size=8, starts=(0.1, 0.3), learning_rates=(1e-3, 3e-3, 1e-2)
+        ),
     )
 
 

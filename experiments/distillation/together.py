@@ -50,7 +50,7 @@ def train_together(
     together = many(task_of, configs)
 
     def spread(parts: Sequence[Any]) -> Any:
-        return jax.tree.map(lambda x: np.broadcast_to(x, (len(configs), *x.shape)), parts[0])
+        return jax.tree.map(lambda x: np.repeat(x[None], len(configs), axis=0), parts[0])
 
     together = replace(
         together,

@@ -15,7 +15,7 @@ from experiments.merging.concrete_masks import learned, masked_arithmetic
 from experiments.merging.fishers import fishers_of
 from experiments.merging.grams import crossed, grams_flops, grams_of, regmeaned
 from experiments.merging.judging import Part, Reading, best, halves
-from experiments.merging.ranking import adamerged, drawn_batches, scaled, weighted
+from experiments.merging.ranking import adamerged, drawn_batches, scaled, tries_of, weighted
 from experiments.merging.tasks import Images, joined
 from experiments.merging.twin_parts import by_task_heads, bytes_of, merged, of_weights
 from rml.data.augment import to_float
@@ -58,7 +58,7 @@ def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[]
 
     masks, adamerging, atlas = config.mask, config.methods.adamerging, config.addition
     whole = len(validation.weights)
-    coefficients = rates(adamerging, adamerging.learning_rates, whole)
+    coefficients = rates(adamerging, tries_of(adamerging), whole)
     # Coefficients that take a step ahead of a mask are learned by as many passes as the mask.
     ahead = 2 * rates(masks, masks.learning_rates, whole / 2)
     return {

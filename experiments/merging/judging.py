@@ -93,22 +93,22 @@ def _of_rows(part: Part, rows: np.ndarray) -> Part:
 
 
 def best(
-    bed: Bed, chosen: Part, rates: Iterable[float], learn: Callable[[Any], Any]
+    bed: Bed, chosen: Part, tries: Iterable[Any], learn: Callable[[Any], Any]
 ) -> tuple[Any, Any]:
-    """What was learned by the rate that is best on images with labels: the model and all.
+    """What was learned by the try that is best on images with labels: the model and all.
 
     Args:
       bed: The bed, whose heads judge.
-      chosen: Images that the rate is chosen on.
-      rates: Rates that are tried.
-      learn: From a rate to a model, or to a tuple that begins with it.
+      chosen: Images that the try is chosen on.
+      tries: What is tried, such as rates.
+      learn: From a try to a model, or to a tuple that begins with it.
     """
     found = []
-    for rate in rates:
-        own = learn(rate)
+    for one in tries:
+        own = learn(one)
         model = own[0] if isinstance(own, tuple) else own
         found.append((float(read(bed, chosen, model).normalised.mean()), model, own))
-    _, model, own = max(found, key=lambda one: one[0])
+    _, model, own = max(found, key=lambda own: own[0])
     return model, own
 
 

@@ -1,6 +1,7 @@
 """Methods of merging side by side on the eight tasks of a bed, with equally many tries."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,12 +70,12 @@ def adamerged(
     config: Any, bed: Bed, validation: Part, *, unlabelled: Images | None = None,
     vectors: Any = None, by_block: bool = True,
 ) -> Any:  # fmt: skip
-    """AdaMerging on images without labels; labels of validation images choose its rate.
+    """AdaMerging on images without labels; those of validation images choose start and rate.
 
     Args:
       config: The run's config.
       bed: The bed.
-      validation: Images that the rate is chosen on.
+      validation: Images that start and rate are chosen on.
       unlabelled: Images that coefficients are learned from; the validation images if not given.
       vectors: Task vectors; those of the bed's experts if not given.
       by_block: Whether each block of a vector has a coefficient, or each vector one.
@@ -84,13 +85,21 @@ def adamerged(
     batches = drawn_batches(config, images, options)
     own = subtract(bed.experts, bed.base) if vectors is None else vectors
 
-    def learn(rate: float) -> Any:
+    def learn(tried: tuple[float, float]) -> Any:
         return _adamerged(
-            bed.module, bed.base, own, bed.heads, batches, bed.config.head.scale, rate,
+            bed.module, bed.base, own, bed.heads, batches, bed.config.head.scale, *tried,
             by_block=by_block,
         )  # fmt: skip
 
-    return best(bed, validation, options.learning_rates, learn)[0]
+    return best(bed, validation, tries_of(options), learn)[0]
+
+
+def tries_of(options: Any) -> list[tuple[float, float]]:
+    """The starts and rates of AdaMerging's coefficients that validation images choose from.
+
+    The paper starts at 0.3, task arithmetic's scale on its models.
+    """
+    return list(itertools.product(options.starts, options.learning_rates))
 
 
 def drawn_batches(config: Any, images: Images, options: Any, *, seed: int = 0) -> Images:
@@ -157,12 +166,12 @@ def baselines(config: Any, bed: Bed, validation: Part, test: Part) -> dict[str, 
 
 @functools.partial(jax.jit, static_argnames=("module", "by_block"))
 def _adamerged(
-    module: Any, base: Any, vectors: Any, heads: Array, batches: Images, scale: Any, rate: Any, *,
-    by_block: bool,
+    module: Any, base: Any, vectors: Any, heads: Array, batches: Images, scale: Any, start: Any,
+    rate: Any, *, by_block: bool,
 ) -> Any:  # fmt: skip
     objective = mean_entropy(module, heads, scale)
     found = learn_coefficients(
-        objective, base, vectors, batches, by_block=by_block, learning_rate=rate
+        objective, base, vectors, batches, by_block=by_block, start=start, learning_rate=rate
     )
     return trees.combine(base, vectors, found.params)
 
