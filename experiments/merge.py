@@ -18,7 +18,7 @@ different seeds, "fisher" and "regmean" read --examples images of --read: "ot" c
 them and puts those of all in the places of the last encoder's; "fisher" takes class means as a
 head; "regmean" weighs kernels by what their layers read, and --option averaged=REGEX names those
 that features do not take. What is written is what `python -m experiments.export` writes of a run.
-Files or folders of safetensors, of any architecture, are merged as they are, a tensor at a time.
+Files or folders of safetensors, of any architecture, are merged as they are, a part at a time.
 """
 
 import argparse

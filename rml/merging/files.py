@@ -1,4 +1,4 @@
-"""Checkpoints merged from file to file, a tensor at a time, in the memory of one model."""
+"""Checkpoints merged from file to file, a part at a time, in the memory of one model."""
 
 import functools
 import math
@@ -36,8 +36,8 @@ def merge_files(
 ) -> None:  # fmt: skip
     """Merges checkpoints of any architecture and writes one; tensors keep names and types.
 
-    Of the experts one tensor is in memory at a time, and the merged model; for "ties" all changes
-    of two experts. Tensors that are not floating point, such as counters, are those of the base.
+    Of the experts a million entries are in memory at a time, and the merged model; for "ties" all
+    changes of two experts. Tensors that are not floating point, such as counters, are the base's.
 
     Args:
       method: A name in `METHODS_OF_FILES`.
