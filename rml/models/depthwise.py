@@ -41,7 +41,7 @@ class DepthwiseConv(nn.Module):
 
 def depthwise_conv2d(
     x: Float[Array, "b h w c"],
-    kernel: Float[Array, "k k 1 c"],
+    kernel: Float[Array, "kh kw 1 c"],
     *,
     stride: int = 1,
     padding: str | int = "SAME",
@@ -49,19 +49,21 @@ def depthwise_conv2d(
     """Cross-correlates each channel with its own kernel.
 
     XLA's CPU backend walks through a grouped convolution channel by channel. There the same sum is
-    written as k² shifted products, one for each position of the kernel, and both gradients
+    written as shifted products, one for each position of the kernel, and both gradients
     likewise; elsewhere the convolution is left as it is. It is a reverse-mode rule: `jax.jvp` of
     the convolution itself is refused.
 
     Args:
       x: Images.
-      kernel: One kernel a channel.
+      kernel: One kernel a channel; of one column for sequences, which are images of one.
       stride: Stride of rows and columns.
       padding: "SAME" or an integer for all four sides.
     """
-    side = kernel.shape[0]
     if padding == "SAME":
-        totals = [max((-(-n // stride) - 1) * stride + side - n, 0) for n in x.shape[1:3]]
+        totals = [
+            max((-(-n // stride) - 1) * stride + side - n, 0)
+            for n, side in zip(x.shape[1:3], kernel.shape, strict=False)
+        ]
     else:
         totals = [2 * int(padding)] * 2
     rows, columns = ((total // 2, total - total // 2) for total in totals)
@@ -77,7 +79,7 @@ def _grouped(stride: int, pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.A
 
 def _shifted(stride: int, pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    parts = _windows(padded, kernel.shape[0], stride)
+    parts = _windows(padded, kernel.shape, stride)
     products = (part * at for part, at in zip(parts, _positions(kernel), strict=True))
     return sum(products, start=jnp.zeros((), x.dtype))
 
@@ -86,9 +88,11 @@ def _positions(kernel: jax.Array) -> list[jax.Array]:
     return list(kernel.reshape(-1, kernel.shape[-1]))
 
 
-def _windows(padded: jax.Array, side: int, stride: int) -> list[jax.Array]:
-    """What each position of a kernel meets, of images or of one image."""
-    height, width = (1 + (size - side) // stride for size in padded.shape[-3:-1])
+def _windows(padded: jax.Array, kernel: tuple[int, ...], stride: int) -> list[jax.Array]:
+    """What each position of a kernel of this shape meets, of images or of one image."""
+    height, width = (
+        1 + (size - side) // stride for size, side in zip(padded.shape[-3:-1], kernel, strict=False)
+    )
     return [
         padded[
             ...,
@@ -96,8 +100,8 @@ def _windows(padded: jax.Array, side: int, stride: int) -> list[jax.Array]:
             column : column + (width - 1) * stride + 1 : stride,
             :,
         ]
-        for row in range(side)
-        for column in range(side)
+        for row in range(kernel[0])
+        for column in range(kernel[1])
     ]
 
 
@@ -136,10 +140,11 @@ def _image_gradient(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int, pads: _Pads
 ) -> jax.Array:
     """Shifted products again, of the gradient spread out by the stride and the kernel turned."""
-    side = kernel.shape[0]
     spread = [
         (side - 1 - low, size + low - (out - 1) * stride - 1, stride - 1)
-        for size, out, (low, _) in zip(x.shape[1:3], dy.shape[1:3], pads, strict=True)
+        for side, size, out, (low, _) in zip(
+            kernel.shape[:2], x.shape[1:3], dy.shape[1:3], pads, strict=True
+        )
     ]
     around = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
     return _shifted(1, ((0, 0), (0, 0)), around, jnp.flip(kernel, (0, 1)))
@@ -154,9 +159,9 @@ def _kernel_gradient(
 
     def add(total: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         image, gradient = one
-        parts = jnp.stack(_windows(image, kernel.shape[0], stride)).astype(wide)
+        parts = jnp.stack(_windows(image, kernel.shape, stride)).astype(wide)
         return total + parts * gradient, None
 
-    start = jnp.zeros((kernel.shape[0] ** 2, *dy.shape[1:]), wide)
+    start = jnp.zeros((kernel.shape[0] * kernel.shape[1], *dy.shape[1:]), wide)
     total, _ = lax.scan(add, start, (padded, dy))
     return total.sum((1, 2)).reshape(kernel.shape).astype(kernel.dtype)

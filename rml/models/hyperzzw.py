@@ -6,7 +6,6 @@ arXiv:2401.17948. The equations are those of the public code (lalalune/Terminato
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from rml.models.depthwise import depthwise_conv2d
@@ -72,10 +71,7 @@ def hyperzzw_local(
     if own:
         return jax.vmap(lambda one, k: hyperzzw_local(one[None], k)[0])(x, kernel)
     if x.ndim == 3:
-        return lax.conv_general_dilated(
-            x, kernel[:, None], (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"),
-            feature_group_count=x.shape[-1],
-        )  # fmt: skip
+        return depthwise_conv2d(x[:, :, None], kernel[:, None, None])[:, :, 0]
     return depthwise_conv2d(x, kernel[:, :, None])
 
 

@@ -137,13 +137,16 @@ def normal(shape, seed=0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stride", "padding", "side", "size"),
-    [(1, "SAME", 3, (9, 12)), (2, "SAME", 5, (9, 12)), (2, 1, 3, (9, 12)), (3, 0, 2, (9, 13))],
-)
+    ("stride", "padding", "sides", "size"),
+    [
+        (1, "SAME", (3, 3), (9, 12)), (2, "SAME", (5, 5), (9, 12)), (2, 1, (3, 3), (9, 12)),
+        (3, 0, (2, 2), (9, 13)), (1, "SAME", (5, 1), (9, 1)), (2, "SAME", (2, 5), (9, 12)),
+    ],
+)  # fmt: skip
 def test_shifted_products_and_their_gradients_are_the_grouped_convolution(
-    stride, padding, side, size
+    stride, padding, sides, size
 ):
-    x, kernel = normal((2, *size, 5)), normal((side, side, 1, 5), 1)
+    x, kernel = normal((2, *size, 5)), normal((*sides, 1, 5), 1)
     pads = padding if padding == "SAME" else [(padding, padding)] * 2
 
     def grouped(x, kernel):
