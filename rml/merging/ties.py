@@ -1,5 +1,7 @@
 """TIES merging: trim, elect a sign, average what agrees."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -63,9 +65,31 @@ def trim(vectors: PyTree, *, keep: float) -> PyTree:
       Vectors of the same shapes.
     """
     leaves = jax.tree.leaves(vectors)
-    size = jnp.concatenate([jnp.abs(own).reshape(own.shape[0], -1) for own in leaves], axis=1)
-    kept = max(1, round(keep * size.shape[1]))
-    return trim_below(vectors, jnp.sort(size, axis=1)[:, size.shape[1] - kept])
+    kept = max(1, round(keep * sum(own.size // own.shape[0] for own in leaves)))
+    return trim_below(vectors, _magnitude_at(leaves, kept))
+
+
+def _magnitude_at(leaves: Sequence[Array], place: int) -> Float[Array, " n"]:
+    """The magnitude at a place, from 1 at the largest, among all entries of each vector.
+
+    Magnitudes are in the order of their bits as whole numbers, of which one bit after the other is
+    found by counting; XLA's CPU backend takes twenty times as long to sort.
+    """
+    wide = jnp.result_type(*leaves)
+    width = jnp.finfo(wide).bits
+    whole = jnp.dtype(f"uint{width}")
+    magnitudes = [
+        jax.lax.bitcast_convert_type(jnp.abs(own.astype(wide)), whole).reshape(own.shape[0], -1)
+        for own in leaves
+    ]
+
+    def add_bit(at: Array, found: Array) -> Array:
+        tried = found | (jnp.ones((), whole) << (width - 2 - at).astype(whole))
+        count = trees.total([jnp.sum(own >= tried[:, None], axis=1) for own in magnitudes])
+        return jnp.where(count >= place, tried, found)
+
+    start = jnp.zeros(leaves[0].shape[0], whole)
+    return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, width - 1, add_bit, start), wide)
 
 
 def trim_below(vectors: PyTree, least: Float[Array, " n"]) -> PyTree:

@@ -198,6 +198,24 @@ def test_ties_is_its_algorithm():
         ties(as_jax(BASE), as_jax(EXPERTS), keep=0.0)
 
 
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("keep", [0.05, 0.325, 0.625, 1.0])
+def test_the_least_magnitude_that_is_kept_is_that_of_a_sorted_row(keep, x64):
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(2, 40)) * 10.0 ** rng.integers(-30, 30, (2, 40))
+    own[0, :20] = rng.choice([0.0, -0.5, 0.5, 2.0], 20)  # equal ones stay or go together
+    half = own[1, ::2].astype(np.float64 if x64 else np.float32)
+    own[1, ::2], own[1, 1::2] = half, np.nextafter(half, 1e30, dtype=half.dtype)  # the last bit
+    with jax.enable_x64(x64):
+        leaves = {"a": jnp.asarray(own[:, :12].reshape(2, 3, 4)), "b": jnp.asarray(own[:, 12:])}
+        found = jax.jit(trim, static_argnames="keep")(leaves, keep=keep)
+        rows = np.concatenate([np.reshape(leaf, (2, -1)) for leaf in found.values()], axis=1)
+        given = np.concatenate([np.reshape(leaf, (2, -1)) for leaf in leaves.values()], axis=1)
+    assert rows.dtype == (np.float64 if x64 else np.float32)
+    least = np.sort(np.abs(given), axis=1)[:, -max(1, round(keep * 40))]
+    np.testing.assert_array_equal(rows, np.where(np.abs(given) >= least[:, None], given, 0))
+
+
 def test_dropped_entries_are_of_the_rate_and_expectations_stay():
     vectors = {"a": jnp.ones((2, 40, 50)), "b": jnp.ones((2, 30, 50))}
     found = drop_and_rescale(vectors, key=jax.random.key(0), rate=0.8)
