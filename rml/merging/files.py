@@ -155,7 +155,7 @@ def _entries(group: _Group) -> int:
     return sum(piece.stop - piece.start for piece in group)
 
 
-def _groups(tensors: Mapping[str, Tensor], names: Sequence[str]) -> list[_Group]:
+def _groups(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Sequence[_Group]:
     """What is merged at a time: entries of one type, of small tensors or of a part of a large one.
 
     A row of a tensor is not broken, even where it has more than `ENTRIES`.
