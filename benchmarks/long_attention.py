@@ -148,6 +148,11 @@ def require_equal(steps: dict[str, Any], first: str, *others: str) -> None:
             raise RuntimeError(f"{first} and {name} differ by {error:.2g}")
 
 
+def repeats(n: int) -> int:
+    """Turns that every side takes: short ones differ more from one another."""
+    return 20 if n <= 2048 else 3 if n <= 8192 else 2
+
+
 def masked_rows(n: int, gradient: bool, s2: dict[str, int], what: str) -> list[Row]:
     """S2-attention, and the forward pass of Combiner, beside PyTorch's attention with a mask."""
     import torch
@@ -162,7 +167,7 @@ def masked_rows(n: int, gradient: bool, s2: dict[str, int], what: str) -> list[R
         pairs["Combiner, fixed"] = "its sparse mask"
         steps["Combiner, fixed"] = ours("combiner", n, gradient, settings=FIXED)
         steps["its sparse mask"] = torch_peer(n, gradient, fixed_mask(n))
-    seconds = best_of_each(steps, 3 if n <= 2048 else 1)
+    seconds = best_of_each(steps, repeats(n))
     return [
         Row(f"{name}, {n:,} tokens, {what}", "s", seconds[name],
             f"torch {torch.__version__}, {peer}", seconds[peer])
@@ -189,7 +194,7 @@ def main() -> None:
                 steps[f"jax.nn {jax.__version__}"] = jax_peer(n, gradient)
             peers = [name for name in steps if name not in ("exact", "hyper", "s2")]
             require_equal(steps, "exact", *peers)
-            seconds = best_of_each(steps, 2 if n > 8192 else 3)
+            seconds = best_of_each(steps, repeats(n))
             what = "forward and gradient" if gradient else "forward"
             for name, title in (("exact", "exact in blocks"), ("hyper", "HyperAttention")):
                 case = f"{title}, {n:,} tokens, {what}"
