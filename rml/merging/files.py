@@ -79,7 +79,9 @@ def merge_files(
             )
             options["least"] = jnp.asarray(list(least))
     merged = {
-        name: np.empty(tensor.shape, FLOATS[tensor.dtype]) if name in floats else tensor.read()
+        name: np.empty(tensor.shape, FLOATS[tensor.dtype])
+        if tensor.dtype in FLOATS
+        else tensor.read()
         for name, tensor in start.items()
     }
     apart, size, given = np.zeros(len(paths)), 0.0, dict(options)

@@ -226,7 +226,7 @@ def _solve(
     """The solution's difference from the average, of models' differences from it."""
     identity = jnp.eye(grams.shape[-1], dtype=grams.dtype)
     kept = share[:, None, None] * grams * (alpha + (1 - alpha) * identity)
-    total = jnp.sum(kept, axis=0)
+    total = trees.total(kept)
     # Without any input the right side is zero, and every factor will do.
     total = total + jnp.where(jnp.trace(total) > 0, 0, identity)
     factor = cholesky(total, jitter=ridge).factor
