@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
             experiment="distillation.compare",
             tries=parts.tries(),
             # Families of a teacher and of its student.
-            pairs=(("convnet", "convnet"), ("vit", "convnet"), ("convnet", "vit"),
-                   ("vit", "mixer")),
+            teachings=(("convnet", "convnet"), ("vit", "convnet"), ("convnet", "vit"),
+                       ("vit", "mixer")),
             compared=0,  # test images whose stages are kept
             timed="convnet",  # family of students whose steps are counted and timed
         )

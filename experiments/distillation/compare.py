@@ -49,13 +49,13 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     check(config)
     bed = make_bed(config, run)
     programs = ofakd_students.train_kinds(
-        config, run, bed, dict.fromkeys(student for _, student in config.pairs),
-        lambda family, kind: changes_of(config, kind, [t for t, s in config.pairs if s == family]),
+        config, run, bed, dict.fromkeys(student for _, student in config.teachings),
+        lambda family, kind: changes_of(config, kind, [t for t, s in config.teachings if s == family]),
     )  # fmt: skip
     chosen = choose(config, programs, config.tries)
     Progress().note(f"chosen on validation images: {chosen}")
     wanted = {side: (side, setting) for side, setting in chosen.items()}
-    right = named(config, bed, programs, wanted, [tuple(pair) for pair in config.pairs])
+    right = named(config, bed, programs, wanted, [tuple(pair) for pair in config.teachings])
     differences = {f"{side}_over_{other}": (side, other) for other in ("kd", "label")
                    for side in right if side != other}  # fmt: skip
     metrics = compared(right, differences) | tried(config, chosen)
@@ -96,8 +96,10 @@ def check(config: Any) -> None:
     if len(set(counts.values())) > 1:
         raise UserError(f"tries has {counts} settings, expected equally many of each")
     known = set(config.teachers) & set(config.students)
-    wrong = [name for pair in config.pairs for name in pair if name not in known]
-    if wrong or len(set(config.pairs)) < len(config.pairs) or not config.pairs:
-        raise UserError(f"pairs is {config.pairs}, expected different pairs of {sorted(known)}")
+    wrong = [name for pair in config.teachings for name in pair if name not in known]
+    if wrong or len(set(config.teachings)) < len(config.teachings) or not config.teachings:
+        raise UserError(
+            f"teachings is {config.teachings}, expected different pairs of {sorted(known)}"
+        )
     if config.timed not in known:
         raise UserError(f"timed is {config.timed!r}, expected one of {sorted(known)}")

@@ -35,7 +35,7 @@ def test_a_small_run_ranks_every_loss_and_draws(monkeypatch, measure, tmp_path):
     assert np.isfinite(list(metrics.values())).all()
     config = config_file.get_config()
     assert {metrics[f"tries_{side}"] for side in config.tries} == {3}
-    pairs = [metrics[f"accuracy_dist_{t}_{s}"] for t, s in config.pairs]
+    pairs = [metrics[f"accuracy_dist_{t}_{s}"] for t, s in config.teachings]
     assert len(pairs) == 4
     assert metrics["accuracy_dist"] == pytest.approx(np.mean(pairs))
     difference = metrics["accuracy_cc"] - metrics["accuracy_kd"]
@@ -81,8 +81,8 @@ def test_costs_are_those_of_one_loss(monkeypatch):
     ("changes", "message"),
     [
         ({"tries.cc.cc": (1.0,)}, "expected equally many of each"),
-        ({"pairs": (("convnet", "resnet"),)}, "expected different pairs of"),
-        ({"pairs": (("vit", "vit"), ("vit", "vit"))}, "expected different pairs of"),
+        ({"teachings": (("convnet", "resnet"),)}, "expected different pairs of"),
+        ({"teachings": (("vit", "vit"), ("vit", "vit"))}, "expected different pairs of"),
         ({"timed": "resnet"}, "timed is 'resnet', expected one of"),
     ],
 )

@@ -18,8 +18,8 @@ from tests.system.two_steps import trains
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
     str(path.relative_to(ROOT))
-    for path in (ROOT / "configs").rglob("*_*.py")
-    if "__" not in path.name
+    for path in (ROOT / "configs").rglob("*.py")
+    if path.stem not in ("__init__", "parts")
 )
 
 
@@ -61,9 +61,9 @@ def test_config_trains_abstractly(path, tmp_path, monkeypatch):
     assert "loss" in metrics
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     assert parameters > 10_000
-    # Images of one batch, or of one batch for each of the seeds that train side by side.
-    size = config.train.batch_size
-    expected = (config.seeds, size) if "seeds" in config else (size,)
+    # Images of one batch, or of one for each of the seeds or tasks that train side by side.
+    size, beside = config.train.batch_size, config.get("seeds") or len(config.get("tasks", ()))
+    expected = (beside, size) if beside else (size,)
     sizes = {leaf.shape[: len(expected)] for leaf in jax.tree.leaves(task.batch_spec)}
     assert sizes == {expected}
     assert not list(tmp_path.iterdir())
