@@ -4,8 +4,8 @@ python -m experiments.run --config=configs/merging/concrete_subspace.py \
     --workdir=runs/concrete_subspace
 
 Needs the archive `fashion_mnist` (`make assets`). With `--config.bed.run=runs/bed` it reads the
-experts of that run; without, as here, it trains its own. The rest takes some nine minutes of one
-CPU core, as its parts suggest. In a first measurement, whose test images were seen, the null of
+experts of that run; without, as here, it trains its own. The rest takes some eleven minutes of
+one CPU core, as its parts suggest. In a first measurement, whose test images were seen, the null of
 the claim on what others lose of the gain met it too. Result: results/concrete_subspace.
 """
 

@@ -50,7 +50,9 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     bed = make_bed(config, run)
     programs = ofakd_students.train_kinds(
         config, run, bed, dict.fromkeys(student for _, student in config.teachings),
-        lambda family, kind: changes_of(config, kind, [t for t, s in config.teachings if s == family]),
+        lambda family, kind: changes_of(
+            config, kind, [t for t, s in config.teachings if s == family]
+        ),
     )  # fmt: skip
     chosen = choose(config, programs, config.tries)
     Progress().note(f"chosen on validation images: {chosen}")

@@ -72,8 +72,8 @@ def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[]
         "dare": (lambda: scaled(config, bed, "dare", validation)[0], search),
         "dropped": (lambda: dropped(1.0), 0.0),
         "unscaled": (lambda: dropped(1 - config.dropped.rate), 0.0),
-        "concrete": (lambda: concrete(config, bed, validation),
-                     rates(masks, masks.learning_rates, whole)),
+        "concrete": (lambda: concrete(config, bed, validation, arithmetic()[1]),
+                     search + rates(masks, masks.learning_rates, whole)),
         "adamerging": (lambda: adamerged(config, bed, validation), coefficients),
         "masked": (lambda: masked(config, bed, validation), ahead + coefficients),
         "leap": (lambda: masked(config, bed, validation, inner_rate=1.0, clip=True),
@@ -84,10 +84,10 @@ def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[]
     }  # fmt: skip
 
 
-def concrete(config: Any, bed: Bed, validation: Part) -> Any:
-    """Task arithmetic behind a mask that is learned from validation images without labels."""
-    found = learned(config, bed, validation.images, validation)
-    return masked_arithmetic(config, bed, expected_mask(found.logits))
+def concrete(config: Any, bed: Bed, validation: Part, scale: float) -> Any:
+    """Task arithmetic at a scale, behind a mask learned from validation images without labels."""
+    found = learned(config, bed, validation.images, validation, scale=scale)
+    return masked_arithmetic(config, bed, expected_mask(found.logits), scale=scale)
 
 
 def masked(config: Any, bed: Bed, validation: Part, **changes: Any) -> Any:

@@ -24,7 +24,8 @@ CAPTIONS = {
 NAMES = {
     "base": "base", "arithmetic": "arithmetic at 0.3", "tuned": "tuned arithmetic", "ties": "TIES",
     "random": "mask of coins", "deterministic": "mask without draws", "concrete": "concrete mask",
-    "bits": "concrete mask as bits",
+    "bits": "concrete mask as bits", "random_tuned": "coins, tuned arithmetic",
+    "concrete_tuned": "concrete, tuned arithmetic",
     "adamerging": "AdaMerging", "random_adamerging": "coins, AdaMerging",
     "concrete_adamerging": "concrete, AdaMerging", "task_adamerging": "AdaMerging by task",
     "concrete_task_adamerging": "concrete, AdaMerging by task",

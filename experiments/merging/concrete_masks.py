@@ -59,7 +59,8 @@ def learned(
             bed.module, bed.base, vectors, bed.heads, batches, ahead, bed.config.head.scale,
             given, rate, jax.random.key(config.seed), sampled=sampled, **fixed,
         )  # fmt: skip
-        merged = masked_arithmetic(config, bed, expected_mask(found.logits))
+        mask = expected_mask(found.logits)
+        merged = masked_arithmetic(config, bed, mask, scale=given["scale"])
         return merged, Mask(found.logits, np.asarray(found.losses), rate)
 
     return best(bed, validation, options.learning_rates, learn)[1][1]
@@ -113,9 +114,10 @@ def share_of_most(
     return float(np.mean(entropy / np.log(present.sum(1))))
 
 
-def masked_arithmetic(config: Any, bed: Bed, mask: Any) -> Any:
-    """Task arithmetic with masked and rescaled vectors, at the scale of the config."""
-    return _arithmetic(bed.base, bed.experts, mask, config.mask.scale)
+def masked_arithmetic(config: Any, bed: Bed, mask: Any, *, scale: float | None = None) -> Any:
+    """Task arithmetic with masked and rescaled vectors, at the scale of the config or another."""
+    chosen = config.mask.scale if scale is None else scale
+    return _arithmetic(bed.base, bed.experts, mask, chosen)
 
 
 def masked_experts(bed: Bed, mask: Any) -> list[Any]:

@@ -38,7 +38,7 @@ def test_a_small_run_ranks_every_way_and_counts_its_cost(monkeypatch, tmp_path):
         "regmean": 2 * images + 2 * 4 * (1 + (16 * 16 + 2 * 8 * 8) / (16 * 8 + 2 * 8 * 8)),
         "adamerging": 4 * (3 * 2 * 2 * 2 + images),  # of two starts by two rates
         "atlas": 2 * (3 * 2 * 2 * 2 + images / 2),
-        "concrete": 3 * 2 * 2 * 2 + images,
+        "concrete": 2 * images + 3 * 2 * 2 * 2 + images,
         "masked": 6 * 2 * 2 * 2 + images + 4 * (3 * 2 * 2 * 2 + images),
         "leap": 6 * 2 * 2 * 2 + images + 4 * (3 * 2 * 2 * 2 + images),
     }  # fmt: skip

@@ -30,9 +30,21 @@ def test_a_small_run_measures_every_claim_and_draws(monkeypatch, tmp_path):
     mask = load_mask(tmp_path / "run" / "mask.safetensors")
     assert jax.tree.map(jnp.shape, mask) == jax.tree.map(jnp.shape, bed.base)
     shares = [found[name] for name in found if name.startswith("marginal_")]
-    assert len(shares) == 14
+    assert len(shares) == 16
     assert all(0 < share <= 1 + 1e-6 for share in shares)
     assert found["mask_bytes"] == (tmp_path / "run" / "mask.safetensors").stat().st_size
+
+
+def test_masked_arithmetic_takes_the_scale_that_it_is_given():
+    """A constant mask changes nothing, so that arithmetic is left: the base and all vectors."""
+    config = config_of("configs/merging/concrete_subspace.py", **RECIPE)
+    bed = SimpleNamespace(
+        base={"w": jnp.array([1.0, 2.0])}, experts={"w": jnp.array([[2.0, 2.0], [1.0, 5.0]])}
+    )
+    mask = {"w": jnp.full(2, 0.5)}
+    for given, scale in (({}, config.mask.scale), ({"scale": 0.7}, 0.7)):
+        found = concrete_masks.masked_arithmetic(config, bed, mask, **given)
+        np.testing.assert_allclose(found["w"], [1 + scale, 2 + 3 * scale], rtol=1e-6)
 
 
 def test_a_course_ends_with_the_mask_and_begins_with_its_first_steps(monkeypatch):
