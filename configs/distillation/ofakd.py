@@ -4,10 +4,10 @@ python -m experiments.run --config=configs/distillation/ofakd.py --workdir=runs/
 
 Needs the archive of Fashion-MNIST, `make assets`. Teachers have 10,000 images of their own; those
 of an earlier run are taken with `--config.teaching.run=RUN`. Options of all sides are chosen on
-1,000 training images by the run itself. Some thirteen minutes of one CPU core, by an estimate from
-steps that were timed. One run of fewer sides was looked at before DKD's weights were set: with 8
-for the other classes it was far below all else. One run of other sides chose the least of the
-weights of CC and CRD, and CRD was far below all else.
+1,000 training images by the run itself. One run of fewer sides was looked at before DKD's weights
+were set: with 8 for the other classes it was far below all else. One run of other sides chose the
+least of the weights of CC and CRD, and CRD was far below all else. Students then had a quarter of
+the steps, see configs/distillation/compare.py. Not run whole.
 """
 
 from ml_collections import ConfigDict

@@ -75,7 +75,7 @@ def families(**own: Any) -> dict[str, Any]:
         precision="default",
         mesh=parts.mesh(),
         train=parts.training(
-            steps=150, batch_size=50, eval_every=0, log_every=50, checkpoint_every=150
+            steps=600, batch_size=50, eval_every=0, log_every=100, checkpoint_every=600
         ),
         evaluation=dict(batch_size=1000),
         timing=dict(repeats=10),
