@@ -33,7 +33,8 @@ def get_config() -> ConfigDict:
             ),
             # Texts of class means and of training, in each draw; of choosing options; of the test.
             sample=dict(anchors=512, texts=512, draws=2, validation=300, test=1000, length=16),
-            head=dict(classes=54, scale=20.0),
+            head=dict(names="means", classes=54, scale=20.0),
+            loss=dict(beta=0.0),  # strength of DPO; 0 is cross-entropy
             shares=(0.03, 0.1, 0.25, 1.0),  # of heads
             draws=3,  # of random heads
             sizes=(64,),  # training texts of an ablation, of those of the sample

@@ -1,14 +1,15 @@
-"""LoFiT: a few attention heads of a frozen encoder tuned by offsets, beside other ways of tuning.
+"""LoFiT: a few attention heads of a frozen model tuned by offsets, beside other ways of tuning.
 
 Yin et al., LoFiT: Localized Fine-tuning on LLM Representations, arXiv:2406.01563. A sentence
-encoder names the classes of short texts by directions of class means, which stay as they are. Its
-heads are ranked by step 1 on samples of texts of several tasks; on the first task the best heads
-get offsets. Beside them stand heads at random, of other tasks, by the gradient without step 1, by
-the norm of offsets of all heads and by probes; heads shifted without training (ITI); adapters of
-rank 1 and 8, biases, scales and offsets of MLPs (RED), and everything. Each tries equally many
-rates on validation texts. Ablations train on fewer texts, and read the edits on the other tasks.
-The unit of intervals is a test text. Model, texts, sizes and margins are this repository's; the
-paper tunes decoders of 7 and 13 billion parameters to answer questions.
+encoder names the classes of short texts by directions of class means, which stay as they are; a
+decoder names them by words after a prompt. The loss is cross-entropy, or the paper's preference
+loss (DPO). Heads are ranked by step 1 on samples of texts of several tasks; on the first task the
+best heads get offsets. Beside them stand heads at random, of other tasks, by the gradient without
+step 1, by the norm of offsets of all heads and by probes; heads shifted without training (ITI);
+adapters of rank 1 and 8, biases, scales and offsets of MLPs (RED), and everything. Each tries
+equally many rates on validation texts. Ablations train on fewer texts, and read the edits on the
+other tasks. The unit of intervals is a test text. Models, texts, sizes and margins are this
+repository's; the paper tunes decoders of 7 and 13 billion parameters to answer questions.
 """
 
 import functools
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.ranges import ABOVE_0, SIZE, Range
+from experiments.ranges import ABOVE_0, AT_LEAST_0, COUNT, SIZE, Range
 from experiments.sparsity import lofit_figures
 from experiments.sparsity.lofit_ablations import fewer, of_sizes, transferred
 from experiments.sparsity.lofit_arms import (
@@ -38,8 +39,8 @@ from experiments.sparsity.lofit_measures import (
     compared,
     costs,
 )
-from experiments.sparsity.lofit_tasks import hits, load_model, read, read_beds
-from rml.errors import UserError
+from experiments.sparsity.lofit_tasks import by_words, hits, load_model, read, read_beds
+from rml.errors import UserError, unknown
 from rml.ops import trees
 from rml.sparsity import head_scores, init_edits, save_edits, select_heads
 from rml.training import Claim, Progress, RunDirectory
@@ -81,13 +82,15 @@ CLAIMS = (
           stated="2026-11-27", null="lora_flops_added"),
 )  # fmt: skip
 RANGES = {
-    **dict.fromkeys(("sample.anchors", "sample.texts", "sample.validation"), SIZE),
+    **dict.fromkeys(("sample.texts", "sample.validation"), SIZE),
+    "sample.anchors": COUNT, "loss.beta": AT_LEAST_0,
     "sample.test": Range(2, whole=True), "sample.length": Range(3, whole=True),
     "head.scale": ABOVE_0,
 }  # fmt: skip
 CAPTIONS = lofit_figures.CAPTIONS
 PICTURE = "numbers.png"
 WEIGHTS = ("lora_1", "lora_8", "biases", RED, "full")
+NAMINGS = ("means", "words")
 EDITS = "edits.safetensors"
 """File of the run with the edits of a tenth of all heads."""
 
@@ -137,6 +140,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     tenth = functools.partial(select_heads, count=counted(LOCAL_SHARE, probes.size))
     keep("iti", shifted(config, model, bed, held, tenth(probes), way))
     for kind in WEIGHTS:
+        if kind not in config.rates:
+            continue
         keep(kind, tuned_weights(config, model, bed, held, kind))
     chosen = {name: [np.asarray(tenth(one)) for one in own]
               for name, own in zip(beds, scores, strict=True)}  # fmt: skip
@@ -169,6 +174,13 @@ def check(config: Any) -> None:
         raise UserError(
             f"shares is {config.shares}, expected to ascend, the second {LOCAL_SHARE}, the last 1"
         )
+    if config.head.names not in NAMINGS:
+        raise unknown("head.names", config.head.names, NAMINGS)
+    if (config.sample.anchors > 0) == by_words(config):
+        wanted = "0, since words name classes" if by_words(config) else "texts of class means"
+        raise UserError(f"sample.anchors is {config.sample.anchors}, expected {wanted}")
+    if missing := {"offset", "iti", "lora_8", "biases"} - set(config.rates):
+        raise UserError(f"rates has no {min(missing)!r}, which claims compare")
     if len({len(rates) for rates in config.rates.values()}) != 1:
         raise UserError(f"rates is {config.rates}, expected equally many tries of each")
     if not config.data.others or config.data.name in config.data.others:

@@ -1,4 +1,4 @@
-"""What is trained of a frozen encoder: edits of some heads, adapters, biases, or everything."""
+"""What is trained of a frozen model: edits of some heads, adapters, biases, or everything."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from experiments.sparsity.lofit_tasks import Bed, Encoder, Model, Texts, cross_entropy, hits
+from experiments.sparsity.lofit_tasks import Bed, Encoder, Model, Texts, hits, task_loss
 from rml.models import HeadEdits, apply_lora, init_lora
 from rml.ops import trees
 from rml.sparsity import (
@@ -87,7 +87,7 @@ def scaled_heads(
 
     def of_bed(bed: Bed) -> Array:
         def objective(edits: HeadEdits, batch: Texts) -> Array:
-            lost = cross_entropy(encoder, params, edits, batch, bed.prototypes)
+            lost = task_loss(encoder, params, edits, batch, bed.prototypes)
             return lost + factor * penalty(edits)
 
         rates = optimizer(rate, len(bed.train.label))
@@ -103,7 +103,7 @@ def slopes(encoder: Encoder, params: Any, bed: Bed) -> Array:
 
     def of_batch(batch: Texts) -> Array:
         own = jax.grad(
-            lambda scale: cross_entropy(encoder, params, HeadEdits(scale), batch, bed.prototypes)
+            lambda scale: task_loss(encoder, params, HeadEdits(scale), batch, bed.prototypes)
         )
         return own(jnp.ones(edit_shape(encoder.module)))
 
@@ -121,7 +121,7 @@ def offsets(
 
     def at_rate(rate: Array) -> Array:
         def objective(edits: HeadEdits, batch: Texts) -> Array:
-            return cross_entropy(encoder, params, masked(edits, heads), batch, bed.prototypes)
+            return task_loss(encoder, params, masked(edits, heads), batch, bed.prototypes)
 
         rates = optimizer(rate, len(bed.train.label))
         found = descend(objective, HeadEdits(offset=first), bed.train, optimizer=rates)
@@ -166,7 +166,7 @@ def weights(encoder: Encoder, params: Any, bed: Bed, first: Any, rates: Array, *
     def at_rate(rate: Array) -> Any:
         def objective(own: Any, batch: Texts) -> Array:
             whole = adapted(kind, params, own)
-            return cross_entropy(encoder, whole, None, batch, bed.prototypes)
+            return task_loss(encoder, whole, None, batch, bed.prototypes)
 
         rates = optimizer(rate, len(bed.train.label))
         return descend(objective, first, bed.train, optimizer=rates).params
@@ -175,17 +175,22 @@ def weights(encoder: Encoder, params: Any, bed: Bed, first: Any, rates: Array, *
 
 
 def trainable(config: Any, params: Any, kind: str) -> Any:
-    """What training starts from: adapters "lora_RANK" of attention, "biases", RED, or all."""
+    """What training starts from: adapters "lora_RANK" of attention, "biases", RED, or all.
+
+    Where a model has no bias, the scales of its norms are in their place.
+    """
     if kind == "full":
         return params
     if kind == RED:
         rows = params["blocks"]["mlp_out"]["bias"]
         return {"scale": jnp.ones_like(rows), "offset": jnp.zeros_like(rows)}
-    last = "kernel" if kind.startswith("lora") else "bias"
+    ends = {trees.leaf_name(path).rpartition(".")[2]
+            for path, _ in jax.tree_util.tree_leaves_with_path(params)}  # fmt: skip
+    last = "kernel" if kind.startswith("lora") else "bias" if "bias" in ends else "scale"
     found = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf if trees.leaf_name(path).endswith(last) else None, params
     )
-    if last == "bias":
+    if last != "kernel":
         return found
     rank = int(kind.rpartition("_")[2])
     return init_lora(jax.random.key(config.seed), found, rank=rank, within="attention")

@@ -26,9 +26,9 @@ CAPTIONS = {
     "of each task.",
     "heads.png": "Accuracy on test texts against the number of heads that LoFiT tunes, and of a "
     "tenth of all chosen otherwise, one point a draw or task; bars: 95% interval over texts. The "
-    "frozen encoder is dashed.",
-    "numbers.png": "Accuracy on test texts against how many numbers are trained: 3%, 10%, 25% and "
-    "all of the heads, adapters of rank 1 and 8; bars: 95% interval over texts.",
+    "frozen model is dashed.",
+    "numbers.png": "Accuracy on test texts against how many numbers are trained: from 3% to all of "
+    "the heads, adapters by rank, and other ways; bars: 95% interval over texts.",
 }
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 from experiments.common.small_lm import differences
 from experiments.common.timing import least_seconds
 from experiments.sparsity.lofit_arms import Arm, adapted, optimizer, trainable
-from experiments.sparsity.lofit_tasks import Bed, Encoder, Model, Texts, cross_entropy, embed
+from experiments.sparsity.lofit_tasks import Bed, Encoder, Model, Texts, embed, task_loss
 from rml.evaluation import program_flops
 from rml.models import HeadEdits
 from rml.ops import trees
@@ -54,12 +54,13 @@ def compared(
         "gain_over_probes": own - right["probes"],
         "deficit_to_lora": right["lora_8"] - own,
         "deficit_to_lora_frozen": right["lora_8"] - right["frozen"],
-        "deficit_to_red": right["red"] - own,
         "gain_over_iti": own - right["iti"],
         "gain_over_iti_frozen": right["frozen"] - right["iti"],
         "gain_of_all": whole - own,
         "gain_of_all_frozen": whole - right["frozen"],
     }
+    if "red" in right:
+        pairs["deficit_to_red"] = right["red"] - own
     metrics = {f"accuracy_{name}": x.mean() for name, x in right.items()}
     for name, arm in arms.items():
         metrics |= {f"numbers_{name}": arm.numbers, f"rate_{name}": arm.rate}
@@ -167,7 +168,7 @@ def _step(
 
     def objective(own: Any) -> Array:
         whole, edits = (params, own) if kind == "edits" else (adapted(kind, params, own), None)
-        return cross_entropy(encoder, whole, edits, batch, prototypes)
+        return task_loss(encoder, whole, edits, batch, prototypes)
 
     rate = optimizer(1e-3, 10)
     updates, state = rate.update(jax.grad(objective)(first), rate.init(first), first)

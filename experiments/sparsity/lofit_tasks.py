@@ -1,6 +1,13 @@
-"""Short texts of several tasks, and a frozen encoder that names classes by their means."""
+"""Short texts of several tasks, and a frozen model that names their classes.
+
+An encoder names them by the means of its vectors, a decoder by the word that it would go on with,
+after a prompt. Either way a class has a direction, and the logits are products with what the model
+makes of a text.
+"""
 
 import functools
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 from rml import data
 from rml.data import tokens
 from rml.errors import UserError
+from rml.losses import dpo_loss
 from rml.models import HeadEdits, pretrained
 from rml.models.text_encoder import pool
 from rml.ops import normalize
@@ -23,11 +31,21 @@ ROWS = 128
 
 
 class Texts(NamedTuple):
-    """Texts as tokens, [..., n, t], and their classes, [..., n]."""
+    """Texts as tokens, [..., n, t], and their classes, [..., n].
+
+    Attributes:
+      tokens: Tokens.
+      mask: Which of them are text.
+      label: The class of each.
+      rejected: A wrong class, to which the right one is to be preferred; None where unused.
+      margin: By how much the frozen model's logit of the class is above that of the wrong one.
+    """
 
     tokens: Array
     mask: Array
     label: Array
+    rejected: Array | None = None
+    margin: Array | None = None
 
 
 class Bed(NamedTuple):
@@ -35,8 +53,8 @@ class Bed(NamedTuple):
 
     Attributes:
       train: Texts by step, [steps, b].
-      prototypes: Directions of classes [c, d], of the frozen encoder and of other training texts;
-        zeros for a class without any.
+      prototypes: Directions of classes [c, d]: those of means of other training texts, or rows of
+        the frozen model's output; zeros for a class without any.
     """
 
     train: Texts
@@ -44,17 +62,33 @@ class Bed(NamedTuple):
 
 
 class Encoder(NamedTuple):
-    """What a compiled program knows of the encoder.
+    """What a compiled program knows of the model.
 
     Attributes:
-      module: The encoder.
+      module: The model.
       pooling: What makes one vector of a text.
-      scale: Inverse temperature of the cosines.
+      scale: What products with directions of classes are multiplied by.
+      unit: Whether vectors are brought to unit length, so that products are cosines.
+      beta: Strength of DPO; 0 for cross-entropy.
     """
 
     module: Any
     pooling: str
     scale: float
+    unit: bool = True
+    beta: float = 0.0
+
+
+class Words(NamedTuple):
+    """The words that name the classes of a task.
+
+    Attributes:
+      tokens: The token of each word [c], ascending.
+      number: By number of the data's class the place of its word, -1 for one that has none.
+    """
+
+    tokens: np.ndarray
+    number: np.ndarray
 
 
 class Model(NamedTuple):
@@ -66,10 +100,18 @@ class Model(NamedTuple):
 
 
 def load_model(config: Any) -> Model:
-    """Loads the frozen encoder that a config names."""
+    """Loads the frozen model that a config names."""
     loaded = pretrained.load(config.model.name)
-    encoder = Encoder(loaded.module, loaded.pooling, config.head.scale)
+    pooling = "last" if by_words(config) else loaded.pooling
+    encoder = Encoder(
+        loaded.module, pooling, config.head.scale, unit=not by_words(config), beta=config.loss.beta
+    )
     return Model(encoder, loaded.variables["params"], loaded.tokenizer)
+
+
+def by_words(config: Any) -> bool:
+    """Whether classes are named by words after a prompt, rather than by means of vectors."""
+    return config.head.names == "words"
 
 
 def read_beds(config: Any, model: Model) -> dict[str, list[Bed]]:
@@ -88,12 +130,32 @@ def read_beds(config: Any, model: Model) -> dict[str, list[Bed]]:
         for first in range(0, len(train.label), anchors + texts):
             size = steps * config.train.batch_size
             passes = [rng.permutation(texts) for _ in range(-(-size // texts))]
-            rows = np.concatenate(passes)[:size].reshape(steps, -1) + first + anchors
-            own = prototypes(
-                model, take(train, np.s_[first : first + anchors]), config.head.classes
-            )
-            found[task].append(Bed(take(train, rows), own))
+            rows = np.concatenate(passes)[:size].reshape(steps, -1)
+            if by_words(config):
+                own = directions(model, words_of_task(config, model, task), config.head.classes)
+            else:
+                ahead = take(train, np.s_[first : first + anchors])
+                own = prototypes(model, ahead, config.head.classes)
+            texts_of_bed = take(train, np.s_[first + anchors : first + anchors + texts])
+            if config.loss.beta:
+                texts_of_bed = against_wrong(model, texts_of_bed, own, rng)
+            found[task].append(Bed(take(texts_of_bed, rows), own))
     return found
+
+
+def against_wrong(
+    model: Model, texts: Texts, prototypes: Float[Array, "c d"], rng: np.random.Generator
+) -> Texts:
+    """Texts with a wrong class each, drawn by the frozen model's odds of wrong classes."""
+    found = np.asarray(logits(model.encoder, vectors(model, texts), prototypes), np.float64)
+    every, label = np.arange(len(found)), np.asarray(texts.label)
+    wrong = found.copy()
+    wrong[every, label] = ABSENT
+    drawn = np.argmax(wrong + rng.gumbel(size=wrong.shape), axis=1)
+    margin = found[every, label] - found[every, drawn]
+    return texts._replace(
+        rejected=jnp.asarray(drawn, jnp.int32), margin=jnp.asarray(margin, jnp.float32)
+    )
 
 
 def read(
@@ -108,30 +170,90 @@ def read(
     found = data.load_text(
         task, options[part], text_key=options.text_keys[task], data_dir=options.data_dir
     )
-    if len(found.texts) < count:
-        raise UserError(f"{task} has {len(found.texts)} texts of {part}, expected {count}")
-    if max(found.labels) >= config.head.classes:
+    labels, prompt = found.labels, "{}"
+    if by_words(config):
+        labels = words_of(model.tokenizer, found.class_names, options.left_out).number[labels]
+        prompt = options.prompts[task]
+    named = np.flatnonzero(labels >= 0)
+    if len(named) < count:
+        raise UserError(f"{task} has {len(named)} texts of {part}, expected {count}")
+    if max(labels) >= config.head.classes:
         raise UserError(
-            f"{task} has texts of class {max(found.labels)}, expected numbers below "
+            f"{task} has texts of class {max(labels)}, expected numbers below "
             f"head.classes={config.head.classes}"
         )
-    rows = rng.permutation(len(found.texts))[:count]
-    own = encoded(model.tokenizer, [found.texts[row] for row in rows], config.sample.length)
-    return Texts(own, own != 0, jnp.asarray(found.labels[rows], jnp.int32))
+    rows = named[rng.permutation(len(named))[:count]]
+    own, mask = encoded(
+        model.tokenizer, [found.texts[row] for row in rows], config.sample.length, prompt
+    )
+    return Texts(own, mask, jnp.asarray(labels[rows], jnp.int32))
+
+
+def words_of(tokenizer: Any, names: Sequence[str], left_out: Sequence[str] = ()) -> Words:
+    """The words of classes: what follows a name's last dot or colon, if it is one token.
+
+    Names of one word are one class. Words stand in a sentence, so that a space is before them.
+
+    Args:
+      tokenizer: The model's.
+      names: Names of the data's classes.
+      left_out: Those of names whose word says nothing.
+    """
+    words = [" " + re.split("[.:]", name)[-1] for name in names]
+    rows = tokens.encode(tokenizer, words, max_length=8, special=False)
+    each = [
+        int(row[0]) if len(row) == 1 and name not in left_out else -1
+        for name, row in zip(names, rows, strict=True)
+    ]
+    kept = np.array(sorted({*each} - {-1}))
+    return Words(kept, np.where(np.array(each) < 0, -1, np.searchsorted(kept, each)))
+
+
+def words_of_task(config: Any, model: Model, task: str) -> Words:
+    """Those of a task, whatever the split."""
+    options = config.data
+    found = data.load_text(
+        task, options.train, text_key=options.text_keys[task], data_dir=options.data_dir
+    )
+    return words_of(model.tokenizer, found.class_names, options.left_out)
+
+
+def directions(model: Model, words: Words, classes: int) -> Float[Array, "c d"]:
+    """Rows of the model's output for the words, then zeros."""
+    params = model.params
+    table = params["head"]["kernel"].T if "head" in params else params["tokens"]["embedding"]
+    return jnp.zeros((classes, table.shape[1])).at[: len(words.tokens)].set(table[words.tokens])
 
 
 def take(texts: Texts, rows: Any) -> Texts:
     """Some of the texts, in the shape of the rows."""
-    return Texts(*(x[rows] for x in texts))
+    return jax.tree.map(lambda x: x[rows], texts)
 
 
-def encoded(tokenizer: Any, texts: list[str], length: int) -> Array:
-    """Tokens of texts [n, t], cut off and filled up with zeros."""
-    rows = tokens.encode(tokenizer, texts, max_length=length)
-    found = np.zeros((len(rows), length), np.int32)
+def encoded(
+    tokenizer: Any, texts: list[str], length: int, prompt: str = "{}"
+) -> tuple[Array, Bool[Array, "n t"]]:
+    """Tokens of texts [n, t], filled up with zeros, and which are of texts.
+
+    Args:
+      tokenizer: The model's.
+      texts: The texts, what does not fit is cut off their ends.
+      length: Number of tokens t.
+      prompt: What stands around each text, and is kept whole; special tokens stand where there is
+        none.
+    """
+    before, after = prompt.split("{}")
+    alone = prompt == "{}"
+    ends = tokens.encode(tokenizer, [after], max_length=length, special=False)[0]
+    rows = tokens.encode(
+        tokenizer, [before + text for text in texts], max_length=length - len(ends), special=alone
+    )
+    found, counts = np.zeros((len(rows), length), np.int32), []
     for i, row in enumerate(rows):
-        found[i, : len(row)] = row
-    return jnp.asarray(found)
+        whole = np.concatenate([row, ends])
+        found[i, : len(whole)] = whole
+        counts.append(len(whole))
+    return jnp.asarray(found), jnp.arange(length) < jnp.asarray(counts)[:, None]
 
 
 def prototypes(model: Model, texts: Texts, classes: int) -> Float[Array, "c d"]:
@@ -143,31 +265,40 @@ def prototypes(model: Model, texts: Texts, classes: int) -> Float[Array, "c d"]:
 
 
 def embed(encoder: Encoder, params: Any, edits: HeadEdits | None, texts: Texts) -> Array:
-    """Unit vectors of texts."""
+    """Vectors of texts, of unit length where the encoder says so."""
     hidden = encoder.module.apply({"params": params}, texts.tokens, texts.mask, edits=edits)
-    return normalize(pool(hidden, texts.mask, encoder.pooling))
+    found = pool(hidden, texts.mask, encoder.pooling)
+    return normalize(found) if encoder.unit else found
 
 
 def logits(
     encoder: Encoder, vectors: Float[Array, "n d"], prototypes: Float[Array, "c d"]
 ) -> Float[Array, "n c"]:
-    """Cosines of vectors and classes times the scale."""
+    """Products of vectors and classes times the scale."""
     present = jnp.any(prototypes != 0, axis=-1)
     return jnp.where(present, encoder.scale * (vectors @ prototypes.T), ABSENT)
 
 
-def cross_entropy(
+def task_loss(
     encoder: Encoder, params: Any, edits: HeadEdits | None, texts: Texts, prototypes: Array
 ) -> Float[Array, ""]:
-    """The mean loss of a batch, over texts whose class has a prototype."""
+    """The mean loss of a batch: cross-entropy, of texts whose class has a direction, or DPO.
+
+    Answers are one token, so that log-probabilities differ as logits do: what they have in common
+    leaves the margin of DPO.
+    """
     found = logits(encoder, embed(encoder, params, edits, texts), prototypes)
+    if encoder.beta:
+        every = jnp.arange(len(found))
+        pair = found[every, texts.label], found[every, texts.rejected]
+        return dpo_loss(*pair, texts.margin, jnp.zeros_like(pair[0]), beta=encoder.beta).mean()
     each = optax.softmax_cross_entropy_with_integer_labels(found, texts.label)
     known = jnp.any(prototypes != 0, axis=-1)[texts.label]
     return jnp.sum(jnp.where(known, each, 0)) / jnp.maximum(known.sum(), 1)
 
 
 def vectors(model: Model, texts: Texts, params: Any = None, edits: Any = None) -> Array:
-    """Unit vectors of many texts, by other parameters or by edits where they are given."""
+    """Vectors of many texts, by other parameters or by edits where they are given."""
     return _vectors(model.encoder, model.params if params is None else params, edits, texts)
 
 

@@ -86,6 +86,15 @@ class Blocks(NamedTuple):
         sinks = jnp.int32(-(-min(self.sinks, self.keys) // self.columns))
         return (low, high), (jnp.int32(0), jnp.minimum(low, sinks))
 
+    def seen_whole(self, place: Place, i: Array) -> Array:
+        """End of the blocks of keys that all queries of block i see, if every key is there."""
+        if place.window is not None:
+            return jnp.int32(0)
+        whole = jnp.int32(self.keys // self.columns)
+        if not self.causal:
+            return whole
+        return jnp.clip(jnp.asarray(place.start + i * self.rows) // self.columns, 0, whole)
+
 
 def blocks_of(
     query: Array, key: Array, visible: Visible, scale: float | None, block: int

@@ -106,12 +106,15 @@ def _by_head(x: Array, rows: int, shape: Sequence[int]) -> Array:
 
 
 class _Step(NamedTuple):
-    """Some queries and keys: where the keys' pieces start, places of both, who sees whom."""
+    """Some queries and keys: where the keys' pieces start, places of both, who sees whom.
+
+    Every query sees all of the step's keys where `seen` is None.
+    """
 
     starts: Array
     rows: Array
     columns: Array
-    seen: Array
+    seen: Array | None = None
 
     @property
     def piece(self) -> int:
@@ -122,6 +125,10 @@ class _Step(NamedTuple):
         parts = [lax.dynamic_slice_in_dim(x, start, self.piece, axis) for start in self.starts]
         return jnp.concatenate(parts, axis) if len(parts) > 1 else parts[0]
 
+    def hide(self, x: Array, value: float) -> Array:
+        """What belongs to pairs [b, g, t, s], with a value where the query does not see the key."""
+        return x if self.seen is None else jnp.where(self.seen, x, value)
+
     def add(self, total: Array, part: Array) -> Array:
         """Adds what belongs to the step's keys."""
         for start, own in zip(self.starts, jnp.split(part, len(self.starts), 2), strict=True):
@@ -131,14 +138,20 @@ class _Step(NamedTuple):
 
 
 def _step(
-    shape: Blocks, heads: int, keys: Array, place: Place, visits: Visits | None, i: Array, n: Array
-) -> _Step:
-    """Step n of block i of the queries, of `heads` heads that share keys."""
+    shape: Blocks, heads: int, keys: Array, place: Place, visits: Visits | None, i: Array, n: Array,
+    *, whole: bool = False,
+) -> _Step:  # fmt: skip
+    """Step n of block i of the queries, of `heads` heads that share keys.
+
+    With `whole` all of its queries see all of its keys, and nobody asks.
+    """
     pieces = n[None] if visits is None else visits.pieces[i, n]
     piece = shape.columns // len(pieces)
     starts = pieces * piece
     columns = (starts[:, None] + jnp.arange(piece)).reshape(-1)
     rows = shape.rows_of(place, i)
+    if whole:
+        return _Step(starts, rows, columns)
     pairs = Visible(None, shape.causal, place.window, shape.sinks).pairs(
         jnp.tile(rows, heads), columns
     )
@@ -147,19 +160,54 @@ def _step(
         parts = len(own)
         wide = (heads, parts, shape.rows // parts, len(pieces), piece)
         pairs &= jnp.broadcast_to(own[None, :, None, :, None], wide).reshape(pairs.shape)
-    found = _Step(starts, rows, columns, pairs)
+    found = _Step(starts, rows, columns)
     return found._replace(seen=(pairs & found.take(keys, 1)[:, None])[:, None])
 
 
 def _visit(
-    shape: Blocks, visits: Visits | None, i: Array, place: Place, step: Callable, carry: Any
-) -> Any:
-    """Takes every step of block i of the queries."""
+    shape: Blocks, visits: Visits | None, i: Array, place: Place, step: Callable, carry: Any, *,
+    every: bool, last: Callable | None = None,
+) -> Any:  # fmt: skip
+    """Takes every step of block i of the queries.
+
+    Args:
+      shape: How the attention is cut.
+      visits: Which pieces of the keys are visited; None for all that are visible.
+      i: The block.
+      place: Its place.
+      step: A step, called with its number, what is carried, and whether all is seen.
+      carry: What the first step is given.
+      every: Whether all keys are there.
+      last: Steps, between two numbers, whose keys the first half of the queries does not see.
+    """
+    some = functools.partial(step, whole=False)
     if visits is not None:
-        return lax.fori_loop(0, visits.number[i], step, carry)
-    for low, high in shape.ranges(place, i):
-        carry = lax.fori_loop(low, high, step, carry)
-    return carry
+        return lax.fori_loop(0, visits.number[i], some, carry)
+    (low, high), sinks = shape.ranges(place, i)
+    if every:
+        inner = jnp.clip(shape.seen_whole(place, i), low, high)
+        carry = lax.fori_loop(low, inner, functools.partial(step, whole=True), carry)
+        low = inner
+    if last is None:
+        carry = lax.fori_loop(low, high, some, carry)
+    else:
+        half = shape._replace(rows=shape.rows // 2)
+        middle = jnp.clip(half.ranges(place, 2 * i)[0][1], low, high)
+        carry = last(middle, high, lax.fori_loop(low, middle, some, carry))
+    return carry if place.window is None else lax.fori_loop(*sinks, some, carry)
+
+
+def _second_half(x: Array, rows: int) -> Array:
+    """Of [b, g, r x rows, ...] the second half of the rows of each of the r heads."""
+    b, g, _, *rest = x.shape
+    return x.reshape(b, g, -1, 2, rows // 2, *rest)[:, :, :, 1].reshape(b, g, -1, *rest)
+
+
+def _with_second_half(x: Array, half: Array, rows: int) -> Array:
+    """The array with another second half."""
+    b, g, _, *rest = x.shape
+    cut = x.reshape(b, g, -1, 2, rows // 2, *rest)
+    return cut.at[:, :, :, 1].set(half.reshape(b, g, -1, rows // 2, *rest)).reshape(x.shape)
 
 
 def _keys(
@@ -184,6 +232,7 @@ def blocks_forward(
     """Output and log-sum-exp, see `attend_in_blocks`; without a derivative."""
     wide = jnp.promote_types(query.dtype, jnp.float32)
     heads, groups = query.shape[1], key.shape[1]
+    every = keys is None
     key, value, keys = _keys(shape, key, value, keys, visits)
     queries = _by_block(query, shape.rows, groups)
     zero = zero_of(query, key, value, keys, *place)
@@ -191,11 +240,14 @@ def blocks_forward(
     def of_queries(block: tuple[Array, Array]) -> tuple[Array, Array]:
         i, q = block
 
-        def step(n: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def step(
+            n: Array, carry: tuple[Array, Array, Array], *, whole: bool, shape: Blocks = shape,
+            i: Array = i, q: Array = q,
+        ) -> tuple[Array, Array, Array]:  # fmt: skip
             out, total, top = carry
-            at = _step(shape, heads // groups, keys, place, visits, i, n)
+            at = _step(shape, heads // groups, keys, place, visits, i, n, whole=whole)
             logits, _ = shape.logits(q, at.take(key), place, at.rows, at.columns)
-            logits = jnp.where(at.seen, logits, -jnp.inf)
+            logits = at.hide(logits, -jnp.inf)
             new = jnp.maximum(top, logits.max(axis=-1))
             shift = finite_top(new)
             raised = jnp.exp(logits - shift[..., None])
@@ -206,9 +258,22 @@ def blocks_forward(
             )
             return out * old[..., None] + seen, total * old + raised.sum(axis=-1), new
 
+        def last(low: Array, high: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            half = functools.partial(
+                step, whole=False, shape=shape._replace(rows=shape.rows // 2), i=2 * i + 1,
+                q=_second_half(q, shape.rows),
+            )  # fmt: skip
+            own = tuple(_second_half(x, shape.rows) for x in carry)
+            own = lax.fori_loop(low, high, half, own)
+            pairs = zip(carry, own, strict=True)
+            return tuple(_with_second_half(x, y, shape.rows) for x, y in pairs)
+
+        halved = shape.causal and shape.rows > shape.columns and shape.rows % 2 == 0
         none = jnp.zeros(q.shape[:3], wide) + zero
         carry = (jnp.zeros((*none.shape, value.shape[-1]), wide) + zero, none, none - jnp.inf)
-        out, total, top = _visit(shape, visits, i, place, step, carry)
+        out, total, top = _visit(
+            shape, visits, i, place, step, carry, every=every, last=last if halved else None
+        )
         some = total > 0
         total = jnp.where(some, total, 1.0)
         lse = jnp.where(some, jnp.log(total) + finite_top(top), -jnp.inf)
@@ -251,6 +316,7 @@ def blocks_backward(
     some = jnp.isfinite(part.lse)
     lse = jnp.where(some, part.lse, 0.0)
     # What every logit's gradient loses: the sum over its row, less the log-sum-exp's own cotangent.
+    every = keys is None
     lost = (cotangent.out * part.out).sum(axis=-1) - jnp.where(some, cotangent.lse, 0.0)
     key, value, keys = _keys(shape, key, value, keys, visits)
     d_out = cotangent.out.astype(value.dtype)
@@ -259,12 +325,14 @@ def blocks_backward(
     def of_queries(carry: tuple[Array, Array], block: Any) -> tuple[tuple[Array, Array], Array]:
         i, (q, do, row_lse, row_lost) = block
 
-        def step(n: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def step(
+            n: Array, carry: tuple[Array, Array, Array], *, whole: bool
+        ) -> tuple[Array, Array, Array]:
             dq, dk, dv = carry
-            at = _step(shape, heads // groups, keys, place, visits, i, n)
+            at = _step(shape, heads // groups, keys, place, visits, i, n, whole=whole)
             k, v = at.take(key), at.take(value)
             logits, slope = shape.logits(q, k, place, at.rows, at.columns)
-            p = jnp.where(at.seen, jnp.exp(logits - row_lse[..., None]), 0.0)
+            p = at.hide(jnp.exp(logits - row_lse[..., None]), 0.0)
             product = functools.partial(jnp.einsum, preferred_element_type=wide)
             dp = product("...tv,...sv->...ts", do, v)
             ds = (p * (dp - row_lost[..., None]) * slope).astype(q.dtype)
@@ -274,7 +342,7 @@ def blocks_backward(
             return dq, dk, dv
 
         rows = (jnp.zeros(q.shape, wide) + zero, *carry)
-        rows = _visit(shape, visits, i, place, step, rows)
+        rows = _visit(shape, visits, i, place, step, rows, every=every)
         return rows[1:], rows[0]
 
     zero = zero_of(query, key, value, keys, *place, d_out, lost)

@@ -21,7 +21,7 @@ from experiments.sparsity.lofit_arms import Arm
 from rml.data import tokens
 from rml.data.text import LabelledTexts
 from rml.errors import UserError
-from rml.models import Bert, HeadEdits
+from rml.models import Bert, HeadEdits, Llama
 from rml.sparsity import load_edits
 
 SMALL = {
@@ -79,6 +79,116 @@ def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path, mon
     assert metrics["edits_bytes"] < 500
 
 
+WORDS = ("red", "green", "blue", "cat", "dog", "sun")
+
+
+@pytest.fixture(scope="module")
+def whole_words():
+    """A tokenizer that has six words whole, with the space before them."""
+    rng = np.random.default_rng(0)
+    lines = [" " + " ".join(rng.permutation(WORDS)) for _ in range(50)]
+    return tokens.train_tokenizer(lines, vocabulary=300)
+
+
+def ids(tokenizer, *words):
+    """Numbers of words that are one token each."""
+    found = [tokenizer.encode(f" {word}", add_special_tokens=False).ids for word in words]
+    assert {len(own) for own in found} == {1}
+    return [own[0] for own in found]
+
+
+@pytest.mark.slow
+def test_a_small_run_of_a_decoder_prefers_words(whole_words, monkeypatch, measure, tmp_path):
+    rng = np.random.default_rng(0)
+    names = ("noun.red", "verb.red", "green", "blue", "adj.all")
+    labels = rng.integers(0, 5, 120).astype(np.int32)
+    texts = [" ".join(WORDS[(own + rng.integers(3)) % 6] for _ in range(4)) for own in labels]
+    tokenizer = whole_words
+    module = Llama(vocabulary=300, width=32, depth=2, heads=16, kv_heads=8, mlp=32, tied=True)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2), int)))
+    variables = jax.tree.map(lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype), shapes)
+    loaded = SimpleNamespace(module=module, variables=variables, tokenizer=tokenizer, pooling="")
+    monkeypatch.setattr(lofit_tasks.pretrained, "load", lambda name: loaded)
+    found = LabelledTexts(texts, labels, names)
+    monkeypatch.setattr(lofit_tasks.data, "load_text", lambda *_, **__: found)
+    changes = {
+        "sample.texts": 8, "sample.validation": 10, "sample.test": 20, "sample.length": 12,
+        "head.classes": 4, "shares": (0.05, 0.1, 1.0), "train.steps": 3, "train.batch_size": 4,
+        "timing.repeats": 1,
+        "data.prompts": {"wordnet": "cat {} dog", "questions": "dog {} sun"},
+    }  # fmt: skip
+    metrics, holds = measure("configs/sparsity/lofit_smollm2.py", changes)
+    assert len(holds) == len(lofit.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    # Scales of five norms stand where there are no biases.
+    assert metrics["numbers_biases"] == 5 * 32
+    assert metrics["numbers_lofit_0.1"] == 3 * 2
+    assert metrics["folded_error"] < 1e-5
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(lofit.CAPTIONS)
+
+
+def test_words_of_classes_are_one_token_each_and_equal_words_one_class(whole_words):
+    one = ids(whole_words, "red", "sun")
+    names = ("noun.sun", "red", "KIND:red", "reddog", "adj.red")
+    words = lofit_tasks.words_of(whole_words, names, left_out=("adj.red",))
+    np.testing.assert_array_equal(words.tokens, sorted(one))
+    place = {token: at for at, token in enumerate(sorted(one))}
+    np.testing.assert_array_equal(
+        words.number, [place[one[1]], place[one[0]], place[one[0]], -1, -1]
+    )
+    params = {"tokens": {"embedding": jnp.arange(300 * 2.0).reshape(300, 2)}}
+    model = lofit_tasks.Model(None, params, None)
+    found = lofit_tasks.directions(model, words, 3)
+    np.testing.assert_array_equal(found[:, 0], [2 * min(one), 2 * max(one), 0])
+    head = {"head": {"kernel": -params["tokens"]["embedding"].T}, **params}
+    untied = lofit_tasks.directions(model._replace(params=head), words, 3)
+    np.testing.assert_array_equal(untied, -found)
+
+
+def test_a_prompt_is_kept_whole_and_the_text_is_cut(whole_words):
+    spoken = ["red green blue cat dog", "cat"]
+    found, mask = lofit_tasks.encoded(whole_words, spoken, 5, " sun {} dog")
+    wanted = [["sun", "red", "green", "blue", "dog"], ["sun", "cat", "dog"]]
+    for row, seen, words in zip(found, mask, wanted, strict=True):
+        own = ids(whole_words, *words)
+        np.testing.assert_array_equal(row[: len(own)], own)
+        np.testing.assert_array_equal(seen, np.arange(5) < len(own))
+
+
+def test_wrong_classes_are_drawn_by_the_models_odds(monkeypatch):
+    z = jnp.tile(jnp.array([[1.0, -0.5]]), (400, 1))
+    monkeypatch.setattr(lofit_tasks, "vectors", lambda *_: z)
+    encoder = lofit_tasks.Encoder(None, "last", 2.0, unit=False, beta=0.5)
+    rows = jnp.array([[1.0, 0.0], [0.0, -2.0], [0.3, 0.1], [0.0, 0.0]])  # the last is no class
+    label = jnp.array([0, 1] * 200)
+    texts = lofit_tasks.Texts(jnp.ones((400, 3), int), jnp.ones((400, 3), bool), label)
+    model = lofit_tasks.Model(encoder, None, None)
+    own = lofit_tasks.against_wrong(model, texts, rows, np.random.default_rng(0))
+    logits = np.array([2.0, 2.0, 0.5])
+    apart = logits[np.asarray(label)] - logits[np.asarray(own.rejected)]
+    np.testing.assert_allclose(own.margin, apart, rtol=1e-6)
+    assert not (np.asarray(own.rejected) == np.asarray(label)).any()
+    # Of the two wrong classes the likelier is drawn e^1.5 times as often.
+    share = np.mean(np.asarray(own.rejected) != 2)
+    assert share == pytest.approx(1 / (1 + np.exp(-1.5)), abs=0.06)
+
+
+def test_the_preference_loss_is_that_of_logits_above_the_frozen_models(tiny):
+    model = lofit_tasks.load_model(config_file.get_config())
+    encoder = model.encoder._replace(unit=False, scale=0.3, beta=0.7)
+    own, mask = lofit_tasks.encoded(model.tokenizer, ["w1 w2", "w9 w8"], 8)
+    margin = jnp.array([0.2, -0.4])
+    texts = lofit_tasks.Texts(own, mask, jnp.array([2, 0]), jnp.array([1, 2]), margin)
+    rows = jnp.asarray(np.random.default_rng(1).normal(size=(3, 32)))
+    z = np.asarray(lofit_tasks.vectors(model._replace(encoder=encoder), texts), np.float64)
+    assert not np.allclose(np.linalg.norm(z, axis=-1), 1)
+    logits = 0.3 * z @ np.asarray(rows, np.float64).T
+    gain = logits[[0, 1], [2, 0]] - logits[[0, 1], [1, 2]] - np.asarray(margin)
+    found = lofit_tasks.task_loss(encoder, model.params, None, texts, rows)
+    np.testing.assert_allclose(found, np.mean(np.log1p(np.exp(-0.7 * gain))), rtol=1e-5)
+
+
 def test_fewer_texts_repeat_until_the_steps_are_as_many():
     label = jnp.arange(6).reshape(3, 2)
     texts = lofit_tasks.Texts(jnp.stack([label, -label], -1), label[..., None] > 2, label)
@@ -118,8 +228,8 @@ def test_a_class_beyond_the_head_is_named(tiny):
 def test_a_class_without_texts_is_never_named_nor_trained(tiny):
     config = config_file.get_config()
     model = lofit_tasks.load_model(config)
-    own = lofit_tasks.encoded(model.tokenizer, ["w1 w2", "w9 w8 w7", "w1 w1 w3"], 8)
-    texts = lofit_tasks.Texts(own, own != 0, jnp.array([0, 2, 0]))
+    own, mask = lofit_tasks.encoded(model.tokenizer, ["w1 w2", "w9 w8 w7", "w1 w1 w3"], 8)
+    texts = lofit_tasks.Texts(own, mask, jnp.array([0, 2, 0]))
     heads = np.asarray(lofit_tasks.prototypes(model, texts, 4))
     assert not heads[[1, 3]].any()
     z = np.asarray(lofit_tasks.vectors(model, texts), np.float64)
@@ -130,8 +240,8 @@ def test_a_class_without_texts_is_never_named_nor_trained(tiny):
     # The loss is that of known classes, by cosines times the scale.
     logits = 20.0 * z[[0, 1]] @ wanted.T
     lost = [np.log(np.exp(row - row[at]).sum()) for at, row in enumerate(logits)]
-    batch = lofit_tasks.Texts(own, own != 0, jnp.array([0, 2, 3]))
-    found = lofit_tasks.cross_entropy(model.encoder, model.params, None, batch, jnp.asarray(heads))
+    batch = lofit_tasks.Texts(own, mask, jnp.array([0, 2, 3]))
+    found = lofit_tasks.task_loss(model.encoder, model.params, None, batch, jnp.asarray(heads))
     np.testing.assert_allclose(found, np.mean(lost), rtol=1e-4)
 
 
@@ -219,6 +329,9 @@ def test_overlaps_are_counted_within_and_between_tasks():
         ({"rates": {"full": (1e-4,)}}, "expected equally many tries"),
         ({"data": {"name": "debian"}}, "data.others is .*, expected tasks beside data.name"),
         ({"sizes": (64, 600)}, r"sizes is \(64, 600\), expected to ascend from 1 to 512"),
+        ({"head": {"names": "rows"}}, "head.names 'rows'"),
+        ({"sample": {"anchors": 0}}, "sample.anchors is 0, expected texts of class means"),
+        ({"head": {"names": "words"}}, "sample.anchors is 512, expected 0, since words name"),
         ({"sample": {"draws": 1}}, "sample.draws is 1 and draws 3, expected at least 2"),
     ],
 )
@@ -231,8 +344,8 @@ def test_wrong_configs_are_named(changes, message):
 
 def test_edits_of_no_head_change_no_vector(tiny):
     model = lofit_tasks.load_model(config_file.get_config())
-    own = lofit_tasks.encoded(model.tokenizer, ["w1", "w2 w3"], 8)
-    texts = lofit_tasks.Texts(own, own != 0, jnp.zeros(2, int))
+    own, mask = lofit_tasks.encoded(model.tokenizer, ["w1", "w2 w3"], 8)
+    texts = lofit_tasks.Texts(own, mask, jnp.zeros(2, int))
     zeros = HeadEdits(offset=jnp.zeros((2, 16, 2)))
     plain, edited = (lofit_tasks.vectors(model, texts, edits=e) for e in (None, zeros))
     np.testing.assert_allclose(plain, edited, atol=1e-6)

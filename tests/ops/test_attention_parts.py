@@ -96,6 +96,40 @@ def test_blocks_equal_softmax_in_float64(name, block):
         np.testing.assert_allclose(ours_, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("start", [0, 3, 16])
+@pytest.mark.parametrize("causal", [True, False])
+def test_long_blocks_of_queries_equal_softmax_in_float64(causal, start):
+    """Of a text of eight blocks twice as many queries as keys are taken at once."""
+    query, key, value = draw(0, 1, 4, 70, 8), draw(1, 1, 2, 85, 8), draw(2, 1, 2, 85, 6)
+    d_out, d_lse = draw(3, 1, 4, 70, 6), draw(4, 1, 4, 70)
+    seen = np.arange(85) <= start + np.arange(70)[:, None] if causal else np.ones((70, 85), bool)
+    out, lse, gradients = exact(query, key, value, seen[None, None], d_out, d_lse, 0.7)
+    visible = Visible(causal=causal, start=start)
+
+    @jax.jit
+    def ours(query, key, value):
+        def part(*arrays):
+            return attend_in_blocks(*arrays, visible, scale=0.7, block=8)
+
+        found, backward = jax.vjp(part, query, key, value)
+        return found, backward(type(found)(jnp.asarray(d_out), jnp.asarray(d_lse)))
+
+    found, found_gradients = ours(query, key, value)
+    np.testing.assert_allclose(found.out, out, atol=2e-6)
+    np.testing.assert_allclose(found.lse, lse, atol=2e-6)
+    for ours_, expected in zip(found_gradients, gradients, strict=True):
+        np.testing.assert_allclose(ours_, expected, atol=1e-5)
+
+
+def test_keys_after_half_a_block_of_queries_are_not_computed_for_it():
+    query, key, value = (jnp.asarray(draw(i, 1, 1, 64, 4)) for i in range(3))
+    clean = attend_in_blocks(query, key, value, Visible(causal=True), block=8).out
+    value = value.at[:, :, 56:].set(jnp.nan)
+    found = attend_in_blocks(query, key, value, Visible(causal=True), block=8).out
+    assert (found[:, :, :56] == clean[:, :, :56]).all()
+    assert jnp.isnan(found[:, :, 56:]).all()
+
+
 @pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "constant"])
 @pytest.mark.parametrize("each", [True, False], ids=["a pattern a head", "one pattern"])
 def test_block_sparse_equals_softmax_under_the_pattern(each, drawn):
