@@ -6,8 +6,8 @@ python -m experiments.run --config=configs/merging/concrete_subspace.py \
 Needs the archive `fashion_mnist` (`make assets`). With `--config.bed.run=runs/bed` it reads the
 experts of that run; without, as here, it trains its own. The rest takes some eleven minutes of
 one CPU core, as its parts suggest. A claim that a mask gains as much on other images as on those
-that it was learned from was dropped: a mask of eight images met it too, in two measurements. Result:
-results/concrete_subspace.
+that it was learned from was dropped: a mask of eight images met it too, in two measurements.
+Result: results/concrete_subspace.
 """
 
 from ml_collections import ConfigDict
