@@ -56,15 +56,16 @@ def train_share(folder: Path, seeds: Sequence[int]) -> None:
     (folder / "metrics.json").write_text(json.dumps(found))
 
 
-def ours(folder: Path) -> tuple[float, dict[str, dict[str, float]]]:
-    """Seconds of our processes, and their metrics by seed."""
+def ours(
+    folder: Path, module: str = "benchmarks.many"
+) -> tuple[float, dict[str, dict[str, float]]]:
+    """Seconds of our processes, each `module --train FOLDER SEEDS`, and their metrics by seed."""
     begin = time.perf_counter()
     processes = []
     bound = shares_of_cores(len(shares()))
     for own, (seeds, core) in enumerate(zip(shares(), bound, strict=True)):
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.many", "--train", folder / str(own),
-             *map(str, seeds)],
+            [sys.executable, "-m", module, "--train", folder / str(own), *map(str, seeds)],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         bind(process, core)

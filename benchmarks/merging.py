@@ -6,14 +6,20 @@ safetensors into PyTorch's tensors, as published merging scripts do. Peak memory
 process beyond what the libraries take. Transport between the units of two encoders of width 384,
 layer by layer, stands beside POT's solvers, each stopped where its plan's sums are right to 1e-5.
 Fused decoding stands beside the same models with one weight at all tokens, and beside the large
-model alone. What multilevel training saves at equal validation loss takes whole trainings: its
-recipe measures it, as `flops_ratio_both` and `time_ratio_both`.
+model alone. Ten seeds of a distilled student, as one program a core, stand beside ten processes of
+one seed each, one after another, each with all cores (two processes, times five, with `--quick`);
+what the teacher says is drawn. What multilevel training saves at equal validation loss takes whole
+trainings: its recipe measures it, as `flops_ratio_both` and `time_ratio_both`.
 """
 
 import functools
+import json
+import statistics
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import many
 from benchmarks.common import (
     Row,
     best_of_each,
@@ -30,8 +37,15 @@ from benchmarks.common import (
     print_extra_memory,
     print_table,
 )
+from experiments.common.images import open_images
+from experiments.distillation.families import Bed
+from experiments.distillation.ofakd_students import task
+from experiments.distillation.students import train_students
+from experiments.registry import read_config
+from experiments.startup import keep_compiled
 from rml.merging import fuse_decode, ground_cost, merge_files, transport_map
 from rml.models import Llama, Member, ViTS, generate
+from rml.training import RunDirectory
 
 COUNT = 8
 KEEP, SCALE = 0.2, 0.4
@@ -187,6 +201,58 @@ def measure_decoding(repeats: int) -> list[Row]:
     ]  # fmt: skip
 
 
+def train_share(folder: Path, seeds: Sequence[int]) -> None:
+    """One process: a student of the ranking of losses for each seed, as one program."""
+    config = read_config("configs/distillation/compare.py")
+    images = {
+        part: open_images(config, part, labelled=True).arrays() for part in ("train", "validation")
+    }
+    drawn = np.random.default_rng(0).normal(size=(len(images["train"]["label"]), 1, config.classes))
+    known = {**images["train"], "teacher": drawn.astype(np.float32)}
+    bed = Bed(("convnet",), known, images["validation"], {}, {}, {}, {})
+    own = {"given.convnet": 1.0, "given.kd": 0.9}
+    run = RunDirectory(folder / "run", config.to_dict())
+    changes = {("kd", seed, "convnet"): {"seed": seed, **own} for seed in seeds}
+    found = train_students(
+        config, run, "kd", "convnet", changes, bed,
+        functools.partial(task, bed=bed, family="convnet", kind="logits", methods=("kd",)),
+    )  # fmt: skip
+    pairs = zip(seeds, found.accuracy, strict=True)
+    metrics = {seed: {"accuracy": float(accuracy)} for seed, accuracy in pairs}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def launch(seed: int, folder: Path) -> tuple[float, float]:
+    """Seconds of a process that trains one seed, and its accuracy."""
+    directory = folder / f"seed{seed}"
+    begin = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", MODULE, "--train", directory, str(seed)], check=True,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    seconds = time.perf_counter() - begin
+    return seconds, json.loads((directory / "metrics.json").read_text())[str(seed)]["accuracy"]
+
+
+def measure_seeds(quick: bool) -> list[Row]:
+    """Seconds of ten seeds together and one after another, and the mean accuracy of both."""
+    seeds = many.SEEDS[:2] if quick else many.SEEDS
+    counted = f"{len(seeds)} runs" + (f" x {len(many.SEEDS) // len(seeds)}" if quick else "")
+    with tempfile.TemporaryDirectory() as name:
+        half = len(seeds) // 2
+        launched = [launch(seed, Path(name)) for seed in seeds[:half]]
+        seconds, metrics = many.ours(Path(name), MODULE)
+        launched += [launch(seed, Path(name)) for seed in seeds[half:]]
+    each = statistics.mean(own for own, _ in launched)
+    title = f"{len(many.SEEDS)} seeds of a student"
+    ours = statistics.mean(metrics[str(seed)]["accuracy"] for seed in seeds)
+    return [
+        Row(title, "s", seconds, counted, len(many.SEEDS) * each),
+        Row(f"accuracy of seeds {seeds[0]} to {seeds[-1]}", "mean", ours, counted,
+            statistics.mean(own for _, own in launched), lower_is_better=False),
+    ]  # fmt: skip
+
+
 def main() -> None:
     """Measures all cases and prints the table."""
     if sys.argv[1:2] == ["--memory"]:
@@ -194,12 +260,16 @@ def main() -> None:
         call = functools.partial(SIDES[side], method, Path(folder))
         print_extra_memory(lambda: lambda: jnp.ones(2).block_until_ready(), lambda: call)
         return
+    if sys.argv[1:2] == ["--train"]:
+        keep_compiled()  # as a launch does
+        train_share(Path(sys.argv[2]), [int(seed) for seed in sys.argv[3:]])
+        return
     args = options(__doc__)
     repeats = 2 if args.quick else 5
     with tempfile.TemporaryDirectory() as name:
         write_checkpoints(Path(name))
         rows = measure_files(Path(name), repeats)
-    rows += measure_transport(repeats) + measure_decoding(repeats)
+    rows += measure_transport(repeats) + measure_decoding(repeats) + measure_seeds(args.quick)
     print_table(f"Merging: jax {jax.__version__}", rows)
     finish("merging", rows, args.json)
 
