@@ -127,13 +127,13 @@ def read_beds(config: Any, model: Model) -> dict[str, list[Bed]]:
         rng = np.random.default_rng(config.seed)
         train = read(config, model, task, "train", sample.draws * (anchors + texts), rng)
         found[task] = []
+        if by_words(config):
+            own = directions(model, words_of_task(config, model, task), config.head.classes)
         for first in range(0, len(train.label), anchors + texts):
             size = steps * config.train.batch_size
             passes = [rng.permutation(texts) for _ in range(-(-size // texts))]
             rows = np.concatenate(passes)[:size].reshape(steps, -1)
-            if by_words(config):
-                own = directions(model, words_of_task(config, model, task), config.head.classes)
-            else:
+            if not by_words(config):
                 ahead = take(train, np.s_[first : first + anchors])
                 own = prototypes(model, ahead, config.head.classes)
             texts_of_bed = take(train, np.s_[first + anchors : first + anchors + texts])
@@ -289,6 +289,7 @@ def task_loss(
     """
     found = logits(encoder, embed(encoder, params, edits, texts), prototypes)
     if encoder.beta:
+        assert texts.margin is not None
         every = jnp.arange(len(found))
         pair = found[every, texts.label], found[every, texts.rejected]
         return dpo_loss(*pair, texts.margin, jnp.zeros_like(pair[0]), beta=encoder.beta).mean()
