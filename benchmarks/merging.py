@@ -40,7 +40,7 @@ from benchmarks.common import (
 from experiments.common.images import open_images
 from experiments.distillation.families import Bed
 from experiments.distillation.ofakd_students import task
-from experiments.distillation.students import train_students
+from experiments.distillation.students import Changes, train_students
 from experiments.registry import read_config
 from experiments.startup import keep_compiled
 from rml.merging import fuse_decode, ground_cost, merge_files, transport_map
@@ -212,7 +212,7 @@ def train_share(folder: Path, seeds: Sequence[int]) -> None:
     bed = Bed(("convnet",), known, images["validation"], {}, {}, {}, {})
     own = {"given.convnet": 1.0, "given.kd": 0.9}
     run = RunDirectory(folder / "run", config.to_dict())
-    changes = {("kd", seed, "convnet"): {"seed": seed, **own} for seed in seeds}
+    changes: Changes = {("kd", seed, "convnet"): {"seed": seed, **own} for seed in seeds}
     found = train_students(
         config, run, "kd", "convnet", changes, bed,
         functools.partial(task, bed=bed, family="convnet", kind="logits", methods=("kd",)),

@@ -4,7 +4,7 @@ python -m experiments.run --config=configs/merging/compare.py --workdir=runs/mer
 
 Needs the archive `fashion_mnist` (`make assets`). With `--config.bed.run=runs/bed` it reads the
 experts of that run; without, as here, it trains its own, about six minutes of one CPU core; the
-rest took some five before Twin-Merging, RegMean and masks with AdaMerging were added.
+rest takes some four. Result: results/task_arithmetic.
 """
 
 from ml_collections import ConfigDict
