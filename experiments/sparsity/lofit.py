@@ -179,6 +179,12 @@ def check(config: Any) -> None:
     if (config.sample.anchors > 0) == by_words(config):
         wanted = "0, since words name classes" if by_words(config) else "texts of class means"
         raise UserError(f"sample.anchors is {config.sample.anchors}, expected {wanted}")
+    for task in (config.data.name, *config.data.others) if by_words(config) else ():
+        prompt = config.data.prompts.get(task, "")
+        if prompt.count("{}") != 1:
+            raise UserError(
+                f"data.prompts.{task} is {prompt!r}, expected words with one {{}} for the text"
+            )
     if missing := {"offset", "iti", "lora_8", "biases"} - set(config.rates):
         raise UserError(f"rates has no {min(missing)!r}, which claims compare")
     if len({len(rates) for rates in config.rates.values()}) != 1:

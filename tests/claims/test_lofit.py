@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from configs.sparsity import lofit as config_file
+from configs.sparsity import lofit_smollm2
 from experiments.sparsity import (
     lofit,
     lofit_ablations,
@@ -339,6 +340,14 @@ def test_wrong_configs_are_named(changes, message):
     config = config_file.get_config()
     config.update(changes)
     with pytest.raises(UserError, match=message):
+        lofit.check(config)
+
+
+@pytest.mark.parametrize("prompt", ["Definition:", "{} and {}"])
+def test_a_prompt_without_one_place_for_the_text_is_named(prompt):
+    config = lofit_smollm2.get_config()
+    config.data.prompts.questions = prompt
+    with pytest.raises(UserError, match=r"data.prompts.questions is '.*', expected words with one"):
         lofit.check(config)
 
 
