@@ -42,17 +42,23 @@ def main(argv: Sequence[str]) -> int:
 
 def make_parser(tool: str, text: str | None) -> argparse.ArgumentParser:
     """The parser of a tool that takes a run, described by the docstring of its module."""
-    description, _, usage = (text or "").partition("\n\n")
-    parser = Parser(
-        prog=f"python -m experiments.{tool}", description=description, epilog=usage,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = plain_parser(tool, text)
     parser.add_argument(
         "directory", nargs="?", metavar="RUN", help="run directory, or weights:NAME"
     )
     parser.add_argument("--run", help="the same, named")
     parser.add_argument("--step", type=int, help="step of the checkpoint, the newest by default")
     parser.add_argument("--split", default="all", help="split of the data, such as train[:10%%]")
+    return parser
+
+
+def plain_parser(tool: str, text: str | None) -> argparse.ArgumentParser:
+    """The parser of a tool that writes a file, described likewise."""
+    description, _, usage = (text or "").partition("\n\n")
+    parser = Parser(
+        prog=f"python -m experiments.{tool}", description=description, epilog=usage,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help="file to write, which must not exist")
     return parser
 

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cpu import convolve_on_all_cores
-from experiments.embed import check_out, run_command
+from experiments.embed import check_out, plain_parser, run_command
 from experiments.export import FORMATS
-from experiments.startup import Parser, keep_compiled, quiet_libraries
+from experiments.startup import keep_compiled, quiet_libraries
 from rml.errors import UserError
 
 TRANSPORT = "ot"
@@ -54,11 +54,7 @@ def main(argv: Sequence[str]) -> int:
     Returns:
       The exit status.
     """
-    description, _, usage = (__doc__ or "").partition("\n\n")
-    parser = Parser(
-        prog="python -m experiments.merge", description=description, epilog=usage,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = plain_parser("merge", __doc__)
     parser.add_argument("encoders", nargs="+", metavar="ENCODER", help="run directory or weights")
     parser.add_argument("--base", help="what all were fine-tuned from")
     parser.add_argument(
@@ -72,7 +68,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--split", default="test", help="split of the data to judge by")
     parser.add_argument("--read", default="train", help="split that these methods read")
     parser.add_argument("--examples", type=int, default=256, help="number of images they read")
-    parser.add_argument("--out", type=Path, help="file to write, which must not exist")
     return run_command(parser, argv, merged)
 
 

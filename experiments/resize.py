@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cpu import convolve_on_all_cores
-from experiments.embed import check_out, run_command
-from experiments.startup import Parser, keep_compiled, quiet_libraries
+from experiments.embed import check_out, plain_parser, run_command
+from experiments.startup import keep_compiled, quiet_libraries
 from rml.errors import UserError
 
 
@@ -30,18 +30,13 @@ def main(argv: Sequence[str]) -> int:
     Returns:
       The exit status.
     """
-    description, _, usage = (__doc__ or "").partition("\n\n")
-    parser = Parser(
-        prog="python -m experiments.resize", description=description, epilog=usage,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = plain_parser("resize", __doc__)
     parser.add_argument("weights", metavar="WEIGHTS", help="run directory, weights:NAME or file")
     parser.add_argument("--width", type=int, default=1, help="units that are one, or copies of one")
     parser.add_argument("--depth", type=int, default=1, help="layers likewise")
     parser.add_argument("--larger", action="store_true", help="make it larger, not smaller")
     parser.add_argument("--scheme", default="halves", help="of units: halves or neighbours")
     parser.add_argument("--layer-scheme", default="halves", help="of layers likewise")
-    parser.add_argument("--out", type=Path, help="file to write, which must not exist")
     return run_command(parser, argv, resized)
 
 
