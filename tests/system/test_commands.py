@@ -36,7 +36,8 @@ def flags_of(module: str) -> str:
     assert spec is not None, module
     origin = Path(str(spec.origin))
     files = origin.parent.glob("*.py") if spec.submodule_search_locations else [origin]
-    used = [ROOT / "experiments/embed.py"] if module == "experiments.export" else []
+    shared = ("experiments.export", "experiments.merge", "experiments.resize")
+    used = [ROOT / "experiments/embed.py"] if module in shared else []
     return "\n".join(file.read_text() for file in (*files, *used))
 
 

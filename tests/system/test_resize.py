@@ -56,6 +56,24 @@ def test_layers_are_averaged_by_the_scheme_that_is_named(file):
         np.testing.assert_allclose(load_file(out)[kernel], wanted, atol=1e-6)
 
 
+def test_units_are_averaged_by_their_own_scheme(file):
+    out = file.with_name("narrow.safetensors")
+    flags = ["--width=2", "--scheme=neighbours", "--layer-scheme=halves"]
+    assert resize.main([str(file), *flags, f"--out={out}"]) == 0
+    positions = load_file(file)["params.positions"]
+    wanted = positions.reshape(1, 4 + 1, 8, 2).mean(-1)
+    np.testing.assert_allclose(load_file(out)["params.positions"], wanted, atol=1e-6)
+
+
+def test_more_layers_are_copies(file):
+    out = file.with_name("deep.safetensors")
+    flags = ["--depth=2", "--larger", "--layer-scheme=neighbours"]
+    assert resize.main([str(file), *flags, f"--out={out}"]) == 0
+    for name in ("params.blocks.mlp_in.kernel", "params.blocks.qkv.bias"):
+        layers = load_file(file)[name]
+        np.testing.assert_array_equal(load_file(out)[name], layers.repeat(2, axis=0))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
