@@ -23,7 +23,7 @@ from experiments.ranges import ABOVE_0, AT_LEAST_0, COUNT, SIZE, Range
 from experiments.sparsity import lofit_figures
 from experiments.sparsity.lofit_ablations import fewer, of_sizes, transferred
 from experiments.sparsity.lofit_arms import (
-    RED,
+    WEIGHTS,
     Arm,
     probed,
     scaled_heads,
@@ -57,9 +57,10 @@ CLAIMS = (
     Claim("It is within a point of adapters of rank 8",
           "deficit_to_lora", "<=", 0.01, SOURCE,
           stated="2026-11-27", null="deficit_to_lora_frozen"),
-    Claim("Those train at least 20 times as many numbers",
-          "numbers_ratio", ">=", 20.0, SOURCE,
-          stated="2026-11-27", null="numbers_ratio_biases"),
+    Claim("Every other way of tuning trains at least 20 times as many numbers",
+          "numbers_ratio_least", ">=", 20.0,
+          f"{SOURCE}; of adapters of rank 8 alone until SmolLM2 was measured, whose norms met it",
+          stated="2026-11-27", null="numbers_ratio_least_all"),
     Claim("It is two points above heads that are shifted without training (ITI)",
           "gain_over_iti", ">=", 0.02, SOURCE,
           stated="2026-11-27", null="gain_over_iti_frozen"),
@@ -74,8 +75,9 @@ CLAIMS = (
           stated="2026-11-27", null="gain_of_all_frozen"),
     Claim("A step takes at most 0.75 of the time of one of adapters of rank 8",
           "step_share", "<=", 0.75, OURS, stated="2026-11-27", null="step_share_full"),
-    Claim("The optimiser's state is at most a twentieth of theirs",
-          "state_share", "<=", 0.05, OURS, stated="2026-11-27", null="state_share_biases"),
+    Claim("The optimiser's state is at most a twentieth of that of adapters of rank 8",
+          "state_share", "<=", 0.05, f"{OURS}; the null was that of biases till SmolLM2 was measured",
+          stated="2026-11-27", null="state_share_full"),
     Claim("After folding texts are read by as many operations as the frozen model's: none added",
           "folded_flops_added", "<=", 0.0,
           f"{SOURCE}; counted, added after times were measured: adapters passed by those",
@@ -89,7 +91,6 @@ RANGES = {
 }  # fmt: skip
 CAPTIONS = lofit_figures.CAPTIONS
 PICTURE = "numbers.png"
-WEIGHTS = ("lora_1", "lora_8", "biases", RED, "full")
 NAMINGS = ("means", "words")
 EDITS = "edits.safetensors"
 """File of the run with the edits of a tenth of all heads."""

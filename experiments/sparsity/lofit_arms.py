@@ -28,6 +28,8 @@ from rml.training import descend
 RED = "red"
 """A scale and an offset of every coordinate of what each MLP adds: Wu et al., Advancing Parameter
 Efficiency in Fine-tuning via Representation Editing, arXiv:2402.15179."""
+WEIGHTS = ("lora_1", "lora_8", "biases", RED, "full")
+"""Ways of tuning parameters rather than edits of heads."""
 CLIP = 1.0
 """Largest norm of a gradient, that of the authors' trainer."""
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from experiments.common.small_lm import differences
 from experiments.common.timing import least_seconds
-from experiments.sparsity.lofit_arms import Arm, adapted, optimizer, trainable
+from experiments.sparsity.lofit_arms import WEIGHTS, Arm, adapted, optimizer, trainable
 from experiments.sparsity.lofit_tasks import Bed, Encoder, Model, Texts, embed, task_loss
 from rml.evaluation import program_flops
 from rml.models import HeadEdits
@@ -67,6 +67,9 @@ def compared(
         metrics[f"validation_{name}"] = arm.validation
     metrics["numbers_ratio"] = arms["lora_8"].numbers / arms[LOCAL].numbers
     metrics["numbers_ratio_biases"] = arms["lora_8"].numbers / arms["biases"].numbers
+    least = min(arms[name].numbers for name in WEIGHTS if name in arms)
+    metrics["numbers_ratio_least"] = least / arms[LOCAL].numbers
+    metrics["numbers_ratio_least_all"] = least / arms["lofit_1"].numbers
     return metrics | differences(pairs)
 
 
@@ -139,6 +142,7 @@ def costs(config: Any, model: Model, bed: Bed, edits: HeadEdits) -> dict[str, fl
         "step_share_full": timed["full"] / timed["lora_8"],
         "state_share": state["edits"] / state["lora_8"],
         "state_share_biases": state["biases"] / state["lora_8"],
+        "state_share_full": state["full"] / state["lora_8"],
         "folded_time": times["folded"] / times["frozen"],
         "lora_time": times["lora"] / times["frozen"],
         "folded_flops_added": flops["folded"] / flops["frozen"] - 1,

@@ -298,7 +298,8 @@ def test_differences_have_their_signs_and_random_draws_are_averaged():
         "deficit_to_lora_frozen": 0.75, "deficit_to_red": -0.5,
         "gain_over_iti": 0.5, "gain_over_iti_frozen": 0.0,
         "gain_of_all": 0.25, "gain_of_all_frozen": 0.75, "numbers_ratio": 12.0,
-        "numbers_ratio_biases": 12 / 13, "gain_over_bias_norm": 0.75, "gain_over_probes": 0.5,
+        "numbers_ratio_biases": 12 / 13, "numbers_ratio_least": 12.0,
+        "numbers_ratio_least_all": 6.0, "gain_over_bias_norm": 0.75, "gain_over_probes": 0.5,
     }  # fmt: skip
     for name, value in wanted.items():
         assert found[name] == pytest.approx(value), name
