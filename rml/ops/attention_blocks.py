@@ -87,9 +87,7 @@ class Blocks(NamedTuple):
         return (low, high), (jnp.int32(0), jnp.minimum(low, sinks))
 
     def seen_whole(self, place: Place, i: Array) -> Array:
-        """End of the blocks of keys that all queries of block i see, if every key is there."""
-        if place.window is not None:
-            return jnp.int32(0)
+        """End of the blocks of keys that all queries of block i see: no window, no key missing."""
         whole = jnp.int32(self.keys // self.columns)
         if not self.causal:
             return whole

@@ -177,7 +177,7 @@ def _visit(
       place: Its place.
       step: A step, called with its number, what is carried, and whether all is seen.
       carry: What the first step is given.
-      every: Whether all keys are there.
+      every: Whether all keys are there and no window hides any.
       last: Steps, between two numbers, whose keys the first half of the queries does not see.
     """
     some = functools.partial(step, whole=False)
@@ -232,7 +232,7 @@ def blocks_forward(
     """Output and log-sum-exp, see `attend_in_blocks`; without a derivative."""
     wide = jnp.promote_types(query.dtype, jnp.float32)
     heads, groups = query.shape[1], key.shape[1]
-    every = keys is None
+    every = keys is None and place.window is None
     key, value, keys = _keys(shape, key, value, keys, visits)
     queries = _by_block(query, shape.rows, groups)
     zero = zero_of(query, key, value, keys, *place)
@@ -315,8 +315,8 @@ def blocks_backward(
     wide = jnp.promote_types(query.dtype, jnp.float32)
     some = jnp.isfinite(part.lse)
     lse = jnp.where(some, part.lse, 0.0)
+    every = keys is None and place.window is None
     # What every logit's gradient loses: the sum over its row, less the log-sum-exp's own cotangent.
-    every = keys is None
     lost = (cotangent.out * part.out).sum(axis=-1) - jnp.where(some, cotangent.lse, 0.0)
     key, value, keys = _keys(shape, key, value, keys, visits)
     d_out = cotangent.out.astype(value.dtype)
