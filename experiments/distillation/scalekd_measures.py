@@ -149,6 +149,8 @@ def probed(config: Any, programs: Programs, arms: Mapping[str, Name]) -> dict[st
     for arm in PROBED[1:]:
         difference = t_interval(means[arm] - means["label"])
         metrics |= with_bounds(f"probe_{arm}_over_label", difference)
+    for arm in ("scalekd", "shuffled"):
+        metrics |= with_bounds(f"probe_{arm}_over_kd", t_interval(means[arm] - means["kd"]))
     return metrics
 
 
