@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,19 @@ def ours(
     return seconds, {
         key: own for file in files for key, own in json.loads(file.read_text()).items()
     }
+
+
+def both_sides(
+    launch: Callable[[int, Path], Any], seeds: Sequence[int], module: str = "benchmarks.many"
+) -> tuple[list[Any], float, dict[str, dict[str, float]]]:
+    """What launches of seeds give, half before ours and half after, and what `ours` gives."""
+    half = len(seeds) // 2
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        launched = [launch(seed, folder) for seed in seeds[:half]]
+        found = ours(folder, module)
+        launched += [launch(seed, folder) for seed in seeds[half:]]
+    return launched, *found
 
 
 def launch(seed: int, folder: Path) -> tuple[float, dict[str, float]]:
@@ -155,12 +168,8 @@ def main() -> None:
         return
     args = options(__doc__)
     seeds = SEEDS[:2] if args.quick else SEEDS
-    half, count = len(seeds) // 2, len(shares())
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        launched = [launch(seed, folder) for seed in seeds[:half]]
-        seconds, metrics = ours(folder)
-        launched += [launch(seed, folder) for seed in seeds[half:]]
+    count = len(shares())
+    launched, seconds, metrics = both_sides(launch, seeds)
     each = statistics.mean(own for own, _ in launched)
     counted = f"{len(seeds)} launches" + (f" x {len(SEEDS) // len(seeds)}" if args.quick else "")
     quality = [

@@ -238,11 +238,7 @@ def measure_seeds(quick: bool) -> list[Row]:
     """Seconds of ten seeds together and one after another, and the mean accuracy of both."""
     seeds = many.SEEDS[:2] if quick else many.SEEDS
     counted = f"{len(seeds)} runs" + (f" x {len(many.SEEDS) // len(seeds)}" if quick else "")
-    with tempfile.TemporaryDirectory() as name:
-        half = len(seeds) // 2
-        launched = [launch(seed, Path(name)) for seed in seeds[:half]]
-        seconds, metrics = many.ours(Path(name), MODULE)
-        launched += [launch(seed, Path(name)) for seed in seeds[half:]]
+    launched, seconds, metrics = many.both_sides(launch, seeds, MODULE)
     each = statistics.mean(own for own, _ in launched)
     title = f"{len(many.SEEDS)} seeds of a student"
     ours = statistics.mean(metrics[str(seed)]["accuracy"] for seed in seeds)
