@@ -96,3 +96,19 @@ def neighbours_apart(found: Alike) -> dict[str, float]:
         values = np.asarray(values)
         metrics[f"neighbour_cka_{name}"] = float(values[near].mean() - values[others].mean())
     return metrics
+
+
+def of_training(trained: Alike, untrained: Alike, other: Alike) -> dict[str, float]:
+    """`neighbours_apart` of a trained model and of its start, and what training adds to it.
+
+    Layers that nothing has trained are alike where they follow one another: each adds to the one
+    before. What training adds is held against what another untrained start (`other`) does.
+    """
+    ends = {"": trained, "_untrained": untrained, "_other": other}
+    found = {end: neighbours_apart(own) for end, own in ends.items()}
+    metrics = {f"{name}{end}": value for end, own in found.items() for name, value in own.items()}
+    for parts in ("layers", "heads"):
+        before = metrics[f"neighbour_cka_{parts}_untrained"]
+        metrics[f"neighbour_gain_{parts}"] = metrics[f"neighbour_cka_{parts}"] - before
+        metrics[f"neighbour_gain_{parts}_other"] = metrics[f"neighbour_cka_{parts}_other"] - before
+    return metrics

@@ -101,9 +101,10 @@ def trained(
     return found
 
 
-def untrained(config: Any, problem: Problem, shape: Shape) -> Any:
-    """First parameters of the model of a size."""
-    return on_host(initial_state(problem.task(of_shape(config, shape)), seed=config.seed).params)
+def untrained(config: Any, problem: Problem, shape: Shape, *, other: bool = False) -> Any:
+    """First parameters of the model of a size, or those of the next seed (`other`)."""
+    task = problem.task(of_shape(config, shape))
+    return on_host(initial_state(task, seed=config.seed + other).params)
 
 
 def _together(

@@ -141,6 +141,21 @@ def test_neighbours_are_layers_in_turn_and_heads_of_one_layer():
     assert found["neighbour_cka_heads"] == pytest.approx(np.mean(near) - rest)
 
 
+def test_what_training_adds_to_neighbours_is_held_against_another_start():
+    rng = np.random.default_rng(0)
+    trained, start, other = (
+        Alike(rng.uniform(size=(4, 4)), rng.uniform(size=(8, 8))) for _ in range(3)
+    )
+    apart = multilevel_similarity.neighbours_apart
+    found = multilevel_similarity.of_training(trained, start, other)
+    for parts in ("layers", "heads"):
+        name = f"neighbour_cka_{parts}"
+        ends = [apart(own)[name] for own in (trained, start, other)]
+        assert [found[f"{name}{end}"] for end in ("", "_untrained", "_other")] == ends
+        assert found[f"neighbour_gain_{parts}"] == pytest.approx(ends[0] - ends[1])
+        assert found[f"neighbour_gain_{parts}_other"] == pytest.approx(ends[2] - ends[1])
+
+
 def test_parts_of_a_decoder_are_its_blocks_outputs_and_its_heads():
     module = Llama(vocabulary=9, width=8, depth=3, heads=4, kv_heads=2, head_width=2, mlp=6)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 9, (2, 5)), jnp.int32)
