@@ -49,6 +49,8 @@ def get_config() -> ConfigDict:
             ),
             # Texts that are continued in turn with and without a choice at every token.
             timing=dict(texts=8, prompt=64, steps=32, repeats=9),
+            # Every test window is continued after its first half.
+            writing=dict(prompt=64, steps=64),
             # Weights 0, 0.1, ..., 2, and scales of task arithmetic.
             alpha=dict(high=2.0, points=21, scales=(0.25, 0.5, 0.75, 1.0)),
         )

@@ -17,12 +17,18 @@ CAPTIONS = {
     "interval over windows.",
     "fixed.png": "Nats a token gained over the large model by one weight of the expert at all "
     "tokens; band: 95% interval over windows. Dashed: a weight chosen at every token.",
+    "writing.png": "Runs of two words that continuations share with the true ones (ROUGE-2, F1), "
+    "by collection, greedy after half a window; error bars: 95% interval over windows.",
     "alpha.png": "The weight that is chosen along the first test windows of two collections.",
     "tokens.png": "Tokens of those windows by the expert that is the active one, by shade and "
     "by a mark above; no expert is active where there is neither.",
     "experts.png": "Share of tokens (columns add up to 1 in a row) at which an expert is the "
     "active one, of those at which any is.",
 }
+WRITERS = {
+    "large": "large", "expert": "expert", "proxy": "weight 1", "fixed": "one weight, chosen",
+    "dynamic": "chosen at every token", "lora": "adapter", "tuned": "tuned",
+}  # fmt: skip
 TOKENS = 64
 """Tokens that are drawn."""
 WINDOWS = 2
@@ -85,6 +91,19 @@ def draw(
         run.figure("experts.png"), np.stack(list(active.values())), list(active),
         list(config.data.domains), xlabel="expert", ylabel="collection",
         value_label="share of tokens",
+    )  # fmt: skip
+
+
+def draw_writing(run: RunDirectory, rouge: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Draws by domain and way how much of the true continuations was written."""
+    found = {
+        label: [t_interval(own[way]) for own in rouge.values()] for way, label in WRITERS.items()
+    }
+    figures.bars(
+        run.figure("writing.png"), list(rouge),
+        {label: [own.mean for own in row] for label, row in found.items()},
+        {label: [own.high - own.mean for own in row] for label, row in found.items()},
+        ylabel="ROUGE-2", decimals=3,
     )  # fmt: skip
 
 

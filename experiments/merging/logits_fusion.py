@@ -4,9 +4,10 @@ Fan et al., On Giant's Shoulders, arXiv:2406.15480. A large and a small decoder 
 one collection of texts; the small one is fine-tuned on four others. Beside the weight chosen at
 every token stand weight 1 (proxy tuning), the weight that is best on validation texts, the mean of
 the logits, contrastive decoding of the large model against the small one, an adapter of the large
-model and its whole fine-tuning; for several experts at once
-their task arithmetic, equal weights, and one small model of all collections. Every fine-tuning
-tries equally many rates on validation texts. Sizes and margins are this repository's.
+model and its whole fine-tuning; for several experts at once their task arithmetic, equal weights,
+and one small model of all collections. Every fine-tuning tries equally many rates on validation
+texts. Ways are held against each other by nats of test texts and by what they write after half a
+window. Sizes and margins are this repository's.
 """
 
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from experiments.merging.logits_readings import (
     read_dynamic,
     read_fixed,
 )
+from experiments.merging.logits_writing import compared, write
 from experiments.ranges import Range
 from rml.errors import UserError
 from rml.models.attention import attend
@@ -41,6 +43,14 @@ CLAIMS = (
     Claim("It loses at most what the weight does that is best on validation texts",
           "gain_over_fixed", ">=", 0.0, f"{SOURCE}, figure of fixed weights; uncertain",
           stated="2026-11-26", null="gain_over_fixed_shuffled"),
+    Claim("Texts that it writes share more runs of two words with the true ones than those of "
+          "weight 1: ROUGE-2 by 0.5 points", "rouge_gain_over_proxy", ">=", 0.005,
+          f"{SOURCE}; added after the first measurement, before any text was written",
+          stated="2026-11-28", null="rouge_gain_over_proxy_same_mean"),
+    Claim("Their ROUGE-2 is at least that of the weight that is best on validation texts",
+          "rouge_gain_over_fixed", ">=", 0.0,
+          f"{SOURCE}; added after the first measurement, before any text was written; uncertain",
+          stated="2026-11-28", null="rouge_gain_over_fixed_same_mean"),
     Claim("The wholly tuned large model has at least 0.9 of its nats",
           "ratio_to_tuned", ">=", 0.9, f"{SOURCE}; the paper's ratio is of accuracies",
           stated="2026-11-26", null="ratio_to_tuned_large"),
@@ -64,6 +74,7 @@ RANGES = {
     "alpha.points": Range(3, whole=True), "alpha.high": Range(1),
     "timing.texts": Range(1, whole=True), "timing.prompt": Range(1, whole=True),
     "timing.steps": Range(1, whole=True), "timing.repeats": Range(1, whole=True),
+    "writing.prompt": Range(1, whole=True), "writing.steps": Range(2, whole=True),
 }  # fmt: skip
 CAPTIONS = logits_figures.CAPTIONS
 PICTURE = "methods.png"
@@ -109,7 +120,13 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics |= others | training_share(config, texts[domains[0]], models)
     metrics |= choosing_cost(config, models, windows["test"][domains[0]]) | choosing_flops(config)
     weights = {name: metrics[f"fixed_alpha_{name}"] for name in domains}
+    writings = {
+        name: write(config, models, texts[name], name, weights[name], windows["test"][name])
+        for name in domains
+    }
+    metrics |= compared(writings)
     logits_figures.draw(config, run, test, whole, weights, active)
+    logits_figures.draw_writing(run, {name: own.rouge for name, own in writings.items()})
     words = {
         name: [texts[name].tokenizer.decode([token], skip_special_tokens=False)
                for token in windows["test"][name][0, 1:]]
@@ -128,12 +145,14 @@ def check(config: Any) -> None:
             f"alpha.high={config.alpha.high} and alpha.points={config.alpha.points} give weights "
             "without 1, expected it among them"
         )
-    timing, length = config.timing, config.text.length
-    if timing.prompt + timing.steps > length:
-        raise UserError(
-            f"timing.prompt={timing.prompt} and timing.steps={timing.steps} are more than the "
-            f"{length} tokens of text.length, expected at most as many"
-        )
+    length = config.text.length
+    for part in ("timing", "writing"):
+        prompt, steps = config[part].prompt, config[part].steps
+        if prompt + steps > length:
+            raise UserError(
+                f"{part}.prompt={prompt} and {part}.steps={steps} are more than the {length} "
+                "tokens of text.length, expected at most as many"
+            )
 
 
 def of_one(

@@ -15,7 +15,8 @@
 * `expected_calibration_error`, `probability_scores`: predicted probabilities.
 * `log_log_slopes`, `examples_needed`: how one quantity grows with another; `program_flops`: counted
   operations.
-* `sliding_nats`, `place_needle`, `answer_scores`: language models on long texts.
+* `sliding_nats`, `place_needle`, `answer_scores`: language models on long texts. `rouge_n`,
+  `same_first_line`: texts that they wrote.
 """
 
 from rml.evaluation.accuracy import accuracy
@@ -51,6 +52,7 @@ from rml.evaluation.long_text import (
     sliding_nats,
     token_nats,
 )
+from rml.evaluation.overlap import Rouge, rouge_n, same_first_line
 from rml.evaluation.projection import embed_2d
 from rml.evaluation.rankings import Qrels, make_qrels, rank, ranked_grades, tie_order
 from rml.evaluation.retrieval import (
@@ -80,6 +82,7 @@ __all__ = [
     "LogisticRegression",
     "PairedDifference",
     "Qrels",
+    "Rouge",
     "SignedRank",
     "VMeasure",
     "accuracy",
@@ -123,6 +126,8 @@ __all__ = [
     "recall",
     "reciprocal_rank",
     "retrieval_scores",
+    "rouge_n",
+    "same_first_line",
     "similarity_by_length",
     "singular_values",
     "sliding_nats",

@@ -1,15 +1,26 @@
 """The recipe of logits fusion on tiny models; `make claims` measures ones that can read."""
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.merging import logits_fusion as config_file
-from experiments.common import figures
-from experiments.merging import logits_costs, logits_figures, logits_fusion, logits_readings
+from experiments.common import figures, small_lm
+from experiments.merging import (
+    logits_costs,
+    logits_figures,
+    logits_fusion,
+    logits_readings,
+    logits_writing,
+)
 from experiments.merging.logits_models import Models, data
 from experiments.merging.logits_readings import Reading
+from rml.data import tokens
 from rml.errors import UserError
+from rml.models import generate
+from rml.ops import trees
 
 SMALL = {
     "seed": 1, "text.length": 12, "text.vocabulary": 300, "text.windows": 3,
@@ -20,7 +31,7 @@ SMALL = {
     "optimizer.warmup_steps": 1, "tuning.steps": 3,
     "tuning.warmup_steps": 1, "tuning.rates": (0.1,), "tuning.rank": 2, "alpha.points": 21,
     "alpha.scales": (0.5,), "timing.texts": 2, "timing.prompt": 4, "timing.steps": 2,
-    "timing.repeats": 3,
+    "timing.repeats": 3, "writing.prompt": 5, "writing.steps": 6,
 }  # fmt: skip
 
 
@@ -111,6 +122,78 @@ def test_gains_are_over_the_weight_of_each_domain_that_validation_chose():
     assert metrics["gap_closed"] == pytest.approx((large - dynamic.mean()) / (large - tuned))
 
 
+def test_continuations_begin_after_the_prompt_and_are_held_against_the_window():
+    config = config_file.get_config()
+    config.update_from_flattened_dict(
+        {
+            "data.domains": ("a", "b"), "large.width": 16, "large.depth": 1, "large.heads": 2,
+            "large.mlp": 16, "small.width": 8, "small.depth": 1, "small.heads": 2, "small.mlp": 8,
+            "alpha.points": 5, "text.vocabulary": 330, "writing.prompt": 3, "writing.steps": 9,
+        }
+    )  # fmt: skip
+    words = [f" {first}{second}" for first in "abcdef" for second in "uvwxyz"]
+    tokenizer = tokens.train_tokenizer(["".join(words)] * 3, vocabulary=config.text.vocabulary)
+    text = small_lm.Text(tokenizer, {})
+    large, small = logits_readings.modules(config)
+
+    def params(module, seed):
+        shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+        rng = np.random.default_rng(seed)
+        return jax.tree.map(
+            lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32),
+            nn.unbox(shapes)["params"],
+        )
+
+    own = {name: params(module, at) for at, (name, module) in enumerate(
+        {"large": large, "tuned": large, "lora": large, "small": small, "a": small}.items()
+    )}  # fmt: skip
+    # The expert of b is the small model: no weight moves the large one.
+    models = Models(
+        own["large"], own["small"], trees.stack_trees([own["a"], own["small"]]), None,
+        {"b": own["tuned"], "a": own["tuned"]}, {"b": own["lora"], "a": own["lora"]}, {},
+    )  # fmt: skip
+    vocabulary = tokenizer.get_vocab_size()
+    prompts = np.random.default_rng(3).integers(0, vocabulary, (6, 3))
+    truth = generate(large, {"params": own["large"]}, jnp.asarray(prompts), steps=9)
+    windows = np.concatenate([prompts, np.asarray(truth), prompts], axis=1)
+    still = logits_writing.write(config, models, text, "b", 0.5, windows)
+    whole = still.rouge["large"]
+    assert whole.max() == 1
+    for way in ("proxy", "fixed", "dynamic", "same_mean"):
+        np.testing.assert_array_equal(still.rouge[way], whole)
+        assert still.first_lines[way].all()
+    moved = logits_writing.write(config, models, text, "a", 1.0, windows)
+    np.testing.assert_array_equal(moved.rouge["large"], whole)
+    np.testing.assert_array_equal(moved.rouge["fixed"], moved.rouge["proxy"])
+    for way in ("proxy", "dynamic", "expert", "lora", "tuned"):
+        assert moved.rouge[way].mean() < whole.mean() - 0.1, way
+    assert moved.alpha.shape == (6, 9)
+    assert moved.alpha.min() < moved.alpha.max()
+
+
+def test_gains_of_writing_are_over_texts_of_all_domains():
+    rng = np.random.default_rng(0)
+    writings = {
+        name: logits_writing.Writing(
+            {way: rng.uniform(size=count) for way in logits_writing.WAYS},
+            {way: np.ones(count) for way in logits_writing.WAYS}, np.zeros((count, 2)),
+        )
+        for name, count in (("a", 3), ("b", 5))
+    }  # fmt: skip
+    found = logits_writing.compared(writings)
+    all_of = {
+        way: np.concatenate([own.rouge[way] for own in writings.values()])
+        for way in logits_writing.WAYS
+    }
+    for other in ("proxy", "fixed"):
+        gain = (all_of["dynamic"] - all_of[other]).mean()
+        assert found[f"rouge_gain_over_{other}"] == pytest.approx(gain)
+        gain = (all_of["same_mean"] - all_of[other]).mean()
+        assert found[f"rouge_gain_over_{other}_same_mean"] == pytest.approx(gain)
+    assert found["rouge_tuned"] == pytest.approx(all_of["tuned"].mean())
+    assert found["first_line_expert"] == 1
+
+
 def test_contrastive_decoding_moves_the_large_model_away_from_the_small_one(monkeypatch):
     config = config_file.get_config()
     config.alpha.points, config.data.domains = 5, ("a", "b")  # β of 0, 0.5, 1, 1.5, 2
@@ -150,6 +233,7 @@ def test_contrastive_decoding_moves_the_large_model_away_from_the_small_one(monk
         ({"data.domains": ("sotu",)}, "expected two collections or more"),
         ({"alpha.points": 4}, "give weights without 1"),
         ({"timing.prompt": 100}, "timing.steps=32 are more than the 128 tokens of text.length"),
+        ({"writing.steps": 80}, "writing.prompt=64 and writing.steps=80 are more than the 128"),
     ],
 )
 def test_wrong_options_are_named(change, message):
