@@ -81,7 +81,7 @@ def _same_number(written: Sequence[str], references: Sequence[str]) -> None:
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, and 0 where the whole is."""
+    """Part / whole, and 0 where the whole is."""
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
