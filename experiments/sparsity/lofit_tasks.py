@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from rml import data
 from rml.data import tokens
+from rml.data.text import LabelledTexts
 from rml.errors import UserError
 from rml.losses import dpo_loss
 from rml.models import HeadEdits, pretrained
@@ -125,10 +126,13 @@ def read_beds(config: Any, model: Model) -> dict[str, list[Bed]]:
     anchors, texts = sample.anchors, sample.texts
     for task in (config.data.name, *config.data.others):
         rng = np.random.default_rng(config.seed)
-        train = read(config, model, task, "train", sample.draws * (anchors + texts), rng)
+        opened = open_split(config, task, "train")
+        count = sample.draws * (anchors + texts)
+        train = drawn(config, model, task, "train", opened, count, rng)
         found[task] = []
         if by_words(config):
-            own = directions(model, words_of_task(config, model, task), config.head.classes)
+            words = words_of(model.tokenizer, opened.class_names, config.data.left_out)
+            own = directions(model, words, config.head.classes)
         for first in range(0, len(train.label), anchors + texts):
             size = steps * config.train.batch_size
             passes = [rng.permutation(texts) for _ in range(-(-size // texts))]
@@ -158,18 +162,31 @@ def against_wrong(
     )
 
 
+def open_split(config: Any, task: str, part: str) -> LabelledTexts:
+    """All texts of a split of a task."""
+    options = config.data
+    return data.load_text(
+        task, options[part], text_key=options.text_keys[task], data_dir=options.data_dir
+    )
+
+
 def read(
     config: Any, model: Model, task: str, part: str, count: int, rng: np.random.Generator
 ) -> Texts:
-    """Texts of a split of a task, drawn at random.
+    """Texts of a split of a task, see `drawn`."""
+    return drawn(config, model, task, part, open_split(config, task, part), count, rng)
+
+
+def drawn(
+    config: Any, model: Model, task: str, part: str, found: LabelledTexts, count: int,
+    rng: np.random.Generator,
+) -> Texts:  # fmt: skip
+    """Texts of an opened split of a task, drawn at random.
 
     Raises:
       UserError: There are too few, or they have more classes than `head.classes`.
     """
     options = config.data
-    found = data.load_text(
-        task, options[part], text_key=options.text_keys[task], data_dir=options.data_dir
-    )
     labels, prompt = found.labels, "{}"
     if by_words(config):
         labels = words_of(model.tokenizer, found.class_names, options.left_out).number[labels]
@@ -207,15 +224,6 @@ def words_of(tokenizer: Any, names: Sequence[str], left_out: Sequence[str] = ())
     ]
     kept = np.array(sorted({*each} - {-1}))
     return Words(kept, np.where(np.array(each) < 0, -1, np.searchsorted(kept, each)))
-
-
-def words_of_task(config: Any, model: Model, task: str) -> Words:
-    """Those of a task, whatever the split."""
-    options = config.data
-    found = data.load_text(
-        task, options.train, text_key=options.text_keys[task], data_dir=options.data_dir
-    )
-    return words_of(model.tokenizer, found.class_names, options.left_out)
 
 
 def directions(model: Model, words: Words, classes: int) -> Float[Array, "c d"]:
