@@ -90,7 +90,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         "soft_over_hard": ("soft", "hard"), "uniform_over_hard": ("uniform", "hard"),
         "mean_over_branch": ("mean", "branch"), "identity_over_branch": ("identity", "branch"),
         "soft_over_weights": ("soft", "weights"), "soft_over_one": ("soft", "one"),
-        "kept_over_soft": ("kept", "soft"),
+        **{f"{kind}_over_soft": (kind, "soft") for kind in ("kept", "shared", "joint")},
     })  # fmt: skip
     tuned, more = after_tuning(config, run, sources, pair, trained["wide"][0], searched["soft"])
     line = along(

@@ -128,6 +128,7 @@ def families(regs: Iterable[float]) -> dict[str, list[dict[str, Any]]]:
         "hard": hard,
         "weights": [own | weights for own in soft],
         "kept": [own | {"heads": "kept", "query_key": "shared"} for own in soft],
+        **{kind: [own | {"query_key": kind} for own in soft] for kind in ("shared", "joint")},
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
@@ -24,14 +25,14 @@ from rml.merging.unit_activations import (
     standardised,
     stream,
 )
-from rml.models import map_width, transformer_sizes
+from rml.models import WidthMap, map_width, transformer_sizes
 from rml.models.layouts import ENDS, kind_of, transformers
 from rml.ops import normalize
 from rml.ops.precision import full_precision
 from rml.ops.trees import check_leaf, check_trees, leaf_name
 
 FEATURES = ("activations", "weights")
-QUERY_KEY = ("separate", "shared")
+QUERY_KEY = ("separate", "shared", "joint")
 HEADS = ("mixed", "kept")
 SHARED = "shared"
 """The policy, ours, of one map for the whole residual stream."""
@@ -99,8 +100,7 @@ def align(
     one of them. Embeddings have one map, of their sum, where the public code has one each for
     patches, positions and the class token. A norm behind a sum (BERT) has the sum's map; there it
     has the branch's. Both are ours, as are "kept" and the policy "shared", which with "exact" and
-    shared queries and keys keep the function of model 0 to the bit of rounding. The public code's
-    joint map of queries and keys as one set of units is left out.
+    shared queries and keys keep the function of model 0 to the bit of rounding.
 
     Args:
       params0: Parameters of model 0: a `ViT` with learned positions or a `Bert`, alone or with
@@ -114,18 +114,22 @@ def align(
       reg: Weight of the entropy, for "sinkhorn".
       residual: A policy of `residual_map`; or "shared", one map for the whole stream; or the share
         of the shortcut in both sums of each layer, [L, 2, n1 or 1], see `shortcut_shares`.
-      query_key: Whether queries and keys have "separate" maps or a "shared" one; products of
-        queries and keys survive a shared one only.
+      query_key: Whether queries and keys have "separate" maps, a "shared" one, or a "joint" one of
+        both as one set of units, by which units of keys may become units of queries; products of
+        queries and keys survive a shared one only. The public code's joint map is made of
+        activations of keys and then queries, and applied to queries and then keys.
       heads: Whether heads are "mixed", or "kept" whole, see `over_heads`.
       metric: See `ground_cost`.
       scale: See `ground_cost`.
 
     Returns:
-      Parameters, transports and their costs.
+      Parameters, transports and their costs. A joint map has the name "query_key" and no place in
+      `rml.models.layouts.SPACES`: its rows and columns are units of queries, then those of keys.
 
     Raises:
-      UserError: An option is unknown or lacks activations, a model is not of a kind that can be
-        aligned, depths or shapes differ beyond the width, or a value is not finite.
+      UserError: An option is unknown or lacks activations, heads are to be kept by a joint map, a
+        model is not of a kind that can be aligned, depths or shapes differ beyond the width, or a
+        value is not finite.
 
     Source: Imfeld et al., Transformer Fusion with Optimal Transport, arXiv:2310.05719, and the
       public code.
@@ -165,13 +169,18 @@ def align(
         if query_key == "shared":
             both = tuple(map(lambda a, b: jnp.concatenate([a, b], 1), parts["query"], parts["key"]))
             parts["query"] = parts["key"] = both
+        if query_key == "joint":
+            both = tuple(map(lambda a, b: jnp.concatenate([a, b]), parts.pop("query"),
+                             parts.pop("key")))  # fmt: skip
+            parts["query_key"] = both
         costs = {name: cost(*both) for name, both in parts.items()}
         if heads == "kept":
             counts = sizes[0].heads, sizes[1].heads
             return over_heads(costs, counts, solver=solver, reg=reg), costs
-        maps = {name: solve(own) for name, own in costs.items() if name != "key"}
-        maps["key"] = maps["query"] if query_key == "shared" else solve(costs["key"])
-        return maps, costs
+        if query_key == "shared":
+            maps = {name: solve(costs[name]) for name in ("query", "value")}
+            return maps | {"key": maps["query"]}, costs
+        return {name: solve(own) for name, own in costs.items()}, costs
 
     if features == "activations":
         assert acts0 is not None
@@ -217,12 +226,62 @@ def align(
         shares = shortcut_shares(acts1, residual)
     last, (maps, costs) = jax.lax.scan(layer, first, (layers, shares))
     maps = {"stream.embed": first, **maps, "stream.last": last}
-    params = map_width(
-        params0, {name: width_map(own) for name, own in maps.items()},
-        head_width=sizes[1].head_width,
-    )  # fmt: skip
+    widths = {name: width_map(own) for name, own in maps.items()}
+    params = _mapped(params0, widths, sizes[1].head_width)
     check_trees(params1, {"model 0, aligned": params})
     return Aligned(params, maps, {"stream.embed": moved(of_start, first), **costs})
+
+
+def _mapped(params: PyTree, maps: dict[str, WidthMap], head_width: int) -> dict[str, Any]:
+    """`map_width`, where queries and keys may be mapped together.
+
+    Of a joint map the parts that stay (queries to queries, keys to keys) map the parameters, and
+    those that cross map the parameters with queries and keys exchanged; what they give adds up.
+    """
+    joint = maps.pop("query_key", None)
+    if joint is None:
+        return map_width(params, maps, head_width=head_width)
+    n0, n1 = (size // 2 for size in joint.writes.shape[-2:])
+    first, second = np.s_[..., :n0, :], np.s_[..., n0:, :]
+
+    def with_parts(rows: tuple[Any, Any], tree: PyTree) -> dict[str, Any]:
+        query, key = joint.writes[rows[0]][..., :n1], joint.writes[rows[1]][..., n1:]
+        own = {"query": WidthMap(query, query), "key": WidthMap(key, key)}
+        return map_width(tree, maps | own, head_width=head_width)
+
+    stays = with_parts((first, second), params)
+    return _added(stays, with_parts((second, first), _exchanged(params)))
+
+
+def _exchanged(tree: Any) -> Any:
+    """Parameters in which queries are keys and keys are queries."""
+    if not isinstance(tree, Mapping):
+        return tree
+    result = {name: _exchanged(own) for name, own in tree.items()}
+    if "qkv" in tree:  # queries, keys and values lie along the third axis from the end
+        result["qkv"] = {
+            name: jnp.take(jnp.asarray(own), jnp.array([1, 0, 2]), axis=-3)
+            for name, own in tree["qkv"].items()
+        }
+    if "query" in tree:
+        result |= {"query": tree["key"], "key": tree["query"]}
+    return result
+
+
+def _added(tree: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters whose queries and keys are the sum of those of two trees."""
+    result: dict[str, Any] = {}
+    for name, own in tree.items():
+        if name in ("query", "key"):
+            result[name] = jax.tree.map(jnp.add, own, other[name])
+        elif name == "qkv":
+            result[name] = {
+                at: leaf.at[..., :2, :, :].add(other[name][at][..., :2, :, :])
+                for at, leaf in own.items()
+            }
+        else:
+            result[name] = _added(own, other[name]) if isinstance(own, Mapping) else own
+    return result
 
 
 def _check_options(
@@ -236,6 +295,8 @@ def _check_options(
     for name, (value, valid) in given.items():
         if value not in valid:
             raise unknown(name, value, valid)
+    if query_key == "joint" and heads == "kept":
+        raise UserError("heads are 'kept' with query_key='joint', expected 'mixed'")
     if features == "weights" and named == SHARED:
         raise UserError("residual is 'shared' with features='weights', expected 'activations'")
     if features == "activations" and (acts0 is None or acts1 is None):

@@ -338,6 +338,83 @@ def test_a_copy_in_other_places_is_put_back():
         assert set(np.unique(np.round(own, 5))) == {0.0, 1.0}, name
 
 
+def queries_and_keys(tree):
+    """Kernels [L, d, 2n] and biases [L, 2n] of queries, then keys, and values alone."""
+    blocks = tree["blocks"]
+    own = {}
+    for leaf in ("kernel", "bias"):
+        if "qkv" in blocks:
+            three = np.moveaxis(np.asarray(blocks["qkv"][leaf]), -3, 0)
+        else:
+            three = [np.asarray(blocks["attention"][n][leaf]) for n in ("query", "key", "value")]
+        flat = [part.reshape(*part.shape[:-2], -1) for part in three]
+        own[leaf] = np.concatenate(flat[:2], -1), flat[2]
+    return own
+
+
+def with_queries_and_keys(tree, joint):
+    """The tree with other queries and keys."""
+    blocks = dict(tree["blocks"])
+    for leaf, (both, value) in joint.items():
+        parts = [
+            jnp.asarray(own.reshape(*own.shape[:-1], 2, 4))
+            for own in (*np.split(both, 2, -1), value)
+        ]
+        if "qkv" in blocks:
+            blocks["qkv"] = blocks["qkv"] | {leaf: jnp.stack(parts, -3)}
+        else:
+            blocks["attention"] = dict(blocks["attention"])
+            for name, own in zip(("query", "key", "value"), parts, strict=True):
+                blocks["attention"][name] = blocks["attention"][name] | {leaf: own}
+    return {**tree, "blocks": blocks}
+
+
+@pytest.mark.parametrize("name", ["vit", "bert"])
+def test_a_joint_map_puts_back_queries_among_keys(name):
+    params = drawn(name, 4)
+    rng = np.random.default_rng(6)
+    orders = np.stack([rng.permutation(16) for _ in range(2)])  # another one in each layer
+    moved = {
+        leaf: (np.stack([own[:, order] if leaf == "kernel" else own[order]
+                         for own, order in zip(both, orders, strict=True)]), value)
+        for leaf, (both, value) in queries_and_keys(params).items()
+    }  # fmt: skip
+    copy = with_queries_and_keys(params, moved)
+    assert not np.allclose(moved["kernel"][0], queries_and_keys(params)["kernel"][0])
+    options = {"solver": "exact", "features": "weights", "residual": "branch"}
+    found = aligned(copy, params, query_key="joint", **options)
+    close(found.params, params)
+    assert found.transports["query_key"].shape == (2, 16, 16)
+    assert not {"query", "key"} & (set(found.transports) | set(found.costs))
+    # Neither kind of map that keeps queries queries can do it.
+    apart = aligned(copy, params, query_key="separate", **options).params
+    assert not np.allclose(
+        queries_and_keys(apart)["kernel"][0], queries_and_keys(params)["kernel"][0], atol=0.1
+    )
+
+
+@pytest.mark.slow
+def test_a_soft_joint_map_is_a_product_with_queries_and_keys_side_by_side():
+    first, second = vit(7), vit(8)
+    acts = of_vit(first), of_vit(second)
+    found = aligned(first, second, *acts, reg=0.1, query_key="joint")
+    maps = {name: width_map(own) for name, own in found.transports.items()}
+    x0, x1 = (np.concatenate([a.query[1], a.key[1]], -1).astype(float) for a in acts)
+    x0, x1 = (((x - x.mean(0)) / x.std(0)).T for x in (x0, x1))
+    cost = np.sqrt(((x0[:, None] - x1) ** 2).sum(-1))
+    cost = (cost / cost.max()).astype(np.float32)
+    np.testing.assert_allclose(
+        found.transports["query_key"][1], solve(cost, reg=0.1), atol=1e-3
+    )  # fmt: skip
+    wanted = queries_and_keys(first)
+    reads, writes = (np.asarray(maps[n][i]) for n, i in (("stream.in", 0), ("query_key", 1)))
+    got = queries_and_keys(found.params)
+    kernel = np.einsum("lij,lik,lkm->ljm", reads, wanted["kernel"][0], writes)
+    np.testing.assert_allclose(got["kernel"][0], kernel, rtol=1e-4, atol=1e-5)
+    bias = np.einsum("lk,lkm->lm", wanted["bias"][0], writes)
+    np.testing.assert_allclose(got["bias"][0], bias, rtol=1e-4, atol=1e-5)
+
+
 def test_one_permutation_puts_copies_back_and_keeps_the_function_of_a_vision_transformer():
     first, second = vit(11), vit(12)
     acts = of_vit(first), of_vit(second)
@@ -461,6 +538,8 @@ def broken():
 @pytest.mark.parametrize(
     ("models", "options", "message"),
     [
+        ((vit, vit), {"features": "weights", "query_key": "joint", "heads": "kept"},
+         "heads are 'kept' with query_key='joint'"),
         ((vit, vit), {"features": "acts"}, "unknown features 'acts'"),
         ((vit, vit), {"residual": "none"}, "unknown residual 'none'"),
         ((vit, vit), {}, "acts0 or acts1 is missing"),
