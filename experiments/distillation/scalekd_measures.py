@@ -144,6 +144,11 @@ def probed(config: Any, programs: Programs, arms: Mapping[str, Name]) -> dict[st
             )  # fmt: skip
             classes = jnp.argmax(second @ found.weights + found.bias, axis=1)
             right[arm][family] = np.asarray(classes == seen["label"], float)
+    return of_probes(right)
+
+
+def of_probes(right: Right) -> dict[str, float]:
+    """Metrics of probes that are right on images, by arm and family."""
     means = {arm: np.mean(list(own.values()), axis=0) for arm, own in right.items()}
     metrics = {f"probe_{arm}": float(own.mean()) for arm, own in means.items()}
     for arm in PROBED[1:]:

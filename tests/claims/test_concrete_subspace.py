@@ -47,6 +47,35 @@ def test_masked_arithmetic_takes_the_scale_that_it_is_given():
         np.testing.assert_allclose(found["w"], [1 + scale, 2 + 3 * scale], rtol=1e-6)
 
 
+def test_a_mask_is_learned_and_chosen_at_the_scale_that_is_given(monkeypatch):
+    config = config_of("configs/merging/concrete_subspace.py", **RECIPE)
+    bed = SimpleNamespace(module=None, base=0, experts=0, heads=0, config=config)
+    monkeypatch.setattr(concrete_masks, "drawn_batches", lambda *_, **__: None)
+    monkeypatch.setattr(concrete_masks.trees, "task_vectors", lambda *_: 0)
+    monkeypatch.setattr(concrete_masks, "expected_mask", lambda logits: logits)
+    scales = {"learned": [], "merged": []}
+
+    def learn(module, base, vectors, heads, batches, ahead, scale, options, rate, key, *, sampled):
+        scales["learned"].append(options["scale"])
+        return Mask(rate, [0.0], rate)
+
+    def merge(config, bed, mask, scale):
+        scales["merged"].append(scale)
+        return mask
+
+    monkeypatch.setattr(concrete_masks, "_learned", learn)
+    monkeypatch.setattr(concrete_masks, "masked_arithmetic", merge)
+    monkeypatch.setattr(
+        concrete_masks, "best",
+        lambda bed, part, rates, make: max((rate, make(rate)) for rate in rates),
+    )  # fmt: skip
+    for given, scale in (({}, config.mask.scale), ({"scale": 0.7}, 0.7)):
+        found = concrete_masks.learned(config, bed, None, None, **given)
+        assert found.logits == found.rate == max(config.mask.learning_rates)
+        assert scales == {"learned": [scale] * 2, "merged": [scale] * 2}
+        scales = {"learned": [], "merged": []}
+
+
 def test_a_course_ends_with_the_mask_and_begins_with_its_first_steps(monkeypatch):
     """A prefix of the batches is learned from; what is merged is the mask after it."""
     config = config_of("configs/merging/concrete_subspace.py", **RECIPE)

@@ -102,6 +102,22 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     assert figures == set(scalekd.CAPTIONS)
 
 
+def test_probes_are_compared_image_by_image_over_families():
+    rng = np.random.default_rng(0)
+    right = {
+        arm: {family: rng.integers(0, 2, 40).astype(float) for family in ("mixer", "vit")}
+        for arm in scalekd_measures.PROBED
+    }
+    found = scalekd_measures.of_probes(right)
+    mean = {arm: np.mean(list(own.values())) for arm, own in right.items()}
+    for arm in ("scalekd", "shuffled"):
+        for other in ("kd", "label"):
+            difference = mean[arm] - mean[other]
+            assert found[f"probe_{arm}_over_{other}"] == pytest.approx(difference, abs=1e-6)
+    assert found["probe_scalekd"] == pytest.approx(mean["scalekd"])
+    assert found["probe_scalekd_over_kd_low"] < found["probe_scalekd_over_kd"]
+
+
 @pytest.fixture
 def lessons():
     """What three drawn teachers say of twelve images."""
