@@ -4,7 +4,8 @@
   the full machine, whose Gram matrices are optimised beside their kernels. Yang et al., A theory of
   representation learning gives a deep generalisation of kernel methods, arXiv:2108.13097.
   `optimal_grams` maximises the objective, `optimal_grams_of_starts` does so from many starts,
-  `deep_linear_grams` is its optimum in closed form where kernels are linear.
+  `deep_linear_grams` is its optimum in closed form where kernels are linear. `begin` and `advance`
+  make its steps one by one.
 * `SparseMachine`, `init_sparse`, `propagate_sparse`, `elbo`: the same with inducing points, in
   batches, the last layer as in Hensman et al. 2013, arXiv:1309.6835. `train_sparse` and
   `train_splits` train it on regression data, `regression_scores` judges it.
@@ -71,7 +72,7 @@ from rml.kernels.nngp import (
     log_marginal_likelihood,
     nngp_grams,
 )
-from rml.kernels.optimize import Fit, Minimum, checked, fit, minimize
+from rml.kernels.optimize import Course, Fit, Minimum, advance, begin, checked, fit, minimize
 from rml.kernels.outputs import Outputs, log_predictive
 from rml.kernels.sparse import (
     SparseMachine,
@@ -95,6 +96,7 @@ __all__ = [
     "KERNELS",
     "Blocks",
     "ConvMachine",
+    "Course",
     "Fit",
     "Forward",
     "Minimum",
@@ -103,6 +105,8 @@ __all__ = [
     "Samples",
     "Scores",
     "SparseMachine",
+    "advance",
+    "begin",
     "build",
     "checked",
     "classification_objective",

@@ -29,6 +29,24 @@ class Fit(NamedTuple):
     converged: bool
 
 
+class Course(NamedTuple):
+    """Where an optimisation is.
+
+    Attributes:
+      params: Parameters.
+      state: The optimiser's state.
+      step: Steps made.
+      value: The objective, to be minimised.
+      gradient: Its gradient.
+    """
+
+    params: Any
+    state: Any
+    step: Array
+    value: Array
+    gradient: Any
+
+
 class Minimum(NamedTuple):
     """A `Fit` inside a program: arrays, converged or not, finite or not."""
 
@@ -47,25 +65,44 @@ def minimize(
     optimizer: optax.GradientTransformation | None = None,
 ) -> Minimum:
     """`fit` as a part of a larger program; `checked` makes a `Fit` of what it returns."""
-    chosen = optax.with_extra_args_support(optimizer or optax.lbfgs())
-    value_and_grad = jax.value_and_grad(loss)
+    chosen = optimizer or optax.lbfgs()
 
-    def going(carry: Any) -> Array:
-        _, _, step, _, grad = carry
-        return (step < steps) & (_largest(grad) > tolerance)
+    def going(course: Course) -> Array:
+        return (course.step < steps) & (_largest(course.gradient) > tolerance)
 
-    def advance(carry: Any) -> Any:
-        params, state, step, value, grad = carry
-        updates, state = chosen.update(grad, state, params, value=value, grad=grad, value_fn=loss)
-        params = optax.apply_updates(params, updates)
-        # A line search has evaluated where it ended.
-        known = optax.tree.get(state, "value"), optax.tree.get(state, "grad")
-        found = value_and_grad(params) if known[1] is None else known
-        return params, state, step + 1, *found
+    end = jax.lax.while_loop(
+        going, lambda course: advance(loss, course, chosen), begin(loss, params, chosen)
+    )
+    return Minimum(end.params, end.value, _largest(end.gradient), end.step)
 
-    start = params, chosen.init(params), jnp.zeros((), jnp.int32), *value_and_grad(params)
-    params, _, step, value, grad = jax.lax.while_loop(going, advance, start)
-    return Minimum(params, value, _largest(grad), step)
+
+def begin(
+    loss: Callable[[Any], Array], params: Any, optimizer: optax.GradientTransformation
+) -> Course:
+    """Evaluates a loss where its minimisation starts."""
+    state = optimizer.init(params)
+    return Course(params, state, jnp.zeros((), jnp.int32), *jax.value_and_grad(loss)(params))
+
+
+def advance(
+    loss: Callable[[Any], Array], course: Course, optimizer: optax.GradientTransformation
+) -> Course:
+    """Makes one step: a program that wants to see the course of a long fit calls it itself.
+
+    Args:
+      loss: What is minimised.
+      course: Where the minimisation is.
+      optimizer: The one it began with.
+    """
+    params, state, step, value, grad = course
+    updates, state = optax.with_extra_args_support(optimizer).update(
+        grad, state, params, value=value, grad=grad, value_fn=loss
+    )
+    params = optax.apply_updates(params, updates)
+    # A line search has evaluated where it ended.
+    known = optax.tree.get(state, "value"), optax.tree.get(state, "grad")
+    found = jax.value_and_grad(loss)(params) if known[1] is None else known
+    return Course(params, state, step + 1, *found)
 
 
 def checked(found: Minimum, *, tolerance: float) -> Fit:

@@ -41,8 +41,12 @@ def optimal_grams(
     noise: float,
     steps: int = 500,
     tolerance: float = 1e-9,
+    memory: int = 10,
 ) -> tuple[Float[Array, "depth n n"], Fit]:
-    """Maximises the full machine's objective over its Gram matrices, from the NNGP, by L-BFGS.
+    """Maximises the full machine's objective over its Gram matrices by L-BFGS.
+
+    It starts from the NNGP. A gradient takes some ten times n³ operations a layer, and L-BFGS holds
+    2 `memory` arrays of the Gram matrices' size.
 
     Args:
       g: Gram matrix of the inputs.
@@ -53,6 +57,7 @@ def optimal_grams(
       noise: Variance of the targets.
       steps: Largest number of steps.
       tolerance: Largest absolute entry of the gradient of a fit that has converged.
+      memory: Pairs of steps and differences of gradients that L-BFGS keeps.
 
     Returns:
       The Gram matrices of the hidden layers, and where the optimisation ended.
@@ -62,7 +67,7 @@ def optimal_grams(
     """
     numbers = (jnp.asarray(one, g.dtype) for one in (width, noise, tolerance))
     start = jnp.zeros((depth, *g.shape), g.dtype)
-    found, grams = _optimal_grams(start, g, y, *numbers, steps, kernel=kernel)
+    found, grams = _optimal_grams(start, g, y, *numbers, steps, kernel=kernel, memory=memory)
     return grams, checked(found, tolerance=tolerance)
 
 
@@ -103,10 +108,10 @@ def _optima(starts: Array, *args: Any, kernel: Kernel) -> tuple[Minimum, Array]:
     return jax.lax.map(lambda start: _optimal_grams(start, *args, kernel=kernel), starts)
 
 
-@partial(jax.jit, static_argnames="kernel")
+@partial(jax.jit, static_argnames=("kernel", "memory"))
 def _optimal_grams(
     start: Array, g: Array, y: Array, width: Array, noise: Array, tolerance: Array, steps: Any, *,
-    kernel: Kernel,
+    kernel: Kernel, memory: int = 10,
 ) -> tuple[Minimum, Array]:  # fmt: skip
     """One program a kernel and shape: data and numbers are arguments."""
     widths = jnp.full(len(start), width, g.dtype)
@@ -115,7 +120,9 @@ def _optimal_grams(
         value = regression_objective(raw, g, y, kernel=kernel, widths=widths, noise=noise)
         return -value / width
 
-    found = minimize(loss, start, steps=steps, tolerance=tolerance)
+    found = minimize(
+        loss, start, steps=steps, tolerance=tolerance, optimizer=optax.lbfgs(memory_size=memory)
+    )
     return found, forward(found.params, g, kernel=kernel).grams
 
 

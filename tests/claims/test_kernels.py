@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from configs.kernels import regression_tables
-from experiments.kernels import classification, gaussianity, regression
+from configs.kernels import regression_tables, steps_friedman
+from experiments.kernels import classification, gaussianity, regression, steps
+from rml import kernels
 from rml.data import tables
 from rml.errors import UserError
 from rml.training import RunDirectory
@@ -35,6 +36,43 @@ def test_learned_gram_matrices_classify_digits_better(measure):
     metrics, holds = measure("configs/kernels/classification_digits.py", changes)
     assert holds["log_likelihood_gain", ">="], metrics
     assert metrics["dkm_accuracy"] > 0.9, metrics
+
+
+def test_gradients_are_counted_until_a_goal():
+    course = steps.Course(np.array([1, 3, 4, 9]), np.array([-5.0, -2.0, -1.5, -1.4]), None)
+    assert steps.needed(course, -1.5) == 4
+    assert steps.needed(course, -4.0) == 3
+    assert steps.needed(course, -1.0) == 9
+
+
+@pytest.mark.slow
+def test_few_steps_from_the_kernels_go_further_than_from_factors(measure):
+    metrics, holds = measure("configs/kernels/steps_friedman.py", {
+        "data.sizes": (40, 80), "data.test": 100, "train.steps": 8, "train.shuffled_steps": 4,
+    })  # fmt: skip
+    assert holds["gradients_growth", "<="], metrics
+    for n in (40, 80):
+        assert metrics[f"gradients_relative_{n}"] < metrics[f"gradients_factors_{n}"], metrics
+        assert metrics[f"objective_relative_{n}"] > metrics[f"objective_factors_{n}"]
+    assert metrics["gradients_most"] == metrics["gradients_relative_80"]
+    growth = metrics["gradients_factors_80"] / metrics["gradients_factors_40"]
+    assert metrics["gradients_growth_factors"] == growth
+    gain = metrics["dkm_log_likelihood_80"] - metrics["nngp_log_likelihood_80"]
+    assert metrics["log_likelihood_gain"] == pytest.approx(gain)
+    assert metrics["log_likelihood_gain"] > metrics["log_likelihood_gain_shuffled"]
+
+
+def test_both_ways_start_at_the_nngp_and_their_objectives_agree():
+    config = steps_friedman.get_config()
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((12, 3)), jnp.float32)
+    y = jnp.sin(x.sum(1, keepdims=True))
+    given = {way: steps.fitted(config, way, x, y, steps=0) for way in (steps.RELATIVE, "factors")}
+    first, second = (own.objective for own in given.values())
+    np.testing.assert_allclose(first, second, rtol=1e-3)
+    k = kernels.nngp_grams(kernels.input_gram(x), kernel=kernels.squared_exponential, depth=3)[-1]
+    wanted = kernels.log_marginal_likelihood(k, y, noise=0.05) / 12
+    np.testing.assert_allclose(first, [wanted], rtol=1e-4)
+    assert given["factors"].gradients.tolist() == [1]
 
 
 def test_a_run_shorter_than_its_log_has_no_curve_of_losses(tmp_path):

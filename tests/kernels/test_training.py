@@ -146,6 +146,38 @@ def test_optimal_grams_of_several_starts_are_those_of_each(normal):
     assert short.value[1] > short.value[0] > found.value[0]
 
 
+@pytest.mark.slow
+def test_the_memory_of_steps_changes_the_course_and_not_its_end(normal):
+    x, y = data(normal, 8)
+    g = kernels.input_gram(x) + 0.1 * jnp.eye(8)
+    options = dict(kernel=SE, noise=0.2, width=3.0, depth=2)
+    alone, found = kernels.optimal_grams(g, y, **options)
+    grams, short = kernels.optimal_grams(g, y, memory=2, **options)
+    np.testing.assert_allclose(grams, alone, rtol=1e-5)
+    assert found.converged
+    assert short.converged
+    assert short.steps > found.steps
+
+
+def test_steps_one_by_one_are_those_of_a_minimisation():
+    target = jnp.array([3.0, -1.0, 0.5])
+
+    def loss(params):
+        return jnp.sum((params["a"] - target) ** 2 * jnp.array([1.0, 20.0, 3.0]))
+
+    start, optimizer = {"a": jnp.zeros(3)}, optax.lbfgs(memory_size=2)
+    course = kernels.begin(loss, start, optimizer)
+    assert course.value == loss(start)
+    np.testing.assert_array_equal(course.gradient["a"], jax.grad(loss)(start)["a"])
+    for count in (1, 2, 3):
+        course = kernels.advance(loss, course, optimizer)
+        assert course.step == count
+        found = kernels.minimize(loss, start, steps=count, tolerance=0.0, optimizer=optimizer)
+        np.testing.assert_allclose(course.params["a"], found.params["a"], rtol=1e-9)
+        np.testing.assert_allclose(course.value, found.value, rtol=1e-9)
+        np.testing.assert_allclose(course.gradient["a"], jax.grad(loss)(course.params)["a"])
+
+
 def test_inducing_rows_are_as_many_of_each_class_in_their_order():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), [20, 6, 10]))
     rows = kernels.inducing_rows(labels, 11, classes=3, seed=5)

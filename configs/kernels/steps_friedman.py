@@ -1,0 +1,23 @@
+"""How many gradients a full deep kernel machine of up to 2,500 points needs.
+
+python -m experiments.run --config=configs/kernels/steps_friedman.py --workdir=runs/steps
+
+Nothing was tuned: ν, depth, kernel and noise of the data are those of `learning_friedman`. Some
+ten minutes of one CPU core, most of them with 2,500 points. Result: results/dkm.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            experiment="kernels.steps",
+            seed=0,
+            precision="highest",
+            data=dict(sizes=(250, 500, 1000, 2500), test=2000, noise=1.0),
+            model=dict(kernel="squared_exponential", depth=2, width=10.0, noise=0.05),
+            # Nats a point that count as near, and steps of a machine whose targets are shuffled.
+            train=dict(steps=30, memory=10, within=0.01, shuffled_steps=10),
+        )
+    )
