@@ -1,4 +1,4 @@
-"""What is trained at several sizes: language models of real text, or classifiers of images."""
+"""What is trained at several sizes: causal or masked language models, or classifiers of images."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from experiments.common import small_lm, supervised
 from experiments.common.images import open_images
 from experiments.common.many import replaced
+from experiments.merging import masked_text
 from experiments.merging.multilevel_similarity import Parts, parts_of
 from rml import models
 from rml.data import augment
@@ -23,7 +24,7 @@ from rml.training import Task
 Shape = tuple[int, int]
 """By how much width and depth are divided."""
 READ = 100
-"""Test images whose layers and heads are compared."""
+"""Test images, or windows of hidden tokens, whose layers and heads are compared."""
 
 
 class Problem(NamedTuple):
@@ -43,7 +44,9 @@ class Problem(NamedTuple):
 
 
 def problem(config: Any) -> Problem:
-    """The problem of a config: text where it has `text`, else images."""
+    """The problem of a config: hidden tokens where it has `masking`, next ones, or images."""
+    if "masking" in config:
+        return _masked(config)
     return _text(config) if "text" in config else _images(config)
 
 
@@ -86,6 +89,22 @@ def _text(config: Any) -> Problem:
         return parts_of(small_lm.language_model(config), params, windows["test"])
 
     return Problem(lambda own: small_lm.task(own, text), losses, parts, "nats a token")
+
+
+def _masked(config: Any) -> Problem:
+    text = small_lm.read_text(config)
+    windows = {
+        part: text.windows(part, config.text.length, config.text.windows)
+        for part in ("validation", "test")
+    }
+
+    def losses(own: Any, params: Any, part: str) -> Float[np.ndarray, " m"]:
+        return masked_text.held_out(own, params, windows[part])
+
+    def parts(params: Any) -> Parts:
+        return parts_of(masked_text.bert(config), params["backbone"], windows["test"][:READ])
+
+    return Problem(lambda own: masked_text.task(own, text), losses, parts, "nats a hidden token")
 
 
 def _images(config: Any) -> Problem:

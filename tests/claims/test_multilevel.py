@@ -18,15 +18,15 @@ from experiments.merging import (
     multilevel_similarity,
     multilevel_training,
 )
-from experiments.merging.multilevel_arms import ARMS, phases
+from experiments.merging.multilevel_arms import ARMS, groups, phases
 from experiments.merging.multilevel_problems import Problem, of_shape
 from experiments.merging.multilevel_similarity import Alike, Parts
 from experiments.merging.multilevel_training import Part, Trained
 from rml.errors import UserError
 from rml.evaluation import linear_cka
-from rml.models import Llama
+from rml.models import Bert, Llama
 from rml.training import Loss, RunDirectory, build_optimizer, gradient_task
-from rml.training.multilevel import Phase
+from rml.training.multilevel import Phase, coalesce
 from tests.system.two_steps import override, read
 
 SMALL = {
@@ -180,6 +180,54 @@ def test_parts_of_a_decoder_are_its_blocks_outputs_and_its_heads():
     assert own.heads.shape == (12, 12)
     expected = linear_cka(found.heads[1, 2], found.heads[0, 3])
     np.testing.assert_allclose(own.heads[6, 3], expected, rtol=1e-4)
+
+
+def test_parts_of_bert_are_its_blocks_outputs_and_its_heads():
+    module = Bert(vocabulary=9, width=8, depth=3, heads=4, mlp=6, positions=5)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 9, (2, 5)), jnp.int32)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), tokens))["params"]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)
+    found = multilevel_similarity.parts_of(module, params, tokens)
+    states = jax.jit(lambda own: module.apply({"params": own}, tokens, return_hidden=True))(params)
+    wanted = states.hidden[1:].reshape(3, 10, 8)
+    np.testing.assert_allclose(found.layers, wanted, rtol=1e-5, atol=1e-5)
+    # What the first block adds to its input before the norm is its heads' outputs, projected.
+    own = params["blocks"]["attention"]["out"]
+    added = jnp.einsum("hnk,hkd->nd", found.heads[0], own["kernel"][0]) + own["bias"][0]
+    query, key, value = (
+        jnp.einsum(
+            "btd,dhk->bthk", states.hidden[0], params["blocks"]["attention"][name]["kernel"][0]
+        )
+        + params["blocks"]["attention"][name]["bias"][0]
+        for name in ("query", "key", "value")
+    )
+    mixed = jax.nn.dot_product_attention(query, key, value)
+    wanted = jnp.einsum("bthk,hkd->btd", mixed, own["kernel"][0]) + own["bias"][0]
+    np.testing.assert_allclose(added, wanted.reshape(10, 8), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_bert_is_made_small(monkeypatch):
+    config = override(read("configs/merging/multilevel_bert_pydocs.py"), {
+        "text.length": 8, "text.vocabulary": 32, "text.windows": 4, "model.width": 8,
+        "model.mlp": 8, "train.batch_size": 2, "train.steps": 40,
+    })  # fmt: skip
+    monkeypatch.setattr(small_lm, "read_text", lambda config: text())
+    given = multilevel_problems.problem(config)
+    assert given.unit == "nats a hidden token"
+    full = multilevel_training.untrained(config, given, (1, 1))
+    small_one = coalesce(full, groups(config, ARMS["both"], full)[0])
+    wanted = multilevel_training.untrained(config, given, (2, 2))
+    assert jax.tree.map(np.shape, small_one) == jax.tree.map(np.shape, wanted)
+    losses = {
+        shape: given.losses(of_shape(config, shape), params, "test")
+        for shape, params in (((1, 1), full), ((2, 2), small_one))
+    }
+    for own in losses.values():
+        assert own.shape == (4,)
+        assert (abs(own - np.log(32)) < 1.5).all()
+    assert given.parts(full).heads.shape == (4, 4, 4 * 8, 2)
 
 
 def test_a_run_of_all_arms_without_training(measure, monkeypatch, tmp_path):

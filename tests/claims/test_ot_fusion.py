@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from experiments.common import small_lm
-from experiments.merging import ot_fusion, ot_models, ot_pairs, ot_text, ot_tuning
+from experiments.merging import masked_text, ot_fusion, ot_models, ot_pairs, ot_text, ot_tuning
 from experiments.merging.ot_models import Sources
 from experiments.merging.ot_pairs import Pair
 from experiments.merging.ot_tuning import Tuned, reached
@@ -68,7 +68,7 @@ def test_a_run_without_training_measures_every_claim_and_draws(monkeypatch, tmp_
     own = ot_text.language(config)
     table = jnp.zeros((32, 8))
     texts = [
-        {"backbone": drawn(ot_text.bert(own), jnp.zeros((1, 2), int), seed),
+        {"backbone": drawn(masked_text.bert(own), jnp.zeros((1, 2), int), seed),
          "head": drawn_head(table, seed)} for seed in range(2)
     ]  # fmt: skip
     windows = np.random.default_rng(0).integers(5, 32, (4, 8)).astype(np.int32)
@@ -84,7 +84,7 @@ def test_a_run_without_training_measures_every_claim_and_draws(monkeypatch, tmp_
         ))  # fmt: skip
     monkeypatch.setattr(ot_text, "trained", lambda config, run: (
         Pair(*texts, (acts(0), acts(1))),
-        lambda params, part: ot_text.scores(own, params, windows),
+        lambda params, part: -masked_text.held_out(own, params, windows),
     ))  # fmt: skip
 
     def fine_tuned(config, run, sources, starts):
@@ -159,13 +159,13 @@ def test_hidden_tokens_are_the_same_for_all_models_and_cost_their_logarithm():
     own = ot_text.language(small())
     stream = np.random.default_rng(0).integers(5, 32, 200).astype(np.int32)
     text = small_lm.Text(None, dict.fromkeys(small_lm.PARTS, stream))
-    task = ot_text.task(own, text)
+    task = masked_text.task(own, text)
     flat = jax.tree.map(np.zeros_like, {
-        "backbone": drawn(ot_text.bert(own), jnp.zeros((1, 2), int), 0),
+        "backbone": drawn(masked_text.bert(own), jnp.zeros((1, 2), int), 0),
         "head": drawn_head(jnp.zeros((32, 8)), 0),
     })  # fmt: skip
     windows = text.windows("test", 8, 4)
-    np.testing.assert_allclose(ot_text.scores(own, flat, windows), -np.log(32), rtol=1e-5)
+    np.testing.assert_allclose(masked_text.held_out(own, flat, windows), np.log(32), rtol=1e-5)
     assert task.batch_spec["tokens"].shape == (own.train.batch_size, 8)
 
 
