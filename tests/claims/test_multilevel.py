@@ -129,6 +129,23 @@ def test_flops_and_time_are_those_at_the_validation_loss_from_scratch():
     assert found["time_ratio_alpha_0"] == pytest.approx((20 * 5 + 34 * 3) / (40 * 3))
 
 
+def test_starts_are_held_against_an_untrained_one_at_the_rate_of_the_cycle():
+    config = replaced(small(), {"cycle.rates": (1e-3, 2e-3)})
+
+    def run_of(first):
+        parts = [
+            Part(Phase(level, "start", 2, 1.0), np.ones(2), np.ones(2), losses, losses, 0.0)
+            for level, losses in ((0, np.array([9.0, 9.0])), (1, np.array([first, 0.5])))
+        ]
+        return Trained(None, tuple(parts))
+
+    firsts = {"both": 2.0, "growth": 4.5, "noise": 5.0}
+    found = {(name, 2e-3): run_of(first) for name, first in firsts.items()}
+    found |= {(name, 1e-3): run_of(7.0) for name in firsts}
+    metrics = multilevel.starts(config, found, {"both": found["both", 2e-3]})
+    assert metrics == {"coalesced_over_untrained": 3.0, "fresh_over_untrained": 0.5}
+
+
 def test_neighbours_are_layers_in_turn_and_heads_of_one_layer():
     layers = np.array([[1, 0.9, 0.2, 0.3], [0.9, 1, 0.7, 0.1], [0.2, 0.7, 1, 0.8],
                        [0.3, 0.1, 0.8, 1]])  # fmt: skip
