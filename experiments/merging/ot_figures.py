@@ -28,7 +28,7 @@ CAPTIONS = {
 NAMES = {
     "parent 0": "parent 0", "parent 1": "parent 1, anchor", "vanilla": "plain average",
     "soft": "soft", "hard": "hard", "weights": "soft, by weights", "kept": "soft, heads kept",
-    "shared": "soft, one map for queries and keys", "joint": "soft, queries and keys mixed",
+    "shared": "soft, shared map of Q, K", "joint": "soft, joint map of Q, K",
     "one": "one permutation", "uniform": "uniform transport", "exchanged": "units exchanged",
     "one exchanged": "one permutation, exchanged",
     "aligned alone": "aligned parent 0", "ensemble": "ensemble",
