@@ -68,12 +68,7 @@ def draw(
         way: [t_interval(rows[way].mean(1)) for rows in ways.values()]
         for way in next(iter(ways.values()))
     }
-    figures.bars(
-        run.figure("methods.png"), list(ways),
-        {way: [own.mean for own in row] for way, row in found.items()},
-        {way: [own.high - own.mean for own in row] for way, row in found.items()},
-        ylabel="nats a token gained", decimals=2,
-    )  # fmt: skip
+    _bars(run, "methods.png", list(ways), found, ylabel="nats a token gained", decimals=2)
     gains = np.concatenate([
         own.large.mean(1)[:, None] - own.fixed.mean(2) for own in test.values()
     ])  # fmt: skip
@@ -99,11 +94,18 @@ def draw_writing(run: RunDirectory, rouge: Mapping[str, Mapping[str, np.ndarray]
     found = {
         label: [t_interval(own[way]) for own in rouge.values()] for way, label in WRITERS.items()
     }
+    _bars(run, "writing.png", list(rouge), found, ylabel="ROUGE-2", decimals=3)
+
+
+def _bars(
+    run: RunDirectory, name: str, domains: Sequence[str], found: Mapping[str, Sequence[Any]],
+    **options: Any,
+) -> None:  # fmt: skip
+    """Draws intervals of every domain by way."""
     figures.bars(
-        run.figure("writing.png"), list(rouge),
-        {label: [own.mean for own in row] for label, row in found.items()},
-        {label: [own.high - own.mean for own in row] for label, row in found.items()},
-        ylabel="ROUGE-2", decimals=3,
+        run.figure(name), domains,
+        {way: [own.mean for own in row] for way, row in found.items()},
+        {way: [own.high - own.mean for own in row] for way, row in found.items()}, **options,
     )  # fmt: skip
 
 
