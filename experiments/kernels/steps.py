@@ -4,7 +4,8 @@ Yang et al., arXiv:2108.13097. A gradient of the full machine is cubic in n, wha
 many of them an optimiser takes depends on what it moves. Here a Gram matrix is moved relative to
 its layer's kernel matrix (`rml.kernels.layers`), so that the prior is zero; the authors' code moves
 a Cholesky factor of the Gram matrix itself. Both start from the NNGP and have the same L-BFGS and
-as many steps. The data are Friedman's first function with noise.
+as many steps. The data are Friedman's first function with noise; ν is chosen on validation points
+by machines of fewer points.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import numpy as np
 import optax
 
 from experiments.common import figures
+from experiments.common.many import replaced
 from experiments.ranges import ABOVE_0, Range
 from rml import kernels
 from rml.data.tables import draw_friedman
@@ -25,21 +27,22 @@ from rml.ops.psd import cholesky
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2108.13097 has no optimiser for many points; question, data and margins are ours"
+LOOKED = "a first look was at seed 0 with ν of 10"
 CLAIMS = (
-    Claim("With most points, moved relative to its kernels, the machine comes within 0.01 nats a "
+    Claim("With most points, moved relative to its kernels, the machine comes within 0.001 nats a "
           "point of the best objective found in at most 15 gradients",
-          "gradients_most", "<=", 15.0,
-          f"{SOURCE}; a first look was at 250 to 1,000 points of seed 0",
+          "gradients_most", "<=", 15.0, f"{SOURCE}; {LOOKED}, where 17 were needed at 1,000 points",
           stated="2026-11-28", null="gradients_most_factors"),
-    Claim("From fewest to most points the number of these gradients at most doubles",
-          "gradients_growth", "<=", 2.0, f"{SOURCE}; the same look was taken",
-          stated="2026-11-28", null="gradients_growth_factors"),
     Claim("With most points test log-likelihood is above the NNGP's by 0.01 nats",
-          "log_likelihood_gain", ">=", 0.01, SOURCE,
+          "log_likelihood_gain", ">=", 0.01,
+          f"{SOURCE}; {LOOKED}, where it was below: since then ν is chosen on validation points",
           stated="2026-11-28", null="log_likelihood_gain_shuffled"),
 )  # fmt: skip
-RANGES = {"data.sizes": Range(2, whole=True), "train.steps": Range(1, whole=True),
-          "train.within": ABOVE_0}  # fmt: skip
+RANGES = {
+    "data.sizes": Range(2, whole=True), "data.validation": Range(1, whole=True),
+    "model.widths": ABOVE_0, "model.points": Range(2, whole=True),
+    "train.steps": Range(1, whole=True), "train.within": ABOVE_0,
+}  # fmt: skip
 CAPTIONS = {
     "gaps.png": "Objective below the best one found, in nats a point (log10), against gradients, "
     "with most points: Gram matrices moved relative to their kernels, and by their factors.",
@@ -71,10 +74,14 @@ class Course(NamedTuple):
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Fits machines of all sizes in both ways, counts, measures on test points, draws."""
-    metrics: dict[str, float] = {}
     sizes, within = sorted(config.data.sizes), config.train.within
-    table = draw_friedman(max(sizes), config.data.test, noise=config.data.noise, seed=config.seed)
-    x, y, *test = (jnp.asarray(part) for part in table)
+    held_out = config.data.validation
+    table = draw_friedman(
+        max(sizes), held_out + config.data.test, noise=config.data.noise, seed=config.seed
+    )
+    x, y, *others = (jnp.asarray(part) for part in table)
+    validation, test = ([part[at] for part in others] for at in np.s_[:held_out, held_out:])
+    config, metrics = chosen(config, x, y, validation)
     courses: dict[str, dict[int, Course]] = {RELATIVE: {}, FACTORS: {}}
     for n in sizes:
         for way, own in courses.items():
@@ -89,11 +96,9 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
             f"{n} points: {metrics[f'gradients_{RELATIVE}_{n}']:.0f} gradients, "
             f"{metrics[f'gradients_{FACTORS}_{n}']:.0f} by factors"
         )
-    least, most = sizes[0], sizes[-1]
+    most = sizes[-1]
     for way, end in ((RELATIVE, ""), (FACTORS, "_factors")):
         metrics[f"gradients_most{end}"] = metrics[f"gradients_{way}_{most}"]
-        growth = metrics[f"gradients_{way}_{most}"] / metrics[f"gradients_{way}_{least}"]
-        metrics[f"gradients_growth{end}"] = growth
     # Gram matrices that were learned from targets in another order.
     order = np.random.default_rng(config.seed).permutation(most)
     other = fitted(config, RELATIVE, x, y[order], steps=config.train.shuffled_steps)
@@ -102,6 +107,23 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         metrics[f"log_likelihood_gain{end}"] = value - metrics[f"nngp_log_likelihood_{most}"]
     draw(run, sizes, courses, metrics)
     return {name: float(value) for name, value in metrics.items()}
+
+
+def chosen(config: Any, x: Any, y: Any, validation: Any) -> tuple[Any, dict[str, float]]:
+    """The config with the ν of `model.widths` that is best on validation points, and what it was.
+
+    Machines of `model.points` points choose.
+    """
+    model, found = config.model, {}
+    x, y = x[: model.points], y[: model.points]
+    for width in model.widths:
+        own = replaced(config, {"model.width": width})
+        raw = fitted(own, RELATIVE, x, y).params
+        found[width] = tested(own, raw, x, y, validation)
+    width = max(found, key=found.__getitem__)
+    Progress().note(f"ν = {width:g}, by {found[width]:.3f} nats of validation points")
+    metrics = {f"validation_width_{own:g}": value for own, value in found.items()}
+    return replaced(config, {"model.width": width}), metrics | {"width": width}
 
 
 def fitted(config: Any, way: str, x: Any, y: Any, *, steps: int | None = None) -> Course:
