@@ -1,9 +1,9 @@
-"""How many gradients a full deep kernel machine of up to 2,500 points needs.
+"""How many gradients a full deep kernel machine of up to 2,100 points needs.
 
 python -m experiments.run --config=configs/kernels/steps_friedman.py --workdir=runs/steps
 
 Depth, kernel and noise of the data are those of `learning_friedman`; ν is chosen among five by
-machines of `model.points` points. Some seven minutes of one CPU core, most of them with 2,500
+machines of `model.points` points. Some ten minutes of one CPU core, most of them with 2,100
 points. Result: results/dkm.
 """
 
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
             experiment="kernels.steps",
             seed=0,
             precision="highest",
-            data=dict(sizes=(250, 500, 1000, 2500), validation=1000, test=2000, noise=1.0),
+            data=dict(sizes=(250, 500, 1000, 2100), validation=1000, test=2000, noise=1.0),
             model=dict(
                 kernel="squared_exponential",
                 depth=2,
