@@ -106,6 +106,14 @@ def shuffled(params, mlp):
     return map_width(params, maps)
 
 
+def distances(*acts):
+    """Distances of standardised units over the largest, by NumPy."""
+    x0, x1 = (np.asarray(own, float) for own in acts)
+    x0, x1 = (((x - x.mean(0)) / x.std(0)).T for x in (x0, x1))
+    cost = np.sqrt(((x0[:, None] - x1) ** 2).sum(-1))
+    return (cost / cost.max()).astype(np.float32)
+
+
 def close(found, wanted, atol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol), found, wanted)
 
@@ -399,10 +407,7 @@ def test_a_soft_joint_map_is_a_product_with_queries_and_keys_side_by_side():
     acts = of_vit(first), of_vit(second)
     found = aligned(first, second, *acts, reg=0.1, query_key="joint")
     maps = {name: width_map(own) for name, own in found.transports.items()}
-    x0, x1 = (np.concatenate([a.query[1], a.key[1]], -1).astype(float) for a in acts)
-    x0, x1 = (((x - x.mean(0)) / x.std(0)).T for x in (x0, x1))
-    cost = np.sqrt(((x0[:, None] - x1) ** 2).sum(-1))
-    cost = (cost / cost.max()).astype(np.float32)
+    cost = distances(*(np.concatenate([a.query[1], a.key[1]], -1) for a in acts))
     np.testing.assert_allclose(
         found.transports["query_key"][1], solve(cost, reg=0.1), atol=1e-3
     )  # fmt: skip
@@ -503,10 +508,7 @@ def test_soft_alignment_is_that_of_its_maps():
         wanted += (1 - shares[:, i]) * transports[f"stream.{branch}"]
         np.testing.assert_allclose(transports[f"stream.{total}"], wanted, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(transports["stream.in"][1], transports["stream.after"][0])
-    x0, x1 = (np.asarray(a.mlp[1], float) for a in acts)
-    x0, x1 = (((x - x.mean(0)) / x.std(0)).T for x in (x0, x1))
-    cost = np.sqrt(((x0[:, None] - x1) ** 2).sum(-1))
-    cost = (cost / cost.max()).astype(np.float32)
+    cost = distances(*(a.mlp[1] for a in acts))
     wanted = solve(cost, reg=0.1)
     np.testing.assert_allclose(transports["mlp"][1], wanted, atol=1e-3)
     np.testing.assert_allclose(found.costs["mlp"][1], (wanted * cost).sum(1).mean(), rtol=1e-3)
