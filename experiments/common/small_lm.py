@@ -81,6 +81,14 @@ class Text(NamedTuple):
         return cut[np.linspace(0, count - 1, min(most or count, count)).astype(int)]
 
 
+def held_out_windows(config: Any, text: Text) -> dict[str, Int[np.ndarray, "n t"]]:
+    """Windows of "validation" and "test" as a config has them."""
+    options = config.text
+    return {
+        part: text.windows(part, options.length, options.windows) for part in ("validation", "test")
+    }
+
+
 @functools.lru_cache(maxsize=1)
 def decoder(name: str) -> pretrained.Pretrained:
     """A pretrained decoder, the last one kept."""

@@ -77,10 +77,13 @@ def write(
     same = float(points[np.argmin(abs(points - alpha.mean()))])
     tokens = {
         "large": alone(large, models.large), "expert": alone(small, expert),
-        "proxy": fused(1.0)[0], "fixed": fused(fixed)[0], "dynamic": dynamic,
-        "same_mean": fused(same)[0], "lora": alone(large, models.lora[name]),
+        "dynamic": dynamic, "lora": alone(large, models.lora[name]),
         "tuned": alone(large, models.tuned[name]),
     }  # fmt: skip
+    # Weights may be equal: each is decoded with once.
+    constant = {"proxy": 1.0, "fixed": fixed, "same_mean": same}
+    by_weight = {alpha: fused(alpha)[0] for alpha in {*constant.values()}}
+    tokens |= {way: by_weight[alpha] for way, alpha in constant.items()}
     wanted = _texts(text, truth)
     written = {way: _texts(text, tokens[way]) for way in WAYS}
     return Writing(

@@ -77,7 +77,7 @@ def step_flops(task: Task) -> float:
 
 def _text(config: Any) -> Problem:
     text = small_lm.read_text(config)
-    windows = _windows(config, text)
+    windows = small_lm.held_out_windows(config, text)
 
     def losses(own: Any, params: Any, part: str) -> Float[np.ndarray, " m"]:
         return small_lm.nats(own, attend, [params], windows[part])[0].mean(axis=-1)
@@ -90,7 +90,7 @@ def _text(config: Any) -> Problem:
 
 def _masked(config: Any) -> Problem:
     text = small_lm.read_text(config)
-    windows = _windows(config, text)
+    windows = small_lm.held_out_windows(config, text)
 
     def losses(own: Any, params: Any, part: str) -> Float[np.ndarray, " m"]:
         return masked_text.held_out(own, params, windows[part])
@@ -99,14 +99,6 @@ def _masked(config: Any) -> Problem:
         return parts_of(masked_text.bert(config), params["backbone"], windows["test"][:READ])
 
     return Problem(lambda own: masked_text.task(own, text), losses, parts, "nats a hidden token")
-
-
-def _windows(config: Any, text: small_lm.Text) -> dict[str, Any]:
-    """Windows of text that losses are read on, by part."""
-    return {
-        part: text.windows(part, config.text.length, config.text.windows)
-        for part in ("validation", "test")
-    }
 
 
 def _images(config: Any) -> Problem:

@@ -41,10 +41,7 @@ def trained(config: Any, run: RunDirectory) -> tuple[Pair, Callable[[Any, str], 
         return {"nats": together.evaluate(state)["nats"]}, both
 
     first, anchor = for_each(run, ["bert"], measure)["bert"][1]
-    windows = {
-        part: text.windows(part, own.text.length, own.text.windows)
-        for part in ("validation", "test")
-    }
+    windows = small_lm.held_out_windows(own, text)
     tokens = jnp.asarray(text.windows("train", own.text.length, config.alignment.examples))
     acts = [
         jax.jit(layer_activations, static_argnums=0)(bert(own), params["backbone"], tokens)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.common.small_lm import Text, read_text
+from experiments.common.small_lm import Text, held_out_windows, read_text
 from experiments.sparsity import prosparse_figures
 from experiments.sparsity.prosparse_measures import TOP, summarised
 from experiments.sparsity.prosparse_training import (
@@ -83,10 +83,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains the model and all variants, chooses on validation, reads test windows, draws."""
     check(config)
     text, reader, progress = read_text(config), Reader(config), Progress()
-    validation, test = (
-        text.windows(part, config.text.length, config.text.windows)
-        for part in ("validation", "test")
-    )
+    validation, test = held_out_windows(config, text).values()
     base = base_models(config, run, text)
     shifted = f"shifted_relu:{config.shift:g}"
     plain = {BASE: {"peak": 0.0}}

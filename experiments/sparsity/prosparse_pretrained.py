@@ -16,7 +16,7 @@ import numpy as np
 from experiments.common import figures
 from experiments.common.comparison import for_each
 from experiments.common.pretraining import train
-from experiments.common.small_lm import Text, decoder, differences, read_text
+from experiments.common.small_lm import Text, decoder, differences, held_out_windows, read_text
 from experiments.ranges import Range
 from experiments.sparsity.prosparse import (
     LEAST,
@@ -73,10 +73,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     check(config)
     base = decoder(config.model.name).variables["params"]
     text, reader, progress = read_text(config), Reader(config), Progress()
-    validation, test = (
-        text.windows(part, config.text.length, config.text.windows)
-        for part in ("validation", "test")
-    )
+    validation, test = held_out_windows(config, text).values()
     variants = {BASE: 0.0, RELU: 0.0} | {f"progressive_{peak:g}": peak for peak in config.peaks}
     params = further(config, run, text, base, variants)
     tried = {name: reader.read(RELU, own, validation) for name, own in params.items()

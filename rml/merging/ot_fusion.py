@@ -232,22 +232,22 @@ def align(
     return Aligned(params, maps, {"stream.embed": moved(of_start, first), **costs})
 
 
-def _mapped(params: PyTree, maps: dict[str, WidthMap], head_width: int) -> dict[str, Any]:
+def _mapped(params: PyTree, maps: Mapping[str, WidthMap], head_width: int) -> dict[str, Any]:
     """`map_width`, where queries and keys may be mapped together.
 
     Of a joint map the parts that stay (queries to queries, keys to keys) map the parameters, and
     those that cross map the parameters with queries and keys exchanged; what they give adds up.
     """
-    joint = maps.pop("query_key", None)
-    if joint is None:
+    if "query_key" not in maps:
         return map_width(params, maps, head_width=head_width)
+    joint, others = maps["query_key"], {n: own for n, own in maps.items() if n != "query_key"}
     n0, n1 = (size // 2 for size in joint.writes.shape[-2:])
     first, second = np.s_[..., :n0, :], np.s_[..., n0:, :]
 
     def with_parts(rows: tuple[Any, Any], tree: PyTree) -> dict[str, Any]:
         query, key = joint.writes[rows[0]][..., :n1], joint.writes[rows[1]][..., n1:]
         own = {"query": WidthMap(query, query), "key": WidthMap(key, key)}
-        return map_width(tree, maps | own, head_width=head_width)
+        return map_width(tree, others | own, head_width=head_width)
 
     stays = with_parts((first, second), params)
     return _added(stays, with_parts((second, first), _exchanged(params)))
