@@ -15,6 +15,7 @@ claims that were added or worded anew since, each has the date on which it was s
 
 import argparse
 import collections
+import json
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--collect", type=Path, help="write the result of complete runs in here, run nothing")
     add("--commit", default="", help="commit of collected runs that do not name theirs")
     add("--restate", action="store_true", help="judge collected runs by the claims of today")
+    add("--join", action="store_true", help="measure only seeds that a result lacks, and join them")
     try:
         options = parser.parse_args(argv)
         systems = chosen_systems(options.only, options.config)
@@ -110,8 +112,30 @@ def collect(systems: Sequence[System], options: argparse.Namespace) -> int:
     result = record.make_result(
         systems[0].key, options.config, complete, nulls=nulls, commit=options.commit, claims=claims
     )
+    file = file_of(systems[0].key, options.config, options)
+    if old := joined(file, config, options):
+        result = record.join_results(result, old, file)
     print(record.write_result(result, complete[0] / "figures", options.results))
     return int(bool(tell_vacuous([result])))
+
+
+def file_of(key: str, config_file: str, options: argparse.Namespace) -> Path:
+    """The file of a config's result."""
+    return options.results / key / f"{Path(config_file).stem}.json"
+
+
+def joined(file: Path, config: ConfigDict, options: argparse.Namespace) -> dict[str, Any] | None:
+    """The result whose seeds are joined; None without `--join` or where there is none.
+
+    Raises:
+      UserError: No seed can be joined with it.
+    """
+    if not options.join or not file.exists():
+        return None
+    old = json.loads(file.read_text())
+    claims = find_experiment(config.experiment).CLAIMS
+    record.check_joins(old, config_hash(config.to_dict()), claims, file)
+    return old
 
 
 def null_runs(config: ConfigDict) -> dict[str, tuple[str, ...]]:
@@ -170,6 +194,11 @@ def measure(systems: Sequence[System], options: argparse.Namespace) -> int:
         try:
             own = directories.pop("")
             result = record.make_result(key, config, own, nulls=directories)
+            file = file_of(key, config, options)
+            if old := joined(file, read_config(config), options):
+                if {*result["seeds"]} <= {*old["seeds"]}:
+                    return ""  # runs that others read
+                result = record.join_results(result, old, file)
             console.print(record.write_result(result, own[0] / "figures", options.results))
             written.append(result)
         except UserError as error:
@@ -186,23 +215,30 @@ def plan(systems: Sequence[System], options: argparse.Namespace, console: Consol
         for file in [options.config] if options.config else system.configs:
             config = read_config(file)
             stem, run_hash = Path(file).stem, config_hash(config.to_dict())
-            kept = reason_to_keep(
-                options.results / system.key / f"{stem}.json", run_hash, options.seeds
-            )
+            result = file_of(system.key, file, options)
+            old = joined(result, config, options)
+            there = old["seeds"] if old else []
+            seeds = [seed for seed in range(options.seeds) if seed not in there]
+            kept = reason_to_keep(result, run_hash, options.seeds)
+            if not seeds:
+                kept = f"{result} has seeds {there} of this config"
             if reason := why_not(file, config) or kept:
                 console.print(f"skipped {system.key}, {stem}: {reason}")
                 continue
-            yield from runs_of(system.key, file, options)
+            yield from runs_of(system.key, file, options, seeds)
 
 
-def runs_of(key: str, file: str, options: argparse.Namespace) -> Iterator[Run]:
+def runs_of(
+    key: str, file: str, options: argparse.Namespace, seeds: Sequence[int]
+) -> Iterator[Run]:
     """The runs of a config, those of its nulls beside them, those that they read before them.
 
     A recipe's `READS` names, by the key of its config that holds the directory, the config of a run
     that many read, such as models that are trained once for all; each seed reads its own.
 
     Raises:
-      UserError: No system has the config that `READS` names.
+      UserError: No system has the config that `READS` names, or no seed can be joined with a result
+        that is there.
     """
     config, stem = read_config(file), Path(file).stem
     read = {}
@@ -214,13 +250,14 @@ def runs_of(key: str, file: str, options: argparse.Namespace) -> Iterator[Run]:
                 "system; see python -m experiments.systems check"
             )
         owner = owners[0]
-        yield from runs_of(owner, other, options)
+        joined(file_of(owner, other, options), read_config(other), options)
+        yield from runs_of(owner, other, options, seeds)
         read[name] = options.runs / owner / Path(other).stem
     for null_name, flags in {"": (), **null_runs(config)}.items():
         changed = config_hash(read_config(file, flags).to_dict())
         of = (key, file, *filter(None, [null_name]))
         folder = options.runs / key / stem / null_name
-        for seed in range(options.seeds):
+        for seed in seeds:
             words = (key, stem, *of[2:], f"seed {seed}")
             needs = {name: one / f"seed{seed}" for name, one in read.items()}
             own = (*flags, *(f"--config.{name}={one}" for name, one in needs.items()))

@@ -110,11 +110,6 @@ def make_result(
                 f"null {name!r} of {config_file} has seeds {null.seeds}, expected {found.seeds}"
             )
     summaries = found.summaries
-    tries = {
-        name.removeprefix(TRIES): int(max(values))
-        for name, values in found.metrics.items()
-        if name.startswith(TRIES)
-    }
     finished = sorted(summary["finished"][: len("2025-01-31")] for summary in summaries)
     return {
         "system": key,
@@ -122,14 +117,7 @@ def make_result(
         "experiment": summaries[0]["experiment"],
         "config_hash": found.hash,
         "seeds": found.seeds,
-        "metrics": {
-            name: [value if np.isfinite(value) else None for value in values]
-            for name, values in found.metrics.items()
-        },
-        "claims": [
-            _judge(claim, found, absent) for claim in (found.claims if claims is None else claims)
-        ],
-        "options": tries or "fixed",
+        **_measured(found, absent, found.claims if claims is None else claims),
         "seconds": [summary["seconds"] for summary in summaries],
         "versions": {
             name: _joined(s["versions"].get(name) for s in summaries)
@@ -139,6 +127,96 @@ def make_result(
         "commit": _joined(summary.get("commit") or commit or "unknown" for summary in summaries),
         "first_measured": finished[0],
         "finished": finished[-1],
+    }
+
+
+def _measured(
+    found: Joined, absent: Mapping[str, Joined], claims: Iterable[Claim]
+) -> dict[str, Any]:
+    """What a result says of all seeds: metrics, claims, and how many options were tried."""
+    tries = {
+        name.removeprefix(TRIES): int(np.nanmax(values))
+        for name, values in found.metrics.items()
+        if name.startswith(TRIES)
+    }
+    return {
+        "metrics": {
+            name: [value if np.isfinite(value) else None for value in values]
+            for name, values in found.metrics.items()
+        },
+        "claims": [_judge(claim, found, absent) for claim in claims],
+        "options": tries or "fixed",
+    }
+
+
+def check_joins(old: Mapping[str, Any], run_hash: str, claims: Sequence[Claim], file: Path) -> None:
+    """Refuses a result whose seeds cannot stand beside those of other runs.
+
+    Args:
+      old: The result.
+      run_hash: Hash of the config of the other runs.
+      claims: Their claims.
+      file: The result's file, for messages.
+
+    Raises:
+      UserError: It is of another config or has other claims, or a claim's null ran on its own: of
+        such a null a result keeps the values alone, and not the interval of each run.
+    """
+    apart = [claim.metric for claim in claims if claim.null_run]
+    try:
+        stated = [Claim.of(claim) for claim in old["claims"]]
+    except (TypeError, ValueError):  # from before claims had nulls
+        stated = []
+    for what, differs in (
+        ("is of another config", old["config_hash"] != run_hash),
+        ("has other claims", stated != list(claims)),
+        (f"has a null in runs of its own, of {', '.join(apart)}", bool(apart)),
+    ):
+        if differs:
+            raise UserError(
+                f"{file} {what}: no seed can be joined with it; measure all seeds, without --join"
+            )
+
+
+def join_results(result: Mapping[str, Any], old: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """A result with the seeds of another one as well, its claims judged over all of them.
+
+    Args:
+      result: A result.
+      old: Another. Of a seed that both have, its values stay.
+      file: The file of the other, for messages.
+
+    Raises:
+      UserError: They cannot be joined, see `check_joins`.
+    """
+    claims = [Claim.of(claim) for claim in result["claims"]]
+    check_joins(old, result["config_hash"], claims, file)
+    parts = {
+        seed: (part, place) for part in (result, old) for place, seed in enumerate(part["seeds"])
+    }
+    seeds = sorted(parts)
+
+    def values(name: str) -> list[float]:
+        absent = [None] * len(seeds)
+        found = [part["metrics"].get(name, absent)[i] for part, i in map(parts.__getitem__, seeds)]
+        return [float("nan") if value is None else value for value in found]
+
+    names = dict.fromkeys([*old["metrics"], *result["metrics"]])
+    found = Joined(result["config_hash"], seeds, claims, {n: values(n) for n in names}, [])
+    both = (old, result)
+    return {
+        **result,
+        "seeds": seeds,
+        **_measured(found, {}, claims),
+        "seconds": [part["seconds"][i] for part, i in map(parts.__getitem__, seeds)],
+        "versions": {
+            name: _joined(one for part in both for one in part["versions"][name].split(", "))
+            for name in result["versions"]
+        },
+        "device": _joined(part["device"] for part in both),
+        "commit": _joined(one for part in both for one in part["commit"].split(", ")),
+        "first_measured": min(part["first_measured"] for part in both),
+        "finished": max(part["finished"] for part in both),
     }
 
 

@@ -206,6 +206,65 @@ def test_fewer_seeds_do_not_replace_more(shell, tmp_path, capsys):
     ]  # fmt: skip
 
 
+def test_seeds_that_a_result_lacks_are_run_and_joined(shell, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(claims, "find_experiment", lambda name: Plain)
+    file = tmp_path / "results/toy/cost_noise.json"
+    shell("true  # complete", "--only=toy", "--seeds=1", capsys=capsys)
+    old = json.loads(file.read_text())
+    old["metrics"]["m"] = [0.08]  # as another machine measured it
+    file.write_text(json.dumps(old))
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    code, out = shell("true  # complete", "--only=toy", "--seeds=3", "--join", capsys=capsys)
+    assert code == 0, out
+    assert re.findall(r"started toy, cost_noise, seed (\d)", out) == ["1", "2"]
+    new = json.loads(file.read_text())
+    assert new["seeds"] == [0, 1, 2]
+    assert new["metrics"]["m"] == [0.08, 0.05, 0.05]
+    assert new["claims"][0]["mean"] == pytest.approx(0.06)
+
+    code, out = shell("exit 1", "--only=toy", "--seeds=2", "--join", capsys=capsys)
+    assert code == 0
+    assert "cost_noise.json has seeds [0, 1, 2] of this config" in out
+    assert json.loads(file.read_text()) == new
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config_hash": "0"}, "is of another config"),
+        ({"claims": []}, "has other claims"),
+        ({"claims": [{"metric": "m"}]}, "has other claims"),
+    ],
+)
+def test_seeds_of_other_measurements_are_not_joined(
+    shell, tmp_path, capsys, monkeypatch, change, message
+):
+    monkeypatch.setattr(claims, "find_experiment", lambda name: Plain)
+    file = tmp_path / "results/toy/cost_noise.json"
+    shell("true  # complete", "--only=toy", "--seeds=1", capsys=capsys)
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    before = file.read_bytes()
+    code, out = shell("exit 1", "--only=toy", "--seeds=2", "--join", capsys=capsys)
+    assert code == 1
+    assert f"cost_noise.json {message}: no seed can be joined with it" in out
+    assert "started" not in out
+    assert file.read_bytes() == before
+
+
+def test_seeds_whose_null_is_a_run_of_its_own_are_not_joined(shell, null_run, tmp_path, capsys):
+    told = {"capsys": capsys, "claim": null_run}
+    shell("true  # complete", "--only=toy", "--seeds=1", **told)
+    code, out = shell("exit 1", "--only=toy", "--seeds=2", "--join", **told)
+    assert code == 1
+    assert "has a null in runs of its own, of m: no seed can be joined with it" in out
+
+
+class Plain:
+    """A recipe with one claim."""
+
+    CLAIMS = (CLAIM,)
+
+
 @pytest.fixture
 def null_run(toys, monkeypatch):
     """A claim of the toy system whose null is a run of its own."""
@@ -534,6 +593,38 @@ def test_what_seeds_differ_in_is_told_of_each(tmp_path):
     assert found["metrics"] == {"m": [0.05, None], "z": [0.0, 0.0]}
     assert found["claims"][0]["note"] == "m is not finite in 1 of 2 runs"
     json.dumps(found, allow_nan=False)
+
+
+def test_joined_results_say_of_each_seed_what_was_measured(tmp_path):
+    first = make_runs(tmp_path / "a", (0.1, 0.2), commit="one")
+    runs = [
+        make_run(tmp_path / "b" / f"seed{seed}", seed=seed, value=value, null=0.01, commit="two",
+                 seconds=20.0, devices=["TPU v4"], versions={"jax": "0.11.0"})
+        for seed, value in ((1, 0.9), (2, 0.6))
+    ]  # fmt: skip
+    old, new = (record.make_result("toy", "c.py", found) for found in (first, runs))
+    del new["metrics"]["z"], old["metrics"]["m"]
+    old["metrics"] |= {"m": [0.1, None], "tries_ours": [2, 2]}
+    with pytest.raises(UserError, match=r"c\.json is of another config"):
+        record.join_results(new, old | {"config_hash": "0"}, Path("c.json"))
+    found = record.join_results(new, old, Path("c.json"))
+    assert found["seeds"] == [0, 1, 2]
+    assert found["metrics"] == {
+        "m": [0.1, None, 0.6], "z": [0.0, 0.0, None], "tries_ours": [2, 2, None]
+    }  # fmt: skip
+    assert found["options"] == {"ours": 2}
+    assert found["claims"][0]["note"].startswith("m is not finite in 1 of 3 runs; null (z) is not")
+    assert found["seconds"] == [10.0, 10.0, 20.0]
+    assert found["versions"] == {"jax": "0.10.0, 0.11.0"}
+    assert found["commit"] == "one, two"
+    assert found["device"].endswith("cores), 1 x TPU v4")
+    assert (found["first_measured"], found["finished"]) == ("2025-01-01", "2025-01-03")
+    json.dumps(found, allow_nan=False)
+    both = record.join_results(new, old | {"metrics": {"m": [0.1, 0.9], "z": [0.0, 0.0]}},
+                               Path("c.json"))  # fmt: skip
+    own = record.make_result("toy", "c.py", [*first[:1], *runs])
+    for name in ("mean", "low", "high", "verdict"):
+        assert both["claims"][0][name] == own["claims"][0][name]
 
 
 def test_another_config_replaces_a_result_and_says_so(tmp_path):
