@@ -1,6 +1,6 @@
 """A frozen teacher and noisy data for its students: flipped labels, and images of noise alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from experiments.common.encoders import ProjectedEncoder
 from experiments.common.images import open_images
 from experiments.common.pretraining import train
 from experiments.common.supervised import classification, logits_of
+from experiments.distillation.together import named_rightly
 from rml import data, models
 from rml.distillation import teacher_means
 from rml.errors import UserError
@@ -32,6 +33,9 @@ class Bed(NamedTuple):
       test: The same of test images.
       means: The teacher's mean over the training images of each label as given, [classes, k].
       teacher_accuracy: Of the teacher on test images.
+      groups: Names of the groups.
+      judge: `judge(model, variables, part)` gives, of variables with a leading axis, [students, n]
+        values whose means are what students are compared by.
     """
 
     train: Mapping[str, np.ndarray]
@@ -39,6 +43,8 @@ class Bed(NamedTuple):
     test: Mapping[str, np.ndarray]
     means: np.ndarray
     teacher_accuracy: float
+    groups: Sequence[str] = GROUPS
+    judge: Callable[[Any, Any, Mapping[str, np.ndarray]], np.ndarray] = named_rightly
 
     def with_validation(self) -> "Bed":
         """A bed whose training images are these and those of validation."""

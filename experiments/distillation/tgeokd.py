@@ -14,29 +14,12 @@ look-ahead of one step readings of the paper.
 
 from typing import Any
 
-import jax
-import numpy as np
-
-from experiments.common.encoders import initializer
-from experiments.common.many import replaced
 from experiments.distillation import tgeokd_figures
-from experiments.distillation.noisy import classifier, make_bed
+from experiments.distillation.noisy import make_bed
 from experiments.distillation.tgeokd_measures import compared, costs, group_measures, read_images
-from experiments.distillation.tgeokd_sides import (
-    KD,
-    KD_AGAIN,
-    LEARNED,
-    RULES,
-    Trained,
-    kind,
-    of_learned,
-    of_rules,
-    of_variants,
-    trained,
-)
+from experiments.distillation.tgeokd_sides import check, train_sides
 from experiments.ranges import Range
-from rml.errors import UserError
-from rml.training import Claim, Progress, RunDirectory
+from rml.training import Claim, RunDirectory
 
 SOURCE = "arXiv:2312.15112; data, networks and margin are this repository's"
 CLAIMS = (
@@ -92,66 +75,15 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains the teacher and all students, chooses on validation images, compares, draws."""
     check(config)
     bed = make_bed(config, run)
-    given = trained(config, run, "given", of_rules(config), bed, learned=False)
-    ours = trained(config, run, "learned", of_learned(config), bed, learned=True)
-    chosen = {side: given.best(kind(given.changes, side)) for side in RULES}
-    chosen |= {side: ours.best(kind(ours.changes, side)) for side in LEARNED}
-    Progress().note(f"chosen on validation images: {chosen}")
-    fixed, learned = chosen["constant"], chosen["trilateral"]
-    whole = trained(
-        config, run, "fixed_all", {fixed: given.changes[fixed]}, bed.with_validation(),
-        learned=False,
-    )  # fmt: skip
-    variants: dict[str, Trained] = {}
-    for form in ("squared", "signed", "norm"):
-        changes = of_variants(config, ours.changes[learned], form)
-        found = trained(config, run, f"variants_{form}", changes, bed, learned=True)
-        variants |= dict.fromkeys(changes, found)
-    right = {side: given.named(chosen[side]) for side in RULES}
-    right |= {name: found.named(name) for name, found in variants.items()}
-    right |= {
-        "tgeokd": ours.named(learned),
-        "scalar": ours.named(chosen["scalar"]),
-        "fixed": right.pop("constant"),
-        "fixed_all": whole.named(fixed),
-        "oracle": max(map(given.named, kind(given.changes, "constant")), key=np.mean),
-        "ce": given.named(("constant", 0.0, config.tries.temperature[0])),
-        "kd": given.named(KD),
-        "kd_again": given.named(KD_AGAIN),
-    }
-    metrics = compared(right) | {"accuracy_teacher": bed.teacher_accuracy}
-    for side, (_, setting, temperature) in chosen.items():
-        metrics |= {
-            f"setting_{side}": setting, f"temperature_{side}": temperature,
-            f"tries_{side}": len(kind((ours if side in LEARNED else given).changes, side)),
-        }  # fmt: skip
-    sides = {"": (ours, learned), "_shuffled": (variants["shuffled"], "shuffled")}
-    for end, (found, name) in sides.items():
-        images = read_images(replaced(config, dict(found.changes[name])), bed, *found.parts(name))
+    sides = train_sides(config, run, bed)
+    metrics = compared(sides.right) | {"accuracy_teacher": bed.teacher_accuracy} | sides.options()
+    for variant, end in (("", ""), ("shuffled", "_shuffled")):
+        own, params, omega = sides.of_images(config, variant)
+        images = read_images(own, bed, params, omega)
         metrics |= {f"{key}{end}": value for key, value in group_measures(bed, images).items()}
-        if not end:
+        if not variant:
             tgeokd_figures.of_images(run, images, bed)
     metrics |= costs(config, bed)
-    tgeokd_figures.of_sides(run, given, right)
-    tgeokd_figures.of_course(run, list(variants["again"].changes), config.students)
+    tgeokd_figures.of_sides(run, sides)
+    tgeokd_figures.of_course(run, sides.variants["again"], bed)
     return {name: float(value) for name, value in metrics.items()}
-
-
-def check(config: Any) -> None:
-    """Raises `UserError` unless sides can be compared, and have the tries that claims read."""
-    init = initializer(classifier(config), config)
-    kept = set(jax.eval_shape(init, jax.random.key(0))) - {"params"}
-    if kept:
-        raise UserError(
-            f"model keeps {', '.join(sorted(kept))}, expected one without, such as "
-            "--config.model.norm=layer: the step ahead is not committed"
-        )
-    tries = config.tries
-    counts = {name: len(own) for name, own in tries.items() if name != "temperature"}
-    if len(set(counts.values())) > 1:
-        raise UserError(f"tries has {counts} settings, expected equally many of each")
-    if not {0.0, KD[1]} <= set(tries.constant) or KD[2] not in tries.temperature:
-        raise UserError(
-            f"tries.constant is {tuple(tries.constant)} and tries.temperature "
-            f"{tuple(tries.temperature)}, expected 0, {KD[1]} and {KD[2]} among them"
-        )

@@ -1,14 +1,11 @@
 """Figures of the recipe on TGeo-KD."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
 from experiments.common import figures
-from experiments.distillation.noisy import GROUPS, Bed
+from experiments.distillation.noisy import Bed
 from experiments.distillation.tgeokd_measures import OfImages
-from experiments.distillation.tgeokd_sides import Trained, kind
+from experiments.distillation.tgeokd_sides import Sides, Trained, kind
 from rml.ops import t_interval
 from rml.training import RunDirectory
 
@@ -52,21 +49,21 @@ def of_images(run: RunDirectory, own: OfImages, bed: Bed) -> None:
             ax.grid(visible=True)
         axes[0].set_ylabel("distance of student and teacher, ST")
         f.colorbar(drawn, ax=axes, label="learned ratio")
-    groups = {name: own.ratio[bed.train["group"] == i] for i, name in enumerate(GROUPS)}
+    groups = {name: own.ratio[bed.train["group"] == i] for i, name in enumerate(bed.groups)}
     figures.histogram(
         run.figure("groups.png"), {name: x for name, x in groups.items() if len(x)},
-        "learned ratio", "training images",
+        "learned ratio", "training examples",
     )  # fmt: skip
 
 
-def of_course(run: RunDirectory, names: Sequence[str], students: int) -> None:
+def of_course(run: RunDirectory, again: Trained, bed: Bed) -> None:
     """Draws the mean ratio by group against steps, of the students with other seeds."""
-    first = names.index("again") * students
+    rows = again.rows("again")
     path = run.path / "methods" / "variants_squared"
     series = {}
-    for name in GROUPS:
+    for name in bed.groups:
         found = figures.logged(
-            path, {str(i): f"train/ratio_{name}/{i}" for i in range(first, first + students)}
+            path, {str(i): f"train/ratio_{name}/{i}" for i in range(rows.start, rows.stop)}
         )
         steps = next(iter(found.values()))[0]
         own = np.stack([y for _, y in found.values()])
@@ -74,8 +71,9 @@ def of_course(run: RunDirectory, names: Sequence[str], students: int) -> None:
     figures.curves(run.figure("course.png"), series, "step", "mean learned ratio")
 
 
-def of_sides(run: RunDirectory, given: Trained, right: Mapping[str, Any]) -> None:
-    """Draws accuracies of fixed ratios, and of all sides."""
+def of_sides(run: RunDirectory, sides: Sides, measure: str = "accuracy on test images") -> None:
+    """Draws what students of fixed ratios are judged by, and of all sides."""
+    given, right = sides.given, sides.right
     names = kind(given.changes, "constant")
     series = {}
     for temperature in sorted({t for _, _, t in names}):
@@ -84,12 +82,11 @@ def of_sides(run: RunDirectory, given: Trained, right: Mapping[str, Any]) -> Non
         series[f"τ = {temperature:g}"] = (ratios, [float(given.named(n).mean()) for n in own])
     level = float(right["tgeokd"].mean())
     figures.curves(
-        run.figure("fixed.png"), series, "fixed ratio", "accuracy on test images",
-        reference=("TGeo-KD", level),
-    )  # fmt: skip
+        run.figure("fixed.png"), series, "fixed ratio", measure, reference=("TGeo-KD", level)
+    )
     shown = [name for name in NAMES if name in right]
     means, lows, highs = np.array([t_interval(right[name]) for name in shown]).T
     figures.bars(
-        run.figure("sides.png"), [NAMES[name] for name in shown], {"accuracy": means},
-        {"accuracy": (highs - lows) / 2}, ylabel="accuracy on test images", decimals=3, cut=True,
+        run.figure("sides.png"), [NAMES[name] for name in shown], {"mean": means},
+        {"mean": (highs - lows) / 2}, ylabel=measure, decimals=3, cut=True,
     )  # fmt: skip

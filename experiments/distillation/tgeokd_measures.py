@@ -57,9 +57,9 @@ class OfImages(NamedTuple):
     right: np.ndarray
 
 
-def compared(right: Mapping[str, np.ndarray]) -> dict[str, float]:
+def compared(right: Mapping[str, np.ndarray], measure: str = "accuracy") -> dict[str, float]:
     """Accuracies on test images, and their paired differences with intervals over images."""
-    metrics = {f"accuracy_{name}": float(own.mean()) for name, own in right.items()}
+    metrics = {f"{measure}_{name}": float(own.mean()) for name, own in right.items()}
     for name, (first, second) in PAIRS.items():
         metrics |= with_bounds(name, t_interval(right[first] - right[second]))
     return metrics
@@ -110,6 +110,15 @@ def group_measures(bed: Bed, own: OfImages) -> dict[str, float]:
     metrics = {f"ratio_{name}": ratios.mean() for name, ratios in of.items()}
     metrics["noise_lower"] = above(of["clean"], of["noise"])
     metrics["flipped_higher"] = above(of["flipped"], of["clean"])
+    return metrics | moves(own)
+
+
+def moves(own: OfImages) -> dict[str, float]:
+    """Slopes of the ratio against ST, its deviation, and the share of ratios near 0 or 1.
+
+    One slope is that of images whose label is the teacher's class, one that of the others.
+    """
+    metrics = {}
     for name, rows in (("right", own.right), ("wrong", ~own.right)):
         spread = own.st[rows] - own.st[rows].mean()
         metrics[f"slope_{name}"] = (spread @ own.ratio[rows]) / max(spread @ spread, 1e-12)

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.common.encoders import initializer
 from experiments.common.many import replaced
 from experiments.distillation.noisy import Bed, classifier
 from experiments.distillation.tgeokd_students import Students, train_together
-from experiments.distillation.together import named_rightly
-from rml.training import RunDirectory
+from rml.errors import UserError
+from rml.training import Progress, RunDirectory
 
 AGAIN = 1_000
 """What is added to the seed of each further student of a setting."""
@@ -48,7 +49,8 @@ class Trained(NamedTuple):
     Attributes:
       changes: By name of a setting, what of the config it changes.
       students: All of them; those of a setting stand together.
-      right: Whether each names each test image rightly, [students, n].
+      right: Whether each names each test image rightly, or what else the bed judges by,
+        [students, n].
     """
 
     changes: Changes
@@ -62,11 +64,11 @@ class Trained(NamedTuple):
         return slice(first, first + each)
 
     def accuracy(self, name: Name) -> float:
-        """Mean accuracy of a setting's students on validation images."""
+        """What a setting's students are judged by on validation images, their mean."""
         return float(self.students.accuracy[self.rows(name)].mean())
 
     def named(self, name: Name) -> np.ndarray:
-        """Of each test image the share of a setting's students that name it rightly."""
+        """Of each test image the share of a setting's students that name it rightly, or such."""
         return np.asarray(self.right[self.rows(name)].mean(0))
 
     def parts(self, name: Name) -> tuple[Any, Any]:
@@ -90,7 +92,7 @@ def trained(
         for i in range(config.students)
     ]
     students = train_together(config, run, name, configs, bed, learned=learned)
-    right = named_rightly(classifier(config), {"params": students.params}, bed.test)
+    right = bed.judge(classifier(config), {"params": students.params}, bed.test)
     return Trained(changes, students, right)
 
 
@@ -131,3 +133,89 @@ def of_variants(config: Any, chosen: Mapping[str, Any], form: str) -> dict[Name,
         for name, own in VARIANTS.items()
         if own.get("relations.form", "squared") == form
     }
+
+
+class Sides(NamedTuple):
+    """All sides, trained and chosen.
+
+    Attributes:
+      given: Students whose ratios follow rules.
+      learned: Those whose ratios are learned.
+      variants: By name of a variant, the program with its students.
+      chosen: By side, the setting with the best mean on validation images.
+      right: By name of a side, of each test image what its students are judged by, their mean.
+    """
+
+    given: Trained
+    learned: Trained
+    variants: Mapping[str, Trained]
+    chosen: Mapping[str, Name]
+    right: Mapping[str, np.ndarray]
+
+    def options(self) -> dict[str, float]:
+        """Metrics that say what was chosen, and of how many."""
+        metrics: dict[str, float] = {}
+        for side, name in self.chosen.items():
+            changes = (self.learned if side in LEARNED else self.given).changes
+            metrics[f"tries_{side}"] = len(kind(changes, side))
+            _, metrics[f"setting_{side}"], metrics[f"temperature_{side}"] = name
+        return metrics
+
+    def of_images(self, config: Any, variant: str) -> tuple[Any, Any, Any]:
+        """The config of the chosen learned ratio or a variant of it, its students, their ratios."""
+        found, name = self.learned, self.chosen["trilateral"]
+        if variant:
+            found, name = self.variants[variant], variant
+        return replaced(config, dict(found.changes[name])), *found.parts(name)
+
+
+def train_sides(config: Any, run: RunDirectory, bed: Bed) -> Sides:
+    """Trains the students of all sides, chooses on validation images, trains variants."""
+    given = trained(config, run, "given", of_rules(config), bed, learned=False)
+    ours = trained(config, run, "learned", of_learned(config), bed, learned=True)
+    chosen = {side: given.best(kind(given.changes, side)) for side in RULES}
+    chosen |= {side: ours.best(kind(ours.changes, side)) for side in LEARNED}
+    Progress().note(f"chosen on validation images: {chosen}")
+    fixed, learned = chosen["constant"], chosen["trilateral"]
+    whole = trained(
+        config, run, "fixed_all", {fixed: given.changes[fixed]}, bed.with_validation(),
+        learned=False,
+    )  # fmt: skip
+    variants: dict[str, Trained] = {}
+    for form in ("squared", "signed", "norm"):
+        changes = of_variants(config, ours.changes[learned], form)
+        found = trained(config, run, f"variants_{form}", changes, bed, learned=True)
+        variants |= dict.fromkeys(changes, found)
+    right = {side: given.named(chosen[side]) for side in RULES}
+    right |= {name: found.named(name) for name, found in variants.items()}
+    right |= {
+        "tgeokd": ours.named(learned),
+        "scalar": ours.named(chosen["scalar"]),
+        "fixed": right.pop("constant"),
+        "fixed_all": whole.named(fixed),
+        "oracle": max(map(given.named, kind(given.changes, "constant")), key=np.mean),
+        "ce": given.named(("constant", 0.0, config.tries.temperature[0])),
+        "kd": given.named(KD),
+        "kd_again": given.named(KD_AGAIN),
+    }
+    return Sides(given, ours, variants, chosen, right)
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless sides can be compared, and have the tries that claims read."""
+    init = initializer(classifier(config), config)
+    kept = set(jax.eval_shape(init, jax.random.key(0))) - {"params"}
+    if kept:
+        raise UserError(
+            f"model keeps {', '.join(sorted(kept))}, expected one without, such as "
+            "--config.model.norm=layer: the step ahead is not committed"
+        )
+    tries = config.tries
+    counts = {name: len(own) for name, own in tries.items() if name != "temperature"}
+    if len(set(counts.values())) > 1:
+        raise UserError(f"tries has {counts} settings, expected equally many of each")
+    if not {0.0, KD[1]} <= set(tries.constant) or KD[2] not in tries.temperature:
+        raise UserError(
+            f"tries.constant is {tuple(tries.constant)} and tries.temperature "
+            f"{tuple(tries.temperature)}, expected 0, {KD[1]} and {KD[2]} among them"
+        )

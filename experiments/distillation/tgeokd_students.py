@@ -20,8 +20,7 @@ from jaxtyping import Array
 from experiments.common.encoders import initializer
 from experiments.common.many import Stacked
 from experiments.distillation import together
-from experiments.distillation.noisy import GROUPS, Bed, classifier
-from experiments.distillation.together import named_rightly
+from experiments.distillation.noisy import Bed, classifier
 from rml import data
 from rml.data import augment
 from rml.distillation import (
@@ -49,7 +48,7 @@ class Students(NamedTuple):
     Attributes:
       params: Parameters with a leading axis of students.
       omega: Parameters of the networks of ratios likewise; empty where ratios are given.
-      accuracy: Share of validation images that each names rightly, [students].
+      accuracy: What the bed judges by, of each on validation images, [students].
     """
 
     params: Any
@@ -100,7 +99,10 @@ def task(config: Any, bed: Bed, *, learned: bool, rules: bool = True) -> Task:
             ratio = rule(config, state.step / config.train.steps, logits, batch)
         else:
             ratio = jnp.full(beside.shape, config.given.setting, beside.dtype)
-        return Loss(jnp.mean(fused_loss(ratio, beside, label)), by_group(ratio, batch, learned))
+        return Loss(
+            jnp.mean(fused_loss(ratio, beside, label)),
+            by_group(ratio, batch, bed if learned else None),
+        )
 
     def extra(key: Any, variables: Any) -> dict[str, Any]:
         del variables
@@ -183,12 +185,12 @@ def ratio_of(omega: Any, delta: Array) -> Array:
     return jnp.asarray(FusionRatio().apply({"params": omega}, delta))
 
 
-def by_group(ratio: Array, batch: Any, learned: bool) -> dict[str, Array]:
-    """Means of ratios over the groups of a batch, and how many are near 0 or 1."""
+def by_group(ratio: Array, batch: Any, bed: Bed | None) -> dict[str, Array]:
+    """The mean ratio of a batch; with a bed those of its groups, and how many are near 0 or 1."""
     found = {f"ratio_{name}": value for name, value in saturation(ratio).items()}
-    if not learned:
+    if bed is None:
         return {"ratio_mean": found["ratio_mean"]}
-    for i, name in enumerate(GROUPS):
+    for i, name in enumerate(bed.groups):
         own = batch["group"] == i
         found[f"ratio_{name}"] = jnp.sum(own * ratio) / jnp.maximum(jnp.sum(own), 1)
     return found
@@ -220,7 +222,7 @@ def train_together(
     model = classifier(config)
 
     def judge(state: TrainState) -> np.ndarray:
-        return named_rightly(model, {"params": state.params}, bed.validation).mean(1)
+        return bed.judge(model, {"params": state.params}, bed.validation).mean(1)
 
     state, accuracy = together.train_together(
         config, run, name, partial(task, bed=bed, learned=learned), configs,

@@ -13,6 +13,7 @@
   embeddings of long texts are more alike.
 * `extract_features`, `cached_features`: features of a whole data set; of frozen encoders, once.
 * `expected_calibration_error`, `probability_scores`: predicted probabilities.
+  `auroc_by_group`: the area under the ROC curve, by values that intervals are made of.
 * `log_log_slopes`, `examples_needed`: how one quantity grows with another; `program_flops`: counted
   operations.
 * `sliding_nats`, `place_needle`, `answer_scores`: language models on long texts. `rouge_n`,
@@ -22,6 +23,7 @@
 from rml.evaluation.accuracy import accuracy
 from rml.evaluation.alignment_uniformity import alignment, uniformity
 from rml.evaluation.attention_maps import AttentionMaps, attention_maps, high_frequency
+from rml.evaluation.auroc import auroc_by_group
 from rml.evaluation.cached import cached_features
 from rml.evaluation.calibration import expected_calibration_error, probability_scores
 from rml.evaluation.cka import linear_cka
@@ -89,6 +91,7 @@ __all__ = [
     "alignment",
     "answer_scores",
     "attention_maps",
+    "auroc_by_group",
     "average_precision",
     "by_position",
     "cached_features",

