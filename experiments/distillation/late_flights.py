@@ -40,8 +40,13 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
       run: Its directory; the teacher is `methods/teacher`.
 
     Raises:
-      UserError: There are too few days, or a part has no flight of a class.
+      UserError: The data are others, there are too few days, or a part has no flight of a class.
     """
+    for key, value, expected in (
+        ("data.name", config.data.name, flights.Flights.name), ("classes", config.classes, 2)
+    ):  # fmt: skip
+        if value != expected:
+            raise UserError(f"{key} is {value!r}, expected {expected!r}: late flights and others")
     parts = split(list(flights.read()), config)
     own = replaced(teacher_config(config), {"given.setting": 0.0})  # the label alone
     net = classifier(own)

@@ -194,6 +194,18 @@ def test_wrong_parts_of_flights_are_named(changes, message):
         late_flights.split(some_flights(), flights_config(**changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.name": "icons"}, "data.name is 'icons', expected 'flights'"),
+        ({"classes": 3}, "classes is 3, expected 2: late flights and others"),
+    ],
+)
+def test_other_data_than_flights_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        late_flights.make_bed(flights_config(**changes), None)
+
+
 def test_rows_of_the_rare_class_are_repeated_equally():
     label = np.array([0, 1, 0, 0, 0, 1, 0, 0, 0, 0], np.int32)
     part = {"label": label, "day": np.arange(10)}
