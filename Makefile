@@ -56,8 +56,8 @@ lint: $(VENV)/test ## Check format, style, types, the direction of imports and t
 	PATH=$(VENV)/bin:$$PATH lint-imports
 	$(PY) -m experiments.systems check
 
-claims: $(VENV)/test ## Measure claims in full into results/ (ONLY=simclr,supcon SEEDS=3 JOBS=2; continues if stopped)
-	$(PY) -m experiments.claims --only=$(ONLY) --seeds=$(or $(SEEDS),3) --jobs=$(or $(JOBS),1)
+claims: $(VENV)/test ## Measure claims in full into results/ (ONLY=simclr,supcon SEEDS=3 JOBS=2 JOIN=1; continues if stopped)
+	$(PY) -m experiments.claims --only=$(ONLY) --seeds=$(or $(SEEDS),3) --jobs=$(or $(JOBS),1) $(if $(JOIN),--join)
 	$(PY) -m experiments.tables
 
 cards: $(VENV)/test ## Measure data sets into results/data (ARGS="digits emoji" for some of them)

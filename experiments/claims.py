@@ -173,7 +173,8 @@ def tell_vacuous(results: Iterable[Mapping[str, Any]]) -> list[str]:
 def measure(systems: Sequence[System], options: argparse.Namespace) -> int:
     """Runs what is missing and writes results as soon as a config's last run has ended."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    runs = list(dict.fromkeys(plan(systems, options, console)))
+    refused: list[str] = []
+    runs = list(dict.fromkeys(plan(systems, options, console, refused)))
     groups: dict[tuple[str, ...], list[Run]] = collections.defaultdict(list)
     for run in runs:
         groups[run.of[:2]].append(run)
@@ -206,17 +207,27 @@ def measure(systems: Sequence[System], options: argparse.Namespace) -> int:
         return ""
 
     failed = launch_all(runs, options.jobs, console, ended)
-    return int(bool(tell_vacuous(written)) or failed)
+    return int(bool(tell_vacuous(written)) or failed or bool(refused))
 
 
-def plan(systems: Sequence[System], options: argparse.Namespace, console: Console) -> Iterator[Run]:
-    """All runs that are to be complete; of configs that are not measured it prints why."""
+def plan(
+    systems: Sequence[System], options: argparse.Namespace, console: Console, refused: list[str]
+) -> Iterator[Run]:
+    """All runs that are to be complete; of configs that are not measured it prints why.
+
+    Files of results with which no seed can be joined are added to `refused`.
+    """
     for system in systems:
         for file in [options.config] if options.config else system.configs:
             config = read_config(file)
             stem, run_hash = Path(file).stem, config_hash(config.to_dict())
             result = file_of(system.key, file, options)
-            old = joined(result, config, options)
+            try:
+                old = joined(result, config, options)
+            except UserError as error:
+                console.print(f"skipped {system.key}, {stem}: {error}")
+                refused.append(str(result))
+                continue
             there = old["seeds"] if old else []
             seeds = [seed for seed in range(options.seeds) if seed not in there]
             kept = reason_to_keep(result, run_hash, options.seeds)
