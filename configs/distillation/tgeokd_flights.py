@@ -3,8 +3,9 @@
 python -m experiments.run --config=configs/distillation/tgeokd_flights.py --workdir=runs/flights
 
 Needs the archive of flights, `make assets`. The teacher has 60,000 flights of 180 other days.
-Options of all sides are chosen on 45 more days by the run itself.
-Result: results/tgeokd.
+Options of all sides are chosen on 45 more days by the run itself. The teacher's rate was chosen on
+validation flights of two seeds, and one run with few tries was looked at. Three minutes of one CPU
+core. Result: results/tgeokd.
 """
 
 from ml_collections import ConfigDict

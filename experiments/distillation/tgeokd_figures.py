@@ -36,6 +36,7 @@ def of_images(run: RunDirectory, own: OfImages, bed: Bed) -> None:
     """Draws ratios over the sides SG and ST, and their distribution by group."""
     with figures.canvas(run.figure("ratios.png"), (2 * figures.COLUMN, 0.95 * figures.COLUMN)) as f:
         low, high = np.quantile(own.ratio, (0.01, 0.99))
+        low = min(low, high - 0.01)  # ratios may all be one
         axes = f.subplots(1, 2, sharex=True, sharey=True)
         for ax, rows, title in zip(
             axes, (own.right, ~own.right),
@@ -49,7 +50,8 @@ def of_images(run: RunDirectory, own: OfImages, bed: Bed) -> None:
             ax.grid(visible=True)
         axes[0].set_ylabel("distance of student and teacher, ST")
         f.colorbar(drawn, ax=axes, label="learned ratio")
-    groups = {name: own.ratio[bed.train["group"] == i] for i, name in enumerate(bed.groups)}
+    shown = own.ratio.round(3)
+    groups = {name: shown[bed.train["group"] == i] for i, name in enumerate(bed.groups)}
     figures.histogram(
         run.figure("groups.png"), {name: x for name, x in groups.items() if len(x)},
         "learned ratio", "training examples",

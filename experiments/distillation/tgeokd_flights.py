@@ -59,7 +59,7 @@ CAPTIONS = {
     "sides.png": "Area under the ROC curve on test flights of every side, with its 95% interval "
     "over days.",
 }
-PICTURE = "ratios.png"
+PICTURE = "course.png"
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
