@@ -29,7 +29,7 @@ from rich.console import Console
 from experiments import record
 from experiments.launches import Run, interrupt, launch_all
 from experiments.registry import find_experiment, read_config
-from experiments.results import config_hash, interval, null, reason_to_keep
+from experiments.results import config_hash, interval, null, reason_to_keep, result_file
 from experiments.startup import Parser
 from experiments.systems import System, read_systems
 from rml.data.errors import DataError
@@ -112,16 +112,11 @@ def collect(systems: Sequence[System], options: argparse.Namespace) -> int:
     result = record.make_result(
         systems[0].key, options.config, complete, nulls=nulls, commit=options.commit, claims=claims
     )
-    file = file_of(systems[0].key, options.config, options)
+    file = result_file(options.results, systems[0].key, options.config)
     if old := joined(file, config, options):
         result = record.join_results(result, old, file)
     print(record.write_result(result, complete[0] / "figures", options.results))
     return int(bool(tell_vacuous([result])))
-
-
-def file_of(key: str, config_file: str, options: argparse.Namespace) -> Path:
-    """The file of a config's result."""
-    return options.results / key / f"{Path(config_file).stem}.json"
 
 
 def joined(file: Path, config: ConfigDict, options: argparse.Namespace) -> dict[str, Any] | None:
@@ -195,7 +190,7 @@ def measure(systems: Sequence[System], options: argparse.Namespace) -> int:
         try:
             own = directories.pop("")
             result = record.make_result(key, config, own, nulls=directories)
-            file = file_of(key, config, options)
+            file = result_file(options.results, key, config)
             if old := joined(file, read_config(config), options):
                 if {*result["seeds"]} <= {*old["seeds"]}:
                     return ""  # runs that others read
@@ -221,7 +216,7 @@ def plan(
         for file in [options.config] if options.config else system.configs:
             config = read_config(file)
             stem, run_hash = Path(file).stem, config_hash(config.to_dict())
-            result = file_of(system.key, file, options)
+            result = result_file(options.results, system.key, file)
             try:
                 old = joined(result, config, options)
             except UserError as error:
@@ -261,7 +256,7 @@ def runs_of(
                 "system; see python -m experiments.systems check"
             )
         owner = owners[0]
-        joined(file_of(owner, other, options), read_config(other), options)
+        joined(result_file(options.results, owner, other), read_config(other), options)
         yield from runs_of(owner, other, options, seeds)
         read[name] = options.runs / owner / Path(other).stem
     for null_name, flags in {"": (), **null_runs(config)}.items():

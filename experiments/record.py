@@ -25,6 +25,7 @@ from experiments.results import (  # fmt: skip
     number,
     reason_to_keep,
     recipe_of,
+    result_file,
 )
 from rml.errors import UserError, unknown
 from rml.training.claims import PASSES, VERDICTS, Claim, judge
@@ -304,7 +305,7 @@ def write_result(result: Mapping[str, Any], figures: Path, root: Path) -> str:
     Returns:
       What was done, in one line.
     """
-    file = root / result["system"] / f"{Path(result['config']).stem}.json"
+    file = result_file(root, result["system"], result["config"])
     kept = reason_to_keep(file, result["config_hash"], len(result["seeds"]))
     if kept:
         return kept

@@ -33,6 +33,11 @@ def result_files(root: Path = ROOT / "results") -> list[Path]:
     return [file for file in sorted(root.glob("*/*.json")) if file.parent.name not in others]
 
 
+def result_file(root: Path, key: str, config_file: str) -> Path:
+    """The file of a config's result among all in a folder."""
+    return root / key / f"{Path(config_file).stem}.json"
+
+
 def read_results(root: Path = ROOT / "results") -> dict[str, dict[str, dict[str, Any]]]:
     """All results by system and by config, the stem of its file."""
     found: dict[str, dict[str, dict[str, Any]]] = {}

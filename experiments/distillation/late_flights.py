@@ -5,18 +5,17 @@ day share its weather; a day is the unit of intervals. Rows of late flights are 
 students and teacher are trained, so that both classes are about as frequent as `data.share` says.
 """
 
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from experiments.common.many import replaced
 from experiments.distillation.noisy import Bed, classifier, teacher_config
 from experiments.distillation.tgeokd_students import train_together
+from experiments.distillation.together import each_logits
 from rml.data.sets import flights
 from rml.distillation import teacher_means
 from rml.errors import UserError
@@ -65,7 +64,7 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
     params = train_together(own, run, "teacher", [own], first, learned=False).params
 
     def read(part: Part) -> np.ndarray:
-        return np.asarray(_logits(net)({"params": params}, part["image"])[0], np.float32)
+        return np.asarray(each_logits(net, {"params": params}, part["image"])[0], np.float32)
 
     train = oversample(parts["train"], config.data.share)
     known = read(train)
@@ -143,7 +142,7 @@ def ranked(model: Any, variables: Any, part: Part) -> np.ndarray:
       variables: Its variables with a leading axis of students.
       part: "image", "label" and "day" of flights.
     """
-    logits = np.asarray(_logits(model)(variables, part["image"]), np.float64)
+    logits = np.asarray(each_logits(model, variables, part["image"]), np.float64)
     scores = logits[..., RARE] - logits[..., COMMON]
     return auroc_by_group(scores, part["label"] == RARE, part["day"])
 
@@ -157,19 +156,8 @@ def nats(model: Any, variables: Any, part: Part, share: float) -> float:
       part: "image" and "label" of flights as they are.
       share: That of the rare class among training rows; here it has its share of this part.
     """
-    logits = np.asarray(_logits(model)(variables, part["image"]), np.float64)
+    logits = np.asarray(each_logits(model, variables, part["image"]), np.float64)
     rare = part["label"] == RARE
     shift = np.log(rare.mean() / (1 - rare.mean())) - np.log(share / (1 - share))
     margin = logits[..., RARE] - logits[..., COMMON] + shift
     return float(np.logaddexp(0, np.where(rare, -margin, margin)).mean())
-
-
-@cache
-def _logits(model: Any) -> Callable[[Any, Any], Array]:
-    """The logits of students, [students, n, 2]; one function a model, so compiled once."""
-
-    @jax.jit
-    def logits(variables: Any, images: Any) -> Array:
-        return jax.lax.map(lambda own: model.apply(own, images, train=False), variables)
-
-    return logits

@@ -76,7 +76,7 @@ def named_rightly(model: Any, variables: Any, part: Mapping[str, np.ndarray]) ->
       variables: Its variables with a leading axis of students.
       part: "image" and "label" of images.
     """
-    return np.asarray(_classes(model)(variables, part["image"]) == part["label"], np.float32)
+    return np.asarray(_each(model, _class)(variables, part["image"]) == part["label"], np.float32)
 
 
 def seconds(problem: Task, *, repeats: int) -> float:
@@ -87,16 +87,31 @@ def seconds(problem: Task, *, repeats: int) -> float:
     return least_seconds(lambda: step(nn.meta.unbox(state), batch), repeats=repeats)
 
 
+def each_logits(model: Any, variables: Any, images: Any) -> Array:
+    """The logits of images of each student, [students, n, k].
+
+    Args:
+      model: A module that gives logits, or what has such, of float images.
+      variables: Its variables with a leading axis of students.
+      images: Images.
+    """
+    return _each(model, jnp.asarray)(variables, images)
+
+
+def _class(logits: Array) -> Array:
+    return jnp.argmax(logits, axis=-1)
+
+
 @cache
-def _classes(model: Any) -> Callable[[Any, Any], Array]:
-    """The classes that students find; one function for each model, so that it is compiled once."""
+def _each(model: Any, read: Callable[[Array], Array]) -> Callable[[Any, Any], Array]:
+    """What is read of students' logits; one function for each model, so that it compiles once."""
 
     @jax.jit
-    def classes(variables: Any, images: Any) -> Array:
+    def of_all(variables: Any, images: Any) -> Array:
         def of_one(own: Any) -> Array:
             found = model.apply(own, augment.to_float(images), train=False)
-            return jnp.argmax(getattr(found, "logits", found), axis=-1)
+            return read(getattr(found, "logits", found))
 
         return jax.lax.map(of_one, variables)
 
-    return classes
+    return of_all
