@@ -5,8 +5,8 @@ arXiv:2312.15112, ICLR 2024. A teacher learns clothes from clean images; student
 others, of which some are labelled wrongly and some are noise. Their ratio is fixed (from the label
 alone to the teacher alone), moves along a schedule, follows a rule of the example, is one learned
 number, or is learned for each image. All sides have equally many tries, of which clean validation
-images choose; they are also what learned ratios are judged on, so that the best fixed ratio is
-trained once more with them. The network of ratios has AdamW with the decay of a public
+images choose; they are also what learned ratios are judged on, so that the best fixed ratio and
+that of public benchmarks are trained once more with them. The network of ratios has AdamW with the decay of a public
 re-implementation, which has it in Adam's gradient, and rates up to that one's. The unit of
 intervals is a test image. Data, networks and margins are this repository's, the encoding and the
 look-ahead of one step readings of the paper.
@@ -26,9 +26,12 @@ CLAIMS = (
     Claim("Accuracy is half a point above that of a fixed ratio of 0.9 and a temperature of 4",
           "tgeokd_over_kd", ">=", 0.005, f"{SOURCE}; ratio and temperature are CRD's benchmark's",
           stated="2026-11-26", null="kd_again_over_kd"),
+    Claim("It is not below that ratio where the validation images, which ours has, are trained on",
+          "tgeokd_over_kd_all", ">=", 0.0, f"added after the first measurement; {SOURCE}",
+          stated="2026-11-28", null="shuffled_over_kd_all"),
     Claim("It is not below the best fixed ratio and temperature of 22 by validation images",
           "tgeokd_over_fixed", ">=", 0.0, SOURCE, stated="2026-11-26", null="shuffled_over_fixed"),
-    Claim("Nor is it below that ratio where the validation images, which ours has, are trained on",
+    Claim("Nor is it below that best ratio where the validation images are trained on",
           "tgeokd_over_fixed_all", ">=", 0.0, f"our question, added after the first measurement; "
           f"{SOURCE}", stated="2026-11-27", null="shuffled_over_fixed_all"),
     Claim("Nor below the best of them by the test images themselves",
@@ -56,8 +59,10 @@ CLAIMS = (
           "slope_right", ">=", 0.05, f"{SOURCE}: 0.59 to 0.73 over training",
           stated="2026-11-26", null="slope_right_shuffled"),
     Claim("Where it has not, they fall with that side",
-          "slope_wrong", "<=", -0.05, f"{SOURCE}: 0.52 to 0.27 over training",
-          stated="2026-11-26", null="slope_wrong_shuffled"),
+          "slope_wrong", "<=", -0.05, SOURCE, stated="2026-11-26", null="slope_wrong_shuffled"),
+    Claim("So they do where it is the teacher that is wrong: on images as they are",
+          "slope_wrong_clean", "<=", -0.05, f"added after the first measurement; {SOURCE}",
+          stated="2026-11-28", null="slope_wrong_clean_shuffled"),
     Claim("A step takes at most 2.5 times as long as one with a fixed ratio",
           "seconds_over_kd", "<=", 2.5, f"our margin; {SOURCE}; the size of the students that are "
           "timed was set after a first run; changed after the first measurement: in turns, and a "

@@ -21,6 +21,8 @@ from rml.training import initial_state
 
 PAIRS = {
     "tgeokd_over_kd": ("tgeokd", "kd"),
+    "tgeokd_over_kd_all": ("tgeokd", "kd_all"),
+    "shuffled_over_kd_all": ("shuffled", "kd_all"),
     "kd_again_over_kd": ("kd_again", "kd"),
     **{
         f"{side}_over_{other}": (side, other)
@@ -75,7 +77,9 @@ def read_images(config: Any, bed: Bed, params: Any, omega: Any) -> OfImages:
       omega: Parameters of their ratios likewise.
     """
     model = classifier(config)
-    rows = {key: jnp.asarray(own) for key, own in bed.train.items()}
+    # Relations of another image are the next row's, and rows may be sorted.
+    order = np.random.default_rng(config.seed).permutation(len(bed.train["label"]))
+    rows = {key: jnp.asarray(own[order]) for key, own in bed.train.items()}
     truth = jax.nn.one_hot(rows["label"], config.classes)
     teacher = jax.nn.softmax(rows["teacher"], axis=-1)
 
@@ -92,7 +96,8 @@ def read_images(config: Any, bed: Bed, params: Any, omega: Any) -> OfImages:
 
         return jax.lax.map(of_one, (params, omega))
 
-    ratio, st, sg = (np.asarray(x, np.float64).mean(0) for x in read(params, omega))
+    back = np.argsort(order)
+    ratio, st, sg = (np.asarray(x, np.float64).mean(0)[back] for x in read(params, omega))
     return OfImages(ratio, st, sg, bed.train["teacher"].argmax(1) == bed.train["label"])
 
 
@@ -102,7 +107,8 @@ def group_measures(bed: Bed, own: OfImages) -> dict[str, float]:
     Returns:
       Means by group; the share of pairs in which an image of noise has a lower ratio than a clean
       one, and one with a wrong label a higher; slopes of the ratio against ST where the teacher's
-      class is the label, and where it is not.
+      class is the label, and where it is not, of all images and of clean ones alone, where it is
+      the teacher that is wrong.
     """
     group = bed.train["group"]
     of = {name: own.ratio[group == i] for i, name in ((CLEAN, "clean"), (FLIPPED, "flipped"),
@@ -110,7 +116,9 @@ def group_measures(bed: Bed, own: OfImages) -> dict[str, float]:
     metrics = {f"ratio_{name}": ratios.mean() for name, ratios in of.items()}
     metrics["noise_lower"] = above(of["clean"], of["noise"])
     metrics["flipped_higher"] = above(of["flipped"], of["clean"])
-    return metrics | moves(own)
+    clean = OfImages(*(each[group == CLEAN] for each in own))
+    of_clean = {f"{key}_clean": value for key, value in moves(clean).items()}
+    return metrics | moves(own) | of_clean
 
 
 def moves(own: OfImages) -> dict[str, float]:

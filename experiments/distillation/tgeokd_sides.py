@@ -178,8 +178,8 @@ def train_sides(config: Any, run: RunDirectory, bed: Bed) -> Sides:
     Progress().note(f"chosen on validation images: {chosen}")
     fixed, learned = chosen["constant"], chosen["trilateral"]
     whole = trained(
-        config, run, "fixed_all", {fixed: given.changes[fixed]}, bed.with_validation(),
-        learned=False,
+        config, run, "fixed_all", {name: given.changes[name] for name in (fixed, KD)},
+        bed.with_validation(), learned=False,
     )  # fmt: skip
     variants: dict[str, Trained] = {}
     for form in ("squared", "signed", "norm"):
@@ -196,6 +196,7 @@ def train_sides(config: Any, run: RunDirectory, bed: Bed) -> Sides:
         "oracle": max(map(given.named, kind(given.changes, "constant")), key=np.mean),
         "ce": given.named(("constant", 0.0, config.tries.temperature[0])),
         "kd": given.named(KD),
+        "kd_all": whole.named(KD),
         "kd_again": given.named(KD_AGAIN),
     }
     return Sides(given, ours, variants, chosen, right)

@@ -350,6 +350,24 @@ def test_parts_of_the_relations_are_left_out(bed):
     assert found[:, [0, 1, 3, 4]].all()
 
 
+def test_relations_of_another_image_are_so_where_equal_rows_stand_together(bed):
+    rows = np.repeat([0, 1], 40)
+    bed = bed._replace(train={key: own[rows] for key, own in bed.train.items()})
+    config = override(config_file.get_config(), SMALL | {"classes": 3})
+    state = start(tgeokd_students.task(config, bed, learned=True))
+    omega = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.1), state.extra["omega"])
+    params, omega = (jax.tree.map(lambda leaf: leaf[None], own) for own in (state.params, omega))
+    own = tgeokd_measures.read_images(config, bed, params, omega)
+    # One ratio of the first forty, another of the others, where they stand.
+    assert own.ratio.std() > 1e-3
+    np.testing.assert_allclose(own.ratio, own.ratio[[0, 79]].repeat(40), rtol=1e-5)
+    other = replaced(config, {"relations.own": 0.0})
+    found = tgeokd_measures.read_images(other, bed, params, omega)
+    strangers = np.abs(found.ratio - own.ratio) > 1e-4
+    assert 20 < strangers.sum() < 60
+    np.testing.assert_allclose(found.st, own.st, rtol=1e-5)
+
+
 def test_groups_are_told_apart_by_pairs_and_slopes(bed):
     ratio = np.where(bed.train["group"] == NOISE, 0.2, np.where(np.arange(12) % 3, 0.9, 0.5))
     side = np.linspace(0, 1, 12)
@@ -362,6 +380,11 @@ def test_groups_are_told_apart_by_pairs_and_slopes(bed):
     found = tgeokd_measures.group_measures(bed, OfImages(moved, side, side, right))
     assert found["slope_right"] == pytest.approx(0.4)
     assert found["slope_wrong"] == pytest.approx(-0.2)
+    assert found["slope_wrong_clean"] == pytest.approx(-0.2)
+    clean = np.where(bed.train["group"] == CLEAN, moved, 0.5)
+    found = tgeokd_measures.group_measures(bed, OfImages(clean, side, side, right))
+    assert found["slope_right_clean"] == pytest.approx(0.4)
+    assert found["slope_right"] != pytest.approx(0.4, abs=0.05)
     assert tgeokd_measures.above(np.array([1.0, 2.0]), np.array([1.0, 0.0, 3.0])) == 3.5 / 6
 
 
