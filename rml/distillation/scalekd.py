@@ -14,6 +14,7 @@ from rml.distillation.dual_view import dual_view
 from rml.losses import soft_cross_entropy
 from rml.models.heads import Classifier
 from rml.models.layers import unknown
+from rml.ops.similarity import wide
 
 PROJECTORS = {"attention": CrossAttentionProjector, "linear": LinearProjector}
 """Projectors by name."""
@@ -165,7 +166,7 @@ def scalekd_loss(
     Source: Fan et al., ScaleKD, arXiv:2411.06786; weights are those of its public code, for a mean
     over positions.
     """
-    label = optax.softmax_cross_entropy_with_integer_labels(found.logits, labels)
+    label = optax.softmax_cross_entropy_with_integer_labels(wide(found.logits)[0], labels)
     soft = soft_cross_entropy(found.logits, teacher_logits, temperature=temperature)
     third, fourth = (
         dual_view(own, teacher_tokens, direct=direct, alternative=alternative)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from rml.ops import trees
-from rml.training import Descent, descend
+from rml.training import Descent, check_batches, descend
 
 
 def prediction_entropy(logits: Float[Array, "*b c"]) -> Float[Array, "*b"]:
@@ -37,6 +37,7 @@ def learn_coefficients(
     clip: bool = False,
     start: ArrayLike = 0.3,
     learning_rate: ArrayLike = 1e-3,
+    farthest: float = 1.0,
 ) -> Descent:
     """Learns the coefficients of task vectors by Adam.
 
@@ -53,17 +54,22 @@ def learn_coefficients(
       clip: Whether coefficients are kept in [0, 1] after every step, as in some public codes.
       start: Value of all coefficients before the first step.
       learning_rate: Adam's step size.
+      farthest: Largest norm of a vector, as a share of the base's norm; see
+        `rml.ops.trees.check_values`.
 
     Returns:
       Coefficients and the course of the objective.
 
     Raises:
-      UserError: A leaf of the vectors is missing, is too many, or has another shape.
+      UserError: There is no step or no example; a leaf of the vectors is missing, is too many, or
+        has another shape; base or vectors hold NaN or infinite values; or a vector is too long to
+        be of this base. Values of traced trees are not looked at.
 
     Source: Yang et al., AdaMerging: Adaptive Model Merging for Multi-Task Learning,
       arXiv:2310.02575, which learns from the test inputs themselves.
     """
-    count = trees.check_stacked(base, "vectors", vectors)
+    check_batches("batches", batches)
+    count = trees.check_vectors(base, vectors, farthest=farthest)
     first = trees.block_coefficients(base, count, start) if by_block else jnp.full(count, start)
     optimizer = optax.adam(learning_rate)
     if clip:

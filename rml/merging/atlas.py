@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from rml.errors import UserError
 from rml.ops import trees
-from rml.training import Descent, descend
+from rml.training import Descent, check_batches, descend
 
 
 def cosine_matrix(vectors: PyTree) -> Float[Array, "n n"]:
@@ -156,8 +156,9 @@ def coefficient_penalty(coefficients: PyTree, *, order: int) -> Float[Array, ""]
 
 
 def block_slopes(
-    objective: Callable[[PyTree], Float[Array, ""]], base: PyTree, vectors: PyTree
-) -> PyTree:
+    objective: Callable[[PyTree], Float[Array, ""]], base: PyTree, vectors: PyTree, *,
+    farthest: float = 1.0,
+) -> PyTree:  # fmt: skip
     """Computes the objective's derivatives by all coefficients where these are zero.
 
     They are the inner products of its gradient at the base with each block of each vector.
@@ -166,11 +167,18 @@ def block_slopes(
       objective: `objective(params) -> loss`.
       base: Parameters θ_0.
       vectors: Task vectors, stacked on a leading axis of n.
+      farthest: Largest norm of a vector, as a share of the base's norm; see
+        `rml.ops.trees.check_values`.
 
     Returns:
       Leaves [n, layers] where layers are stacked, else [n].
+
+    Raises:
+      UserError: A leaf of the vectors is missing, is too many, or has another shape; base or
+        vectors hold NaN or infinite values; or a vector is too long to be of this base. Values of
+        traced trees are not looked at.
     """
-    count = jax.tree.leaves(vectors)[0].shape[0]
+    count = trees.check_vectors(base, vectors, farthest=farthest)
     zeros = trees.block_coefficients(base, count)
     return jax.grad(lambda own: objective(trees.combine(base, vectors, own)))(zeros)
 
@@ -213,6 +221,7 @@ def learn_scaling(
     clip: float = 1.0,
     penalty: float = 0.0,
     order: int = 1,
+    farthest: float = 1.0,
 ) -> Descent:
     """Learns coefficients of task vectors by AdamW from zero, which is the base.
 
@@ -234,21 +243,26 @@ def learn_scaling(
       clip: Largest norm of the gradient.
       penalty: Factor of `coefficient_penalty`.
       order: See `coefficient_penalty`.
+      farthest: Largest norm of a vector, as a share of the base's norm; see
+        `rml.ops.trees.check_values`.
 
     Returns:
       Coefficients as `compose` takes them, and the course of the objective.
 
     Raises:
-      ValueError: Parts or kept blocks are given and there is one coefficient a vector, parts come
-        without their number or are more, or a leaf of vectors or parts is missing, is too many, or
-        has another shape than the base's. Values of traced parts are not looked at.
+      ValueError: Parts or kept blocks are given and there is one coefficient a vector, or parts
+        come without their number or are more.
+      UserError: There is no step or no example; a leaf of vectors or parts is missing, is too many,
+        or has another shape than the base's; base or vectors hold NaN or infinite values; or a
+        vector is too long to be of this base. Values of traced trees are not looked at.
 
     Source: Zhang et al., arXiv:2407.02880; optimiser, decay and clipping are its public code's.
     """
     if not by_block and (parts is not None or kept is not None):
         raise ValueError("parts and kept blocks need coefficients by block, by_block=True")
-    number = trees.check_stacked(base, "vectors", vectors)
+    check_batches("batches", batches)
     _check_parts(base, parts, count)
+    number = trees.check_vectors(base, vectors, farthest=farthest)
     first: PyTree = jnp.zeros(number)
     if by_block:
         first = trees.block_coefficients(base, number)

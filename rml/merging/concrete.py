@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from rml.errors import UserError
 from rml.ops import trees
-from rml.training import descend
+from rml.training import check_batches, descend
 
 
 class LearnedMask(NamedTuple):
@@ -133,6 +133,7 @@ def learn_mask(
     by_block: bool = True,
     clip: bool = False,
     sampled: bool = True,
+    farthest: float = 1.0,
 ) -> LearnedMask:
     """Learns the logits of one mask that all task vectors share, on unlabelled inputs.
 
@@ -156,17 +157,24 @@ def learn_mask(
       by_block: Whether each block has coefficients of its own; otherwise each vector has one.
       clip: Whether the inner step keeps coefficients in [0, 1], as in one of the public codes.
       sampled: Whether masks are drawn; without, the mask is σ(x) (ours, for comparison).
+      farthest: Largest norm of a vector, as a share of the base's norm; see
+        `rml.ops.trees.check_values`.
 
     Returns:
       Logits and the course of the objective.
 
     Raises:
-      UserError: A leaf of the vectors is missing, is too many, or has another shape.
+      UserError: There is no step or no example, among inner batches too; a leaf of the vectors is
+        missing, is too many, or has another shape; base or vectors hold NaN or infinite values; or
+        a vector is too long to be of this base. Values of traced trees are not looked at.
 
     Source: Tang et al., Concrete Subspace Learning based Interference Elimination for Multi-task
       Model Fusion, arXiv:2312.06173, Algorithm 1.
     """
-    count = trees.check_stacked(base, "vectors", vectors)
+    check_batches("batches", batches)
+    if inner_batches is not None:
+        check_batches("inner_batches", inner_batches)
+    count = trees.check_vectors(base, vectors, farthest=farthest)
     inner = optax.adam(inner_rate)
 
     def adapted(masked: PyTree, batch: Any) -> PyTree:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from rml.models.generate_together import Member, generate_together
 from rml.ops.similarity import wide
+from rml.ops.trees import check_finite
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -224,9 +225,15 @@ def fuse_decode(
     Raises:
       ValueError: The models have different vocabularies, the experts are not stacked, or `steps`,
         a temperature or an option is not as described.
+      UserError: A model holds NaN or infinite values, which would read as tokens that it never
+        gives. Traced ones are not looked at.
     """
     if not experts.stacked:
         raise ValueError("experts.stacked is False, expected variables with an axis of experts")
+    check_finite({
+        "the large model": large.variables, "experts": experts.variables,
+        "the base": base.variables,
+    })  # fmt: skip
     written = generate_together(
         (large, base, experts), _Combine(alpha, tuple(sorted(options.items()))), tokens, mask,
         steps=steps, stop=stop, temperature=temperature, key=key,

@@ -2,12 +2,11 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from rml.errors import UserError, unknown
 from rml.merging.averages import average, check_weights, task_arithmetic, weighted_average
@@ -80,7 +79,8 @@ def merge(
     if len(set(counts.values())) > 1:
         raise UserError(f"numbers of {counts} differ, expected one of each for every expert")
     check_weights(options.get("weights"), counts["experts"])
-    _check_values(base, stacked, farthest if METHODS[method].scaled else math.inf)
+    limit = farthest if METHODS[method].scaled else math.inf
+    trees.check_fine_tuned(base, stacked, farthest=limit)
     return compiled(method)(base, stacked.pop("experts"), **options | stacked)
 
 
@@ -89,31 +89,6 @@ def compiled(method: str) -> Callable[..., PyTree]:
     """The function of a method as one program, without the checks of `merge`."""
     found = METHODS[method]
     return jax.jit(found.function, static_argnames=found.static)
-
-
-def _check_values(base: PyTree, stacked: Mapping[str, PyTree], farthest: float) -> None:
-    """Checks that trees are finite and experts near their base; norms tell it in one pass."""
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((base, stacked))):
-        return
-    size, found = jax.device_get(_sizes(base, stacked))
-    if not all(np.isfinite(own).all() for own in (size, *found.values())):
-        trees.check_finite({"the base": base} | {
-            f"{name}[{i}]": trees.take_tree(tree, i)
-            for name, tree in stacked.items() for i in range(len(found[name]))
-        })  # fmt: skip
-    shares = found["experts"] / max(size, 1e-30)
-    trees.check_distances({f"experts[{i}]": float(own) for i, own in enumerate(shares)}, farthest)
-
-
-@jax.jit
-def _sizes(base: PyTree, stacked: dict[str, PyTree]) -> tuple[Array, dict[str, Array]]:
-    """Norms of the base, of how far experts are from it, and of what else is stacked."""
-
-    def of_each(name: str, tree: PyTree) -> Array:
-        vectors = trees.task_vectors(base, tree) if name == "experts" else tree
-        return jax.vmap(trees.norm)(vectors)
-
-    return trees.norm(base), {name: of_each(name, tree) for name, tree in stacked.items()}
 
 
 def _stacked(base: PyTree, name: str, trees_: Sequence[PyTree] | PyTree) -> PyTree:

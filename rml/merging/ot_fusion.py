@@ -127,9 +127,9 @@ def align(
       `rml.models.layouts.SPACES`: its rows and columns are units of queries, then those of keys.
 
     Raises:
-      UserError: An option is unknown or lacks activations, heads are to be kept by a joint map, a
-        model is not of a kind that can be aligned, depths or shapes differ beyond the width, or a
-        value is not finite.
+      UserError: An option is unknown or lacks activations, activations are of no token that
+        counts, heads are to be kept by a joint map, a model is not of a kind that can be aligned,
+        depths or shapes differ beyond the width, or a value is not finite.
 
     Source: Imfeld et al., Transformer Fusion with Optimal Transport, arXiv:2310.05719, and the
       public code.
@@ -139,6 +139,9 @@ def align(
         for name, leaf in ({} if acts is None else acts._asdict()).items():
             if leaf is not None:
                 check_leaf(f"{name} of acts{number}", leaf)
+        own = None if acts is None else acts.mask
+        if not (own is None or isinstance(own, jax.core.Tracer) or np.asarray(own).any()):
+            raise UserError(f"mask of acts{number} counts no token, expected at least 1")
     own0, own1 = (_transformer(name, own) for name, own in (("0", params0), ("1", params1)))
     sizes = transformer_sizes(params0), transformer_sizes(params1)
     if sizes[0].depth != sizes[1].depth or kind_of(own0) != kind_of(own1):
@@ -303,6 +306,9 @@ def _check_options(
         raise UserError("features are 'activations' and acts0 or acts1 is missing, expected both")
     if named.startswith("weighted") and acts1 is None:
         raise UserError(f"residual is {named!r} and acts1 is missing, expected the anchor's")
+    for number, acts in enumerate((acts0, acts1)):
+        if acts is not None and not len(acts.embedded):
+            raise UserError(f"acts{number} has no row, expected at least 1 to compare units by")
     if features == "activations" and len(acts0.embedded) != len(acts1.embedded):
         raise UserError(
             f"acts0 has {len(acts0.embedded)} rows, acts1 {len(acts1.embedded)}; expected the same "

@@ -8,6 +8,9 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from rml.errors import UserError
+from rml.ops.trees import check_leaf
+
 
 class PseudoLabelled(NamedTuple):
     """Losses of examples by their pseudo-labels.
@@ -38,9 +41,15 @@ def trusted_examples(
       share: Share of the examples of a class of mean size.
       most: Largest number a class.
 
+    Raises:
+      UserError: There is no example, or a probability is not finite. Traced ones are not looked at.
+
     Source: Zhang et al., arXiv:2407.02880, public code, which by an error trusts all examples.
     """
     n, c = probabilities.shape
+    if not n:
+        raise UserError(f"probabilities are {[n, c]}, expected those of at least 1 example")
+    check_leaf("the array of probabilities", probabilities)
     count = max(1, min(int(share * n / c), most))
     _, rows = jax.lax.top_k(probabilities.T, count)
     return jnp.zeros(n, bool).at[rows.reshape(-1)].set(True)

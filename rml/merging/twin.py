@@ -63,6 +63,7 @@ def modularise(
     rank: int | None = None,
     key: Key[Array, ""] | None = None,
     excluded: Sequence[str] = (),
+    farthest: float = 1.0,
 ) -> Twin:
     """Takes experts apart into a shared one and compressed exclusive vectors v_t ≈ θ_t - θ*.
 
@@ -84,11 +85,14 @@ def modularise(
       key: Key of the entries that "drop" keeps.
       excluded: Parts of dotted names of leaves that are not merged, such as ("bias",): the shared
         expert has the base's, and their vectors stay whole, as `Own`.
+      farthest: Largest distance of an expert from the base, as a share of the base's norm; see
+        `rml.ops.trees.check_values`.
 
     Raises:
       UserError: `compress` is unknown or has no rank, "drop" lacks a key, `fraction` or `rank` is
-        out of its range, a part of `excluded` is in no name, or a leaf of the experts or of
-        `shared` is missing, is too many, or has another shape.
+        out of its range, a part of `excluded` is in no name, a leaf of the experts or of `shared`
+        is missing, is too many, or has another shape, a tree holds NaN or infinite values, or an
+        expert is too far from the base. Values of traced trees are not looked at.
 
     Source: Lu et al., Twin-Merging: Dynamic Integration of Modular Expertise in Model Merging,
       arXiv:2406.15479.
@@ -106,7 +110,10 @@ def modularise(
     if compress == "drop" and key is None:
         raise UserError("compress is 'drop' without a key, expected one")
     trees.check_stacked(base, "experts", experts)
-    trees.check_trees(base, {} if shared is None else {"shared": shared})
+    given = {} if shared is None else {"shared": shared}
+    trees.check_trees(base, given)
+    trees.check_finite(given)
+    trees.check_fine_tuned(base, {"experts": experts}, farthest=farthest)
     shared = task_arithmetic(base, experts, scale=scale) if shared is None else shared
     out = jax.tree_util.tree_map_with_path(
         lambda path, _: any(part in trees.leaf_name(path) for part in excluded), base

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rml.errors import UserError
 from rml.models.layers import Dtype, Norm, dense
+from rml.ops.trees import check_leaf
 
 
 class Router(nn.Module):
@@ -112,7 +113,8 @@ def learn_router(
       weight_decay: Adam-W's decay.
 
     Raises:
-      UserError: There are fewer than two inputs, no validation input, or no epoch.
+      UserError: There are fewer than two inputs, no validation input, or no epoch, or features hold
+        NaN or infinite values, which of traced ones are not looked at.
 
     Source: Lu et al., arXiv:2406.15479; its public code chooses the epoch on test inputs.
     """
@@ -165,5 +167,6 @@ def _check_inputs(features: Array, validation: Array, epochs: int) -> None:
     ):
         if len(own) < least:
             raise UserError(f"{name} are {list(own.shape)}, expected at least {least}: {reason}")
+        check_leaf(f"the array of {name}", own)
     if epochs < 1:
         raise UserError(f"epochs is {epochs}, expected at least 1")

@@ -156,6 +156,65 @@ def check_distances(shares: Mapping[str, float], farthest: float) -> None:
             )
 
 
+def check_fine_tuned(base: PyTree, stacked: Mapping[str, PyTree], *, farthest: float = 1.0) -> None:
+    """Checks in one pass that stacked trees are finite and that models are near their base.
+
+    Values are not looked at where any tree is traced.
+
+    Args:
+      base: The parameters that all were fine-tuned from.
+      stacked: Trees by name, each stacked on a leading axis. "experts" are models, "vectors" are
+        what models have beyond the base; trees of other names need only be finite.
+      farthest: Largest distance of a model from the base, as a share of the base's norm.
+
+    Raises:
+      UserError: A leaf holds NaN or infinite values, or a model lies too far from the base.
+    """
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((base, stacked))):
+        return
+    with jax.ensure_compile_time_eval():  # constants of a traced function have values
+        size, found = jax.device_get(_sizes(base, dict(stacked)))
+        if not all(np.isfinite(own).all() for own in (size, *found.values())):
+            check_finite({"the base": base} | {
+                f"{name}[{i}]": take_tree(tree, i)
+                for name, tree in stacked.items() for i in range(len(found[name]))
+            })  # fmt: skip
+    for name, model in (("experts", "experts"), ("vectors", "the base + vectors")):
+        shares = found.get(name, np.zeros(0)) / max(float(size), 1e-30)
+        check_distances({f"{model}[{i}]": float(own) for i, own in enumerate(shares)}, farthest)
+
+
+@jax.jit
+def _sizes(base: PyTree, stacked: dict[str, PyTree]) -> tuple[Array, dict[str, Array]]:
+    """Norms of the base, of how far experts are from it, and of what else is stacked."""
+
+    def of_each(name: str, tree: PyTree) -> Array:
+        vectors = task_vectors(base, tree) if name == "experts" else tree
+        return jax.vmap(norm)(vectors)
+
+    return norm(base), {name: of_each(name, tree) for name, tree in stacked.items()}
+
+
+def check_vectors(base: PyTree, vectors: PyTree, *, farthest: float = 1.0) -> int:
+    """Checks task vectors: their leaves, and their values as `check_fine_tuned`.
+
+    Args:
+      base: The parameters that all models were fine-tuned from.
+      vectors: Task vectors, stacked on a leading axis.
+      farthest: Largest norm of a vector, as a share of the base's norm.
+
+    Returns:
+      Their number.
+
+    Raises:
+      UserError: There is none; a leaf is missing, is too many, has another shape, or holds NaN or
+        infinite values; or a vector is too long.
+    """
+    count = check_stacked(base, "vectors", vectors)
+    check_fine_tuned(base, {"vectors": vectors}, farthest=farthest)
+    return count
+
+
 def stack_trees(trees: Sequence[PyTree]) -> PyTree:
     """Stacks trees of equal leaves on a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

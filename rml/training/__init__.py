@@ -15,7 +15,7 @@ Zou et al., A Multi-Level Framework for Accelerating Training Transformer Models
 from rml.training.bilevel import Lookahead, lookahead_gradient, lookahead_weights
 from rml.training.claims import Claim, judge, measure_claims
 from rml.training.cross_entropy_search import cross_entropy_search
-from rml.training.descent import Descent, descend
+from rml.training.descent import Descent, check_batches, descend
 from rml.training.fit import CompiledTask, Interrupted, NonFiniteLoss, fit, initial_state
 from rml.training.grad_cache import grad_cache
 from rml.training.mesh import DEFAULT_RULES, make_mesh, over_batch, split_tokens, use_mesh
@@ -59,6 +59,7 @@ __all__ = [
     "Task",
     "TrainState",
     "build_optimizer",
+    "check_batches",
     "coalesce",
     "create_state",
     "cross_entropy_search",

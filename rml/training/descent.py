@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
+
+from rml.errors import UserError
 
 
 class Descent(NamedTuple):
@@ -18,6 +21,23 @@ class Descent(NamedTuple):
 
     params: PyTree
     losses: Float[Array, " steps"]
+
+
+def check_batches(name: str, batches: PyTree) -> None:
+    """Checks that `descend` would take a step, and that each has an example, by shapes alone.
+
+    Args:
+      name: What messages call the batches.
+      batches: Arrays whose first axis counts steps and whose second, if any, counts examples.
+
+    Raises:
+      UserError: There is no array, no step, or no example in a batch.
+    """
+    shapes = [list(np.shape(leaf)) for leaf in jax.tree.leaves(batches)]
+    if not shapes or any(0 in shape[:2] for shape in shapes):
+        raise UserError(
+            f"{name} hold arrays of {shapes}, expected at least 1 step and 1 example in each batch"
+        )
 
 
 def descend(

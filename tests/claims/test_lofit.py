@@ -23,7 +23,7 @@ from rml.data import tokens
 from rml.data.text import LabelledTexts
 from rml.errors import UserError
 from rml.models import Bert, HeadEdits, Llama
-from rml.sparsity import load_edits
+from rml.sparsity import Directions, load_edits
 
 SMALL = {
     "sample.anchors": 12, "sample.texts": 8, "sample.validation": 10, "sample.test": 20,
@@ -258,6 +258,160 @@ def test_the_first_of_the_best_tries_is_taken(monkeypatch):
     assert arm.validation == 0.5
     assert arm.numbers == 7
     np.testing.assert_array_equal(arm.right, [True, True, False, False])
+
+
+LAYERS, HEADS, K = 2, 3, 2
+ENCODER = lofit_tasks.Encoder(
+    Bert(vocabulary=9, width=HEADS * K, depth=LAYERS, heads=HEADS, mlp=4, positions=4), "mean", 1.0
+)
+WEIGHT = 1.5
+"""What stands in the place of the encoder's parameters, see `squares`."""
+
+
+@pytest.fixture
+def squares(monkeypatch):
+    """A loss of edits alone, WEIGHT Σ p (edit - target)², in the place of that of a model.
+
+    Targets are the tokens of a step's texts, p are the prototypes.
+    """
+
+    def task_loss(encoder, params, edits, texts, prototypes):
+        assert encoder is ENCODER
+        edit = edits.scale if edits.offset is None else edits.offset
+        return params * jnp.sum(prototypes * (edit - texts.tokens) ** 2)
+
+    monkeypatch.setattr(lofit_arms, "task_loss", task_loss)
+    yield
+    for program in (lofit_arms.scaled_heads, lofit_arms.slopes, lofit_arms.offsets):
+        program.clear_cache()  # which has this loss
+
+
+def bed_of_squares(targets, factors):
+    steps = jnp.zeros(targets.shape[:-3])
+    return lofit_tasks.Bed(
+        lofit_tasks.Texts(jnp.asarray(targets, jnp.float32), steps, steps),
+        jnp.asarray(factors, jnp.float32),
+    )
+
+
+def descended(start, targets, rate, gradient):
+    """Adam's result on gradients of at most norm 1, its rate falling to 0 along a line."""
+    x, first, second = np.array(start, np.float64), 0.0, 0.0
+    norms = []
+    for step, target in enumerate(targets):
+        slope = gradient(x, target)
+        norms.append(np.linalg.norm(slope))
+        slope = slope / max(1.0, norms[-1])
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        unit = first / (1 - 0.9 ** (step + 1))
+        unit /= np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-8
+        x = x - rate * (1 - step / len(targets)) * unit
+    assert max(norms) > 1
+    return x
+
+
+def test_scales_of_heads_follow_the_loss_and_their_penalty(squares):
+    rng = np.random.default_rng(0)
+    shape = (LAYERS, HEADS, K)
+    targets, factors = rng.normal(1, 0.5, (2, 5, *shape)), rng.uniform(0.1, 0.4, (2, *shape))
+    first = rng.normal(1, 0.3, shape)
+    found = lofit_arms.scaled_heads(
+        ENCODER, WEIGHT, bed_of_squares(targets, factors), jnp.asarray(first, jnp.float32), 0.07,
+        0.2,
+    )  # fmt: skip
+    for own, aims, p in zip(found, targets, factors, strict=True):
+
+        def gradient(x, target, p=p):
+            return 2 * WEIGHT * p * (x - target) + 0.2 * np.sign(x - 1)
+
+        np.testing.assert_allclose(own, descended(first, aims, 0.07, gradient) - 1, atol=1e-5)
+
+
+def test_slopes_are_the_mean_gradient_of_untouched_heads(squares):
+    rng = np.random.default_rng(1)
+    shape = (LAYERS, HEADS, K)
+    targets, factors = rng.normal(1, 0.5, (4, *shape)), rng.uniform(0.2, 2, shape)
+    found = lofit_arms.slopes(ENCODER, WEIGHT, bed_of_squares(targets, factors))
+    np.testing.assert_allclose(found, 2 * WEIGHT * factors * (1 - targets.mean(0)), rtol=1e-4)
+
+
+def test_offsets_of_chosen_heads_alone_are_trained_at_every_rate(squares):
+    rng = np.random.default_rng(2)
+    shape = (LAYERS, HEADS, K)
+    targets, factors = rng.normal(0, 0.7, (5, *shape)), rng.uniform(0.1, 0.4, shape)
+    first, heads = rng.normal(0, 0.3, shape), np.array([[1, 0, 1], [0, 1, 0]], bool)
+    rates = (0.05, 0.2)
+    found = lofit_arms.offsets(
+        ENCODER, WEIGHT, bed_of_squares(targets, factors), jnp.asarray(first, jnp.float32),
+        jnp.asarray(heads), jnp.asarray(rates),
+    )  # fmt: skip
+
+    def gradient(x, target):
+        return np.where(heads[..., None], 2 * WEIGHT * factors * (x - target), 0)
+
+    for own, rate in zip(found, rates, strict=True):
+        assert not own[~heads].any()
+        whole = descended(first, targets, rate, gradient)
+        np.testing.assert_allclose(own[heads], whole[heads], atol=1e-5)
+
+
+def test_probes_are_fitted_on_the_first_half_and_ways_are_of_all_texts(monkeypatch):
+    rng = np.random.default_rng(3)
+    right = np.tile([True, False, False, True], 3)
+    outputs = rng.normal(size=(LAYERS, HEADS, 12, K))
+    found, seen = np.arange(24).reshape(3, 4, 2), np.ones((3, 4, 2), bool)
+    label = np.arange(12).reshape(3, 4)
+    bed = lofit_tasks.Bed(lofit_tasks.Texts(*map(jnp.asarray, (found, seen, label))), "prototypes")
+    model = lofit_tasks.Model(ENCODER, "params", None)
+
+    def hits(model, texts, prototypes):
+        np.testing.assert_array_equal(texts.label, np.arange(12))
+        assert prototypes == "prototypes"
+        return right
+
+    def head_outputs(module, variables, tokens, mask, *, pooling):
+        assert (module, variables, pooling) == (ENCODER.module, {"params": "params"}, "mean")
+        np.testing.assert_array_equal(tokens, np.arange(24).reshape(12, 2))
+        assert mask.shape == (12, 2)
+        return jnp.asarray(outputs, jnp.float32)
+
+    monkeypatch.setattr(lofit_arms, "hits", hits)
+    monkeypatch.setattr(lofit_arms, "head_outputs", head_outputs)
+    monkeypatch.setattr(lofit_arms, "probe_scores", lambda *given: given)
+    fitted, way = lofit_arms.probed(model, bed)
+    halves = (outputs[:, :, :6], right[:6], outputs[:, :, 6:], right[6:])
+    for own, wanted in zip(fitted, halves, strict=True):
+        np.testing.assert_allclose(own, wanted, rtol=1e-6)
+    apart = outputs[:, :, right].mean(2) - outputs[:, :, ~right].mean(2)
+    unit = apart / np.linalg.norm(apart, axis=-1, keepdims=True)
+    np.testing.assert_allclose(way.unit, unit, rtol=1e-4, atol=1e-5)
+    along = np.einsum("lhnk,lhk->lhn", outputs, unit)
+    np.testing.assert_allclose(way.deviation, along.std(-1), rtol=1e-4)
+
+
+def test_heads_are_shifted_by_deviations_along_their_way(monkeypatch):
+    config = config_file.get_config()
+    config.rates.iti = (0.1, 0.5, 2.5)
+    rng = np.random.default_rng(4)
+    heads = np.array([[1, 0, 1], [0, 1, 0]], bool)
+    unit, deviation = rng.normal(size=(LAYERS, HEADS, K)), rng.uniform(0.5, 2, (LAYERS, HEADS))
+    way = Directions(jnp.asarray(unit), jnp.asarray(deviation))
+    held = {"validation": "validation", "test": "test"}
+
+    def hits(model, texts, prototypes, edits):
+        """The middle strength is best on validation texts, the last one on test texts."""
+        size = float(edits.offset[0, 0, 0] / (deviation[0, 0] * unit[0, 0, 0]))
+        near = abs(size - (0.5 if texts == "validation" else 2.5)) < 1e-3
+        return np.arange(4) < (3 if near else 1)
+
+    monkeypatch.setattr(lofit_arms, "hits", hits)
+    bed = lofit_tasks.Bed(None, None)
+    arm = lofit_arms.shifted(config, None, bed, held, jnp.asarray(heads), way)
+    assert (arm.rate, arm.validation, arm.numbers) == (0.5, 0.75, 3 * K)
+    assert arm.right.sum() == 1
+    wanted = np.where(heads[..., None], 0.5 * deviation[..., None] * unit, 0)
+    np.testing.assert_allclose(arm.edits.offset, wanted, rtol=1e-5)
+    assert arm.edits.scale is None
 
 
 def test_red_scales_and_moves_what_mlps_give():

@@ -227,6 +227,122 @@ def test_contrastive_decoding_moves_the_large_model_away_from_the_small_one(monk
     assert (nats["a"] == 6).all()
 
 
+def log_softmax(x):
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def apart(p, q):
+    """Both divergences of logits."""
+    p, q = log_softmax(p), log_softmax(q)
+    return (np.exp(p) * (p - q)).sum(-1), (np.exp(q) * (q - p)).sum(-1)
+
+
+def test_every_way_of_reading_is_the_logits_that_it_names(monkeypatch):
+    """Windows under drawn logits, of which the second expert is the one."""
+    config = config_file.get_config()
+    config.alpha.points = 5  # weights 0, 0.5, 1, 1.5, 2
+    rng = np.random.default_rng(4)
+    large, small = rng.normal(size=(2, 6, 9))
+    experts = small + rng.normal(0, [[[0.6]], [[1.2]], [[0.9]]], (3, 6, 9))
+    monkeypatch.setattr(logits_readings, "_logits", lambda module, params, window: params)
+    monkeypatch.setattr(logits_readings, "modules", lambda config: ("large", "small"))
+    monkeypatch.setattr(logits_readings, "_read", logits_readings._read.__wrapped__)
+    given = [jnp.asarray(x, jnp.float32) for x in (large, small, experts)]
+    windows = rng.integers(0, 9, (2, 7))
+    models = Models(*given, None, {}, {}, {})
+    found = logits_readings.read(config, models, given[2], 1, windows)
+
+    def same(own, logits):
+        """Nats of both windows' tokens but the first."""
+        for row, window in zip(own, windows, strict=True):
+            nats = -log_softmax(logits)[np.arange(6), window[1:]]
+            np.testing.assert_allclose(row, nats, rtol=1e-4, atol=1e-5)
+
+    def chosen(moved):
+        """The active expert's weight at every token, by a search."""
+        shifts = [apart(small + x, small) for x in moved]
+        points = [(at, a) for at in range(len(moved)) for a in np.arange(0, 2.1, 0.5)]
+        losses = []
+        for at, a in points:
+            own = apart(large + a * moved[at], large)
+            each = [(own[0] - x[0]) ** 2 + (own[1] - x[1]) ** 2 for x in shifts]
+            losses.append(sum(each))
+        weights = np.zeros((len(moved), 6))
+        for token, best in enumerate(np.argmin(losses, axis=0)):
+            weights[points[best][0], token] = points[best][1]
+        return weights
+
+    moved = experts - small
+    one, several = chosen(moved[1:2])[0], chosen(moved)
+    assert ((several > 0).sum(0) <= 1).all()
+    assert ((several > 0).sum(1) > 0).sum() >= 2
+    assert one.min() < one.max()
+    for window in range(2):
+        np.testing.assert_allclose(found.alpha[window], one, atol=1e-6)
+        np.testing.assert_allclose(found.active[window], several, atol=1e-6)
+        np.testing.assert_allclose(found.same[window], 1, atol=1e-6)
+        np.testing.assert_allclose(found.moved[window], apart(experts[1], small)[0], rtol=1e-4)
+    same(found.large, large)
+    same(found.expert, experts[1])
+    same(found.mean, (large + experts[1]) / 2)
+    same(found.dynamic, large + one[:, None] * moved[1])
+    same(found.fixed[:, 3], large + 1.5 * moved[1])
+    same(found.several, large + np.einsum("tn,tnv->nv", several, moved))
+    same(found.uniform, large + moved.mean(0))
+
+
+def test_several_experts_are_held_against_one_that_has_all_of_them(monkeypatch):
+    config = config_file.get_config()
+    config.data.domains, config.data.unseen = ("a", "b"), "c"
+    config.alpha.scales = (0.3, 0.5, 1.0)
+    rng = np.random.default_rng(5)
+
+    def reading():
+        draws = {name: rng.normal(4, 1, (3, 7)) for name in Reading._fields}
+        which = np.arange(2)[:, None] == rng.integers(0, 2, (3, 1, 7))
+        return Reading(**draws | {"active": which * rng.choice([0.0, 0.5, 2.0], (3, 1, 7))})
+
+    readings = {name: reading() for name in ("a", "b", "c")}
+    models = Models("large", "small", "experts", "multitask", {}, {}, {})
+    pairs = {}
+
+    def read_dynamic(config, models, params, name):
+        """Nats with weight 1 and with chosen ones; of 0.5 the chosen ones are best."""
+        better = 2.0 if params == 0.5 else 0.0
+        if (params, name) not in pairs:
+            pairs[params, name] = rng.normal([[[4.0]], [[4.0 - better]]], 0.1, (2, 3, 7))
+        return pairs[params, name]
+
+    def read(config, models, experts, own, name):
+        assert (experts, own, name) == ("experts", 0, "test c")
+        return readings["c"]
+
+    monkeypatch.setattr(logits_fusion, "read", read)
+    monkeypatch.setattr(logits_fusion, "read_dynamic", read_dynamic)
+    monkeypatch.setattr(logits_fusion, "merged", lambda models, scale: scale)
+    windows = {part: {name: f"{part} {name}" for name in readings}
+               for part in ("validation", "test")}  # fmt: skip
+    seen = {name: own for name, own in readings.items() if name != "c"}
+    metrics, active = logits_fusion.of_several(config, models, windows, seen)
+    assert metrics["scale_arithmetic"] == 0.5
+    base = readings["c"].large.mean()
+    multitask = pairs["multitask", "test c"][0].mean()
+    for ending, nats in (("", readings["c"].several.mean()), ("_multitask", multitask),
+                         ("_uniform", readings["c"].uniform.mean())):  # fmt: skip
+        assert metrics[f"rise_unseen{ending}"] == pytest.approx(nats / base - 1)
+    for at, ending in enumerate(("", "_dynamic")):
+        for kind, params in (("multitask", "multitask"), ("arithmetic", 0.5)):
+            own = {name: pairs[params, f"test {name}"][at].mean() for name in readings}
+            mean = (own["a"] + own["b"]) / 2
+            assert metrics[f"nats_{kind}{ending}_seen"] == pytest.approx(mean)
+            assert metrics[f"nats_{kind}{ending}_unseen"] == pytest.approx(own["c"])
+    mean = (readings["a"].several.mean() + readings["b"].several.mean()) / 2
+    assert metrics["nats_several_seen"] == pytest.approx(mean)
+    for name, own in readings.items():
+        counts = (own.active > 0).sum((0, 2))
+        np.testing.assert_allclose(active[name], counts / counts.sum())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from configs.merging import multilevel_pydocs
 from experiments.common import small_lm
@@ -24,7 +25,7 @@ from experiments.merging.multilevel_similarity import Alike, Parts
 from experiments.merging.multilevel_training import Part, Trained
 from rml.errors import UserError
 from rml.evaluation import linear_cka
-from rml.models import Bert, Llama
+from rml.models import Bert, Llama, ViT
 from rml.training import Loss, RunDirectory, build_optimizer, gradient_task
 from rml.training.multilevel import Phase, coalesce
 from tests.system.two_steps import override, read
@@ -222,6 +223,55 @@ def test_parts_of_bert_are_its_blocks_outputs_and_its_heads():
     mixed = jax.nn.dot_product_attention(query, key, value)
     wanted = jnp.einsum("bthk,hkd->btd", mixed, own["kernel"][0]) + own["bias"][0]
     np.testing.assert_allclose(added, wanted.reshape(10, 8), rtol=1e-4, atol=1e-4)
+
+
+def test_parts_of_a_vision_transformer_are_its_blocks_outputs_and_its_heads():
+    """All of it in NumPy, with CKA."""
+    module = ViT(width=8, depth=3, heads=4, mlp_ratio=2, patch_size=4)
+    rng = np.random.default_rng(2)
+    images = rng.normal(size=(2, 8, 8, 1)).astype(np.float32)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), images))["params"]
+    params = jax.tree.map(
+        lambda leaf: (0.1 + 0.4 * rng.normal(size=leaf.shape)).astype(np.float32), shapes
+    )
+    found = multilevel_similarity.parts_of(module, params, jnp.asarray(images))
+
+    def norm(x, own):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * own["scale"] + own["bias"]
+
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, float), params)
+    patches = images.reshape(2, 2, 4, 2, 4).swapaxes(2, 3).reshape(2, 4, 16)
+    x = patches @ params["patches"]["kernel"].reshape(16, 8) + params["patches"]["bias"]
+    x = np.concatenate([np.tile(params["cls"], (2, 1, 1)), x], 1) + params["positions"]
+    layers, heads = [], []
+    for i in range(3):
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
+        reads = norm(x, own["norm1"])
+        query, key, value = (
+            np.einsum("btd,dhk->bhtk", reads, own["qkv"]["kernel"][:, part])
+            + own["qkv"]["bias"][part][:, None]
+            for part in range(3)
+        )
+        share = special.softmax(query @ key.swapaxes(2, 3) / np.sqrt(2), axis=-1)
+        head = share @ value
+        x = x + np.einsum("bhtk,hkd->btd", head, own["out"]["kernel"]) + own["out"]["bias"]
+        hidden = norm(x, own["norm2"]) @ own["mlp_in"]["kernel"] + own["mlp_in"]["bias"]
+        hidden = hidden * special.ndtr(hidden)  # GELU
+        x = x + hidden @ own["mlp_out"]["kernel"] + own["mlp_out"]["bias"]
+        layers.append(x.reshape(10, 8))
+        heads.append(head.swapaxes(0, 1).reshape(4, 10, 2))
+    np.testing.assert_allclose(found.layers, layers, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.heads, heads, rtol=1e-4, atol=1e-4)
+
+    def cka(parts):
+        grams = [own @ own.T for own in (x - x.mean(0) for x in parts)]
+        grams = np.stack([own.ravel() / np.linalg.norm(own) for own in grams])
+        return grams @ grams.T
+
+    own = multilevel_similarity.alike(found)
+    np.testing.assert_allclose(own.layers, cka(layers), rtol=1e-3)
+    np.testing.assert_allclose(own.heads, cka([x for layer in heads for x in layer]), rtol=1e-3)
 
 
 @pytest.mark.slow

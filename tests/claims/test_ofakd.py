@@ -106,7 +106,7 @@ def test_a_step_teaches_by_maps_of_the_last_stage(bed):
 
 
 def test_each_side_is_the_loss_that_it_names(bed):
-    config = override(config_file.get_config(), SMALL)
+    config = override(config_file.get_config(), SMALL | {"tries.dkd.temperature": (2.5,)})
     rng = np.random.default_rng(1)
     z, h, f = (rng.standard_normal(shape) for shape in ((12, 10), (2, 12, 10), (12, 4)))
     last, m = rng.standard_normal((12, 4, 4, 3)), rng.standard_normal((12, 4, 4, 4))
@@ -144,6 +144,16 @@ def test_each_side_is_the_loss_that_it_names(bed):
     warm = np.exp(log_softmax(teacher / 4))
     kl = 16 * (cross_entropy(warm, z / 4) - cross_entropy(warm, teacher / 4))
     same(found(("kd", (0.9, 4.0), "vit"), teacher), 0.1 * ce + 0.9 * kl)
+    # Of the label or any other class, and of the others among themselves, whose weight is 2.
+    theirs, ours = (np.exp(log_softmax(x / 2.5)) for x in (teacher, z))
+    others, split = [], []
+    for x in (theirs, ours):
+        chance = (x * one).sum(1, keepdims=True)
+        split.append(np.concatenate([chance, 1 - chance], axis=1))
+        others.append(np.where(one > 0, 1, x / (1 - chance)))  # the label's place counts 0
+    parts = [(p * np.log(p / q)).sum(1) for p, q in (split, others)]
+    mixed = 0.5 * ce + 0.5 * 2.5**2 * (parts[0] + 2 * parts[1])
+    same(found(("dkd", (2.0, 2.5), "vit"), teacher), mixed)
     logits = jnp.asarray(z, jnp.float32), jnp.asarray(teacher)
     same(found(("dist", (3.0,), "vit"), teacher), ce + 3 * np.asarray(dist_loss(*logits)))
     mean = ((m - maps) ** 2).mean((1, 2, 3))

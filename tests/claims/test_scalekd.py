@@ -23,7 +23,14 @@ from experiments.distillation import (
 )
 from experiments.distillation.families import Bed
 from experiments.distillation.scalekd_lessons import Lesson, Lessons
-from rml.distillation import ExitNetwork, Outputs, Projected, mimic, through_teacher
+from rml.distillation import (
+    CrossAttentionProjector,
+    ExitNetwork,
+    Outputs,
+    Projected,
+    mimic,
+    through_teacher,
+)
 from rml.errors import UserError
 from rml.models import ViT
 from tests.claims import drawn_students
@@ -291,16 +298,46 @@ def test_a_step_teaches_the_network_and_its_projectors(bed, lessons):
 
 
 def test_attention_of_the_direct_view_is_that_of_every_place():
-    config = small()
+    """The means over heads of what one projector does with the stages of the encoder alone."""
+    config = replaced(small(), {"given.scale": 25.0})
     module = scalekd_students.student(config, "convnet", "attention")
-    variables, images = shapes(module, config), np.zeros((3, 28, 28, 1), np.uint8)
-    made, found = jax.eval_shape(
-        lambda own: scalekd_students.inspect(config, "convnet", own, images, lambda x: x),
-        variables,
-    )
-    assert {name: x.shape for name, x in found.items()} == {
-        "third": (3, TOKENS, 49), "fourth": (3, TOKENS, 16),
-    }  # fmt: skip
+    variables = draw(shapes(module, config), 0)
+    params = jax.tree.map(lambda leaf: leaf - 0.35, variables["params"])  # of both signs
+    variables = {**variables, "params": params}
+    images = np.random.default_rng(1).integers(0, 255, (3, 28, 28, 1)).astype(np.uint8)
+
+    def path(tokens):
+        return 3 - tokens[:, ::-1]
+
+    @jax.jit
+    def heads(variables, images):
+        def part(name, view=None):
+            own = {kind: tree[name] for kind, tree in variables.items() if name in tree}
+            return own if view is None else jax.tree.map(lambda leaf: leaf[view], own)
+
+        def projected(name, view, stage, query):
+            made, kept = projector.apply(part(name, view), stage, query, mutable=["intermediates"])
+            return made, kept["intermediates"]["attention"][0]
+
+        projector = CrossAttentionProjector((4, 4), WIDTH, heads=2, scale=25.0)
+        stages = module.encoder.apply(part("encoder"), images / 255, stages=True).stages
+        of_views = []
+        for view in range(2):
+            made, third = projected("third", view, stages[-2], None)
+            _, fourth = projected("fourth", view, stages[-1], path(made))
+            of_views.append({"third": third, "fourth": fourth})
+        return of_views
+
+    direct, alternative = heads(variables, images)
+    made, found = scalekd_students.inspect(config, "convnet", variables, images, path)
+    places = {"third": 49, "fourth": 16}
+    assert set(found) == set(places)
+    for name, count in places.items():
+        assert found[name].shape == (3, TOKENS, count)
+        own = np.asarray(direct[name], np.float64)
+        np.testing.assert_allclose(found[name], own.mean(1), rtol=1e-4, atol=1e-6)
+        for other in (own.max(1), np.mean(alternative[name], axis=1)):
+            assert np.abs(other - own.mean(1)).max() > 1e-3
     assert made.third.shape == made.fourth.shape == (2, 3, TOKENS, WIDTH)
 
 

@@ -126,6 +126,38 @@ def test_a_mask_follows_adam_with_coefficients_one_step_ahead(bilevel, options):
         np.testing.assert_allclose(found.logits[name], logits[name], rtol=1e-3, atol=1e-4)
 
 
+def test_logits_learn_with_the_coefficients_held():
+    """Slopes are as small as Adam's epsilon, where its first step is not their sign.
+
+    By hand in NumPy. Where slopes are large the first step does not depend on their size, and
+    coefficients that are not held would give the same logits.
+    """
+    size, base = 1e-8, np.asarray(BASE["w"], float)
+    found = jax.jit(
+        lambda b: learn_mask(
+            lambda params, batch: size * jnp.sum((params["w"] - batch) ** 2), {"w": BASE["w"]},
+            {"w": VECTORS["w"]}, b, key=jax.random.key(8), inner_batches=AHEAD, scale=0.4,
+            learning_rate=0.1, inner_rate=0.2, sampled=False,
+        )
+    )(BATCHES)  # fmt: skip
+    vectors = np.asarray(VECTORS["w"], float)
+    x, first, second = np.zeros((3, 3))
+    for i, (batch, ahead) in enumerate(zip(np.asarray(BATCHES), np.asarray(AHEAD), strict=True)):
+        mask = 1 / (1 + np.exp(-x))
+        masked = vectors * mask / mask.mean()
+        slopes = 2 * size * masked @ (base + 0.4 * masked.sum(0) - ahead)
+        held = 0.4 - 0.2 * slopes / (np.abs(slopes) + 1e-8)
+        error = base + held @ masked - batch
+        np.testing.assert_allclose(found.losses[i], size * (error**2).sum(), rtol=1e-4)
+        by_share = 2 * size * error * (held @ vectors)
+        by_mask = by_share / mask.mean() - by_share @ mask / (3 * mask.mean() ** 2)
+        slopes = by_mask * mask * (1 - mask)
+        first, second = 0.9 * first + 0.1 * slopes, 0.999 * second + 0.001 * slopes**2
+        root = np.sqrt(second / (1 - 0.999 ** (i + 1)))
+        x = x - 0.1 * first / (1 - 0.9 ** (i + 1)) / (root + 1e-8)
+    np.testing.assert_allclose(found.logits["w"], x, rtol=1e-3)
+
+
 def test_sampled_masks_change_with_the_step_and_are_finite():
     found = jax.jit(
         lambda key: (

@@ -191,15 +191,29 @@ def test_leaves_that_are_excluded_are_the_first_models_and_count_in_no_norm():
             merge("fisher", BASE, as_jax(EXPERTS), fishers=as_jax(FISHERS), exclude=exclude)
 
 
-def test_two_ridge_posteriors_with_diagonal_grams_multiply():
-    grams = RNG.uniform(0.5, 3, size=(2, 5))
-    means = RNG.normal(size=(2, 5))
-    exact = (grams * means).sum(0) / grams.sum(0)
+def test_ridge_regressions_merge_to_the_one_on_all_data():
+    """Columns of each design are orthogonal: Hessians are diagonal, and the merge is exact.
+
+    Each of three has a third of the penalty. Fishers are means over examples, and weights their
+    numbers.
+    """
+    rng, counts, penalty = np.random.default_rng(12), np.array([6, 9, 14]), 2.4
+    designs = [np.linalg.qr(rng.normal(size=(n, 5)))[0] * rng.uniform(0.5, 3, 5) for n in counts]
+    targets = [x @ rng.normal(size=5) + rng.normal(size=len(x)) for x in designs]
+
+    def ridge(x, y, penalty):
+        hessian = x.T @ x + penalty * np.eye(5)
+        return np.linalg.solve(hessian, x.T @ y), hessian
+
+    fitted = [ridge(x, y, penalty / 3) for x, y in zip(designs, targets, strict=True)]
+    fishers = [np.diag(own) / n for (_, own), n in zip(fitted, counts, strict=True)]
+    wanted, _ = ridge(np.concatenate(designs), np.concatenate(targets), penalty)
     found = fisher_merge(
-        jnp.zeros(5), jnp.asarray(means, jnp.float32),
-        fishers=jnp.asarray(grams, jnp.float32), normalise=False,
+        jnp.zeros(5), jnp.asarray(np.stack([own for own, _ in fitted]), jnp.float32),
+        fishers=jnp.asarray(np.stack(fishers), jnp.float32),
+        weights=jnp.asarray(counts, jnp.float32), normalise=False,
     )  # fmt: skip
-    np.testing.assert_allclose(found, exact, rtol=1e-5)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_the_share_below_the_floor():

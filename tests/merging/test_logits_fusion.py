@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr
 
+from rml.errors import UserError
 from rml.merging import choose_alpha, fuse_decode, fuse_logits, kl_shift
 from rml.models import Llama, Member, generate, generate_together
 
@@ -72,6 +73,31 @@ def test_weights_are_those_of_a_search(logits, active):
     found = choose(*map(jnp.asarray, logits), active=active)
     np.testing.assert_allclose(found.loss, losses.min(0), rtol=2e-3, atol=1e-6)
     np.testing.assert_allclose(found.alpha.T, np.asarray(points)[losses.argmin(0)], atol=1e-5)
+
+
+def test_tokens_that_any_one_model_lacks_are_left_out(logits):
+    """Beside token 3, which the large model lacks, the small one lacks 5 and one expert 7."""
+    large, experts, base = (x.copy() for x in logits)
+    base[:, 5] = experts[1, :, 7] = -np.inf
+    given = [jnp.asarray(x) for x in (large, experts, base)]
+    alpha = np.random.default_rng(1).uniform(0.3, 1.7, (2, ROWS))
+    alpha[1, 0] = 0  # 0 times -inf is no number
+    fused = np.asarray(fuse_logits(*given, jnp.asarray(alpha)))
+    assert (fused[:, [3, 5, 7]] == -np.inf).all()
+    few = [np.delete(x, [5, 7], axis=-1) for x in (large, experts, base)]  # `used` takes 3 away
+    expected = few[0] + np.einsum("tr,trv->rv", alpha, few[1] - few[2])
+    np.testing.assert_allclose(
+        used(np.delete(fused, [5, 7], axis=-1)), used(expected), rtol=1e-4, atol=1e-5
+    )
+    points = [(a, 0.0) for a in GRID] + [(0.0, a) for a in GRID]
+    losses = np.stack([loss_of(few, np.asarray(point)) for point in points])
+    found = choose(*given)
+    np.testing.assert_allclose(found.loss, losses.min(0), rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(found.alpha.T, np.asarray(points)[losses.argmin(0)], atol=1e-5)
+    shift = kl_shift(given[1][1], given[0])
+    wanted = both(*(np.delete(x, 7, axis=-1) for x in (experts[1], large)))
+    for own, expected in zip(shift, wanted, strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-4)
 
 
 def test_grids_of_experts_end_at_their_own_last_weights(logits):
@@ -238,6 +264,17 @@ def test_fused_texts_are_those_of_whole_readings(models):
     expected = np.argmax(fuse_logits(*own, chosen.alpha), axis=-1)
     np.testing.assert_array_equal(found.tokens, expected)
     assert found.alpha.max() > 0
+
+
+@pytest.mark.parametrize(("at", "name"), enumerate(("the large model", "experts", "the base")))
+def test_models_of_broken_values_are_refused(models, at, name):
+    broken = list(models)
+    broken[at] = models[at].replace(variables=jax.tree.map(
+        lambda x: x.at[..., -1].set(jnp.nan), models[at].variables
+    ))  # fmt: skip
+    with pytest.raises(UserError, match=f"of {name} holds NaN or infinite values"):
+        fuse_decode(*broken, TOKENS, steps=1)
+    jax.eval_shape(lambda *given: fuse_decode(*given, TOKENS, steps=1), *broken)
 
 
 def test_members_of_other_vocabularies_and_single_experts_are_refused(models):

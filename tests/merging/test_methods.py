@@ -8,6 +8,7 @@ import pytest
 from rml.errors import UserError
 from rml.merging import (
     METHODS,
+    block_slopes,
     drop_and_rescale,
     learn_coefficients,
     learn_mask,
@@ -240,15 +241,20 @@ def test_an_unknown_method_and_wrong_numbers_are_named():
         merge("fisher", base, experts, fishers=[base, base])
 
 
-KEY = jax.random.key(0)
+KEY, STEPS = jax.random.key(0), jnp.zeros(2)
 LEARNERS = {
     "experts": (modularise,),
     "vectors": (
-        lambda base, own: learn_coefficients(size, base, own, jnp.zeros(2)),
-        lambda base, own: learn_scaling(size, base, own, jnp.zeros(2)),
-        lambda base, own: learn_mask(size, base, own, jnp.zeros(2), key=KEY),
+        lambda base, own, batches=STEPS, **given: learn_coefficients(
+            size, base, own, batches, **given
+        ),
+        lambda base, own, batches=STEPS, **given: learn_scaling(size, base, own, batches, **given),
+        lambda base, own, batches=STEPS, **given: learn_mask(
+            size, base, own, batches, key=KEY, **given
+        ),
+        lambda base, own, **given: block_slopes(trees.norm, base, own, **given),
     ),
-}  # fmt: skip
+}
 
 
 def size(params, batch):
@@ -268,6 +274,69 @@ def test_what_is_learned_from_trees_that_do_not_agree_is_refused(name, at):
         call(base, experts | {"dense": {"kernel": experts["dense"]["kernel"]}})
     with pytest.raises(UserError, match=f"{name} is empty"):
         call(base, jax.tree.map(lambda leaf: leaf[:0], experts))
+
+
+@pytest.mark.parametrize(
+    ("name", "at"), [(k, i) for k, v in LEARNERS.items() for i in range(len(v))]
+)
+def test_what_is_learned_from_broken_values_or_another_base_is_refused(name, at):
+    call, base, own = LEARNERS[name][at], as_jax(BASE), as_jax(EXPERTS)
+    start = base if name == "experts" else jax.tree.map(jnp.zeros_like, base)
+    own = own if name == "experts" else trees.task_vectors(base, own)
+    for value in (jnp.nan, jnp.inf):
+        broken = jax.tree.map(jnp.array, own)
+        broken["blocks"]["scale"] = broken["blocks"]["scale"].at[1, 0, 2].set(value)
+        with pytest.raises(UserError, match=rf"leaf 'blocks.scale' of {name}\[1\] holds NaN"):
+            call(base, broken)
+        with pytest.raises(UserError, match=r"leaf 'blocks.scale' of the base holds NaN"):
+            call(trees.take_tree(broken, 1), own)
+    far = jax.tree.map(lambda x, y, z: x.at[2].set(y + 1.5 * z), own, start, base)
+    model = "" if name == "experts" else r"the base \+ "
+    said = rf"{model}{name}\[2\] lies 1.50 times the base's norm from the base, expected at most 1"
+    with pytest.raises(UserError, match=said):
+        call(base, far)
+    with pytest.raises(UserError, match=said):  # constants of a traced function have values
+        jax.eval_shape(lambda: call(base, far))
+    jax.eval_shape(lambda: call(base, far, farthest=1.6))
+    jax.eval_shape(call, base, broken)
+
+
+@pytest.mark.parametrize("at", range(3))
+@pytest.mark.parametrize(
+    ("batches", "said"),
+    [
+        (jnp.zeros((0, 4)), r"\[\[0, 4\]\]"), (jnp.zeros((2, 0, 4)), r"\[\[2, 0, 4\]\]"),
+        ({"x": jnp.zeros((2, 4)), "y": jnp.zeros(0)}, r"\[\[2, 4\], \[0\]\]"), ({}, r"\[\]"),
+    ],
+)  # fmt: skip
+def test_batches_without_a_step_or_an_example_are_refused(at, batches, said):
+    call, base = LEARNERS["vectors"][at], as_jax(BASE)
+    own = trees.task_vectors(base, as_jax(EXPERTS))
+    wanted = rf"^batches hold arrays of {said}, expected at least 1 step and 1 example in each"
+    with pytest.raises(UserError, match=wanted):
+        call(base, own, batches)
+    with pytest.raises(UserError, match=wanted):
+        jax.eval_shape(call, base, own, batches)
+    if at == 2:
+        with pytest.raises(UserError, match=f"^inner_{wanted[1:]}"):
+            call(base, own, inner_batches=batches)
+
+
+def test_a_shared_expert_of_broken_values_is_refused():
+    base, experts = as_jax(BASE), as_jax(EXPERTS)
+    shared = base | {"dense": base["dense"] | {"bias": jnp.full(5, jnp.nan)}}
+    with pytest.raises(UserError, match=r"leaf 'dense.bias' of shared holds NaN or infinite"):
+        modularise(base, experts, shared=shared)
+    jax.eval_shape(lambda own: modularise(base, experts, shared=own), shared)
+
+
+def test_constants_of_a_traced_function_are_merged_and_looked_at():
+    base, experts = as_jax(BASE), as_jax(EXPERTS)
+    found = jax.jit(lambda scale: merge("task_arithmetic", base, experts, scale=scale))(0.7)
+    close(found, merge("task_arithmetic", base, experts, scale=0.7))
+    broken = experts | {"dense": experts["dense"] | {"bias": jnp.full((N, 5), jnp.nan)}}
+    with pytest.raises(UserError, match=r"leaf 'dense.bias' of experts\[0\] holds NaN"):
+        jax.eval_shape(lambda scale: merge("task_arithmetic", base, broken, scale=scale), 0.7)
 
 
 def test_shared_experts_and_parts_that_do_not_agree_are_refused():

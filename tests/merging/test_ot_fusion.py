@@ -80,8 +80,9 @@ def words(params):
 
 
 aligned = jax.jit(
-    align, static_argnames=("features", "solver", "residual", "query_key", "heads")
-)  # fmt: skip
+    align,
+    static_argnames=("features", "solver", "residual", "query_key", "heads", "metric", "scale"),
+)
 
 
 def shuffled(params, mlp):
@@ -346,6 +347,66 @@ def test_a_copy_in_other_places_is_put_back():
         assert set(np.unique(np.round(own, 5))) == {0.0, 1.0}, name
 
 
+def what_is_read(name, block, passed):
+    """The columns of a ViT's kernel as rows, each after the map of the space that it reads."""
+    if name in ("query", "key", "value"):
+        kernel = block["qkv"]["kernel"][:, ("query", "key", "value").index(name)]
+    else:
+        kernel = block[{"branch": "out", "mlp": "mlp_in", "out": "mlp_out"}[name]]["kernel"]
+    wide = kernel.reshape(-1, 8) if name == "branch" else kernel.reshape(len(kernel), -1)
+    return wide.T @ passed
+
+
+def what_is_embedded(tree):
+    """What patches, their bias, the class token and positions write into each unit."""
+    parts = (*tree["patches"].values(), tree["cls"], tree["positions"])
+    return np.concatenate([part.reshape(-1, 8) for part in parts]).T
+
+
+@pytest.mark.parametrize(
+    ("query_key", "metric", "scale"),
+    [("shared", "euclidean", "max"), ("separate", "cosine", "mean")],
+)
+def test_units_are_compared_by_what_they_read_at_unit_length(query_key, metric, scale):
+    """NumPy's costs and SciPy's assignments, layer after layer."""
+    first, second = vit(13), vit(14)
+    found = aligned(first, second, features="weights", solver="exact", residual="branch",
+                    query_key=query_key, metric=metric, scale=scale)  # fmt: skip
+
+    def placed(x0, x1):
+        x0, x1 = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (x0, x1))
+        cost = 1 - x0 @ x1.T
+        if metric == "euclidean":
+            cost = np.sqrt(((x0[:, None] - x1) ** 2).sum(-1))
+        cost /= getattr(np, scale)(cost)
+        transport = np.eye(len(cost))[optimize.linear_sum_assignment(cost)[1]]
+        return transport, (transport * cost).sum(1).mean()
+
+    first, second = (jax.tree.map(lambda x: np.asarray(x, float), own) for own in (first, second))
+    passed, cost = placed(what_is_embedded(first), what_is_embedded(second))
+    np.testing.assert_allclose(found.costs["stream.embed"], cost, rtol=1e-4)
+    for i in range(2):
+        blocks = [jax.tree.map(lambda x, i=i: x[i], own["blocks"]) for own in (first, second)]
+
+        def units(name, reads, blocks=blocks):
+            return what_is_read(name, blocks[0], reads), what_is_read(name, blocks[1], np.eye(8))
+
+        own = {name: units(name, passed) for name in ("query", "key", "value")}
+        if query_key == "shared":
+            both = zip(own["query"], own["key"], strict=True)
+            own["query"] = own["key"] = [np.concatenate(parts, 1) for parts in both]
+        wanted = {name: placed(*both) for name, both in own.items()}
+        wanted["stream.branch"] = placed(*units("branch", wanted["value"][0]))
+        wanted["mlp"] = placed(*units("mlp", wanted["stream.branch"][0]))
+        out = what_is_read("out", blocks[0], wanted["mlp"][0])
+        wanted["stream.out"] = placed(out, what_is_read("out", blocks[1], np.eye(16)))
+        passed = wanted["stream.out"][0]
+        for name, (transport, cost) in wanted.items():
+            np.testing.assert_allclose(found.transports[name][i], transport, atol=1e-6)
+            np.testing.assert_allclose(found.costs[name][i], cost, rtol=1e-4)
+    assert {"stream.embed", *wanted} == set(found.costs)
+
+
 def queries_and_keys(tree):
     """Kernels [L, d, 2n] and biases [L, 2n] of queries, then keys, and values alone."""
     blocks = tree["blocks"]
@@ -574,6 +635,13 @@ def test_an_empty_batch_and_unknown_names_are_refused():
         given = [acts._replace(mlp=acts.mlp.at[0, 0, 0].set(jnp.inf)) if i == j else acts
                  for j in range(2)]  # fmt: skip
         with pytest.raises(UserError, match=f"mlp of acts{i} holds NaN or infinite"):
+            align(vit(0), vit(0), *given)
+        hidden = [acts._replace(mask=jnp.arange(3) < 3 * (i != j)) for j in range(2)]
+        with pytest.raises(UserError, match=f"mask of acts{i} counts no token, expected"):
+            align(vit(0), vit(0), *hidden)
+    nothing = LayerActivations(jnp.ones((0, 8)), *[jnp.ones((2, 0, 8))] * 8)
+    for i, given in enumerate(((nothing, nothing), (acts, nothing))):
+        with pytest.raises(UserError, match=f"acts{i} has no row, expected at least 1"):
             align(vit(0), vit(0), *given)
     with pytest.raises(UserError, match="unknown metric"):
         ground_cost(jnp.ones((2, 2)), jnp.ones((2, 2)), metric="l1")

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from rml.errors import UserError
 from rml.merging import trusted_examples, ufm
 
 WEAK = np.array([[3.0, 0.0, 0.0], [0.4, 0.2, 0.0], [0.0, 2.0, 2.1], [-9.0, 0.0, 5.0]])
@@ -50,3 +52,12 @@ def test_the_most_confident_of_each_class_are_trusted():
     np.testing.assert_array_equal(found, wanted)
     assert trusted_examples(jnp.asarray(chances, jnp.float32), most=2).sum() == 6
     assert trusted_examples(jnp.eye(3)).sum() == 3
+
+
+def test_probabilities_that_trust_nothing_are_refused():
+    with pytest.raises(UserError, match=r"probabilities are \[0, 3\], expected those of at least"):
+        trusted_examples(jnp.zeros((0, 3)))
+    broken = jnp.ones((4, 3)).at[2, 1].set(jnp.nan)
+    with pytest.raises(UserError, match="the array of probabilities holds NaN"):
+        trusted_examples(broken)
+    jax.eval_shape(trusted_examples, broken)

@@ -34,12 +34,19 @@ SHAPES = {
     "dense": {"kernel": jnp.zeros((6, 4)), "bias": jnp.zeros(4)},
     "blocks": {"heads": {"kernel": jnp.zeros((2, 5, 3, 2)), "bias": jnp.zeros((2, 3, 2))}},
 }
-BASE, EXPERTS = drawn(SHAPES), drawn(SHAPES, 3)
+BASE, EXPERTS = drawn(SHAPES), drawn(SHAPES, 3, scale=0.2)
 # Layers differ in size, so that what is largest in one is not what is largest in both.
 for tree, lead in ((BASE, ()), (EXPERTS, (1,))):
     kernel = tree["blocks"]["heads"]["kernel"]
     tree["blocks"]["heads"]["kernel"] = kernel * jnp.asarray([1.0, 5.0]).reshape(*lead, 2, 1, 1, 1)
+EXPERTS = jax.tree.map(jnp.add, BASE, EXPERTS)
 WEIGHTS = jnp.asarray([0.5, -0.2, 1.3])
+
+
+def fine_tuned(shapes, count):
+    """A base and models near it."""
+    base = drawn(shapes)
+    return base, jax.tree.map(jnp.add, base, drawn(shapes, count, scale=0.2))
 
 
 def wide(tree):
@@ -144,7 +151,8 @@ def test_factors_of_adapters_merged_one_by_one_have_products_of_different_expert
     def shared_of(experts):
         experts = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), experts)
         base = jax.tree.map(lambda x: jnp.zeros_like(x[0]), experts)
-        return wide(modularise(base, experts, scale=1 / 3, compress="none").shared)
+        options = {"scale": 1 / 3, "compress": "none", "farthest": np.inf}
+        return wide(modularise(base, experts, **options).shared)
 
     apart, whole = shared_of(factors), shared_of(changes)["kernel"]
     np.testing.assert_allclose(whole, (left @ right).mean(0), atol=1e-5)
@@ -202,7 +210,7 @@ def test_a_batch_has_for_each_input_what_its_own_model_has(name):
     module, x, products = CASES[name]
     x = jnp.asarray(x)
     shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), x))["params"]
-    base, experts = drawn(shapes), drawn(shapes, 3)
+    base, experts = fine_tuned(shapes, 3)
     excluded = ("bias",) if name == "vit" else ()
     twin = modularise(base, experts, fraction=0.5, excluded=excluded)
     weights = jnp.asarray(RNG.dirichlet([1.0] * 3, 5), jnp.float32)
@@ -234,7 +242,7 @@ class Small(nn.Module):
 def test_half_precision_and_gradients_are_finite():
     module, x = Small(), jnp.zeros((2, 4, 4, 2))
     shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), x))["params"]
-    base, experts = drawn(shapes), drawn(shapes, 2)
+    base, experts = fine_tuned(shapes, 2)
     twin = modularise(base, experts, fraction=0.5)
     halves = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), twin.shared)
 

@@ -131,6 +131,11 @@ def test_the_best_epoch_on_validation_is_kept_and_clusters_are_told_apart():
         ({"features": jnp.zeros((0, 3)), "tasks": jnp.zeros(0, int)}, r"features are \[0, 3\]"),
         ({"features": jnp.zeros((1, 3)), "tasks": jnp.zeros(1, int)}, "expected at least 2"),
         ({"epochs": 0}, "epochs is 0, expected at least 1"),
+        ({"features": jnp.ones((4, 3)).at[3, 1].set(jnp.nan)}, "the array of features holds NaN"),
+        (
+            {"validation": (jnp.full((1, 3), jnp.inf), jnp.zeros(1, int))},
+            "the array of validation features holds NaN",
+        ),
     ],
 )
 def test_inputs_that_teach_or_choose_nothing_are_named(given, said):

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from rml.training import descend
+from rml.errors import UserError
+from rml.training import check_batches, descend
 
 
 def test_a_loop_of_steps():
@@ -38,3 +40,15 @@ def test_it_maps_over_starts_and_rates():
     found = jax.vmap(end)(starts, rates)
     wanted = 1 + (np.asarray(starts) - 1) * (1 - 2 * np.asarray(rates)) ** 3
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_batches_have_a_step_and_an_example():
+    keys = jax.random.split(jax.random.key(0), 2)
+    check_batches("data", {"x": jnp.zeros((2, 1, 0)), "step": np.arange(2), "key": keys})
+    jax.eval_shape(lambda x: check_batches("data", x), jnp.zeros((2, 1)))
+    for batches, said in (
+        ({}, r"\[\]"), (np.zeros((0, 4)), r"\[\[0, 4\]\]"), (keys[:0], r"\[\[0\]\]"),
+        ([jnp.zeros(2), jnp.zeros((2, 0, 3))], r"\[\[2\], \[2, 0, 3\]\]"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"data hold arrays of {said}, expected at least 1 st"):
+            check_batches("data", batches)
