@@ -71,7 +71,7 @@ def _check_configs(system: "System", root: Path, named: Set[str]) -> Iterator[st
             name, keys = read.experiment, registry.config_keys(read)
             recipe = registry.find_experiment(name)
             claims, nulls = recipe.CLAIMS, getattr(recipe, "NULLS", {})
-            reads = getattr(recipe, "READS", {})
+            reads = registry.runs_read(recipe, read)
         except Exception as error:  # whatever the experiment's code makes of it
             yield f"config {config}: {type(error).__name__}: {error}"
         else:

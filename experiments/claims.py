@@ -10,7 +10,8 @@ names. A claim that is vacuous fails the program, after all has been measured.
 `python -m experiments.claims --collect=DIR --only=SYSTEM --config=FILE [--commit=HASH]` runs
 nothing and writes the result of the complete runs in `DIR/seed*` and `DIR/<null>/seed*`, made on
 this machine. It judges what the runs stated, or with `--restate` what the recipe claims today: of
-claims that were added or worded anew since, each has the date on which it was stated.
+claims that were added or worded anew since, each has the date on which it was stated. `--restate`
+without `--collect` judges today's claims by the metrics that the result itself keeps.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from rich.console import Console
 
 from experiments import record
 from experiments.launches import Run, interrupt, launch_all
-from experiments.registry import find_experiment, read_config
+from experiments.registry import find_experiment, read_config, runs_read
 from experiments.results import config_hash, interval, null, reason_to_keep, result_file
 from experiments.startup import Parser
 from experiments.systems import System, read_systems
@@ -54,13 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--results", type=Path, default=Path("results"), help="where results are written")
     add("--collect", type=Path, help="write the result of complete runs in here, run nothing")
     add("--commit", default="", help="commit of collected runs that do not name theirs")
-    add("--restate", action="store_true", help="judge collected runs by the claims of today")
+    add(
+        "--restate",
+        action="store_true",
+        help="judge collected runs, or else a result, by the claims of today",
+    )
     add("--join", action="store_true", help="measure only seeds that a result lacks, and join them")
     try:
         options = parser.parse_args(argv)
         systems = chosen_systems(options.only, options.config)
         if options.collect is not None:
             return collect(systems, options)
+        if options.restate:
+            return restate(systems, options)
         for name in ("seeds", "jobs"):
             if getattr(options, name) < 1:
                 raise UserError(f"--{name} is {getattr(options, name)}, expected at least 1")
@@ -116,6 +123,22 @@ def collect(systems: Sequence[System], options: argparse.Namespace) -> int:
     if old := joined(file, config, options):
         result = record.join_results(result, old, file)
     print(record.write_result(result, complete[0] / "figures", options.results))
+    return int(bool(tell_vacuous([result])))
+
+
+def restate(systems: Sequence[System], options: argparse.Namespace) -> int:
+    """Judges the claims of today by what a result keeps of every seed; runs nothing."""
+    if not options.config:
+        raise UserError("--restate needs the config of the result, as --config=FILE")
+    config = read_config(options.config)
+    file = result_file(options.results, systems[0].key, options.config)
+    if not file.exists():
+        raise UserError(f"there is no {file}, expected the result whose claims are restated")
+    result = record.restate_result(
+        json.loads(file.read_text()), config_hash(config.to_dict()),
+        find_experiment(config.experiment).CLAIMS, file,
+    )  # fmt: skip
+    print(record.rewrite_result(result, options.results))
     return int(bool(tell_vacuous([result])))
 
 
@@ -248,7 +271,7 @@ def runs_of(
     """
     config, stem = read_config(file), Path(file).stem
     read = {}
-    for name, other in getattr(find_experiment(config.experiment), "READS", {}).items():
+    for name, other in runs_read(find_experiment(config.experiment), config).items():
         owners = [own.key for own in read_systems().values() if other in own.configs]
         if not owners:
             raise UserError(

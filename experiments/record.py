@@ -163,20 +163,52 @@ def check_joins(old: Mapping[str, Any], run_hash: str, claims: Sequence[Claim], 
       UserError: It is of another config or has other claims, or a claim's null ran on its own: of
         such a null a result keeps the values alone, and not the interval of each run.
     """
-    apart = [claim.metric for claim in claims if claim.null_run]
     try:
         stated = [Claim.of(claim) for claim in old["claims"]]
     except (TypeError, ValueError):  # from before claims had nulls
         stated = []
-    for what, differs in (
-        ("is of another config", old["config_hash"] != run_hash),
-        ("has other claims", stated != list(claims)),
-        (f"has a null in runs of its own, of {', '.join(apart)}", bool(apart)),
-    ):
-        if differs:
-            raise UserError(
-                f"{file} {what}: no seed can be joined with it; measure all seeds, without --join"
-            )
+    why = _why_not_judged(old, run_hash, claims)
+    if why or stated != list(claims):
+        raise UserError(
+            f"{file} {why or 'has other claims'}: no seed can be joined with it; measure all "
+            "seeds, without --join"
+        )
+
+
+def _why_not_judged(old: Mapping[str, Any], run_hash: str, claims: Sequence[Claim]) -> str:
+    """Why claims cannot be judged by what a result keeps; empty where they can.
+
+    Of a null that ran on its own a result keeps the values alone, not the interval of each run.
+    """
+    apart = [claim.metric for claim in claims if claim.null_run]
+    if old["config_hash"] != run_hash:
+        return "is of another config"
+    return f"has a null in runs of its own, of {', '.join(apart)}" if apart else ""
+
+
+def restate_result(
+    old: Mapping[str, Any], run_hash: str, claims: Sequence[Claim], file: Path
+) -> dict[str, Any]:
+    """A result with other claims, judged by the metrics that it keeps of every seed.
+
+    Args:
+      old: The result.
+      run_hash: Hash of the config that the claims are of.
+      claims: What is claimed today.
+      file: The result's file, for messages.
+
+    Raises:
+      UserError: It is of another config, a claim's null ran on its own, or a claim is on a metric
+        that the result lacks.
+    """
+    if why := _why_not_judged(old, run_hash, claims):
+        raise UserError(f"{file} {why}: its claims cannot be restated; measure it again")
+    metrics = {
+        name: [float("nan") if value is None else value for value in values]
+        for name, values in old["metrics"].items()
+    }
+    found = Joined(run_hash, old["seeds"], list(claims), metrics, [])
+    return {**old, **_measured(found, {}, claims)}
 
 
 def join_results(result: Mapping[str, Any], old: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -320,6 +352,24 @@ def write_result(result: Mapping[str, Any], figures: Path, root: Path) -> str:
     save_picture(file.with_suffix(".png"), result, figures)
     write_json(file, result)
     return done
+
+
+def rewrite_result(result: Mapping[str, Any], root: Path) -> str:
+    """Writes a result whose claims alone are others; a figure that is its picture stays.
+
+    Args:
+      result: As `restate_result` gives it.
+      root: Folder of all results.
+
+    Returns:
+      What was done, in one line.
+    """
+    file = result_file(root, result["system"], result["config"])
+    if not getattr(recipe_of(result), "PICTURE", ""):
+        draw_claims(file.with_suffix(".png"), result)
+        file.with_suffix(".png").write_bytes(shrink(file.with_suffix(".png").read_bytes()))
+    write_json(file, result)
+    return f"{file}: {count_claims(result['claims'])}"
 
 
 def save_picture(path: Path, result: Mapping[str, Any], figures: Path) -> None:

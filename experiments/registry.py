@@ -13,7 +13,7 @@ import itertools
 import operator
 import re
 import runpy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,18 @@ from rml.errors import UserError, unknown
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN = (ConfigDict, dict, tuple, list, str, bool, int, float, type(None))
 """What a config may hold; `config.json` has it."""
+
+
+def runs_read(recipe: Any, config: Any) -> Mapping[str, str]:
+    """What a recipe's `READS` says of a config: by the key that holds a run, the run's config.
+
+    Args:
+      recipe: The recipe's module.
+      config: One of its configs, on which `READS` may depend: then it is a function of it.
+    """
+    reads = getattr(recipe, "READS", {})
+    found: Mapping[str, str] = reads(config) if callable(reads) else reads
+    return found
 
 
 def find_experiment(name: str) -> Any:

@@ -545,6 +545,47 @@ def test_collected_runs_are_judged_by_claims_of_today_on_request(
     assert found["verdict"] == "holds"
 
 
+def test_a_result_is_judged_by_claims_of_today_from_what_it_keeps(
+    toys, tmp_path, capsys, monkeypatch
+):
+    make_runs(tmp_path / "runs", (0.03, 0.05, 0.04))
+    arguments = ["--only=toy", "--config=configs/kernels/cost_noise.py", f"--results={tmp_path}"]
+    collected = [*arguments, f"--collect={tmp_path / 'runs'}"]
+    assert claims.main(collected) == 0
+    before = results.read_results(tmp_path)["toy"]["cost_noise"]
+    monkeypatch.setattr(claims, "config_hash", lambda config: before["config_hash"])
+    today = Claim("m is above 0.01", "m", ">=", 0.01, "a paper", stated="2025-02-01", null="z")
+    other = dataclasses.replace(today, statement="z is at most 1", metric="z", relation="<=",
+                                threshold=1.0, null="m")  # fmt: skip
+
+    class Recipe:
+        CLAIMS = (today, dataclasses.replace(today, metric="absent"))
+
+    monkeypatch.setattr(claims, "find_experiment", lambda name: Recipe)
+    restated = [*arguments, "--restate"]
+    assert claims.main(restated) == 1
+    assert "unknown metric of a claim 'absent'" in capsys.readouterr().err
+    assert results.read_results(tmp_path)["toy"]["cost_noise"] == before
+    Recipe.CLAIMS = (today, dataclasses.replace(today, null="", null_run="z"))
+    assert claims.main(restated) == 1
+    assert "has a null in runs of its own, of m: its claims cannot" in capsys.readouterr().err
+    Recipe.CLAIMS = (today,)
+    assert claims.main(restated) == 0
+    after = results.read_results(tmp_path)["toy"]["cost_noise"]
+    (found,) = after["claims"]
+    assert (found["threshold"], found["verdict"]) == (0.01, "holds")
+    assert found["low"] == before["claims"][0]["low"]
+    assert {**after, "claims": []} == {**before, "claims": []}
+    Recipe.CLAIMS = (today, other)  # both pass, and so does the second's null
+    assert claims.main(restated) == 1
+    assert "vacuous: toy" in capsys.readouterr().err
+    monkeypatch.setattr(claims, "config_hash", lambda config: "0")
+    assert claims.main(restated) == 1
+    assert "is of another config: its claims cannot be restated" in capsys.readouterr().err
+    assert claims.main(["--only=toy", f"--results={tmp_path}", "--restate"]) == 1
+    assert "--restate needs the config of the result" in capsys.readouterr().err
+
+
 def test_the_hash_of_a_config_leaves_out_where_a_run_is_read():
     config = {"bed": {"run": "", "x": 1}, "run": "a"}
     assert config_hash(config) == config_hash(config | {"bed": {"run": "runs/bed", "x": 1}})

@@ -382,8 +382,14 @@ def test_check_finds_nulls_that_cannot_be_run(tree, monkeypatch):
 def test_check_finds_runs_that_nobody_makes(tree, monkeypatch):
     root, first = tree
     reads = {"experiment": "configs/metric/none.py", "bed.run": "configs/metric/first.py"}
+    monkeypatch.setattr(
+        "experiments.contrastive.simclr.READS", lambda config: reads | {}, raising=False
+    )
+    by_config = checks.check({"first": first}, root)
     monkeypatch.setattr("experiments.contrastive.simclr.READS", reads, raising=False)
-    assert checks.check({"first": first}, root) == [
+    found = checks.check({"first": first}, root)
+    assert found == by_config
+    assert found == [
         "first: config configs/metric/first.py: the READS of experiment contrastive.simclr name "
         "'configs/metric/none.py', a config of no system",
         "first: config configs/metric/first.py: the READS of experiment contrastive.simclr set "
