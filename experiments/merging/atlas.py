@@ -18,7 +18,7 @@ from experiments.common.claims import with_bounds
 from experiments.merging import atlas_figures
 from experiments.merging.atlas_few import few_parameters, few_shots, without_labels
 from experiments.merging.atlas_tasks import addition, changed, exchanged, negation
-from experiments.merging.bed import OF_BED, Bed, open_bed, subtract
+from experiments.merging.bed import Bed, of_bed, open_bed, subtract
 from experiments.merging.judging import differences, halves, judged, over_targets
 from experiments.ranges import Range
 from rml.merging import cosine_matrix, part_coefficients
@@ -73,7 +73,7 @@ RANGES = {
     "negation.batch_size": Range(2, whole=True), "negation.multiples": Range(1, whole=True),
     "parts.steps": Range(1, whole=True), "parts.counts": Range(1, whole=True),
 }  # fmt: skip
-READS = OF_BED
+READS = of_bed
 CAPTIONS = atlas_figures.CAPTIONS
 PICTURE = "coefficients.png"
 

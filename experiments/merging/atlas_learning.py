@@ -14,6 +14,7 @@ from ml_collections import FrozenConfigDict
 from experiments.common.images import augmentation
 from experiments.merging.bed import Bed
 from experiments.merging.finetuning import logits
+from experiments.merging.networks import seen
 from experiments.merging.tasks import Images
 from rml.data import augment
 from rml.merging import compose, learn_scaling, ufm
@@ -190,5 +191,5 @@ def _augment(config: Any, images: Array, seed: Any) -> Array:
 
 
 def _logits(module: Any, params: Any, head: Array, images: Array, temperature: Any) -> Array:
-    found = module.apply({"params": params}, augment.to_float(images))
+    found = module.apply({"params": params}, seen(images))
     return logits(found, head, temperature)

@@ -1,10 +1,10 @@
-"""The bed of experts: one vision transformer, pretrained once, fine-tuned on eight image tasks.
+"""The bed of experts: one encoder, pretrained once, fine-tuned on eight tasks.
 
-The base learns half of the characters of every script. A task's head is the class means of the
-base's features and stays frozen, as a text encoder's would, so that the base is above chance. All
-experts are fine-tuned as one program. Recipes that merge read the bed of another run, or train
-their own. The setting is that of Ilharco et al., arXiv:2212.04089; model, data and margins are
-this repository's.
+A vision transformer learns half of the characters of every script; an encoder of texts comes with
+pretrained weights. A task's head is the class means of the base's features and stays frozen, as a
+text encoder's would, so that the base is above chance. All experts are fine-tuned as one program.
+Recipes that merge read the bed of another run, or train their own. The setting is that of Ilharco
+et al., arXiv:2212.04089; model, data and margins are this repository's.
 """
 
 import functools
@@ -25,13 +25,14 @@ from experiments.merging.finetuning import (
     head_of,
     hits,
     pretrained_base,
-    vit,
 )
+from experiments.merging.networks import network, of_texts, reads_texts
 from experiments.merging.tasks import Images, ImageTask, joined, open_tasks
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError
 from rml.ops import trees
-from rml.training import Claim, Progress, RunDirectory, Task, TrainState
+from rml.retrieval import TextEmbedder
+from rml.training import Claim, Progress, RunDirectory, Task, TrainState, make_mesh
 from rml.training.config_file import differences, told
 
 EXPERIMENT = "merging.bed"
@@ -39,15 +40,13 @@ SOURCE = "a target of this repository on this data, not a paper's"
 CLAIMS = (
     Claim("On its own task an expert is above the base by 10 points in the mean",
           "own_over_base", ">=", 0.10, SOURCE, stated="2026-11-26", null="other_over_base"),
-    Claim("Experts are right on 85% of their own test images in the mean",
+    Claim("Experts are right on 85% of their own test images or texts in the mean",
           "own", ">=", 0.85, SOURCE, stated="2026-11-26", null="base"),
 )  # fmt: skip
 CAPTIONS = {
     "experts.png": "Test accuracy (%) of base and experts (rows) on each task (columns).",
 }
 PICTURE = "experts.png"
-OF_BED = {"bed.run": "configs/merging/bed.py"}
-"""What recipes on a bed read, their `READS`: see `experiments.claims.runs_of`."""
 MOST = 3
 """Differences between configs that a message tells."""
 OTHER = ("experiment", "mesh", "evaluation")
@@ -74,7 +73,7 @@ class Bed(NamedTuple):
     @property
     def module(self) -> Any:
         """The encoder, which gives features of images."""
-        return vit(self.config)
+        return network(self.config)
 
     def alone(self, name: str) -> "Bed":
         """The bed with one task only, and its expert."""
@@ -108,6 +107,11 @@ def ones_like(tree: Any) -> Any:
     return jax.tree.map(jnp.ones_like, tree)
 
 
+def of_bed(config: Any) -> dict[str, str]:
+    """What recipes on a bed read, their `READS`: see `experiments.claims.runs_of`."""
+    return {"bed.run": f"configs/merging/bed{'_texts' * reads_texts(config)}.py"}
+
+
 def task(config: Any) -> Task:
     """The training problem of all experts together; starts and heads are those of `make_bed`."""
     tasks = functools.cache(lambda: list(open_tasks(config).values()))
@@ -117,14 +121,19 @@ def task(config: Any) -> Task:
     )  # fmt: skip
 
 
-def encoder(config: Any, state: TrainState, *, expert: str = "") -> ImageEmbedder:
-    """The features of images of the base, or of the expert on the task of a name."""
+def encoder(config: Any, state: TrainState, *, expert: str = "") -> ImageEmbedder | TextEmbedder:
+    """The features of images or texts of the base, or of the expert on the task of a name."""
     names = sorted(config.tasks)
     if expert and expert not in names:
         raise UserError(f"expert is {expert!r}, expected one of: {', '.join(names)}")
     at = names.index(expert) if expert else 0
     params = take(state.params if expert else state.extra["base"], at)
-    module = vit(config)
+    module = network(config)
+    if reads_texts(config):
+        return TextEmbedder(
+            module.encoder, {"params": params["encoder"]}, of_texts(config.model.name).tokenizer,
+            config.tokens.length, mesh=make_mesh(config.mesh),
+        )  # fmt: skip
     chosen = state.replace(params=params, model_state={}, ema_params=None)
     return image_encoder(module, config, chosen, lambda v, x: module.apply(v, x))
 

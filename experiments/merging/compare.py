@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from experiments.merging import compare_figures
-from experiments.merging.bed import OF_BED, open_bed, take
+from experiments.merging.bed import of_bed, open_bed, take
 from experiments.merging.compare_ways import forward_flops, twin, ways
 from experiments.merging.judging import Reading, differences, judged, read
 from experiments.merging.ranking import ensembled, on_their_own
@@ -56,7 +56,7 @@ PAIRS = {
     "masked_over_leap": ("masked", "leap"),
 }  # fmt: skip
 RANGES = {"search.tries": Range(2, whole=True), "dropped.rate": Range(0, 1, below=True)}
-READS = OF_BED
+READS = of_bed
 CAPTIONS = compare_figures.CAPTIONS
 PICTURE = "ranking.png"
 

@@ -15,10 +15,10 @@ from experiments.merging.concrete_masks import learned, masked_arithmetic
 from experiments.merging.fishers import fishers_of
 from experiments.merging.grams import crossed, grams_flops, grams_of, regmeaned
 from experiments.merging.judging import Part, Reading, best, halves
+from experiments.merging.networks import PADDING, of_texts, reads_texts, seen, spec
 from experiments.merging.ranking import adamerged, drawn_batches, scaled, tries_of, weighted
 from experiments.merging.tasks import Images, joined
 from experiments.merging.twin_parts import by_task_heads, bytes_of, merged, of_weights
-from rml.data.augment import to_float
 from rml.evaluation.costs import program_flops
 from rml.merging import expected_mask, mask_vectors, merge
 from rml.models import Router
@@ -149,15 +149,23 @@ def labelled(config: Any, bed: Bed, validation: Part) -> Any:
 
 
 def noise(config: Any, part: Part) -> Images:
-    """Images of which every pixel is drawn at random, in the places of a part's."""
-    rng = np.random.default_rng([config.seed, 5])
-    drawn = rng.integers(0, 256, part.images.image.shape, np.uint8)
+    """Images of which every pixel is drawn at random, or texts of such tokens, in a part's places.
+
+    Texts have as many tokens as those in whose places they are.
+    """
+    rng, real = np.random.default_rng([config.seed, 5]), part.images.image
+    if reads_texts(config):
+        vocabulary = of_texts(config.model.name).tokenizer.get_vocab_size()
+        tokens = rng.integers(1, vocabulary, real.shape, np.int32)
+        drawn = np.where(np.asarray(real) != PADDING, tokens, PADDING)
+    else:
+        drawn = rng.integers(0, 256, real.shape, np.uint8)
     return part.images._replace(image=jnp.asarray(drawn))
 
 
 def forward_flops(config: Any, bed: Bed) -> float:
     """Operations of the matrix products of one image's forward pass."""
-    shape = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.uint8)
     return program_flops(
-        lambda params, image: bed.module.apply({"params": params}, to_float(image)), bed.base, shape
-    )
+        lambda params, inputs: bed.module.apply({"params": params}, seen(inputs)), bed.base,
+        spec(config, 1),
+    )  # fmt: skip

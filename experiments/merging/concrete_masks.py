@@ -36,7 +36,9 @@ def learned(
     config: Any, bed: Bed, unlabelled: Images, validation: Part, *, bilevel: bool = False,
     sampled: bool = True, **changes: Any,
 ) -> Mask:  # fmt: skip
-    """The mask whose learning rate is best on validation images.
+    """The mask whose learning rate is best on validation images, for masked task arithmetic.
+
+    That is so of masks too that were learned beside coefficients, and are used with others.
 
     Args:
       config: The run's config.

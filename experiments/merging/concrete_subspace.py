@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.common.claims import with_bounds
 from experiments.merging import concrete_figures
-from experiments.merging.bed import OF_BED, Bed, open_bed
+from experiments.merging.bed import Bed, of_bed, open_bed
 from experiments.merging.concrete_masks import (
     Mask,
     course,
@@ -75,7 +75,7 @@ PAIRS = (
     ("concrete_tuned", "tuned"), ("random_tuned", "tuned"), ("concrete_tuned", "ties"),
 )  # fmt: skip
 RANGES = {"mask.draws": Range(2, whole=True), "mask.batch_size": Range(1, whole=True)}
-READS = OF_BED
+READS = of_bed
 MASK = "mask.safetensors"
 """File of the run with the learned mask as bits."""
 CAPTIONS = concrete_figures.CAPTIONS

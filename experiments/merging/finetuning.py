@@ -12,25 +12,20 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from experiments.common.encoders import build_encoder
-from experiments.common.images import augmentation, batch_spec
+from experiments.common.images import augmentation
 from experiments.common.many import many, on_one_device, replaced
 from experiments.common.pretraining import train
 from experiments.common.supervised import classification
+from experiments.merging.networks import network, pretrained_texts, reads_texts, seen, spec
 from experiments.merging.tasks import Images, background
 from rml import data, models
-from rml.data import augment
 from rml.ops import normalize
 from rml.training import Loss, RunDirectory, Task, TrainState, build_optimizer, gradient_task
 
 ABSENT = -1e9
 """Logit of a class that a task lacks: finite, so that it is as good as impossible everywhere."""
 ROWS = 250
-"""Images that are read at a time."""
-
-
-def vit(config: Any) -> Any:
-    """The encoder that a config names."""
-    return models.build(**config.model, dtype=jnp.dtype(config.dtype))
+"""Images or texts that are read at a time."""
 
 
 def logits(
@@ -49,7 +44,9 @@ def logits(
 
 
 def pretrained_base(config: Any, run: RunDirectory) -> Any:
-    """Parameters of the encoder, after a classification of background characters."""
+    """Parameters of the encoder: pretrained ones of texts, or after classifying characters."""
+    if reads_texts(config):
+        return pretrained_texts(config)
     own = config.copy_and_resolve_references()
     options = own.pretraining
     own.train.update({"steps": options.steps, "batch_size": options.batch_size})
@@ -78,7 +75,7 @@ def head_of(config: Any, base: Any, source: data.ArraySource) -> Float[Array, "c
       Unit rows, and rows of zeros up to `head.classes`.
     """
     arrays = source.arrays()
-    found = normalize(features(vit(config), base, jnp.asarray(arrays["image"])))
+    found = normalize(features(network(config), base, jnp.asarray(arrays["image"])))
     member = jax.nn.one_hot(arrays["label"], config.head.classes)
     means = (member.T @ found) / jnp.maximum(member.sum(0), 1)[:, None]
     real = jnp.arange(config.head.classes) < source.num_classes
@@ -107,15 +104,14 @@ def finetuning(
       base: Parameters that are kept beside them; zeros if not given.
       heads: Frozen heads [count, classes, d]; zeros if not given.
     """
-    first, module = count * config.seed, vit(config)
-    pipeline = augmentation(config, "augment_experts")
+    first, module = count * config.seed, network(config)
+    pipeline = None if reads_texts(config) else augmentation(config, "augment_experts")
 
     def member(own: Any) -> Task:
         place = own.seed - first
 
         def drawn(key: Any) -> Any:
-            image = jnp.zeros((1, *own.data.image_shape))
-            return nn.meta.unbox(module.init(key, image))
+            return nn.meta.unbox(module.init(key, seen(jnp.zeros_like(spec(own, 1)))))
 
         def variables(key: Any) -> Any:
             if starts is None:
@@ -128,7 +124,9 @@ def finetuning(
             return {"base": zeros if base is None else base, "head": head}
 
         def loss(params: Any, state: TrainState, batch: Any) -> Loss:
-            images = pipeline(state.step_key, augment.to_float(batch["image"]))
+            images = seen(batch["image"])
+            if pipeline is not None:
+                images = pipeline(state.step_key, images)
             found = logits(module.apply({"params": params}, images), state.extra["head"],
                            config.head.scale)  # fmt: skip
             each = optax.softmax_cross_entropy_with_integer_labels(found, batch["label"])
@@ -153,7 +151,10 @@ def finetuning(
         return gradient_task(
             loss=loss, init_variables=variables, batches=batches, evaluate=evaluate, extra=kept,
             optimizer=build_optimizer(dict(own.optimizer), steps=own.train.steps),
-            batch_spec=batch_spec(own),
+            batch_spec={
+                "image": spec(own, own.train.batch_size),
+                "label": jax.ShapeDtypeStruct((own.train.batch_size,), jnp.int32),
+            },
         )  # fmt: skip
 
     return many(member, [replaced(config, {"seed": first + i}) for i in range(count)])
@@ -179,10 +180,10 @@ def finetuned(
 
 @functools.partial(jax.jit, static_argnames="module")
 def features(module: Any, params: Any, images: Array) -> Float[Array, "n d"]:
-    """Features of byte images, a few at a time."""
+    """Features of byte images, or of texts, a few at a time."""
 
     def of_image(image: Array) -> Array:
-        return module.apply({"params": params}, augment.to_float(image)[None])[0]
+        return module.apply({"params": params}, seen(image)[None])[0]
 
     return jax.lax.map(of_image, images, batch_size=ROWS)
 

@@ -11,6 +11,7 @@ from experiments.merging.bed import Bed, repeated, take
 from experiments.merging.finetuning import features, finetuned
 from experiments.merging.fishers import fishers_of, shuffled
 from experiments.merging.judging import Part, Reading, judged, read
+from experiments.merging.networks import spec
 from experiments.merging.ranking import ensembled, equally, weighted
 from rml.evaluation.costs import program_flops
 from rml.merging import floored_share, merge
@@ -68,7 +69,7 @@ def ensembling(
 def flops_share(bed: Bed, models: Any) -> float:
     """Operations of one model on an image over those of several stacked ones."""
     count = jax.tree.leaves(models)[0].shape[0]
-    image = jnp.zeros((1, *bed.config.data.image_shape), jnp.uint8)
+    image = jnp.zeros_like(spec(bed.config, 1))
 
     def counted(number: int) -> float:
         return program_flops(

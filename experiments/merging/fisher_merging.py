@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from experiments.merging import fisher_figures
-from experiments.merging.bed import OF_BED, Bed, open_bed
+from experiments.merging.bed import Bed, of_bed, open_bed
 from experiments.merging.fisher_ensembling import ensembling
 from experiments.merging.fisher_robust import area, lines, robustness
 from experiments.merging.fisher_transfer import transfer
@@ -69,7 +69,7 @@ RANGES = {
     "transfer.points": Range(2, whole=True), "ensembling.models": Range(2, whole=True),
     "fisher.examples": Range(16, whole=True),
 }  # fmt: skip
-READS = OF_BED
+READS = of_bed
 CAPTIONS = fisher_figures.CAPTIONS
 PICTURE = "eight.png"
 

@@ -11,6 +11,7 @@ from experiments.merging.bed import Bed, ones_like, repeated, stack, take
 from experiments.merging.finetuning import features, finetuned
 from experiments.merging.fishers import fisher_flops, fisher_of, shuffled
 from experiments.merging.judging import Part, Reading, judged, read, search_fisher
+from experiments.merging.networks import spec
 from experiments.merging.tasks import few_of_each
 from rml import data
 from rml.evaluation.costs import program_flops
@@ -117,9 +118,10 @@ def costs(config: Any, bed: Bed) -> dict[str, float]:
     """Operations of merging a target with one donor, over those of fine-tuning the donor further.
 
     The donor's Fisher is at hand, as beside a checkpoint, so that the target's alone is counted.
-    What the search over weights costs on the validation images is given separately.
+    What the search over weights costs on the validation images is given separately, for one donor;
+    where the donor is chosen too it costs that as often as there are donors.
     """
-    images = jnp.zeros((1, *bed.config.data.image_shape), jnp.uint8)
+    images = jnp.zeros_like(spec(bed.config, 1))
     forward = program_flops(lambda p, x: features(bed.module, p, x), bed.base, images)
     training = 3 * forward * config.transfer.steps * config.transfer.batch_size
     few = [few_of_each(bed.tasks[t].train, config.transfer.shots) for t in config.transfer.targets]

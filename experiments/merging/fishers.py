@@ -10,8 +10,8 @@ from jaxtyping import Array
 
 from experiments.merging.bed import Bed, stack, take
 from experiments.merging.finetuning import logits
+from experiments.merging.networks import seen, spec
 from rml import data
-from rml.data import augment
 from rml.evaluation.costs import program_flops
 from rml.merging import diagonal_fisher
 
@@ -80,7 +80,7 @@ def _fisher(
     module: Any, params: Any, head: Array, images: Array, key: Array, scale: Any, classes: Any
 ) -> Any:
     def log_probs(params: Any, image: Array) -> Array:
-        found = module.apply({"params": params}, augment.to_float(image)[None])
+        found = module.apply({"params": params}, seen(image)[None])
         return jax.nn.log_softmax(logits(found, head, scale))[0]
 
     return diagonal_fisher(log_probs, params, images, classes=classes, key=key)
@@ -88,7 +88,7 @@ def _fisher(
 
 def fisher_flops(bed: Bed, *, examples: int, classes: Any) -> float:
     """Operations of matrix products that a Fisher of so many examples takes."""
-    images = jnp.zeros((examples, *bed.config.data.image_shape), jnp.uint8)
+    images = jnp.zeros_like(spec(bed.config, examples))
 
     def call(params: Any, head: Array, images: Array, key: Array) -> Any:
         return _fisher(bed.module, params, head, images, key, bed.config.head.scale, classes)

@@ -13,8 +13,8 @@ from jaxtyping import Array
 from experiments.merging.bed import Bed
 from experiments.merging.fishers import spread
 from experiments.merging.judging import Part, best
+from experiments.merging.networks import mask_of, seen, spec
 from rml import data
-from rml.data import augment
 from rml.evaluation.costs import program_flops
 from rml.merging import input_grams, regmean
 
@@ -38,10 +38,10 @@ def grams_of(bed: Bed, sources: Sequence[data.ArraySource], *, examples: int) ->
 
 def grams_flops(bed: Bed, *, examples: int) -> float:
     """Operations of the matrix products that inner products of so many images of each task take."""
-    shape = (len(bed.tasks), 1, examples, *bed.config.data.image_shape)
     return program_flops(
-        functools.partial(_grams, bed.module), bed.experts, jax.ShapeDtypeStruct(shape, jnp.uint8)
-    )
+        functools.partial(_grams, bed.module), bed.experts,
+        spec(bed.config, len(bed.tasks), 1, examples),
+    )  # fmt: skip
 
 
 def regmeaned(config: Any, bed: Bed, grams: Any, validation: Part) -> Any:
@@ -62,7 +62,7 @@ def crossed(grams: Any) -> Any:
 @functools.partial(jax.jit, static_argnames="module")
 def _grams(module: Any, experts: Any, images: Array) -> Any:
     def of_expert(params: Any, own: Array) -> Any:
-        return input_grams(module, {"params": params}, augment.to_float(own))
+        return input_grams(module, {"params": params}, seen(own), mask=mask_of(own))
 
     return jax.vmap(of_expert)(experts, images)
 

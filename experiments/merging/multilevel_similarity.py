@@ -44,7 +44,7 @@ def parts_of(module: nn.Module, params: Any, inputs: Array) -> Parts:
     """Reads what the scanned blocks of a transformer give, and the heads in them.
 
     Args:
-      module: A `ViT` or `Llama`, whose heads are read by modules named "out".
+      module: A `ViT`, `Llama` or `Bert`, whose heads are read by modules named "out".
       params: Its parameters.
       inputs: Images or tokens.
     """

@@ -5,9 +5,10 @@ transformers on images of clothes, a wider one beside them, and two small BERTs 
 code. One is aligned with the other, softly or by permutations, by activations or by weights, under
 every residual policy, and averaged with it. Beside it stand the plain average, the ensemble, both
 parents, one permutation of stream and whole heads, uniform transport, and transport of units out of
-their places, the null. Every kind has equally many tries on validation images. Then all are
-fine-tuned for the same steps, with the same learning rates to choose from. Models, data and margins
-are this repository's.
+their places, the null. Soft, hard and joint fusion have equally many tries on validation images;
+policies and nulls take the options of soft fusion, which were chosen for the mean of maps; the
+others have none. Then all are fine-tuned for the same steps, with the same learning rates to choose
+from. Models, data and margins are this repository's.
 """
 
 from typing import Any

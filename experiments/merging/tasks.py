@@ -1,4 +1,4 @@
-"""Image tasks that models are merged over: classes of a data set, in three parts."""
+"""Tasks that models are merged over: classes of images or of texts, in three parts."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from experiments.common.images import open_images
+from experiments.merging.networks import PADDING, of_texts, reads_texts
 from rml import data
+from rml.data import tokens
 from rml.data.glyphs import BLOCKS, unicode_block
 from rml.errors import UserError, unknown
 
@@ -17,7 +19,7 @@ GLYPHS = "glyphs"
 
 
 class ImageTask(NamedTuple):
-    """One task.
+    """One task; its images may be texts, as tokens [n, t].
 
     Attributes:
       train: Images that an expert is trained on.
@@ -31,10 +33,10 @@ class ImageTask(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Images of several tasks, one after another.
+    """Images of several tasks, one after another, or texts.
 
     Attributes:
-      image: uint8 [n, h, w, c].
+      image: uint8 [n, h, w, c], or tokens of texts, int32 [n, t].
       label: Class within the task, int32 [n].
       task: Place of the task, int32 [n].
     """
@@ -48,7 +50,9 @@ def open_tasks(config: Any) -> dict[str, ImageTask]:
     """Opens the tasks that `config.tasks` names, in the order of their names.
 
     Each has the name of a data set, the split of each part, and for characters the Unicode blocks
-    whose classes it takes; of them every second one, since the others are for pretraining.
+    whose classes it takes; of them every second one, since the others are for pretraining. A task
+    of texts names the features that hold text and class, and how many classes it takes: those with
+    most texts in the part where they have fewest.
 
     Raises:
       UserError: A block is unknown, a part lacks a class, or a task has more classes than
@@ -56,7 +60,10 @@ def open_tasks(config: Any) -> dict[str, ImageTask]:
     """
     found = {}
     for name, options in sorted(config.tasks.items()):
-        parts = [_part(config, options, part) for part in PARTS]
+        if reads_texts(config):
+            parts = _of_texts(config, options)
+        else:
+            parts = [_part(config, options, part) for part in PARTS]
         count = parts[0].num_classes
         if count > config.head.classes:
             raise UserError(
@@ -113,6 +120,31 @@ def few_of_each(source: data.ArraySource, count: int) -> data.ArraySource:
     return data.ArraySource(
         arrays["image"][rows], arrays["label"][rows], class_names=source.class_names,
         name=source.name, split=f"{source.split}, {count} of each class",
+    )  # fmt: skip
+
+
+def _of_texts(config: Any, options: Any) -> list[data.ArraySource]:
+    """The parts of a task of texts: tokens and classes of the classes that it takes."""
+    keys = (config.model.name, config.tokens.length, config.data.data_dir)
+    opened = [
+        _read_texts(options.name, options[part], options.text, options.label, *keys)
+        for part in PARTS
+    ]
+    counts = np.min([np.bincount(own.labels, minlength=own.num_classes) for own in opened], 0)
+    most = np.argsort(-counts, kind="stable")[: min(options.classes, np.count_nonzero(counts))]
+    return [data.select_classes(own, np.sort(most)) for own in opened]
+
+
+@cache
+def _read_texts(
+    name: str, split: str, text: str, label: str, model: str, length: int, data_dir: Any
+) -> data.ArraySource:
+    """A split of labelled texts as tokens; what does not fit is cut off their ends."""
+    found = data.load_text(name, split, text_key=text, label_key=label, data_dir=data_dir)
+    rows = tokens.encode(of_texts(model).tokenizer, found.texts, max_length=length)
+    return data.ArraySource(
+        tokens.pad(rows, width=length, pad_id=PADDING)[0], found.labels,
+        class_names=found.class_names, name=name, split=split,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from experiments.common.timing import least_seconds
 from experiments.merging.bed import Bed
 from experiments.merging.judging import Part, Reading
+from experiments.merging.networks import seen
 from experiments.merging.twin_parts import (
     Merged,
     by_task_heads,
@@ -18,7 +19,6 @@ from experiments.merging.twin_parts import (
     of_weights,
     parts_of,
 )
-from rml.data import augment
 from rml.evaluation import program_flops
 from rml.merging import Twin, modularise, twin_apply, twin_params
 from rml.ops import trees
@@ -76,7 +76,7 @@ def of_time(config: Any, whole: Merged, part: Part, weights: Array) -> dict[str,
     """Least seconds of a mixed batch over those of one model, and the same of operations."""
     module, options = whole.bed.module, config.timing
     rows = np.random.default_rng(config.seed).permutation(len(weights))[: options.batch_size]
-    images, own = augment.to_float(part.images.image[rows]), weights[rows]
+    images, own = seen(part.images.image[rows]), weights[rows]
 
     def composed(twin: Twin, weights: Array, images: Array) -> Array:
         def of_image(own: Array, image: Array) -> Array:

@@ -12,9 +12,9 @@ from experiments.merging.bed import Bed
 from experiments.merging.concrete_masks import of_tasks, without
 from experiments.merging.finetuning import ROWS, features, logits
 from experiments.merging.judging import Part, Reading, candidates, of_hits, read
+from experiments.merging.networks import seen
 from experiments.merging.ranking import scaled
 from experiments.merging.tasks import Images, joined
-from rml.data import augment
 from rml.merging import Twin, modularise, twin_apply, twin_params
 from rml.models import LearnedRouter, Router, learn_router, route
 from rml.ops import trees
@@ -126,9 +126,7 @@ def _parts(base: Any, experts: Any, shared: Any, key: Array, **options: Any) -> 
 def _by_weights(module: Any, twin: Twin, weights: Array, own: Array, images: Array) -> Array:
     def of_image(given: tuple[Array, ...]) -> Array:
         image, mine, other = (x[None] for x in given)
-        found = twin_apply(
-            module, twin.shared, twin.exclusive, mine, augment.to_float(image), own=other
-        )
+        found = twin_apply(module, twin.shared, twin.exclusive, mine, seen(image), own=other)
         return found[0]
 
     return jax.lax.map(of_image, (images, weights, own), batch_size=ROWS)

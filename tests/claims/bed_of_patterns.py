@@ -71,14 +71,14 @@ class Plain(nn.Module):
 
 def put_in_plain(monkeypatch):
     """The plain encoder in the place of a vision transformer."""
-    monkeypatch.setattr(bed, "vit", lambda config: Plain())
-    monkeypatch.setattr(finetuning, "vit", lambda config: Plain())
+    monkeypatch.setattr(bed, "network", lambda config: Plain())
+    monkeypatch.setattr(finetuning, "network", lambda config: Plain())
 
 
 def made_bed(config, made):
     """A bed that nothing was trained for."""
     rng = np.random.default_rng(0)
-    shapes = nn.unbox(jax.eval_shape(finetuning.vit(config).init, jax.random.key(0),
+    shapes = nn.unbox(jax.eval_shape(finetuning.network(config).init, jax.random.key(0),
                                      jnp.zeros((1, 8, 8, 1))))["params"]  # fmt: skip
 
     def drawn(*lead):
