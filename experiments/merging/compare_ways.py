@@ -59,8 +59,10 @@ def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[]
     masks, adamerging, atlas = config.mask, config.methods.adamerging, config.addition
     whole = len(validation.weights)
     coefficients = rates(adamerging, tries_of(adamerging), whole)
-    # Coefficients that take a step ahead of a mask are learned by as many passes as the mask.
-    ahead = 2 * rates(masks, masks.learning_rates, whole / 2)
+    # Coefficients that take a step ahead of a mask are learned by as many passes as the mask, and
+    # AdaMerging behind it says which rate is best.
+    ahead = 2 * rates(masks, masks.learning_rates, 0)
+    ahead += len(masks.learning_rates) * coefficients
     return {
         "average": (lambda: merge("average", bed.base, bed.experts), 0.0),
         "weights": (lambda: weighted(config, bed, bed.experts, None, validation), search),

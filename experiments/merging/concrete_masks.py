@@ -12,7 +12,7 @@ from scipy.special import entr
 from experiments.merging.bed import Bed
 from experiments.merging.finetuning import scores
 from experiments.merging.judging import Part, best
-from experiments.merging.ranking import drawn_batches, mean_entropy
+from experiments.merging.ranking import adamerged, drawn_batches, mean_entropy
 from experiments.merging.tasks import Images
 from rml.merging import draw_mask, expected_mask, learn_mask, mask_logits, mask_vectors
 from rml.ops import trees
@@ -36,9 +36,10 @@ def learned(
     config: Any, bed: Bed, unlabelled: Images, validation: Part, *, bilevel: bool = False,
     sampled: bool = True, **changes: Any,
 ) -> Mask:  # fmt: skip
-    """The mask whose learning rate is best on validation images, for masked task arithmetic.
+    """The mask whose learning rate is best on validation images, by the models that it serves.
 
-    That is so of masks too that were learned beside coefficients, and are used with others.
+    Those are task arithmetic behind the mask, and AdaMerging where it was learned beside such
+    coefficients.
 
     Args:
       config: The run's config.
@@ -62,7 +63,13 @@ def learned(
             given, rate, jax.random.key(config.seed), sampled=sampled, **fixed,
         )  # fmt: skip
         mask = expected_mask(found.logits)
-        merged = masked_arithmetic(config, bed, mask, scale=given["scale"])
+        if bilevel:
+            merged = adamerged(
+                config, bed, validation, unlabelled=unlabelled, vectors=mask_vectors(vectors, mask),
+                by_block=fixed.get("by_block", True),
+            )  # fmt: skip
+        else:
+            merged = masked_arithmetic(config, bed, mask, scale=given["scale"])
         return merged, Mask(found.logits, np.asarray(found.losses), rate)
 
     return best(bed, validation, options.learning_rates, learn)[1][1]

@@ -57,7 +57,7 @@ CLAIMS = (
     Claim("A tenth of the rank keeps 1 point more of the energy of vectors to the shared expert "
           "than of those to the base", "energy_over_task_vectors", ">=", 0.01, SOURCE,
           stated=STATED, null="energy_random_over_task_vectors"),
-    Claim(f"{OWN}, weights of each mixed image are above the best static ones of sum 1 by 5 points",
+    Claim(f"{OWN}, weights of each mixed image are above the best static ones by 5 points",
           "twin_over_static", ">=", 0.05, f"{SOURCE}: dynamic over static merging",
           stated=STATED, null="shuffled_over_static"),
     Claim(f"{OWN}, on tasks that neither vectors nor router know it is above task arithmetic by 1 "
@@ -69,7 +69,7 @@ CLAIMS = (
           ">=", 0.10, ADDED, stated=STATED, null="one_head_uniform_over_tuned"),
     Claim(f"{ONE}, it is above tuned TIES by 10 points", "one_head_twin_over_ties", ">=", 0.10,
           ADDED, stated=STATED, null="one_head_uniform_over_ties"),
-    Claim(f"{ONE}, weights of each mixed image are above the best static ones of sum 1 by 5 points",
+    Claim(f"{ONE}, weights of each mixed image are above the best static ones by 5 points",
           "one_head_twin_over_static", ">=", 0.05, ADDED, stated=STATED,
           null="one_head_shuffled_over_static"),
     Claim("A mixed batch whose weights are known takes at most 1.5 times the seconds of one model",

@@ -84,8 +84,13 @@ def of_static(bed: Bed, twin: Twin, weights: Array, images: Images) -> Array:
 
 
 def best_static(config: Any, bed: Bed, twin: Twin, validation: Part) -> Array:
-    """Of equal weights and draws of Dirichlet(1, ..., 1) those that are best on validation."""
-    tried = candidates(config.seed, len(bed.tasks), config.search.tries)
+    """The static weights that are best on validation images.
+
+    They are none at all, which leaves the shared expert, equal weights and draws of
+    Dirichlet(1, ..., 1), and all these at half their size.
+    """
+    drawn = candidates(config.seed, len(bed.tasks), config.search.tries)
+    tried = jnp.concatenate([jnp.zeros_like(drawn[:1]), drawn, drawn / 2])
     values = [
         float(read(bed, validation, _moved(twin, weights)).normalised.mean()) for weights in tried
     ]

@@ -76,6 +76,27 @@ def test_a_mask_is_learned_and_chosen_at_the_scale_that_is_given(monkeypatch):
         scales = {"learned": [], "merged": []}
 
 
+def test_a_mask_learned_with_coefficients_is_chosen_by_adamerging(monkeypatch):
+    config = config_of("configs/merging/concrete_subspace.py", **RECIPE)
+    bed = SimpleNamespace(module=None, base=0, experts=0, heads=0, config=config)
+    monkeypatch.setattr(concrete_masks, "drawn_batches", lambda *_, **__: None)
+    monkeypatch.setattr(concrete_masks.trees, "task_vectors", lambda *_: 5.0)
+    monkeypatch.setattr(concrete_masks, "expected_mask", lambda logits: logits)
+    monkeypatch.setattr(concrete_masks, "mask_vectors", lambda vectors, mask: vectors * mask)
+    monkeypatch.setattr(concrete_masks, "_learned", lambda *args, **_: Mask(args[8], [0.0], 0))
+    monkeypatch.setattr(concrete_masks, "best", lambda bed, part, rates, make: (0, make(rates[1])))
+    seen = []
+
+    def merge(config, bed, validation, *, unlabelled, vectors, by_block):
+        seen.append((validation, unlabelled, vectors, by_block))
+
+    monkeypatch.setattr(concrete_masks, "adamerged", merge)
+    learned = concrete_masks.learned(config, bed, "images", "held", bilevel=True)
+    concrete_masks.learned(config, bed, "images", "held", bilevel=True, by_block=False)
+    assert learned.rate == 0.1
+    assert seen == [("held", "images", 0.5, True), ("held", "images", 0.5, False)]
+
+
 def test_a_course_ends_with_the_mask_and_begins_with_its_first_steps(monkeypatch):
     """A prefix of the batches is learned from; what is merged is the mask after it."""
     config = config_of("configs/merging/concrete_subspace.py", **RECIPE)

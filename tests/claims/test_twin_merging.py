@@ -1,10 +1,12 @@
 """Twin-merging's recipe on a tiny bed of patterns; `make claims` measures one that learns."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.merging import twin_merging, twin_multitask
+from experiments.merging import twin_merging, twin_multitask, twin_parts
 from experiments.merging.judging import Part, of_hits
 from experiments.merging.tasks import Images
 from experiments.merging.twin_costs import bytes_of
@@ -57,6 +59,21 @@ def test_a_small_run_measures_every_claim_draws_and_saves(monkeypatch, tmp_path)
     for claim in twin_merging.CLAIMS:
         judges = claim.statement.startswith(("By the head of each", "By one head over"))
         assert judges == (claim.metric.split("_")[0] not in ("energy", "time", "copies"))
+
+
+@pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
+def test_static_weights_may_be_none_or_small(target, monkeypatch):
+    config = config_of(PATH, **RECIPE)
+    bed = SimpleNamespace(tasks={"a": 0, "b": 0, "c": 0})
+    monkeypatch.setattr(twin_parts, "_moved", lambda twin, weights: weights)
+
+    def read(bed, part, weights):
+        return SimpleNamespace(normalised=-np.abs(np.asarray(weights).sum(keepdims=True) - target))
+
+    monkeypatch.setattr(twin_parts, "read", read)
+    found = twin_parts.best_static(config, bed, None, None)
+    assert found.shape == (3,)
+    assert found.sum() == pytest.approx(target)
 
 
 def test_accuracy_that_is_lost_counts_tasks_equally():
