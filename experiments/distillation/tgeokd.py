@@ -6,10 +6,11 @@ others, of which some are labelled wrongly and some are noise. Their ratio is fi
 alone to the teacher alone), moves along a schedule, follows a rule of the example, is one learned
 number, or is learned for each image. All sides have equally many tries, of which clean validation
 images choose; they are also what learned ratios are judged on, so that the best fixed ratio and
-that of public benchmarks are trained once more with them. The network of ratios has AdamW with the
-decay of a public re-implementation, which has it in Adam's gradient, and rates up to that one's.
-The unit of intervals is a test image. Data, networks and margins are this repository's, the
-encoding and the look-ahead of one step readings of the paper.
+that of public benchmarks are trained once more with them; above the latter, which is far from the
+best here, ratios by the relations of other images were too, so that nothing is claimed of it. The
+network of ratios has AdamW with the decay of a public re-implementation, which has it in Adam's
+gradient, and rates up to that one's. The unit of intervals is a test image. Data, networks and
+margins are this repository's, the encoding and the look-ahead of one step readings of the paper.
 """
 
 from typing import Any
@@ -26,12 +27,10 @@ CLAIMS = (
     Claim("Accuracy is half a point above that of a fixed ratio of 0.9 and a temperature of 4",
           "tgeokd_over_kd", ">=", 0.005, f"{SOURCE}; ratio and temperature are CRD's benchmark's",
           stated="2026-11-26", null="kd_again_over_kd"),
-    Claim("It is not below that ratio where the validation images, which ours has, are trained on",
-          "tgeokd_over_kd_all", ">=", 0.0, f"added after the first measurement; {SOURCE}",
-          stated="2026-11-28", null="shuffled_over_kd_all"),
     Claim("It is not below the best fixed ratio and temperature of 22 by validation images",
           "tgeokd_over_fixed", ">=", 0.0, SOURCE, stated="2026-11-26", null="shuffled_over_fixed"),
-    Claim("Nor is it below that best ratio where the validation images are trained on",
+    Claim("Nor is it below that best ratio where the validation images, which ours has, are trained "
+          "on",
           "tgeokd_over_fixed_all", ">=", 0.0, f"our question, added after the first measurement; "
           f"{SOURCE}", stated="2026-11-27", null="shuffled_over_fixed_all"),
     Claim("Nor below the best of them by the test images themselves",
