@@ -29,8 +29,7 @@ CLAIMS = (
           stated="2026-11-26", null="kd_again_over_kd"),
     Claim("It is not below the best fixed ratio and temperature of 22 by validation images",
           "tgeokd_over_fixed", ">=", 0.0, SOURCE, stated="2026-11-26", null="shuffled_over_fixed"),
-    Claim("Nor is it below that best ratio where the validation images, which ours has, are trained "
-          "on",
+    Claim("Nor is it below that best ratio trained on the validation images too, which ours has",
           "tgeokd_over_fixed_all", ">=", 0.0, f"our question, added after the first measurement; "
           f"{SOURCE}", stated="2026-11-27", null="shuffled_over_fixed_all"),
     Claim("Nor below the best of them by the test images themselves",
