@@ -13,7 +13,8 @@ python -m experiments.merge a.safetensors b.safetensors --base=c.safetensors --m
 
 An encoder is a run directory, with options of its recipe's encoder after commas, or weights:NAME,
 such as weights:hf:FOLDER of safetensors. With --data each encoder and the merged one are judged by
-nearest neighbours on images of --split, half of which vote. The methods "ot", for transformers of
+nearest neighbours on images of --split, half of which vote, or on texts, whose features --text and
+--label name. The methods "ot", for transformers of
 different seeds, "fisher" and "regmean" read --examples images of --read: "ot" compares units by
 them and puts those of all in the places of the last encoder's; "fisher" takes class means as a
 head; "regmean" weighs kernels by what their layers read, and --option averaged=REGEX names those
@@ -64,7 +65,9 @@ def main(argv: Sequence[str]) -> int:
         "--option", action="append", default=[], metavar="NAME=VALUE", help="of the method"
     )
     parser.add_argument("--format", default="safetensors", choices=sorted(FORMATS))
-    parser.add_argument("--data", metavar="NAME", help="images with classes to judge by")
+    parser.add_argument("--data", metavar="NAME", help="images or texts with classes to judge by")
+    parser.add_argument("--text", default="", help="feature of the data that holds texts")
+    parser.add_argument("--label", default="", help="feature that holds their classes")
     parser.add_argument("--split", default="test", help="split of the data to judge by")
     parser.add_argument("--read", default="train", help="split that these methods read")
     parser.add_argument("--examples", type=int, default=256, help="number of images they read")
@@ -87,8 +90,7 @@ def merged(options: argparse.Namespace) -> str:
         result = merge_encoders(method, base, named, dict(given))
     judged = {**named, "merged": result} if options.data else {}
     lines = [
-        f"{name}: {accuracy(encoder, options.data, options.split):.1%} are right by "
-        f"{NEIGHBOURS} nearest neighbours"
+        f"{name}: {accuracy(encoder, options):.1%} are right by {NEIGHBOURS} nearest neighbours"
         for name, encoder in judged.items()
     ]
     return "\n".join([*lines, FORMATS[options.format](result, options)])
@@ -243,27 +245,43 @@ def merge_encoders(
     return dataclasses.replace(first, embedder=dataclasses.replace(first.embedder, variables=found))
 
 
-def accuracy(encoder: Any, name: str, split: str) -> float:
-    """Accuracy of nearest neighbours on a random half of the images; the other half votes."""
+def accuracy(encoder: Any, options: argparse.Namespace) -> float:
+    """Accuracy of nearest neighbours on a random half of images or texts; the other half votes."""
     import jax.numpy as jnp
     import numpy as np
 
-    from rml import data, evaluation
+    from rml import evaluation
 
-    if encoder.kind != "images":
-        raise UserError(f"--data judges encoders of images, these are of {encoder.kind}")
+    inputs, labels, classes = labelled(encoder, options)
+    order = np.random.default_rng(0).permutation(len(labels))
+    x, y = jnp.asarray(encoder(inputs)[order]), jnp.asarray(labels[order])
+    found = evaluation.knn_accuracy(
+        x[::2], y[::2], x[1::2], y[1::2], num_classes=classes, k=min(NEIGHBOURS, len(x[::2]))
+    )
+    return float(found)
+
+
+def labelled(encoder: Any, options: argparse.Namespace) -> tuple[Any, Any, int]:
+    """What an encoder is judged by, as it takes it: images or texts, their labels, classes."""
+    import numpy as np
+
+    from rml import data
+
+    where = encoder.config["data"].get("data_dir")
+    if encoder.kind == "texts":
+        found = data.load_text(
+            options.data, options.split, text_key=options.text, label_key=options.label,
+            data_dir=where,
+        )  # fmt: skip
+        return found.texts, found.labels, len(found.class_names)
+    for key in ("text", "label"):
+        if getattr(options, key):
+            raise UserError(f"--{key} is for encoders of texts, these are of {encoder.kind}")
     source = data.require_labels(
-        data.load(name, split, data_dir=encoder.config["data"].get("data_dir")), "experiments.merge"
+        data.load(options.data, options.split, data_dir=where), "experiments.merge"
     )
     images = encoder.read(source)
-    order = np.random.default_rng(0).permutation(len(images))
-    x = jnp.asarray(encoder(images)[order])
-    y = jnp.asarray(np.asarray(images.labels)[order])
-    found = evaluation.knn_accuracy(
-        x[::2], y[::2], x[1::2], y[1::2], num_classes=source.num_classes,
-        k=min(NEIGHBOURS, len(x[::2])),
-    )  # fmt: skip
-    return float(found)
+    return images, np.asarray(images.labels), source.num_classes
 
 
 if __name__ == "__main__":

@@ -9,8 +9,12 @@ import pytest
 import rml
 from experiments import merge
 from rml import data
+from rml.data import tokens
+from rml.data.text import LabelledTexts
 from rml.encoder import Encoder, ImageEmbedder
-from rml.models import ViT, WidthMap, map_width
+from rml.models import Bert, ViT, WidthMap, map_width
+from rml.models.text_encoder import TextEncoder
+from rml.retrieval import TextEmbedder
 
 
 def encoder(seed, scale=0.1, *, width=3):
@@ -54,10 +58,51 @@ def test_two_encoders_are_merged_judged_and_written(runs, tmp_path, capsys):
     assert "exists and is not overwritten" in capsys.readouterr().err
 
 
+def test_encoders_of_texts_are_judged_by_texts(monkeypatch, tmp_path, capsys):
+    tokenizer = tokens.train_tokenizer(["sun rain snow dog cat cow"] * 9, vocabulary=300)
+    rng = np.random.default_rng(0)
+    module = TextEncoder(Bert(vocabulary=300, width=8, depth=1, heads=1, mlp=8, positions=16))
+    given = (jnp.zeros((1, 2), int), jnp.ones((1, 2), bool))
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), *given))
+
+    def made(scale):
+        variables = jax.tree.map(
+            lambda x: jnp.asarray(1 + scale * rng.normal(size=x.shape), x.dtype), shapes
+        )
+        return Encoder("texts", {"data": {}}, "run", 1,
+                       TextEmbedder(module, variables, tokenizer, 8))  # fmt: skip
+
+    named = {name: made(0.1) for name in ("a", "b", "base")}
+    monkeypatch.setattr(rml, "load", lambda name, **_: named[name], raising=False)
+    label = np.arange(40, dtype=np.int32) % 2
+    texts = [("sun rain", "dog cat cow")[own] for own in label]
+    asked = []
+
+    def load_text(name, split, **keys):
+        asked.append((name, split, keys))
+        return LabelledTexts(texts, label, ("sky", "farm"))
+
+    monkeypatch.setattr(data, "load_text", load_text)
+    out = tmp_path / "merged.safetensors"
+    arguments = ["a", "b", "--base=base", "--method=average", "--data=debian", "--text=synopsis",
+                 "--label=section", f"--out={out}"]  # fmt: skip
+    assert merge.main(arguments) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:3] == [f"{name}: 100.0% are right by 10 nearest neighbours"
+                        for name in ("a", "b", "merged")]  # fmt: skip
+    keys = {"text_key": "synopsis", "label_key": "section", "data_dir": None}
+    assert asked == [("debian", "test", keys)] * 3
+    assert out.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["a", "b", "--out=x"], "--method=task_arithmetic needs --base"),
+        (
+            ["a", "b", "--method=average", "--data=digits", "--text=gloss", "--out=x"],
+            "--text is for encoders of texts, these are of images",
+        ),
         (["a", "b", "--method=fisher", "--out=x"], "--method=fisher needs --data"),
         (["a", "b", "--method=regmean", "--out=x"], "--method=regmean needs --data"),
         (
