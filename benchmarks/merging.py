@@ -8,8 +8,11 @@ layer by layer, stands beside POT's solvers, each stopped where its plan's sums 
 Fused decoding stands beside the same models with one weight at all tokens, and beside the large
 model alone. Ten seeds of a distilled student, as one program a core, stand beside ten processes of
 one seed each, one after another, each with all cores (two processes, times five, with `--quick`);
-what the teacher says is drawn. What multilevel training saves at equal validation loss takes whole
-trainings: its recipe measures it, as `flops_ratio_both` and `time_ratio_both`.
+what the teacher says is drawn. The exact Fisher of a small vision transformer stands beside as many
+gradients of the batch as there are classes and one more, which is what its sums would cost without
+squares; learned coefficients of eight vectors beside fine-tuning, step by step. What multilevel
+training saves at equal validation loss takes whole trainings: its recipe measures it, as
+`flops_ratio_both` and `time_ratio_both`.
 """
 
 import functools
@@ -23,9 +26,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks import many
 from benchmarks.common import (
@@ -43,9 +48,16 @@ from experiments.distillation.ofakd_students import task
 from experiments.distillation.students import Changes, train_students
 from experiments.registry import read_config
 from experiments.startup import keep_compiled
-from rml.merging import fuse_decode, ground_cost, merge_files, transport_map
-from rml.models import Llama, Member, ViTS, generate
-from rml.training import RunDirectory
+from rml.merging import (
+    diagonal_fisher,
+    fuse_decode,
+    ground_cost,
+    learn_scaling,
+    merge_files,
+    transport_map,
+)
+from rml.models import Llama, Member, ViT, ViTS, generate
+from rml.training import RunDirectory, descend
 
 COUNT = 8
 KEEP, SCALE = 0.2, 0.4
@@ -234,6 +246,57 @@ def launch(seed: int, folder: Path) -> tuple[float, float]:
     return seconds, json.loads((directory / "metrics.json").read_text())[str(seed)]["accuracy"]
 
 
+def measure_learning(repeats: int) -> list[Row]:
+    """Milliseconds of an exact Fisher and of learned coefficients, beside plain gradients."""
+    classes, images, steps, size = 10, 256, 20, 32
+    module = ViT(width=64, depth=4, heads=4, patch_size=7, pooling="gap", positions="sincos2d",
+                 classes=classes)  # fmt: skip
+    rng = np.random.default_rng(0)
+    seen = jnp.asarray(rng.random((images, 28, 28, 1)), jnp.float32)
+    label = jnp.asarray(rng.integers(0, classes, images), jnp.int32)
+    params = jax.jit(module.init)(jax.random.key(0), seen[:1])["params"]
+    params = nn.unbox(params)
+
+    def loss(params: Any, batch: Any) -> jax.Array:
+        found = module.apply({"params": params}, batch[0])
+        return optax.softmax_cross_entropy_with_integer_labels(found, batch[1]).mean()
+
+    def log_probs(params: Any, image: jax.Array) -> jax.Array:
+        return jax.nn.log_softmax(module.apply({"params": params}, image[None]))[0]
+
+    @jax.jit
+    def gradients(params: Any) -> Any:
+        given = [(label + shift) % classes for shift in range(classes + 1)]
+        return jax.lax.map(lambda own: jax.grad(loss)(params, (seen, own)), jnp.stack(given))
+
+    fisher = jax.jit(functools.partial(diagonal_fisher, log_probs, block=4))
+    rows = jnp.asarray(rng.integers(0, images, (steps, size)))
+    batches = seen[rows], label[rows]
+    vectors = jax.tree.map(
+        lambda leaf: 0.01 * jnp.asarray(rng.normal(size=(COUNT, *leaf.shape)), leaf.dtype), params
+    )
+    learned = jax.jit(functools.partial(learn_scaling, loss))
+    optimizer = optax.adamw(1e-3)
+
+    @jax.jit
+    def tuned(params: Any, batches: Any) -> Any:
+        return descend(loss, params, batches, optimizer=optimizer)
+
+    best = best_of_each({
+        "fisher": lambda: jax.block_until_ready(fisher(params, seen)),
+        "gradients": lambda: jax.block_until_ready(gradients(params)),
+        "learned": lambda: jax.block_until_ready(learned(params, vectors, batches)),
+        "tuned": lambda: jax.block_until_ready(tuned(params, batches)),
+    }, repeats)  # fmt: skip
+    milliseconds = {name: 1e3 * seconds for name, seconds in best.items()}
+    return [
+        Row(f"Fisher of {images} images, {classes} classes", "ms", milliseconds["fisher"],
+            f"{classes + 1} gradients of the batch", milliseconds["gradients"]),
+        Row(f"a step of coefficients of {COUNT} vectors", "ms", milliseconds["learned"] / steps,
+            "a step of fine-tuning", milliseconds["tuned"] / steps),
+    ]  # fmt: skip
+
+
 def measure_seeds(quick: bool) -> list[Row]:
     """Seconds of ten seeds together and one after another, and the mean accuracy of both."""
     seeds = many.SEEDS[:2] if quick else many.SEEDS
@@ -265,7 +328,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         write_checkpoints(Path(name))
         rows = measure_files(Path(name), repeats)
-    rows += measure_transport(repeats) + measure_decoding(repeats) + measure_seeds(args.quick)
+    rows += measure_transport(repeats) + measure_decoding(repeats) + measure_learning(repeats)
+    rows += measure_seeds(args.quick)
     print_table(f"Merging: jax {jax.__version__}", rows)
     finish("merging", rows, args.json)
 
