@@ -189,9 +189,10 @@ def width_map(transport: Float[Array, "*l n0 n1"]) -> WidthMap:
     """Makes of a transport what reads and what writes: rows sum to 1, or columns.
 
     A row-stochastic A lets AᵀK give the same output for a constant input; a column-stochastic B
-    makes every unit of KB a mean of units. With n0 = n1 both are the transport. Where widths
-    differ the public code takes the transport for both, whose columns sum to n0 / n1: outputs are
-    then too large by this factor. This split is ours.
+    makes every unit of KB a mean of units. With n0 = n1 and rows that sum to 1 both are the
+    transport. The public code takes the transport for both, whose columns sum to n0 / n1 where
+    widths differ: outputs are then too large by this factor. Rows have other sums where a residual
+    sum has shares by unit; what reads is divided by them here, not there. This split is ours.
 
     Args:
       transport: Maps of one space, or of each layer.

@@ -1,6 +1,7 @@
-"""The projector against its definition in float64, its limits, and what it refuses."""
+"""The projector against its definition and its authors' code, its limits, and what it refuses."""
 
 from functools import cache
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.distillation import CrossAttentionProjector, LinearProjector
+from rml.distillation import CrossAttentionProjector, LinearProjector, mimic
 
 B, H, W, C = 2, 3, 4, 5
 GRID, WIDTH, HEADS, SCALE = (2, 3), 6, 2, 1.7
@@ -162,3 +163,70 @@ def test_what_does_not_fit_is_named(module, x, query, message):
     query = None if query is None else jnp.zeros(query)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(x), query)
+
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "scalekd.npz")
+"""Found in float64 by deep-optimization/ScaleKD at 478a7db, see golden/make_scalekd.py.
+
+Of `FreqMaskingDistillLoss` the tokens of its two `AttentionProjector`, with a table in training and
+with given queries afterwards, `get_spat_loss`, `get_freq_loss` and the gradient of their sum.
+Inputs and weights were drawn as tenths.
+"""
+
+
+def of_the_authors(flat):
+    """Variables of a projector from its weights in the order of theirs."""
+    flat = iter(flat)
+    take = lambda *shape: np.reshape([next(flat) for _ in range(np.prod(shape))], shape)  # noqa: E731
+    dense = lambda d, k: {"kernel": take(k, d).T, "bias": take(k)}  # noqa: E731
+
+    def heads(d):
+        whole = dense(d, WIDTH)
+        return {name: x.reshape(*x.shape[:-1], HEADS, -1) for name, x in whole.items()}
+
+    params = {
+        "positions": take(C, H, W).transpose(1, 2, 0),
+        "query_in": dense(WIDTH, WIDTH),
+        "conv": {"kernel": take(C, C, 3, 3).transpose(2, 3, 1, 0), "bias": take(C)},
+        "norm": {"bn": {"scale": take(C), "bias": take(C)}},
+    }
+    statistics = {"mean": take(C), "var": take(C)}
+    params |= {"queries": heads(WIDTH), "keys": heads(C), "values": heads(C)}
+    out = dense(WIDTH, WIDTH)
+    params["out"] = out | {"kernel": out["kernel"].reshape(HEADS, -1, WIDTH)}
+    params |= {"mlp_in": dense(WIDTH, 4 * WIDTH), "mlp_out": dense(4 * WIDTH, WIDTH)}
+    params["out_norm"] = {"scale": take(WIDTH), "bias": take(WIDTH)}
+    params["query"] = take(1, 9, WIDTH)
+    assert next(flat, None) is None
+    return {"params": params, "batch_stats": {"norm": {"bn": statistics}}}
+
+
+@pytest.mark.parametrize("name", ["learned", "given"])
+def test_tokens_losses_and_gradient_are_those_of_the_authors_code(name):
+    """Theirs sums over positions, ours is a mean; logits of ours are float32 in any case."""
+    given, count = name == "given", 9
+    with jax.enable_x64(True):
+        x, teacher, query, weights = (
+            jnp.asarray(GOLDEN[key] / 10) for key in ("x", "teacher", "query", "weights")
+        )
+        both = [jax.tree.map(jnp.asarray, of_the_authors(row)) for row in np.asarray(weights)]
+        teacher = teacher.reshape(B, WIDTH, count).transpose(0, 2, 1)
+
+        def total(x):
+            views = [
+                CrossAttentionProjector((3, 3), WIDTH, HEADS, scale).apply(
+                    own, x.transpose(0, 2, 3, 1), query if given else None, train=not given,
+                    mutable=["batch_stats"],
+                )[0]
+                for own, scale in zip(both, (5.0, 1.7), strict=True)
+            ]  # fmt: skip
+            losses = jnp.stack([
+                count * weight * mimic(own, teacher, remove_mean=i == 1).mean()
+                for i, (own, weight) in enumerate(zip(views, (0.08, 0.06), strict=True))
+            ])  # fmt: skip
+            return losses.sum(), (jnp.stack(views), losses)
+
+        gradient, (views, losses) = jax.jit(jax.grad(total, has_aux=True))(x)
+        assert losses.dtype == jnp.float64
+    for key, found in {"views": views, "losses": losses, "gradient": gradient}.items():
+        np.testing.assert_allclose(found, GOLDEN[f"{name}_{key}"], rtol=1e-5, atol=1e-6)

@@ -1,6 +1,7 @@
-"""What every distillation loss of the table must do."""
+"""What every distillation loss of the table must do, and what some are in their authors' code."""
 
 from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from rml.distillation import METHODS, Projected
+from rml.ops.pairwise import euclidean
 
 B, K = 6, 5
 LABELS = np.array([0, 3, 3, 1, 4, 2], np.int32)
@@ -158,3 +160,43 @@ def test_the_factor_of_the_temperature_keeps_the_size_of_gradients(name):
     if name != "dkd":
         np.testing.assert_allclose(large, (centred[0] - centred[1]) / K, atol=0.01)
     assert np.abs(large).max() > 0.1
+
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "ofakd.npz")
+"""Losses and gradients in float64 of Hao840/OFAKD at f7bb896, see golden/make_ofakd.py."""
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [(f"ofa_{gamma}", {"gamma": gamma, "temperature": 1.7}) for gamma in (0.6, 1.0, 1.5)]
+    + [
+        ("dkd", {"temperature": 2.5, "target_weight": 1.3, "others_weight": 0.7}),
+        ("dist", {"temperature": 2.5, "inter": 1.3, "intra": 0.7}),
+        ("rkd_distance", {}),
+        ("rkd_angle", {}),
+    ],
+)
+def test_means_and_gradients_are_those_of_the_authors_code(key, options):
+    """Of `ofa_loss`, `dkd_loss`, `dist_loss` and the class `RKD`.
+
+    Theirs are means over the batch. `RKD` counts pairs and angles of a row with itself too, which
+    add 0 to its sum; ours does not. `dist_loss` adds 1e-8 to what it divides by.
+    """
+    pair = ("rows", "known") if key.startswith("rkd") else ("student", "teacher")
+    counted = {"rkd_distance": (B - 1) / B, "rkd_angle": (B - 1) * (B - 2) / B**2}.get(key, 1.0)
+    loss = METHODS["ofa" if key.startswith("ofa") else key].loss
+    with jax.enable_x64(True):
+        student, teacher, labels = (jnp.asarray(GOLDEN[name]) for name in (*pair, "labels"))
+        mean = lambda x: counted * loss(x, teacher, labels, **options).mean()  # noqa: E731
+        value, gradient = jax.value_and_grad(mean)(student)
+        assert value.dtype == jnp.float64
+    tolerance = 2e-6 if key == "dist" else 1e-12
+    np.testing.assert_allclose(value, GOLDEN[key], rtol=tolerance)
+    np.testing.assert_allclose(gradient, GOLDEN[f"{key}_gradient"], rtol=tolerance, atol=tolerance)
+
+
+def test_distances_are_those_of_the_authors_code():
+    """Of `_pdist`, from which its `RKD` makes relations as ours does from `euclidean`."""
+    with jax.enable_x64(True):
+        rows = jnp.asarray(GOLDEN["rows"])
+        np.testing.assert_allclose(euclidean(rows, rows), GOLDEN["distances"], atol=1e-12)

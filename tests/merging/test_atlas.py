@@ -1,5 +1,7 @@
 """Compositions of task vectors against their definition, and what learns their coefficients."""
 
+from pathlib import Path
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -219,3 +221,64 @@ def test_a_penalty_is_half_the_mean_norm_of_a_blocks_coefficients():
     assert not np.asarray(flat).any()
     with pytest.raises(ValueError, match="order is 3"):
         coefficient_penalty(arrays(LAMBDA), order=3)
+
+
+def of_authors():
+    """Values of github.com/fredzzhang/atlas at 557d7fb, see golden/make_atlas.py."""
+    file = np.load(Path(__file__).parent / "golden" / "atlas.npz")
+    names = [name.removeprefix("base/") for name in file if name.startswith("base/")]
+    assert names == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+    def tree(own):
+        return {name: jnp.asarray(file[f"{own}/{name}"]) for name in names}
+
+    def apply(params):
+        hidden = jnp.tanh(file["x"] @ params["0.weight"].T + params["0.bias"])
+        return hidden @ params["2.weight"].T + params["2.bias"]
+
+    return file, tree, apply
+
+
+@pytest.mark.parametrize("kind", ["blockwise", "isotropic"])
+def test_compositions_and_their_slopes_are_those_of_the_authors(kind):
+    """Of `WeightedImageEncoder` and `WeightedLinearizedModel`, in float64.
+
+    Their task vectors come as float16; these were given as they are.
+    """
+    with jax.enable_x64(True):
+        file, tree, apply = of_authors()
+        base, vectors, given = tree("base"), tree("vectors"), jnp.asarray(file[kind])
+
+        def coefficients(own):
+            return own if kind == "isotropic" else dict(zip(base, own.T, strict=True))
+
+        for case, outputs in (
+            (kind, lambda own: apply(compose(base, vectors, coefficients(own)))),
+            (f"linearised_{kind}", lambda own: linearised(apply, base, vectors, coefficients(own))),
+        ):
+            out, slopes = jax.jit(
+                lambda own, f=outputs: (f(own), jax.grad(lambda own: jnp.sum(f(own) ** 2))(own))
+            )(given)
+            np.testing.assert_allclose(out, file[f"{case}/out"], rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(slopes, file[f"{case}/slopes"], rtol=1e-11, atol=1e-11)
+
+
+def test_compositions_of_parts_are_those_of_the_authors_where_blocks_are_matrices():
+    """Of `WeightedImageEncoder` with `partition`, in float64.
+
+    Theirs moves matrices alone: what is no matrix gets no task vector, here by vectors of zeros.
+    """
+    with jax.enable_x64(True):
+        file, tree, apply = of_authors()
+        base, vectors, parts = tree("base"), tree("vectors"), tree("parts")
+        vectors = {k: own if own.ndim == 3 else jnp.zeros_like(own) for k, own in vectors.items()}
+
+        def outputs(own):
+            each = dict(zip(base, own.swapaxes(0, 1), strict=True))
+            return apply(compose(base, vectors, each, parts=parts))
+
+        out, slopes = jax.jit(
+            lambda own: (outputs(own), jax.grad(lambda own: jnp.sum(outputs(own) ** 2))(own))
+        )(jnp.asarray(file["parted"]))
+        np.testing.assert_allclose(out, file["parted/out"], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(slopes, file["parted/slopes"], rtol=1e-11, atol=1e-11)

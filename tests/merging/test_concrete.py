@@ -1,5 +1,7 @@
 """Masks of task vectors against their definition."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,14 @@ import optax
 import pytest
 
 from rml.errors import UserError
-from rml.merging import binary_concrete, draw_mask, learn_mask, mask_logits, mask_vectors
+from rml.merging import (
+    binary_concrete,
+    draw_mask,
+    expected_mask,
+    learn_mask,
+    mask_logits,
+    mask_vectors,
+)
 from rml.ops import trees
 
 RNG = np.random.default_rng(7)
@@ -17,6 +26,11 @@ VECTORS = {
     "blocks": jnp.asarray(RNG.normal(size=(2, 2, 2)), jnp.float32),
 }
 BATCHES, AHEAD = (jnp.asarray(RNG.normal(size=(3, 3)), jnp.float32) for _ in range(2))
+GOLDEN = np.load(Path(__file__).parent / "golden" / "concrete_subspace.npz")
+"""Numbers in float64 of `ConcreteMask` in tanganke/subspace_fusion at 67f8450.
+
+`golden/make_concrete_subspace.py` wrote them; "layer0" and "layer1" are tensors of their own there,
+"grad" is the gradient by the logits of the sum of masked vectors times "slopes"."""
 
 
 def objective(params, batch):
@@ -168,3 +182,34 @@ def test_sampled_masks_change_with_the_step_and_are_finite():
     )(jax.random.key(5))
     assert np.isfinite(found).all()
     assert len(np.unique(np.asarray(found))) == 4
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.3])
+def test_masks_and_masked_vectors_are_those_of_the_authors_code(temperature, monkeypatch):
+    """`_draw_mask`, by torch's `RelaxedBernoulli` with the uniforms stored, and `apply_mask`."""
+
+    def stored(key, axis=0):
+        w, *layers = (
+            jnp.asarray(GOLDEN[f"{key}_{name}_{temperature}"]) for name in ("w", "layer0", "layer1")
+        )
+        return {"blocks": jnp.stack(layers, axis), "w": w}
+
+    with jax.enable_x64(True):
+        uniforms, vectors, slopes = stored("uniforms"), stored("vectors", 1), stored("slopes", 1)
+
+        def loss(logits):
+            noise = iter([jnp.log(u / (1 - u)) for u in jax.tree.leaves(uniforms)])
+            monkeypatch.setattr(jax.random, "logistic", lambda *shape: next(noise))
+            mask = draw_mask(jax.random.key(0), logits, temperature=temperature)
+            masked = mask_vectors(vectors, mask)
+            return sum(jnp.sum(masked[k] * slopes[k]) for k in masked), (mask, masked)
+
+        logits = stored("logits")
+        grad, (mask, masked) = jax.grad(loss, has_aux=True)(logits)
+        for found, wanted in (
+            (mask, stored("mask")), (masked, stored("masked", 1)), (grad, stored("grad")),
+            (expected_mask(logits), stored("expected")),
+        ):  # fmt: skip
+            for name in wanted:
+                assert found[name].dtype == jnp.float64
+                np.testing.assert_allclose(found[name], wanted[name], rtol=1e-10, atol=1e-12)

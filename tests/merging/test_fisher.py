@@ -1,5 +1,7 @@
 """Fisher information and merging by it, against closed forms and NumPy in float64."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -240,3 +242,42 @@ def test_weights_are_searched_and_the_first_best_is_taken():
     np.testing.assert_allclose(drawn.var(0), 3 / 80, rtol=0.3)
     with pytest.raises(ValueError, match="count is 1"):
         grid_weights(1)
+
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "fisher_merging.npz")
+"""Numbers in float64 of mmatena/model_merging at 46802f9, by `golden/make_fisher_merging.py`."""
+
+
+def stored(name, count):
+    return [jnp.asarray(GOLDEN[f"{name}{i}"]) for i in range(count)]
+
+
+@pytest.mark.parametrize("favour", [False, True])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_merge_gives_the_numbers_of_the_authors_code(favour, normalise):
+    """`_merge_with_coeffs`, with the sizes of `_l2_norm_of_fisher` where it normalises."""
+    with jax.enable_x64(True):
+        experts, fishers = stored("experts", 2), stored("fishers", 2)
+        found = fisher_merge(
+            [own[0] for own in experts], experts, fishers=fishers, floor=float(GOLDEN["floor"]),
+            weights=jnp.asarray(GOLDEN["coefficients"]), favour_first=favour, normalise=normalise,
+        )  # fmt: skip
+    for i, own in enumerate(found):
+        wanted = GOLDEN[f"merged{i}_{favour}_{normalise}"]
+        np.testing.assert_allclose(own, wanted, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_the_fisher_is_that_of_the_authors_code(block):
+    """`_compute_exact_fisher_for_batch`, which gives the sum over examples, of a small network."""
+
+    def logs(variables, x):
+        kernel, shift, head, bias = variables
+        pooled = x["weights"] @ jnp.tanh(x["tokens"] @ kernel + shift)
+        return jax.nn.log_softmax(pooled @ head + bias)
+
+    with jax.enable_x64(True):
+        batch = {name: jnp.asarray(GOLDEN[name]) for name in ("tokens", "weights")}
+        found = diagonal_fisher(logs, stored("variable", 4), batch, block=block)
+    for i, own in enumerate(found):
+        np.testing.assert_allclose(own, GOLDEN[f"sum{i}"] / 5, rtol=1e-10)

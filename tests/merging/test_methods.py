@@ -1,5 +1,7 @@
 """What every method of merging has in common, and each against NumPy in float64."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -197,6 +199,27 @@ def test_ties_is_its_algorithm():
     ] * N
     with pytest.raises(ValueError, match="keep is 0"):
         ties(as_jax(BASE), as_jax(EXPERTS), keep=0.0)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(20, 12), (0.35, 21), (0.8, 48)])
+def test_ties_gives_the_numbers_of_the_authors_code(share, kept):
+    """`ties_merging` ("dis-mean") of tanganke/subspace_fusion at 67f8450, in float64.
+
+    `golden/make_concrete_subspace.py` wrote them. Of 60 entries it keeps one more than the share:
+    it keeps what is at least the (60 - kept)-th smallest, of which there are kept + 1.
+    """
+    golden = np.load(Path(__file__).parent / "golden" / "concrete_subspace.npz")
+    with jax.enable_x64(True):
+        start = np.random.default_rng(3).normal(size=60)
+        trees_of = {"a": slice(0, 22), "b": slice(22, 60)}
+        base = {name: jnp.asarray(start[own]) for name, own in trees_of.items()}
+        experts = {
+            name: jnp.asarray(start[own] + golden["flat"][:, own]) for name, own in trees_of.items()
+        }
+        found = ties(base, experts, keep=(kept + 1) / 60, scale=0.8)
+    for name, own in trees_of.items():
+        wanted = start[own] + 0.8 * golden[f"ties_{share}"][own]
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("x64", [False, True])

@@ -1,6 +1,8 @@
 """Fusion by transport: maps against NumPy and SciPy, and alignment of copies that are known."""
 
 import functools
+import math
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -649,3 +651,168 @@ def test_an_empty_batch_and_unknown_names_are_refused():
         residual_map(jnp.eye(2), jnp.eye(2), policy="weighted_matrix")
     with pytest.raises(UserError, match="expected equal widths"):
         residual_map(jnp.ones((2, 3)), jnp.ones((2, 3)), policy="identity")
+
+
+def of_authors():
+    """Values of github.com/graldij/transformer-fusion at 204ae23, and the inputs they are of.
+
+    Both were drawn or computed by torch in its layouts: kernels are [out, in]. `NAME_names` has a
+    line for each array of `NAME`: its path and its shape.
+    """
+    file, found = np.load(Path(__file__).parent / "golden" / "ot_fusion.npz"), {}
+    for own in ("drawn", "found"):
+        values, at = file[own].astype(np.float32), 0
+        for line in bytes(file[f"{own}_names"]).decode().splitlines():
+            name, _, sizes = line.rpartition(" ")
+            shape = tuple(int(size) for size in sizes.split(",") if size)
+            found[name] = values[at : at + math.prod(shape)].reshape(shape)
+            at += math.prod(shape)
+    return found
+
+
+AUTHORS = of_authors()
+OF_BLOCK = {
+    "norm1": "layernorm_before", "norm2": "layernorm_after", "mlp_in": "intermediate.dense",
+    "mlp_out": "output.dense", "out": "attention.output.dense",
+    **{name: f"attention.attention.{name}" for name in ("query", "key", "value")},
+}  # fmt: skip
+
+
+def from_torch(prefix, depth):
+    """Parameters of a `ViT` of two heads: patches of 2x2, a class token and five positions."""
+
+    def of(*path, leaf):
+        return AUTHORS["/".join((prefix, *path)) + f".{leaf}"]
+
+    def both(name, kernel):
+        found = of(name, leaf="weight").T
+        return {kernel: found, "bias": of(name, leaf="bias")}
+
+    layers = []
+    for layer in range(depth):
+        own = {name: both(f"{layer}.{theirs}", "scale" if "norm" in name else "kernel")
+               for name, theirs in OF_BLOCK.items()}  # fmt: skip
+        three = [own.pop(name) for name in ("query", "key", "value")]
+        own["qkv"] = {
+            leaf: np.stack([x[leaf].reshape(*x[leaf].shape[:-1], 2, -1) for x in three], -3)
+            for leaf in ("kernel", "bias")
+        }
+        kernel = own["out"]["kernel"]
+        own["out"]["kernel"] = kernel.reshape(2, -1, kernel.shape[-1])
+        layers.append(own)
+    embed = both("embed", "kernel")
+    kernel = embed.pop("kernel")
+    tree = {
+        "blocks": jax.tree.map(lambda *own: np.stack(own), *layers),
+        "patches": {"kernel": kernel[:4].reshape(2, 2, 1, -1), **embed}, "cls": kernel[None, 4:5],
+        "positions": kernel[None, 5:], "norm": both("layernorm", "scale"),
+        "head": both("classifier", "kernel"),
+    }  # fmt: skip
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def acts_of_authors(prefix, depth):
+    def of(name):
+        return jnp.stack([AUTHORS[f"{prefix}/acts/{layer}.{name}"] for layer in range(depth)])
+
+    embedded, branch, after = AUTHORS[f"{prefix}/acts/embed"], of("attention"), of("after")
+    mid = jnp.concatenate([embedded[None], after[:-1]]) + branch
+    own = {name: of(OF_BLOCK[name]) for name in ("query", "key", "value")}
+    return LayerActivations(jnp.asarray(embedded), **own, branch=branch, mid=mid, after=after,
+                            mlp=of("intermediate.dense"), out=of("output.dense"))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("case", "depth", "options"),
+    [
+        # Widths 6 and 4, hidden units 7 and 5.
+        ("mean", 1, {"residual": "mean"}),
+        # Their joint map is of activations of keys and then queries; these were exchanged for it.
+        # Their weighted policies read standardised activations; ours were given those.
+        ("weighted", 2, {"residual": "weighted_matrix", "query_key": "joint", "solver": "exact"}),
+        ("weights", 1, {"residual": "residual", "query_key": "shared", "features": "weights"}),
+    ],
+)
+def test_fused_transformers_are_those_of_the_authors(case, depth, options):
+    """Of `fc_fusion`, `encoder_fusion` and `ln_fusion`, in the order of `hf_vit_fusion`.
+
+    The embedding is one layer whose map is that of the stream. Where widths differ their outputs
+    are n0 / n1 times too large, as `width_map` says. It also divides rows of what reads by their
+    sums, and theirs do not: they differ where a share for each unit leaves sums other than 1. There
+    kernels of model 0 are multiplied by these sums first.
+    """
+    models = [from_torch(f"{case}/{i}", depth) for i in range(2)]
+    acts = [None, None] if case == "weights" else [
+        acts_of_authors(f"{case}/{i}", depth) for i in range(2)
+    ]  # fmt: skip
+    run = functools.partial(aligned, acts0=acts[0], acts1=acts[1], reg=0.08, **options)
+    sums = {name: own.sum(-1) for name, own in run(*models).transports.items()}
+    block, head = models[0]["blocks"], models[0]["head"]
+    block["mlp_in"]["kernel"] *= sums["stream.mid"][..., None]
+    block["qkv"]["kernel"] *= sums["stream.in"][..., None, None, None]
+    head["kernel"] *= sums["stream.last"][:, None]
+    found = run(*models)
+    np.testing.assert_allclose(
+        found.transports["stream.embed"], AUTHORS[f"{case}/map/embed"], atol=1e-4
+    )
+    for layer in range(depth):
+        np.testing.assert_allclose(
+            found.transports["stream.after"][layer], AUTHORS[f"{case}/map/{layer}"], atol=1e-4
+        )
+    outputs = {"mlp_in": "mlp", "head": None}
+
+    def fused(path, own, anchor):
+        space = outputs.get(path[-2].key if len(path) > 1 else "", "stream.in")
+        n0, n1 = (1, 1) if space is None else found.transports[space].shape[-2:]
+        return (n0 / n1 * own + anchor) / 2
+
+    close(jax.tree_util.tree_map_with_path(fused, found.params, models[1]),
+          from_torch(f"{case}/fused", depth), atol=2e-4)  # fmt: skip
+
+
+@pytest.mark.parametrize(("solver", "theirs"), [("sinkhorn", "sinkhorn"), ("exact", "emd")])
+def test_a_layers_map_and_its_fusion_are_those_of_the_authors(solver, theirs):
+    """Of `transform_acts` and `fc_fusion` with alpha 0.3, 5 units onto 3; and of `ln_fusion`."""
+    (w0, w1), (b0, b1), acts, (g0, g1), (s0, s1) = (
+        [AUTHORS[f"{name.format(i)}"] for i in range(2)]
+        for name in ("pair/{}/weight", "pair/{}/bias", "pair/{}/acts", "norm/{}/weight",
+                     "norm/{}/bias")
+    )  # fmt: skip
+    cost = ground_cost(*(standardised(jnp.asarray(own.T)) for own in acts))
+    found = solve(cost, solver=solver, reg=0.08)
+    np.testing.assert_allclose(found, AUTHORS[f"pair/{theirs}/map"], atol=1e-4)
+    before, own = width_map(jnp.asarray(AUTHORS["pair/t_in"])), width_map(found)
+    ratio = 5 / 3  # theirs take the map for what writes too, see `width_map`
+    wanted = 0.7 * ratio * (own.writes.T @ w0 @ before.reads) + 0.3 * w1
+    np.testing.assert_allclose(AUTHORS[f"pair/{theirs}/weight"], wanted, atol=2e-4)
+    wanted = 0.7 * ratio * (b0 @ own.writes) + 0.3 * b1
+    np.testing.assert_allclose(AUTHORS[f"pair/{theirs}/bias"], wanted, atol=2e-4)
+    # A norm takes the map itself, not divided: here its columns do not sum to one number.
+    for name, first, second in (("weight", g0, g1), ("bias", s0, s1)):
+        columns = AUTHORS["pair/t_in"].sum(0)
+        wanted = 0.7 * (first @ before.writes) * columns + 0.3 * second
+        np.testing.assert_allclose(AUTHORS[f"norm/{name}"], wanted, atol=1e-5)
+
+
+def test_costs_are_those_of_the_authors():
+    """Of `GroundMetric.process`; of its distances "median" and "log" do not run."""
+    x, y = (jnp.asarray(AUTHORS[f"cost/{i}"]) for i in range(2))
+    names = [name for name in AUTHORS if name.startswith(("cost/euclidean/", "cost/cosine/"))]
+    assert len(names) == 8
+    for name in names:
+        _, metric, scale = name.split("/")
+        found = ground_cost(x, y, metric=metric, scale={"log": "log1p"}.get(scale, scale))
+        np.testing.assert_allclose(found, AUTHORS[name], rtol=1e-5, atol=1e-6)
+
+
+def test_policies_are_those_of_the_authors():
+    """Of `resid_policy`, with raw activations."""
+    first, second = (jnp.asarray(AUTHORS[f"resid/t_{name}"]) for name in "rb")
+    sizes = tuple(jnp.abs(AUTHORS[f"resid/acts_{name}"]).mean(0) for name in "rb")
+    names = {name: name for name in ("mean", "weighted_scalar", "weighted_matrix")}
+    names |= {"only_resid": "residual", "no_resid": "branch"}
+    for theirs, policy in names.items():
+        found = residual_map(first, second, policy=policy, weights=sizes)
+        np.testing.assert_allclose(found, AUTHORS[f"resid/{theirs}"], rtol=1e-5, atol=1e-6)
+    found = residual_map(first[:3], second[:3], policy="identity")
+    np.testing.assert_array_equal(found, AUTHORS["resid/resid_as_identity"])

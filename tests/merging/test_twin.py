@@ -1,5 +1,7 @@
 """Twin-merging against its definition in float64, and its batched form against one model a time."""
 
+from pathlib import Path
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,8 @@ from rml.merging import (
     load_twin,
     modularise,
     save_twin,
+    task_arithmetic,
+    ties,
     twin_apply,
     twin_params,
 )
@@ -320,3 +324,53 @@ def test_what_is_loaded_predicts_with_the_weights_of_its_router(layers, top, tmp
     save_twin(tmp_path / "plain", twin)
     with pytest.raises(UserError, match="router is None"):
         load_twin(tmp_path / "plain").predict(module, x)
+
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "twin_merging.npz")
+"""Numbers in float64 of LZY-the-boys/Twin-Merging at f481c60, discriminative/.
+
+`MergingMethod.task_arithmetic` and `ties_merge` gave shared experts, `extract_twin_vector` by
+`sparsify.svd` and `magnitude` the exclusive vectors, and the arithmetic of `param` the parameters
+for one input with the softmax of "router"; `golden/make_twin_merging.py` wrote them."""
+
+
+def stored(prefix):
+    """A tree of the entries of `GOLDEN` below a prefix; names have two parts."""
+    tree = {}
+    for name in GOLDEN.files:
+        if name.startswith(prefix + "/"):
+            first, second = name.removeprefix(prefix + "/").split(".")
+            tree.setdefault(first, {})[second] = jnp.asarray(GOLDEN[name])
+    return tree
+
+
+@pytest.mark.parametrize("kind", ["arithmetic", "ties"])
+@pytest.mark.parametrize(
+    ("compress", "mask_rate"), [("svd", 0.5), ("svd", 0.25), ("magnitude", 0.6)]
+)
+def test_parameters_for_an_input_are_those_of_the_authors_code(kind, compress, mask_rate):
+    """Merged leaves agree; the bias has no part in theirs, which runs the true task's own one.
+
+    Their `ties_merge` keeps one entry more than its share, of 64 entries 19 + 1. Their `magnitude`
+    keeps ⌊share · size⌋ entries and ours the nearest number: of 30 and 28 both keep 12 and 11.
+    """
+    with jax.enable_x64(True):
+        base, experts = stored("base"), stored("experts")
+        out = {name: dict(leaves) for name, leaves in base.items()}
+        mine = {name: dict(leaves) for name, leaves in experts.items()}
+        del out["first"]["bias"], mine["first"]["bias"]
+        shared = (
+            task_arithmetic(out, mine, scale=0.4) if kind == "arithmetic"
+            else ties(out, mine, keep=20 / 64, scale=0.7)
+        )  # fmt: skip
+        close(shared, stored(f"{kind}/shared"), rtol=1e-12, atol=1e-12)
+        shared["first"]["bias"] = base["first"]["bias"]
+        found = modularise(
+            base, experts, shared=shared, compress=compress, fraction=1 - mask_rate,
+            excluded=("bias",),
+        )  # fmt: skip
+        whole = twin_params(
+            *found, route(jnp.asarray(GOLDEN["router"])), own=jnp.asarray([0.0, 1.0, 0.0])
+        )
+        close(whole["first"].pop("bias"), experts["first"]["bias"][1], rtol=1e-12)
+        close(whole, stored(f"{kind}/{compress}/{mask_rate}"), rtol=1e-11, atol=1e-12)

@@ -1,6 +1,7 @@
 """LoFiT against identities of folding, NumPy in float64, and finite differences."""
 
 import functools
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,9 @@ import pytest
 
 from rml.errors import UserError
 from rml.models import Bert, HeadEdits, Llama, ViT
+from rml.models.pretrained.files import tensors_of
+from rml.models.pretrained.llama import llama_layout
+from rml.models.pretrained.tensors import fill
 from rml.sparsity import (
     edit_shape,
     fold,
@@ -31,6 +35,12 @@ VIT = ViT(width=8, depth=2, heads=2, patch_size=4)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 20, (3, 6)), jnp.int32)
 MASK = jnp.arange(6) < jnp.array([6, 4, 2])[:, None]
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
+
+GOLDEN = Path(__file__).parent / "golden" / "lofit.npz"
+"""What fc2869/lo-fit at ebd344a gave in float32, see golden/make_lofit.py: `LlamaForCausalLM` of
+models/modeling_llama.py with attn_A and attn_v, `CustomSFTTrainer.compute_loss` of
+utils/trainers.py and its gradients, and the heads that lofit_trainer.py saves. Weights are in
+sixteenths."""
 
 
 def draw(module, inputs):
@@ -303,3 +313,63 @@ def test_edits_of_half_precision_weights_are_single(llama):
     assert np.abs(moved + 1e-4 * found.offset / np.abs(found.offset).max()).max() < 1e-6
     first = init_edits(jax.random.key(0), half)
     assert {leaf.dtype for leaf in jax.tree.leaves(first)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as archive:
+        return dict(archive)
+
+
+@pytest.fixture(scope="module")
+def their_logits(golden):
+    """Logits by edits, of the authors' weights and tokens."""
+    module = Llama(vocabulary=7, width=8, depth=2, heads=4, kv_heads=2, mlp=6)
+    weights = {name: np.float32(x / 16) for name, x in golden.items() if name.endswith("weight")}
+    variables = fill(module, llama_layout(module), tensors_of(weights, GOLDEN), GOLDEN)
+    inputs = [jnp.asarray(golden[name]) for name in ("tokens", "mask")]
+
+    def logits(edits):
+        hidden = module.apply(variables, *inputs, edits=edits)
+        return module.apply(variables, hidden, method="logits")
+
+    return logits
+
+
+@pytest.mark.parametrize("layers", [(1,), (0, 1)])
+def test_logits_are_those_of_the_authors_code(golden, their_logits, layers):
+    """With their A as scale - 1 and their v as offset, in one layer or in both."""
+    heads = jnp.isin(jnp.arange(2), jnp.array(layers))[:, None] & jnp.ones(4, bool)
+    edits = masked(HeadEdits(1 + golden["A"], jnp.asarray(golden["v"])), heads)
+    found, mask = jax.jit(their_logits)(edits), golden["mask"]
+    wanted = golden[f"logits{len(layers)}"]
+    np.testing.assert_allclose(found[mask], wanted[mask], rtol=1e-5, atol=1e-5)
+    assert np.abs(wanted - golden[f"logits{3 - len(layers)}"])[mask].max() > 0.1
+
+
+@pytest.mark.parametrize("part", ["A", "v"])
+def test_losses_and_gradients_are_those_of_the_authors_code(golden, their_logits, part):
+    """Cross-entropy of tokens that are text, in step 1 with 0.05 times the penalty."""
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss_and_slopes(edits):
+        shifted = golden["tokens"][:, 1:], golden["mask"][:, 1:]
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            their_logits(edits)[:, :-1], shifted[0]
+        )
+        return losses.mean(where=shifted[1]) + (0.05 * penalty(edits) if part == "A" else 0)
+
+    loss, slopes = loss_and_slopes(HeadEdits(1 + golden["A"], jnp.asarray(golden["v"])))
+    np.testing.assert_allclose(loss, golden[f"loss_{part}"], rtol=1e-5)
+    found = slopes.scale if part == "A" else slopes.offset
+    np.testing.assert_allclose(found, golden[f"slopes_{part}"], rtol=1e-4, atol=1e-6)
+
+
+def test_heads_are_ranked_as_by_the_authors_code(golden):
+    """Theirs sorts ascending and reads from behind, so that of equal norms the last comes first."""
+    scores = head_scores(jnp.asarray(golden["A"]))
+    assert len(np.unique(scores)) == 8
+    for count in (1, 3, 6):
+        chosen = np.argwhere(select_heads(scores, count=count))
+        assert {tuple(head) for head in chosen} == {tuple(x) for x in golden["ranking"][:count]}

@@ -1,4 +1,5 @@
 import functools
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -9,8 +10,14 @@ import pytest
 
 from rml.errors import UserError
 from rml.models import Bert, Llama, MaskedLMHead, ViT, transformer_sizes
+from rml.models.depth import map_depth
+from rml.models.pretrained.bert import LAYOUT
+from rml.models.pretrained.files import tensors_of
+from rml.models.pretrained.tensors import fill
+from rml.models.width import WidthMap, map_width
 from rml.training import multilevel
 from rml.training.multilevel import (
+    Groups,
     Level,
     Phase,
     coalesce,
@@ -25,6 +32,12 @@ from rml.training.multilevel import (
 RNG = np.random.default_rng(0)
 TOKENS = jnp.asarray(RNG.integers(0, 11, (2, 6)), jnp.int32)
 IMAGES = jnp.asarray(RNG.normal(size=(3, 8, 8, 1)), jnp.float32)
+GOLDEN = Path(__file__).parent / "golden" / "multilevel.npz"
+"""Parameters in float64 that Photooon/Multi-Level-Training-Framework at 2137c13 gave, in
+map_tools/mapper.py: `coalesce`, `decoalesce` and `interpolate` of `BertMapper` and `GPT2Mapper`,
+and matrices of `MapMatrix`; see golden/make_multilevel.py. "default" is without a scheme: halves of
+the width, neighbouring layers; "scheme" has the groups `HEADS` and `LAYERS`."""
+HEADS, LAYERS = np.array([0, 1, 0, 0]), np.array([0, 1, 1, 0])
 
 
 def llama(scale=1, depth=4, **options):
@@ -247,3 +260,150 @@ def test_groups_of_another_model_name_the_leaf_and_both_shapes():
         coalesce(large, own._replace(mlp=unit_groups(4)))
     with pytest.raises(UserError, match="expected every number below 4"):
         coalesce(large, own._replace(stream=np.array([0, 1, 3, 3, 0, 1, 1, 0])))
+
+
+def golden(archive, kind, name):
+    """Parameters of the authors' model as a tree of ours.
+
+    Of GPT-2 there is none here: its blocks and its last norm are those of a ViT, and its tables of
+    tokens and of positions stand where that has patches and positions.
+    """
+    flat, shapes = archive[f"{kind}/{name}"], {}
+    for key, sizes in archive[f"{kind}/shapes/{len(flat)}"]:
+        shapes[key] = tuple(map(int, sizes.split()))
+    ends = np.cumsum([np.prod(shape) for shape in shapes.values()])[:-1]
+    parts = zip(shapes.items(), np.split(flat.astype(np.float64), ends), strict=True)
+    state = {key: part.reshape(shape) for (key, shape), part in parts}
+    return (bert_tree if kind == "bert" else gpt2_tree)(state)
+
+
+def bert_tree(state):
+    below, above = "bert.", "cls.predictions."
+    own = {key.removeprefix(below): x for key, x in state.items() if key.startswith(below)}
+    head = {key.removeprefix(above): x for key, x in state.items() if key.startswith(above)}
+    width = own["embeddings.LayerNorm.weight"].size
+    depth = sum(key.endswith("query.bias") for key in own)
+    module = Bert(
+        vocabulary=5, width=width, depth=depth, heads=width // 2, mlp=4 * width, positions=3
+    )
+    encoder = fill(module, LAYOUT, tensors_of(own, GOLDEN), GOLDEN)["params"]
+    dense, norm = "transform.dense", "transform.LayerNorm"
+    return {
+        "encoder": jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), encoder),
+        "head": {
+            "dense": {"kernel": head[f"{dense}.weight"].T, "bias": head[f"{dense}.bias"]},
+            "norm": {"scale": head[f"{norm}.weight"], "bias": head[f"{norm}.bias"]},
+            "bias": head["bias"],
+        },
+    }
+
+
+def gpt2_tree(state):
+    own = {key.removeprefix("transformer."): x for key, x in state.items()}
+    depth = sum(key.endswith("ln_1.bias") for key in own)
+    width = own["ln_f.bias"].size
+
+    def norm(name):
+        return {"scale": own[f"{name}.weight"], "bias": own[f"{name}.bias"]}
+
+    def dense(name, *shape, out=()):
+        out = out or own[f"{name}.bias"].shape
+        kernel = own[f"{name}.weight"].reshape(*(shape or (-1,)), *out)
+        return {"kernel": kernel, "bias": own[f"{name}.bias"].reshape(out)}
+
+    blocks = {
+        f"block{i}": {
+            "norm1": norm(f"h.{i}.ln_1"), "norm2": norm(f"h.{i}.ln_2"),
+            "qkv": dense(f"h.{i}.attn.c_attn", width, out=(3, width // 2, 2)),
+            "out": dense(f"h.{i}.attn.c_proj", width // 2, 2),
+            "mlp_in": dense(f"h.{i}.mlp.c_fc"), "mlp_out": dense(f"h.{i}.mlp.c_proj"),
+        }
+        for i in range(depth)
+    }  # fmt: skip
+    tables = {
+        "patches": {"kernel": own["wte.weight"][:, None, None]},
+        "positions": own["wpe.weight"][None],
+    }
+    return {**blocks, **tables, "norm": norm("ln_f")}
+
+
+def close(ours, theirs, tolerance=1e-12):
+    def same(a, b):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+    jax.tree.map(same, ours, theirs)
+
+
+def rescaled(tree, tables, norm=1.0):
+    """The tree with other sizes of its tables, and of the norm before a tied table's product."""
+    own = dict(tree)
+    if "encoder" in own:
+        named = {name: tree["encoder"][name] for name in ("tokens", "positions", "types")}
+        own["encoder"] = {**tree["encoder"], **jax.tree.map(lambda x: x * tables, named)}
+        scaled = jax.tree.map(lambda x: x * norm, tree["head"]["norm"])
+        own["head"] = {**tree["head"], "norm": scaled}
+        return own
+    named = {name: tree[name] for name in ("patches", "positions")}
+    return {**own, **jax.tree.map(lambda x: x * tables, named)}
+
+
+def golden_groups(large, case):
+    if case == "default":
+        return groups_of(large, scheme="halves", layer_scheme="neighbours")
+
+    def units(width):
+        return (HEADS[:, None] * width + np.arange(width)).ravel()
+
+    return Groups(units(2), HEADS, HEADS, units(8), LAYERS, head_width=2)
+
+
+@pytest.mark.parametrize("case", ["default", "scheme"])
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_parameters_are_those_of_the_authors_code(kind, case):
+    """All but two factors, which differ on purpose.
+
+    Theirs doubles tables when it coalesces and halves them when it decoalesces, whatever the size
+    of a group; and the norm that BERT's tied table is multiplied with is a mean, where ours is a
+    sum. In groups of two that product is the same, and in a round trip both factors are gone.
+    """
+    with np.load(GOLDEN) as archive:
+        trees = [golden(archive, kind, name) for name in
+                 ("large", f"{case}/coalesced", f"{case}/decoalesced")]  # fmt: skip
+    large, small, again = trees
+    own = golden_groups(large, case)
+    sizes = np.bincount(own.stream)
+    exact = 1e-12 if case == "default" else 1e-6  # thirds of our maps are in float32
+    close(coalesce(large, own), rescaled(small, 0.5, sizes), exact)
+    close(decoalesce(small, own), rescaled(again, 2.0, 1 / sizes[own.stream]), exact)
+    close(decoalesce(coalesce(large, own), own), again, exact)
+
+
+def test_interpolation_is_that_of_the_authors_code():
+    with np.load(GOLDEN) as archive:
+        large, again, mixed = (
+            golden(archive, "bert", name)
+            for name in ("large", "default/decoalesced", "interpolated")
+        )
+    close(interpolate(large, again, 0.25), mixed)
+
+
+def test_the_authors_matrices_are_maps_of_the_same_groups():
+    """F, T, R and G of `MapMatrix`: T is what inputs read by on the way down, F on the way up."""
+    with np.load(GOLDEN) as archive:
+        large = golden(archive, "bert", "large")
+        found = {name: archive[name] for name in archive.files if "/" not in name}
+    for name in ("qk_F", "v_F"):
+        np.testing.assert_array_equal(found[name], found["embed_F"])
+    own = golden_groups(large, "scheme")
+    spaces = {"mlp": "inter"} | dict.fromkeys(("stream", "query", "key", "value", "heads"), "embed")
+
+    def mapped(tree, reads, writes, depth):
+        maps = {
+            space: WidthMap(found[f"{name}_{reads}"], found[f"{name}_{writes}"].T)
+            for space, name in spaces.items()
+        }
+        return map_depth(map_width(tree, maps), found[depth])
+
+    small = coalesce(large, own)
+    close(mapped(large, "T", "F", "R"), small, 1e-6)
+    close(mapped(small, "F", "T", "G"), decoalesce(small, own), 1e-6)
