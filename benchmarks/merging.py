@@ -262,7 +262,8 @@ def measure_learning(repeats: int) -> list[Row]:
         return optax.softmax_cross_entropy_with_integer_labels(found, batch[1]).mean()
 
     def log_probs(params: Any, image: jax.Array) -> jax.Array:
-        return jax.nn.log_softmax(module.apply({"params": params}, image[None]))[0]
+        found: Any = module.apply({"params": params}, image[None])
+        return jax.nn.log_softmax(found)[0]
 
     @jax.jit
     def gradients(params: Any) -> Any:

@@ -39,7 +39,9 @@ TRANSPORT = "ot"
 """Alignment by transport, then the average: `rml.merging.align`, for models of different seeds."""
 NEEDS_DATA = ("fisher", "regmean", TRANSPORT)
 """Methods that read images."""
-WORDS = ("averaged", "exclude", "features", "heads", "metric", "query_key", "residual", "solver")
+WORDS = (
+    "averaged", "disjoint", "exclude", "features", "heads", "metric", "query_key", "residual", "solver",
+)  # fmt: skip
 """Options of methods whose values are words."""
 OWN = ("fishers", "grams", "least")
 """Options of methods that this command gives."""

@@ -36,7 +36,7 @@ METHODS = {
     "average": Method(average),
     "weighted_average": Method(weighted_average),
     "task_arithmetic": Method(task_arithmetic, scaled=True),
-    "ties": Method(ties, ("keep",), scaled=True),
+    "ties": Method(ties, ("keep", "disjoint"), scaled=True),
     "dare": Method(dare, scaled=True),
     "fisher": Method(fisher_merge, ("exclude", "favour_first", "normalise")),
     "regmean": Method(regmean, ("alpha", "averaged", "ridge")),

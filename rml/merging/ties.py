@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, PyTree
 
 from rml.ops import trees
 
+DISJOINT = ("mean", "sum")
+
 
 def ties(
     base: PyTree,
@@ -16,6 +18,7 @@ def ties(
     *,
     keep: float = 0.2,
     scale: ArrayLike = 1.0,
+    disjoint: str = "mean",
     least: Float[Array, " n"] | None = None,
 ) -> PyTree:
     """Merges the entries of task vectors that are large and agree in sign.
@@ -29,6 +32,8 @@ def ties(
       experts: Parameters of n experts, stacked on a leading axis.
       keep: Share of a vector's entries that are kept, over all leaves together.
       scale: Factor of the merged vector.
+      disjoint: What an entry is of those that have its sign: their "mean", or their "sum", which
+        public codes offer and the paper does not.
       least: Least magnitude that is kept of each vector, in the place of `keep`: that of a whole
         checkpoint of which these are some leaves.
 
@@ -36,20 +41,23 @@ def ties(
       Parameters of one model.
 
     Raises:
-      ValueError: `keep` is not in (0, 1].
+      ValueError: `keep` is not in (0, 1], or `disjoint` is neither.
 
     Source: Yadav et al., TIES-Merging, arXiv:2306.01708, Algorithm 1.
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep}, expected a share in (0, 1]")
+    if disjoint not in DISJOINT:
+        raise ValueError(f"disjoint is {disjoint!r}, expected one of: {', '.join(DISJOINT)}")
     vectors = trees.task_vectors(base, experts)
     vectors = trim(vectors, keep=keep) if least is None else trim_below(vectors, least)
 
     def of_leaf(start: Array, own: Array) -> Array:
         agrees = (own * trees.total(own)) > 0
-        number = trees.total(agrees.astype(own.dtype))
-        mean = trees.total(jnp.where(agrees, own, 0)) / jnp.maximum(number, 1)
-        return (trees.wide(start) + scale * mean).astype(start.dtype)
+        merged = trees.total(jnp.where(agrees, own, 0))
+        if disjoint == "mean":
+            merged = merged / jnp.maximum(trees.total(agrees.astype(own.dtype)), 1)
+        return (trees.wide(start) + scale * merged).astype(start.dtype)
 
     return jax.tree.map(of_leaf, base, vectors)
 

@@ -173,7 +173,8 @@ def test_averages_and_arithmetic_are_their_formulas():
     close(merge("task_arithmetic", base, experts, scale=0.7), wanted)
 
 
-def test_ties_is_its_algorithm():
+@pytest.mark.parametrize("disjoint", ["mean", "sum"])
+def test_ties_is_its_algorithm(disjoint):
     flat = np.stack([
         np.concatenate([(leaf[i] - start).ravel() for leaf, start in
                         zip(jax.tree.leaves(EXPERTS), jax.tree.leaves(BASE), strict=True)])
@@ -187,10 +188,11 @@ def test_ties_is_its_algorithm():
     merged = np.zeros(flat.shape[1])
     for j, column in enumerate(trimmed.T):
         agrees = [value for value in column if value * column.sum() > 0]
-        merged[j] = np.mean(agrees) if agrees else 0
+        merged[j] = getattr(np, disjoint)(agrees) if agrees else 0
     assert (merged == 0).any()
     wanted = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(BASE)]) + 0.8 * merged
-    found = merge("ties", as_jax(BASE), as_jax(EXPERTS), keep=0.4, scale=0.8)
+    options = {} if disjoint == "mean" else {"disjoint": disjoint}
+    found = merge("ties", as_jax(BASE), as_jax(EXPERTS), keep=0.4, scale=0.8, **options)
     flat_found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
     np.testing.assert_allclose(flat_found, wanted, atol=1e-5)
     few = trim(as_jax(EXPERTS), keep=0.01)
@@ -199,6 +201,8 @@ def test_ties_is_its_algorithm():
     ] * N
     with pytest.raises(ValueError, match="keep is 0"):
         ties(as_jax(BASE), as_jax(EXPERTS), keep=0.0)
+    with pytest.raises(ValueError, match="disjoint is 'max', expected one of: mean, sum"):
+        ties(as_jax(BASE), as_jax(EXPERTS), disjoint="max")
 
 
 @pytest.mark.parametrize(("share", "kept"), [(20, 12), (0.35, 21), (0.8, 48)])
