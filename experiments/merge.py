@@ -40,7 +40,8 @@ TRANSPORT = "ot"
 NEEDS_DATA = ("fisher", "regmean", TRANSPORT)
 """Methods that read images."""
 WORDS = (
-    "averaged", "disjoint", "exclude", "features", "heads", "metric", "query_key", "residual", "solver",
+    "averaged", "disjoint", "exclude", "features", "heads", "metric", "query_key", "residual",
+    "solver",
 )  # fmt: skip
 """Options of methods whose values are words."""
 OWN = ("fishers", "grams", "least")
