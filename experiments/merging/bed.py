@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.common import figures
 from experiments.common.comparison import for_each
-from experiments.common.encoders import image_encoder, read_run, restore
+from experiments.common.encoders import TOKENIZER, image_encoder, read_run, restore
 from experiments.merging.finetuning import (
     finetuned,
     finetuning,
@@ -149,6 +149,8 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
         config, run, sources, validation, starts=repeated(base, len(tasks)), base=base,
         heads=heads,
     )  # fmt: skip
+    if reads_texts(config):  # as `rml.load` expects of an encoder of texts
+        of_texts(config.model.name).tokenizer.save(str(run.path / TOKENIZER))
     return Bed(config, base, experts, heads, tasks)
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import rml
 from experiments.merging import bed, compare, compare_ways, networks, tasks
 from experiments.merging.finetuning import features
 from experiments.merging.judging import Part, judged
@@ -128,9 +129,8 @@ def test_a_small_bed_of_texts_is_trained_read_and_merged(texts, monkeypatch, tmp
     leaves = jax.tree.leaves(jax.tree.map(lambda x, b: x - b, opened.experts, opened.base))
     assert max(float(jnp.abs(leaf).max()) for leaf in leaves) > 1e-3
     # An expert reads strings as the bed reads tokens.
-    state = bed.restore(tmp_path / "bed", bed.task(config))
     strings = ["sun rain", "dog cow owl"]
-    reader = bed.encoder(config, state, expert="spam")
+    reader = rml.load(tmp_path / "bed", expert="spam")
     rows = tokens.pad(tokens.encode(texts.tokenizer, strings, max_length=6), width=6)[0]
     expert = jax.tree.map(lambda leaf: leaf[1], opened.experts)
     wanted = features(opened.module, expert, jnp.asarray(rows))
