@@ -35,7 +35,7 @@ def spread_images(
 ) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
     """Images at equal distances in a split, as an encoder takes them, and their labels."""
     if encoder.kind != "images":
-        raise UserError(f"--data has images, these encoders are of {encoder.kind}")
+        raise UserError(f"this method reads images of --data, encoders of {encoder.kind} have none")
     source = data.load(name, split, data_dir=encoder.config["data"].get("data_dir"))
     images = encoder.read(data.require_labels(source, "experiments.merge"))
     if not 1 <= count <= len(images):
