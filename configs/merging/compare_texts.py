@@ -14,7 +14,7 @@ from configs.merging import parts
 
 def get_config() -> ConfigDict:
     # Fewer steps and examples than on images: a text costs more operations than a small image.
-    learned = dict(steps=40, batch_size=4)
+    learned = dict(steps=20, batch_size=4)
     own = parts.comparison()
     own["methods"]["adamerging"].update(learned)
     own["mask"].update(learned)
