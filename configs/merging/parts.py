@@ -39,6 +39,14 @@ def warps() -> dict[str, Any]:
     return parts.warps(degrees=10.0, scale=(0.8, 1.2), shear=10.0)
 
 
+def of_bed(experiment: str, given: dict[str, Any]) -> ConfigDict:
+    """A config of any bed, or of a recipe that trains one of its own."""
+    both = dict(
+        experiment=experiment, seed=0, precision="default", dtype="float32", mesh=parts.mesh()
+    )
+    return ConfigDict(both | given)
+
+
 def bed(experiment: str = "merging.bed", **changes: Any) -> ConfigDict:
     """A config of the bed, or of a recipe that trains one of its own.
 
@@ -47,11 +55,6 @@ def bed(experiment: str = "merging.bed", **changes: Any) -> ConfigDict:
       **changes: Parts that replace those of the bed, or are added.
     """
     given = dict(
-        experiment=experiment,
-        seed=0,
-        precision="default",
-        dtype="float32",
-        mesh=parts.mesh(),
         # Characters that the base is pretrained on; the tasks' are others.
         data=parts.images("glyphs", (28, 28, 1), train="train", test="test"),
         tasks=eight_tasks(),
@@ -70,7 +73,7 @@ def bed(experiment: str = "merging.bed", **changes: Any) -> ConfigDict:
         ),
         evaluation=dict(batch_size=500, most=1000),
     )  # fmt: skip
-    return ConfigDict(given | changes)
+    return of_bed(experiment, given | changes)
 
 
 def labelled(name: str, text: str = "text", label: str = "label", *, share: int) -> dict[str, Any]:
@@ -100,18 +103,8 @@ def eight_text_tasks() -> dict[str, Any]:
 
 
 def text_bed(experiment: str = "merging.bed", **changes: Any) -> ConfigDict:
-    """A config of the bed of texts, or of a recipe that trains one of its own.
-
-    Args:
-      experiment: Name of the recipe.
-      **changes: Parts that replace those of the bed, or are added.
-    """
+    """The same of texts."""
     given = dict(
-        experiment=experiment,
-        seed=0,
-        precision="default",
-        dtype="float32",
-        mesh=parts.mesh(),
         data=dict(data_dir=config_dict.placeholder(str)),
         tasks=eight_text_tasks(),
         model=dict(name="minilm_l3"),
@@ -123,7 +116,7 @@ def text_bed(experiment: str = "merging.bed", **changes: Any) -> ConfigDict:
         ),
         evaluation=dict(batch_size=500, most=120),
     )  # fmt: skip
-    return ConfigDict(given | changes)
+    return of_bed(experiment, given | changes)
 
 
 def methods() -> dict[str, Any]:

@@ -47,12 +47,18 @@ def test_masked_arithmetic_takes_the_scale_that_it_is_given():
         np.testing.assert_allclose(found["w"], [1 + scale, 2 + 3 * scale], rtol=1e-6)
 
 
-def test_a_mask_is_learned_and_chosen_at_the_scale_that_is_given(monkeypatch):
+@pytest.fixture
+def numbers(monkeypatch):
+    """The recipe's config, and a bed whose models, masks and vectors are numbers."""
     config = config_of("configs/merging/concrete_subspace.py", **RECIPE)
-    bed = SimpleNamespace(module=None, base=0, experts=0, heads=0, config=config)
     monkeypatch.setattr(concrete_masks, "drawn_batches", lambda *_, **__: None)
-    monkeypatch.setattr(concrete_masks.trees, "task_vectors", lambda *_: 0)
+    monkeypatch.setattr(concrete_masks.trees, "task_vectors", lambda *_: 5.0)
     monkeypatch.setattr(concrete_masks, "expected_mask", lambda logits: logits)
+    return config, SimpleNamespace(module=None, base=0, experts=0, heads=0, config=config)
+
+
+def test_a_mask_is_learned_and_chosen_at_the_scale_that_is_given(numbers, monkeypatch):
+    config, bed = numbers
     scales = {"learned": [], "merged": []}
 
     def learn(module, base, vectors, heads, batches, ahead, scale, options, rate, key, *, sampled):
@@ -76,12 +82,8 @@ def test_a_mask_is_learned_and_chosen_at_the_scale_that_is_given(monkeypatch):
         scales = {"learned": [], "merged": []}
 
 
-def test_a_mask_learned_with_coefficients_is_chosen_by_adamerging(monkeypatch):
-    config = config_of("configs/merging/concrete_subspace.py", **RECIPE)
-    bed = SimpleNamespace(module=None, base=0, experts=0, heads=0, config=config)
-    monkeypatch.setattr(concrete_masks, "drawn_batches", lambda *_, **__: None)
-    monkeypatch.setattr(concrete_masks.trees, "task_vectors", lambda *_: 5.0)
-    monkeypatch.setattr(concrete_masks, "expected_mask", lambda logits: logits)
+def test_a_mask_learned_with_coefficients_is_chosen_by_adamerging(numbers, monkeypatch):
+    config, bed = numbers
     monkeypatch.setattr(concrete_masks, "mask_vectors", lambda vectors, mask: vectors * mask)
     monkeypatch.setattr(concrete_masks, "_learned", lambda *args, **_: Mask(args[8], [0.0], 0))
     monkeypatch.setattr(concrete_masks, "best", lambda bed, part, rates, make: (0, make(rates[1])))
