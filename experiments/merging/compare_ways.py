@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.merging.atlas_learning import Batch, scaled_vectors
 from experiments.merging.bed import Bed, subtract
-from experiments.merging.concrete_masks import learned, masked_arithmetic
+from experiments.merging.concrete_masks import learned
 from experiments.merging.fishers import fishers_of
 from experiments.merging.grams import crossed, grams_flops, grams_of, regmeaned
 from experiments.merging.judging import Part, Reading, best, halves
@@ -20,7 +20,7 @@ from experiments.merging.ranking import adamerged, drawn_batches, scaled, tries_
 from experiments.merging.tasks import Images, joined
 from experiments.merging.twin_parts import by_task_heads, bytes_of, merged, of_weights
 from rml.evaluation.costs import program_flops
-from rml.merging import expected_mask, mask_vectors, merge
+from rml.merging import merge
 from rml.models import Router
 from rml.ops import trees
 
@@ -61,8 +61,7 @@ def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[]
     coefficients = rates(adamerging, tries_of(adamerging), whole)
     # Coefficients that take a step ahead of a mask are learned by as many passes as the mask, and
     # AdaMerging behind it says which rate is best.
-    ahead = 2 * rates(masks, masks.learning_rates, 0)
-    ahead += len(masks.learning_rates) * coefficients
+    ahead = 2 * rates(masks, masks.learning_rates, 0) + len(masks.learning_rates) * coefficients
     return {
         "average": (lambda: merge("average", bed.base, bed.experts), 0.0),
         "weights": (lambda: weighted(config, bed, bed.experts, None, validation), search),
@@ -77,9 +76,8 @@ def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[]
         "concrete": (lambda: concrete(config, bed, validation, arithmetic()[1]),
                      search + rates(masks, masks.learning_rates, whole)),
         "adamerging": (lambda: adamerged(config, bed, validation), coefficients),
-        "masked": (lambda: masked(config, bed, validation), ahead + coefficients),
-        "leap": (lambda: masked(config, bed, validation, inner_rate=1.0, clip=True),
-                 ahead + coefficients),
+        "masked": (lambda: masked(config, bed, validation), ahead),
+        "leap": (lambda: masked(config, bed, validation, inner_rate=1.0, clip=True), ahead),
         "noise": (lambda: adamerged(config, bed, validation, unlabelled=noise(config, validation)),
                   coefficients),
         "atlas": (lambda: labelled(config, bed, validation), rates(atlas, atlas.rates, whole / 2)),
@@ -88,8 +86,7 @@ def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[]
 
 def concrete(config: Any, bed: Bed, validation: Part, scale: float) -> Any:
     """Task arithmetic at a scale, behind a mask learned from validation images without labels."""
-    found = learned(config, bed, validation.images, validation, scale=scale)
-    return masked_arithmetic(config, bed, expected_mask(found.logits), scale=scale)
+    return learned(config, bed, validation.images, validation, scale=scale).model
 
 
 def masked(config: Any, bed: Bed, validation: Part, **changes: Any) -> Any:
@@ -101,9 +98,7 @@ def masked(config: Any, bed: Bed, validation: Part, **changes: Any) -> Any:
       validation: Images that are learned from, and whose labels choose rates.
       **changes: Options of `learn_mask`; the paper's coefficients take a step of size 1.
     """
-    mask = learned(config, bed, validation.images, validation, bilevel=True, **changes)
-    vectors = mask_vectors(subtract(bed.experts, bed.base), expected_mask(mask.logits))
-    return adamerged(config, bed, validation, vectors=vectors)
+    return learned(config, bed, validation.images, validation, bilevel=True, **changes).model
 
 
 def twin(

@@ -25,11 +25,13 @@ class Mask(NamedTuple):
       logits: Its logits.
       losses: Mean entropy in nats at every step.
       rate: The learning rate that was chosen.
+      model: What the mask makes of the bed's vectors, by which the rate was chosen.
     """
 
     logits: Any
     losses: np.ndarray
     rate: float
+    model: Any = None
 
 
 def learned(
@@ -70,7 +72,7 @@ def learned(
             )  # fmt: skip
         else:
             merged = masked_arithmetic(config, bed, mask, scale=given["scale"])
-        return merged, Mask(found.logits, np.asarray(found.losses), rate)
+        return merged, Mask(found.logits, np.asarray(found.losses), rate, merged)
 
     return best(bed, validation, options.learning_rates, learn)[1][1]
 

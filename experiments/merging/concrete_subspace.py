@@ -105,24 +105,23 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         "random": masked_arithmetic(config, bed, coins),
         "adamerging": adamerged(config, bed, validation, unlabelled=seen.images),
     }
-    for name in ("concrete", "deterministic", "few"):
-        params[name] = masked_arithmetic(config, bed, expected_mask(masks[name].logits))
-    for name, own in (("concrete", expected_mask(masks["tuned"].logits)), ("random", coins)):
-        params[f"{name}_tuned"] = masked_arithmetic(config, bed, own, scale=scale)
+    learned_behind = {name: name for name in ("concrete", "deterministic", "few")} | {
+        "concrete_tuned": "tuned", "concrete_adamerging": "bilevel",
+        "concrete_task_adamerging": "task_bilevel",
+    }  # fmt: skip
+    params |= {name: masks[own].model for name, own in learned_behind.items()}
+    params["random_tuned"] = masked_arithmetic(config, bed, coins, scale=scale)
     bits = hard_mask(masks["concrete"].logits)
     params["bits"] = masked_arithmetic(config, bed, bits)
     if not (run.path / MASK).exists():
         save_mask(run.path / MASK, bits)
     vectors = trees.task_vectors(bed.base, bed.experts)
-    for name, mask in (("concrete", expected_mask(masks["bilevel"].logits)), ("random", coins)):
-        params[f"{name}_adamerging"] = adamerged(
-            config, bed, validation, unlabelled=seen.images, vectors=mask_vectors(vectors, mask)
-        )
-    own = mask_vectors(vectors, expected_mask(masks["task_bilevel"].logits))
-    for name, given in (("task_adamerging", None), ("concrete_task_adamerging", own)):
-        params[name] = adamerged(
-            config, bed, validation, unlabelled=seen.images, vectors=given, by_block=False
-        )
+    params["random_adamerging"] = adamerged(
+        config, bed, validation, unlabelled=seen.images, vectors=mask_vectors(vectors, coins)
+    )
+    params["task_adamerging"] = adamerged(
+        config, bed, validation, unlabelled=seen.images, by_block=False
+    )
     found = {name: read(bed, held, own) for name, own in params.items()}
     again = {name: read(bed, seen, params[name]) for name in ("arithmetic", "concrete", "few")}
     drawn = [

@@ -91,11 +91,13 @@ def test_a_mask_learned_with_coefficients_is_chosen_by_adamerging(numbers, monke
 
     def merge(config, bed, validation, *, unlabelled, vectors, by_block):
         seen.append((validation, unlabelled, vectors, by_block))
+        return "merged"
 
     monkeypatch.setattr(concrete_masks, "adamerged", merge)
     learned = concrete_masks.learned(config, bed, "images", "held", bilevel=True)
     concrete_masks.learned(config, bed, "images", "held", bilevel=True, by_block=False)
     assert learned.rate == 0.1
+    assert learned.model == "merged"
     assert seen == [("held", "images", 0.5, True), ("held", "images", 0.5, False)]
 
 
