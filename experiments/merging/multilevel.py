@@ -3,9 +3,9 @@
 Zou et al., A Multi-Level Framework for Accelerating Training Transformer Models, arXiv:2404.07999.
 A few steps of the full model, then it is coalesced, trained small, made large again and
 interpolated with what it was. Beside it: no small level (`scratch`), the small level thrown away
-(α = 0), other α, the other groups, three levels, width or depth alone, and growth from a fresh small
-model in both (as bert2BERT) or in depth (stacking). All arms have the FLOPs of `train.steps` full
-steps, counted in products, forward and backward; changes of size are not counted. One arm
+(α = 0), other α, the other groups, three levels, width or depth alone, and growth from a fresh
+small model in both (as bert2BERT) or in depth (stacking). All arms have the FLOPs of `train.steps`
+full steps, counted in products, forward and backward; changes of size are not counted. One arm
 interpolates with an untrained small model; the FLOPs of the small level count all the same. An
 untrained model made small is trained to the end of its small level alone. Each arm tries the same
 learning rates, of which validation chooses. The code interpolates with a finished baseline
