@@ -1,5 +1,6 @@
 """Checkpoints merged from file to file, a part at a time, in the memory of one model."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ NO_BASE = ("average", "weighted_average")
 """Methods that need no base."""
 METHODS_OF_FILES = (*NO_BASE, "dare", "task_arithmetic", "ties")
 """Methods that take entries after others."""
-ENTRIES = 1 << 20
+ENTRIES = 1 << 19
 """Entries that are merged at a time, of several tensors or of a part of one."""
 THREADS = 2
 """Experts that are read at a time; TIES holds the changes of so many whole ones."""
@@ -36,7 +37,7 @@ def merge_files(
 ) -> None:  # fmt: skip
     """Merges checkpoints of any architecture and writes one; tensors keep names and types.
 
-    Of the experts a million entries are in memory at a time, and the merged model; for "ties" all
+    Of the experts half a million entries are in memory at a time, and the merged model; for "ties" all
     changes of two experts. Tensors that are not floating point, such as counters, are the base's.
 
     Args:
@@ -64,7 +65,7 @@ def merge_files(
         raise UserError(f"{out} exists or does not end in {ENDING}; expected a new file of it")
     check_weights(options.get("weights"), len(experts))
     paths, own = list(experts), experts[0] if base is None else base
-    opened = {path: open_checkpoint(path) for path in (own, *paths)}
+    opened = {path: open_checkpoint(path) for path in dict.fromkeys((own, *paths))}
     start = opened[own]
     check_trees(_shapes(start), {str(path): _shapes(opened[path]) for path in paths})
     floats = [name for name, tensor in start.items() if tensor.dtype in FLOATS]
@@ -203,18 +204,31 @@ def _parts(group: _Group, row: np.ndarray) -> Iterator[tuple[_Piece, np.ndarray]
 def _read(tensors: Mapping[str, Tensor], group: _Group, out: np.ndarray) -> None:
     """Reads entries into a row, in its type.
 
-    Safetensors are opened anew, so that their pages do not stay in memory.
+    Safetensors are read from their places in the file, so that their pages do not stay in memory.
+
+    Raises:
+      UserError: A file has become shorter since it was opened.
     """
-    opened: dict[Path, Any] = {}
-    for piece, part in _parts(group, out):
-        tensor = tensors[piece.name]
-        if tensor.file.suffix != ENDING:
-            part[:] = piece.of(tensor.read())
-            continue
-        if tensor.file not in opened:
-            safe_open = require("safetensors").safe_open
-            opened[tensor.file] = safe_open(str(tensor.file), framework="numpy")
-        part[:] = piece.of(opened[tensor.file].get_slice(tensor.name))
+    with contextlib.ExitStack() as stack:
+        opened: dict[Path, Any] = {}
+        for piece, part in _parts(group, out):
+            tensor = tensors[piece.name]
+            if tensor.start is None:
+                part[:] = piece.of(tensor.read())
+                continue
+            if tensor.file not in opened:
+                opened[tensor.file] = stack.enter_context(tensor.file.open("rb", buffering=0))
+            own = np.dtype(FLOATS[tensor.dtype])
+            row = part if own == part.dtype else np.empty(part.shape, own)
+            opened[tensor.file].seek(tensor.start + piece.start * own.itemsize)
+            rest = memoryview(row.view(np.uint8))
+            while rest:
+                count = opened[tensor.file].readinto(rest)
+                if not count:
+                    raise UserError(f"{tensor.file} ends within {piece.name}; it was cut meanwhile")
+                rest = rest[count:]
+            if row is not part:
+                part[:] = row
 
 
 def _read_square(

@@ -68,6 +68,39 @@ def test_files_become_what_trees_become(files, monkeypatch, method, options, ent
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.parametrize("entries", [4, 1 << 20])
+def test_an_expert_may_be_stored_in_another_precision(files, monkeypatch, entries):
+    monkeypatch.setattr(merged_files, "ENTRIES", entries)
+    folder, trees = files
+    halves = {
+        name: value.astype(np.float16) if name.startswith(("a.", "b.")) else value
+        for name, value in trees["first"].items()
+    }
+    safetensors.save_file(halves, folder / "half.safetensors")
+    merge_files("average", None, paths(folder, ("second", "half")), folder / "out.safetensors")
+    found = safetensors.load_file(folder / "out.safetensors")
+    for name in ("a.weight", "b.weight"):
+        expected = (trees["second"][name] + halves[name].astype(np.float32)) / 2
+        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(found[name], expected, rtol=1e-6, err_msg=name)
+
+
+def test_a_file_that_is_cut_while_it_is_merged_is_told(files, monkeypatch):
+    folder, _ = files
+    opened = merged_files.open_checkpoint
+
+    def cut(path):
+        found = opened(path)
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size - 40)
+        return found
+
+    monkeypatch.setattr(merged_files, "open_checkpoint", cut)
+    with pytest.raises(UserError, match="ends within"):
+        merge_files("average", None, paths(folder), folder / "out.safetensors")
+    assert not (folder / "out.safetensors").exists()
+
+
 @pytest.mark.parametrize("entries", [12, 1 << 20])
 def test_dropped_entries_differ_between_tensors_and_follow_the_key(files, monkeypatch, entries):
     monkeypatch.setattr(merged_files, "ENTRIES", entries)

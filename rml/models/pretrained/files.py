@@ -1,6 +1,7 @@
 """Files of weights: safetensors, PyTorch's pickles of nothing but tensors, npz without pickles."""
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from zipfile import BadZipFile
@@ -63,11 +64,14 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         opened = safetensors.safe_open(str(file), framework="numpy")
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{file} cannot be read as safetensors: {error}") from None
+    with file.open("rb") as plain:  # which `safe_open` has found to be whole
+        size = int.from_bytes(plain.read(8), "little")
+        header = json.loads(plain.read(size))
     found = {}
     for name in opened.keys():  # noqa: SIM118 - no dict
-        part = opened.get_slice(name)
-        read = functools.partial(opened.get_tensor, name)
-        found[name] = Tensor(name, file, tuple(part.get_shape()), part.get_dtype(), read)
+        own, read = header[name], functools.partial(opened.get_tensor, name)
+        start = 8 + size + own["data_offsets"][0]
+        found[name] = Tensor(name, file, tuple(own["shape"]), own["dtype"], read, start)
     return found
 
 

@@ -31,6 +31,7 @@ class Tensor(NamedTuple):
       shape: Its shape.
       dtype: "F32", "BF16" and so on.
       read: Reads it.
+      start: Byte of the file from which its entries lie in order, or None where they do not.
     """
 
     name: str
@@ -38,12 +39,13 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
+    start: int | None = None
 
     def changed(
         self, shape: tuple[int, ...], change: Callable[[np.ndarray], np.ndarray]
     ) -> "Tensor":
         """The tensor with something done to it once it is read, which gives it this shape."""
-        return self._replace(shape=shape, read=lambda: change(self.read()))
+        return self._replace(shape=shape, read=lambda: change(self.read()), start=None)
 
 
 class Entry(NamedTuple):
