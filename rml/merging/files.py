@@ -37,8 +37,9 @@ def merge_files(
 ) -> None:  # fmt: skip
     """Merges checkpoints of any architecture and writes one; tensors keep names and types.
 
-    Of the experts half a million entries are in memory at a time, and the merged model; for "ties" all
-    changes of two experts. Tensors that are not floating point, such as counters, are the base's.
+    Of the experts half a million entries are in memory at a time, and the merged model; for "ties"
+    all changes of two experts. Tensors that are not floating point, such as counters, are the
+    base's.
 
     Args:
       method: A name in `METHODS_OF_FILES`.
@@ -221,7 +222,7 @@ def _read(tensors: Mapping[str, Tensor], group: _Group, out: np.ndarray) -> None
             own = np.dtype(FLOATS[tensor.dtype])
             row = part if own == part.dtype else np.empty(part.shape, own)
             opened[tensor.file].seek(tensor.start + piece.start * own.itemsize)
-            rest = memoryview(row.view(np.uint8))
+            rest = row.view(np.uint8).data
             while rest:
                 count = opened[tensor.file].readinto(rest)
                 if not count:
