@@ -8,6 +8,8 @@ python -m experiments.merge FIRST SECOND --method=fisher --data=digits --example
     --out=merged.safetensors
 python -m experiments.merge FIRST SECOND --method=regmean --data=digits --option alpha=0.9 \
     --out=merged.safetensors
+python -m experiments.merge runs/bed,expert=digits runs/bed,expert=mnist5k --base=runs/bed \
+    --method=twin --task=digits --task=mnist5k --format=stablehlo --out=twin.stablehlo
 python -m experiments.merge a.safetensors b.safetensors --base=c.safetensors --method=ties \
     --out=merged.safetensors
 
@@ -25,7 +27,7 @@ Files or folders of safetensors, of any architecture, are merged as they are, a 
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,16 @@ from rml.errors import UserError
 
 TRANSPORT = "ot"
 """Alignment by transport, then the average: `rml.merging.align`, for models of different seeds."""
+TWIN = "twin"
+"""Twin-merging: `experiments.merge_twin`, for encoders of different tasks."""
 NEEDS_DATA = ("fisher", "regmean", TRANSPORT)
 """Methods that read images."""
 WORDS = (
-    "averaged", "disjoint", "exclude", "features", "heads", "metric", "query_key", "residual",
-    "solver",
+    "averaged", "compress", "disjoint", "exclude", "features", "heads", "metric", "query_key",
+    "residual", "solver",
 )  # fmt: skip
 """Options of methods whose values are words."""
-OWN = ("fishers", "grams", "least")
+OWN = ("excluded", "fishers", "grams", "least", "shared")
 """Options of methods that this command gives."""
 NEIGHBOURS = 10
 
@@ -62,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("encoders", nargs="+", metavar="ENCODER", help="run directory or weights")
     parser.add_argument("--base", help="what all were fine-tuned from")
     parser.add_argument(
-        "--method", default="task_arithmetic", help="row of rml.merging.METHODS, or ot"
+        "--method", default="task_arithmetic", help="row of rml.merging.METHODS, ot or twin"
     )
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="of the method"
@@ -71,6 +75,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--data", metavar="NAME", help="images or texts with classes to judge by")
     parser.add_argument("--text", default="", help="feature of the data that holds texts")
     parser.add_argument("--label", default="", help="feature that holds their classes")
+    parser.add_argument(
+        "--task", action="append", default=[], metavar="NAME",
+        help="images of an encoder's own task, of twin; one for each encoder",
+    )  # fmt: skip
     parser.add_argument("--split", default="test", help="split of the data to judge by")
     parser.add_argument("--read", default="train", help="split that these methods read")
     parser.add_argument("--examples", type=int, default=256, help="number of images they read")
@@ -83,10 +91,12 @@ def merged(options: argparse.Namespace) -> str:
     method = method_of(options)
     given = [option_of(text) for text in options.option]
     paths = [Path(name) for name in (*options.encoders, *filter(None, [options.base]))]
-    if all(map(is_checkpoint, paths)):
+    if method != TWIN and all(map(is_checkpoint, paths)):
         return merged_files(method, options, dict(given))
     named = {name: open_named(name) for name in options.encoders}
     base = open_named(options.base) if options.base else None
+    if method == TWIN:
+        return merge_twins(base, named, options, dict(given))
     if method in NEEDS_DATA:
         result = merge_by_images(method, named, options, dict(given))
     else:
@@ -123,6 +133,19 @@ def merge_by_images(
     return with_averages(found, plain, given.get("exclude"))
 
 
+def merge_twins(
+    base: Any, named: dict[str, Any], options: argparse.Namespace, given: dict[str, Any]
+) -> str:
+    """Takes encoders apart, judges, writes; what was done in lines."""
+    from experiments import merge_twin
+
+    check_options(TWIN, given)
+    check_kinds([base, *named.values()], ("images",))
+    found = merge_twin.twin(base, named, options, given)
+    lines = merge_twin.told(found, named, options, accuracy)
+    return "\n".join([*lines, FORMATS[options.format](found.twin, options)])
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether a path is a file of safetensors, or a folder of them that is no run directory."""
     if path.is_dir():
@@ -149,13 +172,14 @@ def check_options(method: str, given: dict[str, Any]) -> None:
     """Raises `UserError` for an option that a method does not have."""
     import inspect
 
-    from rml.merging import METHODS, align
+    from rml.merging import METHODS, align, modularise
 
-    function = align if method == TRANSPORT else METHODS[method].function
+    others: dict[str, Callable[..., Any]] = {TRANSPORT: align, TWIN: modularise}
+    function = others[method] if method in others else METHODS[method].function
     takes = [
         name for name, own in inspect.signature(function).parameters.items()
         if own.kind == own.KEYWORD_ONLY and name not in OWN
-    ]  # fmt: skip
+    ] + ["top"] * (method == TWIN)  # fmt: skip
     for name in given:
         if name not in takes:
             raise UserError(f"{method} has no option {name!r}, expected one of: {', '.join(takes)}")
@@ -172,7 +196,7 @@ def method_of(options: argparse.Namespace) -> str:
     from rml.merging.files import NO_BASE
 
     name: str = options.method
-    usable = [*METHODS, TRANSPORT]
+    usable = [*METHODS, TRANSPORT, TWIN]
     if name not in usable:
         raise unknown("method", name, usable)
     if name in NEEDS_DATA and not options.data:
@@ -181,6 +205,13 @@ def method_of(options: argparse.Namespace) -> str:
         raise UserError(
             f"--method={name} has --base={options.base}, expected none: it reads no base"
         )
+    if bool(options.task) != (name == TWIN):
+        raise UserError(
+            f"--method={name} with --task={','.join(options.task) or 'nothing'}, expected a task "
+            f"for each encoder of --method={TWIN}, and of no other method"
+        )
+    if name == TWIN and options.data:
+        raise UserError(f"--data is {options.data}, expected --task alone for --method={TWIN}")
     if not options.base and name not in (*NO_BASE, *NEEDS_DATA):
         raise UserError(f"--method={name} needs --base, the encoder that all were fine-tuned from")
     return name
@@ -237,15 +268,21 @@ def merge_encoders(
 
     check_options(method, options)
     first = base or next(iter(named.values()))
-    kinds = {encoder.kind for encoder in (first, *named.values())}
-    if len(kinds) > 1:
-        raise UserError(f"encoders are of {' and '.join(sorted(kinds))}, expected of one kind")
+    check_kinds([first, *named.values()], ("images", "texts"))
     variables = {name: own.variables for name, own in named.items()}
     trees.check_trees(first.variables, variables)
     # Without a base nothing is known of how far encoders may lie apart.
     trees.check_values(first.variables, variables, farthest=1.0 if base else float("inf"))
     found = merge(method, first.variables, list(variables.values()), **options, **more)
     return dataclasses.replace(first, embedder=dataclasses.replace(first.embedder, variables=found))
+
+
+def check_kinds(encoders: Sequence[Any], expected: Sequence[str]) -> None:
+    """Raises `UserError` for encoders of several kinds, or of one that is not expected."""
+    kinds = {encoder.kind for encoder in encoders}
+    if len(kinds) > 1 or not kinds <= set(expected):
+        found = " and ".join(sorted(kinds))
+        raise UserError(f"encoders are of {found}, expected all of {' or '.join(expected)}")
 
 
 def accuracy(encoder: Any, options: argparse.Namespace) -> float:
