@@ -71,7 +71,8 @@ def heatmap(
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.spines[:].set_visible(False)
         if rows * columns <= 144 and columns <= 12 and not several:
-            form = ("{:.0f}" if (finite == finite.round()).all() else "{:.2f}").format
+            whole = (finite == finite.round()).all() or (extreme >= 10 and columns > 6)
+            form = ("{:.0f}" if whole else "{:.1f}" if extreme >= 10 else "{:.2f}").format
             if extreme >= 1000 or (extreme < 0.1 and finite.any()):
                 form = "{:.1e}".format
             font = {"ha": "center", "va": "center", "fontsize": 6 if columns <= 8 else 5}
