@@ -50,7 +50,6 @@ WORDS = (
 """Options of methods whose values are words."""
 OWN = ("excluded", "fishers", "grams", "least", "shared")
 """Options of methods that this command gives."""
-NEIGHBOURS = 10
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--label", default="", help="feature that holds their classes")
     parser.add_argument(
         "--task", action="append", default=[], metavar="NAME",
-        help="images of an encoder's own task, of twin; one for each encoder",
+        help="data of an encoder's own task, of twin; one for each encoder",
     )  # fmt: skip
     parser.add_argument("--split", default="test", help="split of the data to judge by")
     parser.add_argument("--read", default="train", help="split that these methods read")
@@ -101,11 +100,7 @@ def merged(options: argparse.Namespace) -> str:
         result = merge_by_images(method, named, options, dict(given))
     else:
         result = merge_encoders(method, base, named, dict(given))
-    judged = {**named, "merged": result} if options.data else {}
-    lines = [
-        f"{name}: {accuracy(encoder, options):.1%} are right by {NEIGHBOURS} nearest neighbours"
-        for name, encoder in judged.items()
-    ]
+    lines = lines_of({**named, "merged": result}, options) if options.data else []
     return "\n".join([*lines, FORMATS[options.format](result, options)])
 
 
@@ -140,9 +135,9 @@ def merge_twins(
     from experiments import merge_twin
 
     check_options(TWIN, given)
-    check_kinds([base, *named.values()], ("images",))
+    check_kinds([base, *named.values()])
     found = merge_twin.twin(base, named, options, given)
-    lines = merge_twin.told(found, named, options, accuracy)
+    lines = merge_twin.told(found, named, options)
     return "\n".join([*lines, FORMATS[options.format](found.twin, options)])
 
 
@@ -268,7 +263,7 @@ def merge_encoders(
 
     check_options(method, options)
     first = base or next(iter(named.values()))
-    check_kinds([first, *named.values()], ("images", "texts"))
+    check_kinds([first, *named.values()])
     variables = {name: own.variables for name, own in named.items()}
     trees.check_trees(first.variables, variables)
     # Without a base nothing is known of how far encoders may lie apart.
@@ -277,51 +272,21 @@ def merge_encoders(
     return dataclasses.replace(first, embedder=dataclasses.replace(first.embedder, variables=found))
 
 
-def check_kinds(encoders: Sequence[Any], expected: Sequence[str]) -> None:
-    """Raises `UserError` for encoders of several kinds, or of one that is not expected."""
+def check_kinds(encoders: Sequence[Any]) -> None:
+    """Raises `UserError` for encoders of several kinds."""
     kinds = {encoder.kind for encoder in encoders}
-    if len(kinds) > 1 or not kinds <= set(expected):
-        found = " and ".join(sorted(kinds))
-        raise UserError(f"encoders are of {found}, expected all of {' or '.join(expected)}")
+    if len(kinds) > 1:
+        raise UserError(f"encoders are of {' and '.join(sorted(kinds))}, expected of one kind")
 
 
-def accuracy(encoder: Any, options: argparse.Namespace) -> float:
-    """Accuracy of nearest neighbours on a random half of images or texts; the other half votes."""
-    import jax.numpy as jnp
-    import numpy as np
+def lines_of(judged: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    """Lines that say how right encoders are on the data of a command."""
+    from experiments.merge_judging import NEIGHBOURS, accuracy
 
-    from rml import evaluation
-
-    inputs, labels, classes = labelled(encoder, options)
-    order = np.random.default_rng(0).permutation(len(labels))
-    x, y = jnp.asarray(encoder(inputs)[order]), jnp.asarray(labels[order])
-    found = evaluation.knn_accuracy(
-        x[::2], y[::2], x[1::2], y[1::2], num_classes=classes, k=min(NEIGHBOURS, len(x[::2]))
-    )
-    return float(found)
-
-
-def labelled(encoder: Any, options: argparse.Namespace) -> tuple[Any, Any, int]:
-    """What an encoder is judged by, as it takes it: images or texts, their labels, classes."""
-    import numpy as np
-
-    from rml import data
-
-    where = encoder.config["data"].get("data_dir")
-    if encoder.kind == "texts":
-        found = data.load_text(
-            options.data, options.split, text_key=options.text, label_key=options.label,
-            data_dir=where,
-        )  # fmt: skip
-        return found.texts, found.labels, len(found.class_names)
-    for key in ("text", "label"):
-        if getattr(options, key):
-            raise UserError(f"--{key} is for encoders of texts, these are of {encoder.kind}")
-    source = data.require_labels(
-        data.load(options.data, options.split, data_dir=where), "experiments.merge"
-    )
-    images = encoder.read(source)
-    return images, np.asarray(images.labels), source.num_classes
+    return [
+        f"{name}: {accuracy(encoder, options):.1%} are right by {NEIGHBOURS} nearest neighbours"
+        for name, encoder in judged.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Twin-merging of trained encoders: a shared one, small vectors, and a router that images train."""
+"""Twin-merging of trained encoders: a shared one, small vectors, and a router that data trains."""
 
 import argparse
 import dataclasses
@@ -11,18 +11,22 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.merge_images import spread_images
+from experiments.merge_judging import accuracy, labelled
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError
-from rml.merging import modularise, twin_params
+from rml.merging import modularise, twin_apply, twin_params
 from rml.models import Router, learn_router, route
 from rml.ops import trees
+from rml.retrieval import TextEmbedder
 
 HELD_OUT = 5
-"""Every fifth image of a task trains no router: the router's epoch is chosen on these."""
+"""Every fifth input of a task trains no router: the router's epoch is chosen on these."""
 ROUTER_BATCH = 64
 """Features of a step of the router; there are few of them."""
 TOGETHER = 16
 """Images whose parameters are in memory at a time."""
+KEYS = ("text", "label")
+"""What is said of a task of texts: its features."""
 
 
 class Shares(NamedTuple):
@@ -30,9 +34,9 @@ class Shares(NamedTuple):
 
     Attributes:
       shared: The encoder of the shared expert alone.
-      twin: The encoder that puts each image's own parameters together.
+      twin: The encoder that puts each input's own parameters together.
       numbers: Numbers of all parts, as a share of those of one model.
-      routed: Share of held-out images that the router gives most to the encoder of their task.
+      routed: Share of held-out inputs that the router gives most to the encoder of their task.
     """
 
     shared: Any
@@ -41,8 +45,25 @@ class Shares(NamedTuple):
     routed: float
 
 
+@dataclasses.dataclass(frozen=True)
+class TwinTexts(TextEmbedder):
+    """An encoder of texts each of which has parameters of its own.
+
+    Attributes:
+      of_each: The pure function `(variables, tokens, mask) -> features`.
+    """
+
+    of_each: Callable[..., Any] | None = None
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The pure function, which stands in the place of the module's."""
+        assert self.of_each is not None
+        return self.of_each
+
+
 def twin(base: Any, named: dict[str, Any], options: argparse.Namespace, given: dict) -> Shares:
-    """Takes encoders apart, and trains the router on images of each one's own task.
+    """Takes encoders apart, and trains the router on data of each one's own task.
 
     Args:
       base: Encoder that all were fine-tuned from.
@@ -51,11 +72,11 @@ def twin(base: Any, named: dict[str, Any], options: argparse.Namespace, given: d
       given: Options of `rml.merging.modularise`, and `top` of the router.
 
     Raises:
-      UserError: There is not one task for each encoder, trees differ, or images cannot be read.
+      UserError: There is not one task for each encoder, trees differ, or data cannot be read.
     """
     if len(options.task) != len(named):
         raise UserError(
-            f"--task is given {len(options.task)} times, expected {len(named)}: images of the own "
+            f"--task is given {len(options.task)} times, expected {len(named)}: data of the own "
             "task of each encoder, in their order"
         )
     if options.examples < HELD_OUT:
@@ -63,43 +84,70 @@ def twin(base: Any, named: dict[str, Any], options: argparse.Namespace, given: d
             f"--examples={options.examples}, expected at least {HELD_OUT}: the router's epoch is "
             "chosen on the last of every five"
         )
-    top = given.pop("top", None)
+    tasks = [of_task(text, options) for text in options.task]
     for name in ("rank", "top"):
-        value = top if name == "top" else given.get(name)
-        if value is not None and value != int(value):
-            raise UserError(f"{name} is {value}, expected a whole number")
-    if "rank" in given:
-        given["rank"] = int(given["rank"])
+        if name in given and given[name] != int(given[name]):
+            raise UserError(f"{name} is {given[name]}, expected a whole number")
+    whole_numbers = {name: int(given[name]) for name in ("rank", "top") if name in given}
+    top = whole_numbers.pop("top", None)
     if top is not None and not 1 <= top <= len(named):
-        raise UserError(f"top is {top:g}, expected 1 to {len(named)}, the number of encoders")
+        raise UserError(f"top is {top}, expected 1 to {len(named)}, the number of encoders")
+    ways = {name: own for name, own in given.items() if name != "top"} | whole_numbers
     variables = {name: own.variables for name, own in named.items()}
     trees.check_trees(base.variables, variables)
     trees.check_values(base.variables, variables)
-    parts = modularise(base.variables, trees.stack_trees(list(variables.values())), **given)
-    shared = with_embedder(base, base.embedder.function, parts.shared)
-    found = [spread_images(base, task, options.read, options.examples)[0] for task in options.task]
-    features = [shared.embedder(images) for images in found]
+    parts = modularise(base.variables, trees.stack_trees(list(variables.values())), **ways)
+    embedder = base.embedder
+    shared = dataclasses.replace(
+        base, embedder=dataclasses.replace(embedder, variables=parts.shared)
+    )
+    features = [shared.embedder(inputs_of(base, own)) for own in tasks]
     train, held = (
         _joined([own[_held_out(len(own)) == kept] for own in features]) for kept in (False, True)
     )
     router = Router(len(named))
     learned = learn_router(router, jax.random.key(0), *train, held, batch_size=ROUTER_BATCH)
-    function = of_each(base.embedder.function, router, None if top is None else int(top))
     whole = {
         "shared": parts.shared, "exclusive": parts.exclusive, "router": learned.variables,
     }  # fmt: skip
     numbers = sum(leaf.size for leaf in jax.tree.leaves(whole)) / sum(
         leaf.size for leaf in jax.tree.leaves(base.variables)
     )
+    if base.kind == "texts":
+        function = of_each_text(embedder.module, router, top)
+        own = {field.name: getattr(embedder, field.name) for field in dataclasses.fields(embedder)}
+        found: Any = TwinTexts(**own | {"variables": whole, "of_each": function})
+    else:
+        function = of_each(embedder.function, router, top)
+        found = ImageEmbedder(function, whole, embedder.batch_size, embedder.mesh)
     routed = float(learned.accuracy.max())
-    return Shares(shared, with_embedder(base, function, whole), numbers, routed)
+    return Shares(shared, dataclasses.replace(base, embedder=found), numbers, routed)
 
 
-def with_embedder(encoder: Any, function: Callable[..., Array], variables: Any) -> Any:
-    """An encoder with another function of images."""
-    own = encoder.embedder
-    embedder = ImageEmbedder(function, variables, own.batch_size, own.mesh)
-    return dataclasses.replace(encoder, embedder=embedder)
+def of_task(text: str, options: argparse.Namespace) -> argparse.Namespace:
+    """The options of a command for the data of one task, `NAME` or `NAME,text=..,label=..`."""
+    name, *rest = text.split(",")
+    said = dict(part.partition("=")[::2] for part in rest)
+    if not all(key in KEYS and value for key, value in said.items()):
+        raise UserError(f"--task is {text!r}, expected NAME, or NAME,text=FEATURE,label=FEATURE")
+    return argparse.Namespace(**vars(options) | dict.fromkeys(KEYS, "") | said | {"data": name})
+
+
+def inputs_of(encoder: Any, task: argparse.Namespace) -> Any:
+    """Images or texts at equal distances in the split of a task that the router is trained on."""
+    if encoder.kind == "images":
+        for key in KEYS:
+            if getattr(task, key):
+                raise UserError(f"--task={task.data} with {key}=, expected none of it: of images")
+        return spread_images(encoder, task.data, task.read, task.examples)[0]
+    texts, _, _ = labelled(encoder, argparse.Namespace(**vars(task) | {"split": task.read}))
+    if task.examples > len(texts):
+        raise UserError(
+            f"--examples={task.examples}, expected {HELD_OUT} to the {len(texts)} texts of "
+            f"{task.read} of {task.data}"
+        )
+    rows = np.linspace(0, len(texts), task.examples, endpoint=False).astype(int)
+    return [texts[i] for i in rows]
 
 
 def of_each(
@@ -129,26 +177,43 @@ def of_each(
     return features
 
 
-def told(
-    shares: Shares, named: dict[str, Any], options: argparse.Namespace,
-    accuracy: Callable[..., float],
-) -> list[str]:  # fmt: skip
+def of_each_text(
+    module: Any, router: Router, top: int | None
+) -> Callable[..., Float[Array, "b d"]]:
+    """The same of texts, whose tables and kernels are made for no text: see `twin_apply`."""
+
+    def features(variables: Any, tokens: Array, mask: Array) -> Float[Array, "b d"]:
+        variables = jax.tree.map(jnp.asarray, variables)
+        shared, exclusive = (variables[name]["params"] for name in ("shared", "exclusive"))
+        logits: Any = router.apply(
+            variables["router"], module.apply({"params": shared}, tokens, mask)
+        )
+        found: Float[Array, "b d"] = twin_apply(
+            module, shared, exclusive, route(logits, top=top), tokens, mask
+        )
+        return found
+
+    return features
+
+
+def told(shares: Shares, named: dict[str, Any], options: argparse.Namespace) -> list[str]:
     """Lines that say how right experts, shared expert and twin are on each expert's own task."""
     lines = []
     for task, (name, own) in zip(options.task, named.items(), strict=True):
-        of_task = argparse.Namespace(**vars(options) | {"data": task})
         right = {name: own, "shared": shares.shared, "twin": shares.twin}
-        each = ", ".join(f"{key} {accuracy(one, of_task):.1%}" for key, one in right.items())
+        each = ", ".join(
+            f"{key} {accuracy(one, of_task(task, options)):.1%}" for key, one in right.items()
+        )
         lines.append(f"{task}: {each} are right by nearest neighbours")
     return [
         *lines,
-        f"the router knows the task of {shares.routed:.1%} of images that it was not trained on",
+        f"the router knows the task of {shares.routed:.1%} of inputs that it was not trained on",
         f"all parts have {shares.numbers:.2f} times the numbers of one encoder",
     ]
 
 
 def _held_out(count: int) -> np.ndarray:
-    """Which of so many images are held out, the last of every five."""
+    """Which of so many inputs are held out, the last of every five."""
     return np.arange(count) % HELD_OUT == HELD_OUT - 1
 
 

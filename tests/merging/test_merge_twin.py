@@ -12,9 +12,14 @@ from jax import export
 import rml
 from experiments import merge
 from experiments.merge_twin import of_each
+from rml import data
+from rml.data import tokens
+from rml.data.text import LabelledTexts
 from rml.encoder import Encoder, ImageEmbedder
 from rml.merging import modularise, twin_params
-from rml.models import Router, route
+from rml.models import Bert, Router, route
+from rml.models.text_encoder import TextEncoder
+from rml.retrieval import TextEmbedder
 
 CONFIG = {"data": {"image_shape": (8, 8, 1), "image_dtype": "uint8", "data_dir": None}}
 TASKS = ("left", "right")
@@ -65,7 +70,7 @@ def test_a_program_gives_each_image_its_own_parameters(given, tmp_path, capsys):
     assert [line.split(".npz")[0].split("/")[-1] for line in said[:2]] == list(TASKS)
     for line, name in zip(said, "ab", strict=False):
         assert line.index(f" {name} ") < line.index(" shared ") < line.index(" twin ")
-    routed = "the router knows the task of 100.0% of images that it was not trained on"
+    routed = "the router knows the task of 100.0% of inputs that it was not trained on"
     assert routed in said, said[2]
     # Of a kernel [64, 12] and a bias: one model, 3 (64 + 12) of each expert, and the router.
     numbers = 780 + 2 * (3 * 76 + 12) + (12 * 24 + 24 * 24 + 24 * 2 + 10 * 24 + 2)
@@ -105,6 +110,55 @@ def test_weights_are_the_routers_of_shared_features(given, top):
     assert np.ptp(weights[:, 0]) > 0.01
 
 
+def test_texts_have_their_own_parameters_too(given, tmp_path, monkeypatch, capsys):
+    made, _ = given
+    words = {"sky": "sun rain snow cloud", "farm": "dog cat cow hen"}
+    tokenizer = tokens.train_tokenizer([" ".join(words.values())] * 9, vocabulary=300)
+    rng, start = np.random.default_rng(0), np.random.default_rng(1)
+    module = TextEncoder(Bert(vocabulary=300, width=8, depth=1, heads=1, mlp=8, positions=16))
+    first_text = jnp.zeros((1, 2), int), jnp.ones((1, 2), bool)
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), *first_text))
+    first = jax.tree.map(lambda x: start.normal(size=x.shape), shapes)
+    for name, scale in (("base", 0.0), ("a", 0.2), ("b", 0.2)):
+        variables = jax.tree.map(
+            lambda x, scale=scale: jnp.asarray(x + scale * rng.normal(size=x.shape), jnp.float32),
+            first,
+        )
+        made[name] = Encoder("texts", {"data": {}}, "run", 1,
+                             TextEmbedder(module, variables, tokenizer, 8))  # fmt: skip
+    asked = []
+
+    def load_text(name, split, **keys):
+        asked.append((name, split, keys["text_key"], keys["label_key"]))
+        own = words[name].split()
+        label = np.arange(40, dtype=np.int32) % 2
+        texts = [" ".join(rng.choice(own[2 * y : 2 * y + 2], 3)) for y in label]
+        return LabelledTexts(texts, label, ("one", "two"))
+
+    monkeypatch.setattr(data, "load_text", load_text)
+    out = tmp_path / "twin.stablehlo"
+    arguments = ["a", "b", "--base=base", "--method=twin", "--task=sky,text=gloss,label=sense",
+                 "--task=farm", "--examples=40", "--option", "rank=2", "--option", "top=1",
+                 "--format=stablehlo", f"--out={out}"]  # fmt: skip
+    assert merge.main(arguments) == 0
+    assert {("sky", "train", "gloss", "sense"), ("farm", "test", "", "")} <= set(asked)
+    assert "sky,text=gloss,label=sense: a " in capsys.readouterr().out
+    base, experts = made["base"].variables, [made[name].variables for name in "ab"]
+    parts = modularise(base, jax.tree.map(lambda *x: jnp.stack(x), *experts), rank=2)
+    program = export.deserialize(bytearray(out.read_bytes()))
+    chosen = []
+    for text in ("sun sun rain", "snow cloud", "cow hen cow", "dog cat cat dog"):
+        read = jnp.asarray([tokenizer.encode(text).ids], jnp.int32)
+        mask = jnp.ones(read.shape, bool)
+        each = np.stack([module.apply(twin_params(*parts, one), read, mask) for one in jnp.eye(2)])
+        apart = np.abs(each - np.asarray(program.call(read, mask))).max((1, 2))
+        assert apart.min() < 1e-5
+        assert apart.max() > 0.01
+        chosen.append(int(np.argmin(apart)))
+    assert chosen[0] == 0  # of the first task
+    assert chosen[-1] == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -120,8 +174,13 @@ def test_weights_are_the_routers_of_shared_features(given, top):
         ({"more": ["--option", "compress=zip"]}, "unknown compress 'zip'"),
         ({"more": ["--examples=41"]}, "--examples=41, expected 1 to the 40 images of train"),
         ({"more": ["--examples=4"]}, "--examples=4, expected at least 5"),
+        (
+            {"more": ["--task=x,text"], "--task": 1},
+            "--task is 'x,text', expected NAME, or NAME,text",
+        ),
+        ({"more": ["--task=x,text=y"], "--task": 1}, "--task=x with text=, expected none of it"),
         ({"base": ""}, "--method=twin needs --base"),
-        ({"base": "words"}, "encoders are of images and texts, expected all of images"),
+        ({"base": "words"}, "encoders are of images and texts, expected of one kind"),
     ],
 )
 def test_mistakes_are_told_in_one_line(given, change, message, tmp_path, capsys):
