@@ -99,7 +99,7 @@ def compose(base: PyTree, vectors: PyTree, coefficients: PyTree, *, parts: PyTre
       Parameters of the base's types.
 
     Source: Zhang et al., Knowledge Composition using Task Vectors with Learned Anisotropic
-      Scaling, arXiv:2407.02880, equation 3.
+      Scaling, arXiv:2407.02880, and its public code.
     """
     if parts is None:
         return trees.combine(base, vectors, coefficients)
@@ -127,7 +127,8 @@ def linearised(
     Returns:
       Outputs, linear in the coefficients.
 
-    Source: Zhang et al., arXiv:2407.02880, Section 3; Ortiz-Jimenez et al., arXiv:2305.12827.
+    Source: Zhang et al., arXiv:2407.02880, and its public code; Ortiz-Jimenez et al.,
+      arXiv:2305.12827.
     """
     zeros = jax.tree.map(jnp.zeros_like, base)
     outputs, moved = jax.jvp(apply, (base,), (trees.combine(zeros, vectors, coefficients),))

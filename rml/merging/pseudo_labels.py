@@ -82,7 +82,7 @@ def ufm(
     Returns:
       Losses of examples, and which of them count.
 
-    Source: Zhang et al., arXiv:2407.02880, Section 5 and public code ("UFM"), after Sohn et al.,
+    Source: Zhang et al., arXiv:2407.02880, and its public code ("UFM"), after Sohn et al.,
       FixMatch, arXiv:2001.07685.
     """
     weak = jax.lax.stop_gradient(weak)
