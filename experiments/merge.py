@@ -108,14 +108,17 @@ def merge_by_images(
     method: str, named: dict[str, Any], options: argparse.Namespace, given: dict[str, Any]
 ) -> Any:
     """The encoder that a method of `NEEDS_DATA` makes of encoders and images."""
-    from experiments.merge_images import fisher, fused, grams, spread_images, with_averages
+    from experiments.merge_images import fisher, fused, grams, with_averages
+    from experiments.merge_judging import spread
 
     check_options(method, given)
     shapes = {own.input_shape for own in named.values()}
     if len(shapes) > 1:
         raise UserError(f"encoders read images of {' and '.join(map(str, shapes))}, expected equal")
     first = next(iter(named.values()))
-    images, labels = spread_images(first, options.data, options.read, options.examples)
+    if first.kind != "images":
+        raise UserError(f"this method reads images of --data, encoders of {first.kind} have none")
+    images, labels = spread(first, options)
     if method == TRANSPORT:
         return fused(named, images, given)
     if method == "regmean":

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from rml import data
 from rml.errors import UserError
 from rml.merging import (
     LayerActivations,
@@ -28,21 +27,6 @@ HEAD_SCALE = 20.0
 """Factor of cosines to class means in logits; it is the bed's."""
 CLASSES = 10
 """Likeliest classes that Fisher information sums over."""
-
-
-def spread_images(
-    encoder: Any, name: str, split: str, count: int
-) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
-    """Images at equal distances in a split, as an encoder takes them, and their labels."""
-    if encoder.kind != "images":
-        raise UserError(f"this method reads images of --data, encoders of {encoder.kind} have none")
-    source = data.load(name, split, data_dir=encoder.config["data"].get("data_dir"))
-    images = encoder.read(data.require_labels(source, "experiments.merge"))
-    if not 1 <= count <= len(images):
-        raise UserError(f"--examples={count}, expected 1 to the {len(images)} images of {split}")
-    rows = np.linspace(0, len(images), count, endpoint=False).astype(int)
-    found = np.concatenate([np.asarray(images[i : i + 1]) for i in rows])
-    return found, np.asarray(images.labels)[rows]
 
 
 def fused(named: dict[str, Any], images: np.ndarray, options: dict[str, Any]) -> Any:

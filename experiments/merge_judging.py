@@ -1,4 +1,4 @@
-"""How right merged encoders are: data with labels, nearest neighbours of features."""
+"""Data with labels that merging reads and is judged by, and how right encoders are on it."""
 
 import argparse
 from typing import Any
@@ -10,6 +10,76 @@ from rml import data, evaluation
 from rml.errors import UserError
 
 NEIGHBOURS = 10
+KEYS = ("text", "label")
+"""What is said of a task of texts: its features."""
+
+
+def task_of(text: str, options: argparse.Namespace) -> argparse.Namespace:
+    """The options of a command for the data of one task, `NAME` or `NAME,text=..,label=..`."""
+    name, *rest = text.split(",")
+    said = dict(part.partition("=")[::2] for part in rest)
+    if not all(key in KEYS and value for key, value in said.items()):
+        raise UserError(f"--task is {text!r}, expected NAME, or NAME,text=FEATURE,label=FEATURE")
+    return argparse.Namespace(**vars(options) | dict.fromkeys(KEYS, "") | said | {"data": name})
+
+
+def tasks_of(options: argparse.Namespace, count: int, least: int) -> list[argparse.Namespace]:
+    """The options for the data of each encoder's own task.
+
+    Args:
+      options: Those of a command.
+      count: Number of encoders.
+      least: The fewest examples of a task.
+
+    Raises:
+      UserError: There is not one task for each encoder, one is not written as it must be, or there
+        are too few examples.
+    """
+    if len(options.task) != count:
+        raise UserError(
+            f"--task is given {len(options.task)} times, expected {count}: data of the own task "
+            "of each encoder, in their order"
+        )
+    if options.examples < least:
+        raise UserError(
+            f"--examples={options.examples}, expected at least {least}: the last of every {least} "
+            "are held out"
+        )
+    return [task_of(text, options) for text in options.task]
+
+
+def spread(encoder: Any, task: argparse.Namespace) -> tuple[Any, np.ndarray]:
+    """Images or texts at equal distances in the split of a task that is read, and their labels."""
+    inputs, labels, _ = labelled(encoder, argparse.Namespace(**vars(task) | {"split": task.read}))
+    if not 1 <= task.examples <= len(inputs):
+        raise UserError(
+            f"--examples={task.examples}, expected 1 to the {len(inputs)} {encoder.kind} of "
+            f"{task.read}"
+        )
+    rows = np.linspace(0, len(inputs), task.examples, endpoint=False).astype(int)
+    if encoder.kind == "texts":
+        return [inputs[i] for i in rows], labels[rows]
+    images = np.concatenate([np.asarray(inputs[i : i + 1]) for i in rows])
+    return images, labels[rows]  # which are known of images that were read
+
+
+def held_out(count: int, every: int) -> np.ndarray:
+    """Which of so many examples are held out, the last of every few."""
+    return np.arange(count) % every == every - 1
+
+
+def told(
+    judged: dict[str, Any], named: dict[str, Any], options: argparse.Namespace
+) -> list[str]:  # fmt: skip
+    """Lines that say how right each expert and what was made of all are on its own task."""
+    lines = []
+    for task, (name, own) in zip(options.task, named.items(), strict=True):
+        each = ", ".join(
+            f"{key} {accuracy(one, task_of(task, options)):.1%}"
+            for key, one in {name: own, **judged}.items()
+        )
+        lines.append(f"{task}: {each} are right by nearest neighbours")
+    return lines
 
 
 def accuracy(encoder: Any, options: argparse.Namespace) -> float:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.merge_images import spread_images
-from experiments.merge_judging import accuracy, labelled
+from experiments import merge_judging
+from experiments.merge_judging import held_out, spread, tasks_of
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError
 from rml.merging import modularise, twin_apply, twin_params
@@ -25,8 +25,6 @@ ROUTER_BATCH = 64
 """Features of a step of the router; there are few of them."""
 TOGETHER = 16
 """Images whose parameters are in memory at a time."""
-KEYS = ("text", "label")
-"""What is said of a task of texts: its features."""
 
 
 class Shares(NamedTuple):
@@ -74,17 +72,7 @@ def twin(base: Any, named: dict[str, Any], options: argparse.Namespace, given: d
     Raises:
       UserError: There is not one task for each encoder, trees differ, or data cannot be read.
     """
-    if len(options.task) != len(named):
-        raise UserError(
-            f"--task is given {len(options.task)} times, expected {len(named)}: data of the own "
-            "task of each encoder, in their order"
-        )
-    if options.examples < HELD_OUT:
-        raise UserError(
-            f"--examples={options.examples}, expected at least {HELD_OUT}: the router's epoch is "
-            "chosen on the last of every five"
-        )
-    tasks = [of_task(text, options) for text in options.task]
+    tasks = tasks_of(options, len(named), HELD_OUT)
     for name in ("rank", "top"):
         if name in given and given[name] != int(given[name]):
             raise UserError(f"{name} is {given[name]}, expected a whole number")
@@ -101,9 +89,10 @@ def twin(base: Any, named: dict[str, Any], options: argparse.Namespace, given: d
     shared = dataclasses.replace(
         base, embedder=dataclasses.replace(embedder, variables=parts.shared)
     )
-    features = [shared.embedder(inputs_of(base, own)) for own in tasks]
+    features = [shared.embedder(spread(base, own)[0]) for own in tasks]
     train, held = (
-        _joined([own[_held_out(len(own)) == kept] for own in features]) for kept in (False, True)
+        _joined([own[held_out(len(own), HELD_OUT) == kept] for own in features])
+        for kept in (False, True)
     )
     router = Router(len(named))
     learned = learn_router(router, jax.random.key(0), *train, held, batch_size=ROUTER_BATCH)
@@ -122,32 +111,6 @@ def twin(base: Any, named: dict[str, Any], options: argparse.Namespace, given: d
         found = ImageEmbedder(function, whole, embedder.batch_size, embedder.mesh)
     routed = float(learned.accuracy.max())
     return Shares(shared, dataclasses.replace(base, embedder=found), numbers, routed)
-
-
-def of_task(text: str, options: argparse.Namespace) -> argparse.Namespace:
-    """The options of a command for the data of one task, `NAME` or `NAME,text=..,label=..`."""
-    name, *rest = text.split(",")
-    said = dict(part.partition("=")[::2] for part in rest)
-    if not all(key in KEYS and value for key, value in said.items()):
-        raise UserError(f"--task is {text!r}, expected NAME, or NAME,text=FEATURE,label=FEATURE")
-    return argparse.Namespace(**vars(options) | dict.fromkeys(KEYS, "") | said | {"data": name})
-
-
-def inputs_of(encoder: Any, task: argparse.Namespace) -> Any:
-    """Images or texts at equal distances in the split of a task that the router is trained on."""
-    if encoder.kind == "images":
-        for key in KEYS:
-            if getattr(task, key):
-                raise UserError(f"--task={task.data} with {key}=, expected none of it: of images")
-        return spread_images(encoder, task.data, task.read, task.examples)[0]
-    texts, _, _ = labelled(encoder, argparse.Namespace(**vars(task) | {"split": task.read}))
-    if task.examples > len(texts):
-        raise UserError(
-            f"--examples={task.examples}, expected {HELD_OUT} to the {len(texts)} texts of "
-            f"{task.read} of {task.data}"
-        )
-    rows = np.linspace(0, len(texts), task.examples, endpoint=False).astype(int)
-    return [texts[i] for i in rows]
 
 
 def of_each(
@@ -197,24 +160,12 @@ def of_each_text(
 
 
 def told(shares: Shares, named: dict[str, Any], options: argparse.Namespace) -> list[str]:
-    """Lines that say how right experts, shared expert and twin are on each expert's own task."""
-    lines = []
-    for task, (name, own) in zip(options.task, named.items(), strict=True):
-        right = {name: own, "shared": shares.shared, "twin": shares.twin}
-        each = ", ".join(
-            f"{key} {accuracy(one, of_task(task, options)):.1%}" for key, one in right.items()
-        )
-        lines.append(f"{task}: {each} are right by nearest neighbours")
+    """Lines that say how right experts, shared expert and twin are, and what all parts take."""
     return [
-        *lines,
+        *merge_judging.told({"shared": shares.shared, "twin": shares.twin}, named, options),
         f"the router knows the task of {shares.routed:.1%} of inputs that it was not trained on",
         f"all parts have {shares.numbers:.2f} times the numbers of one encoder",
     ]
-
-
-def _held_out(count: int) -> np.ndarray:
-    """Which of so many inputs are held out, the last of every five."""
-    return np.arange(count) % HELD_OUT == HELD_OUT - 1
 
 
 def _joined(features: Sequence[np.ndarray]) -> tuple[Array, Array]:

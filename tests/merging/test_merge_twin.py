@@ -173,12 +173,15 @@ def test_texts_have_their_own_parameters_too(given, tmp_path, monkeypatch, capsy
         ({"more": ["--option", "keep=1"]}, "twin has no option 'keep', expected one of: scale"),
         ({"more": ["--option", "compress=zip"]}, "unknown compress 'zip'"),
         ({"more": ["--examples=41"]}, "--examples=41, expected 1 to the 40 images of train"),
-        ({"more": ["--examples=4"]}, "--examples=4, expected at least 5"),
+        ({"more": ["--examples=4"]}, "--examples=4, expected at least 5: the last of every 5"),
         (
             {"more": ["--task=x,text"], "--task": 1},
             "--task is 'x,text', expected NAME, or NAME,text",
         ),
-        ({"more": ["--task=x,text=y"], "--task": 1}, "--task=x with text=, expected none of it"),
+        (
+            {"more": ["--task=x,text=y"], "--task": 1},
+            "--text is for encoders of texts, these are of images",
+        ),
         ({"base": ""}, "--method=twin needs --base"),
         ({"base": "words"}, "encoders are of images and texts, expected of one kind"),
     ],
