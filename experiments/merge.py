@@ -10,18 +10,24 @@ python -m experiments.merge FIRST SECOND --method=regmean --data=digits --option
     --out=merged.safetensors
 python -m experiments.merge runs/bed,expert=digits runs/bed,expert=mnist5k --base=runs/bed \
     --method=twin --task=digits --task=mnist5k --format=stablehlo --out=twin.stablehlo
+python -m experiments.merge runs/bed,expert=digits runs/bed,expert=mnist5k --base=runs/bed \
+    --method=atlas --task=digits --task=mnist5k --examples=512 --out=merged.safetensors
 python -m experiments.merge a.safetensors b.safetensors --base=c.safetensors --method=ties \
     --out=merged.safetensors
 
 An encoder is a run directory, with options of its recipe's encoder after commas, or weights:NAME,
 such as weights:hf:FOLDER of safetensors. With --data each encoder and the merged one are judged by
 nearest neighbours on images of --split, half of which vote, or on texts, whose features --text and
---label name. The methods "ot", for transformers of
-different seeds, "fisher" and "regmean" read --examples images of --read: "ot" compares units by
-them and puts those of all in the places of the last encoder's; "fisher" takes class means as a
-head; "regmean" weighs kernels by what their layers read, and --option averaged=REGEX names those
-that features do not take. What is written is what `python -m experiments.export` writes of a run.
-Files or folders of safetensors, of any architecture, are merged as they are, a part at a time.
+--label name. The methods "ot", for transformers of different seeds, "fisher" and "regmean" read
+--examples images of --read: "ot" compares units by them and puts those of all in the places of the
+last encoder's; "fisher" takes class means as a head; "regmean" weighs kernels by what their layers
+read, and --option averaged=REGEX names those that features do not take. "atlas" and "twin" read
+--examples of --read of each encoder's own task, a --task each, and are judged on --split of these;
+texts are named by --task=NAME,text=FEATURE,label=FEATURE. "atlas" learns a coefficient for each
+block of each encoder's vector from labels. "twin" keeps what each encoder has beyond a shared one
+in few numbers and trains a router, which says for every image or text how much of which encoder it
+is given. What is written is what `python -m experiments.export` writes of a run. Files or folders
+of safetensors, of any architecture, are merged as they are, a part at a time.
 """
 
 import argparse
@@ -39,8 +45,10 @@ from rml.errors import UserError
 
 TRANSPORT = "ot"
 """Alignment by transport, then the average: `rml.merging.align`, for models of different seeds."""
-TWIN = "twin"
-"""Twin-merging: `experiments.merge_twin`, for encoders of different tasks."""
+ATLAS, TWIN = "atlas", "twin"
+BY_TASKS = (ATLAS, TWIN)
+"""Methods for encoders of different tasks, which read data of each one's own: a coefficient for
+each block of each vector, and twin-merging; see `experiments.merge_atlas` and `merge_twin`."""
 NEEDS_DATA = ("fisher", "regmean", TRANSPORT)
 """Methods that read images."""
 WORDS = (
@@ -48,8 +56,13 @@ WORDS = (
     "residual", "solver",
 )  # fmt: skip
 """Options of methods whose values are words."""
-OWN = ("excluded", "fishers", "grams", "least", "shared")
-"""Options of methods that this command gives."""
+OWN = (
+    "by_block", "count", "excluded", "fishers", "grams", "kept", "least", "order", "parts",
+    "shared",
+)  # fmt: skip
+"""Options of methods that this command gives, or has none of."""
+MORE = {ATLAS: ("steps",), TWIN: ("top",)}
+"""Options that methods have here beside those of their functions."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("encoders", nargs="+", metavar="ENCODER", help="run directory or weights")
     parser.add_argument("--base", help="what all were fine-tuned from")
     parser.add_argument(
-        "--method", default="task_arithmetic", help="row of rml.merging.METHODS, ot or twin"
+        "--method", default="task_arithmetic", help="row of rml.merging.METHODS, ot, atlas or twin"
     )
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="of the method"
@@ -76,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--label", default="", help="feature that holds their classes")
     parser.add_argument(
         "--task", action="append", default=[], metavar="NAME",
-        help="data of an encoder's own task, of twin; one for each encoder",
+        help="data of an encoder's own task, of atlas and twin; one for each encoder",
     )  # fmt: skip
     parser.add_argument("--split", default="test", help="split of the data to judge by")
     parser.add_argument("--read", default="train", help="split that these methods read")
@@ -90,12 +103,12 @@ def merged(options: argparse.Namespace) -> str:
     method = method_of(options)
     given = [option_of(text) for text in options.option]
     paths = [Path(name) for name in (*options.encoders, *filter(None, [options.base]))]
-    if method != TWIN and all(map(is_checkpoint, paths)):
+    if method not in BY_TASKS and all(map(is_checkpoint, paths)):
         return merged_files(method, options, dict(given))
     named = {name: open_named(name) for name in options.encoders}
     base = open_named(options.base) if options.base else None
-    if method == TWIN:
-        return merge_twins(base, named, options, dict(given))
+    if method in BY_TASKS:
+        return merge_by_tasks(method, base, named, options, dict(given))
     if method in NEEDS_DATA:
         result = merge_by_images(method, named, options, dict(given))
     else:
@@ -131,17 +144,22 @@ def merge_by_images(
     return with_averages(found, plain, given.get("exclude"))
 
 
-def merge_twins(
-    base: Any, named: dict[str, Any], options: argparse.Namespace, given: dict[str, Any]
-) -> str:
-    """Takes encoders apart, judges, writes; what was done in lines."""
-    from experiments import merge_twin
+def merge_by_tasks(
+    method: str, base: Any, named: dict[str, Any], options: argparse.Namespace,
+    given: dict[str, Any],
+) -> str:  # fmt: skip
+    """Merges by a method of `BY_TASKS`, judges on each task, writes; what was done in lines."""
+    from experiments import merge_atlas, merge_twin
 
-    check_options(TWIN, given)
+    check_options(method, given)
     check_kinds([base, *named.values()])
-    found = merge_twin.twin(base, named, options, given)
-    lines = merge_twin.told(found, named, options)
-    return "\n".join([*lines, FORMATS[options.format](found.twin, options)])
+    if method == TWIN:
+        found = merge_twin.twin(base, named, options, given)
+        result, lines = found.twin, merge_twin.told(found, named, options)
+    else:
+        learned = merge_atlas.atlas(base, named, options, given)
+        result, lines = learned.encoder, merge_atlas.told(learned, named, options)
+    return "\n".join([*lines, FORMATS[options.format](result, options)])
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -170,14 +188,16 @@ def check_options(method: str, given: dict[str, Any]) -> None:
     """Raises `UserError` for an option that a method does not have."""
     import inspect
 
-    from rml.merging import METHODS, align, modularise
+    from rml.merging import METHODS, align, learn_scaling, modularise
 
-    others: dict[str, Callable[..., Any]] = {TRANSPORT: align, TWIN: modularise}
+    others: dict[str, Callable[..., Any]] = {
+        TRANSPORT: align, TWIN: modularise, ATLAS: learn_scaling,
+    }  # fmt: skip
     function = others[method] if method in others else METHODS[method].function
     takes = [
         name for name, own in inspect.signature(function).parameters.items()
         if own.kind == own.KEYWORD_ONLY and name not in OWN
-    ] + ["top"] * (method == TWIN)  # fmt: skip
+    ] + list(MORE.get(method, ()))  # fmt: skip
     for name in given:
         if name not in takes:
             raise UserError(f"{method} has no option {name!r}, expected one of: {', '.join(takes)}")
@@ -194,7 +214,7 @@ def method_of(options: argparse.Namespace) -> str:
     from rml.merging.files import NO_BASE
 
     name: str = options.method
-    usable = [*METHODS, TRANSPORT, TWIN]
+    usable = [*METHODS, TRANSPORT, *BY_TASKS]
     if name not in usable:
         raise unknown("method", name, usable)
     if name in NEEDS_DATA and not options.data:
@@ -203,13 +223,13 @@ def method_of(options: argparse.Namespace) -> str:
         raise UserError(
             f"--method={name} has --base={options.base}, expected none: it reads no base"
         )
-    if bool(options.task) != (name == TWIN):
+    if bool(options.task) != (name in BY_TASKS):
         raise UserError(
             f"--method={name} with --task={','.join(options.task) or 'nothing'}, expected a task "
-            f"for each encoder of --method={TWIN}, and of no other method"
+            f"for each encoder of {' and '.join(BY_TASKS)}, and of no other method"
         )
-    if name == TWIN and options.data:
-        raise UserError(f"--data is {options.data}, expected --task alone for --method={TWIN}")
+    if name in BY_TASKS and options.data:
+        raise UserError(f"--data is {options.data}, expected --task alone for --method={name}")
     if not options.base and name not in (*NO_BASE, *NEEDS_DATA):
         raise UserError(f"--method={name} needs --base, the encoder that all were fine-tuned from")
     return name
