@@ -98,3 +98,21 @@ def tries() -> dict[str, Any]:
         enhanced=dict(gamma=(1.0, 1.5, 2.0)),
         ofa=dict(gamma=(1.0, 1.5, 2.0)),
     )
+
+
+def rated_tries() -> dict[str, Any]:
+    """Two weights of every side, near those that were chosen of `tries`, with two rates each."""
+    rates = dict(learning_rate=(2e-3, 6e-3))
+    return dict(
+        label=dict(smoothing=(0.1, 0.2), **rates),
+        kd=dict(kd=(0.9,), temperature=(1.0, 2.0), **rates),
+        dkd=dict(others=(0.5, 2.0), temperature=(1.0,), **rates),
+        dist=dict(dist=(1.0, 3.0), **rates),
+        fitnet=dict(fitnet=(0.1, 1.0), **rates),
+        rkd_distance=dict(rkd_distance=(5.0, 25.0), **rates),
+        rkd_angle=dict(rkd_angle=(5.0, 20.0), **rates),
+        cc=dict(cc=(4.0, 20.0), **rates),
+        crd=dict(crd=(0.01, 0.05), **rates),
+        enhanced=dict(gamma=(1.0, 1.5), **rates),
+        ofa=dict(gamma=(1.0, 1.5), **rates),
+    )

@@ -1,13 +1,13 @@
 """Distillation losses ranked on four pairs of a teacher and a student, under one budget.
 
-Every loss has as many settings, of which validation images choose one for all pairs, and the same
-steps on the same batches. Beside accuracy stands what a loss costs: operations and seconds of a
-step of one student, bytes that are kept of what the teacher makes of an image, and numbers that are
-trained beside the student. The cross-entropy with the teacher is no side of its own: its gradient
-is KD's. One-for-All stands with exits and without. Claims are those of the papers of simple losses:
-DKD (Zhao et al., arXiv:2203.08679), DIST (Huang et al., arXiv:2205.10536), CC (Peng et al.,
-arXiv:1904.01802) and CRD (Tian et al., arXiv:1910.10699), beside KD (Hinton et al.,
-arXiv:1503.02531). Networks, data and margins are this repository's.
+Every loss has as many settings, learning rates among them, of which validation images choose one
+for all pairs, and the same steps on the same batches. Beside accuracy stands what a loss costs:
+operations and seconds of a step of one student, bytes that are kept of what the teacher makes of an
+image, and numbers that are trained beside the student. The cross-entropy with the teacher is no
+side of its own: its gradient is KD's. One-for-All stands with exits and without. Claims are those
+of the papers of simple losses: DKD (Zhao et al., arXiv:2203.08679), DIST (Huang et al.,
+arXiv:2205.10536), CC (Peng et al., arXiv:1904.01802) and CRD (Tian et al., arXiv:1910.10699), beside
+KD (Hinton et al., arXiv:1503.02531). Networks, data and margins are this repository's.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ import jax
 
 from experiments.distillation import compare_figures, ofakd_sides, ofakd_students
 from experiments.distillation.families import Bed, make_bed
-from experiments.distillation.ofakd_sides import SIDES, changes_of
+from experiments.distillation.ofakd_sides import RATE, SIDES, changes_of
 from experiments.distillation.pairs import choose, compared, named, tried
 from experiments.distillation.students import settings
 from experiments.distillation.taught import key_of
@@ -92,8 +92,11 @@ def costs(config: Any, bed: Bed, side: str) -> dict[str, float]:
 def check(config: Any) -> None:
     """Raises `UserError` unless sides have the settings that they name, equally many of each."""
     for side, tries in config.tries.items():
-        if side not in SIDES or tuple(tries) != SIDES[side].keys:
-            raise UserError(f"tries.{side} has {tuple(tries)}, expected a side of {list(SIDES)}")
+        if side not in SIDES or {*tries} != {*SIDES[side].keys, RATE}:
+            raise UserError(
+                f"tries.{side} has {tuple(tries)}, expected a side of {list(SIDES)}, its keys and "
+                f"{RATE}"
+            )
     counts = {side: len(settings(config, side)) for side in config.tries}
     if len(set(counts.values())) > 1:
         raise UserError(f"tries has {counts} settings, expected equally many of each")

@@ -13,6 +13,8 @@ HINTS = ("fitnet", "rkd", "cc", "crd")
 """Sides that read features."""
 ALONE = ("rkd_distance", "rkd_angle")
 """The terms of RKD alone; with One-for-All stands their sum."""
+RATE = "learning_rate"
+"""Key of tries that any side may have beside its own; it belongs to the optimiser."""
 SHARE, POSITIVE = Range(high=1), Range(above=True)
 RANGES = {
     "given.own": SHARE, "given.paper": SHARE, "given.hard": SHARE, "tries.kd.kd": SHARE,
@@ -84,11 +86,14 @@ def changes_of(config: Any, kind: str, teachers: Sequence[str]) -> Changes:
         if own.kind != kind or side not in config.tries:
             continue
         for setting, teacher in product(settings(config, side), teachers if own.taught else [None]):
-            values = own.values(setting)
+            tried = dict(zip(config.tries[side], setting, strict=True))
+            values = own.values([tried[key] for key in own.keys])
             # What is mixed has the share of its weight; other losses are added to the label's.
             if side in ("kd", "dkd"):
                 values["label"] = 1 - values[side]
-            found[side, setting, teacher] = given(config, {**values, **weights(config, teacher)})
+            changed = given(config, {**values, **weights(config, teacher)})
+            rates = {f"optimizer.{RATE}": tried[RATE]} if RATE in tried else {}
+            found[side, setting, teacher] = changed | rates
     return found
 
 

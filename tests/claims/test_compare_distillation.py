@@ -34,7 +34,8 @@ def test_a_small_run_ranks_every_loss_and_draws(monkeypatch, measure, tmp_path):
     assert len(holds) == len(compare.CLAIMS)
     assert np.isfinite(list(metrics.values())).all()
     config = config_file.get_config()
-    assert {metrics[f"tries_{side}"] for side in config.tries} == {3}
+    assert {metrics[f"tries_{side}"] for side in config.tries} == {4}
+    assert metrics["chosen_cc_learning_rate"] in (2e-3, 6e-3)
     pairs = [metrics[f"accuracy_dist_{t}_{s}"] for t, s in config.teachings]
     assert len(pairs) == 4
     assert metrics["accuracy_dist"] == pytest.approx(np.mean(pairs))
@@ -44,6 +45,20 @@ def test_a_small_run_ranks_every_loss_and_draws(monkeypatch, measure, tmp_path):
     assert metrics["accuracy_label_convnet_convnet"] == metrics["accuracy_label_vit_convnet"]
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(compare.CAPTIONS)
+
+
+def test_a_setting_has_the_learning_rate_of_its_student():
+    config = config_file.get_config()
+    found = ofakd_sides.changes_of(config, "logits", ["vit"])
+    own = found["kd", (0.9, 6e-3, 2.0), "vit"]  # by the order of names
+    assert own["optimizer.learning_rate"] == 6e-3
+    assert (own["given.kd"], own["given.temperature"]) == (0.9, 2.0)
+    assert found["label", (2e-3, 0.2), None]["optimizer.learning_rate"] == 2e-3
+    # Sides of another recipe have the config's rate.
+    config.tries = {"cc": {"cc": (4.0,)}}
+    (plain,) = ofakd_sides.changes_of(config, "features", ["vit"]).values()
+    assert plain["given.cc"] == 4.0
+    assert "optimizer.learning_rate" not in plain
 
 
 def test_every_loss_of_the_table_is_ranked():
@@ -81,6 +96,7 @@ def test_costs_are_those_of_one_loss(monkeypatch):
     ("changes", "message"),
     [
         ({"tries.cc.cc": (1.0,)}, "expected equally many of each"),
+        ({"tries.cc": {"cc": (1.0, 5.0)}}, r"tries\.cc has .*learning_rate"),
         ({"teachings": (("convnet", "resnet"),)}, "expected different pairs of"),
         ({"teachings": (("vit", "vit"), ("vit", "vit"))}, "expected different pairs of"),
         ({"timed": "resnet"}, "timed is 'resnet', expected one of"),
