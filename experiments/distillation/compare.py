@@ -6,8 +6,8 @@ operations and seconds of a step of one student, bytes that are kept of what the
 image, and numbers that are trained beside the student. The cross-entropy with the teacher is no
 side of its own: its gradient is KD's. One-for-All stands with exits and without. Claims are those
 of the papers of simple losses: DKD (Zhao et al., arXiv:2203.08679), DIST (Huang et al.,
-arXiv:2205.10536), CC (Peng et al., arXiv:1904.01802) and CRD (Tian et al., arXiv:1910.10699), beside
-KD (Hinton et al., arXiv:1503.02531). Networks, data and margins are this repository's.
+arXiv:2205.10536), CC (Peng et al., arXiv:1904.01802) and CRD (Tian et al., arXiv:1910.10699),
+beside KD (Hinton et al., arXiv:1503.02531). Networks, data and margins are this repository's.
 """
 
 from typing import Any
