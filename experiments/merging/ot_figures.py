@@ -64,6 +64,7 @@ def draw(
             f"hard, {searched['hard'].options['residual'].replace('_', ' ')}",
             100 * float(searched["hard"].scores.max()),
         ),
+        above=True,
     )  # fmt: skip
     courses = {TUNED[name]: (own.steps, 100 * own.course) for name, own in tuned.items()}
     figures.curves(
