@@ -14,7 +14,7 @@ from experiments import merge_judging
 from experiments.merge_judging import held_out, spread, tasks_of
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError
-from rml.merging import modularise, twin_apply, twin_params
+from rml.merging import average, modularise, task_arithmetic, twin_apply, twin_params
 from rml.models import Router, learn_router, route
 from rml.ops import trees
 from rml.retrieval import TextEmbedder
@@ -23,6 +23,8 @@ HELD_OUT = 5
 """Every fifth input of a task trains no router: the router's epoch is chosen on these."""
 ROUTER_BATCH = 64
 """Features of a step of the router; there are few of them."""
+SCALE = 0.3
+"""Factor of task arithmetic where none is given, which the paper has for eight tasks."""
 TOGETHER = 16
 """Images whose parameters are in memory at a time."""
 
@@ -34,7 +36,8 @@ class Shares(NamedTuple):
       shared: The encoder of the shared expert alone.
       twin: The encoder that puts each input's own parameters together.
       numbers: Numbers of all parts, as a share of those of one model.
-      routed: Share of held-out inputs that the router gives most to the encoder of their task.
+      routed: Share of held-out inputs, on which its epoch was chosen, that the router gives most to
+        the encoder of their task.
     """
 
     shared: Any
@@ -84,7 +87,12 @@ def twin(base: Any, named: dict[str, Any], options: argparse.Namespace, given: d
     variables = {name: own.variables for name, own in named.items()}
     trees.check_trees(base.variables, variables)
     trees.check_values(base.variables, variables)
-    parts = modularise(base.variables, trees.stack_trees(list(variables.values())), **ways)
+    experts = trees.stack_trees(list(variables.values()))
+    start = task_arithmetic(base.variables, experts, scale=ways.pop("scale", SCALE))
+    # Statistics of normalisation are averaged: a variance beyond them may be below zero.
+    mean = average(base.variables, experts)
+    start = {name: (start if name == "params" else mean)[name] for name in start}
+    parts = modularise(base.variables, experts, shared=start, **ways)
     embedder = base.embedder
     shared = dataclasses.replace(
         base, embedder=dataclasses.replace(embedder, variables=parts.shared)
@@ -163,7 +171,7 @@ def told(shares: Shares, named: dict[str, Any], options: argparse.Namespace) -> 
     """Lines that say how right experts, shared expert and twin are, and what all parts take."""
     return [
         *merge_judging.told({"shared": shares.shared, "twin": shares.twin}, named, options),
-        f"the router knows the task of {shares.routed:.1%} of inputs that it was not trained on",
+        f"the router knows the task of {shares.routed:.1%} of the inputs that chose its epoch",
         f"all parts have {shares.numbers:.2f} times the numbers of one encoder",
     ]
 

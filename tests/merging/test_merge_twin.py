@@ -70,7 +70,7 @@ def test_a_program_gives_each_image_its_own_parameters(given, tmp_path, capsys):
     assert [line.split(".npz")[0].split("/")[-1] for line in said[:2]] == list(TASKS)
     for line, name in zip(said, "ab", strict=False):
         assert line.index(f" {name} ") < line.index(" shared ") < line.index(" twin ")
-    routed = "the router knows the task of 100.0% of inputs that it was not trained on"
+    routed = "the router knows the task of 100.0% of the inputs that chose its epoch"
     assert routed in said, said[2]
     # Of a kernel [64, 12] and a bias: one model, 3 (64 + 12) of each expert, and the router.
     numbers = 780 + 2 * (3 * 76 + 12) + (12 * 24 + 24 * 24 + 24 * 2 + 10 * 24 + 2)
@@ -87,6 +87,26 @@ def test_a_program_gives_each_image_its_own_parameters(given, tmp_path, capsys):
     assert json.loads((tmp_path / "twin.stablehlo.json").read_text())["width"] == 12
     assert merge.main([*arguments, "--format=stablehlo", f"--out={out}"]) == 1
     assert "exists and is not overwritten" in capsys.readouterr().err
+
+
+def test_variances_of_normalisation_stay_those_of_encoders(given, tmp_path):
+    made, arguments = given
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+    for name, variance in (("base", 1.0), ("a", 0.1), ("b", 0.3)):
+        own = made[name].embedder
+        variables = own.variables | {"batch_stats": {"var": jnp.full(12, variance)}}
+        function = lambda v, x: features(v, x) / jnp.sqrt(v["batch_stats"]["var"])  # noqa: E731
+        made[name] = Encoder("images", CONFIG, "run", 1, ImageEmbedder(function, variables, 8))
+    out = tmp_path / "twin.safetensors"
+    assert merge.main([*arguments, "--option", "scale=0.8", f"--out={out}"]) == 0
+    found = load_file(out)
+    np.testing.assert_allclose(found["shared.batch_stats.var"], 0.2, rtol=1e-5)
+    vectors = np.stack([np.full(12, -0.1), np.full(12, 0.1)])
+    np.testing.assert_allclose(found["exclusive.batch_stats.var"], vectors, rtol=1e-4)
+    base, a, b = (made[name].variables["params"]["b"] for name in ("base", "a", "b"))
+    np.testing.assert_allclose(
+        found["shared.params.b"], base + 0.8 * (a + b - 2 * base), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("top", [None, 1])
