@@ -69,11 +69,13 @@ def atlas(base: Any, named: dict[str, Any], options: argparse.Namespace, given: 
       given: Options of `rml.merging.learn_scaling`, and `steps`; a `learning_rate` is the only try.
 
     Raises:
-      UserError: There is not one task for each encoder, trees differ, or data cannot be read.
+      UserError: There is not one task for each encoder, trees differ, data cannot be read, or no
+        rate leaves a finite loss.
     """
     tasks = tasks_of(options, len(named), HELD_OUT)
     ways = dict(given)
-    steps, rates = ways.pop("steps", STEPS), (ways.pop("learning_rate", None),)
+    steps, rate = ways.pop("steps", STEPS), ways.pop("learning_rate", None)
+    rates = RATES if rate is None else (rate,)
     if steps != int(steps) or steps < 1:
         raise UserError(f"steps is {steps}, expected a whole number from 1 on")
     variables = {name: own.variables for name, own in named.items()}
@@ -111,9 +113,11 @@ def atlas(base: Any, named: dict[str, Any], options: argparse.Namespace, given: 
         return own, *(loss(params, held, every, *others) for params in (start, own))
 
     beside = (start, vectors, jnp.asarray(rows), train, held, heads, known, rest)
-    tried = {rate: fit(rate, *beside) for rate in (RATES if rates == (None,) else rates)}
+    tried = {rate: fit(rate, *beside) for rate in rates}
     best = min(tried, key=lambda rate: _or_infinite(tried[rate][2]))
     own, before, after = tried[best]
+    if not jnp.isfinite(after):
+        raise UserError(f"the loss is {after} at every learning_rate of {rates}, expected less")
     embedder = dataclasses.replace(base.embedder, variables={**rest, "params": own})
     encoder = dataclasses.replace(base, embedder=embedder)
     return Learned(encoder, best, (float(before), float(after)))

@@ -148,6 +148,7 @@ def test_the_command_says_what_was_learned_and_writes_one_encoder(given, tmp_pat
         (["--examples=61"], "--examples=61, expected 1 to the 60 images of train"),
         (["--examples=4"], "--examples=4, expected at least 5"),
         (["--task=digits"], "--task is given 3 times, expected 2"),
+        (["--option", "learning_rate=1e30"], "the loss is nan at every learning_rate of (1e+30,)"),
         (["--data=digits"], "--data is digits, expected --task alone"),
     ],
 )
