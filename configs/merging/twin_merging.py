@@ -5,7 +5,8 @@ python -m experiments.run --config=configs/merging/twin_merging.py --workdir=run
 Needs the archive `fashion_mnist` (`make assets`). With `--config.bed.run=runs/bed` it reads the
 experts of that run; without, as here, it trains its own. The rest takes some three minutes of one
 CPU core. Shared expert, vectors and router are saved in the run's directory `twin`, which
-`rml.merging.load_twin` reads and `predict` of it applies. Result: results/twin_merging.
+`rml.merging.load_twin` reads and `predict` of it applies. Encoders of one's own are merged so by
+`python -m experiments.merge` with `--method=twin`. Result: results/twin_merging.
 """
 
 from ml_collections import ConfigDict
