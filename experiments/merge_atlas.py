@@ -82,9 +82,8 @@ def atlas(base: Any, named: dict[str, Any], options: argparse.Namespace, given: 
     trees.check_trees(base.variables, variables)
     trees.check_values(base.variables, variables)
     stacked = trees.stack_trees(list(variables.values()))
-    start, other = base.variables["params"], {**stacked}
-    del other["params"]
-    rest = average({name: base.variables[name] for name in other}, other) if other else {}
+    start = base.variables["params"]
+    rest = {name: own for name, own in average(base.variables, stacked).items() if name != "params"}
     vectors = trees.task_vectors(start, stacked["params"])
     train, held, heads, known = examples_of(base, tasks)
     # As many of each task in every step, in an order of their own.

@@ -68,16 +68,13 @@ def held_out(count: int, every: int) -> np.ndarray:
     return np.arange(count) % every == every - 1
 
 
-def told(
-    judged: dict[str, Any], named: dict[str, Any], options: argparse.Namespace
-) -> list[str]:  # fmt: skip
+def told(judged: dict[str, Any], named: dict[str, Any], options: argparse.Namespace) -> list[str]:
     """Lines that say how right each expert and what was made of all are on its own task."""
     lines = []
     for task, (name, own) in zip(options.task, named.items(), strict=True):
-        each = ", ".join(
-            f"{key} {accuracy(one, task_of(task, options)):.1%}"
-            for key, one in {name: own, **judged}.items()
-        )
+        of_task = task_of(task, options)
+        right = {key: accuracy(one, of_task) for key, one in {name: own, **judged}.items()}
+        each = ", ".join(f"{key} {share:.1%}" for key, share in right.items())
         lines.append(f"{task}: {each} are right by nearest neighbours")
     return lines
 
@@ -102,7 +99,7 @@ def labelled(encoder: Any, options: argparse.Namespace) -> tuple[Any, Any, int]:
             data_dir=where,
         )  # fmt: skip
         return found.texts, found.labels, len(found.class_names)
-    for key in ("text", "label"):
+    for key in KEYS:
         if getattr(options, key):
             raise UserError(f"--{key} is for encoders of texts, these are of {encoder.kind}")
     source = data.require_labels(
