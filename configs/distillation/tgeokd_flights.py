@@ -4,7 +4,7 @@ python -m experiments.run --config=configs/distillation/tgeokd_flights.py --work
 
 Needs the archive of flights, `make assets`. The teacher has 60,000 flights of 180 other days.
 Options of all sides are chosen on 45 more days by the run itself. The teacher's rate was chosen on
-validation flights of two seeds, and one run with few tries was looked at. Three minutes of one CPU
+validation flights of two seeds, and one run with few tries was looked at. Six minutes of one CPU
 core. Result: results/tgeokd.
 """
 

@@ -78,10 +78,10 @@ def of_sides(run: RunDirectory, sides: Sides, measure: str = "accuracy on test i
     given, right = sides.given, sides.right
     names = kind(given.changes, "constant")
     series = {}
-    for temperature in sorted({t for _, _, t in names}):
-        own = sorted(name for name in names if name[2] == temperature)
-        ratios = [ratio for _, ratio, _ in own]
-        series[f"τ = {temperature:g}"] = (ratios, [float(given.named(n).mean()) for n in own])
+    for temperature in sorted({name.temperature for name in names}):
+        ratios = sorted({name.value for name in names})
+        best = [given.best(kind(given.changes, "constant", x, temperature)) for x in ratios]
+        series[f"τ = {temperature:g}"] = (ratios, [float(given.named(n).mean()) for n in best])
     level = float(right["tgeokd"].mean())
     figures.curves(
         run.figure("fixed.png"), series, "fixed ratio", measure, reference=("TGeo-KD", level)

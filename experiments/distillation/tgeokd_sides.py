@@ -1,6 +1,7 @@
 """What TGeo-KD is compared with: rules and learned ratios, each with equally many tries."""
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -37,10 +38,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
 side between S and T can be made of these points: without both nothing tells of it."""
 KD = ("constant", 0.9, 4.0)
 """Ratio and temperature that nobody has chosen: those of the public benchmark of CRD's authors."""
-KD_AGAIN = ("again", *KD[1:])
+KD_AGAIN = ("kd_again", *KD[1:])
 """The same with other seeds."""
 Name = Any
 Changes = Mapping[Name, Mapping[str, Any]]
+
+
+class Setting(NamedTuple):
+    """What one setting of a side is called.
+
+    Attributes:
+      side: The side: a rule, a learned ratio.
+      value: The number of the rule, or the learning rate of the network of ratios.
+      temperature: That of the teacher and the student.
+      rate: The learning rate of the student.
+    """
+
+    side: str
+    value: float
+    temperature: float
+    rate: float
 
 
 class Trained(NamedTuple):
@@ -97,32 +114,40 @@ def trained(
 
 
 def of_rules(config: Any) -> dict[Name, dict[str, Any]]:
-    """Settings of all rules: by rule, setting and temperature what of the config they change."""
-    found = {}
-    for kind in RULES:
-        for setting in config.tries.get(kind, config.tries.constant):
-            for temperature in config.tries.temperature:
-                weights = {f"given.{other}": float(other == kind) for other in RULES}
-                found[kind, setting, temperature] = weights | {
-                    "given.setting": setting, "loss.temperature": temperature,
-                }  # fmt: skip
+    """Settings of all rules, and what of the config each changes."""
+    found: dict[Name, dict[str, Any]] = {}
+    for side in RULES:
+        weights = {f"given.{other}": float(other == side) for other in RULES}
+        for own in settings(config, side, config.tries.get(side, config.tries.constant)):
+            found[own] = weights | {"given.setting": own.value} | shared(own)
     other = {"seed": config.seed + AGAIN * config.students}
-    return found | {KD_AGAIN: found[KD] | other}
+    again = {Setting(*KD_AGAIN, own.rate): found[own] | other for own in kind(found, *KD)}
+    return found | again
 
 
 def of_learned(config: Any) -> dict[Name, dict[str, Any]]:
-    """Settings of learned ratios likewise, by kind, rate of the network, and temperature."""
+    """Settings of learned ratios likewise."""
     return {
-        (kind, rate, temperature): own | {"learned.rate": rate, "loss.temperature": temperature}
-        for kind, own in LEARNED.items()
-        for rate in config.tries.rate
-        for temperature in config.tries.temperature
+        own: changed | {"learned.rate": own.value} | shared(own)
+        for side, changed in LEARNED.items()
+        for own in settings(config, side, config.tries.rate)
     }
 
 
-def kind(changes: Changes, wanted: str) -> list[Name]:
-    """The settings of one kind."""
-    return [name for name in changes if name[0] == wanted]
+def settings(config: Any, side: str, values: Iterable[float]) -> list[Setting]:
+    """The settings of a side: each value with each temperature and each learning rate."""
+    rates, temperatures = config.tries.learning_rate, config.tries.temperature
+    return [Setting(side, *own) for own in product(values, temperatures, rates)]
+
+
+def shared(own: Setting) -> dict[str, float]:
+    """What of the config settings of all sides change."""
+    return {"loss.temperature": own.temperature, "optimizer.learning_rate": own.rate}
+
+
+def kind(changes: Changes, *wanted: Any) -> list[Name]:
+    """The settings of a side or, of those, with a value, or with a value and a temperature."""
+    return [name for name in changes if name[: len(wanted)] == wanted]
 
 
 def of_variants(config: Any, chosen: Mapping[str, Any], form: str) -> dict[Name, dict[str, Any]]:
@@ -156,9 +181,11 @@ class Sides(NamedTuple):
         """Metrics that say what was chosen, and of how many."""
         metrics: dict[str, float] = {}
         for side, name in self.chosen.items():
-            changes = (self.learned if side in LEARNED else self.given).changes
-            metrics[f"tries_{side}"] = len(kind(changes, side))
-            _, metrics[f"setting_{side}"], metrics[f"temperature_{side}"] = name
+            if side in (*RULES, *LEARNED):
+                changes = (self.learned if side in LEARNED else self.given).changes
+                metrics[f"tries_{side}"] = len(kind(changes, side))
+            values = (f"setting_{side}", f"temperature_{side}", f"rate_{side}")
+            metrics |= dict(zip(values, name[1:], strict=True))
         return metrics
 
     def of_images(self, config: Any, variant: str) -> tuple[Any, Any, Any]:
@@ -175,10 +202,14 @@ def train_sides(config: Any, run: RunDirectory, bed: Bed) -> Sides:
     ours = trained(config, run, "learned", of_learned(config), bed, learned=True)
     chosen = {side: given.best(kind(given.changes, side)) for side in RULES}
     chosen |= {side: ours.best(kind(ours.changes, side)) for side in LEARNED}
+    # Of ratios that nobody chooses the learning rate is chosen; without teacher there is no
+    # temperature.
+    ratios = {"kd": KD, "ce": ("constant", 0.0, config.tries.temperature[0])}
+    chosen |= {side: given.best(kind(given.changes, *own)) for side, own in ratios.items()}
     Progress().note(f"chosen on validation images: {chosen}")
-    fixed, learned = chosen["constant"], chosen["trilateral"]
+    fixed, learned, kd = (chosen[side] for side in ("constant", "trilateral", "kd"))
     whole = trained(
-        config, run, "fixed_all", {name: given.changes[name] for name in (fixed, KD)},
+        config, run, "fixed_all", {name: given.changes[name] for name in (fixed, kd)},
         bed.with_validation(), learned=False,
     )  # fmt: skip
     variants: dict[str, Trained] = {}
@@ -194,10 +225,10 @@ def train_sides(config: Any, run: RunDirectory, bed: Bed) -> Sides:
         "fixed": right.pop("constant"),
         "fixed_all": whole.named(fixed),
         "oracle": max(map(given.named, kind(given.changes, "constant")), key=np.mean),
-        "ce": given.named(("constant", 0.0, config.tries.temperature[0])),
-        "kd": given.named(KD),
-        "kd_all": whole.named(KD),
-        "kd_again": given.named(KD_AGAIN),
+        "ce": given.named(chosen["ce"]),
+        "kd": given.named(kd),
+        "kd_all": whole.named(kd),
+        "kd_again": given.named(Setting(*KD_AGAIN, kd.rate)),
     }
     return Sides(given, ours, variants, chosen, right)
 
@@ -212,7 +243,8 @@ def check(config: Any) -> None:
             "--config.model.norm=layer: the step ahead is not committed"
         )
     tries = config.tries
-    counts = {name: len(own) for name, own in tries.items() if name != "temperature"}
+    shared_by_all = ("temperature", "learning_rate")
+    counts = {name: len(own) for name, own in tries.items() if name not in shared_by_all}
     if len(set(counts.values())) > 1:
         raise UserError(f"tries has {counts} settings, expected equally many of each")
     if not {0.0, KD[1]} <= set(tries.constant) or KD[2] not in tries.temperature:

@@ -35,6 +35,7 @@ SMALL = {
     "data.validation": "train[3%:4%]", "data.teacher": "train[10%:15%]", "data.test": "test[:10%]",
     "model.hidden": (4,), "model.features": 3, "students": 1, "tries.constant": (0.0, 0.9),
     "tries.wls": (1.0, 2.0), "tries.dkd": (1.0, 2.0), "tries.rate": (0.01, 0.1),
+    "tries.learning_rate": (3e-3, 6e-3),
     "train.steps": 4, "train.batch_size": 16, "train.checkpoint_every": 0, "train.log_every": 2,
     "optimizer.warmup_steps": 1, "timing.repeats": 1, "evaluation.batch_size": 32,
     "timing.hidden": (4,), "timing.batch_size": 16,
@@ -109,9 +110,11 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     metrics, holds = measure("configs/distillation/tgeokd.py", SMALL)
     assert len(holds) == len(tgeokd.CLAIMS)
     assert np.isfinite(list(metrics.values())).all()
-    assert metrics["tries_constant"] == metrics["tries_trilateral"] == metrics["tries_wls"] == 4
+    assert metrics["tries_constant"] == metrics["tries_trilateral"] == metrics["tries_wls"] == 8
     assert metrics["accuracy_oracle"] >= max(metrics["accuracy_fixed"], metrics["accuracy_kd"])
     assert metrics["setting_scalar"] in (0.01, 0.1)
+    assert (metrics["setting_kd"], metrics["temperature_kd"]) == (0.9, 4.0)
+    assert {metrics["rate_kd"], metrics["rate_ce"], metrics["rate_trilateral"]} <= {3e-3, 6e-3}
     assert metrics["seconds_over_kd"] == 2.0
     assert metrics["seconds_naive_over_kd"] == 3.0
     pairs = {"st": ("no_points_sg_tg_st", "no_points_sg_tg"),
@@ -137,7 +140,7 @@ def test_rare_flights_measure_every_claim_and_draw(
     assert len(holds) == len(tgeokd_flights.CLAIMS)
     assert np.isfinite(list(metrics.values())).all()
     assert metrics["auroc_oracle"] >= max(metrics["auroc_fixed"], metrics["auroc_kd"])
-    assert metrics["tries_constant"] == metrics["tries_trilateral"] == 4
+    assert metrics["tries_constant"] == metrics["tries_trilateral"] == 8
     assert 0.09 < metrics["nats_base"] < 0.2  # 3% of flights
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(tgeokd_flights.CAPTIONS)
@@ -287,12 +290,12 @@ def test_a_share_of_images_is_noise_and_of_others_labelled_wrongly():
 def test_rules_give_the_ratio_of_the_one_whose_weight_is_one():
     config = config_file.get_config()
     names = tgeokd_sides.of_rules(config)
-    assert len(names) == 7 * 22 + 1
+    assert len(names) == 7 * 44 + 2
     logits = jnp.asarray([[0.0, 2.0], [0.0, 1.0]])
     batch = {"teacher": jnp.asarray([[5.0, 0.0], [5.0, 0.0]]), "label": jnp.asarray([0, 1])}
 
     def at(name, progress):
-        own = replaced(config, names[name])
+        own = replaced(config, names[*name, 3e-3])
         return np.asarray(tgeokd_students.rule(own, progress, logits, batch))
 
     np.testing.assert_allclose(at(("constant", 0.3, 4.0), 0.7), 0.3, rtol=1e-6)
@@ -305,7 +308,14 @@ def test_rules_give_the_ratio_of_the_one_whose_weight_is_one():
     first, second = at(("wls", 2.0, 1.0), 0.0)
     assert 0.6 < first <= 2 / 3
     assert second < 0.2
-    assert names[tgeokd_sides.KD_AGAIN] == names[tgeokd_sides.KD] | {"seed": 2000}
+    for rate in (3e-3, 1.2e-2):
+        kd, again = (names[*name, rate] for name in (tgeokd_sides.KD, tgeokd_sides.KD_AGAIN))
+        assert again == kd | {"seed": 2000}
+        assert kd["optimizer.learning_rate"] == rate
+    learned = tgeokd_sides.of_learned(config)
+    assert len(learned) == 2 * 44
+    own = learned["scalar", 0.1, 4.0, 1.2e-2]
+    assert (own["learned.rate"], own["optimizer.learning_rate"]) == (0.1, 1.2e-2)
 
 
 @pytest.fixture
@@ -389,15 +399,17 @@ def test_groups_are_told_apart_by_pairs_and_slopes(bed):
 
 
 def test_settings_are_chosen_on_validation_images():
-    changes = {("constant", 0.1, 4.0): {}, ("constant", 0.9, 4.0): {}, ("linear", 0.1, 4.0): {}}
+    names = [("constant", 0.1, 4.0, 1e-3), ("constant", 0.9, 4.0, 1e-3), ("linear", 0.1, 4.0, 1e-3)]
+    changes = dict.fromkeys(tgeokd_sides.Setting(*name) for name in names)
     students = Students(np.arange(6), np.zeros(6), np.array([0.5, 0.9, 0.8, 0.8, 1.0, 1.0]))
     right = np.repeat([[1.0, 0.0], [0.0, 0.0]], 3, axis=0)
     found = Trained(changes, students, right)
     fixed = tgeokd_sides.kind(changes, "constant")
-    assert found.best(fixed) == ("constant", 0.9, 4.0)
+    assert found.best(fixed) == names[1]
+    assert tgeokd_sides.kind(changes, "constant", 0.1, 4.0) == names[:1]
     assert found.accuracy(fixed[0]) == pytest.approx(0.7)
     np.testing.assert_allclose(found.named(fixed[1]), [0.5, 0.0])
-    assert list(found.parts(("linear", 0.1, 4.0))[0]) == [4, 5]
+    assert list(found.parts(names[2])[0]) == [4, 5]
 
 
 @pytest.mark.parametrize(
