@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         parts.families(
             experiment="distillation.compare",
-            tries=parts.rated_tries(),
+            tries=parts.tries(),
             # Families of a teacher and of its student.
             teachings=(("convnet", "convnet"), ("vit", "convnet"), ("convnet", "vit"),
                        ("vit", "mixer")),

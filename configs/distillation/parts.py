@@ -84,24 +84,7 @@ def families(**own: Any) -> dict[str, Any]:
 
 
 def tries() -> dict[str, Any]:
-    """Three settings of every side that learns from a teacher, and of the label alone."""
-    return dict(
-        label=dict(smoothing=(0.0, 0.1, 0.2)),
-        kd=dict(kd=(0.9,), temperature=(1.0, 2.0, 4.0)),
-        dkd=dict(others=(0.5, 1.0, 2.0), temperature=(1.0,)),
-        dist=dict(dist=(0.3, 1.0, 3.0)),
-        fitnet=dict(fitnet=(0.1, 1.0, 10.0)),
-        rkd_distance=dict(rkd_distance=(1.0, 5.0, 25.0)),
-        rkd_angle=dict(rkd_angle=(2.0, 10.0, 50.0)),
-        cc=dict(cc=(4.0, 20.0, 100.0)),
-        crd=dict(crd=(0.03, 0.15, 0.8)),
-        enhanced=dict(gamma=(1.0, 1.5, 2.0)),
-        ofa=dict(gamma=(1.0, 1.5, 2.0)),
-    )
-
-
-def rated_tries() -> dict[str, Any]:
-    """Two weights of every side, near those that were chosen of `tries`, with two rates each."""
+    """Two weights of every side, near those that were chosen of three, with two rates each."""
     rates = dict(learning_rate=(2e-3, 6e-3))
     return dict(
         label=dict(smoothing=(0.1, 0.2), **rates),

@@ -17,9 +17,9 @@ import jax
 
 from experiments.distillation import compare_figures, ofakd_sides, ofakd_students
 from experiments.distillation.families import Bed, make_bed
-from experiments.distillation.ofakd_sides import RATE, SIDES, changes_of
+from experiments.distillation.ofakd_sides import SIDES, changes_of
 from experiments.distillation.pairs import choose, compared, named, tried
-from experiments.distillation.students import settings
+from experiments.distillation.students import RATE, settings
 from experiments.distillation.taught import key_of
 from experiments.distillation.together import seconds
 from experiments.ranges import Range

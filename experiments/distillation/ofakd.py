@@ -7,8 +7,9 @@ says of them. Sides are the label alone, KD, DKD, DIST, features (FitNet on the 
 stage, RKD by distances and angles together, CC, CRD), the enhanced loss without exits, exits that
 learn labels alone, and One-for-All in both forms of its enhancement, with weights that sum to 1,
 and with an exponent of each exit. All have equally many tries, of which validation images choose
-one setting for all pairs. The unit of intervals is a test image, its value the mean over pairs.
-Data, networks and margins are this repository's; students of a family and a kind are one program.
+one setting for all pairs: numbers of a side at one learning rate, and the first of them at others.
+The unit of intervals is a test image, its value the mean over pairs. Data, networks and margins are
+this repository's; students of a family and a kind are one program.
 """
 
 from functools import partial
@@ -18,7 +19,6 @@ from experiments.distillation import ofakd_figures, ofakd_sides, ofakd_students
 from experiments.distillation.families import make_bed
 from experiments.distillation.ofakd_measures import (
     PAIRS,
-    PLAIN,
     alignment,
     best_hint,
     costs,
@@ -59,7 +59,7 @@ CLAIMS = (
           stated="2026-11-26", null="flops_unmerged_over_kd"),
 )  # fmt: skip
 RANGES = ofakd_sides.RANGES | {
-    "compared": Range(4, whole=True),
+    "compared": Range(4, whole=True), "rates": ofakd_sides.POSITIVE,
     **{f"tries.{side}.gamma": ofakd_sides.POSITIVE for side in ("paper", "normalized", "rising")},
 }  # fmt: skip
 COMPARED = tuple(side for side in SIDES if side not in ALONE)
@@ -78,13 +78,13 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     chosen = choose(config, programs, COMPARED)
     hint = best_hint(chosen, programs)
     Progress().note(f"chosen on validation images: {chosen}; {hint} is the best of the hints")
-    right = named(config, bed, programs, wanted_of(chosen), pairs_of(config))
+    right = named(config, bed, programs, wanted_of(config, chosen, programs), pairs_of(config))
     right["hints"] = right[hint]
     matrix, agreement = alignment(config, bed, programs, chosen)
     metrics = compared(right, PAIRS) | tried(config, chosen) | agreement | costs(config, bed)
     metrics |= {f"accuracy_teacher_{name}": own for name, own in bed.accuracy.items()}
     ofakd_figures.of_sides(run, right)
-    ofakd_figures.of_gamma(config, run, chosen, programs)
+    ofakd_figures.of_gamma(config, run, programs)
     ofakd_figures.of_stages(run, bed.families, matrix)
     return {name: float(value) for name, value in metrics.items()}
 
@@ -113,5 +113,7 @@ def check(config: Any) -> None:
     counts = {side: len(settings(config, side)) for side in COMPARED}
     if len(set(counts.values())) > 1:
         raise UserError(f"tries has {counts} settings, expected equally many of each")
-    if PLAIN not in settings(config, "ofa"):
-        raise UserError(f"tries.ofa.gamma is {config.tries.ofa.gamma}, expected 1 among them")
+    if config.tries.ofa.gamma[0] != 1.0:
+        raise UserError(f"tries.ofa.gamma is {config.tries.ofa.gamma}, expected 1 first")
+    if not config.rates:
+        raise UserError("rates is empty, expected at least one learning rate")

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.common import figures
 from experiments.distillation.pairs import Programs, Right
-from experiments.distillation.students import of_setting
+from experiments.distillation.students import best, of_setting, settings
 from rml.ops import t_interval
 from rml.training import RunDirectory
 
@@ -18,7 +18,7 @@ CAPTIONS = {
     "by pair of teacher and student.",
     "gamma.png": "Accuracy on validation images against the exponent γ, means over six pairs: of "
     "One-for-All in the form of the code, in that of the paper, with weights that sum to 1, with "
-    "exponents that rise from 1 over exits, and without exits.",
+    "exponents that rise from 1 over exits, and without exits, all at one learning rate.",
     "cka.png": "Linear CKA of the stages of teachers (rows) and of students that had the label "
     "alone (columns) on test images.",
 }
@@ -61,21 +61,23 @@ def of_pairs(run: RunDirectory, right: Right, names: Mapping[str, str]) -> None:
     )  # fmt: skip
 
 
-def of_gamma(config: Any, run: RunDirectory, chosen: Mapping[str, Any], programs: Programs) -> None:
-    """Draws accuracy against the exponent."""
+def of_gamma(config: Any, run: RunDirectory, programs: Programs) -> None:
+    """Draws accuracy against the exponent, at the first of the learning rates."""
     students = [own for family in programs.values() for own in family]
 
-    def accuracy(side: str, setting: Any) -> float:
-        return float(np.mean(of_setting(side, setting, students)))
+    def accuracy(side: str, *setting: float) -> float:
+        return float(np.mean(of_setting(side, (*setting, config.rates[0]), students)))
 
+    first = [own for own in settings(config, "kd") if own[-1] == config.rates[0]]
+    kd = best(config, "kd", students, first)
     series = {}
     for side in ("ofa", "paper", "normalized", "rising", "enhanced"):
         gammas = list(config.tries[side].gamma)
         name = "OFA, code's form" if side == "ofa" else NAMES[side]
-        series[name] = (gammas, [accuracy(side, (gamma,)) for gamma in gammas])
+        series[name] = (gammas, [accuracy(side, gamma) for gamma in gammas])
     figures.curves(
         run.figure("gamma.png"), series, "exponent γ", "accuracy on validation images",
-        reference=("KD, chosen", accuracy("kd", chosen["kd"])),
+        reference=("KD", accuracy("kd", *kd[:-1])),
     )  # fmt: skip
 
 

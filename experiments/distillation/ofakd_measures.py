@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.many import replaced
-from experiments.distillation import families, students
+from experiments.distillation import families, ofakd_sides, students
 from experiments.distillation.families import Bed
 from experiments.distillation.ofakd_sides import HINTS, VARIANTS
 from experiments.distillation.ofakd_students import task
@@ -18,8 +18,6 @@ from experiments.distillation.pairs import Pair, Programs
 from experiments.distillation.together import seconds
 from rml.evaluation import linear_cka, program_flops
 
-PLAIN = (1.0,)
-"""The setting of One-for-All that enhances nothing."""
 PAIRS = {
     "ofa_over_hints": ("ofa", "hints"),
     "hard_over_hints": ("hard", "hints"),
@@ -51,10 +49,17 @@ def best_hint(chosen: Mapping[str, Any], programs: Programs) -> str:
     return max(HINTS, key=lambda side: np.mean(students.of_setting(side, chosen[side], trained)))
 
 
-def wanted_of(chosen: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """By name what is compared: all sides at their settings, and One-for-All's variants."""
+def wanted_of(
+    config: Any, chosen: Mapping[str, Any], programs: Programs
+) -> dict[str, tuple[str, Any]]:
+    """By name what is compared: all sides at their settings, and One-for-All's variants.
+
+    Variants enhance nothing and have the learning rate that is best for One-for-All so.
+    """
+    trained = [own for family in programs.values() for own in family]
+    plain = students.best(config, "ofa", trained, ofakd_sides.plain(config))
     wanted = {side: (side, setting) for side, setting in chosen.items()}
-    return wanted | {name: (name, PLAIN) for name in VARIANTS} | {"ofa_plain": ("ofa", PLAIN)}
+    return wanted | {name: (name, plain) for name in VARIANTS} | {"ofa_plain": ("ofa", plain)}
 
 
 def alignment(

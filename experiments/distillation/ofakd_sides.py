@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from experiments.distillation.students import Changes, given, settings
+from experiments.distillation.students import RATE, Changes, Setting, given, keys, settings
 from experiments.ranges import Range
 
 AGAIN = 1_000
@@ -13,8 +13,6 @@ HINTS = ("fitnet", "rkd", "cc", "crd")
 """Sides that read features."""
 ALONE = ("rkd_distance", "rkd_angle")
 """The terms of RKD alone; with One-for-All stands their sum."""
-RATE = "learning_rate"
-"""Key of tries that any side may have beside its own; it belongs to the optimiser."""
 SHARE, POSITIVE = Range(high=1), Range(above=True)
 RANGES = {
     "given.own": SHARE, "given.paper": SHARE, "given.hard": SHARE, "tries.kd.kd": SHARE,
@@ -86,25 +84,36 @@ def changes_of(config: Any, kind: str, teachers: Sequence[str]) -> Changes:
         if own.kind != kind or side not in config.tries:
             continue
         for setting, teacher in product(settings(config, side), teachers if own.taught else [None]):
-            tried = dict(zip(config.tries[side], setting, strict=True))
+            tried = dict(zip(keys(config, side), setting, strict=True))
             values = own.values([tried[key] for key in own.keys])
             # What is mixed has the share of its weight; other losses are added to the label's.
             if side in ("kd", "dkd"):
                 values["label"] = 1 - values[side]
             changed = given(config, {**values, **weights(config, teacher)})
-            rates = {f"optimizer.{RATE}": tried[RATE]} if RATE in tried else {}
-            found[side, setting, teacher] = changed | rates
+            found[side, setting, teacher] = changed | rate(tried.get(RATE))
     return found
 
 
 def variants_of(config: Any, teachers: Sequence[str]) -> Changes:
     """The same for One-for-All's variants, whose students have exits."""
     found: Changes = {}
-    for (name, (more, other)), teacher in product(VARIANTS.items(), teachers):
+    for (name, (more, other)), setting, teacher in product(
+        VARIANTS.items(), plain(config), teachers
+    ):
         values = {**SIDES["ofa"].fixed, "gamma": 1.0, **other}
-        own = given(config, {**values, **weights(config, teacher)})
-        found[name, (1.0,), teacher] = own | {"seed": config.seed + more}
+        own = given(config, {**values, **weights(config, teacher)}) | rate(*setting[1:])
+        found[name, setting, teacher] = own | {"seed": config.seed + more}
     return found
+
+
+def plain(config: Any) -> list[Setting]:
+    """The settings of One-for-All that enhance nothing."""
+    return [setting for setting in settings(config, "ofa") if setting[0] == 1.0]
+
+
+def rate(given: float | None = None) -> dict[str, float]:
+    """What a learning rate changes in the config, if one is given."""
+    return {} if given is None else {f"optimizer.{RATE}": given}
 
 
 def weights(config: Any, teacher: str | None) -> dict[str, float]:

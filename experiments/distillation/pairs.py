@@ -71,6 +71,6 @@ def tried(config: Any, chosen: Mapping[str, Setting]) -> dict[str, float]:
         metrics[f"tries_{side}"] = len(students.settings(config, side))
         metrics |= {
             f"chosen_{side}_{key}": value
-            for key, value in zip(config.tries[side], setting, strict=True)
+            for key, value in zip(students.keys(config, side), setting, strict=True)
         }
     return metrics

@@ -27,9 +27,9 @@ from experiments.distillation.scalekd_measures import (
     named,
     probed,
 )
-from experiments.distillation.scalekd_sides import RATE, SIDES, changes_of, depths, further, main
+from experiments.distillation.scalekd_sides import SIDES, changes_of, depths, further, main
 from experiments.distillation.scalekd_students import KINDS, inspect, train
-from experiments.distillation.students import Students, settings
+from experiments.distillation.students import RATE, Students, settings
 from experiments.ranges import Range
 from rml.errors import UserError
 from rml.training import Claim, Progress, RunDirectory

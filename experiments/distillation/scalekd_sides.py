@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from experiments.distillation.students import Changes, Setting, given, settings
+from experiments.distillation.students import RATE, Changes, Setting, given, settings
 
 AGAIN = 1_000
 """What is added to the seed of a student that is trained once more."""
-RATE = "learning_rate"
-"""Key of tries that belongs to the optimiser."""
 
 
 class Side(NamedTuple):

@@ -4,7 +4,7 @@ A student is called (side, setting, teacher): the method, the values of the opti
 and the family of its teacher, None where it has none.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ Setting = Any
 Name = tuple[str, Setting, str | None]
 Changes = dict[Name, dict[str, Any]]
 """By name of a student what of the config it changes."""
+RATE = "learning_rate"
+"""Key of tries that any side may have beside its own; it belongs to the optimiser."""
 
 
 class Students(NamedTuple):
@@ -87,9 +89,20 @@ def train_students(
     return Students(tuple(changes), used(state), accuracy)
 
 
+def keys(config: Any, side: str) -> tuple[str, ...]:
+    """Names of the values of a side's settings."""
+    return (*config.tries[side], *[RATE for _ in config.get("rates", ())[:1]])
+
+
 def settings(config: Any, side: str) -> list[Setting]:
-    """The settings of a side: products of the tries of its keys."""
-    return list(product(*config.tries[side].values()))
+    """The settings of a side: products of the tries of its keys.
+
+    With `config.rates` all of them have its first learning rate, and the first the others too.
+    """
+    found, rates = list(product(*config.tries[side].values())), config.get("rates", ())
+    if not rates:
+        return found
+    return [(*own, rates[0]) for own in found] + [(*found[0], rate) for rate in rates[1:]]
 
 
 def given(config: Any, values: Mapping[str, float]) -> dict[str, Any]:
@@ -106,10 +119,20 @@ def of_setting(side: str, setting: Setting, programs: Iterable[Students]) -> lis
     ]  # fmt: skip
 
 
-def best(config: Any, side: str, programs: Programs) -> Setting:
-    """The setting of a side with the best accuracy on validation images over all its students."""
+def best(
+    config: Any, side: str, programs: Programs, tried: Sequence[Setting] | None = None
+) -> Setting:
+    """The setting of a side with the best accuracy on validation images over all its students.
+
+    Args:
+      config: The run's config.
+      side: The side.
+      programs: The students.
+      tried: The settings among which it is; by default all.
+    """
     return max(
-        settings(config, side), key=lambda own: float(np.mean(of_setting(side, own, programs)))
+        settings(config, side) if tried is None else tried,
+        key=lambda own: float(np.mean(of_setting(side, own, programs))),
     )
 
 

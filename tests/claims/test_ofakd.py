@@ -44,7 +44,7 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     metrics, holds = measure("configs/distillation/ofakd.py", SMALL)
     assert len(holds) == len(ofakd.CLAIMS)
     assert np.isfinite(list(metrics.values())).all()
-    assert {metrics[f"tries_{side}"] for side in ofakd.COMPARED} == {3}
+    assert {metrics[f"tries_{side}"] for side in ofakd.COMPARED} == {4}
     assert metrics["chosen_ofa_gamma"] in (1.0, 1.5, 2.0)
     pairs = [metrics[f"accuracy_ofa_{t}_{s}"] for t, s in ofakd_measures.pairs_of(
         config_file.get_config())]  # fmt: skip
@@ -80,7 +80,7 @@ def test_a_step_teaches_the_network_and_its_exits(bed):
     """Two steps of one student: what has a weight moves, and batch statistics are kept."""
     config = override(config_file.get_config(), SMALL)
     changes = ofakd.students_of(config, "convnet", "exits")
-    own = replaced(config, changes["ofa", (1.5,), "vit"])
+    own = replaced(config, changes["ofa", (1.5, config.rates[0]), "vit"])
     problem = ofakd_students.task(own, bed, family="convnet", kind="exits")
     moved = two_steps(problem)
     for part in ("encoder", "classifier", "exits"):
@@ -92,7 +92,7 @@ def test_a_step_teaches_by_maps_of_the_last_stage(bed):
     """Only FitNet's map and CRD's are trained, and the student whole by either."""
     config = override(config_file.get_config(), SMALL)
     changes = ofakd.students_of(config, "convnet", "features")
-    own = replaced(config, changes["fitnet", (1.0,), "vit"])
+    own = replaced(config, changes["fitnet", (1.0, config.rates[0]), "vit"])
     problem = ofakd_students.task(
         own, bed, family="convnet", kind="features", methods=("fitnet", "crd")
     )
@@ -120,7 +120,10 @@ def test_each_side_is_the_loss_that_it_names(bed):
         return -(target * log_softmax(x)).sum(-1)
 
     def found(name, teacher, kind="logits"):
-        own = replaced(config, ofakd.students_of(config, "mixer", kind)[name])
+        side, setting, taught_by = name
+        students = ofakd.students_of(config, "mixer", kind)
+        own = replaced(config, students[side, (*setting, config.rates[0]), taught_by])
+        assert own.optimizer.learning_rate == config.rates[0]
         batch = {key: jnp.asarray(x) for key, x in bed.train.items()}
         batch = taught.of_teacher(own, bed.families, batch)
         np.testing.assert_allclose(batch["teacher"], teacher, rtol=1e-5, atol=1e-6)
@@ -177,8 +180,8 @@ def test_each_side_is_the_loss_that_it_names(bed):
     w = np.where(one > 0, (1 + p) ** 2, p)
     same(found(("paper", (2.0,), "vit"), teacher, "exits"),
          ce + cross_entropy(w, z) + cross_entropy(w, h).sum(0))  # fmt: skip
-    same(found(("hard", (3.0,), None), 0 * teacher, "exits"),
-         ce + 3 * cross_entropy(one, h).sum(0))  # fmt: skip
+    same(found(("hard", (0.3,), None), 0 * teacher, "exits"),
+         ce + 0.3 * cross_entropy(one, h).sum(0))  # fmt: skip
     other = np.roll(teacher, 1, axis=0)
     p = np.exp(log_softmax(other))
     same(found(("shuffled", (1.0,), "vit"), other, "exits"),
@@ -186,23 +189,31 @@ def test_each_side_is_the_loss_that_it_names(bed):
 
 
 def test_students_have_the_tries_of_their_side_and_two_teachers():
-    config = config_file.get_config()
+    config = override(config_file.get_config(), {"rates": (1e-3, 2e-3)})
     logits, features, exits = (
         ofakd.students_of(config, "vit", kind) for kind in ("logits", "features", "exits")
     )
-    assert len(logits) == 3 + 4 * 3 * 2
-    assert len(features) == 4 * 3 * 2
-    assert len(exits) == 3 + 4 * 3 * 2 + 2 * 2
+    assert len(logits) == 4 + 4 * 4 * 2
+    assert len(features) == 4 * 4 * 2
+    assert len(exits) == 4 + 4 * 4 * 2 + 2 * 2 * 2
     assert {name[2] for name in [*logits, *exits]} == {None, "convnet", "mixer"}
-    assert exits["again", (1.0,), "mixer"] == exits["ofa", (1.0,), "mixer"] | {"seed": 1000}
+    for rate in config.rates:
+        own = exits["ofa", (1.0, rate), "mixer"]
+        assert exits["again", (1.0, rate), "mixer"] == own | {"seed": 1000}
+        assert own["optimizer.learning_rate"] == rate
+    # The first number of a side has all rates, others have the first.
+    assert students.settings(config, "kd") == [
+        (0.9, 1.0, 1e-3), (0.9, 2.0, 1e-3), (0.9, 4.0, 1e-3), (0.9, 1.0, 2e-3)
+    ]  # fmt: skip
+    assert students.keys(config, "kd") == ("kd", "temperature", "learning_rate")
     # What is mixed has the share of its weight, and the rest is the label's.
-    assert logits["dkd", (2.0, 1.0), "mixer"]["given.label"] == 0.5
-    assert logits["kd", (0.9, 2.0), "mixer"]["given.label"] == pytest.approx(0.1)
-    assert logits["dist", (3.0,), "mixer"].keys().isdisjoint({"given.label"})
-    own = features["rkd", (0.2,), "mixer"]
+    assert logits["dkd", (2.0, 1.0, 2e-3), "mixer"]["given.label"] == 0.5
+    assert logits["kd", (0.9, 2.0, 1e-3), "mixer"]["given.label"] == pytest.approx(0.1)
+    assert logits["dist", (3.0, 1e-3), "mixer"].keys().isdisjoint({"given.label"})
+    own = features["rkd", (0.2, 1e-3), "mixer"]
     teachers = {"given.mixer": 1.0, "given.convnet": 0.0, "given.vit": 0.0}
     weights = {"given.rkd_distance": 5.0, "given.rkd_angle": 10.0}
-    assert own == {"seed": 0, **teachers, **weights}
+    assert own == {"seed": 0, **teachers, **weights, "optimizer.learning_rate": 1e-3}
 
 
 def test_what_a_program_carries_is_what_its_methods_read(bed):
@@ -218,17 +229,28 @@ def test_what_a_program_carries_is_what_its_methods_read(bed):
 
 
 def test_settings_are_chosen_over_all_pairs(monkeypatch):
-    config = override(config_file.get_config(), {"tries.cc.cc": (1.0, 5.0)})
+    config = override(config_file.get_config(), {"tries.cc.cc": (1.0, 5.0), "rates": ()})
     names = (("cc", (1.0,), "a"), ("cc", (5.0,), "a"), ("fitnet", (0.1,), "a"))
     first = Students(names, np.arange(3), np.array([0.9, 0.5, 0.6]))
     second = Students(names, np.arange(3), np.array([0.1, 0.7, 0.6]))
     programs = {"x": [first], "y": [second]}
     assert students.best(config, "cc", [first, second]) == (5.0,)
     assert students.best(config, "cc", [first]) == (1.0,)
+    assert students.best(config, "cc", [first], [(5.0,)]) == (5.0,)
     assert list(first.some([names[2], names[0]])) == [2, 0]
     chosen = {"cc": (1.0,), "fitnet": (0.1,)}
     monkeypatch.setattr(ofakd_measures, "HINTS", ("cc", "fitnet"))
     assert ofakd_measures.best_hint(chosen, programs) == "fitnet"
+
+
+def test_variants_have_the_rate_that_is_best_without_enhancement():
+    config = override(config_file.get_config(), {"rates": (1e-3, 2e-3)})
+    names = [("ofa", (1.0, 1e-3), "a"), ("ofa", (1.0, 2e-3), "a"), ("ofa", (2.0, 1e-3), "a")]
+    programs = {"x": [Students(tuple(names), np.arange(3), np.array([0.5, 0.6, 0.9]))]}
+    found = ofakd_measures.wanted_of(config, {"ofa": (2.0, 1e-3)}, programs)
+    assert found["ofa"] == ("ofa", (2.0, 1e-3))
+    assert found["ofa_plain"] == ("ofa", (1.0, 2e-3))
+    assert found["again"] == ("again", (1.0, 2e-3))
 
 
 def test_stages_agree_within_and_between_families():
@@ -248,7 +270,8 @@ def test_stages_agree_within_and_between_families():
     [
         ({"tries.cc.cc": (1.0,)}, "expected equally many of each"),
         ({"tries": {"kd": {}}}, r"tries has \['kd'\], expected"),
-        ({"tries.ofa.gamma": (1.1, 1.5, 2.0)}, "expected 1 among them"),
+        ({"tries.ofa.gamma": (1.1, 1.5, 2.0)}, "expected 1 first"),
+        ({"rates": ()}, "rates is empty"),
     ],
 )
 def test_wrong_configs_are_named(changes, message):
