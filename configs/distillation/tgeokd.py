@@ -43,16 +43,18 @@ def get_config() -> ConfigDict:
             # Of the rules that give a ratio the one whose weight is 1, and its number.
             given=dict(
                 constant=1.0, linear=0.0, cosine=0.0, correctness=0.0, entropy=0.0, wls=0.0,
-                dkd=0.0, setting=0.9,
+                annealing=0.0, dkd=0.0, setting=0.9,
             ),
             # AdamW for the network of ratios, and the length of the step ahead.
             learned=dict(rate=0.01, weight_decay=0.05, lookahead=0.1),
-            # What of the relations is read; own=0.0 gives an image those of another.
+            # What of the relations is read; own=0.0 gives an image those of another. With the form
+            # "losses" it is the losses beside teacher and label.
             relations=dict(
                 form="squared", points=1.0, sg=1.0, st=1.0, tg=1.0, inter=1.0, own=1.0
             ),
             # Each with each temperature and each learning rate of the student, where `rate` is that
-            # of the network of ratios. Last ratios of schedules are those of `constant`.
+            # of the network of ratios. Last ratios of schedules are those of `constant`, which are
+            # the shares of annealing's first stage too.
             tries=dict(
                 constant=shares,
                 wls=(0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 4.0, 8.0, 16.0, 32.0, 64.0),

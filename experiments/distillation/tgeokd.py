@@ -3,8 +3,9 @@
 Hu et al., Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge Distillation,
 arXiv:2312.15112, ICLR 2024. A teacher learns clothes from clean images; students learn from few
 others, of which some are labelled wrongly and some are noise. Their ratio is fixed (from the label
-alone to the teacher alone), moves along a schedule, follows a rule of the example, is one learned
-number, or is learned for each image. All sides have equally many tries, of which clean validation
+alone to the teacher alone), moves along a schedule or in two stages (annealing), follows a rule of
+the example, is one learned number, or is learned for each image, from the triangle or from its two
+losses. All sides have equally many tries, of which clean validation
 images choose; they are also what learned ratios are judged on, so that the best fixed ratio and
 that of public benchmarks are trained once more with them; above the latter, which is far from the
 best here, ratios by the relations of other images were too, so that nothing is claimed of it. The
@@ -39,6 +40,9 @@ CLAIMS = (
     Claim("A ratio for each image is worth accuracy beside one learned number",
           "tgeokd_over_scalar", ">=", 0.0, f"our question; {SOURCE}",
           stated="2026-11-26", null="shuffled_over_scalar"),
+    Claim("A ratio by the triangle is worth it beside one by the two losses of the image",
+          "tgeokd_over_losses", ">=", 0.0, f"our question, added after the first measurement; "
+          f"{SOURCE}", stated="2026-11-28", null="shuffled_over_losses"),
     Claim("The side between student and teacher is worth 0.3 points beside the points themselves",
           "st_gain", ">=", 0.003, f"{SOURCE}: 1.4 points of CIFAR-100",
           stated="2026-11-26", null="seed_gain"),

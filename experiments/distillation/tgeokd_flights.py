@@ -39,6 +39,9 @@ CLAIMS = (
     Claim("A ratio for each flight is worth area beside one learned number",
           "tgeokd_over_scalar", ">=", 0.0, f"our question; {SOURCE}",
           stated=STATED, null="shuffled_over_scalar"),
+    Claim("A ratio by the triangle is worth it beside one by the two losses of the flight",
+          "tgeokd_over_losses", ">=", 0.0, f"our question, added after the first measurement; "
+          f"{SOURCE}", stated="2026-11-28", null="shuffled_over_losses"),
     Claim("The side between student and teacher is worth 0.3 points beside the points themselves",
           "st_gain", ">=", 0.003, SOURCE, stated=STATED, null="seed_gain"),
     Claim("The teacher's mean of a class is worth 0.3 points",

@@ -27,10 +27,10 @@ PAIRS = {
     **{
         f"{side}_over_{other}": (side, other)
         for side in ("tgeokd", "shuffled")
-        for other in ("fixed", "fixed_all", "oracle", "scalar")
+        for other in ("fixed", "fixed_all", "oracle", "scalar", "losses")
     },
     **{f"tgeokd_over_{rule}": ("tgeokd", rule)
-       for rule in ("linear", "cosine", "correctness", "entropy", "wls", "dkd", "ce")},
+       for rule in ("linear", "cosine", "correctness", "entropy", "wls", "annealing", "dkd", "ce")},
     "st_gain": ("sg_tg_st", "sg_tg"),
     "inter_gain": ("tgeokd", "sg_tg_st"),
     "points_gain": ("tgeokd", "no_points"),
@@ -161,7 +161,7 @@ def costs(config: Any, bed: Bed) -> dict[str, float]:
         state = initial_state(problem, seed=config.seed)
         steps.append(partial(jax.jit(problem.step), state, batch))
     plain, ours = steps
-    params, losses = state.params, losses_of(config, dkd=False)
+    params, losses = state.params, losses_of(config, rules=False)
 
     @jax.jit
     def naive(params: Any) -> Array:

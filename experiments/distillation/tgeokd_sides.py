@@ -10,19 +10,24 @@ import numpy as np
 from experiments.common.encoders import initializer
 from experiments.common.many import replaced
 from experiments.distillation.noisy import Bed, classifier
-from experiments.distillation.tgeokd_students import Students, train_together
+from experiments.distillation.tgeokd_students import LOSSES, Students, train_together
 from rml.errors import UserError
 from rml.training import Progress, RunDirectory
 
 AGAIN = 1_000
 """What is added to the seed of each further student of a setting."""
-RULES = ("constant", "linear", "cosine", "correctness", "entropy", "wls", "dkd")
-"""Rules by which ratios are given; DKD is another loss, at equal weights."""
+RULES = ("constant", "linear", "cosine", "correctness", "entropy", "wls", "annealing", "dkd")
+"""Rules by which ratios are given. Two have other losses: annealing, whose ratio is 1 in its first
+stage and 0 in the second, and DKD, at equal weights."""
 SCALAR = dict.fromkeys(("relations.points", "relations.sg", "relations.st", "relations.tg",
                         "relations.inter"), 0.0)  # fmt: skip
 """Nothing is read: of the network its offsets are left, one number for all images."""
-LEARNED = {"trilateral": {}, "scalar": SCALAR}
-"""Learned ratios, and what of the config they change."""
+LEARNED: dict[str, dict[str, Any]] = {
+    "trilateral": {}, "scalar": SCALAR, LOSSES: {"relations.form": LOSSES},
+}  # fmt: skip
+"""Learned ratios, and what of the config they change. The last reads the losses of an image, as
+Meta-Weight-Net does (Shu et al., arXiv:1902.07379), and stands for RW-KD (Lu et al., Findings of
+EMNLP 2021), whose meta-learner weighs both losses too; its paper could not be read."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "sg_tg": {"relations.st": 0.0, "relations.inter": 0.0},
     "sg_tg_st": {"relations.inter": 0.0},
@@ -125,11 +130,11 @@ def of_rules(config: Any) -> dict[Name, dict[str, Any]]:
     return found | again
 
 
-def of_learned(config: Any) -> dict[Name, dict[str, Any]]:
+def of_learned(config: Any, *sides: str) -> dict[Name, dict[str, Any]]:
     """Settings of learned ratios likewise."""
     return {
-        own: changed | {"learned.rate": own.value} | shared(own)
-        for side, changed in LEARNED.items()
+        own: LEARNED[side] | {"learned.rate": own.value} | shared(own)
+        for side in sides
         for own in settings(config, side, config.tries.rate)
     }
 
@@ -165,14 +170,14 @@ class Sides(NamedTuple):
 
     Attributes:
       given: Students whose ratios follow rules.
-      learned: Those whose ratios are learned.
+      learned: By side the program of those whose ratios are learned.
       variants: By name of a variant, the program with its students.
       chosen: By side, the setting with the best mean on validation images.
       right: By name of a side, of each test image what its students are judged by, their mean.
     """
 
     given: Trained
-    learned: Trained
+    learned: Mapping[str, Trained]
     variants: Mapping[str, Trained]
     chosen: Mapping[str, Name]
     right: Mapping[str, np.ndarray]
@@ -182,7 +187,7 @@ class Sides(NamedTuple):
         metrics: dict[str, float] = {}
         for side, name in self.chosen.items():
             if side in (*RULES, *LEARNED):
-                changes = (self.learned if side in LEARNED else self.given).changes
+                changes = self.learned.get(side, self.given).changes
                 metrics[f"tries_{side}"] = len(kind(changes, side))
             values = (f"setting_{side}", f"temperature_{side}", f"rate_{side}")
             metrics |= dict(zip(values, name[1:], strict=True))
@@ -190,7 +195,7 @@ class Sides(NamedTuple):
 
     def of_images(self, config: Any, variant: str) -> tuple[Any, Any, Any]:
         """The config of the chosen learned ratio or a variant of it, its students, their ratios."""
-        found, name = self.learned, self.chosen["trilateral"]
+        found, name = self.learned["trilateral"], self.chosen["trilateral"]
         if variant:
             found, name = self.variants[variant], variant
         return replaced(config, dict(found.changes[name])), *found.parts(name)
@@ -199,9 +204,13 @@ class Sides(NamedTuple):
 def train_sides(config: Any, run: RunDirectory, bed: Bed) -> Sides:
     """Trains the students of all sides, chooses on validation images, trains variants."""
     given = trained(config, run, "given", of_rules(config), bed, learned=False)
-    ours = trained(config, run, "learned", of_learned(config), bed, learned=True)
+    ours, by_losses = (
+        trained(config, run, name, of_learned(config, *sides), bed, learned=True)
+        for name, sides in (("learned", ("trilateral", "scalar")), (LOSSES, (LOSSES,)))
+    )
+    programs = {"trilateral": ours, "scalar": ours, LOSSES: by_losses}
     chosen = {side: given.best(kind(given.changes, side)) for side in RULES}
-    chosen |= {side: ours.best(kind(ours.changes, side)) for side in LEARNED}
+    chosen |= {side: own.best(kind(own.changes, side)) for side, own in programs.items()}
     # Of ratios that nobody chooses the learning rate is chosen; without teacher there is no
     # temperature.
     ratios = {"kd": KD, "ce": ("constant", 0.0, config.tries.temperature[0])}
@@ -222,6 +231,7 @@ def train_sides(config: Any, run: RunDirectory, bed: Bed) -> Sides:
     right |= {
         "tgeokd": ours.named(learned),
         "scalar": ours.named(chosen["scalar"]),
+        LOSSES: by_losses.named(chosen[LOSSES]),
         "fixed": right.pop("constant"),
         "fixed_all": whole.named(fixed),
         "oracle": max(map(given.named, kind(given.changes, "constant")), key=np.mean),
@@ -230,7 +240,7 @@ def train_sides(config: Any, run: RunDirectory, bed: Bed) -> Sides:
         "kd_all": whole.named(kd),
         "kd_again": given.named(Setting(*KD_AGAIN, kd.rate)),
     }
-    return Sides(given, ours, variants, chosen, right)
+    return Sides(given, programs, variants, chosen, right)
 
 
 def check(config: Any) -> None:

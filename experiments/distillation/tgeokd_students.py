@@ -35,11 +35,13 @@ from rml.distillation import (
     saturation,
     wls_ratio,
 )
-from rml.losses import dkd_loss, kd_loss
+from rml.losses import annealing_loss, dkd_loss, kd_loss
 from rml.training import Loss, RunDirectory, Task, TrainState, build_optimizer, gradient_task
 
 HALF = 0.5
 """Share of DKD beside the label: both have the weight 1 in its paper."""
+LOSSES = "losses"
+"""Form of what is read that has no relation: the losses beside the teacher and the label."""
 
 
 class Students(NamedTuple):
@@ -56,23 +58,31 @@ class Students(NamedTuple):
     accuracy: np.ndarray
 
 
-def losses_of(config: Any, *, dkd: bool) -> Callable[[Any, Any], tuple[Array, Array, Array]]:
+def losses_of(config: Any, *, rules: bool) -> Callable[..., tuple[Array, Array, Array]]:
     """Makes `losses(params, batch)`: of each image beside the teacher, beside the label, logits.
 
-    Beside the teacher is KD or, with `dkd` and as its weight says, DKD.
+    Beside the teacher is KD or, with `rules` and as their weights say, DKD or the first stage of
+    annealing, which reads a third argument, the share of the training that is over.
     """
     model, given = classifier(config), config.given
 
-    def losses(params: Any, batch: Any) -> tuple[Array, Array, Array]:
+    def losses(params: Any, batch: Any, progress: Any = 1.0) -> tuple[Array, Array, Array]:
         images = augment.to_float(batch["image"])
         logits = jnp.asarray(model.apply({"params": params}, images, train=True))
         triple = logits, batch["teacher"], batch["label"]
         beside = kd_loss(*triple, temperature=config.loss.temperature)
-        if dkd:
+        if rules:
             decoupled = dkd_loss(
                 *triple, temperature=config.loss.temperature, others_weight=given.setting
             )
-            beside = given.dkd * decoupled + (1 - given.dkd) * beside
+            annealed = annealing_loss(
+                *triple, temperature=config.loss.temperature,
+                progress=progress / jnp.maximum(given.setting, 1e-6),
+            )  # fmt: skip
+            beside = (
+                given.dkd * decoupled + given.annealing * annealed
+                + (1 - given.dkd - given.annealing) * beside
+            )  # fmt: skip
         label = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return beside, label, logits
 
@@ -88,15 +98,16 @@ def task(config: Any, bed: Bed, *, learned: bool, rules: bool = True) -> Task:
       learned: Whether its ratio is learned rather than given.
       rules: Whether a ratio that is given may follow any rule; else it is the setting.
     """
-    model, losses = classifier(config), losses_of(config, dkd=rules and not learned)
+    model, losses = classifier(config), losses_of(config, rules=rules and not learned)
 
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
-        beside, label, logits = losses(params, batch)
+        progress = state.step / config.train.steps
+        beside, label, logits = losses(params, batch, progress)
         if learned:
             own = jax.lax.stop_gradient(logits)
             ratio = ratio_of(state.extra["omega"], encoded(config, bed, own, batch))
         elif rules:
-            ratio = rule(config, state.step / config.train.steps, logits, batch)
+            ratio = rule(config, progress, logits, batch)
         else:
             ratio = jnp.full(beside.shape, config.given.setting, beside.dtype)
         return Loss(
@@ -159,15 +170,30 @@ def rule(config: Any, progress: Any, logits: Array, batch: Any) -> Array:
         + own.correctness * correctness_ratio(teacher, labels, right=own.setting)
         + own.entropy * entropy_ratio(teacher, highest=own.setting)
         + own.wls * wls_ratio(logits, teacher, labels, strength=own.setting)
+        + own.annealing * (progress < own.setting)
         + own.dkd * HALF
         + jnp.zeros(labels.shape)
     )
 
 
 def encoded(config: Any, bed: Bed, logits: Array, batch: Any) -> Array:
-    """Relations of images, parts of them times 0 and, where asked, those of other images."""
+    """What a learned ratio reads of images or, where asked, what it would of other images.
+
+    It is their relations, parts of them times 0, or the losses beside the teacher and the label.
+    """
+    delta = jnp.asarray(_read(config, bed, logits, batch))
+    # Images of a batch come in a random order: the next one is any other.
+    own = config.relations.own
+    return own * delta + (1 - own) * jnp.roll(delta, 1, axis=0)
+
+
+def _read(config: Any, bed: Bed, logits: Array, batch: Any) -> Array:
     use, form = config.relations, config.relations.form
     labels = batch["label"]
+    if form == LOSSES:
+        beside = kd_loss(logits, batch["teacher"], temperature=config.loss.temperature)
+        label = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.stack([beside, label], axis=-1)
     student, teacher = (jax.nn.softmax(z, axis=-1) for z in (logits, batch["teacher"]))
     truth = jax.nn.one_hot(labels, student.shape[-1])
     delta = relations(student, teacher, truth, jnp.asarray(bed.means)[labels], form=form)
@@ -175,9 +201,7 @@ def encoded(config: Any, bed: Bed, logits: Array, batch: Any) -> Array:
     points = [use.points] * 3 + [use.points * use.inter]
     parts = sides if form == "norm" else points + sides
     width = delta.shape[-1] // len(parts)
-    delta *= jnp.repeat(jnp.stack([jnp.asarray(part, delta.dtype) for part in parts]), width)
-    # Images of a batch come in a random order: the next one is any other.
-    return use.own * delta + (1 - use.own) * jnp.roll(delta, 1, axis=0)
+    return delta * jnp.repeat(jnp.stack([jnp.asarray(part, delta.dtype) for part in parts]), width)
 
 
 def ratio_of(omega: Any, delta: Array) -> Array:

@@ -126,8 +126,8 @@ def read_texts(
     for key in keys:
         if key not in features:
             raise DataError(
-                f"{name!r} has no feature {key!r}; it has {sorted(features)}: name the right one "
-                "with text_key=... or label_key=..."
+                f"{name!r} has no feature {key!r}; it has {sorted(features)}, expected one "
+                "of them as the feature of texts or of labels"
             )
         text = isinstance(getattr(features[key], "feature", features[key]), tfds.features.Text)
         if not text and not isinstance(features[key], tfds.features.ClassLabel):

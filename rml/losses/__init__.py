@@ -21,6 +21,7 @@ with its square, and `axis_name` spreads them round a ring of devices (`rml.trai
   arXiv:2104.14294, with `update_center`.
 * `nnclr`: Dwibedi et al., arXiv:2104.14548, with `nearest_support`.
 * Distillation of logits: `kd_loss` and `soft_cross_entropy`, Hinton et al., arXiv:1503.02531;
+  `annealing_loss`, Jafari et al., arXiv:2104.07163;
   `dkd_loss`, Zhao et al., arXiv:2203.08679; `dist_loss`, Huang et al., arXiv:2205.10536;
   `target_enhanced_loss`, Hao et al., One-for-All, arXiv:2310.19444. Of features: `fitnet_loss`,
   Romero et al., arXiv:1412.6550; `rkd_distance` and `rkd_angle`, Park et al., arXiv:1904.05068;
@@ -41,6 +42,7 @@ from rml.losses.cross_entropy import smoothed_cross_entropy
 from rml.losses.dcl import dcl
 from rml.losses.dino import dino, update_center
 from rml.losses.distillation import (
+    annealing_loss,
     dist_loss,
     dkd_loss,
     kd_loss,
@@ -68,6 +70,7 @@ from rml.losses.triplet import triplet_loss
 from rml.losses.vicreg import vicreg
 
 __all__ = [
+    "annealing_loss",
     "barlow_twins",
     "byol",
     "clamp_log_scale",

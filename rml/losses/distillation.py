@@ -68,6 +68,40 @@ def soft_cross_entropy(
     return -(temperature**2) * jnp.sum(targets * _logs(student, temperature), axis=-1)
 
 
+def annealing_loss(
+    student: Float[Array, "b k"],
+    teacher: Float[Array, "b k"],
+    labels: Int[Array, " b"] | None = None,
+    *,
+    progress: float | Float[Array, ""],
+    temperature: float | Float[Array, ""] = 4.0,
+) -> Float[Array, " b"]:
+    """Computes the mean square over classes of student - Φ teacher, whose logits begin small.
+
+    Φ = 1 - (T - 1) / τ grows from 1/τ to 1 as the temperature T falls from τ to 1. This is the
+    first stage of annealing; in the second, students learn the label alone.
+
+    Args:
+      student: The student's logits.
+      teacher: The teacher's logits; no gradient flows into them.
+      labels: Accepted for uniformity; they are not read.
+      progress: Share of the first stage that is over; T falls evenly with it. Below 0 and above 1
+        it is 0 and 1.
+      temperature: Highest temperature τ, at least 1.
+
+    Returns:
+      The loss of each example, in float32 or wider; 0 where the student's logits are Φ times the
+      teacher's.
+
+    Source: Jafari et al., Annealing Knowledge Distillation, arXiv:2104.07163; there T is a whole
+    number, which an epoch has or several.
+    """
+    del labels
+    ours, theirs = wide(student, jax.lax.stop_gradient(teacher))
+    current = temperature - (temperature - 1) * jnp.clip(progress, 0, 1)
+    return jnp.mean((ours - (1 - (current - 1) / temperature) * theirs) ** 2, axis=-1)
+
+
 def dkd_loss(
     student: Float[Array, "b k"],
     teacher: Float[Array, "b k"],

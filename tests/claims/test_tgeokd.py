@@ -290,7 +290,7 @@ def test_a_share_of_images_is_noise_and_of_others_labelled_wrongly():
 def test_rules_give_the_ratio_of_the_one_whose_weight_is_one():
     config = config_file.get_config()
     names = tgeokd_sides.of_rules(config)
-    assert len(names) == 7 * 44 + 2
+    assert len(names) == 8 * 44 + 2
     logits = jnp.asarray([[0.0, 2.0], [0.0, 1.0]])
     batch = {"teacher": jnp.asarray([[5.0, 0.0], [5.0, 0.0]]), "label": jnp.asarray([0, 1])}
 
@@ -303,6 +303,8 @@ def test_rules_give_the_ratio_of_the_one_whose_weight_is_one():
     np.testing.assert_allclose(at(("cosine", 0.2, 1.0), 1.0), 0.2, rtol=1e-6)
     np.testing.assert_allclose(at(("correctness", 0.7, 1.0), 0.0), [0.7, 0.0], rtol=1e-6)
     np.testing.assert_allclose(at(("dkd", 8.0, 1.0), 0.0), 0.5)
+    ends = [at(("annealing", 0.3, 4.0), progress)[0] for progress in (0.0, 0.29, 0.31, 1.0)]
+    assert ends == [1.0, 1.0, 0.0, 0.0]
     assert (at(("entropy", 1.0, 4.0), 0.0) > 0.9).all()
     # The student is far worse than its teacher on the first image.
     first, second = at(("wls", 2.0, 1.0), 0.0)
@@ -312,8 +314,9 @@ def test_rules_give_the_ratio_of_the_one_whose_weight_is_one():
         kd, again = (names[*name, rate] for name in (tgeokd_sides.KD, tgeokd_sides.KD_AGAIN))
         assert again == kd | {"seed": 2000}
         assert kd["optimizer.learning_rate"] == rate
-    learned = tgeokd_sides.of_learned(config)
+    learned = tgeokd_sides.of_learned(config, "scalar", "losses")
     assert len(learned) == 2 * 44
+    assert learned["losses", 0.1, 4.0, 1.2e-2]["relations.form"] == "losses"
     own = learned["scalar", 0.1, 4.0, 1.2e-2]
     assert (own["learned.rate"], own["optimizer.learning_rate"]) == (0.1, 1.2e-2)
 
@@ -358,6 +361,38 @@ def test_parts_of_the_relations_are_left_out(bed):
     assert found.shape == (12, 5)
     assert not found[:, 2].any()
     assert found[:, [0, 1, 3, 4]].all()
+
+
+def test_losses_of_an_image_or_of_another_are_read(bed):
+    changes = {"classes": 3, "relations.form": "losses", "loss.temperature": 2.0}
+    config = override(config_file.get_config(), changes)
+    logits, rows = bed.train["teacher"][::-1].copy(), jax.tree.map(jnp.asarray, bed.train)
+
+    def log_softmax(x):
+        return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+    ours, theirs = log_softmax(logits / 2), log_softmax(bed.train["teacher"] / 2)
+    beside = 4 * (np.exp(theirs) * (theirs - ours)).sum(1)
+    label = -log_softmax(logits)[np.arange(12), bed.train["label"]]
+    found = tgeokd_students.encoded(config, bed, jnp.asarray(logits), rows)
+    np.testing.assert_allclose(found, np.stack([beside, label], 1), rtol=1e-4, atol=1e-6)
+    config.relations.own = 0.0
+    other = tgeokd_students.encoded(config, bed, jnp.asarray(logits), rows)
+    np.testing.assert_array_equal(other, np.roll(found, 1, axis=0))
+
+
+def test_the_first_stage_of_annealing_is_the_setting(bed):
+    """Beside the teacher stands the annealed loss of as much of the stage as is over."""
+    config = override(config_file.get_config(), SMALL | {"classes": 3})
+    names = tgeokd_sides.of_rules(config)
+    own = replaced(config, names["annealing", 0.9, 4.0, 3e-3])
+    state = start(tgeokd_students.task(own, bed, learned=False))
+    losses, rows = tgeokd_students.losses_of(own, rules=True), jax.tree.map(jnp.asarray, bed.train)
+    for progress, share in ((0.0, 0.0), (0.45, 0.5), (0.9, 1.0), (1.0, 1.0)):
+        beside, _, logits = losses(state.params, rows, progress)
+        phi = 0.25 + 0.75 * share
+        expected = ((logits - phi * bed.train["teacher"]) ** 2).mean(1)
+        np.testing.assert_allclose(beside, expected, rtol=1e-5)
 
 
 def test_relations_of_another_image_are_so_where_equal_rows_stand_together(bed):

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from rml.losses import (
+    annealing_loss,
     correlation_congruence,
     crd_loss,
     dist_loss,
@@ -85,6 +86,29 @@ def test_dkd_is_of_the_label_and_of_the_others_among_them(check, normal):
         return (jnp.arange(1, 5) * own).sum()
 
     check(loss, oracle, normal(0, 4, 5))
+
+
+def test_annealed_logits_grow_to_the_teachers(check, normal):
+    """The whole temperatures of the paper: 5, 4, ..., 1 of a highest of 5."""
+    teacher = normal(1, 4, 5)
+    for step, temperature in enumerate((5, 4, 3, 2, 1)):
+        phi = 1 - (temperature - 1) / 5
+        options = {"progress": step / 4, "temperature": 5.0}
+
+        def loss(student, options=options):
+            found = annealing_loss(student, jnp.asarray(teacher), **options)
+            return (jnp.arange(1, 5) * found).sum()
+
+        def oracle(student, phi=phi):
+            return weighted(((student - phi * teacher) ** 2).mean(1))
+
+        check(loss, oracle, normal(0, 4, 5))
+    given = jnp.asarray(normal(0, 4, 5)), jnp.asarray(teacher)
+    for before, end in ((-1.0, 0.0), (2.0, 1.0)):
+        first, second = (annealing_loss(*given, progress=at) for at in (before, end))
+        np.testing.assert_array_equal(first, second)
+    slope = jax.grad(lambda t: annealing_loss(given[0], t, progress=0.5).sum())(given[1])
+    np.testing.assert_array_equal(slope, 0)
 
 
 def test_dkd_with_the_weights_of_kd_is_kd(normal):
