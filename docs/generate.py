@@ -13,6 +13,7 @@ from typing import Any
 import griffe
 
 from docs.benchmark_page import benchmarks_page
+from docs.comparison import comparison
 from docs.data_cards import data_page, data_set_page
 from experiments.data_sets import data_sets, read_cards, users
 from experiments.report.markup import duration
@@ -52,7 +53,8 @@ def pages() -> dict[str, str]:
         written = DOCS / "areas" / f"{area}.md"
         head = "" if written.exists() else f"# {area_title(area)}\n\n"
         members = [system for system in systems if system.area == area]
-        made[f"areas/{area}.md"] = head + area_section(members, results)
+        side_by_side = comparison(area, members, results)
+        made[f"areas/{area}.md"] = f"{head}{side_by_side}\n" + area_section(members, results)
     for system in systems:
         made[f"systems/{system.key}.md"] = system_page(
             system, results.get(system.key, {}), library, pictures()

@@ -4,12 +4,13 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import markdown
 import pytest
 
-from docs import generate, hooks
+from docs import comparison, generate, hooks
 from experiments import tables
 from experiments.registry import read_config
 from experiments.results import config_hash
@@ -213,3 +214,39 @@ def test_the_site_builds_strictly_and_reads_nothing_from_elsewhere(tmp_path):
     assert "<math" in (tmp_path / "systems/simclr.html").read_text()
     losses = (tmp_path / "api/losses.html").read_text()
     assert 'href="training.html#rml.training' in losses
+
+
+def test_systems_that_share_data_and_metrics_stand_side_by_side():
+    def result(config, **metrics):
+        return {"config": config, "seeds": [0, 1], "metrics": metrics}
+
+    pixels = {"knn_pixels": [0.8, 0.8], "linear_probe_pixels": [0.7, 0.7]}
+    digits = "configs/contrastive/{}_mnist5k.py".format
+    results = {
+        "simclr": {
+            "simclr_mnist5k": result(
+                digits("simclr"), knn=[0.9, 0.92], linear_probe=[0.95, 0.95], **pixels
+            ),
+            "simclr_fashion": result(
+                "configs/contrastive/simclr_fashion.py", knn=[0.5, 0.5], linear_probe=[0.6, 0.6]
+            ),
+        },
+        "byol": {
+            "byol_mnist5k": result(digits("byol"), knn=[0.8, 0.82], linear_probe=[0.97, 0.97])
+        },
+        "dino": {"dino_mnist5k": result(digits("dino"), rankme=[3.0, 4.0])},
+    }
+    systems = [replace(SYSTEM, key=key) for key in results]
+    text = comparison.comparison("contrastive", systems, results)
+    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    # The best linear probe first, and last what needs no training where it was measured.
+    assert [row.split("|")[1].split("]")[0].strip(" [") for row in rows] == ["byol", "simclr"]
+    assert "0.910 (0.783 to 1.037)" in rows[1]
+    assert text.count("### On `") == 1
+    swapped = dict(reversed(results.items()))
+    swapped["byol"]["byol_mnist5k"]["metrics"] |= pixels
+    text = comparison.comparison("contrastive", systems, swapped)
+    assert "| raw pixels |  | 2 | 0.800 (0.800 to 0.800) | 0.700 (0.700 to 0.700) |" in text
+    assert "untrained" not in text
+    for area, members in (("kernels", systems), ("contrastive", systems[:1])):
+        assert comparison.comparison(area, members, results) == ""
