@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
             rows=dict(teacher=60_000, train=4_000, validation=20_000, test=30_000),
         )
     )
+    config.tries.learning_rate = (3e-3, 1.2e-2)
     config.teacher = ConfigDict(
         dict(
             model=dict(
