@@ -77,7 +77,7 @@ def of_gamma(config: Any, run: RunDirectory, programs: Programs) -> None:
         series[name] = (gammas, [accuracy(side, gamma) for gamma in gammas])
     figures.curves(
         run.figure("gamma.png"), series, "exponent γ", "accuracy on validation images",
-        reference=("KD", accuracy("kd", *kd[:-1])),
+        reference=("KD", accuracy("kd", *kd[:-1])), above=True,
     )  # fmt: skip
 
 
