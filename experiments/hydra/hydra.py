@@ -32,8 +32,9 @@ CLAIMS = (
     Claim("kNN on other data is above the untrained encoder's",
           "transfer_knn_over_untrained", ">=", 0.0, SOURCE,
           stated="2026-11-24", null_run="strangers"),
-    Claim("Gates are near binary: mean (2g - 1)² of at least 0.7",
-          "gate_binariness", ">=", 0.7, SOURCE, stated="2026-11-24", null_run="no_penalty"),
+    Claim("Gates are near binary: mean (2g - 1)² of at least 0.8",
+          "gate_binariness", ">=", 0.8, f"{SOURCE}; changed after the first measurement from 0.7, "
+          "which gates without penalty met too", stated="2026-11-28", null_run="no_penalty"),
 )  # fmt: skip
 NULLS = {**STRANGERS, "no_penalty": {"loss.penalty": 0.0}}
 RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other images
