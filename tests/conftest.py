@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from ml_collections import ConfigDict
 
 from tests.system.forks import Fork
@@ -37,6 +38,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # A full collection walks all programs traced so far: half a second, every sixtieth program.
 gc.set_threshold(700, 10, 100)
+# No property fails because a machine is busy: neither by a deadline nor while inputs are drawn.
+settings.register_profile("rml", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rml")
 
 
 def pytest_configure() -> None:
