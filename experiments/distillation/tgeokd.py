@@ -5,13 +5,13 @@ arXiv:2312.15112, ICLR 2024. A teacher learns clothes from clean images; student
 others, of which some are labelled wrongly and some are noise. Their ratio is fixed (from the label
 alone to the teacher alone), moves along a schedule or in two stages (annealing), follows a rule of
 the example, is one learned number, or is learned for each image, from the triangle or from its two
-losses. All sides have equally many tries, of which clean validation
-images choose; they are also what learned ratios are judged on, so that the best fixed ratio and
-that of public benchmarks are trained once more with them; above the latter, which is far from the
-best here, ratios by the relations of other images were too, so that nothing is claimed of it. The
-network of ratios has AdamW with the decay of a public re-implementation, which has it in Adam's
-gradient, and rates up to that one's. The unit of intervals is a test image. Data, networks and
-margins are this repository's, the encoding and the look-ahead of one step readings of the paper.
+losses. All sides have equally many tries, of which clean validation images choose; they are also
+what learned ratios are judged on, so that the best fixed ratio and that of public benchmarks are
+trained once more with them; of the latter nothing is claimed, since at a lower learning rate ratios
+by the relations of other images were above it too. The network of ratios has AdamW with the decay
+of a public re-implementation, which has it in Adam's gradient, and rates up to that one's. The unit
+of intervals is a test image. Data, networks and margins are this repository's, the encoding and the
+look-ahead of one step readings of the paper.
 """
 
 from typing import Any
