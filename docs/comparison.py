@@ -45,7 +45,7 @@ def comparison(
     ]
     head = (
         "## Side by side\n\nMeans over seeds with 95% intervals, the best by the last column "
-        "first. Options are each config's own.\n"
+        "first. Options are each config's own; what needs no training is the first config's.\n"
     )
     return "\n".join([head, *parts]) if parts else ""
 

@@ -91,7 +91,8 @@ def train_students(
 
 def keys(config: Any, side: str) -> tuple[str, ...]:
     """Names of the values of a side's settings."""
-    return (*config.tries[side], *[RATE for _ in config.get("rates", ())[:1]])
+    own = tuple(config.tries[side])
+    return (*own, RATE) if config.get("rates") else own
 
 
 def settings(config: Any, side: str) -> list[Setting]:

@@ -93,8 +93,8 @@ def annealing_loss(
       The loss of each example, in float32 or wider; 0 where the student's logits are Φ times the
       teacher's.
 
-    Source: Jafari et al., Annealing Knowledge Distillation, arXiv:2104.07163; there T is a whole
-    number, which an epoch has or several.
+    Source: Jafari et al., Annealing Knowledge Distillation, arXiv:2104.07163, of which the abstract
+    alone was read; Φ and the square are from memory. There T is a whole number for some epochs.
     """
     del labels
     ours, theirs = wide(student, jax.lax.stop_gradient(teacher))

@@ -27,7 +27,7 @@ def reference(query, keys, weights):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=6, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.booleans())
 def test_features_are_the_definition(n, count, d, biased):
     @jax.jit

@@ -35,7 +35,7 @@ ratios = st.tuples(st.floats(0.01, 1), st.sampled_from([0.03, 0.3, 0.77, 1.0])).
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(lengths_drawn, st.integers(0, 1000), ratios)
 def test_a_crop_is_a_contiguous_part_of_its_text(lengths, seed, ratio):
     texts = make(lengths)
@@ -69,7 +69,7 @@ def test_crops_are_uniform_and_the_two_of_a_pair_independent():
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(lengths_drawn, st.integers(0, 1000), ratios)
 def test_inverse_cloze_splits_the_text_into_span_and_rest(lengths, seed, ratio):
     texts = make(lengths)

@@ -33,7 +33,7 @@ BY_EXAMPLE = {"in_memory_bytes": 0, "num_threads": 3}
 
 
 @pytest.mark.parametrize("how", [{}, BY_EXAMPLE], ids=["gathered", "by example"])
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     batch_size=st.integers(1, N), seed=st.integers(0, 99), shuffle=st.booleans(), drop=st.booleans()
 )

@@ -29,7 +29,7 @@ def test_parse_reads_tfds_syntax(split, expected):
     assert [(name, list(at)) for name, at in got] == [(name, list(at)) for name, at in expected]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(n=st.integers(1, 500), a=st.integers(-100, 100), b=st.integers(-100, 100), pct=st.booleans())
 def test_parse_agrees_with_tfds(n, a, b, pct):
     unit = "%" if pct else ""
@@ -67,7 +67,7 @@ def test_parse_says_what_is_wrong(split, message):
         splits.parse(split, SIZES)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     counts=st.lists(st.integers(1, 60), min_size=1, max_size=8),
     cut=st.tuples(st.floats(0, 1), st.floats(0, 1)),

@@ -45,7 +45,7 @@ def test_the_filter_rate_bounds_what_is_left_of_differences():
     np.testing.assert_allclose(reached, size[0], rtol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     text=st.lists(st.booleans(), min_size=8, max_size=8).filter(any),
     width=st.integers(1, 4), sharpness=st.floats(0, 30), seed=st.integers(0, 2**32 - 1),

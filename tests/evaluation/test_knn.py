@@ -29,7 +29,7 @@ def oracle(x, y, queries, k, temperature, classes):
 
 
 @pytest.mark.slow
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     sizes=st.sampled_from([(1, 9, 1, 4), (30, 1, 5, 40), (23, 9, 5, 7)]),  # each is compiled
     temperature=st.sampled_from([None, 0.07, 1.0]),

@@ -75,7 +75,7 @@ result = st.dictionaries(st.integers(0, DOCUMENTS - 1), st.sampled_from([-0.0, 0
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     queries=st.lists(st.tuples(judgement, result), min_size=7, max_size=7),
     k=st.sampled_from([1, 5, DOCUMENTS, DOCUMENTS + 3]),

@@ -167,7 +167,7 @@ def test_memory_is_bounded_by_the_block():
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(0, 1, width=32, allow_subnormal=False), min_size=1, max_size=6))
 def test_holm_equals_its_definition(values):
     order = np.argsort(values, kind="stable")

@@ -53,7 +53,7 @@ def rise(kind, seed, lam, t, damped):
     return np.max(np.diff(values)) / (1 + np.max(np.abs(values)))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     kind=st.sampled_from(["knn", "kernel", "signed"]),
     seed=st.integers(0, 10_000),
@@ -64,7 +64,7 @@ def test_energy_never_rises_for_any_symmetric_graph(kind, seed, lam, t):
     assert rise(kind, seed, lam, t, damped=True) <= 1e-12
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(seed=st.integers(0, 10_000), lam=st.floats(0, 20), t=st.floats(0.02, 5))
 def test_the_full_step_never_raises_it_for_positive_semidefinite_graphs(seed, lam, t):
     assert rise("kernel", seed, lam, t, damped=False) <= 1e-12

@@ -101,7 +101,7 @@ def test_as_many_clusters_as_points():
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     sizes=st.sampled_from([(6, 6, 4), (23, 5, 4), (23, 1, 64)]),  # each is compiled
     levels=st.sampled_from([2, 4, 1000]),  # few levels: duplicates and ties

@@ -86,7 +86,7 @@ def test_without_graph_and_in_the_limit_of_no_temperature_it_is_k_means():
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     support=st.sampled_from([1, 2, 5]),
     lam=st.sampled_from([0.1, 1.0, 10.0]),

@@ -67,7 +67,7 @@ def test_tasks_are_a_function_of_key_and_number():
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(seed=st.integers(0, 1000), size=st.integers(0, 40))
 def test_draws_are_distinct(seed, size):
     drawn = np.asarray(

@@ -97,7 +97,7 @@ def solved(x, start, labels, w, lam, t, sigma, prototype, distance):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     kind=st.sampled_from(KINDS),
     seed=st.integers(0, 10_000),

@@ -21,7 +21,7 @@ from rml.hydra.pairs import (
 
 
 @given(st.integers(1, 60))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_pair_has_one_index(classes):
     i, j = unrank(np.arange(number_of_pairs(classes)), classes=classes)
     expected = set(itertools.combinations_with_replacement(range(classes), 2))
@@ -30,7 +30,7 @@ def test_every_pair_has_one_index(classes):
 
 
 @given(st.integers(2, 3_000_000), st.integers(0, 2**62))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_large_numbers_of_classes_are_exact(classes, seed):
     """Neighbouring indices give different pairs in range, as a square root's rounding would not."""
     index = (seed + np.arange(4)) % number_of_pairs(classes)

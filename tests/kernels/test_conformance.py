@@ -156,7 +156,7 @@ def test_values_are_the_mean_of_products_of_random_features(normal, name):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=25, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(name=st.sampled_from(NAMES), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 1000))
 def test_gram_matrices_stay_symmetric_and_positive_semidefinite(name, scale, seed):
     with jax.enable_x64(True):

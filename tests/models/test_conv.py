@@ -93,7 +93,7 @@ def test_implementations_equal_float64_loops(implementation):
 
 
 @pytest.mark.slow
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     st.integers(1, 5),
     st.tuples(st.integers(5, 9), st.integers(5, 9)),

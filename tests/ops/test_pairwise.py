@@ -101,7 +101,7 @@ def test_widths_must_agree(unchecked, function):
 
 
 @pytest.mark.slow
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(n=st.integers(1, 17), block=st.integers(1, 20))
 def test_fold_sees_every_row_once_and_in_order(n, block):
     x = jnp.arange(n, dtype=jnp.float32)[:, None]

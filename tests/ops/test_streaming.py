@@ -48,7 +48,7 @@ def close(actual, expected, tolerance=2e-6):
 
 # Scale 1 lies in the range where nothing is shifted, 6 is beyond it.
 @pytest.mark.slow
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(
     n=st.integers(1, 9),
     m=st.integers(1, 9),

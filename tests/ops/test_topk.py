@@ -35,7 +35,7 @@ def unchecked():
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     m=st.integers(1, 12),
     n=st.integers(2, 25),

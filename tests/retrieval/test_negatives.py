@@ -23,7 +23,7 @@ def test_random_negatives_are_all_other_documents_equally_often():
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), answers=st.integers(1, 4), count=st.integers(1, 5))
 def test_hard_negatives_rank_highest_and_never_answer(seed, answers, count):
     rng = np.random.default_rng(seed)

@@ -36,7 +36,7 @@ def unchecked():
 
 
 @pytest.mark.slow
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     m=st.integers(0, 9),
     n=st.integers(1, 700),

@@ -126,7 +126,7 @@ def test_shapes_and_memory_spaces():
     assert tiled.padded_bytes == 2 * 200 * 256 * 2
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     size=st.integers(1, 6), kernel=st.integers(1, 4), stride=st.integers(1, 3),
     low=st.integers(0, 3), high=st.integers(0, 3), holes=st.integers(1, 3),
