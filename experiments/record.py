@@ -191,6 +191,8 @@ def restate_result(
 ) -> dict[str, Any]:
     """A result with other claims, judged by the metrics that it keeps of every seed.
 
+    A claim that it has already, and whose null ran on its own, stays as it was judged.
+
     Args:
       old: The result.
       run_hash: Hash of the config that the claims are of.
@@ -198,17 +200,22 @@ def restate_result(
       file: The result's file, for messages.
 
     Raises:
-      UserError: It is of another config, a claim's null ran on its own, or a claim is on a metric
-        that the result lacks.
+      UserError: It is of another config, another claim's null ran on its own, or a claim is on a
+        metric that the result lacks.
     """
-    if why := _why_not_judged(old, run_hash, claims):
+    kept = [(Claim.of(judged), judged) for judged in old["claims"] if judged.get("null_run")]
+    stated = [claim for claim, _ in kept]
+    others = [claim for claim in claims if claim not in stated]
+    if why := _why_not_judged(old, run_hash, others):
         raise UserError(f"{file} {why}: its claims cannot be restated; measure it again")
     metrics = {
         name: [float("nan") if value is None else value for value in values]
         for name, values in old["metrics"].items()
     }
-    found = Joined(run_hash, old["seeds"], list(claims), metrics, [])
-    return {**old, **_measured(found, {}, claims)}
+    measured = _measured(Joined(run_hash, old["seeds"], others, metrics, []), {}, others)
+    judged = iter(measured["claims"])
+    both = [kept[stated.index(own)][1] if own in stated else next(judged) for own in claims]
+    return {**old, **measured, "claims": both}
 
 
 def join_results(result: Mapping[str, Any], old: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -586,6 +586,22 @@ def test_a_result_is_judged_by_claims_of_today_from_what_it_keeps(
     assert "--restate needs the config of the result" in capsys.readouterr().err
 
 
+def test_restated_claims_whose_null_ran_on_its_own_stay_as_they_were_judged(tmp_path):
+    apart = dataclasses.replace(CLAIM, null="", null_run="off")
+    dropped = dataclasses.replace(CLAIM, statement="m is above 0.9", threshold=0.9)
+    runs = make_runs(tmp_path / "runs", (0.03, 0.05, 0.04), claim=apart)
+    nulls = {"off": make_runs(tmp_path / "off", (0.01, 0.0, 0.02), claim=apart)}
+    old = record.make_result("toy", "toy.py", runs, nulls=nulls, claims=(dropped, apart))
+    new = dataclasses.replace(CLAIM, threshold=0.001)
+    found = record.restate_result(old, old["config_hash"], (apart, new), tmp_path / "toy.json")
+    assert found["claims"][0] == old["claims"][1]
+    assert found["claims"][0]["null_values"] == [0.01, 0.0, 0.02]
+    assert (found["claims"][1]["threshold"], found["claims"][1]["verdict"]) == (0.001, "holds")
+    moved = dataclasses.replace(apart, threshold=0.5)
+    with pytest.raises(UserError, match="has a null in runs of its own, of m: its claims cannot"):
+        record.restate_result(old, old["config_hash"], (moved,), tmp_path / "toy.json")
+
+
 def test_the_hash_of_a_config_leaves_out_where_a_run_is_read():
     config = {"bed": {"run": "", "x": 1}, "run": "a"}
     assert config_hash(config) == config_hash(config | {"bed": {"run": "runs/bed", "x": 1}})
