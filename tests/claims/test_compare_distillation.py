@@ -35,7 +35,7 @@ def test_a_small_run_ranks_every_loss_and_draws(monkeypatch, measure, tmp_path):
     assert np.isfinite(list(metrics.values())).all()
     config = config_file.get_config()
     assert {metrics[f"tries_{side}"] for side in config.tries} == {4}
-    assert metrics["chosen_cc_learning_rate"] in (2e-3, 6e-3)
+    assert metrics["chosen_cc_learning_rate"] in config.tries.cc.learning_rate
     pairs = [metrics[f"accuracy_dist_{t}_{s}"] for t, s in config.teachings]
     assert len(pairs) == 4
     assert metrics["accuracy_dist"] == pytest.approx(np.mean(pairs))
@@ -50,10 +50,11 @@ def test_a_small_run_ranks_every_loss_and_draws(monkeypatch, measure, tmp_path):
 def test_a_setting_has_the_learning_rate_of_its_student():
     config = config_file.get_config()
     found = ofakd_sides.changes_of(config, "logits", ["vit"])
-    own = found["kd", (0.9, 6e-3, 2.0), "vit"]  # by the order of names
-    assert own["optimizer.learning_rate"] == 6e-3
+    low, high = config.tries.kd.learning_rate
+    own = found["kd", (0.9, high, 2.0), "vit"]  # by the order of names
+    assert own["optimizer.learning_rate"] == high
     assert (own["given.kd"], own["given.temperature"]) == (0.9, 2.0)
-    assert found["label", (2e-3, 0.2), None]["optimizer.learning_rate"] == 2e-3
+    assert found["label", (low, 0.2), None]["optimizer.learning_rate"] == low
     # Sides of another recipe have the config's rate.
     config.tries = {"cc": {"cc": (4.0,)}}
     (plain,) = ofakd_sides.changes_of(config, "features", ["vit"]).values()

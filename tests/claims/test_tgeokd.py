@@ -290,12 +290,13 @@ def test_a_share_of_images_is_noise_and_of_others_labelled_wrongly():
 def test_rules_give_the_ratio_of_the_one_whose_weight_is_one():
     config = config_file.get_config()
     names = tgeokd_sides.of_rules(config)
+    first_rate, middle, last = config.tries.learning_rate
     assert len(names) == 8 * 66 + 3
     logits = jnp.asarray([[0.0, 2.0], [0.0, 1.0]])
     batch = {"teacher": jnp.asarray([[5.0, 0.0], [5.0, 0.0]]), "label": jnp.asarray([0, 1])}
 
     def at(name, progress):
-        own = replaced(config, names[*name, 6e-3])
+        own = replaced(config, names[*name, first_rate])
         return np.asarray(tgeokd_students.rule(own, progress, logits, batch))
 
     np.testing.assert_allclose(at(("constant", 0.3, 4.0), 0.7), 0.3, rtol=1e-6)
@@ -310,15 +311,15 @@ def test_rules_give_the_ratio_of_the_one_whose_weight_is_one():
     first, second = at(("wls", 2.0, 1.0), 0.0)
     assert 0.6 < first <= 2 / 3
     assert second < 0.2
-    for rate in (6e-3, 2.4e-2):
+    for rate in (first_rate, last):
         kd, again = (names[*name, rate] for name in (tgeokd_sides.KD, tgeokd_sides.KD_AGAIN))
         assert again == kd | {"seed": 2000}
         assert kd["optimizer.learning_rate"] == rate
     learned = tgeokd_sides.of_learned(config, "scalar", "losses")
     assert len(learned) == 2 * 66
-    assert learned["losses", 0.1, 4.0, 1.2e-2]["relations.form"] == "losses"
-    own = learned["scalar", 0.1, 4.0, 1.2e-2]
-    assert (own["learned.rate"], own["optimizer.learning_rate"]) == (0.1, 1.2e-2)
+    assert learned["losses", 0.1, 4.0, middle]["relations.form"] == "losses"
+    own = learned["scalar", 0.1, 4.0, middle]
+    assert (own["learned.rate"], own["optimizer.learning_rate"]) == (0.1, middle)
 
 
 @pytest.fixture
@@ -385,7 +386,7 @@ def test_the_first_stage_of_annealing_is_the_setting(bed):
     """Beside the teacher stands the annealed loss of as much of the stage as is over."""
     config = override(config_file.get_config(), SMALL | {"classes": 3})
     names = tgeokd_sides.of_rules(config)
-    own = replaced(config, names["annealing", 0.9, 4.0, 6e-3])
+    own = replaced(config, names["annealing", 0.9, 4.0, config.tries.learning_rate[0]])
     state = start(tgeokd_students.task(own, bed, learned=False))
     losses, rows = tgeokd_students.losses_of(own, rules=True), jax.tree.map(jnp.asarray, bed.train)
     for progress, share in ((0.0, 0.0), (0.45, 0.5), (0.9, 1.0), (1.0, 1.0)):
