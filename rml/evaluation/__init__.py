@@ -7,7 +7,7 @@
 * `linear_cka`: Kornblith et al., arXiv:1905.00414. `clustering_scores`, `v_measure`: agreement
   with classes.
 * `retrieval_scores`, `ndcg`, `recall` and others: rankings, equal to trec_eval's.
-* `paired_bootstrap`, `paired_randomization`, `wilcoxon`, `holm`,
+* `paired_bootstrap`, `paired_randomization`, `wilcoxon`, `mcnemar`, `holm`,
   `compare_systems`: significance.
 * `attention_maps`: support, entropy and filter rate of attention. `similarity_by_length`: whether
   embeddings of long texts are more alike.
@@ -68,10 +68,12 @@ from rml.evaluation.retrieval import (
 )
 from rml.evaluation.scaling import examples_needed, log_log_slope_interval, log_log_slopes
 from rml.evaluation.significance import (
+    McNemar,
     PairedDifference,
     SignedRank,
     compare_systems,
     holm,
+    mcnemar,
     paired_bootstrap,
     paired_randomization,
     wilcoxon,
@@ -82,6 +84,7 @@ __all__ = [
     "ByLength",
     "LinearProbe",
     "LogisticRegression",
+    "McNemar",
     "PairedDifference",
     "Qrels",
     "Rouge",
@@ -115,6 +118,7 @@ __all__ = [
     "log_log_slope_interval",
     "log_log_slopes",
     "make_qrels",
+    "mcnemar",
     "ndcg",
     "paired_bootstrap",
     "paired_randomization",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rml.evaluation.checks import require_finite
 
@@ -190,6 +190,61 @@ def wilcoxon(first: Float[Array, " q"], second: Float[Array, " q"]) -> SignedRan
         return SignedRank(0.0, 1.0)
     found = stats.wilcoxon(differences)
     return SignedRank(float(found.statistic), float(found.pvalue))
+
+
+class McNemar(NamedTuple):
+    """McNemar's test of two systems that are each right or wrong on the same examples.
+
+    Attributes:
+      only_first: Examples on which the first system alone is right.
+      only_second: Those on which the second alone is.
+      p_value: Exact two-sided p-value of equally many of both.
+      mid_p: The same with only half the chance of what was seen: nearer to its level than the exact
+        one, which is too cautious where the systems seldom differ, and not guaranteed.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+    mid_p: float
+
+
+def mcnemar(first: Bool[Array, " n"], second: Bool[Array, " n"]) -> McNemar:
+    """McNemar's test of equal accuracy, by the binomial distribution, by scipy on the host.
+
+    Examples on which both are right or both wrong say nothing on which is better; without others
+    both p-values are 1.
+
+    Args:
+      first: Whether the first system is right on each of n examples.
+      second: Whether the second is, on the same ones.
+
+    Returns:
+      Both counts, the exact p-value and the mid-p-value.
+
+    Raises:
+      ValueError: If the shapes differ or there is no example.
+
+    Source: McNemar 1947, Note on the Sampling Error of the Difference between Correlated
+      Proportions or Percentages; mid-p as in Fagerland, Lydersen and Laake 2013, The McNemar Test
+      for Binary Matched-Pairs Data, section Methods.
+    """
+    from scipy import stats
+
+    if first.shape != second.shape or not first.size:
+        raise ValueError(
+            f"the two systems must be judged on the same examples, at least 1, got shapes "
+            f"{first.shape} and {second.shape}"
+        )
+    one, other = np.asarray(first), np.asarray(second)
+    counts = int((one & ~other).sum()), int((other & ~one).sum())
+    if not sum(counts):
+        return McNemar(0, 0, 1.0, 1.0)
+    exact = float(stats.binomtest(counts[0], sum(counts)).pvalue)
+    seen = float(stats.binom.pmf(counts[0], sum(counts), 0.5))
+    # Of two equal counts both tails are one outcome, which is halved once.
+    mid = exact - (seen / 2 if counts[0] == counts[1] else seen)
+    return McNemar(*counts, exact, mid)
 
 
 def holm(p_values: Float[Array, " c"]) -> Float[Array, " c"]:

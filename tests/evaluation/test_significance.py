@@ -14,6 +14,7 @@ from scipy import stats
 from rml.evaluation import (
     compare_systems,
     holm,
+    mcnemar,
     paired_bootstrap,
     paired_randomization,
     wilcoxon,
@@ -201,7 +202,36 @@ def test_wilcoxon_counts_all_signs_of_the_ranks():
     assert wilcoxon(first, first) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(("only_first", "only_second"), [(7, 2), (2, 7), (4, 4), (0, 1), (5, 0)])
+def test_mcnemar_counts_all_ways_to_be_right_alone(only_first, only_second):
+    first = jnp.asarray([True] * only_first + [False] * only_second + [True] * 3 + [False])
+    second = jnp.asarray([False] * only_first + [True] * only_second + [True] * 3 + [False])
+    found = mcnemar(first, second)
+    differ = only_first + only_second
+    gaps = np.abs(2 * np.array(list(itertools.product([0, 1], repeat=differ))).sum(1) - differ)
+    seen = abs(only_first - only_second)
+    beyond, equal = np.mean(gaps > seen), np.mean(gaps == seen)
+    assert found == pytest.approx((only_first, only_second, beyond + equal, beyond + equal / 2))
+
+
+def test_mcnemar_of_systems_that_never_differ_and_its_false_alarms():
+    right = jnp.asarray([True, False, True])
+    assert mcnemar(right, right) == (0, 0, 1.0, 1.0)
+    key = jax.random.key(0)
+    draws = jax.random.uniform(key, (400, 2, 120)) < 0.7
+    tests = [mcnemar(first, second) for first, second in draws]
+    # Of 400 true hypotheses, 0.05 of which an exact test would reject: 20, and 32 is 2.75 standard
+    # deviations more. The exact p-value rejects fewer than the mid-p-value, and is never below it.
+    exact = sum(test.p_value <= 0.05 for test in tests)
+    mid = sum(test.mid_p <= 0.05 for test in tests)
+    assert 2 <= exact < mid <= 32
+
+
 def test_errors_name_value_and_shape(unchecked):
+    with pytest.raises(ValueError, match=r"at least 1, got shapes \(2,\) and \(3,\)"):
+        mcnemar(jnp.ones(2, bool), jnp.ones(3, bool))
+    with pytest.raises(ValueError, match=r"at least 1, got shapes \(0,\) and \(0,\)"):
+        mcnemar(jnp.ones(0, bool), jnp.ones(0, bool))
     key, x = jax.random.key(0), jnp.arange(4.0)
     for test in (paired_bootstrap, paired_randomization):
         with pytest.raises(ValueError, match=r"got shapes \(4,\) and \(3,\)"):
