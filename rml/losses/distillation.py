@@ -93,8 +93,9 @@ def annealing_loss(
       The loss of each example, in float32 or wider; 0 where the student's logits are Φ times the
       teacher's.
 
-    Source: Jafari et al., Annealing Knowledge Distillation, arXiv:2104.07163, of which the abstract
-    alone was read; Φ and the square are from memory. There T is a whole number for some epochs.
+    Source: Jafari et al., Annealing Knowledge Distillation, arXiv:2104.07163. Of the paper its
+    abstract was read; Φ and the mean square are those of public code that follows it, where T is a
+    whole number for some epochs.
     """
     del labels
     ours, theirs = wide(student, jax.lax.stop_gradient(teacher))
