@@ -108,7 +108,7 @@ def docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text())) or ""
 
 
-def defined_names(path: Path) -> set[str]:
+def defined_names(path: Path) -> frozenset[str]:
     """The names that a module's top level defines, imports or exports, its file being read only.
 
     Args:
@@ -118,11 +118,15 @@ def defined_names(path: Path) -> set[str]:
       The names, those of `__all__` included.
     """
     try:
-        body = ast.parse(path.read_text()).body
+        return _names_of(path.read_text())
     except (OSError, SyntaxError):
-        return set()
+        return frozenset()
+
+
+@functools.cache  # tables and pages ask for the same few hundred files again and again
+def _names_of(source: str) -> frozenset[str]:
     names: set[str] = set()
-    for node in body:
+    for node in ast.parse(source).body:
         match node:
             case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
                 names.add(name)
@@ -134,7 +138,7 @@ def defined_names(path: Path) -> set[str]:
                     names |= set(ast.literal_eval(value))
             case ast.AnnAssign(target=ast.Name(id=name)):
                 names.add(name)
-    return names
+    return frozenset(names)
 
 
 def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
