@@ -36,8 +36,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Each operation of a program carries its stack, which is deep under pytest and which no test reads.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
-# A full collection walks all programs traced so far: half a second, every sixtieth program.
-gc.set_threshold(700, 10, 100)
+# A full collection walks all programs traced so far: half a second, or more as they add up.
+gc.set_threshold(700, 10, 300)
 # No property fails because a machine is busy: neither by a deadline nor while inputs are drawn.
 settings.register_profile("rml", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("rml")
@@ -63,6 +63,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     long = {item.path for item in items if item.get_closest_marker("slow")}
     longest = {path for path in long if path.parent.name in ("claims", "system")}
     items.sort(key=lambda item: (item.path not in longest, item.path not in long))
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what has been imported out of all later collections."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
