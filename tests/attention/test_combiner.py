@@ -271,6 +271,7 @@ def test_weights_of_a_region_have_rank_one_over_the_queries_that_share_it(kind):
     assert np.linalg.matrix_rank(own, tol=1e-12) == 4
 
 
+@pytest.mark.slow
 def test_nothing_of_the_future_is_read(arrays):
     query, key, value = arrays
 
@@ -295,6 +296,7 @@ def test_keys_are_counted_pair_by_pair():
     assert count_keys(labels) == (6 + 6 + 3, 3 * 2, 3)
 
 
+@pytest.mark.slow
 def test_operations_grow_as_stated():
     lengths = (1024, 4096, 16384)
     rows = {}

@@ -101,6 +101,7 @@ def inputs(t=40, s=40):
 HERE = jnp.arange(40) < jnp.array([[40], [23]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
     "settings",
@@ -183,6 +184,7 @@ def test_sums_over_samples_are_unbiased(sampling):
         np.testing.assert_allclose(share, norms / norms.sum(), atol=0.03)
 
 
+@pytest.mark.slow
 def test_sums_outside_the_block_are_unbiased_and_their_ratio_nearly():
     """The bias of an output falls like 1 / samples, here with four times as many.
 
@@ -244,6 +246,7 @@ def with_other_padding():
     return tuple(jnp.where(there, x, 3 * draw(9, *x.shape)) for x in inputs())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("planes", "sampling"), [(4, "uniform"), (4, "value_norm"), (0, "value_norm")]
 )
@@ -255,6 +258,7 @@ def test_padding_may_be_anything(planes, sampling):
         np.testing.assert_array_equal(own[1, :, :23], other[1, :, :23])
 
 
+@pytest.mark.slow
 def test_more_samples_and_larger_blocks_err_less_and_sorting_helps():
     query, key = draw(0, 1, 4, 512, 8) * 1.5, draw(1, 1, 4, 512, 8)
     key = 0.8 * query[:, :, ::-1] + 0.6 * key  # every query has a key that is near it

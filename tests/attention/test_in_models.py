@@ -47,6 +47,7 @@ def test_memory_of_a_causal_text_grows_with_its_length(made):
     assert sizes[1] < 2.1 * sizes[0]
 
 
+@pytest.mark.slow
 def test_named_attention_gives_what_the_method_gives():
     query, key, value = (draw(i, 2, 12, heads, 6) for i, heads in enumerate((4, 2, 2)))
     visible = Visible(jnp.arange(12) < jnp.array([[12], [7]]), causal=True)

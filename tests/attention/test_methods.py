@@ -71,6 +71,7 @@ def test_it_equals_exact_attention_in_its_limit(name, causal):
     np.testing.assert_allclose(found, wanted, atol=0.02 if name == "performer" else 2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_hidden_is_read(name, causal):
@@ -107,6 +108,7 @@ def test_order_of_keys_does_not_matter_without_causality(name):
     np.testing.assert_allclose(found, attend(name, Visible(HERE), query, key, value), atol=3e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_half_precision_and_vmap(name):
     visible = Visible(causal=True)

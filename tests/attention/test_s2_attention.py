@@ -232,6 +232,7 @@ def decoded(module, variables, cache):
     return jnp.abs(jnp.concatenate(found, axis=1) - whole)[LEFT].max() / jnp.abs(whole).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.int8])
 def test_decoding_with_the_sharded_cache_equals_reading_at_once(model, dtype):
     pattern, module, variables = model
@@ -272,6 +273,7 @@ def test_it_keeps_what_heads_may_still_read(model):
     assert sharded_cache(module, 2, dense, block=BLOCK).places == 8 + most[0]
 
 
+@pytest.mark.slow
 def test_it_generates_as_the_full_cache_does(model):
     pattern, module, variables = model
     cache = sharded_cache(module, 2, pattern, block=BLOCK)

@@ -105,6 +105,7 @@ def model():
     return module, jax.tree.map(lambda leaf: 3 * leaf, variables), tokens
 
 
+@pytest.mark.slow
 def test_a_decoder_reads_exactly_with_all_bits_and_nearly_with_few(model):
     module, variables, tokens = model
     whole = jax.jit(module.apply)(variables, tokens)

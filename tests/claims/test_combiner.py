@@ -121,6 +121,7 @@ def test_the_sparse_form_of_logsparse_sees_the_last_token_of_each_region():
     assert np.flatnonzero(wide[11]).tolist() == [7, 8, 9, 10, 11]
 
 
+@pytest.mark.slow
 def test_what_is_compared_sees_equally_many_keys():
     config = config_file.get_config()
     found = combiner_variants.variants(config)

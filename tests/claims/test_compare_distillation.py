@@ -70,6 +70,7 @@ def test_every_loss_of_the_table_is_ranked():
     assert read <= set(METHODS)
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_one_loss(monkeypatch):
     monkeypatch.setattr(compare, "seconds", lambda problem, repeats: 0.5)
     config = override(config_file.get_config(), FAMILIES)

@@ -42,6 +42,7 @@ def texts(*_):
     return np.random.default_rng(0).integers(0, 32, (3, 64)).astype(np.int32)
 
 
+@pytest.mark.slow
 def test_layer_by_layer_equals_the_whole_model(model):
     decoder, text = Decoder(model.module, model.variables), texts()[0]
     found = decoder.exact(text, capture=(2,))

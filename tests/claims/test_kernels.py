@@ -65,6 +65,7 @@ def test_few_steps_from_the_kernels_go_further_than_from_factors(measure):
     assert len(set(tried.values())) == 2
 
 
+@pytest.mark.slow
 def test_both_ways_start_at_the_nngp_and_their_objectives_agree():
     config = steps_friedman.get_config()
     x = jnp.asarray(np.random.default_rng(0).standard_normal((12, 3)), jnp.float32)

@@ -226,6 +226,7 @@ def test_a_class_beyond_the_head_is_named(tiny):
         )
 
 
+@pytest.mark.slow
 def test_a_class_without_texts_is_never_named_nor_trained(tiny):
     config = config_file.get_config()
     model = lofit_tasks.load_model(config)

@@ -122,6 +122,7 @@ def test_gains_are_over_the_weight_of_each_domain_that_validation_chose():
     assert metrics["gap_closed"] == pytest.approx((large - dynamic.mean()) / (large - tuned))
 
 
+@pytest.mark.slow
 def test_continuations_begin_after_the_prompt_and_are_held_against_the_window():
     config = config_file.get_config()
     config.update_from_flattened_dict(

@@ -297,6 +297,7 @@ def test_a_bert_is_made_small(monkeypatch):
     assert given.parts(full).heads.shape == (4, 4, 4 * 8, 2)
 
 
+@pytest.mark.slow
 def test_a_run_of_all_arms_without_training(measure, monkeypatch, tmp_path):
     """Every phase leaves what it starts from; losses are the FLOPs that are left."""
     began = []

@@ -59,6 +59,7 @@ def bed():
     return drawn_students.made_bed()
 
 
+@pytest.mark.slow
 def test_exits_cost_less_where_tokens_are_merged(bed, monkeypatch):
     times = iter((2.0, 3.0))
     monkeypatch.setattr(ofakd_measures, "seconds", lambda problem, repeats: next(times))
@@ -105,6 +106,7 @@ def test_a_step_teaches_by_maps_of_the_last_stage(bed):
         assert max(jax.tree.leaves(moved[part])) > 1e-4
 
 
+@pytest.mark.slow
 def test_each_side_is_the_loss_that_it_names(bed):
     config = override(config_file.get_config(), SMALL | {"tries.dkd.temperature": (2.5,)})
     rng = np.random.default_rng(1)
@@ -279,12 +281,14 @@ def test_wrong_configs_are_named(changes, message):
         ofakd.check(override(config_file.get_config(), changes))
 
 
+@pytest.mark.slow
 def test_images_are_counted_before_teachers_are_trained():
     config = override(config_file.get_config(), SMALL | {"given.images": 81.0})
     with pytest.raises(UserError, match=r"given\.images is 81, expected 80, .* of mnist5k"):
         families.make_bed(config, None)
 
 
+@pytest.mark.slow
 def test_teachers_of_another_run_are_taken(untrained, monkeypatch, tmp_path):
     """Those of `teaching.run` by their names, without any training."""
     config = override(config_file.get_config(), SMALL | {"teaching.run": str(tmp_path / "other")})

@@ -394,6 +394,7 @@ def test_drawn_tokens_are_directions_without_the_mean():
     np.testing.assert_allclose(own[1, 3], apart / np.linalg.norm(apart))
 
 
+@pytest.mark.slow
 def test_costs_count_the_path_and_the_teachers_reading(bed, lessons, monkeypatch):
     times = iter((2.0, 5.0))
     monkeypatch.setattr(scalekd_measures, "seconds", lambda problem, repeats: next(times))

@@ -139,6 +139,7 @@ def test_a_choice_counts_wanted_queries_alone():
     assert set(Given.asked) == {("tempscale", v, n) for v in (3.0, 2.0) for n in (7, None)}
 
 
+@pytest.mark.slow
 def test_the_last_layer_alone_has_the_temperature(config):
     model = TextModel(config)
     variables, row = model.init(jax.random.key(0)), jnp.arange(5, 12)[None]

@@ -79,6 +79,7 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     assert figures == set(terminator.CAPTIONS)
 
 
+@pytest.mark.slow
 def test_sides_of_one_program_differ_in_numbers_and_share_it():
     config = override(config_file.get_config(), SMALL)
     configs = [configured(config, SIDES[side], "kar", 1e-3) for side in PROGRAMS["terminator"]]
@@ -122,6 +123,7 @@ def test_runs_of_both_optimisers_are_one_program():
     np.testing.assert_allclose(other[0], decayed, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [config_file, sequence_file, cifar_file])
 def test_the_residual_net_has_at_least_twice_the_parameters(file):
     config = file.get_config()

@@ -198,6 +198,7 @@ def test_works_under_grains_device_put():
     assert all(equal(next(plain), batch) for batch in taken)
 
 
+@pytest.mark.slow
 def test_gathering_is_fast():
     iterator = iter(batches(load("mnist5k", "train"), batch_size=256, seed=0))
     next(iterator)

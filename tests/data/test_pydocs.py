@@ -113,6 +113,7 @@ def test_no_pair_comes_twice(pairs):
     )
 
 
+@pytest.mark.slow
 def test_pairs_are_as_promised(pairs):
     for pair in pairs["test"]:
         assert len(normalized(pair.docstring).split()) >= pydocs.MIN_WORDS
@@ -124,6 +125,7 @@ def test_pairs_are_as_promised(pairs):
         assert pair.docstring not in pair.code
 
 
+@pytest.mark.slow
 def test_the_standard_library_reads_as_python_itself_does(pairs):
     import inspect
     import textwrap
@@ -197,6 +199,7 @@ def test_prepared_versions_are_opened_by_name(tfds_dir):
         load("pydocs", "train")
 
 
+@pytest.mark.slow
 def test_tfds_itself_reads_what_was_prepared(tfds_dir, pairs):
     import tensorflow_datasets as tfds
 
@@ -205,6 +208,7 @@ def test_tfds_itself_reads_what_was_prepared(tfds_dir, pairs):
     assert theirs[5]["code"].decode() == pairs["test"][5].code
 
 
+@pytest.mark.slow
 def test_modules_are_classes_for_episodes(tfds_dir):
     per_split = [
         load_text("pydocs", split, label_key="module", min_examples=16)

@@ -190,6 +190,7 @@ def test_pydocs_asks_and_answers(tfds_dir, task):
     assert data.class_names[data.labels[0]] in (data.document_ids[0].split(".")[0], "python")
 
 
+@pytest.mark.slow
 def test_documents_to_train_on_are_docstring_and_code(tfds_dir):
     data = load_retrieval("pydocs", "validation")
     documents = load_documents("pydocs", "validation")
@@ -198,6 +199,7 @@ def test_documents_to_train_on_are_docstring_and_code(tfds_dir):
     assert load_documents("pydocs", "validation", text_key="code")[0] == data.documents[first]
 
 
+@pytest.mark.slow
 def test_names_that_do_not_exist(tfds_dir):
     with pytest.raises(UserError, match="did you mean 'pydocs'"):
         load_retrieval("pydoc", "test")

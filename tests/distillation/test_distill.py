@@ -119,6 +119,7 @@ def test_without_exits_the_network_is_what_it_was(kind):
     assert np.abs(whole.exits - whole.logits).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_exits_are_taught_as_the_student_is():
     """A constant loss of each output shows what is summed; training brings exits to the teacher."""
     images = jnp.asarray(RNG.standard_normal((40, 8, 8, 1)), jnp.float32)
@@ -129,7 +130,7 @@ def test_exits_are_taught_as_the_student_is():
 
     labels = taught(images).logits.argmax(1)
     module = exit_network("convnet")
-    key, given = jax.random.key(0), {"steps": 40, "batch_size": 40, "learning_rate": 4e-2}
+    key, given = jax.random.key(0), {"steps": 60, "batch_size": 40, "learning_rate": 4e-2}
     gammas = (0.5, 1.0, 3.0)  # of two exits, and of the student's own logits
     found = distill(
         "ofa", taught, module, images, labels, key=key, options={"gamma": gammas}, **given
@@ -166,6 +167,7 @@ SCALE = ScaleNetwork(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_scalekd_is_one_call():
     """First losses are those by hand, of the first weights and after a step of AdamW."""
     rng = np.random.default_rng(3)

@@ -178,6 +178,7 @@ def test_training_raises_the_objective_and_learns_gram_matrices(normal):
     assert np.mean(np.argmax(mean, 1) == labels) > 0.9
 
 
+@pytest.mark.slow
 def test_no_product_is_rounded_on_an_accelerator(normal):
     x = jnp.asarray(normal(0, 2, 3, 3, 2), jnp.float32)
     machine = jax.tree.map(lambda a: a.astype(jnp.float32), machine_of(normal, depth=1))

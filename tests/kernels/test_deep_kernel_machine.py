@@ -49,6 +49,7 @@ def test_objective_is_the_papers_in_either_parametrisation(normal, kernel):
     np.testing.assert_allclose(dkm.regression_objective(raw, g, y, **options), expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_outputs_may_have_a_kernel_of_their_own(normal):
     """Of the objective, in either parametrisation, and of predictions at the training points."""
     x, g, y = problem(normal)

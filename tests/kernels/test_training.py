@@ -159,6 +159,7 @@ def test_the_memory_of_steps_changes_the_course_and_not_its_end(normal):
     assert short.steps > found.steps
 
 
+@pytest.mark.slow
 def test_steps_one_by_one_are_those_of_a_minimisation():
     target = jnp.array([3.0, -1.0, 0.5])
 

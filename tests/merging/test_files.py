@@ -41,6 +41,7 @@ def paths(folder, names=NAMES):
     return [folder / f"{name}.safetensors" for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entries", [4, 16, 30, 1 << 20])
 @pytest.mark.parametrize(
     ("method", "options"),

@@ -230,6 +230,7 @@ TOKENS = jnp.asarray(np.random.default_rng(3).integers(0, V, (3, 4)), jnp.int32)
 MASK = jnp.asarray([[1, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 0]], bool)
 
 
+@pytest.mark.slow
 def test_without_weight_the_large_model_writes_alone(models):
     large, experts, base = models
     found = fuse_decode(large, experts, base, TOKENS, MASK, steps=5, alpha=0.0)
@@ -240,6 +241,7 @@ def test_without_weight_the_large_model_writes_alone(models):
     np.testing.assert_array_equal(found.tokens[2:], short)
 
 
+@pytest.mark.slow
 def test_fused_texts_are_those_of_whole_readings(models):
     large, experts, base = models
     found = fuse_decode(large, experts, base, TOKENS, steps=4, step=0.25, high=1.5)

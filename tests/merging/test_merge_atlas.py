@@ -72,6 +72,7 @@ def cross_entropy(encoder, base, files, rows):
     return np.concatenate(losses).mean()
 
 
+@pytest.mark.slow
 def test_coefficients_are_of_blocks_and_are_chosen_on_examples_they_did_not_see(given):
     made, files = given
     named = {name: made[name] for name in "ab"}
@@ -122,6 +123,7 @@ def test_every_task_counts_as_much_and_examples_come_as_often_as_others():
     assert (np.diff(found.ravel()[:3]) != 0).all()
 
 
+@pytest.mark.slow
 def test_the_command_says_what_was_learned_and_writes_one_encoder(given, tmp_path, capsys):
     load_file = pytest.importorskip("safetensors.numpy").load_file
     _, files = given

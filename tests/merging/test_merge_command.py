@@ -152,6 +152,7 @@ def transformer(module, variables):
     return Encoder("images", config, "run", 1, ImageEmbedder(module.apply, variables, 64))
 
 
+@pytest.mark.slow
 def test_units_in_another_order_are_found_and_the_function_stays(runs, tmp_path, capsys):
     load_file = pytest.importorskip("safetensors.numpy").load_file
     module, rng = Wrapped(), np.random.default_rng(1)

@@ -61,6 +61,7 @@ def given(monkeypatch, tmp_path):
     return made, arguments
 
 
+@pytest.mark.slow
 def test_a_program_gives_each_image_its_own_parameters(given, tmp_path, capsys):
     made, arguments = given
     out = tmp_path / "twin.stablehlo"
@@ -130,6 +131,7 @@ def test_weights_are_the_routers_of_shared_features(given, top):
     assert np.ptp(weights[:, 0]) > 0.01
 
 
+@pytest.mark.slow
 def test_texts_have_their_own_parameters_too(given, tmp_path, monkeypatch, capsys):
     made, _ = given
     words = {"sky": "sun rain snow cloud", "farm": "dog cat cow hen"}

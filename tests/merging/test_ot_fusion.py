@@ -440,6 +440,7 @@ def with_queries_and_keys(tree, joint):
     return {**tree, "blocks": blocks}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "bert"])
 def test_a_joint_map_puts_back_queries_among_keys(name):
     params = drawn(name, 4)
@@ -525,6 +526,7 @@ def test_one_permutation_of_the_stream_keeps_the_function_of_any_model():
     np.testing.assert_allclose(words(found), words(first), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_model_of_doubled_units_is_made_narrow_again():
     params = vit(6)
     wide = decoalesce(params, groups_of(transformer_sizes(params).times(width=2), width=2, depth=1))
@@ -722,6 +724,7 @@ def acts_of_authors(prefix, depth):
                             mlp=of("intermediate.dense"), out=of("output.dense"))  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "depth", "options"),
     [

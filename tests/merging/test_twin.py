@@ -209,6 +209,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_batch_has_for_each_input_what_its_own_model_has(name):
     module, x, products = CASES[name]

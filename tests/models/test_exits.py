@@ -114,6 +114,7 @@ def test_blocks_attend_to_the_merged_tokens():
     assert np.abs(apply(single(x)) - apply(single(moved))).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_every_stage_has_its_exit():
     maps = tuple(jnp.ones((2, n, n, c)) for n, c in ((8, 2), (4, 3), (2, 4)))
     tokens = tuple(jnp.ones((2, 16, 8)) for _ in range(4))

@@ -134,6 +134,7 @@ def test_texts_and_probes_are_read_as_without_and_are_continued_by_rows(variable
     assert (dense != plain).any()
 
 
+@pytest.mark.slow
 def test_half_precision_stays_so(variables):
     half = MODULE.clone(dtype=jnp.bfloat16)
     rows = live_rows(half, variables)

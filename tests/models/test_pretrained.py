@@ -176,6 +176,7 @@ def test_loops_and_bfloat16_parameters_save_as_well(tmp_path):
     equal(second.variables, third.variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"threshold": 0.01}, {"shift": 0.25}, {"threshold": 0.0}, {}])
 def test_a_relufied_decoder_loads_back_with_its_number(tmp_path, change):
     first = load(f"hf:{GOLDEN / 'llama'}")

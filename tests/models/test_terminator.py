@@ -343,6 +343,7 @@ def test_the_global_operator_is_a_product_of_planes_or_a_convolution(shape):
     np.testing.assert_allclose(found, over_all(x, kernel, z), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 5, 6, 3), (2, 7, 3)])
 def test_the_local_operator_is_a_correlation_of_each_channel(shape):
     x, kernel = draw(*shape), draw(*(3,) * (len(shape) - 2), 3)

@@ -20,6 +20,7 @@ from rml.models.word2vec import (
 )
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_definition():
     rng = np.random.default_rng(0)
     v, u = rng.standard_normal((2, 7, 4))
@@ -79,6 +80,7 @@ def test_scores_do_not_depend_on_an_offset_of_all_logits():
     np.testing.assert_allclose(alone, -np.log(np.array([4, 1]) / 23), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_ends_at_the_products_of_its_own_draws():
     """Products are log q(o | c) / (k p_noise(o)), with q of the pairs that are kept."""
     tokens = np.random.default_rng(4).choice(3, 300, p=[0.6, 0.3, 0.1])

@@ -64,6 +64,7 @@ def test_vectors_are_those_of_one_batch_in_the_order_of_the_texts(model, tokeniz
     np.testing.assert_allclose(backwards[::-1], expected, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_an_embedder_is_the_function_that_its_parts_make(model, tokenizer, texts):
     apply, variables = model
     done = []

@@ -137,11 +137,13 @@ def test_a_mistake_is_told_in_one_line(capsys):
     assert told == "error: unrecognized arguments: --uot=x; see --help\n"
 
 
+@pytest.mark.slow
 def test_peak_memory_leaves_out_that_of_the_process_that_measures(tmp_path):
     held = bytearray(2**30)
     assert cards.prepare("digits", tmp_path)["peak_bytes"] < len(held)
 
 
+@pytest.mark.slow
 def test_a_data_set_that_cannot_be_prepared_is_said_and_nothing_written(
     tmp_path, monkeypatch, capsys
 ):

@@ -80,6 +80,7 @@ print("ynn_fusion" in jax.jit(lambda a: jnp.exp(a.sum(1))).lower(big).compile().
 """
 
 
+@pytest.mark.slow
 def test_convolutions_of_several_cores_are_left_to_eigen_and_nothing_else_is():
     environment = {"JAX_PLATFORMS": "cpu"}
     assert run("-c", COMPILED, "2", **environment) == ["False", "True"]

@@ -59,6 +59,7 @@ def test_every_rule_counts(rule):
         assert found != {name: GOLDEN[name] for name in SOME}
 
 
+@pytest.mark.slow
 def test_activations_have_no_axis_without_a_rule(monkeypatch):
     constrain, names = nn.with_logical_constraint, set()
 

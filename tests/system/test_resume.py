@@ -182,6 +182,7 @@ def test_what_one_of_two_processes_cannot_read_ends_both_and_what_is_damaged_nei
     assert steps_saved(both) == kept
 
 
+@pytest.mark.slow
 def test_an_image_that_makes_the_loss_infinite_stops_the_run_at_its_batch(tmp_path):
     images = np.random.default_rng(0).uniform(0, 1, (96, 8, 8, 1)).astype(np.float32)
     images[41, 3, 3] = 3e38  # finite, or it would not be read

@@ -38,6 +38,7 @@ def compile_once(tmp_path, obedient_python):
     return run
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_for_the_next_process(compile_once, tmp_path):
     assert compile_once(JAX_ENABLE_COMPILATION_CACHE="false") == set()
     assert compile_once(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "other")) == set()

@@ -165,6 +165,7 @@ def swept_order(out):
     return [line.partition("=")[2] for line in lines]
 
 
+@pytest.mark.slow
 def test_it_continues_where_it_stopped_and_another_grid_is_added(swept, tmp_path):
     code, out = swept("--grid", RATES, stop=1)
     assert code == 130

@@ -445,6 +445,7 @@ def test_check_finds_stale_tables(tree, monkeypatch):
     assert found == ["stale generated table: README.md: systems"]
 
 
+@pytest.mark.slow
 def test_check_of_this_repository_finds_nothing(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     code = main(["check"])

@@ -112,6 +112,7 @@ def test_run_is_detached_and_records_its_exit_code(fake):
     assert "--worker=all" in calls[1]
 
 
+@pytest.mark.slow
 def test_detached_command_is_one_that_a_shell_runs(fake, tmp_path):
     """What is sent to a worker, run here with another program in the place of Python's."""
     _, calls = fake("run", *POD, RUN, "--nodry_run")
@@ -127,6 +128,7 @@ def test_detached_command_is_one_that_a_shell_runs(fake, tmp_path):
     assert (tmp_path / "rml/run.status").read_text().strip() == "7"
 
 
+@pytest.mark.slow
 def test_ssh_that_fails_twice_is_tried_again(fake):
     down = [255, "", "ssh: connect to host: Connection refused"]
     script = {"ssh": [down, down, [0, "", ""]]}

@@ -104,6 +104,7 @@ def test_a_finished_run_is_not_trained_again(make_task, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_given_more_steps_trains_on(make_task, tmp_path):
     """Where the learning rate is constant, it becomes what it had been with them from the start."""
 
@@ -128,6 +129,7 @@ def test_a_finished_run_that_is_given_more_steps_trains_on(make_task, tmp_path):
         train("parts", 12)
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said_and_the_run_goes_on(make_task, tmp_path, caplog):
     """The config comes from a checkpoint; metrics that are lost leave a gap."""
     run = open_run(tmp_path)
@@ -218,12 +220,14 @@ def test_what_a_power_cut_must_leave_is_on_the_disk_in_this_order(make_task, tmp
     assert [p.name for p in run.checkpoints.iterdir()] == ["3"]
 
 
+@pytest.mark.slow
 def test_handlers_are_given_back(make_task, tmp_path):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     fit(make_task(), open_run(tmp_path), steps=3)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+@pytest.mark.slow
 def test_a_nan_in_the_data_stops_the_run_at_its_step(make_task, tmp_path):
     run = open_run(tmp_path)
     with pytest.raises(NonFiniteLoss, match=r"loss is nan at step 18 \(batch 17\)") as caught:

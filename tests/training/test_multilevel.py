@@ -158,6 +158,7 @@ def test_copied_layers_change_the_function():
     assert np.abs(np.asarray(change)).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_copies_get_equal_gradients_until_they_are_interpolated():
     def vit(scale):
         return ViT(width=8 * scale, depth=1, heads=2 * scale, mlp_ratio=2, patch_size=4, classes=3)
