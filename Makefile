@@ -46,6 +46,8 @@ demo: $(VENV)/demo ## Train a contrastive encoder on handwritten digits, with fi
 test: $(VENV)/test ## Run the tests (ARGS="tests/ops -k top" for some of them)
 	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
+# A third worker would fill no waiting here, and imports everything once more.
+test-fast: WORKERS = 2
 test-fast: $(VENV)/test ## Run the tests that take no long compilation and launch nothing
 	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 

@@ -120,6 +120,7 @@ def oracle(query, key, value, calls, settings, budget):
     return out, looked, information
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -297,6 +297,7 @@ def test_a_step_teaches_the_network_and_its_projectors(bed, lessons):
         assert max(jax.tree.leaves(moved[part])) > 1e-4
 
 
+@pytest.mark.slow
 def test_attention_of_the_direct_view_is_that_of_every_place():
     """The means over heads of what one projector does with the stages of the encoder alone."""
     config = replaced(small(), {"given.scale": 25.0})

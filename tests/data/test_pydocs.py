@@ -177,6 +177,7 @@ def test_reading_imports_nothing(tmp_path):
     assert set(sys.modules) == loaded
 
 
+@pytest.mark.slow
 def test_another_version_is_another_data_set(tfds_dir, monkeypatch):
     here = pydocs.fingerprint()
     assert here == pydocs.fingerprint()

@@ -268,6 +268,7 @@ def test_fused_texts_are_those_of_whole_readings(models):
     assert found.alpha.max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "name"), enumerate(("the large model", "experts", "the base")))
 def test_models_of_broken_values_are_refused(models, at, name):
     broken = list(models)

@@ -58,6 +58,7 @@ def test_two_encoders_are_merged_judged_and_written(runs, tmp_path, capsys):
     assert "exists and is not overwritten" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_encoders_of_texts_are_judged_by_texts(monkeypatch, tmp_path, capsys):
     tokenizer = tokens.train_tokenizer(["sun rain snow dog cat cow"] * 9, vocabulary=300)
     rng = np.random.default_rng(0)
@@ -268,6 +269,7 @@ def test_fishers_are_those_of_a_head_of_class_means(runs, tmp_path, capsys):
     np.testing.assert_allclose(found, wanted, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_statistics_have_no_fisher_and_are_averaged_by_the_weights(runs, tmp_path, capsys):
     load_file = pytest.importorskip("safetensors.numpy").load_file
     for name, mean in (("a", 1.0), ("b", 3.0)):

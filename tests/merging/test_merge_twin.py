@@ -90,6 +90,7 @@ def test_a_program_gives_each_image_its_own_parameters(given, tmp_path, capsys):
     assert "exists and is not overwritten" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_variances_of_normalisation_stay_those_of_encoders(given, tmp_path):
     made, arguments = given
     load_file = pytest.importorskip("safetensors.numpy").load_file

@@ -87,6 +87,7 @@ def test_experts_that_learned_nothing_give_the_base_back(method):
     close(merge(method, as_jax(BASE), as_jax(same), **OPTIONS[method]), BASE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_half_precision_keeps_types_and_is_finite(method):
     base, experts = as_jax(BASE, jnp.bfloat16), as_jax(EXPERTS, jnp.bfloat16)

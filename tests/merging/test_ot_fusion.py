@@ -223,6 +223,7 @@ def test_policies_of_residual_sums():
     np.testing.assert_allclose(found, wanted["weighted_matrix"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_shares_of_shortcuts_are_of_tokens_that_count():
     acts = of_bert(bert(1))
     inside = np.asarray(acts.mask)
@@ -339,6 +340,7 @@ def test_activations_of_bert_are_those_of_its_layers():
     np.testing.assert_array_equal(found.mask, np.asarray(MASK).ravel())
 
 
+@pytest.mark.slow
 def test_a_copy_in_other_places_is_put_back():
     params = vit(2)
     copy = shuffled(params, 16)
@@ -484,6 +486,7 @@ def test_a_soft_joint_map_is_a_product_with_queries_and_keys_side_by_side():
     np.testing.assert_allclose(got["bias"][0], bias, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_permutation_puts_copies_back_and_keeps_the_function_of_a_vision_transformer():
     first, second = vit(11), vit(12)
     acts = of_vit(first), of_vit(second)

@@ -230,6 +230,7 @@ def test_a_convolution_is_linear_in_its_patches(padding):
     assert input_grams(grouped, variables, as_jax(x)) == {}
 
 
+@pytest.mark.slow
 def test_blocks_of_a_transformer_have_a_matrix_for_each_layer():
     sizes = {"width": 8, "depth": 2, "heads": 2, "mlp_ratio": 2, "patch_size": 4}
     module = ViT(**sizes, pooling="gap", positions="sincos2d")

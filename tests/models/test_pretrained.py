@@ -91,6 +91,7 @@ def test_smollm2_continues_texts_as_the_original(smollm2):
         np.testing.assert_array_equal(added[i], expected[f"added{i}"])
 
 
+@pytest.mark.slow
 def test_smollm2_tokenizer_keeps_every_text(smollm2):
     tokenizer = smollm2.tokenizer
     texts = json.loads((GOLDEN / "texts.json").read_text(encoding="utf-8"))

@@ -65,6 +65,7 @@ def test_states_are_the_librarys(tmp_path, name):
     close(ours[seen], expected["logits" if "logits" in expected else "hidden"][seen])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["roberta", "distilbert", "mistral", "qwen2"])
 def test_saving_and_loading_changes_nothing(tmp_path, name):
     first = load(stored(tmp_path / "first", name))

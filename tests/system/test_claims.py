@@ -362,6 +362,7 @@ def test_a_run_waits_for_the_end_of_what_it_reads(tmp_path, monkeypatch):
     assert begun == [("first", []), ("second", [])]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process")
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_runs_side_by_side_have_cores_of_their_own(jobs, tmp_path, monkeypatch):

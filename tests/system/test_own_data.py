@@ -79,6 +79,7 @@ def test_images_without_labels_that_collapse(tmp_path, warnings):
     assert drawn == {"embedding.png", "loss.png", "views.png"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["contrastive/supcon_mnist5k", "hydra/hydra_digits"])
 def test_losses_that_need_labels_refuse_before_training(name, tmp_path, tfds_data_dir):
     np.savez(tmp_path / "bare.npz", image=np.arange(60 * 64, dtype=np.uint8).reshape(60, 8, 8))

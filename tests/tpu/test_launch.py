@@ -179,6 +179,7 @@ def test_follow_ends_with_the_run(fake):
     assert verbs(calls) == ["describe", "ssh", "ssh"] * 2
 
 
+@pytest.mark.slow
 def test_follow_starts_again_after_preemption(fake):
     script = {
         "describe": [[0, "ACTIVE", ""], [0, "SUSPENDED", ""], [0, "SUSPENDED", ""],
