@@ -203,9 +203,8 @@ def restate_result(
       UserError: It is of another config, another claim's null ran on its own, or a claim is on a
         metric that the result lacks.
     """
-    kept = [(Claim.of(judged), judged) for judged in old["claims"] if judged.get("null_run")]
-    stated = [claim for claim, _ in kept]
-    others = [claim for claim in claims if claim not in stated]
+    kept = {Claim.of(judged): judged for judged in old["claims"] if judged.get("null_run")}
+    others = [claim for claim in claims if claim not in kept]
     if why := _why_not_judged(old, run_hash, others):
         raise UserError(f"{file} {why}: its claims cannot be restated; measure it again")
     metrics = {
@@ -213,9 +212,8 @@ def restate_result(
         for name, values in old["metrics"].items()
     }
     measured = _measured(Joined(run_hash, old["seeds"], others, metrics, []), {}, others)
-    judged = iter(measured["claims"])
-    both = [kept[stated.index(own)][1] if own in stated else next(judged) for own in claims]
-    return {**old, **measured, "claims": both}
+    judged = kept | dict(zip(others, measured["claims"], strict=True))
+    return {**old, **measured, "claims": [judged[claim] for claim in claims]}
 
 
 def join_results(result: Mapping[str, Any], old: Mapping[str, Any], file: Path) -> dict[str, Any]:
