@@ -16,7 +16,6 @@ back are lifted.
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -25,15 +24,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.common import Row, finish, peak_memory, print_table, use_fast_blas
+
 THREADS = 2
-for variable in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
-    os.environ.pop(variable, None)
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[variable] = str(THREADS)
+use_fast_blas(THREADS)
 
 import numpy as np  # noqa: E402  (after the settings that it reads)
-
-from benchmarks.common import Row, finish, peak_memory, print_table  # noqa: E402
 
 SMALL = 100_000, 64, 100
 LARGE = 1_000_000, 128, 1_000

@@ -11,37 +11,32 @@ were freed but not given back hide some of it, more or fewer in each process, so
 processes the largest counts.
 Ours runs over a mesh of two CPU devices, one for each thread: XLA gives the sorting of one device
 to one thread. faiss uses the fastest code that its BLAS has: settings that hold it back are lifted,
-and what is newer than its BLAS knows is named to it by its vectors. The floor is the matrix product
+and a CPU newer than its BLAS knows is named to it by its vectors. The floor is the matrix product
 of the same queries and rows alone, over the same mesh in blocks that a search takes.
 """
 
 import argparse
 import ctypes
-import os
 import platform
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-THREADS = 2
-os.environ.pop("OPENBLAS_L2_SIZE", None)
-CPU = Path("/proc/cpuinfo")
-if CPU.exists() and " avx2 " in (described := CPU.read_text()):
-    os.environ["OPENBLAS_CORETYPE"] = "SkylakeX" if " avx512vl " in described else "Haswell"
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[variable] = str(THREADS)
-
-import numpy as np  # noqa: E402  (after the settings that it reads)
-
-from benchmarks.common import (  # noqa: E402
+from benchmarks.common import (
     Row,
     best_of_each,
     finish,
     in_fresh_process,
     print_extra_memory,
     print_table,
+    use_fast_blas,
 )
+
+THREADS = 2
+use_fast_blas(THREADS)
+
+import numpy as np  # noqa: E402  (after the settings that it reads)
 
 SIZE, DIMENSION = 100_000, 384
 BLOCKS, QUERIES = 4, 250  # of a device's rows, and queries of one of the floor's products
