@@ -3,7 +3,8 @@
 python -m experiments.run --config=configs/fewshot/compare_icons.py --workdir=runs/fewshot_icons
 
 Needs `make assets`. Concepts are the first words of names and noisy as classes. The smallest has
-two icons, 81 have forty or more. Not run in full here. Result: results/transductive_clustering.
+two icons, 81 have forty or more. A quarter of an hour of one CPU core. Result:
+results/transductive_clustering.
 """
 
 from ml_collections import ConfigDict

@@ -17,7 +17,7 @@ ROWS = {**TITLES, SHIFTED: "SimpleShot, shifted"}
 
 
 def draw_accuracies(folder: Folder, table: Table) -> None:
-    """Draws all accuracies: as a table, and as bars for balanced and imbalanced queries."""
+    """Draws all accuracies: as a table, and as dots for balanced and imbalanced queries."""
     methods = [ROWS[name] for name in next(iter(table.values()))]
     columns = {s: 100 * np.array(list(column.values())) for s, column in table.items()}
     texts = [[f"{mean:.2f} ± {half:.2f}" for mean, half in column] for column in columns.values()]
@@ -29,11 +29,8 @@ def draw_accuracies(folder: Folder, table: Table) -> None:
     for balanced, name in ((True, "accuracy.png"), (False, "accuracy_imbalanced.png")):
         shown = {s.title: c for s, c in columns.items() if (s.concentration is None) == balanced}
         if shown:
-            means, halves = ({title: c[:, i] for title, c in shown.items()} for i in (0, 1))
-            figures.bars(
-                folder(name), methods, means, halves, "accuracy (%), 95% interval",
-                decimals=1, cut=True,
-            )  # fmt: skip
+            panels = {title: (c[:, 0], c[:, 1]) for title, c in shown.items()}
+            figures.dots(folder(name), methods, panels, "accuracy (%), 95% interval")
 
 
 def draw_search(folder: Folder, search: Search, title: str) -> None:

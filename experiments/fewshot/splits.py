@@ -56,7 +56,7 @@ CAPTIONS = {
         "accuracy_imbalanced.png": "Accuracy (%), Dirichlet-imbalanced queries.",
     }.items()
 }
-PICTURE = "table.png"
+PICTURE = "accuracy.png"
 
 
 def task(config: Any) -> Task:

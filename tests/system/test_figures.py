@@ -237,6 +237,38 @@ def test_bars_refuses(tmp_path, groups, values, errors):
         figures.bars(tmp_path / "b.png", groups, values, errors)
 
 
+def test_dots_of_several_panels(tmp_path):
+    """The highest dot of a panel alone is filled, and five panels take two lines."""
+    rows = ["first", "second", "third"]
+    one = ([0.5, np.nan, 0.7], [0.1, 0.1, np.nan])
+    figures.dots(tmp_path / "one.png", rows, {"a": one}, "accuracy")
+    figures.dots(tmp_path / "filled.png", rows, {"a": ([0.7, np.nan, 0.7], one[1])}, "accuracy")
+    drawn = [
+        coloured(pixels(tmp_path / name), figures.PALETTE[0]) for name in ("one.png", "filled.png")
+    ]
+    assert 60 < drawn[0] < drawn[1]
+    figures.dots(tmp_path / "five.png", rows, dict.fromkeys("abcde", one))
+    figures.dots(tmp_path / "three.png", rows, dict.fromkeys("abc", one))
+    (tall, wide), (low, same) = (pixels(tmp_path / f"{n}.png").shape[:2] for n in ("five", "three"))
+    assert wide == same
+    assert tall > 1.7 * low
+
+
+@pytest.mark.parametrize(
+    ("rows", "panels"),
+    [
+        ([], {"a": ([], [])}),
+        (["r"], {}),
+        (["r"], {"a": ([1.0, 2.0], [0.1, 0.1])}),
+        (["r"], {"a": [1]}),
+    ],
+)
+def test_dots_refuses(tmp_path, rows, panels):
+    with pytest.raises(ValueError, match="dots"):
+        figures.dots(tmp_path / "d.png", rows, panels)
+    assert not (tmp_path / "d.png").exists()
+
+
 def test_histogram_leaves_out_what_is_not_finite(tmp_path):
     rng = np.random.default_rng(0)
     series = {"one": np.append(rng.normal(size=200), [np.nan, np.inf]), "other": np.full(50, 2.0)}

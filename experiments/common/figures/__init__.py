@@ -8,7 +8,7 @@ axes with their units. What cannot be drawn raises `ValueError`, and no file is 
 another kind is drawn by hand on a `canvas`, its series told apart by `look`.
 """
 
-from experiments.common.figures.bars import bars, parted, table
+from experiments.common.figures.bars import bars, dots, parted, table
 from experiments.common.figures.canvas import (  # fmt: skip
     COLUMN,
     DPI,
@@ -36,6 +36,7 @@ from experiments.common.figures.matrices import dendrogram, heatmap
 
 __all__ = [
     "COLUMN", "DPI", "HATCHES", "LINES", "MARKERS", "PALETTE", "band", "bars", "canvas", "curves",
-    "dendrogram", "embedding", "heatmap", "histogram", "image_grid", "legend", "logged", "loglog",
-    "look", "parted", "placed_words", "spectrum", "style", "table", "training_curves", "views",
+    "dendrogram", "dots", "embedding", "heatmap", "histogram", "image_grid", "legend", "logged",
+    "loglog", "look", "parted", "placed_words", "spectrum", "style", "table",
+    "training_curves", "views",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Figures of results by group: bars and tables."""
+"""Figures of results by group: bars, dots with intervals, and tables."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -6,9 +6,19 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments.common.figures.canvas import COLUMN, PITCH, File, canvas, legend, look, shorten
+from experiments.common.figures.canvas import (
+    COLUMN,
+    PALETTE,
+    PITCH,
+    File,
+    canvas,
+    legend,
+    look,
+    shorten,
+)
 
 ROWS = 30  # more groups than stand side by side
+PANELS = 4  # most of one line
 
 
 def bars(
@@ -85,6 +95,54 @@ def bars(
         ax.margins(**{across: 0.25 if upright else 0.12})
         if len(heights) > 1 or reference is not None:
             legend(ax, len(heights) + 1, above=True)
+
+
+def dots(
+    path: File, rows: Sequence[str], panels: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    xlabel: str = "", title: str | None = None,
+) -> None:  # fmt: skip
+    """Draws a panel a series, side by side: a dot a row with its interval, all rows in one order.
+
+    `panels` maps the name of a panel to its values and the half-widths of their intervals, one a
+    row each. Every panel has a scale of its own; the highest value of each is filled, and a line
+    leads down from it. What is not finite is left out.
+    """
+    found = {name: np.asarray(given, float) for name, given in panels.items()}
+    if not rows or not found:
+        raise ValueError("dots needs at least one row and one panel")
+    for name, given in found.items():
+        if given.shape != (2, len(rows)):
+            raise ValueError(
+                f"dots panel {name!r} needs values and half-widths, {len(rows)} each as rows, got "
+                f"{given.shape}"
+            )
+    lines = -(-len(found) // PANELS)
+    columns = -(-len(found) // lines)
+    size = (1.1 + 1.5 * columns, lines * (0.45 + 0.15 * len(rows)) + 0.2)
+    with canvas(path, size, title) as figure:
+        axes = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
+        places = np.arange(len(rows))
+        for ax, (name, (values, halves)) in zip(axes, found.items(), strict=False):
+            ax.errorbar(
+                values, places, xerr=np.nan_to_num(halves), fmt="none", elinewidth=0.9, capsize=0,
+                ecolor="#555555",
+            )  # fmt: skip
+            best = np.isfinite(values) & (values == np.nanmax(values, initial=-np.inf))
+            for kept, fill in ((~best, "white"), (best, PALETTE[0])):
+                ax.plot(
+                    values[kept], places[kept], "o", color=PALETTE[0], markerfacecolor=fill,
+                    markersize=4,
+                )  # fmt: skip
+            if best.any():
+                ax.axvline(values[best][0], color=PALETTE[0], lw=0.6, ls=":", zorder=0)
+            ax.set_title(name, fontsize=7.5)
+            ax.set_yticks(places, [shorten(row, 32) for row in rows])
+            ax.tick_params(axis="y", length=0)
+            ax.set_ylim(len(rows) - 0.5, -0.5)
+            ax.grid(visible=True, axis="both")
+        for ax in axes[len(found) :]:
+            ax.remove()
+        figure.supxlabel(xlabel, fontsize=8)
 
 
 def table(
