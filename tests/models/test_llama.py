@@ -86,6 +86,17 @@ def test_padding_on_either_side_changes_no_text(variables):
 
 
 @pytest.mark.slow
+def test_padding_does_not_make_a_text_longer(variables):
+    """Where rotations are slower the longer a text is."""
+    scaling = {"rope_type": "dynamic", "factor": 2.0}
+    module = Llama(**SMALL, rope_scaling=scaling, positions=3)
+    for mask, start in ((RIGHT, 0), (LEFT, 2)):
+        part = slice(start, start + 4)
+        y = apply(module, variables, TOKENS[1:2], mask[1:2])
+        close(y[:, part], apply(module, variables, TOKENS[1:2, part]))
+
+
+@pytest.mark.slow
 def test_grouped_queries_equal_repeated_heads(variables):
     repeated = {**variables["params"]}
     attention = dict(repeated["blocks"]["attention"])
