@@ -44,6 +44,8 @@ CAPTIONS = {
     "gate_values.png": "Gates of each class with itself, dimensions by how many classes open them.",
 }
 PICTURE = "gate_values.png"
+NAMED = 60
+"""Classes whose names stand beside their gates; more would make the figure a tall strip."""
 COMPARED = ("knn", "linear_probe", "transfer_knn", "transfer_linear_probe", "rankme")
 
 
@@ -85,10 +87,11 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     gates = model.apply(variables, method="pair_gates")
     metrics |= evaluator.measure_gates(run, run.path, gates)
     own = np.asarray(jnp.diagonal(gates).T)
+    names = evaluator.train.class_names
     figures.heatmap(
         run.figure("gate_values.png"), own[:, np.argsort(-own.sum(0), kind="stable")],
-        evaluator.train.class_names, xlabel="dimension, by how many classes open it",
-        title="Gates of each class with itself", value_label="gate",
+        names if len(names) <= NAMED else None, xlabel="dimension, by how many classes open it",
+        ylabel="class", title="Gates of each class with itself", value_label="gate",
     )  # fmt: skip
     draw_course(
         config, run, images, loss_label="loss (nats)", num_classes=evaluator.train.num_classes
