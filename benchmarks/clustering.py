@@ -10,8 +10,8 @@ dimensions in 1,000 clusters, in a process of its own: seconds of an iteration a
 k-means|| start, and the high-water mark of the whole process, the data included. Then the
 exponent with which the time of an iteration grows with the number of points.
 Ours runs over a mesh of two CPU devices, one for each thread: XLA gives the small steps of one
-device to one thread. The peers use the fastest code that their BLAS has: settings that hold it
-back are lifted.
+device to one thread. The peers use the fastest code that their BLAS has, see
+`benchmarks.common.use_fast_blas`.
 """
 
 import argparse

@@ -91,12 +91,11 @@ def product(n: int, m: int, k: int) -> Callable[[], np.ndarray]:
     index = build_index(jnp.asarray(vectors(n, 0)), mesh=make_mesh())
     queries = jnp.asarray(vectors(m, 1)).reshape(max(1, m // QUERIES), -1, DIMENSION)
 
-    def of_device(rows: jax.Array) -> jax.Array:
-        def of_block(block: jax.Array) -> jax.Array:
-            # Behind a barrier all of a product is computed, of which one number is kept.
-            of_few = lambda few: jax.lax.optimization_barrier(few @ block.T)[0, 0]  # noqa: E731
-            return jax.lax.map(of_few, queries)
+    def of_block(block: jax.Array) -> jax.Array:
+        # Behind a barrier all of a product is computed, of which one number is kept.
+        return jax.lax.map(lambda few: jax.lax.optimization_barrier(few @ block.T)[0, 0], queries)
 
+    def of_device(rows: jax.Array) -> jax.Array:
         return jax.lax.map(of_block, rows.reshape(BLOCKS, -1, DIMENSION))
 
     split = PartitionSpec(BATCH_AXES)

@@ -247,6 +247,13 @@ def test_dots_of_several_panels(tmp_path):
         coloured(pixels(tmp_path / name), figures.PALETTE[0]) for name in ("one.png", "filled.png")
     ]
     assert 60 < drawn[0] < drawn[1]
+    for name, values in (("one_high", [0.7, 0.5, 0.5]), ("two_high", [0.7, 0.7, 0.5])):
+        figures.dots(tmp_path / f"{name}.png", rows, {"a": (values, [0.1] * 3)})
+    drawn = [
+        coloured(pixels(tmp_path / f"{n}.png"), figures.PALETTE[0])
+        for n in ("one_high", "two_high")
+    ]
+    assert drawn[0] < drawn[1]
     figures.dots(tmp_path / "five.png", rows, dict.fromkeys("abcde", one))
     figures.dots(tmp_path / "three.png", rows, dict.fromkeys("abc", one))
     (tall, wide), (low, same) = (pixels(tmp_path / f"{n}.png").shape[:2] for n in ("five", "three"))
