@@ -48,7 +48,9 @@ def of_towers(config: Any) -> ablation.Judge:
         two_towers.compiled(two_towers.build_model(config)), two_towers.Drawings(config)
     )  # fmt: skip
     drawings.check()
-    return lambda variables, seed: two_towers.judge(encoders, config, drawings, variables)
+    return lambda variables, seed: two_towers.shares(
+        two_towers.judge(encoders, config, drawings, variables)
+    )
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

@@ -135,6 +135,51 @@ def test_a_number_that_is_not_learned_has_no_gradient():
         two_towers.task(config)
 
 
+def test_words_are_lent_by_the_nearest_images():
+    seen = np.zeros((3, 1, 2, 1), np.uint8)
+    seen[:, 0, :, 0] = [[200, 100], [20, 10], [0, 90]]  # by direction the first two are level
+    image = np.array([[[[22], [8]]]], np.uint8)
+    assert two_towers.lent(image, ["far", "near", "other"], seen, k=2) == ["near other"]
+    assert two_towers.lent(image, ["far", "near", "other"], seen, k=9) == ["near other far"]
+
+
+def test_names_of_test_drawings_are_found_by_lent_words(measure, monkeypatch):
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+    def names(drawings, part):  # of two test drawings in three, the name is its class's
+        labels = open_images(config, part, labelled=True).arrays()["label"]
+        unseen = [part == "test" and i % 3 == 0 for i in range(len(labels))]
+        return [
+            f"foo{i}" if new else words[label]
+            for i, (label, new) in enumerate(zip(labels, unseen, strict=True))
+        ]
+
+    monkeypatch.setattr(two_towers.Drawings, "names", names)
+    monkeypatch.setattr(two_towers.Drawings, "classes", words)
+    changes = SMALL | MORE["siglip_icons"] | {"data.train": "train[:400]"}
+    del changes["seeds"]
+    config = override(siglip_icons.get_config(), changes)
+    found = two_towers.judge_words(config, two_towers.Drawings(config))
+    recall = found[f"recall_at_{two_towers.NEAREST}"]
+    assert not recall[::3].any()
+    assert found["zero_shot"].mean() > 0.9
+    assert (recall >= found["zero_shot"])[np.arange(len(recall)) % 3 != 0].all()
+    metrics, holds = measure("configs/contrastive/siglip_icons.py", changes)
+    assert len(holds) == len(two_towers.CLAIMS)
+    for kind, right in found.items():
+        assert metrics[f"{kind}_words"] == right.mean() > metrics[kind]
+        for other in ("words", "untrained"):
+            margin = metrics[kind] - metrics[f"{kind}_{other}"]
+            assert metrics[f"{kind}_over_{other}"] == margin
+
+
+def test_one_hit_among_the_nearest_is_right():
+    test = {"label": np.array([2, 0]), "name": np.array([7, 5])}
+    found = two_towers.right(test, [[2], [1]], [[3, 7], [7, 3]])
+    assert two_towers.shares(found) == {"zero_shot": 0.5, f"recall_at_{two_towers.NEAREST}": 0.5}
+    assert found["zero_shot"].tolist() == found[f"recall_at_{two_towers.NEAREST}"].tolist()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changed"),
