@@ -254,6 +254,9 @@ def test_dots_of_several_panels(tmp_path):
         for n in ("one_high", "two_high")
     ]
     assert drawn[0] < drawn[1]
+    figures.dots(tmp_path / "line.png", rows, {"a": (values, [0.1] * 3)}, reference=0.55)
+    drawn = [coloured(pixels(tmp_path / f"{n}.png"), "#333333") for n in ("two_high", "line")]
+    assert drawn[1] > drawn[0] + 50
     figures.dots(tmp_path / "five.png", rows, dict.fromkeys("abcde", one))
     figures.dots(tmp_path / "three.png", rows, dict.fromkeys("abc", one))
     (tall, wide), (low, same) = (pixels(tmp_path / f"{n}.png").shape[:2] for n in ("five", "three"))

@@ -99,13 +99,14 @@ def bars(
 
 def dots(
     path: File, rows: Sequence[str], panels: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    xlabel: str = "", title: str | None = None,
+    xlabel: str = "", title: str | None = None, reference: float | None = None,
 ) -> None:  # fmt: skip
     """Draws a panel a series, side by side: a dot a row with its interval, all rows in one order.
 
     `panels` maps the name of a panel to its values and the half-widths of their intervals, one a
     row each. Every panel has a scale of its own; the highest value of each is filled, and a line
-    leads down from it. What is not finite is left out.
+    leads down from it. What is not finite is left out. `reference` is the place of a dashed line in
+    every panel.
     """
     found = {name: np.asarray(given, float) for name, given in panels.items()}
     if not rows or not found:
@@ -135,6 +136,8 @@ def dots(
                 )  # fmt: skip
             if best.any():
                 ax.axvline(values[best][0], color=PALETTE[0], lw=0.6, ls=":", zorder=0)
+            if reference is not None:
+                ax.axvline(reference, color="#333333", ls="--", lw=0.9)
             ax.set_title(name, fontsize=7.5)
             ax.set_yticks(places, [shorten(row, 32) for row in rows])
             ax.tick_params(axis="y", length=0)
