@@ -34,9 +34,10 @@ CLAIMS = (
     Claim("nDCG@10 is above the encoder's before training",
           "docstring_to_code_ndcg_over_start", ">=", 0.0, SOURCE,
           stated="2026-11-25", null_run="strangers"),
-    Claim("Recall@100 is above that of BM25 with identifiers split",
-          "docstring_to_code_recall_over_bm25_code", ">=", 0.0, SOURCE,
-          stated="2026-11-26", null="docstring_to_code_start_recall_over_bm25_code"),
+    # Not that it is above BM25, as `starts` claims: a pretrained start may be so without training.
+    Claim("Recall@100 is above the encoder's before training",
+          "docstring_to_code_recall_over_start", ">=", 0.0, SOURCE,
+          stated="2026-11-29", null_run="strangers"),
 )  # fmt: skip
 NULLS = {"strangers": {"pairs.exchange": True}}
 CAPTIONS = retrieval.CAPTIONS | {
