@@ -1,5 +1,6 @@
 """Variants of a config, each of which has another value or some: what an ablation compares."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any, TypeVar
@@ -30,6 +31,11 @@ def variant(config: Any, name: str) -> ConfigDict:
     """The config of a variant that `config.variants` names, or a copy of the base itself."""
     changes = config.variants[name] if name != BASE else ""
     return with_changes(config, changes, named=f"variants.{name}")
+
+
+def written(name: str) -> str:
+    """A variant's name as figures show it: `momentum_0_9` is momentum 0.9."""
+    return re.sub(r"(?<=\d)_(?=\d)", ".", name).replace("_", " ")
 
 
 def with_changes(config: Any, changes: str, *, named: str) -> ConfigDict:

@@ -20,7 +20,7 @@ from experiments.common.encoders import build_encoder
 from experiments.common.evaluators import ImageEvaluator, encode
 from experiments.common.many import many, on_one_device, replaced, unstack
 from experiments.common.pretraining import train
-from experiments.common.variants import BASE, by_value, variant
+from experiments.common.variants import BASE, by_value, variant, written
 from experiments.ranges import Range
 from experiments.registry import find_experiment
 from rml.data import augment
@@ -165,7 +165,7 @@ def run(
     rows = {name: np.stack([found[name][kind] for kind in kinds.values()]) for name in configs}
     order = {name: t_interval(values) for name, values in rows.items()}
     figures.dots(
-        run.figure("accuracies.png"), [name.replace("_", " ") for name in order],
+        run.figure("accuracies.png"), [written(name) for name in order],
         {shown: ([own.mean[i] for own in order.values()],
                  [own.high[i] - own.mean[i] for own in order.values()])
          for i, shown in enumerate(kinds)},

@@ -7,7 +7,7 @@ brings the standard deviation of each dimension of the projections to 1. Zero is
 from typing import Any
 
 from experiments.common import figures
-from experiments.common.variants import BASE
+from experiments.common.variants import BASE, written
 from experiments.contrastive import ablation
 from rml.training import Claim, RunDirectory
 
@@ -41,7 +41,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics = ablation.run(config, run)
     names = [BASE, *config.variants]
     figures.bars(
-        run.figure("deviations.png"), [name.replace("_", " ") for name in names],
+        run.figure("deviations.png"), [written(name) for name in names],
         {"projections": [metrics[f"deviation_{name}"] for name in names]},
         ylabel="standard deviation",
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 from experiments.common import figures
 from experiments.common.comparison import for_each
 from experiments.common.pretraining import train
-from experiments.common.variants import BASE, variant
+from experiments.common.variants import BASE, variant, written
 from experiments.hydra import hydra, methods
 from experiments.hydra.evaluator import TransferEvaluator
 from experiments.ranges import Range
@@ -88,5 +88,5 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         ("ranks.png", RANKS, "RankMe"),
     ):
         series = {shown: [own[key] for own in found.values()] for shown, key in names.items()}
-        figures.bars(run.figure(file), [n.replace("_", " ") for n in found], series, ylabel=label)
+        figures.bars(run.figure(file), [written(name) for name in found], series, ylabel=label)
     return metrics
