@@ -4,19 +4,35 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
-
 from rml.errors import UserError
 from rml.training.durable import write_text
 from rml.training.processes import is_primary
+
+
+@contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """Imports inside take a package for not installed, unless it has been imported before."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+with _absent("torch"):  # seconds to import, and tensorboardX wants a name of it for a type hint
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar
 
 log = logging.getLogger(__name__)
 

@@ -38,6 +38,17 @@ def compile_once(tmp_path, obedient_python):
     return run
 
 
+def test_torch_is_not_imported_where_it_is_installed_and_can_be_afterwards(tmp_path):
+    (tmp_path / "torch.py").write_text("print('torch')\nTensor = int\n")
+    code = "import rml.training\nprint('rml')\nimport torch"
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["rml", "torch"]
+
+
 @pytest.mark.slow
 def test_compiled_programs_are_kept_for_the_next_process(compile_once, tmp_path):
     assert compile_once(JAX_ENABLE_COMPILATION_CACHE="false") == set()
