@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import registry
-from experiments.results import result_files
+from experiments.results import result_file, result_files
 
 if TYPE_CHECKING:  # the registry's commands import this module
     from experiments.systems import System
 
+UNMEASURED = "Not run in full here"
+"""What the docstring of a config says that has no result."""
 PACKAGES = ("rml", "experiments", "configs", "benchmarks", "tpu")
 
 
@@ -75,6 +77,9 @@ def _check_configs(system: "System", root: Path, named: Set[str]) -> Iterator[st
         except Exception as error:  # whatever the experiment's code makes of it
             yield f"config {config}: {type(error).__name__}: {error}"
         else:
+            result = result_file(root / "results", system.key, config)
+            if result.is_file() and UNMEASURED in registry.docstring(root / config):
+                yield f"config {config}: it says {UNMEASURED!r}, but it has a result"
             if not claims:
                 yield f"config {config}: the CLAIMS of experiment {name} are empty"
             for null in dict.fromkeys(claim.null_run for claim in claims if claim.null_run):

@@ -412,6 +412,18 @@ def test_check_finds_what_no_system_names(tree):
     ]
 
 
+def test_check_finds_what_says_that_it_was_not_measured(tree):
+    root, first = tree
+    config, result = root / "configs/metric/first.py", root / "results/first/first.json"
+    config.write_text(f'"""First.\n\n{checks.UNMEASURED}.\n"""\n{config.read_text()}')
+    assert checks.check({"first": first}, root) == []
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.write_text("{}")
+    assert checks.check({"first": first}, root) == [
+        "first: config configs/metric/first.py: it says 'Not run in full here', but it has a result"
+    ]
+
+
 @pytest.mark.parametrize("text", ["x = 1\n", '"""."""\n', '""""""\n'])
 def test_check_finds_modules_without_docstring(tree, text):
     root, first = tree
