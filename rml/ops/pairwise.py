@@ -28,8 +28,13 @@ def dot_product(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, 
       ValueError: If the rows differ in length.
     """
     _check_widths(x, y)
-    dtype = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
-    return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)
+    given = jnp.promote_types(x.dtype, y.dtype)
+    # Without a transpose: of bfloat16, a CPU with instructions for it takes half the time.
+    return jax.lax.dot_general(
+        x.astype(given), y.astype(given), (((1,), (1,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.promote_types(given, jnp.float32),
+    )  # fmt: skip
 
 
 def cosine_similarity(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:

@@ -76,7 +76,9 @@ def test_gradient_is_that_of_the_distance_and_zero_where_rows_coincide():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", [pairwise.squared_euclidean, pairwise.cosine_similarity])
+@pytest.mark.parametrize(
+    "function", [pairwise.dot_product, pairwise.squared_euclidean, pairwise.cosine_similarity]
+)
 def test_half_precision_is_accumulated_in_float32(function):
     x, y = rows(0, 6, 512).astype(jnp.bfloat16), rows(1, 7, 512).astype(jnp.bfloat16)
     result = function(x, y)
@@ -84,6 +86,9 @@ def test_half_precision_is_accumulated_in_float32(function):
     np.testing.assert_allclose(
         result, function(x.astype(jnp.float32), y.astype(jnp.float32)), rtol=1e-5, atol=1e-5
     )
+    mixed = function(x, y.astype(jnp.float32))
+    assert mixed.dtype == jnp.float32
+    np.testing.assert_allclose(mixed, result, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
