@@ -93,7 +93,7 @@ def make_result(
       directories: Run directories, each with its `summary.json`.
       nulls: By name of a null run, its run directories.
       commit: Commit of runs that do not name theirs.
-      claims: What is judged; what the runs stated if not given.
+      claims: What is judged, whatever the runs stated; what all of them stated if not given.
 
     Returns:
       The result as it is written.
@@ -103,8 +103,8 @@ def make_result(
         have the same seed, one is not complete, was extended, or ran on other data; or a null has
         other seeds.
     """
-    found = join(directories)
-    absent = {name: join(runs) for name, runs in nulls.items()}
+    found = join(directories, claims)
+    absent = {name: join(runs, claims) for name, runs in nulls.items()}
     for name, null in absent.items():
         if null.seeds != found.seeds:
             raise UserError(
@@ -118,7 +118,7 @@ def make_result(
         "experiment": summaries[0]["experiment"],
         "config_hash": found.hash,
         "seeds": found.seeds,
-        **_measured(found, absent, found.claims if claims is None else claims),
+        **_measured(found, absent, found.claims),
         "seconds": [summary["seconds"] for summary in summaries],
         "versions": {
             name: _joined(s["versions"].get(name) for s in summaries)
@@ -268,8 +268,8 @@ def _judge(claim: Claim, found: Joined, absent: Mapping[str, Joined]) -> dict[st
     return judge(claim, own.values, ends=own.ends, nulls=nulls.values, null_ends=nulls.ends)
 
 
-def join(directories: Sequence[Path]) -> Joined:
-    """Reads complete runs of one config.
+def join(directories: Sequence[Path], claims: Sequence[Claim] | None = None) -> Joined:
+    """Reads complete runs of one config, with the claims that all of them stated or these.
 
     Raises:
       UserError: As `make_result`.
@@ -282,8 +282,8 @@ def join(directories: Sequence[Path]) -> Joined:
         notes = [claim["note"] for claim in summary["claims"] if claim.get("note")]
         if notes:
             raise UserError(f"{directory}: {notes[0]}; expected runs on the data of their config")
-    claims = [
-        _stated(directory, summary)
+    stated = [
+        _stated(directory, summary) if claims is None else list(claims)
         for directory, summary in zip(directories, summaries, strict=True)
     ]
     configs = [read_config(directory) or {} for directory in directories]
@@ -294,10 +294,10 @@ def join(directories: Sequence[Path]) -> Joined:
                 "from their beginning: remove it and measure it again"
             )
     hashes = [config_hash(config) for config in configs]
-    for directory, run_hash, stated, seed in zip(directories, hashes, claims, seeds, strict=True):
+    for directory, run_hash, own, seed in zip(directories, hashes, stated, seeds, strict=True):
         for what, differs in (
             ("of another config", run_hash != hashes[0]),
-            ("with other claims", stated != claims[0]),
+            ("with other claims", own != stated[0]),
             (f"of seed {seed} too", seeds.count(seed) > 1 and directory != directories[0]),
         ):
             if differs:
@@ -307,7 +307,7 @@ def join(directories: Sequence[Path]) -> Joined:
                 )
     names = dict.fromkeys(name for summary in summaries for name in summary["metrics"])
     metrics = {n: [s["metrics"].get(n, float("nan")) for s in summaries] for n in names}
-    return Joined(hashes[0], seeds, claims[0], metrics, summaries)
+    return Joined(hashes[0], seeds, stated[0], metrics, summaries)
 
 
 def _stated(directory: Path, summary: Mapping[str, Any]) -> list[Claim]:

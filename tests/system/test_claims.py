@@ -637,6 +637,12 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_joined(tmp_path, second,
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", **({"seed": 1} | second))]
     with pytest.raises(UserError, match=f"b holds a run {message}"):
         record.make_result("toy", "configs/kernels/cost_noise.py", runs)
+    if "claim" in second:  # of given claims, whatever each run stated, there is one kind
+        given = record.make_result("toy", "configs/kernels/cost_noise.py", runs, claims=(CLAIM,))
+        assert [claim["statement"] for claim in given["claims"]] == [CLAIM.statement]
+    else:
+        with pytest.raises(UserError, match=f"b holds a run {message}"):
+            record.make_result("toy", "configs/kernels/cost_noise.py", runs, claims=(CLAIM,))
 
 
 def test_what_seeds_differ_in_is_told_of_each(tmp_path):
