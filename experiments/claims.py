@@ -11,8 +11,8 @@ names. A claim that is vacuous fails the program, after all has been measured.
 nothing and writes the result of the complete runs in `DIR/seed*` and `DIR/<null>/seed*`, made on
 this machine. It judges what the runs stated, or with `--restate` what the recipe claims today: of
 claims that were added or worded anew since, each has the date on which it was stated, and runs from
-before and after may stand together. `--restate` without `--collect` judges today's claims by the metrics that the
-result itself keeps.
+before and after may stand together. `--restate` without `--collect` judges today's claims by the
+metrics that the result itself keeps.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 python -m experiments.run --config=configs/retrieval/contriever_pydocs.py --workdir=runs/contriever
 
 Needs `make weights`. Nine minutes of one CPU core. Result: results/contriever. Numbers of steps and
-tokens were chosen by the time they take, nothing by a score. MiniLM has seen pairs of docstrings and
-code in its own training.
+tokens were chosen by the time they take, nothing by a score. MiniLM has seen pairs of docstrings
+and code in its own training.
 """
 
 from ml_collections import ConfigDict
