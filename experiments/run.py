@@ -159,7 +159,7 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
     from experiments.closing import show
     from experiments.common.claims import other_data
     from rml.ops import use_precision
-    from rml.training import Interrupted, RunDirectory, measure_claims, read_metrics
+    from rml.training import Interrupted, RunDirectory, measure_claims
     from rml.training.processes import barrier, is_primary
     from rml.training.tracking import check_uri, track
 
@@ -181,8 +181,7 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
             pass
         interact(experiment, config, run)
         return
-    lines = read_metrics(directory / "metrics.jsonl")
-    before = max((float(line["time"]) for line in lines), default=0.0)
+    before = run.seconds()
     try:
         with track(run, MLFLOW.value):
             with use_precision(config.precision):

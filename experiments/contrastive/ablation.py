@@ -189,11 +189,12 @@ def compare(
 
     Returns:
       `<kind>_<variant>`; `<kind>_over_<other>` of the base and `<kind>_<one>_over_<other>` of
-      others, with the ends of their intervals.
+      others; all with the ends of their intervals.
     """
-    metrics = {
-        f"{kind}_{name}": float(v.mean()) for name, own in found.items() for kind, v in own.items()
-    }
+    metrics: dict[str, float] = {}
+    for name, own in found.items():
+        for kind, values in own.items():
+            metrics |= with_bounds(f"{kind}_{name}", t_interval(values))
     compared = [(one, other) for other in found if other != BASE for one in (BASE, UNTRAINED)]
     for one, other in (*compared, *pairs):
         infix = "" if one == BASE else f"_{one}"

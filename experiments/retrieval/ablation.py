@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.common import figures, retrieval, variants
+from experiments.common.claims import with_bounds
 from experiments.common.comparison import for_each
 from experiments.common.texts import Corpus, TextModel
 from experiments.common.variants import BASE
@@ -97,10 +98,15 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     keys = [f"{task}_ndcg_over_{name}_p" for name in config.variants]
     corrected = holm(jnp.asarray([metrics[key] for key in keys]))
     metrics |= {f"{key}_holm": float(p) for key, p in zip(keys, corrected, strict=True)}
-    queues = [float(values.mean()) for values in varied["queue.size"].values()]
-    if len(queues) > 1:
-        metrics["queue_longest_over_shortest"] = queues[-1] - queues[0]
-    return metrics
+    return metrics | longest_over_shortest(varied["queue.size"])
+
+
+def longest_over_shortest(queues: dict[float, np.ndarray]) -> dict[str, float]:
+    """By how much the longest queue is above the shortest, query by query, with its interval."""
+    if len(queues) < 2:
+        return {}
+    gain = t_interval(queues[max(queues)] - queues[min(queues)])
+    return with_bounds("queue_longest_over_shortest", gain)
 
 
 def draw(

@@ -26,6 +26,7 @@ from rml.training.config_file import (
 )
 from rml.training.durable import make_directory, write_json
 from rml.training.processes import is_primary, of_primary, primary_first
+from rml.training.writers import read_metrics
 
 FAILURE = "failure.json"
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "rml")
@@ -177,6 +178,10 @@ class RunDirectory:
         """The summary of a complete run, None before it is complete."""
         return read_summary(self.path)
 
+    def seconds(self) -> float:
+        """Wall-clock time of all earlier starts, up to the last metrics that each method wrote."""
+        return _seconds(self.path)
+
     def write_summary(
         self,
         *,
@@ -226,3 +231,12 @@ class RunDirectory:
         if is_primary():
             failure = {"step": step, "message": message, "commit": self.commit or "unknown"}
             write_json(self.path / FAILURE, failure)
+
+
+def _seconds(path: Path) -> float:
+    """The time that a run directory tells of: its own and that of its methods."""
+    if summary := read_summary(path):
+        return float(summary["seconds"])
+    lines = read_metrics(path / "metrics.jsonl")
+    own = max((float(line["time"]) for line in lines), default=0.0)
+    return own + sum(_seconds(method) for method in path.glob("methods/*"))

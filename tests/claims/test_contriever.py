@@ -154,6 +154,17 @@ def test_a_variant_of_the_ablation_is_loaded_as_it_was_trained(beir, tmp_path):
         load_text_encoder(tmp_path / "run")
 
 
+def test_queues_are_compared_query_by_query():
+    rng = np.random.default_rng(0)
+    shortest = rng.uniform(size=100)
+    queues = {4096.0: rng.uniform(size=100), 8192.0: shortest + 0.1, 256.0: shortest}
+    found = ablation.longest_over_shortest(queues)
+    assert len(found) == 3
+    np.testing.assert_allclose(list(found.values()), 0.1, atol=1e-6)  # what all queries share
+    assert {claim.metric for claim in ablation.CLAIMS} & set(found)
+    assert ablation.longest_over_shortest({256.0: shortest}) == {}
+
+
 def test_a_hidden_token_is_predicted_from_its_own_place(monkeypatch):
     """States that say which token is seen predict the tokens that stayed, and no others."""
     special = SpecialTokens.trained(300)

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from experiments.common.comparison import for_each
 from rml.errors import UserError
 from rml.training import MetricsWriter, RunDirectory, read_metrics
 from rml.training.config_file import HISTORY, extended_from, read_history
@@ -208,6 +209,32 @@ def test_the_summary_marks_a_run_complete(tmp_path):
     assert run.summary() == written
     assert written["versions"]["jax"]
     assert written["steps"] == 5
+
+
+def test_the_time_of_earlier_starts_is_that_of_all_methods(tmp_path):
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    assert run.seconds() == 0
+    for folder, seconds in ((run.path, 3.0), (run.of_method("begun").path, 4.5)):
+        writer = MetricsWriter(folder, step=0)
+        for step in (1, 2):
+            writer.write(step, seconds * step / 2, {"train/loss": 1.0})
+        writer.close()
+    run.of_method("not_begun")
+    run.of_method("done").write_summary(metrics={}, claims=[], seconds=10.0)
+    assert run.seconds() == 3 + 4.5 + 10
+    run.write_summary(metrics={}, claims=[], seconds=20.0)
+    assert run.seconds() == 20
+
+
+def test_a_method_that_was_continued_took_both_its_times(tmp_path):
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    writer = MetricsWriter(run.of_method("one").path, step=0)
+    writer.write(1, 100.0, {"train/loss": 1.0})
+    writer.close()
+    run.close()
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    for_each(run, ["one"], lambda name, inner: ({}, None))
+    assert 100 <= run.of_method("one").summary()["seconds"] < 110
 
 
 def test_metrics_after_the_restored_step_are_forgotten(tmp_path, caplog):
