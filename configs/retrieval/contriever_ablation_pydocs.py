@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/retrieval/contriever_ablation_pydocs.py \
     --workdir=runs/contriever_ablation
 
-21 minutes on 2 CPU cores. Result: results/contriever.
+21 minutes of one CPU core. Result: results/contriever.
 """
 
 from ml_collections import ConfigDict
