@@ -8,6 +8,7 @@ seeds of each, train as one program, see `experiments.common.many`. The claims h
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -218,12 +219,26 @@ def draw_against(
       label: Name of its axis.
     """
     configs = {name: variant(config, name) for name in (BASE, *config.variants)}
-    accuracies = {
-        shown: by_value(configs, {name: metrics[f"{kind}_{name}"] for name in configs}, key)
+    series = {
+        shown: by_value(configs, {name: f"{kind}_{name}" for name in configs}, key)
         for shown, kind in KINDS.items()
     }
-    figures.bars(
-        run.figure(file), [f"{value:g}" for value in next(iter(accuracies.values()))],
-        {shown: list(own.values()) for shown, own in accuracies.items()},
+    draw_bars(
+        run.figure(file), [f"{value:g}" for value in next(iter(series.values()))],
+        {shown: list(own.values()) for shown, own in series.items()}, metrics,
         ylabel="test accuracy", xlabel=label, decimals=3, cut=True,
+    )  # fmt: skip
+
+
+def draw_bars(
+    path: Path, groups: Sequence[str], series: Mapping[str, Sequence[str]],
+    metrics: Mapping[str, float], **labels: Any,
+) -> None:  # fmt: skip
+    """Draws metrics that have the ends of their intervals, by series a metric's name a group."""
+    figures.bars(
+        path, groups,
+        {shown: [metrics[name] for name in names] for shown, names in series.items()},
+        {shown: [metrics[f"{name}_high"] - metrics[name] for name in names]
+         for shown, names in series.items()},
+        **labels,
     )  # fmt: skip

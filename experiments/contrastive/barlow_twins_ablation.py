@@ -27,8 +27,10 @@ RANGES = ablation.RANGES
 task = ablation.task
 CAPTIONS = {
     **ablation.CAPTIONS,
-    "redundancy.png": "Test accuracy against the weight of the redundancy term, mean over seeds.",
-    "width.png": "Test accuracy against the width of the projections, mean over seeds.",
+    "redundancy.png": "Test accuracy against the weight of the redundancy term, with 95% "
+    "intervals over seeds.",
+    "width.png": "Test accuracy against the width of the projections, with 95% "
+    "intervals over seeds.",
 }
 PICTURE = ablation.PICTURE
 

@@ -6,7 +6,6 @@ trained on as many images. The base is DCLW, whose positives are weighted.
 
 from typing import Any
 
-from experiments.common import figures
 from experiments.contrastive import ablation
 from rml.training import Claim, RunDirectory
 
@@ -35,7 +34,8 @@ RANGES = ablation.RANGES
 task = ablation.task
 CAPTIONS = {
     **ablation.CAPTIONS,
-    "batches.png": "Test accuracy of a linear probe against the batch, mean over seeds.",
+    "batches.png": "Test accuracy of a linear probe against the batch, with 95% intervals over "
+    "seeds.",
 }
 PICTURE = "batches.png"
 
@@ -44,11 +44,11 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains and compares every variant, draws both losses against the batch."""
     metrics = ablation.run(config, run, pairs=PAIRS)
     series = {
-        shown: [metrics[f"linear_probe_{loss}{end}"] for end in BATCHES.values()]
+        shown: [f"linear_probe_{loss}{end}" for end in BATCHES.values()]
         for shown, loss in {"DCL": "dcl", "NT-Xent": "nt_xent"}.items()
     }
-    figures.bars(
-        run.figure("batches.png"), list(BATCHES), series, ylabel="test accuracy of a linear probe",
-        xlabel="images in a batch", decimals=3, cut=True,
+    ablation.draw_bars(
+        run.figure("batches.png"), list(BATCHES), series, metrics,
+        ylabel="test accuracy of a linear probe", xlabel="images in a batch", decimals=3, cut=True,
     )  # fmt: skip
     return metrics

@@ -28,8 +28,10 @@ RANGES = ablation.RANGES
 task = ablation.task
 CAPTIONS = {
     **ablation.CAPTIONS,
-    "queue.png": "Test accuracy against the number of keys in the queue, mean over seeds.",
-    "momentum.png": "Test accuracy against the momentum of the keys' encoder, mean over seeds.",
+    "queue.png": "Test accuracy against the number of keys in the queue, with 95% "
+    "intervals over seeds.",
+    "momentum.png": "Test accuracy against the momentum of the keys' encoder, with 95% "
+    "intervals over seeds.",
 }
 PICTURE = ablation.PICTURE
 VARIED = {"queue": "queue.size", "momentum": "momentum.start"}

@@ -28,7 +28,8 @@ RANGES = ablation.RANGES
 task = ablation.task
 CAPTIONS = {
     **ablation.CAPTIONS,
-    "momentum.png": "Test accuracy against the momentum of the keys' encoder, mean over seeds.",
+    "momentum.png": "Test accuracy against the momentum of the keys' encoder, with 95% "
+    "intervals over seeds.",
 }
 PICTURE = ablation.PICTURE
 

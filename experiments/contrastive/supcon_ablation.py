@@ -27,7 +27,7 @@ RANGES = ablation.RANGES
 task = ablation.task
 CAPTIONS = {
     **ablation.CAPTIONS,
-    "temperature.png": "Test accuracy against the temperature, mean over seeds.",
+    "temperature.png": "Test accuracy against the temperature, with 95% intervals over seeds.",
 }
 PICTURE = ablation.PICTURE
 

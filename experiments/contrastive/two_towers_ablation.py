@@ -6,7 +6,6 @@ measured of CLIP and SigLIP. Every batch is trained on as many drawings.
 
 from typing import Any
 
-from experiments.common import figures
 from experiments.contrastive import ablation, two_towers
 from rml.training import Claim, RunDirectory
 
@@ -37,7 +36,8 @@ task = ablation.task
 CAPTIONS = {
     "accuracies.png": "Test accuracy by names of classes, and recall of a drawing's name, by "
     "variant, mean over seeds and 95% interval.",
-    "batches.png": "Test accuracy by names of classes against the batch, mean over seeds.",
+    "batches.png": "Test accuracy by names of classes against the batch, with 95% intervals over "
+    "seeds.",
 }
 PICTURE = "accuracies.png"
 
@@ -56,10 +56,10 @@ def of_towers(config: Any) -> ablation.Judge:
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains and compares every variant, draws both losses against the batch."""
     metrics = ablation.run(config, run, pairs=PAIRS, judge_of=of_towers, kinds=KINDS)
-    rows = [[metrics[f"zero_shot_{name}"] for name in names] for names in BATCHES.values()]
-    series = dict(zip(("sigmoid", "softmax"), zip(*rows, strict=True), strict=True))
-    figures.bars(
-        run.figure("batches.png"), list(BATCHES), series, ylabel="test accuracy by names",
-        xlabel="drawings in a batch", decimals=3, cut=True,
+    names = zip(*([f"zero_shot_{name}" for name in own] for own in BATCHES.values()), strict=True)
+    ablation.draw_bars(
+        run.figure("batches.png"), list(BATCHES),
+        dict(zip(("sigmoid", "softmax"), names, strict=True)), metrics,
+        ylabel="test accuracy by names", xlabel="drawings in a batch", decimals=3, cut=True,
     )  # fmt: skip
     return metrics

@@ -6,7 +6,6 @@ brings the standard deviation of each dimension of the projections to 1. Zero is
 
 from typing import Any
 
-from experiments.common import figures
 from experiments.common.variants import BASE, written
 from experiments.contrastive import ablation
 from rml.training import Claim, RunDirectory
@@ -31,7 +30,7 @@ task = ablation.task
 CAPTIONS = {
     **ablation.CAPTIONS,
     "deviations.png": "Standard deviation of the test images' projections by variant, mean over "
-    "dimensions and seeds.",
+    "dimensions and seeds and 95% interval over seeds.",
 }
 PICTURE = ablation.PICTURE
 
@@ -40,9 +39,9 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains and compares every variant, draws how far projections spread."""
     metrics = ablation.run(config, run)
     names = [BASE, *config.variants]
-    figures.bars(
+    ablation.draw_bars(
         run.figure("deviations.png"), [written(name) for name in names],
-        {"projections": [metrics[f"deviation_{name}"] for name in names]},
+        {"projections": [f"deviation_{name}" for name in names]}, metrics,
         ylabel="standard deviation",
     )  # fmt: skip
     return metrics
