@@ -287,12 +287,13 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, judges both encoders on test drawings, draws."""
     encoders, problem, drawings = compiled(build_model(config)), task(config), Drawings(config)
     drawings.check()
+    words = judge_words(config, drawings)  # what it lacks is said before the training
     state = train(config, run, problem, "eval/zero_shot")
     start = initial_state(problem, seed=config.seed).variables
     found = {
         "trained": judge(encoders, config, drawings, state.variables),
         "untrained": judge(encoders, config, drawings, start),
-        "words": judge_words(config, drawings),
+        "words": words,
     }
     ends = {
         name: np.array([t_interval(hits.astype(float)) for hits in own.values()])
