@@ -24,8 +24,10 @@ from rml.training import Claim, Progress, RunDirectory, make_mesh
 
 SOURCE = "known-item search: a document is asked for by words that it begins with"
 CLAIMS = (
-    Claim("Half of the documents are first when asked for by the first eighth of their words",
-          "known_item_first", ">=", 0.5, SOURCE, stated="2026-11-25", null_run="untrained"),
+    # Half of them, as was claimed before it was measured, are first by an untrained encoder too.
+    Claim("Three quarters of the documents are first when asked for by the first eighth of their "
+          "words", "known_item_first", ">=", 0.75, SOURCE,
+          stated="2026-11-29", null_run="untrained"),
 )  # fmt: skip
 NULLS = {"untrained": {"model.untrained": True}}
 CAPTIONS = {
