@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/contrastive/clip_icons.py --workdir=runs/clip
 
-Three to four minutes on one CPU core. Result: results/clip.
+Two minutes of one CPU core. Result: results/clip.
 """
 
 import math

@@ -59,8 +59,9 @@ CLAIMS = (
           "5 points above the words of training drawings that look alike",
           "recall_at_10_over_words", ">=", 0.05, SOURCE, stated="2026-11-29",
           null_run="strangers"),
-    Claim("Classes of test drawings are told by their names at least as often as by these words",
-          "zero_shot_over_words", ">=", 0.0, SOURCE, stated="2026-11-29", null_run="strangers"),
+    Claim("Classes of test drawings are told by their names at least as often as by the words of "
+          "training drawings that look alike", "zero_shot_over_words", ">=", 0.0, SOURCE,
+          stated="2026-11-29", null_run="strangers"),
 )  # fmt: skip
 NULLS = STRANGERS
 RANGES = {"train.batch_size": Range(2, whole=True)}  # the negatives are other pairs
