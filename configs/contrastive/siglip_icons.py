@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/contrastive/siglip_icons.py --workdir=runs/siglip
 
-Four to five minutes on one CPU core. Result: results/siglip.
+Two minutes of one CPU core. Result: results/siglip.
 """
 
 import math
