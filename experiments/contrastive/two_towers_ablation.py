@@ -6,6 +6,7 @@ measured of CLIP and SigLIP. Every batch is trained on as many drawings.
 
 from typing import Any
 
+from experiments.common.variants import BASE
 from experiments.contrastive import ablation, two_towers
 from rml.training import Claim, RunDirectory
 
@@ -25,8 +26,9 @@ CLAIMS = (
           null="zero_shot_untrained_over_softmax_32"),
 )  # fmt: skip
 PAIRS = (("batch_32", "softmax_32"), ("softmax", "softmax_32"))
-BATCHES = {"32": ("batch_32", "softmax_32"), "256": ("base", "softmax")}
-"""By batch, its variants with either loss."""
+BATCHES = ("32", "256")
+LOSSES = {"sigmoid": ("batch_32", BASE), "softmax": ("softmax_32", "softmax")}
+"""By loss, its variants in each of these batches."""
 KINDS = {
     "class by its name": "zero_shot",
     f"own name among {two_towers.NEAREST}": f"recall_at_{two_towers.NEAREST}",
@@ -56,10 +58,9 @@ def of_towers(config: Any) -> ablation.Judge:
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains and compares every variant, draws both losses against the batch."""
     metrics = ablation.run(config, run, pairs=PAIRS, judge_of=of_towers, kinds=KINDS)
-    names = zip(*([f"zero_shot_{name}" for name in own] for own in BATCHES.values()), strict=True)
+    series = {loss: [f"zero_shot_{name}" for name in names] for loss, names in LOSSES.items()}
     ablation.draw_bars(
-        run.figure("batches.png"), list(BATCHES),
-        dict(zip(("sigmoid", "softmax"), names, strict=True)), metrics,
+        run.figure("batches.png"), BATCHES, series, metrics,
         ylabel="test accuracy by names", xlabel="drawings in a batch", decimals=3, cut=True,
     )  # fmt: skip
     return metrics
