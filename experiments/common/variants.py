@@ -1,7 +1,7 @@
 """Variants of a config, each of which has another value or some: what an ablation compares."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from typing import Any, TypeVar
 
@@ -36,6 +36,16 @@ def variant(config: Any, name: str) -> ConfigDict:
 def written(name: str) -> str:
     """A variant's name as figures show it: `momentum_0_9` is momentum 0.9."""
     return re.sub(r"(?<=\d)_(?=\d)", ".", name).replace("_", " ")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of variants as figures list them: the base, then by letters and rising numbers."""
+
+    def key(name: str) -> tuple[bool, list[str | float]]:
+        parts = re.split(r"(\d+(?:\.\d+)?)", written(name))
+        return name != BASE, [float(part) if i % 2 else part for i, part in enumerate(parts)]
+
+    return sorted(names, key=key)
 
 
 def with_changes(config: Any, changes: str, *, named: str) -> ConfigDict:

@@ -21,7 +21,7 @@ from experiments.common.encoders import build_encoder
 from experiments.common.evaluators import ImageEvaluator, encode
 from experiments.common.many import many, on_one_device, replaced, unstack
 from experiments.common.pretraining import train
-from experiments.common.variants import BASE, by_value, variant, written
+from experiments.common.variants import BASE, by_value, in_order, variant, written
 from experiments.ranges import Range
 from experiments.registry import find_experiment
 from rml.data import augment
@@ -164,7 +164,7 @@ def run(
 
     for_each(run, groups, measure)
     rows = {name: np.stack([found[name][kind] for kind in kinds.values()]) for name in configs}
-    order = {name: t_interval(values) for name, values in rows.items()}
+    order = {name: t_interval(rows[name]) for name in in_order(rows)}
     figures.dots(
         run.figure("accuracies.png"), [written(name) for name in order],
         {shown: ([own.mean[i] for own in order.values()],

@@ -9,7 +9,7 @@ from typing import Any
 from experiments.common import figures
 from experiments.common.comparison import for_each
 from experiments.common.pretraining import train
-from experiments.common.variants import BASE, variant, written
+from experiments.common.variants import BASE, in_order, variant, written
 from experiments.hydra import hydra, methods
 from experiments.hydra.evaluator import TransferEvaluator
 from experiments.ranges import Range
@@ -83,10 +83,11 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
                 metrics[f"{key}{infix}_over_{other}"] = own[key] - theirs[key]
             for key in RANKS.values():
                 metrics[f"{key}{infix}_over_{other}"] = own[key] / theirs[key]
+    order = in_order(found)
     for file, names, label in (
         ("accuracies.png", ACCURACIES, "test accuracy"),
         ("ranks.png", RANKS, "RankMe"),
     ):
-        series = {shown: [own[key] for own in found.values()] for shown, key in names.items()}
-        figures.bars(run.figure(file), [written(name) for name in found], series, ylabel=label)
+        series = {shown: [found[name][key] for name in order] for shown, key in names.items()}
+        figures.bars(run.figure(file), [written(name) for name in order], series, ylabel=label)
     return metrics

@@ -13,7 +13,7 @@ import pytest
 from configs.contrastive import siglip_icons
 from experiments.common.evaluators import ImageEvaluator
 from experiments.common.images import open_images
-from experiments.common.variants import BASE, variant, written
+from experiments.common.variants import BASE, in_order, variant, written
 from experiments.contrastive import ablation, two_towers
 from experiments.registry import find_experiment
 from rml.errors import UserError
@@ -126,6 +126,12 @@ def test_a_key_alone_is_left_out():
 def test_a_decimal_number_in_a_variants_name_is_written_as_one():
     names = ("momentum_0_999", "queue_256", "batch_64_slow", "no_1_by_1")
     assert [*map(written, names)] == ["momentum 0.999", "queue 256", "batch 64 slow", "no 1 by 1"]
+
+
+def test_figures_list_the_base_and_then_rising_numbers():
+    names = ("queue_8192", "batch_64", "queue_256", "momentum_0_99", "momentum_0_9", BASE)
+    found = ["base", "batch 64", "momentum 0.9", "momentum 0.99", "queue 256", "queue 8192"]
+    assert [*map(written, in_order(names))] == found
 
 
 def test_a_number_that_is_not_learned_has_no_gradient():
