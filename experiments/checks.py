@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from experiments.results import result_file, result_files
 if TYPE_CHECKING:  # the registry's commands import this module
     from experiments.systems import System
 
+RESULT = re.compile(r"^Result: results/", re.MULTILINE)
+"""What a line of a config's docstring begins with where the config has a result."""
+DURATION = re.compile(r"\b(?:minutes?|hours?)\b[^.]*\bcores?\b")
 UNMEASURED = "Not run in full here"
 """What the docstring of a config says that has no result."""
 PACKAGES = ("rml", "experiments", "configs", "benchmarks", "tpu")
@@ -77,9 +81,8 @@ def _check_configs(system: "System", root: Path, named: Set[str]) -> Iterator[st
         except Exception as error:  # whatever the experiment's code makes of it
             yield f"config {config}: {type(error).__name__}: {error}"
         else:
-            result = result_file(root / "results", system.key, config)
-            if result.is_file() and UNMEASURED in registry.docstring(root / config):
-                yield f"config {config}: it says {UNMEASURED!r}, but it has a result"
+            for finding in _check_result(system, root, config):
+                yield f"config {config}: {finding}"
             if not claims:
                 yield f"config {config}: the CLAIMS of experiment {name} are empty"
             for null in dict.fromkeys(claim.null_run for claim in claims if claim.null_run):
@@ -99,6 +102,21 @@ def _check_configs(system: "System", root: Path, named: Set[str]) -> Iterator[st
                         f"config {config}: the READS of experiment {name} set {key!r}, which "
                         "it lacks"
                     )
+
+
+def _check_result(system: "System", root: Path, config: str) -> Iterator[str]:
+    """What the docstring of a config says of its result, held against the result."""
+    text = registry.docstring(root / config)
+    if not result_file(root / "results", system.key, config).is_file():
+        if RESULT.search(text):
+            yield "it says 'Result: results/', but it has no result"
+        return
+    if not RESULT.search(text):
+        yield f"it has a result, expected a line 'Result: results/{system.key}'"
+    if UNMEASURED in text:
+        yield f"it says {UNMEASURED!r}, but it has a result"
+    if found := DURATION.search(text):
+        yield f"it says {found[0]!r}, expected times in the line of its result alone"
 
 
 def _check_modules(root: Path) -> Iterator[str]:

@@ -3,6 +3,7 @@
 `python -m experiments.tables [--check]` rewrites the blocks between `<!-- generated: NAME -->` and
 `<!-- end generated -->` of README.md, WORKSPACE.md and docs/; `--check` names those that are stale.
 A NAME is one of `BLOCKS`, `claims` with the key of a system: `<!-- generated: claims simclr -->`.
+The line `Result: ...` of a measured config's docstring is generated too.
 """
 
 import inspect
@@ -33,6 +34,8 @@ OPEN, CLOSE = (
     "(?P<close><!-- end generated -->)",
 )
 BLOCK = re.compile(f"{OPEN}(?P<text>.*?){CLOSE}", re.DOTALL)
+RESULT = re.compile(r"^Result: results/.*$", re.MULTILINE)
+"""Line of a config's docstring that says where its result stands and how long a run took."""
 PILLARS, BASELINES = "Pillars", "Baselines"
 
 
@@ -163,6 +166,24 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", ROOT / "WORKSPACE.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+def result_lines() -> dict[str, str]:
+    """By measured config, where its result stands and how long a run took on what."""
+    lines = {}
+    for key, found in read_results().items():
+        for result in found.values():
+            seconds = duration(fmean(result["seconds"])).replace("\u00a0", " ")
+            line = f"Result: results/{key}, {seconds} a run on {result['device']}."
+            lines[result["config"]] = line
+    return lines
+
+
+def with_result(config: str, line: str) -> tuple[str, list[str]]:
+    """A config's text with the line of its result made anew, and its name if that was stale."""
+    before = (ROOT / config).read_text()
+    after = RESULT.sub(lambda _: line, before, count=1)
+    return after, [f"{config}: result"] * (after != before)
+
+
 def rewritten(file: Path) -> tuple[str, list[str]]:
     """A file's text with its blocks made anew, and the names of those that were stale.
 
@@ -194,13 +215,22 @@ def rewritten(file: Path) -> tuple[str, list[str]]:
     return after, stale_blocks
 
 
+def everything() -> list[tuple[Path, str, list[str]]]:
+    """All files with something generated: their text made anew, and the names of what was stale."""
+    configs = {name: line for name, line in result_lines().items() if (ROOT / name).is_file()}
+    return [
+        *((file, *rewritten(file)) for file in documents()),
+        *((ROOT / name, *with_result(name, line)) for name, line in configs.items()),
+    ]
+
+
 def stale() -> list[str]:
-    """Names the blocks that differ from what would be generated now, each after its file."""
-    return [name for file in documents() for name in rewritten(file)[1]]
+    """Names what differs from what would be generated now, each after its file."""
+    return [name for _, _, names in everything() for name in names]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Rewrites the blocks, or checks them; returns the exit code."""
+    """Rewrites what is generated, or checks it; returns the exit code."""
     parser = Parser(
         prog="python -m experiments.tables", description=__doc__.splitlines()[0],
         allow_abbrev=False,
@@ -208,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing, name what is stale")
     try:
         options = parser.parse_args(argv)
-        changed = [(file, *rewritten(file)) for file in documents()]
+        changed = everything()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

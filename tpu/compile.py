@@ -94,11 +94,14 @@ def build_task(config: Any) -> Task:
       The task.
 
     Raises:
-      UserError: The experiment trains nothing, or as the experiment raises.
+      UserError: The experiment has no `task(config)`, or as the experiment raises.
     """
     experiment = checked_experiment(config)
     if not hasattr(experiment, "task"):
-        raise UserError(f"experiment {config.experiment} has no task(config): it trains nothing")
+        raise UserError(
+            f"experiment {config.experiment} has no task(config), expected one whose training is "
+            "a single task"
+        )
     return experiment.task(config)
 
 

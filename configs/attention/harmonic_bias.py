@@ -3,8 +3,9 @@
 python -m experiments.run --config=configs/attention/harmonic_bias.py --workdir=runs/harmonic_bias
 
 Needs nothing that is not installed. All models train with one learning rate, and slopes have one
-strength; neither was chosen by a score. Ten minutes on 1 CPU core beside other work. Result:
-results/generative_maths.
+strength; neither was chosen by a score.
+
+Result: results/generative_maths, 11 min 25 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

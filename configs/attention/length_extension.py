@@ -3,11 +3,13 @@
 python -m experiments.run --config=configs/attention/length_extension.py --workdir=runs/e2llm
 
 Needs the data set sotu (`make assets`). Nothing was tuned but scales, on validation speeches by the
-run itself. Eighteen minutes on one CPU core. Result: results/e2llm.
+run itself.
 
 A window of training is a token longer than what the model reads of it, all but its last. So a scale
 of 1 leaves room for an offset of 0 or 1. AdamW has its usual second rate of decay, 0.999, where the
 paper has 0.95.
+
+Result: results/e2llm, 35 min 3 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

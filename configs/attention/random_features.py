@@ -2,11 +2,12 @@
 
 python -m experiments.run --config=configs/attention/random_features.py --workdir=runs/rf
 
-Three minutes on 2 CPU cores; no data are needed, inputs are drawn from the sphere. After
-arXiv:2307.11353, of which the abstract alone was read: dimensions, heads, numbers of examples, the
-weights' scale of 1/2, the targets' mixture and the penalties are this repository's. Expected: the
-ratio of examples needed grows as (keys + 1)^degree, this repository's count of polynomials.
-Result: results/rf_attention.
+No data are needed, inputs are drawn from the sphere. After arXiv:2307.11353, of which the abstract
+alone was read: dimensions, heads, numbers of examples, the weights' scale of 1/2, the targets'
+mixture and the penalties are this repository's. Expected: the ratio of examples needed grows as
+(keys + 1)^degree, this repository's count of polynomials.
+
+Result: results/rf_attention, 3 min 2 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,9 @@
 python -m experiments.run --config=configs/attention/random_features_20000.py --workdir=runs/rf_l
 
 Two replicates; features are streamed in blocks of heads, and one factorisation a penalty serves all
-sizes and targets. Seven to eight minutes of CPU time a fit of six, 6 GB. Result:
-results/rf_attention.
+sizes and targets. Seven to eight minutes of CPU time a fit of six, 6 GB.
+
+Not run in full here. `make claims ONLY=rf_attention` measures it into results/rf_attention.
 """
 
 from ml_collections import ConfigDict

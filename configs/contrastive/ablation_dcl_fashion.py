@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/contrastive/ablation_dcl_fashion.py \
     --workdir=runs/dcl_ablation
 
-18 minutes of one CPU core. Result: results/dcl.
+Result: results/dcl, 22 min 14 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/contrastive/ablation_vicreg_fashion.py \
     --workdir=runs/vicreg_ablation
 
-15 minutes of one CPU core. Result: results/vicreg.
+Result: results/vicreg, 18 min 21 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/contrastive/barlow_twins_mnist5k.py \
     --workdir=runs/barlow_twins_mnist5k
 
-Three minutes of one CPU core. Result: results/barlow_twins.
+Result: results/barlow_twins, 2 min 54 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/contrastive/byol_mnist5k.py --workdir=runs/byol_mnist5k
 
-Four minutes of one CPU core. Result: results/byol.
+Result: results/byol, 3 min 51 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

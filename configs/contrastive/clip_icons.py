@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/contrastive/clip_icons.py --workdir=runs/clip
 
-Two minutes of one CPU core. Result: results/clip.
+Result: results/clip, 1 min 41 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 import math

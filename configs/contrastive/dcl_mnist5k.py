@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/contrastive/dcl_mnist5k.py --workdir=runs/dcl_mnist5k
 
-Three minutes of one CPU core. Result: results/dcl.
+Result: results/dcl, 2 min 42 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

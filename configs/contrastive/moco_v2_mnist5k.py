@@ -2,8 +2,10 @@
 
 python -m experiments.run --config=configs/contrastive/moco_v2_mnist5k.py --workdir=runs/moco_v2
 
-Two to three minutes on 2 CPU cores. Result: results/moco_v2. Steps and options were chosen on
-`train[75%:]`, where shuffled groups were a little above running statistics and both above neither.
+Steps and options were chosen on `train[75%:]`, where shuffled groups were a little above running
+statistics and both above neither.
+
+Result: results/moco_v2, 2 min 44 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

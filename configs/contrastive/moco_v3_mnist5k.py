@@ -2,8 +2,9 @@
 
 python -m experiments.run --config=configs/contrastive/moco_v3_mnist5k.py --workdir=runs/moco_v3
 
-Two to three minutes on 2 CPU cores. Result: results/moco_v3. Steps and temperature were chosen on
-`train[75%:]`.
+Steps and temperature were chosen on `train[75%:]`.
+
+Result: results/moco_v3, 2 min 7 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/contrastive/nnclr_mnist5k.py --workdir=runs/nnclr_mnist5k
 
-Three minutes of one CPU core. Result: results/nnclr.
+Result: results/nnclr, 3 min 10 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

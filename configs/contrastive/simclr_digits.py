@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/contrastive/simclr_digits.py --workdir=runs/simclr_digits
 
-Half a minute on 2 CPU cores. Result: results/simclr.
+Result: results/simclr, 24 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -2,9 +2,10 @@
 
 python -m experiments.run --config=configs/contrastive/simclr_mnist5k.py --workdir=runs/simclr
 
-About two and a half minutes on 2 CPU cores, installation apart. Result: results/simclr. Options
-were chosen on `train[75%:]`; the warp and the number of neighbours after kNN had once been seen on
-the test part, so that its figure may be a little flattered.
+Options were chosen on `train[75%:]`; the warp and the number of neighbours after kNN had once been
+seen on the test part, so that its figure may be a little flattered.
+
+Result: results/simclr, 2 min 3 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/contrastive/supcon_fashion.py \
     --workdir=runs/supcon_fashion
 
-Two minutes on one CPU core. Result: results/supcon.
+Result: results/supcon, 1 min 59 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

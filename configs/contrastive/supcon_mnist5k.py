@@ -2,8 +2,9 @@
 
 python -m experiments.run --config=configs/contrastive/supcon_mnist5k.py --workdir=runs/supcon
 
-One to two and a half minutes on 2 CPU cores. Result: results/supcon. Steps were chosen on
-`train[75%:]`.
+Steps were chosen on `train[75%:]`.
+
+Result: results/supcon, 70 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

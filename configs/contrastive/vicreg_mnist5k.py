@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/contrastive/vicreg_mnist5k.py \
     --workdir=runs/vicreg_mnist5k
 
-Three minutes of one CPU core. Result: results/vicreg.
+Result: results/vicreg, 2 min 58 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -3,11 +3,13 @@
 python -m experiments.run --config=configs/distillation/tgeokd.py --workdir=runs/tgeokd
 
 Needs the archive of Fashion-MNIST, `make assets`. The teacher has 20,000 clean images of its own.
-Options of all sides are chosen on 500 clean training images by the run itself. Five minutes of one
-CPU core. Result: results/tgeokd. One run was looked at before the size of the timed students was
-set. Five seeds were measured with one learning rate of the students, 3e-3, again with a choice of
-it and 1.2e-2, which nearly every side took, and again with three rates up to 2.4e-2, of which most
-sides took the highest and fixed ratios gained the most: each time the rates were moved up.
+Options of all sides are chosen on 500 clean training images by the run itself. One run was looked
+at before the size of the timed students was set. Five seeds were measured with one learning rate of
+the students, 3e-3, again with a choice of it and 1.2e-2, which nearly every side took, and again
+with three rates up to 2.4e-2, of which most sides took the highest and fixed ratios gained the
+most: each time the rates were moved up.
+
+Result: results/tgeokd, 7 min 16 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,9 @@ python -m experiments.run --config=configs/distillation/tgeokd_flights.py --work
 
 Needs the archive of flights, `make assets`. The teacher has 60,000 flights of 180 other days.
 Options of all sides are chosen on 45 more days by the run itself. The teacher's rate was chosen on
-validation flights of two seeds, and one run with few tries was looked at. Six minutes of one CPU
-core. Result: results/tgeokd.
+validation flights of two seeds, and one run with few tries was looked at.
+
+Result: results/tgeokd, 4 min 42 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,9 @@
 
 python -m experiments.run --config=configs/fewshot/base_digits.py --workdir=runs/base_digits
 
-Half a minute of CPU time. Five classes of such images teach little of the others. Result:
-results/transductive_clustering.
+Five classes of such images teach little of the others.
+
+Result: results/transductive_clustering, 18 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/fewshot/base_glyphs.py --workdir=runs/base_glyphs
 
-About a minute of CPU time. Result: results/transductive_clustering.
+Result: results/transductive_clustering, 42 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@ python -m experiments.run --config=configs/fewshot/base_mnist5k.py --workdir=run
 
 There are too few classes for validation classes: options are chosen on the test split's images of
 the base classes, which training does not see. Images of the novel classes are used by no choice.
-Under a minute of CPU time. Result: results/transductive_clustering.
+
+Result: results/transductive_clustering, 34 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/fewshot/clustering_million.py --workdir=runs/million
 
-Two minutes on 2 cores.
+Result: results/transductive_clustering, 81 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

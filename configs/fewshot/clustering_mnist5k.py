@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/fewshot/clustering_mnist5k.py --workdir=runs/clustering
 
-Half a minute on 2 cores. Result: results/transductive_clustering.
+Result: results/transductive_clustering, 12 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,9 @@ python -m experiments.run --config=configs/fewshot/clustering_mnist5k_graph.py -
 
 The graph is that of the mutual ten nearest neighbours, its diagonal as heavy as its row, as the
 theorem asks; `--config.graph.kind=mutual` leaves that diagonal out. The temperature is a tenth of
-the mean squared distance to a prototype. All λ are reported, none is chosen. Result:
-results/transductive_clustering.
+the mean squared distance to a prototype. All λ are reported, none is chosen.
+
+Result: results/transductive_clustering, 23 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

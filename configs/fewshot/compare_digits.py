@@ -2,8 +2,9 @@
 
 python -m experiments.run --config=configs/fewshot/compare_digits.py --workdir=runs/fewshot_digits
 
-Options are chosen on held-out images of the base classes. Two minutes on 2 CPU cores. Result:
-results/transductive_clustering.
+Options are chosen on held-out images of the base classes.
+
+Result: results/transductive_clustering, 2 min 5 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@ python -m experiments.run --config=configs/fewshot/compare_emoji.py --workdir=ru
 
 Needs `make assets`. Most emoji have one drawing a style, so that 1 shot asks for a drawing's class
 in other styles; with more shots or imbalanced queries only emoji with skin tones have enough.
-A quarter of an hour of one CPU core. Result: results/transductive_clustering.
+
+Result: results/transductive_clustering, 14 min 47 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

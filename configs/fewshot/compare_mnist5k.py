@@ -7,8 +7,9 @@ episodes of the test split's images of the base classes, which training does not
 of those are solved (99%), so that the choice says little. Of 1,000 novel episodes results had been
 seen before the candidates for λ took their present form.
 
-Three minutes with `--cpu_devices=2`, which shares the episodes out over two cores. Result:
-results/transductive_clustering.
+`--cpu_devices=2` shares the episodes out over two cores.
+
+Result: results/transductive_clustering, 8 min 10 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,10 @@
 python -m experiments.run --config=configs/fewshot/compare_pydocs.py --workdir=runs/fewshot_pydocs
 
 Needs `make weights`. Classes are modules with at least 20 docstrings; those of the episodes are in
-splits that differ by module. Options are chosen on the validation modules. 25 minutes on 2 CPU
-cores beside other work. Result: results/transductive_clustering.
+splits that differ by module. Options are chosen on the validation modules.
+
+Not run in full here. `make claims ONLY=transductive_clustering`
+measures it into results/transductive_clustering.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,9 @@ python -m experiments.run --config=configs/hydra/compare_emoji.py --workdir=runs
 
 Needs `make assets`. A class is an emoji with all its skin tones, of those that all styles have. Two
 styles are trained on, options are chosen on the third, and the fourth is the test. The taxonomy
-that relations of classes are held against is Unicode's groups. Eight minutes of one CPU core.
-Result: results/hydra.
+that relations of classes are held against is Unicode's groups.
+
+Result: results/hydra, 6 min 40 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

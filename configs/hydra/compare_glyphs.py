@@ -2,8 +2,10 @@
 
 python -m experiments.run --config=configs/hydra/compare_glyphs.py --workdir=runs/compare_glyphs
 
-Options are chosen on a quarter of the training images, which no method trains on. The taxonomy
-that relations of classes are held against is Unicode's blocks. Result: results/hydra.
+Options are chosen on a quarter of the training images, which no method trains on. The taxonomy that
+relations of classes are held against is Unicode's blocks.
+
+Result: results/hydra, 16 min 19 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

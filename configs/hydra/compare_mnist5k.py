@@ -2,8 +2,9 @@
 
 python -m experiments.run --config=configs/hydra/compare_mnist5k.py --workdir=runs/hydra_compare
 
-Options are chosen on the last quarter of the training images, which no method trains on. Result:
-results/hydra.
+Options are chosen on the last quarter of the training images, which no method trains on.
+
+Result: results/hydra, 9 min 43 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/hydra/hydra_digits.py --workdir=runs/hydra_digits
 
-Two minutes on 2 CPU cores. Result: results/hydra.
+Result: results/hydra, 41 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/hydra/hydra_glyphs.py --workdir=runs/hydra_glyphs
 
-Two to three minutes on 2 CPU cores. Result: results/hydra.
+Result: results/hydra, 1 min 40 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -2,11 +2,11 @@
 
 python -m experiments.run --config=configs/hydra/hydra_mnist5k.py --workdir=runs/hydra
 
-Two to three minutes on 2 CPU cores. Result: results/hydra.
-
 Chosen on a validation part (`train[:75%]` against `train[75%:]`), here and on `digits` and rendered
 glyphs: both classes positive (with the partner's alone, 250 classes do not get started), the
 product of the classes' gates, 256 projections.
+
+Result: results/hydra, 70 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

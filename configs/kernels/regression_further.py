@@ -3,7 +3,9 @@
 python -m experiments.run --config=configs/kernels/regression_further.py --workdir=runs/further
 
 Wine and tumours (scikit-learn), 500 flights (`make assets`). Settings, splits and tries are those
-of regression_tables; nothing was tuned. About ten minutes of one CPU core. Result: results/dkm.
+of regression_tables; nothing was tuned.
+
+Result: results/dkm, 3 min 1 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,9 @@
 
 python -m experiments.run --config=configs/kernels/starts_diabetes.py --workdir=runs/starts
 
-Nothing was tuned. About two minutes on 2 CPU cores. Result: results/dkm.
+Nothing was tuned.
+
+Result: results/dkm, 29 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,9 @@
 python -m experiments.run --config=configs/kernels/steps_friedman.py --workdir=runs/steps
 
 Depth, kernel and noise of the data are those of `learning_friedman`; ν is chosen among five by
-machines of `model.points` points. Some ten minutes of one CPU core, most of them with 2,100
-points. Result: results/dkm.
+machines of `model.points` points.
+
+Result: results/dkm, 11 min 30 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -3,10 +3,11 @@
 python -m experiments.run --config=configs/merging/atlas.py --workdir=runs/atlas
 
 Needs the archive `fashion_mnist` (`make assets`). With `--config.bed.run=runs/bed` it reads the
-experts of that run; without, as here, it trains its own. The rest takes some six minutes of one CPU
-core. In a first run, whose test images were seen, a claim on tasks taken away was restated.
-Encoders of one's own are merged so by `python -m experiments.merge` with `--method=atlas`. Result:
-results/atlas.
+experts of that run; without, as here, it trains its own. In a first run, whose test images were
+seen, a claim on tasks taken away was restated. Encoders of one's own are merged so by `python -m
+experiments.merge` with `--method=atlas`.
+
+Result: results/atlas, 14 min 13 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

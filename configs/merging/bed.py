@@ -5,7 +5,8 @@ python -m experiments.run --config=configs/merging/bed.py --workdir=runs/bed
 Needs the archive `fashion_mnist` (`make assets`). Other recipes of merging read the run by
 `--config.bed.run=runs/bed`. A first run trained experts for 200 steps with rectangles erased; steps
 were doubled and rectangles left out after its accuracies on test images were seen.
-About six minutes of one CPU core. Result: results/fisher_merging.
+
+Result: results/fisher_merging, 4 min 53 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

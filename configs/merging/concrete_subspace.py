@@ -4,10 +4,11 @@ python -m experiments.run --config=configs/merging/concrete_subspace.py \
     --workdir=runs/concrete_subspace
 
 Needs the archive `fashion_mnist` (`make assets`). With `--config.bed.run=runs/bed` it reads the
-experts of that run; without, as here, it trains its own. The rest takes some eleven minutes of
-one CPU core, as its parts suggest. A claim that a mask gains as much on other images as on those
-that it was learned from was dropped: a mask of eight images met it too, in two measurements.
-Result: results/concrete_subspace.
+experts of that run; without, as here, it trains its own. A claim that a mask gains as much on other
+images as on those that it was learned from was dropped: a mask of eight images met it too, in two
+measurements.
+
+Result: results/concrete_subspace, 12 min 44 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

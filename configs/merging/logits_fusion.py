@@ -2,11 +2,12 @@
 
 python -m experiments.run --config=configs/merging/logits_fusion.py --workdir=runs/logits_fusion
 
-Needs the archives of wiki_vital, manuals, sotu, spam and questions (`make assets`). Learning
-rates of fine-tuning, fixed weights and the scale of task arithmetic are chosen on validation texts
-by the run itself. A first run tried the rates 1e-3 and 3e-3, a second one 3e-3 and 1e-2, and both
-chose the larger one everywhere, so that 3e-2 is tried too; nothing else was tuned. Some fifteen
-minutes of one CPU core. Result: results/logits_fusion.
+Needs the archives of wiki_vital, manuals, sotu, spam and questions (`make assets`). Learning rates
+of fine-tuning, fixed weights and the scale of task arithmetic are chosen on validation texts by the
+run itself. A first run tried the rates 1e-3 and 3e-3, a second one 3e-3 and 1e-2, and both chose
+the larger one everywhere, so that 3e-2 is tried too; nothing else was tuned.
+
+Result: results/logits_fusion, 16 min 59 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -5,7 +5,8 @@ python -m experiments.run --config=configs/merging/multilevel_bert_pydocs.py \
 
 Every arm has the FLOPs of 800 steps of the full model. Learning rates are those of `cycle.rates`,
 which validation chooses among, and warm-ups are `cycle.before`: those of `optimizer` are not read.
-Half an hour of one CPU core. Result: results/multilevel.
+
+Result: results/multilevel, 36 min 18 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

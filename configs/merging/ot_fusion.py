@@ -2,12 +2,13 @@
 
 python -m experiments.run --config=configs/merging/ot_fusion.py --workdir=runs/ot_fusion
 
-Needs the archive `fashion_mnist` (`make assets`) and ott-jax. Some eight minutes of one CPU core,
-most of which are training. In a first run soft fusion was far above the plain average on test
-images, and uniform transport and units out of their places were too: two claims were then held
-against these, and one on a single permutation was added. After it the wide model was made twice as
-wide as the narrow one. Weights of the entropy were 0.01 to 0.16 at first; validation images chose
-an end of them, so that they reach further now. Result: results/ot_fusion.
+Needs the archive `fashion_mnist` (`make assets`) and ott-jax. In a first run soft fusion was far
+above the plain average on test images, and uniform transport and units out of their places were
+too: two claims were then held against these, and one on a single permutation was added. After it
+the wide model was made twice as wide as the narrow one. Weights of the entropy were 0.01 to 0.16 at
+first; validation images chose an end of them, so that they reach further now.
+
+Result: results/ot_fusion, 8 min 5 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

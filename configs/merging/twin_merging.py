@@ -3,10 +3,11 @@
 python -m experiments.run --config=configs/merging/twin_merging.py --workdir=runs/twin_merging
 
 Needs the archive `fashion_mnist` (`make assets`). With `--config.bed.run=runs/bed` it reads the
-experts of that run; without, as here, it trains its own. The rest takes some three minutes of one
-CPU core. Shared expert, vectors and router are saved in the run's directory `twin`, which
-`rml.merging.load_twin` reads and `predict` of it applies. Encoders of one's own are merged so by
-`python -m experiments.merge` with `--method=twin`. Result: results/twin_merging.
+experts of that run; without, as here, it trains its own. Shared expert, vectors and router are
+saved in the run's directory `twin`, which `rml.merging.load_twin` reads and `predict` of it
+applies. Encoders of one's own are merged so by `python -m experiments.merge` with `--method=twin`.
+
+Result: results/twin_merging, 4 min 41 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

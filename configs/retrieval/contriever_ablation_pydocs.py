@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/retrieval/contriever_ablation_pydocs.py \
     --workdir=runs/contriever_ablation
 
-21 minutes of one CPU core. Result: results/contriever.
+Result: results/contriever, 20 min 40 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

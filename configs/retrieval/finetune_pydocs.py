@@ -5,7 +5,8 @@ python -m experiments.run --config=configs/retrieval/finetune_pydocs.py --workdi
     --config.model.name=run --config.model.run=runs/contriever
 
 Needs `make weights`. The second command starts from an encoder that was pretrained without labels.
-22 minutes on 2 CPU cores. Result: results/contriever.
+
+Not run in full here. `make claims ONLY=contriever` measures it into results/contriever.
 """
 
 from ml_collections import ConfigDict

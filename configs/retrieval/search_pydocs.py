@@ -7,7 +7,8 @@ python -m experiments.run --config=configs/retrieval/search_pydocs.py --workdir=
 Needs `make weights`. The index is built once; the same command answers more queries at once. Of a
 folder every text file is read, in passages; `beir:PATH` searches a collection in BEIR's format.
 `--config.model.name=run --config.model.run=runs/contriever` takes the encoder of another run.
-The docstrings are encoded in 3 minutes on 2 CPU cores. Result: results/contriever.
+
+Result: results/contriever, 3 min 19 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,8 @@ python -m experiments.run --config=configs/retrieval/starts_debian.py \
 
 Needs `make assets`. Both texts are the maintainer's, the package's own name is left out. Only
 descriptions are pretrained on; synopses are the queries of unseen source packages.
-Result: results/contriever.
+
+Result: results/contriever, 15 min 16 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,10 @@
 python -m experiments.run --config=configs/retrieval/starts_manuals.py \
     --workdir=runs/starts_manuals
 
-Needs `make assets`. The authors' "See also" is the judgement and no part of any text. Pages of
-the training split are searched and pretrained on; those that ask are of other splits.
-Result: results/contriever.
+Needs `make assets`. The authors' "See also" is the judgement and no part of any text. Pages of the
+training split are searched and pretrained on; those that ask are of other splits.
+
+Result: results/contriever, 14 min 52 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,10 @@
 python -m experiments.run --config=configs/retrieval/starts_pydocs.py \
     --workdir=runs/starts_pydocs
 
-Docstring and code are one document of the texts that are pretrained on. Pairs of one in ten
-modules are labelled; queries are of unseen modules.
-Result: results/contriever.
+Docstring and code are one document of the texts that are pretrained on. Pairs of one in ten modules
+are labelled; queries are of unseen modules.
+
+Result: results/contriever, 22 min 5 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

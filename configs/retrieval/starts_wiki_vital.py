@@ -5,7 +5,8 @@ python -m experiments.run --config=configs/retrieval/starts_wiki_vital.py \
 
 Needs `make assets`. Different people wrote the two; words of the title are left out of the
 introduction. Only introductions are pretrained on; queries are of unseen articles.
-Result: results/contriever.
+
+Result: results/contriever, 12 min 42 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -2,10 +2,11 @@
 
 python -m experiments.run --config=configs/retrieval/tempscale_pydocs.py --workdir=runs/tempscale
 
-Needs `make weights`. Nothing is trained.
-`--config.model.name=run --config.model.run=runs/contriever` takes the encoder of another run.
-The least temperature of the grid is often the chosen one, so that lower ones may do better.
-Result: results/tempscale.
+Needs `make weights`. Nothing is trained. `--config.model.name=run
+--config.model.run=runs/contriever` takes the encoder of another run. The least temperature of the
+grid is often the chosen one, so that lower ones may do better.
+
+Result: results/tempscale, 21 min 23 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,9 @@ assets`). After a prompt the model names a class by a word, of which all are one
 it to a wrong word, drawn by the frozen model's odds. SmolLM2 has no biases: in their place the
 scales of its norms are tuned. A pilot on validation texts, of offsets alone, said between which
 rates to try; the run itself chooses on validation texts. Two claims that count numbers were stated
-anew after the first measurement, in which scales of norms met them as well. Some fifty minutes of
-one CPU core. Result: results/lofit.
+anew after the first measurement, in which scales of norms met them as well.
+
+Result: results/lofit, 35 min 12 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict, config_dict

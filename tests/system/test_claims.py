@@ -946,6 +946,22 @@ def test_blocks_are_rewritten_and_nothing_else(measured, document, capsys):
     assert tables.main(["--check"]) == 0
 
 
+def test_the_line_of_a_configs_result_is_rewritten(measured, document, tmp_path):
+    document("")
+    result = next(own for found in tables.read_results().values() for own in found.values())
+    config = tmp_path / result["config"]
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text('"""Toy.\n\nResult: results/toy, 9 s.\n"""\nvalue = "Result: results/toy"\n')
+    name = result["config"]
+    assert tables.stale() == [f"{name}: result"]
+    assert tables.main([]) == 0
+    line = tables.result_lines()[name]
+    assert line.startswith("Result: results/toy, ")
+    assert f" a run on {result['device']}." in line
+    assert config.read_text() == f'"""Toy.\n\n{line}\n"""\nvalue = "Result: results/toy"\n'
+    assert tables.stale() == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -401,7 +401,7 @@ def test_check_finds_what_no_system_names(tree):
     root, first = tree
     second = root / "configs/metric/second.py"
     second.write_text((root / "configs/metric/first.py").read_text())
-    for name in ("first/first", "first/second", "none/first"):
+    for name in ("first/second", "none/first"):
         path = root / "results" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
@@ -412,16 +412,35 @@ def test_check_finds_what_no_system_names(tree):
     ]
 
 
-def test_check_finds_what_says_that_it_was_not_measured(tree):
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("Result: results/first, 97 s a run.", ""),
+        ("Nothing.", "it has a result, expected a line 'Result: results/first'"),
+        (
+            "Not run in full here.\n\nResult: results/first.",
+            "it says 'Not run in full here', but it has a result",
+        ),
+        (
+            "Half an hour on 2 CPU cores.\n\nResult: results/first.",
+            "it says 'hour on 2 CPU cores', expected times in the line of its result alone",
+        ),
+    ],
+)
+def test_check_holds_what_a_config_says_against_its_result(tree, text, finding):
     root, first = tree
     config, result = root / "configs/metric/first.py", root / "results/first/first.json"
-    config.write_text(f'"""First.\n\n{checks.UNMEASURED}.\n"""\n{config.read_text()}')
-    assert checks.check({"first": first}, root) == []
+    body = config.read_text().split('"""', 2)[2]
+    config.write_text(f'"""First.\n\n{text}\n"""{body}')
+    unmeasured = checks.check({"first": first}, root)
+    says = "Result" in text
+    assert unmeasured == says * [
+        "first: config configs/metric/first.py: it says 'Result: results/', but it has no result"
+    ]
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text("{}")
-    assert checks.check({"first": first}, root) == [
-        "first: config configs/metric/first.py: it says 'Not run in full here', but it has a result"
-    ]
+    found = checks.check({"first": first}, root)
+    assert found == [f"first: config configs/metric/first.py: {finding}"] * bool(finding)
 
 
 @pytest.mark.parametrize("text", ["x = 1\n", '"""."""\n', '""""""\n'])
