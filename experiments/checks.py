@@ -3,10 +3,11 @@
 import ast
 import importlib
 import importlib.util
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments import registry
 from experiments.results import result_file, result_files
@@ -132,12 +133,22 @@ def _check_modules(root: Path) -> Iterator[str]:
 
 
 def _check_exports(root: Path) -> Iterator[str]:
-    """Functions and classes that rooms of `rml/` export without a docstring."""
-    for path in sorted((root / "rml").glob("*/__init__.py")):
-        room = importlib.import_module(f"rml.{path.parent.name}")
+    """Functions, classes and their public methods that `rml/` exports without a docstring."""
+    for path in sorted((root / "rml").rglob("__init__.py")):
+        room = importlib.import_module(".".join(path.parent.relative_to(root).parts))
         for name in getattr(room, "__all__", ()):
             value = getattr(room, name)
-            text = getattr(value, "__doc__", None) or ""
-            # Python gives a dataclass without docstring its signature, and a named tuple likewise.
-            if callable(value) and (not text or text.startswith(f"{name}(")):
-                yield f"{room.__name__}.{name}: exported without docstring"
+            for shown, what in ((name, value), *_methods(name, value)):
+                text = (getattr(what, "__doc__", None) or "").strip()
+                # Python gives a dataclass and a named tuple their signature where they have none.
+                if callable(what) and (text in ("", ".") or text.startswith(f"{name}(")):
+                    yield f"{room.__name__}.{shown}: exported without docstring"
+
+
+def _methods(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Public methods that a class of this library defines; a field's default is none."""
+    if isinstance(value, type) and value.__module__.startswith("rml"):
+        fields = getattr(value, "__dataclass_fields__", ())
+        for own in vars(value):
+            if own[0] != "_" and own not in fields and inspect.isroutine(getattr(value, own)):
+                yield f"{name}.{own}", getattr(value, own)

@@ -20,6 +20,7 @@ BENCHMARKS = "benchmarks"
 """Folder among them with what benchmarks measured, see `benchmarks.record`."""
 CHANGED = "the config has changed since"
 RESTATED = "stated otherwise since"
+NULL_MEETS = "the mean of its null meets it too"
 STATEMENT = ("statement", "metric", "relation", "threshold", "stated")
 """What makes a claim another one where it changes."""
 NOT_MEASURED = ("seed", "mesh", "bed.run")
@@ -144,6 +145,15 @@ def null(claim: Mapping[str, Any]) -> str:
     return f"{claim['null'] or claim['null_run']} {interval(*ends)}"
 
 
+def null_meets(claim: Mapping[str, Any]) -> bool:
+    """Whether a claim holds though its null meets it by its mean, if not by its interval."""
+    mean = claim.get("null_mean")
+    if claim["verdict"] != "holds" or mean is None:
+        return False
+    above = claim["relation"] == ">="
+    return mean >= claim["threshold"] if above else mean <= claim["threshold"]
+
+
 def remarks(claim: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """What is to be said of a claim beside its verdict; empty where there is nothing."""
     late = claim.get("stated", "") > result.get("first_measured", result["finished"])[:10]
@@ -151,7 +161,7 @@ def remarks(claim: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     restated = today is not None and _statement(claim) not in today
     said = (
         late * "stated after the first measurement", changed_since(result) * CHANGED,
-        restated * RESTATED,
+        restated * RESTATED, null_meets(claim) * NULL_MEETS,
     )  # fmt: skip
     return "; ".join(filter(None, [claim["note"], *said]))
 

@@ -9,13 +9,13 @@ Result: results/dcl, 22 min 14 s a run on 1 x cpu (AMD EPYC, 2 cores).
 from ml_collections import ConfigDict
 
 from configs import parts
-from configs.contrastive.parts import as_many_images, fashion
+from configs.contrastive.parts import DCL, as_many_images, fashion
 
 
 def get_config() -> ConfigDict:
     config = parts.pretraining(
         "contrastive.dcl_ablation",
-        loss=dict(name="dcl", temperature=0.2, sigma=0.5),
+        loss=DCL,
         train=parts.training(steps=300, eval_every=0, checkpoint_every=300),
         **fashion(),
     )

@@ -8,10 +8,8 @@ Result: results/dcl, 2 min 42 s a run on 1 x cpu (AMD EPYC, 2 cores).
 from ml_collections import ConfigDict
 
 from configs import parts
+from configs.contrastive.parts import DCL
 
 
 def get_config() -> ConfigDict:
-    return parts.pretraining(
-        "contrastive.views",
-        loss=dict(name="dcl", temperature=0.2, sigma=0.5),
-    )
+    return parts.pretraining("contrastive.views", loss=DCL)

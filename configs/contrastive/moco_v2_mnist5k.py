@@ -11,13 +11,9 @@ Result: results/moco_v2, 2 min 44 s a run on 1 x cpu (AMD EPYC, 2 cores).
 from ml_collections import ConfigDict
 
 from configs import parts
+from configs.contrastive.parts import MOCO_V2
 
 
 def get_config() -> ConfigDict:
-    return parts.pretraining(
-        "contrastive.moco_v2",
-        queue=dict(size=2048),
-        momentum=dict(schedule="constant", start=0.99),
-        batch_norm=dict(groups=8, key_statistics="shuffle"),
-        train=parts.training(steps=800, eval_every=200),
-    )
+    train = parts.training(steps=800, eval_every=200)
+    return parts.pretraining("contrastive.moco_v2", train=train, **MOCO_V2)

@@ -10,14 +10,13 @@ Result: results/moco_v3, 2 min 7 s a run on 1 x cpu (AMD EPYC, 2 cores).
 from ml_collections import ConfigDict
 
 from configs import parts
+from configs.contrastive.parts import MOCO_V3
 
 
 def get_config() -> ConfigDict:
     return parts.pretraining(
         "contrastive.moco_v3",
         augment_second=parts.warps(),
-        head=dict(hidden=256, features=64, norm=True, last_norm=True),
-        predictor=dict(hidden=256, features=64, norm=True),
-        momentum=dict(schedule="cosine", start=0.99),
         train=parts.training(steps=600, eval_every=200),
+        **MOCO_V3,
     )

@@ -50,6 +50,18 @@ BYOL = dict(
     momentum=dict(schedule="cosine", start=0.99),
 )
 
+MOCO_V2 = dict(
+    queue=dict(size=2048),
+    momentum=dict(schedule="constant", start=0.99),
+    batch_norm=dict(groups=8, key_statistics="shuffle"),
+)
+MOCO_V3 = dict(
+    head=dict(hidden=256, features=64, norm=True, last_norm=True),
+    predictor=dict(hidden=256, features=64, norm=True),
+    momentum=dict(schedule="cosine", start=0.99),
+)
+DCL = dict(name="dcl", temperature=0.2, sigma=0.5)
+
 
 def towers(loss: str, *, log_scale: float, bias: float) -> ConfigDict:
     """Line icons and their names, a convolutional encoder and a small transformer.

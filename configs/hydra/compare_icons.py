@@ -6,7 +6,7 @@ Needs `make assets`. Two designers' icons are trained on, options are chosen on 
 fourth's are the test images: no drawing nor its variants are on two sides. Concepts are the first
 words of names and noisy as classes; the test designer has 400 of them.
 
-Result: results/hydra, 10 min 46 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/hydra, 13 min 15 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

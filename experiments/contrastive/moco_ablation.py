@@ -1,7 +1,7 @@
-"""MoCo's two choices, one at a time: how long the queue is, and how slowly its encoder moves.
+"""MoCo's choices one at a time: queue, momentum, temperature, batch, head and augmentation.
 
-Variants are compared as `contrastive.ablation` does: every one with the same seeds, all seeds and
-momenta of one length of the queue in one program.
+Variants are compared as `contrastive.ablation` does: every one with the same seeds, all seeds,
+momenta and temperatures of one length of the queue in one program.
 """
 
 from typing import Any
@@ -13,6 +13,7 @@ SOURCE = (
     "Momentum Contrast (arXiv:1911.05722), Figure 3 and Section 4.1; data, sizes and margins are "
     "this repository's"
 )
+V2 = "MoCo v2 (arXiv:2003.04297), Table 1; data, sizes and margins are this repository's"
 CLAIMS = (
     Claim("Without momentum, keys by the trained encoder itself, a linear probe loses 1 point",
           "linear_probe_over_momentum_0", ">=", 0.01, SOURCE, stated="2026-11-28",
@@ -23,6 +24,12 @@ CLAIMS = (
     Claim("A queue of eight batches is worth half a point of a linear probe over one of one batch",
           "linear_probe_over_queue_256", ">=", 0.005, SOURCE, stated="2026-11-28",
           null="linear_probe_untrained_over_queue_256"),
+    Claim("A hidden layer in the head is worth half a point of a linear probe",
+          "linear_probe_over_linear_head", ">=", 0.005, V2, stated="2026-11-29",
+          null="linear_probe_untrained_over_linear_head"),
+    Claim("Erased rectangles are worth half a point of a linear probe",
+          "linear_probe_over_not_erased", ">=", 0.005, V2, stated="2026-11-29",
+          null="linear_probe_untrained_over_not_erased"),
 )  # fmt: skip
 RANGES = ablation.RANGES
 task = ablation.task

@@ -4,7 +4,8 @@ Chenyang Song, Xu Han, Zhengyan Zhang et al.: ProSparse: Introducing and Enhanci
 Activation Sparsity within Large Language Models, arXiv:2402.13516.
 
 1. The gate's nonlinearity of a trained model is replaced by ReLU, see `relufy`.
-2. Training continues on loss + λ Σ |x₁|, x₁ = gate times input, as λ rises in stages.
+2. Training continues on the loss plus λ times the sum over layers of the mean of |x₁|, where
+   x₁ is the gate times the up projection, as λ rises in stages.
 3. ReLU is replaced by FATReLU, which is zero below a threshold; nothing is trained after it.
 """
 

@@ -12,11 +12,11 @@ class Statistics(NamedTuple):
     """Means over the text tokens of a batch, stacked over layers where a probe makes them.
 
     Attributes:
-      hidden_size: [layers], mean magnitude of gate times input, over channels too.
+      hidden_size: [layers], mean magnitude of gate times up projection, over channels too.
       gate_size: [layers], mean magnitude of the gate.
-      zeros: [layers], share of zeros in gate times input, the paper's sparsity.
+      zeros: [layers], share of zeros in gate times up projection, the paper's sparsity.
       gate_zeros: [layers], share of zeros in the gate, which need no row of two matrices.
-      live: [layers, f], share of tokens at which a channel of gate times input is not zero.
+      live: [layers, f], share of tokens at which a channel of gate times up projection is not zero.
     """
 
     hidden_size: Float[Array, "*layers"]

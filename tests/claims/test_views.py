@@ -119,8 +119,10 @@ def test_momenta_share_a_program_and_lengths_of_the_queue_do_not():
     configs = {name: variant(config, name) for name in (BASE, *config.variants)}
     groups = {tuple(sorted(names)) for names in ablation.programs(configs)}
     assert groups == {
-        ("base", "momentum_0", "momentum_0_9", "momentum_0_999"),
-        ("queue_256",), ("queue_1024",), ("queue_8192",),
+        ("base", "momentum_0", "momentum_0_9", "momentum_0_999", "temperature_0_07",
+         "temperature_0_5"),
+        ("queue_256",), ("queue_1024",), ("queue_8192",), ("batch_64",), ("linear_head",),
+        ("not_erased",),
     }  # fmt: skip
     metrics = [claim.metric for claim in moco_ablation.CLAIMS]
     assert {metric.partition("_over_")[2] for metric in metrics} <= set(config.variants)

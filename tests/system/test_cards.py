@@ -153,6 +153,11 @@ def test_a_data_set_that_cannot_be_prepared_is_said_and_nothing_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_bucket_is_named(capsys):
+    assert cards.main(["digits", "--out=gs://b/cards"]) == 1
+    assert "--out is 'gs://b/cards', a URL" in capsys.readouterr().err
+
+
 def test_every_data_set_says_its_truth_and_splits_and_has_baselines():
     assert set(BASELINES) == set(builders.KNOWN)
     for one in data_sets():

@@ -713,6 +713,23 @@ def test_the_first_measurement_is_remembered_and_a_later_claim_says_so(tmp_path)
         assert results.remarks(new["claims"][0], new) == said
 
 
+@pytest.mark.parametrize(
+    ("verdict", "relation", "mean", "said"),
+    [
+        ("holds", ">=", 0.5, True), ("holds", ">=", 0.4, False), ("holds", "<=", 0.4, True),
+        ("holds", "<=", 0.6, False), ("undecided", ">=", 0.6, False), ("holds", ">=", None, False),
+    ],
+)  # fmt: skip
+def test_a_claim_that_holds_says_so_where_its_null_meets_it_by_its_mean(
+    tmp_path, verdict, relation, mean, said
+):
+    found = record.make_result("toy", "c.py", make_runs(tmp_path, (0.1, 0.2)))
+    claim = found["claims"][0] | dict(
+        verdict=verdict, relation=relation, threshold=0.5, null_mean=mean
+    )
+    assert (results.NULL_MEETS in results.remarks(claim, found)) is said
+
+
 def test_a_result_says_when_its_config_has_changed_since(tmp_path):
     file = "configs/contrastive/simclr_digits.py"
     config = registry.read_config(file).to_dict()

@@ -493,8 +493,10 @@ def test_vectors_of_texts_say_which_passage_each_is(texts, tmp_path):
         (embed, ["--data=digits", "--out=OUT", "--run=other"], ["got 2 run directories"]),
         (embed, ["--data=folder:/nowhere", "--out=OUT"], ["/nowhere"]),
         (embed, ["--data=digits", "--out=/dev/null/x.npz"], ["/dev/null"]),
+        (embed, ["--data=digits", "--out=gs://b/x.npz"], ["--out is 'gs://b/x.npz', a URL"]),
         (export, ["--out=OUT"], ["--format"]),
         (export, ["--format=onnx", "--out=OUT"], ["'onnx'", "stablehlo"]),
+        (export, ["--format=npz", "--out=gs://b/x"], ["--out is 'gs://b/x', a URL", "mount"]),
     ],
 )
 def test_wrong_commands_end_in_one_line_and_write_nothing(

@@ -478,6 +478,8 @@ def test_another_file_is_kept(tmp_path, capsys):
         (["file"], "is not a directory"),
         (["a", "--out=empty"], "is a directory"),
         (["a", "--out=file/report.html"], "cannot be written"),
+        (["a", "gs://b/runs"], "runs is 'gs://b/runs', a URL; expected a path of this machine"),
+        (["a", "--out=gs://b/a.html"], "--out is 'gs://b/a.html', a URL"),
         ([], "required: runs; see --help"),
         (["a", "--figures_mb=-1"], "--figures_mb is -1, expected a number from 0"),
         (["a", "--figures_mb=nan"], "--figures_mb is nan"),

@@ -90,6 +90,12 @@ def test_what_cannot_be_resized_is_named(file, flags, message, capsys):
     assert not out.exists()
 
 
+def test_a_url_is_named(capsys):
+    given = "gs://b/large.safetensors"
+    assert resize.main([given, "--width=2", "--out=x"]) == 1
+    assert f"WEIGHTS is '{given}', a URL" in capsys.readouterr().err
+
+
 def test_a_file_that_exists_stays(file, capsys):
     content = file.read_bytes()
     assert resize.main([str(file), "--width=2", f"--out={file}"]) == 1

@@ -458,14 +458,29 @@ def test_check_finds_exports_without_docstring(tree, monkeypatch):
     class Bare:
         x: int
 
+    class Half:
+        """One method of this says what it does, a dot says nothing."""
+
+        def said(self):
+            """Returns nothing."""
+
+        def dot(self):
+            """."""
+
+        def _own(self):
+            pass
+
+    Half.__module__ = "rml.losses.half"
     root, first = tree
-    monkeypatch.setattr(rml.losses, "__all__", ["bare", "Bare", "NAMES", "nt_xent"])
+    monkeypatch.setattr(rml.losses, "__all__", ["bare", "Bare", "Half", "NAMES", "nt_xent"])
+    monkeypatch.setattr(rml.losses, "Half", Half, raising=False)
     monkeypatch.setattr(rml.losses, "bare", lambda x: x, raising=False)
     monkeypatch.setattr(rml.losses, "Bare", Bare, raising=False)
     monkeypatch.setattr(rml.losses, "NAMES", ("a", "b"), raising=False)
     assert checks.check({"first": first}, root) == [
         "rml.losses.bare: exported without docstring",
         "rml.losses.Bare: exported without docstring",
+        "rml.losses.Half.dot: exported without docstring",
     ]
 
 

@@ -1,0 +1,15 @@
+"""Decoupled contrastive learning (DCLW) on 10,000 articles of clothing.
+
+python -m experiments.run --config=configs/contrastive/dcl_fashion.py --workdir=runs/dcl_fashion
+
+Not run in full here. `make claims ONLY=dcl` measures it into results/dcl.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+from configs.contrastive.parts import DCL, fashion
+
+
+def get_config() -> ConfigDict:
+    return parts.pretraining("contrastive.views", loss=DCL, **fashion())

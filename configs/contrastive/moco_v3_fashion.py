@@ -1,0 +1,22 @@
+"""MoCo v3 on 10,000 articles of clothing, with a ConvNet.
+
+python -m experiments.run --config=configs/contrastive/moco_v3_fashion.py --workdir=runs/moco_v3_f
+
+Not run in full here. `make claims ONLY=moco_v3` measures it into results/moco_v3.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+from configs.contrastive.parts import MOCO_V3, fashion
+
+
+def get_config() -> ConfigDict:
+    shown = fashion()
+    return parts.pretraining(
+        "contrastive.moco_v3",
+        augment_second=shown["augment"],
+        train=parts.training(steps=600, eval_every=200),
+        **MOCO_V3,
+        **shown,
+    )
