@@ -7,7 +7,7 @@ measured of CLIP and SigLIP. Every batch is trained on as many drawings.
 from typing import Any
 
 from experiments.common.variants import BASE
-from experiments.contrastive import ablation, two_towers
+from experiments.contrastive import ablation, named_drawings, two_towers
 from rml.training import Claim, RunDirectory
 
 SOURCE = (
@@ -31,7 +31,7 @@ LOSSES = {"sigmoid": ("batch_32", BASE), "softmax": ("softmax_32", "softmax")}
 """By loss, its variants in each of these batches."""
 KINDS = {
     "class by its name": "zero_shot",
-    f"own name among {two_towers.NEAREST}": f"recall_at_{two_towers.NEAREST}",
+    f"own name among {named_drawings.NEAREST}": f"recall_at_{named_drawings.NEAREST}",
 }
 RANGES = ablation.RANGES
 task = ablation.task
@@ -47,11 +47,11 @@ PICTURE = "accuracies.png"
 def of_towers(config: Any) -> ablation.Judge:
     """Measures both encoders on test drawings."""
     encoders, drawings = (
-        two_towers.compiled(two_towers.build_model(config)), two_towers.Drawings(config)
+        two_towers.compiled(two_towers.build_model(config)), named_drawings.Drawings(config)
     )  # fmt: skip
     drawings.check()
-    return lambda variables, seed: two_towers.shares(
-        two_towers.judge(encoders, config, drawings, variables)
+    return lambda variables, seed: named_drawings.shares(
+        named_drawings.judge(encoders, config, drawings, variables)
     )
 
 

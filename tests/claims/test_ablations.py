@@ -14,7 +14,7 @@ from configs.contrastive import siglip_icons
 from experiments.common.evaluators import ImageEvaluator
 from experiments.common.images import open_images
 from experiments.common.variants import BASE, in_order, variant, written
-from experiments.contrastive import ablation, two_towers
+from experiments.contrastive import ablation, named_drawings, two_towers
 from experiments.registry import find_experiment
 from rml.errors import UserError
 from rml.training import make_mesh, use_mesh
@@ -150,8 +150,8 @@ def test_words_are_lent_by_the_nearest_images():
     seen = np.zeros((3, 1, 2, 1), np.uint8)
     seen[:, 0, :, 0] = [[200, 100], [20, 10], [0, 90]]  # by direction the first two are level
     image = np.array([[[[22], [8]]]], np.uint8)
-    assert two_towers.lent(image, ["far", "near", "other"], seen, k=2) == ["near other"]
-    assert two_towers.lent(image, ["far", "near", "other"], seen, k=9) == ["near other far"]
+    assert named_drawings.lent(image, ["far", "near", "other"], seen, k=2) == ["near other"]
+    assert named_drawings.lent(image, ["far", "near", "other"], seen, k=9) == ["near other far"]
 
 
 def test_names_of_test_drawings_are_found_by_lent_words(measure, monkeypatch):
@@ -165,13 +165,13 @@ def test_names_of_test_drawings_are_found_by_lent_words(measure, monkeypatch):
             for i, (label, new) in enumerate(zip(labels, unseen, strict=True))
         ]
 
-    monkeypatch.setattr(two_towers.Drawings, "names", names)
-    monkeypatch.setattr(two_towers.Drawings, "classes", words)
+    monkeypatch.setattr(named_drawings.Drawings, "names", names)
+    monkeypatch.setattr(named_drawings.Drawings, "classes", words)
     changes = SMALL | MORE["siglip_icons"] | {"data.train": "train[:400]"}
     del changes["seeds"]
     config = override(siglip_icons.get_config(), changes)
-    found = two_towers.judge_words(config, two_towers.Drawings(config))
-    recall = found[f"recall_at_{two_towers.NEAREST}"]
+    found = named_drawings.judge_words(config, named_drawings.Drawings(config))
+    recall = found[f"recall_at_{named_drawings.NEAREST}"]
     assert not recall[::3].any()
     assert found["zero_shot"].mean() > 0.9
     assert (recall >= found["zero_shot"])[np.arange(len(recall)) % 3 != 0].all()
@@ -186,9 +186,12 @@ def test_names_of_test_drawings_are_found_by_lent_words(measure, monkeypatch):
 
 def test_one_hit_among_the_nearest_is_right():
     test = {"label": np.array([2, 0]), "name": np.array([7, 5])}
-    found = two_towers.right(test, [[2], [1]], [[3, 7], [7, 3]])
-    assert two_towers.shares(found) == {"zero_shot": 0.5, f"recall_at_{two_towers.NEAREST}": 0.5}
-    assert found["zero_shot"].tolist() == found[f"recall_at_{two_towers.NEAREST}"].tolist()
+    found = named_drawings.right(test, [[2], [1]], [[3, 7], [7, 3]])
+    assert named_drawings.shares(found) == {
+        "zero_shot": 0.5,
+        f"recall_at_{named_drawings.NEAREST}": 0.5,
+    }
+    assert found["zero_shot"].tolist() == found[f"recall_at_{named_drawings.NEAREST}"].tolist()
 
 
 @pytest.mark.slow
@@ -215,7 +218,7 @@ def test_a_recipe_measures_its_claims(measure, monkeypatch, name):
         source = open_images(drawings.config, part, labelled=True)
         return [f"number {source.class_names[label]}" for label in source.arrays()["label"]]
 
-    monkeypatch.setattr(two_towers.Drawings, "names", names)
+    monkeypatch.setattr(named_drawings.Drawings, "names", names)
     # Probes, and what is odd in the data, are looked at elsewhere.
     monkeypatch.setattr(ImageEvaluator, "probe", ImageEvaluator.knn)
     monkeypatch.setattr(ImageEvaluator, "check", lambda evaluator: None)
