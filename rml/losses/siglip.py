@@ -39,8 +39,8 @@ def siglip_loss(
     Raises:
       ValueError: If `reduction` is unknown.
 
-    Source: Zhai et al. 2023, Sigmoid Loss for Language Image Pre-Training, eq. 1 and
-    algorithm 1.
+    Source: Zhai et al. 2023, Sigmoid Loss for Language Image Pre-Training, algorithm 1; in eq. 1
+    the bias has the opposite sign.
     """
     check_reduction(reduction)
     n = images.shape[0]
