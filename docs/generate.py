@@ -118,7 +118,7 @@ def systems_table(
     rows = [
         (
             f"[{system.key}]({prefix}{system.key}.md)",
-            counts(results.get(system.key, {})) if system.built else "not built",
+            counts(results.get(system.key, {}), system) if system.built else "not built",
             system.title,
             system.claim,
         )
@@ -288,7 +288,7 @@ def options(result: Mapping[str, Any]) -> str:
     if tried == "fixed":
         return "All options are fixed in the config."
     counts = ", ".join(f"{side} {count}" for side, count in tried.items())
-    return f"Options were chosen on validation data, of so many combinations: {counts}."
+    return f"Options were chosen without test data, of so many combinations: {counts}."
 
 
 def load_library() -> griffe.Module:

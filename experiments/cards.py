@@ -29,7 +29,7 @@ from experiments.difficulty import Scores, of_classes, of_flights, of_images, of
 from experiments.record import processor, shrink
 from experiments.results import DATA_SETS, number
 from experiments.search_difficulty import of_manuals, of_search
-from experiments.startup import Parser
+from experiments.startup import LocalPath, Parser
 from rml.data import builders
 from rml.data.duplicates import near_duplicates
 from rml.errors import UserError, unknown
@@ -90,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures data sets one after the other; returns the exit code."""
     parser = Parser(prog="python -m experiments.cards", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="data sets, all if none is named")
-    parser.add_argument("--out", type=Path, default=Path("results", DATA_SETS), help="folder")
+    parser.add_argument(
+        "--out", action=LocalPath, default=Path("results", DATA_SETS), help="folder"
+    )
     try:
         options = parser.parse_args(argv)
     except UserError as error:

@@ -30,7 +30,7 @@ from rich.console import Console
 
 from experiments import record
 from experiments.launches import Run, interrupt, launch_all
-from experiments.registry import find_experiment, read_config, runs_read
+from experiments.registry import find_experiment, options_tried, read_config, runs_read
 from experiments.results import config_hash, interval, null, reason_to_keep, result_file
 from experiments.startup import Parser
 from experiments.systems import System, read_systems
@@ -135,9 +135,10 @@ def restate(systems: Sequence[System], options: argparse.Namespace) -> int:
     file = result_file(options.results, systems[0].key, options.config)
     if not file.exists():
         raise UserError(f"there is no {file}, expected the result whose claims are restated")
+    recipe = find_experiment(config.experiment)
     result = record.restate_result(
-        json.loads(file.read_text()), config_hash(config.to_dict()),
-        find_experiment(config.experiment).CLAIMS, file,
+        json.loads(file.read_text()), config_hash(config.to_dict()), recipe.CLAIMS, file,
+        tries=options_tried(recipe, config),
     )  # fmt: skip
     print(record.rewrite_result(result, options.results))
     return int(bool(tell_vacuous([result])))

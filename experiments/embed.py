@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from experiments.cpu import convolve_on_all_cores
-from experiments.startup import Parser, keep_compiled, quiet_libraries
+from experiments.startup import LocalPath, Parser, keep_compiled, quiet_libraries
 from rml.errors import UserError
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
@@ -59,7 +59,7 @@ def plain_parser(tool: str, text: str | None) -> argparse.ArgumentParser:
         prog=f"python -m experiments.{tool}", description=description, epilog=usage,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, help="file to write, which must not exist")
+    parser.add_argument("--out", action=LocalPath, help="file to write, which must not exist")
     return parser
 
 

@@ -41,7 +41,7 @@ from experiments.cpu import convolve_on_all_cores
 from experiments.embed import check_out, plain_parser, run_command
 from experiments.export import FORMATS
 from experiments.startup import keep_compiled, quiet_libraries
-from rml.errors import UserError
+from rml.errors import UserError, local_path
 
 TRANSPORT = "ot"
 """Alignment by transport, then the average: `rml.merging.align`, for models of different seeds."""
@@ -179,8 +179,9 @@ def merged_files(method: str, options: argparse.Namespace, given: dict[str, Any]
             "architecture is not known"
         )
     check_options(method, given)
-    base = Path(options.base) if options.base else None
-    merge_files(method, base, [Path(name) for name in options.encoders], options.out, **given)
+    base = local_path(options.base, "--base") if options.base else None
+    experts = [local_path(name, "ENCODER") for name in options.encoders]
+    merge_files(method, base, experts, options.out, **given)
     return f"wrote {options.out}, {options.out.stat().st_size / 2**20:.1f} MiB"
 
 

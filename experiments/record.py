@@ -14,10 +14,12 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments.commit import current_commit as current_commit
 from experiments.common.figures import canvas
+from experiments.registry import options_tried
 from experiments.results import (  # fmt: skip
     RELATIONS,
     config_hash,
@@ -34,8 +36,9 @@ from rml.training.durable import write_json
 
 PICTURE_BYTES, PICTURE_WIDTH = 60_000, 700  # one of hundreds in the repository
 MARKS = dict(zip(VERDICTS, "oXDsoX", strict=True))
-TRIES = "tries_"
-"""Beginning of the metrics that say how many combinations of options each side chose from."""
+TRIES = ("tries_", "late_tries_")
+"""Beginnings of the metrics that say how many combinations of options each side chose from: in all
+of a run, and for the layers of a trained model that `experiments.attention.late` replaces."""
 
 
 class Measured(NamedTuple):
@@ -54,6 +57,7 @@ class Joined(NamedTuple):
       claims: The claims that they stated.
       metrics: Every metric's values, one a run, NaN where a run lacks it.
       summaries: Their summaries.
+      tries: By side, how many combinations of options their recipe counts from their config.
     """
 
     hash: str
@@ -61,6 +65,7 @@ class Joined(NamedTuple):
     claims: list[Claim]
     metrics: dict[str, list[float]]
     summaries: list[dict[str, Any]]
+    tries: Mapping[str, int] = MappingProxyType({})
 
     def measured(self, metric: str) -> Measured:
         """A metric of all runs.
@@ -134,11 +139,15 @@ def make_result(
 def _measured(
     found: Joined, absent: Mapping[str, Joined], claims: Iterable[Claim]
 ) -> dict[str, Any]:
-    """What a result says of all seeds: metrics, claims, and how many options were tried."""
-    tries = {
-        name.removeprefix(TRIES): int(np.nanmax(values))
+    """What a result says of all seeds: metrics, claims, and how many options were tried.
+
+    Of a side that the recipe counts too, the metric of the runs stands.
+    """
+    tries = {**found.tries} | {
+        name.removeprefix(start): int(np.nanmax(values))
         for name, values in found.metrics.items()
-        if name.startswith(TRIES)
+        for start in TRIES
+        if name.startswith(start)
     }
     return {
         "metrics": {
@@ -187,8 +196,9 @@ def _why_not_judged(old: Mapping[str, Any], run_hash: str, claims: Sequence[Clai
 
 
 def restate_result(
-    old: Mapping[str, Any], run_hash: str, claims: Sequence[Claim], file: Path
-) -> dict[str, Any]:
+    old: Mapping[str, Any], run_hash: str, claims: Sequence[Claim], file: Path, *,
+    tries: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, Any]:  # fmt: skip
     """A result with other claims, judged by the metrics that it keeps of every seed.
 
     A claim that it has already, and whose null ran on its own, stays as it was judged.
@@ -198,6 +208,7 @@ def restate_result(
       run_hash: Hash of the config that the claims are of.
       claims: What is claimed today.
       file: The result's file, for messages.
+      tries: By side, how many combinations of options the recipe counts from that config.
 
     Raises:
       UserError: It is of another config, another claim's null ran on its own, or a claim is on a
@@ -211,7 +222,8 @@ def restate_result(
         name: [float("nan") if value is None else value for value in values]
         for name, values in old["metrics"].items()
     }
-    measured = _measured(Joined(run_hash, old["seeds"], others, metrics, []), {}, others)
+    found = Joined(run_hash, old["seeds"], others, metrics, [], tries)
+    measured = _measured(found, {}, others)
     judged = kept | dict(zip(others, measured["claims"], strict=True))
     return {**old, **measured, "claims": [judged[claim] for claim in claims]}
 
@@ -240,7 +252,9 @@ def join_results(result: Mapping[str, Any], old: Mapping[str, Any], file: Path) 
         return [float("nan") if value is None else value for value in found]
 
     names = dict.fromkeys([*old["metrics"], *result["metrics"]])
-    found = Joined(result["config_hash"], seeds, claims, {n: values(n) for n in names}, [])
+    tries = {} if result["options"] == "fixed" else result["options"]
+    metrics = {name: values(name) for name in names}
+    found = Joined(result["config_hash"], seeds, claims, metrics, [], tries)
     both = (old, result)
     return {
         **result,
@@ -307,7 +321,8 @@ def join(directories: Sequence[Path], claims: Sequence[Claim] | None = None) -> 
                 )
     names = dict.fromkeys(name for summary in summaries for name in summary["metrics"])
     metrics = {n: [s["metrics"].get(n, float("nan")) for s in summaries] for n in names}
-    return Joined(hashes[0], seeds, stated[0], metrics, summaries)
+    tries = options_tried(recipe_of(summaries[0]), ConfigDict(configs[0]))
+    return Joined(hashes[0], seeds, stated[0], metrics, summaries, tries)
 
 
 def _stated(directory: Path, summary: Mapping[str, Any]) -> list[Claim]:

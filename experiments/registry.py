@@ -39,6 +39,21 @@ def runs_read(recipe: Any, config: Any) -> Mapping[str, str]:
     return found
 
 
+def options_tried(recipe: Any, config: Any) -> dict[str, int]:
+    """What a recipe's `tries` counts: by side, combinations of options that a run chooses from.
+
+    Sides are named as the recipe names its methods. A choice on validation data counts with every
+    side whose options depend on it, also where a side takes them from another.
+
+    Args:
+      recipe: The recipe's module; one without `tries` counts nothing.
+      config: One of its configs, by which `tries` counts.
+    """
+    tries = getattr(recipe, "tries", None)
+    # A recipe may import a module of this name.
+    return dict(tries(config)) if callable(tries) else {}
+
+
 def find_experiment(name: str) -> Any:
     """The module of an experiment, `experiments.<area>.<name>`.
 

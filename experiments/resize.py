@@ -12,13 +12,12 @@ alone gives the same features; more layers do not.
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments.cpu import convolve_on_all_cores
 from experiments.embed import check_out, plain_parser, run_command
 from experiments.startup import keep_compiled, quiet_libraries
-from rml.errors import UserError
+from rml.errors import UserError, local_path
 
 
 def main(argv: Sequence[str]) -> int:
@@ -84,7 +83,8 @@ def read_weights(name: str) -> dict[str, Any]:
     from rml.models.pretrained.files import read_safetensors
 
     if name.endswith(".safetensors"):
-        return {key: tensor.read() for key, tensor in read_safetensors(Path(name)).items()}
+        file = local_path(name, "WEIGHTS")
+        return {key: tensor.read() for key, tensor in read_safetensors(file).items()}
     import rml
     from experiments.export import used_weights
 

@@ -17,7 +17,7 @@ from absl import app, flags
 
 from experiments import registry
 from experiments.cpu import cores
-from rml.errors import UserError
+from rml.errors import UserError, local_path
 
 HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 M_ARENA_MAX = -8  # of glibc's malloc.h
@@ -31,6 +31,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises the mistake instead of printing the usage."""
         raise UserError(f"{message}; see --help")
+
+
+class LocalPath(argparse.Action):
+    """Keeps paths of this machine, see `rml.errors.local_path`; a URL is the user's mistake."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+        option_string: str | None = None,
+    ) -> None:  # fmt: skip
+        """Keeps the path that a flag or an argument gives, or all of them."""
+        what = option_string or self.dest
+        given = [local_path(x, what) for x in ([values] if isinstance(values, str) else values)]
+        setattr(namespace, self.dest, given[0] if isinstance(values, str) else given)
 
 
 def parse_flags(argv: Sequence[str], show_help: Callable[..., None] | None = None) -> list[str]:

@@ -53,6 +53,7 @@ class System:
       claim: What must hold when it is measured.
       functions: Dotted names of the functions that implement it.
       configs: Config files, that of the claim first.
+      extras: Of these the ones whose claims are not counted among the system's, and why.
       baseline: Whether it is there for others to be measured against.
     """
 
@@ -67,6 +68,7 @@ class System:
     claim: str
     functions: tuple[str, ...] = ()
     configs: tuple[str, ...] = ()
+    extras: Mapping[str, str] = dataclasses.field(default_factory=dict)
     baseline: bool = False
 
     @property
@@ -161,6 +163,8 @@ def show_system(system: System, results: Path = ROOT / "results") -> str:
         if (ROOT / config).is_file():
             what, command = registry.describe(ROOT / config)
             lines[-1] += f": {what}\n  {command}"
+        if config in system.extras:
+            lines.append(f"  an extra that is not counted: {system.extras[config]}")
         measured = results / system.key / f"{Path(config).stem}.json"
         if measured.is_file():
             lines += [f"  {line}" for line in _show_result(measured)]
@@ -297,12 +301,16 @@ def _system(where: str, key: str, table: Mapping[str, Any], baseline: bool) -> S
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name not in table:
-            if field.default is dataclasses.MISSING:
+            if field.default is field.default_factory is dataclasses.MISSING:
                 raise UserError(f"{where} has no {name}")
             continue
         value = table[name]
         if field.type in (str, int):
             expected, right = field.type.__name__, type(value) is field.type
+        elif name == "extras":
+            expected = "a table of reasons by config of the system"
+            right = isinstance(value, dict) and {*value} <= {*table.get("configs", ())}
+            right = right and all(isinstance(why, str) for why in value.values())
         else:
             expected, right = "a list of different strings", isinstance(value, list)
             right = right and all(isinstance(item, str) for item in value)

@@ -51,13 +51,14 @@ def systems_table() -> str:
             paper(system),
             system.area,
             "built" if system.built else "not built",
-            counts(measured.get(system.key, {})),
+            counts(measured.get(system.key, {}), system),
         )
         for system in found
         if system.section != BASELINES
     ]
     baselines = ", ".join(
-        f"`{system.key}` ({counts(measured.get(system.key, {})) if system.built else 'not built'})"
+        f"`{system.key}` "
+        f"({counts(measured.get(system.key, {}), system) if system.built else 'not built'})"
         for system in found
         if system.section == BASELINES
     )
@@ -66,26 +67,39 @@ def systems_table() -> str:
 
 
 def measured_table() -> str:
-    """The pillars by config: what their claims came to, over how many seeds, the time of one."""
+    """The pillars by config: their claims, what the first came to, seeds, the time of a run."""
     measured = read_results()
     rows: list[Sequence[str]] = []
     for system in read_systems().values():
         if system.section != PILLARS:
             continue
         found = measured.get(system.key, {})
-        if not found:
-            rows.append((paper(system), counts(found), "", "", ""))
+        rows.append((f"**{paper(system)}**", counts(found, system), "", "", ""))
         rows += [
             (
-                paper(system),
+                config_cell(result, system),
                 count_claims(result["claims"]),
-                f"`{result['config']}`",
+                first_claim(result),
                 str(len(result["seeds"])),
                 duration(fmean(result["seconds"])),
             )
             for result in found.values()
         ]
-    return table(("pillar", "claims", "config", "seeds", "time a seed"), rows)
+    first = "first claim: mean (95% interval), needed"
+    return table(("pillar and configs", "claims", first, "seeds", "time a run"), rows)
+
+
+def first_claim(result: Mapping[str, Any]) -> str:
+    """What was measured of the first claim of a result, and its threshold."""
+    claim = result["claims"][0]
+    found = interval(claim["mean"], claim["low"], claim["high"])
+    return f"`{claim['metric']}` {found}, {RELATIONS[claim['relation']]} {claim['threshold']:g}"
+
+
+def config_cell(result: Mapping[str, Any], system: System) -> str:
+    """The config of a result, and why its claims are not counted where it is an extra."""
+    extra = system.extras.get(result["config"], "")
+    return f"`{result['config']}`" + f" (an extra: {extra})" * bool(extra)
 
 
 def claims_table(key: str) -> str:
@@ -102,11 +116,11 @@ def claims_table(key: str) -> str:
     systems = read_systems()
     if key not in systems:
         raise unknown("system", key, systems)
-    measured = read_results().get(key, {}).values()
+    measured, system = read_results().get(key, {}).values(), systems[key]
     rows = [
         (
             claim["statement"],
-            f"`{result['config']}`",
+            config_cell(result, system),
             f"{claim['metric']} {interval(claim['mean'], claim['low'], claim['high'])}",
             f"{RELATIONS[claim['relation']]} {claim['threshold']:g}",
             null(claim),
@@ -120,7 +134,7 @@ def claims_table(key: str) -> str:
         return "Not measured.\n"
     rows += [
         (
-            claim["statement"], f"`{result['config']}`", claim["metric"],
+            claim["statement"], config_cell(result, system), claim["metric"],
             f"{RELATIONS[claim['relation']]} {claim['threshold']:g}", "", "", "not measured",
         )
         for result in measured
@@ -137,11 +151,12 @@ BLOCKS: dict[str, Callable[..., str]] = {
 }
 
 
-def counts(measured: Mapping[str, Mapping[str, Any]]) -> str:
-    """How many claims hold in the results of a system."""
-    if not measured:
+def counts(measured: Mapping[str, Mapping[str, Any]], system: System) -> str:
+    """How many claims hold in the results of a system, its extras left out."""
+    counted = [result for result in measured.values() if result["config"] not in system.extras]
+    if not counted:
         return "not measured"
-    return count_claims(claim for result in measured.values() for claim in result["claims"])
+    return count_claims(claim for result in counted for claim in result["claims"])
 
 
 def paper(system: System) -> str:

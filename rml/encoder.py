@@ -201,8 +201,9 @@ def load(
       The encoder.
 
     Raises:
-      UserError: There is no run, it learns no encoder or has no such checkpoint, an option is
-        unknown, weights are not on this machine, or `experiments` cannot be imported.
+      UserError: There is no run or its directory is a URL, it learns no encoder or has no such
+        checkpoint, an option is unknown, weights are not on this machine, or `experiments` cannot
+        be imported.
     """
     try:
         encoders = importlib.import_module("experiments.common.encoders")

@@ -78,6 +78,11 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     return metrics
 
 
+def tries(config: Any) -> dict[str, int]:
+    """How many penalties the model of finitely many heads and both limits choose from."""
+    return dict.fromkeys(("finite", "limit", "mlp"), len(config.regularizations))
+
+
 def risks(config: Any, replicate: int, progress: Progress) -> tuple[np.ndarray, ...]:
     """Risks of one replicate: [heads, sizes, targets], and [sizes, targets] of the two limits."""
     shape, train = dict(keys=config.num_keys, d=config.d), max(config.sizes)

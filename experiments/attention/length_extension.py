@@ -14,7 +14,14 @@ ours.
 
 from typing import Any
 
-from experiments.attention.length_methods import BASE, UNTRAINED, costs, extended, unseen
+from experiments.attention.length_methods import (
+    BASE,
+    TRAINED,
+    UNTRAINED,
+    costs,
+    extended,
+    unseen,
+)
 from experiments.attention.length_readings import draw, long_texts, nats, summarised
 from experiments.common import figures, small_lm
 from rml.errors import UserError
@@ -52,6 +59,11 @@ CAPTIONS = {
     "loss.png": "Cross-entropy (nats a token) against steps of the base model's training.",
 }
 PICTURE = "lengths.png"
+
+
+def tries(config: Any) -> dict[str, int]:
+    """How many scales of reading each model chooses from on validation texts."""
+    return dict.fromkeys((*UNTRAINED, *TRAINED), len(config.long.scales))
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

@@ -18,7 +18,7 @@ from experiments.registry import config_keys, find_experiment
 from rml import models
 from rml.data import augment
 from rml.encoder import Encoder, ImageEmbedder
-from rml.errors import UserError
+from rml.errors import UserError, local_path
 from rml.models.layers import module_options
 from rml.retrieval import TextEmbedder
 from rml.retrieval.embed import on_mesh
@@ -239,16 +239,15 @@ def open_encoder(
     name: str | Path, *, step: int | None = None, mesh: Mesh | None = None, **options: Any
 ) -> Encoder:
     """The encoder of a run, or of published weights, with its preprocessing; see `rml.load`."""
+    key = "the run directory"
+    directory = None if str(name).startswith(WEIGHTS) else local_path(name, key)
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
-    if str(name).startswith(WEIGHTS):
+    if directory is None:
         if step is not None or options:
             given = "a step" if step is not None else f"the option {next(iter(options))!r}"
             raise UserError(f"{name} takes no options, got {given}")
         return open_weights(str(name), mesh)
-    directory = Path(name).expanduser()
-    config, embedder, found = load_embedder(
-        directory, key="the run directory", step=step, mesh=mesh, **options
-    )
+    config, embedder, found = load_embedder(directory, key=key, step=step, mesh=mesh, **options)
     kind = "images" if isinstance(embedder, ImageEmbedder) else "texts"
     return Encoder(kind, config.to_dict(), directory, found, embedder)
 

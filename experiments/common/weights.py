@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from rml import assets
 from rml.encoder import Encoder, ImageEmbedder
-from rml.errors import MissingError, UserError, unknown
+from rml.errors import MissingError, UserError, local_path, unknown
 from rml.models import pretrained
 from rml.models.layers import MIN_IMAGE
 from rml.models.pretrained.images import ARCHIVES
@@ -76,7 +76,7 @@ def open_weights(name: str, mesh: Mesh) -> Encoder:
         return Encoder("texts", {"weights": _origin(weights), "data": {}}, name, None, embedder)
     path = re.sub(r"@\d+$", "", weights)
     archive = path.partition("/")[0]
-    if archive not in ARCHIVES and not (path and Path(path).expanduser().exists()):
+    if archive not in ARCHIVES and not (path and local_path(path, "the path of weights").exists()):
         raise unknown("weights", path, [*ARCHIVES, *pretrained.NAMES])
     model, side = _load_images(name, "the name of the weights")
     config = {

@@ -136,6 +136,11 @@ def chosen(config: Any, x: Any, y: Any, validation: Any) -> tuple[Any, dict[str,
     return replaced(config, {"model.width": width}), metrics | {"width": width}
 
 
+def tries(config: Any) -> dict[str, int]:
+    """How many ν validation points choose from, for both ways; the NNGP has none."""
+    return dict.fromkeys((RELATIVE, FACTORS), len(config.model.widths))
+
+
 def fitted(config: Any, way: str, x: Any, y: Any, *, steps: int | None = None) -> Course:
     """Maximises the objective from the NNGP, step by step."""
     model, g = config.model, kernels.input_gram(x)

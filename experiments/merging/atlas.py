@@ -20,6 +20,7 @@ from experiments.merging.atlas_few import few_parameters, few_shots, without_lab
 from experiments.merging.atlas_tasks import addition, changed, exchanged, negation
 from experiments.merging.bed import Bed, of_bed, open_bed, subtract
 from experiments.merging.judging import differences, halves, judged, over_targets
+from experiments.merging.ranking import choices
 from experiments.ranges import Range
 from rml.merging import cosine_matrix, part_coefficients
 from rml.models.adapters import init_lora
@@ -138,6 +139,34 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     cosines = cosine_matrix(subtract(bed.experts, bed.base))
     atlas_figures.draw(run, list(bed.tasks), added, coefficients["atlas"], cosines, shots, parts)
     return {name: float(value) for name, value in metrics.items()}
+
+
+def tries(config: Any) -> dict[str, int]:
+    """How many rates, scales and multiples validation images choose from, by setting and way."""
+    arithmetic, few = choices(config), config.few.rates
+    added, taken = len(config.addition.rates), len(config.negation.rates)
+    learned = taken * (config.search.tries // taken)  # multiples of what each rate taught
+    parts = ("atlas", *(f"by_{count}" for count in config.parts.counts), "parts")
+    settings = {
+        "addition": {
+            **dict.fromkeys(("atlas", "isotropic", "selected", "shuffled"), added),
+            **{way: arithmetic[way] for way in ("task_arithmetic", "ties", "adamerging")},
+        },
+        "negation": {
+            "atlas": learned, "isotropic": config.negation.multiples, "shuffled": learned,
+        },
+        "few": {
+            "isotropic": len(few.atlas),
+            **{way: len(few[way]) for way in ("atlas", "probe", "cache", "lora", "full")},
+        },
+        "test_time": dict.fromkeys(
+            ("ufm", "literal", "exchanged"), len(config.test_time.rates)
+        ),
+        "parts": dict.fromkeys(parts, len(few.atlas)) | {"lora": len(few.lora)},
+    }  # fmt: skip
+    return {
+        f"{setting}_{way}": count for setting, own in settings.items() for way, count in own.items()
+    }
 
 
 def sizes(config: Any, bed: Bed) -> dict[str, float]:

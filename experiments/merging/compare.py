@@ -19,7 +19,7 @@ from experiments.merging import compare_figures
 from experiments.merging.bed import of_bed, open_bed, take
 from experiments.merging.compare_ways import forward_flops, twin, ways
 from experiments.merging.judging import Reading, differences, judged, read
-from experiments.merging.ranking import ensembled, on_their_own
+from experiments.merging.ranking import ensembled, on_their_own, tries_of
 from experiments.ranges import Range
 from rml.ops import trees
 from rml.training import Claim, Progress, RunDirectory
@@ -93,3 +93,23 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         }  # fmt: skip
     compare_figures.draw(run, list(bed.tasks), found, metrics)
     return {name: float(value) for name, value in metrics.items()}
+
+
+def tries(config: Any) -> dict[str, int]:
+    """How many candidates validation images choose from, by way.
+
+    Vectors that are dropped, or masked, have the scale of task arithmetic; the router of
+    twin-merging has the best of its epochs.
+    """
+    search, rates = config.search.tries, len(config.mask.learning_rates)
+    starts = len(tries_of(config.methods.adamerging))
+    searched = ("weights", "fisher", "regmean", "crossed", "arithmetic", "ties", "dare", "dropped",
+                "unscaled")  # fmt: skip
+    return {
+        **dict.fromkeys(searched, search),
+        "concrete": search + rates,
+        **dict.fromkeys(("adamerging", "noise"), starts),
+        **dict.fromkeys(("masked", "leap"), rates * starts),
+        "atlas": len(config.addition.rates),
+        "twin": search + config.router.epochs,
+    }

@@ -35,7 +35,7 @@ from experiments.merging.judging import (
     judged,
     read,
 )
-from experiments.merging.ranking import adamerged, on_their_own, scaled
+from experiments.merging.ranking import adamerged, on_their_own, scaled, tries_of
 from experiments.ranges import Range
 from rml.merging import expected_mask, hard_mask, mask_logits, mask_vectors, save_mask
 from rml.ops import t_interval, trees
@@ -154,6 +154,22 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     }
     concrete_figures.draw(run, found, masks, after)
     return {name: float(value) for name, value in metrics.items()}
+
+
+def tries(config: Any) -> dict[str, int]:
+    """How many scales, rates and starts validation images choose from, by method.
+
+    Each rate of a mask that was learned beside coefficients is judged by the best of AdaMerging.
+    """
+    scales, rates = config.search.tries, len(config.mask.learning_rates)
+    starts = len(tries_of(config.methods.adamerging))
+    return {
+        **dict.fromkeys(("tuned", "ties", "random_tuned"), scales),
+        **dict.fromkeys(("concrete", "deterministic", "few", "bits"), rates),
+        "concrete_tuned": scales + rates,
+        **dict.fromkeys(("adamerging", "random_adamerging", "task_adamerging"), starts),
+        **dict.fromkeys(("concrete_adamerging", "concrete_task_adamerging"), rates * starts),
+    }
 
 
 def of_experts(bed: Bed, part: Part, masks: dict[str, Any]) -> dict[str, float]:

@@ -4,8 +4,9 @@ Matena and Raffel, Merging Models with Fisher-Weighted Averaging, arXiv:2111.098
 one bed of experts: models of one task in the place of their ensemble; a base and its fine-tuned
 model along the line between them, in and out of distribution; a target with few labels merged with
 experts on other tasks; and experts on eight tasks, beside averages, task arithmetic, TIES, DARE,
-RegMean, AdaMerging and ensembles. Each method has equally many tries on validation images. Fishers
-whose entries changed places are the null. Models, data and margins are this repository's.
+RegMean, AdaMerging and ensembles. Validation images choose among a method's options, whose number
+its result has: of methods that are searched it is the same. Fishers whose entries changed places
+are the null. Models, data and margins are this repository's.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ from experiments.merging.fisher_robust import area, lines, robustness
 from experiments.merging.fisher_transfer import transfer
 from experiments.merging.fishers import fishers_of, shuffled
 from experiments.merging.judging import Reading, differences, judged, read
-from experiments.merging.ranking import baselines, equally, weighted
+from experiments.merging.ranking import baselines, choices, equally, weighted
 from experiments.ranges import Range
 from rml.merging import floored_share
 from rml.training import Claim, Progress, RunDirectory
@@ -108,6 +109,33 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     })  # fmt: skip
     fisher_figures.draw(run, eight, one, along, few)
     return {name: float(value) for name, value in metrics.items()}
+
+
+def tries(config: Any) -> dict[str, int]:
+    """How many options validation images choose from, by setting and method.
+
+    With few labels those are weights with each donor, of which Fisher merging names the one that
+    is fine-tuned further.
+    """
+    search, points = config.search.tries, config.transfer.points
+    several = (len(config.tasks) - 1) * points
+    settings = {
+        "eight": choices(config) | {"fisher": search, "shuffled": search},
+        "ensembling": {
+            **dict.fromkeys(("weighted_average", "fisher", "shuffled"), search),
+            **dict.fromkeys(("single", "greedy"), config.ensembling.models),
+        },
+        "robust": dict.fromkeys(("fisher", "average", "shuffled"), config.robust.points),
+        "transfer": {
+            "base": points,
+            **dict.fromkeys(("average", "fisher", "shuffled", "donor_tuned"), several),
+        },
+    }
+    return {
+        f"{setting}_{name}": count
+        for setting, own in settings.items()
+        for name, count in own.items()
+    }
 
 
 def eight_tasks(config: Any, bed: Bed, fishers: Any) -> tuple[dict[str, Reading], dict[str, float]]:

@@ -155,6 +155,22 @@ def check(config: Any) -> None:
             )
 
 
+def tries(config: Any) -> dict[str, int]:
+    """How many rates, weights and scales validation texts choose from, by way.
+
+    Ways of the experts have the rate of these; a weight chosen at every token is no option.
+    """
+    rates, points = len(config.tuning.rates), config.alpha.points
+    of_experts = ("expert", "mean", "proxy", "dynamic", "refined", "shuffled", "same_mean",
+                  "several", "uniform")  # fmt: skip
+    return {
+        **dict.fromkeys((*of_experts, "multitask", "tuned", "lora"), rates),
+        "fixed": rates + points,
+        "contrastive": points,
+        "arithmetic": rates + len(config.alpha.scales),
+    }
+
+
 def of_one(
     config: Any, validation: Mapping[str, np.ndarray], test: Mapping[str, Reading],
     whole: Mapping[str, Any],

@@ -1,4 +1,4 @@
-"""Methods of merging side by side on the eight tasks of a bed, with equally many tries."""
+"""Methods of merging on the eight tasks of a bed, their options chosen on validation images."""
 
 import functools
 import itertools
@@ -100,6 +100,12 @@ def tries_of(options: Any) -> list[tuple[float, float]]:
     The paper starts at 0.3, task arithmetic's scale on its models.
     """
     return list(itertools.product(options.starts, options.learning_rates))
+
+
+def choices(config: Any) -> dict[str, int]:
+    """How many options validation images choose from, by method of `baselines`."""
+    single = dict.fromkeys((*SCALED, WEIGHTED, "regmean"), config.search.tries)
+    return single | {"adamerging": len(tries_of(config.methods.adamerging))}
 
 
 def drawn_batches(config: Any, images: Images, options: Any, *, seed: int = 0) -> Images:

@@ -17,6 +17,7 @@ from experiments.common.claims import with_bounds
 from experiments.merging import twin_figures
 from experiments.merging.bed import of_bed, open_bed
 from experiments.merging.judging import differences, judged
+from experiments.merging.ranking import choices
 from experiments.merging.twin_arms import of_mixtures, of_models
 from experiments.merging.twin_costs import energies, of_memory, of_sizes, of_time
 from experiments.merging.twin_parts import (
@@ -27,6 +28,7 @@ from experiments.merging.twin_parts import (
     merged,
     of_weights,
     parts_of,
+    static_tries,
 )
 from experiments.merging.twin_tasks import check_tasks, of_counts, of_unseen, slopes
 from experiments.ranges import Range
@@ -145,3 +147,18 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     table = np.stack([np.asarray(weights)[task == i].mean(0) for i in range(len(tasks))])
     twin_figures.draw(run, tasks, readings, table, sizes, gaps)
     return {name: float(value) for name, value in metrics.items()}
+
+
+def tries(config: Any) -> dict[str, int]:
+    """How many scales, weights and epochs of the router validation images choose from, by arm.
+
+    Every arm of exclusive vectors has the scale of the shared expert.
+    """
+    scales = config.search.tries
+    routed = scales + config.router.epochs
+    return {
+        **dict.fromkeys(("tuned", "ties", "dare", "uniform", "oracle", "tuned_biases"), scales),
+        "adamerging": choices(config)["adamerging"],
+        "static": scales + static_tries(config),
+        **dict.fromkeys(("twin", "shuffled", "top", "hard", "biases", "full"), routed),
+    }

@@ -97,6 +97,11 @@ def best_static(config: Any, bed: Bed, twin: Twin, validation: Part) -> Array:
     return tried[int(np.argmax(values))]
 
 
+def static_tries(config: Any) -> int:
+    """How many static weights `best_static` tries."""
+    return 1 + 2 * config.search.tries
+
+
 def by_task_heads(bed: Bed, part: Part, found: Array) -> Reading:
     """The reading of features by the head of each image's own task."""
     return by_heads_of(bed, part, found, part.images.task)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.report.page import MARKER, render
 from experiments.report.reading import find_runs, read_runs
-from experiments.startup import Parser, fail
+from experiments.startup import LocalPath, Parser, fail
 from rml.errors import UserError
 
 
@@ -19,9 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Turns run directories into one self-contained HTML page.",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, help="Run directories, or directories that hold some."
+        "runs", nargs="+", action=LocalPath, help="Run directories, or directories that hold some."
     )
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="The page to write.")
+    parser.add_argument(
+        "--out", action=LocalPath, default=Path("report.html"), help="The page to write."
+    )
     parser.add_argument("--title", default="Experiment report", help="The page's title.")
     parser.add_argument(
         "--overwrite", action="store_true", help="Replace a file that is not a report."

@@ -71,6 +71,7 @@ NEEDED = {
 """Rules that claims compare, with half of the channels left out and with most."""
 CAPTIONS = chess_figures.CAPTIONS
 PICTURE = "nats.png"
+THRESHOLDS = "thresholds.safetensors"
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
@@ -93,7 +94,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         shown = {name: round(float(own[name].nats.mean()), 4) for name in own}
         progress.note(f"{share:.0%} left out: {shown}")
     half = thresholds_of(found, sparsity=HALF, attention=("query", "output"))
-    save_thresholds(run.path / "thresholds.safetensors", half)
+    if not (run.path / THRESHOLDS).exists():  # a run that was stopped later has it
+        save_thresholds(run.path / THRESHOLDS, half)
     metrics = summarised(dense, readings) | costs(reader.module, readings[HALF])
     metrics |= {"divergence_least": divergence.min(), "divergence_most": divergence.max()}
     metrics |= shares_off(reader, found, readings[HALF])

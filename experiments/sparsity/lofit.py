@@ -156,6 +156,27 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
+def tries(config: Any) -> dict[str, int]:
+    """How many rates or strengths validation texts choose from, by arm.
+
+    Heads of the largest norms are chosen by offsets of all heads, whose rate counts with theirs.
+    """
+    shares = [f"lofit_{share:g}" for share in config.shares]
+    drawn = [f"random_{at}" for at in range(config.draws)]
+    others = [f"other_{name}" for name in config.data.others]
+    found = dict.fromkeys(
+        (*shares, *drawn, *others, "gradient", "bias_norm", "probes"), len(config.rates.offset)
+    )
+    found["bias_norm"] += found["lofit_1"]
+    found |= {kind: len(config.rates[kind]) for kind in ("iti", *WEIGHTS) if kind in config.rates}
+    for size in config.sizes:
+        found |= {
+            f"lofit_of_{size}": len(config.rates.offset),
+            f"lora_8_of_{size}": len(config.rates.lora_8),
+        }
+    return found
+
+
 def counted(share: float, heads: int) -> int:
     """The number of heads of a share, at least one."""
     return max(1, round(share * heads))

@@ -68,23 +68,24 @@ def predicted(
       models: By name the parameters of every seed, of which the first is measured.
     """
     options, metrics = config.predicted, {}
+
+    def fitted(inputs: Any, live: Any, others: Any, wanted: Any, key: Any) -> Any:
+        own = fit_predictor(
+            inputs, live, rank=options.rank, steps=options.steps, key=key,
+            learning_rate=options.learning_rate, batch_size=options.batch_size,
+        )  # fmt: skip
+        at = jnp.log(options.least) - jnp.log1p(-options.least)
+        return predictor_scores(predict(own, others) > at, wanted)
+
+    of_layers = jax.jit(jax.vmap(fitted))  # one program for all models
     for name, params in models.items():
         parts = []
         for part, count in (("train", options.windows), ("test", options.windows // 2)):
             windows = text.windows(part, config.text.length, count)[:, :-1]
             parts.append(_pairs(reader.module(RELU), params[0], jnp.asarray(windows)))
         (inputs, live), (others, wanted) = parts
-
-        def fitted(inputs: Any, live: Any, others: Any, wanted: Any, key: Any) -> Any:
-            own = fit_predictor(
-                inputs, live, rank=options.rank, steps=options.steps, key=key,
-                learning_rate=options.learning_rate, batch_size=options.batch_size,
-            )  # fmt: skip
-            at = jnp.log(options.least) - jnp.log1p(-options.least)
-            return predictor_scores(predict(own, others) > at, wanted)
-
         keys = jax.random.split(jax.random.key(config.seed), len(inputs))
-        scores = jax.jit(jax.vmap(fitted))(inputs, live, others, wanted, keys)
+        scores = of_layers(inputs, live, others, wanted, keys)
         metrics[f"predictor_recall_{name}"] = float(scores.recall.mean())
         metrics[f"predictor_sparsity_{name}"] = float(scores.sparsity.mean())
     return metrics

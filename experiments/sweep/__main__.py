@@ -18,7 +18,7 @@ from rich.console import Console
 from experiments.launches import Run, interrupt, launch_all
 from experiments.ranges import checked_experiment
 from experiments.registry import read_config
-from experiments.startup import Parser
+from experiments.startup import LocalPath, Parser
 from experiments.sweep import plan, table
 from rml.errors import UserError
 
@@ -41,7 +41,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a key of the config and its values; every --grid multiplies the combinations",
     )  # fmt: skip
     add("--seeds", type=int, default=3, help="seeds a combination, from 0 (default 3)")
-    add("--workdir", type=Path, default=Path("runs/sweep"), help="directory (default runs/sweep)")
+    add(
+        "--workdir", action=LocalPath, default=Path("runs/sweep"),
+        help="directory (default runs/sweep)",
+    )  # fmt: skip
     add("--jobs", type=int, default=1, help="runs at once on this machine (default 1)")
     add(
         "--slurm", metavar="NAME=VALUE,...",

@@ -110,8 +110,10 @@ def performer_attention(
         rows = tuple(jnp.moveaxis(x, -2, 0) for x in (q, k, values, jnp.exp(before - shift)))
         start = jnp.zeros((*k.shape[:-2], k.shape[-1], values.shape[-1]), values.dtype)
         out = jnp.moveaxis(jax.lax.scan(step, start, rows)[1], 0, -2)
-    tiny = jnp.finfo(out.dtype).tiny
-    return (out[..., :-1] / jnp.maximum(out[..., -1:], tiny)).astype(dtype)
+    # A query that sees no key has 0 and a gradient of 0; a tiny divisor would square to 0 there.
+    total = out[..., -1:]
+    seen = total > 0
+    return jnp.where(seen, out[..., :-1] / jnp.where(seen, total, 1), 0).astype(dtype)
 
 
 def _exponents(x: Array, projection: Array) -> Array:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
 from rml.errors import unknown
@@ -57,7 +58,8 @@ def _gather(tokens: Int[Array, "n t"], index: Int[Array, "n s"]) -> Int[Array, "
 
 
 def _width(texts: Texts, max_ratio: float) -> int:
-    return max(1, int(max_ratio * texts.tokens.shape[1]))
+    # Rounded as the drawn lengths are: 0.29 of 100 tokens are 29 in float32, and not in float64.
+    return max(1, int(np.float32(max_ratio) * np.float32(texts.tokens.shape[1])))
 
 
 def crop(key: Key[Array, ""], texts: Texts, *, min_ratio: float, max_ratio: float) -> Texts:

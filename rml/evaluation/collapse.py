@@ -52,7 +52,8 @@ def singular_values(
 def _singular_values(features: Array, center: bool) -> Array:
     x = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     if center:
-        x = x - jnp.mean(x, axis=0)
+        # The rounded mean of equal rows may lie beside them.
+        x = jnp.where(jnp.all(x == x[:1], axis=0), 0, x - jnp.mean(x, axis=0))
     return jnp.asarray(jnp.linalg.svd(x, compute_uv=False))
 
 

@@ -6,6 +6,7 @@ positions at a time, so that a long text times a large vocabulary never does. A 
 to logits serves as `hidden`, with the identity as `head`.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
@@ -95,11 +96,15 @@ def window_nats(
       windows: Tokens, such as those of `sliding_windows`.
       chunk: Number of positions whose logits exist at a time.
     """
+    return _window_program(hidden, head, chunk)(windows)
 
+
+@functools.lru_cache(maxsize=8)  # a loop outside of a program would be compiled at every call
+def _window_program(hidden: Function, head: Function, chunk: int) -> Function:
     def of_window(tokens: Array) -> Array:
         return token_nats(hidden(tokens[None])[0], head, tokens, chunk=chunk)
 
-    return lax.map(of_window, windows)
+    return jax.jit(lambda windows: lax.map(of_window, windows))
 
 
 def sliding_nats(
@@ -212,21 +217,28 @@ def answer_scores(
       prompt: The prompt; of one-token answers it is read once for all of them.
       answers: Tokens of each answer.
     """
-    t, a = len(prompt), answers.shape[1]
+    if answers.shape[1] == 1:
+        return _ahead(hidden, head, prompt, answers[0])[0, answers[:, 0]]
+    return _answer_program(hidden, head)(jnp.asarray(prompt), jnp.asarray(answers))
 
-    def ahead(answer: Array) -> Array:
-        """Log-probabilities [a, v] of the answer's places."""
-        states = hidden(jnp.concatenate([prompt, answer[:-1]])[None])[0, t - 1 :]
-        logits = head(states)
-        return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
-    if a == 1:
-        return ahead(answers[0])[0, answers[:, 0]]
+def _ahead(hidden: Function, head: Function, prompt: Array, answer: Array) -> Array:
+    """Log-probabilities [a, v] of an answer's places."""
+    states = hidden(jnp.concatenate([prompt, answer[:-1]])[None])[0, len(prompt) - 1 :]
+    logits = head(states)
+    return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
-    def score(answer: Array) -> Array:
-        return jnp.take_along_axis(ahead(answer), answer[:, None], axis=-1).sum()
 
-    return lax.map(score, answers)
+@functools.lru_cache(maxsize=8)
+def _answer_program(hidden: Function, head: Function) -> Callable[[Array, Array], Array]:
+    def scores(prompt: Array, answers: Array) -> Array:
+        def score(answer: Array) -> Array:
+            ahead = _ahead(hidden, head, prompt, answer)
+            return jnp.take_along_axis(ahead, answer[:, None], axis=-1).sum()
+
+        return lax.map(score, answers)
+
+    return jax.jit(scores)
 
 
 def found_share(scores: Float[np.ndarray, "*b k"], right: Int[np.ndarray, "*b"]) -> float:

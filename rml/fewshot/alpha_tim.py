@@ -13,6 +13,8 @@ from rml.ops.precision import full_precision
 
 def alpha_entropy(p: Float[Array, "*batch c"], *, alpha: Scalar) -> Float[Array, "*batch"]:
     """The Tsallis entropy (1 - Σ p^α) / (α - 1); Shannon's in the limit α = 1, not given here."""
+    # At 0 the power of an α below 1 has an infinite slope.
+    p = jnp.maximum(p, jnp.finfo(p.dtype).tiny)
     return (1 - jnp.sum(p**alpha, axis=-1)) / (alpha - 1)
 
 

@@ -1,5 +1,7 @@
 """Label propagation over the kNN graph of an episode."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -9,6 +11,28 @@ from rml.fewshot.checks import one_hot, require_episode
 from rml.fewshot.gram import gaussian, gram, mean_square_length, squared_distances
 from rml.ops.graph import nearest, symmetrize
 from rml.ops.precision import full_precision
+
+TOLERANCE = 1e-6
+"""Change of a share at which labels count as settled."""
+
+STEPS = 10_000
+"""The most steps, of which each brings labels one edge further."""
+
+
+class State(NamedTuple):
+    """Where a spreading stands.
+
+    Attributes:
+      labels: F / (1 - α).
+      shares: Rows of F that sum to 1; uniform where nothing has arrived.
+      before: These a step before.
+      step: Steps that are done.
+    """
+
+    labels: Float[Array, "n c"]
+    shares: Float[Array, "n c"]
+    before: Float[Array, "n c"]
+    step: Int[Array, ""]
 
 
 @full_precision
@@ -24,8 +48,8 @@ def label_propagation(
 ) -> Float[Array, "q c"]:
     """Spreads the support's labels along a kNN graph until they settle.
 
-    With S = D^-1/2 W D^-1/2 of the graph's affinities W, the limit of F ← α S F + (1 - α) Y is
-    solved for, F = (1 - α) (I - α S)^-1 Y.
+    With S = D^-1/2 W D^-1/2 of the graph's affinities W, F ← α S F + (1 - α) Y is repeated until no
+    point's shares of the labels change, near the limit (1 - α) (I - α S)^-1 Y.
 
     Args:
       support: Support features.
@@ -56,11 +80,21 @@ def label_propagation(
     spread = scale[:, None] * affinity * scale
     start = jnp.zeros((rows.shape[0], num_classes), d2.dtype)
     start = start.at[: support.shape[0]].set(one_hot(support_labels, num_classes, d2))
-    # Conjugate gradients: the eigenvalues of I - α S lie in [1 - α, 1 + α], and a batch of small
-    # direct solvers calls LAPACK once each, whose threads block each other.
-    labels, _ = jax.scipy.sparse.linalg.cg(
-        lambda f: f - alpha * (spread @ f), (1 - alpha) * start, tol=1e-6, maxiter=1000
-    )
-    labels = jnp.maximum(labels[support.shape[0] :], 0)
+
+    def settle(now: State) -> State:
+        labels = alpha * (spread @ now.labels) + start
+        return State(labels, _shares(labels), now.shares, now.step + 1)
+
+    def unsettled(now: State) -> Array:
+        return (jnp.max(jnp.abs(now.shares - now.before)) > TOLERANCE) & (now.step < STEPS)
+
+    # Sums of what is not negative: a label that has come far is small, and exact among the small.
+    # A solver's error is small beside the labels at their sources, which is not enough there.
+    shares = _shares(start)
+    first = State(start, shares, jnp.full_like(shares, -1), jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(unsettled, settle, first).shares[support.shape[0] :]
+
+
+def _shares(labels: Array) -> Array:
     total = jnp.sum(labels, axis=1, keepdims=True)
-    return jnp.where(total > 0, labels / jnp.where(total > 0, total, 1), 1 / num_classes)
+    return jnp.where(total > 0, labels / jnp.where(total > 0, total, 1), 1 / labels.shape[1])

@@ -80,12 +80,15 @@ def pt_map(
     products = inner_products(rows, rows)
     means = class_mix(support_labels, num_classes=num_classes, rows=rows.shape[0])
     labels = jax.nn.one_hot(support_labels, num_classes, dtype=rows.dtype, axis=0)
-    # Costs of unit vectors are at most 4: no need of the slower logarithms at the default λ.
+    # Each row and column of costs begins at 0, which no plan sees: exponentials without logarithms
+    # then hold a large λ too.
     solver = sinkhorn(lse_mode=False, max_iterations=sinkhorn_steps, threshold=threshold)
 
     def plan(mix: Array) -> Array:
         """From centres, given as combinations of the rows, to the queries; columns sum to 1."""
         cost = distances_to_mixtures(products, mix)[:, s:]
+        cost -= jnp.min(cost, axis=0)
+        cost -= jnp.min(cost, axis=1, keepdims=True)
         points = geometry(cost_matrix=cost, epsilon=1 / regularization)
         matrix = solver(problem(points)).matrix
         return matrix / jnp.sum(matrix, axis=0)

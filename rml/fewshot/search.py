@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from rml.errors import UserError
 from rml.fewshot.episodes import Episodes
 from rml.fewshot.evaluate import mean_and_interval, sweep
 
@@ -78,7 +80,18 @@ def choices(options: Mapping[str, Any]) -> list[Choice]:
 
     Args:
       options: As in `search`.
+
+    Raises:
+      UserError: An option is an array, or has an empty tuple of candidates.
     """
+    for name, value in options.items():
+        if isinstance(value, tuple | list) and not value:
+            raise UserError(f"option {name} has no candidates, expected at least one")
+        if isinstance(value, np.ndarray | jax.Array):
+            raise UserError(
+                f"option {name} is an array, expected to be bound to the method before, as by "
+                f"functools.partial(method, {name}=...)"
+            )
     given = _candidates(options)
     floats = [k for k, v in given.items() if _is_floats(v)]
     found = []
@@ -144,8 +157,8 @@ def search(
 
     Args:
       method: A function of this package.
-      options: Options of the method; a tuple or list holds candidates. Candidates that are all
-        floats are evaluated in one vectorised call, others one after the other.
+      options: Options of the method but arrays; a tuple or list holds candidates. Those that are
+        all floats are evaluated in one vectorised call, others one after the other.
       features: Rows of which the episodes are made.
       episodes: Validation episodes, drawn by `sample_episodes`.
       ways: Classes in an episode.
@@ -157,7 +170,7 @@ def search(
       The chosen options, and the accuracies by which they were chosen.
 
     Raises:
-      UserError: As `rml.fewshot.evaluate.sweep`.
+      UserError: As `choices` and `rml.fewshot.evaluate.sweep`.
     """
     candidates = _candidates(options)
     tried = choices(options)

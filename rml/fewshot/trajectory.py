@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from rml.fewshot.bound import Scalar
 from rml.fewshot.checks import class_means
 from rml.fewshot.episodes import Episodes
+from rml.fewshot.gram import gram, neighbour_graph
 from rml.fewshot.preprocess import shift_queries
 from rml.fewshot.simpleshot import simple_shot
 from rml.fewshot.transductive_clustering import Solution, solve, transductive_clustering
@@ -52,6 +53,10 @@ def solve_episode(
     ends = normalize(points) if options["distance"] == "cosine" else points
     symmetric = options["graph"] == "symmetric"
     affinity = knn_affinity(ends, k=options["neighbors"], symmetric=symmetric)
+    if options["prototype"] == "mode" and options["bandwidth"] is None:
+        products = gram(ends)
+        neighbors, graph = options["neighbors"], options["graph"]
+        options["bandwidth"] = neighbour_graph(products, neighbors=neighbors, graph=graph)[1]
     return solve(
         points,
         class_means(support, support_labels, num_classes=num_classes),

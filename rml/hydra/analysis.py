@@ -57,6 +57,7 @@ def all_pairs(classes: int) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
     return first, second
 
 
+@jax.jit  # a loop outside of a program would be compiled at every call
 def gate_overlap(gates: Float[Array, "c d"]) -> Float[Array, "c c"]:
     """Computes Σ min(g_i, g_j) / Σ max(g_i, g_j), the Jaccard similarity of open gates.
 

@@ -58,6 +58,11 @@ def log_marginal_likelihood(
     return noisy_log_density(y, k, noise=noise)
 
 
+def remaining(prior: Float[Array, " t"], x: Float[Array, "n t"]) -> Float[Array, " t"]:
+    """Prior variances less what is known of them, Σ x², which rounding must not make negative."""
+    return jnp.maximum(prior - jnp.sum(x * x, axis=0), jnp.finfo(prior.dtype).eps * prior)
+
+
 @full_precision
 def gp_predict(k: Blocks, y: Float[Array, "n c"], *, noise: float | Array) -> Prediction:
     """Exact Gaussian process regression; the inducing points of `k` are the training points.
@@ -76,7 +81,7 @@ def gp_predict(k: Blocks, y: Float[Array, "n c"], *, noise: float | Array) -> Pr
     (y,) = wide(y)
     factor = cholesky(k.ii + noise * jnp.eye(k.ii.shape[0], dtype=k.ii.dtype)).factor
     x = solve_lower(factor, k.ti.T)
-    return Prediction(x.T @ solve_lower(factor, y), k.t - jnp.sum(x * x, axis=0))
+    return Prediction(x.T @ solve_lower(factor, y), remaining(k.t, x))
 
 
 def gaussian_log_likelihood(

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from rml.kernels.gram_kernels import Blocks
 from rml.kernels.layers import triangle, unit_kl
-from rml.kernels.nngp import Prediction
+from rml.kernels.nngp import Prediction, remaining
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
 
@@ -36,7 +36,7 @@ def output_marginals(k: Blocks, outputs: Outputs, *, jitter: float = 0.0) -> Pre
     """Mean and variance of the outputs at the other points of `k`, given q at its inducing ones."""
     x = solve_lower(cholesky(k.ii, jitter=jitter).factor, k.ti.T)
     xs = x.T @ triangle(outputs.raw)
-    variance = k.t - jnp.sum(x * x, axis=0) + jnp.sum(xs * xs, axis=1)
+    variance = remaining(k.t, x) + jnp.sum(xs * xs, axis=1)
     return Prediction(x.T @ outputs.mean, variance)
 
 

@@ -65,7 +65,7 @@ def soft_cross_entropy(
     """
     del labels
     targets = jnp.exp(_targets(teacher, temperature))
-    return -(temperature**2) * jnp.sum(targets * _logs(student, temperature), axis=-1)
+    return -(temperature**2) * _sum_of_products(targets, _logs(student, temperature))
 
 
 def annealing_loss(
@@ -149,7 +149,7 @@ def dkd_loss(
     ours, others = parts(_logs(student, temperature))
     theirs, known = parts(_targets(teacher, temperature))
     label = _divergence(theirs, ours)
-    among = jnp.sum(jnp.where(own, 0, jnp.exp(known) * (known - others)), axis=-1)
+    among = jnp.sum(jnp.where(own, 0, _divergences(known, others)), axis=-1)
     return temperature**2 * (target_weight * label + others_weight * among)
 
 
@@ -262,7 +262,12 @@ def target_enhanced_loss(
         weights = jnp.where(own, jnp.exp(raised), jnp.exp(known))
     if normalized:
         weights /= jnp.sum(weights, axis=-1, keepdims=True)
-    return -jnp.sum(weights * _logs(student, temperature), axis=-1)
+    return -_sum_of_products(weights, _logs(student, temperature))
+
+
+def _sum_of_products(weights: Array, logs: Array) -> Array:
+    """Σ w log p over classes, to which one of weight 0 adds nothing, -inf being its logarithm."""
+    return jnp.sum(weights * jnp.where(weights == 0, 0, logs), axis=-1)
 
 
 def _logs(logits: Array, temperature: float | Array) -> Array:
@@ -284,4 +289,10 @@ def _standardized(x: Array, axis: int) -> Array:
 
 def _divergence(targets: Array, logs: Array) -> Array:
     """KL of log-probabilities, where a chance that has run down to 0 adds nothing."""
-    return jnp.sum(jnp.exp(targets) * (targets - logs), axis=-1)
+    return jnp.sum(_divergences(targets, logs), axis=-1)
+
+
+def _divergences(targets: Array, logs: Array) -> Array:
+    """The summands of `_divergence`, 0 where the logarithm of a chance is -inf."""
+    some = targets > -jnp.inf
+    return jnp.exp(targets) * (jnp.where(some, targets, 0) - jnp.where(some, logs, 0))

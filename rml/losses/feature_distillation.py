@@ -83,6 +83,7 @@ def rkd_distance(
     return jnp.sum(jnp.where(others, each, 0), axis=1) / max(student.shape[0] - 1, 1)
 
 
+@jax.jit  # a loop outside of a program would be compiled at every call
 def rkd_angle(
     student: Float[Array, "b s"],
     teacher: Float[Array, "b t"],

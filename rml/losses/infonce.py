@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from rml.losses.reduction import check_reduction
 from rml.ops.ring import ring_values
@@ -25,7 +25,7 @@ def info_nce(
     temperature: float | Float[Array, ""],
     negatives: Float[Array, "r d"] | None = None,
     positives: Int[Array, " n"] | None = None,
-    labels: tuple[Int[Array, " n"], Int[Array, " l"]] | None = None,
+    labels: tuple[Integer[Array, " n"], Integer[Array, " l"]] | None = None,
     false_negatives: Bool[Array, "n l"] | None = None,
     reduction: str = "mean",
     block_size: int | None = None,
@@ -84,7 +84,11 @@ def info_nce(
     pairs = Pairs()
     if labels is not None:
         mask = _not_same_label
-        pairs = Pairs(jnp.stack([labels[0], own.astype(labels[0].dtype)], 1), labels[1])
+        # Labels of eight bits could not hold the numbers of the keys beside them.
+        wide = jnp.promote_types(labels[0].dtype, own.dtype)
+        pairs = Pairs(
+            jnp.stack([labels[0].astype(wide), own.astype(wide)], 1), labels[1].astype(wide)
+        )
     if false_negatives is not None:
         mask = _listed
         pairs = Pairs(~false_negatives | (own[:, None] == jnp.arange(keys.shape[0])))

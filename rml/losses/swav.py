@@ -1,5 +1,7 @@
 """SwAV: the cluster that one view is assigned to is predicted from another view."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,6 +9,7 @@ from jaxtyping import Array, Float
 from rml.losses.reduction import reduced
 
 
+@partial(jax.jit, static_argnames="iterations")  # a loop outside would be compiled at every call
 def sinkhorn_codes(
     scores: Float[Array, "n k"], *, epsilon: float | Float[Array, ""] = 0.05, iterations: int = 3
 ) -> Float[Array, "n k"]:

@@ -1,13 +1,18 @@
 """Merging by averages and sums: plain, weighted (isotropic), and task arithmetic."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from rml.errors import UserError
 from rml.ops import trees
+
+Weights = Sequence[float | int] | ArrayLike
+"""A weight for each expert."""
 
 
 def average(base: PyTree, experts: PyTree) -> PyTree:
@@ -26,7 +31,7 @@ def average(base: PyTree, experts: PyTree) -> PyTree:
     return weighted_average(base, experts, weights=jnp.full(count, 1 / count))
 
 
-def weighted_average(base: PyTree, experts: PyTree, *, weights: Float[Array, " n"]) -> PyTree:
+def weighted_average(base: PyTree, experts: PyTree, *, weights: Weights) -> PyTree:
     """Computes Σ_i λ_i θ_i / Σ_i λ_i: Fisher merging whose Fishers are all one.
 
     Args:
@@ -43,6 +48,7 @@ def weighted_average(base: PyTree, experts: PyTree, *, weights: Float[Array, " n
     Source: Matena and Raffel, arXiv:2111.09832, Section 2 ("isotropic merging").
     """
     check_weights(weights, jax.tree.leaves(experts)[0].shape[0])
+    weights = jnp.asarray(weights)
     share = weights / jnp.sum(weights)
 
     def of_leaf(start: Array, own: Array) -> Array:
@@ -69,7 +75,7 @@ def task_arithmetic(base: PyTree, experts: PyTree, *, scale: ArrayLike = 0.3) ->
     return trees.combine(base, vectors, jnp.broadcast_to(jnp.asarray(scale), (count,)))
 
 
-def check_weights(weights: ArrayLike | None, count: int) -> None:
+def check_weights(weights: Weights | None, count: int) -> None:
     """Raises `UserError` for weights that are not one of at least 0 for each of `count` experts.
 
     One must be above 0. Values of traced weights are not looked at.

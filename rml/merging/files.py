@@ -65,6 +65,8 @@ def merge_files(
     if out.exists() or out.suffix != ENDING:
         raise UserError(f"{out} exists or does not end in {ENDING}; expected a new file of it")
     check_weights(options.get("weights"), len(experts))
+    if options.get("weights") is not None:
+        options["weights"] = jnp.asarray(options["weights"], float)
     paths, own = list(experts), experts[0] if base is None else base
     opened = {path: open_checkpoint(path) for path in dict.fromkeys((own, *paths))}
     start = opened[own]

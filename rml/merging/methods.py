@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from rml.errors import UserError, unknown
@@ -79,6 +80,8 @@ def merge(
     if len(set(counts.values())) > 1:
         raise UserError(f"numbers of {counts} differ, expected one of each for every expert")
     check_weights(options.get("weights"), counts["experts"])
+    if options.get("weights") is not None:
+        options["weights"] = jnp.asarray(options["weights"], float)
     limit = farthest if METHODS[method].scaled else math.inf
     trees.check_fine_tuned(base, stacked, farthest=limit)
     return compiled(method)(base, stacked.pop("experts"), **options | stacked)

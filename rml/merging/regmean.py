@@ -107,9 +107,9 @@ def regmean(
 
     W = (Σ_i w_i G_i)⁻¹ Σ_i w_i G_i W_i with weights w_i, entries of G_i beside its diagonal times
     α. Where G_i = X_iᵀX_i / n_i of n_i rows, as `input_grams` gives, W minimises
-    Σ_i w_i (α |X_i (W - W_i)|² / n_i + (1 - α) Σ_j (G_i)_jj |(W - W_i)_j|²). It is solved for W less
-    the average of the W_i, so that the ridge draws towards the average, which inputs that are
-    always zero get.
+    Σ_i w_i (α |X_i (W - W_i)|² / n_i + (1 - α) Σ_j (G_i)_jj |(W - W_i)_j|²). The system is solved
+    for W less the average of the W_i, so that the ridge draws towards the average, which inputs
+    that are always zero get.
 
     Args:
       base: Parameters of the common base, which give types alone.

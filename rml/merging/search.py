@@ -68,8 +68,8 @@ def search_weights(
       together: Merges that live at once.
 
     Returns:
-      The best candidate and all scores.
+      The best candidate and all scores; one that is NaN is below all others.
     """
     scores = jax.lax.map(lambda own: evaluate(merge(own)), candidates, batch_size=together)
-    at = jnp.argmax(scores)
+    at = jnp.argmax(jnp.where(jnp.isnan(scores), -jnp.inf, scores))
     return Found(candidates[at], at, scores)

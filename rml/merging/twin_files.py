@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,7 +102,8 @@ def save_twin(
     if router is not None:
         files[ROUTER] = flat(router)
     partial = path.with_name(f".{path.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)  # of a save that was stopped
+    partial.mkdir(parents=True)
     for file, own in files.items():
         write_tensors(partial / file, own, {"experts": json.dumps(list(names))})
     partial.rename(path)

@@ -49,7 +49,7 @@ def cholesky(a: Float[Array, "n n"], *, jitter: float = 0.0) -> Cholesky:
 
 @jax.jit  # a loop outside of a program would be compiled at every call
 def _least_jitter(a: Float[Array, "n n"], jitter: Float[Array, ""]) -> Float[Array, ""]:
-    """The ladder's first jitter with which the factor exists, or its last."""
+    """The ladder's first jitter with which the factor exists, NaN where there is none."""
     n = a.shape[0]
     scale = jnp.trace(a) / n
     unit = jnp.finfo(a.dtype).eps * n
@@ -63,7 +63,9 @@ def _least_jitter(a: Float[Array, "n n"], jitter: Float[Array, ""]) -> Float[Arr
         factor = jax.lax.linalg.cholesky(shifted, symmetrize_input=False)
         return (share(step) <= MAX_JITTER) & ~jnp.isfinite(factor[-1, -1])
 
-    return scale * share(jax.lax.while_loop(fails, lambda s: s + 1, jnp.zeros((), a.dtype)))
+    last = share(jax.lax.while_loop(fails, lambda s: s + 1, jnp.zeros((), a.dtype)))
+    # The share after the last of the ladder was not tried and would be another matrix.
+    return scale * jnp.where((last <= MAX_JITTER) | (last == jitter), last, jnp.nan)
 
 
 def logdet(factor: Float[Array, "n n"]) -> Float[Array, ""]:

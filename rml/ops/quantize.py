@@ -64,11 +64,12 @@ def group_quantize(
       bits: Bits of a code, 1 to 8.
       group: Number of consecutive values along the axis that share a scale; divides its length.
       axis: Axis along which groups lie.
-      dtype: Of scales and offsets.
+      dtype: Of scales and offsets, which are cut to its range: float16 ends at 65,504.
 
     Returns:
       Codes (int32), scales and offsets. A value comes back within δ/2 and the rounding of the two
-      numbers. Codes of a constant group are 0, and it comes back as its offset.
+      numbers where neither was cut. Codes of a constant group are 0, and it comes back as its
+      offset.
 
     Raises:
       ValueError: If the bits are not 1 to 8, or the group does not divide the axis.
@@ -80,9 +81,11 @@ def group_quantize(
         raise ValueError(f"group={group}, expected a divisor of {length} values along axis {axis}")
     grouped = _grouped(x.astype(jnp.float32), group, axis)
     at = axis % x.ndim + 1
-    zero = grouped.min(axis=at).astype(dtype)
+    most = float(jnp.finfo(dtype).max)
+    zero = jnp.clip(grouped.min(axis=at), -most, most).astype(dtype)
     top = grouped.max(axis=at)
-    scale = ((top - zero.astype(jnp.float32)) / (2**bits - 1)).astype(dtype)
+    scale = (top - zero.astype(jnp.float32)) / (2**bits - 1)
+    scale = jnp.clip(scale, 0, most).astype(dtype)
     wide = jnp.expand_dims(scale.astype(jnp.float32), at)
     steps = (grouped - jnp.expand_dims(zero.astype(jnp.float32), at)) / jnp.where(wide > 0, wide, 1)
     codes = jnp.where(wide > 0, jnp.clip(jnp.round(steps), 0, 2**bits - 1), 0)

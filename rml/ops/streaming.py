@@ -91,8 +91,13 @@ def weighted_sum(
     weights = weights.astype(q.dtype)
     if block:
         return _weighted_sum(Stream(kind, "rows", mask, block), q, k, bias, weights, pairs)
-    row = _dense_values(_dense(mask, q, k, bias, pairs), kind, 1)
-    return jnp.sum(jnp.where(weights == 0, 0.0, weights * row))
+    row = _counted(_dense_values(_dense(mask, q, k, bias, pairs), kind, 1), weights)
+    return jnp.sum(weights * row)
+
+
+def _counted(row: Array, weights: Array) -> Array:
+    """Values of rows, 0 of one that has neither weight nor pair: 0 times -inf would be NaN."""
+    return jnp.where((weights == 0) & (row == -jnp.inf), 0.0, row)
 
 
 def row_values(
@@ -276,14 +281,15 @@ def _weighted_sum(
     stream: Stream, q: Array, k: Array, bias: Array, weights: Array, pairs: Pairs
 ) -> Array:
     row, _ = pair_values(stream, q, k, bias, pairs)
-    return jnp.sum(jnp.where(weights == 0, 0.0, weights * row))
+    return jnp.sum(weights * _counted(row, weights))
 
 
 def _weighted_sum_forward(
     stream: Stream, q: Array, k: Array, bias: Array, weights: Array, pairs: Pairs
 ) -> tuple[Array, tuple]:
     row, gradients = weighted_values(stream, q, k, bias, weights, pairs)
-    return jnp.sum(jnp.where(weights == 0, 0.0, weights * row)), (*gradients, row)
+    row = _counted(row, weights)
+    return jnp.sum(weights * row), (*gradients, row)
 
 
 def _weighted_sum_backward(stream: Stream, residuals: tuple, cotangent: Array) -> tuple:

@@ -93,7 +93,8 @@ def topk(
         left, right = normalize(queries), normalize(keys)
     elif metric == "euclidean":
         # Distances do not depend on the origin; a far origin would cost digits.
-        origin = jnp.mean(keys.astype(dtype), axis=0)
+        counted = None if count is None else (jnp.arange(n) < count)[:, None]
+        origin = jnp.mean(keys.astype(dtype), axis=0, where=counted)
         left, right = queries - origin, keys - origin
     own = jnp.arange(passes * rows).reshape(passes, rows)
 

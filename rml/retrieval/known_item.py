@@ -53,12 +53,12 @@ def known_items(
     rows = np.sort(rng.choice(len(texts), min(sample, len(texts)), replace=False))
     split = [texts[row].split() for row in rows]
     queries = encode([" ".join(own[: words(len(own))]) for own in split])
-    k = min(k, len(texts))
-    scores, found = map(np.asarray, search(jnp.asarray(queries), jnp.asarray(vectors), k=k))
+    depth = min(max(k, 2), len(texts))  # the document itself and another
+    scores, found = map(np.asarray, search(jnp.asarray(queries), jnp.asarray(vectors), k=depth))
     hits = found == rows[:, None]
     return KnownItems(
         first=float(np.mean(hits[:, 0])),
-        among=float(np.mean(hits.any(axis=1))),
+        among=float(np.mean(hits[:, :k].any(axis=1))),
         own=np.sum(queries * vectors[rows], axis=1),
         other=np.max(np.where(hits, -np.inf, scores), axis=1),
     )

@@ -94,7 +94,7 @@ def choose_temperature(
         )  # fmt: skip
         grades = ranked_grades(rank(found[0], order, documents=found[1]), qrels)
         scores.append(float(ndcg(grades, qrels.grades, k=k).mean()))
-    return Choice(grid[int(np.argmax(scores))], np.array(scores))
+    return Choice(grid[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))], np.array(scores))
 
 
 class Tuned(NamedTuple):

@@ -190,6 +190,7 @@ def save_edits(file: str | Path, edits: HeadEdits) -> None:
     # The format keeps bytes as they lie in memory, where `argwhere` leaves columns.
     tensors["heads"] = np.ascontiguousarray(np.argwhere(changed), np.int32)
     tensors["layers_heads_width"] = np.array(next(iter(given.values())).shape, np.int32)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
     require("safetensors.numpy").save_file(tensors, str(file))
 
 

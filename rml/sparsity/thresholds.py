@@ -245,9 +245,15 @@ def save_thresholds(file: str | Path, thresholds: Thresholds) -> None:
     """Writes thresholds as safetensors, those that are given by their names.
 
     Args:
-      file: The file.
+      file: The file, which must not exist.
       thresholds: The thresholds.
+
+    Raises:
+      UserError: The file exists.
     """
+    if Path(file).exists():
+        raise UserError(f"{file} exists, expected a new file")
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
     given = {name: np.asarray(x) for name, x in thresholds._asdict().items() if x is not None}
     require("safetensors.numpy").save_file(given, str(file))
 

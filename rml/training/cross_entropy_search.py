@@ -113,6 +113,8 @@ def cross_entropy_search(
     """
     check(space, search)
     stated = _stated(space, seed, search)
+    if path is not None:
+        _check_json(space)
     found = first(space) if path is None or not path.is_file() else read(path, stated)
     while found.rounds < search.rounds and not _settled(found, search):
         settings = draw_settings(found.laws, space, search.draws, seed=(seed, found.rounds))
@@ -140,6 +142,18 @@ def check(space: Space, search: Search) -> None:
         raise UserError(f"{search}, expected draws of at least 1 and an elite of 0 to 1")
     if not 0 <= search.step <= 1:
         raise UserError(f"step is {search.step}, expected 0 to 1")
+
+
+def _check_json(space: Space) -> None:
+    """Raises `UserError` where a value cannot be written: better before a round than after it."""
+    for name, values in space.items():
+        try:
+            json.dumps(list(values))
+        except TypeError as error:
+            raise UserError(
+                f"values of {name} are {list(values)}, expected numbers and texts of Python, since "
+                f"the file has JSON: {error}"
+            ) from None
 
 
 def first(space: Space) -> Found:

@@ -1,8 +1,10 @@
 """The run directory: one run's config, metrics, checkpoints, figures and summary."""
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import tempfile
 import time
@@ -105,13 +107,16 @@ class RunDirectory:
             ) from None
 
     def _hold(self) -> None:
-        self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 - held for the run's length
         for _ in range(20):  # a report that looks at the directory holds the lock for an instant
+            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 - held for the run's length
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
+                # A run that gave the directory up has removed its file: the next one makes another.
+                if os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / ".lock")):
+                    return
+            except (BlockingIOError, FileNotFoundError):
                 time.sleep(0.05)
+            self._lock.close()
         raise UserError(f"work directory {self.path} is in use by another run")
 
     def _check_config(self) -> bool:
@@ -137,6 +142,9 @@ class RunDirectory:
         """Takes back a directory that holds its config alone, or a config not trained with yet."""
         for inner in self._methods:
             inner.abandon()
+        if self._methods and is_primary():
+            with contextlib.suppress(OSError):  # where another method is complete
+                (self.path / "methods").rmdir()
         if self._replaced:
             restore_config(self.path)
             self._replaced = False

@@ -125,3 +125,17 @@ def test_half_precision_is_summed_in_single(causal):
     assert ours.dtype == jnp.bfloat16
     wider = attend(*(x.astype(jnp.float32) for x in (query, key, values)), projection)
     np.testing.assert_array_equal(ours, wider.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_query_that_sees_no_key_has_no_gradient(causal):
+    q, k, v = jax.random.normal(jax.random.key(1), (3, 6, D))
+    projection = performer.gaussian_projection(jax.random.key(0), 8, D)
+    here = jnp.arange(6) >= (2 if causal else 6)  # text padded from the left, or no text at all
+
+    def loss(q, k, v):
+        out = performer.performer_attention(q, k, v, projection, here=here, causal=causal)
+        return jnp.sum(jnp.where(here[:, None], out, 0) ** 2)
+
+    for slope in jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v):
+        assert jnp.isfinite(slope).all()

@@ -66,14 +66,17 @@ def test_static_weights_may_be_none_or_small(target, monkeypatch):
     config = config_of(PATH, **RECIPE)
     bed = SimpleNamespace(tasks={"a": 0, "b": 0, "c": 0})
     monkeypatch.setattr(twin_parts, "_moved", lambda twin, weights: weights)
+    tried = []
 
     def read(bed, part, weights):
+        tried.append(weights)
         return SimpleNamespace(normalised=-np.abs(np.asarray(weights).sum(keepdims=True) - target))
 
     monkeypatch.setattr(twin_parts, "read", read)
     found = twin_parts.best_static(config, bed, None, None)
     assert found.shape == (3,)
     assert found.sum() == pytest.approx(target)
+    assert len(tried) == twin_parts.static_tries(config)
 
 
 def test_accuracy_that_is_lost_counts_tasks_equally():

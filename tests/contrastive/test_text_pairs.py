@@ -50,6 +50,16 @@ def test_a_crop_is_a_contiguous_part_of_its_text(lengths, seed, ratio):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("ratio", "width"), [(0.29, 100), (0.58, 50), (0.57, 100), (0.41, 300)])
+def test_spans_fit_their_array_where_the_ratio_is_rounded(ratio, width):
+    texts = make([width, width // 2], width=width)
+    cut = contrastive.crop(jax.random.key(0), texts, min_ratio=ratio, max_ratio=ratio)
+    assert cut.lengths[0] == cut.tokens.shape[1] == round(ratio * width)
+    tokens, mask = contrastive.with_ends(cut, first=900, last=901, padding=0)
+    assert (np.asarray(tokens) == 901).sum(1).tolist() == [1, 1]
+    assert (np.asarray(tokens)[np.asarray(mask)] > 0).all()
+
+
 def test_crops_are_uniform_and_the_two_of_a_pair_independent():
     n, length = 20_000, 20
     texts = Texts(jnp.tile(jnp.arange(length), (n, 1)), jnp.full(n, length))

@@ -69,7 +69,7 @@ def test_page_of_a_system_has_equation_commands_and_what_was_measured(library, m
     assert f"```\n{command} \\\n    --workdir=runs/simclr_cifar10\n```" in page
     row = r"\| kNN is above 90% \| `simclr_cifar10` \|.* 0.951 .*\| knn_untrained 0.0125 .*\| holds"
     assert re.search(f"{row}: stated after the first measurement \\|", page)
-    tried = "Options were chosen on validation data, of so many combinations: simclr 4, pixels 4."
+    tried = "Options were chosen without test data, of so many combinations: simclr 4, pixels 4."
     assert tried in page
     failed = page.partition("### Not reproduced")[2].partition("## Run")[0]
     assert "The gain is 2 points: 0.0101" in failed

@@ -78,6 +78,13 @@ def test_constant_features_have_one_direction_or_none():
     assert float(participation_ratio(x)) == 0
 
 
+def test_equal_rows_have_no_direction_where_their_mean_is_rounded():
+    row = jax.random.normal(jax.random.key(0), (16,))
+    for x in (jnp.full((1000, 8), 0.1), jnp.broadcast_to(row, (1000, 16))):
+        assert float(participation_ratio(x)) == 0
+        assert float(effective_rank(x, center=True)) == 0
+
+
 def test_equal_rows_are_collapsed_whatever_their_scale():
     rows = jnp.asarray(np.random.default_rng(0).standard_normal((30, 6)), jnp.float32)
     for scale in (1e-20, 1.0, 1e20):

@@ -92,6 +92,20 @@ def test_the_right_answer_scores_above_the_others():
     assert found_share(scores, np.array([1, 1, 0])) == pytest.approx(1 / 3)
 
 
+def test_texts_of_one_shape_are_read_by_one_program():
+    traced = []
+
+    def hidden(tokens):
+        traced.append(tokens.shape)
+        return markov(tokens)
+
+    text, answers = np.arange(40) % 3, jnp.array([[0, 0], [1, 2]])
+    for part in (text[:30], text[10:]):
+        sliding_nats(hidden, same, part, window=6, stride=3)
+        answer_scores(hidden, same, jnp.asarray(part), answers)
+    assert len(traced) == len(set(traced))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

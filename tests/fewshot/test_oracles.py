@@ -281,6 +281,28 @@ def test_label_propagation_is_label_spreading(episode, alpha):
 
 
 @pytest.mark.slow
+def test_a_label_arrives_however_far_it_goes():
+    """Along two parallel chains, where it is small at their ends beside what is at its source."""
+    chain = jnp.stack([jnp.linspace(0, 40, 81), jnp.zeros(81)], axis=1)
+    both = jnp.stack([chain, chain.at[:, 1].set(10.0)])
+    p = label_propagation(
+        both[:, 0], jnp.asarray([0, 1]), both[:, 1:].reshape(160, 2), num_classes=2, neighbors=4
+    )
+    np.testing.assert_allclose(p[:80], [[1, 0]] * 80, atol=1e-6)
+    np.testing.assert_allclose(p[80:], [[0, 1]] * 80, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alpha", [0.5, 0.9])
+def test_alpha_below_one_is_finite_where_a_class_has_no_chance(episode, alpha):
+    support, labels, query, _ = episode(1)
+    options = dict(num_classes=C, alpha=alpha, learning_rate=0.01, steps=20)
+    found = alpha_tim(support, labels, query, temperature=300.0, **options)
+    np.testing.assert_allclose(jnp.sum(found, axis=1), 1, rtol=1e-5)
+    assert jnp.min(found) == 0
+
+
+@pytest.mark.slow
 def test_default_bandwidths_are_root_mean_square_lengths_of_edges(episode):
     support, labels, query, _ = episode(2, queries=6)
     s, q = wide(support, query)
@@ -335,6 +357,26 @@ def test_pt_map(episode):
     np.testing.assert_allclose(found, plan(m), atol=2e-4)
     # The plan is balanced over classes.
     np.testing.assert_allclose(jnp.sum(found, axis=0), len(q) / C, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight", [30.0, 100.0, 300.0])
+def test_plans_of_little_entropy_are_those_of_logarithms(episode, weight):
+    ott = pytest.importorskip("ott")
+    from ott.solvers import linear
+
+    support, labels, query, _ = episode(4, queries=5)
+    found = pt_map(
+        support, labels, query, num_classes=C, power=None, regularization=weight, steps=0,
+        sinkhorn_steps=5000,
+    )  # fmt: skip
+    y, (s, q) = np.asarray(labels), wide(support, query)
+    s, q = (unit(x - x.mean(0)) for x in map(unit, (s, q)))
+    points = ott.geometry.geometry.Geometry(
+        cost_matrix=jnp.asarray(squares(q, means(s, y)), jnp.float32), epsilon=1 / weight
+    )
+    plan = linear.solve(points, lse_mode=True, max_iterations=5000).matrix
+    np.testing.assert_allclose(found, plan / plan.sum(1, keepdims=True), atol=5e-3)
 
 
 def test_the_power_transform_gives_unit_rows_from_any_sign():

@@ -91,3 +91,16 @@ def test_methods_are_found_by_name():
     assert TITLES.keys() == METHODS.keys()
     with pytest.raises(UserError, match="unknown few-shot method 'timm'; did you mean 'tim'"):
         find_method("timm")
+
+
+def test_what_cannot_be_searched_is_named():
+    x, episodes = data()
+    wrong = {"center": jnp.zeros(8), "kind": "CL2N"}, {"temperature": (), "kind": "L2N"}
+    for options, said in zip(
+        wrong, ("option center is an array", "temperature has no"), strict=True
+    ):
+        with pytest.raises(UserError, match=said):
+            search(simple_shot, options, x, episodes, ways=4)
+    centred = partial(simple_shot, center=x.mean(0))
+    found = search(centred, {"kind": "CL2N", "temperature": (0.1, 1.0)}, x, episodes, ways=4)
+    assert found.accuracies.shape == (2,)

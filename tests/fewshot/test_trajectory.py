@@ -20,8 +20,12 @@ from rml.fewshot import (
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [{}, {"graph": "directed", "shift": False, "neighbors": 2}, {"distance": "cosine", "steps": 3}],
-)
+    [
+        {}, {"graph": "directed", "shift": False, "neighbors": 2},
+        {"distance": "cosine", "steps": 3}, {"prototype": "mode", "steps": 3},
+        {"prototype": "mode", "distance": "cosine", "shift": False, "steps": 3},
+    ],
+)  # fmt: skip
 def test_an_episode_is_solved_as_by_the_method(double, episode, options):
     support, labels, query = (jnp.asarray(np.asarray(part, float)) for part in episode(0)[:3])
     labels = labels.astype(int)

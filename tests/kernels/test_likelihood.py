@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rml import attention, kernels
+from rml.kernels.outputs import output_marginals
 from rml.ops import cholesky, noisy_log_density, psd
 
 
@@ -116,3 +117,19 @@ def test_half_precision_is_promoted(normal, name):
     for a, b in zip(ours, jax.tree.leaves(wider), strict=True):
         assert a.dtype == jnp.float32
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_variances_are_above_zero_where_all_is_known():
+    x = jnp.linspace(-3, 3, 200, dtype=jnp.float32)[:, None]
+    t = jnp.linspace(-3, 3, 77, dtype=jnp.float32)[:, None]
+    for kernel, noise in (
+        (kernels.build("squared_exponential", length_scale=0.3), 1e-6),
+        (kernels.build("relu"), 1e-6),
+    ):
+        blocks = kernels.gram_blocks(kernel, kernels.input_blocks(x, t))
+        found = kernels.gp_predict(blocks, jnp.sin(x), noise=noise)
+        assert (found.variance >= 0).all()
+        assert jnp.isfinite(kernels.gaussian_log_likelihood(found, jnp.sin(t), noise=noise))
+    outputs = kernels.Outputs(jnp.ones((40, 3), x.dtype), -8 * jnp.eye(40, dtype=x.dtype))
+    blocks = kernels.gram_blocks(kernel, kernels.input_blocks(x[:40], x[:40]))
+    assert (output_marginals(blocks, outputs).variance >= 0).all()

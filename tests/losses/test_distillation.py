@@ -433,3 +433,17 @@ def test_preference_of_the_reference_itself_is_undecided(normal):
     np.testing.assert_array_equal(np.asarray(slopes), 0)
     far = dpo_loss(chosen - 1e4, rejected + 1e4, chosen, rejected)
     assert np.isfinite(far).all()
+
+
+@pytest.mark.parametrize("loss", [kd_loss, dkd_loss, soft_cross_entropy, target_enhanced_loss])
+def test_a_class_that_is_masked_adds_nothing(loss):
+    student = jnp.array([[1.0, 2.0, 0.0, 0.5]])
+    teacher, labels = jnp.array([[2.0, 1.0, 0.3, -jnp.inf]]), jnp.array([1])
+    near = jnp.where(jnp.isinf(teacher), -1e9, teacher)
+    np.testing.assert_allclose(loss(student, teacher, labels), loss(student, near, labels))
+    both = student.at[0, 3].set(-jnp.inf)
+    np.testing.assert_allclose(
+        loss(both, teacher, labels), loss(student[:, :3], teacher[:, :3], labels), rtol=1e-5
+    )
+    slope = jax.grad(lambda s: loss(s, teacher, labels).sum())(both)
+    assert jnp.isfinite(slope).all()

@@ -1,9 +1,12 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rml.losses.infonce import info_nce, info_nce_with_queue
+from rml.ops import normalize
 
 
 @pytest.mark.slow
@@ -102,3 +105,14 @@ def test_misuse_is_named():
         info_nce(q, q, temperature=0.1, labels=(labels[0], labels[1][:3]))
     with pytest.raises(ValueError, match="block_size"):
         info_nce(q, q, temperature=0.1, block_size=0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8])
+def test_labels_of_eight_bits_know_more_keys_than_they_count(dtype):
+    q = normalize(jax.random.normal(jax.random.key(0), (300, 8)))
+    labels = jnp.arange(300) % 10
+    loss = partial(info_nce, q, q, temperature=0.1, reduction="none")
+    expected = loss(labels=(labels, labels))
+    narrow = labels.astype(dtype)
+    np.testing.assert_array_equal(loss(labels=(narrow, narrow)), expected)
+    assert expected.min() > 0.01  # a key is in its own denominator

@@ -281,3 +281,12 @@ def test_the_fisher_is_that_of_the_authors_code(block):
         found = diagonal_fisher(logs, stored("variable", 4), batch, block=block)
     for i, own in enumerate(found):
         np.testing.assert_allclose(own, GOLDEN[f"sum{i}"] / 5, rtol=1e-10)
+
+
+def test_a_score_that_is_no_number_is_below_all_others():
+    candidates = jnp.arange(5.0)
+    found = search_weights(
+        lambda own: own, lambda own: jnp.where(own == 1, jnp.nan, -own), candidates[::-1]
+    )
+    assert found.at == 4
+    assert jnp.isnan(found.scores).sum() == 1

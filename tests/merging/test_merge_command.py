@@ -126,6 +126,12 @@ def test_encoders_of_texts_are_judged_by_texts(monkeypatch, tmp_path, capsys):
             "fisher has no option 'fishers'",
         ),
         (["a", "b"], "no --out"),
+        (["a", "b", "--out=gs://b/x"], "--out is 'gs://b/x', a URL"),
+        (
+            ["gs://b/a.safetensors", "--method=average", "--out=x"],
+            "ENCODER is 'gs://b/a.safetensors', a URL",
+        ),
+        (["a.safetensors", "--base=gs://b/c.safetensors", "--out=x"], "--base is 'gs://b/c.safe"),
         (["a", "wide", "--base=base", "--out=x"], "leaf 'params.w' of wide is [64, 4], expected"),
         (["a", "far", "--base=base", "--out=x"], "was it fine-tuned from another base"),
         (["a", "--base=base", "--option", "keep=1", "--out=x"], "has no option 'keep'"),

@@ -1,5 +1,6 @@
 """What every method of merging has in common, and each against NumPy in float64."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from rml.merging import (
     modularise,
     ties,
     trim,
+    weighted_average,
 )
 from rml.ops import trees
 
@@ -374,3 +376,15 @@ def test_shared_experts_and_parts_that_do_not_agree_are_refused():
         modularise(base, experts, shared=other)
     with pytest.raises(UserError, match=r"leaf 'dense.bias' of parts is \[1\], expected \[5\]"):
         learn_scaling(size, base, experts, jnp.zeros(2), parts=other, count=2)
+
+
+def test_weights_may_be_a_list():
+    for method in ("weighted_average", "regmean"):
+        options = {"grams": GRAMS} if method == "regmean" else {}
+        listed, array = (
+            merge(method, BASE, EXPERTS, weights=own, **options)
+            for own in ([1, 2, 4], jnp.array([1.0, 2.0, 4.0]))
+        )
+        close(listed, array)
+    average = partial(weighted_average, as_jax(BASE), as_jax(EXPERTS))
+    close(average(weights=[1, 2, 4]), average(weights=jnp.array([1.0, 2.0, 4.0])))

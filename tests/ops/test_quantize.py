@@ -78,3 +78,13 @@ def test_wrong_options_are_named(options, message):
         pack(jnp.zeros((2, 8), int), bits=3)
     with pytest.raises(ValueError, match="3 codes of 4 bits, expected whole bytes"):
         pack(jnp.zeros((2, 3), int), bits=4)
+
+
+def test_values_beyond_the_range_of_scales_are_cut_to_it():
+    x = jnp.array([[-1e5, 2.0, 3.0, 1.0], [1.0, 2.0, 4e5, 3.0], [-3e38, 3e38, 0.0, 1.0]])
+    codes = group_quantize(x, bits=4, group=4, axis=-1)
+    found = group_dequantize(codes, axis=-1)
+    assert jnp.isfinite(found).all()
+    np.testing.assert_allclose(found[0], [-65504, 0, 0, 0], atol=65504 / 15)
+    wide = group_quantize(x[:2], bits=4, group=4, axis=-1, dtype=jnp.bfloat16)
+    np.testing.assert_allclose(group_dequantize(wide, axis=-1)[:, 0], x[:2, 0], atol=4e5 / 15)

@@ -192,6 +192,22 @@ def test_weight_zero_hides_rows_without_columns():
         assert not jnp.any(grads[0][0])
 
 
+def test_weights_have_the_rows_values_as_their_gradient():
+    q, k = f32(draw(0, 4, 3), draw(1, 4, 3))
+    weights = jnp.array([0.0, 0.5, 0.0, 2.0])
+    labels = jnp.array([[0] * 4, [1] * 4, [1] * 4, [1, 0, 1, 0]], bool)
+    values = row_values(q, k, mask=listed, pairs=Pairs(labels))
+    assert values[0] == -jnp.inf
+    for block in (None, 2):
+        slopes = jax.grad(
+            lambda w, b=block: weighted_sum(q, k, w, mask=listed, pairs=Pairs(labels), block_size=b)
+        )(weights)
+        np.testing.assert_allclose(slopes, values.at[0].set(0), rtol=1e-5)
+        without = weighted_sum(q, k, weights.at[0].set(1), mask=listed, pairs=Pairs(labels),
+                               block_size=block)  # fmt: skip
+        assert without == -jnp.inf
+
+
 def listed(row, col, row_label, col_label):
     return row_label
 

@@ -133,6 +133,17 @@ def test_only_the_first_keys_are_searched(metric):
     np.testing.assert_array_equal(values[:, 4:], np.inf if metric == "euclidean" else -np.inf)
 
 
+@pytest.mark.parametrize("behind", [0.0, 1e4, 1e20, np.nan])
+@pytest.mark.parametrize("far", [0.0, 1e4])
+def test_keys_behind_the_count_move_no_distance(behind, far):
+    x = far + rows(0, 20, 8)
+    keys = jnp.full((64, 8), behind).at[:20].set(x)
+    expected = topk(x, x, k=3, metric="euclidean")
+    found = topk(x, keys, k=3, metric="euclidean", count=20)
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-5)
+
+
 def test_zero_query_is_equally_far_from_all():
     values, index = topk(jnp.zeros((1, 3)), rows(0, 5, 3), k=3, block=2)
     np.testing.assert_array_equal(values, 0)

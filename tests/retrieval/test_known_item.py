@@ -34,6 +34,14 @@ def test_shares_count_the_documents_that_are_found():
     np.testing.assert_array_equal(found.other, [1, 1, 1, 0, 0, 0, 0, 0])
 
 
+def test_another_document_is_seen_where_one_is_found():
+    for turned in (0, 3):
+        one, two = search(turned=turned, k=1)[0], search(turned=turned, k=2)[0]
+        np.testing.assert_array_equal(one.other, two.other)
+        assert np.isfinite(one.other).all()
+    assert search(turned=3, k=1)[0].among == 5 / 8
+
+
 def test_a_query_has_an_eighth_of_the_words_or_four():
     _, asked = search(turned=0)
     assert [len(text.split()) for text in asked] == [5] * 8

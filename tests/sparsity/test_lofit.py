@@ -267,7 +267,7 @@ def test_a_file_holds_the_edited_heads_alone(tmp_path):
     edits = drawn_edits(Bert(vocabulary=2, width=384, depth=6, heads=12, mlp=4))
     heads = select_heads(head_scores(edits.offset), count=7)
     for given in (masked(edits, heads), HeadEdits(offset=masked(edits, heads).offset)):
-        file = tmp_path / f"{given.scale is None}.safetensors"
+        file = tmp_path / "deep" / f"{given.scale is None}.safetensors"
         save_edits(file, given)
         assert file.stat().st_size < 7 * 32 * 4 * 2 + 600
         back = load_edits(file)

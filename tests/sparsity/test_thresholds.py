@@ -271,8 +271,11 @@ def test_thresholds_are_kept_in_a_file(tmp_path):
     assert set(gate[~np.isinf(gate)]) == {0.0}
     assert (gate[0] != gate[1]).any()
     given = own._replace(query=jnp.array([1.0, 2.0, 3.0]))
-    save_thresholds(tmp_path / "t.safetensors", given)
-    back = load_thresholds(tmp_path / "t.safetensors")
+    file = tmp_path / "deep" / "t.safetensors"
+    save_thresholds(file, given)
+    back = load_thresholds(file)
+    with pytest.raises(UserError, match=r"t.safetensors exists, expected a new file"):
+        save_thresholds(file, given)
     np.testing.assert_array_equal(back.gate, gate)
     np.testing.assert_array_equal(back.query, [1, 2, 3])
     assert back.hidden is None
@@ -283,7 +286,7 @@ def test_thresholds_are_kept_in_a_file(tmp_path):
         load_thresholds(tmp_path / "u.safetensors")
     with pytest.raises(UserError, match=r"none.safetensors cannot be read as safetensors"):
         load_thresholds(tmp_path / "none.safetensors")
-    whole = (tmp_path / "t.safetensors").read_bytes()
+    whole = file.read_bytes()
     (tmp_path / "cut").write_bytes(whole[:-8])
     with pytest.raises(UserError, match=r"cut cannot be read as safetensors"):
         load_thresholds(tmp_path / "cut")

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from rich.console import Console
 
@@ -772,6 +773,62 @@ def test_options_that_were_chosen_are_counted(tmp_path):
     assert record.make_result("toy", "c.py", runs)["options"] == {"ours": 4, "baseline": 4}
 
 
+def test_options_that_the_recipe_counts_stand_beside_those_of_metrics(tmp_path, monkeypatch):
+    class Recipe(Plain):
+        @staticmethod
+        def tries(config):
+            return {"ours": len(config.rates), "null": 1}
+
+    monkeypatch.setattr(record, "recipe_of", lambda result: Recipe)
+    runs = make_runs(tmp_path / "runs", (0.1, 0.2), config={"rates": [0.1, 0.2, 0.3]})
+    result = record.make_result("toy", "c.py", runs)
+    assert result["options"] == {"ours": 3, "null": 1}
+    old = result | {"options": "fixed"}  # from before the recipe counted
+    old["metrics"] = result["metrics"] | {"late_tries_window": [2, 2], "tries_null": [5, 5]}
+    joined = {"ours": 3, "null": 5, "window": 2}
+    assert record.join_results(result, old, Path("c.json"))["options"] == joined
+    given = (old, old["config_hash"], [CLAIM], Path("c.json"))
+    assert record.restate_result(*given)["options"] == {"null": 5, "window": 2}
+    counted = {"ours": 3}
+    assert record.restate_result(*given, tries=counted)["options"] == joined
+
+
+def test_restated_results_count_options_by_their_config(toys, tmp_path, monkeypatch):
+    make_runs(tmp_path / "runs", (0.03, 0.05))
+    arguments = ["--only=toy", "--config=configs/kernels/cost_noise.py", f"--results={tmp_path}"]
+    assert claims.main([*arguments, f"--collect={tmp_path / 'runs'}"]) == 0
+    before = results.read_results(tmp_path)["toy"]["cost_noise"]
+
+    class Recipe:
+        CLAIMS = (CLAIM,)
+
+        @staticmethod
+        def tries(config):
+            return {"sparse": len(config.data.sparse_sizes)}
+
+    monkeypatch.setattr(claims, "config_hash", lambda config: before["config_hash"])
+    monkeypatch.setattr(claims, "find_experiment", lambda name: Recipe)
+    assert claims.main([*arguments, "--restate"]) == 0
+    after = results.read_results(tmp_path)["toy"]["cost_noise"]
+    sizes = registry.read_config("configs/kernels/cost_noise.py").data.sparse_sizes
+    assert after == before | {"options": {"sparse": len(sizes)}}
+
+
+@pytest.mark.parametrize(
+    "file", [file for system in read_systems().values() for file in system.configs]
+)
+def test_recipes_count_options_by_side(file):
+    config = registry.read_config(file)
+    recipe = registry.find_experiment(config.experiment)
+    found = registry.options_tried(recipe, config)
+    assert bool(found) == callable(getattr(recipe, "tries", None))
+    assert all(isinstance(side, str) and side for side in found)
+    assert all(type(count) is int and count > 0 for count in found.values())
+    # A run's config is read from its file of JSON.
+    written = ConfigDict(json.loads(json.dumps(config.to_dict())))
+    assert registry.options_tried(recipe, written) == found
+
+
 def test_a_runs_own_interval_is_read_from_its_metrics(tmp_path):
     (run,) = make_runs(tmp_path, (0.1,))
     for ends, null, verdict in (
@@ -885,8 +942,10 @@ def test_tables_say_what_results_say(measured):
         f"| `other` | {link} | metric | not built | not measured |",
     ]
     assert tables.measured_table().splitlines()[2:] == [
-        f"| {link} | 1 of 1 holds | `configs/toy/many.py` | 3 | 10 s |",
-        f"| {link} | 0 of 1 met in one run | `configs/toy/once.py` | 1 | 10 s |",
+        f"| **{link}** | 1 of 1 holds, 0 of 1 met in one run |  |  |  |",
+        "| `configs/toy/many.py` | 1 of 1 holds | `m` 0.0310 (0.0284 to 0.0336), ≥ 0.02 | 3 "
+        "| 10 s |",
+        "| `configs/toy/once.py` | 0 of 1 met in one run | `m` 0.0100, ≥ 0.02 | 1 | 10 s |",
     ]
     assert tables.claims_table("toy").splitlines()[2:] == [
         "| m is above 0.02 | `configs/toy/many.py` | m 0.0310 (0.0284 to 0.0336) | ≥ 0.02 "
@@ -897,6 +956,21 @@ def test_tables_say_what_results_say(measured):
     assert tables.claims_table("other") == "Not measured.\n"
     with pytest.raises(UserError, match="unknown system 'tow'"):
         tables.claims_table("tow")
+
+
+def test_extras_say_why_they_are_not_counted(measured, monkeypatch):
+    toy = tables.read_systems()["toy"]
+    why = {"configs/toy/once.py": "it has one seed"}
+    extra = dataclasses.replace(toy, extras=why)
+    assert tables.counts(measured["toy"], extra) == "1 of 1 holds"
+    monkeypatch.setattr(tables, "read_systems", lambda: {"toy": extra})
+    cell = "| `configs/toy/once.py` (an extra: it has one seed) |"
+    assert tables.measured_table().splitlines()[-1].startswith(cell)
+    assert cell in tables.claims_table("toy")
+    both = dataclasses.replace(
+        toy, extras=dict.fromkeys(r["config"] for r in measured["toy"].values())
+    )
+    assert tables.counts(measured["toy"], both) == "not measured"
 
 
 def test_verdicts_are_counted():

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,14 +21,21 @@ from experiments import registry
 from experiments.common import small_lm
 from experiments.common.encoders import build_encoder
 from experiments.common.evaluators import ImageEvaluator
+from experiments.distillation import ofakd_sides, ofakd_students, students
 from experiments.fewshot import common
 from experiments.hydra import methods
 from experiments.hydra.evaluator import TransferEvaluator
 from experiments.kernels import regression, width
+from experiments.merging import compare_ways, finetuning, judging
+from experiments.merging.bed import repeated
+from experiments.sparsity import prosparse_training, prosparse_uses
 from rml import attention
 from rml.fewshot import Setting, find_method
 from rml.models.attention import attend
 from rml.training import CompiledTask, Progress, RunDirectory, initial_state, make_mesh
+from tests.claims import bed_of_patterns, drawn_students
+from tests.claims.test_compare_merging import RECIPE
+from tests.claims.test_prosparse import SMALL as PROSPARSE
 from tests.system.two_steps import SHORT, override, read
 
 LARGEST_CONSTANT = 2**15  # bytes; parameters of the smallest model are more
@@ -84,6 +92,16 @@ def compile_nothing_again(call: Callable[[int], Any]) -> None:
     assert second == []
 
 
+def compile_a_step_again(train: Callable[[int], Any]) -> None:
+    """Trains for two cases, of which the second must compile one step and one first state alone."""
+    with compilations() as first:
+        train(0)
+    assert first.count("jit(step)") == 1
+    with compilations() as second:
+        train(1)
+    assert second == ["jit(step)", "jit(<lambda>)"]
+
+
 def other(state: Any, case: int) -> Any:
     """A state of other values."""
     change = lambda leaf: leaf * (1 + case / 64) if leaf.dtype == jnp.float32 else leaf  # noqa: E731
@@ -101,6 +119,10 @@ TEXTS = {
     "data.train": "train[:2%]", "data.validation": "validation[:2%]", "tokens.vocabulary": 512,
     "evaluation.validation_queries": 8, "evaluation.max_length": 32, "queue.size": 256,
     "model.depth": 1, "model.width": 64, "model.heads": 4, "model.mlp": 128,
+}  # fmt: skip
+
+SPARSE = {
+    "seeds": 2, "text.vocabulary": 64, "model.width": 8, "model.mlp": 8, "train.eval_every": 2,
 }  # fmt: skip
 
 
@@ -215,6 +237,108 @@ def test_a_second_sample_of_examples_compiles_nothing():
             attention.learning_curve(gram, cross, values, (1e-3, 1e-1), (20, 40))
 
     compile_nothing_again(measure)
+
+
+@pytest.mark.slow
+def test_a_second_bed_is_merged_in_every_way_without_compiling(monkeypatch):
+    made = bed_of_patterns.put_in(monkeypatch)
+    bed_of_patterns.put_in_plain(monkeypatch)
+    config = bed_of_patterns.config_of("configs/merging/compare.py", **RECIPE)
+    start = bed_of_patterns.made_bed(config, made)
+
+    def measure(case: int) -> None:
+        changes = {"seed": case, "dropped.rate": 0.9 - case / 64}
+        for part in ("methods.adamerging.learning_rates", "mask.learning_rates", "addition.rates"):
+            changes[part] = (0.01 + case / 64, 0.03 + case / 64)
+        own = override(config, changes)
+        bed = start._replace(base=other(start.base, case), experts=other(start.experts, 2 * case))
+        validation, test = (judging.judged(bed, part) for part in ("validation", "test"))
+        for way, _ in compare_ways.ways(own, bed, validation).values():
+            judging.read(bed, test, way())
+        compare_ways.twin(own, bed, validation, test)
+
+    compile_nothing_again(measure)
+
+
+@pytest.mark.slow
+def test_all_experts_are_trained_by_one_program(monkeypatch, tmp_path):
+    made = bed_of_patterns.put_in(monkeypatch)
+    bed_of_patterns.put_in_plain(monkeypatch)
+    config = bed_of_patterns.config_of("configs/merging/compare.py", **{"train.eval_every": 2})
+    bed = bed_of_patterns.made_bed(config, made)
+    sources, held_out = ([getattr(own, part) for own in made.values()]
+                         for part in ("train", "validation"))  # fmt: skip
+
+    def train(case: int) -> None:
+        own = override(config, {"seed": case, "train.steps": 4 + 2 * case})
+        run = RunDirectory(tmp_path / f"run{case}", own.to_dict())
+        base = other(bed.base, case)
+        finetuning.finetuned(
+            own, run, sources, held_out, starts=repeated(base, 2), base=base, heads=bed.heads
+        )
+        run.close()
+
+    compile_a_step_again(train)
+
+
+@pytest.mark.slow
+def test_all_students_of_a_kind_are_trained_and_read_by_one_program(tmp_path):
+    values = {**drawn_students.FAMILIES, "train.batch_size": 4}
+    config = override(read("configs/distillation/compare.py"), values)
+    bed, family, kind = drawn_students.made_bed(), "mixer", "logits"
+
+    def train(case: int) -> None:
+        own = override(config, {"seed": case, "train.steps": 2 + 2 * case})
+        run = RunDirectory(tmp_path / f"run{case}", own.to_dict())
+        named = list(ofakd_sides.changes_of(own, kind, ["vit"]).items())
+        changes = dict(named[3 * case : 3 * case + 3])
+        found = students.train_students(
+            own, run, f"{family}_{kind}", family, changes, bed,
+            partial(ofakd_students.task, bed=bed, family=family, kind=kind, methods=("kd",)),
+        )  # fmt: skip
+        students.named(own, bed, family, [found], [name[:2] for name in changes])
+        run.close()
+
+    compile_a_step_again(train)
+
+
+@pytest.mark.slow
+def test_all_penalties_are_trained_by_one_program_and_read_by_another(tmp_path):
+    config = override(read("configs/sparsity/prosparse.py"), PROSPARSE | SPARSE)
+    rng = np.random.default_rng(0)
+    drawn = {part: rng.integers(0, 64, 600).astype(np.int32) for part in small_lm.PARTS}
+    text = small_lm.Text(None, drawn)
+    start = jax.jit(small_lm.language_model(config).init)(
+        jax.random.key(0), jnp.zeros((1, 2), jnp.int32)
+    )
+    base = [other(nn.meta.unbox(start)["params"], case) for case in range(4)]
+    windows = small_lm.held_out_windows(config, text)["test"]
+    penalties = list(prosparse_training.penalties(config).items())
+    found: list[Any] = []
+
+    def train(case: int) -> None:
+        own = override(config, {"seed": case, "continued.steps": 20 + 2 * case})
+        run = RunDirectory(tmp_path / f"run{case}", own.to_dict())
+        changes = dict(penalties[3 * case : 3 * case + 3])
+        seeds = base[2 * case : 2 * case + 2]
+        found.extend(prosparse_training.further(own, run, text, seeds, "relu", changes).values())
+        run.close()
+
+    compile_a_step_again(train)
+    reader = prosparse_training.Reader(config)
+
+    def measure(case: int) -> None:
+        for params in found[3 * case : 3 * case + 3]:
+            for threshold in (0.01, 0.02):
+                least = reader.at_threshold(threshold * (1 + case))
+                reader.read("relu", params, windows + case, least)
+            prosparse_uses.thinned(reader, text, params, windows, 0.5 + case / 8)
+
+    compile_nothing_again(measure)
+    models = {"pro": found[0], "relu": found[1]}
+    with compilations() as names:
+        prosparse_uses.predicted(config, reader, text, models)
+    assert names.count("jit(fitted)") == 1
 
 
 def test_a_constant_and_a_second_program_are_seen():

@@ -266,6 +266,7 @@ def test_a_validation_metric_is_of_held_out_training_data(selection, data, reaso
         (["--grid", RATES, "--config.optimizer.learning_rate=1"], "which --grid varies"),
         (["--grid", RATES, "--config.seed=1"], "which --seeds varies"),
         (["--grid", RATES, "--seeds=0"], "--seeds is 0, expected at least 1"),
+        (["--grid", RATES, "--workdir=gs://b/s", "--dry_run"], "--workdir is 'gs://b/s', a URL"),
         (["--grid", RATES, "--seeds=many"], "--seeds: invalid int value: 'many'"),
         (["--grid", RATES, "--best=knn:most"], "METRIC:max or METRIC:min"),
         (["--grid", RATES, "--jops=2"], "unexpected argument '--jops=2'"),

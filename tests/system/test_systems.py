@@ -116,6 +116,12 @@ def test_built_is_derived():
         ("year = 2024", "", ["systems.first", "no year"]),
         ('["A. Author"]', '"A. Author"', ["systems.first.authors", "list"]),
         ('["A. Author"]', '["A", "A"]', ["systems.first.authors", "different"]),
+        ("year = 2024", 'year = 2024\nextras = ["a.py"]', ["systems.first.extras", "by config"]),
+        (
+            "year = 2024",
+            'year = 2024\nextras = { "a.py" = "none of its configs" }',
+            ["systems.first.extras", "by config of the system"],
+        ),
         ('"2401.00001"', '""', ["systems.first", "arxiv", "venue"]),
         ("[systems.first]", "[system.first]", ["table 'system'", "'systems'?"]),
         ('"beats the second"', "beats", ["systems.toml", "line 10"]),

@@ -124,3 +124,14 @@ def test_wrong_searches_are_named(space, search, message):
         cross_entropy_search(separable, space, search=search)
     with pytest.raises(UserError, match="1 scores for 24 settings"):
         cross_entropy_search(lambda settings: [1.0], SPACE)
+
+
+def test_values_that_the_file_cannot_hold_are_named_before_a_round(tmp_path):
+    def objective(settings):
+        raise AssertionError("not reached")
+
+    with pytest.raises(UserError, match=r"values of width are .*JSON.*int64"):
+        cross_entropy_search(
+            objective, {"width": list(np.arange(3))}, path=tmp_path / "search.json"
+        )
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -136,6 +138,27 @@ def test_a_change_that_fails_before_it_trains_is_taken_back(tmp_path):
     run.abandon()
     assert json.loads((tmp_path / "config.json").read_text()) == evaluated(5, 9)
     assert len(list(tmp_path.rglob(HISTORY))) == 2
+
+
+def test_a_comparison_that_did_not_begin_is_taken_back(tmp_path):
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    run.of_method("a")
+    run.abandon()
+    assert not (tmp_path / "run").exists()
+    RunDirectory(tmp_path / "run", CONFIG | {"another": 1})
+
+
+def test_who_waits_for_a_directory_that_is_given_up_holds_it_alone(tmp_path):
+    tmp_path.joinpath("run").mkdir()
+    first = RunDirectory(tmp_path / "run", CONFIG)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(RunDirectory, tmp_path / "run", CONFIG)
+        time.sleep(0.2)
+        first.abandon()
+        second = waiting.result()
+    with pytest.raises(UserError, match="in use by another run"):
+        RunDirectory(tmp_path / "run", CONFIG)
+    second.close()
 
 
 def test_somebody_elses_directory_is_refused(tmp_path):

