@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import figures
+from experiments.common.claims import with_bounds
 from experiments.common.texts import TextModel
 from rml.data import load_retrieval, load_text
 from rml.errors import UserError
+from rml.ops import t_interval
 from rml.retrieval import Index, TextEmbedder, build_index, known_items, search_index
 from rml.training import Claim, Progress, RunDirectory, make_mesh
 
@@ -91,7 +93,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     return {
         "documents": len(texts),
         "documents_per_second": len(texts) / seconds,
-        "known_item_first": found.first,
+        **with_bounds("known_item_first", t_interval(found.hits.astype(float))),
         "known_item_among_10": found.among,
     }
 

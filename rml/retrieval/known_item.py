@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from rml.retrieval.search import search
 
@@ -18,12 +18,14 @@ class KnownItems(NamedTuple):
       among: Share of those among the k best.
       own: Inner product of each query with its document.
       other: Largest inner product of each query with another document, -inf where there is none.
+      hits: Whether each document ranks first, of which `first` is the share.
     """
 
     first: float
     among: float
     own: Float[np.ndarray, " m"]
     other: Float[np.ndarray, " m"]
+    hits: Bool[np.ndarray, " m"]
 
 
 def known_items(
@@ -61,4 +63,5 @@ def known_items(
         among=float(np.mean(hits[:, :k].any(axis=1))),
         own=np.sum(queries * vectors[rows], axis=1),
         other=np.max(np.where(hits, -np.inf, scores), axis=1),
+        hits=hits[:, 0],
     )

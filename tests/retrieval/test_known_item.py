@@ -27,6 +27,7 @@ def search(turned: int, **options):
 def test_shares_count_the_documents_that_are_found():
     found, asked = search(turned=3, k=1)
     assert (found.first, found.among) == (5 / 8, 5 / 8)
+    np.testing.assert_array_equal(found.hits, [False] * 3 + [True] * 5)
     np.testing.assert_array_equal(found.own, [0, 0, 0, 1, 1, 1, 1, 1])
     assert [text.split()[0] for text in asked] == [f"w{i}" for i in range(8)]
     found, _ = search(turned=3, k=10)
