@@ -1,4 +1,4 @@
-"""Bytes of its training state that a device holds, for every config with a mesh, on some meshes.
+"""Bytes of its training state on a device, for configs with a mesh whose recipe has a `task`.
 
 `python -m tests.system.placement [--write]` computes them by shapes alone and prints what differs
 from `golden/placement.json`; `--write` records them. Two models that no config trains stand for
