@@ -30,6 +30,7 @@ from benchmarks.common import (
     peak_memory,
     print_extra_memory,
     print_table,
+    products,
 )
 
 THREADS = 2
@@ -67,6 +68,12 @@ def ours(n: int, heads: int) -> Callable[[], Any]:
 
     step = jax.jit(fit).lower(query, keys, blocks, y).compile()
     return lambda: jax.block_until_ready(step(query, keys, blocks, y))
+
+
+def flops(n: int, heads: int) -> float:
+    """FLOPs of a fit: scores and sums of every head, the Gram matrix, its Cholesky factor."""
+    scores = 2 * n * heads * (D + 1) * (D + 1 + KEYS)
+    return scores + 2 * n * heads * KEYS * (D + 1) + 2 * n * n * heads * (D + 1) + n**3 / 3
 
 
 def direct_torch(n: int, heads: int) -> Callable[[], Any]:
@@ -152,9 +159,11 @@ def main(argv: list[str] | None = None) -> None:
     difference = float(np.linalg.norm(a - b) / np.linalg.norm(b))
     if not difference < 1e-2:
         raise RuntimeError(f"the solutions differ by {difference:.2g} of their norm")
-    seconds = best_of_each(steps, 3 if args.quick else 2)
+    floor = products(flops(n, heads))
+    seconds = best_of_each({**steps, "floor": floor.run}, 3 if args.quick else 2)
     rows = [
         Row(case, "s", seconds["ours"], peer, seconds["direct_torch"]),
+        Row(case, "s", seconds["ours"], floor.name, floor.share * seconds["floor"]),
         Row(case, "extra peak MB", memory["ours"], peer, memory["direct_torch"]),
     ]
     print_table(

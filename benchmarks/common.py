@@ -33,6 +33,27 @@ def use_fast_blas(threads: int) -> None:
         os.environ[variable] = str(threads)
 
 
+SIDE = 1024
+"""Rows and columns of the matrices that `products` multiplies."""
+READ = 64 * 2**20
+"""Bytes that `reading` reads at a time, more than caches hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Floor:
+    """What takes the least time that the arithmetic or the memory of a program could take.
+
+    Attributes:
+      run: Call to time, of whole products or whole arrays.
+      share: What one program has of it: the floor is `share` times the time of `run`.
+      name: Name of the peer in a row.
+    """
+
+    run: Callable[[], Any]
+    share: float
+    name: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One comparison: ours and a peer on the same work.
@@ -88,6 +109,42 @@ def best_of_each(fns: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str
             fn()
             best[name] = min(best[name], time.perf_counter() - start)
     return best
+
+
+def products(flops: float) -> Floor:
+    """The floor of a program that multiplies: square float32 products of as many FLOPs."""
+    import jax
+    import jax.numpy as jnp
+
+    count = max(1, math.ceil(flops / (2 * SIDE**3)))
+    square = jax.random.normal(jax.random.key(0), (SIDE, SIDE))
+    product = jax.jit(jnp.matmul)
+
+    def run() -> None:
+        for _ in range(count):
+            found = product(square, square)
+        found.block_until_ready()
+
+    run()
+    return Floor(run, flops / (count * 2 * SIDE**3), "floor: products of as many FLOPs")
+
+
+def reading(size: float) -> Floor:
+    """The floor of a program that reads memory: sums of float32 arrays of as many bytes."""
+    import jax
+    import jax.numpy as jnp
+
+    count = max(1, math.ceil(size / READ))
+    arrays = [jax.random.normal(jax.random.key(i), (READ // 4096, 1024)) for i in range(2)]
+    total = jax.jit(jnp.sum)
+
+    def run() -> None:
+        for i in range(count):
+            found = total(arrays[i % 2])  # in turns, so that no cache holds what is read next
+        found.block_until_ready()
+
+    run()
+    return Floor(run, size / (count * READ), "floor: reading as many bytes")
 
 
 def peak_memory() -> int:

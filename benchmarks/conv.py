@@ -4,7 +4,8 @@
 
 The encoder rows train: forward in training mode (BatchNorm included) and the gradient of every
 parameter. The depthwise rows are layers of EfficientNet-Lite0 on images of 64 pixels. PyTorch runs
-in the faster of its two memory layouts.
+in the faster of its two memory layouts. The floor is the time of matrix products of as many FLOPs,
+for depthwise layers of reading as many bytes.
 """
 
 import argparse
@@ -31,6 +32,7 @@ import torch  # noqa: E402
 
 from benchmarks import common  # noqa: E402
 from rml import models  # noqa: E402
+from rml.evaluation import program_flops  # noqa: E402
 from rml.models.depthwise import depthwise_conv2d  # noqa: E402
 
 # batch, side, channels in, kernel, stride, channels out
@@ -128,10 +130,22 @@ def torch_conv(
 
 def jax_encoder(encoder: nn.Module, images: tuple[int, ...]) -> Callable[[], Any]:
     """One training pass of an encoder: features, statistics and the parameters' gradient."""
+    step, args = encoder_step(encoder, images)
+    compiled = jax.jit(step)
+    return lambda: jax.block_until_ready(compiled(*args))
+
+
+def encoder_flops(encoder: nn.Module, images: tuple[int, ...]) -> float:
+    """FLOPs of the convolutions and products of that pass."""
+    step, args = encoder_step(encoder, images)
+    return program_flops(step, *args)
+
+
+def encoder_step(encoder: nn.Module, images: tuple[int, ...]) -> tuple[Callable[..., Any], Any]:
+    """The pass as a function, and its arguments."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=images), jnp.float32)
     variables = nn.unbox(jax.jit(encoder.init)(jax.random.key(0), x))
 
-    @jax.jit
     def step(params: Any, stats: Any, x: jax.Array) -> Any:
         def loss(params: Any) -> tuple[jax.Array, Any]:
             y, new = encoder.apply(
@@ -141,7 +155,7 @@ def jax_encoder(encoder: nn.Module, images: tuple[int, ...]) -> Callable[[], Any
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    return lambda: jax.block_until_ready(step(variables["params"], variables["batch_stats"], x))
+    return step, (variables["params"], variables["batch_stats"], x)
 
 
 def torch_encoder(
@@ -199,12 +213,14 @@ def main() -> None:
     layouts = (torch.contiguous_format, torch.channels_last)
     rows: list[common.Row] = []
 
-    def compare(case: str, fns: dict[str, Callable[[], Any]]) -> None:
-        best = {k: 1e3 * v for k, v in common.best_of_each(fns, repeats).items()}
+    def compare(case: str, fns: dict[str, Callable[[], Any]], floor: common.Floor) -> None:
+        timed = common.best_of_each({**fns, "floor": floor.run}, repeats)
+        best = {k: 1e3 * v for k, v in timed.items()}
         metric = "forward + backward, ms"
         theirs = min(value for name, value in best.items() if name.startswith("torch"))
         rows.append(common.Row(case, metric, best["ours"], "torch", theirs))
         rows.append(common.Row(case, metric, best["ours"], "xla", best["xla"]))
+        rows.append(common.Row(case, metric, best["ours"], floor.name, floor.share * best["floor"]))
 
     for name, shape in SHAPES.items():
         if options.quick and name not in QUICK:
@@ -213,7 +229,8 @@ def main() -> None:
         case = f"{name}: {size}x{size} s{stride} {channels}->{out}, {batch}x{side}x{side}"
         fns = {"ours": jax_conv(shape, "auto"), "xla": jax_conv(shape, "xla")}
         fns |= {f"torch {layout}": torch_conv(shape, layout) for layout in layouts}
-        compare(case, fns)
+        one = 2 * batch * (side // stride) ** 2 * size**2 * channels * out
+        compare(case, fns, common.products((2 if channels == 1 else 3) * one))
     for name, layer in DEPTHWISE.items():
         if options.quick and name not in QUICK:
             continue
@@ -225,7 +242,9 @@ def main() -> None:
         }
         for layout in layouts:
             fns[f"torch {layout}"] = torch_conv((*layer, channels), layout, groups=channels)
-        compare(case, fns)
+        # Of images and outputs, and of the gradients of both, each is read or written once.
+        whole = 4 * batch * channels * side**2
+        compare(case, fns, common.reading(2 * whole * (1 + 1 / stride**2)))
     encoders: list[tuple[str, str, tuple[int, ...], Callable[[], torch.nn.Module], dict]] = [
         ("ConvNet, 512 digits 28x28", "convnet", (512, 28, 28, 1), torch_convnet, {}),
         (
@@ -242,7 +261,7 @@ def main() -> None:
             "xla": jax_encoder(models.build(name, implementation="xla", **extra), images),
         }
         fns |= {f"torch {layout}": torch_encoder(make(), images, layout) for layout in layouts}
-        compare(case, fns)
+        compare(case, fns, common.products(encoder_flops(models.build(name, **extra), images)))
     title = f"jax {jax.__version__}, torch {torch.__version__}, {THREADS} CPU threads, float32"
     common.print_table(title, rows)
     common.finish("conv", rows, options.json)

@@ -9,7 +9,8 @@ in 8 bits, a window of a quarter of the text with 16 first tokens, S2-attention'
 an eighth of the text near, blocks of 32), ActQKV's memory (blocks of 32, a quarter of the text in
 all) and the staircase of 16, 8, 4 and 2 bits. The full cache must add the tokens that transformers
 adds. Bytes of keys and values, as each keeps them, stand beside the full cache's; what a token's
-attention reads of them may be less.
+attention reads of them may be less. The floor of a token is the time of reading all weights and all
+of the cache once.
 """
 
 import functools
@@ -27,7 +28,14 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks.common import Row, best_of_each, finish, options, print_table  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    Row,
+    best_of_each,
+    finish,
+    options,
+    print_table,
+    reading,
+)
 from rml.attention import (  # noqa: E402
     MemorySettings,
     Staircase,
@@ -127,12 +135,17 @@ def main() -> None:
     first, second = calls["full"](), theirs()
     if not np.array_equal(first[: min(steps, 16)], second[: min(steps, 16)]):
         raise RuntimeError(f"the full cache adds {first}, transformers adds {second}")
-    seconds = best_of_each({**calls, "peer": theirs}, 1 if args.quick else REPEATS)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model.variables))
+    floor = reading(weights)
+    timed = {**calls, "peer": theirs, "floor": floor.run}
+    seconds = best_of_each(timed, 1 if args.quick else REPEATS)
     rows = []
     for name in calls:
         speeds = steps / seconds[name], steps / seconds["peer"]
         case = f"{name}, after {length:,} tokens"
+        least = floor.share * seconds["floor"] * (1 + kept[name] / weights)
         rows.append(Row(case, "tokens/s", speeds[0], peer, speeds[1], lower_is_better=False))
+        rows.append(Row(case, "tokens/s", speeds[0], floor.name, 1 / least, lower_is_better=False))
     for name in calls:
         megabytes = kept[name] / 1e6, kept["full"] / 1e6
         rows.append(Row(f"{name}, keys and values", "MB", megabytes[0], "full cache", megabytes[1]))

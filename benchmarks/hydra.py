@@ -12,7 +12,7 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.common import Row, best_of_each, finish, options, print_table
+from benchmarks.common import Row, best_of_each, finish, options, print_table, products
 
 STEP, LOSS = "training step", "loss alone"
 
@@ -31,12 +31,13 @@ def _temporary(compiled: Any) -> float:
     return analysis.temp_size_in_bytes / 2**20
 
 
-def step(method: str, classes: int) -> tuple[Callable[[], Any], float]:
-    """A compiled training step that repeats itself, and its temporary memory in MB."""
+def step(method: str, classes: int) -> tuple[Callable[[], Any], float, float]:
+    """A compiled training step that repeats itself, its temporary memory in MB, its FLOPs."""
     import jax
     import numpy as np
 
     from experiments.hydra import methods
+    from rml.evaluation import program_flops
     from rml.training import initial_state
 
     config = _config(classes)
@@ -51,11 +52,15 @@ def step(method: str, classes: int) -> tuple[Callable[[], Any], float]:
     )
     state = initial_state(task, seed=0)
     compiled = jax.jit(task.step).lower(state, batch).compile()
-    return lambda: jax.block_until_ready(compiled(state, batch)), _temporary(compiled)
+    flops = program_flops(task.step, state, batch)
+    return lambda: jax.block_until_ready(compiled(state, batch)), _temporary(compiled), flops
 
 
-def loss(method: str, size: int, width: int) -> tuple[Callable[[], Any], float]:
-    """Value and gradient of a loss on given projections, and its temporary memory in MB."""
+def loss(method: str, size: int, width: int) -> tuple[Callable[[], Any], float, float]:
+    """Value and gradient of a loss on given projections, its temporary memory in MB, and FLOPs.
+
+    The FLOPs are those of similarities and of both factors' gradients, of all pairs of rows.
+    """
     import jax
     import numpy as np
 
@@ -76,14 +81,21 @@ def loss(method: str, size: int, width: int) -> tuple[Callable[[], Any], float]:
     function = ours if method == "hydra" else theirs
     x, gates = jax.device_put((x, gates))
     compiled = jax.jit(jax.value_and_grad(function, (0, 1))).lower(x, gates).compile()
-    return lambda: jax.block_until_ready(compiled(x, gates)), _temporary(compiled)
+    flops = 3 * 2 * size**2 * width
+    return lambda: jax.block_until_ready(compiled(x, gates)), _temporary(compiled), flops
 
 
 def compare(case: str, make: Callable, args: tuple, repeats: int) -> list[Row]:
-    """Time and memory of Hydra beside SupCon."""
+    """Time and memory of Hydra beside SupCon, and beside matrix products of as many FLOPs."""
     made = {method: make(method, *args) for method in ("hydra", "supcon")}
-    seconds = best_of_each({m: call for m, (call, _) in made.items()}, repeats)
-    rows = [Row(case, "ms", 1e3 * seconds["hydra"], "SupCon", 1e3 * seconds["supcon"])]
+    floor = products(made["hydra"][2])
+    calls = {method: call for method, (call, *_) in made.items()}
+    seconds = best_of_each({**calls, "floor": floor.run}, repeats)
+    ms = {name: 1e3 * value for name, value in seconds.items()}
+    rows = [
+        Row(case, "ms", ms["hydra"], "SupCon", ms["supcon"]),
+        Row(case, "ms", ms["hydra"], floor.name, floor.share * ms["floor"]),
+    ]
     return [*rows, Row(case, "temporary MB", made["hydra"][1], "SupCon", made["supcon"][1])]
 
 

@@ -9,7 +9,6 @@ the floor: matrix products of as many FLOPs.
 """
 
 import json
-import math
 import os
 import runpy
 import statistics
@@ -22,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from benchmarks.common import Row, best_of_each, finish, options, print_table
+from benchmarks.common import Row, best_of_each, finish, options, print_table, products
 from experiments.common.many import SEED, many, pretrain_many, replaced
 from experiments.contrastive import simclr
 from experiments.cpu import cores, use_huge_pages
@@ -34,8 +32,6 @@ from rml.training import CompiledTask, RunDirectory, Task, make_mesh
 
 CONFIG = "configs/contrastive/simclr_digits.py"
 SEEDS = tuple(range(10))
-SIDE = 1024
-"""Rows and columns of the floor's matrices."""
 
 
 def shares() -> list[tuple[int, ...]]:
@@ -137,26 +133,16 @@ def measure_steps(repeats: int) -> list[Row]:
     single = Steps(simclr.task(config))
     together = Steps(many(simclr.task, [replaced(config, {SEED: seed}) for seed in seeds]))
     number = len(seeds)
-    products = math.ceil(number * single.flops / (2 * SIDE**3))
-    square = jnp.ones((SIDE, SIDE))
-    product = jax.jit(jnp.matmul)
-
-    def floor() -> None:
-        for _ in range(products):
-            found = product(square, square)
-        found.block_until_ready()
-
+    floor = products(number * single.flops)
     best = best_of_each(
-        {"one": lambda: single.take(number), "all": lambda: together.take(1), "floor": floor},
+        {"one": lambda: single.take(number), "all": lambda: together.take(1), "floor": floor.run},
         repeats,
     )
-    share = number * single.flops / (products * 2 * SIDE**3)
     milliseconds = {name: 1e3 * seconds for name, seconds in best.items()}
     case = f"one step of {number} seeds"
     return [
         Row(case, "ms", milliseconds["all"], f"{number} single steps", milliseconds["one"]),
-        Row(case, "ms", milliseconds["all"], "floor: products of as many FLOPs",
-            share * milliseconds["floor"]),
+        Row(case, "ms", milliseconds["all"], floor.name, floor.share * milliseconds["floor"]),
     ]  # fmt: skip
 
 

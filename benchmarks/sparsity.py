@@ -7,8 +7,8 @@ width 1,536, and of 8,192 and width 2,048 (SmolLM2's with --quick), float32, ran
 threads. As in decoding, many layers follow one another, 256 MB of weights in all, so that no cache
 holds what the next token reads. `sparse_ffn` leaves out channels whose gate is below a quantile; it
 stands beside the dense feed-forward here and PyTorch's, which compute the same with and without
-those channels. Outputs must agree. Bytes are those of weights that a token reads. Times are the
-least of interleaved repeats.
+those channels. Outputs must agree. Bytes are those of weights that a token reads, and the floor is
+the time that reading as many takes. Times are the least of interleaved repeats.
 
 Then SmolLM2-135M adds 32 tokens of its own, greedily and one at a time, to 128 of docstrings (8 to
 32 with --quick, scanned blocks alone), with thresholds of CHESS that were calibrated on others.
@@ -32,7 +32,14 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks.common import Row, best_of_each, finish, options, print_table  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    Row,
+    best_of_each,
+    finish,
+    options,
+    print_table,
+    reading,
+)
 from rml import data  # noqa: E402
 from rml.models import (  # noqa: E402
     LiveRows,
@@ -130,13 +137,16 @@ def feed_forwards(quick: bool) -> list[Row]:
             **{f"{share}": ours(sparse_ffn, x, layers, own) for share, own in least.items()},
         }
         agree(steps["dense"](), steps[peer]())
+        floor = reading(12 * f * d * count)
+        steps["floor"] = floor.run
         for share in SHARES:
             agree(steps[f"{share}"](), ours(dense_ffn, x, layers, least[share])())
         seconds = best_of_each(steps, 3 if quick else 7)
         micro = {name: 1e6 * own / count for name, own in seconds.items()}
         shape = f"{f:,} channels, width {d:,}"
+        whole, of_whole = 12 * f * d, floor.share * micro["floor"]
         rows.append(Row(f"dense, {shape}", "µs", micro["dense"], peer, micro[peer]))
-        whole = 12 * f * d
+        rows.append(Row(f"dense, {shape}", "µs", micro["dense"], floor.name, of_whole))
         for share in SHARES:
             case = f"{share:.0%} left out, {shape}"
             rows += [
@@ -146,6 +156,8 @@ def feed_forwards(quick: bool) -> list[Row]:
                 np.mean([(own >= t[0]).sum() for own, t in zip(sizes, least[share], strict=True)])
             )
             read = float(bytes_read(live, d_ff=f, width=d)) / 2**20
+            of_read = of_whole * read * 2**20 / whole
+            rows.append(Row(case, "µs", micro[f"{share}"], floor.name, of_read))
             rows.append(Row(case, "MB read", read, "dense", whole / 2**20))
     return rows
 

@@ -24,7 +24,15 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks.common import Row, best_of, best_of_each, finish, options, print_table  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    Row,
+    best_of,
+    best_of_each,
+    finish,
+    options,
+    print_table,
+    products,
+)
 from rml.data import load_text, tokens  # noqa: E402
 from rml.errors import UserError  # noqa: E402
 from rml.models import pretrained  # noqa: E402
@@ -72,12 +80,14 @@ def beside_sentence_transformers(texts: list[str], *, repeats: int) -> list[Row]
     cosine = float(np.min(np.sum(vectors * theirs(), axis=1)))
     if cosine < 0.9999:
         raise AssertionError(f"the vectors differ: the least cosine of a text's two is {cosine}")
-    seconds = best_of_each({"ours": ours, "peer": theirs}, repeats)
+    encoded = tokens.encode(model.tokenizer, texts, max_length=model.max_length)
+    lengths = np.array([len(one) for one in encoded])
+    floor = products(flops(model.module, variables, lengths))
+    seconds = best_of_each({"ours": ours, "peer": theirs, "floor": floor.run}, repeats)
+    seconds["floor"] *= floor.share
     print(f"first call of ours {first:.1f} s, later ones {seconds['ours']:.1f} s: "
           f"compiling takes the difference")  # fmt: skip
 
-    encoded = tokens.encode(model.tokenizer, texts, max_length=model.max_length)
-    lengths = np.array([len(one) for one in encoded])
     waste = tokens.padding_waste(
         lengths,
         tokens.length_buckets(lengths, batch_tokens=BATCH_TOKENS, max_width=model.max_length),
@@ -86,6 +96,14 @@ def beside_sentence_transformers(texts: list[str], *, repeats: int) -> list[Row]
     speed = {side: len(texts) / spent for side, spent in seconds.items()}
     return [
         Row(case, "texts a second", speed["ours"], name, speed["peer"], lower_is_better=False),
+        Row(
+            case,
+            "texts a second",
+            speed["ours"],
+            floor.name,
+            speed["floor"],
+            lower_is_better=False,
+        ),
         Row(case, "least cosine of both", cosine, name, 1.0, lower_is_better=False),
         Row(
             case,
@@ -95,6 +113,14 @@ def beside_sentence_transformers(texts: list[str], *, repeats: int) -> list[Row]
             100 * padding_of(peer, texts, lengths, size),
         ),
     ]
+
+
+def flops(module: Any, variables: Any, lengths: np.ndarray) -> float:
+    """FLOPs of the products of texts without padding: kernels by tokens, attention by pairs."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables["params"]["backbone"]["blocks"])
+    kernels = sum(leaf.size for path, leaf in leaves if "kernel" in jax.tree_util.keystr(path))
+    attention = 4.0 * module.depth * module.width * np.sum(lengths.astype(float) ** 2)
+    return 2.0 * kernels * lengths.sum() + attention
 
 
 def padding_of(peer: Any, texts: list[str], lengths: np.ndarray, size: int) -> float:

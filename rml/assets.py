@@ -62,24 +62,24 @@ class Asset:
 
 @functools.cache
 def listed() -> Mapping[str, Asset]:
-    """All assets by name."""
+    """Returns all assets by name."""
     table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
     return {name: Asset(name, **values) for name, values in table.items()}
 
 
 def directory() -> Path:
-    """`RML_ASSETS`, or `assets` in TFDS's data directory."""
+    """Returns `RML_ASSETS`, or `assets` in TFDS's data directory."""
     chosen = os.environ.get("RML_ASSETS")
     return local_path(chosen, "RML_ASSETS") if chosen else default_data_dir() / "assets"
 
 
 def default_data_dir() -> Path:
-    """`TFDS_DATA_DIR`, or TFDS's own default; read anew each time, which TFDS does not."""
+    """Reads `TFDS_DATA_DIR`, or TFDS's own default, anew each time, which TFDS does not."""
     return local_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR")
 
 
 def find(name: str) -> Path:
-    """The archive of an asset, its digest checked.
+    """Finds the archive of an asset and checks its digest.
 
     Raises:
       UserError: If it is not there (`MissingError`), or its bytes are not those that are listed.
@@ -121,7 +121,7 @@ def members(name: str, *patterns: str) -> Iterator[tuple[str, bytes]]:
 
 
 def read(name: str, pattern: str) -> bytes:
-    """The first file of an asset whose path in the archive fits a shell pattern."""
+    """Reads the first file of an asset whose path in the archive fits a shell pattern."""
     return next(members(name, pattern))[1]
 
 
@@ -323,7 +323,7 @@ def _index() -> str:
 
 
 def size(count: int) -> str:
-    """Bytes for people: 1.2 MB."""
+    """Formats bytes for people: 1.2 MB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 

@@ -114,7 +114,7 @@ class Encoder:
             return self.embedder(inputs, progress=progress)
 
     def read(self, inputs: Any) -> Any:
-        """The inputs with the run's own preprocessing, as `embedder` takes them, checked."""
+        """Checks inputs and gives them the run's own preprocessing, as `embedder` takes them."""
         if isinstance(inputs, GivenImages):
             return inputs
         if self.kind == "texts":
@@ -158,7 +158,7 @@ class Encoder:
         return int(jax.eval_shape(self.function, self.variables, *inputs).shape[-1])
 
     def abstract_inputs(self, rows: Any, length: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shapes and types of the arrays that `function` takes beside its variables.
+        """Returns shapes and types of the arrays that `function` takes beside its variables.
 
         Args:
           rows: Number of images or texts, which may be symbolic.
@@ -191,7 +191,7 @@ def load(
         "weights:efficientnet_lite0", "weights:mobilenet_v2/stage3@96" (features of an earlier
         layer, images whose shorter side is 96 pixels instead of 64), "weights:minilm",
         "weights:minilm_l3", "weights:smollm2".
-      step: Of the checkpoint; the newest if not given.
+      step: Step of the checkpoint; the newest if not given.
       mesh: Mesh over whose batch axes inputs are split, such as `rml.training.make_mesh()` of all
         devices; one of one device if not given.
       **options: What the recipe's encoder takes beside, such as `pair=(3, 5)` of Hydra's: the

@@ -14,7 +14,7 @@ class MissingError(UserError):
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
-    """The error for a name that does not exist: names the thing, the value and what was expected.
+    """Makes the error for a name that does not exist, with thing, value and what was expected.
 
     Args:
       kind: What the name should have named, for example "model".
@@ -31,7 +31,7 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
 
 
 def local_path(given: str | Path, what: str) -> Path:
-    """A path of this machine, a leading `~` expanded.
+    """Makes a path of this machine, a leading `~` expanded.
 
     Args:
       given: The path.
@@ -47,7 +47,7 @@ def local_path(given: str | Path, what: str) -> Path:
 
 
 def a_url(given: str, what: str) -> UserError:
-    """The error for a URL in the place of a path."""
+    """Makes the error for a URL in the place of a path."""
     return UserError(
         f"{what} is {given!r}, a URL; expected a path of this machine: mount a bucket first, such "
         "as with gcsfuse"

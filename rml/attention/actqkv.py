@@ -46,7 +46,7 @@ class Moments(NamedTuple):
 
 
 def no_moments(*shape: int) -> Moments:
-    """Moments of no queries; the last axis of the shape is that of channels."""
+    """Returns moments of no queries; the last axis of the shape is that of channels."""
     return Moments(jnp.zeros(shape[:-1]), jnp.zeros(shape), jnp.zeros(shape))
 
 
@@ -60,7 +60,7 @@ def update_moments(
     those of all queries where windows have equal size. From c = 1,000 on, c stays.
 
     Args:
-      moments: Of the windows before.
+      moments: Moments of the windows before.
       query: Queries of the window.
       mask: Which of them are text; all if not given. A window without any changes nothing.
     """
@@ -81,7 +81,7 @@ def update_moments(
 
 
 def activation_bias(query: Float[Array, "t c"], moments: Moments) -> Float[Array, " t"]:
-    """How far each query lies from the mean: the mean over channels of `(q - μ)² / (σ² + ε)`.
+    """Measures how far queries lie from the mean: averages `(q - μ)² / (σ² + ε)` over channels.
 
     Args:
       query: Queries, heads concatenated.
@@ -122,7 +122,7 @@ BY_ATTENTION = "attention"
 
 
 def weighting_of(weighting: str | Weighting) -> Weighting | None:
-    """The weighting of a name; a function is its own, and "attention" has none.
+    """Finds the weighting of a name; a function is its own, and "attention" has none.
 
     Raises:
       UserError: The name is unknown.
@@ -139,14 +139,14 @@ def weighting_of(weighting: str | Weighting) -> Weighting | None:
 def window_attention(
     logits: Float[Array, "*b t t"], mask: Bool[Array, "*#b t"] | None = None
 ) -> Float[Array, "*b t"]:
-    """Attention that each token of a window receives from the window's queries, itself included.
+    """Sums the attention that each token of a window receives from its queries, itself included.
 
     It is the sum over queries of a causal softmax over the window alone, for the weighting
     "attention": tokens that others look at make the probe. The authors weigh the queries of a known
     question so, after QLLM; that it may serve any window is ours.
 
     Args:
-      logits: Of the window's queries to its own keys.
+      logits: Logits of the window's queries with its own keys.
       mask: Which tokens are text; all if not given.
     """
     t = logits.shape[-1]
@@ -164,7 +164,7 @@ def probe_query(
     weighting: str | Weighting = "activation",
     received: Float[Array, " t"] | None = None,
 ) -> Float[Array, " c"]:
-    """The one query that looks up blocks for a window: `Σ wᵢ qᵢ`, with weights that add up to 1.
+    """Computes the query that looks up blocks for a window: `Σ wᵢ qᵢ`, weights adding up to 1.
 
     Args:
       query: Queries of the window, heads concatenated.
@@ -199,7 +199,7 @@ def block_representatives(
     block: int,
     top: int,
 ) -> Float[Array, "b m h k"]:
-    """The mean, for each head, of the keys of a block that received most attention.
+    """Averages, for each head, the keys of a block that received most attention.
 
     Args:
       key: Keys of m blocks, not rotated.
@@ -290,7 +290,7 @@ def retrieve(
 def layer_budgets(
     information: Float[Array, " layers"], *, total: int, least: int, most: int
 ) -> Int[Array, " layers"]:
-    """Blocks of each layer, in proportion to its information, which add up to the total exactly.
+    """Shares a total of blocks exactly among layers, in proportion to their information.
 
     The authors give each layer in turn its share of what is left, rounded and then clipped, so
     that later layers pay for clipped ones and the total may be missed. Here one factor serves all
@@ -299,7 +299,7 @@ def layer_budgets(
     mean over the last hundred calls; here both are the caller's.
 
     Args:
-      information: Of each layer, at least 0; such as the mean of `Found.information`.
+      information: Information of each layer, at least 0; such as the mean of `Found.information`.
       total: Blocks of all layers together.
       least: Blocks that each layer has at least.
       most: Blocks that each layer has at most.

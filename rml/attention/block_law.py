@@ -43,7 +43,7 @@ class Law(NamedTuple):
 def keep_probabilities(
     blocks: int, law: Law, weights: Float[np.ndarray, " n"] | None = None
 ) -> Float[np.ndarray, " n"]:
-    """Probability p(Δ) that a block of keys at each distance is kept.
+    """Computes the probability p(Δ) that a block of keys at each distance is kept.
 
     p(0) = 1, and p(Δ) = min(1, c f(Δ)) with f of the kind, rounded up to a multiple of 2^-23, so
     that float32 draws have that very chance; c is such that the sum of p over all distances is the
@@ -89,12 +89,12 @@ def keep_probabilities(
 
 
 def causal_weights(blocks: int) -> Float[np.ndarray, " n"]:
-    """Share (n - Δ) / n of the blocks of queries of a causal text that see each distance."""
+    """Returns the share (n - Δ) / n of a causal text's blocks of queries that see each distance."""
     return 1 - np.arange(blocks) / blocks
 
 
 def paired_rows(blocks: int) -> Int[np.ndarray, "r w 2"]:
-    """The lower triangle of blocks as rows of equal work: block i beside block n - 1 - i.
+    """Lays the lower triangle of blocks out in rows of equal work: block i beside n - 1 - i.
 
     Args:
       blocks: Number n of blocks.
@@ -144,7 +144,7 @@ def draw_pattern(
 
 
 def reweighting(keep: Float[np.ndarray, " n"], block: int) -> OfPlaces:
-    """What is added to logits so that sums over kept blocks are unbiased: -log p of the distance.
+    """Returns the bias of logits that makes sums over kept blocks unbiased: -log p(distance).
 
     Args:
       keep: Probability at each distance, of `keep_probabilities`.
@@ -213,7 +213,7 @@ def block_law_attention(
     block: int = 64,
     law: Law = Law(),  # noqa: B008
 ) -> Float[Array, "b h t v"]:
-    """The output of `block_law_part`; the law's budget is the mean over blocks of queries.
+    """Returns the output of `block_law_part`; the budget is the mean over blocks of queries.
 
     Where attention is not causal, blocks on both sides count.
     """

@@ -41,7 +41,7 @@ class MemorySettings(NamedTuple):
       per_head: Whether each head of keys looks up blocks of its own, rather than all together.
       dynamic: Whether layers get blocks in proportion to their information.
       least: Blocks that a layer then has at least; at most it has 2 `blocks` - `least`.
-      temperature: Of the scores that give the information.
+      temperature: Temperature of the scores that give the information.
       clamped: Whether tokens beyond the window are attended to at its distance; False keeps the
         distances of the text.
     """
@@ -76,7 +76,7 @@ class Lookup(NamedTuple):
     Attributes:
       received: [b, h, slots], attention that each token received while it was near.
       representatives: [b, blocks, h, k].
-      moments: Of the queries, [b, p, c].
+      moments: [b, p, c], moments of the queries.
       information: [b], mean over calls.
       budget: [b], blocks that the next call looks up.
       blocks: [b, p, most], those that the last call looked up, -1 where none.
@@ -91,7 +91,7 @@ class Lookup(NamedTuple):
 
 
 def room_for_blocks(settings: MemorySettings, length: int) -> int:
-    """Number of whole blocks that a memory of a length has room for.
+    """Counts the whole blocks that a memory of a length has room for.
 
     Args:
       settings: What is attended to.
@@ -131,7 +131,7 @@ def empty_lookup(
     kv_heads: int,
     width: int,
 ) -> Lookup:
-    """What a memory that has read nothing finds blocks by, with a leading axis of layers.
+    """Makes the `Lookup` of a memory that has read nothing, with a leading axis of layers.
 
     Args:
       settings: What is attended to.
@@ -172,7 +172,7 @@ def look_up(
 
     Args:
       lookup: What one layer finds blocks by.
-      query: Of the new tokens, rotated as at the window's distance.
+      query: Queries of the new tokens, rotated as at the window's distance.
       text: Which slots of the memory hold text.
       new: Which of the new tokens are text.
       whole: Number of blocks that may be looked up.
@@ -220,11 +220,11 @@ def closed_representatives(
     new: int,
     settings: MemorySettings,
 ) -> Float[Array, "b blocks h k"]:
-    """Representatives, those included of blocks that are whole after a call.
+    """Updates representatives by those of blocks that are whole after a call.
 
     Args:
       kept: Representatives before the call.
-      keys: Of all slots, with the call's.
+      keys: Keys of all slots, with the call's.
       received: Attention that each token received while it was near.
       text: Which slots hold text.
       whole: Number of blocks that were whole before the call.

@@ -41,7 +41,7 @@ class BlockMemory(Cache):
     is then not that of the text alone. Read texts of different lengths apart.
 
     Attributes:
-      lookup: Of each layer.
+      lookup: What each layer finds blocks by.
       calls: Number of calls that had blocks to choose from.
       settings: What is attended to.
     """
@@ -61,7 +61,7 @@ class BlockMemory(Cache):
         return self.replace(key=None, value=None, lookup=None)
 
     def of_layer(self, own: Any) -> "BlockMemory":
-        """The memory of one layer."""
+        """Returns the memory of one layer."""
         return self.replace(key=own[0], value=own[1], lookup=own[2])
 
     @property
@@ -98,9 +98,9 @@ class BlockMemory(Cache):
 
         Args:
           attention: The model's, which must be the default: the memory attends by itself.
-          query: Of the new tokens, not rotated.
-          key: Of the new tokens, not rotated.
-          value: Of the new tokens.
+          query: Queries of the new tokens, not rotated.
+          key: Keys of the new tokens, not rotated.
+          value: Values of the new tokens.
           visible: Which of the cache's keys are text.
           rotate: Turns queries or keys by their positions, or by others given as `positions`.
 
@@ -204,7 +204,7 @@ class BlockMemory(Cache):
         return jnp.broadcast_to(slots, shape), jnp.broadcast_to(there, shape)
 
     def after(self, kept: Any, mask: Array, new: Bool[Array, "b t"]) -> "BlockMemory":
-        """The memory with further tokens, and the layers' budgets for the next call."""
+        """Returns the memory with further tokens, and the layers' budgets for the next call."""
         s, choice = self.settings, self.whole > 1
         key, value, lookup = kept
         memory: Any = super().after((key, value), mask, new)
@@ -228,14 +228,14 @@ def block_memory(
     settings: MemorySettings = MemorySettings(),  # noqa: B008  a named tuple of constants
     dtype: Dtype = None,
 ) -> BlockMemory:
-    """A memory of a decoder that has read nothing.
+    """Makes a memory of a decoder that has read nothing.
 
     Args:
       module: The decoder, with rotary positions as it was trained and the default attention.
       batch: Number of texts.
       length: Number of tokens that it has room for.
       settings: What is attended to.
-      dtype: Of keys and values; None takes the compute dtype.
+      dtype: Type of keys and values; None takes the compute dtype.
 
     Returns:
       What `Llama.__call__` and `rml.models.generate` take as their cache.
@@ -269,7 +269,7 @@ def block_memory(
 def grouped_logits(
     query: Float[Array, "b t h k"], key: Float[Array, "b s g k"]
 ) -> Float[Array, "b g r t s"]:
-    """Logits of each group of heads with the keys that it reads."""
+    """Computes logits of each group of heads with the keys that it reads."""
     b, t, h, k = query.shape
     g = key.shape[2]
     grouped = query.reshape(b, t, g, h // g, k).transpose(0, 2, 3, 1, 4)

@@ -51,8 +51,8 @@ class Settings(NamedTuple):
         authors' code.
       segment: Tokens of a segment or a row. The paper's logsparse has one: a query attends directly
         to itself alone.
-      pool: Of a region's queries and keys, over each coordinate. Of "rowmajor", which pools
-        nothing, it is "max".
+      pool: Pooling of a region's queries and keys, over each coordinate. "rowmajor" pools nothing
+        and takes "max".
       regions: Whether regions are attended to; otherwise the direct part alone is computed, which
         is sparse attention.
       row_summary: The key of a row of "rowmajor": "none" is that of the place in the query's
@@ -185,7 +185,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def projects(settings: Settings) -> bool:
-    """Whether keys of rows are projected by weights of a model."""
+    """Tells whether keys of rows are projected by weights of a model."""
     return settings.kind == "rowmajor" and settings.row_summary.endswith("proj")
 
 
@@ -271,7 +271,7 @@ def _across(lines: Tokens, seen: Array, pooling: Pooling, scale: float, after: b
     Args:
       lines: [*b, lines, places, k].
       seen: [lines, lines], which other lines a query sees.
-      pooling: Of queries and keys.
+      pooling: Pooling of queries and keys.
       scale: Factor of the logits.
       after: Whether it is what lies after that place.
 

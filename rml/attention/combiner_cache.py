@@ -52,7 +52,7 @@ class CombinerCache(Cache):
         return self._with((None,) * 5)
 
     def of_layer(self, own: Any) -> "CombinerCache":
-        """The cache of one layer."""
+        """Returns the cache of one layer."""
         return self._with(own)
 
     def _with(self, own: Any) -> "CombinerCache":
@@ -129,7 +129,7 @@ class CombinerCache(Cache):
         return out.astype(value.dtype), None, (*kept, region_key, region_value)
 
     def after(self, kept: Any, mask: Array, new: Bool[Array, "b t"]) -> "CombinerCache":
-        """The cache with further tokens, see `Cache.after`."""
+        """Returns the cache with further tokens, see `Cache.after`."""
         found: Any = super().after(kept[1:3], mask, new)
         return found._with(kept)
 
@@ -137,14 +137,14 @@ class CombinerCache(Cache):
 def combiner_cache(
     module: Llama, batch: int, length: int, settings: Settings, *, dtype: Dtype = None
 ) -> CombinerCache:
-    """An empty cache for a decoder whose layers all attend by Combiner with fixed segments.
+    """Makes an empty cache for a decoder whose layers attend by Combiner with fixed segments.
 
     Args:
       module: The decoder.
       batch: Number of texts.
       length: Number of tokens that it has room for.
       settings: Those of the model's attention, of kind "fixed".
-      dtype: Of what is kept; None takes the compute dtype. Integers are not taken.
+      dtype: Type of what is kept; None takes the compute dtype. Integers are not taken.
 
     Raises:
       UserError: The kind is another, regions are left out, or the type is of integers.

@@ -53,7 +53,7 @@ class RowProjection(NamedTuple):
     key: Float[Array, "d h k"]
 
     def keys(self, summary: Float[Array, "b h t w"]) -> Float[Array, "b h t k"]:
-        """The keys of summaries."""
+        """Computes the keys of summaries."""
         y = jnp.einsum("bhtw,hwd->btd", summary, self.out) + self.inputs
         y = y - y.mean(axis=-1, keepdims=True)
         y = y * lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + EPSILON)
@@ -78,7 +78,7 @@ class Pooling(NamedTuple):
     relu: bool = False
 
     def vectors(self, tokens: "Tokens") -> tuple[Array, Array]:
-        """The queries and keys that are pooled."""
+        """Computes the queries and keys that are pooled."""
         if self.relu:
             return jax.nn.relu(tokens.query), jax.nn.relu(tokens.key)
         if self.deep is None:
@@ -102,28 +102,28 @@ class Tokens(NamedTuple):
     here: Bool[Array, "*e t"]
 
     def rows(self, size: int) -> "Tokens":
-        """The same in rows of a size, [*b, rows, size, k]."""
+        """Cuts the tokens into rows of a size, [*b, rows, size, k]."""
         here = self.here.reshape(*self.here.shape[:-1], -1, size)
         query, key, value = (x.reshape(*x.shape[:-2], -1, size, x.shape[-1]) for x in self[:3])
         return Tokens(query, key, value, here)
 
     def turned(self) -> "Tokens":
-        """Rows as columns."""
+        """Exchanges rows and columns."""
         query, key, value = (x.swapaxes(-3, -2) for x in self[:3])
         return Tokens(query, key, value, self.here.swapaxes(-2, -1))
 
     def reversed(self) -> "Tokens":
-        """The same in the opposite order."""
+        """Puts the tokens into the opposite order."""
         query, key, value = (x[..., ::-1, :] for x in self[:3])
         return Tokens(query, key, value, self.here[..., ::-1])
 
 
 def summaries(tokens: Tokens, pooling: Pooling, scale: float) -> Tokens:
-    """The summary of each row: its pooled query and key, and its expected value given that query.
+    """Summarises each row: its pooled query and key, its expected value given that query.
 
     Args:
       tokens: [*b, rows, size, k].
-      pooling: Of queries and keys.
+      pooling: Pooling of queries and keys.
       scale: Factor of the logits.
 
     Returns:
@@ -136,7 +136,7 @@ def summaries(tokens: Tokens, pooling: Pooling, scale: float) -> Tokens:
 
 
 def before(tokens: Tokens, pooling: Pooling, scale: float) -> Tokens:
-    """At each place the summary of all earlier places, of the same shapes; none at the first."""
+    """Summarises, at each place, all earlier ones, in the same shapes; nothing at the first."""
     n = tokens.here.shape[-1]
     shifted = jnp.roll(tokens.here, 1, axis=-1) & (jnp.arange(n) > 0)
     query, key = (
@@ -149,7 +149,7 @@ def before(tokens: Tokens, pooling: Pooling, scale: float) -> Tokens:
 
 
 def row_summaries(rows: Tokens, pooling: Pooling, scale: float) -> Tokens:
-    """At each place the summary of its whole row; none at a place of padding.
+    """Summarises, at each place, its whole row; nothing at a place of padding.
 
     Its value is what the place's own query attends to in the row. Its key is that place's ("none"),
     the mean of the row's keys by the same weights ("wsum"), or a projection of the value ("proj")
@@ -178,7 +178,7 @@ def row_summaries(rows: Tokens, pooling: Pooling, scale: float) -> Tokens:
 def pooled(
     x: Float[Array, "*b n k"], here: Bool[Array, "*c n"], pool: Pool, *, running: bool = False
 ) -> Float[Array, "..."]:
-    """Maximum, mean or sum over vectors that are there, 0 where none is.
+    """Takes the maximum, mean or sum of vectors that are there, 0 where none is.
 
     Args:
       x: Vectors.
@@ -196,5 +196,5 @@ def pooled(
 
 
 def others(n: int, causal: bool) -> Array:
-    """Which of n places see which others: all, or the earlier ones."""
+    """Tells which of n places see which others: all, or the earlier ones."""
     return jnp.tril(jnp.ones((n, n), bool), -1) if causal else ~jnp.eye(n, dtype=bool)

@@ -19,7 +19,7 @@ def heavy_mask(
     planes: Float[Array, "p k"],
     settings: Settings = Settings(),  # noqa: B008
 ) -> Bool[Array, "*b t s"]:
-    """Which keys a query attends to exactly; quadratic, for tests and figures."""
+    """Marks the keys that a query attends to exactly; quadratic, for tests and figures."""
     blocks = -(-key.shape[-2] // settings.block)
     rows = -(-query.shape[-2] // blocks)
     places = [
@@ -49,7 +49,7 @@ def hardness(
     *,
     scale: float | None = None,
 ) -> Hardness:
-    """How hard an attention matrix is to approximate; quadratic, for analysis.
+    """Measures how hard an attention matrix is to approximate; quadratic, for analysis.
 
     Args:
       query: Queries.

@@ -34,7 +34,7 @@ class Laws(NamedTuple):
 
 
 def head_slopes(heads: int, kind: str) -> Float[np.ndarray, " h"]:
-    """Slopes m of heads h = 1 to H: 1/h, or ALiBi's 2^(-8 h / H).
+    """Computes slopes m of heads h = 1 to H: 1/h, or ALiBi's 2^(-8 h / H).
 
     Args:
       heads: Number of heads H.

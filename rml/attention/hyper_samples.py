@@ -29,12 +29,12 @@ class Settings(NamedTuple):
       sampling: "uniform", as in the authors' code, or "value_norm", the estimator of the paper's
         algorithms 2 and 3 as we remember them: values are sampled with probability proportional to
         |value|², sums of rows uniformly, see `bounded_part`.
-      order: Of the buckets, see `sorted_order`.
+      order: Order of the buckets, see `sorted_order`.
       overlap: Whether a block of queries also attends to half a block of keys on either side.
-      cap: Of "value_norm": factor of the largest exponential that counts in a row's sum, the
+      cap: Factor, in "value_norm", of the largest exponential that counts in a row's sum, the
         paper's ε²; infinity for no cap.
-      kappa: Of "value_norm": how much smaller than the largest sum of a row without its block any
-        other may be; infinity for no such floor.
+      kappa: Factor, in "value_norm", by which a row's sum without its block may be smaller than
+        the largest one; infinity for no such floor.
     """
 
     planes: int = 7
@@ -84,7 +84,7 @@ class Samples(NamedTuple):
     Attributes:
       chosen: [..., m], which keys.
       log_weight: [..., m], logarithm of how many keys each stands for; -inf where there are none.
-      row_sums: Of "value_norm", whose samples stand for values alone.
+      row_sums: Row sums of "value_norm", whose samples stand for values alone.
     """
 
     chosen: Int[Array, "*b m"]
@@ -150,7 +150,7 @@ def log_floor(
     number: int | Int[Array, "*#b 1"] | None = None,
     size: int = 1,
 ) -> Float[Array, "*b r"]:
-    """Logarithm of the least sum that a row may have beside its block: τ / κ.
+    """Computes the logarithm of the least sum that a row may have beside its block: τ / κ.
 
     τ is the largest of the exact sums of some rows, without their blocks.
 
@@ -161,7 +161,7 @@ def log_floor(
       rows: Places of the rows as shares of all queries.
       settings: Size and overlap of blocks, and κ.
       scale: Factor of the logits.
-      place: Of each key among the sorted ones; where it is missing there are no blocks.
+      place: Place of each key among the sorted ones; where it is missing there are no blocks.
       number: Number of queries, without padding and those that fill up the last block.
       size: Queries of a block.
     """
@@ -189,7 +189,7 @@ def bounded_part(
     here: Bool[Array, "*b s"],
     settings: Settings,
 ) -> Part:
-    """Attention to a block and to sampled values over bounded estimates of the rows' sums.
+    """Attends to a block and to sampled values over bounded estimates of the rows' sums.
 
     With A the exponentials, H_i their sum over the block of row i, and samples j of the s keys, the
     sum of the row is H_i + max(Σ_j w_j min(A_ij, C_i), τ / κ), where samples in the block do not
@@ -198,7 +198,7 @@ def bounded_part(
     Args:
       heavy: Part of the block.
       light: Part of the sampled values, whose sum of exponentials is not used as such.
-      logits: Of the keys that are sampled for the sums.
+      logits: Logits of the keys that are sampled for the sums.
       log_weight: Logarithm of how many keys each stands for; -inf for those of the block.
       floor: Logarithm of τ / κ.
       here: Which keys are there rather than padding.
@@ -227,13 +227,13 @@ def bounded_part(
 
 
 def within(place: Array, first: Array, settings: Settings) -> Array:
-    """Whether sorted places are those of the keys of a block, which begins at `first`."""
+    """Tells whether sorted places are those of the keys of a block, which begins at `first`."""
     half = settings.block // 2 if settings.overlap else 0
     return (place >= first - half) & (place < first + settings.block + half)
 
 
 def sampled_logits(query: Array, key: Array, chosen: Array, scale: float) -> Array:
-    """Logits [..., r, t, m] with sampled keys."""
+    """Computes logits [..., r, t, m] with sampled keys."""
     drawn = jnp.take_along_axis(key, chosen[..., None], axis=-2)[..., None, :, :]
     return scaled_logits(query, drawn, scale)
 

@@ -241,8 +241,8 @@ def causal_part(
       value: Values.
       here: Which keys are there rather than padding.
       planes: Normals of the hyperplanes that sort; None for samples alone.
-      draw: Of a level (0 halves the text), the values [pieces, b, g, n, v] of its first halves and
-        which of them are there, the samples.
+      draw: Function that gives the samples, of a level (0 halves the text), the values
+        [pieces, b, g, n, v] of its first halves and which of them are there.
       settings: Longest piece; size, overlap and order of blocks.
       scale: Factor of the logits.
 

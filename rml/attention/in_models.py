@@ -12,7 +12,7 @@ from rml.ops.attention_parts import Part, Visible
 
 
 def attention_of(method: str | Callable[..., Any], **options: Any) -> Attend:
-    """What a model takes as its `attention`.
+    """Makes what a model takes as its `attention`.
 
     Args:
       method: A name of `METHODS`, or a function of their signature that gives an output or a part,

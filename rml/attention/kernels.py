@@ -13,7 +13,7 @@ _POINTS = 24  # of Gauss and Legendre: float32 rounding is reached, see the test
 
 
 def rectified_product(cosine: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Mean of relu(u) relu(v) for standard normals u, v of correlation `cosine`."""
+    """Computes the mean of relu(u) relu(v) for standard normals u, v of correlation `cosine`."""
     (cosine,) = wide(cosine)
     return arc_cosine(cosine, jnp.ones_like(cosine), jnp.ones_like(cosine)) / 2
 
@@ -21,7 +21,7 @@ def rectified_product(cosine: Float[Array, "*s"]) -> Float[Array, "*s"]:
 def biased_rectified_product(
     mean: Float[Array, "*#s"], other: Float[Array, "*#s"], cosine: Float[Array, "*#s"]
 ) -> Float[Array, "*s"]:
-    """Mean of relu(mean + u) relu(other + v) for standard normals u, v of correlation `cosine`.
+    """Averages relu(mean + u) relu(other + v) over standard normals u, v of correlation `cosine`.
 
     Closed but for the integral that every bivariate normal probability needs, done by quadrature
     over the angle whose sine is the correlation. By Price's theorem the derivative with respect to

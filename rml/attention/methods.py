@@ -34,7 +34,7 @@ def exact(
     scale: float | None = None,
     block: int = BLOCK,
 ) -> Float[Array, "b h t v"]:
-    """Softmax attention a block at a time, see `rml.ops.attend_in_blocks`; draws nothing."""
+    """Attends by softmax a block at a time, see `rml.ops.attend_in_blocks`; draws nothing."""
     del rng
     return attend_in_blocks(query, key, value, visible, scale=scale, block=block).out
 
@@ -89,7 +89,7 @@ def hyperattention(
     scale: float | None = None,
     settings: Settings = Settings(),  # noqa: B008
 ) -> Float[Array, "b h t v"]:
-    """Sorted blocks and samples of the rest, see `hyper_attention`."""
+    """Attends by sorted blocks and samples of the rest, see `hyper_attention`."""
     return hyper_attention(query, key, value, visible, rng=rng, scale=scale, settings=settings).out
 
 
@@ -103,7 +103,7 @@ def performer(
     scale: float | None = None,
     features: int = 256,
 ) -> Float[Array, "b h t v"]:
-    """Positive orthogonal random features, see `performer_attention`.
+    """Attends by positive orthogonal random features, see `performer_attention`.
 
     Args:
       query: Queries.
@@ -140,7 +140,7 @@ def combiner(
     scale: float | None = None,
     settings: regions.Settings = regions.Settings(),  # noqa: B008
 ) -> Float[Array, "b h t v"]:
-    """Near tokens and summaries of regions, see `combiner_attention`; draws nothing."""
+    """Attends to near tokens and summaries of regions, see `combiner_attention`; draws nothing."""
     del rng
     return regions.combiner_attention(query, key, value, visible, settings=settings, scale=scale)
 

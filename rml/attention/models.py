@@ -33,7 +33,7 @@ def draw_weights(
 
     Args:
       model: One of `MODELS`.
-      key: Of the draw.
+      key: Random key of the draw.
       count: Number of heads or neurons.
       keys: Number of keys of an input.
       d: Width of query and keys.
@@ -53,14 +53,14 @@ def features(
     query: Float[Array, "n d"],
     keys: Float[Array, "n k d"],
 ) -> Float[Array, "n f"]:
-    """Features of inputs under a model of `MODELS` with these weights."""
+    """Computes features of inputs under a model of `MODELS` with these weights."""
     if model == "rf_mlp":
         return rf_mlp_features(query, keys, weights)
     return rfa_features(query, keys, weights).reshape(len(query), -1)
 
 
 def kernel(model: str, *, scale: float) -> Callable[..., Float[Array, "n m"]]:
-    """The limit of a model's Gram matrix in many heads, `kernel(query, keys, query', keys')`."""
+    """Returns a Gram matrix's limit in many heads, as `kernel(query, keys, query', keys')`."""
     if model == "rf_mlp":
         return rf_mlp_kernel
     return partial(rfa_kernel, scale=scale, biased=model == "biased_rfa")
@@ -76,7 +76,7 @@ def grams(
     train: int,
     blocks: int,
 ) -> tuple[Float[Array, "t t"], Float[Array, "m t"]]:
-    """Gram matrix of the first `train` examples, and of the others with them.
+    """Computes the Gram matrix of the first `train` examples, and of the others with them.
 
     Features are computed in `blocks` parts of the weights, so they never exist at once.
     """
@@ -149,7 +149,7 @@ def kernel_learning_curve(
     sizes: tuple[int, ...],
     train: int,
 ) -> Float[Array, "sizes targets"]:
-    """Mean squared test errors of regression on prefixes with a model's kernel of scale 0.5.
+    """Computes mean squared test errors of regression on prefixes with a kernel of scale 0.5.
 
     Args:
       query: Queries; the first `train` are trained on, the others tested.

@@ -52,9 +52,9 @@ class Keys(NamedTuple):
     """Products of a query and a key that a partition needs, by what they are for.
 
     Attributes:
-      direct: Of tokens with tokens.
-      regions: Of tokens with regions.
-      within: Of regions with their own tokens; a region counts once, whoever sees it.
+      direct: Number of products of tokens with tokens.
+      regions: Number of products of tokens with regions.
+      within: Number of those of regions with their own tokens; each region counts once.
     """
 
     direct: int
@@ -82,14 +82,14 @@ def combiner_weights(
     relu: bool = False,
     scale: float | None = None,
 ) -> Float[np.ndarray, "t t"]:
-    """The weight of each token for each query, from the definition, in float64.
+    """Computes the weight of each token for each query, from the definition, in float64.
 
     Args:
       query: Queries of one head.
       key: Its keys.
       *partitions: Labels of `partition`. With several of them one softmax goes over the direct
         tokens and the regions of all.
-      pool: Of a region's queries and keys: "max", "mean" or "sum".
+      pool: Pooling of a region's queries and keys: "max", "mean" or "sum".
       deep: Weights that these go through before, see `DeepSet`.
       relu: Whether they go through relu alone.
       scale: Factor of the logits; k^-1/2 by default.

@@ -16,7 +16,7 @@ from rml.ops import full_precision
 
 
 def append_bias(x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
-    """The vectors with a last coordinate of one."""
+    """Appends a last coordinate of one to the vectors."""
     return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
 
 
@@ -126,7 +126,7 @@ def rf_mlp_features(
 
 
 def concatenated(query: Float[Array, "*b d"], keys: Float[Array, "*b k d"]) -> Float[Array, "*b w"]:
-    """Query, keys and a bias coordinate of one as one vector."""
+    """Concatenates query, keys and a bias coordinate of one."""
     flat = keys.reshape(*keys.shape[:-2], keys.shape[-2] * keys.shape[-1])
     return append_bias(jnp.concatenate([query, flat], axis=-1))
 

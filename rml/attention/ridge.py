@@ -72,7 +72,7 @@ def streamed_gram(
 def streamed_weights(
     feature_map: FeatureMap, blocks: PyTree, inputs: PyTree, dual: Float[Array, "n t"]
 ) -> Float[Array, "blocks f t"]:
-    """Weights of the features, block by block, of the dual coefficients `dual`."""
+    """Computes the weights of the features, block by block, of the dual coefficients `dual`."""
     count = len(jax.tree.leaves(blocks)[0])
 
     def one(block: PyTree) -> Array:
@@ -99,7 +99,7 @@ def solve_ridge(
 def solve_min_norm(
     gram: Float[Array, "n n"], targets: Float[Array, "n t"], *, rcond: float | None = None
 ) -> Float[Array, "n t"]:
-    """The least-squares solution of gram a = targets of least norm, the limit of no ridge.
+    """Finds the least-squares solution of gram a = targets of least norm, the limit of no ridge.
 
     Args:
       gram: Symmetric positive semi-definite matrix, singular or not.
@@ -148,7 +148,7 @@ def fit_ridge(
 def leave_one_out(
     gram: Float[Array, "n n"], targets: Float[Array, "n t"], regularizations: Float[Array, " r"]
 ) -> Float[Array, "r t"]:
-    """Mean squared error of predicting each example from all others, for each ridge penalty.
+    """Computes the mean squared error of predicting each example from all others, by penalty.
 
     In closed form, from one eigendecomposition: with a = (gram + λ)⁻¹ targets, the residual of
     example i is a_i / [(gram + λ)⁻¹]_ii.
@@ -175,7 +175,7 @@ def leave_one_out(
 def leave_one_out_primal(
     features: Float[Array, "n f"], targets: Float[Array, "n t"], regularizations: Float[Array, " r"]
 ) -> Float[Array, "r t"]:
-    """`leave_one_out` from features, where they are fewer than the examples."""
+    """Computes `leave_one_out` from features, where they are fewer than the examples."""
     features, targets = wide(features, targets)
     values, vectors = jnp.linalg.eigh(_product(features.T, features))
     rotated = _product(features, vectors)

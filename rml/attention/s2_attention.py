@@ -34,7 +34,7 @@ def shard_pattern(
     dense_heads: int = 0,
     causal: bool = True,
 ) -> Pattern:
-    """Which blocks of keys each head visits for each block of queries.
+    """Marks the blocks of keys that each head visits for each block of queries.
 
     With shard e = i // (heads / shards) of head i and step = max(1, stride // heads), block q sees
     block n if n <= q and either q - n < local or (n + e step + offset) mod stride = 0. Attention in
@@ -89,12 +89,12 @@ def shard_pattern(
 
 
 def work(pattern: Pattern) -> float:
-    """Share of the pairs of blocks of causal attention that a causal pattern visits, over heads."""
+    """Computes the share of causal pairs of blocks that a causal pattern visits, over heads."""
     return float(pattern.sum() / np.tril(np.ones_like(pattern)).sum())
 
 
 def coverage(pattern: Pattern, *, causal: bool = True) -> float:
-    """Share of the pairs of blocks, of those up to the diagonal if causal, that some head sees."""
+    """Computes the share of pairs of blocks, up to the diagonal if causal, that some head sees."""
     seen = np.asarray(pattern.any(axis=0))
     return float(seen[_asked(pattern, causal)].mean())
 
@@ -179,7 +179,7 @@ def s2_attention(
 
 
 def pattern_bias(pattern: Pattern, block: int) -> OfPlaces:
-    """A pattern as what `rml.models.attention.attend` adds to the logits: 0, or the least number.
+    """Turns a pattern into the bias of `rml.models.attention.attend`: 0, or the least number.
 
     Of short texts a masked matrix is faster than blocks, and a decoder with a full cache can use it
     token by token.

@@ -37,13 +37,13 @@ def hyperplanes(key: Key[Array, ""], planes: int, d: int) -> Float[Array, "plane
 
 @full_precision
 def buckets(x: Float[Array, "*b n d"], planes: Float[Array, "p d"]) -> Int[Array, "*b n"]:
-    """The bucket of every vector: bit i says whether it lies on the positive side of plane i."""
+    """Finds every vector's bucket: bit i says whether it lies on the positive side of plane i."""
     sides = x.astype(planes.dtype) @ planes.T > 0
     return jnp.sum(sides << jnp.arange(planes.shape[0]), axis=-1, dtype=jnp.int32)
 
 
 def gray_rank(bucket: Int[Array, "*b"]) -> Int[Array, "*b"]:
-    """The place of a bucket in the Gray code, in which neighbours differ in one bit."""
+    """Finds the place of a bucket in the Gray code, in which neighbours differ in one bit."""
     for shift in (1, 2, 4, 8, 16):
         bucket = bucket ^ (bucket >> shift)
     return bucket
@@ -56,7 +56,7 @@ def sorted_order(
     *,
     order: Order = "gray",
 ) -> Int[Array, "*b n"]:
-    """Indices that sort vectors by their buckets; within a bucket the order stays.
+    """Finds the indices that sort vectors by their buckets; within a bucket the order stays.
 
     Args:
       x: Vectors.

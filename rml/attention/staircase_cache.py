@@ -73,8 +73,8 @@ def init_stairs(shape: tuple[int, ...], staircase: Staircase, *, chunks: int, ax
     """Makes stairs that hold nothing.
 
     Args:
-      shape: Of a token's keys or values in all of its places: [..., b, tokens, g, k]; the tokens
-        are not read.
+      shape: Shape [..., b, tokens, g, k] of tokens' keys or values; the number of tokens is not
+        read.
       staircase: How bits fall.
       chunks: Number of chunks that there is room for.
       axis: `TOKENS` or `CHANNELS`, along which groups lie.
@@ -115,7 +115,7 @@ def check(staircase: Staircase, width: int) -> None:
 
 
 def lowered(x: Float[Array, "... t g k"], bits: int, group: int, axis: int) -> Any:
-    """Numbers at some bits: an array of `WHOLE`, or `rml.ops.Packed` groups."""
+    """Stores numbers at some bits: as an array of `WHOLE`, or `rml.ops.Packed` groups."""
     if bits in WHOLE:
         return x.astype(WHOLE[bits])
     own = min(group, x.shape[-1]) if axis == CHANNELS else group
@@ -123,7 +123,7 @@ def lowered(x: Float[Array, "... t g k"], bits: int, group: int, axis: int) -> A
 
 
 def raised(kept: Any) -> Float[Array, "... t g k"]:
-    """What `lowered` keeps, as float32."""
+    """Returns what `lowered` keeps, as float32."""
     return kept.astype(jnp.float32) if isinstance(kept, jax.Array) else unpack_groups(kept)
 
 
@@ -133,7 +133,7 @@ def append(
     """Adds tokens to one layer's stairs; whole chunks of the residual go down.
 
     Args:
-      stairs: Of one layer.
+      stairs: Stairs of one layer.
       new: The tokens.
       length: Number of tokens that were added before.
       staircase: How bits fall.
@@ -179,10 +179,10 @@ def _pushed(
 def read(
     stairs: Stairs, length: Any, staircase: Staircase, *, slots: int
 ) -> Float[Array, "b slots g k"]:
-    """The tokens that one layer's stairs hold, token i in slot i, float32.
+    """Reads the tokens that one layer's stairs hold, token i in slot i, float32.
 
     Args:
-      stairs: Of one layer.
+      stairs: Stairs of one layer.
       length: Number of tokens that were added.
       staircase: How bits fall.
       slots: Number of slots, a multiple of the chunk; those from `length` on hold anything.
@@ -202,7 +202,7 @@ def read(
 
 
 def bits_by_age(staircase: Staircase, length: int) -> Int[np.ndarray, " n"]:
-    """Bits of every token of a text of so many, the newest first."""
+    """Returns the bits of every token of a text of so many, the newest first."""
     chunk = staircase.chunk
     held = length % chunk
     older = np.arange(length - held) // chunk + 1
@@ -211,7 +211,7 @@ def bits_by_age(staircase: Staircase, length: int) -> Int[np.ndarray, " n"]:
 
 
 def bytes_held(staircase: Staircase, length: int, *, width: int) -> int:
-    """Bytes that a head of keys and a head of values take of one text in one layer.
+    """Counts the bytes that a head of keys and one of values take of one text in one layer.
 
     Counted are codes, and of every group two numbers of 16 bits; room that is not used is not.
 
@@ -265,7 +265,7 @@ def staircase_cache(
     length: int,
     staircase: Staircase = Staircase(),  # noqa: B008
 ) -> StaircaseCache:
-    """An empty cache for a decoder.
+    """Makes an empty cache for a decoder.
 
     Args:
       module: The decoder.

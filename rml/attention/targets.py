@@ -18,7 +18,7 @@ Target = Callable[[Array, Array], Array]
 
 
 def sphere(key: Key[Array, ""], *shape: int) -> Float[Array, "..."]:
-    """Vectors drawn uniformly from the unit sphere of the last axis."""
+    """Draws vectors uniformly from the unit sphere of the last axis."""
     x = jax.random.normal(key, shape)
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
@@ -38,7 +38,7 @@ def average_power(
     direction: Float[Array, " d"],
     degree: int,
 ) -> Float[Array, " n"]:
-    """Mean over keys of <direction, key>^degree; the query plays no part."""
+    """Averages <direction, key>^degree over keys; the query plays no part."""
     return jnp.mean((keys @ direction) ** degree, axis=-1)
 
 
@@ -49,7 +49,7 @@ def average_harmonic(
     direction: Float[Array, " d"],
     degree: int,
 ) -> Float[Array, " n"]:
-    """Mean over keys of the Gegenbauer polynomial of `degree` in <direction, key>, 1 at 1.
+    """Averages the Gegenbauer polynomial of `degree` in <direction, key>, 1 at 1, over keys.
 
     On the sphere it has no part of a lower degree, as a power has. The query plays no part.
     """
@@ -64,7 +64,7 @@ def average_harmonic(
 def correlation_power(
     query: Float[Array, "n d"], keys: Float[Array, "n k d"], *, degree: int
 ) -> Float[Array, " n"]:
-    """Mean over keys of <query, key>^degree."""
+    """Averages <query, key>^degree over keys."""
     return jnp.mean(_correlations(query, keys) ** degree, axis=-1)
 
 
@@ -75,7 +75,7 @@ def weighted_correlation(
     direction: Float[Array, " d"],
     degree: int,
 ) -> Float[Array, " n"]:
-    """Mean over keys of <query, key>^degree <direction, key>: keys like the query count more."""
+    """Averages <query, key>^degree <direction, key>: keys like the query count more."""
     return jnp.mean(_correlations(query, keys) ** degree * (keys @ direction), axis=-1)
 
 
@@ -87,7 +87,7 @@ def mixed_correlation(
     weight: float,
     degree: int,
 ) -> Float[Array, " n"]:
-    """Mean over keys of <query, S key>^degree, S between a rotation and the identity.
+    """Averages <query, S key>^degree over keys, S between a rotation and the identity.
 
     S = sqrt(1 - weight²) rotation + weight I: at weight 0 the query is compared in coordinates
     that weights centred at the identity do not favour, at weight 1 it is `correlation_power`.
@@ -128,7 +128,7 @@ def build_targets(
     Args:
       names: `average_P`, `weighted_P` or `mixed_W_P` for degree P and weight W, or
         `module:function` for any permutation-invariant function of (query, keys).
-      key: Of the draw.
+      key: Random key of the draw.
       keys: Number of keys.
       d: Width of query and keys.
 

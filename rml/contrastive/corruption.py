@@ -14,7 +14,7 @@ def delete(key: Key[Array, ""], texts: Texts, *, rate: float) -> Texts:
     """Deletes each token with probability `rate`; of a text at least one stays.
 
     Args:
-      key: Of the draw.
+      key: Random key of the draw.
       texts: n texts.
       rate: Probability of a token to be deleted.
 
@@ -42,7 +42,7 @@ def replace(key: Key[Array, ""], texts: Texts, *, rate: float, low: int, high: i
     """Replaces each token with probability `rate` by one drawn from low, ..., high - 1.
 
     Args:
-      key: Of the draw.
+      key: Random key of the draw.
       texts: n texts.
       rate: Probability of a token to be replaced.
       low: Least token number drawn, above those of special tokens.
@@ -70,7 +70,7 @@ def mask(key: Key[Array, ""], texts: Texts, *, rate: float, token: int) -> Texts
     """Replaces each token with probability `rate` by the mask token.
 
     Args:
-      key: Of the draw.
+      key: Random key of the draw.
       texts: n texts.
       rate: Probability of a token to be masked.
       token: Number of the mask token.
@@ -92,7 +92,7 @@ def shuffle(key: Key[Array, ""], texts: Texts, *, rate: float) -> Texts:
     """Permutes, within each text, the tokens that are chosen with probability `rate`.
 
     Args:
-      key: Of the draw.
+      key: Random key of the draw.
       texts: n texts.
       rate: Probability of a token to be chosen.
 
@@ -127,7 +127,7 @@ def corrupt(
 
     Args:
       name: One of `CORRUPTIONS`.
-      key: Of the draw.
+      key: Random key of the draw.
       texts: n texts.
       rate: Probability of a token to be changed.
       vocabulary: Number of the mask token, least number of a word, size of the vocabulary.

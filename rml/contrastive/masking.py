@@ -19,7 +19,7 @@ class Masked(NamedTuple):
       texts: The texts as the encoder sees them.
       places: Places of the tokens to predict, all of them different.
       targets: The tokens that stood there.
-      chosen: Which of the places count; the others fill up texts that are shorter.
+      chosen: Mask of the places that count; the others fill up texts that are shorter.
     """
 
     texts: Texts
@@ -37,7 +37,7 @@ def mask_tokens(
     becomes the mask token with probability 0.8, a word drawn uniformly with 0.1, and else stays.
 
     Args:
-      key: Of the draws.
+      key: Random key of the draws.
       texts: n texts of up to t tokens.
       rate: Share of a text's tokens that are chosen; BERT's is 0.15.
       vocabulary: Number of the mask token, least number of a word, size of the vocabulary.

@@ -66,7 +66,7 @@ def crop(key: Key[Array, ""], texts: Texts, *, min_ratio: float, max_ratio: floa
     """Cuts one random span out of each text.
 
     Args:
-      key: Of the draw.
+      key: Random key of the draw.
       texts: n texts of up to t tokens.
       min_ratio: Least share of a text's tokens that a span holds.
       max_ratio: Largest share. Shares are uniform; a span's length is rounded down, to one at
@@ -92,7 +92,7 @@ def inverse_cloze(
     """Cuts a random span out of each text and returns it with what is left.
 
     Args:
-      key: Of the draw.
+      key: Random key of the draw.
       texts: n texts of up to t tokens.
       min_ratio: Least share of a text's tokens that the span holds.
       max_ratio: Largest share.
@@ -135,11 +135,11 @@ def pairs(
     Args:
       name: "crops" (two independent spans, which may overlap), "inverse_cloze" (a span and the
         rest) or "same" (the text twice, for corruptions alone to tell apart).
-      key: Of the draw.
+      key: Random key of the draw.
       texts: n texts of up to t tokens.
       min_ratio: Least share of a text's tokens that a span holds.
       max_ratio: Largest share.
-      keep: Of inverse cloze, the probability that the rest keeps the span.
+      keep: Probability that the rest keeps the span, for inverse cloze.
 
     Returns:
       Queries and keys.

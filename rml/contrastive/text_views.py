@@ -24,12 +24,12 @@ def text_views(
     """Makes a query and a key of each text, and corrupts both independently.
 
     Args:
-      key: Of the draw.
+      key: Random key of the draw.
       texts: n texts of up to t tokens.
       name: Kind of the pairs, one of `PAIRS`.
       min_ratio: Least share of a text's tokens that a span holds.
       max_ratio: Largest share.
-      keep: Of inverse cloze, the probability that the rest keeps the span.
+      keep: Probability that the rest keeps the span, for inverse cloze.
       corruption: One of `CORRUPTIONS`.
       rate: Probability of a token to be changed.
       vocabulary: Number of the mask token, least number of a word, size of the vocabulary.

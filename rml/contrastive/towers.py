@@ -44,7 +44,7 @@ def apply_in_groups(
 
 
 def _split_groups(groups: int) -> tuple[tuple[str, ...], list[tuple[str, Any]]]:
-    """The axes of the mesh in use that split the groups, and rules for the images of one.
+    """Finds the axes of the mesh in use that split the groups, and rules for the images of one.
 
     Left without rules, the partitioner was seen to halve gradients on a mesh that splits parameters
     and model.
@@ -72,7 +72,7 @@ def apply_to_views(
     Args:
       model: Called as `model(images, train=True)`.
       variables: Its variables.
-      views: Of the images; each device has all views of its images.
+      views: Views of the images; each device has all views of its images.
       **options: Further options of `model.apply`.
 
     Returns:

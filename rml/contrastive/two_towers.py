@@ -40,15 +40,15 @@ class TwoTowers(nn.Module):
         return *vectors, jnp.asarray(log_scale), jnp.asarray(bias)
 
     def features(self, images: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
-        """Features of images, what a downstream task takes."""
+        """Computes features of images, which a downstream task takes."""
         return self.image.features(images)
 
     def embed_images(self, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
-        """Vectors of images."""
+        """Computes vectors of images."""
         return self.image(images, train=False)
 
     def embed_texts(
         self, tokens: Int[Array, "n t"], mask: Bool[Array, "n t"]
     ) -> Float[Array, "n d"]:
-        """Vectors of texts."""
+        """Computes vectors of texts."""
         return self.text(tokens, mask, train=False)

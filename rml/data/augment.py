@@ -51,7 +51,7 @@ Images = UInt8[Array | np.ndarray, "*b h w c"] | Float[Array | np.ndarray, "*b h
 
 
 def to_float(images: Images) -> Float[Any, "*b h w c"]:
-    """uint8 images to float32 in [0, 1]; floating-point images stay as they are."""
+    """Converts uint8 images to float32 in [0, 1]; floating-point images stay as they are."""
     if jnp.issubdtype(images.dtype, jnp.floating):
         return images
     return images.astype(jnp.float32) / 255
@@ -61,7 +61,7 @@ def compose(steps: Sequence[Any]) -> Pipeline:
     """Chains augmentations named in a config.
 
     Args:
-        steps: Each a name, `(name,)` or `(name, options)`, for example
+        steps: Augmentations, each a name, `(name,)` or `(name, options)`, for example
             `(("random_resized_crop", {"scale": (0.5, 1.0)}), "random_flip")`; applied in order.
 
     Returns:
@@ -93,15 +93,15 @@ def views(
     *,
     n: int = 2,
 ) -> Float[Array, "n b out_h out_w c"]:
-    """Independently augmented copies of a batch, in one call of the pipeline.
+    """Makes independently augmented copies of a batch, in one call of the pipeline.
 
     Inside, the views of an image are neighbours: split over devices, no image leaves its own. For
     the same reason a model should see them by `flat_views`.
 
     Args:
-        key: Of the draw.
+        key: Random key of the draw.
         images: Batch of images, or of `n` crops of each, as `stacked_views` cuts them on the host.
-        pipeline: As `compose` makes one.
+        pipeline: Augmentations, as `compose` chains them.
         n: Number of views.
 
     Returns:
@@ -121,12 +121,12 @@ def views(
 
 
 def flat_views(views: Shaped[Array, "n b *shape"]) -> Shaped[Array, " n*b *shape"]:
-    """Views in one batch, those of an image neighbours; `split_views` is the inverse."""
+    """Puts views into one batch, those of an image neighbours; `split_views` is the inverse."""
     return views.swapaxes(0, 1).reshape(-1, *views.shape[2:])
 
 
 def split_views(flat: Shaped[Array, " rows *shape"], *, n: int = 2) -> Shaped[Array, "n b *shape"]:
-    """View by view what a model made of `flat_views`."""
+    """Splits what a model made of `flat_views` view by view."""
     return flat.reshape(-1, n, *flat.shape[1:]).swapaxes(0, 1)
 
 

@@ -19,7 +19,7 @@ def read_beir(path: Path, split: str) -> tuple[dict[str, str], dict[str, str], J
 
     Args:
         path: The folder.
-        split: Which file of `qrels` to read.
+        split: Name of the file of `qrels` to read.
 
     Returns:
         All documents by id, title before text; the queries of the split by id; and its judgements
@@ -37,7 +37,7 @@ def read_beir(path: Path, split: str) -> tuple[dict[str, str], dict[str, str], J
 
 
 def read_corpus(path: Path) -> dict[str, str]:
-    """All documents of a collection by id, title before text.
+    """Reads all documents of a collection by id, title before text.
 
     Raises:
         DataError: As `read_beir`.

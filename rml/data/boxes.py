@@ -80,7 +80,7 @@ def load_boxes(name: str, split: str, *, image_size: int | Sequence[int] | None 
         name: `boxes:PATH` of a JSON file in COCO's format, which has `images`, `categories` and
             `annotations`; `file_name` of an image is relative to the file. Annotations with
             `iscrowd` 1 are left out, images without boxes are kept.
-        split: In TFDS's split syntax. "train" and "test" are 80% and 20% of the images, fixed by a
+        split: Split in TFDS's syntax. "train" and "test" are 80% and 20% of the images, fixed by a
             seed; "all" is the file in its order.
         image_size: Brings every image, whole, to this height and width: it is scaled to fit and
             lies at the top left, the rest is black. Boxes are scaled with it.

@@ -155,7 +155,7 @@ class Pydocs(Packaged):
 
     @classmethod
     def directory(cls) -> Path:
-        """Where it is prepared below the data directory."""
+        """Returns where it is prepared below the data directory."""
         return Path(cls.name, cls.BUILDER_CONFIGS[0].name, str(cls.VERSION))
 
     def _info(self) -> tfds.core.DatasetInfo:

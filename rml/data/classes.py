@@ -30,7 +30,7 @@ def split_classes(
     """Chooses the classes of each part.
 
     Args:
-      wanted: For each of `PARTS` its classes as a list, or their number. A number is taken from
+      wanted: Classes of each of `PARTS` as a list, or their number. A number is taken from
         the classes that no earlier part has. `validation` may be "base": the base classes again.
       present: Classes that the part's split of the data holds.
       splits: Name of the part's split, for messages.
@@ -142,7 +142,7 @@ def open_parts(
 
 
 def first_of_each_class(labels: Int[np.ndarray, " n"], count: int) -> Int[np.ndarray, " m"]:
-    """Positions of the first `count` examples of each class, in ascending order."""
+    """Finds positions of the first `count` examples of each class, in ascending order."""
     order = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels)
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

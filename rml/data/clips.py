@@ -122,7 +122,7 @@ def load_clips(
             `10.png`. `PATH/events.json`, if it exists, is a list of objects with `clip` (`CLIP` or
             `CLASS/CLIP`), `start` and `end` (numbers of frames from 0, `end` is the one after
             the last), and `text`, `label` or both, which are strings.
-        split: In TFDS's split syntax. "train" and "test" are 80% and 20% of each class, fixed by a
+        split: Split in TFDS's syntax. "train" and "test" are 80% and 20% of each class, fixed by a
             seed; "all" is every clip in the order of names.
         image_size: Brings every frame to this height and width: shorter side resized, centre kept.
         num_frames: Number of frames that are read of each clip, at even distances from its first

@@ -34,9 +34,9 @@ class RetrievalData:
 
     Attributes:
         documents: Texts, the title first where there is one.
-        document_ids: Of each; where a document is from a file, its name and line.
+        document_ids: Identity of each; where a document is from a file, its name and line.
         queries: Texts; none where a folder of texts has no queries.
-        query_ids: Of each.
+        query_ids: Identity of each.
         qrels: Judgements.
         labels: int32 `[n]`, the class of each document, where there are classes.
         class_names: Names by label.
@@ -62,7 +62,7 @@ class RetrievalData:
         return self._judged(self.qrels.grade > 0)
 
     def first_queries(self, count: int) -> "RetrievalData":
-        """The collection with its first queries alone, and all of its documents."""
+        """Returns the collection with its first queries alone, and all of its documents."""
         return replace(
             self,
             queries=self.queries[:count],
@@ -135,7 +135,7 @@ RELATED = {"manuals": ("related_pages",)}
 
 
 def collection_tasks(name: str) -> tuple[str, ...]:
-    """Tasks of a data set, the first of which is usual; none where it has no collection."""
+    """Lists tasks of a data set, the first of which is usual; none where it has no collection."""
     return RELATED.get(name, ()) or tuple(PAIRINGS.get(name, ()))
 
 
@@ -144,7 +144,7 @@ def indexed(
     queries: Mapping[str, str],
     judged: Iterable[tuple[str, str, int]],
 ) -> RetrievalData:
-    """The collection of texts and judgements by their ids.
+    """Makes the collection of texts and judgements by their ids.
 
     Args:
         documents: Texts by id.
@@ -169,11 +169,11 @@ def indexed(
 def paired(
     read: Mapping[str, Sequence[str]], pairing: Pairing, *, asked: Collection[str]
 ) -> RetrievalData:
-    """The collection of examples each of which asks and answers.
+    """Makes the collection of examples each of which asks and answers.
 
     Args:
-        read: By feature the text of every example.
-        pairing: Which of them ask and answer.
+        read: Texts of every example, by feature.
+        pairing: Features that ask and answer.
         asked: Identities of the examples that ask; all answer.
 
     Returns:
@@ -222,7 +222,7 @@ class Pages(NamedTuple):
 
 
 def related(asking: Pages, searched: Pages, whole: Pages) -> RetrievalData:
-    """The collection of pages that are found by others which a third one names together with them.
+    """Makes the collection of pages, found by others which a third one names together with them.
 
     A page asks by its first `ASKED` characters and is found by its first `PAGE`. What it names
     itself is no part of its text.
@@ -257,7 +257,7 @@ def related(asking: Pages, searched: Pages, whole: Pages) -> RetrievalData:
 
 
 def without_words(text: str, other: str) -> str:
-    """A text with "_" for each word of another that has three letters or more."""
+    """Writes "_" in a text for each word of another that has three letters or more."""
     words = set(re.findall(r"\w{3,}", other))
     pattern = "|".join(map(re.escape, sorted(words)))
     return re.sub(rf"\b({pattern})\b", "_", text, flags=re.I) if words else text

@@ -31,7 +31,7 @@ def color_jitter(
     """Changes brightness, contrast, saturation and hue, in this order, with probability `p`.
 
     Args:
-        key: Of the draw.
+        key: Random key of the draw.
         images: Grey or RGB images in [0, 1]; grey ones have no saturation and hue to change.
         brightness: Factor uniform in [max(0, 1 - x), 1 + x].
         contrast: Factor of the distance to each channel's mean, likewise.
@@ -115,7 +115,7 @@ def random_grayscale(
     """Makes RGB images grey with probability `p`; grey ones stay as they are.
 
     Args:
-        key: Of the draw.
+        key: Random key of the draw.
         images: Grey or RGB images.
         p: Probability.
         copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
@@ -148,7 +148,7 @@ def gaussian_blur(
     """Blurs with a Gaussian of random width, with probability `p`.
 
     Args:
-        key: Of the draw.
+        key: Random key of the draw.
         images: Batch of images.
         sigma: Range of the standard deviation, in pixels.
         kernel_size: Odd width at which the Gaussian is cut off; a tenth of the image's shorter
@@ -194,9 +194,9 @@ def solarize(
     """Inverts values at or above a threshold, with probability `p`.
 
     Args:
-        key: Of the draw.
+        key: Random key of the draw.
         images: Images in [0, 1].
-        threshold: In [0, 1].
+        threshold: Least value that is inverted, in [0, 1].
         p: Probability.
         copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 

@@ -143,7 +143,7 @@ def read_classes(
 def groups_of_classes(
     name: str, split: str, *, label_key: str, group_key: str, data_dir: str | Path | None = None
 ) -> Mapping[str, str]:
-    """The group of each class by their names, where examples name both: that of its first example.
+    """Reads the group of each class, where examples name both: that of its first example.
 
     Raises:
       DataError: As `read_classes`.

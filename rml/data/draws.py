@@ -12,7 +12,7 @@ Range = Sequence[Number]
 
 
 def uniforms(key: Key[Array, ""], n: int, count: int, copies: int = 1) -> Float[Array, "count n"]:
-    """Uniform numbers in [0, 1), `count` for each of `n` examples.
+    """Draws uniform numbers in [0, 1), `count` for each of `n` examples.
 
     JAX's counter-based generator makes number (i, j) from its position alone: what example i gets
     does not depend on the size of the batch, nor on how it is sharded. Of a batch whose images have
@@ -36,7 +36,7 @@ def choose(
     changed: Float[Array, "n h w c"],
     images: Float[Array, "n h w c"],
 ) -> Float[Array, "n h w c"]:
-    """The changed image where the example's uniform number is below `p`."""
+    """Takes the changed image where the example's uniform number is below `p`."""
     return jnp.where((chosen < p)[:, None, None, None], changed, images)
 
 

@@ -12,22 +12,22 @@ _WORD = re.compile(r"\w+")
 
 
 def normalized(text: str) -> str:
-    """The words of a text in lower case, one space apart; texts equal in this are duplicates."""
+    """Joins the words of a text in lower case by spaces; texts equal in this are duplicates."""
     return " ".join(_WORD.findall(text.lower()))
 
 
 def near_duplicates(
     texts: Sequence[str], *, similarity: float = 0.8, words: int = 3
 ) -> Bool[np.ndarray, " n"]:
-    """Which texts nearly repeat an earlier one that is not itself a repetition.
+    """Finds texts that nearly repeat an earlier one that is not itself a repetition.
 
     Exact, yet without comparing all pairs: two sets whose Jaccard similarity is at least t share
     one of the rarest `|x| - ceil(t |x|) + 1` members of each, so only texts that do are compared.
 
     Args:
-        texts: In order of preference, the first of several is kept.
+        texts: Texts in order of preference, the first of several is kept.
         similarity: Least Jaccard similarity, in (0, 1], of the sets of `words` words in a row.
-        words: In a row; a shorter text is one such row.
+        words: Number of words in a row; a shorter text is one such row.
 
     Returns:
         True for each text to leave out. A text without words repeats nothing.

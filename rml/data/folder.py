@@ -42,7 +42,7 @@ def open_folder(
 
     Args:
         path: The folder.
-        split: In TFDS's split syntax.
+        split: Split in TFDS's syntax.
         image_size: Brings every image to this height and width: shorter side resized, centre kept.
             If not given, images keep their sizes, and only load into arrays if they agree.
         labelled: Whether subfolders may be classes.

@@ -38,7 +38,7 @@ def random_resized_crop(
     """Crops a box of random area and aspect and resizes it (antialiased bilinear).
 
     Args:
-        key: Of the draw.
+        key: Random key of the draw.
         images: Batch of images.
         size: Height and width of the result; the input's if not given.
         scale: Range of the box's area as a share of the image's.
@@ -77,7 +77,7 @@ def random_affine(
     """Rotates, shears, scales about the centre and translates, in one bilinear resampling.
 
     Args:
-        key: Of the draw.
+        key: Random key of the draw.
         images: Batch of images.
         degrees: Rotation is uniform in ±degrees.
         translate: Shift is uniform in ± this share of height and width (or a pair of shares).
@@ -130,7 +130,7 @@ def affine_warp(
     Args:
         images: Batch of images.
         inverse: Map from output to input offsets, in (row, column) pixels.
-        shift: Of the content, in (row, column) pixels.
+        shift: Shift of the content, in (row, column) pixels.
         fill: The plane outside the image, see `random_affine`.
 
     Returns:
@@ -181,7 +181,7 @@ def random_flip(
     """Mirrors each image with probability `p`.
 
     Args:
-        key: Of the draw.
+        key: Random key of the draw.
         images: Batch of images.
         p: Probability.
         vertical: Upside down instead of left to right.
@@ -211,7 +211,7 @@ def random_erase(
     """Sets a random box to `fill` with probability `p`.
 
     Args:
-        key: Of the draw.
+        key: Random key of the draw.
         images: Batch of images.
         p: Probability.
         scale: Range of the box's area as a share of the image's.
@@ -292,7 +292,7 @@ def separable(
     rows: Float[Array, "b out_h h"],
     columns: Float[Array, "b out_w w"],
 ) -> Float[Array, "b out_h out_w c"]:
-    """Weighted means along height and along width of each image, in full precision.
+    """Computes weighted means along height and along width of each image, in full precision.
 
     The weights of a mean need not sum to one: dividing the result is cheaper than the weights.
     """

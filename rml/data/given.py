@@ -32,9 +32,9 @@ class GivenImages:
             images: An array `[n, h, w]` or `[n, h, w, c]` of uint8 or of floats in 0..1, a list of
                 such images, of PIL images and of paths, whose sizes may differ, or a source. For
                 an encoder of vectors an array `[n, d]`.
-            shape: Of an image that the encoder takes. Bytes are brought to its height and width
-                (shorter side resized, centre kept), files, PIL images and those of a source to its
-                channels too.
+            shape: Shape of an image that the encoder takes. Bytes are brought to its height and
+                width (shorter side resized, centre kept), files, PIL images and those of a source
+                to its channels too.
             dtype: Type of the images that the encoder was trained on. One that was trained on
                 floats takes floats of any range, and no bytes.
 
@@ -172,7 +172,7 @@ def _describe(image: Any) -> str:
 
 
 def in_slices(images: Any) -> Any:
-    """Images that are sliced as `images[a:b]`; of a source from memory where they are few.
+    """Makes images sliceable as `images[a:b]`, those of a source in memory where they are few.
 
     Raises:
         DataError: If images of a source have several sizes.

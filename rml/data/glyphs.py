@@ -34,7 +34,7 @@ BLOCKS = {
 
 
 def unicode_block(character: str) -> str:
-    """The block of a character.
+    """Finds the block of a character.
 
     Raises:
       ValueError: It is in none of `BLOCKS`.
@@ -49,7 +49,7 @@ def render(character: str, font: Path, size: int) -> np.ndarray:
     """Draws a character, white on black, its ink centred.
 
     Args:
-      character: What to draw.
+      character: Character to draw.
       font: A TrueType font.
       size: Height and width in pixels.
 

@@ -11,7 +11,7 @@ from rml.data.errors import DataError
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width, of a square if one number is given."""
+    """Returns height and width, of a square if one number is given."""
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
         raise DataError(f"image size must be positive, got {size}")
@@ -78,7 +78,7 @@ def resize(
 
 
 def resize_and_center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The largest centred box of the target's aspect, resized to it (on the host).
+    """Resizes the largest centred box of the target's aspect to the target (on the host).
 
     Args:
         image: uint8 `[h, w, c]`.

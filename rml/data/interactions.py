@@ -50,7 +50,7 @@ def load_interactions(name: str, split: str) -> Interactions:
         name: `interactions:PATH` of a `.csv` or `.tsv` with a header, or a `.jsonl`; each may be
             compressed (`.gz`). The columns (keys) are `user`, `item`, `time` and, if there are
             ratings, `rating`; others are not read. Times are numbers, of any unit.
-        split: In TFDS's split syntax.
+        split: Split in TFDS's syntax.
 
     Returns:
         The interactions of the split. Numbers of users and items are the same in all splits.

@@ -31,7 +31,7 @@ def load(
             prepared in `data_dir` (`cifar10`, `name/config`, `name:version`), `npz:PATH` (see
             `npz.open_npz`), `folder:PATH` (see `folder.open_folder`) or `images:PATH` (all images
             below a folder, without labels).
-        split: In TFDS's split syntax, for every kind of source: `train`, `train[:80%]`,
+        split: Split in TFDS's syntax, for every kind of source: `train`, `train[:80%]`,
             `train+test`, or `all`.
         data_dir: TFDS data directory; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not given.
         image_size: Brings every image to this height and width: shorter side resized, centre kept.

@@ -13,7 +13,7 @@ from rml.data.tokens import encode
 def long_documents(
     tokenizer: Any, texts: Sequence[str], *, length: int, most: int | None = None
 ) -> Int[np.ndarray, "n length"]:
-    """Beginnings of all documents that are long enough, in their order.
+    """Reads the beginnings of all documents that are long enough, in their order.
 
     Args:
         tokenizer: A `tokenizers.Tokenizer`; special tokens are not added.

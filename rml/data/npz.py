@@ -27,7 +27,7 @@ def open_npz(
 
     Args:
         path: The file.
-        split: In TFDS's split syntax.
+        split: Split in TFDS's syntax.
         image_size: Every image is brought to this size (uint8 images only).
 
     Returns:

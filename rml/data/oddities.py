@@ -10,10 +10,10 @@ NOTABLE = 0.01
 
 
 def require_labels(source: Source, user: str) -> Source:
-    """The source, whose examples have a class.
+    """Returns the source, whose examples have a class.
 
     Args:
-        source: What is read.
+        source: Source that is read.
         user: Name of what needs the labels, for the message.
 
     Raises:
@@ -28,7 +28,7 @@ def require_labels(source: Source, user: str) -> Source:
 
 
 def oddities(train: Source, test: Source) -> list[str]:
-    """What makes accuracies of a training and a test source say little.
+    """Lists what makes accuracies of a training and a test source say little.
 
     Sources that are larger than `IN_MEMORY_BYTES` are judged by their names and labels alone.
 

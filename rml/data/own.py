@@ -44,7 +44,7 @@ class FileSource(Source):
 
 
 def path_of(name: str, kind: str) -> Path:
-    """The path in `KIND:PATH`.
+    """Reads the path in `KIND:PATH`.
 
     Raises:
         UserError: If the name is of another kind, or has no path.
@@ -56,15 +56,15 @@ def path_of(name: str, kind: str) -> Path:
 
 
 def chosen(split: str, labels: Int[np.ndarray, " n"], *, name: str) -> Int[np.ndarray, " k"]:
-    """Positions that a split string names, where the data has no splits of its own.
+    """Finds positions that a split string names, where the data has no splits of its own.
 
     "train" and "test" are 80% and 20% of each class, fixed by a seed and interleaved by class;
     "all" is the data in its order.
 
     Args:
-        split: In TFDS's split syntax.
+        split: Split in TFDS's syntax.
         labels: Class of each example; all equal where there are none.
-        name: For messages.
+        name: Name of the data set, for messages.
 
     Raises:
         DataError: If the split does not parse, does not exist or selects nothing.
@@ -78,7 +78,7 @@ def chosen(split: str, labels: Int[np.ndarray, " n"], *, name: str) -> Int[np.nd
 
 
 def lines(file: Path) -> Iterator[tuple[str, str]]:
-    """Lines of a text file, compressed or not, that are not empty, and where each is.
+    """Reads lines of a text file, compressed or not, that are not empty, and where each is.
 
     Raises:
         DataError: If the file is missing, cannot be read or is not UTF-8.
@@ -100,11 +100,11 @@ def lines(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def json_lines(file: Path, *, expected: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Objects of a file that has one a line, and where each is.
+    """Reads objects of a file that has one a line, and where each is.
 
     Args:
         file: The file.
-        expected: What a line holds, for messages.
+        expected: Content of a line, for messages.
 
     Raises:
         DataError: As `lines`, or if a line is no JSON object.
@@ -120,7 +120,7 @@ def json_lines(file: Path, *, expected: str) -> Iterator[tuple[str, dict[str, An
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds.
+    """Reads what a JSON file holds.
 
     Raises:
         DataError: If it is missing, cannot be read or is not JSON.
@@ -136,14 +136,14 @@ def read_json(file: Path) -> Any:
 
 
 def field(where: str, entry: dict[str, Any], key: str, kind: Any, expected: str) -> Any:
-    """A field of an object, its type checked.
+    """Returns a field of an object, its type checked.
 
     Args:
         where: Place of the object, for messages.
         entry: The object.
         key: Name of the field.
         kind: Type that it must have, or several; true and false are no numbers.
-        expected: What it must be, for messages.
+        expected: Value that it must have, for messages.
 
     Raises:
         DataError: If the field is missing or of another type.

@@ -32,7 +32,7 @@ class Packaged(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def directory(cls) -> Path:
-        """Where it is prepared below the data directory."""
+        """Returns where it is prepared below the data directory."""
         return Path(cls.name, str(cls.VERSION))
 
 
@@ -50,7 +50,7 @@ class Fetched(Packaged):
 
     @classmethod
     def licence(cls) -> str:
-        """The licences of the archives that it is made from."""
+        """Lists the licences of the archives that it is made from."""
         found = dict.fromkeys(assets.listed()[name].licence for name in cls.ASSETS)
         return "; ".join(found)
 
@@ -114,19 +114,19 @@ class Drawn(Fetched):
 
 
 def image(side: int, channels: int = 3) -> tfds.features.Tensor:
-    """The feature of an image, uint8 `[side, side, channels]`, kept as bytes: read at once."""
+    """Makes an image's feature, uint8 `[side, side, channels]`, kept as bytes: read at once."""
     return tfds.features.Tensor(
         shape=(side, side, channels), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
     )
 
 
 def share(key: str) -> float:
-    """A number in [0, 1) that depends on a key alone, for splits that keep a group together."""
+    """Hashes a key alone to a number in [0, 1), for splits that keep a group together."""
     return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32
 
 
 def split_of(key: str) -> str:
-    """The split of all examples with this key: 80% train, 10% validation, 10% test of the keys."""
+    """Chooses the split of examples by key: 80% train, 10% validation, 10% test of the keys."""
     place = share(key)
     return "train" if place < 0.8 else "validation" if place < 0.9 else "test"
 

@@ -52,7 +52,7 @@ def load_pairs(name: str, split: str, *, image_size: int | Sequence[int] | None 
     Args:
         name: `pairs:PATH`. Each line of the file is a JSON object with `image`, a path relative to
             the file, and `text`, a string or a list of strings.
-        split: In TFDS's split syntax. "train" and "test" are 80% and 20%, fixed by a seed; "all"
+        split: Split in TFDS's syntax. "train" and "test" are 80% and 20%, fixed by a seed; "all"
             is the file in its order. An image has one line, so splits share none.
         image_size: Brings every image to this height and width: shorter side resized, centre kept.
 

@@ -23,9 +23,9 @@ class Passage(NamedTuple):
     """Lines of a file.
 
     Attributes:
-        file: Below the folder, with "/".
-        line: Where it begins, counted from 1.
-        text: What stands there.
+        file: Path below the folder, with "/".
+        line: Number of the line where it begins, from 1.
+        text: Text that stands there.
     """
 
     file: str
@@ -77,7 +77,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def cut(text: str, *, words: int = WORDS) -> Iterator[tuple[int, str]]:
-    """Passages of a text and the numbers of the lines where they begin, see `read_passages`."""
+    """Cuts a text into passages, each with the number of its first line, see `read_passages`."""
     held: list[tuple[int, str, int]] = []  # line number, line, its words
     for piece in _pieces(text, words):
         while held and sum(count for _, _, count in held) + piece[2] > words:

@@ -53,7 +53,7 @@ def piece_batches(
     split: str = "all",
     **options: Any,
 ) -> grain.IterDataset:
-    """Batches of the `pieces` of documents.
+    """Makes batches of the `pieces` of documents.
 
     Args:
         tokenizer: A `tokenizers.Tokenizer`.
@@ -74,6 +74,6 @@ def piece_batches(
 
 
 def piece_spec(batch_size: int, *, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch of pieces, known without opening data."""
+    """Returns the shapes of a batch of pieces, known without opening data."""
     shapes = {"tokens": (batch_size, length), "length": (batch_size,)}
     return {name: jax.ShapeDtypeStruct(shape, np.int32) for name, shape in shapes.items()}

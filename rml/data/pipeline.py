@@ -32,10 +32,10 @@ def batches(
     parts: int = 1,
     in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> grain.IterDataset:
-    """Batches of a source as NumPy arrays, with the keys of its examples.
+    """Makes batches of a source as NumPy arrays, with the keys of its examples.
 
-    Of images `{"image": [b, h, w, c], "label": int32 [b]}`, of texts (`tokens.token_source`)
-    `{"tokens": int32 [b, L], "length": int32 [b]}`.
+    Of images they are `{"image": [b, h, w, c], "label": int32 [b]}`, of texts
+    (`tokens.token_source`) `{"tokens": int32 [b, L], "length": int32 [b]}`.
 
     Every example comes once an epoch (but for the remainder, which is another one each epoch).
     The order, and what `transform` draws, are functions of (seed, epoch, example) alone: the
@@ -43,18 +43,18 @@ def batches(
     global batch does not depend on the number of processes or threads.
 
     Args:
-        source: What to read.
-        batch_size: Of the global batch; each process yields its `batch_size / parts` rows.
-        seed: Of order and transforms.
+        source: Source to read.
+        batch_size: Size of the global batch; each process yields its `batch_size / parts` rows.
+        seed: Seed of order and transforms.
         shuffle: A new order each epoch, otherwise the source's own.
         repeat: Epochs without end, otherwise one.
         drop_remainder: Leaves out the last, smaller batch of each epoch.
         transform: `(example, rng) -> example` on the host, in threads; it makes sizes equal where
             they are not (see `decode_and_resize`).
-        num_threads: That read examples; the number of CPUs, at most 16, if not given. Not used
-            for data in memory.
-        part: Which part of the global batch is ours.
-        parts: Of how many equal parts.
+        num_threads: Number of threads that read examples; that of CPUs, at most 16, if not given.
+            Not used for data in memory.
+        part: Number of our part of the global batch.
+        parts: Number of equal parts.
         in_memory_bytes: Sources up to this size are loaded first.
 
     Returns:
@@ -232,7 +232,7 @@ def decode_and_resize(
     scale: Sequence[float | int] | None = None,
     ratio: Sequence[float | int] = (3 / 4, 4 / 3),
 ) -> Transform:
-    """A host transform that brings images of any size to one, so that they stack into batches.
+    """Makes a host transform that brings images of any size to one, so that they stack.
 
     Args:
         size: Height and width of the result.
@@ -264,7 +264,7 @@ def decode_and_resize(
 
 
 def stacked_views(crops: Sequence[Transform]) -> Transform:
-    """A host transform that cuts several crops of each image, as `augment.views` takes them.
+    """Makes a host transform that cuts several crops of each image, as `augment.views` takes them.
 
     Args:
         crops: One transform a view, such as `decode_and_resize` with a `scale`; of one size.

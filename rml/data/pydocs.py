@@ -70,7 +70,7 @@ class Pair(NamedTuple):
         module: Dotted.
         package: Top-level package, or `STANDARD_LIBRARY`.
         title: First paragraph of the docstring, on one line.
-        description: What follows it; empty where nothing does, or where another split has the
+        description: Text that follows it; empty where nothing does, or where another split has the
             same title or description.
         docstring: Whole, without indentation.
         code: Source without any docstring (those of inner functions are left out too), decorators
@@ -87,7 +87,7 @@ class Pair(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """Versions by distribution of what is read; distributions that are absent are left out."""
+    """Finds versions, by distribution, of what is read; absent distributions are left out."""
     found = {STANDARD_LIBRARY: platform.python_version()}
     for distribution in PACKAGES:
         try:
@@ -108,13 +108,13 @@ def fingerprint() -> str:
 
 
 def split_of(module: str) -> str:
-    """The split that a module belongs to: 80% train, 10% validation, 10% test, by its name."""
+    """Chooses the split of a module by its name: 80% train, 10% validation, 10% test."""
     place = int(hashlib.sha256(module.encode()).hexdigest()[:8], 16) % 10
     return {8: "validation", 9: "test"}.get(place, "train")
 
 
 def read() -> list[Pair]:
-    """All pairs of this installation, without duplicates, in an order that looks random.
+    """Reads all pairs of this installation, without duplicates, in an order that looks random.
 
     Left out are tests, docstrings of fewer than `MIN_WORDS` words, code that does nothing but pass
     or raise NotImplementedError, and pairs whose docstring or code is that of an earlier pair: the

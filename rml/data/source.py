@@ -29,8 +29,8 @@ class Examples(Protocol):
     """What `batches` reads: examples by position, each a dict of arrays.
 
     Attributes:
-        name: For messages.
-        split: For messages.
+        name: Name of the data set, for messages.
+        split: Name of the split, for messages.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Examples(Protocol):
         """Bytes of all examples, or `None` where they do not stack into one array."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All examples stacked, by key."""
+        """Stacks all examples, by key."""
 
 
 class Arrays:
@@ -59,9 +59,9 @@ class Arrays:
         """Wraps arrays without copying them.
 
         Args:
-            arrays: By key `[n, ...]`, n at least 1.
-            name: For messages.
-            split: For messages.
+            arrays: Arrays `[n, ...]` by key, n at least 1.
+            name: Name of the data set, for messages.
+            split: Name of the split, for messages.
 
         Raises:
             DataError: If there is no array, no row, or lengths differ.
@@ -93,7 +93,7 @@ class Arrays:
         return sum(array.nbytes for array in self._arrays.values())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All examples, by key."""
+        """Returns all examples, by key."""
         return self._arrays
 
 
@@ -105,8 +105,8 @@ class Source:
     `NO_LABEL` is the label of each.
 
     Attributes:
-        name: As given to `load`.
-        split: As given to `load`, for example `"train[:80%]"`.
+        name: Name as given to `load`.
+        split: Split as given to `load`, for example `"train[:80%]"`.
         class_names: Names by label.
         image_shape: `(h, w, c)`, with `None` for what varies; `None` where examples are vectors.
         feature_shape: `(d,)` where examples are vectors, otherwise `None`.
@@ -209,8 +209,8 @@ class ArraySource(Source):
             image: `[n, h, w, c]` images or `[n, d]` feature vectors.
             label: `[n]` integers in `[0, len(class_names))`; `NO_LABEL` where there are no classes.
             class_names: Names by label.
-            name: For messages.
-            split: For messages.
+            name: Name of the data set, for messages.
+            split: Name of the split, for messages.
 
         Raises:
             DataError: If the shapes do not fit each other.
@@ -254,12 +254,12 @@ class RecordSource(Source):
     Args:
         record: Record by position in the split.
         size: Number of records.
-        image_shape: Of a decoded image; `None` for what varies.
+        image_shape: Shape of a decoded image; `None` for what varies.
         image_size: Brings every image to this height and width: the shorter side is resized, the
             centre is kept.
         class_names: Names by label.
-        name: As given to `load`.
-        split: As given to `load`.
+        name: Name as given to `load`.
+        split: Split as given to `load`.
         labels: int32 `[size]` where known.
     """
 
@@ -322,7 +322,7 @@ class RecordSource(Source):
 
 
 def select(split: str, sizes: dict[str, int], *, name: str) -> list[tuple[str, np.ndarray]]:
-    """Positions that a split string names (see `splits.parse`), with errors that name the set."""
+    """Finds positions that a split string names, see `splits.parse`; errors name the set."""
     try:
         return splits.parse(split, sizes)
     except ValueError as error:

@@ -37,7 +37,7 @@ class SpecialTokens(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: Any) -> "SpecialTokens":
-        """Those of a tokenizer with BERT's names for them.
+        """Finds those of a tokenizer with BERT's names for them.
 
         Args:
             tokenizer: A `tokenizers.Tokenizer`.
@@ -56,7 +56,7 @@ class SpecialTokens(NamedTuple):
 
     @classmethod
     def trained(cls, vocabulary: int) -> "SpecialTokens":
-        """Those of `train_tokenizer`, known before it has learned its vocabulary."""
+        """Returns those of `train_tokenizer`, known before it has learned its vocabulary."""
         return cls._of({name: number for number, name in enumerate(SPECIAL)}, vocabulary)
 
     @classmethod

@@ -11,7 +11,7 @@ def parse(split: str, sizes: dict[str, int]) -> list[tuple[str, np.ndarray]]:
     """Reads TFDS's split syntax: `train`, `train[:80%]`, `test[100:-50]`, `train+test`, `all`.
 
     Args:
-        split: What to read; `all` is every split that exists.
+        split: Split to read; `all` is every split that exists.
         sizes: Number of examples by split that exists.
 
     Returns:
@@ -61,14 +61,14 @@ def _boundary(text: str | None, size: int, *, default: int) -> int:
 
 
 def interleave(labels: np.ndarray, *, seed: int) -> np.ndarray:
-    """An order in which every contiguous slice holds the classes in near equal proportion.
+    """Draws an order in which every contiguous slice holds the classes in near equal proportion.
 
     Each class is shuffled and spread evenly over [0, 1); examples are read in that order. A slice
     holding a fraction f of all examples holds f of each class up to a few examples.
 
     Args:
         labels: Integers `[n]`.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Returns:
         A permutation of `range(n)`.
@@ -90,7 +90,7 @@ def stratified(
         labels: Integers `[n]`.
         test_fraction: Share of each class that goes to the test split, rounded; a class of two or
             more examples has at least one in each.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         Positions of the training and of the test examples, both interleaved by class.

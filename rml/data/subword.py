@@ -38,8 +38,8 @@ class Unigram(NamedTuple):
     """A vocabulary with the logarithm of each piece's probability.
 
     Attributes:
-      logs: By piece, in nats; -inf of pieces that no best segmentation has.
-      counts: By piece, how often it stands in the best segmentations of the corpus.
+      logs: Log-probabilities by piece, in nats; -inf of pieces that no best segmentation has.
+      counts: Number of times, by piece, that it stands in the best segmentations of the corpus.
       nats: L, the logarithm of the corpus's likelihood.
     """
 
@@ -140,13 +140,13 @@ def fit_unigram(counts: Counts, pieces: Collection[str], *, tolerance: float = 1
 
 
 def smoothed(model: Unigram, *, count: float = 0.5) -> Unigram:
-    """The model with a count added to that of every piece, so that none is impossible."""
+    """Adds a count to that of every piece of a model, so that none is impossible."""
     counts = {piece: own + count for piece, own in model.counts.items()}
     return model._replace(logs=_logs(counts))
 
 
 def bits_per_character(model: Unigram, counts: Counts) -> float:
-    """Bits a character of words by their best segmentations under a model."""
+    """Computes bits a character of words by their best segmentations under a model."""
     nats, characters = 0.0, 0
     for word, n in counts.items():
         nats -= n * segment(word, model.logs, unknown=model.unknown)[1]
@@ -155,7 +155,7 @@ def bits_per_character(model: Unigram, counts: Counts) -> float:
 
 
 def tokens_per_word(model: Unigram, counts: Counts) -> float:
-    """Mean number of pieces of a word's best segmentation."""
+    """Computes the mean number of pieces of a word's best segmentation."""
     pieces = sum(
         n * len(segment(word, model.logs, unknown=model.unknown)[0]) for word, n in counts.items()
     )

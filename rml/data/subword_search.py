@@ -28,7 +28,7 @@ class Merges(NamedTuple):
     Attributes:
       pieces: Characters in their order, then the pieces in that of their merges.
       pairs: The pairs that were merged.
-      gains: What each merge added to L under the segmentations that merging makes.
+      gains: Gain in L of each merge under the segmentations that merging makes.
     """
 
     pieces: tuple[str, ...]
@@ -176,7 +176,7 @@ def _clogc(c: Any) -> Any:
 
 
 def candidates(counts: Counts, *, longest: int = 8, least: int = 2) -> list[str]:
-    """Substrings of two characters or more that occur at least so often, in their order."""
+    """Lists substrings of 2 to `longest` characters that occur at least so often, sorted."""
     found: dict[str, int] = {}
     for word, n in counts.items():
         for begin in range(len(word)):

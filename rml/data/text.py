@@ -53,16 +53,15 @@ def load_retrieval(
             `debian`, `wiki_vital` or `manuals` (see `rml.data.collections`), `beir:PATH` (a folder
             in BEIR's format, `rml.data.beir`) or `texts:PATH` (a folder of text files, cut into
             passages, `rml.data.passages`: documents without queries).
-        split: For a data set in TFDS's split syntax; the name of a file of BEIR's qrels; "all" for
+        split: Split of a data set in TFDS's syntax; the name of a file of BEIR's qrels; "all" for
             a folder of text files.
-        task: Of a data set, what is asked and what is found, one of `collection_tasks(name)`; the
+        task: Task of a data set, what asks and what is found, one of `collection_tasks(name)`; the
             first of them if not given. Of pydocs "docstring_to_code", or "title_to_description"
             (from the first paragraph of a docstring to the rest of it, where there is more than a
             few words).
-        corpus: Of a data set of pairs: the documents are those of the "split", or "all". Pages of
+        corpus: Documents of a data set of pairs: those of the "split", or "all". Pages of
             manuals are always found among those of the training split.
-        data_dir: Where data sets are prepared; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not
-            given.
+        data_dir: TFDS data directory; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not given.
 
     Returns:
         The collection.
@@ -110,9 +109,9 @@ def load_documents(
     """Opens the documents of a collection alone, to train on without queries.
 
     Args:
-        name: As for `load_retrieval`, or a TFDS name that is prepared in `data_dir`.
-        split: As for `load_retrieval`; the documents of a BEIR collection are those of all splits,
-            and `split` is not read.
+        name: Name as for `load_retrieval`, or a TFDS name that is prepared in `data_dir`.
+        split: Split as for `load_retrieval`; the documents of a BEIR collection are those of all
+            splits, and `split` is not read.
         text_key: Feature of a TFDS data set. If not given what is searched for its first task, for
             pydocs the docstring followed by its code, and "text" where there is no collection.
         data_dir: TFDS data directory.
@@ -153,12 +152,12 @@ def load_text(
 
     Args:
         name: `pydocs`, or a TFDS name that is prepared in `data_dir`.
-        split: In TFDS's split syntax.
+        split: Split in TFDS's syntax.
         text_key: Feature that holds the text; "text" if not given, "docstring" of pydocs.
         label_key: Feature that holds the class, a class label or a string; "label" if not given,
             "package" of pydocs.
-        min_examples: If above 1, classes of fewer texts in this split are left out, and those that
-            are kept are numbered from 0.
+        min_examples: Least number of texts of a class. Above 1, classes of fewer in this split are
+            left out, and those that are kept are numbered from 0.
         data_dir: TFDS data directory; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not given.
 
     Returns:

@@ -35,7 +35,7 @@ def open_tfds(
 
     Args:
         name: `name`, `name/config`, `name:version` or `name/config:version`.
-        split: In TFDS's split syntax.
+        split: Split in TFDS's syntax.
         data_dir: TFDS data directory.
         image_size: Every image is brought to this size.
         image_key: Feature that holds the image.
@@ -109,8 +109,8 @@ def read_texts(
     """Reads features of one split of a prepared TFDS data set into memory.
 
     Args:
-        name: As for `open_tfds`.
-        split: In TFDS's split syntax.
+        name: Name as for `open_tfds`.
+        split: Split in TFDS's syntax.
         data_dir: TFDS data directory.
         keys: Features to read: strings, sequences of strings, or class labels.
 
@@ -152,10 +152,10 @@ def _decoded(value: Any) -> Any:
 
 
 def open_builder(name: str, data_dir: Path) -> Any:
-    """The TFDS builder of a prepared data set; ours are prepared where they are not.
+    """Opens the TFDS builder of a prepared data set; ours are prepared where they are not.
 
     Args:
-        name: As for `open_tfds`.
+        name: Name as for `open_tfds`.
         data_dir: TFDS data directory.
 
     Raises:
@@ -205,9 +205,9 @@ def _split_name(name: str) -> tuple[str, str, str]:
 
 
 def _find(name: str, data_dir: Path) -> Path:
-    """Where the data set is prepared, its highest version unless one is named.
+    """Finds where the data set is prepared, its highest version unless one is named.
 
-    Looks at files only: TFDS's own search imports the code that generates the data set.
+    It looks at files only: TFDS's own search imports the code that generates the data set.
     """
     base, config, version = _split_name(name)
     prepared = {

@@ -27,7 +27,7 @@ _CONFIGURING = threading.Lock()
 def encode(
     tokenizer: Any, texts: Sequence[str], *, max_length: int, special: bool = True
 ) -> list[Int[np.ndarray, " _"]]:
-    """Token numbers of texts.
+    """Encodes texts as token numbers.
 
     What does not fit is cut off the end of the text, before the special tokens that end it. The
     tokenizer's own settings of truncation and padding are not used, and stay as they are.
@@ -91,10 +91,10 @@ def pad(
     """Stacks sequences into one array.
 
     Args:
-        sequences: Of tokens.
-        width: Of the array; the longest sequence's if not given.
-        rows: Of the array; as many as sequences if not given. Rows beyond them have no tokens.
-        pad_id: What fills up.
+        sequences: Sequences of tokens.
+        width: Width of the array; the longest sequence's if not given.
+        rows: Number of rows; as many as sequences if not given. Rows beyond them have no tokens.
+        pad_id: Token that fills up.
 
     Returns:
         Tokens, and where they are not filled up.
@@ -133,14 +133,14 @@ def length_buckets(
     multiple: int = 1,
     max_width: int | None = None,
 ) -> list[Bucket]:
-    """Batches of sequences of similar length, in few shapes, so that few programs are compiled.
+    """Makes batches of sequences of similar length, in few shapes, so that few programs compile.
 
     Sequences are taken from the longest to the shortest. A batch is as wide as its first sequence,
     rounded up to the next of `WIDTHS`, and as many rows high as `batch_tokens` hold. The last
     batch has the next power of two of rows.
 
     Args:
-        lengths: Of the sequences.
+        lengths: Lengths of the sequences.
         batch_tokens: The most tokens of a batch, what fills up included. A batch has at least
             `multiple` rows, whatever that makes.
         multiple: Rows are a multiple of it, such as the number of devices.
@@ -162,7 +162,7 @@ def length_buckets(
 
 
 def width_of(length: int) -> int:
-    """The least of the widths that batches have which holds `length` tokens."""
+    """Finds the least of the widths that batches have which holds `length` tokens."""
     for width in WIDTHS:
         if length <= width:
             return width
@@ -172,7 +172,7 @@ def width_of(length: int) -> int:
 
 
 def padding_waste(lengths: Int[np.ndarray, " n"], buckets: Sequence[Bucket]) -> float:
-    """Share of all tokens of these batches that only fill up."""
+    """Computes the share of all tokens of these batches that only fill up."""
     whole = sum(bucket.rows * bucket.width for bucket in buckets)
     return 1 - float(lengths.sum()) / whole if whole else 0.0
 
@@ -187,16 +187,16 @@ def token_source(
     name: str = "texts",
     split: str = "all",
 ) -> Arrays:
-    """Texts encoded once, for `rml.data.batches`.
+    """Encodes texts once, for `rml.data.batches`.
 
     Args:
         tokenizer: A `tokenizers.Tokenizer`.
-        texts: At least one.
+        texts: Texts, at least one.
         max_length: L, the most tokens of one text, special ones included; longer ones are cut.
         label: Class of each text.
-        pad_id: What fills up.
-        name: For messages.
-        split: For messages.
+        pad_id: Token that fills up.
+        name: Name of the data set, for messages.
+        split: Name of the split, for messages.
 
     Returns:
         A source of `{"tokens": int32 [L], "length": int32, "index": int32}`, the index being the
@@ -230,11 +230,11 @@ def train_tokenizer(
     WordPiece is not offered: the trainer of `tokenizers` breaks its ties at random.
 
     Args:
-        texts: To learn from.
+        texts: Texts to learn from.
         vocabulary: The most tokens, `SPECIAL` and the 256 bytes included.
         lowercase: Whether case is left out; otherwise nothing is lost and every text can be
             decoded again.
-        path: Where to write it, a `tokenizer.json`; not written if not given.
+        path: File to write it to, a `tokenizer.json`; not written if not given.
 
     Returns:
         A `tokenizers.Tokenizer` that encodes as `[CLS] text [SEP]`.
@@ -289,7 +289,7 @@ def load_tokenizer(path: str | Path) -> Any:
 
 
 def import_tokenizers() -> Any:
-    """The package `tokenizers`; raises `DataError` where it is missing."""
+    """Imports the package `tokenizers`; raises `DataError` where it is missing."""
     try:
         import tokenizers
     except ImportError as error:

@@ -57,7 +57,7 @@ def on_paper(drawing: Image.Image, side: int) -> UInt8[np.ndarray, "side side 3"
 
 
 def difference_hash(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, " bits"]:
-    """Whether each of 16x16 cells is brighter than the next one to its right."""
+    """Tells whether each of 16x16 cells is brighter than the next one to its right."""
     small = (
         Image.fromarray(image).convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
     )
@@ -68,7 +68,7 @@ def difference_hash(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, " bit
 def near_copies(
     images: Sequence[UInt8[np.ndarray, "h w 3"]], of: Sequence[UInt8[np.ndarray, "h w 3"]]
 ) -> Bool[np.ndarray, " n"]:
-    """Which images are near copies of others: hashes that differ in `NEAR` bits at most.
+    """Finds images that are near copies of others: hashes that differ in `NEAR` bits at most.
 
     Args:
         images: Images that are asked about.

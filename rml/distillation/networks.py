@@ -83,7 +83,7 @@ class ExitNetwork(nn.Module):
 
 
 def network_variables(variables: PyTree) -> dict[str, PyTree]:
-    """The variables of a student as `Network` takes them, without what it was trained with."""
+    """Selects the variables of a student that `Network` takes, without what it was trained with."""
     kept = {
         name: {key: leaf for key, leaf in part.items() if key in ("encoder", "classifier")}
         for name, part in variables.items()

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 def accuracy(
     scores: Float[Array, "n c"], labels: Int[Array, " n"], *, k: int = 1
 ) -> Float[Array, ""]:
-    """The share of rows whose label is among the `k` classes with the highest scores.
+    """Computes the share of rows whose label is among the `k` classes with the highest scores.
 
     Among equal scores the lower class comes first.
 

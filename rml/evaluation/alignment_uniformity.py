@@ -16,7 +16,7 @@ from rml.ops.streaming import symmetric_logsumexp
 def alignment(
     x: Float[Array, "n d"], y: Float[Array, "n d"], *, alpha: float = 2.0
 ) -> Float[Array, ""]:
-    """Mean distance, to the power `alpha`, between the normalised rows of positive pairs.
+    """Computes the mean distance, to the power `alpha`, of normalised rows of positive pairs.
 
     Args:
       x: One view of each example.
@@ -48,10 +48,10 @@ def alignment(
 def uniformity(
     x: Float[Array, "n d"], *, t: float = 2.0, block: int | None = None
 ) -> Float[Array, ""]:
-    """Log of the mean Gaussian potential exp(-t |x_i - x_j|²) over all pairs of normalised rows.
+    """Computes the log of the mean of exp(-t |x_i - x_j|²) over all pairs of normalised rows.
 
-    Summed in log space and in blocks: memory grows with n, not with n². A zero row counts as
-    orthogonal to every row.
+    This Gaussian potential is summed in log space and in blocks: memory grows with n, not with n².
+    A zero row counts as orthogonal to every row.
 
     Args:
       x: Features.

@@ -32,8 +32,8 @@ def attention_maps(
 
     Args:
       weights: Weights of every query over keys.
-      mask: Which tokens are text rather than padding, of queries, and of keys where there are as
-        many; all by default. Weights of padding must be zero in rows of text.
+      mask: Mask of text rather than padding, of queries, and of keys where there are as many; all
+        by default. Weights of padding must be zero in rows of text.
 
     Returns:
       The diagnostics.
@@ -65,11 +65,11 @@ def attention_maps(
 
 
 def high_frequency(x: Float[Array, "*b t d"], mask: Bool[Array, "*#b t"] | None = None) -> Any:
-    """The tokens less their mean: what attention, as a low-pass filter, takes away.
+    """Subtracts their mean from tokens, which leaves what attention as a low-pass filter removes.
 
     Args:
       x: Tokens.
-      mask: Which of them are text rather than padding; all by default.
+      mask: Mask of text rather than padding; all by default.
 
     Returns:
       [..., t, d], zero at padding.

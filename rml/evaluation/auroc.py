@@ -9,7 +9,7 @@ def auroc_by_group(
     positive: Bool[np.ndarray, " n"],
     groups: Integer[np.ndarray, " n"] | None = None,
 ) -> Float[np.ndarray, "*batch g"]:
-    """The area under the ROC curve as a mean of one value for each group of examples.
+    """Computes one value for each group of examples, whose mean is the area under the ROC curve.
 
     The area is a mean over pairs, whose examples are not independent of one another. To first order
     it is a mean over examples, or over groups of examples that belong together, such as those of
@@ -18,8 +18,8 @@ def auroc_by_group(
 
     Args:
       scores: Scores of examples, the last axis; those before it are of several systems.
-      positive: Which examples are positive.
-      groups: Of each example the group; each is a group of its own if not given. Groups are
+      positive: Mask of the positive examples.
+      groups: Group of each example; each is a group of its own if not given. Groups are
         independent of one another.
 
     Returns:

@@ -57,7 +57,7 @@ def cached_features(
     directory: str | Path | None = None,
     limit_bytes: int = LIMIT_BYTES,
 ) -> Float[np.ndarray, "n d"]:
-    """Features of images by a frozen encoder, read where they were computed before.
+    """Computes features of images by a frozen encoder, or reads those computed before.
 
         features = cached_features(encoder, rml.data.load("glyphs", "train"), name="lite0")
 

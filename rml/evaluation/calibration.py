@@ -7,14 +7,14 @@ from jaxtyping import Bool, Float, Int
 def expected_calibration_error(
     confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], *, bins: int = 10
 ) -> float:
-    """Mean distance between confidence and accuracy within bins of confidence.
+    """Computes the mean distance between confidence and accuracy within bins of confidence.
 
     Σ_b |Σ_{i in b} (correct_i - confidence_i)| / n, over bins of equal width, each closed below and
     the last closed on both sides. Sums are made in double precision.
 
     Args:
       confidence: Probability that each prediction gives itself.
-      correct: Whether it is right.
+      correct: Mask of the predictions that are right.
       bins: Number of bins.
 
     Returns:

@@ -13,9 +13,9 @@ from rml.ops.pairwise import dot_product
 def linear_cka(
     x: Float[Array, "n d"], y: Float[Array, "n e"], *, debiased: bool = False
 ) -> Float[Array, ""]:
-    """Linear CKA: ⟨K, L⟩ / (|K| |L|) of the centred Gram matrices K = X Xᵀ and L = Y Yᵀ.
+    """Computes linear CKA, ⟨K, L⟩ / (|K| |L|) of centred Gram matrices K = X Xᵀ and L = Y Yᵀ.
 
-    Unchanged by rotations and by the scale of either side. Computed from d × e products where
+    Rotations and the scale of either side do not change it. It comes from d × e products where
     both representations are narrower than n, otherwise from the n × n Gram matrices.
 
     Args:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 
 
 def clustering_accuracy(labels: Int[Array, " n"], clusters: Int[Array, " n"]) -> float:
-    """Accuracy under the best one-to-one match of clusters to classes (Hungarian algorithm).
+    """Computes accuracy under the best one-to-one match of clusters to classes (Hungarian method).
 
     Args:
       labels: True classes, any integers.
@@ -31,7 +31,7 @@ def clustering_accuracy(labels: Int[Array, " n"], clusters: Int[Array, " n"]) ->
 
 
 def clustering_scores(labels: Int[Array, " n"], clusters: Int[Array, " n"]) -> dict[str, float]:
-    """Scores of a clustering, none of which depends on how clusters are numbered.
+    """Computes scores of a clustering, none of which depends on how clusters are numbered.
 
     Args:
       labels: True classes, any integers.
@@ -71,7 +71,7 @@ class VMeasure(NamedTuple):
 def v_measure(
     labels: Int[Array, " n"], clusters: Int[Array, " n"], *, beta: float = 1.0
 ) -> VMeasure:
-    """V-measure: homogeneity and completeness of a clustering, and their harmonic mean.
+    """Computes homogeneity and completeness of a clustering, and V-measure, their harmonic mean.
 
     Args:
       labels: True classes, any integers.

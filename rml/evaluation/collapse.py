@@ -11,7 +11,7 @@ from rml.evaluation.checks import require_finite
 
 
 def collapsed(features: Float[Array, "n d"], *, tolerance: float = 1e-5) -> bool:
-    """Whether all rows are equal, up to rounding.
+    """Tells whether all rows are equal, up to rounding.
 
     Args:
       features: One row per example.
@@ -27,10 +27,10 @@ def collapsed(features: Float[Array, "n d"], *, tolerance: float = 1e-5) -> bool
 def singular_values(
     features: Float[Array, "n d"], *, center: bool = False
 ) -> Float[Array, " min(n,d)"]:
-    """Singular values of the matrix of features, falling.
+    """Computes the singular values of the matrix of features, falling.
 
-    From the matrix itself, not from its Gram matrix, whose rounding would hide every value below
-    3e-4 of the largest.
+    They come from the matrix itself, not from its Gram matrix, whose rounding would hide every
+    value below 3e-4 of the largest.
 
     Args:
       features: One row per example.
@@ -71,7 +71,9 @@ def _shares(values: Array) -> Array:
 
 
 def rankme(features: Float[Array, "n d"], *, epsilon: float = 1e-7) -> Float[Array, ""]:
-    """RankMe: exp of the entropy of the singular values' shares p = σ / |σ|₁ + ε, not centred.
+    """Computes RankMe, exp of the entropy of shares p = σ / |σ|₁ + ε of the singular values.
+
+    The features are not centred.
 
     Args:
       features: One row per example.
@@ -90,7 +92,7 @@ def rankme(features: Float[Array, "n d"], *, epsilon: float = 1e-7) -> Float[Arr
 
 
 def effective_rank(features: Float[Array, "n d"], *, center: bool = False) -> Float[Array, ""]:
-    """Effective rank: exp of the entropy of σ / |σ|₁. RankMe is this with ε added to each share.
+    """Computes the effective rank, exp of the entropy of σ / |σ|₁; RankMe adds ε to each share.
 
     Args:
       features: One row per example.
@@ -109,7 +111,7 @@ def effective_rank(features: Float[Array, "n d"], *, center: bool = False) -> Fl
 
 
 def participation_ratio(features: Float[Array, "n d"], *, center: bool = True) -> Float[Array, ""]:
-    """Participation ratio (Σλ)² / Σλ² of the eigenvalues λ of the covariance.
+    """Computes the participation ratio (Σλ)² / Σλ² of the eigenvalues λ of the covariance.
 
     Args:
       features: One row per example.

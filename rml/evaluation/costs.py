@@ -14,7 +14,7 @@ def program_flops(function: Callable, *args: Any, platform: str = "tpu") -> floa
     Args:
       function: Traceable.
       *args: Arrays or `jax.ShapeDtypeStruct`.
-      platform: Whose branch counts where platforms differ.
+      platform: Platform whose branch counts where they differ.
 
     Returns:
       Twice the multiplications, over all devices; of a kernel what it says of itself. Of a
@@ -100,16 +100,16 @@ def window_pairs(
     size: int, kernel: int, out: int, *, stride: int = 1, low: int = 0, holes: int = 1,
     spread: int = 1,
 ) -> int:  # fmt: skip
-    """Pairs of a place of the output and a place of the window that meet an element of the input.
+    """Counts pairs of a place of the output and one of the window that meet an input's element.
 
     XLA writes batched matrix products as convolutions, most of whose window lies in holes or
     padding: only pairs that meet an element are work.
 
     Args:
-      size: Of the input along this dimension.
-      kernel: Of the window.
-      out: Of the output.
-      stride: Of the window.
+      size: Size of the input along this dimension.
+      kernel: Size of the window.
+      out: Size of the output.
+      stride: Stride of the window.
       low: Padding before the input.
       holes: Distance of the input's elements.
       spread: Distance of the window's elements.
@@ -128,11 +128,11 @@ def window_pairs(
 def transformer_flops(
     *, tokens: int, width: int, depth: int, mlp_ratio: int = 4, patch_values: int = 0
 ) -> float:
-    """Closed form of the matrix products of a vision transformer's forward pass, one image.
+    """Counts matrix products of a vision transformer's forward pass in closed form, one image.
 
     Args:
       tokens: Tokens, a class token included.
-      width: Of a token.
+      width: Width of a token.
       depth: Blocks.
       mlp_ratio: Width of the MLP over that of a token.
       patch_values: Numbers in a patch; with it, patches are projected (the class token is none).

@@ -49,13 +49,13 @@ def _spread(
 
 
 def in_parts(rows: Array, mesh: Mesh) -> Array:
-    """Rows shared out among all devices of a mesh, filled up with zeros to equally many."""
+    """Shares rows out among all devices of a mesh, filled up with zeros to equally many."""
     filled = jnp.pad(rows, [(0, -rows.shape[0] % mesh.size)] + [(0, 0)] * (rows.ndim - 1))
     return _put(filled, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
 
 
 def on_each(arrays: PyTree, mesh: Mesh) -> PyTree:
-    """Arrays, or numbers, that are whole on every device of a mesh."""
+    """Puts arrays, or numbers, whole on every device of a mesh."""
     place = NamedSharding(mesh, WHOLE)
     return jax.tree.map(lambda leaf: _put(jnp.asarray(leaf), place), arrays)
 
@@ -69,5 +69,5 @@ def _put(array: Array, place: NamedSharding) -> Array:
 
 
 def on_this(arrays: PyTree) -> PyTree:
-    """Arrays that are whole on every device, as they are on this process's first one."""
+    """Takes arrays that are whole on every device from this process's first one."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), arrays)

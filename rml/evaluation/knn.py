@@ -25,7 +25,7 @@ def knn_predict(
     block: int = 1024,
     mesh: Mesh | None = None,
 ) -> Float[Array, "m c"]:
-    """Class scores by the votes of the `k` training rows with the highest cosine.
+    """Computes class scores by the votes of the `k` training rows with the highest cosine.
 
     A neighbour of cosine s votes with weight exp(s / temperature), or 1 if not `weighted`. Among
     equal cosines the lower training row is the neighbour; among equal scores the lower class wins
@@ -104,7 +104,7 @@ def knn_accuracy(
     block: int = 1024,
     mesh: Mesh | None = None,
 ) -> Float[Array, ""]:
-    """The share of test rows whose class wins the vote of `knn_predict`.
+    """Computes the share of test rows whose class wins the vote of `knn_predict`.
 
     Args:
       train_features: Features voted by.

@@ -64,7 +64,7 @@ def sliding_windows(tokens: Int[np.ndarray, " t"], *, window: int, stride: int) 
 def token_nats(
     hidden: Float[Array, "t d"], head: Function, tokens: Int[Array, " t"], *, chunk: int = CHUNK
 ) -> Float[Array, " t-1"]:
-    """Negative log-likelihood of every token but the first, given those before it, in nats.
+    """Computes -log p of every token but the first, given those before it, in nats.
 
     Args:
       hidden: Hidden states of the text.
@@ -88,7 +88,7 @@ def token_nats(
 def window_nats(
     hidden: Function, head: Function, windows: Int[Array, "n w"], *, chunk: int = CHUNK
 ) -> Float[Array, "n w-1"]:
-    """Nats of all tokens of several windows but their first, one window at a time.
+    """Computes nats of all tokens of several windows but their first, one window at a time.
 
     Args:
       hidden: Hidden states [b, w, d] of tokens [b, w].
@@ -116,7 +116,7 @@ def sliding_nats(
     stride: int,
     chunk: int = CHUNK,
 ) -> Float[np.ndarray, " t-1"]:
-    """Nats of every token of a long text but the first; the exponential of the mean is perplexity.
+    """Computes nats of every token of a long text but the first; exp of the mean is perplexity.
 
     Args:
       hidden: Hidden states [b, w, d] of tokens [b, w].
@@ -137,7 +137,7 @@ def sliding_nats(
 def by_position(
     nats: Float[np.ndarray, "*b n"], edges: Sequence[int]
 ) -> Float[np.ndarray, "*b bins"]:
-    """Means over ranges of positions, of nats of tokens 1 to n of a window.
+    """Averages nats of tokens 1 to n of a window over ranges of positions.
 
     Args:
       nats: Nats of tokens 1 to n, the window's first having none.
@@ -207,7 +207,7 @@ def place_needle(
 def answer_scores(
     hidden: Function, head: Function, prompt: Int[Array, " t"], answers: Int[Array, "k a"]
 ) -> Float[Array, " k"]:
-    """Log-likelihoods of answers of equally many tokens after a prompt, in nats.
+    """Computes log-likelihoods of answers of equally many tokens after a prompt, in nats.
 
     A small model that would not say the answer of its own accord may still prefer it to others.
 
@@ -242,7 +242,7 @@ def _answer_program(hidden: Function, head: Function) -> Callable[[Array, Array]
 
 
 def found_share(scores: Float[np.ndarray, "*b k"], right: Int[np.ndarray, "*b"]) -> float:
-    """Share of prompts whose right answer scores above all others; a tie counts as missed."""
+    """Computes the share of prompts whose right answer scores above all others; a tie is a miss."""
     right = np.asarray(right)[..., None]
     others = np.where(np.arange(scores.shape[-1]) == right, -np.inf, scores)
     return float((np.take_along_axis(scores, right, -1)[..., 0] > others.max(axis=-1)).mean())

@@ -31,8 +31,8 @@ def rouge_n(written: Sequence[str], references: Sequence[str], *, n: int = 2) ->
     all values are 0.
 
     Args:
-      written: What a model wrote.
-      references: What it should have written, one for each.
+      written: Texts that a model wrote.
+      references: Texts that it should have written, one for each.
       n: Words of a run.
 
     Returns:
@@ -61,8 +61,8 @@ def same_first_line(written: Sequence[str], references: Sequence[str]) -> Bool[n
     """Says of every text whether its first line is that of its reference, without outer blanks.
 
     Args:
-      written: What a model wrote.
-      references: What it should have written, one for each.
+      written: Texts that a model wrote.
+      references: Texts that it should have written, one for each.
 
     Returns:
       Whether the first lines that are not blank are equal [m]; two texts without any are.

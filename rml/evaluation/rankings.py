@@ -86,7 +86,7 @@ def make_qrels(
 
 
 def tie_order(document_ids: Sequence[str]) -> Int[Array, " n"]:
-    """The place of each document among equal scores: trec_eval puts the last name first.
+    """Finds the place of each document among equal scores: trec_eval puts the last name first.
 
     Args:
       document_ids: Names of the documents, compared byte by byte in UTF-8: "9" before "10".
@@ -114,7 +114,7 @@ def rank(
     documents: Int[Array, "q l"] | None = None,
     k: int | None = None,
 ) -> Int[Array, "q k"]:
-    """Documents by falling score, equal scores by `order`: the ranking that trec_eval evaluates.
+    """Ranks documents by falling score, equal scores by `order`, as trec_eval evaluates them.
 
     Args:
       scores: Scores, compared as float32 as trec_eval does. NaN ranks like -inf.

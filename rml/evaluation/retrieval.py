@@ -39,7 +39,7 @@ def _num_relevant(judged: Array, threshold: int) -> Array:
 def precision(
     grades: Num[Array, "*batch l"], *, k: int, threshold: int = 1
 ) -> Float[Array, "*batch"]:
-    """Relevant documents among the first k, over k: a shorter list is filled with irrelevant ones.
+    """Computes the relevant share of the first k documents; irrelevant ones fill a shorter list.
 
     Args:
       grades: Grades in ranked order.
@@ -58,7 +58,7 @@ def precision(
 def success(
     grades: Num[Array, "*batch l"], *, k: int, threshold: int = 1
 ) -> Float[Array, "*batch"]:
-    """1 if any of the first k documents is relevant, otherwise 0: the hit rate.
+    """Computes the hit rate: 1 if any of the first k documents is relevant, otherwise 0.
 
     Args:
       grades: Grades in ranked order.
@@ -81,7 +81,7 @@ def recall(
     k: int | None = None,
     threshold: int = 1,
 ) -> Float[Array, "*batch"]:
-    """The share of all relevant documents that are among the first k; 0 if there are none.
+    """Computes the share of relevant documents that are among the first k; 0 if there are none.
 
     Args:
       grades: Grades in ranked order.
@@ -102,7 +102,7 @@ def recall(
 def reciprocal_rank(
     grades: Num[Array, "*batch l"], *, k: int | None = None, threshold: int = 1
 ) -> Float[Array, "*batch"]:
-    """One over the rank of the first relevant document; 0 if it is not among the first k.
+    """Computes one over the rank of the first relevant document; 0 if it is not among the first k.
 
     Its mean over queries is MRR.
 
@@ -128,7 +128,7 @@ def average_precision(
     k: int | None = None,
     threshold: int = 1,
 ) -> Float[Array, "*batch"]:
-    """Precision at the rank of each relevant document of the first k, summed over all relevant.
+    """Averages precision at the rank of each relevant document of the first k, over all relevant.
 
     The sum is divided by the number of all relevant documents, found or not; 0 if there are none.
     Its mean over queries is MAP.
@@ -157,7 +157,7 @@ def ndcg(
     k: int | None = None,
     gain: Gain = "linear",
 ) -> Float[Array, "*batch"]:
-    """Discounted cumulative gain of the first k documents over that of the best order.
+    """Computes discounted cumulative gain of the first k documents over that of the best order.
 
     DCG@k = Σ_{i ≤ k} gain(grade_i) / log2(i + 1); the best order is that of all judged documents.
     A grade of 0 or below has no gain; 0 if no grade is above.
@@ -197,7 +197,7 @@ def retrieval_scores(
     threshold: int = 1,
     gain: Gain = "linear",
 ) -> dict[str, Float[Array, " q"]]:
-    """All metrics of each query, for a table and for tests of significance.
+    """Computes all metrics of each query, for a table and for tests of significance.
 
     The mean of a metric is that over all queries, and equals that of ir_measures: a query without
     results, or without a relevant document, scores 0 and counts (`trec_eval -c`).

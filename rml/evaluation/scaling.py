@@ -12,7 +12,7 @@ Values = Sequence[Any] | np.ndarray
 
 
 def log_log_slopes(x: Values, y: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "..."]:
-    """Slopes of log y over log x by least squares, one a row of y.
+    """Computes slopes of log y over log x by least squares, one a row of y.
 
     Args:
       x: The n positive values that all rows share.
@@ -44,7 +44,7 @@ def log_log_slope_interval(x: Values, y: Float[np.ndarray, "n r"]) -> MeanInterv
 
 
 def examples_needed(sizes: Sequence[int], errors: Float[np.ndarray, " n"], level: float) -> float:
-    """Least number of examples with an error of at most `level`, by log-log interpolation.
+    """Finds the least number of examples with error at most `level`, by log-log interpolation.
 
     Args:
       sizes: Increasing numbers of examples.

@@ -52,7 +52,7 @@ def paired_bootstrap(
     level: float = 0.95,
     block: int = 256,
 ) -> PairedDifference:
-    """Percentile interval and p-value of the mean difference, by resampling queries.
+    """Computes a percentile interval and p-value of the mean difference, by resampling queries.
 
     The p-value is the share of resamples, of differences shifted to mean 0, whose Student
     statistic is at least as large in size as the one observed. It need not agree with the interval
@@ -114,7 +114,7 @@ def paired_randomization(
     resamples: int = 10_000,
     block: int = 256,
 ) -> Float[Array, ""]:
-    """Two-sided p-value of no difference, by exchanging the systems at random on each query.
+    """Computes the two-sided p-value of no difference, exchanging systems at random on each query.
 
     Args:
       first: Scores of the first system on each query.
@@ -164,10 +164,11 @@ class SignedRank(NamedTuple):
 
 
 def wilcoxon(first: Float[Array, " q"], second: Float[Array, " q"]) -> SignedRank:
-    """Wilcoxon's signed-rank test of paired measurements, by scipy on the host.
+    """Runs Wilcoxon's signed-rank test of paired measurements, by scipy on the host.
 
     Differences of zero are left out, as Wilcoxon did; systems that never differ have p-value 1.
-    The p-value is exact for up to 50 pairs without ties, else by the normal approximation.
+    The p-value is exact for up to 50 pairs without ties or zeros, and by all permutations for up to
+    13 with them; else it is by the normal approximation.
 
     Args:
       first: Measurements of a system on queries, seeds or data sets.
@@ -210,7 +211,7 @@ class McNemar(NamedTuple):
 
 
 def mcnemar(first: Bool[Array, " n"], second: Bool[Array, " n"]) -> McNemar:
-    """McNemar's test of equal accuracy, by the binomial distribution, by scipy on the host.
+    """Runs McNemar's test of equal accuracy, by the binomial distribution, by scipy on the host.
 
     Examples on which both are right or both wrong say nothing on which is better; without others
     both p-values are 1.
@@ -248,7 +249,7 @@ def mcnemar(first: Bool[Array, " n"], second: Bool[Array, " n"]) -> McNemar:
 
 
 def holm(p_values: Float[Array, " c"]) -> Float[Array, " c"]:
-    """P-values of several comparisons, adjusted so that one false alarm in all is as rare.
+    """Adjusts p-values of several comparisons so that one false alarm in all is as rare.
 
     Comparing them with α keeps the chance of any false rejection at most α, whatever the
     dependence of the comparisons.
@@ -280,10 +281,10 @@ def compare_systems(
     key: PRNGKeyArray,
     prefix: str = "",
 ) -> dict[str, float]:
-    """Means of all systems, and how far one of them is above each of the others.
+    """Computes means of all systems, and how far one of them is above each of the others.
 
     Args:
-      found: By system, by task and metric the value of every query.
+      found: Values of every query, by system, then by task and metric.
       ours: Name of the system that is compared.
       key: Key of the resamples.
       prefix: Beginning of the names of the differences.

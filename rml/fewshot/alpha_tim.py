@@ -12,7 +12,7 @@ from rml.ops.precision import full_precision
 
 
 def alpha_entropy(p: Float[Array, "*batch c"], *, alpha: Scalar) -> Float[Array, "*batch"]:
-    """The Tsallis entropy (1 - Σ p^α) / (α - 1); Shannon's in the limit α = 1, not given here."""
+    """Computes the Tsallis entropy (1 - Σ p^α) / (α - 1); Shannon's, α = 1, is left out."""
     # At 0 the power of an α below 1 has an infinite slope.
     p = jnp.maximum(p, jnp.finfo(p.dtype).tiny)
     return (1 - jnp.sum(p**alpha, axis=-1)) / (alpha - 1)
@@ -44,11 +44,11 @@ def alpha_tim(
       num_classes: Number of classes c.
       alpha: α of both entropies, not 1. The public code takes 2 at 1 shot, 7 from 5 shots on.
       temperature: Multiplies minus half the squared distances.
-      cross_entropy_weight: Of the support's cross-entropy, which is Shannon's.
-      marginal_weight: Of the α-entropy of the mean prediction, which is maximised.
-      conditional_weight: Of the predictions' mean α-entropy.
-      learning_rate: Of Adam.
-      steps: Of Adam.
+      cross_entropy_weight: Weight of the support's cross-entropy, which is Shannon's.
+      marginal_weight: Weight of the α-entropy of the mean prediction, which is maximised.
+      conditional_weight: Weight of the predictions' mean α-entropy.
+      learning_rate: Learning rate of Adam.
+      steps: Number of steps of Adam.
 
     Returns:
       Probabilities of the queries.

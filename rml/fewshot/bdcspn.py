@@ -33,7 +33,7 @@ def rectify_prototypes(
     scale: Scalar = 10.0,
     weights: Weights = "classes",
 ) -> Float[Array, "c d"]:
-    """Class means of support and queries together, the queries by their nearest prototype.
+    """Averages each class over support and queries, the queries by their nearest prototype.
 
     The queries are first moved onto the support's mean. Every row weighs by its cosine to the
     prototype of its class.
@@ -74,7 +74,7 @@ def rectified_mix(
     scale: Scalar,
     weights: Weights,
 ) -> Float[Array, "c n"]:
-    """`rectify_prototypes` for inner products, as combinations of rows with moved queries."""
+    """Finds `rectify_prototypes` from inner products: combinations of rows with moved queries."""
     if weights not in ("classes", "rows"):
         raise unknown("weights", weights, ("classes", "rows"))
     s, n = support_labels.shape[0], products.shape[0]

@@ -32,7 +32,7 @@ Scalar = float | Float[Array, ""]
 def assign(
     logits: Float[Array, "c n"], temperature: Scalar, *, hard: bool = False
 ) -> Float[Array, "c n"]:
-    """The closed-form assignment of every point: a softmax, or its limit at temperature zero."""
+    """Assigns every point in closed form: by a softmax, or its limit at temperature zero."""
     if hard:
         return jax.nn.one_hot(
             jnp.argmax(logits, axis=0), logits.shape[0], dtype=logits.dtype, axis=0
@@ -43,7 +43,7 @@ def assign(
 def tempered_softmax(
     logits: Float[Array, "*shape"], temperature: Scalar, *, axis: int
 ) -> Float[Array, "*shape"]:
-    """softmax(logits / temperature), also where the logits are so large that rounding passes 1.
+    """Computes softmax(logits / temperature), also for logits so large that rounding passes 1.
 
     A compiler may divide with more digits where the largest is subtracted than where it is found:
     of logits of 1e10 the exponential of the difference is then infinite.
@@ -61,7 +61,7 @@ def energy(
     temperature: Scalar,
     hard: bool = False,
 ) -> Float[Array, ""]:
-    """The energy E of the module's docstring; `hard` leaves the barrier out.
+    """Computes the energy E of the module's docstring; `hard` leaves the barrier out.
 
     Args:
       assignments: Z.
@@ -86,7 +86,7 @@ def energy(
 def step_size(
     affinity: Float[Array, "n n"], *, laplacian_weight: Scalar, temperature: Scalar
 ) -> Float[Array, ""]:
-    """The longest step, at most 1, with which the energy of any symmetric graph provably falls."""
+    """Finds the longest step, at most 1, at which any symmetric graph's energy provably falls."""
     diagonal = jnp.diagonal(affinity)
     lowest = jnp.min(diagonal + jnp.abs(diagonal) - jnp.sum(jnp.abs(affinity), axis=0))
     reach = jnp.maximum(-lowest * laplacian_weight, 1e-30)

@@ -36,13 +36,13 @@ def require_episode(support: Array, support_labels: Array, query: Array, num_cla
 
 
 def one_hot(labels: Int[Array, " s"], num_classes: int, like: Array) -> Float[Array, "s c"]:
-    """Rows of the identity, in the type of `like`."""
+    """Encodes labels as rows of the identity, in the type of `like`."""
     return jax.nn.one_hot(labels, num_classes, dtype=like.dtype)
 
 
 def class_means(
     support: Float[Array, "s d"], labels: Int[Array, " s"], *, num_classes: int
 ) -> Float[Array, "c d"]:
-    """The mean of every class's rows, its prototype (zero for a class without rows)."""
+    """Averages every class's rows into its prototype (zero for a class without rows)."""
     members = one_hot(labels, num_classes, support)
     return members.T @ support / jnp.maximum(jnp.sum(members, axis=0), 1)[:, None]

@@ -141,7 +141,7 @@ def dirichlet_counts(
       key: Random key.
       room: The most that each class can take.
       total: How many to split.
-      concentration: Of the distribution; small is uneven.
+      concentration: Concentration of the distribution; small is uneven.
 
     Returns:
       Counts that sum to `total` if there is room for it.

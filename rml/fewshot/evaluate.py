@@ -28,7 +28,7 @@ def evaluate_episodes(
     memory_bytes: int | None = None,
     mesh: Mesh | None = None,
 ) -> Float[Array, " e"]:
-    """The accuracy of a method in each of many episodes.
+    """Computes the accuracy of a method in each of many episodes.
 
     All are solved in one jitted call, as many at a time as `memory_bytes` allows.
 
@@ -64,7 +64,7 @@ def sweep(
     memory_bytes: int | None = None,
     mesh: Mesh | None = None,
 ) -> Float[Array, "e ..."]:
-    """The accuracy of a method for each of many hyperparameters in each of many episodes.
+    """Computes a method's accuracy for each of many hyperparameters in each of many episodes.
 
     All are computed in one call, in which a hyperparameter is an array: what does not depend on
     it, such as an episode's graph, is computed once.
@@ -91,7 +91,7 @@ def sweep(
 
 
 def mean_and_interval(accuracies: Float[Array | np.ndarray, " e"]) -> tuple[float, float]:
-    """The mean over episodes, and half the width of its 95% interval, 1.96 std / √e.
+    """Computes the mean over episodes, and half the width of its 95% interval, 1.96 std / √e.
 
     The deviation is that of the sample (divisor e - 1); for a single episode the interval is
     infinite.

@@ -43,7 +43,7 @@ def _product_of_batch(size: int, batched: list, x: Array, y: Array) -> tuple[Arr
 
 @jax.custom_jvp
 def inner_products(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:
-    """`rml.ops.pairwise.dot_product`, fast under `vmap` on CPU too."""
+    """Computes `rml.ops.pairwise.dot_product`, fast under `vmap` on CPU too."""
     return _product(x, y)
 
 
@@ -54,19 +54,19 @@ def _tangent(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 def gram(x: Float[Array, "n d"]) -> Float[Array, "n n"]:
-    """Inner products of the rows after moving their mean to the origin, which keeps distances."""
+    """Computes inner products of rows after moving their mean to 0, which keeps distances."""
     x = x - jnp.mean(x, axis=0)
     return inner_products(x, x)
 
 
 def unit_gram(products: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The inner products of the rows scaled to unit length, a zero row staying zero."""
+    """Computes the inner products of rows scaled to unit length, a zero row staying zero."""
     scale = jax.lax.rsqrt(jnp.maximum(jnp.diagonal(products), 1e-12))
     return scale[:, None] * products * scale
 
 
 def squared_distances(products: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Squared Euclidean distances between all rows."""
+    """Computes squared Euclidean distances between all rows."""
     squares = jnp.diagonal(products)
     return jnp.maximum(squares[:, None] + squares - 2 * products, 0)
 
@@ -74,7 +74,7 @@ def squared_distances(products: Float[Array, "n n"]) -> Float[Array, "n n"]:
 def distances_to_mixtures(
     products: Float[Array, "n n"], mix: Float[Array, "c n"]
 ) -> Float[Array, "c n"]:
-    """Squared Euclidean distances of all rows from combinations of the rows, given as weights."""
+    """Computes squared Euclidean distances of rows from combinations of rows, given as weights."""
     cross = mix @ products
     lengths = jnp.sum(mix * cross, axis=1, keepdims=True)
     return jnp.maximum(jnp.diagonal(products) - 2 * cross + lengths, 0)
@@ -83,7 +83,7 @@ def distances_to_mixtures(
 def cosines_to_mixtures(
     products: Float[Array, "n n"], mix: Float[Array, "c n"]
 ) -> Float[Array, "c n"]:
-    """Cosines of all rows and combinations of the rows; 0 for a zero vector."""
+    """Computes cosines of all rows and combinations of the rows; 0 for a zero vector."""
     cross = mix @ products
     lengths = jnp.sum(mix * cross, axis=1, keepdims=True)
     return cross * jax.lax.rsqrt(jnp.maximum(lengths * jnp.diagonal(products), 1e-24))
@@ -96,7 +96,7 @@ def _move(n: int, support: int, dtype: jnp.dtype) -> tuple[Array, Array]:
 
 
 def shift_queries(products: Float[Array, "n n"], support: int) -> Float[Array, "n n"]:
-    """The inner products after moving the queries so that their mean is that of the support.
+    """Moves the queries within inner products so that their mean is that of the support.
 
     Args:
       products: Inner products of the support's rows, which come first, and the queries'.
@@ -112,7 +112,7 @@ def shift_queries(products: Float[Array, "n n"], support: int) -> Float[Array, "
 
 
 def before_shift(mix: Float[Array, "c n"], support: int) -> Float[Array, "c n"]:
-    """Combinations of rows with moved queries as the same points combined from unmoved rows."""
+    """Turns combinations of rows with moved queries into those of unmoved rows, the same points."""
     is_query, move = _move(mix.shape[1], support, mix.dtype)
     return mix + (mix @ is_query)[:, None] * move
 
@@ -120,13 +120,13 @@ def before_shift(mix: Float[Array, "c n"], support: int) -> Float[Array, "c n"]:
 def mean_square_length(
     edges: Float[Array, "n n"], distances: Float[Array, "n n"]
 ) -> Float[Array, ""]:
-    """The mean of the squared distances along edges; 1 where all of them are zero."""
+    """Averages the squared distances along edges; 1 where all of them are zero."""
     mean = jnp.sum(edges * distances) / jnp.sum(edges)
     return jnp.where(mean > 0, mean, 1)
 
 
 def gaussian(distances: Float[Array, "*shape"], width: Array | float) -> Float[Array, "*shape"]:
-    """exp(-d / 2σ²) of squared distances d; σ divides twice, since σ⁴ in a slope may vanish."""
+    """Computes exp(-d / 2σ²); σ divides squared distances d twice: σ⁴ in a slope may vanish."""
     width = jnp.maximum(jnp.asarray(width, distances.dtype), 1e-15)
     return jnp.exp(-(distances / width) / (2 * width))
 
@@ -134,7 +134,7 @@ def gaussian(distances: Float[Array, "*shape"], width: Array | float) -> Float[A
 def neighbour_graph(
     products: Float[Array, "n n"], *, neighbors: int, graph: Graph
 ) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
-    """The kNN affinities of rows, and the root mean square length of their edges.
+    """Computes the kNN affinities of rows, and the root mean square length of their edges.
 
     Args:
       products: Inner products of the rows.
@@ -159,7 +159,7 @@ def neighbour_graph(
 def episode_gram(
     support: Float[Array, "s d"], query: Float[Array, "q d"], *, shift: bool, distance: Distance
 ) -> Float[Array, "n n"]:
-    """Inner products of support and queries, moved and scaled to unit length as asked for.
+    """Computes inner products of support and queries, moved and of unit length as asked for.
 
     Raises:
       UserError: If `distance` is unknown.
@@ -174,7 +174,7 @@ def episode_gram(
 
 
 def class_mix(labels: Int[Array, " s"], *, num_classes: int, rows: int) -> Float[Array, "c n"]:
-    """The class means of the support as combinations of an episode's rows."""
+    """Computes the class means of the support as combinations of an episode's rows."""
     members = jax.nn.one_hot(labels, num_classes, axis=0)
     members = members / jnp.maximum(jnp.sum(members, axis=1, keepdims=True), 1)
     return jnp.pad(members, ((0, 0), (0, rows - labels.shape[0])))

@@ -63,7 +63,7 @@ def linear_head(
     weight_decay: Scalar = 0.001,
     steps: int = 100,
 ) -> Float[Array, "q c"]:
-    """Baseline: trains a linear classifier on the support.
+    """Trains a linear classifier on the support: Baseline.
 
     Args:
       support: Support features; scaled here so that their mean squared length is 1.
@@ -117,7 +117,7 @@ def cosine_head(
     weight_decay: Scalar = 0.001,
     steps: int = 100,
 ) -> Float[Array, "q c"]:
-    """Baseline++: trains weights whose scaled cosines to the features are the logits.
+    """Trains weights whose scaled cosines to the features are the logits: Baseline++.
 
     Args:
       support: Support features; scaled to unit length here.

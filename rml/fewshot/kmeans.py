@@ -19,7 +19,7 @@ def soft_kmeans(
     steps: int = 20,
     tolerance: float = 1e-5,
 ) -> Float[Array, "q c"]:
-    """Soft K-means from the support's class means: the full model without its Laplacian term.
+    """Runs soft K-means from the support's class means: the full model without Laplacian term.
 
     Args:
       support: Support features, of about unit length for the defaults.
@@ -56,7 +56,7 @@ def hard_kmeans(
     shift: bool = True,
     steps: int = 20,
 ) -> Float[Array, "q c"]:
-    """Lloyd's K-means from the support's class means, the support held at its labels.
+    """Runs Lloyd's K-means from the support's class means, the support held at its labels.
 
     Args:
       support: Support features.

@@ -22,7 +22,7 @@ def transform(
       x: Features.
       kind: "UN" leaves them as they are, "L2N" scales rows to unit length, "CL2N" subtracts
         `center` first.
-      center: For CL2N, the mean of the base classes' features; the rows' own mean by default.
+      center: Mean of the base classes' features, for CL2N; the rows' own mean by default.
 
     Returns:
       The transformed features.
@@ -48,7 +48,7 @@ def transform_episode(
     kind: str,
     center: Float[Array, " d"] | None = None,
 ) -> tuple[Float[Array, "s d"], Float[Array, "q d"]]:
-    """`transform` of an episode; without a centre, by the mean of support and queries together.
+    """Transforms an episode; without a centre, by the mean of support and queries together.
 
     Args:
       support: Support features.
@@ -78,7 +78,7 @@ def shift_queries(support: Float[Array, "s d"], query: Float[Array, "q d"]) -> F
 def preprocessed(
     method: Callable[..., Any], *, kind: str, center: Float[Array, " d"] | None = None
 ) -> Callable[..., Any]:
-    """The method that transforms an episode's features before `method` sees them.
+    """Makes a method that transforms an episode's features before `method` sees them.
 
     Args:
       method: Any few-shot method of this package.

@@ -27,7 +27,7 @@ def _ott() -> Any:
 
 
 def power_transform(x: Float[Array, "n d"], *, power: float | None = 0.5) -> Float[Array, "n d"]:
-    """Features to the power `power`, negative ones at zero, of unit length; None leaves them."""
+    """Raises features, negative ones at zero, to `power` unless None; scales to unit length."""
     if power is not None:
         x = (jax.nn.relu(x) + 1e-6) ** power
     return normalize(x)
@@ -57,7 +57,7 @@ def pt_map(
       power: β of the power transform; None for features of any sign.
       regularization: λ, the inverse of the plan's entropic regularisation.
       rate: α, share of the way to the new centres that is gone in a step.
-      steps: Of plan and centres in turn.
+      steps: Number of steps, of plan and centres in turn.
       sinkhorn_steps: The most iterations for one plan.
       threshold: Error of the plan's marginals at which to stop.
 

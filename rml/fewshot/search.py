@@ -56,7 +56,7 @@ class Search(NamedTuple):
         return {name: self.options[name] for name in self.candidates}
 
     def along(self, *names: str) -> tuple[np.ndarray, np.ndarray]:
-        """Accuracies and intervals against these options, the others at their best for each."""
+        """Returns accuracies and intervals by these options, the others at their best for each."""
         places = [list(self.candidates).index(name) for name in names]
         others = [place for place in range(self.accuracies.ndim) if place not in places]
         shape = [len(self.candidates[name]) for name in names]
@@ -70,7 +70,7 @@ class Search(NamedTuple):
 
 
 def combinations(options: Mapping[str, Any]) -> int:
-    """Number of combinations of candidates that a search evaluates; 0 where there is no choice."""
+    """Counts the combinations of candidates that a search evaluates; 0 where there is no choice."""
     sizes = [len(value) for value in options.values() if isinstance(value, tuple | list)]
     return math.prod(sizes) if sizes else 0
 
@@ -79,7 +79,7 @@ def choices(options: Mapping[str, Any]) -> list[Choice]:
     """Makes every combination of candidates, those of options that are all floats varying fastest.
 
     Args:
-      options: As in `search`.
+      options: Options and candidates as in `search`.
 
     Raises:
       UserError: An option is an array, or has an empty tuple of candidates.

@@ -30,7 +30,7 @@ def simple_shot(
       query: Query features.
       num_classes: Number of classes c.
       kind: Feature transform, "UN", "L2N" or "CL2N".
-      center: For CL2N, the base classes' mean; the episode's own by default, which makes the
+      center: Base classes' mean, for CL2N; the episode's own by default, which makes the
         method transductive.
       unit_prototypes: Scale the class means to unit length too. The paper's code takes means of
         unit rows as they are, which matters from 2 shots on; easyfsl takes cosines to the means,

@@ -162,7 +162,7 @@ def solve_gram(
     tolerance: float = 1e-5,
     inner_tolerance: float = 1e-4,
 ) -> Mixtures:
-    """`solve` for the inner products of rows, of which the first `points` are clustered.
+    """Solves as `solve` does, from inner products of rows; the first `points` are clustered.
 
     The prototypes start as the combinations `mix`; with `cosine` rows have unit length.
     """

@@ -17,7 +17,7 @@ from rml.ops.similarity import normalize
 def logits(
     x: Float[Array, "n d"], prototypes: Float[Array, "c d"], temperature: Scalar
 ) -> Float[Array, "n c"]:
-    """Minus half the squared distances times `temperature`, up to a constant in each row."""
+    """Computes minus half the squared distances times `temperature`, up to a constant a row."""
     return temperature * (inner_products(x, prototypes) - jnp.sum(prototypes**2, axis=1) / 2)
 
 
@@ -41,8 +41,8 @@ def descend(
       query: Query features; scaled to unit length here.
       num_classes: Number of classes c.
       temperature: Multiplies minus half the squared distances.
-      learning_rate: Of Adam.
-      steps: Of Adam.
+      learning_rate: Learning rate of Adam.
+      steps: Number of steps of Adam.
 
     Returns:
       The queries' probabilities after the last step.
@@ -93,12 +93,12 @@ def tim(
       query: Query features; scaled to unit length here.
       num_classes: Number of classes c.
       temperature: Multiplies minus half the squared distances.
-      cross_entropy_weight: Of the support's cross-entropy.
-      marginal_weight: Of the entropy of the mean prediction, which is maximised: classes are
-        taken to be balanced.
-      conditional_weight: Of the predictions' mean entropy.
-      learning_rate: Of Adam.
-      steps: Of Adam.
+      cross_entropy_weight: Weight of the support's cross-entropy.
+      marginal_weight: Weight of the entropy of the mean prediction, which is maximised: classes
+        are taken to be balanced.
+      conditional_weight: Weight of the predictions' mean entropy.
+      learning_rate: Learning rate of Adam.
+      steps: Number of steps of Adam.
 
     Returns:
       Probabilities of the queries.
@@ -155,9 +155,9 @@ def tim_adm(
       query: Query features; scaled to unit length here.
       num_classes: Number of classes c.
       temperature: Multiplies minus half the squared distances.
-      cross_entropy_weight: Of the support's cross-entropy.
-      marginal_weight: Of the entropy of the mean prediction.
-      conditional_weight: Of the predictions' mean entropy.
+      cross_entropy_weight: Weight of the support's cross-entropy.
+      marginal_weight: Weight of the entropy of the mean prediction.
+      conditional_weight: Weight of the predictions' mean entropy.
       rate: Share of the way to the new prototypes that is gone.
       steps: Alternations.
 

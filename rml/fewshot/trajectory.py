@@ -76,7 +76,7 @@ def trajectories(
     ways: int,
     **options: Any,
 ) -> dict[float, Float[np.ndarray, "e r"]]:
-    """Energies of the regularised model against its rounds, for several λ.
+    """Computes energies of the regularised model against its rounds, for several λ.
 
     Args:
       features: Rows of which the episodes are made.

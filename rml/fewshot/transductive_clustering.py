@@ -31,7 +31,7 @@ def cluster_episode(
     bandwidth: Scalar | None = None,
     **options: Any,
 ) -> Float[Array, "q c"]:
-    """The queries' assignments by `solve_gram`, started from the support's class means.
+    """Assigns the queries by `solve_gram`, started from the support's class means.
 
     A graph is built where one is named, or where K-modes lacks its bandwidth.
     """

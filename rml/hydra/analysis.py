@@ -45,7 +45,7 @@ def gate_statistics(gates: Float[Array, "*n d"]) -> dict[str, Float[Array, ""]]:
 
 
 def all_pairs(classes: int) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
-    """Every ordered pair of classes, row by row, for a few hundred classes at most.
+    """Lists every ordered pair of classes, row by row, for a few hundred classes at most.
 
     Args:
       classes: Number of classes C.

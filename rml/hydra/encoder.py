@@ -65,7 +65,7 @@ class GatedEncoder(nn.Module):
     def outputs(
         self, images: Float[Array, "b h w c"], *, train: bool
     ) -> tuple[Float[Array, "b p"], Float[Array, "b k"] | None]:
-        """Projections of images, and the probe's logits of their classes if there is one."""
+        """Computes projections of images, and the probe's logits of classes if there is one."""
         if self.is_initializing():
             self.gates(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
             self.options()
@@ -76,7 +76,7 @@ class GatedEncoder(nn.Module):
         return projections, None if self.probe is None else self.probe(lax.stop_gradient(features))
 
     def features(self, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
-        """Features of images, what a downstream task takes."""
+        """Computes features of images, which a downstream task takes."""
         return self.encoder(images, train=False)
 
     def gates(
@@ -92,7 +92,7 @@ class GatedEncoder(nn.Module):
         return self.filter(first, second, key, train=train, openness=openness)
 
     def loss_options(self) -> dict[str, Array]:
-        """Options of the loss that are learned, by name."""
+        """Returns the options of the loss that are learned, by name."""
         return self.options()
 
     def pair_gates(self) -> Float[Array, "c c p"]:

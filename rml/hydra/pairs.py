@@ -20,7 +20,7 @@ Integers = Array | np.ndarray
 
 
 def number_of_pairs(classes: int) -> int:
-    """Number of unordered pairs of classes, those of a class with itself included."""
+    """Counts unordered pairs of classes, those of a class with itself included."""
     if classes < 1:
         raise ValueError(f"classes is {classes}, expected at least 1")
     return classes * (classes + 1) // 2
@@ -35,7 +35,8 @@ def unrank(
     end, have equal length, so that the triangle is a rectangle: one division, exact in integers.
 
     Args:
-      index: Of any integer type that holds C (C + 1) / 2; int32 does up to 65,535 classes.
+      index: Index of the pair, in any integer type that holds C (C + 1) / 2; int32 does up to
+        65,535 classes.
       classes: Number of classes C.
 
     Returns:
@@ -60,8 +61,8 @@ def sample_pairs(
     """Draws unordered pairs uniformly, (i, i) as likely as (i, j).
 
     Args:
-      key: Of the draw.
-      number: How many pairs.
+      key: Random key of the draw.
+      number: Number of pairs.
       classes: Number of classes; 32-bit arithmetic is exact for any that fits memory.
 
     Returns:
@@ -82,7 +83,7 @@ def sample_partners(
     """Draws the partner class of each row of a batch.
 
     Args:
-      key: Of the draw.
+      key: Random key of the draw.
       labels: Class of each row.
       classes: Number of classes.
       sampling: "uniform", such that all unordered pairs are equally likely where the labels are:
@@ -145,7 +146,7 @@ def pair_batches(
     parts: int = 1,
     in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> grain.IterDataset:
-    """Batches of drawn pairs: rows 2p and 2p + 1 are examples of the two classes of pair p.
+    """Makes batches of drawn pairs: rows 2p and 2p + 1 are examples of the two classes of pair p.
 
     With many classes a shuffled batch rarely holds both classes of a drawn pair; here it always
     does. Pairs are uniform over those of the classes that have examples, examples uniform in
@@ -153,11 +154,11 @@ def pair_batches(
     function of (seed, batch), so that the iterator's state is one position.
 
     Args:
-      source: What to read; its labels must be known.
+      source: Source to read; its labels must be known.
       batch_size: Rows of the global batch.
-      seed: Of pairs and examples.
-      part: Which part of every global batch is ours.
-      parts: Of how many equal parts, each of an even number of rows.
+      seed: Seed of pairs and examples.
+      part: Number of our part of every global batch.
+      parts: Number of equal parts, each of an even number of rows.
       in_memory_bytes: Sources up to this size are loaded first.
 
     Returns:

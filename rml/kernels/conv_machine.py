@@ -66,7 +66,7 @@ def init_conv(
     outputs: int,
     learned: bool = True,
 ) -> ConvMachine:
-    """The machine at its prior, with mixers drawn as the authors' code draws them.
+    """Makes the machine at its prior, with mixers drawn as the authors' code draws them.
 
     Args:
       key: Typed key of the mixers, N(0, 1/p).
@@ -93,7 +93,7 @@ def _convolution(x: Array, filters: Array) -> Array:
 
 @full_precision
 def patch_blocks(patches: Float[Array, "p k k c"], x: Float[Array, "t h w c"]) -> Blocks:
-    """The blocks of the Gram matrix of inducing patches and the patches at all locations.
+    """Computes the blocks of the Gram matrix of inducing patches and those at all locations.
 
     Raises:
       ValueError: If the patches are not square, of odd width and of the images' channels.
@@ -115,7 +115,7 @@ def patch_blocks(patches: Float[Array, "p k k c"], x: Float[Array, "t h w c"]) -
 def convolve_blocks(
     k: Blocks, mixer: Float[Array, "k k p p"], *, images: tuple[int, int, int]
 ) -> Blocks:
-    """The blocks after a convolution, see the module's docstring.
+    """Computes the blocks after a convolution, see the module's docstring.
 
     Args:
       k: Blocks of locations, image by image.
@@ -137,7 +137,7 @@ def convolve_blocks(
 
 @full_precision
 def pool_blocks(k: Blocks, *, images: int, jitter: float = 0.0) -> Blocks:
-    """The blocks of images' means over locations.
+    """Computes the blocks of images' means over locations.
 
     Covariances of an image's locations with each other are not at hand: they are taken through the
     inducing points (Nyström), and each location's remaining variance is its own.
@@ -167,7 +167,7 @@ def conv_layers(
     normalization: str = "none",
     jitter: float = 1e-5,
 ) -> tuple[Blocks, list[Any]]:
-    """The kernel of all locations after the last layer in blocks, and the hidden layers.
+    """Computes the last layer's kernel of all locations in blocks, and the hidden layers.
 
     A layer is the kernel, the convolution and the Gram matrix; the first Gram matrix is that of
     the input's patches.
@@ -231,9 +231,9 @@ def conv_elbo(
     normalization: str = "none",
     jitter: float = 1e-5,
 ) -> Float[Array, ""]:
-    """An unbiased estimate, from one batch, of the machine's objective an image.
+    """Estimates from one batch, unbiased, the machine's objective an image.
 
-    As `rml.kernels.elbo` with a categorical likelihood.
+    It is `rml.kernels.elbo` with a categorical likelihood.
 
     Args:
       machine: The parameters.

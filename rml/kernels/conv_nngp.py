@@ -10,7 +10,7 @@ from rml.ops.similarity import wide
 
 
 def window_mean(c: Array, *, size: int) -> Array:
-    """Covariances after a convolution with zero padding: means along both points' windows.
+    """Averages covariances along both points' windows: a convolution with zero padding.
 
     Args:
       c: Covariances [h, w] of a location with itself, or [h, w, h, w] of pairs of locations.
@@ -38,9 +38,9 @@ def conv_nngp(
     size: int = 3,
     pool: bool = True,
 ) -> Float[Array, "n m"]:
-    """The kernel of a convolutional network of infinitely many channels.
+    """Computes the kernel of a convolutional network of infinitely many channels.
 
-    Of `depth` convolutions, each followed by its activation, and a linear output of their mean
+    It has `depth` convolutions, each followed by its activation, and a linear output of their mean
     over locations, or of all locations. With covariances c of the activations at locations r of
     one image and s of the other, a layer is
 

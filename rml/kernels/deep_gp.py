@@ -31,7 +31,7 @@ class Samples(NamedTuple):
       grams: G_1 to G_L of each draw of each chain.
       units: F_L of each draw.
       acceptance: Mean acceptance rate of each chain.
-      step_size: Of each chain, after adaptation.
+      step_size: Step size of each chain, after adaptation.
     """
 
     grams: Float[Array, "chains draws depth n n"]
@@ -48,7 +48,7 @@ def dgp_units(
     kernel: Kernel,
     activation: Activation | None = None,
 ) -> tuple[Float[Array, "n _"], ...]:
-    """Hidden units F_l = R_l E_l of features, R_1 a Cholesky factor of the inputs' kernel matrix.
+    """Computes hidden units F_l = R_l E_l, R_1 a Cholesky factor of the inputs' kernel matrix.
 
     In a deep Gaussian process R_l is one of K(F_{l-1} F_{l-1}ᵀ / N_{l-1}). In a Bayesian network it
     is φ(F_{l-1}) / √N_{l-1}, and E_l holds the layer's weights.
@@ -81,7 +81,7 @@ def dgp_grams(
     kernel: Kernel,
     activation: Activation | None = None,
 ) -> Float[Array, "depth n n"]:
-    """Gram matrices G_l = F_l F_lᵀ / N_l of the units of `dgp_units`, whose arguments these are."""
+    """Computes Gram matrices G_l = F_l F_lᵀ / N_l of the units of `dgp_units`, see there."""
     units = dgp_units(features, g, kernel=kernel, activation=activation)
     return jnp.stack([f @ f.T / f.shape[1] for f in units])
 
@@ -98,7 +98,7 @@ def dgp_log_posterior(
     output_kernel: Kernel | None = None,
     activation: Activation | None = None,
 ) -> Float[Array, ""]:
-    """Log-density, up to a constant, of the whitened features given data seen `copies` times.
+    """Computes, up to a constant, whitened features' log-density given data seen `copies` times.
 
     In the limit that learns representations, the widths N ν_l and the number of outputs grow
     together, the outputs being copied N times: the likelihood is raised to the power N.
@@ -107,11 +107,11 @@ def dgp_log_posterior(
       features: See `dgp_units`; N ν_l columns each.
       g: Gram matrix of the inputs.
       y: Targets.
-      kernel: Of the hidden layers.
+      kernel: Kernel of the hidden layers.
       noise: Variance of the targets.
       copies: N.
-      output_kernel: Of the outputs of a deep Gaussian process; the hidden layers' by default.
-      activation: Of a Bayesian neural network, see `dgp_units`.
+      output_kernel: Kernel of a deep Gaussian process's outputs; the hidden layers' by default.
+      activation: Nonlinearity of a Bayesian neural network, see `dgp_units`.
 
     Source: Yang et al., arXiv:2108.13097, the Bayesian representation learning limit.
     """
@@ -150,12 +150,12 @@ def sample_grams(
       key: Typed key.
       g: Gram matrix of the inputs.
       y: Targets.
-      kernel: Of the hidden layers.
+      kernel: Kernel of the hidden layers.
       widths: ν of each hidden layer; layer l has copies · ν_l features.
       noise: Variance of the targets.
       copies: N.
-      output_kernel: Of the outputs of a deep Gaussian process; the hidden layers' by default.
-      activation: Of a Bayesian neural network, see `dgp_units`.
+      output_kernel: Kernel of a deep Gaussian process's outputs; the hidden layers' by default.
+      activation: Nonlinearity of a Bayesian neural network, see `dgp_units`.
       chains: Independent chains, started at draws of the prior.
       warmup: Steps of adaptation.
       draws: Steps kept.

@@ -23,7 +23,7 @@ def objective(
     noise: float | Array,
     output_kernel: Kernel | None = None,
 ) -> Float[Array, ""]:
-    """The objective of a deep kernel machine for regression, to be maximised, in nats.
+    """Computes the objective of a deep kernel machine for regression, to be maximised, in nats.
 
     log N(Y; 0, K(G_L) + noise I) - Σ_l ν_l KL(N(0, G_l) || N(0, K(G_{l-1}))).
 
@@ -74,7 +74,7 @@ def forward(
     kernel: Kernel,
     output_kernel: Kernel | None = None,
 ) -> Forward:
-    """Gram matrices from free parameters, see `rml.kernels.layers`; zeros are the NNGP."""
+    """Computes Gram matrices from free parameters, see `rml.kernels.layers`; zeros are the NNGP."""
     grams, kls, jitters = [], [], []
     for layer in raw:
         factor, added = cholesky(gram(kernel, g))
@@ -99,7 +99,7 @@ def regression_objective(
     noise: float | Array,
     output_kernel: Kernel | None = None,
 ) -> Float[Array, ""]:
-    """`objective` in free parameters."""
+    """Computes `objective` in free parameters."""
     state = forward(raw, g, kernel=kernel, output_kernel=output_kernel)
     return log_marginal_likelihood(state.kernel, y, noise=noise) - jnp.sum(widths * state.kls)
 
@@ -117,17 +117,17 @@ def classification_objective(
     output_kernel: Kernel | None = None,
     samples: int = 32,
 ) -> Float[Array, ""]:
-    """The objective for classification: the log-likelihood is replaced by its variational bound.
+    """Computes the objective for classification: a variational bound replaces the log-likelihood.
 
     Args:
       raw: Free parameters of the Gram matrices.
       outputs: Approximate posterior of one output a class.
       g: Gram matrix of the inputs.
       labels: Classes.
-      key: Of the Monte Carlo mean of log softmax; one key for all steps makes the objective smooth.
-      kernel: Of the hidden layers.
+      key: Key of log softmax's Monte Carlo mean; one for all steps makes the objective smooth.
+      kernel: Kernel of the hidden layers.
       widths: ν of each hidden layer.
-      output_kernel: Of the outputs; the hidden layers' by default.
+      output_kernel: Kernel of the outputs; the hidden layers' by default.
       samples: Monte Carlo draws.
 
     Returns:
@@ -173,7 +173,7 @@ def output_blocks(
     kernel: Kernel,
     output_kernel: Kernel | None = None,
 ) -> Blocks:
-    """K(G_L) of training points (as inducing points) and new points, conditionally propagated."""
+    """Computes K(G_L) of training points, as inducing points, and of propagated new points."""
     g = input_blocks(train, x)
     for layer in raw:
         g = propagate(gram_blocks(kernel, g), layer).gram
@@ -190,16 +190,16 @@ def predict(
     noise: float | Array,
     output_kernel: Kernel | None = None,
 ) -> Prediction:
-    """Outputs at new inputs.
+    """Predicts outputs at new inputs.
 
     Args:
       raw: Free parameters of the fitted Gram matrices.
       train: Training inputs.
       y: Their targets.
       x: New inputs.
-      kernel: Of the hidden layers.
+      kernel: Kernel of the hidden layers.
       noise: Variance of the targets.
-      output_kernel: Of the outputs; the hidden layers' by default.
+      output_kernel: Kernel of the outputs; the hidden layers' by default.
 
     Returns:
       Mean and variance of the function; add `noise` for targets.
@@ -220,15 +220,15 @@ def predict_outputs(
     kernel: Kernel,
     output_kernel: Kernel | None = None,
 ) -> Prediction:
-    """Outputs at new inputs after a fit of `classification_objective`.
+    """Predicts outputs at new inputs after a fit of `classification_objective`.
 
     Args:
       raw: Free parameters of the fitted Gram matrices.
       outputs: Fitted approximate posterior of the outputs.
       train: Training inputs.
       x: New inputs.
-      kernel: Of the hidden layers.
-      output_kernel: Of the outputs; the hidden layers' by default.
+      kernel: Kernel of the hidden layers.
+      output_kernel: Kernel of the outputs; the hidden layers' by default.
 
     Returns:
       Mean and variance of one output a class; `rml.kernels.outputs.log_predictive` makes

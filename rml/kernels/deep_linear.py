@@ -17,7 +17,7 @@ def deep_linear_grams(
     y: Float[Array, "n c"],
     widths: Float[Array, " depth"],
 ) -> Float[Array, "depth n n"]:
-    """The Gram matrices that maximise a linear machine's objective without noise.
+    """Computes the Gram matrices that maximise a linear machine's objective without noise.
 
     The objective is log N(Y; 0, G_L) - Σ_l ν_l KL(N(0, G_l) || N(0, G_{l-1})). In a basis A with
     G_0 = A Aᵀ and Y Yᵀ / c = A diag(d) Aᵀ it falls into scalar problems. Their stationarity,

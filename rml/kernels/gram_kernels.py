@@ -36,12 +36,12 @@ class Blocks(NamedTuple):
 
 
 def linear(c: Array, v: Array, w: Array) -> Array:
-    """The inner product itself."""
+    """Returns the inner product itself."""
     return jnp.broadcast_arrays(*wide(c, v, w))[0]
 
 
 def squared_distance(c: Array, v: Array, w: Array) -> Array:
-    """|x - y|² = v + w - 2c, never negative."""
+    """Computes |x - y|² = v + w - 2c, never negative."""
     c, v, w = wide(c, v, w)
     square = v + w - 2 * c
     return jnp.where(square < 0, 0, square)  # by rounding, where the points are long and close
@@ -50,7 +50,7 @@ def squared_distance(c: Array, v: Array, w: Array) -> Array:
 def squared_exponential(
     c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0
 ) -> Array:
-    """exp(-|x - y|² / (2 length_scale²))."""
+    """Computes exp(-|x - y|² / (2 length_scale²))."""
     return jnp.exp(-squared_distance(c, v, w) / (2 * jnp.square(length_scale)))
 
 
@@ -62,7 +62,7 @@ def rational_quadratic(
     length_scale: float | Array = 1.0,
     alpha: float | Array = 1.0,
 ) -> Array:
-    """(1 + |x - y|² / (2 alpha length_scale²))^-alpha, a mixture of squared exponentials.
+    """Computes (1 + |x - y|² / (2 alpha length_scale²))^-alpha: mixed squared exponentials.
 
     Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, eq. 4.19.
     """
@@ -104,12 +104,12 @@ def _(primals: Any, tangents: Any) -> Any:
 
 
 def matern12(c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0) -> Array:
-    """exp(-r) with r = |x - y| / length_scale: the Matérn kernel of smoothness 1/2."""
+    """Computes exp(-r), r = |x - y| / length_scale: the Matérn kernel of smoothness 1/2."""
     return _matern12(squared_distance(c, v, w) / jnp.square(length_scale))
 
 
 def matern32(c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0) -> Array:
-    """(1 + √3 r) exp(-√3 r) with r = |x - y| / length_scale: smoothness 3/2.
+    """Computes (1 + √3 r) exp(-√3 r) with r = |x - y| / length_scale: smoothness 3/2.
 
     Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, eq. 4.17.
     """
@@ -117,7 +117,7 @@ def matern32(c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0)
 
 
 def matern52(c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0) -> Array:
-    """(1 + √5 r + 5 r² / 3) exp(-√5 r) with r = |x - y| / length_scale: smoothness 5/2.
+    """Computes (1 + √5 r + 5 r² / 3) exp(-√5 r) with r = |x - y| / length_scale: smoothness 5/2.
 
     Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, eq. 4.17.
     """
@@ -125,7 +125,7 @@ def matern52(c: Array, v: Array, w: Array, *, length_scale: float | Array = 1.0)
 
 
 def relu(c: Array, v: Array, w: Array) -> Array:
-    """Arc-cosine kernel of order 1: twice the second moment of ReLU features; keeps diagonals.
+    """Computes the arc-cosine kernel of order 1: twice ReLU's second moment; keeps diagonals.
 
     `rml.ops.arc_cosine` says what its derivatives are where points coincide or are zero.
 
@@ -135,12 +135,12 @@ def relu(c: Array, v: Array, w: Array) -> Array:
 
 
 def scaled(kernel: Kernel, *, weight: float | Array = 1.0, bias: float | Array = 0.0) -> Kernel:
-    """`weight` times the kernel plus `bias`."""
+    """Multiplies a kernel by `weight` and adds `bias`."""
     return lambda c, v, w: weight * kernel(c, v, w) + bias
 
 
 def normalized(kernel: Kernel) -> Kernel:
-    """The kernel divided so that its diagonal is 1; a point of norm 0 stays at 0."""
+    """Divides a kernel so that its diagonal is 1; a point of norm 0 stays at 0."""
 
     def apply(c: Array, v: Array, w: Array) -> Array:
         norms = (kernel(norm, norm, norm) for norm in (v, w))
@@ -150,7 +150,7 @@ def normalized(kernel: Kernel) -> Kernel:
 
 
 def compose(*kernels: Kernel) -> Kernel:
-    """The kernel of features of features: the first is applied first."""
+    """Makes the kernel of features of features: the first is applied first."""
 
     def after(inner: Kernel, outer: Kernel) -> Kernel:
         return lambda c, v, w: outer(inner(c, v, w), inner(v, v, v), inner(w, w, w))
@@ -159,7 +159,7 @@ def compose(*kernels: Kernel) -> Kernel:
 
 
 def neural_tangent(kernel: Kernel, *, depth: int) -> Kernel:
-    """The neural tangent kernel of a network whose layers have `kernel`, a kernel itself.
+    """Makes the neural tangent kernel, a kernel itself, of a network whose layers have `kernel`.
 
     With K the layers' kernels, K̇ = ∂K/∂c and Θ_0 = K_0 the inner product of the inputs,
 
@@ -206,7 +206,7 @@ KERNELS: dict[str, Kernel] = {
 
 
 def build(name: str, **options: Any) -> Kernel:
-    """A kernel by name; `options` are its keyword arguments.
+    """Builds a kernel by name; `options` are its keyword arguments.
 
     Raises:
       UserError: If there is no kernel of this name.
@@ -217,13 +217,13 @@ def build(name: str, **options: Any) -> Kernel:
 
 
 def gram(kernel: Kernel, g: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The kernel's Gram matrix of points that have Gram matrix `g`."""
+    """Computes the kernel's Gram matrix of points that have Gram matrix `g`."""
     v = jnp.diagonal(g)
     return kernel(g, v[:, None], v)
 
 
 def gram_blocks(kernel: Kernel, g: Blocks) -> Blocks:
-    """The kernel's blocks of points that have blocks `g`."""
+    """Computes the kernel's blocks of points that have blocks `g`."""
     return Blocks(
         gram(kernel, g.ii),
         kernel(g.ti, g.t[:, None], jnp.diagonal(g.ii)),
@@ -233,14 +233,14 @@ def gram_blocks(kernel: Kernel, g: Blocks) -> Blocks:
 
 @full_precision
 def input_gram(x: Float[Array, "n d"]) -> Float[Array, "n n"]:
-    """X Xᵀ / d, the Gram matrix of the inputs, in float32 or wider."""
+    """Computes X Xᵀ / d, the Gram matrix of the inputs, in float32 or wider."""
     (x,) = wide(x)
     return x @ x.T / x.shape[1]
 
 
 @full_precision
 def input_blocks(inducing: Float[Array, "p d"], x: Float[Array, "t d"]) -> Blocks:
-    """The blocks of X Xᵀ / d for inducing inputs and other inputs.
+    """Computes the blocks of X Xᵀ / d for inducing inputs and other inputs.
 
     Raises:
       ValueError: If the inputs differ in length.

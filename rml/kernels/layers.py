@@ -31,17 +31,17 @@ class Layer(NamedTuple):
 
 
 def triangle(raw: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Lower triangular T of positive diagonal from free numbers: strict part and log-diagonal."""
+    """Makes lower triangular T of positive diagonal from its strict part and log-diagonal."""
     return jnp.tril(raw, -1) + jnp.diag(jnp.exp(jnp.diagonal(raw)))
 
 
 def free_parameters(t: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The inverse of `triangle`."""
+    """Inverts `triangle`."""
     return jnp.tril(t, -1) + jnp.diag(jnp.log(jnp.diagonal(t)))
 
 
 def unit_kl(t: Float[Array, "n n"]) -> Float[Array, ""]:
-    """KL(N(0, T Tᵀ) || N(0, I)) in nats."""
+    """Computes KL(N(0, T Tᵀ) || N(0, I)) in nats."""
     return (jnp.sum(t * t) - t.shape[0]) / 2 - jnp.sum(jnp.log(jnp.diagonal(t)))
 
 
@@ -49,14 +49,14 @@ def unit_kl(t: Float[Array, "n n"]) -> Float[Array, ""]:
 def free_gram(
     g: Float[Array, "n n"], k: Float[Array, "n n"], *, jitter: float = 0.0
 ) -> Float[Array, "n n"]:
-    """Free parameters of the Gram matrix `g` where the layer's kernel matrix is `k`."""
+    """Finds the free parameters of Gram matrix `g` where the layer's kernel matrix is `k`."""
     factor = cholesky(k, jitter=jitter).factor
     return free_parameters(solve_lower(factor, cholesky(g).factor))
 
 
 @full_precision
 def propagate(k: Blocks, raw: Any, *, jitter: float = 0.0) -> Layer:
-    """The Gram matrix of a layer in blocks, other points conditionally on the inducing points.
+    """Computes a layer's Gram matrix in blocks, other points given the inducing points.
 
     With X = L⁻¹ K_it: G_ii = L T Tᵀ Lᵀ, G_ti = Xᵀ T Tᵀ Lᵀ, G_t = diag(K_tt - Xᵀ X + Xᵀ T Tᵀ X).
 

@@ -15,8 +15,8 @@ class Prediction(NamedTuple):
     """Gaussian predictions of noise-free outputs.
 
     Attributes:
-      mean: Of each output.
-      variance: Shared by the outputs.
+      mean: Mean of each output.
+      variance: Variance that the outputs share.
     """
 
     mean: Float[Array, "t c"]
@@ -24,11 +24,11 @@ class Prediction(NamedTuple):
 
 
 def nngp_grams(g: Float[Array, "n n"], *, kernel: Kernel, depth: int) -> Float[Array, "depth n n"]:
-    """The prior's Gram matrices, G_l = K(G_{l-1}) for l = 1 to `depth`.
+    """Computes the prior's Gram matrices, G_l = K(G_{l-1}) for l = 1 to `depth`.
 
     Args:
       g: Gram matrix of the inputs.
-      kernel: Of every layer.
+      kernel: Kernel of every layer.
       depth: Number of hidden layers.
 
     Returns:
@@ -46,7 +46,7 @@ def nngp_grams(g: Float[Array, "n n"], *, kernel: Kernel, depth: int) -> Float[A
 def log_marginal_likelihood(
     k: Float[Array, "n n"], y: Float[Array, "n c"], *, noise: float | Array
 ) -> Float[Array, ""]:
-    """Log-density N(Y; 0, K + noise I), the columns of `y` independent, in nats.
+    """Computes log N(Y; 0, K + noise I), the columns of `y` independent, in nats.
 
     No jitter is added, also where K + noise I has no Cholesky factor: see `noisy_log_density`.
 
@@ -59,13 +59,13 @@ def log_marginal_likelihood(
 
 
 def remaining(prior: Float[Array, " t"], x: Float[Array, "n t"]) -> Float[Array, " t"]:
-    """Prior variances less what is known of them, Σ x², which rounding must not make negative."""
+    """Subtracts from prior variances what is known, Σ x²; rounding must not make them negative."""
     return jnp.maximum(prior - jnp.sum(x * x, axis=0), jnp.finfo(prior.dtype).eps * prior)
 
 
 @full_precision
 def gp_predict(k: Blocks, y: Float[Array, "n c"], *, noise: float | Array) -> Prediction:
-    """Exact Gaussian process regression; the inducing points of `k` are the training points.
+    """Predicts by an exact Gaussian process; inducing points of `k` are the training points.
 
     Where K + noise I has no Cholesky factor, the noise is raised by the least jitter of `cholesky`.
 
@@ -87,6 +87,6 @@ def gp_predict(k: Blocks, y: Float[Array, "n c"], *, noise: float | Array) -> Pr
 def gaussian_log_likelihood(
     prediction: Prediction, y: Float[Array, "t c"], *, noise: float | Array
 ) -> Float[Array, ""]:
-    """Mean log-density of targets under a prediction, over points and outputs, in nats."""
+    """Averages targets' log-density under a prediction, over points and outputs, in nats."""
     variance = prediction.variance[:, None] + noise
     return -jnp.mean(jnp.log(2 * jnp.pi * variance) + (y - prediction.mean) ** 2 / variance) / 2

@@ -64,7 +64,7 @@ def minimize(
     tolerance: float | Array,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Minimum:
-    """`fit` as a part of a larger program; `checked` makes a `Fit` of what it returns."""
+    """Minimises like `fit`, within a larger program; `checked` makes a `Fit` of what it returns."""
     chosen = optimizer or optax.lbfgs()
 
     def going(course: Course) -> Array:
@@ -137,8 +137,8 @@ def fit(
     Args:
       loss: What to minimise, such as a negative objective.
       params: Where to start.
-      steps: At most this many.
-      tolerance: On the largest absolute entry of the gradient.
+      steps: Largest number of steps.
+      tolerance: Largest absolute entry of a gradient that counts as zero.
       optimizer: Any of Optax; `optax.lbfgs()` by default.
 
     Returns:

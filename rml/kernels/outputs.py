@@ -26,14 +26,14 @@ class Outputs(NamedTuple):
 
 
 def output_kl(outputs: Outputs) -> Float[Array, ""]:
-    """Σ_c KL(q(f_c) || N(0, K)) in nats."""
+    """Computes Σ_c KL(q(f_c) || N(0, K)) in nats."""
     c = outputs.mean.shape[1]
     return c * unit_kl(triangle(outputs.raw)) + jnp.sum(outputs.mean**2) / 2
 
 
 @full_precision
 def output_marginals(k: Blocks, outputs: Outputs, *, jitter: float = 0.0) -> Prediction:
-    """Mean and variance of the outputs at the other points of `k`, given q at its inducing ones."""
+    """Computes mean and variance of outputs at `k`'s other points, given q at its inducing ones."""
     x = solve_lower(cholesky(k.ii, jitter=jitter).factor, k.ti.T)
     xs = x.T @ triangle(outputs.raw)
     variance = remaining(k.t, x) + jnp.sum(xs * xs, axis=1)
@@ -48,7 +48,7 @@ def expected_log_softmax(
     *,
     samples: int,
 ) -> Float[Array, " n"]:
-    """Monte Carlo mean of log softmax(f)[label] over f ~ N(mean, variance I), antithetic draws."""
+    """Averages log softmax(f)[label] over antithetic draws of f ~ N(mean, variance I)."""
     half = jax.random.normal(key, (max(samples // 2, 1), *mean.shape), mean.dtype)
     noise = jnp.concatenate([half, -half]) * jnp.sqrt(variance)[:, None]
     logits = mean + noise
@@ -59,7 +59,7 @@ def expected_log_softmax(
 def log_predictive(
     key: Any, mean: Float[Array, "n c"], variance: Float[Array, " n"], *, samples: int
 ) -> Float[Array, "n c"]:
-    """Logarithm of the Monte Carlo mean of softmax(f) over f ~ N(mean, variance I)."""
+    """Computes the log of the Monte Carlo mean of softmax(f) over f ~ N(mean, variance I)."""
     noise = jax.random.normal(key, (samples, *mean.shape), mean.dtype)
     logits = mean + noise * jnp.sqrt(variance)[:, None]
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(samples)

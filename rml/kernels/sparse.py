@@ -52,7 +52,7 @@ class Terms(NamedTuple):
 
     Attributes:
       prediction: Marginals of the outputs at the batch.
-      kls: Of each hidden layer, in nats.
+      kls: KL of each hidden layer, in nats.
       jitter: Largest that a hidden layer's kernel matrix needed.
     """
 
@@ -69,7 +69,7 @@ def init_sparse(
     learned: bool = True,
     noise: float = 0.1,
 ) -> SparseMachine:
-    """The machine at its prior: G = K in every layer, q the prior of the outputs.
+    """Makes the machine at its prior: G = K in every layer, q the prior of the outputs.
 
     Args:
       inducing: Inducing inputs, such as a subset of the data.
@@ -93,7 +93,7 @@ def init_sparse(
 def layer_kernel(
     machine: SparseMachine, layer: int, g: Blocks, *, kernel: Kernel, normalization: str
 ) -> Blocks:
-    """Kernel matrix of a layer (counted from 0, the outputs' last) in blocks: K(exp(scale) G)."""
+    """Computes a layer's kernel matrix in blocks, K(exp(scale) G); from 0, the outputs' last."""
     g = normalize_blocks(g, how=normalization)
     scale = jnp.exp(machine.log_scales[layer])
     return gram_blocks(kernel, Blocks(*(scale * block for block in g)))
@@ -107,7 +107,7 @@ def hidden_layers(
     normalization: str,
     jitter: float,
 ) -> Iterator[tuple[Blocks, Layer | None]]:
-    """Each layer's kernel matrix, and what it hands on; the outputs', last, hand on nothing."""
+    """Yields each layer's kernel matrix, and what it hands on; the last, the outputs', nothing."""
     scales = jnp.exp(machine.log_input_scales)
     g = input_blocks(machine.inducing * scales, x * scales)
     depth = machine.log_scales.shape[0] - 1
@@ -123,7 +123,7 @@ def hidden_layers(
 def inducing_grams(
     machine: SparseMachine, *, kernel: Kernel, normalization: str = "none", jitter: float = 1e-5
 ) -> Float[Array, "depth p p"]:
-    """Gram matrices of the inducing points in the hidden layers."""
+    """Computes Gram matrices of the inducing points in the hidden layers."""
     layers = hidden_layers(
         machine, machine.inducing[:1], kernel=kernel, normalization=normalization, jitter=jitter
     )
@@ -163,8 +163,8 @@ def propagate_sparse(
     Args:
       machine: The parameters.
       x: Inputs.
-      kernel: Of every layer.
-      normalization: Of each Gram matrix before its kernel, see `normalize_blocks`.
+      kernel: Kernel of every layer.
+      normalization: Normalisation of each Gram matrix before its kernel, see `normalize_blocks`.
       jitter: Share of the mean diagonal added to inducing kernel matrices.
 
     Returns:
@@ -201,7 +201,7 @@ def elbo(
     normalization: str = "none",
     jitter: float = 1e-5,
 ) -> Float[Array, ""]:
-    """An unbiased estimate, from one batch, of the sparse machine's objective a data point.
+    """Estimates from one batch, unbiased, the sparse machine's objective a data point.
 
     Σ_t E_q log p(y_t | f_t) - Σ_c KL(q(u_c) || N(0, K)) - Σ_l ν_l KL(N(0, G_l) || N(0, K_l)), over
     inducing points in both KLs, divided by the number of data points.
@@ -211,10 +211,10 @@ def elbo(
       x: Inputs of the batch.
       y: Targets [t, c] of a Gaussian likelihood, or classes [t] of a categorical one.
       total: Number of data points that the batch stands for.
-      kernel: Of every layer.
+      kernel: Kernel of every layer.
       widths: ν of each hidden layer.
       likelihood: "gaussian" or "categorical".
-      key: Of the Monte Carlo mean of a categorical likelihood.
+      key: Key of the Monte Carlo mean of a categorical likelihood.
       samples: Draws of that mean.
       normalization: See `propagate_sparse`.
       jitter: See `propagate_sparse`.

@@ -82,7 +82,7 @@ def optimal_grams_of_starts(
     steps: int = 500,
     tolerance: float = 1e-9,
 ) -> tuple[Float[Array, "starts depth n n"], Minimum]:
-    """`optimal_grams` from several starts in one program, each as long as it needs.
+    """Finds `optimal_grams` from several starts in one program, each as long as it needs.
 
     Args:
       starts: Free parameters of the Gram matrices, see `rml.kernels.layers`.

@@ -22,7 +22,7 @@ def masked_lm(
     Args:
       logits: Logits of the vocabulary at the p places of each of n texts.
       targets: Tokens that stood there.
-      where: Which of the places count; the logits of the others may be anything.
+      where: Mask of the places that count; the logits of the others may be anything.
       reduction: Mean over the texts ("mean"), or each text's loss ("none").
 
     Returns:

@@ -10,7 +10,7 @@ from rml.ops.topk import topk
 
 
 def nearest_support(z: Float[Array, "n d"], support: Float[Array, "r d"]) -> Float[Array, "n d"]:
-    """The row of a support set that has the largest cosine with each row; no gradient flows back.
+    """Finds for each row that of a support set with the largest cosine; no gradient flows back.
 
     Source: Dwibedi et al. 2021, NNCLR, eq. 3.
     """

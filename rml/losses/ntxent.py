@@ -11,7 +11,7 @@ from rml.ops.streaming import symmetric_logsumexp
 
 
 def not_self(row: Array, col: Array, row_label: Array | None, col_label: Array | None) -> Array:
-    """Mask of `rml.ops.streaming`: every pair but that of a row with itself."""
+    """Admits every pair but that of a row with itself, as a mask of `rml.ops.streaming`."""
     return row != col
 
 

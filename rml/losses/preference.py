@@ -18,7 +18,7 @@ def sequence_log_prob(
     Args:
       logits: Logits of a causal language model that read `tokens`.
       tokens: Tokens of a prompt and its answer, perhaps with padding.
-      mask: Which tokens belong to the answer.
+      mask: Mask of the tokens that belong to the answer.
 
     Returns:
       The log-probability of each answer, in float32 or wider; 0 for one without tokens.

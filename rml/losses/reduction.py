@@ -13,7 +13,7 @@ def check_reduction(reduction: str) -> None:
 
 
 def reduced(values: Float[Array, "*n"], reduction: str) -> Float[Array, "*m"]:
-    """The mean of values ("mean"), or the values themselves ("none").
+    """Returns the mean of values ("mean"), or the values themselves ("none").
 
     Raises:
       ValueError: If `reduction` is unknown.

@@ -54,7 +54,7 @@ def sup_con(
       labels: Class of each row; views of one example share it.
       temperature: Divides the cosine similarities.
       form: Mean over positives outside the logarithm, "out", or inside, "in".
-      positives: Which pairs are positive instead of equal labels, a mask function of
+      positives: Mask of the positive pairs instead of equal labels, a function of
         (row, column, row label, column label); must exclude an anchor with itself.
       reduction: Mean over the anchors that have a positive, or each anchor's loss, zero for an
         anchor without positive.

@@ -58,8 +58,8 @@ def swav(
     Args:
       scores: Cosines of each view's rows with the prototypes, views of full resolution first.
       temperature: Divides the scores that predict, τ.
-      epsilon: Of `sinkhorn_codes`.
-      iterations: Of `sinkhorn_codes`.
+      epsilon: Weight of the entropy, ε, in `sinkhorn_codes`.
+      iterations: Number of scalings in `sinkhorn_codes`.
       coded: Number of views that have codes, c of the first ones; small crops only predict.
       queue: Scores of earlier batches for each view that has codes, which are assigned beside the
         batch's where it is small against the prototypes.

@@ -91,8 +91,8 @@ def compose(base: PyTree, vectors: PyTree, coefficients: PyTree, *, parts: PyTre
     Args:
       base: Parameters θ_0.
       vectors: Task vectors, stacked on a leading axis of n.
-      coefficients: As `rml.ops.trees.combine` takes them; with parts as `part_coefficients` makes
-        them.
+      coefficients: Coefficients as `rml.ops.trees.combine` takes them; with parts as
+        `part_coefficients` makes them.
       parts: Part of each entry, as `draw_parts` makes it; without it a block is whole.
 
     Returns:
@@ -122,7 +122,7 @@ def linearised(
       apply: `apply(params) -> outputs`, with the inputs held.
       base: Parameters θ_0.
       vectors: Task vectors, stacked on a leading axis.
-      coefficients: As `rml.ops.trees.combine` takes them.
+      coefficients: Coefficients as `rml.ops.trees.combine` takes them.
 
     Returns:
       Outputs, linear in the coefficients.
@@ -191,7 +191,7 @@ def select_blocks(slopes: PyTree, *, budget: int) -> PyTree:
     for it; this one is ours.
 
     Args:
-      slopes: As `block_slopes` computes them.
+      slopes: Slopes as `block_slopes` computes them.
       budget: Number of coefficients that are learned, at least 1.
 
     Returns:

@@ -55,7 +55,7 @@ def binary_concrete(
 
 
 def mask_logits(params: PyTree, value: float = 0.0) -> PyTree:
-    """Logits of a mask over parameters of one model, in float32, all of one value."""
+    """Makes logits of a mask over parameters of one model, in float32, all of one value."""
     return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, jnp.float32), params)
 
 
@@ -64,7 +64,7 @@ def draw_mask(key: Key[Array, ""], logits: PyTree, *, temperature: ArrayLike = 0
 
     Args:
       key: Key of the draw.
-      logits: As `mask_logits` makes them.
+      logits: Logits as `mask_logits` makes them.
       temperature: See `binary_concrete`; 0.5 in the paper.
     """
     leaves, structure = jax.tree.flatten(logits)
@@ -76,15 +76,15 @@ def draw_mask(key: Key[Array, ""], logits: PyTree, *, temperature: ArrayLike = 0
 
 
 def expected_mask(logits: PyTree) -> PyTree:
-    """The probabilities σ(x): a mask without a draw."""
+    """Computes the probabilities σ(x): a mask without a draw."""
     return jax.tree.map(jax.nn.sigmoid, logits)
 
 
 def hard_mask(logits: PyTree, *, key: Key[Array, ""] | None = None) -> PyTree:
-    """A mask of zeros and ones, which `save_mask` keeps as bits.
+    """Makes a mask of zeros and ones, which `save_mask` keeps as bits.
 
     Args:
-      logits: As `learn_mask` returns them.
+      logits: Logits as `learn_mask` returns them.
       key: Key of a Bernoulli draw with probabilities σ(x); without, what is likelier than not is 1.
     """
     leaves, structure = jax.tree.flatten(logits)

@@ -117,7 +117,7 @@ def merge_files(
 
 
 def open_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, or of all files of safetensors in a folder, not read yet.
+    """Opens the tensors of a file, or of all safetensors files in a folder, without reading them.
 
     Raises:
       UserError: There is none, or one cannot be read.

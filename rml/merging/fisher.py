@@ -171,7 +171,7 @@ def fisher_merge(
 
 
 def floored_share(fisher: PyTree, *, floor: ArrayLike = FLOOR) -> Float[Array, ""]:
-    """The share of entries below a floor: where it is large, the floor decides and no Fisher."""
+    """Computes the share of entries below a floor: if large, the floor decides and no Fisher."""
     leaves = jax.tree.leaves(fisher)
     below = jnp.stack([jnp.sum(trees.wide(leaf) < floor) for leaf in leaves])
     return jnp.sum(below) / sum(leaf.size for leaf in leaves)

@@ -89,7 +89,7 @@ def merge(
 
 @functools.cache
 def compiled(method: str) -> Callable[..., PyTree]:
-    """The function of a method as one program, without the checks of `merge`."""
+    """Compiles the function of a method as one program, without the checks of `merge`."""
     found = METHODS[method]
     return jax.jit(found.function, static_argnames=found.static)
 

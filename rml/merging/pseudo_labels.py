@@ -24,7 +24,7 @@ class PseudoLabelled(NamedTuple):
     kept: Bool[Array, " b"]
 
     def mean(self) -> Float[Array, ""]:
-        """The mean over kept examples; 0 where none is."""
+        """Averages over kept examples; 0 where none is."""
         return jnp.sum(self.losses) / jnp.maximum(jnp.sum(self.kept), 1)
 
 
@@ -37,7 +37,7 @@ def trusted_examples(
     least one. An example can be among the most confident of two classes.
 
     Args:
-      probabilities: Of classes, by the model before it learns.
+      probabilities: Probabilities of classes by the model before it learns.
       share: Share of the examples of a class of mean size.
       most: Largest number a class.
 
@@ -74,7 +74,7 @@ def ufm(
       weak: Logits of unchanged inputs.
       strong: Logits of augmented ones.
       labels: Labels of the model before it learned; those of trusted examples are read.
-      trusted: As `trusted_examples` chooses them; all true is what the public code does in fact.
+      trusted: Choice of `trusted_examples`; all true is what the public code does in fact.
       threshold: Confidence, before sharpening, above which an example that is not trusted counts.
       temperature: Temperature T of the sharpening; the public code multiplies by 1/2 and divides
         by the sum, which sharpens nothing.

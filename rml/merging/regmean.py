@@ -203,7 +203,7 @@ def check_grams(
 def stacked_grams(
     base: PyTree, grams: Sequence[Mapping[str, Any]] | Mapping[str, Any], averaged: str | None
 ) -> Mapping[str, Array]:
-    """Matrices of several models, given as a list or stacked, checked and stacked."""
+    """Checks and stacks matrices of several models, given as a list or stacked."""
     if not isinstance(grams, Mapping):
         if not grams:
             raise UserError("grams is empty, expected the matrices of every expert")

@@ -23,7 +23,7 @@ class Found(NamedTuple):
 
 
 def grid_weights(count: int) -> Float[Array, "k 2"]:
-    """Weights of two models in equal steps from (1, 0) to (0, 1), both ends among them.
+    """Makes weights of two models in equal steps from (1, 0) to (0, 1), both ends among them.
 
     Args:
       count: Number of candidates, at least 2; 51 in the paper.
@@ -40,7 +40,7 @@ def grid_weights(count: int) -> Float[Array, "k 2"]:
 
 
 def dirichlet_weights(key: Key[Array, ""], *, models: int, draws: int) -> Float[Array, "k n"]:
-    """Weights of several models drawn uniformly from those that sum to one, Dirichlet(1, ..., 1).
+    """Draws weights of several models uniformly from those that sum to one, Dirichlet(1, ..., 1).
 
     Args:
       key: Key of the draws.

@@ -64,7 +64,7 @@ def save_fisher(file: str | Path, fisher: PyTree) -> None:
 
     Args:
       file: File to write, which must not exist.
-      fisher: As `diagonal_fisher` returns it.
+      fisher: Fisher information as `diagonal_fisher` returns it.
 
     Raises:
       UserError: The file exists, or a leaf has NaN, infinite or negative values. Nothing is written
@@ -88,12 +88,12 @@ def load_fisher(file: str | Path) -> PyTree:
 
 
 def flat(tree: PyTree) -> dict[str, Any]:
-    """The leaves of nested dictionaries by their dotted names."""
+    """Flattens nested dictionaries to leaves by their dotted names."""
     return dict(flatten_dict(tree, sep="."))
 
 
 def nested(leaves: Mapping[str, Any]) -> PyTree:
-    """Nested dictionaries of leaves by dotted names, on JAX's device."""
+    """Nests leaves by their dotted names in dictionaries, on JAX's device."""
     return jax.tree.map(jnp.asarray, unflatten_dict(dict(leaves), sep="."))
 
 
@@ -105,7 +105,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Any], notes: dict[str, str])
 
 
 def read_tensors(file: Path, what: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of a file by their names, and its notes.
+    """Reads the arrays of a file by their names, and its notes.
 
     Args:
       file: The file.

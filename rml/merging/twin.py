@@ -190,7 +190,7 @@ def twin_apply(
       exclusive: Vectors, as `modularise` returns them.
       weights: Weights of experts for each input.
       *inputs: What the module is called with, arrays with a leading axis of the batch.
-      own: As for `twin_params`, one for each input.
+      own: Weights as for `twin_params`, one row for each input.
 
     Returns:
       The module's outputs, with the axis of the batch first.

@@ -78,7 +78,7 @@ def save_twin(
 
     Args:
       directory: Directory to make.
-      twin: As `rml.merging.modularise` returns it.
+      twin: Experts in parts as `rml.merging.modularise` returns them.
       router: Variables of a router, nested dictionaries.
       names: Names of the experts, in their order.
 

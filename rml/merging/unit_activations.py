@@ -121,18 +121,18 @@ def standardised(x: Float[Array, "n s"], mask: Array | None = None) -> Float[Arr
 
 
 def blocks(tree: Mapping[str, Any]) -> Any:
-    """Blocks stacked on a leading axis, scanned or not."""
+    """Stacks blocks on a leading axis, scanned or not."""
     return tree[STACKED] if STACKED in tree else stack_trees([tree[n] for n in blocks_of(tree)])
 
 
 def stream(acts: LayerActivations) -> Float[Array, "d n"]:
-    """The residual sum before, between and after all branches, one after another."""
+    """Concatenates the residual sum before, between and after all branches."""
     every = [acts.embedded[None], acts.mid, acts.after]
     return jnp.concatenate(every).reshape(-1, acts.embedded.shape[-1]).T
 
 
 def part_sizes(acts: LayerActivations) -> tuple[Float[Array, "l 2 d"], Float[Array, "l 2 d"]]:
-    """Mean absolute activations in shortcut and branch of both residual sums of each layer."""
+    """Averages absolute activations in shortcut and branch of each layer's two residual sums."""
     before = jnp.concatenate([acts.embedded[None], acts.after[:-1]])
     count = jnp.ones(len(acts.embedded)) if acts.mask is None else acts.mask
     share = count / jnp.maximum(jnp.sum(count), 1)
@@ -144,7 +144,7 @@ def part_sizes(acts: LayerActivations) -> tuple[Float[Array, "l 2 d"], Float[Arr
 
 
 def shortcut_shares(acts: LayerActivations, policy: str) -> Float[Array, "l 2 d"]:
-    """The share of the shortcut in both residual sums of each layer, as `align` takes it.
+    """Computes the shortcut's share in both residual sums of each layer, as `align` takes it.
 
     With it all policies but "identity" and "shared" are one compiled program.
 

@@ -34,7 +34,7 @@ def attend(
     factor: OfPlaces | None = None,
     bias: OfPlaces | None = None,
 ) -> tuple[Float[Array, "b t h k"], Float[Array, "b h t s"]]:
-    """Softmax attention, logits and softmax in float32; memory is quadratic in tokens.
+    """Attends by softmax, logits and softmax in float32; memory is quadratic in tokens.
 
     Args:
       query: Queries; head i reads key head i // (h / g).
@@ -68,14 +68,14 @@ def attend(
 
 
 def tempered(attention: Attend, temperature: ArrayLike) -> Attend:
-    """An attention whose logits are divided by a temperature.
+    """Makes an attention whose logits are divided by a temperature.
 
     Queries are divided, so that a bias which the attention adds by itself is not. TempScale's code
     divides the position bias of T5 too.
 
     Args:
       attention: What attends.
-      temperature: Of all heads, or of each.
+      temperature: Temperature of all heads, or of each.
 
     Returns:
       The attention; with 1 it is the same one bit for bit.
@@ -91,10 +91,10 @@ def tempered(attention: Attend, temperature: ArrayLike) -> Attend:
 def attention_by_layer(
     attention: Attend | Sequence[Attend], depth: int
 ) -> tuple[tuple[Attend, ...], np.ndarray | None]:
-    """The different attentions of a model, and which of them each layer has; None for one alone.
+    """Finds a model's different attentions, and which of them each layer has; None for one alone.
 
     Raises:
-      ValueError: As many attentions were given as there are not layers.
+      ValueError: The number of attentions is not that of layers.
     """
     if callable(attention):
         return (attention,), None
@@ -105,7 +105,7 @@ def attention_by_layer(
 
 
 def one_of(attentions: Sequence[Attend], which: Any) -> Attend:
-    """The attention of one layer; where its number is traced no other one is computed.
+    """Returns the attention of one layer; where its number is traced no other is computed.
 
     Weights are None there: not all of the attentions need form them.
     """
@@ -132,7 +132,7 @@ def attend_to_all(
     *,
     implementation: str = "xla",
 ) -> Float[Array, "b t h k"]:
-    """Softmax attention of all tokens to all; logits and softmax in float32.
+    """Attends from all tokens to all by softmax; logits and softmax in float32.
 
     Args:
       query: Queries.
@@ -172,7 +172,7 @@ def attend_evenly(
     *,
     implementation: str,
 ) -> Float[Array, "b t h k"]:
-    """Attention of all tokens to all, an odd number of which is filled up for cuDNN's gradient."""
+    """Attends from all tokens to all; an odd number is filled up for cuDNN's gradient."""
     attend = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
     batch, tokens = query.shape[:2]
     if tokens % 2 == 0:
@@ -184,7 +184,7 @@ def attend_evenly(
 
 
 def cudnn_takes(query: jax.Array) -> bool:
-    """Whether cuDNN is there and its attention takes such heads: of half precision, not too wide.
+    """Tells whether cuDNN is there and takes such heads: of half precision, not too wide.
 
     Elsewhere it cannot even be traced.
     """

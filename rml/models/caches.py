@@ -68,7 +68,7 @@ class Cache(struct.PyTreeNode):
         return self.replace(key=None, value=None)
 
     def of_layer(self, own: Any) -> "Cache":
-        """The cache of one layer: what is shared, with the layer's part of `layers`."""
+        """Returns the cache of one layer: what is shared, with the layer's part of `layers`."""
         return self.replace(key=own[0], value=own[1])
 
     @property
@@ -124,7 +124,7 @@ class Cache(struct.PyTreeNode):
 
         Args:
           kept: What is kept of the tokens before, [b, slots, ...]; an array, or `Quantised`.
-          new: Of the new tokens, [b, t, ...].
+          new: Keys, values or mask of the new tokens, [b, t, ...].
 
         Returns:
           What the new tokens see, the first of them at `start`; and what is kept of it.
@@ -163,9 +163,9 @@ class Cache(struct.PyTreeNode):
 
         Args:
           attention: What attends, see `rml.models.attention.Attend`.
-          query: Of the new tokens, not rotated, [b, t, h, k].
-          key: Of the new tokens, not rotated, [b, t, g, k].
-          value: Of the new tokens.
+          query: Queries of the new tokens, not rotated, [b, t, h, k].
+          key: Keys of the new tokens, not rotated, [b, t, g, k].
+          value: Values of the new tokens.
           visible: Which of the cache's keys a query may see.
           rotate: Turns queries or keys by their positions, or by others given as `positions`.
 
@@ -178,7 +178,7 @@ class Cache(struct.PyTreeNode):
         return y, weights, (kept_key, kept_value)
 
     def after(self, kept: Any, mask: Array, new: Bool[Array, "b t"]) -> "Cache":
-        """The cache with further tokens.
+        """Returns the cache with further tokens.
 
         Args:
           kept: What the layers keep, as `attend` gives it, stacked.
@@ -198,13 +198,13 @@ def empty_cache(
     window: int | None = None,
     sinks: int = 0,
 ) -> Cache:
-    """A cache that has read nothing.
+    """Makes a cache that has read nothing.
 
     Args:
       shape: Layers, texts, heads of keys, width of a head.
       length: Number of tokens that it has room for; None with a window.
-      dtype: Of keys and values; int8 keeps integers and, in float32, a scale for each head and
-        token.
+      dtype: Type of keys and values; int8 keeps integers and, in float32, a scale for each head
+        and token.
       window: Number of last tokens that are kept; None for all.
       sinks: Number of first tokens that are kept beside the window.
 

@@ -35,7 +35,7 @@ class Member(struct.PyTreeNode):
     rows: LiveRows | None = None
 
     def read(self, tokens: Array, mask: Array | None, cache: Any) -> tuple[Array, Any]:
-        """The last hidden states [b, t, d], and the cache that has read the tokens."""
+        """Computes the last hidden states [b, t, d], and the cache that has read the tokens."""
 
         def one(variables: Any, cache: Any, thresholds: Any, rows: Any) -> tuple[Array, Any]:
             states: Any = self.module.apply(
@@ -47,7 +47,7 @@ class Member(struct.PyTreeNode):
         return call(self.variables, cache, self.thresholds, self.rows)
 
     def logits(self, hidden: Array) -> Array:
-        """Logits of the next token [b, v] after hidden states [b, d]."""
+        """Computes logits of the next token [b, v] after hidden states [b, d]."""
 
         def one(variables: Any, hidden: Array) -> Any:
             return self.module.apply(variables, hidden, method="logits")
@@ -55,7 +55,7 @@ class Member(struct.PyTreeNode):
         return (jax.vmap(one) if self.stacked else one)(self.variables, hidden)
 
     def init_cache(self, texts: int, tokens: int) -> Any:
-        """An empty cache, with an axis of decoders where there are several."""
+        """Makes an empty cache, with an axis of decoders where there are several."""
         cache = self.module.init_cache(texts, tokens)
         if not self.stacked:
             return cache

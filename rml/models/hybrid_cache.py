@@ -25,8 +25,8 @@ class HybridCache(ShardedCache):
     Attributes:
       whole: Keys and values of the layers that see all, [layers, b, slots, g, k] each; arrays, or
         `Quantised`. `key` and `value` are of the layers with the pattern.
-      turn: In a layer, whether it has the pattern, and its number among the layers of its kind.
-      kinds: By layer, whether it has the pattern.
+      turn: Whether a layer has the pattern, and its number among the layers of its kind.
+      kinds: Whether each layer has the pattern.
     """
 
     whole: Any = None
@@ -45,7 +45,7 @@ class HybridCache(ShardedCache):
         return self
 
     def of_layer(self, own: Any) -> "HybridCache":
-        """The cache with the kind and number of a layer."""
+        """Returns the cache with the kind and number of a layer."""
         return self.replace(turn=own)
 
     def attend(
@@ -79,7 +79,7 @@ class HybridCache(ShardedCache):
         return y, None, (rotate(key), value)
 
     def after(self, kept: Any, mask: Array, new: Bool[Array, "b t"]) -> "HybridCache":
-        """The cache with further tokens, see `Cache.after`."""
+        """Returns the cache with further tokens, see `Cache.after`."""
         kinds = np.array(self.kinds)
 
         def appended(old: Any, new: Array) -> Any:
@@ -105,7 +105,7 @@ def hybrid_cache(
     block: int,
     dtype: Dtype = None,
 ) -> HybridCache:
-    """An empty cache for a decoder some of whose layers attend by a pattern of blocks.
+    """Makes an empty cache for a decoder some of whose layers attend by a pattern of blocks.
 
     Layers without the pattern attend as the module says and keep every token.
 
@@ -113,9 +113,9 @@ def hybrid_cache(
       module: The decoder.
       batch: Number of texts.
       pattern: Blocks of keys that each head sees, of as many blocks as it has room for.
-      sharded: By layer, whether it attends by the pattern.
+      sharded: Whether each layer attends by the pattern.
       block: Number of tokens of a block.
-      dtype: Of keys and values, see `rml.models.caches.empty_cache`.
+      dtype: Type of keys and values, see `rml.models.caches.empty_cache`.
 
     Raises:
       UserError: `sharded` has not an entry for each layer, or all are alike; or as `sharded_cache`.

@@ -70,7 +70,7 @@ class SlowNet(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     def sines(self, shape: Sequence[int]) -> Float[Array, "l ... f"]:
-        """The filters g_0 to g_layers at the coordinates of a grid of this shape."""
+        """Computes filters g_0 to g_layers at the coordinates of a grid of this shape."""
         grid = jnp.asarray(coordinate_grid(shape), self.param_dtype)
         count, axes = self.layers + 1, (None, None, None)
         gammas = tuple(6.0 / (i + 1) for i in range(count))
@@ -90,7 +90,7 @@ class SlowNet(nn.Module):
         return jnp.moveaxis(jnp.sin(angles), -2, 0)
 
     def layer(self, name: str) -> nn.Module:
-        """A layer L_i with its offset b_i."""
+        """Makes a layer L_i with its offset b_i."""
         return nn.Dense(
             self.hidden,
             kernel_init=nn.with_logical_partitioning(_uniform, (None, None)),
@@ -100,14 +100,14 @@ class SlowNet(nn.Module):
         )
 
     def places(self, shape: Sequence[int]) -> Float[Array, "... 1"]:
-        """The offset P of each place."""
+        """Returns the offset P of each place."""
         axes = (None,) * len(shape)
         init: Any = nn.with_logical_partitioning(nn.initializers.zeros, axes)
         offsets: Array = self.param("position", init, tuple(shape), self.param_dtype)
         return offsets[..., None]
 
     def kernel(self, h: Float[Array, "... f"], places: int) -> Float[Array, "... c"]:
-        """The kernel of the last products."""
+        """Computes the kernel of the last products."""
         init = nn.initializers.variance_scaling(1.0 / places, "fan_in", "uniform")
         return dense(
             self.features, (None, None), name="out", kernel_init=init, param_dtype=self.param_dtype
@@ -181,7 +181,7 @@ class LocalMagnet(SlowNet):
         return self.kernel(h, math.prod(shape))
 
     def context(self, pooled: Float[Array, "b ... c"], train: bool) -> Float[Array, "... f"]:
-        """The summary u of pooled inputs; it is averaged before the 1x1 layer, which is affine."""
+        """Summarises pooled inputs as u, averaged before the 1x1 layer, which is affine."""
         if self.statistics not in STATISTICS:
             raise unknown("statistics", self.statistics, STATISTICS)
         if self.pool_batch:
@@ -204,7 +204,7 @@ class LocalMagnet(SlowNet):
         return nn.gelu(pooled, approximate=False)
 
     def scales(self, i: int) -> tuple[Any, Any]:
-        """The factors α and β of a layer."""
+        """Returns the factors α and β of a layer."""
         if not self.trained_scales:
             return 1.0, 0.1
         found = [

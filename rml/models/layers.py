@@ -88,7 +88,7 @@ def _with_number(
 def module_options(
     name: str, module: Callable[..., nn.Module], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A module's attributes as a config gives them, where dtypes may be strings.
+    """Reads a module's attributes from a config, where dtypes may be strings.
 
     Args:
       name: what the user calls the module.
@@ -134,7 +134,7 @@ def dense(
     param_dtype: Dtype = jnp.float32,
     kernel_init: nn.initializers.Initializer | None = None,
 ) -> nn.Dense:
-    """A Dense layer whose kernel carries the logical `axes` and whose bias carries the second."""
+    """Makes a Dense layer whose kernel carries the logical `axes` and whose bias the second."""
     init = kernel_init or nn.initializers.lecun_normal()
     return nn.Dense(
         features,
@@ -150,7 +150,7 @@ def dense(
 def layer_norm(
     name: str, *, epsilon: float, dtype: Dtype, param_dtype: Dtype, use_bias: bool = True
 ) -> nn.LayerNorm:
-    """A LayerNorm over tokens, whose scale and offset carry the logical axis "embed"."""
+    """Makes a LayerNorm over tokens, whose scale and offset carry the logical axis "embed"."""
     return nn.LayerNorm(
         epsilon=epsilon,
         use_bias=use_bias,
@@ -163,7 +163,7 @@ def layer_norm(
 
 
 def rms_norm(name: str, *, epsilon: float, dtype: Dtype, param_dtype: Dtype) -> nn.RMSNorm:
-    """An RMSNorm over tokens, whose scale carries the logical axis "embed"."""
+    """Makes an RMSNorm over tokens, whose scale carries the logical axis "embed"."""
     return nn.RMSNorm(
         epsilon=epsilon,
         dtype=dtype,

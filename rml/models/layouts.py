@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
     depth: int
 
     def times(self, *, width: int = 1, depth: int = 1) -> "Sizes":
-        """Sizes of a larger model with heads of the same width."""
+        """Returns sizes of a larger model with heads of the same width."""
         return Sizes(
             self.width * width, self.heads * width, self.kv_heads * width, self.head_width,
             self.mlp * width, self.depth * depth,
@@ -136,7 +136,7 @@ def transformer_sizes(params: PyTree) -> Sizes:
 
 
 def transformers(params: PyTree, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every subtree that has blocks, with its path."""
+    """Yields every subtree that has blocks, with its path."""
     if not isinstance(params, Mapping):
         return
     if blocks_of(params):
@@ -147,7 +147,7 @@ def transformers(params: PyTree, path: str = "") -> Iterator[tuple[str, Mapping[
 
 
 def blocks_of(tree: Mapping[str, Any]) -> list[str]:
-    """Names of the blocks of a transformer, in their order; of scanned ones, one name."""
+    """Lists names of the blocks of a transformer, in their order; of scanned ones, one name."""
     if STACKED in tree:
         return [STACKED]
     numbered = [name for name in tree if name.startswith("block") and name[5:].isdigit()]
@@ -155,7 +155,7 @@ def blocks_of(tree: Mapping[str, Any]) -> list[str]:
 
 
 def kind_of(tree: Mapping[str, Any]) -> str | None:
-    """The key of `ENDS` that a tree's leaves are in; None where it holds such trees."""
+    """Finds the key of `ENDS` that a tree's leaves are in; None where it holds such trees."""
     if blocks_of(tree):
         if "patches" in tree:
             return "vit"

@@ -68,7 +68,7 @@ def live_rows(module: Any, variables: Any, *, budget: int | None = None) -> Live
 
 
 def budget_of(channels: int, budget: int | None) -> int:
-    """The budget, or that which is taken where none is given.
+    """Returns the budget, at most `channels`, or that which is taken where none is given.
 
     Raises:
       ValueError: It is below 0.

@@ -222,7 +222,7 @@ class Llama(nn.Module):
         return states if probe is None else states._replace(probed=result[3])
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
-        """Logits of the next token, float32 or wider, from last hidden states."""
+        """Computes logits of the next token, float32 or wider, from last hidden states."""
         y = self.tokens.attend(hidden) if self.tied else self.head(hidden)
         y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
         axes = ("batch", *("length",) * (y.ndim - 2), "vocab")
@@ -232,12 +232,12 @@ class Llama(nn.Module):
     def init_cache(
         self, batch: int, length: int | None = None, dtype: layers.Dtype = None, **options: Any
     ) -> Cache:
-        """An empty cache.
+        """Makes an empty cache.
 
         Args:
           batch: Number of texts.
           length: Number of tokens that it has room for; None with a window.
-          dtype: Of keys and values; None takes the compute dtype.
+          dtype: Type of keys and values; None takes the compute dtype.
           **options: `window` and `sinks`, see `rml.models.caches.empty_cache`.
 
         Returns:
@@ -254,7 +254,7 @@ class Llama(nn.Module):
 
     @nn.nowrap
     def head_shape(self) -> tuple[int, int]:
-        """Number of heads of keys and values, and the width of a head."""
+        """Returns the number of heads of keys and values, and the width of a head."""
         kv_heads = self.heads if self.kv_heads is None else self.kv_heads
         if self.heads % kv_heads:
             raise ValueError(f"kv_heads={kv_heads} must divide heads={self.heads}")

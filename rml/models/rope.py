@@ -29,7 +29,7 @@ LENGTHS = ("short", "long")
 
 
 def scaling_kind(scaling: Mapping[str, Any] | None) -> str:
-    """The name of a scaling, "default" for none.
+    """Finds the name of a scaling, "default" for none.
 
     Args:
       scaling: `rope_scaling` of a Hugging Face config: "rope_type" (or "type") and its numbers.
@@ -55,7 +55,7 @@ def scaling_kind(scaling: Mapping[str, Any] | None) -> str:
 
 
 def longest(scaling: Mapping[str, Any] | None, trained: int) -> int | None:
-    """Length beyond which a text turns the tokens before it otherwise; None if there is none."""
+    """Finds the length beyond which a text turns earlier tokens otherwise; None where none is."""
     kind, options = scaling_kind(scaling), scaling or {}
     if kind == "longrope" and tuple(options["short_factor"]) != tuple(options["long_factor"]):
         return int(options["original_max_position_embeddings"])
@@ -70,7 +70,7 @@ def frequencies(
     trained: int = 0,
     length: jax.Array | int = 0,
 ) -> Float[Array, " f"]:
-    """Angles that one position turns, one for each pair of a head's components.
+    """Computes the angles that one position turns, one for each pair of a head's components.
 
     Args:
       width: Width of a head, an even number; f is half of it.
@@ -141,10 +141,10 @@ def _yarn_kept(
 
 
 def magnitude(scaling: Mapping[str, Any] | None, trained: int) -> float:
-    """What rotated queries and keys are multiplied with: above 1 only for "yarn" and "longrope".
+    """Computes the factor of rotated queries and keys: above 1 only for "yarn" and "longrope".
 
     Args:
-      scaling: As in `frequencies`.
+      scaling: Scaling as in `frequencies`.
       trained: Longest text of training in tokens, read by "longrope".
 
     Returns:
@@ -180,7 +180,7 @@ def rotate(
     Args:
       x: Queries or keys.
       positions: Position of every token; may be fractional.
-      frequency: Of every pair.
+      frequency: Frequency of every pair.
       scale: Factor of the result, see `magnitude`.
 
     Returns:

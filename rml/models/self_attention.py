@@ -35,13 +35,13 @@ class HeadEdits(NamedTuple):
 
 
 def edited(y: Float[Array, "b t h k"], edits: HeadEdits) -> Float[Array, "b t h k"]:
-    """The outputs of heads after a layer's edits, [heads, k] each, in their own dtype."""
+    """Applies a layer's edits, [heads, k] each, to the outputs of heads, in their own dtype."""
     y = y if edits.scale is None else y * edits.scale.astype(y.dtype)
     return y if edits.offset is None else y + edits.offset.astype(y.dtype)
 
 
 def head_axis(heads: int, kv_heads: int) -> str:
-    """Logical axis of the heads of keys and values."""
+    """Names the logical axis of the heads of keys and values."""
     return "heads" if kv_heads == heads else "kv_heads"
 
 
@@ -142,7 +142,7 @@ class SelfAttention(nn.Module):
           visible: Which keys a query may see: those of the cache where there is one.
           rotate: Applied to queries and keys, see `rml.models.rope`.
           cache: What this layer keeps of the tokens before these.
-          edits: Of this layer, [heads, k] each.
+          edits: Edits of this layer, [heads, k] each.
           read: `read(name, x)`, what the projection "query", "key", "value" or "output" reads of
             what it is given; itself if not given.
 

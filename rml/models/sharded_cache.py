@@ -35,7 +35,7 @@ class Shards(NamedTuple):
 
 
 def keeps_left(pattern: Bool[np.ndarray, "h n n"]) -> bool:
-    """Whether blocks that a head has left stay unseen, so that its cache can drop them.
+    """Tells whether blocks that a head has left stay unseen, so that its cache can drop them.
 
     Args:
       pattern: Blocks of keys that each head sees, of queries or of keys; what heads of queries keep
@@ -201,14 +201,14 @@ def sharded_cache(
     block: int,
     dtype: Dtype = None,
 ) -> ShardedCache:
-    """An empty cache for a decoder whose layers all attend by a pattern of blocks.
+    """Makes an empty cache for a decoder whose layers all attend by a pattern of blocks.
 
     Args:
       module: The decoder.
       batch: Number of texts.
       pattern: Blocks of keys that each head sees, of as many blocks as it has room for.
       block: Number of tokens of a block.
-      dtype: Of keys and values, see `rml.models.caches.empty_cache`.
+      dtype: Type of keys and values, see `rml.models.caches.empty_cache`.
 
     Raises:
       UserError: The pattern has another number of heads, or as `shards_of`.

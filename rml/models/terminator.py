@@ -115,9 +115,9 @@ class Terminator(nn.Module):
     tied to one size of images.
 
     Attributes:
-      factors: For each block, its output channels over its input channels, at most 5 blocks; those
-        of the public code are 4, 3, 2, 2, 2 on images of 3 channels.
-      layers: For each block, the products of the slow net of its global kernel.
+      factors: Each block's output channels over its input channels, at most 5 blocks; those of
+        the public code are 4, 3, 2, 2, 2 on images of 3 channels.
+      layers: Number of products of the slow net of each block's global kernel.
       local_sizes: Sizes of the four local kernels.
       hidden: Width of slow nets over all places.
       local_hidden: Width of those of local kernels and of HCI's, at least 2; HI's slow net over

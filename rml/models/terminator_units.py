@@ -155,7 +155,7 @@ class GroupStandard(nn.Module):
 
 
 def batch_standard(x: Array, statistics: str, name: str, train: bool) -> Array:
-    """Standardisation over the batch, in evaluation by running statistics unless told otherwise."""
+    """Standardises over the batch, in evaluation by running statistics unless told otherwise."""
     if statistics == "batch":
         return standardize(x, batch=True)
     return Norm("batch", affine=False, name=name, dtype=x.dtype)(x, train=train)
@@ -169,5 +169,5 @@ def _of_channels(x: Array, kernel: Array) -> Array:
 
 
 def mixer(features: int, *, name: str, init: Any = _he, **dtypes: Any) -> nn.Dense:
-    """A layer on channels, the same at all places."""
+    """Makes a layer on channels, the same at all places."""
     return dense(features, ("channels_in", "channels_out"), name=name, kernel_init=init, **dtypes)

@@ -48,7 +48,7 @@ class TextEncoder(nn.Module):
 
 
 def pool(x: Float[Array, "b t d"], mask: Bool[Array, "b t"], pooling: str) -> Float[Array, "b d"]:
-    """One vector of the hidden states that the mask shows, zeros where it shows none.
+    """Pools the hidden states that the mask shows to one vector, zeros where it shows none.
 
     Args:
       x: Hidden states.

@@ -82,7 +82,7 @@ def projections(
     *,
     layer: int,
 ) -> tuple[Float[Array, "b t h k"], Float[Array, "b t g k"], Float[Array, "b t g k"]]:
-    """Queries, keys and values that one block's attention gets; later blocks are not computed.
+    """Computes the queries, keys and values of one block's attention, and no later block.
 
     Args:
       module: A `Bert` or a `Llama`.
@@ -121,7 +121,7 @@ def token_table(
     param_dtype: Dtype,
     name: str | None = None,
 ) -> nn.Embed:
-    """A table of `size` vectors whose first logical axis is `axis`."""
+    """Makes a table of `size` vectors whose first logical axis is `axis`."""
     return nn.Embed(
         size,
         width,
@@ -154,7 +154,7 @@ def check_edits(edits: HeadEdits | None, shape: tuple[int, int, int]) -> None:
 def collected(
     x: Float[Array, "b t d"], embedded: jax.Array, result: Any, cache: Any = None
 ) -> States:
-    """The states of a model whose blocks gave `result = (outputs, weights, ...)`, each or None."""
+    """Collects a model's states of blocks that gave `result = (outputs, weights, ...)` or Nones."""
     outputs, attention, *_ = result or (None, None)
     hidden = None if outputs is None else jnp.concatenate([embedded[None], outputs])
     return States(x, hidden, attention, cache)

@@ -241,7 +241,7 @@ class Block(nn.Module):
 
 
 def sincos2d(height: int, width: int, features: int) -> Float[Array, "t d"]:
-    """Fixed two-dimensional sine-cosine position embedding, temperature 10,000.
+    """Computes the fixed 2-D sine-cosine position embedding, temperature 10,000.
 
     Args:
       height: rows of the patch grid.

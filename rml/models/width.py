@@ -36,8 +36,8 @@ def map_width(
 
     Args:
       params: Parameters, unboxed; blocks are scanned ("blocks") or not ("block0", ...).
-      maps: By name of `SPACES`, its map; spaces without one stay. `query`, `key`, `value` and
-        `heads` have the units of all heads side by side, see `of_heads`.
+      maps: Map of each space by its name in `SPACES`; spaces without one stay. `query`, `key`,
+        `value` and `heads` have the units of all heads side by side, see `of_heads`.
       head_width: Width of a head afterwards; as before if not given.
 
     Returns:
@@ -59,13 +59,13 @@ def map_width(
 def of_heads(
     matrix: Float[Array | np.ndarray, "h g"], head_width: int
 ) -> Float[Array | np.ndarray, "hk gk"]:
-    """The map of units side by side that a map of whole heads is: M ⊗ I."""
+    """Turns a map of whole heads into that of their units side by side: M ⊗ I."""
     xp = namespace(matrix)
     return xp.kron(matrix, xp.eye(head_width, dtype=matrix.dtype))
 
 
 def namespace(leaf: Any) -> Any:
-    """NumPy for arrays of NumPy, which so stay on the host; JAX for others."""
+    """Returns NumPy for arrays of NumPy, which so stay on the host; JAX for others."""
     return np if isinstance(leaf, np.ndarray) else jnp
 
 

@@ -111,7 +111,7 @@ def draw_pairs(
 
 
 def noise_table(counts: Float[Array, " v"], power: Any) -> Float[Array, " v"]:
-    """Cumulative law of noise words, proportional to a power of their counts."""
+    """Computes the cumulative law of noise words, proportional to a power of their counts."""
     raised = jnp.where(counts > 0, jnp.maximum(counts, 1e-9) ** power, 0.0)
     return jnp.cumsum(raised) / raised.sum()
 
@@ -124,7 +124,7 @@ def draw_noise(key: Key[Array, ""], table: Float[Array, " v"], shape: Any) -> In
 
 
 def kept_chance(counts: Float[Array, " v"], subsample: Any) -> Float[Array, " v"]:
-    """Chance √(t / f) that an occurrence of each word is kept, at most 1."""
+    """Computes the chance √(t / f), at most 1, that an occurrence of each word is kept."""
     frequency = jnp.maximum(counts, 1e-9) / counts.sum()
     return jnp.minimum(1.0, jnp.sqrt(subsample / frequency))
 

@@ -20,7 +20,7 @@ from rml.ops.similarity import wide
 
 
 def positive_root(v: Array) -> Array:
-    """Square root, with a gradient of 0 at 0."""
+    """Computes the square root, with a gradient of 0 at 0."""
     return jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1.0)), 0.0)
 
 
@@ -50,7 +50,7 @@ def _(primals: Any, tangents: Any) -> Any:
 
 @jax.custom_jvp
 def angle(c: Array, v: Array, w: Array) -> Array:
-    """The angle θ between two points; see the module's docstring for its edges."""
+    """Computes the angle θ between two points; see the module's docstring for its edges."""
     return jnp.arccos(jnp.clip(cosine(c, v, w), -1.0, 1.0))
 
 
@@ -78,7 +78,7 @@ def _(primals: Any, tangents: Any) -> Any:
 
 
 def arc_cosine(c: Array, v: Array, w: Array) -> Array:
-    """Twice the mean of relu(u) relu(u') for u, u' normal of variances v, w and covariance c.
+    """Computes twice the mean of relu(u) relu(u'), u, u' normal of variances v, w, covariance c.
 
     Source: Cho and Saul 2009, Kernel Methods for Deep Learning, k_1.
     """

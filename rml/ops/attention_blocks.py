@@ -33,18 +33,18 @@ class Blocks(NamedTuple):
     bias: OfPlaces | None = None
 
     def rows_of(self, place: Place, i: Array) -> Array:
-        """Places of the queries of block i."""
+        """Returns the places of the queries of block i."""
         return jnp.asarray(place.start + i * self.rows) + jnp.arange(self.rows)
 
     def logits(
         self, query: Array, key: Array, place: Place, rows: Array, columns: Array
     ) -> tuple[Array, Array | float]:
-        """Logits of some queries and keys, and their derivative to the products.
+        """Computes logits of some queries and keys, and their derivative to the products.
 
         Args:
           query: [b, g, r x t, k], t queries of each of the r heads that share a head of keys.
           key: [b, g, s, k].
-          place: Where the first query lies, and which head is the first.
+          place: Place of the first query, and number of the first head.
           rows: [t], places of the queries.
           columns: [s], places of the keys.
 
@@ -69,7 +69,7 @@ class Blocks(NamedTuple):
         return logits if self.bias is None else logits + of_heads(self.bias), slope
 
     def ranges(self, place: Place, i: Array) -> tuple[tuple[Array, Array], ...]:
-        """Ranges of blocks of keys that block i of the queries may see.
+        """Finds the ranges of blocks of keys that block i of the queries may see.
 
         The second holds sinks before the window; its range is empty where they are in the first.
         """
@@ -87,7 +87,7 @@ class Blocks(NamedTuple):
         return (low, high), (jnp.int32(0), jnp.minimum(low, sinks))
 
     def seen_whole(self, place: Place, i: Array) -> Array:
-        """End of the blocks of keys that all queries of block i see: no window, no key missing."""
+        """Finds the end of key blocks that all queries of block i see: no window, none missing."""
         whole = jnp.int32(self.keys // self.columns)
         if not self.causal:
             return whole
@@ -97,7 +97,7 @@ class Blocks(NamedTuple):
 def blocks_of(
     query: Array, key: Array, visible: Visible, scale: float | None, block: int
 ) -> Blocks:
-    """How attention of these queries to these keys is cut.
+    """Chooses how attention of these queries to these keys is cut.
 
     Raises:
       ValueError: If the block is empty or the heads of keys do not divide those of queries.
@@ -114,7 +114,7 @@ def blocks_of(
 
 
 def place_of(visible: Visible) -> Place:
-    """The place that a visibility gives to the queries."""
+    """Returns the place that a visibility gives to the queries."""
     window = visible.window
     return Place(
         jnp.asarray(visible.start, jnp.int32),

@@ -52,7 +52,7 @@ class Visible(NamedTuple):
     start: int | Int[Array, ""] = 0
 
     def pairs(self, queries: Int[Array, " t"], keys: Int[Array, " s"]) -> Bool[Array, "t s"]:
-        """Whether each of the queries may see each of the keys, of which only places are given."""
+        """Tells whether each query may see each key, of which only places are given."""
         behind = queries[:, None] - keys
         seen = jnp.ones(behind.shape, bool)
         if self.causal:
@@ -73,7 +73,7 @@ class Visible(NamedTuple):
             )
 
     def dense(self, queries: Any, keys: Any) -> Bool[Array, "#b t s"]:
-        """The matrix of who sees whom; for short texts, tests and figures.
+        """Makes the matrix of who sees whom; for short texts, tests and figures.
 
         Args:
           queries: Number of queries, which may be symbolic where a program is exported.
@@ -98,7 +98,7 @@ def attend_part(
       query: Queries.
       key: Keys of this part.
       value: Values of these keys.
-      mask: Which of them a query may see; all by default.
+      mask: Mask of those that a query may see; all by default.
       scale: Factor of the logits; k^-1/2 by default.
       log_weights: Added to the logits: the logarithm of how many keys each one stands for, as of
         a sample.
@@ -151,11 +151,11 @@ def merge_parts(*parts: Part) -> Part:
 
 
 def finite_top(top: Array) -> Array:
-    """The greatest logit, 0 where there is none: what exponentials are shifted by."""
+    """Returns the greatest logit, 0 where there is none: what exponentials are shifted by."""
     return jnp.where(jnp.isfinite(top), top, 0.0)
 
 
 def scaled_logits(query: Array, key: Array, scale: float) -> Array:
-    """Products of queries and keys times the scale, float32 or wider."""
+    """Computes products of queries and keys times the scale, float32 or wider."""
     wide = jnp.promote_types(query.dtype, jnp.float32)
     return jnp.einsum("...tk,...sk->...ts", query, key, preferred_element_type=wide) * scale

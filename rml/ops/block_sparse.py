@@ -35,13 +35,13 @@ def block_sparse_attention(
       query: Queries; head i reads key head i // (h / g).
       key: Keys; g divides h.
       value: Values.
-      pattern: Which blocks of keys each block of queries visits, one for all heads or one for
-        each; a constant, or drawn within the program.
-      visible: Which keys of a visited block a query may see.
+      pattern: Mask of the blocks of keys that each block of queries visits, one for all heads or
+        one for each; a constant, or drawn within the program.
+      visible: Keys of a visited block that a query may see.
       block: Queries and keys of one block. The last may be short.
       scale: Factor of the logits; k^-1/2 by default.
-      factor: What logits are multiplied by, of places.
-      bias: What is added to them then, of places.
+      factor: Factor of the logits, a function of places.
+      bias: Term that is added to them then, a function of places.
 
     Returns:
       Output [b, h, t, v] and log-sum-exp [b, h, t], float32 or wider; 0 and -inf where a query
@@ -97,14 +97,14 @@ def block_sparse_attention(
 
 
 def block_visits(pattern: Any, shape: Blocks, block: int) -> tuple[Blocks, Visits]:
-    """How blocks are joined to steps: a product of small blocks is slow.
+    """Joins blocks to steps: a product of small blocks is slow.
 
     Blocks of keys that are visited, wherever they lie, are joined, and of a constant pattern blocks
     of queries that follow each other too, where they visit nearly the same ones.
 
     Args:
       pattern: [*heads, blocks of queries, blocks of keys].
-      shape: How attention is cut without a pattern.
+      shape: Cut of the attention without a pattern.
       block: Queries and keys of one block.
 
     Returns:
@@ -148,7 +148,7 @@ def _by_rows(xp: Any, pattern: Any, rows: int) -> Any:
 
 
 def _cost(pattern: np.ndarray, rows: int, columns: int, block: int) -> float:
-    """What steps of so many blocks cost, from times of products: small ones are slow.
+    """Estimates what steps of so many blocks cost, from times of products: small ones are slow.
 
     Heads that share keys are more rows of a product, and rows are what threads divide.
     """

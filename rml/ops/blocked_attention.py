@@ -41,12 +41,12 @@ def attend_in_blocks(
       query: Queries; head i reads key head i // (h / g).
       key: Keys; g divides h.
       value: Values.
-      visible: Which keys a query may see.
+      visible: Keys that a query may see.
       scale: Factor of the logits; k^-1/2 by default.
       block: Keys of one block, and as many queries, or twice as many of a long text; fewer where
         there are fewer. The last may be short.
-      factor: What logits are multiplied by, of places; computed a block at a time.
-      bias: What is added to them then, likewise.
+      factor: Factor of the logits, a function of places; computed a block at a time.
+      bias: Term that is added to them then, likewise.
 
     Returns:
       Output [b, h, t, v] and log-sum-exp [b, h, t], float32 or wider.
@@ -60,7 +60,7 @@ def attend_in_blocks(
 
 
 def zero_of(*arrays: ArrayLike | None) -> Array:
-    """A zero that varies over the mesh axes over which any of the arrays does.
+    """Makes a zero that varies over the mesh axes over which any of the arrays does.
 
     Inside `jax.shard_map` what a loop carries must vary from the first step; added to a constant,
     this makes it so.
@@ -141,7 +141,7 @@ def _step(
     shape: Blocks, heads: int, keys: Array, place: Place, visits: Visits | None, i: Array, n: Array,
     *, whole: bool = False,
 ) -> _Step:  # fmt: skip
-    """Step n of block i of the queries, of `heads` heads that share keys.
+    """Prepares step n of block i of the queries, of `heads` heads that share keys.
 
     With `whole` all of its queries see all of its keys, and nobody asks.
     """
@@ -171,12 +171,12 @@ def _visit(
     """Takes every step of block i of the queries.
 
     Args:
-      shape: How the attention is cut.
-      visits: Which pieces of the keys are visited; None for all that are visible.
+      shape: Cut of the attention.
+      visits: Pieces of the keys that are visited; None for all that are visible.
       i: The block.
       place: Its place.
       step: A step, called with its number, what is carried, and whether all is seen.
-      carry: What the first step is given.
+      carry: Value that the first step is given.
       every: Whether all keys are there and no window hides any.
       last: Steps, between two numbers, whose keys the first half of the queries does not see.
     """
@@ -229,7 +229,7 @@ def blocks_forward(
     place: Place,
     visits: Visits | None = None,
 ) -> tuple[Array, Array]:
-    """Output and log-sum-exp, see `attend_in_blocks`; without a derivative."""
+    """Computes output and log-sum-exp, see `attend_in_blocks`; without a derivative."""
     wide = jnp.promote_types(query.dtype, jnp.float32)
     heads, groups = query.shape[1], key.shape[1]
     every = keys is None and place.window is None
@@ -295,16 +295,16 @@ def blocks_backward(
     part: Part,
     cotangent: Part,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of queries, keys and values, float32 or wider.
+    """Computes gradients of queries, keys and values, float32 or wider.
 
     Args:
-      shape: How the attention is cut.
-      query: As in `attend_in_blocks`.
+      shape: Cut of the attention.
+      query: Queries, as in `attend_in_blocks`.
       key: Keys, all of the part's or some of them.
       value: Values.
-      keys: Which keys are there; None where all are.
+      keys: Mask of the keys that are there; None where all are.
       place: Place of the first query among the keys, and the window.
-      visits: Which pieces of the keys are visited; None for all that are visible.
+      visits: Pieces of the keys that are visited; None for all that are visible.
       part: The whole part. Where the keys are some of its keys, the gradients are those of these.
       cotangent: Cotangents of its output and log-sum-exp.
     """

@@ -21,7 +21,7 @@ def fused_attention(
     *,
     interpret: bool = False,
 ) -> Float[Array, "b t h k"]:
-    """Softmax attention of every token to all tokens, each head's logits made where they are used.
+    """Computes softmax attention among all tokens, each head's logits made where they are used.
 
     A kernel for TPUs. For an image of 197 tokens a head's logits are six times as large as its
     queries: written and read again they are what bounds a vision transformer's step. Here forward
@@ -114,7 +114,7 @@ def _call(
 
 
 def _heads(lanes: int, width: int) -> list[jax.Array | None]:
-    """Which lanes belong to each head of a group; None for all.
+    """Finds which lanes belong to each head of a group; None for all.
 
     Setting the others to zero costs no time: a product's inner dimension is 128 wide anyway.
     """

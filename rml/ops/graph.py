@@ -13,7 +13,7 @@ def nearest(distances: Float[Array, "n n"], *, k: int) -> Float[Array, "n n"]:
     are tied, and the graph does not depend on the order of points.
 
     Args:
-      distances: Between all points; the diagonal is ignored.
+      distances: Distances between all points; the diagonal is ignored.
       k: Neighbours of a point, itself not counted.
 
     Returns:
@@ -35,12 +35,12 @@ def nearest(distances: Float[Array, "n n"], *, k: int) -> Float[Array, "n n"]:
 
 
 def symmetrize(affinity: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The symmetric part (W + Wᵀ) / 2, which has the quadratic form of W itself."""
+    """Computes the symmetric part (W + Wᵀ) / 2, which has the quadratic form of W itself."""
     return (affinity + affinity.T) / 2
 
 
 def knn_affinity(x: Float[Array, "n d"], *, k: int, symmetric: bool = True) -> Float[Array, "n n"]:
-    """Affinities of the k-nearest-neighbour graph in Euclidean distance.
+    """Computes affinities of the k-nearest-neighbour graph in Euclidean distance.
 
     Args:
       x: Points.

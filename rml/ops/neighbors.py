@@ -32,7 +32,7 @@ def knn_graph(
     block: int = 1024,
     approximate: bool = False,
 ) -> NeighborGraph:
-    """The directed graph from every point to its k nearest others, nearest first.
+    """Builds the directed graph from every point to its k nearest others, nearest first.
 
     Args:
       x: The points.
@@ -93,7 +93,7 @@ def _faiss(x: Array, k: int, metric: Metric) -> tuple[Array, Array]:
 
 @partial(jax.jit, static_argnames="block")
 def mutual(graph: NeighborGraph, *, block: int = 1024) -> NeighborGraph:
-    """The symmetric graph of the edges that run both ways; the others get weight 0.
+    """Makes the symmetric graph of the edges that run both ways; the others get weight 0.
 
     Args:
       graph: A directed graph.
@@ -115,7 +115,7 @@ def mutual(graph: NeighborGraph, *, block: int = 1024) -> NeighborGraph:
 
 
 def union(graph: NeighborGraph) -> NeighborGraph:
-    """The symmetric graph of the edges that run at least one way; built on the host.
+    """Makes the symmetric graph of the edges that run at least one way; built on the host.
 
     Args:
       graph: A directed graph.

@@ -20,7 +20,7 @@ def _check_widths(x: Array, y: Array) -> None:
 
 
 def dot_product(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:
-    """Inner products of all rows of `x` with all rows of `y`, accumulated in float32 or wider.
+    """Computes inner products of all rows of `x` and of `y`, accumulated in float32 or wider.
 
     Full precision is requested, so accelerators do not round float32 inputs to fewer bits.
 
@@ -38,7 +38,7 @@ def dot_product(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, 
 
 
 def cosine_similarity(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:
-    """Cosines between all rows of `x` and all rows of `y`; a zero row has cosine 0 with every row.
+    """Computes cosines between all rows of `x` and of `y`; a zero row has cosine 0 with every row.
 
     Raises:
       ValueError: If the rows differ in length.
@@ -47,9 +47,9 @@ def cosine_similarity(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[A
 
 
 def squared_euclidean(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:
-    """Squared Euclidean distances between all rows of `x` and all rows of `y`, never negative.
+    """Computes squared Euclidean distances between all rows of `x` and of `y`, never negative.
 
-    Computed as |x|² + |y|² - 2x·y by one matrix product, after moving the mean of `y` to the
+    They are |x|² + |y|² - 2x·y by one matrix product, after moving the mean of `y` to the
     origin so that a common offset costs no digits. The absolute error is that of rounding |x|²:
     rows much closer to each other than to the mean keep few correct digits.
 
@@ -66,13 +66,13 @@ def squared_euclidean(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[A
 
 
 def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Square root of non-negative values whose gradient at 0 is 0 rather than infinite."""
+    """Computes the square root of non-negative values; its gradient at 0 is 0, not infinite."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
 def euclidean(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:
-    """Euclidean distances between all rows of `x` and all rows of `y`; gradient 0 at distance 0.
+    """Computes Euclidean distances between all rows of `x` and of `y`; gradient 0 at distance 0.
 
     Raises:
       ValueError: If the rows differ in length.

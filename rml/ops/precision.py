@@ -15,7 +15,7 @@ POLICIES: dict[str, str | None] = {"highest": "highest", "default": None}
 
 
 def full_precision(function: Function) -> Function:
-    """Has every product of a function, and of its gradient, keep all bits of float32.
+    """Makes every product of a function, and of its gradient, keep all bits of float32.
 
     GPUs would round factors to TF32 and TPUs to bfloat16, which Gram matrices, kernels, solvers and
     logits at low temperatures do not bear. On CPUs and for half precision it changes nothing.
@@ -30,7 +30,7 @@ def full_precision(function: Function) -> Function:
 
 
 def use_precision(policy: str) -> AbstractContextManager[None]:
-    """Context of a run whose config says `precision=policy`.
+    """Opens the context of a run whose config says `precision=policy`.
 
     Args:
       policy: "highest", or "default" for what is fastest on a device; functions of `full_precision`

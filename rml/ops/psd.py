@@ -20,7 +20,7 @@ class Cholesky(NamedTuple):
 
     Attributes:
       factor: Lower triangular L with L Lᵀ = A + jitter I; NaN where no jitter helped.
-      jitter: What was added to the diagonal; infinite where no jitter helped.
+      jitter: Number added to the diagonal; infinite where no jitter helped.
     """
 
     factor: Float[Array, "n n"]
@@ -28,7 +28,7 @@ class Cholesky(NamedTuple):
 
 
 def cholesky(a: Float[Array, "n n"], *, jitter: float = 0.0) -> Cholesky:
-    """Cholesky factor of a symmetric matrix, with the least jitter of a ladder that makes it exist.
+    """Computes a Cholesky factor with the least jitter of a ladder that makes it exist.
 
     The ladder is `jitter`, then the dtype's rounding unit times n, then ten times that and so on,
     up to a thousandth, all times the mean of the diagonal.
@@ -69,26 +69,26 @@ def _least_jitter(a: Float[Array, "n n"], jitter: Float[Array, ""]) -> Float[Arr
 
 
 def logdet(factor: Float[Array, "n n"]) -> Float[Array, ""]:
-    """Log-determinant of L Lᵀ from its triangular factor L."""
+    """Computes the log-determinant of L Lᵀ from its triangular factor L."""
     return 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
 
 
 @full_precision
 def solve_lower(factor: Float[Array, "n n"], b: Float[Array, "n m"]) -> Float[Array, "n m"]:
-    """L⁻¹ b of a lower triangular L."""
+    """Computes L⁻¹ b of a lower triangular L."""
     factor, b = wide(factor, b)
     return solve_triangular(factor, b, lower=True)
 
 
 @full_precision
 def gaussian_kl(q: Float[Array, "n n"], p: Float[Array, "n n"]) -> Float[Array, ""]:
-    """KL(N(0, Q Qᵀ) || N(0, P Pᵀ)) in nats, from the lower triangular factors Q and P."""
+    """Computes KL(N(0, Q Qᵀ) || N(0, P Pᵀ)) in nats, from the lower triangular factors Q and P."""
     n = q.shape[0]
     return (jnp.sum(solve_lower(p, q) ** 2) - n + logdet(p) - logdet(q)) / 2
 
 
 def gaussian_log_density(y: Float[Array, "n c"], factor: Float[Array, "n n"]) -> Float[Array, ""]:
-    """Log-density of the columns of `y`, independent draws of N(0, L Lᵀ), in nats."""
+    """Computes the log-density of the columns of `y`, independent draws of N(0, L Lᵀ), in nats."""
     n, columns = y.shape
     constant = n * jnp.log(2 * jnp.pi) + logdet(factor)
     return -(jnp.sum(solve_lower(factor, y) ** 2) + columns * constant) / 2
@@ -98,7 +98,7 @@ def gaussian_log_density(y: Float[Array, "n c"], factor: Float[Array, "n n"]) ->
 def noisy_log_density(
     y: Float[Array, "n c"], k: Float[Array, "n n"], *, noise: float | Array
 ) -> Float[Array, ""]:
-    """Log-density of the columns of `y`, independent draws of N(0, K + noise I), in nats.
+    """Computes the log-density of columns of `y`, independent draws of N(0, K + noise I), in nats.
 
     By Cholesky; where a pivot is near rounding, as for duplicates at little noise, by eigenvalues
     of K, of which those within rounding of zero are zero. So nothing is added to the noise.
@@ -128,7 +128,7 @@ def noisy_log_density(
 
 
 def _spectrum(k: Array, wanted: Array) -> tuple[Array, Array]:
-    """Eigenvalues and eigenvectors, if wanted; a loop, so that `vmap` skips it too.
+    """Computes eigenvalues and eigenvectors, if wanted; a loop, so that `vmap` skips it too.
 
     They are those of L Lᵀ for a pivoted Cholesky factor L that stops where pivots are rounding.
     The squares of L's singular values have errors of eps² |K|, eigenvalues of K those of eps |K|.

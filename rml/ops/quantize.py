@@ -64,7 +64,7 @@ def group_quantize(
       bits: Bits of a code, 1 to 8.
       group: Number of consecutive values along the axis that share a scale; divides its length.
       axis: Axis along which groups lie.
-      dtype: Of scales and offsets, which are cut to its range: float16 ends at 65,504.
+      dtype: Type of scales and offsets, which are cut to its range: float16 ends at 65,504.
 
     Returns:
       Codes (int32), scales and offsets. A value comes back within δ/2 and the rounding of the two
@@ -96,7 +96,7 @@ def group_dequantize(codes: Codes, *, axis: int) -> Float[Array, "..."]:
     """Gives codes their values back: code δ + z, float32.
 
     Args:
-      codes: What `group_quantize` gave.
+      codes: Codes of `group_quantize`.
       axis: Axis along which its groups lie.
     """
     at = axis % codes.codes.ndim

@@ -48,8 +48,8 @@ def ring_values(
       axis_name: Mesh axis, or axes, over which rows and columns are sharded.
       columns: Whether log Σ_i exp(s_ij) of this device's columns over all rows is wanted too.
       bias: Added to every logit.
-      kind: Which value a row has, log Σ_j exp(s_ij) or Σ_j softplus(s_ij).
-      mask: Which pairs count, in indices of the whole (device order) and labels.
+      kind: Value of a row, log Σ_j exp(s_ij) or Σ_j softplus(s_ij).
+      mask: Mask of the pairs that count, in indices of the whole (device order) and labels.
       pairs: Labels of this device's rows and columns; its offsets are set here.
       block_size: Rows of one strip; automatic by default.
 

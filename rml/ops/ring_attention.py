@@ -40,7 +40,7 @@ def ring_attention(
       query: This device's queries; head i reads key head i // (h / g).
       key: This device's keys; g divides h.
       value: This device's values.
-      visible: Which keys a query may see; `keys` is this device's shard of [b, tokens]. It has no
+      visible: Keys that a query may see; `keys` is this device's shard of [b, tokens]. It has no
         sinks and starts at place 0.
       axis_name: Mesh axis over which the tokens are sharded, or axes.
       scale: Factor of the logits; k^-1/2 by default.

@@ -8,7 +8,7 @@ SHORT = 1e-12  # squared length of a row whose squares are near the smallest num
 
 
 def wide(*arrays: ArrayLike) -> tuple[Array, ...]:
-    """Arrays in float32 where they have half precision, otherwise as they are."""
+    """Widens arrays of half precision to float32 and leaves others as they are."""
     found = map(jnp.asarray, arrays)
     return tuple(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in found)
 

@@ -23,7 +23,7 @@ def fatrelu(x: Float[Array, "*b"], threshold: float | Array) -> Float[Array, "*b
 
 
 def shifted_relu(x: Float[Array, "*b"], shift: float | Array) -> Float[Array, "*b"]:
-    """max(x - b, 0).
+    """Computes max(x - b, 0).
 
     Args:
       x: Values.

@@ -75,8 +75,8 @@ def weighted_sum(
       k: Columns.
       weights: Weight of each row; rows of weight zero may have no pair that counts.
       bias: Added to every logit.
-      kind: Which value a row has.
-      mask: Which pairs count, see `rml.ops.strips.Mask`; all by default.
+      kind: Value of a row.
+      mask: Mask of the pairs that count, see `rml.ops.strips.Mask`; all by default.
       pairs: Labels and index offsets that the mask sees.
       block_size: Rows of one strip; automatic by default, and dense for small matrices.
 
@@ -116,8 +116,9 @@ def row_values(
       q: Rows; scale them by the inverse temperature.
       k: Columns.
       bias: Added to every logit.
-      kind: Which value a row has, log Σ_j exp(s_ij) or Σ_j softplus(s_ij).
-      mask: Which pairs count; a row in which none does has log-sum-exp -inf and gradient zero.
+      kind: Value of a row, log Σ_j exp(s_ij) or Σ_j softplus(s_ij).
+      mask: Mask of the pairs that count; a row in which none does has log-sum-exp -inf and gradient
+        zero.
       pairs: Labels and index offsets that the mask sees.
       block_size: Rows of one strip; automatic by default, and dense for small matrices.
 
@@ -147,7 +148,7 @@ def row_and_column_values(
     Args:
       q: Rows; scale them by the inverse temperature.
       k: Columns.
-      mask: Which pairs count.
+      mask: Mask of the pairs that count.
       pairs: Labels and index offsets that the mask sees.
       block_size: Rows of one strip; automatic by default, and dense for small matrices.
 
@@ -176,7 +177,7 @@ def symmetric_logsumexp(
 
     Args:
       z: Rows; scale them by the square root of the inverse temperature.
-      mask: Which pairs count; must be symmetric in (row, row label) and (column, column label).
+      mask: Mask of the pairs that count, symmetric in (row, row label) and (column, column label).
       pairs: Labels that the mask sees; only those of rows are read.
       block_size: Rows of one block; automatic by default, and dense for small matrices.
 
@@ -210,7 +211,7 @@ def masked_sum(
     Args:
       k: Columns.
       rows: Number of rows.
-      mask: Which pairs count.
+      mask: Mask of the pairs that count.
       pairs: Labels and index offsets that the mask sees.
       block_size: Rows of one strip; automatic by default.
 

@@ -48,7 +48,7 @@ class Stream:
     Attributes:
       kind: Row value, `log Σ_j exp(s_ij)` or `Σ_j softplus(s_ij)`.
       axes: Values of rows, of rows and columns, or of rows of a symmetric matrix (q is k).
-      mask: Which pairs count; None for all. Symmetric where the matrix is.
+      mask: Mask of the pairs that count; None for all. Symmetric where the matrix is.
       block: Rows of one strip.
     """
 
@@ -100,7 +100,7 @@ def logits(
     pairs: Pairs,
     valid: tuple[int | None, int | None] = (None, None),
 ) -> Array:
-    """Logits of a strip, -inf for pairs that do not count; `rows`, `cols` are local indices."""
+    """Computes logits of a strip, -inf for pairs that do not count; `rows`, `cols` are local."""
     # The gradient of k is then (q^T g)^T; as g^T q it takes a CPU three times as long.
     s = jnp.matmul(q, lax.optimization_barrier(k.T), preferred_element_type=q.dtype) + bias
     keep = jnp.ones((1, 1), bool)
@@ -145,17 +145,17 @@ def accumulate(state: Sums, start: int | Array, s: Array, axis: int, bounded: bo
 
 
 def zeros(shape: int | tuple[int, ...], like: Array) -> Array:
-    """Zeros that vary over the same mesh axes as `like`, as a loop in `shard_map` requires."""
+    """Makes zeros that vary over the same mesh axes as `like`, as a loop in `shard_map` needs."""
     return jnp.zeros(shape, like.dtype) + jnp.zeros_like(like[0, 0])
 
 
 def empty(size: int, like: Array, bounded: bool) -> Sums:
-    """The (maximum, sum) of no exponentials."""
+    """Returns the (maximum, sum) of no exponentials."""
     return zeros(size, like) + (0.0 if bounded else -jnp.inf), zeros(size, like)
 
 
 def is_bounded(q: Array, k: Array) -> Array:
-    """Whether Cauchy-Schwarz keeps every logit within the safe range of the exponential."""
+    """Tells whether Cauchy-Schwarz keeps every logit within the safe range of the exponential."""
     square = jnp.max(jnp.sum(q * q, -1)) * jnp.max(jnp.sum(k * k, -1))
     return square <= _SAFE_EXPONENT**2
 
@@ -163,7 +163,7 @@ def is_bounded(q: Array, k: Array) -> Array:
 def probabilities(
     s: Array, row: Array, col: Array, g_row: Array, g_col: Array, bounded: bool
 ) -> Array:
-    """The derivative of `g_row · row + g_col · col` with respect to the logits."""
+    """Computes the derivative of `g_row · row + g_col · col` with respect to the logits."""
     row, col = finite(row), finite(col)
     if bounded:
         scale = (g_row * jnp.exp(-row))[:, None] + (g_col * jnp.exp(-col))[None, :]
@@ -190,7 +190,7 @@ def split(x: Array | None, strips: int, rows: int) -> Array | None:
 
 
 def scan(body: Callable, init: Any, xs: Any, length: int) -> tuple[Any, Any]:
-    """`lax.scan`, without the loop where it would run once."""
+    """Runs `lax.scan`, without the loop where it would run once."""
     if length > 1:
         return lax.scan(body, init, xs)
     carry, y = body(init, jax.tree.map(lambda x: x[0], xs))
@@ -230,7 +230,7 @@ def _strips(stream: Stream, q: Array, k: Array, bias: Array, pairs: Pairs) -> _S
 def pair_values(
     stream: Stream, q: Array, k: Array, bias: Array, pairs: Pairs
 ) -> tuple[Array, Array]:
-    """Values of rows, and of columns where asked for (zeros where not)."""
+    """Computes values of rows, and of columns where asked for (zeros where not)."""
     n, m = q.shape[0], k.shape[0]
     strips = _strips(stream, q, k, bias, pairs)
 
@@ -264,7 +264,7 @@ def pair_gradients(
     values: tuple[Array, Array],
     cotangents: tuple[Array, Array],
 ) -> tuple[Array, Array, Array]:
-    """Gradients of `Σ g_row · row + Σ g_col · col` with respect to q, k and bias."""
+    """Computes gradients of `Σ g_row · row + Σ g_col · col` with respect to q, k and bias."""
     n = q.shape[0]
     (row, col), (g_row, g_col) = values, cotangents
     strips = _strips(stream, q, k, bias, pairs)
@@ -301,7 +301,7 @@ def pair_gradients(
 def weighted_values(
     stream: Stream, q: Array, k: Array, bias: Array, weights: Array, pairs: Pairs
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    """Row values and, in the same pass, gradients of their weighted sum."""
+    """Computes row values and, in the same pass, gradients of their weighted sum."""
     n = q.shape[0]
     strips = _strips(stream, q, k, bias, pairs)
     bounded = is_bounded(q, k)

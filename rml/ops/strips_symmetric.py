@@ -78,7 +78,7 @@ def _fold(x: Array, axis: int = 0) -> Array:
 
 @full_precision
 def symmetric_values(stream: Stream, z: Array, pairs: Pairs) -> Array:
-    """Values log Σ_j exp(z_i · z_j) of all rows."""
+    """Computes values log Σ_j exp(z_i · z_j) of all rows."""
     band = _band(stream, z, pairs)
 
     def run(bounded: bool) -> Array:
@@ -105,7 +105,7 @@ def symmetric_values(stream: Stream, z: Array, pairs: Pairs) -> Array:
 def symmetric_gradients(
     stream: Stream, z: Array, pairs: Pairs, row: Array, cotangent: Array
 ) -> Array:
-    """Gradient of `Σ cotangent · row` with respect to z, which stands on both sides."""
+    """Computes the gradient of `Σ cotangent · row` with respect to z, which is on both sides."""
     band = _band(stream, z, pairs)
     n = band.number * band.rows
 

@@ -29,7 +29,7 @@ def topk(
     exclude_self: bool = False,
     count: int | Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, "m k"], Int[Array, "m k"]]:
-    """The k nearest keys of every query, exactly, nearest first.
+    """Finds the k nearest keys of every query, exactly, nearest first.
 
     Queries and keys are visited in blocks, so intermediates hold about `block` times `query_block`
     numbers whatever m and n are. Among equally near keys the lower index comes first.
@@ -143,7 +143,7 @@ def _group_size(width: int, k: int) -> int:
 
 
 def _merge(best: Best, scores: Array, index: Array, group: int) -> Best:
-    """The best of those so far and of a block of later columns; equals go to the earlier one.
+    """Merges the best so far with those of a block of later columns; equals go to the earlier one.
 
     The k best columns lie in the k groups of consecutive columns with the highest peaks, equal
     peaks ordered by position: a group left out has k better columns before it. Only those groups

@@ -22,7 +22,7 @@ STACKED = "blocks"
 
 
 def wide(leaf: Any) -> Array:
-    """An array in float32 where it has half precision, otherwise as it is."""
+    """Widens an array of half precision to float32 and leaves another as it is."""
     return widened(leaf)[0]
 
 
@@ -39,17 +39,17 @@ class LowRank(NamedTuple):
 
 
 def leaf_name(path: Sequence[Any]) -> str:
-    """The dotted name of a leaf, from the path that JAX gives it."""
+    """Makes the dotted name of a leaf, from the path that JAX gives it."""
     return ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
 
 
 def is_stacked(path: Sequence[Any]) -> bool:
-    """Whether a leaf of this path has a leading axis of layers."""
+    """Tells whether a leaf of this path has a leading axis of layers."""
     return any(getattr(key, "key", None) == STACKED for key in path)
 
 
 def is_vector(path: Sequence[Any], leaf: Any) -> bool:
-    """Whether blocks of a leaf are vectors: at most one axis is long, or it is a bias of heads."""
+    """Tells whether blocks of a leaf are vectors: at most one axis is long, or it is a bias."""
     block = leaf.shape[1:] if is_stacked(path) else leaf.shape
     return leaf_name(path[-1:]) == "bias" or sum(size > 1 for size in block) < 2
 
@@ -85,7 +85,7 @@ def check_stacked(base: PyTree, name: str, stacked: PyTree) -> int:
 
     Args:
       base: A tree of parameters.
-      name: What messages call the stacked tree.
+      name: Name of the stacked tree in messages.
       stacked: Trees of the base's leaves, stacked.
 
     Returns:
@@ -221,7 +221,7 @@ def stack_trees(trees: Sequence[PyTree]) -> PyTree:
 
 
 def take_tree(stacked: PyTree, at: Any) -> PyTree:
-    """The tree at a place, or the trees at several, of the leading axis."""
+    """Takes the tree at a place, or the trees at several, of the leading axis."""
     return jax.tree.map(lambda leaf: leaf[at], stacked)
 
 
@@ -241,7 +241,7 @@ def task_vectors(base: PyTree, experts: PyTree) -> PyTree:
 
 
 def block_axes(params: PyTree) -> PyTree:
-    """The shape of a leaf's blocks: `(layers,)` where it holds all layers, else `()`.
+    """Finds the shape of a leaf's blocks: `(layers,)` where it holds all layers, else `()`.
 
     The tree has the structure of the parameters, with a tuple in the place of each leaf.
     """
@@ -256,7 +256,7 @@ def block_coefficients(params: PyTree, count: int, value: ArrayLike = 0.0) -> Py
     Args:
       params: Parameters of one model.
       count: Number of vectors.
-      value: What all coefficients are.
+      value: Value of all coefficients.
 
     Returns:
       Leaves [count, layers] where layers are stacked, else [count].
@@ -287,7 +287,7 @@ def weighted_sum(weights: Float[Array, "n ..."], stacked: Float[Array, "n ..."])
 
 
 def total(stacked: Array | Sequence[Array]) -> Array:
-    """The sum over a leading axis of models, for the reason of `weighted_sum` written out."""
+    """Sums over a leading axis of models, written out for the reason of `weighted_sum`."""
     return functools.reduce(jnp.add, stacked)
 
 
@@ -327,7 +327,7 @@ def over_blocks(function: Callable[[Array], Array], tree: PyTree) -> PyTree:
     """Applies a function to each block of each leaf.
 
     Args:
-      function: From a block's array to an array.
+      function: Function from a block's array to an array.
       tree: Parameters of one model.
 
     Returns:
@@ -339,28 +339,28 @@ def over_blocks(function: Callable[[Array], Array], tree: PyTree) -> PyTree:
 
 
 def norms(tree: PyTree) -> PyTree:
-    """The Euclidean norm of every block, in float32 at least."""
+    """Computes the Euclidean norm of every block, in float32 at least."""
     return over_blocks(lambda block: jnp.sqrt(jnp.sum(jnp.square(wide(block)))), tree)
 
 
 def norm(tree: PyTree) -> Float[Array, ""]:
-    """The Euclidean norm of a whole tree, in float32 at least."""
+    """Computes the Euclidean norm of a whole tree, in float32 at least."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(wide(leaf))) for leaf in jax.tree.leaves(tree)))
 
 
 def inner(first: PyTree, second: PyTree) -> Float[Array, ""]:
-    """The inner product of two trees, in float32 at least."""
+    """Computes the inner product of two trees, in float32 at least."""
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     return jnp.sum(jnp.stack([jnp.sum(wide(a) * wide(b)) for a, b in pairs]))
 
 
 def count_bytes(tree: PyTree) -> int:
-    """The bytes of all arrays of a tree, such as of a model or of its low-rank parts."""
+    """Counts the bytes of all arrays of a tree, such as of a model or of its low-rank parts."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """The matrix that a block of two axes or more is read as.
+    """Finds the shape of the matrix that a block of two axes or more is read as.
 
     Axes are joined to the left and right of one split: of all splits the first whose smaller
     side is largest. Kernels of convolutions become [h w in, out], those of queries, keys and values
@@ -415,7 +415,7 @@ def whole(reduced: PyTree, like: PyTree) -> PyTree:
     """Multiplies low-rank parts out again.
 
     Args:
-      reduced: As `low_rank` returns it.
+      reduced: Tree of low-rank parts, as `low_rank` returns it.
       like: A tree whose leaves have the shapes and types wanted.
 
     Returns:

@@ -23,7 +23,7 @@ def bm25_search(
     k1: float = 1.5,
     b: float = 0.75,
 ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
-    """The k documents with the highest BM25 for each query, highest first.
+    """Finds the k documents with the highest BM25 for each query, highest first.
 
     Words are runs of two or more letters, digits and underscores, in lower case and without the 33
     English stopwords of Lucene; nothing is stemmed. The score is Lucene's:

@@ -133,8 +133,8 @@ def collect(
 
     Args:
       found: The array.
-      results: For each batch the rows that it is for, and their values, which may be followed by
-        those of filled-up rows.
+      results: Rows that each batch is for, and their values, which may be followed by those of
+        filled-up rows.
       progress: Called as `progress(done, of)` after each batch, in rows.
 
     Returns:
@@ -162,18 +162,18 @@ def collect(
 
 @lru_cache(maxsize=8)
 def compiled(encode: Encode, mesh: Mesh) -> Encode:
-    """`encode` under jit; its result, small, is whole on every device and in every process."""
+    """Compiles `encode`; its result, small, is whole on every device and in every process."""
     return jax.jit(encode, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def batch_devices(rows: NamedSharding) -> int:
-    """Into how many parts a batch is split."""
+    """Counts the parts that a batch is split into."""
     axes = rows.spec[0]
     return int(np.prod([rows.mesh.shape[axis] for axis in axes]))
 
 
 def on_mesh(variables: PyTree, mesh: Mesh) -> PyTree:
-    """The variables, unboxed, where they are on the devices of a mesh, and whole on each if not."""
+    """Unboxes variables: they stay where they are on a mesh's devices, else are whole on each."""
     whole = NamedSharding(mesh, PartitionSpec())
     devices = set(mesh.devices.flat)
 

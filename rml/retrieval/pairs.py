@@ -24,7 +24,7 @@ def pair_batches(
     split: str = "all",
     **options: Any,
 ) -> grain.IterDataset:
-    """Batches of the pairs `collection.answers`, each text encoded once.
+    """Makes batches of the pairs `collection.answers`, each text encoded once.
 
     Args:
       tokenizer: A `tokenizers.Tokenizer`.
@@ -70,7 +70,7 @@ def pair_batches(
 def pair_spec(
     batch_size: int, *, lengths: tuple[int, int], candidates: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch of `pair_batches`, known without opening data.
+    """Returns shapes of a batch of `pair_batches`, known without opening data.
 
     Args:
       batch_size: Number of pairs b.

@@ -74,7 +74,7 @@ def search_index(
     block: int | None = None,
     query_block: int = 256,
 ) -> tuple[Float[Array, "m k"], Int[Array, "m k"]]:
-    """The k rows of an index with the highest inner products with each query, highest first.
+    """Finds the k rows of an index of highest inner products with each query, highest first.
 
     Each device searches its own rows in blocks; then the devices exchange their k best, so that
     every device holds m·k candidates of each other one, whatever the size of the corpus.
@@ -125,7 +125,7 @@ def search(
     query_block: int = 256,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "m k"], Int[Array, "m k"]]:
-    """`search_index` of a corpus that is searched once.
+    """Searches, as `search_index`, a corpus that is searched once.
 
     Args:
       queries: Query vectors.

@@ -101,7 +101,7 @@ class Tuned(NamedTuple):
     """Variables of an encoder, and the number that its attention is changed by.
 
     Attributes:
-      variables: Of the encoder.
+      variables: Variables of the encoder.
       value: The temperature; for all layers, or [layers], or [layers, heads].
     """
 
@@ -110,7 +110,7 @@ class Tuned(NamedTuple):
 
 
 def temper(encoder: TextEncoder, temperature: float | Array) -> TextEncoder:
-    """An encoder whose attention's logits are divided by a temperature in every layer.
+    """Makes an encoder whose attention's logits are divided by a temperature in every layer.
 
     The authors encode queries and documents with the same temperature. Documents alone are worth a
     trial: in the runs of results/tempscale they ranked better. Either way an index is built anew.
@@ -155,10 +155,10 @@ def temper(encoder: TextEncoder, temperature: float | Array) -> TextEncoder:
 
 
 def scale_by_length(encoder: TextEncoder, reference: float | Array) -> TextEncoder:
-    """An encoder whose logits are multiplied by log n / log n₀ for a text of n tokens.
+    """Makes an encoder whose logits are multiplied by log n / log n₀ for a text of n tokens.
 
     Args:
-      encoder: As for `temper`.
+      encoder: Encoder as for `temper`.
       reference: The length n₀, above 1, whose texts are encoded as before.
 
     Returns:
@@ -190,7 +190,7 @@ def scale_by_length(encoder: TextEncoder, reference: float | Array) -> TextEncod
 def tuned_encode(
     encoder: TextEncoder, change: Callable[[TextEncoder, Any], TextEncoder] = temper
 ) -> Encode:
-    """The function of `Tuned` variables, tokens and mask that a changed encoder is.
+    """Makes a changed encoder a function of `Tuned` variables, tokens and mask.
 
     Args:
       encoder: The encoder.
@@ -208,7 +208,7 @@ def tuned_encode(
 
 
 def chunked_encode(encoder: TextEncoder, size: int) -> Encode:
-    """The function that encodes a text in chunks and takes the mean of their vectors.
+    """Makes a function that encodes a text in chunks and takes the mean of their vectors.
 
     Args:
       encoder: An encoder of unit vectors.
@@ -286,7 +286,7 @@ def fit_whitening(
 
 @full_precision
 def whiten(x: Float[Array, "n d"], fitted: Whitening) -> Float[Array, "n d"]:
-    """Embeddings of unit length after a whitening."""
+    """Whitens embeddings and scales them to unit length."""
     return normalize((x - fitted.center) @ fitted.matrix)
 
 

@@ -55,7 +55,7 @@ def shares_by_sensitivity(
     sparsity: float,
     rule: str = "abs",
 ) -> Float[np.ndarray, " layers"]:
-    """Shares of layers with a given mean that cost least, if costs are like what is left out.
+    """Finds layers' shares of a given mean that cost least, if costs are like what is left out.
 
     Let D_l(q) be the sum of the squares of a layer's q smallest importances. A cost d_l that was
     measured at the share q₀ is taken to be s_l D_l(q₀), which gives s_l. The sum Σ_l s_l D_l(q_l)

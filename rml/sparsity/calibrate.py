@@ -93,7 +93,7 @@ def calibrate(
     rule: str = "abs",
     attention: Collection[str] = (),
 ) -> Thresholds:
-    """Thresholds of one sparsity, from texts; `module.apply(..., thresholds=...)` takes them.
+    """Finds one sparsity's thresholds on texts; `module.apply(..., thresholds=...)` takes them.
 
     Args:
       module: The decoder.

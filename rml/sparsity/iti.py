@@ -43,7 +43,7 @@ def head_outputs(
     *,
     pooling: str = "last",
 ) -> Float[Array, "layers heads b k"]:
-    """What every head gives before the projection back, one vector a text.
+    """Computes what every head gives before the projection back, one vector a text.
 
     Args:
       module: A `Llama` or a `Bert`.
@@ -125,7 +125,7 @@ def mean_differences(
 def shifts(
     directions: Directions, heads: Bool[Array, "layers heads"], *, strength: float | Array
 ) -> HeadEdits:
-    """The offsets α σ θ of selected heads.
+    """Computes the offsets α σ θ of selected heads.
 
     Args:
       directions: Which way heads are shifted.

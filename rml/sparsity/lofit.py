@@ -34,7 +34,7 @@ KEPT = ("layers_heads_width", "heads", "scale", "offset")
 
 
 def edit_shape(module: Any) -> tuple[int, int, int]:
-    """The shape [layers, heads, k] of the edits of a `Llama`, `Bert` or `ViT`."""
+    """Returns the shape [layers, heads, k] of the edits of a `Llama`, `Bert` or `ViT`."""
     named = hasattr(module, "head_shape")
     width = module.head_shape()[1] if named else module.width // module.heads
     return module.depth, module.heads, width

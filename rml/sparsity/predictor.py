@@ -35,7 +35,7 @@ class PredictorScores(NamedTuple):
 
 
 def predict(predictor: Predictor, inputs: Float[Array, "n d"]) -> Float[Array, "n f"]:
-    """Logits of channels being live, from what the feed-forward reads.
+    """Predicts logits of channels being live, from what the feed-forward reads.
 
     Args:
       predictor: The predictor.
@@ -61,7 +61,7 @@ def fit_predictor(
       live: Which channels were live.
       rank: Rank of the matrix.
       steps: Number of batches.
-      learning_rate: Of Adam, falling to zero along a cosine.
+      learning_rate: Learning rate of Adam, falling to zero along a cosine.
       batch_size: Tokens in a batch.
       key: Key of first weights and batches.
 

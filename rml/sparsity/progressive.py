@@ -117,7 +117,7 @@ def activation_penalty(
 
 
 def relufy(module: Llama, *, threshold: float | None = None, shift: float | None = None) -> Llama:
-    """The same decoder with ReLU in the place of its gate's nonlinearity; weights load unchanged.
+    """Puts ReLU in the place of a decoder's gate nonlinearity; weights load unchanged.
 
     Args:
       module: The decoder.
@@ -140,7 +140,7 @@ def relufy(module: Llama, *, threshold: float | None = None, shift: float | None
 
 
 def fitted_sparsity(peak: float | Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Sparsity in percent that the paper fits to its 7B models: 100 - exp(-1.76 λ^0.30 + 3.49).
+    """Computes the percent sparsity that the paper fits to its 7B: 100 - exp(-1.76 λ^0.30 + 3.49).
 
     Args:
       peak: Last peak λ_S, at least 0.01 in the paper's fit.

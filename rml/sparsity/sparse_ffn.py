@@ -27,7 +27,7 @@ class FeedForward(NamedTuple):
 
 
 def feed_forward_of(params: Mapping[str, Any], layer: int) -> FeedForward:
-    """Weights of one layer of a `Llama` with scanned blocks and an MLP without biases.
+    """Selects weights of one layer of a `Llama` with scanned blocks and an MLP without biases.
 
     Args:
       params: Parameters of the model.
@@ -50,7 +50,7 @@ def dense_ffn(
     *,
     activation: str | Callable[[jax.Array], jax.Array] = "silu",
 ) -> Float[Array, " d"]:
-    """The feed-forward of one token as three products of whole matrices.
+    """Computes the feed-forward of one token as three products of whole matrices.
 
     Args:
       x: The token.
@@ -70,7 +70,7 @@ def sparse_ffn(
     activation: str | Callable[[jax.Array], jax.Array] = "silu",
     budget: int | None = None,
 ) -> Float[Array, " d"]:
-    """The same, equal up to rounding, which reads of two matrices only what live channels need.
+    """Computes the same up to rounding, reading of two matrices only what live channels need.
 
     The gate's matrix is read whole. Channels whose gate is not zero and reaches the threshold are
     live; their rows of the two other matrices are read a few at a time, as many as there are. With
@@ -117,7 +117,7 @@ def bytes_read(
     itemsize: int = 4,
     budget: int | None = None,
 ) -> Int[np.ndarray, "*b"]:
-    """Bytes of weights that `sparse_ffn` reads for a token with so many live channels.
+    """Counts the bytes of weights that `sparse_ffn` reads for a token with so many live channels.
 
     Args:
       live: Number of live channels, or several.

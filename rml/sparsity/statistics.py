@@ -27,11 +27,11 @@ class Statistics(NamedTuple):
 
 
 def token_mean(values: Shaped[Array, "b t ..."], activations: Activations) -> Float[Array, "..."]:
-    """Mean over text tokens; 0 where there is none.
+    """Averages over text tokens; 0 where there is none.
 
     Args:
       values: A value, or an array of them, of every token.
-      activations: Whose mask says which tokens are text.
+      activations: Activations whose mask says which tokens are text.
     """
     wide = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     if activations.mask is None:
@@ -62,7 +62,7 @@ def activation_statistics(activations: Activations, own: Any = None) -> Statisti
 
 
 def live_pairs(activations: Activations, own: Any = None) -> Float[Array, "f f"]:
-    """Share of text tokens at which two channels are live together, as a probe's function.
+    """Computes the share of text tokens at which two channels are live together, as a probe.
 
     Args:
       activations: What the block computed.
@@ -81,7 +81,7 @@ def live_pairs(activations: Activations, own: Any = None) -> Float[Array, "f f"]
 
 
 def expected_union(live: Float[Array, "*layers f"], tokens: int) -> Float[Array, "*layers"]:
-    """Share of channels that are live at any of several tokens, were tokens independent.
+    """Computes the share of channels live at any of several tokens, were tokens independent.
 
     It is what a batch of so many texts must read where each token reads its own rows.
 
@@ -95,7 +95,7 @@ def expected_union(live: Float[Array, "*layers f"], tokens: int) -> Float[Array,
 def weights_read(
     live: float | Float[Array, "*b"], *, gate_dense: bool = True
 ) -> float | Float[Array, "*b"]:
-    """Share of a gated MLP's weights that decoding one token reads.
+    """Computes the share of a gated MLP's weights that decoding one token reads.
 
     Args:
       live: Share of channels that are live.

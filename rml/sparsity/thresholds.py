@@ -60,9 +60,9 @@ class Calibration(NamedTuple):
     """What two passes over texts found.
 
     Attributes:
-      scales: By rule the factor of each channel in its importance, [layers, f].
-      units: By rule and place the importance that bins are counted from, [layers].
-      counts: By rule and place the number of importances in each bin, [layers, bins].
+      scales: Factor of each channel in its importance, [layers, f], by rule.
+      units: Importance that bins are counted from, [layers], by rule and place.
+      counts: Number of importances in each bin, [layers, bins], by rule and place.
     """
 
     scales: Mapping[str, Float[np.ndarray, "layers f"]]
@@ -86,7 +86,7 @@ def importance(gate: Float[Array, "*b f"], scale: Float[Array, " f"]) -> Float[A
 def channel_scale(
     rule: str, moments: Moments, down_norms: Float[Array, "layers f"]
 ) -> Float[Array, "layers f"]:
-    """The factor of each channel in its importance, by rule.
+    """Computes the factor of each channel in its importance, by rule.
 
     Args:
       rule: "uniform" has 1, and one threshold for all channels: CATS. "abs" has the mean magnitude
@@ -114,7 +114,7 @@ def check_rule(rule: str) -> None:
 
 
 def kth_smallest(values: Float[Array, " n"], share: float) -> Float[Array, ""]:
-    """The k-th smallest of values, k = int(share · n): as many but one lie below it.
+    """Finds the k-th smallest of values, k = int(share · n): as many but one lie below it.
 
     Args:
       values: Values, not negative.
@@ -147,7 +147,7 @@ def bin_counts(sizes: Float[Array, "*b"]) -> Int[Array, " bins"]:
 def binned_quantile(
     counts: Int[np.ndarray, "*b bins"], share: float | Float[np.ndarray, "*b"]
 ) -> Float[np.ndarray, "*b"]:
-    """The `kth_smallest` of sizes that were counted, within a bin's width of 1.1%.
+    """Finds the `kth_smallest` of sizes that were counted, within a bin's width of 1.1%.
 
     Args:
       counts: Counts of `bin_counts`.
@@ -174,7 +174,7 @@ def thresholds_of(
     rule: str | None = "abs",
     attention: Collection[str] = (),
 ) -> Thresholds:
-    """Thresholds below which a share of importances lies in every layer.
+    """Finds thresholds below which a share of importances lies in every layer.
 
     Args:
       calibration: What was found on texts, for this rule.

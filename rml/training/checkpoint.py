@@ -36,7 +36,7 @@ class Checkpoints:
         """Opens the directory; what an interrupted save left there is removed.
 
         Args:
-          directory: Where checkpoints are; made where it is missing.
+          directory: Directory of the checkpoints; made where it is missing.
           keep: Number of checkpoints that are kept.
         """
         self.directory = directory.absolute()
@@ -75,7 +75,7 @@ class Checkpoints:
             ) from error
 
     def latest(self) -> int | None:
-        """Step of the newest complete checkpoint."""
+        """Returns the step of the newest complete checkpoint, None if there is none."""
         self.wait()
         return self._manager.latest_step()
 
@@ -83,8 +83,8 @@ class Checkpoints:
         """Starts a save; the arrays are copied before it returns, the files are written after.
 
         Args:
-          step: Of the state.
-          state: What to save.
+          step: Step of the state.
+          state: State to save.
           iterator: Data iterator, whose position is saved.
           config: The run's config.
 
@@ -106,7 +106,7 @@ class Checkpoints:
             )
 
     def restore(self, abstract_state: Any, iterator: Any) -> tuple[int, Any]:
-        """The newest checkpoint whose files are what was written; those after it are set aside.
+        """Reads the newest checkpoint whose files are what was written; sets aside those after it.
 
         Nothing but damage moves a checkpoint: whatever else fails can be mended and tried again.
 
@@ -208,7 +208,7 @@ def _reading(checkpoint: Path) -> Iterator[None]:
 
 
 def _in_all(checkpoint: Path, read: Callable[[Path], Any]) -> Any:
-    """What `read` gives of a checkpoint; if it fails in one process, it fails in all.
+    """Calls `read` on a checkpoint; if it fails in one process, it fails in all.
 
     It must not wait for other processes.
     """
@@ -235,7 +235,7 @@ def _read_position(checkpoint: Path) -> Any:
 
 
 def _read_state(checkpoint: Path, abstract_state: Any) -> Any:
-    """The state, which must have the structure, shapes and types of `abstract_state`.
+    """Reads the state, which must have the structure, shapes and types of `abstract_state`.
 
     Orbax's handler reads in this process alone; its manager would wait for the others.
     """
@@ -273,12 +273,12 @@ def _leaves(tree: Any) -> dict[tuple[str, ...], str]:
 
 
 def steps_saved(directory: Path) -> list[int]:
-    """Steps of the complete checkpoints in a directory, which may be missing; the newest first."""
+    """Lists steps of the complete checkpoints, newest first; the directory may be missing."""
     return sorted((int(p.name) for p in directory.glob("*") if p.name.isdigit()), reverse=True)
 
 
 def saved_config(directory: Path) -> tuple[int, dict[str, Any]] | None:
-    """Step and config of the newest checkpoint whose config can be read; None if there is none."""
+    """Reads step and config of the newest checkpoint whose config is readable, None without one."""
     for step in steps_saved(directory):
         checkpoint = directory.absolute() / str(step)
         with suppress(OSError, ValueError):
@@ -288,12 +288,12 @@ def saved_config(directory: Path) -> tuple[int, dict[str, Any]] | None:
 
 
 def restore_state(directory: Path, abstract_state: Any, *, step: int | None = None) -> Any:
-    """The state in a checkpoint of a directory, which is only read.
+    """Reads the state in a checkpoint of a directory, where nothing is changed.
 
     Args:
-      directory: Where checkpoints are.
+      directory: Directory of the checkpoints.
       abstract_state: Shapes, types and shardings that the state must have.
-      step: Of the checkpoint; the newest if not given.
+      step: Step of the checkpoint; the newest if not given.
 
     Returns:
       The state.
@@ -322,7 +322,7 @@ def restore_state(directory: Path, abstract_state: Any, *, step: int | None = No
 
 
 def abstract_with_shardings(abstract: Any, shardings: Any) -> Any:
-    """`jax.ShapeDtypeStruct`s that say where each array lives."""
+    """Makes `jax.ShapeDtypeStruct`s that say where each array lives."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         abstract,

@@ -26,7 +26,7 @@ class Claim:
     with shuffled labels or with the method's term off. What its null passes as well says nothing.
 
     Attributes:
-      statement: What is claimed, in one sentence, with its margin.
+      statement: The claim in one sentence, with its margin.
       metric: Name of the metric in the run's results. `<metric>_low` and `<metric>_high` are the
         run's own 95% interval, such as one over test examples, where it has them.
       relation: ">=" or "<=", between the measured value and `threshold`.
@@ -64,12 +64,12 @@ class Claim:
 
     @classmethod
     def of(cls, measured: Mapping[str, Any]) -> "Claim":
-        """The claim that `measure` measured, without its value."""
+        """Makes the claim that `measure` measured, without its value."""
         names = [field.name for field in fields(cls)]
         return cls(**{name: measured[name] for name in names if name in measured})
 
     def meets(self, value: float) -> bool:
-        """Whether a value meets the threshold; NaN never does."""
+        """Tells whether a value meets the threshold; NaN never does."""
         return bool(RELATIONS[self.relation](value, self.threshold))
 
     def measure(self, metrics: Mapping[str, float], *, other_data: str = "") -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Claim:
 def measure_claims(
     claims: Iterable[Claim], metrics: Mapping[str, float], *, other_data: str = ""
 ) -> list[dict[str, Any]]:
-    """Every claim with its measured value, see `Claim.measure`."""
+    """Measures every claim and returns it with its value, see `Claim.measure`."""
     return [claim.measure(metrics, other_data=other_data) for claim in claims]
 
 
@@ -113,7 +113,7 @@ def judge(
     nulls: Sequence[float] = (),
     null_ends: Sequence[Sequence[float]] = (),
 ) -> dict[str, Any]:
-    """The claim with its mean over seeds, the 95% interval of the mean, and a verdict.
+    """Gives a claim its mean over seeds, the 95% interval of the mean, and a verdict.
 
     A claim "holds" if its whole interval meets the threshold, is "not reproduced" if the whole
     interval misses it, and is "undecided" otherwise. The interval has two sides: that a claim holds

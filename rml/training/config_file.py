@@ -30,7 +30,7 @@ MAX_DIFFERENCES = 8
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Both values of every key in which two configs differ, but for those of `LATER`."""
+    """Finds both values of every key in which two configs differ, but for new ones of `LATER`."""
     old, new = flatten(old), flatten(new)
     absent = "(absent)"
     keys = sorted({*old, *new} - (set(LATER) - set(old)))
@@ -39,12 +39,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 
 
 def told(differing: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    """Differences in words, one a key."""
+    """Puts differences into words, one line a key."""
     return [f"{key}: {old!r} there, {new!r} now" for key, (old, new) in differing.items()]
 
 
 def may_differ(key: str, old: Any, new: Any) -> bool:
-    """Whether a run may continue with another value of a key of its config."""
+    """Tells whether a run may continue with another value of a key of its config."""
     if key == "train.steps":
         return isinstance(old, int) and isinstance(new, int) and new > old
     return key.partition(".")[0] in FREE
@@ -64,17 +64,17 @@ def check_same(directory: Path, differing: Mapping[str, tuple[Any, Any]]) -> Non
 
 
 def checkpoint_folders(directory: Path) -> list[Path]:
-    """Where checkpoints of a run may be: its own, or those of the methods that it compares."""
+    """Lists folders of a run's checkpoints: its own, and those of the methods that it compares."""
     return [directory / "checkpoints", *sorted(directory.glob("methods/*/checkpoints"))]
 
 
 def newest_step(directory: Path) -> int:
-    """Step of the newest checkpoint of a run, 0 if there is none."""
+    """Finds the step of the newest checkpoint of a run, 0 if there is none."""
     return max((step for f in checkpoint_folders(directory) for step in steps_saved(f)), default=0)
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
-    """The summary of a complete run; None before it is complete, or where it is damaged."""
+    """Reads the summary of a complete run; None before it is complete, or where it is damaged."""
     file = directory / SUMMARY
     try:
         found = dict(json.loads(file.read_bytes()))
@@ -90,7 +90,7 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
 
 
 def read_config(directory: Path) -> dict[str, Any] | None:
-    """The config of the run in a directory; None where nothing is there.
+    """Reads the config of the run in a directory; None where nothing is there.
 
     One that is missing or damaged is recovered from the newest checkpoint, with a warning.
 
@@ -188,7 +188,7 @@ def restore_config(directory: Path) -> None:
 
 
 def extended_from(directory: Path, config: Mapping[str, Any]) -> int | None:
-    """Number of steps that a run of this config was to have when it began to train.
+    """Finds the number of steps that a run of this config was to have when it began to train.
 
     Args:
       directory: The run directory.
@@ -206,7 +206,7 @@ def extended_from(directory: Path, config: Mapping[str, Any]) -> int | None:
 
 
 def read_history(directory: Path) -> list[dict[str, Any]]:
-    """What `replace_config` kept, oldest first: `step`, `config` and `summary` of each."""
+    """Reads what `replace_config` kept, oldest first: `step`, `config` and `summary` of each."""
     file = directory / HISTORY
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 

@@ -38,7 +38,7 @@ class Search(NamedTuple):
     Attributes:
       draws: Settings of a round, N.
       elite: Share of them that laws move to, ρ; at least one setting.
-      step: How far laws move there, α; with 0 this is random search.
+      step: Share of the way there that laws move, α; with 0 this is random search.
       rounds: Most rounds, R.
       least_entropy: Entropy in nats below which all laws must be for the search to end before.
     """
@@ -54,7 +54,7 @@ class Found(NamedTuple):
     """What a search has found so far.
 
     Attributes:
-      laws: By hyper-parameter, probabilities of its values in their order.
+      laws: Probabilities of the values of each hyper-parameter, in their order.
       settings: All settings that were scored, in their order.
       scores: Their scores.
       rounds: Number of rounds that are done.
@@ -85,15 +85,15 @@ def cross_entropy_search(
     seed: int = 0,
     path: Path | None = None,
 ) -> Found:
-    """Searches the setting with the highest score.
+    """Searches for the setting with the highest score.
 
     P ← (1 - α) P + α f for each law P, with the frequencies f of its values among the elite. What a
     round draws is a function of the seed and the round.
 
     Args:
       objective: Scores settings. One that is not a number is the lowest.
-      space: By hyper-parameter its values, JSON's where there is a path.
-      search: How it draws and moves.
+      space: Values of each hyper-parameter, JSON's where there is a path.
+      search: Numbers by which it draws and moves.
       seed: Seed of the draws.
       path: File that every round is written to, and from which a stopped search continues, or one
         that has ended with more rounds.
@@ -157,7 +157,7 @@ def _check_json(space: Space) -> None:
 
 
 def first(space: Space) -> Found:
-    """A search that has done nothing: every value is as likely."""
+    """Makes a search that has done nothing: every value is as likely."""
     return Found({name: [1 / len(own)] * len(own) for name, own in space.items()}, [], [], 0)
 
 
@@ -206,7 +206,7 @@ def draw_settings(laws: Laws, space: Space, number: int, *, seed: Any) -> list[S
 def moved(
     laws: Laws, space: Space, settings: Sequence[Setting], scores: Sequence[float], search: Search,
 ) -> dict[str, list[float]]:  # fmt: skip
-    """Laws after a round: nearer to the frequencies of values among the best settings."""
+    """Moves laws after a round towards the frequencies of values among the best settings."""
     count = math.ceil(search.elite * len(settings))
     order = np.argsort(-_ranked(scores), kind="stable")[:count]
     new = {}
@@ -219,7 +219,7 @@ def moved(
 
 
 def entropy(law: Sequence[float]) -> float:
-    """Entropy of a law in nats."""
+    """Computes the entropy of a law in nats."""
     p = np.asarray(law)
     p = p[p > 0]
     return float(-(p @ np.log(p)))

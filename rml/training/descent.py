@@ -27,7 +27,7 @@ def check_batches(name: str, batches: PyTree) -> None:
     """Checks that `descend` would take a step, and that each has an example, by shapes alone.
 
     Args:
-      name: What messages call the batches.
+      name: Name of the batches in messages.
       batches: Arrays whose first axis counts steps and whose second, if any, counts examples.
 
     Raises:

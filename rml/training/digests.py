@@ -51,7 +51,7 @@ def write_digests(checkpoint: Path) -> None:
 
 
 def damage(checkpoint: Path, *, item: str = "", part: int = 0, parts: int = 1) -> str:
-    """What is wrong with the files of a checkpoint.
+    """Finds what is wrong with the files of a checkpoint.
 
     Args:
       checkpoint: Its directory.

@@ -82,7 +82,7 @@ class CompiledTask:
         """Lowers and compiles the step without making data or state.
 
         Args:
-          task: What to train.
+          task: Task to train.
           mesh: Devices.
           rules: Pairs of logical axis and mesh axes.
           seed: Seed of the run's key.
@@ -107,12 +107,12 @@ class CompiledTask:
             self.step = self.lowered.compile()
 
     def init(self) -> TrainState:
-        """The first state, made where it lives."""
+        """Makes the first state where it lives."""
         return jax.jit(self._init, out_shardings=self.shardings)(self._key)
 
 
 def on_devices(batches: grain.IterDataset, shardings: Any, spec: Any) -> grain.IterDataset:
-    """Global batches on the devices, read and moved ahead of their use."""
+    """Puts global batches on the devices, read and moved ahead of their use."""
     prefetch = grain.experimental.ThreadPrefetchIterDataset
     read = prefetch(batches, prefetch_buffer_size=4)
     moved = read.map(lambda batch: global_arrays(batch, shardings, spec))
@@ -120,7 +120,7 @@ def on_devices(batches: grain.IterDataset, shardings: Any, spec: Any) -> grain.I
 
 
 def initial_state(task: Task, *, seed: int, mesh: Mesh | None = None) -> TrainState:
-    """The state that a run of this seed starts from, on one device, or as it lies on a mesh."""
+    """Makes the state that a run of this seed starts from, on one device or laid on a mesh."""
     key, places = jax.random.key(seed), None
     if mesh is not None:
         places, _ = place(jax.eval_shape(task.init, key), mesh)
@@ -169,7 +169,7 @@ def fit(
     bit, as one that was not.
 
     Args:
-      task: What to train.
+      task: Task to train.
       run: The run directory.
       steps: Steps to train for.
       seed: Seed of the initial parameters and of every step's key.
@@ -178,8 +178,8 @@ def fit(
       log_every: Steps between lines of training metrics.
       eval_every: Steps between evaluations; 0 for none before the end.
       checkpoint_every: Steps between checkpoints; 0 for none before the end.
-      keep_checkpoints: How many checkpoints stay.
-      progress: Where progress is shown.
+      keep_checkpoints: Number of checkpoints that stay.
+      progress: Display of the progress; none by default.
 
     Returns:
       The state after the last step, where it lies on the mesh.

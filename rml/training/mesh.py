@@ -51,7 +51,7 @@ that divides no axis of its rules goes to the last one of the array that it does
 def make_mesh(
     shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh with the axes replica, data, fsdp, model.
+    """Makes a mesh with the axes replica, data, fsdp, model.
 
     Args:
       shape: Devices along each axis; one axis may be -1 and takes what is left. Axes that are
@@ -92,7 +92,7 @@ def make_mesh(
 
 
 def slice_of(device: Any) -> int:
-    """Index of a TPU's slice, 0 of everything else."""
+    """Returns the index of a TPU's slice, 0 of everything else."""
     tpu = getattr(device, "platform", None) == "tpu"
     return getattr(device, "slice_index", 0) if tpu else 0
 
@@ -112,17 +112,17 @@ def _join_slices(shape: dict[str, int], devices: list[Any], slices: list[int]) -
 
 @contextmanager
 def use_mesh(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
-    """Context in which logical axis names of activations mean axes of this mesh."""
+    """Opens a context in which logical axis names of activations mean axes of this mesh."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(of_activations(rules)):
         yield
 
 
 @contextmanager
 def split_tokens() -> Iterator[None]:
-    """Context in which tokens of activations are split over the batch axes, and rows stay whole.
+    """Opens a context in which batch axes split the tokens of activations, and rows stay whole.
 
-    For texts so long that one is spread over all devices; inside `use_mesh`. What attends must
-    exchange keys and values itself, see `rml.attention.attend_over_mesh`.
+    It is for texts so long that one is spread over all devices; inside `use_mesh`. What attends
+    must exchange keys and values itself, see `rml.attention.attend_over_mesh`.
     """
     others = [(name, axes) for name, axes in nn.get_logical_axis_rules()
               if name not in ("batch", "length")]  # fmt: skip
@@ -131,7 +131,7 @@ def split_tokens() -> Iterator[None]:
 
 
 def of_activations(rules: Rules) -> Rules:
-    """The rules of activations: their rows take the batch axes, what shares those stays whole."""
+    """Selects the rules of activations: rows take the batch axes, what shares those stays whole."""
     stored = {name for name, axes in rules if not set(BATCH_AXES).isdisjoint(_tuple(axes))}
     return [(name, axes) for name, axes in rules if name == "batch" or name not in stored]
 
@@ -143,7 +143,7 @@ def _tuple(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
 def place(
     boxed: PyTree, mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES
 ) -> tuple[PyTree, Rules]:
-    """Where arrays lie, by the logical names of their axes.
+    """Chooses where arrays lie, by the logical names of their axes.
 
     Args:
       boxed: Shapes of arrays, boxed by logical axes where they have names.
@@ -211,7 +211,7 @@ def _spec(
 
 
 def device_bytes(arrays: PyTree, shardings: PyTree) -> int:
-    """Bytes of arrays that the device with the most of them holds."""
+    """Counts the bytes of arrays that the device with the most of them holds."""
     each = jax.tree.map(
         lambda leaf, own: math.prod(own.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
         arrays,
@@ -237,12 +237,12 @@ def check_divisible(tree: PyTree, shardings: PyTree) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Batches are split over all data axes of the mesh, along their first axis."""
+    """Makes the sharding of batches over all data axes of the mesh, along their first axis."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_axes() -> tuple[str, ...]:
-    """Batch axes of the mesh in use along which the present program still has several devices."""
+    """Lists batch axes of the mesh in use along which this program still has several devices."""
     mesh = jax.sharding.get_abstract_mesh()
     return tuple(
         axis for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1 and axis not in mesh.manual_axes
@@ -250,7 +250,7 @@ def batch_axes() -> tuple[str, ...]:
 
 
 def over_batch(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """A loss that takes `axis_name`, over the batch axes of the mesh in use when it is called.
+    """Spreads a loss that takes `axis_name` over the batch axes of the mesh in use when called.
 
     Left to the partitioner, a pass over all pairs of a batch gathers the whole of it on every
     device; told its axes, the loss exchanges what it needs itself, see `rml.ops.ring`.

@@ -22,11 +22,11 @@ class Groups(NamedTuple):
     Each is an array with the number of the small unit of every large one.
 
     Attributes:
-      stream: Of the token's width.
-      heads: Of the query heads.
-      kv_heads: Of the heads of keys and values.
-      mlp: Of the hidden units.
-      layers: Of the blocks.
+      stream: Groups of the token's width.
+      heads: Groups of the query heads.
+      kv_heads: Groups of the heads of keys and values.
+      mlp: Groups of the hidden units.
+      layers: Groups of the blocks.
       head_width: Width of a head, which stays.
     """
 
@@ -58,7 +58,7 @@ class Phase(NamedTuple):
 
     Attributes:
       level: Size, 0 the largest.
-      change: How it begins: "start", "coalesce" or "decoalesce".
+      change: Kind of its beginning: "start", "coalesce" or "decoalesce".
       steps: Steps of training.
       rate: Learning rate.
     """
@@ -70,7 +70,7 @@ class Phase(NamedTuple):
 
 
 def unit_groups(n: int, ratio: int = 2, scheme: str = "halves") -> Int[np.ndarray, " n"]:
-    """Groups of `ratio` units each.
+    """Assigns units to groups of `ratio` each.
 
     Args:
       n: Number of units.
@@ -102,7 +102,7 @@ def groups_of(
     scheme: str = "halves",
     layer_scheme: str = "halves",
 ) -> Groups:
-    """Groups of all units of a `ViT`, `Bert` or `Llama`.
+    """Groups all units of a `ViT`, `Bert` or `Llama`.
 
     Heads are grouped whole. Where several queries share keys and values, heads of keys and values
     are grouped, and with them queries at the same place of their group.
@@ -111,8 +111,8 @@ def groups_of(
       params: Its parameters, heads may stand beside it; or the `Sizes` of a model that is to be.
       width: Units of a group of the stream, the heads and the MLP; 1 leaves the width.
       depth: Layers of a group; 1 leaves the depth.
-      scheme: How units are grouped, see `unit_groups`.
-      layer_scheme: How layers are grouped.
+      scheme: Scheme of the units' groups, see `unit_groups`.
+      layer_scheme: Scheme of the layers' groups.
 
     Raises:
       UserError: A number of units is not divided; the message names it.
@@ -147,7 +147,7 @@ def coalesce(params: PyTree, groups: Groups) -> dict[str, Any]:
 
     Args:
       params: Parameters of a `ViT`, `Bert` or `Llama`, and of heads.
-      groups: Which units become one, see `groups_of`.
+      groups: Units that become one, see `groups_of`.
 
     Returns:
       Parameters of the small model.
@@ -184,7 +184,7 @@ def decoalesce(params: PyTree, groups: Groups) -> dict[str, Any]:
 
 
 def interpolate(before: PyTree, after: PyTree, alpha: ArrayLike) -> PyTree:
-    """Parameters between those before a smaller model was trained and those that come of it.
+    """Mixes parameters from before a smaller model was trained with those that come of it.
 
     (1 - α) before + α after. Copies of a unit get equal gradients; with α < 1 they part.
 
@@ -208,7 +208,7 @@ def interpolate(before: PyTree, after: PyTree, alpha: ArrayLike) -> PyTree:
 
 
 def v_cycle(levels: Sequence[Level]) -> tuple[Phase, ...]:
-    """The trainings of a V-cycle, in their order: down to the smallest level, and up again.
+    """Lists the trainings of a V-cycle, in their order: down to the smallest level, and up again.
 
     Args:
       levels: Sizes, the largest first; one alone is an ordinary training.
@@ -248,13 +248,13 @@ def start_of_phase(
     *,
     alpha: ArrayLike,
 ) -> PyTree:
-    """The parameters that a phase starts from.
+    """Makes the parameters that a phase starts from.
 
     Args:
       phase: A phase of `v_cycle`.
-      params: What the phase before it ended with; not read at a "start".
-      kept: By level, what it ended with before it was made smaller.
-      groups: From each level to the next.
+      params: Parameters at the end of the phase before; not read at a "start".
+      kept: Parameters of each level from before it was made smaller.
+      groups: Groups from each level to the next.
       alpha: Share of what comes of the smaller level, see `interpolate`.
 
     Returns:

@@ -103,7 +103,10 @@ def kar(
 
 
 def decay_mask(params: PyTree) -> PyTree:
-    """True where weight decay applies: not to biases, scales, positions, patch projections."""
+    """Marks where weight decay applies.
+
+    It spares biases, scales, class tokens, positions, temperatures and patch projections.
+    """
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
         names = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
@@ -120,7 +123,7 @@ def _number(value: Any) -> Any:
 
 
 def build_schedule(config: Mapping[str, Any], updates: int) -> optax.Schedule:
-    """The learning-rate schedule over `updates` optimiser updates."""
+    """Builds the learning-rate schedule over `updates` optimiser updates."""
     peak, warmup = _number(config["learning_rate"]), int(config["warmup_steps"])
     if warmup > updates:
         raise UserError(
@@ -145,7 +148,7 @@ def build_schedule(config: Mapping[str, Any], updates: int) -> optax.Schedule:
 
 
 def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
-    """The optimiser that a config names.
+    """Builds the optimiser that a config names.
 
     Args:
       config: All of `KEYS`: `name` (adamw, lars, lamb, sgd, kar), `learning_rate` (peak),

@@ -37,7 +37,7 @@ def split_cpu(devices: int) -> None:
     pool gets several threads a device, of which few ever run at once.
 
     Args:
-      devices: How many.
+      devices: Number of devices.
     """
     os.environ["NPROC"] = str(max(THREADS_PER_DEVICE * devices, os.cpu_count() or 1))
     jax.config.update("jax_num_cpu_devices", devices)
@@ -54,8 +54,8 @@ def join(
 
     Args:
       coordinator: `host:port` of process 0; found by JAX on TPU pods, SLURM and Kubernetes.
-      processes: How many.
-      index: Which of them this is.
+      processes: Number of processes.
+      index: Index of this process among them.
       lost: `lost(reason)`, called in a thread of the runtime when process 0 cannot be reached or
         says that another one cannot; it must end this process.
 
@@ -79,7 +79,7 @@ def join(
 
 @contextmanager
 def _calling(lost: Callable[[str], Any]) -> Iterator[None]:
-    """Has JAX's client call `lost` where it would print its own account and end the process.
+    """Makes JAX's client call `lost` where it would print its own account and end the process.
 
     `jax.distributed.initialize` has no argument for that, the client that it makes has one.
     """
@@ -141,7 +141,7 @@ OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
 def lost_process(error: BaseException) -> str | None:
-    """What an error says of another process that has ended, None if it is about something else.
+    """Reads what an error says of a process that has ended, None if it is about something else.
 
     Where the words of a device's error say neither, the runtime is given the time in which it
     finds a process lost and calls `lost` of `join`, whatever the devices are connected by.
@@ -157,7 +157,7 @@ def lost_process(error: BaseException) -> str | None:
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes."""
+    """Tells whether this is the process that writes."""
     return jax.process_index() == 0
 
 
@@ -172,7 +172,7 @@ def primary_first(name: str) -> Iterator[None]:
     """Runs the block in the first process, then in the others; if it fails there, it fails in all.
 
     Args:
-      name: Of what is done, for messages.
+      name: Name of what is done, for messages.
 
     Raises:
       UserError: The first process failed, whose own message says why.
@@ -195,32 +195,32 @@ def primary_first(name: str) -> Iterator[None]:
 
 
 def all_agree(value: bool) -> bool:
-    """Whether `value` is true in every process."""
+    """Tells whether `value` is true in every process."""
     if jax.process_count() == 1:
         return value
     return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
 
 
 def of_primary(value: bool) -> bool:
-    """What `value` is in the first process."""
+    """Returns what `value` is in the first process."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 def largest(values: np.ndarray) -> np.ndarray:
-    """The largest that any process has, for each element."""
+    """Returns the largest value that any process has, for each element."""
     if jax.process_count() == 1:
         return values
     return np.asarray(multihost_utils.process_allgather(values)).max(axis=0)
 
 
 def part_of_batch(sharding: NamedSharding, batch_size: int) -> tuple[int, int]:
-    """Which part of every global batch this process reads.
+    """Finds which part of every global batch this process reads.
 
     Args:
-      sharding: Of the batch's first axis.
-      batch_size: Of the global batch.
+      sharding: Sharding of the batch's first axis.
+      batch_size: Size of the global batch.
 
     Returns:
       Number of the part, and of how many equal parts. Processes whose devices hold the same rows,
@@ -243,7 +243,7 @@ def part_of_batch(sharding: NamedSharding, batch_size: int) -> tuple[int, int]:
 
 
 def global_arrays(batch: PyTree, shardings: PyTree, spec: PyTree) -> PyTree:
-    """The global batch on the devices, of which `batch` is what this process has read."""
+    """Makes the global batch on the devices, of which `batch` is what this process has read."""
     if jax.process_count() == 1:
         return jax.device_put(batch, shardings)
     return jax.tree.map(
@@ -257,13 +257,13 @@ def global_arrays(batch: PyTree, shardings: PyTree, spec: PyTree) -> PyTree:
 
 
 def everywhere(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Arrays that this process holds whole, as every other does, on all devices of the mesh."""
+    """Puts arrays that each process holds whole on all devices of the mesh."""
     whole = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda leaf: jax.device_put(leaf, whole), tree)
 
 
 def local_copy(tree: PyTree) -> PyTree:
-    """Arrays that lie over several processes, whole on the first device of this one.
+    """Copies arrays that lie over several processes, whole, to the first device of this one.
 
     With one process they stay where they are.
     """

@@ -9,7 +9,7 @@ PLAIN_EVERY = 10.0  # seconds between plain lines
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 1:02 or 1:02:03."""
+    """Writes seconds as 1:02 or 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -29,10 +29,10 @@ class Progress:
         """Chooses the form.
 
         Args:
-          stream: Where to write, standard output by default.
+          stream: Stream to write to, standard output by default.
           keys: Metrics to show, such as "train/loss"; all that come where none is named.
           quiet: Show nothing.
-          unit: What is counted, in the singular.
+          unit: Name of what is counted, in the singular.
         """
         self._stream = stream or sys.stdout
         self._keys, self._quiet, self._unit = keys, quiet, unit
@@ -41,7 +41,7 @@ class Progress:
         self._last_plain = 0.0
 
     def note(self, text: str) -> None:
-        """One line about what happens now."""
+        """Prints one line about what happens now."""
         if not self._quiet:
             print(text, file=self._stream, flush=True)
 
@@ -79,7 +79,7 @@ class Progress:
         }
 
     def advance(self, step: int) -> None:
-        """The step that was just started."""
+        """Shows the step that was just started."""
         self._step = step
         if self._quiet:
             return

@@ -30,7 +30,7 @@ def init_queue(key: Key[Array, ""], *, size: int, features: int) -> Queue:
     """Makes a queue full of random directions, which are negatives until keys replace them.
 
     Args:
-      key: Of the draw.
+      key: Random key of the draw.
       size: Number of keys that the queue holds.
       features: Width of a key.
 

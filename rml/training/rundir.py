@@ -47,7 +47,7 @@ class RunDirectory:
       path: The directory.
       config: The run's config as plain data.
       resumed: Whether the directory held this run before.
-      tracker: Where metrics are logged beside the directory, None if nowhere; see
+      tracker: Tracker that metrics are logged to beside the directory, None if to none; see
         `rml.training.tracking`.
     """
 
@@ -160,7 +160,7 @@ class RunDirectory:
         self.close()
 
     def of_method(self, name: str) -> "RunDirectory":
-        """The directory of one of the methods that a run compares, `methods/<name>` in it."""
+        """Opens the directory of one of the methods that a run compares, `methods/<name>` in it."""
         config = self.config | {"method": name}
         inner = RunDirectory(
             self.path / "methods" / name, config, config_name=self.config_name, commit=self.commit
@@ -169,7 +169,7 @@ class RunDirectory:
         return inner
 
     def figure(self, name: str) -> Path:
-        """Where a figure of this name is saved."""
+        """Returns where a figure of this name is saved."""
         if not is_primary():
             self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="rml-figures-")
             return Path(self._scratch.name) / name
@@ -183,11 +183,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a complete run, None before it is complete."""
+        """Reads the summary of a complete run, None before it is complete."""
         return read_summary(self.path)
 
     def seconds(self) -> float:
-        """Wall-clock time of all earlier starts, up to the last metrics that each method wrote."""
+        """Counts seconds of all earlier starts, up to the last metrics that each method wrote."""
         return _seconds(self.path)
 
     def write_summary(
@@ -234,7 +234,7 @@ class RunDirectory:
 
         Args:
           step: The step at which it failed.
-          message: What went wrong.
+          message: Account of what went wrong.
         """
         if is_primary():
             failure = {"step": step, "message": message, "commit": self.commit or "unknown"}

@@ -45,7 +45,7 @@ class TrainState(struct.PyTreeNode):
       key: Typed key, the same through the whole run; step t draws from `fold_in(key, t)`.
       model_state: Other variable collections of the model, such as `batch_stats`.
       ema_params: Exponential moving average of `params`, or None.
-      extra: What else a method keeps: momentum encoder, queue, class embeddings.
+      extra: Further state of a method: momentum encoder, queue, class embeddings.
     """
 
     step: Any
@@ -72,11 +72,11 @@ class TrainState(struct.PyTreeNode):
         return {"params": self.inference_params, **self.model_state}
 
     def training_variables(self, params: PyTree) -> PyTree:
-        """The variables with which a loss applies the model, for parameters to differentiate by."""
+        """Makes the variables that a loss applies the model with, to differentiate by `params`."""
         return {"params": params, **self.model_state}
 
     def apply_gradients(self, grads: PyTree, optimizer: Optimizer, **changes: Any) -> "TrainState":
-        """One optimiser update, the moving average included; `changes` replace further fields."""
+        """Makes one optimiser update with the moving average; `changes` replace further fields."""
         updates, opt_state = optimizer.transform.update(grads, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
         ema_params = self.ema_params
@@ -94,13 +94,13 @@ class TrainState(struct.PyTreeNode):
 def create_state(
     key: Key[Array, ""], variables: PyTree, optimizer: Optimizer, **extra: Any
 ) -> TrainState:
-    """The state before the first step.
+    """Makes the state before the first step.
 
     Args:
       key: The run's key.
       variables: Linen variables: `params` and any other collections, boxed by their logical axes.
       optimizer: See `rml.training.build_optimizer`.
-      **extra: What else the method keeps.
+      **extra: Further state of the method.
 
     Returns:
       A state whose arrays still carry their logical axis names.
@@ -163,9 +163,9 @@ def gradient_task(
       loss: `loss(params, state, batch) -> Loss`. It is differentiated by `params` alone and draws
         from `state.step_key`.
       optimizer: See `rml.training.build_optimizer`.
-      batches: As in `Task`.
-      evaluate: As in `Task`.
-      batch_spec: As in `Task`.
+      batches: Function that makes the batches, as in `Task`.
+      evaluate: Function that evaluates a state, as in `Task`.
+      batch_spec: Shapes of a global batch, as in `Task`.
       extra: `extra(key, variables) -> dict`, what `TrainState.extra` holds before the first step.
       after: `after(before, state) -> (changes, metrics)`, called with the states before and after
         an update: entries of `TrainState.extra` that follow the update, and scalars to be logged.

@@ -53,7 +53,7 @@ class MetricsWriter:
         Args:
           directory: The run directory.
           step: Step after which the run continues, 0 for a new one.
-          tracker: Where metrics are written as well, see `rml.training.tracking`.
+          tracker: Tracker that metrics are written to as well, see `rml.training.tracking`.
         """
         self._path = directory / "metrics.jsonl"
         self._writes = is_primary()
@@ -138,7 +138,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a `metrics.jsonl`; what a kill or a power cut has damaged is left out."""
+    """Reads the whole lines of a `metrics.jsonl`; what a kill or power cut damaged is left out."""
     return _parse(path)[0]
 
 
@@ -168,7 +168,7 @@ def warn_of_gaps(path: Path, step: int, **every: int) -> None:
     Args:
       path: The file of metrics.
       step: The step after which the run continues.
-      **every: By kind of metrics, `train` or `eval`, the steps between their lines; 0 for none.
+      **every: Steps between lines of a kind of metrics, `train` or `eval`; 0 for none.
     """
     lines = read_metrics(path)
     for kind, interval in every.items():

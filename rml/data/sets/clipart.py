@@ -65,7 +65,7 @@ class Clipart(Drawn):
 
 @functools.cache
 def files() -> list[tuple[str, str]]:
-    """Path below the collection and SVG document of each drawing that is kept, by path."""
+    """Reads path below the collection and SVG document of each drawing that is kept, by path."""
     found = (
         (path.removeprefix(ROOT), content.decode("utf-8", "replace"))
         for path, content in assets.members("openclipart", f"{ROOT}*.svg")

@@ -51,7 +51,7 @@ class Debian(Fetched):
 
     @classmethod
     def directory(cls) -> Path:
-        """Where it is prepared below the data directory."""
+        """Returns where it is prepared below the data directory."""
         return Path(cls.name, cls.BUILDER_CONFIGS[0].name, str(cls.VERSION))
 
     def _features(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Debian(Fetched):
 
 @functools.cache
 def read() -> list[dict[str, Any]]:
-    """The packages that are kept, in the order of Debian's list."""
+    """Reads the packages that are kept, in the order of Debian's list."""
     files = dict(assets.members("debian_lists", "Packages", "Translation-*"))
     words = {
         language: {
@@ -124,7 +124,7 @@ def read() -> list[dict[str, Any]]:
 
 
 def stanzas(text: str) -> Iterator[dict[str, str]]:
-    """Fields of each stanza of a control file; lines that continue a field keep their breaks."""
+    """Reads fields of each stanza of a control file; lines that continue one keep their breaks."""
     for stanza in text.split("\n\n"):
         fields: dict[str, str] = {}
         key = ""
@@ -139,7 +139,7 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 
 def described(text: str, package: str) -> tuple[str, str]:
-    """Synopsis and description, both without the package's name."""
+    """Reads synopsis and description, both without the package's name."""
     # Most texts lack the name, and a pattern takes longer to compile than all else here.
     if package.casefold() in text.casefold() or DOTS.search(text):
         text = re.sub(re.escape(package), "it", text, flags=re.I)
@@ -149,7 +149,7 @@ def described(text: str, package: str) -> tuple[str, str]:
 
 
 def tags(text: str) -> list[str]:
-    """Debtags, those that share a beginning spelled out: `a::{b,c}` is `a::b` and `a::c`."""
+    """Reads debtags, those that share a beginning spelled out: `a::{b,c}` is `a::b` and `a::c`."""
     found = []
     for tag in re.split(r",\s*(?![^{]*\})", text.replace("\n", " ")):
         several = re.match(r"(.*)\{(.*)\}$", tag.strip())
@@ -162,6 +162,6 @@ def tags(text: str) -> list[str]:
 
 
 def names(relation: str) -> list[str]:
-    """Names of the packages that a relation mentions, alternatives too."""
+    """Lists names of the packages that a relation mentions, alternatives too."""
     parts = (re.split(r"[ (:]", part.strip())[0] for part in re.split(r"[,|]", relation))
     return list(dict.fromkeys(part for part in parts if part))

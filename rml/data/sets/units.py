@@ -77,13 +77,13 @@ class Units(Drawn):
 
 @functools.cache
 def files() -> dict[str, bytes]:
-    """All that is read of the archive, which is decompressed once: configurations and frames."""
+    """Reads configurations and frames of the archive, which is decompressed once."""
     return dict(assets.members("wesnoth", f"{CORE}units/*.cfg", f"{IMAGES}units/*.png"))
 
 
 @functools.cache
 def read() -> dict[str, Unit]:
-    """Each type of unit by the path of its base image, without ending."""
+    """Reads each type of unit by the path of its base image, without ending."""
     found = {}
     for path, content in files().items():
         unit = parse(content.decode()) if path.endswith(".cfg") else None
@@ -93,7 +93,7 @@ def read() -> dict[str, Unit]:
 
 
 def parse(config: str) -> tuple[str, Unit] | None:
-    """The base image and the unit of a configuration; None where it has no image of its own."""
+    """Reads base image and unit of a configuration; None where it has no image of its own."""
     match = re.search(r"\[unit_type\](.*)", config, re.DOTALL)
     if match is None:
         return None
@@ -109,7 +109,7 @@ def parse(config: str) -> tuple[str, Unit] | None:
 
 
 def action_of(rest: str) -> tuple[str, str]:
-    """Action and direction that the rest of a frame's name says, such as "ne-attack-3"."""
+    """Reads action and direction from the rest of a frame's name, such as "ne-attack-3"."""
     words = re.sub(r"[-_]?\d+$", "", rest)
     match = re.match(r"(ne|nw|se|sw|n|s)(-|$)", words)
     direction = match[1] if match else "side"

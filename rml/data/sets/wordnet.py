@@ -56,7 +56,7 @@ class Wordnet(Fetched):
 
 
 def read() -> Iterator[dict[str, Any]]:
-    """All synsets, in the order of WordNet's files."""
+    """Reads all synsets, in the order of WordNet's files."""
     for path, content in assets.members("wordnet", *(f"*/wordnet/data.{part}" for part in PARTS)):
         del path
         for line in content.decode().splitlines():
@@ -65,7 +65,7 @@ def read() -> Iterator[dict[str, Any]]:
 
 
 def parse(line: str) -> dict[str, Any]:
-    """A synset from a line of a data file (WordNet's wndb(5))."""
+    """Reads a synset from a line of a data file (WordNet's wndb(5))."""
     fields, _, comment = line.partition("|")
     offset, supersense, part, count, *rest = fields.split()
     words = int(count, 16)

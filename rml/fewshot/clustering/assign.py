@@ -29,7 +29,7 @@ class Assigned(NamedTuple):
 
 
 def points_of_block(block: int | None, prototypes: int) -> int:
-    """The caller's choice of points in a block, or one whose tile of distances is in cache.
+    """Returns the caller's points of a block, or as many as keep a tile of distances in cache.
 
     Larger tiles fill an accelerator, smaller ones stay in the second level of a CPU.
     """
@@ -42,7 +42,7 @@ def points_of_block(block: int | None, prototypes: int) -> int:
 def half_distances(
     points: Float[Array, "b d"], prototypes: Float[Array, "k d"]
 ) -> Float[Array, "k b"]:
-    """Half the squared Euclidean distances less a constant of each point, which has a column.
+    """Computes half the squared Euclidean distances, less a constant a point; points are columns.
 
     A column for a point rather than a row lets a reduction over the prototypes run along the
     vector lanes of a CPU.
@@ -58,7 +58,7 @@ def half_distances(
 def nearest(
     points: Float[Array, "b d"], prototypes: Float[Array, "k d"]
 ) -> tuple[Int[Array, " b"], Float[Array, "b d"]]:
-    """The nearest prototype of each point, the lower among equals, and the difference from it."""
+    """Finds each point's nearest prototype, the lower among equals, and the difference from it."""
     scores = half_distances(points, prototypes)
     # Two minima are several times faster on a CPU than one argmin.
     index = jnp.arange(scores.shape[0], dtype=jnp.int32)[:, None]
@@ -116,7 +116,7 @@ def assign(
 
 
 def total(values: Array, axis_name: Any) -> Array:
-    """The sum over the shards, or the values themselves where nothing is sharded."""
+    """Sums over the shards, or returns the values themselves where nothing is sharded."""
     return values if axis_name is None else jax.lax.psum(values, axis_name)
 
 
@@ -125,7 +125,7 @@ WHOLE: Any = PartitionSpec()
 
 
 def over_rows(function: Callable, mesh: Mesh | None, in_specs: Any, out_specs: Any) -> Callable:
-    """The function of each device's own points under a mesh, the function itself without one."""
+    """Maps a function over each device's own points under a mesh; returns it without one."""
     if mesh is None:
         return function
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)

@@ -46,7 +46,7 @@ class Clustering(NamedTuple):
 
     @classmethod
     def of(cls, found: Solution) -> "Clustering":
-        """The clustering that an optimiser found."""
+        """Makes the clustering that an optimiser found."""
         return cls(labels=found.clusters[:, 0], **found._asdict())
 
 

@@ -82,9 +82,9 @@ def lloyd(
 
 
 def means(offsets: Array, counts: Array, old: Array, *, spherical: bool = False) -> Array:
-    """The mean of each cluster, of unit length if `spherical`; an empty one keeps its prototype.
+    """Averages each cluster, to unit length if `spherical`; an empty one keeps its prototype.
 
-    As a step from the old prototype: one that stands on equal points stays there exactly.
+    It is a step from the old prototype: one that stands on equal points stays there exactly.
     """
     new = old + offsets / jnp.where(counts > 0, counts, 1)[:, None]
     if not spherical:

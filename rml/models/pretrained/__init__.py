@@ -52,7 +52,7 @@ class Pretrained(NamedTuple):
     normalize: bool
 
     def text_encoder(self) -> tuple[TextEncoder, dict[str, Any]]:
-        """The model followed by its pooling, and the variables of both."""
+        """Returns the model followed by its pooling, and the variables of both."""
         encoder = TextEncoder(self.module, self.pooling, self.normalize)
         return encoder, {name: {"backbone": tree} for name, tree in self.variables.items()}
 

@@ -52,7 +52,7 @@ OLD = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"
 
 
 def bert(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> Bert:
-    """The module of a BERT's config.
+    """Builds the module of a BERT's config.
 
     Raises:
       UserError: A part of it is not implemented, or an attribute is not one of ours.
@@ -70,13 +70,13 @@ def bert(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> B
 
 
 def roberta(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> Bert:
-    """The module of a RoBERTa's config: its positions begin after that of padding."""
+    """Builds the module of a RoBERTa's config: its positions begin after that of padding."""
     positions = config.get("max_position_embeddings", 512) - _first(config)
     return bert({**config, "max_position_embeddings": positions}, file, options)
 
 
 def distilbert(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> Bert:
-    """The module of a DistilBERT's config: a BERT of one segment, whose vector is zero."""
+    """Builds the module of a DistilBERT's config: a BERT of one segment, whose vector is zero."""
     names = {
         "hidden_size": "dim",
         "num_hidden_layers": "n_layers",
@@ -94,12 +94,12 @@ def distilbert(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]
 
 
 def bert_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's tensors by BERT's names; with a task's head on it the rest is the head."""
+    """Selects the encoder's tensors by BERT's names; the rest is a task's head, if it has one."""
     return renamed(without(beneath(tensors, "bert."), *UNUSED), OLD)
 
 
 def roberta_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's tensors by BERT's names, without the positions that no token has."""
+    """Selects the encoder's tensors by BERT's names, without the positions that no token has."""
     found = without(beneath(tensors, "roberta."), *UNUSED)
     first = _first(config)
     if POSITIONS in found:
@@ -112,7 +112,7 @@ def roberta_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
 def distilbert_tensors(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The encoder's tensors by BERT's names, and the vector of the one segment."""
+    """Selects the encoder's tensors by BERT's names, and the vector of the one segment."""
     found = renamed(without(beneath(tensors, "distilbert."), *UNUSED), DISTILLED)
     if POSITIONS in found:
         shape = (1, *found[POSITIONS].shape[1:])

@@ -108,7 +108,7 @@ OPENAI = Names(
 def image_tensors(
     tensors: Mapping[str, Tensor], names: Names, file: Path
 ) -> tuple[dict[str, Tensor], float | None]:
-    """The image tower's tensors, and what cosines are multiplied with, if it is stored."""
+    """Selects the image tower's tensors, and the factor of cosines, if it is stored."""
     found = {n: t for n, t in tensors.items() if n.startswith(names.image)}
     found = {n: t for n, t in found.items() if n not in names.unused}
     shape = shape_of(found, names.image_positions, file, 2)
@@ -120,7 +120,7 @@ def image_tensors(
 
 
 def text_tensors(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """The text tower's tensors."""
+    """Selects the text tower's tensors."""
     found = {n: t for n, t in tensors.items() if not n.startswith(names.image)}
     return {n: t for n, t in found.items() if n not in (*names.unused, SCALE)}
 
@@ -132,7 +132,7 @@ def image_tower(
     file: Path,
     options: Mapping[str, Any],
 ) -> ViT:
-    """The image tower that the tensors are of.
+    """Builds the image tower that the tensors are of.
 
     Raises:
       UserError: A tensor that gives a size is missing, or an attribute is not one of ours.
@@ -156,7 +156,7 @@ def text_tower(
     file: Path,
     options: Mapping[str, Any],
 ) -> ClipText:
-    """The text tower that the tensors are of.
+    """Builds the text tower that the tensors are of.
 
     Raises:
       UserError: A tensor that gives a size is missing, or an attribute is not one of ours.
@@ -174,7 +174,7 @@ def text_tower(
 
 
 def image_layout(names: Names) -> Layout:
-    """Where the image tower's tensors belong."""
+    """Lists where the image tower's tensors belong."""
     outer = (
         Entry("cls", names.cls, 0),
         Entry("positions", names.image_positions, None),
@@ -187,7 +187,7 @@ def image_layout(names: Names) -> Layout:
 
 
 def text_layout(names: Names) -> Layout:
-    """Where the text tower's tensors belong."""
+    """Lists where the text tower's tensors belong."""
     outer = (
         Entry("tokens/embedding", names.tokens, None),
         Entry("positions/embedding", names.text_positions, None),

@@ -28,7 +28,7 @@ NUMBER = "hidden_act_param"
 
 
 def need(config: Mapping[str, Any], file: Path, key: str) -> Any:
-    """A value of the config.
+    """Reads a value of the config.
 
     Raises:
       UserError: There is none.
@@ -46,7 +46,7 @@ def only(config: Mapping[str, Any], file: Path, key: str, expected: object) -> N
 
 
 def activation(name: str, file: Path) -> str:
-    """Our name of Hugging Face's nonlinearity.
+    """Finds our name of Hugging Face's nonlinearity.
 
     Raises:
       UserError: We do not have it.
@@ -57,7 +57,7 @@ def activation(name: str, file: Path) -> str:
 
 
 def numbered_activation(config: Mapping[str, Any], file: Path, default: str) -> str:
-    """Our name of a config's nonlinearity, which may be one with a number.
+    """Finds our name of a config's nonlinearity, which may be one with a number.
 
     Raises:
       UserError: We do not have it, or its number is missing or below 0.
@@ -72,7 +72,7 @@ def numbered_activation(config: Mapping[str, Any], file: Path, default: str) -> 
 
 
 def activation_entries(name: str, *, numbered: bool) -> dict[str, Any]:
-    """What a config says of our nonlinearity.
+    """Returns what a config says of our nonlinearity.
 
     Args:
       name: Our name, with its number where it has one.
@@ -95,7 +95,7 @@ def activation_entries(name: str, *, numbered: bool) -> dict[str, Any]:
 
 
 def sizes(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The sizes that text models have, by the names of their modules' attributes."""
+    """Reads the sizes that text models have, by the names of their modules' attributes."""
     return {
         "vocabulary": need(config, file, "vocab_size"),
         "width": need(config, file, "hidden_size"),
@@ -106,18 +106,18 @@ def sizes(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def without(tensors: Mapping[str, Tensor], *beginnings: str) -> dict[str, Tensor]:
-    """The tensors whose names begin otherwise."""
+    """Selects the tensors whose names begin otherwise."""
     return {name: t for name, t in tensors.items() if not name.startswith(beginnings)}
 
 
 def beneath(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors of one part of a model by their names in it; all where none is of that part."""
+    """Selects a part's tensors by their names in it; all tensors where none is of that part."""
     found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     return found or dict(tensors)
 
 
 def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors, parts of their names replaced."""
+    """Renames the tensors, parts of their names replaced."""
     found = {}
     for name, tensor in tensors.items():
         for theirs, ours in names.items():
@@ -127,14 +127,14 @@ def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str
 
 
 def count_layers(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Number of layers whose tensors begin with `prefix`, "{}" standing for the layer."""
+    """Counts the layers whose tensors begin with `prefix`, "{}" standing for the layer."""
     before = prefix.partition("{}")[0]
     numbers = {n.removeprefix(before).split(".")[0] for n in tensors if n.startswith(before)}
     return len(numbers)
 
 
 def shape_of(tensors: Mapping[str, Tensor], name: str, file: Path, axes: int) -> tuple[int, ...]:
-    """The shape of a tensor.
+    """Returns the shape of a tensor.
 
     Args:
       tensors: Tensors by name.

@@ -6,25 +6,25 @@ from rml.models.pretrained.tensors import CONVOLUTION, Entry
 
 
 def affine(path: str, name: str, inputs: int = 1, *, bias: bool = True) -> tuple[Entry, ...]:
-    """Of a Dense layer: "NAME.weight" and, where it has one, "NAME.bias"."""
+    """Makes entries of a Dense layer: "NAME.weight" and, where it has one, "NAME.bias"."""
     kernel = Entry(f"{path}/kernel", f"{name}.weight", inputs)
     return (kernel, Entry(f"{path}/bias", f"{name}.bias", 0)) if bias else (kernel,)
 
 
 def norm(path: str, name: str, *, bias: bool = True) -> tuple[Entry, ...]:
-    """Of a LayerNorm or RMSNorm: "NAME.weight" and, where it has one, "NAME.bias"."""
+    """Makes entries of a LayerNorm or RMSNorm: "NAME.weight" and, if it has one, "NAME.bias"."""
     scale = Entry(f"{path}/scale", f"{name}.weight", 0)
     return (scale, Entry(f"{path}/bias", f"{name}.bias", 0)) if bias else (scale,)
 
 
 def convolution(path: str, name: str, *, bias: bool = False) -> tuple[Entry, ...]:
-    """Of a convolution: "NAME.weight" and, where it has one, "NAME.bias"."""
+    """Makes entries of a convolution: "NAME.weight" and, where it has one, "NAME.bias"."""
     kernel = Entry(f"{path}/kernel", f"{name}.weight", CONVOLUTION)
     return (kernel, Entry(f"{path}/bias", f"{name}.bias", 0)) if bias else (kernel,)
 
 
 def batch_norm(path: str, name: str) -> tuple[Entry, ...]:
-    """Of a `rml.models.Norm` over the batch, its running statistics included."""
+    """Makes entries of a `rml.models.Norm` over the batch, its running statistics included."""
     return (
         *norm(f"{path}/bn", name),
         Entry(f"{path}/bn/mean", f"{name}.running_mean", 0, collection="batch_stats"),
@@ -35,7 +35,7 @@ def batch_norm(path: str, name: str) -> tuple[Entry, ...]:
 def vit_block(
     *, norms: tuple[str, str], qkv: Sequence[str], out: str, mlp: tuple[str, str]
 ) -> tuple[Entry, ...]:
-    """Of a block of `rml.models.ViT`.
+    """Makes entries of a block of `rml.models.ViT`.
 
     Args:
       norms: Names of the norm before attention and of that before the MLP.

@@ -23,7 +23,7 @@ def require(module: str) -> Any:
 
 
 def package_directory(package: str, project: str) -> Path:
-    """Where a package that carries weights is installed, without importing it.
+    """Finds where a package that carries weights is installed, without importing it.
 
     Its import may need what its weights do not, such as torch.
 

@@ -17,7 +17,7 @@ NAMES = {"f": "F", "i": "I", "u": "U"}
 
 
 def read_file(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by their names.
+    """Reads the tensors of a file by their names.
 
     Args:
       file: The file; its ending is a key of `READERS`.
@@ -35,7 +35,7 @@ def read_file(file: Path) -> dict[str, Tensor]:
 
 
 def tensors_of(arrays: dict[str, np.ndarray], file: Path) -> dict[str, Tensor]:
-    """Arrays as the tensors of a file."""
+    """Makes the tensors of a file from arrays."""
     return {
         name: Tensor(name, file, array.shape, _dtype(array), functools.partial(_itself, array))
         for name, array in arrays.items()
@@ -54,7 +54,7 @@ def _dtype(array: np.ndarray) -> str:
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file in that format, whatever its ending.
+    """Reads the tensors of a file in that format, whatever its ending.
 
     Raises:
       UserError: The file is missing or damaged.

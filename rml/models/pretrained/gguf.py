@@ -68,7 +68,7 @@ class Gguf:
             )
 
     def config(self) -> dict[str, Any]:
-        """The model's config in Hugging Face's names.
+        """Reads the model's config in Hugging Face's names.
 
         Raises:
           UserError: The metadata lack something, or ask for what is not implemented.
@@ -109,7 +109,7 @@ class Gguf:
         return config
 
     def tensors(self, config: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The tensors by Hugging Face's names, quantised ones as what they stand for.
+        """Lists the tensors by Hugging Face's names, quantised ones as what they stand for.
 
         Args:
           config: What `config` returned.
@@ -134,7 +134,7 @@ class Gguf:
         return found
 
     def tokenizer(self) -> Any:
-        """The `tokenizers.Tokenizer` that the metadata describe, see `gguf_tokenizer`.
+        """Makes the `tokenizers.Tokenizer` that the metadata describe, see `gguf_tokenizer`.
 
         Raises:
           UserError: The tokenizer is of another kind, or cuts texts by a rule that is not ours.

@@ -65,7 +65,7 @@ class _Vocabulary(NamedTuple):
 
 
 def read_tokenizer(fields: Mapping[str, Any], file: Path) -> Any:
-    """The `tokenizers.Tokenizer` that the metadata of a GGUF file describe.
+    """Makes the `tokenizers.Tokenizer` that the metadata of a GGUF file describe.
 
     Raises:
       UserError: The tokenizer is of another kind, cuts texts by an unknown rule, or lacks a part.

@@ -31,7 +31,7 @@ class Sentence(NamedTuple):
 
     Attributes:
       weights: The directory that holds the transformer.
-      pooling: As in `rml.models.TextEncoder`, None where the directory does not say.
+      pooling: Pooling as in `rml.models.TextEncoder`, None where the directory does not say.
       normalize: Whether vectors have unit length.
       max_length: Longest text in tokens, None where the directory does not say.
       lowercase: Whether texts are lowercased before the tokenizer sees them.
@@ -45,7 +45,7 @@ class Sentence(NamedTuple):
 
 
 def read_json(file: Path) -> Any:
-    """A JSON file's content.
+    """Reads a JSON file's content.
 
     Raises:
       UserError: The file is missing or is no JSON.
@@ -101,7 +101,7 @@ def _pooling(file: Path) -> str:
 
 
 def read_tokenizer(directory: Path, *, lowercase: bool = False) -> Any:
-    """The `tokenizers.Tokenizer` of `tokenizer.json`, its own padding and truncation off.
+    """Reads the `tokenizers.Tokenizer` of `tokenizer.json`, its own padding and truncation off.
 
     Raises:
       UserError: The file is missing or cannot be read, or the package is not installed.
@@ -123,14 +123,14 @@ def read_tokenizer(directory: Path, *, lowercase: bool = False) -> Any:
 
 
 def read_limit(directory: Path, positions: int) -> int:
-    """Longest text in tokens: the positions, or less where `tokenizer_config.json` says so."""
+    """Reads the longest text in tokens: `positions`, or less if `tokenizer_config.json` says so."""
     file = directory / "tokenizer_config.json"
     limit = read_json(file).get("model_max_length") if file.exists() else None
     return positions if limit is None else min(positions, int(limit))
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """The tensors of the first of `FILES` that is there, or of the files that its index names.
+    """Reads the tensors of the first of `FILES` that is there, or of its index's files.
 
     Raises:
       UserError: There are no such files, one is damaged, or index and files disagree.

@@ -65,7 +65,7 @@ def find_images(
     *,
     logits: bool,
 ) -> Found:
-    """The encoder that tensors and config are of.
+    """Finds the encoder that tensors and config are of.
 
     Args:
       tensors: The tensors by their names in the file.

@@ -47,7 +47,7 @@ class PretrainedImages(NamedTuple):
     scale: float | None = None
 
     def normalise(self, images: Array | np.ndarray) -> Float[Array, "b h w 3"]:
-        """Images as the encoder was trained on, from uint8 or floats in 0..1."""
+        """Normalises images, uint8 or floats in 0..1, as those the encoder was trained on."""
         images = jnp.asarray(images)
         if images.dtype == jnp.uint8:
             images = images / 255

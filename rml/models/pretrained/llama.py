@@ -18,7 +18,7 @@ SLIDING = "sliding_attention"
 
 
 def llama(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> Llama:
-    """The module of a LLaMA's config.
+    """Builds the module of a LLaMA's config.
 
     Raises:
       UserError: A part of it is not implemented, or an attribute is not one of ours.
@@ -41,13 +41,13 @@ def llama(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> 
 
 
 def mistral(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> Llama:
-    """The module of a Mistral's config: a LLaMA whose tokens see a window."""
+    """Builds the module of a Mistral's config: a LLaMA whose tokens see a window."""
     window = {"window": config.get("sliding_window")}
     return llama(config, file, {**window, **options})
 
 
 def qwen2(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> Llama:
-    """The module of a Qwen2's config: biases of queries, keys and values; blocks with a window."""
+    """Builds a Qwen2's module: biases of queries, keys and values; blocks with a window."""
     found: dict[str, Any] = {"out_bias": False}
     if config.get("use_sliding_window", False) and config.get("sliding_window") is not None:
         depth, first = sizes(config, file)["depth"], config.get("max_window_layers", 28)
@@ -58,7 +58,7 @@ def qwen2(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> 
 
 
 def rotary(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
-    """Base and scaling of the rotary frequencies, which newer configs keep in one place."""
+    """Reads base and scaling of the rotary frequencies, which newer configs keep in one place."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
     theta = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
@@ -66,7 +66,7 @@ def rotary(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
 
 
 def llama_layout(module: Llama) -> Layout:
-    """Where Hugging Face's tensors belong."""
+    """Lists where Hugging Face's tensors belong."""
     out_bias = module.attention_bias if module.out_bias is None else module.out_bias
     outer = (
         Entry("tokens/embedding", "model.embed_tokens.weight", None),
@@ -88,7 +88,7 @@ def llama_layout(module: Llama) -> Layout:
 
 
 def llama_tensors(module: Llama, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that the module has a place for, and what is unknown.
+    """Selects the tensors that the module has a place for, and what is unknown.
 
     First checkpoints carry the rotary frequencies, and one with tied embeddings may carry them
     twice.
@@ -108,7 +108,7 @@ def llama_tensors(module: Llama, tensors: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def llama_config(module: Llama) -> dict[str, Any]:
-    """What Hugging Face's config says beside the sizes that all text models have."""
+    """Returns what Hugging Face's config says beside the sizes that all text models have."""
     kv_heads, head_width = module.head_shape()
     shared = {
         "num_key_value_heads": kv_heads,

@@ -18,19 +18,19 @@ _PARTS = ("expand", "depthwise", "project")
 
 
 def efficientnet_lite0(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> MobileNet:
-    """EfficientNet-Lite0 with the classes of its classifier."""
+    """Builds EfficientNet-Lite0 with the classes of its classifier."""
     return _module("efficientnet_lite0", EfficientNetLite0, "_fc", tensors, options)
 
 
 def mobilenet_v2(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> MobileNet:
-    """MobileNetV2 with the classes of its classifier, if it has one."""
+    """Builds MobileNetV2 with the classes of its classifier, if it has one."""
     return _module("mobilenet_v2", MobileNetV2, "classifier.1", tensors, options)
 
 
 def efficientnet(
     tensors: Mapping[str, Tensor], file: Path, options: Mapping[str, Any]
 ) -> MobileNet:
-    """The EfficientNet that the tensors are of, told by their shapes.
+    """Builds the EfficientNet that the tensors are of, told by their shapes.
 
     Raises:
       UserError: It has another number of stages than all of them have, or lacks a convolution.
@@ -74,7 +74,7 @@ def _module(
 
 
 def efficientnet_layout(module: MobileNet) -> Layout:
-    """EfficientNet-PyTorch's names."""
+    """Lists EfficientNet-PyTorch's names."""
 
     def names(number: int, part: str, expands: bool) -> tuple[str, str]:
         index = _PARTS.index(part)
@@ -85,7 +85,7 @@ def efficientnet_layout(module: MobileNet) -> Layout:
 
 
 def torchvision_efficientnet_layout(module: MobileNet) -> Layout:
-    """Names of torchvision's EfficientNet."""
+    """Lists names of torchvision's EfficientNet."""
     where = [
         f"features.{number + 1}.{block}.block"
         for number, stage in enumerate(module.stages)
@@ -108,7 +108,7 @@ def torchvision_efficientnet_layout(module: MobileNet) -> Layout:
 
 
 def mobilenet_layout(module: MobileNet, *, nested: bool) -> Layout:
-    """Names of torchvision; not `nested` as they were at first, one number a layer."""
+    """Lists torchvision's names; not `nested` as they were at first, one number a layer."""
 
     def names(number: int, part: str, expands: bool) -> tuple[str, str]:
         index = _PARTS.index(part) - (not expands)

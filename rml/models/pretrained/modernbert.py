@@ -18,7 +18,7 @@ FIRST = "layers.0.attn_norm"  # of the first block there is none
 
 
 def modernbert(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> ModernBert:
-    """The module of a ModernBERT's config.
+    """Builds the module of a ModernBERT's config.
 
     Raises:
       UserError: A part of it is not implemented, or an attribute is not one of ours.
@@ -52,7 +52,7 @@ def modernbert(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]
 
 
 def modernbert_layout(module: ModernBert) -> Layout:
-    """Where Hugging Face's tensors belong."""
+    """Lists where Hugging Face's tensors belong."""
     outer = (
         Entry("tokens/embedding", "embeddings.tok_embeddings.weight", None),
         *norm("norm0", "embeddings.norm", bias=module.norm_bias),
@@ -70,7 +70,7 @@ def modernbert_layout(module: ModernBert) -> Layout:
 
 
 def modernbert_tensors(module: ModernBert, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's tensors, and values of the norm that has no effect."""
+    """Selects the encoder's tensors, and adds values of the norm that has no effect."""
     heads = ("head.", "decoder.", "classifier.")
     found = beneath(without(tensors, *heads), "model.")
     last = found.get("final_norm.weight")

@@ -13,7 +13,7 @@ from rml.models.resnet import ResNet
 
 
 def resnet(tensors: Mapping[str, Tensor], file: Path, options: Mapping[str, Any]) -> ResNet:
-    """The network that the tensors are of, told by their names and shapes.
+    """Builds the network that the tensors are of, told by their names and shapes.
 
     Raises:
       UserError: There are no stages, or an option is unknown.
@@ -34,7 +34,7 @@ def resnet(tensors: Mapping[str, Tensor], file: Path, options: Mapping[str, Any]
 
 
 def resnet_layout(module: ResNet) -> Layout:
-    """Names of torchvision's and timm's tensors."""
+    """Lists names of torchvision's and timm's tensors."""
     entries: list[Entry] = [*convolution("stem", "conv1"), *batch_norm("stem_norm", "bn1")]
     for stage, depth in enumerate(module.depths):
         for number in range(depth):

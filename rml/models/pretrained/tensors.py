@@ -44,7 +44,7 @@ class Tensor(NamedTuple):
     def changed(
         self, shape: tuple[int, ...], change: Callable[[np.ndarray], np.ndarray]
     ) -> "Tensor":
-        """The tensor with something done to it once it is read, which gives it this shape."""
+        """Returns the tensor with a change made once it is read, which gives it this shape."""
         return self._replace(shape=shape, read=lambda: change(self.read()), start=None)
 
 
@@ -97,7 +97,7 @@ def fill(
     file: Path,
     sample: jax.ShapeDtypeStruct = TOKENS,
 ) -> dict[str, Any]:
-    """A module's variables from a checkpoint, all names, shapes and dtypes checked before reading.
+    """Fills a module's variables from a checkpoint, after checking all names, shapes and dtypes.
 
     Args:
       module: The module, with attributes `depth` and `scan` where the layout has layers.
@@ -158,7 +158,7 @@ def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def unfill(module: Any, layout: Layout, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The checkpoint's tensors from a module's parameters: the inverse of `fill`.
+    """Makes the checkpoint's tensors from a module's parameters: the inverse of `fill`.
 
     Args:
       module: The module.
@@ -197,7 +197,7 @@ def unfill(module: Any, layout: Layout, params: Mapping[str, Any]) -> dict[str, 
 def variable_specs(
     module: Any, sample: jax.ShapeDtypeStruct
 ) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a module's variables by path, without making them."""
+    """Finds shapes and dtypes of a module's variables by path, without making them."""
     return flatten_dict(nn.unbox(jax.eval_shape(module.init, jax.random.key(0), sample)))
 
 

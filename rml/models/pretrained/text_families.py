@@ -49,7 +49,7 @@ class Family(NamedTuple):
 
 
 def find_text(config: Config, tensors: Tensors, file: Path, options: Config) -> Found:
-    """The model that a config and tensors are of.
+    """Finds the model that a config and tensors are of.
 
     Args:
       config: Hugging Face's config.
@@ -73,7 +73,7 @@ def find_text(config: Config, tensors: Tensors, file: Path, options: Config) -> 
 
 
 def layout_of(module: nn.Module) -> Layout:
-    """Where tensors belong that are written.
+    """Lists where tensors belong that are written.
 
     Raises:
       UserError: The module is no architecture that is written.
@@ -86,7 +86,7 @@ def layout_of(module: nn.Module) -> Layout:
 
 
 def config_of(module: nn.Module) -> dict[str, Any]:
-    """The Hugging Face config that describes a `Bert` or `Llama`, as far as it determines it.
+    """Makes Hugging Face's config of a `Bert` or `Llama`, as far as the module determines it.
 
     Raises:
       UserError: Configs have no name for the module's nonlinearity, biases or windows.

@@ -82,7 +82,7 @@ def vit(
     file: Path,
     options: Mapping[str, Any],
 ) -> ViT:
-    """The transformer that the tensors are of, told by their shapes and by the config.
+    """Builds the transformer that the tensors are of, told by their shapes and by the config.
 
     Args:
       tensors: The tensors by the library's names.
@@ -118,7 +118,7 @@ def vit(
 
 
 def vit_layout(module: ViT, names: Names) -> Layout:
-    """Where a library's tensors belong in the module."""
+    """Lists where a library's tensors belong in the module."""
     outer = (
         Entry("cls", names.cls, None),
         Entry("positions", names.positions, None),
@@ -130,7 +130,7 @@ def vit_layout(module: ViT, names: Names) -> Layout:
 
 
 def whole_ratio(mlp: int, width: int, file: Path) -> int:
-    """Width of an MLP over that of tokens.
+    """Divides the width of an MLP by that of tokens.
 
     Raises:
       UserError: It is no whole number.
@@ -141,7 +141,7 @@ def whole_ratio(mlp: int, width: int, file: Path) -> int:
 
 
 def side_of(tokens: int, patch: int, file: Path) -> int:
-    """Side of the square images that so many positions, one of them for the class, are for.
+    """Finds the side of square images that so many positions, one for the class, are for.
 
     Raises:
       UserError: There is no such square.
