@@ -1,5 +1,6 @@
 """Run directories: nothing that exists is overwritten, and mistakes are named."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -159,6 +160,23 @@ def test_who_waits_for_a_directory_that_is_given_up_holds_it_alone(tmp_path):
     with pytest.raises(UserError, match="in use by another run"):
         RunDirectory(tmp_path / "run", CONFIG)
     second.close()
+
+
+def test_a_lock_whose_file_goes_before_it_is_taken_is_taken_anew(tmp_path, monkeypatch):
+    lock, taken = tmp_path / ".lock", []
+
+    def flock(file, how, real=fcntl.flock):
+        if not taken:  # as `abandon` of another run does just then
+            lock.unlink()
+        taken.append(how)
+        real(file, how)
+
+    monkeypatch.setattr("rml.training.rundir.fcntl.flock", flock)
+    run = RunDirectory(tmp_path, CONFIG)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="in use by another run"):
+        RunDirectory(tmp_path, CONFIG)
+    run.close()
 
 
 def test_somebody_elses_directory_is_refused(tmp_path):
