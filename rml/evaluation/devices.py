@@ -69,5 +69,8 @@ def _put(array: Array, place: NamedSharding) -> Array:
 
 
 def on_this(arrays: PyTree) -> PyTree:
-    """Takes arrays that are whole on every device from this process's first one."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), arrays)
+    """Takes arrays that are whole on every device from this process's first one.
+
+    They are bound to no device, so that they fit to others of the caller's, wherever those are.
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf.addressable_data(0))), arrays)

@@ -18,6 +18,18 @@ def _listed(row: Array, col: Array, row_label: Array, col_label: Array | None) -
     return row_label
 
 
+def _is_whole(x: Array, sharded: Array, axis_name: str | tuple[str, ...]) -> bool:
+    """Whether an array is the same on devices over which another one differs."""
+    names = {axis_name} if isinstance(axis_name, str) else {*axis_name}
+
+    def varies(array: Array) -> set[str]:
+        kind = jax.typeof(array)
+        older = getattr(kind, "vma", ())  # JAX before 0.10
+        return {*getattr(getattr(kind, "manual_axis_type", None), "varying", older)}
+
+    return names <= varies(sharded) and not names & varies(x)
+
+
 def info_nce(
     queries: Float[Array, "n d"],
     keys: Float[Array, "m d"],
@@ -40,7 +52,8 @@ def info_nce(
       queries: Queries.
       keys: Keys, at least as many as queries.
       temperature: Divides the logits.
-      negatives: More keys that are no query's positive, such as MoCo's queue.
+      negatives: More keys that are no query's positive, such as MoCo's queue; with `axis_name`
+        this device's share of them.
       positives: Index in `keys` of each query's key; by default query i has key i.
       labels: Labels of queries and of keys followed by negatives: a key with the query's label,
         other than its own key, is a false negative and left out.
@@ -70,6 +83,11 @@ def info_nce(
         raise ValueError("positives and false_negatives are not available with axis_name.")
     if axis_name is not None and labels is not None and (negatives is not None or len(keys) != n):
         raise ValueError("labels with axis_name need as many keys as queries and no negatives.")
+
+    if axis_name is not None and negatives is not None and _is_whole(negatives, keys, axis_name):
+        raise ValueError(
+            f"negatives are whole on every device of {axis_name!r}, expected each device's share"
+        )
 
     queries, keys, _ = promote(queries, keys, 0.0)  # once, so that gradients are rounded once
     queries = queries / temperature

@@ -20,6 +20,7 @@ from rml.ops.strips import (
     Mask,
     Pairs,
     Stream,
+    gradient_of_bias,
     pair_gradients,
     pair_values,
     strip_rows,
@@ -124,6 +125,8 @@ def _ring_backward(stream: Stream, axis_name: str, residuals: tuple, cotangents:
     travelling = (k, col, g_col, pairs.col_labels)
     init = (jnp.zeros_like(q), 0 * q[0, 0], jnp.zeros_like(k), travelling)
     (dq, db, dk, _), _ = lax.scan(body, init, jnp.arange(lax.axis_size(axis_name)))
+    if stream.kind == "logsumexp":  # of which every visit gives the bias all
+        db = gradient_of_bias((row, col), (g_row, g_col))
     return dq, shift(dk, axis_name), db, None
 
 

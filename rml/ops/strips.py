@@ -154,10 +154,10 @@ def empty(size: int, like: Array, bounded: bool) -> Sums:
     return zeros(size, like) + (0.0 if bounded else -jnp.inf), zeros(size, like)
 
 
-def is_bounded(q: Array, k: Array) -> Array:
+def is_bounded(q: Array, k: Array, bias: Array) -> Array:
     """Tells whether Cauchy-Schwarz keeps every logit within the safe range of the exponential."""
     square = jnp.max(jnp.sum(q * q, -1)) * jnp.max(jnp.sum(k * k, -1))
-    return square <= _SAFE_EXPONENT**2
+    return jnp.sqrt(square) + jnp.abs(bias) <= _SAFE_EXPONENT
 
 
 def probabilities(
@@ -251,7 +251,14 @@ def pair_values(
 
     if stream.kind == "softplus":
         return run(True)
-    return lax.cond(is_bounded(q, k), partial(run, True), partial(run, False))
+    return lax.cond(is_bounded(q, k, bias), partial(run, True), partial(run, False))
+
+
+def gradient_of_bias(values: tuple[Array, Array], cotangents: tuple[Array, Array]) -> Array:
+    """Computes `Σ g` over rows and columns whose log-sum-exp has a term: a bias moves it by one."""
+    pairs = zip(values, cotangents, strict=True)
+    row, col = (jnp.sum(jnp.where(value == -jnp.inf, 0, g)) for value, g in pairs)
+    return row + col
 
 
 @full_precision
@@ -289,11 +296,11 @@ def pair_gradients(
         xs = (strips.xs, cut(row), cut(g_row))
         (dk, db), dq = scan(body, init, xs, strips.number)
         if stream.kind == "logsumexp":
-            db = jnp.sum(g_row) + jnp.sum(g_col)
+            db = gradient_of_bias(values, cotangents)
         return dq.reshape(-1, q.shape[1])[:n], dk.T, db
 
     if stream.axes == "both":
-        return lax.cond(is_bounded(q, k), partial(run, True), partial(run, False))
+        return lax.cond(is_bounded(q, k, bias), partial(run, True), partial(run, False))
     return run(True)
 
 
@@ -304,7 +311,7 @@ def weighted_values(
     """Computes row values and, in the same pass, gradients of their weighted sum."""
     n = q.shape[0]
     strips = _strips(stream, q, k, bias, pairs)
-    bounded = is_bounded(q, k)
+    bounded = is_bounded(q, k, bias)
 
     def body(carry: tuple, x: tuple) -> tuple[tuple, Any]:
         dk, db = carry

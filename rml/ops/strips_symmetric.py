@@ -98,7 +98,7 @@ def symmetric_values(stream: Stream, z: Array, pairs: Pairs) -> Array:
         total = totals[0] * jnp.exp(tops[0] - shift) + totals[1] * jnp.exp(tops[1] - shift)
         return (shift + jnp.log(total))[: band.size]
 
-    return lax.cond(strips.is_bounded(z, z), partial(run, True), partial(run, False))
+    return lax.cond(strips.is_bounded(z, z, jnp.zeros(())), partial(run, True), partial(run, False))
 
 
 @full_precision
@@ -136,4 +136,4 @@ def symmetric_gradients(
         grad, own = strips.scan(body, init, jnp.arange(band.number), band.number)
         return (_fold(grad, 1).T + own.reshape(n, -1))[: band.size]
 
-    return lax.cond(strips.is_bounded(z, z), partial(run, True), partial(run, False))
+    return lax.cond(strips.is_bounded(z, z, jnp.zeros(())), partial(run, True), partial(run, False))

@@ -38,7 +38,12 @@ class Checkpoints:
         Args:
           directory: Directory of the checkpoints; made where it is missing.
           keep: Number of checkpoints that are kept.
+
+        Raises:
+          UserError: `keep` is below 1.
         """
+        if keep < 1:
+            raise UserError(f"keep_checkpoints is {keep}, expected at least 1")
         self.directory = directory.absolute()
         self._saving = 0
         self._manager = ocp.CheckpointManager(

@@ -10,10 +10,12 @@ from rml.errors import UserError
 from rml.nested import flatten
 from rml.training.checkpoint import saved_config, steps_saved
 from rml.training.durable import write_json, write_text
+from rml.training.writers import MetricsWriter
 
 log = logging.getLogger(__name__)
 
 CONFIG, SUMMARY = "config.json", "summary.json"
+METRICS, FAILURE = "metrics.jsonl", "failure.json"
 HISTORY = "config.history.jsonl"
 """Configs that a run had before its present one, each with its newest step and its summary."""
 FREE = ("mesh", "evaluation")
@@ -177,12 +179,18 @@ def replace_config(
 
 
 def restore_config(directory: Path) -> None:
-    """Undoes the last `replace_config`, unless the run has saved a checkpoint since."""
+    """Undoes the last `replace_config`, unless the run has saved a checkpoint since.
+
+    A run that was complete is so again, without what it wrote after its end.
+    """
     *earlier, last = read_history(directory)
     if last["step"] != newest_step(directory):
         return
     write_json(directory / CONFIG, last["config"])
     if last["summary"] is not None:
+        if (directory / METRICS).exists():
+            MetricsWriter(directory, step=last["step"]).close()  # it forgets what came later
+        (directory / FAILURE).unlink(missing_ok=True)
         write_json(directory / SUMMARY, last["summary"])
     _write_history(directory, earlier)
 

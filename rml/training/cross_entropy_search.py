@@ -115,7 +115,7 @@ def cross_entropy_search(
     stated = _stated(space, seed, search)
     if path is not None:
         _check_json(space)
-    found = first(space) if path is None or not path.is_file() else read(path, stated)
+    found = first(space) if path is None or not path.is_file() else read(path, stated, space)
     while found.rounds < search.rounds and not _settled(found, search):
         settings = draw_settings(found.laws, space, search.draws, seed=(seed, found.rounds))
         scores = [float(score) for score in objective(settings)]
@@ -138,8 +138,8 @@ def check(space: Space, search: Search) -> None:
     empty = [name for name, values in space.items() if not len(values)]
     if not space or empty:
         raise UserError(f"a space of {sorted(space)} with no values for {empty}, expected some")
-    if search.draws < 1 or search.rounds < 0 or not 0 < search.elite <= 1:
-        raise UserError(f"{search}, expected draws of at least 1 and an elite of 0 to 1")
+    if search.draws < 1 or search.rounds < 1 or not 0 < search.elite <= 1:
+        raise UserError(f"{search}, expected draws and rounds of at least 1 and an elite of 0 to 1")
     if not 0 <= search.step <= 1:
         raise UserError(f"step is {search.step}, expected 0 to 1")
 
@@ -161,12 +161,13 @@ def first(space: Space) -> Found:
     return Found({name: [1 / len(own)] * len(own) for name, own in space.items()}, [], [], 0)
 
 
-def read(path: Path, stated: Mapping[str, Any]) -> Found:
+def read(path: Path, stated: Mapping[str, Any], space: Space) -> Found:
     """Reads a search from its file.
 
     Args:
       path: The file.
       stated: The space, seed and numbers of the search that is to go on, as the file has them.
+      space: That space, whose own values settings get back: JSON has lists for tuples.
 
     Raises:
       UserError: The file is of another space, seed or search, or does not say of which.
@@ -181,7 +182,13 @@ def read(path: Path, stated: Mapping[str, Any]) -> Found:
     for name, value in stated.items():
         if json.dumps(own[name]) != json.dumps(value):
             raise UserError(f"{path} is of another {name}, {own[name]}, expected {value}")
-    return Found(**kept)
+    found = Found(**kept)
+    written = {name: [json.dumps(value) for value in own] for name, own in space.items()}
+    settings = [
+        {name: space[name][written[name].index(json.dumps(value))] for name, value in one.items()}
+        for one in found.settings
+    ]
+    return found._replace(settings=settings)
 
 
 def _stated(space: Space, seed: int, search: Search) -> dict[str, Any]:

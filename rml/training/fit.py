@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -48,21 +49,21 @@ class Interrupted(Exception):
 
 
 class NonFiniteLoss(UserError):
-    """The loss became NaN or infinite.
+    """The loss became NaN or infinite, or the parameters did.
 
     Attributes:
       step: The step, counted from 1; its batch is the `step - 1`-th of the run.
     """
 
-    def __init__(self, step: int, value: float, saved: int | None, directory: Any):
+    def __init__(self, step: int, what: str, saved: int | None, directory: Any):
         where = (
             f"the last good checkpoint is step {saved} in {directory}"
             if saved
             else ("there is no checkpoint yet")
         )
         super().__init__(
-            f"loss is {value} at step {step} (batch {step - 1}); {where}; "
-            "expected a finite loss: lower optimizer.learning_rate, set optimizer.clip_norm, "
+            f"{what} at step {step} (batch {step - 1}); {where}; "
+            "expected finite numbers: lower optimizer.learning_rate, set optimizer.clip_norm, "
             "or look at the data"
         )
         self.step = step
@@ -230,6 +231,33 @@ def fit(
             raise
 
 
+class _SyncPoints:
+    """Numbers of the points at which processes agree on a signal, rising from run to run.
+
+    JAX answers at the point after the largest that was asked for: were a second run of a program
+    to count from 0 again, it would not be told before it has as many steps as the first.
+    """
+
+    def __init__(self) -> None:
+        self.first = self.last = 0
+
+    def begin(self) -> None:
+        self.first = self.last
+
+    def reached(self, step: int) -> bool:
+        point = self.first + step
+        self.last = max(self.last, point + 1)
+        return multihost_utils.reached_preemption_sync_point(point)
+
+
+_sync = _SyncPoints()
+
+
+@jax.jit
+def _finite(params: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]))
+
+
 class _Loop:
     """One run of the loop: metrics are read one window late, so that reading never waits."""
 
@@ -243,6 +271,7 @@ class _Loop:
         self.writer, self.progress, self.received = writer, progress, received
         self.steps, self.log_every = steps, max(log_every, 1)
         self.eval_every, self.checkpoint_every = eval_every, checkpoint_every
+        _sync.begin()
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.started = time.perf_counter() - writer.seconds
 
@@ -281,7 +310,7 @@ class _Loop:
 
     def told_to_stop(self, step: int) -> bool:
         """Whether a signal came; of several processes all are told at the same step."""
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+        if jax.process_count() > 1 and _sync.reached(step):
             self.received.append(signal.SIGTERM)
         return bool(self.received)
 
@@ -294,13 +323,15 @@ class _Loop:
         for step, metrics in ready:
             loss = float(metrics["loss"])
             if not math.isfinite(loss):
-                raise NonFiniteLoss(
-                    step, loss, self.checkpoints.latest(), self.checkpoints.directory
-                )
+                raise self.broken(step, f"loss is {loss}")
             if step % self.log_every == 0:
                 values = {f"train/{k}": float(np.asarray(v)) for k, v in metrics.items()}
                 self.writer.write(step, self.seconds(), values)
                 self.progress.show(values)
+
+    def broken(self, step: int, what: str) -> NonFiniteLoss:
+        saved = self.checkpoints
+        return NonFiniteLoss(step, what, saved.latest(), saved.directory)
 
     def evaluate(self, step: int, state: TrainState) -> None:
         found = self.task.evaluate(state)
@@ -310,7 +341,10 @@ class _Loop:
             self.progress.show(metrics)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Saves a state whose losses were all finite."""
+        """Saves a state whose losses were all finite, and whose parameters are."""
         self.drain()
+        # The loss of a step is that before its update, which may be the one that breaks.
+        if not bool(_finite(state.params)):
+            raise self.broken(step, "parameters are not finite after the update")
         self.writer.sync()
         self.checkpoints.save(step, state, self.iterator, self.config)

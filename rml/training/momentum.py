@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from rml.errors import unknown
-from rml.training.task import Metrics, Task, TrainState, gradient_task
+from rml.training.optimizer import Optimizer
+from rml.training.task import Metrics, Task, TrainState, at_updates, gradient_task
 
 Schedule = Callable[[int | Int[Array, ""]], Float[Array, ""]]
 
@@ -87,6 +88,7 @@ def momentum_task(
     momentum: Schedule,
     averaged: Sequence[str],
     init_variables: Callable[[Any], PyTree],
+    optimizer: Optimizer,
     extra: Callable[[Any], dict[str, Any]] = lambda key: {},
     **around: Any,
 ) -> Task:
@@ -96,6 +98,7 @@ def momentum_task(
       momentum: `momentum(step)`, see `momentum_schedule`.
       averaged: Names of the model's parts that have a moving average.
       init_variables: `init_variables(key) -> variables` of the trained model.
+      optimizer: Optimiser; where it gathers several batches, the average waits for its update.
       extra: `extra(key) -> dict`, what else `state.extra` holds, such as a queue.
       **around: Further arguments of `gradient_task`.
 
@@ -111,9 +114,12 @@ def momentum_task(
         return {"momentum": jax.tree.map(jnp.array, average), **extra(key)}
 
     def move(before: TrainState, state: TrainState) -> tuple[dict[str, Any], Metrics]:
-        share = momentum(before.step)
+        share, average = momentum(before.step), before.extra["momentum"]
         online = state.training_variables(state.params)
-        average = update_momentum(before.extra["momentum"], online, share)
+        moved = update_momentum(average, online, share)
+        average = at_updates(optimizer, before.step, moved, average)
         return {"momentum": average}, {"momentum": share}
 
-    return gradient_task(init_variables=init_variables, extra=start, after=move, **around)
+    return gradient_task(
+        init_variables=init_variables, optimizer=optimizer, extra=start, after=move, **around
+    )

@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import PyTree
 
 from rml.errors import UserError, unknown
+from rml.ops.trees import is_stacked
 
 # Parameters by these names scale, shift or position features: weight decay and the layer-wise
 # trust ratio leave them alone (LARS, arXiv:1708.03888; SimCLR, arXiv:2002.05709, Appendix B.9).
@@ -37,12 +39,18 @@ class Optimizer(NamedTuple):
       transform: The gradient transformation.
       schedule: Learning rate as a function of the step (batches seen, not updates, where
         gradients are accumulated).
-      ema_decay: Decay of the parameters' moving average a step; 0 keeps none.
+      ema_decay: Decay of the parameters' moving average an update; 0 keeps none.
+      accumulate: Batches an update.
     """
 
     transform: optax.GradientTransformation
     schedule: Callable[[Any], Any]
     ema_decay: float
+    accumulate: int = 1
+
+    def updates_at(self, step: Any) -> Any:
+        """Tells whether parameters move at a step, counted from 0."""
+        return (step + 1) % self.accumulate == 0
 
 
 class KarState(NamedTuple):
@@ -100,6 +108,24 @@ def kar(
     return optax.chain(
         optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate)
     )
+
+
+def by_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Applies a stateless transformation of leaves to each layer of those that hold all layers.
+
+    Trust ratios are of layers, and a scanned transformer has one leaf for a kind of parameter.
+    """
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+        def one(update: Any, param: Any) -> Any:
+            return transform.update(update, state, param)[0]
+
+        def of_leaf(path: tuple[Any, ...], update: Any, param: Any) -> Any:
+            return (jax.vmap(one) if is_stacked(path) else one)(update, param)
+
+        return jax.tree_util.tree_map_with_path(of_leaf, updates, params), state
+
+    return optax.GradientTransformation(transform.init, update)
 
 
 def decay_mask(params: PyTree) -> PyTree:
@@ -178,7 +204,17 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
         raise UserError(f"optimizer.accumulate is {accumulate}, expected at least 1")
     if not 0 <= config["ema_decay"] < 1:
         raise UserError(f"optimizer.ema_decay is {config['ema_decay']}, expected [0, 1)")
-    schedule = build_schedule(config, max(steps // accumulate, 1))
+    if steps < accumulate:
+        raise UserError(
+            f"optimizer.accumulate is {accumulate}, more than the {steps} batches of the run"
+        )
+    for key, most in (("momentum", 1), ("b2", 1), ("clip_norm", np.inf), ("warmup_steps", np.inf)):
+        value = config[key]
+        if not isinstance(value, jax.Array) and not 0 <= value < most:
+            raise UserError(
+                f"optimizer.{key} is {value}, expected at least 0" + " and below 1" * (most == 1)
+            )
+    schedule = build_schedule(config, steps // accumulate)
     decay, momentum = _number(config["weight_decay"]), _number(config["momentum"])
     name = config["name"]
     if name == "adamw":
@@ -186,16 +222,18 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
             schedule, b1=momentum, b2=config["b2"], weight_decay=decay, mask=decay_mask
         )
     elif name == "lamb":
-        transform = optax.lamb(
-            schedule, b1=momentum, b2=config["b2"], weight_decay=decay, mask=decay_mask
+        transform = optax.chain(
+            optax.scale_by_adam(momentum, config["b2"], eps=1e-6),
+            optax.add_decayed_weights(decay, mask=decay_mask),
+            by_layer(optax.scale_by_trust_ratio()),
+            optax.scale_by_learning_rate(schedule),
         )
     elif name == "lars":
-        transform = optax.lars(
-            schedule,
-            weight_decay=decay,
-            weight_decay_mask=decay_mask,
-            trust_ratio_mask=decay_mask,
-            momentum=momentum,
+        transform = optax.chain(
+            optax.add_decayed_weights(decay, mask=decay_mask),
+            optax.masked(by_layer(optax.scale_by_trust_ratio(trust_coefficient=1e-3)), decay_mask),
+            optax.scale_by_learning_rate(schedule),
+            optax.trace(momentum),
         )
     elif name == "sgd":
         transform = optax.chain(
@@ -212,4 +250,6 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
         transform = optax.chain(optax.clip_by_global_norm(config["clip_norm"]), transform)
     if accumulate > 1:
         transform = optax.MultiSteps(transform, accumulate).gradient_transformation()
-    return Optimizer(transform, lambda step: schedule(step // accumulate), config["ema_decay"])
+    return Optimizer(
+        transform, lambda step: schedule(step // accumulate), config["ema_decay"], accumulate
+    )

@@ -18,6 +18,7 @@ import jax
 from rml.errors import UserError, local_path
 from rml.training.config_file import (
     CONFIG,
+    FAILURE,
     SUMMARY,
     check_same,
     differences,
@@ -30,7 +31,6 @@ from rml.training.durable import make_directory, write_json
 from rml.training.processes import is_primary, of_primary, primary_first
 from rml.training.writers import read_metrics
 
-FAILURE = "failure.json"
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "rml")
 
 

@@ -81,7 +81,8 @@ class TrainState(struct.PyTreeNode):
         params = optax.apply_updates(self.params, updates)
         ema_params = self.ema_params
         if ema_params is not None:
-            ema_params = optax.incremental_update(params, ema_params, 1 - optimizer.ema_decay)
+            moved = optax.incremental_update(params, ema_params, 1 - optimizer.ema_decay)
+            ema_params = at_updates(optimizer, self.step, moved, ema_params)
         return self.replace(
             step=self.step + 1,
             params=params,
@@ -89,6 +90,14 @@ class TrainState(struct.PyTreeNode):
             ema_params=ema_params,
             **changes,
         )
+
+
+def at_updates(optimizer: Optimizer, step: Any, moved: PyTree, before: PyTree) -> PyTree:
+    """Takes a moved average at steps that update the parameters, at others that from before."""
+    if optimizer.accumulate == 1:
+        return moved
+    now = optimizer.updates_at(step)
+    return jax.tree.map(lambda new, old: jnp.where(now, new, old), moved, before)
 
 
 def create_state(

@@ -51,6 +51,32 @@ def test_features_neighbours_and_probes_are_those_of_one_device(forked):
         assert accuracies == [0, 0]
 
 
+ON_MESH = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from rml import evaluation
+from rml.training import make_mesh
+from rml.training.mesh import batch_sharding
+
+mesh, rng = make_mesh({"data": 4}), np.random.default_rng(0)
+x, y = rng.normal(size=(16, 6)).astype(np.float32), np.arange(16) % 3
+found = []
+for place in (None, batch_sharding(mesh), NamedSharding(mesh, P())):
+    own = [jnp.asarray(a) if place is None else jax.device_put(a, place) for a in (x, y, x, y)]
+    probe = evaluation.linear_probe(*own, num_classes=3, key=jax.random.key(0), mesh=mesh)
+    votes = evaluation.knn_accuracy(*own, num_classes=3, k=4, mesh=mesh)
+    found.append([float(probe.accuracy), float(votes)])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_features_may_lie_on_the_mesh(forked):
+    first, *others = forked(ON_MESH, devices=4)
+    assert others == [first, first]
+
+
 @pytest.mark.slow
 def test_parameters_stay_split(forked):
     kept, share = forked(SPLIT, devices=8)

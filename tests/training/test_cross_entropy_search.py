@@ -117,6 +117,7 @@ def test_a_file_of_another_search_is_refused(changes, message, tmp_path):
         ({"a": ()}, Search(), r"no values for \['a'\]"),
         (SPACE, Search(elite=0.0), "elite of 0 to 1"),
         (SPACE, Search(step=1.5), "step is 1.5, expected 0 to 1"),
+        (SPACE, Search(rounds=0), "rounds of at least 1"),
     ],
 )
 def test_wrong_searches_are_named(space, search, message):
@@ -135,3 +136,13 @@ def test_values_that_the_file_cannot_hold_are_named_before_a_round(tmp_path):
             objective, {"width": list(np.arange(3))}, path=tmp_path / "search.json"
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_continued_search_gives_the_values_of_its_space(tmp_path):
+    own = {"space": {"widths": [(64, 64), (128,)]}, "path": tmp_path / "search.json"}
+    first, again = (
+        cross_entropy_search(lambda settings: [len(s["widths"]) for s in settings], **own)
+        for _ in range(2)
+    )
+    assert first == again
+    assert again.best[0] == {"widths": (64, 64)}

@@ -1,5 +1,6 @@
 """The engine: what training must give whatever interrupts it."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from rml.errors import UserError
 from rml.training import (
@@ -24,6 +26,7 @@ from rml.training import (
 from rml.training.checkpoint import saved_config
 from rml.training.config_file import extended_from
 from rml.training.digests import DIGESTS
+from rml.training.fit import _SyncPoints
 
 CONFIG = {"experiment": "toy", "train": {"steps": 40}}
 
@@ -245,6 +248,42 @@ def test_a_nan_in_the_data_stops_the_run_at_its_step(make_task, tmp_path):
         fit(make_task(), run, steps=40, progress=StopAt(16, signal.SIGTERM))
     saved = sorted(int(p.name) for p in run.checkpoints.iterdir() if p.name.isdigit())
     assert saved[-1] == 16
+
+
+@pytest.mark.slow
+def test_parameters_that_an_update_broke_are_not_saved(make_task, tmp_path):
+    task = make_task()
+
+    def step(state, batch):  # the loss of a step is that before its update
+        after, metrics = task.step(state, batch)
+        broken = jnp.where(state.step == 9, jnp.nan, 1.0)
+        return after.replace(params=jax.tree.map(lambda x: x * broken, after.params)), metrics
+
+    run = open_run(tmp_path)
+    said = r"parameters are not finite after the update at step 10 \(batch 9\); .*step 5 in"
+    with pytest.raises(NonFiniteLoss, match=said):
+        fit(dataclasses.replace(task, step=step), run, steps=20, checkpoint_every=5)
+    assert [p.name for p in run.checkpoints.iterdir() if p.name.isdigit()] == ["5"]
+    run.close()
+    fit(task, open_run(tmp_path), steps=20)
+
+
+def test_a_checkpoint_is_kept_at_least(make_task, tmp_path):
+    with pytest.raises(UserError, match="keep_checkpoints is 0, expected at least 1"):
+        fit(make_task(), open_run(tmp_path), steps=5, keep_checkpoints=0)
+
+
+def test_points_at_which_processes_agree_rise_from_run_to_run(monkeypatch):
+    """JAX forgets a signal where a later run asks at a smaller number than an earlier one."""
+    points, asked = _SyncPoints(), []
+    monkeypatch.setattr(
+        multihost_utils, "reached_preemption_sync_point", lambda point: bool(asked.append(point))
+    )
+    for steps in ((0, 1, 2), (0, 1), (5, 6)):
+        points.begin()
+        for step in steps:
+            points.reached(step)
+    assert asked == sorted(set(asked))
 
 
 @pytest.mark.slow

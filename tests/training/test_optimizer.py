@@ -8,6 +8,7 @@ import pytest
 
 from rml.errors import UserError
 from rml.models import build
+from rml.ops.trees import STACKED
 from rml.training.optimizer import build_optimizer, build_schedule, decay_mask, kar
 
 CONFIG = dict(
@@ -223,6 +224,25 @@ def test_sgd_is_the_textbook_update():
     np.testing.assert_allclose(got["dense"]["kernel"], w, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["lars", "lamb", "adamw"])
+def test_layers_of_one_leaf_move_as_single_ones_do(name):
+    scales = [0.5, 1.0, 4.0]
+    single = [jax.tree.map(lambda x, s=s: s * x, params()) for s in scales]
+    stacked = {STACKED: jax.tree.map(lambda *own: jnp.stack(own), *single)}
+    settings = config(name=name, weight_decay=0.1, schedule="constant")
+    found = []
+    for value in (stacked, *single):
+        transform = build_optimizer(settings, steps=3).transform
+        state = transform.init(value)
+        for step in range(3):
+            grads = jax.tree.map(lambda x, t=step: jnp.cos(3 * x + t), value)
+            updates, state = jax.jit(transform.update)(grads, state, value)
+            value = optax.apply_updates(value, updates)
+        found.append(value)
+    for i, alone in enumerate(found[1:]):
+        same(jax.tree.map(lambda x, i=i: x[i], found[0][STACKED]), alone)
+
+
 def test_clipping_bounds_the_global_norm():
     settings = config(name="sgd", momentum=0.0, learning_rate=0.25, schedule="constant")
     transform = build_optimizer({**settings, "clip_norm": 0.5}, steps=1).transform
@@ -241,6 +261,11 @@ def test_clipping_bounds_the_global_norm():
         (dict(warmup_steps=6, accumulate=2), 10, "more than the 5 updates"),
         (dict(accumulate=0), 10, "accumulate is 0, expected at least 1"),
         (dict(ema_decay=1.0), 10, "ema_decay is 1.0"),
+        (dict(accumulate=4), 3, "accumulate is 4, more than the 3 batches"),
+        (dict(clip_norm=-1.0), 10, "clip_norm is -1.0, expected at least 0$"),
+        (dict(momentum=1.0), 10, "momentum is 1.0, expected at least 0 and below 1"),
+        (dict(b2=1.5), 10, "b2 is 1.5, expected at least 0 and below 1"),
+        (dict(warmup_steps=-3), 10, "warmup_steps is -3, expected at least 0"),
         ({}, 0, "train.steps is 0"),
     ],
 )

@@ -141,6 +141,26 @@ def test_a_change_that_fails_before_it_trains_is_taken_back(tmp_path):
     assert len(list(tmp_path.rglob(HISTORY))) == 2
 
 
+def test_a_complete_run_whose_extension_fails_is_the_one_that_it_was(tmp_path):
+    run = RunDirectory(tmp_path, evaluated(5))
+    writer = MetricsWriter(tmp_path, step=0)
+    for step in (1, 5):
+        writer.write(step, float(step), {"train/loss": 1.0})
+    run.write_summary(metrics={}, claims=[], seconds=1.0)
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    run.close()
+    files = ("config.json", "summary.json", "metrics.jsonl")
+    before = [(tmp_path / name).read_bytes() for name in files]
+
+    run = RunDirectory(tmp_path, evaluated(5, 9))
+    writer.write(7, 7.0, {"train/loss": 2.0})
+    writer.close()
+    run.write_failure(8, "loss is nan")
+    run.abandon()
+    assert [(tmp_path / name).read_bytes() for name in files] == before
+    assert not (tmp_path / "failure.json").exists()
+
+
 def test_a_comparison_that_did_not_begin_is_taken_back(tmp_path):
     run = RunDirectory(tmp_path / "run", CONFIG)
     run.of_method("a")

@@ -112,6 +112,21 @@ def test_the_moving_average_follows_the_parameters_after_the_update():
         np.testing.assert_allclose(state.ema_params["w"], average, rtol=1e-6)
 
 
+def test_averages_move_where_gathered_gradients_move_the_parameters():
+    settings = {**OPTIMIZER, "ema_decay": 0.75}
+    found = []
+    for accumulate in (1, 2):
+        options = around(lambda params, state, batch: Loss(jnp.sum(params["w"] ** 2 * batch)))
+        options |= {"optimizer": build_optimizer(settings | {"accumulate": accumulate}, steps=6)}
+        task = momentum_task(momentum=lambda step: 0.5 + 0 * step, averaged=("w",), **options)
+        state = task.init(jax.random.key(0))
+        for _ in range(3 * accumulate):
+            state, _ = task.step(state, BATCH)
+        found.append((state.params, state.ema_params, state.extra["momentum"]["params"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *found)
+    assert np.abs(found[0][0]["w"] - found[0][2]["w"]).max() > 0.1
+
+
 def test_variables_are_those_of_the_average_and_of_a_loss_its_own():
     task = plain(loss)
     state = task.init(jax.random.key(0)).replace(ema_params={"w": 2 * START})
