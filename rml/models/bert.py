@@ -82,7 +82,8 @@ class Bert(nn.Module):
         Args:
           tokens: Tokens, each below `vocabulary`.
           mask: Which of them are text rather than padding; all if not given. What a padding token
-            becomes has no meaning, but is finite.
+            becomes has no meaning, but is finite. Padding before a text moves its positions, as in
+            BERT; RoBERTa counts without it, so that its texts must be padded on the right.
           segments: Segment of every token, all 0 if not given.
           edits: Scale and offset of every head's output.
           train: Whether `dropout` applies.

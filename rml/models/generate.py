@@ -52,8 +52,8 @@ def generate(
       The tokens added, of the dtype of `tokens`.
 
     Raises:
-      ValueError: `steps` is below 1, a temperature above 0 came without a key, or the cache has
-        no room for all tokens but the last.
+      ValueError: `steps` is below 1, the temperature is negative or not finite, one above 0 came
+        without a key, or the cache has no room for all tokens but the last.
     """
     check_steps(steps, temperature, key)
     b, t = tokens.shape
@@ -61,7 +61,8 @@ def generate(
         cache = module.init_cache(b, t + steps - 1)
     cache.check_room((b, t + steps - 1))
     members = (Member(module, variables, thresholds=thresholds, rows=rows),)
-    return written(members, (cache,), _alone, tokens, mask, key, steps, stop, temperature).tokens
+    heat = temperature or None
+    return written(members, (cache,), _alone, tokens, mask, key, steps, stop, heat).tokens
 
 
 def read_in_chunks(

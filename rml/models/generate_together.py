@@ -1,6 +1,7 @@
 """Texts continued by several decoders in step, each through a cache of its own."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -105,8 +106,8 @@ def generate_together(
       The tokens added, and what was found at each.
 
     Raises:
-      ValueError: There is no member, they have different vocabularies, `steps` is below 1, or a
-        temperature above 0 came without a key.
+      ValueError: There is no member, they have different vocabularies, `steps` is below 1, the
+        temperature is negative or not finite, or one above 0 came without a key.
     """
     check_steps(steps, temperature, key)
     sizes = {member.module.vocabulary for member in members}
@@ -114,18 +115,21 @@ def generate_together(
         raise ValueError(f"members have vocabularies of {sorted(sizes)} tokens, expected one size")
     b, t = tokens.shape
     caches = tuple(member.init_cache(b, t + steps - 1) for member in members)
-    return written(tuple(members), caches, combine, tokens, mask, key, steps, stop, temperature)
+    heat = temperature or None
+    return written(tuple(members), caches, combine, tokens, mask, key, steps, stop, heat)
 
 
 def check_steps(steps: int, temperature: float, key: jax.Array | None) -> None:
-    """Raises `ValueError` for no steps, or for draws without a key."""
+    """Raises `ValueError` for no steps, for what is no temperature, or for draws without a key."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
     if temperature and key is None:
         raise ValueError(f"temperature={temperature} draws tokens and needs a key")
 
 
-@functools.partial(jax.jit, static_argnames=("combine", "steps", "stop", "temperature"))
+@functools.partial(jax.jit, static_argnames=("combine", "steps"))
 def written(
     members: tuple[Member, ...],
     caches: tuple[Any, ...],
@@ -134,17 +138,17 @@ def written(
     mask: Bool[Array, "b t"] | None,
     key: jax.Array | None,
     steps: int,
-    stop: int | None,
-    temperature: float,
+    stop: jax.Array | None,
+    temperature: jax.Array | None,
 ) -> Together:
-    """Reads the texts, then writes a token at a time."""
+    """Reads the texts, then writes a token at a time; without a temperature the most probable."""
     if mask is None:
         mask = jnp.ones(tokens.shape, bool)
 
     def next_token(hidden: list[Array], step: Any) -> tuple[Array, Any]:
         logits = tuple(own.logits(h) for own, h in zip(members, hidden, strict=True))
         together, found = combine(logits)
-        if key is None or not temperature:
+        if key is None or temperature is None:
             return jnp.argmax(together, axis=-1).astype(tokens.dtype), found
         drawn = jax.random.categorical(jax.random.fold_in(key, step), together / temperature)
         return drawn.astype(tokens.dtype), found

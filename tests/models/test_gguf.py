@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import struct
 import unicodedata
 
 import gguf
@@ -31,7 +32,17 @@ PLAIN = {gguf.GGMLQuantizationType.F64: np.float64, gguf.GGMLQuantizationType.I8
 
 
 def write_gguf(
-    file, *, arch="llama", pre="smollm", drop=(), kind=None, tied=False, factors=None, **fields
+    file,
+    *,
+    arch="llama",
+    pre="smollm",
+    heads=4,
+    mlp=12,
+    drop=(),
+    kind=None,
+    tied=False,
+    factors=None,
+    **fields,
 ):
     """The golden LLaMA as a GGUF file: query and key rows of a head stand in pairs."""
     tensors = load_file(GOLDEN / "llama" / "model.safetensors")
@@ -41,10 +52,10 @@ def write_gguf(
         writer.add_tensor("rope_freqs.weight", np.array(factors, np.float32))
     writer.add_embedding_length(8)
     writer.add_block_count(2)
-    writer.add_head_count(4)
+    writer.add_head_count(heads)
     writer.add_head_count_kv(2)
     writer.add_key_length(4)
-    writer.add_feed_forward_length(12)
+    writer.add_feed_forward_length(mlp)
     writer.add_context_length(16)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_tokenizer_model("gpt2")
@@ -127,6 +138,10 @@ def test_gguf_misuse(tmp_path):
     whole_numbers = gguf.GGMLQuantizationType.I8
     refused(r"has dtype I8, expected one of F64, F32", kind=whole_numbers)
     refused("there is no 'model.norm.weight'", drop=("model.norm.weight",))
+    refused("llama.attention.head_count is 0 in .*model.gguf; expected a whole number", heads=0)
+    refused(r"head_count is \[4, 2\] in .*; expected a whole number of at least 1", heads=[4, 2])
+    refused(r"llama.feed_forward_length is \[12, 8\] in", mlp=[12, 8])
+    refused("rope.freq_base is 0.0 in .*; expected a finite", llama__rope__freq_base=0.0)
     file = write_gguf(tmp_path / "model.gguf")
     whole = file.read_bytes()
     for size in (0, 10, len(whole) // 2, len(whole) - 100):
@@ -135,6 +150,32 @@ def test_gguf_misuse(tmp_path):
             load(f"gguf:{file}")
     with pytest.raises(ValueError, match="there is no file"):
         load(f"gguf:{tmp_path / 'none.gguf'}")
+
+
+def test_an_array_that_is_longer_than_its_file(tmp_path):
+    file = tmp_path / "a.gguf"
+    array = struct.pack("<IIQ", 9, 0, 2**16)  # of bytes, none of which follows
+    file.write_bytes(b"GGUF" + struct.pack("<IQQQ3s", 3, 0, 1, 3, b"a.b") + array)
+    assert file.stat().st_size == 51
+    with pytest.raises(UserError, match="cannot be read as GGUF: it ends before the 1 values at b"):
+        load(f"gguf:{file}")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"scale_linear": 4.0},  # the older key
+        {"scaling__factor": 4.0},
+        {"scaling__factor": 4.0, "scaling__type": "linear"},
+        {"scaling__factor": 4.0, "scaling__type": "none"},
+        {"scaling__factor": 0.0},  # llama.cpp's word for none
+    ],
+)
+def test_linear_scaling_needs_no_type(tmp_path, said):
+    fields = {f"llama__rope__{key}": value for key, value in said.items()}
+    found = Gguf(write_gguf(tmp_path / "a.gguf", **fields)).config().get("rope_scaling")
+    scaled = said.get("scaling__type") != "none" and 0.0 not in said.values()
+    assert found == ({"rope_type": "linear", "factor": 4.0} if scaled else None)
 
 
 def logits(model, tokens):
@@ -313,6 +354,12 @@ def test_vocabularies_that_are_not_ours(tmp_path):
         ({"pre": "falcon"}, "unknown tokenizer.ggml.pre in .*x.gguf 'falcon'"),
         ({"merges": None}, "there is no 'tokenizer.ggml.merges' in"),
         ({"add_bos_token": True}, "there is no 'tokenizer.ggml.bos_token_id' in"),
+        (
+            {"add_bos_token": True, "bos_token_id": 10**6},
+            r"tokenizer.ggml.bos_token_id is 1000000 in .*x.gguf; expected one of \d+ tokens",
+        ),
+        ({"merges": ["!#"]}, "tokenizer.ggml.merges has '!#' in .*x.gguf; expected two tokens"),
+        ({"merges": ["! nothing"]}, "merges has '! nothing' in .*; expected two tokens"),
     ):
         with pytest.raises(UserError, match=message):
             read_tokenizer(fields("qwen2", **changes), file)

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from rml.errors import UserError
 from rml.models.mobilenet import Stage
 from rml.models.pretrained import load_images
+from rml.models.pretrained.image_families import CLIP
 from tests.models.golden.families import config, numbers, weights
 from tests.models.golden.families import images as made_images
 
@@ -109,6 +110,47 @@ def test_what_images_are_normalised_with(tmp_path):
     model = load_images(f"hf:{tmp_path}", heads=2)
     assert (model.mean, model.deviation) == ((0.2,) * 3, (0.7,) * 3)
     assert load_images(stored(tmp_path, "resnet")).mean == (0.485, 0.456, 0.406)
+
+
+def test_what_openclip_says_of_its_images(tmp_path):
+    save_file(weights("clip_openai"), tmp_path / "open_clip_model.safetensors")
+    bare = load_images(str(tmp_path))
+    assert (bare.module.heads, bare.module.activation, bare.mean) == (2, "quick_gelu", CLIP[0])
+    image = {"width": 128, "head_width": 16, "patch_size": 8}
+    said = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    content = {"model_cfg": {"vision_cfg": image}, "preprocess_cfg": said}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    model = load_images(str(tmp_path))
+    assert (model.module.heads, model.module.activation) == (8, "gelu")
+    assert (model.mean, model.deviation) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    content["model_cfg"]["quick_gelu"] = True
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    assert load_images(str(tmp_path)).module.activation == "quick_gelu"
+
+
+def test_heads_of_a_width_that_has_them_of_its_own(tmp_path):
+    wide, one = 1280, {}
+    for name, tensor in weights("clip_openai").items():
+        if not name.startswith("visual.transformer"):
+            shape = [wide if length == 128 else length for length in tensor.shape]
+            one[name] = np.zeros(shape, np.float32)
+    for name, shape in {
+        **{f"{norm}.{kind}": (wide,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")},
+        "attn.in_proj_weight": (3 * wide, wide),
+        "attn.in_proj_bias": (3 * wide,),
+        "attn.out_proj.weight": (wide, wide),
+        "attn.out_proj.bias": (wide,),
+        "mlp.c_fc.weight": (wide, wide),
+        "mlp.c_fc.bias": (wide,),
+        "mlp.c_proj.weight": (wide, wide),
+        "mlp.c_proj.bias": (wide,),
+    }.items():
+        one[f"visual.transformer.resblocks.0.{name}"] = np.zeros(shape, np.float32)
+    file = str(tmp_path / "a.safetensors")
+    save_file(one, file)
+    with pytest.raises(UserError, match=r"width of 1280 are not known for .*: give heads="):
+        load_images(file)
+    assert load_images(file, heads=16).module.heads == 16
 
 
 @pytest.mark.slow

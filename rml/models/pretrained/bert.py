@@ -8,7 +8,17 @@ import numpy as np
 
 from rml.models.bert import Bert
 from rml.models.layers import module_options
-from rml.models.pretrained.configs import activation, beneath, need, only, renamed, sizes, without
+from rml.models.pretrained.configs import (
+    activation,
+    beneath,
+    count,
+    need,
+    only,
+    positive,
+    renamed,
+    sizes,
+    without,
+)
 from rml.models.pretrained.entries import affine, norm
 from rml.models.pretrained.tensors import Entry, Layout, Tensor
 
@@ -61,17 +71,17 @@ def bert(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> B
     only(config, file, "is_decoder", False)
     found = {
         **sizes(config, file),
-        "positions": config.get("max_position_embeddings", 512),
-        "types": config.get("type_vocab_size", 2),
+        "positions": count(config, file, "max_position_embeddings", 512),
+        "types": count(config, file, "type_vocab_size", 2),
         "activation": activation(config.get("hidden_act", "gelu"), file),
-        "epsilon": config.get("layer_norm_eps", 1e-12),
+        "epsilon": positive(config, file, "layer_norm_eps", 1e-12),
     }
     return Bert(**{**found, **module_options("bert", Bert, options)})
 
 
 def roberta(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> Bert:
     """Builds the module of a RoBERTa's config: its positions begin after that of padding."""
-    positions = config.get("max_position_embeddings", 512) - _first(config)
+    positions = count(config, file, "max_position_embeddings", 512) - _first(config)
     return bert({**config, "max_position_embeddings": positions}, file, options)
 
 

@@ -5,16 +5,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rml.errors import UserError
 from rml.models.clip import ClipText
 from rml.models.layers import module_options
-from rml.models.pretrained.configs import activation, count_layers, shape_of
+from rml.models.pretrained.configs import (
+    activation,
+    count,
+    count_layers,
+    part,
+    positive,
+    shape_of,
+)
 from rml.models.pretrained.entries import convolution, norm, vit_block
 from rml.models.pretrained.tensors import Entry, Layout, Tensor
 from rml.models.pretrained.vit import whole_ratio
 from rml.models.vit import ViT
 
 SCALE = "logit_scale"  # logarithm of what cosines are multiplied with
-HEAD_WIDTH = 64  # of all published towers, where no config says it
+HEAD_WIDTH = 64  # of published towers, where no config says it
+OTHER_HEADS = (1280, 1408, 1664)  # widths of image towers whose heads have another
 EPSILON = 1e-5
 
 
@@ -135,13 +144,17 @@ def image_tower(
     """Builds the image tower that the tensors are of.
 
     Raises:
-      UserError: A tensor that gives a size is missing, or an attribute is not one of ours.
+      UserError: A tensor that gives a size is missing, the number of heads is not known, or an
+        attribute is not one of ours.
     """
     width, _, patch, _ = shape_of(tensors, f"{names.patches}.weight", file, 4)
+    said = part(config, file, "vision_config") or config
+    if width in OTHER_HEADS and "num_attention_heads" not in said and "heads" not in options:
+        raise UserError(f"the heads of a width of {width} are not known for {file}: give heads=")
     name, inputs = names.image_projection
     found = {
         **_sizes(tensors, names.image_prefix, names.mlp, width, file),
-        **_settings(config.get("vision_config", config), width, file),
+        **_settings(said, width, file),
         "patch_size": patch,
         "norm_first": True,
         "projection": _outputs(shape_of(tensors, name, file, 2), inputs),
@@ -165,7 +178,7 @@ def text_tower(
     name, inputs = names.text_projection
     found = {
         **_sizes(tensors, names.text_prefix, names.mlp, width, file),
-        **_settings(config.get("text_config", config), width, file),
+        **_settings(part(config, file, "text_config") or config, width, file),
         "vocabulary": vocabulary,
         "positions": shape_of(tensors, names.text_positions, file, 2)[0],
         "projection": _outputs(shape_of(tensors, name, file, 2), inputs),
@@ -210,9 +223,9 @@ def _sizes(
 
 def _settings(config: Mapping[str, Any], width: int, file: Path) -> dict[str, Any]:
     return {
-        "heads": config.get("num_attention_heads", max(width // HEAD_WIDTH, 1)),
+        "heads": count(config, file, "num_attention_heads", max(width // HEAD_WIDTH, 1)),
         "activation": activation(config.get("hidden_act", "quick_gelu"), file),
-        "epsilon": config.get("layer_norm_eps", EPSILON),
+        "epsilon": positive(config, file, "layer_norm_eps", EPSILON),
     }
 
 

@@ -1,5 +1,6 @@
 """What the readers of configs and of state dictionaries share."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,66 @@ def need(config: Mapping[str, Any], file: Path, key: str) -> Any:
     return config[key]
 
 
+def count(config: Mapping[str, Any], file: Path, key: str, default: int | None = None) -> int:
+    """Reads a whole number of at least 1 of the config; needed where there is no default.
+
+    Raises:
+      UserError: There is none, or it is something else.
+    """
+    value = need(config, file, key) if default is None else config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{key} is {value!r} in {file}; expected a whole number of at least 1")
+    return value
+
+
+def count_or_none(config: Mapping[str, Any], file: Path, key: str) -> int | None:
+    """Reads a whole number of at least 1 where the config has it and it is not null.
+
+    Raises:
+      UserError: It is something else.
+    """
+    return None if config.get(key) is None else count(config, file, key)
+
+
+def positive(
+    config: Mapping[str, Any], file: Path, key: str, default: float | None = None
+) -> float:
+    """Reads a finite number above 0 of the config; needed where there is no default.
+
+    Raises:
+      UserError: There is none, or it is something else.
+    """
+    value = need(config, file, key) if default is None else config.get(key, default)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise UserError(f"{key} is {value!r} in {file}; expected a finite number above 0")
+    return value
+
+
+def part(config: Mapping[str, Any], file: Path, key: str) -> Mapping[str, Any]:
+    """Reads a part of the config, empty where it is missing or null.
+
+    Raises:
+      UserError: It is no object.
+    """
+    value = config.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{key} is {value!r} in {file}; expected an object")
+    return value
+
+
+def architectures(config: Mapping[str, Any], file: Path) -> list[Any]:
+    """Reads what the config calls its architecture: the model first, the type last.
+
+    Raises:
+      UserError: The models are no list.
+    """
+    found = config.get("architectures") or []
+    if not isinstance(found, list):
+        raise UserError(f"architectures is {found!r} in {file}; expected a list of names")
+    return [name for name in (*found, config.get("model_type")) if name]
+
+
 def only(config: Mapping[str, Any], file: Path, key: str, expected: object) -> None:
     """Raises UserError where the config has another value than the only one that is implemented."""
     found = config.get(key, expected)
@@ -45,14 +106,14 @@ def only(config: Mapping[str, Any], file: Path, key: str, expected: object) -> N
         raise UserError(f"{key} is {found!r} in {file}; only {expected!r} is implemented")
 
 
-def activation(name: str, file: Path) -> str:
+def activation(name: Any, file: Path) -> str:
     """Finds our name of Hugging Face's nonlinearity.
 
     Raises:
       UserError: We do not have it.
     """
-    if name not in ACTIVATIONS:
-        raise unknown(f"activation in {file}", name, ACTIVATIONS)
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise unknown(f"activation in {file}", str(name), ACTIVATIONS)
     return ACTIVATIONS[name]
 
 
@@ -97,11 +158,28 @@ def activation_entries(name: str, *, numbered: bool) -> dict[str, Any]:
 def sizes(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """Reads the sizes that text models have, by the names of their modules' attributes."""
     return {
-        "vocabulary": need(config, file, "vocab_size"),
-        "width": need(config, file, "hidden_size"),
-        "depth": need(config, file, "num_hidden_layers"),
-        "heads": need(config, file, "num_attention_heads"),
-        "mlp": need(config, file, "intermediate_size"),
+        "vocabulary": count(config, file, "vocab_size"),
+        "width": count(config, file, "hidden_size"),
+        "depth": count(config, file, "num_hidden_layers"),
+        "heads": count(config, file, "num_attention_heads"),
+        "mlp": count(config, file, "intermediate_size"),
+    }
+
+
+def open_clip_config(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Returns what OpenCLIP's config says and shapes do not, in the others' names.
+
+    Raises:
+      UserError: A number is no whole number, or a part is no object.
+    """
+    model = part(config, file, "model_cfg")
+    image, text = part(model, file, "vision_cfg"), part(model, file, "text_cfg")
+    act = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    heads = count(image, file, "width", 768) // count(image, file, "head_width", 64)
+    return {
+        "vision_config": {"num_attention_heads": heads, "hidden_act": act},
+        "text_config": {"num_attention_heads": count(text, file, "heads", 8), "hidden_act": act},
+        "pretrained_cfg": part(config, file, "preprocess_cfg"),
     }
 
 

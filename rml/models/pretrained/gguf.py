@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rml.errors import UserError, unknown
+from rml.models.pretrained.configs import count, need, positive
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.gguf_tokenizer import read_tokenizer
 from rml.models.pretrained.tensors import Tensor
@@ -56,11 +57,11 @@ class Gguf:
         if not file.is_file():
             raise UserError(f"there is no file {file}")
         try:
-            self._reader = self._gguf.GGUFReader(str(file))
+            self._reader = _whole(self._gguf.GGUFReader)(str(file))
             self.fields = {name: f.contents() for name, f in self._reader.fields.items()}
-        except (ValueError, IndexError, KeyError, OverflowError) as error:
+        except (ValueError, IndexError, KeyError, OverflowError, RecursionError) as error:
             raise UserError(f"{file} cannot be read as GGUF: {error}") from None
-        self.architecture = self._need("general.architecture")
+        self.architecture = str(need(self.fields, file, "general.architecture"))
         if self.architecture not in ARCHITECTURES:
             raise UserError(
                 f"{file} holds the architecture {self.architecture!r}; "
@@ -73,9 +74,9 @@ class Gguf:
         Raises:
           UserError: The metadata lack something, or ask for what is not implemented.
         """
-        heads, width = self._said("attention.head_count"), self._said("embedding_length")
-        head_width = self._said("attention.key_length", width // heads)
-        turned = self._said("rope.dimension_count", head_width)
+        heads, width = self._count("attention.head_count"), self._count("embedding_length")
+        head_width = self._count("attention.key_length", width // heads)
+        turned = self._count("rope.dimension_count", head_width)
         if turned != head_width:
             raise UserError(
                 f"{self.file} rotates {turned} of {head_width} components of a head; "
@@ -85,18 +86,18 @@ class Gguf:
         config = {
             "architectures": [ARCHITECTURES[self.architecture][0]],
             "model_type": self.architecture,
-            "vocab_size": len(self._need("tokenizer.ggml.tokens")),
+            "vocab_size": len(need(self.fields, self.file, "tokenizer.ggml.tokens")),
             "hidden_size": width,
-            "num_hidden_layers": self._said("block_count"),
+            "num_hidden_layers": self._count("block_count"),
             "num_attention_heads": heads,
-            "num_key_value_heads": self._said("attention.head_count_kv", heads),
+            "num_key_value_heads": self._count("attention.head_count_kv", heads),
             "head_dim": head_width,
-            "intermediate_size": self._said("feed_forward_length"),
-            "max_position_embeddings": self._said("context_length"),
+            "intermediate_size": self._count("feed_forward_length"),
+            "max_position_embeddings": self._count("context_length"),
             "hidden_act": "silu",
             # Stored in single precision, as which it is not the number that was meant.
-            "rms_norm_eps": _short(self._said("attention.layer_norm_rms_epsilon")),
-            "rope_theta": _short(self._said("rope.freq_base", 10_000.0)),
+            "rms_norm_eps": _short(self._number("attention.layer_norm_rms_epsilon")),
+            "rope_theta": _short(self._number("rope.freq_base", 10_000.0)),
             "attention_bias": "blk.0.attn_q.bias" in names,
             "mlp_bias": "blk.0.ffn_up.bias" in names,
             "tie_word_embeddings": "output.weight" not in names,
@@ -143,7 +144,11 @@ class Gguf:
 
     def _scaling(self) -> dict[str, Any] | None:
         """How rotary frequencies are scaled, in Hugging Face's words."""
-        kind = self._said("rope.scaling.type", "none")
+        keys = [f"rope.{key}" for key in ("scaling.factor", "scale_linear")]  # the second is older
+        keys = [key for key in keys if self.fields.get(f"{self.architecture}.{key}")]
+        factor = self._number(keys[0]) if keys else 1.0
+        usual = "linear" if keys else "none"
+        kind = str(self.fields.get(f"{self.architecture}.rope.scaling.type", usual))
         if kind not in SCALINGS:
             raise unknown(f"rope scaling in {self.file}", kind, SCALINGS)
         factors = [t for t in self._reader.tensors if t.name == FACTORS]
@@ -154,26 +159,24 @@ class Gguf:
                 "short_factor": divided,
                 "long_factor": divided,
                 "attention_factor": 1.0,
-                "original_max_position_embeddings": self._said("context_length"),
+                "original_max_position_embeddings": self._count("context_length"),
             }
         if kind == "none":
             return None
-        found = {"rope_type": kind, "factor": self._said("rope.scaling.factor")}
+        found: dict[str, Any] = {"rope_type": kind, "factor": factor}
         if kind == "yarn":
-            found["original_max_position_embeddings"] = self._said(
-                "rope.scaling.original_context_length", self._said("context_length")
+            found["original_max_position_embeddings"] = self._count(
+                "rope.scaling.original_context_length", self._count("context_length")
             )
         return found
 
-    def _said(self, key: str, default: Any = None) -> Any:
-        """A value of the architecture; needed where there is no default."""
-        key = f"{self.architecture}.{key}"
-        return self._need(key) if default is None else self.fields.get(key, default)
+    def _count(self, key: str, default: int | None = None) -> int:
+        """A whole number of the architecture; needed where there is no default."""
+        return count(self.fields, self.file, f"{self.architecture}.{key}", default)
 
-    def _need(self, key: str) -> Any:
-        if key not in self.fields:
-            raise UserError(f"there is no {key!r} in {self.file}")
-        return self.fields[key]
+    def _number(self, key: str, default: float | None = None) -> float:
+        """A number above 0 of the architecture; needed where there is no default."""
+        return positive(self.fields, self.file, f"{self.architecture}.{key}", default)
 
     def _dtype(self, kind: Any) -> str:
         """What reading gives: a quantised type becomes float32."""
@@ -189,6 +192,19 @@ class Gguf:
         # A head's rows stand as pairs (i, i + k/2) side by side; ours are two halves.
         pairs = value.reshape(heads, value.shape[0] // heads // 2, 2, *value.shape[1:])
         return pairs.swapaxes(1, 2).reshape(value.shape)
+
+
+def _whole(reader: Any) -> Any:
+    """A reader that stops where its file ends, however long an array claims to be."""
+
+    class Whole(reader):
+        def _get(self, offset: int, dtype: Any, count: Any = 1, **order: Any) -> np.ndarray:
+            found: np.ndarray = super()._get(offset, dtype, count, **order)
+            if len(found) < count:
+                raise ValueError(f"it ends before the {count} values at byte {offset}")
+            return found
+
+    return Whole
 
 
 def _hf_name(name: str) -> str:

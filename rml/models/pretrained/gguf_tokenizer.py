@@ -60,6 +60,20 @@ class _Vocabulary(NamedTuple):
             raise UserError(f"there is no 'tokenizer.ggml.{key}' in {self.file}")
         return found
 
+    def number(self, key: str) -> int:
+        """Reads the number of a token.
+
+        Raises:
+          UserError: There is none, or no such token.
+        """
+        found = self.need(key)
+        if not isinstance(found, int) or not 0 <= found < len(self.tokens):
+            raise UserError(
+                f"tokenizer.ggml.{key} is {found!r} in {self.file}; "
+                f"expected one of {len(self.tokens)} tokens"
+            )
+        return found
+
     def of_type(self, kind: int) -> list[str]:
         return [token for token, t in zip(self.tokens, self.types, strict=False) if t == kind]
 
@@ -93,7 +107,7 @@ def _add_ends(made: Any, vocabulary: _Vocabulary, *, begin: bool, end: bool) -> 
     ]
     if not kinds:
         return
-    ids = {kind: int(vocabulary.need(f"{kind}_token_id")) for kind in kinds}
+    ids = {kind: vocabulary.number(f"{kind}_token_id") for kind in kinds}
     first, last = ([vocabulary.tokens[ids[k]]] if k in ids else [] for k in ("bos", "eos"))
     made.post_processor = require("tokenizers").processors.TemplateProcessing(
         single=[*first, "$A", *last],
@@ -109,8 +123,14 @@ def _byte_pairs(vocabulary: _Vocabulary) -> tuple[Any, bool, bool]:
     if name not in RULES:
         raise unknown(f"tokenizer.ggml.pre in {vocabulary.file}", name, RULES)
     rule, cut = RULES[name], tokenizers.pre_tokenizers
-    merges = [tuple(pair.split(" ")) for pair in vocabulary.need("merges")]
     vocab = {token: i for i, token in enumerate(vocabulary.tokens)}
+    merges = [tuple(pair.split(" ")) for pair in vocabulary.need("merges")]
+    for pair in merges:
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= vocab.keys():
+            raise UserError(
+                f"tokenizer.ggml.merges has {' '.join(pair)!r} in {vocabulary.file}; "
+                "expected two tokens, a space between, that make a third"
+            )
     made = tokenizers.Tokenizer(
         tokenizers.models.BPE(vocab=vocab, merges=merges, ignore_merges=rule.whole)
     )
@@ -185,8 +205,9 @@ def _unigrams(vocabulary: _Vocabulary) -> tuple[Any, bool, bool]:
 
 
 def _unknown(vocabulary: _Vocabulary) -> str | None:
-    index = vocabulary.get("unknown_token_id")
-    return None if index is None else vocabulary.tokens[index]
+    if vocabulary.get("unknown_token_id") is None:
+        return None
+    return vocabulary.tokens[vocabulary.number("unknown_token_id")]
 
 
 KINDS: dict[str, Callable[[_Vocabulary], tuple[Any, bool, bool]]] = {

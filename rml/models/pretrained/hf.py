@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rml.errors import UserError, unknown
+from rml.models.pretrained.configs import count_or_none, open_clip_config
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.files import read_file
 from rml.models.pretrained.tensors import Tensor
 
 WEIGHTS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 # The last two are OpenCLIP's.
 FILES = (WEIGHTS, PICKLED, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 # sentence-transformers' names of poolings, and the older form's one flag each.
@@ -44,18 +46,34 @@ class Sentence(NamedTuple):
     lowercase: bool
 
 
-def read_json(file: Path) -> Any:
-    """Reads a JSON file's content.
+def read_json(file: Path, kind: type = dict) -> Any:
+    """Reads a JSON file's content, an object or another `kind`.
 
     Raises:
-      UserError: The file is missing or is no JSON.
+      UserError: The file is missing, is no JSON, or holds something else.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"there is no file {file}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{file} is no JSON: {error}") from None
+    if not isinstance(found, kind):
+        expected = "an object" if kind is dict else "a list"
+        raise UserError(f"{file} holds {found!r:.80}; expected {expected}")
+    return found
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Reads `config.json`, or else OpenCLIP's in its names; empty where there is neither.
+
+    Raises:
+      UserError: The file is no JSON object, or OpenCLIP's is not as expected.
+    """
+    file, other = directory / "config.json", directory / "open_clip_config.json"
+    if file.exists() or not other.exists():
+        return read_json(file) if file.exists() else {}
+    return open_clip_config(read_json(other), other)
 
 
 def read_sentence(directory: Path) -> Sentence:
@@ -67,9 +85,14 @@ def read_sentence(directory: Path) -> Sentence:
     file = directory / "modules.json"
     if not file.exists():
         return Sentence(directory, None, False, None, False)
-    modules = {
-        part["type"].rsplit(".", 1)[-1]: directory / part["path"] for part in read_json(file)
-    }
+    modules = {}
+    for part in read_json(file, list):
+        try:
+            modules[part["type"].rsplit(".", 1)[-1]] = directory / part["path"]
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{file} lists {part!r:.80}; expected a module with 'type' and 'path'"
+            ) from None
     for kind in modules:
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise UserError(
@@ -84,7 +107,7 @@ def read_sentence(directory: Path) -> Sentence:
         weights,
         pooling,
         "Normalize" in modules,
-        found.get("max_seq_length"),
+        count_or_none(found, options, "max_seq_length"),
         bool(found.get("do_lower_case")),
     )
 
@@ -123,10 +146,18 @@ def read_tokenizer(directory: Path, *, lowercase: bool = False) -> Any:
 
 
 def read_limit(directory: Path, positions: int) -> int:
-    """Reads the longest text in tokens: `positions`, or less if `tokenizer_config.json` says so."""
-    file = directory / "tokenizer_config.json"
+    """Reads the longest text in tokens: `positions`, or less if `tokenizer_config.json` says so.
+
+    Raises:
+      UserError: It says something else than a number of at least 1, of any size.
+    """
+    file = directory / TOKENIZER_CONFIG
     limit = read_json(file).get("model_max_length") if file.exists() else None
-    return positions if limit is None else min(positions, int(limit))
+    if limit is None:
+        return positions
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
+        raise UserError(f"model_max_length is {limit!r} in {file}; expected a number of at least 1")
+    return int(min(positions, limit))
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
@@ -146,6 +177,8 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
 def _read_parts(index: Path) -> dict[str, Tensor]:
     named = read_json(index).get("weight_map", {})
+    if not isinstance(named, dict) or not all(isinstance(part, str) for part in named.values()):
+        raise UserError(f"weight_map is {named!r:.80} in {index}; expected files by tensor")
     tensors: dict[str, Tensor] = {}
     for part in sorted(set(named.values())):
         tensors |= read_file(index.parent / part)
@@ -153,6 +186,15 @@ def _read_parts(index: Path) -> dict[str, Tensor]:
         if name not in tensors or tensors[name].file.name != part:
             raise UserError(f"{index} names tensor {name!r} in {part}, which does not have it")
     return tensors
+
+
+def _padding(config: Mapping[str, Any], tokenizer: Any) -> str | None:
+    """The token that fills up texts: the config's, a usual one, or else that of the end."""
+    end = config.get("eos_token_id")
+    said = (config.get("pad_token_id"), end[0] if isinstance(end, list) and end else end)
+    own, last = (tokenizer.id_to_token(i) if isinstance(i, int) and i >= 0 else None for i in said)
+    usual = (token for token in ("[PAD]", "<pad>") if tokenizer.token_to_id(token) is not None)
+    return own or next(usual, last)
 
 
 def write(
@@ -183,6 +225,12 @@ def write(
     modules = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
     files = {
         "config.json": config,
+        # Without it transformers builds another tokenizer, by the model's type.
+        TOKENIZER_CONFIG: {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": sentence.max_length,
+            "pad_token": _padding(config, tokenizer),
+        },
         "modules.json": [
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
             for i, (kind, path) in enumerate(modules[: 2 + sentence.normalize])

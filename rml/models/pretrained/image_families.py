@@ -8,7 +8,7 @@ import flax.linen as nn
 
 from rml.errors import UserError
 from rml.models.pretrained import clip, mobilenet, vit
-from rml.models.pretrained.configs import beneath, renamed, shape_of, without
+from rml.models.pretrained.configs import architectures, beneath, renamed, shape_of, without
 from rml.models.pretrained.resnet import resnet, resnet_layout
 from rml.models.pretrained.tensors import Layout, Tensor
 
@@ -87,8 +87,7 @@ def find_images(
 
 
 def _family(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path) -> Family:
-    named = [*(config.get("architectures") or ()), config.get("model_type")]
-    named = [name for name in named if name]
+    named = architectures(config, file)
     for family in FAMILIES:
         marked = any(mark in tensors for mark in family.marks)
         if named[0] in family.names if named else marked:

@@ -15,6 +15,7 @@ from rml import assets
 from rml.errors import UserError, local_path, unknown
 from rml.models.mobilenet import EfficientNetLite0, MobileNet, MobileNetV2
 from rml.models.pretrained import hf
+from rml.models.pretrained.configs import part
 from rml.models.pretrained.files import READERS, read_file, tensors_of
 from rml.models.pretrained.image_families import IMAGENET, LITE, Found, find_images
 from rml.models.pretrained.pickles import read_pickle
@@ -129,9 +130,9 @@ def load_images(
         ResNet, ViT, MobileNetV2 and EfficientNet of torchvision, ResNet and ViT of timm, ViT of
         Hugging Face, the images' side of CLIP.
       logits: Whether it gives logits in the place of features.
-      mean: Mean of each channel in 0..1, where the directory does not say it; ImageNet's if not
-        given.
-      deviation: Its standard deviation.
+      mean: Mean of each channel in 0..1, in the place of what the directory says; if neither says
+        it, that which such weights were published with.
+      deviation: Its standard deviation, likewise.
       **options: Attributes of the module, such as `dtype`, `heads=8` where a file alone does not
         say how many a ViT has, or `layer="stage3"` for an earlier stage of MobileNetV2.
 
@@ -200,11 +201,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, Any]:
     if not path.is_dir():
         return read_file(path), None, None
     tensors = hf.read_tensors(path)
-    file = path / "config.json"
-    config = hf.read_json(file) if file.exists() else {}
+    config = hf.read_config(path)
     file = path / "preprocessor_config.json"
     said = hf.read_json(file) if file.exists() else {}
-    timm = config.get("pretrained_cfg", {})
+    timm = part(config, path, "pretrained_cfg")
     pairs = ((said, "image_mean", "image_std"), (timm, "mean", "std"))
     for where, mean, deviation in pairs:
         if mean in where and deviation in where:

@@ -9,12 +9,20 @@ import numpy as np
 from rml.errors import UserError
 from rml.models.layers import module_options
 from rml.models.llama import Llama
-from rml.models.pretrained.configs import numbered_activation, sizes
+from rml.models.pretrained.configs import (
+    count,
+    count_or_none,
+    numbered_activation,
+    part,
+    positive,
+    sizes,
+)
 from rml.models.pretrained.entries import affine, norm
 from rml.models.pretrained.tensors import Entry, Layout, Tensor
 from rml.models.rope import scaling_kind
 
 SLIDING = "sliding_attention"
+BARE = "embed_tokens.weight"  # table of tokens where a model is stored without its head
 
 
 def llama(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> Llama:
@@ -23,14 +31,14 @@ def llama(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> 
     Raises:
       UserError: A part of it is not implemented, or an attribute is not one of ours.
     """
-    theta, scaling = rotary(config)
+    theta, scaling = rotary(config, file)
     found = {
         **sizes(config, file),
-        "kv_heads": config.get("num_key_value_heads"),
-        "head_width": config.get("head_dim"),
-        "positions": config.get("max_position_embeddings", 2048),
+        "kv_heads": count_or_none(config, file, "num_key_value_heads"),
+        "head_width": count_or_none(config, file, "head_dim"),
+        "positions": count(config, file, "max_position_embeddings", 2048),
         "activation": numbered_activation(config, file, "silu"),
-        "epsilon": config.get("rms_norm_eps", 1e-6),
+        "epsilon": positive(config, file, "rms_norm_eps", 1e-6),
         "theta": theta,
         "rope_scaling": scaling,
         "attention_bias": config.get("attention_bias", False),
@@ -42,7 +50,7 @@ def llama(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> 
 
 def mistral(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> Llama:
     """Builds the module of a Mistral's config: a LLaMA whose tokens see a window."""
-    window = {"window": config.get("sliding_window")}
+    window = {"window": count_or_none(config, file, "sliding_window")}
     return llama(config, file, {**window, **options})
 
 
@@ -52,16 +60,21 @@ def qwen2(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> 
     if config.get("use_sliding_window", False) and config.get("sliding_window") is not None:
         depth, first = sizes(config, file)["depth"], config.get("max_window_layers", 28)
         types = config.get("layer_types") or [SLIDING if i >= first else "" for i in range(depth)]
-        found["window"] = config["sliding_window"]
+        found["window"] = count(config, file, "sliding_window")
         found["windowed"] = tuple(kind == SLIDING for kind in types)
     return llama({**config, "attention_bias": True}, file, {**found, **options})
 
 
-def rotary(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
-    """Reads base and scaling of the rotary frequencies, which newer configs keep in one place."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+def rotary(config: Mapping[str, Any], file: Path) -> tuple[float, dict[str, Any] | None]:
+    """Reads base and scaling of the rotary frequencies, which newer configs keep in one place.
+
+    Raises:
+      UserError: A part is no object, or the base is no number.
+    """
+    rope = part(config, file, "rope_scaling") or part(config, file, "rope_parameters")
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
-    theta = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
+    base = positive(config, file, "rope_theta", 10_000.0)
+    theta = float(positive(rope, file, "rope_theta", base))
     return theta, None if scaling_kind(scaling) == "default" else scaling
 
 

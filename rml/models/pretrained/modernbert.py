@@ -9,7 +9,15 @@ import numpy as np
 from rml.errors import UserError
 from rml.models.layers import module_options
 from rml.models.modernbert import ModernBert
-from rml.models.pretrained.configs import activation, beneath, sizes, without
+from rml.models.pretrained.configs import (
+    activation,
+    beneath,
+    count,
+    part,
+    positive,
+    sizes,
+    without,
+)
 from rml.models.pretrained.entries import affine, norm
 from rml.models.pretrained.llama import SLIDING
 from rml.models.pretrained.tensors import Entry, Layout, Tensor
@@ -37,13 +45,13 @@ def modernbert(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]
     )
     found = {
         **shared,
-        "positions": config.get("max_position_embeddings", 8192),
+        "positions": count(config, file, "max_position_embeddings", 8192),
         "local": tuple(kind == SLIDING for kind in types),
-        "reach": config.get("local_attention", 128) // 2,
+        "reach": count(config, file, "local_attention", 128) // 2,
         "theta": theta,
         "local_theta": local_theta,
         "activation": activation(config.get("hidden_activation", "gelu"), file),
-        "epsilon": config.get("norm_eps", 1e-5),
+        "epsilon": positive(config, file, "norm_eps", 1e-5),
         "attention_bias": config.get("attention_bias", False),
         "mlp_bias": config.get("mlp_bias", False),
         "norm_bias": config.get("norm_bias", False),
@@ -84,7 +92,7 @@ def modernbert_tensors(module: ModernBert, tensors: Mapping[str, Tensor]) -> dic
 
 def _theta(config: Mapping[str, Any], file: Path, key: str, old: str, default: float) -> float:
     """Base of the frequencies of one kind of block; newer configs have a part for each."""
-    rope = (config.get("rope_parameters") or {}).get(key) or {}
+    rope = part(part(config, file, "rope_parameters"), file, key)
     if rope.get("rope_type", "default") != "default":
         raise UserError(f"{file} scales rotary positions of {key}, which is not implemented")
     return float(rope.get("rope_theta") or config.get(old) or default)

@@ -62,6 +62,8 @@ def _tensor(message: memoryview) -> dict[str, np.ndarray]:
             found[field] = value
     if found.get(TYPE) != FLOAT or RAW not in found:
         return {}
+    if TENSOR_NAME not in found:
+        raise ValueError("a tensor has no name")
     array = np.frombuffer(found[RAW], np.float32).reshape(shape)
     return {bytes(found[TENSOR_NAME]).decode(): array}
 

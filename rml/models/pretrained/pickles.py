@@ -8,9 +8,10 @@ their storages and ordered dictionaries are known here; everything else is refus
 import io
 import math
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +32,7 @@ DTYPES: dict[str, Any] = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+BYTE_ARRAY = pickle.BYTEARRAY8[0]  # operation that makes a bytearray
 # Under these a checkpoint of a training program keeps its weights.
 NESTED = ("state_dict", "model_state_dict", "model")
 DAMAGE = (
@@ -43,7 +45,10 @@ DAMAGE = (
     TypeError,
     IndexError,
     OverflowError,
+    MemoryError,
+    RecursionError,
     NotImplementedError,
+    struct.error,
 )
 
 
@@ -76,20 +81,22 @@ def read_pickle(content: bytes, name: str) -> dict[str, np.ndarray]:
     try:
         return _read_zip(content) if content.startswith(ZIP) else _read_older(content)
     except DAMAGE as error:
-        raise UserError(f"{name} cannot be read as weights of PyTorch: {error}") from error
+        what = str(error) or "it ends early"
+        raise UserError(f"{name} cannot be read as weights of PyTorch: {what}") from error
 
 
 def _read_older(content: bytes) -> dict[str, np.ndarray]:
     file = io.BytesIO(content)
     if _Unpickler(file).load() != MAGIC:
         raise ValueError("it does not begin as they do")
-    _, _, state, keys = (_Unpickler(file).load() for _ in range(4))
-    views = _views(state)
-    kinds = {view.storage.key: view.storage.kind for view in views.values()}
+    for _ in range(2):  # versions and sizes of numbers
+        _Unpickler(file).load()
+    reader = _Unpickler(file)
+    views = _views(reader.load())
     stored = {}
-    for key in keys:
+    for key in _Unpickler(file).load():
         count = int.from_bytes(file.read(8), "little")
-        dtype = np.dtype(DTYPES[kinds[key]])
+        dtype = np.dtype(DTYPES[reader.kinds[key]])
         stored[key] = _elements(file.read(count * dtype.itemsize), dtype, count)
     return {name: _tensor(view, stored[view.storage.key]) for name, view in views.items()}
 
@@ -99,17 +106,22 @@ def _read_zip(content: bytes) -> dict[str, np.ndarray]:
         names = archive.namelist()
         (pickled,) = (name for name in names if name.endswith("/data.pkl"))
         top = pickled.removesuffix("data.pkl")
-        if f"{top}byteorder" in names and archive.read(f"{top}byteorder") != b"little":
+        if f"{top}byteorder" in names and _part(archive, f"{top}byteorder") != b"little":
             raise ValueError("its numbers are not little-endian")
-        views = _views(_Unpickler(io.BytesIO(archive.read(pickled))).load())
+        views = _views(_Unpickler(io.BytesIO(_part(archive, pickled))).load())
         stored = {}
         for key, kind in {view.storage[::-1] for view in views.values()}:
-            file = archive.getinfo(f"{top}data/{key}")
-            if file.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"its part {file.filename} is compressed")
-            dtype = np.dtype(DTYPES[kind])
-            stored[key] = _elements(archive.read(file), dtype, file.file_size // dtype.itemsize)
+            content, dtype = _part(archive, f"{top}data/{key}"), np.dtype(DTYPES[kind])
+            stored[key] = _elements(content, dtype, len(content) // dtype.itemsize)
     return {name: _tensor(view, stored[view.storage.key]) for name, view in views.items()}
+
+
+def _part(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The bytes of a file, which PyTorch does not compress: a small one might fill the memory."""
+    file = archive.getinfo(name)
+    if file.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"its part {file.filename} is compressed")
+    return archive.read(file)
 
 
 def _views(state: Any) -> dict[str, View]:
@@ -131,12 +143,26 @@ class _Ordered(dict[str, Any]):
     """An ordered dictionary, which PyTorch gives attributes."""
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors and ordered dictionaries, and nothing that could run."""
+class _Unpickler(pickle._Unpickler):
+    """Knows tensors and ordered dictionaries, and nothing that could run.
+
+    The unpickler written in C makes room for as many objects as a pickle says, whatever follows;
+    so would this one for a bytearray. What a name stands for is made anew, since a pickle may
+    change it.
+
+    Attributes:
+      kinds: Name of the type of each storage by its key.
+    """
+
+    dispatch: ClassVar = {o: f for o, f in pickle._Unpickler.dispatch.items() if o != BYTE_ARRAY}
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self.kinds: dict[str, str] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
-            return _Ordered
+            return lambda *items: _Ordered(*items)
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return lambda storage, offset, shape, strides, *_: View(storage, offset, shape, strides)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
@@ -148,6 +174,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Storage:
         if pid[0] != "storage":
             raise pickle.UnpicklingError(f"it refers to a {pid[0]}, which is no storage")
+        self.kinds[pid[2]] = pid[1]
         return Storage(pid[1], pid[2])
 
 

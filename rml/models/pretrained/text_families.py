@@ -11,7 +11,7 @@ from rml.errors import UserError
 from rml.models.bert import Bert
 from rml.models.llama import Llama
 from rml.models.pretrained import bert, clip, llama, modernbert
-from rml.models.pretrained.configs import activation_entries
+from rml.models.pretrained.configs import activation_entries, architectures
 from rml.models.pretrained.tensors import Layout, Tensor
 
 Config = Mapping[str, Any]
@@ -60,7 +60,7 @@ def find_text(config: Config, tensors: Tensors, file: Path, options: Config) -> 
     Raises:
       UserError: The architecture is none of `FAMILIES`, or a part of it is not implemented.
     """
-    named = (config.get("architectures") or [config.get("model_type")])[0]
+    named = next(iter(architectures(config, file)), None)
     if named is None and clip.OPENAI.text_positions in tensors:
         return _clip(clip.OPENAI)(config, tensors, file, options)
     for family in FAMILIES:
@@ -128,6 +128,9 @@ def _llama(
     build: Callable[[Config, Path, Config], Llama],
 ) -> Callable[[Config, Tensors, Path, Config], Found]:
     def read(config: Config, tensors: Tensors, file: Path, options: Config) -> Found:
+        if llama.BARE in tensors:  # no head, which the table stands in for
+            tensors = {f"model.{name}": tensor for name, tensor in tensors.items()}
+            config = {**config, "tie_word_embeddings": True}
         module = build(config, file, options)
         found = llama.llama_tensors(module, tensors)
         # A decoder's last token has seen the whole text.

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 
 from rml.errors import UserError
 from rml.models.layers import module_options
-from rml.models.pretrained.configs import activation, count_layers, only, shape_of
+from rml.models.pretrained.configs import (
+    activation,
+    count_layers,
+    count_or_none,
+    only,
+    positive,
+    shape_of,
+)
 from rml.models.pretrained.entries import affine, convolution, norm, vit_block
 from rml.models.pretrained.tensors import Entry, Layout, Tensor
 from rml.models.vit import ViT
@@ -101,7 +108,8 @@ def vit(
     width, _, patch, _ = shape_of(tensors, f"{names.patches}.weight", file, 4)
     mlp, _ = shape_of(tensors, f"{names.prefix.format(0)}{names.mlp}.weight", file, 2)
     head = tensors.get(f"{names.head}.weight")
-    heads = options.get("heads", config.get("num_attention_heads", HEADS.get(width)))
+    said = count_or_none(config, file, "num_attention_heads") or HEADS.get(width)
+    heads = options.get("heads", said)
     if heads is None:
         raise UserError(f"the heads of a width of {width} are not known for {file}: give heads=")
     found = {
@@ -111,7 +119,7 @@ def vit(
         "mlp_ratio": whole_ratio(mlp, width, file),
         "patch_size": patch,
         "activation": activation(config.get("hidden_act", "gelu"), file),
-        "epsilon": config.get("layer_norm_eps", 1e-6),
+        "epsilon": positive(config, file, "layer_norm_eps", 1e-6),
         "classes": 0 if head is None else head.shape[0],
     }
     return ViT(**{**found, **module_options("vit", ViT, options)})
