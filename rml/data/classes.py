@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from rml.data.npz import read_arrays
 from rml.data.oddities import require_labels
 from rml.data.source import ArraySource, Source
 from rml.errors import UserError
@@ -93,7 +94,7 @@ def select_classes(source: Source, classes: Int[np.ndarray, " k"]) -> ArraySourc
     arrays = source.arrays()
     number = np.full(source.num_classes, -1)
     number[classes] = np.arange(len(classes))
-    label = number[arrays["label"]]
+    label = np.where(arrays["label"] >= 0, number[arrays["label"]], -1)
     kept = label >= 0
     return ArraySource(
         arrays["image"][kept],
@@ -130,7 +131,8 @@ def open_parts(
     for part, split in splits.items():
         if split not in opened:
             opened[split] = require_labels(open_part(part), "a split of the classes")
-    present = {part: np.unique(opened[split].arrays()["label"]) for part, split in splits.items()}
+    found = {part: np.unique(opened[split].arrays()["label"]) for part, split in splits.items()}
+    present = {part: labels[labels >= 0] for part, labels in found.items()}
     classes = split_classes(wanted, present, splits, seed=seed)
     if wanted["validation"] == SAME and splits["validation"] == splits["base"]:
         raise UserError(
@@ -142,10 +144,13 @@ def open_parts(
 
 
 def first_of_each_class(labels: Int[np.ndarray, " n"], count: int) -> Int[np.ndarray, " m"]:
-    """Finds positions of the first `count` examples of each class, in ascending order."""
-    order = np.argsort(labels, kind="stable")
-    sizes = np.bincount(labels)
-    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    """Finds positions of the first `count` examples of each class, in ascending order.
+
+    Examples with a negative label are of no class.
+    """
+    sizes = np.bincount(labels[labels >= 0])
+    order = np.argsort(labels, kind="stable")[len(labels) - sizes.sum() :]
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.sort(order[rank < count])
 
 
@@ -164,11 +169,7 @@ def read_feature_parts(
     Raises:
       UserError: An array is missing, or has another shape, another width, NaN or infinite values.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"features {path} cannot be read: {error}") from None
+    arrays = read_arrays(path)
     names = [f"{kind}_{part}" for part in PARTS for kind in "xy"]
     missing = [name for name in names if name not in arrays]
     if missing:
@@ -176,19 +177,23 @@ def read_feature_parts(
             f"features {path} lack {', '.join(missing)}, hold {', '.join(sorted(arrays))}; "
             f"expected {', '.join(names)}, or x and y with config.features.of='pixels'"
         )
-    width = arrays["x_base"].shape[-1]
+    width = arrays["x_base"].shape[-1] if arrays["x_base"].ndim else "d"
     found = {}
     for part in PARTS:
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if x.dtype.kind not in "biuf":
+            raise UserError(f"features {path}: x_{part} has type {x.dtype}, expected numbers")
         if x.ndim != 2 or x.shape[1] != width or y.shape != x.shape[:1] or not len(x):
             raise UserError(
                 f"features {path}: x_{part} is {list(x.shape)} and y_{part} {list(y.shape)}, "
                 f"expected [n, {width}] and [n]"
             )
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32)
         if not np.isfinite(x).all():
-            raise UserError(f"features {path}: x_{part} holds NaN or infinite values")
+            raise UserError(f"features {path}: x_{part} holds NaN, or infinite values in float32")
         labels = np.unique(y, return_inverse=True)[1]
-        found[part] = x.astype(np.float32), labels.astype(np.int32)
+        found[part] = x, labels.astype(np.int32)
     return found
 
 

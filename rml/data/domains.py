@@ -33,8 +33,8 @@ def widespread_classes(
     """Chooses the classes that are found in the most domains.
 
     Args:
-      labels: Class of each example.
-      domains: Domain of each example, such as its designer.
+      labels: Class of each example; negative ones are of no class.
+      domains: Domain of each example, such as its designer; negative ones are of none.
       count: Number of classes to take; ties are broken by a fixed shuffle.
 
     Returns:
@@ -44,7 +44,8 @@ def widespread_classes(
       DataError: There are fewer classes.
     """
     seen = np.zeros((labels.max() + 1, domains.max() + 1), bool)
-    seen[labels, domains] = True
+    known = (labels >= 0) & (domains >= 0)
+    seen[labels[known], domains[known]] = True
     breadth = seen.sum(1)
     if not 0 < count <= np.count_nonzero(breadth):
         raise DataError(f"{count} classes are asked for, {np.count_nonzero(breadth)} have examples")
@@ -106,7 +107,7 @@ def _open(
     number = np.full(len(labels.names), -1)
     number[chosen] = np.arange(classes)
     drawn = np.isin(domains.values, [domains.names.index(domain) for domain in wanted])
-    rows = np.flatnonzero(drawn & (number[labels.values] >= 0))
+    rows = np.flatnonzero(drawn & (labels.values >= 0) & (number[labels.values] >= 0))
     if not len(rows):
         raise DataError(f"{name!r} has no image of {classes} classes by {', '.join(wanted)}")
     source = load(name, split, data_dir=data_dir, image_size=image_size, label_key=label_key)
@@ -143,15 +144,16 @@ def read_classes(
 def groups_of_classes(
     name: str, split: str, *, label_key: str, group_key: str, data_dir: str | Path | None = None
 ) -> Mapping[str, str]:
-    """Reads the group of each class, where examples name both: that of its first example.
+    """Reads the group of each class: that of its first example which names both.
 
     Raises:
       DataError: As `read_classes`.
     """
     read = read_classes(name, split, (label_key, group_key), data_dir)
     labels, groups = read[label_key], read[group_key]
-    classes, first = np.unique(labels.values, return_index=True)
+    rows = np.flatnonzero((labels.values >= 0) & (groups.values >= 0))
+    classes, first = np.unique(labels.values[rows], return_index=True)
     return {
         labels.names[label]: groups.names[groups.values[row]]
-        for label, row in zip(classes, first, strict=True)
+        for label, row in zip(classes, rows[first], strict=True)
     }

@@ -1,19 +1,31 @@
 """Texts that say the same: equal words, or nearly."""
 
+import functools
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool
 
-_WORD = re.compile(r"\w+")
+
+@functools.cache
+def in_words() -> str:
+    r"""Lists what words are made of, for a character class: `\w` and the marks that it lacks.
+
+    Marks (Unicode's category M) are accents of their own and vowels of scripts such as Hindi's.
+    """
+    # Marks lie in the first two planes, but for the selectors of variants, which end the class.
+    kinds = "".join(unicodedata.category(chr(point))[0] for point in range(0x20000))
+    runs = (f"{chr(run.start())}-{chr(run.end() - 1)}" for run in re.finditer("M+", kinds))
+    return rf"\w{''.join(runs)}\U000e0100-\U000e01ef"
 
 
 def normalized(text: str) -> str:
     """Joins the words of a text in lower case by spaces; texts equal in this are duplicates."""
-    return " ".join(_WORD.findall(text.lower()))
+    return " ".join(_word().findall(text.lower()))
 
 
 def near_duplicates(
@@ -60,6 +72,11 @@ def near_duplicates(
             for row in rare:
                 by_rare_row[row].append(index)
     return repeated
+
+
+@functools.cache
+def _word() -> re.Pattern[str]:
+    return re.compile(rf"\w[{in_words()}]*")
 
 
 def _rows(text: str, words: int) -> set[str]:

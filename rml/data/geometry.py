@@ -227,7 +227,9 @@ def random_erase(
             none of these.
 
     Source:
-        Zhong et al., "Random Erasing Data Augmentation" (2020), algorithm 1.
+        Zhong et al., "Random Erasing Data Augmentation" (2020), algorithm 1. It draws the aspect
+        uniformly, draws until a box fits, and fills it with noise. Here the aspect is
+        log-uniform, and where none of ten boxes fits the first is clipped to the image.
     """
     check_probability(p)
     check_range("scale", scale, high=1.0)

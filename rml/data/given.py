@@ -1,5 +1,6 @@
 """Images as a user has them, brought to the shape and type that an encoder was trained on."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +91,7 @@ class GivenImages:
         if isinstance(image, (str, Path)):
             return self._fit(decode(Path(image), channels=self.shape[-1]))
         if isinstance(image, Image.Image):
-            return self._fit(from_picture(image, channels=self.shape[-1]))
+            return self._fit(from_picture(image, channels=self.shape[-1], what=what))
         image = np.asarray(image)
         image = image[..., None] if image.ndim < len(self.shape) else image
         return self._fit(image)
@@ -124,7 +125,9 @@ class GivenImages:
 
     def _check_array(self, images: Any, *, what: str, several: bool = False) -> Any:
         """The images, or `DataError` where their type or shape is not one of an encoder's."""
-        floats = np.issubdtype(images.dtype, np.floating) or str(images.dtype) == "bfloat16"
+        floats = str(images.dtype) == "bfloat16"
+        with contextlib.suppress(TypeError):  # torch's types are none of NumPy's
+            floats = floats or np.issubdtype(images.dtype, np.floating)
         own = tuple(images.shape[1:] if several else images.shape)
         if len(own) == 2 and len(self.shape) == 3 and self.shape[2] == 1:
             own = (*own, 1)  # grey images need no axis of channels

@@ -39,12 +39,27 @@ def decode(image: bytes | Path, *, channels: int, what: str = "image") -> np.nda
         raise DataError(f"{where} cannot be decoded: {error}") from error
 
 
-def from_picture(picture: Image.Image, *, channels: int) -> np.ndarray:
-    """Turns one image of PIL, upright as its file says, into uint8 `[h, w, channels]`."""
+def from_picture(picture: Image.Image, *, channels: int, what: str = "it") -> np.ndarray:
+    """Turns one image of PIL, upright as its file says, into uint8 `[h, w, channels]`.
+
+    Grey images of 32-bit integers have 8 bits where no value exceeds 255, otherwise 16.
+
+    Args:
+        picture: The image.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        what: Name of the image in the error.
+
+    Raises:
+        DataError: If its pixels are floats, whose range is unknown.
+    """
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        # PIL clips 16-bit grey to 255 on conversion; the high byte is the image.
-        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+    if picture.mode == "F":
+        raise DataError(f"{what} has pixels that are floats, expected integers of 8 or 16 bits")
+    if picture.mode.startswith("I"):
+        # PIL clips grey of more than 8 bits to 255 on conversion; of 16 the high byte is the image.
+        grey = np.asarray(picture)
+        grey = grey >> 8 if picture.mode != "I" or grey.max() > 255 else grey
+        picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
     array = np.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
     return array if array.ndim == 3 else array[..., None]
 

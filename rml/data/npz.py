@@ -32,15 +32,16 @@ def open_npz(
 
     Returns:
         A source in memory. Images `[n, h, w]` gain a channel axis; vectors `[n, d]` stay so, under
-        the key "image". Integers in 0..255 become uint8, other numbers float32. Labels (integers
-        from 0, or strings) become 0..C-1 in sorted order; their originals are the class names.
+        the key "image". Integers of images are in 0..255 and become uint8. Floats, and integers of
+        vectors that are not uint8, become float32. Labels (integers from 0, or strings) become
+        0..C-1 in sorted order; their originals are the class names.
 
     Raises:
         DataError: If the file is missing, unreadable, holds objects (pickle), lacks an array, or
             its arrays do not fit each other or hold NaN or negative labels.
     """
     name = f"npz:{path}"
-    arrays = _read(path)
+    arrays = read_arrays(path)
     keys = {
         part: (_pick(arrays, _IMAGE_KEYS, part), _pick(arrays, _LABEL_KEYS, part))
         for part in ("", "_train", "_test")
@@ -92,12 +93,17 @@ def open_npz(
     )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of an `.npz` file, by name.
+
+    Raises:
+        DataError: If the file is missing, unreadable or holds objects (pickle).
+    """
     if not path.exists():
         raise DataError(f"there is no file {path}")
     try:
         file = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no readable .npz file: {error}") from error
     if isinstance(file, np.ndarray):
         raise DataError(f"{path} is one array, expected an .npz file of several")
@@ -111,7 +117,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                     f"{path}: array {key!r} cannot be read ({error}); arrays of objects need "
                     "pickle, which is never loaded: save numbers or strings"
                 ) from error
-            except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
                 raise DataError(f"{path}: array {key!r} is damaged: {error}") from error
     return arrays
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,7 +41,10 @@ class FileSource(Source):
     def _load(self) -> dict[str, np.ndarray]:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             examples: list[Example] = list(pool.map(self._read, range(len(self))))
-        return {key: np.stack([one[key] for one in examples]) for key in examples[0]}
+        arrays = {key: np.stack([one[key] for one in examples]) for key in examples[0]}
+        if "label" in arrays:
+            arrays["label"] = arrays["label"].astype(np.int32)
+        return arrays
 
 
 def path_of(name: str, kind: str) -> Path:
@@ -95,7 +99,7 @@ def lines(file: Path) -> Iterator[tuple[str, str]]:
                     raise DataError(f"{where} is not UTF-8: {error}") from error
                 if line.strip():
                     yield where, line
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{file} cannot be read: {error}") from error
 
 

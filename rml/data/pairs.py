@@ -1,5 +1,6 @@
 """Images with texts, from a file of lines: `pairs:PATH`."""
 
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def load_pairs(name: str, split: str, *, image_size: int | Sequence[int] | None 
     path = own.path_of(name, "pairs")
     texts: dict[str, tuple[str, ...]] = {}
     for where, entry in own.json_lines(path, expected="an object with 'image' and 'text'"):
-        image = own.field(where, entry, "image", str, "a path relative to this file")
+        given = own.field(where, entry, "image", str, "a path relative to this file")
+        image = posixpath.normpath(given)
         found = own.field(where, entry, "text", (str, list), "a string or a list of strings")
         found = [found] if isinstance(found, str) else found
         if not found or not all(isinstance(text, str) and text.strip() for text in found):

@@ -79,11 +79,15 @@ def _files(path: Path) -> Iterator[Path]:
 def cut(text: str, *, words: int = WORDS) -> Iterator[tuple[int, str]]:
     """Cuts a text into passages, each with the number of its first line, see `read_passages`."""
     held: list[tuple[int, str, int]] = []  # line number, line, its words
+    total = 0  # words of these lines
     for piece in _pieces(text, words):
-        while held and sum(count for _, _, count in held) + piece[2] > words:
-            yield from _passage(held[: _end(held, words)])
-            del held[: _end(held, words)]
+        while held and total + piece[2] > words:
+            end = _end(held, words)
+            yield from _passage(held[:end])
+            total -= sum(count for _, _, count in held[:end])
+            del held[:end]
         held.append(piece)
+        total += piece[2]
     yield from _passage(held)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from rml.data.errors import DataError
 from rml.data.images import pair, resize, resize_and_center_crop
-from rml.data.source import IN_MEMORY_BYTES, Example, Examples
+from rml.data.source import IN_MEMORY_BYTES, Example, Examples, Source
 
 Transform = Callable[[Example, np.random.Generator], Example]
 
@@ -90,7 +90,12 @@ def batches(
     )
     epochs = sys.maxsize // (n * 2) if repeat else 1
     if transform is None and (source.nbytes is None or source.nbytes <= in_memory_bytes):
-        gather = _Gather(source.arrays(), order, epochs)
+        arrays = (
+            source.arrays(max_bytes=in_memory_bytes)
+            if isinstance(source, Source)
+            else source.arrays()
+        )
+        gather = _Gather(arrays, order, epochs)
         # Threads would only contend for the interpreter lock.
         return grain.MapDataset.source(gather).to_iter_dataset(
             grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
@@ -109,7 +114,7 @@ def batches(
         )
         .batch(order.rows, drop_remainder=drop_remainder)
     )
-    return CountedByBatch(read, order.rows)
+    return CountedByBatch(read, order.rows, len(reader))
 
 
 class _Order:
@@ -203,18 +208,18 @@ class _Reader:
 class CountedByBatch(grain.IterDataset):
     """Batches whose position is their number, whatever the rows of a process in each."""
 
-    def __init__(self, parent: grain.IterDataset, rows: int) -> None:
+    def __init__(self, parent: grain.IterDataset, rows: int, size: int = sys.maxsize) -> None:
         super().__init__(parent)
-        self._rows = rows
+        self._rows, self._size = rows, size
 
     def __iter__(self) -> grain.DatasetIterator:
-        return _CountedIterator(iter(self._parent), self._rows)
+        return _CountedIterator(iter(self._parent), self._rows, self._size)
 
 
 class _CountedIterator(grain.DatasetIterator):
-    def __init__(self, parent: grain.DatasetIterator, rows: int) -> None:
+    def __init__(self, parent: grain.DatasetIterator, rows: int, size: int) -> None:
         super().__init__(parent)
-        self._rows = rows
+        self._rows, self._size = rows, size
 
     def __next__(self) -> dict[str, np.ndarray]:
         return next(self._parent)
@@ -223,7 +228,8 @@ class _CountedIterator(grain.DatasetIterator):
         return {"next_index": -(-self._parent.get_state()["next_index"] // self._rows)}
 
     def set_state(self, state: dict[str, int]) -> None:
-        self._parent.set_state({"next_index": state["next_index"] * self._rows})
+        at = min(state["next_index"] * self._rows, self._size)  # the last batch may be smaller
+        self._parent.set_state({"next_index": at})
 
 
 def decode_and_resize(

@@ -234,11 +234,12 @@ class ArraySource(Source):
         """Bytes of all images."""
         return self._image.nbytes
 
+    def arrays(self, *, max_bytes: int = MEMORY_BOUND) -> dict[str, np.ndarray]:
+        """Returns all examples, which are in memory whatever `max_bytes` is."""
+        return {"image": self._image, "label": self.labels}
+
     def _read(self, index: int) -> Example:
         return {"image": self._image[index], "label": int(self.labels[index])}
-
-    def _load(self) -> dict[str, np.ndarray]:
-        return {"image": self._image, "label": self.labels}
 
 
 class Record(NamedTuple):

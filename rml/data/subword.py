@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rml.data.duplicates import in_words
 from rml.data.errors import DataError
 from rml.data.tokens import import_tokenizers
 
-WORD = re.compile(r"\w+|[^\w\s]+")
-"""What is a word, the same as for the pre-tokenizer Whitespace of `tokenizers`."""
+WORD = re.compile(rf"[{in_words()}]+|[^{in_words()}\s]+")
+"""What is a word, as for the pre-tokenizer Whitespace of `tokenizers`, where ² and ½ are signs."""
 PENALTY = 10.0
 """Nats that an unknown character costs beyond the least likely piece, as in `tokenizers`."""
 ROUNDS = 50

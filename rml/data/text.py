@@ -179,7 +179,7 @@ def load_text(
     else:
         names = list(features[label_key].names)
     if min_examples > 1:
-        counts = np.bincount(labels, minlength=len(names))
+        counts = np.bincount(labels[labels >= 0], minlength=len(names))
         kept = np.flatnonzero(counts >= min_examples)
         if not len(kept):
             raise DataError(

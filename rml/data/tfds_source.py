@@ -1,13 +1,16 @@
 """Data sets that TFDS prepared, read from array_record without TensorFlow."""
 
+import contextlib
 import difflib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 
 from rml.data import builders
 from rml.data.errors import DataError
@@ -74,8 +77,9 @@ def open_tfds(
     def record(index: int) -> Record:
         part = int(np.searchsorted(ends, index, side="right"))
         stored, positions = parts[part]
-        raw = stored[int(positions[index - ends[part]])]  # counted from the part's end
-        example = kept.deserialize_example_np(raw, decoders=decoders)
+        with _undamaged(name, builder.data_path):
+            raw = stored[int(positions[index - ends[part]])]  # counted from the part's end
+            example = kept.deserialize_example_np(raw, decoders=decoders)
         return Record(example[image_key], int(example[label_key]))
 
     source = RecordSource(
@@ -88,11 +92,12 @@ def open_tfds(
         split=split,
     )
     if ours and image_size is None:
-        examples = [
-            kept.deserialize_example_np(raw)
-            for stored, positions in parts
-            for raw in stored.__getitems__(positions.tolist())
-        ]
+        with _undamaged(name, builder.data_path):
+            examples = [
+                kept.deserialize_example_np(raw)
+                for stored, positions in parts
+                for raw in stored.__getitems__(positions.tolist())
+            ]
         return ArraySource(
             np.stack([example[image_key] for example in examples]),
             np.array([example[label_key] for example in examples], np.int32),
@@ -134,10 +139,12 @@ def read_texts(
             raise DataError(f"{name!r}: feature {key!r} is no text and no class: {features[key]}")
     kept = tfds.features.FeaturesDict({key: features[key] for key in keys})
     found: dict[str, list] = {key: [] for key in keys}
-    for stored, positions in _stored(builder, name, split):
-        for raw in stored.__getitems__(positions.tolist()):
-            for key, value in kept.deserialize_example_np(raw).items():
-                found[key].append(value)
+    parts = _stored(builder, name, split)
+    with _undamaged(name, builder.data_path):
+        for stored, positions in parts:
+            for raw in stored.__getitems__(positions.tolist()):
+                for key, value in kept.deserialize_example_np(raw).items():
+                    found[key].append(value)
     return {
         key: np.array(values, np.int32)
         if isinstance(features[key], tfds.features.ClassLabel)
@@ -159,16 +166,33 @@ def open_builder(name: str, data_dir: Path) -> Any:
         data_dir: TFDS data directory.
 
     Raises:
-        DataError: If the data set is unknown or not prepared.
+        DataError: If the data set is unknown, not prepared or damaged.
     """
     base, config, version = _split_name(name)
     ours = builders.KNOWN.get(base)
     if ours is not None and not config and version in ("", str(ours.VERSION)):
-        return tfds.builder_from_directory(builders.prepare(base, data_dir))
+        return _opened(name, builders.prepare(base, data_dir))
     if base in builders.OURS:
         only = builders.OURS[base].VERSION
         raise DataError(f"{name!r}: {base!r} has no configs and one version, {only}")
-    return tfds.builder_from_directory(_find(name, data_dir))
+    return _opened(name, _find(name, data_dir))
+
+
+def _opened(name: str, path: Path) -> Any:
+    with _undamaged(name, path):
+        return tfds.builder_from_directory(path)
+
+
+@contextlib.contextmanager
+def _undamaged(name: str, path: os.PathLike) -> Iterator[None]:
+    """Says what to do where files of a prepared data set turn out to be damaged."""
+    try:
+        yield
+    except (RuntimeError, ValueError, ParseError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{name!r} is damaged ({reason:.200}): remove {path} and prepare the data set again"
+        ) from error
 
 
 def _stored(builder: Any, name: str, split: str) -> list[tuple[Any, np.ndarray]]:

@@ -30,7 +30,8 @@ def encode(
     """Encodes texts as token numbers.
 
     What does not fit is cut off the end of the text, before the special tokens that end it. The
-    tokenizer's own settings of truncation and padding are not used, and stay as they are.
+    name of a special token within a text, such as "[MASK]", is text. The tokenizer's own settings
+    of truncation, padding and special tokens are not used, and stay as they are.
 
     Args:
         tokenizer: A `tokenizers.Tokenizer`.
@@ -57,11 +58,14 @@ def encode(
         )
     with _CONFIGURING:  # settings belong to the tokenizer, which other threads may use
         truncation, padding = tokenizer.truncation, tokenizer.padding
+        names_are_text = tokenizer.encode_special_tokens
         try:
+            tokenizer.encode_special_tokens = True
             tokenizer.no_padding()
             tokenizer.enable_truncation(max_length)
             encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
         finally:
+            tokenizer.encode_special_tokens = names_are_text
             tokenizer.no_truncation()
             if truncation is not None:
                 tokenizer.enable_truncation(**truncation)
@@ -232,8 +236,8 @@ def train_tokenizer(
     Args:
         texts: Texts to learn from.
         vocabulary: The most tokens, `SPECIAL` and the 256 bytes included.
-        lowercase: Whether case is left out; otherwise nothing is lost and every text can be
-            decoded again.
+        lowercase: Whether case is left out; otherwise nothing is lost: every text can be decoded
+            again from what `encode` makes of it.
         path: File to write it to, a `tokenizer.json`; not written if not given.
 
     Returns:

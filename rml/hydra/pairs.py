@@ -172,7 +172,7 @@ def pair_batches(
         of = f" for each of {parts} parts" if parts > 1 else ""
         raise UserError(f"batches of pairs need an even batch_size{of}, got {batch_size}")
     in_memory = source.nbytes is not None and source.nbytes <= in_memory_bytes
-    arrays = source.arrays() if in_memory else None
+    arrays = source.arrays(max_bytes=in_memory_bytes) if in_memory else None
     labels = source.labels if arrays is None else arrays["label"]
     if labels is None:
         raise UserError(

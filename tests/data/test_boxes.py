@@ -105,6 +105,7 @@ def changed(key, entry, **values):
         (changed("images", 0, width=None), "images, entry 1: 'width' is None, expected a number"),
         (changed("images", 0, file_name="a.png"), r"entry 1: there is no image file .*a\.png"),
         (changed("images", 1, file_name="images/0.png"), r"file 'images/0\.png' is there already"),
+        (changed("images", 1, file_name="./images//0.png"), r"'images/0\.png' is there already"),
         (changed("categories", 1, id=7), "categories, entry 2: the id 7 is there already"),
         (changed("categories", 1, name="dog"), "entry 2: the category 'dog' is there already"),
         (changed("annotations", 4, id=1), "annotations, entry 5: the id 1 is there already"),

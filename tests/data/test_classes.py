@@ -87,6 +87,21 @@ def test_parts_open_each_split_once():
         open_parts(open_part, wanted | dict(validation="base"), splits)
 
 
+def test_examples_without_a_label_are_of_no_class():
+    """TFDS writes the label -1 where there is none."""
+    labels = (0, 1, 2, 3, -1, 3, -1)
+    chosen = select_classes(numbered("all", labels), np.array([3, 1]))
+    assert chosen.arrays()["image"].ravel().tolist() == [1, 3, 5]
+    assert chosen.labels.tolist() == [1, 0, 0]
+    wanted = dict(base=2, validation=1, novel=1)
+    parts = open_parts(lambda part: numbered(part, labels), wanted, SPLITS)
+    assert [parts[part].class_names for part in PARTS] == [("a", "b"), ("c",), ("d",)]
+    with pytest.raises(UserError, match=r"classes\.novel is 2, expected 1 to 1: .* 4 classes"):
+        open_parts(lambda part: numbered(part, labels), wanted | dict(novel=2), SPLITS)
+    assert first_of_each_class(np.array([-1, 1, -1, 0, 1, 1]), 2).tolist() == [1, 3, 4]
+    assert first_of_each_class(np.array([-1, -1]), 2).tolist() == []
+
+
 def test_the_first_examples_of_each_class():
     labels = np.array([1, 0, 1, 1, 3, 0, 0, 1])
     assert first_of_each_class(labels, 2).tolist() == [0, 1, 2, 4, 5]
@@ -107,6 +122,9 @@ def test_features_of_a_file_are_checked(tmp_path):
         ({"x_novel": arrays["x_novel"][:, :2]}, r"x_novel is \[6, 2\]"),
         ({"y_base": arrays["y_base"][:5]}, r"y_base \[5\]"),
         ({"x_validation": arrays["x_validation"] * np.nan}, "x_validation holds NaN"),
+        ({"x_novel": np.full((6, 3), 1e300)}, "x_novel holds .* infinite values in float32"),
+        ({"x_base": np.full((6, 3), "a")}, "x_base has type <U1, expected numbers"),
+        ({"x_base": np.float32(3)}, r"x_base is \[\] and y_base \[6\], expected \[n, d\]"),
     ):
         np.savez(path, **(arrays | change))
         with pytest.raises(UserError, match=message):
@@ -114,6 +132,15 @@ def test_features_of_a_file_are_checked(tmp_path):
     np.savez(path, x_base=arrays["x_base"])
     with pytest.raises(UserError, match="lack y_base, x_validation"):
         read_feature_parts(path)
-    path.write_bytes(b"none")
-    with pytest.raises(UserError, match=r"features\.npz cannot be read"):
+    np.savez_compressed(path, **arrays)
+    whole = path.read_bytes()
+    for body in (b"none", b"", whole[: len(whole) // 2]):
+        path.write_bytes(body)
+        with pytest.raises(UserError, match=r"features\.npz is no readable \.npz file"):
+            read_feature_parts(path)
+    path.write_bytes(whole[:90] + bytes(20) + whole[110:])
+    with pytest.raises(UserError, match=r"features\.npz: array 'x_base' is damaged"):
         read_feature_parts(path)
+    np.save(tmp_path / "one.npy", arrays["x_base"])
+    with pytest.raises(UserError, match=r"one\.npy is one array, expected an \.npz file"):
+        read_feature_parts(tmp_path / "one.npy")

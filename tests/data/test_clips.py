@@ -61,8 +61,10 @@ def test_a_number_of_frames_at_even_distances(folder):
     arrays = clips.arrays()
     assert arrays["video"].shape == (5, 4, 4, 4, 3)
     assert clips.nbytes == arrays["video"].nbytes
-    batch = next(iter(batches(clips, batch_size=5, seed=0)))
-    assert sorted(batch["label"].tolist()) == [0, 0, 0, 1, 1]
+    for how in ({}, {"transform": lambda example, rng: example}):
+        batch = next(iter(batches(clips, batch_size=5, seed=0, **how)))
+        assert sorted(batch["label"].tolist()) == [0, 0, 0, 1, 1]
+        assert batch["label"].dtype == np.int32
 
 
 def test_what_does_not_stack_says_what_would(folder):

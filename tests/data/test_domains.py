@@ -1,5 +1,8 @@
 """Parts of a data set by designer: which classes and images are in each."""
 
+import contextlib
+import io
+
 import numpy as np
 import pytest
 
@@ -57,3 +60,45 @@ def test_what_is_not_there_is_named(drawings):
         opened("bobb")
     with pytest.raises(DataError, match="5 classes are asked for, 4 have examples"):
         opened("ann", classes=5)
+
+
+def test_what_has_no_class_or_no_designer_is_left_out(tmp_path):
+    """Of a prepared data set with the labels -1, classes, designers and groups are as without."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    rows = [(0, 0), (0, 1), (1, 0), (1, 1), (2, -1), (2, 1), (-1, 0), (-1, 1), (-1, 2)]
+
+    class Partly(tfds.core.GeneratorBasedBuilder):
+        """Images that state their position, some without class or designer."""
+
+        VERSION = tfds.core.Version("1.0.0")
+        code_path = None
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Tensor(shape=(1, 1, 1), dtype=np.uint8),
+                "label": tfds.features.ClassLabel(names=["a", "b", "c"]),
+                "by": tfds.features.ClassLabel(names=["ann", "bob", "cyd"]),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for at, (label, by) in enumerate(rows):
+                yield at, {"image": np.full((1, 1, 1), at, np.uint8), "label": label, "by": by}
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        Partly(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    keys = dict(domain_key="by", label_key="label", image_size=(1, 1), data_dir=tmp_path)
+    two, three = (
+        domains.open_domains("partly", "all", ["bob"], classes=count, **keys) for count in (2, 3)
+    )
+    assert two.class_names == ("a", "b")
+    assert three.arrays()["image"].ravel().tolist() == [1, 3, 5]
+    groups = domains.groups_of_classes(
+        "partly", "all", label_key="label", group_key="by", data_dir=tmp_path
+    )
+    assert groups == {"a": "ann", "b": "ann", "c": "bob"}

@@ -98,6 +98,22 @@ def test_16_bit_grey_keeps_its_range(tmp_path):
     assert np.array_equal(image[..., 0], (deep >> 8).astype(np.uint8))
 
 
+@pytest.mark.parametrize("most", [255, 65535])
+def test_grey_of_32_bit_integers_has_8_bits_or_16(tmp_path, most):
+    deep = np.linspace(0, most, 80).astype(np.int32).reshape(10, 8)
+    (tmp_path / "c").mkdir()
+    Image.fromarray(deep).save(tmp_path / "c" / "a.tiff")
+    image = load(f"folder:{tmp_path}", "all")[0]["image"]
+    assert np.array_equal(image[..., 0], deep if most == 255 else deep >> 8)
+
+
+def test_pixels_that_are_floats_are_refused(tmp_path):
+    (tmp_path / "c").mkdir()
+    Image.fromarray(RNG.random((10, 8)).astype(np.float32)).save(tmp_path / "c" / "a.tiff")
+    with pytest.raises(DataError, match=r"a\.tiff cannot be decoded: .* pixels that are floats"):
+        load(f"folder:{tmp_path}", "all").arrays()
+
+
 def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

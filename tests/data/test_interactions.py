@@ -157,6 +157,17 @@ def test_a_broken_object_is_named(save, lines, message):
         load_interactions(save("\n".join(lines), "log.jsonl"), "all")
 
 
+def test_a_damaged_archive_is_named(save, tmp_path):
+    rows = [(f"u{i % 7}", i * 7919 % 100_003, i * 104_729 % 1_000_003, 1) for i in range(500)]
+    name = save(text(rows=rows), "log.csv.gz")
+    body = (tmp_path / "log.csv.gz").read_bytes()
+    for at in range(100, len(body) - 100, len(body) // 9):
+        damaged = bytes(b ^ 0x55 for b in body[at : at + 9])
+        (tmp_path / "log.csv.gz").write_bytes(body[:at] + damaged + body[at + 9 :])
+        with pytest.raises(DataError, match=r"log\.csv\.gz"):
+            load_interactions(name, "train")
+
+
 def test_files_and_splits_that_are_not_there(save, tmp_path):
     with pytest.raises(DataError, match=r"there is no file .*none\.csv"):
         load_interactions(f"interactions:{tmp_path}/none.csv", "all")

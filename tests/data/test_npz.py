@@ -151,6 +151,15 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "damaged.npz").write_bytes(damaged)
     with pytest.raises(DataError, match="array 'x' is damaged"):
         load(f"npz:{tmp_path / 'damaged.npz'}", "train")
+    for byte, value, message in (  # of the directory's first entry: version and flags
+        (6, 99, r"no readable \.npz file: zip file version 9\.9"),
+        (8, 1, r"array 'x' is damaged: .*encrypted"),
+    ):
+        changed = bytearray((tmp_path / "whole.npz").read_bytes())
+        changed[changed.index(b"PK\1\2") + byte] = value
+        (tmp_path / "changed.npz").write_bytes(changed)
+        with pytest.raises(DataError, match=message):
+            load(f"npz:{tmp_path / 'changed.npz'}", "train")
     np.save(tmp_path / "one.npy", IMAGES)
     with pytest.raises(DataError, match="one array"):
         load(f"npz:{tmp_path / 'one.npy'}", "train")

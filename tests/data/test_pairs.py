@@ -90,6 +90,7 @@ def test_batches_lead_to_the_texts(save, in_memory_bytes):
         ([line(0), {"image": "images/1.png", "text": []}], r"line 2: 'text' is \[\], expected"),
         ([line(0, ["a", 3])], r"line 1: 'text' is \['a', 3\], expected"),
         ([line(0), "", line(0)], "line 3: the image 'images/0.png' is there already"),
+        ([line(0), line("../images//0")], r"line 2: the image 'images/0\.png' is there"),
         ([line(0), line(77)], r"line 2: there is no image file .*images/77\.png"),
         ([], r"pairs\.jsonl is empty, expected lines with 'image' and 'text'"),
     ],

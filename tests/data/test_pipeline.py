@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rml.data import ArraySource, DataError, batches, decode_and_resize, load
 from rml.data.pipeline import _random_box
+from rml.data.source import MEMORY_BOUND, Source
 
 N = 23
 
@@ -88,6 +89,35 @@ def test_a_resumed_iterator_continues_bit_for_bit(how, at):
     assert all(equal(next(second), batch) for batch in wanted)
     first.set_state(state)  # backwards, in the same iterator
     assert equal(next(first), wanted[0])
+
+
+@pytest.mark.parametrize("how", [{}, BY_EXAMPLE], ids=["gathered", "by example"])
+@pytest.mark.parametrize("drop", [False, True])
+def test_the_state_after_the_last_batch_is_the_end(how, drop):
+    dataset = batches(source(), batch_size=5, seed=7, repeat=False, drop_remainder=drop, **how)
+    first = iter(dataset)
+    got = list(first)
+    for state, left in ((first.get_state(), []), ({"next_index": len(got) - 1}, got[-1:])):
+        again = iter(dataset)
+        again.set_state(state)
+        assert [positions(batch) for batch in again] == [positions(batch) for batch in left]
+
+
+class Claimed(Source):
+    """A source that says it is of more bytes than are loaded without being asked."""
+
+    nbytes = MEMORY_BOUND + 1
+
+    def _load(self):
+        return source().arrays()
+
+
+def test_as_much_is_loaded_as_is_asked_for():
+    large = Claimed(name="large", split="all", class_names="abcde", size=N)
+    loaded = iter(batches(large, batch_size=5, seed=1, in_memory_bytes=MEMORY_BOUND + 1))
+    assert equal(next(loaded), next(iter(batches(source(), batch_size=5, seed=1))))
+    with pytest.raises(DataError, match=r"takes 2,147,483,649 bytes in memory, more than max"):
+        large.arrays()
 
 
 def test_reading_by_example_equals_gathering():

@@ -277,3 +277,14 @@ def test_rows_of_tasks():
     assert tasks._row('{"input": "2+2", "ideal": 4}') == ("", "2+2", "4")
     assert tasks._row('{"prompt": "x"}') is None
     assert tasks._row("{") is None
+
+
+def test_prompts_of_the_same_words_of_a_task_have_one_key(monkeypatch):
+    """Those without a word, of which some tasks have only such, have keys of their own."""
+    prompts = ["Add two and three.", "add two, and three", "Add two and four.", "??", "!!"]
+    rows = [("", prompt, str(len(prompt))) for prompt in prompts]
+    monkeypatch.setattr(tasks, "read", lambda: {"sums": rows, "other": rows[:1]})
+    keys = [key for key, _ in tasks._rows()]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 5
+    assert str(tasks.Tasks.VERSION) in tasks.Tasks.RELEASE_NOTES

@@ -55,7 +55,7 @@ def best_of(counts, known):
 
 def test_words_are_those_of_the_pretokenizer():
     tokenizers = pytest.importorskip("tokenizers")
-    text = "A b_c, (de)->f1! Äh\n\tx"
+    text = "A b_c, (de)->f1! Äh\n\tx cafe\u0301 हिन्दी भाषा ❤\ufe0f"
     own = tokenizers.pre_tokenizers.Whitespace().pre_tokenize_str(text.lower())
     assert sorted(count_words([text]).elements()) == sorted(word for word, _ in own)
     assert "A" in count_words([text], lowercase=False)

@@ -93,6 +93,19 @@ def test_one_table_is_standardised_as_many_and_constant_columns_become_zero():
     assert not one.test_x[:, 2].any()
 
 
+@pytest.mark.parametrize("value", [0.1, 1.1, 5.7, 1e5 + 0.1, -1e-9])
+@pytest.mark.parametrize("rows", [3, 7, 20, 1000])
+def test_constant_columns_become_zero_whatever_their_mean_is_rounded_to(rows, value):
+    varied = np.random.default_rng(0).normal(size=(rows + 2, 1))
+    x = np.concatenate([np.full((rows + 2, 1), value), varied], axis=1)
+    x[-1, 0] += 0.5
+    found = tables.standardise(tables.Split(x[:-2], varied[:-2], x[-2:], varied[-2:]))
+    assert not found.x[:, 0].any()
+    np.testing.assert_allclose(found.test_x[:, 0], [0, 0.5], atol=1e-9)
+    mean, deviation = x[:-2].mean(axis=0), x[:-2].std(axis=0)
+    np.testing.assert_array_equal(found.x[:, 1], (x[:-2, 1] - mean[1]) / deviation[1])
+
+
 def test_parts_without_rows_are_an_error():
     x, y = numbered(4)
     with pytest.raises(UserError, match=r"a share of 0\.05 of 4 rows is 0, expected 1 to 3"):

@@ -1,13 +1,16 @@
 import contextlib
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rml.data import DataError, batches, decode_and_resize, load
-from rml.data.source import ArraySource
+from rml.assets import default_data_dir
+from rml.data import DataError, batches, builders, decode_and_resize, load
+from rml.data.source import MEMORY_BOUND, ArraySource
+from rml.data.tfds_source import read_texts
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -130,6 +133,40 @@ def test_another_file_format_says_how_to_convert(tmp_path):
         load("pictures", "train", data_dir=tmp_path)
 
 
+def overwritten(body):
+    """A file with other bytes in the middle, where records are."""
+    at = len(body) // 2
+    return body[:at] + bytes(b ^ 255 for b in body[at : at + 40]) + body[at + 40 :]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "change", "message"),
+    [
+        ("*train.array*", lambda body: body[: len(body) // 2], "Corrupted"),
+        ("*train.array*", overwritten, "Corrupted"),
+        ("*train.array*", lambda body: b"", "should be at least 64KB big"),
+        ("dataset_info.json", lambda body: body[:20], "Failed to load JSON"),
+        ("features.json", None, "Cannot restore"),
+    ],
+    ids=["cut", "overwritten", "empty", "broken info", "no features"],
+)
+def test_damaged_files_say_how_they_are_mended(tmp_path, pattern, change, message):
+    shutil.copytree(builders.prepare("digits", default_data_dir()), tmp_path / "digits" / "1.0.0")
+    [file] = (tmp_path / "digits" / "1.0.0").glob(pattern)
+    body = file.read_bytes()
+    file.unlink()
+    if change:
+        file.write_bytes(change(body))
+    for read in (
+        lambda: load("digits", "train", data_dir=tmp_path),
+        lambda: load("digits", "train", data_dir=tmp_path, image_size=16).arrays(),
+        lambda: read_texts("digits", "train", data_dir=tmp_path, keys=["label"]),
+    ):
+        with pytest.raises(DataError, match=rf"{message}.*: remove {tmp_path}/digits") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
 def test_missing_record_files_are_named(tmp_path):
     builder = prepare(tmp_path, "a")
     for file in builder.data_path.glob("*train*"):
@@ -168,5 +205,10 @@ def test_array_source_checks_its_arrays():
         ArraySource(images, labels[:2], class_names=["a"])
     with pytest.raises(DataError, match=r"\(3, 4, 4\)"):
         ArraySource(images[..., 0], labels, class_names=["a"])
-    with pytest.raises(DataError, match="48 bytes in memory, more than max_bytes=10"):
-        ArraySource(images, labels, class_names=["a"]).arrays(max_bytes=10)
+
+
+def test_what_is_in_memory_is_returned_whatever_its_size():
+    image = np.broadcast_to(np.uint8(7), (MEMORY_BOUND // 1024**2 + 1, 1024, 1024, 1))
+    source = ArraySource(image, np.zeros(len(image), np.int32), class_names=["a"])
+    assert source.nbytes > MEMORY_BOUND
+    assert source.arrays()["image"] is image

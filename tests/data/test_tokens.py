@@ -49,6 +49,21 @@ def test_encode_leaves_the_tokenizers_settings_alone(tokenizer):
         tokenizer.no_padding()
 
 
+def test_names_of_special_tokens_within_a_text_are_text(tokenizer):
+    text = "a [MASK] of [PAD] and [SEP]"
+    whole = tokens.train_tokenizer(TEXTS, vocabulary=300, lowercase=False)
+    for special in (True, False):
+        (numbers,) = tokens.encode(whole, [text], max_length=99, special=special)
+        inner = numbers[1:-1] if special else numbers
+        assert inner.min() >= len(tokens.SPECIAL)
+        assert whole.decode(numbers.tolist()) == text
+    for setting in (False, True):
+        tokenizer.encode_special_tokens = setting
+        tokens.encode(tokenizer, [text], max_length=9)
+        assert tokenizer.encode_special_tokens == setting
+    tokenizer.encode_special_tokens = False
+
+
 def test_encode_from_several_threads(tokenizer):
     wrong = []
 

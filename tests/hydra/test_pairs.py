@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rml.data import ArraySource
+from rml.data.source import MEMORY_BOUND, Source
 from rml.hydra.pairs import (
     number_of_pairs,
     pair_batches,
@@ -199,3 +200,18 @@ def test_partners_of_views_stand_beside_their_labels():
     labels = jnp.array([4, 0, 2])
     found = view_partners(jax.random.key(0), labels, classes=5, sampling="identical", views=3)
     np.testing.assert_array_equal(found, [4, 4, 4, 0, 0, 0, 2, 2, 2])
+
+
+class Claimed(Source):
+    """A source that says it is of more bytes than are loaded without being asked."""
+
+    nbytes = MEMORY_BOUND + 1
+
+    def _load(self):
+        return {"image": np.zeros((6, 1, 1, 1), np.uint8), "label": np.arange(6) % 3}
+
+
+def test_as_much_is_loaded_as_is_asked_for():
+    large = Claimed(name="large", split="all", class_names="abc", size=6)
+    batch = next(iter(pair_batches(large, batch_size=4, seed=0, in_memory_bytes=large.nbytes)))
+    assert batch["image"].shape == (4, 1, 1, 1)

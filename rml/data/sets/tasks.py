@@ -6,12 +6,13 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from rml import assets
+from rml.data.duplicates import normalized
 from rml.data.packaged import Fetched
 
 ROOT = "evals/registry/data/"
@@ -25,7 +26,7 @@ CHOICES = range(2, 13)  # distinct answers of a task of choice
 class Tasks(Fetched):
     """Prompts and answers of short tasks in words from the registry of OpenAI's evals.
 
-    `label` is the task and `choice` says whether it has at most 12 different answers. At most 500
+    `label` is the task and `choice` says whether it has 2 to 12 different answers. At most 500
     rows of a task. It is an evaluation set: never call it clean of contamination.
 
     Ground truth: the answers that authors of tasks call ideal; of several the first.
@@ -34,6 +35,10 @@ class Tasks(Fetched):
     """
 
     name = "tasks"
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "2.0.0": "Prompts that differ in case and punctuation alone are in one split.",
+    }
     ASSETS = ("evals",)
 
     def _features(self) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def _rows() -> Iterator[tuple[str, dict[str, Any]]]:
         choice = len({answer for *_, answer in rows}) in CHOICES
         for system, prompt, answer in rows:
             yield (
-                f"{task} {prompt}",
+                f"{task} {normalized(prompt) or prompt}",
                 {
                     "system": system,
                     "prompt": prompt,

@@ -1,0 +1,28 @@
+"""Images as a user has them: what is no image that can be used is named."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rml.data import DataError
+from rml.data.given import GivenImages
+
+PIXELS = np.random.default_rng(0).random((4, 8, 8, 3)).astype(np.float32)
+
+
+def test_pictures_whose_pixels_are_floats_are_refused():
+    given = GivenImages([Image.new("L", (8, 8)), Image.new("F", (8, 8))], shape=(8, 8, 3))
+    with pytest.raises(DataError, match="image 1 has pixels that are floats, expected integers"):
+        given[:]
+
+
+@pytest.mark.slow  # as torch is imported
+def test_tensors_of_torch_are_named():
+    torch = pytest.importorskip("torch")
+    whole = torch.tensor(PIXELS)
+    with pytest.raises(DataError, match=r"images are torch\.float32\[4, 8, 8, 3\], expected uint8"):
+        GivenImages(whole, shape=(8, 8, 3))
+    with pytest.raises(DataError, match=r"image 0 is torch\.float32\[8, 8, 3\], expected uint8"):
+        GivenImages(list(whole), shape=(8, 8, 3))
+    with pytest.raises(DataError, match=r"images are torch\.uint8\[4, 8, 8, 3\], expected uint8"):
+        GivenImages((whole * 255).to(torch.uint8), shape=(8, 8, 3))
