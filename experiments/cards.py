@@ -5,6 +5,11 @@ all of them if none is named, and writes `NAME.json` with a picture of the same 
 a page of each (`docs/generate.py`).
 """
 
+if __name__ == "__main__":
+    from experiments.interrupts import stop_at_once
+
+    stop_at_once()
+
 import importlib.metadata
 import itertools
 import platform
@@ -26,10 +31,11 @@ import tensorflow_datasets as tfds
 from experiments.commit import current_commit
 from experiments.common.figures import COLUMN, canvas, histogram, image_grid
 from experiments.difficulty import Scores, of_classes, of_flights, of_images, of_ratings
+from experiments.interrupts import raise_interrupts
 from experiments.record import processor, shrink
 from experiments.results import DATA_SETS, number
 from experiments.search_difficulty import of_manuals, of_search
-from experiments.startup import LocalPath, Parser
+from experiments.startup import LocalPath, Parser, check_writable
 from rml.data import builders
 from rml.data.duplicates import near_duplicates
 from rml.errors import UserError, unknown
@@ -95,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         options = parser.parse_args(argv)
+        check_writable(options.out, f"--out={options.out}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -102,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in options.names or builders.KNOWN:
         try:
             write_card(name, options.out)
-        except UserError as error:
+        except (UserError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             failed = 1
     return failed
@@ -249,4 +256,5 @@ def draw(path: Path, name: str, builder: Any) -> str:
 
 
 if __name__ == "__main__":
+    raise_interrupts()
     sys.exit(main())

@@ -15,8 +15,14 @@ before and after may stand together. `--restate` without `--collect` judges toda
 metrics that the result itself keeps.
 """
 
+if __name__ == "__main__":
+    from experiments.interrupts import stop_at_once
+
+    stop_at_once()
+
 import argparse
 import collections
+import itertools
 import json
 import signal
 import sys
@@ -29,13 +35,15 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import record
+from experiments.interrupts import raise_interrupts
 from experiments.launches import Run, interrupt, launch_all
 from experiments.registry import find_experiment, options_tried, read_config, runs_read
 from experiments.results import config_hash, interval, null, reason_to_keep, result_file
-from experiments.startup import Parser
+from experiments.startup import LocalPath, Parser, check_writable
 from experiments.systems import System, read_systems
 from rml.data.errors import DataError
 from rml.errors import UserError, unknown
+from rml.training.config_file import read_summary
 
 PATHS = ("npz", "folder", "images", "beir", "texts")
 """Kinds of data that are read from a path, as in `npz:PATH`."""
@@ -52,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seeds", type=int, default=3, help="seeds a config, from 0 (default 3)")
     add("--jobs", type=int, default=1, help="runs at once (default 1)")
     add("--config", default="", help="the one config to measure or collect, of one system")
-    add("--runs", type=Path, default=Path("runs/claims"), help="where the runs are")
-    add("--results", type=Path, default=Path("results"), help="where results are written")
-    add("--collect", type=Path, help="write the result of complete runs in here, run nothing")
+    add("--runs", action=LocalPath, default=Path("runs/claims"), help="where the runs are")
+    add("--results", action=LocalPath, default=Path("results"), help="where results are written")
+    add("--collect", action=LocalPath, help="write the result of complete runs in it, run nothing")
     add("--commit", default="", help="commit of collected runs that do not name theirs")
     add(
         "--restate",
@@ -73,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if getattr(options, name) < 1:
                 raise UserError(f"--{name} is {getattr(options, name)}, expected at least 1")
         return measure(systems, options)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -85,7 +93,8 @@ def chosen_systems(only: str, config: str) -> list[System]:
     """The built systems that are asked for.
 
     Raises:
-      UserError: A key names no built system, or a config is given for more than one.
+      UserError: A key names no built system, or a config is given for more than one, or for one
+        that does not have it.
     """
     built = {key: system for key, system in read_systems().items() if system.built}
     keys = [key.strip() for key in only.split(",") if key.strip()]
@@ -94,7 +103,10 @@ def chosen_systems(only: str, config: str) -> list[System]:
             raise unknown("key of a built system", key, built)
     if config and len(keys) != 1:
         raise UserError(f"--config={config} needs the one system that it belongs to, as --only=KEY")
-    return [built[key] for key in keys or built]
+    chosen = [built[key] for key in keys or built]
+    if config and Path(config) not in map(Path, chosen[0].configs):
+        raise unknown(f"config of {keys[0]}", config, chosen[0].configs)
+    return chosen
 
 
 def collect(systems: Sequence[System], options: argparse.Namespace) -> int:
@@ -116,6 +128,10 @@ def collect(systems: Sequence[System], options: argparse.Namespace) -> int:
         raise UserError(f"{options.collect} has no complete run in a folder seed<n>")
     nulls = {name: find(options.collect / name) for name in null_runs(config)}
     nulls = {name: runs for name, runs in nulls.items() if runs}
+    for directory in itertools.chain(complete, *nulls.values()):
+        name = (read_summary(directory) or {}).get("config_name")
+        if name and not Path(name).match(options.config):
+            raise UserError(f"{directory} holds a run of {name}, expected one of {options.config}")
     claims = find_experiment(config.experiment).CLAIMS if options.restate else None
     result = record.make_result(
         systems[0].key, options.config, complete, nulls=nulls, commit=options.commit, claims=claims
@@ -192,6 +208,9 @@ def tell_vacuous(results: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def measure(systems: Sequence[System], options: argparse.Namespace) -> int:
     """Runs what is missing and writes results as soon as a config's last run has ended."""
+    for name in ("runs", "results"):
+        folder = getattr(options, name)
+        check_writable(folder, f"--{name}={folder}")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     refused: list[str] = []
     runs = list(dict.fromkeys(plan(systems, options, console, refused)))
@@ -222,7 +241,7 @@ def measure(systems: Sequence[System], options: argparse.Namespace) -> int:
                 result = record.join_results(result, old, file)
             console.print(record.write_result(result, own[0] / "figures", options.results))
             written.append(result)
-        except UserError as error:
+        except (UserError, OSError) as error:
             return f"no result: {error}"
         return ""
 
@@ -324,6 +343,7 @@ def why_not(file: str, config: ConfigDict) -> str | None:
 
 
 if __name__ == "__main__":
+    raise_interrupts()
     signal.signal(signal.SIGTERM, interrupt)
     # Recipes are imported here to be asked for a picture: the accelerator belongs to the runs.
     jax.config.update("jax_platforms", "cpu")

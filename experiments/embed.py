@@ -9,6 +9,11 @@ The file holds `x` (features, float32 [n, d]); where the data has them `y` (labe
 `npz:features.npz`.
 """
 
+if __name__ == "__main__":
+    from experiments.interrupts import stop_at_once
+
+    stop_at_once()
+
 import argparse
 import os
 import sys
@@ -20,7 +25,14 @@ from typing import Any
 import numpy as np
 
 from experiments.cpu import convolve_on_all_cores
-from experiments.startup import LocalPath, Parser, keep_compiled, quiet_libraries
+from experiments.interrupts import raise_interrupts
+from experiments.startup import (
+    LocalPath,
+    Parser,
+    check_writable,
+    keep_compiled,
+    quiet_libraries,
+)
 from rml.errors import UserError
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
@@ -118,10 +130,11 @@ def run_command(
 
 
 def check_out(out: Path | None) -> None:
-    """Raises `UserError` unless a file is named that does not exist."""
+    """Raises `UserError` unless a file is named that does not exist and can be written."""
     if out is None:
         raise UserError("no --out; expected the file to write, such as --out=features.npz")
     check_absent(out)
+    check_writable(out.parent, f"--out={out}")
 
 
 def check_absent(*paths: Path) -> None:
@@ -201,19 +214,27 @@ def open_texts(name: str, split: str, data_dir: Any) -> tuple[list[str], dict[st
 
 
 def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
-    """Writes a new file whole or not at all; `write(file)` gives its content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a new file whole or not at all; `write(file)` gives its content.
+
+    Raises:
+      UserError: The file exists, or cannot be written.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
-            write(file)
-        check_absent(path)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                write(file)
+            check_absent(path)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 if __name__ == "__main__":
+    raise_interrupts()
     convolve_on_all_cores()
     keep_compiled()
     quiet_libraries()

@@ -14,6 +14,8 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -238,13 +240,16 @@ def _beside(encoder: Any, out: Path) -> list[Path]:
 
 
 def _write(encoder: Any, out: Path, content: bytes, card: dict[str, Any]) -> None:
-    """Writes a file of an encoder, then what lies beside it."""
-    write_whole(out, lambda file: file.write(content))
-    text = json.dumps(card, indent=2) + "\n"
-    write_whole(card_path(out), lambda file: file.write(text.encode()))
+    """Writes what lies beside a file of an encoder, then the file: all of it or nothing."""
+    parts = {card_path(out): (json.dumps(card, indent=2) + "\n").encode()}
     if encoder.kind == "texts":
         tokenizer = encoder.embedder.tokenizer.to_str(pretty=True)
-        write_whole(tokenizer_path(out), lambda file: file.write(tokenizer.encode()))
+        parts[tokenizer_path(out)] = tokenizer.encode()
+    with ExitStack() as stack:
+        for path, part in {**parts, out: content}.items():
+            write_whole(path, methodcaller("write", part))
+            stack.callback(path.unlink, missing_ok=True)
+        stack.pop_all()
 
 
 def _missing(package: str) -> UserError:

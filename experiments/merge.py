@@ -32,6 +32,8 @@ of safetensors, of any architecture, are merged as they are, a part at a time.
 
 import argparse
 import dataclasses
+import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -186,7 +188,7 @@ def merged_files(method: str, options: argparse.Namespace, given: dict[str, Any]
 
 
 def check_options(method: str, given: dict[str, Any]) -> None:
-    """Raises `UserError` for an option that a method does not have."""
+    """Raises `UserError` for an option that a method does not have or lacks, or a wrong value."""
     import inspect
 
     from rml.merging import METHODS, align, learn_scaling, modularise
@@ -195,13 +197,49 @@ def check_options(method: str, given: dict[str, Any]) -> None:
         TRANSPORT: align, TWIN: modularise, ATLAS: learn_scaling,
     }  # fmt: skip
     function = others[method] if method in others else METHODS[method].function
-    takes = [
-        name for name, own in inspect.signature(function).parameters.items()
-        if own.kind == own.KEYWORD_ONLY and name not in OWN
-    ] + list(MORE.get(method, ()))  # fmt: skip
+    own = {
+        name: one for name, one in inspect.signature(function).parameters.items()
+        if one.kind == one.KEYWORD_ONLY and name not in OWN
+    }  # fmt: skip
+    takes = [*own, *MORE.get(method, ())]
     for name in given:
         if name not in takes:
             raise UserError(f"{method} has no option {name!r}, expected one of: {', '.join(takes)}")
+    for name, one in own.items():
+        if name in given:
+            check_value(name, given[name], word=isinstance(one.default, str))
+        elif one.default is one.empty:
+            raise UserError(f"{method} needs --option {name}=VALUE")
+
+
+def check_value(name: str, value: Any, *, word: bool) -> None:
+    """Raises `UserError` for a value that is no word or number of its option.
+
+    Args:
+      name: The option.
+      value: What `option_of` made of its text.
+      word: Whether the option is a word by default.
+    """
+    from experiments.ranges import AT_LEAST_0, DECAY, Range
+    from rml.errors import unknown
+    from rml.merging.ties import DISJOINT
+
+    ranges = {"floor": AT_LEAST_0, "keep": Range(high=1, above=True), "rate": DECAY}
+    if word and not isinstance(value, str):
+        raise UserError(f"{name} is {value}, expected a word")
+    if name == "disjoint" and value not in DISJOINT:
+        raise unknown(name, value, DISJOINT)
+    if name == "averaged":
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise UserError(
+                f"{name} is {value!r}, expected a regular expression: {error}"
+            ) from None
+    if name != "weights" and getattr(value, "ndim", None):
+        raise UserError(f"{name} is {value.tolist()}, expected one number")
+    if name in ranges and value not in ranges[name]:
+        raise UserError(f"{name} is {value:g}, expected {ranges[name]}")
 
 
 def method_of(options: argparse.Namespace) -> str:
@@ -241,6 +279,8 @@ def option_of(text: str) -> tuple[str, Any]:
     import jax
     import jax.numpy as jnp
 
+    from experiments.ranges import RANGES
+
     name, equals, value = text.partition("=")
     if name in WORDS and value:
         return name, value
@@ -250,7 +290,11 @@ def option_of(text: str) -> tuple[str, Any]:
         equals = ""
     if not equals:
         raise UserError(f"--option is {text!r}, expected NAME=NUMBER or NAME=NUMBER,NUMBER")
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(f"--option is {text!r}, expected finite numbers")
     if name == "key":
+        if numbers != [int(numbers[0])] or int(numbers[0]) not in RANGES["seed"]:
+            raise UserError(f"--option is {text!r}, expected {RANGES['seed']}")
         return name, jax.random.key(int(numbers[0]))
     return name, numbers[0] if len(numbers) == 1 else jnp.asarray(numbers)
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.cpu import convolve_on_all_cores
-from experiments.embed import check_out, plain_parser, run_command
+from experiments.embed import check_out, plain_parser, run_command, write_whole
 from experiments.startup import keep_compiled, quiet_libraries
 from rml.errors import UserError, local_path
 
@@ -66,7 +66,8 @@ def resized(options: argparse.Namespace) -> str:
     found = (decoalesce if options.larger else coalesce)(params, groups)
     after = transformer_sizes(found)
     flat = {name: np.ascontiguousarray(x) for name, x in flatten_dict(found, sep=".").items()}
-    require("safetensors.numpy").save_file(flat, str(options.out), {"format": "flax"})
+    content = require("safetensors.numpy").save(flat, {"format": "flax"})
+    write_whole(options.out, lambda file: file.write(content))
     changes = ", ".join(
         f"{name} {old} to {new}"
         for name, old, new in zip(before._fields, before, after, strict=True) if old != new

@@ -11,16 +11,11 @@ from typing import NoReturn
 
 if __name__ == "__main__":
     from experiments.cpu import convolve_on_all_cores, use_huge_pages
+    from experiments.interrupts import stop_at_once
 
     use_huge_pages("experiments.run")
     convolve_on_all_cores()
-
-    def stop_at_once(*_: object) -> NoReturn:
-        """Ends the program on Ctrl-C during imports, when nothing is to be saved."""
-        os.write(sys.stderr.fileno(), b"interrupted\n")
-        os._exit(128 + signal.SIGINT)
-
-    signal.signal(signal.SIGINT, stop_at_once)
+    stop_at_once()
 
 import shlex
 import threading
@@ -35,6 +30,7 @@ from ml_collections import config_flags
 
 from experiments import ranges, registry, startup
 from experiments.commit import current_commit
+from experiments.interrupts import raise_interrupts
 from experiments.startup import fail, keep_compiled, limit_arenas, quiet_libraries
 from rml.errors import UserError, local_path
 
@@ -167,7 +163,7 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
     quiet_libraries()
     keep_compiled()
     prepare_devices()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    raise_interrupts()
     run = RunDirectory(
         directory, config.to_dict(), config_name=config_name, commit=current_commit()
     )
@@ -260,6 +256,8 @@ def main(argv: Sequence[str]) -> None:
         return
     if CONFIG.value is None:
         fail("no --config; for example --config=configs/contrastive/simclr_mnist5k.py")
+    if WORKDIR.value == "":
+        fail("--workdir is empty, expected a directory")
     check_processes()
     path = config_path()
     catch_sigterm()

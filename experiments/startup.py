@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -44,6 +45,21 @@ class LocalPath(argparse.Action):
         what = option_string or self.dest
         given = [local_path(x, what) for x in ([values] if isinstance(values, str) else values)]
         setattr(namespace, self.dest, given[0] if isinstance(values, str) else given)
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """Raises `UserError` where no file can be made in a folder, or in the one that it is to be in.
+
+    Args:
+      folder: The folder.
+      what: The flag and its value, for the message.
+    """
+    folder = folder.absolute()
+    try:
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+        tempfile.TemporaryFile(dir=there).close()  # better now than after an hour
+    except OSError as error:
+        raise UserError(f"{what} cannot be written: {error.strerror or error}") from None
 
 
 def parse_flags(argv: Sequence[str], show_help: Callable[..., None] | None = None) -> list[str]:

@@ -7,6 +7,11 @@ python -m experiments.systems data [--prepare=NAME]
 python -m experiments.systems check
 """
 
+if __name__ == "__main__":
+    from experiments.interrupts import stop_at_once
+
+    stop_at_once()
+
 import argparse
 import dataclasses
 import functools
@@ -25,6 +30,7 @@ from ml_collections import ConfigDict
 
 from experiments import registry
 from experiments.checks import check
+from experiments.interrupts import raise_interrupts
 from experiments.results import interval
 from experiments.startup import Parser
 from rml.errors import UserError, unknown
@@ -354,5 +360,6 @@ def _show_result(path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    raise_interrupts()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may leave early
     sys.exit(main(sys.argv[1:]))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.report.page import MARKER, render
 from experiments.report.reading import find_runs, read_runs
-from experiments.startup import LocalPath, Parser, fail
+from experiments.startup import LocalPath, Parser, check_writable, fail
 from rml.errors import UserError
 
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_out(path: Path, overwrite: bool) -> None:
-    """Refuses to replace what is not a report."""
+    """Refuses to replace what is not a report, and a page that cannot be written."""
     if path.is_dir():
         fail(f"--out={path} is a directory, expected a file")
     if path.exists() and not overwrite:
@@ -64,6 +64,10 @@ def check_out(path: Path, overwrite: bool) -> None:
             head = file.read(400)
         if MARKER.encode() not in head:
             fail(f"{path} exists and is not a report; give another --out, or --overwrite")
+    try:
+        check_writable(path.parent, f"--out={path}")
+    except UserError as error:
+        fail(error)
 
 
 def write(path: Path, page: str) -> None:
@@ -71,8 +75,11 @@ def write(path: Path, page: str) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
+        try:
+            partial.write_text(page, encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         fail(f"--out={path} cannot be written: {error.strerror or error}")
 

@@ -5,6 +5,11 @@ launches each combination and seed in `runs/sweep/<combination>/seed<n>`. Stoppe
 it continues; complete runs are not run again; another grid in the same directory is added to it.
 """
 
+if __name__ == "__main__":
+    from experiments.interrupts import stop_at_once
+
+    stop_at_once()
+
 import argparse
 import signal
 import sys
@@ -15,10 +20,11 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from experiments.interrupts import raise_interrupts
 from experiments.launches import Run, interrupt, launch_all
 from experiments.ranges import checked_experiment
 from experiments.registry import read_config
-from experiments.startup import LocalPath, Parser
+from experiments.startup import LocalPath, Parser, check_writable
 from experiments.sweep import plan, table
 from rml.errors import UserError
 
@@ -73,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Sweeps; returns the exit code."""
     try:
         return sweep(parse(argv))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -90,6 +96,7 @@ def sweep(options: argparse.Namespace) -> int:
     grid = plan.parse_grid(options.grid)
     combinations = plan.combine(options.config, options.overrides, grid)
     workdir = options.workdir
+    check_writable(workdir, f"--workdir={workdir}")
     whole = plan.open_sweep(workdir, options.config, base)
     folders = plan.extend(whole, combinations, options.seeds)
     flags = options.overrides
@@ -103,11 +110,15 @@ def sweep(options: argparse.Namespace) -> int:
         return on_cluster(options, whole, runs, judge, console)
     if options.dry_run:
         return show(runs, console)
-    table.write(whole, workdir, judge)
+    joined, _ = table.write(whole, workdir, judge)
+    table.check_measured(joined["combinations"], judge)
 
     def key_metric(run: Run) -> str:
         value = table.measured(run.directory).get(judge.metric)
-        return "" if value is None else f"{judge.metric} {value:.4g}"
+        if value is None:  # better now than after all runs
+            table.check_measured([table.join(row, workdir) for row in whole["combinations"]], judge)
+            return ""
+        return f"{judge.metric} {value:.4g}"
 
     code = launch_all(runs, options.jobs, console, note=key_metric)
     table.conclude(whole, workdir, judge, console)
@@ -150,6 +161,7 @@ def on_cluster(
 
 
 if __name__ == "__main__":
+    raise_interrupts()
     signal.signal(signal.SIGTERM, interrupt)
     # Recipes are imported here to be asked for a metric: the accelerator belongs to the runs.
     jax.config.update("jax_platforms", "cpu")

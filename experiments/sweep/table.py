@@ -129,6 +129,13 @@ def write(sweep: Mapping[str, Any], workdir: Path, judge: Judge) -> tuple[dict[s
     return joined, judge
 
 
+def check_measured(rows: Sequence[Mapping[str, Any]], judge: Judge) -> None:
+    """Raises `UserError` where combinations have metrics, and none the one that is read."""
+    names = {name for row in rows for name in row["metrics"]}
+    if names and judge.metric and judge.metric not in names:
+        raise unknown("metric", judge.metric, names)
+
+
 def key_metric(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """A metric of a combination; all of it None where no run has it."""
     return row["metrics"].get(metric) or dict.fromkeys(("mean", "low", "high"))
@@ -166,9 +173,8 @@ def conclude(sweep: Mapping[str, Any], workdir: Path, judge: Judge, console: Con
     if not rows:
         console.print("no run is complete")
         return
+    check_measured(rows, judge)
     names = dict.fromkeys(name for row in rows for name in row["metrics"])
-    if judge.metric not in names:
-        raise unknown("metric", judge.metric, names)
     write_csv(workdir / "sweep.csv", joined, list(names))
     header, *body = cells(joined, judge.metric)
     lines = [header, ["---"] * len(header), *body]

@@ -54,7 +54,7 @@ def merge_files(
     Raises:
       UserError: The method is unknown or needs a base; a file is missing or damaged; tensors
         differ in a name or a shape, hold NaN or infinite values, or lie too far from the base;
-        `out` exists or does not end in `.safetensors`. Nothing is written then.
+        `out` exists, does not end in `.safetensors`, or cannot be written. Nothing is written then.
     """
     if method not in METHODS_OF_FILES:
         raise unknown("method of files", method, METHODS_OF_FILES)
@@ -110,10 +110,16 @@ def merge_files(
     if base is not None:
         shares = np.sqrt(apart / max(size, 1e-30)).tolist()
         check_distances(dict(zip(map(str, paths), shares, strict=True)), farthest)
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
-    require("safetensors.numpy").save_file(merged, str(partial))
-    partial.rename(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            require("safetensors.numpy").save_file(merged, str(partial))
+            partial.rename(out)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (require("safetensors").SafetensorError, OSError) as error:
+        raise UserError(f"{out} cannot be written: {error}") from error
 
 
 def open_checkpoint(path: Path) -> dict[str, Tensor]:

@@ -188,7 +188,7 @@ def restore_config(directory: Path) -> None:
         return
     write_json(directory / CONFIG, last["config"])
     if last["summary"] is not None:
-        if (directory / METRICS).exists():
+        if last["step"] and (directory / METRICS).exists():  # or its checkpoints were gone
             MetricsWriter(directory, step=last["step"]).close()  # it forgets what came later
         (directory / FAILURE).unlink(missing_ok=True)
         write_json(directory / SUMMARY, last["summary"])

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rml.errors import UserError
 from rml.training.checkpoint import Checkpoints, abstract_with_shardings
+from rml.training.config_file import METRICS, SUMMARY, read_history
 from rml.training.mesh import (
     DEFAULT_RULES,
     batch_sharding,
@@ -26,11 +27,11 @@ from rml.training.mesh import (
     place,
     use_mesh,
 )
-from rml.training.processes import global_arrays, is_primary, part_of_batch
+from rml.training.processes import global_arrays, is_primary, of_primary, part_of_batch
 from rml.training.progress import Progress
 from rml.training.rundir import RunDirectory
 from rml.training.task import Task, TrainState
-from rml.training.writers import MetricsWriter, warn_of_gaps
+from rml.training.writers import MetricsWriter, read_metrics, warn_of_gaps
 
 AHEAD = 2
 
@@ -128,6 +129,31 @@ def initial_state(task: Task, *, seed: int, mesh: Mesh | None = None) -> TrainSt
     return jax.jit(lambda key: nn.meta.unbox(task.init(key)), out_shardings=places)(key)
 
 
+def check_never_saved(run: RunDirectory, checkpoint_every: int) -> None:
+    """Refuses to train a run anew whose checkpoints are gone.
+
+    Args:
+      run: The run directory, without a checkpoint.
+      checkpoint_every: Steps between checkpoints; 0 for none before the end.
+
+    Raises:
+      UserError: What else the directory holds was written after a checkpoint.
+    """
+    steps = [line["step"] for line in read_metrics(run.path / METRICS)]
+    saved = (
+        (run.path / SUMMARY).exists()  # damaged, or the run would be complete
+        or (run.path / "figures" / "captions.json").exists()
+        or any(kept["step"] or kept["summary"] for kept in read_history(run.path))
+        # The second save waits for the first one.
+        or 0 < 2 * checkpoint_every < max(steps, default=0)
+    )
+    if of_primary(saved):
+        raise UserError(
+            f"the checkpoints of this run are gone from {run.checkpoints}; put one back to "
+            "continue, or give another --workdir to train from the beginning"
+        )
+
+
 @contextmanager
 def _signals(received: list[int]) -> Iterator[None]:
     """Collects SIGTERM and SIGINT instead of dying; the second one kills as usual.
@@ -188,8 +214,8 @@ def fit(
     Raises:
       Interrupted: SIGTERM or SIGINT came; the state was saved first.
       NonFiniteLoss: The loss became NaN or infinite; the last good checkpoint stays.
-      UserError: A batch or parameter that the mesh does not divide; unreadable checkpoints;
-        checkpoints or metrics that cannot be written.
+      UserError: A batch or parameter that the mesh does not divide; unreadable or lost
+        checkpoints; checkpoints or metrics that cannot be written.
     """
     if steps < 1:
         raise UserError(f"train.steps is {steps}, expected at least 1")
@@ -210,6 +236,11 @@ def fit(
         opened.callback(iterator.close)
         step, state = checkpoints.restore(compiled.abstract_state, iterator)
         if state is None:
+            check_never_saved(run, checkpoint_every)
+            if lines := read_metrics(run.path / METRICS):
+                progress.note(
+                    f"no checkpoint was saved up to step {lines[-1]['step']}; training begins again"
+                )
             state = compiled.init()
         else:
             progress.note(f"continuing after step {step}")

@@ -10,6 +10,7 @@ from experiments import merge as command
 from rml.errors import UserError
 from rml.merging import files as merged_files
 from rml.merging import merge, merge_files
+from tests.disk import full_after
 
 safetensors = pytest.importorskip("safetensors.numpy")
 NAMES = ("first", "second", "third")
@@ -150,6 +151,18 @@ def test_mistakes_are_told_before_anything_is_written(files, change, message):
     before = sorted(folder.iterdir())
     with pytest.raises(UserError, match=message):
         merge_files(given.pop("method"), given.pop("base"), given.pop("experts"), **given)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(files):
+    folder, _ = files
+    merge_files("average", None, paths(folder), folder / "whole.safetensors")  # it is compiled
+    before = sorted(folder.iterdir())
+    for name, why in (("new", "File too large"), ("first.safetensors/new", "first.safetensors")):
+        out = folder / f"{name}.safetensors"
+        told = f"^{out} cannot be written: .*{why}[^\n]*$"
+        with full_after(100), pytest.raises(UserError, match=told):
+            merge_files("average", None, paths(folder), out)
     assert sorted(folder.iterdir()) == before
 
 

@@ -96,6 +96,26 @@ def test_encoders_of_texts_are_judged_by_texts(monkeypatch, tmp_path, capsys):
     assert out.exists()
 
 
+BASE, DATA = "--base=base --method=", "--data=d --examples=16 --method="
+OPTIONS = [
+    (f"{BASE}dare", "dare needs --option key=VALUE"),
+    (f"{BASE}weighted_average", "weighted_average needs --option weights=VALUE"),
+    (f"{BASE}ties --option=keep=7", "keep is 7, expected a number in (0, 1]"),
+    (f"{BASE}ties --option=keep=0.5,0.5", "keep is [0.5, 0.5], expected one number"),
+    (f"{BASE}ties --option=disjoint=foo", "unknown disjoint 'foo'"),
+    (f"{BASE}dare --option=key=nan", "--option is 'key=nan', expected finite numbers"),
+    (f"{BASE}dare --option=key=0.5", "--option is 'key=0.5', expected a whole number"),
+    (f"{BASE}dare --option=key=1,2", "--option is 'key=1,2', expected a whole number"),
+    (f"{BASE}dare --option=key=0 --option=rate=nan", "'rate=nan', expected finite numbers"),
+    (f"{BASE}dare --option=key=0 --option=rate=1", "rate is 1, expected a number in [0, 1)"),
+    (f"{BASE}task_arithmetic --option=scale=inf", "'scale=inf', expected finite numbers"),
+    (f"{BASE}task_arithmetic --option=scale=1,2,3", "scale is [1.0, 2.0, 3.0], expected one"),
+    (f"{DATA}fisher --option=floor=-1", "floor is -1, expected a number of at least 0"),
+    (f"{DATA}regmean --option=averaged=(", "averaged is '(', expected a regular expression"),
+    (f"{DATA}ot --option=scale=2", "scale is 2.0, expected a word"),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -136,12 +156,15 @@ def test_encoders_of_texts_are_judged_by_texts(monkeypatch, tmp_path, capsys):
         (["a", "far", "--base=base", "--out=x"], "was it fine-tuned from another base"),
         (["a", "--base=base", "--option", "keep=1", "--out=x"], "has no option 'keep'"),
         (["a", "--base=base", "--option", "scale", "--out=x"], "expected NAME=NUMBER"),
+        *((["a", "b", *own.split(), "--out=x"], message) for own, message in OPTIONS),
     ],
 )
 def test_mistakes_are_told_in_one_line(runs, arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert merge.main(arguments) == 1
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -135,6 +135,9 @@ def test_a_mistake_is_told_in_one_line(capsys):
     assert cards.main(["--uot=x"]) == 1
     told = capsys.readouterr().err
     assert told == "error: unrecognized arguments: --uot=x; see --help\n"
+    assert cards.main(["digit", "--out=/dev/null/cards"]) == 1
+    told = capsys.readouterr().err
+    assert told == "error: --out=/dev/null/cards cannot be written: Not a directory\n"
 
 
 @pytest.mark.slow

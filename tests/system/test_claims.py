@@ -26,6 +26,7 @@ from rml.training import Claim
 ROOT = Path(__file__).parents[2]
 STATED = {"stated": "2025-01-01", "null": "z"}
 CLAIM = Claim("m is above 0.02", "m", ">=", 0.02, "a paper", **STATED)
+COST_NOISE = "configs/kernels/cost_noise.py"
 TINY = '''"""Seconds of a sparse epoch with a few points."""
 
 from configs.kernels import cost_noise
@@ -38,6 +39,13 @@ def get_config():
     config.train.update(dict(batch_size=50, repeats=1))
     return config
 '''
+OWN_CONFIG = """
+import dataclasses, runpy, sys
+from experiments import systems
+own = dataclasses.replace(systems.read_systems()["dkm"], configs=(sys.argv.pop(1),))
+systems.read_systems = lambda: {"dkm": own}
+runpy.run_module("experiments.claims", run_name="__main__", alter_sys=True)
+"""
 
 
 def make_run(path, *, seed=0, value=0.05, config=None, claim=CLAIM, **more):
@@ -48,7 +56,7 @@ def make_run(path, *, seed=0, value=0.05, config=None, claim=CLAIM, **more):
     config = {"experiment": experiment, "seed": seed, "mesh": {"data": -1}} | (config or {})
     (path / "config.json").write_text(json.dumps(config))
     summary = {
-        "experiment": experiment, "config_name": "toy.py", "seed": seed, "seconds": 10.0,
+        "experiment": experiment, "config_name": COST_NOISE, "seed": seed, "seconds": 10.0,
         "metrics": metrics,
         "claims": [claim.measure(metrics)], "versions": {"jax": "0.10.0"},
         "devices": ["cpu"], "finished": f"2025-01-0{seed + 1}T00:00:00+00:00",
@@ -86,7 +94,7 @@ def toys(monkeypatch):
 def test_stopped_after_the_first_run_it_continues(forking_python, tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
     command = [
-        str(forking_python), "-m", "experiments.claims", "--only=dkm",
+        str(forking_python), "-c", OWN_CONFIG, f"{tmp_path}/tiny.py", "--only=dkm",
         f"--config={tmp_path}/tiny.py", f"--runs={tmp_path}/runs",
         f"--results={tmp_path}/results",
     ]  # fmt: skip
@@ -477,7 +485,15 @@ def test_a_skipped_config_is_printed(shell, toys, tmp_path, capsys):
         (["--only=toy", "--seeds=0"], "--seeds is 0, expected at least 1"),
         (["--only=toy", "--jobs=0"], "--jobs is 0, expected at least 1"),
         (["--config=configs/kernels/cost_noise.py"], "needs the one system"),
-        (["--only=toy", "--config=configs/kernels/none.py"], "unknown config file"),
+        (["--only=toy", "--config=configs/kernels/none.py"], "unknown config of toy"),
+        (["--only=toy", "--config=configs/contrastive/simclr_digits.py", "--collect=nowhere"],
+         "unknown config of toy 'configs/contrastive/simclr_digits.py'"),
+        (["--only=toy", "--runs=/dev/null/runs"], "--runs=/dev/null/runs cannot be written: Not a"),
+        (["--only=toy", "--results=/proc/r"], "--results=/proc/r cannot be written: No such file"),
+        *(
+            (["--only=toy", f"--{name}=gs://b/x"], f"--{name} is 'gs://b/x', a URL")
+            for name in ("runs", "results", "collect")
+        ),
         (["--only=toy", "--collect=nowhere"], "as --config=FILE"),
         (["--only=toy", "--collect=nowhere", "--config=configs/kernels/cost_noise.py"],
          "nowhere has no complete run"),
@@ -522,6 +538,34 @@ def test_collected_runs_become_a_result(toys, tmp_path, capsys):
     assert (found["first_measured"], found["finished"]) == ("2025-01-01", "2025-01-03")
     assert re.fullmatch(r"1 x cpu \(.+, \d+ cores\)", found["device"])
     assert Image.open(tmp_path / "toy/cost_noise.png").width <= 700
+
+
+@pytest.mark.parametrize("folder", ["runs", "runs/wide"])
+def test_runs_of_another_config_are_not_collected(toys, null_run, tmp_path, capsys, folder):
+    make_runs(tmp_path / "runs", (0.03,), claim=null_run)
+    make_runs(tmp_path / "runs/wide", (0.0,), claim=null_run)
+    file = tmp_path / folder / "seed0/summary.json"
+    summary = json.loads(file.read_text())
+    arguments = [
+        "--only=toy", f"--config={COST_NOISE}", f"--collect={tmp_path / 'runs'}",
+        f"--results={tmp_path / 'results'}",
+    ]  # fmt: skip
+    for name, code in (("configs/hydra/cost_noise.py", 1), (f"../main/{COST_NOISE}", 0)):
+        file.write_text(json.dumps(summary | {"config_name": name}))
+        assert claims.main(arguments) == code
+        assert (tmp_path / "results").exists() != code
+    said = f"error: {file.parent} holds a run of configs/hydra/cost_noise.py, expected one of "
+    assert capsys.readouterr().err == f"{said}{COST_NOISE}\n"
+
+
+def test_a_result_that_cannot_be_written_is_told_in_one_line(toys, tmp_path, capsys):
+    make_runs(tmp_path / "runs", (0.03, 0.05))
+    arguments = ["--only=toy", f"--config={COST_NOISE}", f"--collect={tmp_path / 'runs'}"]
+    assert claims.main([*arguments, "--results=/dev/null/r"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "/dev/null/r" in error
 
 
 def test_collected_runs_are_judged_by_claims_of_today_on_request(
@@ -852,7 +896,7 @@ def test_results_and_runs_of_before_claims_had_nulls(tmp_path, toys, monkeypatch
     del old["first_measured"], old["options"]
     monkeypatch.setattr(tables, "read_results", lambda: {"toy": {"c": old}})
     assert "| ≥ 0.02 | not measured | 2 | holds |" in tables.claims_table("toy")
-    assert tables.counts({"c": old}) == "1 of 1 holds, 1 null not measured"
+    assert tables.counts({"c": old}, toy()) == "1 of 1 holds, 1 null not measured"
     (tmp_path / "c.json").write_text(json.dumps(old))
     assert results.reason_to_keep(tmp_path / "c.json", old["config_hash"], 1) is None
     summary = json.loads((tmp_path / "runs/seed0/summary.json").read_text())

@@ -32,6 +32,7 @@ from rml.encoder import ImageEmbedder
 from rml.errors import UserError
 from rml.retrieval.embed import compiled
 from rml.training import RunDirectory
+from tests.disk import full_after
 from tests.precision import rounded
 from tests.texts import untrained_run
 
@@ -493,6 +494,7 @@ def test_vectors_of_texts_say_which_passage_each_is(texts, tmp_path):
         (embed, ["--data=digits", "--out=OUT", "--run=other"], ["got 2 run directories"]),
         (embed, ["--data=folder:/nowhere", "--out=OUT"], ["/nowhere"]),
         (embed, ["--data=digits", "--out=/dev/null/x.npz"], ["/dev/null"]),
+        (embed, ["--data=digitz", "--out=/proc/x.npz"], ["--out=/proc/x.npz cannot be written: "]),
         (embed, ["--data=digits", "--out=gs://b/x.npz"], ["--out is 'gs://b/x.npz', a URL"]),
         (export, ["--out=OUT"], ["--format"]),
         (export, ["--format=onnx", "--out=OUT"], ["'onnx'", "stablehlo"]),
@@ -519,3 +521,25 @@ def test_an_existing_card_is_not_overwritten(images, tmp_path, capsys):
     assert export.main(command) == 1
     assert "out.json exists" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    out = tmp_path / "out.npz"
+    message = f"^{out} cannot be written: File too large$"
+    with full_after(1000), pytest.raises(UserError, match=message):
+        embed.write_whole(out, lambda file: np.savez(file, x=np.zeros(999)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocked", ["out", "out.json", "out.tokenizer.json"])
+def test_an_export_is_whole_or_nothing(texts, tmp_path, capsys, blocked):
+    obstacle = tmp_path / f"{blocked}.partial"
+    obstacle.mkdir()
+    command = [str(texts.path), "--format=safetensors", f"--out={tmp_path / 'out'}"]
+    assert export.main(command) == 1
+    assert f"{tmp_path / blocked} cannot be written: " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [obstacle]
+    obstacle.rmdir()
+    assert export.main(command) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.json", "out.tokenizer.json"}

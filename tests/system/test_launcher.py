@@ -1,6 +1,7 @@
 """The launcher as a user meets it: real processes, wrong flags, data of one's own."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -81,6 +82,7 @@ def test_help_does_not_import_jax():
         ([DIGITS, "--config.experiment=contrastive.simcrl"], ["contrastive.simcrl", "simclr'?"]),
         ([DIGITS, "--wrokdir=x"], ["wrokdir"]),
         ([DIGITS, "stray"], ["'stray'"]),
+        ([DIGITS, "--config.data.name=digitz", "--workdir="], ["--workdir is empty, expected a"]),
     ],
 )  # fmt: skip
 def test_wrong_flags(launch, tmp_path, args, parts):
@@ -132,6 +134,23 @@ def test_interrupted_at_the_start(start, tmp_path, when):
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 128 + signal.SIGINT
     assert process.stdout.read() == "interrupted\n"
+
+
+@pytest.mark.parametrize("program", ["embed", "sweep", "claims", "systems", "cards"])
+def test_other_programs_are_interrupted_while_they_import(tmp_path, program):
+    marker = tmp_path / "here"
+    blocked = "numpy" if program == "embed" else "ml_collections"
+    (tmp_path / f"{blocked}.py").write_text(BLOCKED.format(marker=str(marker)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"experiments.{program}"], cwd=ROOT, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    while not marker.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 128 + signal.SIGINT
+    assert process.stderr.read() == "interrupted\n"
 
 
 @pytest.mark.slow

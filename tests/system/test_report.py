@@ -28,6 +28,7 @@ from experiments.report.reading import find_runs, natural, read_run, read_runs
 from experiments.report.runs import decimate
 from rml.ops import t_interval
 from rml.training import Claim, judge
+from tests.disk import full_after
 
 HOSTILE = "<script>alert(1)</script> & \"x\" 'y' </td>"
 VOID = {"meta", "link", "img", "input", "wbr", "line", "circle", "br"}
@@ -470,6 +471,15 @@ def test_another_file_is_kept(tmp_path, capsys):
     assert main([str(tmp_path), f"--out={out}", "--overwrite"]) == 0
 
 
+def test_a_full_disk_leaves_no_page(tmp_path, capsys):
+    make_run(tmp_path / "a")
+    out = tmp_path / "new" / "report.html"
+    with full_after(1000), pytest.raises(SystemExit):
+        main([str(tmp_path), f"--out={out}"])
+    assert capsys.readouterr().err == f"error: --out={out} cannot be written: File too large\n"
+    assert not list(out.parent.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -478,6 +488,7 @@ def test_another_file_is_kept(tmp_path, capsys):
         (["file"], "is not a directory"),
         (["a", "--out=empty"], "is a directory"),
         (["a", "--out=file/report.html"], "cannot be written"),
+        (["empty", "--out=file/report.html"], "--out=file/report.html cannot"),
         (["a", "gs://b/runs"], "runs is 'gs://b/runs', a URL; expected a path of this machine"),
         (["a", "--out=gs://b/a.html"], "--out is 'gs://b/a.html', a URL"),
         ([], "required: runs; see --help"),

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments import resize
 from rml.models import ViT
+from tests.disk import full_after
 
 
 def vit(ratio=1, depth=4):
@@ -88,6 +89,15 @@ def test_what_cannot_be_resized_is_named(file, flags, message, capsys):
     assert resize.main([str(file), *flags, f"--out={out}"]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_folder_is_made_and_a_full_disk_leaves_nothing(file, capsys):
+    first, out = (file.parent / "new" / f"{name}.safetensors" for name in ("first", "out"))
+    assert resize.main([str(file), "--width=2", f"--out={first}"]) == 0
+    with full_after(1000):
+        assert resize.main([str(file), "--width=2", f"--out={out}"]) == 1
+    assert capsys.readouterr().err == f"error: {out} cannot be written: File too large\n"
+    assert list(out.parent.iterdir()) == [first]
 
 
 def test_a_url_is_named(capsys):

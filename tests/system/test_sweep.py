@@ -267,6 +267,8 @@ def test_a_validation_metric_is_of_held_out_training_data(selection, data, reaso
         (["--grid", RATES, "--config.seed=1"], "which --seeds varies"),
         (["--grid", RATES, "--seeds=0"], "--seeds is 0, expected at least 1"),
         (["--grid", RATES, "--workdir=gs://b/s", "--dry_run"], "--workdir is 'gs://b/s', a URL"),
+        (["--grid", RATES, "--workdir=/dev/null/s"], "--workdir=/dev/null/s cannot be"),
+        (["--grid", RATES, "--workdir=/proc/s"], "--workdir=/proc/s cannot be"),
         (["--grid", RATES, "--seeds=many"], "--seeds: invalid int value: 'many'"),
         (["--grid", RATES, "--best=knn:most"], "METRIC:max or METRIC:min"),
         (["--grid", RATES, "--jops=2"], "unexpected argument '--jops=2'"),
@@ -291,6 +293,9 @@ def test_a_metric_that_no_run_has_is_named(swept):
     code, out = swept("--grid", RATES, "--best=knnn")
     assert code == 1
     assert out.endswith("error: unknown metric 'knnn'; did you mean 'knn'?\n")
+    assert len(swept.started) == 1
+    code, out = swept("--grid", RATES, "--best=knnn")
+    assert (code, swept.started) == (1, [])
 
 
 def test_directories_that_hold_something_else_are_left_alone(swept, tmp_path):

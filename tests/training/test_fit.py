@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import chex
@@ -16,6 +17,7 @@ from rml.errors import UserError
 from rml.training import (
     CompiledTask,
     Interrupted,
+    MetricsWriter,
     NonFiniteLoss,
     Progress,
     RunDirectory,
@@ -309,6 +311,51 @@ def test_no_readable_checkpoint_is_an_error_and_nothing_is_trained_over_it(make_
             file.write_bytes(b"")
     with pytest.raises(UserError, match="can be read"):
         fit(make_task(), run, steps=40)
+
+
+@pytest.mark.parametrize("summary", ["whole", "damaged", "lost"])
+def test_a_complete_run_whose_checkpoints_are_gone_is_not_trained_anew(
+    make_task, tmp_path, summary
+):
+    run = RunDirectory(tmp_path, CONFIG | {"evaluation": {"k": 1}})
+    fit(make_task(), run, steps=10, log_every=2)
+    run.figure("loss.png")
+    captions = {"loss.png": "The loss."} if summary == "lost" else None
+    run.write_summary(metrics={}, claims=[], seconds=1.0, captions=captions)
+    run.close()
+    shutil.rmtree(run.checkpoints)
+    if summary == "damaged":
+        (tmp_path / "summary.json").write_text("{")
+    if summary == "lost":
+        (tmp_path / "summary.json").unlink()
+    before = {p.name: p.read_bytes() for p in tmp_path.glob("*.json")}
+    metrics = (tmp_path / "metrics.jsonl").read_bytes()
+    evaluation = {"k": 2 if summary == "whole" else 1}
+    again = RunDirectory(tmp_path, CONFIG | {"evaluation": evaluation})
+    with pytest.raises(UserError, match=f"are gone from {run.checkpoints}; put one back") as caught:
+        fit(make_task(), again, steps=10, log_every=2)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == metrics
+    again.abandon()
+    assert {p.name: p.read_bytes() for p in tmp_path.glob("*.json")} == before
+    assert (tmp_path / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_stopped_run_without_a_checkpoint_begins_again_where_none_was_surely_saved(
+    make_task, tmp_path, capsys
+):
+    writer = MetricsWriter(tmp_path, step=0)
+    for step in (2, 4, 8):  # the checkpoint of step 4 may have been under way
+        writer.write(step, float(step), {"train/loss": 1.0})
+    options = dict(steps=10, log_every=2, progress=Progress())
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    run = open_run(tmp_path)
+    with pytest.raises(UserError, match="are gone"):
+        fit(make_task(), run, checkpoint_every=3, **options)
+    assert fit(make_task(), run, checkpoint_every=4, **options).step == 10
+    said = "no checkpoint was saved up to step 8; training begins again\n"
+    assert said in capsys.readouterr().out
+    writer.close()
 
 
 def test_the_step_reuses_the_memory_of_the_state(make_task):
