@@ -1,6 +1,6 @@
 """Label propagation over the kNN graph of an episode."""
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,26 +13,10 @@ from rml.ops.graph import nearest, symmetrize
 from rml.ops.precision import full_precision
 
 TOLERANCE = 1e-6
-"""Change of a share at which labels count as settled."""
+"""Share of itself by which no label changes in a step once all have settled."""
 
 STEPS = 10_000
 """The most steps, of which each brings labels one edge further."""
-
-
-class State(NamedTuple):
-    """Where a spreading stands.
-
-    Attributes:
-      labels: F / (1 - α).
-      shares: Rows of F that sum to 1; uniform where nothing has arrived.
-      before: These a step before.
-      step: Steps that are done.
-    """
-
-    labels: Float[Array, "n c"]
-    shares: Float[Array, "n c"]
-    before: Float[Array, "n c"]
-    step: Int[Array, ""]
 
 
 @full_precision
@@ -49,7 +33,7 @@ def label_propagation(
     """Spreads the support's labels along a kNN graph until they settle.
 
     With S = D^-1/2 W D^-1/2 of the graph's affinities W, F ← α S F + (1 - α) Y is repeated until no
-    point's shares of the labels change, near the limit (1 - α) (I - α S)^-1 Y.
+    label changes by more than a rounding, near the limit (1 - α) (I - α S)^-1 Y.
 
     Args:
       support: Support features.
@@ -80,21 +64,29 @@ def label_propagation(
     spread = scale[:, None] * affinity * scale
     start = jnp.zeros((rows.shape[0], num_classes), d2.dtype)
     start = start.at[: support.shape[0]].set(one_hot(support_labels, num_classes, d2))
-
-    def settle(now: State) -> State:
-        labels = alpha * (spread @ now.labels) + start
-        return State(labels, _shares(labels), now.shares, now.step + 1)
-
-    def unsettled(now: State) -> Array:
-        return (jnp.max(jnp.abs(now.shares - now.before)) > TOLERANCE) & (now.step < STEPS)
-
-    # Sums of what is not negative: a label that has come far is small, and exact among the small.
-    # A solver's error is small beside the labels at their sources, which is not enough there.
-    shares = _shares(start)
-    first = State(start, shares, jnp.full_like(shares, -1), jnp.zeros((), jnp.int32))
-    return jax.lax.while_loop(unsettled, settle, first).shares[support.shape[0] :]
-
-
-def _shares(labels: Array) -> Array:
+    # Of the gradient, a sum over all points, what is far away is a small part.
+    labels = jax.lax.custom_linear_solve(
+        lambda f: f - alpha * (spread @ f), start, _settled,
+        transpose_solve=lambda turned, b: jax.scipy.sparse.linalg.cg(
+            turned, b, tol=1e-6, maxiter=1000
+        )[0],
+    )[support.shape[0] :]  # fmt: skip
     total = jnp.sum(labels, axis=1, keepdims=True)
-    return jnp.where(total > 0, labels / jnp.where(total > 0, total, 1), 1 / labels.shape[1])
+    return jnp.where(total > 0, labels / jnp.where(total > 0, total, 1), 1 / num_classes)
+
+
+def _settled(matvec: Callable[[Array], Array], b: Array) -> Array:
+    """Repeats f ← f - A f + b, that is α S f + b, until it changes no more.
+
+    These are sums of what is not negative: a label that has come far is small, and exact among the
+    small. A solver's error is small beside the labels at their sources, which is not enough there.
+    """
+
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        f, _, number = state
+        new = f - matvec(f) + b
+        moving = jnp.any(jnp.abs(new - f) > TOLERANCE * jnp.abs(new))
+        return new, moving, number + 1
+
+    start = b, jnp.array(True), jnp.zeros((), jnp.int32)
+    return jax.lax.while_loop(lambda s: s[1] & (s[2] < STEPS), step, start)[0]

@@ -28,7 +28,7 @@ SMALL = {
 class Words:
     """A tokenizer of words, each a number below 32."""
 
-    truncation = padding = None
+    truncation = padding = encode_special_tokens = None
 
     def no_padding(self):
         """Nothing to do."""
