@@ -71,9 +71,9 @@ def ours(n: int, heads: int) -> Callable[[], Any]:
 
 
 def flops(n: int, heads: int) -> float:
-    """FLOPs of a fit: scores and sums of every head, the Gram matrix, its Cholesky factor."""
+    """FLOPs of a fit: scores and sums of heads, a triangle of the Gram matrix, Cholesky's factor."""
     scores = 2 * n * heads * (D + 1) * (D + 1 + KEYS)
-    return scores + 2 * n * heads * KEYS * (D + 1) + 2 * n * n * heads * (D + 1) + n**3 / 3
+    return scores + 2 * n * heads * KEYS * (D + 1) + n * n * heads * (D + 1) + n**3 / 3
 
 
 def direct_torch(n: int, heads: int) -> Callable[[], Any]:
