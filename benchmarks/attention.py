@@ -71,7 +71,7 @@ def ours(n: int, heads: int) -> Callable[[], Any]:
 
 
 def flops(n: int, heads: int) -> float:
-    """FLOPs of a fit: scores and sums of heads, a triangle of the Gram matrix, Cholesky's factor."""
+    """FLOPs of a fit: scores and sums of heads, a triangle of the Gram matrix, its factor."""
     scores = 2 * n * heads * (D + 1) * (D + 1 + KEYS)
     return scores + 2 * n * heads * KEYS * (D + 1) + n * n * heads * (D + 1) + n**3 / 3
 
