@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import registry
-from experiments.results import result_file, result_files
+from experiments.results import RESULT_LINE, result_file, result_files
 
 if TYPE_CHECKING:  # the registry's commands import this module
     from experiments.systems import System
 
-RESULT = re.compile(r"^Result: results/", re.MULTILINE)
-"""What a line of a config's docstring begins with where the config has a result."""
 DURATION = re.compile(r"\b(?:minutes?|hours?)\b[^.]*\bcores?\b")
 UNMEASURED = "Not run in full here"
 """What the docstring of a config says that has no result."""
@@ -109,10 +107,10 @@ def _check_result(system: "System", root: Path, config: str) -> Iterator[str]:
     """What the docstring of a config says of its result, held against the result."""
     text = registry.docstring(root / config)
     if not result_file(root / "results", system.key, config).is_file():
-        if RESULT.search(text):
+        if RESULT_LINE.search(text):
             yield "it says 'Result: results/', but it has no result"
         return
-    if not RESULT.search(text):
+    if not RESULT_LINE.search(text):
         yield f"it has a result, expected a line 'Result: results/{system.key}'"
     if UNMEASURED in text:
         yield f"it says {UNMEASURED!r}, but it has a result"

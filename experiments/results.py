@@ -6,6 +6,7 @@ Here they are read and put into words; `experiments.record` makes them of run di
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from experiments.registry import ROOT, find_experiment, read_config
 from rml.errors import UserError
 
 RELATIONS = {">=": "≥", "<=": "≤"}
+RESULT_LINE = re.compile(r"^Result: results/.*$", re.MULTILINE)
+"""Line of a config's docstring that says where its result stands and how long a run took."""
 DATA_SETS = "data"
 """Folder among those of systems in which data sets are measured, see `experiments.cards`."""
 BENCHMARKS = "benchmarks"

@@ -18,6 +18,7 @@ from experiments.registry import ROOT
 from experiments.report.markup import duration
 from experiments.results import (  # fmt: skip
     RELATIONS,
+    RESULT_LINE,
     count_claims,
     interval,
     not_measured,
@@ -34,8 +35,6 @@ OPEN, CLOSE = (
     "(?P<close><!-- end generated -->)",
 )
 BLOCK = re.compile(f"{OPEN}(?P<text>.*?){CLOSE}", re.DOTALL)
-RESULT = re.compile(r"^Result: results/.*$", re.MULTILINE)
-"""Line of a config's docstring that says where its result stands and how long a run took."""
 PILLARS, BASELINES = "Pillars", "Baselines"
 
 
@@ -195,7 +194,7 @@ def result_lines() -> dict[str, str]:
 def with_result(config: str, line: str) -> tuple[str, list[str]]:
     """A config's text with the line of its result made anew, and its name if that was stale."""
     before = (ROOT / config).read_text()
-    after = RESULT.sub(lambda _: line, before, count=1)
+    after = RESULT_LINE.sub(lambda _: line, before, count=1)
     return after, [f"{config}: result"] * (after != before)
 
 

@@ -47,8 +47,7 @@ def weighted_average(base: PyTree, experts: PyTree, *, weights: Weights) -> PyTr
 
     Source: Matena and Raffel, arXiv:2111.09832, Section 2 ("isotropic merging").
     """
-    check_weights(weights, jax.tree.leaves(experts)[0].shape[0])
-    weights = jnp.asarray(weights)
+    weights = array_of_weights(weights, jax.tree.leaves(experts)[0].shape[0])
     share = weights / jnp.sum(weights)
 
     def of_leaf(start: Array, own: Array) -> Array:
@@ -73,6 +72,12 @@ def task_arithmetic(base: PyTree, experts: PyTree, *, scale: ArrayLike = 0.3) ->
     count = jax.tree.leaves(experts)[0].shape[0]
     vectors = trees.task_vectors(base, experts)
     return trees.combine(base, vectors, jnp.broadcast_to(jnp.asarray(scale), (count,)))
+
+
+def array_of_weights(weights: Weights, count: int) -> Array:
+    """Makes an array of weights that `check_weights` takes, whose errors it raises."""
+    check_weights(weights, count)
+    return jnp.asarray(weights, float)
 
 
 def check_weights(weights: Weights | None, count: int) -> None:

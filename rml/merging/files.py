@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rml.errors import UserError, unknown
-from rml.merging.averages import check_weights
+from rml.merging.averages import array_of_weights
 from rml.merging.methods import compiled
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.files import read_file
@@ -64,9 +64,8 @@ def merge_files(
         raise UserError("experts is empty, expected at least one checkpoint")
     if out.exists() or out.suffix != ENDING:
         raise UserError(f"{out} exists or does not end in {ENDING}; expected a new file of it")
-    check_weights(options.get("weights"), len(experts))
     if options.get("weights") is not None:
-        options["weights"] = jnp.asarray(options["weights"], float)
+        options["weights"] = array_of_weights(options["weights"], len(experts))
     paths, own = list(experts), experts[0] if base is None else base
     opened = {path: open_checkpoint(path) for path in dict.fromkeys((own, *paths))}
     start = opened[own]

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from rml.errors import UserError, unknown
-from rml.merging.averages import average, check_weights, task_arithmetic, weighted_average
+from rml.merging.averages import array_of_weights, average, task_arithmetic, weighted_average
 from rml.merging.dare import dare
 from rml.merging.fisher import fisher_merge
 from rml.merging.regmean import regmean, stacked_grams
@@ -79,9 +78,8 @@ def merge(
     counts = {name: jax.tree.leaves(tree)[0].shape[0] for name, tree in stacked.items()}
     if len(set(counts.values())) > 1:
         raise UserError(f"numbers of {counts} differ, expected one of each for every expert")
-    check_weights(options.get("weights"), counts["experts"])
     if options.get("weights") is not None:
-        options["weights"] = jnp.asarray(options["weights"], float)
+        options["weights"] = array_of_weights(options["weights"], counts["experts"])
     limit = farthest if METHODS[method].scaled else math.inf
     trees.check_fine_tuned(base, stacked, farthest=limit)
     return compiled(method)(base, stacked.pop("experts"), **options | stacked)

@@ -129,29 +129,33 @@ def initial_state(task: Task, *, seed: int, mesh: Mesh | None = None) -> TrainSt
     return jax.jit(lambda key: nn.meta.unbox(task.init(key)), out_shardings=places)(key)
 
 
-def check_never_saved(run: RunDirectory, checkpoint_every: int) -> None:
+def check_never_saved(run: RunDirectory, checkpoint_every: int) -> int:
     """Refuses to train a run anew whose checkpoints are gone.
 
     Args:
       run: The run directory, without a checkpoint.
       checkpoint_every: Steps between checkpoints; 0 for none before the end.
 
+    Returns:
+      The last step that has metrics, 0 if none has.
+
     Raises:
       UserError: What else the directory holds was written after a checkpoint.
     """
-    steps = [line["step"] for line in read_metrics(run.path / METRICS)]
+    last = max((line["step"] for line in read_metrics(run.path / METRICS)), default=0)
     saved = (
         (run.path / SUMMARY).exists()  # damaged, or the run would be complete
         or (run.path / "figures" / "captions.json").exists()
         or any(kept["step"] or kept["summary"] for kept in read_history(run.path))
         # The second save waits for the first one.
-        or 0 < 2 * checkpoint_every < max(steps, default=0)
+        or 0 < 2 * checkpoint_every < last
     )
     if of_primary(saved):
         raise UserError(
             f"the checkpoints of this run are gone from {run.checkpoints}; put one back to "
             "continue, or give another --workdir to train from the beginning"
         )
+    return last
 
 
 @contextmanager
@@ -236,11 +240,8 @@ def fit(
         opened.callback(iterator.close)
         step, state = checkpoints.restore(compiled.abstract_state, iterator)
         if state is None:
-            check_never_saved(run, checkpoint_every)
-            if lines := read_metrics(run.path / METRICS):
-                progress.note(
-                    f"no checkpoint was saved up to step {lines[-1]['step']}; training begins again"
-                )
+            if last := check_never_saved(run, checkpoint_every):
+                progress.note(f"no checkpoint was saved up to step {last}; training begins again")
             state = compiled.init()
         else:
             progress.note(f"continuing after step {step}")

@@ -121,6 +121,16 @@ def test_a_run_has_the_precision_of_its_config(tmp_path, monkeypatch, policy, fo
 BLOCKED = "import pathlib, time\npathlib.Path({marker!r}).touch()\ntime.sleep(60)\n"
 
 
+def interrupt_at(marker, process, output):
+    """Sends Ctrl-C once a file is there: the program says so in one line and ends."""
+    while not marker.exists():
+        assert process.poll() is None, output.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 128 + signal.SIGINT
+    assert output.read() == "interrupted\n"
+
+
 @pytest.mark.parametrize("when", ["while a config is read", "while a library is imported"])
 def test_interrupted_at_the_start(start, tmp_path, when):
     marker = tmp_path / "here"
@@ -128,12 +138,7 @@ def test_interrupted_at_the_start(start, tmp_path, when):
     module.write_text(BLOCKED.format(marker=str(marker)))
     # A directory of the path is searched before the installed packages.
     process = start(f"--config={tmp_path}/config.py", fresh=True, PYTHONPATH=str(tmp_path))
-    while not marker.exists():
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 128 + signal.SIGINT
-    assert process.stdout.read() == "interrupted\n"
+    interrupt_at(marker, process, process.stdout)
 
 
 @pytest.mark.parametrize("program", ["embed", "sweep", "claims", "systems", "cards"])
@@ -145,12 +150,7 @@ def test_other_programs_are_interrupted_while_they_import(tmp_path, program):
         [sys.executable, "-m", f"experiments.{program}"], cwd=ROOT, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
-    while not marker.exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 128 + signal.SIGINT
-    assert process.stderr.read() == "interrupted\n"
+    interrupt_at(marker, process, process.stderr)
 
 
 @pytest.mark.slow
