@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.common import figures, retrieval, variants
+from experiments.common import figures, variants
 from experiments.common.claims import with_bounds
 from experiments.common.comparison import for_each
 from experiments.common.texts import Corpus, TextModel
 from experiments.common.variants import BASE
-from experiments.retrieval import contriever
+from experiments.retrieval import common, contriever
 from rml.evaluation import compare_systems, holm
 from rml.ops import t_interval
 from rml.retrieval import TextEmbedder
@@ -74,13 +74,13 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     configs = {name: variant(config, name) for name in (BASE, *config.variants)}
     corpus = Corpus(config)
 
-    def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], retrieval.Results]:
+    def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], common.Results]:
         file = inner.path / QUERIES
         if inner.summary() is None:
             model = TextModel(configs[name], corpus)
             problem = contriever.task(configs[name], model)
-            trained = retrieval.train_encoder(configs[name], inner, problem, model)
-            results = retrieval.RetrievalEvaluator(configs[name], corpus).dense(trained)
+            trained = common.train_encoder(configs[name], inner, problem, model)
+            results = common.RetrievalEvaluator(configs[name], corpus).dense(trained)
             kept: dict[str, Any] = {"/".join(key): values for key, values in results.items()}
             np.savez(file, **kept)
         with np.load(file, allow_pickle=False) as opened:

@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.common import figures, pretraining, retrieval
+from experiments.common import figures, pretraining
 from experiments.common.selection import NDCG
 from experiments.common.texts import TextModel, text_encoder
+from experiments.retrieval import common
 from rml.contrastive import CORRUPTIONS, PAIRS, Texts, with_ends
 from rml.contrastive.text_views import text_views
 from rml.data.pieces import piece_spec
@@ -40,7 +41,7 @@ CLAIMS = (
           stated="2026-11-29", null_run="strangers"),
 )  # fmt: skip
 NULLS = {"strangers": {"pairs.exchange": True}}
-CAPTIONS = retrieval.CAPTIONS | {
+CAPTIONS = common.CAPTIONS | {
     "loss.png": "InfoNCE against steps.",
     "ndcg.png": "nDCG@10 on the validation modules against steps, mean of the tasks.",
 }
@@ -108,7 +109,7 @@ def task(config: Any, model: TextModel | None = None) -> Task:
         loss=loss, momentum=pretraining.momentum(config), averaged=("backbone",),
         extra=(lambda key: {}) if in_batch else queue, batches=model.batches,
         batch_spec=piece_spec(size, length=config.tokens.max_length),
-        **retrieval.surroundings(config, model),
+        **common.surroundings(config, model),
     )  # fmt: skip
 
 
@@ -120,12 +121,12 @@ def encoder(config: Any, state: TrainState) -> TextEmbedder:
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, retrieves from unseen modules beside BM25 and untrained encoders, draws."""
     model, key = TextModel(config), jax.random.key(config.seed)
-    judge = retrieval.RetrievalEvaluator(config, model.corpus)
-    trained = judge.dense(retrieval.train_encoder(config, run, task(config, model), model))
+    judge = common.RetrievalEvaluator(config, model.corpus)
+    trained = judge.dense(common.train_encoder(config, run, task(config, model), model))
     random = judge.dense(model.features(jax.jit(model.random)(key)))
     start = random if model.is_random else judge.dense(model.features(model.init(key)))
     found = {"trained": trained, "random": random, "start": start} | judge.lexical()
-    retrieval.draw_systems(run.figure, found)
+    common.draw_systems(run.figure, found)
     panels = {"train/loss": "InfoNCE (nats)", "eval/ndcg": "nDCG@10"}
     figures.training_curves(run.figure, run.path, panels)
     metrics = compare_systems(found, "trained", key=key)

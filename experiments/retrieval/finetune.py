@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import figures, retrieval
+from experiments.common import figures
 from experiments.common.comparison import for_each
 from experiments.common.texts import TextModel, text_encoder
+from experiments.retrieval import common
 from rml.errors import UserError
 from rml.evaluation import compare_systems
 from rml.losses import multiple_negatives_ranking
@@ -35,7 +36,7 @@ NULLS = {
     "no_hard": {"negatives.hard_share": 0.0},
 }
 STAGES = ("random_negatives", "hard_negatives")
-CAPTIONS = retrieval.CAPTIONS
+CAPTIONS = common.CAPTIONS
 PICTURE = "systems_ndcg.png"
 
 
@@ -88,7 +89,7 @@ def task(config: Any, model: TextModel | None = None, hard: Any = None) -> Task:
     return gradient_task(
         loss=loss, batches=partial(batches, config, model, hard),
         batch_spec=pair_spec(config.train.batch_size, lengths=lengths, candidates=2 * mined),
-        **retrieval.surroundings(config, model),
+        **common.surroundings(config, model),
     )  # fmt: skip
 
 
@@ -110,13 +111,13 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     if not 0 <= config.negatives.hard_share <= 1:
         raise UserError(f"negatives.hard_share is {config.negatives.hard_share}, expected [0, 1]")
     model, key = TextModel(config), jax.random.key(config.seed)
-    judge = retrieval.RetrievalEvaluator(config, model.corpus)
+    judge = common.RetrievalEvaluator(config, model.corpus)
     found = {"start": judge.dense(model.features(jax.jit(model.init)(key)))} | judge.lexical()
     hard: np.ndarray | None = None
 
-    def measure(stage: str, inner: RunDirectory) -> tuple[dict[str, float], retrieval.Results]:
+    def measure(stage: str, inner: RunDirectory) -> tuple[dict[str, float], common.Results]:
         nonlocal hard
-        trained = retrieval.train_encoder(config, inner, task(config, model, hard), model)
+        trained = common.train_encoder(config, inner, task(config, model, hard), model)
         figures.training_curves(inner.figure, inner.path, {"train/loss": "InfoNCE (nats)"})
         if hard is None:
             hard = mine(config, model, trained)
@@ -124,6 +125,6 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         return {}, judge.dense(trained)
 
     found |= {stage: results for stage, (_, results) in for_each(run, STAGES, measure).items()}
-    retrieval.draw_systems(run.figure, found)
+    common.draw_systems(run.figure, found)
     first, then = (compare_systems(found, s, key=key, prefix=f"{s}_") for s in STAGES)
     return first | then

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import figures, retrieval
+from experiments.common import figures
 from experiments.common.claims import with_bounds
 from experiments.common.selection import NDCG
 from experiments.common.texts import TextModel, text_encoder
+from experiments.retrieval import common
 from rml.contrastive import Masked, Texts, mask_tokens, with_ends
 from rml.data.pieces import piece_spec, pieces
 from rml.losses import masked_lm
@@ -79,7 +80,7 @@ def task(config: Any, model: TextModel | None = None) -> Task:
         found = predict(config, model, params, texts, state.step_key, train=True)
         return Loss(jnp.mean(found.nats), {"accuracy": jnp.mean(found.right)})
 
-    around = retrieval.surroundings(config, model) | {"init_variables": init}
+    around = common.surroundings(config, model) | {"init_variables": init}
     return gradient_task(
         loss=loss, batches=model.batches,
         batch_spec=piece_spec(config.train.batch_size, length=config.tokens.max_length), **around,
@@ -156,7 +157,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     start = initial_state(problem, seed=config.seed, mesh=make_mesh(config.mesh)).variables
     untrained = held_out(config, model, start["params"])
     found = held_out(
-        config, model, retrieval.train_encoder(config, run, problem, model).variables["params"]
+        config, model, common.train_encoder(config, run, problem, model).variables["params"]
     )
     frequencies = by_frequency(config, model, found.hidden)
     rows: dict[str, Any] = {

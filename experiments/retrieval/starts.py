@@ -15,12 +15,12 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from experiments.common import figures, retrieval, variants
+from experiments.common import figures, variants
 from experiments.common.comparison import for_each
 from experiments.common.encoders import TOKENIZER
 from experiments.common.texts import Corpus, TextModel
 from experiments.ranges import ABOVE_0
-from experiments.retrieval import contriever, finetune, masked_lm
+from experiments.retrieval import common, contriever, finetune, masked_lm
 from rml.errors import UserError
 from rml.evaluation import compare_systems
 from rml.ops import t_interval
@@ -130,7 +130,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         raise UserError("finetune_rates is empty, expected at least one learning rate")
     corpus = Corpus(config)
     model = TextModel(config, corpus)
-    judge = retrieval.RetrievalEvaluator(config, corpus)
+    judge = common.RetrievalEvaluator(config, corpus)
     judge.check()
     corpus.tokenizer.save(str(run.path / TOKENIZER))
     start = jax.device_get(nn.meta.unbox(jax.jit(model.random)(jax.random.key(config.seed))))
@@ -145,7 +145,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         name, tuned, _ = method.partition(TRIED)
         before = encoders[name if tuned else PRETRAINED[method][0]]
         model = TextModel(changed, own, before)
-        trained = retrieval.train_encoder(changed, inner, recipe.task(changed, model), model)
+        trained = common.train_encoder(changed, inner, recipe.task(changed, model), model)
         params = jax.device_get(local_copy(trained.variables["params"]))
         # A head, if there is one, ends with its stage.
         variables = {"params": {"backbone": params["backbone"]}}
@@ -176,7 +176,7 @@ def chosen(tried: Mapping[str, Mapping[str, float]]) -> str:
     return max(tried, key=lambda method: tried[method]["validation_ndcg"])
 
 
-def compare(config: Any, found: dict[str, retrieval.Results]) -> dict[str, float]:
+def compare(config: Any, found: dict[str, common.Results]) -> dict[str, float]:
     """Means of all systems, and differences of those that are `COMPARED`."""
     task, key = config.data.tasks[0], jax.random.key(config.seed)
     metrics: dict[str, float] = {}
@@ -192,7 +192,7 @@ def compare(config: Any, found: dict[str, retrieval.Results]) -> dict[str, float
     return {name.removeprefix(f"{task}_"): value for name, value in metrics.items()}
 
 
-def draw(config: Any, run: RunDirectory, found: dict[str, retrieval.Results]) -> None:
+def draw(config: Any, run: RunDirectory, found: dict[str, common.Results]) -> None:
     """Bars of all systems, fine-tuned or not, with 95% intervals over queries."""
     task = config.data.tasks[0]
     names = [name for name in found if not name.endswith(TUNED)]
@@ -207,5 +207,5 @@ def draw(config: Any, run: RunDirectory, found: dict[str, retrieval.Results]) ->
         )
         figures.bars(
             run.figure(f"{metric}.png"), [LABELS[name] for name in names], means, halves,
-            ylabel=retrieval.METRICS[metric],
+            ylabel=common.METRICS[metric],
         )  # fmt: skip

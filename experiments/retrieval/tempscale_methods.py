@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.retrieval import judge_ranking
 from experiments.common.texts import TextModel
+from experiments.retrieval.common import judge_ranking
 from rml.data.collections import RetrievalData, indexed
 from rml.data.tokens import encode as tokenised
 from rml.errors import UserError

@@ -16,10 +16,9 @@ from configs.retrieval import (
     finetune_pydocs,
     starts_pydocs,
 )
-from experiments.common import retrieval
 from experiments.common.texts import TextModel, load_text_encoder
 from experiments.registry import find_experiment
-from experiments.retrieval import ablation, finetune, masked_lm, starts
+from experiments.retrieval import ablation, common, finetune, masked_lm, starts
 from rml.contrastive import Masked, Texts
 from rml.data import SpecialTokens, tokens
 from rml.errors import UserError
@@ -114,7 +113,7 @@ def small_run(config: ConfigDict, path, method: str = "") -> Path:
     config = ConfigDict(run.config)
     experiment = find_experiment(config.experiment)
     model = TextModel(ablation.variant(config, method) if method else config)
-    retrieval.train_encoder(config, run, experiment.task(config), model)
+    common.train_encoder(config, run, experiment.task(config), model)
     run.close()
     return run.path
 
@@ -262,7 +261,7 @@ def test_claims_on_starts_are_of_systems_that_are_compared():
         f"{ours}_{metric}_over_{other}"
         for ours, others in starts.COMPARED.items()
         for other in others
-        for metric in retrieval.METRICS
+        for metric in common.METRICS
     }
     assert {name for claim in starts.CLAIMS for name in (claim.metric, claim.null)} <= known
     shown = set(starts.LABELS) | {f"{name}{starts.TUNED}" for name in starts.LABELS}
