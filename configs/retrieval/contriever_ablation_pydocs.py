@@ -3,6 +3,8 @@
 python -m experiments.run --config=configs/retrieval/contriever_ablation_pydocs.py \
     --workdir=runs/contriever_ablation
 
+Width and learning rate are those of `contriever_pydocs_random`, where test queries were seen.
+
 Result: results/contriever, 20 min 40 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 

@@ -90,7 +90,7 @@ def starts(data: dict[str, Any], *, labelled: str) -> ConfigDict:
         ),
         masking=dict(rate=0.15),
         negatives=dict(mined=8, hard_share=0.0, exchange=False),
-        finetune_rates=(3e-4, 1e-3),
+        finetune_rates=(3e-4, 1e-3, 3e-3, 1e-2),
         train=training(steps=500, log_every=20, checkpoint_every=500),
         evaluation=dict(
             max_length=64, batch_tokens=4096, validation_queries=300, test_queries=1000
@@ -98,6 +98,7 @@ def starts(data: dict[str, Any], *, labelled: str) -> ConfigDict:
         # Stages: the config itself but for these values.
         variants=dict(
             masked_lm="optimizer.learning_rate=1e-3",
+            longer="optimizer.learning_rate=1e-3 train.steps=1000 train.checkpoint_every=1000",
             contriever="",
             strangers="pairs.exchange=True",
             finetune=f"data.train={labelled} train.batch_size=32 train.steps=100 "

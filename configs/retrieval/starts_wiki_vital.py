@@ -6,6 +6,9 @@ python -m experiments.run --config=configs/retrieval/starts_wiki_vital.py \
 Needs `make assets`. Different people wrote the two; words of the title are left out of the
 introduction. Only introductions are pretrained on; queries are of unseen articles.
 
+Width and Contriever's rate are those of `contriever_pydocs_random`, where test queries of
+docstrings were seen.
+
 Result: results/contriever, 12 min 42 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from experiments.common import figures
+from experiments.ranges import Range
 from rml import kernels
 from rml.data.tables import draw_friedman
 from rml.training import Claim, Progress, RunDirectory
@@ -19,12 +20,14 @@ from rml.training import Claim, Progress, RunDirectory
 SOURCE = "arXiv:2108.13097: the sparse machine is linear in the data; data and margin are ours"
 CLAIMS = (
     Claim("Test error with most points is at most 0.9 of that with fewest",
-          "error_most_over_fewest", "<=", 0.9, SOURCE,
+          "error_most_over_fewest", "<=", 0.9,
+          f"{SOURCE}; its null, which was never below 1, was changed after measuring",
           stated="2026-11-24", null="error_other_over_fewest"),
     Claim("With most points test log-likelihood is above the NNGP's by 0.01 nats",
           "log_likelihood_gain", ">=", 0.01, SOURCE,
           stated="2026-11-24", null_run="fixed_grams"),
 )  # fmt: skip
+RANGES = {"data.draws": Range(2, whole=True)}
 NULLS = {"fixed_grams": {"model.width": 1e6}}  # at which Gram matrices stay at their kernels
 CAPTIONS = {
     "error.png": "Test error (root mean square, in deviations of the target) against n; bands: "
@@ -33,6 +36,11 @@ CAPTIONS = {
 }
 PICTURE = "error.png"
 METHODS = {"dkm": True, "nngp": False}  # whether Gram matrices are learned
+
+
+def others(fewest: np.ndarray) -> float:
+    """Ratio of errors without more points but with other ones: those of every second draw."""
+    return float(fewest[1::2].mean() / fewest[::2].mean())
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
@@ -67,9 +75,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         for m, method in enumerate(METHODS)
         for i, n in enumerate(sizes)
     }
-    metrics["error_most_over_fewest"] = values[0, 0, :, -1].mean() / values[0, 0, :, 0].mean()
-    # Without more points there are other ones: those of another draw.
-    fewest = values[0, 0, :, 0]
-    metrics["error_other_over_fewest"] = (np.roll(fewest, 1) / fewest).mean()
+    fewest, most = values[0, 0, :, 0], values[0, 0, :, -1]
+    metrics["error_most_over_fewest"] = most.mean() / fewest.mean()
+    metrics["error_other_over_fewest"] = others(fewest)
     metrics["log_likelihood_gain"] = (values[1, 0, :, -1] - values[1, 1, :, -1]).mean()
     return {name: float(value) for name, value in metrics.items()}

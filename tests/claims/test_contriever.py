@@ -244,6 +244,7 @@ def test_each_stage_starts_from_the_one_before(beir, tmp_path, monkeypatch):
     assert metrics["contriever_ndcg_over_masked_lm"] == 0
     tuned = [metrics[f"{name}_tuned_ndcg"] for name in ("contriever", "masked_lm", "random")]
     assert tuned[0] == tuned[1] != tuned[2]
+    assert metrics["rate_at_edge_contriever"] == 1
     assert min(tuned) > 0.5 > metrics["masked_lm_ndcg"]  # on the queries that were tuned on
     texts = ["w1 w2 w3", "w4"]
     methods = tmp_path / "run" / "methods"

@@ -7,7 +7,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from configs.kernels import regression_tables, steps_friedman
-from experiments.kernels import classification, gaussianity, regression, steps
+from experiments.kernels import classification, gaussianity, learning, regression, steps
 from rml import kernels
 from rml.data import tables
 from rml.errors import UserError
@@ -77,6 +77,37 @@ def test_both_ways_start_at_the_nngp_and_their_objectives_agree():
     wanted = kernels.log_marginal_likelihood(k, y, noise=0.05) / 12
     np.testing.assert_allclose(first, [wanted], rtol=1e-4)
     assert given["factors"].gradients.tolist() == [1]
+
+
+def test_other_draws_of_as_many_points_may_have_less_error():
+    assert learning.others(np.array([1.0, 0.5, 3.0, 1.5])) == 0.5
+    assert learning.others(np.array([1.0, 2.0])) == 2.0
+
+
+def test_the_interval_of_a_gain_is_corrected_for_examples_that_splits_share(tmp_path, monkeypatch):
+    config = regression_tables.get_config()
+    config.data.splits, config.model.widths = 3, (1.0, 1e6)
+    config.optimizer.nngp_rates = (0.01, config.optimizer.learning_rate)
+    config.model.inducing, config.train.steps = 5, 3
+    scored = []
+
+    def choose(*args):
+        found = kept(*args)
+        scored.append(found)
+        return found
+
+    kept = regression.choose
+    monkeypatch.setattr(regression, "choose", choose)
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((50, 2)), rng.standard_normal((50, 1))
+    run = RunDirectory(tmp_path / "run", {})
+    metrics = regression.run_tables(config, run, {"toy": table})
+    run.close()
+    dkm, nngp = (scores[best, 0, range(3)] for _, scores, best in scored)
+    half = 4.302653 * (dkm - nngp).std(ddof=1) * np.sqrt(1 / 3 + 10 / 40)
+    assert half > 0
+    assert metrics["toy_gain_high"] - metrics["toy_gain"] == pytest.approx(half, rel=1e-5)
+    assert metrics["toy_gain"] - metrics["toy_gain_low"] == pytest.approx(half, rel=1e-5)
 
 
 def test_a_run_shorter_than_its_log_has_no_curve_of_losses(tmp_path):

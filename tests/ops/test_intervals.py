@@ -65,6 +65,32 @@ def test_one_value_has_a_mean_and_no_interval(recwarn):
     assert not recwarn.list
 
 
+def test_interval_over_random_splits_covers_a_mean_that_the_plain_one_misses():
+    # The test error of a mean that is learned from a part of 50 numbers, over many such data sets.
+    trials, n, test, train = 2_000, 10, 10, 40
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(trials, 1, test + train))
+    order = rng.permuted(np.tile(np.arange(test + train), (trials, n, 1)), axis=2)
+    split = np.take_along_axis(np.tile(data, (1, n, 1)), order, axis=2)
+    learned = split[..., test:].mean(-1, keepdims=True)
+    errors = ((split[..., :test] - learned) ** 2).mean(-1)
+    truth = 1 + 1 / train
+    plain, corrected = t_interval(errors), t_interval(errors, overlap=test / train)
+    share = {
+        name: ((own.low <= truth) & (truth <= own.high)).mean()
+        for name, own in (("plain", plain), ("corrected", corrected))
+    }
+    assert share["plain"] < 0.75
+    assert 0.9 < share["corrected"] < 0.99
+    half = stats.t.ppf(0.975, n - 1) * errors.std(-1, ddof=1) * np.sqrt(1 / n + test / train)
+    np.testing.assert_allclose(corrected.high - corrected.mean, half)
+
+
+def test_an_overlap_below_0_is_named():
+    with pytest.raises(ValueError, match=r"overlap must be at least 0, got -0\.1"):
+        t_interval(np.zeros(3), overlap=-0.1)
+
+
 def test_a_level_that_is_none_is_named():
     with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.0"):
         t_interval(np.zeros(3), level=1.0)
