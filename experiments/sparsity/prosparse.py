@@ -125,10 +125,22 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 
 def check(config: Any) -> None:
     """Raises `UserError` unless the config has what the claims compare."""
-    peaks = list(config.peaks)
-    if len(peaks) < 5 or sorted(set(peaks)) != peaks or peaks[0] <= 0:
-        raise UserError(f"peaks is {config.peaks}, expected at least 5 that ascend from above 0")
+    check_peaks(config, 5)
     check_steps(config, config.continued.steps)
+
+
+def check_peaks(config: Any, least: int) -> None:
+    """Raises `UserError` unless so many last factors ascend and none is given beside them."""
+    peaks = list(config.peaks)
+    if len(peaks) < least or sorted(set(peaks)) != peaks or peaks[0] <= 0:
+        raise UserError(
+            f"peaks is {config.peaks}, expected at least {least} that ascend from above 0"
+        )
+    if config.penalty.peak:
+        raise UserError(
+            f"penalty.peak is {config.penalty.peak}, expected 0: the last factors are those of "
+            "peaks"
+        )
 
 
 def check_steps(config: Any, steps: int) -> None:

@@ -64,7 +64,7 @@ def draw(config: Any, run: RunDirectory, found: Mapping[str, Reading], chosen: s
     )  # fmt: skip
     of_stages(config, run, chosen)
     layers = {
-        title: (np.arange(1, len(found[name].zeros) + 1), 100 * found[name].zeros)
+        title: (np.arange(1, found[name].zeros.shape[1] + 1), 100 * found[name].zeros.mean(0))
         for name, title in SHOWN.items()
         if name not in ("silu", "top")
     }

@@ -1,10 +1,12 @@
 """What the recipe on ProSparse compares: nats at equal sparsity, the law of the last factor."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from scipy import optimize
 
 from experiments.common.small_lm import differences
@@ -19,10 +21,7 @@ def summarised(config: Any, found: dict[str, Reading], chosen: str) -> dict[str,
     """Nats and sparsity of all, and what the claims compare, with intervals over windows."""
     metrics: dict[str, float] = {"tries_pro": len(config.peaks), "chosen_peak": peak_of(chosen)}
     for name, own in found.items():
-        metrics |= {
-            f"nats_{name}": own.nats.mean(), f"sparsity_{name}": own.zeros.mean(),
-            f"size_{name}": own.size.sum(),
-        }  # fmt: skip
+        metrics |= {f"nats_{name}": own.nats.mean(), f"size_{name}": own.size.sum()}
     pro, relu, plain = found["pro"], found[RELU], found[chosen]
     main = main_peak(config)
     sine, line, gate = (found[f"{kind}_{main:g}"] for kind in ("progressive", "linear", "gate"))
@@ -40,6 +39,7 @@ def summarised(config: Any, found: dict[str, Reading], chosen: str) -> dict[str,
         "threshold_cost": more(pro.nats, plain.nats),
         "threshold_cost_random": more(found["pro_random"].nats, plain.nats),
     }
+    pairs |= zeros_compared(found, {"": "pro", "_relu": RELU})
     r2, fit = law(config, found)
     order = np.random.default_rng(config.seed).permutation(len(config.peaks))
     metrics |= {"law_r2": r2, "law_r2_shuffled": law(config, found, order)[0]}
@@ -49,15 +49,33 @@ def summarised(config: Any, found: dict[str, Reading], chosen: str) -> dict[str,
         "constant_apart": abs(more(sine.nats, found[f"constant_{main:g}"].nats).mean()),
     }
     for end, own in (("", pro), ("_relu", relu)):
-        live = 1 - float(own.zeros.mean())
         union = expected_union(jnp.asarray(own.live), 8).mean()
         metrics |= {
-            f"first_layer_denser{end}": own.zeros[1:].mean() - own.zeros[0],
-            f"mlp_read{end}": float(weights_read(live)),
             f"mlp_read_batch_8{end}": float(weights_read(union)),
             f"never_live{end}": float((own.live == 0).mean()),
         }
     return metrics | differences(pairs)
+
+
+def zeros_compared(
+    found: Mapping[str, Reading], ends: Mapping[str, str]
+) -> dict[str, Float[np.ndarray, " windows"]]:
+    """Sparsity of every reading, and what follows from it, window by window.
+
+    Args:
+      found: Readings by name.
+      ends: By the last part of a metric's name the reading of which weights that are read and the
+        first layer are measured.
+
+    Returns:
+      By metric the values of all windows.
+    """
+    metrics = {f"sparsity_{name}": own.zeros.mean(1) for name, own in found.items()}
+    for end, name in ends.items():
+        zeros = found[name].zeros
+        metrics[f"mlp_read{end}"] = np.array([weights_read(1 - float(own.mean())) for own in zeros])
+        metrics[f"first_layer_denser{end}"] = zeros[:, 1:].mean(1) - zeros[:, 0]
+    return metrics
 
 
 def peak_of(name: str) -> float:

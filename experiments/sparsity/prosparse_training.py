@@ -34,7 +34,7 @@ class Reading(NamedTuple):
 
     Attributes:
       nats: Mean nats a token of each window, [windows].
-      zeros: Share of zeros that the MLP's last matrix read, by layer.
+      zeros: Share of zeros that the MLP's last matrix read, [windows, layers].
       live: Share of tokens at which each channel was not zero, [layers, f].
       size: Mean magnitude of gate times input, by layer.
     """
@@ -174,7 +174,7 @@ class Reader:
             jax.tree.map(lambda *leaves: np.mean([np.asarray(x) for x in leaves], 0), *part)
             for part in zip(*read, strict=True)
         )
-        return Reading(nats.mean(-1), found.zeros, found.live, found.hidden_size)
+        return Reading(nats.mean(-1), found.zeros, found.live.mean(0), found.hidden_size.mean(0))
 
     def at_threshold(self, threshold: float) -> Thresholds:
         """FATReLU's threshold in every channel; of ReLU's gates it is the same."""
@@ -186,7 +186,7 @@ class Reader:
 def _read(
     module: Any, params: Any, windows: jax.Array, thresholds: Thresholds
 ) -> tuple[jax.Array, Statistics]:
-    """Nats [windows, t - 1] and mean statistics."""
+    """Nats [windows, t - 1] and statistics of every window."""
     variables = {"params": params}
 
     def of_window(window: jax.Array) -> tuple[jax.Array, Statistics]:
@@ -194,5 +194,4 @@ def _read(
         logits = module.apply(variables, states.last, method="logits")
         return next_nats(logits, window[None])[0], states.probed
 
-    nats, found = jax.lax.map(of_window, windows, batch_size=8)
-    return nats, jax.tree.map(lambda x: x.mean(0), found)
+    return jax.lax.map(of_window, windows, batch_size=8)

@@ -120,7 +120,8 @@ def test_without_a_penalty_a_step_is_one_of_plain_training_bit_for_bit():
 def reading(nats, zeros, live=None):
     zeros = np.asarray(zeros, float)
     live = np.ones((len(zeros), 4)) if live is None else live
-    return Reading(np.asarray(nats, float), zeros, live, np.ones(len(zeros)))
+    of_windows = np.tile(zeros, (len(nats), 1))
+    return Reading(np.asarray(nats, float), of_windows, live, np.ones(len(zeros)))
 
 
 @pytest.fixture
@@ -160,6 +161,38 @@ def test_variants_are_compared_at_equal_sparsity(found):
     assert metrics["first_layer_denser"] == pytest.approx(0.05)
     assert metrics["mlp_read"] == pytest.approx((1 + 2 * 0.075) / 3)
     assert metrics["mlp_read_relu"] == pytest.approx(2 / 3)
+
+
+def test_zeros_and_what_follows_from_them_have_intervals_over_windows(found):
+    config, own = found
+    zeros = np.array([[0.8, 0.9], [0.9, 1.0], [0.6, 0.9]])
+    own["pro"] = own["pro"]._replace(zeros=zeros)
+    metrics = prosparse_measures.summarised(config, own, "progressive_8")
+    half = 4.302653 * zeros.mean(1).std(ddof=1) / np.sqrt(3)
+    assert metrics["sparsity_pro"] == pytest.approx(0.85)
+    assert metrics["sparsity_pro_low"] == pytest.approx(0.85 - half)
+    assert metrics["mlp_read"] == pytest.approx((1 + 2 * 0.15) / 3)
+    assert metrics["mlp_read_high"] == pytest.approx((1 + 2 * (0.15 + half)) / 3)
+    assert metrics["first_layer_denser_low"] < metrics["first_layer_denser"]
+    assert metrics["sparsity_relu_low"] == metrics["sparsity_relu_high"] == 0.5
+
+
+def test_windows_are_read_one_by_one():
+    config = config_file.get_config()
+    config.model.update({"width": 8, "depth": 3, "heads": 2, "kv_heads": 2, "mlp": 12})
+    config.text.update({"length": 8, "vocabulary": 30, "windows": 3})
+    reader = prosparse_training.Reader(config)
+    made = jax.jit(reader.module("relu").init)(jax.random.key(0), jnp.zeros((1, 2), int))
+    params = [nn.meta.unbox(made)["params"]]
+    windows = np.random.default_rng(0).integers(0, 30, (3, 9)).astype(np.int32)
+    together = reader.read("relu", params, windows)
+    assert together.zeros.shape == (3, 3)
+    assert together.live.shape == (3, 12)
+    for i in range(3):
+        alone = reader.read("relu", params, windows[i : i + 1])
+        np.testing.assert_allclose(together.zeros[i], alone.zeros[0], atol=1e-6)
+        np.testing.assert_allclose(together.nats[i], alone.nats[0], rtol=1e-5)
+    assert np.ptp(together.zeros.mean(1)) > 0
 
 
 def test_the_fewest_nats_among_the_sparse_are_chosen(found):
@@ -244,6 +277,7 @@ def test_code_is_held_against_prose_in_its_own_tokens(monkeypatch):
     ("changes", "message"),
     [
         ({"peaks": (1.0, 2.0)}, "expected at least 5 that ascend"),
+        ({"penalty": {"peak": 2.0}}, "penalty.peak is 2.0, expected 0: the last factors are those"),
         ({"stages": {"start": 0.5}}, "expected to ascend from 0 to 1"),
         ({"stages": {"ends": (), "shares": ()}}, "expected to ascend from 0 to 1"),
         ({"stages": {"shares": (0.5, 1.0)}}, "stages has 2 shares and 5 ends"),

@@ -49,7 +49,8 @@ def test_a_small_run_measures_every_claim_and_draws(measure, tmp_path, monkeypat
 
 def test_what_is_compared_is_relative_and_by_window():
     def reading(nats, zeros):
-        return Reading(np.asarray(nats, float), np.array([zeros, zeros]), np.ones(2), np.ones(2))
+        read = np.array([[zeros - 0.02] * 2, [zeros + 0.02] * 2])
+        return Reading(np.asarray(nats, float), read, np.ones(2), np.ones(2))
 
     found = {
         "silu": reading([2.0, 2.0], 0.0), "relu": reading([2.2, 2.4], 0.6),
@@ -68,13 +69,17 @@ def test_what_is_compared_is_relative_and_by_window():
     assert metrics["pro_over_silu"] == pytest.approx(0.5 / 2.0)
     assert metrics["mlp_read"] == pytest.approx((1 + 2 * 0.1) / 3)
     assert metrics["mlp_read_relu"] == pytest.approx((1 + 2 * 0.4) / 3)
+    assert metrics["sparsity_pro_low"] == pytest.approx(0.9 - 12.706205 * 0.02)
+    assert metrics["mlp_read_high"] == pytest.approx((1 + 2 * (0.1 + 12.706205 * 0.02)) / 3)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"peaks": ()}, "peaks is"),
-        ({"peaks": (2.0, 0.5)}, "one or more that ascend"),
+        ({"peaks": (2.0, 0.5)}, "at least 1 that ascend"),
+        ({"penalty": {"peak": 2.0}}, "penalty.peak is 2.0, expected 0"),
+        ({"model": {"activation": "relu"}}, "model.activation is relu, expected silu"),
         ({"thresholds": (0.01, 0.1)}, "expected two or more, ascending from 0"),
         ({"train": {"steps": 10}}, r"steps \[4, 6, 7, 10, 10\] of 10, expected steps that ascend"),
     ],
