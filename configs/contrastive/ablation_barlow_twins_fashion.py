@@ -25,6 +25,6 @@ def get_config() -> ConfigDict:
         width_32="head.features=32",
         width_1024="head.features=1024",
         batch_64=as_many_images(config, 64),
-        erased_only="augment.order=random_erase",
+        erased_only="augment.order=random_erase",  # without flips and warps
     )
     return config

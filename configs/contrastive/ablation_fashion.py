@@ -9,6 +9,7 @@ Result: results/simclr, 28 min 57 s a run on 1 x cpu (AMD EPYC, 2 cores).
 from ml_collections import ConfigDict
 
 from configs.contrastive import simclr_fashion
+from configs.contrastive.parts import as_many_images
 
 
 def get_config() -> ConfigDict:
@@ -22,10 +23,10 @@ def get_config() -> ConfigDict:
         temperature_0_05="loss.temperature=0.05",
         temperature_0_5="loss.temperature=0.5",
         temperature_1="loss.temperature=1.0",
-        batch_64="train.batch_size=64",
+        batch_64=as_many_images(config, 64),
         linear_head="head.layers=1",
         deep_head="head.layers=3",
-        erased_only="augment.order=random_erase",
+        erased_only="augment.order=random_erase",  # without flips and warps
         not_erased="augment.order=random_flip,random_affine",
     )
     return config

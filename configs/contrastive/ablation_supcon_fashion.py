@@ -26,6 +26,6 @@ def get_config() -> ConfigDict:
         temperature_1="loss.temperature=1.0",
         batch_64=as_many_images(config, 64),
         linear_head="head.layers=1",
-        erased_only="augment.order=random_erase",
+        erased_only="augment.order=random_erase",  # without flips and warps
     )
     return config

@@ -1,5 +1,6 @@
 """Variants of a config, each of which has another value or some: what an ablation compares."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
@@ -8,7 +9,9 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
-from rml.errors import UserError
+from experiments.ranges import CHOICES, RANGES, check_ranges
+from experiments.registry import find_experiment
+from rml.errors import UserError, unknown
 
 BASE = "base"
 Result = TypeVar("Result")
@@ -58,7 +61,8 @@ def with_changes(config: Any, changes: str, *, named: str) -> ConfigDict:
       named: Key of the config that holds the changes, for messages.
 
     Raises:
-      UserError: A change is no `key=value` with a key of the config and a value of its type.
+      UserError: A change is no `key=value` with a key of the config and a value of its type, or a
+        value is one that the config itself may not have.
     """
     changed = ConfigDict(config.to_dict())
     for change in changes.split():
@@ -76,7 +80,24 @@ def with_changes(config: Any, changes: str, *, named: str) -> ConfigDict:
         else:
             continue
         raise UserError(f"{named} is {changes!r}, expected {expected}")
+    try:
+        _check(changed, [change.partition("=")[0] for change in changes.split() if "=" in change])
+    except UserError as error:
+        raise UserError(f"{named} is {changes!r}: {error}") from None
     return changed
+
+
+def _check(config: ConfigDict, keys: Iterable[str]) -> None:
+    """Raises `UserError` for a number out of range, or an unknown name at one of `keys`.
+
+    The launcher checks a config as it is given, in which all that variants change is text.
+    """
+    for ranges in (RANGES, getattr(find_experiment(config.experiment), "RANGES", {})):
+        check_ranges(config, ranges)
+    for key, end in itertools.product(keys, CHOICES):
+        value = config_path.get_value(key, config)
+        if f".{key}".endswith(f".{end}") and value not in CHOICES[end]:
+            raise unknown(key, str(value), CHOICES[end])
 
 
 def _leave_out(key: str, config: ConfigDict) -> None:

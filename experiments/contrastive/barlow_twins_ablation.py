@@ -1,4 +1,4 @@
-"""Barlow Twins' choices, one at a time: weight of redundancy, width of projections, batch, crops.
+"""Barlow Twins' choices, one at a time: weight of redundancy, width, batch, augmentation.
 
 Zbontar et al., arXiv:2103.03230. Variants are compared as `contrastive.ablation` does.
 """

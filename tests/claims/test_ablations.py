@@ -10,17 +10,22 @@ import jax
 import numpy as np
 import pytest
 
-from configs.contrastive import siglip_icons
+from configs.contrastive import clip_icons, siglip_icons
 from experiments.common.evaluators import ImageEvaluator
 from experiments.common.images import open_images
 from experiments.common.variants import BASE, in_order, variant, written
 from experiments.contrastive import ablation, named_drawings, two_towers
+from experiments.ranges import Range
 from experiments.registry import find_experiment
 from rml.errors import UserError
 from rml.training import make_mesh, use_mesh
 from tests.system.two_steps import override
 
 PROGRAMS = {
+    "fashion": {
+        ("base", "temperature_0_05", "temperature_0_5", "temperature_1"), ("batch_64",),
+        ("linear_head",), ("deep_head",), ("erased_only",), ("not_erased",),
+    },
     "barlow_twins_fashion": {
         ("base", "redundancy_0", "redundancy_0_0005", "redundancy_0_05"),
         ("width_32",), ("width_1024",), ("batch_64",), ("erased_only",),
@@ -57,6 +62,9 @@ SMALL = {
     "optimizer.warmup_steps": 1,
 }  # fmt: skip
 QUICK = {
+    "fashion": {
+        "temperature_1": "loss.temperature=1.0", "linear_head": "", "erased_only": "",
+    },
     "barlow_twins_fashion": {"redundancy_0": "loss.redundancy=0.0", "width_32": "", "batch_64": ""},
     "vicreg_fashion": {
         "no_variance": "loss.variance=0.0", "no_covariance": "loss.covariance=0.0",
@@ -123,6 +131,40 @@ def test_a_key_alone_is_left_out():
         variant(config, "wrong")
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("fashion", "loss.name=nt_xant", "did you mean 'nt_xent'"),
+        (
+            "fashion",
+            "loss.temperature=-1.0",
+            r"variants\.wrong is .*temperature is -1\.0, expected",
+        ),
+        ("fashion", "train.batch_size=0", r"variants\.wrong is .*batch_size is 0, expected"),
+        ("fashion", "train.batch_size=1", "batch_size is 1, expected a whole number of at least 2"),
+        ("supcon_fashion", "loss.form=inn", r"variants\.wrong is .*did you mean 'in'"),
+    ],
+)
+def test_a_mistake_in_a_variant_is_told_before_the_first_program_trains(
+    monkeypatch, name, change, expected
+):
+    config = override(read(name), SMALL)
+    config.variants = dict(right="head.features=12", wrong=change)
+    monkeypatch.setattr(ablation, "for_each", lambda *args: pytest.fail("a program trains"))
+    with pytest.raises(UserError, match=expected):
+        find_experiment(config.experiment).run(config, None)
+
+
+def test_a_recipes_own_ranges_hold_for_variants(monkeypatch):
+    config = override(read("fashion"), SMALL)
+    config.variants = dict(wrong="loss.temperature=3.0")
+    monkeypatch.setattr(ablation, "for_each", lambda *args: pytest.fail("a program trains"))
+    recipe = find_experiment(config.recipe)
+    monkeypatch.setattr(recipe, "RANGES", {"loss.temperature": Range(high=2)})
+    with pytest.raises(UserError, match=r"temperature is 3\.0, expected a number in \[0, 2\]"):
+        ablation.run(config, None)
+
+
 def test_a_decimal_number_in_a_variants_name_is_written_as_one():
     names = ("momentum_0_999", "queue_256", "batch_64_slow", "no_1_by_1")
     assert [*map(written, names)] == ["momentum 0.999", "queue 256", "batch 64 slow", "no 1 by 1"]
@@ -143,6 +185,14 @@ def test_a_number_that_is_not_learned_has_no_gradient():
     config = siglip_icons.get_config()
     config.loss.learned = ("log_scale", "scale")
     with pytest.raises(UserError, match="'scale'"):
+        two_towers.task(config)
+
+
+def test_a_bias_that_a_softmax_ignores_is_refused():
+    config = clip_icons.get_config()
+    assert two_towers.task(config).batch_spec["label"].shape == (config.train.batch_size,)
+    config.loss.bias = 5.0
+    with pytest.raises(UserError, match=r"loss\.bias is 5\.0 .* no bias changes; expected 0\.0"):
         two_towers.task(config)
 
 
@@ -224,6 +274,12 @@ def test_a_recipe_measures_its_claims(measure, monkeypatch, name):
     monkeypatch.setattr(ImageEvaluator, "check", lambda evaluator: None)
     experiment, variants = find_experiment(read(name).experiment), QUICK[name]
     changes = SMALL | {"variants": variants} | MORE.get(name, {})
+    drawn, dots = [], ablation.figures.dots
+    monkeypatch.setattr(
+        ablation.figures,
+        "dots",
+        lambda path, rows, *args: [drawn.extend(rows), dots(path, rows, *args)],
+    )
     metrics, holds = measure(f"configs/contrastive/ablation_{name}.py", changes)
     assert all(
         np.isfinite(metrics[metric]) for c in experiment.CLAIMS for metric in (c.metric, c.null)
@@ -231,6 +287,8 @@ def test_a_recipe_measures_its_claims(measure, monkeypatch, name):
     kind = next(iter(getattr(experiment, "KINDS", ablation.KINDS).values()))
     for other, change in variants.items():  # the same run has the same features
         assert change or metrics[f"{kind}_over_{other}"] == 0
+    assert len(drawn) == 1 + len(variants)
+    assert ("without flips and warps" in drawn) == ("erased_only" in variants)
     if name == "vicreg_fashion":
         assert holds["deviation_base", ">="]
         assert metrics["deviation_no_variance"] < 0.5
