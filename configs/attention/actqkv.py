@@ -10,6 +10,8 @@ Result: results/actqkv, 8 min 43 s a run on 1 x cpu (AMD EPYC, 2 cores).
 
 from ml_collections import ConfigDict
 
+from configs import parts
+
 
 def get_config() -> ConfigDict:
     return ConfigDict(
@@ -17,7 +19,7 @@ def get_config() -> ConfigDict:
             experiment="attention.actqkv",
             seed=0,
             precision="default",
-            data=dict(name="sotu", validation="validation", test="test", data_dir=None),
+            data=parts.source("sotu", validation="validation", test="test"),
             model=dict(name="smollm2"),
             memory=dict(
                 sinks=16,

@@ -14,6 +14,8 @@ Result: results/hyperattention, 24 min 16 s a run on 1 x cpu (AMD EPYC, 2 cores)
 
 from ml_collections import ConfigDict
 
+from configs import parts
+
 
 def get_config() -> ConfigDict:
     return ConfigDict(
@@ -21,7 +23,7 @@ def get_config() -> ConfigDict:
             experiment="attention.hyperattention",
             seed=0,
             precision="default",
-            data=dict(name="sotu", validation="validation", test="test", data_dir=None),
+            data=parts.source("sotu", validation="validation", test="test"),
             model=dict(name="smollm2"),
             lengths=(2048, 4096),  # tokens of a text
             documents=(2, 1),  # of each length

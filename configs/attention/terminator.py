@@ -10,7 +10,7 @@ are half of one.
 Result: results/terminator, 15 min 22 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import parts
 
@@ -47,7 +47,8 @@ def get_config() -> ConfigDict:
                 resnet=dict(name="resnet18", depths=(1, 1), width=44, stem="cifar"),
                 convnet=dict(
                     name="convnet", widths=(64, 128), kernel_sizes=(3, 3), strides=(1, 2),
-                    norm="batch", pooling="mean", features=None, activation="relu",
+                    norm="batch", pooling="mean", features=config_dict.placeholder(int),
+                    activation="relu",
                 ),
             ),
             loss=dict(

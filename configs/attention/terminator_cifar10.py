@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
         widths=(64, 128, 240, 448), kernel_sizes=(3, 3, 3, 3), strides=(1, 2, 2, 2)
     )
     config.loss.norms = 4e-5
-    config.optimizer.update(dict(learning_rate=1.2e-3, warmup_steps=8 * EPOCH))
+    config.optimizer.warmup_steps = 8 * EPOCH
     config.optimizers.kar.rates = (4e-4, 1.2e-3, 3.6e-3)
     config.optimizers.adamw.rates = (3e-4, 1e-3, 3e-3)
     config.tries.steps = 10 * EPOCH

@@ -29,7 +29,7 @@ NAMES = {
     "horizontal": "axial, rows", "mixture": "mixture", "joint": "joint",
     "fixed_direct": "direct, larger segments", "logsparse_direct": "sparse form of logsparse",
     "vertical_direct": "direct, larger rows", "window": "window and sinks",
-    "performer": "Performer", "fixed_mean": "fixed, mean",
+    "window_rows": "larger window and sinks", "performer": "Performer", "fixed_mean": "fixed, mean",
 }  # fmt: skip
 """What is compared, as figures call it."""
 AXIAL = ("vertical", "horizontal", "mixture", "joint")
@@ -100,7 +100,8 @@ def variants(config: Any) -> dict[str, Variant]:
 
     Logsparse and its sparse form, direct attention in larger segments and the window see as many
     keys as fixed does with `combiner.segment`; direct attention in larger rows, and in their
-    columns, as many as axial with that segment, which its mixtures have too.
+    columns, as many as axial with that segment, which its mixtures have too. A second window has
+    the keys of these larger rows.
     """
     options, n = config.combiner, config.text.length
     segment = options.segment
@@ -118,10 +119,13 @@ def variants(config: Any) -> dict[str, Variant]:
     def log_keys(_: str, length: int, segment: int) -> float:
         return float(logsparse_seen(length, segment).sum() / length)
 
+    def window(keys: float) -> Variant:
+        width = window_width(keys, n, sinks=options.sinks)
+        return Variant(attention_of("window", width=width, sinks=options.sinks), keys)
+
     nearest = segment_of("logsparse", n, keys, log_keys)
     seen = pattern_bias(logsparse_seen(n, nearest)[None], 1)
-    width = window_width(keys, n, sinks=options.sinks)
-    near = attention_of("window", width=width, sinks=options.sinks)
+    rows = direct("vertical", axial)
     other = "mean" if options.pool == "max" else "max"
     return {
         "exact": Variant(attend, (n + 1) / 2),
@@ -132,8 +136,9 @@ def variants(config: Any) -> dict[str, Variant]:
         "logsparse_direct": Variant(
             functools.partial(attend, bias=seen), log_keys("", n, nearest), nearest
         ),
-        "vertical_direct": direct("vertical", axial),
-        "window": Variant(near, keys),
+        "vertical_direct": rows,
+        "window": window(keys),
+        "window_rows": window(rows.keys),
         # A query's and a key's features, the sums and what is read of them: two keys a feature.
         "performer": Variant(
             attention_of("performer", rng=jax.random.key(0), features=options.features),

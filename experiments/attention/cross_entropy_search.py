@@ -16,6 +16,7 @@ import numpy as np
 from experiments.attention import cross_entropy_figures
 from experiments.attention.cross_entropy_scores import scored
 from experiments.common.claims import with_bounds
+from experiments.ranges import Range
 from rml.errors import UserError
 from rml.models.word2vec import Options
 from rml.ops import t_interval
@@ -36,6 +37,7 @@ CLAIMS = (
     Claim("Its laws end with less than half of their entropy",
           "entropy_share", "<=", 0.5, SOURCE, stated="2026-11-26", null="entropy_share_no_update"),
 )  # fmt: skip
+RANGES = {"searches": Range(2, whole=True)}  # of which there is an interval
 CAPTIONS = cross_entropy_figures.CAPTIONS
 PICTURE = "regret.png"
 

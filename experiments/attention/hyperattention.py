@@ -22,6 +22,7 @@ from experiments.attention.equal_keys import options_of
 from experiments.attention.late import speeches
 from experiments.attention.layer_errors import layer_errors
 from experiments.attention.layerwise import Decoder, Exact
+from experiments.ranges import Range
 from rml.attention.hyper_samples import Settings
 from rml.errors import UserError
 from rml.evaluation import log_log_slopes
@@ -54,6 +55,7 @@ CLAIMS = (
           "hyperattention_beyond_window_half", "<=", 0.0, SOURCE,
           stated="2026-11-26", null="uniform_beyond_window_half"),
 )  # fmt: skip
+RANGES = {"errors.seeds": Range(2, whole=True)}  # of which there is an interval
 CAPTIONS = hyperattention_figures.CAPTIONS
 PICTURE = "layers.png"
 METHODS = {
@@ -127,6 +129,20 @@ def check(config: Any) -> None:
     if list(config.lengths) != sorted(config.lengths) or min(config.lengths) <= config.least:
         raise UserError(
             f"lengths is {config.lengths}, expected to ascend from above {config.least}"
+        )
+    if len(config.documents) != len(config.lengths):
+        raise UserError(
+            f"documents is {config.documents}, expected as many numbers as lengths="
+            f"{config.lengths} has"
+        )
+    # Errors of layers are those of queries of the longest text's second half to its first half.
+    keys, errors = max(config.lengths) // 2, config.errors
+    nearest = errors.block + max(errors.samples)
+    if max(nearest, *errors.blocks) >= keys:
+        raise UserError(
+            f"errors.block={errors.block} with errors.samples={errors.samples}, or errors.blocks="
+            f"{errors.blocks}, has {max(nearest, *errors.blocks)} keys, expected less than the "
+            f"{keys} of half of the longest of lengths"
         )
     for name, choices in config.tries.items():
         for choice in choices:

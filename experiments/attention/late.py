@@ -10,7 +10,7 @@ from experiments.attention.layerwise import Decoder, Exact
 from experiments.common.claims import with_bounds
 from rml import data
 from rml.errors import UserError
-from rml.models import pretrained
+from rml.models import Llama, pretrained
 from rml.ops import t_interval
 
 OptionsOf = Callable[[str, Any], Mapping[str, Any]]
@@ -30,6 +30,36 @@ def check_tries(tries: Any, compared: Collection[str]) -> None:
         raise UserError(
             f"late.tries is {tries.to_dict()}, expected equally many of {sorted(compared)}"
         )
+
+
+def opened(options: Any, *, heads: int | None = None) -> pretrained.Pretrained:
+    """Opens what `lost_late` reads, so that what is missing is named before models are trained.
+
+    Args:
+      options: As of `lost_late`.
+      heads: Number of heads that the decoder is taken to have, if any.
+
+    Returns:
+      The decoder.
+
+    Raises:
+      UserError: There is no such decoder, it has other heads, or too few texts are long enough.
+    """
+    loaded = pretrained.load(options.name)
+    if not isinstance(loaded.module, Llama):
+        raise UserError(f"late.name is {options.name}, expected a decoder such as smollm2")
+    if heads is not None and heads != loaded.module.heads:
+        raise UserError(
+            f"late.heads is {heads}, expected {loaded.module.heads} as {options.name} has"
+        )
+    speeches(options, "validation", loaded.tokenizer, options.length)  # refuses where none is long
+    found = len(speeches(options, "test", loaded.tokenizer, options.length))
+    if found < options.documents:
+        raise UserError(
+            f"late.documents is {options.documents}, expected at most {found}: the test texts of "
+            f"late.length={options.length} tokens"
+        )
+    return loaded
 
 
 def summarised(
@@ -56,8 +86,9 @@ def summarised(
 
 
 def lost_late(
-    options: Any, rows: Mapping[str, str], options_of: OptionsOf, *, seed: int
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    options: Any, rows: Mapping[str, str], options_of: OptionsOf, *, seed: int,
+    loaded: pretrained.Pretrained | None = None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
     """Measures what half of the layers lose, options chosen on a validation text.
 
     Args:
@@ -67,11 +98,12 @@ def lost_late(
       rows: Rows of `METHODS` by what is compared.
       options_of: What a row takes.
       seed: Seed of the order of test texts, and of what rows draw.
+      loaded: The decoder, where it is open already.
 
     Returns:
       The choice of each, and the nats a token that each test text loses by it, [documents].
     """
-    loaded = pretrained.load(options.name)
+    loaded = loaded or pretrained.load(options.name)
     decoder = Decoder(loaded.module, loaded.variables)
     rngs = jax.random.split(jax.random.key(seed), 1)
 

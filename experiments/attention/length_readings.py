@@ -92,7 +92,6 @@ def summarised(
         for k in config.long.multiples
     }
     largest, beyond = scales.index(config.extension.largest), scales.index(unseen(config))
-    taught = at(found[TAUGHT]["test"], 16)
     pairs = {}
     for name, ending in ((TAUGHT, ""), (FEWER, "_fewer"), (PLAIN, "_plain")):
         for k in config.long.multiples[1:]:
@@ -102,15 +101,15 @@ def summarised(
         for part in ("scale", "offset"):
             pairs[f"lost_without_{part}{ending}"] = own[f"no_{part}", k] - own[TAUGHT, k]
     metrics |= small_lm.differences(pairs)
-    short = float(at(start["test"], 1)[largest])
     metrics |= {
         "rise_16x": means[TAUGHT, 16] / means[TAUGHT, 1] - 1,
         "rise_16x_extrapolated": means["extrapolated", 16] / means["extrapolated", 1] - 1,
-        "rise_1x": means[TAUGHT, 1] / means["extrapolated", 1] - 1,
-        "rise_1x_interpolated": short / means["extrapolated", 1] - 1,
-        "rise_unseen": float(taught[beyond] / taught[largest]) - 1,
-        "rise_unseen_untrained": float(at(start["test"], 16)[beyond] / taught[largest]) - 1,
     }
+    # A model and its null are read at the same scales, so that they differ by training alone.
+    for ending, name in (("", TAUGHT), ("_of_base", UNTRAINED[0])):
+        short, long = (at(found[name]["test"], k) for k in (1, 16))
+        metrics[f"rise_largest{ending}"] = float(short[largest]) / means["extrapolated", 1] - 1
+        metrics[f"rise_unseen{ending}"] = float(long[beyond] / long[largest]) - 1
     return metrics, chosen
 
 

@@ -19,6 +19,7 @@ from experiments.attention.measure import SHUFFLED, kernel_distances, learning_c
 from rml.attention import MODELS
 from rml.errors import UserError
 from rml.evaluation.scaling import log_log_slopes
+from rml.ops import t_interval
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2307.11353, abstract; target, sizes and margin are this repository's"
@@ -114,8 +115,9 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 
 
 def half_width(values: np.ndarray) -> float:
-    """Half of the 95% interval of a mean of replicates."""
-    return float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))
+    """Computes half of Student's 95% interval of a mean of replicates, of which there may be 2."""
+    _, low, high = t_interval(values)
+    return float(high - low) / 2
 
 
 def check(config: Any) -> None:

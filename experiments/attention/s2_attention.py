@@ -3,9 +3,10 @@
 Lin et al., Efficient LLM Training and Serving with Heterogeneous Context Sharding among Attention
 Heads, arXiv:2407.17678. Models of one shape learn real text with dense attention, with S2, with one
 shard in all heads or a window, with sinks or without, at equal keys, and with S2 in some layers or
-heads. Smaller ones learn to say what stands behind a mark that such text hides. SmolLM2, which was
-not trained with any, reads long speeches with half of its layers replaced; each pattern has as many
-tries there. Sizes and margins are this repository's.
+heads. Smaller ones learn to say what stands behind a mark that such text hides, one of six tasks
+that were tried. All patterns train with one learning rate. SmolLM2, which was not trained with any,
+reads long speeches with half of its layers replaced; each pattern has as many tries there. Sizes
+and margins are this repository's.
 """
 
 from typing import Any
@@ -15,13 +16,18 @@ import numpy as np
 from experiments.attention import late, s2_figures, s2_needles, s2_patterns
 from experiments.attention.equal_keys import window_width
 from experiments.common import small_lm
-from rml.attention import check_coverage, coverage
+from experiments.ranges import COUNT, SIZE
+from rml.attention import check_coverage, coverage, shard_pattern
 from rml.errors import UserError
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2407.17678, abstract and the authors' code; sizes and margins are this repository's"
 ADDED = f"{SOURCE}; added after the first measurement"
-NEEDLES = f"{ADDED}, changed after the second, whose window had the keys of longer texts"
+NEEDLES = (
+    f"{ADDED}, changed after the second, whose window had the keys of longer texts; the task is one"
+    " of six that were tried, with which S2 has the time to learn; all patterns learn it at one "
+    "rate, which was not chosen for any"
+)
 CLAIMS = (
     Claim("Heads see every pair of blocks together",
           "coverage", ">=", 1.0, SOURCE,
@@ -30,8 +36,9 @@ CLAIMS = (
           "cache_share", "<=", 0.25, SOURCE,
           stated="2026-11-26", null="cache_share_union", any_data=True),
     Claim("Attention to 8,192 tokens takes at most 1.3 times its share of dense attention's time",
-          "time_over_operations", "<=", 1.3, SOURCE,
-          stated="2026-11-26", null="time_over_operations_exact", any_data=True),
+          "time_over_operations", "<=", 1.3, f"{SOURCE}; the null was changed after the first "
+          "measurement, in which it was counted: it is timed, by the same code with all blocks",
+          stated="2026-11-29", null="time_over_operations_all_blocks", any_data=True),
     Claim("Decoding with the sharded cache gives the states of reading the text at once",
           "decoding_error", "<=", 1e-4, SOURCE,
           stated="2026-11-26", null="decoding_error_of_other_shards"),
@@ -58,6 +65,7 @@ CLAIMS = (
           "expected to fail; all heads of the null kept the first block in the first measurement",
           stated="2026-11-26", null="late_gain_of_homogeneous_over_window"),
 )  # fmt: skip
+RANGES = {"tries.s2": SIZE, "tries.homogeneous": SIZE, "tries.window": COUNT}
 CAPTIONS = s2_figures.CAPTIONS
 PICTURE = "patterns.png"
 LATE = {"s2": "s2_attention", "homogeneous": "s2_attention", "window": "window"}
@@ -67,6 +75,7 @@ LATE = {"s2": "s2_attention", "homogeneous": "s2_attention", "window": "window"}
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains with each pattern, decodes, replaces layers of a trained model, counts, draws."""
     check(config)
+    loaded = late.opened(config.late, heads=config.late.heads)
     progress = Progress()
     options, last = config.pattern, config.pattern.strides[-1]
     sharded = s2_patterns.pattern_of(config, last, shards=config.model.kv_heads)
@@ -91,7 +100,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         metrics[name] = s2_patterns.decoding_error(config, first, windows[:4], offset=offset)
     metrics |= needles(config, run, text)
     progress.note(f"nats: { {name: round(float(own.mean()), 4) for name, own in found.items()} }")
-    metrics |= replaced_late(config)
+    metrics |= replaced_late(config, loaded)
     progress.note(f"late: {metrics['late_gain_over_window']:.4f} nats less than by a window")
     metrics |= s2_patterns.costs(config)
     return {name: float(value) for name, value in metrics.items()}
@@ -121,6 +130,26 @@ def check(config: Any) -> None:
             f"{config.text.length}"
         )
     late.check_tries(config.late.tries, LATE)
+    blocks = -(-config.late.length // config.late.block)
+    for stride in config.late.tries.s2:
+        own = s2_patterns.late_options(config, "s2", stride)
+        how = {name: own[name] for name in ("shards", "local", "stride", "offset")}
+        pattern = shard_pattern(blocks, heads=config.late.heads, **how)
+        _check_covers(pattern, f"late.tries.s2 has {stride} with late.heads={config.late.heads}")
+    costs = config.costs
+    if costs.heads % costs.kv_heads:
+        raise UserError(
+            f"costs.kv_heads is {costs.kv_heads}, expected a divisor of costs.heads={costs.heads}"
+        )
+    _check_covers(s2_patterns.costly_pattern(config), f"costs.stride is {costs.stride}")
+
+
+def _check_covers(pattern: np.ndarray, said: str) -> None:
+    """Raises a `UserError` that says by which number heads leave a part of the context out."""
+    try:
+        check_coverage(pattern)
+    except UserError as error:
+        raise UserError(f"{said}: {error}") from None
 
 
 def compared(found: dict[str, np.ndarray], stride: int, *, near: int) -> dict[str, float]:
@@ -173,13 +202,13 @@ def needles(config: Any, run: RunDirectory, text: small_lm.Text) -> dict[str, fl
     return s2_needles.compared(asked, found, near=options.local * options.block, width=width)
 
 
-def replaced_late(config: Any) -> dict[str, float]:
+def replaced_late(config: Any, loaded: Any) -> dict[str, float]:
     """What a trained model loses with half of its layers replaced, see `late.lost_late`."""
 
     def options_of(name: str, choice: int) -> dict[str, Any]:
         return s2_patterns.late_options(config, name, choice)
 
-    chosen, lost = late.lost_late(config.late, LATE, options_of, seed=config.seed)
+    chosen, lost = late.lost_late(config.late, LATE, options_of, seed=config.seed, loaded=loaded)
     gains = {
         "late_gain_over_window": "s2",
         "late_gain_of_homogeneous_over_window": "homogeneous",

@@ -131,6 +131,15 @@ def late_options(config: Any, name: str, choice: int) -> dict[str, Any]:
             "covering": name == "s2"}  # fmt: skip
 
 
+def costly_pattern(config: Any) -> np.ndarray:
+    """The pattern whose costs are measured, of the sizes of `costs`."""
+    options = config.costs
+    return shard_pattern(
+        options.length // options.block, heads=options.heads, shards=options.kv_heads,
+        local=options.local, stride=options.stride,
+    )  # fmt: skip
+
+
 def costs(config: Any) -> dict[str, float]:
     """Counted and timed operations and bytes of caches at the sizes of `costs`.
 
@@ -139,14 +148,12 @@ def costs(config: Any) -> dict[str, float]:
         and a number of tokens.
 
     Returns:
-      Metrics: shares of dense attention's, and of a cache that keeps what any head reads.
+      Metrics: shares of dense attention's, those of the same code that leaves no block out, and of
+      a cache that keeps what any head reads. Times stand over the share of operations as well.
     """
     options = config.costs
     n, block = options.length, options.block
-    pattern = shard_pattern(
-        n // block, heads=options.heads, shards=options.kv_heads, local=options.local,
-        stride=options.stride,
-    )  # fmt: skip
+    pattern = costly_pattern(config)
     share = work(pattern)
     module = Llama(
         vocabulary=2, width=options.heads * options.width, depth=1, heads=options.heads,
@@ -167,14 +174,17 @@ def costs(config: Any) -> dict[str, float]:
         for key, heads in zip(draws, (options.heads, *(options.kv_heads,) * 2), strict=True)
     )
     own = {"block": block, "local": options.local, "stride": options.stride}
+    whole = {"block": block, "local": n // block, "stride": 1}
 
     def seconds(name: str, **how: Any) -> float:
         call = jax.jit(lambda *arrays: METHODS[name](*arrays, Visible(causal=True), **how))
         return least_seconds(lambda: call(*arrays), repeats=3)
 
-    metrics["time_share"] = seconds("s2_attention", **own) / seconds("exact")
-    metrics["time_over_operations"] = metrics["time_share"] / share
-    metrics["time_over_operations_exact"] = 1 / share
+    dense = seconds("exact")
+    # The null is the same code where it leaves no block out.
+    for ending, how in (("", own), ("_all_blocks", whole)):
+        metrics[f"time_share{ending}"] = seconds("s2_attention", **how) / dense
+        metrics[f"time_over_operations{ending}"] = metrics[f"time_share{ending}"] / share
     return metrics
 
 

@@ -10,11 +10,17 @@ from rml.data.subword import fit_unigram
 from rml.data.subword_search import candidates, exact, merged
 from rml.data.tokens import import_tokenizers
 
+UNKNOWN = "[UNK]"
+"""What trainers call the token of what is unknown."""
+
 
 def vocabularies(
     counts: Mapping[str, int], texts: Sequence[str], sizes: Sequence[int]
 ) -> dict[str, dict[int, list[str]]]:
-    """Pieces by search and by size; all have the characters, in whose number they are equal."""
+    """Finds pieces by search and by size: so many distinct ones, characters included.
+
+    There are fewer where a search finds no more; of "characters" there are these alone.
+    """
     characters = sorted({c for word in counts for c in word})
     found: dict[str, dict[int, list[str]]] = {}
     for name in ("frequency", "likelihood"):
@@ -38,7 +44,31 @@ def vocabularies(
 
 
 def trained(name: str, texts: Sequence[str], characters: list[str], size: int) -> list[str]:
-    """Pieces of a trainer of `tokenizers`, those that continue a word without their mark."""
+    """Trains a tokenizer of `tokenizers` until so many distinct pieces are found, where there are.
+
+    WordPiece's pieces that continue a word are pieces like others without their mark, so that a
+    vocabulary of its trainer holds some twice. More are asked for until enough distinct ones are
+    there; the last ones beyond them are left out.
+
+    Args:
+      name: "bpe", "wordpiece" or "unigram".
+      texts: Texts to learn from.
+      characters: Characters of the texts, which are pieces.
+      size: Number of pieces, characters included.
+    """
+    asked = size + 1  # beyond the pieces there is the token of what is unknown
+    while True:
+        found = _trained(name, texts, asked)
+        pieces = (piece.removeprefix("##") for piece in found if piece != UNKNOWN)
+        longer = list(dict.fromkeys(piece for piece in pieces if len(piece) > 1))
+        missing = size - len(characters) - len(longer)
+        if missing <= 0 or len(found) < asked:
+            return characters + longer[: size - len(characters)]
+        asked += missing
+
+
+def _trained(name: str, texts: Sequence[str], asked: int) -> list[str]:
+    """Trains for so many tokens, which are returned in the order of their numbers."""
     tokenizers = import_tokenizers()
     kinds: dict[str, Any] = {
         "bpe": (tokenizers.models.BPE(), tokenizers.trainers.BpeTrainer),
@@ -49,13 +79,10 @@ def trained(name: str, texts: Sequence[str], characters: list[str], size: int) -
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = tokenizers.normalizers.Lowercase()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    # Beyond the pieces there is the token of what is unknown.
-    own = trainer(vocab_size=size + 1, show_progress=False, special_tokens=["[UNK]"])
+    own = trainer(vocab_size=asked, show_progress=False, special_tokens=[UNKNOWN])
     tokenizer.train_from_iterator(texts, own)
     table = tokenizer.get_vocab()
-    pieces = [piece.removeprefix("##") for piece in sorted(table, key=table.get)]
-    longer = list(dict.fromkeys(p for p in pieces if len(p) > 1 and p != "[UNK]"))
-    return characters + longer[: size - len(characters)]
+    return sorted(table, key=table.get)
 
 
 def toys(options: Any, counts: Mapping[str, int], *, seed: int) -> dict[str, np.ndarray]:

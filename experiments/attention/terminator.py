@@ -22,6 +22,7 @@ from experiments.attention.terminator_measures import counted, measured
 from experiments.attention.terminator_sides import (
     SIDES,
     TUNED,
+    UNREAD,
     Trained,
     best_optimizer,
     choose,
@@ -92,12 +93,23 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 
 
 def check(config: Any) -> None:
-    """Raises `UserError` unless optimisers have equally many tries, and images are read somehow."""
+    """Raises `UserError` unless optimisers have equally many tries, and all that is set is read."""
     if config.reads not in ("images", "sequences"):
         raise unknown("reads", config.reads, ("images", "sequences"))
     counts = {name: len(own.rates) for name, own in config.optimizers.items()}
     if set(counts) != {"kar", "adamw"} or len(set(counts.values())) > 1 or 0 in counts.values():
         raise UserError(f"optimizers have {counts} rates, expected equally many of kar and adamw")
+    for name, value in UNREAD.items():
+        if config.optimizer.get(name, value) != value:
+            raise UserError(
+                f"optimizer.{name} is {config.optimizer[name]}, expected {value}: it is not read, "
+                "optimizers.kar and optimizers.adamw have their own values and rates"
+            )
+    if config.train.log_every > config.train.steps // 2:
+        raise UserError(
+            f"train.log_every is {config.train.log_every}, expected at most half of "
+            f"train.steps={config.train.steps}: two lines at least show the course of training"
+        )
 
 
 def compared(

@@ -42,6 +42,11 @@ WINDOW = 20
 METRICS = "metrics.jsonl"
 AGAIN = 1_000
 """What is added to the seed of a second run."""
+UNREAD = {
+    "name": "adamw", "learning_rate": 1e-3, "momentum": 0.9, "b2": 0.999, "weight_decay": 1e-4,
+}  # fmt: skip
+"""Keys of `config.optimizer` that no training reads, since each of `config.optimizers` has its own,
+with the values that they have in the configs."""
 
 
 class Side(NamedTuple):

@@ -1,7 +1,9 @@
 """Random-feature attention's claims in quick form; `make claims` measures them in full."""
 
 import jax
+import numpy as np
 import pytest
+from scipy import stats
 
 from configs.attention import random_features_small
 from experiments.attention import random_features
@@ -32,6 +34,11 @@ def test_risk_beyond_the_limits_falls_with_heads(measure):
     changes = {"heads": (4, 32, 256), "sizes": (64, 128), "test": 300, "replicates": 3}
     metrics, holds = measure("configs/attention/excess.py", changes)
     assert holds["average_2_excess_slope", "<="], metrics
+
+
+def test_few_replicates_have_the_interval_of_student():
+    slopes = np.array([1.0, 3.0])  # deviation 2^(1/2), of a mean 1
+    assert random_features.half_width(slopes) == pytest.approx(stats.t.ppf(0.975, 1))
 
 
 def test_wrong_targets_are_named():

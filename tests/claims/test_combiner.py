@@ -12,6 +12,10 @@ from configs.attention import combiner as config_file
 from experiments.attention import combiner, combiner_variants, late
 from experiments.common import small_lm
 from rml.errors import UserError
+from rml.models import Llama
+from rml.models.pretrained import load as load_text_model
+from rml.ops.attention_parts import Visible
+from tests.system.two_steps import override
 
 SMALL = {
     "text.length": 32, "text.vocabulary": 300, "text.windows": 4, "model.width": 16,
@@ -21,6 +25,8 @@ SMALL = {
     "late.tries.direct": ("fixed",), "late.tries.window": (2,), "costs.lengths": (64, 256),
     "costs.segment": 4, "costs.timed": 64, "combiner.features": 4,
 }  # fmt: skip
+
+DECODER = Llama(vocabulary=32, width=16, depth=1, heads=2, mlp=16)
 
 
 class Costly:
@@ -49,7 +55,7 @@ def untrained(monkeypatch):
         made = nn.meta.unbox(first.init(jax.random.key(0), jnp.zeros((1, 4), int)))["params"]
         return {name: [made] for name in attentions}
 
-    loaded = SimpleNamespace(module=None, variables=None, tokenizer=None)
+    loaded = SimpleNamespace(module=DECODER, variables=None, tokenizer=None)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 32, (3, 32)).astype(np.int32)
     texts = [" ".join(f"word{n}" for n in row) for row in rng.integers(0, 30, (6, 100))]
@@ -102,6 +108,10 @@ def test_gains_are_over_the_sparse_form_and_the_better_part():
     assert mean["vertical"] < mean["horizontal"]
     wanted = {
         "gain_logsparse": mean["logsparse_direct"] - mean["logsparse"],
+        # A null has the opponent of its own claim, and a window of as many keys.
+        "gain_window_over_fixed_direct": mean["fixed_direct"] - mean["window"],
+        "gain_window_over_logsparse_direct": mean["logsparse_direct"] - mean["window"],
+        "gain_window_over_vertical_direct": mean["vertical_direct"] - mean["window_rows"],
         "gain_mixture_over_parts": mean["vertical"] - mean["mixture"],
         "gain_vertical_direct_over_parts": mean["vertical"] - mean["vertical_direct"],
         "gain_fixed_over_performer": mean["performer"] - mean["fixed"],
@@ -133,6 +143,11 @@ def test_what_is_compared_sees_equally_many_keys():
     assert found["logsparse_direct"].keys == own.sum() / 256
     assert found["logsparse_direct"].keys == pytest.approx(found["fixed"].keys, rel=0.03)
     assert found["vertical_direct"].keys == pytest.approx(found["vertical"].keys, rel=0.03)
+    same, ones = jnp.zeros((1, 256, 1, 4)), jnp.eye(256)[None, :, None]
+    for name, window in combiner.WINDOWS.items():
+        weights, _ = found[window].attention(same, same, ones, Visible(causal=True))
+        seen = (weights[0, :, 0] > 0).sum(axis=-1)
+        assert seen.mean() == pytest.approx(found[f"{name}_direct"].keys, rel=0.03)
     # The mixture's parts share what is direct.
     direct = combiner_variants.direct_keys("vertical", 256, 16)
     parts = found["vertical"].keys + found["horizontal"].keys
@@ -153,8 +168,39 @@ def test_what_is_compared_sees_equally_many_keys():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"late.name": "smollm9"}, "unknown pretrained model 'smollm9'"),
+        ({"late.documents": 4}, "late.documents is 4, expected at most 3: the test texts of"),
+        ({"late.name": "minilm"}, "late.name is minilm, expected a decoder such as smollm2"),
+    ],
+)
+def test_what_late_layers_need_is_opened_before_any_training(
+    untrained, monkeypatch, changes, message
+):
+    def load(name):
+        if name == "smollm9":
+            return load_text_model(name)
+        module = nn.Dense(2) if name == "minilm" else DECODER
+        return SimpleNamespace(module=module, tokenizer=None)
+
+    def train(*_):
+        raise AssertionError("a model was trained")
+
+    monkeypatch.setattr(late, "pretrained", SimpleNamespace(load=load))
+    monkeypatch.setattr(small_lm, "trained", train)
+    monkeypatch.setattr(combiner_variants, "speeds", train)
+    config = override(config_file.get_config(), SMALL | changes)
+    with pytest.raises(UserError, match=message):
+        combiner.run(config, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"combiner": {"segment": 200}}, "combiner.segment is 200, expected 2 to 128"),
+        ({"combiner": {"pool": "median"}}, "unknown combiner.pool 'median'; did you mean 'mean'"),
         ({"late": {"tries": {"window": (4,)}}}, "expected equally many"),
+        ({"late": {"tries": {"direct": ("fixed", "axial")}}}, "unknown late.tries.direct 'axial'"),
+        ({"late": {"tries": {"fixed": ("max", "men")}}}, "late.tries.fixed 'men'; did you mean"),
     ],
 )
 def test_wrong_configs_are_named(changes, message):

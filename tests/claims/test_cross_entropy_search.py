@@ -6,6 +6,7 @@ import pytest
 from configs.attention import cross_entropy_search as config_file
 from experiments.attention import cross_entropy_scores
 from experiments.attention import cross_entropy_search as recipe
+from experiments.ranges import checked_experiment
 from rml.errors import UserError
 
 SMALL = {"searches": 8, "search.draws": 24, "search.rounds": 6}
@@ -52,6 +53,14 @@ def test_every_setting_is_trained_once_whatever_stands_beside_it(monkeypatch):
     assert len(set(scores.tolist())) == 5
     alone = recipe.scored(config, settings[4:])
     assert alone[0] == pytest.approx(scores[4], abs=1e-5)
+
+
+@pytest.mark.parametrize("searches", [0, 1])
+def test_searches_without_an_interval_are_refused(searches):
+    config = config_file.get_config()
+    config.searches = searches
+    with pytest.raises(UserError, match=f"searches is {searches}, expected .* of at least 2"):
+        checked_experiment(config)
 
 
 def test_wrong_spaces_are_refused():

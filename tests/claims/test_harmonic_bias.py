@@ -64,6 +64,13 @@ def test_lengths_are_compared_in_their_last_half():
     assert metrics["bias_over_window_8x"] == pytest.approx(-0.4)
 
 
+def test_a_form_is_held_against_itself_with_geometric_slopes():
+    gains = [c for c in harmonic_bias.CLAIMS if c.metric.startswith(("gain_", "extra_"))]
+    assert [claim.null for claim in gains] == [
+        "_geometric_".join(claim.metric.rsplit("_", 1)) for claim in gains
+    ]
+
+
 def test_slopes_that_do_not_fall_are_refused():
     config = config_file.get_config()
     config.long.strength = 0.0

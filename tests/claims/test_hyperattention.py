@@ -12,6 +12,7 @@ from configs.attention import hyperattention as config_file
 from experiments.attention import approximation, hyperattention
 from experiments.attention.equal_keys import keys_of, options_of
 from experiments.attention.layerwise import Decoder
+from experiments.ranges import checked_experiment
 from rml import models
 from rml.errors import UserError
 from rml.evaluation.long_text import token_nats
@@ -118,12 +119,21 @@ def test_all_methods_see_equally_many_keys():
     assert short.block == short.samples
 
 
+def test_one_seed_of_planes_is_refused():
+    config = override(config_file.get_config(), {"errors.seeds": 1})
+    with pytest.raises(UserError, match=r"errors\.seeds is 1, expected a whole number"):
+        checked_experiment(config)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"least": 512}, "least is 512, expected at most 256"),
         ({"lengths": (4096, 2048)}, "expected to ascend"),
         ({"tries": {"window": (4,)}}, "expected equally many"),
+        ({"documents": (2,)}, r"documents is \(2,\), expected as many numbers as lengths"),
+        ({"lengths": (1024, 2048)}, "has 1280 keys, expected less than the 1024 of half"),
+        ({"errors": {"blocks": (64, 2048)}}, "has 2048 keys, expected less than the 2048 of half"),
         (
             {"tries": {"uniform": (32, 64, 128, 256, 2048)}},
             "tries.uniform has a longest exact piece of 2048, expected less than the 2048 tokens",

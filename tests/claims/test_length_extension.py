@@ -113,10 +113,11 @@ def test_a_length_counts_by_its_last_half_at_the_scale_chosen_on_validation(conf
         "lost_without_offset_1x": means["no_offset", 1] - means["e2", 1],
         "rise_16x": means["e2", 16] / means["e2", 1] - 1,
         "rise_16x_extrapolated": base[16][0] / base[1][0] - 1,
-        "rise_1x": means["e2", 1] / base[1][0] - 1,
-        "rise_1x_interpolated": base[1][1] / base[1][0] - 1,
+        # Scales 2 and 3 are the largest of training and the one beyond it.
+        "rise_largest": means["e2", 1, "all"][1] / base[1][0] - 1,
+        "rise_largest_of_base": base[1][1] / base[1][0] - 1,
         "rise_unseen": own[2] / own[1] - 1,
-        "rise_unseen_untrained": base[16][2] / own[1] - 1,
+        "rise_unseen_of_base": base[16][2] / base[16][1] - 1,
     } == pytest.approx(metrics)
     assert {f"gain_{k}x" for k in (8, 16)} <= set(metrics)
     assert "gain_1x" not in metrics

@@ -16,6 +16,7 @@ from rml.attention import shard_pattern
 from rml.data.tokens import train_tokenizer
 from rml.errors import UserError
 from rml.models.attention import attend
+from tests.system.two_steps import override
 
 SMALL = {
     "text.length": 32, "text.vocabulary": 300, "text.windows": 4, "model.width": 16,
@@ -205,6 +206,39 @@ def test_texts_are_cut_into_windows():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"late.heads": 8, "late.tries.s2": (2,)}, "late.heads is 8, expected 2 as smollm2 has"),
+        ({"late.documents": 4}, "late.documents is 4, expected at most 3: the test texts of"),
+    ],
+)
+def test_what_late_layers_need_is_opened_before_any_training(
+    trained, monkeypatch, changes, message
+):
+    monkeypatch.delattr(small_lm, "trained")  # nothing calls it
+    config = override(config_file.get_config(), SMALL | changes)
+    with pytest.raises(UserError, match=message):
+        s2_attention.run(config, None)
+
+
+def test_what_is_told_of_time_is_timed(monkeypatch):
+    """Dense attention takes 8 seconds, S2 6, and the same code with all blocks 10."""
+    calls = []
+
+    def seconds(call, *, repeats):
+        calls.append(call())
+        return {1: 8.0, 2: 6.0, 3: 10.0}[len(calls)]
+
+    monkeypatch.setattr(s2_patterns, "least_seconds", seconds)
+    found = s2_patterns.costs(override(config_file.get_config(), SMALL))
+    assert found["time_share"] == 6 / 8
+    assert found["time_over_operations"] == 6 / 8 / found["operations_share"]
+    assert found["time_over_operations_all_blocks"] == 10 / 8 / found["operations_share"]
+    np.testing.assert_allclose(calls[2], calls[0], atol=1e-5)
+    assert np.abs(calls[1] - calls[0]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"text": {"length": 255}}, "text.length is 255, expected a multiple of pattern.block=8"),
         ({"pattern": {"strides": (8,)}}, "no head of 4 lets block"),
         ({"pattern": {"dense_every": 3}}, "dense_every is 3, expected 2 to model.depth=2"),
@@ -215,6 +249,12 @@ def test_texts_are_cut_into_windows():
         ),
         ({"needles": {"length": 264}}, "needles.length is 264, expected at most text.length=256"),
         ({"needles": {"answers": 1}}, "needles.answers is 1, expected at least 2"),
+        ({"costs": {"kv_heads": 3}}, "costs.kv_heads is 3, expected a divisor of costs.heads=8"),
+        ({"costs": {"stride": 16}}, "costs.stride is 16: no head of 8 lets block"),
+        (
+            {"late": {"tries": {"s2": (3, 6, 12)}}},
+            "late.tries.s2 has 12 with late.heads=9: no head of 9 lets block",
+        ),
     ],
 )
 def test_wrong_configs_are_named(changes, message):

@@ -37,8 +37,10 @@ def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path):
     metrics, holds = measure("configs/attention/staircase_cache.py", SMALL)
     assert len(holds) == len(recipe.CLAIMS)
     assert np.isfinite(list(metrics.values())).all()
-    # Before a chunk is whole nothing is quantised.
-    assert metrics["gain_of_steps_early"] == pytest.approx(0.0, abs=1e-6)
+    # The null of what steps gain is a cache of as many bytes that has none.
+    assert metrics["gain_of_residual"] == pytest.approx(
+        metrics["lost_short"] - metrics["lost_uniform"], abs=1e-6
+    )
     assert abs(metrics["lost_short"]) > abs(metrics["lost_four"])
     assert abs(metrics["lost_four"]) > abs(metrics["lost_eight"])
     # Levels of 8, 4 and 2 bits are nested; those of 3 bits are not among them.
@@ -60,6 +62,20 @@ def test_the_uniform_cache_has_the_bytes_of_the_staircase():
     assert sizes["short"] < sizes["staircase"] < sizes["four"] < sizes["eight"]
     # 16 bits of 1024, 1056, ..., 2016 tokens: keys and values of 30 layers and 3 heads.
     assert recipe.whole_bytes(config, module) == 30 * 3 * 2 * 64 * 2 * 1520
+
+
+def test_steps_are_held_against_as_many_bytes_without_any():
+    config = config_file.get_config()
+    names = ("exact", "staircase", "uniform", "short", "four", "eight")
+    nats = {name: np.full((2, 2047), 0.01 * i**2) for i, name in enumerate(names)}
+    # Before a chunk is whole nothing is quantised: a null of these tokens could be nothing but 0.
+    for own in nats.values():
+        own[:, : config.staircase.chunk - 1] = 0.0
+    sizes = {name: 1.0 + i for i, name in enumerate(names[1:])}
+    metrics = recipe.summarised(config, nats, sizes, 10.0)
+    claim = next(own for own in recipe.CLAIMS if own.metric == "gain_of_steps")
+    assert metrics[claim.metric] == pytest.approx(0.09 - 0.01)
+    assert metrics[claim.null] == pytest.approx(0.09 - 0.04)
 
 
 def test_a_staircase_without_steps_is_refused():

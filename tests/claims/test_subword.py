@@ -45,6 +45,18 @@ def test_a_small_run_measures_every_claim_and_draws(measure, monkeypatch, tmp_pa
     assert figures == set(subword.CAPTIONS)
 
 
+def test_trainers_give_equally_many_distinct_pieces():
+    pytest.importorskip("tokenizers")
+    texts = [" ".join(stem + end for stem in STEMS for end in ENDS)]
+    characters = sorted({c for c in texts[0] if c != " "})
+    for name in ("bpe", "wordpiece"):
+        pieces = subword_searches.trained(name, texts, characters, 60)
+        assert len(set(pieces)) == len(pieces) == 60, name
+    # The texts have no more pieces than these.
+    pieces = subword_searches.trained("wordpiece", ["ab"], ["a", "b"], 60)
+    assert pieces == ["a", "b", "ab"]
+
+
 def test_toys_are_held_against_the_optimum_over_all_vocabularies():
     words = ["zyxzy", "zxyzx"]  # the best pieces are last by alphabet
     options = SimpleNamespace(number=1, words=2, longest=5, pieces=1, seconds=10.0)

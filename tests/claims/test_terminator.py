@@ -23,6 +23,7 @@ from experiments.attention.terminator_sides import (
 )
 from experiments.common.many import many
 from rml.errors import UserError
+from rml.training import build_optimizer
 from tests.system.two_steps import override
 
 SMALL = {
@@ -193,8 +194,40 @@ def test_neighbours_of_a_smooth_kernel_agree():
     assert terminator_measures.neighbours([jnp.asarray(turning)]) < -0.9
 
 
-def test_wrong_configs_are_named():
-    config = config_file.get_config()
-    config.optimizers.kar.rates = (1e-3,)
-    with pytest.raises(UserError, match="expected equally many of kar and adamw"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizers.kar.rates": (1e-3,)}, "expected equally many of kar and adamw"),
+        ({"optimizer.name": "lamb"}, "optimizer.name is lamb, expected adamw: it is not read"),
+        ({"optimizer.learning_rate": 1e-2}, "optimizer.learning_rate is 0.01, expected 0.001: it"),
+        ({"optimizer.momentum": 0.5}, "optimizer.momentum is 0.5, expected 0.9: it is not read"),
+        ({"optimizer.b2": 0.9}, "optimizer.b2 is 0.9, expected 0.999: it is not read"),
+        ({"optimizer.weight_decay": 0.0}, "optimizer.weight_decay is 0.0, expected 0.0001: it is"),
+        ({"train.log_every": 121}, "train.log_every is 121, expected at most half of .*=240"),
+    ],
+)
+def test_wrong_configs_are_named(changes, message):
+    config = override(config_file.get_config(), changes)
+    with pytest.raises(UserError, match=message):
         terminator.check(config)
+
+
+def test_keys_that_are_refused_reach_no_optimiser(monkeypatch):
+    built = []
+
+    def recorded(own, *, steps):
+        built.append(own)
+        return build_optimizer(own, steps=steps)
+
+    monkeypatch.setattr(terminator_sides, "build_optimizer", recorded)
+    others = {"name": "lamb", "learning_rate": 0.5, "momentum": 0.1, "b2": 0.2, "weight_decay": 0.3}
+    assert others.keys() == terminator_sides.UNREAD.keys()
+    for changes in ({}, {f"optimizer.{name}": value for name, value in others.items()}):
+        config = override(config_file.get_config(), changes)
+        terminator_sides.either(configured(config, SIDES["terminator"], "kar", 1e-2))
+    assert built[:2] == built[2:]
+
+
+@pytest.mark.parametrize("file", [config_file, sequence_file, cifar_file])
+def test_the_configs_set_nothing_that_is_not_read(file):
+    terminator.check(file.get_config())
