@@ -7,7 +7,8 @@ Options of all sides are chosen on 500 clean training images by the run itself. 
 at before the size of the timed students was set. Five seeds were measured with one learning rate of
 the students, 3e-3, again with a choice of it and 1.2e-2, which nearly every side took, and again
 with three rates up to 2.4e-2, of which most sides took the highest and fixed ratios gained the
-most: each time the rates were moved up.
+most: each time the rates were moved up. Students have the temperatures, rates and rules of
+`tries`: loss.temperature, optimizer.learning_rate, learned.rate and given change none of them.
 
 Result: results/tgeokd, 7 min 16 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """

@@ -1,5 +1,6 @@
 """Teachers of several families of networks, and what students of other families learn from."""
 
+import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -20,11 +21,17 @@ from rml.data import augment
 from rml.distillation import as_map
 from rml.errors import UserError
 from rml.training import Progress, RunDirectory
+from rml.training.config_file import differences, told
 
 PARTS = ("teacher", "train", "validation", "test")
 """Keys of `config.data` with splits; teachers have images of their own."""
 READ = 1000
 """Images that a network reads at once."""
+OF_TEACHERS = ("seed", "classes", "augment", "loss", "teachers", "teaching")
+"""Keys of a config that teachers depend on, beside `OF_IMAGES` of its `data`."""
+OF_IMAGES = ("name", "image_shape", "teacher")
+MOST = 3
+"""Differences between configs that a message tells."""
 
 
 class Read(NamedTuple):
@@ -80,9 +87,11 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
 
     Raises:
       UserError: The images have other classes than `config.classes`, `given.images` is not the
-        number of training images, there are no such teachers in the run that is named, or the
-        features of teachers differ in width, or their last stages in shape.
+        number of training images, there are no such teachers in the run that is named, or they
+        are of another config, see `check_teachers`, or the features of teachers differ in width,
+        or their last stages in shape.
     """
+    check_teachers(config)
     sources = {part: open_images(config, part, labelled=True) for part in PARTS}
     for source in sources.values():
         if source.num_classes != config.classes:
@@ -106,9 +115,7 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
             own, net, train=lambda: sources["teacher"], held_out=lambda: sources["validation"]
         )
         if own.teaching.run:
-            directory = Path(own.teaching.run).expanduser() / "methods" / name
-            read_run(directory, "teaching.run")
-            variables = restore(directory, problem).variables
+            variables = restore(directory_of(own, name), problem).variables
         else:
             variables = train(own, inner, problem, "eval/accuracy").variables
         known = read(net, variables, arrays["train"]["image"])
@@ -136,6 +143,39 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
         families, {**arrays["train"], **learned}, arrays["validation"], arrays["test"],
         *(dict(zip(families, own, strict=True)) for own in (right, stages, variables)),
     )  # fmt: skip
+
+
+def directory_of(config: Any, name: str) -> Path:
+    """Where the run that `teaching.run` names has a teacher."""
+    return Path(config.teaching.run).expanduser() / "methods" / name
+
+
+def check_teachers(config: Any) -> None:
+    """Raises `UserError` unless the run that `teaching.run` may name trained these teachers.
+
+    Its values of `OF_TEACHERS` have to be those of the config, but for teachers that are not taken:
+    on other images of theirs, students could be judged on what a teacher has learned.
+    """
+    if not config.teaching.run:
+        return
+    for family in config.teachers:
+        directory = directory_of(config, f"teacher_{family}")
+        there = of_teachers(read_run(directory, "teaching.run").to_dict(), family)
+        here = of_teachers(json.loads(json.dumps(config.to_dict())), family)  # tuples become lists
+        if differing := differences(there, here):
+            raise UserError(
+                f"teaching.run is {config.teaching.run!r}, whose teachers are of another config; "
+                f"expected the same values: {'; '.join(told(differing)[:MOST])}"
+            )
+
+
+def of_teachers(config: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """The values of a config that the teacher of a family depends on, of those that it has."""
+    found = {key: config[key] for key in OF_TEACHERS if key in config}
+    for key, names in (("teachers", (family,)), ("data", OF_IMAGES)):
+        found[key] = {name: x for name, x in config.get(key, {}).items() if name in names}
+    teaching = config.get("teaching", {})
+    return found | {"teaching": {name: x for name, x in teaching.items() if name != "run"}}
 
 
 def read(model: ProjectedEncoder, variables: Any, images: np.ndarray) -> Read:

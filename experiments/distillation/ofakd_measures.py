@@ -26,16 +26,18 @@ PAIRS = {
     "ofa_over_dkd": ("ofa", "dkd"),
     "ofa_over_dist": ("ofa", "dist"),
     "ofa_over_label": ("ofa", "label"),
-    "gamma_gain": ("ofa", "ofa_plain"),
+    "gamma_gain": ("ofa_tried", "ofa_one"),
     "seed_gain": ("again", "ofa_plain"),
     "exits_gain": ("ofa", "enhanced"),
     "teacher_gain": ("ofa", "hard"),
     "shuffled_gain": ("shuffled", "hard"),
-    "normalized_gain": ("normalized", "ofa_plain"),
-    "rising_gain": ("rising", "ofa_plain"),
+    "normalized_gain": ("normalized_tried", "normalized_one"),
+    "rising_gain": ("rising_tried", "rising_one"),
     "code_over_paper": ("ofa", "paper"),
 }
 """Differences of accuracy."""
+EXPONENTS = ("ofa", "normalized", "rising")
+"""Sides whose exponent is compared with γ = 1."""
 
 
 def pairs_of(config: Any) -> list[Pair]:
@@ -54,11 +56,17 @@ def wanted_of(
 ) -> dict[str, tuple[str, Any]]:
     """By name what is compared: all sides at their settings, and One-for-All's variants.
 
-    Variants enhance nothing and have the learning rate that is best for One-for-All so.
+    Variants enhance nothing and have the learning rate that is best for One-for-All so. Exponents
+    stand beside γ = 1 of their own side at the one rate that all of them had: the best of them by
+    validation images is "tried", and γ = 1 is "one".
     """
-    trained = [own for family in programs.values() for own in family]
+    trained, rate = [own for family in programs.values() for own in family], config.rates[0]
     plain = students.best(config, "ofa", trained, ofakd_sides.plain(config))
     wanted = {side: (side, setting) for side, setting in chosen.items()}
+    for side in EXPONENTS:
+        alike = [own for own in students.settings(config, side) if own[-1] == rate]
+        wanted[f"{side}_tried"] = (side, students.best(config, side, trained, alike))
+        wanted[f"{side}_one"] = (side, (1.0, rate))
     return wanted | {name: (name, plain) for name in VARIANTS} | {"ofa_plain": ("ofa", plain)}
 
 

@@ -62,7 +62,7 @@ def of_images(run: RunDirectory, own: OfImages, bed: Bed) -> None:
 def of_course(run: RunDirectory, again: Trained, bed: Bed) -> None:
     """Draws the mean ratio by group against steps, of the students with other seeds."""
     rows = again.rows("again")
-    path = run.path / "methods" / "variants_squared"
+    path = run.path / "methods" / f"variants_{again.changes['again']['relations.form']}"
     series = {}
     for name in bed.groups:
         found = figures.logged(

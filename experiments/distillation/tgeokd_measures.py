@@ -77,8 +77,9 @@ def read_images(config: Any, bed: Bed, params: Any, omega: Any) -> OfImages:
       omega: Parameters of their ratios likewise.
     """
     model = classifier(config)
-    # Relations of another image are the next row's, and rows may be sorted.
-    order = np.random.default_rng(config.seed).permutation(len(bed.train["label"]))
+    # Relations of another image are the next row's, and rows may be sorted. The draw has a stream
+    # of its own, since by that of the seed `noisy.spoil` gives images their groups.
+    order = np.random.default_rng([config.seed, 6]).permutation(len(bed.train["label"]))
     rows = {key: jnp.asarray(own[order]) for key, own in bed.train.items()}
     truth = jax.nn.one_hot(rows["label"], config.classes)
     teacher = jax.nn.softmax(rows["teacher"], axis=-1)

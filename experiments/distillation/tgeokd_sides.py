@@ -11,7 +11,8 @@ from experiments.common.encoders import initializer
 from experiments.common.many import replaced
 from experiments.distillation.noisy import Bed, classifier
 from experiments.distillation.tgeokd_students import LOSSES, Students, train_together
-from rml.errors import UserError
+from rml.distillation.trilateral import FORMS
+from rml.errors import UserError, unknown
 from rml.training import Progress, RunDirectory
 
 AGAIN = 1_000
@@ -156,12 +157,15 @@ def kind(changes: Changes, *wanted: Any) -> list[Name]:
 
 
 def of_variants(config: Any, chosen: Mapping[str, Any], form: str) -> dict[Name, dict[str, Any]]:
-    """TGeo-KD's variants whose relations have a form; one program trains those of a form."""
-    other = {"again": {"seed": config.seed + AGAIN * config.students}}
+    """TGeo-KD's variants whose relations have a form; one program trains those of a form.
+
+    Variants that name no form have that of the config, which the chosen ratio has.
+    """
+    other, plain = {"again": {"seed": config.seed + AGAIN * config.students}}, config.relations.form
     return {
-        name: {"relations.form": "squared", **chosen, **own, **other.get(name, {})}
+        name: {"relations.form": plain, **chosen, **own, **other.get(name, {})}
         for name, own in VARIANTS.items()
-        if own.get("relations.form", "squared") == form
+        if own.get("relations.form", plain) == form
     }
 
 
@@ -222,7 +226,7 @@ def train_sides(config: Any, run: RunDirectory, bed: Bed) -> Sides:
         bed.with_validation(), learned=False,
     )  # fmt: skip
     variants: dict[str, Trained] = {}
-    for form in ("squared", "signed", "norm"):
+    for form in dict.fromkeys((config.relations.form, "signed", "norm")):
         changes = of_variants(config, ours.changes[learned], form)
         found = trained(config, run, f"variants_{form}", changes, bed, learned=True)
         variants |= dict.fromkeys(changes, found)
@@ -252,6 +256,8 @@ def check(config: Any) -> None:
             f"model keeps {', '.join(sorted(kept))}, expected one without, such as "
             "--config.model.norm=layer: the step ahead is not committed"
         )
+    if config.relations.form not in FORMS:
+        raise unknown("relations.form", config.relations.form, FORMS)
     tries = config.tries
     shared_by_all = ("temperature", "learning_rate")
     counts = {name: len(own) for name, own in tries.items() if name not in shared_by_all}

@@ -21,7 +21,9 @@ from experiments.merging.atlas_tasks import addition, changed, exchanged, negati
 from experiments.merging.bed import Bed, of_bed, open_bed, subtract
 from experiments.merging.judging import differences, halves, judged, over_targets
 from experiments.merging.ranking import choices
+from experiments.merging.tasks import check_named
 from experiments.ranges import Range
+from rml.errors import UserError
 from rml.merging import cosine_matrix, part_coefficients
 from rml.models.adapters import init_lora
 from rml.ops import t_interval, trees
@@ -31,6 +33,8 @@ SOURCE = "arXiv:2407.02880; model, data and margin are this repository's"
 STATED = "2026-11-26"
 AGAIN = "2026-11-27"
 """Date of claims that were added or changed after a first measurement."""
+FEWEST = 4
+"""Images a class at most where labels count as few."""
 COUNTED = (
     f"{SOURCE}, aTLAS x K; after a first run parts became three, by which both have about as many "
     "parameters, and steps more than a pass of all images"
@@ -39,20 +43,21 @@ CLAIMS = (
     Claim("Eight tasks: coefficients of blocks are above tuned task arithmetic by 2 points of "
           "normalised accuracy", "addition_atlas_over_arithmetic", ">=", 0.02,
           f"{SOURCE}, task addition", stated=STATED, null="addition_shuffled_over_arithmetic"),
-    Claim("A task taken away: where the others keep 95% of the base's accuracy its own falls by 2 "
-          "points more than by coefficients of a vector out of its places",
+    Claim("A task taken away: where the others keep 95% of the base's accuracy on validation "
+          "images its own falls by 2 points more than by coefficients of a vector out of its "
+          "places",
           "negation_atlas_over_shuffled", ">=", 0.02, f"{SOURCE}, task negation; restated after a "
           "first run, in which it was held against a multiple of the vector and the null fell "
           "more; the null's multiples were made finer after a second", stated=AGAIN,
           null="negation_isotropic_over_shuffled"),
     Claim("Up to 4 images a class: coefficients of blocks of other tasks' vectors are above one a "
-          "vector by 1 point", "few_atlas_over_isotropic", ">=", 0.01, f"{SOURCE}, few-shot",
-          stated=STATED, null="few_base_over_isotropic"),
-    Claim("Up to 4 images a class: they are above a linear probe by 1 point",
+          "vector by 1 point of normalised accuracy", "few_atlas_over_isotropic", ">=", 0.01,
+          f"{SOURCE}, few-shot", stated=STATED, null="few_base_over_isotropic"),
+    Claim("Up to 4 images a class: they are above a linear probe by 1 point of normalised accuracy",
           "few_atlas_over_probe", ">=", 0.01, f"{SOURCE}, few-shot", stated=STATED,
           null="few_base_over_probe"),
     Claim("Without labels but those of the validation images that choose the rate: pseudo-labels "
-          "raise a target's accuracy by 1 point", "test_time_ufm_over_base", ">=", 0.01,
+          "raise a target's normalised accuracy by 1 point", "test_time_ufm_over_base", ">=", 0.01,
           f"{SOURCE}, test-time adaptation; after a first run confidence is read before sharpening",
           stated=AGAIN, null="test_time_exchanged_over_base"),
     Claim("A tenth of the images: coefficients of parts of blocks are not below adapters of about "
@@ -61,8 +66,8 @@ CLAIMS = (
     Claim("All images: these adapters are above coefficients of parts of blocks",
           "parts_lora_over_all", ">=", 0.0, COUNTED, stated=AGAIN, null="parts_lora_over_share"),
     Claim("All images: coefficients of parts of blocks are above those of whole blocks by half a "
-          "point", "parts_all_over_atlas", ">=", 0.005, COUNTED, stated=AGAIN,
-          null="parts_base_over_atlas"),
+          "point of normalised accuracy", "parts_all_over_atlas", ">=", 0.005, COUNTED,
+          stated=AGAIN, null="parts_base_over_atlas"),
     Claim("Eight tasks: other tasks' vectors change no more answers by coefficients of blocks than "
           "by one a vector", "changed_isotropic_over_atlas", ">=", 0.0,
           f"{SOURCE}, disentanglement error; added after a first run", stated=AGAIN,
@@ -81,6 +86,7 @@ PICTURE = "coefficients.png"
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains or opens the bed, measures all settings, draws."""
+    check(config)
     bed = open_bed(config, run)
     validation, test = judged(bed, "validation"), judged(bed, "test")
     learned, chosen = halves(validation)
@@ -113,7 +119,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
                                        t_interval(over_targets(pairs)))  # fmt: skip
     shots = few_shots(config, bed)
     few = {
-        way: [one for n in shots if n <= 4 for one in shots[n][way]] for way in shots[min(shots)]
+        way: [one for n in shots if n <= FEWEST for one in shots[n][way]]
+        for way in shots[min(shots)]
     }
     metrics |= differences("few", few, {
         f"few_{way}_over_{other}": (way, other)
@@ -139,6 +146,14 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     cosines = cosine_matrix(subtract(bed.experts, bed.base))
     atlas_figures.draw(run, list(bed.tasks), added, coefficients["atlas"], cosines, shots, parts)
     return {name: float(value) for name, value in metrics.items()}
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless targets are tasks of the bed and claims have few images a class."""
+    check_named(config, "negation.targets", "few.targets", "parts.target")
+    shots = tuple(config.few.shots)
+    if not any(count <= FEWEST for count in shots):
+        raise UserError(f"few.shots is {shots}, expected some of up to {FEWEST} images a class")
 
 
 def tries(config: Any) -> dict[str, int]:

@@ -24,6 +24,9 @@ from rml.merging import merge
 from rml.models import Router
 from rml.ops import trees
 
+BEHIND = {"concrete": "arithmetic"}
+"""By way the one whose scale it takes, the cost of whose search is its own too."""
+
 
 def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[], Any], float]]:
     """Each way to one model, and how many passes of one image it takes forward.

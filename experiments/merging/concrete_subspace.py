@@ -36,6 +36,7 @@ from experiments.merging.judging import (
     read,
 )
 from experiments.merging.ranking import adamerged, on_their_own, scaled, tries_of
+from experiments.merging.tasks import check_unseen
 from experiments.ranges import Range
 from rml.merging import expected_mask, hard_mask, mask_logits, mask_vectors, save_mask
 from rml.ops import t_interval, trees
@@ -84,6 +85,7 @@ PICTURE = "methods.png"
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains or opens the bed, learns masks, reads the other images, draws."""
+    check_unseen(config)
     bed = open_bed(config, run)
     validation, (seen, held) = judged(bed, "validation"), halves(judged(bed, "test"))
     coins = random_mask(config, bed)

@@ -145,6 +145,9 @@ def check(config: Any) -> None:
             f"alpha.high={config.alpha.high} and alpha.points={config.alpha.points} give weights "
             "without 1, expected it among them"
         )
+    for key, own in (("tuning.rates", config.tuning.rates), ("alpha.scales", config.alpha.scales)):
+        if not own:
+            raise UserError(f"{key} is empty, expected at least one to choose from")
     length = config.text.length
     for part in ("timing", "writing"):
         prompt, steps = config[part].prompt, config[part].steps

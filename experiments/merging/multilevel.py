@@ -10,8 +10,8 @@ interpolates with an untrained small model; the FLOPs of the small level count a
 untrained model made small is trained to the end of its small level alone. Each arm tries the same
 learning rates, of which validation chooses. The code interpolates with a finished baseline
 (`multilevel_pretrain.sh`), we with the model as it was coalesced. Linear CKA says whether
-neighbouring layers and heads are alike. Sizes, schedules of three levels and margins are this
-repository's.
+neighbouring layers and heads are alike. Intervals are over test examples, of CKA by leaving blocks
+of them out. Sizes, schedules of three levels and margins are this repository's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from experiments.common.claims import with_bounds
 from experiments.merging import multilevel_figures
 from experiments.merging.multilevel_arms import ARMS, FULL, costs, seconds
 from experiments.merging.multilevel_problems import Problem, Shape, of_shape, problem
-from experiments.merging.multilevel_similarity import alike, of_training
+from experiments.merging.multilevel_similarity import alike, jackknifed, of_training
 from experiments.merging.multilevel_training import Part, Trained, trained, untrained
 from experiments.ranges import Range
 from rml.errors import UserError
@@ -84,14 +84,15 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     times = seconds(config, given)
     metrics |= {f"seconds_{w}x{d}": value for (w, d), value in times.items()}
     metrics |= compared(tests) | saved(best, total, times) | starts(config, found, best)
-    similar = [
-        alike(given.parts(params))
+    parts = [
+        given.parts(params)
         for params in (
             best["scratch"].params, untrained(config, given, FULL),
             untrained(config, given, FULL, other=True),
         )
     ]  # fmt: skip
-    metrics |= of_training(*similar)
+    similar = [alike(own) for own in parts]
+    metrics |= of_training(*similar) | jackknifed(parts, given.examples)
     multilevel_figures.of_similarity(run, *similar[:2])
     multilevel_figures.of_courses(run, best, total, given.unit)
     multilevel_figures.of_losses(run, tests, given.unit)
@@ -106,6 +107,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 
 def check(config: Any) -> None:
     """Raises `UserError` unless there are rates to try and sizes that can be divided by four."""
+    if config.get("seeds", 1) != 1:
+        raise UserError(f"seeds is {config.seeds}, expected 1: a run trains each arm with one seed")
     if not config.cycle.rates:
         raise UserError("cycle.rates is empty, expected at least one learning rate")
     for arm in ARMS.values():
@@ -211,12 +214,16 @@ def at_rate(
 def starts(
     config: Any, found: Mapping[tuple[str, float], Trained], best: Mapping[str, Trained]
 ) -> dict[str, float]:
-    """What starts gain over an untrained one at the first evaluation of the small level."""
+    """What starts gain over an untrained one at the first evaluation of the small level.
+
+    Intervals are over test examples.
+    """
     first = {
-        name: next(part for part in own.parts if part.phase.level == 1).losses[0]
+        name: next(part for part in own.parts if part.phase.level == 1).first
         for name, own in at_rate(config, found, best).items()
     }
-    return {
-        "coalesced_over_untrained": first["noise"] - first["coalesced"],
-        "fresh_over_untrained": first["noise"] - first["fresh"],
-    }
+    metrics: dict[str, float] = {}
+    for name in ("coalesced", "fresh"):
+        gained = t_interval(first["noise"] - first[name])
+        metrics |= with_bounds(f"{name}_over_untrained", gained)
+    return metrics

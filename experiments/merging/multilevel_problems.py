@@ -35,12 +35,14 @@ class Problem(NamedTuple):
       losses: Losses of held-out examples, from a config, parameters and "validation" or "test".
       parts: What layers and heads give for test examples, from parameters of the config's model.
       unit: Unit of the loss.
+      examples: Number of test examples that `parts` reads.
     """
 
     task: Callable[[Any], Task]
     losses: Callable[[Any, Any, str], Float[np.ndarray, " m"]]
     parts: Callable[[Any], Parts]
     unit: str
+    examples: int
 
 
 def problem(config: Any) -> Problem:
@@ -85,7 +87,8 @@ def _text(config: Any) -> Problem:
     def parts(params: Any) -> Parts:
         return parts_of(small_lm.language_model(config), params, windows["test"])
 
-    return Problem(lambda own: small_lm.task(own, text), losses, parts, "nats a token")
+    count = len(windows["test"])
+    return Problem(lambda own: small_lm.task(own, text), losses, parts, "nats a token", count)
 
 
 def _masked(config: Any) -> Problem:
@@ -95,10 +98,14 @@ def _masked(config: Any) -> Problem:
     def losses(own: Any, params: Any, part: str) -> Float[np.ndarray, " m"]:
         return masked_text.held_out(own, params, windows[part])
 
-    def parts(params: Any) -> Parts:
-        return parts_of(masked_text.bert(config), params["backbone"], windows["test"][:READ])
+    read = windows["test"][:READ]
 
-    return Problem(lambda own: masked_text.task(own, text), losses, parts, "nats a hidden token")
+    def parts(params: Any) -> Parts:
+        return parts_of(masked_text.bert(config), params["backbone"], read)
+
+    return Problem(
+        lambda own: masked_text.task(own, text), losses, parts, "nats a hidden token", len(read)
+    )
 
 
 def _images(config: Any) -> Problem:
@@ -122,4 +129,4 @@ def _images(config: Any) -> Problem:
         images = np.stack([sources["test"][i]["image"] for i in range(READ)])
         return parts_of(models.build(**config.model), params, augment.to_float(images))
 
-    return Problem(task, losses, parts, "nats an image")
+    return Problem(task, losses, parts, "nats an image", READ)

@@ -4,6 +4,7 @@ Zou et al., arXiv:2404.07999, average units that are alike, which they find neig
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,7 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.common.claims import with_bounds
 from rml.evaluation import linear_cka
+from rml.ops import t_interval
+
+BLOCKS = 10
+"""Blocks of examples at most that a jackknife leaves out in turn."""
 
 
 class Parts(NamedTuple):
@@ -76,6 +82,36 @@ def alike(parts: Parts) -> Alike:
         return jax.vmap(lambda x: jax.vmap(lambda y: linear_cka(x, y))(own))(own)
 
     return Alike(pairs(parts.layers), pairs(parts.heads.reshape(-1, *parts.heads.shape[2:])))
+
+
+def jackknifed(models: Sequence[Parts], examples: int) -> dict[str, float]:
+    """Ends of the intervals of what training adds to neighbours, by a jackknife over examples.
+
+    Blocks of equally many examples that follow one another are left out in turn; examples that fill
+    no block stay. The variance is that of a jackknife that leaves out several of n examples.
+
+    Args:
+      models: Parts of a trained model, of its start and of another start, as `of_training` compares
+        them.
+      examples: Number of examples that they were read from, equally many rows of each.
+
+    Source: Shao and Wu 1989, "A General Theory for Jackknife Variance Estimation".
+    """
+    rows = models[0].layers.shape[1]
+    blocks = min(BLOCKS, examples)
+    size = rows // examples * (examples // blocks)
+    found = []
+    for start in range(0, blocks * size, size):
+        kept = np.r_[:start, start + size : rows]
+        left = [Parts(own.layers[:, kept], own.heads[:, :, kept]) for own in models]
+        found.append(of_training(*(alike(own) for own in left)))
+    whole = of_training(*(alike(own) for own in models))
+    metrics: dict[str, float] = {}
+    for name in (name for name in whole if name.startswith("neighbour_gain")):
+        _, low, high = t_interval(np.array([own[name] for own in found]))
+        half = (high - low) / 2 * np.sqrt((rows - size) / size * (blocks - 1))
+        metrics |= with_bounds(name, (whole[name], whole[name] - half, whole[name] + half))
+    return metrics
 
 
 def neighbours_apart(found: Alike) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -36,6 +37,7 @@ class Part(NamedTuple):
       losses: Test losses there [k].
       validation: Validation losses there [k].
       start: Cumulative FLOPs when it began.
+      first: Test loss of every example at the first evaluation [m].
     """
 
     phase: Phase
@@ -44,6 +46,7 @@ class Part(NamedTuple):
     losses: Float[np.ndarray, " k"]
     validation: Float[np.ndarray, " k"]
     start: float
+    first: Float[np.ndarray, " m"]
 
 
 class Trained(NamedTuple):
@@ -141,11 +144,8 @@ def _together(
                 run, problem, configs, [starts[j] for j in new], name, (spent, each)
             )
             results = {
-                keys[j]: (
-                    ended[k],
-                    Part(own[j], at, spent + each * at, losses[k][0], losses[k][1], spent),
-                )
-                for k, j in enumerate(new)
+                keys[j]: (last, Part(own[j], at, spent + each * at, test, held, spent, first))
+                for j, last, (test, held, first) in zip(new, ended, losses, strict=True)
             }
             done |= results if fresh else {}
         for j, key in enumerate(keys):
@@ -183,7 +183,8 @@ def _fit(
     """Trains one phase of several runs as one.
 
     Returns:
-      Parameters of each run, steps of the evaluations, and of each run test and validation losses.
+      Parameters of each run, steps of the evaluations, and of each run test and validation losses
+      and the test loss of every example at the first evaluation.
     """
 
     def task_of(config: Any) -> Task:
@@ -201,12 +202,25 @@ def _fit(
         together = started(together, starts)
 
     def measure(_: str, inner: RunDirectory) -> tuple[dict[str, float], Any]:
-        state = on_one_device(train(configs[0], inner, together, "eval/loss"))
+        def evaluate(state: TrainState) -> dict[str, float]:
+            first = min(configs[0].train.eval_every, configs[0].train.steps)
+            if int(np.asarray(state.step).reshape(-1)[0]) == first:
+                # Kept in files, since a run that is stopped and goes on does not come here again.
+                for i, config in enumerate(configs):
+                    own = problem.losses(config, unstack(state, i).params, LOSSES["loss"])
+                    np.save(first_losses(inner, i), own)
+            return together.evaluate(state)
+
+        kept = dataclasses.replace(together, evaluate=evaluate)
+        state = on_one_device(train(configs[0], inner, kept, "eval/loss"))
         lines = read_metrics(inner.path / "metrics.jsonl")
         shown = [line for line in lines if "eval/loss" in line]
         steps = np.array([line["step"] for line in shown], float)
         losses = [
-            [np.array([line[f"eval/{name}/{i}"] for line in shown]) for name in LOSSES]
+            [
+                *(np.array([line[f"eval/{name}/{i}"] for line in shown]) for name in LOSSES),
+                np.load(first_losses(inner, i)),
+            ]
             for i in range(len(configs))
         ]
         found = {"loss": float(shown[-1]["eval/loss"]), "flops": float(shown[-1]["eval/flops"])}
@@ -214,6 +228,11 @@ def _fit(
         return found, (params, steps, losses)
 
     return for_each(run, [name], measure)[name][1]
+
+
+def first_losses(run: RunDirectory, number: int) -> Path:
+    """The file with the losses of examples of one of several runs at the first evaluation."""
+    return run.path / f"first_{number}.npy"
 
 
 def counted(task: Task, before: float, each: float) -> Task:

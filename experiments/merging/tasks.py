@@ -46,6 +46,33 @@ class Images(NamedTuple):
     task: jax.Array
 
 
+def check_named(config: Any, *keys: str) -> None:
+    """Raises `UserError` unless keys of a config, such as "few.targets", name its tasks.
+
+    A key has the name of one task, or those of one or more, each once.
+    """
+    for key in keys:
+        value = config
+        for part in key.split("."):
+            value = value[part]
+        names = [value] if isinstance(value, str) else list(value)
+        for name in names:
+            if name not in config.tasks:
+                raise unknown(f"task of {key}", name, config.tasks)
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"{key} is {tuple(names)}, expected one task or more, each once")
+
+
+def check_unseen(config: Any) -> None:
+    """Raises `UserError` unless `unseen` names some of a config's tasks, and not all."""
+    for name in config.unseen:
+        if name not in config.tasks:
+            raise unknown("task of unseen", name, config.tasks)
+    count, known = len(config.tasks), len(config.tasks) - len(set(config.unseen))
+    if not 0 < known < count:
+        raise UserError(f"unseen has {count - known} of {count} tasks, expected some")
+
+
 def open_tasks(config: Any) -> dict[str, ImageTask]:
     """Opens the tasks that `config.tasks` names, in the order of their names.
 

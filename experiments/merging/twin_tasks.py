@@ -11,8 +11,9 @@ from experiments.merging.bed import Bed
 from experiments.merging.concrete_masks import of_tasks
 from experiments.merging.finetuning import features
 from experiments.merging.judging import Part
+from experiments.merging.tasks import check_unseen
 from experiments.merging.twin_parts import Merged, by_task_heads, merged, of_static, of_weights
-from rml.errors import UserError, unknown
+from rml.errors import UserError
 from rml.ops import t_interval
 
 
@@ -32,16 +33,10 @@ class Gaps(NamedTuple):
 
 def check_tasks(config: Any) -> None:
     """Raises `UserError` where tasks that stay unseen, or numbers of tasks, are not there."""
-    names = sorted(config.tasks)
-    for name in config.unseen:
-        if name not in names:
-            raise unknown("task of unseen", name, names)
-    known = len(names) - len(set(config.unseen))
-    if not 0 < known < len(names):
-        raise UserError(f"unseen has {len(names) - known} of {len(names)} tasks, expected some")
+    check_unseen(config)
     for count in config.counts:
-        if not 1 <= count <= len(names):
-            raise UserError(f"counts has {count}, expected 1 to {len(names)} tasks")
+        if not 1 <= count <= len(config.tasks):
+            raise UserError(f"counts has {count}, expected 1 to {len(config.tasks)} tasks")
 
 
 def of_counts(

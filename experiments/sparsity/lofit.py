@@ -74,7 +74,9 @@ CLAIMS = (
           "gain_of_all", "<=", 0.003, f"{SOURCE}, figure of K",
           stated="2026-11-27", null="gain_of_all_frozen"),
     Claim("A step takes at most 0.75 of the time of one of adapters of rank 8",
-          "step_share", "<=", 0.75, OURS, stated="2026-11-27", null="step_share_full"),
+          "step_share", "<=", 0.75, f"{OURS}; changed after the first measurement: in pairs; "
+          "results of before 2026-11-29 have the least seconds of each", stated="2026-11-29",
+          null="step_share_full"),
     Claim("The optimiser's state is at most a twentieth of that of adapters of rank 8",
           "state_share", "<=", 0.05,
           f"{OURS}; the null was that of biases until SmolLM2 was measured",
@@ -84,7 +86,7 @@ RANGES = {
     **dict.fromkeys(("sample.texts", "sample.validation"), SIZE),
     "sample.anchors": COUNT, "loss.beta": AT_LEAST_0,
     "sample.test": Range(2, whole=True), "sample.length": Range(3, whole=True),
-    "head.scale": ABOVE_0,
+    "head.scale": ABOVE_0, "timing.repeats": Range(2, whole=True),
 }  # fmt: skip
 CAPTIONS = lofit_figures.CAPTIONS
 PICTURE = "numbers.png"

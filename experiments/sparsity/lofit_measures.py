@@ -8,16 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 from scipy import stats
 
+from experiments.common.claims import with_bounds
 from experiments.common.small_lm import differences
-from experiments.common.timing import least_seconds
+from experiments.common.timing import least_seconds, median_ratio
 from experiments.sparsity.lofit_arms import WEIGHTS, Arm, adapted, optimizer, trainable
 from experiments.sparsity.lofit_tasks import Bed, Encoder, Model, Texts, embed, task_loss
 from rml.evaluation import program_flops
 from rml.models import HeadEdits
-from rml.ops import trees
+from rml.ops import t_interval, trees
 from rml.sparsity import fold
 
 LOCAL_SHARE = 0.1
@@ -68,9 +69,14 @@ def compared(
     metrics["numbers_ratio"] = arms["lora_8"].numbers / arms[LOCAL].numbers
     metrics["numbers_ratio_biases"] = arms["lora_8"].numbers / arms["biases"].numbers
     least = min(arms[name].numbers for name in WEIGHTS if name in arms)
-    metrics["numbers_ratio_least"] = least / arms[LOCAL].numbers
-    metrics["numbers_ratio_least_all"] = least / arms["lofit_1"].numbers
+    metrics |= exact("numbers_ratio_least", least / arms[LOCAL].numbers)
+    metrics |= exact("numbers_ratio_least_all", least / arms["lofit_1"].numbers)
     return metrics | differences(pairs)
+
+
+def exact(name: str, count: float) -> dict[str, float]:
+    """A metric that is counted, not estimated: both ends of its interval are its value."""
+    return with_bounds(name, (count, count, count))
 
 
 def agreement(
@@ -113,6 +119,8 @@ def overlap_p(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 def costs(config: Any, model: Model, bed: Bed, edits: HeadEdits) -> dict[str, float]:
     """Seconds of a step and bytes of the optimiser's state over those of LoRA, and after folding.
 
+    Steps are timed in pairs with LoRA's, and the interval of the geometric mean is over pairs.
+
     Args:
       config: The run's config.
       model: The frozen model.
@@ -121,34 +129,53 @@ def costs(config: Any, model: Model, bed: Bed, edits: HeadEdits) -> dict[str, fl
     """
     repeats, batch = config.timing.repeats, jax.tree.map(lambda x: x[0], bed.train)
     kinds = {kind: trainable(config, model.params, kind) for kind in ("lora_8", "biases", "full")}
-    timed, state = {}, {}
+    calls, state = {}, {}
     for kind, first in {"edits": HeadEdits(offset=edits.offset), **kinds}.items():
         rate = optimizer(1e-3, 10)
         state[kind] = trees.count_bytes(rate.init(first))
-        call = functools.partial(_step, model.encoder, model.params, first, bed.prototypes, batch)
-        timed[kind] = least_seconds(functools.partial(call, kind=kind), repeats=repeats)
+        calls[kind] = functools.partial(
+            _step, model.encoder, model.params, first, bed.prototypes, batch, kind=kind
+        )
+    metrics: dict[str, float] = {}
+    for name, kind in (("step_share", "edits"), ("step_share_full", "full")):
+        pairs = paired_seconds(calls[kind], calls["lora_8"], repeats=repeats)
+        metrics |= with_bounds(name, map(np.exp, t_interval(np.log(pairs))))
     module, variables = fold(model.encoder.module, {"params": model.params}, edits)
     folded = model.encoder._replace(module=module)
     read = _reader(batch)
-    calls = {
+    reads = {
         "frozen": read(model.encoder, model.params), "folded": read(folded, variables["params"]),
         "lora": read(model.encoder, model.params, kinds["lora_8"]),
     }  # fmt: skip
-    times = {name: least_seconds(call, repeats=repeats) for name, call in calls.items()}
-    flops = {name: program_flops(call) for name, call in calls.items()}
-    apart = calls["folded"]() - read(model.encoder, model.params, None, edits)()
-    return {
-        "step_share": timed["edits"] / timed["lora_8"],
-        "step_share_full": timed["full"] / timed["lora_8"],
-        "state_share": state["edits"] / state["lora_8"],
-        "state_share_biases": state["biases"] / state["lora_8"],
-        "state_share_full": state["full"] / state["lora_8"],
+    times = {name: least_seconds(call, repeats=repeats) for name, call in reads.items()}
+    flops = {name: program_flops(call) for name, call in reads.items()}
+    apart = reads["folded"]() - read(model.encoder, model.params, None, edits)()
+    for name, kind in (("", "edits"), ("_biases", "biases"), ("_full", "full")):
+        metrics |= exact(f"state_share{name}", state[kind] / state["lora_8"])
+    return metrics | {
         "folded_time": times["folded"] / times["frozen"],
         "lora_time": times["lora"] / times["frozen"],
         "folded_flops_added": flops["folded"] / flops["frozen"] - 1,
         "lora_flops_added": flops["lora"] / flops["frozen"] - 1,
         "folded_error": float(jnp.abs(apart).max()),
     }
+
+
+def paired_seconds(
+    first: Callable[[], Any], second: Callable[[], Any], *, repeats: int
+) -> Float[np.ndarray, " pairs"]:
+    """Times two calls in pairs, each time in the other order: the first's seconds over the other's.
+
+    Args:
+      first: What to time.
+      second: What it is compared with.
+      repeats: Number of pairs.
+    """
+    return np.array([
+        median_ratio(first, second, repeats=1) if turn % 2 == 0
+        else 1 / median_ratio(second, first, repeats=1)
+        for turn in range(repeats)
+    ])  # fmt: skip
 
 
 def _reader(batch: Texts) -> Callable[..., Callable[[], Array]]:

@@ -48,6 +48,23 @@ def test_a_small_run_measures_every_claim_and_draws(bed, monkeypatch, tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"negation.targets": ("a", "c")}, "unknown task of negation.targets 'c'"),
+        ({"negation.targets": ()}, r"negation.targets is \(\), expected one task or more"),
+        ({"few.targets": ("c",)}, "unknown task of few.targets 'c'"),
+        ({"few.targets": ("b", "b")}, "each once"),
+        ({"parts.target": "c"}, "unknown task of parts.target 'c'; expected one of: a, b"),
+        ({"few.shots": (8, 16)}, r"few.shots is \(8, 16\), expected some of up to 4 images"),
+        ({"few.shots": ()}, r"few.shots is \(\), expected some"),
+    ],
+)
+def test_targets_that_are_not_there_are_named(changes, said):
+    with pytest.raises(UserError, match=said):
+        atlas.run(config_of("configs/merging/atlas.py", **RECIPE | changes), None)
+
+
 def test_batches_against_a_task_are_half_its_own_and_count_below_zero(bed):
     task = jnp.asarray([0] * 5 + [1] * 7)
     images = Images(jnp.zeros((12, 8, 8, 1), jnp.uint8), jnp.arange(12), task)

@@ -1,5 +1,8 @@
 """The ranking of merging on a tiny bed of patterns; `make claims` measures one that learns."""
 
+import itertools
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -27,6 +30,8 @@ def test_a_small_run_ranks_every_way_and_counts_its_cost(monkeypatch, tmp_path):
     put_in_plain(monkeypatch)
     config = config_of("configs/merging/compare.py", **RECIPE)
     bed = made_bed(config, made)
+    clock = itertools.count(step=100)  # so many seconds between two looks
+    monkeypatch.setattr(compare, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     found = small_run(compare, bed, monkeypatch, tmp_path / "run")
     # 16 pixels to 8 numbers, then two layers of 8 by 8: twice the multiplications.
     forward = 2 * (16 * 8 + 2 * 8 * 8)
@@ -42,6 +47,8 @@ def test_a_small_run_ranks_every_way_and_counts_its_cost(monkeypatch, tmp_path):
         "masked": 6 * 2 * 2 * 2 + 4 * (3 * 2 * 2 * 2 + images),
         "leap": 6 * 2 * 2 * 2 + 4 * (3 * 2 * 2 * 2 + images),
     }  # fmt: skip
+    # It has the seconds of the search as well as its operations.
+    assert (found["seconds_arithmetic"], found["seconds_concrete"]) == (100.0, 200.0)
     for name, count in passes.items():
         assert found[f"gflop_{name}"] == pytest.approx(count * forward / 1e9), name
     # Features of 8 to 16 twice, then 2 tasks; 12 of 16 training images fill batches, twice.

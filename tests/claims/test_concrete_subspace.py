@@ -11,6 +11,7 @@ from experiments.merging import concrete_masks, concrete_subspace
 from experiments.merging.concrete_masks import Mask, of_tasks
 from experiments.merging.judging import Part, halves, of_hits
 from experiments.merging.tasks import Images
+from rml.errors import UserError
 from rml.merging import load_mask
 from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain, small_run
 
@@ -33,6 +34,17 @@ def test_a_small_run_measures_every_claim_and_draws(monkeypatch, tmp_path):
     assert len(shares) == 16
     assert all(0 < share <= 1 + 1e-6 for share in shares)
     assert found["mask_bytes"] == (tmp_path / "run" / "mask.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("unseen", "said"),
+    [(("c",), "unknown task of unseen 'c'"), (("a", "b"), "unseen has 2 of 2 tasks"),
+     ((), "unseen has 0 of 2 tasks")],
+)  # fmt: skip
+def test_unseen_tasks_that_are_not_there_are_named(unseen, said):
+    own = config_of("configs/merging/concrete_subspace.py", **RECIPE | {"unseen": unseen})
+    with pytest.raises(UserError, match=said):
+        concrete_subspace.run(own, None)
 
 
 def test_masked_arithmetic_takes_the_scale_that_it_is_given():

@@ -1,6 +1,7 @@
 """Fisher merging's recipe on a tiny bed of patterns; `make claims` measures one that learns."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from experiments.merging import (
     fisher_robust,
     fisher_transfer,
     judging,
+    ranking,
     tasks,
 )
 from experiments.merging.fisher_robust import Line, area, robustness
@@ -104,6 +106,44 @@ def test_a_bed_is_trained_and_read_by_another_recipe(little_data, monkeypatch, t
     config.bed.run = str(tmp_path)
     with pytest.raises(UserError, match="expected the directory of a run"):
         bed_recipe.open_bed(config, directory)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ensembling.task": "c"}, "unknown task of ensembling.task 'c'; expected one of: a, b"),
+        ({"robust.task": "c"}, "unknown task of robust.task 'c'"),
+        ({"robust.other": "c"}, "unknown task of robust.other 'c'"),
+        ({"robust.other": "a"}, "robust.other is 'a', expected another"),
+        ({"transfer.targets": ("a", "c")}, "unknown task of transfer.targets 'c'"),
+        ({"transfer.targets": ()}, r"transfer.targets is \(\), expected one task or more"),
+    ],
+)
+def test_tasks_that_are_not_there_are_named(changes, said):
+    config = config_of("configs/merging/fisher_merging.py", **RECIPE | changes)
+    with pytest.raises(UserError, match=said):
+        fisher_merging.run(config, None)
+
+
+def test_the_one_expert_is_chosen_on_validation_images(monkeypatch):
+    """Experts by what they are right on: the first is best on validation images alone."""
+    right = {("validation", 0): 0.9, ("validation", 1): 0.4, ("test", 0): 0.5, ("test", 1): 0.8}
+    images = tasks.Images(jnp.zeros((4, 1)), jnp.zeros(4), jnp.asarray([0, 0, 1, 1]))
+    parts = {name: SimpleNamespace(name=name, images=images, weights=np.full(4, 0.25))
+             for name in ("validation", "test")}  # fmt: skip
+    bed = SimpleNamespace(experts=jnp.arange(2), base=jnp.array(0), tasks={"a": 1, "b": 2})
+
+    def read(bed, part, params):
+        return Reading(np.full(4, right[part.name, int(params)]), np.zeros(2))
+
+    monkeypatch.setattr(ranking, "read", read)
+    for name in ("merge", "weighted", "grams_of", "regmeaned", "adamerged", "ensembled"):
+        monkeypatch.setattr(ranking, name, lambda *args, **options: jnp.array(0))
+    monkeypatch.setattr(ranking, "scaled", lambda *args: (jnp.array(0), 1.0))
+    bed.tasks = {name: SimpleNamespace(train=None) for name in ("a", "b")}
+    config = SimpleNamespace(fisher=SimpleNamespace(examples=16))
+    found = ranking.baselines(config, bed, parts["validation"], parts["test"])
+    assert found["single"].normalised.mean() == pytest.approx(0.5)
 
 
 def test_right_answers_count_by_task_and_by_expert():

@@ -28,7 +28,7 @@ from rml.sparsity import Directions, load_edits
 SMALL = {
     "sample.anchors": 12, "sample.texts": 8, "sample.validation": 10, "sample.test": 20,
     "sample.length": 8, "head.classes": 3, "shares": (0.05, 0.1, 1.0), "draws": 2, "sizes": (5,),
-    "train.steps": 3, "train.batch_size": 4, "timing.repeats": 1,
+    "train.steps": 3, "train.batch_size": 4, "timing.repeats": 2,
 }  # fmt: skip
 
 
@@ -58,6 +58,10 @@ def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path, mon
     monkeypatch.setattr(lofit, "WEIGHTS", ("lora_8", "biases", "red"))  # those that are compared
     metrics, holds = measure("configs/sparsity/lofit.py", SMALL)
     assert len(holds) == len(lofit.CLAIMS)
+    for name in ("numbers_ratio_least", "numbers_ratio_least_all", "state_share"):
+        assert metrics[f"{name}_low"] == metrics[name] == metrics[f"{name}_high"] > 0
+    for name in ("step_share", "step_share_full"):
+        assert 0 < metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"]
     assert np.isfinite(list(metrics.values())).all()
     assert metrics["numbers_lofit_0.1"] == metrics["numbers_random_0"] == 3 * 2
     assert metrics["numbers_lofit_1"] == 32 * 2
@@ -115,7 +119,7 @@ def test_a_small_run_of_a_decoder_prefers_words(whole_words, monkeypatch, measur
     changes = {
         "sample.texts": 8, "sample.validation": 10, "sample.test": 20, "sample.length": 12,
         "head.classes": 4, "shares": (0.05, 0.1, 1.0), "train.steps": 3, "train.batch_size": 4,
-        "timing.repeats": 1,
+        "timing.repeats": 2,
         "data.prompts": {"wordnet": "cat {} dog", "questions": "dog {} sun"},
     }  # fmt: skip
     metrics, holds = measure("configs/sparsity/lofit_smollm2.py", changes)
@@ -476,6 +480,25 @@ def test_overlaps_are_counted_within_and_between_tasks():
     ways = [law.pmf(i) * law.pmf(j) for i in range(4) for j in range(4) if i + j >= 4]
     assert found["overlap_p"] == pytest.approx(sum(ways))
     assert found["overlap_p_random"] == pytest.approx(1.0)
+
+
+def test_what_is_counted_has_an_interval_of_no_width():
+    found = lofit_measures.exact("state_share", 0.25)
+    assert found == {"state_share": 0.25, "state_share_low": 0.25, "state_share_high": 0.25}
+
+
+def test_steps_are_timed_in_pairs_whose_order_alternates(monkeypatch):
+    order = []
+
+    def median_ratio(first, second, repeats):
+        assert repeats == 1
+        order.append((first, second))
+        return 2.0 if first == "edits" else 0.25
+
+    monkeypatch.setattr(lofit_measures, "median_ratio", median_ratio)
+    found = lofit_measures.paired_seconds("edits", "lora", repeats=3)
+    assert order == [("edits", "lora"), ("lora", "edits"), ("edits", "lora")]
+    np.testing.assert_array_equal(found, [2.0, 4.0, 2.0])
 
 
 @pytest.mark.parametrize(

@@ -348,6 +348,8 @@ def test_several_experts_are_held_against_one_that_has_all_of_them(monkeypatch):
     ("change", "message"),
     [
         ({"data.domains": ("sotu",)}, "expected two collections or more"),
+        ({"tuning.rates": ()}, r"tuning\.rates is empty"),
+        ({"alpha.scales": ()}, r"alpha\.scales is empty"),
         ({"alpha.points": 4}, "give weights without 1"),
         ({"timing.prompt": 100}, "timing.steps=32 are more than the 128 tokens of text.length"),
         ({"writing.steps": 80}, "writing.prompt=64 and writing.steps=80 are more than the 128"),

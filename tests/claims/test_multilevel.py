@@ -81,13 +81,16 @@ def test_a_small_level_that_leaves_no_step_is_named():
         phases(config, ARMS["both"], FLOPS, 1e-3)
     with pytest.raises(UserError, match=r"model\.depth is 6, expected a multiple of 4"):
         multilevel.check(replaced(small(), {"model.depth": 6}))
+    with pytest.raises(UserError, match="seeds is 3, expected 1"):
+        multilevel.check(replaced(small(), {"seeds": 3}))
     with pytest.raises(UserError, match=r"cycle\.rates is empty"):
         multilevel.check(replaced(small(), {"cycle.rates": ()}))
 
 
 def test_a_loss_is_reached_between_two_evaluations():
     flops, losses = np.array([10.0, 20.0, 30.0]), np.array([3.0, 2.0, 1.0])
-    part = Part(Phase(0, "start", 3, 1.0), np.arange(1.0, 4.0), flops, 0 * losses, losses, 0.0)
+    at, none = np.arange(1.0, 4.0), np.zeros(2)
+    part = Part(Phase(0, "start", 3, 1.0), at, flops, 0 * losses, losses, 0.0, none)
     assert multilevel.reached(part, 1.25) == pytest.approx(27.5)
     assert multilevel.reached(part, 5.0) == 10.0
     assert multilevel.reached(part, 0.5) == float("inf")
@@ -100,7 +103,8 @@ def test_flops_and_time_are_those_at_the_validation_loss_from_scratch():
         at = np.linspace(steps / len(validation), steps, len(validation))
         change = "start" if start == 0 else "decoalesce"
         own = np.asarray(validation)
-        return Part(Phase(level, change, steps, 1.0), at, start + each * at, -own, own, start)
+        phase = Phase(level, change, steps, 1.0)
+        return Part(phase, at, start + each * at, -own, own, start, np.zeros(2))
 
     best = {
         "scratch": Trained(None, (part(0, 40, 10.0, 0.0, [3.0, 2.0]),)),
@@ -135,16 +139,24 @@ def test_starts_are_held_against_an_untrained_one_at_the_rate_of_the_cycle():
 
     def run_of(first):
         parts = [
-            Part(Phase(level, "start", 2, 1.0), np.ones(2), np.ones(2), losses, losses, 0.0)
-            for level, losses in ((0, np.array([9.0, 9.0])), (1, np.array([first, 0.5])))
-        ]
+            Part(Phase(level, "start", 2, 1.0), np.ones(2), np.ones(2), losses, losses, 0.0, own)
+            for level, losses, own in (
+                (0, np.array([9.0, 9.0]), np.full(3, 9.0)), (1, np.array([8.0, 0.5]), first)
+            )
+        ]  # fmt: skip
         return Trained(None, tuple(parts))
 
-    firsts = {"both": 2.0, "growth": 4.5, "noise": 5.0}
+    near = np.array([-0.1, 0.0, 0.1])  # of three test examples
+    firsts = {"both": 2.0 + near, "growth": 4.5 - 2 * near, "noise": 5.0 + 2 * near}
     found = {(name, 2e-3): run_of(first) for name, first in firsts.items()}
-    found |= {(name, 1e-3): run_of(7.0) for name in firsts}
+    found |= {(name, 1e-3): run_of(7.0 + near) for name in firsts}
     metrics = multilevel.starts(config, found, {"both": found["both", 2e-3]})
-    assert metrics == {"coalesced_over_untrained": 3.0, "fresh_over_untrained": 0.5}
+    half = 4.302653 * 0.1 / np.sqrt(3)
+    wanted = {}
+    for name, mean, width in (("coalesced", 3.0, half), ("fresh", 0.5, 4 * half)):
+        for end, own in (("", mean), ("_low", mean - width), ("_high", mean + width)):
+            wanted[f"{name}_over_untrained{end}"] = own
+    assert metrics == pytest.approx(wanted)
 
 
 def test_neighbours_are_layers_in_turn_and_heads_of_one_layer():
@@ -172,6 +184,34 @@ def test_what_training_adds_to_neighbours_is_held_against_another_start():
         assert [found[f"{name}{end}"] for end in ("", "_untrained", "_other")] == ends
         assert found[f"neighbour_gain_{parts}"] == pytest.approx(ends[0] - ends[1])
         assert found[f"neighbour_gain_{parts}_other"] == pytest.approx(ends[2] - ends[1])
+
+
+def test_what_training_adds_has_an_interval_by_leaving_out_blocks_of_examples(monkeypatch):
+    """Ratios of layers' sums stand for CKA; of three examples with two rows each no two agree."""
+    rng = np.random.default_rng(0)
+
+    def alike(parts):
+        one = np.asarray(parts.layers).mean((1, 2))
+        return Alike(np.ones((2, 2)) * one[0], np.ones((2, 2)) * one[0])
+
+    def apart(found):
+        own = float(found.layers[0, 0])
+        return {"neighbour_cka_layers": own, "neighbour_cka_heads": 2 * own}
+
+    monkeypatch.setattr(multilevel_similarity, "alike", alike)
+    monkeypatch.setattr(multilevel_similarity, "neighbours_apart", apart)
+    models = [Parts(rng.normal(size=(2, 6, 1)), np.zeros((2, 1, 6, 1))) for _ in range(3)]
+    found = multilevel_similarity.jackknifed(models, 3)
+    # Of a mean the jackknife is Student's interval over the means of the blocks.
+    own, start, other = (model.layers[0].reshape(3, 2).mean(1) for model in models)
+    for end, gained in (("", own - start), ("_other", other - start)):
+        half = 4.302653 * gained.std(ddof=1) / np.sqrt(3)
+        name = f"neighbour_gain_layers{end}"
+        assert found[name] == pytest.approx(gained.mean())
+        assert found[f"{name}_low"] == pytest.approx(gained.mean() - half)
+        assert found[f"{name}_high"] == pytest.approx(gained.mean() + half)
+    few = [Parts(own.layers[:, :4], own.heads[:, :, :4]) for own in models]
+    assert len(multilevel_similarity.jackknifed(few, 2)) == len(found)
 
 
 def test_parts_of_a_decoder_are_its_blocks_outputs_and_its_heads():
@@ -330,7 +370,10 @@ def test_a_run_of_all_arms_without_training(measure, monkeypatch, tmp_path):
         began.append((name, before, each, starts[0] is None))
         steps = np.array([1.0, configs[0].train.steps])
         spent = (before + each * steps) / 1000
-        losses = [[20 - spent - 0.01 * i, 21 - spent - 0.01 * i] for i in range(len(configs))]
+        losses = [
+            [20 - spent - 0.01 * i, 21 - spent - 0.01 * i, 20 - spent[0] + np.arange(3)]
+            for i in range(len(configs))
+        ]
         own = [params(c) if s is None else s for c, s in zip(configs, starts, strict=True)]
         for made, config in zip(own, configs, strict=True):
             assert jax.tree.map(np.shape, made) == jax.tree.map(np.shape, params(config))
@@ -344,7 +387,9 @@ def test_a_run_of_all_arms_without_training(measure, monkeypatch, tmp_path):
         rng = np.random.default_rng(0)
         return Parts(*(jnp.asarray(rng.normal(size=s)) for s in ((4, 9, 3), (4, 4, 9, 2))))
 
-    monkeypatch.setattr(multilevel, "problem", lambda config: Problem(task, losses, parts, "nats"))
+    monkeypatch.setattr(
+        multilevel, "problem", lambda config: Problem(task, losses, parts, "nats", 3)
+    )
     monkeypatch.setattr(multilevel, "costs", lambda config, given: FLOPS)
     monkeypatch.setattr(multilevel, "seconds", lambda config, given: SECONDS)
     monkeypatch.setattr(multilevel_training, "_fit", fit)
@@ -389,7 +434,7 @@ def test_a_phase_starts_where_it_is_told_and_records_cumulative_flops(tmp_path):
         for s in (0.25, 0.5)
     ]
     run = RunDirectory(tmp_path / "run", config.to_dict(), config_name=FILE)
-    problem = Problem(lambda own: small_lm.task(own, made), losses, None, "nats")
+    problem = Problem(lambda own: small_lm.task(own, made), losses, None, "nats", 4)
     params, steps, found = multilevel_training._fit(
         run, problem, [config, config], starts, "some_1", (100.0, 7.0)
     )
@@ -398,7 +443,8 @@ def test_a_phase_starts_where_it_is_told_and_records_cumulative_flops(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, own, start)
     np.testing.assert_array_equal(steps, [2, 3])
     wanted = [[[0.25, 0.25], [1.25, 1.25]], [[0.5, 0.5], [1.5, 1.5]]]  # test, validation
-    np.testing.assert_allclose(found, wanted)
+    np.testing.assert_allclose([own[:2] for own in found], wanted)
+    np.testing.assert_array_equal([own[2] for own in found], [[0.25], [0.5]])
     lines = (tmp_path / "run" / "methods" / "some_1" / "metrics.jsonl").read_text().splitlines()
     shown = [json.loads(line) for line in lines]
     assert [line["eval/flops"] for line in shown if "eval/flops" in line] == [114.0, 121.0]

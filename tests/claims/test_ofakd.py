@@ -245,10 +245,32 @@ def test_settings_are_chosen_over_all_pairs(monkeypatch):
     assert ofakd_measures.best_hint(chosen, programs) == "fitnet"
 
 
+def tried_exponents(accuracy):
+    """A config of two exponents and rates, and students with an accuracy by setting."""
+    config = override(
+        config_file.get_config(), {"rates": (1e-3, 2e-3), "tries.ofa.gamma": (1.0, 2.0)}
+    )
+    settings = [(1.0, 1e-3), (1.0, 2e-3), (2.0, 1e-3)]
+    known = dict(zip(settings, accuracy, strict=True))
+    names = [(side, own, "a") for side in ofakd_measures.EXPONENTS for own in settings]
+    # Exponents of other sides than One-for-All are worth nothing.
+    every = [known[own] if side == "ofa" or own[0] == 1.0 else 0.0 for side, own, _ in names]
+    return config, {"x": [Students(tuple(names), np.arange(len(names)), np.array(every))]}
+
+
+def test_exponents_are_compared_at_the_one_rate_that_all_of_them_had():
+    """γ = 1 is best at the second rate, which other exponents did not have."""
+    config, programs = tried_exponents([0.5, 0.9, 0.6])
+    wanted = ofakd_measures.wanted_of(config, {"ofa": (1.0, 2e-3)}, programs)
+    first, second = (wanted[name] for name in ofakd_measures.PAIRS["gamma_gain"])
+    assert first == ("ofa", (2.0, 1e-3))
+    assert second == ("ofa", (1.0, 1e-3))
+    first, second = (wanted[name] for name in ofakd_measures.PAIRS["normalized_gain"])
+    assert first == second == ("normalized", (1.0, 1e-3))
+
+
 def test_variants_have_the_rate_that_is_best_without_enhancement():
-    config = override(config_file.get_config(), {"rates": (1e-3, 2e-3)})
-    names = [("ofa", (1.0, 1e-3), "a"), ("ofa", (1.0, 2e-3), "a"), ("ofa", (2.0, 1e-3), "a")]
-    programs = {"x": [Students(tuple(names), np.arange(3), np.array([0.5, 0.6, 0.9]))]}
+    config, programs = tried_exponents([0.5, 0.6, 0.9])
     found = ofakd_measures.wanted_of(config, {"ofa": (2.0, 1e-3)}, programs)
     assert found["ofa"] == ("ofa", (2.0, 1e-3))
     assert found["ofa_plain"] == ("ofa", (1.0, 2e-3))
@@ -305,11 +327,38 @@ def test_teachers_of_another_run_are_taken(untrained, monkeypatch, tmp_path):
     monkeypatch.setattr(families, "train", None)
     with pytest.raises(UserError, match=r"teaching\.run is .*, expected the directory of a run"):
         make_bed("first")
-    monkeypatch.setattr(families, "read_run", lambda directory, key: None)
-    bed = make_bed("second")
     names = [f"teacher_{family}" for family in config.teachers]
+    trained(tmp_path / "other", config, names)
+    bed = make_bed("second")
     assert read == [tmp_path / "other" / "methods" / name for name in names]
     assert set(bed.variables) == set(config.teachers)
+
+
+def trained(directory, config, names):
+    """Writes the config of a run into its directory and those of its methods."""
+    run = RunDirectory(directory, config.to_dict())
+    for name in names:
+        run.of_method(name).close()
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.teacher": "train[:15%]"}, r"data\.teacher: 'train\[10000:20000\]' there"),
+        ({"seed": 7}, "seed: 0 there, 7 now"),
+        ({"teaching.train.steps": 5}, r"teaching\.train\.steps: 500 there, 5 now"),
+        ({"teachers.mixer.width": 4}, r"teachers\.mixer\.width: 48 there, 4 now"),
+        ({"loss.smoothing": 0.1}, r"loss\.smoothing: 0\.0 there, 0\.1 now"),
+    ],
+)
+def test_teachers_of_another_config_are_refused(changes, message, tmp_path):
+    config = override(config_file.get_config(), {"teaching.run": str(tmp_path / "other")})
+    names = [f"teacher_{family}" for family in config.teachers]
+    trained(tmp_path / "other", override(config_file.get_config(), {}), names)
+    families.check_teachers(override(config, {"train.steps": 3, "data.test": "test[:9]"}))
+    with pytest.raises(UserError, match=f"teachers are of another config.*{message}"):
+        families.make_bed(override(config, changes), None)  # before any image is read
 
 
 def test_maps_are_brought_to_the_teachers_grid_and_a_class_token_is_not_on_it():
@@ -333,6 +382,10 @@ def test_families_and_keys_are_those_that_are_read():
     config = config_file.get_config()
     del config.students.vit
     with pytest.raises(UserError, match="expected the same families"):
+        ofakd.check(config)
+    config = config_file.get_config()
+    config.tries.normalized = {"gamma": (1.1, 1.5, 2.0)}
+    with pytest.raises(UserError, match=r"tries\.normalized\.gamma is .* expected 1 among them"):
         ofakd.check(config)
     config = config_file.get_config()
     config.tries.kd = {"temperature": (1.0,)}

@@ -322,6 +322,17 @@ def test_rules_give_the_ratio_of_the_one_whose_weight_is_one():
     assert (own["learned.rate"], own["optimizer.learning_rate"]) == (0.1, middle)
 
 
+def test_variants_that_name_no_form_have_that_of_the_chosen_ratio():
+    config = override(config_file.get_config(), {"relations.form": "norm"})
+    chosen = tgeokd_sides.of_learned(config, "trilateral")
+    changes = next(iter(chosen.values()))
+    found = tgeokd_sides.of_variants(config, changes, "norm")
+    assert set(found) == set(tgeokd_sides.VARIANTS) - {"signed"}
+    assert replaced(config, found["again"]).relations == replaced(config, changes).relations
+    assert set(tgeokd_sides.of_variants(config, changes, "signed")) == {"signed"}
+    assert not tgeokd_sides.of_variants(config, changes, "squared")
+
+
 @pytest.fixture
 def bed():
     rng = np.random.default_rng(0)
@@ -414,6 +425,29 @@ def test_relations_of_another_image_are_so_where_equal_rows_stand_together(bed):
     np.testing.assert_allclose(found.st, own.st, rtol=1e-5)
 
 
+def test_another_image_is_of_any_group(bed, monkeypatch):
+    """Ratios are the group of the image whose relations are read."""
+    labels = np.zeros(2_000, np.int32)
+    spoiled = noisy.spoil(
+        np.zeros((2_000, 8, 8, 1), np.uint8), labels, flipped=0.3, noise=0.1, classes=3, seed=0
+    )
+    names = ("image", "label", "group")
+    train = dict(zip(names, spoiled, strict=True)) | {"teacher": np.zeros((2_000, 3), np.float32)}
+    config = override(config_file.get_config(), SMALL | {"classes": 3, "relations.own": 0.0})
+    state = start(tgeokd_students.task(config, bed, learned=True))
+    params = jax.tree.map(lambda leaf: leaf[None], state.params)
+
+    def read(config, bed, logits, batch):
+        return batch["group"][:, None].astype(jnp.float32)
+
+    monkeypatch.setattr(tgeokd_students, "_read", read)
+    monkeypatch.setattr(tgeokd_measures, "ratio_of", lambda omega, delta: delta[:, 0])
+    own = tgeokd_measures.read_images(config, bed._replace(train=train), params, {})
+    shares = np.bincount(train["group"]) / 2_000
+    same = (own.ratio == train["group"]).mean()
+    assert same == pytest.approx((shares**2).sum(), abs=0.05)
+
+
 def test_groups_are_told_apart_by_pairs_and_slopes(bed):
     ratio = np.where(bed.train["group"] == NOISE, 0.2, np.where(np.arange(12) % 3, 0.9, 0.5))
     side = np.linspace(0, 1, 12)
@@ -454,6 +488,7 @@ def test_settings_are_chosen_on_validation_images():
         ({"tries.wls": (1.0,)}, "expected equally many of each"),
         ({"tries.temperature": (1.0,)}, "expected 0, 0.9 and 4.0 among them"),
         ({"model.norm": "batch"}, "model keeps batch_stats"),
+        ({"relations.form": "losses"}, "'losses'"),
     ],
 )
 def test_wrong_configs_are_named(changes, message):
