@@ -9,10 +9,10 @@ names. A claim that is vacuous fails the program, after all has been measured.
 
 `python -m experiments.claims --collect=DIR --only=SYSTEM --config=FILE [--commit=HASH]` runs
 nothing and writes the result of the complete runs in `DIR/seed*` and `DIR/<null>/seed*`, made on
-this machine. It judges what the runs stated, or with `--restate` what the recipe claims today: of
-claims that were added or worded anew since, each has the date on which it was stated, and runs from
-before and after may stand together. `--restate` without `--collect` judges today's claims by the
-metrics that the result itself keeps.
+this machine; runs whose config is not the file's are refused. It judges what the runs stated, or
+with `--restate` what the recipe claims today: of claims that were added or worded anew since, each
+has the date on which it was stated, and runs from before and after may stand together. `--restate`
+without `--collect` judges today's claims by the metrics that the result itself keeps.
 """
 
 if __name__ == "__main__":
@@ -24,7 +24,6 @@ import argparse
 import collections
 import itertools
 import json
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,14 +35,22 @@ from rich.console import Console
 
 from experiments import record
 from experiments.interrupts import raise_interrupts
-from experiments.launches import Run, interrupt, launch_all
+from experiments.launches import Run, catch_signals, launch_all
 from experiments.registry import find_experiment, options_tried, read_config, runs_read
-from experiments.results import config_hash, interval, null, reason_to_keep, result_file
+from experiments.results import (  # fmt: skip
+    config_hash,
+    interval,
+    measured,
+    null,
+    reason_to_keep,
+    result_file,
+)
 from experiments.startup import LocalPath, Parser, check_writable
 from experiments.systems import System, read_systems
 from rml.data.errors import DataError
 from rml.errors import UserError, unknown
-from rml.training.config_file import read_summary
+from rml.training.config_file import MAX_DIFFERENCES, differences, read_summary, told
+from rml.training.config_file import read_config as config_of_run
 
 PATHS = ("npz", "folder", "images", "beir", "texts")
 """Kinds of data that are read from a path, as in `npz:PATH`."""
@@ -72,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--join", action="store_true", help="measure only seeds that a result lacks, and join them")
     try:
         options = parser.parse_args(argv)
-        systems = chosen_systems(options.only, options.config)
+        systems, options.config = chosen_systems(options.only, options.config)
         if options.collect is not None:
             return collect(systems, options)
         if options.restate:
@@ -89,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def chosen_systems(only: str, config: str) -> list[System]:
-    """The built systems that are asked for.
+def chosen_systems(only: str, config: str) -> tuple[list[System], str]:
+    """The built systems that are asked for, and the config as the one that has it spells it.
 
     Raises:
       UserError: A key names no built system, or a config is given for more than one, or for one
@@ -104,9 +111,12 @@ def chosen_systems(only: str, config: str) -> list[System]:
     if config and len(keys) != 1:
         raise UserError(f"--config={config} needs the one system that it belongs to, as --only=KEY")
     chosen = [built[key] for key in keys or built]
-    if config and Path(config) not in map(Path, chosen[0].configs):
-        raise unknown(f"config of {keys[0]}", config, chosen[0].configs)
-    return chosen
+    if not config:
+        return chosen, config
+    for own in chosen[0].configs:
+        if Path(own) == Path(config):
+            return chosen, own
+    raise unknown(f"config of {keys[0]}", config, chosen[0].configs)
 
 
 def collect(systems: Sequence[System], options: argparse.Namespace) -> int:
@@ -126,12 +136,17 @@ def collect(systems: Sequence[System], options: argparse.Namespace) -> int:
     complete = find(options.collect)
     if not complete:
         raise UserError(f"{options.collect} has no complete run in a folder seed<n>")
-    nulls = {name: find(options.collect / name) for name in null_runs(config)}
+    changes = null_runs(config)
+    nulls = {name: find(options.collect / name) for name in changes}
     nulls = {name: runs for name, runs in nulls.items() if runs}
     for directory in itertools.chain(complete, *nulls.values()):
         name = (read_summary(directory) or {}).get("config_name")
         if name and not Path(name).match(options.config):
             raise UserError(f"{directory} holds a run of {name}, expected one of {options.config}")
+    for name, runs in {"": complete, **nulls}.items():
+        expected = read_config(options.config, changes[name]) if name else config
+        for directory in runs:
+            check_config(directory, options.config, expected)
     claims = find_experiment(config.experiment).CLAIMS if options.restate else None
     result = record.make_result(
         systems[0].key, options.config, complete, nulls=nulls, commit=options.commit, claims=claims
@@ -141,6 +156,28 @@ def collect(systems: Sequence[System], options: argparse.Namespace) -> int:
         result = record.join_results(result, old, file)
     print(record.write_result(result, complete[0] / "figures", options.results))
     return int(bool(tell_vacuous([result])))
+
+
+def check_config(directory: Path, file: str, config: ConfigDict) -> None:
+    """Raises `UserError` where a run's config is not that of a file, with the keys that differ.
+
+    Args:
+      directory: Directory of the run.
+      file: Path of the config's file, for the message.
+      config: The config that is expected; its seed, its mesh and where it reads do not count.
+    """
+    now = measured(json.loads(json.dumps(config.to_dict())))
+    there = measured(config_of_run(directory) or {})
+    if config_hash(now) == config_hash(there):
+        return
+    # In this order no key is left out that configs have had from some day on.
+    pairs = {key: pair[::-1] for key, pair in differences(now, there).items()}
+    words = told(pairs) or ["the type of a value"]
+    more = f"; and {len(words) - MAX_DIFFERENCES} more" if len(words) > MAX_DIFFERENCES else ""
+    raise UserError(
+        f"{directory} holds a run of another config than {file}: "
+        f"{'; '.join(words[:MAX_DIFFERENCES])}{more}"
+    )
 
 
 def restate(systems: Sequence[System], options: argparse.Namespace) -> int:
@@ -344,7 +381,7 @@ def why_not(file: str, config: ConfigDict) -> str | None:
 
 if __name__ == "__main__":
     raise_interrupts()
-    signal.signal(signal.SIGTERM, interrupt)
+    catch_signals()
     # Recipes are imported here to be asked for a picture: the accelerator belongs to the runs.
     jax.config.update("jax_platforms", "cpu")
     sys.exit(main())

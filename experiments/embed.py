@@ -79,6 +79,7 @@ def run_tool(
     parser: argparse.ArgumentParser,
     argv: Sequence[str],
     write: Callable[[Any, argparse.Namespace], str],
+    check: Callable[[argparse.Namespace], None] = lambda options: None,
 ) -> int:
     """Loads the encoder that a command names and writes a file of it.
 
@@ -86,6 +87,7 @@ def run_tool(
       parser: See `make_parser`.
       argv: Arguments of the program.
       write: `write(encoder, options) -> message`.
+      check: Function of the options that is called before the encoder is loaded.
 
     Returns:
       The exit status; a mistake is told in one line.
@@ -96,6 +98,7 @@ def run_tool(
         if len(runs) != 1:
             raise UserError(f"got {len(runs)} run directories, expected one: {parser.prog} RUN")
         check_out(options.out)
+        check(options)
         import rml
 
         return write(rml.load(runs[0], step=options.step), options)

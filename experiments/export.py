@@ -11,6 +11,7 @@ and flatbuffers alone.
 """
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from experiments.systems import read_systems
 from rml.errors import UserError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+PACKAGES = {"safetensors": "safetensors", "stablehlo": "flatbuffers"}
+"""Packages by the formats that need one; beside the files of these lies a card."""
 
 RUN_IMAGES = """\
 import numpy as np
@@ -62,8 +65,23 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--format", required=True, choices=sorted(FORMATS), help="what to write")
     parser.add_argument("--data", metavar="NAME", help="data set, of npz; that of the run if unset")
     return run_tool(
-        parser, argv, lambda encoder, options: FORMATS[options.format](encoder, options)
-    )
+        parser, argv, lambda encoder, options: FORMATS[options.format](encoder, options),
+        check=check_export,
+    )  # fmt: skip
+
+
+def check_export(options: argparse.Namespace) -> None:
+    """Refuses, before any work, a format without its package, and a card that is there already."""
+    if options.format in PACKAGES:
+        check_absent(card_path(options.out))
+        if importlib.util.find_spec(PACKAGES[options.format]) is None:
+            raise _missing(PACKAGES[options.format])
+
+
+def check_beside(encoder: Any, options: argparse.Namespace) -> None:
+    """Raises `UserError` where a file exists that would lie beside that of an encoder."""
+    if options.format in PACKAGES:
+        check_absent(*_beside(encoder, options.out))
 
 
 def export_features(encoder: Any, options: argparse.Namespace) -> str:
@@ -78,7 +96,7 @@ def export_weights(encoder: Any, options: argparse.Namespace) -> str:
         from safetensors.flax import save
     except ImportError:
         raise _missing("safetensors") from None
-    check_absent(*_beside(encoder, options.out))
+    check_beside(encoder, options)
     weights = used_weights(encoder)
     card = make_card(encoder, options.out, READ_WEIGHTS) | {
         "tensors": {name: [str(one.dtype), list(one.shape)] for name, one in weights.items()}
@@ -94,7 +112,7 @@ def export_program(encoder: Any, options: argparse.Namespace) -> str:
         import flatbuffers  # noqa: F401 - JAX writes and reads programs with it
     except ImportError:
         raise _missing("flatbuffers") from None
-    check_absent(*_beside(encoder, options.out))
+    check_beside(encoder, options)
     content = make_program(encoder)
     template = RUN_IMAGES if encoder.kind == "images" else RUN_TEXTS
     card = make_card(encoder, options.out, template) | {"platforms": list(PLATFORMS)}

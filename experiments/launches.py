@@ -1,6 +1,7 @@
 """Many runs of the launcher: started, continued where they stopped, followed to their ends."""
 
 import collections
+import signal
 import statistics
 import subprocess
 import sys
@@ -58,13 +59,30 @@ class Run(NamedTuple):
         """Its summary, None before it is complete."""
         return read_summary(self.directory)
 
+    def is_of_config(self) -> bool:
+        """Whether what its directory holds is a run of its config."""
+        saved = read_config(self.directory)
+        return saved is not None and config_hash(saved) == self.config_hash
+
     def missing(self) -> list[Path]:
         """What it needs and is not complete yet."""
         return [directory for directory in self.needs if read_summary(directory) is None]
 
 
+def catch_signals() -> None:
+    """Treats SIGTERM as Ctrl-C, and the end of the terminal too unless it is ignored, as by nohup.
+
+    Runs have sessions of their own: nobody but this program tells them that it ends.
+    """
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, interrupt)
+
+
 def interrupt(signum: int, _: FrameType | None) -> NoReturn:
-    """Treats SIGTERM as Ctrl-C."""
+    """Raises `KeyboardInterrupt`, of SIGHUP once: a shell and the system may both send it."""
+    if signum == signal.SIGHUP:
+        signal.signal(signum, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -103,9 +121,7 @@ def launch_all(
     for run in runs:
         if summary := run.summary():
             times[run.of].append(summary["seconds"])
-            saved = read_config(run.directory)
-            same = saved is not None and config_hash(saved) == run.config_hash
-            end(run, "" if same else other_config(run))
+            end(run, "" if run.is_of_config() else other_config(run))
     running: dict[Run, tuple[subprocess.Popen, float, tuple[int, ...]]] = {}
     shares = shares_of_cores(jobs)
 

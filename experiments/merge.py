@@ -16,9 +16,11 @@ python -m experiments.merge a.safetensors b.safetensors --base=c.safetensors --m
     --out=merged.safetensors
 
 An encoder is a run directory, with options of its recipe's encoder after commas, or weights:NAME,
-such as weights:hf:FOLDER of safetensors. With --data each encoder and the merged one are judged by
-nearest neighbours on images of --split, half of which vote, or on texts, whose features --text and
---label name. The methods "ot", for transformers of different seeds, "fisher" and "regmean" read
+such as weights:hf:FOLDER of safetensors. One that is named twice counts twice. With --data each
+encoder and the merged one are judged by nearest neighbours on images of --split, half of which
+vote, or on texts, whose features --text and --label name.
+
+The methods "ot", for transformers of different seeds, "fisher" and "regmean" read
 --examples images of --read: "ot" compares units by them and puts those of all in the places of the
 last encoder's; "fisher" takes class means as a head; "regmean" weighs kernels by what their layers
 read, and --option averaged=REGEX names those that features do not take. "atlas" and "twin" read
@@ -41,7 +43,7 @@ from typing import Any
 
 from experiments.cpu import convolve_on_all_cores
 from experiments.embed import check_out, plain_parser, run_command
-from experiments.export import FORMATS
+from experiments.export import FORMATS, check_beside, check_export
 from experiments.startup import keep_compiled, quiet_libraries
 from rml.errors import UserError, local_path
 
@@ -107,13 +109,19 @@ def merged(options: argparse.Namespace) -> str:
     paths = [Path(name) for name in (*options.encoders, *filter(None, [options.base]))]
     if method not in BY_TASKS and all(map(is_checkpoint, paths)):
         return merged_files(method, options, dict(given))
-    named = {name: open_named(name) for name in options.encoders}
+    check_export(options)
+    named = open_all(options.encoders)
     base = open_named(options.base) if options.base else None
+    check_beside(base or next(iter(named.values())), options)
     if method in BY_TASKS:
         return merge_by_tasks(method, base, named, options, dict(given))
     if method in NEEDS_DATA:
         result = merge_by_images(method, named, options, dict(given))
     else:
+        if options.data:
+            from experiments.merge_judging import check_data
+
+            check_data(next(iter(named.values())), options, options.split)
         result = merge_encoders(method, base, named, dict(given))
     lines = lines_of({**named, "merged": result}, options) if options.data else []
     return "\n".join([*lines, FORMATS[options.format](result, options)])
@@ -124,7 +132,7 @@ def merge_by_images(
 ) -> Any:
     """The encoder that a method of `NEEDS_DATA` makes of encoders and images."""
     from experiments.merge_images import fisher, fused, grams, with_averages
-    from experiments.merge_judging import spread
+    from experiments.merge_judging import check_data, spread
 
     check_options(method, given)
     shapes = {own.input_shape for own in named.values()}
@@ -133,6 +141,7 @@ def merge_by_images(
     first = next(iter(named.values()))
     if first.kind != "images":
         raise UserError(f"this method reads images of --data, encoders of {first.kind} have none")
+    check_data(first, options, options.split)
     images, labels = spread(first, options)
     if method == TRANSPORT:
         return fused(named, images, given)
@@ -152,9 +161,13 @@ def merge_by_tasks(
 ) -> str:  # fmt: skip
     """Merges by a method of `BY_TASKS`, judges on each task, writes; what was done in lines."""
     from experiments import merge_atlas, merge_twin
+    from experiments.merge_judging import check_data, tasks_of
 
     check_options(method, given)
     check_kinds([base, *named.values()])
+    held_out = (merge_twin if method == TWIN else merge_atlas).HELD_OUT
+    for task in tasks_of(options, len(named), held_out):
+        check_data(base, task, task.read, task.split)
     if method == TWIN:
         found = merge_twin.twin(base, named, options, given)
         result, lines = found.twin, merge_twin.told(found, named, options)
@@ -299,13 +312,30 @@ def option_of(text: str) -> tuple[str, Any]:
     return name, numbers[0] if len(numbers) == 1 else jnp.asarray(numbers)
 
 
+def open_all(names: Sequence[str]) -> dict[str, Any]:
+    """Encoders by the names that messages give them; one that is named twice counts twice."""
+    opened = {name: open_named(name) for name in dict.fromkeys(names)}
+    found: dict[str, Any] = {}
+    for place, name in enumerate(names):
+        before = names[:place].count(name)
+        found[f"{name} ({before + 1})" if before else name] = opened[name]
+    return found
+
+
 def open_named(name: str) -> Any:
-    """The encoder of `RUN`, or of `RUN,option=value` with options of its recipe's encoder."""
+    """The encoder of `RUN`, or of `RUN,option=value` with options of its recipe's encoder.
+
+    The names of a sweep's runs have commas and equals signs themselves: of a path that exists
+    nothing is an option, of any other what follows a comma in its last part.
+    """
     import rml
 
-    path, *rest = name.split(",")
+    if Path(name).expanduser().exists():
+        return rml.load(name)
+    folder, slash, last = name.rpartition("/")
+    path, *rest = last.split(",")
     options: dict[str, Any] = {key: value for key, _, value in (o.partition("=") for o in rest)}
-    return rml.load(path, **options)
+    return rml.load(folder + slash + path, **options)
 
 
 def merge_encoders(

@@ -90,20 +90,45 @@ def accuracy(encoder: Any, options: argparse.Namespace) -> float:
     return float(found)
 
 
+def check_data(encoder: Any, options: argparse.Namespace, *splits: str) -> None:
+    """Opens splits of the data that options name: what is wrong is told before the work.
+
+    Args:
+      encoder: An encoder that takes them.
+      options: Those of a command, or of one of its tasks.
+      *splits: Splits.
+
+    Raises:
+      UserError: A split does not exist, cannot be read, or has no labels.
+    """
+    for split in splits:
+        opened(encoder, argparse.Namespace(**vars(options) | {"split": split}))
+
+
 def labelled(encoder: Any, options: argparse.Namespace) -> tuple[Any, Any, int]:
     """What an encoder is judged by, as it takes it: images or texts, their labels, classes."""
+    found = opened(encoder, options)
+    if encoder.kind == "texts":
+        return found.texts, found.labels, len(found.class_names)
+    images = encoder.read(found)
+    return images, np.asarray(images.labels), found.num_classes
+
+
+def opened(encoder: Any, options: argparse.Namespace) -> Any:
+    """The texts of the data that options name, or the source of its images, of which none is read.
+
+    Raises:
+      UserError: They cannot be opened, or are without labels.
+    """
     where = encoder.config["data"].get("data_dir")
     if encoder.kind == "texts":
-        found = data.load_text(
+        return data.load_text(
             options.data, options.split, text_key=options.text, label_key=options.label,
             data_dir=where,
         )  # fmt: skip
-        return found.texts, found.labels, len(found.class_names)
     for key in KEYS:
         if getattr(options, key):
             raise UserError(f"--{key} is for encoders of texts, these are of {encoder.kind}")
-    source = data.require_labels(
+    return data.require_labels(
         data.load(options.data, options.split, data_dir=where), "experiments.merge"
     )
-    images = encoder.read(source)
-    return images, np.asarray(images.labels), source.num_classes

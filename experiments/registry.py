@@ -232,8 +232,14 @@ def _check_config(argv: Sequence[str]) -> None:
     _check_values(path, config)
     keys = config_keys(config)
     for name in overrides:
-        if name.removeprefix("config.") not in keys:
-            raise unknown("config key", name.removeprefix("config."), keys)
+        key = name.removeprefix("config.")
+        if key not in keys:
+            raise unknown("config key", key, keys)
+        if not all(part.isidentifier() for part in key.split(".")):
+            raise UserError(
+                f"config key {key!r} has a part that is no name of Python, which no flag can give; "
+                f"set it in a config file of your own that changes {path}"
+            )
 
 
 def _check_values(path: str, config: Any) -> None:

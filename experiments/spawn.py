@@ -1,16 +1,21 @@
 """Processes of the launcher, from a module that imports next to nothing."""
 
 import os
+import shlex
 import subprocess
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+PROMPT = "$ "
+"""What the line begins with that names a command in its log, before what the command prints."""
+
 
 def spawn(command: Sequence[str], log: Path) -> subprocess.Popen:
-    """Starts a command whose output goes to a file."""
+    """Starts a command whose output goes to a file, behind that of earlier starts."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
+    with log.open("a") as file:
+        print(f"{PROMPT}{shlex.join(command)}", file=file, flush=True)
         # In a session of its own it is told once of an interruption, not by the terminal as well.
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
@@ -43,7 +48,8 @@ def shares_of_cores(jobs: int) -> list[tuple[int, ...]]:
 
 
 def complaint(log: Path) -> str:
-    """The line that says why a command failed: its error, or else the last one it printed."""
-    text = log.read_text() if log.exists() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    """The line that says why the last start failed: its error, or else the last one it printed."""
+    whole = log.read_text().splitlines() if log.exists() else []
+    started = [place for place, line in enumerate(whole, 1) if line.startswith(PROMPT)]
+    lines = [line.strip() for line in whole[max(started, default=0) :] if line.strip()]
     return next((line for line in lines if line.startswith("error:")), lines[-1] if lines else "")

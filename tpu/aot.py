@@ -23,8 +23,8 @@ from typing import Any
 from absl import app, flags
 
 from experiments.run import CONFIG, TRACEBACK, parse_flags
-from experiments.startup import fail, quiet_libraries
-from rml.errors import UserError, unknown
+from experiments.startup import check_writable, fail, quiet_libraries
+from rml.errors import UserError, local_path, unknown
 from tpu.chips import parse_topology
 
 TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, such as v5e:16x16.")
@@ -60,11 +60,34 @@ def write_json(value: Any) -> None:
     if JSON.value == "-":
         print(text)
     elif JSON.value:
-        Path(JSON.value).write_text(text + "\n")
+        write(JSON, text + "\n")
+
+
+def write(flag: flags.FlagHolder, text: str) -> None:
+    """Writes the file that a flag names."""
+    path = file_of(flag)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def file_of(flag: flags.FlagHolder) -> Path:
+    """The file that a flag names.
+
+    Raises:
+      UserError: It is a URL, a directory, or in a folder that cannot be written.
+    """
+    path = local_path(flag.value, f"--{flag.name}")
+    if path.is_dir():
+        raise UserError(f"--{flag.name}={path} is a directory, expected a file")
+    check_writable(path.parent, f"--{flag.name}={path}")
+    return path
 
 
 def check_flags() -> None:
     """Raises `UserError` where a flag is wrong, before anything slow is imported."""
+    for flag in (JSON, HLO):
+        if flag.value and (flag is HLO or flag.value != "-"):
+            file_of(flag)
     if PLATFORM.value not in ("tpu", "cuda"):
         raise unknown("platform", PLATFORM.value, ("tpu", "cuda"))
     if TOKENS.value is not None and (SWEEP.value or PLATFORM.value != "tpu" or CONFIG.value):
@@ -104,7 +127,7 @@ def run(config: Any) -> None:
     else:
         compiled = compile_step(config, devices)
     if HLO.value:
-        Path(HLO.value).write_text(compiled.text)
+        write(HLO, compiled.text)
     report = examine(compiled, config, topology)
     show(report, out)
     write_json(report)

@@ -221,7 +221,8 @@ def dispatch(verb: str) -> None:
         name=given(NAME), zone=given(ZONE), topology=given(TOPOLOGY), num_slices=SLICES.value,
         project=PROJECT.value, spot=SPOT.value, queued=QUEUED.value,
     )  # fmt: skip
-    if verb in ("run", "resume") or RUN.value:
+    # What follow starts again is the same command.
+    if verb in ("run", "resume") or (verb == "follow" and RESUMES.value) or RUN.value:
         check_run(RUN.value)
     shell = Shell(
         dry=DRY.value,

@@ -105,7 +105,9 @@ def methods() -> dict[str, Any]:
             steps=50, learning_rate=(1e-3, 3e-3, 1e-2), temperature=15.0, alpha=(2.0, 5.0)
         ),
         bd_cspn=dict(scale=(2.0, 5.0, 10.0, 20.0, 30.0, 50.0)),
-        pt_map=dict(power=None, regularization=(5.0, 10.0, 20.0), rate=(0.2, 0.4)),
+        pt_map=dict(
+            power=config_dict.placeholder(float), regularization=(5.0, 10.0, 20.0), rate=(0.2, 0.4)
+        ),
         label_propagation=dict(alpha=(0.3, 0.5, 0.7, 0.8, 0.9, 0.95), neighbors=5),
     )
 

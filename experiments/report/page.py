@@ -27,6 +27,8 @@ NAMES = {
     "details": "Details",
     "versions": "Versions",
 }
+METHODS = "methods"
+"""Folder in a run directory with the directories of the methods that the run compares."""
 _HERE = Path(__file__).parent
 
 
@@ -101,14 +103,24 @@ def summary(runs: Sequence[Run], measured: Sequence[claims.Measured]) -> Markup:
     other = len(runs) - sum(count for count, _ in states)
     state = ", ".join(f"{n} {s}" for n, s in [*states, (other, "other")] if n)
     verdicts = [{"verdict": each.verdict} for each in measured if each.verdict in claims.KINDS]
-    total = sum(s for run in runs if (s := run.seconds) is not None and math.isfinite(s))
     experiments = _count(len(sections.by_experiment(runs)), "experiment")
     parts = [
         f"{_count(len(runs), 'run')} of {experiments}: {state}",
         f"claims: {count_verdicts(verdicts)}" if verdicts else "no claims measured yet",
-        f"{duration(total)} of computing",
+        f"{duration(computing(runs))} of computing",
     ]
     return escape(". ".join(part[0].upper() + part[1:] for part in parts) + ".")
+
+
+def computing(runs: Sequence[Run]) -> float:
+    """Seconds of all runs; those of methods that a complete run compares are in its own."""
+    whole = {run.path.resolve() for run in runs if "seconds" in run.summary}
+    return sum(
+        seconds
+        for run in runs
+        if (seconds := run.seconds) is not None and math.isfinite(seconds)
+        and not ((path := run.path.resolve()).parent.name == METHODS and path.parents[1] in whole)
+    )  # fmt: skip
 
 
 def filters(runs: Sequence[Run]) -> Markup:

@@ -1,5 +1,6 @@
 """Reading run directories: whatever is there, however damaged, with a note on what is not."""
 
+import collections
 import fcntl
 import json
 import math
@@ -23,20 +24,41 @@ def find_runs(roots: Iterable[Path]) -> dict[str, Path]:
 
     Returns:
       Name to directory, in the natural order of names. A name is the path below the root, or the
-      root's own name; where two are equal, the path as given.
+      root's own name; where two are equal, the path as given. A directory that links lead to as
+      well has one name, that without a link where there is one.
     """
     found: dict[Path, tuple[str, str]] = {}
     for root in roots:
-        for folder, inner, files in os.walk(root):
-            inner[:] = sorted(n for n in inner if n not in ("checkpoints", "figures", ".git"))
+        for path, files in _folders(root):
             if any(name in files for name in FILES):
-                path = Path(folder)
                 name = str(path.relative_to(root))
                 short = root.resolve().name if name == "." else name
                 found.setdefault(path.resolve(), (short, str(path)))
     shorts = [short for short, _ in found.values()]
     named = {s if shorts.count(s) == 1 else full: path for path, (s, full) in found.items()}
     return dict(sorted(named.items(), key=lambda item: natural(item[0])))
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders at and under a root with the names of their files, each once; links come last.
+
+    A link to a folder that the link or the root itself lies in is not followed: beyond what was
+    named, it would lead to whatever is there.
+    """
+    seen: set[Path] = set()
+    tops = collections.deque([root])
+    while tops:
+        for folder, inner, files in os.walk(tops.popleft()):
+            path, real = Path(folder), Path(folder).resolve()
+            if real in seen:
+                inner.clear()
+                continue
+            seen.add(real)
+            inner[:] = sorted(n for n in inner if n not in ("checkpoints", "figures", ".git"))
+            above = {real, *real.parents, *root.resolve().parents}
+            links = [path / name for name in inner if (path / name).is_symlink()]
+            tops += [link for link in links if link.resolve() not in above]
+            yield path, files
 
 
 def read_runs(found: Mapping[str, Path]) -> list[Run]:

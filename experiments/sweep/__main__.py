@@ -11,7 +11,6 @@ if __name__ == "__main__":
     stop_at_once()
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import jax
 from rich.console import Console
 
 from experiments.interrupts import raise_interrupts
-from experiments.launches import Run, interrupt, launch_all
+from experiments.launches import Run, catch_signals, launch_all, other_config
 from experiments.ranges import checked_experiment
 from experiments.registry import read_config
 from experiments.startup import LocalPath, Parser, check_writable
@@ -128,7 +127,9 @@ def sweep(options: argparse.Namespace) -> int:
 def show(runs: Sequence[Run], console: Console) -> int:
     """Prints what would be run."""
     for run in runs:
-        state = "complete" if run.summary() is not None else "to run"
+        state = "to run"
+        if run.summary() is not None:
+            state = "complete" if run.is_of_config() else "of another config"
         console.print(f"{state}: {run.name}: {run.directory}")
     return 0
 
@@ -146,7 +147,8 @@ def on_cluster(
     except ImportError:
         raise UserError("--slurm needs submitit; pip install -e '.[slurm]'") from None
     parameters = slurm.parse_parameters(options.slurm)
-    missing = [run for run in runs if run.summary() is None]
+    complete = [run for run in runs if run.summary() is not None]
+    missing = [run for run in runs if run not in complete]
     folder = options.workdir / "slurm"
     if options.dry_run:
         show(runs, console)
@@ -156,13 +158,15 @@ def on_cluster(
     table.write(whole, options.workdir, judge)
     for line in slurm.submit(missing, parameters, folder):
         console.print(line)
+    refused = [other_config(run) for run in complete if not run.is_of_config()]
+    console.print(*refused, sep="\n", end="\n" * bool(refused))
     table.conclude(whole, options.workdir, judge, console)
-    return 0
+    return int(bool(refused))
 
 
 if __name__ == "__main__":
     raise_interrupts()
-    signal.signal(signal.SIGTERM, interrupt)
+    catch_signals()
     # Recipes are imported here to be asked for a metric: the accelerator belongs to the runs.
     jax.config.update("jax_platforms", "cpu")
     sys.exit(main())

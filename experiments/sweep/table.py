@@ -13,12 +13,12 @@ from rich.table import Table
 
 from experiments.common.figures import COLUMN, canvas, legend, look
 from experiments.common.selection import Selection
-from experiments.results import interval
+from experiments.results import config_hash, interval
 from experiments.sweep.plan import FILE, describe, short
 from rml.errors import UserError, unknown
 from rml.ops.intervals import t_interval
 from rml.training import read_metrics
-from rml.training.config_file import read_summary
+from rml.training.config_file import read_config, read_summary
 from rml.training.durable import write_json
 
 LOG_RATIO = 3.0
@@ -88,9 +88,17 @@ def measured(directory: Path) -> dict[str, float]:
 
 
 def join(row: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
-    """A combination with the metrics of its complete runs: values by seed, mean and interval."""
+    """A combination with the metrics of its complete runs: values by seed, mean and interval.
+
+    A directory that holds a run of another config counts as one without a run.
+    """
     directories = {seed: workdir / row["folder"] / f"seed{seed}" for seed in range(row["seeds"])}
-    runs = {seed: found for seed, d in directories.items() if (found := measured(d))}
+    runs = {
+        seed: found
+        for seed, directory in directories.items()
+        if (found := measured(directory))
+        and config_hash(read_config(directory) or {}) == row["config_hash"]
+    }
     metrics = {}
     for name in dict.fromkeys(name for found in runs.values() for name in found):
         values = [found.get(name, math.nan) for found in runs.values()]

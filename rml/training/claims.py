@@ -168,10 +168,11 @@ def _judge(
 ) -> dict[str, Any]:
     """Mean, interval and verdict of values against a claim's threshold."""
     given, found = np.asarray(values, np.float64), {"mean": None, "low": None, "high": None}
-    if broken := int((~np.isfinite([*given, *np.ravel(ends)])).sum()):
+    if broken := int((~np.isfinite(given)).sum()):
         what = f"{name} is not finite in {broken} of {len(given)} runs"
-        if np.isfinite(given).all():
-            what = f"the interval of {name} is not finite"
+        return {**found, "verdict": "undecided", "note": what}
+    if not np.isfinite(ends).all():
+        what = f"the interval of {name} is not finite"
         return {**found, "verdict": "undecided", "note": what}
     mean, low, high = (float(part) for part in t_interval(given))
     if len(ends):

@@ -31,6 +31,8 @@ from rml.training.durable import make_directory, write_json
 from rml.training.processes import is_primary, of_primary, primary_first
 from rml.training.writers import read_metrics
 
+PREPARED = ("tokenizer.json",)
+"""Files that are made of a config's data before the training."""
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "rml")
 
 
@@ -139,7 +141,10 @@ class RunDirectory:
             self._scratch.cleanup()
 
     def abandon(self) -> None:
-        """Takes back a directory that holds its config alone, or a config not trained with yet."""
+        """Takes back a directory that was not trained in, or a config not trained with yet.
+
+        Beside its config such a directory may hold what is made before the training, `PREPARED`.
+        """
         for inner in self._methods:
             inner.abandon()
         if self._methods and is_primary():
@@ -151,10 +156,10 @@ class RunDirectory:
         if (
             is_primary()
             and not self.resumed
-            and {p.name for p in self.path.iterdir()} <= {CONFIG, ".lock"}
+            and {p.name for p in self.path.iterdir()} <= {CONFIG, ".lock", *PREPARED}
         ):
-            (self.path / CONFIG).unlink()
-            (self.path / ".lock").unlink()
+            for name in (*PREPARED, CONFIG, ".lock"):
+                (self.path / name).unlink(missing_ok=True)
             if self._created:
                 self.path.rmdir()
         self.close()

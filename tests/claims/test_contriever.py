@@ -118,6 +118,25 @@ def small_run(config: ConfigDict, path, method: str = "") -> Path:
     return run.path
 
 
+@pytest.mark.parametrize("experiment", ["retrieval.contriever", "retrieval.finetune"])
+def test_a_batch_of_more_texts_than_there_are_is_named_and_leaves_nothing(
+    beir, tmp_path, experiment
+):
+    config = small_finetune(beir)
+    config.experiment, config.train.batch_size = experiment, 64
+    run = RunDirectory(tmp_path / "run", config.to_dict())
+    model = TextModel(config)
+    with pytest.raises(UserError) as caught:
+        common.train_encoder(config, run, find_experiment(experiment).task(config, model), model)
+    assert str(caught.value) == (
+        f"train.batch_size=64 is larger than the 40 examples of 'beir:{beir}' split 'train': take "
+        "at most 40"
+    )
+    assert (run.path / "tokenizer.json").exists()
+    run.abandon()
+    assert not run.path.exists()
+
+
 @pytest.mark.slow
 def test_a_run_starts_from_the_encoder_of_another(beir, tmp_path):
     """Twice over: random, pretrained without labels, fine-tuned."""

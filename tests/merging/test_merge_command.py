@@ -1,5 +1,7 @@
 """Encoders merged from the command line."""
 
+import importlib
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,11 +9,12 @@ import numpy as np
 import pytest
 
 import rml
-from experiments import merge
+from experiments import export, merge, merge_images
 from rml import data
 from rml.data import tokens
 from rml.data.text import LabelledTexts
 from rml.encoder import Encoder, ImageEmbedder
+from rml.errors import UserError
 from rml.models import Bert, ViT, WidthMap, map_width
 from rml.models.text_encoder import TextEncoder
 from rml.retrieval import TextEmbedder
@@ -87,13 +90,93 @@ def test_encoders_of_texts_are_judged_by_texts(monkeypatch, tmp_path, capsys):
     out = tmp_path / "merged.safetensors"
     arguments = ["a", "b", "--base=base", "--method=average", "--data=debian", "--text=synopsis",
                  "--label=section", f"--out={out}"]  # fmt: skip
+    tokens_beside = tmp_path / "merged.safetensors.tokenizer.json"
+    tokens_beside.write_text("mine")
+    assert merge.main(arguments) == 1
+    assert f"{tokens_beside} exists and is not overwritten" in capsys.readouterr().err
+    assert asked == []
+    tokens_beside.unlink()
     assert merge.main(arguments) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[:3] == [f"{name}: 100.0% are right by 10 nearest neighbours"
                         for name in ("a", "b", "merged")]  # fmt: skip
     keys = {"text_key": "synopsis", "label_key": "section", "data_dir": None}
-    assert asked == [("debian", "test", keys)] * 3
+    assert asked == [("debian", "test", keys)] * 4  # once before the work
     assert out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("bed,expert=a", ("bed", {"expert": "a"})),
+        ("runs/bed,expert=a", ("runs/bed", {"expert": "a"})),
+        ("sweep/rate=0.1,steps=4/seed0", ("sweep/rate=0.1,steps=4/seed0", {})),
+        (
+            "sweep/rate=0.1,steps=4/seed0,expert=a",
+            ("sweep/rate=0.1,steps=4/seed0", {"expert": "a"}),
+        ),
+        ("sweep/rate=0.1,steps=4", ("sweep/rate=0.1,steps=4", {})),
+        ("weights:hf:/models/one", ("weights:hf:/models/one", {})),
+    ],
+)
+def test_commas_in_the_path_of_a_run_are_no_options(monkeypatch, tmp_path, name, found):
+    (tmp_path / "sweep/rate=0.1,steps=4/seed0").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rml, "load", lambda path, **options: (path, options), raising=False)
+    assert merge.open_named(name) == found
+
+
+def test_an_encoder_that_is_named_twice_counts_twice_as_a_file_does(runs, tmp_path, capsys):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    out, data = tmp_path / "merged.safetensors", "--data=digits"
+    assert merge.main(["a", "a", "b", "--method=average", data, f"--out={out}"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said[:4]] == ["a", "a (2)", "b", "merged"]
+    a, b = (np.asarray(runs[name].variables["params"]["w"]) for name in "ab")
+    (found,) = safetensors.load_file(out).values()
+    np.testing.assert_allclose(found, (2 * a + b) / 3, atol=1e-6)
+    files = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for file, own in zip(files, (a, b), strict=True):
+        safetensors.save_file({"w": own}, file)
+    given = [str(files[0]), *map(str, files), "--method=average"]
+    assert merge.main([*given, f"--out={tmp_path / 'files.safetensors'}"]) == 0
+    (other,) = safetensors.load_file(tmp_path / "files.safetensors").values()
+    np.testing.assert_allclose(other, found, atol=1e-6)
+
+
+@pytest.mark.parametrize("command", [merge.main, export.main])
+@pytest.mark.parametrize("kind", ["safetensors", "stablehlo"])
+def test_a_card_that_is_there_is_named_before_an_encoder_is_loaded(
+    monkeypatch, tmp_path, capsys, command, kind
+):
+    monkeypatch.setattr(rml, "load", None, raising=False)
+    card = tmp_path / "out.json"
+    card.write_text("mine")
+    names = ["a", "b", "--method=average"] if command is merge.main else ["a"]
+    assert command([*names, f"--format={kind}", f"--out={tmp_path / 'out'}"]) == 1
+    assert f"{card} exists and is not overwritten" in capsys.readouterr().err
+    card.unlink()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert command([*names, f"--format={kind}", f"--out={tmp_path / 'out'}"]) == 1
+    assert "this format needs the package" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["fisher", "regmean", "ot", "average"])
+def test_data_to_judge_by_is_opened_before_the_work(runs, monkeypatch, tmp_path, capsys, method):
+    whole = data.load
+
+    def load(name, split, **keys):
+        if split == "tset":
+            raise UserError("there is no split 'tset'")
+        return whole(name, split, **keys)
+
+    monkeypatch.setattr(data, "load", load)
+    for work in ("fisher", "grams", "fused"):
+        monkeypatch.setattr(merge_images, work, None)
+    monkeypatch.setattr(merge, "merge_encoders", None)
+    given = ["a", "b", f"--method={method}", "--data=d", "--split=tset", f"--out={tmp_path / 'x'}"]
+    assert merge.main(given) == 1
+    assert capsys.readouterr().err == "error: there is no split 'tset'\n"
 
 
 BASE, DATA = "--base=base --method=", "--data=d --examples=16 --method="

@@ -10,7 +10,7 @@ import pytest
 from jax import export
 
 import rml
-from experiments import merge
+from experiments import merge, merge_atlas, merge_twin
 from experiments.merge_twin import of_each
 from rml import data
 from rml.data import tokens
@@ -180,6 +180,21 @@ def test_texts_have_their_own_parameters_too(given, tmp_path, monkeypatch, capsy
         chosen.append(int(np.argmin(apart)))
     assert chosen[0] == 0  # of the first task
     assert chosen[-1] == 1
+
+
+@pytest.mark.parametrize("method", ["twin", "atlas"])
+@pytest.mark.parametrize("flag", ["--split=tset", "--read=trian"])
+def test_data_of_every_task_is_opened_before_the_work(
+    given, monkeypatch, tmp_path, capsys, method, flag
+):
+    _, arguments = given
+    monkeypatch.setattr(merge_twin, "twin", None)
+    monkeypatch.setattr(merge_atlas, "atlas", None)
+    arguments = [*arguments, f"--method={method}", flag, f"--out={tmp_path / 'x'}"]
+    assert merge.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert f"there is no split {flag.partition('=')[2]!r}" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

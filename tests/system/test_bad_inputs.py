@@ -157,6 +157,10 @@ OVERRIDES = [
     ("--config.train.steps=3.5", ("--config.train.steps=3.5", "int")),
     ("--config.train.steps=many", ("--config.train.steps=many", "int")),
     ("--config.train=5", ("--config.train",)),
+    (
+        "--config=configs/fewshot/compare_icons.py --config.episodes.kinds.5way_1shot.ways=3",
+        ("'episodes.kinds.5way_1shot.ways'", "no name of Python", "a config file of your own"),
+    ),
     ("--config.train.steps 4", "a blank for the equals sign"),
 ]
 RECIPES = [

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from types import MappingProxyType
 
@@ -53,7 +55,7 @@ def make_run(path, *, seed=0, value=0.05, config=None, claim=CLAIM, **more):
     path.mkdir(parents=True)
     experiment = more.pop("experiment", "toy.recipe")
     metrics = {"m": value, "z": more.pop("null", 0.0)}
-    config = {"experiment": experiment, "seed": seed, "mesh": {"data": -1}} | (config or {})
+    config = {"experiment": experiment, "mesh": {"data": -1}} | (config or {}) | {"seed": seed}
     (path / "config.json").write_text(json.dumps(config))
     summary = {
         "experiment": experiment, "config_name": COST_NOISE, "seed": seed, "seconds": 10.0,
@@ -63,6 +65,11 @@ def make_run(path, *, seed=0, value=0.05, config=None, claim=CLAIM, **more):
     }  # fmt: skip
     (path / "summary.json").write_text(json.dumps(summary | more))
     return path
+
+
+def written(file, *flags):
+    """A config as the directory of its run has it."""
+    return json.loads(json.dumps(registry.read_config(file, flags).to_dict()))
 
 
 def make_runs(folder, values, **more):
@@ -136,6 +143,64 @@ def test_stopped_after_the_first_run_it_continues(forking_python, tmp_path):
         assert summary["commit"] == found["commit"]
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", found["commit"])
     assert (tmp_path / "results/dkm/tiny.png").stat().st_size <= 60_000
+
+
+PARENT = """
+import signal, sys
+from experiments import claims, launches
+from pathlib import Path
+from rich.console import Console
+claims.raise_interrupts()
+claims.catch_signals()
+log = Path(sys.argv[1])
+child = "trap 'sleep 0.3; echo saved; exit 143' TERM; echo begun; while :; do sleep 0.05; done"
+launches.start = lambda run: launches.spawn(["sh", "-c", child], log)
+try:
+    run = launches.Run("run", ("run",), "c.py", "", 0, log.parent / "run")
+    launches.launch_all([run], 1, Console(soft_wrap=True))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ignored", [False, True])
+def test_runs_end_with_the_terminal_unless_its_end_is_ignored(tmp_path, ignored):
+    log = tmp_path / "run.log"
+    how = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)} if ignored else {}
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT, log], cwd=ROOT, stdout=subprocess.PIPE, text=True, **how
+    )
+
+    def wait_for(word):
+        deadline = time.monotonic() + 60
+        while not (log.exists() and word in log.read_text().splitlines()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    wait_for("begun")
+    process.send_signal(signal.SIGHUP)
+    if ignored:  # as nohup does
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+    else:
+        process.send_signal(signal.SIGHUP)  # of the shell, after the system's
+    assert "interrupted" in process.communicate(timeout=60)[0]
+    assert log.read_text().splitlines()[1:] == ["begun", "saved"]
+
+
+def test_a_log_keeps_earlier_starts_and_complains_of_the_last(tmp_path):
+    log = tmp_path / "a" / "run.log"
+    for script in ("echo error: first; exit 1", "echo second 1 2; exit 1"):
+        spawn.spawn(["sh", "-c", script], log).wait()
+    assert log.read_text().splitlines() == [
+        "$ sh -c 'echo error: first; exit 1'", "error: first",
+        "$ sh -c 'echo second 1 2; exit 1'", "second 1 2",
+    ]  # fmt: skip
+    assert spawn.complaint(log) == "second 1 2"
+    spawn.spawn(["true"], log).wait()
+    assert spawn.complaint(log) == ""
 
 
 @pytest.fixture
@@ -511,7 +576,7 @@ def test_mistakes_are_one_line(toys, capsys, arguments, message):
 
 
 def test_collected_runs_become_a_result(toys, tmp_path, capsys):
-    make_runs(tmp_path / "runs", (0.03, 0.05, 0.04))
+    make_runs(tmp_path / "runs", (0.03, 0.05, 0.04), config=written(COST_NOISE))
     (tmp_path / "runs/seed3").mkdir()
     arguments = [
         "--only=toy", "--config=configs/kernels/cost_noise.py", "--commit=abc",
@@ -542,8 +607,9 @@ def test_collected_runs_become_a_result(toys, tmp_path, capsys):
 
 @pytest.mark.parametrize("folder", ["runs", "runs/wide"])
 def test_runs_of_another_config_are_not_collected(toys, null_run, tmp_path, capsys, folder):
-    make_runs(tmp_path / "runs", (0.03,), claim=null_run)
-    make_runs(tmp_path / "runs/wide", (0.0,), claim=null_run)
+    wide = written(COST_NOISE, "--config.model.inducing=7")
+    make_runs(tmp_path / "runs", (0.03,), claim=null_run, config=written(COST_NOISE))
+    make_runs(tmp_path / "runs/wide", (0.0,), claim=null_run, config=wide)
     file = tmp_path / folder / "seed0/summary.json"
     summary = json.loads(file.read_text())
     arguments = [
@@ -556,10 +622,34 @@ def test_runs_of_another_config_are_not_collected(toys, null_run, tmp_path, caps
         assert (tmp_path / "results").exists() != code
     said = f"error: {file.parent} holds a run of configs/hydra/cost_noise.py, expected one of "
     assert capsys.readouterr().err == f"{said}{COST_NOISE}\n"
+    kept = (tmp_path / "results/toy/cost_noise.json").read_bytes()
+    config = json.loads((file.parent / "config.json").read_text())
+    del config["precision"]  # as before configs had it
+    config["train"] |= {"repeats": 1}
+    config |= {"seed": 7, "mesh": {"data": 8}}
+    (file.parent / "config.json").write_text(json.dumps(config))
+    assert claims.main(arguments) == 1
+    now = registry.read_config(COST_NOISE)
+    assert capsys.readouterr().err == (
+        f"error: {file.parent} holds a run of another config than {COST_NOISE}: "
+        f"precision: '(absent)' there, {now.precision!r} now; "
+        f"train.repeats: 1 there, {now.train.repeats} now\n"
+    )
+    assert (tmp_path / "results/toy/cost_noise.json").read_bytes() == kept
+
+
+def test_a_config_is_written_as_its_system_spells_it(toys, tmp_path):
+    make_runs(tmp_path / "runs", (0.03, 0.05), config=written(COST_NOISE))
+    arguments = [
+        "--only=toy", f"--config=./{COST_NOISE}", f"--collect={tmp_path / 'runs'}",
+        f"--results={tmp_path}",
+    ]  # fmt: skip
+    assert claims.main(arguments) == 0
+    assert results.read_results(tmp_path)["toy"]["cost_noise"]["config"] == COST_NOISE
 
 
 def test_a_result_that_cannot_be_written_is_told_in_one_line(toys, tmp_path, capsys):
-    make_runs(tmp_path / "runs", (0.03, 0.05))
+    make_runs(tmp_path / "runs", (0.03, 0.05), config=written(COST_NOISE))
     arguments = ["--only=toy", f"--config={COST_NOISE}", f"--collect={tmp_path / 'runs'}"]
     assert claims.main([*arguments, "--results=/dev/null/r"]) == 1
     error = capsys.readouterr().err
@@ -571,7 +661,7 @@ def test_a_result_that_cannot_be_written_is_told_in_one_line(toys, tmp_path, cap
 def test_collected_runs_are_judged_by_claims_of_today_on_request(
     toys, tmp_path, capsys, monkeypatch
 ):
-    make_runs(tmp_path / "runs", (0.03, 0.05, 0.04))
+    make_runs(tmp_path / "runs", (0.03, 0.05, 0.04), config=written(COST_NOISE))
     today = Claim("m is above 0.01", "m", ">=", 0.01, "a paper", stated="2025-02-01", null="z")
 
     class Recipe:
@@ -594,7 +684,7 @@ def test_collected_runs_are_judged_by_claims_of_today_on_request(
 def test_a_result_is_judged_by_claims_of_today_from_what_it_keeps(
     toys, tmp_path, capsys, monkeypatch
 ):
-    make_runs(tmp_path / "runs", (0.03, 0.05, 0.04))
+    make_runs(tmp_path / "runs", (0.03, 0.05, 0.04), config=written(COST_NOISE))
     arguments = ["--only=toy", "--config=configs/kernels/cost_noise.py", f"--results={tmp_path}"]
     collected = [*arguments, f"--collect={tmp_path / 'runs'}"]
     assert claims.main(collected) == 0
@@ -838,7 +928,7 @@ def test_options_that_the_recipe_counts_stand_beside_those_of_metrics(tmp_path, 
 
 
 def test_restated_results_count_options_by_their_config(toys, tmp_path, monkeypatch):
-    make_runs(tmp_path / "runs", (0.03, 0.05))
+    make_runs(tmp_path / "runs", (0.03, 0.05), config=written(COST_NOISE))
     arguments = ["--only=toy", "--config=configs/kernels/cost_noise.py", f"--results={tmp_path}"]
     assert claims.main([*arguments, f"--collect={tmp_path / 'runs'}"]) == 0
     before = results.read_results(tmp_path)["toy"]["cost_noise"]

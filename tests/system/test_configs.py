@@ -9,8 +9,10 @@ import flax.linen as nn
 import jax
 import pytest
 from ml_collections import ConfigDict
+from ml_collections.config_flags import config_path
 
 from experiments.ranges import checked_experiment
+from experiments.registry import config_keys, read_config
 from rml.models import ENCODERS
 from rml.training import make_mesh, use_mesh
 from tests.system.two_steps import trains
@@ -71,6 +73,17 @@ def test_config_trains_abstractly(path, tmp_path, monkeypatch):
 
 def shape(leaf):
     return leaf.shape, str(leaf.dtype)
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_values_that_are_none_can_be_overridden(path):
+    config = read_config(path)
+    untyped = [
+        key for key in config_keys(config)
+        if all(part.isidentifier() for part in key.split("."))
+        and config_path.get_type(key, config) is type(None)
+    ]  # fmt: skip
+    assert not untyped, "expected config_dict.placeholder(type)"
 
 
 @pytest.mark.parametrize("path", CONFIGS)

@@ -243,6 +243,37 @@ def test_claims_of_different_configs_or_thresholds_stay_apart(tmp_path):
     assert page.count('class="verdict') == 3
 
 
+def test_the_time_of_compared_methods_counts_once(tmp_path):
+    make_run(tmp_path / "whole")  # 97.1 seconds each
+    for name in "abc":
+        make_run(tmp_path / "whole/methods" / name, config={"method": name})
+        make_run(tmp_path / "begun/methods" / name, config={"method": name})
+    for folder, runs in (("", 4), ("whole", 1), ("whole/methods", 3)):
+        total = duration(runs * 97.1).replace("\u00a0", " ")
+        assert f"{total} of computing" in Page(report(tmp_path / folder)).words()
+
+
+def test_runs_behind_links_are_found_once(tmp_path):
+    root, far = tmp_path / "runs", tmp_path / "disk"
+    make_run(root / "a")
+    make_run(far / "big/r1")
+    make_run(far / "secret")
+    (root / "0_again").symlink_to("a")
+    (root / "link").symlink_to(far / "big")
+    (root / "one").symlink_to(far / "big/r1")
+    (root / "loop").symlink_to(root)
+    (root / "up").symlink_to(tmp_path)  # all that lies beside what was named
+    (far / "big/up").symlink_to(far)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    found = find_runs([root])
+    assert {name: path.resolve() for name, path in found.items()} == {
+        "a": root / "a", "link/r1": far / "big/r1",
+    }  # fmt: skip
+    assert list(find_runs([root, root / "a", far])) == ["a", "link/r1", "secret"]
+    (tmp_path / "all").symlink_to(root)
+    assert list(find_runs([tmp_path / "all"])) == ["a", "link/r1"]
+
+
 def test_nothing_outside_the_page(tmp_path):
     run = make_run(tmp_path / "a")
     figures.curves(run / "figures/loss.png", {"a": ([0, 1], [0, 1])}, "step", "loss")

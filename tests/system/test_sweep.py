@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -20,6 +21,7 @@ from experiments.common.selection import NDCG, NEIGHBOURS
 from experiments.sweep import __main__ as sweep
 from experiments.sweep import plan, slurm, table
 from experiments.sweep.job import Launch
+from rml.errors import UserError
 
 DIGITS = "configs/contrastive/simclr_digits.py"
 RATES = "optimizer.learning_rate=1e-3,1e-2"
@@ -217,6 +219,30 @@ def test_a_failed_combination_does_not_stop_the_rest(swept, tmp_path):
     assert table.find_best(joined["combinations"], table.Judge("knn", "max", "")) is None
 
 
+def retrain(folder, **changes):
+    """Gives the run of a directory another config."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_runs_of_another_config_are_neither_shown_nor_the_best(swept, tmp_path):
+    assert swept("--grid", RATES, "--best=knn")[0] == 0
+    best = tmp_path / "sweep/optimizer.learning_rate=0.01"
+    for seed in (0, 1):
+        retrain(best / f"seed{seed}", train={"steps": 6000})
+    out = swept("--grid", RATES, "--dry_run")[1]
+    assert [line.partition(":")[0] for line in out.splitlines()] == [
+        "complete", "of another config"
+    ] * 2  # fmt: skip
+    code, out = swept("--grid", RATES, "--best=knn")
+    assert code == 1
+    assert out.count("learning_rate=0.01/seed0 holds a run of another config; remove it") == 2
+    joined = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert [row["complete"] for row in joined["combinations"]] == [[0, 1], []]
+    assert joined["best"] == "optimizer.learning_rate=0.001"
+    assert re.search(r"best by knn \(.*\): learning_rate=0.001: ", out)
+
+
 def test_nothing_is_chosen_on_test_data_unless_asked(swept):
     code, out = swept("--grid", RATES)
     assert code == 0
@@ -240,15 +266,54 @@ def test_the_best_has_all_of_its_seeds_and_the_least_of_what_falls():
         (NEIGHBOURS, {"train": "train[:80%]", "test": "train[80%:]"}, ""),
         (NEIGHBOURS, {"train": "train", "test": "validation"}, ""),
         (NEIGHBOURS, {"train": "train", "test": "test[:50%]"}, "split 'test[:50%]'"),
-        (NEIGHBOURS, {"train": "train", "test": "train[80%:]"}, "training data ('train[80%:]')"),
-        (NEIGHBOURS, {"train": "all", "test": "all"}, "training data ('all')"),
+        (NEIGHBOURS, {"train": "all", "test": "all"}, "measured on the split 'all'"),
         (NDCG, {"train": "train", "validation": "validation", "test": "test"}, ""),
+        (NEIGHBOURS, {"train": "train[:80%]", "test": "all"}, "measured on the split 'all'"),
+        (
+            NEIGHBOURS,
+            {"train": "train[:80%]", "test": "train[80%:]+test"},
+            "measured on the split 'train[80%:]+test'",
+        ),
+        (NEIGHBOURS, {"train": "train[:500]", "test": "train[500:]"}, ""),
+        (NEIGHBOURS, {"train": "train[:-500]", "test": "train[-500:]"}, ""),
+        (NEIGHBOURS, {"train": "train[:33%]", "test": "train[33%:34%]"}, ""),
+        (NEIGHBOURS, {"train": "train[:50%]", "test": "train[50%:]+validation"}, ""),
+        (NEIGHBOURS, {"train": "sketch", "test": "photo"}, ""),
     ],
 )
 def test_a_validation_metric_is_of_held_out_training_data(selection, data, reason):
     found = selection.why_not(registry.ConfigDict({"data": data}))
     assert found.endswith(reason)
     assert bool(found) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "word"),
+    [
+        ("train[:80%]", "train[:20%]", "is"),
+        ("train[:80%]", "train[50%:]", "is"),
+        ("train[:80%]", "train[:80%]", "is"),
+        ("train[:80%]", "train[79%:]", "is"),
+        ("train[:500]", "train[499:]", "is"),
+        ("train", "train[80%:]", "is"),
+        ("train+validation", "validation", "is"),
+        ("train[:50%]+validation[50%:]", "train[50%:]+validation[40%:60%]", "is"),
+        ("all", "validation", "is"),
+        ("train[:80%]", "train[-1000:]", "may be"),
+        ("train[:80%]", "train[5000:]", "may be"),
+        ("train[:500]", "train[-600:]", "may be"),
+    ],
+)
+def test_splits_that_share_an_example_are_refused(train, test, word):
+    found = NEIGHBOURS.why_not(registry.ConfigDict({"data": {"train": train, "test": test}}))
+    assert found == f"knn {word} measured on the training data ({test!r} of {train!r})"
+
+
+@pytest.mark.parametrize("wrong", ["train[80%:20%]", "train[:200%]", "train[80%", ""])
+def test_a_split_that_cannot_be_read_is_named_by_its_key(wrong):
+    config = registry.ConfigDict({"data": {"train": "train[:80%]", "test": wrong}})
+    with pytest.raises(UserError, match=f"data.test is {re.escape(repr(wrong))}, expected splits"):
+        NEIGHBOURS.why_not(config)
 
 
 @pytest.mark.parametrize(
@@ -378,6 +443,16 @@ def test_a_dry_run_shows_what_sbatch_is_given(swept, cluster, monkeypatch):
     assert "submitted 4 runs as job 7" in out
 
 
+def test_a_cluster_is_not_given_runs_of_another_config_and_they_are_named(swept, cluster):
+    assert swept("--grid", RATES)[0] == 0
+    folder = cluster / "sweep/optimizer.learning_rate=0.01/seed1"
+    retrain(folder, train={"steps": 6000})
+    code, out = swept("--grid", RATES, "--slurm=")
+    assert code == 1
+    assert f"{folder} holds a run of another config; remove it to measure this one" in out
+    assert "submitted" not in out
+
+
 def test_without_a_cluster_or_submitit_one_line_says_so(swept, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert "error: --slurm found no srun" in swept("--grid", RATES, "--slurm=")[1]
@@ -406,7 +481,7 @@ def test_a_job_that_fails_says_why_and_one_that_must_end_saves_first(tmp_path):
     with pytest.raises(RuntimeError, match="exit code 143"):
         launch(["sh", "-c", script], log)
     signal.signal(signal.SIGALRM, previous)
-    assert log.read_text().split() == ["ready", "saved"]
+    assert log.read_text().splitlines()[1:] == ["ready", "saved"]
     again = launch.checkpoint(["again"], log)
     assert again.args == (["again"], log)
     assert isinstance(again.function, Launch)

@@ -41,6 +41,10 @@ def aot(*args, **env):
         ([DIGITS, "--topology=v5e:4x4", "--num_slices=0"], ["num_slices is 0"]),
         ([DIGITS, "--platform=rocm"], ["rocm", "cuda, tpu"]),
         ([DIGITS, "--platform=cuda", "--devices=0"], ["devices is 0"]),
+        ([DIGITS, "--platform=cuda", "--json=/dev/null/a"], ["--json=/dev/null/a cannot be"]),
+        ([DIGITS, "--platform=cuda", "--json=/tmp"], ["--json=/tmp is a directory"]),
+        ([DIGITS, "--platform=cuda", "--json=gs://b/a"], ["--json is 'gs://b/a', a URL"]),
+        ([DIGITS, "--topology=v5e:4x4", "--hlo=/proc/a"], ["--hlo=/proc/a cannot be written"]),
     ],
 )
 def test_mistakes_end_with_one_line(args, parts):

@@ -235,6 +235,7 @@ def test_resume_makes_a_pod_that_was_deleted(fake):
         (("create", *POD, "--num_slices=2", "--noqueued"), ("--queued",)),
         (("create", *POD, "--num_slices=0"), ("at least 1",)),
         (("run", *POD), ("--run",)),
+        (("follow", *POD, "--resumes=1", "--nodry_run"), ("no --run", "--config=configs")),
         (("create", "--name=my pod", "--zone=z", "--topology=v5e:4x4"), ("'my pod'", "lower-case")),
         (("create", "--name=p", "--zone=z", "--topology=v5e:3x3"), ("'v5e:3x3'", "v5e:4x4")),
         (("run", *POD, "--run=--workdir=runs/pod"), ("--workdir=runs/pod", "--config=FILE")),

@@ -54,6 +54,14 @@ def test_what_is_not_finite_leaves_a_claim_undecided_and_is_named(value, others)
     assert found["note"] == f"m is not finite in 1 of {len(others) + 1} runs"
 
 
+def test_a_run_with_an_interval_that_is_not_finite_counts_once():
+    ends = [(np.nan, np.nan), (0.1, 0.3), (0.1, np.inf)]
+    found = judge(ABOVE, [np.nan, 0.2, 0.2], ends=ends)
+    assert (found["verdict"], found["note"]) == ("undecided", "m is not finite in 1 of 3 runs")
+    found = judge(ABOVE, [np.nan, np.nan, 0.2], ends=ends)
+    assert found["note"] == "m is not finite in 2 of 3 runs"
+
+
 def test_a_judged_claim_keeps_its_fields():
     found = judge(ABOVE, [0.2, 0.3])
     assert Claim.of(found) == Claim.of(ABOVE.measure({"m": 0.5, "z": 0.0})) == ABOVE

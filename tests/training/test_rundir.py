@@ -169,6 +169,27 @@ def test_a_comparison_that_did_not_begin_is_taken_back(tmp_path):
     RunDirectory(tmp_path / "run", CONFIG | {"another": 1})
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_what_is_made_of_the_data_before_the_training_is_taken_back_too(tmp_path, there):
+    folder = tmp_path / "run"
+    if there:
+        folder.mkdir()
+    run = RunDirectory(folder, CONFIG)
+    inner = run.of_method("a")
+    for part in (run, inner):
+        (part.path / "tokenizer.json").write_text("{}")
+    run.abandon()
+    assert folder.exists() == there
+    assert not list(folder.rglob("*"))
+    run = RunDirectory(folder, CONFIG)
+    for name in ("tokenizer.json", "metrics.jsonl"):
+        (folder / name).write_text("")
+    run.abandon()
+    assert (folder / "tokenizer.json").exists()
+    RunDirectory(folder, CONFIG).abandon()  # of another start, which may have trained
+    assert (folder / "config.json").exists()
+
+
 def test_who_waits_for_a_directory_that_is_given_up_holds_it_alone(tmp_path):
     tmp_path.joinpath("run").mkdir()
     first = RunDirectory(tmp_path / "run", CONFIG)
