@@ -6,6 +6,9 @@ Needs `make assets`. A class is an emoji with all its skin tones, of those that 
 styles are trained on, options are chosen on the third, and the fourth is the test. The taxonomy
 that relations of classes are held against is Unicode's groups.
 
+Temperatures of the losses and the rate of the classifier are those of `tries` alone, which replace
+the config's own, as they do one of four rates of each other method.
+
 Result: results/hydra, 6 min 40 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 

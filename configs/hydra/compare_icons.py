@@ -6,6 +6,9 @@ Needs `make assets`. Two designers' icons are trained on, options are chosen on 
 fourth's are the test images: no drawing nor its variants are on two sides. Concepts are the first
 words of names and noisy as classes; the test designer has 400 of them.
 
+Temperatures of the losses and the rate of the classifier are those of `tries` alone, which replace
+the config's own, as they do one of four rates of each other method.
+
 Result: results/hydra, 13 min 15 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 

@@ -2,6 +2,9 @@
 
 python -m experiments.run --config=configs/hydra/subspace_mnist5k.py --workdir=runs/hydra_subspace
 
+SimCLR alone is trained: `loss`, `filter`, `projections`, `supcon` and `transfer`, which other
+recipes of Hydra read, change nothing.
+
 Result: results/hydra, 75 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 

@@ -76,9 +76,12 @@ def train(config: Any, run: RunDirectory) -> TrainState:
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, compares trained features with untrained ones and pixels on episodes, draws."""
+    common.check_transform(config)
+    common.check_shots(config)
+    wanted = common.settings(config)
+    first = Setting(config.episodes.ways[0], 1, config.episodes.queries)
     parts, problem = common.image_parts(config), task(config)
-    setting = Setting(config.episodes.ways[0], 1, config.episodes.queries)
-    common.check_classes({"novel": parts["novel"].labels}, [setting])
+    common.check_classes({"novel": parts["novel"].labels}, wanted)
     warn_of_oddities(parts["base"], parts["held_out"])
     trained, untrained = train(config, run), initial_state(problem, seed=config.seed)
     metrics = {"accuracy": problem.evaluate(trained)["accuracy"]}
@@ -88,9 +91,11 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     features = {name: common.encode_parts(config, parts, e) for name, e in compared.items()}
     for name, own in features.items():
         novel = common.transformed(config, own)["novel"]
-        drawn = common.draw_episodes(config, novel, setting, count=config.episodes.count)
-        mean, half = common.measure(config, simple_shot, novel[0], drawn, setting)
-        metrics |= {f"novel{name}": mean, f"interval_novel{name}": half}
+        for setting in wanted:
+            drawn = common.draw_episodes(config, novel, setting, count=config.episodes.count)
+            mean, half = common.measure(config, simple_shot, novel[0], drawn, setting)
+            place = "" if setting == first else f"_{setting.name}"
+            metrics |= {f"novel{place}{name}": mean, f"interval_novel{place}{name}": half}
     for other in ("pixels", "untrained"):
         metrics[f"novel_over_{other}"] = metrics["novel"] - metrics[f"novel_{other}"]
     metrics["novel_untrained_over_pixels"] = metrics["novel_untrained"] - metrics["novel_pixels"]

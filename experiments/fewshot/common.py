@@ -15,9 +15,9 @@ from experiments.common.evaluators import Labelled, encode
 from experiments.common.images import open_images
 from rml import data, fewshot
 from rml.data.classes import PARTS, open_parts
-from rml.errors import UserError
+from rml.errors import UserError, unknown
 from rml.fewshot import Choice, Episodes, Search, Setting
-from rml.fewshot.preprocess import shift_queries
+from rml.fewshot.preprocess import KINDS, shift_queries
 from rml.training import Progress, make_mesh
 from rml.training.processes import is_primary
 
@@ -62,6 +62,18 @@ def encode_parts(
     return {part: encode(encoder, parts[part], batch_size=size) for part in PARTS}
 
 
+def check_transform(config: Any) -> None:
+    """Raises `UserError` unless `features.transform` is known, before features are made."""
+    if config.features.transform not in KINDS:
+        raise unknown("features.transform", config.features.transform, KINDS)
+
+
+def check_shots(config: Any) -> None:
+    """Raises `UserError` unless 1 shot, which claims are about, is among those of the episodes."""
+    if 1 not in config.episodes.shots:
+        raise UserError(f"episodes.shots is {tuple(config.episodes.shots)}, expected 1 among them")
+
+
 def transformed(config: Any, features: Features) -> Features:
     """Features transformed as `features.transform` says, centred by the base features' mean."""
     center = jnp.mean(features["base"][0], axis=0)
@@ -91,7 +103,8 @@ def settings(config: Any) -> list[Setting]:
     episodes = config.episodes
     if "kinds" in episodes:
         return list(counts(config))
-    concentrations = [None, episodes.concentration] if episodes.imbalanced else [None]
+    imbalanced = episodes.get("imbalanced", False)  # base training has balanced ones alone
+    concentrations = [None, episodes.concentration] if imbalanced else [None]
     kinds = itertools.product(concentrations, episodes.ways, episodes.shots)
     return [Setting(ways, shots, episodes.queries, balance) for balance, ways, shots in kinds]
 

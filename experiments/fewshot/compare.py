@@ -40,10 +40,13 @@ CLAIMS = (
           stated="2026-11-24", null="energy_increase_directed", any_data=True),
 )  # fmt: skip
 CAPTIONS = {
-    "table.png": "Accuracy (%) with 95% interval, by method and kind of episodes.",
-    "accuracy.png": "Accuracy (%) with 95% interval, balanced queries.",
-    "accuracy_imbalanced.png": "Accuracy (%) with 95% interval, Dirichlet-imbalanced queries.",
-    "search.png": "Accuracy on validation episodes against λ and neighbours; bands: 95% intervals.",
+    "table.png": "Accuracy (%) with 95% interval over episodes of one seed, by method and kind of "
+    "episodes.",
+    "accuracy.png": "Accuracy (%) with 95% interval over episodes of one seed, balanced queries.",
+    "accuracy_imbalanced.png": "Accuracy (%) with 95% interval over episodes of one seed, "
+    "Dirichlet-imbalanced queries.",
+    "search.png": "Accuracy on validation episodes against λ and neighbours; bands: 95% intervals "
+    "over episodes of one seed.",
     "energy.png": "Energy of the regularised model against iterations: novel episodes.",
     "assignments.png": "An episode in two dimensions: nearest prototype and regularised model.",
     "loss.png": "Base training: cross-entropy with smoothed labels against steps.",
@@ -91,7 +94,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     best = {name: mean for name, (mean, _) in table[first].items()}
     metrics["regularised_over_simple_shot"] = best[REGULARISED] - best[NEAREST]
     metrics["regularised_over_kmeans"] = best[REGULARISED] - best[PLAIN]
-    drawing.draw_accuracies(run.figure, table)
+    drawing.draw_accuracies(run.figure, table, over="episodes of one seed")
     search, novel = searches[first][REGULARISED], features["novel"]
     drawn = common.draw_episodes(config, novel, first, count=config.episodes.count)
     for name, method, other in (
@@ -121,7 +124,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 
 
 def check(config: Any) -> None:
-    """Raises `UserError` unless the config has what the claims compare."""
+    """Raises `UserError` unless the config has what the claims compare, and a known transform."""
+    common.check_transform(config)
     for name in config.compared:
         fewshot.find_method(name)
         if name not in config.methods:
@@ -129,5 +133,4 @@ def check(config: Any) -> None:
     missing = [name for name in (REGULARISED, PLAIN, NEAREST) if name not in config.compared]
     if missing:
         raise UserError(f"compared lacks {missing[0]!r}, which the claims are about")
-    if 1 not in config.episodes.shots:
-        raise UserError(f"episodes.shots is {tuple(config.episodes.shots)}, expected 1 among them")
+    common.check_shots(config)

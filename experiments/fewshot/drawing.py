@@ -16,8 +16,14 @@ Table = Mapping[Setting, Mapping[str, tuple[float, float]]]
 ROWS = {**TITLES, SHIFTED: "SimpleShot, shifted"}
 
 
-def draw_accuracies(folder: Folder, table: Table) -> None:
-    """Draws all accuracies: as a table, and as dots for balanced and imbalanced queries."""
+def draw_accuracies(folder: Folder, table: Table, *, over: str) -> None:
+    """Draws all accuracies: as a table, and as dots for balanced and imbalanced queries.
+
+    Args:
+      folder: Where each figure is written.
+      table: Accuracy and half its interval by kind of episodes and method.
+      over: What the intervals are over, for the axis.
+    """
     methods = [ROWS[name] for name in next(iter(table.values()))]
     columns = {s: 100 * np.array(list(column.values())) for s, column in table.items()}
     texts = [[f"{mean:.2f} ± {half:.2f}" for mean, half in column] for column in columns.values()]
@@ -30,7 +36,7 @@ def draw_accuracies(folder: Folder, table: Table) -> None:
         shown = {s.title: c for s, c in columns.items() if (s.concentration is None) == balanced}
         if shown:
             panels = {title: (c[:, 0], c[:, 1]) for title, c in shown.items()}
-            figures.dots(folder(name), methods, panels, "accuracy (%), 95% interval")
+            figures.dots(folder(name), methods, panels, f"accuracy (%), 95% interval over {over}")
 
 
 def draw_search(folder: Folder, search: Search, title: str) -> None:

@@ -2,8 +2,11 @@
 
 A split has base, validation and novel classes of its own, an encoder of its own, and options chosen
 on its own validation classes, of which every method has equally many to choose from. Reported are
-means over splits with Student's interval, in which classes, encoders and episodes vary; where
-methods are compared it is that of their differences on the same episodes.
+means over splits with Student's interval; where methods are compared it is that of their
+differences on the same episodes. Between splits vary which classes are base, validation and novel,
+the encoder where one is trained, and the episodes. All splits are drawn from the same classes and
+overlap in them: their values are not independent, as Student's interval takes them to be, so that
+of other classes it says less than its width suggests.
 """
 
 import time
@@ -18,6 +21,7 @@ from experiments.fewshot import common, compare, drawing
 from experiments.fewshot.common import SHIFTED
 from experiments.fewshot.compare import NEAREST, PLAIN, REGULARISED, SOURCE
 from experiments.fewshot.features import load_features
+from experiments.ranges import SIZE
 from rml import fewshot
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError, unknown
@@ -57,6 +61,7 @@ CAPTIONS = {
     }.items()
 }
 PICTURE = "accuracy.png"
+RANGES = {"splits": SIZE}
 
 
 def task(config: Any) -> Task:
@@ -96,7 +101,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         metrics[name] = float(mean)
         if len(splits) > 1:
             metrics |= {f"{name}_low": float(low), f"{name}_high": float(high)}
-    drawing.draw_accuracies(run.figure, table)
+    drawing.draw_accuracies(run.figure, table, over="splits")
     return metrics
 
 
@@ -187,8 +192,10 @@ def check(config: Any) -> int:
     """Number of options that each method chooses from.
 
     Raises:
-      UserError: The numbers differ, or the config lacks what the claims compare.
+      UserError: The numbers differ, the config lacks what the claims compare, or its transform of
+        features is unknown.
     """
+    common.check_transform(config)
     missing = [name for name in COMPARED if name not in config.compared]
     if missing:
         raise UserError(f"compared lacks {missing[0]!r}, which the claims are about")

@@ -2,7 +2,10 @@
 
 A plain classifier is trained the same way; its confusion is what Hydra's relations of classes are
 held against. Every method has equally many tries of its options, see `experiments.hydra.tries`.
-Each trains in `methods/<name>` of the run directory, where a stopped run continues.
+Hydra's positives, the product of its gates and the width of projections were chosen before, on
+validation images of the same data sets of digits and characters, see
+`configs/hydra/hydra_mnist5k.py`; the other methods inherit the width. Each trains in
+`methods/<name>` of the run directory, where a stopped run continues.
 
 The effective rank has a name for each place where it is taken, always on the test images:
 `rankme` of features, `rankme_projections` of projections before gates, and after gates
@@ -94,12 +97,19 @@ def encoder(config: Any, state: TrainState) -> ImageEmbedder:
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Chooses each method's options, trains it, measures all alike, compares and draws."""
+    checked(config)
     return compare(config, run)[0]
 
 
+def checked(config: Any) -> TransferEvaluator:
+    """What measures Hydra, its data opened: what cannot be read fails before any training."""
+    evaluator = TransferEvaluator(methods.build_model(config, "hydra"), config)
+    evaluator.check()
+    return evaluator
+
+
 def compare(config: Any, run: RunDirectory) -> tuple[dict[str, float], dict[str, Trained]]:
-    """As `run`; returns the trained methods beside the metrics."""
-    TransferEvaluator(methods.build_model(config, "hydra"), config).check()
+    """As `run` after its checks; returns the trained methods beside the metrics."""
     chosen, metrics = tries.choose(config, run)
 
     def measure(method: str, directory: RunDirectory) -> tuple[dict[str, float], Trained]:

@@ -18,6 +18,7 @@ from experiments.hydra import compare
 from rml import data
 from rml.data.glyphs import unicode_block
 from rml.encoder import ImageEmbedder
+from rml.errors import UserError
 from rml.hydra import gate_overlap, taxonomy_test
 from rml.ops.similarity import normalize
 from rml.training import Claim, RunDirectory, Task, TrainState
@@ -57,9 +58,9 @@ def encoder(config: Any, state: TrainState) -> ImageEmbedder:
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Compares as `hydra.compare`, and tests relations of classes against the taxonomy."""
+    groups = taxonomy(config, compare.checked(config).train.class_names)
     metrics, trained = compare.compare(config, run)
     hydra, supcon = trained["hydra"], trained["supcon"]
-    groups = taxonomy(config, hydra.evaluator.train.class_names)
     classes = jnp.arange(len(groups))
     gates = hydra.evaluator.model.apply(hydra.variables, classes, classes, method="gates")
     similarities = {
@@ -97,15 +98,38 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 
 
 def taxonomy(config: Any, names: Any) -> list[str]:
-    """The group of each class: `taxonomy.key` is a feature of the data, or "unicode_block"."""
-    key = config.taxonomy.key
+    """The group of each class: `taxonomy.key` is a feature of the data, or "unicode_block".
+
+    Raises:
+      UserError: The data has no such feature or names none as its label, a class has no group, or
+        is no character of a known block.
+    """
+    key, options = config.taxonomy.key, config.data
+    given = f"taxonomy.key is {key!r}"
     if key == UNICODE_BLOCK:
-        return [unicode_block(name) for name in names]
-    options = config.data
-    groups = data.groups_of_classes(
-        options.name, options.train, label_key=options.label_key, group_key=key,
-        data_dir=options.data_dir,
-    )  # fmt: skip
+        for name in names:
+            if len(name) != 1:
+                raise UserError(f"{given}, expected classes that are characters, got {name!r}")
+        try:
+            return [unicode_block(name) for name in names]
+        except ValueError as error:
+            raise UserError(f"{given}: {error}") from None
+    if "label_key" not in options:
+        raise UserError(
+            f"{given}, expected {UNICODE_BLOCK!r}: groups are read beside data.label_key, which "
+            "the config has not"
+        )
+    try:
+        groups = data.groups_of_classes(
+            options.name, options.train, label_key=options.label_key, group_key=key,
+            data_dir=options.data_dir,
+        )  # fmt: skip
+    except UserError as error:
+        known = f"or {UNICODE_BLOCK!r} where classes are characters"
+        raise UserError(f"{given}: {error}, {known}") from None
+    for name in names:
+        if name not in groups:
+            raise UserError(f"{given}, of which class {name!r} has none, expected one of each")
     return [groups[name] for name in names]
 
 

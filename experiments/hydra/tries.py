@@ -25,16 +25,29 @@ def candidates(config: Any) -> dict[str, list[ConfigDict]]:
     """The configs that each method may get.
 
     Raises:
-      UserError: Methods have different numbers of tries, or a change is none of the config.
+      UserError: Methods have different numbers of tries, a change is none of the config, or the
+        config itself has another value of a key that every try of a method replaces.
     """
     tries = {method: tuple(config.tries[method]) for method in methods.METHODS}
     counts = {method: len(changes) for method, changes in tries.items()}
     if len(set(counts.values())) > 1 or not all(counts.values()):
         raise UserError(f"tries are {counts}, expected equally many of each method")
-    return {
+    found = {
         method: [with_changes(config, one, named=f"tries.{method}") for one in changes]
         for method, changes in tries.items()
     }
+    for method, changes in tries.items():
+        keys = [{change.partition("=")[0] for change in one.split()} for one in changes]
+        for key in sorted(set.intersection(*keys)):
+            given = config_path.get_value(key, config)
+            values = list(dict.fromkeys(config_path.get_value(key, one) for one in found[method]))
+            # It would change nothing of this method.
+            if given not in values:
+                raise UserError(
+                    f"{key} is {given}, which all of tries.{method} replace by one of "
+                    f"{', '.join(map(str, values))}: change those"
+                )
+    return found
 
 
 def on_validation(config: Any) -> ConfigDict:
@@ -57,7 +70,9 @@ def choose(config: Any, run: RunDirectory) -> tuple[dict[str, ConfigDict], dict[
 
     Returns:
       The config of each method with the best options; and metrics that say how many were tried,
-      which were chosen, and the best one's accuracy of neighbours on the validation images.
+      which were chosen, and the best one's accuracy of neighbours on the validation images. Of an
+      option with more than two values `<option>_at_edge_<method>` says whether the smallest or the
+      largest was chosen, beside which a better one may lie.
     """
     tried = candidates(config)
 
@@ -87,6 +102,10 @@ def choose(config: Any, run: RunDirectory) -> tuple[dict[str, ConfigDict], dict[
             metrics[f"validation_{method}"] = max(measured.values())
         changes = " ".join(config.tries[method]).split()
         for key in dict.fromkeys(change.partition("=")[0] for change in changes):
-            value = config_path.get_value(key, chosen[method])
-            metrics[f"chosen_{method}_{key.rpartition('.')[2]}"] = float(value)
+            value, name = config_path.get_value(key, chosen[method]), key.rpartition(".")[2]
+            metrics[f"chosen_{method}_{name}"] = float(value)
+            values = {config_path.get_value(key, one) for one in configs}
+            if len(values) > 2:
+                edges = min(values), max(values)
+                metrics[f"{name}_at_edge_{method}"] = float(value in edges)
     return chosen, metrics

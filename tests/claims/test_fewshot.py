@@ -16,12 +16,13 @@ from configs.fewshot import base_digits, compare_digits, compare_pydocs
 from experiments.common import pretraining
 from experiments.common.encoders import load_encoder
 from experiments.contrastive import simclr
-from experiments.fewshot import clustering, common, compare
+from experiments.fewshot import base_training, clustering, common, compare, drawing
 from experiments.fewshot.features import load_features
+from experiments.registry import find_experiment
 from rml.errors import UserError
 from rml.evaluation import clustering_scores
 from rml.fewshot import Setting, cluster, largest_increase, simple_shot
-from rml.training import RunDirectory
+from rml.training import RunDirectory, initial_state
 from tests.system.two_steps import override
 
 QUICK = {
@@ -36,9 +37,15 @@ QUICK = {
 @pytest.mark.optimised
 @pytest.mark.slow
 def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_falls(
-    measure, tmp_path
+    measure, tmp_path, monkeypatch
 ):
+    over, draw = [], drawing.draw_accuracies
+    monkeypatch.setattr(
+        drawing, "draw_accuracies",
+        lambda *args, **options: [over.append(options), draw(*args, **options)],
+    )  # fmt: skip
     metrics, holds = measure("configs/fewshot/compare_digits.py", QUICK)
+    assert over == [{"over": "episodes of one seed"}]
     directory = tmp_path / "run"
     assert holds["regularised_over_simple_shot", ">="], metrics
     assert holds["regularised_over_kmeans", "<="], metrics
@@ -61,6 +68,60 @@ def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_fall
         load_encoder(directory, (28, 28, 1))
     with pytest.raises(UserError, match="expected the directory of a run"):
         load_encoder(directory / "nothing", (8, 8, 1))
+
+
+@pytest.mark.parametrize("file", [base_digits, compare_digits])
+def test_an_unknown_transform_is_refused_before_images_are_opened(monkeypatch, file):
+    config = file.get_config()
+    config.features.transform = "CL2n"
+    monkeypatch.setattr(common, "image_parts", lambda *_: pytest.fail("images are opened"))
+    with pytest.raises(UserError, match=r"unknown features\.transform 'CL2n'; did you mean 'CL2N'"):
+        find_experiment(config.experiment).run(config, None)
+
+
+@pytest.mark.slow
+def test_base_training_measures_the_shots_and_ways_that_are_asked_for(monkeypatch, tmp_path):
+    config = base_digits.get_config()
+    config.episodes.update(dict(ways=(3, 5), shots=(5, 1), count=50))
+    start = initial_state(base_training.task(config), seed=0)
+    monkeypatch.setattr(base_training, "train", lambda *_: start)
+    monkeypatch.setattr(base_training.evaluation, "embed_2d", lambda x, method: x[:, :2])
+    run = RunDirectory(tmp_path / "run", config.to_dict())
+    metrics = base_training.run(config, run)
+    run.close()
+    for name in ("", "_pixels", "_untrained"):
+        # The first ways and 1 shot, which claims are about, have no place in the name.
+        found = {
+            place: metrics[f"novel{place}{name}"]
+            for place in ("", "_3way_5shot", "_5way_1shot", "_5way_5shot")
+        }
+        assert found[""] < found["_3way_5shot"]
+        assert found["_5way_1shot"] < min(found[""], found["_5way_5shot"])
+        assert all(metrics[f"interval_novel{place}{name}"] > 0 for place in found)
+    config.episodes.shots = (5,)
+    with pytest.raises(UserError, match=r"episodes\.shots is \(5,\), expected 1 among them"):
+        base_training.run(config, None)
+
+
+@pytest.mark.parametrize(("key", "given"), [("pairs", (1000,)), ("sizes", (2000, 2000))])
+def test_a_slope_of_one_number_of_points_is_refused_before_any_work(monkeypatch, key, given):
+    config = ConfigDict(clustering_config())
+    config.timing[key] = given
+    monkeypatch.setattr(clustering, "load_points", lambda config: pytest.fail("points are loaded"))
+    with pytest.raises(
+        UserError, match=rf"timing\.{key} is \({given[0]}, ?.*\), expected two diff"
+    ):
+        clustering.run(config, None)
+
+
+def test_intervals_of_a_comparison_are_said_to_be_over_episodes_of_one_seed(monkeypatch, tmp_path):
+    labels = []
+    monkeypatch.setattr(drawing.figures, "dots", lambda *args: labels.append(args[-1]))
+    table = {Setting(5, 1, 15, balance): {"tim": (0.5, 0.1)} for balance in (None, 2.0)}
+    drawing.draw_accuracies(lambda name: tmp_path / name, table, over="episodes of one seed")
+    assert labels == ["accuracy (%), 95% interval over episodes of one seed"] * 2
+    for name in ("table.png", "accuracy.png", "accuracy_imbalanced.png", "search.png"):
+        assert "over episodes of one seed" in compare.CAPTIONS[name]
 
 
 def test_a_comparison_trains_only_where_its_features_say_so():

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from configs.fewshot import parts
+from experiments import ranges
 from experiments.fewshot import common, splits
+from experiments.registry import read_config
 from rml import fewshot
 from rml.errors import UserError
 from rml.fewshot import Setting, evaluate
@@ -95,6 +97,12 @@ def test_choices_are_those_of_a_search_and_a_second_split_compiles_nothing(confi
     assert evaluate._accuracies._cache_size() == before > 0
 
 
+def test_no_split_is_refused_with_the_config():
+    given = read_config("configs/fewshot/compare_icons.py", ["--config.splits=0"])
+    with pytest.raises(UserError, match="splits is 0, expected a whole number of at least 1"):
+        ranges.checked_experiment(given)
+
+
 def test_unequal_numbers_of_options_and_missing_kinds_are_refused(config):
     assert splits.check(config) == 2
     config.methods.tim.learning_rate = (1e-3, 1e-2, 1e-1)
@@ -106,6 +114,9 @@ def test_unequal_numbers_of_options_and_missing_kinds_are_refused(config):
         splits.check(config)
     config.compared = config.compared[1:]
     with pytest.raises(UserError, match="compared lacks 'simple_shot'"):
+        splits.check(config)
+    config.features.transform = "CL2n"
+    with pytest.raises(UserError, match=r"unknown features\.transform 'CL2n'; did you mean 'CL2N'"):
         splits.check(config)
 
 

@@ -1,5 +1,7 @@
 """Choices that the comparison makes by itself, its ranks after gates, and taxonomies."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -56,6 +58,11 @@ def test_each_method_takes_the_try_that_validation_images_prefer(monkeypatch, tm
     assert chosen["hydra"].loss.temperature == metrics["chosen_hydra_temperature"] == 0.1
     assert metrics["chosen_hydra_learning_rate"] == 4e-3
     assert chosen["classifier"].optimizer.learning_rate == 2e-3
+    edges = {key: value for key, value in metrics.items() if "_at_edge_" in key}
+    assert edges == {
+        "temperature_at_edge_simclr": 1, "temperature_at_edge_supcon": 1,
+        "temperature_at_edge_hydra": 0, "learning_rate_at_edge_classifier": 0,
+    }  # fmt: skip
     for own in chosen.values():  # for as long, and on as many images, as the config says
         assert own.train.steps == config.train.steps
         assert own.data.test == config.data.test
@@ -71,6 +78,24 @@ def test_unequal_numbers_of_tries_and_unknown_options_are_named():
     config.tries.hydra = ("loss.heat=1", *config.tries.hydra[1:])
     with pytest.raises(UserError, match=r"tries.hydra is 'loss.heat=1'"):
         tries.candidates(config)
+
+
+def test_a_value_that_every_try_replaces_is_refused():
+    for key, value, named in (
+        ("simclr.temperature", 0.9, r"simclr\.temperature is 0\.9, which all of tries\.simclr"),
+        ("supcon.temperature", 0.9, r"tries\.supcon replace by one of 0\.05, 0\.1, 0\.2: change"),
+        ("loss.temperature", 0.9, r"loss\.temperature is 0\.9, which all of tries\.hydra"),
+        ("optimizer.learning_rate", 0.05, r"learning_rate is 0\.05, .* tries\.classifier"),
+    ):
+        config = compare_glyphs.get_config()
+        section, name = key.split(".")
+        config[section][name] = value
+        with pytest.raises(UserError, match=named):
+            tries.candidates(config)
+    config.optimizer.learning_rate = 1e-3  # of which three tries of each other method know
+    assert [one.optimizer.learning_rate for one in tries.candidates(config)["hydra"]] == [
+        1e-3, 1e-3, 1e-3, 4e-3
+    ]  # fmt: skip
 
 
 def test_ranks_after_gates_are_of_ones_own_and_of_a_pairs_subspace():
@@ -132,6 +157,34 @@ def test_taxonomies_are_unicodes(monkeypatch):
         lambda *args, label_key, group_key, **_: {"cat": f"{label_key} {group_key}", "dog": "x"},
     )  # fmt: skip
     assert relations.taxonomy(compare_emoji.get_config(), ["dog", "cat"]) == ["x", "base label"]
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "names", "message"),
+    [
+        (compare_emoji, "unicode_block", ["grinning face"], "characters, got 'grinning face'"),
+        (compare_glyphs, "unicode_block", ["a", "\U0001f600"], "in none of the blocks"),
+        (compare_glyphs, "label", ["a"], "expected 'unicode_block': .* data.label_key"),
+        (compare_emoji, "grup", ["a"], "key is 'grup': it has 'label', or 'unicode_block' where"),
+        (compare_emoji, "label", ["cow"], "of which class 'cow' has none"),
+    ],
+)  # fmt: skip
+def test_a_taxonomy_that_classes_lack_is_refused_before_any_training(
+    monkeypatch, file, key, names, message
+):
+    def groups(*args, group_key, **_):
+        if group_key != "label":
+            raise data.DataError("it has 'label'")
+        return {"cat": "animals"}
+
+    config = file.get_config()
+    config.taxonomy.key = key
+    opened = SimpleNamespace(train=SimpleNamespace(class_names=names), check=lambda: None)
+    monkeypatch.setattr(relations.data, "groups_of_classes", groups)
+    monkeypatch.setattr(relations.compare, "TransferEvaluator", lambda *args: opened)
+    monkeypatch.setattr(relations.compare.tries, "choose", lambda *_: pytest.fail("tries train"))
+    with pytest.raises(UserError, match=message):
+        relations.run(config, None)
 
 
 def test_classes_are_alike_as_their_means_are_about_the_mean_of_all():
