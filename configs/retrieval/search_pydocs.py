@@ -8,7 +8,7 @@ Needs `make weights`. The index is built once; the same command answers more que
 folder every text file is read, in passages; `beir:PATH` searches a collection in BEIR's format.
 `--config.model.name=run --config.model.run=runs/contriever` takes the encoder of another run.
 
-Result: results/contriever, 3 min 19 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/contriever, 4 min 35 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
