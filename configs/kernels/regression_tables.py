@@ -5,7 +5,7 @@ python -m experiments.run --config=configs/kernels/regression_tables.py --workdi
 Diabetes (scikit-learn), autompg and Boston (mlxtend). ν, and for the NNGP the learning rate, are
 chosen on a validation part of each split's training data; nothing else was tuned.
 
-Result: results/dkm, 5 min 36 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/dkm, 4 min 57 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
