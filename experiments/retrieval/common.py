@@ -1,6 +1,5 @@
 """How retrievers are trained and judged: search in the documents of unseen modules, beside BM25."""
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,6 @@ from experiments.common.pretraining import train_on_mesh
 from experiments.common.texts import Corpus, TextModel
 from rml import evaluation
 from rml.data.collections import RetrievalData
-from rml.data.errors import DataError
-from rml.errors import UserError
 from rml.ops import t_interval
 from rml.retrieval import TextEmbedder, bm25_search, search
 from rml.training import RunDirectory, Task, build_optimizer
@@ -120,29 +117,12 @@ def surroundings(config: Any, model: TextModel) -> dict[str, Any]:
 
 
 def train_encoder(config: Any, run: RunDirectory, task: Task, model: TextModel) -> TextEmbedder:
-    """Trains a retriever and leaves its tokenizer beside the checkpoints.
-
-    Raises:
-      UserError: The batches of the config cannot be made, such as one of more texts than there are.
-    """
-
-    def batches(part: int = 0, parts: int = 1) -> Any:
-        try:
-            return task.batches(part, parts)
-        except DataError as error:
-            # What is said of a batch is said in arguments of `rml.data.batches`, none of them a key
-            # of the config beside this one.
-            told, _, _ = str(error).partition(", or drop_remainder")
-            if not told.startswith("batch_size="):
-                raise
-            raise UserError(f"train.{told}") from None
-
+    """Trains a retriever and leaves its tokenizer beside the checkpoints."""
     RetrievalEvaluator(config, model.corpus).check()
     file = run.path / TOKENIZER
     if not file.exists():
         model.tokenizer.save(str(file))
-    named = dataclasses.replace(task, batches=batches)
-    return model.features(train_on_mesh(config, run, named, "eval/ndcg").variables)
+    return model.features(train_on_mesh(config, run, task, "eval/ndcg").variables)
 
 
 def draw_systems(figure: Callable[[str], Path], found: dict[str, Results]) -> None:

@@ -69,7 +69,7 @@ def batches(
     if batch_size > n and drop_remainder:
         raise DataError(
             f"batch_size={batch_size} is larger than the {n} examples of {source.name!r} split "
-            f"{source.split!r}: take at most {n}, or drop_remainder=False"
+            f"{source.split!r}: take at most {n}"
         )
     if seed < 0:
         raise DataError(f"seed must not be negative, got {seed}")

@@ -129,7 +129,7 @@ def test_a_batch_of_more_texts_than_there_are_is_named_and_leaves_nothing(
     with pytest.raises(UserError) as caught:
         common.train_encoder(config, run, find_experiment(experiment).task(config, model), model)
     assert str(caught.value) == (
-        f"train.batch_size=64 is larger than the 40 examples of 'beir:{beir}' split 'train': take "
+        f"batch_size=64 is larger than the 40 examples of 'beir:{beir}' split 'train': take "
         "at most 40"
     )
     assert (run.path / "tokenizer.json").exists()
