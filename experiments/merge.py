@@ -313,7 +313,7 @@ def option_of(text: str) -> tuple[str, Any]:
 
 
 def open_all(names: Sequence[str]) -> dict[str, Any]:
-    """Encoders by the names that messages give them; one that is named twice counts twice."""
+    """Opens encoders, by the names that messages give them; one named twice counts twice."""
     opened = {name: open_named(name) for name in dict.fromkeys(names)}
     found: dict[str, Any] = {}
     for place, name in enumerate(names):

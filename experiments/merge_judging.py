@@ -115,7 +115,7 @@ def labelled(encoder: Any, options: argparse.Namespace) -> tuple[Any, Any, int]:
 
 
 def opened(encoder: Any, options: argparse.Namespace) -> Any:
-    """The texts of the data that options name, or the source of its images, of which none is read.
+    """Opens the texts that options name, or the source of their images, of which none is read.
 
     Raises:
       UserError: They cannot be opened, or are without labels.

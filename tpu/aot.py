@@ -71,7 +71,7 @@ def write(flag: flags.FlagHolder, text: str) -> None:
 
 
 def file_of(flag: flags.FlagHolder) -> Path:
-    """The file that a flag names.
+    """Reads and checks the path of a file that a flag names.
 
     Raises:
       UserError: It is a URL, a directory, or in a folder that cannot be written.

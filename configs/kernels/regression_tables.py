@@ -2,8 +2,9 @@
 
 python -m experiments.run --config=configs/kernels/regression_tables.py --workdir=runs/regression
 
-Diabetes (scikit-learn), autompg and Boston (mlxtend). ν, and for the NNGP the learning rate, are
-chosen on a validation part of each split's training data; nothing else was tuned.
+Diabetes (scikit-learn), autompg and Boston (mlxtend). ν and the learning rate, and for the NNGP one
+of as many learning rates, are chosen on a validation part of each split's training data; nothing
+else was tuned.
 
 Result: results/dkm, 4 min 57 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
@@ -30,7 +31,10 @@ def get_config() -> ConfigDict:
                 widths=(1.0, 10.0, 100.0, 1000.0),
                 normalization="none",
             ),
-            optimizer=dict(learning_rate=0.02, nngp_rates=(0.005, 0.01, 0.02, 0.04)),
+            optimizer=dict(
+                rates=(0.02, 0.08),
+                nngp_rates=(0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64),
+            ),
             train=dict(steps=400),
         )
     )

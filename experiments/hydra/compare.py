@@ -102,7 +102,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 
 
 def checked(config: Any) -> TransferEvaluator:
-    """What measures Hydra, its data opened: what cannot be read fails before any training."""
+    """Makes what measures Hydra and opens its data: what cannot be read fails before training."""
     evaluator = TransferEvaluator(methods.build_model(config, "hydra"), config)
     evaluator.check()
     return evaluator

@@ -39,7 +39,7 @@ METHODS = {"dkm": True, "nngp": False}  # whether Gram matrices are learned
 
 
 def others(fewest: np.ndarray) -> float:
-    """Ratio of errors without more points but with other ones: those of every second draw."""
+    """Divides errors without more points but with other ones: those of every second draw."""
     return float(fewest[1::2].mean() / fewest[::2].mean())
 
 

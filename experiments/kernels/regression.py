@@ -2,19 +2,21 @@
 
 Yang et al., arXiv:2108.13097. Both are trained on the same objective with the same inducing points,
 kernel and steps; the NNGP is the machine whose Gram matrices stay at their kernels. On a validation
-part of each split's training data the machine's ν is chosen, and of as many candidates the NNGP's
-learning rate, which has no ν. All splits train in one program, which serves all ν and rates.
+part of each split's training data the machine's ν and learning rate are chosen, and of as many
+candidates the NNGP's learning rate, which has no ν. All splits train in one program, which serves
+all ν and rates.
 Intervals over splits are corrected for the examples that the splits share.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from experiments.common import figures
@@ -25,7 +27,10 @@ from rml.errors import UserError
 from rml.ops import t_interval
 from rml.training import Claim, Progress, RunDirectory
 
-SOURCE = "arXiv:2108.13097: learned Gram matrices predict better; data and margin are ours"
+SOURCE = (
+    "arXiv:2108.13097: learned Gram matrices predict better; data and margin are ours; until "
+    "2026-11-29 the machine had one learning rate and the NNGP's was at the edge of its grid"
+)
 
 
 def claims(names: Iterable[str], *, stated: str) -> tuple[Claim, ...]:
@@ -42,8 +47,8 @@ def captions(names: Iterable[str]) -> dict[str, str]:
     found = {}
     for name in names:
         found[f"{name}_widths.png"] = (
-            f"Test log-likelihood on {name} against ν, mean and 95% interval over splits; the NNGP "
-            "is the limit of large ν."
+            f"Test log-likelihood on {name} against ν, mean and 95% interval over splits, each by "
+            "the learning rate that is best on validation parts; the NNGP is the limit of large ν."
         )
         for when, how in (("before", "as the NNGP has it"), ("after", "as it was learned")):
             found[f"{name}_gram_{when}.png"] = (
@@ -71,8 +76,30 @@ def _trainer(options: tuple[tuple[str, Any], ...]) -> Any:
     return jax.jit(partial(kernels.train_splits, **dict(options)))
 
 
-def choose(train: Any, config: Any, split: Any, inner: Any, options: Any) -> tuple[Any, Any, Any]:
-    """Trains machines with each of several options and chooses on the validation part.
+class Tried(NamedTuple):
+    """Machines that were trained with each of several options.
+
+    Attributes:
+      machines: The machines of each option, trained on all training data of every split.
+      scores: Their test scores [options, scores, splits].
+      valid: Log-likelihoods of validation parts [options, splits], -inf where training diverged.
+    """
+
+    machines: list[kernels.SparseMachine]
+    scores: Float[np.ndarray, "options scores splits"]
+    valid: Float[np.ndarray, "options splits"]
+
+    def best(self, among: Sequence[int]) -> Int[np.ndarray, " splits"]:
+        """The number of the option that is best for each split on its validation part."""
+        return np.asarray(among)[np.argmax(self.valid[among], axis=0)]
+
+    def of(self, chosen: Int[np.ndarray, " splits"]) -> Float[np.ndarray, "scores splits"]:
+        """Test scores of one option for each split."""
+        return self.scores[chosen, :, range(len(chosen))].T
+
+
+def try_all(train: Any, config: Any, split: Any, inner: Any, options: Any) -> Tried:
+    """Trains machines with each of several options, on a part of the training data and on all.
 
     Args:
       train: As `trainer` gives it.
@@ -82,13 +109,33 @@ def choose(train: Any, config: Any, split: Any, inner: Any, options: Any) -> tup
       options: Arguments of `train`, one set a candidate.
 
     Returns:
-      The machines of each candidate trained on all training data, their test scores [candidates,
-      scores, splits], and which candidate was best for each split.
+      What was trained.
+
+    Raises:
+      UserError: As `require_finite`.
     """
-    valid = [judge(config, train(inner.x, inner.y, **own), inner).log_likelihood for own in options]
+    valid = [score(config, train(inner.x, inner.y, **own), inner).log_likelihood for own in options]
     machines = [train(split.x, split.y, **own) for own in options]
-    scores = np.stack([judge(config, machine, split) for machine in machines])
-    return machines, scores, np.argmax(valid, axis=0)
+    scores = np.stack([score(config, machine, split) for machine in machines])
+    tried = Tried(machines, scores, np.where(np.isfinite(valid), valid, -np.inf))
+    require_finite(config, tried, options)
+    return tried
+
+
+def require_finite(config: Any, tried: Tried, options: Any) -> None:
+    """Raises `UserError` where all options diverged for a split, or the one that it chooses.
+
+    The message says which matrix has no factor, if one has none. Other options may diverge: a
+    learning rate that is too large is not chosen.
+    """
+    for i, number in enumerate(tried.best(range(len(options)))):
+        if not np.isfinite([*tried.scores[number, :, i], tried.valid[number, i]]).all():
+            first = jax.tree.map(lambda leaf, i=i: leaf[i], tried.machines[number])
+            kernels.require_inducing(first, **propagation(config))
+            raise UserError(
+                f"training diverged in split {i} with {options[number]}: give lower "
+                "optimizer.rates and optimizer.nngp_rates"
+            )
 
 
 @partial(jax.jit, static_argnames=("kernel", "normalization"))
@@ -98,18 +145,10 @@ def score_splits(machines: Any, x: Any, y: Any, **options: Any) -> kernels.Score
     return jax.vmap(score)(machines, x, y)
 
 
-def judge(config: Any, machines: kernels.SparseMachine, split: tables.Split) -> kernels.Scores:
-    """Test scores by split.
-
-    Raises:
-      UserError: If they are not finite for a split: which matrix has no factor, if one has none.
-    """
+def score(config: Any, machines: kernels.SparseMachine, split: tables.Split) -> kernels.Scores:
+    """Test scores by split, not finite where training diverged."""
     found = score_splits(machines, split.test_x, split.test_y, **propagation(config))
     scores: kernels.Scores = jax.device_get(found)
-    if bad := np.flatnonzero(~np.isfinite(scores).all(axis=0)).tolist():
-        first = jax.tree.map(lambda leaf: leaf[bad[0]], machines)
-        kernels.require_inducing(first, **propagation(config))
-        raise UserError(f"training diverged in splits {bad}: lower optimizer.learning_rate")
     return scores
 
 
@@ -122,15 +161,17 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 
 def run_tables(config: Any, run: RunDirectory, loaded: Any) -> dict[str, float]:
     """Measures tables of inputs and targets, given by name."""
-    tries = len(config.model.widths)
-    if (rates := len(config.optimizer.nngp_rates)) != tries:
+    options = config.optimizer
+    tries = len(config.model.widths) * len(options.rates)
+    if (rates := len(options.nngp_rates)) != tries:
         raise UserError(
-            f"optimizer.nngp_rates has {rates} values, expected {tries} as model.widths"
+            f"optimizer.nngp_rates has {rates} values, expected {tries} as pairs of model.widths "
+            "and optimizer.rates"
         )
-    if config.optimizer.learning_rate not in config.optimizer.nngp_rates:
+    if options.rates[0] not in options.nngp_rates:
         raise UserError(
-            f"optimizer.nngp_rates is {tuple(config.optimizer.nngp_rates)}, expected "
-            f"optimizer.learning_rate, {config.optimizer.learning_rate}, among them"
+            f"optimizer.nngp_rates is {tuple(options.nngp_rates)}, expected the first of "
+            f"optimizer.rates, {options.rates[0]}, among them"
         )
     metrics: dict[str, float] = {"tries_dkm": tries, "tries_nngp": rates}
     progress = Progress()
@@ -150,18 +191,23 @@ def run_table(
     seeds = range(config.seed * config.data.splits, (config.seed + 1) * config.data.splits)
     split = tables.random_splits(*table, seeds=seeds, share=config.data.train_share)
     inner = tables.hold_out(split, share=config.data.validation_share)
-    own, rates = config.optimizer.learning_rate, config.optimizer.nngp_rates
-    machines, by_width, best = choose(
+    rates, nngp_rates = list(config.optimizer.rates), list(config.optimizer.nngp_rates)
+    pairs = [(width, rate) for width in widths for rate in rates]
+    learned = try_all(
         trainer(config, learned=True), config, split, inner,
-        [{"width": width, "learning_rate": own} for width in widths],
+        [{"width": width, "learning_rate": rate} for width, rate in pairs],
     )  # fmt: skip
-    progress.note(f"{name}: chosen among {len(widths)} values of ν")
-    _, by_rate, best_rate = choose(
+    progress.note(f"{name}: chosen among {len(pairs)} pairs of ν and rate")
+    fixed = try_all(
         trainer(config, learned=False), config, split, inner,
-        [{"width": 0.0, "learning_rate": rate} for rate in rates],
+        [{"width": 0.0, "learning_rate": rate} for rate in nngp_rates],
     )  # fmt: skip
-    dkm = by_width[best, :, range(len(best))].T
-    nngp = by_rate[best_rate, :, range(len(best))].T
+    best, best_rate = learned.best(range(len(pairs))), fixed.best(range(len(nngp_rates)))
+    dkm, nngp = learned.of(best), fixed.of(best_rate)
+    by_width = np.stack([
+        learned.of(learned.best([i for i, pair in enumerate(pairs) if pair[0] == width]))
+        for width in widths
+    ])  # fmt: skip
     # The splits are random parts of one table, so that their values are not independent.
     between = partial(t_interval, overlap=split.test_x.shape[1] / split.x.shape[1])
     gain = between(dkm[0] - nngp[0])
@@ -170,23 +216,28 @@ def run_table(
     path = run.figure(f"{name}_widths.png")
     figures.curves(path, series, "log10 of ν", "test log-likelihood (nats)")
     order = np.argsort(split.y[0, : config.model.inducing, 0])
-    first = jax.tree.map(lambda leaf: leaf[0], machines[0])
+    first = jax.tree.map(lambda leaf: leaf[0], learned.machines[0])
     for when, raw in (("before", jnp.zeros_like(first.raw)), ("after", first.raw)):
         path = run.figure(f"{name}_gram_{when}.png")
         draw_correlations(path, config, first._replace(raw=raw), order)
     # At the largest ν Gram matrices stay at their kernels: nothing is learned in them.
-    fixed = by_width[np.argmax(widths), 0] - by_rate[list(rates).index(own), 0]
+    kept = learned.scores[pairs.index((max(widths), rates[0])), 0]
+    unlearned = kept - fixed.scores[nngp_rates.index(rates[0]), 0]
     metrics: dict[str, Any] = {
         "gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high,
-        "gain_fixed_grams": fixed.mean(),
+        "gain_fixed_grams": unlearned.mean(),
     }  # fmt: skip
     for method, scores in (("dkm", dkm), ("nngp", nngp)):
         for metric, values in zip(("log_likelihood", "rmse", "coverage"), scores, strict=True):
             metrics[f"{method}_{metric}"] = values.mean()
     for width, scores in zip(widths, by_width, strict=True):
         metrics[f"log_likelihood_width_{width:g}"] = scores[0].mean()
-    metrics["median_width"] = np.median(np.take(widths, best))
-    metrics["median_nngp_rate"] = np.median(np.take(rates, best_rate))
+    chosen = np.array(pairs)[best].T
+    metrics["median_width"], metrics["median_rate"] = np.median(chosen, axis=1)
+    metrics["median_nngp_rate"] = np.median(np.take(nngp_rates, best_rate))
+    edges = min(nngp_rates), max(nngp_rates)
+    metrics["nngp_rate_at_edge"] = np.isin(np.take(nngp_rates, best_rate), edges).mean()
+    metrics["width_at_edge"] = np.isin(chosen[0], (min(widths), max(widths))).mean()
     metrics["seconds"] = time.perf_counter() - started
     progress.note(f"{name}: gain {metrics['gain']:.3f} nats, {metrics['seconds']:.0f} s")
     return {f"{name}_{key}": float(value) for key, value in metrics.items()}

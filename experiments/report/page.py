@@ -113,7 +113,7 @@ def summary(runs: Sequence[Run], measured: Sequence[claims.Measured]) -> Markup:
 
 
 def computing(runs: Sequence[Run]) -> float:
-    """Seconds of all runs; those of methods that a complete run compares are in its own."""
+    """Adds up seconds of runs; those of methods that a complete run compares are in its own."""
     whole = {run.path.resolve() for run in runs if "seconds" in run.summary}
     return sum(
         seconds

@@ -87,23 +87,24 @@ def test_other_draws_of_as_many_points_may_have_less_error():
 def test_the_interval_of_a_gain_is_corrected_for_examples_that_splits_share(tmp_path, monkeypatch):
     config = regression_tables.get_config()
     config.data.splits, config.model.widths = 3, (1.0, 1e6)
-    config.optimizer.nngp_rates = (0.01, config.optimizer.learning_rate)
+    config.optimizer.rates, config.optimizer.nngp_rates = (0.02, 0.05), (0.01, 0.02, 0.03, 0.05)
     config.model.inducing, config.train.steps = 5, 3
-    scored = []
+    tried = []
 
-    def choose(*args):
+    def try_all(*args):
         found = kept(*args)
-        scored.append(found)
+        tried.append(found)
         return found
 
-    kept = regression.choose
-    monkeypatch.setattr(regression, "choose", choose)
+    kept = regression.try_all
+    monkeypatch.setattr(regression, "try_all", try_all)
     rng = np.random.default_rng(0)
     table = rng.standard_normal((50, 2)), rng.standard_normal((50, 1))
     run = RunDirectory(tmp_path / "run", {})
     metrics = regression.run_tables(config, run, {"toy": table})
     run.close()
-    dkm, nngp = (scores[best, 0, range(3)] for _, scores, best in scored)
+    dkm, nngp = (own.of(own.best(range(4)))[0] for own in tried)
+    assert metrics["toy_gain"] == pytest.approx((dkm - nngp).mean())
     half = 4.302653 * (dkm - nngp).std(ddof=1) * np.sqrt(1 / 3 + 10 / 40)
     assert half > 0
     assert metrics["toy_gain_high"] - metrics["toy_gain"] == pytest.approx(half, rel=1e-5)
@@ -179,11 +180,37 @@ def test_learned_gram_matrices_predict_house_prices_better(quick):
             )
             for learned in (True, False)
         }
-        learned, prior = (regression.judge(quick, machine, split) for machine in machines.values())
+        learned, prior = (regression.score(quick, machine, split) for machine in machines.values())
         assert (learned.log_likelihood - prior.log_likelihood).mean() >= 0.01
         broken = machines[True]._replace(log_scales=machines[True].log_scales.at[1, 0].set(jnp.nan))
+        scores = np.stack(regression.score(quick, broken, split))[None]
+        tried = regression.Tried([broken], scores, np.zeros((1, 2)))
         with pytest.raises(UserError, match=r"kernel matrix of layer 1 .* not finite"):
-            regression.judge(quick, broken, split)
+            regression.require_finite(quick, tried, [{"width": 1.0}])
+
+
+def test_each_split_has_the_option_that_its_validation_part_chooses(quick):
+    scores = np.arange(3 * 2 * 2, dtype=float).reshape(3, 2, 2)
+    tried = regression.Tried([], scores, np.array([[1.0, 5.0], [3.0, -np.inf], [2.0, 4.0]]))
+    assert tried.best(range(3)).tolist() == [1, 0]
+    assert tried.best([0, 2]).tolist() == [2, 0]
+    np.testing.assert_array_equal(tried.of(np.array([1, 0])), [[4.0, 1.0], [6.0, 3.0]])
+    # What diverged and is not chosen is no error; where it is chosen it is one.
+    scores[1, 0, 1] = np.nan
+    regression.require_finite(quick, tried, [{}] * 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nngp_rates": (0.02, 0.04)}, "has 2 values, expected 8 as pairs of model.widths"),
+        ({"rates": (0.03, 0.08)}, r"expected the first of optimizer\.rates, 0\.03, among them"),
+    ],
+)
+def test_the_nngp_has_as_many_rates_as_the_machine_has_pairs(quick, change, message):
+    quick.optimizer.update(change)
+    with pytest.raises(UserError, match=message):
+        regression.run_tables(quick, None, {})
 
 
 def test_tables_that_claims_are_about_are_needed(quick):
@@ -204,5 +231,8 @@ def test_a_training_that_diverges_is_told(quick):
             split.x, split.y, width=0.0, learning_rate=0.02
         )
         broken = machines._replace(log_noise=machines.log_noise.at[1].set(jnp.nan))
-        with pytest.raises(UserError, match=r"training diverged in splits \[1\]: lower optimizer"):
-            regression.judge(quick, broken, split)
+        scores = np.stack(regression.score(quick, broken, split))[None]
+        assert np.isfinite(scores[..., 0]).all()
+        tried = regression.Tried([broken], scores, np.zeros((1, 2)))
+        with pytest.raises(UserError, match=r"diverged in split 1 with {'learning_rate': 0.5}"):
+            regression.require_finite(quick, tried, [{"learning_rate": 0.5}])

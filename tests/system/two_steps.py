@@ -63,7 +63,7 @@ SHORT: dict[str, dict[str, Any]] = {
     },
     "configs/kernels/regression_tables.py": {
         "data.splits": 2, "train.steps": 2, "model.inducing": 10, "model.widths": (1.0, 10.0),
-        "optimizer.nngp_rates": (0.01, 0.02),
+        "optimizer.rates": (0.02,), "optimizer.nngp_rates": (0.01, 0.02),
     },
     "configs/kernels/width_diabetes.py": {
         "data.points": 4, "model.widths": (1.0, 1e6), "train.steps": 2, "sampler.copies": (2, 4),
