@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.attention.drawing import draw
 from experiments.attention.measure import SHUFFLED, kernel_distances, learning_curves, sample_ratios
+from experiments.common.claims import with_bounds
 from rml.attention import MODELS
 from rml.errors import UserError
 from rml.evaluation.scaling import log_log_slopes
@@ -92,8 +93,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         own = log_log_slopes(inputs, needed["rfa"][:, :, j])
         metrics[f"needed_slope_rfa_degree_{degree}"] = own.mean()
         grown = log_log_slopes(inputs, ratio[:, :, j])
-        metrics[f"ratio_slope_degree_{degree}"] = grown.mean()
-        metrics[f"ratio_slope_degree_{degree}_half_width"] = half_width(grown)
+        metrics |= with_bounds(f"ratio_slope_degree_{degree}", t_interval(grown))
         for i, count in enumerate(config.scaling.num_keys):
             for model, number in needed.items():
                 metrics[f"needed_{model}_keys_{count}_degree_{degree}"] = number[:, i, j].mean()

@@ -20,6 +20,7 @@ def test_attention_needs_fewer_examples_by_a_ratio_that_grows_with_keys_and_degr
     # What needs the paper's dimensions is measured in full.
     assert holds["ratio_slope_degree_1", ">="], metrics
     assert holds["ratio_slope_degree_2", ">="], metrics
+    assert metrics["ratio_slope_degree_1_low"] < metrics["ratio_slope_degree_1"], metrics
     assert holds["ratio_degree_2_over_1", ">="], metrics
     assert holds["biased_over_rfa_weighted_1", "<="], metrics
     for model in MODELS:
