@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/kernels/steps_friedman.py --workdir=runs/steps
 
 Depth, kernel and noise of the data are those of `learning_friedman`; ν is chosen among five by
-machines of `model.points` points.
+machines of `model.points` points, and replaces `model.width`.
 
 Result: results/dkm, 11 min 30 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
