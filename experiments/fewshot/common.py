@@ -174,6 +174,28 @@ def choose(config: Any, setting: Setting, validation: Labelled) -> dict[str, Sea
         progress.stop()
 
 
+def edges(options: Mapping[str, Any], chosen: Mapping[str, Any], place: str) -> dict[str, float]:
+    """Tells of each number among the options whether it is the smallest or largest candidate.
+
+    Beside those a better one may lie. Of an option with one or two candidates it says nothing.
+
+    Args:
+      options: Options of a method; a tuple or list holds candidates.
+      chosen: Chosen value of each.
+      place: End of the metrics' names: kind of episodes and method.
+
+    Returns:
+      `<option>_at_edge_<place>`, 1 or 0.
+    """
+    found = {}
+    for name, value in options.items():
+        values = set(value) if isinstance(value, tuple | list) else set()
+        if len(values) > 2 and all(isinstance(one, int | float) for one in values):
+            at_edge = chosen[name] in (min(values), max(values))
+            found[f"{name}_at_edge_{place}"] = float(at_edge)
+    return found
+
+
 def compare(
     config: Any, setting: Setting, novel: Labelled, searches: Mapping[str, Search]
 ) -> dict[str, tuple[float, float]]:

@@ -3,6 +3,9 @@
 Options with several candidates are chosen on validation episodes of as many ways and shots, as Ziko
 et al. choose λ for each number of shots (public code of arXiv:2106.09516). Validation episodes are
 balanced: that novel ones are not is what a method is not told.
+
+Of an option with more than two candidates `<option>_at_edge_<kind>_<method>` says whether the
+smallest or the largest was chosen, beside which a better one may lie.
 """
 
 import time
@@ -85,6 +88,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
             for name, found in searches[balanced].items():
                 numbers = {k: v for k, v in found.chosen.items() if isinstance(v, int | float)}
                 metrics |= {f"chosen_{setting.name}_{name}_{k}": v for k, v in numbers.items()}
+                options = config.methods[name].to_dict()
+                metrics |= common.edges(options, found.options, f"{setting.name}_{name}")
         table[setting] = common.compare(config, setting, features["novel"], searches[balanced])
         for name, (mean, half) in table[setting].items():
             metrics[f"accuracy_{setting.name}_{name}"] = mean

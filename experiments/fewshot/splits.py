@@ -7,6 +7,11 @@ differences on the same episodes. Between splits vary which classes are base, va
 the encoder where one is trained, and the episodes. All splits are drawn from the same classes and
 overlap in them: their values are not independent, as Student's interval takes them to be, so that
 of other classes it says less than its width suggests.
+
+The options that a split chose, `chosen_<kind>_<method>_<option>`, stand in its own summary, in
+`methods/split_<seed>` of the run directory. Of an option with more than two candidates
+`<option>_at_edge_<kind>_<method>` is the share of splits that chose the smallest or the largest,
+beside which a better one may lie.
 """
 
 import time
@@ -19,7 +24,7 @@ import numpy as np
 from experiments.common.comparison import for_each
 from experiments.fewshot import common, compare, drawing
 from experiments.fewshot.common import SHIFTED
-from experiments.fewshot.compare import NEAREST, PLAIN, REGULARISED, SOURCE
+from experiments.fewshot.compare import NEAREST, PLAIN, REGULARISED
 from experiments.fewshot.features import load_features
 from experiments.ranges import SIZE
 from rml import fewshot
@@ -32,9 +37,14 @@ from rml.training import Claim, Progress, RunDirectory, Task, TrainState
 UNREGULARISED = "unregularised"
 TIM, ALPHA_TIM, TRANSPORT = "tim", "alpha_tim", "pt_map"
 COMPARED = (NEAREST, SHIFTED, PLAIN, REGULARISED, TIM, ALPHA_TIM, TRANSPORT)
+TWINS = (
+    "on emoji many queries have a twin of another skin tone in the support, see "
+    "configs/fewshot/compare_emoji.py"
+)
+SOURCE = f"{compare.SOURCE}; {TWINS}"
 IMBALANCE = (
     "Realistic Evaluation of Transductive Few-Shot Learning (arXiv:2204.11181), tables of 1 and 5 "
-    "shots; data and margin are this repository's"
+    f"shots; data and margin are this repository's; {TWINS}"
 )
 STATED = "2026-11-26"
 CLAIMS = (
@@ -95,6 +105,9 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
             metrics[f"accuracy_{place}"] = float(mean)
             metrics[f"interval_{place}"] = half = float(high - low) / 2
             table[setting][name] = metrics[f"accuracy_{place}"], half
+    # Choices are shown by shares of splits, since their mean need not be a choice.
+    for name in (name for name in splits[0] if "_at_edge_" in name):
+        metrics[name] = float(np.mean([own[name] for own in splits]))
     each = [differences(config, own) for own in splits]
     for name in each[0]:
         mean, low, high = t_interval(np.array([own[name] for own in each]))
@@ -108,7 +121,10 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 def measure_split(
     config: Any, inner: RunDirectory, seed: int
 ) -> tuple[dict[str, float], dict[Setting, dict[str, Choice]]]:
-    """Accuracies of every method in one split, and the options that were chosen in it."""
+    """Accuracies of every method in one split, and the options that were chosen in it.
+
+    The second are by kind of validation episodes, which several kinds of episodes may share.
+    """
     own = config.copy_and_resolve_references()
     own.seed, own.classes.seed = seed, config.classes.seed + seed
     features = load_features(own, inner)
@@ -119,11 +135,14 @@ def measure_split(
     }
     metrics: dict[str, float] = {}
     chosen: dict[Setting, dict[str, Choice]] = {}
+    reached: dict[Setting, dict[str, float]] = {}
     for setting, count in common.counts(own).items():
         on = common.validation_setting(own, setting)
         started = time.perf_counter()
         if on not in chosen:
-            chosen[on] = choose(own, on, features["validation"], metrics)
+            chosen[on], reached[on] = choose(own, on, features["validation"])
+        if setting.concentration is None:
+            metrics |= describe(own, setting, chosen[on], reached[on])
         x, ways = features["novel"][0], setting.ways
         drawn = common.draw_episodes(own, features["novel"], setting, count=count)
         for name, choice in chosen[on].items():
@@ -141,19 +160,40 @@ def measure_split(
 
 
 def choose(
-    config: Any, setting: Setting, validation: common.Labelled, metrics: dict[str, float]
-) -> dict[str, Choice]:
-    """The choice of each method that is best on validation episodes, written to metrics too."""
+    config: Any, setting: Setting, validation: common.Labelled
+) -> tuple[dict[str, Choice], dict[str, float]]:
+    """The choice of each method that is best on validation episodes, and its accuracy on them."""
     drawn = common.draw_episodes(config, validation, setting, count=config.episodes.validation)
     best: dict[str, Choice] = {}
+    reached: dict[str, float] = {}
     for name in config.compared:
         tried = fewshot.choices(config.methods[name].to_dict())
         means = common.accuracies(config, name, tried, validation[0], drawn, setting.ways).mean(0)
-        best[name] = tried[int(means.argmax())]
+        best[name], reached[name] = tried[int(means.argmax())], float(means.max())
+    return best, reached
+
+
+def describe(
+    config: Any, setting: Setting, best: Mapping[str, Choice], reached: Mapping[str, float]
+) -> dict[str, float]:
+    """Describes by metrics what was chosen for a kind of episodes.
+
+    Args:
+      config: The run's config.
+      setting: The kind of episodes that the choices are for.
+      best: Choice of each method.
+      reached: Its accuracy on validation episodes.
+
+    Returns:
+      That accuracy, the options that are floats, and which are at the edge of their candidates.
+    """
+    metrics: dict[str, float] = {}
+    for name, choice in best.items():
         place = f"{setting.name}_{name}"
-        metrics[f"validation_{place}"] = float(means.max())
-        metrics |= {f"chosen_{place}_{k}": v for k, v in best[name].floats.items()}
-    return best
+        metrics[f"validation_{place}"] = reached[name]
+        metrics |= {f"chosen_{place}_{k}": v for k, v in choice.floats.items()}
+        metrics |= common.edges(config.methods[name].to_dict(), choice.options, place)
+    return metrics
 
 
 def judged(config: Any) -> Setting:

@@ -52,6 +52,8 @@ def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_fall
     assert holds["energy_increase", "<="], metrics
     # Half a point is within the noise of so few episodes: only its sign is asked here.
     assert metrics["regularised_over_kmeans"] > 0, metrics
+    chosen = metrics["chosen_5way_1shot_soft_kmeans_temperature"]
+    assert metrics["temperature_at_edge_5way_1shot_soft_kmeans"] == (chosen in (0.02, 0.5))
     drawn = {path.name for path in (directory / "figures").glob("*.png")}
     assert drawn >= {"table.png", "accuracy.png", "search.png", "energy.png", "assignments.png"}
 

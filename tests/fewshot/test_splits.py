@@ -69,9 +69,57 @@ def test_differences_are_paired_and_their_interval_is_over_splits(config, tmp_pa
     assert metrics[f"{key}tim"] == pytest.approx(np.mean(accuracy))
     assert accuracy[0] != accuracy[1]
     assert {metrics[f"tries_{name}"] for name in TWO} == {2}
-    assert {one["chosen_3way_1shot_tim_learning_rate"] for one in own} == {1e-2}
+    assert {one["chosen_4way_1shot_tim_learning_rate"] for one in own} == {1e-2}
     drawn = {path.name for path in (run.path / "figures").iterdir()}
     assert drawn == {"table.png", "accuracy.png", "accuracy_imbalanced.png"}
+
+
+@pytest.mark.slow
+def test_choices_at_the_edge_of_their_candidates_are_counted_over_splits(
+    config, tmp_path, monkeypatch
+):
+    config.methods = {
+        name: {k: (*v, v[-1] * 2 if k != "kind" else "L2N") if isinstance(v, tuple) else v
+               for k, v in options.items()}
+        for name, options in TWO.items()
+    }  # fmt: skip
+    # Both are chosen on episodes of 3 ways and 1 shot, but of other numbers of queries.
+    config.episodes.kinds["3way_1shot"] = dict(
+        ways=3, shots=1, queries=4, count=20, imbalanced=False
+    )
+
+    def best_by_seed_and_queries(config, name, tried, x, drawn, ways):
+        place = 0 if drawn.query.shape[1] == 3 * 4 else config.seed - 1  # seeds are 2 and 3
+        return np.eye(3)[[place] * len(drawn.query)][:, : len(tried)]
+
+    monkeypatch.setattr(common, "accuracies", best_by_seed_and_queries)
+    run = RunDirectory(tmp_path / "run", config.to_dict())
+    metrics = splits.run(config, run)
+    own = [run.of_method(f"split_{seed}").summary()["metrics"] for seed in (2, 3)]
+    run.close()
+    edges = {name for name in metrics if "_at_edge_" in name}
+    assert {name.split("_at_edge_")[0] for name in edges} == {
+        "temperature", "laplacian_weight", "learning_rate", "rate"
+    }  # fmt: skip
+    assert len(edges) == 3 * 5  # a kind has one such option of each method but SimpleShot's two
+    for name in edges:
+        # The middle candidate in one split and the last in the other, the first in both.
+        assert metrics[name] == (1.0 if "3way_1shot" in name else 0.5)
+    chosen = [one["chosen_4way_1shot_soft_kmeans_temperature"] for one in own]
+    assert chosen == [1.0, 2.0]
+    assert [one["chosen_3way_1shot_soft_kmeans_temperature"] for one in own] == [0.1, 0.1]
+    assert not any("chosen" in name for name in metrics)  # their mean would be no choice
+
+
+def test_an_edge_is_the_smallest_or_largest_of_three_numbers_or_more():
+    options = dict(
+        scale=(10.0, 5.0, 20.0), steps=(1, 5, 20), rate=(0.1, 1.0), kind=("UN", "L2N", "CL2N"),
+        neighbors=3,
+    )  # fmt: skip
+    chosen = dict(scale=5.0, steps=5, rate=0.1, kind="UN", neighbors=3)
+    assert common.edges(options, chosen, "5way_1shot_one") == {
+        "scale_at_edge_5way_1shot_one": 1.0, "steps_at_edge_5way_1shot_one": 0.0
+    }  # fmt: skip
 
 
 @pytest.mark.slow
