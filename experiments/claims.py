@@ -49,7 +49,7 @@ from experiments.startup import LocalPath, Parser, check_writable
 from experiments.systems import System, read_systems
 from rml.data.errors import DataError
 from rml.errors import UserError, unknown
-from rml.training.config_file import MAX_DIFFERENCES, differences, read_summary, told
+from rml.training.config_file import as_written, differences, list_differences, read_summary
 from rml.training.config_file import read_config as config_of_run
 
 PATHS = ("npz", "folder", "images", "beir", "texts")
@@ -97,7 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def chosen_systems(only: str, config: str) -> tuple[list[System], str]:
-    """The built systems that are asked for, and the config as the one that has it spells it.
+    """Finds the built systems that are asked for, and the config as the one that has it spells it.
+
+    Args:
+      only: Keys of systems, with commas between; empty for all built ones.
+      config: Path of the one config that is meant; empty for all.
+
+    Returns:
+      The systems, and the path as the system has it.
 
     Raises:
       UserError: A key names no built system, or a config is given for more than one, or for one
@@ -166,17 +173,15 @@ def check_config(directory: Path, file: str, config: ConfigDict) -> None:
       file: Path of the config's file, for the message.
       config: The config that is expected; its seed, its mesh and where it reads do not count.
     """
-    now = measured(json.loads(json.dumps(config.to_dict())))
+    now = measured(as_written(config.to_dict()))
     there = measured(config_of_run(directory) or {})
     if config_hash(now) == config_hash(there):
         return
     # In this order no key is left out that configs have had from some day on.
     pairs = {key: pair[::-1] for key, pair in differences(now, there).items()}
-    words = told(pairs) or ["the type of a value"]
-    more = f"; and {len(words) - MAX_DIFFERENCES} more" if len(words) > MAX_DIFFERENCES else ""
     raise UserError(
         f"{directory} holds a run of another config than {file}: "
-        f"{'; '.join(words[:MAX_DIFFERENCES])}{more}"
+        f"{list_differences(pairs) or 'the type of a value'}"
     )
 
 

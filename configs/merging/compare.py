@@ -1,4 +1,4 @@
-"""Methods of merging on a bed of eight experts, ranked under one budget.
+"""Methods of merging ranked on a bed of eight experts, on the same validation images.
 
 python -m experiments.run --config=configs/merging/compare.py --workdir=runs/merging
 

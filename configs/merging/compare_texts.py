@@ -1,4 +1,4 @@
-"""Methods of merging on a bed of eight experts on texts, ranked under one budget.
+"""Methods of merging ranked on a bed of eight experts on texts, on the same validation texts.
 
 python -m experiments.run --config=configs/merging/compare_texts.py --workdir=runs/merging_texts
 

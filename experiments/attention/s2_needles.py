@@ -200,7 +200,8 @@ def compared(
       width: Number of last tokens that the window sees.
 
     Returns:
-      Metrics; those of S2 over the window with intervals over prompts.
+      Metrics; those over the window, of S2 and of one shard in all heads, with intervals over
+      prompts.
 
     Raises:
       UserError: No prompt has its needle beyond the window, or near.
@@ -217,5 +218,8 @@ def compared(
     for name in ("s2", "homogeneous"):
         metrics[f"needle_share_{name}"] = metrics[f"needles_{name}"] / most
     gained = by["s2"].astype(float) - by["window"]
+    alike = by["homogeneous"].astype(float) - by["window"]
     metrics |= with_bounds("needles_over_window", t_interval(gained[far]))
+    # Without shards of its own in each head: what is gained by any blocks at strides.
+    metrics |= with_bounds("needles_homogeneous_over_window", t_interval(alike[far]))
     return metrics | with_bounds("needles_over_window_near", t_interval(gained[close]))

@@ -132,7 +132,7 @@ def late_options(config: Any, name: str, choice: int) -> dict[str, Any]:
 
 
 def costly_pattern(config: Any) -> np.ndarray:
-    """The pattern whose costs are measured, of the sizes of `costs`."""
+    """Makes the pattern whose costs are measured, of the sizes of `costs`."""
     options = config.costs
     return shard_pattern(
         options.length // options.block, heads=options.heads, shards=options.kv_heads,

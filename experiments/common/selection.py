@@ -51,6 +51,19 @@ class Selection(NamedTuple):
         return f"{self.metric} {known} measured on the training data ({measured!r} of {trained!r})"
 
 
+def at_edge(chosen: float, tried: Iterable[float]) -> bool:
+    """Tells whether the least or the largest of several values was chosen.
+
+    Beside it a better one may lie. Of one value or two each is an end.
+
+    Args:
+      chosen: The value.
+      tried: All that were tried.
+    """
+    values = tuple(tried)
+    return chosen in (min(values), max(values))
+
+
 def _names(split: str) -> list[str]:
     """The splits that a text such as `train[:80%]+validation` names."""
     return [part.partition("[")[0].strip() for part in split.split("+")]

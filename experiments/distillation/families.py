@@ -1,6 +1,5 @@
 """Teachers of several families of networks, and what students of other families learn from."""
 
-import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from rml.data import augment
 from rml.distillation import as_map
 from rml.errors import UserError
 from rml.training import Progress, RunDirectory
-from rml.training.config_file import differences, told
+from rml.training.config_file import as_written, differences, list_differences
 
 PARTS = ("teacher", "train", "validation", "test")
 """Keys of `config.data` with splits; teachers have images of their own."""
@@ -30,8 +29,6 @@ READ = 1000
 OF_TEACHERS = ("seed", "classes", "augment", "loss", "teachers", "teaching")
 """Keys of a config that teachers depend on, beside `OF_IMAGES` of its `data`."""
 OF_IMAGES = ("name", "image_shape", "teacher")
-MOST = 3
-"""Differences between configs that a message tells."""
 
 
 class Read(NamedTuple):
@@ -146,7 +143,7 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
 
 
 def directory_of(config: Any, name: str) -> Path:
-    """Where the run that `teaching.run` names has a teacher."""
+    """Finds the directory of a teacher in the run that `teaching.run` names."""
     return Path(config.teaching.run).expanduser() / "methods" / name
 
 
@@ -161,16 +158,16 @@ def check_teachers(config: Any) -> None:
     for family in config.teachers:
         directory = directory_of(config, f"teacher_{family}")
         there = of_teachers(read_run(directory, "teaching.run").to_dict(), family)
-        here = of_teachers(json.loads(json.dumps(config.to_dict())), family)  # tuples become lists
+        here = of_teachers(as_written(config.to_dict()), family)
         if differing := differences(there, here):
             raise UserError(
                 f"teaching.run is {config.teaching.run!r}, whose teachers are of another config; "
-                f"expected the same values: {'; '.join(told(differing)[:MOST])}"
+                f"expected the same values: {list_differences(differing)}"
             )
 
 
 def of_teachers(config: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """The values of a config that the teacher of a family depends on, of those that it has."""
+    """Picks the values of a config that the teacher of a family depends on, where it has them."""
     found = {key: config[key] for key in OF_TEACHERS if key in config}
     for key, names in (("teachers", (family,)), ("data", OF_IMAGES)):
         found[key] = {name: x for name, x in config.get(key, {}).items() if name in names}

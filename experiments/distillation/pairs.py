@@ -65,10 +65,11 @@ def compared(right: Right, differences: Mapping[str, tuple[str, str]]) -> dict[s
 
 
 def tried(config: Any, chosen: Mapping[str, Setting]) -> dict[str, float]:
-    """How many settings each side has, and which was chosen."""
+    """Tells how many settings each side has, which was chosen, and whether its rate is an end."""
     metrics: dict[str, float] = {}
     for side, setting in chosen.items():
         metrics[f"tries_{side}"] = len(students.settings(config, side))
+        metrics[f"rate_at_edge_{side}"] = students.rate_at_edge(config, side, setting)
         metrics |= {
             f"chosen_{side}_{key}": value
             for key, value in zip(students.keys(config, side), setting, strict=True)

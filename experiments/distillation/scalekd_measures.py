@@ -119,17 +119,37 @@ def rank_correlation(x: Iterable[float], y: Iterable[float]) -> float:
     return round(float(np.corrcoef(ranks)[0, 1]), 9) if all(map(np.ptp, ranks)) else 0.0
 
 
-def probed(config: Any, programs: Programs, arms: Mapping[str, Name]) -> dict[str, float]:
-    """Accuracy of a linear probe on classes of other data, and differences over its images."""
-    train, test = (
-        data.load(
+def probe_images(config: Any) -> dict[str, data.Source]:
+    """Opens the images of `config.probe`, on which features are probed, as "train" and "test"."""
+    return {
+        part: data.load(
             config.probe.name, config.probe[part], data_dir=config.probe.data_dir,
             image_size=tuple(config.data.image_shape[:2]),
         )
         for part in ("train", "test")
-    )  # fmt: skip
+    }  # fmt: skip
+
+
+def probed(
+    config: Any,
+    programs: Programs,
+    arms: Mapping[str, Name],
+    images: Mapping[str, data.Source],
+) -> dict[str, float]:
+    """Probes classes of other data linearly, with differences over its images.
+
+    Args:
+      config: The run's config.
+      programs: The students.
+      arms: Names of those of each arm.
+      images: The other data, as `probe_images` opens it.
+
+    Returns:
+      Accuracies of probes, and their differences.
+    """
     known, seen = (
-        {key: jnp.asarray(x) for key, x in source.arrays().items()} for source in (train, test)
+        {key: jnp.asarray(x) for key, x in images[part].arrays().items()}
+        for part in ("train", "test")
     )
     right: Right = {arm: {} for arm in PROBED}
     for family, own in programs.items():
@@ -139,7 +159,8 @@ def probed(config: Any, programs: Programs, arms: Mapping[str, Name]) -> dict[st
             variables = jax.tree.map(lambda leaf: leaf[0], student.some([arms[arm]]))
             first, second = (_features(net)(variables, x["image"]) for x in (known, seen))
             found = linear_probe(
-                first, known["label"], second, seen["label"], num_classes=train.num_classes,
+                first, known["label"], second, seen["label"],
+                num_classes=images["train"].num_classes,
                 key=jax.random.key(config.seed),
             )  # fmt: skip
             classes = jnp.argmax(second @ found.weights + found.bias, axis=1)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from experiments.common.many import TaskOf, replaced
+from experiments.common.selection import at_edge
 from experiments.distillation import together
 from experiments.distillation.families import Bed
 from experiments.distillation.together import named_rightly
@@ -104,6 +105,12 @@ def settings(config: Any, side: str) -> list[Setting]:
     if not rates:
         return found
     return [(*own, rates[0]) for own in found] + [(*found[0], rate) for rate in rates[1:]]
+
+
+def rate_at_edge(config: Any, side: str, setting: Setting) -> bool:
+    """Tells whether a setting has the lowest or the highest learning rate that its side tried."""
+    at = keys(config, side).index(RATE)
+    return at_edge(setting[at], [own[at] for own in settings(config, side)])
 
 
 def given(config: Any, values: Mapping[str, float]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from experiments.common.evaluators import Labelled, encode
 from experiments.common.images import open_images
+from experiments.common.selection import at_edge
 from rml import data, fewshot
 from rml.data.classes import PARTS, open_parts
 from rml.errors import UserError, unknown
@@ -191,8 +192,7 @@ def edges(options: Mapping[str, Any], chosen: Mapping[str, Any], place: str) -> 
     for name, value in options.items():
         values = set(value) if isinstance(value, tuple | list) else set()
         if len(values) > 2 and all(isinstance(one, int | float) for one in values):
-            at_edge = chosen[name] in (min(values), max(values))
-            found[f"{name}_at_edge_{place}"] = float(at_edge)
+            found[f"{name}_at_edge_{place}"] = float(at_edge(chosen[name], values))
     return found
 
 

@@ -15,6 +15,7 @@ from experiments.common.comparison import for_each
 from experiments.common.evaluators import ImageEvaluator
 from experiments.common.many import many, on_one_device, unstack
 from experiments.common.pretraining import train
+from experiments.common.selection import at_edge
 from experiments.common.variants import with_changes
 from experiments.hydra import methods
 from rml.errors import UserError
@@ -106,6 +107,5 @@ def choose(config: Any, run: RunDirectory) -> tuple[dict[str, ConfigDict], dict[
             metrics[f"chosen_{method}_{name}"] = float(value)
             values = {config_path.get_value(key, one) for one in configs}
             if len(values) > 2:
-                edges = min(values), max(values)
-                metrics[f"{name}_at_edge_{method}"] = float(value in edges)
+                metrics[f"{name}_at_edge_{method}"] = float(at_edge(value, values))
     return chosen, metrics

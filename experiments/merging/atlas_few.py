@@ -133,23 +133,14 @@ def without_labels(config: Any, bed: Bed) -> dict[str, list[Reading]]:
     """Readings of each target by pseudo-labels of half of its test images, on the other half.
 
     Beside the rule with a threshold: all labels of the base trusted, which is what the public code
-    does, and labels of other images in the place of an image's own.
+    does, and the same rule with labels of other images in the place of an image's own.
     """
     options = config.test_time
     found: dict[str, list[Reading]] = {way: [] for way in ("base", "ufm", "literal", "exchanged")}
     for name in config.few.targets:
         alone, vectors, scale = bed.alone(name), others(bed, name), bed.config.head.scale
         chosen, (seen, held) = judged(alone, "validation"), halves(judged(alone, "test"))
-        given = views(config, alone, seen.images)
-        moved = np.random.default_rng(config.seed).permutation(given.labels.size)
-        ways = {
-            "ufm": given,
-            "literal": given._replace(trusted=jnp.ones_like(given.trusted)),
-            "exchanged": given._replace(
-                labels=given.labels.reshape(-1)[moved].reshape(given.labels.shape),
-                trusted=jnp.ones_like(given.trusted),
-            ),
-        }  # fmt: skip
+        ways = labelled(views(config, alone, seen.images), config.seed)
         found["base"].append(read(alone, held, alone.base))
         for way, batches in ways.items():
             learn = functools.partial(
@@ -159,6 +150,26 @@ def without_labels(config: Any, bed: Bed) -> dict[str, list[Reading]]:
             params, _ = best(alone, chosen, options.rates, learn)
             found[way].append(read(alone, held, params))
     return found
+
+
+def labelled(given: Views, seed: int) -> dict[str, Views]:
+    """Makes the batches of each way: what of them is trusted, and whose labels they have.
+
+    Args:
+      given: Batches with labels of the base.
+      seed: Seed of the exchange of labels.
+
+    Returns:
+      By "ufm" the batches as they are, by "literal" with all labels trusted, by "exchanged" with
+      labels of other images, at places that are trusted or not as before.
+    """
+    moved = np.random.default_rng(seed).permutation(given.labels.size)
+    exchanged = given.labels.reshape(-1)[moved].reshape(given.labels.shape)
+    return {
+        "ufm": given,
+        "literal": given._replace(trusted=jnp.ones_like(given.trusted)),
+        "exchanged": given._replace(labels=exchanged),
+    }
 
 
 def views(config: Any, alone: Bed, images: Images) -> Views:

@@ -8,7 +8,6 @@ et al., arXiv:2212.04089; model, data and margins are this repository's.
 """
 
 import functools
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +32,7 @@ from rml.errors import UserError
 from rml.ops import trees
 from rml.retrieval import TextEmbedder
 from rml.training import Claim, Progress, RunDirectory, Task, TrainState, make_mesh
-from rml.training.config_file import differences, told
+from rml.training.config_file import as_written, differences, list_differences
 
 EXPERIMENT = "merging.bed"
 SOURCE = "a target of this repository on this data, not a paper's"
@@ -47,8 +46,6 @@ CAPTIONS = {
     "experts.png": "Test accuracy (%) of base and experts (rows) on each task (columns).",
 }
 PICTURE = "experts.png"
-MOST = 3
-"""Differences between configs that a message tells."""
 OTHER = ("experiment", "mesh", "evaluation")
 """Keys of a bed's config that experts do not depend on."""
 
@@ -172,12 +169,12 @@ def open_bed(config: Any, run: RunDirectory) -> Bed:
     if read.experiment != EXPERIMENT:
         raise UserError(f"bed.run is a run of {read.experiment}, expected one of {EXPERIMENT}")
     there = {key: value for key, value in read.to_dict().items() if key not in OTHER}
-    here = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as in a run's config
+    here = as_written(config.to_dict())
     differing = differences(there, {key: here[key] for key in there if key in here})
     if differing:
         raise UserError(
             f"bed.run is {str(directory)!r}, a bed of another config; expected the same values: "
-            f"{'; '.join(told(differing)[:MOST])}"
+            f"{list_differences(differing)}"
         )
     state = restore(directory, task(config))
     base, heads = take(state.extra["base"], 0), state.extra["head"]

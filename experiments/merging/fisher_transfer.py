@@ -62,7 +62,7 @@ def transfer(
         params, _ = _best(config, alone, validation, target, own, bed.base, of_base)
         found["base"].append(read(alone, test, params))
         for way, each in given.items():
-            mine = ones_like(own) if way == "average" else own
+            mine = targets_fisher(way, own, config.seed)
             tried = [
                 _best(config, alone, validation, target, mine,
                       *(take(tree, j) for tree in (bed.experts, each)))
@@ -79,6 +79,23 @@ def transfer(
         alone = bed.alone(name)
         found["donor_tuned"].append(read(alone, judged(alone, "test"), take(tuned, i)))
     return found, costs(config, bed) | {"floored_few": float(np.mean(floored))}
+
+
+def targets_fisher(way: str, own: Any, seed: int) -> Any:
+    """Makes the target's Fisher of a way as it makes those of donors.
+
+    Args:
+      way: "average" weighs all entries alike, "shuffled" has them exchanged within each leaf, and
+        "fisher" as they are.
+      own: The target's Fisher.
+      seed: Seed of the exchange, which is another one than that of donors.
+    """
+    if way == "average":
+        return ones_like(own)
+    if way == "shuffled":
+        key = jax.random.fold_in(jax.random.key(seed), 1)
+        return take(shuffled(stack([own]), key), 0)
+    return own
 
 
 def _trained(config: Any, bed: Bed, run: RunDirectory, folder: str, starts: Any) -> Any:

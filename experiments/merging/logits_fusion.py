@@ -84,14 +84,14 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains all models, reads test texts by every way, compares, draws."""
     check(config)
     texts = read_texts(config)
-    models = make_models(config, run, texts)
-    windows = {
+    windows = {  # a text that is too short is named before anything trains
         part: {
             name: text.windows(part, config.text.length, config.text.windows)
             for name, text in texts.items() if name != config.data.general
         }
         for part in ("validation", "test")
     }  # fmt: skip
+    models = make_models(config, run, texts)
     domains = list(config.data.domains)
     own = [trees.take_tree(models.experts, at) for at in range(len(domains))]
     fixed = {

@@ -85,7 +85,7 @@ def alike(parts: Parts) -> Alike:
 
 
 def jackknifed(models: Sequence[Parts], examples: int) -> dict[str, float]:
-    """Ends of the intervals of what training adds to neighbours, by a jackknife over examples.
+    """Computes intervals of what training adds to neighbours, by a jackknife over examples.
 
     Blocks of equally many examples that follow one another are left out in turn; examples that fill
     no block stay. The variance is that of a jackknife that leaves out several of n examples.
@@ -94,6 +94,9 @@ def jackknifed(models: Sequence[Parts], examples: int) -> dict[str, float]:
       models: Parts of a trained model, of its start and of another start, as `of_training` compares
         them.
       examples: Number of examples that they were read from, equally many rows of each.
+
+    Returns:
+      Gains of `of_training` by name, each with the ends of its interval as `_low` and `_high`.
 
     Source: Shao and Wu 1989, "A General Theory for Jackknife Variance Estimation".
     """

@@ -231,7 +231,7 @@ def _fit(
 
 
 def first_losses(run: RunDirectory, number: int) -> Path:
-    """The file with the losses of examples of one of several runs at the first evaluation."""
+    """Names the file with losses of examples of one of several runs at the first evaluation."""
     return run.path / f"first_{number}.npy"
 
 

@@ -77,7 +77,8 @@ PICTURE = "line.png"
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains parents, fuses them without and with fine-tuning, and texts' models, draws."""
     check(config)
-    sources = ot_models.opened(config)
+    # What lacks of images or text is named before anything trains.
+    sources, language = ot_models.opened(config), ot_text.opened(config)
     trained = ot_models.parents(config, run, sources)
     first, anchor = trained["narrow"]
     pair = ot_models.paired(config, first, anchor, sources)
@@ -98,7 +99,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         pair, searched["soft"].options, lambda params: right(config, params, sources.test),
         config.line.points,
     )  # fmt: skip
-    text, along_text = ot_text.measured(config, run)
+    text, along_text = ot_text.measured(config, run, language)
     metrics |= more | text
     maps = pair.align(**searched["soft"].options).transports
     metrics["marginal_error"] = max(float(marginal_error(own).max()) for own in maps.values())

@@ -1,11 +1,12 @@
 """Two small masked language models of real text from different seeds, and what is made of them."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from experiments.common import small_lm
@@ -28,34 +29,56 @@ def language(config: Any) -> ConfigDict:
     return ConfigDict(config.language.to_dict() | shared)
 
 
-def trained(config: Any, run: RunDirectory) -> tuple[Pair, Callable[[Any, str], np.ndarray]]:
-    """Trains both models; the pair, and `score(params, part)` of each window of a part."""
+class Read(NamedTuple):
+    """Text that models are trained, aligned and judged on.
+
+    Attributes:
+      text: The text.
+      aligned: Training windows that units are aligned on.
+      windows: By "validation" and "test" the windows that models are judged on.
+    """
+
+    text: small_lm.Text
+    aligned: Int[np.ndarray, "n t"]
+    windows: Mapping[str, Int[np.ndarray, "m t"]]
+
+
+def opened(config: Any) -> Read:
+    """Reads the text of a config."""
     own = language(config)
     text = small_lm.read_text(own)
+    aligned = text.windows("train", own.text.length, config.alignment.examples)
+    return Read(text, aligned, small_lm.held_out_windows(own, text))
+
+
+def trained(
+    config: Any, run: RunDirectory, read: Read
+) -> tuple[Pair, Callable[[Any, str], np.ndarray]]:
+    """Trains both models; the pair, and `score(params, part)` of each window of a part."""
+    own = language(config)
     configs = [replaced(own, {"seed": 2 * config.seed + i}) for i in range(2)]
 
     def measure(_: str, inner: RunDirectory) -> tuple[dict[str, float], list[Any]]:
-        together = many(lambda each: task(each, text), configs)
+        together = many(lambda each: task(each, read.text), configs)
         state = on_one_device(train(own, inner, together, "eval/nats"))
         both = [on_host(unstack(state, i).params) for i in range(2)]
         return {"nats": together.evaluate(state)["nats"]}, both
 
     first, anchor = for_each(run, ["bert"], measure)["bert"][1]
-    windows = small_lm.held_out_windows(own, text)
-    tokens = jnp.asarray(text.windows("train", own.text.length, config.alignment.examples))
+    tokens = jnp.asarray(read.aligned)
     acts = [
         jax.jit(layer_activations, static_argnums=0)(bert(own), params["backbone"], tokens)
         for params in (first, anchor)
     ]
     made = Pair(first, anchor, (acts[0], acts[1]))
-    return made, lambda params, part: -held_out(own, params, windows[part])
+    return made, lambda params, part: -held_out(own, params, read.windows[part])
 
 
 def measured(
-    config: Any, run: RunDirectory
+    config: Any, run: RunDirectory, read: Read
 ) -> tuple[dict[str, float], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """What is lost by the two BERTs and their fusions, and nats along the lines between them."""
-    pair, score = trained(config, run)
+    pair, score = trained(config, run, read)
     tries = families(config.alignment.regs)
     searched = {
         name: search(pair, tries[name], lambda params: score(params, "validation"))

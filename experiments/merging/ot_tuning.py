@@ -8,6 +8,7 @@ import numpy as np
 from experiments.common.comparison import for_each
 from experiments.common.many import many, on_one_device, replaced, unstack
 from experiments.common.pretraining import train
+from experiments.common.selection import at_edge
 from experiments.merging.multilevel_training import on_host, started
 from experiments.merging.ot_models import Sources, flops, of_size, paired, right, task
 from experiments.merging.ot_pairs import Pair, Searched, blended, differences, families, search
@@ -62,6 +63,7 @@ def after_tuning(
         place = name.replace(" ", "_")
         metrics[f"tuned_{place}"] = float(own.mean())
         metrics[f"tuned_rate_{place}"] = tuned[name].rate
+        metrics[f"rate_at_edge_{place}"] = at_edge(tuned[name].rate, config.tuning.rates)
         Progress().note(f"{name}, fine-tuned: {100 * own.mean():.1f}% of test images")
     metrics["tuned_tries"] = float(len(config.tuning.rates))
     metrics["flops_narrow_over_wide"] = flops(config, pair.anchor) / flops(

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from experiments.common import figures, variants
 from experiments.common.comparison import for_each
 from experiments.common.encoders import TOKENIZER
+from experiments.common.selection import at_edge
 from experiments.common.texts import Corpus, TextModel
 from experiments.ranges import ABOVE_0
 from experiments.retrieval import common, contriever, finetune, masked_lm
@@ -177,10 +178,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         encoders[f"{name}{TUNED}"] = tuned[best][1]
         rate = float(best.partition(TRIED)[2])
         metrics[f"chosen_{name}_learning_rate"] = rate
-        metrics[f"rate_at_edge_{name}"] = rate in (
-            min(config.finetune_rates),
-            max(config.finetune_rates),
-        )
+        metrics[f"rate_at_edge_{name}"] = at_edge(rate, config.finetune_rates)
     found = judge.lexical()
     for name, variables in encoders.items():
         found[name] = judge.dense(model.features(variables))

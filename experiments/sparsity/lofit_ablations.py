@@ -46,7 +46,9 @@ def of_sizes(
             "lora_8": tuned_weights(config, model, bed, held, "lora_8"),
         }
         metrics |= {f"accuracy_{name}_of_{count}": arm.right.mean() for name, arm in arms.items()}
-        metrics |= {f"rate_{name}_of_{count}": arm.rate for name, arm in arms.items()}
+        for name, arm in arms.items():
+            metrics[f"rate_{name}_of_{count}"] = arm.rate
+            metrics[f"rate_at_edge_{name}_of_{count}"] = arm.at_edge
         lost = arms["lora_8"].right.astype(float) - arms["lofit"].right
         metrics |= differences({f"deficit_to_lora_of_{count}": lost})
     return metrics

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from experiments.common.selection import at_edge
 from experiments.sparsity.lofit_tasks import Bed, Encoder, Model, Texts, hits, task_loss
 from rml.models import HeadEdits, apply_lora, init_lora
 from rml.ops import trees
@@ -44,6 +45,7 @@ class Arm(NamedTuple):
       numbers: How many numbers were trained.
       edits: Edits of heads, where it made some.
       params: The encoder's parameters, where it changed them.
+      at_edge: Whether the rate is the least or the largest that was tried.
     """
 
     right: np.ndarray
@@ -52,6 +54,7 @@ class Arm(NamedTuple):
     numbers: int
     edits: Any = None
     params: Any = None
+    at_edge: bool = False
 
 
 def best(
@@ -72,7 +75,8 @@ def best(
     found = [hits(model, held["validation"], bed.prototypes, **own).mean() for own in tries]
     at = int(np.argmax(found))
     right = hits(model, held["test"], bed.prototypes, **tries[at])
-    return Arm(right, float(found[at]), rates[at], numbers, **tries[at])
+    edge = at_edge(rates[at], rates)
+    return Arm(right, float(found[at]), rates[at], numbers, at_edge=edge, **tries[at])
 
 
 def optimizer(rate: Any, steps: int) -> optax.GradientTransformation:

@@ -65,7 +65,7 @@ def compared(
     metrics = {f"accuracy_{name}": x.mean() for name, x in right.items()}
     for name, arm in arms.items():
         metrics |= {f"numbers_{name}": arm.numbers, f"rate_{name}": arm.rate}
-        metrics[f"validation_{name}"] = arm.validation
+        metrics |= {f"validation_{name}": arm.validation, f"rate_at_edge_{name}": arm.at_edge}
     metrics["numbers_ratio"] = arms["lora_8"].numbers / arms[LOCAL].numbers
     metrics["numbers_ratio_biases"] = arms["lora_8"].numbers / arms["biases"].numbers
     least = min(arms[name].numbers for name in WEIGHTS if name in arms)
@@ -75,7 +75,7 @@ def compared(
 
 
 def exact(name: str, count: float) -> dict[str, float]:
-    """A metric that is counted, not estimated: both ends of its interval are its value."""
+    """Makes a metric that is counted, not estimated: both ends of its interval are its value."""
     return with_bounds(name, (count, count, count))
 
 

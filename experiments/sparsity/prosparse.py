@@ -29,7 +29,7 @@ from experiments.sparsity.prosparse_training import (
     penalties,
     stage_steps,
 )
-from experiments.sparsity.prosparse_uses import on_prose, predicted, thinned
+from experiments.sparsity.prosparse_uses import on_prose, predicted, prose_windows, thinned
 from experiments.sparsity.timed_ffn import speedups
 from rml.errors import UserError
 from rml.sparsity import random_channels
@@ -84,6 +84,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     check(config)
     text, reader, progress = read_text(config), Reader(config), Progress()
     validation, test = held_out_windows(config, text).values()
+    prose = prose_windows(config, text)  # what lacks is named before anything trains
     base = base_models(config, run, text)
     shifted = f"shifted_relu:{config.shift:g}"
     plain = {BASE: {"peak": 0.0}}
@@ -112,7 +113,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics = summarised(config, found, chosen) | {"chosen_threshold": threshold}
     metrics |= {} if added else NO_POINT
     metrics |= on_prose(
-        config, reader, text,
+        reader, prose,
         {"pro": (params[chosen], least, pro), "relu": (params[RELU], None, found[RELU])},
     )  # fmt: skip
     metrics |= predicted(config, reader, text, {"pro": params[chosen], "relu": params[RELU]})

@@ -60,7 +60,7 @@ def summarised(config: Any, found: dict[str, Reading], chosen: str) -> dict[str,
 def zeros_compared(
     found: Mapping[str, Reading], ends: Mapping[str, str]
 ) -> dict[str, Float[np.ndarray, " windows"]]:
-    """Sparsity of every reading, and what follows from it, window by window.
+    """Computes sparsity of every reading, and what follows from it, window by window.
 
     Args:
       found: Readings by name.

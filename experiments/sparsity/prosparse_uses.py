@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from experiments.common.small_lm import Text, stream
 from experiments.sparsity.prosparse_training import BASE, RELU, Reader, Reading
@@ -31,24 +32,30 @@ def thinned(
     return Reading(*(np.mean(parts, 0) for parts in zip(*read, strict=True)))
 
 
-def on_prose(
-    config: Any,
-    reader: Reader,
-    text: Text,
-    models: Mapping[str, tuple[list[Any], Thresholds | None, Reading]],
-) -> dict[str, float]:
-    """Sparsity on windows of the config's `other`, and how much more zeros there are in code.
-
-    Args:
-      config: The run's config.
-      reader: What reads.
-      text: The text, in whose tokens the other one is read.
-      models: By name the parameters of every seed, thresholds, and what was read of code.
-    """
-    options, metrics = config.other, {}
+def prose_windows(config: Any, text: Text) -> Int[np.ndarray, "n t"]:
+    """Reads windows of the config's `other`, in the tokens of a text."""
+    options = config.other
     documents = data.load_documents(options.name, options.test, data_dir=options.data_dir)
     prose = Text(text.tokenizer, {"test": stream(text.tokenizer, documents)})
-    windows = prose.windows("test", config.text.length, config.text.windows)
+    return prose.windows("test", config.text.length, config.text.windows)
+
+
+def on_prose(
+    reader: Reader,
+    windows: Int[np.ndarray, "n t"],
+    models: Mapping[str, tuple[list[Any], Thresholds | None, Reading]],
+) -> dict[str, float]:
+    """Measures sparsity on windows of prose, and how many more zeros there are in code.
+
+    Args:
+      reader: What reads.
+      windows: The windows, as `prose_windows` reads them.
+      models: By name the parameters of every seed, thresholds, and what was read of code.
+
+    Returns:
+      Metrics, two of each model.
+    """
+    metrics = {}
     for name, (params, thresholds, code) in models.items():
         own = reader.read(RELU, params, windows, thresholds).zeros.mean()
         metrics[f"prose_sparsity_{name}"] = own

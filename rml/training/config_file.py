@@ -45,6 +45,26 @@ def told(differing: Mapping[str, tuple[Any, Any]]) -> list[str]:
     return [f"{key}: {old!r} there, {new!r} now" for key, (old, new) in differing.items()]
 
 
+def list_differences(differing: Mapping[str, tuple[Any, Any]], *, between: str = "; ") -> str:
+    """Joins differences in words, the first `MAX_DIFFERENCES` of them, and counts the others.
+
+    Args:
+      differing: Both values by key.
+      between: What stands between two differences.
+
+    Returns:
+      The words; empty where nothing differs.
+    """
+    lines = told(differing)
+    more = len(lines) - MAX_DIFFERENCES
+    return between.join([*lines[:MAX_DIFFERENCES], *([f"and {more} more"] if more > 0 else [])])
+
+
+def as_written(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config as its file in a run directory has it: tuples are lists."""
+    return dict(json.loads(json.dumps(config)))
+
+
 def may_differ(key: str, old: Any, new: Any) -> bool:
     """Tells whether a run may continue with another value of a key of its config."""
     if key == "train.steps":
@@ -54,14 +74,13 @@ def may_differ(key: str, old: Any, new: Any) -> bool:
 
 def check_same(directory: Path, differing: Mapping[str, tuple[Any, Any]]) -> None:
     """Refuses differences with which the run of a directory cannot continue."""
-    refused = told({key: pair for key, pair in differing.items() if not may_differ(key, *pair)})
+    refused = {key: pair for key, pair in differing.items() if not may_differ(key, *pair)}
     if refused:
-        shown = "\n  ".join(refused[:MAX_DIFFERENCES])
-        more = len(refused) - MAX_DIFFERENCES
+        shown = list_differences(refused, between="\n  ")
         raise UserError(
             f"work directory {directory} holds a run of a different config; give another "
             "--workdir, or the same values (only mesh, evaluation.* and, upwards, train.steps may "
-            f"differ):\n  {shown}" + (f"\n  and {more} more" if more > 0 else "")
+            f"differ):\n  {shown}"
         )
 
 

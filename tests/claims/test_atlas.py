@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.merging import atlas, atlas_tasks
-from experiments.merging.atlas_few import views
-from experiments.merging.atlas_learning import few_batches
+from experiments.merging.atlas_few import labelled, views
+from experiments.merging.atlas_learning import Views, few_batches
 from experiments.merging.judging import judged
 from experiments.merging.tasks import Images
 from rml.errors import UserError
@@ -97,6 +97,19 @@ def test_a_pool_of_trusted_images_alone_is_refused(bed):
     one = jax.tree.map(lambda x: x[:1], part.images)
     with pytest.raises(UserError, match="all 1 images of b are trusted"):
         views(bed.config, bed.alone("b"), one)
+
+
+def test_exchanged_labels_are_trusted_where_own_ones_are():
+    trusted = jnp.asarray([[True, False, False, False], [True, True, False, False]])
+    given = Views(None, None, jnp.arange(8).reshape(2, 4), trusted)
+    ways = labelled(given, 0)
+    np.testing.assert_array_equal(ways["exchanged"].trusted, trusted)
+    moved = np.asarray(ways["exchanged"].labels)
+    assert (moved != given.labels).any()
+    np.testing.assert_array_equal(np.sort(moved, axis=None), np.arange(8))
+    assert ways["literal"].trusted.all()
+    np.testing.assert_array_equal(ways["literal"].labels, given.labels)
+    assert ways["ufm"] is given
 
 
 def test_answers_that_other_vectors_change_are_counted(bed):

@@ -33,6 +33,7 @@ def test_a_small_run_measures_every_claim_and_draws(monkeypatch, tmp_path):
     shares = [found[name] for name in found if name.startswith("marginal_")]
     assert len(shares) == 16
     assert all(0 < share <= 1 + 1e-6 for share in shares)
+    assert found["rate_at_edge_bilevel"] == found["rate_at_edge_few"] == 1.0  # of two rates
     assert found["mask_bytes"] == (tmp_path / "run" / "mask.safetensors").stat().st_size
 
 

@@ -32,9 +32,25 @@ def test_searches_of_a_known_space_measure_every_claim(measure, monkeypatch, tmp
     assert metrics["best_width"] == 16
     assert metrics["best_subsample"] == 0.01
     assert metrics["nats_best"] == pytest.approx(-0.01)
-    assert metrics["entropy_share_no_update"] == pytest.approx(1.0)
+    assert metrics["entropy_share"] < metrics["entropy_share_random_scores"] < 0.9
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(recipe.CAPTIONS)
+
+
+def test_laws_of_random_scores_move_by_chance_and_towards_no_value():
+    config = config_file.get_config()
+    config.searches = 60
+    found = recipe.of_random_scores(config, recipe.check(config))
+    assert len({own.scores[0] for own in found}) == 60
+    # Each search loses entropy, which laws that stay where they are do not.
+    assert recipe.entropy_share(found[:1]) < 0.9
+    for name, law in found[0].laws.items():
+        mean = np.mean([own.laws[name] for own in found], axis=0)
+        np.testing.assert_allclose(mean, np.full(len(law), 1 / len(law)), atol=0.15)
+    config.seed = 1
+    assert recipe.of_random_scores(config, recipe.check(config))[0].scores != found[0].scores
+    claim = next(own for own in recipe.CLAIMS if own.metric == "entropy_share")
+    assert claim.null == "entropy_share_random_scores"
 
 
 @pytest.mark.slow

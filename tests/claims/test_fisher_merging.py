@@ -108,6 +108,25 @@ def test_a_bed_is_trained_and_read_by_another_recipe(little_data, monkeypatch, t
         bed_recipe.open_bed(config, directory)
 
 
+def test_fishers_of_the_target_are_those_of_its_way():
+    own = {"a": jnp.arange(1.0, 25.0), "b": jnp.arange(8.0)[:, None]}
+    made = {
+        way: fisher_transfer.targets_fisher(way, own, 3)
+        for way in ("fisher", "shuffled", "average")
+    }
+    for name, leaf in own.items():
+        np.testing.assert_array_equal(made["fisher"][name], leaf)
+        np.testing.assert_array_equal(made["average"][name], np.ones_like(leaf))
+        moved = np.asarray(made["shuffled"][name])
+        assert moved.shape == leaf.shape
+        assert (moved != np.asarray(leaf)).any()
+        np.testing.assert_array_equal(np.sort(moved, axis=None), np.sort(leaf, axis=None))
+    # Donors' entries are exchanged otherwise, or both would still stand in like places.
+    key = jax.random.key(3)
+    donors = fisher_transfer.shuffled(jax.tree.map(lambda leaf: leaf[None], own), key)
+    assert (np.asarray(donors["a"][0]) != made["shuffled"]["a"]).any()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

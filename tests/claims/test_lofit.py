@@ -260,6 +260,8 @@ def test_the_first_of_the_best_tries_is_taken(monkeypatch):
     bed = lofit_tasks.Bed(None, None)
     arm = lofit_arms.best(None, bed, held, (0.1, 0.2, 0.3), 7, lambda at: {"edits": at})
     assert arm.rate == 0.2
+    assert not arm.at_edge
+    assert lofit_arms.best(None, bed, held, (0.2, 0.1), 7, lambda at: {"edits": at + 1}).at_edge
     assert arm.validation == 0.5
     assert arm.numbers == 7
     np.testing.assert_array_equal(arm.right, [True, True, False, False])
@@ -448,7 +450,9 @@ def test_differences_have_their_signs_and_random_draws_are_averaged():
         name: Arm(np.array(row, bool), 0.5, 0.1, 10 * (1 + at))
         for at, (name, row) in enumerate(rows.items())
     }
+    arms["iti"] = arms["iti"]._replace(at_edge=True)
     found = lofit_measures.compared(arms, np.array([1, 0, 0, 0], bool), ["other_a", "other_b"])
+    assert (found["rate_at_edge_iti"], found["rate_at_edge_lora_8"]) == (1, 0)
     wanted = {
         "accuracy_random": 1 / 3, "accuracy_other": 0.75, "gain_over_random": 0.75 - 1 / 3,
         "gain_over_random_draw": 0.25 - 0.375, "gain_over_other": 0.0,

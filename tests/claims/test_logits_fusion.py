@@ -344,6 +344,18 @@ def test_several_experts_are_held_against_one_that_has_all_of_them(monkeypatch):
         np.testing.assert_allclose(active[name], counts / counts.sum())
 
 
+def test_windows_are_cut_before_any_training(monkeypatch):
+    config = config_file.get_config()
+    names = (config.data.general, *config.data.domains, config.data.unseen)
+    streams = {part: np.zeros(500, np.int32) for part in small_lm.PARTS}
+    texts = {name: small_lm.Text(None, streams) for name in names}
+    texts[config.data.unseen] = small_lm.Text(None, streams | {"test": np.zeros(9, np.int32)})
+    monkeypatch.setattr(logits_fusion, "read_texts", lambda config: texts)
+    monkeypatch.delattr(logits_fusion, "make_models")  # nothing calls it
+    with pytest.raises(UserError, match="the test text has 9 tokens, expected at least a window"):
+        logits_fusion.run(config, None)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -15,6 +15,7 @@ from experiments.distillation import (
     ofakd,
     ofakd_measures,
     ofakd_students,
+    pairs,
     students,
     taught,
 )
@@ -46,6 +47,7 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     assert np.isfinite(list(metrics.values())).all()
     assert {metrics[f"tries_{side}"] for side in ofakd.COMPARED} == {4}
     assert metrics["chosen_ofa_gamma"] in (1.0, 1.5, 2.0)
+    assert {metrics[f"rate_at_edge_{side}"] for side in ofakd.COMPARED} == {1.0}
     pairs = [metrics[f"accuracy_ofa_{t}_{s}"] for t, s in ofakd_measures.pairs_of(
         config_file.get_config())]  # fmt: skip
     assert len(pairs) == 6
@@ -275,6 +277,14 @@ def test_variants_have_the_rate_that_is_best_without_enhancement():
     assert found["ofa"] == ("ofa", (2.0, 1e-3))
     assert found["ofa_plain"] == ("ofa", (1.0, 2e-3))
     assert found["again"] == ("again", (1.0, 2e-3))
+
+
+def test_rates_of_a_config_that_are_an_end_of_its_grid_are_told():
+    config, _ = tried_exponents([0.5, 0.9, 0.6])
+    config.rates = (1e-3, 5e-4, 2e-3)
+    found = pairs.tried(config, {"ofa": (1.0, 1e-3), "cc": (20.0, 2e-3), "kd": (0.9, 1.0, 5e-4)})
+    edges = {name: value for name, value in found.items() if name.startswith("rate_at_edge")}
+    assert edges == {"rate_at_edge_ofa": 0, "rate_at_edge_cc": 1, "rate_at_edge_kd": 1}
 
 
 def test_stages_agree_within_and_between_families():

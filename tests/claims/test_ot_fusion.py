@@ -23,7 +23,7 @@ SMALL = {
     "data.image_shape": (8, 8, 1), "model.width": 8, "model.depth": 1, "model.heads": 1,
     "model.patch_size": 4, "model.classes": 4, "wide.width": 16, "wide.heads": 2,
     "evaluation.batch_size": 16, "alignment.examples": 4, "alignment.regs": (0.1,),
-    "line.points": 3, "tuning.rates": (0.1,), "language.text.length": 8,
+    "line.points": 3, "tuning.rates": (0.01, 0.1, 1.0), "language.text.length": 8,
     "language.text.vocabulary": 32, "language.text.windows": 4, "language.model.width": 8,
     "language.model.heads": 1, "language.model.depth": 1, "language.model.mlp": 8,
 }  # fmt: skip
@@ -82,7 +82,8 @@ def test_a_run_without_training_measures_every_claim_and_draws(monkeypatch, tmp_
         monkeypatch.setattr(module, "paired", lambda config, first, anchor, *_: Pair(
             first, anchor, (acts(0), acts(1))
         ))  # fmt: skip
-    monkeypatch.setattr(ot_text, "trained", lambda config, run: (
+    monkeypatch.setattr(ot_text, "opened", lambda config: None)
+    monkeypatch.setattr(ot_text, "trained", lambda *_: (
         Pair(*texts, (acts(0), acts(1))),
         lambda params, part: -masked_text.held_out(own, params, windows),
     ))  # fmt: skip
@@ -105,6 +106,7 @@ def test_a_run_without_training_measures_every_claim_and_draws(monkeypatch, tmp_
     assert {p.name for p in (tmp_path / "run" / "figures").glob("*.png")} == set(ot_fusion.CAPTIONS)
     assert found["tries_soft"] == found["tries_hard"] == found["tries_weights"] == 1
     assert found["marginal_error"] == 0
+    assert found["rate_at_edge_parent_0"] == 0
     assert 1 / 4 < found["flops_narrow_over_wide"] < 1 / 2  # of half the width
     wanted = found["accuracy_soft"] - found["accuracy_vanilla"]
     assert found["soft_over_vanilla"] == pytest.approx(wanted)
@@ -147,6 +149,17 @@ def test_every_kind_of_alignment_has_equally_many_tries_and_the_best_is_taken(mo
     assert found.params == 0.2
     assert found.options == {"reg": 0.2}
     np.testing.assert_allclose(found.scores, [-(0.12**2), -(0.02**2), -(0.08**2)])
+
+
+def test_text_is_read_before_any_training(monkeypatch):
+    texts = [" ".join(f"word{n}" for n in range(30))] * 3
+    monkeypatch.setattr(small_lm.data, "load_documents", lambda *_, **__: texts)
+    monkeypatch.setattr(ot_models, "opened", lambda config: None)
+    monkeypatch.delattr(ot_models, "parents")  # nothing calls it
+    config = small()
+    config.language.text.update({"length": 4096, "vocabulary": 300})
+    with pytest.raises(UserError, match=r"train text has .* expected at least a window of 4096"):
+        ot_fusion.run(config, None)
 
 
 def test_steps_to_an_accuracy():

@@ -63,6 +63,19 @@ def test_a_small_run_measures_every_claim_and_draws(little_training, measure, tm
     assert "train/factor/1" in lines
 
 
+def test_prose_is_read_before_any_training(little_training, monkeypatch):
+    def load_documents(name, *_, **__):
+        raise UserError(f"{name} is not there")
+
+    monkeypatch.setattr(prosparse_uses.data, "load_documents", load_documents)
+    monkeypatch.setattr(prosparse, "read_text", lambda config: small_lm.Text(None, {}))
+    monkeypatch.setattr(prosparse, "held_out_windows", lambda *_: {"validation": 0, "test": 0})
+    monkeypatch.delattr(prosparse, "base_models")  # nothing calls it
+    config = config_file.get_config()
+    with pytest.raises(UserError, match=f"{config.other.name} is not there"):
+        prosparse.run(config, None)
+
+
 def test_a_variant_has_the_factor_of_its_form():
     config = config_file.get_config()
     config.train.steps = 1000
@@ -266,7 +279,8 @@ def test_code_is_held_against_prose_in_its_own_tokens(monkeypatch):
     reader = prosparse_uses.Reader(config)
     reader.read = lambda *given: read.append(given[2]) or told.read(*given)
     models = {"pro": ([], "cut", reading([1], [0.9, 0.8])), "relu": ([], None, reading([1], [0.5]))}
-    found = prosparse_uses.on_prose(config, reader, small_lm.Text(7, {}), models)
+    windows = prosparse_uses.prose_windows(config, small_lm.Text(7, {}))
+    found = prosparse_uses.on_prose(reader, windows, models)
     assert (np.stack(read) == np.full((2, 2, 4), 7)).all()
     wanted = {"prose_sparsity_pro": 0.7, "code_sparser_pro": 0.15,
               "prose_sparsity_relu": 0.6, "code_sparser_relu": -0.1}  # fmt: skip

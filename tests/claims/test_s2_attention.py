@@ -185,6 +185,10 @@ def test_needles_beyond_the_window_are_compared():
     assert found["needle_share_homogeneous"] == pytest.approx(1 / 3)
     assert found["needles_over_window"] == pytest.approx(2 / 3)
     assert found["needles_over_window_near"] == pytest.approx(-1 / 2)
+    assert found["needles_homogeneous_over_window"] == pytest.approx(1 / 3)
+    low, high = (found[f"needles_homogeneous_over_window_{end}"] for end in ("low", "high"))
+    assert low < 1 / 3 < high
+    assert "needles_over_window" not in {claim.metric for claim in s2_attention.CLAIMS}
     with pytest.raises(UserError, match="1 of 6 needles lie beyond the window, expected at least"):
         s2_needles.compared(asked, by, near=3, width=8)
 

@@ -95,6 +95,8 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     assert all(claim.null in metrics for claim in scalekd.CLAIMS)
     assert {metrics[f"tries_{side}"] for side in scalekd_sides.SIDES} == {4}
     assert metrics["chosen_kd_kd"] in (0.9, 1.0)
+    # Of two rates each is an end.
+    assert {metrics[f"rate_at_edge_{side}"] for side in scalekd_sides.SIDES} == {1.0}
     assert metrics["chosen_scalekd_learning_rate"] in (6e-3, 1.2e-2)
     own = [metrics[f"accuracy_scalekd_{family}"] for family in ("convnet", "mixer", "vit")]
     assert metrics["accuracy_scalekd"] == pytest.approx(np.mean(own))
@@ -107,6 +109,23 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     assert metrics["rank_with_depth_fitnet"] == rank
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(scalekd.CAPTIONS)
+
+
+def test_images_of_probes_are_opened_before_any_training(monkeypatch):
+    monkeypatch.delattr(scalekd, "make_bed")  # nothing calls it
+    with pytest.raises(UserError, match="unknown data set 'mnist6k'"):
+        scalekd.run(small(**{"probe.name": "mnist6k"}), None)
+
+
+def test_learning_rates_at_an_end_of_the_grid_are_told():
+    rates, config = (1e-3, 2e-3, 4e-3), config_file.get_config()
+    config.tries.kd.learning_rate = rates
+    at = list(config.tries.kd).index("learning_rate")
+    found = {
+        setting[at]: students.rate_at_edge(config, "kd", setting)
+        for setting in students.settings(config, "kd")
+    }
+    assert found == dict(zip(rates, (True, False, True), strict=True))
 
 
 def test_probes_are_compared_image_by_image_over_families():

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.common.comparison import for_each
 from rml.errors import UserError
-from rml.training import MetricsWriter, RunDirectory, read_metrics
+from rml.training import MetricsWriter, RunDirectory, config_file, read_metrics
 from rml.training.config_file import HISTORY, extended_from, read_history
 from rml.training.writers import warn_of_gaps
 
@@ -37,6 +37,17 @@ def test_another_config_is_refused_with_the_differing_keys(tmp_path):
     assert "train.batch_size: 8 there" in message
     assert "seed" not in message
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_differences_are_listed_and_those_that_are_left_out_counted():
+    pairs = {f"key{i}": (i, -i) for i in range(10)}
+    first = config_file.list_differences(dict(list(pairs.items())[:2]), between=" | ")
+    assert first == "key0: 0 there, 0 now | key1: 1 there, -1 now"
+    assert config_file.list_differences({}) == ""
+    whole = config_file.list_differences(pairs)
+    assert whole.endswith("key7: 7 there, -7 now; and 2 more")
+    written = config_file.as_written({"a": {"b": (1, (2.0,))}})
+    assert written == {"a": {"b": [1, [2.0]]}}
 
 
 def test_a_run_from_before_a_key_is_still_one_of_its_config(tmp_path):
