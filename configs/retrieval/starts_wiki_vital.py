@@ -9,7 +9,7 @@ introduction. Only introductions are pretrained on; queries are of unseen articl
 Width and Contriever's rate are those of `contriever_pydocs_random`, where test queries of
 docstrings were seen.
 
-Result: results/contriever, 12 min 42 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/contriever, 23 min 34 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
