@@ -6,7 +6,7 @@ Diabetes (scikit-learn), autompg and Boston (mlxtend). ν and the learning rate,
 of as many learning rates, are chosen on a validation part of each split's training data; nothing
 else was tuned.
 
-Result: results/dkm, 4 min 57 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/dkm, 5 min 26 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
