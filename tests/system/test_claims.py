@@ -167,10 +167,12 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("ignored", [False, True])
 def test_runs_end_with_the_terminal_unless_its_end_is_ignored(tmp_path, ignored):
     log = tmp_path / "run.log"
-    how = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)} if ignored else {}
+    # As the tests' own terminal may ignore it, both are set.
+    how = signal.SIG_IGN if ignored else signal.SIG_DFL
     process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, log], cwd=ROOT, stdout=subprocess.PIPE, text=True, **how
-    )
+        [sys.executable, "-c", PARENT, log], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, how),
+    )  # fmt: skip
 
     def wait_for(word):
         deadline = time.monotonic() + 60
