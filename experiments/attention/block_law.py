@@ -80,7 +80,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     def options_of(name: str, choice: Any) -> dict[str, Any]:
         return options(config, name, choice)
 
-    chosen, lost = late.lost_late(config.late, LATE, options_of, seed=config.seed)
+    chosen, lost = late.lost_late(config.late, LATE, options_of, seed=config.seed, loaded=loaded)
     gains = {"late_gain_over_window": "law", "late_gain_of_uniform_over_window": "uniform"}
     metrics |= late.summarised(config.late.tries, chosen, lost, gains)
     metrics |= late_gains(lost)

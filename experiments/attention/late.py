@@ -87,7 +87,7 @@ def summarised(
 
 def lost_late(
     options: Any, rows: Mapping[str, str], options_of: OptionsOf, *, seed: int,
-    loaded: pretrained.Pretrained | None = None,
+    loaded: pretrained.Pretrained,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
     """Measures what half of the layers lose, options chosen on a validation text.
 
@@ -98,12 +98,11 @@ def lost_late(
       rows: Rows of `METHODS` by what is compared.
       options_of: What a row takes.
       seed: Seed of the order of test texts, and of what rows draw.
-      loaded: The decoder, where it is open already.
+      loaded: The decoder, as `opened` gives it.
 
     Returns:
       The choice of each, and the nats a token that each test text loses by it, [documents].
     """
-    loaded = loaded or pretrained.load(options.name)
     decoder = Decoder(loaded.module, loaded.variables)
     rngs = jax.random.split(jax.random.key(seed), 1)
 

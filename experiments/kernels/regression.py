@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from experiments.common import figures
+from experiments.common.selection import at_edge
 from experiments.kernels.machines import draw_correlations, propagation
 from rml import kernels
 from rml.data import tables
@@ -90,11 +91,11 @@ class Tried(NamedTuple):
     valid: Float[np.ndarray, "options splits"]
 
     def best(self, among: Sequence[int]) -> Int[np.ndarray, " splits"]:
-        """The number of the option that is best for each split on its validation part."""
+        """Finds the number of the option that is best for each split on its validation part."""
         return np.asarray(among)[np.argmax(self.valid[among], axis=0)]
 
     def of(self, chosen: Int[np.ndarray, " splits"]) -> Float[np.ndarray, "scores splits"]:
-        """Test scores of one option for each split."""
+        """Picks the test scores of one option for each split."""
         return self.scores[chosen, :, range(len(chosen))].T
 
 
@@ -235,9 +236,10 @@ def run_table(
     chosen = np.array(pairs)[best].T
     metrics["median_width"], metrics["median_rate"] = np.median(chosen, axis=1)
     metrics["median_nngp_rate"] = np.median(np.take(nngp_rates, best_rate))
-    edges = min(nngp_rates), max(nngp_rates)
-    metrics["nngp_rate_at_edge"] = np.isin(np.take(nngp_rates, best_rate), edges).mean()
-    metrics["width_at_edge"] = np.isin(chosen[0], (min(widths), max(widths))).mean()
+    for key, own, tried in (
+        ("nngp_rate", np.take(nngp_rates, best_rate), nngp_rates), ("width", chosen[0], widths)
+    ):  # fmt: skip
+        metrics[f"{key}_at_edge"] = np.mean([at_edge(value, tried) for value in own])
     metrics["seconds"] = time.perf_counter() - started
     progress.note(f"{name}: gain {metrics['gain']:.3f} nats, {metrics['seconds']:.0f} s")
     return {f"{name}_{key}": float(value) for key, value in metrics.items()}

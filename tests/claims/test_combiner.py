@@ -71,7 +71,9 @@ def test_late_the_choice_that_loses_least_is_held_against_exact_attention(untrai
     options.length, options.documents = 32, 2
     options.tries = {"one": (3, 2, 4), "two": (7,)}
     rows = {"one": "combiner", "two": "window"}
-    chosen, lost = late.lost_late(options, rows, lambda name, cost: {"cost": cost}, seed=0)
+    chosen, lost = late.lost_late(
+        options, rows, lambda name, cost: {"cost": cost}, seed=0, loaded=late.opened(options)
+    )
     assert chosen == {"one": 2, "two": 7}
     # Half of six layers, in the second and the third text that is read.
     np.testing.assert_allclose(lost["one"], [2 * 3 + 2, 2 * 3 + 3])
