@@ -25,9 +25,10 @@ def _truth(text: str) -> bool:
 
 PARSERS: dict[type, Callable[[str], Any]] = {
     bool: _truth,
-    tuple: lambda text: tuple(text.split(",")),
+    tuple: lambda text: tuple(filter(None, text.split(","))),
 }
-"""How a text is read as a value of types that do not read it themselves; a tuple is of names."""
+"""How a text is read as a value of types that do not read it themselves; a tuple is of names, an
+empty text one of none."""
 
 
 def variant(config: Any, name: str) -> ConfigDict:

@@ -15,10 +15,10 @@ SOURCE = (
 CLAIMS = (
     Claim("Without the redundancy term a linear probe loses 1 point",
           "linear_probe_over_redundancy_0", ">=", 0.01, SOURCE, stated="2026-11-27",
-          null="linear_probe_untrained_over_redundancy_0"),
+          null="linear_probe_over_again"),
     Claim("256 dimensions of projections are worth half a point of a linear probe over 32",
           "linear_probe_over_width_32", ">=", 0.005, SOURCE, stated="2026-11-27",
-          null="linear_probe_untrained_over_width_32"),
+          null="linear_probe_over_again"),
     Claim("A batch of 64 costs a linear probe at most 1 point, training on as many images",
           "linear_probe_over_batch_64", "<=", 0.01, SOURCE, stated="2026-11-27",
           null="linear_probe_over_untrained"),

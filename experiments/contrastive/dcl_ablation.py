@@ -16,7 +16,7 @@ SOURCE = (
 CLAIMS = (
     Claim("In batches of 32 a linear probe of DCL is half a point above NT-Xent's",
           "linear_probe_dcl_32_over_nt_xent_32", ">=", 0.005, SOURCE, stated="2026-11-27",
-          null="linear_probe_untrained_over_nt_xent_32"),
+          null="linear_probe_over_again"),
     Claim("From a batch of 256 to one of 32 a linear probe of DCL loses at most half a point",
           "linear_probe_dcl_over_dcl_32", "<=", 0.005, SOURCE, stated="2026-11-27",
           null="linear_probe_nt_xent_over_nt_xent_32"),

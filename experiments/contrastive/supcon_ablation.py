@@ -15,10 +15,10 @@ SOURCE = (
 CLAIMS = (
     Claim("The mean over positives is worth half a point of a linear probe outside the logarithm",
           "linear_probe_over_form_in", ">=", 0.005, SOURCE, stated="2026-11-27",
-          null="linear_probe_untrained_over_form_in"),
+          null="linear_probe_over_again"),
     Claim("The temperature matters: a linear probe loses half a point at a temperature of 1",
           "linear_probe_over_temperature_1", ">=", 0.005, SOURCE, stated="2026-11-27",
-          null="linear_probe_untrained_over_temperature_1"),
+          null="linear_probe_over_again"),
     Claim("A batch of 64 costs a linear probe at most 1 point, training on as many images",
           "linear_probe_over_batch_64", "<=", 0.01, SOURCE, stated="2026-11-27",
           null="linear_probe_over_untrained"),

@@ -17,13 +17,13 @@ SOURCE = (
 CLAIMS = (
     Claim("A bias that starts at -10 is worth 1 point of drawings told by names over no bias",
           "zero_shot_over_no_bias", ">=", 0.01, SOURCE, stated="2026-11-27",
-          null="zero_shot_untrained_over_no_bias"),
+          null="zero_shot_over_again"),
     Claim("The start matters: a bias that starts at 0 loses 1 point",
           "zero_shot_over_bias_0", ">=", 0.01, SOURCE, stated="2026-11-27",
-          null="zero_shot_untrained_over_bias_0"),
+          null="zero_shot_over_again"),
     Claim("In batches of 32 the sigmoid is 1 point above CLIP's softmax",
           "zero_shot_batch_32_over_softmax_32", ">=", 0.01, SOURCE, stated="2026-11-27",
-          null="zero_shot_untrained_over_softmax_32"),
+          null="zero_shot_over_again"),
 )  # fmt: skip
 PAIRS = (("batch_32", "softmax_32"), ("softmax", "softmax_32"))
 BATCHES = ("32", "256")
@@ -38,8 +38,7 @@ task = ablation.task
 CAPTIONS = {
     "accuracies.png": "Test accuracy by names of classes, and recall of a drawing's name, by "
     "variant, mean over seeds and 95% interval.",
-    "batches.png": "Test accuracy by names of classes against the batch, with 95% intervals over "
-    "seeds.",
+    "batches.png": "The same against the batch, with 95% intervals over seeds.",
 }
 PICTURE = "accuracies.png"
 

@@ -20,10 +20,10 @@ CLAIMS = (
           null="deviation_no_variance"),
     Claim("Without the variance term a linear probe loses 1 point",
           "linear_probe_over_no_variance", ">=", 0.01, SOURCE, stated="2026-11-27",
-          null="linear_probe_untrained_over_no_variance"),
+          null="linear_probe_over_again"),
     Claim("Without the covariance term a linear probe loses half a point",
           "linear_probe_over_no_covariance", ">=", 0.005, SOURCE, stated="2026-11-27",
-          null="linear_probe_untrained_over_no_covariance"),
+          null="linear_probe_over_again"),
 )  # fmt: skip
 RANGES = ablation.RANGES
 task = ablation.task

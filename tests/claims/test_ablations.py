@@ -51,6 +51,10 @@ PROGRAMS = {
         ("base", "bias_0", "temperature_1"), ("no_bias",), ("fixed_temperature",), ("batch_32",),
         ("softmax",), ("softmax_32",),
     },
+    "clip_icons": {
+        ("base", "learned_from_1"), ("fixed_1", "fixed_0_07", "fixed_0_01"), ("batch_32",),
+        ("batch_64",), ("linear_head",),
+    },
 }  # fmt: skip
 """By config, the variants that each program trains."""
 MLP = dict(name="mlp", hidden=(12,), features=12)
@@ -79,17 +83,22 @@ QUICK = {
     "siglip_icons": {
         "bias_0": "loss.bias=0.0", "no_bias": "", "batch_32": "", "softmax": "", "softmax_32": "",
     },
+    "clip_icons": {
+        "fixed_0_07": "loss.learned=", "fixed_1": "loss.log_scale=0.0", "batch_32": "",
+        "batch_64": "", "linear_head": "",
+    },
 }  # fmt: skip
 """By config, the variants that its claims name, some of which are trained as the base is."""
+TOWERS = {
+    "head.features": 8, "tokens.vocabulary": 300, "tokens.max_length": 4,
+    "text": dict(depth=1, heads=2, mlp=8, dropout=0.0, remat=False),
+}  # fmt: skip
 MORE = {
     "vicreg_fashion": {"train.steps": 60, "optimizer.learning_rate": 0.02},
     "moco_v3_fashion": {
         "predictor.features": 8, "predictor.hidden": 12, "augment_second.order": ("random_erase",),
     },
-    "siglip_icons": {
-        "head.features": 8, "tokens.vocabulary": 300, "tokens.max_length": 4,
-        "text": dict(depth=1, heads=2, mlp=8, dropout=0.0, remat=False),
-    },
+    "siglip_icons": TOWERS, "clip_icons": TOWERS,
 }  # fmt: skip
 
 
@@ -114,7 +123,7 @@ def test_variants_that_differ_in_numbers_share_a_program(name):
         assert own.optimizer.warmup_steps == share * config.optimizer.warmup_steps
         rate = config.optimizer.learning_rate / own.optimizer.learning_rate
         assert rate**2 == pytest.approx(share, rel=0.01)
-    named = (BASE, ablation.UNTRAINED, *config.variants)
+    named = (BASE, ablation.UNTRAINED, ablation.AGAIN, *config.variants)
     for claim in find_experiment(config.experiment).CLAIMS:
         for metric in (claim.metric, claim.null):
             assert metric.endswith(tuple(f"_{end}" for end in named)), metric
@@ -275,6 +284,10 @@ def test_a_recipe_measures_its_claims(measure, monkeypatch, name):
     experiment, variants = find_experiment(read(name).experiment), QUICK[name]
     changes = SMALL | {"variants": variants} | MORE.get(name, {})
     drawn, dots = [], ablation.figures.dots
+    seeds, joined = [], ablation.joined
+    monkeypatch.setattr(
+        ablation, "joined", lambda *args: [seeds.append(list(args[2])), joined(*args)][1]
+    )
     monkeypatch.setattr(
         ablation.figures,
         "dots",
@@ -287,7 +300,10 @@ def test_a_recipe_measures_its_claims(measure, monkeypatch, name):
     kind = next(iter(getattr(experiment, "KINDS", ablation.KINDS).values()))
     for other, change in variants.items():  # the same run has the same features
         assert change or metrics[f"{kind}_over_{other}"] == 0
-    assert len(drawn) == 1 + len(variants)
+    assert len(drawn) == 2 + len(variants)
+    (again,) = (own for own in seeds if own != [0, 1])
+    assert len(again) == 2
+    assert min(again) >= 1000  # which no run has of its own
     assert ("without flips and warps" in drawn) == ("erased_only" in variants)
     if name == "vicreg_fashion":
         assert holds["deviation_base", ">="]
