@@ -89,7 +89,7 @@ def train_on_mesh(
 
     def evaluate(state: TrainState) -> dict[str, float]:
         found = task.evaluate(state)
-        if not warned and (constant := constant_loss(run)):
+        if not warned and (constant := constant_loss(run, config)):
             warned.append(constant)
             log.warning("%s", constant)
         return found
@@ -101,7 +101,7 @@ def train_on_mesh(
     )  # fmt: skip
 
 
-def constant_loss(run: RunDirectory) -> str | None:
+def constant_loss(run: RunDirectory, config: Any) -> str | None:
     """What to say where the loss of a run has become constant; None where it moves."""
     if not is_primary():
         return None
@@ -111,8 +111,8 @@ def constant_loss(run: RunDirectory) -> str | None:
         return None
     return (
         f"the loss has stayed at {last[-1]:.4g} since step {lines[-CONSTANT_LINES]['step']} or "
-        "before, as where the encoder has collapsed and tells no images apart: lower "
-        "optimizer.learning_rate, or change augment"
+        "before, as where an encoder has collapsed and tells no examples apart: lower "
+        f"optimizer.learning_rate{', or change augment' if 'augment' in config else ''}"
     )
 
 

@@ -52,9 +52,11 @@ def test_a_loss_is_constant_where_its_last_lines_agree(tmp_path, losses, since):
     lines = [{"step": n, "time": 0.0, "train/loss": x} for n, x in enumerate(losses, 1)]
     lines.insert(1, {"step": 1, "time": 0.0, "eval/knn": 0.5})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = constant_loss(SimpleNamespace(path=tmp_path))
+    found = constant_loss(SimpleNamespace(path=tmp_path), {"augment": {}})
     assert bool(found) == bool(since)
     assert not since or f"stayed at 2 since step {since} or before" in found
+    of_texts = constant_loss(SimpleNamespace(path=tmp_path), {})
+    assert not since or of_texts == found.removesuffix(", or change augment") != found
 
 
 @pytest.mark.slow
