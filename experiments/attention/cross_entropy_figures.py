@@ -11,9 +11,10 @@ from rml.training.cross_entropy_search import Found, Setting
 
 CAPTIONS = {
     "regret.png": "Nats by which the best setting found so far is above the optimum of the space, "
-    "mean over searches, against settings scored (log₂); below 10⁻⁵ drawn as that.",
+    "mean over searches, against settings scored (log₂); below 10⁻⁵ drawn as that; bands: 95% "
+    "interval over searches.",
     "laws.png": "Probability of each value at the end of the search, mean over searches, "
-    "against its place in its range.",
+    "against its place in its range; bands: 95% interval over searches.",
     "scores.png": "Held-out nats of a neighbour by the value of each hyper-parameter, mean over "
     "all settings that have it, against its place in its range.",
 }
@@ -30,8 +31,10 @@ def of_regret(run: RunDirectory, best: float, searches: Mapping[str, Sequence[Fo
         rows = [np.maximum.accumulate(own.scores) for own in searches[name]]
         # A search that has ended keeps what it has found.
         rows = [np.pad(row, (0, most - len(row)), mode="edge") for row in rows]
-        regret = (best - np.stack(rows)).mean(axis=0)
-        series[title] = (np.log2(np.arange(1, most + 1)), np.maximum(regret, LEAST))
+        regret = figures.band((best - np.stack(rows)).T)
+        series[title] = (
+            np.log2(np.arange(1, most + 1)), *(np.maximum(own, LEAST) for own in regret)
+        )  # fmt: skip
     figures.curves(
         run.figure("regret.png"), series, "settings scored (log₂)", "nats above the optimum",
         logy=True,
@@ -42,8 +45,8 @@ def of_laws(run: RunDirectory, space: Mapping[str, Sequence[Any]], found: Sequen
     """Draws the laws at the end."""
     series = {}
     for name, values in space.items():
-        law = np.mean([own.laws[name] for own in found], axis=0)
-        series[name] = (np.linspace(0, 1, len(values)), law)
+        laws = np.stack([own.laws[name] for own in found])
+        series[name] = (np.linspace(0, 1, len(values)), *figures.band(laws.T))
     figures.curves(run.figure("laws.png"), series, "place of the value in its range", "probability")
 
 
