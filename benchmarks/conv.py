@@ -1,11 +1,11 @@
-"""Convolution, forward and backward on a CPU: rml beside PyTorch and plain XLA.
+"""Convolution and dense layers, forward and backward on a CPU: rml beside PyTorch and plain XLA.
 
     python -m benchmarks.conv [--json] [--quick]
 
 The encoder rows train: forward in training mode (BatchNorm included) and the gradient of every
-parameter. The depthwise rows are layers of EfficientNet-Lite0 on images of 64 pixels. PyTorch runs
-in the faster of its two memory layouts. The floor is the time of matrix products of as many FLOPs,
-for depthwise layers of reading as many bytes.
+parameter. The depthwise rows are layers of EfficientNet-Lite0 on images of 64 pixels, the dense
+ones layers that narrow. PyTorch runs in the faster of its two memory layouts. The floor is the time
+of matrix products of as many FLOPs, for depthwise layers of reading as many bytes.
 """
 
 import argparse
@@ -33,6 +33,7 @@ import torch  # noqa: E402
 from benchmarks import common  # noqa: E402
 from rml import models  # noqa: E402
 from rml.evaluation import program_flops  # noqa: E402
+from rml.models import layers  # noqa: E402
 from rml.models.depthwise import depthwise_conv2d  # noqa: E402
 
 # batch, side, channels in, kernel, stride, channels out
@@ -54,7 +55,15 @@ DEPTHWISE = {
     "Lite0 stage 4": (32, 4, 480, 5, 1),
     "Lite0 stage 6": (32, 2, 1152, 3, 1),
 }
-QUICK = ("ConvNet stage 1", "ConvNet stage 2", "ResNet-18 stage 1", "Lite0 stage 1, first")
+# rows, channels in, channels out
+DENSE = {
+    "ConvNet on 8x8": (512, 1024, 128),
+    "transformer's second": (4096, 512, 128),
+}
+QUICK = (
+    "ConvNet stage 1", "ConvNet stage 2", "ResNet-18 stage 1", "Lite0 stage 1, first",
+    "ConvNet on 8x8",
+)  # fmt: skip
 
 
 def jax_conv(shape: tuple[int, ...], implementation: str) -> Callable[[], Any]:
@@ -123,6 +132,36 @@ def torch_conv(
 
     def both() -> None:
         x.grad = layer.weight.grad = None
+        layer(x).backward(dy)
+
+    return both
+
+
+def jax_dense(shape: tuple[int, int, int], layer: nn.Module) -> Callable[[], Any]:
+    """Output and both gradients of one dense layer."""
+    rows, channels, out = shape
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(rows, channels)), jnp.float32)
+    variables = nn.unbox(jax.jit(layer.init)(jax.random.key(0), x))
+
+    @jax.jit
+    def both(variables: Any, x: jax.Array, dy: jax.Array) -> tuple[Any, Any]:
+        y, vjp = jax.vjp(layer.apply, variables, x)
+        return y, vjp(dy)
+
+    dy = jnp.ones((rows, out))
+    return lambda: jax.block_until_ready(both(variables, x, dy))
+
+
+def torch_dense(shape: tuple[int, int, int]) -> Callable[[], Any]:
+    """The same in PyTorch."""
+    rows, channels, out = shape
+    x = torch.randn(rows, channels, requires_grad=True)
+    layer = torch.nn.Linear(channels, out)
+    dy = torch.ones(rows, out)
+
+    def both() -> None:
+        x.grad = layer.weight.grad = layer.bias.grad = None
         layer(x).backward(dy)
 
     return both
@@ -245,6 +284,17 @@ def main() -> None:
         # Of images and outputs, and of the gradients of both, each is read or written once.
         whole = 4 * batch * channels * side**2
         compare(case, fns, common.reading(2 * whole * (1 + 1 / stride**2)))
+    for name, sizes in DENSE.items():
+        if options.quick and name not in QUICK:
+            continue
+        batch, channels, out = sizes
+        fns = {
+            "ours": jax_dense(sizes, layers.dense(out, (None, None))),
+            "xla": jax_dense(sizes, nn.Dense(out)),
+            "torch": torch_dense(sizes),
+        }
+        case = f"{name}: dense {channels}->{out}, {batch} rows"
+        compare(case, fns, common.products(3 * 2 * batch * channels * out))
     encoders: list[tuple[str, str, tuple[int, ...], Callable[[], torch.nn.Module], dict]] = [
         ("ConvNet, 512 digits 28x28", "convnet", (512, 28, 28, 1), torch_convnet, {}),
         (
