@@ -1,6 +1,7 @@
 """Two-dimensional convolution whose gradients are fast on a CPU, inside loops too."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -170,10 +171,15 @@ def _image_gradient(
             dy, own, (1, 1), (above, beside), lhs_dilation=between, dimension_numbers=_LAYOUT
         )
 
-    rows, columns = ([taps(axis, r) for r in range(strides[axis])] for axis in (0, 1))
-    parts = jnp.stack([jnp.stack([of(row, column) for column in columns], 3) for row in rows], 2)
-    whole = [n * s for n, s in zip(places, strides, strict=True)]
-    return parts.reshape(dy.shape[0], *whole, -1)[:, : size[0], : size[1]]
+    (sh, sw), channels = strides, kernel.shape[2]
+    # Written into place: of stacked parts, which XLA fuses into what reads them, it would choose
+    # one for each element.
+    found = jnp.zeros((dy.shape[0], places[0], sh, places[1], sw, channels), dy.dtype)
+    for i, j in itertools.product(range(sh), range(sw)):
+        part = of(taps(0, i), taps(1, j))[:, :, None, :, None]
+        found = lax.dynamic_update_slice(found, part, (0, 0, i, 0, j, 0))
+    whole = found.reshape(dy.shape[0], places[0] * sh, places[1] * sw, channels)
+    return whole[:, : size[0], : size[1]]
 
 
 def _kernel_gradient_of_images(
