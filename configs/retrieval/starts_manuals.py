@@ -9,7 +9,7 @@ training split are searched and pretrained on; those that ask are of other split
 Width and Contriever's rate are those of `contriever_pydocs_random`, where test queries of
 docstrings were seen.
 
-Result: results/contriever, 14 min 52 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/contriever, 35 min 25 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

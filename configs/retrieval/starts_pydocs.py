@@ -9,7 +9,7 @@ are labelled; queries are of unseen modules.
 Width and Contriever's rate are those of `contriever_pydocs_random`, where test queries of
 docstrings were seen.
 
-Result: results/contriever, 22 min 5 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/contriever, 31 min 31 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
