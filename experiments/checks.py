@@ -84,6 +84,12 @@ def _check_configs(system: "System", root: Path, named: Set[str]) -> Iterator[st
                 yield f"config {config}: {finding}"
             if not claims:
                 yield f"config {config}: the CLAIMS of experiment {name} are empty"
+            picture = getattr(recipe, "PICTURE", "")
+            if picture and picture not in recipe.CAPTIONS:
+                yield (
+                    f"config {config}: the PICTURE of experiment {name} is {picture!r}, which its "
+                    "CAPTIONS lack"
+                )
             for null in dict.fromkeys(claim.null_run for claim in claims if claim.null_run):
                 if null not in nulls:
                     yield f"config {config}: the NULLS of experiment {name} lack {null!r}"

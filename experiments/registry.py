@@ -58,14 +58,18 @@ def find_experiment(name: str) -> Any:
     """The module of an experiment, `experiments.<area>.<name>`.
 
     Raises:
-      UserError: There is no such experiment.
+      UserError: There is no such experiment, or it lacks what the end of a run needs.
     """
     path = ROOT / "experiments" / f"{name.replace('.', '/')}.py"
     if not re.fullmatch(r"\w+\.\w+", name) or "run" not in defined_names(path):
         modules = (ROOT / "experiments").glob("*/*.py")
         known = (f"{p.parent.name}.{p.stem}" for p in modules if "run" in defined_names(p))
         raise unknown("experiment", name, known)
-    return importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(f"experiments.{name}")
+    for part in ("CLAIMS", "CAPTIONS"):
+        if not hasattr(module, part):
+            raise UserError(f"experiment {name} has no {part}; expected run, CLAIMS and CAPTIONS")
+    return module
 
 
 def config_files(root: Path = ROOT) -> tuple[str, ...]:

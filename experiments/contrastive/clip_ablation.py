@@ -7,7 +7,7 @@ measured of CLIP and SigLIP. Every batch is trained on as many drawings.
 from typing import Any
 
 from experiments.common.variants import BASE
-from experiments.contrastive import ablation
+from experiments.contrastive import ablation, two_towers_ablation
 from experiments.contrastive.two_towers_ablation import KINDS, of_towers
 from rml.training import Claim, RunDirectory
 
@@ -35,6 +35,7 @@ BATCHES = {"32": "batch_32", "64": "batch_64", "256": BASE}
 """By batch, its variant."""
 RANGES = ablation.RANGES
 task = ablation.task
+CAPTIONS = two_towers_ablation.CAPTIONS
 PICTURE = "accuracies.png"
 
 

@@ -373,6 +373,18 @@ def test_check_finds_experiments_without_claims(tree, monkeypatch):
     assert "first.py: the CLAIMS of experiment contrastive.simclr are empty" in found[0]
 
 
+def test_check_finds_experiments_that_cannot_end_a_run(tree, monkeypatch):
+    root, first = tree
+    monkeypatch.setattr("experiments.contrastive.simclr.PICTURE", "knm.png", raising=False)
+    assert checks.check({"first": first}, root) == [
+        "first: config configs/metric/first.py: the PICTURE of experiment contrastive.simclr is "
+        "'knm.png', which its CAPTIONS lack"
+    ]
+    monkeypatch.delattr("experiments.contrastive.simclr.CAPTIONS")
+    (found,) = checks.check({"first": first}, root)
+    assert "experiment contrastive.simclr has no CAPTIONS; expected run, CLAIMS" in found
+
+
 def test_check_finds_nulls_that_cannot_be_run(tree, monkeypatch):
     root, first = tree
     path = root / "configs/metric/first.py"
