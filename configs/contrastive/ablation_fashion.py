@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/contrastive/ablation_fashion.py \
     --workdir=runs/simclr_ablation
 
-Result: results/simclr, 28 min 57 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/simclr, 35 min 38 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
