@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/contrastive/ablation_siglip_icons.py \
     --workdir=runs/siglip_ablation
 
-Result: results/siglip, 45 min 23 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/siglip, 50 min 39 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 import math

@@ -38,7 +38,8 @@ task = ablation.task
 CAPTIONS = {
     "accuracies.png": "Test accuracy by names of classes, and recall of a drawing's name, by "
     "variant, mean over seeds and 95% interval.",
-    "batches.png": "The same against the batch, with 95% intervals over seeds.",
+    "batches.png": "Test accuracy by names of classes against the batch, with 95% intervals over "
+    "seeds.",
 }
 PICTURE = "accuracies.png"
 
