@@ -14,6 +14,10 @@ from experiments.registry import find_experiment
 from rml.errors import UserError, unknown
 
 BASE = "base"
+AGAIN = "again"
+"""The base with another seed: how far the base is above it is what seeds alone change."""
+OTHER_SEEDS = 100_000
+"""How far the seeds of `AGAIN` are from a run's own."""
 Result = TypeVar("Result")
 
 
@@ -29,6 +33,15 @@ PARSERS: dict[type, Callable[[str], Any]] = {
 }
 """How a text is read as a value of types that do not read it themselves; a tuple is of names, an
 empty text one of none."""
+
+
+def check_names(config: Any, taken: Iterable[str]) -> None:
+    """Raises `UserError` for a variant that is named as the comparison names something else."""
+    for name in taken:
+        if name in config.variants:
+            raise UserError(
+                f"variants.{name} has a name that the comparison itself uses; expected another"
+            )
 
 
 def variant(config: Any, name: str) -> ConfigDict:

@@ -22,7 +22,16 @@ from experiments.common.encoders import build_encoder
 from experiments.common.evaluators import ImageEvaluator, encode
 from experiments.common.many import many, on_one_device, replaced, unstack
 from experiments.common.pretraining import train
-from experiments.common.variants import BASE, by_value, in_order, variant, written
+from experiments.common.variants import (
+    AGAIN,
+    BASE,
+    OTHER_SEEDS,
+    by_value,
+    check_names,
+    in_order,
+    variant,
+    written,
+)
 from experiments.ranges import Range, check_ranges
 from experiments.registry import find_experiment
 from rml.data import augment
@@ -56,13 +65,9 @@ TOGETHER = (
     "loss.covariance", "loss.log_scale", "loss.bias", "momentum.start",
 )  # fmt: skip
 """Numbers that a program takes as arrays."""
-LABELS = {"erased_only": "without flips and warps", "again": "base, other seeds"}
+LABELS = {"erased_only": "without flips and warps", AGAIN: "base, other seeds"}
 """Names of variants in figures that say more than the variant's own."""
 UNTRAINED = "untrained"
-AGAIN = "again"
-"""The base with other seeds, which no run's own are."""
-OTHER_SEEDS = 100_000
-"""How far they are from its own."""
 Judge = Callable[[Any, int], dict[str, float]]
 """From the variables and the seed of a model to what is measured of it."""
 
@@ -142,6 +147,7 @@ def run(
       Metrics, see `compare`.
     """
     recipe = find_experiment(config.recipe)
+    check_names(config, (BASE, AGAIN, UNTRAINED))
     configs = {name: variant(config, name) for name in (BASE, *config.variants)}
     seeds = seeds_of(config)
     groups = {f"program_{i}": names for i, names in enumerate(programs(configs))} | {AGAIN: [AGAIN]}

@@ -11,7 +11,15 @@ from experiments.common import figures
 from experiments.common.comparison import for_each
 from experiments.common.many import SEED, replaced
 from experiments.common.pretraining import train
-from experiments.common.variants import BASE, in_order, variant, written
+from experiments.common.variants import (
+    AGAIN,
+    BASE,
+    OTHER_SEEDS,
+    check_names,
+    in_order,
+    variant,
+    written,
+)
 from experiments.hydra import hydra, methods
 from experiments.hydra.evaluator import TransferEvaluator
 from experiments.ranges import Range
@@ -38,9 +46,7 @@ CAPTIONS = {
     "ranks.png": "RankMe of the test images' features and projections by variant.",
 }
 PICTURE = "accuracies.png"
-AGAIN = "again"
-OTHER_SEEDS = 100_000
-"""How far the seed of `AGAIN` is from a run's own."""
+UNTRAINED = "untrained"
 ACCURACIES = {"kNN": "knn", "probe": "linear_probe"}
 RANKS = {"features": "rankme", "projections": "rankme_projections"}
 
@@ -57,6 +63,7 @@ def encoder(config: Any, state: TrainState) -> ImageEmbedder:
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains every variant, compares each with the base, draws."""
+    check_names(config, (BASE, AGAIN, UNTRAINED))
     configs = {name: variant(config, name) for name in (BASE, *config.variants)}
     configs[AGAIN] = replaced(config, {SEED: config.seed + OTHER_SEEDS})
     problems = {name: hydra.task(own) for name, own in configs.items()}  # a mistake is told now
@@ -77,7 +84,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 
     found = {name: metrics for name, (metrics, _) in for_each(run, configs, measure).items()}
     start = initial_state(problems[BASE], seed=config.seed).variables
-    measured = found | {"untrained": judge(BASE, start)}
+    measured = found | {UNTRAINED: judge(BASE, start)}
     metrics = {f"{key}_{name}": v for name, own in measured.items() for key, v in own.items()}
     for other in configs:
         theirs = measured[other]

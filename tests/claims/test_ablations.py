@@ -15,6 +15,7 @@ from experiments.common.evaluators import ImageEvaluator
 from experiments.common.images import open_images
 from experiments.common.variants import BASE, in_order, variant, written
 from experiments.contrastive import ablation, named_drawings, two_towers
+from experiments.hydra import ablation as hydra_ablation
 from experiments.ranges import Range
 from experiments.registry import find_experiment
 from rml.errors import UserError
@@ -127,6 +128,15 @@ def test_variants_that_differ_in_numbers_share_a_program(name):
     for claim in find_experiment(config.experiment).CLAIMS:
         for metric in (claim.metric, claim.null):
             assert metric.endswith(tuple(f"_{end}" for end in named)), metric
+
+
+@pytest.mark.parametrize("recipe", [ablation, hydra_ablation])
+@pytest.mark.parametrize("name", ["again", "base", "untrained"])
+def test_names_of_the_comparison_itself_are_no_variants(recipe, name):
+    config = read("fashion")
+    config.variants = {name: "loss.temperature=0.5"}
+    with pytest.raises(UserError, match=rf"variants\.{name} has a name that the comparison"):
+        recipe.run(config, None)
 
 
 def test_a_key_alone_is_left_out():
