@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/contrastive/ablation_moco_v3_fashion.py \
     --workdir=runs/moco_v3_ablation
 
-Result: results/moco_v3, 1 h 32 min a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/moco_v3, 1 h 44 min a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
