@@ -161,7 +161,9 @@ def _product(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -
     """
     narrows = kernel.shape[0] > kernel.shape[1] and kernel.dtype == jnp.float32
     rows = math.prod(x.shape[:-1])
-    if rows < _MANY_ROWS or not narrows or jax.default_backend() != "cpu":
+    # An exported program's number of rows is a symbol, which nothing is compared with.
+    many = isinstance(rows, int) and rows >= _MANY_ROWS
+    if not many or not narrows or jax.default_backend() != "cpu":
         return lax.dot_general(x, kernel, dimensions, **options)
     turned = lax.optimization_barrier(kernel.T)  # else XLA turns the product back
     return lax.dot_general(x, turned, (((x.ndim - 1,), (1,)), ((), ())), **options)
