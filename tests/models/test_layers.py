@@ -54,3 +54,14 @@ def test_a_kernel_is_turned_where_that_is_faster(rows, channels, out, dtype, tur
     ours, _, variables = sides(channels, out, dtype)
     program = jax.make_jaxpr(ours.apply)(variables, jnp.ones((rows, channels)))
     assert ("optimization_barrier" in str(program)) == turned
+
+
+def test_a_program_of_any_number_of_rows_has_one():
+    ours, plain, variables = sides(48, 6, jnp.float32)
+    shape = jax.export.symbolic_shape("rows, 48")
+    exported = jax.export.export(jax.jit(ours.apply))(
+        variables, jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+    for rows in (3, MANY):
+        x = jnp.ones((rows, 48))
+        np.testing.assert_allclose(exported.call(variables, x), plain.apply(variables, x), 1e-6)
