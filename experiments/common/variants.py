@@ -52,6 +52,8 @@ def variant(config: Any, name: str) -> ConfigDict:
 
 def written(name: str) -> str:
     """A variant's name as figures show it: `momentum_0_9` is momentum 0.9."""
+    if name == AGAIN:
+        return "base, other seeds"
     return re.sub(r"(?<=\d)_(?=\d)", ".", name).replace("_", " ")
 
 

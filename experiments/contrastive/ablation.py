@@ -65,7 +65,7 @@ TOGETHER = (
     "loss.covariance", "loss.log_scale", "loss.bias", "momentum.start",
 )  # fmt: skip
 """Numbers that a program takes as arrays."""
-LABELS = {"erased_only": "without flips and warps", AGAIN: "base, other seeds"}
+LABELS = {"erased_only": "without flips and warps"}
 """Names of variants in figures that say more than the variant's own."""
 UNTRAINED = "untrained"
 Judge = Callable[[Any, int], dict[str, float]]

@@ -102,6 +102,5 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         ("ranks.png", RANKS, "RankMe"),
     ):
         series = {shown: [found[name][key] for name in order] for shown, key in names.items()}
-        labels = ["base, other seed" if name == AGAIN else written(name) for name in order]
-        figures.bars(run.figure(file), labels, series, ylabel=label)
+        figures.bars(run.figure(file), [written(name) for name in order], series, ylabel=label)
     return metrics

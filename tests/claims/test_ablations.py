@@ -311,6 +311,7 @@ def test_a_recipe_measures_its_claims(measure, monkeypatch, name):
     for other, change in variants.items():  # the same run has the same features
         assert change or metrics[f"{kind}_over_{other}"] == 0
     assert len(drawn) == 2 + len(variants)
+    assert drawn[:2] == ["base", "base, other seeds"]
     (again,) = (own for own in seeds if own != [0, 1])
     assert len(again) == 2
     assert min(again) >= 1000  # which no run has of its own
