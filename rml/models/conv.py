@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ _Pads = tuple[_Pair, _Pair]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Patches of one step of the kernel gradient: about what a core's second-level cache holds.
-_PATCH_BYTES = 1 << 20
+_PATCH_BYTES = 1 << 21
 # Least images of one step, so that a batch sharded over as many devices need not move.
 _LEAST_IMAGES = 8
 # Least channels for which a patch is gathered pixel by pixel: a line of the cache.
@@ -53,8 +54,7 @@ def conv2d(
       padding: "SAME", "VALID", an integer for all four sides, or ((top, bottom), (left, right)).
       groups: channel groups; more than one always takes XLA's gradient.
       implementation: "xla", "matmul", or "auto": matmul where the program is lowered for a CPU, xla
-        elsewhere. With one input channel a patch is too short for a product to gain anything, and
-        "auto" takes a convolution for the kernel gradient too.
+        elsewhere.
 
     Returns:
       Images in the dtype of `x`.
@@ -123,8 +123,9 @@ def _backward(
         return dx, dk
 
     def on_cpu(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-        by_convolution = auto and x.shape[3] == 1
-        gradient = _kernel_gradient_of_images if by_convolution else _kernel_gradient
+        # As rows, all patches are copied at once: no more of them than gradients.
+        in_rows = x.shape[3] == 1 and math.prod(kernel.shape[:2]) <= kernel.shape[3]
+        gradient = _kernel_gradient_of_one_channel if in_rows else _kernel_gradient
         dk = gradient(x, dy, kernel.shape[:2], strides, pads).astype(kernel.dtype)
         return _image_gradient(dy, kernel, x.shape[1:3], strides, pads), dk
 
@@ -182,21 +183,34 @@ def _image_gradient(
     return whole[:, : size[0], : size[1]]
 
 
-def _kernel_gradient_of_images(
+def _kernel_gradient_of_one_channel(
     x: jax.Array, dy: jax.Array, size: tuple[int, ...], strides: _Pair, pads: _Pads
 ) -> jax.Array:
-    """The gradient as a convolution in the same layout: channels are images, images channels."""
+    """The gradient as one product: the pixels that meet a tap of the kernel are a row."""
+    (kh, kw), (sh, sw), (_, oh, ow, out) = size, strides, dy.shape
+    trim = _trim(x, dy, size, strides, pads)[:3]
+    x = lax.pad(x[..., 0], jnp.zeros((), x.dtype), trim)
+    taps = [
+        x[:, i : i + (oh - 1) * sh + 1 : sh, j : j + (ow - 1) * sw + 1 : sw]
+        for i, j in itertools.product(range(kh), range(kw))
+    ]
+    rows = lax.optimization_barrier(jnp.stack(taps).reshape(kh * kw, -1))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    found = jnp.matmul(rows, dy.reshape(-1, out), preferred_element_type=wide)
+    return found.reshape(kh, kw, 1, out)
+
+
+def _trim(
+    x: jax.Array, dy: jax.Array, size: tuple[int, ...], strides: _Pair, pads: _Pads
+) -> list[tuple[int, int, int]]:
+    """How images are padded, or cropped, to just the rows and columns that meet the kernel."""
     sides = [
-        (low, k + (o - 1) * s - n - low)
-        for (low, _), k, o, s, n in zip(
-            pads, size, dy.shape[1:], strides, x.shape[1:], strict=False
+        (low, (o - 1) * s + k - low - n, 0)
+        for (low, _), k, s, o, n in zip(
+            pads, size, strides, dy.shape[1:], x.shape[1:], strict=False
         )
     ]
-    found = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), sides, rhs_dilation=strides,
-        dimension_numbers=_LAYOUT,
-    )  # fmt: skip
-    return found.transpose(1, 2, 0, 3)
+    return [(0, 0, 0), *sides, (0, 0, 0)]
 
 
 def _kernel_gradient(
@@ -204,18 +218,10 @@ def _kernel_gradient(
 ) -> jax.Array:
     """Sums patches^T @ dy over a few images at a time: [kh, kw, i, o] in float32 or wider."""
     kh, kw = size
-    sh, _ = strides
     batch, oh, ow, out = dy.shape
     channels = x.shape[3]
-    # Row y of the image meets output row (y - i) / stride; pad or crop to just the rows that do.
-    height = (oh - 1) * sh + kh
-    width = (ow - 1) * strides[1] + kw
-    trim = [
-        (0, 0, 0),
-        (pads[0][0], height - pads[0][0] - x.shape[1], 0),
-        (pads[1][0], width - pads[1][0] - x.shape[2], 0),
-        (0, 0, 0),
-    ]
+    height = (oh - 1) * strides[0] + kh
+    trim = _trim(x, dy, size, strides, pads)
 
     def step(x: jax.Array, dy: jax.Array) -> jax.Array:
         x = lax.pad(x, jnp.zeros((), x.dtype), trim)
@@ -229,14 +235,17 @@ def _kernel_gradient(
     steps = batch // images
     if steps == 1:
         return step(x, dy)
-    # The step is the minor axis: every step then takes images from each device's shard.
-    x = x.reshape(images, steps, *x.shape[1:])
-    dy = dy.reshape(images, steps, *dy.shape[1:])
     zero = jnp.zeros((kh, kw, channels, out), jnp.promote_types(x.dtype, jnp.float32))
 
+    def take(a: jax.Array, i: jax.Array) -> jax.Array:
+        if jax.device_count() == 1:
+            return lax.dynamic_slice_in_dim(a, i * images, images)
+        # Every step takes images from each device's shard.
+        a = a.reshape(images, steps, *a.shape[1:])
+        return lax.dynamic_index_in_dim(a, i, axis=1, keepdims=False)
+
     def body(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-        take = functools.partial(lax.dynamic_index_in_dim, index=i, axis=1, keepdims=False)
-        return total + step(take(x), take(dy)), None
+        return total + step(take(x, i), take(dy, i)), None
 
     return lax.scan(body, zero, jnp.arange(steps))[0]
 

@@ -18,6 +18,7 @@ SHAPES = [
     (2, 9, 8, 2, 6, (3, 3), (1, 1), "SAME"),  # a product per row
     (2, 9, 8, 2, 3, (3, 3), (2, 2), "SAME"),
     (2, 8, 9, 1, 4, (5, 5), (2, 2), "SAME"),
+    (3, 8, 9, 1, 8, (2, 4), (1, 2), ((1, 0), (0, 3))),  # pixels of a tap are a row
     (2, 8, 8, 3, 2, (1, 1), (2, 2), 0),
     (2, 8, 8, 3, 2, (2, 3), (3, 1), "VALID"),
     (2, 8, 10, 3, 2, (4, 4), (4, 4), "VALID"),
@@ -113,10 +114,12 @@ def test_steps_over_the_batch_change_nothing(monkeypatch):
         check((6, *shape[1:]), "matmul")
 
 
-def test_over_several_devices_the_image_gradient_is_the_same(monkeypatch):
+def test_over_several_devices_the_gradients_are_the_same(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
+    monkeypatch.setattr(conv_module, "_PATCH_BYTES", 1)
+    monkeypatch.setattr(conv_module, "_LEAST_IMAGES", 2)
     for shape in SHAPES[2:]:
-        check(shape, "matmul")
+        check((4, *shape[1:]), "matmul")
 
 
 def loss(implementation):
@@ -175,9 +178,10 @@ def test_auto_is_one_program_for_every_platform():
 
 
 @pytest.mark.slow
-def test_low_precision_accumulates_in_float32():
-    x, k, strides, padding = data((64, 16, 16, 2, 3, (3, 3), (1, 1), "SAME"), jnp.bfloat16)
-    dy = jnp.ones((64, 16, 16, 3), jnp.bfloat16)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_low_precision_accumulates_in_float32(channels):
+    x, k, strides, padding = data((64, 16, 16, channels, 9, (3, 3), (1, 1), "SAME"), jnp.bfloat16)
+    dy = jnp.ones((64, 16, 16, 9), jnp.bfloat16)
     f = lambda k: conv2d(x, k, implementation="matmul")  # noqa: E731
     dk = jax.vjp(f, k)[1](dy)[0]
     truth = oracle(x, k, strides, pads_of(x, k, strides, padding), np.asarray(dy, np.float64))[1]

@@ -18,9 +18,14 @@ def sides(channels, out, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(("channels", "out"), [(48, 6), (6, 48)])
+# A kernel that is turned at once, in two steps, in one step for want of divisors, and never.
+@pytest.mark.parametrize(("channels", "out"), [(48, 6), (192, 6), (131, 6), (6, 48)])
 @pytest.mark.parametrize("shape", [(MANY,), (2, MANY // 2), (MANY - 1,)])
-def test_a_dense_layer_is_flax_s_with_its_derivatives(shape, channels, out, dtype):
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_dense_layer_is_flax_s_with_its_derivatives(
+    monkeypatch, devices, shape, channels, out, dtype
+):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
     ours, plain, variables = sides(channels, out, dtype)
     x = jax.random.normal(jax.random.key(1), (*shape, channels))
 
@@ -44,16 +49,23 @@ def test_a_dense_layer_is_flax_s_with_its_derivatives(shape, channels, out, dtyp
 @pytest.mark.parametrize(
     ("rows", "channels", "out", "dtype", "turned"),
     [
-        (MANY, 48, 6, jnp.float32, True),
-        (MANY - 1, 48, 6, jnp.float32, False),  # decoding would copy a kernel for each token
-        (MANY, 48, 48, jnp.float32, False),
-        (MANY, 48, 6, jnp.bfloat16, False),
+        (MANY, 192, 6, jnp.float32, True),
+        (MANY - 1, 192, 6, jnp.float32, False),  # a copy would cost what the product gains
+        (MANY, 192, 192, jnp.float32, False),
+        (MANY, 192, 6, jnp.bfloat16, False),
     ],
 )
-def test_a_kernel_is_turned_where_that_is_faster(rows, channels, out, dtype, turned):
+def test_a_gradient_is_turned_where_that_is_faster(rows, channels, out, dtype, turned):
     ours, _, variables = sides(channels, out, dtype)
-    program = jax.make_jaxpr(ours.apply)(variables, jnp.ones((rows, channels)))
-    assert ("optimization_barrier" in str(program)) == turned
+
+    def loss(variables, x):
+        return ours.apply(variables, x).sum()
+
+    x = jnp.ones((rows, channels))
+    assert "scan" not in str(jax.make_jaxpr(loss)(variables, x))
+    gradient = str(jax.make_jaxpr(jax.grad(loss))(variables, x))
+    assert ("scan" in gradient) == turned
+    assert gradient.count("scan[") == int(turned)  # what an optimizer reads lies as the kernel
 
 
 def test_a_program_of_any_number_of_rows_has_one():
@@ -65,3 +77,61 @@ def test_a_program_of_any_number_of_rows_has_one():
     for rows in (3, MANY):
         x = jnp.ones((rows, 48))
         np.testing.assert_allclose(exported.call(variables, x), plain.apply(variables, x), 1e-6)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_batch_normalisation_is_flax_s_with_its_gradients(dtype, affine, train):
+    keys = iter(jax.random.split(jax.random.key(0), 8))
+    x = 2 + 3 * jax.random.normal(next(keys), (6, 5, 4, 7))
+    weights = jax.random.normal(next(keys), x.shape)
+    momentum, epsilon = 0.7, 0.3
+    ours = layers.Norm(
+        "batch", "width", affine=affine, momentum=momentum, epsilon=epsilon, dtype=dtype
+    )
+    plain = nn.BatchNorm(
+        momentum=momentum, epsilon=epsilon, dtype=dtype, use_scale=affine, use_bias=affine
+    )
+    boxed = ours.init(next(keys), x, train=True)
+    start = nn.unbox(boxed)["batch_stats"]["bn"]  # unlike those of the first batch
+    np.testing.assert_array_equal(start["mean"], jnp.zeros(7))
+    np.testing.assert_array_equal(start["var"], jnp.ones(7))
+    for leaf in jax.tree.leaves(boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)):
+        assert leaf.names == ("width",)
+    variables = jax.tree.map(
+        lambda leaf: leaf + jax.random.uniform(next(keys), leaf.shape, minval=0.2),
+        nn.unbox(boxed),
+    )
+
+    def found(apply):
+        def loss(params, x):
+            y, stats = apply({**variables, "params": params}, x)
+            return jnp.sum(weights * y.astype(jnp.float32)), (y, stats)
+
+        gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
+        return gradient(variables.get("params", {}), x)
+
+    def of_plain(variables, x):
+        own = {kind: tree["bn"] for kind, tree in variables.items() if tree}
+        y, kept = plain.apply(own, x, use_running_average=not train, mutable=["batch_stats"])
+        return y, {kind: {"bn": tree} for kind, tree in kept.items()}
+
+    def of_ours(variables, x):
+        return ours.apply(variables, x, train=train, mutable=["batch_stats"])
+
+    one, other = found(of_ours), found(of_plain)
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        assert a.dtype == b.dtype
+        near = 1e-2 if dtype else 5e-6
+        np.testing.assert_allclose(
+            a.astype(jnp.float32), b.astype(jnp.float32), rtol=0, atol=near * jnp.abs(b).max()
+        )
+
+
+def test_a_constant_channel_is_normalised_to_next_to_nothing():
+    x = jnp.full((9, 3), jnp.float32(33.3))
+    norm = layers.Norm("batch", affine=False)
+    y, _ = norm.init_with_output(jax.random.key(0), x, train=True)
+    assert float(jnp.abs(y).max()) < 0.05
