@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rml.losses.shapes import check_shapes
 from rml.ops import full_precision
 
 ROUNDINGS = 8  # units in the last place by which a mean of equal numbers may be off
@@ -33,11 +34,12 @@ def barlow_twins(
       The loss.
 
     Raises:
-      ValueError: If there is but one row, which has no correlation.
+      ValueError: If shapes do not fit, there is but one row, which has no correlation.
 
     Source: Zbontar et al. 2021, Barlow Twins: Self-Supervised Learning via Redundancy Reduction,
     eq. 1 and 2.
     """
+    check_shapes(a=(a, "n d"), b=(b, "n d"))
     n = a.shape[0]
     if n < 2:
         raise ValueError(f"barlow_twins needs at least two rows for a correlation, got {n}.")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import check_reduction, reduced
+from rml.losses.shapes import check_shapes
 from rml.ops.ring import ring_values
 from rml.ops.similarity import normalize
 from rml.ops.streaming import row_and_column_values
@@ -39,11 +40,12 @@ def clip_loss(
       The loss.
 
     Raises:
-      ValueError: If `reduction` is unknown.
+      ValueError: If shapes do not fit, `reduction` is unknown.
 
     Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language
     Supervision, figure 3 and section 2.5.
     """
+    check_shapes(images=(images, "n d"), texts=(texts, "n d"))
     check_reduction(reduction)
     images = normalize(images) * jnp.exp(log_scale)
     texts = normalize(texts)

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from rml.losses.shapes import check_shapes
+
 
 def smoothed_cross_entropy(
     logits: Float[Array, "b c"],
@@ -25,8 +27,12 @@ def smoothed_cross_entropy(
     Returns:
       The loss of each example, in float32.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: Szegedy et al., Rethinking the Inception Architecture for Computer Vision,
     arXiv:1512.00567, Section 7.
     """
+    check_shapes(logits=(logits, "n k"), labels=(labels, "n"))
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), smoothing)
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)

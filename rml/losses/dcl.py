@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import check_reduction
+from rml.losses.shapes import check_shapes
 from rml.ops.similarity import normalize
 from rml.ops.streaming import Pairs, symmetric_logsumexp
 
@@ -38,16 +39,18 @@ def dcl(
       The loss. The negatives of an anchor are both views of the other examples, as in eq. 5.
 
     Raises:
-      ValueError: If there is but one example, which has no negatives, or `reduction` is unknown.
+      ValueError: If shapes do not fit, there is but one example, which has no negatives, or
+        `reduction` is unknown.
 
     Source: Yeh et al. 2022, Decoupled Contrastive Learning, eq. 5 and 6.
     """
+    check_shapes(a=(a, "n d"), b=(b, "n d"))
     check_reduction(reduction)
     n = a.shape[0]
     if n < 2:
         raise ValueError(f"dcl needs at least two examples for negatives, got {n}.")
-    root = jnp.sqrt(jnp.asarray(temperature, jnp.float32))
-    z = normalize(jnp.concatenate([a, b])) / root
+    z = normalize(jnp.concatenate([a, b]))
+    z = z / jnp.sqrt(jnp.asarray(temperature, z.dtype))
     positive = jnp.sum(z[:n] * z[n:], axis=-1)
     if sigma is not None:
         weight = 2 - n * jax.nn.softmax(positive * temperature / sigma)

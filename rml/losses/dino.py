@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import reduced
+from rml.losses.shapes import check_shapes
 
 
 def dino(
@@ -37,11 +38,13 @@ def dino(
       The value.
 
     Raises:
-      ValueError: If `reduction` is unknown, or there is no pair of different views.
+      ValueError: If shapes do not fit, `reduction` is unknown, or there is no pair of different
+        views.
 
     Source: Caron et al. 2021, Emerging Properties in Self-Supervised Vision Transformers
     (arXiv:2104.14294), eq. 1 to 3 and algorithm 1.
     """
+    check_shapes(student=(student, "s n k"), teacher=(teacher, "t n k"), center=(center, "k"))
     students, teachers = student.shape[0], teacher.shape[0]
     if students < 2 or not 1 <= teachers <= students:
         raise ValueError(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rml.losses.shapes import check_shapes
 from rml.ops.similarity import normalize, wide
 
 
@@ -35,9 +36,13 @@ def kd_loss(
     Returns:
       The loss of each example, in float32 or wider; 0 where the distributions are equal.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv:1503.02531,
     Section 2.
     """
+    check_shapes(student=(student, "n k"), teacher=(teacher, "n k"))
     del labels
     logs, targets = _logs(student, temperature), _targets(teacher, temperature)
     return temperature**2 * _divergence(targets, logs)
@@ -61,8 +66,12 @@ def soft_cross_entropy(
     Returns:
       The loss of each example, in float32 or wider.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: Hinton et al., arXiv:1503.02531, Section 2.
     """
+    check_shapes(student=(student, "n k"), teacher=(teacher, "n k"))
     del labels
     targets = jnp.exp(_targets(teacher, temperature))
     return -(temperature**2) * _sum_of_products(targets, _logs(student, temperature))
@@ -93,10 +102,14 @@ def annealing_loss(
       The loss of each example, in float32 or wider; 0 where the student's logits are Φ times the
       teacher's.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: Jafari et al., Annealing Knowledge Distillation, arXiv:2104.07163. Of the paper its
     abstract was read; Φ and the mean square are those of public code that follows it, where T is a
     whole number for some epochs.
     """
+    check_shapes(student=(student, "n k"), teacher=(teacher, "n k"))
     del labels
     ours, theirs = wide(student, jax.lax.stop_gradient(teacher))
     current = temperature - (temperature - 1) * jnp.clip(progress, 0, 1)
@@ -131,10 +144,11 @@ def dkd_loss(
       The loss of each example, in float32 or wider; 0 where the distributions are equal.
 
     Raises:
-      ValueError: If there are fewer than two classes.
+      ValueError: If shapes do not fit, there are fewer than two classes.
 
     Source: Zhao et al., Decoupled Knowledge Distillation, arXiv:2203.08679, eq. 7.
     """
+    check_shapes(student=(student, "n k"), teacher=(teacher, "n k"), labels=(labels, "n"))
     if student.shape[1] < 2:
         raise ValueError(f"dkd_loss needs at least 2 classes, got logits of shape {student.shape}")
     own = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
@@ -183,9 +197,13 @@ def dist_loss(
       increasing linear function of the teacher's. What is constant counts as no direction: 1/2
       where the other one varies.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: Huang et al., Knowledge Distillation from A Stronger Teacher, arXiv:2205.10536,
     Section 3; the factor τ² is that of its public code.
     """
+    check_shapes(student=(student, "n k"), teacher=(teacher, "n k"))
     del labels
 
     def apart(axis: int) -> Array:
@@ -235,12 +253,13 @@ def target_enhanced_loss(
       The loss of each example and output, in float32 or wider.
 
     Raises:
-      ValueError: If the form is unknown, γ is not above 0, or there are as many neither as one nor
-        as outputs.
+      ValueError: If shapes do not fit, the form is unknown, γ is not above 0, or there are as
+        many neither as one nor as outputs.
 
     Source: Hao et al., One-for-All, arXiv:2310.19444, adaptive target information enhancement, and
     `ofa_loss` of the public code (Hao840/OFAKD at f7bb896).
     """
+    check_shapes(student=(student, "... n k"), teacher=(teacher, "n k"), labels=(labels, "n"))
     if form not in ("code", "paper"):
         raise ValueError(f"unknown form {form!r}: expected 'code' or 'paper'")
     if not isinstance(gamma, jax.Array) and np.min(gamma) <= 0:
@@ -276,7 +295,7 @@ def _logs(logits: Array, temperature: float | Array) -> Array:
 
 
 def _targets(teacher: Array, temperature: float | Array) -> Array:
-    return jax.lax.stop_gradient(_logs(teacher, temperature))
+    return _logs(jax.lax.stop_gradient(teacher), temperature)
 
 
 def _standardized(x: Array, axis: int) -> Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from rml.losses.shapes import check_shapes
 from rml.ops.pairwise import cosine_similarity, euclidean
 from rml.ops.similarity import normalize, wide
 
@@ -67,8 +68,12 @@ def rkd_distance(
       The loss of each example, in float32 or wider; 0 where there is one row, or where one
       network's rows are those of the other turned, moved or scaled.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: Park et al., Relational Knowledge Distillation, arXiv:1904.05068, eq. 5 to 8.
     """
+    check_shapes(student=(student, "n s"), teacher=(teacher, "n t"))
     del labels
 
     def relations(rows: Array) -> Array:
@@ -103,8 +108,12 @@ def rkd_angle(
       The loss of each example, in float32 or wider; 0 where there are fewer than three rows, or
       where one network's rows are those of the other turned, moved or scaled.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: Park et al., arXiv:1904.05068, eq. 9 to 11.
     """
+    check_shapes(student=(student, "n s"), teacher=(teacher, "n t"))
     del labels
     size = student.shape[0]
     student, teacher = wide(student, jax.lax.stop_gradient(teacher))
@@ -149,11 +158,12 @@ def correlation_congruence(
       other turned or scaled.
 
     Raises:
-      ValueError: If the order is less than 1.
+      ValueError: If shapes do not fit, the order is less than 1.
 
     Source: Peng et al., Correlation Congruence for Knowledge Distillation, arXiv:1904.01802,
     Section 3; γ and P are those that are usual with unit rows.
     """
+    check_shapes(student=(student, "n s"), teacher=(teacher, "n t"))
     del labels
     if order < 1:
         raise ValueError(f"order is {order}, expected at least 1")
@@ -193,8 +203,12 @@ def crd_loss(
     Returns:
       The loss of each example, in float32 or wider.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: Tian et al., Contrastive Representation Distillation, arXiv:1910.10699, eq. 10 and 19.
     """
+    check_shapes(student=(student, "n d"), teacher=(teacher, "n d"), labels=(labels, "n"))
     cosines = cosine_similarity(student, teacher) / temperature
     same = jnp.eye(student.shape[0], dtype=bool)
     negative = ~same if labels is None else labels[:, None] != labels[None, :]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from rml.losses.reduction import check_reduction
+from rml.losses.shapes import check_shapes
 from rml.ops.ring import ring_values
 from rml.ops.streaming import Mask, Pairs, promote, row_values, weighted_sum
 
@@ -73,10 +74,14 @@ def info_nce(
     Source: van den Oord et al. 2018, Representation Learning with Contrastive Predictive Coding,
     eq. 4; queue of negatives: He et al. 2020, Momentum Contrast, eq. 1.
     """
+    check_shapes(queries=(queries, "n d"), keys=(keys, "m d"), negatives=(negatives, "r d"))
     n = queries.shape[0]
     check_reduction(reduction)
     if positives is None and keys.shape[0] < n:
-        raise ValueError(f"each query needs its key, got {n} queries and {keys.shape[0]} keys.")
+        raise ValueError(
+            f"each query needs its key, got {n} queries and {keys.shape[0]} keys, of shapes "
+            f"{queries.shape} and {keys.shape}."
+        )
     if labels is not None and false_negatives is not None:
         raise ValueError("labels and false_negatives both name the false negatives; give one.")
     if axis_name is not None and (positives is not None or false_negatives is not None):
@@ -157,6 +162,7 @@ def info_nce_with_queue(
 
     Source: He et al. 2020, Momentum Contrast (arXiv:1911.05722), eq. 1.
     """
+    check_shapes(queries=(queries, "n d"), keys=(keys, "n d"), queue=(queue, "r d"))
     batch, earlier = jnp.zeros(len(queries), int), jnp.ones(len(queue), int)
     return info_nce(
         queries, keys, negatives=queue, temperature=temperature, reduction=reduction,

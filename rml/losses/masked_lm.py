@@ -5,6 +5,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.losses.reduction import reduced
+from rml.losses.shapes import check_shapes
 
 
 def masked_lm(
@@ -29,10 +30,11 @@ def masked_lm(
       The loss, in float32.
 
     Raises:
-      ValueError: If `reduction` is unknown.
+      ValueError: If shapes do not fit, `reduction` is unknown.
 
     Source: Devlin et al., BERT, arXiv:1810.04805, Section 3.1.
     """
+    check_shapes(logits=(logits, "n p v"), targets=(targets, "n p"), where=(where, "n p"))
     logits = jnp.where(where[..., None], logits.astype(jnp.float32), 0.0)
     values = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     count = jnp.maximum(jnp.sum(where, axis=1), 1)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.infonce import info_nce
+from rml.losses.shapes import check_shapes
 from rml.ops.similarity import normalize
 
 
@@ -35,6 +36,11 @@ def multiple_negatives_ranking(
     Source: Henderson et al. 2017, Efficient Natural Language Response Suggestion for Smart Reply,
     section 4.4; cosine and temperature as in Reimers & Gurevych 2019, Sentence-BERT.
     """
+    check_shapes(
+        queries=(queries, "n d"),
+        documents=(documents, "n d"),
+        hard_negatives=(hard_negatives, "n h d"),
+    )
     negatives = None
     if hard_negatives is not None:
         negatives = normalize(jnp.reshape(hard_negatives, (-1, hard_negatives.shape[-1])))

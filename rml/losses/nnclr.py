@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.infonce import info_nce
+from rml.losses.shapes import check_shapes
 from rml.ops.similarity import normalize
 from rml.ops.topk import topk
 
@@ -51,6 +52,9 @@ def nnclr(
     Source: Dwibedi et al. 2021, With a Little Help from My Friends: Nearest-Neighbor Contrastive
     Learning of Visual Representations (arXiv:2104.14548), eq. 3 to 5.
     """
+    check_shapes(
+        projections=(projections, "n d"), predictions=(predictions, "n d"), support=(support, "r d")
+    )
     neighbours = normalize(nearest_support(projections, support))
     return info_nce(
         neighbours, normalize(predictions), temperature=temperature, reduction=reduction,

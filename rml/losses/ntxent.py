@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import check_reduction
+from rml.losses.shapes import check_shapes
 from rml.ops.ring import ring_values
 from rml.ops.similarity import normalize
 from rml.ops.streaming import symmetric_logsumexp
@@ -39,15 +40,16 @@ def nt_xent(
       The loss.
 
     Raises:
-      ValueError: If `reduction` is unknown.
+      ValueError: If shapes do not fit, `reduction` is unknown.
 
     Source: Chen et al. 2020, A Simple Framework for Contrastive Learning of Visual
     Representations, eq. 1.
     """
+    check_shapes(a=(a, "n d"), b=(b, "n d"))
     check_reduction(reduction)
     n = a.shape[0]
-    root = jnp.sqrt(jnp.asarray(temperature, jnp.float32))
-    z = normalize(jnp.concatenate([a, b])) / root
+    z = normalize(jnp.concatenate([a, b]))
+    z = z / jnp.sqrt(jnp.asarray(temperature, z.dtype))
     positive = jnp.sum(z[:n] * z[n:], axis=-1)
     if axis_name is None:
         row = symmetric_logsumexp(z, mask=not_self, block_size=block_size)

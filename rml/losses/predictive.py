@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import reduced
+from rml.losses.shapes import check_shapes
 from rml.ops.similarity import normalize
 
 
@@ -22,10 +23,11 @@ def negative_cosine(
       The value, in [-1, 1].
 
     Raises:
-      ValueError: If `reduction` is unknown.
+      ValueError: If shapes do not fit, `reduction` is unknown.
 
     Source: Chen & He 2021, Exploring Simple Siamese Representation Learning, eq. 1 and 3.
     """
+    check_shapes(predictions=(predictions, "... d"), targets=(targets, "... d"))
     targets = jax.lax.stop_gradient(targets)
     return reduced(-jnp.sum(normalize(predictions) * normalize(targets), axis=-1), reduction)
 
@@ -50,11 +52,12 @@ def simsiam(
       The value, in [-1, 1].
 
     Raises:
-      ValueError: If `reduction` is unknown.
+      ValueError: If shapes do not fit, `reduction` is unknown.
 
     Source: Chen & He 2021, Exploring Simple Siamese Representation Learning (arXiv:2011.10566),
     eq. 2 to 4 and algorithm 1.
     """
+    check_shapes(predictions=(predictions, "2 n d"), projections=(projections, "2 n d"))
     own = negative_cosine(predictions, projections[::-1], reduction="none")
     return reduced(jnp.mean(own, axis=0), reduction)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rml.losses.shapes import check_shapes
 from rml.ops.similarity import wide
 
 
@@ -56,9 +57,18 @@ def dpo_loss(
     Returns:
       The loss of each pair, in float32 or wider; log 2 where the model is its reference.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: Rafailov et al., Direct Preference Optimization, arXiv:2305.18290, eq. 7. Smoothing is
     that of Mitchell's note on conservative DPO, 2023.
     """
+    check_shapes(
+        chosen=(chosen, "n"),
+        rejected=(rejected, "n"),
+        reference_chosen=(reference_chosen, "n"),
+        reference_rejected=(reference_rejected, "n"),
+    )
     chosen, rejected = wide(chosen, rejected)
     known = wide(*map(jax.lax.stop_gradient, (reference_chosen, reference_rejected)))
     margin = beta * ((chosen - known[0]) - (rejected - known[1]))

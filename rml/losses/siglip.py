@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import check_reduction
+from rml.losses.shapes import check_shapes
 from rml.ops.ring import ring_values
 from rml.ops.similarity import normalize
 from rml.ops.streaming import row_values, weighted_sum
@@ -37,11 +38,12 @@ def siglip_loss(
       The loss.
 
     Raises:
-      ValueError: If `reduction` is unknown.
+      ValueError: If shapes do not fit, `reduction` is unknown.
 
     Source: Zhai et al. 2023, Sigmoid Loss for Language Image Pre-Training, algorithm 1; in eq. 1
     the bias has the opposite sign.
     """
+    check_shapes(images=(images, "n d"), texts=(texts, "n d"))
     check_reduction(reduction)
     n = images.shape[0]
     images = normalize(images) * jnp.exp(log_scale)

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from rml.losses.ntxent import not_self
 from rml.losses.reduction import check_reduction
+from rml.losses.shapes import check_shapes
 from rml.ops.ring import ring_values
 from rml.ops.similarity import normalize
 from rml.ops.streaming import Mask, Pairs, masked_sum, row_values, symmetric_logsumexp
@@ -65,16 +66,19 @@ def sup_con(
       The loss; zero if no anchor has a positive.
 
     Raises:
-      ValueError: If `form` or `reduction` is unknown, or `positives` is given with `axis_name`.
+      ValueError: If shapes do not fit, `form` or `reduction` is unknown, or `positives` is given
+        with `axis_name`.
 
     Source: Khosla et al. 2020, Supervised Contrastive Learning, eq. 2 (out) and eq. 3 (in).
     """
+    check_shapes(features=(features, "n d"), labels=(labels, "n"))
     if form not in ("out", "in"):
         raise ValueError(f"form must be 'out' or 'in', got {form!r}.")
     check_reduction(reduction)
     if positives is not None and axis_name is not None:
         raise ValueError("positives is not available with axis_name.")
-    z = normalize(features) / jnp.sqrt(jnp.asarray(temperature, jnp.float32))
+    z = normalize(features)
+    z = z / jnp.sqrt(jnp.asarray(temperature, z.dtype))
     n = z.shape[0]
     pairs = Pairs(labels, labels)
 

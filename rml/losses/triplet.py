@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rml.losses.shapes import check_shapes
 from rml.ops.pairwise import squared_euclidean
 
 ROUNDINGS = 16  # units in the last place by which equal squared distances may differ
@@ -83,11 +84,12 @@ def triplet_loss(
       The loss; zero if the batch has no triplet.
 
     Raises:
-      ValueError: If `mining` is unknown.
+      ValueError: If shapes do not fit, `mining` is unknown.
 
     Source: Schroff et al. 2015, FaceNet, section 3.2 (semi-hard); Hermans et al. 2017, In Defense
     of the Triplet Loss, eq. 5 (hard) and 6 (all), and section 2 for active.
     """
+    check_shapes(features=(features, "n d"), labels=(labels, "n"))
     same: Bool[Array, "n n"] = labels[:, None] == labels[None, :]
     positive, negative = same & ~jnp.eye(labels.shape[0], dtype=bool), ~same
     square = squared_euclidean(features, features)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rml.losses.shapes import check_shapes
 from rml.ops import full_precision
 
 
@@ -37,10 +38,11 @@ def vicreg(
       The loss.
 
     Raises:
-      ValueError: If there is but one row, which has no variance.
+      ValueError: If shapes do not fit, there is but one row, which has no variance.
 
     Source: Bardes et al. 2022, VICReg, eq. 1 to 6 and algorithm 1.
     """
+    check_shapes(a=(a, "n d"), b=(b, "n d"))
     n, d = a.shape
     if n < 2:
         raise ValueError(f"vicreg needs at least two rows for a variance, got {n}.")
