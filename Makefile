@@ -58,9 +58,10 @@ lint: $(VENV)/test ## Check format, style, types, the direction of imports and t
 	PATH=$(VENV)/bin:$$PATH lint-imports
 	$(PY) -m experiments.systems check
 
+# Claims that fail have been written too: the tables follow them in any case.
 claims: $(VENV)/test ## Measure claims in full into results/ (ONLY=simclr,supcon SEEDS=3 JOBS=2 JOIN=1; continues if stopped)
-	$(PY) -m experiments.claims --only=$(ONLY) --seeds=$(or $(SEEDS),3) --jobs=$(or $(JOBS),1) $(if $(JOIN),--join)
-	$(PY) -m experiments.tables
+	$(PY) -m experiments.claims --only=$(ONLY) --seeds=$(or $(SEEDS),3) --jobs=$(or $(JOBS),1) $(if $(JOIN),--join); \
+	  code=$$?; $(PY) -m experiments.tables || [ $$code != 0 ] && exit $$code
 
 cards: $(VENV)/test ## Measure data sets into results/data (ARGS="digits emoji" for some of them)
 	$(PY) -m experiments.cards $(ARGS)

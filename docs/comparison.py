@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.registry import read_config
-from experiments.results import interval
+from experiments.results import interval, seeds
 from experiments.systems import System
 from experiments.tables import table
 from rml.ops import t_interval
@@ -57,7 +57,7 @@ def compared(measured: Sequence[tuple[str, Mapping[str, Any]]], metrics: Mapping
     rows = [
         (
             f"[{key}](../systems/{key}.md)", f"`{Path(result['config']).stem}`",
-            str(len(result["seeds"])), *cells(result, metrics),
+            str(seeds(result)), *cells(result, metrics),
         )
         for key, result in order
     ]  # fmt: skip
@@ -65,7 +65,7 @@ def compared(measured: Sequence[tuple[str, Mapping[str, Any]]], metrics: Mapping
     for ending, name in BESIDE.items():
         beside = [f"{metric}_{ending}" for metric in metrics]
         if {*beside} <= {*first["metrics"]}:
-            rows.append((name, "", str(len(first["seeds"])), *cells(first, beside)))
+            rows.append((name, "", str(seeds(first)), *cells(first, beside)))
     return table(("system", "config", "seeds", *metrics.values()), rows)
 
 

@@ -17,7 +17,14 @@ from docs.comparison import comparison
 from docs.data_cards import data_page, data_set_page
 from experiments.data_sets import data_sets, read_cards, users
 from experiments.report.markup import duration
-from experiments.results import interval, number, read_benchmarks, read_results
+from experiments.results import (  # fmt: skip
+    count_seeds,
+    interval,
+    number,
+    read_benchmarks,
+    read_results,
+    seeds_a_run,
+)
 from experiments.systems import System, read_systems
 from experiments.tables import RELATIONS, claims_table, counts, table
 
@@ -79,13 +86,13 @@ def navigation() -> list[dict[str, Any]]:
         {area_title(a): [{s.key: f"systems/{s.key}.md"} for s in systems if s.area == a]}
         for a in found
     ]
-    names = [room.name for room in rooms(load_library())]
+    library = rooms(load_library())
     return [
         {"Areas": ["areas/index.md", *({area_title(a): f"areas/{a}.md"} for a in found)]},
         {"Systems": ["systems/index.md", *members]},
         {"Data": ["data/index.md", *({one.name: f"data/{one.name}.md"} for one in data_sets())]},
         {"Benchmarks": "benchmarks.md"},
-        {"API": ["api/index.md", *({f"rml.{name}": f"api/{name}.md"} for name in names)]},
+        {"API": ["api/index.md", *({room.path: f"api/{room.name}.md"} for room in library)]},
     ]
 
 
@@ -272,11 +279,13 @@ def conditions(result: Mapping[str, Any]) -> str:
         (f"`{name}`", *("not finite" if value is None else number(value) for value in values))
         for name, values in result["metrics"].items()
     ]
-    metrics = table(("metric", *(f"seed {seed}" for seed in result["seeds"])), rows)
+    one = "seed" if seeds_a_run(result) == 1 else "run"
+    metrics = table(("metric", *(f"{one} {seed}" for seed in result["seeds"])), rows)
+    made_by = [commit[:12] for commit in result["commit"].split(", ")]
     return (
-        f"`{result['config']}`: {duration(fmean(result['seconds']))} a seed on {result['device']}; "
-        f"commit {result['commit'][:12]}, {result['finished'][:10]}; {versions}. "
-        f"{options(result)}\n\n"
+        f"`{result['config']}`: {count_seeds(result)}, {duration(fmean(result['seconds']))} a run "
+        f"on {result['device']}; commit{'s' * (len(made_by) != 1)} {', '.join(made_by)}, "
+        f"{result['finished'][:10]}; {versions}. {options(result)}\n\n"
         f'??? note "All metrics of {Path(result["config"]).stem}"\n\n'
         + "".join(f"    {line}\n" for line in metrics.splitlines())
     )
@@ -299,9 +308,9 @@ def load_library() -> griffe.Module:
 
 
 def rooms(library: griffe.Module) -> list[griffe.Module]:
-    """Lists the subpackages of the library, which are what a user imports from."""
+    """Lists what a user imports from: the library itself, then its subpackages."""
     modules = sorted(library.modules.values(), key=lambda module: module.name)
-    return [module for module in modules if module.is_subpackage]
+    return [library, *(module for module in modules if module.is_subpackage)]
 
 
 def path(name: str, library: griffe.Module) -> str:
@@ -320,8 +329,11 @@ def api_page(library: griffe.Module) -> str:
     rows = []
     for room in rooms(library):
         summary = room.docstring.value.partition("\n")[0] if room.docstring else ""
-        rows.append((f"[rml.{room.name}]({room.name}.md)", summary))
-    head = "# API\n\nEvery name is imported from its room: `from rml.losses import nt_xent`.\n\n"
+        rows.append((f"[{room.path}]({room.name}.md)", summary))
+    head = (
+        "# API\n\nEvery name is imported from its room: `from rml.losses import nt_xent`. What "
+        "`rml` itself has is used as `rml.load`.\n\n"
+    )
     return head + table(("room", "content"), rows)
 
 

@@ -86,6 +86,26 @@ def changed_since(result: Mapping[str, Any]) -> bool:
     return config_hash(read_config(result["config"]).to_dict()) != result["config_hash"]
 
 
+def seeds_a_run(result: Mapping[str, Any]) -> int:
+    """How many seeds a run of a result trains as one program, by its config's file; 1 without."""
+    if not (ROOT / result["config"]).is_file():
+        return 1
+    return int(read_config(result["config"]).get("seeds", 1))
+
+
+def seeds(result: Mapping[str, Any]) -> int:
+    """How many seeds a result is of: those of all its runs."""
+    return len(result["seeds"]) * seeds_a_run(result)
+
+
+def count_seeds(result: Mapping[str, Any]) -> str:
+    """How many seeds a result is of, for example "3 seeds" or "1 run of 3 seeds"."""
+    runs, own = len(result["seeds"]), seeds_a_run(result)
+    if own == 1:
+        return f"{runs} seed{'s' * (runs != 1)}"
+    return f"{runs} run{'s' * (runs != 1)} of {own} seeds{' each' * (runs != 1)}"
+
+
 def recipe_of(result: Mapping[str, Any]) -> Any:
     """The recipe that made a result; None if there is none of its name today."""
     try:

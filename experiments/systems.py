@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 from experiments import registry
 from experiments.checks import check
 from experiments.interrupts import raise_interrupts
-from experiments.results import interval
+from experiments.results import count_seeds, interval
 from experiments.startup import Parser
 from rml.errors import UserError, unknown
 
@@ -351,7 +351,7 @@ def _show_result(path: Path) -> list[str]:
         ]
         seconds = statistics.fmean(result["seconds"])
         lines.append(
-            f"{len(result['seeds'])} seeds of {seconds:.0f} s, {result['device']}, "
+            f"{count_seeds(result)}, {seconds:.0f} s a run, {result['device']}, "
             f"commit {result['commit']}, {result['finished']}"
         )
     except (ValueError, KeyError, TypeError) as error:

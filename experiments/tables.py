@@ -25,6 +25,7 @@ from experiments.results import (  # fmt: skip
     null,
     read_results,
     remarks,
+    seeds,
 )
 from experiments.startup import Parser
 from experiments.systems import System, read_systems
@@ -79,7 +80,7 @@ def measured_table() -> str:
                 config_cell(result, system),
                 count_claims(result["claims"]),
                 first_claim(result),
-                str(len(result["seeds"])),
+                str(seeds(result)),
                 duration(fmean(result["seconds"])),
             )
             for result in found.values()
@@ -123,7 +124,7 @@ def claims_table(key: str) -> str:
             f"{claim['metric']} {interval(claim['mean'], claim['low'], claim['high'])}",
             f"{RELATIONS[claim['relation']]} {claim['threshold']:g}",
             null(claim),
-            str(len(result["seeds"])),
+            str(seeds(result)),
             ": ".join(filter(None, [claim["verdict"], remarks(claim, result)])),
         )
         for result in measured

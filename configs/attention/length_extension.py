@@ -9,7 +9,7 @@ A window of training is a token longer than what the model reads of it, all but 
 of 1 leaves room for an offset of 0 or 1. AdamW has its usual second rate of decay, 0.999, where the
 paper has 0.95.
 
-Result: results/e2llm, 35 min 3 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/e2llm, 22 min 24 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

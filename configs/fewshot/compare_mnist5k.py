@@ -4,7 +4,7 @@ python -m experiments.run --config=configs/fewshot/compare_mnist5k.py --workdir=
 
 There are too few classes for validation classes: λ, neighbours and temperatures are chosen on
 episodes of the test split's images of the base classes, which training does not see. Nearly all
-of those are solved (99%), so that the choice says little. Of 1,000 novel episodes results had been
+of those are solved, so that the choice says little. Of 1,000 novel episodes results had been
 seen before the candidates for λ took their present form.
 
 `--cpu_devices=2` shares the episodes out over two cores.

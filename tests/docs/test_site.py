@@ -10,6 +10,7 @@ from pathlib import Path
 import markdown
 import pytest
 
+import rml
 from docs import comparison, generate, hooks
 from experiments import tables
 from experiments.registry import read_config
@@ -76,9 +77,22 @@ def test_page_of_a_system_has_equation_commands_and_what_was_measured(library, m
     assert "90%" not in failed
     assert "](../results/simclr/simclr_cifar10.png)" in page
     assert "results/other" not in page
-    assert "2 min 0\u00a0s a seed on cpu".replace(" ", "\u00a0", 1) in page
+    assert "2 seeds, 2 min 0\u00a0s a run on cpu".replace("2 min", "2\u00a0min") in page
     assert "commit 0123456789ab, 2026-01-02" in page
     assert "| `rankme` | not finite | 12.0 |" in page
+
+
+def test_conditions_name_every_commit_and_the_seeds_of_a_run(measured):
+    (result,) = measured.values()
+    joined = dict(result, commit="0123456789abcdef, fedcba9876543210, unknown")
+    assert "; commits 0123456789ab, fedcba987654, unknown, 2026-01-02; " in generate.conditions(
+        joined
+    )
+    assert "| metric | seed 0 | seed 1 |" in generate.conditions(joined)
+    several = dict(result, config="configs/contrastive/ablation_fashion.py")
+    assert read_config(several["config"]).seeds == 3
+    assert ".py`: 2 runs of 3 seeds each, " in generate.conditions(several)
+    assert "| metric | run 0 | run 1 |" in generate.conditions(several)
 
 
 def test_page_of_a_built_system_without_results_says_so(library, monkeypatch):
@@ -119,12 +133,21 @@ def test_every_system_area_and_room_has_a_page_that_the_navigation_names(pages):
     assert sorted(named) == sorted(set(pages) - {"index.md", "gallery.md"})
     assert {f"systems/{key}.md" for key in read_systems()} < set(named)
     assert {f"api/{path.parent.name}.md" for path in ROOT.glob("rml/*/__init__.py")} < set(named)
+    assert "api/rml.md" in named
 
 
 def test_rooms_list_what_they_export(library, pages):
     for room in generate.rooms(library):
         for name in room.exports or ():
             assert re.search(rf"^::: rml\.[\w.]*\b{name}$", pages[f"api/{room.name}.md"], re.M)
+
+
+def test_what_the_library_itself_exports_has_a_page(library, pages):
+    assert list(library.exports) == rml.__all__
+    assert re.findall(r"^::: (.*)$", pages["api/rml.md"], re.M) == [
+        "rml", *(f"{getattr(rml, name).__module__}.{name}" for name in rml.__all__)
+    ]  # fmt: skip
+    assert "| [rml](rml.md) |" in pages["api/index.md"]
 
 
 def test_links_between_pages_lead_somewhere(pages):
@@ -214,6 +237,8 @@ def test_the_site_builds_strictly_and_reads_nothing_from_elsewhere(tmp_path):
     assert "<math" in (tmp_path / "systems/simclr.html").read_text()
     losses = (tmp_path / "api/losses.html").read_text()
     assert 'href="training.html#rml.training' in losses
+    guide = (tmp_path / "guides/encoders.html").read_text()
+    assert re.search(r'href="\.\./api/rml\.html#rml\.(encoder\.)?load"><code>rml\.load<', guide)
 
 
 def test_systems_that_share_data_and_metrics_stand_side_by_side():

@@ -106,7 +106,7 @@ own_arrays() {
     --config.data.name=npz:own.npz
 }
 
-register() { # The two lines of docs/guides/method.md: the export and the row.
+register() { # The three edits of docs/guides/method.md: import, `__all__` and the entry.
   python - <<'PYTHON'
 import re
 from pathlib import Path

@@ -1094,6 +1094,16 @@ def test_tables_say_what_results_say(measured):
         tables.claims_table("tow")
 
 
+def test_tables_count_the_seeds_that_a_run_trains_as_one_program(measured, monkeypatch):
+    (first, *_) = measured["toy"].values()
+    first["config"] = "configs/contrastive/ablation_fashion.py"
+    assert len(first["seeds"]) == 3
+    monkeypatch.setattr(tables, "read_results", lambda: {"toy": {"many": first}})
+    monkeypatch.setattr(tables, "remarks", lambda *_: "")
+    assert tables.measured_table().splitlines()[-1].endswith(" | 9 | 10 s |")
+    assert " | 9 | holds |" in tables.claims_table("toy")
+
+
 def test_extras_say_why_they_are_not_counted(measured, monkeypatch):
     toy = tables.read_systems()["toy"]
     why = {"configs/toy/once.py": "it has one seed"}

@@ -208,8 +208,8 @@ def test_show_what_was_measured(tmp_path):
         source="a paper", mean=0.9671, low=0.9624, high=0.9718, verdict="holds",
     )  # fmt: skip
     result = dict(
-        claims=[claim], seconds=[100.0, 140.0], seeds=[0, 1], device="cpu", commit="abc123",
-        finished="2025-01-02",
+        config=DIGITS, claims=[claim], seconds=[100.0, 140.0], seeds=[0, 1], device="cpu",
+        commit="abc123", finished="2025-01-02",
     )  # fmt: skip
     path = tmp_path / "simclr" / "simclr_digits.json"
     path.parent.mkdir()
@@ -220,7 +220,16 @@ def test_show_what_was_measured(tmp_path):
     after = after.split("\n\n")[0]
     assert "holds: kNN is above pixels [knn 0.967" in after
     assert ">= 0.9]" in after
-    assert "2 seeds of 120 s, cpu, commit abc123, 2025-01-02" in after
+    assert "2 seeds, 120 s a run, cpu, commit abc123, 2025-01-02" in after
+
+    ablation = "configs/contrastive/ablation_fashion.py"
+    for config, runs, words in (
+        (DIGITS, 1, "1 seed, 120 s a run"),
+        (ablation, 1, "1 run of 3 seeds, 120 s a run"),
+        (ablation, 2, "2 runs of 3 seeds each, 120 s a run"),
+    ):
+        path.write_text(json.dumps(dict(result, config=config, seeds=[*range(runs)])))
+        assert f"  {words}, cpu" in systems.show_system(simclr, tmp_path)
 
     path.write_text("{}")
     with pytest.raises(UserError, match=re.escape(str(path))):
