@@ -5,9 +5,9 @@ python -m benchmarks.contrastive [--json] [--quick]
 InfoNCE of B queries and B keys of 256 dimensions, B = 1,024 to 65,536 (4,096 with --quick), and
 NT-Xent of B pairs; float32, two threads. Times are the least of interleaved repeats. Peak memory
 is that of a fresh process: its high-water mark less what it held after imports, compilation and
-inputs. The floor is the three matrix products of value and gradient alone, a strip of rows at a
-time: what no exact form can do without. At 65,536 the dense matrix takes 16 GiB and its gradient as
-much again, so ours stands alone there.
+inputs. The floor is the three matrix products of value and gradient alone, as XLA computes them a
+strip of rows at a time. A form with better strips, or that uses a symmetry, may take less. At
+65,536 the dense matrix takes 16 GiB and its gradient as much again, so ours stands alone there.
 pytorch-metric-learning joins where it is installed.
 """
 

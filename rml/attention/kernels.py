@@ -30,6 +30,7 @@ def biased_rectified_product(
 
         E relu E relu + ρ P P + ∫_0^ρ (ρ - r) density(r) dr.
     """
+    mean, other, cosine = wide(mean, other, cosine)
     rho = jnp.clip(cosine, -1 + 1e-7, 1 - 1e-7)  # the slope of the arc sine stays finite
 
     def density(x: Array) -> Array:

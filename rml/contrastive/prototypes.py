@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rml.ops import full_precision
 from rml.ops.similarity import normalize
 
 
@@ -33,4 +34,9 @@ class Prototypes(nn.Module):
             (x.shape[-1], self.number),
             self.param_dtype,
         )
-        return normalize(x) @ normalize(kernel.T).T
+        return _cosines(x, kernel)
+
+
+@full_precision
+def _cosines(x: Array, kernel: Array) -> Array:
+    return normalize(x) @ normalize(kernel.T).T

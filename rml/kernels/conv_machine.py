@@ -129,6 +129,7 @@ def convolve_blocks(
       inter-domain inducing points.
     """
     size, p = mixer.shape[0], mixer.shape[-1]
+    (mixer,) = wide(mixer)
     ii = jnp.einsum("abij,jk,ablk->il", mixer, k.ii, mixer) / size**2
     ti = _convolution(k.ti.reshape(*images, p), jnp.swapaxes(mixer, -2, -1)) / size**2
     t = jax.vmap(lambda v: window_mean(v, size=size))(k.t.reshape(images))

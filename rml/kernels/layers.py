@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from rml.kernels.gram_kernels import Blocks
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
+from rml.ops.similarity import wide
 
 
 class Layer(NamedTuple):
@@ -32,6 +33,7 @@ class Layer(NamedTuple):
 
 def triangle(raw: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Makes lower triangular T of positive diagonal from its strict part and log-diagonal."""
+    (raw,) = wide(raw)
     return jnp.tril(raw, -1) + jnp.diag(jnp.exp(jnp.diagonal(raw)))
 
 

@@ -48,7 +48,9 @@ def log_marginal_likelihood(
 ) -> Float[Array, ""]:
     """Computes log N(Y; 0, K + noise I), the columns of `y` independent, in nats.
 
-    No jitter is added, also where K + noise I has no Cholesky factor: see `noisy_log_density`.
+    No jitter is added, also where K + noise I has no Cholesky factor: see `noisy_log_density`. A
+    noise below the rounding of K, some 1e-7 of its largest entry times n in float32, is lost in it:
+    the density of targets that such a noise did not draw is then that of the rounded matrix.
 
     Args:
       k: Kernel matrix of the outputs.

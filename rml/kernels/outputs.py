@@ -11,6 +11,7 @@ from rml.kernels.layers import triangle, unit_kl
 from rml.kernels.nngp import Prediction, remaining
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
+from rml.ops.similarity import wide
 
 
 class Outputs(NamedTuple):
@@ -27,8 +28,8 @@ class Outputs(NamedTuple):
 
 def output_kl(outputs: Outputs) -> Float[Array, ""]:
     """Computes Σ_c KL(q(f_c) || N(0, K)) in nats."""
-    c = outputs.mean.shape[1]
-    return c * unit_kl(triangle(outputs.raw)) + jnp.sum(outputs.mean**2) / 2
+    (mean,) = wide(outputs.mean)
+    return mean.shape[1] * unit_kl(triangle(outputs.raw)) + jnp.sum(mean**2) / 2
 
 
 @full_precision
@@ -37,7 +38,7 @@ def output_marginals(k: Blocks, outputs: Outputs, *, jitter: float = 0.0) -> Pre
     x = solve_lower(cholesky(k.ii, jitter=jitter).factor, k.ti.T)
     xs = x.T @ triangle(outputs.raw)
     variance = remaining(k.t, x) + jnp.sum(xs * xs, axis=1)
-    return Prediction(x.T @ outputs.mean, variance)
+    return Prediction(x.T @ wide(outputs.mean)[0], variance)
 
 
 def expected_log_softmax(

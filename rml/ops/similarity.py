@@ -25,11 +25,12 @@ def normalize(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
       The rows with unit length.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    # The squares of a short row lose digits: it is scaled by its largest number first, a factor
-    # that the direction does not depend on.
+    # Squares of a short row lose digits, powers of a long one overflow: either is scaled by its
+    # largest number first, a factor that the direction does not depend on.
     constant = jax.lax.stop_gradient(x)
     largest = jnp.max(jnp.abs(constant), axis=-1, keepdims=True, initial=0)
-    short = jnp.sum(constant * constant, axis=-1, keepdims=True) < SHORT
+    squared = jnp.sum(constant * constant, axis=-1, keepdims=True)
+    scaled = (squared < SHORT) | (squared > 1 / SHORT)
     zero = largest == 0
-    x = jnp.where(zero, 0, jnp.where(short, x / jnp.where(zero, 1, largest), x))
+    x = jnp.where(zero, 0, jnp.where(scaled, x / jnp.where(zero, 1, largest), x))
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), SHORT))

@@ -85,6 +85,14 @@ def test_quadrature_agrees_with_bivariate_normal_probabilities_up_to_the_ends():
     np.testing.assert_allclose(value, expected, atol=2e-7)
 
 
+def test_half_precision_is_widened_first():
+    mean, other, rho = (jnp.asarray(x, jnp.bfloat16) for x in ([0.7, -1], [2, 0.5], [0.9, -0.5]))
+    wider = [x.astype(jnp.float32) for x in (mean, other, rho)]
+    found = kernels.biased_rectified_product(mean, other, rho)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, kernels.biased_rectified_product(*wider))
+
+
 @pytest.mark.slow
 def test_without_means_the_biased_product_is_the_arc_cosine_kernel():
     rho = jnp.linspace(-1, 1, 41)

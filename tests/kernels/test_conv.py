@@ -194,6 +194,24 @@ def test_no_product_is_rounded_on_an_accelerator(normal):
     assert rounded(limit, x) == []
 
 
+@pytest.mark.slow
+def test_a_machine_in_half_precision_is_computed_in_float32(normal):
+    x = jnp.asarray(normal(0, 2, 3, 3, 2), jnp.bfloat16)
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), machine_of(normal))
+    wider = jax.tree.map(lambda a: a.astype(jnp.float32), half)
+
+    @jax.jit
+    def objective(machine, x):
+        given = dict(total=2, kernel=RELU, widths=jnp.ones(2, jnp.float32), samples=2)
+        return kernels.conv_elbo(machine, x, jnp.array([0, 1]), jax.random.key(0), **given)
+
+    exact = objective(wider, x.astype(jnp.float32))
+    for machine, images in ((half, x), (half, x.astype(jnp.float32)), (wider, x)):
+        found = objective(machine, images)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, exact, rtol=1e-5)
+
+
 def test_mistakes_are_named(unchecked):
     x = jnp.ones((2, 4, 4, 1))
     with pytest.raises(ValueError, match=r"odd width.*\(3, 2, 2, 1\)"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rml import attention, evaluation, fewshot, kernels, losses
+from rml.contrastive import Prototypes
 from rml.errors import UserError
 from rml.evaluation.logistic_regression import fit_logistic_regression
 from rml.hydra import hydra_loss
@@ -70,6 +71,9 @@ FUNCTIONS = {
     "clip_loss": (partial(losses.clip_loss, log_scale=jnp.float32(1.0)), X, Y),
     "siglip_loss": (
         partial(losses.siglip_loss, log_scale=jnp.float32(1.0), bias=jnp.float32(0.0)), X, Y,
+    ),
+    "prototypes": (
+        lambda x, y: Prototypes(len(Y)).apply({"params": {"kernel": y.T}}, x), X, Y,
     ),
     "dcl": (partial(losses.dcl, **TEMPERATURE), X, Y),
     "multiple_negatives_ranking": (

@@ -26,9 +26,9 @@ def test_zero_row_stays_zero_with_gradient_zero():
     assert not jnp.any(grad)
 
 
-def test_short_rows_become_unit_with_the_gradient_of_their_length():
+def test_rows_of_any_length_become_unit_with_the_gradient_of_their_length():
     weights = jnp.asarray([0.3, -0.7])
-    for scale in (1e-3, 1e-7, 1e-20, 1e-30):
+    for scale in (1e-3, 1e-7, 1e-20, 1e-30, 1e3, 1e14, 1e18, 1e30):
         x = scale * jnp.asarray([[3.0, 4.0]])
         value, grad = jax.value_and_grad(lambda x: jnp.sum(normalize(x) * weights))(x)
         np.testing.assert_allclose(value, 0.3 * 0.6 - 0.7 * 0.8, rtol=1e-5)
