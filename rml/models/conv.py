@@ -220,6 +220,8 @@ def _kernel_gradient(
     kh, kw = size
     batch, oh, ow, out = dy.shape
     channels = x.shape[3]
+    if not dy.size:
+        return jnp.zeros((kh, kw, channels, out), dy.dtype)
     height = (oh - 1) * strides[0] + kh
     trim = _trim(x, dy, size, strides, pads)
 

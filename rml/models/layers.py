@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import canonicalize_dtype
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from rml.ops.sparse_activations import fatrelu, keep_largest, shifted_relu
 
@@ -172,19 +173,26 @@ def _product(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -
     rows = math.prod(x.shape[:-1])
     # An exported program's number of rows is a symbol, which nothing is compared with.
     many = isinstance(rows, int) and rows >= _MANY_ROWS
-    if not many or not narrows or jax.default_backend() != "cpu":
+    split = any(jax.typeof(kernel).sharding.spec)  # an explicit mesh refuses a loop over its rows
+    if not many or not narrows or split or jax.default_backend() != "cpu":
         return product(x, kernel)
 
     @jax.custom_jvp
     def narrowing(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return product(x, kernel)
 
-    @narrowing.defjvp
+    @functools.partial(narrowing.defjvp, symbolic_zeros=True)
     def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
         (x, kernel), (dx, dk) = primals, tangents
         last = (((x.ndim - 1,), (1,)), ((), ()))
-        along = lax.dot_general(x, _turned(dk), last, **options)
-        return product(x, kernel), product(dx, kernel) + along
+        value = product(x, kernel)
+        tangent = jnp.zeros_like(value)
+        if not isinstance(dx, SymbolicZero):
+            tangent = product(dx, kernel)
+        if not isinstance(dk, SymbolicZero):
+            along = lax.dot_general(x, _turned(dk), last, **options)
+            tangent = along if isinstance(dx, SymbolicZero) else tangent + along
+        return value, tangent
 
     return narrowing(x, kernel)
 
@@ -237,7 +245,8 @@ class _BatchNorm(nn.Module):
 
     Of x * factor + offset the gradients are sums of `dy` and of `dy * x`, which XLA's CPU backend
     takes in passes over the two. For those of linen's (x - mean) * factor it makes two more arrays
-    as large. The statistics have the axis of the channels, and none in linen.
+    as large. Rounding is that of the variance, E[x^2] - E[x]^2, in either: some 1e-7 of the square
+    of mean over standard deviation. The statistics have the axis of the channels, in linen none.
     """
 
     axis: str
@@ -255,7 +264,11 @@ class _BatchNorm(nn.Module):
         shape = x.shape[-1:]
 
         def kept(name: str, init: Callable[..., jax.Array]) -> nn.Variable[Any]:
-            start = lambda: nn.LogicallyPartitioned(init(shape), (self.axis,))  # noqa: E731
+            def start() -> Any:
+                value = init(shape, jnp.float32)
+                boxed = nn.LogicallyPartitioned(value, (self.axis,))
+                return boxed if self.is_initializing() else value
+
             return self.variable("batch_stats", name, start)
 
         mean_kept, var_kept = kept("mean", jnp.zeros), kept("var", jnp.ones)
@@ -279,10 +292,13 @@ class _BatchNorm(nn.Module):
         factor = lax.rsqrt(var + self.epsilon)
         if scale is not None:
             factor = factor * scale
-        offset = -mean * factor
-        if bias is not None:
-            offset = offset + bias
-        return (x * factor + offset).astype(dtype)
+        if train:
+            offset = -mean * factor
+            y = x * factor + (offset if bias is None else offset + bias)
+        else:
+            y = (x - mean) * factor
+            y = y if bias is None else y + bias
+        return y.astype(dtype)
 
 
 class Norm(nn.Module):

@@ -189,6 +189,14 @@ def test_low_precision_accumulates_in_float32(channels):
     np.testing.assert_allclose(np.asarray(dk, np.float64), truth, rtol=2**-8)
 
 
+@pytest.mark.parametrize(("channels", "out"), [(1, 4), (1, 9), (3, 4)])
+def test_no_images_have_gradients_of_zero(channels, out):
+    x, k = jnp.zeros((0, 9, 8, channels)), normal((3, 3, channels, out))
+    dx, dk = jax.grad(lambda *args: conv2d(*args).sum(), (0, 1))(x, k)
+    assert dx.shape == x.shape
+    np.testing.assert_array_equal(dk, jnp.zeros_like(k))
+
+
 def test_groups():
     x = normal((2, 8, 8, 4))
     k = normal((3, 3, 2, 6))

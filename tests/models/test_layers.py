@@ -68,6 +68,25 @@ def test_a_gradient_is_turned_where_that_is_faster(rows, channels, out, dtype, t
     assert gradient.count("scan[") == int(turned)  # what an optimizer reads lies as the kernel
 
 
+def test_what_is_not_differentiated_takes_no_product():
+    ours, plain, variables = sides(192, 6, jnp.float32)
+    x = jnp.ones((MANY, 192))
+
+    def products(function, *args):
+        return str(jax.make_jaxpr(function)(*args)).count("dot_general[")
+
+    for layer in (ours, plain):
+
+        def loss(variables, x, layer=layer):
+            return layer.apply(variables, x).sum()
+
+        assert products(jax.grad(loss, 0), variables, x) == 2
+        assert products(jax.grad(loss, 1), variables, x) == 2
+        assert products(jax.grad(loss, (0, 1)), variables, x) == 3
+        tangent = lambda x, loss=loss: jax.jvp(lambda x: loss(variables, x), (x,), (x,))  # noqa: E731
+        assert products(tangent, x) == 2
+
+
 def test_a_program_of_any_number_of_rows_has_one():
     ours, plain, variables = sides(48, 6, jnp.float32)
     shape = jax.export.symbolic_shape("rows, 48")
