@@ -3,6 +3,8 @@
 `many` makes of a recipe's `task` and several configs one `Task`, which `rml.training.fit` trains as
 it trains any other. Each run keeps its own key, data order and hyperparameters; `unstack` gives
 its state back.
+
+Such runs are small by design: each lies whole on one device, where it is judged too.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

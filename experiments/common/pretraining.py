@@ -62,7 +62,10 @@ def momentum(config: Any) -> Any:
 
 
 def train(config: Any, run: RunDirectory, task: Task, shown: str = "eval/knn") -> TrainState:
-    """Trains as `train_on_mesh`; the state after the last step is whole in each process."""
+    """Trains as `train_on_mesh`; the state after the last step is whole in each process.
+
+    It is for networks that are small by design; others are judged where they lie.
+    """
     return local_copy(train_on_mesh(config, run, task, shown))
 
 

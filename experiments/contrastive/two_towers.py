@@ -22,7 +22,7 @@ from experiments.common import figures
 from experiments.common.claims import STRANGERS
 from experiments.common.encoders import build_encoder, image_encoder
 from experiments.common.images import augmentation
-from experiments.common.pretraining import train
+from experiments.common.pretraining import train_on_mesh
 from experiments.common.selection import Selection
 from experiments.contrastive.named_drawings import (
     NEAREST,
@@ -40,6 +40,8 @@ from rml.errors import UserError, unknown
 from rml.losses import clamp_log_scale, clip_loss, siglip_loss
 from rml.models.text_encoder import TextEncoder
 from rml.ops import t_interval
+from rml.retrieval.embed import batch_devices, on_mesh
+from rml.retrieval.embed import compiled as compiled_on
 from rml.training import (
     Claim,
     Loss,
@@ -49,8 +51,10 @@ from rml.training import (
     build_optimizer,
     gradient_task,
     initial_state,
+    make_mesh,
     over_batch,
 )
+from rml.training.mesh import batch_sharding, use_mesh
 
 SOURCE = "CLIP (arXiv:2103.00020), Section 3.1; data and margins are this repository's"
 CLAIMS = (
@@ -94,13 +98,34 @@ def build_model(config: Any) -> TwoTowers:
     )
 
 
-def compiled(model: TwoTowers) -> tuple[Any, Any]:
-    """Functions of variables and images, and of variables, tokens and mask, to vectors."""
+def compiled(model: TwoTowers, shape: Any = None) -> tuple[Any, Any]:
+    """Functions of variables and images, and of variables, tokens and mask, to vectors.
+
+    Args:
+      model: The two encoders.
+      shape: Of a mesh, as `config.mesh`, over whose batch axes rows are split and on which
+        variables stay as they lie; one of one device of each process if not given.
+    """
 
     def images(variables: Any, pixels: Any) -> Any:
         return model.apply(variables, augment.to_float(pixels), method="embed_images")
 
-    return jax.jit(images), jax.jit(partial(model.apply, method="embed_texts"))
+    def shared_out(function: Any) -> Any:
+        def vectors(variables: Any, *inputs: Any) -> Any:
+            devices = jax.local_devices()[:1] if shape is None else None
+            mesh = make_mesh(shape or {}, devices)
+            rows, count = batch_sharding(mesh), len(inputs[0])
+            # Filled up with the last one, so that all devices have equally many.
+            taken = np.minimum(np.arange(count + -count % batch_devices(rows)), count - 1)
+            with use_mesh(mesh):
+                found = compiled_on(function, mesh)(
+                    on_mesh(variables, mesh), *jax.device_put([own[taken] for own in inputs], rows)
+                )
+            return jnp.asarray(found.addressable_data(0))[:count]
+
+        return vectors
+
+    return shared_out(images), shared_out(partial(model.apply, method="embed_texts"))
 
 
 def learnable(learned: Sequence[str], *numbers: Any) -> list[Any]:
@@ -116,7 +141,7 @@ def task(config: Any) -> Task:
       UserError: An unknown loss, an unknown number that it learns, or a bias that it ignores.
     """
     model, pipeline, drawings = build_model(config), augmentation(config), Drawings(config)
-    encoders = compiled(model)
+    encoders = compiled(model, config.mesh)
     size, width = config.train.batch_size, config.tokens.max_length
     shape, name = tuple(config.data.image_shape), config.loss.name
     if name not in LOSSES:
@@ -179,11 +204,12 @@ def encoder(config: Any, state: TrainState) -> ImageEmbedder:
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, judges both encoders on test drawings, draws."""
-    encoders, problem, drawings = compiled(build_model(config)), task(config), Drawings(config)
+    encoders = compiled(build_model(config), config.mesh)
+    problem, drawings = task(config), Drawings(config)
     drawings.check()
     words = judge_words(config, drawings)  # what it lacks is said before the training
-    state = train(config, run, problem, "eval/zero_shot")
-    start = initial_state(problem, seed=config.seed).variables
+    state = train_on_mesh(config, run, problem, "eval/zero_shot")
+    start = initial_state(problem, seed=config.seed, mesh=make_mesh(config.mesh)).variables
     found = {
         "trained": judge(encoders, config, drawings, state.variables),
         "untrained": judge(encoders, config, drawings, start),

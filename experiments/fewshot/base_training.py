@@ -23,7 +23,7 @@ from experiments.fewshot import common
 from rml import evaluation, models
 from rml.encoder import ImageEmbedder
 from rml.fewshot import Setting, simple_shot
-from rml.training import Claim, RunDirectory, Task, TrainState, initial_state
+from rml.training import Claim, RunDirectory, Task, TrainState, initial_state, make_mesh
 
 SOURCE = "target of this repository on this data, not a paper's"
 CLAIMS = (
@@ -68,7 +68,7 @@ def encoder(config: Any, state: TrainState) -> ImageEmbedder:
 
 def train(config: Any, run: RunDirectory) -> TrainState:
     """Trains as the config says, in the run directory, and draws the course."""
-    state = pretraining.train(config, run, task(config), shown="eval/accuracy")
+    state = pretraining.train_on_mesh(config, run, task(config), shown="eval/accuracy")
     labels = {"train/loss": "cross-entropy (nats)", "eval/accuracy": "accuracy on held-out images"}
     figures.training_curves(run.figure, run.path, labels)
     return state
@@ -83,7 +83,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     parts, problem = common.image_parts(config), task(config)
     common.check_classes({"novel": parts["novel"].labels}, wanted)
     warn_of_oddities(parts["base"], parts["held_out"])
-    trained, untrained = train(config, run), initial_state(problem, seed=config.seed)
+    trained = train(config, run)
+    untrained = initial_state(problem, seed=config.seed, mesh=make_mesh(config.mesh))
     metrics = {"accuracy": problem.evaluate(trained)["accuracy"]}
     compared: dict[str, Callable[[Any], Any]] = {
         "": encoder(config, trained), "_pixels": pixels, "_untrained": encoder(config, untrained),

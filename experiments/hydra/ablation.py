@@ -10,7 +10,7 @@ from typing import Any
 from experiments.common import figures
 from experiments.common.comparison import for_each
 from experiments.common.many import SEED, replaced
-from experiments.common.pretraining import train
+from experiments.common.pretraining import train_on_mesh
 from experiments.common.variants import (
     AGAIN,
     BASE,
@@ -21,7 +21,7 @@ from experiments.common.variants import (
     written,
 )
 from experiments.hydra import hydra, methods
-from experiments.hydra.evaluator import TransferEvaluator
+from experiments.hydra.evaluator import TransferEvaluator, gates_of
 from experiments.ranges import Range
 from rml.encoder import ImageEmbedder
 from rml.hydra import gate_statistics
@@ -67,7 +67,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     configs = {name: variant(config, name) for name in (BASE, *config.variants)}
     configs[AGAIN] = replaced(config, {SEED: config.seed + OTHER_SEEDS})
     problems = {name: hydra.task(own) for name, own in configs.items()}  # a mistake is told now
-    TransferEvaluator(methods.build_model(config, "hydra"), config).check()
+    base = TransferEvaluator(methods.build_model(config, "hydra"), config)
+    base.check()
 
     def judge(name: str, variables: Any) -> dict[str, float]:
         model = methods.build_model(configs[name], "hydra")
@@ -75,15 +76,15 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         return evaluator.measure_own(variables, evaluator.features(variables))
 
     def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], None]:
-        variables = train(configs[name], inner, problems[name]).variables
-        gates = methods.build_model(configs[name], "hydra").apply(variables, method="pair_gates")
+        variables = train_on_mesh(configs[name], inner, problems[name]).variables
+        gates = gates_of(methods.build_model(configs[name], "hydra"), variables)
         shares = {key: float(value) for key, value in gate_statistics(gates).items()}
         metrics = judge(name, variables) | shares
         Progress().note(f"{name}: {', '.join(f'{k} {v:.4g}' for k, v in metrics.items())}")
         return metrics, None
 
     found = {name: metrics for name, (metrics, _) in for_each(run, configs, measure).items()}
-    start = initial_state(problems[BASE], seed=config.seed).variables
+    start = initial_state(problems[BASE], seed=config.seed, mesh=base.mesh).variables
     measured = found | {UNTRAINED: judge(BASE, start)}
     metrics = {f"{key}_{name}": v for name, own in measured.items() for key, v in own.items()}
     for other in configs:

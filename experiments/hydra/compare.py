@@ -22,9 +22,9 @@ from experiments.common import figures
 from experiments.common.comparison import for_each
 from experiments.common.encoders import image_encoder
 from experiments.common.evaluators import Splits
-from experiments.common.pretraining import train
+from experiments.common.pretraining import train_on_mesh
 from experiments.hydra import methods, tries
-from experiments.hydra.evaluator import GATE_CAPTIONS, TransferEvaluator
+from experiments.hydra.evaluator import GATE_CAPTIONS, TransferEvaluator, gates_of
 from experiments.ranges import Range
 from rml import evaluation
 from rml.encoder import ImageEmbedder
@@ -76,7 +76,7 @@ class Trained(NamedTuple):
 
     Attributes:
       evaluator: What measures it.
-      variables: Its variables.
+      variables: Its variables, as they lie on the mesh.
       features: Features and labels of the training and test images.
     """
 
@@ -114,7 +114,7 @@ def compare(config: Any, run: RunDirectory) -> tuple[dict[str, float], dict[str,
 
     def measure(method: str, directory: RunDirectory) -> tuple[dict[str, float], Trained]:
         own = chosen[method]
-        variables = train(own, directory, methods.task(own, method)).variables
+        variables = train_on_mesh(own, directory, methods.task(own, method)).variables
         evaluator = TransferEvaluator(methods.build_model(own, method), own)
         features = evaluator.features(variables)
         measured = evaluator.measure(variables, features)
@@ -141,7 +141,7 @@ def compare(config: Any, run: RunDirectory) -> tuple[dict[str, float], dict[str,
 def compare_relations(run: RunDirectory, hydra: Trained, classifier: Trained) -> dict[str, float]:
     """Agreement of gates with the confusion of a plain classifier on the test images."""
     evaluator, names = hydra.evaluator, hydra.evaluator.train.class_names
-    gates = evaluator.model.apply(hydra.variables, method="pair_gates")
+    gates = gates_of(evaluator.model, hydra.variables)
     logits, labels = classifier.evaluator.outputs(classifier.variables)
     present = np.unique(labels)  # nothing is known of how others are confused
     among = np.ix_(present, present)

@@ -1,13 +1,14 @@
 """How features and gates are judged: on the run's own data and on other data."""
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from experiments.common import figures
@@ -18,6 +19,7 @@ from rml.data import augment
 from rml.encoder import ImageEmbedder
 from rml.hydra import draw_pairs, gate_overlap, gate_statistics
 from rml.training import RunDirectory
+from rml.training.processes import local_copy
 
 PAIRS = 32
 """Pairs of classes whose subspaces' effective rank is averaged."""
@@ -27,6 +29,20 @@ GATE_CAPTIONS = {
     "relations.png": "Overlap of the classes' own gates, classes in the order of the dendrogram.",
     "dendrogram.png": "Classes clustered by the overlap of their gates (average linkage).",
 }
+
+
+def gates_of(model: Any, variables: Any, *pairs: Any) -> Array:
+    """Gates of pairs of classes, by a copy of the feature filter alone; the rest stays on its mesh.
+
+    Args:
+      model: A `GatedEncoder`.
+      variables: Its variables.
+      *pairs: First and second class of each pair, [n] each; every pair if not given.
+    """
+    own = {kind: {"filter": tree["filter"]} for kind, tree in variables.items() if "filter" in tree}
+    method = "gates" if pairs else "pair_gates"
+    gates: Array = model.apply(local_copy(own), *map(jnp.asarray, pairs), method=method)
+    return gates
 
 
 class TransferEvaluator(ImageEvaluator):
@@ -78,11 +94,7 @@ class TransferEvaluator(ImageEvaluator):
         of two classes, in whose subspace all images are compared.
         """
         projections, labels = self.outputs(variables)
-
-        def gates(first: Any, second: Any) -> Any:
-            pairs = jnp.asarray(first), jnp.asarray(second)
-            return self.model.apply(variables, *pairs, method="gates")
-
+        gates = partial(gates_of, self.model, variables)
         pairs = draw_pairs(PAIRS, classes=self.train.num_classes, seed=self.seed)
         ranks = [evaluation.rankme(projections * gate) for gate in gates(*pairs)]
         return {
@@ -99,18 +111,18 @@ class TransferEvaluator(ImageEvaluator):
     def alignment(self, variables: Any) -> float:
         """Mean squared distance of the features of two views of up to 500 test images."""
         images = np.stack([self.test[i]["image"] for i in range(min(500, len(self.test)))])
-        return float(self._alignment(variables, jnp.asarray(images)))
+        # All of a view at a time, which devices share; views are drawn by each process for itself.
+        embed = ImageEmbedder(self._function, variables, len(images), self.mesh)
+        return float(
+            evaluation.alignment(*(jnp.asarray(embed(view)) for view in self._views(images)))
+        )
 
     @cached_property
-    def _alignment(self) -> Callable[[Any, Any], Any]:
+    def _views(self) -> Callable[[Any], Any]:
         pipeline = augmentation(self.config, whole=True)
-
-        def measure(variables: Any, images: Any) -> Any:
-            views = augment.views(jax.random.key(0), augment.to_float(images), pipeline, n=2)
-            features = (self.model.apply(variables, view, method="features") for view in views)
-            return evaluation.alignment(*features)
-
-        return jax.jit(measure)
+        return jax.jit(
+            lambda images: augment.views(jax.random.key(0), augment.to_float(images), pipeline, n=2)
+        )
 
     def measure_gates(self, run: RunDirectory, trained: Path, gates: Any) -> dict[str, float]:
         """Sparsity and binariness of the gates of all pairs; draws their training and relations."""

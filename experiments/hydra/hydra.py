@@ -14,9 +14,9 @@ import numpy as np
 from experiments.common import figures
 from experiments.common.claims import STRANGERS
 from experiments.common.encoders import image_encoder
-from experiments.common.pretraining import captions, draw_course, first_images, train
+from experiments.common.pretraining import captions, draw_course, first_images, train_on_mesh
 from experiments.hydra import methods
-from experiments.hydra.evaluator import GATE_CAPTIONS, TransferEvaluator
+from experiments.hydra.evaluator import GATE_CAPTIONS, TransferEvaluator, gates_of
 from experiments.ranges import Range
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError
@@ -76,15 +76,15 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     evaluator = TransferEvaluator(model, config)
     evaluator.check()
     images = first_images(evaluator)
-    variables = train(config, run, problem).variables
-    start = initial_state(problem, seed=config.seed).variables
+    variables = train_on_mesh(config, run, problem).variables
+    start = initial_state(problem, seed=config.seed, mesh=evaluator.mesh).variables
     trained, untrained = evaluator.features(variables), evaluator.features(start)
     metrics, before = evaluator.measure(variables, trained), evaluator.measure(start, untrained)
     for name in COMPARED:
         metrics[f"{name}_untrained"] = before[name]
         metrics[f"{name}_over_untrained"] = metrics[name] - before[name]
 
-    gates = model.apply(variables, method="pair_gates")
+    gates = gates_of(model, variables)
     metrics |= evaluator.measure_gates(run, run.path, gates)
     own = np.asarray(jnp.diagonal(gates).T)
     names = evaluator.train.class_names

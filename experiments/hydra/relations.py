@@ -15,6 +15,7 @@ import numpy as np
 from experiments.common import figures
 from experiments.common.evaluators import Labelled, pixels
 from experiments.hydra import compare
+from experiments.hydra.evaluator import gates_of
 from rml import data
 from rml.data.glyphs import unicode_block
 from rml.encoder import ImageEmbedder
@@ -62,7 +63,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics, trained = compare.compare(config, run)
     hydra, supcon = trained["hydra"], trained["supcon"]
     classes = jnp.arange(len(groups))
-    gates = hydra.evaluator.model.apply(hydra.variables, classes, classes, method="gates")
+    gates = gates_of(hydra.evaluator.model, hydra.variables, classes, classes)
     similarities = {
         "gates": np.asarray(gate_overlap(gates)),
         "supcon": mean_cosines(supcon.features[0], len(groups)),

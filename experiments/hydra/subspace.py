@@ -17,7 +17,7 @@ import numpy as np
 from experiments.common import figures
 from experiments.common.encoders import image_encoder
 from experiments.common.evaluators import ImageEvaluator
-from experiments.common.pretraining import train
+from experiments.common.pretraining import train_on_mesh
 from experiments.hydra import methods
 from experiments.ranges import Range
 from rml import evaluation
@@ -65,7 +65,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     evaluator = ImageEvaluator(methods.build_model(config, "simclr"), config)
     evaluator.check()
     names = evaluator.train.class_names
-    features = evaluator.features(train(config, run, task(config)).variables)
+    features = evaluator.features(train_on_mesh(config, run, task(config)).variables)
     (images, labels), test = features
     options = dict(config.subspace)
     pairs = draw_pairs(options.pop("pairs"), classes=len(names), seed=config.seed)

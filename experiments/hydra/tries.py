@@ -14,7 +14,7 @@ from ml_collections.config_flags import config_path
 from experiments.common.comparison import for_each
 from experiments.common.evaluators import ImageEvaluator
 from experiments.common.many import many, on_one_device, unstack
-from experiments.common.pretraining import train
+from experiments.common.pretraining import train_on_mesh
 from experiments.common.selection import at_edge
 from experiments.common.variants import with_changes
 from experiments.hydra import methods
@@ -82,7 +82,7 @@ def choose(config: Any, run: RunDirectory) -> tuple[dict[str, ConfigDict], dict[
         configs = [on_validation(one) for one in tried[method]]
         together = many(partial(methods.task, method=method), configs)
         evaluator = ImageEvaluator(methods.build_model(configs[0], method), configs[0])
-        state = on_one_device(train(configs[0], inner, together))
+        state = on_one_device(train_on_mesh(configs[0], inner, together))
         found = [
             evaluator.knn(evaluator.features(unstack(state, i).variables))
             for i in range(len(configs))

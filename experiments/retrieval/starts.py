@@ -160,7 +160,10 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         before = encoders[name if tuned else PRETRAINED[method][0]]
         model = TextModel(changed, own, before)
         trained = common.train_encoder(changed, inner, recipe.task(changed, model), model)
-        params = jax.device_get(local_copy(trained.variables["params"]))
+        # One array after another comes to the host: no device ever holds all of them.
+        params = jax.tree.map(
+            lambda leaf: jax.device_get(local_copy(leaf)), trained.variables["params"]
+        )
         # A head, if there is one, ends with its stage.
         variables = {"params": {"backbone": params["backbone"]}}
         if not tuned:
