@@ -173,13 +173,20 @@ def batch_devices(rows: NamedSharding) -> int:
 
 
 def on_mesh(variables: PyTree, mesh: Mesh) -> PyTree:
-    """Unboxes variables: they stay where they are on a mesh's devices, else are whole on each."""
+    """Unboxes variables: they stay where they are on a mesh's devices, else are whole on each.
+
+    Of several processes each then gives a copy of its own, which are the same.
+    """
     whole = NamedSharding(mesh, PartitionSpec())
     devices = set(mesh.devices.flat)
 
     def place(leaf: Any) -> Any:
-        there = isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
-        return leaf if there else jax.device_put(leaf, whole)
+        if isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices:
+            return leaf
+        if whole.is_fully_addressable:
+            return jax.device_put(leaf, whole)
+        own = np.asarray(leaf)  # no process writes to the devices of another
+        return jax.make_array_from_callback(own.shape, whole, own.__getitem__)
 
     return jax.tree.map(place, nn.meta.unbox(variables))
 

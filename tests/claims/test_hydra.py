@@ -39,13 +39,13 @@ def test_choices_are_compared_with_the_base_and_that_with_itself(measure, monkey
     # Probes, and what is odd in the data, are looked at elsewhere.
     monkeypatch.setattr(ImageEvaluator, "probe", ImageEvaluator.knn)
     monkeypatch.setattr(ImageEvaluator, "check", lambda evaluator: None)
-    seeds, train = {}, ablation.train
+    seeds, train = {}, ablation.train_on_mesh
 
     def noted(config, run, *args):
         seeds[run.path.name] = config.seed
         return train(config, run, *args)
 
-    monkeypatch.setattr(ablation, "train", noted)
+    monkeypatch.setattr(ablation, "train_on_mesh", noted)
     variants = {"identical": "pairs.sampling=identical", "open": "", "paper_filter": ""}
     metrics, _ = measure("configs/hydra/ablation_glyphs.py", SMALL | {"variants": variants})
     for claim in ablation.CLAIMS:

@@ -44,8 +44,9 @@ print(json.dumps([kept, program.memory_analysis().argument_size_in_bytes / total
 
 @pytest.mark.slow
 def test_features_neighbours_and_probes_are_those_of_one_device(forked):
-    for features, votes, weights, *accuracies in forked(SHARED, devices=8):
+    for features, votes, weights, *accuracies, of_whole in forked(SHARED, devices=8):
         assert features < 1e-5
+        assert of_whole < 1e-5
         assert votes < 1e-4
         assert weights < 1e-3
         assert accuracies == [0, 0]

@@ -45,7 +45,7 @@ def test_each_method_takes_the_try_that_validation_images_prefer(monkeypatch, tm
         return [State(0.9 if i == best[method] else 0.1 * i / 4) for i in range(4)]
 
     for name, double in (
-        ("many", together), ("train", train), ("on_one_device", lambda state: state),
+        ("many", together), ("train_on_mesh", train), ("on_one_device", lambda state: state),
         ("unstack", lambda state, i: state[i]), ("ImageEvaluator", Judge),
     ):  # fmt: skip
         monkeypatch.setattr(tries, name, double)

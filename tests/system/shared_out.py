@@ -56,12 +56,12 @@ def accuracies(mesh) -> np.ndarray:
 def judgements(mesh) -> list[np.ndarray]:
     """Features of images by an encoder, votes of their neighbours, and a probe.
 
-    The encoder's parameters are split as the mesh says.
+    The encoder's parameters are split as the mesh says, and once whole on one device.
     """
     model = MLP(hidden=(32,), features=16)
     images = np.random.default_rng(0).integers(0, 256, (75, 4, 4, 1)).astype(np.uint8)
     init = partial(model.init, jax.random.key(1))
-    variables = nn.meta.unbox(init(jnp.zeros((1, 4, 4, 1))))
+    start = variables = nn.meta.unbox(init(jnp.zeros((1, 4, 4, 1))))
     if mesh is not None:
         boxed = jax.eval_shape(init, jax.ShapeDtypeStruct((1, 4, 4, 1), jnp.float32))
         places, _ = place(boxed, mesh)
@@ -69,12 +69,17 @@ def judgements(mesh) -> list[np.ndarray]:
             lambda leaf, own: jax.make_array_from_callback(leaf.shape, own, lambda i: leaf[i]),
             variables, places,
         )  # fmt: skip
-    encode = ImageEmbedder(lambda v, x: model.apply(v, x / 255), variables, 32, mesh)
-    features, labels = jnp.asarray(encode(images)), jnp.asarray(images[:, 0, 0, 0] % 3, jnp.int32)
+
+    def embed(variables):
+        encode = ImageEmbedder(lambda v, x: model.apply(v, x / 255), variables, 32, mesh)
+        return jnp.asarray(encode(images))
+
+    features, labels = embed(variables), jnp.asarray(images[:, 0, 0, 0] % 3, jnp.int32)
     parts = features[:50], labels[:50], features[50:]
     votes = knn_predict(*parts, num_classes=3, k=5, mesh=mesh)
     probe = linear_probe(
         *parts, labels[50:], num_classes=3, key=jax.random.key(0), l2_grid=(0.1, 1.0), mesh=mesh
     )
-    found = features, votes, probe.weights, probe.held_out_accuracy, probe.accuracy
+    whole = embed(jax.device_put(start, jax.local_devices()[0]))
+    found = features, votes, probe.weights, probe.held_out_accuracy, probe.accuracy, whole
     return [np.asarray(array) for array in found]
