@@ -14,13 +14,13 @@ what is there and which paper each is.
 * `rml.ops`: the array mathematics below them all.
 * `rml.load`: the encoder of a run as a function of images or texts, an `rml.Encoder`.
 
+Nothing is imported until a room is. A loss with its gradient:
+
     import jax
     from rml.losses import nt_xent
 
     a, b = jax.random.normal(jax.random.key(0), (2, 256, 128))  # two views' projections
     loss, gradient = jax.value_and_grad(nt_xent)(a, b, temperature=0.1)
-
-Nothing is imported until a room is.
 """
 
 from typing import TYPE_CHECKING, Any
