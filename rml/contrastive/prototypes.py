@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rml.ops import full_precision
+from rml.ops.pairwise import dot_product
 from rml.ops.similarity import normalize
 
 
@@ -34,9 +34,4 @@ class Prototypes(nn.Module):
             (x.shape[-1], self.number),
             self.param_dtype,
         )
-        return _cosines(x, kernel)
-
-
-@full_precision
-def _cosines(x: Array, kernel: Array) -> Array:
-    return normalize(x) @ normalize(kernel.T).T
+        return dot_product(normalize(x), normalize(kernel.T))

@@ -34,7 +34,7 @@ def barlow_twins(
       The loss.
 
     Raises:
-      ValueError: If shapes do not fit, there is but one row, which has no correlation.
+      ValueError: If shapes do not fit, or there is but one row, which has no correlation.
 
     Source: Zbontar et al. 2021, Barlow Twins: Self-Supervised Learning via Redundancy Reduction,
     eq. 1 and 2.

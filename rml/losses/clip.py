@@ -40,7 +40,7 @@ def clip_loss(
       The loss.
 
     Raises:
-      ValueError: If shapes do not fit, `reduction` is unknown.
+      ValueError: If shapes do not fit, or `reduction` is unknown.
 
     Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language
     Supervision, figure 3 and section 2.5.

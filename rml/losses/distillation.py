@@ -144,7 +144,7 @@ def dkd_loss(
       The loss of each example, in float32 or wider; 0 where the distributions are equal.
 
     Raises:
-      ValueError: If shapes do not fit, there are fewer than two classes.
+      ValueError: If shapes do not fit, or there are fewer than two classes.
 
     Source: Zhao et al., Decoupled Knowledge Distillation, arXiv:2203.08679, eq. 7.
     """

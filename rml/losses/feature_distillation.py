@@ -158,7 +158,7 @@ def correlation_congruence(
       other turned or scaled.
 
     Raises:
-      ValueError: If shapes do not fit, the order is less than 1.
+      ValueError: If shapes do not fit, or the order is less than 1.
 
     Source: Peng et al., Correlation Congruence for Knowledge Distillation, arXiv:1904.01802,
     Section 3; γ and P are those that are usual with unit rows.

@@ -30,7 +30,7 @@ def masked_lm(
       The loss, in float32.
 
     Raises:
-      ValueError: If shapes do not fit, `reduction` is unknown.
+      ValueError: If shapes do not fit, or `reduction` is unknown.
 
     Source: Devlin et al., BERT, arXiv:1810.04805, Section 3.1.
     """

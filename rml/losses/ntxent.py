@@ -40,7 +40,7 @@ def nt_xent(
       The loss.
 
     Raises:
-      ValueError: If shapes do not fit, `reduction` is unknown.
+      ValueError: If shapes do not fit, or `reduction` is unknown.
 
     Source: Chen et al. 2020, A Simple Framework for Contrastive Learning of Visual
     Representations, eq. 1.

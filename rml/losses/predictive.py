@@ -23,7 +23,7 @@ def negative_cosine(
       The value, in [-1, 1].
 
     Raises:
-      ValueError: If shapes do not fit, `reduction` is unknown.
+      ValueError: If shapes do not fit, or `reduction` is unknown.
 
     Source: Chen & He 2021, Exploring Simple Siamese Representation Learning, eq. 1 and 3.
     """
@@ -52,7 +52,7 @@ def simsiam(
       The value, in [-1, 1].
 
     Raises:
-      ValueError: If shapes do not fit, `reduction` is unknown.
+      ValueError: If shapes do not fit, or `reduction` is unknown.
 
     Source: Chen & He 2021, Exploring Simple Siamese Representation Learning (arXiv:2011.10566),
     eq. 2 to 4 and algorithm 1.

@@ -19,7 +19,6 @@ def check_shapes(**arrays: tuple[Array | None, str]) -> None:
     lengths: dict[str, int | tuple[int, ...]] = {}
     for shape, axes in given.values():
         found: list[int | tuple[int, ...]]
-        named = dict(enumerate(axes))
         count = len(axes)
         if "..." in axes:
             first, last = axes.index("..."), len(shape) - (len(axes) - axes.index("...") - 1)
@@ -29,7 +28,7 @@ def check_shapes(**arrays: tuple[Array | None, str]) -> None:
             found = [*shape]
         fits = len(shape) == count and all(
             lengths.setdefault(axis, int(axis) if axis.isdigit() else found[i]) == found[i]
-            for i, axis in named.items()
+            for i, axis in enumerate(axes)
         )
         if not fits:
             seen = ", ".join(f"{name} {x} as [{', '.join(a)}]" for name, (x, a) in given.items())

@@ -38,7 +38,7 @@ def siglip_loss(
       The loss.
 
     Raises:
-      ValueError: If shapes do not fit, `reduction` is unknown.
+      ValueError: If shapes do not fit, or `reduction` is unknown.
 
     Source: Zhai et al. 2023, Sigmoid Loss for Language Image Pre-Training, algorithm 1; in eq. 1
     the bias has the opposite sign.

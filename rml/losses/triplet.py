@@ -84,7 +84,7 @@ def triplet_loss(
       The loss; zero if the batch has no triplet.
 
     Raises:
-      ValueError: If shapes do not fit, `mining` is unknown.
+      ValueError: If shapes do not fit, or `mining` is unknown.
 
     Source: Schroff et al. 2015, FaceNet, section 3.2 (semi-hard); Hermans et al. 2017, In Defense
     of the Triplet Loss, eq. 5 (hard) and 6 (all), and section 2 for active.

@@ -38,7 +38,7 @@ def vicreg(
       The loss.
 
     Raises:
-      ValueError: If shapes do not fit, there is but one row, which has no variance.
+      ValueError: If shapes do not fit, or there is but one row, which has no variance.
 
     Source: Bardes et al. 2022, VICReg, eq. 1 to 6 and algorithm 1.
     """

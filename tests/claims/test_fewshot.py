@@ -44,13 +44,13 @@ def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_fall
         drawing, "draw_accuracies",
         lambda *args, **options: [over.append(options), draw(*args, **options)],
     )  # fmt: skip
-    metrics, holds = measure("configs/fewshot/compare_digits.py", QUICK)
+    metrics, holds = measure("configs/fewshot/compare_digits.py", QUICK | {"train.steps": 200})
     assert over == [{"over": "episodes of one seed"}]
     directory = tmp_path / "run"
     assert holds["regularised_over_simple_shot", ">="], metrics
+    assert holds["regularised_over_kmeans", "<="], metrics
     assert holds["energy_increase", "<="], metrics
-    # Half a point, and two, are within the noise of so short a training and so few episodes: only
-    # the order of the three methods is asked here.
+    # Half a point is within the noise of so few episodes: only the order of the methods is asked.
     assert 0 < metrics["regularised_over_kmeans"] < metrics["regularised_over_simple_shot"], metrics
     chosen = metrics["chosen_5way_1shot_soft_kmeans_temperature"]
     assert metrics["temperature_at_edge_5way_1shot_soft_kmeans"] == (chosen in (0.02, 0.5))

@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import runpy
 import select
 import signal
@@ -171,6 +172,22 @@ class Fork:
     def kill(self) -> None:
         """Ends it at once."""
         self.send_signal(signal.SIGKILL)
+
+
+def free_address() -> str:
+    """An address of this machine at which processes may find one another."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def last_lists(processes: list[Fork]) -> list:
+    """Waits until all have ended well; the last list that each printed on a line, as JSON."""
+    said = []
+    for process in processes:
+        printed = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, printed[-3000:]
+        said.append(json.loads(re.findall(r"^\[.*\]$", printed, re.MULTILINE)[-1]))
+    return said
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 import json
 import os
-import re
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from experiments import run as launcher
 from rml.training import RunDirectory, fit, make_mesh
 from rml.training.writers import read_metrics
 from tests.system import kills, shared_out
-from tests.system.forks import Fork
+from tests.system.forks import Fork, free_address, last_lists
 from tests.training.conftest import build_task
 
 STEPS = 40
@@ -54,16 +52,10 @@ def train(
 
     Then they share out the work of `shared_out` and save what they find in the folder `shared`.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     given = [str(directory), str(steps), json.dumps(mesh), str(shared or "")]
     started = [fork("-c", TRAIN, address, str(processes), str(i), *given) for i in range(processes)]
-    said = []
-    for process in started:
-        printed = process.communicate(timeout=300)[0]
-        assert process.returncode == 0, printed[-3000:]
-        said.append(json.loads(re.findall(r"^\[.*\]$", printed, re.MULTILINE)[-1]))
-    return said
+    return last_lists(started)
 
 
 def train_here(directory: Path, task, *, steps: int) -> bool:

@@ -1,14 +1,12 @@
 """Recipes judge a state where it lies on two processes' devices, as one process judges it whole."""
 
 import json
-import re
-import socket
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from tests.system.forks import Fork
+from tests.system.forks import Fork, free_address, last_lists
 
 MESH = {"data": 1, "fsdp": 2, "model": 2}
 CHANGES = {
@@ -72,19 +70,13 @@ run.close()
 
 def judge(fork: Callable[..., Fork], file: str, directory, mesh: dict, count: int = 1) -> list:
     """Runs a recipe by that many processes; its metrics and shares in each of them."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     given = [file, str(directory), json.dumps(mesh), json.dumps(CHANGES)]
     processes = [
         fork("-c", RUN, *given, *([address, str(count), str(i)] if count > 1 else []))
         for i in range(count)
     ]
-    said = []
-    for process in processes:
-        printed = process.communicate(timeout=300)[0]
-        assert process.returncode == 0, printed[-3000:]
-        said.append(json.loads(re.findall(r"^\[.*\]$", printed, re.MULTILINE)[-1]))
-    return said
+    return last_lists(processes)
 
 
 @pytest.mark.slow
