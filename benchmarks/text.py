@@ -1,4 +1,4 @@
-"""Text embedding: all-MiniLM-L6-v2 by `rml.retrieval.embed` beside sentence-transformers.
+"""Text embedding: all-MiniLM-L6-v2 by `rml.embedding.embed` beside sentence-transformers.
 
 python -m benchmarks.text [--json] [--quick]
 

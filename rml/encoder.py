@@ -14,10 +14,9 @@ from jaxtyping import Array, Float, PyTree
 
 from rml.data.given import GivenImages
 from rml.data.tokens import check_texts
+from rml.embedding import TextEmbedder, batch_devices, collect, compiled, on_mesh
 from rml.errors import UserError
 from rml.ops.precision import use_precision
-from rml.retrieval import TextEmbedder
-from rml.retrieval.embed import batch_devices, collect, compiled, on_mesh
 from rml.training.mesh import batch_sharding, make_mesh, use_mesh
 from rml.training.processes import global_arrays, part_of_batch
 

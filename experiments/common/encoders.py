@@ -17,11 +17,10 @@ from experiments.common.weights import WEIGHTS, open_weights, pretrained_encoder
 from experiments.registry import config_keys, find_experiment
 from rml import models
 from rml.data import augment
+from rml.embedding import TextEmbedder, on_mesh
 from rml.encoder import Encoder, ImageEmbedder
 from rml.errors import UserError, local_path
 from rml.models.layers import module_options
-from rml.retrieval import TextEmbedder
-from rml.retrieval.embed import on_mesh
 from rml.training import Task, TrainState, make_mesh
 from rml.training.checkpoint import restore_state
 from rml.training.config_file import CONFIG, TRACES, read_config

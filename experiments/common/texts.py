@@ -15,9 +15,9 @@ from rml.data import tokens
 from rml.data.collections import RetrievalData
 from rml.data.pieces import piece_batches
 from rml.data.special import SpecialTokens
+from rml.embedding import TextEmbedder
 from rml.models import pretrained
 from rml.models.text_encoder import TextEncoder
-from rml.retrieval import TextEmbedder
 from rml.training import TrainState, make_mesh
 
 

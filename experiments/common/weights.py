@@ -9,13 +9,12 @@ from typing import Any
 from jax.sharding import Mesh
 
 from rml import assets
+from rml.embedding import TextEmbedder, on_mesh
 from rml.encoder import Encoder, ImageEmbedder
 from rml.errors import MissingError, UserError, local_path, unknown
 from rml.models import pretrained
 from rml.models.layers import MIN_IMAGE
 from rml.models.pretrained.images import ARCHIVES
-from rml.retrieval import TextEmbedder
-from rml.retrieval.embed import on_mesh
 from rml.training import make_mesh
 
 WEIGHTS = "weights:"

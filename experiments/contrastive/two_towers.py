@@ -35,13 +35,13 @@ from experiments.ranges import Range
 from rml import data, models
 from rml.contrastive import TwoTowers
 from rml.data import augment
+from rml.embedding import batch_devices, on_mesh
+from rml.embedding import compiled as compiled_on
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError, unknown
 from rml.losses import clamp_log_scale, clip_loss, siglip_loss
 from rml.models.text_encoder import TextEncoder
 from rml.ops import t_interval
-from rml.retrieval.embed import batch_devices, on_mesh
-from rml.retrieval.embed import compiled as compiled_on
 from rml.training import (
     Claim,
     Loss,

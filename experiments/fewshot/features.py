@@ -14,9 +14,9 @@ from experiments.fewshot.common import Features, check_parts
 from rml import evaluation
 from rml.data import ArraySource, load_text
 from rml.data.classes import PARTS, first_of_each_class, read_feature_parts
+from rml.embedding import embed
 from rml.errors import UserError, unknown
 from rml.models import pretrained
-from rml.retrieval.embed import embed
 from rml.training import Progress, RunDirectory, make_mesh
 
 EVALUATED = ("validation", "novel")

@@ -14,7 +14,7 @@ from experiments.retrieval.common import judge_ranking
 from rml.data.collections import RetrievalData, indexed
 from rml.data.tokens import encode as tokenised
 from rml.errors import UserError
-from rml.models.attention import tempered
+from rml.models.attention import named, tempered
 from rml.models.text_encoder import TextEncoder
 from rml.retrieval import (
     Choice,
@@ -37,7 +37,7 @@ PLAIN, TEMPERED = "as it is", "tempscale"
 def temper_last(encoder: TextEncoder, temperature: float | jax.Array) -> TextEncoder:
     """An encoder of whose layers the last alone has a temperature other than 1."""
     backbone: Any = encoder.backbone
-    own = backbone.attention
+    own = named(backbone.attention)
     layers = (*(own,) * (backbone.depth - 1), tempered(own, temperature))
     return encoder.clone(backbone=backbone.clone(attention=layers))
 

@@ -67,6 +67,77 @@ def attend(
     return output.reshape(b, h, t, k).swapaxes(1, 2), weights
 
 
+def attend_fused(
+    query: Float[Array, "b t h k"],
+    key: Float[Array, "b s g k"],
+    value: Float[Array, "b s g k"],
+    visible: Visible = Visible(),  # noqa: B008  a named tuple of constants
+) -> tuple[Float[Array, "b t h k"], None]:
+    """Attends as `attend` does; on NVIDIA's GPUs cuDNN's kernel, which forms no weights.
+
+    cuDNN is taken for arrays of half precision with heads of at most 128, a multiple of 8. Causal
+    texts without padding need no mask there; otherwise one of [b, t, s] in half precision is made,
+    which is 1 / (2 h) of the weights' memory. Over a mesh it is split by texts and by heads.
+
+    Args:
+      query: Queries; head i reads key head i // (h / g).
+      key: Keys.
+      value: Values.
+      visible: Which keys a query may see, as in `attend`.
+
+    Returns:
+      Output in the dtype of the values, and None in the place of the weights.
+    """
+    if not (cudnn_takes(query) and query.dtype == key.dtype == value.dtype):
+        return attend(query, key, value, visible)[0], None
+    paths = {"cuda": functools.partial(attend_by_kernel, visible=visible, implementation="cudnn")}
+
+    def elsewhere(query: Array, key: Array, value: Array) -> Array:
+        return attend(query, key, value, visible)[0]
+
+    return jax.lax.platform_dependent(query, key, value, **paths, default=elsewhere), None
+
+
+def attend_by_kernel(
+    query: Float[Array, "b t h k"],
+    key: Float[Array, "b s g k"],
+    value: Float[Array, "b s g k"],
+    *,
+    visible: Visible,
+    implementation: str,
+) -> Float[Array, "b t h k"]:
+    """Attends by `jax.nn.dot_product_attention`, to an even number of tokens, as cuDNN asks."""
+    t, s = query.shape[1], key.shape[1]
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
+    )
+    unmasked = visible.keys is None and visible.window is None
+    from_first = t == s and isinstance(visible.start, int) and visible.start == 0
+    options: dict[str, Any] = {"is_causal": visible.causal}
+    if not (unmasked and (from_first if visible.causal else s % 2 == 0)):
+        mask = jnp.broadcast_to(visible.dense(t, s)[:, None], (len(query), 1, t, s))
+        options = {"mask": jnp.pad(mask, ((0, 0), (0, 0), (0, t % 2), (0, s % 2)))}
+    attend = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
+    return attend(query, key, value, **options)[:, :t]
+
+
+NAMED: dict[str, Attend] = {"xla": attend, "fused": attend_fused}
+"""What attends in models of texts, by the name that a config gives it."""
+
+
+def named(attention: Attend | str) -> Attend:
+    """What attends, of a name in `NAMED` or itself.
+
+    Raises:
+      ValueError: An unknown name.
+    """
+    if not isinstance(attention, str):
+        return attention
+    if attention not in NAMED:
+        raise unknown("attention", attention, NAMED)
+    return NAMED[attention]
+
+
 def tempered(attention: Attend, temperature: ArrayLike) -> Attend:
     """Makes an attention whose logits are divided by a temperature.
 
@@ -89,19 +160,20 @@ def tempered(attention: Attend, temperature: ArrayLike) -> Attend:
 
 
 def attention_by_layer(
-    attention: Attend | Sequence[Attend], depth: int
+    attention: Attend | str | Sequence[Attend | str], depth: int
 ) -> tuple[tuple[Attend, ...], np.ndarray | None]:
     """Finds a model's different attentions, and which of them each layer has; None for one alone.
 
     Raises:
-      ValueError: The number of attentions is not that of layers.
+      ValueError: An unknown name, or the number of attentions is not that of layers.
     """
-    if callable(attention):
-        return (attention,), None
+    if callable(attention) or isinstance(attention, str):
+        return (named(attention),), None
     if len(attention) != depth:
         raise ValueError(f"attention has {len(attention)} entries for depth={depth}")
-    distinct = tuple(dict.fromkeys(attention))
-    return distinct, np.array([distinct.index(each) for each in attention], np.int32)
+    each = [named(one) for one in attention]
+    distinct = tuple(dict.fromkeys(each))
+    return distinct, np.array([distinct.index(one) for one in each], np.int32)
 
 
 def one_of(attentions: Sequence[Attend], which: Any) -> Attend:

@@ -37,7 +37,8 @@ class Bert(nn.Module):
       dropout: rate after the embeddings, attention and MLP while training; above 0 it needs an rng
         named "dropout". Attention weights are not dropped.
       attention: what attends in all blocks or, one for each, in every block, see
-        `rml.models.attention.Attend`; of several kinds none gives its weights.
+        `rml.models.attention.Attend`, or its name there, "xla" or "fused"; of several kinds none
+        gives its weights.
       scan: run the blocks as one scanned block, see `rml.models.transformer.run_blocks`.
       remat: recompute each block in the backward pass instead of keeping its activations.
       dtype: compute dtype; None follows the parameters.
@@ -54,7 +55,7 @@ class Bert(nn.Module):
     activation: str = "gelu"
     epsilon: float = 1e-12
     dropout: float = 0.0
-    attention: Attend | Sequence[Attend] = attend
+    attention: Attend | str | Sequence[Attend | str] = attend
     scan: bool = True
     remat: bool = False
     dtype: layers.Dtype = None
@@ -62,7 +63,8 @@ class Bert(nn.Module):
 
     def __post_init__(self) -> None:
         """Freezes a list: a module is hashed where it is an argument of a jitted function."""
-        self.attention = self.attention if callable(self.attention) else tuple(self.attention)
+        if not callable(self.attention) and not isinstance(self.attention, str):
+            self.attention = tuple(self.attention)
         super().__post_init__()
 
     @nn.compact

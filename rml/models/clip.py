@@ -27,7 +27,8 @@ class ClipText(nn.Module):
       positions: longest text, in tokens.
       activation: name of the MLP's nonlinearity.
       epsilon: of the LayerNorms.
-      attention: what attends, see `rml.models.attention.Attend`; None for JAX's own.
+      attention: what attends, see `rml.models.attention.Attend`, or its name there, "fused"; None
+        for JAX's own.
       scan: run the blocks as one scanned block, see `rml.models.transformer.run_blocks`.
       remat: recompute each block in the backward pass instead of keeping its activations.
       dtype: compute dtype; None follows the parameters.
@@ -43,7 +44,7 @@ class ClipText(nn.Module):
     positions: int = 77
     activation: str = "quick_gelu"
     epsilon: float = 1e-5
-    attention: Attend | None = None
+    attention: Attend | str | None = None
     scan: bool = True
     remat: bool = False
     dtype: layers.Dtype = None

@@ -49,7 +49,8 @@ class Llama(nn.Module):
       mlp_bias: whether the MLP's projections have biases.
       tied: whether logits are products with the token table rather than with a matrix of their own.
       attention: what attends in all blocks or, one for each, in every block, see
-        `rml.models.attention.Attend`; of several kinds none gives its weights.
+        `rml.models.attention.Attend`, or its name there, "xla" or "fused"; of several kinds none
+        gives its weights.
       scan: run the blocks as one scanned block, see `rml.models.transformer.run_blocks`.
       remat: recompute each block in the backward pass instead of keeping its activations.
       dtype: compute dtype; None follows the parameters.
@@ -74,7 +75,7 @@ class Llama(nn.Module):
     windowed: Sequence[bool] | None = None
     mlp_bias: bool = False
     tied: bool = False
-    attention: Attend | Sequence[Attend] = attend
+    attention: Attend | str | Sequence[Attend | str] = attend
     scan: bool = True
     remat: bool = False
     dtype: layers.Dtype = None
@@ -87,7 +88,8 @@ class Llama(nn.Module):
                 {k: tuple(v) if isinstance(v, list) else v for k, v in self.rope_scaling.items()}
             )
         self.windowed = None if self.windowed is None else tuple(self.windowed)
-        self.attention = self.attention if callable(self.attention) else tuple(self.attention)
+        if not callable(self.attention) and not isinstance(self.attention, str):
+            self.attention = tuple(self.attention)
         super().__post_init__()
 
     def setup(self) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.models import layers, rope
-from rml.models.attention import Attend, attend
+from rml.models.attention import Attend, attend, named
 from rml.models.self_attention import MATRIX_INIT, HeadDense
 from rml.models.transformer import check_tokens, run_blocks, token_table
 from rml.ops.attention_parts import Visible
@@ -34,7 +34,8 @@ class ModernBert(nn.Module):
       attention_bias: whether attention's projections have biases.
       mlp_bias: whether the MLP's projections have biases.
       norm_bias: whether the LayerNorms have offsets.
-      attention: what attends, see `rml.models.attention.Attend`.
+      attention: what attends, see `rml.models.attention.Attend`, or its name there, "xla" or
+        "fused".
       scan: run the blocks as one scanned block, see `rml.models.transformer.run_blocks`. The first
         block's first norm is skipped, as in the paper; its parameters are there and have no effect.
       remat: recompute each block in the backward pass instead of keeping its activations.
@@ -57,7 +58,7 @@ class ModernBert(nn.Module):
     attention_bias: bool = False
     mlp_bias: bool = False
     norm_bias: bool = False
-    attention: Attend = attend
+    attention: Attend | str = attend
     scan: bool = True
     remat: bool = False
     dtype: layers.Dtype = None
@@ -125,7 +126,7 @@ class ModernBert(nn.Module):
             attention_bias=self.attention_bias,
             mlp_bias=self.mlp_bias,
             norm_bias=self.norm_bias,
-            attention=self.attention,
+            attention=named(self.attention),
             **dtypes,
         )
         return layers.layer_norm("norm", **norm)(x)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rml.models import layers
-from rml.models.attention import Attend, attend_to_all
+from rml.models.attention import Attend, attend_to_all, named
 from rml.models.conv import Conv, Implementation
 from rml.models.self_attention import HeadDense, HeadEdits, edited
 from rml.models.transformer import check_edits, run_blocks
@@ -218,10 +218,10 @@ class Block(nn.Module):
             **dtypes,
         )(layers.layer_norm("norm1", **norm)(x))
         qkv = (nn.with_logical_constraint(y, ("batch", "length", *head_axes)) for y in qkv)
-        if not isinstance(self.attention, str):
-            y = self.attention(*qkv, Visible(causal=self.causal))[0]
-        elif self.causal:
+        if self.causal and self.attention == "xla":
             y = jax.nn.dot_product_attention(*qkv, is_causal=True)
+        elif self.causal or not isinstance(self.attention, str):
+            y = named(self.attention)(*qkv, Visible(causal=self.causal))[0]
         else:
             y = attend_to_all(*qkv, implementation=self.attention)
         y = y if edits is None else edited(y, edits)

@@ -11,8 +11,8 @@
 * `known_items`: how documents are found by words that they begin with.
 """
 
+from rml.embedding import BATCH_TOKENS, TextEmbedder, embed
 from rml.retrieval.bm25 import bm25_search
-from rml.retrieval.embed import BATCH_TOKENS, TextEmbedder, embed
 from rml.retrieval.known_item import KnownItems, known_items
 from rml.retrieval.negatives import hard_negatives, random_negatives
 from rml.retrieval.pairs import pair_batches, pair_spec

@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax, jax.numpy as jnp, numpy as np
 from rml.encoder import ImageEmbedder
 from rml.models import MLP
-from rml.retrieval.embed import compiled, on_mesh
+from rml.embedding import compiled, on_mesh
 from rml.training import make_mesh
 from rml.training.mesh import place
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.models import Bert, ClipText, Llama, ViT, projections
-from rml.models.attention import attend, tempered
+from rml.models import Bert, ClipText, Llama, ModernBert, ViT, projections
+from rml.models.attention import attend, attend_by_kernel, attend_fused, tempered
 from rml.ops.attention_parts import Visible
 
 SMALL = {"vocabulary": 20, "width": 16, "depth": 3, "heads": 4, "mlp": 24}
@@ -61,6 +61,47 @@ def test_a_bias_is_a_function_of_places():
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     last, _ = attend(QUERY[:, 3:], KEY, VALUE, CAUSAL._replace(start=3), bias=bias)
     np.testing.assert_allclose(last, out[:, 3:], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "visible",
+    [
+        Visible(),
+        Visible(HERE),
+        Visible(causal=True),
+        CAUSAL,
+        Visible(HERE, window=2),
+        Visible(causal=True, window=2, sinks=1),
+    ],
+)
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_kernel_is_given_what_a_query_sees(visible, first):
+    """Of an odd number of tokens, all of them or those after the first ones."""
+    visible = visible._replace(start=first)
+    arrays = QUERY[:, first:], KEY, VALUE
+    wanted, _ = attend(*arrays, visible)
+    found = attend_by_kernel(*arrays, visible=visible, implementation="xla")
+    sees = np.broadcast_to(visible.dense(5 - first, 5).any(-1), found.shape[:2])
+    np.testing.assert_allclose(found[sees], wanted[sees], atol=1e-6)
+    assert jnp.isfinite(found).all()
+    fused, weights = attend_fused(*arrays, visible)
+    np.testing.assert_array_equal(fused, wanted)
+    assert weights is None
+
+
+@pytest.mark.parametrize("family", [Bert, Llama, ModernBert])
+def test_what_attends_may_be_named(family):
+    options = SMALL | {"depth": 2} | ({"local": (False, True)} if family is ModernBert else {})
+    module = family(**options)
+    variables = drawn(module, TOKENS)
+
+    def outputs(attention):
+        return jax.jit(module.clone(attention=attention).apply)(variables, TOKENS, MASK)
+
+    np.testing.assert_array_equal(outputs("fused"), outputs("xla"))
+    np.testing.assert_array_equal(outputs("xla"), outputs(attend))
+    with pytest.raises(ValueError, match=r"unknown attention 'fuse': .*did you mean 'fused'"):
+        outputs("fuse")
 
 
 @pytest.mark.slow

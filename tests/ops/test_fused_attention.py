@@ -4,6 +4,7 @@ The second needs the `tpu` extra (libtpu); the compiler runs on any machine.
 """
 
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
+from rml.models import Bert, ClipText, Llama, ModernBert
 from rml.models.attention import attend_evenly, attend_to_all
 from rml.ops.fused_attention import fused_attention
 
@@ -87,12 +89,16 @@ def test_elsewhere_than_on_a_tpu_it_is_xlas():
         attend_to_all(*args, implementation="fuse")
 
 
-@pytest.mark.parametrize("tokens", [16, 197])
-def test_a_gpu_runs_cudnns_forward_and_back(monkeypatch, tokens):
-    """Lowered as where cuDNN is, of which nothing runs here."""
+@pytest.fixture
+def cudnn(monkeypatch):
+    """Programs are lowered as where cuDNN is, of which nothing runs here."""
     gpu = SimpleNamespace(platform_version="cuda 12090")
     monkeypatch.setattr(jax.extend.backend, "get_backend", lambda: gpu)
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+
+
+@pytest.mark.parametrize("tokens", [16, 197])
+def test_a_gpu_runs_cudnns_forward_and_back(cudnn, tokens):
 
     def loss(query, key, value):
         return jnp.sum(attend_to_all(query, key, value, implementation="fused"))
@@ -107,6 +113,34 @@ def test_a_gpu_runs_cudnns_forward_and_back(monkeypatch, tokens):
     assert "__cudnn" not in lowered(jnp.bfloat16, width=256)
 
 
+TEXT_MODELS = {
+    "bert": Bert(20, 64, 2, 4, 32, attention="fused", dtype=jnp.bfloat16),
+    "llama": Llama(20, 64, 2, 4, 32, kv_heads=2, attention="fused", dtype=jnp.bfloat16),
+    "modernbert": ModernBert(
+        20, 64, 2, 4, 32, (False, True), attention="fused", dtype=jnp.bfloat16
+    ),
+    "clip": ClipText(20, 64, 2, 4, 8, attention="fused", dtype=jnp.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", TEXT_MODELS)
+def test_models_of_texts_do_too(cudnn, name):
+    """Padded texts of an odd length; CLIP's have no padding."""
+    module = TEXT_MODELS[name]
+    tokens = jax.ShapeDtypeStruct((2, 7), jnp.int32)
+    mask = () if name == "clip" else (jax.ShapeDtypeStruct((2, 7), jnp.bool_),)
+    variables = jax.eval_shape(module.init, jax.random.key(0), tokens, *mask)
+
+    def loss(variables, *texts):
+        return jnp.sum(module.apply(variables, *texts).astype(jnp.float32))
+
+    step = jax.jit(jax.grad(loss)).trace(variables, tokens, *mask)
+    lowered = step.lower(lowering_platforms=("cuda",)).as_text()
+    kind = "Softmax" if name == "clip" else "ScaleBiasSoftmax"
+    kernels = {f"__cudnn$fmha{kind}", f"__cudnn$fmha{kind}Backward"}
+    assert set(re.findall(r"__cudnn[$\w]*", lowered)) == kernels
+
+
 @pytest.mark.parametrize("tokens", [4, 5])
 def test_a_token_that_fills_up_changes_nothing(tokens):
     args = draw((2, tokens, 4, 64), 3)
@@ -117,6 +151,7 @@ def test_a_token_that_fills_up_changes_nothing(tokens):
 COMPILE = """
 import json
 import jax, jax.numpy as jnp
+from rml.models import Bert, ClipText, Llama, ModernBert
 from rml.models.attention import attend_to_all
 from rml.training.mesh import make_mesh, use_mesh
 from tpu import hlo, work

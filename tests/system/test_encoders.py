@@ -28,9 +28,9 @@ from experiments.contrastive import simclr
 from experiments.hydra import hydra
 from experiments.registry import find_experiment, read_config
 from rml.data import load
+from rml.embedding import compiled
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError
-from rml.retrieval.embed import compiled
 from rml.training import RunDirectory
 from tests.disk import full_after
 from tests.precision import rounded

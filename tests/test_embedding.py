@@ -81,7 +81,7 @@ def test_an_embedder_is_the_function_that_its_parts_make(model, tokenizer, texts
 @pytest.mark.slow
 def test_windows_join_without_a_seam(model, tokenizer, texts, monkeypatch):
     """Texts are tokenised a few at a time, and batches are filled from one window to the next."""
-    monkeypatch.setattr(sys.modules["rml.retrieval.embed"], "WINDOW", 1)
+    monkeypatch.setattr(sys.modules["rml.embedding"], "WINDOW", 1)
     windows = []
     encode = tokens.encode
 
