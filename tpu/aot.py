@@ -3,12 +3,14 @@
 python -m tpu.aot --config=configs/pods/simclr_imagenet2012_vit_b.py --topology=v5e:16x16
 python -m tpu.aot --config=FILE --topology=v5e:4x4 --num_slices=2 --config.mesh.replica=2
 python -m tpu.aot --config=FILE --topology=v5e:4x4 --sweep --json=sweep.json
+python -m tpu.aot --config=FILE --topology=h100:8
 python -m tpu.aot --config=FILE --platform=cuda --devices=8
 python -m tpu.aot --tokens=131072 --topology=v5e:2x4
 
 `--tokens` compiles no config but a decoder of SmolLM2-135M's shape that trains on one text of so
 many tokens, spread over all devices. Exit code 1, with one line that says why, where the step does
-not fit, or a name, mesh or batch is wrong. TPUs need the `tpu` extra.
+not fit, or a name, mesh or batch is wrong. TPUs need the `tpu` extra, topologies of GPUs the `cuda`
+extra, and no device. `--platform=cuda` needs neither, and exports the step for GPUs.
 """
 
 import json
@@ -25,9 +27,9 @@ from absl import app, flags
 from experiments.run import CONFIG, TRACEBACK, parse_flags
 from experiments.startup import check_writable, fail, quiet_libraries
 from rml.errors import UserError, local_path, unknown
-from tpu.chips import parse_topology
+from tpu.chips import CHIPS, parse_topology
 
-TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, such as v5e:16x16.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, such as v5e:16x16 or h100:8.")
 SLICES = flags.DEFINE_integer("num_slices", 1, "Slices of this topology.")
 SWEEP = flags.DEFINE_bool("sweep", False, "Try meshes, batch sizes and remat; print the best.")
 JSON = flags.DEFINE_string("json", None, "Write the figures to this file; - for standard output.")
@@ -45,13 +47,17 @@ ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    "CUDA_VISIBLE_DEVICES": "-1",
 }
+# Without a GPU no kernel can be timed: XLA takes the libraries' own, which it need not choose.
+UNTUNED = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 
 
 def use_compiler_only() -> None:
     """Sets what JAX and libtpu read when they are loaded."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNTUNED}".strip()
 
 
 def write_json(value: Any) -> None:
@@ -98,9 +104,11 @@ def check_flags() -> None:
     elif TOPOLOGY.value is None:
         raise UserError("no --topology; for example --topology=v5e:4x4")
     else:
-        parse_topology(TOPOLOGY.value)
+        kind, _ = parse_topology(TOPOLOGY.value)
         if SLICES.value < 1:
             raise UserError(f"num_slices is {SLICES.value}, expected at least 1")
+        if SLICES.value > 1 and CHIPS[kind].target:
+            raise UserError(f"num_slices is {SLICES.value}, expected 1: {kind} are of one host")
 
 
 def run(config: Any) -> None:

@@ -46,16 +46,18 @@ def topology_devices(name: str, *, num_slices: int = 1) -> list[Any]:
     """The devices of a topology, as descriptions that can be compiled for.
 
     Args:
-      name: Such as "v5e:16x16".
-      num_slices: Slices of this shape, joined by the data centre network.
+      name: Such as "v5e:16x16", or "h100:8" for GPUs of one host.
+      num_slices: Slices of this shape, joined by the data centre network; TPUs alone.
 
     Returns:
       Devices; a chip is one of them, or two (tpu7x).
 
     Raises:
-      UserError: An unknown chip, a shape that does not exist, or no libtpu.
+      UserError: An unknown chip, a shape that does not exist, or no compiler for it.
     """
-    kind, _ = parse_topology(name)
+    kind, shape = parse_topology(name)
+    if CHIPS[kind].target:
+        return _gpus(kind, shape[0])
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("compiling for TPUs needs libtpu: pip install -e '.[tpu]'")
     from jax.experimental import topologies
@@ -70,6 +72,18 @@ def topology_devices(name: str, *, num_slices: int = 1) -> list[Any]:
         raise UserError(
             f"topology {name!r} does not exist ({reason}); try {example(kind)}"
         ) from None
+    return list(found.devices)
+
+
+def _gpus(kind: str, count: int) -> list[Any]:
+    """GPUs of one host, of which none need be there."""
+    if not any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
+        raise UserError("compiling for GPUs needs JAX's plugin: pip install -e '.[cuda]'")
+    from jax.experimental import topologies
+
+    found = topologies.get_topology_desc(
+        platform="cuda", target_config=CHIPS[kind].target, topology=f"1x1x{count}"
+    )
     return list(found.devices)
 
 

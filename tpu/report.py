@@ -1,7 +1,8 @@
 """What is known of a compiled step, as one dictionary and as a table to read."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 from rml.evaluation.costs import program_flops
 from rml.training.mesh import slice_of
-from tpu import hlo
+from tpu import hlo, work
 from tpu.chips import CHIPS, parse_topology
 from tpu.collectives import summary
 from tpu.compile import Compiled, DoesNotFit, build_task
@@ -45,12 +46,12 @@ def examine(compiled: Compiled, config: Any, topology: str) -> dict[str, Any]:
     line = roofline(
         program,
         chip,
-        coordinates=np.array([device.coords[: len(shape)] for device in devices]),
+        coordinates=np.array([place(device)[: len(shape)] for device in devices]),
         slices=slices,
         devices_per_chip=shared,
     )
     examples = jax.tree.leaves(compiled.task.batch_spec)[0].shape[0]
-    traced = traced_flops(compiled.task)
+    traced = traced_flops(compiled.task, "cuda" if chip.target else "tpu")
     useful = useful_flops(config, traced)
     floor = useful / chips / chip.flops
     analysis = compiled.step.step.cost_analysis() or {}
@@ -70,6 +71,7 @@ def examine(compiled: Compiled, config: Any, topology: str) -> dict[str, Any]:
             "hbm_bandwidth": chip.hbm_bandwidth,
             "ici": chip.ici,
             "dcn": chip.dcn,
+            "network": chip.network,
             "source": chip.source,
         },
         "memory": memory(compiled, shared),
@@ -84,6 +86,7 @@ def examine(compiled: Compiled, config: Any, topology: str) -> dict[str, Any]:
             "derived": line.bytes * shared,
         },
         "loops": program.loops(),
+        "kernels": kernels(program),
         "collectives": summary(line.exchanges, line.times),
         "largest_arrays": largest(program),
         "seconds": {
@@ -102,6 +105,20 @@ def examine(compiled: Compiled, config: Any, topology: str) -> dict[str, Any]:
         "examples_per_second": examples / line.serial,
         "sources": SOURCES,
     }
+
+
+def place(device: Any) -> Sequence[int]:
+    """Where a chip lies on its torus, or a GPU on its host."""
+    return getattr(device, "coords", (device.id,))
+
+
+def kernels(program: hlo.Program) -> dict[str, float]:
+    """How often a step runs each kernel of a library, by its name."""
+    found: dict[str, float] = defaultdict(float)
+    for _, instruction, count in program.executed():
+        if instruction.opcode == "custom-call":
+            found[instruction.attributes.partition('target="')[2].partition('"')[0]] += count
+    return dict(found)
 
 
 def memory(compiled: Compiled, shared: int = 1) -> dict[str, float]:
@@ -160,7 +177,7 @@ def largest(program: hlo.Program, count: int = 5) -> list[dict[str, Any]]:
     found = {
         str(shape): (shape.bytes, instruction.name)
         for _, instruction, _ in program.outer()
-        for shape in instruction.shapes
+        for shape in work.made(instruction)
         if instruction.opcode not in ("tuple", "while", "parameter", "get-tuple-element")
     }
     ranked = sorted(found.items(), key=lambda item: -item[1][0])[:count]
@@ -188,18 +205,27 @@ def show(report: Mapping[str, Any], write: Callable[[str], Any]) -> None:
     ]
     rows.append(("memory: total of HBM", f"{gib(use['total'])} of {gib(hbm)}", "XLA / datasheet"))
     flops, moved = report["flops"], report["bytes"]
+    if flops["xla"]:  # of GPUs it says nothing
+        rows += [
+            ("FLOPs of a chip: loops counted once", tera(flops["xla"]), "XLA"),
+            ("bytes of HBM moved: loops counted once", giga(moved["xla"]), "XLA"),
+        ]
     rows += [
-        ("FLOPs of a chip: loops counted once", tera(flops["xla"]), "XLA"),
         ("FLOPs: matrix products and convolutions", tera(flops["derived"]), "derived"),
         ("FLOPs: asked for by the program", tera(flops["traced"]), "traced"),
         ("FLOPs: the same, nothing made again", tera(flops["useful"]), "traced"),
-        ("bytes of HBM moved: loops counted once", giga(moved["xla"]), "XLA"),
         ("bytes of HBM moved", giga(moved["derived"]), "derived"),
     ]
+    rows += [
+        (f"kernel {name}", f"{runs:.0f} runs", "derived")
+        for name, runs in report["kernels"].items()
+    ]
+    near = report["chip"]["network"]
     for row in report["collectives"]:
+        network = near if row["network"] == "ici" else row["network"]
         rows.append(
             (
-                f"{row['kind']} over {row['network']}: {row['runs']:.0f} runs",
+                f"{row['kind']} over {network}: {row['runs']:.0f} runs",
                 f"{giga(row['bytes'])}, {milli(row['seconds'])}",
                 "derived / datasheet",
             )
@@ -212,7 +238,7 @@ def show(report: Mapping[str, Any], write: Callable[[str], Any]) -> None:
         ("compute", "matrix products alone"),
         ("memory", "HBM alone"),
         ("compute_and_memory", "the larger of both, instruction by instruction"),
-        ("ici", "links of the slice"),
+        ("ici", f"links between chips ({near})"),
         ("dcn", "network between slices"),
     ):
         rows.append((f"time: {what}", milli(seconds[name]), "estimate"))

@@ -89,7 +89,7 @@ def roofline(
             for instruction in computation.instructions:
                 own = work.flops(computation, instruction)
                 total += own
-                passed += own * work.passes(computation, instruction) if own else 0.0
+                passed += own * work.passes(computation, instruction, chip) if own else 0.0
                 for called in instruction.called() if instruction.opcode == "fusion" else ():
                     total, passed = (x + y for x, y in zip((total, passed), matrix(called)))  # noqa: B905
             inside[name] = total, passed
@@ -98,7 +98,7 @@ def roofline(
     flops = passed_seconds = moved = local = 0.0
     for computation, instruction, count in program.outer():
         own = work.flops(computation, instruction)
-        passed = own * work.passes(computation, instruction) if own else 0.0
+        passed = own * work.passes(computation, instruction, chip) if own else 0.0
         if instruction.opcode == "fusion":
             own, passed = matrix(instruction.called()[0])
         data = work.traffic(program, computation, instruction)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from rml.evaluation.costs import window_pairs
+from tpu.chips import Chip
 from tpu.hlo import Computation, Instruction, Program
 from tpu.shapes import Shape
 
@@ -34,19 +35,56 @@ def flops(computation: Computation, instruction: Instruction) -> float:
         contracted = _numbers(instruction, "lhs_contracting_dims")
         return 2.0 * instruction.shapes[0].elements * math.prod(left.sizes[i] for i in contracted)
     if instruction.opcode == "convolution":
-        return _convolution(computation, instruction)
-    if instruction.opcode == "custom-call":  # of Pallas, which says what a kernel costs
-        stated = re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes)
-        return float(stated[1]) if stated else 0.0
+        left, right = (_operand(computation, instruction, i) for i in (0, 1))
+        return _convolution(instruction, left, right, instruction.shapes[0])
+    if instruction.opcode == "custom-call":
+        return _kernel(computation, instruction)
     return 0.0
 
 
-def passes(computation: Computation, instruction: Instruction) -> int:
-    """How many bfloat16 products of a TPU make a product of this precision."""
-    found = re.search(r"operand_precision=\{(\w+)", instruction.attributes)
-    if not found or _operand(computation, instruction, 0).dtype != "f32":
+def passes(computation: Computation, instruction: Instruction, chip: Chip) -> float:
+    """How many times as long a product of this precision takes as one of bfloat16.
+
+    On TPUs the number of bfloat16 products that make it; on GPUs by the peak of its type.
+    """
+    if _operand(computation, instruction, 0).dtype != "f32":
         return 1
-    return PASSES.get(found[1], 1)
+    found = re.search(r'operand_precision"?[=:][\[{]"?(\w+)', instruction.attributes)
+    precision = found[1].lower() if found else "default"
+    if chip.float32:
+        return chip.flops / dict(chip.float32).get(precision, chip.flops)
+    return PASSES.get(precision, 1)
+
+
+def _kernel(computation: Computation, instruction: Instruction) -> float:
+    """Of a library's kernel: cuBLAS's and cuDNN's by their shapes, Pallas's as it states."""
+    name = instruction.attributes.partition('custom_call_target="')[2].partition('"')[0]
+    left = _operand(computation, instruction, 0) if instruction.operands else None
+    if left and name.endswith("triangularSolve"):
+        return 1.0 * instruction.shapes[0].elements * left.sizes[-1]
+    if left and name.startswith("cusolver_potrf"):
+        return left.elements * left.sizes[-1] / 3
+    if left and name.startswith("__cublas$"):
+        found = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes)
+        assert found
+        contracted = [int(n) for n in re.findall(r"\d+", found[1])]
+        return 2.0 * instruction.shapes[0].elements * math.prod(left.sizes[i] for i in contracted)
+    if name.startswith("__cudnn$conv"):
+        one, other = (_operand(computation, instruction, i) for i in (0, 1))
+        out = instruction.shapes[0]
+        if "BackwardInput" in name:  # of its own gradient and the kernel
+            one, other, out = out, other, one
+        elif "BackwardFilter" in name:  # of the input and the output's gradient
+            one, other, out = one, out, other
+        return _convolution(instruction, one, other, out)
+    if name.startswith("__cudnn$fmha"):  # two products, or the first again and four gradients
+        query, key = (_operand(computation, instruction, i) for i in (0, 1))
+        batch, tokens, heads, width = query.sizes
+        return (10.0 if "Backward" in name else 4.0) * (
+            batch * heads * tokens * key.sizes[1] * width
+        )
+    stated = re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes)
+    return float(stated[1]) if stated else 0.0
 
 
 def _operand(computation: Computation, instruction: Instruction, index: int) -> Shape:
@@ -58,9 +96,7 @@ def _numbers(instruction: Instruction, name: str) -> list[int]:
     return [int(n) for n in found[1].split(",") if n] if found else []
 
 
-def _convolution(computation: Computation, instruction: Instruction) -> float:
-    left, right = (_operand(computation, instruction, i) for i in (0, 1))
-    out = instruction.shapes[0]
+def _convolution(instruction: Instruction, left: Shape, right: Shape, out: Shape) -> float:
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
     assert labels
     window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
@@ -116,7 +152,19 @@ def traffic(program: Program, computation: Computation, instruction: Instruction
             if size
         )
         return read + _written(inside, instruction)
-    return _main(instruction.shapes) + sum(map(_main, operands))
+    return _main(made(instruction)) + sum(map(_main, operands))
+
+
+def made(instruction: Instruction) -> Sequence[Shape]:
+    """The arrays that an instruction makes, without the scratch space of a library's kernel."""
+    if instruction.opcode != "custom-call":
+        return instruction.shapes
+    scratch = {"s8", "u8"}
+    return [
+        shape
+        for place, shape in enumerate(instruction.shapes)
+        if not place or shape.dtype not in scratch
+    ]
 
 
 def _sliced(whole: Shape, part: Shape) -> float:

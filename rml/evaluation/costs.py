@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
 def program_flops(function: Callable, *args: Any, platform: str = "tpu") -> float:
@@ -18,9 +19,11 @@ def program_flops(function: Callable, *args: Any, platform: str = "tpu") -> floa
 
     Returns:
       Twice the multiplications, over all devices; of a kernel what it says of itself. Of a
-      conditional's branches the largest counts; a loop of unknown length counts once.
+      conditional's branches the largest counts; a loop of unknown length counts once. What no
+      result is made of counts nothing, such as the gradient of a first layer's input.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr, platform)
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    return _count(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0], platform)
 
 
 def _count(jaxpr: Jaxpr, platform: str) -> float:

@@ -258,9 +258,15 @@ def attend_evenly(
 def cudnn_takes(query: jax.Array) -> bool:
     """Tells whether cuDNN is there and takes such heads: of half precision, not too wide.
 
-    Elsewhere it cannot even be traced.
+    It is where the mesh in use has NVIDIA's GPUs, which may be compiled for on another machine, or
+    the process has. Elsewhere it cannot even be traced.
     """
-    if "cuda" not in jax.extend.backend.get_backend().platform_version:
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is not None and device.platform == "gpu":
+        there = device.device_kind.startswith("NVIDIA")
+    else:
+        there = "cuda" in jax.extend.backend.get_backend().platform_version
+    if not there:
         return False
     width = query.shape[-1]
     return query.dtype.itemsize == 2 and width % 8 == 0 and width <= CUDNN_WIDTH

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 
 from rml.evaluation import program_flops
-from rml.models import Llama
+from rml.models import Llama, conv2d
 
 
 def test_the_count_agrees_with_xlas_of_a_program_without_loops():
@@ -14,3 +14,16 @@ def test_the_count_agrees_with_xlas_of_a_program_without_loops():
     found = jax.jit(module.apply).lower(variables, tokens).compile().cost_analysis()
     # XLA's count has sums, norms and softmax as well.
     assert 0.8 < counted / found["flops"] < 1.0
+
+
+def test_what_no_result_is_made_of_counts_nothing():
+    """A first layer's images have a gradient in the program, and nobody reads it."""
+    images, kernel = jnp.zeros((2, 5, 5, 3)), jnp.zeros((2, 2, 3, 4))
+
+    def loss(kernel, images):
+        return jnp.sum(conv2d(images, kernel, padding="VALID") ** 2)
+
+    once = 2 * 2 * 16 * 4 * 3 * 4
+    assert program_flops(jax.grad(loss), kernel, images) == 2 * once
+    assert program_flops(jax.grad(loss, (0, 1)), kernel, images) == 3 * once
+    assert program_flops(lambda x: (x @ x, x)[1], jnp.zeros((3, 3))) == 0

@@ -15,7 +15,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
 from rml.models import Bert, ClipText, Llama, ModernBert
-from rml.models.attention import attend_evenly, attend_to_all
+from rml.models.attention import attend_evenly, attend_to_all, cudnn_takes
 from rml.ops.fused_attention import fused_attention
 
 
@@ -95,6 +95,18 @@ def cudnn(monkeypatch):
     gpu = SimpleNamespace(platform_version="cuda 12090")
     monkeypatch.setattr(jax.extend.backend, "get_backend", lambda: gpu)
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "there"), [("NVIDIA H100 80GB HBM3", True), ("AMD Instinct MI300X", False)]
+)
+def test_a_gpu_that_is_compiled_for_elsewhere_may_have_it(kind, there):
+    device = jax.sharding.AbstractDevice(device_kind=kind, num_cores=None, platform="gpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
+    half = jnp.zeros((2, 16, 4, 64), jnp.bfloat16)
+    assert not cudnn_takes(half)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert cudnn_takes(half) == there
 
 
 @pytest.mark.parametrize("tokens", [16, 197])

@@ -29,7 +29,7 @@ NOT_RUN = {
     r"search_pydocs|contriever": "needs weights; tests/system/test_retrieval.py",
     r"weights:|load_images": "needs weights; tests/system/test_weights.py",
     r"^rm -r ": "clears a cache outside the clone",
-    r"tpu\.aot|'\.\[tpu\]'": "needs the tpu extra; tests/tpu",
+    r"tpu\.aot|'\.\[(tpu|cuda)\]'": "needs the tpu or the cuda extra; tests/tpu",
     r"tpu\.launch|^(FLAGS|RUN)=": "needs a Google Cloud project; tests/tpu",
     r"--coordinator_address|--distributed": "needs other processes; tests/system/test_processes.py",
     r"--slurm|\[slurm\]": "needs a cluster; the tests of sweeps run its jobs here",

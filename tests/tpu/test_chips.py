@@ -5,8 +5,11 @@ import pytest
 from rml.errors import UserError
 from tpu.chips import CHIPS, GIB, accelerator_type, example, parse_topology
 
+TPUS = [kind for kind in CHIPS if not CHIPS[kind].target]
+GPUS = [kind for kind in CHIPS if CHIPS[kind].target]
 
-@pytest.mark.parametrize("kind", CHIPS)
+
+@pytest.mark.parametrize("kind", TPUS)
 def test_figures_are_of_one_order(kind):
     chip = CHIPS[kind]
     assert chip.source.startswith("https://docs.cloud.google.com/tpu/docs/")
@@ -15,6 +18,24 @@ def test_figures_are_of_one_order(kind):
     assert chip.dcn is None or chip.dcn < chip.ici < chip.hbm_bandwidth
     assert chip.ports == 2 * chip.dimensions
     assert parse_topology(example(kind)) == (kind, (4,) * chip.dimensions)
+
+
+@pytest.mark.parametrize("kind", GPUS)
+def test_a_gpus_figures_are_of_one_order(kind):
+    chip = CHIPS[kind]
+    assert chip.source == f"https://www.nvidia.com/en-us/data-center/{kind}/"
+    assert 300e12 < chip.flops < 1e15
+    rates = dict(chip.float32)
+    # Matrix units halve their rate from bfloat16 to TF32; float32 is left to the others.
+    assert chip.flops / rates["default"] == pytest.approx(2, rel=0.01)
+    assert 10 < chip.flops / rates["highest"] < 20
+    assert 2e12 < chip.hbm_bandwidth < 5e12
+    assert chip.ici < chip.hbm_bandwidth
+    assert f"device_memory_size: {int(chip.hbm)}" in chip.target
+    assert f"memory_bandwidth: {int(chip.hbm_bandwidth)}" in chip.target
+    assert [parse_topology(f"{kind}:{n}") for n in (1, 8)] == [(kind, (1,)), (kind, (8,))]
+    with pytest.raises(UserError, match=f"{kind} is a GPU, expected a TPU's topology"):
+        accelerator_type(f"{kind}:8")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +63,9 @@ def test_a_pod_is_its_chips(kind, chips, peak, reduce):
         ("v5e:0x4", ("v5e:4x4",)),
         ("v5e:3x3", ("'v5e:3x3'", "v5e:2x4", "v5e:16x16")),
         ("v6e:32x32", ("'v6e:32x32'", "v6e:16x16")),
+        ("h100:3", ("'h100:3'", "h100:1, h100:2, h100:4, h100:8")),
+        ("h100:2x4", ("2 dimensions", "h100:8")),
+        ("h10:8", ("did you mean 'h100'",)),
         ("v5p:2x3x4", ("'v5p:2x3x4'", "v5p:2x2x4", "multiples of 4")),
     ],
 )

@@ -96,6 +96,84 @@ def test_roofline_adds_up(texts):
     assert line.whole == line.memory_seconds <= line.overlapped <= line.serial
 
 
+# As XLA writes them for GPUs, parts that say nothing of the work left out.
+WINDOW = "window={size=3x3 stride=2x2}, dim_labels=b01f_o01i->b01f, "
+GEMM = (
+    ', backend_config={"gemm_backend_config":{"dot_dimension_numbers":'
+    '{"lhs_contracting_dimensions":["0"],"rhs_contracting_dimensions":["0"]},'
+    '"precision_config":{"operand_precision":["HIGHEST","HIGHEST"]}}}'
+)
+
+
+def call(name, result, operands, target, before="", after=""):
+    target = f'custom_call_target="__{target}"'
+    return f"  %{name} = {result} custom-call({operands}), {before}{target}{after}\n"
+
+
+HALF = "bf16[2,10,4,16]{3,1,2,0}"
+KERNELS = (
+    "ENTRY %main (x: f32[6,9,9,4]) -> f32[] {\n"
+    "  %x = f32[6,9,9,4]{3,2,1,0} parameter(0)\n"
+    "  %k = f32[8,3,3,4]{3,2,1,0} parameter(1)\n"
+    "  %g = f32[6,4,4,8]{3,2,1,0} parameter(2)\n"
+    "  %q = bf16[2,10,4,16]{3,2,1,0} parameter(3)\n"
+    "  %s = bf16[2,12,2,16]{3,2,1,0} parameter(4)\n"
+    "  %a = f32[20,30]{1,0} parameter(5)\n"
+    "  %b = f32[20,50]{1,0} parameter(6)\n"
+    "  %t = f32[7,7]{1,0} parameter(7)\n"
+    "  %r = f32[7,40]{1,0} parameter(8)\n"
+    + call("forward", "(f32[6,4,4,8]{3,2,1,0}, u8[99]{0})", "%x, %k", "cudnn$convForward", WINDOW)
+    + call("inputs", "(f32[6,9,9,4]{3,2,1,0}, u8[0]{0})", "%g, %k", "cudnn$convBackwardInput",
+           WINDOW)
+    + call("filter", "(f32[8,3,3,4]{3,2,1,0}, u8[0]{0})", "%x, %g", "cudnn$convBackwardFilter",
+           WINDOW)
+    + call("out", f"({HALF}, f32[2,4,10]{{2,1,0}}, u8[0]{{0}})", "%q, %s, %s", "cudnn$fmhaSoftmax")
+    + call("back", f"({HALF}, u8[0]{{0}})", "%q, %s, %s", "cudnn$fmhaSoftmaxBackward")
+    + call("product", "(f32[30,50]{1,0}, s8[99]{0})", "%a, %b", "cublas$lt$matmul", "", GEMM)
+    + call("solved", "(f32[7,40]{0,1}, s8[9]{0})", "%t, %r", "cublas$triangularSolve")
+    + call("factor", "(f32[7,7]{0,1}, s32[]{:})", "%t", "x").replace("__x", "cusolver_potrf_ffi")
+    + "}\n"
+)  # fmt: skip
+CONVOLVED = 2 * 6 * (4 * 4) * (3 * 3) * 4 * 8
+ATTENDED = 2 * 2 * 4 * 10 * 12 * 16
+
+
+@pytest.mark.parametrize(
+    ("name", "operations", "size"),
+    [
+        ("forward", CONVOLVED, 4 * (6 * 81 * 4 + 8 * 9 * 4 + 6 * 16 * 8)),
+        ("inputs", CONVOLVED, 4 * (6 * 81 * 4 + 8 * 9 * 4 + 6 * 16 * 8)),
+        ("filter", CONVOLVED, 4 * (6 * 81 * 4 + 8 * 9 * 4 + 6 * 16 * 8)),
+        ("out", 2 * ATTENDED, 2 * (2 * 2 * 640 + 2 * 2 * 12 * 2 * 16) + 4 * 80),
+        ("back", 5 * ATTENDED, 2 * (2 * 2 * 640 + 2 * 2 * 12 * 2 * 16)),
+        ("solved", 40 * 7 * 7, 4 * (49 + 2 * 280)),
+        ("factor", 7**3 / 3, 4 * (49 + 49 + 1)),
+        ("product", 2 * 30 * 50 * 20, 4 * (20 * 30 + 20 * 50 + 30 * 50)),
+    ],
+)
+def test_kernels_of_a_gpus_libraries_count_by_their_shapes(name, operations, size):
+    """Their scratch space is no traffic."""
+    program = hlo.parse(KERNELS)
+    main = program.computations["main"]
+    assert work.flops(main, main.by_name[name]) == operations
+    assert work.traffic(program, main, main.by_name[name]) == size
+
+
+def test_a_products_time_is_that_of_its_type():
+    main = hlo.parse(KERNELS).computations["main"]
+    passes = {n: work.passes(main, main.by_name[n], CHIPS["h100"]) for n in ("forward", "out")}
+    assert passes == {"forward": pytest.approx(989 / 494), "out": 1}
+    assert work.passes(main, main.by_name["product"], CHIPS["h100"]) == pytest.approx(989 / 67)
+    assert work.passes(main, main.by_name["product"], CHIPS["v5e"]) == 6
+
+
+def test_a_gpus_links_are_half_of_what_both_directions_carry(texts):
+    (one,) = collectives(hlo.parse(texts["summed"]))
+    places = np.arange(8)[:, None]
+    network, near = seconds(one, CHIPS["h100"], places, ONE_SLICE)
+    assert (network, near) == ("ici", pytest.approx(2 * 7 / 8 * 128 / 450e9))
+
+
 def test_group_notations():
     head = "%x = f32[8]{0} all-reduce(%y), replica_groups="
     expected = {
