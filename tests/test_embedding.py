@@ -137,6 +137,7 @@ def test_no_texts_empty_texts_and_progress(model, tokenizer, texts):
     assert seen[-1] == (60, 60)
 
 
+@pytest.mark.slow
 def test_mistakes_are_named(model, tokenizer, texts):
     with pytest.raises(DataError, match="expected a list of texts, got one string"):
         embed(*model, tokenizer, "one text", max_length=MAX_LENGTH)

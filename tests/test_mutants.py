@@ -3,9 +3,12 @@
 import ast
 import re
 
+import pytest
+
 from tests.mutate import ROOT, load
 
 
+@pytest.mark.slow
 def test_every_mutant_has_its_line_and_its_tests():
     mutants, lost = load(), []
     for mutant in mutants:

@@ -126,7 +126,7 @@ NAMED: dict[str, Attend] = {"xla": attend, "fused": attend_fused}
 
 
 def named(attention: Attend | str) -> Attend:
-    """What attends, of a name in `NAMED` or itself.
+    """Finds what attends by its name in `NAMED`; a function is itself.
 
     Raises:
       ValueError: An unknown name.

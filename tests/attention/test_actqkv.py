@@ -28,6 +28,7 @@ def moments_of(parts):
     return moments
 
 
+@pytest.mark.slow
 def test_moments_of_equal_windows_are_those_of_all_queries():
     parts = windows(8, 8, 8, 8)
     moments, queries = moments_of(parts), np.concatenate(parts)
@@ -36,6 +37,7 @@ def test_moments_of_equal_windows_are_those_of_all_queries():
     np.testing.assert_allclose(moments.variance, queries.var(0, ddof=1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_moments_of_unequal_windows_follow_the_authors_recursion():
     """Also after a thousand windows, from which on the thousandth's weight stays."""
     first, second, third = windows(7, 3, 1)
@@ -54,6 +56,7 @@ def test_moments_of_unequal_windows_follow_the_authors_recursion():
     np.testing.assert_allclose(found.mean, (1000 * mean + second.mean(0)) / 1001, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_moments_and_probes_are_those_of_the_authors_code():
     """Their probe is one of activation biases from the 1,001st window on, and of ones before."""
     moments = actqkv.no_moments(8)
@@ -69,6 +72,7 @@ def test_moments_and_probes_are_those_of_the_authors_code():
     np.testing.assert_allclose(actqkv.probe_query(query, moments), late["probe"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_masked_queries_count_nowhere():
     (query,) = windows(9)
     mask = jnp.arange(9) < 6
@@ -84,6 +88,7 @@ def test_masked_queries_count_nowhere():
     jax.tree.map(np.testing.assert_array_equal, same, moments)
 
 
+@pytest.mark.slow
 def test_probes_are_weighted_means_of_queries():
     before, query = windows(5, 5)
     moments = moments_of([before, query])
@@ -102,6 +107,7 @@ def test_probes_are_weighted_means_of_queries():
         np.testing.assert_allclose(single, query[2], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_probe_by_attention_weighs_tokens_by_what_they_receive():
     rng = np.random.default_rng(3)
     query, logits = windows(5)[0], rng.normal(size=(2, 5, 5))
@@ -121,6 +127,7 @@ def test_a_probe_by_attention_weighs_tokens_by_what_they_receive():
     np.testing.assert_array_equal(one, [1])
 
 
+@pytest.mark.slow
 def test_queries_at_equal_distance_give_their_mean():
     """Also where they have never differed, when all biases are 0 and the last query is taken."""
     signs = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
@@ -134,6 +141,7 @@ def test_queries_at_equal_distance_give_their_mean():
     assert jnp.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_representatives_are_means_of_the_keys_that_got_most():
     rng = np.random.default_rng(1)
     key, received = rng.normal(size=(2, 12, 2, 3)), rng.uniform(size=(2, 4, 12))
@@ -151,6 +159,7 @@ def test_representatives_are_means_of_the_keys_that_got_most():
         np.testing.assert_allclose(found[b, m, h], truth, rtol=1e-5, err_msg=f"{b} {m} {h}")
 
 
+@pytest.mark.slow
 def test_retrieval_takes_the_greatest_cosines_and_measures_their_entropy():
     rng = np.random.default_rng(2)
     blocks, probe = rng.normal(size=(9, 5)), rng.normal(size=5)
@@ -190,6 +199,7 @@ def in_turn(information, total):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.0, 0.01, 0.6])
 def test_budgets_are_proportional_and_add_up(spread):
     information = 1 - spread * np.random.default_rng(3).uniform(size=30)
@@ -207,6 +217,7 @@ def test_budgets_are_proportional_and_add_up(spread):
         np.testing.assert_array_equal(found, 46)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", GOLDEN["budgets"], ids=range(len(GOLDEN["budgets"])))
 def test_budgets_are_those_of_the_authors_code_but_for_rounding(row):
     """Where no bound binds; they share equally until each layer has been called 100 times."""
@@ -220,6 +231,7 @@ def test_budgets_are_those_of_the_authors_code_but_for_rounding(row):
     assert len(set(row["budgets"])) > 8 or np.ptp(information) < 0.1  # one row has many budgets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("total", [6, 7, 14, 15])
 def test_budgets_add_up_where_all_layers_are_bound(total):
     found = actqkv.layer_budgets(jnp.array([1.0, 0.5, 0.1]), total=total, least=2, most=5)

@@ -68,6 +68,7 @@ def test_draws_have_the_laws_chances_and_no_future():
     assert both[:, 1, 3].mean() == pytest.approx(0.3, abs=0.045)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [True, False])
 def test_small_chances_are_drawn_as_often_as_their_weight_says(causal, monkeypatch):
     """Each of the least numbers that can be drawn is drawn once, by a head of its own."""
@@ -88,6 +89,7 @@ def test_small_chances_are_drawn_as_often_as_their_weight_says(causal, monkeypat
     np.testing.assert_allclose(sums[far], 1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [True, False])
 def test_the_budget_is_the_mean_over_blocks_of_queries(causal):
     """Of values that name their block, those with a weight were kept."""
@@ -102,6 +104,7 @@ def test_the_budget_is_the_mean_over_blocks_of_queries(causal):
     assert kept.mean() == pytest.approx(2.5, abs=0.06)
 
 
+@pytest.mark.slow
 def test_it_attends_exactly_to_what_is_kept_and_reweights_by_the_chance():
     """Against float64 under the same pattern, a short last block and padding included."""
     query, key, value = draw(0, 2, 4, 22, 6), draw(1, 2, 2, 22, 6), draw(2, 2, 2, 22, 5)
@@ -126,6 +129,7 @@ def test_it_attends_exactly_to_what_is_kept_and_reweights_by_the_chance():
     assert np.isneginf(lse[~some]).all()
 
 
+@pytest.mark.slow
 def test_reweighted_sums_are_unbiased():
     query, key, value = (jnp.asarray(0.3 * draw(seed, 1, 64, 24, 4)) for seed in range(3))
     visible, whole = Visible(causal=True), Law(budget=6.0)

@@ -226,6 +226,7 @@ def test_state_is_of_each_layer_and_text_and_budgets_add_up(variables):
         np.testing.assert_array_equal(found, jnp.minimum(before, 4))
 
 
+@pytest.mark.slow
 def test_misuse_is_named(variables):
     module = Llama(**SMALL)
     for changes, message in (

@@ -68,6 +68,7 @@ def reference(arrays, settings, causal, deep=None):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "causal"),
     [
@@ -88,6 +89,7 @@ def test_it_is_the_conditional_expectation_of_the_definition(arrays, settings, c
     np.testing.assert_allclose(found * seen, wanted * seen, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "causal"), [(Settings("fixed", 4, "sum"), True), (Settings("joint", 4), False)]
 )
@@ -136,6 +138,7 @@ def rows_reference(arrays, settings, causal, projection):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row_summary", "causal"),
     [("none", True), ("wsum", False), ("proj", True), ("wsum_proj", False)],
@@ -154,6 +157,7 @@ def test_rows_are_summarised_at_each_of_their_places(arrays, row_summary, causal
     np.testing.assert_allclose(found * seen, wanted * seen, atol=5e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "deep"),
     [(Settings("rowmajor", 4, row_summary="proj"), False), (Settings("fixed", 4, "sum"), True)],
@@ -188,6 +192,7 @@ def test_the_module_has_the_weights_of_its_summaries(settings, deep):
         CombinerAttention(heads=3).init(jax.random.key(0), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GOLDEN.files)
 def test_the_module_gives_the_numbers_of_the_authors_code(kind):
     rng = np.random.default_rng(0)
@@ -210,6 +215,7 @@ def test_the_module_gives_the_numbers_of_the_authors_code(kind):
     np.testing.assert_allclose(found[0], GOLDEN[kind], atol=5e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "causal"),
     [
@@ -243,6 +249,7 @@ def test_every_visible_token_is_in_one_region_and_has_weight():
     assert np.unique(labels[:13], return_counts=True)[1].tolist() == [1, 4, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, "rowmajor"])
 def test_weights_of_a_region_have_rank_one_over_the_queries_that_share_it(kind):
     rng = np.random.default_rng(4)

@@ -51,6 +51,7 @@ def reference(form, slopes, strength, query=QUERY, key=KEY, value=VALUE, seen=No
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "slopes"), LAWS)
 def test_blocks_and_a_matrix_are_the_definition_and_so_are_their_gradients(form, slopes):
     visible = Visible(causal=True, start=START)
@@ -83,6 +84,7 @@ def test_blocks_and_a_matrix_are_the_definition_and_so_are_their_gradients(form,
         np.testing.assert_allclose(found, own, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pattern_of_blocks_reads_the_law_of_its_head():
     pattern = np.tril(np.ones((HEADS, 4, 4), bool), 1)
     pattern[1, 3, 0], pattern[2, 2, 1] = False, False
@@ -120,6 +122,7 @@ def test_only_distance_counts():
         assert (law[:, 3, 3] == (1.0 if form == "factor" else 0.0)).all()
 
 
+@pytest.mark.slow
 def test_a_decoder_reads_token_by_token_as_it_reads_at_once():
     law = distance_laws(2, form="bias", strength=2.0)
     module = Llama(

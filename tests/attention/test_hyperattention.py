@@ -44,6 +44,7 @@ def authors_samples(key, planes, sampled):
     return Samples(index, jnp.full(index.shape, weight, jnp.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["all", "cross"])
 def test_one_level_gives_the_authors_numbers(name):
     query, key, value, planes, out, lse = golden(name)
@@ -56,6 +57,7 @@ def test_one_level_gives_the_authors_numbers(name):
     np.testing.assert_allclose(found.lse[:, :, 0], lse, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_causal_recursion_gives_the_authors_numbers():
     query, key, value, planes, out, lse = golden("causal")
     b, h, n, d = key.shape
@@ -121,6 +123,7 @@ def test_it_is_exact_in_its_limits(settings, causal):
     np.testing.assert_allclose(found.lse, exact.lse, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_gradients_are_exact_where_one_block_has_all():
     visible, settings = Visible(HERE), Settings(block=40, samples=0, least=2)
     run = partial(hyper_attention, visible=visible, rng=jax.random.key(3), settings=settings)
@@ -128,6 +131,7 @@ def test_gradients_are_exact_where_one_block_has_all():
     assert_same(found, with_gradients(partial(attend_in_blocks, visible=visible), inputs()), 5e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [False, True])
 def test_every_key_as_a_sample_once_is_exact(overlap):
     query, key, value = inputs()
@@ -147,6 +151,7 @@ def test_every_key_as_a_sample_once_is_exact(overlap):
     assert_same(found, exact, 5e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [False, True])
 def test_without_samples_it_attends_to_the_heavy_mask(overlap):
     query, key, value = draw(0, 1, 1, 40, 8), draw(1, 1, 1, 40, 8), draw(2, 1, 1, 40, 5)
@@ -161,6 +166,7 @@ def test_without_samples_it_attends_to_the_heavy_mask(overlap):
     np.testing.assert_allclose(found.out[:, :, 0], exact.out, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["uniform", "value_norm"])
 def test_sums_over_samples_are_unbiased(sampling):
     """5% is four standard errors of these draws; a wrong weight misses by more."""
@@ -304,6 +310,7 @@ def bounded_oracle(query, key, value, heavy, samples, settings, rows):
     return np.array(out), np.log(total), bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("planes", "cap"), [(4, 0.7), (0, 3.0)])
 def test_sums_of_rows_are_sampled_uniformly_and_bounded(planes, cap):
     query, key, value = 1.5 * draw(0, 40, 8), 1.5 * draw(1, 36, 8), draw(2, 36, 5)
@@ -330,6 +337,7 @@ def test_sums_of_rows_are_sampled_uniformly_and_bounded(planes, cap):
     np.testing.assert_allclose(share, 36 / 7, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_bounds_every_key_as_a_sample_once_is_exact():
     query, key, value = inputs()
     every = jnp.broadcast_to(jnp.arange(40), (2, 2, 40)), jnp.zeros((2, 2, 40))
@@ -346,6 +354,7 @@ def test_without_bounds_every_key_as_a_sample_once_is_exact():
         np.testing.assert_allclose(found.lse.reshape(exact.lse.shape), exact.lse, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_without_planes_samples_alone_stand_for_all_keys():
     query, key, value = inputs()
     rng = jax.random.key(3)
@@ -362,6 +371,7 @@ def test_without_planes_samples_alone_stand_for_all_keys():
     np.testing.assert_allclose(found.lse, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hardness_of_uniform_and_of_one_hot_attention():
     uniform = hardness(jnp.zeros((6, 4)), draw(0, 6, 4))
     np.testing.assert_allclose(uniform, (1.0, 1.0), rtol=1e-6)

@@ -62,6 +62,7 @@ def test_attention_kernel_is_the_float64_oracle(pair, biased, scale):
     np.testing.assert_allclose(value, expected, rtol=3e-6, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_mlp_kernel_is_the_float64_oracle():
     a, b = (draw_inputs(jax.random.key(s), n, keys=3, d=4) for s, n in ((0, 4), (1, 3)))
     x, y = (bias(np.concatenate([q, np.reshape(k, (len(k), -1))], 1)) for q, k in (a, b))
@@ -71,6 +72,7 @@ def test_mlp_kernel_is_the_float64_oracle():
     np.testing.assert_allclose(kernels.rf_mlp_kernel(*a, *b), expected, rtol=3e-6)
 
 
+@pytest.mark.slow
 def test_quadrature_agrees_with_bivariate_normal_probabilities_up_to_the_ends():
     cases = [
         (mean, other, rho)
@@ -85,6 +87,7 @@ def test_quadrature_agrees_with_bivariate_normal_probabilities_up_to_the_ends():
     np.testing.assert_allclose(value, expected, atol=2e-7)
 
 
+@pytest.mark.slow
 def test_half_precision_is_widened_first():
     mean, other, rho = (jnp.asarray(x, jnp.bfloat16) for x in ([0.7, -1], [2, 0.5], [0.9, -0.5]))
     wider = [x.astype(jnp.float32) for x in (mean, other, rho)]

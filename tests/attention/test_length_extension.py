@@ -9,6 +9,7 @@ from rml.models import Llama, rope
 KEY = jax.random.key(3)
 
 
+@pytest.mark.slow
 def test_scale_and_offset_follow_the_law_of_the_paper():
     length, window, largest, sinks = 24, 32, 5, 3
     found = np.asarray(
@@ -31,6 +32,7 @@ def test_scale_and_offset_follow_the_law_of_the_paper():
     assert found.max() < window
 
 
+@pytest.mark.slow
 def test_without_its_parts_it_is_plain_training_or_interpolation():
     plain = np.arange(10, dtype=np.float32)[None].repeat(2, 0)
     np.testing.assert_array_equal(sample_positions(KEY, 2, 10, window=10, largest=1), plain)
@@ -46,6 +48,7 @@ def test_without_its_parts_it_is_plain_training_or_interpolation():
     np.testing.assert_array_equal(interpolated_positions(3, window=8), plain[:1, :3])
 
 
+@pytest.mark.slow
 def test_four_first_tokens_stay_unless_others_are_said_to():
     found = np.asarray(sample_positions(KEY, 64, 9, window=16, least=2, largest=2)) * 2
     moved = found - np.arange(9)
@@ -54,6 +57,7 @@ def test_four_first_tokens_stay_unless_others_are_said_to():
     assert len(np.unique(moved[:, 4])) > 10
 
 
+@pytest.mark.slow
 def test_padding_on_either_side_takes_no_positions():
     mask = jnp.asarray([[0, 0, 0, 1, 1, 1, 1, 1, 1], [1] * 9, [1, 1, 1, 1, 1, 1, 1, 0, 0]], bool)
     whole = np.asarray(interpolated_positions(9, window=4, scale=3.0)[0])
@@ -66,6 +70,7 @@ def test_padding_on_either_side_takes_no_positions():
     np.testing.assert_allclose(interpolated_positions(9, window=4, mask=mask), found)
 
 
+@pytest.mark.slow
 def test_dividing_positions_is_linear_scaling_of_frequencies():
     x = jax.random.normal(KEY, (1, 40, 2, 16))
     linear = rope.frequencies(16, 1e4, scaling={"rope_type": "linear", "factor": 5.0})
@@ -86,6 +91,7 @@ def model():
     return read
 
 
+@pytest.mark.slow
 def test_an_offset_acts_through_the_first_tokens_alone(model):
     draw = dict(window=16, least=2, largest=2)
     still = model(sample_positions(KEY, 2, 12, offset=False, **draw))
@@ -96,6 +102,7 @@ def test_an_offset_acts_through_the_first_tokens_alone(model):
     assert np.abs(np.asarray(sinks - still))[:, 4:].max() > 1e-2
 
 
+@pytest.mark.slow
 def test_pose_skips_between_pieces_and_stays_within_the_scale():
     length, window, scale, pieces = 12, 8, 4, 3
     draw = dict(window=window, scale=scale, pieces=pieces)

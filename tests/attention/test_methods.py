@@ -58,6 +58,7 @@ def attend(name, visible, *arrays, options=OPTIONS):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_it_equals_exact_attention_in_its_limit(name, causal):
@@ -100,6 +101,7 @@ def test_nothing_hidden_is_read(name, causal):
         np.testing.assert_allclose(other[1, :, :15], out[1, :, :15], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["exact", "performer"])
 def test_order_of_keys_does_not_matter_without_causality(name):
     query, key, value = inputs()

@@ -20,6 +20,7 @@ def refitted(gram, y, penalty):
     return np.mean(errors, axis=0)
 
 
+@pytest.mark.slow
 def test_penalties_are_chosen_by_leaving_training_examples_out():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((40, 6))

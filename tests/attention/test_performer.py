@@ -34,6 +34,7 @@ def test_the_estimate_is_unbiased_with_the_stated_variance(points):
     np.testing.assert_allclose(values.var(), stated, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_orthogonal_directions_are_unbiased_and_vary_less(points):
     x, y, truth = points
     values = estimates(x, y, orthogonal=True)
@@ -115,6 +116,7 @@ def test_what_comes_later_does_not_make_a_row_vanish():
         np.testing.assert_allclose(out, expected, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_half_precision_is_summed_in_single(causal):
     keys = jax.random.split(jax.random.key(3), 4)
@@ -127,6 +129,7 @@ def test_half_precision_is_summed_in_single(causal):
     np.testing.assert_array_equal(ours, wider.astype(jnp.bfloat16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_query_that_sees_no_key_has_no_gradient(causal):
     q, k, v = jax.random.normal(jax.random.key(1), (3, 6, D))

@@ -75,6 +75,7 @@ def test_weights_have_the_stated_mean_and_deviation():
         np.testing.assert_allclose(weights.std(0), 0.5, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_mlp_features_are_the_definition():
     query, keys = draw_inputs(jax.random.key(0), 5, keys=4, d=3)
     weights = rfa.rf_mlp_weights(jax.random.key(1), 7, 4, 3)
@@ -98,6 +99,7 @@ def layer():
     return module, query, keys, module.init(jax.random.key(1), query, keys)
 
 
+@pytest.mark.slow
 def test_the_layer_draws_its_heads_by_its_options():
     query, keys = draw_inputs(jax.random.key(0), 2, keys=4, d=3)
     for scale, biased in ((2.0, False), (0.1, True)):
@@ -122,6 +124,7 @@ def test_the_layer_trains_its_values_alone(layer):
     np.testing.assert_allclose(module.apply(variables, query, keys), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_layer_learns_inside_a_network(layer):
     module, query, keys, boxed = layer
     variables = nn.meta.unbox(boxed)

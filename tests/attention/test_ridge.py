@@ -48,6 +48,7 @@ def test_small_eigenvalues_are_cut_as_a_share_of_the_largest():
         np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_leave_one_out_is_refitting_without_each_example():
     for n, f in ((7, 12), (12, 4)):
         x, y = problem(n, f)
@@ -119,6 +120,7 @@ def test_memory_of_a_hundred_thousand_heads_is_that_of_the_gram_matrix():
     assert total < 2e9, total
 
 
+@pytest.mark.slow
 def test_replicates_are_vmapped():
     x, y = problem(12, 5)
     batch = jnp.stack([x, x[::-1]]), jnp.stack([y, 2 * y])

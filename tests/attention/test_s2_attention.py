@@ -42,6 +42,7 @@ def test_patterns_of_the_authors_tests(causal):
     np.testing.assert_array_equal(found, [wanted, wanted])
 
 
+@pytest.mark.slow
 def test_windows_of_both_directions_have_widths_of_their_own():
     options = {"heads": 2, "shards": 1, "local": 3, "stride": 4, "causal": False}
     found = shard_pattern(12, right=2, **options)
@@ -108,6 +109,7 @@ def test_a_stride_of_1_or_a_long_window_sees_everything(options):
     assert work(pattern) == 1
 
 
+@pytest.mark.slow
 def test_parts_of_keys_merge_to_the_whole():
     """The last queries of a text, of whose blocks of keys each part has some in every row."""
     query, key, value = (jnp.asarray(draw(i, 4, np.float32)) for i in range(3))
@@ -148,6 +150,7 @@ def draw(seed, heads, dtype):
     return np.random.default_rng(seed).normal(size=(2, heads, 30, 6)).astype(dtype)
 
 
+@pytest.mark.slow
 def test_it_equals_dense_attention_under_the_pattern_in_float64():
     query, key, value = (draw(i, 4 if i == 0 else 2, np.float64) for i in range(3))
     options = {"block": BLOCK, "local": 2, "stride": 2, "offset": 1}
@@ -261,6 +264,7 @@ def test_a_cache_of_two_kinds_has_the_bytes_of_each(hybrid, model):
             hybrid_cache(module, 2, pattern, sharded=kinds, block=BLOCK)
 
 
+@pytest.mark.slow
 def test_it_keeps_what_heads_may_still_read(model):
     pattern, module, _ = model
     most = pattern.reshape(2, 2, 8, 8).any(axis=1).sum(axis=2).max(axis=1)
@@ -297,6 +301,7 @@ def test_patterns_that_a_cache_cannot_follow_are_refused():
         shards_of(np.tril(np.ones((2, 4, 4), bool), -1), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [64, 256])
 def test_counted_operations_follow_the_pattern(block):
     """A program counts one step a block of queries; there are as many as are visited."""

@@ -62,6 +62,7 @@ def filled(tokens, staircase, axis, sizes):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [TOKENS, CHANNELS])
 def test_chunks_go_down_a_step_at_a_time(axis):
     """At once, token by token, and several chunks in one call."""
@@ -71,6 +72,7 @@ def test_chunks_go_down_a_step_at_a_time(axis):
         np.testing.assert_allclose(own, by_hand(X[:, :length], STAIRS.bits, axis), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_steps_are_a_residual_before_a_uniform_cache():
     uniform = Staircase((32, 2), CHUNK, GROUP)
     (found,) = filled(X, uniform, TOKENS, (21,))
@@ -79,6 +81,7 @@ def test_two_steps_are_a_residual_before_a_uniform_cache():
     np.testing.assert_allclose(found[:, :16], rounded(X[:, :16], 2, TOKENS), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_quantising_again_costs_next_to_nothing_because_levels_are_nested():
     """3 divides 15 and 15 divides 255, and a group keeps its ends: what is left is rounding."""
     (found,) = filled(X, STAIRS, TOKENS, (48,))
@@ -122,6 +125,7 @@ def test_a_decoder_reads_exactly_with_all_bits_and_nearly_with_few(model):
     assert 0.01 < errors[1] < np.abs(whole).max()
 
 
+@pytest.mark.slow
 def test_the_room_of_a_cache_is_its_steps_and_chunks(model):
     module = model[0]
     staircase = Staircase((16, 8, 4, 2), CHUNK, GROUP)
@@ -135,6 +139,7 @@ def test_the_room_of_a_cache_is_its_steps_and_chunks(model):
         read_in_chunks(*model[:2], jnp.zeros((1, 49), int), cache=cache, chunk=6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("staircase", "message"),
     [

@@ -17,6 +17,7 @@ def test_inputs_are_uniform_on_the_sphere():
     np.testing.assert_allclose(jnp.mean(keys, axis=0), 0, atol=0.04)
 
 
+@pytest.mark.slow
 def test_targets_are_their_definitions():
     query, keys = (np.asarray(x, np.float64) for x in targets.draw_inputs(KEY, 5, keys=4, d=3))
     beta = np.asarray(targets.sphere(jax.random.key(1), 3), np.float64)
@@ -40,6 +41,7 @@ def test_targets_are_their_definitions():
             np.testing.assert_allclose(value, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degree", range(5))
 def test_harmonics_are_gegenbauer_polynomials_that_are_1_at_1(degree):
     query, keys = targets.draw_inputs(KEY, 20, keys=3, d=5)

@@ -223,6 +223,7 @@ def test_words_are_lent_by_the_nearest_images():
     assert named_drawings.lent(image, ["far", "near", "other"], seen, k=9) == ["near other far"]
 
 
+@pytest.mark.slow
 def test_names_of_test_drawings_are_found_by_lent_words(measure, monkeypatch):
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 

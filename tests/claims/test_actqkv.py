@@ -102,6 +102,7 @@ def test_windows_see_as_many_keys_as_memories():
     assert memory_readings.near(config, 5) == round(np.mean(seen))
 
 
+@pytest.mark.slow
 def test_rankings_of_planted_blocks():
     """Each of two heads looks for one key, in the third and in the second block, and at the end."""
     rng = np.random.default_rng(1)

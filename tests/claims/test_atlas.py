@@ -92,6 +92,7 @@ def test_the_worst_multiple_keeps_the_others(bed):
     assert float(found) == 2
 
 
+@pytest.mark.slow
 def test_a_pool_of_trusted_images_alone_is_refused(bed):
     part = judged(bed.alone("b"), "test")
     one = jax.tree.map(lambda x: x[:1], part.images)

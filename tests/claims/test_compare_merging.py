@@ -82,6 +82,7 @@ def test_experts_are_read_on_their_own_tasks(monkeypatch):
     assert on_their_own(part, each).normalised.mean() == pytest.approx(1.0, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_matrices_are_of_experts_own_images_and_cross_as_a_whole(monkeypatch):
     made = put_in(monkeypatch)
     put_in_plain(monkeypatch)

@@ -144,6 +144,7 @@ def test_a_share_of_the_most_entropy_is_one_of_equal_classes_and_zero_of_one():
     assert concrete_masks.share_of_most(odds[2:3], np.zeros(1, int), present[1:]) == 0
 
 
+@pytest.mark.slow
 def test_halves_and_parts_count_tasks_equally():
     task = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2])
     experts = np.array([0.5, 0.8, 1.0])

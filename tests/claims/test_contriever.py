@@ -183,6 +183,7 @@ def test_queues_are_compared_query_by_query():
     assert ablation.longest_over_shortest({256.0: shortest}) == {}
 
 
+@pytest.mark.slow
 def test_a_hidden_token_is_predicted_from_its_own_place(monkeypatch):
     """States that say which token is seen predict the tokens that stayed, and no others."""
     special = SpecialTokens.trained(300)

@@ -22,6 +22,7 @@ def separable(config, settings):
     ])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_searches_of_a_known_space_measure_every_claim(measure, monkeypatch, tmp_path):
     monkeypatch.setattr(recipe, "scored", separable)
     metrics, holds = measure("configs/attention/cross_entropy_search.py", SMALL)

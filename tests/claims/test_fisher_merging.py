@@ -205,6 +205,7 @@ def test_robustness_is_read_where_validation_is_reached():
     assert robustness(back, 0.95) == pytest.approx(0.7)
 
 
+@pytest.mark.slow
 def test_heads_are_centred_directions_of_class_means(little_data):
     config = config_of("configs/merging/bed.py")
     bed = made_bed(config, little_data)

@@ -59,6 +59,7 @@ def test_layer_by_layer_equals_the_whole_model(model):
     np.testing.assert_allclose(same, [found.nats] * 2, rtol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

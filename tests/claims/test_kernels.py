@@ -84,6 +84,7 @@ def test_other_draws_of_as_many_points_may_have_less_error():
     assert learning.others(np.array([1.0, 2.0])) == 2.0
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_gain_is_corrected_for_examples_that_splits_share(tmp_path, monkeypatch):
     config = regression_tables.get_config()
     config.data.splits, config.model.widths = 3, (1.0, 1e6)

@@ -143,6 +143,7 @@ def test_ntk_is_dynamic_scaling_of_a_text_of_so_many_windows(config):
     assert length_methods.scaled(module, "yarn", 3.0).rope_scaling["factor"] == 3.0
 
 
+@pytest.mark.slow
 def test_laws_have_the_options_of_the_config(config):
     laws = length_methods.positions_of(config)
     assert set(laws) == set(length_methods.TRAINED)

@@ -179,6 +179,7 @@ def test_wrong_classes_are_drawn_by_the_models_odds(monkeypatch):
     assert share == pytest.approx(1 / (1 + np.exp(-1.5)), abs=0.06)
 
 
+@pytest.mark.slow
 def test_the_preference_loss_is_that_of_logits_above_the_frozen_models(tiny):
     model = lofit_tasks.load_model(config_file.get_config())
     encoder = model.encoder._replace(unit=False, scale=0.3, beta=0.7)
@@ -362,6 +363,7 @@ def test_offsets_of_chosen_heads_alone_are_trained_at_every_rate(squares):
         np.testing.assert_allclose(own[heads], whole[heads], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_probes_are_fitted_on_the_first_half_and_ways_are_of_all_texts(monkeypatch):
     rng = np.random.default_rng(3)
     right = np.tile([True, False, False, True], 3)
@@ -534,6 +536,7 @@ def test_a_prompt_without_one_place_for_the_text_is_named(prompt):
         lofit.check(config)
 
 
+@pytest.mark.slow
 def test_edits_of_no_head_change_no_vector(tiny):
     model = lofit_tasks.load_model(config_file.get_config())
     own, mask = lofit_tasks.encoded(model.tokenizer, ["w1", "w2 w3"], 8)

@@ -70,6 +70,7 @@ def test_the_null_of_the_cost_tries_ten_times_as_many_weights():
     assert all(options["alpha"] is None for options in tried)  # chosen at every token
 
 
+@pytest.mark.slow
 def test_operations_of_choosing_are_over_the_products_of_a_step():
     config = config_file.get_config()
     config.alpha.points = 5
@@ -238,6 +239,7 @@ def apart(p, q):
     return (np.exp(p) * (p - q)).sum(-1), (np.exp(q) * (q - p)).sum(-1)
 
 
+@pytest.mark.slow
 def test_every_way_of_reading_is_the_logits_that_it_names(monkeypatch):
     """Windows under drawn logits, of which the second expert is the one."""
     config = config_file.get_config()

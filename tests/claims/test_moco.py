@@ -67,6 +67,7 @@ def test_a_step_moves_the_momentum_encoder_towards_the_trained_one(stepped):
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_step_enqueues_its_keys(stepped):
     version, config, before, after, _ = stepped
     if version == "v3":

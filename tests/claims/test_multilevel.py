@@ -50,6 +50,7 @@ def text():
     return small_lm.Text(None, streams)
 
 
+@pytest.mark.slow
 def test_flops_of_a_step_are_three_forward_passes():
     config, d, k, layers, mlp, vocabulary = small(), 8, 2, 4, 8, 32
     tokens = config.text.length - 1
@@ -214,6 +215,7 @@ def test_what_training_adds_has_an_interval_by_leaving_out_blocks_of_examples(mo
     assert len(multilevel_similarity.jackknifed(few, 2)) == len(found)
 
 
+@pytest.mark.slow
 def test_parts_of_a_decoder_are_its_blocks_outputs_and_its_heads():
     module = Llama(vocabulary=9, width=8, depth=3, heads=4, kv_heads=2, head_width=2, mlp=6)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 9, (2, 5)), jnp.int32)
@@ -240,6 +242,7 @@ def test_parts_of_a_decoder_are_its_blocks_outputs_and_its_heads():
     np.testing.assert_allclose(own.heads[6, 3], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_parts_of_bert_are_its_blocks_outputs_and_its_heads():
     module = Bert(vocabulary=9, width=8, depth=3, heads=4, mlp=6, positions=5)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 9, (2, 5)), jnp.int32)
@@ -265,6 +268,7 @@ def test_parts_of_bert_are_its_blocks_outputs_and_its_heads():
     np.testing.assert_allclose(added, wanted.reshape(10, 8), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_parts_of_a_vision_transformer_are_its_blocks_outputs_and_its_heads():
     """All of it in NumPy, with CKA."""
     module = ViT(width=8, depth=3, heads=4, mlp_ratio=2, patch_size=4)

@@ -168,6 +168,7 @@ def test_steps_to_an_accuracy():
     assert reached(tuned, 0.9) == 1.0
 
 
+@pytest.mark.slow
 def test_hidden_tokens_are_the_same_for_all_models_and_cost_their_logarithm():
     own = ot_text.language(small())
     stream = np.random.default_rng(0).integers(5, 32, 200).astype(np.int32)

@@ -190,6 +190,7 @@ def test_zeros_and_what_follows_from_them_have_intervals_over_windows(found):
     assert metrics["sparsity_relu_low"] == metrics["sparsity_relu_high"] == 0.5
 
 
+@pytest.mark.slow
 def test_windows_are_read_one_by_one():
     config = config_file.get_config()
     config.model.update({"width": 8, "depth": 3, "heads": 2, "kv_heads": 2, "mlp": 12})

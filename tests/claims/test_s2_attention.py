@@ -79,6 +79,7 @@ def test_a_small_run_measures_every_claim_and_draws(trained, measure, tmp_path):
     assert figures == set(s2_attention.CAPTIONS)
 
 
+@pytest.mark.slow
 def test_what_is_compared_sees_equally_many_keys():
     config = config_file.get_config()
     found = s2_patterns.variants(config)
@@ -113,6 +114,7 @@ def test_what_is_compared_sees_equally_many_keys():
         assert keys == pytest.approx(config.late.seen, rel=0.05)
 
 
+@pytest.mark.slow
 def test_needles_are_looked_for_at_equal_keys_of_their_own_length(monkeypatch):
     seen = {}
 
@@ -207,6 +209,7 @@ def test_texts_are_cut_into_windows():
         text.windows("test", 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -223,6 +226,7 @@ def test_what_late_layers_need_is_opened_before_any_training(
         s2_attention.run(config, None)
 
 
+@pytest.mark.slow
 def test_what_is_told_of_time_is_timed(monkeypatch):
     """Dense attention takes 8 seconds, S2 6, and the same code with all blocks 10."""
     calls = []

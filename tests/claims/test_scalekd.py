@@ -174,6 +174,7 @@ def bed(lessons):
     return Bed(lessons.names, part, part, part, {}, {}, {})
 
 
+@pytest.mark.slow
 def test_a_lesson_is_that_of_one_teacher_of_the_first_images(lessons):
     config = small()
     rows, setting = np.array([3, 11, 0]), CHOSEN["scalekd"]
@@ -212,6 +213,7 @@ def test_a_lesson_is_that_of_one_teacher_of_the_first_images(lessons):
 CHOSEN = {"scalekd": (6e-3, 0.3), "label": (1.2e-2, 0.1)}
 
 
+@pytest.mark.slow
 def test_each_side_is_the_loss_that_it_names():
     config = small()
     rng = np.random.default_rng(1)
@@ -392,6 +394,7 @@ def test_accuracies_are_ranked_with_depths():
     assert ranks == {"kd": -1.0, "fitnet": 0.5, "scalekd": 1.0}
 
 
+@pytest.mark.slow
 def test_the_deepest_teachers_last_tokens_leave_its_norm(bed, lessons):
     rng = np.random.default_rng(5)
     stage = jnp.asarray(rng.standard_normal((2, TOKENS, WIDTH)), jnp.float32)

@@ -123,6 +123,7 @@ class Given:
         return jnp.asarray(rows) * jnp.asarray([1.0, value, 1.0])[: rows.shape[1]]
 
 
+@pytest.mark.slow
 def test_a_choice_counts_wanted_queries_alone():
     """Both queries find the first document first, which answers the second one alone."""
     documents = ["2 1", "1 1"]
@@ -173,6 +174,7 @@ def test_slopes_are_of_layers_and_of_their_mean():
     assert found["filter_slope_flattest_high"] == pytest.approx(own.mean() + half)
 
 
+@pytest.mark.slow
 def test_whitening_is_fitted_on_other_texts():
     rng = np.random.default_rng(0)
     fit, own = (
@@ -194,6 +196,7 @@ def test_whitening_is_fitted_on_other_texts():
         np.testing.assert_allclose(vectors @ vectors.T, expected @ expected.T, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

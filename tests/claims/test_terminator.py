@@ -153,6 +153,7 @@ def test_kernels_are_counted_as_numbers_of_their_own():
     assert fast == pytest.approx(2 * (8 + 64) + 2 + 4 * 3 + (10 * 12 + 12) + 1 + 130)
 
 
+@pytest.mark.slow
 def test_how_soon_training_is_nearly_over():
     course = np.concatenate([np.linspace(0, 1, 101), np.ones(19)])
     assert steps_to(course, 0.95) == 96

@@ -92,6 +92,7 @@ def test_a_task_of_texts_has_its_most_frequent_classes_as_tokens(texts):
         tasks.open_tasks(config)
 
 
+@pytest.mark.slow
 def test_features_are_means_over_text_without_padding(texts):
     config = config_of("configs/merging/bed_texts.py")
     base = networks.pretrained_texts(config)

@@ -287,6 +287,7 @@ def test_a_share_of_images_is_noise_and_of_others_labelled_wrongly():
     assert not images.any()
 
 
+@pytest.mark.slow
 def test_rules_give_the_ratio_of_the_one_whose_weight_is_one():
     config = config_file.get_config()
     names = tgeokd_sides.of_rules(config)
@@ -345,6 +346,7 @@ def bed():
     return Bed(train, train, train, np.full((3, 3), 1 / 3, np.float32), 0.9)
 
 
+@pytest.mark.slow
 def test_parts_of_the_relations_are_left_out(bed):
     config = override(config_file.get_config(), {"classes": 3})
     logits = bed.train["teacher"][::-1].copy()
@@ -393,6 +395,7 @@ def test_losses_of_an_image_or_of_another_are_read(bed):
     np.testing.assert_array_equal(other, np.roll(found, 1, axis=0))
 
 
+@pytest.mark.slow
 def test_the_first_stage_of_annealing_is_the_setting(bed):
     """Beside the teacher stands the annealed loss of as much of the stage as is over."""
     config = override(config_file.get_config(), SMALL | {"classes": 3})
@@ -407,6 +410,7 @@ def test_the_first_stage_of_annealing_is_the_setting(bed):
         np.testing.assert_allclose(beside, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_relations_of_another_image_are_so_where_equal_rows_stand_together(bed):
     rows = np.repeat([0, 1], 40)
     bed = bed._replace(train={key: own[rows] for key, own in bed.train.items()})
@@ -425,6 +429,7 @@ def test_relations_of_another_image_are_so_where_equal_rows_stand_together(bed):
     np.testing.assert_allclose(found.st, own.st, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_another_image_is_of_any_group(bed, monkeypatch):
     """Ratios are the group of the image whose relations are read."""
     labels = np.zeros(2_000, np.int32)

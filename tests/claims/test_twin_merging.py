@@ -61,6 +61,7 @@ def test_a_small_run_measures_every_claim_draws_and_saves(monkeypatch, tmp_path)
         assert judges == (claim.metric.split("_")[0] not in ("energy", "time", "copies"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
 def test_static_weights_may_be_none_or_small(target, monkeypatch):
     config = config_of(PATH, **RECIPE)
@@ -90,6 +91,7 @@ def test_accuracy_that_is_lost_counts_tasks_equally():
     assert wanted == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
+@pytest.mark.slow
 def test_heads_of_tasks_and_one_head_of_all_classes(monkeypatch):
     bed = made_bed(config_of(PATH), put_in(monkeypatch))
     axes = jnp.eye(8)
@@ -105,6 +107,7 @@ def test_heads_of_tasks_and_one_head_of_all_classes(monkeypatch):
     assert by_one_head(bed, part, found).normalised.tolist() == [1, 1, 1, 0]
 
 
+@pytest.mark.slow
 def test_small_tasks_are_repeated_in_the_images_of_all(monkeypatch):
     made = put_in(monkeypatch)
     bed = made_bed(config_of(PATH), made)

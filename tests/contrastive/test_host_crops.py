@@ -59,6 +59,7 @@ def folder(tmp_path_factory):
     return f"folder:{path}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_recipe_trains_on_two_crops_of_each_image(name):
     config, module = small(name), importlib.import_module(f"experiments.{CONFIGS[name]}")
@@ -70,6 +71,7 @@ def test_every_recipe_trains_on_two_crops_of_each_image(name):
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
 
 
+@pytest.mark.slow
 def test_batches_hold_crops_of_the_stored_pictures_and_the_device_crops_no_more(folder):
     config = small("contrastive.simclr_imagenet2012_resnet50")
     config.data.update(dict(name=folder, train="all", test="all"))
@@ -93,6 +95,7 @@ def test_batches_hold_crops_of_the_stored_pictures_and_the_device_crops_no_more(
     assert augmentation(config, whole=True)(jax.random.key(0), pictures).shape == (16, 8, 8, 3)
 
 
+@pytest.mark.slow
 def test_moco_v3_gives_each_encoder_its_own_view(monkeypatch):
     config = small("contrastive.moco_v3_imagenet2012_vit_s")
     config.augment.order = config.augment_second.order = ("random_resized_crop",)

@@ -21,6 +21,7 @@ def masked():
     return texts, jax.tree.map(np.asarray, build(jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_fifteen_in_a_hundred_tokens_are_chosen_anywhere_in_a_text(masked):
     found = masked[1]
     counts = found.chosen.sum(axis=1).reshape(-1, 4)

@@ -60,6 +60,7 @@ def test_spans_fit_their_array_where_the_ratio_is_rounded(ratio, width):
     assert (np.asarray(tokens)[np.asarray(mask)] > 0).all()
 
 
+@pytest.mark.slow
 def test_crops_are_uniform_and_the_two_of_a_pair_independent():
     n, length = 20_000, 20
     texts = Texts(jnp.tile(jnp.arange(length), (n, 1)), jnp.full(n, length))
@@ -105,6 +106,7 @@ def test_inverse_cloze_keeps_the_span_as_often_as_asked():
     assert stats.binomtest(kept, n, 0.1).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_deletion_keeps_order_and_at_least_one_token(rate):
     n = 2_000

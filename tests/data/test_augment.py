@@ -48,6 +48,7 @@ def test_a_key_determines_the_result_and_another_key_changes_it(name):
     assert not jnp.array_equal(apply(KEY, SAME), apply(jax.random.key(1), SAME))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RANDOM)
 def test_an_example_does_not_depend_on_its_neighbours(name):
     others = SAME.at[3:].set(0.5)

@@ -59,6 +59,7 @@ def cut(pictures):
     return images[:, 0, 0, 0, 2] // 10, np.array([[boxes(view) for view in two] for two in images])
 
 
+@pytest.mark.slow
 def test_area_is_uniform_and_aspect_log_uniform(cut):
     numbers, found = cut
     sizes = np.array(SIZES)[numbers]

@@ -4,6 +4,8 @@ import re
 import sys
 import unicodedata
 
+import pytest
+
 from rml.data.duplicates import in_words, normalized
 
 
@@ -16,6 +18,7 @@ def test_words_of_different_vowel_signs_are_different():
     assert normalized("A b_c, (de)->f1!") == "a b_c de f1"
 
 
+@pytest.mark.slow
 def test_all_marks_are_in_words_and_nothing_else_is():
     every = "".join(map(chr, range(sys.maxunicode + 1)))
     marks = [one for one in every if unicodedata.category(one)[0] == "M"]

@@ -187,6 +187,7 @@ WARP = {"degrees": 60, "scale": (0.5, 0.6), "translate": 0.2}
 PAPER = jnp.broadcast_to(jnp.array([1.0, 0.9, 0.8]), (4, 9, 9, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 @pytest.mark.parametrize("fill", [(1.0, 0.9, 0.8), "mean", "edge"])
 def test_paper_of_one_colour_stays_so(fill):
@@ -196,6 +197,7 @@ def test_paper_of_one_colour_stays_so(fill):
         np.testing.assert_allclose(jitted(random_erase, KEY, PAPER, fill=fill), PAPER, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fill_is_black_unless_said():
     white = jnp.ones((4, 9, 9, 1))
     for function, options in ((random_affine, WARP), (random_erase, {"p": 1})):
@@ -239,6 +241,7 @@ def test_center_crop_is_centred():
         center_crop(IMAGES, size=(21, 14))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "message"),
     [

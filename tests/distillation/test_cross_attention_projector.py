@@ -96,6 +96,7 @@ def run(given, x=X, query=QUERY, scale=SCALE):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [False, True])
 def test_value_attention_and_gradient_are_those_of_the_definition(given):
     params, query = wide(variables(given)["params"]), QUERY if given else None
@@ -112,6 +113,7 @@ def test_value_attention_and_gradient_are_those_of_the_definition(given):
     np.testing.assert_allclose(np.sum(np.asarray(gradient) * DIRECTION), slope, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_without_scale_a_query_sees_the_mean_and_with_much_one_place():
     _, kept, _ = run(True, scale=0.0)
     np.testing.assert_allclose(kept["intermediates"]["attention"][0], 1 / (H * W), rtol=1e-5)
@@ -201,6 +203,7 @@ def of_the_authors(flat):
     return {"params": params, "batch_stats": {"norm": {"bn": statistics}}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["learned", "given"])
 def test_tokens_losses_and_gradient_are_those_of_the_authors_code(name):
     """Theirs sums over positions, ours is a mean; logits of ours are float32 in any case."""

@@ -44,6 +44,7 @@ def train(method, **options):
     return distill(method, teacher, STUDENT, IMAGES, jnp.asarray(LABELS), **given | options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fitnet", "crd"])
 def test_losses_fall(method):
     found = train(method, steps=40)
@@ -59,6 +60,7 @@ def right(found, labels=TRUTH):
     return float((np.asarray(logits).argmax(1) == labels).mean())
 
 
+@pytest.mark.slow
 def test_a_teacher_that_knows_better_than_labels_is_worth_its_ratio():
     by_label, by_teacher = (train("kd", ratio=ratio) for ratio in (0.0, 1.0))
     assert right(by_teacher) > right(by_label) + 0.1
@@ -68,6 +70,7 @@ def test_a_teacher_that_knows_better_than_labels_is_worth_its_ratio():
     np.testing.assert_array_equal(by_label.at_ends, 1)
 
 
+@pytest.mark.slow
 def test_a_learned_ratio_finds_that_out_with_batch_statistics_of_the_students_own():
     held = (IMAGES[40:], jnp.asarray(TRUTH[40:]))
     found = distill(
@@ -92,6 +95,7 @@ def exit_network(kind):
     return ExitNetwork(encoder, 3, Exits(classes=3, width=6, grid=2, heads=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["convnet", "vit"])
 def test_without_exits_the_network_is_what_it_was(kind):
     """To the bit: exits read stages and change nothing."""

@@ -38,6 +38,7 @@ def run(a, t, remove_mean, dtype=jnp.float32):
     return each, *gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remove_mean", [False, True])
 def test_value_and_gradient_are_those_of_the_transform(remove_mean):
     each, ours, theirs = run(A, T, remove_mean)
@@ -49,6 +50,7 @@ def test_value_and_gradient_are_those_of_the_transform(remove_mean):
     np.testing.assert_array_equal(theirs, 0)
 
 
+@pytest.mark.slow
 def test_the_direct_view_is_twice_one_minus_the_cosine():
     cosines = (A * T).sum(-1) / np.linalg.norm(A, axis=-1) / np.linalg.norm(T, axis=-1)
     np.testing.assert_allclose(run(A, T, False)[0], 2 * (1 - cosines).mean(-1), rtol=1e-5)

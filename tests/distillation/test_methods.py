@@ -75,6 +75,7 @@ def name(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_a_value_of_each_example_in_their_order(name):
     values, gradient, _ = measure(name, draw(0), draw(1))
     assert values.shape == (B,)
@@ -86,6 +87,7 @@ def test_a_value_of_each_example_in_their_order(name):
     np.testing.assert_allclose(moved, values[order], rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_classes_or_features_have_no_order(name):
     order = np.array([2, 4, 1, 0, 3])
     values, gradient, _ = measure(name, draw(0), draw(1))
@@ -131,6 +133,7 @@ def test_edges_are_finite_with_their_gradient(name, edge):
     assert (values > -1e-5).all()
 
 
+@pytest.mark.slow
 def test_half_precision_computes_in_single(name):
     rounded = [np.asarray(jnp.asarray(draw(i), jnp.bfloat16), np.float64) for i in (0, 1)]
     arrays = [jnp.asarray(x, jnp.bfloat16) for x in rounded]
@@ -166,6 +169,7 @@ GOLDEN = np.load(Path(__file__).parent / "golden" / "ofakd.npz")
 """Losses and gradients in float64 of Hao840/OFAKD at f7bb896, see golden/make_ofakd.py."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "options"),
     [(f"ofa_{gamma}", {"gamma": gamma, "temperature": 1.7}) for gamma in (0.6, 1.0, 1.5)]

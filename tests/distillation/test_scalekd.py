@@ -71,6 +71,7 @@ def of_view(variables, name, view):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("projector", ["attention", "linear"])
 def test_each_view_has_a_projector_and_the_last_stage_asks_with_what_left_the_path(projector):
     variables, found, changed, stages = case(projector)
@@ -104,6 +105,7 @@ def test_learned_queries_are_a_table_of_each_view():
     assert ours["third"]["query"].shape == (2, 1, 4, WIDTH)
 
 
+@pytest.mark.slow
 def test_without_projectors_the_network_is_what_it_was():
     """To the bit: projectors read stages and change nothing."""
     variables, *_ = case()
@@ -116,6 +118,7 @@ def test_without_projectors_the_network_is_what_it_was():
     np.testing.assert_array_equal(whole.features, alone.features)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_sum_of_its_parts():
     rng = np.random.default_rng(2)
     z, t = rng.standard_normal((2, B, 3))
@@ -141,6 +144,7 @@ def test_the_loss_is_the_sum_of_its_parts():
     np.testing.assert_allclose(least, 0.8 * label + 0.2 * soft, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_class_token_of_a_student_is_not_projected():
     encoder = ViT(width=4, depth=2, heads=2, mlp_ratio=1, patch_size=4, pooling="cls")
     module = ScaleNetwork(encoder, 3, grid=(1, 2), width=WIDTH, projector="linear")
@@ -174,6 +178,7 @@ class Given(nn.Module):
         return Stages(x.mean((1, 2)), (x, x))
 
 
+@pytest.mark.slow
 def test_a_student_with_the_teachers_tokens_leaves_its_blocks_as_the_teacher_does():
     teacher = ViT(width=WIDTH, depth=2, heads=2, mlp_ratio=1, patch_size=4, pooling="gap")
     rng = np.random.default_rng(2)

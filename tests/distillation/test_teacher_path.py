@@ -31,6 +31,7 @@ def teacher(scan):
     return module, variables, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [True, False])
 def test_the_teachers_own_tokens_become_its_features(scan):
     module, variables, found = teacher(scan)
@@ -67,6 +68,7 @@ def block(params, x, i):
     return norm(x + y @ own["mlp_out"]["kernel"] + own["mlp_out"]["bias"], params["norm"])
 
 
+@pytest.mark.slow
 def test_value_and_gradient_are_those_of_the_last_block_and_no_weight_has_one():
     module, variables, _ = teacher(True)
     rng = np.random.default_rng(1)
@@ -91,6 +93,7 @@ def test_value_and_gradient_are_those_of_the_last_block_and_no_weight_has_one():
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(of_teacher))
 
 
+@pytest.mark.slow
 def test_a_cut_is_a_teacher_of_the_depth_that_is_left():
     module, variables, _ = teacher(True)
     cut, kept = last_blocks(module, variables, start=1)

@@ -138,6 +138,7 @@ def test_ratios_that_are_near_their_ends_are_counted():
     np.testing.assert_allclose(found["deviation"], 0.495 / np.sqrt(2), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_step_ahead_is_exact_and_follows_who_agrees_with_validation():
     """Differences in ω of the validation loss after the step, in float64."""
     rng = np.random.default_rng(5)

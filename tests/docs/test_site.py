@@ -59,6 +59,7 @@ def measured(monkeypatch):
     return results["simclr"]
 
 
+@pytest.mark.slow
 def test_page_of_a_system_has_equation_commands_and_what_was_measured(library, measured):
     shown = {"results/simclr/simclr_cifar10.png": Path("x.png"), "results/other/y.png": Path("y")}
     page = generate.system_page(SYSTEM, measured, library, shown)
@@ -95,6 +96,7 @@ def test_conditions_name_every_commit_and_the_seeds_of_a_run(measured):
     assert "| metric | run 0 | run 1 |" in generate.conditions(several)
 
 
+@pytest.mark.slow
 def test_page_of_a_built_system_without_results_says_so(library, monkeypatch):
     monkeypatch.setattr(tables, "read_results", dict)
     page = generate.system_page(SYSTEM, {}, library, {})
@@ -136,12 +138,14 @@ def test_every_system_area_and_room_has_a_page_that_the_navigation_names(pages):
     assert "api/rml.md" in named
 
 
+@pytest.mark.slow
 def test_rooms_list_what_they_export(library, pages):
     for room in generate.rooms(library):
         for name in room.exports or ():
             assert re.search(rf"^::: rml\.[\w.]*\b{name}$", pages[f"api/{room.name}.md"], re.M)
 
 
+@pytest.mark.slow
 def test_what_the_library_itself_exports_has_a_page(library, pages):
     assert list(library.exports) == rml.__all__
     assert re.findall(r"^::: (.*)$", pages["api/rml.md"], re.M) == [

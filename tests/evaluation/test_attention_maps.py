@@ -27,6 +27,7 @@ def test_padding_does_not_change_them():
     assert np.ptp(attention_maps(inner).entropy) > 0.05
 
 
+@pytest.mark.slow
 def test_the_filter_rate_bounds_what_is_left_of_differences():
     """High frequencies of A X W are at most the rate times |W| times those of X."""
     weights = jax.nn.softmax(jax.random.normal(jax.random.key(0), (9, 9)))
@@ -68,6 +69,7 @@ def test_the_bound_holds_for_every_map_whose_rows_sum_to_one(text, width, sharpn
     assert np.linalg.norm(differences(weights @ x @ w)) <= bound * (1 + 1e-4) + 1e-3
 
 
+@pytest.mark.slow
 def test_the_filter_rate_of_independent_logits():
     """It is near 2 √((exp σ² - 1) / n) where n is far above exp 2σ².
 

@@ -53,6 +53,7 @@ def test_the_interval_is_delongs():
     assert difference.var(ddof=1) / 400 == pytest.approx(variance, rel=0.03)
 
 
+@pytest.mark.slow
 def test_days_that_share_their_weather_have_the_wider_interval_that_covers():
     """Scores and labels of a group move together: intervals over examples miss too often."""
     rng = np.random.default_rng(3)

@@ -70,6 +70,7 @@ def test_independent_wide_features_are_similar_only_with_bias():
     assert abs(float(linear_cka(x, y, debiased=True))) < 0.1
 
 
+@pytest.mark.slow
 def test_half_precision_inside_jit():
     x, y = (v.astype(jnp.bfloat16) for v in pair(30, 4, 7))
     result = jax.jit(linear_cka)(x, y)

@@ -1,11 +1,13 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pytest
 
 from rml.evaluation import program_flops
 from rml.models import Llama, conv2d
 
 
+@pytest.mark.slow
 def test_the_count_agrees_with_xlas_of_a_program_without_loops():
     module = Llama(vocabulary=64, width=32, depth=2, heads=2, mlp=64, scan=False, tied=True)
     tokens = jax.ShapeDtypeStruct((2, 64), jnp.int32)

@@ -165,6 +165,7 @@ def test_shapes_must_agree(unchecked):
         knn_accuracy(x, labels, x, labels[:9], num_classes=3, k=2)
 
 
+@pytest.mark.slow
 def test_accuracy_passes_its_options_on():
     x, y = sample(0, 40, 4, 3)
     queries, labels = sample(1, 60, 4, 3)

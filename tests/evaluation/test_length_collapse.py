@@ -13,6 +13,7 @@ LENGTHS = np.array([3, 3, 4, 9, 8, 20, 7, 100])
 EDGES = (3, 5, 10, 30, 50)
 
 
+@pytest.mark.slow
 def test_similarity_and_spread_are_those_of_all_pairs():
     x = RNG.normal(size=(8, 5)) + 1
     found = similarity_by_length(jnp.asarray(x), jnp.asarray(LENGTHS), jnp.asarray(EDGES))

@@ -41,17 +41,20 @@ def test_equals_scikit_learn_at_the_penalty_chosen(split):
     )
 
 
+@pytest.mark.slow
 def test_reads_digits(probe):
     assert float(probe.accuracy) > 0.94
     assert bool(probe.converged)
     assert float(probe.gradient_norm) <= 1e-5
 
 
+@pytest.mark.slow
 def test_weights_apply_to_features_as_given(split, probe):
     logits = split[2] @ probe.weights + probe.bias
     np.testing.assert_allclose(accuracy(logits, split[3]), probe.accuracy, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_penalty_is_the_best_on_the_held_out_rows(split):
     grid = (1e-3, 100.0, 1e-2)  # in the order given, not sorted
     probe = linear_probe(*split, num_classes=10, key=KEY, l2_grid=grid)
@@ -108,6 +111,7 @@ def test_constant_feature_has_no_influence(split, probe):
     np.testing.assert_allclose(result.accuracy, probe.accuracy, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_collapsed_features_predict_the_commonest_class():
     labels = jnp.asarray([0, 1, 1, 2] * 10)
     x = jnp.full((40, 5), 0.1)

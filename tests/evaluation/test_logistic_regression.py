@@ -102,6 +102,7 @@ def test_unreachable_tolerance_ends_where_float32_ends():
     assert float(model.gradient_norm) < 1e-5
 
 
+@pytest.mark.slow
 def test_strong_penalty_leaves_the_class_frequencies():
     x, y = sample()
     model = fit(x, y, l2=1e4, tolerance=1e-6)

@@ -36,6 +36,7 @@ def same(x):
     return x
 
 
+@pytest.mark.slow
 def test_nats_of_known_probabilities():
     tokens = jnp.array([0, 1, 1, 2, 0])
     wanted = -np.log([0.25, 0.8, 0.1, 0.3])
@@ -43,6 +44,7 @@ def test_nats_of_known_probabilities():
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_in_chunks_it_equals_logits_that_exist_at_once():
     hidden, head = (
         jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(11, 4), (4, 7)])

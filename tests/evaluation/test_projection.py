@@ -43,6 +43,7 @@ def test_equal_rows_lie_at_the_origin(method, noise):
     np.testing.assert_array_equal(plane, np.zeros((40, 2)))
 
 
+@pytest.mark.slow
 def test_bfloat16_and_few_rows():
     x = clusters()[:4].astype(jnp.bfloat16)
     assert np.isfinite(np.asarray(embed_2d(x, method="tsne"))).all()

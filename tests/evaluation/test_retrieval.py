@@ -164,6 +164,7 @@ def test_equal_scores_rank_the_last_name_first():
     )
 
 
+@pytest.mark.slow
 def test_scores_are_compared_in_float32_as_trec_eval_does():
     # 1 + 1e-12 is 1 in float32, and the later name wins.
     found = TREC_EVAL.calc([RR], {"q": {"a": 1}}, {"q": {"a": 1 + 1e-12, "b": 1.0}})

@@ -44,6 +44,7 @@ def test_bootstrap_equals_scipy():
     np.testing.assert_allclose(found.p_value, stats.ttest_rel(first, second).pvalue, atol=0.015)
 
 
+@pytest.mark.slow
 def test_bootstrap_is_of_the_studentised_mean():
     """Of skewed differences, of which the means alone give another answer."""
     d = np.array([0.02, 0.03, 0.01, 0.05, 0.02, 0.9, 0.04, 0.03, 0.6, 0.02])

@@ -54,6 +54,7 @@ def test_a_far_origin_changes_nothing():
     np.testing.assert_allclose(near.inertia, far.inertia, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_empty_clusters_take_the_farthest_points_as_in_scikit_learn():
     start = START.copy()
     start[3:6] = 1e3 + np.arange(3)[:, None]  # three prototypes that no point is near to
@@ -209,6 +210,7 @@ def test_cosine_is_spherical_k_means(temperature):
     assert (np.diff(energies) <= 1e-6 * energies[:-1]).all()
 
 
+@pytest.mark.slow
 def test_points_that_cancel_out_leave_their_prototype():
     x = jnp.asarray([[1.0, 0], [-1, 0], [0, 2]])
     start = jnp.asarray([[0.0, -1], [0, 1]])

@@ -184,6 +184,7 @@ def test_symmetric_graphs_equal_dense_ones():
     np.testing.assert_array_equal(dense(union(uneven)), np.maximum(w, w.T))
 
 
+@pytest.mark.slow
 def test_approximate_graph_finds_nearly_all_neighbours():
     pytest.importorskip("faiss")
     x = jnp.asarray(np.random.default_rng(2).standard_normal((500, 6)), jnp.float32)

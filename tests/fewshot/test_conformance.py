@@ -145,6 +145,7 @@ def test_half_precision_gives_nearly_the_same(method, episode):
     np.testing.assert_allclose(p, method(support, labels, query), atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("break_", "message"),
     [

@@ -150,6 +150,7 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
     assert mean_and_interval(jnp.asarray([0.5])) == (0.5, float("inf"))
 
 
+@pytest.mark.slow
 def test_bad_input_is_named(unchecked):
     x, y = data()
     tasks = draw(y)

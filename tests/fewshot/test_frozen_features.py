@@ -30,6 +30,7 @@ def small():
     return PretrainedImages(MODULE, variables, mean=(0.1, 0.2, 0.3), deviation=(0.5, 0.25, 1.0))
 
 
+@pytest.mark.slow
 def test_images_are_brought_to_what_the_weights_want(small):
     encode = jax.jit(functools.partial(small.encode, small.variables), static_argnames="side")
     encode = functools.partial(encode, side=12)

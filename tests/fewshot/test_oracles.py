@@ -74,6 +74,7 @@ def rectified(s, y, q, weights, scale):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weights", "scale"), [("classes", 10.0), ("rows", 1.0)])
 def test_bd_cspn(episode, weights, scale):
     support, labels, query, _ = episode(2, shots=4)
@@ -96,6 +97,7 @@ def test_unknown_weights_are_named(unchecked, episode):
         bd_cspn(*episode(0)[:3], num_classes=C, weights="class")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rectify", [False, True])
 @pytest.mark.parametrize("shift", [False, True])
 @pytest.mark.parametrize("graph", ["directed", "symmetric"])
@@ -139,6 +141,7 @@ def adam(loss, m, rate, steps):
     return m
 
 
+@pytest.mark.slow
 def test_tim_by_gradient(episode):
     support, labels, query, _ = episode(1)
     weights = (0.3, 0.9, 0.2)
@@ -162,6 +165,7 @@ def test_tim_by_gradient(episode):
     np.testing.assert_allclose(found, softmax(scores(q, m, 4.0)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_tim_in_closed_form(episode):
     support, labels, query, _ = episode(1)
     l0, l1, l2 = 0.3, 0.9, 0.2
@@ -224,6 +228,7 @@ def test_the_closed_form_raises_the_objective_as_the_gradient_does(episode):
     assert information(tim_adm(support, labels, query, **options)) > start
 
 
+@pytest.mark.slow
 def test_alpha_tim(episode):
     support, labels, query, _ = episode(1)
     found = alpha_tim(

@@ -25,6 +25,7 @@ def test_transforms():
         transform(a, kind="CL2")
 
 
+@pytest.mark.slow
 def test_a_preprocessed_method_sees_transformed_features(episode):
     support, labels, query, _ = episode(0)
     wrapped = preprocessed(simple_shot, kind="CL2N")(2 * support + 3, labels, 2 * query + 3,

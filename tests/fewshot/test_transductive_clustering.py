@@ -150,6 +150,7 @@ def test_the_hard_limit_is_scikit_learns_k_means(seed):
     assert abs(int(found.iterations) - expected.n_iter_) <= 1
 
 
+@pytest.mark.slow
 def test_a_low_temperature_approaches_the_hard_limit(episode):
     support, labels, query, _ = episode(5)
     hard = hard_kmeans(support, labels, query, num_classes=3)
@@ -161,6 +162,7 @@ def test_a_low_temperature_approaches_the_hard_limit(episode):
     assert gap[2] < 1e-5
 
 
+@pytest.mark.slow
 def test_k_modes_is_the_full_model_of_modes_without_graph(episode):
     support, labels, query, _ = episode(2)
     options = dict(num_classes=3, bandwidth=0.8, temperature=0.05)

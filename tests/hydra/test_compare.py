@@ -98,6 +98,7 @@ def test_a_value_that_every_try_replaces_is_refused():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ranks_after_gates_are_of_ones_own_and_of_a_pairs_subspace():
     rng = np.random.default_rng(0)
     projections, labels = jnp.asarray(rng.normal(size=(40, 6))), jnp.arange(40) % 5

@@ -52,6 +52,7 @@ def test_gates_of_all_pairs_stand_in_a_matrix(built):
     np.testing.assert_array_equal(gates, gates.swapaxes(0, 1))
 
 
+@pytest.mark.slow
 def test_projections_are_the_heads_of_the_features_without_gates(built):
     model, variables = built
     features = model.apply(variables, IMAGES, method="features")

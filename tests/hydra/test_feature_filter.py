@@ -29,6 +29,7 @@ def test_gates_of_a_pair_do_not_depend_on_its_order(combine):
     assert bool(jnp.all((gates > 0) & (gates < 1)))
 
 
+@pytest.mark.slow
 def test_gates_combine_is_the_product_of_class_gates():
     module, variables = build(combine="gates")
     alone = jnp.sqrt(module.apply(variables, jnp.arange(4), jnp.arange(4)))
@@ -37,6 +38,7 @@ def test_gates_combine_is_the_product_of_class_gates():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("norm", ["layer", "batch", "none"])
 def test_depth_and_norm(layers, norm):
@@ -95,6 +97,7 @@ def test_concrete_gates_open_as_often_as_their_probability():
     np.testing.assert_allclose(jnp.mean(drawn > 0.5, 0), p, atol=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_concrete_gates_are_above_a_level_as_often_as_a_relaxed_bernoulli_variable(temperature):
     """σ((a + L) / τ) > t where L > τ logit(t) - a, L logistic (Maddison et al. 2017, eq. 16)."""
@@ -135,6 +138,7 @@ AUTHORS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_papers_filter_gives_the_numbers_of_the_authors_code():
     rng = np.random.default_rng(3)
 

@@ -131,6 +131,7 @@ AUTHORS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", AUTHORS)
 def test_the_published_forms_give_the_numbers_of_the_authors_code(form):
     rng = np.random.default_rng(7)
@@ -188,6 +189,7 @@ def test_identical_pairs_with_equal_gates_are_supcon(batch, gate):
     np.testing.assert_allclose(value, sup_con(x, labels, temperature=0.1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_identical_pairs_with_a_class_gate_are_supcon_in_the_gated_space(batch):
     """Gates common to all rows: SupCon of the gated features, anchor by anchor."""
     x, gates, labels, _ = batch
@@ -200,6 +202,7 @@ def test_identical_pairs_with_a_class_gate_are_supcon_in_the_gated_space(batch):
     np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_closed_dimensions_do_not_matter(batch):
     x, _, labels, partners = batch
     gates = jnp.tile(jnp.array([1.0, 1, 1, 0, 0, 0]), (N, 1))
@@ -238,6 +241,7 @@ def test_anchors_without_positive_weigh_nothing(batch, denominator):
     assert not np.any(grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denominator", ["own", "all"])
 def test_extremes_stay_finite(batch, denominator):
     """Two classes have no negatives; closed gates have no direction; cold bfloat16 is coarse."""

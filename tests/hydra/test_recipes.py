@@ -60,6 +60,7 @@ def test_a_methods_directory_gives_the_encoder_of_that_method(forked, tmp_path):
     assert found["method"].startswith("unknown method 'supcom'; did you mean 'supcon'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parts", "metrics"),
     [

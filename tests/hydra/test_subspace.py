@@ -66,6 +66,7 @@ def test_gates_open_the_dimension_that_a_pair_shares():
         assert gate[shared] > 5 * gate[alone].max()
 
 
+@pytest.mark.slow
 def test_gates_of_a_pair_do_not_depend_on_the_other_pairs_nor_on_its_order():
     features, labels = planted()
     both = learn_gates(features, labels, np.array([0, 2]), np.array([1, 3]), **OPTIONS)
@@ -75,6 +76,7 @@ def test_gates_of_a_pair_do_not_depend_on_the_other_pairs_nor_on_its_order():
     np.testing.assert_allclose(swapped, alone, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_penalty_moves_gates_to_binary_values():
     features, labels = planted()
     pair = np.array([0]), np.array([1])
@@ -107,6 +109,7 @@ def counted(features, labels, gate, i, j):
     return float(((wins > 0) + 0.5 * (wins == 0)).mean())
 
 
+@pytest.mark.slow
 def test_auroc_counts_comparisons():
     rng = np.random.default_rng(1)
     features = jnp.asarray(rng.standard_normal((20, 5)), jnp.float32)

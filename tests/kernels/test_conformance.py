@@ -138,6 +138,7 @@ def test_every_kernel_is_examined():
     assert set(ROWS) == set(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_values_are_those_of_an_independent_evaluation(normal, name):
     x = points(normal)
@@ -145,6 +146,7 @@ def test_values_are_those_of_an_independent_evaluation(normal, name):
     np.testing.assert_allclose(gram_of(name, x), ROWS[name].exact(x), rtol=close, atol=close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_values_are_the_mean_of_products_of_random_features(normal, name):
     x, draws = points(normal, 1), 100_000
@@ -168,6 +170,7 @@ def test_gram_matrices_stay_symmetric_and_positive_semidefinite(name, scale, see
     assert np.linalg.eigvalsh(k)[0] >= -1e-8 * max(np.trace(k), 1e-300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_diagonals_are_known_and_a_zero_point_stays_apart(normal, name):
     x = points(normal)
@@ -211,6 +214,7 @@ def test_scaling_of_the_points_is_homogeneous_or_a_length_scale(normal, name):
     np.testing.assert_allclose(scaled, expected, rtol=1e-7, atol=1e-7 if ROWS[name].kink else 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_transformations_change_nothing(normal, name):
     kernel = kernels.build(name)
@@ -271,6 +275,7 @@ def test_less_precision_gives_the_same_up_to_rounding(normal, name, dtype, toler
     np.testing.assert_allclose(rounded, exact, rtol=0, atol=tolerance * np.abs(exact).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_half_precision_is_promoted_before_anything_is_computed(normal, name):
     g = jnp.asarray(points(normal) @ points(normal).T, jnp.bfloat16)
@@ -323,6 +328,7 @@ def test_second_derivatives_of_the_relu_kernel_are_finite_at_zero_and_single_pre
     assert np.isfinite(along).all()
 
 
+@pytest.mark.slow
 def test_a_zero_point_has_the_slope_of_central_differences(normal):
     x, zero = jnp.asarray(normal(1, 3)), jnp.zeros(3)
 

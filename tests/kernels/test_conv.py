@@ -61,6 +61,7 @@ def test_wide_random_networks_have_the_kernel(normal, pool):
         x[:2], x[2:], kernel=RELU, depth=2, pool=pool), rtol=1e-10)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_images_of_one_pixel_have_the_kernel_of_their_channels(normal):
     x = jnp.asarray(normal(1, 4, 1, 1, 5))
     g = kernels.input_gram(x.reshape(4, 5))
@@ -130,6 +131,7 @@ def test_images_of_one_pixel_are_the_sparse_machines_points(normal, normalizatio
     )
 
 
+@pytest.mark.slow
 def test_pooling_is_exact_where_locations_are_inducing_points(normal):
     f = normal(6, 8, 20)
     whole = jnp.asarray(f @ f.T)

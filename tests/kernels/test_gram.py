@@ -15,6 +15,7 @@ def test_length_scale_is_scikit_learns(normal):
     np.testing.assert_allclose(ours, RBF(0.7)(x), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_composition_is_the_kernel_of_the_kernel(normal):
     g = normal(2, 5, 5)
     g = jnp.asarray(g @ g.T)
@@ -32,6 +33,7 @@ def test_scaled_kernels_have_a_weight_and_a_bias(normal):
     np.testing.assert_allclose(kernels.gram(scaled, g), 3 * g + 0.5, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["none", "global", "local"])
 def test_normalised_blocks_are_blocks_of_one_gram_matrix(normal, how):
     z, x = jnp.asarray(normal(5, 4, 3)), jnp.asarray(normal(6, 5, 3))

@@ -75,6 +75,7 @@ def test_derivatives_by_eigenvalues_are_those_by_cholesky(normal):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_what_is_not_positive_definite_is_not_a_number():
     k = jnp.diag(jnp.array([1.0, -0.5]))
     assert np.isnan(density(jnp.ones((2, 1)), k, 0.1))
@@ -119,6 +120,7 @@ def test_half_precision_is_promoted(normal, name):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_variances_are_above_zero_where_all_is_known():
     x = jnp.linspace(-3, 3, 200, dtype=jnp.float32)[:, None]
     t = jnp.linspace(-3, 3, 77, dtype=jnp.float32)[:, None]

@@ -54,6 +54,7 @@ def test_all_points_as_inducing_points_are_the_full_machine(normal):
     np.testing.assert_allclose(ours.variance, exact.variance, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_propagation_is_conditioning_of_a_joint_gaussian(normal):
     """F_t | F_i under N(0, K), F_i with second moment G: by inverses in NumPy."""
     a = normal(6, 7, 12)
@@ -87,6 +88,7 @@ def test_a_batch_is_an_unbiased_part_of_the_whole(normal, how):
     np.testing.assert_allclose(np.mean(parts), bound(x, y), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_scales_of_inputs_layers_and_outputs_are_where_they_belong(normal):
     """Kernel by kernel in NumPy, with every learned scale off its neutral value."""
     z, new, scales = normal(14, 4, 3), normal(15, 3, 3), np.array([0.5, -0.7, 0.3])
@@ -112,6 +114,7 @@ def test_scales_of_inputs_layers_and_outputs_are_where_they_belong(normal):
     np.testing.assert_allclose(found.variance, np.diag(g)[4:] + spread, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_jitter_is_a_share_of_the_diagonal_that_every_layer_adds(normal):
     z = jnp.asarray(normal(18, 4, 3))
     k = kernels.Blocks(*(3 * b for b in kernels.gram_blocks(SE, kernels.input_blocks(z, z[:2]))))
@@ -158,6 +161,7 @@ def test_expected_log_softmax_is_the_integral():
     np.testing.assert_allclose(predicted.sum(1), 1, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_draws_of_log_softmax_are_antithetic():
     """Of opposite draws the error falls as the variance, not as the deviation."""
     mean, labels = jnp.array([[0.3, -0.5, 1.0]]), jnp.array([0])

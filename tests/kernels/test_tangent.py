@@ -49,6 +49,7 @@ def test_linear_networks_have_a_share_for_every_layer(normal):
     np.testing.assert_allclose(none, g, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_its_blocks_predict_as_the_whole(normal):
     x = jnp.asarray(normal(2, 7, 3))
     kernel = kernels.neural_tangent(kernels.relu, depth=2)

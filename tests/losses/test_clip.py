@@ -30,6 +30,7 @@ def test_an_overshoot_of_clips_temperature_is_clamped_and_keeps_its_gradient(nor
     assert clamp_log_scale(jnp.asarray(2.5)) == 2.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 3])
 @pytest.mark.parametrize(("scale", "bias"), [(10.0, -10.0), (90.0, 3.0)])
 def test_siglip_matches_the_float64_definition(check, oracle, normal, block_size, scale, bias):

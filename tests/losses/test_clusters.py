@@ -89,6 +89,7 @@ def test_swav_value_and_gradient_are_those_of_a_loop(check):
     np.testing.assert_allclose(reference(given), swav_of(given, 3, queue), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_swav_and_dino_give_the_numbers_of_lightly():
     """SwaVLoss and DINOLoss of lightly in float64, on two large and two small crops."""
     x = np.random.default_rng(11).standard_normal((4, 6, 5))
@@ -120,6 +121,7 @@ def test_dino_matches_the_float64_definition(check, normal, teachers):
     )
 
 
+@pytest.mark.slow
 def test_no_gradient_reaches_teacher_or_center_and_examples_have_values(normal):
     student, teacher = jnp.asarray(normal(0, 3, 6, 5)), jnp.asarray(normal(1, 2, 6, 5))
     center = jnp.asarray(normal(2, 5))
@@ -139,6 +141,7 @@ def test_no_gradient_reaches_teacher_or_center_and_examples_have_values(normal):
     np.testing.assert_allclose(swav(jnp.tanh(student), **SWAV), each.mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_collapsed_views_have_finite_values_and_gradients(dtype):
     equal = jnp.ones((2, 4, 3), dtype)

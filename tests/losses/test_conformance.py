@@ -208,6 +208,7 @@ def test_every_exported_loss_has_a_row_or_a_reason():
     assert all(EXEMPT.values())
 
 
+@pytest.mark.slow
 def test_float32_gives_float32(name, row):
     floats, labels, numbers = given(row)
     value, slopes = program(name)(floats, labels, numbers)
@@ -217,6 +218,7 @@ def test_float32_gives_float32(name, row):
         assert bool(jnp.all(slope == 0)) == (index in row.constant), index
 
 
+@pytest.mark.slow
 def test_half_precision_gives_nearly_the_same(name, row):
     floats, labels, numbers = given(row)
     floats = [x.astype(jnp.bfloat16) for x in floats]
@@ -233,6 +235,7 @@ def test_half_precision_gives_nearly_the_same(name, row):
         )
 
 
+@pytest.mark.slow
 def test_the_order_of_examples_does_not_matter(name, row):
     floats, labels, numbers = given(row)
     order = np.array([2, 0, 3, 1])
@@ -248,6 +251,7 @@ def test_the_order_of_examples_does_not_matter(name, row):
     np.testing.assert_allclose(found, value[order] if row.each else value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["rows", "columns", "batch"])
 def test_what_is_normalised_has_no_scale(name, row, unit):
     """A loss that is indifferent to the scales of rows is so to that of a batch, as for columns."""
@@ -277,6 +281,7 @@ EDGES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_edges_are_finite_and_so_are_their_derivatives(name, row):
     floats, labels, numbers = given(row)
     for edge, change in EDGES.items():
@@ -284,6 +289,7 @@ def test_edges_are_finite_and_so_are_their_derivatives(name, row):
         require_finite(program(name)(changed, labels, numbers), edge)
 
 
+@pytest.mark.slow
 def test_the_smallest_batch_is_finite_and_a_smaller_one_is_refused(name, row):
     require_finite(program(name)(*given(row, n=row.fewest)), row.fewest)
     if row.fewest > 1:
@@ -291,6 +297,7 @@ def test_the_smallest_batch_is_finite_and_a_smaller_one_is_refused(name, row):
             call(row, *given(row, n=row.fewest - 1))
 
 
+@pytest.mark.slow
 def test_a_batch_of_problems_is_a_loop(name, row):
     problems = [given(row, seed) for seed in (0, 1)]
     together = jax.jit(jax.vmap(partial(call, row)))(
@@ -300,6 +307,7 @@ def test_a_batch_of_problems_is_a_loop(name, row):
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_derivative_is_that_of_differences(name, row):
     """In float64, along a direction of each array and each number."""
     dtype, step, tolerance = (jnp.float32, 1e-2, 3e-3) if row.narrow else (jnp.float64, 1e-5, 1e-7)
@@ -333,6 +341,7 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_arrays_that_do_not_fit_are_refused(name, row):
     """One that is shorter along an axis that it shares, and one of length 1: it would broadcast."""

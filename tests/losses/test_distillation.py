@@ -133,6 +133,7 @@ def test_dkd_of_two_classes_has_no_others(normal):
         dkd_loss(student[:, :1], teacher[:, :1], labels)
 
 
+@pytest.mark.slow
 def test_dist_is_of_correlations_over_classes_and_over_examples(check, normal):
     teacher = normal(1, 4, 5)
 
@@ -161,6 +162,7 @@ def test_dist_is_of_correlations_over_classes_and_over_examples(check, normal):
     np.testing.assert_allclose(found, 4 * (1.5 * np.array(inter) + 0.7 * own), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_dist_sees_no_linear_change_of_probabilities(normal):
     p = softmax(normal(1, 4, 5))
     flat = np.log(0.6 * p + 0.4 / 5)
@@ -323,6 +325,7 @@ def test_relations_do_not_see_a_turn_a_move_or_a_scale(relation, normal):
     np.testing.assert_allclose(found, 0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_few_rows_have_no_relations(normal):
     one, two = jnp.asarray(normal(0, 1, 4)), jnp.asarray(normal(0, 2, 4))
     assert float(rkd_distance(one, one + 1)[0]) == 0
@@ -435,6 +438,7 @@ def test_preference_of_the_reference_itself_is_undecided(normal):
     assert np.isfinite(far).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [kd_loss, dkd_loss, soft_cross_entropy, target_enhanced_loss])
 def test_a_class_that_is_masked_adds_nothing(loss):
     student = jnp.array([[1.0, 2.0, 0.0, 0.5]])

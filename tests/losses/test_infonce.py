@@ -107,6 +107,7 @@ def test_misuse_is_named():
         info_nce(q, q, temperature=0.1, block_size=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8])
 def test_labels_of_eight_bits_know_more_keys_than_they_count(dtype):
     q = normalize(jax.random.normal(jax.random.key(0), (300, 8)))

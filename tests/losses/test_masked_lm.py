@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy.special import erf
 
 from rml.losses import masked_lm
@@ -17,6 +18,7 @@ def reference(oracle, logits):
     return np.array([nats[0, :2].mean(), nats[1, 0], 0.0])
 
 
+@pytest.mark.slow
 def test_loss_and_gradient_are_those_of_hidden_tokens(oracle, check, normal):
     targets, where = jnp.asarray(TARGETS), jnp.asarray(WHERE)
     check(
@@ -29,6 +31,7 @@ def test_loss_and_gradient_are_those_of_hidden_tokens(oracle, check, normal):
     np.testing.assert_allclose(each, reference(oracle, logits), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tokens_that_are_not_hidden_have_no_gradient_whatever_their_logits(normal):
     logits = jnp.where(jnp.asarray(WHERE)[..., None], jnp.asarray(normal(2, 3, 3, 7)), jnp.nan)
     value, grad = jax.value_and_grad(masked_lm)(

@@ -10,6 +10,7 @@ from rml.losses.nnclr import nearest_support, nnclr
 from rml.ops.similarity import normalize
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 4])
 def test_matches_the_float64_definition(check, oracle, normal, block_size):
     z, support = normal(0, 7, 5), normal(1, 20, 5)
@@ -36,6 +37,7 @@ def test_neighbours_are_by_cosine_and_take_no_gradient(normal):
     assert not any(jnp.any(grad) for grad in grads)
 
 
+@pytest.mark.slow
 def test_a_support_of_the_batch_itself_is_info_nce(normal):
     z, p = jnp.asarray(normal(0, 6, 5)), jnp.asarray(normal(1, 6, 5))
     each = nnclr(z, p, z, temperature=0.2, reduction="none")
@@ -46,6 +48,7 @@ def test_a_support_of_the_batch_itself_is_info_nce(normal):
         nnclr(z, p, z, temperature=0.2, reduction="sum")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_zero_and_equal_rows_have_finite_gradients(dtype):
     for rows in (jnp.zeros((4, 3), dtype), jnp.ones((4, 3), dtype)):

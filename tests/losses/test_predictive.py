@@ -63,6 +63,7 @@ def test_no_gradient_reaches_the_targets_and_examples_are_apart(loss, normal):
         loss(p, z, reduction="sum")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_zero_rows_and_equal_rows_have_finite_gradients(dtype):
     for rows, value in ((jnp.zeros((2, 3, 4), dtype), 0.0), (jnp.ones((2, 3, 4), dtype), -1.0)):

@@ -23,6 +23,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_mean_of_the_values_is_the_loss(name, normal):
     loss, rows = LOSSES[name]

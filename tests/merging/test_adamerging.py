@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from rml.merging import learn_coefficients, prediction_entropy
 
@@ -24,6 +25,7 @@ def test_entropy_in_nats_and_its_gradient():
     assert np.isfinite(slopes).all()
 
 
+@pytest.mark.slow
 def test_coefficients_follow_adam_from_their_start():
     base = {"w": jnp.asarray([1.0, -2.0]), "blocks": jnp.asarray([[1.0], [2.0]])}
     vectors = {"w": jnp.asarray([[1.0, 0.5], [0.2, -1.0]]), "blocks": jnp.ones((2, 2, 1))}

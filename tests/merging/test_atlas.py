@@ -96,6 +96,7 @@ def test_a_linearised_composition_is_right_to_first_order():
     np.testing.assert_allclose(slope, (plus - minus) / 2e-2, rtol=5e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_slopes_are_products_of_the_gradient_with_each_block():
     base, vectors = arrays(BASE), arrays(VECTORS)
     found = block_slopes(lambda p: objective(p, TARGET[0]), base, vectors)
@@ -105,6 +106,7 @@ def test_slopes_are_products_of_the_gradient_with_each_block():
     np.testing.assert_allclose(found["blocks"]["k"], wanted, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_derivatives_by_coefficients_are_finite_differences():
     part = jax.tree.map(lambda x: np.arange(x.size).reshape(x.shape) % 2, BASE)
     each = jax.tree.map(lambda x: np.stack([x, 0.3 - x], -1), LAMBDA)
@@ -133,6 +135,7 @@ def test_the_steepest_blocks_are_selected():
         select_blocks(slopes, budget=7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
 def test_coefficients_follow_clipped_adam_with_decay_from_zero(penalty):
     base, vectors = arrays(BASE), arrays(VECTORS)
@@ -239,6 +242,7 @@ def of_authors():
     return file, tree, apply
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["blockwise", "isotropic"])
 def test_compositions_and_their_slopes_are_those_of_the_authors(kind):
     """Of `WeightedImageEncoder` and `WeightedLinearizedModel`, in float64.

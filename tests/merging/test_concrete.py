@@ -37,6 +37,7 @@ def objective(params, batch):
     return jnp.sum((params["w"] - batch) ** 2) + jnp.sum(params["blocks"] ** 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.1, 3.0])
 def test_more_than_half_has_the_logits_probability_at_every_temperature(temperature):
     logits = jnp.asarray([-1.0, 0.0, 2.0])
@@ -97,6 +98,7 @@ def by_hand(logits, step, options):
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bilevel", "options"),
     [
@@ -184,6 +186,7 @@ def test_sampled_masks_change_with_the_step_and_are_finite():
     assert len(np.unique(np.asarray(found))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.5, 1.3])
 def test_masks_and_masked_vectors_are_those_of_the_authors_code(temperature, monkeypatch):
     """`_draw_mask`, by torch's `RelaxedBernoulli` with the uniforms stored, and `apply_mask`."""

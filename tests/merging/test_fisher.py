@@ -223,6 +223,7 @@ def test_the_share_below_the_floor():
     assert float(floored_share(tree)) == pytest.approx(2 / 5)
 
 
+@pytest.mark.slow
 def test_weights_are_searched_and_the_first_best_is_taken():
     grid = grid_weights(5)
     np.testing.assert_allclose(grid[:, 0], [1, 0.75, 0.5, 0.25, 0])
@@ -252,6 +253,7 @@ def stored(name, count):
     return [jnp.asarray(GOLDEN[f"{name}{i}"]) for i in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("favour", [False, True])
 @pytest.mark.parametrize("normalise", [False, True])
 def test_a_merge_gives_the_numbers_of_the_authors_code(favour, normalise):
@@ -267,6 +269,7 @@ def test_a_merge_gives_the_numbers_of_the_authors_code(favour, normalise):
         np.testing.assert_allclose(own, wanted, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 2])
 def test_the_fisher_is_that_of_the_authors_code(block):
     """`_compute_exact_fisher_for_batch`, which gives the sum over examples, of a small network."""

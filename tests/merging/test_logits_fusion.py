@@ -100,6 +100,7 @@ def test_tokens_that_any_one_model_lacks_are_left_out(logits):
         np.testing.assert_allclose(own, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_grids_of_experts_end_at_their_own_last_weights(logits):
     low, high = (0.4, 0.0), (0.9, 0.1)
     grids = (np.array([0.4, 0.7, 0.9]), np.array([0.0, 0.1]))  # in steps of 0.3
@@ -136,6 +137,7 @@ def test_of_equal_losses_the_first_expert_counts(logits):
         assert not both.alpha[1][even].any()
 
 
+@pytest.mark.slow
 def test_divergences_grow_with_the_weight(logits):
     large, experts, base = (jnp.asarray(x) for x in logits)
     fused = jnp.stack([
@@ -145,6 +147,7 @@ def test_divergences_grow_with_the_weight(logits):
         assert (np.diff(shift, axis=0) > 0).all()
 
 
+@pytest.mark.slow
 def test_golden_sections_go_between_the_points_of_the_grid(logits):
     grid, finer = (choose(*map(jnp.asarray, logits), refine=n) for n in (0, 12))
     fine = np.arange(0, 2, 0.002)
@@ -280,6 +283,7 @@ def test_models_of_broken_values_are_refused(models, at, name):
     jax.eval_shape(lambda *given: fuse_decode(*given, TOKENS, steps=1), *broken)
 
 
+@pytest.mark.slow
 def test_members_of_other_vocabularies_and_single_experts_are_refused(models):
     large, experts, base = models
     other = Member(base.module.clone(vocabulary=V + 1), base.variables)

@@ -140,6 +140,7 @@ def test_the_command_says_what_was_learned_and_writes_one_encoder(given, tmp_pat
     assert set(load_file(out)) == {"params.w", "params.b", "params.v", "batch_stats.mean"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -164,6 +165,7 @@ def test_mistakes_are_told_in_one_line(given, more, message, tmp_path, capsys):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_is_not_chosen(given, monkeypatch):
     made, files = given
     monkeypatch.setattr(merge_atlas, "RATES", (1e30, 0.03))

@@ -46,6 +46,7 @@ def runs(monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_two_encoders_are_merged_judged_and_written(runs, tmp_path, capsys):
     load_file = pytest.importorskip("safetensors.numpy").load_file
     out = tmp_path / "merged.safetensors"
@@ -318,6 +319,7 @@ class Tower(nn.Module):
         return self.head(self.features(x))
 
 
+@pytest.mark.slow
 def test_layers_are_merged_by_what_they_read_of_images(runs, tmp_path, capsys):
     load_file = pytest.importorskip("safetensors.numpy").load_file
     module, images = Tower(), data.load("d", "train").arrays()["image"]
@@ -350,6 +352,7 @@ def test_layers_are_merged_by_what_they_read_of_images(runs, tmp_path, capsys):
     assert np.abs(kernel - mean["out"]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_fishers_are_those_of_a_head_of_class_means(runs, tmp_path, capsys):
     load_file = pytest.importorskip("safetensors.numpy").load_file
     out, images = tmp_path / "merged.safetensors", data.load("d", "train").arrays()["image"]

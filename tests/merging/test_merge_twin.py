@@ -111,6 +111,7 @@ def test_variances_of_normalisation_stay_those_of_encoders(given, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [None, 1])
 def test_weights_are_the_routers_of_shared_features(given, top):
     made, _ = given
@@ -197,6 +198,7 @@ def test_data_of_every_task_is_opened_before_the_work(
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

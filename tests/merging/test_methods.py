@@ -76,6 +76,7 @@ def test_every_method_has_its_row_of_options():
     assert set(OPTIONS) == set(ALONE) == set(METHODS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_one_expert_alone_is_given_back(method):
     alone = [as_jax(trees.take_tree(EXPERTS, 0))]
@@ -83,6 +84,7 @@ def test_one_expert_alone_is_given_back(method):
     close(merge(method, as_jax(BASE), alone, **options), trees.take_tree(EXPERTS, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_experts_that_learned_nothing_give_the_base_back(method):
     same = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (N, *leaf.shape)), BASE)
@@ -99,6 +101,7 @@ def test_half_precision_keeps_types_and_is_finite(method):
     close(jax.tree.map(np.float32, found), whole, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_it_maps_and_differentiates(method):
     function, options = METHODS[method].function, OPTIONS[method]
@@ -125,6 +128,7 @@ def test_trees_that_do_not_agree_are_refused(method):
         merge(method, as_jax(BASE), [], **OPTIONS[method])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_values_that_are_not_finite_and_other_bases_are_refused(method):
     base, experts, options = as_jax(BASE), as_jax(EXPERTS), OPTIONS[method]
@@ -158,6 +162,7 @@ def test_values_that_are_not_finite_and_other_bases_are_refused(method):
     assert jax.tree.structure(traced) == jax.tree.structure(base)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name, own in METHODS.items() if own.scaled])
 def test_a_scaled_method_is_the_base_and_a_multiple_of_one_vector(method):
     half, whole = (
@@ -176,6 +181,7 @@ def test_averages_and_arithmetic_are_their_formulas():
     close(merge("task_arithmetic", base, experts, scale=0.7), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disjoint", ["mean", "sum"])
 def test_ties_is_its_algorithm(disjoint):
     flat = np.stack([
@@ -208,6 +214,7 @@ def test_ties_is_its_algorithm(disjoint):
         ties(as_jax(BASE), as_jax(EXPERTS), disjoint="max")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "kept"), [(20, 12), (0.35, 21), (0.8, 48)])
 def test_ties_gives_the_numbers_of_the_authors_code(share, kept):
     """`ties_merging` ("dis-mean") of tanganke/subspace_fusion at 67f8450, in float64.
@@ -229,6 +236,7 @@ def test_ties_gives_the_numbers_of_the_authors_code(share, kept):
         np.testing.assert_allclose(found[name], wanted, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize("keep", [0.05, 0.325, 0.625, 1.0])
 def test_the_least_magnitude_that_is_kept_is_that_of_a_sorted_row(keep, x64):
@@ -306,6 +314,7 @@ def test_what_is_learned_from_trees_that_do_not_agree_is_refused(name, at):
         call(base, jax.tree.map(lambda leaf: leaf[:0], experts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "at"), [(k, i) for k, v in LEARNERS.items() for i in range(len(v))]
 )

@@ -121,6 +121,7 @@ def close(found, wanted, atol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol), found, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("scale", ["max", "mean", "median", "log1p", "none"])
 def test_costs_are_distances_over_their_size(metric, scale):
@@ -141,6 +142,7 @@ def test_costs_are_distances_over_their_size(metric, scale):
 solve = jax.jit(transport_map, static_argnames="solver")
 
 
+@pytest.mark.slow
 def test_soft_transport_is_sinkhorns_scaling_and_its_limits():
     cost = RNG.uniform(size=(6, 4)).astype(np.float32)
     for reg in (0.08, 0.5):
@@ -250,6 +252,7 @@ def test_units_are_standardised_over_the_samples_that_count():
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_whole_heads_are_transported_onto_whole_heads():
     cost = {name: RNG.uniform(1, 2, (6, 6)).astype(np.float32) for name in ("query", "value")}
     place = [1, 2, 0]
@@ -265,6 +268,7 @@ def test_whole_heads_are_transported_onto_whole_heads():
     np.testing.assert_allclose(transport(cost)["value"], wanted)
 
 
+@pytest.mark.slow
 def test_activations_of_a_vision_transformer_are_those_of_its_layers():
     params = vit(1)
     found = of_vit(params)
@@ -291,6 +295,7 @@ def test_activations_of_a_vision_transformer_are_those_of_its_layers():
         np.testing.assert_allclose(getattr(found, name), wanted, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_activations_of_some_tokens_are_rows_of_all():
     params, own = vit(1), bert(1)["backbone"]
     few = jax.jit(layer_activations, static_argnums=0, static_argnames="tokens")
@@ -312,6 +317,7 @@ def test_activations_of_some_tokens_are_rows_of_all():
             jax.eval_shape(lambda t=tokens: layer_activations(VIT, params, IMAGES, tokens=t))
 
 
+@pytest.mark.slow
 def test_activations_of_bert_are_those_of_its_layers():
     params = bert(1)
     found, own = of_bert(params), params["backbone"]
@@ -367,6 +373,7 @@ def what_is_embedded(tree):
     return np.concatenate([part.reshape(-1, 8) for part in parts]).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query_key", "metric", "scale"),
     [("shared", "euclidean", "max"), ("separate", "cosine", "mean")],
@@ -513,6 +520,7 @@ def test_one_permutation_puts_copies_back_and_keeps_the_function_of_a_vision_tra
     assert np.abs(logits(first) - logits(second)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_copy_of_bert_and_its_head_is_put_back():
     params = bert(3)
     copy = shuffled(params, 6)
@@ -520,6 +528,7 @@ def test_a_copy_of_bert_and_its_head_is_put_back():
     close(found.params, params)
 
 
+@pytest.mark.slow
 def test_one_permutation_of_the_stream_keeps_the_function_of_any_model():
     first, second = bert(4), bert(5)
     found = aligned(first, second, of_bert(first), of_bert(second), solver="exact", heads="kept",
@@ -540,6 +549,7 @@ def test_a_model_of_doubled_units_is_made_narrow_again():
     close(found.params, params, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_norm_behind_a_sum_has_the_map_of_the_sum():
     """Hidden units of a masked language model's head have that of the table they multiply."""
     params = bert(10)
@@ -605,6 +615,7 @@ def broken():
     return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("models", "options", "message"),
     [
@@ -776,6 +787,7 @@ def test_fused_transformers_are_those_of_the_authors(case, depth, options):
           from_torch(f"{case}/fused", depth), atol=2e-4)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("solver", "theirs"), [("sinkhorn", "sinkhorn"), ("exact", "emd")])
 def test_a_layers_map_and_its_fusion_are_those_of_the_authors(solver, theirs):
     """Of `transform_acts` and `fc_fusion` with alpha 0.3, 5 units onto 3; and of `ln_fusion`."""
@@ -800,6 +812,7 @@ def test_a_layers_map_and_its_fusion_are_those_of_the_authors(solver, theirs):
         np.testing.assert_allclose(AUTHORS[f"norm/{name}"], wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_the_authors():
     """Of `GroundMetric.process`; of its distances "median" and "log" do not run."""
     x, y = (jnp.asarray(AUTHORS[f"cost/{i}"]) for i in range(2))

@@ -17,6 +17,7 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_confident_labels_are_sharpened_and_trusted_ones_are_fixed():
     labels, trusted = jnp.array([2, 1, 0, 0]), jnp.array([False, True, False, False])
     given = [jnp.asarray(x, jnp.float32) for x in (WEAK, STRONG)]

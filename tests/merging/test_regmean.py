@@ -82,6 +82,7 @@ def close(found, wanted, atol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), found, wanted)
 
 
+@pytest.mark.slow
 def test_limits_of_a_merge():
     mean = jax.tree.map(lambda leaf: leaf.mean(0), EXPERTS)
     first = jax.tree.map(lambda leaf: leaf[0], EXPERTS)
@@ -99,6 +100,7 @@ def test_limits_of_a_merge():
     close(partly["dense"], merged()["dense"])
 
 
+@pytest.mark.slow
 def test_inputs_that_lie_apart_keep_both_models_and_dead_ones_their_average():
     """Models read axes 0 and 1, and axis 2, so that both are kept; nothing reads axis 3."""
     xs = np.zeros((2, 7, 4))
@@ -119,6 +121,7 @@ def test_a_ridge_draws_towards_the_average():
     np.testing.assert_allclose(found["dense"]["kernel"], wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_matrices_that_are_nearly_singular_leave_what_they_do_not_see():
     x = RNG.normal(size=(2, 2, 6))
     own = RNG.normal(size=(2, 6, 5))
@@ -164,6 +167,7 @@ def test_what_gives_no_merge_is_named(options, message):
         merge("regmean", BASE, as_jax(EXPERTS), **options)
 
 
+@pytest.mark.slow
 def test_lists_of_matrices_are_stacked_and_each_is_checked():
     each = [{name: gram[i] for name, gram in as_jax(GRAMS).items()} for i in range(N)]
     options = {"alpha": 0.6, "ridge": 0.0}

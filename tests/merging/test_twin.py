@@ -72,6 +72,7 @@ def vectors_of(scale):
     return shared, jax.tree.map(lambda own, start: own - start, wide(EXPERTS), shared)
 
 
+@pytest.mark.slow
 def test_svd_keeps_the_best_matrices_of_their_rank_in_every_layer_and_vectors_whole():
     found = modularise(BASE, EXPERTS, scale=0.4, fraction=0.5)
     shared, vectors = vectors_of(0.4)
@@ -101,6 +102,7 @@ def test_svd_keeps_the_best_matrices_of_their_rank_in_every_layer_and_vectors_wh
         np.testing.assert_allclose(part, exact, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_masks_keep_the_largest_entries_or_some_by_chance():
     _, vectors = vectors_of(0.3)
     found = modularise(BASE, EXPERTS, compress="magnitude", fraction=0.2).exclusive
@@ -122,6 +124,7 @@ def test_masks_keep_the_largest_entries_or_some_by_chance():
         np.testing.assert_allclose(own, exact, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_whole_vectors_give_experts_their_average_and_what_is_linear_between():
     found = modularise(BASE, EXPERTS, compress="none", scale=0.2)
     for i, weights in enumerate(np.eye(3)):
@@ -244,6 +247,7 @@ class Small(nn.Module):
         return nn.Dense(3, dtype=jnp.bfloat16)(nn.LayerNorm(dtype=jnp.bfloat16)(x))
 
 
+@pytest.mark.slow
 def test_half_precision_and_gradients_are_finite():
     module, x = Small(), jnp.zeros((2, 4, 4, 2))
     shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), x))["params"]
@@ -308,6 +312,7 @@ def test_saved_parts_are_read_again_to_the_bit(tmp_path):
             load_twin(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "top"), [(2, None), (1, 2)])
 def test_what_is_loaded_predicts_with_the_weights_of_its_router(layers, top, tmp_path):
     module, x = nn.Dense(4), jnp.asarray(RNG.normal(size=(5, 6)), jnp.float32)
@@ -348,6 +353,7 @@ def stored(prefix):
     return tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arithmetic", "ties"])
 @pytest.mark.parametrize(
     ("compress", "mask_rate"), [("svd", 0.5), ("svd", 0.25), ("magnitude", 0.6)]

@@ -63,6 +63,7 @@ def test_a_bias_is_a_function_of_places():
     np.testing.assert_allclose(last, out[:, 3:], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "visible",
     [
@@ -89,6 +90,7 @@ def test_a_kernel_is_given_what_a_query_sees(visible, first):
     assert weights is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [Bert, Llama, ModernBert])
 def test_what_attends_may_be_named(family):
     options = SMALL | {"depth": 2} | ({"local": (False, True)} if family is ModernBert else {})

@@ -174,6 +174,7 @@ def test_dropout_draws_while_training_alone(variables):
     assert jnp.abs(draws[0] - draws[2]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_with_float32_parameters(variables):
     y = apply(Bert(**SMALL, dtype=jnp.bfloat16), variables, TOKENS, MASK)
     full = apply(Bert(**SMALL), variables, TOKENS, MASK)
@@ -200,6 +201,7 @@ def test_pooling():
         pool(x, mask, "meen")
 
 
+@pytest.mark.slow
 def test_text_encoder_normalizes_and_gives_zeros_for_no_text(variables):
     encoder = TextEncoder(Bert(**SMALL), normalize=True)
     y = apply(encoder, {"params": {"backbone": variables["params"]}}, TOKENS, MASK)

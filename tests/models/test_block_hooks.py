@@ -72,6 +72,7 @@ def attended(block, layer, x):
     return np.einsum("bhts,bhsk->bthk", weights, v.repeat(2, 1)).reshape(2, 6, 16)
 
 
+@pytest.mark.slow
 def test_a_block_with_thresholds_is_that_of_the_definition(variables, read):
     states = read(LEAST)
     seen, own = states.probed

@@ -114,6 +114,7 @@ def test_steps_over_the_batch_change_nothing(monkeypatch):
         check((6, *shape[1:]), "matmul")
 
 
+@pytest.mark.slow
 def test_over_several_devices_the_gradients_are_the_same(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     monkeypatch.setattr(conv_module, "_PATCH_BYTES", 1)
@@ -189,6 +190,7 @@ def test_low_precision_accumulates_in_float32(channels):
     np.testing.assert_allclose(np.asarray(dk, np.float64), truth, rtol=2**-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "out"), [(1, 4), (1, 9), (3, 4)])
 def test_no_images_have_gradients_of_zero(channels, out):
     x, k = jnp.zeros((0, 9, 8, channels)), normal((3, 3, channels, out))

@@ -78,6 +78,7 @@ def still(params):
     return {**params, "blocks": blocks}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("grid", "token"), [(2, False), (1, False), (1, True)])
 def test_neighbours_are_merged_and_the_class_token_is_not(grid, token):
     x = 0.01 * RNG.standard_normal((2, 16 + token, 4))  # so small that norms show what they add
@@ -152,6 +153,7 @@ def depth(params):
     return params["blocks"]["norm1"]["scale"].shape[0]
 
 
+@pytest.mark.slow
 def test_weights_begin_as_the_public_code_has_them():
     """Deviations of He's fan-out, which counts all channels, and of a truncated normal of 0.02."""
     keys = jax.random.split(jax.random.key(0))
@@ -173,6 +175,7 @@ def test_weights_begin_as_the_public_code_has_them():
         assert own["kernel"] == pytest.approx(cut, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_map_without_content_has_the_logits_of_the_bias():
     """Of tokens any constant is such; of maps padding tells of a constant, and zeros are."""
     token, conv = TokenExit(blocks=1, classes=3, grid=2, heads=2), ConvExit(1, 5, 3)

@@ -103,6 +103,7 @@ def written(writer, file):
     return file
 
 
+@pytest.mark.slow
 def test_gguf_equals_safetensors(tmp_path):
     whole = load(f"hf:{GOLDEN / 'llama'}")
     found = load(f"gguf:{write_gguf(tmp_path / 'model.gguf')}")
@@ -126,6 +127,7 @@ def test_gguf_equals_safetensors(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_gguf_misuse(tmp_path):
     def refused(match, **options):
         file = write_gguf(tmp_path / "model.gguf", **options)
@@ -215,6 +217,7 @@ def test_scaled_rotary_positions_are_those_of_transformers(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_qwen2_equals_safetensors(tmp_path):
     tensors, said = weights("qwen2"), config("qwen2")
     writer = gguf.GGUFWriter(str(tmp_path / "model.gguf"), "qwen2")

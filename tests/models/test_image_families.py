@@ -93,6 +93,7 @@ def test_the_older_names_of_torchvision(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
 
 
+@pytest.mark.slow
 def test_what_images_are_normalised_with(tmp_path):
     path = stored(tmp_path, "vit_hf")
     assert load_images(path).mean == (0.5,) * 3
@@ -112,6 +113,7 @@ def test_what_images_are_normalised_with(tmp_path):
     assert load_images(stored(tmp_path, "resnet")).mean == (0.485, 0.456, 0.406)
 
 
+@pytest.mark.slow
 def test_what_openclip_says_of_its_images(tmp_path):
     save_file(weights("clip_openai"), tmp_path / "open_clip_model.safetensors")
     bare = load_images(str(tmp_path))
@@ -128,6 +130,7 @@ def test_what_openclip_says_of_its_images(tmp_path):
     assert load_images(str(tmp_path)).module.activation == "quick_gelu"
 
 
+@pytest.mark.slow
 def test_heads_of_a_width_that_has_them_of_its_own(tmp_path):
     wide, one = 1280, {}
     for name, tensor in weights("clip_openai").items():

@@ -17,6 +17,7 @@ def sides(channels, out, dtype):
     return ours, plain, nn.unbox(ours.init(jax.random.key(0), jnp.ones((1, channels))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 # A kernel that is turned at once, in two steps, in one step for want of divisors, and never.
 @pytest.mark.parametrize(("channels", "out"), [(48, 6), (192, 6), (131, 6), (6, 48)])
@@ -46,6 +47,7 @@ def test_a_dense_layer_is_flax_s_with_its_derivatives(
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "channels", "out", "dtype", "turned"),
     [
@@ -98,6 +100,7 @@ def test_a_program_of_any_number_of_rows_has_one():
         np.testing.assert_allclose(exported.call(variables, x), plain.apply(variables, x), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
@@ -149,6 +152,7 @@ def test_batch_normalisation_is_flax_s_with_its_gradients(dtype, affine, train):
         )
 
 
+@pytest.mark.slow
 def test_a_constant_channel_is_normalised_to_next_to_nothing():
     x = jnp.full((9, 3), jnp.float32(33.3))
     norm = layers.Norm("batch", affine=False)

@@ -51,6 +51,7 @@ def close(a, b):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [0, 15, 40])
 def test_rows_of_a_layer_give_the_definition_and_no_other_is_read(budget, monkeypatch):
     monkeypatch.setitem(from_live_rows.__globals__, "PIECE", 4 * D * 7)  # seven rows at a time

@@ -275,6 +275,7 @@ def test_generation_stops_and_draws(variables):
     assert np.mean(hot[:, 1:] == hot[:, :-1]) < 0.15  # each token is drawn anew
 
 
+@pytest.mark.slow
 def test_another_temperature_or_stop_compiles_nothing_anew(variables):
     def drawn(temperature, stop):
         options = {"temperature": temperature, "stop": stop, "key": jax.random.key(0)}

@@ -52,6 +52,7 @@ def oracle(params, images):
     return x @ params["head"]["kernel"] + params["head"]["bias"], outputs
 
 
+@pytest.mark.slow
 def test_tokens_are_mixed_and_then_channels_with_their_gradient():
     params = drawn(MIXER, jnp.asarray(IMAGES, jnp.float32))
     weights = RNG.standard_normal((2, 3))

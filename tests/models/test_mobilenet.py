@@ -200,6 +200,7 @@ def test_a_small_one_trains_and_updates_its_statistics():
     assert not jnp.allclose(before["norm"]["bn"]["mean"], after["norm"]["bn"]["mean"])
 
 
+@pytest.mark.slow
 def test_features_of_a_layer_are_the_mean_of_what_it_gives():
     x = jnp.asarray(normal((2, 9, 8, 3)))
     variables = variables_of(SMALL, x)

@@ -171,6 +171,7 @@ def test_saving_and_loading_changes_nothing(tmp_path, source):
         save(tmp_path / "new" / "model", first)
 
 
+@pytest.mark.slow
 def test_a_changed_rotary_base_is_saved(tmp_path):
     scaling = {"rope_type": "linear", "factor": 4.0}
     first = load(f"hf:{GOLDEN / 'llama'}", theta=5e5, rope_scaling=scaling)
@@ -211,6 +212,7 @@ def test_transformers_reads_the_saved_tokenizer_as_it_is(tmp_path):
             assert [i for i, m in zip(ids, mask, strict=True) if m] == tokenizer.encode(text).ids
 
 
+@pytest.mark.slow
 def test_loops_and_bfloat16_parameters_save_as_well(tmp_path):
     first = load(f"hf:{GOLDEN / 'llama'}", scan=False, param_dtype="bfloat16")
     assert first.variables["params"]["block1"]["gate"]["kernel"].dtype == jnp.bfloat16
@@ -234,6 +236,7 @@ def test_a_relufied_decoder_loads_back_with_its_number(tmp_path, change):
     assert load(f"hf:{tmp_path / 'twice'}").module.activation == "silu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "activation"),
     [("llama", "top_silu:3"), ("llama", "relu6"), ("bert", "fatrelu:0.1")],

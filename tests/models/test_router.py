@@ -45,6 +45,7 @@ def test_logits_are_those_of_the_formula():
     np.testing.assert_allclose(found, exact, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_drops_hidden_values_out():
     router, x = Router(experts=2, layers=1, hidden=64, dropout=0.5), jnp.ones((4, 3))
     variables = router.init(jax.random.key(0), x)
@@ -96,6 +97,7 @@ def test_steps_are_those_of_adamw_at_a_rate_that_falls():
         np.testing.assert_allclose(kept, first[layer][name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_on_validation_is_kept_and_clusters_are_told_apart():
     centers = 3 * RNG.normal(size=(3, 4))
     tasks = np.arange(66) % 3

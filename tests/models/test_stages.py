@@ -44,6 +44,7 @@ def case(request):
     return request.param, module, variables, images, shapes
 
 
+@pytest.mark.slow
 def test_stages_come_beside_the_same_features(case):
     name, module, variables, images, shapes = case
     plain, found = jax.jit(lambda v, x: (module.apply(v, x), module.apply(v, x, stages=True)))(

@@ -452,6 +452,7 @@ def test_the_gradient_of_the_slow_loss_is_its_difference_quotient(reduce):
     check_grads(loss, kernels, order=1, modes=("rev",), atol=5e-3, rtol=5e-3, eps=1e-2)
 
 
+@pytest.mark.slow
 def test_slow_nets_start_as_the_authors_draw_them():
     net = Magnet(400, hidden=300, layers=3, omega=10.0)
     params = nn.meta.unbox(jax.jit(lambda key: net.init(key, (4, 5)))(jax.random.key(0)))["params"]
@@ -467,6 +468,7 @@ def test_slow_nets_start_as_the_authors_draw_them():
     assert np.all(params["hidden0"]["bias"] == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [

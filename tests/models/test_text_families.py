@@ -79,6 +79,7 @@ def test_saving_and_loading_changes_nothing(tmp_path, name):
     assert named == [expected.get(name, "BertModel")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mistral", "qwen2"])
 def test_a_decoder_without_its_head(tmp_path, name):
     whole = load(stored(tmp_path / "whole", name))
@@ -94,6 +95,7 @@ def test_a_decoder_without_its_head(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, bare.variables, {"params": kept})
 
 
+@pytest.mark.slow
 def test_older_configs_mean_the_same(tmp_path):
     older = {
         "qwen2": {"rope_theta": 1e6, "rope_parameters": None, "layer_types": None},
@@ -116,6 +118,7 @@ def test_older_configs_mean_the_same(tmp_path):
         assert load(stored(tmp_path / name, name, **unlimited)).module.window is None
 
 
+@pytest.mark.slow
 def test_the_config_of_openclip(tmp_path):
     path = stored(tmp_path, "clip_openai")
     assert load(path).module.heads == 2

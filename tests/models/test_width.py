@@ -106,6 +106,7 @@ def test_every_leaf_of_a_vision_transformer_becomes_its_product():
     close(found["head"]["bias"], params["head"]["bias"])
 
 
+@pytest.mark.slow
 def test_a_permutation_of_all_units_keeps_the_function_of_an_encoder_with_its_heads():
     def permutation(n):
         one = np.eye(n)[RNG.permutation(n)]
@@ -183,6 +184,7 @@ def nan(params):
     return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "maps", "message"),
     [

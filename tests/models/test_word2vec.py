@@ -106,6 +106,7 @@ def test_training_ends_at_the_products_of_its_own_draws():
     )
 
 
+@pytest.mark.slow
 def test_settings_train_together_and_learn_what_stands_beside_what():
     """Words 2i and 2i + 1 always stand together, the first of them most often."""
     pairs = np.random.default_rng(3).choice(5, 600, p=[0.5, 0.2, 0.15, 0.1, 0.05])

@@ -72,6 +72,7 @@ def test_dense_visibility_is_what_it_says(name):
     assert (np.broadcast_to(VISIBLE[name].dense(13, 19), (2, 13, 19)) == mask_of(name)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [4, 64])
 @pytest.mark.parametrize("name", VISIBLE)
 def test_blocks_equal_softmax_in_float64(name, block):
@@ -96,6 +97,7 @@ def test_blocks_equal_softmax_in_float64(name, block):
         np.testing.assert_allclose(ours_, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 3, 16])
 @pytest.mark.parametrize("causal", [True, False])
 def test_long_blocks_of_queries_equal_softmax_in_float64(causal, start):
@@ -121,6 +123,7 @@ def test_long_blocks_of_queries_equal_softmax_in_float64(causal, start):
         np.testing.assert_allclose(ours_, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_keys_after_half_a_block_of_queries_are_not_computed_for_it():
     query, key, value = (jnp.asarray(draw(i, 1, 1, 64, 4)) for i in range(3))
     clean = attend_in_blocks(query, key, value, Visible(causal=True), block=8).out
@@ -130,6 +133,7 @@ def test_keys_after_half_a_block_of_queries_are_not_computed_for_it():
     assert jnp.isnan(found[:, :, 56:]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "constant"])
 @pytest.mark.parametrize("each", [True, False], ids=["a pattern a head", "one pattern"])
 def test_block_sparse_equals_softmax_under_the_pattern(each, drawn):
@@ -160,6 +164,7 @@ def test_block_sparse_equals_softmax_under_the_pattern(each, drawn):
         np.testing.assert_allclose(ours_, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_block_sparse_does_not_touch_blocks_outside_the_pattern():
     query, key, value = (jnp.asarray(draw(i, 1, 2, 16, 4)) for i in range(3))
     pattern = np.zeros((2, 4, 4), bool)
@@ -178,6 +183,7 @@ def test_block_sparse_does_not_touch_blocks_outside_the_pattern():
     assert not drawn[0, 1, 8:12].any()
 
 
+@pytest.mark.slow
 def test_parts_merge_to_the_whole_however_they_are_cut():
     query, key, value = draw(0, 2, 5, 8), draw(1, 2, 12, 8), draw(2, 2, 12, 3)
     d_out, d_lse = draw(3, 2, 5, 3), draw(4, 2, 5)
@@ -211,6 +217,7 @@ def test_parts_merge_to_the_whole_however_they_are_cut():
             np.testing.assert_allclose(ours_, expected[:, 0], atol=3e-6)
 
 
+@pytest.mark.slow
 def test_weights_of_keys_are_those_of_copies():
     query, key, value = map(jnp.asarray, (draw(0, 5, 8), draw(1, 4, 8), draw(2, 4, 3)))
     copies = np.array([1, 3, 2, 1])
@@ -221,6 +228,7 @@ def test_weights_of_keys_are_those_of_copies():
     np.testing.assert_allclose(found.lse, repeated.lse, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-3, 1e4])
 def test_logits_of_any_size_and_half_precision_stay_finite(scale):
     query, key, value = (jnp.asarray(draw(i, 1, 2, 9, 8), jnp.bfloat16) for i in range(3))
@@ -246,6 +254,7 @@ def test_blocks_that_no_query_sees_are_not_computed():
     assert (attend_in_blocks(query, key, value, visible, block=8).out == clean.out).all()
 
 
+@pytest.mark.slow
 def test_memory_of_32768_causal_tokens_is_linear():
     def temporary(tokens):
         x = jax.ShapeDtypeStruct((1, 1, tokens, 16), jnp.float32)

@@ -109,6 +109,7 @@ def test_a_gpu_that_is_compiled_for_elsewhere_may_have_it(kind, there):
         assert cudnn_takes(half) == there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [16, 197])
 def test_a_gpu_runs_cudnns_forward_and_back(cudnn, tokens):
 
@@ -135,6 +136,7 @@ TEXT_MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXT_MODELS)
 def test_models_of_texts_do_too(cudnn, name):
     """Padded texts of an odd length; CLIP's have no padding."""
@@ -153,6 +155,7 @@ def test_models_of_texts_do_too(cudnn, name):
     assert set(re.findall(r"__cudnn[$\w]*", lowered)) == kernels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [4, 5])
 def test_a_token_that_fills_up_changes_nothing(tokens):
     args = draw((2, tokens, 4, 64), 3)

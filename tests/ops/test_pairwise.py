@@ -125,6 +125,7 @@ def test_fold_sees_every_row_once_and_in_order(n, block):
     assert bool(ordered)
 
 
+@pytest.mark.slow
 def test_fold_differentiates_like_the_whole():
     x = rows(0, 11, 3)
 

@@ -116,12 +116,14 @@ FUNCTIONS = {
 ONCE = ("logistic regression", "attention.solve_min_norm")  # loops have no reverse mode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_no_product_is_rounded_where_it_would_show(name):
     function, *args = FUNCTIONS[name]
     assert rounded(function, *args, gradient=name not in ONCE) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fewshot.METHODS)
 def test_no_product_of_a_few_shot_method_is_rounded(name):
     if name == "pt_map":

@@ -41,6 +41,7 @@ def test_a_singular_matrix_gets_the_jitter_that_is_reported():
     np.testing.assert_allclose(factor @ factor.T, a + jitter * jnp.eye(5), atol=1e-14)
 
 
+@pytest.mark.slow
 def test_jitter_is_asked_for_as_a_share_of_the_diagonal():
     a = 50 * spd(3, 4)
     factor, jitter = psd.cholesky(jnp.asarray(a), jitter=1e-3)
@@ -60,6 +61,7 @@ def test_jitter_is_asked_for_as_a_share_of_the_diagonal():
     assert np.isfinite(psd.cholesky(jnp.diag(jnp.array([1.0, -5e-3])), jitter=0.02).jitter)
 
 
+@pytest.mark.slow
 def test_jitter_carries_no_gradient():
     a = spd(4, 3)
     slope = jax.grad(lambda s: psd.logdet(psd.cholesky(s * jnp.asarray(a), jitter=1e-3).factor))

@@ -16,6 +16,7 @@ from rml.ops.quantize import (
 X = np.random.default_rng(0).standard_normal((3, 12, 8)).astype(np.float32) * 3 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "group", "axis"), [(2, 4, 1), (4, 8, -1), (8, 6, 1), (1, 4, 2)])
 def test_values_come_back_within_half_a_step(bits, group, axis):
     codes = group_quantize(jnp.asarray(X), bits=bits, group=group, axis=axis, dtype=jnp.float32)
@@ -36,6 +37,7 @@ def test_values_come_back_within_half_a_step(bits, group, axis):
     assert (error / step[..., None]).max() > 0.4
 
 
+@pytest.mark.slow
 def test_constant_groups_are_exact_and_half_precision_costs_little():
     constant = jnp.full((2, 6), 0.1, jnp.float32)
     codes = group_quantize(constant, bits=2, group=3, axis=1, dtype=jnp.float32)
@@ -48,6 +50,7 @@ def test_constant_groups_are_exact_and_half_precision_costs_little():
     assert (error <= step / 2 + np.abs(X).max() * 2.0**-10).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_codes_share_bytes(bits):
     codes = np.random.default_rng(1).integers(0, 2**bits, (3, 16))
@@ -80,6 +83,7 @@ def test_wrong_options_are_named(options, message):
         pack(jnp.zeros((2, 3), int), bits=4)
 
 
+@pytest.mark.slow
 def test_values_beyond_the_range_of_scales_are_cut_to_it():
     x = jnp.array([[-1e5, 2.0, 3.0, 1.0], [1.0, 2.0, 4e5, 3.0], [-3e38, 3e38, 0.0, 1.0]])
     codes = group_quantize(x, bits=4, group=4, axis=-1)

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rml.ops.similarity import normalize
 
@@ -26,6 +27,7 @@ def test_zero_row_stays_zero_with_gradient_zero():
     assert not jnp.any(grad)
 
 
+@pytest.mark.slow
 def test_rows_of_any_length_become_unit_with_the_gradient_of_their_length():
     weights = jnp.asarray([0.3, -0.7])
     for scale in (1e-3, 1e-7, 1e-20, 1e-30, 1e3, 1e14, 1e18, 1e30):

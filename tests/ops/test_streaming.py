@@ -165,6 +165,7 @@ def test_masked_sums_and_numbers():
     close(grad, keep.T @ weight)
 
 
+@pytest.mark.slow
 def test_row_offsets_move_the_mask():
     q, k = f32(draw(0, 4, 3), draw(1, 6, 3))
     whole = row_values(q, k, mask=off_diagonal, block_size=3)
@@ -194,6 +195,7 @@ def test_weight_zero_hides_rows_without_columns():
         assert not jnp.any(grads[0][0])
 
 
+@pytest.mark.slow
 def test_weights_have_the_rows_values_as_their_gradient():
     q, k = f32(draw(0, 4, 3), draw(1, 4, 3))
     weights = jnp.array([0.0, 0.5, 0.0, 2.0])
@@ -210,6 +212,7 @@ def test_weights_have_the_rows_values_as_their_gradient():
         assert without == -jnp.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [100.0, -100.0, -200.0])
 def test_a_large_bias_is_shifted_away(bias):
     q, k = f32(draw(0, 6, 4), draw(1, 7, 4))
@@ -228,6 +231,7 @@ def test_a_large_bias_is_shifted_away(bias):
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_row_without_a_pair_has_no_part_in_the_gradient_of_the_bias():
     q, k = f32(draw(0, 3, 3), draw(1, 4, 3))
     labels = jnp.array([[0] * 4, [1] * 4, [1, 0, 0, 0]], bool)

@@ -65,6 +65,7 @@ def test_equals_a_sort_of_all_pairs(m, n, d, block, metric, exclude_self, data):
     assert all(len(set(row)) == k for row in np.asarray(index).tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 @pytest.mark.parametrize("block", [2, 3, 100])
 def test_ties_go_to_the_lower_index(metric, block):
@@ -133,6 +134,7 @@ def test_only_the_first_keys_are_searched(metric):
     np.testing.assert_array_equal(values[:, 4:], np.inf if metric == "euclidean" else -np.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind", [0.0, 1e4, 1e20, np.nan])
 @pytest.mark.parametrize("far", [0.0, 1e4])
 def test_keys_behind_the_count_move_no_distance(behind, far):
@@ -172,6 +174,7 @@ def test_gradient_equals_that_of_all_pairs():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_maps_over_batches():
     queries, keys = rows(0, 6, 4).reshape(2, 3, 4), rows(1, 10, 4).reshape(2, 5, 4)
     search = partial(topk, k=2, block=2)

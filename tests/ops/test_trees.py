@@ -98,6 +98,7 @@ def test_vectors_masks_norms_and_bytes(base):
     assert trees.block_axes(as_jax(base))["patches"]["bias"] == ()
 
 
+@pytest.mark.slow
 def test_low_rank_leaves_the_energy_of_the_smallest_singular_values(base):
     tree = as_jax(base)
     reduced = trees.low_rank(tree, rank=2)

@@ -83,6 +83,7 @@ def test_cosine_is_the_inner_product_of_unit_rows():
     np.testing.assert_allclose(np.take_along_axis(dense, np.asarray(rows), 1), scores, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_accumulated_in_float32():
     queries, corpus = (
         jax.random.normal(jax.random.key(i), (n, 384), jnp.bfloat16) for i, n in ((0, 4), (1, 900))
@@ -196,6 +197,7 @@ def test_errors_name_value_and_range(unchecked, change, message):
         search(**arguments)
 
 
+@pytest.mark.slow
 def test_an_index_is_a_pytree_that_is_searched_often():
     corpus, mesh = whole_numbers(1, 30, 3), make_mesh()
     index = build_index(corpus, mesh=mesh)

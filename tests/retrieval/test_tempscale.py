@@ -69,6 +69,7 @@ def sharpened(weights, temperature):
     return powers / powers.sum(-1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_a_temperature_divides_the_logits(variables, weights):
     smooth, sharp = weights(ENCODER), weights(temper(ENCODER, 0.6))
     assert np.abs(sharp[0] - smooth[0]).max() > 0.1
@@ -88,6 +89,7 @@ def test_it_gives_the_numbers_of_the_authors_code():
     assert np.abs(encode(Tuned(params, 1.0), tokens, MASK) - AUTHORS).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [(0.5, 2.0), ((0.5, 2.0), (2.0, 0.5))])
 def test_layers_and_heads_have_temperatures_of_their_own(variables, temperature):
     """A temperature is the same as queries divided by it."""
@@ -102,6 +104,7 @@ def test_layers_and_heads_have_temperatures_of_their_own(variables, temperature)
     assert np.abs(found - plain(variables, TOKENS, MASK)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_limits_are_uniform_and_one_hot(weights):
     flat, hard = weights(temper(ENCODER, 1e6)), weights(temper(ENCODER, 1e-4))
     assert float(attention_maps(jnp.asarray(flat[:, 0])).filter_rate.max()) < 1e-4
@@ -109,6 +112,7 @@ def test_limits_are_uniform_and_one_hot(weights):
     np.testing.assert_allclose(hard[0, 0], np.eye(9)[largest], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "value"), [(temper, 0.6), (scale_by_length, 4.0)])
 def test_padding_changes_nothing(variables, change, value):
     encoder = change(ENCODER, value)
@@ -120,6 +124,7 @@ def test_padding_changes_nothing(variables, change, value):
     np.testing.assert_allclose(found, vectors(encoder, variables), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_attentions_of_layers_are_changed_one_by_one(variables):
     """An encoder tempered twice has the product of the temperatures, in each layer its own."""
     layers = jnp.asarray([0.5, 2.0])
@@ -152,6 +157,7 @@ def test_backbones_without_such_an_attention_are_named():
     assert len(temper(TextEncoder(llama), jnp.asarray([0.5, 2.0])).backbone.attention) == 2
 
 
+@pytest.mark.slow
 def test_the_scale_by_length_is_a_temperature_of_each_text(variables):
     found = vectors(scale_by_length(ENCODER, 4.0), variables)
     encode = jax.jit(tuned_encode(ENCODER))
@@ -160,6 +166,7 @@ def test_the_scale_by_length_is_a_temperature_of_each_text(variables):
         np.testing.assert_allclose(found[row], encode(tuned, TOKENS, MASK)[row], atol=2e-6)
 
 
+@pytest.mark.slow
 def test_one_program_serves_all_values(variables):
     for change in (temper, scale_by_length):
         encode = jax.jit(tuned_encode(ENCODER, change))
@@ -170,6 +177,7 @@ def test_one_program_serves_all_values(variables):
         assert encode._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_chunks_are_weighted_by_their_tokens(variables):
     def alone(start, stop):
         """Vectors of a part of every text, its positions from 0."""
@@ -183,6 +191,7 @@ def test_chunks_are_weighted_by_their_tokens(variables):
     np.testing.assert_allclose(whole, plain(variables, TOKENS, MASK), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_whitening_evens_the_directions_out():
     x = jnp.asarray(RNG.normal(size=(200, 4)) @ RNG.normal(size=(4, 4)) + 5, jnp.float32)
     values = np.linalg.eigvalsh(np.cov(np.asarray(x, float).T, bias=True))
@@ -197,6 +206,7 @@ def test_whitening_evens_the_directions_out():
     np.testing.assert_allclose(only_centred @ only_centred.T, expected @ expected.T, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_chosen_temperature_ranks_answers_best():
     """Documents turn with the temperature: at 2 the answers are nearest, at 3 second at best."""
     turned = {"q": 0.0, "r": np.pi / 2, "a": 2.0, "b": np.pi / 2 + 2, "c": 3.1, "d": np.pi}

@@ -46,6 +46,7 @@ def test_outputs_are_those_of_attention(module, pooling):
                 np.testing.assert_allclose(found[layer, head, b], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_probes_are_those_of_scikit_learn():
     rng = np.random.default_rng(2)
     wanted, held_wanted = rng.random(60) < 0.3, rng.random(50) < 0.4
@@ -67,6 +68,7 @@ def test_probes_are_those_of_scikit_learn():
     np.testing.assert_allclose(same, 0.5)
 
 
+@pytest.mark.slow
 def test_shifts_go_from_the_mean_of_others_to_that_of_wanted():
     rng = np.random.default_rng(3)
     outputs, wanted = rng.normal(size=(2, 3, 30, 4)), rng.random(30) < 0.4

@@ -91,6 +91,7 @@ def test_a_folded_model_gives_what_edits_give(module, inputs, shape):
         fold(module, variables, HeadEdits(jnp.ones((1, 1, 1))))
 
 
+@pytest.mark.slow
 def test_a_bias_is_the_sum_of_offsets_through_the_projection(llama):
     edits = drawn_edits(LLAMA)
     module, folded = fold(LLAMA, llama, edits)
@@ -116,6 +117,7 @@ def half_type():
     return jnp.dtype(jnp.bfloat16)
 
 
+@pytest.mark.slow
 def test_gradients_are_sums_over_the_gradients_of_tokens():
     """∂L/∂v = Σ ∂L/∂z and ∂L/∂A = Σ z ⊙ ∂L/∂z over tokens, z moved at each of them alone."""
     module = BERT.clone(depth=1)
@@ -144,6 +146,7 @@ def test_gradients_are_sums_over_the_gradients_of_tokens():
     np.testing.assert_allclose(found.scale[0], (z * of_tokens).sum((0, 1)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_folding_is_exact_in_double_precision():
     with jax.enable_x64(True):
         module = BERT.clone(depth=1, dtype=jnp.float64, param_dtype=jnp.float64)
@@ -161,6 +164,7 @@ def test_folding_is_exact_in_double_precision():
         )
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_one_token(llama):
     """With one token ∂L/∂A = z ⊙ ∂L/∂v, and ∂L/∂v is that of finite differences."""
     one = TOKENS[:1, :1]
@@ -235,6 +239,7 @@ def test_the_penalty_holds_every_change_whose_slope_is_less_than_its_factor():
     assert np.abs(free).min() > 0.15
 
 
+@pytest.mark.slow
 def test_the_largest_are_kept_and_of_equal_ones_the_first():
     scores = jnp.array([[1.0, 5.0, 3.0], [3.0, 0.0, 3.0]])
     wanted = {
@@ -263,6 +268,7 @@ def test_a_mask_leaves_other_heads_alone_and_without_gradient():
     assert masked(HeadEdits(offset=edits.offset), heads).scale is None
 
 
+@pytest.mark.slow
 def test_a_file_holds_the_edited_heads_alone(tmp_path):
     edits = drawn_edits(Bert(vocabulary=2, width=384, depth=6, heads=12, mlp=4))
     heads = select_heads(head_scores(edits.offset), count=7)
@@ -291,6 +297,7 @@ def test_a_file_holds_the_edited_heads_alone(tmp_path):
             load_edits(wrong)
 
 
+@pytest.mark.slow
 def test_edits_of_half_precision_weights_are_single(llama):
     """Weights of bfloat16: edits, their gradient and a small step of them keep 24 bits."""
     half = LLAMA.clone(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
@@ -336,6 +343,7 @@ def their_logits(golden):
     return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [(1,), (0, 1)])
 def test_logits_are_those_of_the_authors_code(golden, their_logits, layers):
     """With their A as scale - 1 and their v as offset, in one layer or in both."""
@@ -347,6 +355,7 @@ def test_logits_are_those_of_the_authors_code(golden, their_logits, layers):
     assert np.abs(wanted - golden[f"logits{3 - len(layers)}"])[mask].max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["A", "v"])
 def test_losses_and_gradients_are_those_of_the_authors_code(golden, their_logits, part):
     """Cross-entropy of tokens that are text, in step 1 with 0.05 times the penalty."""
@@ -366,6 +375,7 @@ def test_losses_and_gradients_are_those_of_the_authors_code(golden, their_logits
     np.testing.assert_allclose(found, golden[f"slopes_{part}"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_heads_are_ranked_as_by_the_authors_code(golden):
     """Theirs sorts ascending and reads from behind, so that of equal norms the last comes first."""
     scores = head_scores(jnp.asarray(golden["A"]))

@@ -61,6 +61,7 @@ def test_the_sine_is_flat_at_both_ends_and_one_peak_is_constant():
     np.testing.assert_allclose(one, [0, 0.3, 0.3])
 
 
+@pytest.mark.slow
 def test_the_penalty_is_a_sum_of_layers_means_with_their_gradient():
     rng = np.random.default_rng(0)
     gate, up = rng.normal(size=(2, 2, 3, 4, 5))
@@ -83,6 +84,7 @@ def test_the_penalty_is_a_sum_of_layers_means_with_their_gradient():
         np.testing.assert_allclose(gradient, slope, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_zeros_do_not_see_how_size_is_shared_and_the_penalty_does():
     module = relufy(Llama(vocabulary=9, width=8, depth=2, heads=2, mlp=12))
     tokens = jnp.asarray([[1, 2, 3, 4, 5], [6, 7, 8, 0, 1]])

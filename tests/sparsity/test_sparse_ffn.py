@@ -36,6 +36,7 @@ def definition(x, least):
     return (kept * (GIVEN[1] @ x)) @ GIVEN[2], int((kept != 0).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [None, 70, 0, 999])
 def test_live_rows_give_what_all_give(budget):
     # The same program for few, many, no and all live channels, within the budget and beyond.
@@ -117,6 +118,7 @@ def test_statistics_count_text_alone():
         assert found.zeros == found.gate_zeros == 0
 
 
+@pytest.mark.slow
 def test_a_predictor_of_a_low_rank_law_finds_what_is_live():
     down, up = RNG.normal(size=(D, 3)), RNG.normal(size=(3, 40))
     inputs = RNG.normal(size=(600, D)).astype(np.float32)

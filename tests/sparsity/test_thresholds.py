@@ -67,6 +67,7 @@ def found(variables):
     return observe(MODULE, variables, WINDOWS, rules=RULES)
 
 
+@pytest.mark.slow
 def test_thresholds_are_those_of_the_definition(variables, seen, found):
     gate, up, query, heads = seen
     norms = np.linalg.norm(np.asarray(variables["params"]["blocks"]["mlp_out"]["kernel"]), axis=-1)
@@ -96,6 +97,7 @@ def test_thresholds_are_those_of_the_definition(variables, seen, found):
     assert places.key is None
 
 
+@pytest.mark.slow
 def test_thresholds_are_those_of_the_authors_code(variables, seen, found):
     def compare(own, texts, rule):
         at = thresholds_of(own, sparsity=0.45, rule=rule, attention=("query", "output"))

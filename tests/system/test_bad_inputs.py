@@ -264,6 +264,7 @@ def check(line, expected):
         assert all(part in line for part in expected), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("values", "expected"), [*NUMBERS, *MODELS, *DATA])
 def test_values(attempt, values, expected):
     # A blank before a key separates values; one inside a path stays.
@@ -285,6 +286,7 @@ def test_ranges_hold_their_ends_where_they_say():
         ranges.check_config(registry.read_config(DIGITS, given))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "values", "expected"), RECIPES)
 def test_values_of_recipes(attempt, config, values, expected):
     given = [f"--config.{value}" for value in values.split(" ")]
@@ -297,6 +299,7 @@ def test_overrides(attempt, flag, expected):
     check(attempt(DIGITS, *BASE, *flag.split(" ")), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "expected"), CONFIGS)
 def test_config_files(attempt, tmp_path, config, expected):
     if code := re.match(r"c\.|del c|with |def |import |x = ", config):

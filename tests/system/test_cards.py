@@ -59,6 +59,7 @@ def test_without_a_validation_split_the_last_fifth_of_train_is_held_out():
     assert (train, validation, test) == (rows[:30], rows[40:48], rows[50:70])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", ["", "name"])
 def test_a_text_is_found_by_its_words_unless_they_are_masked(masked):
     rows = [
@@ -74,6 +75,7 @@ def test_a_text_is_found_by_its_words_unless_they_are_masked(masked):
     assert (ndcg.metric, recall.metric, ndcg.train, ndcg.test) == ("nDCG@10", "R@100", 150, 50)
 
 
+@pytest.mark.slow
 def test_what_several_examples_ask_is_left_out():
     rows = [{"asked": b"one and the same words", "found": b"a text of words"}] * 299
     rows += [{"asked": b"a text of its own words", "found": b"its own, yes"}]
@@ -94,6 +96,7 @@ def written(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_digits_are_counted_and_measured(written):
     card = json.loads((written / "digits.json").read_text())
     assert card["splits"] == {"train": 1438, "test": 359}
@@ -108,6 +111,7 @@ def test_digits_are_counted_and_measured(written):
     assert Image.open(written / "digits.png").width > 300
 
 
+@pytest.mark.slow
 def test_the_page_of_a_data_set_shows_what_was_measured(written):
     card = json.loads((written / "digits.json").read_text())
     one = next(one for one in data_sets() if one.name == "digits")

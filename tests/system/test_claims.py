@@ -233,6 +233,7 @@ def shell(monkeypatch, tmp_path, toys):
     return run
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_named_and_the_others_go_on(shell, tmp_path, capsys):
     script = "echo compiling; echo error: seed SEED is odd; exit $((SEED % 2))  # complete"
     code, out = shell(script, "--only=toy", "--seeds=3", capsys=capsys)
@@ -269,6 +270,7 @@ def test_runs_of_an_earlier_config_are_not_mixed_in(shell, tmp_path, capsys):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_fewer_seeds_do_not_replace_more(shell, tmp_path, capsys):
     shell("true  # complete", "--only=toy", "--seeds=3", capsys=capsys)
     before = (tmp_path / "results/toy/cost_noise.json").read_bytes()
@@ -282,6 +284,7 @@ def test_fewer_seeds_do_not_replace_more(shell, tmp_path, capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_seeds_that_a_result_lacks_are_run_and_joined(shell, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(claims, "find_experiment", lambda name: Plain)
     file = tmp_path / "results/toy/cost_noise.json"
@@ -304,6 +307,7 @@ def test_seeds_that_a_result_lacks_are_run_and_joined(shell, tmp_path, capsys, m
     assert json.loads(file.read_text()) == new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -327,6 +331,7 @@ def test_seeds_of_other_measurements_are_not_joined(
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_seeds_whose_null_is_a_run_of_its_own_are_not_joined(shell, null_run, tmp_path, capsys):
     told = {"capsys": capsys, "claim": null_run}
     shell("true  # complete", "--only=toy", "--seeds=1", **told)
@@ -354,6 +359,7 @@ def null_run(toys, monkeypatch):
     return claim
 
 
+@pytest.mark.slow
 def test_a_null_is_run_beside_with_its_changes(shell, null_run, tmp_path, capsys):
     code, out = shell("true  # complete", "--only=toy", "--seeds=2", capsys=capsys, claim=null_run)
     assert code == 0, out
@@ -389,6 +395,7 @@ def reader(toys, monkeypatch):
     monkeypatch.setattr(claims, "find_experiment", recipes.__getitem__)
 
 
+@pytest.mark.slow
 def test_runs_that_others_read_come_first_once(shell, reader, toys, tmp_path, capsys, monkeypatch):
     toys["again"] = toy("again", configs=("configs/kernels/learning_friedman.py",))
     given = {}
@@ -421,6 +428,7 @@ def test_a_read_config_that_no_system_has_is_told_in_one_line(shell, reader, toy
     assert "READS of experiment kernels.learning names 'configs/kernels/cost_noise.py'" in out
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_the_end_of_what_it_reads(tmp_path, monkeypatch):
     begun = []
 
@@ -481,6 +489,7 @@ def test_a_run_whose_reading_failed_is_not_started(shell, reader, tmp_path, caps
     assert "runs/toy/cost_noise/seed0, which is not complete" in out
 
 
+@pytest.mark.slow
 def test_a_vacuous_claim_fails_the_program_after_all_is_measured(
     shell, null_run, tmp_path, capsys, toys
 ):
@@ -1022,6 +1031,7 @@ def test_a_recipes_picture_is_kept_small(tmp_path, monkeypatch):
         record.save_picture(tmp_path / "x.png", result, tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [(0.1, 0.1), (0.01, 0.3, 0.2), (0.01,), (float("nan"), 0.1)])
 @pytest.mark.parametrize("relation", [">=", "<="])
 def test_claims_are_drawn_at_every_verdict(tmp_path, values, relation):
@@ -1199,6 +1209,7 @@ def test_the_line_of_a_configs_result_is_rewritten(measured, document, tmp_path)
     assert tables.stale() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -84,6 +84,7 @@ def check_program(text: str) -> None:
     exec(compile(ast.Module(imports, []), "block", "exec"), {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_of_blocks_are_right(document):
     for command in commands(document):

@@ -23,6 +23,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.slow
 def test_a_data_set_is_prepared_and_listed(data_dir, capsys):
     assert main(["data"]) == 0
     lines = capsys.readouterr().out.splitlines()

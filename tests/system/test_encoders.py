@@ -400,6 +400,7 @@ def encoder_configs() -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", encoder_configs())
 def test_every_recipe_of_images_gives_the_features_of_its_encoder(file):
     """By shapes alone: as wide as the encoder's own output, without the head."""

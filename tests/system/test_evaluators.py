@@ -34,6 +34,7 @@ def test_gains_are_over_the_untrained_encoder_and_over_pixels():
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (9, 0.07), (9, 5.0), (10_000, 5.0)])
 def test_neighbours_are_as_many_as_the_config_says(k, temperature):
     keys = jax.random.split(jax.random.key(0), 4)

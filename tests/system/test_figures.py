@@ -199,6 +199,7 @@ def test_spectrum_refuses(tmp_path, values):
         figures.spectrum(tmp_path / "s.png", {"a": values})
 
 
+@pytest.mark.slow
 def test_heatmap_small_large_and_diverging(tmp_path, digits):
     images, _ = digits
     flat = images[:60].reshape(60, -1)
@@ -237,6 +238,7 @@ def test_bars_refuses(tmp_path, groups, values, errors):
         figures.bars(tmp_path / "b.png", groups, values, errors)
 
 
+@pytest.mark.slow
 def test_dots_of_several_panels(tmp_path):
     """The highest dot of a panel alone is filled, and five panels take two lines."""
     rows = ["first", "second", "third"]
@@ -413,6 +415,7 @@ def overlaps(found, share=0.15):
 LONG = [f"{word} of a class with a long name {i}" for i, word in enumerate(["sort", "kind"] * 35)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["heatmap", "bars", "dendrogram"])
 def test_seventy_long_names_are_all_legible(tmp_path, saved, kind):
     rng = np.random.default_rng(0)
@@ -432,6 +435,7 @@ def test_seventy_long_names_are_all_legible(tmp_path, saved, kind):
     assert ax.get_position().width > 0.25
 
 
+@pytest.mark.slow
 def test_seventy_classes_are_numbered_on_a_map(tmp_path, saved):
     labels = np.repeat(np.arange(70), 3)
     xy = np.random.default_rng(0).normal(size=(70, 2))[labels]
@@ -501,6 +505,7 @@ def test_table_refuses(tmp_path, rows, cells, best):
         figures.table(tmp_path / "t.png", rows, ["c"], cells, best)
 
 
+@pytest.mark.slow
 def test_training_curves_are_the_logged_metrics(tmp_path):
     lines = [{"step": step, "time": 1.0, "train/loss": 1 / step} for step in (1, 2, 3)]
     lines.append({"step": 3, "time": 1.0, "eval/knn": 0.5})

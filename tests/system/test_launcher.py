@@ -89,6 +89,7 @@ def test_wrong_flags(launch, tmp_path, args, parts):
     refused(launch(*args), *parts)
 
 
+@pytest.mark.slow
 def test_help_of_a_config_shows_what_it_is_and_its_values(launch):
     result = launch(DIGITS, "--config.seed=7", "--help")
     assert result.returncode == 0, result.stderr
@@ -131,6 +132,7 @@ def interrupt_at(marker, process, output):
     assert output.read() == "interrupted\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["while a config is read", "while a library is imported"])
 def test_interrupted_at_the_start(start, tmp_path, when):
     marker = tmp_path / "here"
@@ -141,6 +143,7 @@ def test_interrupted_at_the_start(start, tmp_path, when):
     interrupt_at(marker, process, process.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["embed", "sweep", "claims", "systems", "cards"])
 def test_other_programs_are_interrupted_while_they_import(tmp_path, program):
     marker = tmp_path / "here"

@@ -98,6 +98,7 @@ class Reached(Exception):
     """What would take long has begun."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "part", "stop", "told"),
     [

@@ -46,6 +46,7 @@ def test_a_device_holds_little_more_than_its_share():
         assert row["fsdp=2, model=4"] < 0.52 * row["whole"], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", DEFAULT_RULES, ids=str)
 def test_every_rule_counts(rule):
     rules = [other for other in DEFAULT_RULES if other != rule]

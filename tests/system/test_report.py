@@ -415,6 +415,7 @@ def test_decimation_keeps_ends_and_extremes():
     assert decimate([1.0, 2.0], 400) == [0, 1]
 
 
+@pytest.mark.slow
 def test_long_runs_make_small_pages(tmp_path):
     lines = [{"step": s, "time": s * 0.01, "train/loss": math.sin(s / 999)} for s in range(50_000)]
     make_run(tmp_path / "a", lines=lines)

@@ -36,6 +36,7 @@ def features(file, module):
     return np.asarray(module.apply(unflatten_dict(load_file(file), sep="."), x))
 
 
+@pytest.mark.slow
 def test_a_wider_encoder_gives_the_same_features_and_comes_back(file, capsys):
     wide, back = (file.with_name(f"{name}.safetensors") for name in ("wide", "back"))
     assert resize.main([str(file), "--width=2", "--larger", f"--out={wide}"]) == 0

@@ -38,6 +38,7 @@ def compile_once(tmp_path, obedient_python):
     return run
 
 
+@pytest.mark.slow
 def test_torch_is_not_imported_where_it_is_installed_and_can_be_afterwards(tmp_path):
     (tmp_path / "torch.py").write_text("print('torch')\nTensor = int\n")
     code = "import rml.training\nprint('rml')\nimport torch"
@@ -120,6 +121,7 @@ libc.fclose(out)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps are glibc's")
 def test_threads_share_one_heap_a_core(tmp_path):
     def heaps(how, **environment):

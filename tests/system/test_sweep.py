@@ -125,6 +125,7 @@ def test_real_runs_of_a_job_array_make_the_table(tmp_path, capsys, monkeypatch):
     assert joined["best"] == runs[best].parent.name
 
 
+@pytest.mark.slow
 def test_two_values_and_two_seeds_make_table_and_figure(swept, tmp_path):
     code, out = swept("--grid", RATES, "--best=knn")
     assert code == 0, out
@@ -203,6 +204,7 @@ def test_it_continues_where_it_stopped_and_another_grid_is_added(swept, tmp_path
     assert "train.batch_size: 256 there, 8 now" in out
 
 
+@pytest.mark.slow
 def test_a_failed_combination_does_not_stop_the_rest(swept, tmp_path):
     code, out = swept("--grid", "optimizer.learning_rate=2.0,1e-2", "--best=knn")
     assert code == 1
@@ -225,6 +227,7 @@ def retrain(folder, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+@pytest.mark.slow
 def test_runs_of_another_config_are_neither_shown_nor_the_best(swept, tmp_path):
     assert swept("--grid", RATES, "--best=knn")[0] == 0
     best = tmp_path / "sweep/optimizer.learning_rate=0.01"
@@ -243,6 +246,7 @@ def test_runs_of_another_config_are_neither_shown_nor_the_best(swept, tmp_path):
     assert re.search(r"best by knn \(.*\): learning_rate=0.001: ", out)
 
 
+@pytest.mark.slow
 def test_nothing_is_chosen_on_test_data_unless_asked(swept):
     code, out = swept("--grid", RATES)
     assert code == 0
@@ -443,6 +447,7 @@ def test_a_dry_run_shows_what_sbatch_is_given(swept, cluster, monkeypatch):
     assert "submitted 4 runs as job 7" in out
 
 
+@pytest.mark.slow
 def test_a_cluster_is_not_given_runs_of_another_config_and_they_are_named(swept, cluster):
     assert swept("--grid", RATES)[0] == 0
     folder = cluster / "sweep/optimizer.learning_rate=0.01/seed1"
@@ -463,6 +468,7 @@ def test_without_a_cluster_or_submitit_one_line_says_so(swept, monkeypatch):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_says_why_and_one_that_must_end_saves_first(tmp_path):
     with pytest.raises(RuntimeError, match="exit code 3: error: no data"):
         Launch()(["sh", "-c", "echo error: no data; exit 3"], tmp_path / "a.log")

@@ -285,6 +285,7 @@ def test_mistakes_are_told_in_one_line(capsys, monkeypatch, args, parts):
 # The launcher's list of configs.
 
 
+@pytest.mark.slow
 def test_launcher_lists_configs_by_area(launch):
     result = launch("--list", "MNIST5K")
     assert result.returncode == 0

@@ -71,6 +71,7 @@ def test_images_have_the_features_that_a_config_would_name(tmp_path, capsys):
     np.testing.assert_allclose(json.loads(done.stdout), encoder(pixels), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_file_of_weights_is_named_by_its_path(tmp_path):
     file = tmp_path / "own.pt"
     file.write_bytes(assets.read("mobilenet_v2", "*wts.pt"))
@@ -105,6 +106,7 @@ def test_texts_have_the_vectors_of_the_module(tmp_path):
         assert vectors["x"].shape == (len(vectors["ids"]), 384)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "parts"),
     [

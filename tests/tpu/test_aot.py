@@ -33,6 +33,7 @@ def aot(*args, **env):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "parts"),
     [

@@ -35,12 +35,14 @@ def test_products_count_as_often_as_their_loops_run(texts, name, expected):
     assert flops(hlo.parse(texts[name])) == expected
 
 
+@pytest.mark.slow
 def test_trip_counts_without_xlas_note_of_them(texts):
     text = texts["nested"].replace("known_trip_count", "hidden")
     assert sorted(hlo.parse(text).loops().values()) == [3, 5]
     assert flops(hlo.parse(text)) == 3 * 5 * 2 * 8 * 16 * 16
 
 
+@pytest.mark.slow
 def test_convolution_counts_no_padding(texts):
     program = hlo.parse(texts["convolved"])
     found = [i for _, i, _ in program.executed() if i.opcode == "convolution"]

@@ -78,6 +78,7 @@ def test_dry_run_prints_the_commands_and_runs_none(fake):
     assert len(lines) == 5
 
 
+@pytest.mark.slow
 def test_virtual_machine_and_several_slices(fake):
     done, _ = fake("create", "--name=vm", "--zone=z", "--topology=v5p:2x2x1", "--noqueued",
                    "--nospot")  # fmt: skip
@@ -101,6 +102,7 @@ def test_waits_for_capacity_then_installs(fake):
     assert verbs(calls) == ["create", "describe", "describe", "describe", "scp", "ssh"]
 
 
+@pytest.mark.slow
 def test_run_is_detached_and_records_its_exit_code(fake):
     done, calls = fake("run", *POD, RUN, "--nodry_run", "--setup=mount")
     assert done.returncode == 0, done.stderr
@@ -142,6 +144,7 @@ def test_ssh_that_fails_twice_is_tried_again(fake):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "advice"),
     [
@@ -165,6 +168,7 @@ def test_queue_that_gives_up_is_an_error(fake):
     assert "pod is FAILED" in done.stderr
 
 
+@pytest.mark.slow
 def test_follow_ends_with_the_run(fake):
     script = {
         "describe": [[0, "ACTIVE", ""]],
@@ -197,6 +201,7 @@ def test_follow_starts_again_after_preemption(fake):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_preemption_between_two_looks(fake):
     script = {
         "describe": [[0, "ACTIVE", ""], [0, "SUSPENDED", ""]],
@@ -208,6 +213,7 @@ def test_preemption_between_two_looks(fake):
     assert "resume" in done.stderr
 
 
+@pytest.mark.slow
 def test_follow_without_resumes_says_how_to_go_on(fake):
     script = {"describe": [[0, "ACTIVE", ""]], "ssh-status": [[0, "137", ""]]}
     done, _ = fake("follow", *POD, RUN, "--nodry_run", script=script)
@@ -216,6 +222,7 @@ def test_follow_without_resumes_says_how_to_go_on(fake):
     assert "resume" in done.stderr
 
 
+@pytest.mark.slow
 def test_resume_makes_a_pod_that_was_deleted(fake):
     gone = [1, "", "ERROR: NOT_FOUND: resource not found"]
     script = {"describe": [gone, [0, "ACTIVE", ""]]}
@@ -224,6 +231,7 @@ def test_resume_makes_a_pod_that_was_deleted(fake):
     assert verbs(calls) == ["describe", "create", "describe", "scp", "ssh", "ssh"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "parts"),
     [

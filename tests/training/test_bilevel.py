@@ -67,6 +67,7 @@ def ahead(theta, omega, data):
     return {name: theta[name] - RATE * slopes[name] for name in theta}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direct", [0.0, 0.4])
 def test_the_gradient_goes_through_the_step(problem, direct):
     data, theta, omega = problem

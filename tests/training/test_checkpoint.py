@@ -120,6 +120,7 @@ def test_the_one_before_is_used_with_a_warning(
     assert (checkpoints.parent / "damaged-checkpoint-20").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, "{}", "[]", "[1]", '"20"', "{", b"\xff"])
 def test_a_checkpoint_whose_digests_are_lost_or_damaged(
     trained, compiled, make_task, checkpoints, caplog, content
@@ -138,6 +139,7 @@ def test_a_checkpoint_whose_digests_are_lost_or_damaged(
     assert warned == (content is None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [delete, lambda file: file.write_bytes(b"")])
 def test_what_orbax_notes_of_a_commit_may_be_lost_in_a_power_cut(
     trained, compiled, make_task, checkpoints, harm

@@ -54,6 +54,7 @@ class StopAt(Progress):
             os.kill(os.getpid(), self.signum)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_writes_what_it_measured(make_task, tmp_path):
     run = open_run(tmp_path)
     state = fit(make_task(), run, steps=40, log_every=10, eval_every=20)
@@ -93,6 +94,7 @@ def test_a_signalled_run_continues_bit_for_bit(make_task, tmp_path, signum):
     assert times == sorted(times)
 
 
+@pytest.mark.slow
 def test_a_signal_after_the_last_step_stops_before_what_follows(make_task, tmp_path):
     run = open_run(tmp_path)
     with pytest.raises(Interrupted, match="SIGTERM: saved at step 40"):
@@ -100,6 +102,7 @@ def test_a_signal_after_the_last_step_stops_before_what_follows(make_task, tmp_p
     assert fit(make_task(), run, steps=40).step == 40
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(make_task, tmp_path):
     run = open_run(tmp_path)
     first = fit(make_task(), run, steps=40)
@@ -174,6 +177,7 @@ def test_what_is_missing_is_said_and_the_run_goes_on(make_task, tmp_path, caplog
     assert saved_config(tmp_path / "checkpoints") == (10, CONFIG)
 
 
+@pytest.mark.slow
 def test_what_a_power_cut_must_leave_is_on_the_disk_in_this_order(make_task, tmp_path, monkeypatch):
     """No name is given to a file, and no file removed, before what it relies on is synced."""
     events = []
@@ -303,6 +307,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(make_task, tmp_path, c
     assert (run.path / "damaged-checkpoint-20").is_dir()
 
 
+@pytest.mark.slow
 def test_no_readable_checkpoint_is_an_error_and_nothing_is_trained_over_it(make_task, tmp_path):
     run = open_run(tmp_path)
     fit(make_task(), run, steps=10)
@@ -313,6 +318,7 @@ def test_no_readable_checkpoint_is_an_error_and_nothing_is_trained_over_it(make_
         fit(make_task(), run, steps=40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("summary", ["whole", "damaged", "lost"])
 def test_a_complete_run_whose_checkpoints_are_gone_is_not_trained_anew(
     make_task, tmp_path, summary
@@ -341,6 +347,7 @@ def test_a_complete_run_whose_checkpoints_are_gone_is_not_trained_anew(
     assert (tmp_path / "metrics.jsonl").read_bytes() == metrics
 
 
+@pytest.mark.slow
 def test_a_stopped_run_without_a_checkpoint_begins_again_where_none_was_surely_saved(
     make_task, tmp_path, capsys
 ):
@@ -369,6 +376,7 @@ def test_the_step_reuses_the_memory_of_the_state(make_task):
     assert aliased >= sum(leaf.nbytes for leaf in leaves) * 3  # parameters and two moments
 
 
+@pytest.mark.slow
 def test_the_step_depends_on_seed_and_step_alone(make_task):
     task = make_task()
     compiled = CompiledTask(task, make_mesh(), seed=1)

@@ -150,6 +150,7 @@ def test_runs_are_shared_out_among_devices(forked, whole):
     assert sums == [28, [6, 22]]
 
 
+@pytest.mark.slow
 def test_each_process_reads_the_batches_of_its_runs():
     task = many(task_of, CONFIGS)
 

@@ -107,6 +107,7 @@ def test_coalescing_what_was_decoalesced_gives_it_back_to_the_bit(width, depth):
         assert jax.tree.map(np.shape, decoalesce(small, own)) == jax.tree.map(np.shape, large)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_decoalescing_in_width_keeps_a_decoders_function(tied):
     small = drawn(llama(tied=tied), TOKENS)
@@ -121,6 +122,7 @@ def test_decoalescing_in_width_keeps_a_decoders_function(tied):
     assert np.abs(np.asarray(expected)).max() > 0.5
 
 
+@pytest.mark.slow
 def test_decoalescing_in_width_keeps_the_function_of_an_encoder_and_its_head():
     """What the head's table and its norm read is shared out; its dense layer reads copies."""
 
@@ -150,6 +152,7 @@ def test_decoalescing_in_width_keeps_the_function_of_an_encoder_and_its_head():
     np.testing.assert_allclose(scores(2, large), expected, rtol=5e-4, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_copied_layers_change_the_function():
     small = drawn(llama(depth=2), TOKENS)
     deep = llama(depth=4)
@@ -358,6 +361,7 @@ def golden_groups(large, case):
     return Groups(units(2), HEADS, HEADS, units(8), LAYERS, head_width=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["default", "scheme"])
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_parameters_are_those_of_the_authors_code(kind, case):

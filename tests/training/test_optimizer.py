@@ -114,6 +114,7 @@ def test_accumulation_is_the_mean_gradient():
     same(run(accumulated, steps=2), optax.apply_updates(params(), updates))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet18", "convnet", "vit_ti"])
 def test_only_kernels_of_encoders_decay(model):
     variables = jax.eval_shape(build(model).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -224,6 +225,7 @@ def test_sgd_is_the_textbook_update():
     np.testing.assert_allclose(got["dense"]["kernel"], w, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lars", "lamb", "adamw"])
 def test_layers_of_one_leaf_move_as_single_ones_do(name):
     scales = [0.5, 1.0, 4.0]

@@ -27,6 +27,7 @@ def test_starts_full_of_unit_directions():
     assert len(np.unique(np.asarray(queue.keys), axis=0)) == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [5, 4, 10, 23])
 def test_is_a_first_in_first_out_queue(batch):
     """Batches that divide the size, that wrap round it, that fill it, that are larger."""

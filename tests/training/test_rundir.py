@@ -201,6 +201,7 @@ def test_what_is_made_of_the_data_before_the_training_is_taken_back_too(tmp_path
     assert (folder / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_directory_that_is_given_up_holds_it_alone(tmp_path):
     tmp_path.joinpath("run").mkdir()
     first = RunDirectory(tmp_path / "run", CONFIG)
@@ -214,6 +215,7 @@ def test_who_waits_for_a_directory_that_is_given_up_holds_it_alone(tmp_path):
     second.close()
 
 
+@pytest.mark.slow
 def test_a_lock_whose_file_goes_before_it_is_taken_is_taken_anew(tmp_path, monkeypatch):
     lock, taken = tmp_path / ".lock", []
 
