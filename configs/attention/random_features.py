@@ -7,7 +7,7 @@ alone was read: dimensions, heads, numbers of examples, the weights' scale of 1/
 mixture and the penalties are this repository's. Expected: the ratio of examples needed grows as
 (keys + 1)^degree, this repository's count of polynomials.
 
-Result: results/rf_attention, 3 min 2 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/rf_attention, 4 min 5 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
