@@ -15,8 +15,8 @@ def mlp(features: int, hidden: int = 256, **other: Any) -> dict[str, Any]:
 def fashion() -> dict[str, Any]:
     """10,000 articles of clothing, mirrored and warped less than digits are, and all test images.
 
-    Neighbours of raw pixels are right on about 80% of them, and classes such as shirt, coat and
-    pullover differ in little.
+    Neighbours of raw pixels are right on most of them, and classes such as shirt, coat and pullover
+    differ in little.
     """
     augment = parts.warps(degrees=10.0, scale=(0.7, 1.2), shear=10.0)
     augment["order"] = ("random_flip", *augment["order"])

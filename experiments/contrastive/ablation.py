@@ -9,13 +9,11 @@ are SimCLR's; `<paper>_ablation` beside it has those of another paper.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from experiments.common import figures
 from experiments.common.claims import with_bounds
 from experiments.common.comparison import for_each
 from experiments.common.encoders import build_encoder
@@ -26,12 +24,10 @@ from experiments.common.variants import (
     AGAIN,
     BASE,
     OTHER_SEEDS,
-    by_value,
     check_names,
-    in_order,
     variant,
-    written,
 )
+from experiments.contrastive.ablation_figures import KINDS, draw_accuracies
 from experiments.ranges import Range, check_ranges
 from experiments.registry import find_experiment
 from rml.data import augment
@@ -59,14 +55,11 @@ CAPTIONS = {
     "seeds and 95% interval.",
 }
 PICTURE = "accuracies.png"
-KINDS = {"kNN": "knn", "probe": "linear_probe"}
 TOGETHER = (
     "loss.temperature", "loss.sigma", "loss.redundancy", "loss.variance", "loss.invariance",
     "loss.covariance", "loss.log_scale", "loss.bias", "momentum.start",
 )  # fmt: skip
 """Numbers that a program takes as arrays."""
-LABELS = {"erased_only": "without flips and warps"}
-"""Names of variants in figures that say more than the variant's own."""
 UNTRAINED = "untrained"
 Judge = Callable[[Any, int], dict[str, float]]
 """From the variables and the seed of a model to what is measured of it."""
@@ -190,14 +183,7 @@ def run(
 
     for_each(run, groups, measure)
     rows = {name: np.stack([found[name][kind] for kind in kinds.values()]) for name in configs}
-    order = {name: t_interval(rows[name]) for name in in_order(rows)}
-    figures.dots(
-        run.figure("accuracies.png"), [LABELS.get(name, written(name)) for name in order],
-        {shown: ([own.mean[i] for own in order.values()],
-                 [own.high[i] - own.mean[i] for own in order.values()])
-         for i, shown in enumerate(kinds)},
-        "test accuracy, 95% interval",
-    )  # fmt: skip
+    draw_accuracies(run.figure("accuracies.png"), rows, kinds)
     return compare(found, pairs, kinds.values())
 
 
@@ -229,42 +215,3 @@ def compare(
             interval = t_interval(found[one][kind] - found[other][kind])
             metrics |= with_bounds(f"{kind}{infix}_over_{other}", interval)
     return metrics
-
-
-def draw_against(
-    config: Any, run: RunDirectory, metrics: Mapping[str, float], file: str, key: str, label: str
-) -> None:
-    """Draws accuracies against a number of the config that variants change.
-
-    Args:
-      config: The run's config.
-      run: Its directory.
-      metrics: As `run` returns them.
-      file: Name of the figure.
-      key: Dotted key of the number.
-      label: Name of its axis.
-    """
-    configs = {name: variant(config, name) for name in (BASE, *config.variants)}
-    series = {
-        shown: by_value(configs, {name: f"{kind}_{name}" for name in configs}, key)
-        for shown, kind in KINDS.items()
-    }
-    draw_bars(
-        run.figure(file), [f"{value:g}" for value in next(iter(series.values()))],
-        {shown: list(own.values()) for shown, own in series.items()}, metrics,
-        ylabel="test accuracy", xlabel=label, decimals=3, cut=True,
-    )  # fmt: skip
-
-
-def draw_bars(
-    path: Path, groups: Sequence[str], series: Mapping[str, Sequence[str]],
-    metrics: Mapping[str, float], **labels: Any,
-) -> None:  # fmt: skip
-    """Draws metrics that have the ends of their intervals, by series a metric's name a group."""
-    figures.bars(
-        path, groups,
-        {shown: [metrics[name] for name in names] for shown, names in series.items()},
-        {shown: [metrics[f"{name}_high"] - metrics[name] for name in names]
-         for shown, names in series.items()},
-        **labels,
-    )  # fmt: skip

@@ -5,7 +5,7 @@ Zbontar et al., arXiv:2103.03230. Variants are compared as `contrastive.ablation
 
 from typing import Any
 
-from experiments.contrastive import ablation
+from experiments.contrastive import ablation, ablation_figures
 from rml.training import Claim, RunDirectory
 
 SOURCE = (
@@ -42,5 +42,5 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         ("redundancy.png", "loss.redundancy", "weight of the redundancy term"),
         ("width.png", "head.features", "dimensions of projections"),
     ):
-        ablation.draw_against(config, run, metrics, file, key, label)
+        ablation_figures.draw_against(config, run, metrics, file, key, label)
     return metrics

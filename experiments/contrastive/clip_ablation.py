@@ -7,7 +7,7 @@ measured of CLIP and SigLIP. Every batch is trained on as many drawings.
 from typing import Any
 
 from experiments.common.variants import BASE
-from experiments.contrastive import ablation, two_towers_ablation
+from experiments.contrastive import ablation, ablation_figures, two_towers_ablation
 from experiments.contrastive.two_towers_ablation import KINDS, of_towers
 from rml.training import Claim, RunDirectory
 
@@ -49,7 +49,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     series = {
         shown: [f"{kind}_{name}" for name in BATCHES.values()] for shown, kind in KINDS.items()
     }
-    ablation.draw_bars(
+    ablation_figures.draw_bars(
         run.figure("batches.png"), list(BATCHES), series, metrics,
         ylabel="share of test drawings", xlabel="drawings in a batch", decimals=3,
     )  # fmt: skip

@@ -6,7 +6,7 @@ trained on as many images. The base is DCLW, whose positives are weighted.
 
 from typing import Any
 
-from experiments.contrastive import ablation
+from experiments.contrastive import ablation, ablation_figures
 from rml.training import Claim, RunDirectory
 
 SOURCE = (
@@ -47,7 +47,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         shown: [f"linear_probe_{loss}{end}" for end in BATCHES.values()]
         for shown, loss in {"DCL": "dcl", "NT-Xent": "nt_xent"}.items()
     }
-    ablation.draw_bars(
+    ablation_figures.draw_bars(
         run.figure("batches.png"), list(BATCHES), series, metrics,
         ylabel="test accuracy of a linear probe", xlabel="images in a batch", decimals=3, cut=True,
     )  # fmt: skip

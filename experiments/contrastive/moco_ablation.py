@@ -6,7 +6,7 @@ momenta and temperatures of one length of the queue in one program.
 
 from typing import Any
 
-from experiments.contrastive import ablation
+from experiments.contrastive import ablation, ablation_figures
 from rml.training import Claim, RunDirectory
 
 SOURCE = (
@@ -49,5 +49,5 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains and compares every variant, draws accuracy against either choice."""
     metrics = ablation.run(config, run)
     for name, key in VARIED.items():
-        ablation.draw_against(config, run, metrics, f"{name}.png", key, LABELS[name])
+        ablation_figures.draw_against(config, run, metrics, f"{name}.png", key, LABELS[name])
     return metrics

@@ -5,7 +5,7 @@ Chen et al., arXiv:2104.02057. Variants are compared as `contrastive.ablation` d
 
 from typing import Any
 
-from experiments.contrastive import ablation
+from experiments.contrastive import ablation, ablation_figures
 from rml.training import Claim, RunDirectory
 
 SOURCE = (
@@ -37,5 +37,7 @@ PICTURE = ablation.PICTURE
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains and compares every variant, draws accuracy against the momentum."""
     metrics = ablation.run(config, run)
-    ablation.draw_against(config, run, metrics, "momentum.png", "momentum.start", "momentum")
+    ablation_figures.draw_against(
+        config, run, metrics, "momentum.png", "momentum.start", "momentum"
+    )
     return metrics

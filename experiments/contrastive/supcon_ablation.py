@@ -5,7 +5,7 @@ Khosla et al., arXiv:2004.11362. Variants are compared as `contrastive.ablation`
 
 from typing import Any
 
-from experiments.contrastive import ablation
+from experiments.contrastive import ablation, ablation_figures
 from rml.training import Claim, RunDirectory
 
 SOURCE = (
@@ -35,7 +35,7 @@ PICTURE = ablation.PICTURE
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains and compares every variant, draws accuracy against the temperature."""
     metrics = ablation.run(config, run)
-    ablation.draw_against(
+    ablation_figures.draw_against(
         config, run, metrics, "temperature.png", "loss.temperature", "temperature"
     )
     return metrics

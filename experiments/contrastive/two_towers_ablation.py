@@ -7,7 +7,7 @@ measured of CLIP and SigLIP. Every batch is trained on as many drawings.
 from typing import Any
 
 from experiments.common.variants import BASE
-from experiments.contrastive import ablation, named_drawings, two_towers
+from experiments.contrastive import ablation, ablation_figures, named_drawings, two_towers
 from rml.training import Claim, RunDirectory
 
 SOURCE = (
@@ -59,7 +59,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains and compares every variant, draws both losses against the batch."""
     metrics = ablation.run(config, run, pairs=PAIRS, judge_of=of_towers, kinds=KINDS)
     series = {loss: [f"zero_shot_{name}" for name in names] for loss, names in LOSSES.items()}
-    ablation.draw_bars(
+    ablation_figures.draw_bars(
         run.figure("batches.png"), BATCHES, series, metrics,
         ylabel="test accuracy by names", xlabel="drawings in a batch", decimals=3, cut=True,
     )  # fmt: skip

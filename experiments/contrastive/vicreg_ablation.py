@@ -7,7 +7,7 @@ brings the standard deviation of each dimension of the projections to 1. Zero is
 from typing import Any
 
 from experiments.common.variants import BASE, in_order, written
-from experiments.contrastive import ablation
+from experiments.contrastive import ablation, ablation_figures
 from rml.training import Claim, RunDirectory
 
 SOURCE = (
@@ -39,7 +39,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains and compares every variant, draws how far projections spread."""
     metrics = ablation.run(config, run)
     names = in_order((BASE, *config.variants))
-    ablation.draw_bars(
+    ablation_figures.draw_bars(
         run.figure("deviations.png"), [written(name) for name in names],
         {"projections": [f"deviation_{name}" for name in names]}, metrics,
         ylabel="standard deviation",

@@ -1,6 +1,7 @@
 """Exact nearest neighbours in blocks."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -108,10 +109,15 @@ def topk(
             scores = jax.lax.optimization_barrier(dot_product(query, part))
             if metric == "euclidean":  # ranks as -|query - key|²
                 scores -= 0.5 * jnp.sum(part.astype(dtype) ** 2, axis=1)
-            keep = new & ~jnp.isnan(scores)
-            if exclude_self:
-                keep &= index != self_index[:, None]
-            return _merge(so_far, jnp.where(keep, scores, -jnp.inf), index, group)
+
+            def hide(scores: Array) -> Array:
+                keep = new & ~jnp.isnan(scores)
+                if exclude_self:
+                    keep &= index != self_index[:, None]
+                return jnp.where(keep, scores, -jnp.inf)
+
+            plain = jnp.all(new) & ~jnp.bool_(exclude_self)
+            return _merge(so_far, scores, index, group, hide, plain)
 
         return jax.lax.map(merge, (split(left), own, best))
 
@@ -142,31 +148,63 @@ def _group_size(width: int, k: int) -> int:
     return 2 ** min(7, max(3, round(math.log2(width / k) / 2)))
 
 
-def _merge(best: Best, scores: Array, index: Array, group: int) -> Best:
+def _merge(
+    best: Best,
+    scores: Array,
+    index: Array,
+    group: int,
+    hide: Callable[[Array], Array],
+    plain: Array,
+) -> Best:
     """Merges the best so far with those of a block of later columns; equals go to the earlier one.
 
     The k best columns lie in the k groups of consecutive columns with the highest peaks, equal
     peaks ordered by position: a group left out has k better columns before it. Only those groups
     are sorted, and fewer where fewer have a column that beats the k-th best so far.
+
+    Args:
+      best: The best so far.
+      scores: Scores of the block.
+      index: Indices of its columns.
+      group: Columns of a group.
+      hide: Makes scores of columns that are no neighbours -inf, those that are NaN among them.
+      plain: Whether it would hide none but NaN; a pass over all scores is then spared.
+
+    Returns:
+      The best.
     """
     (rows, width), k = scores.shape, best[0].shape[1]
     if 2 * k * group >= width:
-        return _insert(best, scores, jnp.broadcast_to(index, scores.shape))
+        return _insert(best, hide(scores), jnp.broadcast_to(index, scores.shape))
     whole = width // group * group
-    groups = scores[:, :whole].reshape(rows, -1, group)
-    peaks = jnp.max(groups, axis=2)
-    rest = scores[:, whole:], jnp.broadcast_to(index[whole:], (rows, width - whole))
 
-    def insert_from(number: int, best: Best) -> Best:
-        chosen = jnp.sort(jax.lax.top_k(peaks, number)[1], axis=1)[:, :, None]
-        found = jnp.take_along_axis(groups, chosen, axis=1).reshape(rows, -1)
-        place = index[0] + (chosen * group + jnp.arange(group)).reshape(rows, -1)
-        return _insert(best, *(jnp.concatenate(p, 1) for p in ((found, rest[0]), (place, rest[1]))))
+    def insert(scores: Array, peaks: Array) -> Best:
+        groups = scores[:, :whole].reshape(rows, -1, group)
+        rest = scores[:, whole:], jnp.broadcast_to(index[whole:], (rows, width - whole))
 
-    numbers = sorted({math.ceil(k / share) for share in (16, 4, 1)})
-    needed = jnp.max(jnp.sum(peaks > best[0][:, -1:], axis=1))
-    level = sum(jnp.int32(needed > number) for number in numbers[:-1])
-    return jax.lax.switch(level, [partial(insert_from, number) for number in numbers], best)
+        def insert_from(number: int, best: Best) -> Best:
+            chosen = jnp.sort(jax.lax.top_k(peaks, number)[1], axis=1)[:, :, None]
+            found = jnp.take_along_axis(groups, chosen, axis=1).reshape(rows, -1)
+            place = index[0] + (chosen * group + jnp.arange(group)).reshape(rows, -1)
+            both = ((found, rest[0]), (place, rest[1]))
+            return _insert(best, *(jnp.concatenate(parts, 1) for parts in both))
+
+        numbers = sorted({math.ceil(k / share) for share in (16, 4, 1)})
+        needed = jnp.max(jnp.sum(peaks > best[0][:, -1:], axis=1))
+        level = sum(jnp.int32(needed > number) for number in numbers[:-1])
+        return jax.lax.switch(level, [partial(insert_from, number) for number in numbers], best)
+
+    def peaks_of(scores: Array) -> Array:
+        return jnp.max(scores[:, :whole].reshape(rows, -1, group), axis=2)
+
+    def insert_hidden(scores: Array, peaks: Array) -> Best:
+        del peaks
+        hidden = hide(scores)
+        return insert(hidden, peaks_of(hidden))
+
+    peaks = peaks_of(scores)  # NaN where a score is
+    plain &= ~(jnp.isnan(peaks).any() | jnp.isnan(scores[:, whole:]).any())
+    return jax.lax.cond(plain, insert, insert_hidden, scores, peaks)
 
 
 def _insert(best: Best, scores: Array, index: Array) -> Best:

@@ -14,7 +14,7 @@ from configs.contrastive import clip_icons, siglip_icons
 from experiments.common.evaluators import ImageEvaluator
 from experiments.common.images import open_images
 from experiments.common.variants import BASE, in_order, variant, written
-from experiments.contrastive import ablation, named_drawings, two_towers
+from experiments.contrastive import ablation, ablation_figures, named_drawings, two_towers
 from experiments.hydra import ablation as hydra_ablation
 from experiments.ranges import Range
 from experiments.registry import find_experiment
@@ -294,13 +294,13 @@ def test_a_recipe_measures_its_claims(measure, monkeypatch, name):
     monkeypatch.setattr(ImageEvaluator, "check", lambda evaluator: None)
     experiment, variants = find_experiment(read(name).experiment), QUICK[name]
     changes = SMALL | {"variants": variants} | MORE.get(name, {})
-    drawn, dots = [], ablation.figures.dots
+    drawn, dots = [], ablation_figures.figures.dots
     seeds, joined = [], ablation.joined
     monkeypatch.setattr(
         ablation, "joined", lambda *args: [seeds.append(list(args[2])), joined(*args)][1]
     )
     monkeypatch.setattr(
-        ablation.figures,
+        ablation_figures.figures,
         "dots",
         lambda path, rows, *args: [drawn.extend(rows), dots(path, rows, *args)],
     )
@@ -308,7 +308,7 @@ def test_a_recipe_measures_its_claims(measure, monkeypatch, name):
     assert all(
         np.isfinite(metrics[metric]) for c in experiment.CLAIMS for metric in (c.metric, c.null)
     )
-    kind = next(iter(getattr(experiment, "KINDS", ablation.KINDS).values()))
+    kind = next(iter(getattr(experiment, "KINDS", ablation_figures.KINDS).values()))
     for other, change in variants.items():  # the same run has the same features
         assert change or metrics[f"{kind}_over_{other}"] == 0
     assert len(drawn) == 2 + len(variants)

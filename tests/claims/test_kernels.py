@@ -7,7 +7,15 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from configs.kernels import regression_tables, steps_friedman
-from experiments.kernels import classification, gaussianity, learning, regression, steps
+from experiments.kernels import (
+    classification,
+    gaussianity,
+    learning,
+    regression,
+    regression_machines,
+    steps,
+    steps_courses,
+)
 from rml import kernels
 from rml.data import tables
 from rml.errors import UserError
@@ -39,10 +47,10 @@ def test_learned_gram_matrices_classify_digits_better(measure):
 
 
 def test_gradients_are_counted_until_a_goal():
-    course = steps.Course(np.array([1, 3, 4, 9]), np.array([-5.0, -2.0, -1.5, -1.4]), None)
-    assert steps.needed(course, -1.5) == 4
-    assert steps.needed(course, -4.0) == 3
-    assert steps.needed(course, -1.0) == 9
+    course = steps_courses.Course(np.array([1, 3, 4, 9]), np.array([-5.0, -2.0, -1.5, -1.4]), None)
+    assert steps_courses.needed(course, -1.5) == 4
+    assert steps_courses.needed(course, -4.0) == 3
+    assert steps_courses.needed(course, -1.0) == 9
 
 
 @pytest.mark.slow
@@ -70,7 +78,10 @@ def test_both_ways_start_at_the_nngp_and_their_objectives_agree():
     config = steps_friedman.get_config()
     x = jnp.asarray(np.random.default_rng(0).standard_normal((12, 3)), jnp.float32)
     y = jnp.sin(x.sum(1, keepdims=True))
-    given = {way: steps.fitted(config, way, x, y, steps=0) for way in (steps.RELATIVE, "factors")}
+    given = {
+        way: steps_courses.fitted(config, way, x, y, steps=0)
+        for way in (steps_courses.RELATIVE, "factors")
+    }
     first, second = (own.objective for own in given.values())
     np.testing.assert_allclose(first, second, rtol=1e-3)
     k = kernels.nngp_grams(kernels.input_gram(x), kernel=kernels.squared_exponential, depth=3)[-1]
@@ -97,7 +108,7 @@ def test_the_interval_of_a_gain_is_corrected_for_examples_that_splits_share(tmp_
         tried.append(found)
         return found
 
-    kept = regression.try_all
+    kept = regression_machines.try_all
     monkeypatch.setattr(regression, "try_all", try_all)
     rng = np.random.default_rng(0)
     table = rng.standard_normal((50, 2)), rng.standard_normal((50, 1))
@@ -176,29 +187,33 @@ def test_learned_gram_matrices_predict_house_prices_better(quick):
     with jax.enable_x64(True), threadpool_limits(1, user_api="blas"):
         split = tables.random_splits(*tables.load_table("boston"), seeds=range(2), share=0.8)
         machines = {
-            learned: regression.trainer(quick, learned=learned)(
+            learned: regression_machines.trainer(quick, learned=learned)(
                 split.x, split.y, width=1.0, learning_rate=0.02
             )
             for learned in (True, False)
         }
-        learned, prior = (regression.score(quick, machine, split) for machine in machines.values())
+        learned, prior = (
+            regression_machines.score(quick, machine, split) for machine in machines.values()
+        )
         assert (learned.log_likelihood - prior.log_likelihood).mean() >= 0.01
         broken = machines[True]._replace(log_scales=machines[True].log_scales.at[1, 0].set(jnp.nan))
-        scores = np.stack(regression.score(quick, broken, split))[None]
-        tried = regression.Tried([broken], scores, np.zeros((1, 2)))
+        scores = np.stack(regression_machines.score(quick, broken, split))[None]
+        tried = regression_machines.Tried([broken], scores, np.zeros((1, 2)))
         with pytest.raises(UserError, match=r"kernel matrix of layer 1 .* not finite"):
-            regression.require_finite(quick, tried, [{"width": 1.0}])
+            regression_machines.require_finite(quick, tried, [{"width": 1.0}])
 
 
 def test_each_split_has_the_option_that_its_validation_part_chooses(quick):
     scores = np.arange(3 * 2 * 2, dtype=float).reshape(3, 2, 2)
-    tried = regression.Tried([], scores, np.array([[1.0, 5.0], [3.0, -np.inf], [2.0, 4.0]]))
+    tried = regression_machines.Tried(
+        [], scores, np.array([[1.0, 5.0], [3.0, -np.inf], [2.0, 4.0]])
+    )
     assert tried.best(range(3)).tolist() == [1, 0]
     assert tried.best([0, 2]).tolist() == [2, 0]
     np.testing.assert_array_equal(tried.of(np.array([1, 0])), [[4.0, 1.0], [6.0, 3.0]])
     # What diverged and is not chosen is no error; where it is chosen it is one.
     scores[1, 0, 1] = np.nan
-    regression.require_finite(quick, tried, [{}] * 3)
+    regression_machines.require_finite(quick, tried, [{}] * 3)
 
 
 @pytest.mark.parametrize(
@@ -228,12 +243,12 @@ def test_a_training_that_diverges_is_told(quick):
     with jax.enable_x64(True):
         table = tables.load_table("diabetes")
         split = tables.random_splits(*table, seeds=range(2), share=0.8)
-        machines = regression.trainer(quick, learned=False)(
+        machines = regression_machines.trainer(quick, learned=False)(
             split.x, split.y, width=0.0, learning_rate=0.02
         )
         broken = machines._replace(log_noise=machines.log_noise.at[1].set(jnp.nan))
-        scores = np.stack(regression.score(quick, broken, split))[None]
+        scores = np.stack(regression_machines.score(quick, broken, split))[None]
         assert np.isfinite(scores[..., 0]).all()
-        tried = regression.Tried([broken], scores, np.zeros((1, 2)))
+        tried = regression_machines.Tried([broken], scores, np.zeros((1, 2)))
         with pytest.raises(UserError, match=r"diverged in split 1 with {'learning_rate': 0.5}"):
-            regression.require_finite(quick, tried, [{"learning_rate": 0.5}])
+            regression_machines.require_finite(quick, tried, [{"learning_rate": 0.5}])

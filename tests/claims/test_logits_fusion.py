@@ -12,6 +12,7 @@ from experiments.merging import (
     logits_costs,
     logits_figures,
     logits_fusion,
+    logits_measures,
     logits_readings,
     logits_writing,
 )
@@ -109,7 +110,7 @@ def test_gains_are_over_the_weight_of_each_domain_that_validation_chose():
     validation = {name: rng.normal(4, 1, (3, 5, 7)) for name in test}
     whole = {kind: {"a": rng.normal(3, 1, (3, 7)), "b": rng.normal(3, 1, (3, 7))}
              for kind in ("tuned", "lora")}  # fmt: skip
-    metrics = logits_fusion.of_one(config, validation, test, whole)
+    metrics = logits_measures.of_one(config, validation, test, whole)
     best = {name: own.mean((0, 2)).argmin() for name, own in validation.items()}
     fixed = np.concatenate([test[name].fixed[:, best[name]].mean(1) for name in test])
     dynamic = np.concatenate([own.dynamic.mean(1) for own in test.values()])
@@ -218,12 +219,12 @@ def test_contrastive_decoding_moves_the_large_model_away_from_the_small_one(monk
     # Validation chooses β of each domain; its test windows have that one.
     reads = {"a1": [1, 0, 2, 2, 2], "a2": [5, 6, 7, 8, 9], "b1": [4, 3, 2, 1, 0], "b2": [1] * 5}
     monkeypatch.setattr(
-        logits_fusion,
+        logits_measures,
         "read_contrastive",
         lambda config, models, name: np.tile(np.asarray(reads[name])[None, :, None], (2, 1, 6)),
     )
     windows = {"validation": {"a": "a1", "b": "b1"}, "test": {"a": "a2", "b": "b2"}}
-    nats, chosen = logits_fusion.contrasted(config, models, windows)
+    nats, chosen = logits_measures.contrasted(config, models, windows)
     assert chosen == {"contrastive_beta_a": 0.5, "contrastive_beta_b": 2.0}
     assert nats["a"].shape == (2, 6)
     assert (nats["a"] == 6).all()
@@ -320,13 +321,13 @@ def test_several_experts_are_held_against_one_that_has_all_of_them(monkeypatch):
         assert (experts, own, name) == ("experts", 0, "test c")
         return readings["c"]
 
-    monkeypatch.setattr(logits_fusion, "read", read)
-    monkeypatch.setattr(logits_fusion, "read_dynamic", read_dynamic)
-    monkeypatch.setattr(logits_fusion, "merged", lambda models, scale: scale)
+    monkeypatch.setattr(logits_measures, "read", read)
+    monkeypatch.setattr(logits_measures, "read_dynamic", read_dynamic)
+    monkeypatch.setattr(logits_measures, "merged", lambda models, scale: scale)
     windows = {part: {name: f"{part} {name}" for name in readings}
                for part in ("validation", "test")}  # fmt: skip
     seen = {name: own for name, own in readings.items() if name != "c"}
-    metrics, active = logits_fusion.of_several(config, models, windows, seen)
+    metrics, active = logits_measures.of_several(config, models, windows, seen)
     assert metrics["scale_arithmetic"] == 0.5
     base = readings["c"].large.mean()
     multitask = pairs["multitask", "test c"][0].mean()

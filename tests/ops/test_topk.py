@@ -239,3 +239,16 @@ def test_unknown_metric_and_widths(unchecked):
         topk(jnp.ones((3, 2)), jnp.ones((5, 2)), k=1, metric="manhattan")
     with pytest.raises(ValueError, match=r"\(3, 2\) and \(5, 3\)"):
         topk(jnp.ones((3, 2)), jnp.ones((5, 3)), k=1)
+
+
+def test_keys_are_hidden_from_blocks_of_many():
+    """No key is its own neighbour, and NaN behind the last whole group is none."""
+    x = jnp.asarray(np.random.default_rng(5).normal(size=(600, 4)), jnp.float32)
+    _, found = topk(x, x, k=2, metric="cosine", block=200, exclude_self=True)
+    similar = all_pairs(x, x, "cosine")
+    np.fill_diagonal(similar, -np.inf)
+    np.testing.assert_array_equal(found[:, 0], similar.argmax(1))
+    keys = x[:203].at[201].set(jnp.nan)
+    scores, found = topk(x, keys, k=2, metric="dot", block=512)
+    assert jnp.isfinite(scores).all()
+    np.testing.assert_array_equal(found[:, 0], np.nanargmax(np.asarray(x @ keys.T), axis=1))
