@@ -140,11 +140,11 @@ def build_model(config: Any) -> Any:
 
 
 def _outputs(model: Any, images: Any, *, train: bool) -> Any:
-    """Projections and predictions, side by side, so that the model is applied once."""
+    """Projections and, of a model that predicts, predictions: the model is applied once."""
     projections = model.project(images, train=train)
     if not isinstance(model, PredictedEncoder):
-        return projections
-    return jnp.concatenate([projections, model.predictor(projections, train=train)], -1)
+        return (projections,)
+    return projections, model.predictor(projections, train=train)
 
 
 def task(config: Any) -> Task:
@@ -154,12 +154,11 @@ def task(config: Any) -> Task:
       UserError: An unknown method.
     """
     model, pipeline = build_model(config), augmentation(config)
-    options, width = dict(config.loss), config.head.features
+    options = dict(config.loss)
     name = options.pop("name")
     if name not in METHODS:
         raise unknown("loss.name", name, METHODS)
     method = METHODS[name]
-    predicts = isinstance(model, PredictedEncoder)
 
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
         images = augment.to_float(batch["image"])
@@ -171,8 +170,7 @@ def task(config: Any) -> Task:
             call = "__call__" if "predictor" in method.averaged else "project"
             targets, _ = apply_to_views(model, state.extra["momentum"], views, method=call)
             targets = jax.lax.stop_gradient(targets)
-        predictions = outputs[..., width:] if predicts else outputs
-        made = Views(outputs[..., :width], predictions, targets, state.extra)
+        made = Views(outputs[0], outputs[-1], targets, state.extra)
         return method.loss(dict(options), made)._replace(model_state=changed)
 
     def start(key: Any) -> dict[str, Any]:

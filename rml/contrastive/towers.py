@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from rml.training.mesh import BATCH_AXES
 
@@ -66,7 +66,7 @@ def _split_groups(groups: int) -> tuple[tuple[str, ...], list[tuple[str, Any]]]:
 
 def apply_to_views(
     model: nn.Module, variables: Any, views: Float[Array, "n b h w c"], **options: Any
-) -> tuple[Float[Array, "n b p"], Any]:
+) -> tuple[PyTree, Any]:
     """Applies a model, in training, to views of a batch, each normalised by its own statistics.
 
     Args:
@@ -76,10 +76,12 @@ def apply_to_views(
       **options: Further options of `model.apply`.
 
     Returns:
-      The outputs of each view, and the changed collections, their mean over views.
+      The outputs of all views, [n, b, p] or a tree of such, and the changed collections, their mean
+      over views.
     """
     mutable = [name for name in variables if name != "params"]
     # Not a vmap: it folds views and images into one axis, of which no device has a whole part.
     made = [model.apply(variables, v, train=True, mutable=mutable, **options) for v in views]
     outputs, changed = zip(*made, strict=True)
-    return jnp.stack(outputs), jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *changed)
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *outputs)
+    return stacked, jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *changed)

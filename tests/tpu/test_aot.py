@@ -111,6 +111,13 @@ def test_step_compiled_for_gpus_that_are_not_there(tmp_path):
     assert "over NVLink" in done.stdout
 
 
+@CUDA
+def test_neighbours_among_earlier_projections_compile_for_gpus():
+    """XLA could not, of projections and predictions that lie side by side in one array."""
+    done = aot("--config=configs/contrastive/nnclr_mnist5k.py", "--topology=h100:1")
+    assert done.returncode == 0, done.stderr
+
+
 ESTIMATE = """
 from tpu.aot import use_compiler_only
 use_compiler_only()
