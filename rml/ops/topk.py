@@ -100,6 +100,7 @@ def topk(
     own = jnp.arange(passes * rows).reshape(passes, rows)
 
     def visit(best: Best, part: Array, index: Array, new: Array) -> Best:
+        index = index.astype(jnp.int32)  # of x64 too, as those of `top_k` are
         if count is not None:
             new &= index < count
 
@@ -185,7 +186,9 @@ def _merge(
         def insert_from(number: int, best: Best) -> Best:
             chosen = jnp.sort(jax.lax.top_k(peaks, number)[1], axis=1)[:, :, None]
             found = jnp.take_along_axis(groups, chosen, axis=1).reshape(rows, -1)
-            place = index[0] + (chosen * group + jnp.arange(group)).reshape(rows, -1)
+            place = index[0] + (chosen * group + jnp.arange(group, dtype=jnp.int32)).reshape(
+                rows, -1
+            )
             both = ((found, rest[0]), (place, rest[1]))
             return _insert(best, *(jnp.concatenate(parts, 1) for parts in both))
 

@@ -67,7 +67,7 @@ LOSSES = {
     "info_nce": Row(losses.info_nce, PAIR, WARM, fewer=((0, "n"),)),
     "info_nce, negatives": Row(with_negatives, (*PAIR, "r d"), WARM, fewer=((0, "n"),)),
     "info_nce_with_queue": Row(losses.info_nce_with_queue, (*PAIR, "r d"), WARM),
-    "nnclr": Row(losses.nnclr, (*PAIR, "r d"), WARM, constant=(0, 2), scale="rows", narrow=True),
+    "nnclr": Row(losses.nnclr, (*PAIR, "r d"), WARM, constant=(0, 2), scale="rows"),
     "nt_xent": Row(losses.nt_xent, PAIR, WARM, scale="rows"),
     "sup_con": Row(losses.sup_con, ("n d",), WARM, labels=("n",), scale="rows"),
     "sup_con, in": Row(

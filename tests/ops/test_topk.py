@@ -252,3 +252,16 @@ def test_keys_are_hidden_from_blocks_of_many():
     scores, found = topk(x, keys, k=2, metric="dot", block=512)
     assert jnp.isfinite(scores).all()
     np.testing.assert_array_equal(found[:, 0], np.nanargmax(np.asarray(x @ keys.T), axis=1))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+def test_float64_is_searched_in_float64(metric):
+    """In blocks of many and of few; rows are numbered by int32 there too."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(6).normal(size=(300, 3)))
+        for block in (8, 150):
+            found, index = topk(x[:7], x, k=2, metric=metric, block=block)
+            assert (found.dtype, index.dtype) == (jnp.float64, jnp.int32)
+            wanted = np.sort(all_pairs(x[:7], x, metric), axis=1)[:, :-3:-1]
+            wanted = -wanted if metric == "euclidean" else wanted
+            np.testing.assert_allclose(found, wanted, atol=1e-7)
