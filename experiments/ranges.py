@@ -129,12 +129,15 @@ def check_config(config: ConfigDict) -> None:
         choices = _row(CHOICES, key)
         if choices and value not in choices:
             raise unknown(key, str(value), choices)
-    accumulate, steps = (
-        config.get(section, {}).get(name, 1)
-        for section, name in (("optimizer", "accumulate"), ("train", "steps"))
-    )
+    optimizer, train = config.get("optimizer", {}), config.get("train", {})
+    accumulate, steps = optimizer.get("accumulate", 1), train.get("steps", 1)
     if accumulate > steps:
         raise UserError(f"optimizer.accumulate is {accumulate}, more than train.steps, {steps}")
+    warmup, updates = optimizer.get("warmup_steps", 0), steps // accumulate
+    if "steps" in train and warmup > updates:
+        raise UserError(
+            f"optimizer.warmup_steps is {warmup}, more than the {updates} updates of train.steps"
+        )
 
 
 def check_ranges(config: ConfigDict, ranges: Mapping[str, Range]) -> None:

@@ -27,14 +27,8 @@ CLAIMS = (
     Claim("Fine-tuning with random negatives raises nDCG@10",
           "docstring_to_code_random_negatives_ndcg_over_start", ">=", 0.0, SOURCE,
           stated="2026-11-25", null_run="strangers"),
-    Claim("Hard negatives raise it further",
-          "docstring_to_code_hard_negatives_ndcg_over_random_negatives", ">=", 0.0, SOURCE,
-          stated="2026-11-25", null_run="no_hard"),
 )  # fmt: skip
-NULLS = {
-    "strangers": {"negatives.exchange": True},
-    "no_hard": {"negatives.hard_share": 0.0},
-}
+NULLS = {"strangers": {"negatives.exchange": True}}
 STAGES = ("random_negatives", "hard_negatives")
 CAPTIONS = common.CAPTIONS
 PICTURE = "systems_ndcg.png"

@@ -284,6 +284,12 @@ def test_ranges_hold_their_ends_where_they_say():
     given = ["--config.train.steps=4", "--config.optimizer.accumulate=5"]
     with pytest.raises(UserError, match=r"accumulate is 5, more than train\.steps, 4"):
         ranges.check_config(registry.read_config(DIGITS, given))
+    given = ["--config.train.steps=9", "--config.optimizer.warmup_steps=4"]
+    ranges.check_config(registry.read_config(DIGITS, [*given, "--config.optimizer.accumulate=2"]))
+    with pytest.raises(UserError, match=r"warmup_steps is 4, more than the 3 updates of train"):
+        ranges.check_config(
+            registry.read_config(DIGITS, [*given, "--config.optimizer.accumulate=3"])
+        )
 
 
 @pytest.mark.slow
