@@ -148,7 +148,7 @@ def test_mistakes_are_named(model, tokenizer, texts):
 EIGHT = """
 import json, sys
 sys.path.insert(0, {here!r})
-import test_embed as t
+import test_embedding as t
 from rml.data import tokens
 from rml.retrieval import embed
 from rml.training import make_mesh

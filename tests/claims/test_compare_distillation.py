@@ -86,11 +86,11 @@ def test_costs_are_those_of_one_loss(monkeypatch):
     assert found["beside_crd"] == 2 * (4 * 128 + 128)
     assert found["beside_ofa"] > 100
     # A map of eight images' places forward, and back to both of its factors; and the choice of one
-    # of three teachers' maps.
-    product, choice = 2 * 8 * 16 * 3 * 4, 2 * 8 * 3 * 16 * 4
+    # of three teachers' maps, in the place of that of one's logits.
+    product, choice, logits = 2 * 8 * 16 * 3 * 4, 2 * 8 * 3 * 16 * 4, 2 * 8 * 3 * 10
     difference = found["mflop_fitnet"] - found["mflop_kd"]
-    assert difference == pytest.approx((3 * product + choice) / 1e6)
-    assert found["mflop_kd"] == found["mflop_label"]
+    assert difference == pytest.approx((3 * product + choice - logits) / 1e6)
+    assert found["mflop_kd"] - found["mflop_label"] == pytest.approx(logits / 1e6)
     assert found["seconds_kd"] == 0.5
 
 
