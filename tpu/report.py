@@ -51,8 +51,9 @@ def examine(compiled: Compiled, config: Any, topology: str) -> dict[str, Any]:
         devices_per_chip=shared,
     )
     examples = jax.tree.leaves(compiled.task.batch_spec)[0].shape[0]
-    traced = traced_flops(compiled.task, "cuda" if chip.target else "tpu")
-    useful = useful_flops(config, traced)
+    platform = "cuda" if chip.target else "tpu"
+    traced = traced_flops(compiled.task, platform)
+    useful = useful_flops(config, traced, platform)
     floor = useful / chips / chip.flops
     analysis = compiled.step.step.cost_analysis() or {}
     return {
@@ -153,7 +154,7 @@ def check_fits(report: Mapping[str, Any]) -> None:
         )
 
 
-def traced_flops(task: Any, platform: str = "tpu") -> float:
+def traced_flops(task: Any, platform: str) -> float:
     """Operations of a task's step over all chips, as it is written for a platform."""
     from flax import linen as nn
 
@@ -161,7 +162,7 @@ def traced_flops(task: Any, platform: str = "tpu") -> float:
     return program_flops(task.step, state, task.batch_spec, platform=platform)
 
 
-def useful_flops(config: Any, traced: float) -> float:
+def useful_flops(config: Any, traced: float, platform: str) -> float:
     """The same without what is only computed again to save memory."""
     again = dict(remat=False, attention="xla")
     model = config.get("model", {})
@@ -169,7 +170,7 @@ def useful_flops(config: Any, traced: float) -> float:
         return traced
     plain = config.copy_and_resolve_references()
     plain.model.update({key: value for key, value in again.items() if key in model})
-    return traced_flops(build_task(plain))
+    return traced_flops(build_task(plain), platform)
 
 
 def largest(program: hlo.Program, count: int = 5) -> list[dict[str, Any]]:

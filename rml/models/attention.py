@@ -114,9 +114,12 @@ def attend_by_kernel(
     unmasked = visible.keys is None and visible.window is None
     from_first = t == s and isinstance(visible.start, int) and visible.start == 0
     options: dict[str, Any] = {"is_causal": visible.causal}
-    if not (unmasked and (from_first if visible.causal else s % 2 == 0)):
+    if not unmasked or (visible.causal and not from_first):
         mask = jnp.broadcast_to(visible.dense(t, s)[:, None], (len(query), 1, t, s))
         options = {"mask": jnp.pad(mask, ((0, 0), (0, 0), (0, t % 2), (0, s % 2)))}
+    elif not visible.causal and (t % 2 or s % 2):  # what fills up is not seen
+        lengths = (jnp.full(len(query), count, jnp.int32) for count in (t, s))
+        options = dict(zip(("query_seq_lengths", "key_value_seq_lengths"), lengths, strict=True))
     attend = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
     return attend(query, key, value, **options)[:, :t]
 
@@ -231,28 +234,12 @@ def attend_to_all(
         fused = jax.shard_map(fused, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
     paths: dict[str, Any] = {"tpu": fused}
     if cudnn_takes(query):
-        paths["cuda"] = functools.partial(attend_evenly, implementation="cudnn")
+        paths["cuda"] = functools.partial(
+            attend_by_kernel, visible=Visible(), implementation="cudnn"
+        )
     return jax.lax.platform_dependent(
         query, key, value, **paths, default=jax.nn.dot_product_attention
     )
-
-
-def attend_evenly(
-    query: Float[Array, "b t h k"],
-    key: Float[Array, "b t h k"],
-    value: Float[Array, "b t h k"],
-    *,
-    implementation: str,
-) -> Float[Array, "b t h k"]:
-    """Attends from all tokens to all; an odd number is filled up for cuDNN's gradient."""
-    attend = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
-    batch, tokens = query.shape[:2]
-    if tokens % 2 == 0:
-        return attend(query, key, value)
-    filled = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (query, key, value))
-    lengths = jnp.full(batch, tokens, jnp.int32)
-    out = attend(*filled, query_seq_lengths=lengths, key_value_seq_lengths=lengths)
-    return out[:, :tokens]
 
 
 def cudnn_takes(query: jax.Array) -> bool:

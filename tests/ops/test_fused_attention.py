@@ -15,7 +15,8 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
 from rml.models import Bert, ClipText, Llama, ModernBert
-from rml.models.attention import attend_evenly, attend_to_all, cudnn_takes
+from rml.models.attention import attend_by_kernel, attend_to_all, cudnn_takes
+from rml.ops.attention_parts import Visible
 from rml.ops.fused_attention import fused_attention
 
 
@@ -160,7 +161,9 @@ def test_models_of_texts_do_too(cudnn, name):
 def test_a_token_that_fills_up_changes_nothing(tokens):
     args = draw((2, tokens, 4, 64), 3)
     expected = jax.nn.dot_product_attention(*args)
-    np.testing.assert_allclose(attend_evenly(*args, implementation="xla"), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        attend_by_kernel(*args, visible=Visible(), implementation="xla"), expected, atol=1e-6
+    )
 
 
 COMPILE = """
