@@ -38,8 +38,8 @@ def evaluate_episodes(
       features: Rows of which the episodes are made.
       episodes: Drawn by `sample_episodes`, the same ones for all methods that are compared.
       ways: Classes in an episode.
-      memory_bytes: What the episodes solved at one time may take, roughly; by default what a CPU
-        keeps in its caches, or 1 GiB elsewhere.
+      memory_bytes: What the episodes solved at one time may take, roughly; by default 1 GiB, on a
+        CPU 16 MiB and no more than four episodes take, which its caches keep.
       mesh: Episodes are shared out over its data axes; features are on every device.
 
     Returns:
@@ -130,13 +130,13 @@ def _evaluate(
 ) -> Array:
     require_finite("features", features)
     _require_rows(episodes, rows=features.shape[0], ways=ways)
-    if memory_bytes is None:
-        memory_bytes = 2**24 if jax.default_backend() == "cpu" else 2**30
     # An episode holds its rows twice and a few square matrices and assignments.
     leaves = jax.tree.leaves(grid)
     count, support = episodes.support.shape
     rows, entries = support + episodes.query.shape[1], leaves[0].shape[0] if leaves else 1
     size = features.dtype.itemsize * rows * (2 * features.shape[1] + (4 + entries) * rows)
+    if memory_bytes is None:
+        memory_bytes = min(2**24, 4 * size) if jax.default_backend() == "cpu" else 2**30
     devices = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
     # Whole chunks on every device; what is added to fill them is dropped.
     share = -(-count // devices)
@@ -180,7 +180,9 @@ def _accuracies(
     mesh: Mesh | None = None,
 ) -> Array:
     def accuracy(grid: PyTree, features: Array, episode: Episodes) -> Array:
-        support, query = features[episode.support], features[episode.query]
+        # Read at once: that a method joins the parts again is then no copy.
+        rows = features[jnp.concatenate([episode.support, episode.query])]
+        support, query = jnp.split(rows, [episode.support.shape[0]])
 
         def under(hyperparameters: PyTree) -> Array:
             method = method_of(hyperparameters)

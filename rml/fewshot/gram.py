@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from rml.errors import unknown
 from rml.ops.graph import nearest, symmetrize
 from rml.ops.pairwise import dot_product
+from rml.ops.similarity import unit_scale, wide
 
 Distance = Literal["squared_euclidean", "cosine"]
 Graph = Literal["symmetric", "directed"]
@@ -55,12 +56,22 @@ def _tangent(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 def gram(x: Float[Array, "n d"]) -> Float[Array, "n n"]:
     """Computes inner products of rows after moving their mean to 0, which keeps distances."""
+    (x,) = wide(x)
     x = x - jnp.mean(x, axis=0)
     return inner_products(x, x)
 
 
+def _of_unit_scale(products: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Inner products of the rows times a power of two by which the longest has about length 1.
+
+    Cosines do not see it, but floors of squared lengths do, and products of those may overflow.
+    """
+    return products * unit_scale(jnp.sqrt(jnp.maximum(jnp.diagonal(products), 0))) ** 2
+
+
 def unit_gram(products: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Computes the inner products of rows scaled to unit length, a zero row staying zero."""
+    products = _of_unit_scale(products)
     scale = jax.lax.rsqrt(jnp.maximum(jnp.diagonal(products), 1e-12))
     return scale[:, None] * products * scale
 
@@ -84,6 +95,7 @@ def cosines_to_mixtures(
     products: Float[Array, "n n"], mix: Float[Array, "c n"]
 ) -> Float[Array, "c n"]:
     """Computes cosines of all rows and combinations of the rows; 0 for a zero vector."""
+    products = _of_unit_scale(products)
     cross = mix @ products
     lengths = jnp.sum(mix * cross, axis=1, keepdims=True)
     return cross * jax.lax.rsqrt(jnp.maximum(lengths * jnp.diagonal(products), 1e-24))
@@ -151,9 +163,10 @@ def neighbour_graph(
     if graph not in ("symmetric", "directed"):
         raise unknown("graph", graph, ("symmetric", "directed"))
     d2 = squared_distances(products)
-    edges = nearest(d2, k=neighbors)
+    # Found along columns, as they are marked: a CPU transposes slowly.
+    edges = nearest(d2, k=neighbors, axis=0)
     length = jnp.sqrt(mean_square_length(edges, d2))
-    return (symmetrize(edges) if graph == "symmetric" else edges.T), length
+    return (symmetrize(edges) if graph == "symmetric" else edges), length
 
 
 def episode_gram(

@@ -1,12 +1,16 @@
 """Nearest-neighbour graphs of small sets, as dense matrices."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.ops.pairwise import squared_euclidean
 
 
-def nearest(distances: Float[Array, "n n"], *, k: int) -> Float[Array, "n n"]:
+def nearest(
+    distances: Float[Array, "n n"], *, k: int, axis: Literal[0, 1] = 1
+) -> Float[Array, "n n"]:
     """Marks the `k` nearest others of every point: 1 at [p, q] where q is one of p's, else 0.
 
     Points at equal distance count as one, so that a row has more than `k` ones where distances
@@ -15,6 +19,7 @@ def nearest(distances: Float[Array, "n n"], *, k: int) -> Float[Array, "n n"]:
     Args:
       distances: Distances between all points; the diagonal is ignored.
       k: Neighbours of a point, itself not counted.
+      axis: Axis along which a point's neighbours lie; 0 gives the transpose of the graph.
 
     Returns:
       The directed graph.
@@ -28,9 +33,9 @@ def nearest(distances: Float[Array, "n n"], *, k: int) -> Float[Array, "n n"]:
     others = ~jnp.eye(n, dtype=bool)
     distances = jnp.where(others, distances, jnp.inf)
     # For the small k of such graphs, k passes of a minimum are faster than a sort on CPU.
-    reach = jnp.full((n, 1), -jnp.inf, distances.dtype)
+    reach = jnp.full((), -jnp.inf, distances.dtype)
     for _ in range(k):
-        reach = jnp.min(jnp.where(distances > reach, distances, jnp.inf), axis=1, keepdims=True)
+        reach = jnp.min(jnp.where(distances > reach, distances, jnp.inf), axis, keepdims=True)
     return ((distances <= reach) & others).astype(distances.dtype)
 
 

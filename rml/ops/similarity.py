@@ -13,6 +13,26 @@ def wide(*arrays: ArrayLike) -> tuple[Array, ...]:
     return tuple(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in found)
 
 
+def unit_scale(x: Float[Array, "..."], *, axis: int | None = None) -> Float[Array, "..."]:
+    """Finds the power of two that brings the largest absolute value into [1/2, 1), 1 for zeros.
+
+    Numbers times it lose no digit, and their squares neither vanish nor overflow. No gradient
+    flows through it, which what is indifferent to the scale of `x` does not need.
+
+    Args:
+      x: Numbers.
+      axis: Axis along which the largest value is taken, all axes if not given.
+
+    Returns:
+      The factor, with axes of length 1 where the largest value was taken.
+    """
+    constant = jnp.abs(jax.lax.stop_gradient(x))
+    largest = jnp.max(constant, axis=axis, keepdims=True, initial=0)
+    mantissa, _ = jnp.frexp(largest)
+    zero = largest == 0
+    return jnp.where(zero, 1, mantissa / jnp.where(zero, 1, largest))
+
+
 def normalize(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """Scales every row to unit Euclidean length, in float32 or wider.
 

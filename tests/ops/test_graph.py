@@ -29,6 +29,13 @@ def test_ties_count_as_one_neighbour_and_do_not_depend_on_order():
     np.testing.assert_array_equal(permuted, graph[order][:, order])
 
 
+def test_neighbours_along_columns_are_those_of_the_transpose():
+    distances = jax.random.uniform(jax.random.key(2), (7, 7))  # not symmetric
+    along_columns = nearest(distances, k=2, axis=0)
+    np.testing.assert_array_equal(along_columns, nearest(distances.T, k=2).T)
+    np.testing.assert_array_equal(along_columns.sum(0), np.full(7, 2))
+
+
 def test_a_point_is_never_its_own_neighbour():
     graph = knn_affinity(jnp.zeros((4, 2)), k=3, symmetric=False)
     np.testing.assert_array_equal(graph, 1 - np.eye(4))

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.ops.similarity import normalize
+from rml.ops.similarity import normalize, unit_scale
 
 
 def test_rows_have_unit_length_and_keep_direction():
@@ -44,3 +44,13 @@ def test_half_precision_is_computed_and_returned_in_float32():
     y = normalize(x)
     assert y.dtype == jnp.float32
     np.testing.assert_allclose(y, 1 / 64, rtol=1e-6)
+
+
+def test_the_unit_scale_is_a_power_of_two_for_the_largest_number():
+    x = jnp.asarray([[0.0, -5.0, 3.0], [1e-30, 2e-31, 0.0], [0.0, 0.0, 0.0], [0.25, 0.2, 0.1]])
+    np.testing.assert_array_equal(unit_scale(x, axis=1)[:, 0], [1 / 8, 2.0**99, 1, 2])
+    np.testing.assert_array_equal(unit_scale(x), [[1 / 8]])
+    scaled = jnp.max(jnp.abs(x * unit_scale(x, axis=1)), axis=1)
+    np.testing.assert_array_equal((scaled >= 0.5) & (scaled < 1), [True, True, False, True])
+    slope = jax.grad(lambda x: jnp.sum(x * unit_scale(x)))(x)
+    np.testing.assert_array_equal(slope, np.full(x.shape, 1 / 8))  # of a constant factor
