@@ -10,6 +10,7 @@ drawings are unseen, the words of classes are not.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -134,6 +135,20 @@ def learnable(learned: Sequence[str], *numbers: Any) -> list[Any]:
     return [own if name in learned else jax.lax.stop_gradient(own) for name, own in named]
 
 
+def bounded(task: Task) -> Task:
+    """Holds the parameter `log_scale` to CLIP's bound, at first and after each step."""
+
+    def held(state: TrainState) -> TrainState:
+        log_scale = clamp_log_scale(state.params["log_scale"])
+        return state.replace(params={**state.params, "log_scale": log_scale})
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        state, metrics = task.step(state, batch)
+        return held(state), metrics
+
+    return replace(task, init=lambda key: held(task.init(key)), step=step)
+
+
 def task(config: Any) -> Task:
     """The training problem of a config.
 
@@ -162,9 +177,7 @@ def task(config: Any) -> Task:
     def contrast(images: Any, texts: Any, log_scale: Any, bias: Any) -> Any:
         if name == "siglip":
             return over_batch(partial(siglip_loss, log_scale=log_scale, bias=bias))(images, texts)
-        # Held to the paper's bound, with its gradient, so that an overshoot comes back.
-        held = jax.lax.stop_gradient(clamp_log_scale(log_scale) - log_scale)
-        return over_batch(partial(clip_loss, log_scale=log_scale + held))(images, texts)
+        return over_batch(partial(clip_loss, log_scale=log_scale))(images, texts)
 
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
         images = pipeline(state.step_key, augment.to_float(batch["image"]))
@@ -181,7 +194,7 @@ def task(config: Any) -> Task:
         pairs = drawings.pairs("train")
         return data.batches(pairs, batch_size=size, seed=config.seed, part=part, parts=parts)
 
-    return gradient_task(
+    made = gradient_task(
         init_variables=init,
         loss=loss,
         optimizer=build_optimizer(dict(config.optimizer), steps=config.train.steps),
@@ -195,6 +208,7 @@ def task(config: Any) -> Task:
             "mask": jax.ShapeDtypeStruct((size, width), jnp.bool_),
         },
     )
+    return bounded(made) if name == "clip" else made
 
 
 def encoder(config: Any, state: TrainState) -> ImageEmbedder:

@@ -21,6 +21,8 @@ def soft_kmeans(
 ) -> Float[Array, "q c"]:
     """Runs soft K-means from the support's class means: the full model without Laplacian term.
 
+    Derivatives are of forward mode only, since the loop ends by convergence.
+
     Args:
       support: Support features, of about unit length for the defaults.
       support_labels: Their classes, to which they stay assigned.
@@ -57,6 +59,8 @@ def hard_kmeans(
     steps: int = 20,
 ) -> Float[Array, "q c"]:
     """Runs Lloyd's K-means from the support's class means, the support held at its labels.
+
+    Derivatives are zero, since assignments are constant but for jumps.
 
     Args:
       support: Support features.

@@ -23,6 +23,8 @@ def k_modes(
 ) -> Float[Array, "q c"]:
     """Assigns queries to the modes that mean-shift steps find from the support's class means.
 
+    Derivatives are of forward mode only, since the loop ends by convergence.
+
     Args:
       support: Support features.
       support_labels: Their classes, to which they stay assigned.

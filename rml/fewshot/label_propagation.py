@@ -33,7 +33,9 @@ def label_propagation(
     """Spreads the support's labels along a kNN graph until they settle.
 
     With S = D^-1/2 W D^-1/2 of the graph's affinities W, F ← α S F + (1 - α) Y is repeated until no
-    label changes by more than a rounding, near the limit (1 - α) (I - α S)^-1 Y.
+    label changes by more than `TOLERANCE` of itself. Labels are then short of their limit
+    (1 - α) (I - α S)^-1 Y by about `TOLERANCE` α / (1 - α) of themselves. Above an α of 0.999
+    `STEPS` may end the loop before, further from the limit.
 
     Args:
       support: Support features.

@@ -40,6 +40,8 @@ def laplacian_shot(
 ) -> Float[Array, "q c"]:
     """Assigns queries by distance to fixed prototypes and by what their neighbours are assigned.
 
+    Derivatives are of forward mode only, since the loop ends by convergence.
+
     Args:
       support: Support features, of about unit length for the defaults.
       support_labels: Their classes.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.errors import unknown
-from rml.ops.similarity import normalize
+from rml.ops.similarity import normalize, wide
 
 KINDS = ("UN", "L2N", "CL2N")
 
@@ -25,7 +25,7 @@ def transform(
       center: Mean of the base classes' features, for CL2N; the rows' own mean by default.
 
     Returns:
-      The transformed features.
+      The transformed features, in float32 or wider.
 
     Raises:
       UserError: If `kind` is unknown.
@@ -34,6 +34,7 @@ def transform(
     """
     if kind not in KINDS:
         raise unknown("feature transform", kind, KINDS)
+    (x,) = wide(x)
     if kind == "UN":
         return x
     if kind == "CL2N":
@@ -72,6 +73,7 @@ def shift_queries(support: Float[Array, "s d"], query: Float[Array, "q d"]) -> F
     Source: Liu et al., arXiv:1911.10713 (cross-class bias); also the first step of the public
       code of arXiv:2106.09516.
     """
+    support, query = wide(support, query)
     return query + jnp.mean(support, axis=0) - jnp.mean(query, axis=0)
 
 

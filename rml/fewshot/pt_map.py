@@ -1,33 +1,20 @@
 """PT-MAP: power transform, then class centres and a balanced transport plan in turn."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rml.errors import UserError
 from rml.fewshot.bound import Scalar
 from rml.fewshot.checks import require_episode
 from rml.fewshot.gram import class_mix, distances_to_mixtures, inner_products
 from rml.ops.precision import full_precision
-from rml.ops.similarity import normalize
-
-
-def _ott() -> Any:
-    try:
-        from ott.geometry import geometry
-        from ott.problems.linear import linear_problem
-        from ott.solvers.linear import sinkhorn
-    except ImportError:
-        raise UserError(
-            "pt_map solves transport with ott-jax: pip install 'rml[transport]'"
-        ) from None
-    return geometry.Geometry, linear_problem.LinearProblem, sinkhorn.Sinkhorn
+from rml.ops.similarity import normalize, wide
+from rml.ops.transport import import_sinkhorn
 
 
 def power_transform(x: Float[Array, "n d"], *, power: float | None = 0.5) -> Float[Array, "n d"]:
     """Raises features, negative ones at zero, to `power` unless None; scales to unit length."""
+    (x,) = wide(x)
     if power is not None:
         x = (jax.nn.relu(x) + 1e-6) ** power
     return normalize(x)
@@ -73,7 +60,7 @@ def pt_map(
       implicit one of a balanced plan needs a singular system, which ott-jax's solver refuses.
     """
     require_episode(support, support_labels, query, num_classes)
-    geometry, problem, sinkhorn = _ott()
+    geometry, problem, sinkhorn = import_sinkhorn("pt_map")
     support, query = (power_transform(x, power=power) for x in (support, query))
     support, query = (normalize(x - jnp.mean(x, axis=0)) for x in (support, query))
     rows, s = jnp.concatenate([support, query]), support.shape[0]

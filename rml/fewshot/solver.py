@@ -19,7 +19,7 @@ from rml.errors import unknown
 from rml.fewshot.bound import Scalar, assign, bound_updates, energy, step_size
 from rml.fewshot.gram import Distance, gaussian, inner_products
 from rml.ops.precision import full_precision
-from rml.ops.similarity import normalize
+from rml.ops.similarity import normalize, wide
 
 Prototype = Literal["mean", "mode"]
 
@@ -103,6 +103,7 @@ def solve(
         raise unknown("distance", distance, ("squared_euclidean", "cosine"))
     if prototype == "mode" and bandwidth is None:
         raise ValueError("bandwidth must be given for prototype='mode', got None")
+    x, prototypes = wide(x, prototypes)
     n, c = x.shape[0], prototypes.shape[0]
     if c > n:
         raise ValueError(f"{c} clusters need at least as many points, got {n}")

@@ -116,7 +116,9 @@ def tim(
         cross_entropy = jnp.mean(optax.softmax_cross_entropy(support_logits, labels))
         log_p = jax.nn.log_softmax(query_logits, axis=1)
         conditional = -jnp.mean(jnp.sum(jnp.exp(log_p) * log_p, axis=1))
-        marginal = jax.scipy.special.entr(jnp.mean(jnp.exp(log_p), axis=0)).sum()
+        # By its logarithm: the chance of a class without a query may be 0, where -p log p is steep.
+        log_mean = jax.nn.logsumexp(log_p, axis=0) - jnp.log(log_p.shape[0])
+        marginal = -jnp.sum(jnp.exp(log_mean) * log_mean)
         return (
             cross_entropy_weight * cross_entropy
             - marginal_weight * marginal

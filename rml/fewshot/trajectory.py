@@ -18,6 +18,7 @@ from rml.fewshot.preprocess import shift_queries
 from rml.fewshot.simpleshot import simple_shot
 from rml.fewshot.transductive_clustering import Solution, solve, transductive_clustering
 from rml.ops.graph import knn_affinity
+from rml.ops.precision import full_precision
 from rml.ops.similarity import normalize
 
 _OPTIONS = inspect.signature(transductive_clustering).parameters.values()
@@ -25,6 +26,7 @@ _DEFAULTS = {one.name: one.default for one in _OPTIONS if one.default is not one
 _OWN = ("laplacian_weight", "neighbors", "graph", "shift")  # `solve` has no such options
 
 
+@full_precision
 def solve_episode(
     support: Float[Array, "s d"],
     support_labels: Int[Array, " s"],

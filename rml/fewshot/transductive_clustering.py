@@ -76,6 +76,8 @@ def transductive_clustering(
 ) -> Float[Array, "q c"]:
     """Clusters support and queries together: prototypes, Laplacian term, support constraints.
 
+    Derivatives are of forward mode only, since the loop ends by convergence.
+
     Args:
       support: Support features, of about unit length for the defaults.
       support_labels: Their classes, to which they stay assigned.

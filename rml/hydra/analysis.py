@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rml.hydra.feature_filter import gate_penalty
+from rml.ops.precision import full_precision
 
 Matrix = Array | np.ndarray
 
@@ -88,6 +89,7 @@ def shared_openness(gates: Float[Array, "c c d"]) -> Float[Array, "c c"]:
     return opened / jnp.sqrt(alone[:, None] * alone[None])
 
 
+@full_precision
 def confusion_similarity(
     probabilities: Float[Array, "n c"], labels: Int[Array, " n"]
 ) -> Float[Array, "c c"]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from rml.errors import unknown
 from rml.ops import full_precision
-from rml.ops.similarity import normalize
+from rml.ops.similarity import normalize, unit_scale
 from rml.ops.strips import scan, split, strip_rows
 
 POSITIVES = ("partner", "both")
@@ -93,7 +93,9 @@ def hydra_loss(
             f"labels and partners must be of shape ({n},), got {labels.shape} and {partners.shape}"
         )
     x = normalize(features)
-    squares = jnp.square(gates.astype(x.dtype))
+    gates = gates.astype(x.dtype)
+    # The cosine sees ratios of a row's gates alone, of which small ones would have no square.
+    squares = jnp.square(gates * unit_scale(gates, axis=1) if renormalize else gates)
     keys = x if keys is None else normalize(keys)
     key_labels, start = labels, jnp.zeros((), jnp.int32)
     if axis_name is not None:

@@ -1,5 +1,7 @@
 """Gates of pairs of classes on frozen features, and how well they set a pair apart."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from rml.errors import UserError
 from rml.hydra.feature_filter import gate_penalty
 from rml.hydra.loss import hydra_loss
 from rml.hydra.pairs import Integers, number_of_pairs, unrank
-from rml.ops.similarity import normalize
+from rml.ops.pairwise import cosine_similarity
 
 
 def draw_pairs(
@@ -65,7 +67,17 @@ def learn_gates(
 
     Source: the experiment that motivates arXiv:2410.18200.
     """
-    optimizer, labels = optax.adam(learning_rate), jnp.asarray(labels)
+    numbers = dict(learning_rate=learning_rate, temperature=temperature, penalty=penalty)
+    return _learned(features, jnp.asarray(labels), (first, second), numbers, steps=steps)
+
+
+@partial(jax.jit, static_argnames="steps")
+def _learned(
+    features: Array, labels: Array, pairs: tuple[Array, Array], numbers: dict[str, Array], *,
+    steps: int,
+) -> Array:  # fmt: skip
+    """The gates of all pairs, as a program that another set of features finds compiled."""
+    optimizer, penalty = optax.adam(numbers["learning_rate"]), numbers["penalty"]
 
     def fit(pair: tuple[Array, Array]) -> Array:
         i, j = pair
@@ -75,7 +87,7 @@ def learn_gates(
         def loss(logits: Array) -> Array:
             gates = jax.nn.sigmoid(logits)
             rows = jnp.broadcast_to(gates, features.shape)
-            value = hydra_loss(features, labels, partners, rows, temperature=temperature)
+            value = hydra_loss(features, labels, partners, rows, temperature=numbers["temperature"])
             return value + penalty * gate_penalty(gates)
 
         def step(carry: tuple, _: None) -> tuple[tuple, None]:
@@ -87,9 +99,8 @@ def learn_gates(
         (logits, _), _ = jax.lax.scan(step, (logits, optimizer.init(logits)), None, steps)
         return jax.nn.sigmoid(logits)
 
-    # One pair after another: the logits of all pairs of images of one are memory enough. Features
-    # are constants of the program, so that they are normalised once and not in every step.
-    return jax.jit(lambda pairs: jax.lax.map(fit, pairs))((first, second))
+    # One pair after another: the logits of all pairs of images of one are memory enough.
+    return jax.lax.map(fit, pairs)
 
 
 def pair_auroc(
@@ -124,8 +135,8 @@ def pair_auroc(
         rest = ~(one | other)
         if not (one.any() and other.any() and rest.any()):
             raise UserError(f"the pair ({i}, {j}) needs images of both classes and of the rest")
-        z = normalize(features * gate)
-        cosine = np.asarray(z @ z.T)
+        z = features * gate
+        cosine = np.asarray(cosine_similarity(z, z))
         blocks = (cosine[one][:, other], cosine[other][:, one], cosine[~rest][:, rest])
         truth = np.concatenate([np.full(b.size, p) for b, p in zip(blocks, (1, 1, 0), strict=True)])
         return roc_auc_score(truth, np.concatenate([block.ravel() for block in blocks]))

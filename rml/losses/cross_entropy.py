@@ -1,11 +1,11 @@
 """Cross-entropy with smoothed labels."""
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
 from rml.losses.shapes import check_shapes
+from rml.ops.similarity import wide
 
 
 def smoothed_cross_entropy(
@@ -25,7 +25,7 @@ def smoothed_cross_entropy(
       smoothing: Share of the target that is spread evenly over all classes, in [0, 1].
 
     Returns:
-      The loss of each example, in float32.
+      The loss of each example, in float32 or wider.
 
     Raises:
       ValueError: If shapes do not fit.
@@ -34,5 +34,6 @@ def smoothed_cross_entropy(
     arXiv:1512.00567, Section 7.
     """
     check_shapes(logits=(logits, "n k"), labels=(labels, "n"))
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), smoothing)
-    return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+    (logits,) = wide(logits)
+    targets = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))

@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rml.losses.reduction import reduced
 from rml.losses.shapes import check_shapes
+from rml.ops.similarity import wide
 
 
 def masked_lm(
@@ -27,7 +28,7 @@ def masked_lm(
       reduction: Mean over the texts ("mean"), or each text's loss ("none").
 
     Returns:
-      The loss, in float32.
+      The loss, in float32 or wider.
 
     Raises:
       ValueError: If shapes do not fit, or `reduction` is unknown.
@@ -35,7 +36,7 @@ def masked_lm(
     Source: Devlin et al., BERT, arXiv:1810.04805, Section 3.1.
     """
     check_shapes(logits=(logits, "n p v"), targets=(targets, "n p"), where=(where, "n p"))
-    logits = jnp.where(where[..., None], logits.astype(jnp.float32), 0.0)
+    logits = jnp.where(where[..., None], wide(logits)[0], 0.0)
     values = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     count = jnp.maximum(jnp.sum(where, axis=1), 1)
     return reduced(jnp.sum(values * where, axis=1) / count, reduction)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rml.losses.shapes import check_shapes
 from rml.ops.pairwise import squared_euclidean
 
-ROUNDINGS = 16  # units in the last place by which equal squared distances may differ
+ROUNDINGS = 16  # units in the last place by which equal distances, squared or not, may differ
 
 
 def _distances(square: Array, squared: bool) -> Array:
@@ -53,7 +53,9 @@ def _all(d: Array, positive: Array, negative: Array, margin: float, active: bool
     finite = jnp.where(jnp.isfinite(negatives), negatives, 0.0)
     prefix = jnp.pad(jnp.cumsum(finite, axis=1), ((0, 0), (1, 0)))
     limit = d + margin
-    nearer = jax.vmap(lambda s, x: jnp.searchsorted(s, x, side="left"))(negatives, limit)
+    # A negative further by the margin is not nearer, though rounding may say so.
+    below = limit - ROUNDINGS * jnp.finfo(d.dtype).eps * jnp.max(d)
+    nearer = jax.vmap(lambda s, x: jnp.searchsorted(s, x, side="left"))(negatives, below)
     hinge = nearer * limit - jnp.take_along_axis(prefix, nearer, axis=1)
     triplets = jnp.sum(jnp.where(positive, nearer if active else number[:, None], 0))
     return jnp.sum(jnp.where(positive, hinge, 0.0)) / jnp.maximum(triplets, 1)

@@ -1,7 +1,6 @@
 """Transport between the units of two models: costs, plans, and maps of width made of them."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float
 from rml.errors import UserError, unknown
 from rml.models import WidthMap
 from rml.ops import cosine_similarity, euclidean
+from rml.ops.transport import import_sinkhorn
 from rml.ops.trees import check_leaf
 
 METRICS = ("euclidean", "cosine")
@@ -98,7 +98,7 @@ def transport_map(
         raise unknown("solver", solver, SOLVERS)
     if not isinstance(reg, jax.core.Tracer) and not np.all(np.asarray(reg) > 0):
         raise UserError(f"reg is {reg}, expected a weight of the entropy above 0")
-    geometry, problem, sinkhorn = _ott()
+    geometry, problem, sinkhorn = import_sinkhorn("solver 'sinkhorn', unlike 'exact',")
     made = geometry(cost_matrix=cost, epsilon=jnp.asarray(reg, cost.dtype))
     solved = sinkhorn(max_iterations=2000, threshold=1e-5)(problem(made))
     return jnp.asarray(cost.shape[0] * solved.matrix)
@@ -248,15 +248,3 @@ def _exact(cost: Float[Array, "n0 n1"]) -> Float[Array, "n0 n1"]:
     )
     plan = jnp.zeros((n0, n1), cost.dtype)
     return plan.at[rows // (n // n0), columns // (n // n1)].add(n0 / n)
-
-
-def _ott() -> Any:
-    try:
-        from ott.geometry import geometry
-        from ott.problems.linear import linear_problem
-        from ott.solvers.linear import sinkhorn
-    except ImportError:
-        raise UserError(
-            "solver 'sinkhorn' needs ott-jax: pip install 'rml[transport]'; expected it, or 'exact'"
-        ) from None
-    return geometry.Geometry, linear_problem.LinearProblem, sinkhorn.Sinkhorn

@@ -13,6 +13,7 @@ from rml.merging.transport import shortcut_share
 from rml.models.layouts import blocks_of
 from rml.ops.trees import STACKED, stack_trees
 
+ROUNDINGS = 8  # units in the last place by which a unit that does not vary may seem to
 _KEPT = ("qkv", "query", "key", "value", "out", "norm", "norm1", "norm2", "mlp_in", "mlp_out")
 
 
@@ -110,6 +111,8 @@ def layer_activations(
 def standardised(x: Float[Array, "n s"], mask: Array | None = None) -> Float[Array, "n s"]:
     """Gives every unit mean 0 and deviation 1 over the samples that count, and 0 at others.
 
+    A unit that is constant over those, up to rounding, is 0: it can be told from no other one.
+
     Args:
       x: Activations.
       mask: Which samples count, of s or of a divisor of s that is repeated; all if not given.
@@ -117,6 +120,12 @@ def standardised(x: Float[Array, "n s"], mask: Array | None = None) -> Float[Arr
     where = jnp.ones(x.shape[1]) if mask is None else jnp.tile(mask, x.shape[1] // len(mask))
     share = where / jnp.maximum(jnp.sum(where), 1)
     centred = jnp.where(where > 0, x - (x @ share)[:, None], 0)
+    # What rounding leaves of a constant would be scaled up to ±1.
+    highest, lowest = (
+        sign * jnp.max(jnp.where(where > 0, sign * x, -jnp.inf), axis=1) for sign in (1, -1)
+    )
+    rounding = ROUNDINGS * jnp.finfo(x.dtype).eps * jnp.maximum(highest, -lowest)
+    centred = jnp.where((highest - lowest > rounding)[:, None], centred, 0)
     return centred / (jnp.sqrt(jnp.square(centred) @ share)[:, None] + 1e-9)
 
 

@@ -194,7 +194,7 @@ def test_cosine_is_spherical_k_means(temperature):
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     found = cluster(
         x, num_clusters=5, start=x[:5], metric="cosine", tolerance=0.0, temperature=temperature,
-        assignment_updates=1,
+        assignment_updates=1 if temperature else None,
     )  # fmt: skip
     c = unit[:5]
     for _ in range(int(found.iterations)):
@@ -254,6 +254,10 @@ def test_mini_batches_are_running_means():
         ({"support": 2}, "needs a temperature above 0"),
         ({"support": 4, "temperature": 1.0}, "between 1 and the 3 clusters, got 4"),
         ({"temperature": -1.0}, "-1.0"),
+        ({"laplacian_weight": 0.5}, "laplacian_weight 0.5 needs a graph, got none"),
+        ({"laplacian_weight": jnp.float32(0.5), "temperature": 1.0}, "0.5 needs a graph"),
+        ({"assignment_updates": 3}, "assignment_updates 3 needs a graph or a temperature above 0"),
+        ({"assignment_updates": 0, "temperature": 1.0}, "must be at least 1, got 0"),
         ({"max_iterations": 0}, "max_iterations must be at least 1, got 0"),
         ({"block": 0}, "block must be at least 1, got 0"),
     ],

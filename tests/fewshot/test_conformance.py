@@ -146,6 +146,64 @@ def test_half_precision_gives_nearly_the_same(method, episode):
 
 
 @pytest.mark.slow
+def test_half_precision_is_rounded_where_rows_are_given_and_nowhere_else(plain, episode):
+    """Means have no digits far from the origin, differences from them none near to it."""
+    support, labels, query, _ = episode(1, d=6, spread=0.1)
+    for offset, size in ((8, 3), (0.3, 1)):
+        half = [(offset + size * x).astype(jnp.bfloat16) for x in (support, query)]
+        # One operation at a time: a compiler may keep digits between them.
+        found, same = (
+            plain(s, labels, q) for s, q in (half, [x.astype(jnp.float32) for x in half])
+        )
+        np.testing.assert_allclose(found, same, atol=1e-5)
+
+
+# With which of its options a method is indifferent to the scale of an episode.
+UNSCALED = {
+    "simple_shot": dict(kind="L2N", temperature=0.3),
+    "linear_head": {},
+    "cosine_head": {},
+    "soft_kmeans": dict(distance="cosine"),
+    "hard_kmeans": dict(distance="cosine"),
+    "k_modes": dict(distance="cosine"),
+    "transductive_clustering": dict(distance="cosine"),
+    MODES: dict(distance="cosine"),
+    "tim": {},
+    "tim_adm": {},
+    "alpha_tim": {},
+    "bd_cspn": {},
+    "pt_map": {},
+    "label_propagation": {},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNSCALED)
+def test_cosines_do_not_depend_on_the_scale_of_an_episode(name, plain, episode):
+    support, labels, query, _ = episode(0)
+    method = jax.jit(partial(plain, **UNSCALED[name]))
+    p = method(support, labels, query)
+    assert np.max(np.abs(p - 1 / WAYS)) > 0.1
+    for scale in (1e-12, 1e-7, 1e-3, 1e5, 1e10, 1e12):
+        found = method(scale * support, labels, scale * query)
+        np.testing.assert_allclose(found, p, atol=1e-4, err_msg=f"{scale}")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_loop_that_ends_by_convergence_says_that_it_has_forward_mode_only(name):
+    said = "Derivatives are of forward mode only" in METHODS[name].__doc__
+    assert said == (name in FORWARD)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORWARD)
+def test_forward_mode_only_is_what_there_is(plain, episode):
+    support, labels, query, _ = episode(0)
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        jax.grad(lambda x: plain(x, labels, query)[0, 0])(support)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("break_", "message"),
     [

@@ -12,7 +12,7 @@ from rml.errors import UserError
 from rml.fewshot.alpha_tim import alpha_entropy, alpha_tim
 from rml.fewshot.bdcspn import bd_cspn, rectify_prototypes
 from rml.fewshot.kmodes import k_modes
-from rml.fewshot.label_propagation import label_propagation
+from rml.fewshot.label_propagation import TOLERANCE, label_propagation
 from rml.fewshot.laplacian_shot import laplacian_shot
 from rml.fewshot.pt_map import power_transform, pt_map
 from rml.fewshot.simpleshot import simple_shot
@@ -286,6 +286,27 @@ def test_label_propagation_is_label_spreading(episode, alpha):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("alpha", [0.8, 0.99, 0.999])
+def test_labels_stop_as_near_to_their_limit_as_is_said(episode, alpha):
+    support, labels, query, _ = episode(2, queries=6)
+    found = label_propagation(
+        support, labels, query, num_classes=C, alpha=alpha, neighbors=4, bandwidth=0.7
+    )
+    x = np.concatenate(wide(support, query))
+    d2 = squares(x, x)
+    edges = np.zeros_like(d2)
+    near = np.argsort(d2 + np.diag(np.full(len(x), np.inf)), 1)[:, :4]
+    np.put_along_axis(edges, near, 1.0, axis=1)
+    w = (edges + edges.T) / 2 * np.exp(-d2 / (2 * 0.7**2))
+    s = w / np.sqrt(w.sum(0) * w.sum(1)[:, None])
+    y = np.eye(C)[np.asarray(labels)]
+    limit = np.linalg.solve(np.eye(len(x)) - alpha * s, np.pad(y, ((0, len(query)), (0, 0))))
+    limit = limit[len(y) :] / limit[len(y) :].sum(1, keepdims=True)
+    # Shares of labels each of which is short by at most this.
+    np.testing.assert_allclose(found, limit, rtol=TOLERANCE * alpha / (1 - alpha) + 2e-6)
+
+
+@pytest.mark.slow
 def test_a_label_arrives_however_far_it_goes():
     """Along two parallel chains, where it is small at their ends beside what is at its source."""
     chain = jnp.stack([jnp.linspace(0, 40, 81), jnp.zeros(81)], axis=1)
@@ -298,13 +319,21 @@ def test_a_label_arrives_however_far_it_goes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("alpha", [0.5, 0.9])
-def test_alpha_below_one_is_finite_where_a_class_has_no_chance(episode, alpha):
+@pytest.mark.parametrize("temperature", [100.0, 150.0, 300.0])
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize(
+    "method", [tim, partial(alpha_tim, alpha=0.5), partial(alpha_tim, alpha=0.9)]
+)
+def test_entropies_are_finite_where_a_class_has_no_chance(episode, method, empty, temperature):
     support, labels, query, _ = episode(1)
-    options = dict(num_classes=C, alpha=alpha, learning_rate=0.01, steps=20)
-    found = alpha_tim(support, labels, query, temperature=300.0, **options)
+    if empty:  # classes at right angles, the last of which no query is near to
+        labels = jnp.arange(6) % C
+        support, query = jnp.eye(C)[labels], jnp.eye(C)[:2]
+    found = method(
+        support, labels, query, num_classes=C, temperature=temperature, learning_rate=0.01, steps=20
+    )
     np.testing.assert_allclose(jnp.sum(found, axis=1), 1, rtol=1e-5)
-    assert jnp.min(found) == 0
+    assert empty or temperature < 300 or jnp.min(found) == 0
 
 
 @pytest.mark.slow
@@ -382,6 +411,12 @@ def test_plans_of_little_entropy_are_those_of_logarithms(episode, weight):
     )
     plan = linear.solve(points, lse_mode=True, max_iterations=5000).matrix
     np.testing.assert_allclose(found, plan / plan.sum(1, keepdims=True), atol=5e-3)
+
+
+def test_a_power_of_half_precision_is_taken_in_float32():
+    x = jnp.asarray(np.random.default_rng(0).uniform(0, 3, (5, 4)), jnp.bfloat16)
+    same = power_transform(x.astype(jnp.float32), power=0.7)
+    np.testing.assert_allclose(power_transform(x, power=0.7), same, rtol=1e-6)
 
 
 def test_the_power_transform_gives_unit_rows_from_any_sign():

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from rml.fewshot import preprocessed, simple_shot, transform, transform_episode
+from rml.fewshot.checks import class_means
+from rml.fewshot.preprocess import shift_queries
 
 
 def test_transforms():
@@ -23,6 +25,26 @@ def test_transforms():
         np.testing.assert_allclose(jnp.concatenate([support, query]), expected, rtol=1e-5)
     with pytest.raises(ValueError, match="unknown feature transform 'CL2'; did you mean 'CL2N'"):
         transform(a, kind="CL2")
+
+
+def test_means_of_half_precision_are_of_float32():
+    """A sum of float16 overflows, a difference of bfloat16 near 8 has no digits."""
+    large = jnp.full((6, 2), 20_000, jnp.float16)
+    means = class_means(large, jnp.asarray([0, 0, 0, 0, 0, 1]), num_classes=2)
+    np.testing.assert_array_equal(means, np.full((2, 2), 20_000, np.float32))
+    rng = np.random.default_rng(1)
+    x, center = (
+        jnp.asarray(8 + 0.3 * rng.standard_normal(size), jnp.bfloat16) for size in ((5, 3), (3,))
+    )
+    wide_x, wide_center = (a.astype(jnp.float32) for a in (x, center))
+    for given, same in ((None, None), (center, wide_center)):
+        found = transform(x, kind="CL2N", center=given)
+        np.testing.assert_allclose(
+            found, transform(wide_x, kind="CL2N", center=same), rtol=1e-6, atol=1e-6
+        )
+    np.testing.assert_allclose(
+        shift_queries(x[:2], x[2:]), shift_queries(wide_x[:2], wide_x[2:]), rtol=1e-6
+    )
 
 
 @pytest.mark.slow

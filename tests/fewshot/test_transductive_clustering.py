@@ -220,3 +220,16 @@ def test_wrong_options_of_the_method_are_named(unchecked, episode):
 def test_more_clusters_than_points_are_named():
     with pytest.raises(ValueError, match="5 clusters need at least as many points, got 4"):
         solve(jnp.ones((4, 2)), jnp.ones((5, 2)))
+
+
+@pytest.mark.slow
+def test_points_of_half_precision_are_moved_in_float32(episode):
+    """Far from the origin, where a difference of bfloat16 has no digits."""
+    support, labels, query, _ = episode(0)
+    x = (8 + 3 * jnp.concatenate([support, query])).astype(jnp.bfloat16)
+    half, same = (
+        solve(rows, rows[:3], support_labels=labels, temperature=0.5)
+        for rows in (x, x.astype(jnp.float32))
+    )
+    np.testing.assert_allclose(half.assignments, same.assignments, atol=1e-5)
+    np.testing.assert_allclose(half.prototypes, same.prototypes, rtol=1e-6)

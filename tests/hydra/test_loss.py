@@ -219,6 +219,23 @@ def test_scale_of_gates_and_features_does_not_matter(batch):
     np.testing.assert_allclose(value, scaled, rtol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [1e-6, 1e-7, 1e-12, 1e-20])
+def test_gates_that_are_all_but_closed_have_the_cosines_of_open_ones(batch, scale):
+    x, gates, labels, partners = (jnp.asarray(a) for a in batch)
+    loss = jax.jit(
+        jax.value_and_grad(lambda g: hydra_loss(x, labels, partners, g, temperature=0.1))
+    )
+    value, slope = loss(gates)
+    # Rows of other scales too, which no other row may see.
+    for each in (scale, jnp.where(jnp.arange(N) % 2, scale, 1)[:, None]):
+        found, steep = loss(each * gates)
+        np.testing.assert_allclose(found, value, rtol=1e-5)
+        np.testing.assert_allclose(
+            steep * each, slope, rtol=1e-4, atol=1e-5 * np.max(np.abs(slope))
+        )
+
+
 def test_order_of_the_rows_does_not_matter(batch):
     x, gates, labels, partners = (jnp.asarray(a) for a in batch)
     order = np.random.default_rng(3).permutation(N)

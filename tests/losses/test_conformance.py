@@ -32,7 +32,6 @@ class Row(NamedTuple):
     constant: tuple[int, ...] = ()  # arrays through which no gradient flows
     scale: str = ""  # what may be scaled: each of the "rows" or "columns", or the whole "batch"
     fewest: int = 1  # examples
-    narrow: bool = False  # does not compute in float64
     fewer: tuple[tuple[int, str], ...] = ()  # arrays that may be shorter, along which axis
 
 
@@ -95,10 +94,9 @@ LOSSES = {
         centered, ("3 n k", "t n k", "k"), {**WARM, "teacher_temperature": 0.4}, constant=(1,)
     ),
     "smoothed_cross_entropy": Row(
-        losses.smoothed_cross_entropy, ("n k",), {"smoothing": 0.2}, labels=("n",), each=True,
-        narrow=True,
+        losses.smoothed_cross_entropy, ("n k",), {"smoothing": 0.2}, labels=("n",), each=True
     ),
-    "masked_lm": Row(hidden, ("n p k",), labels=("n p",), narrow=True),
+    "masked_lm": Row(hidden, ("n p k",), labels=("n p",)),
     "kd_loss": distillation(losses.kd_loss, LOGITS, {"temperature": 2.0}),
     "soft_cross_entropy": distillation(losses.soft_cross_entropy, LOGITS, {"temperature": 2.0}),
     "annealing_loss": distillation(
@@ -310,8 +308,8 @@ def test_a_batch_of_problems_is_a_loop(name, row):
 @pytest.mark.slow
 def test_the_derivative_is_that_of_differences(name, row):
     """In float64, along a direction of each array and each number."""
-    dtype, step, tolerance = (jnp.float32, 1e-2, 3e-3) if row.narrow else (jnp.float64, 1e-5, 1e-7)
-    with jax.enable_x64(not row.narrow):
+    dtype, step, tolerance = jnp.float64, 1e-5, 1e-7
+    with jax.enable_x64(True):
         floats, labels, numbers = given(row, dtype=dtype)
         weights = np.arange(1, SIZES["n"] + 1) if row.each else 1
         value, slopes = program(name)(floats, labels, numbers)

@@ -76,6 +76,31 @@ def test_unknown_mining_is_named():
         triplet_loss(jnp.ones((2, 2)), jnp.zeros(2, int), mining="easy")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("squared", [False, True])
+def test_a_negative_further_by_the_margin_is_not_active(squared):
+    """On grids of integers, whose squared distances are exact and moved grids' are not."""
+    loss = jax.jit(lambda x, y: triplet_loss(x, y, margin=1.0, mining="active", squared=squared))
+    given = [([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 1, 1]], [0, 0, 1, 1, 1])]
+    rng = np.random.default_rng(0)
+    given += [(rng.integers(0, 3, (5, 3)), rng.permutation([0, 0, 1, 1, 1])) for _ in range(20)]
+    ties = 0
+    for points, labels in given:
+        points, labels = np.asarray(points), np.asarray(labels)
+        square = np.sum((points[:, None] - points) ** 2, axis=2)
+        d = square if squared else np.sqrt(square)
+        same = labels[:, None] == labels
+        positive, negative = same & ~np.eye(5, dtype=bool), ~same
+        terms = (d[:, :, None] - d[:, None] + 1)[positive[:, :, None] & negative[:, None]]
+        ties += np.sum(terms == 0)
+        active = terms[terms > 0]
+        expected = active.mean() if len(active) else 0.0
+        for shift in (0.0, 0.1, 3.3):
+            found = loss(jnp.asarray(points + shift, jnp.float32), jnp.asarray(labels))
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert ties > 10
+
+
 def test_a_negative_as_far_as_the_positive_is_not_further():
     features = jnp.asarray([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 1, 1]], jnp.float32)
     labels = jnp.asarray([0, 0, 1, 1, 1])

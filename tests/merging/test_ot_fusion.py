@@ -252,6 +252,22 @@ def test_units_are_standardised_over_the_samples_that_count():
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_unit_that_does_not_vary_is_zero(masked):
+    size = 1 + 0.1 * np.arange(6)[:, None]
+    x = np.concatenate([33.3 * size, -0.7 * size, np.zeros((1, 1))]) * np.ones((1, 250))
+    x[0] *= 1 + 2e-7 * (np.arange(250) % 2)  # two units in the last place
+    noisy = x[1:3] + 1e-3 * np.random.default_rng(0).normal(size=(2, 250))
+    mask = np.arange(250) % 3 > 0 if masked else None
+    if masked:  # only what counts is constant
+        x = np.where(mask, x, 7.0)
+    given = jnp.asarray(np.concatenate([x, noisy]), "float32")
+    found = standardised(given, None if mask is None else jnp.asarray(mask))
+    np.testing.assert_array_equal(found[:-2], 0)
+    counted = np.asarray(found[-2:])[:, slice(None) if mask is None else mask]
+    np.testing.assert_allclose(counted.std(axis=1), 1, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_whole_heads_are_transported_onto_whole_heads():
     cost = {name: RNG.uniform(1, 2, (6, 6)).astype(np.float32) for name in ("query", "value")}

@@ -21,6 +21,8 @@ from rml.training.processes import local_copy
 
 STARTS = ("k-means++", "k-means||", "random")
 METRICS = ("euclidean", "cosine")
+ASSIGNMENT_UPDATES = 5
+"""Updates of all assignments between two of the prototypes, where nothing else is said."""
 
 
 class Clustering(NamedTuple):
@@ -61,7 +63,7 @@ def cluster(
     laplacian_weight: float | Float[Array, ""] = 0.0,
     temperature: float = 0.0,
     support: int = 1,
-    assignment_updates: int = 5,
+    assignment_updates: int | None = None,
     max_iterations: int = 100,
     tolerance: float = 1e-4,
     empty: str = "farthest",
@@ -85,10 +87,11 @@ def cluster(
         K-means), where a squared distance is twice one less the cosine.
       graph: Affinities between points, from `rml.ops.neighbors.knn_graph`. A directed graph is
         taken as it is; the energy may then rise.
-      laplacian_weight: Weight λ of the Laplacian term.
+      laplacian_weight: Weight λ of the Laplacian term, which needs a graph.
       temperature: Weight τ of the entropy barrier; 0 makes assignments hard.
       support: Clusters s that one point may belong to; k makes the optimiser the dense one.
-      assignment_updates: Updates of all assignments between two updates of the prototypes.
+      assignment_updates: Updates of all assignments between two updates of the prototypes, with
+        graph or temperature alone; 5 by default.
       max_iterations: Iterations at most.
       tolerance: Without graph and temperature, stop when the squared movement of all prototypes
         is at most this times the mean variance of a feature, or no label changes, as
@@ -110,6 +113,7 @@ def cluster(
       (arXiv 2106.09516), without support; the limit to s clusters is ours.
     """
     _check(x, num_clusters, start, graph, temperature, support, empty, max_iterations, block, mesh)
+    _check_bound(graph, laplacian_weight, temperature, assignment_updates)
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
     spherical = metric == "cosine"
@@ -138,7 +142,7 @@ def cluster(
         jnp.asarray(temperature, dtype),
         soft=soft,
         support=support,
-        assignment_updates=assignment_updates,
+        assignment_updates=assignment_updates or ASSIGNMENT_UPDATES,
         max_iterations=max_iterations,
         tolerance=tolerance,
         reseed=empty == "farthest",
@@ -243,3 +247,24 @@ def _check(
     if mesh is not None:
         check_divisible({"x": x}, {"x": batch_sharding(mesh)})
     require_finite("x", x)
+
+
+def _check_bound(
+    graph: NeighborGraph | None,
+    laplacian_weight: float | Array,
+    temperature: float,
+    assignment_updates: int | None,
+) -> None:
+    """Refuses options of the bound optimiser that would change nothing."""
+    known = not isinstance(laplacian_weight, jax.core.Tracer)
+    if graph is None and known and laplacian_weight != 0:
+        raise UserError(f"laplacian_weight {laplacian_weight} needs a graph, got none")
+    if assignment_updates is None:
+        return
+    if graph is None and temperature == 0:
+        raise UserError(
+            f"assignment_updates {assignment_updates} needs a graph or a temperature above 0: "
+            "K-means assigns once"
+        )
+    if assignment_updates < 1:
+        raise UserError(f"assignment_updates must be at least 1, got {assignment_updates}")
