@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 from rml.attention.hyper_samples import Settings, within
 from rml.attention.sort_lsh import sorted_order
+from rml.ops import full_precision
+from rml.ops.attention_parts import scaled_logits
 
 
 def heavy_mask(
@@ -42,6 +44,7 @@ class Hardness(NamedTuple):
     kappa: Float[Array, "*b"]
 
 
+@full_precision
 def hardness(
     query: Float[Array, "*b t k"],
     key: Float[Array, "*b s k"],
@@ -58,13 +61,12 @@ def hardness(
       scale: Factor of the logits; k^-1/2 by default.
 
     Returns:
-      The two numbers.
+      The two numbers, in float32 or wider.
 
     Source: arXiv:2310.05869, the two parameters of the abstract; their names and alpha's factor n
     as we remember theorem 1.
     """
-    logits = jnp.einsum("...tk,...sk->...ts", query, key).astype(jnp.float32)
-    logits = logits * (query.shape[-1] ** -0.5 if scale is None else scale)
+    logits = scaled_logits(query, key, query.shape[-1] ** -0.5 if scale is None else scale)
     columns = jnp.sum(jnp.square(jax.nn.softmax(logits, axis=-1)), axis=-2)
     rest = logits if heavy is None else jnp.where(heavy, -jnp.inf, logits)
     rows = jax.nn.logsumexp(rest, axis=-1)

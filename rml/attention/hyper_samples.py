@@ -173,7 +173,7 @@ def log_floor(
     def of_row(one: tuple[Array, Array]) -> Array:
         query, first = one
         rest = here if place is None else here & ~within(place, first[..., None], settings)
-        logits = jnp.einsum("...rk,...sk->...rs", query, key).astype(jnp.float32) * scale
+        logits = scaled_logits(query, key, scale)
         return jax.nn.logsumexp(jnp.where(rest[..., None, :], logits, -jnp.inf), axis=-1)
 
     of_rows = jnp.moveaxis(drawn, -2, 0), jnp.moveaxis(first, -1, 0)

@@ -1,5 +1,8 @@
 """The kernels to which features of random-feature attention converge with the number of heads."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,24 +34,49 @@ def biased_rectified_product(
         E relu E relu + ρ P P + ∫_0^ρ (ρ - r) density(r) dr.
     """
     mean, other, cosine = wide(mean, other, cosine)
-    rho = jnp.clip(cosine, -1 + 1e-7, 1 - 1e-7)  # the slope of the arc sine stays finite
+    return _biased_product(*jnp.broadcast_arrays(mean, other, cosine))
 
+
+def _product_of_means(mean: Array, other: Array, rho: Array) -> Array:
     def density(x: Array) -> Array:
         return jnp.exp(-x * x / 2) / jnp.sqrt(2 * jnp.pi)
 
     def alone(x: Array) -> Array:
         return x * ndtr(x) + density(x)
 
-    nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
-    half = jnp.arcsin(rho) / 2
     total = alone(mean) * alone(other) + rho * ndtr(mean) * ndtr(other)
+    for sine, mass in _masses(mean, other, rho):
+        total += mass * (rho - sine)
+    return total
+
+
+def _masses(mean: Array, other: Array, rho: Array) -> Iterator[tuple[Array, Array]]:
+    """Nodes r of the quadrature from 0 to ρ, and the density at the means there times dr."""
+    half = jnp.arcsin(rho) / 2
     difference, product = mean - other, mean * other
+    nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
     for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
         sine = jnp.sin(half * (1 + node))
         # m² + o² - 2 m o s = (m - o)² + 2 m o (1 - s), which loses no digits where s is near 1.
         exponent = (difference**2 / (1 - sine) + 2 * product) / (2 * (1 + sine))
-        total += half * weight * (rho - sine) * jnp.exp(-exponent) / (2 * jnp.pi)
-    return total
+        yield sine, half * weight * jnp.exp(-exponent) / (2 * jnp.pi)
+
+
+@jax.custom_jvp
+def _biased_product(mean: Array, other: Array, cosine: Array) -> Array:
+    return _product_of_means(mean, other, jnp.clip(cosine, -1.0, 1.0))
+
+
+@_biased_product.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    # The slope of the quadrature's own bounds is infinite at its ends, and the clip's is 0 beyond.
+    (mean, other, cosine), (*by_means, by_cosine) = primals, tangents
+    rho = jnp.clip(cosine, -1.0, 1.0)
+    value, slope = jax.jvp(
+        lambda m, o: _product_of_means(m, o, rho), (mean, other), tuple(by_means)
+    )
+    both = ndtr(mean) * ndtr(other) + sum(mass for _, mass in _masses(mean, other, rho))
+    return value, slope + both * by_cosine
 
 
 @full_precision

@@ -5,7 +5,7 @@ centred at the identity, `rf_mlp` random features of an MLP on the concatenated 
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +59,12 @@ def features(
     return rfa_features(query, keys, weights).reshape(len(query), -1)
 
 
+@cache
 def kernel(model: str, *, scale: float) -> Callable[..., Float[Array, "n m"]]:
-    """Returns a Gram matrix's limit in many heads, as `kernel(query, keys, query', keys')`."""
+    """Returns a Gram matrix's limit in many heads, as `kernel(query, keys, query', keys')`.
+
+    Equal arguments have one function, so that `jax.jit` compiles it once.
+    """
     if model == "rf_mlp":
         return rf_mlp_kernel
     return partial(rfa_kernel, scale=scale, biased=model == "biased_rfa")

@@ -4,11 +4,14 @@ Here random features approximate softmax attention; in `rml.attention.random_fea
 they are the model.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from rml.ops import full_precision, wide
+from rml.ops.attention_parts import finite_top
 
 
 def gaussian_projection(
@@ -43,7 +46,7 @@ def positive_features(
 
     Source: Choromanski et al. 2021 (arXiv:2009.14794), positive features of FAVOR+.
     """
-    exponent = _exponents(x, projection)
+    exponent = _exponents(*wide(x, projection))
     return jnp.exp(exponent) / jnp.sqrt(jnp.asarray(projection.shape[0], exponent.dtype))
 
 
@@ -87,33 +90,43 @@ def performer_attention(
     q, k = _exponents(scale * query, projection), _exponents(scale * keys, projection)
     if here is not None:
         k = jnp.where(here[..., None], k, -jnp.inf)
-    # A factor of a query's features, or of all keys' that it attends to, cancels: none overflows.
-    q = jnp.exp(q - jax.lax.stop_gradient(jnp.max(q, axis=-1, keepdims=True)))
-    largest = jax.lax.stop_gradient(jnp.max(k, axis=-1, keepdims=True))
-    if causal:  # only those so far: a later key must not make the earlier ones vanish
-        largest = jax.lax.cummax(largest, axis=largest.ndim - 2)
-    else:
-        largest = jnp.max(largest, axis=-2, keepdims=True)
-    shift = jnp.where(jnp.isfinite(largest), largest, 0.0)  # no key before this one
-    k = jnp.exp(k - shift)
     values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
     if not causal:
+        q, k = _raised(q, k, jnp.max(jax.lax.stop_gradient(k), axis=-2, keepdims=True))
         out = q @ (jnp.swapaxes(k, -2, -1) @ values)
     else:
 
-        def step(state: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
-            q, k, v, decay = row
+        def step(carry: tuple[Array, Array], row: tuple[Array, ...]) -> tuple[Any, Array]:
+            state, before = carry
+            q, k, v = row
+            # The largest so far: a later key must not make the earlier ones vanish.
+            top = jnp.maximum(before, jax.lax.stop_gradient(k))
+            q, k = _raised(q, k, top)
+            decay = jnp.exp(before - finite_top(top))
             state = decay[..., None] * state + k[..., :, None] * v[..., None, :]
-            return state, jnp.einsum("...m,...mv->...v", q, state)
+            return (state, top), jnp.einsum("...m,...mv->...v", q, state)
 
-        before = jnp.concatenate([largest[..., :1, :], largest[..., :-1, :]], axis=-2)
-        rows = tuple(jnp.moveaxis(x, -2, 0) for x in (q, k, values, jnp.exp(before - shift)))
-        start = jnp.zeros((*k.shape[:-2], k.shape[-1], values.shape[-1]), values.dtype)
-        out = jnp.moveaxis(jax.lax.scan(step, start, rows)[1], 0, -2)
+        rows = tuple(jnp.moveaxis(x, -2, 0) for x in (q, k, values))
+        start = jnp.zeros((*rows[1].shape[1:], values.shape[-1]), values.dtype)
+        none = jnp.full(start.shape[:-1], -jnp.inf, k.dtype)
+        out = jnp.moveaxis(jax.lax.scan(step, (start, none), rows)[1], 0, -2)
     # A query that sees no key has 0 and a gradient of 0; a tiny divisor would square to 0 there.
     total = out[..., -1:]
     seen = total > 0
     return jnp.where(seen, out[..., :-1] / jnp.where(seen, total, 1), 0).astype(dtype)
+
+
+def _raised(q: Array, k: Array, top: Array) -> tuple[Array, Array]:
+    """Features of queries and of keys, from exponents of which those of the keys have maxima `top`.
+
+    What a feature of the keys is divided by, that of the queries is multiplied by, and a factor of
+    all of a query's features cancels. So each feature has a key of 1 and each query a feature of 1:
+    nothing overflows, and no row vanishes.
+    """
+    shift = finite_top(top)  # 0 where there is no key yet
+    q = q + shift
+    q = q - jax.lax.stop_gradient(jnp.max(q, axis=-1, keepdims=True))
+    return jnp.exp(q), jnp.exp(k - shift)
 
 
 def _exponents(x: Array, projection: Array) -> Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from rml.models.layers import Dtype
-from rml.ops import full_precision
+from rml.ops import full_precision, wide
 
 
 def append_bias(x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
@@ -66,7 +66,7 @@ def rfa_features(
       mask: Which keys exist; all by default. An example without keys has features of zero.
 
     Returns:
-      Features of all heads.
+      Features of all heads, in float32 or wider.
 
     Raises:
       ValueError: If the dimensions of query, keys and weights do not agree.
@@ -79,6 +79,7 @@ def rfa_features(
             f"expected keys of {d} coordinates and weights of {d + 1} x {d + 1} as the query has "
             f"{d}, got keys {keys.shape} and weights {weights.shape}"
         )
+    query, keys, weights = wide(query, keys, weights)
     query, keys = append_bias(query), append_bias(keys)
     if mask is None:
         number = jnp.asarray(keys.shape[-2], keys.dtype)
@@ -109,13 +110,14 @@ def rf_mlp_features(
     """Computes the features of the random-feature MLP: relu(<w_m, [x0, ..., xN, 1]>) / sqrt(M).
 
     The baseline that does not know that the order of the keys is immaterial. Inner products of
-    features estimate `rml.attention.kernels.rf_mlp_kernel`.
+    features estimate `rml.attention.kernels.rf_mlp_kernel`; they are in float32 or wider.
 
     Raises:
       ValueError: If the weights do not fit the concatenated input.
 
     Source: the standard two-layer random-feature network of Fu et al. 2023 (arXiv:2307.11353).
     """
+    query, keys, weights = wide(query, keys, weights)
     x = concatenated(query, keys)
     if weights.shape[1] != x.shape[-1]:
         raise ValueError(
@@ -178,4 +180,5 @@ class RandomFeatureAttention(nn.Module):
             self.param_dtype,
         )  # fmt: skip
         pooled = rfa_features(query, keys, weights.value, mask=mask)
-        return jnp.einsum("...me,mef->...f", pooled, values)
+        out = jnp.einsum("...me,mef->...f", pooled, values)
+        return out.astype(jnp.result_type(query, keys, values))

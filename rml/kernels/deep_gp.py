@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rml.errors import UserError
+from rml.errors import UserError, install
 from rml.kernels.gram_kernels import Kernel, gram
 from rml.kernels.nngp import log_marginal_likelihood
 from rml.ops.precision import full_precision
@@ -60,7 +60,8 @@ def dgp_units(
       activation: Nonlinearity φ of a Bayesian network; None makes it a deep Gaussian process.
 
     Returns:
-      Units of each hidden layer, one row a point.
+      Units of each hidden layer, one row a point. Where a kernel matrix has no Cholesky factor,
+      R_l is one of that matrix with the least jitter of `rml.ops.cholesky`.
     """
     root, units = cholesky(gram(kernel, g)).factor, []
     for e in features:
@@ -189,6 +190,7 @@ def sample_grams(
         "leapfrogs",
     ),
 )
+@full_precision
 def _sample(
     keys: Any, g: Array, y: Array, noise: Array, copies: Any, *, kernel: Kernel,
     output_kernel: Kernel | None, activation: Activation | None, columns: tuple[int, ...],
@@ -239,6 +241,6 @@ def _blackjax() -> Any:
         import blackjax
     except ImportError as error:
         raise UserError(
-            "sampling deep Gaussian processes needs BlackJAX: pip install 'rml[sampling]'"
+            f"sampling deep Gaussian processes needs BlackJAX: {install('sampling')}"
         ) from error
     return blackjax

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rml.kernels.gram_kernels import Blocks, Kernel, gram, gram_blocks, input_blocks
-from rml.kernels.layers import propagate, triangle, unit_kl
+from rml.kernels.layers import exact_factor, propagate, triangle, unit_kl
 from rml.kernels.nngp import Prediction, gp_predict, log_marginal_likelihood
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
 from rml.ops.precision import full_precision
@@ -37,14 +37,14 @@ def objective(
       output_kernel: K of the outputs; the hidden layers' by default.
 
     Returns:
-      The objective; NaN if a matrix is not positive definite.
+      The objective; NaN where a matrix has no Cholesky factor, as no jitter is added to any.
 
     Source: Yang et al., arXiv:2108.13097, the deep kernel machine objective.
     """
     total = log_marginal_likelihood(gram(output_kernel or kernel, grams[-1]), y, noise=noise)
     before = g
     for layer in range(grams.shape[0]):
-        q, p = cholesky(grams[layer]).factor, cholesky(gram(kernel, before)).factor
+        q, p = (exact_factor(a) for a in (grams[layer], gram(kernel, before)))
         total -= widths[layer] * gaussian_kl(q, p)
         before = grams[layer]
     return total
@@ -99,7 +99,11 @@ def regression_objective(
     noise: float | Array,
     output_kernel: Kernel | None = None,
 ) -> Float[Array, ""]:
-    """Computes `objective` in free parameters."""
+    """Computes `objective` in free parameters.
+
+    It is that of kernel matrices with `Forward.jitters` on their diagonals: without, where these
+    are 0.
+    """
     state = forward(raw, g, kernel=kernel, output_kernel=output_kernel)
     return log_marginal_likelihood(state.kernel, y, noise=noise) - jnp.sum(widths * state.kls)
 
@@ -131,7 +135,8 @@ def classification_objective(
       samples: Monte Carlo draws.
 
     Returns:
-      The objective, to be maximised, in nats.
+      The objective, to be maximised, in nats. It is that of kernel matrices with the least jitter
+      with which they have Cholesky factors: `Forward.jitters` in hidden layers.
     """
     state = forward(raw, g, kernel=kernel, output_kernel=output_kernel)
     factor = cholesky(state.kernel).factor

@@ -8,6 +8,7 @@ Cholesky factor of G itself; the optimum is the same, the conditioning is not.)
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -37,6 +38,11 @@ def triangle(raw: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jnp.tril(raw, -1) + jnp.diag(jnp.exp(jnp.diagonal(raw)))
 
 
+def exact_factor(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Computes the Cholesky factor of a matrix itself: no jitter, NaN where it has none."""
+    return jax.lax.linalg.cholesky(*wide(a), symmetrize_input=True)
+
+
 def free_parameters(t: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Inverts `triangle`."""
     return jnp.tril(t, -1) + jnp.diag(jnp.log(jnp.diagonal(t)))
@@ -51,9 +57,12 @@ def unit_kl(t: Float[Array, "n n"]) -> Float[Array, ""]:
 def free_gram(
     g: Float[Array, "n n"], k: Float[Array, "n n"], *, jitter: float = 0.0
 ) -> Float[Array, "n n"]:
-    """Finds the free parameters of Gram matrix `g` where the layer's kernel matrix is `k`."""
+    """Finds the free parameters of Gram matrix `g` where the layer's kernel matrix is `k`.
+
+    They are NaN where `g` has no Cholesky factor; `k` has the jitter that `propagate` adds to it.
+    """
     factor = cholesky(k, jitter=jitter).factor
-    return free_parameters(solve_lower(factor, cholesky(g).factor))
+    return free_parameters(solve_lower(factor, exact_factor(g)))
 
 
 @full_precision

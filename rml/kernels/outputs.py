@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from rml.kernels.gram_kernels import Blocks
 from rml.kernels.layers import triangle, unit_kl
 from rml.kernels.nngp import Prediction, remaining
+from rml.ops.pairwise import safe_sqrt
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
 from rml.ops.similarity import wide
@@ -51,7 +52,7 @@ def expected_log_softmax(
 ) -> Float[Array, " n"]:
     """Averages log softmax(f)[label] over antithetic draws of f ~ N(mean, variance I)."""
     half = jax.random.normal(key, (max(samples // 2, 1), *mean.shape), mean.dtype)
-    noise = jnp.concatenate([half, -half]) * jnp.sqrt(variance)[:, None]
+    noise = jnp.concatenate([half, -half]) * safe_sqrt(variance)[:, None]
     logits = mean + noise
     own = jnp.take_along_axis(mean, labels[:, None], axis=1)[:, 0]
     return own - jnp.mean(jax.nn.logsumexp(logits, axis=-1), axis=0)
@@ -62,5 +63,5 @@ def log_predictive(
 ) -> Float[Array, "n c"]:
     """Computes the log of the Monte Carlo mean of softmax(f) over f ~ N(mean, variance I)."""
     noise = jax.random.normal(key, (samples, *mean.shape), mean.dtype)
-    logits = mean + noise * jnp.sqrt(variance)[:, None]
+    logits = mean + noise * safe_sqrt(variance)[:, None]
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(samples)

@@ -34,6 +34,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from rml.models import attention
 from rml.models.adapters import apply_lora, init_lora
 from rml.models.bert import Bert
 from rml.models.block_hooks import Activations, Probe, Thresholds
@@ -116,6 +117,7 @@ __all__ = [
     "ViTTi",
     "WidthMap",
     "apply_lora",
+    "attention",
     "build",
     "conv2d",
     "coordinate_grid",

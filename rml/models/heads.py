@@ -1,11 +1,11 @@
 """Heads that follow an encoder: projection, prediction, classification."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.models.layers import Dtype, Norm, activation, dense
+from rml.ops import full_precision, normalize
 
 
 class ProjectionHead(nn.Module):
@@ -147,12 +147,10 @@ class Classifier(nn.Module):
         )
         scale = self.param("scale", nn.initializers.constant(self.scale), (), self.param_dtype)
         x, kernel, scale = nn.dtypes.promote_dtype(x, kernel, scale, dtype=self.dtype)
-        logits = scale * (_unit(x, axis=1) @ _unit(kernel, axis=0))
+        logits = (scale * _cosines(x, kernel)).astype(x.dtype)
         return nn.with_logical_constraint(logits, ("batch", "classes"))
 
 
-def _unit(x: jax.Array, *, axis: int) -> jax.Array:
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    square = jnp.sum(wide * wide, axis=axis, keepdims=True)
-    # The floor keeps value and gradient finite at a zero vector.
-    return (wide * jax.lax.rsqrt(jnp.maximum(square, 1e-12))).astype(x.dtype)
+@full_precision
+def _cosines(x: Float[Array, "b d"], kernel: Float[Array, "d c"]) -> Float[Array, "b c"]:
+    return normalize(x) @ normalize(kernel.T).T

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rml.attention.hardness import hardness, heavy_mask
-from rml.attention.hyper_samples import RowSums, Samples, Settings, draw_samples
+from rml.attention.hyper_samples import RowSums, Samples, Settings, draw_samples, log_floor
 from rml.attention.hyperattention import causal_part, hyper_attention, sorted_part
 from rml.attention.sort_lsh import gray_rank, hyperplanes, sorted_order
 from rml.ops.attention_parts import Part, Visible, attend_part
@@ -381,6 +381,11 @@ def test_hardness_of_uniform_and_of_one_hot_attention():
     key = jnp.log(jnp.array([[1.0], [2.0], [5.0]]))
     rest = hardness(jnp.ones((3, 1)), key, heavy, scale=1.0)  # sums 7, 6 and 3
     np.testing.assert_allclose(rest.kappa, 7 / 3, rtol=1e-6)
+    long = jnp.full((6, 32), 60, jnp.float16)  # products are beyond its largest number
+    np.testing.assert_allclose(hardness(long, long), (1.0, 1.0), rtol=1e-6)
+    of_rows = jnp.array([0.1, 0.6])
+    floor = log_floor(long[None], long, jnp.ones(6, bool), of_rows, Settings(kappa=3.0), 0.5)
+    np.testing.assert_allclose(floor, 32 * 60**2 / 2 + np.log(6 / 3), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,40 @@ def test_quadrature_agrees_with_bivariate_normal_probabilities_up_to_the_ends():
 
 
 @pytest.mark.slow
+def test_slopes_of_the_biased_product_are_probabilities_up_to_the_ends():
+    """By the correlation, Price's theorem; by a mean, central differences."""
+    cases = [
+        (mean, other, rho)
+        for mean in (-1.3, 0.5)
+        for other in (0.5, 1.1)
+        for rho in (-1 - 1e-6, -1.0, -0.6, 0.3, 1 - 1e-6, 1.0, 1 + 1e-6)
+    ]
+
+    def probability(mean, other, rho):
+        if rho >= 1:
+            return norm.cdf(min(mean, other))
+        if rho <= -1:
+            return max(norm.cdf(mean) + norm.cdf(other) - 1, 0)
+        return multivariate_normal.cdf([mean, other], cov=[[1, rho], [rho, 1]], abseps=1e-12)
+
+    product = kernels.biased_rectified_product
+    slopes = jax.jit(jax.grad(lambda *at: product(*at).sum(), (0, 1, 2)))
+    given = [np.array(x) for x in zip(*cases, strict=True)]
+    expected = [probability(*case) for case in cases]
+    np.testing.assert_allclose(slopes(*(jnp.asarray(x, jnp.float32) for x in given))[2], expected,
+                               atol=2e-5)  # fmt: skip
+    with jax.enable_x64(True):
+        mean, other, rho = map(jnp.asarray, given)
+        by_mean, by_other, by_rho = slopes(mean, other, rho)
+        np.testing.assert_allclose(by_rho, expected, atol=2e-6)
+        step = 1e-5
+        differences = (product(mean + step, other, rho) - product(mean - step, other, rho)) / 2e-5
+        np.testing.assert_allclose(by_mean, differences, atol=1e-6)
+        differences = (product(mean, other + step, rho) - product(mean, other - step, rho)) / 2e-5
+        np.testing.assert_allclose(by_other, differences, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_half_precision_is_widened_first():
     mean, other, rho = (jnp.asarray(x, jnp.bfloat16) for x in ([0.7, -1], [2, 0.5], [0.9, -0.5]))
     wider = [x.astype(jnp.float32) for x in (mean, other, rho)]

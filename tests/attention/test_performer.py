@@ -64,6 +64,18 @@ def weights(scores, causal):
     return w / w.sum(-1, keepdims=True)
 
 
+def definition(q, k, v, projection, causal):
+    """Quadratic, from logarithms of the weights."""
+
+    def exponents(x):
+        x = x.shape[-1] ** -0.25 * x
+        return x @ projection.T - (x**2).sum(-1, keepdims=True) / 2
+
+    logs = jax.nn.logsumexp(exponents(q)[:, None] + exponents(k), axis=-1)
+    seen = np.tril(np.ones(logs.shape)) > 0 if causal else True
+    return jax.nn.softmax(logs, where=seen, axis=-1) @ v
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_approaches_softmax_as_features_grow(causal):
@@ -106,14 +118,32 @@ def test_what_comes_later_does_not_make_a_row_vanish():
         out = jax.jit(
             lambda keys: performer.performer_attention(q, keys, v, projection, causal=True)
         )(keys)
-        qs, ks, w, vs = (np.asarray(x, np.float64) for x in (q, keys, projection, v))
-        exponents = [
-            (D**-0.25 * x) @ w.T - np.sum((D**-0.25 * x) ** 2, -1, keepdims=True) / 2
-            for x in (qs, ks)
-        ]
-        logs = np.logaddexp.reduce(exponents[0][:, None, :] + exponents[1][None], axis=-1)
-        expected = weights(logs, causal=True) @ vs
+        with jax.enable_x64(True):
+            given = (np.asarray(x, np.float64) for x in (q, keys, v, projection))
+            expected = definition(*given, causal=True)
         np.testing.assert_allclose(out, expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("scale", "error"), [(1, 1e-5), (20, 1e-3), (40, 4e-3)])
+def test_every_row_is_the_definition_with_weights_that_sum_to_one(causal, scale, error):
+    """However far the exponents of features and keys are apart."""
+    q, k, v = jax.random.normal(jax.random.key(1), (3, 16, 16))
+    q, k, v = scale * q, scale * k, v.at[:, 0].set(1)
+    projection = performer.gaussian_projection(jax.random.key(0), 64, 16)
+    attend = partial(performer.performer_attention, causal=causal)
+    out = jax.jit(attend)(q, k, v, projection)
+    np.testing.assert_allclose(out[:, 0], 1, rtol=1e-6)
+    with jax.enable_x64(True):
+        given = [jnp.asarray(np.asarray(x), jnp.float64) for x in (q, k, v, projection)]
+        exact, pull = jax.vjp(partial(definition, causal=causal), *given)
+        np.testing.assert_allclose(out, exact, rtol=error, atol=error)
+        ours, pull_ours = jax.vjp(attend, *given)
+        np.testing.assert_allclose(ours, exact, rtol=1e-8, atol=1e-10)
+        direction = jnp.sin(jnp.arange(256.0)).reshape(16, 16)
+        for a, b in zip(pull_ours(direction), pull(direction), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.slow

@@ -189,3 +189,23 @@ def test_gradients_are_finite_differences(normal):
         step = jnp.zeros_like(raw).at[index].set(1e-6)
         numeric = (loss(raw + step) - loss(raw - step)) / 2e-6
         np.testing.assert_allclose(grads[index], numeric, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_of_a_singular_matrix_the_objective_is_not_a_number_without_jitter(normal, dtype):
+    _, g, y = problem(normal)
+    rows = np.array([0, 1, 2, 0, 0, 0])  # equal to the first point: pivots are exactly 0
+    g, y = jnp.asarray(g[rows][:, rows], dtype), jnp.asarray(y, dtype)
+    options = dict(kernel=SE, widths=jnp.ones(1, dtype), noise=0.1)
+    singular = kernels.gram(SE, g)
+    regular = singular + 0.1 * jnp.eye(6, dtype=dtype)
+    assert np.isnan(dkm.objective(regular[None], g, y, **options))  # its kernel matrix
+    other = g + 0.1 * jnp.eye(6, dtype=dtype)
+    assert np.isfinite(dkm.objective(regular[None], other, y, **options))
+    assert np.isnan(dkm.objective(singular[None], other, y, **options))
+    assert np.isnan(layers.free_gram(singular, regular)).any()
+    assert np.isfinite(layers.free_gram(regular, singular)).all()
+    raw = jnp.zeros((1, 6, 6), dtype)
+    assert dkm.forward(raw, g, kernel=SE).jitters[0] > 0
+    assert np.isfinite(dkm.regression_objective(raw, g, y, **options))

@@ -11,7 +11,7 @@ from rml.errors import UserError
 from rml.kernels import deep_kernel_machine as dkm
 from rml.kernels import deep_linear, sparse
 from rml.kernels.optimize import checked, fit, minimize
-from rml.kernels.outputs import Outputs, log_predictive
+from rml.kernels.outputs import Outputs, expected_log_softmax, log_predictive
 
 SE = kernels.squared_exponential
 
@@ -136,3 +136,52 @@ def test_the_sparse_machine_names_its_singular_matrix(normal):
     broken = zeros._replace(inducing=jnp.full((3, 2), jnp.nan))
     with pytest.raises(UserError, match="9 entries that are not finite"):
         sparse.require_inducing(broken, kernel=SE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", kernels.KERNELS)
+def test_a_row_of_zeros_and_a_blank_image_have_finite_gradients(normal, name):
+    """Their variance is exactly 0 where the kernel of a point of norm 0 is."""
+    x, images = normal(15, 6, 3), normal(16, 3, 4, 4, 1)
+    x[0] = images[0] = 0
+    x, images, labels = jnp.asarray(x), jnp.asarray(images), jnp.arange(6) % 3
+    key, kernel = jax.random.key(0), kernels.KERNELS[name]
+    patches = kernels.draw_patches(key, images[1:], count=4, size=3)
+    machines = (
+        sparse.init_sparse(x[1:4], depth=1, outputs=3),
+        kernels.init_conv(key, patches, depth=1, outputs=3),
+    )
+
+    def bounds(machines):
+        given = dict(total=6, kernel=kernel, widths=jnp.ones(1), samples=4)
+        of_rows = sparse.elbo(machines[0], x, labels, key=key, likelihood="categorical", **given)
+        return of_rows + kernels.conv_elbo(machines[1], images, labels[:3], key, **given)
+
+    value, slopes = jax.jit(jax.value_and_grad(bounds))(machines)
+    assert np.isfinite(value)
+    for slope in jax.tree.leaves(slopes):
+        assert np.isfinite(slope).all()
+
+
+@pytest.mark.slow
+def test_outputs_without_variance_are_log_softmax_with_its_gradient(normal):
+    mean, labels = jnp.asarray(normal(17, 4, 3)), jnp.array([2, 0, 1, 2])
+    variance, key = jnp.array([0.0, 0.5, 0.0, 2.0]), jax.random.key(0)
+
+    def expected(mean, variance):
+        return expected_log_softmax(key, mean, variance, labels, samples=6)
+
+    def predicted(mean, variance):
+        logs = log_predictive(key, mean, variance, samples=6)
+        return jnp.take_along_axis(logs, labels[:, None], axis=1)[:, 0]
+
+    exact = jnp.take_along_axis(jax.nn.log_softmax(mean), labels[:, None], axis=1)[:, 0]
+    slope = (jax.nn.one_hot(labels, 3) - jax.nn.softmax(mean))[::2]
+    for function in (expected, predicted):
+        np.testing.assert_allclose(function(mean, variance)[::2], exact[::2], rtol=1e-12)
+        by_mean, by_variance = jax.grad(lambda *at, f=function: f(*at).sum(), (0, 1))(
+            mean, variance
+        )
+        np.testing.assert_allclose(by_mean[::2], slope, atol=1e-12)
+        np.testing.assert_array_equal(by_variance[::2], 0)
+        assert (by_variance[1::2] != 0).all()

@@ -118,3 +118,19 @@ def test_misuse():
         init(ProjectionHead(layers=0), features())
     with pytest.raises(ValueError, match="did you mean 'gelu'"):
         init(ProjectionHead(activation="gellu"), features())
+
+
+@pytest.mark.slow
+def test_cosines_of_short_rows_and_of_half_precision():
+    x = features()
+    head = Classifier(3, cosine=True, scale=7.0)
+    variables = init(head, x)
+    logits = head.apply(variables, x)
+    np.testing.assert_allclose(head.apply(variables, 1e-12 * x), logits, rtol=1e-5, atol=1e-5)
+    kernel = variables["params"]["kernel"]
+    short = {"params": {**variables["params"], "kernel": 1e-12 * kernel}}
+    np.testing.assert_allclose(head.apply(short, x), logits, rtol=1e-5, atol=1e-5)
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (variables, x))
+    ours = Classifier(3, cosine=True, dtype=jnp.bfloat16).apply(*half)
+    wider = head.apply(*jax.tree.map(lambda a: a.astype(jnp.float32), half))
+    np.testing.assert_array_equal(ours, wider.astype(jnp.bfloat16))

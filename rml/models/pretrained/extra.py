@@ -5,7 +5,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from rml.errors import MissingError
+from rml.errors import MissingError, install
 
 
 def require(module: str) -> Any:
@@ -18,7 +18,7 @@ def require(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise MissingError(
-            f"pretrained weights need the package {error.name!r}: pip install 'rml[pretrained]'"
+            f"pretrained weights need the package {error.name!r}: {install('pretrained')}"
         ) from None
 
 
