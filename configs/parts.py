@@ -179,7 +179,7 @@ def cifar(
     """A config of features learned from CIFAR by a ResNet-18 with LARS."""
     epoch = 50_000 / batch_size
     given = dict(
-        data=images(name, (32, 32, 3)),
+        data=images(name, (32, 32, 3)) | dict(host_crops=False),
         augment=crops(32),
         model=dict(name="resnet18", stem="cifar"),
         head=dict(features=128, norm=True),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.registry import read_config
+from experiments.registry import ROOT, read_config
 from experiments.results import interval, seeds
 from experiments.systems import System
 from experiments.tables import table
@@ -36,7 +36,7 @@ def comparison(
     for system in systems:
         for result in results.get(system.key, {}).values() if metrics else ():
             if {*metrics} <= {*result["metrics"]}:
-                data = read_config(result["config"]).data.name
+                data = read_config(str(ROOT / result["config"])).data.name
                 found.setdefault(data, []).append((system.key, result))
     parts = [
         f"### On `{data}`\n\n{compared(measured, metrics)}"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # the registry's commands import this module
     from experiments.systems import System
 
 DURATION = re.compile(r"\b(?:minutes?|hours?)\b[^.]*\bcores?\b")
+COST = re.compile(r"\b(?:minutes?|hours?|GB)\b")
+"""What a config without a result cannot say, since nobody measured it."""
 UNMEASURED = "Not run in full here"
 """What the docstring of a config says that has no result."""
 PACKAGES = ("rml", "experiments", "configs", "benchmarks", "tpu")
@@ -115,6 +117,8 @@ def _check_result(system: "System", root: Path, config: str) -> Iterator[str]:
     if not result_file(root / "results", system.key, config).is_file():
         if RESULT_LINE.search(text):
             yield "it says 'Result: results/', but it has no result"
+        if found := COST.search(text):
+            yield f"it says {found[0]!r}, but it has no result that measured it"
         return
     if not RESULT_LINE.search(text):
         yield f"it has a result, expected a line 'Result: results/{system.key}'"

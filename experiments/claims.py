@@ -368,17 +368,28 @@ def why_not(file: str, config: ConfigDict) -> str | None:
     kind, _, path = name.partition(":")
     if kind in PATHS:
         return None if Path(path).expanduser().exists() else f"{path} is not on this machine"
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets as tfds  # slow to import, as is what imports it
 
+    from experiments.common.weights import archives_named
+    from experiments.data_sets import absent, missing, named
     from rml.assets import default_data_dir
     from rml.data import builders
     from rml.data.tfds_source import open_builder
 
+    data_dir = Path(data.get("data_dir") or default_data_dir()).expanduser()
+    archives = {one: missing(one, data_dir) for one in named(config)}
+    archives |= {one: absent([one]) for one in archives_named(config)}
+    if lacking := [one for one in archives if archives[one]]:
+        needed = dict.fromkeys(itertools.chain(*archives.values()))
+        return (
+            f"{', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not on this machine: "
+            f"python -m rml.assets {' '.join(needed)}"
+        )
     base = kind.partition("/")[0]
     if base in builders.KNOWN or base not in tfds.list_builders(with_community_datasets=False):
         return None  # carried by a package, or made by the experiment
     try:
-        open_builder(name, Path(data.get("data_dir") or default_data_dir()).expanduser())
+        open_builder(name, data_dir)
     except DataError as error:
         return str(error).partition(". ")[0]
     return None

@@ -2,11 +2,13 @@
 
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.registry import ROOT, read_config
+from ml_collections import ConfigDict
+
+from experiments.registry import ROOT, read_config, texts_of
 from experiments.results import DATA_SETS
 from experiments.systems import System
 from rml import assets
@@ -59,13 +61,19 @@ def read_cards(root: Path = ROOT / "results" / DATA_SETS) -> dict[str, dict[str,
     return {file.stem: json.loads(file.read_text()) for file in sorted(root.glob("*.json"))}
 
 
+def named(config: ConfigDict) -> list[str]:
+    """Names of the data sets that values of a config name: what is trained on, transferred to."""
+    texts = dict.fromkeys(texts_of(config.to_dict()))
+    return [text for text in texts if text in builders.KNOWN]
+
+
 def users(systems: Iterable[System]) -> Mapping[str, list[str]]:
     """Keys of the systems that are built whose configs name a data set, by its name."""
     found: dict[str, dict[str, None]] = {}
     for system in systems:
         for config in system.configs if system.built else ():
-            data = read_config(str(ROOT / config)).get("data") or {}
-            found.setdefault(data.get("name", ""), {})[system.key] = None
+            for name in named(read_config(str(ROOT / config))):
+                found.setdefault(name, {})[system.key] = None
     return {name: list(keys) for name, keys in found.items()}
 
 
@@ -83,10 +91,30 @@ def state(data_set: DataSet, data_dir: Path | None = None) -> str:
         splits = json.loads(prepared[-1].read_text())["splits"]
         sizes = (f"{one['name']} {sum(map(int, one['shardLengths'])):,}" for one in splits)
         return ", ".join(sizes)
-    root = assets.directory()
-    missing = [
-        name for name in data_set.archives if not (root / assets.listed()[name].file).is_file()
-    ]
-    if missing:
-        return f"python -m rml.assets {' '.join(missing)}"
+    if archives := missing(data_set.name, data_dir):
+        return f"python -m rml.assets {' '.join(archives)}"
     return "prepared on first use"
+
+
+def missing(name: str, data_dir: Path | None = None) -> list[str]:
+    """Names the archives that a data set is still to be made from and that are not here.
+
+    Args:
+      name: Key of `builders.KNOWN`.
+      data_dir: TFDS data directory; the default one if not given.
+
+    Returns:
+      Names of assets; none where the data set is prepared or a package carries it.
+    """
+    builder = builders.KNOWN[name]
+    archives = absent(builder.ASSETS if issubclass(builder, Fetched) else ())
+    if not archives or builder.DATED:  # the date stands in an archive, prepared or not
+        return archives
+    prepared = (data_dir or default_data_dir()) / builder.directory() / "dataset_info.json"
+    return [] if prepared.is_file() else archives
+
+
+def absent(archives: Sequence[str]) -> list[str]:
+    """Names those of some archives that are not on this machine."""
+    root = assets.directory()
+    return [name for name in archives if not (root / assets.listed()[name].file).is_file()]

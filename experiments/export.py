@@ -23,7 +23,7 @@ from typing import Any
 from experiments.embed import check_absent, make_parser, run_tool, write_features, write_whole
 from experiments.startup import keep_compiled, quiet_libraries
 from experiments.systems import read_systems
-from rml.errors import UserError
+from rml.errors import UserError, install
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PACKAGES = {"safetensors": "safetensors", "stablehlo": "flatbuffers"}
@@ -271,7 +271,7 @@ def _write(encoder: Any, out: Path, content: bytes, card: dict[str, Any]) -> Non
 
 
 def _missing(package: str) -> UserError:
-    return UserError(f"this format needs the package {package}: pip install 'rml[export]'")
+    return UserError(f"this format needs the package {package}: {install('export')}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import itertools
 import operator
 import re
 import runpy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,15 @@ def config_keys(config: ConfigDict, prefix: str = "") -> set[str]:
         if isinstance(config[key], ConfigDict):
             keys |= config_keys(config[key], f"{prefix}{key}.")
     return keys
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """The texts among the values of a config's dictionary, those inside others included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_of(part)
 
 
 def _check_config(argv: Sequence[str]) -> None:

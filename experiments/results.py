@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from experiments.registry import ROOT, find_experiment, read_config
 from rml.errors import UserError
 
@@ -24,6 +26,12 @@ BENCHMARKS = "benchmarks"
 CHANGED = "the config has changed since"
 RESTATED = "stated otherwise since"
 NULL_MEETS = "the mean of its null meets it too"
+LATE = "stated after the first measurement"
+REVISED = "stated or changed after a first measurement"
+TELLS_OF_CHANGE = re.compile(
+    r"\b(?:first (?:run|measurement|look)s?|after measuring|at first|until|stated after)\b"
+)
+"""Words by which a claim's source tells that a measurement came before the claim as it stands."""
 STATEMENT = ("statement", "metric", "relation", "threshold", "stated")
 """What makes a claim another one where it changes."""
 NOT_MEASURED = ("seed", "mesh", "bed.run")
@@ -79,18 +87,22 @@ def tells_apart(key: str) -> bool:
     return not {key, key.partition(".")[0]} & {*NOT_MEASURED}
 
 
+def config_of(result: Mapping[str, Any]) -> ConfigDict | None:
+    """The config of a result as its file has it today; None where there is no such file."""
+    file = ROOT / result["config"]
+    return read_config(str(file)) if file.is_file() else None
+
+
 def changed_since(result: Mapping[str, Any]) -> bool:
     """Whether the config's file says something else than when it was measured."""
-    if not (ROOT / result["config"]).is_file():
-        return False
-    return config_hash(read_config(result["config"]).to_dict()) != result["config_hash"]
+    config = config_of(result)
+    return config is not None and config_hash(config.to_dict()) != result["config_hash"]
 
 
 def seeds_a_run(result: Mapping[str, Any]) -> int:
     """How many seeds a run of a result trains as one program, by its config's file; 1 without."""
-    if not (ROOT / result["config"]).is_file():
-        return 1
-    return int(read_config(result["config"]).get("seeds", 1))
+    config = config_of(result)
+    return 1 if config is None else int(config.get("seeds", 1))
 
 
 def seeds(result: Mapping[str, Any]) -> int:
@@ -180,10 +192,12 @@ def null_meets(claim: Mapping[str, Any]) -> bool:
 def remarks(claim: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """What is to be said of a claim beside its verdict; empty where there is nothing."""
     late = claim.get("stated", "") > result.get("first_measured", result["finished"])[:10]
+    # Of one day the dates do not tell which came first.
+    revised = not late and TELLS_OF_CHANGE.search(claim["source"]) is not None
     today = claims_of_today(result)
     restated = today is not None and _statement(claim) not in today
     said = (
-        late * "stated after the first measurement", changed_since(result) * CHANGED,
+        late * LATE, revised * REVISED, changed_since(result) * CHANGED,
         restated * RESTATED, null_meets(claim) * NULL_MEETS,
     )  # fmt: skip
     return "; ".join(filter(None, [claim["note"], *said]))

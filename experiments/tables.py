@@ -73,7 +73,7 @@ def measured_table() -> str:
     for system in read_systems().values():
         if system.section != PILLARS:
             continue
-        found = measured.get(system.key, {})
+        found = in_order(measured.get(system.key, {}), system)
         rows.append((f"**{paper(system)}**", counts(found, system), "", "", ""))
         rows += [
             (
@@ -87,6 +87,23 @@ def measured_table() -> str:
         ]
     first = "first claim: mean (95% interval), needed"
     return table(("pillar and configs", "claims", first, "seeds", "time a run"), rows)
+
+
+def in_order(
+    results: Mapping[str, Mapping[str, Any]], system: System
+) -> dict[str, Mapping[str, Any]]:
+    """The results of a system as it lists its configs, that of the claim first.
+
+    Args:
+      results: The system's results by the stem of their config's file.
+      system: The system; results of configs that it does not list come last.
+    """
+
+    def place(stem: str) -> int:
+        config, configs = results[stem]["config"], system.configs
+        return configs.index(config) if config in configs else len(configs)
+
+    return {stem: results[stem] for stem in sorted(results, key=place)}
 
 
 def first_claim(result: Mapping[str, Any]) -> str:
@@ -116,7 +133,8 @@ def claims_table(key: str) -> str:
     systems = read_systems()
     if key not in systems:
         raise unknown("system", key, systems)
-    measured, system = read_results().get(key, {}).values(), systems[key]
+    system = systems[key]
+    measured = in_order(read_results().get(key, {}), system).values()
     rows = [
         (
             claim["statement"],

@@ -30,6 +30,15 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}; {expected}")
 
 
+def install(extra: str) -> str:
+    """Writes the command that installs an extra, in the root of the repository, as it is pinned.
+
+    Args:
+      extra: Name of the extra in `pyproject.toml`, for example "transport".
+    """
+    return f"pip install --constraint constraints.txt -e '.[{extra}]'"
+
+
 def local_path(given: str | Path, what: str) -> Path:
     """Makes a path of this machine, a leading `~` expanded.
 

@@ -3,7 +3,7 @@
 python -m experiments.run --config=configs/attention/random_features_20000.py --workdir=runs/rf_l
 
 Two replicates; features are streamed in blocks of heads, and one factorisation a penalty serves all
-sizes and targets. Seven to eight minutes of CPU time a fit of six, 6 GB.
+sizes and targets.
 
 Not run in full here. `make claims ONLY=rf_attention` measures it into results/rf_attention.
 """

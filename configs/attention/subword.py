@@ -2,8 +2,9 @@
 
 python -m experiments.run --config=configs/attention/subword.py --workdir=runs/subword
 
-Needs the package tokenizers (`pip install 'rml[pretrained]'`). The seed splits documents into those
-that are learned from and those that are held out; nothing was tuned.
+Needs the package tokenizers (`pip install --constraint constraints.txt -e '.[pretrained]'`). The
+seed splits documents into those that are learned from and those that are held out; nothing was
+tuned.
 
 Result: results/generative_maths, 2 min 59 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """

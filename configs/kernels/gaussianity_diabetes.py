@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/kernels/gaussianity_diabetes.py --workdir=runs/gaussian
 
-Needs BlackJAX (`pip install 'rml[sampling]'`). Nothing was tuned.
+Needs BlackJAX (`pip install --constraint constraints.txt -e '.[sampling]'`). Nothing was tuned.
 
 Result: results/dkm, 73 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """

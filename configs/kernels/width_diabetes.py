@@ -2,8 +2,9 @@
 
 python -m experiments.run --config=configs/kernels/width_diabetes.py --workdir=runs/width
 
-Needs BlackJAX (`pip install 'rml[sampling]'`). The spread of sampled Gram matrices falls as the
-width to the power -1/2 by the law of large numbers; the claim is about the distance of their mean.
+Needs BlackJAX (`pip install --constraint constraints.txt -e '.[sampling]'`). The spread of sampled
+Gram matrices falls as the width to the power -1/2 by the law of large numbers; the claim is about
+the distance of their mean.
 
 Result: results/dkm, 61 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """

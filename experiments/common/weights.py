@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from experiments.registry import texts_of
 from rml import assets
 from rml.embedding import TextEmbedder, on_mesh
 from rml.encoder import Encoder, ImageEmbedder
@@ -49,6 +51,14 @@ def pretrained_encoder(name: str, image_shape: Any, *, key: str = "features.run"
             f"{name} encodes images of 1 or 3 channels, data.image_shape is {list(image_shape)}"
         )
     return _image_embedder(model, side, make_mesh())
+
+
+def archives_named(config: ConfigDict) -> list[str]:
+    """Names of the archives with published weights that values of a config name."""
+    texts = [*texts_of(config.to_dict())]
+    named = [re.split("[/@]", one.removeprefix(WEIGHTS))[0] for one in texts if WEIGHTS in one]
+    found = dict.fromkeys([*named, *(one for one in texts if one in TEXTS)])
+    return [name for name in found if name in assets.listed()]  # packages carry the others
 
 
 def open_weights(name: str, mesh: Mesh) -> Encoder:

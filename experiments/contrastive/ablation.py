@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from experiments.common.claims import with_bounds
 from experiments.common.comparison import for_each
@@ -32,9 +33,10 @@ from experiments.ranges import Range, check_ranges
 from experiments.registry import find_experiment
 from rml.data import augment
 from rml.encoder import ImageEmbedder
+from rml.errors import UserError, unknown
 from rml.nested import flatten
 from rml.ops import t_interval
-from rml.training import Claim, Progress, RunDirectory, Task, initial_state
+from rml.training import Claim, Progress, RunDirectory, Task, TrainState, initial_state
 
 SOURCE = "SimCLR (arXiv:2002.05709), Sections 3 to 5; data, sizes and margins are this repository's"
 CLAIMS = (
@@ -82,14 +84,64 @@ def joined(recipe: ModuleType, configs: Sequence[Any], seeds: Sequence[int]) -> 
     )
 
 
-def seeds_of(config: Any) -> range:
-    """The seeds of a run, which no run of another `seed` has."""
-    return range(config.seed * config.seeds, (config.seed + 1) * config.seeds)
+def seeds_of(config: Any, names: Sequence[str] = (BASE,)) -> range:
+    """The seeds of a run's variants, which no run of another `seed` has; `AGAIN` has its own."""
+    start = config.seed * config.seeds + OTHER_SEEDS * (AGAIN in names)
+    return range(start, start + config.seeds)
+
+
+def config_of(config: Any, name: str) -> ConfigDict:
+    """The config of a variant, which of `AGAIN` is the base's."""
+    return variant(config, BASE if name == AGAIN else name)
+
+
+def groups_of(config: Any) -> dict[str, list[str]]:
+    """Names of variants that are trained as one program, by the name of the program's directory."""
+    configs = {name: variant(config, name) for name in (BASE, *config.variants)}
+    groups = {f"program_{i}": names for i, names in enumerate(programs(configs))}
+    return groups | {AGAIN: [AGAIN]}
+
+
+def trained_by(config: Any) -> list[str]:
+    """Names of the variants of the program that a config is of, by default the base alone."""
+    if "method" not in config:
+        return [BASE]
+    groups = groups_of(config)
+    if config.method not in groups:
+        raise unknown("program of the run", config.method, groups)
+    return groups[config.method]
 
 
 def task(config: Any) -> Task:
-    """The training problem of the base with all seeds."""
-    return joined(find_experiment(config.recipe), [variant(config, BASE)], seeds_of(config))
+    """The training problem of the program that a config is of, by default the base, all seeds."""
+    names = trained_by(config)
+    configs = [config_of(config, name) for name in names]
+    return joined(find_experiment(config.recipe), configs, seeds_of(config, names))
+
+
+def encoder(config: Any, state: TrainState, *, variant: str = "", seed: int = 0) -> ImageEmbedder:
+    """The features of images that one model of a program's trained state gives.
+
+    Args:
+      config: The config of the program's directory, `methods/<program>` of the run's.
+      state: The state of all models of the program.
+      variant: Name of the variant, one that the program trains; its first if not given.
+      seed: Number of the seed among the run's own, from 0.
+
+    Returns:
+      The encoder of the variant's recipe.
+
+    Raises:
+      UserError: The program trains no such variant, or the run has no such seed.
+    """
+    names = trained_by(config)
+    name = variant or names[0]
+    if name not in names:
+        raise unknown("variant of this program", name, names)
+    if seed not in range(config.seeds):
+        raise UserError(f"seed is {seed}, expected 0 to {config.seeds - 1}, the number of a seed")
+    one = unstack(state, names.index(name) * config.seeds + seed)
+    return find_experiment(config.recipe).encoder(config_of(config, name), one)
 
 
 def of_images(config: Any) -> Judge:
@@ -141,19 +193,14 @@ def run(
     """
     recipe = find_experiment(config.recipe)
     check_names(config, (BASE, AGAIN, UNTRAINED))
-    configs = {name: variant(config, name) for name in (BASE, *config.variants)}
-    seeds = seeds_of(config)
-    groups = {f"program_{i}": names for i, names in enumerate(programs(configs))} | {AGAIN: [AGAIN]}
-    configs[AGAIN] = configs[BASE]
+    configs = {name: config_of(config, name) for name in (BASE, *config.variants, AGAIN)}
+    groups = groups_of(config)
     for own in configs.values():
         check_ranges(own, getattr(recipe, "RANGES", {}))
 
-    def seeds_in(group: str) -> Sequence[int]:
-        return [seed + OTHER_SEEDS * (group == AGAIN) for seed in seeds]
-
     # A mistake in any variant is told before the first program trains.
     problems = {
-        group: joined(recipe, [configs[name] for name in names], seeds_in(group))
+        group: joined(recipe, [configs[name] for name in names], seeds_of(config, names))
         for group, names in groups.items()
     }
     found: dict[str, dict[str, np.ndarray]] = {}
@@ -169,9 +216,9 @@ def run(
         together = problems[group]
         # Each model is measured once, after the training, and not at its end as well.
         trained = train(own, inner, dataclasses.replace(together, evaluate=lambda state: {}))
-        state = on_one_device(trained)
+        state, seeds = on_one_device(trained), seeds_of(config, names)
         for i, name in enumerate(names):
-            found[name] = judged(judge, state, i * len(seeds), seeds_in(group))
+            found[name] = judged(judge, state, i * len(seeds), seeds)
         if BASE in names:
             start = on_one_device(initial_state(together, seed=0))
             found[UNTRAINED] = judged(judge, start, names.index(BASE) * len(seeds), seeds)

@@ -25,6 +25,7 @@ CLAIMS = (
 )  # fmt: skip
 RANGES = ablation.RANGES
 task = ablation.task
+encoder = ablation.encoder
 CAPTIONS = {
     **ablation.CAPTIONS,
     "redundancy.png": "Test accuracy against the weight of the redundancy term, with 95% "

@@ -35,6 +35,7 @@ BATCHES = {"32": "batch_32", "64": "batch_64", "256": BASE}
 """By batch, its variant."""
 RANGES = ablation.RANGES
 task = ablation.task
+encoder = ablation.encoder
 CAPTIONS = {
     "accuracies.png": two_towers_ablation.CAPTIONS["accuracies.png"],
     "batches.png": "Test accuracy by names of classes, and recall of a drawing's name, against the "

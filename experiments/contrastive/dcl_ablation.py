@@ -32,6 +32,7 @@ BATCHES = {"32": "_32", "64": "_64", "256": ""}
 """By batch, what ends the names of its variants."""
 RANGES = ablation.RANGES
 task = ablation.task
+encoder = ablation.encoder
 CAPTIONS = {
     **ablation.CAPTIONS,
     "batches.png": "Test accuracy of a linear probe against the batch, with 95% intervals over "

@@ -33,6 +33,7 @@ CLAIMS = (
 )  # fmt: skip
 RANGES = ablation.RANGES
 task = ablation.task
+encoder = ablation.encoder
 CAPTIONS = {
     **ablation.CAPTIONS,
     "queue.png": "Test accuracy against the number of keys in the queue, with 95% "

@@ -26,6 +26,7 @@ CLAIMS = (
 )  # fmt: skip
 RANGES = ablation.RANGES
 task = ablation.task
+encoder = ablation.encoder
 CAPTIONS = {
     **ablation.CAPTIONS,
     "momentum.png": "Test accuracy against the momentum of the keys' encoder, with 95% "

@@ -25,6 +25,7 @@ CLAIMS = (
 )  # fmt: skip
 RANGES = ablation.RANGES
 task = ablation.task
+encoder = ablation.encoder
 CAPTIONS = {
     **ablation.CAPTIONS,
     "temperature.png": "Test accuracy against the temperature, with 95% intervals over seeds.",

@@ -35,6 +35,7 @@ KINDS = {
 }
 RANGES = ablation.RANGES
 task = ablation.task
+encoder = ablation.encoder
 CAPTIONS = {
     "accuracies.png": "Test accuracy by names of classes, and recall of a drawing's name, by "
     "variant, mean over seeds and 95% interval.",

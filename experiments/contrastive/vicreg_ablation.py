@@ -27,6 +27,7 @@ CLAIMS = (
 )  # fmt: skip
 RANGES = ablation.RANGES
 task = ablation.task
+encoder = ablation.encoder
 CAPTIONS = {
     **ablation.CAPTIONS,
     "deviations.png": "Standard deviation of the test images' projections by variant, mean over "

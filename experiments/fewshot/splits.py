@@ -5,8 +5,9 @@ on its own validation classes, of which every method has equally many to choose 
 means over splits with Student's interval; where methods are compared it is that of their
 differences on the same episodes. Between splits vary which classes are base, validation and novel,
 the encoder where one is trained, and the episodes. All splits are drawn from the same classes and
-overlap in them: their values are not independent, as Student's interval takes them to be, so that
-of other classes it says less than its width suggests.
+overlap in them: their values are not independent, for which Student's interval is corrected by the
+number of novel classes over that of the others, as Nadeau and Bengio correct random splits of
+examples.
 
 The options that a split chose, `chosen_<kind>_<method>_<option>`, stand in its own summary, in
 `methods/split_<seed>` of the run directory. Of an option with more than two candidates
@@ -14,7 +15,7 @@ The options that a split chose, `chosen_<kind>_<method>_<option>`, stand in its 
 beside which a better one may lie.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from rml import fewshot
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError, unknown
 from rml.fewshot import Setting
-from rml.ops.intervals import t_interval
+from rml.ops.intervals import MeanInterval, t_interval
 from rml.training import Claim, RunDirectory, Task, TrainState
 
 TIM, ALPHA_TIM, TRANSPORT = "tim", "alpha_tim", "pt_map"
@@ -60,7 +61,7 @@ CLAIMS = (
           stated=STATED, null="alpha_tim_over_tim"),
 )  # fmt: skip
 CAPTIONS = {
-    name: f"{text.rstrip('.')}: mean over splits with Student's 95% interval."
+    name: f"{text.rstrip('.')}: mean over splits with its 95% interval."
     for name, text in {
         "table.png": "Accuracy (%) by method and kind of episodes.",
         "accuracy.png": "Accuracy (%), balanced queries.",
@@ -98,7 +99,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         table[setting] = {}
         for name in config.compared:
             place = f"{setting.name}_{name}"
-            mean, low, high = t_interval(np.array([own[f"accuracy_{place}"] for own in splits]))
+            mean, low, high = over_splits(config, [own[f"accuracy_{place}"] for own in splits])
             metrics[f"accuracy_{place}"] = float(mean)
             metrics[f"interval_{place}"] = half = float(high - low) / 2
             table[setting][name] = metrics[f"accuracy_{place}"], half
@@ -107,12 +108,18 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         metrics[name] = float(np.mean([own[name] for own in splits]))
     each = [differences(config, own) for own in splits]
     for name in each[0]:
-        mean, low, high = t_interval(np.array([own[name] for own in each]))
+        mean, low, high = over_splits(config, [own[name] for own in each])
         metrics[name] = float(mean)
         if len(splits) > 1:
             metrics |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     drawing.draw_accuracies(run.figure, table, over="splits")
     return metrics
+
+
+def over_splits(config: Any, values: Sequence[float]) -> MeanInterval:
+    """Computes the mean over splits and its interval; splits overlap in their novel classes."""
+    others = config.classes.base + config.classes.validation  # to train on and to choose by
+    return t_interval(np.array(values), overlap=config.classes.novel / others)
 
 
 def differences(config: Any, metrics: Mapping[str, float]) -> dict[str, float]:

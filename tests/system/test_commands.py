@@ -1,4 +1,4 @@
-"""The commands of README.md, WORKSPACE.md and the guides: known, right, and run as typed."""
+"""The commands of README.md, WORKSPACE.md and the site: known, right, and run as typed."""
 
 import ast
 import importlib
@@ -14,6 +14,7 @@ import pytest
 
 from experiments import ranges, registry
 from tests.system.commands import (
+    AREAS,
     DOCUMENTS,
     FULL,
     NOT_RUN,
@@ -98,6 +99,11 @@ def test_commands_inside_lines_are_right(document):
         check_command(command)
 
 
+def test_pages_of_the_site_are_among_the_documents():
+    assert {"docs/index.md", "docs/areas/merging.md", "docs/guides/run.md"} <= {*DOCUMENTS}
+    assert any("experiments.merge" in command for command in commands("docs/areas/merging.md"))
+
+
 def test_every_command_is_run_or_says_why_not():
     known = {(document, command) for document in DOCUMENTS for command in commands(document)}
     assert {how(*each) for each in known} >= {QUICK, FULL}
@@ -112,6 +118,8 @@ def test_every_command_is_run_or_says_why_not():
 
 def test_names_in_blocks_of_python_are_defined(tmp_path):
     for number, document in enumerate(DOCUMENTS):
+        if document in AREAS:  # they show fragments
+            continue
         for place, command in enumerate(commands(document)):
             arguments = shlex.split(command) if command.startswith("python -c") else []
             if arguments:

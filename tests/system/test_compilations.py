@@ -31,6 +31,7 @@ from experiments.merging.bed import repeated
 from experiments.sparsity import prosparse_training, prosparse_uses
 from rml import attention
 from rml.fewshot import Setting, find_method
+from rml.hydra import learn_gates
 from rml.models.attention import attend
 from rml.training import CompiledTask, Progress, RunDirectory, initial_state, make_mesh
 from tests.claims import bed_of_patterns, drawn_students
@@ -162,6 +163,19 @@ def test_a_second_hydra_is_measured_without_compiling():
     compile_nothing_again(measure)
 
 
+def test_gates_of_other_features_are_learned_without_compiling():
+    rng = np.random.default_rng(0)
+    features = [jnp.asarray(rng.standard_normal((1200, 8)), jnp.float32) for _ in range(2)]
+    labels = [np.arange(1200) % (4 + case) for case in range(2)]
+
+    def learn(case: int) -> None:
+        numbers = dict(learning_rate=0.1 + case / 8, temperature=0.1 + case / 8, penalty=0.1 + case)
+        pairs = np.array([0, case]), np.array([1, 2])
+        learn_gates(features[case], labels[case], *pairs, steps=1, **numbers)
+
+    compile_nothing_again(learn)
+
+
 @pytest.mark.slow
 def test_a_second_batch_of_episodes_compiles_nothing():
     config = override(read("configs/fewshot/compare_digits.py"), {"compared": ("simple_shot",)})
@@ -236,6 +250,8 @@ def test_a_second_sample_of_examples_compiles_nothing():
             gram, cross = attention.grams(model, weights, query, others, train=40, blocks=2)
             values = jax.random.normal(keys[2], (60, 2))
             attention.learning_curve(gram, cross, values, (1e-3, 1e-1), (20, 40))
+            limit = jax.jit(attention.kernel(model, scale=0.5))
+            limit(query, others, query[:40], others[:40])
 
     compile_nothing_again(measure)
 

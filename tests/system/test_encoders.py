@@ -1,8 +1,10 @@
 """Trained encoders as a user has them: loaded, exported, run elsewhere, given data."""
 
 import dataclasses
+import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -26,8 +28,9 @@ from experiments.common.evaluators import ImageEvaluator
 from experiments.common.pretraining import train
 from experiments.contrastive import simclr
 from experiments.hydra import hydra
-from experiments.registry import find_experiment, read_config
+from experiments.registry import config_files, defined_names, find_experiment, read_config
 from rml.data import load
+from rml.data.builders import OURS
 from rml.embedding import compiled
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError
@@ -391,21 +394,45 @@ def test_an_earlier_checkpoint_is_another_encoder(images):
     assert np.abs(before(images.pixels) - images.features).max() > 1e-4
 
 
-def encoder_configs() -> list[str]:
-    """The configs of each recipe that has an encoder, one each."""
-    return [
-        "contrastive/moco_v2_mnist5k.py", "contrastive/moco_v3_mnist5k.py",
-        "contrastive/supcon_mnist5k.py", "hydra/hydra_digits.py", "hydra/compare_mnist5k.py",
-        "hydra/subspace_mnist5k.py", "fewshot/base_digits.py", "fewshot/compare_digits.py",
-    ]  # fmt: skip
+ELSEWHERE = {
+    r"retrieval\.": "texts; tests/claims/test_contriever.py",
+    r"merging\.bed": "one state of many models; tests/claims/test_fisher_merging.py",
+    r"contrastive\.\w*ablation": "one state of many models; tests/claims/test_ablations.py",
+}
+"""Recipes whose encoder is tested elsewhere, by pattern, and why."""
+
+
+def encoder_recipes() -> list[str]:
+    """The recipes that have an encoder, but for those of `ELSEWHERE`."""
+    modules = (ROOT / "experiments").glob("*/*.py")
+    found = (f"{m.parent.name}.{m.stem}" for m in modules if {"encoder", "run"} <= defined_names(m))
+    return sorted(name for name in found if not any(re.match(own, name) for own in ELSEWHERE))
+
+
+def test_recipes_whose_encoder_is_tested_elsewhere_are_there():
+    assert len(encoder_recipes()) > 11
+    recipes = [f"{m.parent.name}.{m.stem}" for m in (ROOT / "experiments").glob("*/*.py")]
+    for pattern, why in ELSEWHERE.items():
+        assert any(re.match(pattern, name) for name in recipes), pattern
+        assert (ROOT / why.rpartition("; ")[2]).is_file(), why
+
+
+@functools.cache
+def image_configs() -> dict[str, list[ConfigDict]]:
+    """The configs of images by recipe, those first whose data a package carries."""
+    found: dict[str, list[ConfigDict]] = {}
+    for config in map(read_config, config_files()):
+        if "image_shape" in (config.get("data") or {}):
+            found.setdefault(config.experiment, []).append(config)
+    return {name: sorted(own, key=lambda c: c.data.name not in OURS) for name, own in found.items()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", encoder_configs())
-def test_every_recipe_of_images_gives_the_features_of_its_encoder(file):
+@pytest.mark.parametrize("name", encoder_recipes())
+def test_every_recipe_of_images_gives_the_features_of_its_encoder(name):
     """By shapes alone: as wide as the encoder's own output, without the head."""
-    config = read_config(str(ROOT / "configs" / file))
-    recipe = find_experiment(config.experiment)
+    config, *_ = image_configs()[name]
+    recipe = find_experiment(name)
     state = jax.eval_shape(recipe.task(config).init, jax.random.key(0))
     embedder = recipe.encoder(config, state)
     one = jax.ShapeDtypeStruct((2, *config.data.image_shape), np.uint8)

@@ -21,7 +21,7 @@ from experiments.common.selection import NDCG, NEIGHBOURS
 from experiments.sweep import __main__ as sweep
 from experiments.sweep import plan, slurm, table
 from experiments.sweep.job import Launch
-from rml.errors import UserError
+from rml.errors import UserError, install
 
 DIGITS = "configs/contrastive/simclr_digits.py"
 RATES = "optimizer.learning_rate=1e-3,1e-2"
@@ -464,7 +464,7 @@ def test_without_a_cluster_or_submitit_one_line_says_so(swept, monkeypatch):
     monkeypatch.setitem(sys.modules, "experiments.sweep.slurm", None)
     monkeypatch.delattr("experiments.sweep.slurm")
     assert swept("--grid", RATES, "--slurm=") == (
-        1, "error: --slurm needs submitit; pip install -e '.[slurm]'\n"
+        1, f"error: --slurm needs submitit: {install('slurm')}\n"
     )  # fmt: skip
 
 

@@ -191,6 +191,15 @@ def test_show_a_system(capsys):
     assert "not built" in capsys.readouterr().out
 
 
+def test_a_system_is_shown_from_any_folder(capsys, monkeypatch, tmp_path):
+    assert main(["show", "simclr"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 seeds" in shown
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", "simclr"]) == 0
+    assert capsys.readouterr().out == shown
+
+
 def test_show_has_the_whole_command_of_each_config():
     for system in read_systems().values():
         for config in system.configs:
@@ -453,6 +462,7 @@ def test_check_finds_what_no_system_names(tree):
             "Half an hour on 2 CPU cores.\n\nResult: results/first.",
             "it says 'hour on 2 CPU cores', expected times in the line of its result alone",
         ),
+        ("Flights that arrive late by 2 hours.\n\nResult: results/first.", ""),
     ],
 )
 def test_check_holds_what_a_config_says_against_its_result(tree, text, finding):
@@ -462,13 +472,34 @@ def test_check_holds_what_a_config_says_against_its_result(tree, text, finding):
     config.write_text(f'"""First.\n\n{text}\n"""{body}')
     unmeasured = checks.check({"first": first}, root)
     says = "Result" in text
-    assert unmeasured == says * [
+    cost = re.findall("hours?", text)  # with its own test below
+    assert unmeasured[: len(unmeasured) - len(cost)] == says * [
         "first: config configs/metric/first.py: it says 'Result: results/', but it has no result"
     ]
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text("{}")
     found = checks.check({"first": first}, root)
     assert found == [f"first: config configs/metric/first.py: {finding}"] * bool(finding)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Eight minutes of CPU time a fit.", "minutes"),
+        ("An hour.", "hour"),
+        ("It needs 6 GB.", "GB"),
+        ("For 256 chips of 32 GiB, in 10 epochs.", ""),
+    ],
+)
+def test_check_finds_a_cost_that_nothing_measured(tree, text, said):
+    root, first = tree
+    config = root / "configs/metric/first.py"
+    body = config.read_text().split('"""', 2)[2]
+    config.write_text(f'"""First.\n\n{text}\n\nNot run in full here.\n"""{body}')
+    assert checks.check({"first": first}, root) == bool(said) * [
+        f"first: config configs/metric/first.py: it says '{said}', but it has no result that "
+        "measured it"
+    ]
 
 
 @pytest.mark.parametrize("text", ["x = 1\n", '"""."""\n', '""""""\n'])
