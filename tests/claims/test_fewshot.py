@@ -12,11 +12,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.contrastive import simclr_digits
-from configs.fewshot import base_digits, compare_digits, compare_pydocs
+from configs.fewshot import base_digits, compare_digits, compare_icons, compare_pydocs
 from experiments.common import pretraining
 from experiments.common.encoders import load_encoder
 from experiments.contrastive import simclr
-from experiments.fewshot import base_training, clustering, common, compare, drawing
+from experiments.fewshot import base_training, clustering, common, compare, drawing, splits
 from experiments.fewshot.features import load_features
 from experiments.registry import find_experiment
 from rml.errors import UserError
@@ -233,3 +233,11 @@ def test_parts_hold_their_classes_and_no_image_of_training():
     config.data.validation = config.data.base
     with pytest.raises(UserError, match="expected another split"):
         common.image_parts(config)
+
+
+def test_intervals_over_splits_are_wider_by_the_classes_that_splits_share():
+    config = compare_icons.get_config()  # 130 novel classes, 204 to train on, 120 to choose by
+    values = [0.1, 0.4, 0.2, 0.25, 0.3]
+    mean, low, high = splits.over_splits(config, values)
+    half = 2.776445 * np.std(values, ddof=1) * np.sqrt(1 / 5 + 130 / 324)  # Student's t, 4 degrees
+    np.testing.assert_allclose((mean, low, high), (0.25, 0.25 - half, 0.25 + half), rtol=1e-6)
