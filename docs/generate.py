@@ -4,6 +4,7 @@ A page whose file exists under docs/ keeps its text, and what is generated follo
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from experiments.results import (  # fmt: skip
     seeds_a_run,
 )
 from experiments.systems import System, read_systems
-from experiments.tables import RELATIONS, claims_table, counts, table
+from experiments.tables import RELATIONS, claims_table, counts, in_order, table
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -63,15 +64,14 @@ def pages() -> dict[str, str]:
         side_by_side = comparison(area, members, results)
         made[f"areas/{area}.md"] = f"{head}{side_by_side}\n" + area_section(members, results)
     for system in systems:
-        made[f"systems/{system.key}.md"] = system_page(
-            system, results.get(system.key, {}), library, pictures()
-        )
+        measured = in_order(results.get(system.key, {}), system)
+        made[f"systems/{system.key}.md"] = system_page(system, measured, library, pictures())
     for one in data_sets():
         made[f"data/{one.name}.md"] = data_set_page(
             one, cards.get(one.name), used.get(one.name, ())
         )
     for room in rooms(library):
-        made[f"api/{room.name}.md"] = room_page(room)
+        made[room_address(room)] = room_page(room, library)
     return {
         address: f"{(DOCS / address).read_text()}\n{text}" if (DOCS / address).exists() else text
         for address, text in made.items()
@@ -92,13 +92,19 @@ def navigation() -> list[dict[str, Any]]:
         {"Systems": ["systems/index.md", *members]},
         {"Data": ["data/index.md", *({one.name: f"data/{one.name}.md"} for one in data_sets())]},
         {"Benchmarks": "benchmarks.md"},
-        {"API": ["api/index.md", *({room.path: f"api/{room.name}.md"} for room in library)]},
+        {"API": ["api/index.md", *({room.path: room_address(room)} for room in library)]},
     ]
 
 
 def pictures(root: Path = ROOT / "results") -> dict[str, Path]:
     """Lists the committed pictures by their address in the site."""
     return {f"results/{f.parent.name}/{f.name}": f for f in sorted(root.glob("*/*.png"))}
+
+
+def pictures_of(system: System, shown: Iterable[str]) -> list[str]:
+    """Lists those addresses of pictures that are of a system, that of the claim's config first."""
+    own = [f"results/{system.key}/{Path(config).stem}.png" for config in system.configs]
+    return [address for address in own if address in shown]
 
 
 def areas(systems: Iterable[System]) -> list[str]:
@@ -171,11 +177,9 @@ def gallery_page(systems: Iterable[System], shown: Mapping[str, Path]) -> str:
     """Writes the page of all pictures, each with the system and config that it is of."""
     parts = ["# Gallery\n"]
     for system in systems:
-        for address in shown:
-            _, key, file = address.split("/")
-            if key == system.key:
-                caption = f"[{system.title}](systems/{key}.md), `{Path(file).stem}`"
-                parts.append(f"![{system.key}, {Path(file).stem}]({address})\n\n*{caption}*\n")
+        for address in pictures_of(system, shown):
+            caption = f"[{system.title}](systems/{system.key}.md), `{Path(address).stem}`"
+            parts.append(f"![{system.key}, {Path(address).stem}]({address})\n\n*{caption}*\n")
     if not shown:
         parts.append("No results are committed; `make claims` writes them.\n")
     return "\n".join(parts)
@@ -200,14 +204,13 @@ def system_page(
     if not system.built:
         note = '!!! note "Not built"\n\n    This repository does not implement this system.\n'
         return "\n".join([*parts, note, claim])
-    functions = ", ".join(f"`{path(name, library)}`" for name in system.functions)
+    functions = ", ".join(f"`{name}`" for name in system.functions)
     parts += ["## What it is\n", description(system, library), f"In the library: {functions}.\n"]
     parts += [claim, "## What was measured\n", measured_table(system.key)]
     parts += [failed_section(results)]
     parts += [
         f"![{system.key}, {Path(address).stem}](../{address})\n\n*`{Path(address).stem}`*\n"
-        for address in shown
-        if address.split("/")[1] == system.key
+        for address in pictures_of(system, shown)
     ]
     parts += ["## Run\n", *(run_section(config) for config in system.configs)]
     if results:
@@ -300,6 +303,7 @@ def options(result: Mapping[str, Any]) -> str:
     return f"Options were chosen without test data, of so many combinations: {counts}."
 
 
+@functools.cache
 def load_library() -> griffe.Module:
     """Parses the package `rml` without importing it."""
     library = griffe.load("rml", search_paths=[ROOT], docstring_parser="google")
@@ -308,15 +312,33 @@ def load_library() -> griffe.Module:
 
 
 def rooms(library: griffe.Module) -> list[griffe.Module]:
-    """Lists what a user imports from: the library itself, then its subpackages."""
+    """Lists what a user imports from: the library itself, then the packages below it, by name."""
     modules = sorted(library.modules.values(), key=lambda module: module.name)
-    return [library, *(module for module in modules if module.is_subpackage)]
+    packages = (module for module in modules if module.is_subpackage)
+    return [library, *(room for package in packages for room in rooms(package))]
+
+
+def room_address(room: griffe.Module) -> str:
+    """Says where the page of a room is in the site: a package lies in the folder of its parent."""
+    return f"api/{room.path.removeprefix('rml.').replace('.', '/')}.md"
 
 
 def path(name: str, library: griffe.Module) -> str:
-    """Finds where a name that a room exports is defined; a module may have the same name."""
-    room, _, last = name.removeprefix("rml.").rpartition(".")
-    return library[room].imports.get(last, name) if room else name
+    """Finds where what a room exports is defined; a module may have the name of its function.
+
+    Args:
+      name: Dotted name as it is written in Python, from `rml` on.
+      library: The parsed package `rml`.
+
+    Returns:
+      The name under which mkdocstrings knows it; `name` itself where no room imports it.
+    """
+    room, _, last = name.rpartition(".")
+    try:
+        source = library.modules_collection[room].imports.get(last, name)
+    except KeyError:  # no room, such as a class
+        return name
+    return name if source == name else path(source, library)
 
 
 def find(name: str, library: griffe.Module) -> griffe.Object | griffe.Alias:
@@ -329,7 +351,7 @@ def api_page(library: griffe.Module) -> str:
     rows = []
     for room in rooms(library):
         summary = room.docstring.value.partition("\n")[0] if room.docstring else ""
-        rows.append((f"[{room.path}]({room.name}.md)", summary))
+        rows.append((f"[{room.path}]({room_address(room).removeprefix('api/')})", summary))
     head = (
         "# API\n\nEvery name is imported from its room: `from rml.losses import nt_xent`. What "
         "`rml` itself has is used as `rml.load`.\n\n"
@@ -337,9 +359,9 @@ def api_page(library: griffe.Module) -> str:
     return head + table(("room", "content"), rows)
 
 
-def room_page(room: griffe.Module) -> str:
+def room_page(room: griffe.Module, library: griffe.Module) -> str:
     """Writes the page of a room for mkdocstrings: its docstring, then every name it exports."""
     head = "    options: {heading_level: 1, members: false, show_root_full_path: true}\n"
     names = [str(name) for name in room.exports or ()]
-    exported = [f"::: {room.imports.get(name, f'{room.path}.{name}')}\n" for name in names]
+    exported = [f"::: {path(f'{room.path}.{name}', library)}\n" for name in names]
     return "\n".join([f"::: {room.path}\n{head}", *exported])

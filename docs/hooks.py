@@ -45,12 +45,18 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_content(html: str, **_: Any) -> str:
     """Turns formulas into MathML, which browsers show without a script, and names into links."""
-    return NAME.sub(r'<autoref identifier="\1" optional><code>\1</code></autoref>', mathml(html))
+    return NAME.sub(_link, mathml(html))
 
 
 def mathml(page: str) -> str:
     """Replaces the formulas that Arithmatex marked in a page."""
     return FORMULA.sub(_formula, page)
+
+
+def _link(match: re.Match) -> str:
+    # The name in Python may be that of a module in mkdocstrings, which goes by files.
+    identifier = generate.path(match[1], generate.load_library())
+    return f'<autoref identifier="{identifier}" optional>{match[0]}</autoref>'
 
 
 def _formula(match: re.Match) -> str:

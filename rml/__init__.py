@@ -6,8 +6,9 @@ what is there and which paper each is.
 * `rml.losses`: InfoNCE, NT-Xent, SupCon, CLIP, SigLIP, triplet and more, streaming over pairs.
 * `rml.contrastive`: views and towers, pairs of text. `rml.hydra`: pairs of classes in gated
   subspaces. `rml.fewshot`: few-shot methods and clustering. `rml.attention`: random-feature
-  attention. `rml.kernels`: deep kernel machines. `rml.retrieval`: vectors of texts and search.
-  `rml.sparsity`: sparse activations. `rml.merging`: models merged in the space of parameters.
+  attention, approximations of softmax, caches and memories of long texts. `rml.kernels`: deep
+  kernel machines. `rml.retrieval`: vectors of texts and search. `rml.sparsity`: sparse activations,
+  edits of a few attention heads. `rml.merging`: models merged in the space of parameters.
   `rml.distillation`: students and how much they heed a teacher.
 * `rml.models`: encoders, heads, text models, pretrained weights. `rml.data`: sources, batches and
   augmentation. `rml.training`: the engine. `rml.evaluation`: metrics, probes, significance.
@@ -26,9 +27,9 @@ Nothing is imported until a room is. A loss with its gradient:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rml.encoder import Encoder, load
+    from rml.encoder import Encoder, ImageEmbedder, load
 
-__all__ = ["Encoder", "load"]
+__all__ = ["Encoder", "ImageEmbedder", "load"]
 
 
 def __getattr__(name: str) -> Any:

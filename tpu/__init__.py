@@ -1,1 +1,1 @@
-"""Pods from a laptop: compile any config for TPUs that are not there, launch on those that are."""
+"""Pods from a laptop: compile any config for TPUs or GPUs that are not there, launch on TPUs."""

@@ -23,7 +23,7 @@ class Chip:
       ports: Links to other chips.
       dcn: Bytes/s that a chip's share of the data centre network carries, None where not published.
       host_chips: Chips of a host.
-      dimensions: Of the torus that chips form.
+      dimensions: Number of dimensions of the torus that chips form.
       accelerator: Prefix of the accelerator type that `gcloud` takes, and what its number counts;
         None where the Cloud TPU API does not offer the chip.
       runtime: Version of the software on its virtual machines (`runtimes` page).
@@ -31,7 +31,7 @@ class Chip:
       source: Page of the figures.
       float32: Peak FLOP/s of products of float32 by precision, "default" and "highest"; where
         there are none they are made of bfloat16's, see `tpu.work.passes`.
-      target: Of a GPU what its compiler is told of it; empty for TPUs.
+      target: Description of a GPU that its compiler is given; empty for TPUs.
     """
 
     flops: float
@@ -62,7 +62,7 @@ def gpu(
     """A GPU on the boards that hold up to eight of them.
 
     Args:
-      name: As drivers call it.
+      name: Name that drivers give it.
       flops: Peak bf16 FLOP/s of dense products.
       tf32: The same in TF32, which products of float32 are made in by default.
       float32: The same in float32, outside of the matrix units.
@@ -274,7 +274,7 @@ def accelerator_type(name: str) -> str:
     """The accelerator type of a topology, such as "v5litepod-256" of "v5e:16x16".
 
     Args:
-      name: As `parse_topology` takes it.
+      name: Name of a topology, see `parse_topology`.
 
     Returns:
       What `gcloud --accelerator-type` takes. v4 and v5p are named by their cores, two a chip.

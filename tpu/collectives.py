@@ -25,7 +25,7 @@ class Collective:
       bytes: Bytes that a chip brings to it.
       groups: Chips that exchange, one group a row, by their place in the mesh; None for all.
       count: How often it runs.
-      name: Of the instruction.
+      name: Name of the instruction.
       shape: What a chip brings.
     """
 

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from experiments.ranges import checked_experiment
-from rml.errors import UserError
+from rml.errors import UserError, install
 from rml.ops import use_precision
 from rml.training import CompiledTask, Task, make_mesh
 from tpu.chips import CHIPS, example, parse_topology
@@ -26,8 +26,8 @@ class Compiled:
 
     Attributes:
       task: What is trained.
-      step: As `CompiledTask` makes it.
-      mesh: Of the devices.
+      step: Program of a training step, see `CompiledTask`.
+      mesh: Mesh of the devices.
       seconds: That tracing and compiling took.
     """
 
@@ -59,7 +59,7 @@ def topology_devices(name: str, *, num_slices: int = 1) -> list[Any]:
     if CHIPS[kind].target:
         return _gpus(kind, shape[0])
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("compiling for TPUs needs libtpu: pip install -e '.[tpu]'")
+        raise UserError(f"compiling for TPUs needs libtpu: {install('tpu')}")
     from jax.experimental import topologies
 
     options: dict[str, Any] = dict(CHIPS[kind].options)
@@ -78,7 +78,7 @@ def topology_devices(name: str, *, num_slices: int = 1) -> list[Any]:
 def _gpus(kind: str, count: int) -> list[Any]:
     """GPUs of one host, of which none need be there."""
     if not any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
-        raise UserError("compiling for GPUs needs JAX's plugin: pip install -e '.[cuda]'")
+        raise UserError(f"compiling for GPUs needs JAX's plugin: {install('cuda')}")
     from jax.experimental import topologies
 
     found = topologies.get_topology_desc(
@@ -102,7 +102,7 @@ def build_task(config: Any) -> Task:
     """The training problem of a config.
 
     Args:
-      config: Of an experiment that trains.
+      config: Config of an experiment that trains.
 
     Returns:
       The task.
@@ -124,7 +124,7 @@ def compile_step(config: Any, devices: Sequence[Any]) -> Compiled:
 
     Args:
       config: The run's config, of which `mesh`, `precision` and `seed` are read here.
-      devices: To compile for.
+      devices: Devices to compile for.
 
     Returns:
       The compiled step.
@@ -142,7 +142,7 @@ def compile_task(task: Task, mesh: Mesh, *, precision: str = "default", seed: in
 
     Args:
       task: What is trained.
-      mesh: Of devices to compile for.
+      mesh: Mesh of devices to compile for.
       precision: See `rml.ops.use_precision`.
       seed: Seed of the run's key.
 

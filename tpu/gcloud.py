@@ -20,7 +20,7 @@ class Pod:
     """A TPU that is or will be.
 
     Attributes:
-      name: Of the virtual machine or queued resource.
+      name: Name of the virtual machine or queued resource.
       zone: Where.
       topology: Such as "v5e:16x16".
       num_slices: Slices; more than one need a queued resource.

@@ -76,7 +76,7 @@ class Program:
     """A compiled program.
 
     Attributes:
-      computations: By name.
+      computations: Computations by their names.
       entry: Name of the one that runs first.
     """
 

@@ -68,7 +68,7 @@ def compile_text(tokens: int, devices: Sequence[Any]) -> tuple[Compiled, ConfigD
 
     Args:
       tokens: Length of the text, a multiple of the number of devices.
-      devices: To compile for.
+      devices: Devices to compile for.
 
     Returns:
       The compiled step, and what stands for its config in a report.

@@ -55,7 +55,7 @@ def checkpoint_interval(
 
     Args:
       chips: Each of which stops the run when it fails.
-      failures_per_day: Of one chip.
+      failures_per_day: Failures of one chip in a day.
       save: Seconds that a checkpoint stops the run for.
       restart: Seconds from a failure to the next step.
 
@@ -87,11 +87,11 @@ def ring_seconds(
     """How long an embedding's shards take to travel round all chips twice, values and gradients.
 
     Args:
-      chips: On the ring.
+      chips: Number of chips on the ring.
       slices: Where there are several, two neighbours of the ring lie on different ones, and all
         wait for them at every step.
       rows: Embeddings on a chip.
-      features: Of an embedding, float32.
+      features: Number of features of an embedding, float32.
       ici: Bytes/s of a link inside a slice.
       dcn: Bytes/s of a chip between slices.
 

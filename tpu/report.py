@@ -189,7 +189,7 @@ def show(report: Mapping[str, Any], write: Callable[[str], Any]) -> None:
     """Prints a report.
 
     Args:
-      report: As `examine` makes it.
+      report: Figures of a compiled step, see `examine`.
       write: Takes lines.
     """
     seconds, use = report["seconds"], report["memory"]
@@ -292,7 +292,7 @@ def override(report: Mapping[str, Any], config: Any) -> str:
     """The command line's overrides that give a report's mesh, batch and remat.
 
     Args:
-      report: As `examine` makes it.
+      report: Figures of a compiled step, see `examine`.
       config: The config that was compiled.
 
     Returns:

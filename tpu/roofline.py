@@ -69,7 +69,7 @@ def roofline(
     Work of the vector units, latency and the start of instructions are left out.
 
     Args:
-      program: As `tpu.hlo.parse` reads it.
+      program: Program that `tpu.hlo.parse` read.
       chip: Where it would run.
       coordinates: [devices, dimensions] place on the torus of each place of the mesh.
       slices: [devices] slice of each place of the mesh.

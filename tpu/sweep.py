@@ -41,7 +41,7 @@ def sweep(
 
     Args:
       config: Where to start.
-      devices: To compile for.
+      devices: Devices to compile for.
       topology: Their name.
       write: Takes a line for each candidate.
 

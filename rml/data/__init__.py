@@ -1,6 +1,7 @@
 """Data: sources, Grain pipelines, and augmentation on the device.
 
 * `load`, `load_text`, `load_documents`, `load_retrieval`, `load_table`: a data set by its name.
+* `collections`: which texts of a data set ask, which are found, and which answer.
 * `load_pairs`, `load_clips`, `load_interactions`, `load_boxes`: your own data of further kinds.
 * `batches`: shuffled batches of a source, resumable bit for bit.
 * `augment`: views of images, made on the device by the step that trains on them.
@@ -8,12 +9,12 @@
 * `open_parts`, `split_classes`, `select_classes`: classes split into base, validation and novel.
 * `open_domains`, `groups_of_classes`: parts by designer or style, classes by a group of theirs.
 * `pieces`, `piece_batches`, `tokens`: texts as tokens; `long_documents`: the really long ones.
-* `subword`, `rml.data.subword_search`: vocabularies of pieces of words, their likelihood.
+* `subword`, `subword_search`: vocabularies of pieces of words, their likelihood.
 
 WORKSPACE.md and the guide on data say which names there are and how to add one.
 """
 
-from rml.data import augment, subword, tokens
+from rml.data import augment, collections, subword, subword_search, tokens
 from rml.data.boxes import Boxes, load_boxes
 from rml.data.classes import (
     first_of_each_class,
@@ -51,6 +52,7 @@ __all__ = [
     "SpecialTokens",
     "augment",
     "batches",
+    "collections",
     "decode_and_resize",
     "first_of_each_class",
     "groups_of_classes",
@@ -76,5 +78,6 @@ __all__ = [
     "split_classes",
     "stacked_views",
     "subword",
+    "subword_search",
     "tokens",
 ]

@@ -61,14 +61,14 @@ def compose(steps: Sequence[Any]) -> Pipeline:
     """Chains augmentations named in a config.
 
     Args:
-        steps: Augmentations, each a name, `(name,)` or `(name, options)`, for example
-            `(("random_resized_crop", {"scale": (0.5, 1.0)}), "random_flip")`; applied in order.
+      steps: Augmentations, each a name, `(name,)` or `(name, options)`, for example
+        `(("random_resized_crop", {"scale": (0.5, 1.0)}), "random_flip")`; applied in order.
 
     Returns:
-        `(key, images, *, copies=1) -> images`. Step i draws from `fold_in(key, i)`.
+      `(key, images, *, copies=1) -> images`. Step i draws from `fold_in(key, i)`.
 
     Raises:
-        ValueError: If a step is malformed, or its name or an option is unknown.
+      ValueError: If a step is malformed, or its name or an option is unknown.
     """
     bound = [_bind(step) for step in steps]
 
@@ -99,16 +99,16 @@ def views(
     the same reason a model should see them by `flat_views`.
 
     Args:
-        key: Random key of the draw.
-        images: Batch of images, or of `n` crops of each, as `stacked_views` cuts them on the host.
-        pipeline: Augmentations, as `compose` chains them.
-        n: Number of views.
+      key: Random key of the draw.
+      images: Batch of images, or of `n` crops of each, as `stacked_views` cuts them on the host.
+      pipeline: Augmentations, as `compose` chains them.
+      n: Number of views.
 
     Returns:
-        The views, stacked in front: `first, second = views(...)`.
+      The views, stacked in front: `first, second = views(...)`.
 
     Raises:
-        ValueError: If `n` is not positive, or images have another number of crops.
+      ValueError: If `n` is not positive, or images have another number of crops.
     """
     if n < 1:
         raise ValueError(f"n must be positive, got {n}")

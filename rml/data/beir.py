@@ -18,16 +18,16 @@ def read_beir(path: Path, split: str) -> tuple[dict[str, str], dict[str, str], J
     """Reads one split of a collection; every file may be compressed (`.gz`).
 
     Args:
-        path: The folder.
-        split: Name of the file of `qrels` to read.
+      path: The folder.
+      split: Name of the file of `qrels` to read.
 
     Returns:
-        All documents by id, title before text; the queries of the split by id; and its judgements
-        (query id, document id, grade).
+      All documents by id, title before text; the queries of the split by id; and its judgements
+      (query id, document id, grade).
 
     Raises:
-        DataError: If a file is missing, or a line is not as the format has it, repeats an id, or
-            names one that there is not.
+      DataError: If a file is missing, or a line is not as the format has it, repeats an id, or
+        names one that there is not.
     """
     documents = read_corpus(path)
     queries = _read_texts(_file(path, "queries.jsonl"), title=False)
@@ -40,7 +40,7 @@ def read_corpus(path: Path) -> dict[str, str]:
     """Reads all documents of a collection by id, title before text.
 
     Raises:
-        DataError: As `read_beir`.
+      DataError: As `read_beir`.
     """
     return _read_texts(_file(path, "corpus.jsonl"), title=True)
 

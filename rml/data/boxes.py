@@ -30,9 +30,9 @@ class Boxes(own.FileSource):
     has; rows beyond an image's own are 0 with `NO_LABEL`.
 
     Attributes:
-        boxes: float32 `[n, m, 4]`, in pixels of the files.
-        box_labels: int32 `[n, m]`, positions in `class_names`, or `NO_LABEL`.
-        files: Paths of the images by position, relative to the annotations.
+      boxes: float32 `[n, m, 4]`, in pixels of the files.
+      box_labels: int32 `[n, m]`, positions in `class_names`, or `NO_LABEL`.
+      files: Paths of the images by position, relative to the annotations.
     """
 
     files: tuple[str, ...]
@@ -78,21 +78,21 @@ def load_boxes(name: str, split: str, *, image_size: int | Sequence[int] | None 
     """Opens images with boxes; the images are read when they are asked for.
 
     Args:
-        name: `boxes:PATH` of a JSON file in COCO's format, which has `images`, `categories` and
-            `annotations`; `file_name` of an image is relative to the file. Annotations with
-            `iscrowd` 1 are left out, images without boxes are kept.
-        split: Split in TFDS's syntax. "train" and "test" are 80% and 20% of the images, fixed by a
-            seed; "all" is the file in its order.
-        image_size: Brings every image, whole, to this height and width: it is scaled to fit and
-            lies at the top left, the rest is black. Boxes are scaled with it.
+      name: `boxes:PATH` of a JSON file in COCO's format, which has `images`, `categories` and
+        `annotations`; `file_name` of an image is relative to the file. Annotations with
+        `iscrowd` 1 are left out, images without boxes are kept.
+      split: Split in TFDS's syntax. "train" and "test" are 80% and 20% of the images, fixed by a
+        seed; "all" is the file in its order.
+      image_size: Brings every image, whole, to this height and width: it is scaled to fit and
+        lies at the top left, the rest is black. Boxes are scaled with it.
 
     Returns:
-        The images of the split. Categories are numbered in the order of their ids.
+      The images of the split. Categories are numbered in the order of their ids.
 
     Raises:
-        DataError: If the file is missing or not in that format, an id or a name is there twice, an
-            image is missing, an annotation names an image or a category that there is not, a box is
-            outside its image or has no area, or the split does not exist.
+      DataError: If the file is missing or not in that format, an id or a name is there twice, an
+        image is missing, an annotation names an image or a category that there is not, a box is
+        outside its image or has no area, or the split does not exist.
     """
     path = own.path_of(name, "boxes")
     content = own.read_json(path)

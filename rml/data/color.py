@@ -31,21 +31,21 @@ def color_jitter(
     """Changes brightness, contrast, saturation and hue, in this order, with probability `p`.
 
     Args:
-        key: Random key of the draw.
-        images: Grey or RGB images in [0, 1]; grey ones have no saturation and hue to change.
-        brightness: Factor uniform in [max(0, 1 - x), 1 + x].
-        contrast: Factor of the distance to each channel's mean, likewise.
-        saturation: Factor of the saturation, likewise.
-        hue: Shift uniform in ±x turns of the colour circle, at most 0.5.
-        p: Probability that an image is changed at all.
-        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
+      key: Random key of the draw.
+      images: Grey or RGB images in [0, 1]; grey ones have no saturation and hue to change.
+      brightness: Factor uniform in [max(0, 1 - x), 1 + x].
+      contrast: Factor of the distance to each channel's mean, likewise.
+      saturation: Factor of the saturation, likewise.
+      hue: Shift uniform in ±x turns of the colour circle, at most 0.5.
+      p: Probability that an image is changed at all.
+      copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
-        Images in [0, 1].
+      Images in [0, 1].
 
     Raises:
-        ValueError: If a strength is negative, hue exceeds 0.5, `p` is no probability, or images
-            have neither 1 nor 3 channels.
+      ValueError: If a strength is negative, hue exceeds 0.5, `p` is no probability, or images
+        have neither 1 nor 3 channels.
 
     Source:
         Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations"
@@ -115,16 +115,16 @@ def random_grayscale(
     """Makes RGB images grey with probability `p`; grey ones stay as they are.
 
     Args:
-        key: Random key of the draw.
-        images: Grey or RGB images.
-        p: Probability.
-        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
+      key: Random key of the draw.
+      images: Grey or RGB images.
+      p: Probability.
+      copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
-        Images of the same shape.
+      Images of the same shape.
 
     Raises:
-        ValueError: If `p` is no probability or images have neither 1 nor 3 channels.
+      ValueError: If `p` is no probability or images have neither 1 nor 3 channels.
     """
     check_probability(p)
     if images.shape[-1] == 1:
@@ -148,20 +148,20 @@ def gaussian_blur(
     """Blurs with a Gaussian of random width, with probability `p`.
 
     Args:
-        key: Random key of the draw.
-        images: Batch of images.
-        sigma: Range of the standard deviation, in pixels.
-        kernel_size: Odd width at which the Gaussian is cut off; a tenth of the image's shorter
-            side if not given, but at least 3.
-        p: Probability.
-        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
+      key: Random key of the draw.
+      images: Batch of images.
+      sigma: Range of the standard deviation, in pixels.
+      kernel_size: Odd width at which the Gaussian is cut off; a tenth of the image's shorter
+        side if not given, but at least 3.
+      p: Probability.
+      copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
-        Images of the same size. At the border the kernel is renormalised over the image.
+      Images of the same size. At the border the kernel is renormalised over the image.
 
     Raises:
-        ValueError: If sigma is not ascending and positive, kernel_size is even or `p` is no
-            probability.
+      ValueError: If sigma is not ascending and positive, kernel_size is even or `p` is no
+        probability.
 
     Source:
         Chen et al. (2020), appendix A.
@@ -194,17 +194,17 @@ def solarize(
     """Inverts values at or above a threshold, with probability `p`.
 
     Args:
-        key: Random key of the draw.
-        images: Images in [0, 1].
-        threshold: Least value that is inverted, in [0, 1].
-        p: Probability.
-        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
+      key: Random key of the draw.
+      images: Images in [0, 1].
+      threshold: Least value that is inverted, in [0, 1].
+      p: Probability.
+      copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
-        Images of the same shape.
+      Images of the same shape.
 
     Raises:
-        ValueError: If `p` is no probability.
+      ValueError: If `p` is no probability.
 
     Source:
         Grill et al., "Bootstrap your own latent" (2020), appendix B.
@@ -223,15 +223,15 @@ def normalize(
     """Subtracts the mean and divides by the standard deviation, by channel.
 
     Args:
-        images: Batch of images.
-        mean: One number, or one a channel.
-        std: One number, or one a channel.
+      images: Batch of images.
+      mean: One number, or one a channel.
+      std: One number, or one a channel.
 
     Returns:
-        Images of the same shape.
+      Images of the same shape.
 
     Raises:
-        ValueError: If the number of channels does not match or std is not positive.
+      ValueError: If the number of channels does not match or std is not positive.
     """
     centre, spread = jnp.asarray(mean, images.dtype), jnp.asarray(std, images.dtype)
     for name, value in (("mean", centre), ("std", spread)):

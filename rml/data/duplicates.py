@@ -37,15 +37,15 @@ def near_duplicates(
     one of the rarest `|x| - ceil(t |x|) + 1` members of each, so only texts that do are compared.
 
     Args:
-        texts: Texts in order of preference, the first of several is kept.
-        similarity: Least Jaccard similarity, in (0, 1], of the sets of `words` words in a row.
-        words: Number of words in a row; a shorter text is one such row.
+      texts: Texts in order of preference, the first of several is kept.
+      similarity: Least Jaccard similarity, in (0, 1], of the sets of `words` words in a row.
+      words: Number of words in a row; a shorter text is one such row.
 
     Returns:
-        True for each text to leave out. A text without words repeats nothing.
+      True for each text to leave out. A text without words repeats nothing.
 
     Raises:
-        ValueError: If the similarity is not in (0, 1] or `words` is not positive.
+      ValueError: If the similarity is not in (0, 1] or `words` is not positive.
 
     Source:
         R. J. Bayardo et al., "Scaling up all pairs similarity search", WWW 2007; prefix filtering

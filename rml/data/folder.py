@@ -41,19 +41,19 @@ def open_folder(
     Subfolders of a class belong to it; hidden files and files of other types are ignored.
 
     Args:
-        path: The folder.
-        split: Split in TFDS's syntax.
-        image_size: Brings every image to this height and width: shorter side resized, centre kept.
-            If not given, images keep their sizes, and only load into arrays if they agree.
-        labelled: Whether subfolders may be classes.
+      path: The folder.
+      split: Split in TFDS's syntax.
+      image_size: Brings every image to this height and width: shorter side resized, centre kept.
+        If not given, images keep their sizes, and only load into arrays if they agree.
+      labelled: Whether subfolders may be classes.
 
     Returns:
-        A source of uint8 images, grey if every image is, otherwise RGB; interleaved by class, so
-        that slices hold the classes in near equal proportion.
+      A source of uint8 images, grey if every image is, otherwise RGB; interleaved by class, so
+      that slices hold the classes in near equal proportion.
 
     Raises:
-        DataError: If there is no such folder, no image, a class without images, images beside
-            classes, or a file that is no image.
+      DataError: If there is no such folder, no image, a class without images, images beside
+        classes, or a file that is no image.
     """
     name = f"{'folder' if labelled else 'images'}:{path}"
     if not path.is_dir():

@@ -38,18 +38,18 @@ def random_resized_crop(
     """Crops a box of random area and aspect and resizes it (antialiased bilinear).
 
     Args:
-        key: Random key of the draw.
-        images: Batch of images.
-        size: Height and width of the result; the input's if not given.
-        scale: Range of the box's area as a share of the image's.
-        ratio: Range of the box's aspect, width by height, drawn log-uniformly.
-        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
+      key: Random key of the draw.
+      images: Batch of images.
+      size: Height and width of the result; the input's if not given.
+      scale: Range of the box's area as a share of the image's.
+      ratio: Range of the box's aspect, width by height, drawn log-uniformly.
+      copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
-        The crops.
+      The crops.
 
     Raises:
-        ValueError: If a range is not ascending and positive, or scale exceeds 1.
+      ValueError: If a range is not ascending and positive, or scale exceeds 1.
 
     Source:
         Szegedy et al., "Going Deeper with Convolutions" (2015), section 6. A box that does not fit
@@ -77,22 +77,22 @@ def random_affine(
     """Rotates, shears, scales about the centre and translates, in one bilinear resampling.
 
     Args:
-        key: Random key of the draw.
-        images: Batch of images.
-        degrees: Rotation is uniform in ±degrees.
-        translate: Shift is uniform in ± this share of height and width (or a pair of shares).
-        scale: Range of magnification.
-        shear: Horizontal shear is uniform in ±shear degrees.
-        fill: Value outside the image, one for each channel, "mean" of each image's channels, or
-            "edge", the nearest pixel of the image.
-        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
+      key: Random key of the draw.
+      images: Batch of images.
+      degrees: Rotation is uniform in ±degrees.
+      translate: Shift is uniform in ± this share of height and width (or a pair of shares).
+      scale: Range of magnification.
+      shear: Horizontal shear is uniform in ±shear degrees.
+      fill: Value outside the image, one for each channel, "mean" of each image's channels, or
+        "edge", the nearest pixel of the image.
+      copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
-        Images of the same size; the images themselves where every range is a point at identity.
+      Images of the same size; the images themselves where every range is a point at identity.
 
     Raises:
-        ValueError: If a range is not ascending and positive, shear is 90 degrees or more, or the
-            fill is none of these.
+      ValueError: If a range is not ascending and positive, shear is 90 degrees or more, or the
+        fill is none of these.
     """
     check_range("scale", scale)
     if not 0 <= shear < 90:
@@ -128,16 +128,16 @@ def affine_warp(
     """Resamples bilinearly at `inverse @ (p - centre - shift) + centre` for each output pixel p.
 
     Args:
-        images: Batch of images.
-        inverse: Map from output to input offsets, in (row, column) pixels.
-        shift: Shift of the content, in (row, column) pixels.
-        fill: The plane outside the image, see `random_affine`.
+      images: Batch of images.
+      inverse: Map from output to input offsets, in (row, column) pixels.
+      shift: Shift of the content, in (row, column) pixels.
+      fill: The plane outside the image, see `random_affine`.
 
     Returns:
-        Images of the same size.
+      Images of the same size.
 
     Raises:
-        ValueError: If the fill is none of those.
+      ValueError: If the fill is none of those.
     """
     b, h, w, c = images.shape
     centre_y, centre_x = (h - 1) / 2, (w - 1) / 2
@@ -181,17 +181,17 @@ def random_flip(
     """Mirrors each image with probability `p`.
 
     Args:
-        key: Random key of the draw.
-        images: Batch of images.
-        p: Probability.
-        vertical: Upside down instead of left to right.
-        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
+      key: Random key of the draw.
+      images: Batch of images.
+      p: Probability.
+      vertical: Upside down instead of left to right.
+      copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
-        Images of the same size.
+      Images of the same size.
 
     Raises:
-        ValueError: If `p` is no probability.
+      ValueError: If `p` is no probability.
     """
     check_probability(p)
     (chosen,) = uniforms(key, len(images), 1, copies)
@@ -211,20 +211,20 @@ def random_erase(
     """Sets a random box to `fill` with probability `p`.
 
     Args:
-        key: Random key of the draw.
-        images: Batch of images.
-        p: Probability.
-        scale: Range of the box's area as a share of the image's.
-        ratio: Range of the box's aspect, width by height.
-        fill: Value in the box, one for each channel, or "mean" of each image's channels.
-        copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
+      key: Random key of the draw.
+      images: Batch of images.
+      p: Probability.
+      scale: Range of the box's area as a share of the image's.
+      ratio: Range of the box's aspect, width by height.
+      fill: Value in the box, one for each channel, or "mean" of each image's channels.
+      copies: Rows of the batch that each image has, see `rml.data.draws.uniforms`.
 
     Returns:
-        Images of the same size.
+      Images of the same size.
 
     Raises:
-        ValueError: If `p` is no probability, a range is not ascending and positive, or the fill is
-            none of these.
+      ValueError: If `p` is no probability, a range is not ascending and positive, or the fill is
+        none of these.
 
     Source:
         Zhong et al., "Random Erasing Data Augmentation" (2020), algorithm 1. It draws the aspect
@@ -252,11 +252,11 @@ def resize(
     """Resizes with an antialiased bilinear filter, aspect not kept.
 
     Args:
-        images: Batch of images.
-        size: Height and width of the result.
+      images: Batch of images.
+      size: Height and width of the result.
 
     Returns:
-        The resized images.
+      The resized images.
     """
     b, h, w, _ = images.shape
     out_h, out_w = _size(size, images)
@@ -272,14 +272,14 @@ def center_crop(
     """Cuts out the centre.
 
     Args:
-        images: Batch of images.
-        size: Height and width of the result.
+      images: Batch of images.
+      size: Height and width of the result.
 
     Returns:
-        The crops.
+      The crops.
 
     Raises:
-        ValueError: If the image is smaller than the crop.
+      ValueError: If the image is smaller than the crop.
     """
     out_h, out_w = _size(size, images)
     h, w = images.shape[1:3]

@@ -21,7 +21,7 @@ class GivenImages:
     What can be seen without reading is checked at once, files and values when they are read.
 
     Attributes:
-        labels: int32 `[n]` of a source, those of the images that have been read.
+      labels: int32 `[n]` of a source, those of the images that have been read.
     """
 
     labels: np.ndarray
@@ -30,18 +30,18 @@ class GivenImages:
         """Wraps images without copying them.
 
         Args:
-            images: An array `[n, h, w]` or `[n, h, w, c]` of uint8 or of floats in 0..1, a list of
-                such images, of PIL images and of paths, whose sizes may differ, or a source. For
-                an encoder of vectors an array `[n, d]`.
-            shape: Shape of an image that the encoder takes. Bytes are brought to its height and
-                width (shorter side resized, centre kept), files, PIL images and those of a source
-                to its channels too.
-            dtype: Type of the images that the encoder was trained on. One that was trained on
-                floats takes floats of any range, and no bytes.
+          images: An array `[n, h, w]` or `[n, h, w, c]` of uint8 or of floats in 0..1, a list of
+            such images, of PIL images and of paths, whose sizes may differ, or a source. For
+            an encoder of vectors an array `[n, d]`.
+          shape: Shape of an image that the encoder takes. Bytes are brought to its height and
+            width (shorter side resized, centre kept), files, PIL images and those of a source
+            to its channels too.
+          dtype: Type of the images that the encoder was trained on. One that was trained on
+            floats takes floats of any range, and no bytes.
 
         Raises:
-            DataError: If there is one image instead of several, or one has another kind, type or
-                shape than these.
+          DataError: If there is one image instead of several, or one has another kind, type or
+            shape than these.
         """
         self.shape, self._dtype = tuple(shape), np.dtype(dtype)
         self._source = isinstance(images, Source)
@@ -178,7 +178,7 @@ def in_slices(images: Any) -> Any:
     """Makes images sliceable as `images[a:b]`, those of a source in memory where they are few.
 
     Raises:
-        DataError: If images of a source have several sizes.
+      DataError: If images of a source have several sizes.
     """
     if not isinstance(images, Source):
         return images

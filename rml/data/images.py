@@ -22,12 +22,12 @@ def decode(image: bytes | Path, *, channels: int, what: str = "image") -> np.nda
     """Decodes one image file to uint8 `[h, w, channels]`.
 
     Args:
-        image: The file, or its bytes.
-        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-        what: Names the image in the error where it is not a file.
+      image: The file, or its bytes.
+      channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+      what: Names the image in the error where it is not a file.
 
     Raises:
-        DataError: If it is no image, or broken; names the file.
+      DataError: If it is no image, or broken; names the file.
     """
     where = f"image file {image}" if isinstance(image, Path) else what
     try:
@@ -45,12 +45,12 @@ def from_picture(picture: Image.Image, *, channels: int, what: str = "it") -> np
     Grey images of 32-bit integers have 8 bits where no value exceeds 255, otherwise 16.
 
     Args:
-        picture: The image.
-        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-        what: Name of the image in the error.
+      picture: The image.
+      channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+      what: Name of the image in the error.
 
     Raises:
-        DataError: If its pixels are floats, whose range is unknown.
+      DataError: If its pixels are floats, whose range is unknown.
     """
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
@@ -73,12 +73,12 @@ def resize(
     """Resizes one image (or a box of it) with an antialiased bilinear filter, on the host.
 
     Args:
-        image: uint8 `[h, w, c]` with 1, 3 or 4 channels.
-        size: Height and width of the result.
-        box: Left, top, right and bottom in pixels; the whole image if `None`.
+      image: uint8 `[h, w, c]` with 1, 3 or 4 channels.
+      size: Height and width of the result.
+      box: Left, top, right and bottom in pixels; the whole image if `None`.
 
     Returns:
-        uint8 `[*size, c]`.
+      uint8 `[*size, c]`.
     """
     if image.dtype != np.uint8 or image.shape[-1] not in (1, 3, 4):
         raise DataError(
@@ -96,11 +96,11 @@ def resize_and_center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarr
     """Resizes the largest centred box of the target's aspect to the target (on the host).
 
     Args:
-        image: uint8 `[h, w, c]`.
-        size: Height and width of the result.
+      image: uint8 `[h, w, c]`.
+      size: Height and width of the result.
 
     Returns:
-        uint8 `[*size, c]`.
+      uint8 `[*size, c]`.
     """
     height, width = image.shape[:2]
     scale = min(height / size[0], width / size[1])

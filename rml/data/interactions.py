@@ -23,12 +23,12 @@ class Interactions(NamedTuple):
     """Interactions of one split: each user's are together, in the order of time.
 
     Attributes:
-        user: int32 `[n]`, positions in `user_ids`, ascending.
-        item: int32 `[n]`, positions in `item_ids`.
-        time: float64 `[n]`, as the file has it.
-        rating: float32 `[n]`, or `None` where the file has none.
-        user_ids: Ids of all splits' users as the file has them, in the order of strings.
-        item_ids: Ids of all splits' items, in the order of strings.
+      user: int32 `[n]`, positions in `user_ids`, ascending.
+      item: int32 `[n]`, positions in `item_ids`.
+      time: float64 `[n]`, as the file has it.
+      rating: float32 `[n]`, or `None` where the file has none.
+      user_ids: Ids of all splits' users as the file has them, in the order of strings.
+      item_ids: Ids of all splits' items, in the order of strings.
     """
 
     user: Int[np.ndarray, " n"]
@@ -47,17 +47,17 @@ def load_interactions(name: str, split: str) -> Interactions:
     later in the file counts as later.
 
     Args:
-        name: `interactions:PATH` of a `.csv` or `.tsv` with a header, or a `.jsonl`; each may be
-            compressed (`.gz`). The columns (keys) are `user`, `item`, `time` and, if there are
-            ratings, `rating`; others are not read. Times are numbers, of any unit.
-        split: Split in TFDS's syntax.
+      name: `interactions:PATH` of a `.csv` or `.tsv` with a header, or a `.jsonl`; each may be
+        compressed (`.gz`). The columns (keys) are `user`, `item`, `time` and, if there are
+        ratings, `rating`; others are not read. Times are numbers, of any unit.
+      split: Split in TFDS's syntax.
 
     Returns:
-        The interactions of the split. Numbers of users and items are the same in all splits.
+      The interactions of the split. Numbers of users and items are the same in all splits.
 
     Raises:
-        DataError: If the file is missing or empty, a column is missing, a line is broken or repeats
-            another one, a time or a rating is no number, or the split does not exist.
+      DataError: If the file is missing or empty, a column is missing, a line is broken or repeats
+        another one, a time or a rating is no number, or the split does not exist.
     """
     path = own.path_of(name, "interactions")
     users, items = _Numbers(), _Numbers()

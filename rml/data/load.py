@@ -27,22 +27,22 @@ def load(
     """Opens one split of a data set; nothing is downloaded.
 
     Args:
-        name: `digits`, `mnist5k`, `glyphs`, a name in `rml.data.sets`, a TFDS name that is
-            prepared in `data_dir` (`cifar10`, `name/config`, `name:version`), `npz:PATH` (see
-            `npz.open_npz`), `folder:PATH` (see `folder.open_folder`) or `images:PATH` (all images
-            below a folder, without labels).
-        split: Split in TFDS's syntax, for every kind of source: `train`, `train[:80%]`,
-            `train+test`, or `all`.
-        data_dir: TFDS data directory; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not given.
-        image_size: Brings every image to this height and width: shorter side resized, centre kept.
-        image_key: Feature of a TFDS data set that holds the image.
-        label_key: Feature of a TFDS data set that holds the class.
+      name: `digits`, `mnist5k`, `glyphs`, a name in `rml.data.sets`, a TFDS name that is
+        prepared in `data_dir` (`cifar10`, `name/config`, `name:version`), `npz:PATH` (see
+        `npz.open_npz`), `folder:PATH` (see `folder.open_folder`) or `images:PATH` (all images
+        below a folder, without labels).
+      split: Split in TFDS's syntax, for every kind of source: `train`, `train[:80%]`,
+        `train+test`, or `all`.
+      data_dir: TFDS data directory; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not given.
+      image_size: Brings every image to this height and width: shorter side resized, centre kept.
+      image_key: Feature of a TFDS data set that holds the image.
+      label_key: Feature of a TFDS data set that holds the class.
 
     Returns:
-        A random-access source of `{"image", "label"}`.
+      A random-access source of `{"image", "label"}`.
 
     Raises:
-        DataError: If the data set or the split is unknown, missing or broken.
+      DataError: If the data set or the split is unknown, missing or broken.
     """
     if name.startswith("npz:"):
         from rml.data.npz import open_npz

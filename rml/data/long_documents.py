@@ -16,16 +16,16 @@ def long_documents(
     """Reads the beginnings of all documents that are long enough, in their order.
 
     Args:
-        tokenizer: A `tokenizers.Tokenizer`; special tokens are not added.
-        texts: Documents, such as those of `rml.data.load_documents`.
-        length: Number of tokens of each beginning; shorter documents are left out.
-        most: Number of documents to find; all if not given.
+      tokenizer: A `tokenizers.Tokenizer`; special tokens are not added.
+      texts: Documents, such as those of `rml.data.load_documents`.
+      length: Number of tokens of each beginning; shorter documents are left out.
+      most: Number of documents to find; all if not given.
 
     Returns:
-        Token numbers, int32.
+      Token numbers, int32.
 
     Raises:
-        DataError: If there are fewer than `most`, or none.
+      DataError: If there are fewer than `most`, or none.
     """
     found: list[np.ndarray] = []
     longest = 0

@@ -26,19 +26,19 @@ def open_npz(
     Without any label the images have no classes, and the split is not stratified.
 
     Args:
-        path: The file.
-        split: Split in TFDS's syntax.
-        image_size: Every image is brought to this size (uint8 images only).
+      path: The file.
+      split: Split in TFDS's syntax.
+      image_size: Every image is brought to this size (uint8 images only).
 
     Returns:
-        A source in memory. Images `[n, h, w]` gain a channel axis; vectors `[n, d]` stay so, under
-        the key "image". Integers of images are in 0..255 and become uint8. Floats, and integers of
-        vectors that are not uint8, become float32. Labels (integers from 0, or strings) become
-        0..C-1 in sorted order; their originals are the class names.
+      A source in memory. Images `[n, h, w]` gain a channel axis; vectors `[n, d]` stay so, under
+      the key "image". Integers of images are in 0..255 and become uint8. Floats, and integers of
+      vectors that are not uint8, become float32. Labels (integers from 0, or strings) become
+      0..C-1 in sorted order; their originals are the class names.
 
     Raises:
-        DataError: If the file is missing, unreadable, holds objects (pickle), lacks an array, or
-            its arrays do not fit each other or hold NaN or negative labels.
+      DataError: If the file is missing, unreadable, holds objects (pickle), lacks an array, or
+        its arrays do not fit each other or hold NaN or negative labels.
     """
     name = f"npz:{path}"
     arrays = read_arrays(path)
@@ -97,7 +97,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads all arrays of an `.npz` file, by name.
 
     Raises:
-        DataError: If the file is missing, unreadable or holds objects (pickle).
+      DataError: If the file is missing, unreadable or holds objects (pickle).
     """
     if not path.exists():
         raise DataError(f"there is no file {path}")

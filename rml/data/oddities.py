@@ -13,11 +13,11 @@ def require_labels(source: Source, user: str) -> Source:
     """Returns the source, whose examples have a class.
 
     Args:
-        source: Source that is read.
-        user: Name of what needs the labels, for the message.
+      source: Source that is read.
+      user: Name of what needs the labels, for the message.
 
     Raises:
-        DataError: If the source has no labels.
+      DataError: If the source has no labels.
     """
     if source.labelled:
         return source
@@ -33,11 +33,11 @@ def oddities(train: Source, test: Source) -> list[str]:
     Sources that are larger than `IN_MEMORY_BYTES` are judged by their names and labels alone.
 
     Args:
-        train: Training source.
-        test: Test source.
+      train: Training source.
+      test: Test source.
 
     Returns:
-        One line a finding; none where all is well.
+      One line a finding; none where all is well.
     """
     small = all(
         source.nbytes is not None and source.nbytes <= IN_MEMORY_BYTES for source in (train, test)

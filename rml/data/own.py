@@ -51,7 +51,7 @@ def path_of(name: str, kind: str) -> Path:
     """Reads the path in `KIND:PATH`.
 
     Raises:
-        UserError: If the name is of another kind, or has no path.
+      UserError: If the name is of another kind, or has no path.
     """
     found, _, path = name.partition(":")
     if found != kind or not path:
@@ -66,12 +66,12 @@ def chosen(split: str, labels: Int[np.ndarray, " n"], *, name: str) -> Int[np.nd
     "all" is the data in its order.
 
     Args:
-        split: Split in TFDS's syntax.
-        labels: Class of each example; all equal where there are none.
-        name: Name of the data set, for messages.
+      split: Split in TFDS's syntax.
+      labels: Class of each example; all equal where there are none.
+      name: Name of the data set, for messages.
 
     Raises:
-        DataError: If the split does not parse, does not exist or selects nothing.
+      DataError: If the split does not parse, does not exist or selects nothing.
     """
     if split == "all":
         return np.arange(len(labels))
@@ -85,7 +85,7 @@ def lines(file: Path) -> Iterator[tuple[str, str]]:
     """Reads lines of a text file, compressed or not, that are not empty, and where each is.
 
     Raises:
-        DataError: If the file is missing, cannot be read or is not UTF-8.
+      DataError: If the file is missing, cannot be read or is not UTF-8.
     """
     if not file.is_file():
         raise DataError(f"there is no file {file}")
@@ -107,11 +107,11 @@ def json_lines(file: Path, *, expected: str) -> Iterator[tuple[str, dict[str, An
     """Reads objects of a file that has one a line, and where each is.
 
     Args:
-        file: The file.
-        expected: Content of a line, for messages.
+      file: The file.
+      expected: Content of a line, for messages.
 
     Raises:
-        DataError: As `lines`, or if a line is no JSON object.
+      DataError: As `lines`, or if a line is no JSON object.
     """
     for where, line in lines(file):
         try:
@@ -127,7 +127,7 @@ def read_json(file: Path) -> Any:
     """Reads what a JSON file holds.
 
     Raises:
-        DataError: If it is missing, cannot be read or is not JSON.
+      DataError: If it is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(file.read_text("utf-8-sig"))
@@ -143,14 +143,14 @@ def field(where: str, entry: dict[str, Any], key: str, kind: Any, expected: str)
     """Returns a field of an object, its type checked.
 
     Args:
-        where: Place of the object, for messages.
-        entry: The object.
-        key: Name of the field.
-        kind: Type that it must have, or several; true and false are no numbers.
-        expected: Value that it must have, for messages.
+      where: Place of the object, for messages.
+      entry: The object.
+      key: Name of the field.
+      kind: Type that it must have, or several; true and false are no numbers.
+      expected: Value that it must have, for messages.
 
     Raises:
-        DataError: If the field is missing or of another type.
+      DataError: If the field is missing or of another type.
     """
     value = entry.get(key)
     if not isinstance(value, kind) or isinstance(value, bool):

@@ -137,10 +137,10 @@ def without_near_copies(
     """Drops validation and test images that are near copies of a training image.
 
     Args:
-        splits: Examples of train, validation and test, each with an `image`.
+      splits: Examples of train, validation and test, each with an `image`.
 
     Returns:
-        The splits; validation images may be near copies of test images.
+      The splits; validation images may be near copies of test images.
     """
     train = [example["image"] for example in splits["train"]]
     for split in ("validation", "test"):
@@ -155,10 +155,10 @@ def by_split(
     """Sorts examples into splits by their keys, and each split into an order that looks random.
 
     Args:
-        examples: Pairs of the key of a group that must stay together, and an example.
+      examples: Pairs of the key of a group that must stay together, and an example.
 
     Returns:
-        Examples of train, validation and test. Every slice of a split is a sample of it.
+      Examples of train, validation and test. Every slice of a split is a sample of it.
     """
     found: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     for key, example in itertools.islice(examples, MOST):

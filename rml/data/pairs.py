@@ -19,8 +19,8 @@ class Pairs(own.FileSource):
     each image, or to tokens that were made of them.
 
     Attributes:
-        texts: Texts of each image, at least one.
-        files: Paths of the images by position, relative to the file of lines.
+      texts: Texts of each image, at least one.
+      files: Paths of the images by position, relative to the file of lines.
     """
 
     files: tuple[str, ...]
@@ -51,18 +51,18 @@ def load_pairs(name: str, split: str, *, image_size: int | Sequence[int] | None 
     """Opens images with texts; the images are read when they are asked for.
 
     Args:
-        name: `pairs:PATH`. Each line of the file is a JSON object with `image`, a path relative to
-            the file, and `text`, a string or a list of strings.
-        split: Split in TFDS's syntax. "train" and "test" are 80% and 20%, fixed by a seed; "all"
-            is the file in its order. An image has one line, so splits share none.
-        image_size: Brings every image to this height and width: shorter side resized, centre kept.
+      name: `pairs:PATH`. Each line of the file is a JSON object with `image`, a path relative to
+        the file, and `text`, a string or a list of strings.
+      split: Split in TFDS's syntax. "train" and "test" are 80% and 20%, fixed by a seed; "all"
+        is the file in its order. An image has one line, so splits share none.
+      image_size: Brings every image to this height and width: shorter side resized, centre kept.
 
     Returns:
-        The pairs of the split.
+      The pairs of the split.
 
     Raises:
-        DataError: If the file is missing or empty, a line is not as above, an image is missing or
-            has two lines, or the split does not exist.
+      DataError: If the file is missing or empty, a line is not as above, an image is missing or
+        has two lines, or the split does not exist.
     """
     path = own.path_of(name, "pairs")
     texts: dict[str, tuple[str, ...]] = {}

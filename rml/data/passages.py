@@ -23,9 +23,9 @@ class Passage(NamedTuple):
     """Lines of a file.
 
     Attributes:
-        file: Path below the folder, with "/".
-        line: Number of the line where it begins, from 1.
-        text: Text that stands there.
+      file: Path below the folder, with "/".
+      line: Number of the line where it begins, from 1.
+      text: Text that stands there.
     """
 
     file: str
@@ -40,14 +40,14 @@ def read_passages(path: Path, *, words: int = WORDS) -> list[Passage]:
     second half. A line of more words is cut. Hidden files and folders are not read.
 
     Args:
-        path: The folder or the file.
-        words: The most words of a passage.
+      path: The folder or the file.
+      words: The most words of a passage.
 
     Returns:
-        The passages in the order of files and lines; none is empty.
+      The passages in the order of files and lines; none is empty.
 
     Raises:
-        DataError: If there is no such folder, no text in it, or a file is not UTF-8.
+      DataError: If there is no such folder, no text in it, or a file is not UTF-8.
     """
     if words < 1:
         raise DataError(f"words must be at least 1, got {words}")

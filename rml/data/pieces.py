@@ -20,15 +20,15 @@ def pieces(tokenizer: Any, texts: Sequence[str], *, length: int) -> dict[str, np
     or if it is all there is. Pieces of one token, which have no two spans, are left out.
 
     Args:
-        tokenizer: A `tokenizers.Tokenizer`.
-        texts: Documents.
-        length: Number of tokens of a piece.
+      tokenizer: A `tokenizers.Tokenizer`.
+      texts: Documents.
+      length: Number of tokens of a piece.
 
     Returns:
-        `{"tokens": int32 [n, length], "length": int32 [n]}`.
+      `{"tokens": int32 [n, length], "length": int32 [n]}`.
 
     Raises:
-        DataError: If no document has two tokens, or `length` is less than 2.
+      DataError: If no document has two tokens, or `length` is less than 2.
     """
     if length < 2:
         raise DataError(f"length={length} holds no pair of tokens, expected at least 2")
@@ -56,18 +56,18 @@ def piece_batches(
     """Makes batches of the `pieces` of documents.
 
     Args:
-        tokenizer: A `tokenizers.Tokenizer`.
-        texts: Documents.
-        length: Number of tokens of a piece.
-        name: Name of the documents, for messages.
-        split: Name of their split, for messages.
-        **options: Further arguments of `rml.data.batches`.
+      tokenizer: A `tokenizers.Tokenizer`.
+      texts: Documents.
+      length: Number of tokens of a piece.
+      name: Name of the documents, for messages.
+      split: Name of their split, for messages.
+      **options: Further arguments of `rml.data.batches`.
 
     Returns:
-        Batches of the shapes of `piece_spec`.
+      Batches of the shapes of `piece_spec`.
 
     Raises:
-        DataError: As `pieces` and `rml.data.batches`.
+      DataError: As `pieces` and `rml.data.batches`.
     """
     arrays = pieces(tokenizer, texts, length=length)
     return batches(Arrays(arrays, name=name, split=split), **options)

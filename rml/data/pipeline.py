@@ -43,25 +43,25 @@ def batches(
     global batch does not depend on the number of processes or threads.
 
     Args:
-        source: Source to read.
-        batch_size: Size of the global batch; each process yields its `batch_size / parts` rows.
-        seed: Seed of order and transforms.
-        shuffle: A new order each epoch, otherwise the source's own.
-        repeat: Epochs without end, otherwise one.
-        drop_remainder: Leaves out the last, smaller batch of each epoch.
-        transform: `(example, rng) -> example` on the host, in threads; it makes sizes equal where
-            they are not (see `decode_and_resize`).
-        num_threads: Number of threads that read examples; that of CPUs, at most 16, if not given.
-            Not used for data in memory.
-        part: Number of our part of the global batch.
-        parts: Number of equal parts.
-        in_memory_bytes: Sources up to this size are loaded first.
+      source: Source to read.
+      batch_size: Size of the global batch; each process yields its `batch_size / parts` rows.
+      seed: Seed of order and transforms.
+      shuffle: A new order each epoch, otherwise the source's own.
+      repeat: Epochs without end, otherwise one.
+      drop_remainder: Leaves out the last, smaller batch of each epoch.
+      transform: `(example, rng) -> example` on the host, in threads; it makes sizes equal where
+        they are not (see `decode_and_resize`).
+      num_threads: Number of threads that read examples; that of CPUs, at most 16, if not given.
+        Not used for data in memory.
+      part: Number of our part of the global batch.
+      parts: Number of equal parts.
+      in_memory_bytes: Sources up to this size are loaded first.
 
     Returns:
-        A dataset whose iterator has `get_state` and `set_state`.
+      A dataset whose iterator has `get_state` and `set_state`.
 
     Raises:
-        DataError: If the batch does not fit the source, the processes or the memory.
+      DataError: If the batch does not fit the source, the processes or the memory.
     """
     n = len(source)
     if batch_size < 1:
@@ -241,16 +241,16 @@ def decode_and_resize(
     """Makes a host transform that brings images of any size to one, so that they stack.
 
     Args:
-        size: Height and width of the result.
-        scale: Range of the share of the area that a random crop keeps; `None` takes the largest
-            centred crop instead, the same each time.
-        ratio: Range of the crop's aspect (width by height), drawn log-uniformly.
+      size: Height and width of the result.
+      scale: Range of the share of the area that a random crop keeps; `None` takes the largest
+        centred crop instead, the same each time.
+      ratio: Range of the crop's aspect (width by height), drawn log-uniformly.
 
     Returns:
-        A transform for `batches`.
+      A transform for `batches`.
 
     Raises:
-        DataError: If a range is not ascending and positive, or scale exceeds 1.
+      DataError: If a range is not ascending and positive, or scale exceeds 1.
     """
     target = pair(size)
     for what, bounds in (("scale", scale or (1.0, 1.0)), ("ratio", ratio)):
@@ -273,10 +273,10 @@ def stacked_views(crops: Sequence[Transform]) -> Transform:
     """Makes a host transform that cuts several crops of each image, as `augment.views` takes them.
 
     Args:
-        crops: One transform a view, such as `decode_and_resize` with a `scale`; of one size.
+      crops: One transform a view, such as `decode_and_resize` with a `scale`; of one size.
 
     Returns:
-        A transform for `batches` that gives images `[n, h, w, c]`.
+      A transform for `batches` that gives images `[n, h, w, c]`.
     """
 
     def transform(example: Example, rng: np.random.Generator) -> Example:

@@ -66,15 +66,15 @@ class Pair(NamedTuple):
     """A docstring and its code.
 
     Attributes:
-        name: Dotted, from the top package to the function, method or class.
-        module: Dotted.
-        package: Top-level package, or `STANDARD_LIBRARY`.
-        title: First paragraph of the docstring, on one line.
-        description: Text that follows it; empty where nothing does, or where another split has the
-            same title or description.
-        docstring: Whole, without indentation.
-        code: Source without any docstring (those of inner functions are left out too), decorators
-            and signature included, without indentation.
+      name: Dotted, from the top package to the function, method or class.
+      module: Dotted.
+      package: Top-level package, or `STANDARD_LIBRARY`.
+      title: First paragraph of the docstring, on one line.
+      description: Text that follows it; empty where nothing does, or where another split has the
+        same title or description.
+      docstring: Whole, without indentation.
+      code: Source without any docstring (those of inner functions are left out too), decorators
+        and signature included, without indentation.
     """
 
     name: str
@@ -121,7 +121,7 @@ def read() -> list[Pair]:
     same words, or for docstrings nearly so (`SIMILARITY`).
 
     Returns:
-        The pairs. Every slice of them is a sample of all.
+      The pairs. Every slice of them is a sample of all.
     """
     found: list[Pair] = []
     seen: set[str] = set()

@@ -29,8 +29,8 @@ class Examples(Protocol):
     """What `batches` reads: examples by position, each a dict of arrays.
 
     Attributes:
-        name: Name of the data set, for messages.
-        split: Name of the split, for messages.
+      name: Name of the data set, for messages.
+      split: Name of the split, for messages.
     """
 
     name: str
@@ -59,12 +59,12 @@ class Arrays:
         """Wraps arrays without copying them.
 
         Args:
-            arrays: Arrays `[n, ...]` by key, n at least 1.
-            name: Name of the data set, for messages.
-            split: Name of the split, for messages.
+          arrays: Arrays `[n, ...]` by key, n at least 1.
+          name: Name of the data set, for messages.
+          split: Name of the split, for messages.
 
         Raises:
-            DataError: If there is no array, no row, or lengths differ.
+          DataError: If there is no array, no row, or lengths differ.
         """
         sizes = {key: len(array) for key, array in arrays.items()}
         if len(set(sizes.values())) != 1 or not min(sizes.values()):
@@ -105,14 +105,14 @@ class Source:
     `NO_LABEL` is the label of each.
 
     Attributes:
-        name: Name as given to `load`.
-        split: Split as given to `load`, for example `"train[:80%]"`.
-        class_names: Names by label.
-        image_shape: `(h, w, c)`, with `None` for what varies; `None` where examples are vectors.
-        feature_shape: `(d,)` where examples are vectors, otherwise `None`.
-        labels: int32 `[n]`, or `None` where a label is known only by reading its example.
-        files: Paths of the images by position, relative to their folder; `None` where examples are
-            no files.
+      name: Name as given to `load`.
+      split: Split as given to `load`, for example `"train[:80%]"`.
+      class_names: Names by label.
+      image_shape: `(h, w, c)`, with `None` for what varies; `None` where examples are vectors.
+      feature_shape: `(d,)` where examples are vectors, otherwise `None`.
+      labels: int32 `[n]`, or `None` where a label is known only by reading its example.
+      files: Paths of the images by position, relative to their folder; `None` where examples are
+        no files.
     """
 
     image_shape: tuple[int | None, int | None, int] | None
@@ -161,13 +161,13 @@ class Source:
         """Loads every example.
 
         Args:
-            max_bytes: The most memory the images may take.
+          max_bytes: The most memory the images may take.
 
         Returns:
-            `{"image": [n, h, w, c] (or [n, d]), "label": int32 [n]}`.
+          `{"image": [n, h, w, c] (or [n, d]), "label": int32 [n]}`.
 
         Raises:
-            DataError: If image sizes vary or the images take more than `max_bytes`.
+          DataError: If image sizes vary or the images take more than `max_bytes`.
         """
         needed = self.nbytes
         if needed is None:
@@ -206,14 +206,14 @@ class ArraySource(Source):
         """Wraps arrays without copying them.
 
         Args:
-            image: `[n, h, w, c]` images or `[n, d]` feature vectors.
-            label: `[n]` integers in `[0, len(class_names))`; `NO_LABEL` where there are no classes.
-            class_names: Names by label.
-            name: Name of the data set, for messages.
-            split: Name of the split, for messages.
+          image: `[n, h, w, c]` images or `[n, d]` feature vectors.
+          label: `[n]` integers in `[0, len(class_names))`; `NO_LABEL` where there are no classes.
+          class_names: Names by label.
+          name: Name of the data set, for messages.
+          split: Name of the split, for messages.
 
         Raises:
-            DataError: If the shapes do not fit each other.
+          DataError: If the shapes do not fit each other.
         """
         if image.ndim not in (2, 4):
             raise DataError(f"image has shape {image.shape}, expected [n, h, w, c] or [n, d]")
@@ -253,15 +253,15 @@ class RecordSource(Source):
     """A source of stored records, decoded when read.
 
     Args:
-        record: Record by position in the split.
-        size: Number of records.
-        image_shape: Shape of a decoded image; `None` for what varies.
-        image_size: Brings every image to this height and width: the shorter side is resized, the
-            centre is kept.
-        class_names: Names by label.
-        name: Name as given to `load`.
-        split: Split as given to `load`.
-        labels: int32 `[size]` where known.
+      record: Record by position in the split.
+      size: Number of records.
+      image_shape: Shape of a decoded image; `None` for what varies.
+      image_size: Brings every image to this height and width: the shorter side is resized, the
+        centre is kept.
+      class_names: Names by label.
+      name: Name as given to `load`.
+      split: Split as given to `load`.
+      labels: int32 `[size]` where known.
     """
 
     def __init__(

@@ -10,12 +10,12 @@ class SpecialTokens(NamedTuple):
     """Numbers of the tokens that are no words; words have those from `words` on.
 
     Attributes:
-        padding: Number of the token that fills a row.
-        first: Number of the token that begins a text.
-        last: Number of the token that ends a text.
-        mask: Number of the token that stands for a masked word.
-        words: Number of the first word.
-        vocabulary: Number of all tokens.
+      padding: Number of the token that fills a row.
+      first: Number of the token that begins a text.
+      last: Number of the token that ends a text.
+      mask: Number of the token that stands for a masked word.
+      words: Number of the first word.
+      vocabulary: Number of all tokens.
     """
 
     padding: int
@@ -40,13 +40,13 @@ class SpecialTokens(NamedTuple):
         """Finds those of a tokenizer with BERT's names for them.
 
         Args:
-            tokenizer: A `tokenizers.Tokenizer`.
+          tokenizer: A `tokenizers.Tokenizer`.
 
         Returns:
-            Their numbers.
+          Their numbers.
 
         Raises:
-            DataError: If the tokenizer lacks one of `SPECIAL`.
+          DataError: If the tokenizer lacks one of `SPECIAL`.
         """
         numbers = {name: tokenizer.token_to_id(name) for name in SPECIAL}
         missing = [name for name, number in numbers.items() if number is None]

@@ -11,14 +11,14 @@ def parse(split: str, sizes: dict[str, int]) -> list[tuple[str, np.ndarray]]:
     """Reads TFDS's split syntax: `train`, `train[:80%]`, `test[100:-50]`, `train+test`, `all`.
 
     Args:
-        split: Split to read; `all` is every split that exists.
-        sizes: Number of examples by split that exists.
+      split: Split to read; `all` is every split that exists.
+      sizes: Number of examples by split that exists.
 
     Returns:
-        For each part, the split it reads and the positions in it, ascending.
+      For each part, the split it reads and the positions in it, ascending.
 
     Raises:
-        ValueError: If the string does not parse, a split does not exist, or nothing is selected.
+      ValueError: If the string does not parse, a split does not exist, or nothing is selected.
     """
     parts = []
     for text in split.split("+"):
@@ -67,11 +67,11 @@ def interleave(labels: np.ndarray, *, seed: int) -> np.ndarray:
     holding a fraction f of all examples holds f of each class up to a few examples.
 
     Args:
-        labels: Integers `[n]`.
-        seed: Seed of the order.
+      labels: Integers `[n]`.
+      seed: Seed of the order.
 
     Returns:
-        A permutation of `range(n)`.
+      A permutation of `range(n)`.
     """
     rng = np.random.default_rng(seed)
     place = np.empty(len(labels))
@@ -87,13 +87,13 @@ def stratified(
     """Splits so that each class is divided in the same proportion.
 
     Args:
-        labels: Integers `[n]`.
-        test_fraction: Share of each class that goes to the test split, rounded; a class of two or
-            more examples has at least one in each.
-        seed: Seed of the draw.
+      labels: Integers `[n]`.
+      test_fraction: Share of each class that goes to the test split, rounded; a class of two or
+        more examples has at least one in each.
+      seed: Seed of the draw.
 
     Returns:
-        Positions of the training and of the test examples, both interleaved by class.
+      Positions of the training and of the test examples, both interleaved by class.
     """
     rng = np.random.default_rng(seed)
     in_test = np.zeros(len(labels), bool)

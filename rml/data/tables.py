@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from rml.errors import UserError, unknown
+from rml.errors import UserError, install, unknown
 
 TABLES = ("diabetes", "autompg", "boston", "wine", "cells", "flights")
 
@@ -55,7 +55,7 @@ def load_table(name: str) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "
         try:
             from mlxtend import data
         except ImportError as error:
-            raise UserError(f"{name} is carried by mlxtend: pip install 'rml[demo]'") from error
+            raise UserError(f"{name} is carried by mlxtend: {install('demo')}") from error
         x, y = data.autompg_data() if name == "autompg" else data.boston_housing_data()
     elif name == "flights":
         x, y = _flights()

@@ -28,9 +28,9 @@ class LabelledTexts(NamedTuple):
     """Texts with classes.
 
     Attributes:
-        texts: Strings.
-        labels: int32 `[n]`.
-        class_names: Names by label.
+      texts: Strings.
+      labels: int32 `[n]`.
+      class_names: Names by label.
     """
 
     texts: list[str]
@@ -49,26 +49,26 @@ def load_retrieval(
     """Opens a collection; nothing is downloaded.
 
     Args:
-        name: `pydocs` (docstrings and code of this Python installation, `rml.data.pydocs`),
-            `debian`, `wiki_vital` or `manuals` (see `rml.data.collections`), `beir:PATH` (a folder
-            in BEIR's format, `rml.data.beir`) or `texts:PATH` (a folder of text files, cut into
-            passages, `rml.data.passages`: documents without queries).
-        split: Split of a data set in TFDS's syntax; the name of a file of BEIR's qrels; "all" for
-            a folder of text files.
-        task: Task of a data set, what asks and what is found, one of `collection_tasks(name)`; the
-            first of them if not given. Of pydocs "docstring_to_code", or "title_to_description"
-            (from the first paragraph of a docstring to the rest of it, where there is more than a
-            few words).
-        corpus: Documents of a data set of pairs: those of the "split", or "all". Pages of
-            manuals are always found among those of the training split.
-        data_dir: TFDS data directory; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not given.
+      name: `pydocs` (docstrings and code of this Python installation, `rml.data.pydocs`),
+        `debian`, `wiki_vital` or `manuals` (see `rml.data.collections`), `beir:PATH` (a folder
+        in BEIR's format, `rml.data.beir`) or `texts:PATH` (a folder of text files, cut into
+        passages, `rml.data.passages`: documents without queries).
+      split: Split of a data set in TFDS's syntax; the name of a file of BEIR's qrels; "all" for
+        a folder of text files.
+      task: Task of a data set, what asks and what is found, one of `collection_tasks(name)`; the
+        first of them if not given. Of pydocs "docstring_to_code", or "title_to_description"
+        (from the first paragraph of a docstring to the rest of it, where there is more than a
+        few words).
+      corpus: Documents of a data set of pairs: those of the "split", or "all". Pages of
+        manuals are always found among those of the training split.
+      data_dir: TFDS data directory; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not given.
 
     Returns:
-        The collection.
+      The collection.
 
     Raises:
-        DataError: If a file is missing or broken, or a split does not exist.
-        UserError: If there is no such name, task or corpus.
+      DataError: If a file is missing or broken, or a split does not exist.
+      UserError: If there is no such name, task or corpus.
     """
     kind, _, path = name.partition(":")
     if kind == "beir" and path:
@@ -109,18 +109,18 @@ def load_documents(
     """Opens the documents of a collection alone, to train on without queries.
 
     Args:
-        name: Name as for `load_retrieval`, or a TFDS name that is prepared in `data_dir`.
-        split: Split as for `load_retrieval`; the documents of a BEIR collection are those of all
-            splits, and `split` is not read.
-        text_key: Feature of a TFDS data set. If not given what is searched for its first task, for
-            pydocs the docstring followed by its code, and "text" where there is no collection.
-        data_dir: TFDS data directory.
+      name: Name as for `load_retrieval`, or a TFDS name that is prepared in `data_dir`.
+      split: Split as for `load_retrieval`; the documents of a BEIR collection are those of all
+        splits, and `split` is not read.
+      text_key: Feature of a TFDS data set. If not given what is searched for its first task, for
+        pydocs the docstring followed by its code, and "text" where there is no collection.
+      data_dir: TFDS data directory.
 
     Returns:
-        Texts.
+      Texts.
 
     Raises:
-        DataError: If a file is missing or broken, or a split or feature does not exist.
+      DataError: If a file is missing or broken, or a split or feature does not exist.
     """
     kind, _, path = name.partition(":")
     if kind == "beir" and path:
@@ -151,20 +151,20 @@ def load_text(
     gives classes for few-shot episodes that training on another split has not seen.
 
     Args:
-        name: `pydocs`, or a TFDS name that is prepared in `data_dir`.
-        split: Split in TFDS's syntax.
-        text_key: Feature that holds the text; "text" if not given, "docstring" of pydocs.
-        label_key: Feature that holds the class, a class label or a string; "label" if not given,
-            "package" of pydocs.
-        min_examples: Least number of texts of a class. Above 1, classes of fewer in this split are
-            left out, and those that are kept are numbered from 0.
-        data_dir: TFDS data directory; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not given.
+      name: `pydocs`, or a TFDS name that is prepared in `data_dir`.
+      split: Split in TFDS's syntax.
+      text_key: Feature that holds the text; "text" if not given, "docstring" of pydocs.
+      label_key: Feature that holds the class, a class label or a string; "label" if not given,
+        "package" of pydocs.
+      min_examples: Least number of texts of a class. Above 1, classes of fewer in this split are
+        left out, and those that are kept are numbered from 0.
+      data_dir: TFDS data directory; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if not given.
 
     Returns:
-        The texts. Unless `min_examples` leaves classes out, all splits have the same classes.
+      The texts. Unless `min_examples` leaves classes out, all splits have the same classes.
 
     Raises:
-        DataError: If the data set, the split or a feature is unknown, or no class has so many.
+      DataError: If the data set, the split or a feature is unknown, or no class has so many.
     """
     ours = name.partition(":")[0].partition("/")[0] == "pydocs"
     text_key = text_key or ("docstring" if ours else "text")

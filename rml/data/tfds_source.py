@@ -37,16 +37,16 @@ def open_tfds(
     """Opens one split of a prepared TFDS data set.
 
     Args:
-        name: `name`, `name/config`, `name:version` or `name/config:version`.
-        split: Split in TFDS's syntax.
-        data_dir: TFDS data directory.
-        image_size: Every image is brought to this size.
-        image_key: Feature that holds the image.
-        label_key: Feature that holds the class.
+      name: `name`, `name/config`, `name:version` or `name/config:version`.
+      split: Split in TFDS's syntax.
+      data_dir: TFDS data directory.
+      image_size: Every image is brought to this size.
+      image_key: Feature that holds the image.
+      label_key: Feature that holds the class.
 
     Raises:
-        DataError: If the data set is unknown, not prepared, not in array_record, or holds no
-            labelled images under those keys.
+      DataError: If the data set is unknown, not prepared, not in array_record, or holds no
+        labelled images under those keys.
     """
     ours = _split_name(name)[0] in builders.KNOWN
     builder = open_builder(name, data_dir)
@@ -114,17 +114,17 @@ def read_texts(
     """Reads features of one split of a prepared TFDS data set into memory.
 
     Args:
-        name: Name as for `open_tfds`.
-        split: Split in TFDS's syntax.
-        data_dir: TFDS data directory.
-        keys: Features to read: strings, sequences of strings, or class labels.
+      name: Name as for `open_tfds`.
+      split: Split in TFDS's syntax.
+      data_dir: TFDS data directory.
+      keys: Features to read: strings, sequences of strings, or class labels.
 
     Returns:
-        By key a list of strings or of lists of them, or int32 classes `[n]`; and all features of
-        the data set.
+      By key a list of strings or of lists of them, or int32 classes `[n]`; and all features of
+      the data set.
 
     Raises:
-        DataError: If the data set is unknown, not prepared, or has no such feature.
+      DataError: If the data set is unknown, not prepared, or has no such feature.
     """
     builder = open_builder(name, data_dir)
     features = builder.info.features
@@ -162,11 +162,11 @@ def open_builder(name: str, data_dir: Path) -> Any:
     """Opens the TFDS builder of a prepared data set; ours are prepared where they are not.
 
     Args:
-        name: Name as for `open_tfds`.
-        data_dir: TFDS data directory.
+      name: Name as for `open_tfds`.
+      data_dir: TFDS data directory.
 
     Raises:
-        DataError: If the data set is unknown, not prepared or damaged.
+      DataError: If the data set is unknown, not prepared or damaged.
     """
     base, config, version = _split_name(name)
     ours = builders.KNOWN.get(base)

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 
 from rml.data.errors import DataError
 from rml.data.source import Arrays
+from rml.errors import install
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Tokens 0 to 4 of every vocabulary that is trained here."""
@@ -34,16 +35,16 @@ def encode(
     of truncation, padding and special tokens are not used, and stay as they are.
 
     Args:
-        tokenizer: A `tokenizers.Tokenizer`.
-        texts: Any strings, empty ones too.
-        max_length: The most tokens of one text, special ones included.
-        special: Whether to add the special tokens that begin and end a text.
+      tokenizer: A `tokenizers.Tokenizer`.
+      texts: Any strings, empty ones too.
+      max_length: The most tokens of one text, special ones included.
+      special: Whether to add the special tokens that begin and end a text.
 
     Returns:
-        One int32 array a text.
+      One int32 array a text.
 
     Raises:
-        DataError: If a text is no string, or `max_length` holds no more than the special tokens.
+      DataError: If a text is no string, or `max_length` holds no more than the special tokens.
     """
     for index, text in enumerate(texts):
         if not isinstance(text, str):
@@ -95,16 +96,16 @@ def pad(
     """Stacks sequences into one array.
 
     Args:
-        sequences: Sequences of tokens.
-        width: Width of the array; the longest sequence's if not given.
-        rows: Number of rows; as many as sequences if not given. Rows beyond them have no tokens.
-        pad_id: Token that fills up.
+      sequences: Sequences of tokens.
+      width: Width of the array; the longest sequence's if not given.
+      rows: Number of rows; as many as sequences if not given. Rows beyond them have no tokens.
+      pad_id: Token that fills up.
 
     Returns:
-        Tokens, and where they are not filled up.
+      Tokens, and where they are not filled up.
 
     Raises:
-        ValueError: If a sequence is longer than `width` or there are more than `rows`.
+      ValueError: If a sequence is longer than `width` or there are more than `rows`.
     """
     lengths = np.array([len(one) for one in sequences], int)
     longest = int(lengths.max(initial=0))
@@ -144,14 +145,14 @@ def length_buckets(
     batch has the next power of two of rows.
 
     Args:
-        lengths: Lengths of the sequences.
-        batch_tokens: The most tokens of a batch, what fills up included. A batch has at least
-            `multiple` rows, whatever that makes.
-        multiple: Rows are a multiple of it, such as the number of devices.
-        max_width: No batch is wider, where a model takes no more; no sequence may be longer.
+      lengths: Lengths of the sequences.
+      batch_tokens: The most tokens of a batch, what fills up included. A batch has at least
+        `multiple` rows, whatever that makes.
+      multiple: Rows are a multiple of it, such as the number of devices.
+      max_width: No batch is wider, where a model takes no more; no sequence may be longer.
 
     Returns:
-        Batches that hold every sequence once.
+      Batches that hold every sequence once.
     """
     order = np.argsort(-lengths, kind="stable")
     found, start = [], 0
@@ -194,20 +195,20 @@ def token_source(
     """Encodes texts once, for `rml.data.batches`.
 
     Args:
-        tokenizer: A `tokenizers.Tokenizer`.
-        texts: Texts, at least one.
-        max_length: L, the most tokens of one text, special ones included; longer ones are cut.
-        label: Class of each text.
-        pad_id: Token that fills up.
-        name: Name of the data set, for messages.
-        split: Name of the split, for messages.
+      tokenizer: A `tokenizers.Tokenizer`.
+      texts: Texts, at least one.
+      max_length: L, the most tokens of one text, special ones included; longer ones are cut.
+      label: Class of each text.
+      pad_id: Token that fills up.
+      name: Name of the data set, for messages.
+      split: Name of the split, for messages.
 
     Returns:
-        A source of `{"tokens": int32 [L], "length": int32, "index": int32}`, the index being the
-        text's place in `texts`; with "label" where labels are given.
+      A source of `{"tokens": int32 [L], "length": int32, "index": int32}`, the index being the
+      text's place in `texts`; with "label" where labels are given.
 
     Raises:
-        DataError: If there is no text, one is no string, or labels do not fit the texts.
+      DataError: If there is no text, one is no string, or labels do not fit the texts.
     """
     filled, mask = pad(
         encode(tokenizer, texts, max_length=max_length), width=max_length, pad_id=pad_id
@@ -234,17 +235,17 @@ def train_tokenizer(
     WordPiece is not offered: the trainer of `tokenizers` breaks its ties at random.
 
     Args:
-        texts: Texts to learn from.
-        vocabulary: The most tokens, `SPECIAL` and the 256 bytes included.
-        lowercase: Whether case is left out; otherwise nothing is lost: every text can be decoded
-            again from what `encode` makes of it.
-        path: File to write it to, a `tokenizer.json`; not written if not given.
+      texts: Texts to learn from.
+      vocabulary: The most tokens, `SPECIAL` and the 256 bytes included.
+      lowercase: Whether case is left out; otherwise nothing is lost: every text can be decoded
+        again from what `encode` makes of it.
+      path: File to write it to, a `tokenizer.json`; not written if not given.
 
     Returns:
-        A `tokenizers.Tokenizer` that encodes as `[CLS] text [SEP]`.
+      A `tokenizers.Tokenizer` that encodes as `[CLS] text [SEP]`.
 
     Raises:
-        DataError: If `tokenizers` is missing, there is no text, or the vocabulary is too small.
+      DataError: If `tokenizers` is missing, there is no text, or the vocabulary is too small.
     """
     tokenizers = import_tokenizers()
     if not any(text.strip() for text in texts):
@@ -280,7 +281,7 @@ def load_tokenizer(path: str | Path) -> Any:
     """Reads a `tokenizer.json`.
 
     Raises:
-        DataError: If `tokenizers` is missing, or there is no such file or it is no tokenizer.
+      DataError: If `tokenizers` is missing, or there is no such file or it is no tokenizer.
     """
     if not Path(path).is_file():
         raise DataError(f"there is no file {path}, expected a tokenizer.json")
@@ -298,6 +299,6 @@ def import_tokenizers() -> Any:
         import tokenizers
     except ImportError as error:
         raise DataError(
-            "a tokenizer needs the package tokenizers: pip install 'rml[pretrained]'"
+            f"a tokenizer needs the package tokenizers: {install('pretrained')}"
         ) from error
     return tokenizers

@@ -8,6 +8,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from rml.data.errors import DataError
+from rml.errors import install
 
 HASH_SIDE = 16  # a difference hash has HASH_SIDE**2 bits
 NEAR = 10  # bits of 256 in which near copies differ at most
@@ -18,19 +19,19 @@ def render(svg: str, side: int) -> UInt8[np.ndarray, "side side 3"] | None:
     """Draws an SVG on white paper, as large as fits and in the middle.
 
     Args:
-        svg: The document. References to other files are not followed.
-        side: Pixels.
+      svg: The document. References to other files are not followed.
+      side: Pixels.
 
     Returns:
-        The image, or None where nothing is drawn or the document cannot be read.
+      The image, or None where nothing is drawn or the document cannot be read.
 
     Raises:
-        DataError: If resvg is not installed.
+      DataError: If resvg is not installed.
     """
     try:
         import resvg_py
     except ImportError as error:
-        raise DataError("drawings are rendered by resvg: pip install 'rml[data]'") from error
+        raise DataError(f"drawings are rendered by resvg: {install('data')}") from error
     try:
         # The resources folder is one that holds nothing: a drawing reads no file of this machine.
         png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side))
@@ -43,8 +44,8 @@ def on_paper(drawing: Image.Image, side: int) -> UInt8[np.ndarray, "side side 3"
     """Lays a drawing in the middle of white paper; None where it is all transparent.
 
     Args:
-        drawing: Any image; larger ones are shrunk, smaller ones are left as they are.
-        side: Pixels of the paper.
+      drawing: Any image; larger ones are shrunk, smaller ones are left as they are.
+      side: Pixels of the paper.
     """
     drawing = drawing.convert("RGBA")
     if drawing.getchannel("A").getextrema()[1] == 0:
@@ -71,8 +72,8 @@ def near_copies(
     """Finds images that are near copies of others: hashes that differ in `NEAR` bits at most.
 
     Args:
-        images: Images that are asked about.
-        of: Images that they are compared with.
+      images: Images that are asked about.
+      of: Images that they are compared with.
     """
     if not len(images) or not len(of):
         return np.zeros(len(images), bool)

@@ -35,7 +35,7 @@ CHECK_BYTES = 32
 
 @runtime_checkable
 class Frozen(Protocol):
-    """An encoder that is not trained any more, such as `rml.encoder.ImageEmbedder`."""
+    """An encoder that is not trained any more, such as `rml.ImageEmbedder`."""
 
     @property
     def function(self) -> Callable[..., Array]:

@@ -16,11 +16,12 @@
 * `fatrelu`, `shifted_relu`, `keep_largest`: activations most of whose values are exactly zero.
 * `cholesky`, `logdet`, `gaussian_kl` and others: Gram matrices that are positive definite;
   `arc_cosine` is a kernel that two areas read.
-* `rml.ops.trees`: trees of parameters as task vectors, with coefficients by block, masks, norms and
+* `trees`: trees of parameters as task vectors, with coefficients by block, masks, norms and
   low-rank parts.
 * `full_precision`, `use_precision`: products that keep all bits of float32 on every device.
 """
 
+from rml.ops import trees
 from rml.ops.arc_cosine import arc_cosine
 from rml.ops.attention_parts import Part, Visible, attend_part, merge_parts
 from rml.ops.block_sparse import block_sparse_attention
@@ -122,6 +123,7 @@ __all__ = [
     "symmetrize",
     "t_interval",
     "topk",
+    "trees",
     "union",
     "unpack",
     "unpack_groups",

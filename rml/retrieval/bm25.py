@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from rml.errors import UserError
+from rml.errors import UserError, install
 
 # A word starts at a capital after a small letter or digit, at the last capital of several before
 # a small letter, and after an underscore: parse_HTTPHeader2Go is parse, HTTP, Header2, Go.
@@ -52,7 +52,7 @@ def bm25_search(
     try:
         import bm25s
     except ImportError:
-        raise UserError("BM25 needs bm25s; install it with: pip install 'rml[retrieval]'") from None
+        raise UserError(f"BM25 needs bm25s: {install('retrieval')}") from None
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports every step otherwise
     if not 1 <= k <= len(documents):
         raise UserError(f"k must be between 1 and the {len(documents)} documents, got {k}")

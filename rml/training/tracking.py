@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rml.errors import UserError
+from rml.errors import UserError, install
 from rml.nested import flatten
 from rml.training.durable import write_json
 from rml.training.processes import is_primary
@@ -31,7 +31,7 @@ def check_uri(uri: str | None) -> None:
         name for name in ("mlflow", "sqlalchemy", "alembic") if not importlib.util.find_spec(name)
     ]
     if uri is not None and missing:
-        raise UserError(f"--mlflow needs {missing[0]}; pip install -e '.[tracking]'")
+        raise UserError(f"--mlflow needs {missing[0]}: {install('tracking')}")
 
 
 class Tracker:

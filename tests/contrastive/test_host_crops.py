@@ -11,6 +11,7 @@ from PIL import Image
 
 from experiments.common import figures
 from experiments.common.images import augmentation, batch_spec, host_crops, training_batches
+from experiments.registry import read_config
 from rml import data
 from rml.errors import UserError
 from rml.training.task import Loss
@@ -126,6 +127,16 @@ def test_views_of_another_size_than_the_images_are_drawn(tmp_path):
     pipeline = augmentation(config, whole=True)
     figures.views(tmp_path / "views.png", images, pipeline, jax.random.key(0), count=2)
     assert (tmp_path / "views.png").stat().st_size
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3", "supcon"])
+def test_configs_of_small_photographs_take_the_switch(method):
+    file = f"configs/contrastive/{method}_cifar10.py"
+    config = read_config(file, ["--config.data.host_crops=True", "--config.train.batch_size=6"])
+    assert batch_spec(config)["image"].shape == (6, 2, 32, 32, 3)
+    host_crops(config)  # sizes of the views agree and crops come first
+    whole = read_config(file, ["--config.train.batch_size=6"])
+    assert batch_spec(whole)["image"].shape == (6, 32, 32, 3)
 
 
 def test_what_cannot_be_cropped_on_the_host_is_named():

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from rml import assets
 from rml.data import DataError, builders, glyphs, load, packaged, vector
-from rml.errors import UserError
+from rml.errors import UserError, install
 
 SIZES = {"digits": (1438, 359, 8), "mnist5k": (4000, 1000, 28)}
 
@@ -291,7 +291,7 @@ class Drawn(packaged.Fetched):
 def test_missing_resvg_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(builders.KNOWN, "drawn", Drawn)
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    assert refused("drawn", tmp_path).endswith("by resvg: pip install 'rml[data]'")
+    assert refused("drawn", tmp_path).endswith(f"by resvg: {install('data')}")
 
 
 def test_preparing_tells_how_far_it_is(tmp_path, capfd):
@@ -320,7 +320,7 @@ def test_missing_mlxtend_names_the_extra(fork, tmp_path):
             print(error)
     """
     process = fork("-c", textwrap.dedent(code), TFDS_DATA_DIR=str(tmp_path))
-    assert "pip install 'rml[demo]'" in process.communicate(timeout=120)[0]
+    assert install("demo") in process.communicate(timeout=120)[0]
 
 
 @pytest.mark.parametrize("name", ["digits:9.9.9", "digits/large"])

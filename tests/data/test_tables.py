@@ -1,3 +1,4 @@
+import re
 import sys
 
 import numpy as np
@@ -6,7 +7,7 @@ from sklearn.datasets import load_diabetes, make_friedman1
 from sklearn.preprocessing import StandardScaler
 
 from rml.data import tables
-from rml.errors import UserError
+from rml.errors import UserError, install
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,9 @@ def test_what_is_not_there_is_named(monkeypatch):
     with pytest.raises(UserError, match="unknown table 'bostn'; did you mean 'boston'"):
         tables.load_table("bostn")
     monkeypatch.setitem(sys.modules, "mlxtend", None)
-    with pytest.raises(UserError, match=r"autompg is carried by mlxtend: pip install 'rml\[demo\]"):
+    with pytest.raises(
+        UserError, match=re.escape(f"autompg is carried by mlxtend: {install('demo')}")
+    ):
         tables.load_table("autompg")
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rml.data import Arrays, DataError, batches, load_text, tokens
+from rml.errors import install
 
 TEXTS = ["Return the sum of two arrays.", "", "naïve café", "x " * 100, "Raise an error."]
 
@@ -209,7 +210,7 @@ try:
 except DataError as error:
     print(error)
 """
-    assert "pip install 'rml[pretrained]'" in fork("-c", code).communicate(timeout=120)[0]
+    assert install("pretrained") in fork("-c", code).communicate(timeout=120)[0]
 
 
 @pytest.mark.parametrize("how", [{}, {"in_memory_bytes": 0, "num_threads": 2}])

@@ -1,4 +1,4 @@
-"""Docstrings of `rml/` as `docs/guides/prose.md` asks for them."""
+"""Docstrings as `docs/guides/prose.md` asks for them: of `rml/`, and entries of tools."""
 
 import ast
 import re
@@ -9,7 +9,8 @@ import pytest
 
 from experiments.registry import ROOT
 
-FILES = sorted((ROOT / "rml").rglob("*.py"))
+LIBRARY = sorted((ROOT / "rml").rglob("*.py"))
+TOOLS = sorted(file for room in ("benchmarks", "tpu") for file in (ROOT / room).rglob("*.py"))
 ENTRY = re.compile(r"^  ( *)(\*{0,2}\w[\w, *]*): +(.*)$")
 UNFINISHED = re.compile(r"(Of|By|As|With|For|In|At|On|To|From)\b")
 NO_VERBS = re.compile(r"This|Its|Less|Loss|Class|Bias|Mass|Us|[A-Z]\w*s'")
@@ -35,24 +36,42 @@ def entries(docstring: str) -> Iterator[tuple[str, str]]:
             yield found[2], found[3]
 
 
+def unread(docstring: str) -> bool:
+    """Whether there is a section of entries of which none is read, such as by its indentation."""
+    sections = re.findall(r"^(?:Args|Attributes):\n(?: +.*\n?|\n)*", docstring, re.M)
+    return not all(list(entries(section)) for section in sections)
+
+
+def unfinished(node: ast.ClassDef | ast.FunctionDef, docstring: str) -> list[str]:
+    """Entries that are no phrases of their own, and sections that are not read."""
+    wrong = [
+        f"{node.name}, {name}: {text}"
+        for name, text in entries(docstring)
+        if UNFINISHED.match(text)
+    ]
+    return wrong + [f"{node.name}: a section without entries"] * unread(docstring)
+
+
 def is_property(node: ast.FunctionDef) -> bool:
     return any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize("file", LIBRARY, ids=lambda file: str(file.relative_to(ROOT)))
 def test_functions_begin_with_a_verb_and_arguments_with_a_noun(file: Path):
     wrong = []
     for node, docstring, function in documented(ast.parse(file.read_text())):
-        wrong += [
-            f"{node.name}, {name}: {text}"
-            for name, text in entries(docstring)
-            if UNFINISHED.match(text)
-        ]
+        wrong += unfinished(node, docstring)
         first = docstring.split(" ")[0].strip("\n.,:;")
         verb = re.fullmatch(r"[A-Z][a-z-]+s", first) and not NO_VERBS.fullmatch(first)
         if function and docstring and not verb and not is_property(node):
             wrong.append(f"{node.name}: {first}")
     assert not wrong
+
+
+@pytest.mark.parametrize("file", TOOLS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_arguments_of_tools_begin_with_a_noun(file: Path):
+    found = documented(ast.parse(file.read_text()))
+    assert not [wrong for node, docstring, _ in found for wrong in unfinished(node, docstring)]
 
 
 def test_what_breaks_the_rules_is_seen():
@@ -62,3 +81,6 @@ def test_what_breaks_the_rules_is_seen():
     assert of("Draws.\n\nArgs:\n  key: Of the draw.\n  seed: Seed.") == ["key"]
     assert of("Draws.\n\nAttributes:\n  parts: Of how many.\n    In all.") == ["parts"]
     assert of("Draws.\n\nReturns:\n  key: Of the draw.") == []
+    assert unread("Draws.\n\nArgs:\n    key: Key of the draw.\n        It is one.\n")
+    assert not unread("Draws.\n\nArgs:\n  key: Key of the draw.\n    It is one.\n\nRaises:\n  No.")
+    assert not unread("Draws.")

@@ -1,11 +1,13 @@
 """The site: what its generators write, where its links lead, and that it needs no network."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import markdown
 import pytest
@@ -19,6 +21,18 @@ from experiments.systems import System, read_systems
 from rml.training.claims import Claim, judge
 
 ROOT = Path(__file__).parents[2]
+
+
+def reach(name):
+    """What Python has under a dotted name: modules are imported where they are no attribute."""
+    found = importlib.import_module("rml")
+    for part in name.split(".")[1:]:
+        if isinstance(found, ModuleType) and not hasattr(found, part):
+            importlib.import_module(f"{found.__name__}.{part}")
+        found = getattr(found, part)
+    return found
+
+
 SYSTEM = System(
     key="simclr", title="A Title", authors=("A", "B", "C", "D", "E", "F"), year=2020,
     arxiv="2002.05709", venue="ICML", area="contrastive", section="Baselines",
@@ -65,7 +79,7 @@ def test_page_of_a_system_has_equation_commands_and_what_was_measured(library, m
     page = generate.system_page(SYSTEM, measured, library, shown)
     assert "A, B, C, and others, 2020, ICML, [arXiv:2002.05709](https://arxiv.org/" in page
     assert "$$\n" in page
-    assert "`rml.losses.ntxent.nt_xent`" in page
+    assert "In the library: `rml.losses.nt_xent`." in page
     assert "kNN is above pixels." in page
     command = "python -m experiments.run --config=configs/contrastive/simclr_cifar10.py"
     assert f"```\n{command} \\\n    --workdir=runs/simclr_cifar10\n```" in page
@@ -94,6 +108,24 @@ def test_conditions_name_every_commit_and_the_seeds_of_a_run(measured):
     assert read_config(several["config"]).seeds == 3
     assert ".py`: 2 runs of 3 seeds each, " in generate.conditions(several)
     assert "| metric | run 0 | run 1 |" in generate.conditions(several)
+
+
+def test_pictures_stand_in_the_order_of_configs():
+    system = replace(SYSTEM, key="toy", configs=("configs/a/second.py", "configs/a/first.py"))
+    names = ("other/first", "toy/first", "toy/second")
+    shown = {f"results/{name}.png": Path(name) for name in names}
+    order = ["results/toy/second.png", "results/toy/first.png"]
+    assert generate.pictures_of(system, shown) == order
+    gallery = generate.gallery_page([system], shown)
+    assert 0 < gallery.find("toy/second.png") < gallery.find("toy/first.png")
+
+
+def test_every_picture_of_a_result_is_in_the_gallery():
+    shown = generate.pictures()
+    gallery = generate.gallery_page(generate.read_systems().values(), shown)
+    of_systems = [one for one in shown if one.split("/")[1] in generate.read_systems()]
+    assert len(of_systems) > 50
+    assert [one for one in of_systems if f"({one})" not in gallery] == []
 
 
 @pytest.mark.slow
@@ -134,15 +166,21 @@ def test_every_system_area_and_room_has_a_page_that_the_navigation_names(pages):
     named = list(leaves(generate.navigation()))
     assert sorted(named) == sorted(set(pages) - {"index.md", "gallery.md"})
     assert {f"systems/{key}.md" for key in read_systems()} < set(named)
-    assert {f"api/{path.parent.name}.md" for path in ROOT.glob("rml/*/__init__.py")} < set(named)
-    assert "api/rml.md" in named
+    packages = (path.parent.relative_to(ROOT / "rml") for path in ROOT.glob("rml/*/**/__init__.py"))
+    assert {f"api/{package}.md" for package in packages} | {"api/rml.md"} == {
+        page for page in named if page.startswith("api/") and page != "api/index.md"
+    }
+    assert "api/models/pretrained.md" in named
 
 
 @pytest.mark.slow
 def test_rooms_list_what_they_export(library, pages):
     for room in generate.rooms(library):
+        page = pages[generate.room_address(room)]
         for name in room.exports or ():
-            assert re.search(rf"^::: rml\.[\w.]*\b{name}$", pages[f"api/{room.name}.md"], re.M)
+            assert re.search(rf"^::: rml\.[\w.]*\b{name}$", page, re.M)
+            full = f"{room.path}.{name}"  # of a function that may lie in a module of its name
+            assert generate.find(full, library).is_module == isinstance(reach(full), ModuleType)
 
 
 @pytest.mark.slow
@@ -175,9 +213,40 @@ def test_names_and_files_in_written_pages_exist(library):
         text = page.read_text()
         for name in re.findall(r"`(rml(?:\.\w+)+)`", text):
             assert generate.find(name, library), f"{page} names {name}"
+            assert reach(name) is not None, f"{page} names {name}"
         files = re.findall(r"\b(?:configs|docs|experiments|rml|tests|tpu)/[\w/]+\.\w+", text)
         for file in files:
             assert "align_uniform" in file or (ROOT / file).exists(), f"{page} names {file}"
+
+
+@pytest.mark.slow
+def test_what_pages_and_the_registry_name_is_in_the_api(library, pages):
+    listed = [
+        name
+        for address, text in pages.items()
+        if address.startswith("api/")
+        for name in re.findall(r"^::: (\S+)$", text, re.M)
+    ]
+    modules = {name for name in listed if library.modules_collection[name].is_module}
+    whole = modules - {room.path for room in generate.rooms(library)}  # shown with their members
+    functions = [name for system in read_systems().values() for name in system.functions]
+    texts = (page.read_text() for page in generate.DOCS.rglob("*.md"))
+    named = [name for text in texts for name in re.findall(r"`(rml(?:\.\w+)+)`", text)]
+    assert functions
+    assert named
+    for name in (*functions, *named):
+        path = generate.path(name, library)
+        parent, _, last = path.rpartition(".")
+        assert path in listed or (parent in whole and last[0] != "_"), name
+
+
+@pytest.mark.slow
+def test_pages_name_the_functions_of_systems_as_python_reaches_them(pages):
+    for system in read_systems().values():
+        shown = re.findall(r"^In the library: (.*)\.$", pages[f"systems/{system.key}.md"], re.M)
+        names = [name.strip("`") for line in shown for name in line.split(", ")]
+        assert names == list(system.functions if system.built else ())
+        assert all(callable(reach(name)) for name in names)
 
 
 def test_texts_about_systems_are_of_systems():
@@ -229,8 +298,11 @@ def test_the_site_builds_strictly_and_reads_nothing_from_elsewhere(tmp_path):
     assert len(found) > len(read_systems())
     loaded = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=\"?([^\"\s>]+)")
     for page in found:
-        addresses = loaded.findall(page.read_text())
+        text = page.read_text()
+        addresses = loaded.findall(text)
         assert addresses
+        if "api" not in page.relative_to(tmp_path).parts:
+            assert '<span title="rml.' not in text, f"{page} names what has no entry in the API"
         for address in addresses:
             assert not re.match(r"(https?:)?//", address), f"{page} loads {address}"
             file = (page.parent / address.partition("?")[0]).resolve()
@@ -241,11 +313,13 @@ def test_the_site_builds_strictly_and_reads_nothing_from_elsewhere(tmp_path):
     assert "<math" in (tmp_path / "systems/simclr.html").read_text()
     losses = (tmp_path / "api/losses.html").read_text()
     assert 'href="training.html#rml.training' in losses
+    system = (tmp_path / "systems/dcl.html").read_text()  # in a module of its name
+    assert 'href="../api/losses.html#rml.losses.dcl.dcl"><code>rml.losses.dcl<' in system
     guide = (tmp_path / "guides/encoders.html").read_text()
     assert re.search(r'href="\.\./api/rml\.html#rml\.(encoder\.)?load"><code>rml\.load<', guide)
 
 
-def test_systems_that_share_data_and_metrics_stand_side_by_side():
+def test_systems_that_share_data_and_metrics_stand_side_by_side(monkeypatch, tmp_path):
     def result(config, **metrics):
         return {"config": config, "seeds": [0, 1], "metrics": metrics}
 
@@ -266,6 +340,7 @@ def test_systems_that_share_data_and_metrics_stand_side_by_side():
         "dino": {"dino_mnist5k": result(digits("dino"), rankme=[3.0, 4.0])},
     }
     systems = [replace(SYSTEM, key=key) for key in results]
+    monkeypatch.chdir(tmp_path)  # configs are found from any folder
     text = comparison.comparison("contrastive", systems, results)
     rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
     # The best linear probe first, and last what needs no training where it was measured.

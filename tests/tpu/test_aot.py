@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import jax
 import pytest
 
 from experiments.registry import read_config
-from rml.errors import UserError
+from rml.errors import UserError, install
 from tpu.compile import compile_step, topology_devices
 from tpu.long_text import compile_text
 
@@ -78,13 +79,13 @@ def test_without_libtpu_the_extra_is_named():
         pytest.skip("libtpu is installed")
     done = aot(DIGITS, "--topology=v5e:2x2")
     assert done.returncode == 1
-    assert done.stderr.strip() == "error: compiling for TPUs needs libtpu: pip install -e '.[tpu]'"
+    assert done.stderr.strip() == f"error: compiling for TPUs needs libtpu: {install('tpu')}"
 
 
 def test_without_a_gpus_compiler_the_extra_is_named():
     if PLUGIN is not None:
         pytest.skip("JAX's plugin is installed")
-    with pytest.raises(UserError, match=r"needs JAX's plugin: pip install -e '\.\[cuda\]'"):
+    with pytest.raises(UserError, match=re.escape(f"needs JAX's plugin: {install('cuda')}")):
         topology_devices("h100:8")
 
 

@@ -69,7 +69,7 @@ def co_cited(see: Mapping[str, Iterable[str]]) -> Counter[tuple[str, str]]:
     """Counts for each pair of pages how many others name both.
 
     Args:
-        see: The pages that each page names. Pages that name one or more than `MOST` do not count.
+      see: The pages that each page names. Pages that name one or more than `MOST` do not count.
     """
     pairs: Counter[tuple[str, str]] = Counter()
     for named in see.values():

@@ -93,8 +93,8 @@ def mentions(titles: Sequence[str], texts: Sequence[str]) -> list[list[str]]:
     the text word by word; at most `WORDS` words.
 
     Args:
-        titles: Title of each article.
-        texts: Text of each article.
+      titles: Title of each article.
+      texts: Text of each article.
     """
     known = {title for title in titles if len(title) >= SHORTEST and title[0].isupper()}
     found = []
