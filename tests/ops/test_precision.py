@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml import attention, evaluation, fewshot, kernels, losses
+from rml import attention, evaluation, fewshot, kernels, losses, models
 from rml.contrastive import Prototypes
 from rml.errors import UserError
 from rml.evaluation.logistic_regression import fit_logistic_regression
-from rml.hydra import hydra_loss
+from rml.fewshot.trajectory import solve_episode
+from rml.hydra import confusion_similarity, hydra_loss, learn_gates
 from rml.ops import full_precision, masked_sum, symmetric_logsumexp, topk, use_precision
 from tests.fewshot.test_conformance import OPTIONS
 from tests.precision import rounded
@@ -91,6 +92,18 @@ FUNCTIONS = {
             x, LABELS, (LABELS + 1) % 3, gates, temperature=0.1, block_size=4
         ), X, Y,
     ),
+    "confusion_similarity": (lambda x: confusion_similarity(x, LABELS), X),
+    "learn_gates": (
+        lambda x: learn_gates(
+            x, LABELS, jnp.asarray([0, 1]), jnp.asarray([1, 2]), steps=2, learning_rate=0.1,
+            temperature=0.1, penalty=0.1,
+        ), X,
+    ),
+    "solve_episode": (
+        lambda x, y: solve_episode(
+            x[:6], LABELS[:6], y, num_classes=3, laplacian_weight=0.1
+        ).prototypes, X, Y,
+    ),
     "uniformity": (evaluation.uniformity, X),
     "cka": (evaluation.linear_cka, X, Y),
     "logistic regression": (
@@ -105,6 +118,7 @@ FUNCTIONS = {
     "kernels.gp_predict": (posterior, X),
     "kernels.objective": (machine, X),
     "kernels.elbo": (sparse, X),
+    "attention.hardness": (attention.hardness, X, Y),
     "attention.rfa_kernel": (
         lambda x, y: attention.rfa_kernel(x, y[:, None], y, x[:, None]), X, Y,
     ),
@@ -112,8 +126,14 @@ FUNCTIONS = {
     "attention.performer": (performer, X, Y),
     "attention.fit_ridge": (partial(attention.fit_ridge, regularization=0.1), X, Y),
     "attention.solve_min_norm": (attention.solve_min_norm, X @ X.T, Y),
+    "models.Classifier, cosine": (
+        lambda x, y: models.Classifier(ROWS, cosine=True).apply(
+            {"params": {"kernel": y.T, "scale": jnp.float32(7.0)}}, x
+        ), X, Y,
+    ),
 }  # fmt: skip
-ONCE = ("logistic regression", "attention.solve_min_norm")  # loops have no reverse mode
+# Loops have no reverse mode.
+ONCE = ("logistic regression", "attention.solve_min_norm", "solve_episode")
 
 
 @pytest.mark.slow
@@ -130,6 +150,19 @@ def test_no_product_of_a_few_shot_method_is_rounded(name):
         pytest.importorskip("ott")
     method = partial(fewshot.METHODS[name], num_classes=3, **OPTIONS.get(name, {}))
     assert rounded(method, X[:6], LABELS[:6], Y, gradient=False) == []
+
+
+@pytest.mark.slow
+def test_no_product_of_sampled_gram_matrices_is_rounded():
+    pytest.importorskip("blackjax")
+
+    def sampled(x):
+        return kernels.sample_grams(
+            jax.random.key(0), kernels.input_gram(x), Y[:, :2], kernel=KERNEL, widths=(1, 1),
+            noise=0.1, copies=2, chains=1, warmup=2, draws=2, leapfrogs=2,
+        ).grams  # fmt: skip
+
+    assert rounded(sampled, X, gradient=False) == []
 
 
 def test_the_config_says_what_other_products_get():
