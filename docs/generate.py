@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 import griffe
+import numpy as np
 
 from docs.benchmark_page import benchmarks_page
 from docs.comparison import comparison
@@ -28,6 +29,7 @@ from experiments.results import (  # fmt: skip
 )
 from experiments.systems import System, read_systems
 from experiments.tables import RELATIONS, claims_table, counts, in_order, table
+from rml.training.claims import over_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -279,11 +281,15 @@ def conditions(result: Mapping[str, Any]) -> str:
     """Writes under what conditions a config was measured, and all of its metrics."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     rows = [
-        (f"`{name}`", *("not finite" if value is None else number(value) for value in values))
+        (
+            f"`{name}`", mean_over_runs(name, result["metrics"]),
+            *("not finite" if value is None else number(value) for value in values),
+        )
         for name, values in result["metrics"].items()
-    ]
+    ]  # fmt: skip
     one = "seed" if seeds_a_run(result) == 1 else "run"
-    metrics = table(("metric", *(f"{one} {seed}" for seed in result["seeds"])), rows)
+    runs = (f"{one} {seed}" for seed in result["seeds"])
+    metrics = table(("metric", "mean (95% interval)", *runs), rows)
     made_by = [commit[:12] for commit in result["commit"].split(", ")]
     return (
         f"`{result['config']}`: {count_seeds(result)}, {duration(fmean(result['seconds']))} a run "
@@ -292,6 +298,16 @@ def conditions(result: Mapping[str, Any]) -> str:
         f'??? note "All metrics of {Path(result["config"]).stem}"\n\n'
         + "".join(f"    {line}\n" for line in metrics.splitlines())
     )
+
+
+def mean_over_runs(name: str, metrics: Mapping[str, Sequence[float | None]]) -> str:
+    """Writes a metric's mean with the interval by which claims go; empty where it has no width."""
+    names = [name, f"{name}_low", f"{name}_high"]
+    found = np.array([metrics[one] for one in names if one in metrics], np.float64)
+    if not np.isfinite(found).all():
+        return ""
+    mean, low, high = over_runs(found[0], found[1:].T.tolist() if len(found) == len(names) else ())
+    return interval(mean, low, high) if low < high else ""
 
 
 def options(result: Mapping[str, Any]) -> str:

@@ -174,8 +174,8 @@ def embed(encoder: Any, name: str, split: str, progress: Any) -> dict[str, Any]:
 
     Args:
       encoder: An `rml.Encoder`.
-      name: Of the data set, see `rml.data.load`; of texts, see `rml.data.text`.
-      split: Of the data set.
+      name: Name of the data set, see `rml.data.load`; of texts, see `rml.data.text`.
+      split: Split of the data set.
       progress: An `rml.training.Progress`.
 
     Returns:

@@ -57,7 +57,7 @@ class Joined(NamedTuple):
       claims: The claims that they stated.
       metrics: Every metric's values, one a run, NaN where a run lacks it.
       summaries: Their summaries.
-      tries: By side, how many combinations of options their recipe counts from their config.
+      tries: Number of combinations of options that their recipe counts from their config, by side.
     """
 
     hash: str
@@ -96,7 +96,7 @@ def make_result(
       key: Key of the system.
       config_file: Path of the config's file.
       directories: Run directories, each with its `summary.json`.
-      nulls: By name of a null run, its run directories.
+      nulls: Run directories of each null run, by its name.
       commit: Commit of runs that do not name theirs.
       claims: What is judged, whatever the runs stated; what all of them stated if not given.
 
@@ -208,7 +208,7 @@ def restate_result(
       run_hash: Hash of the config that the claims are of.
       claims: What is claimed today.
       file: The result's file, for messages.
-      tries: By side, how many combinations of options the recipe counts from that config.
+      tries: Number of combinations of options that the recipe counts from that config, by side.
 
     Raises:
       UserError: It is of another config, another claim's null ran on its own, or a claim is on a
@@ -349,7 +349,7 @@ def write_result(result: Mapping[str, Any], figures: Path, root: Path) -> str:
     The date of the config's first measurement is carried over from the one that is there.
 
     Args:
-      result: As `make_result` gives it.
+      result: Result as `make_result` gives it.
       figures: Folder with the figures of one of its runs, of which the recipe may name one as its
         `PICTURE`; without it the claims are drawn.
       root: Folder of all results.
@@ -378,7 +378,7 @@ def rewrite_result(result: Mapping[str, Any], root: Path) -> str:
     """Writes a result whose claims alone are others; a figure that is its picture stays.
 
     Args:
-      result: As `restate_result` gives it.
+      result: Result as `restate_result` gives it.
       root: Folder of all results.
 
     Returns:

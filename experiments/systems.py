@@ -59,7 +59,7 @@ class System:
       claim: What must hold when it is measured.
       functions: Dotted names of the functions that implement it.
       configs: Config files, that of the claim first.
-      extras: Of these the ones whose claims are not counted among the system's, and why.
+      extras: Those of the config files whose claims are not counted among the system's, and why.
       baseline: Whether it is there for others to be measured against.
     """
 

@@ -116,8 +116,8 @@ def compare(**changes: Any) -> ConfigDict:
     """A config that compares methods on the features of base training.
 
     Args:
-      **changes: As for `base`. Of `episodes` what is not given is the field's: 10,000 episodes,
-        options chosen on 500 validation episodes, imbalanced queries too.
+      **changes: Changes as `base` takes them. Of `episodes` what is not given is the field's:
+        10,000 episodes, options chosen on 500 validation episodes, imbalanced queries too.
     """
     many = dict(count=10_000, validation=500, imbalanced=True, concentration=2.0)
     config = base(**changes | dict(episodes=episodes(**many | changes.get("episodes", {}))))
@@ -146,7 +146,8 @@ def splits(**changes: Any) -> ConfigDict:
     """A config that compares methods over splits of the classes.
 
     Args:
-      **changes: As for `base`. `episodes` has `kinds`; the claims are about that named `judged`.
+      **changes: Changes as `base` takes them. `episodes` has `kinds`; the claims are about that
+        named `judged`.
     """
     config = base(**changes)
     config.experiment = "fewshot.splits"

@@ -49,7 +49,7 @@ def errors(part: Halves, rngs: Any, *, settings: Settings, hashed: bool = True) 
     """Relative errors [r, h] in Frobenius norm, of every key's planes and samples, by head.
 
     Args:
-      part: Of a layer.
+      part: Halves of a layer.
       rngs: Random keys [r].
       settings: How much is computed.
       hashed: Whether queries and keys are sorted by their sides of planes; otherwise blocks are by
@@ -95,7 +95,7 @@ def pictures(part: Halves, rng: Any, *, settings: Settings, head: int, cells: in
     """One head's weights [3, cells, cells]: by position, sorted, and sorted within blocks alone.
 
     Args:
-      part: Of a layer.
+      part: Halves of a layer.
       rng: Random key of the planes.
       settings: Number of planes and keys of a block.
       head: Number of the head.
@@ -122,7 +122,7 @@ def flops(lengths: Sequence[int], *, settings: Settings, width: int, causal: boo
       lengths: Numbers of tokens.
       settings: How much is computed; `least` is at most one block of exact attention, so that no
         loop of unknown length is in the program.
-      width: Of the head.
+      width: Width of the head.
       causal: Whether attention is causal.
     """
 

@@ -66,10 +66,10 @@ def ranked(
       query: [h, n, k], rotated; n is a multiple of the chunk.
       key: [g, n, k], rotated.
       rng: Random key.
-      settings: Of the memory.
+      settings: Settings of the memory.
       chunk: Queries of a window.
       theta: Base of the rotary frequencies.
-      temperatures: Of the information.
+      temperatures: Temperatures at which the information of scores is measured.
     """
     s, (h, n, k), g = settings, query.shape, key.shape[0]
     blocks = (n - s.sinks) // s.block

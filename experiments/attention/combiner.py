@@ -147,8 +147,8 @@ def compared(nats: dict[str, np.ndarray], *, near: dict[str, int]) -> dict[str, 
     """Differences of nats [seeds, windows, n], with their intervals over windows.
 
     Args:
-      nats: By variant.
-      near: By variant the number of first tokens among which nothing is in a region.
+      nats: Nats of each variant, by its name.
+      near: Number of first tokens among which nothing is in a region, by variant.
     """
     means = {name: own.mean(axis=(0, 2)) for name, own in nats.items()}
     pairs = {f"excess_{name}": own - means["exact"] for name, own in means.items()}

@@ -19,7 +19,7 @@ def draw(config: Any, run: RunDirectory, errors: Any, ratio: Any, distances: Any
       run: Its directory.
       errors: Relative errors [replicates, models, sizes, targets].
       ratio: Examples needed, MLP over attention, [replicates, keys, degrees].
-      distances: By model, distance to the kernel [replicates, heads].
+      distances: Distance to the kernel [replicates, heads], by model.
     """
     names = list(config.targets)
 

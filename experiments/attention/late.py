@@ -36,7 +36,7 @@ def opened(options: Any, *, heads: int | None = None) -> pretrained.Pretrained:
     """Opens what `lost_late` reads, so that what is missing is named before models are trained.
 
     Args:
-      options: As of `lost_late`.
+      options: Options as `lost_late` takes them.
       heads: Number of heads that the decoder is taken to have, if any.
 
     Returns:
@@ -69,9 +69,9 @@ def summarised(
     """Metrics of `lost_late`; of a choice the place among its tries.
 
     Args:
-      tries: By what is compared its choices.
-      chosen: By what is compared the choice of it.
-      lost: By what is compared the nats that each text loses.
+      tries: Choices of each way that is compared, by its name.
+      chosen: Choice that was taken of these, by the same names.
+      lost: Nats that each text loses, by the same names.
       gains: Metrics by name: what it is that loses so much less than "window", with its interval.
     """
     metrics: dict[str, float] = {}

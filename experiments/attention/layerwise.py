@@ -18,8 +18,8 @@ class Exact(NamedTuple):
 
     Attributes:
       starts: Hidden states [t, d] that each layer reads.
-      nats: Of tokens 1 to t - 1.
-      captured: By layer, queries [h, t, k], keys and values [g, t, k], rotated.
+      nats: Nats of tokens 1 to t - 1.
+      captured: Queries [h, t, k], keys and values [g, t, k], rotated, by layer.
     """
 
     starts: list[jax.Array]

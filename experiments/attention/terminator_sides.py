@@ -98,8 +98,8 @@ class Trained(NamedTuple):
     """A side trained in full.
 
     Attributes:
-      variables: Of its model.
-      right: For each test image whether its class is found.
+      variables: Variables of its model.
+      right: Whether the class of each test image is found.
       course: Accuracy on training batches, a mean over `WINDOW` steps, by step.
       seconds: Wall-clock seconds of a step.
     """

@@ -129,7 +129,7 @@ def restore(directory: Path, task: Task, step: int | None = None) -> TrainState:
     Args:
       directory: The run directory.
       task: The run's task.
-      step: Of the checkpoint; the newest if not given.
+      step: Step of the checkpoint; the newest if not given.
 
     Returns:
       The state.
@@ -187,7 +187,7 @@ def load_embedder(
       kind: A key of `KINDS` that is expected; any if not given.
       key: What named the directory, such as a key of a config, for messages.
       dtype: Type that the encoder computes in; that of the run if not given.
-      step: Of the checkpoint; the newest if not given.
+      step: Step of the checkpoint; the newest if not given.
       mesh: Mesh on which it is applied; of all devices if not given.
       **options: What the recipe's `encoder` takes beside.
 
@@ -256,7 +256,7 @@ def load_encoder(name: str | Path, image_shape: Any, *, key: str = "features.run
 
     Args:
       name: The run directory, or as `pretrained_encoder` takes it.
-      image_shape: Of the images that it is given.
+      image_shape: Shape of the images that it is given.
       key: Key of the config that named the encoder, for messages.
 
     Returns:

@@ -163,8 +163,8 @@ class ImageEvaluator:
         """Compares trained features with those of the untrained encoder and with raw pixels.
 
         Args:
-          trained: As `features` returns them.
-          untrained: Likewise.
+          trained: Features of the trained encoder, as `features` returns them.
+          untrained: Features of the untrained one, as `features` returns them.
 
         Returns:
           Accuracy of neighbours and probe for all three, margins of the trained encoder, and the

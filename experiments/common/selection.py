@@ -81,7 +81,7 @@ def _overlap(texts: Mapping[str, str], size: int) -> bool:
     """Whether two splits share an example where every split of the data set has one size.
 
     Args:
-      texts: By key of the config, both splits.
+      texts: Both splits, by key of the config.
       size: Number of examples.
 
     Raises:

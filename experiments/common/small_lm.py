@@ -54,7 +54,7 @@ class Text(NamedTuple):
 
     Attributes:
       tokenizer: What made them, learned on the training split.
-      streams: By "train", "validation" and "test" the tokens of all documents, joined.
+      streams: Tokens of all documents, joined, by "train", "validation" and "test".
     """
 
     tokenizer: Any

@@ -36,7 +36,7 @@ def pretrained_encoder(name: str, image_shape: Any, *, key: str = "features.run"
       name: "weights:NAME", such as "weights:efficientnet_lite0", then "/LAYER" for the features of
         an earlier layer, such as "/stage3", or "weights:PATH"; then "@SIDE" for the length that the
         shorter side of images is resized to, if not given the encoder's own or 64.
-      image_shape: Of the images that it is given, grey or coloured.
+      image_shape: Shape of the images that it is given, grey or coloured.
       key: Key of the config that named the encoder, for messages.
 
     Returns:

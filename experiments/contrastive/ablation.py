@@ -242,7 +242,7 @@ def compare(
     """Means of all variants, and by how much one is above another, seed by seed.
 
     Args:
-      found: By variant and kind, a value a seed.
+      found: Values, one a seed, by variant and kind.
       pairs: Variants (one, other) that are compared beside the base and the untrained encoder,
         each of which is compared with every other.
       kinds: Kinds that are compared.

@@ -22,7 +22,7 @@ def draw_accuracies(path: Path, rows: Mapping[str, np.ndarray], kinds: Iterable[
 
     Args:
       path: The PNG to write.
-      rows: By variant, a row of values by seed for each of `kinds`.
+      rows: Values by seed, a row for each of `kinds`, by variant.
       kinds: Names of the accuracies as the figure shows them.
     """
     order = {name: t_interval(rows[name]) for name in in_order(rows)}
@@ -43,7 +43,7 @@ def draw_against(
     Args:
       config: The run's config.
       run: Its directory.
-      metrics: As `ablation.run` returns them.
+      metrics: Metrics as `ablation.run` returns them.
       file: Name of the figure.
       key: Dotted key of the number.
       label: Name of its axis.

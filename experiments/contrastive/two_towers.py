@@ -104,7 +104,7 @@ def compiled(model: TwoTowers, shape: Any = None) -> tuple[Any, Any]:
 
     Args:
       model: The two encoders.
-      shape: Of a mesh, as `config.mesh`, over whose batch axes rows are split and on which
+      shape: Shape of a mesh, as `config.mesh`, over whose batch axes rows are split and on which
         variables stay as they lie; one of one device of each process if not given.
     """
 

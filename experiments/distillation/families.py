@@ -50,14 +50,14 @@ class Bed(NamedTuple):
 
     Attributes:
       families: Names of the families; teachers stand in their order.
-      train: Of training images "image", "label", "teacher", each teacher's logits [n, t, k],
-        "features", what its classifier reads [n, t, d], and "maps", its last stage [n, t, h, w, c]
-        without a class token.
+      train: Arrays of training images: "image", "label", "teacher", each teacher's logits
+        [n, t, k], "features", what its classifier reads [n, t, d], and "maps", its last stage
+        [n, t, h, w, c] without a class token.
       validation: "image" and "label" of images that no student is trained on.
       test: The same of test images.
-      accuracy: Of each teacher on test images.
-      stages: By family the outputs of the teacher's stages on the first test images.
-      variables: By family the teacher's variables.
+      accuracy: Accuracy of each teacher on test images.
+      stages: Outputs of the teacher's stages on the first test images, by family.
+      variables: Variables of the teacher, by family.
     """
 
     families: tuple[str, ...]

@@ -28,11 +28,11 @@ class Bed(NamedTuple):
     """What students are trained and judged on.
 
     Attributes:
-      train: By key "image", "label" as given, "teacher" logits and "group", of training images.
+      train: Arrays of training images: "image", "label" as given, "teacher" logits and "group".
       validation: "image" and "label" of clean images that no student is trained on.
       test: The same of test images.
       means: The teacher's mean over the training images of each label as given, [classes, k].
-      teacher_accuracy: Of the teacher on test images.
+      teacher_accuracy: Accuracy of the teacher on test images.
       groups: Names of the groups.
       judge: `judge(model, variables, part)` gives, of variables with a leading axis, [students, n]
         values whose means are what students are compared by.

@@ -35,7 +35,7 @@ def named(
       config: The run's config.
       bed: What they are judged on.
       programs: The students.
-      wanted: By name a side and its setting; those without a teacher are the same in all pairs.
+      wanted: Side and its setting, by name; those without a teacher are the same in all pairs.
       pairs: The pairs.
     """
     images = {

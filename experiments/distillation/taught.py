@@ -79,7 +79,7 @@ def beside(
     Args:
       config: The config of the student, of which `given` is read.
       found: What the student makes of the images; it is read by what takes this one's place.
-      mapped: By method what it compares, see `pair`, after maps.
+      mapped: What each method compares, see `pair`, after maps, by its name.
       batch: "label".
     """
     del found

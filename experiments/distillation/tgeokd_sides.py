@@ -70,7 +70,7 @@ class Trained(NamedTuple):
     """Students of one program, some of each setting.
 
     Attributes:
-      changes: By name of a setting, what of the config it changes.
+      changes: What each setting changes of the config, by its name.
       students: All of them; those of a setting stand together.
       right: Whether each names each test image rightly, or what else the bed judges by,
         [students, n].
@@ -174,10 +174,11 @@ class Sides(NamedTuple):
 
     Attributes:
       given: Students whose ratios follow rules.
-      learned: By side the program of those whose ratios are learned.
-      variants: By name of a variant, the program with its students.
-      chosen: By side, the setting with the best mean on validation images.
-      right: By name of a side, of each test image what its students are judged by, their mean.
+      learned: Program of the students whose ratios are learned, by side.
+      variants: Program with the students of each variant, by its name.
+      chosen: Setting with the best mean on validation images, by side.
+      right: Mean over a side's students of what they are judged by, of each test image, by the
+        side's name.
     """
 
     given: Trained

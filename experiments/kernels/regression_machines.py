@@ -52,7 +52,7 @@ def try_all(train: Any, config: Any, split: Any, inner: Any, options: Any) -> Tr
     """Trains machines with each of several options, on a part of the training data and on all.
 
     Args:
-      train: As `trainer` gives it.
+      train: Function that trains machines, as `trainer` gives it.
       config: The run's config.
       split: Splits with training and test data.
       inner: The same splits, the training data parted into training and validation data.

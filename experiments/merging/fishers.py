@@ -28,8 +28,8 @@ def fisher_of(
       head: Frozen head of its task.
       source: Images; where they are fewer they are repeated, so that one program serves all.
       examples: Number of images.
-      classes: As `diagonal_fisher` takes it.
-      seed: Of the classes that are drawn.
+      classes: Classes that the expectation is over, as `diagonal_fisher` takes them.
+      seed: Seed of the classes that are drawn.
     """
     own = jnp.asarray(spread(source, examples))
     key = jax.random.key(seed)

@@ -101,7 +101,7 @@ def best(
       bed: The bed, whose heads judge.
       chosen: Images that the try is chosen on.
       tries: What is tried, such as rates.
-      learn: From a try to a model, or to a tuple that begins with it.
+      learn: Function from a try to a model, or to a tuple that begins with it.
     """
     found = []
     for one in tries:
@@ -119,8 +119,8 @@ def differences(
 
     Args:
       setting: What names of metrics begin with.
-      found: By name the readings of one bed of tasks, or of several targets, which count equally.
-      pairs: By metric the names of two that are compared.
+      found: Readings of one bed of tasks, or of several targets, which count equally, by name.
+      pairs: Names of the two that are compared, by metric.
     """
     metrics = {
         f"{setting}_{name}": float(np.mean([one.normalised.mean() for one in own]))

@@ -47,9 +47,9 @@ def draw(
       config: The run's config.
       run: Its directory.
       test: Readings of test windows by domain.
-      whole: By "tuned", "lora" and "contrastive" nats of test windows by domain.
-      fixed: By domain the weight that validation chose for all tokens.
-      active: By collection the shares of tokens of every expert.
+      whole: Nats of test windows by domain, under "tuned", "lora" and "contrastive".
+      fixed: Weight that validation chose for all tokens, by domain.
+      active: Shares of tokens of every expert, by collection.
     """
     points = grid(config)
     at = {value: int(np.argmin(abs(points - value))) for value in (1.0, *fixed.values())}
@@ -118,8 +118,8 @@ def draw_tokens(
     Args:
       run: The run's directory.
       domains: Names of the experts.
-      words: By collection the tokens of a text.
-      active: By collection the weights of the experts at each token [t, n].
+      words: Tokens of a text, by collection.
+      active: Weights of the experts at each token [t, n], by collection.
     """
     shown = {name: [readable(word) for word in own[:TOKENS]] for name, own in words.items()}
     placed = {name: figures.placed_words(own, LINE) for name, own in shown.items()}

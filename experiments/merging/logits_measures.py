@@ -25,9 +25,9 @@ def of_one(
 
     Args:
       config: The run's config.
-      validation: By domain, nats of validation windows with each weight [m, g, n].
-      test: By domain, the reading of test windows.
-      whole: By way of tuning or decoding and domain, nats of test windows [m, n].
+      validation: Nats of validation windows with each weight [m, g, n], by domain.
+      test: Reading of test windows, by domain.
+      whole: Nats of test windows [m, n], by way of tuning or decoding and domain.
     """
     points = grid(config)
     each = {name: int(np.argmin(own.mean((0, 2)))) for name, own in validation.items()}

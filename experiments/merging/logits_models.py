@@ -27,13 +27,13 @@ class Models(NamedTuple):
     """Parameters.
 
     Attributes:
-      large: Of the large model.
-      small: Of the small one.
-      experts: Of the small one after fine-tuning, stacked in the order of the domains.
-      multitask: Of the small one after fine-tuning on all domains together.
-      tuned: Of the large one after fine-tuning, by domain.
-      lora: Of the large one with a trained adapter, by domain.
-      rates: By kind the learning rate that validation chose.
+      large: Parameters of the large model.
+      small: Parameters of the small one.
+      experts: Parameters of the small one after fine-tuning, stacked in the order of the domains.
+      multitask: Parameters of the small one after fine-tuning on all domains together.
+      tuned: Parameters of the large one after fine-tuning, by domain.
+      lora: Parameters of the large one with a trained adapter, by domain.
+      rates: Learning rate that validation chose, by kind.
     """
 
     large: Any
@@ -90,7 +90,7 @@ def problem(config: Any, kind: str, text: small_lm.Text, start: Any) -> Task:
     """The problem of training a model of a kind on a text, from parameters if there are any.
 
     Args:
-      config: Of `sized`.
+      config: Config as `sized` gives it.
       kind: One of `SIZES`.
       text: The text.
       start: Parameters of the model that is fine-tuned; of `LORA` they stay as they are.

@@ -37,8 +37,8 @@ class Alike(NamedTuple):
     """Linear CKA of all pairs.
 
     Attributes:
-      layers: Of layers [l, l].
-      heads: Of heads, layer by layer [h, h].
+      layers: CKA of layers [l, l].
+      heads: CKA of heads, layer by layer [h, h].
     """
 
     layers: Any

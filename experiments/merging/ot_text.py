@@ -35,7 +35,7 @@ class Read(NamedTuple):
     Attributes:
       text: The text.
       aligned: Training windows that units are aligned on.
-      windows: By "validation" and "test" the windows that models are judged on.
+      windows: Windows that models are judged on, by "validation" and "test".
     """
 
     text: small_lm.Text

@@ -70,7 +70,7 @@ def slopes(
       cuts: The lengths.
       plain: Rates at temperature 1, [texts, cuts, layers].
       lowest: Rates at the lowest temperature.
-      seed: Of the order of lengths that is the null of a slope.
+      seed: Seed of the order of lengths that is the null of a slope.
 
     Returns:
       Of the mean over layers the slope, and what it gains at the lowest temperature; of each layer

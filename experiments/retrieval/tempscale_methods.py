@@ -127,7 +127,7 @@ def embedding(
     """What embeds queries, and what documents, by a method's value; whitening is fitted on others.
 
     Args:
-      embedders: Of the encoder.
+      embedders: Embedders of the encoder.
       name: One of `METHODS`.
       fit: Vectors of the encoder as it is.
     """
@@ -162,7 +162,7 @@ def choose(
     """A method's best value by nDCG@10 of some of a collection's queries among all documents.
 
     Args:
-      embedders: Of the encoder.
+      embedders: Embedders of the encoder.
       name: One of `METHODS`.
       values: What to choose from.
       data: The collection.

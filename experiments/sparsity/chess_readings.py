@@ -48,8 +48,8 @@ class Texts(NamedTuple):
     """Beginnings of documents as tokens, [texts, length] each.
 
     Attributes:
-      calibration: Of the training split.
-      test: Of the test split.
+      calibration: Texts of the training split.
+      test: Texts of the test split.
       documents: Those of the test split whole, in the same order.
     """
 

@@ -34,7 +34,7 @@ def of_sizes(
     Args:
       config: The run's config.
       model: The frozen model.
-      beds: By number of texts, the task with as many.
+      beds: Samples of the task, by their number of texts.
       held: Validation and test texts.
       first: Offsets before training.
       heads: The heads of each, which step 1 chose on the same texts.

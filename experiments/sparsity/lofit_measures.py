@@ -32,7 +32,7 @@ def compared(
     """Accuracies, numbers, rates, and what claims compare, with intervals over test texts.
 
     Args:
-      arms: By name what each way of tuning made.
+      arms: What each way of tuning made, by its name.
       frozen: Which test texts the frozen model names rightly.
       others: Names of the arms with heads of other tasks.
     """
@@ -86,8 +86,8 @@ def agreement(
     """How far the heads of one task agree over samples of texts, and those of two tasks.
 
     Args:
-      chosen: By task the heads of each sample, equally many.
-      randomly: As many heads drawn at random, several times.
+      chosen: Heads of each sample, equally many, by task.
+      randomly: Several sets of as many heads, drawn at random.
     """
 
     def jaccard(pairs: Any) -> float:

@@ -39,7 +39,7 @@ class Texts(NamedTuple):
       mask: Which of them are text.
       label: The class of each.
       rejected: A wrong class, to which the right one is to be preferred; None where unused.
-      margin: By how much the frozen model's logit of the class is above that of the wrong one.
+      margin: Logit of the class less that of the wrong one, both of the frozen model.
     """
 
     tokens: Array
@@ -85,7 +85,7 @@ class Words(NamedTuple):
 
     Attributes:
       tokens: The token of each word [c], ascending.
-      number: By number of the data's class the place of its word, -1 for one that has none.
+      number: Place of each class's word, by the class's number in the data; -1 if it has none.
     """
 
     tokens: np.ndarray

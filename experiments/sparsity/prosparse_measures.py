@@ -64,8 +64,8 @@ def zeros_compared(
 
     Args:
       found: Readings by name.
-      ends: By the last part of a metric's name the reading of which weights that are read and the
-        first layer are measured.
+      ends: Name of the reading of which weights that are read and the first layer are measured,
+        by the last part of a metric's name.
 
     Returns:
       By metric the values of all windows.

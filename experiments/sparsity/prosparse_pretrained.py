@@ -121,7 +121,7 @@ def further(
       run: Its directory; each variant has its own in `methods`, where a stopped run continues.
       text: The text.
       base: The decoder's parameters.
-      variants: By name the last factor of the penalty; the gate is ReLU but in `BASE`.
+      variants: Last factor of the penalty, by name; the gate is ReLU but in `BASE`.
 
     Returns:
       By name the parameters, in a list as `Reader` takes them.

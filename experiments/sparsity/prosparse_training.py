@@ -110,7 +110,7 @@ def further(
       text: The text.
       base: First parameters of each seed.
       activation: Name of the gate's nonlinearity.
-      changes: By name of a variant what of `config.penalty` it changes.
+      changes: What each variant changes of `config.penalty`, by its name.
 
     Returns:
       By name the parameters of every seed.

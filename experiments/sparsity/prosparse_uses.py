@@ -50,7 +50,7 @@ def on_prose(
     Args:
       reader: What reads.
       windows: The windows, as `prose_windows` reads them.
-      models: By name the parameters of every seed, thresholds, and what was read of code.
+      models: Parameters of every seed, thresholds, and what was read of code, by name.
 
     Returns:
       Metrics, two of each model.
@@ -72,7 +72,7 @@ def predicted(
       config: The run's config.
       reader: What reads.
       text: The text.
-      models: By name the parameters of every seed, of which the first is measured.
+      models: Parameters of every seed, of which the first is measured, by name.
     """
     options, metrics = config.predicted, {}
 

@@ -105,6 +105,25 @@ def measure_claims(
     return [claim.measure(metrics, other_data=other_data) for claim in claims]
 
 
+def over_runs(
+    values: Sequence[float] | np.ndarray, ends: Sequence[Sequence[float]]
+) -> tuple[float, float, float]:
+    """Computes the mean over runs and its 95% interval, joined with the runs' own intervals.
+
+    Args:
+      values: Finite values, one a run.
+      ends: Each run's own interval, where it has one, else empty.
+
+    Returns:
+      The mean and the interval's ends, which are NaN of one run without an interval of its own.
+    """
+    mean, low, high = (float(part) for part in t_interval(np.asarray(values, np.float64)))
+    if len(ends):
+        own = np.asarray(ends, np.float64)
+        low, high = float(np.fmin(low, own[:, 0].mean())), float(np.fmax(high, own[:, 1].mean()))
+    return mean, low, high
+
+
 def judge(
     claim: Claim,
     values: Sequence[float],
@@ -174,10 +193,7 @@ def _judge(
     if not np.isfinite(ends).all():
         what = f"the interval of {name} is not finite"
         return {**found, "verdict": "undecided", "note": what}
-    mean, low, high = (float(part) for part in t_interval(given))
-    if len(ends):
-        own = np.asarray(ends, np.float64)
-        low, high = float(np.fmin(low, own[:, 0].mean())), float(np.fmax(high, own[:, 1].mean()))
+    mean, low, high = over_runs(given, ends)
     if np.isnan(low):
         verdict = "one run: met" if claim.meets(mean) else "one run: missed"
         return {**found, "mean": mean, "verdict": verdict, "note": ""}

@@ -1,4 +1,4 @@
-"""Docstrings as `docs/guides/prose.md` asks for them: of `rml/`, and entries of tools."""
+"""Docstrings as `docs/guides/prose.md` asks for them: of `rml/`, and entries of other rooms."""
 
 import ast
 import re
@@ -10,7 +10,8 @@ import pytest
 from experiments.registry import ROOT
 
 LIBRARY = sorted((ROOT / "rml").rglob("*.py"))
-TOOLS = sorted(file for room in ("benchmarks", "tpu") for file in (ROOT / room).rglob("*.py"))
+ROOMS = ("benchmarks", "configs", "experiments", "tpu")
+OTHERS = sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))
 ENTRY = re.compile(r"^  ( *)(\*{0,2}\w[\w, *]*): +(.*)$")
 UNFINISHED = re.compile(r"(Of|By|As|With|For|In|At|On|To|From)\b")
 NO_VERBS = re.compile(r"This|Its|Less|Loss|Class|Bias|Mass|Us|[A-Z]\w*s'")
@@ -68,8 +69,8 @@ def test_functions_begin_with_a_verb_and_arguments_with_a_noun(file: Path):
     assert not wrong
 
 
-@pytest.mark.parametrize("file", TOOLS, ids=lambda file: str(file.relative_to(ROOT)))
-def test_arguments_of_tools_begin_with_a_noun(file: Path):
+@pytest.mark.parametrize("file", OTHERS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_arguments_of_other_rooms_begin_with_a_noun(file: Path):
     found = documented(ast.parse(file.read_text()))
     assert not [wrong for node, docstring, _ in found for wrong in unfinished(node, docstring)]
 

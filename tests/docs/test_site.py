@@ -16,7 +16,7 @@ import rml
 from docs import comparison, generate, hooks
 from experiments import tables
 from experiments.registry import read_config
-from experiments.results import config_hash
+from experiments.results import config_hash, interval
 from experiments.systems import System, read_systems
 from rml.training.claims import Claim, judge
 
@@ -94,7 +94,7 @@ def test_page_of_a_system_has_equation_commands_and_what_was_measured(library, m
     assert "results/other" not in page
     assert "2 seeds, 2 min 0\u00a0s a run on cpu".replace("2 min", "2\u00a0min") in page
     assert "commit 0123456789ab, 2026-01-02" in page
-    assert "| `rankme` | not finite | 12.0 |" in page
+    assert "| `rankme` |  | not finite | 12.0 |" in page
 
 
 def test_conditions_name_every_commit_and_the_seeds_of_a_run(measured):
@@ -103,11 +103,29 @@ def test_conditions_name_every_commit_and_the_seeds_of_a_run(measured):
     assert "; commits 0123456789ab, fedcba987654, unknown, 2026-01-02; " in generate.conditions(
         joined
     )
-    assert "| metric | seed 0 | seed 1 |" in generate.conditions(joined)
+    assert "| metric | mean (95% interval) | seed 0 | seed 1 |" in generate.conditions(joined)
     several = dict(result, config="configs/contrastive/ablation_fashion.py")
     assert read_config(several["config"]).seeds == 3
     assert ".py`: 2 runs of 3 seeds each, " in generate.conditions(several)
-    assert "| metric | run 0 | run 1 |" in generate.conditions(several)
+    assert "| metric | mean (95% interval) | run 0 | run 1 |" in generate.conditions(several)
+
+
+def test_metrics_have_the_mean_and_interval_by_which_claims_go():
+    metrics = {
+        "gain": [0.1, 0.2, 0.3], "own": [0.1, 0.2, 0.3], "own_low": [-0.9, -0.8, -0.7],
+        "own_high": [0.4, 0.5, 0.6], "equal": [2.0, 2.0, 2.0], "absent": [None, 1.0, 2.0],
+        "bounded": [0.1, 0.2, 0.3], "bounded_low": [0.0, 0.0, 0.0],
+    }  # fmt: skip
+    # Student's interval of three values: 0.2 ± 4.3027 * 0.1 / √3.
+    expected = {"gain": "0.200 (−0.048 to 0.448)", "own": "0.200 (−0.800 to 0.500)", "equal": "",
+                "absent": "", "bounded": "0.200 (−0.048 to 0.448)"}  # fmt: skip
+    found = {name: generate.mean_over_runs(name, metrics) for name in expected}
+    assert found == expected
+    assert generate.mean_over_runs("gain", {"gain": [0.1]}) == ""
+    claim = Claim("own", "own", ">=", 0.0, "here", stated="2026-11-29", null="gain")
+    ends = [metrics["own_low"], metrics["own_high"]]
+    judged = judge(claim, metrics["own"], ends=list(zip(*ends, strict=True)))
+    assert expected["own"] == interval(judged["mean"], judged["low"], judged["high"])
 
 
 def test_pictures_stand_in_the_order_of_configs():
