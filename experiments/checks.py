@@ -16,7 +16,10 @@ if TYPE_CHECKING:  # the registry's commands import this module
     from experiments.systems import System
 
 DURATION = re.compile(r"\b(?:minutes?|hours?)\b[^.]*\bcores?\b")
-COST = re.compile(r"\b(?:minutes?|hours?|GB)\b")
+COST = re.compile(
+    r"\b(?:minutes?|hours?|GB)\b(?= (?:a|each|on|of (?:CPU|GPU|memory))\b)"
+    r"|\b(?:needs|takes)\b[^.]*\b(?:minutes?|hours?|GB)\b"
+)
 """What a config without a result cannot say, since nobody measured it."""
 UNMEASURED = "Not run in full here"
 """What the docstring of a config says that has no result."""

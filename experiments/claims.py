@@ -366,8 +366,8 @@ def why_not(file: str, config: ConfigDict) -> str | None:
     data = config.get("data") or {}
     name = str(data.get("name") or "")
     kind, _, path = name.partition(":")
-    if kind in PATHS:
-        return None if Path(path).expanduser().exists() else f"{path} is not on this machine"
+    if kind in PATHS and not Path(path).expanduser().exists():
+        return f"{path} is not on this machine"
     import tensorflow_datasets as tfds  # slow to import, as is what imports it
 
     from experiments.common.weights import archives_named
@@ -386,7 +386,11 @@ def why_not(file: str, config: ConfigDict) -> str | None:
             f"python -m rml.assets {' '.join(needed)}"
         )
     base = kind.partition("/")[0]
-    if base in builders.KNOWN or base not in tfds.list_builders(with_community_datasets=False):
+    if (
+        kind in PATHS
+        or base in builders.KNOWN
+        or base not in tfds.list_builders(with_community_datasets=False)
+    ):
         return None  # carried by a package, or made by the experiment
     try:
         open_builder(name, data_dir)

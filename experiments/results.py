@@ -27,9 +27,10 @@ CHANGED = "the config has changed since"
 RESTATED = "stated otherwise since"
 NULL_MEETS = "the mean of its null meets it too"
 LATE = "stated after the first measurement"
-REVISED = "stated or changed after a first measurement"
+REVISED = "stated, or compared otherwise, after a first measurement"
 TELLS_OF_CHANGE = re.compile(
-    r"\b(?:first (?:run|measurement|look)s?|after measuring|at first|until|stated after)\b"
+    r"\b(?:first (?:run|measurement|look)s?|after measuring|stated after|that one at first)\b"
+    r"|\buntil (?:\d|after|one run|\w+ was measured)"
 )
 """Words by which a claim's source tells that a measurement came before the claim as it stands."""
 STATEMENT = ("statement", "metric", "relation", "threshold", "stated")

@@ -31,12 +31,12 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
 
 
 def install(extra: str) -> str:
-    """Writes the command that installs an extra, in the root of the repository, as it is pinned.
+    """Writes the command that installs an extra as it is pinned, and where it is to be typed.
 
     Args:
       extra: Name of the extra in `pyproject.toml`, for example "transport".
     """
-    return f"pip install --constraint constraints.txt -e '.[{extra}]'"
+    return f"pip install --constraint constraints.txt -e '.[{extra}]' in the root of the repository"
 
 
 def local_path(given: str | Path, what: str) -> Path:

@@ -56,7 +56,8 @@ def pretrained_encoder(name: str, image_shape: Any, *, key: str = "features.run"
 def archives_named(config: ConfigDict) -> list[str]:
     """Names of the archives with published weights that values of a config name."""
     texts = [*texts_of(config.to_dict())]
-    named = [re.split("[/@]", one.removeprefix(WEIGHTS))[0] for one in texts if WEIGHTS in one]
+    given = (one.removeprefix(WEIGHTS) for one in texts if one.startswith(WEIGHTS))
+    named = [re.split("[/@]", one)[0] for one in given]
     found = dict.fromkeys([*named, *(one for one in texts if one in TEXTS)])
     return [name for name in found if name in assets.listed()]  # packages carry the others
 

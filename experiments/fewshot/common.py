@@ -15,7 +15,7 @@ from experiments.common.evaluators import Labelled, encode
 from experiments.common.images import open_images
 from experiments.common.selection import at_edge
 from rml import data, fewshot
-from rml.data.classes import PARTS, open_parts
+from rml.data.classes import PARTS, SAME, open_parts
 from rml.errors import UserError, unknown
 from rml.fewshot import Choice, Episodes, Search, Setting
 from rml.fewshot.preprocess import KINDS, shift_queries
@@ -30,8 +30,15 @@ SHIFTED = "shifted_simple_shot"
 
 def num_base(config: Any) -> int:
     """Number of base classes, known without opening data."""
-    base = config.classes.base
-    return base if isinstance(base, int) else len(base)
+    return num_classes(config, "base")
+
+
+def num_classes(config: Any, part: str) -> int:
+    """Number of classes of a part, known without opening data; 0 where they are the base's."""
+    wanted = config.classes[part]
+    if wanted == SAME:
+        return 0
+    return wanted if isinstance(wanted, int) else len(wanted)
 
 
 def image_parts(config: Any) -> dict[str, data.ArraySource]:

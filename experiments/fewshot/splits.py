@@ -118,8 +118,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 
 def over_splits(config: Any, values: Sequence[float]) -> MeanInterval:
     """Computes the mean over splits and its interval; splits overlap in their novel classes."""
-    others = config.classes.base + config.classes.validation  # to train on and to choose by
-    return t_interval(np.array(values), overlap=config.classes.novel / others)
+    novel, *others = (common.num_classes(config, part) for part in ("novel", "base", "validation"))
+    return t_interval(np.array(values), overlap=novel / sum(others))
 
 
 def differences(config: Any, metrics: Mapping[str, float]) -> dict[str, float]:

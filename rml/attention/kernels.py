@@ -37,17 +37,8 @@ def biased_rectified_product(
     return _biased_product(*jnp.broadcast_arrays(mean, other, cosine))
 
 
-def _product_of_means(mean: Array, other: Array, rho: Array) -> Array:
-    def density(x: Array) -> Array:
-        return jnp.exp(-x * x / 2) / jnp.sqrt(2 * jnp.pi)
-
-    def alone(x: Array) -> Array:
-        return x * ndtr(x) + density(x)
-
-    total = alone(mean) * alone(other) + rho * ndtr(mean) * ndtr(other)
-    for sine, mass in _masses(mean, other, rho):
-        total += mass * (rho - sine)
-    return total
+def _density(x: Array) -> Array:
+    return jnp.exp(-x * x / 2) / jnp.sqrt(2 * jnp.pi)
 
 
 def _masses(mean: Array, other: Array, rho: Array) -> Iterator[tuple[Array, Array]]:
@@ -62,21 +53,61 @@ def _masses(mean: Array, other: Array, rho: Array) -> Iterator[tuple[Array, Arra
         yield sine, half * weight * jnp.exp(-exponent) / (2 * jnp.pi)
 
 
+# The slope of the quadrature's own bound is infinite at a correlation of ±1: both functions have
+# theirs in closed form, and so second derivatives are finite there.
+
+
+@jax.custom_jvp
+def _both(mean: Array, other: Array, rho: Array) -> Array:
+    """P(mean + u > 0, other + v > 0)."""
+    return ndtr(mean) * ndtr(other) + sum(mass for _, mass in _masses(mean, other, rho))
+
+
+def _conditional(mean: Array, other: Array, rho: Array) -> Array:
+    """The density of u at -mean times P(other + v > 0 | u = -mean)."""
+    inside, root = _root(rho)
+    beyond = other - rho * mean
+    return _density(mean) * jnp.where(inside, ndtr(beyond / root), jnp.heaviside(beyond, 0.5))
+
+
+def _root(rho: Array) -> tuple[Array, Array]:
+    """Whether |ρ| < 1, and √(1 - ρ²) there, else 1."""
+    inside = jnp.abs(rho) < 1
+    return inside, jnp.sqrt(jnp.where(inside, (1 - rho) * (1 + rho), 1))
+
+
+@_both.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    (mean, other, rho), (by_mean, by_other, by_rho) = primals, tangents
+    inside, root = _root(rho)
+    exponent = ((mean - other) ** 2 / 2 + mean * other * (1 - rho)) / root**2
+    density = jnp.where(inside, jnp.exp(-exponent) / (2 * jnp.pi * root), 0)
+    slope = by_mean * _conditional(mean, other, rho) + by_other * _conditional(other, mean, rho)
+    return _both(mean, other, rho), slope + by_rho * density
+
+
 @jax.custom_jvp
 def _biased_product(mean: Array, other: Array, cosine: Array) -> Array:
-    return _product_of_means(mean, other, jnp.clip(cosine, -1.0, 1.0))
+    def alone(x: Array) -> Array:
+        return x * ndtr(x) + _density(x)
+
+    rho = jnp.clip(cosine, -1.0, 1.0)
+    total = alone(mean) * alone(other) + rho * ndtr(mean) * ndtr(other)
+    for sine, mass in _masses(mean, other, rho):
+        total += mass * (rho - sine)
+    return total
 
 
 @_biased_product.defjvp
 def _(primals: Any, tangents: Any) -> Any:
-    # The slope of the quadrature's own bounds is infinite at its ends, and the clip's is 0 beyond.
-    (mean, other, cosine), (*by_means, by_cosine) = primals, tangents
-    rho = jnp.clip(cosine, -1.0, 1.0)
-    value, slope = jax.jvp(
-        lambda m, o: _product_of_means(m, o, rho), (mean, other), tuple(by_means)
-    )
-    both = ndtr(mean) * ndtr(other) + sum(mass for _, mass in _masses(mean, other, rho))
-    return value, slope + both * by_cosine
+    (mean, other, cosine), (by_mean, by_other, by_cosine) = primals, tangents
+    rho = jnp.clip(cosine, -1.0, 1.0)  # which rounding takes beyond, where its slope is the end's
+    both = _both(mean, other, rho)
+    own, theirs = _conditional(mean, other, rho), _conditional(other, mean, rho)
+    # The mean of v where both are positive is φ(o) P(u | v = -o) + ρ φ(m) P(v | u = -m).
+    slope = by_mean * (other * both + theirs + rho * own)
+    slope += by_other * (mean * both + own + rho * theirs)
+    return _biased_product(mean, other, cosine), slope + by_cosine * both
 
 
 @full_precision
@@ -86,7 +117,7 @@ def rfa_kernel(
     other_query: Float[Array, "n d"],
     other_keys: Float[Array, "n l d"],
     *,
-    scale: float = 0.5,
+    scale: float | Float[Array, ""] = 0.5,
     biased: bool = False,
 ) -> Float[Array, "m n"]:
     """Computes the kernel of random-feature attention with infinitely many heads.

@@ -59,15 +59,21 @@ def features(
     return rfa_features(query, keys, weights).reshape(len(query), -1)
 
 
-@cache
-def kernel(model: str, *, scale: float) -> Callable[..., Float[Array, "n m"]]:
+def kernel(model: str, *, scale: float | Float[Array, ""]) -> Callable[..., Float[Array, "n m"]]:
     """Returns a Gram matrix's limit in many heads, as `kernel(query, keys, query', keys')`.
 
-    Equal arguments have one function, so that `jax.jit` compiles it once.
+    Equal models and scales that are floats have one function, so that `jax.jit` compiles it once.
     """
+    return (_cached if isinstance(scale, float) else _kernel)(model, scale)
+
+
+def _kernel(model: str, scale: float | Float[Array, ""]) -> Callable[..., Float[Array, "n m"]]:
     if model == "rf_mlp":
         return rf_mlp_kernel
     return partial(rfa_kernel, scale=scale, biased=model == "biased_rfa")
+
+
+_cached = cache(_kernel)
 
 
 @partial(jax.jit, static_argnames=("model", "train", "blocks"))

@@ -134,7 +134,8 @@ def _evaluate(
     leaves = jax.tree.leaves(grid)
     count, support = episodes.support.shape
     rows, entries = support + episodes.query.shape[1], leaves[0].shape[0] if leaves else 1
-    size = features.dtype.itemsize * rows * (2 * features.shape[1] + (4 + entries) * rows)
+    bytes_each = jnp.promote_types(features.dtype, jnp.float32).itemsize  # methods widen them
+    size = bytes_each * rows * (2 * features.shape[1] + (4 + entries) * rows)
     if memory_bytes is None:
         memory_bytes = min(2**24, 4 * size) if jax.default_backend() == "cpu" else 2**30
     devices = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))

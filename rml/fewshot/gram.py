@@ -66,7 +66,8 @@ def _of_unit_scale(products: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
     Cosines do not see it, but floors of squared lengths do, and products of those may overflow.
     """
-    return products * unit_scale(jnp.sqrt(jnp.maximum(jnp.diagonal(products), 0))) ** 2
+    scale = unit_scale(jnp.sqrt(jnp.maximum(jnp.diagonal(products), 0)))
+    return products * scale * scale
 
 
 def unit_gram(products: Float[Array, "n n"]) -> Float[Array, "n n"]:

@@ -37,7 +37,8 @@ def objective(
       output_kernel: K of the outputs; the hidden layers' by default.
 
     Returns:
-      The objective; NaN where a matrix has no Cholesky factor, as no jitter is added to any.
+      The objective; NaN where a Gram matrix or the kernel matrix of the layer below it has no
+      Cholesky factor, as no jitter is added to any.
 
     Source: Yang et al., arXiv:2108.13097, the deep kernel machine objective.
     """

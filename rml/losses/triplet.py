@@ -6,8 +6,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rml.losses.shapes import check_shapes
 from rml.ops.pairwise import squared_euclidean
+from rml.ops.similarity import wide
 
-ROUNDINGS = 16  # units in the last place by which equal distances, squared or not, may differ
+ROUNDINGS = 16  # units in the last place by which equal squared distances may differ
 
 
 def _distances(square: Array, squared: bool) -> Array:
@@ -33,10 +34,27 @@ def _sorted_negatives(d: Array, negative: Array) -> tuple[Array, Array]:
     return jnp.sort(jnp.where(negative, d, jnp.inf), axis=1), jnp.sum(negative, axis=1)
 
 
-def _semi_hard(d: Array, square: Array, positive: Array, negative: Array, margin: float) -> Array:
+def _count_below(rows: Array, limits: Array) -> Array:
+    """How many numbers of a sorted row are below each of its limits."""
+    return jax.vmap(lambda row, limit: jnp.searchsorted(row, limit, side="left"))(rows, limits)
+
+
+def _rounding(z: Array, reach: Array) -> Array:
+    """By how much rounding may move squared distances of about `reach` from the rows of a pair.
+
+    It is that of squared lengths, after moving the mean to the origin, and a row within reach of
+    the pair is not much longer than these: a row that is far away blurs no near pair.
+    """
+    lengths = jnp.sum(jnp.square(z - jnp.mean(z, axis=0)), axis=1)
+    return ROUNDINGS * jnp.finfo(z.dtype).eps * (lengths[:, None] + lengths + jnp.abs(reach))
+
+
+def _semi_hard(
+    d: Array, square: Array, z: Array, positive: Array, negative: Array, margin: float
+) -> Array:
     negatives, number = _sorted_negatives(d, negative)
     # A negative as far as the positive is not further, though rounding may say so.
-    further = square + ROUNDINGS * jnp.finfo(square.dtype).eps * jnp.max(square)
+    further = square + _rounding(z, square)
     sorted_squares, _ = _sorted_negatives(square, negative)
     beyond = jax.vmap(lambda s, x: jnp.searchsorted(s, x, side="right"))(sorted_squares, further)
     # Where no negative is further than the positive, the furthest there is.
@@ -46,19 +64,24 @@ def _semi_hard(d: Array, square: Array, positive: Array, negative: Array, margin
     return _mean(jax.nn.relu(jnp.where(keep, d - chosen, 0.0) + margin), keep)
 
 
-def _all(d: Array, positive: Array, negative: Array, margin: float, active: bool) -> Array:
+def _all(d: Array, positive: Array, negative: Array, margin: float) -> tuple[Array, Array]:
+    """The sum over a pair's hinges, and how many there are."""
     # For one pair the hinge is a sum over the negatives nearer than d + margin: a prefix of the
     # sorted ones, so that n³ triplets cost n² log n.
     negatives, number = _sorted_negatives(d, negative)
     finite = jnp.where(jnp.isfinite(negatives), negatives, 0.0)
     prefix = jnp.pad(jnp.cumsum(finite, axis=1), ((0, 0), (1, 0)))
     limit = d + margin
+    nearer = _count_below(negatives, limit)
+    hinges = nearer * limit - jnp.take_along_axis(prefix, nearer, axis=1)
+    return jnp.where(positive, hinges, 0.0), jnp.where(positive, number[:, None], 0)
+
+
+def _active(square: Array, limit: Array, z: Array, positive: Array, negative: Array) -> Array:
+    """How many of a pair's hinges are above zero, for squared distances that are the limit."""
     # A negative further by the margin is not nearer, though rounding may say so.
-    below = limit - ROUNDINGS * jnp.finfo(d.dtype).eps * jnp.max(d)
-    nearer = jax.vmap(lambda s, x: jnp.searchsorted(s, x, side="left"))(negatives, below)
-    hinge = nearer * limit - jnp.take_along_axis(prefix, nearer, axis=1)
-    triplets = jnp.sum(jnp.where(positive, nearer if active else number[:, None], 0))
-    return jnp.sum(jnp.where(positive, hinge, 0.0)) / jnp.maximum(triplets, 1)
+    squares, _ = _sorted_negatives(square, negative)
+    return jnp.where(positive, _count_below(squares, limit - _rounding(z, limit)), 0)
 
 
 def triplet_loss(
@@ -94,12 +117,18 @@ def triplet_loss(
     check_shapes(features=(features, "n d"), labels=(labels, "n"))
     same: Bool[Array, "n n"] = labels[:, None] == labels[None, :]
     positive, negative = same & ~jnp.eye(labels.shape[0], dtype=bool), ~same
-    square = squared_euclidean(features, features)
+    (z,) = wide(features)
+    square = squared_euclidean(z, z)
     d = _distances(square, squared)
     if mining == "hard":
         return _hard(d, positive, negative, margin)
     if mining == "semi-hard":
-        return _semi_hard(d, square, positive, negative, margin)
+        return _semi_hard(d, square, z, positive, negative, margin)
     if mining in ("all", "active"):
-        return _all(d, positive, negative, margin, mining == "active")
+        hinges, number = _all(d, positive, negative, margin)
+        if mining == "active":
+            limit = d + margin
+            limit = limit if squared else limit * jnp.abs(limit)
+            number = _active(square, limit, z, positive, negative)
+        return jnp.sum(hinges) / jnp.maximum(jnp.sum(number), 1)
     raise ValueError(f"mining must be hard, semi-hard, all or active, got {mining!r}.")

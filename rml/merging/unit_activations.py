@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from rml.errors import UserError
 from rml.merging.transport import shortcut_share
 from rml.models.layouts import blocks_of
+from rml.ops.similarity import wide
 from rml.ops.trees import STACKED, stack_trees
 
 ROUNDINGS = 8  # units in the last place by which a unit that does not vary may seem to
@@ -117,6 +118,8 @@ def standardised(x: Float[Array, "n s"], mask: Array | None = None) -> Float[Arr
       x: Activations.
       mask: Which samples count, of s or of a divisor of s that is repeated; all if not given.
     """
+    given = jnp.finfo(x.dtype).eps
+    (x,) = wide(x)
     where = jnp.ones(x.shape[1]) if mask is None else jnp.tile(mask, x.shape[1] // len(mask))
     share = where / jnp.maximum(jnp.sum(where), 1)
     centred = jnp.where(where > 0, x - (x @ share)[:, None], 0)
@@ -124,7 +127,8 @@ def standardised(x: Float[Array, "n s"], mask: Array | None = None) -> Float[Arr
     highest, lowest = (
         sign * jnp.max(jnp.where(where > 0, sign * x, -jnp.inf), axis=1) for sign in (1, -1)
     )
-    rounding = ROUNDINGS * jnp.finfo(x.dtype).eps * jnp.maximum(highest, -lowest)
+    rounding = jnp.maximum(ROUNDINGS * jnp.finfo(x.dtype).eps, given)
+    rounding *= jnp.maximum(highest, -lowest)
     centred = jnp.where((highest - lowest > rounding)[:, None], centred, 0)
     return centred / (jnp.sqrt(jnp.square(centred) @ share)[:, None] + 1e-9)
 

@@ -111,7 +111,8 @@ class Classifier(nn.Module):
       cosine: logits are `scale` times the cosine of features and class weights, without bias.
       scale: initial value of the learned scale of cosine logits.
       zero_init: start the weights of a linear classifier at zero.
-      dtype: compute dtype; None follows input and parameters.
+      dtype: dtype of the logits and of a linear classifier's product, cosines being computed in
+        float32 or wider; None follows input and parameters.
       param_dtype: dtype of the parameters.
 
     Source: cosine: Gidaris and Komodakis (2018), section 3.2.

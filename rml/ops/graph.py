@@ -19,7 +19,8 @@ def nearest(
     Args:
       distances: Distances between all points; the diagonal is ignored.
       k: Neighbours of a point, itself not counted.
-      axis: Axis along which a point's neighbours lie; 0 gives the transpose of the graph.
+      axis: Axis along which a point's neighbours lie; 0 gives the transpose of the graph where
+        distances are symmetric.
 
     Returns:
       The directed graph.

@@ -66,9 +66,9 @@ def squared_euclidean(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[A
 
 
 def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Computes the square root of non-negative values; its gradient at 0 is 0, not infinite."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    """Computes the square root; its gradient at 0 is 0, not infinite. Without a root it is NaN."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 def euclidean(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:

@@ -16,8 +16,9 @@ def wide(*arrays: ArrayLike) -> tuple[Array, ...]:
 def unit_scale(x: Float[Array, "..."], *, axis: int | None = None) -> Float[Array, "..."]:
     """Finds the power of two that brings the largest absolute value into [1/2, 1), 1 for zeros.
 
-    Numbers times it lose no digit, and their squares neither vanish nor overflow. No gradient
-    flows through it, which what is indifferent to the scale of `x` does not need.
+    Numbers times it lose no digit, and their squares neither vanish nor overflow. At the ends of
+    the range, where it or its inverse would be no number, it is as near to that as it can be. No
+    gradient flows through it, which what is indifferent to the scale of `x` does not need.
 
     Args:
       x: Numbers.
@@ -28,9 +29,9 @@ def unit_scale(x: Float[Array, "..."], *, axis: int | None = None) -> Float[Arra
     """
     constant = jnp.abs(jax.lax.stop_gradient(x))
     largest = jnp.max(constant, axis=axis, keepdims=True, initial=0)
-    mantissa, _ = jnp.frexp(largest)
-    zero = largest == 0
-    return jnp.where(zero, 1, mantissa / jnp.where(zero, 1, largest))
+    _, exponent = jnp.frexp(largest)
+    bound = jnp.finfo(largest.dtype).maxexp - 2
+    return jnp.ldexp(jnp.ones_like(largest), -jnp.clip(exponent, -bound, bound))
 
 
 def normalize(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:

@@ -122,6 +122,35 @@ def test_slopes_of_the_biased_product_are_probabilities_up_to_the_ends():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rho", [-0.9, 0.3, 0.8])
+def test_second_derivatives_of_the_biased_product_are_finite_differences(rho):
+    first = jax.grad(kernels.biased_rectified_product, (0, 1, 2))
+    with jax.enable_x64(True):
+        at = [jnp.asarray(x) for x in (0.5, -0.7, rho)]
+        found = jax.jit(jax.hessian(kernels.biased_rectified_product, (0, 1, 2)))(*at)
+        for k in range(3):
+            up, down = (
+                first(*(x + s * 1e-5 * (i == k) for i, x in enumerate(at))) for s in (1, -1)
+            )
+            differences = (np.asarray(up) - np.asarray(down)) / 2e-5
+            np.testing.assert_allclose([found[i][k] for i in range(3)], differences, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_second_derivatives_of_the_biased_product_are_finite_where_points_coincide():
+    hessian = jax.jit(jax.hessian(kernels.biased_rectified_product, (0, 1, 2)))
+    for rho in (-1.0, 1.0, 1 + 1e-6):
+        for other in (0.5, 0.7):
+            assert np.isfinite(hessian(0.5, other, rho)).all()
+    z = jax.random.normal(jax.random.key(0), (3, 4))
+
+    def total(z):
+        return kernels.rfa_kernel(z, z[:, None], z, z[:, None], biased=True).sum()
+
+    assert jnp.isfinite(jax.jit(jax.hessian(total))(z)).all()
+
+
+@pytest.mark.slow
 def test_half_precision_is_widened_first():
     mean, other, rho = (jnp.asarray(x, jnp.bfloat16) for x in ([0.7, -1], [2, 0.5], [0.9, -0.5]))
     wider = [x.astype(jnp.float32) for x in (mean, other, rho)]

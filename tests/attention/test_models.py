@@ -47,6 +47,8 @@ def test_penalties_of_kernels_are_shares_of_their_diagonal():
     query, keys = draw_inputs(jax.random.key(0), 30, keys=3, d=4)
     y = jnp.asarray(np.random.default_rng(1).standard_normal((30, 1)), jnp.float32)
     gram = np.asarray(models.kernel("rfa", scale=0.5)(query, keys, query, keys), np.float64)
+    given = models.kernel("rfa", scale=jnp.float32(0.5))(query, keys, query, keys)
+    np.testing.assert_array_equal(given, gram)
     found = models.kernel_learning_curve(query, keys, y, 0.3, model="rfa", sizes=(8, 16), train=20)
     scale = np.mean(np.diag(gram)[:20])
     assert abs(scale - 1) > 0.1

@@ -241,3 +241,7 @@ def test_intervals_over_splits_are_wider_by_the_classes_that_splits_share():
     mean, low, high = splits.over_splits(config, values)
     half = 2.776445 * np.std(values, ddof=1) * np.sqrt(1 / 5 + 130 / 324)  # Student's t, 4 degrees
     np.testing.assert_allclose((mean, low, high), (0.25, 0.25 - half, 0.25 + half), rtol=1e-6)
+    config = base_digits.get_config()  # five novel classes, five to train on and to choose by
+    _, low, high = splits.over_splits(config, values)
+    half = 2.776445 * np.std(values, ddof=1) * np.sqrt(1 / 5 + 1)
+    np.testing.assert_allclose((low, high), (0.25 - half, 0.25 + half), rtol=1e-6)

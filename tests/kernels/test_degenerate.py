@@ -185,3 +185,5 @@ def test_outputs_without_variance_are_log_softmax_with_its_gradient(normal):
         np.testing.assert_allclose(by_mean[::2], slope, atol=1e-12)
         np.testing.assert_array_equal(by_variance[::2], 0)
         assert (by_variance[1::2] != 0).all()
+        # A fit that diverged is not certain of anything.
+        assert jnp.isnan(function(mean, variance.at[1].set(jnp.nan))[1])

@@ -101,6 +101,19 @@ def test_a_negative_further_by_the_margin_is_not_active(squared):
     assert ties > 10
 
 
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("mining", ["semi-hard", "all", "active"])
+def test_a_row_that_is_far_away_blurs_no_triplet_of_the_others(normal, mining, squared):
+    z = 10 * normal(3, 8, 4)
+    z[3] = z[7] = [1e4, 0, 0, 0]  # the only rows of their labels: negatives alone
+    d, chosen = _triplets(z, mining, squared)
+    hinge = np.array([max(0.0, d[a, p] - d[a, n] + 7) for a, p, n in chosen])
+    expected = np.mean(hinge[hinge > 0] if mining == "active" else hinge)
+    x, y = jnp.asarray(z, jnp.float32), jnp.asarray(LABELS)
+    found = triplet_loss(x, y, margin=7.0, mining=mining, squared=squared)
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+
+
 def test_a_negative_as_far_as_the_positive_is_not_further():
     features = jnp.asarray([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 1, 1]], jnp.float32)
     labels = jnp.asarray([0, 0, 1, 1, 1])

@@ -268,6 +268,14 @@ def test_a_unit_that_does_not_vary_is_zero(masked):
     np.testing.assert_allclose(counted.std(axis=1), 1, rtol=1e-4)
 
 
+def test_a_unit_that_varies_in_half_precision_keeps_its_deviation():
+    x = 100 + 1.2 * np.random.default_rng(0).normal(size=(1, 64))
+    found = standardised(jnp.asarray(x, jnp.bfloat16))
+    np.testing.assert_allclose(found.std(axis=1), 1, rtol=1e-3)
+    one_apart = jnp.asarray([[1.0] * 5 + [1 + 2**-7]], jnp.bfloat16)  # a unit in the last place
+    np.testing.assert_array_equal(standardised(one_apart), 0)
+
+
 @pytest.mark.slow
 def test_whole_heads_are_transported_onto_whole_heads():
     cost = {name: RNG.uniform(1, 2, (6, 6)).astype(np.float32) for name in ("query", "value")}

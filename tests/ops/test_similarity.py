@@ -50,6 +50,10 @@ def test_the_unit_scale_is_a_power_of_two_for_the_largest_number():
     x = jnp.asarray([[0.0, -5.0, 3.0], [1e-30, 2e-31, 0.0], [0.0, 0.0, 0.0], [0.25, 0.2, 0.1]])
     np.testing.assert_array_equal(unit_scale(x, axis=1)[:, 0], [1 / 8, 2.0**99, 1, 2])
     np.testing.assert_array_equal(unit_scale(x), [[1 / 8]])
+    ends = jnp.asarray([2e38, 2e-38])
+    np.testing.assert_array_equal(unit_scale(ends, axis=0), [2.0**-126])
+    for end in ends:
+        assert 0.25 <= end * unit_scale(end) < 4
     scaled = jnp.max(jnp.abs(x * unit_scale(x, axis=1)), axis=1)
     np.testing.assert_array_equal((scaled >= 0.5) & (scaled < 1), [True, True, False, True])
     slope = jax.grad(lambda x: jnp.sum(x * unit_scale(x)))(x)

@@ -33,6 +33,7 @@ NOT_RUN = {
     r"weights:|load_images": "needs weights; tests/system/test_weights.py",
     r"load\(\"smollm2\"\)": "needs weights; tests/models/test_text_families.py",
     r"= \.\.\.|large\.apply|loaded\.": "a fragment, in which names are the reader's own",
+    r"layer_activations\(": "a fragment, in which names are the reader's own",
     r"runs/bed": "needs a bed of experts; tests/merging/test_merge_twin.py",
     r"^rm -r ": "clears a cache outside the clone",
     r"tpu\.aot|'\.\[(tpu|cuda)\]'": "needs the tpu or the cuda extra; tests/tpu",

@@ -157,7 +157,7 @@ document README.md
 step "train on arrays without labels" own_arrays
 if [[ $FULL ]]; then
   step "make test: environment for developing" make .venv/test
-  for name in docs/guides/*.md WORKSPACE.md docs/index.md tpu/README.md; do
+  for name in docs/guides/*.md docs/areas/*.md WORKSPACE.md docs/index.md tpu/README.md; do
     [[ $name == */method.md ]] || document "$name"
   done
 fi

@@ -472,7 +472,7 @@ def test_check_holds_what_a_config_says_against_its_result(tree, text, finding):
     config.write_text(f'"""First.\n\n{text}\n"""{body}')
     unmeasured = checks.check({"first": first}, root)
     says = "Result" in text
-    cost = re.findall("hours?", text)  # with its own test below
+    cost = checks.COST.findall(text)  # with its own test below
     assert unmeasured[: len(unmeasured) - len(cost)] == says * [
         "first: config configs/metric/first.py: it says 'Result: results/', but it has no result"
     ]
@@ -486,9 +486,11 @@ def test_check_holds_what_a_config_says_against_its_result(tree, text, finding):
     ("text", "said"),
     [
         ("Eight minutes of CPU time a fit.", "minutes"),
-        ("An hour.", "hour"),
-        ("It needs 6 GB.", "GB"),
+        ("An hour on two cores.", "hour"),
+        ("A fit takes an hour.", "takes an hour"),
+        ("It needs 6 GB.", "needs 6 GB"),
         ("For 256 chips of 32 GiB, in 10 epochs.", ""),
+        ("Ten hours of speech, of flights two hours late.", ""),
     ],
 )
 def test_check_finds_a_cost_that_nothing_measured(tree, text, said):
