@@ -182,6 +182,6 @@ def test_a_run_that_fails_before_it_begins_leaves_nothing(store, tmp_path):
 @pytest.mark.parametrize("missing", ["mlflow", "sqlalchemy"])
 def test_without_the_package_one_line_names_the_extra(monkeypatch, missing):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else name)
-    with pytest.raises(UserError, match=rf"--mlflow needs {missing}; .*\[tracking\]"):
+    with pytest.raises(UserError, match=rf"--mlflow needs {missing}: pip .*\[tracking\]"):
         check_uri("sqlite:///mlflow.db")
     check_uri(None)
