@@ -61,19 +61,19 @@ def gram(x: Float[Array, "n d"]) -> Float[Array, "n n"]:
     return inner_products(x, x)
 
 
-def _of_unit_scale(products: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Inner products of the rows times a power of two by which the longest has about length 1.
+def _row_scale(products: Float[Array, "n n"]) -> Float[Array, "1"]:
+    """The power of two by which the longest row has about length 1.
 
     Cosines do not see it, but floors of squared lengths do, and products of those may overflow.
     """
-    scale = unit_scale(jnp.sqrt(jnp.maximum(jnp.diagonal(products), 0)))
-    return products * scale * scale
+    return unit_scale(jnp.sqrt(jnp.maximum(jnp.diagonal(products), 0)))
 
 
 def unit_gram(products: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Computes the inner products of rows scaled to unit length, a zero row staying zero."""
-    products = _of_unit_scale(products)
-    scale = jax.lax.rsqrt(jnp.maximum(jnp.diagonal(products), 1e-12))
+    common = _row_scale(products)
+    squares = jnp.diagonal(products) * common * common
+    scale = common * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
     return scale[:, None] * products * scale
 
 
@@ -96,10 +96,11 @@ def cosines_to_mixtures(
     products: Float[Array, "n n"], mix: Float[Array, "c n"]
 ) -> Float[Array, "c n"]:
     """Computes cosines of all rows and combinations of the rows; 0 for a zero vector."""
-    products = _of_unit_scale(products)
-    cross = mix @ products
+    common = _row_scale(products)
+    cross = (mix @ products) * common * common
     lengths = jnp.sum(mix * cross, axis=1, keepdims=True)
-    return cross * jax.lax.rsqrt(jnp.maximum(lengths * jnp.diagonal(products), 1e-24))
+    squares = jnp.diagonal(products) * common * common
+    return cross * jax.lax.rsqrt(jnp.maximum(lengths * squares, 1e-24))
 
 
 def _move(n: int, support: int, dtype: jnp.dtype) -> tuple[Array, Array]:

@@ -29,14 +29,14 @@ def _hard(d: Array, positive: Array, negative: Array, margin: float) -> Array:
     return _mean(jax.nn.relu(jnp.where(keep, furthest - nearest, 0.0) + margin), keep)
 
 
-def _sorted_negatives(d: Array, negative: Array) -> tuple[Array, Array]:
-    """Each anchor's distances to negatives in ascending order, and how many there are."""
-    return jnp.sort(jnp.where(negative, d, jnp.inf), axis=1), jnp.sum(negative, axis=1)
+def _sorted_negatives(d: Array, negative: Array) -> Array:
+    """Each anchor's distances to negatives in ascending order, infinite ones behind them."""
+    return jnp.sort(jnp.where(negative, d, jnp.inf), axis=1)
 
 
-def _count_below(rows: Array, limits: Array) -> Array:
-    """How many numbers of a sorted row are below each of its limits."""
-    return jax.vmap(lambda row, limit: jnp.searchsorted(row, limit, side="left"))(rows, limits)
+def _count(rows: Array, limits: Array, side: str) -> Array:
+    """How many numbers of a sorted row are below each of its limits; of side "right", or equal."""
+    return jax.vmap(lambda row, limit: jnp.searchsorted(row, limit, side=side))(rows, limits)
 
 
 def _rounding(z: Array, reach: Array) -> Array:
@@ -52,36 +52,32 @@ def _rounding(z: Array, reach: Array) -> Array:
 def _semi_hard(
     d: Array, square: Array, z: Array, positive: Array, negative: Array, margin: float
 ) -> Array:
-    negatives, number = _sorted_negatives(d, negative)
+    number = jnp.sum(negative, axis=1)
     # A negative as far as the positive is not further, though rounding may say so.
     further = square + _rounding(z, square)
-    sorted_squares, _ = _sorted_negatives(square, negative)
-    beyond = jax.vmap(lambda s, x: jnp.searchsorted(s, x, side="right"))(sorted_squares, further)
+    beyond = _count(_sorted_negatives(square, negative), further, "right")
     # Where no negative is further than the positive, the furthest there is.
     index = jnp.clip(beyond, 0, jnp.maximum(number - 1, 0)[:, None])
-    chosen = jnp.take_along_axis(negatives, index, axis=1)
+    chosen = jnp.take_along_axis(_sorted_negatives(d, negative), index, axis=1)
     keep = positive & (number > 0)[:, None]
     return _mean(jax.nn.relu(jnp.where(keep, d - chosen, 0.0) + margin), keep)
 
 
-def _all(d: Array, positive: Array, negative: Array, margin: float) -> tuple[Array, Array]:
-    """The sum over a pair's hinges, and how many there are."""
-    # For one pair the hinge is a sum over the negatives nearer than d + margin: a prefix of the
-    # sorted ones, so that n³ triplets cost n² log n.
-    negatives, number = _sorted_negatives(d, negative)
+def _hinges(d: Array, limit: Array, negative: Array) -> Array:
+    """The sum over each pair's hinges, with one of a negative that is nearer than the limit."""
+    # These are a prefix of the sorted ones, so that n³ triplets cost n² log n.
+    negatives = _sorted_negatives(d, negative)
     finite = jnp.where(jnp.isfinite(negatives), negatives, 0.0)
     prefix = jnp.pad(jnp.cumsum(finite, axis=1), ((0, 0), (1, 0)))
-    limit = d + margin
-    nearer = _count_below(negatives, limit)
-    hinges = nearer * limit - jnp.take_along_axis(prefix, nearer, axis=1)
-    return jnp.where(positive, hinges, 0.0), jnp.where(positive, number[:, None], 0)
+    nearer = _count(negatives, limit, "left")
+    return nearer * limit - jnp.take_along_axis(prefix, nearer, axis=1)
 
 
-def _active(square: Array, limit: Array, z: Array, positive: Array, negative: Array) -> Array:
-    """How many of a pair's hinges are above zero, for squared distances that are the limit."""
+def _active(square: Array, limit: Array, z: Array, negative: Array) -> Array:
+    """How many of each pair's hinges are above zero, for a limit of squared distances."""
     # A negative further by the margin is not nearer, though rounding may say so.
-    squares, _ = _sorted_negatives(square, negative)
-    return jnp.where(positive, _count_below(squares, limit - _rounding(z, limit)), 0)
+    below = limit - _rounding(z, limit)
+    return _count(_sorted_negatives(square, negative), below, "left")
 
 
 def triplet_loss(
@@ -125,10 +121,12 @@ def triplet_loss(
     if mining == "semi-hard":
         return _semi_hard(d, square, z, positive, negative, margin)
     if mining in ("all", "active"):
-        hinges, number = _all(d, positive, negative, margin)
+        limit = d + margin
+        number = jnp.sum(negative, axis=1, keepdims=True)
         if mining == "active":
-            limit = d + margin
-            limit = limit if squared else limit * jnp.abs(limit)
-            number = _active(square, limit, z, positive, negative)
-        return jnp.sum(hinges) / jnp.maximum(jnp.sum(number), 1)
+            number = _active(square, limit if squared else limit * jnp.abs(limit), z, negative)
+        total, triplets = (
+            jnp.sum(jnp.where(positive, x, 0)) for x in (_hinges(d, limit, negative), number)
+        )
+        return total / jnp.maximum(triplets, 1)
     raise ValueError(f"mining must be hard, semi-hard, all or active, got {mining!r}.")

@@ -449,6 +449,12 @@ def test_check_finds_what_no_system_names(tree):
     ]
 
 
+def describe(config, text):
+    """Gives the file of a config a docstring with this text."""
+    body = config.read_text().split('"""', 2)[2]
+    config.write_text(f'"""First.\n\n{text}\n"""{body}')
+
+
 @pytest.mark.parametrize(
     ("text", "finding"),
     [
@@ -468,8 +474,7 @@ def test_check_finds_what_no_system_names(tree):
 def test_check_holds_what_a_config_says_against_its_result(tree, text, finding):
     root, first = tree
     config, result = root / "configs/metric/first.py", root / "results/first/first.json"
-    body = config.read_text().split('"""', 2)[2]
-    config.write_text(f'"""First.\n\n{text}\n"""{body}')
+    describe(config, text)
     unmeasured = checks.check({"first": first}, root)
     says = "Result" in text
     cost = checks.COST.findall(text)  # with its own test below
@@ -496,8 +501,7 @@ def test_check_holds_what_a_config_says_against_its_result(tree, text, finding):
 def test_check_finds_a_cost_that_nothing_measured(tree, text, said):
     root, first = tree
     config = root / "configs/metric/first.py"
-    body = config.read_text().split('"""', 2)[2]
-    config.write_text(f'"""First.\n\n{text}\n\nNot run in full here.\n"""{body}')
+    describe(config, f"{text}\n\nNot run in full here.")
     assert checks.check({"first": first}, root) == bool(said) * [
         f"first: config configs/metric/first.py: it says '{said}', but it has no result that "
         "measured it"
