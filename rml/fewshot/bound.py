@@ -49,7 +49,8 @@ def tempered_softmax(
     of logits of 1e10 the exponential of the difference is then infinite.
     """
     below = logits - jax.lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True))
-    return jax.nn.softmax(jnp.where(below > 0, 0, below) / temperature, axis=axis)
+    weights = jnp.exp(jnp.where(below > 0, 0, below) / temperature)
+    return weights / jnp.sum(weights, axis=axis, keepdims=True)
 
 
 def energy(

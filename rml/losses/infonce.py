@@ -97,7 +97,9 @@ def info_nce(
     queries, keys, _ = promote(queries, keys, 0.0)  # once, so that gradients are rounded once
     queries = queries / temperature
     own = jnp.arange(n) if positives is None else positives
-    positive = jnp.sum(queries * jnp.take(keys, own, axis=0), axis=-1)
+    # Of the first keys a slice, whose gradient is not scattered.
+    chosen = keys[:n] if positives is None else jnp.take(keys, own, axis=0)
+    positive = jnp.sum(queries * chosen, axis=-1)
     if negatives is not None:
         keys = jnp.concatenate([keys, negatives.astype(keys.dtype)])
     if axis_name is not None:

@@ -13,6 +13,7 @@ How the work is kept small:
 * `row_values` and `row_and_column_values`, whose cotangents are not known in advance, keep the
   log-sum-exp and recompute the strip: four products.
 * `symmetric_logsumexp` visits each pair of blocks once, for rows and columns: two products.
+* A matrix that is small is held, and a symmetric one has one product for its gradient, not two.
 * Where `|q| |k|` shows every logit to lie in the range of float32's exponential (for unit rows,
   temperatures above 1/50), nothing is shifted and one exponential serves rows and columns;
   otherwise the maximum is tracked.
@@ -32,8 +33,9 @@ from rml.ops.strips import (
     Mask,
     Pairs,
     Stream,
+    admit,
     expand,
-    logits,
+    finite,
     pair_gradients,
     pair_values,
     scan,
@@ -41,7 +43,7 @@ from rml.ops.strips import (
     strip_rows,
     weighted_values,
 )
-from rml.ops.strips_symmetric import symmetric_gradients, symmetric_values
+from rml.ops.strips_symmetric import gram, symmetric_gradients, symmetric_values
 
 __all__ = [
     "Mask",
@@ -193,7 +195,8 @@ def symmetric_logsumexp(
     pairs = Pairs(pairs.row_labels, pairs.row_labels)
     if block:
         return _symmetric(Stream("logsumexp", "symmetric", mask, block), z, pairs)
-    return _dense_values(_dense(mask, z, z, jnp.zeros((), z.dtype), pairs), "logsumexp", 1)
+    index = jnp.arange(n)
+    return _dense_values(admit(mask, gram(z), index, index, pairs), "logsumexp", 1)
 
 
 def masked_sum(
@@ -239,17 +242,19 @@ def promote(q: Array, k: Array, bias: float | Array) -> tuple[Array, Array, Arra
 # ------------------------------------------------------------------------------------ dense form
 
 
+@full_precision
 def _dense(mask: Mask | None, q: Array, k: Array, bias: Array, pairs: Pairs) -> Array:
-    stream = Stream("logsumexp", "rows", mask, q.shape[0])
-    return logits(stream, q, k, bias, jnp.arange(q.shape[0]), jnp.arange(k.shape[0]), pairs)
+    s = jnp.matmul(q, k.T) + bias
+    return admit(mask, s, jnp.arange(q.shape[0]), jnp.arange(k.shape[0]), pairs)
 
 
 def _dense_values(s: Array, kind: Kind, axis: int) -> Array:
     if kind == "softplus":
         return jnp.sum(jax.nn.softplus(s), axis)
-    some = jnp.any(s > -jnp.inf, axis)
-    s = jnp.where(jnp.expand_dims(some, axis), s, 0.0)  # keeps the gradient of empty rows zero
-    return jnp.where(some, jax.nn.logsumexp(s, axis), -jnp.inf)
+    shift = jax.lax.stop_gradient(finite(jnp.max(s, axis)))
+    total = jnp.sum(jnp.exp(s - jnp.expand_dims(shift, axis)), axis)
+    # Chosen, so that an empty row has slope 0; backwards its slope ends in pairs left out.
+    return jnp.where(total == 0, -jnp.inf, shift + jnp.log(total))
 
 
 # --------------------------------------------------------------------------------- streamed form

@@ -103,9 +103,23 @@ def logits(
     """Computes logits of a strip, -inf for pairs that do not count; `rows`, `cols` are local."""
     # The gradient of k is then (q^T g)^T; as g^T q it takes a CPU three times as long.
     s = jnp.matmul(q, lax.optimization_barrier(k.T), preferred_element_type=q.dtype) + bias
+    return admit(stream.mask, s, rows, cols, pairs, valid)
+
+
+def admit(
+    mask: Mask | None,
+    s: Array,
+    rows: Array,
+    cols: Array,
+    pairs: Pairs,
+    valid: tuple[int | None, int | None] = (None, None),
+) -> Array:
+    """Makes logits of pairs that do not count -inf; `rows` and `cols` are local."""
+    if mask is None and valid == (None, None):
+        return s
     keep = jnp.ones((1, 1), bool)
-    if stream.mask is not None:
-        keep = stream.mask(
+    if mask is not None:
+        keep = mask(
             rows[:, None] + pairs.row_start,
             cols[None, :] + pairs.col_start,
             expand(pairs.row_labels, 1),
@@ -115,8 +129,6 @@ def logits(
         keep &= rows[:, None] < valid[0]
     if valid[1] is not None:
         keep &= cols[None, :] < valid[1]
-    if stream.mask is None and valid == (None, None):
-        return s
     return jnp.where(keep, s, -jnp.inf)
 
 

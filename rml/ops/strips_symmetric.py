@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
@@ -16,6 +17,21 @@ from jaxtyping import Array
 from rml.ops import strips
 from rml.ops.precision import full_precision
 from rml.ops.strips import Pairs, Stream
+
+
+@jax.custom_jvp
+@full_precision
+def gram(z: Array) -> Array:
+    """Computes the products of all pairs of rows; its gradient is one product instead of two."""
+    return jnp.matmul(z, z.T)
+
+
+@gram.defjvp
+@full_precision
+def _gram_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (z,), (tangent,) = primals, tangents
+    half = jnp.matmul(tangent, z.T)
+    return gram(z), half + half.T
 
 
 class _Band(NamedTuple):

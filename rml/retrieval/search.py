@@ -83,7 +83,7 @@ def search_index(
       queries: Query vectors, the same on every device.
       index: What `build_index` returned.
       k: Rows found for each query.
-      block: Rows handled at a time, all for a few queries; by default 512·k, between 16,384 and
+      block: Rows handled at a time, all for a few queries; by default 512·k, between 8,192 and
         65,536: the more are sorted, the rarer it should be.
       query_block: Queries handled at a time. A device holds `block` rows and `block` times
         `query_block` scores, a few times over, beside its share of the corpus.
@@ -108,7 +108,7 @@ def search_index(
         raise ValueError(f"k must be between 1 and the {rows} rows of the corpus, got {k}")
     if index.metric == "cosine":
         queries = normalize(queries)
-    block = min(65536, max(16384, 512 * k)) if block is None else block
+    block = min(65536, max(8192, 512 * k)) if block is None else block
     blocks = {"block": block, "query_block": query_block}
     if index.mesh is None:
         return topk(queries, index.vectors, k=k, metric="dot", **blocks)

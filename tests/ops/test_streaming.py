@@ -54,11 +54,12 @@ def close(actual, expected, tolerance=2e-6):
 @given(
     n=st.integers(1, 9),
     m=st.integers(1, 9),
-    block=st.integers(1, 5),
+    block=st.none() | st.integers(1, 5),
     scale=st.sampled_from([1.0, 6.0]),
     data=st.integers(0, 99),
 )
 @example(n=5, m=6, block=3, scale=1.0, data=2)  # the last strip is padded
+@example(n=5, m=6, block=None, scale=6.0, data=2)  # the whole matrix is held
 def test_rows_and_columns_with_mask_match_float64(n, m, block, scale, data):
     q, k = scale * draw(data, n, 4), scale * draw(data + 1, m, 4)
     rng = np.random.default_rng(data)
@@ -92,7 +93,9 @@ def test_rows_and_columns_with_mask_match_float64(n, m, block, scale, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 6.0])
-@pytest.mark.parametrize(("n", "block"), [(1, 1), (2, 1), (7, 7), (7, 2), (8, 3), (9, 3), (12, 5)])
+@pytest.mark.parametrize(
+    ("n", "block"), [(1, 1), (2, 1), (7, 7), (7, 2), (8, 3), (9, 3), (12, 5), (1, None), (9, None)]
+)
 def test_symmetric_halves_match_float64(n, block, scale):
     z = np.asarray(f32(scale * draw(0, n, 4))[0], np.float64)
     label = np.arange(n) % 3
@@ -119,7 +122,7 @@ def test_symmetric_halves_match_float64(n, block, scale):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["logsumexp", "softplus"])
 @pytest.mark.parametrize("scale", [1.0, 6.0])
-@pytest.mark.parametrize(("n", "m", "block"), [(7, 5, 3), (4, 6, 4), (6, 1, 2)])
+@pytest.mark.parametrize(("n", "m", "block"), [(7, 5, 3), (4, 6, 4), (6, 1, 2), (7, 5, None)])
 def test_one_pass_and_recomputed_gradients_match_float64(kind, scale, n, m, block):
     q, k, w = scale * draw(0, n, 4), scale * draw(1, m, 4), draw(2, n)
     q, k, w = (np.asarray(x, np.float64) for x in f32(q, k, w))
@@ -141,6 +144,38 @@ def test_one_pass_and_recomputed_gradients_match_float64(kind, scale, n, m, bloc
         for grad, want in zip(grads, expected, strict=True):
             close(grad, want, 2e-5)
         close(jax.jit(f)(*f32(q, k, w, -0.5)), w @ row, 1e-5)
+
+
+@pytest.mark.slow
+def test_a_matrix_that_is_held_has_second_derivatives():
+    z, one, two = f32(draw(0, 6, 4), draw(1, 6, 4), draw(2, 6, 4))
+
+    def ours(z):
+        return jnp.sin(symmetric_logsumexp(z, mask=off_diagonal)).sum()
+
+    def plain(z):
+        s = jnp.where(jnp.eye(6, dtype=bool), -jnp.inf, z @ z.T)
+        return jnp.sin(jax.nn.logsumexp(s, axis=1)).sum()
+
+    def slopes(f):
+        along = jax.jvp(f, (z,), (one,))[1]
+        return along, jax.jvp(jax.grad(f), (z,), (two,))[1]
+
+    found = (jax.jit(partial(slopes, f))() for f in (ours, plain))
+    for actual, expected in zip(*found, strict=True):
+        close(actual, expected, 2e-5)
+
+
+def test_a_row_without_a_pair_has_no_slope_in_forward_mode_either():
+    z, tangent = f32(draw(0, 1, 4), draw(1, 1, 4))
+    value, slope = jax.jvp(partial(symmetric_logsumexp, mask=off_diagonal), (z,), (tangent,))
+    assert (float(value[0]), float(slope[0])) == (-np.inf, 0.0)
+
+
+def test_logits_that_are_no_numbers_are_seen():
+    q, k = f32(draw(0, 3, 4), draw(1, 5, 4))
+    row = row_values(q.at[1, 2].set(jnp.nan), k)
+    np.testing.assert_array_equal(jnp.isnan(row), [False, True, False])
 
 
 def test_masked_sums_and_numbers():
