@@ -198,6 +198,10 @@ def latency(config: Any, loaded: Any, text: np.ndarray, block: int) -> float:
     return median_ratio(reads("activation"), reads("mean"), repeats=config.timing.repeats)
 
 
+FEW = ("last", "dynamic")
+"""Ways that no claim compares, which read one text a depth."""
+
+
 def reading(
     config: Any, loaded: Any, texts: np.ndarray, chosen: dict[str, int], run: RunDirectory,
     progress: Progress,
@@ -237,7 +241,7 @@ def reading(
             add(name, length, memory.tokens)
     add("reversed", longest, memory.tokens)
     add("local", longest, 0)
-    for name in ("last", "dynamic"):
+    for name in FEW:
         add(name, longest, memory.tokens, few)
     for tokens in config.budgets:
         for name in ("activation", "window"):
@@ -248,7 +252,7 @@ def reading(
             if n == longest and tokens == (0 if name == "local" else memory.tokens)}  # fmt: skip
     metrics: dict[str, float] = {}
     for name, own in main.items():
-        label = name.replace(" ", "_")
+        label = name.replace(" ", "_") + ("_few_texts" if name in FEW else "")
         metrics |= {f"found_{label}": own.found.mean(), f"answer_{label}": own.answer.mean(),
                     f"nats_{label}": own.nats.mean(), f"bytes_{label}": own.bytes}  # fmt: skip
 

@@ -32,8 +32,9 @@ from rml.training import Claim, Progress, RunDirectory
 SOURCE = "arXiv:2410.18441, staircase adaptive quantisation; data, sizes and margin are ours"
 BYTES = f"{SOURCE}; changed after the first measurement: bytes are of a text's last half, as nats"
 CLAIMS = (
-    Claim("A text loses less by the staircase than by a uniform cache of equal bytes",
-          "gain_over_uniform", ">=", 0.0, BYTES, stated="2026-11-27", null="gain_of_short"),
+    Claim("A text loses less by the staircase than by a uniform cache of 2 bits and equal bytes",
+          "gain_over_uniform", ">=", 0.0, f"{BYTES}; 4 bits with a shorter residual, of equal "
+          "bytes too, were not tried", stated="2026-11-27", null="gain_of_short"),
     Claim("Both caches take equal bytes, to 1%",
           "bytes_apart", "<=", 0.01, BYTES, stated="2026-11-27", null="bytes_apart_four"),
     Claim("The staircase takes at most 35% of the bytes of 16 bits",

@@ -54,11 +54,12 @@ TRIED = f"{TUNED}_"
 COMPARED = {
     "masked_lm": ("random", "bm25_code"),
     "random_contriever": ("random", "bm25_code"),
-    "contriever": ("masked_lm", "bm25", "bm25_code"),
+    "contriever": ("masked_lm", "random", "bm25", "bm25_code"),
     "random_strangers": ("random",),
     "strangers": ("masked_lm",),
     "random_contriever_tuned": ("random_tuned",),
-    "contriever_tuned": ("masked_lm_tuned", "longer_tuned", "bm25_code"),
+    "masked_lm_tuned": ("random_tuned",),
+    "contriever_tuned": ("masked_lm_tuned", "random_tuned", "longer_tuned", "bm25_code"),
     "random_strangers_tuned": ("random_tuned",),
     "strangers_tuned": ("masked_lm_tuned", "longer_tuned"),
 }
@@ -68,27 +69,27 @@ SOURCE = (
     "width and rate as in contriever_pydocs_random, where test queries of pydocs were seen"
 )
 TABLE_5 = f"{SOURCE}; what is fine-tuned alone has fewer steps of pretraining"
+AGAINST_RANDOM = (
+    "changed after the first measurement, in which the baseline was the masked language model, "
+    "which is below random weights"
+)
 CLAIMS = (
-    Claim("From a masked language model, Contriever raises nDCG@10 by 5 points",
-          "contriever_ndcg_over_masked_lm", ">=", 0.05, SOURCE,
-          stated="2026-11-26", null="strangers_ndcg_over_masked_lm"),
+    Claim("After a masked language model, Contriever's nDCG@10 is 5 points above random weights",
+          "contriever_ndcg_over_random", ">=", 0.05, f"{SOURCE}; {AGAINST_RANDOM}",
+          stated="2026-11-30", null="masked_lm_ndcg_over_random"),
     Claim("From random weights, Contriever raises nDCG@10 by 5 points",
           "random_contriever_ndcg_over_random", ">=", 0.05, SOURCE,
           stated="2026-11-26", null="random_strangers_ndcg_over_random"),
     Claim("Without labels Contriever's Recall@100 is above that of BM25 with identifiers split",
           "contriever_recall_over_bm25_code", ">=", 0.0, SOURCE,
           stated="2026-11-26", null="masked_lm_recall_over_bm25_code"),
-    Claim("From a masked language model, fine-tuning after Contriever is above fine-tuning alone",
-          "contriever_tuned_ndcg_over_masked_lm_tuned", ">=", 0.0, TABLE_5,
-          stated="2026-11-26", null="strangers_tuned_ndcg_over_masked_lm_tuned"),
+    Claim("After a masked language model and Contriever, fine-tuning is above fine-tuning random "
+          "weights",
+          "contriever_tuned_ndcg_over_random_tuned", ">=", 0.0, f"{TABLE_5}; {AGAINST_RANDOM}",
+          stated="2026-11-30", null="masked_lm_tuned_ndcg_over_random_tuned"),
     Claim("From random weights, fine-tuning after Contriever is above fine-tuning alone",
           "random_contriever_tuned_ndcg_over_random_tuned", ">=", 0.0, TABLE_5,
           stated="2026-11-26", null="random_strangers_tuned_ndcg_over_random_tuned"),
-    Claim("Fine-tuning after both is above fine-tuning after a masked language model of as many "
-          "steps as both",
-          "contriever_tuned_ndcg_over_longer_tuned", ">=", 0.0,
-          f"{SOURCE}; the baseline of equal budget, added after the first measurement",
-          stated="2026-11-29", null="strangers_tuned_ndcg_over_longer_tuned"),
 )  # fmt: skip
 LABELS = {
     "bm25": "BM25",
