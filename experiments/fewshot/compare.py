@@ -86,8 +86,11 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         if balanced not in searches:
             searches[balanced] = common.choose(config, balanced, features["validation"])
             for name, found in searches[balanced].items():
-                numbers = {k: v for k, v in found.chosen.items() if isinstance(v, int | float)}
-                metrics |= {f"chosen_{setting.name}_{name}_{k}": v for k, v in numbers.items()}
+                for key, value in found.chosen.items():
+                    if isinstance(value, str):  # such as CL2N, which is transductive
+                        key, value = f"{key}_is_{value}", 1
+                    if isinstance(value, int | float):
+                        metrics[f"chosen_{setting.name}_{name}_{key}"] = value
                 options = config.methods[name].to_dict()
                 metrics |= common.edges(options, found.options, f"{setting.name}_{name}")
         table[setting] = common.compare(config, setting, features["novel"], searches[balanced])

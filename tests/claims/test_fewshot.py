@@ -30,7 +30,7 @@ QUICK = {
     "episodes.validation": 100, "episodes.imbalanced": False, "episodes.shots": (1,),
     "energy.episodes": 20,
     "compared": ("simple_shot", "soft_kmeans", "transductive_clustering"),
-    "methods.simple_shot.kind": "UN", "methods.simple_shot.unit_prototypes": False,
+    "methods.simple_shot.kind": ("UN",), "methods.simple_shot.unit_prototypes": False,
 }  # fmt: skip
 
 
@@ -54,6 +54,7 @@ def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_fall
     assert 0 < metrics["regularised_over_kmeans"] < metrics["regularised_over_simple_shot"], metrics
     chosen = metrics["chosen_5way_1shot_soft_kmeans_temperature"]
     assert metrics["temperature_at_edge_5way_1shot_soft_kmeans"] == (chosen in (0.02, 0.5))
+    assert metrics["chosen_5way_1shot_simple_shot_kind_is_UN"] == 1
     drawn = {path.name for path in (directory / "figures").glob("*.png")}
     assert drawn >= {"table.png", "accuracy.png", "search.png", "energy.png", "assignments.png"}
 
