@@ -5,7 +5,9 @@ every built system whose data is on this machine, once a seed, through the launc
 `runs/claims/<system>/<config>/seed<n>`, and once more in `<null>/seed<n>` beside it for every null
 that a claim names of the recipe's `NULLS`. Stopped and started again, it continues; a complete run
 is not run again. With `--config=FILE` it measures this config of the one system that `--only`
-names. A claim that is vacuous fails the program, after all has been measured.
+names. What the runs stated is judged, or today's claims where the result that is there has these,
+as one that was restated does. A claim that is vacuous fails the program, after all has been
+measured.
 
 `python -m experiments.claims --collect=DIR --only=SYSTEM --config=FILE [--commit=HASH]` runs
 nothing and writes the result of the complete runs in `DIR/seed*` and `DIR/<null>/seed*`, made on
@@ -275,9 +277,11 @@ def measure(systems: Sequence[System], options: argparse.Namespace) -> int:
             directories["".join(one.of[2:])].append(one.directory)
         try:
             own = directories.pop("")
-            result = record.make_result(key, config, own, nulls=directories)
-            file = result_file(options.results, key, config)
-            if old := joined(file, read_config(config), options):
+            what, file = read_config(config), result_file(options.results, key, config)
+            today = find_experiment(what.experiment).CLAIMS
+            restated = record.claims_to_judge(file, config_hash(what.to_dict()), today)
+            result = record.make_result(key, config, own, nulls=directories, claims=restated)
+            if old := joined(file, what, options):
                 if {*result["seeds"]} <= {*old["seeds"]}:
                     return ""  # runs that others read
                 result = record.join_results(result, old, file)

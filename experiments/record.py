@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -172,16 +173,37 @@ def check_joins(old: Mapping[str, Any], run_hash: str, claims: Sequence[Claim], 
       UserError: It is of another config or has other claims, or a claim's null ran on its own: of
         such a null a result keeps the values alone, and not the interval of each run.
     """
-    try:
-        stated = [Claim.of(claim) for claim in old["claims"]]
-    except (TypeError, ValueError):  # from before claims had nulls
-        stated = []
     why = _why_not_judged(old, run_hash, claims)
-    if why or stated != list(claims):
+    if why or claims_of(old) != list(claims):
         raise UserError(
             f"{file} {why or 'has other claims'}: no seed can be joined with it; measure all "
             "seeds, without --join"
         )
+
+
+def claims_of(result: Mapping[str, Any]) -> list[Claim]:
+    """The claims of a result; none of one from before claims had nulls."""
+    try:
+        return [Claim.of(claim) for claim in result["claims"]]
+    except (TypeError, ValueError):
+        return []
+
+
+def claims_to_judge(file: Path, run_hash: str, claims: Sequence[Claim]) -> Sequence[Claim] | None:
+    """Today's claims where the result that is there has them; None where what runs stated counts.
+
+    A result that was restated has them though its runs stated others, which are not to come back.
+
+    Args:
+      file: The result's file.
+      run_hash: Hash of the config that is measured.
+      claims: What is claimed today. Their sources may be worded otherwise there.
+    """
+    old = json.loads(file.read_text()) if file.exists() else None
+    if old is None or old["config_hash"] != run_hash:
+        return None
+    there, today = ([replace(own, source="") for own in all] for all in (claims_of(old), claims))
+    return claims if there == today else None
 
 
 def _why_not_judged(old: Mapping[str, Any], run_hash: str, claims: Sequence[Claim]) -> str:

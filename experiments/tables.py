@@ -205,7 +205,9 @@ def result_lines() -> dict[str, str]:
     for key, found in read_results().items():
         for result in found.values():
             seconds = duration(fmean(result["seconds"])).replace("\u00a0", " ")
-            line = f"Result: results/{key}, {seconds} a run on {result['device']}."
+            # Of runs on several devices the result names all, for which a line has no room.
+            device = "several devices" if "), " in result["device"] else result["device"]
+            line = f"Result: results/{key}, {seconds} a run on {device}."
             lines[result["config"]] = line
     return lines
 

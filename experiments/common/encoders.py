@@ -124,7 +124,7 @@ def image_encoder(
 
 
 def restore(directory: Path, task: Task, step: int | None = None) -> TrainState:
-    """A state of a run, on one device; the run is only read.
+    """A state of a run, on this process's first device; the run is only read.
 
     Args:
       directory: The run directory.
@@ -138,7 +138,7 @@ def restore(directory: Path, task: Task, step: int | None = None) -> TrainState:
       UserError: There is no such checkpoint, or none of this task.
     """
     abstract = jax.eval_shape(lambda key: nn.meta.unbox(task.init(key)), jax.random.key(0))
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract
     )
@@ -240,7 +240,7 @@ def open_encoder(
     """The encoder of a run, or of published weights, with its preprocessing; see `rml.load`."""
     key = "the run directory"
     directory = None if str(name).startswith(WEIGHTS) else local_path(name, key)
-    mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    mesh = mesh or make_mesh(devices=jax.local_devices()[:1])
     if directory is None:
         if step is not None or options:
             given = "a step" if step is not None else f"the option {next(iter(options))!r}"

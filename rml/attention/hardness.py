@@ -37,7 +37,8 @@ class Hardness(NamedTuple):
     Attributes:
       alpha: n times the largest squared norm of a column of the attention matrix; 1 for uniform
         attention of n queries to n keys, n² where all of them attend to one key alone.
-      kappa: Largest over smallest sum of a row's exponentials that are not in the mask.
+      kappa: Largest over smallest sum of a row's exponentials that are not in the mask; 1 where the
+        mask has all of them, infinite where it has all of some rows only.
     """
 
     alpha: Float[Array, "*b"]
@@ -70,5 +71,7 @@ def hardness(
     columns = jnp.sum(jnp.square(jax.nn.softmax(logits, axis=-1)), axis=-2)
     rest = logits if heavy is None else jnp.where(heavy, -jnp.inf, logits)
     rows = jax.nn.logsumexp(rest, axis=-1)
-    spread = jnp.max(rows, axis=-1) - jnp.min(rows, axis=-1)
+    most, least = jnp.max(rows, axis=-1), jnp.min(rows, axis=-1)
+    # Equal sums may all be zero, whose logarithms have no difference.
+    spread = jnp.where(most == least, 0, most - least)
     return Hardness(query.shape[-2] * jnp.max(columns, axis=-1), jnp.exp(spread))

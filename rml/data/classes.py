@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from rml.data.npz import read_arrays
 from rml.data.oddities import require_labels
 from rml.data.source import ArraySource, Source
+from rml.data.splits import overlap
 from rml.errors import UserError
 
 PARTS = ("base", "validation", "novel")
@@ -125,7 +126,7 @@ def open_parts(
 
     Raises:
       UserError: As `split_classes`, or there are no labels, or validation on base classes would see
-        training examples.
+        training examples, or might.
     """
     opened: dict[str, Source] = {}
     for part, split in splits.items():
@@ -134,13 +135,22 @@ def open_parts(
     found = {part: np.unique(opened[split].arrays()["label"]) for part, split in splits.items()}
     present = {part: labels[labels >= 0] for part, labels in found.items()}
     classes = split_classes(wanted, present, splits, seed=seed)
-    if wanted["validation"] == SAME and splits["validation"] == splits["base"]:
-        raise UserError(
-            f"classes.validation is {SAME!r} and data.validation is data.base={splits['base']!r}, "
-            "expected another split: held-out images of the base classes"
-        )
+    if wanted["validation"] == SAME:
+        _check_held_out(splits)
     classes["held_out"] = classes["base"]
     return {part: select_classes(opened[split], classes[part]) for part, split in splits.items()}
+
+
+def _check_held_out(splits: Mapping[str, str]) -> None:
+    """Raises `UserError` unless validation shares no example with base training."""
+    base, validation = (splits[part] for part in ("base", "validation"))
+    shared = overlap({"data.base": base, "data.validation": validation})
+    if shared is not False:
+        raise UserError(
+            f"classes.validation is {SAME!r} and data.validation={validation!r} "
+            f"{'shares' if shared else 'may share'} examples with data.base={base!r}, expected "
+            "another split: held-out images of the base classes"
+        )
 
 
 def first_of_each_class(labels: Int[np.ndarray, " n"], count: int) -> Int[np.ndarray, " m"]:

@@ -143,13 +143,15 @@ def _images(image: np.ndarray, what: str) -> np.ndarray:
         return image.astype(np.uint8)
     if image.dtype.kind not in "iuf":
         raise DataError(f"{what} has type {image.dtype}, expected uint8 or float")
+    with np.errstate(over="ignore"):
+        image = image.astype(np.float32)
     if not np.isfinite(image).all():
         bad = ~np.isfinite(image.reshape(len(image), -1)).all(axis=1)
         raise DataError(
-            f"{what} has NaN or infinite values in {bad.sum()} of {len(bad)} examples, the first "
-            f"at index {bad.argmax()}"
+            f"{what} has NaN or infinite values in {bad.sum()} of {len(bad)} examples as float32, "
+            f"the first at index {bad.argmax()}"
         )
-    return image.astype(np.float32)
+    return image
 
 
 def _labels(label: np.ndarray, what: str) -> np.ndarray:

@@ -3,7 +3,6 @@
 Data that fits in memory is gathered a batch at a time, without Python for each example.
 """
 
-import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -136,6 +135,7 @@ class _Order:
         self.first = first
         self.rows = rows
         self.per_epoch = n // batch_size if drop_remainder else -(-n // batch_size)
+        self._drawn: dict[int, np.ndarray] = {}
 
     def batch(self, index: int) -> np.ndarray:
         """Positions of our rows of batch `index`, counted through all epochs."""
@@ -144,12 +144,16 @@ class _Order:
         stop = min(start + self.rows, self.n)
         if self.seed is None:
             return np.arange(start, stop)
-        return _permutation(self.seed, epoch, self.n)[start:stop]
+        return self._permutation(self.seed, epoch)[start:stop]
 
-
-@functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(n)
+    def _permutation(self, seed: int, epoch: int) -> np.ndarray:
+        """The order of an epoch; it and the one drawn before are kept, as threads read both."""
+        drawn = self._drawn
+        if epoch not in drawn:
+            new = np.random.default_rng([seed, epoch]).permutation(self.n)
+            # Replaced and not changed, since other threads read it meanwhile.
+            drawn = self._drawn = {**{one: drawn[one] for one in [*drawn][-1:]}, epoch: new}
+        return drawn[epoch]
 
 
 class _Gather:

@@ -1,9 +1,16 @@
 """Which examples a split string names, and splits that keep the classes in proportion."""
 
 import re
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from rml.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+"""Splits that a data set may have, beside those that a config names."""
+LARGE = 1_000_000
+"""Examples of a large split."""
 _PART = re.compile(r"(?P<name>[^\[\]+]+?)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
@@ -58,6 +65,63 @@ def _boundary(text: str | None, size: int, *, default: int) -> int:
     if abs(value) > size:
         raise ValueError(f"slice boundary {text!r} is outside the {size} examples there are")
     return value + size if value < 0 else value
+
+
+def names(split: str) -> list[str]:
+    """Lists the splits that a text such as `train[:80%]+validation` names."""
+    return [part.partition("[")[0].strip() for part in split.split("+")]
+
+
+def overlap(texts: Mapping[str, str]) -> bool | None:
+    """Tells whether two splits of one data set share an example, its size not being known.
+
+    Args:
+      texts: Both splits, by key of the config.
+
+    Returns:
+      Whether they do, be the data set small or large; None where that decides, as it does of a
+      percentage and a number of examples.
+
+    Raises:
+      UserError: A text is no split.
+    """
+    small, large = (_overlap(texts, size) for size in _sizes(texts.values()))
+    return small if small == large else None
+
+
+def _sizes(texts: Iterable[str]) -> tuple[int, int]:
+    """The least size of splits that leaves no text without an example, and a large one."""
+    found = re.findall(r"[\[:-](\d+)(?=[:\]])", " ".join(texts))
+    numbers = map(int, found)
+    least = 1 + max([99, *numbers])  # of a hundred, percentages are whole numbers
+    return least, max(least, min(100 * least, LARGE))
+
+
+def _overlap(texts: Mapping[str, str], size: int) -> bool:
+    """Whether two splits share an example where every split of the data set has one size.
+
+    Args:
+      texts: Both splits, by key of the config.
+      size: Number of examples.
+
+    Raises:
+      UserError: A text is no split.
+    """
+    named = {name for text in texts.values() for name in names(text)} - {"all"}
+    found = []
+    for key, text in texts.items():
+        try:
+            parts = parse(text, dict.fromkeys((*SPLITS, *named), size))
+        except ValueError:
+            raise UserError(
+                f"{key} is {text!r}, expected splits such as 'train[:80%]' or 'train+validation'"
+            ) from None
+        found.append([(name, places[0], places[-1]) for name, places in parts if len(places)])
+    return any(
+        one == other and first <= end and begin <= last
+        for one, first, last in found[0]
+        for other, begin, end in found[1]
+    )
 
 
 def interleave(labels: np.ndarray, *, seed: int) -> np.ndarray:

@@ -139,7 +139,8 @@ def hold_out(split: Split, *, share: float) -> Split:
 def standardise(split: Split) -> Split:
     """Shifts and scales every column to mean 0 and deviation 1 on the training part.
 
-    Columns that are constant there become 0.
+    Columns that are constant there are shifted alone: they are 0 there, and on the test part what
+    they differ by.
     """
     x, test_x = _standardise(split.x, split.test_x)
     y, test_y = _standardise(split.y, split.test_y)

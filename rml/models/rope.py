@@ -40,15 +40,15 @@ def scaling_kind(scaling: Mapping[str, Any] | None) -> str:
     Raises:
       ValueError: The scaling is unknown, lacks a number that it needs, or has a factor below 1.
     """
-    kind = "default"
-    if scaling is not None:
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
+    options = scaling or {}
+    kind = options.get("rope_type", options.get("type", "default"))
     if kind not in SCALINGS:
         raise unknown("rope scaling", kind, SCALINGS)
     for name in SCALINGS[kind]:
-        if name not in (scaling or {}):
-            raise ValueError(f"rope scaling {kind!r} needs {name!r}, got {dict(scaling or {})}")
-    factor = (scaling or {}).get("factor")
+        derived = kind == "yarn" and name in options  # a factor that is null, see `_ratio`
+        if options.get(name) is None and not derived:
+            raise ValueError(f"rope scaling {kind!r} needs {name!r}, got {dict(options)}")
+    factor = options.get("factor")
     if factor is not None and factor < 1:
         raise ValueError(f"rope scaling {kind!r} has factor={factor:g}, expected at least 1")
     return kind
@@ -80,7 +80,7 @@ def frequencies(
         only; "longrope" divides each by a number of its own, one for texts of at most the original
         length and one for longer ones.
       trained: Longest text of training in tokens, read by "dynamic" and, where the scaling does not
-        give the original length, by "yarn".
+        give the factor or the original length, by "yarn".
       length: Length of this text, read by "dynamic" and "longrope".
 
     Returns:
@@ -110,13 +110,19 @@ def frequencies(
         return found / jnp.where(length > options["original_max_position_embeddings"], long, short)
     if kind == "yarn":
         fast = _yarn_kept(width, theta, options, trained)
-        return found * (fast + (1 - fast) / options["factor"])
+        return found * (fast + (1 - fast) / _ratio(options, trained))
     if kind != "llama3":
         return found
     low, high = options["low_freq_factor"], options["high_freq_factor"]
     turns = options["original_max_position_embeddings"] * found / (2 * math.pi)
     fast = jnp.clip((turns - low) / (high - low), 0, 1)  # 0: divided by the factor, 1: kept
     return found * (fast + (1 - fast) / options["factor"])
+
+
+def _ratio(options: Mapping[str, Any], trained: int) -> float:
+    """Factor of a scaling; where it gives none, how much longer texts are than the original."""
+    original = options.get("original_max_position_embeddings") or trained
+    return float(options.get("factor") or trained / original)
 
 
 def _yarn_kept(
@@ -145,7 +151,7 @@ def magnitude(scaling: Mapping[str, Any] | None, trained: int) -> float:
 
     Args:
       scaling: Scaling as in `frequencies`.
-      trained: Longest text of training in tokens, read by "longrope".
+      trained: Longest text of training in tokens, read by both where the scaling gives no factor.
 
     Returns:
       The factor.
@@ -158,12 +164,11 @@ def magnitude(scaling: Mapping[str, Any] | None, trained: int) -> float:
     if (given := options.get("attention_factor")) is not None:
         return float(given)
     if kind == "longrope":
-        original = options["original_max_position_embeddings"]
-        factor = options.get("factor") or trained / original
+        original, factor = options["original_max_position_embeddings"], _ratio(options, trained)
         return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
 
     def grown(by: float) -> float:
-        return 0.1 * by * math.log(max(float(options["factor"]), 1.0)) + 1
+        return 0.1 * by * math.log(max(_ratio(options, trained), 1.0)) + 1
 
     above, below = options.get("mscale"), options.get("mscale_all_dim")
     return grown(float(above)) / grown(float(below)) if above and below else grown(1.0)

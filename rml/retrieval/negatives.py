@@ -51,7 +51,8 @@ def hard_negatives(
       Document numbers of each pair, by falling inner product; no answer of the pair's query.
 
     Raises:
-      ValueError: If a query has fewer than `count` documents beside its answers.
+      ValueError: If a query has fewer than `count` documents beside its answers, or fewer whose
+        score is finite.
 
     Source: Izacard et al., Unsupervised Dense Information Retrieval with Contrastive Learning,
     arXiv:2112.09118, Section 4.3; Xiong et al., arXiv:2007.00808, mine anew during training.
@@ -67,4 +68,11 @@ def hard_negatives(
     found = np.arange(len(queries))[:, None] * len(documents) + ranked
     # A stable sort puts the answers last and leaves the others in the order of their scores.
     order = np.argsort(np.isin(found, answers), axis=1, kind="stable")[:, :count]
-    return np.take_along_axis(ranked, order, axis=1)[query]
+    negatives = np.take_along_axis(ranked, order, axis=1)[query]
+    if (negatives < 0).any():
+        lost = query[(negatives < 0).any(axis=1)][0]
+        raise ValueError(
+            f"query {lost} has fewer than {count} negatives with a finite score, expected vectors "
+            "without NaN"
+        )
+    return negatives

@@ -265,7 +265,8 @@ def fit_whitening(
         identity, between them its eigenvalues are drawn to their mean.
 
     Returns:
-      The map (x - center) @ matrix, up to a common factor.
+      The map (x - center) @ matrix, up to a common factor; of orthogonal columns of length 1 where
+      all embeddings are the same.
 
     Raises:
       ValueError: There are fewer than two embeddings.
@@ -281,7 +282,9 @@ def fit_whitening(
     mean = jnp.mean(values)
     values = (1 - shrinkage) * values + shrinkage * mean
     floor = jnp.finfo(values.dtype).eps * mean * len(values)
-    return Whitening(center, vectors * jax.lax.rsqrt(jnp.maximum(values, floor) / mean))
+    # Embeddings that are all the same have no spread to even out.
+    spread = jnp.where(mean > 0, jnp.maximum(values, floor) / jnp.where(mean > 0, mean, 1), 1)
+    return Whitening(center, vectors * jax.lax.rsqrt(spread))
 
 
 @full_precision

@@ -10,6 +10,7 @@ from rml.errors import UserError
 from rml.nested import flatten
 from rml.training.checkpoint import saved_config, steps_saved
 from rml.training.durable import write_json, write_text
+from rml.training.processes import is_primary
 from rml.training.writers import MetricsWriter
 
 log = logging.getLogger(__name__)
@@ -20,8 +21,8 @@ HISTORY = "config.history.jsonl"
 """Configs that a run had before its present one, each with its newest step and its summary."""
 FREE = ("mesh", "evaluation")
 """Parts of a config that say where a run computes and how it is judged, not how it trains."""
-LATER = ("precision",)
-"""Keys that configs have had from some day on: a run that lacks them is still one of its config."""
+LATER = {"precision": "default"}
+"""Keys that configs have had from some day on, with the values that runs without them had."""
 TRACES = ("checkpoints", "methods", "metrics.jsonl", SUMMARY)
 """What tells a run that has lost its config from something else."""
 SUMMARY_KEYS = (
@@ -32,11 +33,11 @@ MAX_DIFFERENCES = 8
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Finds both values of every key in which two configs differ, but for new ones of `LATER`."""
+    """Finds both values of every key in which configs differ; `old` may lack those of `LATER`."""
     old, new = flatten(old), flatten(new)
+    old = {key: value for key, value in LATER.items() if key in new} | old
     absent = "(absent)"
-    keys = sorted({*old, *new} - (set(LATER) - set(old)))
-    pairs = {key: (old.get(key, absent), new.get(key, absent)) for key in keys}
+    pairs = {k: (old.get(k, absent), new.get(k, absent)) for k in sorted({*old, *new})}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -151,7 +152,8 @@ def read_config(directory: Path) -> dict[str, Any] | None:
     if not folders[0].exists():
         config.pop("method")  # which `RunDirectory.of_method` added
     log.warning("%s %s; it is recovered from the checkpoint of step %d", file, reason, step)
-    write_json(file, config)
+    if is_primary():
+        write_json(file, config)
     return config
 
 

@@ -103,7 +103,8 @@ def cross_entropy_search(
 
     Raises:
       UserError: A hyper-parameter has no value, a number of the search is out of its range, the
-        file is of another space, seed or search, or the objective gives another number of scores.
+        file is of another space, seed or search or of more rounds, or the objective gives another
+        number of scores.
 
     Example:
       >>> found = cross_entropy_search(
@@ -116,6 +117,11 @@ def cross_entropy_search(
     if path is not None:
         _check_json(space)
     found = first(space) if path is None or not path.is_file() else read(path, stated, space)
+    if found.rounds > search.rounds:
+        raise UserError(
+            f"{path} holds {found.rounds} rounds, expected at most {search.rounds}: give more or "
+            "another file"
+        )
     while found.rounds < search.rounds and not _settled(found, search):
         settings = draw_settings(found.laws, space, search.draws, seed=(seed, found.rounds))
         scores = [float(score) for score in objective(settings)]

@@ -247,13 +247,14 @@ def fit(
             progress.note(f"continuing after step {step}")
         writer = MetricsWriter(run.path, step=step, tracker=run.tracker)
         opened.callback(writer.close)
-        if is_primary():
-            warn_of_gaps(run.path / "metrics.jsonl", step, train=max(log_every, 1), eval=eval_every)
         loop = _Loop(
             task, run, compiled, checkpoints, iterator, writer, progress, received,
             steps=steps, log_every=log_every, eval_every=eval_every,
             checkpoint_every=checkpoint_every,
         )  # fmt: skip
+        loop.evaluate_missing(step, state)
+        if is_primary():
+            warn_of_gaps(run.path / METRICS, step, train=max(log_every, 1), eval=eval_every)
         progress.start(step, steps)
         opened.callback(progress.stop)
         try:
@@ -299,12 +300,13 @@ class _Loop:
         *, steps: int, log_every: int, eval_every: int, checkpoint_every: int,
     ):  # fmt: skip
         self.task, self.config, self.compiled = task, run.config, compiled
+        self.metrics = run.path / METRICS
         self.checkpoints, self.iterator = checkpoints, iterator
         self.writer, self.progress, self.received = writer, progress, received
         self.steps, self.log_every = steps, max(log_every, 1)
         self.eval_every, self.checkpoint_every = eval_every, checkpoint_every
         _sync.begin()
-        self.pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self.pending: list[tuple[int, float, dict[str, jax.Array]]] = []
         self.started = time.perf_counter() - writer.seconds
 
     def seconds(self) -> float:
@@ -320,25 +322,29 @@ class _Loop:
             step += 1
             for value in metrics.values():
                 value.copy_to_host_async()
-            self.pending.append((step, metrics))
+            self.pending.append((step, self.seconds(), metrics))
             # The host stays at most this many steps ahead: enough that the device never waits,
             # and no more batches than these are alive.
             if len(self.pending) > AHEAD:
-                jax.block_until_ready(self.pending[-1 - AHEAD][1])
+                jax.block_until_ready(self.pending[-1 - AHEAD][2])
             self.progress.advance(step)
-            last = step == self.steps
             if step % self.log_every == 0:
                 # The newest steps are still computing: leave them for the next window.
                 self.drain(keep=AHEAD)
-            if last or (self.eval_every and step % self.eval_every == 0):
+            if self.due(step, self.checkpoint_every):
+                # The state is safe before an evaluation begins, which may need too much memory.
+                self.save(step, state)
+            if self.due(step, self.eval_every):
                 self.drain()
                 self.evaluate(step, state)
-            if last or (self.checkpoint_every and step % self.checkpoint_every == 0):
-                self.save(step, state)
         self.checkpoints.wait()
         if self.told_to_stop(step):  # while the last checkpoint was written
             raise Interrupted(self.received[0], step)
         return state
+
+    def due(self, step: int, every: int) -> bool:
+        """Tells whether to do now what is done at the end and, unless 0, every `every` steps."""
+        return step == self.steps or (every > 0 and step % every == 0)
 
     def told_to_stop(self, step: int) -> bool:
         """Whether a signal came; of several processes all are told at the same step."""
@@ -352,22 +358,39 @@ class _Loop:
             self.pending[: len(self.pending) - keep],
             self.pending[len(self.pending) - keep :],
         )
-        for step, metrics in ready:
+        for step, seconds, metrics in ready:
             loss = float(metrics["loss"])
             if not math.isfinite(loss):
-                raise self.broken(step, f"loss is {loss}")
+                parts = [name for name in metrics if name.startswith("loss/")]
+                parts = [name for name in parts if not math.isfinite(float(metrics[name]))]
+                named = f" ({', '.join(parts)})" if parts else ""
+                raise self.broken(step, f"loss is {loss}{named}")
             if step % self.log_every == 0:
                 values = {f"train/{k}": float(np.asarray(v)) for k, v in metrics.items()}
-                self.writer.write(step, self.seconds(), values)
+                self.writer.write(step, seconds, values)
                 self.progress.show(values)
 
     def broken(self, step: int, what: str) -> NonFiniteLoss:
         saved = self.checkpoints
         return NonFiniteLoss(step, what, saved.latest(), saved.directory)
 
+    def evaluate_missing(self, step: int, state: TrainState) -> None:
+        """Evaluates the state of a checkpoint whose evaluation failed or was cut off."""
+        if not step or not self.due(step, self.eval_every):
+            return
+        lines = [line for line in read_metrics(self.metrics) if line["step"] == step]
+        if of_primary(not any(key.startswith("eval/") for line in lines for key in line)):
+            self.evaluate(step, state)
+
     def evaluate(self, step: int, state: TrainState) -> None:
-        found = self.task.evaluate(state)
-        metrics = {f"eval/{k}": float(v) for k, v in found.items()}
+        """Evaluates a state and writes what was found; if that fails, the state is saved first."""
+        try:
+            metrics = {f"eval/{k}": float(v) for k, v in self.task.evaluate(state).items()}
+        except Exception:
+            # A save waits for all processes, of which others may not have failed.
+            if jax.process_count() == 1:
+                self.save(step, state)
+            raise
         if metrics:
             self.writer.write(step, self.seconds(), metrics)
             self.progress.show(metrics)

@@ -124,11 +124,12 @@ class RunDirectory:
     def _check_config(self) -> bool:
         found = read_config(self.path)
         if found is None:
-            write_json(self.path / CONFIG, self.config)
+            if is_primary():
+                write_json(self.path / CONFIG, self.config)
             return False
         differing = differences(found, self.config)
         check_same(self.path, differing)
-        if any(key.partition(".")[0] != "mesh" for key in differing):
+        if is_primary() and any(key.partition(".")[0] != "mesh" for key in differing):
             replace_config(self.path, found, self.config, differing)
             self._replaced = True
         return True
@@ -215,7 +216,7 @@ class RunDirectory:
           The summary as written.
         """
         if captions and is_primary():
-            write_json(self.path / "figures" / "captions.json", dict(captions))
+            write_json(self.figure("captions.json"), dict(captions))
         summary = {
             "status": "complete",
             "experiment": self.config.get("experiment"),

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,8 @@ from rml.training.durable import write_json
 from rml.training.processes import is_primary
 from rml.training.rundir import RunDirectory
 from rml.training.writers import read_metrics
+
+log = logging.getLogger(__name__)
 
 FILE = "mlflow.json"
 """Ids of a run by store, so that it continues there."""
@@ -35,7 +37,11 @@ def check_uri(uri: str | None) -> None:
 
 
 class Tracker:
-    """One run in an MLflow store."""
+    """One run in an MLflow store.
+
+    A store that fails later than at the beginning does not end the run: a warning says so, and no
+    more is logged. The next start of the run logs what the store lacks.
+    """
 
     def __init__(self, run: RunDirectory, uri: str):
         """Finds the run in the store or begins it, and logs what its directory holds.
@@ -55,6 +61,7 @@ class Tracker:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._metric = Metric
         self._last: dict[str, int] = {}
+        self._uri, self._failed = uri, False
         self._file = file = run.path / FILE
         ids = json.loads(file.read_text()) if file.exists() else {}
         try:
@@ -68,12 +75,13 @@ class Tracker:
             else:
                 self._id = self._begin(run, Param)
                 write_json(file, ids | {uri: self._id})
+            for line in read_metrics(run.path / "metrics.jsonl"):
+                values = {k: v for k, v in line.items() if k not in ("step", "time")}
+                self._log(line["step"], values)
         except MlflowException as error:
             raise UserError(
                 f"--mlflow {uri} cannot be used: {str(error).splitlines()[0]}"
             ) from None
-        for line in read_metrics(run.path / "metrics.jsonl"):
-            self.write(line["step"], {k: v for k, v in line.items() if k not in ("step", "time")})
 
     def _begin(self, run: RunDirectory, param: Any) -> str:
         name = run.config.get("experiment") or "rml"
@@ -95,6 +103,9 @@ class Tracker:
           step: Step after which they were measured.
           metrics: Names to numbers, or to the strings nan, inf and -inf.
         """
+        self._unless_failed(lambda: self._log(step, metrics))
+
+    def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
         now = int(1000 * time.time())
         new = {
             name: float(value)
@@ -115,16 +126,34 @@ class Tracker:
           run: The run.
           status: MLflow's word: FINISHED, FAILED or KILLED.
         """
+        self._unless_failed(lambda: self._end(run, status))
+
+    def _end(self, run: RunDirectory, status: str) -> None:
         if status == "FAILED" and not self._last:
             self._client.delete_run(self._id)
             self._file.unlink()
             return
         summary = run.summary()
         if summary is not None and status == "FINISHED":
-            self.write(summary["steps"] or 0, summary["metrics"])
+            self._log(summary["steps"] or 0, summary["metrics"])
             if (run.path / "figures").is_dir():
                 self._client.log_artifacts(self._id, str(run.path / "figures"), "figures")
         self._client.set_terminated(self._id, status)
+
+    def _unless_failed(self, call: Callable[[], None]) -> None:
+        """Makes a call to the store, unless one failed before; warns where this one fails."""
+        if self._failed:
+            return
+        try:
+            call()
+        except Exception as error:  # beside MLflow's own those of what keeps its files
+            self._failed = True
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            log.warning(
+                "--mlflow %s fails (%s); the run goes on and logs no more there; its next start "
+                "logs what is missing",
+                self._uri, reason,
+            )  # fmt: skip
 
 
 @contextmanager

@@ -381,6 +381,11 @@ def test_hardness_of_uniform_and_of_one_hot_attention():
     key = jnp.log(jnp.array([[1.0], [2.0], [5.0]]))
     rest = hardness(jnp.ones((3, 1)), key, heavy, scale=1.0)  # sums 7, 6 and 3
     np.testing.assert_allclose(rest.kappa, 7 / 3, rtol=1e-6)
+    rows = jnp.array([[True, True, True], [True, False, False]])  # all of them, the first
+    nothing = hardness(
+        jnp.ones((2, 3, 1)), jnp.stack([key, key]), jnp.stack([rows] * 3, axis=-1), scale=1.0
+    )
+    np.testing.assert_array_equal(nothing.kappa, [1.0, jnp.inf])
     long = jnp.full((6, 32), 60, jnp.float16)  # products are beyond its largest number
     np.testing.assert_allclose(hardness(long, long), (1.0, 1.0), rtol=1e-6)
     of_rows = jnp.array([0.1, 0.6])

@@ -87,6 +87,36 @@ def test_parts_open_each_split_once():
         open_parts(open_part, wanted | dict(validation="base"), splits)
 
 
+@pytest.mark.parametrize(
+    ("base", "validation", "word"),
+    [
+        ("train", "train[80%:]", "shares"),
+        ("train[:80%]", "train[79%:]", "shares"),
+        ("train[:5]", "train[4:]", "shares"),
+        ("all", "test", "shares"),
+        ("train[:80%]", "train[-1000:]", "may share"),
+        ("train[:80%]", "train[80%:]", ""),
+        ("train[:-5]", "train[-5:]", ""),
+        ("train", "test", ""),
+    ],
+)
+def test_validation_on_base_classes_sees_no_training_example(base, validation, word):
+    def opened(classes):
+        splits = dict(base=base, held_out=base, validation=validation, novel="all")
+        return open_parts(numbered, dict(base=2, validation=classes, novel=1), splits)
+
+    assert opened(1)["validation"].class_names == ("c",)  # of other classes no split is refused
+    if not word:
+        assert opened("base")["validation"].class_names == ("a", "b")
+        return
+    with pytest.raises(UserError) as error:
+        opened("base")
+    assert str(error.value).startswith(
+        f"classes.validation is 'base' and data.validation={validation!r} {word} examples with "
+        f"data.base={base!r}, expected another split"
+    )
+
+
 def test_examples_without_a_label_are_of_no_class():
     """TFDS writes the label -1 where there is none."""
     labels = (0, 1, 2, 3, -1, 3, -1)

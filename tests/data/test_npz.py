@@ -99,8 +99,8 @@ def test_image_size_resizes(save):
     assert load(save(x=IMAGES, y=LABELS), "train", image_size=(8, 4)).image_shape == (8, 4, 1)
 
 
-def bad(images, at, value):
-    images = images.astype(np.float32)
+def bad(images, at, value, dtype=np.float32):
+    images = images.astype(dtype)
     images[at, 2, 2] = value
     return images
 
@@ -118,6 +118,10 @@ def bad(images, at, value):
         ({"x": IMAGES, "y": np.eye(5)[LABELS]}, r"y has shape \(50, 5\)"),
         ({"x": bad(IMAGES, 7, np.nan), "y": LABELS}, "NaN or infinite values in 1 of 50.*index 7"),
         ({"x": bad(IMAGES, 9, np.inf), "y": LABELS}, "index 9"),
+        (
+            {"x": bad(IMAGES, 8, 1e39, np.float64), "y": LABELS},
+            "infinite values in 1 of 50 examples as float32, the first at index 8",
+        ),
         ({"x": IMAGES.astype(int) + 9, "y": LABELS}, r"integers in 9\.\.26\d, expected 0\.\.255"),
         ({"x": IMAGES.astype(str), "y": LABELS}, "expected uint8 or float"),
         ({"x": IMAGES[0, 0], "y": LABELS}, r"x has shape \(5,\), expected"),

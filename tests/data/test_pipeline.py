@@ -1,6 +1,9 @@
+import collections
 import itertools
 import json
+import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grain
 import jax
@@ -10,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rml.data import ArraySource, DataError, batches, decode_and_resize, load
-from rml.data.pipeline import _random_box
+from rml.data.pipeline import _Order, _random_box
 from rml.data.source import MEMORY_BOUND, Source
 
 N = 23
@@ -70,6 +73,50 @@ def test_epochs_are_reshuffled_and_seeds_differ(how):
     assert all(sorted(order) == list(range(N)) for order in four)
     assert len({tuple(order) for order in four + orders(1)}) == 8
     assert orders(0) == four
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """How often each generator was made, by its seed and epoch."""
+    found, make = collections.Counter(), np.random.default_rng
+
+    def counted(seed):
+        found[tuple(seed)] += 1
+        return make(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", counted)
+    return found
+
+
+@pytest.mark.parametrize("how", [{}, BY_EXAMPLE], ids=["gathered", "by example"])
+def test_orders_are_drawn_once_an_epoch_however_many_runs_are_read_in_turn(how, drawn):
+    how = how | {"num_threads": 0}  # threads that begin at once draw the same order twice
+    runs = [iter(batches(source(), batch_size=5, seed=seed, **how)) for seed in range(6)]
+    orders = [[positions(next(run)) for run in runs] for _ in range(12)]
+    assert drawn == {(seed, epoch): 1 for seed in range(6) for epoch in range(3)}
+    for seed, epoch in list(drawn):
+        got = np.concatenate([orders[4 * epoch + batch][seed] for batch in range(4)])
+        expected = np.random.default_rng([seed, epoch]).permutation(N)[:20]
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_both_orders_of_the_turn_of_an_epoch_are_kept(drawn):
+    order = _Order(n=N, batch_size=5, seed=3, drop_remainder=True, first=0, rows=5)
+    for index in (3, 4, 3, 4, 7, 8, 7, 8):
+        order.batch(index)
+    assert drawn == {(3, 0): 1, (3, 1): 1, (3, 2): 1}
+
+
+def test_an_order_is_the_same_in_threads_and_pickled():
+    order = _Order(n=N, batch_size=5, seed=3, drop_remainder=True, first=0, rows=5)
+    epochs = [np.random.default_rng([3, epoch]).permutation(N)[:20] for epoch in range(40)]
+    expected = np.concatenate(epochs).reshape(160, 5)
+    with ThreadPoolExecutor(8) as pool:
+        for index, rows in enumerate(pool.map(order.batch, range(160))):
+            np.testing.assert_array_equal(rows, expected[index])
+    again = pickle.loads(pickle.dumps(order))
+    for index in (159, 0, 77, 3):
+        np.testing.assert_array_equal(again.batch(index), expected[index])
 
 
 @pytest.mark.parametrize("how", [{}, BY_EXAMPLE], ids=["gathered", "by example"])

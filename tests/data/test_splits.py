@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rml.data import splits
+from rml.errors import UserError
 
 SIZES = {"train": 10, "test": 4}
 
@@ -65,6 +66,28 @@ def test_parse_agrees_with_tfds(n, a, b, pct):
 def test_parse_says_what_is_wrong(split, message):
     with pytest.raises(ValueError, match=message):
         splits.parse(split, SIZES)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("train[:60%]", "train[59%:]", True),
+        ("train[10:20]+test", "validation[:30]+train[19:]", True),
+        ("own", "all", True),
+        ("train[:60%]", "train[60%:]", False),
+        ("train[10:20]", "train[20:]", False),
+        ("train", "test+own", False),
+        ("train[:60%]", "train[-2000:]", None),
+    ],
+)
+def test_splits_overlap_where_they_share_an_example_whatever_its_number(first, second, expected):
+    for texts in ((first, second), (second, first)):
+        assert splits.overlap(dict(zip("ab", texts, strict=True))) is expected
+
+
+def test_of_splits_that_overlap_each_text_is_read():
+    with pytest.raises(UserError, match=r"data\.base is 'train\[80%', expected splits such as"):
+        splits.overlap({"data.validation": "train", "data.base": "train[80%"})
 
 
 @settings(max_examples=40)

@@ -180,6 +180,37 @@ def test_linear_scaling_needs_no_type(tmp_path, said):
     assert found == ({"rope_type": "linear", "factor": 4.0} if scaled else None)
 
 
+YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 8}
+
+
+def scaled(tmp_path, **said):
+    """The scaling of a file that says so."""
+    fields = {f"llama__rope__scaling__{key}": value for key, value in said.items()}
+    return Gguf(write_gguf(tmp_path / "a.gguf", **fields)).config().get("rope_scaling")
+
+
+def test_numbers_of_yarn(tmp_path):
+    plain = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
+    assert scaled(tmp_path, **YARN, yarn_beta_fast=16.5, yarn_beta_slow=0.7) == {
+        **plain,
+        "beta_fast": 16.5,
+        "beta_slow": 0.7,
+    }
+    usual = {"attn_factor": 1.0, "yarn_attn_factor": 1.0, "yarn_log_multiplier": 0.0}
+    for ext_factor in (1.0, -1.0):
+        assert scaled(tmp_path, **YARN, **usual, yarn_ext_factor=ext_factor) == plain
+    with pytest.raises(UserError, match=r"yarn_beta_fast is 0\.0 in .*; expected a finite number"):
+        scaled(tmp_path, **YARN, yarn_beta_fast=0.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["attn_factor", "yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier"]
+)
+def test_numbers_of_a_scaling_that_are_not_implemented(tmp_path, name):
+    with pytest.raises(UserError, match=f"llama.rope.scaling.{name} is 0.5 in .*a.gguf; only"):
+        scaled(tmp_path, **YARN, **{name: 0.5})
+
+
 def logits(model, tokens):
     hidden = model.module.apply(model.variables, tokens)
     return model.module.apply(model.variables, hidden, method="logits")

@@ -128,6 +128,14 @@ def test_what_openclip_says_of_its_images(tmp_path):
     content["model_cfg"]["quick_gelu"] = True
     (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
     assert load_images(str(tmp_path)).module.activation == "quick_gelu"
+    for key, value in (("pool_type", "avg"), ("act_kwargs", {"x": 1}), ("norm_kwargs", {"eps": 1})):
+        changed = {"vision_cfg": {**image, key: value}, "text_cfg": {"no_causal_mask": True}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": changed}))
+        with pytest.raises(UserError, match=f"{key} is .* in .*open_clip_config.json; only"):
+            load_images(str(tmp_path))
+    changed["vision_cfg"] = {**image, "pool_type": "tok", "act_kwargs": None, "norm_kwargs": {}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": changed}))
+    assert load_images(str(tmp_path)).module == model.module
 
 
 @pytest.mark.slow
@@ -190,6 +198,16 @@ def test_weights_that_do_not_fit(tmp_path):
     square = np.zeros((32, 32), np.float32)
     refused(r"'blocks.0.mlp.fc2.weight' of .* has shape \(32, 32\), expected \(32, 128\)",
             {**whole, "blocks.0.mlp.fc2.weight": square})  # fmt: skip
+    refused(
+        r"do not fit a ViT of depth 2: no tensor for 'projection/kernel' \(32, 16\)$",
+        whole,
+        projection=16,
+    )
+    refused(
+        r"do not fit a ViT of depth 2: no place for 'cls_token' \(1, 1, 32\)$",
+        whole,
+        pooling="gap",
+    )
     refused("the heads of a width of 32 are not known", whole, heads=None)
     refused("did you mean 'heads'", whole, head=2)
     longer = {**whole, "pos_embed": np.zeros((1, 7, 32), np.float32)}

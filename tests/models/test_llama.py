@@ -298,6 +298,8 @@ def test_another_temperature_or_stop_compiles_nothing_anew(variables):
         ({"rope_scaling": {"rope_type": "ntk", "factor": 2.0}}, "unknown rope scaling 'ntk'"),
         ({"window": 3, "windowed": [True]}, "windowed has 1 entries for depth=2"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'linear' needs 'factor'"),
+        ({"rope_scaling": {"type": "linear", "factor": None}}, "'linear' needs 'factor'"),
+        ({"rope_scaling": {"type": "yarn"}}, "'yarn' needs 'factor'"),
         ({"rope_scaling": {"type": "yarn", "factor": 0.5}}, "'yarn' has factor=0.5, expected at"),
     ],
 )

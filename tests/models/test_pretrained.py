@@ -17,6 +17,7 @@ from rml import assets
 from rml.errors import UserError, install
 from rml.models import generate
 from rml.models.pretrained import extra, load, load_images, save
+from rml.models.pretrained.ends import put_ends
 from rml.models.pretrained.onnx import read_onnx
 from rml.retrieval import TextEmbedder
 from rml.sparsity import relufy
@@ -299,6 +300,22 @@ def test_sentence_transformers_settings(tmp_path):
         load(sentence_model(tmp_path / "e", pooling={"pooling_mode": "weightedmean"}))
 
 
+def test_a_prompt_before_every_text_is_refused(tmp_path):
+    path = sentence_model(tmp_path / "a")
+    file = tmp_path / "a" / "config_sentence_transformers.json"
+
+    def said(name):
+        prompts = {"query": "query: ", "document": ""}
+        file.write_text(json.dumps({"prompts": prompts, "default_prompt_name": name}))
+
+    for name in (None, "document"):
+        said(name)
+        assert load(path).pooling == "cls"
+    said("query")
+    with pytest.raises(UserError, match=r"default_prompt_name is 'query' in .*transformers.json"):
+        load(path)
+
+
 def test_padding_and_truncation_of_the_tokenizer_are_off(tmp_path):
     shutil.copytree(GOLDEN / "bert", tmp_path / "model")
     tokenizer = load(f"hf:{tmp_path / 'model'}").tokenizer
@@ -367,6 +384,7 @@ def test_tied_embeddings(tmp_path):
         ),
         ("bert", {"position_embedding_type": "relative_key"}, "only 'absolute' is implemented"),
         ("bert", {"is_decoder": True}, "only False is implemented"),
+        ("llama", {"is_causal": False}, "is_causal is False in .*; only True is implemented"),
         (
             "bert",
             {"num_hidden_layers": 3},
@@ -459,6 +477,42 @@ def test_files_of_another_form(tmp_path, file, content, message):
         (directory / "model.safetensors").unlink()
     with pytest.raises(UserError, match=message):
         load(f"hf:{directory}")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said", "expected"),
+    [
+        ([], [], {"add_eos_token": True}, [1, 2, 5]),
+        ([4], [], {"add_eos_token": True}, [4, 1, 2, 5]),  # e5-mistral's
+        ([4], [], {"add_bos_token": True, "add_eos_token": True}, [4, 1, 2, 5]),
+        ([4], [5], {"add_bos_token": False}, [1, 2, 5]),
+        ([4], [5], {"add_eos_token": False}, [4, 1, 2]),
+        ([3], [5, 3], {"add_bos_token": True, "add_eos_token": False}, [4, 1, 2, 3]),
+        ([4], [5], {"bos_token": None, "add_bos_token": False}, [4, 1, 2, 5]),
+        ([3], [5], {}, [3, 1, 2, 5]),
+    ],
+)
+def test_tokens_before_and_after_a_text_are_those_of_the_config(
+    tmp_path, before, after, said, expected
+):
+    directory = with_config(tmp_path / "model", "bert")
+    tokenizer = load(f"hf:{directory}").tokenizer
+    put_ends(tokenizer, before, after)
+    assert tokenizer.encode("ab").ids == [*before, 1, 2, *after]
+    tokenizer.save(str(directory / "tokenizer.json"))
+    tokens = {"bos_token": "d", "eos_token": {"content": "e"}}
+    file = directory / "tokenizer_config.json"
+    file.write_text(json.dumps({**tokens, **said}))
+    assert load(f"hf:{directory}").tokenizer.encode("ab").ids == expected
+
+
+def test_a_token_that_is_to_be_added_and_is_none(tmp_path):
+    directory = with_config(tmp_path / "model", "bert")
+    file = directory / "tokenizer_config.json"
+    for name in (None, "<s>"):
+        file.write_text(json.dumps({"add_bos_token": True, "bos_token": name}))
+        with pytest.raises(UserError, match=f"add_bos_token is True in .*bos_token is {name!r}; "):
+            load(f"hf:{directory}")
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("Infinity", 16), ("1e30", 16), ("9", 9)])

@@ -119,6 +119,31 @@ def test_older_configs_mean_the_same(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["mistral", "qwen2"])
+def test_a_config_that_says_no_window_means_the_usual_one(tmp_path, name):
+    path = stored(tmp_path, name)
+    said = json.loads((tmp_path / "config.json").read_text())
+    assert said.pop("sliding_window") == load(path).module.window
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    assert load(path).module.window == 4096  # of MistralConfig and Qwen2Config
+
+
+@pytest.mark.slow
+def test_rotary_bases_of_modernbert(tmp_path):
+    def bases(**said):
+        module = load(stored(tmp_path, "modernbert", **said)).module
+        return module.theta, module.local_theta
+
+    own = {"full_attention": {"rope_theta": 5e4}, "sliding_attention": {"rope_theta": 3e4}}
+    older = {"rope_parameters": None, "global_rope_theta": 7e4}
+    assert bases(rope_parameters=own, global_rope_theta=None, local_rope_theta=None) == (5e4, 3e4)
+    assert bases(**older, local_rope_theta=2e4) == (7e4, 2e4)
+    assert bases(**older, local_rope_theta=None) == (7e4, 7e4)
+    of_both = {"rope_type": "default", "rope_theta": 6e4}
+    assert bases(rope_parameters=own, rope_scaling=of_both) == (6e4, 6e4)
+
+
+@pytest.mark.slow
 def test_the_config_of_openclip(tmp_path):
     path = stored(tmp_path, "clip_openai")
     assert load(path).module.heads == 2
@@ -135,6 +160,19 @@ def test_the_config_of_openclip(tmp_path):
         UserError, match=r"heads is '4' in .*open_clip_config.json; expected a whole"
     ):
         load(path)
+    for key, value in (
+        ("no_causal_mask", True),
+        ("pool_type", "last"),
+        ("act_kwargs", {"approximate": "tanh"}),
+        ("norm_kwargs", {"eps": 1e-3}),
+    ):
+        changed = {"text_cfg": {"heads": 4, key: value}, "vision_cfg": {"pool_type": "avg"}}
+        file.write_text(json.dumps({"model_cfg": changed}))
+        with pytest.raises(UserError, match=f"{key} is .* in .*open_clip_config.json; only"):
+            load(path)
+    usual = {"no_causal_mask": False, "pool_type": "argmax", "act_kwargs": None, "norm_kwargs": {}}
+    file.write_text(json.dumps({"model_cfg": {**changed, "text_cfg": {"heads": 4, **usual}}}))
+    assert load(path).module == module
 
 
 def test_what_is_not_ours(tmp_path):
@@ -149,6 +187,21 @@ def test_what_is_not_ours(tmp_path):
         "scales rotary positions of full_attention",
         rope_parameters={"full_attention": scaled},
     )
+    for scaling in ({"rope_type": "linear", "factor": 2.0}, {"type": "linear", "factor": 2.0}):
+        refused(
+            "modernbert",
+            "scales rotary positions of full_attention",
+            rope_parameters={},
+            rope_scaling=scaling,
+        )
+    refused(
+        "modernbert",
+        "rope_theta is 0 in .*; expected a finite number above 0",
+        rope_parameters={},
+        global_rope_theta=0,
+    )
+    for name in ("mistral", "qwen2"):
+        refused(name, "is_causal is False in .*; only True is implemented", is_causal=False)
     tensors = weights("distilbert")
     tensors["distilbert.transformer.layer.1.adapter"] = np.ones(3, np.float32)
     refused("distilbert", r"no place for 'distilbert.transformer.layer.1.adapter' \(3,\)", tensors)

@@ -37,6 +37,19 @@ def test_hard_negatives_rank_highest_and_never_answer(seed, answers, count):
     np.testing.assert_array_equal(found, expected[query])
 
 
+def test_a_score_that_is_no_number_is_never_a_negative():
+    queries, documents = np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)
+    documents[2] = np.nan
+    pairs = {"query": np.array([1, 3]), "document": np.array([1, 3])}
+    assert hard_negatives(queries, documents, **pairs, count=1).tolist() == [[0], [0]]
+    assert hard_negatives(queries, documents, **pairs, count=2).tolist() == [[0, 3], [0, 1]]
+    with pytest.raises(ValueError, match="query 1 has fewer than 3 negatives with a finite score"):
+        hard_negatives(queries, documents, **pairs, count=3)
+    queries[3] = np.nan
+    with pytest.raises(ValueError, match="query 3 has fewer than 1 negatives with a finite score"):
+        hard_negatives(queries, documents, **pairs, count=1)
+
+
 def test_too_few_documents_are_named():
     vectors = np.eye(3, dtype=np.float32)
     pairs = {"query": np.array([0, 0, 1]), "document": np.array([0, 1, 2])}

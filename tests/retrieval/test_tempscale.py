@@ -206,6 +206,14 @@ def test_whitening_evens_the_directions_out():
     np.testing.assert_allclose(only_centred @ only_centred.T, expected @ expected.T, atol=1e-5)
 
 
+def test_whitening_of_embeddings_that_are_all_the_same():
+    x = jnp.tile(jnp.array([[2.0, -1.0, 0.5]]), (4, 1))
+    fitted = fit_whitening(x)
+    np.testing.assert_array_equal(fitted.center, x[0])
+    np.testing.assert_allclose(fitted.matrix @ fitted.matrix.T, np.eye(3), atol=1e-6)
+    np.testing.assert_array_equal(whiten(x, fitted), np.zeros((4, 3)))
+
+
 @pytest.mark.slow
 def test_the_chosen_temperature_ranks_answers_best():
     """Documents turn with the temperature: at 2 the answers are nearest, at 3 second at best."""

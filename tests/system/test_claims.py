@@ -311,6 +311,41 @@ def test_seeds_that_a_result_lacks_are_run_and_joined(shell, tmp_path, capsys, m
 
 
 @pytest.mark.slow
+def test_claims_that_were_restated_stay_though_the_runs_stated_others(
+    shell, tmp_path, capsys, monkeypatch
+):
+    today = dataclasses.replace(CLAIM, threshold=0.03, stated="2025-02-01")
+
+    class Recipe:
+        CLAIMS = (today,)
+
+    def thresholds():
+        return [claim["threshold"] for claim in json.loads(file.read_text())["claims"]]
+
+    monkeypatch.setattr(claims, "find_experiment", lambda name: Recipe)
+    file = tmp_path / "results/toy/cost_noise.json"
+    measured = ("true  # complete", "--only=toy")
+    for _ in range(2):  # nothing is restated that nobody asked for
+        shell(*measured, "--seeds=2", capsys=capsys)
+        assert thresholds() == [0.02]
+    shell("exit 1", "--only=toy", f"--config={COST_NOISE}", "--restate", capsys=capsys)
+    assert thresholds() == [0.03]
+    before = file.read_bytes()
+    Recipe.CLAIMS = (dataclasses.replace(today, source="the same paper"),)
+    code, out = shell("exit 1", "--only=toy", "--seeds=2", capsys=capsys)
+    assert code == 0, out
+    assert file.read_bytes() == before.replace(b"a paper", b"the same paper")
+    # A further seed, of a run that states what is claimed today, stands beside them.
+    code, out = shell(*measured, "--seeds=3", capsys=capsys, claim=today)
+    assert code == 0, out
+    assert json.loads(file.read_text())["seeds"] == [0, 1, 2]
+    assert thresholds() == [0.03]
+    file.write_text(json.dumps(json.loads(before) | {"config_hash": "0"}))
+    shell("exit 1", "--only=toy", "--seeds=2", capsys=capsys)
+    assert thresholds() == [0.02]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -1288,6 +1323,8 @@ def test_the_line_of_a_configs_result_is_rewritten(measured, document, tmp_path)
     assert f" a run on {result['device']}." in line
     assert config.read_text() == f'"""Toy.\n\n{line}\n"""\nvalue = "Result: results/toy"\n'
     assert tables.stale() == []
+    result["device"] = "1 x cpu (one, 2 cores), 1 x cpu (another, 2 cores)"
+    assert tables.result_lines()[name].endswith(" a run on several devices.")
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ TEXTS = ["What is a comet?", "", "bread and yeast " * 20, "Ümläute"]
 
 FRESH = """
 import sys
+import jax
 import numpy as np
 import rml
 from rml.training import make_mesh
@@ -53,9 +54,13 @@ split_cpu(2)
 images, texts, given, out = sys.argv[1:]
 inputs = np.load(given)
 encode = rml.load(images)
+spread = rml.load(images, mesh=make_mesh())(inputs["images"])
+jax.local_devices = lambda: jax.devices()[1:]  # as in the second of two processes
+second = rml.load(images)
 np.savez(
     out, images=encode(inputs["images"]), width=encode.width, step=encode.step,
-    spread=rml.load(images, mesh=make_mesh())(inputs["images"]),
+    spread=spread, second=second(inputs["images"]),
+    places=[device.id for device in second.embedder.mesh.devices.flat],
     texts=rml.load(texts)(inputs["texts"].tolist()),
 )
 """
@@ -154,6 +159,8 @@ def test_a_fresh_process_has_the_features_of_the_runs_own_evaluation(
     np.testing.assert_array_equal(found["images"], images.features)
     np.testing.assert_allclose(found["spread"], images.features, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found["texts"], texts.vectors, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found["second"], images.features)
+    assert found["places"].tolist() == [1]
     assert found["images"].dtype == np.float32
     assert (found["width"], found["step"]) == (24, 4)
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from experiments.common.evaluators import ImageEvaluator
+from experiments.common.evaluators import ImageEvaluator, pixels, reduced_pixels
 from rml.evaluation import knn_accuracy
 
 
@@ -32,6 +33,32 @@ def test_gains_are_over_the_untrained_encoder_and_over_pixels():
     }  # fmt: skip
     found = own.compare_accuracies("trained", "untrained")
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shape", [(96, 50, 3), (64, 65, 1)])
+def test_pixels_of_large_images_are_averaged(shape):
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+    height, width, channels = shape
+    size = [16 if side > 64 else side for side in (width, height)]
+    planes = np.moveaxis(images, 3, 1).reshape(-1, height, width) / np.float32(255)
+    resized = [Image.fromarray(p).resize(size, Image.Resampling.BILINEAR) for p in planes]
+    expected = np.moveaxis(np.reshape(resized, (3, channels, *size[::-1])), 1, 3).reshape(3, -1)
+    np.testing.assert_allclose(reduced_pixels(images), expected, atol=1e-5)
+    own = evaluator(
+        knn=lambda features: features.shape[1],
+        probe=lambda features: float(features[0, 0]),
+        extract=lambda encode: encode(images),
+    )
+    found = own.compare_accuracies(jnp.zeros((3, 5)), jnp.zeros((3, 5)))
+    assert (found["knn"], found["knn_pixels"]) == (5, np.prod(size) * channels)
+    assert found["linear_probe_pixels"] == pytest.approx(expected[0, 0], abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (28, 28, 1), (1, 1, 155)])
+def test_pixels_of_small_images_are_themselves(shape):
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+    np.testing.assert_array_equal(reduced_pixels(images), pixels(images))
+    np.testing.assert_allclose(pixels(images), images.reshape(3, -1) / 255, rtol=1e-6)
 
 
 @pytest.mark.slow

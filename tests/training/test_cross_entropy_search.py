@@ -89,6 +89,7 @@ def test_a_stopped_search_continues_to_the_same_end(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"search": Search(draws=6, rounds=1)}, "holds 2 rounds, expected at most 1"),
         ({"space": SPACE | {"b": (1,)}}, "of another space"),
         ({"space": SPACE | {"b": (0.1, 0.2, 0.4)}}, "of another space"),
         ({"space": dict(reversed(SPACE.items()))}, "of another space"),

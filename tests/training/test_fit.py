@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import sys
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -25,7 +27,7 @@ from rml.training import (
     make_mesh,
     read_metrics,
 )
-from rml.training.checkpoint import saved_config
+from rml.training.checkpoint import saved_config, steps_saved
 from rml.training.config_file import extended_from
 from rml.training.digests import DIGESTS
 from rml.training.fit import _SyncPoints
@@ -100,6 +102,59 @@ def test_a_signal_after_the_last_step_stops_before_what_follows(make_task, tmp_p
     with pytest.raises(Interrupted, match="SIGTERM: saved at step 40"):
         fit(make_task(), run, steps=40, progress=StopAt(40, signal.SIGTERM))
     assert fit(make_task(), run, steps=40).step == 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "checkpoint_every", "step"),
+    [
+        (ValueError, 0, 8),
+        (ValueError, 5, 8),
+        (ValueError, 0, 12),
+        # What ends the process cannot be caught: where both are due, the state is saved before.
+        (SystemExit, 4, 8),
+        (SystemExit, 0, 12),
+    ],
+)
+def test_a_step_whose_evaluation_fails_is_saved_and_evaluated_by_the_next_start(
+    make_task, tmp_path, caplog, error, checkpoint_every, step
+):
+    options = dict(steps=12, log_every=3, eval_every=4, checkpoint_every=checkpoint_every)
+    task, whole, parts = make_task(12), open_run(tmp_path / "whole"), open_run(tmp_path / "parts")
+    expected = fit(task, whole, **options)
+
+    def evaluate(state):
+        if state.step == step:
+            raise error("no memory is left")
+        return task.evaluate(state)
+
+    with pytest.raises(error, match="no memory is left"):
+        fit(dataclasses.replace(task, evaluate=evaluate), parts, **options)
+    assert steps_saved(parts.checkpoints)[0] == step
+    assert untimed(parts) == [
+        line for line in untimed(whole) if line["step"] < step or
+        (line["step"] == step and "eval/norm" not in line)
+    ]  # fmt: skip
+    state = fit(task, parts, **options)
+    chex.assert_trees_all_equal(state.replace(key=0), expected.replace(key=0))
+    assert untimed(parts) == untimed(whole)
+    assert not caplog.messages
+
+
+@pytest.mark.slow
+def test_lines_of_training_have_the_time_of_their_step(make_task, tmp_path, monkeypatch):
+    """They are written a window later, when reading them does not wait."""
+    clock = SimpleNamespace(now=0.0)
+
+    class Clock(Progress):
+        def advance(self, step):
+            clock.now = 2.0 * step
+
+    timer = SimpleNamespace(perf_counter=lambda: clock.now)
+    monkeypatch.setattr(sys.modules[fit.__module__], "time", timer)
+    fit(make_task(), open_run(tmp_path), steps=12, log_every=5, progress=Clock(quiet=True))
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(line["step"], line["time"]) for line in lines] == [(5, 8.0), (10, 18.0), (12, 24.0)]
 
 
 @pytest.mark.slow

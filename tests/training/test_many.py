@@ -19,7 +19,7 @@ from experiments.contrastive import simclr
 from rml.errors import UserError
 from rml.losses import nt_xent
 from rml.models.conv import conv2d
-from rml.training import RunDirectory, fit, initial_state, make_mesh, read_metrics
+from rml.training import NonFiniteLoss, RunDirectory, fit, initial_state, make_mesh, read_metrics
 from tests.training import conftest
 
 STEPS = 8
@@ -108,6 +108,22 @@ def test_resumed_equals_uninterrupted(whole, tmp_path):
     chex.assert_trees_all_equal(resumed.params, state.params)
     chex.assert_trees_all_equal(resumed.opt_state, state.opt_state)
     assert losses(tmp_path) == losses(path)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_says_of_which_run(tmp_path):
+    def poisoned(config):
+        def batches(part=0, parts=1):
+            poison = 1 if config.seed == CONFIGS[1].seed else None
+            source = grain.MapDataset.source(conftest.Batches(poison))
+            return source.repeat().to_iter_dataset()
+
+        return task_of(config).replace(batches=batches)
+
+    run = RunDirectory(tmp_path, {"experiment": "toy"})
+    said = r"^loss is nan \(loss/1\) at step 2 \(batch 1\); "
+    with pytest.raises(NonFiniteLoss, match=said):
+        fit(many(poisoned, CONFIGS), run, steps=STEPS, mesh=ONE)
 
 
 TWO = """

@@ -52,8 +52,13 @@ def test_differences_are_listed_and_those_that_are_left_out_counted():
 
 def test_a_run_from_before_a_key_is_still_one_of_its_config(tmp_path):
     RunDirectory(tmp_path, CONFIG).close()
-    RunDirectory(tmp_path, {**CONFIG, "precision": "highest"}).close()
+    RunDirectory(tmp_path, {**CONFIG, "precision": "default"}).close()
     assert json.loads((tmp_path / "config.json").read_text()) == CONFIG
+    with pytest.raises(UserError, match=r"\n  precision: 'default' there, 'highest' now$"):
+        RunDirectory(tmp_path, {**CONFIG, "precision": "highest"})
+    assert not config_file.differences(CONFIG, CONFIG)
+    without = config_file.differences({**CONFIG, "precision": "default"}, CONFIG)
+    assert without == {"precision": ("default", "(absent)")}
     RunDirectory(tmp_path / "new", {**CONFIG, "precision": "default"}).close()
     with pytest.raises(UserError, match="precision: 'default' there, 'highest' now"):
         RunDirectory(tmp_path / "new", {**CONFIG, "precision": "highest"})
@@ -170,6 +175,24 @@ def test_a_complete_run_whose_extension_fails_is_the_one_that_it_was(tmp_path):
     run.abandon()
     assert [(tmp_path / name).read_bytes() for name in files] == before
     assert not (tmp_path / "failure.json").exists()
+
+
+@pytest.mark.parametrize("there", [None, evaluated(5), "{"])
+def test_other_processes_than_the_first_write_no_config(tmp_path, monkeypatch, there):
+    """Their view of a file system that they share may be an older one."""
+    config = tmp_path / "config.json"
+    if there == "{":
+        config.write_text(there)
+        (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+        monkeypatch.setattr(config_file, "saved_config", lambda _: (5, evaluated(5)))
+    elif there is not None:
+        RunDirectory(tmp_path, there).close()
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.json*")}
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    run = RunDirectory(tmp_path, evaluated(3, 9))
+    assert run.resumed == (there is not None)
+    run.abandon()
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.json*")} == before
 
 
 def test_a_comparison_that_did_not_begin_is_taken_back(tmp_path):
@@ -304,6 +327,13 @@ def test_the_summary_marks_a_run_complete(tmp_path):
     assert run.summary() == written
     assert written["versions"]["jax"]
     assert written["steps"] == 5
+
+
+def test_captions_have_a_place_where_nothing_was_drawn(tmp_path):
+    run = RunDirectory(tmp_path, CONFIG)
+    captions = {"loss.png": "The loss against steps."}
+    run.write_summary(metrics={}, claims=[], seconds=1.0, captions=captions)
+    assert json.loads((tmp_path / "figures" / "captions.json").read_text()) == captions
 
 
 def test_the_time_of_earlier_starts_is_that_of_all_methods(tmp_path):

@@ -14,7 +14,7 @@ from rml.errors import UserError
 from rml.training import RunDirectory
 from rml.training.fit import Interrupted
 from rml.training.tracking import check_uri, track
-from rml.training.writers import MetricsWriter
+from rml.training.writers import MetricsWriter, read_metrics
 
 CONFIG = {"experiment": "toy.recipe", "seed": 0, "train": {"steps": 4}, "rates": [0.1, 0.2]}
 
@@ -153,6 +153,42 @@ def test_a_store_that_is_given_later_gets_all_values(store, tmp_path):
     train(tmp_path / "run", None, start=0, stop=2)
     run_id = train(tmp_path / "run", uri, start=2, stop=4)
     assert steps(client, run_id, "train/loss") == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("call", ["log_batch", "set_terminated"])
+def test_a_store_that_fails_is_told_once_and_ends_no_run(
+    store, tmp_path, caplog, monkeypatch, call
+):
+    uri, client = store
+    from mlflow.exceptions import MlflowException
+
+    calls, log = [], getattr(type(client), call)
+
+    def failing(self, *args, **options):
+        calls.append(call)
+        if len(calls) > (2 if call == "log_batch" else 0):  # parameters, step 1
+            raise MlflowException("the connection is lost\nafter 7 tries")
+        return log(self, *args, **options)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(client), call, failing)
+        run_id = train(tmp_path / "run", uri, start=0, stop=4)
+    assert [r.getMessage() for r in caplog.records if r.name == "rml.training.tracking"] == [
+        f"--mlflow {uri} fails (the connection is lost); the run goes on and logs no more there; "
+        "its next start logs what is missing"
+    ]
+    assert calls == [call] * (3 if call == "log_batch" else 1)
+    written = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in written] == [1, 2, 3, 4]
+    assert client.get_run(run_id).info.status == "RUNNING"
+    if call == "log_batch":
+        assert steps(client, run_id, "train/loss") == [1]
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    with track(run, uri):  # as the launcher does where a run is complete
+        pass
+    assert steps(client, run_id, "train/loss") == [1, 2, 3, 4]
+    assert steps(client, run_id, "knn") == [4]
+    assert client.get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_run_that_fails_is_marked(store, tmp_path):

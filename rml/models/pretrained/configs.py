@@ -26,6 +26,16 @@ ACTIVATIONS = {
 # in the configs of OpenBMB's models, some of which are trained for sparse activations.
 NUMBERED = ("fatrelu", "shifted_relu")
 NUMBER = "hidden_act_param"
+# What OpenCLIP's configs say of a tower and no tensor shows, with the only value implemented.
+TOWERS: Mapping[str, Mapping[str, Any]] = {
+    "vision": {"pool_type": "tok", "act_kwargs": None, "norm_kwargs": None},
+    "text": {
+        "pool_type": "argmax",
+        "no_causal_mask": False,
+        "act_kwargs": None,
+        "norm_kwargs": None,
+    },
+}
 
 
 def need(config: Mapping[str, Any], file: Path, key: str) -> Any:
@@ -166,14 +176,23 @@ def sizes(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     }
 
 
-def open_clip_config(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def open_clip_config(config: Mapping[str, Any], file: Path, tower: str) -> dict[str, Any]:
     """Returns what OpenCLIP's config says and shapes do not, in the others' names.
 
+    Args:
+      config: The config.
+      file: Where it was read, for messages.
+      tower: Tower that is wanted, a key of `TOWERS`.
+
     Raises:
-      UserError: A number is no whole number, or a part is no object.
+      UserError: A number is no whole number, a part is no object, or the tower is not as
+        implemented.
     """
     model = part(config, file, "model_cfg")
     image, text = part(model, file, "vision_cfg"), part(model, file, "text_cfg")
+    said = {"vision": image, "text": text}[tower]
+    for key, expected in TOWERS[tower].items():
+        only({key: said.get(key) or expected}, file, key, expected)
     act = "quick_gelu" if model.get("quick_gelu") else "gelu"
     heads = count(image, file, "width", 768) // count(image, file, "head_width", 64)
     return {

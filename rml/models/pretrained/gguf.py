@@ -35,6 +35,13 @@ LAYER = {
 ARCHITECTURES = {"llama": ("LlamaForCausalLM", True), "qwen2": ("Qwen2ForCausalLM", False)}
 FACTORS = "rope_freqs.weight"
 SCALINGS = ("none", "linear", "yarn")
+# Numbers of a scaling that are not implemented, and their values that change nothing.
+UNCHANGED = {
+    "attn_factor": (1.0,),
+    "yarn_attn_factor": (1.0,),
+    "yarn_ext_factor": (1.0, -1.0),  # llama.cpp writes -1 where nothing was said
+    "yarn_log_multiplier": (0.0,),
+}
 
 
 class Gguf:
@@ -143,7 +150,17 @@ class Gguf:
         return read_tokenizer(self.fields, self.file)
 
     def _scaling(self) -> dict[str, Any] | None:
-        """How rotary frequencies are scaled, in Hugging Face's words."""
+        """How rotary frequencies are scaled, in Hugging Face's words.
+
+        Raises:
+          UserError: The scaling is unknown, or one of its numbers is not implemented.
+        """
+        for name, unchanged in UNCHANGED.items():
+            key = f"{self.architecture}.rope.scaling.{name}"
+            if (said := self.fields.get(key, unchanged[0])) not in unchanged:
+                raise UserError(
+                    f"{key} is {said!r} in {self.file}; only {unchanged[0]:g} is implemented"
+                )
         keys = [f"rope.{key}" for key in ("scaling.factor", "scale_linear")]  # the second is older
         keys = [key for key in keys if self.fields.get(f"{self.architecture}.{key}")]
         factor = self._number(keys[0]) if keys else 1.0
@@ -168,6 +185,10 @@ class Gguf:
             found["original_max_position_embeddings"] = self._count(
                 "rope.scaling.original_context_length", self._count("context_length")
             )
+            for beta in ("beta_fast", "beta_slow"):
+                key = f"rope.scaling.yarn_{beta}"
+                if f"{self.architecture}.{key}" in self.fields:
+                    found[beta] = _short(self._number(key))
         return found
 
     def _count(self, key: str, default: int | None = None) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rml.errors import UserError, unknown
+from rml.models.pretrained.ends import put_ends
 from rml.models.pretrained.extra import require
 
 NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6  # of `tokenizer.ggml.token_type`
@@ -108,12 +109,7 @@ def _add_ends(made: Any, vocabulary: _Vocabulary, *, begin: bool, end: bool) -> 
     if not kinds:
         return
     ids = {kind: vocabulary.number(f"{kind}_token_id") for kind in kinds}
-    first, last = ([vocabulary.tokens[ids[k]]] if k in ids else [] for k in ("bos", "eos"))
-    made.post_processor = require("tokenizers").processors.TemplateProcessing(
-        single=[*first, "$A", *last],
-        pair=[*first, "$A", *last, "$B", *last],
-        special_tokens=[(vocabulary.tokens[index], index) for index in ids.values()],
-    )
+    put_ends(made, *([ids[kind]] if kind in ids else [] for kind in ("bos", "eos")))
 
 
 def _byte_pairs(vocabulary: _Vocabulary) -> tuple[Any, bool, bool]:

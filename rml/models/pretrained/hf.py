@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rml.errors import UserError, unknown
-from rml.models.pretrained.configs import count_or_none, open_clip_config
+from rml.models.pretrained.configs import count_or_none, open_clip_config, part
+from rml.models.pretrained.ends import find_ends, put_ends
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.files import read_file
 from rml.models.pretrained.tensors import Tensor
@@ -64,8 +65,12 @@ def read_json(file: Path, kind: type = dict) -> Any:
     return found
 
 
-def read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path, tower: str = "text") -> dict[str, Any]:
     """Reads `config.json`, or else OpenCLIP's in its names; empty where there is neither.
+
+    Args:
+      directory: The directory.
+      tower: Tower of an OpenCLIP that is wanted, "text" or "vision".
 
     Raises:
       UserError: The file is no JSON object, or OpenCLIP's is not as expected.
@@ -73,25 +78,25 @@ def read_config(directory: Path) -> dict[str, Any]:
     file, other = directory / "config.json", directory / "open_clip_config.json"
     if file.exists() or not other.exists():
         return read_json(file) if file.exists() else {}
-    return open_clip_config(read_json(other), other)
+    return open_clip_config(read_json(other), other, tower)
 
 
 def read_sentence(directory: Path) -> Sentence:
     """Reads `modules.json` and what it names, if the directory has it.
 
     Raises:
-      UserError: A module or a pooling is not implemented, or a file is missing.
+      UserError: A module, a pooling or a prompt is not implemented, or a file is missing.
     """
     file = directory / "modules.json"
     if not file.exists():
         return Sentence(directory, None, False, None, False)
     modules = {}
-    for part in read_json(file, list):
+    for module in read_json(file, list):
         try:
-            modules[part["type"].rsplit(".", 1)[-1]] = directory / part["path"]
+            modules[module["type"].rsplit(".", 1)[-1]] = directory / module["path"]
         except (KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{file} lists {part!r:.80}; expected a module with 'type' and 'path'"
+                f"{file} lists {module!r:.80}; expected a module with 'type' and 'path'"
             ) from None
     for kind in modules:
         if kind not in ("Transformer", "Pooling", "Normalize"):
@@ -99,6 +104,7 @@ def read_sentence(directory: Path) -> Sentence:
                 f"module {kind!r} in {file} is not implemented; "
                 "expected Transformer, Pooling, Normalize"
             )
+    _check_prompt(directory / "config_sentence_transformers.json")
     weights = modules.get("Transformer", directory)
     pooling = _pooling(modules["Pooling"] / "config.json") if "Pooling" in modules else None
     options = weights / "sentence_bert_config.json"
@@ -110,6 +116,17 @@ def read_sentence(directory: Path) -> Sentence:
         count_or_none(found, options, "max_seq_length"),
         bool(found.get("do_lower_case")),
     )
+
+
+def _check_prompt(file: Path) -> None:
+    """Raises UserError where sentence-transformers puts a prompt before every text."""
+    said = read_json(file) if file.exists() else {}
+    name = said.get("default_prompt_name")
+    if name is not None and part(said, file, "prompts").get(str(name)):
+        raise UserError(
+            f"default_prompt_name is {name!r} in {file}; expected null, as no prompt is put before "
+            "texts"
+        )
 
 
 def _pooling(file: Path) -> str:
@@ -126,8 +143,13 @@ def _pooling(file: Path) -> str:
 def read_tokenizer(directory: Path, *, lowercase: bool = False) -> Any:
     """Reads the `tokenizers.Tokenizer` of `tokenizer.json`, its own padding and truncation off.
 
+    What `tokenizer_config.json` says of tokens before and after a text (`add_bos_token`,
+    `add_eos_token`) counts where the two disagree, as in LLaMA's tokenizer of transformers before
+    version 5. Newer ones leave out the token whose state is, for example, e5-mistral's vector.
+
     Raises:
-      UserError: The file is missing or cannot be read, or the package is not installed.
+      UserError: A file is missing or cannot be read, a token that is to be added is none of the
+        tokenizer's, or the package is not installed.
     """
     tokenizers = require("tokenizers")
     file = directory / "tokenizer.json"
@@ -139,10 +161,31 @@ def read_tokenizer(directory: Path, *, lowercase: bool = False) -> Any:
         raise UserError(f"{file} is no tokenizer: {error}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    _apply_flags(tokenizer, directory / TOKENIZER_CONFIG)
     if lowercase:
         steps = [tokenizers.normalizers.Lowercase(), tokenizer.normalizer]
         tokenizer.normalizer = tokenizers.normalizers.Sequence([s for s in steps if s is not None])
     return tokenizer
+
+
+def _apply_flags(tokenizer: Any, file: Path) -> None:
+    """Puts the tokens before and after each text that the tokenizer's config asks for."""
+    said = read_json(file) if file.exists() else {}
+    now = find_ends(tokenizer)
+    wanted = list(now)
+    for place, kind in enumerate(("bos", "eos")):
+        flag, token = said.get(f"add_{kind}_token"), said.get(f"{kind}_token")
+        name = token.get("content") if isinstance(token, dict) else token
+        index = None if name is None else tokenizer.token_to_id(str(name))
+        if flag and index is None:
+            raise UserError(
+                f"add_{kind}_token is {flag!r} in {file}, whose {kind}_token is {name!r}; "
+                "expected a token of tokenizer.json"
+            )
+        if flag is not None and index is not None and bool(flag) != (index in now[place]):
+            wanted[place] = [index] if flag else [other for other in now[place] if other != index]
+    if wanted != list(now):
+        put_ends(tokenizer, *wanted)
 
 
 def read_limit(directory: Path, positions: int) -> int:
@@ -177,14 +220,14 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
 def _read_parts(index: Path) -> dict[str, Tensor]:
     named = read_json(index).get("weight_map", {})
-    if not isinstance(named, dict) or not all(isinstance(part, str) for part in named.values()):
+    if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
         raise UserError(f"weight_map is {named!r:.80} in {index}; expected files by tensor")
     tensors: dict[str, Tensor] = {}
-    for part in sorted(set(named.values())):
-        tensors |= read_file(index.parent / part)
-    for name, part in named.items():
-        if name not in tensors or tensors[name].file.name != part:
-            raise UserError(f"{index} names tensor {name!r} in {part}, which does not have it")
+    for shard in sorted(set(named.values())):
+        tensors |= read_file(index.parent / shard)
+    for name, shard in named.items():
+        if name not in tensors or tensors[name].file.name != shard:
+            raise UserError(f"{index} names tensor {name!r} in {shard}, which does not have it")
     return tensors
 
 

@@ -201,7 +201,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, Any]:
     if not path.is_dir():
         return read_file(path), None, None
     tensors = hf.read_tensors(path)
-    config = hf.read_config(path)
+    config = hf.read_config(path, tower="vision")
     file = path / "preprocessor_config.json"
     said = hf.read_json(file) if file.exists() else {}
     timm = part(config, path, "pretrained_cfg")

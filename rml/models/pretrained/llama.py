@@ -13,6 +13,7 @@ from rml.models.pretrained.configs import (
     count,
     count_or_none,
     numbered_activation,
+    only,
     part,
     positive,
     sizes,
@@ -22,6 +23,7 @@ from rml.models.pretrained.tensors import Entry, Layout, Tensor
 from rml.models.rope import scaling_kind
 
 SLIDING = "sliding_attention"
+WINDOW = {"sliding_window": 4096}  # tokens, where a config of Mistral's or Qwen2's says nothing
 BARE = "embed_tokens.weight"  # table of tokens where a model is stored without its head
 
 
@@ -31,6 +33,7 @@ def llama(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> 
     Raises:
       UserError: A part of it is not implemented, or an attribute is not one of ours.
     """
+    only(config, file, "is_causal", True)
     theta, scaling = rotary(config, file)
     found = {
         **sizes(config, file),
@@ -50,19 +53,20 @@ def llama(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> 
 
 def mistral(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> Llama:
     """Builds the module of a Mistral's config: a LLaMA whose tokens see a window."""
-    window = {"window": count_or_none(config, file, "sliding_window")}
+    window = {"window": count_or_none({**WINDOW, **config}, file, "sliding_window")}
     return llama(config, file, {**window, **options})
 
 
 def qwen2(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> Llama:
     """Builds a Qwen2's module: biases of queries, keys and values; blocks with a window."""
     found: dict[str, Any] = {"out_bias": False}
-    if config.get("use_sliding_window", False) and config.get("sliding_window") is not None:
+    config = {**WINDOW, **config, "attention_bias": True}
+    if config.get("use_sliding_window", False) and config["sliding_window"] is not None:
         depth, first = sizes(config, file)["depth"], config.get("max_window_layers", 28)
         types = config.get("layer_types") or [SLIDING if i >= first else "" for i in range(depth)]
         found["window"] = count(config, file, "sliding_window")
         found["windowed"] = tuple(kind == SLIDING for kind in types)
-    return llama({**config, "attention_bias": True}, file, {**found, **options})
+    return llama(config, file, {**found, **options})
 
 
 def rotary(config: Mapping[str, Any], file: Path) -> tuple[float, dict[str, Any] | None]:

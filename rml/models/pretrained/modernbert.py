@@ -36,13 +36,9 @@ def modernbert(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]
     types = config.get("layer_types") or [
         SLIDING if i % every else "" for i in range(shared["depth"])
     ]
-    theta, local_theta = (
-        _theta(config, file, key, old, default)
-        for key, old, default in (
-            ("full_attention", "global_rope_theta", 160_000.0),
-            (SLIDING, "local_rope_theta", 10_000.0),
-        )
-    )
+    theta = _theta(config, file, "full_attention", config.get("global_rope_theta", 160_000.0))
+    local = config.get("local_rope_theta", 10_000.0)
+    local_theta = _theta(config, file, SLIDING, theta if local is None else local)
     found = {
         **shared,
         "positions": count(config, file, "max_position_embeddings", 8192),
@@ -90,9 +86,11 @@ def modernbert_tensors(module: ModernBert, tensors: Mapping[str, Tensor]) -> dic
     return found
 
 
-def _theta(config: Mapping[str, Any], file: Path, key: str, old: str, default: float) -> float:
+def _theta(config: Mapping[str, Any], file: Path, key: str, older: Any) -> float:
     """Base of the frequencies of one kind of block; newer configs have a part for each."""
-    rope = part(part(config, file, "rope_parameters"), file, key)
-    if rope.get("rope_type", "default") != "default":
+    own = part(part(config, file, "rope_parameters"), file, key)
+    # As in transformers, `rope_scaling` replaces what is said of either kind.
+    rope = {"rope_theta": older, **own, **part(config, file, "rope_scaling")}
+    if rope.get("rope_type", rope.get("type", "default")) != "default":
         raise UserError(f"{file} scales rotary positions of {key}, which is not implemented")
-    return float(rope.get("rope_theta") or config.get(old) or default)
+    return float(positive(rope, file, "rope_theta"))

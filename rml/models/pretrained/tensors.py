@@ -110,20 +110,26 @@ def fill(
       The variables, {"params": ...} and other collections, as nested dicts.
 
     Raises:
-      UserError: Tensors are missing or are not expected, or one has another shape or an unknown
-        dtype.
+      UserError: Tensors are missing or are not expected, a variable has no tensor of the layout, or
+        a tensor has another shape or an unknown dtype.
     """
     specs = variable_specs(module, sample)
-    places = list(_places(module, layout))
+    places = [place for place in _places(module, layout) if place.path in specs]
     expected = {place.name: _expected(specs[place.path], place) for place in places}
     missing = {name: shape for name, shape in expected.items() if name not in tensors}
     left = {t.name: t.shape for name, t in tensors.items() if name not in expected}
-    if missing or left:
+    unfilled = specs.keys() - {place.path for place in places}
+    bare = {"/".join(path[1:]): specs[path].shape for path in unfilled}
+    if missing or left or bare:
         raise UserError(
             f"the tensors of {file} do not fit a {type(module).__name__}{_depth(module)}: "
             + "; ".join(
                 f"{state} {_listed(found)}"
-                for state, found in (("there is no", missing), ("no place for", left))
+                for state, found in (
+                    ("there is no", missing),
+                    ("no place for", left),
+                    ("no tensor for", bare),
+                )
                 if found
             )
         )

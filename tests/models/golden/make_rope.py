@@ -31,6 +31,7 @@ CASES_OF_ROPE = [  # scaling, length of the text
     ({**YARN, "mscale": 0.8, "mscale_all_dim": 0.4}, 10),
     ({**YARN, "attention_factor": 1.3}, 10),
     ({**YARN, "beta_fast": 1e-9, "beta_slow": 1e-9}, 10),
+    ({**YARN, "factor": None, "original_max_position_embeddings": 96}, 10),
     (LONG, 64),
     (LONG, 65),
     ({**LONG, "factor": 3.0}, 65),
