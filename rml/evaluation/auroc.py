@@ -28,8 +28,8 @@ def auroc_by_group(
       equal scores by half; a single value may lie outside 0 and 1.
 
     Raises:
-      ValueError: If no example is positive, none is negative, a score is not finite, or there is
-        one group only.
+      ValueError: If the mask is not of truth values, no example is positive, none is negative, a
+        score is not finite, or there is one group only.
 
     Source: DeLong, DeLong and Clarke-Pearson 1988, "Comparing the Areas under Two or More
       Correlated Receiver Operating Characteristic Curves: A Nonparametric Approach"; with groups
@@ -54,6 +54,8 @@ def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, n
     """Of positives the share of negatives below them, of negatives that of positives above."""
     from scipy.stats import rankdata  # not needed to train
 
+    if positive.dtype != bool:
+        raise ValueError(f"positive must be of truth values, got an array of type {positive.dtype}")
     if positive.all() or not positive.any():
         kind = "positive" if positive.all() else "negative"
         raise ValueError(f"the area under a ROC curve needs both classes, all examples are {kind}")

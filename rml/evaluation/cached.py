@@ -95,6 +95,8 @@ def cached_features(
     found = _read(path)
     if found is None:
         found = encoder(rows)
+        if found.dtype.kind == "V":  # such as bfloat16, which a file of NumPy's cannot name
+            return found
         try:
             _write(path, found)
             _trim(path.parent, limit_bytes)

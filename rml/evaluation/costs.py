@@ -63,6 +63,8 @@ def _branches(options: dict[str, Any], platform: str) -> list[Jaxpr]:
 def _inner(options: dict[str, Any]) -> Iterator[Jaxpr]:
     """The programs that an equation's parameters hold; functions that make such are left out."""
     for value in options.values():
+        if hasattr(value, "solve"):  # of a linear solve's programs, the one that runs
+            value = (value.solve,)
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, ClosedJaxpr):
                 yield item.jaxpr

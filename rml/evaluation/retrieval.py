@@ -186,7 +186,7 @@ def ndcg(
         gains = positive if gain == "linear" else jnp.exp2(positive) - 1
         return jnp.sum(gains / jnp.log2(2.0 + jnp.arange(gains.shape[-1])), axis=-1)
 
-    return _share(dcg(grades), dcg(-jnp.sort(-judged, axis=-1)))
+    return _share(dcg(grades), dcg(jnp.flip(jnp.sort(judged, axis=-1), -1)))
 
 
 def retrieval_scores(

@@ -167,6 +167,7 @@ def wilcoxon(first: Float[Array, " q"], second: Float[Array, " q"]) -> SignedRan
     """Runs Wilcoxon's signed-rank test of paired measurements, by scipy on the host.
 
     Differences of zero are left out, as Wilcoxon did; systems that never differ have p-value 1.
+    Differences that are equal but for rounding of the measurements are ties.
     The p-value is exact for up to 50 pairs without ties or zeros, and by all permutations for up to
     13 with them; else it is by the normal approximation.
 
@@ -186,10 +187,17 @@ def wilcoxon(first: Float[Array, " q"], second: Float[Array, " q"]) -> SignedRan
     from scipy import stats
 
     _differences(first, second, 1, 1)
-    differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    if not differences.any():
+    one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    resolution = float(jnp.finfo(jnp.promote_types(first.dtype, second.dtype)).eps)
+    rounding = resolution * max(np.abs(one).max(), np.abs(other).max())
+    sizes = np.abs(one - other)
+    order = np.argsort(sizes)
+    # The test reads no more than signs and order: steps of the sizes that are more than rounding.
+    steps = np.empty(len(sizes), int)
+    steps[order] = np.cumsum(np.diff(sizes[order], prepend=0.0) > rounding)
+    if not steps.any():
         return SignedRank(0.0, 1.0)
-    found = stats.wilcoxon(differences)
+    found = stats.wilcoxon(steps * np.sign(one - other))
     return SignedRank(float(found.statistic), float(found.pvalue))
 
 
@@ -224,7 +232,7 @@ def mcnemar(first: Bool[Array, " n"], second: Bool[Array, " n"]) -> McNemar:
       Both counts, the exact p-value and the mid-p-value.
 
     Raises:
-      ValueError: If the shapes differ or there is no example.
+      ValueError: If the shapes differ, there is no example, or an array is not of truth values.
 
     Source: McNemar 1947, Note on the Sampling Error of the Difference between Correlated
       Proportions or Percentages; mid-p as in Fagerland, Lydersen and Laake 2013, The McNemar Test
@@ -238,6 +246,10 @@ def mcnemar(first: Bool[Array, " n"], second: Bool[Array, " n"]) -> McNemar:
             f"{first.shape} and {second.shape}"
         )
     one, other = np.asarray(first), np.asarray(second)
+    if not one.dtype == other.dtype == bool:
+        raise ValueError(
+            f"the systems must be right or wrong, got arrays of type {one.dtype} and {other.dtype}"
+        )
     counts = int((one & ~other).sum()), int((other & ~one).sum())
     if not sum(counts):
         return McNemar(0, 0, 1.0, 1.0)

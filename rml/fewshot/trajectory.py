@@ -61,7 +61,7 @@ def solve_episode(
         options["bandwidth"] = neighbour_graph(products, neighbors=neighbors, graph=graph)[1]
     return solve(
         points,
-        class_means(support, support_labels, num_classes=num_classes),
+        class_means(ends[: len(support)], support_labels, num_classes=num_classes),
         support_labels=support_labels,
         affinity=affinity if symmetric else affinity.T,
         laplacian_weight=laplacian_weight,

@@ -171,7 +171,7 @@ def taxonomy_test(
     member = np.eye(number.max() + 1)[number]
     pairs = np.triu_indices(classes, 1)
     together = (member @ member.T)[pairs]
-    if together.min(initial=1) == together.max(initial=0):
+    if not together.size or together.min() == together.max():
         raise ValueError("groups have no pair of classes within one, or no pair across two")
     ranks = np.zeros((classes, classes))
     ranks[pairs] = rankdata(np.asarray(similarity)[pairs])

@@ -151,8 +151,9 @@ def info_nce_with_queue(
 
     Args:
       queries: Queries.
-      keys: Keys, row i of the same example as query i.
-      queue: Keys of earlier batches, the negatives.
+      keys: Keys, row i of the same example as query i. MoCo's have no gradient, which the caller
+        stops.
+      queue: Keys of earlier batches, the negatives; the same holds of them.
       temperature: Divides the logits.
       reduction: Mean over the queries, or each query's loss.
 

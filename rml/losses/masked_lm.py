@@ -24,7 +24,7 @@ def masked_lm(
     Args:
       logits: Logits of the vocabulary at the p places of each of n texts.
       targets: Tokens that stood there.
-      where: Mask of the places that count; the logits of the others may be anything.
+      where: Mask of the places that count; logits and targets of the others may be anything.
       reduction: Mean over the texts ("mean"), or each text's loss ("none").
 
     Returns:

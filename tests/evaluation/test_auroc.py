@@ -77,9 +77,10 @@ def test_days_that_share_their_weather_have_the_wider_interval_that_covers():
         ([False, False], [0.0, 1.0], None, "all examples are negative"),
         ([True, False], [0.0, np.nan], None, "scores must be finite"),
         ([True, False], [0.0, 1.0], [3, 3], "needs at least 2 groups, got 1"),
+        ([1, 0], [0.0, 1.0], None, "must be of truth values, got an array of type int64"),
     ],
 )
-def test_wrong_input_is_named(positive, scores, groups, message):
+def test_wrong_input_is_named(unchecked, positive, scores, groups, message):
     groups = None if groups is None else np.array(groups)
     with pytest.raises(ValueError, match=message):
         auroc_by_group(np.array(scores), np.array(positive), groups)

@@ -106,6 +106,15 @@ def test_they_are_computed_again_where_anything_changes(computed, change):
     assert not computed()
 
 
+def test_types_that_files_cannot_name_are_not_kept(computed, tmp_path):
+    def half(variables, images):
+        return product(variables, images).astype(jnp.bfloat16)
+
+    assert computed(function=half)
+    assert computed(function=half)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_function_closes_over_counts(computed):
     def scaled(scale):
         return lambda variables, images: scale * product(variables, images)

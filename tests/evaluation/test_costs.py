@@ -29,3 +29,12 @@ def test_what_no_result_is_made_of_counts_nothing():
     assert program_flops(jax.grad(loss), kernel, images) == 2 * once
     assert program_flops(jax.grad(loss, (0, 1)), kernel, images) == 3 * once
     assert program_flops(lambda x: (x @ x, x)[1], jnp.zeros((3, 3))) == 0
+
+
+def test_of_a_linear_solve_the_program_that_runs_counts():
+    def solved(matrix, right):
+        return jax.lax.custom_linear_solve(
+            lambda x: matrix @ x, right, lambda product, b: product(product(b)), symmetric=True
+        )
+
+    assert program_flops(solved, jnp.zeros((5, 5)), jnp.zeros(5)) == 2 * 2 * 5**2

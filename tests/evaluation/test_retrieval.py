@@ -128,6 +128,8 @@ def test_worked_by_hand():
     np.testing.assert_allclose(ndcg(grades, judged, k=2), 3 / np.log2(3) / (best - 0.5), rtol=1e-6)
     found = 3 / np.log2(3) + 1 / np.log2(5)
     np.testing.assert_allclose(ndcg(grades, judged), found / best, rtol=1e-6)
+    small = grades.astype(jnp.uint8), judged.astype(jnp.uint8)  # which has no negative numbers
+    np.testing.assert_allclose(ndcg(*small), found / best, rtol=1e-6)
     best, found = 7 + 3 / np.log2(3) + 1 / 2, 7 / np.log2(3) + 1 / np.log2(5)
     np.testing.assert_allclose(ndcg(grades, judged, gain="exponential"), found / best, rtol=1e-6)
     np.testing.assert_allclose(average_precision(grades, judged), (1 / 2 + 2 / 4) / 3, rtol=1e-6)

@@ -203,6 +203,15 @@ def test_wilcoxon_counts_all_signs_of_the_ranks():
     assert wilcoxon(first, first) == (0.0, 1.0)
 
 
+def test_wilcoxons_ties_are_differences_equal_up_to_rounding():
+    first, second = jnp.asarray([0.3, 0.8, 0.5, 0.9, 0.7]), jnp.asarray([0.2, 0.9, 0.4, 0.5, 0.7])
+    whole = wilcoxon(jnp.round(10 * first), jnp.round(10 * second))
+    assert whole == pytest.approx(tuple(stats.wilcoxon([1, -1, 1, 4, 0])))
+    assert wilcoxon(first, second) == wilcoxon(100 * first, 100 * second) == whole
+    apart = wilcoxon(first.at[0].add(1e-5), second)  # a difference, though a small one
+    assert apart == pytest.approx(tuple(stats.wilcoxon([1.1, -1, 1, 4, 0])))
+
+
 @pytest.mark.parametrize(("only_first", "only_second"), [(7, 2), (2, 7), (4, 4), (0, 1), (5, 0)])
 def test_mcnemar_counts_all_ways_to_be_right_alone(only_first, only_second):
     first = jnp.asarray([True] * only_first + [False] * only_second + [True] * 3 + [False])
@@ -233,6 +242,8 @@ def test_errors_name_value_and_shape(unchecked):
         mcnemar(jnp.ones(2, bool), jnp.ones(3, bool))
     with pytest.raises(ValueError, match=r"at least 1, got shapes \(0,\) and \(0,\)"):
         mcnemar(jnp.ones(0, bool), jnp.ones(0, bool))
+    with pytest.raises(ValueError, match="right or wrong, got arrays of type int32 and bool"):
+        mcnemar(jnp.ones(2, int), jnp.ones(2, bool))
     key, x = jax.random.key(0), jnp.arange(4.0)
     for test in (paired_bootstrap, paired_randomization):
         with pytest.raises(ValueError, match=r"got shapes \(4,\) and \(3,\)"):

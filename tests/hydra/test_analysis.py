@@ -99,6 +99,8 @@ def test_a_permuted_taxonomy_is_found_as_often_as_chance_says():
 def test_groups_without_pairs_to_compare_are_refused(groups, message):
     with pytest.raises(ValueError, match=message):
         analysis.taxonomy_test(np.eye(4), list(groups), permutations=9, seed=0)
+    with pytest.raises(ValueError, match="no pair"):
+        analysis.taxonomy_test(np.eye(1), ["a"], permutations=9, seed=0)
 
 
 def _ranks(similarity):

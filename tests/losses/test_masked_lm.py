@@ -32,10 +32,12 @@ def test_loss_and_gradient_are_those_of_hidden_tokens(oracle, check, normal):
 
 
 @pytest.mark.slow
-def test_tokens_that_are_not_hidden_have_no_gradient_whatever_their_logits(normal):
+@pytest.mark.parametrize("target", [4, -100, 7])
+def test_tokens_that_are_not_hidden_have_no_gradient_whatever_they_are(normal, target):
     logits = jnp.where(jnp.asarray(WHERE)[..., None], jnp.asarray(normal(2, 3, 3, 7)), jnp.nan)
+    targets = jnp.asarray(np.where(WHERE, TARGETS, target))
     value, grad = jax.value_and_grad(masked_lm)(
-        logits.astype(jnp.float32), jnp.asarray(TARGETS), where=jnp.asarray(WHERE)
+        logits.astype(jnp.float32), targets, where=jnp.asarray(WHERE)
     )
     assert np.isfinite(value)
     assert not np.asarray(grad)[~WHERE].any()

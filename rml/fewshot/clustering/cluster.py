@@ -98,7 +98,8 @@ def cluster(
         scikit-learn does. Otherwise stop when the energy falls by at most this share of itself.
       empty: What becomes of an empty cluster of K-means: "farthest" moves the farthest point to
         it, "keep" leaves its prototype where it was. The bound optimiser keeps it.
-      block: Points handled at a time; intermediates hold k * block numbers. Automatic by default.
+      block: Points handled at a time; intermediates hold k * block numbers, and of soft
+        assignments support * block * d. Automatic by default.
       mesh: Mesh over whose batch axes the points are sharded and the prototypes are reduced. Of
         several processes each gives all points and gets the whole clustering.
 

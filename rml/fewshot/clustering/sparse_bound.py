@@ -58,7 +58,8 @@ def sparse_bound(
       assignment_updates: Updates of all assignments, each from those before, in an iteration.
       max_iterations: Iterations at most.
       tolerance: The iteration stops when the energy falls by at most this share of itself.
-      block: Points handled at a time; intermediates hold k * block numbers.
+      block: Points handled at a time; intermediates hold k * block numbers, and of soft
+        assignments support * block * d.
       spherical: Bring prototypes to unit length, as the points are.
       axis_name: Inside `jax.shard_map`, the mesh axes over which points and graph are sharded.
 
