@@ -101,8 +101,8 @@ def best_of(fn: Callable[[], Any], repeats: int) -> float:
 def best_of_each(fns: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """`best_of` for several functions, called in turn so that all see the same machine load.
 
-    Two calls make a turn, since the first finds the caches and threads of another library: whatever
-    is called after PyTorch takes a fifth longer.
+    Two calls make a turn, since the first finds caches and threads as another library left them:
+    it takes longer, whichever function it is of.
     """
     for fn in fns.values():
         fn()

@@ -86,11 +86,11 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         if balanced not in searches:
             searches[balanced] = common.choose(config, balanced, features["validation"])
             for name, found in searches[balanced].items():
-                for key, value in found.chosen.items():
-                    if isinstance(value, str):  # such as CL2N, which is transductive
-                        key, value = f"{key}_is_{value}", 1
-                    if isinstance(value, int | float):
-                        metrics[f"chosen_{setting.name}_{name}_{key}"] = value
+                chosen = found.chosen.items()
+                numbers = {k: v for k, v in chosen if isinstance(v, int | float)}
+                # Words such as CL2N, which is transductive, have a name each.
+                numbers |= {f"{k}_is_{v}": 1 for k, v in chosen if isinstance(v, str)}
+                metrics |= {f"chosen_{setting.name}_{name}_{k}": v for k, v in numbers.items()}
                 options = config.methods[name].to_dict()
                 metrics |= common.edges(options, found.options, f"{setting.name}_{name}")
         table[setting] = common.compare(config, setting, features["novel"], searches[balanced])

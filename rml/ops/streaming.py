@@ -244,7 +244,7 @@ def promote(q: Array, k: Array, bias: float | Array) -> tuple[Array, Array, Arra
 
 @full_precision
 def _dense(mask: Mask | None, q: Array, k: Array, bias: Array, pairs: Pairs) -> Array:
-    s = jnp.matmul(q, k.T) + bias
+    s = jnp.matmul(q, k.T) + bias  # k is not laid out first, which pays for many strips only
     return admit(mask, s, jnp.arange(q.shape[0]), jnp.arange(k.shape[0]), pairs)
 
 
