@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.train.update(dict(steps=150, eval_every=0, checkpoint_every=150))
     # Each is the config above but for these values.
     config.variants = dict(
+        uniform="pairs.sampling=uniform",
         batch="pairs.sampling=batch",
         identical="pairs.sampling=identical",
         distinct="pairs.sampling=distinct",
