@@ -1,13 +1,13 @@
 """Few-shot methods over several splits of the classes, each with an encoder of its own.
 
 A split has base, validation and novel classes of its own, an encoder of its own, and options chosen
-on its own validation classes, of which every method has equally many to choose from. Reported are
-means over splits with Student's interval; where methods are compared it is that of their
-differences on the same episodes. Between splits vary which classes are base, validation and novel,
-the encoder where one is trained, and the episodes. All splits are drawn from the same classes and
-overlap in them: their values are not independent, for which Student's interval is corrected by the
-number of novel classes over that of the others, as Nadeau and Bengio correct random splits of
-examples.
+on its own validation classes, of which every method has equally many to choose from; SimpleShot,
+which has hardly any, may have fewer. Reported are means over splits with Student's interval; where
+methods are compared it is that of their differences on the same episodes. Between splits vary which
+classes are base, validation and novel, the encoder where one is trained, and the episodes. All
+splits are drawn from the same classes and overlap in them: their values are not independent, for
+which Student's interval is corrected by the number of novel classes over that of the others, as
+Nadeau and Bengio correct random splits of examples.
 
 The options that a split chose, `chosen_<kind>_<method>_<option>`, stand in its own summary, in
 `methods/split_<seed>` of the run directory. Of an option with more than two candidates
@@ -93,7 +93,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         lambda name, inner: measure_split(config, inner, int(name.removeprefix("split_"))),
     )
     splits = [metrics for metrics, _ in found.values()]
-    metrics: dict[str, float] = {f"tries_{name}": tries for name in config.compared}
+    metrics: dict[str, float] = {f"tries_{name}": n for name, n in tries.items()}
     table: dict[Setting, dict[str, tuple[float, float]]] = {}
     for setting in common.settings(config):
         table[setting] = {}
@@ -148,8 +148,8 @@ def differences(config: Any, metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def check(config: Any) -> int:
-    """Number of options that each method chooses from.
+def check(config: Any) -> dict[str, int]:
+    """Number of options that each method chooses from: equally many but for SimpleShot's.
 
     Raises:
       UserError: The numbers differ, the config lacks what the claims compare, or its transform of
@@ -165,7 +165,9 @@ def check(config: Any) -> int:
         if name not in config.methods:
             raise UserError(f"compared names {name!r}, whose options methods lacks")
         tries[name] = len(fewshot.choices(config.methods[name].to_dict()))
-    if len(set(tries.values())) > 1:
+    # SimpleShot has hardly any options, so that it may have fewer.
+    others = {name: n for name, n in tries.items() if name not in (NEAREST, SHIFTED)}
+    if len(set(others.values())) > 1 or max(tries.values()) > max(others.values()):
         raise UserError(f"methods have {tries} combinations of options, expected equally many")
     if config.episodes.judged not in config.episodes.kinds:
         raise unknown("episodes.judged", config.episodes.judged, config.episodes.kinds)
@@ -176,4 +178,4 @@ def check(config: Any) -> int:
             f"episodes.kinds has {', '.join(names)}, expected that {config.episodes.judged} has 1 "
             "shot, is imbalanced too, and stands beside 5 shots of as many ways"
         )
-    return tries[NEAREST]
+    return tries

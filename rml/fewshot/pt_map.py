@@ -68,20 +68,29 @@ def pt_map(
     means = class_mix(support_labels, num_classes=num_classes, rows=rows.shape[0])
     labels = jax.nn.one_hot(support_labels, num_classes, dtype=rows.dtype, axis=0)
     # Each row and column of costs begins at 0, which no plan sees: exponentials without logarithms
-    # then hold a large λ too.
-    solver = sinkhorn(lse_mode=False, max_iterations=sinkhorn_steps, threshold=threshold)
+    # then hold a large λ too. The last plan's potentials are near: centres move little in a step.
+    solver = sinkhorn(
+        lse_mode=False, max_iterations=sinkhorn_steps, threshold=threshold, inner_iterations=1
+    )
 
-    def plan(mix: Array) -> Array:
+    def plan(mix: Array, potentials: Array) -> tuple[Array, Array]:
         """From centres, given as combinations of the rows, to the queries; columns sum to 1."""
         cost = distances_to_mixtures(products, mix)[:, s:]
         cost -= jnp.min(cost, axis=0)
-        cost -= jnp.min(cost, axis=1, keepdims=True)
-        points = geometry(cost_matrix=cost, epsilon=1 / regularization)
-        matrix = solver(problem(points)).matrix
-        return matrix / jnp.sum(matrix, axis=0)
+        lowest = jnp.min(cost, axis=1)
+        points = geometry(cost_matrix=cost - lowest[:, None], epsilon=1 / regularization)
+        start = regularization * (potentials - lowest)
+        start -= (jnp.max(start) + jnp.min(start)) / 2  # what no plan sees either
+        found = solver(problem(points), init=(jnp.exp(start), jnp.ones_like(cost[0])))
+        shares = found.matrix / jnp.sum(found.matrix, axis=0)
+        return shares, jnp.log(found.scalings[0]) / regularization + lowest
 
-    def step(_: Array, mix: Array) -> Array:
-        mask = jnp.concatenate([labels, plan(mix)], axis=1)
-        return mix + rate * (mask / jnp.sum(mask, axis=1, keepdims=True) - mix)
+    def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        mix, potentials = state
+        found, potentials = plan(mix, potentials)
+        mask = jnp.concatenate([labels, found], axis=1)
+        mix += rate * (mask / jnp.sum(mask, axis=1, keepdims=True) - mix)
+        return mix, potentials
 
-    return plan(jax.lax.fori_loop(0, steps, step, means.astype(rows.dtype))).T
+    first = means.astype(rows.dtype), jnp.zeros(num_classes, rows.dtype)
+    return plan(*jax.lax.fori_loop(0, steps, step, first))[0].T

@@ -413,6 +413,21 @@ def test_plans_of_little_entropy_are_those_of_logarithms(episode, weight):
     np.testing.assert_allclose(found, plan / plan.sum(1, keepdims=True), atol=5e-3)
 
 
+@pytest.mark.slow
+def test_a_plan_begins_where_the_last_ended():
+    pytest.importorskip("ott")
+    draw = np.random.default_rng(49).normal  # to the fifth of these classes no query is nearest
+    support, query = (jnp.asarray(draw(size=(n, 2)), jnp.float32) for n in (6, 20))
+    call = partial(
+        pt_map, support, jnp.arange(6), query, num_classes=6, power=None, regularization=20.0,
+        rate=1e-9, threshold=1e-6,
+    )  # fmt: skip
+    # Centres that do not move: five plans of two iterations are one of ten, far from its end.
+    found = call(steps=4, sinkhorn_steps=2)
+    np.testing.assert_allclose(found, call(steps=0, sinkhorn_steps=10), atol=1e-4)
+    assert np.max(np.abs(found - call(steps=0, sinkhorn_steps=200))) > 0.01
+
+
 def test_a_power_of_half_precision_is_taken_in_float32():
     x = jnp.asarray(np.random.default_rng(0).uniform(0, 3, (5, 4)), jnp.bfloat16)
     same = power_transform(x.astype(jnp.float32), power=0.7)

@@ -152,7 +152,13 @@ def test_no_split_is_refused_with_the_config():
 
 
 def test_unequal_numbers_of_options_and_missing_kinds_are_refused(config):
-    assert splits.check(config) == 2
+    assert splits.check(config) == dict.fromkeys(TWO, 2)
+    config.methods.simple_shot.kind = ("UN",)  # what has no more options may have fewer
+    assert splits.check(config) == dict.fromkeys(TWO, 2) | {"simple_shot": 1}
+    config.methods.simple_shot.kind = ("UN", "L2N", "CL2N")
+    with pytest.raises(UserError, match=r"'simple_shot': 3.* combinations of options, expected"):
+        splits.check(config)
+    config.methods.simple_shot.kind = ("UN", "L2N")
     config.methods.tim.learning_rate = (1e-3, 1e-2, 1e-1)
     with pytest.raises(UserError, match=r"'tim': 3.* combinations of options, expected equally"):
         splits.check(config)
