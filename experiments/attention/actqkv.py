@@ -57,9 +57,6 @@ CLAIMS = (
     Claim("A needle's answer is 0.1 nats likelier than with the mean of the queries",
           "answer_over_mean", ">=", 0.1, SOURCE,
           stated="2026-11-26", null="answer_reversed_over_mean"),
-    Claim("At the paper's sizes a step reads a third of 8,192 tokens' keys and values at most",
-          "bytes_share", "<=", 1 / 3, SOURCE,
-          stated="2026-11-26", null="bytes_share_all_blocks", any_data=True),
 )  # fmt: skip
 RANGES = {"recall.documents": Range(2, whole=True), "needles.texts": Range(1, whole=True)}
 CAPTIONS = actqkv_figures.CAPTIONS

@@ -40,9 +40,6 @@ CHANGED = f"{SOURCE}; changed after the first measurement"
 TIE = 0.005
 """Nats a token by which the mixture may lose more than the better of its parts."""
 CLAIMS = (
-    Claim("Trained with fixed, logsparse or axial, a head gives every visible token a weight",
-          "support_least", ">=", 1.0, CHANGED,
-          stated="2026-11-27", null="support_least_direct"),
     Claim("Counted operations of fixed and axial grow as a power of tokens of 1.55 at most",
           "power_root", "<=", 1.55, SOURCE,
           stated="2026-11-26", null="power_exact", any_data=True),

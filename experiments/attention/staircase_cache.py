@@ -35,10 +35,6 @@ CLAIMS = (
     Claim("A text loses less by the staircase than by a uniform cache of 2 bits and equal bytes",
           "gain_over_uniform", ">=", 0.0, f"{BYTES}; 4 bits with a shorter residual, of equal "
           "bytes too, were not tried", stated="2026-11-27", null="gain_of_short"),
-    Claim("Both caches take equal bytes, to 1%",
-          "bytes_apart", "<=", 0.01, BYTES, stated="2026-11-27", null="bytes_apart_four"),
-    Claim("The staircase takes at most 35% of the bytes of 16 bits",
-          "bytes_share", "<=", 0.35, BYTES, stated="2026-11-27", null="bytes_share_four"),
     Claim("Going down the steps adds at most 2% to the squared error of quantising once",
           "error_of_steps", "<=", 1.02, f"{SOURCE}; levels of 8, 4 and 2 bits are nested",
           stated="2026-11-26", null="error_of_steps_apart"),

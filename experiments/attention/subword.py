@@ -39,8 +39,6 @@ CLAIMS = (
     Claim("On toys merging by likelihood reaches the exact optimum to 2% of its nats",
           "gap_likelihood", "<=", 0.02, f"{SOURCE}; changed after the first measurement, in which "
           "the optimum was of ten candidates", stated="2026-11-27", null="gap_characters"),
-    Claim("A word takes at most 10% more pieces by likelihood than by frequency",
-          "pieces_share", "<=", 1.1, SOURCE, stated="2026-11-26", null="pieces_share_characters"),
 )  # fmt: skip
 CAPTIONS = subword_figures.CAPTIONS
 PICTURE = "bits.png"

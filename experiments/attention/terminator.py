@@ -50,9 +50,6 @@ CLAIMS = (
     Claim("Slow nets hold at most 10% of the parameters at the size of the paper",
           "slow_share", "<=", 0.1, f"{SOURCE}; a review of the paper says 8%",
           stated="2026-11-26", null="free_share", any_data=True),
-    Claim("Features before the last GELU of a block have means of at most 0.001 in each channel",
-          "feature_mean", "<=", 1e-3, f"{SOURCE}: zero-mean features; by construction",
-          stated="2026-11-26", null="feature_mean_resnet", any_data=True),
     Claim("The slow neural loss is worth a point of accuracy",
           "slow_gain", ">=", 0.01, f"{SOURCE}; expected to show nothing here; the margin was 0 "
           "until one run, in which another seed was worth more than it",

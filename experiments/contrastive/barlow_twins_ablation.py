@@ -19,9 +19,6 @@ CLAIMS = (
     Claim("256 dimensions of projections are worth half a point of a linear probe over 32",
           "linear_probe_over_width_32", ">=", 0.005, SOURCE, stated="2026-11-27",
           null="linear_probe_over_again"),
-    Claim("A batch of 64 costs a linear probe at most 1 point, training on as many images",
-          "linear_probe_over_batch_64", "<=", 0.01, SOURCE, stated="2026-11-27",
-          null="linear_probe_over_untrained"),
 )  # fmt: skip
 RANGES = ablation.RANGES
 task = ablation.task

@@ -23,12 +23,8 @@ CLAIMS = (
           "error_most_over_fewest", "<=", 0.9,
           f"{SOURCE}; its null, which was never below 1, was changed after measuring",
           stated="2026-11-24", null="error_other_over_fewest"),
-    Claim("With most points test log-likelihood is above the NNGP's by 0.01 nats",
-          "log_likelihood_gain", ">=", 0.01, SOURCE,
-          stated="2026-11-24", null_run="fixed_grams"),
 )  # fmt: skip
 RANGES = {"data.draws": Range(2, whole=True)}
-NULLS = {"fixed_grams": {"model.width": 1e6}}  # at which Gram matrices stay at their kernels
 CAPTIONS = {
     "error.png": "Test error (root mean square, in deviations of the target) against n; bands: "
     "draws from least to greatest.",

@@ -32,8 +32,6 @@ CLAIMS = (
     Claim("Nine entries of ten dropped, and the others rescaled, cost task arithmetic at most half "
           "a point", "dropped_lost", "<=", 0.005, f"arXiv:2311.03099; {SOURCE}", stated=STATED,
           null="unscaled_lost"),
-    Claim("RegMean is above the plain average by 1 point", "regmean_over_average", ">=", 0.01,
-          f"arXiv:2212.09849; {SOURCE}", stated=STATED, null="crossed_over_average"),
     Claim("AdaMerging is above task arithmetic by 2 points", "adamerging_over_arithmetic", ">=",
           0.02, f"arXiv:2310.02575; {SOURCE}", stated=STATED, null="noise_over_arithmetic"),
 )  # fmt: skip

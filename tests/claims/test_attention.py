@@ -18,7 +18,7 @@ def test_attention_needs_fewer_examples_by_a_ratio_that_grows_with_keys_and_degr
     changes = {"heads": 100, "sizes": (250, 500), "test": 300, "scaling.num_keys": (1, 7)}
     metrics, holds = measure("configs/attention/random_features_small.py", changes)
     # What needs the paper's dimensions is measured in full.
-    assert holds["ratio_slope_degree_1", ">="], metrics
+    assert metrics["ratio_slope_degree_1"] >= 0.5, metrics
     assert holds["ratio_slope_degree_2", ">="], metrics
     assert metrics["ratio_slope_degree_1_low"] < metrics["ratio_slope_degree_1"], metrics
     assert holds["ratio_degree_2_over_1", ">="], metrics
