@@ -25,7 +25,6 @@ if __name__ == "__main__":
 import argparse
 import collections
 import itertools
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +43,7 @@ from experiments.results import (  # fmt: skip
     interval,
     measured,
     null,
+    read_result,
     reason_to_keep,
     result_file,
 )
@@ -197,7 +197,7 @@ def restate(systems: Sequence[System], options: argparse.Namespace) -> int:
         raise UserError(f"there is no {file}, expected the result whose claims are restated")
     recipe = find_experiment(config.experiment)
     result = record.restate_result(
-        json.loads(file.read_text()), config_hash(config.to_dict()), recipe.CLAIMS, file,
+        read_result(file), config_hash(config.to_dict()), recipe.CLAIMS, file,
         tries=options_tried(recipe, config),
     )  # fmt: skip
     print(record.rewrite_result(result, options.results))
@@ -212,7 +212,7 @@ def joined(file: Path, config: ConfigDict, options: argparse.Namespace) -> dict[
     """
     if not options.join or not file.exists():
         return None
-    old = json.loads(file.read_text())
+    old = read_result(file)
     claims = find_experiment(config.experiment).CLAIMS
     record.check_joins(old, config_hash(config.to_dict()), claims, file)
     return old
@@ -300,7 +300,7 @@ def plan(
 ) -> Iterator[Run]:
     """All runs that are to be complete; of configs that are not measured it prints why.
 
-    Files of results with which no seed can be joined are added to `refused`.
+    Files of results that are damaged, or with which no seed can be joined, are added to `refused`.
     """
     for system in systems:
         for file in [options.config] if options.config else system.configs:
@@ -309,19 +309,20 @@ def plan(
             result = result_file(options.results, system.key, file)
             try:
                 old = joined(result, config, options)
+                there = old["seeds"] if old else []
+                seeds = [seed for seed in range(options.seeds) if seed not in there]
+                kept = reason_to_keep(result, run_hash, [*there, *seeds])
+                if not seeds:
+                    kept = f"{result} has seeds {there} of this config"
+                if reason := why_not(file, config) or kept:
+                    console.print(f"skipped {system.key}, {stem}: {reason}")
+                    continue
+                runs = list(runs_of(system.key, file, options, seeds))
             except UserError as error:
                 console.print(f"skipped {system.key}, {stem}: {error}")
                 refused.append(str(result))
                 continue
-            there = old["seeds"] if old else []
-            seeds = [seed for seed in range(options.seeds) if seed not in there]
-            kept = reason_to_keep(result, run_hash, options.seeds)
-            if not seeds:
-                kept = f"{result} has seeds {there} of this config"
-            if reason := why_not(file, config) or kept:
-                console.print(f"skipped {system.key}, {stem}: {reason}")
-                continue
-            yield from runs_of(system.key, file, options, seeds)
+            yield from runs
 
 
 def runs_of(

@@ -13,10 +13,13 @@ from typing import Any, NamedTuple, NoReturn
 
 from rich.console import Console
 
+from experiments import registry
 from experiments.report.markup import duration
 from experiments.results import config_hash
 from experiments.spawn import bind, complaint, shares_of_cores, spawn
-from rml.training.config_file import read_config, read_summary
+from rml.errors import UserError
+from rml.nested import flatten
+from rml.training.config_file import extended_from, newest_step, read_config, read_summary
 
 
 class Run(NamedTuple):
@@ -63,6 +66,20 @@ class Run(NamedTuple):
         """Whether what its directory holds is a run of its config."""
         saved = read_config(self.directory)
         return saved is not None and config_hash(saved) == self.config_hash
+
+    def is_of_other_length(self) -> bool:
+        """Tells whether its directory holds a run that began to train for other `train.steps`."""
+        if not newest_step(self.directory):
+            return False
+        config = registry.read_config(self.config, self.flags).to_dict()
+        try:
+            saved = read_config(self.directory) or {}
+        except UserError:  # the launcher says what is wrong
+            return False
+        return (
+            flatten(saved).get("train.steps") != flatten(config).get("train.steps")
+            or extended_from(self.directory, config) is not None
+        )
 
     def missing(self) -> list[Path]:
         """What it needs and is not complete yet."""
@@ -122,6 +139,9 @@ def launch_all(
         if summary := run.summary():
             times[run.of].append(summary["seconds"])
             end(run, "" if run.is_of_config() else other_config(run))
+        elif run.is_of_other_length():  # no result is made of it once it is extended
+            waiting.remove(run)
+            end(run, f"{run.directory} was begun with other train.steps; remove it to measure it")
     running: dict[Run, tuple[subprocess.Popen, float, tuple[int, ...]]] = {}
     shares = shares_of_cores(jobs)
 

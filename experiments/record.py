@@ -4,9 +4,9 @@ A result is made of the directories alone, so that it can be made whenever they 
 """
 
 import io
-import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from experiments.commit import UNKNOWN
 from experiments.commit import current_commit as current_commit
 from experiments.common.figures import canvas
 from experiments.registry import options_tried
@@ -26,6 +27,7 @@ from experiments.results import (  # fmt: skip
     config_hash,
     count_claims,
     number,
+    read_result,
     reason_to_keep,
     recipe_of,
     result_file,
@@ -131,10 +133,16 @@ def make_result(
             for name in summaries[0]["versions"]
         },
         "device": _joined(_device(summary["devices"]) for summary in summaries),
-        "commit": _joined(summary.get("commit") or commit or "unknown" for summary in summaries),
+        "commit": _joined(one for s in summaries for one in _commits(s, commit)),
         "first_measured": finished[0],
         "finished": finished[-1],
     }
+
+
+def _commits(summary: Mapping[str, Any], given: str) -> list[str]:
+    """Lists the commits of a run's starts; that which is given stands for one not known."""
+    told = (summary.get("commit") or UNKNOWN).split(", ")
+    return [given or UNKNOWN if one == UNKNOWN else one for one in told]
 
 
 def _measured(
@@ -199,7 +207,7 @@ def claims_to_judge(file: Path, run_hash: str, claims: Sequence[Claim]) -> Seque
       run_hash: Hash of the config that is measured.
       claims: What is claimed today. Their sources may be worded otherwise there.
     """
-    old = json.loads(file.read_text()) if file.exists() else None
+    old = read_result(file) if file.exists() else None
     if old is None or old["config_hash"] != run_hash:
         return None
     there, today = ([replace(own, source="") for own in all] for all in (claims_of(old), claims))
@@ -287,7 +295,9 @@ def join_results(result: Mapping[str, Any], old: Mapping[str, Any], file: Path) 
             name: _joined(one for part in both for one in part["versions"][name].split(", "))
             for name in result["versions"]
         },
-        "device": _joined(part["device"] for part in both),
+        "device": _joined(
+            one for part in both for one in re.split(r", (?=\d+ x )", part["device"])
+        ),
         "commit": _joined(one for part in both for one in part["commit"].split(", ")),
         "first_measured": min(part["first_measured"] for part in both),
         "finished": max(part["finished"] for part in both),
@@ -366,7 +376,7 @@ def _complete(directory: Path) -> dict[str, Any]:
 
 
 def write_result(result: Mapping[str, Any], figures: Path, root: Path) -> str:
-    """Writes a result and its picture, unless the one that is there has more seeds.
+    """Writes a result and its picture, unless the one that is there has others or more seeds.
 
     The date of the config's first measurement is carried over from the one that is there.
 
@@ -380,16 +390,18 @@ def write_result(result: Mapping[str, Any], figures: Path, root: Path) -> str:
       What was done, in one line.
     """
     file = result_file(root, result["system"], result["config"])
-    kept = reason_to_keep(file, result["config_hash"], len(result["seeds"]))
+    kept = reason_to_keep(file, result["config_hash"], result["seeds"])
     if kept:
         return kept
     done = f"{file}: {count_claims(result['claims'])}"
     if file.exists():
-        old = json.loads(file.read_text())
+        old = read_result(file)
         first = min(result["first_measured"], old.get("first_measured", old["finished"]))
         result = {**result, "first_measured": first}
         if old["config_hash"] != result["config_hash"]:
             done += f" (replaces {len(old['seeds'])} seeds of another config)"
+        elif lost := sorted({*old["seeds"]} - {*result["seeds"]}):
+            done += f" (replaces seeds {lost}, without nulls)"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_picture(file.with_suffix(".png"), result, figures)
     write_json(file, result)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,18 @@ def result_files(root: Path = ROOT / "results") -> list[Path]:
     return [file for file in sorted(root.glob("*/*.json")) if file.parent.name not in others]
 
 
+def read_result(file: Path) -> dict[str, Any]:
+    """Reads a result.
+
+    Raises:
+      UserError: The file is damaged, such as by a merge with conflicts.
+    """
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError):
+        raise UserError(f"{file} is not readable as JSON, expected a result") from None
+
+
 def result_file(root: Path, key: str, config_file: str) -> Path:
     """The file of a config's result among all in a folder."""
     return root / key / f"{Path(config_file).stem}.json"
@@ -55,7 +67,7 @@ def read_results(root: Path = ROOT / "results") -> dict[str, dict[str, dict[str,
     """All results by system and by config, the stem of its file."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for file in result_files(root):
-        found.setdefault(file.parent.name, {})[file.stem] = json.loads(file.read_text())
+        found.setdefault(file.parent.name, {})[file.stem] = read_result(file)
     return found
 
 
@@ -143,17 +155,29 @@ def _statement(claim: Mapping[str, Any]) -> dict[str, Any]:
     return {name: claim.get(name) for name in STATEMENT}
 
 
-def reason_to_keep(file: Path, run_hash: str, seeds: int) -> str | None:
-    """Why a result stays: it has more seeds of the same config. None where it may be replaced.
+def reason_to_keep(file: Path, run_hash: str, seeds: Collection[int]) -> str | None:
+    """Why a result stays: it has seeds of the same config that the new one lacks.
 
-    One whose nulls were not measured may.
+    Args:
+      file: The result's file.
+      run_hash: Hash of the config that is measured.
+      seeds: Seeds of the new result.
+
+    Returns:
+      The reason; None where the result may be replaced, as one whose nulls were not measured may.
     """
-    old = json.loads(file.read_text()) if file.exists() else None
-    if old is None or old["config_hash"] != run_hash or len(old["seeds"]) <= seeds:
+    old = read_result(file) if file.exists() else None
+    if old is None or old["config_hash"] != run_hash or {*old["seeds"]} <= {*seeds}:
         return None
     if not all(claim.get("null_values") for claim in old["claims"]):
         return None
-    return f"{file} has {len(old['seeds'])} seeds of this config and is kept, not one of {seeds}"
+    there = len(old["seeds"])
+    if there > len(seeds):
+        return f"{file} has {there} seeds of this config and is kept, not one of {len(seeds)}"
+    return (
+        f"{file} has seeds {old['seeds']} of this config and is kept, not one of {sorted(seeds)}; "
+        "--join keeps both"
+    )
 
 
 def count_verdicts(claims: Iterable[Mapping[str, Any]]) -> str:

@@ -148,6 +148,13 @@ def command() -> str:
     return shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]])
 
 
+def how_to_continue() -> str:
+    """Says how a run that was stopped goes on."""
+    if __name__ != "__main__":  # in a notebook the command line is that of its kernel
+        return "start it again with the same config and work directory to continue"
+    return f"continue with:\n  {command()}"
+
+
 def launch(config: Any, directory: Path, config_name: str) -> None:
     """Runs the experiment of a config in its directory, unless it is complete."""
     started = time.perf_counter()
@@ -193,11 +200,13 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
             )
     except Interrupted as stop:
         name = signal.Signals(stop.signum).name
-        print(f"{name}: saved after step {stop.step}; continue with:\n  {command()}", flush=True)
+        print(f"{name}: saved after step {stop.step}; {how_to_continue()}", flush=True)
         raise SystemExit(128 + stop.signum) from None
     except (ValueError, OSError, AttributeError, KeyError):
         run.abandon()
         raise
+    finally:  # whatever ends it, a run that was complete is not lost
+        run.take_back_config()
     if is_primary():
         show(summary, directory)
     barrier("complete")

@@ -49,7 +49,8 @@ def shares_of_cores(jobs: int) -> list[tuple[int, ...]]:
 
 def complaint(log: Path) -> str:
     """The line that says why the last start failed: its error, or else the last one it printed."""
-    whole = log.read_text().splitlines() if log.exists() else []
+    # A process that is killed may leave half a character.
+    whole = log.read_text(errors="replace").splitlines() if log.exists() else []
     started = [place for place, line in enumerate(whole, 1) if line.startswith(PROMPT)]
     lines = [line.strip() for line in whole[max(started, default=0) :] if line.strip()]
     return next((line for line in lines if line.startswith("error:")), lines[-1] if lines else "")

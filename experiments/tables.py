@@ -10,15 +10,17 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.registry import ROOT
+from experiments.registry import ROOT, read_config
 from experiments.report.markup import duration
 from experiments.results import (  # fmt: skip
     RELATIONS,
     RESULT_LINE,
+    config_hash,
     count_claims,
     interval,
     not_measured,
@@ -114,9 +116,22 @@ def first_claim(result: Mapping[str, Any]) -> str:
 
 
 def config_cell(result: Mapping[str, Any], system: System) -> str:
-    """The config of a result, and why its claims are not counted where it is an extra."""
+    """The config of a result; whether it was changed since, and why it is an extra if it is one."""
     extra = system.extras.get(result["config"], "")
-    return f"`{result['config']}`" + f" (an extra: {extra})" * bool(extra)
+    notes = [f"an extra: {extra}"] * bool(extra) + ["changed since"] * changed_since(result)
+    return f"`{result['config']}`" + f" ({'; '.join(notes)})" * bool(notes)
+
+
+def changed_since(result: Mapping[str, Any]) -> bool:
+    """Tells whether the config of a result has other values today than those that were measured."""
+    config = ROOT / result["config"]
+    return config.is_file() and hash_today(config) != result["config_hash"]
+
+
+@cache
+def hash_today(config: Path) -> str:
+    """The hash of a config as its file is."""
+    return config_hash(read_config(str(config)).to_dict())
 
 
 def claims_table(key: str) -> str:

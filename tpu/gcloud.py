@@ -4,6 +4,7 @@ Syntax: https://cloud.google.com/sdk/gcloud/reference/compute/tpus, groups `tpu-
 `queued-resources`.
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -54,6 +55,12 @@ class Pod:
         """Group of commands."""
         return "queued-resources" if self.queued else "tpu-vm"
 
+    @property
+    def has_several_hosts(self) -> bool:
+        """Tells whether more than one machine holds its chips."""
+        kind, shape = parse_topology(self.topology)
+        return self.num_slices > 1 or math.prod(shape) > CHIPS[kind].host_chips
+
 
 def command(pod: Pod, verb: str, *args: str) -> list[str]:
     """A command on the pod, with its name, zone and project."""
@@ -77,6 +84,15 @@ def describe(pod: Pod) -> list[str]:
     """Asks for the pod's state."""
     state = "state.state" if pod.queued else "state"
     return command(pod, "describe", pod.name, f"--format=value({state})")
+
+
+def says_absent(said: str, pod: Pod) -> bool:
+    """Tells whether `describe` failed because there is no such pod, not because of another thing.
+
+    The service's answer is NOT_FOUND and, where it says more, the path of what is not there.
+    """
+    named = re.search(r"'projects/[^' ]*/([^' /]+)'", said)
+    return "NOT_FOUND:" in said and (named is None or named[1] == pod.name)
 
 
 def delete(pod: Pod) -> list[str]:

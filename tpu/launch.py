@@ -2,17 +2,20 @@ r"""Creates a TPU with `gcloud`, trains on it, follows, resumes after preemption
 
 python -m tpu.launch create --name=pod --zone=us-central1-a --topology=v5e:16x16
 python -m tpu.launch run    --name=pod --zone=us-central1-a --topology=v5e:16x16 \
-    --run="--config=configs/pods/simclr_imagenet2012_vit_b.py --workdir=runs/simclr"
+    --run="--config=configs/pods/simclr_imagenet2012_vit_b.py --workdir=/mnt/runs/simclr" \
+    --setup="MOUNT /mnt/runs"
 python -m tpu.launch follow ...      (the same flags; --resumes=10 starts again after preemption)
 python -m tpu.launch resume ...
 python -m tpu.launch delete ...
 
-Prints the commands; --nodry_run runs them, and costs money until `delete`.
+Prints the commands; --nodry_run runs them, and costs money until `delete`. The work directory lies
+on storage that `--setup` mounts on all workers: a worker's own disk goes with it.
 """
 
 import shlex
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,8 +48,23 @@ INSTALL = (
     "python3 -m uv venv --allow-existing --python 3.11 .venv && "
     "python3 -m uv pip install --python .venv/bin/python -c constraints.txt -e '.[tpu]'"
 )
+BUSY = "a run is still going on here; let it end, or delete the pod"
+ENDING = 180  # seconds that workers of a run that has failed on another may take to notice
 LOOK = "cat rml/run.status 2>/dev/null || echo running"
 TAIL = "tail -n 20 rml/run.log"
+
+
+class CommandError(UserError):
+    """A command that failed.
+
+    Attributes:
+      said: All of what it said.
+    """
+
+    def __init__(self, words: Sequence[str], said: str):
+        """Explains the failure of a command that said this."""
+        super().__init__(explain(words, said))
+        self.said = said
 
 
 class Shell:
@@ -63,18 +81,26 @@ class Shell:
         """
         self.dry, self.attempts, self.poll, self.write = dry, attempts, poll, write
 
-    def __call__(self, words: Sequence[str], *, attempts: int = 1) -> str:
+    def __call__(
+        self,
+        words: Sequence[str],
+        *,
+        attempts: int = 1,
+        is_answer: Callable[[str], bool] = lambda said: False,
+    ) -> str:
         """Runs a command.
 
         Args:
           words: The command.
           attempts: Tries.
+          is_answer: Function that tells whether what a failed command said is an answer, which
+            another try would not change.
 
         Returns:
           Its standard output, empty where it is only printed.
 
         Raises:
-          UserError: It failed, with what it said.
+          CommandError: It failed, with what it said.
         """
         self.write(shlex.join(words))
         if self.dry:
@@ -86,14 +112,18 @@ class Shell:
                 raise UserError(f"{words[0]} is not installed") from None
             if done.returncode == 0:
                 return done.stdout.strip()
+            if is_answer(done.stderr):
+                break
             if left:
                 self.write(f"failed ({last_line(done.stderr)}); {left} more tries")
                 time.sleep(self.poll)
-        raise UserError(explain(words, done.stderr))
+        raise CommandError(words, done.stderr)
 
-    def reach(self, words: Sequence[str]) -> str:
-        """Runs a command that reaches the workers by ssh, which may not be up yet."""
-        return self(words, attempts=self.attempts)
+    def reach(
+        self, words: Sequence[str], is_answer: Callable[[str], bool] = lambda said: False
+    ) -> str:
+        """Runs a command that may fail by chance, such as by ssh to workers that are not up yet."""
+        return self(words, attempts=self.attempts, is_answer=is_answer)
 
 
 def last_line(text: str) -> str:
@@ -104,6 +134,8 @@ def last_line(text: str) -> str:
 def explain(words: Sequence[str], said: str) -> str:
     """A failure in one line, with what can be done where that is known."""
     message = f"{shlex.join(words[:6])} failed: {last_line(said)}"
+    if BUSY in said:  # behind which gcloud says more
+        return f"{shlex.join(words[:6])} failed: {BUSY}"
     lower = said.lower()
     if "quota" in lower:
         return f"{message}; ask for quota of this chip and zone, or choose another --zone"
@@ -114,10 +146,14 @@ def explain(words: Sequence[str], said: str) -> str:
 
 def state(shell: Shell, pod: Pod) -> str:
     """The pod's state, `ABSENT` where there is none of this name."""
+
+    def is_absent(said: str) -> bool:
+        return gcloud.says_absent(said, pod)
+
     try:
-        return shell(gcloud.describe(pod)).upper() or ABSENT
-    except UserError as error:
-        if "not_found" in str(error).lower() or "not found" in str(error).lower():
+        return shell.reach(gcloud.describe(pod), is_absent).upper() or ABSENT
+    except CommandError as error:
+        if is_absent(error.said):
             return ABSENT
         raise
 
@@ -136,18 +172,24 @@ def create(shell: Shell, pod: Pod) -> None:
 
 
 def train(shell: Shell, pod: Pod, run: str, setup: str) -> None:
-    """Starts training on all workers; it goes on when the connection ends."""
+    """Starts training on all workers; it goes on when the connection ends.
+
+    A worker that still trains refuses. One that this call has reached before, in a try that failed
+    on another worker, is left to go on.
+    """
     if setup:
         shell.reach(gcloud.ssh(pod, setup))
+    start = uuid.uuid4().hex
     program = f".venv/bin/python -m experiments.run --distributed {run}"
     inner = f"{program} > run.log 2>&1; echo $? > run.status"
-    shell.reach(
-        gcloud.ssh(
-            pod,
-            f"cd rml && rm -f run.status && "
-            f"(setsid nohup bash -c {shlex.quote(inner)} > /dev/null 2>&1 &)",
-        )
+    # The processes that are started hold the lock until the last of them has ended.
+    command = (
+        f"cd rml && if ! grep -qsx {start} run.start; then exec 9>> run.lock && "
+        f"{{ flock -w {ENDING} 9 || {{ echo {shlex.quote(BUSY)} >&2; exit 1; }}; }} && "
+        f"echo {start} > run.start && rm -f run.status && "
+        f"(setsid nohup bash -c {shlex.quote(inner)} > /dev/null 2>&1 &); fi"
     )
+    shell.reach(gcloud.ssh(pod, command), lambda said: BUSY in said)
 
 
 def resume(shell: Shell, pod: Pod, run: str, setup: str) -> None:
@@ -198,7 +240,7 @@ def given(flag: flags.FlagHolder) -> str:
 def check_run(run: str) -> None:
     """Raises `UserError` where the config or its values would end the run on every worker."""
     if not run:
-        raise UserError('no --run; for example --run="--config=configs/... --workdir=runs/..."')
+        raise UserError('no --run; for example --run="--config=configs/... --workdir=/mnt/..."')
     try:
         words = shlex.split(run)
     except ValueError as error:
@@ -210,6 +252,19 @@ def check_run(run: str) -> None:
     if not path:
         raise UserError(f"--run is {run!r}, expected --config=FILE in it")
     ranges.check_config(registry.read_config(path[-1].removeprefix("--config="), overrides))
+
+
+def risk(pod: Pod, run: str, setup: str, resumes: int) -> str | None:
+    """Tells why a run may fail or be lost where its work directory lies; None where it may not."""
+    words = shlex.split(run.replace("--workdir ", "--workdir="))
+    named = [word for word in words if word.startswith("--workdir=")]
+    folder = named[-1].removeprefix("--workdir=") if named else "runs"
+    cure = "give --workdir=/mnt/... that --setup mounts on all workers"
+    if pod.has_several_hosts and not folder.startswith("/"):
+        return f"the work directory, {folder}, is on each worker's own disk and not shared: {cure}"
+    if resumes and not setup:
+        return f"a pod that is made again has an empty disk, and nothing mounts {folder}: {cure}"
+    return None
 
 
 def dispatch(verb: str) -> None:
@@ -230,6 +285,8 @@ def dispatch(verb: str) -> None:
         poll=POLL.value,
         write=lambda line: print(line, flush=True),
     )
+    if RUN.value and (why := risk(pod, RUN.value, SETUP.value, RESUMES.value)):
+        shell.write(f"warning: {why}")
     if verb == "create":
         create(shell, pod)
     elif verb == "run":

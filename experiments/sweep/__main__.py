@@ -13,10 +13,12 @@ if __name__ == "__main__":
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.interrupts import raise_interrupts
@@ -94,16 +96,27 @@ def sweep(options: argparse.Namespace) -> int:
     judge = table.choose_judge(options.best, recipe, base)
     grid = plan.parse_grid(options.grid)
     combinations = plan.combine(options.config, options.overrides, grid)
-    workdir = options.workdir
-    check_writable(workdir, f"--workdir={workdir}")
-    whole = plan.open_sweep(workdir, options.config, base)
-    folders = plan.extend(whole, combinations, options.seeds)
-    flags = options.overrides
+    check_writable(options.workdir, f"--workdir={options.workdir}")
     if options.mlflow:
         from rml.training.tracking import check_uri
 
         check_uri(options.mlflow)
-        flags = [*flags, f"--mlflow={options.mlflow}"]
+    with nullcontext() if options.dry_run else plan.hold(options.workdir):
+        return run_all(options, base, combinations, judge, console)
+
+
+def run_all(
+    options: argparse.Namespace,
+    base: ConfigDict,
+    combinations: Sequence[plan.Combination],
+    judge: table.Judge,
+    console: Console,
+) -> int:
+    """Adds the combinations to the sweep of the directory and runs what is missing."""
+    workdir = options.workdir
+    whole = plan.open_sweep(workdir, options.config, base)
+    folders = plan.extend(whole, combinations, options.seeds)
+    flags = [*options.overrides, *([f"--mlflow={options.mlflow}"] if options.mlflow else [])]
     runs = plan.runs_of(workdir, options.config, flags, combinations, folders, options.seeds)
     if options.slurm is not None:
         return on_cluster(options, whole, runs, judge, console)

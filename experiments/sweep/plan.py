@@ -1,10 +1,13 @@
 """What a sweep consists of: the combinations of its grid, checked, and its run directories."""
 
+import contextlib
+import fcntl
 import hashlib
 import itertools
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +20,11 @@ from experiments.results import config_hash, tells_apart
 from rml.errors import UserError
 from rml.nested import flatten
 from rml.training.config_file import differences, told
+from rml.training.durable import make_directory
 
 FILE = "sweep.json"
+WRITTEN = ("sweep.csv", "sweep.md", "sweep.png", "slurm")
+"""What a sweep leaves in its directory beside `FILE` and the folders of its combinations."""
 NAME_LENGTH = 150
 
 
@@ -124,6 +130,34 @@ def combine(
     return list(found.values())
 
 
+@contextlib.contextmanager
+def hold(workdir: Path) -> Iterator[None]:
+    """Holds a sweep's directory, made where it is missing, while it is in the context.
+
+    Raises:
+      UserError: Another sweep, whose combinations would be lost, holds it.
+    """
+    make_directory(workdir)
+    descriptor = os.open(workdir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--workdir {workdir} is in use by another sweep") from None
+        except OSError:  # not every file system can lock a directory
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_of_sweep(path: Path) -> bool:
+    """Tells whether a sweep writes what is here: runs of a combination, their logs, `WRITTEN`."""
+    if path.name in WRITTEN or not path.is_dir():
+        return path.name in WRITTEN
+    return all(re.fullmatch(r"seed\d+(\.log)?", run.name) for run in path.iterdir())
+
+
 def open_sweep(workdir: Path, config: str, base: ConfigDict) -> dict[str, Any]:
     """Reads what a directory holds of this sweep, or begins a new one.
 
@@ -136,14 +170,14 @@ def open_sweep(workdir: Path, config: str, base: ConfigDict) -> dict[str, Any]:
       The content of its `sweep.json`.
 
     Raises:
-      UserError: It holds something else, or a sweep of another config.
+      UserError: It holds something else, a damaged file, or a sweep of another config.
     """
     file = workdir / FILE
     begun: dict[str, Any] = {"config": config, "base": plain(base), "grid": [], "combinations": []}
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir} is a file, expected a directory")
     if not file.exists():
-        if workdir.exists() and any(workdir.iterdir()):
+        if workdir.exists() and not all(map(is_of_sweep, workdir.iterdir())):
             raise UserError(
                 f"--workdir {workdir} holds no sweep, expected a new or empty directory"
             )

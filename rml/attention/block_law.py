@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rml.errors import UserError, unknown
-from rml.ops.attention_parts import OfPlaces, Part, Visible
+from rml.ops.attention_parts import OfPlaces, Part, Visible, check_attention
 from rml.ops.block_sparse import block_sparse_attention
 
 KINDS = ("harmonic", "geometric", "uniform")
@@ -191,8 +191,9 @@ def block_law_part(
 
     Raises:
       UserError: The law is not as described, or the block is below 1.
-      ValueError: There is a window or a start.
+      ValueError: There is a window or a start, or a shape is not as described.
     """
+    check_attention(query, key, value, visible)
     visible.require_whole("block_law")
     keep = keep_probabilities(_blocks(query.shape[2], block), law, weights)
     pattern = draw_pattern(rng, keep, heads=query.shape[1], causal=visible.causal)

@@ -32,7 +32,7 @@ from rml.attention.combiner_summaries import (
     summaries,
 )
 from rml.errors import unknown
-from rml.ops.attention_parts import Part, Visible, attend_part, merge_parts
+from rml.ops.attention_parts import Part, Visible, attend_part, check_attention, merge_parts
 
 Kind = Literal["fixed", "logsparse", "vertical", "horizontal", "rowmajor", "mixture", "joint"]
 
@@ -109,12 +109,11 @@ def combiner_attention(
     causal is this repository's reading: regions before and after a token are kept apart, and none
     holds a token that is attended to directly.
     """
+    check_attention(query, key, value, visible)
     b, h, t, k = query.shape
     g, s = key.shape[1:3]
     check_settings(settings)
     visible.require_whole("combiner_attention")
-    if h % g:
-        raise ValueError(f"{g} heads of keys must divide {h} heads of queries")
     if t != s:
         raise ValueError(f"combiner_attention takes as many queries as keys, got {t} and {s}")
     if deep is not None and settings.kind == "rowmajor":

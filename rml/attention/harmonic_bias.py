@@ -129,7 +129,7 @@ def harmonic_attention(
 
     Raises:
       UserError: The form or the kind of slopes is unknown.
-      ValueError: The strength is negative.
+      ValueError: The strength is negative, or a shape is not as described.
     """
     del rng
     laws = distance_laws(query.shape[1], form=form, slopes=slopes, strength=strength)

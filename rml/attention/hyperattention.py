@@ -35,7 +35,7 @@ from rml.attention.hyper_samples import (
     within,
 )
 from rml.attention.sort_lsh import hyperplanes, sorted_order
-from rml.ops.attention_parts import Part, Visible, attend_part, merge_parts
+from rml.ops.attention_parts import Part, Visible, attend_part, check_attention, merge_parts
 from rml.ops.blocked_attention import attend_in_blocks
 
 
@@ -70,10 +70,9 @@ def hyper_attention(
     1, 3 and 4 as we remember them; keys that fill up the last block are masked here, not there.
     """
     check_settings(settings)
+    check_attention(query, key, value, visible)
     b, h, t, k = query.shape
     g, s = key.shape[1:3]
-    if h % g:
-        raise ValueError(f"{g} heads of keys must divide {h} heads of queries")
     visible.require_whole("hyper_attention")
     if visible.causal and t != s:
         raise ValueError(f"causal attention takes as many queries as keys, got {t} and {s}")

@@ -18,7 +18,7 @@ from rml.attention.hyper_samples import Settings
 from rml.attention.hyperattention import hyper_attention
 from rml.attention.performer import gaussian_projection, performer_attention
 from rml.attention.s2_attention import s2_attention
-from rml.ops.attention_parts import Visible
+from rml.ops.attention_parts import Visible, check_attention
 from rml.ops.blocked_attention import BLOCK, attend_in_blocks
 
 Method = Callable[..., jax.Array]
@@ -66,7 +66,8 @@ def window(
       block: Queries and keys of one block.
 
     Raises:
-      ValueError: If the width is not positive, or a window is there already.
+      ValueError: If the width is not positive, a window is there already, or a shape is not as
+        described.
 
     Source: StreamingLLM (Xiao et al., 2023, arXiv:2309.17453), section 3.2.
     """
@@ -115,8 +116,9 @@ def performer(
       features: Number of random features.
 
     Raises:
-      ValueError: If there is a window or a start.
+      ValueError: If there is a window or a start, or a shape is not as described.
     """
+    check_attention(query, key, value, visible)
     visible.require_whole("performer")
     width, repeats = query.shape[-1], query.shape[1] // key.shape[1]
     wide = jnp.promote_types(query.dtype, jnp.float32)

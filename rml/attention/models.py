@@ -20,7 +20,7 @@ from rml.attention.random_feature_attention import (
     rfa_features,
     rfa_weights,
 )
-from rml.errors import UserError
+from rml.errors import UserError, unknown
 from rml.ops import full_precision
 
 MODELS = ("rfa", "biased_rfa", "rf_mlp")
@@ -41,7 +41,11 @@ def draw_weights(
 
     Returns:
       The weights, a row a head or neuron.
+
+    Raises:
+      UserError: If the model is unknown.
     """
+    _check(model)
     if model == "rf_mlp":
         return rf_mlp_weights(key, count, keys, d)
     return rfa_weights(key, count, d, scale=scale, biased=model == "biased_rfa")
@@ -53,7 +57,12 @@ def features(
     query: Float[Array, "n d"],
     keys: Float[Array, "n k d"],
 ) -> Float[Array, "n f"]:
-    """Computes features of inputs under a model of `MODELS` with these weights."""
+    """Computes features of inputs under a model of `MODELS` with these weights.
+
+    Raises:
+      UserError: If the model is unknown.
+    """
+    _check(model)
     if model == "rf_mlp":
         return rf_mlp_features(query, keys, weights)
     return rfa_features(query, keys, weights).reshape(len(query), -1)
@@ -63,8 +72,17 @@ def kernel(model: str, *, scale: float | Float[Array, ""]) -> Callable[..., Floa
     """Returns a Gram matrix's limit in many heads, as `kernel(query, keys, query', keys')`.
 
     Equal models and scales that are floats have one function, so that `jax.jit` compiles it once.
+
+    Raises:
+      UserError: If the model is unknown.
     """
+    _check(model)
     return (_cached if isinstance(scale, float) else _kernel)(model, scale)
+
+
+def _check(model: str) -> None:
+    if model not in MODELS:
+        raise unknown("model", model, MODELS)
 
 
 def _kernel(model: str, scale: float | Float[Array, ""]) -> Callable[..., Float[Array, "n m"]]:

@@ -4,6 +4,9 @@ Here random features approximate softmax attention; in `rml.attention.random_fea
 they are the model.
 """
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -62,6 +65,9 @@ def performer_attention(
 ) -> Float[Array, "*b q v"]:
     """Approximates softmax(query keysᵀ / sqrt(d)) values in time and memory linear in the length.
 
+    The gradient of causal attention keeps the states [m, v + 1] of as many places as the root of
+    the length, and makes the others anew.
+
     Args:
       query: Queries.
       keys: Keys.
@@ -109,11 +115,29 @@ def performer_attention(
         rows = tuple(jnp.moveaxis(x, -2, 0) for x in (q, k, values))
         start = jnp.zeros((*rows[1].shape[1:], values.shape[-1]), values.dtype)
         none = jnp.full(start.shape[:-1], -jnp.inf, k.dtype)
-        out = jnp.moveaxis(jax.lax.scan(step, (start, none), rows)[1], 0, -2)
+        out = jnp.moveaxis(_scanned_in_chunks(step, (start, none), rows), 0, -2)
     # A query that sees no key has 0 and a gradient of 0; a tiny divisor would square to 0 there.
     total = out[..., -1:]
     seen = total > 0
     return jnp.where(seen, out[..., :-1] / jnp.where(seen, total, 1), 0).astype(dtype)
+
+
+def _scanned_in_chunks(step: Callable, carry: Any, rows: tuple[Array, ...]) -> Array:
+    """Outputs of a scan whose gradient keeps what is carried between chunks alone."""
+    length = len(rows[0])
+    size = max(1, math.isqrt(length))
+    whole = length - length % size
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def chunk(carry: Any, rows: tuple[Array, ...]) -> tuple[Any, Array]:
+        return jax.lax.scan(step, carry, rows)
+
+    chunks = tuple(x[:whole].reshape(-1, size, *x.shape[1:]) for x in rows)
+    carry, out = jax.lax.scan(chunk, carry, chunks)
+    out = out.reshape(whole, *out.shape[2:])
+    if whole == length:
+        return out
+    return jnp.concatenate([out, chunk(carry, tuple(x[whole:] for x in rows))[1]])
 
 
 def _raised(q: Array, k: Array, top: Array) -> tuple[Array, Array]:

@@ -9,8 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from rml.errors import UserError
+from rml.losses.shapes import check_shapes
 from rml.ops import full_precision, wide
 
 FeatureMap = Callable[[Any, Any], Array]
@@ -89,7 +92,12 @@ def solve_ridge(
 
     Regularization is absolute, not a fraction of n; below rounding of the Gram matrix it does not
     make it positive definite and the answer is NaN: use `solve_min_norm` there.
+
+    Raises:
+      ValueError: If shapes do not fit, or a regularization that is not traced is negative.
     """
+    check_shapes(gram=(gram, "n n"), targets=(targets, "n t"))
+    _check_penalty(regularization)
     gram, targets = wide(gram, targets)
     gram = gram + regularization * jnp.eye(gram.shape[0], dtype=gram.dtype)
     return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(gram, lower=True), targets)
@@ -106,7 +114,11 @@ def solve_min_norm(
       targets: Right-hand sides.
       rcond: Eigenvalues below this share of the largest count as zero; n times the rounding unit
         by default.
+
+    Raises:
+      ValueError: If shapes do not fit.
     """
+    check_shapes(gram=(gram, "n n"), targets=(targets, "n t"))
     gram, targets = wide(gram, targets)
     values, vectors = jnp.linalg.eigh(gram)
     if rcond is None:
@@ -132,7 +144,11 @@ def fit_ridge(
 
     Returns:
       Weights of the features.
+
+    Raises:
+      ValueError: If shapes do not fit, or a regularization that is not traced is negative.
     """
+    check_shapes(features=(features, "n f"), targets=(targets, "n t"))
     n, f = features.shape
     primal = f <= n
     gram = _product(features.T, features) if primal else _product(features, features.T)
@@ -157,7 +173,12 @@ def leave_one_out(
       gram: Inner products of the examples' features.
       targets: One column an output.
       regularizations: Penalties, positive.
+
+    Raises:
+      ValueError: If shapes do not fit, or penalties that are not traced are negative.
     """
+    check_shapes(gram=(gram, "n n"), targets=(targets, "n t"))
+    _check_penalty(regularizations)
     gram, targets = wide(gram, targets)
     values, vectors = jnp.linalg.eigh(gram)
     rotated = vectors.T @ targets
@@ -175,7 +196,13 @@ def leave_one_out(
 def leave_one_out_primal(
     features: Float[Array, "n f"], targets: Float[Array, "n t"], regularizations: Float[Array, " r"]
 ) -> Float[Array, "r t"]:
-    """Computes `leave_one_out` from features, where they are fewer than the examples."""
+    """Computes `leave_one_out` from features, where they are fewer than the examples.
+
+    Raises:
+      ValueError: If shapes do not fit, or penalties that are not traced are negative.
+    """
+    check_shapes(features=(features, "n f"), targets=(targets, "n t"))
+    _check_penalty(regularizations)
     features, targets = wide(features, targets)
     values, vectors = jnp.linalg.eigh(_product(features.T, features))
     rotated = _product(features, vectors)
@@ -214,7 +241,12 @@ def solve_prefixes(
     Returns:
       For each size the dual coefficients, as `solve_ridge`, and the mean squared leave-one-out
       error, as `leave_one_out`.
+
+    Raises:
+      ValueError: If shapes do not fit, or a regularization that is not traced is negative.
     """
+    check_shapes(gram=(gram, "n n"), targets=(targets, "n t"))
+    _check_penalty(regularization)
     gram, targets = wide(gram, targets)
     factor = _shifted_factor(gram, regularization)
     edges = sorted({*range(0, max(sizes), block), *sizes})
@@ -248,6 +280,13 @@ def solve_prefixes(
         return dual, jnp.mean(jnp.square(dual / diagonal[:, None]), axis=0)
 
     return [solve(m, jnp.concatenate(own)) for m, own in zip(sizes, squares, strict=True)]
+
+
+def _check_penalty(regularization: Any) -> None:
+    if isinstance(regularization, jax.core.Tracer):
+        return
+    if not (np.asarray(regularization) >= 0).all():
+        raise UserError(f"regularization is {regularization}, expected at least 0")
 
 
 @jax.jit

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rml.errors import UserError
-from rml.ops.attention_parts import OfPlaces, Visible
+from rml.ops.attention_parts import OfPlaces, Visible, check_attention
 from rml.ops.block_sparse import block_sparse_attention
 
 Pattern = Bool[np.ndarray, "h q n"]
@@ -161,9 +161,10 @@ def s2_attention(
 
     Raises:
       UserError: A number is out of its range, or heads do not cover the context together.
-      ValueError: There is a window or a start, or keys and queries are not of one text.
+      ValueError: There is a window or a start, or a shape is not as described.
     """
     del rng
+    check_attention(query, key, value, visible)
     visible.require_whole("s2_attention")
     heads, t = query.shape[1:3]
     if block < 1:

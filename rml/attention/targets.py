@@ -136,7 +136,7 @@ def build_targets(
       The targets, each tried on permutations.
 
     Raises:
-      UserError: An unknown name, or a function that cannot be imported.
+      UserError: An unknown name, also by its numbers, or a function that cannot be imported.
       ValueError: A function that depends on the order of the keys.
     """
     first, second = jax.random.split(key)
@@ -144,22 +144,26 @@ def build_targets(
     rotation = jnp.linalg.qr(jax.random.normal(second, (d, d)))[0]
     built: dict[str, Target] = {}
     for name in names:
-        kind, *numbers = name.split("_")
-        if ":" in name:
-            built[name] = _user_function(name)
-        elif kind == "average":
-            built[name] = partial(average_power, direction=direction, degree=int(numbers[0]))
-        elif kind == "weighted":
-            built[name] = partial(weighted_correlation, direction=direction, degree=int(numbers[0]))
-        elif kind == "mixed":
-            weight, degree = float(numbers[0]), int(numbers[1])
-            built[name] = partial(
-                mixed_correlation, rotation=rotation, weight=weight, degree=degree
-            )
-        else:
-            raise unknown("target", name, ("average_P", "weighted_P", "mixed_W_P"))
+        own = _user_function(name) if ":" in name else _own_function(name, direction, rotation)
+        built[name] = own
         check_permutation_invariant(built[name], key, keys=keys, d=d)
     return built
+
+
+def _own_function(name: str, direction: Array, rotation: Array) -> Target:
+    try:
+        match name.split("_"):
+            case ["average", degree]:
+                return partial(average_power, direction=direction, degree=int(degree))
+            case ["weighted", degree]:
+                return partial(weighted_correlation, direction=direction, degree=int(degree))
+            case ["mixed", weight, degree]:
+                return partial(
+                    mixed_correlation, rotation=rotation, weight=float(weight), degree=int(degree)
+                )
+    except ValueError:
+        pass  # a part that is no number makes the name unknown
+    raise unknown("target", name, ("average_P", "weighted_P", "mixed_W_P"))
 
 
 def _user_function(name: str) -> Target:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rml.evaluation.checks import require_finite
+
 
 def accuracy(
     scores: Float[Array, "n c"], labels: Int[Array, " n"], *, k: int = 1
@@ -23,13 +25,20 @@ def accuracy(
       A number between 0 and 1.
 
     Raises:
-      ValueError: If there are no rows or `k` is not between 1 and the number of classes.
+      ValueError: If shapes do not fit, there are no rows, `k` is not between 1 and the number of
+        classes or, outside `jit`, a score is not finite.
     """
+    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+        raise ValueError(
+            f"accuracy needs scores [n, c] and labels [n], got shapes {scores.shape} and "
+            f"{labels.shape}"
+        )
     rows, classes = scores.shape
     if rows == 0:
         raise ValueError(f"accuracy needs at least one row, got scores of shape {scores.shape}")
     if not 1 <= k <= classes:
         raise ValueError(f"k must be between 1 and the {classes} classes, got {k}")
+    require_finite("scores", scores)
     return _accuracy(scores, labels, k)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rml.evaluation.checks import require_finite
+from rml.evaluation.checks import require_matrix
 from rml.ops.pairwise import safe_sqrt
 from rml.ops.similarity import normalize
 from rml.ops.streaming import symmetric_logsumexp
@@ -27,8 +27,8 @@ def alignment(
       0 where all pairs coincide; 4 at most for `alpha` 2.
 
     Raises:
-      ValueError: If the shapes differ, there are no rows, a feature is not finite (outside `jit`),
-        or `alpha` is not positive.
+      ValueError: If the shapes differ or are not [n, d], there are no rows, a feature is not
+        finite (outside `jit`), or `alpha` is not positive.
 
     Source: Wang & Isola 2020, "Understanding Contrastive Representation Learning through Alignment
       and Uniformity on the Hypersphere", section 4.1, L_align.
@@ -39,8 +39,8 @@ def alignment(
         raise ValueError(f"alignment needs at least one pair, got arrays of shape {x.shape}")
     if alpha <= 0:
         raise ValueError(f"alpha must be positive, got {alpha}")
-    require_finite("x", x)
-    require_finite("y", y)
+    require_matrix("x", x)
+    require_matrix("y", y)
     squares = jnp.sum((normalize(x) - normalize(y)) ** 2, axis=1)
     return jnp.mean(squares if alpha == 2 else safe_sqrt(squares) ** alpha)
 
@@ -62,8 +62,8 @@ def uniformity(
       0 where all rows coincide, less the more evenly they spread.
 
     Raises:
-      ValueError: If there are fewer than two rows, a feature is not finite (outside `jit`), or `t`
-        or `block` is not positive.
+      ValueError: If the shape is not [n, d], there are fewer than two rows, a feature is not
+        finite (outside `jit`), or `t` or `block` is not positive.
 
     Source: Wang & Isola 2020, section 4.1, L_uniform.
     """
@@ -72,7 +72,7 @@ def uniformity(
         raise ValueError(f"uniformity needs at least two rows, got shape {x.shape}")
     if t <= 0:
         raise ValueError(f"t must be positive, got {t}")
-    require_finite("x", x)
+    require_matrix("x", x)
     return _uniformity(x, t, block)
 
 

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from rml.losses.shapes import check_indices
+
 
 def require_finite(name: str, values: Array) -> None:
     """Raises `ValueError` if any value is NaN or infinite; inside `jit` nothing can be checked."""
@@ -18,20 +20,22 @@ def require_finite(name: str, values: Array) -> None:
         )
 
 
+def require_matrix(name: str, values: Array) -> None:
+    """Raises `ValueError` unless this is a finite matrix; inside `jit` only axes can be checked."""
+    if values.ndim != 2:
+        raise ValueError(
+            f"{name} must have the shape [n, d], one row per example, got {values.shape}"
+        )
+    require_finite(name, values)
+
+
 def require_labels(name: str, labels: Array, *, rows: int, num_classes: int) -> None:
     """Raises `ValueError` unless there is one label in [0, num_classes) for each row."""
     if labels.shape != (rows,):
         raise ValueError(
             f"{name} must hold one label for each of {rows} rows, got shape {labels.shape}"
         )
-    if isinstance(labels, jax.core.Tracer) or rows == 0:
-        return
-    with jax.ensure_compile_time_eval():
-        low, high = map(int, _range(labels))
-    if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"{name} must lie between 0 and {num_classes - 1}, got values from {low} to {high}"
-        )
+    check_indices(name, labels, num_classes)
 
 
 def require_same_width(first: str, x: Array, second: str, y: Array) -> None:
@@ -46,8 +50,3 @@ def require_same_width(first: str, x: Array, second: str, y: Array) -> None:
 @jax.jit  # one program instead of one an operation
 def _not_finite(values: Array) -> Array:
     return jnp.sum(~jnp.isfinite(values))
-
-
-@jax.jit
-def _range(values: Array) -> tuple[Array, Array]:
-    return jnp.min(values), jnp.max(values)

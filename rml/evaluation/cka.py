@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rml.evaluation.checks import require_finite
+from rml.evaluation.checks import require_matrix
 from rml.ops.pairwise import dot_product
 
 
@@ -28,8 +28,9 @@ def linear_cka(
       1 for equal representations; NaN inside `jit` where one is constant.
 
     Raises:
-      ValueError: If the numbers of rows differ, there are fewer than 2 (4 if `debiased`), or,
-        outside `jit`, a feature is not finite or a representation is constant.
+      ValueError: If the numbers of rows differ, there are fewer than 2 (4 if `debiased`), a
+        representation is no matrix, or, outside `jit`, a feature is not finite or a representation
+        is constant.
 
     Source: Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited",
       equations 3-4; the unbiased estimator: Song et al. 2012, "Feature Selection via Dependence
@@ -41,7 +42,7 @@ def linear_cka(
     if x.shape[0] < least:
         raise ValueError(f"CKA needs at least {least} examples, got {x.shape[0]}")
     for name, values in (("x", x), ("y", y)):
-        require_finite(name, values)
+        require_matrix(name, values)
         if not isinstance(values, jax.core.Tracer) and bool(jnp.all(values == values[0])):
             raise ValueError(f"CKA is undefined for the constant representation {name}")
     return _linear_cka(x, y, debiased=debiased)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.special import entr
 from jaxtyping import Array, Float
 
-from rml.evaluation.checks import require_finite
+from rml.evaluation.checks import require_matrix
 
 
 def collapsed(features: Float[Array, "n d"], *, tolerance: float = 1e-5) -> bool:
@@ -19,7 +19,11 @@ def collapsed(features: Float[Array, "n d"], *, tolerance: float = 1e-5) -> bool
 
     Returns:
       True also for a single row.
+
+    Raises:
+      ValueError: As `singular_values`.
     """
+    _require_features(features)
     x = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     return bool(jnp.max(jnp.abs(x - x[:1])) <= tolerance * jnp.max(jnp.abs(x)))
 
@@ -40,12 +44,16 @@ def singular_values(
       min(n, d) values in float32 or wider.
 
     Raises:
-      ValueError: If there are no rows or a feature is not finite (outside `jit`).
+      ValueError: If features are no matrix, are empty, or one is not finite (outside `jit`).
     """
+    _require_features(features)
+    return _singular_values(features, center)
+
+
+def _require_features(features: Array) -> None:
     if 0 in features.shape:
         raise ValueError(f"features must not be empty, got shape {features.shape}")
-    require_finite("features", features)
-    return _singular_values(features, center)
+    require_matrix("features", features)
 
 
 @partial(jax.jit, static_argnames="center")  # one program instead of one an operation

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.tree_utils as otu
 from jaxtyping import Array, Bool, Float, Int
 
+from rml.evaluation.checks import require_labels, require_matrix
 from rml.ops.precision import full_precision
 
 # Steps without a lower value or a smaller gradient after which rounding is all that is left.
@@ -33,8 +35,6 @@ class LogisticRegression(NamedTuple):
     converged: Bool[Array, ""]
 
 
-@partial(jax.jit, static_argnames="num_classes")
-@full_precision
 def fit_logistic_regression(
     features: Float[Array, "n d"],
     labels: Int[Array, " n"],
@@ -66,7 +66,34 @@ def fit_logistic_regression(
 
     Returns:
       The model and how it converged.
+
+    Raises:
+      ValueError: If shapes do not fit or, outside `jit`, a feature is not finite, a label is out of
+        range, or the penalty is below 0.
     """
+    require_matrix("features", features)
+    rows = features.shape[0]
+    require_labels("labels", labels, rows=rows, num_classes=num_classes)
+    if sample_weight is not None and sample_weight.shape != (rows,):
+        raise ValueError(
+            f"sample_weight must hold one weight for each of {rows} rows, got shape "
+            f"{sample_weight.shape}"
+        )
+    if not isinstance(l2, jax.core.Tracer) and not np.asarray(l2) >= 0:
+        raise ValueError(f"l2 must be at least 0, got {l2}")
+    return _fit(
+        features, labels, num_classes=num_classes, l2=l2, sample_weight=sample_weight,
+        weights=weights, bias=bias, max_iterations=max_iterations, tolerance=tolerance,
+    )  # fmt: skip
+
+
+@partial(jax.jit, static_argnames="num_classes")  # shapes and values are checked before
+@full_precision
+def _fit(
+    features: Array, labels: Array, *, num_classes: int, l2: float | Array,
+    sample_weight: Array | None, weights: Array | None, bias: Array | None,
+    max_iterations: int | Array, tolerance: float | Array,
+) -> LogisticRegression:  # fmt: skip
     x = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     n, d = x.shape
     rows = jnp.ones(n, x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)

@@ -1,6 +1,6 @@
 """Tests of the difference between two systems measured on the same queries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -260,7 +260,7 @@ def mcnemar(first: Bool[Array, " n"], second: Bool[Array, " n"]) -> McNemar:
     return McNemar(*counts, exact, mid)
 
 
-def holm(p_values: Float[Array, " c"]) -> Float[Array, " c"]:
+def holm(p_values: Float[Array, " c"] | Sequence[float]) -> Float[Array, " c"]:
     """Adjusts p-values of several comparisons so that one false alarm in all is as rare.
 
     Comparing them with α keeps the chance of any false rejection at most α, whatever the
@@ -277,6 +277,7 @@ def holm(p_values: Float[Array, " c"]) -> Float[Array, " c"]:
 
     Source: Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
     """
+    p_values = jnp.asarray(p_values)
     if p_values.ndim != 1 or p_values.shape[0] == 0:
         raise ValueError(f"p_values must be a non-empty vector, got shape {p_values.shape}")
     count = p_values.shape[0]

@@ -12,11 +12,13 @@ from rml.ops.similarity import wide
 def require_episode(support: Array, support_labels: Array, query: Array, num_classes: int) -> None:
     """Raises `ValueError` unless these are an episode; inside `jit` only shapes can be checked.
 
-    Asked are: rows of one width, one label in [0, num_classes) for each support row, every class
-    in the support, finite features.
+    Asked are: rows of one width, a query, one label in [0, num_classes) for each support row, every
+    class in the support, finite features.
     """
     rows = support.shape[0]
     require_same_width("support", support, "query", query)
+    if query.shape[0] == 0:
+        raise UserError(f"query has the shape {query.shape}, expected at least one row")
     if num_classes > rows:
         raise UserError(
             f"{num_classes} classes need at least as many support rows, got {rows}: "

@@ -19,6 +19,9 @@ from rml.ops.similarity import unit_scale, wide
 Distance = Literal["squared_euclidean", "cosine"]
 Graph = Literal["symmetric", "directed"]
 
+NEIGHBORS = 3
+"""Edges of a point by default, where there are as many others."""
+
 
 @jax.custom_batching.custom_vmap
 def _product(x: Array, y: Array) -> Array:
@@ -145,15 +148,21 @@ def gaussian(distances: Float[Array, "*shape"], width: Array | float) -> Float[A
     return jnp.exp(-(distances / width) / (2 * width))
 
 
+def neighbor_count(neighbors: int | None, points: int, *, default: int) -> int:
+    """Returns the neighbours of a point that are asked for, or else the default of those it has."""
+    return min(default, points - 1) if neighbors is None else neighbors
+
+
 def neighbour_graph(
-    products: Float[Array, "n n"], *, neighbors: int, graph: Graph
+    products: Float[Array, "n n"], *, neighbors: int | None, graph: Graph, default: int = NEIGHBORS
 ) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
     """Computes the kNN affinities of rows, and the root mean square length of their edges.
 
     Args:
       products: Inner products of the rows.
-      neighbors: Edges of a row.
+      neighbors: Edges of a row; by default `default`, or as many as there are other rows.
       graph: "symmetric" or "directed"; in the latter row p's neighbours are marked in column p.
+      default: Edges of a row where `neighbors` is not given.
 
     Returns:
       Affinities, and the length; 1 where all edges have length zero, so that it can divide.
@@ -165,8 +174,11 @@ def neighbour_graph(
     if graph not in ("symmetric", "directed"):
         raise unknown("graph", graph, ("symmetric", "directed"))
     d2 = squared_distances(products)
+    count = neighbor_count(neighbors, len(d2), default=default)
+    if neighbors is None and not count:
+        return jnp.zeros_like(d2), jnp.ones((), d2.dtype)
     # Found along columns, as they are marked: a CPU transposes slowly.
-    edges = nearest(d2, k=neighbors, axis=0)
+    edges = nearest(d2, k=count, axis=0)
     length = jnp.sqrt(mean_square_length(edges, d2))
     return (symmetrize(edges) if graph == "symmetric" else edges), length
 

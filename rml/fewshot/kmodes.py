@@ -14,7 +14,7 @@ def k_modes(
     *,
     num_classes: int,
     bandwidth: Scalar | None = None,
-    neighbors: int = 3,
+    neighbors: int | None = None,
     temperature: Scalar = 0.1,
     distance: Distance = "squared_euclidean",
     shift: bool = True,
@@ -32,7 +32,8 @@ def k_modes(
       num_classes: Number of classes c.
       bandwidth: σ of the Gaussian kernel; by default the root mean square distance of the points
         to their neighbours (the papers' code estimates it from a kNN graph as well).
-      neighbors: Neighbours by which the bandwidth is estimated.
+      neighbors: Neighbours by which the bandwidth is estimated; by default 3, or as many as there
+        are other points.
       temperature: T of the entropy barrier, which divides the kernel values.
       distance: "squared_euclidean", or "cosine" for unit features and modes.
       shift: Move the queries onto the support's mean first, as the papers' code does.

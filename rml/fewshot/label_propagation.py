@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from rml.fewshot.bound import Scalar
 from rml.fewshot.checks import one_hot, require_episode
-from rml.fewshot.gram import gaussian, gram, mean_square_length, squared_distances
+from rml.fewshot.gram import gaussian, gram, mean_square_length, neighbor_count, squared_distances
 from rml.ops.graph import nearest, symmetrize
 from rml.ops.precision import full_precision
 
@@ -27,7 +27,7 @@ def label_propagation(
     *,
     num_classes: int,
     alpha: Scalar = 0.8,
-    neighbors: int = 10,
+    neighbors: int | None = None,
     bandwidth: Scalar | None = None,
 ) -> Float[Array, "q c"]:
     """Spreads the support's labels along a kNN graph until they settle.
@@ -43,7 +43,7 @@ def label_propagation(
       query: Query features.
       num_classes: Number of classes c.
       alpha: Share of a point's label that comes from its neighbours, in (0, 1).
-      neighbors: Edges of a point.
+      neighbors: Edges of a point; by default 10, or as many as there are other points.
       bandwidth: σ of the affinity exp(-|x - y|² / 2σ²); by default the root mean square length
         of the edges (ours).
 
@@ -59,7 +59,7 @@ def label_propagation(
     require_episode(support, support_labels, query, num_classes)
     rows = jnp.concatenate([support, query])
     d2 = squared_distances(gram(rows))
-    edges = nearest(d2, k=neighbors)
+    edges = nearest(d2, k=neighbor_count(neighbors, len(rows), default=10))
     width = jnp.sqrt(mean_square_length(edges, d2)) if bandwidth is None else bandwidth
     affinity = symmetrize(edges) * gaussian(d2, width)
     scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(affinity, axis=1), 1e-30))

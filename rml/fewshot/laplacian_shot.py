@@ -28,7 +28,7 @@ def laplacian_shot(
     *,
     num_classes: int,
     laplacian_weight: Scalar = 0.7,
-    neighbors: int = 2,
+    neighbors: int | None = None,
     temperature: Scalar = 1.0,
     graph: Graph = "directed",
     rectify: bool = True,
@@ -48,7 +48,8 @@ def laplacian_shot(
       query: Query features.
       num_classes: Number of classes c.
       laplacian_weight: λ; best chosen on validation classes.
-      neighbors: Edges of a query, itself not counted (the public code's `knn` less one).
+      neighbors: Edges of a query, itself not counted (the public code's `knn` less one); by
+        default 2, or as many as there are other queries.
       temperature: T of the entropy barrier; the paper has none, which is 1.
       graph: "directed" as in the public code, for which no energy falls by proof; "symmetric"
         has the theorem's descent.
@@ -85,7 +86,7 @@ def laplacian_shot(
     elif rectify:
         mix = before_shift(mix, s)
     unary = distances_to_mixtures(products, mix)[:, s:]
-    affinity, _ = neighbour_graph(products[s:, s:], neighbors=neighbors, graph=graph)
+    affinity, _ = neighbour_graph(products[s:, s:], neighbors=neighbors, graph=graph, default=2)
     weighted: dict[str, Any] = dict(laplacian_weight=laplacian_weight, temperature=temperature)
     assignments, _ = bound_updates(
         assign(-unary, temperature),

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from rml.fewshot.bound import Scalar
 from rml.fewshot.checks import class_means
 from rml.fewshot.episodes import Episodes
-from rml.fewshot.gram import gram, neighbour_graph
+from rml.fewshot.gram import NEIGHBORS, gram, neighbor_count, neighbour_graph
 from rml.fewshot.preprocess import shift_queries
 from rml.fewshot.simpleshot import simple_shot
 from rml.fewshot.transductive_clustering import Solution, solve, transductive_clustering
@@ -54,10 +54,11 @@ def solve_episode(
     points = jnp.concatenate([support, shifted])
     ends = normalize(points) if options["distance"] == "cosine" else points
     symmetric = options["graph"] == "symmetric"
-    affinity = knn_affinity(ends, k=options["neighbors"], symmetric=symmetric)
+    neighbors = neighbor_count(options["neighbors"], len(points), default=NEIGHBORS)
+    affinity = knn_affinity(ends, k=neighbors, symmetric=symmetric)
     if options["prototype"] == "mode" and options["bandwidth"] is None:
         products = gram(ends)
-        neighbors, graph = options["neighbors"], options["graph"]
+        graph = options["graph"]
         options["bandwidth"] = neighbour_graph(products, neighbors=neighbors, graph=graph)[1]
     return solve(
         points,

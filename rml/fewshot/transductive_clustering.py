@@ -26,7 +26,7 @@ def cluster_episode(
     distance: Distance,
     shift: bool,
     graph: Graph | None = None,
-    neighbors: int = 3,
+    neighbors: int | None = None,
     prototype: Prototype = "mean",
     bandwidth: Scalar | None = None,
     **options: Any,
@@ -63,7 +63,7 @@ def transductive_clustering(
     *,
     num_classes: int,
     laplacian_weight: Scalar = 0.05,
-    neighbors: int = 3,
+    neighbors: int | None = None,
     temperature: Scalar = 0.1,
     prototype: Prototype = "mean",
     distance: Distance = "squared_euclidean",
@@ -84,7 +84,8 @@ def transductive_clustering(
       query: Query features.
       num_classes: Number of classes c.
       laplacian_weight: λ; best chosen on validation classes, as in the paper.
-      neighbors: Edges of a point in the graph of support and queries.
+      neighbors: Edges of a point in the graph of support and queries; by default 3, or as many as
+        there are other points.
       temperature: T of the entropy barrier; 1 in the papers' code, which computes prototypes
         from hard assignments instead.
       prototype: "mean" (K-means) or "mode" (K-modes).

@@ -23,6 +23,7 @@ from rml.kernels.gram_kernels import Blocks, Kernel, gram_blocks, input_gram, no
 from rml.kernels.layers import propagate
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
 from rml.kernels.sparse import Terms
+from rml.losses.shapes import check_shapes
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
 from rml.ops.similarity import wide
@@ -250,7 +251,12 @@ def conv_elbo(
 
     Returns:
       The objective, to be maximised, in nats an image.
+
+    Raises:
+      ValueError: If labels or widths do not fit the images and the machine's layers.
     """
     terms = propagate_conv(machine, x, kernel=kernel, normalization=normalization, jitter=jitter)
+    check_shapes(mean=(terms.prediction.mean, "t c"), labels=(labels, "t"))
+    check_shapes(widths=(widths, "depth"), kls=(terms.kls, "depth"))
     fitted = jnp.mean(expected_log_softmax(key, *terms.prediction, labels, samples=samples))
     return fitted - (jnp.sum(widths * terms.kls) + output_kl(machine.outputs)) / total

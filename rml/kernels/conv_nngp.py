@@ -8,6 +8,9 @@ from rml.kernels.gram_kernels import Kernel
 from rml.ops.precision import full_precision
 from rml.ops.similarity import wide
 
+COVARIANCES = 1 << 20
+"""Covariances of locations that exist at a time: those of one row and some columns."""
+
 
 def window_mean(c: Array, *, size: int) -> Array:
     """Averages covariances along both points' windows: a convolution with zero padding.
@@ -53,7 +56,8 @@ def conv_nngp(
       depth: Number of convolutions.
       size: Width of their square windows, odd; images are padded with zeros.
       pool: Whether the output reads the mean over locations. It needs covariances of all pairs of
-        locations, (h w)² for each pair of images; without, h w are enough.
+        locations, (h w)² for each pair of images; without, h w are enough. At most
+        `COVARIANCES` of them exist at a time, or those of one pair of images.
 
     Returns:
       The kernel of each pair of images.
@@ -86,9 +90,11 @@ def conv_nngp(
         return jnp.mean(c)
 
     columns = other, jax.vmap(norms)(other)
+    locations = x.shape[1] * x.shape[2]
+    batch = max(1, COVARIANCES // (locations**2 if pool else locations))
 
     def row(image: Array) -> Array:
         own = norms(image)
-        return jax.vmap(lambda b, b_norms: pair(image, own, b, b_norms))(*columns)
+        return jax.lax.map(lambda one: pair(image, own, *one), columns, batch_size=batch)
 
     return jax.lax.map(row, x)

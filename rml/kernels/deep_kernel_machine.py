@@ -9,6 +9,7 @@ from rml.kernels.gram_kernels import Blocks, Kernel, gram, gram_blocks, input_bl
 from rml.kernels.layers import exact_factor, propagate, triangle, unit_kl
 from rml.kernels.nngp import Prediction, gp_predict, log_marginal_likelihood
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
+from rml.losses.shapes import check_shapes
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, gaussian_kl, require_finite, require_positive_definite
 
@@ -40,8 +41,12 @@ def objective(
       The objective; NaN where a Gram matrix or the kernel matrix of the layer below it has no
       Cholesky factor, as no jitter is added to any.
 
+    Raises:
+      ValueError: If there is not one width a layer.
+
     Source: Yang et al., arXiv:2108.13097, the deep kernel machine objective.
     """
+    check_shapes(grams=(grams, "depth n n"), widths=(widths, "depth"))
     total = log_marginal_likelihood(gram(output_kernel or kernel, grams[-1]), y, noise=noise)
     before = g
     for layer in range(grams.shape[0]):
@@ -104,7 +109,11 @@ def regression_objective(
 
     It is that of kernel matrices with `Forward.jitters` on their diagonals: without, where these
     are 0.
+
+    Raises:
+      ValueError: If there is not one width a layer.
     """
+    check_shapes(raw=(raw, "depth n n"), widths=(widths, "depth"))
     state = forward(raw, g, kernel=kernel, output_kernel=output_kernel)
     return log_marginal_likelihood(state.kernel, y, noise=noise) - jnp.sum(widths * state.kls)
 
@@ -138,7 +147,11 @@ def classification_objective(
     Returns:
       The objective, to be maximised, in nats. It is that of kernel matrices with the least jitter
       with which they have Cholesky factors: `Forward.jitters` in hidden layers.
+
+    Raises:
+      ValueError: If there is not one width a layer.
     """
+    check_shapes(raw=(raw, "depth n n"), widths=(widths, "depth"))
     state = forward(raw, g, kernel=kernel, output_kernel=output_kernel)
     factor = cholesky(state.kernel).factor
     root = factor @ triangle(outputs.raw)

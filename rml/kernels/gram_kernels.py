@@ -5,6 +5,7 @@ norms v and w, elementwise with broadcasting, so that one definition gives a Gra
 one, or a diagonal. Half precision is promoted: angles and differences of near points need digits.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rml.errors import unknown
+from rml.errors import UserError, unknown
 from rml.ops.arc_cosine import arc_cosine, cosine, positive_root, ratio
 from rml.ops.precision import full_precision
 from rml.ops.similarity import wide
@@ -209,10 +210,17 @@ def build(name: str, **options: Any) -> Kernel:
     """Builds a kernel by name; `options` are its keyword arguments.
 
     Raises:
-      UserError: If there is no kernel of this name.
+      UserError: If there is no kernel of this name, or it has no such option.
     """
     if name not in KERNELS:
         raise unknown("kernel", name, KERNELS)
+    parameters = inspect.signature(KERNELS[name]).parameters.values()
+    known = [own.name for own in parameters if own.kind is own.KEYWORD_ONLY]
+    for option in options:
+        if not known:
+            raise UserError(f"kernel {name!r} has no options, got {option!r}")
+        if option not in known:
+            raise unknown(f"option of kernel {name!r}", option, known)
     return partial(KERNELS[name], **options) if options else KERNELS[name]
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.kernels.gram_kernels import Blocks, Kernel, gram
+from rml.losses.shapes import check_shapes
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, noisy_log_density, solve_lower
 from rml.ops.similarity import wide
@@ -78,7 +79,11 @@ def gp_predict(k: Blocks, y: Float[Array, "n c"], *, noise: float | Array) -> Pr
 
     Returns:
       Mean and variance of the function at the other points; add `noise` for targets.
+
+    Raises:
+      ValueError: If the targets do not fit the kernel matrix.
     """
+    check_shapes(kernel=(k.ii, "p p"), y=(y, "p c"))
     k = Blocks(*wide(*k))
     (y,) = wide(y)
     factor = cholesky(k.ii + noise * jnp.eye(k.ii.shape[0], dtype=k.ii.dtype)).factor
@@ -89,6 +94,11 @@ def gp_predict(k: Blocks, y: Float[Array, "n c"], *, noise: float | Array) -> Pr
 def gaussian_log_likelihood(
     prediction: Prediction, y: Float[Array, "t c"], *, noise: float | Array
 ) -> Float[Array, ""]:
-    """Averages targets' log-density under a prediction, over points and outputs, in nats."""
+    """Averages targets' log-density under a prediction, over points and outputs, in nats.
+
+    Raises:
+      ValueError: If the targets do not have the shape of the prediction's mean.
+    """
+    check_shapes(mean=(prediction.mean, "t c"), y=(y, "t c"))
     variance = prediction.variance[:, None] + noise
     return -jnp.mean(jnp.log(2 * jnp.pi * variance) + (y - prediction.mean) ** 2 / variance) / 2

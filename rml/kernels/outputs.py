@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rml.errors import UserError
 from rml.kernels.gram_kernels import Blocks
 from rml.kernels.layers import triangle, unit_kl
 from rml.kernels.nngp import Prediction, remaining
@@ -50,8 +51,14 @@ def expected_log_softmax(
     *,
     samples: int,
 ) -> Float[Array, " n"]:
-    """Averages log softmax(f)[label] over antithetic draws of f ~ N(mean, variance I)."""
-    half = jax.random.normal(key, (max(samples // 2, 1), *mean.shape), mean.dtype)
+    """Averages log softmax(f)[label] over antithetic draws of f ~ N(mean, variance I).
+
+    Raises:
+      UserError: If the number of samples, half of them mirrored, is not even and at least 2.
+    """
+    if samples < 2 or samples % 2:
+        raise UserError(f"samples is {samples}, expected an even number of at least 2")
+    half = jax.random.normal(key, (samples // 2, *mean.shape), mean.dtype)
     noise = jnp.concatenate([half, -half]) * safe_sqrt(variance)[:, None]
     logits = mean + noise
     own = jnp.take_along_axis(mean, labels[:, None], axis=1)[:, 0]

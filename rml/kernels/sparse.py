@@ -18,6 +18,7 @@ from rml.kernels.gram_kernels import (
 from rml.kernels.layers import Layer, propagate
 from rml.kernels.nngp import Prediction
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
+from rml.losses.shapes import check_shapes
 from rml.ops.psd import require_finite, require_positive_definite
 
 LIKELIHOODS = ("gaussian", "categorical")
@@ -224,6 +225,7 @@ def elbo(
 
     Raises:
       UserError: If the likelihood or normalisation is unknown.
+      ValueError: If targets or widths do not fit the machine's outputs and layers.
 
     Source: Yang et al., arXiv:2108.13097, the objective of the sparse machine, with an explicit
       q(u) in the last layer as in Hensman et al. 2013, arXiv:1309.6835.
@@ -232,6 +234,8 @@ def elbo(
         raise unknown("likelihood", likelihood, LIKELIHOODS)
     terms = propagate_sparse(machine, x, kernel=kernel, normalization=normalization, jitter=jitter)
     mean, variance = terms.prediction
+    check_shapes(mean=(mean, "t c"), y=(y, "t c" if likelihood == "gaussian" else "t"))
+    check_shapes(widths=(widths, "depth"), kls=(terms.kls, "depth"))
     if likelihood == "gaussian":
         noise = jnp.exp(machine.log_noise)
         errors = jnp.mean(jnp.sum((y - mean) ** 2, axis=1) + mean.shape[1] * variance) / noise

@@ -14,6 +14,7 @@ from rml.kernels.gram_kernels import Kernel
 from rml.kernels.nngp import gaussian_log_likelihood
 from rml.kernels.optimize import Fit, Minimum, checked, minimize
 from rml.kernels.sparse import SparseMachine, elbo, init_sparse, propagate_sparse
+from rml.losses.shapes import check_shapes
 from rml.training import descend
 
 
@@ -133,16 +134,17 @@ def inducing_rows(
 
     Args:
       labels: Classes of all rows.
-      count: Number of inducing points; where the classes do not divide it, the last has fewer.
+      count: Number of inducing points; where the classes do not divide it, the first have one more.
       classes: Number of classes.
       seed: Seed of the draw.
 
     Returns:
       The rows, fewer than `count` where a class has too few.
     """
-    rng, share = np.random.default_rng(seed), -(-count // classes)
-    drawn = [rng.permutation(np.flatnonzero(labels == c))[:share] for c in range(classes)]
-    return np.concatenate(drawn)[:count]
+    rng, (share, rest) = np.random.default_rng(seed), divmod(count, classes)
+    sizes = [share + (c < rest) for c in range(classes)]
+    drawn = [rng.permutation(np.flatnonzero(labels == c))[:size] for c, size in enumerate(sizes)]
+    return np.concatenate(drawn)
 
 
 def train_sparse(
@@ -247,8 +249,12 @@ def regression_scores(
 
     Returns:
       Log-likelihood, error and coverage.
+
+    Raises:
+      ValueError: If the targets do not have the shape of the predictions.
     """
     prediction = propagate_sparse(machine, x, kernel=kernel, normalization=normalization).prediction
+    check_shapes(mean=(prediction.mean, "t c"), y=(y, "t c"))
     noise = jnp.exp(machine.log_noise)
     error = jnp.abs(y - prediction.mean)
     bound = 1.96 * jnp.sqrt(prediction.variance + noise)[:, None]

@@ -50,7 +50,8 @@ def barlow_twins(
         z = z - jnp.mean(z, axis=0)
         variance = jnp.mean(z * z, axis=0)
         # What rounding leaves of a constant would be scaled up to ±1 and correlate perfectly.
-        return jnp.where(variance > rounding, z * jax.lax.rsqrt(jnp.maximum(variance, eps)), 0)
+        constant = variance <= rounding  # not where it is NaN, which is to be seen
+        return jnp.where(constant, 0, z * jax.lax.rsqrt(jnp.maximum(variance, eps)))
 
     c = standardise(a).T @ standardise(b) / n
     diagonal = jnp.diagonal(c)

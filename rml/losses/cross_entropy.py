@@ -1,10 +1,11 @@
 """Cross-entropy with smoothed labels."""
 
 import jax
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from rml.losses.shapes import check_shapes
+from rml.losses.shapes import check_indices, check_shapes
 from rml.ops.similarity import wide
 
 
@@ -28,12 +29,15 @@ def smoothed_cross_entropy(
       The loss of each example, in float32 or wider.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes do not fit or, outside `jit`, a label or `smoothing` is out of range.
 
     Source: Szegedy et al., Rethinking the Inception Architecture for Computer Vision,
     arXiv:1512.00567, Section 7.
     """
     check_shapes(logits=(logits, "n k"), labels=(labels, "n"))
+    check_indices("labels", labels, logits.shape[1])
+    if not isinstance(smoothing, jax.core.Tracer) and not 0 <= np.asarray(smoothing) <= 1:
+        raise ValueError(f"smoothing must lie between 0 and 1, got {smoothing}")
     (logits,) = wide(logits)
     targets = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))

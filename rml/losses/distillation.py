@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from rml.losses.shapes import check_shapes
+from rml.losses.shapes import check_indices, check_shapes
 from rml.ops.similarity import normalize, wide
 
 
@@ -144,13 +144,15 @@ def dkd_loss(
       The loss of each example, in float32 or wider; 0 where the distributions are equal.
 
     Raises:
-      ValueError: If shapes do not fit, or there are fewer than two classes.
+      ValueError: If shapes do not fit, there are fewer than two classes or, outside `jit`, a label
+        is out of range.
 
     Source: Zhao et al., Decoupled Knowledge Distillation, arXiv:2203.08679, eq. 7.
     """
     check_shapes(student=(student, "n k"), teacher=(teacher, "n k"), labels=(labels, "n"))
     if student.shape[1] < 2:
         raise ValueError(f"dkd_loss needs at least 2 classes, got logits of shape {student.shape}")
+    check_indices("labels", labels, student.shape[1])
     own = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
 
     def parts(logs: Array) -> tuple[Array, Array]:
@@ -253,13 +255,14 @@ def target_enhanced_loss(
       The loss of each example and output, in float32 or wider.
 
     Raises:
-      ValueError: If shapes do not fit, the form is unknown, γ is not above 0, or there are as
-        many neither as one nor as outputs.
+      ValueError: If shapes do not fit, the form is unknown, γ is not above 0, there are as many
+        neither as one nor as outputs or, outside `jit`, a label is out of range.
 
     Source: Hao et al., One-for-All, arXiv:2310.19444, adaptive target information enhancement, and
     `ofa_loss` of the public code (Hao840/OFAKD at f7bb896).
     """
     check_shapes(student=(student, "... n k"), teacher=(teacher, "n k"), labels=(labels, "n"))
+    check_indices("labels", labels, student.shape[-1])
     if form not in ("code", "paper"):
         raise ValueError(f"unknown form {form!r}: expected 'code' or 'paper'")
     if not isinstance(gamma, jax.Array) and np.min(gamma) <= 0:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from rml.losses.reduction import check_reduction
-from rml.losses.shapes import check_shapes
+from rml.losses.shapes import check_indices, check_shapes
 from rml.ops.ring import ring_values
 from rml.ops.streaming import Mask, Pairs, promote, row_values, weighted_sum
 
@@ -69,12 +69,20 @@ def info_nce(
       The loss.
 
     Raises:
-      ValueError: If shapes do not fit, or options exclude each other.
+      ValueError: If shapes do not fit, options exclude each other or, outside `jit`, `positives`
+        names no key.
 
     Source: van den Oord et al. 2018, Representation Learning with Contrastive Predictive Coding,
     eq. 4; queue of negatives: He et al. 2020, Momentum Contrast, eq. 1.
     """
-    check_shapes(queries=(queries, "n d"), keys=(keys, "m d"), negatives=(negatives, "r d"))
+    own_labels, all_labels = labels or (None, None)
+    check_shapes(
+        queries=(queries, "n d"), keys=(keys, "m d"), negatives=(negatives, "r d"),
+        positives=(positives, "n"), own_labels=(own_labels, "n"), all_labels=(all_labels, "l"),
+        false_negatives=(false_negatives, "n l"),
+    )  # fmt: skip
+    if positives is not None:
+        check_indices("positives", positives, keys.shape[0])
     n = queries.shape[0]
     check_reduction(reduction)
     if positives is None and keys.shape[0] < n:

@@ -13,10 +13,13 @@ from rml.ops.topk import topk
 def nearest_support(z: Float[Array, "n d"], support: Float[Array, "r d"]) -> Float[Array, "n d"]:
     """Finds for each row that of a support set with the largest cosine; no gradient flows back.
 
+    A row that is not finite has no neighbour, which is NaN.
+
     Source: Dwibedi et al. 2021, NNCLR, eq. 3.
     """
     z, support = jax.lax.stop_gradient((z, support))
-    return jnp.take(support, topk(z, support, k=1)[1][:, 0], axis=0)
+    index = topk(z, support, k=1)[1]
+    return jnp.where(index < 0, jnp.nan, jnp.take(support, index[:, 0], axis=0))
 
 
 def nnclr(

@@ -24,8 +24,12 @@ def sequence_log_prob(
     Returns:
       The log-probability of each answer, in float32 or wider; 0 for one without tokens.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: Rafailov et al., arXiv:2305.18290, Section 4.
     """
+    check_shapes(logits=(logits, "b t v"), tokens=(tokens, "b t"), mask=(mask, "b t"))
     (logits,) = wide(logits[:, :-1])
     logs = jax.nn.log_softmax(logits, axis=-1)
     each = jnp.take_along_axis(logs, tokens[:, 1:, None], axis=-1)[..., 0]

@@ -1,5 +1,8 @@
-"""Whether arrays have the axes that a loss names, which broadcasting would hide."""
+"""Whether arrays are what a loss names, which broadcasting and indexing would hide."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 
@@ -10,11 +13,17 @@ def check_shapes(**arrays: tuple[Array | None, str]) -> None:
 
     Args:
       **arrays: Arrays by name, each with the names of its axes; a number is a length, and "..."
-        stands for any axes, the same in all arrays. None is an array that was not given.
+        stands for any axes, the same in all arrays. None is an array that was not given. Axes
+        called "n" and "..." are of examples, of which there must be one.
 
     Raises:
-      ValueError: If an array has another number of axes, or axes of one name differ in length.
+      ValueError: If an array has another number of axes, axes of one name differ in length, or
+        there is no example.
+      TypeError: If something is no array, such as a list.
     """
+    for name, (x, _) in arrays.items():
+        if x is not None and not hasattr(x, "shape"):
+            raise TypeError(f"{name} is a {type(x).__name__}, expected an array")
     given = {name: (x.shape, axes.split()) for name, (x, axes) in arrays.items() if x is not None}
     lengths: dict[str, int | tuple[int, ...]] = {}
     for shape, axes in given.values():
@@ -31,5 +40,27 @@ def check_shapes(**arrays: tuple[Array | None, str]) -> None:
             for i, axis in enumerate(axes)
         )
         if not fits:
-            seen = ", ".join(f"{name} {x} as [{', '.join(a)}]" for name, (x, a) in given.items())
-            raise ValueError(f"shapes do not fit: {seen}")
+            raise ValueError(f"shapes do not fit: {_seen(given)}")
+    if not all(np.prod(lengths.get(axis, 1)) for axis in ("n", "...")):
+        raise ValueError(f"expected at least one example, got {_seen(given)}")
+
+
+def check_indices(name: str, indices: Array, count: int) -> None:
+    """Raises `ValueError` unless all lie in [0, count); inside `jit` nothing can be checked."""
+    if isinstance(indices, jax.core.Tracer) or not indices.size:
+        return
+    with jax.ensure_compile_time_eval():  # constants of a jitted function are known
+        low, high = map(int, _range(indices))
+    if low < 0 or high >= count:
+        raise ValueError(
+            f"{name} must lie between 0 and {count - 1}, got values from {low} to {high}"
+        )
+
+
+def _seen(given: dict[str, tuple[tuple[int, ...], list[str]]]) -> str:
+    return ", ".join(f"{name} {x} as [{', '.join(axes)}]" for name, (x, axes) in given.items())
+
+
+@jax.jit  # one program instead of one an operation
+def _range(values: Array) -> tuple[Array, Array]:
+    return jnp.min(values), jnp.max(values)

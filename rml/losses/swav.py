@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import reduced
+from rml.losses.shapes import check_shapes
 
 
 @partial(jax.jit, static_argnames="iterations")  # a loop outside would be compiled at every call
@@ -69,11 +70,13 @@ def swav(
       The value.
 
     Raises:
-      ValueError: If `reduction` is unknown, or `coded` or the queue does not fit the views.
+      ValueError: If `reduction` is unknown, there is no example, or `coded` or the queue does not
+        fit the views.
 
     Source: Caron et al. 2020, Unsupervised Learning of Visual Features by Contrasting Cluster
     Assignments (arXiv:2006.09882), eq. 1 to 6; queue: Section 4.1.
     """
+    check_shapes(scores=(scores, "v n k"), queue=(queue, "c r k"))
     views, n, _ = scores.shape
     if views < 2 or not 1 <= coded <= views:
         raise ValueError(f"swav needs 2 views or more and 1 to all of them coded: {views}, {coded}")

@@ -25,9 +25,12 @@ def average(base: PyTree, experts: PyTree) -> PyTree:
     Returns:
       Parameters of one model.
 
+    Raises:
+      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`.
+
     Source: Wortsman et al., Model soups, arXiv:2203.05482 (the uniform soup).
     """
-    count = jax.tree.leaves(experts)[0].shape[0]
+    count = trees.check_stacked(base, "experts", experts)
     return weighted_average(base, experts, weights=jnp.full(count, 1 / count))
 
 
@@ -43,11 +46,11 @@ def weighted_average(base: PyTree, experts: PyTree, *, weights: Weights) -> PyTr
       Parameters of one model.
 
     Raises:
-      UserError: As `check_weights`.
+      UserError: As `check_weights`, or experts are not stacked.
 
     Source: Matena and Raffel, arXiv:2111.09832, Section 2 ("isotropic merging").
     """
-    weights = array_of_weights(weights, jax.tree.leaves(experts)[0].shape[0])
+    weights = array_of_weights(weights, trees.check_stacked(base, "experts", experts))
     share = weights / jnp.sum(weights)
 
     def of_leaf(start: Array, own: Array) -> Array:
@@ -67,9 +70,12 @@ def task_arithmetic(base: PyTree, experts: PyTree, *, scale: ArrayLike = 0.3) ->
     Returns:
       Parameters of one model.
 
+    Raises:
+      UserError: Experts are not stacked.
+
     Source: Ilharco et al., Editing Models with Task Arithmetic, arXiv:2212.04089.
     """
-    count = jax.tree.leaves(experts)[0].shape[0]
+    count = trees.check_stacked(base, "experts", experts)
     vectors = trees.task_vectors(base, experts)
     return trees.combine(base, vectors, jnp.broadcast_to(jnp.asarray(scale), (count,)))
 

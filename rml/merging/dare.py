@@ -29,8 +29,12 @@ def dare(
     Returns:
       Parameters of one model.
 
+    Raises:
+      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`.
+
     Source: Yu et al., Language Models are Super Mario, arXiv:2311.03099, Section 3.
     """
+    trees.check_stacked(base, "experts", experts)
     vectors = drop_and_rescale(trees.task_vectors(base, experts), key=key, rate=rate)
     thinned = jax.tree.map(lambda own, start: trees.wide(start) + own, vectors, base)
     merged = task_arithmetic(jax.tree.map(trees.wide, base), thinned, scale=scale)

@@ -141,13 +141,15 @@ def fisher_merge(
       Parameters of one model.
 
     Raises:
-      UserError: `exclude` is no regular expression, all leaves match it, or as `check_weights`.
+      UserError: `exclude` is no regular expression, all leaves match it, experts or Fishers are not
+        stacked or differ in number, or as `check_weights`.
 
     Source: Matena and Raffel, arXiv:2111.09832, equation 4; floor, `favour_first` and `normalise`
       are options of its public code (mmatena/model_merging), on by default there.
     """
-    leaves = jax.tree.leaves(experts)
-    count = leaves[0].shape[0]
+    count = trees.check_stacked(base, "experts", experts)
+    if (own := trees.check_stacked(base, "fishers", fishers)) != count:
+        raise UserError(f"fishers are {own}, expected {count}: one for each expert")
     check_weights(weights, count)
     given = jnp.full(count, 1 / count) if weights is None else weights
     out = _matching(base, exclude)

@@ -127,14 +127,14 @@ def regmean(
 
     Raises:
       UserError: `alpha` or `ridge` is out of its range; a kernel that is not averaged has no
-        matrix; or a matrix has the wrong shape, or belongs to no leaf.
+        matrix; a matrix has the wrong shape, or belongs to no leaf; or experts are not stacked.
 
     Source: Jin et al., arXiv:2212.09849; weights as in its public code, the ridge is ours.
     """
     for name, value in (("alpha", alpha), ("ridge", ridge)):
         if not isinstance(value, jax.core.Tracer) and not 0 <= float(np.asarray(value)) <= 1:
             raise UserError(f"{name} is {value}, expected a number from 0 to 1")
-    count = jax.tree.leaves(experts)[0].shape[0]
+    count = trees.check_stacked(base, "experts", experts)
     check_grams(base, "grams", grams, averaged=averaged, lead=(count,))
     share = jnp.full(count, 1 / count) if weights is None else weights / jnp.sum(weights)
     solve = functools.partial(_solve, share, alpha=alpha, ridge=ridge)

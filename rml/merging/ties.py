@@ -42,6 +42,7 @@ def ties(
 
     Raises:
       ValueError: `keep` is not in (0, 1], or `disjoint` is neither.
+      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`.
 
     Source: Yadav et al., TIES-Merging, arXiv:2306.01708, Algorithm 1.
     """
@@ -49,6 +50,7 @@ def ties(
         raise ValueError(f"keep is {keep}, expected a share in (0, 1]")
     if disjoint not in DISJOINT:
         raise ValueError(f"disjoint is {disjoint!r}, expected one of: {', '.join(DISJOINT)}")
+    trees.check_stacked(base, "experts", experts)
     vectors = trees.task_vectors(base, experts)
     vectors = trim(vectors, keep=keep) if least is None else trim_below(vectors, least)
 

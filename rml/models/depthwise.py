@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from rml.errors import unknown
 from rml.models.layers import Dtype
 
 _Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -57,16 +58,18 @@ def depthwise_conv2d(
       x: Images.
       kernel: One kernel a channel; of one column for sequences, which are images of one.
       stride: Stride of rows and columns.
-      padding: "SAME" or an integer for all four sides.
+      padding: "SAME", "VALID" or an integer for all four sides.
+
+    Raises:
+      UserError: If the padding is another word.
     """
-    if padding == "SAME":
-        totals = [
-            max((-(-n // stride) - 1) * stride + side - n, 0)
-            for n, side in zip(x.shape[1:3], kernel.shape, strict=False)
-        ]
+    if isinstance(padding, int):
+        rows = columns = (padding, padding)
+    elif padding in ("SAME", "VALID"):
+        sizes = x.shape[1:3], kernel.shape[:2]
+        rows, columns = lax.padtype_to_pads(*sizes, (stride, stride), padding)
     else:
-        totals = [2 * int(padding)] * 2
-    rows, columns = ((total // 2, total - total // 2) for total in totals)
+        raise unknown("padding", padding, ("SAME", "VALID"))
     return _depthwise(x, kernel, stride, (rows, columns))
 
 

@@ -46,7 +46,7 @@ def generate(
         if not given, one with just the room for them.
       thresholds: Magnitudes below which activations are set to zero, in these texts too.
       rows: What one text's tokens are added by, see `Llama.__call__`; the given ones are read
-        without them.
+        without them unless it is one token alone.
 
     Returns:
       The tokens added, of the dtype of `tokens`.

@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
+
+from rml.errors import UserError
 
 
 class Vectors(NamedTuple):
@@ -148,12 +151,17 @@ def train_word2vec(
 
     Returns:
       The vectors; components beyond `options.width` are zero.
+
+    Raises:
+      UserError: If an option that is not traced is above the size that holds it.
     """
+    _check_options(options, sizes)
     of_start, of_steps = jax.random.split(key)
     v = counts.shape[0]
     used = jnp.arange(sizes.width) < options.width
+    width = jnp.minimum(options.width, sizes.width)
     start = jax.random.uniform(of_start, (v, sizes.width), minval=-0.5, maxval=0.5)
-    vectors = Vectors(jnp.where(used, start / options.width, 0.0), jnp.zeros((v, sizes.width)))
+    vectors = Vectors(jnp.where(used, start / width, 0.0), jnp.zeros((v, sizes.width)))
     table = noise_table(counts, options.power)
     chance = kept_chance(counts, options.subsample)
     counted = (jnp.arange(sizes.negatives) < options.negatives).astype(jnp.float32)
@@ -214,7 +222,15 @@ def context_nats(
     return optax.softmax_cross_entropy_with_integer_labels(logits, contexts)
 
 
-@functools.partial(jax.jit, static_argnames="sizes")
+def _check_options(options: Options, sizes: Sizes) -> None:
+    for name in ("negatives", "width"):
+        asked, room = getattr(options, name), getattr(sizes, name)
+        if not isinstance(asked, jax.core.Tracer) and np.max(asked) > room:
+            raise UserError(
+                f"{name} is {np.max(asked)}, expected at most {room}, that of the sizes"
+            )
+
+
 def settings_nats(
     key: Key[Array, ""],
     text: tuple[Array, Array],
@@ -230,8 +246,22 @@ def settings_nats(
       pairs: Centers and contexts of the held-out text.
       options: Arrays [s] of hyper-parameters.
       sizes: Shapes and the number of steps.
-    """
 
+    Raises:
+      UserError: If an option that is not traced is above the size that holds it.
+    """
+    _check_options(options, sizes)
+    return _settings_nats(key, text, pairs, options, sizes)
+
+
+@functools.partial(jax.jit, static_argnames="sizes")
+def _settings_nats(
+    key: Key[Array, ""],
+    text: tuple[Array, Array],
+    pairs: tuple[Array, Array],
+    options: Options,
+    sizes: Sizes,
+) -> Float[Array, " s"]:
     def of_one(own: Options) -> Array:
         vectors = train_word2vec(key, *text, own, sizes=sizes)
         laws = {"power": own.power, "subsample": own.subsample}

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from rml.ops.attention_parts import OfPlaces, Visible, scaled_logits
+from rml.ops.attention_parts import OfPlaces, Visible, check_attention, scaled_logits
 
 
 class Place(NamedTuple):
@@ -95,18 +95,17 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(
-    query: Array, key: Array, visible: Visible, scale: float | None, block: int
+    query: Array, key: Array, value: Array, visible: Visible, scale: float | None, block: int
 ) -> Blocks:
     """Chooses how attention of these queries to these keys is cut.
 
     Raises:
-      ValueError: If the block is empty or the heads of keys do not divide those of queries.
+      ValueError: If the block is empty or a shape is not that of `check_attention`.
     """
-    (h, t, k), (g, s) = query.shape[1:], key.shape[1:3]
+    check_attention(query, key, value, visible)
+    (t, k), s = query.shape[2:], key.shape[2]
     if block < 1:
         raise ValueError(f"block={block}, expected at least 1")
-    if h % g:
-        raise ValueError(f"{g} heads of keys must divide {h} heads of queries")
     scale = k**-0.5 if scale is None else scale
     # More queries make faster products; of a short causal text they would see too few of the keys.
     rows = 2 * block if t >= 8 * block else min(block, t)

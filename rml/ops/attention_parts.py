@@ -83,6 +83,34 @@ class Visible(NamedTuple):
         return seen if self.keys is None else seen & self.keys[:, None]
 
 
+def check_attention(query: Array, key: Array, value: Array, visible: Visible) -> None:
+    """Compares the shapes of queries, keys and values, of which broadcasting would hide some.
+
+    Args:
+      query: Queries, to be [b, h, t, k].
+      key: Keys, to be [b, g, s, k], where g divides h.
+      value: Values, to be [b, g, s, v].
+      visible: Keys that a query may see; its mask is to be [b, s].
+
+    Raises:
+      ValueError: If an array has another number of axes or lengths differ, with all shapes.
+    """
+    mask = None if visible.keys is None else jnp.shape(visible.keys)
+    shapes = query.shape, key.shape, value.shape
+    fits = all(len(shape) == 4 for shape in shapes)
+    if fits:
+        (b, h, _, k), (_, g, s, _), (*_, v) = shapes
+        fits = shapes[1:] == ((b, g, s, k), (b, g, s, v)) and mask in (None, (b, s))
+    if not fits:
+        masked = "" if mask is None else f" and a mask {mask} of keys as [b, s]"
+        raise ValueError(
+            f"attention takes queries [b, h, t, k], keys [b, g, s, k] and values [b, g, s, v], got "
+            f"shapes {shapes[0]}, {shapes[1]} and {shapes[2]}{masked}"
+        )
+    if h % g:
+        raise ValueError(f"{g} heads of keys must divide {h} heads of queries")
+
+
 def attend_part(
     query: Float[Array, "*h t k"],
     key: Float[Array, "*#h s k"],

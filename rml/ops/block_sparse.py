@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from rml.ops.attention_blocks import Blocks, blocks_of, place_of
-from rml.ops.attention_parts import OfPlaces, Part, Visible
+from rml.ops.attention_parts import OfPlaces, Part, Visible, check_attention
 from rml.ops.blocked_attention import BLOCK, Visits, in_blocks
 
 
@@ -48,9 +48,11 @@ def block_sparse_attention(
       sees nothing.
 
     Raises:
-      ValueError: If the pattern does not fit the heads or the number of blocks, or a constant one
-        leaves a block of queries without any block of keys. One that is drawn may.
+      ValueError: If a shape is not as described, the pattern does not fit the heads or the number
+        of blocks, or a constant one leaves a block of queries without any block of keys. One that
+        is drawn may.
     """
+    check_attention(query, key, value, visible)
     h, t = query.shape[1:3]
     s = key.shape[2]
     wanted = (h, -(-t // block), -(-s // block))
@@ -67,7 +69,8 @@ def block_sparse_attention(
         )
     groups = key.shape[1]
     keys = None if visible.keys is None else jnp.asarray(visible.keys)
-    shape = blocks_of(query, key, visible, scale, block)._replace(factor=factor, bias=bias)
+    shape = blocks_of(query, key, value, visible, scale, block)
+    shape = shape._replace(factor=factor, bias=bias)
     place = place_of(visible)
     if len(pattern) == 1:
         shape, visits = block_visits(pattern[0], shape, block)

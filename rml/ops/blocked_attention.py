@@ -52,9 +52,9 @@ def attend_in_blocks(
       Output [b, h, t, v] and log-sum-exp [b, h, t], float32 or wider.
 
     Raises:
-      ValueError: If the block is empty or the heads of keys do not divide those of queries.
+      ValueError: If the block is empty or a shape is not as described.
     """
-    blocks = blocks_of(query, key, visible, scale, block)._replace(factor=factor, bias=bias)
+    blocks = blocks_of(query, key, value, visible, scale, block)._replace(factor=factor, bias=bias)
     keys = None if visible.keys is None else jnp.asarray(visible.keys)
     return Part(*in_blocks(blocks, query, key, value, keys, place_of(visible), None))
 

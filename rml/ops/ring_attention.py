@@ -62,7 +62,7 @@ def ring_attention(
             f"a ring takes as many queries as keys on a device, got {query.shape[2]} queries "
             f"and {key.shape[2]} keys"
         )
-    blocks = blocks_of(query, key, visible, scale, block)
+    blocks = blocks_of(query, key, value, visible, scale, block)
     keys = None if visible.keys is None else jnp.asarray(visible.keys)
     window = place_of(visible).window
     return _ring(axis_name, blocks, query, (key, value, keys), window)

@@ -20,6 +20,8 @@ from rml.ops.similarity import wide as widened
 STACKED = "blocks"
 """Key below which leaves hold all layers; see `rml.models.transformer.run_blocks`."""
 
+STACK_HINT = "trees are stacked by jax.tree.map(lambda *x: jnp.stack(x), *trees)"
+
 
 def wide(leaf: Any) -> Array:
     """Widens an array of half precision to float32 and leaves another as it is."""
@@ -77,6 +79,7 @@ def check_trees(base: PyTree, others: Mapping[str, PyTree], *, lead: int | None 
                 raise UserError(
                     f"leaf {leaf!r} of {name} is {list(found[leaf])}, "
                     f"expected {[*added, *expected[leaf]]} as the base has {list(expected[leaf])}"
+                    + ("" if lead is None else f"; {STACK_HINT}")
                 )
 
 
@@ -92,8 +95,11 @@ def check_stacked(base: PyTree, name: str, stacked: PyTree) -> int:
       Their number.
 
     Raises:
-      UserError: There is none, or a leaf is missing, is too many, or has another shape.
+      UserError: There is none, trees are listed rather than stacked, or a leaf is missing, is too
+        many, or has another shape.
     """
+    if isinstance(stacked, list | tuple) and not isinstance(base, list | tuple):
+        raise UserError(f"{name} is a {type(stacked).__name__}, expected one tree; {STACK_HINT}")
     leaves = jax.tree.leaves(stacked)
     if not leaves or not np.ndim(leaves[0]) or not leaves[0].shape[0]:
         raise UserError(f"{name} is empty, expected at least one tree of parameters")
@@ -386,10 +392,13 @@ def low_rank(tree: PyTree, *, rank: int | None = None, fraction: float | None = 
       The tree with a `LowRank` in the place of each matrix.
 
     Raises:
-      UserError: Both are given or neither, or a rank is above that of a matrix.
+      UserError: Both are given or neither, a rank is above that of a matrix, or the fraction is
+        not above 0 and at most 1.
     """
     if (rank is None) == (fraction is None):
         raise UserError(f"rank is {rank} and fraction is {fraction}, expected one of the two")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise UserError(f"fraction is {fraction}, expected above 0 and at most 1")
 
     def of_leaf(path: Sequence[Any], leaf: Array) -> Any:
         if is_vector(path, leaf):

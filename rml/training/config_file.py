@@ -111,13 +111,14 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     return found
 
 
-def read_config(directory: Path) -> dict[str, Any] | None:
+def read_config(directory: Path, *, repair: bool = False) -> dict[str, Any] | None:
     """Reads the config of the run in a directory; None where nothing is there.
 
     One that is missing or damaged is recovered from the newest checkpoint, with a warning.
 
     Args:
       directory: The run directory.
+      repair: Whether a config that was recovered is written, by who holds the directory.
 
     Raises:
       UserError: Something else is there, or a run whose config is lost.
@@ -152,7 +153,7 @@ def read_config(directory: Path) -> dict[str, Any] | None:
     if not folders[0].exists():
         config.pop("method")  # which `RunDirectory.of_method` added
     log.warning("%s %s; it is recovered from the checkpoint of step %d", file, reason, step)
-    if is_primary():
+    if repair and is_primary():
         write_json(file, config)
     return config
 

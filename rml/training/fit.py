@@ -300,7 +300,7 @@ class _Loop:
         *, steps: int, log_every: int, eval_every: int, checkpoint_every: int,
     ):  # fmt: skip
         self.task, self.config, self.compiled = task, run.config, compiled
-        self.metrics = run.path / METRICS
+        self.metrics, self.note_commit = run.path / METRICS, run.note_commit
         self.checkpoints, self.iterator = checkpoints, iterator
         self.writer, self.progress, self.received = writer, progress, received
         self.steps, self.log_every = steps, max(log_every, 1)
@@ -402,4 +402,5 @@ class _Loop:
         if not bool(_finite(state.params)):
             raise self.broken(step, "parameters are not finite after the update")
         self.writer.sync()
+        self.note_commit()
         self.checkpoints.save(step, state, self.iterator, self.config)

@@ -27,12 +27,14 @@ from rml.training.config_file import (
     replace_config,
     restore_config,
 )
-from rml.training.durable import make_directory, write_json
+from rml.training.durable import make_directory, write_json, write_text
 from rml.training.processes import is_primary, of_primary, primary_first
 from rml.training.writers import read_metrics
 
 PREPARED = ("tokenizer.json",)
 """Files that are made of a config's data before the training."""
+COMMITS = ".commits"
+"""File of the commits whose code has trained a run up to its newest checkpoint, one a line."""
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "rml")
 
 
@@ -67,7 +69,8 @@ class RunDirectory:
           path: The directory.
           config: The run's config.
           config_name: The file that the config comes from, for the summary.
-          commit: The commit of the code that runs, for the summary.
+          commit: The commit of the code that runs, for the summary, which names those of earlier
+            starts too.
 
         Raises:
           UserError: The path is a URL or a file, cannot be written, holds something else or another
@@ -122,7 +125,7 @@ class RunDirectory:
         raise UserError(f"work directory {self.path} is in use by another run")
 
     def _check_config(self) -> bool:
-        found = read_config(self.path)
+        found = read_config(self.path, repair=True)
         if found is None:
             if is_primary():
                 write_json(self.path / CONFIG, self.config)
@@ -151,9 +154,7 @@ class RunDirectory:
         if self._methods and is_primary():
             with contextlib.suppress(OSError):  # where another method is complete
                 (self.path / "methods").rmdir()
-        if self._replaced:
-            restore_config(self.path)
-            self._replaced = False
+        self.take_back_config()
         if (
             is_primary()
             and not self.resumed
@@ -164,6 +165,14 @@ class RunDirectory:
             if self._created:
                 self.path.rmdir()
         self.close()
+
+    def take_back_config(self) -> None:
+        """Undoes the change of a config that nothing was trained or judged with, methods' too."""
+        for inner in self._methods:
+            inner.take_back_config()
+        if self._replaced:
+            restore_config(self.path)
+            self._replaced = False
 
     def of_method(self, name: str) -> "RunDirectory":
         """Opens the directory of one of the methods that a run compares, `methods/<name>` in it."""
@@ -187,6 +196,23 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """Where checkpoints are saved."""
         return self.path / "checkpoints"
+
+    def note_commit(self) -> None:
+        """Notes that this start's code has trained what a checkpoint keeps."""
+        if is_primary() and self.commit and self.commit not in self._noted():
+            write_text(self.path / COMMITS, "\n".join([*self._noted(), self.commit]))
+
+    def _noted(self) -> list[str]:
+        """Reads the commits that `note_commit` has noted, in the order of their starts."""
+        file = self.path / COMMITS
+        return file.read_text().splitlines() if file.exists() else []
+
+    def _commits(self) -> str:
+        """Joins the commits of all code that has trained or judged this run or its methods."""
+        told = [*self._noted(), self.commit]
+        for method in self._methods:
+            told[-1:-1] = ((method.summary() or {}).get("commit") or "").split(", ")
+        return ", ".join(dict.fromkeys(filter(None, told)))
 
     def summary(self) -> dict[str, Any] | None:
         """Reads the summary of a complete run, None before it is complete."""
@@ -230,9 +256,10 @@ class RunDirectory:
             | {name: importlib.metadata.version(name) for name in VERSIONED},
             "devices": [device.device_kind for device in jax.devices()],
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        } | ({"commit": self.commit} if self.commit else {})
+        } | ({"commit": commits} if (commits := self._commits()) else {})
         if is_primary():
             write_json(self.path / SUMMARY, summary)
+        self._replaced = False
         return summary
 
     def write_failure(self, step: int, message: str) -> None:

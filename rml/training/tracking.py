@@ -11,7 +11,10 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from rml.errors import UserError, install
 from rml.nested import flatten
@@ -105,12 +108,20 @@ class Tracker:
         """
         self._unless_failed(lambda: self._log(step, metrics))
 
-    def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def _log(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        *,
+        stored: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Logs metrics that the store lacks of this step, or has with another value in `stored`."""
         now = int(1000 * time.time())
         new = {
             name: float(value)
             for given, value in metrics.items()
             if step > self._last.get(name := re.sub(r"[^\w./ -]", "_", given), -1)
+            or (name in stored and not _same(stored[name], float(value)))
         }
         self._last |= dict.fromkeys(new, step)
         self._client.log_batch(
@@ -135,7 +146,8 @@ class Tracker:
             return
         summary = run.summary()
         if summary is not None and status == "FINISHED":
-            self._log(summary["steps"] or 0, summary["metrics"])
+            stored = self._client.get_run(self._id).data.metrics
+            self._log(summary["steps"] or 0, summary["metrics"], stored=stored)
             if (run.path / "figures").is_dir():
                 self._client.log_artifacts(self._id, str(run.path / "figures"), "figures")
         self._client.set_terminated(self._id, status)
@@ -154,6 +166,12 @@ class Tracker:
                 "logs what is missing",
                 self._uri, reason,
             )  # fmt: skip
+
+
+def _same(stored: float, value: float) -> bool:
+    """Tells whether a store has this value; of an infinite one it has the largest finite number."""
+    a, b = np.nan_to_num([stored, value], nan=np.nan)
+    return bool(a == b or (np.isnan(a) and np.isnan(b)))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What every attention of the table must do."""
 
+import re
 from functools import partial
 
 import jax
@@ -130,3 +131,26 @@ def test_half_precision_and_vmap(name):
 def test_a_window_that_it_cannot_see_is_refused(name):
     with pytest.raises(ValueError, match="window=3"):
         attend(name, Visible(window=3), *inputs())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_that_broadcasting_or_padding_would_hide_are_named(unchecked, name):
+    query, key, value = inputs()
+    wrong = {
+        "fewer values than keys": (query, key, value[:, :, :20]),
+        "more values than keys": (query, key, jnp.pad(value, [(0, 0)] * 2 + [(0, 4), (0, 0)])),
+        "one text of keys": (query, key[:1], value[:1]),
+        "one text of values": (query, key, value[:1]),
+        "other heads of values": (query, key, value[:, :1]),
+        "other width of keys": (query, key[..., :5], value),
+        "no heads": (query[:, 0], key[:, 0], value[:, 0]),
+    }
+    for arrays in wrong.values():
+        shapes = f"got shapes {arrays[0].shape}, {arrays[1].shape} and {arrays[2].shape}"
+        with pytest.raises(ValueError, match=re.escape(shapes)):
+            attend(name, Visible(causal=True), *arrays)
+    for here in (HERE[:, :20], HERE[:1], np.pad(HERE, [(0, 0), (0, 3)])):
+        with pytest.raises(ValueError, match=re.escape(f"a mask {here.shape} of keys")):
+            attend(name, Visible(here, causal=True), query, key, value)
+    with pytest.raises(ValueError, match="2 heads of keys must divide 3 heads of queries"):
+        attend(name, Visible(), query[:, :3], key, value)

@@ -7,6 +7,7 @@ import pytest
 
 from rml.attention import models
 from rml.attention.targets import draw_inputs
+from rml.errors import UserError
 
 
 def refitted(gram, y, penalty):
@@ -56,3 +57,16 @@ def test_penalties_of_kernels_are_shares_of_their_diagonal():
         dual = np.linalg.solve(gram[:n, :n] + 0.3 * scale * np.eye(n), y[:n])
         expected = np.mean((gram[20:, :n] @ dual - y[20:]) ** 2)
         np.testing.assert_allclose(found[row, 0], expected, rtol=1e-3)
+
+
+def test_unknown_models_are_named():
+    key, (query, keys) = jax.random.key(0), draw_inputs(jax.random.key(1), 4, keys=2, d=3)
+    weights = models.draw_weights("biased_rfa", key, count=5, keys=2, d=3, scale=0.5)
+    for call in (
+        lambda name: models.draw_weights(name, key, count=5, keys=2, d=3, scale=0.5),
+        lambda name: models.features(name, weights, query, keys),
+        lambda name: models.kernel(name, scale=0.5),
+    ):
+        with pytest.raises(UserError, match="unknown model 'biased_rfaa'; did you mean 'biased_rf"):
+            call("biased_rfaa")
+        call("biased_rfa")

@@ -172,3 +172,24 @@ def test_a_query_that_sees_no_key_has_no_gradient(causal):
 
     for slope in jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v):
         assert jnp.isfinite(slope).all()
+
+
+@pytest.mark.slow
+def test_the_gradient_of_causal_attention_keeps_few_states():
+    """A length that chunks do not divide, and the memory of another: half of all states."""
+    q, k, v = jax.random.normal(jax.random.key(1), (3, 11, D))
+    projection = performer.gaussian_projection(jax.random.key(0), 8, D)
+    attend = partial(performer.performer_attention, causal=True)
+    with jax.enable_x64(True):
+        given = [jnp.asarray(np.asarray(x), jnp.float64) for x in (q, k, v, projection)]
+        ours, pull = jax.vjp(attend, *given)
+        exact, expected = jax.vjp(partial(definition, causal=True), *given)
+        np.testing.assert_allclose(ours, exact, rtol=1e-10)
+        for a, b in zip(pull(jnp.sin(exact)), expected(jnp.sin(exact)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+    x, values, w = (
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((256, D), (256, 31), (64, D))
+    )
+    slope = jax.jit(jax.grad(lambda *arrays: attend(*arrays).sum(), (0, 1, 2)))
+    memory = slope.lower(x, x, values, w).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 256 * 64 * 32 * 4 / 2

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 from rml.attention import ridge
 from rml.attention.random_feature_attention import rfa_features, rfa_weights
 from rml.attention.targets import draw_inputs
+from rml.errors import UserError
 
 
 def problem(n, f, seed=0):
@@ -141,3 +144,35 @@ def test_prefixes_are_solved_by_one_factorisation(block):
         np.testing.assert_allclose(dual, ridge.solve_ridge(gram, y[:m], 0.1), rtol=1e-3, atol=1e-5)
         expected = ridge.leave_one_out(gram, y[:m], jnp.array([0.1]))[0]
         np.testing.assert_allclose(error, expected, rtol=1e-3)
+
+
+def test_targets_that_broadcasting_would_spread_are_refused(unchecked):
+    x, y = (jnp.asarray(a) for a in problem(5, 3))
+    gram, penalties = x @ x.T, jnp.array([0.1, 2.0])
+    calls = (
+        lambda y: ridge.solve_ridge(gram, y, 0.1),
+        lambda y: ridge.solve_min_norm(gram, y),
+        lambda y: ridge.fit_ridge(x, y, regularization=0.1),
+        lambda y: ridge.fit_ridge(x, y, regularization=None),
+        lambda y: ridge.leave_one_out(gram, y, penalties),
+        lambda y: ridge.leave_one_out_primal(x, y, penalties),
+        lambda y: ridge.solve_prefixes(gram, y, 0.1, (2, 4)),
+    )
+    for call in calls:
+        for wrong in (y[:, 0], y[:4]):
+            with pytest.raises(ValueError, match=rf"\(5, .*{re.escape(str(wrong.shape))}"):
+                call(wrong)
+
+
+def test_a_negative_penalty_is_named():
+    x, y = (jnp.asarray(a) for a in problem(5, 3))
+    gram = x @ x.T
+    for call in (
+        lambda p: ridge.solve_ridge(gram, y, p[0]),
+        lambda p: ridge.fit_ridge(x, y, regularization=p[0]),
+        lambda p: ridge.leave_one_out(gram, y, p),
+        lambda p: ridge.leave_one_out_primal(x, y, p),
+        lambda p: ridge.solve_prefixes(gram, y, p[0], (2,)),
+    ):
+        with pytest.raises(UserError, match=r"regularization is .*-1.*, expected at least 0"):
+            call(jnp.array([-1.0, 2.0]))

@@ -5,6 +5,7 @@ import pytest
 from scipy import special
 
 from rml.attention import targets
+from rml.errors import UserError
 
 KEY = jax.random.key(0)
 
@@ -70,3 +71,24 @@ def test_functions_of_the_order_are_refused():
         targets.check_permutation_invariant(lambda q, k: k[:, 0, 0], KEY, keys=3, d=4)
     with pytest.raises(ValueError, match="one number an example"):
         targets.check_permutation_invariant(lambda q, k: k[:, 0], KEY, keys=3, d=4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["average", "average_x", "average_3_4", "weighted_1.5", "mixed_3", "mixed_x_2", "mean_2"],
+)
+def test_names_without_their_numbers_are_unknown(name):
+    with pytest.raises(UserError, match=f"unknown target '{name}'"):
+        targets.build_targets([name], KEY, keys=3, d=4)
+
+
+@pytest.mark.slow
+def test_names_give_degree_and_weight():
+    names = ("average_3", "weighted_2", "mixed_0.6_2")
+    built = targets.build_targets(names, KEY, keys=3, d=4)
+    assert {name: (own.func, own.keywords["degree"]) for name, own in built.items()} == {
+        "average_3": (targets.average_power, 3),
+        "weighted_2": (targets.weighted_correlation, 2),
+        "mixed_0.6_2": (targets.mixed_correlation, 2),
+    }
+    assert built["mixed_0.6_2"].keywords["weight"] == 0.6

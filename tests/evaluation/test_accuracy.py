@@ -1,5 +1,7 @@
 """Accuracy against scikit-learn."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,3 +36,19 @@ def test_k_must_be_a_number_of_classes(k):
 def test_no_rows_have_no_accuracy():
     with pytest.raises(ValueError, match=r"\(0, 3\)"):
         accuracy(jnp.zeros((0, 3)), jnp.zeros(0, int))
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"), [((3, 3), (3, 1)), ((4, 3), (1,)), ((3, 3), (2,)), ((3,), (3,))]
+)
+def test_labels_that_do_not_fit_the_scores_are_refused(unchecked, scores, labels):
+    shapes = re.escape(f"{scores} and {labels}")
+    with pytest.raises(ValueError, match=rf"scores \[n, c\] and labels \[n\], got shapes {shapes}"):
+        accuracy(jnp.ones(scores), jnp.zeros(labels, int))
+
+
+def test_scores_must_be_finite_where_that_can_be_known():
+    scores, labels = jnp.eye(3).at[0, 1].set(jnp.nan), jnp.arange(3)
+    with pytest.raises(ValueError, match="scores must be finite, got 1 NaN"):
+        accuracy(scores, labels)
+    assert jax.jit(accuracy)(scores, labels).shape == ()

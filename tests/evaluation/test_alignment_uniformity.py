@@ -96,3 +96,11 @@ def test_errors_name_value_and_range(call, message):
 def test_views_must_have_one_shape(unchecked):
     with pytest.raises(ValueError, match=r"\(4, 3\) and \(5, 3\)"):
         alignment(jnp.ones((4, 3)), jnp.ones((5, 3)))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3, 2)])
+def test_features_must_be_a_matrix(unchecked, shape):
+    x = jax.random.normal(jax.random.key(0), shape)
+    for measure in (lambda x: alignment(x, -x), uniformity):
+        with pytest.raises(ValueError, match=r"x must have the shape \[n, d\].*got \(4"):
+            measure(x)

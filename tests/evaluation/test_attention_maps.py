@@ -29,7 +29,10 @@ def test_padding_does_not_change_them():
 
 @pytest.mark.slow
 def test_the_filter_rate_bounds_what_is_left_of_differences():
-    """High frequencies of A X W are at most the rate times |W| times those of X."""
+    """High frequencies of A X W are at most the rate times |W| times those of X.
+
+    Zhou et al., arXiv:2410.24200, Theorem 2.
+    """
     weights = jax.nn.softmax(jax.random.normal(jax.random.key(0), (9, 9)))
     x, w = (
         jax.random.normal(jax.random.key(1), (9, 4)),
@@ -52,7 +55,10 @@ def test_the_filter_rate_bounds_what_is_left_of_differences():
     width=st.integers(1, 4), sharpness=st.floats(0, 30), seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
 def test_the_bound_holds_for_every_map_whose_rows_sum_to_one(text, width, sharpness, seed):
-    """|HC[A X W]| ≤ σ_a |W|₂ |HC[X]| over the tokens of a text; padding is whatever it is."""
+    """|HC[A X W]| ≤ σ_a |W|₂ |HC[X]| over the tokens of a text; padding is whatever it is.
+
+    Zhou et al., arXiv:2410.24200, Theorem 2, of which the rows' sums of 1 are all that it needs.
+    """
     rng, own = np.random.default_rng(seed), np.array(text)
     logits = np.where(own, sharpness * rng.normal(size=(8, 8)), -np.inf)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -98,3 +98,11 @@ def test_errors_name_what_is_wrong(change, debiased, message):
 def test_examples_must_be_the_same(unchecked):
     with pytest.raises(ValueError, match=r"\(6, 3\) and \(5, 2\)"):
         linear_cka(jnp.ones((6, 3)), jnp.ones((5, 2)))
+
+
+@pytest.mark.parametrize(("x", "y"), [((6, 3, 2), (6, 2)), ((6, 3), (6,))])
+def test_representations_must_be_matrices(unchecked, x, y):
+    wrong = f"{'x' if len(x) != 2 else 'y'} must have the shape \\[n, d\\]"
+    x, y = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate((x, y)))
+    with pytest.raises(ValueError, match=wrong):
+        linear_cka(x, y)

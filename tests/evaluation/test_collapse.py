@@ -109,3 +109,13 @@ def test_errors_name_what_is_wrong(measure):
         measure(jnp.ones((4, 3)).at[1, 1].set(jnp.nan))
     with pytest.raises(ValueError, match=r"features must not be empty, got shape \(0, 3\)"):
         measure(jnp.ones((0, 3)))
+
+
+@pytest.mark.parametrize(
+    "measure", [rankme, effective_rank, participation_ratio, singular_values, collapsed]
+)
+def test_features_must_be_a_finite_matrix(unchecked, measure):
+    with pytest.raises(ValueError, match=r"features must have the shape \[n, d\].*\(4, 3, 2\)"):
+        measure(jnp.ones((4, 3, 2)))
+    with pytest.raises(ValueError, match="features must be finite, got 3 NaN"):
+        measure(jnp.ones((4, 3)).at[1].set(jnp.nan))

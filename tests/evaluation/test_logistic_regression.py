@@ -130,3 +130,22 @@ def test_more_features_than_rows_in_half_precision():
     weights, _ = reference(x, y, 1 / (40 * 0.1))
     assert model.weights.dtype == jnp.float32
     np.testing.assert_allclose(model.weights, weights, atol=1e-3 * np.abs(weights).max())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": jnp.zeros(1, int)}, r"one label for each of 8 rows, got shape \(1,\)"),
+        ({"labels": jnp.zeros((8, 1), int)}, r"one label for each of 8 rows, got shape \(8, 1\)"),
+        ({"labels": jnp.arange(8) % 2 + 1}, "between 0 and 1, got values from 1 to 2"),
+        ({"sample_weight": jnp.ones(5)}, r"one weight for each of 8 rows, got shape \(5,\)"),
+        ({"features": jnp.ones((8, 3, 2))}, r"features must have the shape \[n, d\]"),
+        ({"features": jnp.ones((8, 3)).at[2, 1].set(jnp.nan)}, "features must be finite, got 1"),
+        ({"l2": -1.0}, "l2 must be at least 0, got -1.0"),
+        ({"l2": float("nan")}, "l2 must be at least 0, got nan"),
+    ],
+)
+def test_rows_labels_and_penalties_that_do_not_fit_are_refused(unchecked, change, message):
+    given = {"features": jnp.ones((8, 3)), "labels": jnp.arange(8) % 2, "l2": 0.1}
+    with pytest.raises(ValueError, match=message):
+        fit_logistic_regression(**given | change, num_classes=2)

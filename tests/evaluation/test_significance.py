@@ -183,6 +183,7 @@ def test_holm_equals_its_definition(values):
 def test_holm_worked_by_hand():
     adjusted = holm(jnp.asarray([0.01, 0.04, 0.03, 0.005]))
     np.testing.assert_allclose(adjusted, [0.03, 0.06, 0.06, 0.02], rtol=1e-6)
+    np.testing.assert_array_equal(holm([0.01, 0.04, 0.03, 0.005]), adjusted)
 
 
 def test_wilcoxon_counts_all_signs_of_the_ranks():

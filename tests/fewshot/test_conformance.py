@@ -25,7 +25,6 @@ OPTIONS = {
 # A loop that ends by convergence has forward mode only.
 FORWARD = ("soft_kmeans", "k_modes", "laplacian_shot", "transductive_clustering", MODES)
 NO_DERIVATIVE = ("pt_map",)  # its docstring says why
-FEWEST = {"laplacian_shot": 3}  # its graph of two neighbours has the queries alone
 WAYS, SHOTS, QUERIES = 3, 2, 4
 
 
@@ -132,8 +131,51 @@ def test_edges_are_finite_and_so_are_their_derivatives(name, plain, episode):
 @pytest.mark.slow
 def test_one_query_has_probabilities(name, method, episode):
     support, labels, query, _ = episode(0)
-    fewest = FEWEST.get(name, 1)
-    require_probabilities(method(support, labels, query[:fewest]), fewest)
+    require_probabilities(method(support, labels, query[:1]), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["label_propagation", "k_modes", "transductive_clustering", MODES])
+def test_by_default_points_have_the_neighbours_that_there_are(name, episode):
+    support, labels, query, _ = episode(0, ways=2, shots=1, queries=1)
+    # Moved onto the support's mean, one query would be as near to both classes.
+    moved = {} if name == "label_propagation" else {"shift": False}
+    method = jax.jit(partial(EVERY[name], num_classes=2, **moved), static_argnames="neighbors")
+    found = method(support, labels, query[:1])
+    assert np.ptp(found) > 1e-3
+    np.testing.assert_array_equal(found, method(support, labels, query[:1], neighbors=2))
+    with pytest.raises(ValueError, match="between 1 and the 2 other points, got 3"):
+        method(support, labels, query[:1], neighbors=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("laplacian_shot", 2),
+        ("label_propagation", 10),
+        ("k_modes", 3),
+        ("transductive_clustering", 3),
+    ],
+)
+def test_the_default_of_neighbours_where_there_are_more(name, most, episode):
+    support, labels, query, _ = episode(0)
+    method = jax.jit(partial(EVERY[name], num_classes=WAYS), static_argnames="neighbors")
+    found = method(support, labels, query)
+    np.testing.assert_array_equal(found, method(support, labels, query, neighbors=most))
+    assert np.max(np.abs(found - method(support, labels, query, neighbors=most + 1))) > 1e-4
+
+
+@pytest.mark.slow
+def test_a_query_alone_has_no_neighbours_and_two_have_each_other(episode):
+    support, labels, query, _ = episode(0)
+    method = partial(METHODS["laplacian_shot"], support, labels, num_classes=WAYS)
+    alone = method(query[:1])
+    assert np.ptp(alone) > 1e-3
+    np.testing.assert_allclose(alone, method(query[:1], laplacian_weight=0.0), atol=1e-6)
+    np.testing.assert_array_equal(method(query[:2]), method(query[:2], neighbors=1))
+    with pytest.raises(ValueError, match="between 1 and the 0 other points, got 1"):
+        method(query[:1], neighbors=1)
 
 
 @pytest.mark.slow
@@ -213,6 +255,7 @@ def test_forward_mode_only_is_what_there_is(plain, episode):
         (lambda s, y, q: (s.at[0, 0].set(jnp.nan), y, q), "support must be finite, got 1"),
         (lambda s, y, q: (s, y, q.at[0].set(jnp.inf)), "query must be finite, got 6"),
         (lambda s, y, q: (s, y, q[:, :4]), r"same number of features.*\(6, 6\) and \(12, 4\)"),
+        (lambda s, y, q: (s, y, q[:0]), r"query has the shape \(0, 6\), expected at least one row"),
         (lambda s, y, q: (s[:2], y[:2], q), "3 classes need at least as many support rows, got 2"),
     ],
 )

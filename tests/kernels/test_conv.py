@@ -1,5 +1,6 @@
 """Convolutional kernels and machines, beside wide random networks and machines without space."""
 
+import sys
 from functools import partial
 
 import jax
@@ -212,6 +213,20 @@ def test_a_machine_in_half_precision_is_computed_in_float32(normal):
         found = objective(machine, images)
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_columns_are_computed_some_at_a_time(normal, monkeypatch, pool):
+    x, other = jnp.asarray(normal(8, 2, 3, 2, 2)), jnp.asarray(normal(9, 5, 3, 2, 2))
+    limit = partial(kernels.conv_nngp, kernel=RELU, depth=1, pool=pool)
+    whole = limit(x, other)
+    module = sys.modules[kernels.conv_nngp.__module__]
+    monkeypatch.setattr(module, "COVARIANCES", 2 * (36 if pool else 6))
+    np.testing.assert_allclose(limit(x, other), whole, rtol=1e-12)
+    if pool:
+        shapes = (jax.ShapeDtypeStruct((n, 4, 4, 1), jnp.float64) for n in (1, 256))
+        memory = jax.jit(limit).lower(*shapes).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < 256 * 16**2 * 8
 
 
 def test_mistakes_are_named(unchecked):

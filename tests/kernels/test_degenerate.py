@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import jax
@@ -187,3 +188,57 @@ def test_outputs_without_variance_are_log_softmax_with_its_gradient(normal):
         assert (by_variance[1::2] != 0).all()
         # A fit that diverged is not certain of anything.
         assert jnp.isnan(function(mean, variance.at[1].set(jnp.nan))[1])
+
+
+def test_targets_that_broadcasting_would_spread_are_refused(unchecked, normal):
+    x, y = jnp.asarray(normal(18, 5, 3)), jnp.asarray(normal(19, 5, 1))
+    machine = sparse.init_sparse(x[:2], depth=1, outputs=1)
+    given = dict(total=5, kernel=SE, widths=jnp.full(1, 3.0), key=jax.random.key(0))
+    prediction = sparse.propagate_sparse(machine, x, kernel=SE).prediction
+    blocks = kernels.gram_blocks(SE, kernels.input_blocks(x, x))
+    calls = (
+        lambda y: sparse.elbo(machine, x, y, likelihood="gaussian", **given),
+        lambda y: kernels.regression_scores(machine, x, y, kernel=SE),
+        lambda y: kernels.gaussian_log_likelihood(prediction, y, noise=0.3),
+        lambda y: kernels.gp_predict(blocks, y, noise=0.3),
+    )
+    for call in calls:
+        for wrong in (y[:, 0], y[:1]):
+            message = f"shapes do not fit: .*{re.escape(str(wrong.shape))}"
+            with pytest.raises(ValueError, match=message):
+                jax.eval_shape(call, wrong)
+        jax.eval_shape(call, y)
+    labels = jnp.zeros((5, 1), jnp.int32)
+    with pytest.raises(ValueError, match=r"mean \(5, 1\) .*\(5, 1\) as \[t\]"):
+        sparse.elbo(machine, x, labels, likelihood="categorical", **given)
+
+
+def test_there_is_one_width_a_layer(unchecked, normal):
+    x, y, labels = jnp.asarray(normal(20, 4, 3)), jnp.asarray(normal(21, 4, 2)), jnp.arange(4) % 2
+    g, raw, key = kernels.input_gram(x), jnp.zeros((2, 4, 4)), jax.random.key(0)
+    grams = dkm.forward(raw, g, kernel=SE).grams
+    machine = sparse.init_sparse(x, depth=2, outputs=2)
+    images = jnp.asarray(normal(22, 4, 4, 4, 1))
+    conv = kernels.init_conv(key, images[:2, :3, :3], depth=2, outputs=2)
+    bound = dict(total=4, kernel=SE)
+    calls = (
+        lambda widths: dkm.objective(grams, g, y, kernel=SE, widths=widths, noise=0.1),
+        lambda widths: dkm.regression_objective(raw, g, y, kernel=SE, widths=widths, noise=0.1),
+        lambda widths: dkm.classification_objective(
+            raw, machine.outputs, g, labels, key, kernel=SE, widths=widths
+        ),
+        lambda widths: sparse.elbo(machine, x, y, likelihood="gaussian", widths=widths, **bound),
+        lambda widths: kernels.conv_elbo(conv, images, labels, key, widths=widths, **bound),
+    )
+    for call in calls:
+        for depth in (1, 3):
+            with pytest.raises(ValueError, match=rf"widths \({depth},\) as \[depth\]"):
+                jax.eval_shape(call, jnp.full(depth, 3.0))
+
+
+@pytest.mark.parametrize("samples", [0, 1, 17])
+def test_an_odd_number_of_antithetic_draws_is_named(samples):
+    with pytest.raises(UserError, match=f"samples is {samples}, expected an even number"):
+        expected_log_softmax(
+            jax.random.key(0), jnp.zeros((1, 2)), jnp.ones(1), jnp.array([1]), samples=samples
+        )

@@ -50,6 +50,12 @@ def test_normalised_blocks_are_blocks_of_one_gram_matrix(normal, how):
 def test_mistakes_are_named(normal):
     with pytest.raises(UserError, match="did you mean 'relu'"):
         kernels.build("rellu")
+    with pytest.raises(UserError, match="kernel 'relu' has no options, got 'length_scale'"):
+        kernels.build("relu", length_scale=2.0)
+    with pytest.raises(UserError, match="kernel 'relu_tangent' has no options, got 'depth'"):
+        kernels.build("relu_tangent", depth=2)
+    with pytest.raises(UserError, match="unknown option of kernel 'matern32' 'length_scal'; did"):
+        kernels.build("matern32", length_scal=2.0)
     blocks = kernels.input_blocks(jnp.ones((2, 3)), jnp.ones((1, 3)))
     with pytest.raises(UserError, match="unknown normalisation 'locall'"):
         kernels.normalize_blocks(blocks, how="locall")

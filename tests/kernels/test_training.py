@@ -186,5 +186,9 @@ def test_inducing_rows_are_as_many_of_each_class_in_their_order():
     assert len(set(rows)) == 11
     np.testing.assert_array_equal(rows, kernels.inducing_rows(labels, 11, classes=3, seed=5))
     assert (rows != kernels.inducing_rows(labels, 11, classes=3, seed=6)).any()
+    # Two more than the classes: the first two have them, and none goes without.
+    ten = np.repeat(np.arange(10), 5)
+    rows = kernels.inducing_rows(ten, 12, classes=10, seed=5)
+    np.testing.assert_array_equal(np.bincount(ten[rows]), [2, 2] + [1] * 8)
     few = kernels.inducing_rows(labels, 30, classes=3, seed=5)
     np.testing.assert_array_equal(np.bincount(labels[few]), [10, 6, 10])

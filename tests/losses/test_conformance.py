@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -296,6 +295,43 @@ def test_the_smallest_batch_is_finite_and_a_smaller_one_is_refused(name, row):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_what_is_not_finite_is_seen_in_the_loss(name, row, value):
+    """A loss that hid it would let a diverged run look well."""
+    floats, labels, numbers = given(row)
+    for index, x in enumerate(floats):
+        changed = [*floats[:index], jnp.full_like(x, value), *floats[index + 1 :]]
+        found, _ = program(name)(changed, labels, numbers)
+        assert not jnp.any(jnp.isfinite(found)), index
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_batch_without_examples_is_refused(name, row):
+    if name == "fitnet_loss":  # of features of any axes
+        assert call(row, *given(row, n=0)).shape == (0,)
+        return
+    with pytest.raises(ValueError, match=r"expected at least one example, got \w+ \("):
+        call(row, *given(row, n=0))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_list_is_no_array():
+    rows = [[1.0, 0.0], [0.0, 1.0]]
+    for loss, arrays in (
+        (losses.nt_xent, {"a": rows, "b": rows}), (losses.clip_loss, {"images": rows}),
+        (losses.sup_con, {"labels": [0, 1]}), (losses.info_nce, {"positives": [0, 1]}),
+    ):  # fmt: skip
+        name = next(iter(arrays))
+        whole = {
+            losses.clip_loss: {"texts": jnp.eye(2), "log_scale": 0.8},
+            losses.sup_con: {"features": jnp.eye(2), "temperature": 0.7},
+            losses.info_nce: {"queries": jnp.eye(2), "keys": jnp.eye(2), "temperature": 0.7},
+        }.get(loss, {"temperature": 0.7})
+        with pytest.raises(TypeError, match=f"{name} is a list, expected an array"):
+            loss(**whole | arrays)
+
+
+@pytest.mark.slow
 def test_a_batch_of_problems_is_a_loop(name, row):
     problems = [given(row, seed) for seed in (0, 1)]
     together = jax.jit(jax.vmap(partial(call, row)))(
@@ -329,14 +365,6 @@ def test_the_derivative_is_that_of_differences(name, row):
             np.testing.assert_allclose(
                 found, expected, rtol=tolerance, atol=tolerance, err_msg=f"by {key}"
             )
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: the tests alone check the shapes of signatures."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow

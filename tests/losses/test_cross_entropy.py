@@ -40,3 +40,17 @@ def test_half_precision_and_large_logits_stay_finite():
     assert value.dtype == jnp.float32
     assert jnp.isfinite(value)
     assert jnp.all(jnp.isfinite(slope.astype(jnp.float32)))
+
+
+@pytest.mark.parametrize(
+    ("label", "smoothing", "message"),
+    [
+        (3, 0.1, "labels must lie between 0 and 2, got values from 1 to 3"),
+        (-1, 0.1, "labels must lie between 0 and 2, got values from -1 to 1"),
+        (2, -0.5, "smoothing must lie between 0 and 1, got -0.5"),
+        (2, 1.5, "smoothing must lie between 0 and 1, got 1.5"),
+    ],
+)
+def test_labels_and_smoothing_out_of_range_are_refused(label, smoothing, message):
+    with pytest.raises(ValueError, match=message):
+        smoothed_cross_entropy(jnp.eye(3)[:2], jnp.array([1, label]), smoothing=smoothing)

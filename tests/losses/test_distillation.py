@@ -262,6 +262,11 @@ def test_an_enhancement_is_refused_that_is_none(normal):
     known = [jnp.asarray(normal(i, 4, 5)) for i in (0, 1)] + [jnp.asarray(LABELS)]
     with pytest.raises(ValueError, match=r"gamma is 0\.0, expected a number above 0"):
         target_enhanced_loss(*known, gamma=0.0)
+    for loss in (dkd_loss, target_enhanced_loss):
+        with pytest.raises(
+            ValueError, match="labels must lie between 0 and 2, got values from 1 to 3"
+        ):
+            loss(jnp.ones((2, 3)), jnp.ones((2, 3)), jnp.array([1, 3]))
     with pytest.raises(ValueError, match="unknown form 'both': expected 'code' or 'paper'"):
         target_enhanced_loss(*known, form="both")
 
@@ -411,6 +416,14 @@ def test_answers_are_as_likely_as_their_tokens_one_after_the_other(check, normal
     found = sequence_log_prob(half, jnp.asarray(tokens), jnp.asarray(mask))
     assert found.dtype == jnp.float32
     assert float(found[2]) == 0
+
+
+def test_tokens_and_masks_that_would_be_spread_over_answers_are_refused(unchecked):
+    logits, tokens, mask = jnp.ones((4, 3, 5)), jnp.ones((4, 3), int), jnp.ones((4, 3), bool)
+    for wrong in ((logits[:1], tokens, mask[:1]), (logits, tokens, mask[:1]),
+                  (logits, tokens, mask[:, :2]), (logits, tokens[0], mask)):  # fmt: skip
+        with pytest.raises(ValueError, match="shapes do not fit: logits"):
+            sequence_log_prob(*wrong)
 
 
 def test_preference_is_of_the_margin_over_the_reference(check, normal):

@@ -117,3 +117,21 @@ def test_labels_of_eight_bits_know_more_keys_than_they_count(dtype):
     narrow = labels.astype(dtype)
     np.testing.assert_array_equal(loss(labels=(narrow, narrow)), expected)
     assert expected.min() > 0.01  # a key is in its own denominator
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"positives": jnp.array([0])}, r"positives \(1,\) as \[n\]"),
+        ({"positives": jnp.array([[0], [1], [2]])}, r"positives \(3, 1\) as \[n\]"),
+        ({"positives": jnp.array([0, 7, 2])}, "positives must lie between 0 and 3, got .* 0 to 7"),
+        ({"positives": jnp.array([0, -1, 2])}, "between 0 and 3, got values from -1 to 2"),
+        ({"labels": (jnp.arange(2), jnp.arange(4))}, r"own_labels \(2,\) as \[n\]"),
+        ({"labels": (jnp.arange(3), jnp.ones((1, 4), int))}, r"all_labels \(1, 4\) as \[l\]"),
+        ({"false_negatives": jnp.zeros((1, 4), bool)}, r"false_negatives \(1, 4\) as \[n, l\]"),
+    ],
+)
+def test_what_would_broadcast_or_name_no_key_is_refused(unchecked, normal, options, message):
+    q, k = jnp.asarray(normal(0, 3, 5)), jnp.asarray(normal(1, 4, 5))
+    with pytest.raises(ValueError, match=message):
+        info_nce(q, k, temperature=0.3, **options)

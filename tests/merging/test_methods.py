@@ -128,6 +128,32 @@ def test_trees_that_do_not_agree_are_refused(method):
         merge(method, as_jax(BASE), [], **OPTIONS[method])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_experts_that_are_not_stacked_are_refused_by_the_method_itself(method):
+    call, base = partial(METHODS[method].function, as_jax(BASE)), as_jax(BASE)
+    experts, options = as_jax(EXPERTS), OPTIONS[method]
+    how = r"; trees are stacked by jax.tree.map\(lambda \*x: jnp.stack\(x\), \*trees\)"
+    one = (
+        r"leaf 'blocks.scale' of experts is \[2, 6\], expected \[2, 2, 6\] as the base has \[2, 6\]"
+    )
+    with pytest.raises(UserError, match=one + how):
+        call(base, **options)
+    narrow = experts | {"dense": experts["dense"] | {"kernel": experts["dense"]["kernel"][..., :1]}}
+    with pytest.raises(UserError, match=r"leaf 'dense.kernel' of experts is \[3, 4, 1\], expected"):
+        call(narrow, **options)
+    fewer = experts | {"dense": jax.tree.map(lambda leaf: leaf[:2], experts["dense"])}
+    with pytest.raises(
+        UserError, match=r"leaf 'dense.bias' of experts is \[2, 5\], expected \[3, 5\]"
+    ):
+        call(fewer, **options)
+    with pytest.raises(UserError, match="experts is a list, expected one tree" + how):
+        call([base, base, base], **options)
+    if "fishers" in options:
+        fewer = jax.tree.map(lambda leaf: leaf[:2], options["fishers"])
+        with pytest.raises(UserError, match="fishers are 2, expected 3"):
+            call(experts, **options | {"fishers": fewer})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_values_that_are_not_finite_and_other_bases_are_refused(method):

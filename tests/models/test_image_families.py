@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from rml.errors import UserError
 from rml.models.mobilenet import Stage
-from rml.models.pretrained import load_images
+from rml.models.pretrained import PretrainedImages, load_images
 from rml.models.pretrained.image_families import CLIP
 from tests.models.golden.families import config, numbers, weights
 from tests.models.golden.families import images as made_images
@@ -91,6 +91,16 @@ def test_the_older_names_of_torchvision(tmp_path):
     first = load_images(str(tmp_path / "old.safetensors"), heads=2)
     second = load_images(stored(tmp_path, "vit_torchvision"), heads=2)
     jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint16", "bool"])
+def test_whole_numbers_of_unknown_range_are_refused(dtype):
+    model = PretrainedImages(None, {}, (0.5,) * 3, (0.25,) * 3, side=2)
+    images = np.full((1, 2, 2, 3), 255)
+    for given in (images.astype(np.uint8), images / 255, jnp.ones((1, 2, 2, 3), jnp.bfloat16)):
+        np.testing.assert_allclose(model.normalise(given), 2.0)
+    with pytest.raises(ValueError, match=f"images are {dtype}, expected uint8 or floats"):
+        model.encode({}, images.astype(dtype))
 
 
 @pytest.mark.slow

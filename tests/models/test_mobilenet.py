@@ -141,13 +141,14 @@ def normal(shape, seed=0):
     [
         (1, "SAME", (3, 3), (9, 12)), (2, "SAME", (5, 5), (9, 12)), (2, 1, (3, 3), (9, 12)),
         (3, 0, (2, 2), (9, 13)), (1, "SAME", (5, 1), (9, 1)), (2, "SAME", (2, 5), (9, 12)),
+        (2, "VALID", (3, 2), (9, 12)),
     ],
 )  # fmt: skip
 def test_shifted_products_and_their_gradients_are_the_grouped_convolution(
     stride, padding, sides, size
 ):
     x, kernel = normal((2, *size, 5)), normal((*sides, 1, 5), 1)
-    pads = padding if padding == "SAME" else [(padding, padding)] * 2
+    pads = padding if isinstance(padding, str) else [(padding, padding)] * 2
 
     def grouped(x, kernel):
         return lax.conv_general_dilated(
@@ -168,6 +169,11 @@ def test_shifted_products_and_their_gradients_are_the_grouped_convolution(
 
     for found, expected in zip(all_of(ours), all_of(grouped), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_padding_is_named():
+    with pytest.raises(UserError, match="unknown padding 'SAMME'; did you mean 'SAME'"):
+        depthwise_conv2d(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2)), padding="SAMME")
 
 
 SMALL = MobileNet(stages=(Stage(2, 6, 1, 2), Stage(2, 5, 1, 1)), stem=4, features=8)

@@ -291,6 +291,8 @@ def test_sentence_transformers_settings(tmp_path):
         )
     )
     assert (found.pooling, found.max_length, found.normalize) == ("last", 16, True)
+    # RoBERTa's say 514 beside 512 positions.
+    assert load(sentence_model(tmp_path / "f", max_seq_length=18)).max_length == 16
     with pytest.raises(ValueError, match=r"module 'Dense' in .*modules.json is not implemented"):
         load(sentence_model(tmp_path / "c", ("Transformer", "Pooling", "Dense")))
     both = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rml.errors import UserError
 from rml.models.word2vec import (
     Options,
     Sizes,
@@ -127,3 +128,24 @@ def test_settings_train_together_and_learn_what_stands_beside_what():
     # Of a window of 1 half of the pairs are held-out ones.
     assert found[1] < found[2] < found[0] - 0.3
     assert found[1] < 1.2
+
+
+@pytest.mark.parametrize("name", ["negatives", "width"])
+def test_options_beyond_the_sizes_are_named(name):
+    tokens, counts = jnp.array([0, 1, 2]), jnp.ones(3)
+    sizes = Sizes(negatives=4, width=4, batch=2, steps=1)
+    wrong = Options(negatives=4, width=4)._replace(**{name: 5})
+    with pytest.raises(UserError, match=f"{name} is 5, expected at most 4"):
+        train_word2vec(jax.random.key(0), tokens, counts, wrong, sizes=sizes)
+    several = Options(*(jnp.array([x, x]) for x in wrong))
+    with pytest.raises(UserError, match=f"{name} is 5, expected at most 4"):
+        settings_nats(jax.random.key(0), (tokens, counts), (tokens, tokens), several, sizes)
+
+
+@pytest.mark.slow
+def test_vectors_wider_than_their_room_start_as_those_that_fill_it():
+    sizes = Sizes(negatives=2, width=4, batch=2, steps=1)
+    given = jax.random.key(0), jnp.array([0, 1, 2]), jnp.ones(3)
+    train = jax.jit(train_word2vec, static_argnames="sizes")
+    first, second = (train(*given, Options(negatives=2, width=w), sizes=sizes) for w in (4, 9))
+    np.testing.assert_array_equal(first.centers, second.centers)

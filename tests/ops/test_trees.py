@@ -132,6 +132,10 @@ def test_low_rank_leaves_the_energy_of_the_smallest_singular_values(base):
         ({"rank": 7}, r"rank is 7, expected 1 to 6: leaf 'blocks.qkv.kernel' is a matrix \[6, 18"),
         ({}, "expected one of the two"),
         ({"rank": 1, "fraction": 0.5}, "expected one of the two"),
+        *(
+            ({"fraction": share}, f"fraction is {share}, expected above 0")
+            for share in (-0.5, 0.0, 1.1)
+        ),
     ],
 )
 def test_ranks_that_no_matrix_has_are_named(base, options, message):

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from types import MappingProxyType
@@ -206,6 +207,8 @@ def test_a_log_keeps_earlier_starts_and_complains_of_the_last(tmp_path):
     assert spawn.complaint(log) == "second 1 2"
     spawn.spawn(["true"], log).wait()
     assert spawn.complaint(log) == ""
+    spawn.spawn(["printf", r"done 5\303"], log).wait()  # killed within a character
+    assert spawn.complaint(log) == "done 5\ufffd"
 
 
 @pytest.fixture
@@ -285,6 +288,82 @@ def test_fewer_seeds_do_not_replace_more(shell, tmp_path, capsys):
     assert json.loads((tmp_path / "results/toy/cost_noise.json").read_text())["seeds"] == [
         0, 1, 2, 3
     ]  # fmt: skip
+
+
+def test_other_seeds_do_not_replace_those_of_a_result(tmp_path):
+    def write(folder, seeds, **more):
+        runs = [make_run(tmp_path / folder / str(seed), seed=seed, **more) for seed in seeds]
+        return record.write_result(record.make_result("toy", "c.py", runs), tmp_path, tmp_path)
+
+    file = tmp_path / "toy/c.json"
+    write("first", (0, 2))
+    before = file.read_bytes()
+    assert write("others", (2, 5)) == (
+        f"{file} has seeds [0, 2] of this config and is kept, not one of [2, 5]; --join keeps both"
+    )
+    assert file.read_bytes() == before
+    assert "replaces" not in write("again", (0, 2))
+    write("more", (0, 2, 7))
+    bare = results.read_result(file)
+    for claim in bare["claims"]:
+        del claim["null_values"]
+    file.write_text(json.dumps(bare))
+    assert write("with_nulls", (2, 5)).endswith("(replaces seeds [0, 7], without nulls)")
+    assert "(replaces 2 seeds of another config)" in write("b", (4,), config={"a": 1})
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n{}", "[1]", b"\xff"])
+def test_a_damaged_result_is_named_and_others_are_measured(
+    shell, toys, tmp_path, capsys, monkeypatch, text
+):
+    monkeypatch.setattr(claims, "find_experiment", lambda name: Plain)
+    toys["more"] = toy("more")
+    file = tmp_path / "results/toy/cost_noise.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    for flags in ((), ("--join",)):
+        code, out = shell("true  # complete", "--only=toy,more", "--seeds=1", *flags, capsys=capsys)
+        assert code == 1
+        assert f"skipped toy, cost_noise: {file} is not readable as JSON, expected a res" in out
+        assert results.read_result(tmp_path / "results/more/cost_noise.json")["seeds"] == [0]
+
+
+def test_seeds_before_those_of_a_result_are_run_and_joined(shell, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(claims, "find_experiment", lambda name: Plain)
+    runs = [make_run(tmp_path / f"old/{seed}", seed=seed, config=written(COST_NOISE))
+            for seed in (4, 5, 6)]  # fmt: skip
+    result = record.make_result("toy", COST_NOISE, runs)
+    record.write_result(result, tmp_path, tmp_path / "results")
+    file = tmp_path / "results/toy/cost_noise.json"
+    code, out = shell("exit 1", "--only=toy", "--seeds=2", capsys=capsys)
+    assert code == 0, out
+    assert "has 3 seeds of this config and is kept, not one of 2" in out
+    code, out = shell("true  # complete", "--only=toy", "--seeds=2", "--join", capsys=capsys)
+    assert code == 0, out
+    assert results.read_result(file)["seeds"] == [0, 1, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_run_that_would_be_extended_is_refused_before_it_starts(shell, toys, tmp_path, capsys):
+    toys["toy"] = toy(configs=("configs/contrastive/simclr_digits.py",))
+    begun = written("configs/contrastive/simclr_digits.py")
+    steps = begun["train"]["steps"]
+    for seed in range(4):
+        folder = tmp_path / f"runs/toy/simclr_digits/seed{seed}"
+        (folder / "checkpoints/5").mkdir(parents=True)
+        begun["train"]["steps"] = steps - (seed in (0, 2))
+        begun["evaluation"]["knn_k"] = 7  # which may differ
+        (folder / "config.json").write_text(json.dumps(begun | {"seed": seed}))
+        if seed == 3:  # it has been extended, to the steps of the config
+            kept = {"step": 3, "config": {"train": {"steps": 4}}, "summary": None}
+            (folder / "config.history.jsonl").write_text(json.dumps(kept) + "\n")
+    (tmp_path / "runs/toy/simclr_digits/seed2/checkpoints/5").rmdir()
+    code, out = shell("echo begun; exit 1", "--only=toy", "--seeds=4", capsys=capsys)
+    assert code == 1
+    assert re.findall(r"started toy, simclr_digits, seed (\d)", out) == ["1", "2"]
+    assert (
+        len(re.findall(r"FAILED .*seed[03] was begun with other train.steps; remove it", out)) == 2
+    )
 
 
 @pytest.mark.slow
@@ -457,6 +536,22 @@ def test_runs_that_others_read_come_first_once(shell, reader, toys, tmp_path, ca
             assert (f"--config.data.of={folder}",) in given["learning_friedman"]
     for result in ("toy/cost_noise", "reader/learning_friedman", "again/learning_friedman"):
         assert json.loads((tmp_path / f"results/{result}.json").read_text())["seeds"] == [0, 1]
+
+
+def test_a_config_whose_reading_cannot_be_joined_is_refused_alone(
+    shell, reader, toys, tmp_path, capsys
+):
+    toys["more"] = toy("more")
+    file = tmp_path / "results/toy/cost_noise.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"config_hash": "0", "claims": []}))
+    code, out = shell(
+        "true  # complete", "--only=reader,more", "--seeds=1", "--join", capsys=capsys
+    )
+    assert code == 1
+    assert "skipped reader, learning_friedman: " in out
+    assert "cost_noise.json is of another config: no seed can be joined" in out
+    assert re.findall(r"started (\w+)", out) == ["more"]
 
 
 def test_a_read_config_that_no_system_has_is_told_in_one_line(shell, reader, toys, capsys):
@@ -699,6 +794,15 @@ def test_collected_runs_become_a_result(toys, tmp_path, capsys):
     assert Image.open(tmp_path / "toy/cost_noise.png").width <= 700
 
 
+def test_a_commit_stands_for_those_that_runs_do_not_know(tmp_path):
+    runs = [
+        make_run(tmp_path / str(seed), seed=seed, **told)
+        for seed, told in enumerate([{}, {"commit": "unknown"}, {"commit": "one, unknown"}])
+    ]
+    assert record.make_result("toy", "c.py", runs, commit="abc")["commit"] == "abc, one"
+    assert record.make_result("toy", "c.py", runs)["commit"] == "unknown, one"
+
+
 @pytest.mark.parametrize("folder", ["runs", "runs/wide"])
 def test_runs_of_another_config_are_not_collected(toys, null_run, tmp_path, capsys, folder):
     wide = written(COST_NOISE, "--config.model.inducing=7")
@@ -911,6 +1015,7 @@ def test_joined_results_say_of_each_seed_what_was_measured(tmp_path):
     assert found["versions"] == {"jax": "0.10.0, 0.11.0"}
     assert found["commit"] == "one, two"
     assert found["device"].endswith("cores), 1 x TPU v4")
+    assert record.join_results(new, found, Path("c.json"))["device"] == found["device"]
     assert (found["first_measured"], found["finished"]) == ("2025-01-01", "2025-01-03")
     json.dumps(found, allow_nan=False)
     both = record.join_results(new, old | {"metrics": {"m": [0.1, 0.9], "z": [0.0, 0.0]}},
@@ -1082,7 +1187,7 @@ def test_results_and_runs_of_before_claims_had_nulls(tmp_path, toys, monkeypatch
     assert "| ≥ 0.02 | not measured | 2 | holds |" in tables.claims_table("toy")
     assert tables.counts({"c": old}, toy()) == "1 of 1 holds, 1 null not measured"
     (tmp_path / "c.json").write_text(json.dumps(old))
-    assert results.reason_to_keep(tmp_path / "c.json", old["config_hash"], 1) is None
+    assert results.reason_to_keep(tmp_path / "c.json", old["config_hash"], [0]) is None
     summary = json.loads((tmp_path / "runs/seed0/summary.json").read_text())
     summary["claims"] = [{k: v for k, v in c.items() if k not in fields} for c in summary["claims"]]
     (tmp_path / "runs/seed0/summary.json").write_text(json.dumps(summary))
@@ -1147,6 +1252,30 @@ def test_the_commit_is_that_of_what_is_measured(tmp_path, monkeypatch):
     assert record.current_commit() == commit
     (tmp_path / "rml/b").write_text("2")
     assert record.current_commit() == f"{commit}-dirty"
+
+
+def test_an_archive_knows_its_commit(tmp_path, monkeypatch):
+    source, place = tmp_path / "source", "experiments/commit.py"
+    (source / "experiments").mkdir(parents=True)
+    for name in (".gitattributes", place):
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    git = ["git", "-C", str(source), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (
+        ["init"],
+        ["add", "."],
+        ["commit", "-m", "a"],
+        ["archive", "-o", "a.tar", "HEAD"],
+    ):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    with tarfile.open(source / "a.tar") as archive:
+        text = archive.extractfile(place).read().decode()
+    monkeypatch.setattr(commits, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    found = {}
+    exec(text, found)
+    found["ROOT"] = tmp_path
+    assert found["current_commit"]() == head.strip()
 
 
 # Tables.
@@ -1228,6 +1357,19 @@ def test_tables_count_the_seeds_that_a_run_trains_as_one_program(measured, monke
     monkeypatch.setattr(tables, "remarks", lambda *_: "")
     assert tables.measured_table().splitlines()[-1].endswith(" | 9 | 10 s |")
     assert " | 9 | holds |" in tables.claims_table("toy")
+
+
+def test_tables_say_of_a_result_whose_config_was_changed_since(measured, monkeypatch):
+    (first, *_) = measured["toy"].values()
+    first["config"] = "configs/contrastive/simclr_digits.py"
+    monkeypatch.setattr(tables, "read_results", lambda: {"toy": {"many": first}})
+    monkeypatch.setattr(tables, "remarks", lambda *_: "")
+    assert f"| `{first['config']}` (changed since) |" in tables.claims_table("toy")
+    toy = tables.read_systems()["toy"]
+    extra = dataclasses.replace(toy, extras={first["config"]: "old"})
+    assert tables.config_cell(first, extra).endswith(".py` (an extra: old; changed since)")
+    first["config_hash"] = results.config_hash(registry.read_config(first["config"]).to_dict())
+    assert f"| `{first['config']}` |" in tables.claims_table("toy")
 
 
 def test_extras_say_why_they_are_not_counted(measured, monkeypatch):

@@ -17,6 +17,8 @@ from PIL import Image
 
 from experiments import registry
 from experiments import run as launcher
+from rml.errors import UserError
+from rml.training import Interrupted
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "--config=configs/contrastive/simclr_digits.py"
@@ -99,20 +101,55 @@ def test_help_of_a_config_shows_what_it_is_and_its_values(launch):
     assert "optimizer.learning_rate = 0.002" in lines
 
 
+@pytest.fixture
+def recipe(monkeypatch):
+    """The recipe of every config, whose `run` is set by who uses it."""
+    recipe = SimpleNamespace(run=None, CLAIMS=(), CAPTIONS={})
+    monkeypatch.setattr(launcher.ranges, "checked_experiment", lambda _: recipe)
+    monkeypatch.setattr(launcher, "quiet_libraries", lambda: None)
+    monkeypatch.setattr(launcher, "keep_compiled", lambda: None)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    return recipe
+
+
+@pytest.mark.parametrize(
+    "stop", [KeyboardInterrupt(), launcher.Terminated(), RuntimeError("out of memory"),
+             TypeError("x"), UserError("x"), Interrupted(signal.SIGTERM, 5)],
+)  # fmt: skip
+def test_whatever_ends_an_extension_before_it_trains_the_run_stays_complete(
+    tmp_path, recipe, capsys, stop
+):
+    def run(*_):
+        raise stop
+
+    config = registry.read_config("configs/contrastive/simclr_digits.py")
+    recipe.run = lambda *_: {}
+    launcher.launch(config, tmp_path, "config.py")
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    before = {file: file.read_bytes() for file in tmp_path.glob("*.json*")}
+    capsys.readouterr()
+    config.train.steps += 1
+    recipe.run = run
+    with pytest.raises(SystemExit if isinstance(stop, Interrupted) else type(stop)):
+        launcher.launch(config, tmp_path, "config.py")
+    assert {file: file.read_bytes() for file in tmp_path.glob("*.json*")} == before
+    if isinstance(stop, Interrupted):  # launched by a function, as in a notebook
+        assert capsys.readouterr().out == (
+            "SIGTERM: saved after step 5; start it again with the same config and work directory "
+            "to continue\n"
+        )
+
+
 @pytest.mark.parametrize(("policy", "found"), [("highest", "highest"), ("default", None)])
-def test_a_run_has_the_precision_of_its_config(tmp_path, monkeypatch, policy, found):
+def test_a_run_has_the_precision_of_its_config(tmp_path, recipe, policy, found):
     seen = []
 
     def run(*_):
         seen.append(jax.config.jax_default_matmul_precision)
         return {}
 
-    recipe = SimpleNamespace(run=run, CLAIMS=(), CAPTIONS={})
-    monkeypatch.setattr(launcher.ranges, "checked_experiment", lambda _: recipe)
-    monkeypatch.setattr(launcher, "quiet_libraries", lambda: None)
-    monkeypatch.setattr(launcher, "keep_compiled", lambda: None)
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+    recipe.run = run
     config = registry.read_config("configs/contrastive/simclr_digits.py")
     config.precision = policy
     launcher.launch(config, tmp_path / "run", "config.py")

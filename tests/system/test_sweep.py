@@ -375,6 +375,32 @@ def test_directories_that_hold_something_else_are_left_alone(swept, tmp_path):
     assert "sweep.json is damaged" in swept("--grid", RATES)[1]
 
 
+@pytest.mark.slow
+def test_a_damaged_file_is_made_anew_of_the_runs(swept, tmp_path):
+    assert swept("--grid", RATES)[0] == 0
+    file = tmp_path / "sweep/sweep.json"
+    before = file.read_bytes()
+    file.write_text("{")
+    assert "sweep.json is damaged; remove it to begin the sweep again" in swept("--grid", RATES)[1]
+    file.unlink()
+    code, out = swept("--grid", RATES)
+    assert code == 0, out
+    assert swept.started == []
+    assert file.read_bytes() == before
+    file.unlink()
+    (tmp_path / "sweep/optimizer.learning_rate=0.01/notes.txt").write_text("mine")
+    assert "holds no sweep, expected a new or empty directory" in swept("--grid", RATES)[1]
+
+
+def test_two_sweeps_do_not_share_a_directory(swept, tmp_path):
+    with plan.hold(tmp_path / "sweep"):
+        code, out = swept("--grid", RATES)
+        assert (code, out) == (1, f"error: --workdir {tmp_path}/sweep is in use by another sweep\n")
+        assert swept("--grid", RATES, "--dry_run")[0] == 0
+    with plan.hold(tmp_path / "sweep"):
+        pass
+
+
 def test_values_with_commas_and_long_names():
     grid = plan.parse_grid(["model.widths=(32, 64),(16,32)", "augment.order=()"])
     assert grid == {"model.widths": ["(32, 64)", "(16,32)"], "augment.order": ["()"]}

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,34 @@ def test_notebook_holds_no_outputs():
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     assert [c for c in cells if c.get("outputs") or c.get("execution_count")] == []
     assert "Your data here" in "".join(cells[-2]["source"])
+
+
+def install(monkeypatch, there, code=0):
+    """Runs the cell that installs, with these packages there; returns the commands it ran."""
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    (source,) = (s for c in cells if "pip" in (s := "".join(c["source"])) and "code" in c.values())
+    ran = []
+    found = [SimpleNamespace(name=name, version=version) for name, version in there.items()]
+    monkeypatch.setattr("importlib.metadata.distributions", lambda: found)
+    monkeypatch.setattr(
+        "subprocess.run", lambda words, **_: ran.append(words) or SimpleNamespace(returncode=code)
+    )
+    monkeypatch.chdir(NOTEBOOK.parent)
+    monkeypatch.syspath_prepend(str(NOTEBOOK.parent))  # what the cell adds goes with it
+    exec(source, {})
+    return ran
+
+
+def test_what_is_missing_is_installed_and_jax_is_not_replaced(monkeypatch):
+    jax = {"jax": "0.8.1", "jaxlib": "0.8.2"}
+    whole = dict.fromkeys(("rml", "grain", "mlxtend"), "1") | jax
+    assert install(monkeypatch, whole) == []
+    for lacking in ("rml", "grain", "mlxtend"):
+        (words,) = install(monkeypatch, {k: v for k, v in whole.items() if k != lacking})
+        assert words[-4:] == ["-e", ".[demo]", "jax==0.8.1", "jaxlib==0.8.2"]
+    with pytest.raises(SystemExit, match=r"could not install rml beside jax==0\.8\.1 and jaxlib"):
+        install(monkeypatch, jax, code=1)
+    assert install(monkeypatch, {})[0][-2:] == ["-e", ".[demo]"]
 
 
 @pytest.mark.slow

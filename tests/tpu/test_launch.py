@@ -6,9 +6,13 @@ import shlex
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from tpu.gcloud import Pod, says_absent
+from tpu.launch import risk
 
 ROOT = Path(__file__).parents[2]
 FAKE = f"""#!{sys.executable}
@@ -131,6 +135,49 @@ def test_detached_command_is_one_that_a_shell_runs(fake, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_worker_that_still_trains_refuses_another_start_and_not_a_second_try(fake, tmp_path):
+    def command():
+        _, calls = fake("run", *POD, RUN, "--nodry_run")
+        shell = next(w for w in calls[0] if w.startswith("--command=")).removeprefix("--command=")
+        assert "flock -w 180" in shell
+        return shell.replace("flock -w 180", "flock -w 0")
+
+    def start(shell):
+        return subprocess.run(
+            ["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=20
+        )
+
+    python, end = tmp_path / "rml/.venv/bin/python", tmp_path / "end"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\necho begun >> {tmp_path}/starts\n"
+                      f"until [ -e {end} ]; do sleep 0.05; done\n")  # fmt: skip
+    python.chmod(stat.S_IRWXU)
+    first = command()
+    try:
+        for _ in range(2):  # another worker had failed
+            assert start(first).returncode == 0
+        refused = start(command())
+        assert refused.returncode == 1
+        assert "a run is still going on here" in refused.stderr
+        assert (tmp_path / "starts").read_text() == "begun\n"
+    finally:
+        end.touch()
+    deadline = time.monotonic() + 20
+    while start(command()).returncode:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_refusal_of_workers_is_not_tried_again(fake):
+    said = "a run is still going on here; let it end, or delete the pod\n##### worker 0"
+    done, calls = fake("run", *POD, RUN, "--nodry_run", script={"ssh": [[1, "", said]]})
+    assert done.returncode == 1
+    assert verbs(calls) == ["ssh"]
+    assert "a run is still going on here; let it end, or delete the pod" in done.stderr
+
+
+@pytest.mark.slow
 def test_ssh_that_fails_twice_is_tried_again(fake):
     down = [255, "", "ssh: connect to host: Connection refused"]
     script = {"ssh": [down, down, [0, "", ""]]}
@@ -220,6 +267,54 @@ def test_follow_without_resumes_says_how_to_go_on(fake):
     assert done.returncode == 1
     assert "exit code 137" in done.stderr
     assert "resume" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_look_that_fails_by_chance_is_taken_again(fake):
+    script = {
+        "describe": [[1, "", "ERROR: 503 the service is unavailable"], [0, "ACTIVE", ""]],
+        "ssh-status": [[0, "0", ""]],
+    }
+    done, calls = fake("follow", *POD, RUN, "--nodry_run", script=script)
+    assert done.returncode == 0, done.stderr
+    assert verbs(calls) == ["describe", "describe", "ssh", "ssh"]
+
+
+@pytest.mark.parametrize(
+    ("said", "absent"),
+    [
+        ("ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource "
+         "'projects/lab/locations/z/queuedResources/pod' was not found\nThis command is", True),
+        ("ERROR: NOT_FOUND: resource not found", True),
+        ("ERROR: NOT_FOUND: Resource 'projects/lab/locations/z/nodes/pod-2' was not found", False),
+        ("ERROR: NOT_FOUND: Resource 'projects/lab/locations/zz' was not found", False),
+        ("ssh: command not found", False),
+    ],
+)  # fmt: skip
+def test_a_pod_is_absent_where_the_service_says_so_of_it(said, absent):
+    pod = Pod("pod", "z", "v5e:4x4")
+    assert says_absent(said, pod) == absent
+
+
+@pytest.mark.parametrize(
+    ("topology", "run", "setup", "resumes", "part"),
+    [
+        ("v5e:16x16", "--workdir=runs/a", "mount", 0, "runs/a, is on each worker's own disk"),
+        ("v5e:16x16", "--workdir runs/a", "mount", 0, "runs/a, is on each worker's own disk"),
+        ("v5e:16x16", "--config=c.py", "mount", 0, "runs, is on each worker's own disk"),
+        ("v5e:16x16", "--workdir=/mnt/a", "", 1, "has an empty disk, and nothing mounts /mnt/a"),
+        ("v5e:2x4", "--workdir=runs/a", "", 1, "has an empty disk, and nothing mounts runs/a"),
+        ("v5e:16x16", "--workdir /mnt/a", "mount", 1, None),
+        ("v5e:2x4", "--workdir=runs/a", "", 0, None),
+    ],
+)
+def test_a_work_directory_that_may_be_lost_is_told(topology, run, setup, resumes, part):
+    told = risk(Pod("pod", "z", topology), run, setup, resumes)
+    assert told is None if part is None else part in told
+
+
+def test_several_slices_are_several_hosts():
+    assert risk(Pod("pod", "z", "v5e:2x2", num_slices=2), "--workdir=runs/a", "", 0) is not None
 
 
 @pytest.mark.slow

@@ -168,6 +168,18 @@ def test_a_finished_run_is_not_trained_again(make_task, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_start_that_saves_a_checkpoint_is_named_by_its_commit(make_task, tmp_path):
+    run = RunDirectory(tmp_path, CONFIG, commit="one")
+    with pytest.raises(Interrupted):
+        fit(make_task(), run, steps=20, progress=StopAt(7, signal.SIGTERM))
+    run.close()
+    RunDirectory(tmp_path, CONFIG, commit="two").close()  # it trains nothing
+    run = RunDirectory(tmp_path, CONFIG, commit="three")
+    fit(make_task(), run, steps=20)
+    assert run.write_summary(metrics={}, claims=[], seconds=1.0)["commit"] == "one, three"
+
+
+@pytest.mark.slow
 def test_a_finished_run_that_is_given_more_steps_trains_on(make_task, tmp_path):
     """Where the learning rate is constant, it becomes what it had been with them from the start."""
 

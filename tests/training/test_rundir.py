@@ -177,6 +177,22 @@ def test_a_complete_run_whose_extension_fails_is_the_one_that_it_was(tmp_path):
     assert not (tmp_path / "failure.json").exists()
 
 
+def test_a_change_that_something_was_judged_with_is_not_taken_back(tmp_path):
+    run = RunDirectory(tmp_path, evaluated(5))
+    for part in (run.of_method("a"), run.of_method("b"), run):
+        part.write_summary(metrics={"knn": 0.5}, claims=[], seconds=1.0)
+        part.close()
+    run = RunDirectory(tmp_path, evaluated(3))
+    inner, other = run.of_method("a"), run.of_method("b")
+    inner.write_summary(metrics={"knn": 0.7}, claims=[], seconds=1.0)
+    run.take_back_config()  # as where the other's evaluation is interrupted
+    assert other.summary()["metrics"] == {"knn": 0.5}
+    assert json.loads((inner.path / "config.json").read_text()) == evaluated(3) | {"method": "a"}
+    assert inner.summary()["metrics"] == {"knn": 0.7}
+    assert json.loads((tmp_path / "config.json").read_text()) == evaluated(5)
+    assert run.summary() is not None
+
+
 @pytest.mark.parametrize("there", [None, evaluated(5), "{"])
 def test_other_processes_than_the_first_write_no_config(tmp_path, monkeypatch, there):
     """Their view of a file system that they share may be an older one."""
@@ -285,6 +301,15 @@ def test_a_lost_config_without_a_checkpoint_is_named(tmp_path, content, reason):
     assert (tmp_path / "config.json").exists() == bool(content)
 
 
+def test_who_only_reads_a_lost_config_writes_nothing(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    monkeypatch.setattr(config_file, "saved_config", lambda _: (5, evaluated(5)))
+    assert config_file.read_config(tmp_path) == evaluated(5)
+    assert not (tmp_path / "config.json").exists()
+    RunDirectory(tmp_path, evaluated(5)).close()
+    assert json.loads((tmp_path / "config.json").read_text()) == evaluated(5)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", "5", '{"metrics": {}, "claims": []}', b"\xff"])
 def test_a_damaged_summary_warns_and_the_run_counts_as_not_complete(tmp_path, caplog, content):
     run = RunDirectory(tmp_path, CONFIG)
@@ -327,6 +352,29 @@ def test_the_summary_marks_a_run_complete(tmp_path):
     assert run.summary() == written
     assert written["versions"]["jax"]
     assert written["steps"] == 5
+
+
+def test_a_summary_names_the_commits_of_all_that_has_trained(tmp_path):
+    def start(commit):
+        run = RunDirectory(tmp_path, CONFIG, commit=commit)
+        return run, run.of_method("a")
+
+    def end(*parts):
+        for part in parts:
+            part.close()
+
+    for commit in ("one", "two", "one"):
+        run, inner = start(commit)
+        inner.note_commit()
+        end(run, inner)
+    end(*start("of no checkpoint"))
+    run, inner = start("three")
+    assert inner.write_summary(metrics={}, claims=[], seconds=1.0)["commit"] == "one, two, three"
+    end(run, inner)
+    assert (inner.path / ".commits").read_text() == "one\ntwo"
+    run, inner = start("four")
+    written = run.write_summary(metrics={}, claims=[], seconds=1.0)
+    assert written["commit"] == "one, two, three, four"
 
 
 def test_captions_have_a_place_where_nothing_was_drawn(tmp_path):

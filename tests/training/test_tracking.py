@@ -13,7 +13,7 @@ import pytest
 from rml.errors import UserError
 from rml.training import RunDirectory
 from rml.training.fit import Interrupted
-from rml.training.tracking import check_uri, track
+from rml.training.tracking import _same, check_uri, track
 from rml.training.writers import MetricsWriter, read_metrics
 
 CONFIG = {"experiment": "toy.recipe", "seed": 0, "train": {"steps": 4}, "rates": [0.1, 0.2]}
@@ -146,6 +146,24 @@ def test_a_run_that_stops_and_resumes_is_one_run_with_every_value_once(store, tm
     train(tmp_path / "run", uri, start=4, stop=4)
     assert steps(client, first, "train/loss") == [1, 2, 3, 4]
     assert steps(client, first, "knn") == [4]
+
+
+def test_final_values_that_an_evaluation_changed_replace_those_of_the_store(store, tmp_path):
+    uri, client = store
+    run_id = train(tmp_path / "run", uri, start=0, stop=4)
+    for found in ({"knn": 0.7, "mad": math.inf}, {"knn": math.nan, "mad": math.inf}):
+        run = RunDirectory(tmp_path / "run", CONFIG)
+        run.write_summary(metrics=found, claims=[], seconds=1.0)
+        for _ in range(2):  # shown again, it is logged no second time
+            with track(run, uri):
+                pass
+        run.close()
+        stored = client.get_run(run_id).data.metrics
+        assert stored["knn"] == pytest.approx(found["knn"], nan_ok=True)
+    assert steps(client, run_id, "knn") == [4] * 3
+    assert steps(client, run_id, "mad") == [4]
+    assert _same(1.7976931348623157e308, math.inf)
+    assert not _same(0.0, math.nan)
 
 
 def test_a_store_that_is_given_later_gets_all_values(store, tmp_path):

@@ -160,12 +160,13 @@ def _load_hf(directory: Path, options: dict[str, Any]) -> Pretrained:
     found = find_text(config, hf.read_tensors(where), file, options)
     tokenizer = hf.read_tokenizer(where, lowercase=sentence.lowercase)
     variables = fill(found.module, found.layout, found.tensors, where)
+    positions = found.module.positions
     return Pretrained(
         found.module,
         variables,
         tokenizer,
         config,
         sentence.pooling or found.pooling,
-        sentence.max_length or hf.read_limit(where, found.module.positions),
+        min(sentence.max_length or hf.read_limit(where, positions), positions),
         sentence.normalize,
     )

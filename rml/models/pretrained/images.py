@@ -48,7 +48,13 @@ class PretrainedImages(NamedTuple):
     scale: float | None = None
 
     def normalise(self, images: Array | np.ndarray) -> Float[Array, "b h w 3"]:
-        """Normalises images, uint8 or floats in 0..1, as those the encoder was trained on."""
+        """Normalises images, uint8 or floats in 0..1, as those the encoder was trained on.
+
+        Raises:
+          ValueError: The images are of another type, whose range is not known.
+        """
+        if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"images are {images.dtype}, expected uint8 or floats in 0..1")
         images = jnp.asarray(images)
         if images.dtype == jnp.uint8:
             images = images / 255
@@ -69,8 +75,8 @@ class PretrainedImages(NamedTuple):
           Features or logits.
 
         Raises:
-          ValueError: The images have another number of channels, or the side is missing or is
-            another than the encoder takes.
+          ValueError: The images have another type or number of channels, or the side is missing or
+            is another than the encoder takes.
         """
         count, *size, channels = images.shape
         if channels not in (1, 3):
