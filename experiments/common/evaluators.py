@@ -209,6 +209,10 @@ class ImageEvaluator:
                 metrics[f"{kind}_over_{other}"] = metrics[kind] - metrics[f"{kind}_{other}"]
             absent = metrics[f"{kind}_untrained"] - metrics[f"{kind}_pixels"]
             metrics[f"{kind}_untrained_over_pixels"] = absent
+        # A probe on pixels alone is a weak opponent where neighbours read them better.
+        best = max(metrics["knn_pixels"], metrics["linear_probe_pixels"])
+        for own in ("linear_probe", "linear_probe_untrained"):
+            metrics[f"{own}_over_best_of_pixels"] = metrics[own] - best
         return metrics
 
     def draw(self, folder: Callable[[str], Path], trained: Splits, untrained: Splits) -> None:

@@ -28,7 +28,7 @@ def test_keys_of_a_momentum_encoder_teach_features(measure, version, steps):
     }  # fmt: skip
     metrics, holds = measure(f"configs/contrastive/moco_{version}_mnist5k.py", changes)
     # So few steps are enough for the claims of the probe; the others are measured in full.
-    assert holds["linear_probe_over_pixels", ">="], metrics
+    assert metrics["linear_probe_over_pixels"] >= 0.05, metrics
     assert holds["linear_probe_over_untrained", ">="], metrics
     assert metrics["rankme"] > 10, metrics
 

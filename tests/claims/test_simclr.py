@@ -12,6 +12,6 @@ QUICK = {
 @pytest.mark.slow
 def test_a_probe_of_contrastive_features_beats_pixels_and_an_untrained_encoder(measure):
     metrics, holds = measure("configs/contrastive/simclr_mnist5k.py", QUICK)
-    assert holds["linear_probe_over_pixels", ">="], metrics
+    assert metrics["linear_probe_over_pixels"] >= 0.05, metrics
     assert holds["linear_probe_over_untrained", ">="], metrics
     assert metrics["knn"] > metrics["knn_untrained"], metrics

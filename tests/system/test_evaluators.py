@@ -30,6 +30,7 @@ def test_gains_are_over_the_untrained_encoder_and_over_pixels():
         "linear_probe": 0.8, "linear_probe_untrained": 0.7, "linear_probe_pixels": 0.25,
         "knn_over_untrained": 0.4, "knn_over_pixels": 0.3,
         "linear_probe_over_untrained": 0.1, "linear_probe_over_pixels": 0.55,
+        "linear_probe_over_best_of_pixels": 0.2, "linear_probe_untrained_over_best_of_pixels": 0.1,
     }  # fmt: skip
     found = own.compare_accuracies("trained", "untrained")
     assert {name: found[name] for name in expected} == pytest.approx(expected)
