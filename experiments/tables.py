@@ -39,6 +39,8 @@ OPEN, CLOSE = (
 )
 BLOCK = re.compile(f"{OPEN}(?P<text>.*?){CLOSE}", re.DOTALL)
 PILLARS, BASELINES = "Pillars", "Baselines"
+LONGEST = 100
+"""Characters of a line of code."""
 
 
 def systems_table() -> str:
@@ -223,6 +225,8 @@ def result_lines() -> dict[str, str]:
             # Of runs on several devices the result names all, for which a line has no room.
             device = "several devices" if "), " in result["device"] else result["device"]
             line = f"Result: results/{key}, {seconds} a run on {device}."
+            if len(line) > LONGEST:
+                line = line.replace(device, device.partition(" (")[0])
             lines[result["config"]] = line
     return lines
 

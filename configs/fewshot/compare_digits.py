@@ -4,7 +4,7 @@ python -m experiments.run --config=configs/fewshot/compare_digits.py --workdir=r
 
 Options are chosen on held-out images of the base classes.
 
-Result: results/transductive_clustering, 2 min 53 s a run on 1 x cpu (Intel(R) Xeon(R) Processor, 2 cores).
+Result: results/transductive_clustering, 2 min 53 s a run on 1 x cpu.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@ python -m experiments.run --config=configs/fewshot/compare_pydocs.py --workdir=r
 Needs `make weights`. Classes are modules with at least 20 docstrings; those of the episodes are in
 splits that differ by module. Options are chosen on the validation modules.
 
-Result: results/transductive_clustering, 3 min 23 s a run on 1 x cpu (Intel(R) Xeon(R) Processor, 2 cores).
+Result: results/transductive_clustering, 3 min 23 s a run on 1 x cpu.
 """
 
 from ml_collections import ConfigDict

@@ -1467,6 +1467,8 @@ def test_the_line_of_a_configs_result_is_rewritten(measured, document, tmp_path)
     assert tables.stale() == []
     result["device"] = "1 x cpu (one, 2 cores), 1 x cpu (another, 2 cores)"
     assert tables.result_lines()[name].endswith(" a run on several devices.")
+    result["device"] = f"1 x cpu ({'a' * 90}, 2 cores)"
+    assert tables.result_lines()[name].endswith(" a run on 1 x cpu.")
 
 
 @pytest.mark.slow
