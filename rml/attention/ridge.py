@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from rml.errors import UserError
-from rml.losses.shapes import check_shapes
 from rml.ops import full_precision, wide
+from rml.ops.shapes import check_shapes
 
 FeatureMap = Callable[[Any, Any], Array]
 

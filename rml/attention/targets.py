@@ -6,6 +6,7 @@ A target maps (query, keys) to one number an example; any function of that kind 
 
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import jax
@@ -151,7 +152,7 @@ def build_targets(
 
 
 def _own_function(name: str, direction: Array, rotation: Array) -> Target:
-    try:
+    with suppress(ValueError):  # a part that is no number makes the name unknown
         match name.split("_"):
             case ["average", degree]:
                 return partial(average_power, direction=direction, degree=int(degree))
@@ -161,8 +162,6 @@ def _own_function(name: str, direction: Array, rotation: Array) -> Target:
                 return partial(
                     mixed_correlation, rotation=rotation, weight=float(weight), degree=int(degree)
                 )
-    except ValueError:
-        pass  # a part that is no number makes the name unknown
     raise unknown("target", name, ("average_P", "weighted_P", "mixed_W_P"))
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from rml.losses.shapes import check_indices
+from rml.ops.shapes import check_indices
 
 
 def require_finite(name: str, values: Array) -> None:

@@ -23,9 +23,9 @@ from rml.kernels.gram_kernels import Blocks, Kernel, gram_blocks, input_gram, no
 from rml.kernels.layers import propagate
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
 from rml.kernels.sparse import Terms
-from rml.losses.shapes import check_shapes
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import wide
 
 

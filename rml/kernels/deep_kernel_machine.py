@@ -9,9 +9,9 @@ from rml.kernels.gram_kernels import Blocks, Kernel, gram, gram_blocks, input_bl
 from rml.kernels.layers import exact_factor, propagate, triangle, unit_kl
 from rml.kernels.nngp import Prediction, gp_predict, log_marginal_likelihood
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
-from rml.losses.shapes import check_shapes
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, gaussian_kl, require_finite, require_positive_definite
+from rml.ops.shapes import check_shapes
 
 
 def objective(

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.kernels.gram_kernels import Blocks, Kernel, gram
-from rml.losses.shapes import check_shapes
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, noisy_log_density, solve_lower
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import wide
 
 

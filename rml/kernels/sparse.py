@@ -18,8 +18,8 @@ from rml.kernels.gram_kernels import (
 from rml.kernels.layers import Layer, propagate
 from rml.kernels.nngp import Prediction
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
-from rml.losses.shapes import check_shapes
 from rml.ops.psd import require_finite, require_positive_definite
+from rml.ops.shapes import check_shapes
 
 LIKELIHOODS = ("gaussian", "categorical")
 

@@ -14,7 +14,7 @@ from rml.kernels.gram_kernels import Kernel
 from rml.kernels.nngp import gaussian_log_likelihood
 from rml.kernels.optimize import Fit, Minimum, checked, minimize
 from rml.kernels.sparse import SparseMachine, elbo, init_sparse, propagate_sparse
-from rml.losses.shapes import check_shapes
+from rml.ops.shapes import check_shapes
 from rml.training import descend
 
 

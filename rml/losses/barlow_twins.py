@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rml.losses.shapes import check_shapes
 from rml.ops import full_precision
+from rml.ops.shapes import check_shapes
 
 ROUNDINGS = 8  # units in the last place by which a mean of equal numbers may be off
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import check_reduction, reduced
-from rml.losses.shapes import check_shapes
 from rml.ops.ring import ring_values
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import normalize
 from rml.ops.streaming import row_and_column_values
 

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from rml.losses.shapes import check_indices, check_shapes
+from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.similarity import wide
 
 

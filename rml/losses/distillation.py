@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from rml.losses.shapes import check_indices, check_shapes
+from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.similarity import normalize, wide
 
 

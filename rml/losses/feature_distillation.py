@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from rml.losses.shapes import check_shapes
 from rml.ops.pairwise import cosine_similarity, euclidean
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import normalize, wide
 
 

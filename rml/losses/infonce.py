@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from rml.losses.reduction import check_reduction
-from rml.losses.shapes import check_indices, check_shapes
 from rml.ops.ring import ring_values
+from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.streaming import Mask, Pairs, promote, row_values, weighted_sum
 
 

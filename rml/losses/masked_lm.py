@@ -5,7 +5,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.losses.reduction import reduced
-from rml.losses.shapes import check_shapes
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import wide
 
 

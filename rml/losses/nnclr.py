@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.infonce import info_nce
-from rml.losses.shapes import check_shapes
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import normalize
 from rml.ops.topk import topk
 

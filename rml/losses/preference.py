@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rml.losses.shapes import check_shapes
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import wide
 
 

@@ -6,8 +6,8 @@ from jaxtyping import Array, Float, Int
 
 from rml.losses.ntxent import not_self
 from rml.losses.reduction import check_reduction
-from rml.losses.shapes import check_shapes
 from rml.ops.ring import ring_values
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import normalize
 from rml.ops.streaming import Mask, Pairs, masked_sum, row_values, symmetric_logsumexp
 

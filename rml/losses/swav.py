@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import reduced
-from rml.losses.shapes import check_shapes
+from rml.ops.shapes import check_shapes
 
 
 @partial(jax.jit, static_argnames="iterations")  # a loop outside would be compiled at every call

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rml.losses.shapes import check_shapes
 from rml.ops.pairwise import squared_euclidean
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import wide
 
 ROUNDINGS = 16  # units in the last place by which equal squared distances may differ

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rml.losses.shapes import check_shapes
 from rml.ops import full_precision
+from rml.ops.shapes import check_shapes
 
 
 @full_precision

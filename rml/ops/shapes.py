@@ -1,4 +1,4 @@
-"""Whether arrays are what a loss names, which broadcasting and indexing would hide."""
+"""Whether arrays are what a function names, which broadcasting and indexing would hide."""
 
 import jax
 import jax.numpy as jnp
