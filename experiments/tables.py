@@ -10,17 +10,16 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.registry import ROOT, read_config
+from experiments.registry import ROOT
 from experiments.report.markup import duration
 from experiments.results import (  # fmt: skip
     RELATIONS,
     RESULT_LINE,
-    config_hash,
+    changed_since,
     count_claims,
     interval,
     not_measured,
@@ -122,18 +121,6 @@ def config_cell(result: Mapping[str, Any], system: System) -> str:
     extra = system.extras.get(result["config"], "")
     notes = [f"an extra: {extra}"] * bool(extra) + ["changed since"] * changed_since(result)
     return f"`{result['config']}`" + f" ({'; '.join(notes)})" * bool(notes)
-
-
-def changed_since(result: Mapping[str, Any]) -> bool:
-    """Tells whether the config of a result has other values today than those that were measured."""
-    config = ROOT / result["config"]
-    return config.is_file() and hash_today(config) != result["config_hash"]
-
-
-@cache
-def hash_today(config: Path) -> str:
-    """The hash of a config as its file is."""
-    return config_hash(read_config(str(config)).to_dict())
 
 
 def claims_table(key: str) -> str:
