@@ -4,8 +4,9 @@
 evaluates and measures all metrics of every seed. Ours is a process a core, bound to it, and in each
 its share of the seeds is one program. A launch has all cores; it also draws its figures, as the
 user's does. All ten are launched, half of them before ours; with `--quick` two are, and their time
-is taken for ten. Beside them stand one core's training steps alone, in turns in one process, and
-the floor: matrix products of as many FLOPs.
+is taken for ten. Both sides find the programs that an untimed run of each compiled before. Beside
+them stand one core's training steps alone, in turns in one process, and the floor: matrix products
+of as many FLOPs.
 """
 
 import json
@@ -79,10 +80,15 @@ def ours(
 def both_sides(
     launch: Callable[[int, Path], Any], seeds: Sequence[int], module: str = "benchmarks.many"
 ) -> tuple[list[Any], float, dict[str, dict[str, float]]]:
-    """What launches of seeds give, half before ours and half after, and what `ours` gives."""
+    """What launches of seeds give, half before ours and half after, and what `ours` gives.
+
+    Each side runs once before, untimed, so that both find their programs compiled.
+    """
     half = len(seeds) // 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        launch(seeds[0], folder / "before")
+        ours(folder / "before", module)
         launched = [launch(seed, folder) for seed in seeds[:half]]
         found = ours(folder, module)
         launched += [launch(seed, folder) for seed in seeds[half:]]

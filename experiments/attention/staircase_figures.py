@@ -19,8 +19,9 @@ CAPTIONS = {
     "over those of 16 bits.",
 }
 TITLES = {
-    "staircase": "staircase", "uniform": "uniform, equal bytes", "short": "uniform, short residual",
-    "four": "uniform, 4 bits", "eight": "uniform, 8 bits",
+    "staircase": "staircase", "uniform": "2 bits, equal bytes",
+    "uniform_four": "4 bits, equal bytes", "short": "2 bits, same residual",
+    "four": "4 bits, same residual", "eight": "8 bits, same residual",
 }  # fmt: skip
 BINS = 8
 """Ranges of positions."""

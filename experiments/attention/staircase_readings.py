@@ -16,18 +16,23 @@ from rml.ops import group_dequantize, group_quantize
 
 
 def variants(config: Any, module: Any) -> dict[str, Staircase]:
-    """The caches: "uniform" has the bytes of "staircase", "short" its residual; two more bits."""
+    """The caches: "uniform" has the bytes of "staircase", "uniform_four" too, of 4 bits.
+
+    "short" has the staircase's residual and its fewest bits; "four" and "eight" its residual.
+    """
     bits, chunk, group = (config.staircase[key] for key in ("bits", "chunk", "group"))
     staircase = Staircase(tuple(bits), chunk, group)
     wanted = mean_bytes(config, module, staircase)
-    uniform = [
-        Staircase((bits[0], bits[-1]), size, group)
-        for size in range(group, config.length // 2, group)
-    ]
-    distances = [abs(mean_bytes(config, module, own) - wanted) for own in uniform]
+
+    def as_large(own: int) -> Staircase:
+        sizes = range(group, config.length // 2, group)
+        found = [Staircase((bits[0], own), size, group) for size in sizes]
+        return min(found, key=lambda one: abs(mean_bytes(config, module, one) - wanted))
+
     return {
         "staircase": staircase,
-        "uniform": uniform[int(np.argmin(distances))],
+        "uniform": as_large(bits[-1]),
+        "uniform_four": as_large(4),
         "short": Staircase((bits[0], bits[-1]), chunk, group),
         "four": Staircase((bits[0], 4), chunk, group),
         "eight": Staircase((bits[0], 8), chunk, group),

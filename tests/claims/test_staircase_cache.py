@@ -50,14 +50,16 @@ def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path):
     assert figures == set(recipe.CAPTIONS)
 
 
-def test_the_uniform_cache_has_the_bytes_of_the_staircase():
+def test_uniform_caches_have_the_bytes_of_the_staircase():
     """With the sizes of SmolLM2-135M, whose module is never made."""
     module = SimpleNamespace(head_shape=lambda: (3, 64), depth=30)
     config = config_file.get_config()
     caches = recipe.variants(config, module)
     sizes = {name: recipe.mean_bytes(config, module, own) for name, own in caches.items()}
     assert sizes["uniform"] == pytest.approx(sizes["staircase"], rel=0.01)
-    assert caches["uniform"].chunk > caches["staircase"].chunk
+    assert sizes["uniform_four"] == pytest.approx(sizes["staircase"], rel=0.01)
+    assert caches["uniform"].chunk > caches["staircase"].chunk > caches["uniform_four"].chunk
+    assert [caches[name].bits for name in ("uniform", "uniform_four")] == [(16, 2), (16, 4)]
     assert [caches[name].bits for name in ("short", "four", "eight")] == [(16, 2), (16, 4), (16, 8)]
     assert sizes["short"] < sizes["staircase"] < sizes["four"] < sizes["eight"]
     # 16 bits of 1024, 1056, ..., 2016 tokens: keys and values of 30 layers and 3 heads.
@@ -67,7 +69,7 @@ def test_the_uniform_cache_has_the_bytes_of_the_staircase():
 def test_steps_are_claimed_beside_as_many_bytes_alone():
     """Beside fewer bytes any use of the others is a gain, such as a longer residual."""
     config = config_file.get_config()
-    names = ("exact", "staircase", "uniform", "short", "four", "eight")
+    names = ("exact", "staircase", "uniform", "short", "uniform_four", "four", "eight")
     nats = {name: np.full((2, 2047), 0.01 * i**2) for i, name in enumerate(names)}
     # Before a chunk is whole nothing is quantised: a null of these tokens could be nothing but 0.
     for own in nats.values():
@@ -77,8 +79,12 @@ def test_steps_are_claimed_beside_as_many_bytes_alone():
     assert metrics["gain_of_steps"] == pytest.approx(0.09 - 0.01)
     assert metrics["gain_of_residual"] == pytest.approx(0.09 - 0.04)
     assert metrics["gain_over_uniform"] == pytest.approx(0.04 - 0.01)
+    assert metrics["gain_over_uniform_four"] == pytest.approx(0.16 - 0.01)
+    assert metrics["uniform_over_uniform_four"] == pytest.approx(0.16 - 0.04)
+    # Sizes are 1 of the staircase, 2 of uniform and 4 of four bits with a short residual.
+    assert metrics["bytes_apart_uniform_four"] == pytest.approx(3.0)
     claimed = {claim.metric for claim in recipe.CLAIMS}
-    assert "gain_over_uniform" in claimed
+    assert "gain_over_uniform_four" in claimed
     assert "gain_of_steps" not in claimed
 
 
