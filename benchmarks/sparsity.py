@@ -14,7 +14,7 @@ Then SmolLM2-135M adds 32 tokens of its own, greedily and one at a time, to 128 
 32 with --quick, scanned blocks alone), with thresholds of CHESS that were calibrated on others.
 `rml.models.live_rows` stands beside the dense decoder, which leaves nothing out and therefore adds
 other tokens, with blocks that are scanned and that are not: a scan copies each block's matrices out
-of the stack, so that its dense decoder is not the fastest. With ReLU in the place of thresholds,
+of the stack, which rows do not need. With ReLU in the place of thresholds,
 whose zeros rounding does not move, tokens by live rows must be those of the dense decoder.
 """
 

@@ -71,7 +71,8 @@ class Run(NamedTuple):
         """Tells whether its directory holds a run that began to train for other `train.steps`."""
         if not newest_step(self.directory):
             return False
-        config = registry.read_config(self.config, self.flags).to_dict()
+        overrides = [flag for flag in self.flags if flag.startswith("--config.")]
+        config = registry.read_config(self.config, overrides).to_dict()
         try:
             saved = read_config(self.directory) or {}
         except UserError:  # the launcher says what is wrong

@@ -82,7 +82,8 @@ class Encoder:
       kind: "images" or "texts".
       config: The run's config; of published weights what is known of them.
       run: The run directory, or the name of published weights.
-      step: Number of updates that the encoder was trained for; of published weights None.
+      step: Number of batches that the encoder was trained on, as checkpoints count them; of
+        published weights None.
       embedder: The function of arrays, or of strings, that is applied.
     """
 

@@ -14,6 +14,8 @@ KINDS = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all",
     "collective-permute", "collective-broadcast",
 )  # fmt: skip
+SHARED = ("all-reduce", "reduce-scatter", "collective-broadcast")
+"""Kinds of which a slice sends one array to others, each chip a part; in others each its own."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def seconds(
 
     A ring over the links of the torus's dimensions in which the group extends; contention, latency
     and missing wrap-around links are left out. Between slices each chip carries its part of what
-    its slice sends.
+    its slice sends once (see `SHARED`), else all that it brings itself.
 
     Args:
       collective: What is sent.
@@ -94,11 +96,8 @@ def seconds(
     per_group = [len(set(slices[group])) for group in groups]
     if max(per_group) > 1:
         bandwidth = chip.dcn or 0.0
-        if collective.kind == "collective-permute":
-            sent = collective.bytes
-        else:
-            members = size // max(per_group)
-            sent = collective.sent(max(per_group)) / members
+        members = size // max(per_group) if collective.kind in SHARED else 1
+        sent = collective.sent(max(per_group)) / members
         return "dcn", sent / bandwidth if bandwidth else float("inf")
     if collective.kind == "collective-permute":
         return "ici", collective.bytes / (chip.ici / chip.ports)

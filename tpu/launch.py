@@ -44,10 +44,14 @@ DRY = flags.DEFINE_bool("dry_run", True, "Only print the commands.")
 ARCHIVE = "rml.tar.gz"
 # The machines' own Python may be older than this package asks for; uv brings one.
 INSTALL = (
-    f"mkdir -p rml && tar xzf {ARCHIVE} -C rml && cd rml && python3 -m pip install --user uv && "
+    f"mkdir -p rml && tar xzf {ARCHIVE} -C rml && cd rml && rm -f installed && "
+    "python3 -m pip install --user uv && "
     "python3 -m uv venv --allow-existing --python 3.11 .venv && "
-    "python3 -m uv pip install --python .venv/bin/python -c constraints.txt -e '.[tpu]'"
+    "python3 -m uv pip install --python .venv/bin/python -c constraints.txt -e '.[tpu]' && "
+    "touch installed"
 )
+MISSING = "not installed yet"
+CHECK = f"[ -e rml/installed ] || echo {MISSING}"
 BUSY = "a run is still going on here; let it end, or delete the pod"
 ENDING = 180  # seconds that workers of a run that has failed on another may take to notice
 LOOK = "cat rml/run.status 2>/dev/null || echo running"
@@ -159,8 +163,14 @@ def state(shell: Shell, pod: Pod) -> str:
 
 
 def create(shell: Shell, pod: Pod) -> None:
-    """Asks for the pod, waits until it is there, installs."""
-    shell(gcloud.create(pod))
+    """Asks for the pod unless that was done before, waits until it is there, installs."""
+    prepare(shell, pod, state(shell, pod))
+
+
+def prepare(shell: Shell, pod: Pod, now: str) -> None:
+    """Does what is left to do of `create` for a pod in this state."""
+    if now == ABSENT:
+        shell(gcloud.create(pod))
     while (now := state(shell, pod)) not in READY and not shell.dry:
         if now in GONE:
             raise UserError(f"{pod.name} is {now}: delete it and create it again")
@@ -193,12 +203,16 @@ def train(shell: Shell, pod: Pod, run: str, setup: str) -> None:
 
 
 def resume(shell: Shell, pod: Pod, run: str, setup: str) -> None:
-    """Continues: where the pod is gone it is made again, then the same command is run again."""
+    """Continues: where the pod is gone it is made again, then the same command is run again.
+
+    A pod that `create` was stopped at is waited for, and installed where that was left out.
+    """
     now = state(shell, pod)
     if now in GONE or shell.dry:
         shell(gcloud.delete(pod))
-    if now not in READY or shell.dry:
-        create(shell, pod)
+        now = ABSENT
+    if now not in READY or MISSING in shell.reach(gcloud.ssh(pod, CHECK)):
+        prepare(shell, pod, now)
     train(shell, pod, run, setup)
 
 

@@ -64,7 +64,7 @@ def checkpoint_interval(
       save / T + (T / 2 + restart) / M.
 
     Raises:
-      UserError: A number that is not positive.
+      UserError: A number that is not positive, or no time is left to train.
 
     Source: J. W. Young, A first order approximation to the optimum checkpoint interval, 1974.
     """
@@ -73,7 +73,13 @@ def checkpoint_interval(
             raise UserError(f"{name} is {value}, expected more than 0")
     mean = 86_400 / (chips * failures_per_day)
     interval = math.sqrt(2 * save * mean)
-    return Interval(mean, interval, overhead(interval, mean=mean, save=save, restart=restart))
+    lost = overhead(interval, mean=mean, save=save, restart=restart)
+    if lost >= 1:
+        raise UserError(
+            f"a failure every {mean:.0f} s leaves no time to train: saving, repeating and "
+            f"restarting take {lost:.0%} of it"
+        )
+    return Interval(mean, interval, lost)
 
 
 def overhead(interval: float, *, mean: float, save: float, restart: float) -> float:
@@ -119,7 +125,7 @@ def plan() -> list[str]:
     )
     hours = steps * STEP.value / 3600
     rate = batch / STEP.value
-    hosts = chips / chip.host_chips
+    hosts = math.ceil(chips / chip.host_chips)
     slow, fast = ring_seconds(
         chips=chips,
         slices=SLICES.value,

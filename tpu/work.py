@@ -15,8 +15,11 @@ PASSES = {"high": 3, "highest": 6}
 # They make no array, or only name one.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
-    "call", "after-all", "partition-id", "replica-id", "opt-barrier", "iota",
+    "call", "async-start", "async-update", "after-all", "partition-id", "replica-id",
+    "opt-barrier", "iota",
 }  # fmt: skip
+# Others that start make (operands, results, contexts).
+_RESULTS_FIRST = {"all-reduce-start", "copy-start"}
 _SLICES = {"dynamic-slice", "slice", "gather"}
 
 
@@ -143,7 +146,9 @@ def traffic(program: Program, computation: Computation, instruction: Instruction
     if instruction.opcode == "dynamic-update-slice":
         return 2.0 * _main(operands[1])
     if instruction.opcode.endswith("-start"):
-        return _main(instruction.shapes[:1]) + sum(map(_main, operands))
+        count = sum(map(len, operands))
+        first = 0 if instruction.opcode in _RESULTS_FIRST else count
+        return _main(instruction.shapes[first : first + count]) + sum(map(_main, operands))
     if instruction.opcode == "fusion":
         inside = program.computations[instruction.called()[0]]
         read = sum(

@@ -5,7 +5,7 @@ python -m experiments.run --config=configs/fewshot/compare_icons.py --workdir=ru
 Needs `make assets`. Concepts are the first words of names and noisy as classes. The smallest has
 two icons, 81 have forty or more.
 
-Result: results/transductive_clustering, 35 min 56 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/transductive_clustering, 40 min 40 s a run on 1 x cpu.
 """
 
 from ml_collections import ConfigDict

@@ -29,6 +29,5 @@ def get_config() -> ConfigDict:
             momentum_0_9="momentum.start=0.9",
             momentum_0_999="momentum.start=0.999",
             in_batch="loss.negatives=batch",
-            other_seed="seed=1000",
         ),
     )

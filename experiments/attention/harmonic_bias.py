@@ -55,7 +55,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
                 near = attention_of("window", width=config.text.length, sinks=0)
                 found[WINDOW] = small_lm.nats(own, near, params, windows)
     metrics = summarised(found, config.text.length)
-    harmonic_figures.of_laws(run, config.model.heads, longest)
+    harmonic_figures.of_laws(run, compared, config.model.heads, longest)
     harmonic_figures.of_positions(run, found, config.text.length)
     harmonic_figures.of_lengths(run, found, config.text.length, MULTIPLES)
     Progress().note(f"at 8 lengths: { {n: round(metrics[f'nats_{n}_8x'], 3) for n in found} }")

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.attention.harmonic_variants import Variant
 from experiments.common import figures
 from rml.attention import distance_laws
 from rml.evaluation.long_text import by_position
@@ -32,23 +33,20 @@ BINS = 24
 """Ranges of positions."""
 
 
-def of_laws(run: RunDirectory, heads: int, longest: int) -> None:
-    """Draws the laws of the first and the last head."""
+def of_laws(run: RunDirectory, compared: Mapping[str, Variant], heads: int, longest: int) -> None:
+    """Draws the laws that models were trained with, of the first and the last head."""
     n = np.unique(np.geomspace(1, longest, 60).astype(int)) - 1
     at, shown = jnp.asarray(n), sorted({0, heads - 1})
     added: dict[str, Any] = {}
     factors: dict[str, Any] = {}
-    for form, slopes, series in (
-        ("bias", "harmonic", added), ("alibi", "geometric", added), ("factor", "harmonic", factors),
-    ):  # fmt: skip
-        laws = distance_laws(heads, form=form, slopes=slopes)
+    for name, series in (("bias", added), ("alibi", added), ("factor", factors)):
+        laws = distance_laws(heads, **compared[name].law or {})
         law = laws.factor or laws.bias
         assert law is not None
         values = np.asarray(law(at, jnp.zeros(1, jnp.int32)))[:, :, 0]
         for h in shown:
             inside = values[h] > -10  # below it a key has no weight to speak of
-            name = f"{TITLES[form]}, head {h + 1}"
-            series[name] = (np.log2(1 + n[inside]), values[h][inside])
+            series[f"{TITLES[name]}, head {h + 1}"] = (np.log2(1 + n[inside]), values[h][inside])
     label = "distance (log₂ of 1 + tokens)"
     figures.curves(run.figure("laws.png"), added, label, "added to a logit")
     figures.curves(run.figure("factors.png"), factors, label, "factor of a logit")

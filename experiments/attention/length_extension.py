@@ -50,7 +50,8 @@ CAPTIONS = {
     "lengths.png": "Nats a token beyond E²-LLM's in the last half of a text against its length in "
     "windows of the base model; bands: 95% interval over texts, paired.",
     "scales.png": "Nats a token of the extended model against position, by the scale of its "
-    "positions; the line stands at the end of the window that was trained on.",
+    "positions; bands: 95% interval over texts. The line stands at the end of the window that was "
+    "trained on.",
     "loss.png": "Cross-entropy (nats a token) against steps of the base model's training.",
 }
 PICTURE = "lengths.png"

@@ -134,10 +134,11 @@ def draw(config: Any, run: RunDirectory, found: Any, chosen: dict[tuple[str, int
         "nats a token beyond E²-LLM's", reference=(TITLES[TAUGHT], 0.0),
     )  # fmt: skip
     edges = [1, *(window * k for k in multiples)]
+    middles = (np.array(edges[:-1]) + edges[1:]) / 2
     series = {}
     for place, scale in enumerate(config.long.scales):
         bins = by_position(found[TAUGHT]["test"][place], edges).T
-        series[f"scale {scale:g}"] = (np.log2(multiples), *figures.band(bins))
+        series[f"scale {scale:g}"] = (np.log2(middles / window), *figures.band(bins))
     figures.curves(
         run.figure("scales.png"), series, "position, windows (log₂)", "nats a token",
         upright=("trained window", 0.0),

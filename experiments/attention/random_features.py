@@ -46,17 +46,21 @@ CLAIMS = (
           "slope_rfa_average_2", "<=", -0.5, SOURCE,
           stated="2026-11-24", null="slope_rf_mlp_average_2"),
 )  # fmt: skip
+BANDS = "bands: replicates from least to greatest"
 CAPTIONS = {
-    "average_2.png": "Averages of squares: relative test error against examples; bands: replicates"
-    " from least to greatest.",
-    "weighted_1.png": "Correlation-weighted averages: relative test error against examples.",
-    "mixture.png": "Error of the biased variant over the unbiased against the mixture's weight.",
+    "average_2.png": f"Averages of squares: relative test error against examples; {BANDS}.",
+    "weighted_1.png": "Correlation-weighted averages: relative test error against examples; "
+    f"{BANDS}.",
+    "mixture.png": "Error of the biased variant over the unbiased against the mixture's weight; "
+    f"{BANDS}.",
     "averages.png": "Averages of powers: relative test error with the most examples; error bars: "
     "one deviation over replicates.",
     "correlations.png": "Targets of query and keys: relative test error with the most examples; "
     "error bars: one deviation over replicates.",
-    "needed.png": "Examples that reach the error level against keys, MLP over attention.",
-    "kernel.png": "Relative distance of the Gram matrix to its limit against heads.",
+    "needed.png": "Examples that reach the error level against keys and query (log₂), MLP over "
+    f"attention; {BANDS}.",
+    "kernel.png": "Relative distance of the Gram matrix to its limit against heads (log₂); "
+    f"{BANDS}.",
 }
 PICTURE = "average_2.png"
 

@@ -7,6 +7,7 @@ its state back.
 Such runs are small by design: each lies whole on one device, where it is judged too.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
@@ -26,10 +27,14 @@ from experiments.common.pretraining import train
 from rml.errors import UserError
 from rml.nested import flatten
 from rml.training import RunDirectory, Task, TrainState, initial_state
+from rml.training.durable import write_json
 from rml.training.mesh import batch_axes
-from rml.training.processes import local_copy
+from rml.training.processes import is_primary, local_copy
 
-SEED = "seed"
+SEED, SEEDS = "seed", 2**32
+"""Key of a config, and how many seeds `jax.random.key` tells apart."""
+KEPT_SEEDS = "seeds.json"
+"""File of a run directory with the seeds of `pretrain_many`, of which its config has none."""
 TaskOf = Callable[[Any], Task]
 """A recipe's `task`."""
 Values = dict[str, Array]
@@ -123,14 +128,21 @@ def differences(configs: Sequence[Any]) -> Values:
       configs: Configs of one recipe.
 
     Returns:
-      The values by dotted key, weakly typed as Python's numbers are.
+      The values by dotted key: seeds as uint32, floats weakly typed as Python's are.
 
     Raises:
-      UserError: There is no config, or two differ in something else than `seed` and floats.
+      UserError: There is no config, two differ in something else than `seed` and floats, or a seed
+        is not below `SEEDS`.
     """
     if not configs:
         raise UserError("configs is empty, expected one config a run")
     flat = [flatten(config.to_dict()) for config in configs]
+    for config in flat:
+        if not 0 <= config[SEED] < SEEDS:
+            raise UserError(
+                f"a run's seed is {config[SEED]}, expected 0 to {SEEDS - 1}; where a recipe trains "
+                "several seeds it is config.seed times their number"
+            )
     absent = "(absent)"
     values: Values = {}
     for key in sorted(set().union(*flat)):
@@ -143,7 +155,8 @@ def differences(configs: Sequence[Any]) -> Values:
                 f"{key} is {own[0]!r} in one config and {other!r} in another; expected configs of "
                 "one program, which differ in seed and in floats only"
             )
-        values[key] = jnp.stack([jnp.asarray(value) for value in own])
+        dtype = jnp.uint32 if key == SEED else None
+        values[key] = jnp.stack([jnp.asarray(value, dtype) for value in own])
     return values
 
 
@@ -279,8 +292,12 @@ def pretrain_many(
 
     Yields:
       Metrics of each seed's run, see `ImageEvaluator.compare`.
+
+    Raises:
+      UserError: The directory holds runs of other seeds.
     """
     task = many(task_of, [replaced(config, {SEED: seed}) for seed in seeds])
+    _keep_seeds(run, [int(seed) for seed in seeds])
     state, start = on_one_device(train(config, run, task)), initial_state(task, seed=0)
     evaluator = ImageEvaluator(build_encoder(config), config)
     for i, seed in enumerate(seeds):
@@ -289,3 +306,15 @@ def pretrain_many(
             evaluator.features(unstack(own, i).variables) for own in (state, start)
         )
         yield evaluator.compare(trained, untrained)
+
+
+def _keep_seeds(run: RunDirectory, seeds: list[int]) -> None:
+    """Writes the seeds into a directory, or compares them with those of the runs that it holds."""
+    file = run.path / KEPT_SEEDS
+    if not file.exists():
+        if is_primary():
+            write_json(file, seeds)
+    elif (there := json.loads(file.read_text())) != seeds:
+        raise UserError(
+            f"{run.path} holds runs of the seeds {there}, expected {seeds}; give another directory"
+        )

@@ -65,7 +65,6 @@ class TextModel:
     Attributes:
       corpus: The config's texts.
       module: `(tokens, mask, *, train=False) -> [b, d]`, of unit length.
-      special: Numbers of special tokens.
     """
 
     def __init__(self, config: Any, corpus: Corpus | None = None, start: Any = None):
@@ -92,7 +91,6 @@ class TextModel:
                 vocabulary=vocabulary, positions=positions, dtype=jnp.dtype(config.dtype), **options
             )
             self.module = TextEncoder(backbone, pooling=config.model.pooling, normalize=True)
-            self.special = SpecialTokens.trained(vocabulary)
             return
         if name == "run":
             found = load_text_encoder(Path(config.model.run).expanduser(), dtype=config.dtype)
@@ -102,12 +100,22 @@ class TextModel:
             module, self._start = loaded.text_encoder()
             self.tokenizer = loaded.tokenizer
         self.module = module.clone(normalize=True)
-        self.special = SpecialTokens.of(self.tokenizer)
 
     @cached_property
     def tokenizer(self) -> Any:
         """A `tokenizers.Tokenizer`: that of the start, or one learned on the texts."""
         return self.corpus.tokenizer
+
+    @property
+    def special(self) -> SpecialTokens:
+        """Numbers of special tokens, with the tokenizer's vocabulary once it is there.
+
+        Before texts are opened it is the one asked for, of which fewer tokens may be learned.
+        """
+        known = vars(self).get("tokenizer")
+        if known is None:
+            return SpecialTokens.trained(self.config.tokens.vocabulary)
+        return SpecialTokens.of(known)
 
     @property
     def is_random(self) -> bool:

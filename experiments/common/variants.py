@@ -46,7 +46,11 @@ def check_names(config: Any, taken: Iterable[str]) -> None:
 
 
 def variant(config: Any, name: str) -> ConfigDict:
-    """The config of a variant that `config.variants` names, or a copy of the base itself."""
+    """The config of a variant that `config.variants` names, of `AGAIN`, or a copy of the base."""
+    if name == AGAIN:
+        other = ConfigDict(config.to_dict())
+        other.seed += OTHER_SEEDS
+        return other
     changes = config.variants[name] if name != BASE else ""
     return with_changes(config, changes, named=f"variants.{name}")
 

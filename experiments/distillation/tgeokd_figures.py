@@ -60,7 +60,10 @@ def of_images(run: RunDirectory, own: OfImages, bed: Bed) -> None:
 
 
 def of_course(run: RunDirectory, again: Trained, bed: Bed) -> None:
-    """Draws the mean ratio by group against steps, of the students with other seeds."""
+    """Draws the mean ratio by group against steps, of the students with other seeds.
+
+    Steps are left out whose batch has no image of a group, and groups without any.
+    """
     rows = again.rows("again")
     path = run.path / "methods" / f"variants_{again.changes['again']['relations.form']}"
     series = {}
@@ -70,7 +73,10 @@ def of_course(run: RunDirectory, again: Trained, bed: Bed) -> None:
         )
         steps = next(iter(found.values()))[0]
         own = np.stack([y for _, y in found.values()])
-        series[name] = (steps, own.mean(0), own.min(0), own.max(0))
+        there = np.isfinite(own[0])  # all students see the same batches
+        if there.any():
+            own = own[:, there]
+            series[name] = (steps[there], own.mean(0), own.min(0), own.max(0))
     figures.curves(run.figure("course.png"), series, "step", "mean learned ratio")
 
 

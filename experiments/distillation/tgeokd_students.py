@@ -210,13 +210,15 @@ def ratio_of(omega: Any, delta: Array) -> Array:
 
 
 def by_group(ratio: Array, batch: Any, bed: Bed | None) -> dict[str, Array]:
-    """The mean ratio of a batch; with a bed those of its groups, and how many are near 0 or 1."""
+    """The mean ratio of a batch; with a bed those of its groups, and how many are near 0 or 1.
+
+    A group of which the batch has no image has NaN.
+    """
     found = {f"ratio_{name}": value for name, value in saturation(ratio).items()}
     if bed is None:
         return {"ratio_mean": found["ratio_mean"]}
     for i, name in enumerate(bed.groups):
-        own = batch["group"] == i
-        found[f"ratio_{name}"] = jnp.sum(own * ratio) / jnp.maximum(jnp.sum(own), 1)
+        found[f"ratio_{name}"] = jnp.mean(ratio, where=batch["group"] == i)
     return found
 
 

@@ -50,7 +50,8 @@ CAPTIONS = {
     "Dirichlet-imbalanced queries.",
     "search.png": "Accuracy on validation episodes against λ and neighbours; bands: 95% intervals "
     "over episodes of one seed.",
-    "energy.png": "Energy of the regularised model against iterations: novel episodes.",
+    "energy.png": "Energy of the regularised model less its start, mean over novel episodes, "
+    "against iterations, by λ; bands: one standard deviation over episodes.",
     "assignments.png": "An episode in two dimensions: nearest prototype and regularised model.",
     "loss.png": "Base training: cross-entropy with smoothed labels against steps.",
 }

@@ -9,12 +9,10 @@ from typing import Any
 
 from experiments.common import figures
 from experiments.common.comparison import for_each
-from experiments.common.many import SEED, replaced
 from experiments.common.pretraining import train_on_mesh
 from experiments.common.variants import (
     AGAIN,
     BASE,
-    OTHER_SEEDS,
     check_names,
     in_order,
     variant,
@@ -64,8 +62,7 @@ def encoder(config: Any, state: TrainState) -> ImageEmbedder:
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains every variant, compares each with the base, draws."""
     check_names(config, (BASE, AGAIN, UNTRAINED))
-    configs = {name: variant(config, name) for name in (BASE, *config.variants)}
-    configs[AGAIN] = replaced(config, {SEED: config.seed + OTHER_SEEDS})
+    configs = {name: variant(config, name) for name in (BASE, *config.variants, AGAIN)}
     problems = {name: hydra.task(own) for name, own in configs.items()}  # a mistake is told now
     base = TransferEvaluator(methods.build_model(config, "hydra"), config)
     base.check()

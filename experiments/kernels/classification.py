@@ -26,6 +26,7 @@ from experiments.common.pretraining import train
 from experiments.kernels.machines import draw_correlations, propagation
 from rml import kernels, training
 from rml.data import augment
+from rml.errors import UserError
 from rml.evaluation.calibration import probability_scores
 from rml.ops import t_interval
 from rml.training import Claim, Loss, RunDirectory, Task, TrainState
@@ -84,11 +85,20 @@ def flatten(images: Any) -> Any:
 
 
 def inducing_images(config: Any) -> np.ndarray:
-    """The first inducing inputs, of all classes alike, sorted by class."""
-    arrays = open_images(config, "train", labelled=True).arrays()
+    """The first inducing inputs, of all classes alike, sorted by class.
+
+    Raises:
+      UserError: A class has fewer images than its share.
+    """
+    arrays, model = open_images(config, "train", labelled=True).arrays(), config.model
     rows = kernels.inducing_rows(
-        arrays["label"], config.model.inducing, classes=config.model.classes, seed=config.seed
+        arrays["label"], model.inducing, classes=model.classes, seed=config.seed
     )
+    if len(rows) < model.inducing:
+        raise UserError(
+            f"model.inducing is {model.inducing}, of which each of {model.classes} classes has an "
+            f"equal share, but the training images of {config.data.name} have {len(rows)} of them"
+        )
     return np.asarray(flatten(arrays["image"][rows]), np.float32)
 
 
@@ -118,8 +128,9 @@ def predictions(config: Any, machine: kernels.SparseMachine) -> tuple[np.ndarray
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains both, compares on the test part, draws."""
-    # What cannot be read fails before the training.
+    # What cannot be read or is too little fails before the training.
     warn_of_oddities(open_images(config, "train", labelled=True), open_images(config, "test"))
+    inducing_images(config)
 
     def measure(method: str, directory: RunDirectory) -> Any:
         state = train(config, directory, task(config, method), shown="eval/accuracy")

@@ -52,8 +52,8 @@ def captions(names: Iterable[str]) -> dict[str, str]:
         )
         for when, how in (("before", "as the NNGP has it"), ("after", "as it was learned")):
             found[f"{name}_gram_{when}.png"] = (
-                f"Gram matrix of the inducing points of {name} in each layer {how}, points in the "
-                "order of the targets where they started."
+                f"Gram matrix of the inducing points of {name} in each layer {how}, by the machine "
+                "chosen for the first split, points in the order of the targets where they started."
             )
     return found
 
@@ -128,7 +128,7 @@ def run_table(
     path = run.figure(f"{name}_widths.png")
     figures.curves(path, series, "log10 of ν", "test log-likelihood (nats)")
     order = np.argsort(split.y[0, : config.model.inducing, 0])
-    first = jax.tree.map(lambda leaf: leaf[0], learned.machines[0])
+    first = jax.tree.map(lambda leaf: leaf[0], learned.machines[best[0]])
     for when, raw in (("before", jnp.zeros_like(first.raw)), ("after", first.raw)):
         path = run.figure(f"{name}_gram_{when}.png")
         draw_correlations(path, config, first._replace(raw=raw), order)

@@ -108,7 +108,7 @@ def finetuning(
     pipeline = None if reads_texts(config) else augmentation(config, "augment_experts")
 
     def member(own: Any) -> Task:
-        place = own.seed - first
+        place = own.seed - np.uint32(first)  # the type of seeds in a program, see `many`
 
         def drawn(key: Any) -> Any:
             return nn.meta.unbox(module.init(key, seen(jnp.zeros_like(spec(own, 1)))))

@@ -13,7 +13,8 @@ from experiments.results import RELATIONS
 
 COLUMNS = ("Verdict", "Claim", "Measured", "Needed", "Null", "Runs")
 NOTE = (
-    "Runs are joined only where their configs differ in the seed alone. Of several runs the mean "
+    "Runs are joined only where their configs differ in the seed alone, each seed once, and "
+    "extended runs apart. Of several runs the mean "
     "and half its 95% interval are shown: a claim holds if the whole interval meets what is "
     "needed, is not reproduced if the whole interval misses it, and is undecided otherwise. The "
     "null is what is measured where the idea is absent: a claim that holds and whose null does too "
@@ -54,13 +55,17 @@ class Measured:
 def measured_claims(runs: Sequence[Run], groups: Sequence[Group]) -> list[Measured]:
     """The claims of every config, by config and statement, those last that are not judged.
 
-    Runs of other data or other margins never share a claim: their configs or claims differ.
+    Runs of other data or other margins never share a claim: their configs or claims differ. Those
+    of a null, and of a seed that counts in another run, are not judged.
     """
     found = []
     for group in groups:
         same: dict[tuple[str, ...], list[tuple[int, dict[str, Any]]]] = {}
+        counted = "" if group.counted is None else f"its seed counts in {runs[group.counted].name}"
         for index in group.members:
+            note = counted or _null_of(runs[index])
             for claim in runs[index].claims:
+                claim = claim | {"note": claim.get("note") or note}
                 key = tuple(str(claim.get(name)) for name in FIELDS)
                 same.setdefault(key, []).append((index, claim))
         for _, of_runs in sorted(same.items()):
@@ -72,6 +77,13 @@ def measured_claims(runs: Sequence[Run], groups: Sequence[Group]) -> list[Measur
             members = tuple(index for index, _ in of_runs)
             found.append(Measured(group, claim, members, values, nulls, words))
     return sorted(found, key=lambda each: each.verdict not in KINDS)
+
+
+def _null_of(run: Run) -> str:
+    """Which null of its claims a run is, by the folder of its seeds; empty where it is none."""
+    name = run.path.resolve().parent.name
+    nulls = [claim.get("null_run") for claim in run.claims]
+    return f"run of the null {name}" if name and name in nulls else ""
 
 
 def verdict(
@@ -186,8 +198,11 @@ def _claim_row(runs: Sequence[Run], place: int, measured: Measured) -> Markup:
 
 
 def _holds(run: Run, claim: dict[str, Any]) -> bool | None:
-    """Whether the run met the claim by itself."""
-    own = [c for c in run.claims if all(c.get(name) == claim.get(name) for name in FIELDS)]
+    """Whether the run met the claim by itself, None where it is not judged."""
+    if claim.get("note"):
+        return None
+    names = [name for name in FIELDS if name != "note"]
+    own = [c for c in run.claims if all(c.get(name) == claim.get(name) for name in names)]
     held = own[0].get("holds") if own else None
     return held if isinstance(held, bool) else None
 

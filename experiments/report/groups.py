@@ -1,7 +1,7 @@
 """Runs of one config, which differ in the seed alone, and means over them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -27,19 +27,35 @@ class Group:
     Attributes:
       name: Config file and what differs from other groups of that file, unique in a report.
       members: Indices of its runs.
+      counted: Index of the run of the same config and seed that counts in the place of its one
+        run, None if its runs count.
     """
 
     name: str
     members: tuple[int, ...]
+    counted: int | None = None
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Groups in the order of experiments, then of names; a run without a config is alone."""
-    found: dict[tuple[str, str], list[int]] = {}
+    """Groups in the order of experiments, then of names; a run without a config is alone.
+
+    Extended runs are apart from those that had all steps from the beginning. Of several runs of
+    one seed the first that is complete counts, and each of the others is alone.
+    """
+    found: dict[tuple[str, str, int | None], list[int]] = {}
     for index, run in enumerate(runs):
         what = config_hash(run.config) if run.config else f"run {index}"
-        found.setdefault((run.experiment, what), []).append(index)
-    members = [found[key] for key in sorted(found, key=lambda key: (key[0], found[key][0]))]
+        found.setdefault((run.experiment, what, run.extended_from), []).append(index)
+    alike = [found[key] for key in sorted(found, key=lambda key: (key[0], found[key][0]))]
+    counting = {index: counted for group in alike for index, counted in _counting(runs, group)}
+    members = [
+        part
+        for group in alike
+        for part in (
+            [index for index in group if counting[index] == index],
+            *([index] for index in group if counting[index] != index),
+        )
+    ]
     stems = [_stem(runs, group) for group in members]
     configs = [_told_apart(runs[group[0]].config) for group in members]
     groups: list[Group] = []
@@ -50,10 +66,16 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             for key in config
             if any(repr(c.get(key, ABSENT)) != repr(config[key]) for c in like)
         ]
-        name = ", ".join([stem, *(f"{_short(k, keys)}={config[k]}" for k in keys[:SHOWN_KEYS])])
+        first, counted = runs[group[0]], counting[group[0]]
+        parts = [stem, *(f"{_short(k, keys)}={config[k]}" for k in keys[:SHOWN_KEYS])]
+        if first.extended_from is not None:
+            parts.append(f"extended from {first.extended_from} steps")
+        if counted != group[0]:
+            parts.append(f"seed {first.seed} again")
+        name = ", ".join(parts)
         while any(name == other.name for other in groups):
-            name += f" ({runs[group[0]].name})"
-        groups.append(Group(name, tuple(group)))
+            name += f" ({first.name})"
+        groups.append(Group(name, tuple(group), None if counted == group[0] else counted))
     return groups
 
 
@@ -123,6 +145,14 @@ def better(metric: str) -> int:
         if any(word.startswith(known) for word in words):
             return sign
     return 0
+
+
+def _counting(runs: Sequence[Run], group: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Each run of a group with the one that counts of its seed; one without a seed counts."""
+    first: dict[str, int] = {}
+    for index in sorted(group, key=lambda index: runs[index].status != "complete"):
+        seed = runs[index].seed
+        yield index, first.setdefault(f"run {index}" if seed is None else repr(seed), index)
 
 
 def _stem(runs: Sequence[Run], group: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from experiments.report.runs import Figure, Run, Series, number_of
 
 FILES = ("config.json", "metrics.jsonl", "summary.json")
+HISTORY = "config.history.jsonl"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
@@ -85,8 +86,8 @@ def read_run(name: str, path: Path) -> Run:
     if not series:
         notes.append("No metrics yet." if not summary else "No curves: metrics.jsonl is empty.")
     figures = _read_figures(path / "figures", notes)
-    status = _status(path, summary, failure)
-    return Run(name, path, config, summary, failure, series, figures, status, notes)
+    status, extended = _status(path, summary, failure), _extended_from(path, config, notes)
+    return Run(name, path, config, summary, failure, series, figures, status, notes, extended)
 
 
 def natural(name: str) -> list[tuple[int, float, str]]:
@@ -109,6 +110,21 @@ def _read_object(path: Path, notes: list[str], *, needed: bool) -> dict[str, Any
         return value
     notes.append(f"{path.name} does not hold a JSON object.")
     return {}
+
+
+def _extended_from(path: Path, config: Mapping[str, Any], notes: list[str]) -> int | None:
+    """Number of steps that an extended run was to have when it began to train, else None."""
+    if not (path / HISTORY).exists():
+        return None
+    # JAX is imported only for runs whose config was replaced.
+    from rml.training.config_file import extended_from
+
+    try:
+        steps = number_of(extended_from(path, config))
+        return None if steps is None else int(steps)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        notes.append(f"{HISTORY} cannot be read: whether the run was extended is not known.")
+        return None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:

@@ -54,6 +54,8 @@ class Run:
       figures: Figures that can be shown.
       status: One of `STATUSES`, or what the summary says.
       notes: What is missing or damaged, in sentences.
+      extended_from: Number of steps that it was to have when it began to train, None if it was
+        never extended.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Run:
     figures: list[Figure]
     status: str
     notes: list[str]
+    extended_from: int | None = None
 
     @property
     def experiment(self) -> str:

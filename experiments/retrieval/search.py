@@ -62,7 +62,7 @@ def load_embedder(config: Any) -> TextEmbedder:
         raise UserError("model.name is 'bert', which is untrained; expected 'run', 'minilm', ...")
     model = TextModel(config)
     draw = model.random if config.model.get("untrained", False) else model.init
-    variables, mesh = draw(jax.random.key(0)), make_mesh(config.mesh)
+    variables, mesh = draw(jax.random.key(config.seed)), make_mesh(config.mesh)
     return TextEmbedder(model.module, variables, model.tokenizer, config.max_length, mesh=mesh)
 
 

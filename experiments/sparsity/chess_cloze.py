@@ -48,7 +48,8 @@ def draw_choices(
     Args:
       tokenizer: A `tokenizers.Tokenizer`.
       documents: Documents, tried in their order.
-      rng: What draws the later lines, all different from the true one and one another.
+      rng: What draws the later lines, all different from one another, and from the true one also
+        where they are cut off.
       count: Number of documents to find.
       context: Tokens before the line.
       line: Tokens after which lines are cut off.
@@ -64,7 +65,9 @@ def draw_choices(
         before = np.cumsum([0, *map(len, encoded)])
         fit = [i for i, row in enumerate(rows)
                if before[i] >= context and len(row.strip()) >= SHORTEST]  # fmt: skip
-        later = sorted({rows[i]: i for i in fit if rows[i] != rows[fit[0]]}.values())
+        # Where they are cut off, a line that equals the true one would count as right.
+        cut = {i: tuple(encoded[i][:line]) for i in fit}
+        later = sorted({rows[i]: i for i in fit if cut[i] != cut[fit[0]]}.values())
         if len(later) < CHOICES - 1:
             continue
         drawn = rng.choice(later, CHOICES - 1, replace=False)

@@ -124,7 +124,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     rankings = {f"random_{at}": jnp.asarray(rng.random(scores.shape[2:]))
                 for at in range(config.draws)}  # fmt: skip
     others = {f"other_{name}": scores[1 + at, 0] for at, name in enumerate(config.data.others)}
-    probes, way = probed(model, bed)
+    probes, way = probed(model, bed, config.sample.texts)
     gradient = slopes(model.encoder, model.params, bed)
     by_bias = head_scores(arms["lofit_1"].edits.offset)
     ranked = {"gradient": head_scores(gradient), "bias_norm": by_bias, "probes": probes}

@@ -214,12 +214,17 @@ def tuned_weights(config: Any, model: Model, bed: Bed, held: dict[str, Texts], k
     return best(model, bed, held, rates, numbers, made)
 
 
-def probed(model: Model, bed: Bed) -> tuple[Array, Directions]:
+def probed(model: Model, bed: Bed, count: int) -> tuple[Array, Directions]:
     """Scores of heads by probes of whether the frozen model is right, and the way to its being so.
 
     Half of the training texts fit the probes, the other half scores them.
+
+    Args:
+      model: The frozen model.
+      bed: The task, whose first pass over its texts has each once.
+      count: Number of texts of a pass.
     """
-    texts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), bed.train)
+    texts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], bed.train)
     right = jnp.asarray(hits(model, texts, bed.prototypes))
     outputs = head_outputs(
         model.encoder.module, {"params": model.params}, texts.tokens, texts.mask,

@@ -181,7 +181,7 @@ def choose_threshold(
 
 def randomly(config: Any, without: Reading, thinned: Reading) -> Any:
     """Random channels left out, so many that as many zeros are added as by the threshold."""
-    layers, channels = without.live.shape
+    layers, channels = without.live.shape[-2:]
     share = 1 - (1 - thinned.zeros.mean()) / max(1 - without.zeros.mean(), 1e-9)
     key = jax.random.key(config.seed)
     return random_channels(key, layers=layers, channels=channels, sparsity=float(max(share, 0.0)))

@@ -35,7 +35,8 @@ class Reading(NamedTuple):
     Attributes:
       nats: Mean nats a token of each window, [windows].
       zeros: Share of zeros that the MLP's last matrix read, [windows, layers].
-      live: Share of tokens at which each channel was not zero, [layers, f].
+      live: Share of tokens at which each channel was not zero, [seeds, layers, f]: channel i of one
+        seed has nothing to do with that of another.
       size: Mean magnitude of gate times input, by layer.
     """
 
@@ -165,16 +166,17 @@ class Reader:
         self, activation: str, params: list[Any], windows: np.ndarray,
         thresholds: Thresholds | None = None,
     ) -> Reading:  # fmt: skip
-        """Reads windows with the models of every seed, whose means are given."""
+        """Reads windows with the models of every seed, whose means are given but for channels."""
         module = self.module(activation)
         shape = (module.depth, module.mlp)
         given = Thresholds(gate=jnp.zeros(shape)) if thresholds is None else thresholds
         read = [_read(module, own, jnp.asarray(windows), given) for own in params]
         nats, found = (
-            jax.tree.map(lambda *leaves: np.mean([np.asarray(x) for x in leaves], 0), *part)
+            jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *part)
             for part in zip(*read, strict=True)
         )
-        return Reading(nats.mean(-1), found.zeros, found.live.mean(0), found.hidden_size.mean(0))
+        nats, zeros, size = (of.mean(0) for of in (nats, found.zeros, found.hidden_size))
+        return Reading(nats.mean(-1), zeros, found.live.mean(1), size.mean(0))
 
     def at_threshold(self, threshold: float) -> Thresholds:
         """FATReLU's threshold in every channel; of ReLU's gates it is the same."""

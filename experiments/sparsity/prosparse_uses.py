@@ -29,7 +29,8 @@ def thinned(
     for seed in params:
         least = calibrate(module, {"params": seed}, own, sparsity=sparsity)
         read.append(reader.read(BASE, [seed], windows, least))
-    return Reading(*(np.mean(parts, 0) for parts in zip(*read, strict=True)))
+    nats, zeros, live, size = zip(*read, strict=True)
+    return Reading(np.mean(nats, 0), np.mean(zeros, 0), np.concatenate(live), np.mean(size, 0))
 
 
 def prose_windows(config: Any, text: Text) -> Int[np.ndarray, "n t"]:

@@ -73,6 +73,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("seeds", "jobs"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}, expected at least 1")
+    if options.best.partition(":")[2] not in ("", "min", "max"):
+        raise UserError(f"--best is {options.best!r}, expected METRIC, METRIC:max or METRIC:min")
     return options
 
 
@@ -93,7 +95,6 @@ def sweep(options: argparse.Namespace) -> int:
     console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
     base = read_config(options.config, options.overrides)
     recipe = checked_experiment(base)
-    judge = table.choose_judge(options.best, recipe, base)
     grid = plan.parse_grid(options.grid)
     combinations = plan.combine(options.config, options.overrides, grid)
     check_writable(options.workdir, f"--workdir={options.workdir}")
@@ -102,20 +103,21 @@ def sweep(options: argparse.Namespace) -> int:
 
         check_uri(options.mlflow)
     with nullcontext() if options.dry_run else plan.hold(options.workdir):
-        return run_all(options, base, combinations, judge, console)
+        return run_all(options, base, combinations, recipe, console)
 
 
 def run_all(
     options: argparse.Namespace,
     base: ConfigDict,
     combinations: Sequence[plan.Combination],
-    judge: table.Judge,
+    recipe: Any,
     console: Console,
 ) -> int:
     """Adds the combinations to the sweep of the directory and runs what is missing."""
     workdir = options.workdir
     whole = plan.open_sweep(workdir, options.config, base)
     folders = plan.extend(whole, combinations, options.seeds)
+    judge = table.choose_judge(options.best, recipe, plan.configs_of(whole))
     flags = [*options.overrides, *([f"--mlflow={options.mlflow}"] if options.mlflow else [])]
     runs = plan.runs_of(workdir, options.config, flags, combinations, folders, options.seeds)
     if options.slurm is not None:

@@ -228,6 +228,17 @@ def extend(sweep: dict[str, Any], combinations: Sequence[Combination], seeds: in
     return folders
 
 
+def configs_of(sweep: Mapping[str, Any]) -> list[ConfigDict]:
+    """The config of every combination of a sweep that `extend` has added to."""
+    configs = []
+    for row in sweep["combinations"]:
+        config = ConfigDict(sweep["base"])
+        with config.ignore_type():
+            config.update_from_flattened_dict(row["values"])
+        configs.append(config)
+    return configs
+
+
 def runs_of(
     workdir: Path, config: str, flags: Sequence[str], combinations: Sequence[Combination],
     folders: Sequence[str], seeds: int,

@@ -15,7 +15,7 @@ from experiments.common.figures import COLUMN, canvas, legend, look
 from experiments.common.selection import Selection
 from experiments.results import config_hash, interval
 from experiments.sweep.plan import FILE, describe, short
-from rml.errors import UserError, unknown
+from rml.errors import unknown
 from rml.ops.intervals import t_interval
 from rml.training import read_metrics
 from rml.training.config_file import read_config, read_summary
@@ -46,26 +46,25 @@ class Judge(NamedTuple):
         return 1 if self.mode == "max" else -1
 
 
-def choose_judge(best: str, recipe: Any, config: ConfigDict) -> Judge:
+def choose_judge(best: str, recipe: Any, configs: Sequence[ConfigDict]) -> Judge:
     """The metric that is asked for, or else the recipe's, or else one that only shows.
 
     Args:
       best: `--best`: a metric, with `:min` behind it where less is better; may be empty.
       recipe: Module of the experiment.
-      config: The config that all combinations share.
+      configs: The config of every combination, none of which may choose on its test or training
+        data.
 
     Returns:
       The metric; without a name where the recipe names none.
 
     Raises:
-      UserError: What stands behind the metric's name is neither "min" nor "max".
+      UserError: A split of a config cannot be read.
     """
     selection: Selection | None = getattr(recipe, "SELECTION", None)
-    test = selection.why_not(config) if selection else ""
+    test = next(filter(None, map(selection.why_not, configs)), "") if selection else ""
     if best:
         metric, _, mode = best.partition(":")
-        if mode not in ("", "min", "max"):
-            raise UserError(f"--best is {best!r}, expected METRIC, METRIC:max or METRIC:min")
         known = "as --best asks"
         if selection and test and metric == selection.metric:
             known += f"; {test}: what is chosen by it cannot be reported on it"
@@ -73,7 +72,7 @@ def choose_judge(best: str, recipe: Any, config: ConfigDict) -> Judge:
     if selection:
         return Judge(selection.metric, selection.mode, test, "the recipe's validation metric")
     claimed = next((claim.metric for claim in recipe.CLAIMS), "")
-    return Judge(claimed, "max", f"{config.experiment} has no validation metric")
+    return Judge(claimed, "max", f"{configs[0].experiment} has no validation metric")
 
 
 def measured(directory: Path) -> dict[str, float]:

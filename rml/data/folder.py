@@ -18,6 +18,7 @@ SEED = 0
 SPLITS = ("dev", "test", "train", "val", "valid", "validation")
 """Names of folders that are splits where images without labels lie in them."""
 
+_SPLIT_LIKE = {*SPLITS, "testing", "training"}
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
@@ -53,7 +54,8 @@ def open_folder(
 
     Raises:
       DataError: If there is no such folder, no image, a class without images, images beside
-        classes, or a file that is no image.
+        classes, folders that are splits by their names without one named "train", or a file that
+        is no image.
     """
     name = f"{'folder' if labelled else 'images'}:{path}"
     if not path.is_dir():
@@ -109,10 +111,21 @@ def _subfolders(path: Path) -> list[Path]:
 def _split_folders(path: Path, labelled: bool) -> dict[str, Path]:
     """The folders of `path` that are splits, by name; empty where it has none."""
     tops = {top.name: top for top in _subfolders(path)}
-    if "train" not in tops or _images(path, below=False):
+    if _images(path, below=False):
         return {}
-    train_has_classes = labelled and any(map(_images, _subfolders(tops["train"])))
-    return tops if train_has_classes or set(tops) <= set(SPLITS) else {}
+
+    def has_classes(top: Path) -> bool:
+        return labelled and any(map(_images, _subfolders(top)))
+
+    if "train" in tops:
+        return tops if has_classes(tops["train"]) or set(tops) <= set(SPLITS) else {}
+    if {name.lower() for name in tops} <= _SPLIT_LIKE and any(map(has_classes, tops.values())):
+        raise DataError(
+            f"{path} holds {sorted(tops)}, which are names of splits and have class folders, but "
+            f"no 'train'; expected 'train' and others such as 'test', or data.name=images:{path} "
+            "to read all without labels"
+        )
+    return {}
 
 
 def _classes(root: Path, labelled: bool) -> dict[str | None, list[Path]]:

@@ -1,8 +1,10 @@
 """Images on the host: decoding and resizing, one at a time."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -10,12 +12,23 @@ from PIL import Image, ImageOps
 from rml.data.errors import DataError
 
 
-def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns height and width, of a square if one number is given."""
-    height, width = (size, size) if isinstance(size, int) else size
+def pair(size: Any) -> tuple[int, int]:
+    """Returns height and width, of a square if one number is given.
+
+    Args:
+      size: One integer or two, of Python or of NumPy.
+
+    Raises:
+      DataError: If it is something else, or not positive.
+    """
+    sides = (size, size) if isinstance(size, Integral) else size
+    whole = [isinstance(side, Integral) for side in sides] if isinstance(sides, Iterable) else []
+    if whole != [True, True]:
+        raise DataError(f"image size is {size!r}, expected one integer, or height and width")
+    height, width = map(int, sides)
     if height < 1 or width < 1:
         raise DataError(f"image size must be positive, got {size}")
-    return int(height), int(width)
+    return height, width
 
 
 def decode(image: bytes | Path, *, channels: int, what: str = "image") -> np.ndarray:

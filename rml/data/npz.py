@@ -12,6 +12,7 @@ from rml.data.images import pair, resize_and_center_crop
 from rml.data.own import chosen
 from rml.data.source import NO_LABEL, ArraySource, select
 
+_CHANNELS = (1, 3, 4)  # of grey, RGB and RGBA
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "x"), ("label", "y")
 
 
@@ -38,7 +39,8 @@ def open_npz(
 
     Raises:
       DataError: If the file is missing, unreadable, holds objects (pickle), lacks an array, or
-        its arrays do not fit each other or hold NaN or negative labels.
+        its arrays do not fit each other or hold NaN or negative labels, or its images have their
+        channels first.
     """
     name = f"npz:{path}"
     arrays = read_arrays(path)
@@ -58,6 +60,8 @@ def open_npz(
     sizes = [len(image) for image in images]
     if labelled:
         labels = [_labels(arrays[key], f"{name}: {key}") for _, key in keys.values()]
+        if len({label.dtype.kind for label in labels}) > 1:
+            raise DataError(f"{name}: labels are integers in one part and strings in the other")
     else:
         labels = [np.full(size, NO_LABEL) for size in sizes]
     for size, label, both in zip(sizes, labels, keys.values(), strict=True):
@@ -131,6 +135,12 @@ def _images(image: np.ndarray, what: str) -> np.ndarray:
         raise DataError(
             f"{what} has shape {image.shape}, expected [n, h, w], [n, h, w, c] or [n, d]"
         )
+    _, second, third, last = image.shape if image.ndim == 4 else (0, 0, 0, 0)
+    if second in _CHANNELS and second < third and last not in _CHANNELS:
+        raise DataError(
+            f"{what} has shape {image.shape}, expected [n, h, w, c], got what looks like "
+            "[n, c, h, w]; image.transpose(0, 2, 3, 1) has the channels last"
+        )
     if image.ndim == 3:
         image = image[..., None]
     if image.dtype == np.uint8:
@@ -164,4 +174,5 @@ def _labels(label: np.ndarray, what: str) -> np.ndarray:
             f"{what} holds negative labels ({label.min()}; the first at index "
             f"{(label < 0).argmax()}), expected classes from 0"
         )
-    return label
+    # One type for all parts: NumPy joins int64 and uint64 to floats.
+    return label if label.dtype.kind == "U" else label.astype(np.uint64)

@@ -32,7 +32,16 @@ class SpecialTokens(NamedTuple):
 
     @property
     def drawn(self) -> tuple[int, int, int]:
-        """Mask token, first word and size of the vocabulary, for `rml.contrastive.corrupt`."""
+        """Mask token, first word and size of the vocabulary, for `rml.contrastive.corrupt`.
+
+        Raises:
+          DataError: If no word follows the special tokens.
+        """
+        if self.words >= self.vocabulary:
+            raise DataError(
+                f"the last special token is number {self.words - 1} of {self.vocabulary} tokens; "
+                "expected words behind it, of which some are drawn"
+            )
         return self.mask, self.words, self.vocabulary
 
     @classmethod
@@ -56,7 +65,11 @@ class SpecialTokens(NamedTuple):
 
     @classmethod
     def trained(cls, vocabulary: int) -> "SpecialTokens":
-        """Returns those of `train_tokenizer`, known before it has learned its vocabulary."""
+        """Returns those of `train_tokenizer`, known before it has learned its vocabulary.
+
+        Args:
+          vocabulary: The most tokens that it learns. Of few texts it learns fewer, see `of`.
+        """
         return cls._of({name: number for number, name in enumerate(SPECIAL)}, vocabulary)
 
     @classmethod

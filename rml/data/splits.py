@@ -9,8 +9,6 @@ from rml.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 """Splits that a data set may have, beside those that a config names."""
-LARGE = 1_000_000
-"""Examples of a large split."""
 _PART = re.compile(r"(?P<name>[^\[\]+]+?)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
@@ -27,6 +25,11 @@ def parse(split: str, sizes: dict[str, int]) -> list[tuple[str, np.ndarray]]:
     Raises:
       ValueError: If the string does not parse, a split does not exist, or nothing is selected.
     """
+    return [(name, np.arange(part.start, part.stop)) for name, part in _ranges(split, sizes)]
+
+
+def _ranges(split: str, sizes: Mapping[str, int]) -> list[tuple[str, range]]:
+    """What `parse` returns, as ranges."""
     parts = []
     for text in split.split("+"):
         match = _PART.fullmatch(text.strip())
@@ -46,7 +49,7 @@ def parse(split: str, sizes: dict[str, int]) -> list[tuple[str, np.ndarray]]:
             size = sizes[chosen]
             start = _boundary(match["start"], size, default=0)
             stop = _boundary(match["stop"], size, default=size)
-            parts.append((chosen, np.arange(start, max(start, stop))))
+            parts.append((chosen, range(start, max(start, stop))))
     if not sum(len(positions) for _, positions in parts):
         raise ValueError(f"split {split!r} selects no example of {sizes}")
     return parts
@@ -79,22 +82,44 @@ def overlap(texts: Mapping[str, str]) -> bool | None:
       texts: Both splits, by key of the config.
 
     Returns:
-      Whether they do, be the data set small or large; None where that decides, as it does of a
-      percentage and a number of examples.
+      Whether they do at every size at which both select examples; None where the size decides,
+      as it does of a percentage and a number of examples.
 
     Raises:
-      UserError: A text is no split.
+      UserError: A text is no split, or the two select examples at no common size.
     """
-    small, large = (_overlap(texts, size) for size in _sizes(texts.values()))
-    return small if small == large else None
+    found, refused = set(), None
+    for size in _sizes(texts.values()):
+        try:
+            found.add(_overlap(texts, size))
+        except UserError as error:
+            refused = error
+    if refused is not None and not found:
+        raise refused
+    return found.pop() if len(found) == 1 else None
 
 
-def _sizes(texts: Iterable[str]) -> tuple[int, int]:
-    """The least size of splits that leaves no text without an example, and a large one."""
-    found = re.findall(r"[\[:-](\d+)(?=[:\]])", " ".join(texts))
-    numbers = map(int, found)
+def _sizes(texts: Iterable[str]) -> list[int]:
+    """Sizes of splits among which is one for every order that boundaries in the texts have.
+
+    Of n examples, `p%` and `k` change their order where n p / 100 is k ± ½, between which it is
+    rounded to k, and `-m` and `k` where n is k + m. Counted from the end, `-m` is m, and `p%` is
+    (100 - p)%.
+    """
+    whole = " ".join(texts)
+    numbers = [int(number) for number in re.findall(r"[\[:-](\d+)(?=[:\]])", whole)]
+    percents = {int(percent) for percent in re.findall(r"(\d+)%", whole)}
+    shares = {share for percent in percents for share in (percent, 100 - percent) if share > 0}
     least = 1 + max([99, *numbers])  # of a hundred, percentages are whole numbers
-    return least, max(least, min(100 * least, LARGE))
+    turns = [one + other for one in numbers for other in numbers]
+    turns += [
+        (100 * number + half) // share
+        for number in numbers
+        for share in shares
+        for half in (-50, 50)
+    ]
+    near = (turn + step for turn in turns for step in (-1, 0, 1))
+    return sorted({least, 100 * least, *(size for size in near if size > least)})
 
 
 def _overlap(texts: Mapping[str, str], size: int) -> bool:
@@ -111,7 +136,7 @@ def _overlap(texts: Mapping[str, str], size: int) -> bool:
     found = []
     for key, text in texts.items():
         try:
-            parts = parse(text, dict.fromkeys((*SPLITS, *named), size))
+            parts = _ranges(text, dict.fromkeys((*SPLITS, *named), size))
         except ValueError:
             raise UserError(
                 f"{key} is {text!r}, expected splits such as 'train[:80%]' or 'train+validation'"

@@ -15,7 +15,7 @@ arXiv:1804.10959, whose expectations are replaced by best segmentations.
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,26 +63,32 @@ def count_words(texts: Iterable[str], *, lowercase: bool = True) -> Counter[str]
 
 
 def segment(
-    word: str, logs: Mapping[str, float], *, unknown: float = -np.inf
+    word: str,
+    logs: Mapping[str, float],
+    *,
+    unknown: float = -np.inf,
+    longest: int | None = None,
 ) -> tuple[list[str], float]:
     """Finds the most likely segmentation of a word, by dynamic programming over its places.
 
     Args:
       word: The word.
-      logs: Logarithm of each piece's probability.
+      logs: Logarithm of each piece's probability. One of -inf is no piece.
       unknown: The same of a character that is no piece.
+      longest: Most characters of a piece, beyond which none is looked for; those of the word if
+        not given.
 
     Returns:
       The pieces, of several best ones those whose last piece is longest, and the sum of their
       logarithms; no pieces and -inf where there is no segmentation.
     """
     n = len(word)
+    longest = n if longest is None else longest
     best, start = [0.0] + [-np.inf] * n, [0] * (n + 1)
     for end in range(1, n + 1):
-        for begin in range(end):
-            piece = word[begin:end]
-            own = logs.get(piece)
-            if own is None:
+        for begin in range(max(0, end - longest), end):
+            own = logs.get(word[begin:end], -np.inf)
+            if own == -np.inf:
                 if end - begin > 1:
                     continue
                 own = unknown
@@ -128,10 +134,9 @@ def fit_unigram(counts: Counts, pieces: Collection[str], *, tolerance: float = 1
     nats = -np.inf
     for _ in range(ROUNDS):
         logs = _logs(found)
-        used = {piece: value for piece, value in logs.items() if value > -np.inf}
         new = dict.fromkeys(found, 0.0)
         for word, n in counts.items():
-            for piece in segment(word, used)[0]:
+            for piece in segment(word, logs, longest=longest)[0]:
                 new[piece] += n
         own = _nats(new)
         if own <= nats + tolerance * abs(own) and nats > -np.inf:
@@ -149,17 +154,15 @@ def smoothed(model: Unigram, *, count: float = 0.5) -> Unigram:
 def bits_per_character(model: Unigram, counts: Counts) -> float:
     """Computes bits a character of words by their best segmentations under a model."""
     nats, characters = 0.0, 0
-    for word, n in counts.items():
-        nats -= n * segment(word, model.logs, unknown=model.unknown)[1]
-        characters += n * len(word)
+    for word, (_, own) in _best(model, counts):
+        nats -= counts[word] * own
+        characters += counts[word] * len(word)
     return nats / np.log(2) / max(characters, 1)
 
 
 def tokens_per_word(model: Unigram, counts: Counts) -> float:
     """Computes the mean number of pieces of a word's best segmentation."""
-    pieces = sum(
-        n * len(segment(word, model.logs, unknown=model.unknown)[0]) for word, n in counts.items()
-    )
+    pieces = sum(counts[word] * len(own) for word, (own, _) in _best(model, counts))
     return pieces / max(sum(counts.values()), 1)
 
 
@@ -197,6 +200,13 @@ def write_unigram(model: Unigram, path: str | Path, **options: Any) -> None:
     """Writes a model as a `tokenizer.json`, see `unigram_tokenizer`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     unigram_tokenizer(model, **options).save(str(path))
+
+
+def _best(model: Unigram, counts: Counts) -> Iterator[tuple[str, tuple[list[str], float]]]:
+    """The best segmentation of each word under a model, and its logarithm."""
+    unknown, longest = model.unknown, max(map(len, model.logs))
+    for word in counts:
+        yield word, segment(word, model.logs, unknown=unknown, longest=longest)
 
 
 def _logs(counts: Mapping[str, float]) -> dict[str, float]:

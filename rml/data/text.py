@@ -1,5 +1,6 @@
 """Texts: collections to retrieve from, and texts with classes."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +53,8 @@ def load_retrieval(
       name: `pydocs` (docstrings and code of this Python installation, `rml.data.pydocs`),
         `debian`, `wiki_vital` or `manuals` (see `rml.data.collections`), `beir:PATH` (a folder
         in BEIR's format, `rml.data.beir`) or `texts:PATH` (a folder of text files, cut into
-        passages, `rml.data.passages`: documents without queries).
+        passages, `rml.data.passages`: documents without queries, whose ids are `FILE:LINE`, of a
+        long line's second passage `FILE:LINE#2`).
       split: Split of a data set in TFDS's syntax; the name of a file of BEIR's qrels; "all" for
         a folder of text files.
       task: Task of a data set, what asks and what is found, one of `collection_tasks(name)`; the
@@ -76,10 +78,7 @@ def load_retrieval(
     if kind == "texts" and path:
         if split != "all":
             raise DataError(f"{name!r} has one split, 'all', got {split!r}")
-        documents = {
-            f"{one.file}:{one.line}": one.text for one in read_passages(Path(path).expanduser())
-        }
-        return indexed(documents, {}, [])
+        return indexed(_by_line(Path(path).expanduser()), {}, [])
     tasks = collection_tasks(name)
     if not tasks:
         known = (*PAIRINGS, *RELATED, "beir:PATH", "texts:PATH")
@@ -191,6 +190,17 @@ def load_text(
         labels = np.searchsorted(kept, labels[rows]).astype(np.int32)
         names = [names[number] for number in kept]
     return LabelledTexts(texts, labels, tuple(names))
+
+
+def _by_line(path: Path) -> dict[str, str]:
+    """Passages by file and line where they begin; later ones of a line have a number beside it."""
+    found: dict[str, str] = {}
+    begun: Counter[str] = Counter()
+    for one in read_passages(path):
+        line = f"{one.file}:{one.line}"
+        begun[line] += 1
+        found[line if begun[line] == 1 else f"{line}#{begun[line]}"] = one.text
+    return found
 
 
 def _read(

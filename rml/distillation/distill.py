@@ -117,9 +117,10 @@ def distill(
 
     Raises:
       UserError: The method is unknown, there are not as many labels as images, there are fewer
-        images than a batch, the ratio is none, a learned ratio has no validation data or a method
-        that does not read logits, tokens are taught to another student than a `ScaleNetwork` or by
-        a teacher that gives none, or an option has not a number for each output.
+        images than a batch, the ratio is none, a learned ratio has no validation data, not as many
+        labels as images of it, or a method that does not read logits, tokens are taught to another
+        student than a `ScaleNetwork` or by a teacher that gives none, or an option has not a number
+        for each output.
     """
     if method not in METHODS:
         raise unknown("distillation method", method, METHODS)
@@ -283,3 +284,5 @@ def _check(
         )
     if validation is None or not len(validation[0]):
         raise UserError("a learned ratio needs validation data, expected images and labels of it")
+    if (found := len(validation[1])) != (expected := len(validation[0])):
+        raise UserError(f"validation has {found} labels, expected {expected}, one an image")

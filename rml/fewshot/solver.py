@@ -19,6 +19,7 @@ from rml.errors import unknown
 from rml.fewshot.bound import Scalar, assign, bound_updates, energy, step_size
 from rml.fewshot.gram import Distance, gaussian, inner_products
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_indices
 from rml.ops.similarity import normalize, wide
 
 Prototype = Literal["mean", "mode"]
@@ -92,7 +93,8 @@ def solve(
 
     Raises:
       UserError: If `prototype` or `distance` is unknown.
-      ValueError: If there are more clusters than points, or K-modes lacks its bandwidth.
+      ValueError: If there are more clusters than points, K-modes lacks its bandwidth or, outside
+        `jit`, a label of the support is no cluster.
 
     Source: Ziko et al., arXiv:2106.09516, with the Laplacian K-modes model of arXiv:1810.13044,
       eq. 1, whose modes are moved by mean-shift steps, each of which lowers E.
@@ -107,6 +109,8 @@ def solve(
     n, c = x.shape[0], prototypes.shape[0]
     if c > n:
         raise ValueError(f"{c} clusters need at least as many points, got {n}")
+    if support_labels is not None:
+        check_indices("support_labels", support_labels, c)
     cosine = distance == "cosine"
     # Distances do not depend on the origin; angles do.
     origin = jnp.zeros_like(x[0]) if cosine else jnp.mean(x, axis=0)

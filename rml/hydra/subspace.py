@@ -68,7 +68,7 @@ def learn_gates(
     Source: the experiment that motivates arXiv:2410.18200.
     """
     numbers = dict(learning_rate=learning_rate, temperature=temperature, penalty=penalty)
-    return _learned(features, jnp.asarray(labels), (first, second), numbers, steps=steps)
+    return _learned(features, jnp.asarray(labels, jnp.int32), (first, second), numbers, steps=steps)
 
 
 @partial(jax.jit, static_argnames="steps")
@@ -81,8 +81,9 @@ def _learned(
 
     def fit(pair: tuple[Array, Array]) -> Array:
         i, j = pair
-        # Images of other classes have no partner, hence no positive: they are negatives only.
-        partners = jnp.where(labels == i, j, jnp.where(labels == j, i, -1))
+        # Other classes' partner is none of the labels: without a positive they are negatives only.
+        absent = jnp.max(labels) + 1
+        partners = jnp.where(labels == i, j, jnp.where(labels == j, i, absent))
 
         def loss(logits: Array) -> Array:
             gates = jax.nn.sigmoid(logits)

@@ -253,7 +253,8 @@ def conv_elbo(
       The objective, to be maximised, in nats an image.
 
     Raises:
-      ValueError: If labels or widths do not fit the images and the machine's layers.
+      ValueError: If labels or widths do not fit the images and the machine's layers or, outside
+        `jit`, a label is out of range.
     """
     terms = propagate_conv(machine, x, kernel=kernel, normalization=normalization, jitter=jitter)
     check_shapes(mean=(terms.prediction.mean, "t c"), labels=(labels, "t"))

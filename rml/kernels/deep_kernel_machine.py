@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rml.kernels.gram_kernels import Blocks, Kernel, gram, gram_blocks, input_blocks
-from rml.kernels.layers import exact_factor, propagate, triangle, unit_kl
+from rml.kernels.layers import exact_factor, propagate, stack_layers, triangle, unit_kl
 from rml.kernels.nngp import Prediction, gp_predict, log_marginal_likelihood
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
 from rml.ops.precision import full_precision
@@ -29,7 +29,7 @@ def objective(
     log N(Y; 0, K(G_L) + noise I) - Σ_l ν_l KL(N(0, G_l) || N(0, K(G_{l-1}))).
 
     Args:
-      grams: G_1 to G_L, positive definite.
+      grams: G_1 to G_L, positive definite; without any it is the Gaussian process of K(G_0).
       g: G_0, of the inputs.
       y: Targets.
       kernel: K of the hidden layers.
@@ -47,7 +47,8 @@ def objective(
     Source: Yang et al., arXiv:2108.13097, the deep kernel machine objective.
     """
     check_shapes(grams=(grams, "depth n n"), widths=(widths, "depth"))
-    total = log_marginal_likelihood(gram(output_kernel or kernel, grams[-1]), y, noise=noise)
+    last = [g, *grams][-1]
+    total = log_marginal_likelihood(gram(output_kernel or kernel, last), y, noise=noise)
     before = g
     for layer in range(grams.shape[0]):
         q, p = (exact_factor(a) for a in (grams[layer], gram(kernel, before)))
@@ -90,9 +91,9 @@ def forward(
         grams.append(g)
         kls.append(unit_kl(t))
         jitters.append(added)
-    return Forward(
-        jnp.stack(grams), gram(output_kernel or kernel, g), jnp.stack(kls), jnp.stack(jitters)
-    )
+    k = gram(output_kernel or kernel, g)
+    none = jnp.zeros((), k.dtype)
+    return Forward(stack_layers(grams, k), k, stack_layers(kls, none), stack_layers(jitters, none))
 
 
 def regression_objective(
@@ -149,7 +150,8 @@ def classification_objective(
       with which they have Cholesky factors: `Forward.jitters` in hidden layers.
 
     Raises:
-      ValueError: If there is not one width a layer.
+      ValueError: If there is not one width a layer, labels do not fit or, outside `jit`, one is out
+        of range.
     """
     check_shapes(raw=(raw, "depth n n"), widths=(widths, "depth"))
     state = forward(raw, g, kernel=kernel, output_kernel=output_kernel)

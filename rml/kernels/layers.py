@@ -6,6 +6,7 @@ the prior's G = K; KL(N(0, G) || N(0, K)) depends on T alone. (The authors' code
 Cholesky factor of G itself; the optimum is the same, the conditioning is not.)
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,11 @@ class Layer(NamedTuple):
     gram: Blocks
     kl: Float[Array, ""]
     jitter: Float[Array, ""]
+
+
+def stack_layers(arrays: Sequence[Array], like: Array) -> Array:
+    """Stacks arrays of the shape and type of `like`, one a layer, of which there may be none."""
+    return jnp.stack(arrays) if arrays else jnp.zeros((0, *like.shape), like.dtype)
 
 
 def triangle(raw: Float[Array, "n n"]) -> Float[Array, "n n"]:

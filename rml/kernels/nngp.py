@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.kernels.gram_kernels import Blocks, Kernel, gram
+from rml.kernels.layers import stack_layers
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, noisy_log_density, solve_lower
 from rml.ops.shapes import check_shapes
@@ -41,7 +42,7 @@ def nngp_grams(g: Float[Array, "n n"], *, kernel: Kernel, depth: int) -> Float[A
     for _ in range(depth):
         g = gram(kernel, g)
         grams.append(g)
-    return jnp.stack(grams) if grams else jnp.zeros((0, *g.shape), g.dtype)
+    return stack_layers(grams, g)
 
 
 def log_marginal_likelihood(

@@ -13,6 +13,7 @@ from rml.kernels.nngp import Prediction, remaining
 from rml.ops.pairwise import safe_sqrt
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
+from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.similarity import wide
 
 
@@ -55,7 +56,10 @@ def expected_log_softmax(
 
     Raises:
       UserError: If the number of samples, half of them mirrored, is not even and at least 2.
+      ValueError: If shapes do not fit or, outside `jit`, a label is out of range.
     """
+    check_shapes(mean=(mean, "n c"), variance=(variance, "n"), labels=(labels, "n"))
+    check_indices("labels", labels, mean.shape[1])
     if samples < 2 or samples % 2:
         raise UserError(f"samples is {samples}, expected an even number of at least 2")
     half = jax.random.normal(key, (samples // 2, *mean.shape), mean.dtype)

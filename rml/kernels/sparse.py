@@ -15,7 +15,7 @@ from rml.kernels.gram_kernels import (
     input_gram,
     normalize_blocks,
 )
-from rml.kernels.layers import Layer, propagate
+from rml.kernels.layers import Layer, propagate, stack_layers
 from rml.kernels.nngp import Prediction
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
 from rml.ops.psd import require_finite, require_positive_definite
@@ -125,10 +125,10 @@ def inducing_grams(
     machine: SparseMachine, *, kernel: Kernel, normalization: str = "none", jitter: float = 1e-5
 ) -> Float[Array, "depth p p"]:
     """Computes Gram matrices of the inducing points in the hidden layers."""
-    layers = hidden_layers(
+    *hidden, (k, _) = hidden_layers(
         machine, machine.inducing[:1], kernel=kernel, normalization=normalization, jitter=jitter
     )
-    return jnp.stack([layer.gram.ii for _, layer in layers if layer is not None])
+    return stack_layers([layer.gram.ii for _, layer in hidden if layer is not None], k.ii)
 
 
 def require_inducing(
@@ -180,11 +180,11 @@ def propagate_sparse(
     kls = [layer.kl for _, layer in passed if layer is not None]
     jitters = [layer.jitter for _, layer in passed if layer is not None]
     k = Blocks(*(jnp.exp(machine.log_amplitude) * block for block in k))
-    zero = jnp.zeros(1, x.dtype)
+    zero = jnp.zeros((), x.dtype)
     return Terms(
         output_marginals(k, machine.outputs, jitter=jitter),
-        jnp.stack(kls) if kls else zero[:0],
-        jnp.max(jnp.stack(jitters)) if jitters else zero[0],
+        stack_layers(kls, zero),
+        jnp.max(jnp.stack(jitters)) if jitters else zero,
     )
 
 
@@ -225,7 +225,8 @@ def elbo(
 
     Raises:
       UserError: If the likelihood or normalisation is unknown.
-      ValueError: If targets or widths do not fit the machine's outputs and layers.
+      ValueError: If targets or widths do not fit the machine's outputs and layers or, outside
+        `jit`, a class is out of range.
 
     Source: Yang et al., arXiv:2108.13097, the objective of the sparse machine, with an explicit
       q(u) in the last layer as in Hensman et al. 2013, arXiv:1309.6835.

@@ -69,7 +69,11 @@ def update_center(
 ) -> Float[Array, " k"]:
     """Moves DINO's center, momentum · center + (1 - momentum) · mean of the teacher's outputs.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: Caron et al. 2021 (arXiv:2104.14294), eq. 4.
     """
+    check_shapes(center=(center, "k"), teacher=(teacher, "t n k"))
     mean = jnp.mean(jax.lax.stop_gradient(teacher).astype(center.dtype), axis=(0, 1))
     return momentum * center + (1 - momentum) * mean

@@ -5,7 +5,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.losses.reduction import reduced
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.similarity import wide
 
 
@@ -31,11 +31,13 @@ def masked_lm(
       The loss, in float32 or wider.
 
     Raises:
-      ValueError: If shapes do not fit, or `reduction` is unknown.
+      ValueError: If shapes do not fit, `reduction` is unknown or, outside `jit`, a target that
+        counts is out of range.
 
     Source: Devlin et al., BERT, arXiv:1810.04805, Section 3.1.
     """
     check_shapes(logits=(logits, "n p v"), targets=(targets, "n p"), where=(where, "n p"))
+    check_indices("targets", jnp.where(where, targets, 0), logits.shape[2])
     logits = jnp.where(where[..., None], wide(logits)[0], 0.0)
     values = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     count = jnp.maximum(jnp.sum(where, axis=1), 1)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.similarity import wide
 
 
@@ -25,11 +25,12 @@ def sequence_log_prob(
       The log-probability of each answer, in float32 or wider; 0 for one without tokens.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes do not fit or, outside `jit`, a token that counts is out of range.
 
     Source: Rafailov et al., arXiv:2305.18290, Section 4.
     """
     check_shapes(logits=(logits, "b t v"), tokens=(tokens, "b t"), mask=(mask, "b t"))
+    check_indices("tokens", jnp.where(mask[:, 1:], tokens[:, 1:], 0), logits.shape[2])
     (logits,) = wide(logits[:, :-1])
     logs = jax.nn.log_softmax(logits, axis=-1)
     each = jnp.take_along_axis(logs, tokens[:, 1:, None], axis=-1)[..., 0]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rml.errors import UserError, unknown
-from rml.merging.averages import array_of_weights
+from rml.merging.averages import check_weights
 from rml.merging.methods import compiled
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.files import read_file
@@ -39,7 +39,8 @@ def merge_files(
 
     Of the experts half a million entries are in memory at a time, and the merged model; for "ties"
     all changes of two experts. Tensors that are not floating point, such as counters, are the
-    base's.
+    base's. Arithmetic is in float32, in float64 where a checkpoint stores a tensor so, and rounded
+    once to the base's type; without a base types are the first expert's.
 
     Args:
       method: A name in `METHODS_OF_FILES`.
@@ -53,8 +54,9 @@ def merge_files(
 
     Raises:
       UserError: The method is unknown or needs a base; a file is missing or damaged; tensors
-        differ in a name or a shape, hold NaN or infinite values, or lie too far from the base;
-        `out` exists, does not end in `.safetensors`, or cannot be written. Nothing is written then.
+        differ in a name or a shape, are floating point in the base alone, hold NaN or infinite
+        values, also once merged and rounded, or lie too far from the base; `out` exists, does not
+        end in `.safetensors`, or cannot be written. Nothing is written then.
     """
     if method not in METHODS_OF_FILES:
         raise unknown("method of files", method, METHODS_OF_FILES)
@@ -65,13 +67,16 @@ def merge_files(
     if out.exists() or out.suffix != ENDING:
         raise UserError(f"{out} exists or does not end in {ENDING}; expected a new file of it")
     if options.get("weights") is not None:
-        options["weights"] = array_of_weights(options["weights"], len(experts))
+        check_weights(options["weights"], len(experts))
+        options["weights"] = np.asarray(options["weights"], np.float64)
     paths, own = list(experts), experts[0] if base is None else base
     opened = {path: open_checkpoint(path) for path in dict.fromkeys((own, *paths))}
     start = opened[own]
     check_trees(_shapes(start), {str(path): _shapes(opened[path]) for path in paths})
-    floats = [name for name, tensor in start.items() if tensor.dtype in FLOATS]
-    groups = _groups(start, floats)
+    groups = _groups(start, {
+        name: _common_type(name, opened)
+        for name, tensor in start.items() if tensor.dtype in FLOATS
+    })  # fmt: skip
     if method == "ties":
         keep = options.pop("keep", 0.2)
         if not 0 < keep <= 1:
@@ -80,7 +85,7 @@ def merge_files(
             least = pool.map(
                 lambda path: _least_kept(opened[own], opened[path], groups, keep), paths
             )
-            options["least"] = jnp.asarray(list(least))
+            options["least"] = np.asarray(list(least))
     merged = {
         name: np.empty(tensor.shape, FLOATS[tensor.dtype])
         if tensor.dtype in FLOATS
@@ -91,7 +96,7 @@ def merge_files(
     table = _table(0, 0, np.dtype(np.uint8))
     with ThreadPoolExecutor(THREADS) as pool:
         for number, group in enumerate(groups):
-            dtype = merged[group[0].name].dtype
+            dtype = group[0].dtype
             if table.dtype != dtype:  # one table, since fresh memory costs more than what is done
                 table = _table(1 + len(paths), max(map(_entries, groups)), dtype)
             first, *rows = (row[: _entries(group)] for row in table)
@@ -103,8 +108,12 @@ def merge_files(
                 given["key"] = jax.random.fold_in(options["key"], number)
             # Entries do not mix, so that those of several tensors are one program's; columns beyond
             # them are left as they were. XLA may read the table itself, until all is computed.
-            found = np.asarray(compiled(method)({"": table[0]}, {"": table[1:]}, **given)[""])
+            with jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext():
+                found = np.asarray(compiled(method)({"": table[0]}, {"": table[1:]}, **given)[""])
             for piece, part in _parts(group, found):
+                with np.errstate(over="ignore"):  # it is told beneath
+                    part = part.astype(merged[piece.name].dtype, copy=False)
+                check_finite({str(out): {piece.name: part}})
                 merged[piece.name].reshape(-1)[piece.start : piece.stop] = part
     if base is not None:
         shares = np.sqrt(apart / max(size, 1e-30)).tolist()
@@ -144,9 +153,13 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 class _Piece(NamedTuple):
-    """Entries of one tensor, by their places in it, which are those of whole rows."""
+    """Entries of one tensor, by their places in it, which are those of whole rows.
+
+    Their type is that in which they are merged.
+    """
 
     name: str
+    dtype: np.dtype[Any]
     shape: tuple[int, ...]
     start: int
     stop: int
@@ -166,20 +179,36 @@ def _entries(group: _Group) -> int:
     return sum(piece.stop - piece.start for piece in group)
 
 
-def _groups(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Sequence[_Group]:
+def _common_type(name: str, opened: Mapping[Path, Mapping[str, Tensor]]) -> np.dtype[Any]:
+    """The narrowest type that holds what all checkpoints store in a tensor.
+
+    Raises:
+      UserError: One of them stores no floating point.
+    """
+    for path, tensors in opened.items():
+        if tensors[name].dtype not in FLOATS:
+            raise UserError(
+                f"leaf {name!r} of {path} is {tensors[name].dtype}, "
+                f"expected one of: {', '.join(FLOATS)}"
+            )
+    types = (FLOATS[tensors[name].dtype] for tensors in opened.values())
+    return np.dtype(functools.reduce(jnp.promote_types, types))
+
+
+def _groups(tensors: Mapping[str, Tensor], types: Mapping[str, np.dtype[Any]]) -> Sequence[_Group]:
     """What is merged at a time: entries of one type, of small tensors or of a part of a large one.
 
     A row of a tensor is not broken, even where it has more than `ENTRIES`.
     """
     found: list[list[_Piece]] = []
-    for dtype in FLOATS:
+    for dtype in map(np.dtype, FLOATS.values()):
         room = 0
-        for name in (name for name in names if tensors[name].dtype == dtype):
+        for name in (name for name, own in types.items() if own == dtype):
             shape = tensors[name].shape
             size, row = math.prod(shape), math.prod(shape[1:])
             step = max(1, ENTRIES // max(1, row)) * row
             for start in range(0, size, max(1, step)):
-                piece = _Piece(name, shape, start, min(size, start + step))
+                piece = _Piece(name, dtype, shape, start, min(size, start + step))
                 if piece.stop - start > room:
                     found.append([])
                     room = ENTRIES
@@ -249,9 +278,10 @@ def _read_square(
       UserError: There are NaN or infinite values.
     """
     _read(tensors, group, out)
-    row = out.astype(np.float32, copy=False)
+    wide = np.promote_types(out.dtype, np.float32)
+    row = out.astype(wide, copy=False)
     if base is not None:
-        row = row - base.astype(np.float32, copy=False)
+        row = row - base.astype(wide, copy=False)
     square = float(row @ row)
     if not math.isfinite(square):  # of finite values that are huge as well
         for piece, part in _parts(group, out):
@@ -265,8 +295,9 @@ def _least_kept(
 ) -> float:
     """The least magnitude of a share of largest changes of one expert, at least one of them."""
     ends = np.cumsum([_entries(group) for group in groups])
-    size = np.empty(ends[-1], np.float32)
-    start = np.empty(max(map(_entries, groups)), np.float32)
+    wide = np.float64 if any(group[0].dtype == np.float64 for group in groups) else np.float32
+    size = np.empty(ends[-1], wide)
+    start = np.empty(max(map(_entries, groups)), wide)
     for group, end in zip(groups, ends, strict=True):
         count = _entries(group)
         part = size[end - count : end]

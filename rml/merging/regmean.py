@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
 from rml.errors import UserError
+from rml.merging.averages import check_weights
 from rml.models.conv import Conv
 from rml.models.self_attention import HeadDense
 from rml.ops import trees
@@ -99,7 +100,7 @@ def regmean(
     *,
     grams: Mapping[str, Float[Array, "n ..."]],
     alpha: ArrayLike = 0.9,
-    weights: Float[Array, " n"] | None = None,
+    weights: Float[Array, " _"] | None = None,
     ridge: float = RIDGE,
     averaged: str | None = None,
 ) -> PyTree:
@@ -118,7 +119,7 @@ def regmean(
         leaves; see `input_grams`.
       alpha: Factor α from 0, where matrices are diagonal, to 1, where little data makes the sum
         nearly singular. Configs of the public code have 0.9 or 0.1.
-      weights: Weights of models, at least 0; equal ones if not given.
+      weights: Weights of models of at least 0, of which one is above 0; equal ones if not given.
       ridge: Share of the mean diagonal of the sum that is added to it.
       averaged: Regular expression of dotted names of kernels that are averaged.
 
@@ -127,7 +128,8 @@ def regmean(
 
     Raises:
       UserError: `alpha` or `ridge` is out of its range; a kernel that is not averaged has no
-        matrix; a matrix has the wrong shape, or belongs to no leaf; or experts are not stacked.
+        matrix; a matrix has the wrong shape, or belongs to no leaf; experts are not stacked; or as
+        `check_weights`.
 
     Source: Jin et al., arXiv:2212.09849; weights as in its public code, the ridge is ours.
     """
@@ -135,6 +137,7 @@ def regmean(
         if not isinstance(value, jax.core.Tracer) and not 0 <= float(np.asarray(value)) <= 1:
             raise UserError(f"{name} is {value}, expected a number from 0 to 1")
     count = trees.check_stacked(base, "experts", experts)
+    check_weights(weights, count)
     check_grams(base, "grams", grams, averaged=averaged, lead=(count,))
     share = jnp.full(count, 1 / count) if weights is None else weights / jnp.sum(weights)
     solve = functools.partial(_solve, share, alpha=alpha, ridge=ridge)

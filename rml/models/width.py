@@ -86,8 +86,8 @@ def _tree(
     for name, value in tree.items():
         at = f"{path}{name}"
         if name in names:
-            layer = None if name == STACKED else names.index(name)
-            leaf = _Leaf(maps, head_width, name == STACKED, layer)
+            numbered = () if name == STACKED else (names.index(name), len(names))
+            leaf = _Leaf(maps, head_width, name == STACKED, *numbered)
             table = BLOCKS["llama" if kind == "tied" else kind]
             result[name] = _children(value, f"{at}/", "", table, leaf)
         else:
@@ -103,6 +103,7 @@ class _Leaf(NamedTuple):
     head_width: int | None
     stacked: bool = False
     layer: int | None = None
+    layers: int | None = None
 
 
 def _children(
@@ -174,9 +175,10 @@ def _checked(
     """The axes that a map gives in the place of `count` axes, where it fits them."""
     units = int(np.prod(shape[position : position + count]))
     given = f"the map of {space} of shape {matrix.shape}"
-    layered = leaf.layer is not None or (leaf.stacked and len(matrix) == shape[0])
-    if matrix.shape[-2:-1] != (units,) or not (matrix.ndim == 2 or (matrix.ndim == 3 and layered)):
-        raise UserError(f"{what} does not fit {given}: expected one of {units} units")
+    layers = shape[0] if leaf.stacked else leaf.layers
+    if matrix.shape[-2:-1] != (units,) or matrix.shape[:-2] not in ((), (layers,)):
+        each = "" if layers is None else f", or one for each of {layers} layers"
+        raise UserError(f"{what} does not fit {given}: expected one of {units} units{each}")
     new = matrix.shape[-1]
     if count == 1:
         return (new,)

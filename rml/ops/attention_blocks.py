@@ -71,19 +71,20 @@ class Blocks(NamedTuple):
     def ranges(self, place: Place, i: Array) -> tuple[tuple[Array, Array], ...]:
         """Finds the ranges of blocks of keys that block i of the queries may see.
 
-        The second holds sinks before the window; its range is empty where they are in the first.
+        The first holds the window, and sinks behind it where attention is not causal. The second
+        holds sinks before the window; its range is empty where they are in the first.
         """
         blocks = -(-self.keys // self.columns)
         first = jnp.asarray(place.start + i * self.rows)
         last = first + self.rows - 1
+        sinks = jnp.int32(-(-min(self.sinks, self.keys) // self.columns))
         low, high = jnp.int32(0), jnp.int32(blocks)
         if self.causal:
             high = jnp.clip(last // self.columns + 1, 0, blocks)
         elif place.window is not None:
-            high = jnp.clip((last + place.window - 1) // self.columns + 1, 0, blocks)
+            high = jnp.clip((last + place.window - 1) // self.columns + 1, sinks, blocks)
         if place.window is not None:
             low = jnp.clip((first - place.window + 1) // self.columns, 0, high)
-        sinks = jnp.int32(-(-min(self.sinks, self.keys) // self.columns))
         return (low, high), (jnp.int32(0), jnp.minimum(low, sinks))
 
     def seen_whole(self, place: Place, i: Array) -> Array:

@@ -46,12 +46,29 @@ def cosine_similarity(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[A
     return dot_product(normalize(x), normalize(y))
 
 
+def finite_mean(
+    rows: Float[Array, "n d"], among: Bool[Array, " n"] | None = None
+) -> Float[Array, " d"]:
+    """Computes the mean of the rows without NaN and infinities; 0 where there are none.
+
+    Args:
+      rows: Rows, float32 or wider.
+      among: Mask of the rows that are asked for; all by default.
+    """
+    kept = jnp.isfinite(rows).all(axis=1)
+    kept = kept if among is None else kept & among
+    # Where all rows are kept this is 1, and the mean is the plain one to the bit.
+    raised = (len(rows) / jnp.maximum(jnp.sum(kept), 1)).astype(rows.dtype)
+    return raised * jnp.mean(jnp.where(kept[:, None], rows, 0), axis=0)
+
+
 def squared_euclidean(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:
     """Computes squared Euclidean distances between all rows of `x` and of `y`, never negative.
 
-    They are |x|² + |y|² - 2x·y by one matrix product, after moving the mean of `y` to the
-    origin so that a common offset costs no digits. The absolute error is that of rounding |x|²:
-    rows much closer to each other than to the mean keep few correct digits.
+    They are |x|² + |y|² - 2x·y by one matrix product, after moving the mean of the finite rows of
+    `y` to the origin so that a common offset costs no digits. The absolute error is that of
+    rounding |x|²: rows much closer to each other than to the mean keep few correct digits. A row
+    with NaN or infinities spoils its own distances alone.
 
     Raises:
       ValueError: If the rows differ in length.
@@ -59,7 +76,7 @@ def squared_euclidean(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[A
     _check_widths(x, y)
     dtype = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
     # The distances do not depend on the origin, so neither does their gradient.
-    origin = jax.lax.stop_gradient(jnp.mean(y.astype(dtype), axis=0))
+    origin = jax.lax.stop_gradient(finite_mean(y.astype(dtype)))
     x, y = x - origin, y - origin
     squares = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)
     return jnp.maximum(squares - 2 * dot_product(x, y), 0)

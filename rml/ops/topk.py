@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rml.ops.pairwise import dot_product, fold_blocks, safe_sqrt
+from rml.ops.pairwise import dot_product, finite_mean, fold_blocks, safe_sqrt
 from rml.ops.similarity import normalize
 
 Metric = Literal["cosine", "euclidean", "dot"]
@@ -94,8 +94,8 @@ def topk(
         left, right = normalize(queries), normalize(keys)
     elif metric == "euclidean":
         # Distances do not depend on the origin; a far origin would cost digits.
-        counted = None if count is None else (jnp.arange(n) < count)[:, None]
-        origin = jnp.mean(keys.astype(dtype), axis=0, where=counted)
+        counted = None if count is None else jnp.arange(n) < count
+        origin = finite_mean(keys.astype(dtype), counted)
         left, right = queries - origin, keys - origin
     own = jnp.arange(passes * rows).reshape(passes, rows)
 

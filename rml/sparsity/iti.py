@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rml.evaluation import fit_logistic_regression
 from rml.models import HeadEdits
 from rml.models.text_encoder import pool
-from rml.ops import normalize
+from rml.ops import normalize, wide
 from rml.sparsity.lofit import masked
 
 
@@ -83,11 +83,12 @@ def probe_scores(
       l2: Penalty on outputs that are standardised head by head.
 
     Returns:
-      The mean of the accuracies on wanted and on other held-out texts: 0.5 for a probe that gives
-      one answer to all. The paper's accuracy is of as many of both.
+      The mean of the accuracies on wanted and on other held-out texts, in float32 or wider: 0.5 for
+      a probe that gives one answer to all. The paper's accuracy is of as many of both.
 
     Source: arXiv:2306.03341, Section 3.2.
     """
+    outputs, held = wide(outputs, held)
     lead = outputs.shape[:2]
     mean, scale = outputs.mean(2, keepdims=True), outputs.std(2, keepdims=True) + 1e-6
 
@@ -111,10 +112,11 @@ def mean_differences(
       wanted: Which texts are wanted.
 
     Returns:
-      The directions; zeros where all texts are wanted, or none.
+      The directions, in float32 or wider; zeros where all texts are wanted, or none.
 
     Source: arXiv:2306.03341, Section 4, "mass mean shift".
     """
+    (outputs,) = wide(outputs)
     weights = jnp.stack([wanted, ~wanted]).astype(outputs.dtype)
     counts = weights.sum(-1, keepdims=True)
     means = jnp.einsum("cn,lhnk->clhk", weights / jnp.maximum(counts, 1), outputs)

@@ -39,7 +39,7 @@ class TrainState(struct.PyTreeNode):
     """Everything that training changes; nothing lives outside it.
 
     Attributes:
-      step: Number of updates made, int32 scalar.
+      step: Number of batches seen, as checkpoints count them, int32 scalar.
       params: Trained parameters.
       opt_state: Optimiser state.
       key: Typed key, the same through the whole run; step t draws from `fold_in(key, t)`.

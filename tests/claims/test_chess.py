@@ -233,3 +233,8 @@ def test_lines_to_choose_among_are_of_one_document(monkeypatch):
     assert drawn(["".join(rows)], line=5).lines.shape == (1, 4, 5)
     with pytest.raises(DataError, match="0 of 1 documents have 4 lines to choose among"):
         drawn(["".join(short)])
+    # A line that equals the true one where it is cut off is no other choice.
+    ends = "".join(f"{'c' * 20}{i}\n" for i in range(4))
+    assert drawn([ends + ends], line=21).lines.shape == (1, 4, 21)
+    with pytest.raises(DataError, match="0 of 1 documents have 4 lines to choose among"):
+        drawn([ends + ends], line=20)

@@ -69,6 +69,22 @@ def test_a_variant_changes_one_value_and_a_wrong_one_is_named():
             ablation.variant(config, "wrong")
 
 
+def test_every_run_has_a_null_of_its_own():
+    name = ablation.NULL.rpartition("_over_")[2]
+    seeds = []
+    for seed in (0, 1):
+        config = contriever_ablation_pydocs.get_config()
+        config.seed = seed
+        again = ablation.variant(config, name)
+        seeds += [seed, again.seed]
+        again.seed = seed
+        assert again == config
+    assert len(set(seeds)) == 4
+    config.variants[name] = "seed=1000"
+    with pytest.raises(UserError, match=rf"variants\.{name} has a name that the comparison"):
+        ablation.run(config, None)  # before anything is read
+
+
 def small_finetune(path) -> ConfigDict:
     config = contriever_pydocs_random.get_config()
     override(config, SMALL)
@@ -104,6 +120,16 @@ def test_negatives_are_never_the_answer_and_hard_ones_rank_high(beir):
     for document, candidates in zip(batch["document"], batch["candidates"], strict=True):
         assert not (candidates == document).all(axis=-1).any()
     assert len(own) == 8
+
+
+def test_words_are_drawn_among_those_that_were_learned(beir):
+    config = small_finetune(beir)
+    config.tokens.vocabulary = 4096
+    model = TextModel(config)
+    assert model.special.drawn == (4, 5, 4096)
+    learned = model.tokenizer.get_vocab_size()
+    assert learned < 4096
+    assert model.special.drawn == (4, 5, learned)
 
 
 def small_run(config: ConfigDict, path, method: str = "") -> Path:

@@ -1,5 +1,7 @@
 """The recipe on logits that fall with distance, on tiny models."""
 
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,9 @@ import numpy as np
 import pytest
 
 from configs.attention import harmonic_bias as config_file
-from experiments.attention import harmonic_bias
+from experiments.attention import harmonic_bias, harmonic_figures
 from experiments.common import small_lm
+from rml.attention import distance_laws
 from rml.errors import UserError
 
 SMALL = {
@@ -48,6 +51,25 @@ def test_a_small_run_measures_every_claim_and_draws(untrained, measure, tmp_path
     )
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(harmonic_bias.CAPTIONS)
+
+
+def test_laws_are_drawn_as_strong_as_models_have_them(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        harmonic_figures.figures, "curves", lambda path, series, *_: drawn.update(series)
+    )
+    compared = harmonic_bias.variants(0.25)
+    harmonic_figures.of_laws(SimpleNamespace(figure=lambda name: name), compared, 4, 64)
+    bias = distance_laws(4, form="bias", slopes="harmonic", strength=0.25).bias
+    factor = distance_laws(4, form="factor", slopes="harmonic", strength=0.25).factor
+    alibi = distance_laws(4, form="alibi", slopes="geometric").bias
+    laws = {"harmonic bias": bias, "harmonic factor": factor, "ALiBi": alibi}
+    for title, law in laws.items():
+        for head in (0, 3):
+            x, y = drawn[f"{title}, head {head + 1}"]
+            at = np.rint(2**x).astype(int) - 1
+            own = np.asarray(law(jnp.asarray(at), jnp.zeros(1, jnp.int32)))[head, :, 0]
+            np.testing.assert_allclose(y, own, rtol=1e-6)
 
 
 def test_lengths_are_compared_in_their_last_half():

@@ -1,12 +1,14 @@
 """Claims of deep kernel machines in quick form; `make claims` measures them in full."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from configs.kernels import regression_tables, steps_friedman
+from configs.kernels import gaussianity_diabetes, regression_tables, steps_friedman
 from experiments.kernels import (
     classification,
     gaussianity,
@@ -101,12 +103,17 @@ def test_the_interval_of_a_gain_is_corrected_for_examples_that_splits_share(tmp_
     config.data.splits, config.model.widths = 3, (1.0, 1e6)
     config.optimizer.rates, config.optimizer.nngp_rates = (0.02, 0.05), (0.01, 0.02, 0.03, 0.05)
     config.model.inducing, config.train.steps = 5, 3
-    tried = []
+    tried, drawn = [], []
 
     def try_all(*args):
         found = kept(*args)
+        found.valid[0, 0] = -np.inf  # the first split's choice is not the first option
         tried.append(found)
         return found
+
+    monkeypatch.setattr(
+        regression, "draw_correlations", lambda path, config, machine, order: drawn.append(machine)
+    )
 
     kept = regression_machines.try_all
     monkeypatch.setattr(regression, "try_all", try_all)
@@ -121,6 +128,9 @@ def test_the_interval_of_a_gain_is_corrected_for_examples_that_splits_share(tmp_
     assert half > 0
     assert metrics["toy_gain_high"] - metrics["toy_gain"] == pytest.approx(half, rel=1e-5)
     assert metrics["toy_gain"] - metrics["toy_gain_low"] == pytest.approx(half, rel=1e-5)
+    chosen = tried[0].machines[tried[0].best(range(4))[0]]
+    np.testing.assert_array_equal(drawn[1].raw, chosen.raw[0])
+    np.testing.assert_array_equal(drawn[0].raw, np.zeros_like(chosen.raw[0]))
 
 
 def test_a_run_shorter_than_its_log_has_no_curve_of_losses(tmp_path):
@@ -153,6 +163,30 @@ def test_mardias_kurtosis_is_a_gaussians_of_gaussian_units_only():
     scaled = normal * rng.choice([1.0, 3.0], (4, 500, 1, 20))
     excess = gaussianity.excess_kurtosis(gaussianity.whitened(scaled))
     np.testing.assert_allclose(excess, 41 / 25 - 1, atol=0.1)
+
+
+def test_networks_are_farther_by_their_own_kurtosis_less_a_deep_gps(monkeypatch):
+    config = gaussianity_diabetes.get_config()
+    config.sampler.copies = (1, 4)
+    # Units have the scale 1 or this one: the farther apart, the heavier their tails.
+    scales = {("deep GP", 1): 5.0, ("deep GP", 4): 1.5, ("network", 1): 2.0, ("network", 4): 3.0}
+
+    def draws(key, g, y, *, copies, activation, **options):
+        rng = np.random.default_rng(copies)
+        scale = scales["deep GP" if activation is None else "network", copies]
+        units = rng.standard_normal((3, 400, 4, 8)) * rng.choice([1.0, scale], (3, 400, 1, 8))
+        return SimpleNamespace(units=units, grams=np.ones((3, 2, 2, 4, 4)), acceptance=np.ones(3))
+
+    optimum = np.zeros((2, 4, 4)), SimpleNamespace(converged=True)
+    monkeypatch.setattr(gaussianity, "ordered_points", lambda config: (None, None))
+    monkeypatch.setattr(gaussianity.kernels, "optimal_grams", lambda *_, **options: optimum)
+    monkeypatch.setattr(gaussianity.kernels, "sample_grams", draws)
+    monkeypatch.setattr(gaussianity, "draw", lambda *_: None)
+    found = gaussianity.run(config, None)
+    for end in ("widest", "narrowest"):
+        further = found[f"network_kurtosis_{end}"] - found[f"kurtosis_{end}"]
+        assert found[f"network_further_{end}"] == pytest.approx(further)
+    assert found["network_further_widest"] > 0.3 > -0.3 > found["network_further_narrowest"]
 
 
 def test_images_are_scored_one_by_one():

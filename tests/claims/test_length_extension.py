@@ -1,6 +1,7 @@
 """E²-LLM's recipe on a tiny model; `make claims` measures one that has learned to read."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -78,6 +79,23 @@ def config():
     config.text.length, config.long.scales, config.extension.largest = 4, (1, 2, 3), 2
     config.long.multiples = (1, 8, 16)
     return config
+
+
+def test_nats_are_drawn_in_the_middle_of_their_positions(config, monkeypatch):
+    """Windows of 4: tokens 1 to 3, 4 to 31 and 32 to 63."""
+    drawn = {}
+    monkeypatch.setattr(
+        length_readings.figures, "curves",
+        lambda path, series, *_, **__: drawn.update({path: series}),
+    )  # fmt: skip
+    places = np.broadcast_to(np.arange(1.0, 64.0), (3, 2, 63))
+    found = {name: {"test": places} for name in (*length_methods.UNTRAINED, length_readings.TAUGHT)}
+    chosen = {(name, k): 0 for name in found for k in config.long.multiples}
+    run = SimpleNamespace(figure=lambda name: name)
+    length_readings.draw(config, run, found, chosen)
+    for x, mean, *_ in drawn["scales.png"].values():
+        # Of nats that are the places themselves means are the middles, half a token lower.
+        np.testing.assert_allclose(4 * 2**x, mean + 0.5)
 
 
 def test_a_length_counts_by_its_last_half_at_the_scale_chosen_on_validation(config):

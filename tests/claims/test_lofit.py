@@ -387,7 +387,7 @@ def test_probes_are_fitted_on_the_first_half_and_ways_are_of_all_texts(monkeypat
     monkeypatch.setattr(lofit_arms, "hits", hits)
     monkeypatch.setattr(lofit_arms, "head_outputs", head_outputs)
     monkeypatch.setattr(lofit_arms, "probe_scores", lambda *given: given)
-    fitted, way = lofit_arms.probed(model, bed)
+    fitted, way = lofit_arms.probed(model, bed, 12)
     halves = (outputs[:, :, :6], right[:6], outputs[:, :, 6:], right[6:])
     for own, wanted in zip(fitted, halves, strict=True):
         np.testing.assert_allclose(own, wanted, rtol=1e-6)
@@ -396,6 +396,28 @@ def test_probes_are_fitted_on_the_first_half_and_ways_are_of_all_texts(monkeypat
     np.testing.assert_allclose(way.unit, unit, rtol=1e-4, atol=1e-5)
     along = np.einsum("lhnk,lhk->lhn", outputs, unit)
     np.testing.assert_allclose(way.deviation, along.std(-1), rtol=1e-4)
+
+
+def test_no_text_that_fits_probes_scores_them(monkeypatch):
+    """Training goes over six texts twice, each time in another order."""
+    rows = jnp.array([[4, 0, 2], [5, 1, 3], [3, 4, 1], [0, 5, 2]])
+    texts = lofit_tasks.Texts(rows[..., None], jnp.ones((4, 3, 1), bool), rows)
+    model = lofit_tasks.Model(ENCODER, "params", None)
+
+    def head_outputs(module, variables, tokens, mask, *, pooling):
+        return jnp.broadcast_to(tokens, (LAYERS, HEADS, *tokens.shape))
+
+    monkeypatch.setattr(lofit_arms, "hits", lambda model, texts, heads: texts.label % 2 == 0)
+    monkeypatch.setattr(lofit_arms, "head_outputs", head_outputs)
+    monkeypatch.setattr(lofit_arms, "probe_scores", lambda *given: given)
+    monkeypatch.setattr(lofit_arms, "mean_differences", lambda *given: given)
+    probes, way = lofit_arms.probed(model, lofit_tasks.Bed(texts, None), 6)
+    fitted, right, scored, others = (np.asarray(own) for own in probes)
+    assert sorted(fitted[0, 0, :, 0]) == [0, 2, 4]
+    assert sorted(scored[0, 0, :, 0]) == [1, 3, 5]
+    assert right.all()
+    assert not others.any()
+    assert sorted(np.asarray(way[0])[-1, -1, :, 0]) == list(range(6))
 
 
 def test_heads_are_shifted_by_deviations_along_their_way(monkeypatch):

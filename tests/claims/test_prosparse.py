@@ -16,6 +16,7 @@ from experiments.sparsity import (
 )
 from experiments.sparsity.prosparse_training import Reading
 from rml.errors import UserError
+from rml.sparsity import Statistics
 
 SMALL = {
     "text.length": 16, "text.vocabulary": 300, "text.windows": 4, "model.width": 16,
@@ -132,7 +133,7 @@ def test_without_a_penalty_a_step_is_one_of_plain_training_bit_for_bit():
 
 def reading(nats, zeros, live=None):
     zeros = np.asarray(zeros, float)
-    live = np.ones((len(zeros), 4)) if live is None else live
+    live = np.ones((1, len(zeros), 4)) if live is None else live
     of_windows = np.tile(zeros, (len(nats), 1))
     return Reading(np.asarray(nats, float), of_windows, live, np.ones(len(zeros)))
 
@@ -190,6 +191,42 @@ def test_zeros_and_what_follows_from_them_have_intervals_over_windows(found):
     assert metrics["sparsity_relu_low"] == metrics["sparsity_relu_high"] == 0.5
 
 
+def test_channels_of_seeds_are_counted_apart(found, monkeypatch):
+    """A quarter of the channels of each of two seeds is always live, another one."""
+    config, own = found
+    first, second = (np.arange(256) // 64 == at for at in (0, 2))
+
+    def read(module, params, windows, thresholds):
+        live = np.tile(np.asarray(params, np.float32), (2, 3, 1))
+        size = np.full((2, 3), params.sum(), np.float32)
+        zeros = np.stack([np.full(3, params[:64].mean()), np.full(3, 0.5)])
+        nats = np.array([[2.0, 4.0], [5.0, 7.0]]) + params[0]
+        return nats, Statistics(size, size, zeros, zeros, live)
+
+    monkeypatch.setattr(prosparse_training, "_read", read)
+    reader = prosparse_training.Reader(config)
+    together = reader.read("relu", [first, second], np.zeros((2, 4), np.int32))
+    np.testing.assert_allclose(together.nats, [3.5, 6.5])
+    np.testing.assert_allclose(together.zeros, [[0.5] * 3] * 2)
+    np.testing.assert_allclose(together.size, [64] * 3)
+    metrics = prosparse_measures.summarised(
+        config, own | {"pro": together, "relu": together}, "progressive_8"
+    )
+    for end in ("", "_relu"):
+        assert metrics[f"never_live{end}"] == 0.75
+        assert metrics[f"mlp_read_batch_8{end}"] == pytest.approx((1 + 2 * 0.25) / 3)
+    kept = np.asarray(
+        prosparse.randomly(config, together, together._replace(zeros=np.array(0.75))).gate
+    )
+    assert kept.shape == (3, 256)
+
+    monkeypatch.setattr(prosparse_uses, "calibrate", lambda *args, **options: None)
+    text = small_lm.Text(None, {"train": np.zeros(99, np.int32)})
+    config.text.length = 4
+    thin = prosparse_uses.thinned(reader, text, [first, second], np.zeros((2, 4), np.int32), 0.5)
+    jax.tree.map(np.testing.assert_array_equal, thin, together)
+
+
 @pytest.mark.slow
 def test_windows_are_read_one_by_one():
     config = config_file.get_config()
@@ -201,7 +238,7 @@ def test_windows_are_read_one_by_one():
     windows = np.random.default_rng(0).integers(0, 30, (3, 9)).astype(np.int32)
     together = reader.read("relu", params, windows)
     assert together.zeros.shape == (3, 3)
-    assert together.live.shape == (3, 12)
+    assert together.live.shape == (1, 3, 12)
     for i in range(3):
         alone = reader.read("relu", params, windows[i : i + 1])
         np.testing.assert_allclose(together.zeros[i], alone.zeros[0], atol=1e-6)

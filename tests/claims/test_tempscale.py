@@ -11,7 +11,12 @@ from scipy import stats
 
 from configs.retrieval import contriever_pydocs_random, tempscale_pydocs
 from experiments.common.texts import TextModel
-from experiments.retrieval import tempscale, tempscale_layers, tempscale_methods
+from experiments.retrieval import (
+    tempscale,
+    tempscale_layers,
+    tempscale_methods,
+    tempscale_readings,
+)
 from experiments.retrieval.tempscale_methods import METHODS
 from rml.errors import UserError
 from rml.retrieval import temper
@@ -150,6 +155,45 @@ def test_the_last_layer_alone_has_the_temperature(config):
     found = tempscale_methods.temper_last(model.module, 0.4).apply(variables, row, mask)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.abs(found - model.module.apply(variables, row, mask)).max() > 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alike", ["longest", "shortest"])
+def test_the_gap_shrinks_by_a_share_of_what_it_was(alike, monkeypatch):
+    lengths, rng = np.repeat([5, 15, 30], 8), np.random.default_rng(0)
+    noise = rng.standard_normal((24, 3))
+    share = (lengths if alike == "longest" else lengths[::-1])[:, None] / 10
+    plain, tempered = noise + share, noise + share / 3
+
+    def embed(name, value, texts, longest=0):
+        return jnp.asarray(noise[: len(texts)] + value + longest / 10)
+
+    def gap(x, lengths):
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        groups = [(x @ x.T)[np.ix_(own, own)] for own in (lengths == 30, lengths == 5)]
+        longest, shortest = (own[~np.eye(len(own), dtype=bool)].mean() for own in groups)
+        return longest - shortest
+
+    embed.model = None
+    monkeypatch.setattr(tempscale_readings, "text_lengths", lambda model, texts: lengths)
+    monkeypatch.setattr(tempscale_readings.figures, "curves", lambda *_: None)
+    found = tempscale_readings.measure_collapse(
+        SimpleNamespace(
+            seed=1, edges=(4, 12, 24, 81), candidates={"tempscale": (0.5, 1.0)}, cuts=(8, 16)
+        ),
+        SimpleNamespace(figure=lambda name: None), embed, SimpleNamespace(documents=["w"] * 24),
+        ["w"] * 8, *(tempscale_methods.Vectors(None, jnp.asarray(x)) for x in (plain, tempered)),
+    )  # fmt: skip
+    before, after = gap(plain, lengths), gap(tempered, lengths)
+    assert (before > 0) == (alike == "longest")
+    assert abs(before - after) > 0.1
+    assert found["gap"] == pytest.approx(before, abs=1e-5)
+    assert found["gap_tempered"] == pytest.approx(after, abs=1e-5)
+    assert found["gap_shrinks"] == pytest.approx((before - after) / abs(before), abs=1e-4)
+    half = np.random.default_rng(1).permutation(24) % 2 == 0
+    one, other = (gap(plain[own], lengths[own]) for own in (half, ~half))
+    assert abs(one - other) > 0.01
+    assert found["gap_shrinks_of_halves"] == pytest.approx((one - other) / abs(one), abs=1e-4)
 
 
 def test_slopes_are_of_layers_and_of_their_mean():

@@ -1,6 +1,7 @@
 """TGeo-KD's recipe on little data; `make claims` measures students that learn."""
 
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -344,6 +345,42 @@ def bed():
         "group": np.array([CLEAN, FLIPPED, NOISE] * 4, np.int32),
     }
     return Bed(train, train, train, np.full((3, 3), 1 / 3, np.float32), 0.9)
+
+
+def test_a_group_that_a_batch_lacks_has_no_ratio(bed):
+    group = jnp.array([CLEAN, NOISE, CLEAN, NOISE, NOISE])
+    ratio = jnp.array([0.2, 0.5, 0.6, 0.5, 0.5])
+    found = tgeokd_students.by_group(ratio, {"group": group}, bed)
+    own = [float(found[f"ratio_{bed.groups[at]}"]) for at in (CLEAN, FLIPPED, NOISE)]
+    np.testing.assert_allclose(own, [0.4, np.nan, 0.5], rtol=1e-6)
+
+
+def test_steps_without_a_group_are_left_out_of_its_course(bed, monkeypatch):
+    ratios = {
+        CLEAN: [[0.5, 0.6, 0.7], [0.3, 0.4, 0.9]],
+        FLIPPED: [[np.nan, 0.5, np.nan], [np.nan, 0.7, np.nan]],
+        NOISE: [[np.nan] * 3] * 2,
+    }
+
+    def logged(path, names):
+        group = next(at for at in ratios if f"train/ratio_{bed.groups[at]}/" in min(names.values()))
+        own = zip(names, ratios[group], strict=True)
+        return {name: (np.array([1, 2, 3]), np.array(values)) for name, values in own}
+
+    drawn = {}
+    monkeypatch.setattr(tgeokd_figures.figures, "logged", logged)
+    monkeypatch.setattr(
+        tgeokd_figures.figures, "curves", lambda path, series, *_: drawn.update(series)
+    )
+    students = Students(np.arange(2), np.zeros(2), np.zeros(2))
+    again = Trained({"again": {"relations.form": "trilateral"}}, students, np.zeros((2, 1)))
+    run = SimpleNamespace(path=Path("run"), figure=Path)
+    tgeokd_figures.of_course(run, again, bed)
+    assert list(drawn) == [bed.groups[CLEAN], bed.groups[FLIPPED]]
+    np.testing.assert_allclose(
+        drawn[bed.groups[CLEAN]], [[1, 2, 3], [0.4, 0.5, 0.8], [0.3, 0.4, 0.7], [0.5, 0.6, 0.9]]
+    )
+    np.testing.assert_allclose(np.ravel(drawn[bed.groups[FLIPPED]]), [2, 0.6, 0.5, 0.7])
 
 
 @pytest.mark.slow

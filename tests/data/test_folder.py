@@ -1,9 +1,11 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from rml.data import NO_LABEL, DataError, batches, load
-from rml.data.images import decode, resize, resize_and_center_crop
+from rml.data.images import decode, pair, resize, resize_and_center_crop
 
 RNG = np.random.default_rng(0)
 
@@ -223,6 +225,18 @@ def test_labels_in_one_split_alone(tmp_path):
     assert len(load(f"images:{tmp_path}", "train")) == 1
 
 
+@pytest.mark.parametrize("names", [("Train", "Test"), ("val", "test"), ("training", "testing")])
+def test_splits_without_one_named_train_are_no_classes(tmp_path, names):
+    for split in names:
+        for label in ("cat", "dog"):
+            write(tmp_path / split / label / "0.png")
+    with pytest.raises(DataError, match=rf"{sorted(names)[0]}.*no 'train'; expected 'train' and"):
+        load(f"folder:{tmp_path}", "all")
+    assert len(load(f"images:{tmp_path}", "all")) == 4
+    write(tmp_path / "plane" / "0.png")  # no name of a split: these are classes
+    assert len(load(f"folder:{tmp_path}", "all").class_names) == 3
+
+
 def test_resize_and_center_crop_keeps_aspect_and_centre():
     image = RNG.integers(0, 256, (40, 80, 3), dtype=np.uint8)
     shorter = np.asarray(Image.fromarray(image).resize((20, 10), Image.Resampling.BILINEAR))
@@ -241,6 +255,15 @@ def test_any_image_is_cropped_although_its_box_is_rounded():
         for width in range(20, 60):
             image = np.zeros((height, width, 1), np.uint8)
             assert resize_and_center_crop(image, (28, 28)).shape == (28, 28, 1)
+
+
+def test_a_size_is_one_integer_or_two():
+    assert pair(8) == pair(np.int64(8)) == pair((8, 8)) == (8, 8)
+    assert pair([np.int32(8), 4]) == pair(np.array([8, 4])) == (8, 4)
+    assert all(type(side) is int for side in pair(np.array([8, 4])))
+    for wrong in (8.0, (8,), (8.5, 8.5), (8, 8, 3), "88", None):
+        with pytest.raises(DataError, match=f"{re.escape(repr(wrong))}, expected one integer, or"):
+            pair(wrong)
 
 
 def test_decode_of_bytes_names_what_it_was():

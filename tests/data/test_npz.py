@@ -95,6 +95,23 @@ def test_labels_with_gaps_and_one_class(save):
     assert load(save(x=IMAGES, y=np.zeros(50, np.int64)), "train").num_classes == 1
 
 
+def test_integers_of_several_types_are_one_numbering(save):
+    name = save(
+        x_train=IMAGES[:30], y_train=LABELS[:30].astype(np.uint64) + 2**60,
+        x_test=IMAGES[30:], y_test=LABELS[30:] + 2**60,
+    )  # fmt: skip
+    train, test = load(name, "train"), load(name, "test")
+    assert train.class_names == test.class_names == tuple(str(2**60 + i) for i in range(5))
+    assert train.labels.tolist() == LABELS[:30].tolist()
+    assert test.labels.tolist() == LABELS[30:].tolist()
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4), (4, 4, 7), (1, 1, 9), (6, 5, 2)])
+def test_few_rows_of_pixels_are_no_channels(save, shape):
+    image = RNG.integers(0, 256, (50, *shape), dtype=np.uint8)
+    assert load(save(x=image, y=LABELS), "all").image_shape == shape
+
+
 def test_image_size_resizes(save):
     assert load(save(x=IMAGES, y=LABELS), "train", image_size=(8, 4)).image_shape == (8, 4, 1)
 
@@ -126,6 +143,14 @@ def bad(images, at, value, dtype=np.float32):
         ({"x": IMAGES.astype(str), "y": LABELS}, "expected uint8 or float"),
         ({"x": IMAGES[0, 0], "y": LABELS}, r"x has shape \(5,\), expected"),
         ({"x": IMAGES[:0], "y": LABELS[:0]}, r"shape \(0, 6, 5\)"),
+        (
+            {"x": np.stack([IMAGES] * 3, axis=1), "y": LABELS},
+            r"\(50, 3, 6, 5\), expected \[n, h, w, c\], got what looks like \[n, c, h, w\]",
+        ),
+        (
+            {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES, "y_test": LABELS.astype(str)},
+            "labels are integers in one part and strings in the other",
+        ),
         ({"x": np.array([{}] * 50), "y": LABELS}, "array 'x' cannot be read.*pickle"),
         (
             {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES[:, 1:], "y_test": LABELS},

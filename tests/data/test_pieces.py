@@ -69,3 +69,16 @@ def test_a_tokenizer_of_other_names_is_refused():
     with pytest.raises(DataError, match=r"no token '\[CLS\]'"):
         SpecialTokens.of(bare)
     np.testing.assert_equal(SpecialTokens.trained(300).words, len(tokens.SPECIAL))
+
+
+def test_of_a_tokenizer_with_special_tokens_at_the_end_no_word_is_drawn():
+    from tokenizers import Tokenizer, models
+
+    numbers = {name: number for number, name in enumerate((*tokens.SPECIAL[:4], "word", "[MASK]"))}
+    special = SpecialTokens.of(Tokenizer(models.WordLevel(numbers, unk_token="[UNK]")))
+    assert special.ends == {"first": 2, "last": 3, "padding": 0}
+    with pytest.raises(DataError, match="last special token is number 5 of 6 tokens; expected wor"):
+        _ = special.drawn
+    assert SpecialTokens.of(
+        Tokenizer(models.WordLevel(numbers | {"more": 6}, unk_token="[UNK]"))
+    ).drawn == (5, 6, 7)

@@ -78,10 +78,42 @@ def test_parse_says_what_is_wrong(split, message):
         ("train[10:20]", "train[20:]", False),
         ("train", "test+own", False),
         ("train[:60%]", "train[-2000:]", None),
+        ("train[10%:20%]", "train[500:600]", None),
+        ("train[400:500]", "train[-500:-450]", None),
+        ("train[30%:40%]", "train[-2000:-1900]", None),
+        ("train[10%:300]", "train[:200]", None),
+        ("train[100:-100]", "train[99:101]", True),
     ],
 )
 def test_splits_overlap_where_they_share_an_example_whatever_its_number(first, second, expected):
     for texts in ((first, second), (second, first)):
+        assert splits.overlap(dict(zip("ab", texts, strict=True))) is expected
+
+
+BOUNDARY = st.one_of(
+    st.integers(0, 60).map(str),
+    st.integers(1, 60).map("-{}".format),
+    st.integers(1, 20).map(lambda share: f"{5 * share}%"),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ends=st.tuples(BOUNDARY, BOUNDARY, BOUNDARY, BOUNDARY))
+def test_whether_splits_overlap_is_what_all_sizes_say(ends):
+    """Of numbers up to 60 and shares from 5% on, nothing changes beyond 100 x 60.5 / 5 examples."""
+    texts = f"train[{ends[0]}:{ends[1]}]", f"train[{ends[2]}:{ends[3]}]"
+    found = set()
+    for size in range(100, 1300):
+        try:
+            (one,), (other,) = (splits.parse(text, {"train": size}) for text in texts)
+        except ValueError:
+            continue  # one of them has no example
+        found.add(bool(np.intersect1d(one[1], other[1], assume_unique=True).size))
+    if not found:
+        with pytest.raises(UserError, match="expected splits such as"):
+            splits.overlap(dict(zip("ab", texts, strict=True)))
+    else:
+        expected = found.pop() if len(found) == 1 else None
         assert splits.overlap(dict(zip("ab", texts, strict=True))) is expected
 
 

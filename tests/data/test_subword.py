@@ -75,6 +75,40 @@ def test_the_best_segmentation_is_that_of_enumeration():
     assert segment("", logs) == ([], 0.0)
 
 
+class Asked(dict):
+    """Pieces that count how often one is looked up."""
+
+    number = 0
+
+    def get(self, *arguments):
+        self.number += 1
+        return super().get(*arguments)
+
+
+def test_no_piece_is_looked_for_that_is_longer_than_all():
+    word, model = "ababb" * 40, fit_unigram({"ababb": 3, "bab": 2}, ["abb"])
+    expected = segment(word, model.logs, unknown=model.unknown)
+    assert "abb" in expected[0]
+    logs = Asked(model.logs)
+    assert segment(word, logs, unknown=model.unknown, longest=3) == expected
+    assert logs.number == 3 * 200 - 3
+    logs = Asked(model.logs)
+    assert tokens_per_word(model._replace(logs=logs), {word: 2}) == len(expected[0])
+    assert logs.number == 3 * 200 - 3
+
+
+def test_a_character_without_probability_is_an_unknown_one():
+    model = fit_unigram({"ab": 10, "c": 3}, ["ab"])
+    assert model.logs["a"] == model.logs["b"] == -np.inf
+    assert segment("ba", model.logs, unknown=-9.0) == (["b", "a"], -18.0)
+    assert segment("ba", model.logs) == ([], -np.inf)
+    assert tokens_per_word(model, {"a": 1, "ab": 1, "ba": 1}) == pytest.approx(4 / 3)
+    nats = -3 * model.unknown - np.log(10 / 13)
+    assert bits_per_character(model, {"a": 1, "ab": 1, "ba": 1}) == pytest.approx(
+        nats / np.log(2) / 5
+    )
+
+
 def test_characters_alone_give_their_entropy():
     model = fit_unigram(TOY, [])
     letters = {}

@@ -137,6 +137,18 @@ def test_texts_of_a_folder(folder):
     assert one.document_ids == ["note.md:3"]
 
 
+def test_every_part_of_a_long_line_is_a_document(tmp_path):
+    words = [f"w{i}" for i in range(500)]
+    text = " ".join(words)
+    (tmp_path / "a.txt").write_text(f"{text}\n{text}")
+    data = load_retrieval(f"texts:{tmp_path}", "all")
+    assert " ".join(data.documents).split() == words * 2
+    parts = ["", "#2", "#3", "#4"]
+    # The rest of a line of 3 x 160 words stands alone: the next line's first part fills a passage.
+    assert data.document_ids == [f"a.txt:{line}{part}" for line in (1, 2) for part in parts]
+    assert load_documents(f"texts:{tmp_path}", "all") == data.documents
+
+
 def test_folders_that_hold_no_text(tmp_path, folder):
     with pytest.raises(DataError, match="there is no folder"):
         load_retrieval(f"texts:{tmp_path}/absent", "all")

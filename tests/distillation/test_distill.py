@@ -240,6 +240,11 @@ def test_scalekd_needs_its_student_and_tokens():
         ("kd", {"ratio": 1.5}, r"ratio is 1.5, expected a share in \[0, 1\]"),
         ("kd", {"ratio": "learned"}, "ratio 'learned'"),
         ("kd", {"ratio": "trilateral"}, "needs validation data"),
+        (
+            "kd",
+            {"ratio": "trilateral", "validation": (IMAGES[:7], jnp.asarray(LABELS[:5]))},
+            "validation has 5 labels, expected 7, one an image",
+        ),
         ("crd", {"ratio": "trilateral"}, "crd reads features"),
     ],
 )

@@ -120,8 +120,9 @@ def test_rounds_find_every_one_of_many_far_clusters():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("d", [2, 16])
 @pytest.mark.parametrize("oversampling", [0.5, 3.0])
-def test_candidates_weigh_the_points_nearest_to_them(oversampling, monkeypatch):
+def test_candidates_weigh_the_points_nearest_to_them(oversampling, d, monkeypatch):
     from rml.fewshot.clustering import starts
 
     seen = {}
@@ -131,7 +132,7 @@ def test_candidates_weigh_the_points_nearest_to_them(oversampling, monkeypatch):
         return candidates[:num_clusters]
 
     monkeypatch.setattr(starts, "kmeans_plus_plus", spy)
-    x = np.random.default_rng(0).standard_normal((200, 2)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((200, d)).astype(np.float32)
     starts.kmeans_parallel.__wrapped__(
         jnp.asarray(x),
         num_clusters=8,

@@ -202,6 +202,8 @@ def test_the_graph_pulls_a_query_to_its_neighbours():
         (dict(prototype="median"), "unknown prototype 'median'; did you mean 'mean'"),
         (dict(distance="cosin"), "unknown distance 'cosin'; did you mean 'cosine'"),
         (dict(prototype="mode"), "bandwidth must be given"),
+        (dict(support_labels=jnp.array([1, 2])), "support_labels must lie between 0 and 1, .* 2$"),
+        (dict(support_labels=jnp.array([-1, 1])), "support_labels must lie .* from -1 to 1"),
     ],
 )
 def test_wrong_options_of_solve_are_named(unchecked, options, message):

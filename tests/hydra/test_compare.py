@@ -12,7 +12,7 @@ from experiments.hydra import methods, relations, tries
 from experiments.hydra.evaluator import PAIRS, TransferEvaluator
 from rml import data, evaluation
 from rml.errors import UserError
-from rml.hydra import draw_pairs
+from rml.hydra import draw_pairs, gate_overlap, taxonomy_test
 from rml.training import RunDirectory
 
 
@@ -186,6 +186,51 @@ def test_a_taxonomy_that_classes_lack_is_refused_before_any_training(
     monkeypatch.setattr(relations.compare.tries, "choose", lambda *_: pytest.fail("tries train"))
     with pytest.raises(UserError, match=message):
         relations.run(config, None)
+
+
+def test_gates_are_held_against_the_classes_mean_pixels(monkeypatch):
+    config, rng = compare_glyphs.get_config(), np.random.default_rng(0)
+    config.taxonomy.test.permutations = 19
+    names, groups = "abcαβγ", ["Basic Latin"] * 3 + ["Greek and Coptic"] * 3
+    gates = jnp.asarray(np.kron(np.eye(2), np.ones((3, 4))) + 0.5 * rng.random((6, 8)))
+    labels = jnp.arange(12) % 6
+    images, features = (jnp.asarray(rng.standard_normal((12, 5))) for _ in range(2))
+    evaluator = SimpleNamespace(model=None, extract=lambda what: ((images, labels), None))
+    trained = {
+        "hydra": SimpleNamespace(evaluator=evaluator, variables=None),
+        "supcon": SimpleNamespace(features=((features, labels), None)),
+    }
+    checked = SimpleNamespace(train=SimpleNamespace(class_names=names))
+    monkeypatch.setattr(relations.compare, "checked", lambda config: checked)
+    monkeypatch.setattr(relations.compare, "compare", lambda *_: ({"knn": 0.5}, trained))
+    monkeypatch.setattr(relations, "gates_of", lambda *_: gates)
+    monkeypatch.setattr(relations.figures, "bars", lambda *_, **options: None)
+    monkeypatch.setattr(relations, "draw_groups", lambda *_: None)
+    found = relations.run(config, SimpleNamespace(figure=lambda name: None))
+    own, supcon, pixels = (
+        taxonomy_test(np.asarray(one), groups, permutations=19, seed=config.seed)
+        for one in (
+            gate_overlap(gates),
+            relations.mean_cosines((features, labels), 6),
+            relations.mean_cosines((images, labels), 6),
+        )
+    )
+    assert len({own.correlation, supcon.correlation, pixels.correlation, own.null_correlation}) == 4
+    assert own.correlation > 0.7
+    assert found == {
+        "knn": 0.5,
+        "taxonomy_groups": 2,
+        "taxonomy_correlation": own.correlation,
+        "taxonomy_correlation_permuted": own.null_correlation,
+        "taxonomy_p": own.p,
+        "taxonomy_p_permuted": own.null_p,
+        "taxonomy_correlation_supcon": supcon.correlation,
+        "taxonomy_p_supcon": supcon.p,
+        "taxonomy_correlation_pixels": pixels.correlation,
+        "taxonomy_p_pixels": pixels.p,
+        "taxonomy_correlation_over_pixels": own.correlation - pixels.correlation,
+        "taxonomy_correlation_permuted_over_pixels": own.null_correlation - pixels.correlation,
+    }
 
 
 def test_classes_are_alike_as_their_means_are_about_the_mean_of_all():

@@ -76,6 +76,18 @@ def test_gates_of_a_pair_do_not_depend_on_the_other_pairs_nor_on_its_order():
     np.testing.assert_allclose(swapped, alone, rtol=1e-3, atol=1e-5)
 
 
+def test_any_number_may_stand_for_a_class_beside_the_pair():
+    features, labels = planted()
+    options = OPTIONS | {"steps": 5}
+    negative, other = (
+        learn_gates(features, np.where(labels == 3, rest, labels), np.array([0]), np.array([1]),
+                    **options)
+        for rest in (-1, 7)
+    )  # fmt: skip
+    np.testing.assert_array_equal(negative, other)
+    assert np.ptp(negative) > 0.1
+
+
 @pytest.mark.slow
 def test_the_penalty_moves_gates_to_binary_values():
     features, labels = planted()

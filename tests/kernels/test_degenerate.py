@@ -213,6 +213,43 @@ def test_targets_that_broadcasting_would_spread_are_refused(unchecked, normal):
         sparse.elbo(machine, x, labels, likelihood="categorical", **given)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([2], r"mean \(4, 3\) .*labels \(1,\) as \[n\]"),
+        ([2, 0, -1, 1], "labels must lie between 0 and 2, got values from -1 to 2"),
+        ([2, 0, 3, 1], "labels must lie between 0 and 2, got values from 0 to 3"),
+    ],
+)
+def test_labels_that_are_not_a_class_of_each_point_are_refused(unchecked, normal, labels, message):
+    outputs, labels = Outputs(jnp.asarray(normal(23, 4, 3)), jnp.zeros((4, 4))), jnp.array(labels)
+    g, key = kernels.input_gram(jnp.asarray(normal(24, 4, 2))), jax.random.key(0)
+    with pytest.raises(ValueError, match=message):
+        dkm.classification_objective(
+            jnp.zeros((0, 4, 4)), outputs, g, labels, key, kernel=SE, widths=jnp.zeros(0)
+        )
+
+
+@pytest.mark.slow
+def test_without_hidden_layers_a_machine_is_the_gaussian_process(normal):
+    x, y = jnp.asarray(normal(25, 4, 3)), jnp.asarray(normal(26, 4, 2))
+    g, none, widths = kernels.input_gram(x), jnp.zeros((0, 4, 4)), jnp.zeros(0)
+    kernel, given = partial(SE, length_scale=0.7), dict(kernel=SE, noise=0.3)
+    expected = kernels.log_marginal_likelihood(kernels.gram(SE, g), y, noise=0.3)
+    for objective in (dkm.objective, dkm.regression_objective):
+        np.testing.assert_allclose(objective(none, g, y, widths=widths, **given), expected)
+        own = objective(none, g, y, widths=widths, output_kernel=kernel, **given)
+        other = kernels.log_marginal_likelihood(kernels.gram(kernel, g), y, noise=0.3)
+        np.testing.assert_allclose(own, other)
+    grams, found = kernels.optimal_grams(g, y, depth=0, width=5.0, **given)
+    assert grams.shape == (0, 4, 4)
+    assert found.converged
+    np.testing.assert_allclose(-5 * found.value, expected)
+    machine = sparse.init_sparse(x, depth=0, outputs=2)
+    assert kernels.inducing_grams(machine, kernel=SE).shape == (0, 4, 4)
+    dkm.require_kernels(none, g, kernel=SE)
+
+
 def test_there_is_one_width_a_layer(unchecked, normal):
     x, y, labels = jnp.asarray(normal(20, 4, 3)), jnp.asarray(normal(21, 4, 2)), jnp.arange(4) % 2
     g, raw, key = kernels.input_gram(x), jnp.zeros((2, 4, 4)), jax.random.key(0)

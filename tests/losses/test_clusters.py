@@ -170,3 +170,10 @@ def test_views_that_do_not_fit_are_named():
         swav(x, queue=jnp.ones((1, 5, 3)))
     with pytest.raises(ValueError, match="'sum'"):
         swav(x, reduction="sum")
+
+
+def test_outputs_that_would_be_spread_over_the_center_are_refused(unchecked):
+    center = jnp.zeros(3)
+    for wrong in (jnp.arange(6.0).reshape(2, 3), jnp.ones((2, 4, 1)), jnp.ones((2, 0, 3))):
+        with pytest.raises(ValueError, match=r"center \(3,\) as \[k\], teacher"):
+            update_center(center, wrong)

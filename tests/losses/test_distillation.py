@@ -426,6 +426,16 @@ def test_tokens_and_masks_that_would_be_spread_over_answers_are_refused(unchecke
             sequence_log_prob(*wrong)
 
 
+@pytest.mark.parametrize("token", [-1, 5])
+def test_a_token_of_an_answer_that_is_in_no_vocabulary_is_refused(token):
+    tokens = jnp.array([[-100, 3, token, -100], [4, 1, 2, 0]])
+    mask = jnp.array([[True, False, True, False], [False, True, True, True]])
+    with pytest.raises(ValueError, match=f"tokens must lie between 0 and 4, .* {token}"):
+        sequence_log_prob(jnp.zeros((2, 4, 5)), tokens, mask)
+    found = sequence_log_prob(jnp.zeros((2, 4, 5)), tokens, mask.at[0, 2].set(False))
+    np.testing.assert_allclose(found, [0, -3 * np.log(5)], rtol=1e-6)
+
+
 def test_preference_is_of_the_margin_over_the_reference(check, normal):
     known = [normal(i, 4) - 3 for i in (2, 3)]
 

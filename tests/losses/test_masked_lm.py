@@ -44,6 +44,16 @@ def test_tokens_that_are_not_hidden_have_no_gradient_whatever_they_are(normal, t
     assert np.abs(np.asarray(grad)[WHERE]).sum(axis=-1).min() > 0.1
 
 
+@pytest.mark.parametrize("target", [-1, 7])
+def test_a_hidden_token_of_no_vocabulary_is_refused(target):
+    where = jnp.asarray(WHERE)
+    targets = jnp.asarray(np.where(WHERE, TARGETS, -100)).at[1, 0].set(target)
+    with pytest.raises(ValueError, match=f"targets must lie between 0 and 6, .* {target}"):
+        masked_lm(jnp.zeros((3, 3, 7)), targets, where=where)
+    value = masked_lm(jnp.zeros((3, 3, 7)), targets, where=where.at[1, 0].set(False))
+    np.testing.assert_allclose(value, np.log(7) / 3, rtol=1e-6)
+
+
 def test_the_head_is_a_layer_its_norm_and_the_table_of_tokens(normal):
     x, table = normal(3, 2, 3, 4), normal(4, 9, 4)
     head = MaskedLMHead()

@@ -87,6 +87,93 @@ def test_an_expert_may_be_stored_in_another_precision(files, monkeypatch, entrie
         np.testing.assert_allclose(found[name], expected, rtol=1e-6, err_msg=name)
 
 
+def without_counter(tree, dtype):
+    return {name: value.astype(dtype) for name, value in tree.items() if name != "count"}
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("task_arithmetic", {"scale": 6.0}), ("ties", {"keep": 0.3, "scale": 6.0})],
+)
+def test_experts_are_not_rounded_to_a_narrower_base(files, monkeypatch, method, options, dtype):
+    monkeypatch.setattr(merged_files, "ENTRIES", 16)
+    folder, trees = files
+    unit = float(ml_dtypes.finfo(dtype).eps)
+    base, rng = without_counter(trees["base"], dtype), np.random.default_rng(2)
+    drawn = [checkpoint(rng, base, scale=0.3 * unit) for _ in NAMES]  # most of it would be lost
+    experts = [{name: tree[name] for name in base} for tree in drawn]
+    for name, tree in zip(("base", *NAMES), (base, *experts), strict=True):
+        safetensors.save_file(tree, folder / f"{name}.safetensors")
+    merge_files(method, folder / "base.safetensors", paths(folder), folder / "out.safetensors",
+                **options)  # fmt: skip
+    found = safetensors.load_file(folder / "out.safetensors")
+    for name, value in merge(method, base, experts, **options).items():
+        assert found[name].dtype == dtype
+        np.testing.assert_allclose(
+            found[name].astype(np.float32), np.asarray(value, np.float32), rtol=unit, err_msg=name
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("average", {}),
+        ("weighted_average", {"weights": [0.2, 0.5, 0.9]}),
+        ("task_arithmetic", {"scale": 0.7}),
+        ("ties", {"keep": 0.3, "scale": 0.8}),
+    ],
+)
+def test_tensors_of_float64_keep_their_digits(files, method, options):
+    folder, trees = files
+    base, rng = without_counter(trees["base"], np.float64), np.random.default_rng(3)
+    experts = [
+        {name: np.asarray(x + 1e-6 * rng.normal(size=x.shape)) for name, x in base.items()}
+        for _ in NAMES
+    ]
+    for name, tree in zip(("base", *NAMES), (base, *experts), strict=True):
+        safetensors.save_file(tree, folder / f"{name}.safetensors")
+    own = None if "average" in method else folder / "base.safetensors"
+    merge_files(method, own, paths(folder), folder / "out.safetensors", **options)
+    found = safetensors.load_file(folder / "out.safetensors")
+    with jax.enable_x64(True):
+        expected = merge(method, base, experts, **options)
+    for name, value in expected.items():
+        assert found[name].dtype == np.float64
+        np.testing.assert_allclose(found[name], value, rtol=1e-15, atol=1e-15, err_msg=name)
+
+
+def test_distances_of_float64_do_not_overflow(tmp_path):
+    for name, value in (("base", 1e39), ("first", 5e39)):
+        safetensors.save_file({"w": np.full((3, 2), value)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(UserError, match=r"first.safetensors lies 4.00 times the base's norm"):
+        merge_files("task_arithmetic", tmp_path / "base.safetensors", paths(tmp_path, ["first"]),
+                    tmp_path / "out.safetensors")  # fmt: skip
+
+
+@pytest.mark.parametrize("order", [("first", "second"), ("second", "first")])
+def test_values_beyond_half_precision_are_finite_in_a_wider_checkpoint(tmp_path, order):
+    half = {"w": np.full((3, 2), 1.5, np.float16)}
+    single = {"w": np.full((3, 2), 1e5, np.float32)}
+    for name, tree in (("first", half), ("second", single)):
+        safetensors.save_file(tree, tmp_path / f"{name}.safetensors")
+    merge_files("average", None, paths(tmp_path, order), tmp_path / "out.safetensors")
+    found = safetensors.load_file(tmp_path / "out.safetensors")["w"]
+    dtype = np.float16 if order[0] == "first" else np.float32
+    np.testing.assert_array_equal(found, np.full((3, 2), 50000.75, dtype), strict=True)
+
+
+def test_a_merge_beyond_its_type_is_told_before_it_is_written(tmp_path):
+    half = {"w": np.full((3, 2), 1.5, np.float16)}
+    single = {"w": np.full((3, 2), 1e6, np.float32)}
+    for name, tree in (("first", half), ("second", single)):
+        safetensors.save_file(tree, tmp_path / f"{name}.safetensors")
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(UserError, match=r"leaf 'w' of .*out.safetensors holds NaN or infinite"):
+        merge_files("average", None, paths(tmp_path, ("first", "second")), out)
+    assert not out.exists()
+
+
 def test_a_file_that_is_cut_while_it_is_merged_is_told(files, monkeypatch):
     folder, _ = files
     opened = merged_files.open_checkpoint
@@ -132,6 +219,10 @@ def test_dropped_entries_differ_between_tensors_and_follow_the_key(files, monkey
         ({"out": "new.npz"}, "exists or does not end in"),
         ({"experts": ["absent"]}, "there is no file"),
         ({"experts": ["wide"]}, r"leaf 'b.weight' of .*wide.safetensors is \[7, 6\]"),
+        (
+            {"experts": ["whole"]},
+            "leaf 'a.bias' of .*whole.safetensors is I64, expected one of: F64",
+        ),
         ({"experts": ["first", "far"]}, "far.safetensors lies .* was it fine-tuned from another"),
         ({"experts": ["broken"]}, "leaf 'a.weight' of .*broken.safetensors holds NaN"),
         ({"method": "ties", "keep": 0.0}, "keep is 0.0"),
@@ -142,7 +233,9 @@ def test_mistakes_are_told_before_anything_is_written(files, change, message):
     rng = np.random.default_rng(1)
     wide = trees["first"] | {"b.weight": np.zeros((7, 6), np.float32)}
     broken = trees["first"] | {"a.weight": np.full((4, 3, 2), np.nan, np.float32)}
-    others = {"wide": wide, "broken": broken, "far": checkpoint(rng, trees["base"], 3.0)}
+    whole = trees["first"] | {"a.bias": np.zeros(6, np.int64)}
+    others = {"wide": wide, "broken": broken, "whole": whole,
+              "far": checkpoint(rng, trees["base"], 3.0)}  # fmt: skip
     for name, tree in others.items():
         safetensors.save_file(tree, folder / f"{name}.safetensors")
     given = {"method": "task_arithmetic", "base": folder / "base.safetensors",

@@ -13,11 +13,13 @@ from rml.merging import (
     METHODS,
     block_slopes,
     drop_and_rescale,
+    fisher_merge,
     learn_coefficients,
     learn_mask,
     learn_scaling,
     merge,
     modularise,
+    regmean,
     ties,
     trim,
     weighted_average,
@@ -303,6 +305,27 @@ def test_an_unknown_method_and_wrong_numbers_are_named():
         merge("weighted_average", base, experts, weights=0.5)
     with pytest.raises(UserError, match="expected one of each for every expert"):
         merge("fisher", base, experts, fishers=[base, base])
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (weighted_average, {}),
+        (fisher_merge, {"fishers": as_jax(FISHERS)}),
+        (regmean, {"grams": GRAMS}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([-1.0, 2.0, 1.0], r"weights is \[-1.0, 2.0, 1.0\], expected numbers of at least 0"),
+        ([0.0, 0.0, 0.0], r"weights is \[0.0, 0.0, 0.0\], .* of which one is above 0"),
+        ([1.0, 2.0, 3.0, 4.0], r"weights is \[4\], expected \[3\]"),
+    ],
+)
+def test_weights_are_refused_without_merge_as_well(method, options, weights, message):
+    with pytest.raises(UserError, match=message):
+        method(as_jax(BASE), as_jax(EXPERTS), weights=jnp.array(weights), **options)
 
 
 KEY, STEPS = jax.random.key(0), jnp.zeros(2)

@@ -84,6 +84,7 @@ def write_gguf(
 
 
 KINDS = {
+    bool: gguf.GGUFValueType.BOOL,
     str: gguf.GGUFValueType.STRING,
     int: gguf.GGUFValueType.UINT32,
     float: gguf.GGUFValueType.FLOAT32,
@@ -152,6 +153,28 @@ def test_gguf_misuse(tmp_path):
             load(f"gguf:{file}")
     with pytest.raises(ValueError, match="there is no file"):
         load(f"gguf:{tmp_path / 'none.gguf'}")
+
+
+@pytest.mark.parametrize(
+    ("number", "pooling"), [(None, "last"), (0, "last"), (1, "mean"), (2, "cls"), (3, "last")]
+)
+def test_the_pooling_of_a_file(tmp_path, number, pooling):
+    said = {} if number is None else {"llama__pooling_type": number}
+    found = load(write_gguf(tmp_path / "a.gguf", llama__attention__causal=True, **said))
+    assert found.pooling == pooling
+
+
+def test_encoders_and_rerankers_are_refused(tmp_path):
+    file = tmp_path / "a.gguf"
+    for said, message in (
+        ({"llama__attention__causal": False}, "llama.attention.causal is False in .*; only True"),
+        (
+            {"llama__pooling_type": 4},
+            "llama.pooling_type is 4 in .*a.gguf; expected a number below 4",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(write_gguf(file, **said))
 
 
 def test_an_array_that_is_longer_than_its_file(tmp_path):

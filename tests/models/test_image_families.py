@@ -1,6 +1,7 @@
 """Image encoders of other libraries give what those gave, see golden/make_families.py."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +122,144 @@ def test_what_images_are_normalised_with(tmp_path):
     model = load_images(f"hf:{tmp_path}", heads=2)
     assert (model.mean, model.deviation) == ((0.2,) * 3, (0.7,) * 3)
     assert load_images(stored(tmp_path, "resnet")).mean == (0.485, 0.456, 0.406)
+
+
+def normalised(directory, **files):
+    """Mean and deviation of a ViT whose directory says so."""
+    path = stored(directory, "vit_hf")
+    for name, content in files.items():
+        (directory / f"{name}_config.json").write_text(json.dumps(content))
+    model = load_images(path)
+    return model.mean, model.deviation
+
+
+SAID = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"processor": {"image_processor": SAID}},
+        {"processor": {"image_processor": SAID}, "preprocessor": {"image_mean": [0.9] * 3}},
+        {"processor": {"image_processor": None}, "preprocessor": SAID},
+        {"processor": {"processor_class": "CLIPProcessor"}, "preprocessor": SAID},
+        {"preprocessor": {**SAID, "do_normalize": True, "do_rescale": None}},
+        {"preprocessor": {**SAID, "do_rescale": True, "rescale_factor": 1 / 255}},
+    ],
+)
+def test_where_a_directory_says_what_images_are_normalised_with(tmp_path, files):
+    assert normalised(tmp_path, **files) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("said", "mean", "deviation"),
+    [
+        ({**SAID, "do_normalize": False}, (0.0,) * 3, (1.0,) * 3),
+        ({"image_mean": None, "do_normalize": False}, (0.0,) * 3, (1.0,) * 3),
+        ({**SAID, "rescale_factor": 2 / 255}, (0.05, 0.1, 0.15), (0.2, 0.25, 0.3)),
+        ({"do_normalize": False, "rescale_factor": 2 / 255}, (0.0,) * 3, (0.5,) * 3),
+        ({"rescale_factor": 2 / 255}, (0.25,) * 3, (0.25,) * 3),
+    ],
+)
+def test_a_factor_of_bytes_and_no_normalisation(tmp_path, said, mean, deviation):
+    found = normalised(tmp_path, preprocessor=said)
+    np.testing.assert_allclose(found, (mean, deviation), rtol=1e-12)
+
+
+def test_images_of_an_unknown_range_need_their_mean(tmp_path):
+    with pytest.raises(
+        UserError, match=r"do_rescale is False in .*preprocessor_config.json, .*mean="
+    ):
+        normalised(tmp_path, preprocessor={**SAID, "do_rescale": False})
+    model = load_images(str(tmp_path), mean=(9.0,) * 3, deviation=(2.0,) * 3)
+    assert (model.mean, model.deviation) == ((9.0,) * 3, (2.0,) * 3)
+    with pytest.raises(UserError, match=r"rescale_factor is 0 in .*; expected a finite number"):
+        normalised(tmp_path, preprocessor={"rescale_factor": 0})
+
+
+def timm_directory(directory, name, **said):
+    """A case as timm's hub has it."""
+    (directory / "config.json").write_text(json.dumps(said))
+    save_file(weights(name), directory / "model.safetensors")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "message"),
+    [
+        *(
+            ("resnet", {"architecture": name}, f"architecture is '{name}' in .*without anti-alias")
+            for name in ("resnetaa50", "resnetblur18")
+        ),
+        *(
+            (name, said, f"global_pool is '{other}' in .*; only '{usual}' is implemented")
+            for name, usual, other in (("resnet", "avg", "max"), ("vit_timm", "token", "avg"))
+            for said in (
+                {"global_pool": other},
+                {"pretrained_cfg": {"global_pool": other}},
+                {"model_args": {"global_pool": other}},
+            )
+        ),
+        ("resnet", {"model_args": {"output_stride": 16}}, "model_args has 'output_stride' in"),
+        ("vit_timm", {"model_args": {"act_layer": "relu"}}, "model_args has 'act_layer' in"),
+        ("vit_timm", {"model_args": [3]}, r"model_args is \[3\] in .*; expected an object"),
+    ],
+)
+def test_what_timm_says_and_no_tensor_shows(tmp_path, name, said, message):
+    usual = {"architecture": "resnet18" if name == "resnet" else "vit_tiny_patch16_224"}
+    with pytest.raises(UserError, match=message):
+        load_images(timm_directory(tmp_path, name, **{**usual, **said}), heads=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling", "arguments"),
+    [
+        ("resnet", "avg", {"drop_path_rate": 0.1, "num_classes": 5}),
+        ("vit_timm", "token", {"num_heads": 4, "img_size": 16}),
+    ],
+)
+def test_arguments_of_timm_that_change_nothing(tmp_path, name, pooling, arguments):
+    said = {"global_pool": pooling, "pretrained_cfg": {"global_pool": None}}
+    said["model_args"] = {**arguments, "global_pool": pooling}
+    found = load_images(timm_directory(tmp_path, name, architecture=name, **said))
+    assert getattr(found.module, "heads", 4) == 4
+    plain = load_images(stored(tmp_path, name), **({"heads": 4} if "vit" in name else {}))
+    assert found.module == plain.module
+    jax.tree.map(np.testing.assert_array_equal, found.variables, plain.variables)
+
+
+def test_heads_of_a_width_that_published_models_share(tmp_path):
+    lengths = {32: 384, 96: 3 * 384, 128: 4 * 384}
+    wide = {
+        name: np.zeros([lengths.get(length, length) for length in tensor.shape], np.float32)
+        for name, tensor in weights("vit_timm").items()
+        if "blocks.1" not in name
+    }
+    file = tmp_path / "model.safetensors"
+    save_file(wide, file)
+    with pytest.raises(UserError, match=r"width of 384 are not known .*: give heads= .*12 of M"):
+        load_images(file)
+    assert load_images(file, heads=12).module.heads == 12
+    for said, heads in (({}, 6), ({"model_args": {"num_heads": 12}}, 12)):
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit", **said}))
+        assert load_images(tmp_path).module.heads == heads
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3), (1, 2, 2, 4), (1, 1, 2, 2, 3)])
+def test_images_of_another_shape_are_refused(shape):
+    model = PretrainedImages(None, {}, (0.5,) * 3, (0.25,) * 3, side=2)
+    with pytest.raises(
+        ValueError, match=r"images have shape .*, expected 1 or 3 .* \[b, h, w, c\]"
+    ):
+        model.encode({}, np.zeros(shape, np.float32))
+
+
+def test_a_path_of_images_that_is_no_string(tmp_path):
+    path = stored(tmp_path, "resnet")
+    first, second = load_images(Path(path)), load_images(path)
+    jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
+    with pytest.raises(UserError, match="unknown pretrained image encoder 'none'"):
+        load_images(Path("none"))
 
 
 @pytest.mark.slow

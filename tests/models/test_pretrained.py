@@ -302,6 +302,19 @@ def test_sentence_transformers_settings(tmp_path):
         load(sentence_model(tmp_path / "e", pooling={"pooling_mode": "weightedmean"}))
 
 
+@pytest.mark.parametrize(
+    "kind", ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
+)
+def test_older_names_of_the_settings(tmp_path, kind):
+    path = sentence_model(tmp_path / "a", max_seq_length=9, do_lower_case=True)
+    file = tmp_path / "a" / "sentence_bert_config.json"
+    file.rename(file.with_name(f"sentence_{kind}_config.json"))
+    if kind != "xlnet":  # the last one, which counts where there is no other
+        file.with_name("sentence_xlnet_config.json").write_text('{"max_seq_length": 7}')
+    found = load(path)
+    assert (found.max_length, found.tokenizer.encode("aB").ids) == (9, [1, 2])
+
+
 def test_a_prompt_before_every_text_is_refused(tmp_path):
     path = sentence_model(tmp_path / "a")
     file = tmp_path / "a" / "config_sentence_transformers.json"
@@ -508,6 +521,54 @@ def test_tokens_before_and_after_a_text_are_those_of_the_config(
     assert load(f"hf:{directory}").tokenizer.encode("ab").ids == expected
 
 
+@pytest.mark.parametrize(
+    ("stored", "said", "expected"),
+    [
+        ({"lowercase": True}, {"do_lower_case": False}, "AÉ"),
+        ({"lowercase": False}, {"do_lower_case": True}, "ae"),
+        ({"lowercase": False}, {"do_lower_case": True, "strip_accents": False}, "aé"),
+        ({"lowercase": True, "strip_accents": False}, {"strip_accents": None}, "ae"),
+        ({"lowercase": True, "strip_accents": False}, {}, "aé"),
+        ({"lowercase": False}, {"tokenizer_class": "BertTokenizerFast"}, "AÉ"),
+        *(
+            ({"lowercase": False}, {"tokenizer_class": name, "do_lower_case": True}, expected)
+            for name, expected in (
+                ("BertTokenizerFast", "ae"),
+                ("DistilBertTokenizer", "ae"),
+                ("PreTrainedTokenizerFast", "AÉ"),
+            )
+        ),
+    ],
+)
+def test_letters_of_a_bert_are_those_of_the_config(tmp_path, stored, said, expected):
+    directory = with_config(tmp_path / "model", "bert")
+    file = directory / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(**stored)
+    tokenizer.save(str(file))
+    (directory / "tokenizer_config.json").write_text(json.dumps(said))
+    found = load(f"hf:{directory}").tokenizer
+    assert found.normalizer.normalize_str("AÉ") == expected
+    assert found.encode("A").ids == ([1] if expected[0] == "a" else [0])
+    assert found.normalizer.normalize_str("中") == " 中 "
+    (directory / "tokenizer_config.json").write_text('{"tokenize_chinese_chars": false}')
+    assert load(f"hf:{directory}").tokenizer.normalizer.normalize_str("中") == "中"
+
+
+def test_a_setting_of_letters_that_is_no_truth_value(tmp_path):
+    directory = with_config(tmp_path / "model", "bert")
+    file = directory / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["normalizer"] = {
+        "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+        "strip_accents": None, "lowercase": True,
+    }  # fmt: skip
+    file.write_text(json.dumps(content))
+    (directory / "tokenizer_config.json").write_text('{"do_lower_case": "no"}')
+    with pytest.raises(UserError, match=r"do_lower_case is 'no' in .*; expected true or false"):
+        load(f"hf:{directory}")
+
+
 def test_a_token_that_is_to_be_added_and_is_none(tmp_path):
     directory = with_config(tmp_path / "model", "bert")
     file = directory / "tokenizer_config.json"
@@ -522,6 +583,12 @@ def test_a_limit_of_the_tokenizer_may_be_none(tmp_path, limit, expected):
     directory = with_config(tmp_path / "model", "bert")
     (directory / "tokenizer_config.json").write_text(f'{{"model_max_length": {limit}}}')
     assert load(f"hf:{directory}").max_length == expected
+
+
+def test_a_path_that_is_no_string():
+    equal(load(GOLDEN / "bert").variables, load(f"hf:{GOLDEN / 'bert'}").variables)
+    with pytest.raises(UserError, match="unknown pretrained model 'none'"):
+        load(Path("none"))
 
 
 def test_names_and_packages_that_do_not_exist():

@@ -179,6 +179,21 @@ def test_depth_is_a_sum_of_layers_scanned_or_not():
     assert transformer_sizes({"x": drawn(VIT, IMAGES)}) == (8, 2, 2, 4, 16, 2)
 
 
+@pytest.mark.parametrize("given", [1, 3])
+@pytest.mark.parametrize("xp", [np, jnp])
+@pytest.mark.parametrize("scanned", [True, False])
+def test_maps_of_layers_are_as_many_as_layers(given, xp, scanned):
+    params = drawn(VIT, IMAGES)
+    if not scanned:
+        block = params.pop("blocks")
+        params |= {f"block{i}": jax.tree.map(lambda leaf, i=i: leaf[i], block) for i in range(2)}
+    params = jax.tree.map(xp.asarray, params)
+    own = xp.asarray(RNG.normal(size=(given, 16, 5)))
+    expected = rf"the map of mlp of shape \({given}, 16, 5\): .*, or one for each of 2 layers"
+    with pytest.raises(UserError, match=expected):
+        map_width(params, {"mlp": WidthMap(own, own)})
+
+
 def nan(params):
     params["blocks"]["mlp_in"]["kernel"][0, 0, 0] = np.nan
     return params

@@ -51,6 +51,8 @@ VISIBLE = {
     "window": Visible(causal=True, window=4, start=6),
     "window on both sides": Visible(window=jnp.int32(3)),
     "window and sinks": Visible(causal=True, window=3, sinks=2, start=6),
+    "window on both sides and many sinks": Visible(window=2, sinks=12),
+    "window before all keys and sinks": Visible(window=3, sinks=5, start=-9),
 }
 
 

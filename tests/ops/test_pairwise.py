@@ -48,6 +48,26 @@ def test_common_offset_costs_no_digits():
     np.testing.assert_allclose(pairwise.squared_euclidean(x, y), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_spoils_its_own_distances_alone(bad):
+    x, y = (rows(seed, 30, 8) + jnp.float32(4096) for seed in (0, 1))
+    found = np.asarray(pairwise.squared_euclidean(x, y.at[:10, 3].set(bad)))
+    expected = cdist(np.asarray(x, np.float64), np.asarray(y, np.float64), "sqeuclidean")
+    np.testing.assert_allclose(found[:, 10:], expected[:, 10:], rtol=1e-4)
+    assert not np.isfinite(found[:, :10]).any()
+
+
+def test_the_mean_of_finite_rows_is_the_mean_to_the_bit():
+    mean = jax.jit(pairwise.finite_mean)
+    for n in (1, 49, 300):
+        x = rows(n, n, 7)
+        np.testing.assert_array_equal(mean(x), jax.jit(lambda x: jnp.mean(x, axis=0))(x))
+    few = x.at[50:].set(1e30).at[3, 2].set(jnp.nan)
+    kept = np.delete(np.asarray(x[:50]), 3, axis=0)
+    np.testing.assert_allclose(mean(few, jnp.arange(300) < 50), kept.mean(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(mean(jnp.full((3, 2), jnp.inf)), 0)
+
+
 def test_distances_are_never_negative_and_zero_on_equal_rows():
     x = jnp.repeat(rows(0, 1, 64) * 100, 50, axis=0)
     squares = pairwise.squared_euclidean(x, x)

@@ -146,6 +146,20 @@ def test_keys_behind_the_count_move_no_distance(behind, far):
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("metric", "bad"),
+    [("cosine", np.nan), ("euclidean", np.nan), ("dot", np.nan), ("cosine", np.inf),
+     ("euclidean", np.inf)],
+)  # fmt: skip
+def test_a_key_that_is_not_finite_moves_no_other_neighbour(metric, bad):
+    queries, keys = rows(0, 4, 3), rows(1, 30, 3)
+    search = partial(topk, k=5, metric=metric, block=8)
+    expected = search(queries, jnp.delete(keys, 7, axis=0))
+    values, index = search(queries, keys.at[7, 1].set(bad))
+    np.testing.assert_array_equal(index, expected[1] + (expected[1] >= 7))
+    np.testing.assert_allclose(values, expected[0], rtol=1e-5, atol=1e-6)
+
+
 def test_zero_query_is_equally_far_from_all():
     values, index = topk(jnp.zeros((1, 3)), rows(0, 5, 3), k=3, block=2)
     np.testing.assert_array_equal(values, 0)

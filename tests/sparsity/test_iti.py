@@ -87,3 +87,22 @@ def test_shifts_go_from_the_mean_of_others_to_that_of_wanted():
         still = mean_differences(jnp.ones((1, 1, 4, 2)), jnp.array(some))
         assert not still.unit.any()
         assert not still.deviation.any()
+
+
+def test_outputs_of_half_precision_are_widened_before_any_sum():
+    rng = np.random.default_rng(4)
+    wanted, held_wanted = rng.random(700) < 0.45, rng.random(300) < 0.4
+    x, y = (
+        jnp.asarray(3 + rng.normal(size=(2, 3, len(own), 4)) + 0.2 * own[:, None], jnp.bfloat16)
+        for own in (wanted, held_wanted)
+    )
+    for function, outputs, rest in (
+        (mean_differences, (x,), (wanted,)),
+        (lambda x, y, *own: probe_scores(x, own[0], y, own[1]), (x, y), (wanted, held_wanted)),
+    ):
+        labels = tuple(map(jnp.asarray, rest))
+        found = function(*outputs, *labels)
+        expected = function(*(own.astype(jnp.float32) for own in outputs), *labels)
+        for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert own.dtype == jnp.float32
+            np.testing.assert_allclose(own, other, rtol=1e-6)

@@ -172,6 +172,8 @@ RECIPES = [
      ("'tset'", "test")),
     ("kernels/classification_digits", "data.test=tset", ("'tset'", "test")),
     ("kernels/classification_digits", "evaluation.batch_size=0", ("evaluation.batch_size", "0")),
+    ("kernels/classification_digits", "model.classes=4 model.inducing=33",
+     ("model.inducing is 33", "have 32 of them")),
     ("retrieval/contriever_pydocs_random", "loss.negatives=batch train.batch_size=1",
      ("train.batch_size", "1", "at least 2")),
     ("retrieval/contriever_pydocs_random", "evaluation.test_queries=0", ("test_queries", "0")),

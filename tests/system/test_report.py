@@ -130,7 +130,7 @@ def test_every_run_and_claim_is_there(tmp_path):
 
 def testverdict_is_in_words(tmp_path):
     make_run(tmp_path / "a", claims=[claim(0.01)])
-    make_run(tmp_path / "b", claims=[claim(0.3, "Another.")])
+    make_run(tmp_path / "b", seed=1, claims=[claim(0.3, "Another.")])
     words = Page(report(tmp_path)).words()
     assert "✗ one run: missed" in words
     assert "✓ one run: met" in words
@@ -141,6 +141,55 @@ def testverdict_is_in_words(tmp_path):
     words = Page(report(tmp_path)).words()
     assert "✗ not reproduced" in words
     assert "✓ holds" in words
+
+
+def test_a_seed_counts_once(tmp_path):
+    make_run(tmp_path / "claims/seed0", complete=False)
+    for name in ("demo", "more"):  # the first that is complete counts
+        make_run(tmp_path / name, config={"mesh": {"data": 2}})
+    page = Page(report(tmp_path))
+    assert [(g["name"], g["members"]) for g in page.data()["groups"]] == [
+        ("simclr_mnist5k", [1]),
+        ("claims/seed0, seed 0 again", [0]),
+        ("simclr_mnist5k, seed 0 again", [2]),
+    ]
+    assert "✓ one run: met" in page.words()
+    assert "– its seed counts in demo" in page.words()
+    assert "Claims: 1 of 1 met in one run" in page.words()
+    assert [(c["judged"], c["runs"]) for c in page.data()["claims"]] == [(True, [1]), (False, [2])]
+    assert ("more: 0.031" in page.words(), "more: 0.031 ✓" in page.words()) == (True, False)
+
+
+def test_extended_runs_are_apart(tmp_path):
+    def kept(steps):
+        return json.dumps({"step": 50, "config": {"train": {"steps": steps}}, "summary": None})
+
+    for seed, history in enumerate((None, kept(100), kept(60), kept(60), "{")):
+        run = make_run(tmp_path / f"seed{seed}", seed=seed)
+        if history:  # of the second the evaluation alone was changed
+            (run / "config.history.jsonl").write_text(history + "\n")
+    page = Page(report(tmp_path))
+    assert [(g["name"], g["members"]) for g in page.data()["groups"]] == [
+        ("simclr_mnist5k", [0, 1, 4]), ("simclr_mnist5k, extended from 60 steps", [2, 3]),
+    ]  # fmt: skip
+    assert [(c["judged"], c["runs"]) for c in page.data()["claims"]] == [
+        (True, [0, 1, 4]), (True, [2, 3]),
+    ]  # fmt: skip
+    assert "config.history.jsonl cannot be read" in page.words()
+
+
+def test_runs_of_a_null_are_not_judged(tmp_path):
+    for seed in range(3):
+        held = claim(0.03 + seed / 1000)
+        make_run(tmp_path / f"simclr/seed{seed}", seed=seed, claims=[held])
+        make_run(tmp_path / f"simclr/strangers/seed{seed}", seed=seed, config={"pairs": "others"},
+                 claims=[claim(0.001)])  # fmt: skip
+    for root in (tmp_path, tmp_path / "simclr/strangers"):
+        page = Page(report(root))
+        assert "– run of the null strangers" in page.words()
+        assert ("Claims: 1 of 1 holds." in page.words()) == (root == tmp_path)
+        assert "✗ not reproduced" not in page.words()
+    assert "No claims measured yet" in page.words()
 
 
 def test_other_data_is_not_judged_and_never_pooled(tmp_path):

@@ -39,6 +39,18 @@ def get_config():
 '''
 
 
+HELD_OUT = '''"""A part of the training images is held out."""
+
+from configs.contrastive import simclr_digits
+
+
+def get_config():
+    config = simclr_digits.get_config()
+    config.data.update(dict(train="train[:80%]", test="train[80%:]"))
+    return config
+'''
+
+
 def accuracy(config):
     """What a run of the stand-in for the launcher measures: best at 1e-2, seeds differ."""
     rate = config["optimizer"]["learning_rate"]
@@ -252,6 +264,45 @@ def test_nothing_is_chosen_on_test_data_unless_asked(swept):
     assert code == 0
     assert "no best is named: knn is measured on the split 'test'; hold a part of the " in out
     assert "(best)" not in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("grid", "reason"),
+    [
+        (
+            "data.train=train[:80%],train",
+            "knn is measured on the training data ('train[80%:]' of 'train')",
+        ),
+        ("data.test=train[80%:],test", "knn is measured on the split 'test'"),
+    ],
+)
+def test_no_best_is_named_where_one_combination_is_judged_on_other_data(
+    swept, tmp_path, grid, reason
+):
+    (tmp_path / "held_out.py").write_text(HELD_OUT)
+
+    def best(grid):
+        code, out = swept("--grid", grid, "--seeds=1", config=tmp_path / "held_out.py")
+        assert code == 0, out
+        return json.loads((tmp_path / "sweep/sweep.json").read_text())["best"], out
+
+    named, out = best(RATES)
+    assert named == "optimizer.learning_rate=0.01"
+    assert "best by knn (the recipe's validation metric)" in out
+    for one in (grid, RATES):  # which is in the table after other grids too
+        named, out = best(one)
+        assert named is None
+        assert f"no best is named: {reason}; " in out
+
+
+def test_flags_that_are_not_of_the_config_do_not_tell_its_length(tmp_path):
+    flags = ("--config.train.steps=7", "--mlflow=sqlite:///runs.db")
+    run = launches.Run("a", (), DIGITS, "", 0, tmp_path, flags)
+    (tmp_path / "checkpoints/5").mkdir(parents=True)
+    for steps in (7, 8):
+        (tmp_path / "config.json").write_text(json.dumps({"train": {"steps": steps}}))
+        assert run.is_of_other_length() == (steps == 8)
 
 
 def test_the_best_has_all_of_its_seeds_and_the_least_of_what_falls():

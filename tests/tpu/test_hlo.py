@@ -11,7 +11,7 @@ from rml.evaluation.costs import program_flops, transformer_flops, window_pairs
 from rml.models import build
 from tpu import hlo, shapes, work
 from tpu.chips import CHIPS
-from tpu.collectives import collectives, seconds
+from tpu.collectives import Collective, collectives, seconds
 from tpu.roofline import roofline
 
 PLACES = np.array([(i // 4, i % 4) for i in range(8)])
@@ -81,6 +81,80 @@ def test_slow_network_between_slices(texts):
     assert seconds(rows, chip, PLACES, np.arange(8) // 4)[0] == "ici"
     # The group lies along one of two dimensions of the torus: half of the links carry it.
     assert seconds(rows, chip, PLACES, ONE_SLICE)[1] == pytest.approx(rows.sent(4) / (chip.ici / 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        # In the other slice everybody lacks every chip's array, or the half of it that goes there.
+        ("all-gather", 8.0), ("all-to-all", 4.0), ("ragged-all-to-all", 4.0),
+        ("collective-permute", 8.0),
+        # A chip carries a quarter of its slice's one array, or of the half of it that goes there.
+        ("all-reduce", 2.0), ("reduce-scatter", 1.0), ("collective-broadcast", 2.0),
+    ],
+)  # fmt: skip
+def test_bytes_of_a_chip_between_two_slices_of_four(kind, sent):
+    one = Collective(kind, 8_000_000_000, None, 1, kind, "f32[2000000000]")
+    network, time = seconds(one, CHIPS["v5e"], PLACES, np.arange(8) // 4)
+    assert (network, time * CHIPS["v5e"].dcn) == ("dcn", pytest.approx(sent * 1e9))
+
+
+# Results as XLA types them: most starts give (operands, results, contexts).
+PAIR = "f32[4,8]{1,0}, f32[2,8]{1,0}"
+STARTS = (
+    "HloModule m\n\n"
+    "%wrapped (p: f32[4,8]) -> f32[1,8] {\n"
+    "  %p = f32[4,8]{1,0} parameter(0)\n"
+    "  ROOT %rs = f32[1,8]{1,0} reduce-scatter(%p)\n"
+    "}\n\n"
+    "ENTRY %main (x: f32[4,8], y: f32[2,8]) -> f32[] {\n"
+    "  %x = f32[4,8]{1,0} parameter(0)\n"
+    "  %y = f32[2,8]{1,0} parameter(1)\n"
+    "  %gather = f32[16,8]{1,0} all-gather(%x)\n"
+    "  %gather-a = (f32[4,8]{1,0}, f32[16,8]{1,0}) all-gather-start(%x)\n"
+    "  %gathers = (f32[16,8]{1,0}, f32[8,8]{1,0}) all-gather(%x, %y)\n"
+    f"  %gathers-a = (({PAIR}), (f32[16,8]{{1,0}}, f32[8,8]{{1,0}})) all-gather-start(%x, %y)\n"
+    "  %reduce = f32[4,8]{1,0} all-reduce(%x)\n"
+    "  %reduce-a = f32[4,8]{1,0} all-reduce-start(%x)\n"
+    f"  %reduces = ({PAIR}) all-reduce(%x, %y)\n"
+    f"  %reduces-a = ({PAIR}) all-reduce-start(%x, %y)\n"
+    "  %scatter = f32[1,8]{1,0} reduce-scatter(%x)\n"
+    "  %scatter-a = ((f32[4,8]{1,0}), f32[1,8]{1,0}, u32[]) reduce-scatter-start(%x)\n"
+    "  %permute = f32[4,8]{1,0} collective-permute(%x)\n"
+    "  %permute-a = (f32[4,8]{1,0}, f32[4,8]{1,0:S(1)}, u32[], u32[]) "
+    "collective-permute-start(%x)\n"
+    "  %near = f32[4,8]{1,0:S(1)} copy(%x)\n"
+    "  %near-a = (f32[4,8]{1,0:S(1)}, f32[4,8]{1,0}, u32[]) copy-start(%x)\n"
+    "  %whole = ((f32[4,8]{1,0}), f32[1,8]{1,0}, u32[]) async-start(%x), calls=%wrapped\n"
+    "}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("gather", 32 + 128), ("gathers", 32 + 16 + 128 + 64), ("reduce", 32 + 32),
+        ("reduces", 32 + 16 + 32 + 16), ("scatter", 32 + 8), ("near", 32),
+    ],
+)  # fmt: skip
+def test_what_is_started_moves_as_much_as_what_is_waited_for(name, numbers):
+    program = hlo.parse(STARTS)
+    main = program.computations["main"]
+    assert work.traffic(program, main, main.by_name[name]) == 4 * numbers
+    assert work.traffic(program, main, main.by_name[f"{name}-a"]) == 4 * numbers
+
+
+def test_of_a_permutation_that_is_started_the_result_has_its_own_memory():
+    program = hlo.parse(STARTS)
+    main = program.computations["main"]
+    assert work.traffic(program, main, main.by_name["permute"]) == 4 * (32 + 32)
+    assert work.traffic(program, main, main.by_name["permute-a"]) == 4 * 32
+
+
+def test_what_a_start_wraps_counts_once():
+    program = hlo.parse(STARTS)
+    found = {i.name: work.traffic(program, c, i) for c, i, _ in program.outer()}
+    assert (found["whole"], found["rs"]) == (0, 4 * (32 + 8))
 
 
 def test_roofline_adds_up(texts):

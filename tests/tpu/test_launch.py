@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tpu.gcloud import Pod, says_absent
-from tpu.launch import risk
+from tpu.launch import CHECK, INSTALL, MISSING, risk
 
 ROOT = Path(__file__).parents[2]
 FAKE = f"""#!{sys.executable}
@@ -33,6 +33,7 @@ print(out)
 print(err, file=sys.stderr)
 sys.exit(code)
 """
+GONE = [1, "", "ERROR: NOT_FOUND: resource not found"]
 POD = ("--name=pod", "--zone=us-central1-a", "--topology=v5e:16x16")
 RUN = "--run=--config=configs/contrastive/simclr_digits.py --workdir=runs/pod"
 
@@ -69,30 +70,31 @@ def test_dry_run_prints_the_commands_and_runs_none(fake):
     done, calls = fake("create", *POD, "--project=lab")
     assert (done.returncode, calls) == (0, [])
     lines = [shlex.split(line) for line in done.stdout.splitlines()]
-    assert lines[0] == [
+    assert lines[1] == [
         "gcloud", "compute", "tpus", "queued-resources", "create", "pod",
         "--accelerator-type=v5litepod-256", "--runtime-version=v2-alpha-tpuv5-lite",
         "--node-id=pod", "--spot", "--zone=us-central1-a", "--project=lab",
     ]  # fmt: skip
-    assert lines[1][4:7] == ["describe", "pod", "--format=value(state.state)"]
-    assert lines[2] == ["git", "archive", "--output=rml.tar.gz", "HEAD"]
-    assert lines[3][4:9] == ["scp", "rml.tar.gz", "pod:rml.tar.gz", "--worker=all", "--node=all"]
-    assert lines[4][4] == "ssh"
-    assert ".[tpu]" in lines[4][6]
-    assert len(lines) == 5
+    for line in (0, 2):
+        assert lines[line][4:7] == ["describe", "pod", "--format=value(state.state)"]
+    assert lines[3] == ["git", "archive", "--output=rml.tar.gz", "HEAD"]
+    assert lines[4][4:9] == ["scp", "rml.tar.gz", "pod:rml.tar.gz", "--worker=all", "--node=all"]
+    assert lines[5][4] == "ssh"
+    assert ".[tpu]" in lines[5][6]
+    assert len(lines) == 6
 
 
 @pytest.mark.slow
 def test_virtual_machine_and_several_slices(fake):
     done, _ = fake("create", "--name=vm", "--zone=z", "--topology=v5p:2x2x1", "--noqueued",
                    "--nospot")  # fmt: skip
-    first = shlex.split(done.stdout.splitlines()[0])
-    assert first[3:] == ["tpu-vm", "create", "vm", "--accelerator-type=v5p-8",
+    made = shlex.split(done.stdout.splitlines()[1])
+    assert made[3:] == ["tpu-vm", "create", "vm", "--accelerator-type=v5p-8",
                          "--version=v2-alpha-tpuv5", "--zone=z"]  # fmt: skip
     done, _ = fake("create", *POD, "--num_slices=2")
-    first = shlex.split(done.stdout.splitlines()[0])
-    assert {"--node-count=2", "--node-prefix=pod"} <= set(first)
-    assert "--node-id=pod" not in first
+    made = shlex.split(done.stdout.splitlines()[1])
+    assert {"--node-count=2", "--node-prefix=pod"} <= set(made)
+    assert "--node-id=pod" not in made
     done, _ = fake("delete", *POD)
     assert shlex.split(done.stdout)[3:] == [
         "queued-resources", "delete", "pod", "--force", "--quiet", "--zone=us-central1-a",
@@ -100,10 +102,47 @@ def test_virtual_machine_and_several_slices(fake):
 
 
 def test_waits_for_capacity_then_installs(fake):
-    states = [[0, "WAITING_FOR_RESOURCES", ""], [0, "PROVISIONING", ""], [0, "ACTIVE", ""]]
+    states = [
+        GONE, [0, "WAITING_FOR_RESOURCES", ""], [0, "PROVISIONING", ""], [0, "ACTIVE", ""]
+    ]  # fmt: skip
     done, calls = fake("create", *POD, "--nodry_run", script={"describe": states})
     assert done.returncode == 0, done.stderr
-    assert verbs(calls) == ["create", "describe", "describe", "describe", "scp", "ssh"]
+    assert verbs(calls) == ["describe", "create", "describe", "describe", "describe", "scp", "ssh"]
+
+
+@pytest.mark.parametrize("verb", ["create", "resume"])
+def test_a_pod_that_waits_already_is_waited_for_and_not_asked_for_again(fake, verb):
+    states = [[0, "WAITING_FOR_RESOURCES", ""], [0, "ACTIVE", ""]]
+    done, calls = fake(verb, *POD, RUN, "--nodry_run", script={"describe": states})
+    assert done.returncode == 0, done.stderr
+    assert verbs(calls) == ["describe", "describe", "scp", "ssh", *["ssh"] * (verb == "resume")]
+
+
+@pytest.mark.slow
+def test_a_pod_that_is_there_is_installed_where_that_was_left_out(fake):
+    script = {"describe": [[0, "ACTIVE", ""]]}
+    assert verbs(fake("create", *POD, "--nodry_run", script=script)[1]) == [
+        "describe", "describe", "scp", "ssh",
+    ]  # fmt: skip
+    for said, installs in (("not installed yet", ["describe", "scp", "ssh"]), ("", [])):
+        script |= {"ssh": [[0, said, ""], [0, "", ""]]}
+        done, calls = fake("resume", *POD, RUN, "--nodry_run", script=script)
+        assert done.returncode == 0, done.stderr
+        assert verbs(calls) == ["describe", "ssh", *installs, "ssh"]
+        assert "--worker=all" in calls[1]
+
+
+def test_the_look_at_what_is_installed_is_one_that_a_shell_runs(tmp_path):
+    def look():
+        return subprocess.run(
+            ["bash", "-c", CHECK], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert look() == f"{MISSING}\n"
+    (tmp_path / "rml").mkdir()
+    (tmp_path / "rml/installed").touch()
+    assert look() == ""
+    assert INSTALL.endswith("&& touch installed")  # in rml, after all else
 
 
 @pytest.mark.slow
@@ -203,7 +242,7 @@ def test_ssh_that_fails_twice_is_tried_again(fake):
 def test_refusals_are_explained_in_one_line(fake, said, advice):
     done, calls = fake("create", *POD, "--nodry_run", script={"create": [[1, "", said]]})
     assert done.returncode == 1
-    assert verbs(calls) == ["create"]
+    assert verbs(calls) == ["describe", "create"]
     (line,) = done.stderr.strip().splitlines()
     assert said in line
     assert advice in line
@@ -319,8 +358,7 @@ def test_several_slices_are_several_hosts():
 
 @pytest.mark.slow
 def test_resume_makes_a_pod_that_was_deleted(fake):
-    gone = [1, "", "ERROR: NOT_FOUND: resource not found"]
-    script = {"describe": [gone, [0, "ACTIVE", ""]]}
+    script = {"describe": [GONE, [0, "ACTIVE", ""]]}
     done, calls = fake("resume", *POD, RUN, "--nodry_run", script=script)
     assert done.returncode == 0, done.stderr
     assert verbs(calls) == ["describe", "create", "describe", "scp", "ssh", "ssh"]

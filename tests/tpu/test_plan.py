@@ -1,5 +1,6 @@
 """The plan on paper: its interval is the one that loses least."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from rml.errors import UserError
+from tpu.chips import CHIPS
 from tpu.plan import checkpoint_interval, overhead, ring_seconds
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +38,26 @@ def test_ring_waits_for_its_slowest_link():
 def test_impossible_rates_are_named():
     with pytest.raises(UserError, match=r"failures is 0"):
         checkpoint_interval(chips=1, failures_per_day=0, save=1.0, restart=1.0)
+
+
+def test_a_run_that_failures_leave_no_time_to_is_refused():
+    found = checkpoint_interval(chips=1000, failures_per_day=0.01, save=5.0, restart=8000.0)
+    assert found.lost == pytest.approx(8000 / 8640 + math.sqrt(2 * 5 / 8640))
+    with pytest.raises(UserError, match=r"a failure every 8640 s leaves no time .* take 106% of"):
+        checkpoint_interval(chips=1000, failures_per_day=0.01, save=5.0, restart=8900.0)
+
+
+def test_a_part_of_a_host_is_a_host():
+    def checkpoint(chips):
+        done = subprocess.run(
+            [sys.executable, "-m", "tpu.plan", "--chip=v5e", f"--chips={chips}", "--slices=1"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout.splitlines()[1]
+
+    assert CHIPS["v5e"].host_chips == 8
+    assert checkpoint(1) == "checkpoint: 5.2 GB, 5160.0 MB a host where all write"
+    assert checkpoint(9) == "checkpoint: 5.2 GB, 2580.0 MB a host where all write"
 
 
 def test_command():

@@ -216,6 +216,39 @@ def test_seeds_of_simclr_train_as_alone_and_are_judged_one_by_one(unchecked, mon
     assert task.evaluate(state)["knn"] == pytest.approx(second["knn"], abs=0.003)
 
 
+def test_a_directory_holds_runs_of_the_same_seeds(monkeypatch, tmp_path):
+    def train(*_):
+        raise InterruptedError
+
+    monkeypatch.setattr("experiments.common.many.train", train)
+    run = RunDirectory(tmp_path, {"experiment": "toy"})
+
+    def begin(seeds):
+        next(pretrain_many(task_of, config(), run, seeds))
+
+    with pytest.raises(UserError, match="seed is 4294967296"):
+        begin([2**32])
+    for seeds in (range(2), np.arange(2)):
+        with pytest.raises(InterruptedError):
+            begin(seeds)
+    with pytest.raises(UserError, match=r"runs of the seeds \[0, 1\], expected \[0, 2\]; give"):
+        begin((0, 2))
+
+
+def test_seeds_are_all_that_keys_tell_apart():
+    seeds = [2**31, 2**32 - 1]
+    configs = [config(seed=seed) for seed in seeds]
+    found = differences(configs)["seed"]
+    assert (found.dtype, found.tolist()) == (np.uint32, seeds)
+    state = initial_state(many(task_of, configs), seed=0)
+    for i, seed in enumerate(seeds):
+        assert unstack(state, i).key == jax.random.key(seed)
+        assert jax.jit(jax.random.key)(found[i]) == jax.random.key(seed)
+    for seed in (-1, 2**32):
+        with pytest.raises(UserError, match=f"a run's seed is {seed}, expected 0 to 4294967295"):
+            differences([config(), config(seed=seed)])
+
+
 def test_temperatures_are_an_axis(normal):
     a, b = (jax.numpy.asarray(normal(seed, 6, 4), np.float32) for seed in (0, 1))
     temperatures = np.array([0.1, 0.5], np.float32)

@@ -148,9 +148,10 @@ def kmeans_parallel(
         drawn = jax.random.uniform(key, (n,), dtype) < chance
         # A running count over a sharded axis would cost the square of its length.
         row = jnp.nonzero(everywhere(drawn), size=size, fill_value=n)[0]
-        # A place without a row repeats the first row of all, which no point is nearer to now.
+        # A place without a row repeats the first row of all and owns no point: to those of the
+        # first row it is nearer by rounding alone.
         index, distance = nearest(x, x[jnp.where(row < n, row, start[0])].astype(dtype))
-        closer = distance < least
+        closer = (distance < least) & (row[index] < n)
         carry = (
             jnp.where(closer, distance, least),
             jnp.where(closer, first + index, owner),

@@ -57,7 +57,7 @@ class Pretrained(NamedTuple):
         return encoder, {name: {"backbone": tree} for name, tree in self.variables.items()}
 
 
-def load(name: str, **options: Any) -> Pretrained:
+def load(name: str | Path, **options: Any) -> Pretrained:
     """Loads a pretrained text model from this machine; nothing is downloaded.
 
     Args:
@@ -74,6 +74,7 @@ def load(name: str, **options: Any) -> Pretrained:
     Raises:
       UserError: The name, a file or a tensor is not as expected, or a package is not installed.
     """
+    name = str(name)
     kind, _, path = name.partition(":")
     if name == "minilm":
         return _load_hf(_minilm(), options)
@@ -146,8 +147,8 @@ def _load_gguf(file: Path, options: dict[str, Any]) -> Pretrained:
     found = find_text(config, opened.tensors(config), file, options)
     tokenizer = opened.tokenizer()
     variables = fill(found.module, found.layout, found.tensors, file)
-    limit = found.module.positions
-    return Pretrained(found.module, variables, tokenizer, config, found.pooling, limit, False)
+    limit, pooling = found.module.positions, opened.pooling() or found.pooling
+    return Pretrained(found.module, variables, tokenizer, config, pooling, limit, False)
 
 
 def _load_hf(directory: Path, options: dict[str, Any]) -> Pretrained:

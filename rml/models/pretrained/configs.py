@@ -37,6 +37,16 @@ TOWERS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+# Arguments of timm's models that are read, that tensors show, or that only training knows.
+TIMM_ARGUMENTS = (
+    *("global_pool", "num_heads"),
+    *("num_classes", "in_chans", "img_size", "patch_size", "embed_dim", "depth", "mlp_ratio"),
+    *("layers", "class_token", "reg_tokens", "init_values", "pre_norm", "qkv_bias"),
+    *("drop_rate", "drop_path_rate", "drop_block_rate", "pos_drop_rate", "patch_drop_rate"),
+    *("proj_drop_rate", "attn_drop_rate", "zero_init_last", "weight_init", "fix_init"),
+    *("dynamic_img_size", "dynamic_img_pad"),
+)
+
 
 def need(config: Mapping[str, Any], file: Path, key: str) -> Any:
     """Reads a value of the config.
@@ -174,6 +184,30 @@ def sizes(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
         "heads": count(config, file, "num_attention_heads"),
         "mlp": count(config, file, "intermediate_size"),
     }
+
+
+def check_timm(config: Mapping[str, Any], file: Path, pooling: str) -> None:
+    """Checks that a config asks for nothing that no tensor shows, where it is timm's.
+
+    Args:
+      config: The config.
+      file: Where it was read, for messages.
+      pooling: The only `global_pool` that is implemented.
+
+    Raises:
+      UserError: The pooling is another, or an argument of the model is none of `TIMM_ARGUMENTS`.
+    """
+    if "architecture" not in config:
+        return
+    arguments = part(config, file, "model_args")
+    for where in (config, part(config, file, "pretrained_cfg"), arguments):
+        if where.get("global_pool") is not None:
+            only(where, file, "global_pool", pooling)
+    for key in arguments:
+        if key not in TIMM_ARGUMENTS:
+            raise UserError(
+                f"model_args has {key!r} in {file}; expected some of: {', '.join(TIMM_ARGUMENTS)}"
+            )
 
 
 def open_clip_config(config: Mapping[str, Any], file: Path, tower: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rml.errors import UserError, unknown
-from rml.models.pretrained.configs import count, need, positive
+from rml.models.pretrained.configs import count, need, only, positive
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.gguf_tokenizer import read_tokenizer
 from rml.models.pretrained.tensors import Tensor
@@ -33,6 +33,8 @@ LAYER = {
 # By `general.architecture`: what Hugging Face calls the model, and whether a head's rows stand as
 # pairs (i, i + k/2) side by side where ours are two halves.
 ARCHITECTURES = {"llama": ("LlamaForCausalLM", True), "qwen2": ("Qwen2ForCausalLM", False)}
+# Poolings by number, the first for none; 4 is a reranker's score, which is not implemented.
+POOLINGS = (None, "mean", "cls", "last")
 FACTORS = "rope_freqs.weight"
 SCALINGS = ("none", "linear", "yarn")
 # Numbers of a scaling that are not implemented, and their values that change nothing.
@@ -81,6 +83,7 @@ class Gguf:
         Raises:
           UserError: The metadata lack something, or ask for what is not implemented.
         """
+        only(self.fields, self.file, f"{self.architecture}.attention.causal", True)
         heads, width = self._count("attention.head_count"), self._count("embedding_length")
         head_width = self._count("attention.key_length", width // heads)
         turned = self._count("rope.dimension_count", head_width)
@@ -115,6 +118,19 @@ class Gguf:
             if (index := self.fields.get(f"tokenizer.ggml.{token}_token_id")) is not None:
                 config[f"{token}_token_id"] = index
         return config
+
+    def pooling(self) -> str | None:
+        """Reads what makes one vector of a text, None where the file does not say.
+
+        Raises:
+          UserError: The pooling is not implemented.
+        """
+        key = f"{self.architecture}.pooling_type"
+        if (said := self.fields.get(key, 0)) not in range(len(POOLINGS)):
+            raise UserError(
+                f"{key} is {said!r} in {self.file}; expected a number below {len(POOLINGS)}"
+            )
+        return POOLINGS[said]
 
     def tensors(self, config: Mapping[str, Any]) -> dict[str, Tensor]:
         """Lists the tensors by Hugging Face's names, quantised ones as what they stand for.

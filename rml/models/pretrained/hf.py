@@ -29,6 +29,20 @@ FLAGS = {
 }
 
 
+# Names of the settings of sentence-transformers' first module, of which the first counts.
+SETTINGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# What BERT's tokenizers take of the tokenizer's config, by its name in `BertNormalizer`.
+BERT_TOKENIZERS = ("BertTokenizer", "DistilBertTokenizer")
+NORMALIZER = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+
 class Sentence(NamedTuple):
     """How sentence-transformers makes one vector of a text.
 
@@ -65,6 +79,16 @@ def read_json(file: Path, kind: type = dict) -> Any:
     return found
 
 
+def read_json_or_empty(file: Path) -> dict[str, Any]:
+    """Reads a JSON file's object, empty where there is no such file.
+
+    Raises:
+      UserError: The file is no JSON, or holds something else.
+    """
+    found: dict[str, Any] = read_json(file) if file.exists() else {}
+    return found
+
+
 def read_config(directory: Path, tower: str = "text") -> dict[str, Any]:
     """Reads `config.json`, or else OpenCLIP's in its names; empty where there is neither.
 
@@ -77,7 +101,7 @@ def read_config(directory: Path, tower: str = "text") -> dict[str, Any]:
     """
     file, other = directory / "config.json", directory / "open_clip_config.json"
     if file.exists() or not other.exists():
-        return read_json(file) if file.exists() else {}
+        return read_json_or_empty(file)
     return open_clip_config(read_json(other), other, tower)
 
 
@@ -107,8 +131,9 @@ def read_sentence(directory: Path) -> Sentence:
     _check_prompt(directory / "config_sentence_transformers.json")
     weights = modules.get("Transformer", directory)
     pooling = _pooling(modules["Pooling"] / "config.json") if "Pooling" in modules else None
-    options = weights / "sentence_bert_config.json"
-    found = read_json(options) if options.exists() else {}
+    named = [weights / name for name in SETTINGS]
+    options = next((file for file in named if file.exists()), named[0])
+    found = read_json_or_empty(options)
     return Sentence(
         weights,
         pooling,
@@ -120,7 +145,7 @@ def read_sentence(directory: Path) -> Sentence:
 
 def _check_prompt(file: Path) -> None:
     """Raises UserError where sentence-transformers puts a prompt before every text."""
-    said = read_json(file) if file.exists() else {}
+    said = read_json_or_empty(file)
     name = said.get("default_prompt_name")
     if name is not None and part(said, file, "prompts").get(str(name)):
         raise UserError(
@@ -146,10 +171,11 @@ def read_tokenizer(directory: Path, *, lowercase: bool = False) -> Any:
     What `tokenizer_config.json` says of tokens before and after a text (`add_bos_token`,
     `add_eos_token`) counts where the two disagree, as in LLaMA's tokenizer of transformers before
     version 5. Newer ones leave out the token whose state is, for example, e5-mistral's vector.
+    What it says of letters and accents (`NORMALIZER`) counts likewise in a tokenizer of BERT's.
 
     Raises:
       UserError: A file is missing or cannot be read, a token that is to be added is none of the
-        tokenizer's, or the package is not installed.
+        tokenizer's, a setting is no truth value, or the package is not installed.
     """
     tokenizers = require("tokenizers")
     file = directory / "tokenizer.json"
@@ -161,16 +187,32 @@ def read_tokenizer(directory: Path, *, lowercase: bool = False) -> Any:
         raise UserError(f"{file} is no tokenizer: {error}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    _apply_flags(tokenizer, directory / TOKENIZER_CONFIG)
+    options = directory / TOKENIZER_CONFIG
+    said = read_json_or_empty(options)
+    _apply_ends(tokenizer, said, options)
+    _apply_normalizer(tokenizer, said, options)
     if lowercase:
         steps = [tokenizers.normalizers.Lowercase(), tokenizer.normalizer]
         tokenizer.normalizer = tokenizers.normalizers.Sequence([s for s in steps if s is not None])
     return tokenizer
 
 
-def _apply_flags(tokenizer: Any, file: Path) -> None:
+def _apply_normalizer(tokenizer: Any, said: Mapping[str, Any], file: Path) -> None:
+    """Sets a BERT's normalizer to what the tokenizer's config says; what it omits stays."""
+    normalizer = tokenizer.normalizer
+    kind = str(said.get("tokenizer_class", BERT_TOKENIZERS[0])).removesuffix("Fast")
+    if kind not in BERT_TOKENIZERS or type(normalizer).__name__ != "BertNormalizer":
+        return
+    for key, name in NORMALIZER.items():
+        try:
+            setattr(normalizer, name, said.get(key, getattr(normalizer, name)))
+        except TypeError:
+            raise UserError(f"{key} is {said[key]!r} in {file}; expected true or false") from None
+    tokenizer.normalizer = normalizer
+
+
+def _apply_ends(tokenizer: Any, said: Mapping[str, Any], file: Path) -> None:
     """Puts the tokens before and after each text that the tokenizer's config asks for."""
-    said = read_json(file) if file.exists() else {}
     now = find_ends(tokenizer)
     wanted = list(now)
     for place, kind in enumerate(("bos", "eos")):
@@ -195,7 +237,7 @@ def read_limit(directory: Path, positions: int) -> int:
       UserError: It says something else than a number of at least 1, of any size.
     """
     file = directory / TOKENIZER_CONFIG
-    limit = read_json(file).get("model_max_length") if file.exists() else None
+    limit = read_json_or_empty(file).get("model_max_length")
     if limit is None:
         return positions
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:

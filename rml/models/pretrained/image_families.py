@@ -8,7 +8,14 @@ import flax.linen as nn
 
 from rml.errors import UserError
 from rml.models.pretrained import clip, mobilenet, vit
-from rml.models.pretrained.configs import architectures, beneath, renamed, shape_of, without
+from rml.models.pretrained.configs import (
+    architectures,
+    beneath,
+    check_timm,
+    renamed,
+    shape_of,
+    without,
+)
 from rml.models.pretrained.resnet import resnet, resnet_layout
 from rml.models.pretrained.tensors import Layout, Tensor
 
@@ -98,6 +105,12 @@ def _family(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path
 
 
 def _resnet(given: _Given) -> Found:
+    check_timm(given.config, given.file, "avg")
+    name = str(given.config.get("architecture", ""))
+    if "aa" in name or "blur" in name:  # filters without a tensor of their own
+        raise UserError(
+            f"architecture is {name!r} in {given.file}; expected a ResNet without anti-aliasing"
+        )
     module = resnet(given.tensors, given.file, given.options)
     return Found(module, resnet_layout(module), given.tensors, IMAGENET)
 
@@ -109,6 +122,7 @@ def _vit(
     unused: tuple[str, ...] = (),
 ) -> Callable[[_Given], Found]:
     def read(given: _Given) -> Found:
+        check_timm(given.config, given.file, "token")
         classifier = {n: t for n, t in given.tensors.items() if n.startswith(f"{names.head}.")}
         tensors = {**beneath(given.tensors, prefix), **classifier}
         tensors = without(renamed(tensors, vit.OLD), *unused)

@@ -15,12 +15,13 @@ from rml import assets
 from rml.errors import UserError, local_path, unknown
 from rml.models.mobilenet import EfficientNetLite0, MobileNet, MobileNetV2
 from rml.models.pretrained import hf
-from rml.models.pretrained.configs import part
+from rml.models.pretrained.configs import part, positive
 from rml.models.pretrained.files import READERS, read_file, tensors_of
 from rml.models.pretrained.image_families import IMAGENET, LITE, Found, find_images
 from rml.models.pretrained.pickles import read_pickle
 from rml.models.pretrained.tensors import Tensor, fill
 
+_Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 ANY_SIDE = 32  # pixels of the images that shapes of parameters are found with
 
 
@@ -75,12 +76,14 @@ class PretrainedImages(NamedTuple):
           Features or logits.
 
         Raises:
-          ValueError: The images have another type or number of channels, or the side is missing or
-            is another than the encoder takes.
+          ValueError: The images have another type, shape or number of channels, or the side is
+            missing or is another than the encoder takes.
         """
-        count, *size, channels = images.shape
-        if channels not in (1, 3):
-            raise ValueError(f"images have shape {images.shape}, expected 1 or 3 channels")
+        if images.ndim != 4 or images.shape[-1] not in (1, 3):
+            raise ValueError(
+                f"images have shape {images.shape}, expected 1 or 3 channels in [b, h, w, c]"
+            )
+        count, *size, _ = images.shape
         side = side or self.side
         if side is None or self.side not in (None, side):
             raise ValueError(f"side is {side}, expected {self.side or 'a number of pixels'}")
@@ -99,7 +102,7 @@ class _Archive(NamedTuple):
 
     build: Callable[..., MobileNet]
     file: str
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+    normalisation: _Normalisation
     classes: bool
 
 
@@ -120,7 +123,7 @@ ARCHIVES: Mapping[str, _Archive] = {
 
 
 def load_images(
-    name: str,
+    name: str | Path,
     *,
     logits: bool = False,
     mean: tuple[float, ...] | None = None,
@@ -149,6 +152,7 @@ def load_images(
       UserError: The name, the layer or the architecture is unknown, weights are missing, damaged or
         do not fit, or there are no classes.
     """
+    name = str(name)
     if name in ARCHIVES:
         archive = ARCHIVES[name]
         if logits and not archive.classes:
@@ -156,14 +160,18 @@ def load_images(
                 "encoder with classes", name, [n for n, a in ARCHIVES.items() if a.classes]
             )
         _check_layer(archive.build(layer=options.get("layer", "last")), name)
-        file, config, normalisation = Path(archive.file), None, archive.normalisation
+        file, config = Path(archive.file), None
+        normalisation: _Normalisation | None = archive.normalisation
         content = read_pickle(assets.read(name, archive.file), archive.file)
         tensors = tensors_of(content, file)
     else:
         file = _path(name)
-        tensors, config, normalisation = _read(file)
+        tensors, config = _read(file)
+        normalisation = None
     found = find_images(tensors, config, file, options, logits=logits)
-    normalisation = normalisation or found.normalisation
+    if mean is None or deviation is None:
+        usual = normalisation or _normalisation(file, config or {}, found.normalisation)
+        mean, deviation = mean or usual[0], deviation or usual[1]
     if logits and not getattr(found.module, "classes", 0):
         raise UserError(f"{name} has no classes: expected weights with a classifier for logits")
     side = found.side or ANY_SIDE
@@ -171,14 +179,7 @@ def load_images(
         _whole(found, name), found.layout, found.tensors, file,
         jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
     )  # fmt: skip
-    return PretrainedImages(
-        found.module,
-        variables,
-        mean or normalisation[0],
-        deviation or normalisation[1],
-        found.side,
-        found.scale,
-    )
+    return PretrainedImages(found.module, variables, mean, deviation, found.side, found.scale)
 
 
 def _path(name: str) -> Path:
@@ -202,17 +203,32 @@ def _check_layer(module: MobileNet, name: str) -> None:
         raise unknown(f"layer of {name}", module.layer, module.layer_names)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, Any]:
-    """Tensors, config and normalisation of a file or directory; None for what it does not say."""
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Tensors and config of a file or directory; None for the config of a file."""
     if not path.is_dir():
-        return read_file(path), None, None
-    tensors = hf.read_tensors(path)
-    config = hf.read_config(path, tower="vision")
-    file = path / "preprocessor_config.json"
-    said = hf.read_json(file) if file.exists() else {}
+        return read_file(path), None
+    return hf.read_tensors(path), hf.read_config(path, tower="vision")
+
+
+def _normalisation(path: Path, config: Mapping[str, Any], usual: _Normalisation) -> _Normalisation:
+    """Mean and deviation of images in 0..1, as a directory says or else the usual ones."""
+    file = path / "processor_config.json"  # counts before the other, as in transformers
+    said = part(hf.read_json_or_empty(file), file, "image_processor")
+    if not said:
+        file = path / "preprocessor_config.json"
+        said = hf.read_json_or_empty(file)
+    said = {key: value for key, value in said.items() if value is not None}
     timm = part(config, path, "pretrained_cfg")
-    pairs = ((said, "image_mean", "image_std"), (timm, "mean", "std"))
-    for where, mean, deviation in pairs:
+    for where, mean, deviation in ((timm, "mean", "std"), (said, "image_mean", "image_std")):
         if mean in where and deviation in where:
-            return tensors, config, (tuple(where[mean]), tuple(where[deviation]))
-    return tensors, config, None
+            usual = tuple(where[mean]), tuple(where[deviation])
+    if said.get("do_rescale") is False:
+        raise UserError(
+            f"do_rescale is False in {file}, so that the range of its images is not known: "
+            "give mean= and deviation="
+        )
+    if said.get("do_normalize") is False:
+        usual = (0.0,) * 3, (1.0,) * 3
+    # Theirs are of bytes times the factor, ours of bytes over 255.
+    scale = 255 * positive(said, file, "rescale_factor", 1 / 255)
+    return tuple(m / scale for m in usual[0]), tuple(d / scale for d in usual[1])

@@ -12,6 +12,7 @@ from rml.models.pretrained.configs import (
     count_layers,
     count_or_none,
     only,
+    part,
     positive,
     shape_of,
 )
@@ -23,6 +24,8 @@ from rml.models.vit import ViT
 OLD = {"mlp.linear_1.": "mlp.0.", "mlp.linear_2.": "mlp.3."}
 # Heads by width, as the published models have them, where no config says it.
 HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1280: 16}
+# Widths that published models have with several numbers of heads; timm has that of `HEADS`.
+SEVERAL = {384: " (6 of DeiT, DINO and timm, 12 of MoCo v3)"}
 
 
 class Names(NamedTuple):
@@ -94,7 +97,7 @@ def vit(
     Args:
       tensors: The tensors by the library's names.
       names: Those names.
-      config: Hugging Face's config; empty where there is none.
+      config: Hugging Face's or timm's config; empty where there is none.
       file: Where the tensors were read, for messages.
       options: Attributes of the module that replace what was found.
 
@@ -108,10 +111,15 @@ def vit(
     width, _, patch, _ = shape_of(tensors, f"{names.patches}.weight", file, 4)
     mlp, _ = shape_of(tensors, f"{names.prefix.format(0)}{names.mlp}.weight", file, 2)
     head = tensors.get(f"{names.head}.weight")
-    said = count_or_none(config, file, "num_attention_heads") or HEADS.get(width)
-    heads = options.get("heads", said)
+    said = count_or_none(config, file, "num_attention_heads")
+    said = said or count_or_none(part(config, file, "model_args"), file, "num_heads")
+    usual = HEADS.get(width) if width not in SEVERAL or "architecture" in config else None
+    heads = options.get("heads", said or usual)
     if heads is None:
-        raise UserError(f"the heads of a width of {width} are not known for {file}: give heads=")
+        raise UserError(
+            f"the heads of a width of {width} are not known for {file}: give heads="
+            f"{SEVERAL.get(width, '')}"
+        )
     found = {
         "width": width,
         "depth": count_layers(tensors, names.prefix),
