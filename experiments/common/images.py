@@ -99,8 +99,14 @@ def host_crops(config: Any) -> Callable[..., Any]:
     second view where there is one.
 
     Raises:
-      UserError: A view's augmentation does not begin with a crop, or sizes differ.
+      UserError: A view's augmentation does not begin with a crop, sizes differ, or images are
+        chosen by domain, of which stored images know nothing.
     """
+    if "domains" in config.data:
+        raise UserError(
+            f"data.host_crops is True and data.domains is {config.data.domains!r}; expected one of "
+            "the two: crops are cut from all images of data.train as they are stored"
+        )
     parts = [part for part in ("augment", "augment_second") if part in config]
     for part in parts:
         if tuple(config[part].order[:1]) != (CROP,):

@@ -27,13 +27,26 @@ def _truth(text: str) -> bool:
     return text == "True"
 
 
-PARSERS: dict[type, Callable[[str], Any]] = {
-    bool: _truth,
-    tuple: lambda text: tuple(filter(None, text.split(","))),
-    list: lambda text: list(filter(None, text.split(","))),  # a tuple in a run's config of JSON
-}
-"""How a text is read as a value of types that do not read it themselves; a tuple is of names, an
-empty text one of none."""
+def _read(text: str, present: Any) -> Any:
+    """A value of the type of the present one; an empty text is a tuple of none.
+
+    Parts of a tuple, or of a list, which a tuple is in a run's config of JSON, are of one type.
+
+    Raises:
+      ValueError: The text is no value of that type, or there is none that a text can give.
+    """
+    kind = type(present)
+    if kind not in (tuple, list):
+        return PARSERS.get(kind, kind)(text)
+    kinds = {type(part) for part in present} or {str}
+    if len(kinds) > 1 or not kinds <= {str, int, float, bool}:
+        raise ValueError(text)
+    own = kinds.pop()
+    return kind(PARSERS.get(own, own)(part) for part in filter(None, text.split(",")))
+
+
+PARSERS: dict[type, Callable[[str], Any]] = {bool: _truth}
+"""How a text is read as a value of types that do not read it themselves."""
 
 
 def check_names(config: Any, taken: Iterable[str]) -> None:
@@ -91,13 +104,16 @@ def with_changes(config: Any, changes: str, *, named: str) -> ConfigDict:
         try:
             kind = config_path.get_type(key, changed)
             if equals:
-                config_path.set_value(key, changed, PARSERS.get(kind, kind)(text))
+                present = config_path.get_value(key, changed)
+                config_path.set_value(key, changed, _read(text, present))
             else:
                 _leave_out(key, changed)
         except (AttributeError, KeyError):
             expected = "key=value with a key of the config"
         except (TypeError, ValueError):
-            expected = f"a value of type {kind.__name__}"
+            expected = (
+                f"a value of type {kind.__name__} like {config_path.get_value(key, config)!r}"
+            )
         else:
             continue
         raise UserError(f"{named} is {changes!r}, expected {expected}")

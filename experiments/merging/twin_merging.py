@@ -88,7 +88,7 @@ PAIRS = (
 LOST = {"rank_lost": ("full", "twin"), "shared_lost": ("full", "tuned")}
 RANGES = {
     "router.most": Range(2, whole=True), "router.epochs": Range(1, whole=True),
-    "router.batch_size": Range(1, whole=True), "timing.repeats": Range(1, whole=True),
+    "router.batch_size": Range(2, whole=True), "timing.repeats": Range(1, whole=True),
     "timing.batch_size": Range(1, whole=True), "twin.fraction": Range(0, 1, above=True),
 }  # fmt: skip
 READS = of_bed

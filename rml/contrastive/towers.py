@@ -1,11 +1,12 @@
 """How an encoder is applied to views in training: each view, or each group, normalised apart."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from rml.training.mesh import BATCH_AXES
 
@@ -16,6 +17,7 @@ def apply_in_groups(
     images: Float[Array, "b h w c"],
     *,
     groups: int,
+    rngs: Mapping[str, Key[Array, ""]] | None = None,
     **options: Any,
 ) -> tuple[Float[Array, "b p"], Any]:
     """Applies a model, in training, to groups of a batch that are normalised apart.
@@ -25,6 +27,7 @@ def apply_in_groups(
       variables: Its variables.
       images: The batch; group g is its g-th part.
       groups: Number of groups, which divides the batch. BatchNorm takes the statistics of each.
+      rngs: Keys by name, such as "dropout", of which each group has its own.
       **options: Further options of `model.apply`.
 
     Returns:
@@ -32,13 +35,16 @@ def apply_in_groups(
     """
     mutable = [name for name in variables if name != "params"]
 
-    def apply(part: Array) -> Any:
-        return model.apply(variables, part, train=True, mutable=mutable, **options)
+    def apply(part: Array, keys: dict[str, Array]) -> Any:
+        return model.apply(
+            variables, part, train=True, mutable=mutable, rngs=keys or None, **options
+        )
 
+    keys = {name: jax.random.split(key, groups) for name, key in (rngs or {}).items()}
     outer, rules = _split_groups(groups)
     with nn.logical_axis_rules(rules):
         out, changed = jax.vmap(apply, spmd_axis_name=outer or None)(
-            images.reshape(groups, -1, *images.shape[1:])
+            images.reshape(groups, -1, *images.shape[1:]), keys
         )
     return out.reshape(-1, *out.shape[2:]), jax.tree.map(lambda x: x.mean(axis=0), changed)
 
@@ -65,7 +71,12 @@ def _split_groups(groups: int) -> tuple[tuple[str, ...], list[tuple[str, Any]]]:
 
 
 def apply_to_views(
-    model: nn.Module, variables: Any, views: Float[Array, "n b h w c"], **options: Any
+    model: nn.Module,
+    variables: Any,
+    views: Float[Array, "n b h w c"],
+    *,
+    rngs: Mapping[str, Key[Array, ""]] | None = None,
+    **options: Any,
 ) -> tuple[PyTree, Any]:
     """Applies a model, in training, to views of a batch, each normalised by its own statistics.
 
@@ -73,6 +84,7 @@ def apply_to_views(
       model: Called as `model(images, train=True)`.
       variables: Its variables.
       views: Views of the images; each device has all views of its images.
+      rngs: Keys by name, such as "dropout", of which each view has its own.
       **options: Further options of `model.apply`.
 
     Returns:
@@ -80,8 +92,15 @@ def apply_to_views(
       over views.
     """
     mutable = [name for name in variables if name != "params"]
+
+    def apply(i: int, view: Array) -> Any:
+        keys = {name: jax.random.fold_in(key, i) for name, key in (rngs or {}).items()}
+        return model.apply(
+            variables, view, train=True, mutable=mutable, rngs=keys or None, **options
+        )
+
     # Not a vmap: it folds views and images into one axis, of which no device has a whole part.
-    made = [model.apply(variables, v, train=True, mutable=mutable, **options) for v in views]
+    made = [apply(i, view) for i, view in enumerate(views)]
     outputs, changed = zip(*made, strict=True)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *outputs)
     return stacked, jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *changed)

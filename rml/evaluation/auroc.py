@@ -29,7 +29,7 @@ def auroc_by_group(
 
     Raises:
       ValueError: If the mask is not of truth values, no example is positive, none is negative, a
-        score is not finite, or there is one group only.
+        score is not finite, there is one group only, or not one group an example is given.
 
     Source: DeLong, DeLong and Clarke-Pearson 1988, "Comparing the Areas under Two or More
       Correlated Receiver Operating Characteristic Curves: A Nonparametric Approach"; with groups
@@ -42,6 +42,11 @@ def auroc_by_group(
     share[..., ~positive] = (below - area) / below.shape[-1]
     if groups is None:
         groups = np.arange(scores.shape[-1])
+    if np.shape(groups) != scores.shape[-1:]:
+        raise ValueError(
+            f"groups must hold one number for each of {scores.shape[-1]} examples, got shape "
+            f"{np.shape(groups)}"
+        )
     names, of = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         raise ValueError("the area under a ROC curve by group needs at least 2 groups, got 1")

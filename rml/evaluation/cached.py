@@ -85,7 +85,8 @@ def cached_features(
     Raises:
       DataError: Images of the source have several sizes.
     """
-    rows = in_slices(images)
+    # An encoder of a run has preprocessing of its own, on which features depend.
+    rows = getattr(encoder, "read", in_slices)(images)
     if jax.process_count() > 1:  # one that finds its file would leave the others waiting
         return encoder(rows)
     if directory is None:

@@ -1,7 +1,10 @@
 """Probabilities of classes: accuracy, log-likelihood and calibration, right as often as said."""
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from rml.evaluation.checks import require_labels
 
 
 def expected_calibration_error(
@@ -54,7 +57,12 @@ def probability_scores(
     Returns:
       `accuracy` of the most probable class, mean `log_likelihood` of the true one in nats, and
       `calibration_error` in ten bins.
+
+    Raises:
+      ValueError: If there is not one label a row, or one is out of range.
     """
+    rows, classes = log_probabilities.shape
+    require_labels("labels", jnp.asarray(labels), rows=rows, num_classes=classes)
     right = log_probabilities.argmax(axis=1) == labels
     own = log_probabilities[np.arange(len(labels)), labels]
     confidence = np.exp(log_probabilities.max(axis=1))

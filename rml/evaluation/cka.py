@@ -25,7 +25,8 @@ def linear_cka(
         small; the value may then be negative.
 
     Returns:
-      1 for equal representations; NaN inside `jit` where one is constant.
+      1 for equal representations; NaN inside `jit` where one is constant, and of the unbiased
+      estimator where its HSIC of one with itself is 0 but for rounding, as of equidistant rows.
 
     Raises:
       ValueError: If the numbers of rows differ, there are fewer than 2 (4 if `debiased`), a
@@ -64,11 +65,14 @@ def _linear_cka(x: Array, y: Array, *, debiased: bool) -> Array:
             return product
         # The diagonals taken out; the rows of a centred Gram matrix sum to zero.
         diagonal_a, diagonal_b = jnp.sum(a * a, axis=1), jnp.sum(b * b, axis=1)
-        return (
+        found = (
             product
             - n / (n - 2) * jnp.vdot(diagonal_a, diagonal_b)
             + jnp.sum(diagonal_a) * jnp.sum(diagonal_b) / ((n - 1) * (n - 2))
         )
+        if a is b:
+            found = jnp.where(found > 100 * jnp.finfo(a.dtype).eps * product, found, jnp.nan)
+        return found
 
     return hsic(x, y) / jnp.sqrt(hsic(x, x) * hsic(y, y))
 

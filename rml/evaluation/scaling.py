@@ -54,6 +54,8 @@ def examples_needed(sizes: Sequence[int], errors: Float[np.ndarray, " n"], level
     Returns:
       The number; NaN where the errors never fall to the level or begin below it.
     """
+    if errors[0] == level:
+        return float(sizes[0])
     if not (errors[0] > level >= errors.min()):
         return float("nan")
     i = int(np.argmax(errors <= level))

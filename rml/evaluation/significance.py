@@ -188,7 +188,9 @@ def wilcoxon(first: Float[Array, " q"], second: Float[Array, " q"]) -> SignedRan
 
     _differences(first, second, 1, 1)
     one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    resolution = float(jnp.finfo(jnp.promote_types(first.dtype, second.dtype)).eps)
+    # Integers, such as ranks, have no rounding beyond that of the mean of some.
+    dtype = jnp.promote_types(jnp.promote_types(first.dtype, second.dtype), jnp.float32)
+    resolution = float(jnp.finfo(dtype).eps)
     rounding = resolution * max(np.abs(one).max(), np.abs(other).max())
     sizes = np.abs(one - other)
     order = np.argsort(sizes)

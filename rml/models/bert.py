@@ -108,6 +108,10 @@ class Bert(nn.Module):
         attentions, which = attention_by_layer(self.attention, self.depth)
         if segments is None:
             segments = jnp.zeros_like(tokens)
+        if segments.shape != tokens.shape:
+            raise ValueError(
+                f"segments have shape {segments.shape}, expected that of tokens, {tokens.shape}"
+            )
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
         x = token_table(self.vocabulary, self.width, "vocab", name="tokens", **dtypes)(tokens)

@@ -95,6 +95,7 @@ def read_in_chunks(
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     cache.check_room(tokens.shape)
+    chunk = min(chunk, max(1, tokens.shape[1]))  # of a shorter text there is no whole one
     return _read(module, variables, tokens, mask, cache, chunk, thresholds)
 
 

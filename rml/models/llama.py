@@ -168,6 +168,11 @@ class Llama(nn.Module):
                 )
             before = cache.read[:, None]
             keys, kept_mask = cache.extended(cache.mask, mask)
+        if positions is not None and positions.shape not in (tokens.shape, (1, tokens.shape[1])):
+            raise ValueError(
+                f"positions have shape {positions.shape}, expected that of tokens, {tokens.shape}, "
+                f"or {(1, tokens.shape[1])}"
+            )
         if positions is None:
             positions = before + jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
         windows = self._windows(tokens.shape[1], cache)
@@ -179,7 +184,7 @@ class Llama(nn.Module):
             self.theta,
             scaling=self.rope_scaling,
             trained=self.positions,
-            length=jnp.max(positions) + 1,
+            length=jnp.max(positions, axis=1) + 1,
         )
         x, result = run_blocks(
             Block,

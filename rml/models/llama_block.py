@@ -46,7 +46,7 @@ class Block(nn.Module):
         layer: tuple[Any, ...],
         keys: Bool[Array, "b s"] | None,
         positions: Num[Array, "#b t"],
-        frequency: Float[Array, " f"],
+        frequency: Float[Array, "... f"],
         cache: Cache | None,
         rows: LiveRows | None,
     ) -> tuple[Float[Array, "b t d"], Any]:

@@ -68,8 +68,8 @@ def frequencies(
     *,
     scaling: Mapping[str, Any] | None = None,
     trained: int = 0,
-    length: jax.Array | int = 0,
-) -> Float[Array, " f"]:
+    length: Num[Array, "..."] | int = 0,
+) -> Float[Array, "... f"]:
     """Computes the angles that one position turns, one for each pair of a head's components.
 
     Args:
@@ -81,10 +81,11 @@ def frequencies(
         length and one for longer ones.
       trained: Longest text of training in tokens, read by "dynamic" and, where the scaling does not
         give the factor or the original length, by "yarn".
-      length: Length of this text, read by "dynamic" and "longrope".
+      length: Length of a text, or of each of several, read by "dynamic" and "longrope".
 
     Returns:
-      The angles in radians, float32.
+      The angles in radians, float32; of several texts a row for each where the scaling reads their
+      lengths. (In transformers the longest text of a batch counts for all.)
 
     Raises:
       ValueError: An odd width, or a scaling that is not as described.
@@ -98,16 +99,17 @@ def frequencies(
     kind = scaling_kind(scaling)
     options = scaling or {}
     base: jax.Array | float = theta
+    of_text = jnp.asarray(length)[..., None]
     if kind == "dynamic":
         factor = options["factor"]
-        stretch = factor * jnp.maximum(length, trained) / trained - (factor - 1)
+        stretch = factor * jnp.maximum(of_text, trained) / trained - (factor - 1)
         base = theta * stretch ** (width / (width - 2))
     found = 1.0 / base ** (jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     if kind == "linear":
         return found / options["factor"]
     if kind == "longrope":
         short, long = (jnp.asarray(options[f"{name}_factor"], jnp.float32) for name in LENGTHS)
-        return found / jnp.where(length > options["original_max_position_embeddings"], long, short)
+        return found / jnp.where(of_text > options["original_max_position_embeddings"], long, short)
     if kind == "yarn":
         fast = _yarn_kept(width, theta, options, trained)
         return found * (fast + (1 - fast) / _ratio(options, trained))
@@ -177,7 +179,7 @@ def magnitude(scaling: Mapping[str, Any] | None, trained: int) -> float:
 def rotate(
     x: Float[Array, "b t h k"],
     positions: Num[Array, "#b t"],
-    frequency: Float[Array, " f"],
+    frequency: Float[Array, "... f"],
     scale: float = 1.0,
 ) -> Float[Array, "b t h k"]:
     """Turns each pair (i, i + k/2) of a head's components by position times frequency.
@@ -185,12 +187,13 @@ def rotate(
     Args:
       x: Queries or keys.
       positions: Position of every token; may be fractional.
-      frequency: Frequency of every pair.
+      frequency: Frequency of every pair, of all texts or of each.
       scale: Factor of the result, see `magnitude`.
 
     Returns:
       The rotated heads in the dtype of `x`; angles and products are float32.
     """
+    frequency = frequency if frequency.ndim == 1 else frequency[:, None]
     angle = positions[..., None].astype(jnp.float32) * frequency
     cos, sin = scale * jnp.cos(angle)[:, :, None], scale * jnp.sin(angle)[:, :, None]
     a, b = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)

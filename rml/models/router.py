@@ -108,17 +108,22 @@ def learn_router(
       tasks: Place of the expert that each input belongs to.
       validation: Features and tasks that the epoch is chosen on; of equal epochs the first is.
       epochs: Number of passes.
-      batch_size: Inputs of a step; at most all.
+      batch_size: Inputs of a step, at least two; at most all.
       learning_rate: Rate of the first step.
       weight_decay: Adam-W's decay.
 
     Raises:
-      UserError: There are fewer than two inputs, no validation input, or no epoch, or features hold
-        NaN or infinite values, which of traced ones are not looked at.
+      UserError: There are fewer than two inputs, or of a step, no validation input, or no epoch, or
+        features hold NaN or infinite values, which of traced ones are not looked at.
 
     Source: Lu et al., arXiv:2406.15479; its public code chooses the epoch on test inputs.
     """
     _check_inputs(features, validation[0], epochs)
+    if batch_size < 2:
+        raise UserError(
+            f"batch_size is {batch_size}, expected at least 2: statistics of one input have no "
+            "variance"
+        )
     size = min(batch_size, len(features))
     steps = len(features) // size
     schedule = optax.linear_schedule(learning_rate, 0.0, epochs * steps)
@@ -153,7 +158,7 @@ def learn_router(
         return (training, best, jnp.maximum(accuracy, highest)), (jnp.mean(losses), accuracy)
 
     params = variables["params"]
-    rest = {"batch_stats": variables["batch_stats"]}
+    rest = {name: own for name, own in variables.items() if name != "params"}
     start = ((params, rest, optimizer.init(params)), dict(variables), -1.0)
     (_, best, _), (losses, accuracy) = jax.lax.scan(epoch, start, jnp.arange(epochs))
     return LearnedRouter(best, losses, accuracy)

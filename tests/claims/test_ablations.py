@@ -157,6 +157,24 @@ def test_a_key_alone_is_left_out():
         variant(config, "wrong")
 
 
+def test_parts_of_a_tuple_have_the_type_of_those_that_are_there():
+    config = ConfigDict(
+        dict(experiment="contrastive.simclr", scale=(0.1, 1.0), shape=(28, 28, 1), names=("a",),
+             none=(), whole=(True, False), mixed=(1, "a"))
+    )  # fmt: skip
+    config.variants = dict(
+        some="scale=0.25,1 shape=32,32,3 names=b,c none=d,e whole=False,True",
+        wrong="shape=32,x,3", other="mixed=1,b",
+    )  # fmt: skip
+    changed = variant(config, "some")
+    assert changed.scale == (0.25, 1.0)
+    assert changed.shape == (32, 32, 3)
+    assert (changed.names, changed.none, changed.whole) == (("b", "c"), ("d", "e"), (False, True))
+    for name in ("wrong", "other"):
+        with pytest.raises(UserError, match=r"expected a value of type tuple like \("):
+            variant(config, name)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "expected"),
     [

@@ -14,7 +14,7 @@ import pytest
 from experiments.common.encoders import ProjectedEncoder
 from experiments.contrastive import moco_v2
 from rml import models
-from rml.contrastive import apply_in_groups
+from rml.contrastive import apply_in_groups, apply_to_views
 from rml.errors import UserError
 
 
@@ -99,6 +99,23 @@ def test_groups_are_normalised_apart():
     mean = jax.tree.map(lambda *x: sum(x) / 3, *(p[1] for p in parts))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), changed, mean)
     assert float(jnp.abs(out - apply(images)[0]).max()) > 0.1
+
+
+class _Dropped(nn.Module):
+    """Half of the numbers."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dropout(0.5, deterministic=not train)(x.reshape(len(x), -1))
+
+
+def test_views_and_groups_drop_units_of_their_own():
+    ones, keys = jnp.ones((6, 4, 4, 1)), {"dropout": jax.random.key(2)}
+    out, _ = apply_in_groups(_Dropped(), {}, ones, groups=3, rngs=keys)
+    views, _ = apply_to_views(_Dropped(), {}, jnp.stack([ones] * 3), rngs=keys)
+    for parts in (out.reshape(3, 2, -1), views):
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            assert jnp.any(parts[i] != parts[j])
 
 
 @pytest.mark.parametrize(

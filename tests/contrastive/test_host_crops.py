@@ -148,6 +148,9 @@ def test_what_cannot_be_cropped_on_the_host_is_named():
     config.augment.order = ("random_flip", "random_resized_crop")
     with pytest.raises(UserError, match="expected random_resized_crop first"):
         host_crops(config)
+    config.data.domains = "first"
+    with pytest.raises(UserError, match=r"data\.domains is 'first'; expected one of the two"):
+        host_crops(config)
     config = small("hydra.hydra_imagenet2012")
     config.pairs.sampling = "drawn"
     with pytest.raises(UserError, match="batches hold whole images"):

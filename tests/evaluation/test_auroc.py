@@ -77,6 +77,7 @@ def test_days_that_share_their_weather_have_the_wider_interval_that_covers():
         ([False, False], [0.0, 1.0], None, "all examples are negative"),
         ([True, False], [0.0, np.nan], None, "scores must be finite"),
         ([True, False], [0.0, 1.0], [3, 3], "needs at least 2 groups, got 1"),
+        ([True, False, True], [0.0, 1.0, 2.0], [3, 4], r"each of 3 examples, got shape \(2,\)"),
         ([1, 0], [0.0, 1.0], None, "must be of truth values, got an array of type int64"),
     ],
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rml.data import ArraySource, given
+from rml.encoder import Encoder, ImageEmbedder
 from rml.evaluation import cached_features
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 1), dtype=np.uint8)
@@ -206,3 +207,22 @@ def test_what_was_not_read_for_longest_is_removed_first(tmp_path, monkeypatch):
     kept("a")
     assert kept("c", limit_bytes=2 * size) == {"a", "c"}
     assert (directory / "mine.npy").exists()
+
+
+def test_an_encoder_of_a_run_keeps_its_preprocessing(tmp_path, monkeypatch):
+    """Also of a source that is not held in memory, and told apart in the names of files."""
+
+    def function(variables, images):
+        return images.reshape(len(images), -1)[:, :3] / 255 * variables["scale"]
+
+    def encoder(side):
+        config = {"data": {"image_shape": (side, side, 1), "image_dtype": "uint8"}}
+        embedder = ImageEmbedder(function, {"scale": np.float32(2.0)}, 8)
+        return Encoder("images", config, "run", 1, embedder)
+
+    source = ArraySource(IMAGES, np.zeros(5, int), class_names=["one"])
+    for limit in (given.IN_MEMORY_BYTES, 1):
+        monkeypatch.setattr(given, "IN_MEMORY_BYTES", limit)
+        for side in (2, 3):
+            found = cached_features(encoder(side), source, name="own", directory=tmp_path)
+            np.testing.assert_allclose(found, encoder(side)(source), rtol=1e-6)

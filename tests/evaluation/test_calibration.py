@@ -54,6 +54,12 @@ def test_what_has_no_answer_is_an_error(unchecked):
             expected_calibration_error(np.array([0.5, wrong]), np.ones(2, bool))
 
 
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_that_is_no_class_is_refused(label):
+    with pytest.raises(ValueError, match="labels must lie between 0 and 3"):
+        probability_scores(np.log(np.full((3, 4), 0.25)), np.array([0, label, 1]))
+
+
 def test_scores_of_probabilities_are_scikit_learns():
     rng = np.random.default_rng(1)
     logits = 3 * rng.standard_normal((60, 4))

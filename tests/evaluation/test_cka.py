@@ -71,6 +71,16 @@ def test_independent_wide_features_are_similar_only_with_bias():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("n", [6, 40])
+def test_equidistant_rows_have_no_unbiased_similarity(n):
+    """Off the diagonal their centred Gram matrix is constant, so that the estimate is 0 / 0."""
+    other = jax.random.normal(jax.random.key(1), (n, 3))
+    assert np.isnan(linear_cka(jnp.eye(n), other, debiased=True))
+    assert np.isnan(linear_cka(3 * jnp.eye(n), jnp.eye(n), debiased=True))
+    assert np.isfinite(linear_cka(jnp.eye(n), other))
+
+
+@pytest.mark.slow
 def test_half_precision_inside_jit():
     x, y = (v.astype(jnp.bfloat16) for v in pair(30, 4, 7))
     result = jax.jit(linear_cka)(x, y)

@@ -55,5 +55,6 @@ def test_examples_needed_for_a_power_law_are_its_inverse():
         assert examples_needed(sizes, errors, 4 * needed**-0.6) == pytest.approx(needed)
     # A level that is met exactly is met there; the first crossing counts.
     assert examples_needed(sizes, errors, errors[1]) == pytest.approx(70)
+    assert examples_needed(sizes, errors, errors[0]) == 30
     assert 30 < examples_needed(sizes, np.array([1.0, 0.1, 0.9, 0.1]), 0.5) < 70
     assert np.isnan(examples_needed(sizes, np.array([np.nan, 0.5, 0.2, 0.1]), 0.3))

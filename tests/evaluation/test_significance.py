@@ -213,6 +213,11 @@ def test_wilcoxons_ties_are_differences_equal_up_to_rounding():
     assert apart == pytest.approx(tuple(stats.wilcoxon([1.1, -1, 1, 4, 0])))
 
 
+def test_wilcoxon_of_ranks_is_that_of_the_same_numbers(unchecked):
+    ranks = jnp.asarray([3, 8, 5, 9, 7]), np.array([2, 9, 4, 5, 7])
+    assert wilcoxon(*ranks) == pytest.approx(tuple(stats.wilcoxon([1, -1, 1, 4, 0])))
+
+
 @pytest.mark.parametrize(("only_first", "only_second"), [(7, 2), (2, 7), (4, 4), (0, 1), (5, 0)])
 def test_mcnemar_counts_all_ways_to_be_right_alone(only_first, only_second):
     first = jnp.asarray([True] * only_first + [False] * only_second + [True] * 3 + [False])

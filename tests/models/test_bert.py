@@ -228,6 +228,17 @@ def test_tokens_and_masks_of_another_shape_are_refused():
         check_tokens(TOKENS.astype(jnp.float32), None)
 
 
+@pytest.mark.parametrize("shape", [(6,), (3, 1), (1, 6)])
+def test_segments_of_another_shape_are_refused(unchecked, shape):
+    with pytest.raises(ValueError, match=r"segments have shape .* expected that of tokens"):
+        jax.eval_shape(
+            lambda x: Bert(**SMALL).init(
+                jax.random.key(0), x, segments=jnp.zeros(shape, jnp.int32)
+            ),
+            TOKENS,
+        )
+
+
 def test_edits_of_another_shape_are_refused(variables):
     edits = HeadEdits(scale=jnp.ones((2, 4)))
     with pytest.raises(ValueError, match=r"edits.scale must have .* \(2, 4, 4\), got \(2, 4\)"):

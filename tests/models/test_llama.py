@@ -8,6 +8,7 @@ import pytest
 
 from rml.models import HeadEdits, Llama, generate, rope
 from rml.models.attention import attend
+from rml.models.generate import read_in_chunks
 from rml.models.generate_together import written
 from rml.ops.attention_parts import Visible
 
@@ -97,6 +98,42 @@ def test_padding_does_not_make_a_text_longer(variables):
         part = slice(start, start + 4)
         y = apply(module, variables, TOKENS[1:2], mask[1:2])
         close(y[:, part], apply(module, variables, TOKENS[1:2, part]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [2.0, 3.0],
+         "original_max_position_embeddings": 4},
+    ],
+)  # fmt: skip
+def test_a_text_is_read_as_alone_beside_a_longer_one(variables, scaling):
+    module = Llama(**SMALL, rope_scaling=scaling, positions=4)
+    y = apply(module, variables, TOKENS[:2], RIGHT[:2])
+    close(y[1, :4], apply(module, variables, TOKENS[1:2, :4])[0])
+    close(y[0], apply(module, variables, TOKENS[:1])[0])
+    # The longer one is beyond the length from which rotations are slower.
+    assert jnp.abs(y[0] - apply(Llama(**SMALL), variables, TOKENS[:1])[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (3, 7), (2, 6)])
+def test_positions_of_another_shape_are_refused(unchecked, shape):
+    with pytest.raises(ValueError, match=r"positions have shape .* expected that of tokens"):
+        jax.eval_shape(
+            lambda x: Llama(**SMALL).init(jax.random.key(0), x, positions=jnp.zeros(shape)), TOKENS
+        )
+
+
+@pytest.mark.slow
+def test_a_text_that_is_shorter_than_a_chunk_is_read(variables):
+    module = Llama(**SMALL)
+    hidden, cache = read_in_chunks(
+        module, variables, TOKENS, cache=module.init_cache(3, 6), chunk=9
+    )
+    close(hidden, apply(module, variables, TOKENS))
+    assert int(cache.length) == 6
 
 
 @pytest.mark.slow

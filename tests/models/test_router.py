@@ -134,6 +134,8 @@ def test_the_best_epoch_on_validation_is_kept_and_clusters_are_told_apart():
         ({"features": jnp.zeros((0, 3)), "tasks": jnp.zeros(0, int)}, r"features are \[0, 3\]"),
         ({"features": jnp.zeros((1, 3)), "tasks": jnp.zeros(1, int)}, "expected at least 2"),
         ({"epochs": 0}, "epochs is 0, expected at least 1"),
+        ({"batch_size": 1}, "batch_size is 1, expected at least 2"),
+        ({"batch_size": 0}, "batch_size is 0, expected at least 2"),
         ({"features": jnp.ones((4, 3)).at[3, 1].set(jnp.nan)}, "the array of features holds NaN"),
         (
             {"validation": (jnp.full((1, 3), jnp.inf), jnp.zeros(1, int))},
@@ -146,3 +148,15 @@ def test_inputs_that_teach_or_choose_nothing_are_named(given, said):
              "validation": (jnp.ones((1, 3)), jnp.zeros(1, int))}  # fmt: skip
     with pytest.raises(UserError, match=said):
         learn_router(Router(experts=2), jax.random.key(0), **whole | given)
+
+
+@pytest.mark.slow
+def test_a_router_without_hidden_layers_learns():
+    features = jnp.asarray([[2.0, 0.0], [0.0, 2.0]] * 10)
+    tasks = jnp.asarray([0, 1] * 10)
+    found = learn_router(
+        Router(experts=2, layers=0), jax.random.key(0), features=features, tasks=tasks,
+        validation=(features, tasks), epochs=20, batch_size=10, learning_rate=0.1,
+    )  # fmt: skip
+    assert set(found.variables) == {"params"}
+    assert found.accuracy[-1] == 1

@@ -43,6 +43,18 @@ def test_a_round_moves_laws_to_the_frequencies_of_the_elite():
     np.testing.assert_allclose(still["a"], laws["a"])
 
 
+def test_a_share_of_draws_that_is_whole_is_not_rounded_up():
+    settings = [{"a": a} for a in range(25)]
+    laws, scores = {"a": [0.04] * 25}, [float(a) for a in range(25)]
+    new = moved(laws, {"a": range(25)}, settings, scores, Search(elite=0.28, step=1.0))
+    np.testing.assert_allclose(new["a"], [0.0] * 18 + [1 / 7] * 7)
+
+
+def test_a_space_of_one_setting_has_a_best_one():
+    found = cross_entropy_search(lambda settings: [2.0] * len(settings), {"x": [1]})
+    assert (found.best, found.rounds) == (({"x": 1}, 2.0), 1)
+
+
 def test_draws_follow_the_laws():
     laws = {"a": [0.1, 0.2, 0.3, 0.4], "b": [0.0, 1.0, 0.0], "c": [0.5, 0.5]}
     drawn = draw_settings(laws, SPACE, 4000, seed=3)
