@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = make_parser("embed", __doc__)
     parser.add_argument("--data", metavar="NAME", help="data set: folder:PATH, npz:PATH, a name")
-    return run_tool(parser, argv, write_features)
+    return run_tool(parser, argv, write_features, check_npz)
 
 
 def make_parser(tool: str, text: str | None) -> argparse.ArgumentParser:
@@ -138,6 +138,12 @@ def check_out(out: Path | None) -> None:
         raise UserError("no --out; expected the file to write, such as --out=features.npz")
     check_absent(out)
     check_writable(out.parent, f"--out={out}")
+
+
+def check_npz(options: argparse.Namespace) -> None:
+    """Raises `UserError` where the file's name says that it is of another kind than is written."""
+    if options.out.suffix not in ("", ".npz"):
+        raise UserError(f"--out is {options.out}, expected a name that ends in .npz")
 
 
 def check_absent(*paths: Path) -> None:

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,10 @@ class Encoder:
     """
 
     kind: str
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] = field(repr=False)
     run: Path | str
     step: int | None
-    embedder: ImageEmbedder | TextEmbedder
+    embedder: ImageEmbedder | TextEmbedder = field(repr=False)
 
     def __call__(
         self, inputs: Any, *, progress: Progress | None = None

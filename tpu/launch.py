@@ -23,7 +23,7 @@ from absl import app, flags
 
 from experiments import ranges, registry
 from experiments.startup import fail, parse_flags
-from rml.errors import UserError, unknown
+from rml.errors import UserError, local_path, unknown
 from tpu import gcloud
 from tpu.gcloud import ABSENT, GONE, READY, Pod
 
@@ -259,6 +259,11 @@ def check_run(run: str) -> None:
         words = shlex.split(run)
     except ValueError as error:
         raise UserError(f"--run is {run!r}: {error}") from None
+    for word, before in zip(words, ["", *words], strict=False):
+        if not word.startswith("-") and (not before.startswith("-") or "=" in before):
+            raise UserError(f"--run has {word!r}, expected flags alone, each --NAME=VALUE")
+        if word.startswith("--workdir=") or before == "--workdir":
+            local_path(word.removeprefix("--workdir="), "--workdir")
     values = [word for word in words if word.startswith(("--config=", "--config."))]
     path, overrides = (
         [word for word in values if word.startswith(start)] for start in ("--config=", "--config.")

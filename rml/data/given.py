@@ -161,8 +161,10 @@ class GivenImages:
 
     def _expected(self, several: str = "") -> str:
         shape = f"[{', '.join(filter(None, [several, *map(str, self.shape)]))}]"
-        bytes_too = f"uint8{shape} or floats in 0..1, {shape}"
-        return bytes_too if self._dtype == np.uint8 else f"finite floats {shape}"
+        if self._dtype != np.uint8:
+            return f"finite floats {shape}"
+        of_any = ", ".join(filter(None, [several, "h", "w", *map(str, self.shape[2:])]))
+        return f"uint8[{of_any}] of any size or floats in 0..1, {shape}"
 
 
 def _describe(image: Any) -> str:

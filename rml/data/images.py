@@ -55,7 +55,8 @@ def decode(image: bytes | Path, *, channels: int, what: str = "image") -> np.nda
 def from_picture(picture: Image.Image, *, channels: int, what: str = "it") -> np.ndarray:
     """Turns one image of PIL, upright as its file says, into uint8 `[h, w, channels]`.
 
-    Grey images of 32-bit integers have 8 bits where no value exceeds 255, otherwise 16.
+    Grey images of 32-bit integers have 8 bits where no value exceeds 255, otherwise 16. What is
+    transparent shows white paper, unless the result has an alpha channel.
 
     Args:
       picture: The image.
@@ -73,6 +74,9 @@ def from_picture(picture: Image.Image, *, channels: int, what: str = "it") -> np
         grey = np.asarray(picture)
         grey = grey >> 8 if picture.mode != "I" or grey.max() > 255 else grey
         picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+    if channels != 4 and picture.has_transparency_data:
+        paper = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(paper, picture.convert("RGBA"))
     array = np.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
     return array if array.ndim == 3 else array[..., None]
 

@@ -108,7 +108,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         file = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no readable .npz file: {error}") from error
+        # Of any file that is no archive NumPy says that it is pickled.
+        foreign = isinstance(error, ValueError) and not zipfile.is_zipfile(path)
+        reason = "it is no archive, as numpy.savez writes it" if foreign else error
+        raise DataError(f"{path} is no readable .npz file: {reason}") from error
     if isinstance(file, np.ndarray):
         raise DataError(f"{path} is one array, expected an .npz file of several")
     arrays = {}

@@ -92,6 +92,23 @@ def test_formats_and_modes(tmp_path, name, mode):
     assert source[0]["image"].dtype == np.uint8
 
 
+@pytest.mark.parametrize(("mode", "channels"), [("LA", 1), ("RGBA", 3), ("P", 3)])
+def test_what_is_transparent_shows_white_paper(tmp_path, mode, channels):
+    alpha = np.zeros((10, 8), np.uint8)
+    alpha[2:5, 3:6] = 255
+    ink = np.zeros((10, 8, 3 if mode == "RGBA" else 1), np.uint8)
+    if mode == "P":
+        picture = Image.fromarray(np.where(alpha, 1, 0).astype(np.uint8), "P")
+        picture.putpalette([255, 0, 0, 0, 0, 0])
+        picture.info["transparency"] = 0
+    else:
+        picture = Image.fromarray(np.concatenate([ink, alpha[..., None]], axis=2), mode)
+    (tmp_path / "c").mkdir()
+    picture.save(tmp_path / "c" / "a.png")
+    image = load(f"folder:{tmp_path}", "all")[0]["image"]
+    np.testing.assert_array_equal(image, np.repeat(255 - alpha[..., None], channels, axis=2))
+
+
 def test_16_bit_grey_keeps_its_range(tmp_path):
     deep = np.linspace(0, 65535, 80, dtype=np.uint16).reshape(10, 8)
     (tmp_path / "c").mkdir()

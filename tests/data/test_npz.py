@@ -168,7 +168,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(DataError, match="there is no file"):
         load(f"npz:{tmp_path / 'none.npz'}", "train")
     (tmp_path / "text.npz").write_text("not a zip file")
-    with pytest.raises(DataError, match=r"no readable \.npz"):
+    with pytest.raises(DataError, match=r"no readable \.npz file: it is no archive"):
         load(f"npz:{tmp_path / 'text.npz'}", "train")
     np.savez(tmp_path / "whole.npz", x=IMAGES, y=LABELS)
     cut = (tmp_path / "whole.npz").read_bytes()[:900]

@@ -300,6 +300,13 @@ def test_products_have_the_precision_of_the_run(encoder, images):
     assert seen[-1] == "highest"
 
 
+@pytest.mark.slow
+def test_what_a_notebook_shows_of_an_encoder_is_short(encoder, images):
+    shown = repr(encoder)
+    assert len(shown) < 300
+    assert all(part in shown for part in ("images", str(images.path), str(encoder.step)))
+
+
 ZEROS = np.zeros((2, 8, 8, 1))
 
 
@@ -312,7 +319,7 @@ ZEROS = np.zeros((2, 8, 8, 1))
         (np.zeros((2, 64), np.uint8), ["uint8[2, 64]"]),
         (np.zeros((2, 0, 8), np.uint8), ["uint8[2, 0, 8]"]),
         (np.zeros((2, 9, 9)), ["float64[2, 9, 9]"]),
-        (ZEROS.astype(int), ["int64", "uint8[n, 8, 8, 1]"]),
+        (ZEROS.astype(int), ["int64", "uint8[n, h, w, 1] of any size", "0..1, [n, 8, 8, 1]"]),
         (ZEROS.astype(bool), ["bool"]),
         (ZEROS + 255.0, ["image 0", "255..255", "floats in 0..1"]),
         (np.stack([ZEROS[0], ZEROS[0] - 0.5]), ["image 1", "-0.5..-0.5"]),
@@ -529,6 +536,7 @@ def test_vectors_of_texts_say_which_passage_each_is(texts, tmp_path):
         (embed, ["--data=digits", "--out=OUT", "--run=other"], ["got 2 run directories"]),
         (embed, ["--data=folder:/nowhere", "--out=OUT"], ["/nowhere"]),
         (embed, ["--data=digits", "--out=/dev/null/x.npz"], ["/dev/null"]),
+        (embed, ["--data=digits", "--out=OUT.csv"], ["out.csv", "ends in .npz"]),
         (embed, ["--data=digitz", "--out=/proc/x.npz"], ["--out=/proc/x.npz cannot be written: "]),
         (embed, ["--data=digits", "--out=gs://b/x.npz"], ["--out is 'gs://b/x.npz', a URL"]),
         (export, ["--out=OUT"], ["--format"]),

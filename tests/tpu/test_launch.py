@@ -384,6 +384,8 @@ def test_resume_makes_a_pod_that_was_deleted(fake):
         (("run", *POD, "--run=--config=configs/simclr_digitz.py"), ("simclr_digits.py'?",)),
         (("resume", *POD, f"{RUN} --config.train.stpes=3"), ("'train.stpes'", "'train.steps'?")),
         (("run", *POD, f"{RUN} --config.train.batch_size=0"), ("batch_size is 0", "at least 1")),
+        (("run", *POD, f"{RUN} --workdir=gs://b/x"), ("--workdir", "gs://b/x")),
+        (("resume", *POD, f"{RUN} simclr"), ("'simclr'", "flags alone")),
         (("create", *POD, "--naem=x"), ("'naem'",)),
     ],
 )
