@@ -8,7 +8,7 @@ of the novel classes. Queries of 20 ways have recoloured twins in the support as
 `compare_emoji`: three quarters at 5 shots, nearly all at 20. The base classes' features centre the
 others. Options of 100 and 400 ways are chosen on 20-way episodes.
 
-Result: results/transductive_clustering, 18 min 16 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/transductive_clustering, 2 h 5 min a run on 1 x cpu.
 """
 
 from ml_collections import ConfigDict
