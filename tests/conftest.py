@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
 from ml_collections import ConfigDict
@@ -94,6 +95,14 @@ def own_draws(request: pytest.FixtureRequest) -> None:
     if generator := getattr(request.module, "RNG", None):
         own = type(generator.bit_generator)(zlib.crc32(request.node.nodeid.encode()))
         generator.bit_generator.state = own.state
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As users run it: without the shape checks of the tests, so that a function's own are seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -193,8 +193,7 @@ def rotate(
     Returns:
       The rotated heads in the dtype of `x`; angles and products are float32.
     """
-    frequency = frequency if frequency.ndim == 1 else frequency[:, None]
-    angle = positions[..., None].astype(jnp.float32) * frequency
+    angle = positions[..., None].astype(jnp.float32) * frequency[..., None, :]
     cos, sin = scale * jnp.cos(angle)[:, :, None], scale * jnp.sin(angle)[:, :, None]
     a, b = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

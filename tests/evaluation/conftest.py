@@ -1,19 +1,8 @@
 """Fixtures of the evaluation tests."""
 
-from collections.abc import Iterator
-
 import jax
-import jaxtyping
 import pytest
 from sklearn.datasets import load_digits
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without the shape checks of the tests, so that a function's own errors are seen."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -36,11 +35,3 @@ def double():
     """Everything in float64, so that inequalities can be tested to the last digits."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def unchecked():
-    """Without the shape checks of the tests, so that the function's own errors are seen."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

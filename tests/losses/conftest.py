@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -16,14 +15,6 @@ def _unit(x):
 def _lse(s, axis=-1):
     top = np.max(s, axis=axis, keepdims=True)
     return np.squeeze(top, axis) + np.log(np.sum(np.exp(s - top), axis=axis))
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: the tests alone check the shapes of signatures."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

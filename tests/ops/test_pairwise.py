@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,14 +13,6 @@ from rml.ops import pairwise
 
 def rows(seed: int, n: int, d: int) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), (n, d))
-
-
-@pytest.fixture
-def unchecked():
-    """Without the shape checks of the tests, so that the function's own errors are seen."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow

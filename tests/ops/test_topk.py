@@ -4,7 +4,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,14 +23,6 @@ def all_pairs(queries, keys, metric):
     if metric == "dot":
         return q @ k.T
     return 1 - cdist(q, k, "cosine") if metric == "cosine" else -cdist(q, k)
-
-
-@pytest.fixture
-def unchecked():
-    """Without the shape checks of the tests, so that the function's own errors are seen."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,14 +24,6 @@ def by_sorting(queries, corpus, k: int) -> tuple[np.ndarray, np.ndarray]:
     scores = np.asarray(queries, np.float64) @ np.asarray(corpus, np.float64).T
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, axis=1), order
-
-
-@pytest.fixture
-def unchecked():
-    """Without the shape checks of the tests, so that the function's own errors are seen."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from functools import partial
 import chex
 import grain
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -176,14 +175,6 @@ def test_each_process_reads_the_batches_of_its_runs():
     parts = [read(part, 2) for part in (0, 1)]
     assert (parts[0] != parts[1]).any()
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), read())
-
-
-@pytest.fixture
-def unchecked():
-    """Recipes give a ConfigDict where the library's annotations say mapping."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow
