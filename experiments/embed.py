@@ -36,6 +36,8 @@ from experiments.startup import (
 from rml.errors import UserError
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+DATA_OF = {"images": ("folder", "images", "npz"), "texts": ("texts", "beir")}
+"""By what an encoder takes, the beginnings of data sets' names that are such."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -187,6 +189,14 @@ def embed(encoder: Any, name: str, split: str, progress: Any) -> dict[str, Any]:
     Returns:
       The arrays of the file.
     """
+    beginning, colon, _ = name.partition(":")
+    for kind, beginnings in DATA_OF.items():
+        if colon and beginning in beginnings and kind != encoder.kind:
+            expected = ", ".join(f"{one}:PATH" for one in DATA_OF[encoder.kind])
+            raise UserError(
+                f"--data is {name}, which is {kind}; the encoder takes {encoder.kind}: "
+                f"expected {expected} or the name of a data set"
+            )
     data_dir = encoder.config["data"].get("data_dir")
     found: dict[str, Any]
     if encoder.kind == "texts":

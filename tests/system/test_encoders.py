@@ -524,6 +524,16 @@ def test_vectors_of_texts_say_which_passage_each_is(texts, tmp_path):
 
 
 @pytest.mark.slow
+def test_images_are_refused_by_an_encoder_of_texts(texts, tmp_path, capsys):
+    out = tmp_path / "vectors.npz"
+    assert embed.main([str(texts.path), f"--data=folder:{texts.folder}", f"--out={out}"]) == 1
+    error = capsys.readouterr().err
+    assert f"--data is folder:{texts.folder}, which is images; the encoder takes texts" in error
+    assert "expected texts:PATH, beir:PATH or" in error
+    assert not out.exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tool", "args", "parts"),
     [
@@ -535,6 +545,7 @@ def test_vectors_of_texts_say_which_passage_each_is(texts, tmp_path):
         (embed, ["--data=digits", "--out=OUT", "--step=one"], ["--step", "'one'"]),
         (embed, ["--data=digits", "--out=OUT", "--run=other"], ["got 2 run directories"]),
         (embed, ["--data=folder:/nowhere", "--out=OUT"], ["/nowhere"]),
+        (embed, ["--data=texts:/tmp", "--out=OUT"], ["texts:/tmp", "takes images", "folder:PATH"]),
         (embed, ["--data=digits", "--out=/dev/null/x.npz"], ["/dev/null"]),
         (embed, ["--data=digits", "--out=OUT.csv"], ["out.csv", "ends in .npz"]),
         (embed, ["--data=digitz", "--out=/proc/x.npz"], ["--out=/proc/x.npz cannot be written: "]),
