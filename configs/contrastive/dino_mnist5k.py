@@ -8,14 +8,8 @@ Result: results/dino, 3 min 43 s a run on 1 x cpu (AMD EPYC, 2 cores).
 from ml_collections import ConfigDict
 
 from configs import parts
-from configs.contrastive.parts import mlp
+from configs.contrastive.parts import DINO
 
 
 def get_config() -> ConfigDict:
-    return parts.pretraining(
-        "contrastive.views",
-        head=mlp(64),
-        prototypes=dict(number=256),
-        loss=dict(name="dino", temperature=0.1, teacher_temperature=0.04, center_momentum=0.9),
-        momentum=dict(schedule="cosine", start=0.99),
-    )
+    return parts.pretraining("contrastive.views", **DINO)

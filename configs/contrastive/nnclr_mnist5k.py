@@ -8,14 +8,8 @@ Result: results/nnclr, 3 min 10 s a run on 1 x cpu (AMD EPYC, 2 cores).
 from ml_collections import ConfigDict
 
 from configs import parts
-from configs.contrastive.parts import mlp
+from configs.contrastive.parts import NNCLR
 
 
 def get_config() -> ConfigDict:
-    return parts.pretraining(
-        "contrastive.views",
-        head=mlp(128),
-        predictor=mlp(128),
-        loss=dict(name="nnclr", temperature=0.1),
-        queue=dict(size=2048),
-    )
+    return parts.pretraining("contrastive.views", **NNCLR)

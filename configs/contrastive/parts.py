@@ -49,6 +49,23 @@ BYOL = dict(
     loss=dict(name="byol"),
     momentum=dict(schedule="cosine", start=0.99),
 )
+SWAV = dict(
+    head=mlp(64),
+    prototypes=dict(number=100),
+    loss=dict(name="swav", temperature=0.1, epsilon=0.05, iterations=3),
+)
+DINO = dict(
+    head=mlp(64),
+    prototypes=dict(number=256),
+    loss=dict(name="dino", temperature=0.1, teacher_temperature=0.04, center_momentum=0.9),
+    momentum=dict(schedule="cosine", start=0.99),
+)
+NNCLR = dict(
+    head=mlp(128),
+    predictor=mlp(128),
+    loss=dict(name="nnclr", temperature=0.1),
+    queue=dict(size=2048),
+)
 
 MOCO_V2 = dict(
     queue=dict(size=2048),

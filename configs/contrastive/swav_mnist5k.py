@@ -8,13 +8,8 @@ Result: results/swav, 3 min 50 s a run on 1 x cpu (AMD EPYC, 2 cores).
 from ml_collections import ConfigDict
 
 from configs import parts
-from configs.contrastive.parts import mlp
+from configs.contrastive.parts import SWAV
 
 
 def get_config() -> ConfigDict:
-    return parts.pretraining(
-        "contrastive.views",
-        head=mlp(64),
-        prototypes=dict(number=100),
-        loss=dict(name="swav", temperature=0.1, epsilon=0.05, iterations=3),
-    )
+    return parts.pretraining("contrastive.views", **SWAV)
