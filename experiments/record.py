@@ -231,7 +231,8 @@ def restate_result(
 ) -> dict[str, Any]:  # fmt: skip
     """A result with other claims, judged by the metrics that it keeps of every seed.
 
-    A claim that it has already, and whose null ran on its own, stays as it was judged.
+    Of a claim that it has already, and whose null ran on its own, the null stays as it was judged:
+    a result keeps its values, and not the interval of each run.
 
     Args:
       old: The result.
@@ -254,7 +255,8 @@ def restate_result(
     }
     found = Joined(run_hash, old["seeds"], others, metrics, [], tries)
     measured = _measured(found, {}, others)
-    judged = kept | dict(zip(others, measured["claims"], strict=True))
+    judged = {claim: _judge_beside_null(claim, found, was) for claim, was in kept.items()}
+    judged |= dict(zip(others, measured["claims"], strict=True))
     return {**old, **measured, "claims": [judged[claim] for claim in claims]}
 
 
@@ -312,6 +314,18 @@ def _judge(claim: Claim, found: Joined, absent: Mapping[str, Joined]) -> dict[st
     elif claim.null_run in absent:
         nulls = absent[claim.null_run].measured(claim.metric)
     return judge(claim, own.values, ends=own.ends, nulls=nulls.values, null_ends=nulls.ends)
+
+
+def _judge_beside_null(claim: Claim, found: Joined, was: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim's verdict over runs beside its null as it was judged."""
+    own = _judge(claim, found, {})
+    null = {name: was[name] for name in own if name.startswith("null_")}
+    ends = [null[name] for name in ("null_low", "null_high", "null_mean")]
+    meets = null["null_mean"] is not None and all(
+        claim.meets(end) for end in ends if end is not None
+    )
+    vacuous = own["verdict"] in PASSES and meets
+    return own | null | {"verdict": "vacuous" if vacuous else own["verdict"], "note": was["note"]}
 
 
 def join(directories: Sequence[Path], claims: Sequence[Claim] | None = None) -> Joined:

@@ -1,5 +1,6 @@
 """Claims: statements of a paper, the metric that each reads, its null, and its verdict."""
 
+import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, fields
@@ -108,7 +109,11 @@ def measure_claims(
 def over_runs(
     values: Sequence[float] | np.ndarray, ends: Sequence[Sequence[float]]
 ) -> tuple[float, float, float]:
-    """Computes the mean over runs and its 95% interval, joined with the runs' own intervals.
+    """Computes the mean over runs and its 95% interval, widened by the runs' own intervals.
+
+    Runs share their test examples, whose chance Student's interval over runs does not see. The two
+    errors are independent, so that the distances of either interval's end from the mean are joined
+    as the root of the sum of their squares; the distance of the runs' own ends is their mean's.
 
     Args:
       values: Finite values, one a run.
@@ -118,10 +123,13 @@ def over_runs(
       The mean and the interval's ends, which are NaN of one run without an interval of its own.
     """
     mean, low, high = (float(part) for part in t_interval(np.asarray(values, np.float64)))
-    if len(ends):
-        own = np.asarray(ends, np.float64)
-        low, high = float(np.fmin(low, own[:, 0].mean())), float(np.fmax(high, own[:, 1].mean()))
-    return mean, low, high
+    if not len(ends):
+        return mean, low, high
+    own_low, own_high = (float(end) for end in np.asarray(ends, np.float64).mean(0))
+    if len(values) == 1:
+        return mean, own_low, own_high
+    below, above = max(0.0, mean - own_low), max(0.0, own_high - mean)
+    return mean, mean - math.hypot(mean - low, below), mean + math.hypot(high - mean, above)
 
 
 def judge(
@@ -135,9 +143,10 @@ def judge(
     """Gives a claim its mean over seeds, the 95% interval of the mean, and a verdict.
 
     A claim "holds" if its whole interval meets the threshold, is "not reproduced" if the whole
-    interval misses it, and is "undecided" otherwise. The interval has two sides: that a claim holds
-    is wrong with a chance of 2.5% at most, as is that it is not reproduced. One value without an
-    interval of its own has none, and its verdict says so.
+    interval misses it, and is "undecided" otherwise. The interval has two sides: of values that
+    vary normally, that a claim holds is wrong with a chance of 2.5% at most, as is that it is not
+    reproduced; of skewed ones see `rml.ops.intervals.t_interval`. One value without an interval of
+    its own has none, and its verdict says so.
 
     The null is judged by the same rule. A claim that passes and whose null passes too is "vacuous";
     a null whose interval holds the threshold inside does not pass.
@@ -148,8 +157,8 @@ def judge(
       claim: A claim.
       values: Values of the claim's metric, one a seed.
       ends: Each run's own interval, where it has one. Of one seed it is the interval; of several
-        the mean of these and Student's interval over seeds are joined, so that the claim has to
-        hold over both.
+        these and Student's interval over seeds are joined, see `over_runs`, so that the claim has
+        to hold over both.
       nulls: Values of its null, one a seed; none where they were not measured.
       null_ends: The null's own intervals likewise.
 

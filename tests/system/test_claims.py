@@ -936,6 +936,24 @@ def test_restated_claims_whose_null_ran_on_its_own_stay_as_they_were_judged(tmp_
         record.restate_result(old, old["config_hash"], (moved,), tmp_path / "toy.json")
 
 
+def test_restated_claims_whose_null_ran_on_its_own_have_the_interval_of_today(tmp_path):
+    apart = dataclasses.replace(CLAIM, null="", null_run="off", threshold=0.02)
+    runs = make_runs(tmp_path / "runs", (0.03, 0.05, 0.04), claim=apart)
+    nulls = {"off": make_runs(tmp_path / "off", (0.01, 0.0, 0.02), claim=apart)}
+    old = record.make_result("toy", "toy.py", runs, nulls=nulls, claims=(apart,))
+    given = old["config_hash"], (apart,), tmp_path / "toy.json"
+    assert record.restate_result(old, *given)["claims"] == old["claims"]
+    was = old["claims"][0]
+    nearer = {**old, "claims": [{**was, "low": 0.039, "high": 0.041, "verdict": "holds"}]}
+    assert record.restate_result(nearer, *given)["claims"] == [was]
+    # The null passes as well, as it was judged.
+    for null, verdict in (((0.021, 0.03), "vacuous"), ((0.019, 0.03), "holds")):
+        passing = {**was, "null_mean": 0.025, "null_low": null[0], "null_high": null[1]}
+        wide = {**old, "metrics": {"m": [0.04, 0.041, 0.042]}, "claims": [passing]}
+        (found,) = record.restate_result(wide, *given)["claims"]
+        assert (found["verdict"], found["null_low"]) == (verdict, null[0])
+
+
 def test_the_hash_of_a_config_leaves_out_where_a_run_is_read():
     config = {"bed": {"run": "", "x": 1}, "run": "a"}
     assert config_hash(config) == config_hash(config | {"bed": {"run": "runs/bed", "x": 1}})
