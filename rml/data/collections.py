@@ -235,15 +235,8 @@ def related(asking: Pages, searched: Pages, whole: Pages) -> RetrievalData:
     Returns:
       The collection.
     """
-    from rml.data.sets.manuals import co_cited
-
-    pairs = co_cited(dict(zip(whole.names, whole.see, strict=True)))
-    known = {page for pair in pairs for page in pair}
-    documents = {
-        name: text[:PAGE]
-        for name, text in zip(searched.names, searched.texts, strict=True)
-        if name in known
-    }
+    pairs = _co_cited(whole)
+    documents = _cut(searched, pairs)
     asked = dict(zip(asking.names, asking.texts, strict=True))
     judged = [
         (own, other, 1)
@@ -254,6 +247,34 @@ def related(asking: Pages, searched: Pages, whole: Pages) -> RetrievalData:
     answered = {own for own, _, _ in judged}
     queries = {name: text[:ASKED] for name, text in asked.items() if name in answered}
     return indexed(documents, queries, judged)
+
+
+def related_documents(pages: Pages, whole: Pages) -> list[str]:
+    """Cuts pages as `related` does those that are searched.
+
+    Args:
+      pages: Pages, of which those stay that are related to any page.
+      whole: All pages, whose names of others relate them.
+
+    Returns:
+      The first `PAGE` characters of each.
+    """
+    return list(_cut(pages, _co_cited(whole)).values())
+
+
+def _co_cited(whole: Pages) -> Collection[tuple[str, str]]:
+    from rml.data.sets.manuals import co_cited
+
+    return co_cited(dict(zip(whole.names, whole.see, strict=True)))
+
+
+def _cut(pages: Pages, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    known = {page for pair in pairs for page in pair}
+    return {
+        name: text[:PAGE]
+        for name, text in zip(pages.names, pages.texts, strict=True)
+        if name in known
+    }
 
 
 def without_words(text: str, other: str) -> str:

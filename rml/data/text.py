@@ -19,6 +19,7 @@ from rml.data.collections import (
     indexed,
     paired,
     related,
+    related_documents,
 )
 from rml.data.errors import DataError
 from rml.data.passages import read_passages
@@ -112,7 +113,9 @@ def load_documents(
       split: Split as for `load_retrieval`; the documents of a BEIR collection are those of all
         splits, and `split` is not read.
       text_key: Feature of a TFDS data set. If not given what is searched for its first task, for
-        pydocs the docstring followed by its code, and "text" where there is no collection.
+        pydocs the docstring followed by its code, and "text" where there is no collection. Of
+        manuals, where `load_retrieval` searches the training split whatever asks, the texts are
+        the split's own: its pages that are related to any, cut as those that are searched.
       data_dir: TFDS data directory.
 
     Returns:
@@ -129,6 +132,8 @@ def load_documents(
     if kind == "pydocs" and not text_key:
         read = _read(name, split, ("docstring", "code"), data_dir)[0]
         return [f"{doc}\n\n{code}" for doc, code in zip(*read.values(), strict=True)]
+    if name in RELATED and not text_key:
+        return related_documents(*(_pages(name, part, data_dir) for part in (split, "all")))
     if collection_tasks(name) and not text_key:
         return load_retrieval(name, split, data_dir=data_dir).documents
     key = text_key or "text"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rml.data import DataError, load_documents, load_retrieval, load_text
+from rml.data.collections import PAGE, Pages
 from rml.data.duplicates import normalized
 from rml.data.passages import cut, read_passages
 from rml.errors import UserError
@@ -217,6 +218,40 @@ def test_documents_to_train_on_are_docstring_and_code(tfds_dir):
     first = data.qrels.document[0]
     assert documents[0] == f"{data.queries[0]}\n\n{data.documents[first]}"
     assert load_documents("pydocs", "validation", text_key="code")[0] == data.documents[first]
+
+
+@pytest.fixture
+def manuals(monkeypatch):
+    """A function that lists texts of `manuals` made of eight pages, the last one named by none.
+
+    Each other page is named together with another; three pages train, two validate, three test.
+    """
+    parts = {"train": (0, 1, 2), "validation": (3, 4), "test": (5, 6, 7), "all": range(8)}
+
+    def texts(split):
+        return [f"{page} " * PAGE for page in parts[split]]
+
+    def pages(name, split, data_dir):
+        own = list(parts[split])
+        see = [[f"{(at + 1) % 7}", f"{(at + 2) % 7}"] if at < 7 else [] for at in own]
+        return Pages([str(at) for at in own], texts(split), see)
+
+    monkeypatch.setattr("rml.data.text._pages", pages)
+    return texts
+
+
+def test_splits_of_manuals_have_no_document_in_common(manuals):
+    found = {
+        split: load_documents("manuals", split) for split in ("train", "validation", "test", "all")
+    }
+    assert [len(own) for own in found.values()] == [3, 2, 2, 7]  # a page that is unrelated is none
+    for split, own in found.items():
+        assert own == [text[:PAGE] for text in manuals(split)][: len(own)]
+    assert not set(found["train"]) & set(found["validation"] + found["test"])
+    assert not set(found["validation"]) & set(found["test"])
+    # Whatever asks, the pages that train are searched.
+    for split in ("train", "validation", "test"):
+        assert load_retrieval("manuals", split).documents == found["train"]
 
 
 @pytest.mark.slow
