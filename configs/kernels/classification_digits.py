@@ -2,7 +2,7 @@
 
 python -m experiments.run --config=configs/kernels/classification_digits.py --workdir=runs/digits
 
-Settings are those of mnist5k.
+Settings and tries are those of mnist5k.
 
 Result: results/dkm, 30 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
@@ -15,4 +15,5 @@ from configs.kernels import classification_mnist5k
 def get_config() -> ConfigDict:
     config = classification_mnist5k.get_config()
     config.data.update(dict(name="digits", total=1438, image_shape=(8, 8, 1)))
+    config.tries.data.total = 1078
     return config

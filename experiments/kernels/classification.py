@@ -1,8 +1,11 @@
 """A sparse deep kernel machine beside the sparse Gaussian process of the same kernel, on images.
 
 Yang et al., arXiv:2108.13097. Both train through the engine on the same batches, inducing points
-and steps; the Gaussian process is the machine whose Gram matrices stay at their kernels. Each
-trains in `methods/<name>` of the run directory, where a stopped run continues.
+and steps; the Gaussian process is the machine whose Gram matrices stay at their kernels. Validation
+images choose ν and the learning rate of the machine, and of as many values the Gaussian process's
+learning rate, which has no ν: all tries of a method train as one program, on the other training
+images. Each method then trains on all of them. A stopped run continues in `methods/<name>` of the
+run directory, its tries in `methods/<name>_tries`.
 """
 
 from functools import partial
@@ -22,14 +25,17 @@ from experiments.common.images import (  # fmt: skip
     training_batches,
     warn_of_oddities,
 )
-from experiments.common.pretraining import train
-from experiments.kernels.machines import draw_correlations, propagation
+from experiments.common.many import many, on_one_device, replaced, unstack
+from experiments.common.pretraining import train, train_on_mesh
+from experiments.common.selection import at_edge
+from experiments.kernels.machines import draw_correlations, option_pairs, propagation
+from experiments.ranges import ABOVE_0
 from rml import kernels, training
 from rml.data import augment
 from rml.errors import UserError
 from rml.evaluation.calibration import probability_scores
 from rml.ops import t_interval
-from rml.training import Claim, Loss, RunDirectory, Task, TrainState
+from rml.training import Claim, Loss, Progress, RunDirectory, Task, TrainState
 
 SOURCE = "arXiv:2108.13097: learned Gram matrices predict better; data and margin are ours"
 CLAIMS = (
@@ -39,7 +45,9 @@ CLAIMS = (
           "log_likelihood_gain", ">=", 0.01, SOURCE,
           stated="2026-11-24", null_run="fixed_grams"),
 )  # fmt: skip
-NULLS = {"fixed_grams": {"model.width": 1e6}}  # at which Gram matrices stay at their kernels
+# At all of these ν Gram matrices stay at their kernels.
+NULLS = {"fixed_grams": {"model.widths": (1e6, 2e6, 4e6)}}
+RANGES = {"tries.rates": ABOVE_0, "tries.sparse_gp_rates": ABOVE_0}
 CAPTIONS = {
     "grams_before.png": "Correlations of the inducing points in each layer at the start, in the "
     "order of their classes.",
@@ -47,7 +55,9 @@ CAPTIONS = {
     "loss.png": "Negative bound a data point against steps.",
 }
 PICTURE = "grams_after.png"
+STAGED = True  # tries choose the options of both methods
 METHODS = {"dkm": True, "sparse_gp": False}  # whether Gram matrices are learned
+WIDTH, RATE = "model.width", "optimizer.learning_rate"
 
 
 def task(config: Any, method: str = "dkm") -> Task:
@@ -57,7 +67,11 @@ def task(config: Any, method: str = "dkm") -> Task:
     def init_variables(_: Any) -> Any:
         # Data are read when the state is made, not when it is traced for its shapes.
         spec = jax.ShapeDtypeStruct((model.inducing, np.prod(config.data.image_shape)), jnp.float32)
-        inducing = jax.pure_callback(lambda: inducing_images(config), spec)
+        # The seed may be traced, where several runs are one program.
+        seed = jnp.asarray(config.seed, jnp.uint32)
+        inducing = jax.pure_callback(
+            lambda seed: inducing_images(config, int(seed)), spec, seed, vmap_method="sequential"
+        )
         layers = dict(depth=model.depth, outputs=model.classes)
         return {"params": kernels.init_sparse(inducing, learned=METHODS[method], **layers)}
 
@@ -84,16 +98,14 @@ def flatten(images: Any) -> Any:
     return 2 * augment.to_float(images).reshape(len(images), -1) - 1
 
 
-def inducing_images(config: Any) -> np.ndarray:
-    """The first inducing inputs, of all classes alike, sorted by class.
+def inducing_images(config: Any, seed: int) -> np.ndarray:
+    """Draws the first inducing inputs, of all classes alike, sorted by class.
 
     Raises:
       UserError: A class has fewer images than its share.
     """
     arrays, model = open_images(config, "train", labelled=True).arrays(), config.model
-    rows = kernels.inducing_rows(
-        arrays["label"], model.inducing, classes=model.classes, seed=config.seed
-    )
+    rows = kernels.inducing_rows(arrays["label"], model.inducing, classes=model.classes, seed=seed)
     if len(rows) < model.inducing:
         raise UserError(
             f"model.inducing is {model.inducing}, of which each of {model.classes} classes has an "
@@ -127,18 +139,21 @@ def predictions(config: Any, machine: kernels.SparseMachine) -> tuple[np.ndarray
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
-    """Trains both, compares on the test part, draws."""
+    """Chooses options, trains both, compares on the test part, draws."""
     # What cannot be read or is too little fails before the training.
     warn_of_oddities(open_images(config, "train", labelled=True), open_images(config, "test"))
-    inducing_images(config)
+    for part in (config, on_validation(config)):
+        inducing_images(part, config.seed)
+    configs, metrics = chosen(config, run)
 
     def measure(method: str, directory: RunDirectory) -> Any:
-        state = train(config, directory, task(config, method), shown="eval/accuracy")
-        predicted = predictions(config, state.params)
+        own = configs[method]
+        state = train(own, directory, task(own, method), shown="eval/accuracy")
+        predicted = predictions(own, state.params)
         return probability_scores(*predicted), (state.params, predicted)
 
     found = for_each(run, METHODS, measure)
-    metrics = {f"{m}_{name}": v for m, (own, _) in found.items() for name, v in own.items()}
+    metrics |= {f"{m}_{name}": v for m, (own, _) in found.items() for name, v in own.items()}
     dkm, sparse_gp = (by_image(*found[method][1][1]) for method in METHODS)
     for name in dkm:  # both methods saw the same images
         metrics |= with_bounds(f"{name}_gain", t_interval(dkm[name] - sparse_gp[name]))
@@ -147,6 +162,72 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         draw_correlations(run.figure(f"grams_{when}.png"), config, machine)
     draw_losses(run)
     return metrics
+
+
+def options(config: Any) -> dict[str, list[dict[str, float]]]:
+    """Lists what each method is tried with, as changes to the config.
+
+    Raises:
+      UserError: The methods have different numbers of tries.
+    """
+    pairs = option_pairs(config, "model.widths", "tries.rates", baseline="tries.sparse_gp_rates")
+    return {
+        "dkm": [{WIDTH: width, RATE: rate} for width, rate in pairs],
+        "sparse_gp": [{RATE: rate} for rate in config.tries.sparse_gp_rates],
+    }
+
+
+def tries(config: Any) -> dict[str, int]:
+    """Counts the options from which validation images choose, by method."""
+    return {method: len(own) for method, own in options(config).items()}
+
+
+def on_validation(config: Any) -> Any:
+    """The config of a try: trained without the validation images and judged on them."""
+    own = replaced(config, {f"data.{key}": value for key, value in config.tries.data.items()})
+    if "domains" in own.data:
+        own.data.domains.test = own.data.domains.train
+    return own
+
+
+def chosen(config: Any, run: RunDirectory) -> tuple[dict[str, Any], dict[str, float]]:
+    """Chooses each method's options by the log-likelihood of validation images.
+
+    Returns:
+      The config of each method, and metrics that say what was chosen and how good it was.
+    """
+    tried = options(config)
+
+    def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], int]:
+        method = name.removesuffix("_tries")
+        configs = [replaced(on_validation(config), one) for one in tried[method]]
+        together = many(partial(task, method=method), configs)
+        state = on_one_device(train_on_mesh(configs[0], inner, together, shown="eval/accuracy"))
+        found = [
+            judge(own, unstack(state, i).params)["log_likelihood"] for i, own in enumerate(configs)
+        ]
+        Progress().note(
+            f"{name}: nats of validation images " + ", ".join(f"{v:.4f}" for v in found)
+        )
+        # A machine whose matrices have no factor predicts what is not a number.
+        best = int(np.argmax(np.nan_to_num(found, nan=-np.inf)))
+        return {f"try_{i}": value for i, value in enumerate(found)}, best
+
+    several = [f"{method}_tries" for method, own in tried.items() if len(own) > 1]
+    found = for_each(run, several, measure)
+    configs, metrics = {}, {}
+    for method, own in tried.items():
+        measured, best = found.get(f"{method}_tries", ({}, 0))
+        configs[method] = replaced(config, own[best])
+        if not measured:  # one try is no choice
+            continue
+        metrics[f"{method}_validation"] = measured[f"try_{best}"]
+        for key, value in own[best].items():
+            name = key.rpartition(".")[2]
+            metrics[f"{method}_{name}"] = value
+            if len(values := {one[key] for one in own}) > 2:
+                metrics[f"{method}_{name}_at_edge"] = float(at_edge(value, values))
+    return configs, metrics
 
 
 def by_image(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

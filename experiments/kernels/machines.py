@@ -1,6 +1,7 @@
-"""Machines and points as a config describes them, and figures of Gram matrices."""
+"""Machines, options and points as a config describes them, and figures of Gram matrices."""
 
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,35 @@ import numpy as np
 from experiments.common import figures
 from rml import kernels
 from rml.data import tables
+from rml.errors import UserError
+from rml.nested import flatten
+
+
+def option_pairs(
+    config: Any, first: str, second: str, *, baseline: str
+) -> list[tuple[float, float]]:
+    """Lists the pairs of options that a machine chooses from, as many as its baseline has options.
+
+    Args:
+      config: The run's config.
+      first: Dotted key of the values of the pairs' first option.
+      second: Dotted key of those of the second one.
+      baseline: Dotted key of the values that the baseline, which has one option, chooses from.
+
+    Returns:
+      All pairs.
+
+    Raises:
+      UserError: The baseline has another number of values than there are pairs.
+    """
+    given = flatten(config.to_dict())
+    found = list(product(given[first], given[second]))
+    if (values := len(given[baseline])) != len(found):
+        raise UserError(
+            f"{baseline} has {values} values, expected {len(found)} as pairs of {first} and "
+            f"{second}"
+        )
+    return found
 
 
 def propagation(config: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from experiments.common import figures
 from experiments.common.selection import at_edge
-from experiments.kernels.machines import draw_correlations
+from experiments.kernels.machines import draw_correlations, option_pairs
 from experiments.kernels.regression_machines import trainer, try_all
 from rml.data import tables
 from rml.errors import UserError
@@ -73,25 +73,24 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 
 def run_tables(config: Any, run: RunDirectory, loaded: Any) -> dict[str, float]:
     """Measures tables of inputs and targets, given by name."""
-    options = config.optimizer
-    tries = len(config.model.widths) * len(options.rates)
-    if (rates := len(options.nngp_rates)) != tries:
-        raise UserError(
-            f"optimizer.nngp_rates has {rates} values, expected {tries} as pairs of model.widths "
-            "and optimizer.rates"
-        )
+    options, pairs = config.optimizer, width_rate_pairs(config)
     if options.rates[0] not in options.nngp_rates:
         raise UserError(
             f"optimizer.nngp_rates is {tuple(options.nngp_rates)}, expected the first of "
             f"optimizer.rates, {options.rates[0]}, among them"
         )
-    metrics: dict[str, float] = {"tries_dkm": tries, "tries_nngp": rates}
+    metrics: dict[str, float] = {"tries_dkm": len(pairs), "tries_nngp": len(options.nngp_rates)}
     progress = Progress()
     # Threads cost more than they share of factorisations as small as these.
     with jax.enable_x64(True), threadpool_limits(1, user_api="blas"):
         for name, table in loaded.items():
             metrics |= run_table(config, run, name, table, progress)
     return metrics
+
+
+def width_rate_pairs(config: Any) -> list[tuple[float, float]]:
+    """Lists the pairs of ν and learning rate that the machine chooses from."""
+    return option_pairs(config, "model.widths", "optimizer.rates", baseline="optimizer.nngp_rates")
 
 
 def run_table(
@@ -104,7 +103,7 @@ def run_table(
     split = tables.random_splits(*table, seeds=seeds, share=config.data.train_share)
     inner = tables.hold_out(split, share=config.data.validation_share)
     rates, nngp_rates = list(config.optimizer.rates), list(config.optimizer.nngp_rates)
-    pairs = [(width, rate) for width in widths for rate in rates]
+    pairs = width_rate_pairs(config)
     learned = try_all(
         trainer(config, learned=True), config, split, inner,
         [{"width": width, "learning_rate": rate} for width, rate in pairs],

@@ -4,8 +4,9 @@ Yang et al., arXiv:2108.13097. A gradient of the full machine is cubic in n, wha
 many of them an optimiser takes depends on what it moves. Here a Gram matrix is moved relative to
 its layer's kernel matrix (`rml.kernels.layers`), so that the prior is zero; the authors' code moves
 a Cholesky factor of the Gram matrix itself. Both start from the NNGP and have the same L-BFGS and
-as many steps. The data are Friedman's first function with noise; ν is chosen on validation points
-by machines of fewer points.
+as many steps. The data are Friedman's first function with noise. On validation points the machine
+chooses ν and the variance of the noise, and the NNGP one of as many variances. Both choose with
+fewer points, and keep what they chose at all sizes: a machine of all points is costly to fit.
 """
 
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 
 from experiments.common import figures
 from experiments.common.many import replaced
+from experiments.common.selection import at_edge
+from experiments.kernels.machines import option_pairs
 from experiments.kernels.steps_courses import FACTORS, RELATIVE, Course, fitted, needed, tested
 from experiments.ranges import ABOVE_0, Range
 from rml.data.tables import draw_friedman
@@ -33,13 +36,14 @@ CLAIMS = (
           stated="2026-11-28", null="gradients_most_factors"),
     Claim("With most points test log-likelihood is above the NNGP's by 0.01 nats",
           "log_likelihood_gain", ">=", 0.01,
-          f"{SOURCE}; {LOOKED}; below in the first, since which validation points choose ν, of "
-          "which the NNGP has none: it has one try",
+          f"{SOURCE}; {LOOKED}; below in the first, since which validation points choose ν; until "
+          "2026-11-30 the NNGP had one try, its noise being that of the machine",
           stated="2026-11-28", null="log_likelihood_gain_shuffled"),
 )  # fmt: skip
 RANGES = {
     "data.sizes": Range(2, whole=True), "data.validation": Range(1, whole=True),
-    "model.widths": ABOVE_0, "model.points": Range(2, whole=True),
+    "model.widths": ABOVE_0, "model.points": Range(2, whole=True), "model.noises": ABOVE_0,
+    "model.nngp_noises": ABOVE_0,
     "train.steps": Range(1, whole=True), "train.within": ABOVE_0,
 }  # fmt: skip
 CAPTIONS = {
@@ -72,7 +76,7 @@ def measured(config: Any, run: RunDirectory) -> dict[str, float]:
     )
     x, y, *others = (jnp.asarray(part, jnp.float64) for part in table)
     validation, test = ([part[at] for part in others] for at in np.s_[:held_out, held_out:])
-    config, metrics = chosen(config, x, y, validation)
+    config, baseline, metrics = chosen(config, x, y, validation)
     courses: dict[str, dict[int, Course]] = {RELATIVE: {}, FACTORS: {}}
     for n in sizes:
         for way, own in courses.items():
@@ -81,8 +85,10 @@ def measured(config: Any, run: RunDirectory) -> dict[str, float]:
         for way, own in courses.items():
             metrics[f"gradients_{way}_{n}"] = needed(own[n], best - within)
             metrics[f"objective_{way}_{n}"] = float(own[n].objective[-1])
-        for name, raw in (("dkm", courses[RELATIVE][n].params), ("nngp", None)):
-            metrics[f"{name}_log_likelihood_{n}"] = tested(config, raw, x[:n], y[:n], test)
+        for name, own, raw in (
+            ("dkm", config, courses[RELATIVE][n].params), ("nngp", baseline, None)
+        ):  # fmt: skip
+            metrics[f"{name}_log_likelihood_{n}"] = tested(own, raw, x[:n], y[:n], test)
         Progress().note(
             f"{n} points: {metrics[f'gradients_{RELATIVE}_{n}']:.0f} gradients, "
             f"{metrics[f'gradients_{FACTORS}_{n}']:.0f} by factors"
@@ -100,26 +106,49 @@ def measured(config: Any, run: RunDirectory) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def chosen(config: Any, x: Any, y: Any, validation: Any) -> tuple[Any, dict[str, float]]:
-    """The config with the ν of `model.widths` that is best on validation points, and what it was.
+def chosen(config: Any, x: Any, y: Any, validation: Any) -> tuple[Any, Any, dict[str, float]]:
+    """Chooses ν and noise of the machine, and the NNGP's noise, on validation points.
 
-    Machines of `model.points` points choose.
+    Machines and NNGPs of `model.points` points choose.
+
+    Returns:
+      The machine's config, the NNGP's, and metrics: what was chosen, and how good each option was.
     """
-    model, found = config.model, {}
-    x, y = x[: model.points], y[: model.points]
-    for width in model.widths:
-        own = replaced(config, {"model.width": width})
+    x, y = x[: config.model.points], y[: config.model.points]
+    machines, nngps = {}, {}
+    for width, noise in pairs(config):
+        own = replaced(config, {"model.width": width, "model.noise": noise})
         raw = fitted(own, RELATIVE, x, y).params
-        found[width] = tested(own, raw, x, y, validation)
-    width = max(found, key=found.__getitem__)
-    Progress().note(f"ν = {width:g}, by {found[width]:.3f} nats of validation points")
-    metrics = {f"validation_width_{own:g}": value for own, value in found.items()}
-    return replaced(config, {"model.width": width}), metrics | {"width": width}
+        machines[width, noise] = tested(own, raw, x, y, validation)
+    for noise in config.model.nngp_noises:
+        own = replaced(config, {"model.noise": noise})
+        nngps[noise] = tested(own, None, x, y, validation)
+    width, noise = max(machines, key=machines.__getitem__)
+    nngp_noise = max(nngps, key=nngps.__getitem__)
+    Progress().note(
+        f"ν = {width:g} and noise {noise:g}, by {machines[width, noise]:.3f} nats of validation "
+        f"points; the NNGP's noise {nngp_noise:g}, by {nngps[nngp_noise]:.3f}"
+    )
+    metrics = {
+        "width": width, "noise": noise, "nngp_noise": nngp_noise,
+        "width_at_edge": at_edge(width, config.model.widths),
+        "nngp_noise_at_edge": at_edge(nngp_noise, nngps),
+    }  # fmt: skip
+    metrics |= {f"validation_width_{w:g}_noise_{s:g}": value for (w, s), value in machines.items()}
+    metrics |= {f"validation_nngp_noise_{s:g}": value for s, value in nngps.items()}
+    machine = replaced(config, {"model.width": width, "model.noise": noise})
+    return machine, replaced(config, {"model.noise": nngp_noise}), metrics
+
+
+def pairs(config: Any) -> list[tuple[float, float]]:
+    """Lists the pairs of ν and noise that the machine chooses from."""
+    return option_pairs(config, "model.widths", "model.noises", baseline="model.nngp_noises")
 
 
 def tries(config: Any) -> dict[str, int]:
-    """How many ν validation points choose from, for both ways; the NNGP has none."""
-    return dict.fromkeys((RELATIVE, FACTORS), len(config.model.widths))
+    """Counts what validation points choose from: for both ways the same pairs, NNGP's noises."""
+    machines = dict.fromkeys((RELATIVE, FACTORS), len(pairs(config)))
+    return machines | {"nngp": len(config.model.nngp_noises)}
 
 
 def draw(

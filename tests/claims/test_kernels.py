@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from configs.kernels import gaussianity_diabetes, regression_tables, steps_friedman
+from configs.kernels import (
+    classification_digits,
+    classification_fashion,
+    classification_mnist5k,
+    gaussianity_diabetes,
+    regression_tables,
+    steps_friedman,
+)
+from experiments.common.images import open_images
 from experiments.kernels import (
     classification,
     gaussianity,
@@ -41,11 +49,88 @@ def test_wide_deep_gps_approach_the_optimum(measure):
 def test_learned_gram_matrices_classify_digits_better(measure):
     changes = {
         "train.steps": 150, "train.eval_every": 0, "train.checkpoint_every": 0,
-        "model.inducing": 50,
+        "model.inducing": 50, "model.widths": (10.0, 1e6), "tries.rates": (0.02,),
+        "model.width": 1e6,  # with this one neither trains
+        "tries.sparse_gp_rates": (0.01, 0.02),
     }  # fmt: skip
     metrics, holds = measure("configs/kernels/classification_digits.py", changes)
     assert holds["log_likelihood_gain", ">="], metrics
     assert metrics["dkm_accuracy"] > 0.9, metrics
+    assert metrics["dkm_width"] == 10.0, metrics  # the other one's Gram matrices are not learned
+    assert metrics["dkm_validation"] > metrics["sparse_gp_validation"]
+
+
+@pytest.mark.parametrize(
+    "file", [classification_digits, classification_mnist5k, classification_fashion, steps_friedman]
+)
+def test_the_baseline_has_as_many_tries_as_the_machine(file):
+    config = file.get_config()
+    recipe = steps if file is steps_friedman else classification
+    counts = recipe.tries(config)
+    assert len(counts) > 1
+    assert len(set(counts.values())) == 1
+    assert min(counts.values()) > 1
+    config.model.widths = config.model.widths[1:]
+    with pytest.raises(UserError, match=r"(noises|rates) has \d values, expected \d as pairs of"):
+        recipe.tries(config)
+
+
+@pytest.mark.parametrize("file", [classification_digits, classification_mnist5k])
+def test_tries_are_judged_on_images_they_do_not_train_on(file, tfds_data_dir):
+    config = file.get_config()
+    config.data.domains = {"train": ("a",), "test": ("b",)}
+    own = classification.on_validation(config)
+    assert own.data.domains.to_dict() == {"train": ("a",), "test": ("a",)}
+    for each in (config, own):
+        del each.data.domains
+    whole, train, judged = (
+        open_images(given, part).arrays()["image"]
+        for given, part in ((config, "train"), (own, "train"), (own, "test"))
+    )
+    assert (len(whole), len(train)) == (config.data.total, own.data.total)
+    assert len(judged) == len(whole) - len(train) == round(len(whole) / 4)
+    np.testing.assert_array_equal(np.concatenate([train, judged]), whole)
+
+
+def test_validation_images_choose_the_options_of_each_method(tmp_path, monkeypatch):
+    config = classification_digits.get_config()
+    wanted = {"dkm": (30.0, 0.03), "sparse_gp": (config.model.width, 0.005)}
+    config.model.widths, config.tries.rates = (3.0, 10.0, 30.0), (0.01, 0.03)
+    config.tries.sparse_gp_rates = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+
+    def judge(own, params):
+        method, own_config = params
+        assert own is own_config
+        assert own.data.test == config.tries.data.test
+        width, rate = wanted[method]
+        if own.optimizer.learning_rate == 0.01:
+            return {"log_likelihood": np.nan}
+        far = np.log(own.model.width / width) ** 2 + np.log(own.optimizer.learning_rate / rate) ** 2
+        return {"log_likelihood": -1 - far}
+
+    def many(task_of, configs):
+        return [(task_of.keywords["method"], own) for own in configs]
+
+    def unstack(state, i):
+        return SimpleNamespace(params=state[i])
+
+    monkeypatch.setattr(classification, "judge", judge)
+    monkeypatch.setattr(classification, "many", many)
+    monkeypatch.setattr(classification, "train_on_mesh", lambda config, run, task, shown: task)
+    monkeypatch.setattr(classification, "on_one_device", lambda state: state)
+    monkeypatch.setattr(classification, "unstack", unstack)
+    run = RunDirectory(tmp_path / "run", {})
+    configs, metrics = classification.chosen(config, run)
+    run.close()
+    for method, options in wanted.items():
+        own = configs[method]
+        assert (own.model.width, own.optimizer.learning_rate) == options
+        assert own.data == config.data
+    assert metrics == {
+        "dkm_validation": -1, "dkm_width": 30, "dkm_width_at_edge": 1, "dkm_learning_rate": 0.03,
+        "sparse_gp_validation": -1, "sparse_gp_learning_rate": 0.005,
+        "sparse_gp_learning_rate_at_edge": 1,
+    }  # fmt: skip
 
 
 def test_gradients_are_counted_until_a_goal():
@@ -60,6 +145,7 @@ def test_few_steps_from_the_kernels_go_further_than_from_factors(measure):
     metrics, holds = measure("configs/kernels/steps_friedman.py", {
         "data.sizes": (40, 80), "data.test": 100, "data.validation": 90, "train.steps": 8,
         "train.shuffled_steps": 4, "model.points": 40, "model.widths": (3.0, 100.0),
+        "model.noises": (0.05, 0.2), "model.nngp_noises": (0.02, 0.05, 0.1, 0.2),
     })  # fmt: skip
     assert len(holds) == len(steps.CLAIMS)
     for n in (40, 80):
@@ -70,9 +156,49 @@ def test_few_steps_from_the_kernels_go_further_than_from_factors(measure):
     gain = metrics["dkm_log_likelihood_80"] - metrics["nngp_log_likelihood_80"]
     assert metrics["log_likelihood_gain"] == pytest.approx(gain)
     assert metrics["log_likelihood_gain"] > metrics["log_likelihood_gain_shuffled"]
-    tried = {width: metrics[f"validation_width_{width:g}"] for width in (3.0, 100.0)}
-    assert metrics["width"] == max(tried, key=tried.get)
-    assert len(set(tried.values())) == 2
+    tried = {
+        (width, noise): metrics[f"validation_width_{width:g}_noise_{noise:g}"]
+        for width in (3.0, 100.0) for noise in (0.05, 0.2)
+    }  # fmt: skip
+    assert (metrics["width"], metrics["noise"]) == max(tried, key=tried.get)
+    assert len(set(tried.values())) == 4
+    tried = {s: metrics[f"validation_nngp_noise_{s:g}"] for s in (0.02, 0.05, 0.1, 0.2)}
+    assert metrics["nngp_noise"] == max(tried, key=tried.get)
+    assert len(set(tried.values())) == 4
+
+
+def test_machine_and_nngp_are_measured_with_what_validation_points_choose_of_each(monkeypatch):
+    config = steps_friedman.get_config()
+    config.data.update(dict(sizes=(20, 30), validation=7, test=9))
+    config.model.update(dict(points=12, noise=0.5, widths=(3.0, 30.0, 300.0), noises=(0.02, 0.2)))
+    config.model.nngp_noises = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+    measured, fits = [], []
+
+    def fitted(own, way, x, y, *, steps=None):
+        fits.append((len(x), own.model.width, own.model.noise))
+        return steps_courses.Course(np.array([1]), np.array([-1.0]), "learned")
+
+    def tested(own, raw, x, y, points):
+        given = raw, own.model.width, own.model.noise, len(x)
+        if len(points[0]) == 9:
+            measured.append(given)
+            return 0.0
+        assert (len(points[0]), len(points[1]), len(x), len(y)) == (7, 7, 12, 12)
+        # Validation points like the machine's middle ν and larger noise, and the NNGP's 0.08.
+        best = {"learned": (30.0, 0.2), None: (own.model.width, 0.08)}[raw]
+        return -float(np.log(np.divide(given[1:3], best)) @ np.log(np.divide(given[1:3], best)))
+
+    monkeypatch.setattr(steps, "fitted", fitted)
+    monkeypatch.setattr(steps, "tested", tested)
+    monkeypatch.setattr(steps, "draw", lambda *_: None)
+    metrics = steps.run(config, None)
+    assert (metrics["width"], metrics["noise"], metrics["nngp_noise"]) == (30.0, 0.2, 0.08)
+    assert (metrics["width_at_edge"], metrics["nngp_noise_at_edge"]) == (0, 0)
+    learned = [given for given in measured if given[0]]
+    assert learned == [("learned", 30.0, 0.2, n) for n in (20, 30, 30)]
+    assert [given[2:] for given in measured if not given[0]] == [(0.08, 20), (0.08, 30)]
+    assert sorted(fits[:6]) == [(12, w, s) for w in (3.0, 30.0, 300.0) for s in (0.02, 0.2)]
+    assert set(fits[6:]) == {(n, 30.0, 0.2) for n in (20, 30)}
 
 
 @pytest.mark.slow
