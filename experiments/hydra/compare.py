@@ -7,11 +7,16 @@ validation images of the same data sets of digits and characters, see
 `configs/hydra/hydra_mnist5k.py`; the other methods inherit the width. Each trains in
 `methods/<name>` of the run directory, where a stopped run continues.
 
+Where Hydra is held against another method, the null is a third one against the same: SimCLR, which
+has neither gates nor labels, against SupCon and the classifier, and SupCon, which has labels alone,
+against SimCLR. Accuracies above SimCLR's are no claim, since labels alone can give them.
+
 The effective rank has a name for each place where it is taken, always on the test images:
 `rankme` of features, `rankme_projections` of projections before gates, and after gates
 `hydra_rankme_gated` and `hydra_rankme_subspaces`.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +39,7 @@ from rml.training import Claim, RunDirectory, Task, TrainState
 SOURCE = (
     "Hydra (arXiv:2410.18200): prevention of dimensional collapse, ImageNet accuracy, relations"
 )
+ADDED = f"{SOURCE}; added after the first measurement"
 CLAIMS = (
     Claim("RankMe is at least 1.1 times SupCon's",
           "rankme_over_supcon", ">=", 1.1, SOURCE,
@@ -47,6 +53,21 @@ CLAIMS = (
     Claim("A linear probe is at least SupCon's, within half a point",
           "linear_probe_minus_supcon", ">=", -0.005, SOURCE,
           stated="2026-11-24", null="linear_probe_simclr_minus_supcon"),
+    Claim("RankMe is at least 1.1 times SimCLR's",
+          "rankme_over_simclr", ">=", 1.1, ADDED,
+          stated="2026-11-30", null="rankme_supcon_over_simclr"),
+    Claim("RankMe of the projections before gates is at least 1.5 times SimCLR's",
+          "rankme_projections_over_simclr", ">=", 1.5, ADDED,
+          stated="2026-11-30", null="rankme_projections_supcon_over_simclr"),
+    Claim("RankMe is at least 1.1 times a plain classifier's",
+          "rankme_over_classifier", ">=", 1.1, ADDED,
+          stated="2026-11-30", null="rankme_simclr_over_classifier"),
+    Claim("kNN is at least a plain classifier's",
+          "knn_minus_classifier", ">=", 0.0, ADDED,
+          stated="2026-11-30", null="knn_simclr_minus_classifier"),
+    Claim("A linear probe is at least a plain classifier's",
+          "linear_probe_minus_classifier", ">=", 0.0, ADDED,
+          stated="2026-11-30", null="linear_probe_simclr_minus_classifier"),
     Claim("Overlap of the classes' gates ranks pairs of classes as a plain classifier confuses "
           "them: Spearman correlation of at least 0.3",
           "relation_rank_correlation", ">=", 0.3, SOURCE,
@@ -126,16 +147,31 @@ def compare(config: Any, run: RunDirectory) -> tuple[dict[str, float], dict[str,
     measured = {method: own for method, (own, _) in found.items()}
     trained = {method: own for method, (_, own) in found.items()}
     metrics |= {f"{m}_{name}": value for m, own in measured.items() for name, value in own.items()}
-    # What Hydra owes to gates and labels SimCLR, which has neither, does not reach.
-    for ours, words, other in (
-        ("hydra", "", "supcon"), ("hydra", "", "simclr"), ("hydra", "", "classifier"),
-        ("simclr", "_simclr", "supcon"),
-    ):  # fmt: skip
-        own, theirs = measured[ours], measured[other]
-        metrics |= {f"{n}{words}_over_{other}": own[n] / theirs[n] for n in RANKS.values()}
-        metrics |= {f"{n}{words}_minus_{other}": own[n] - theirs[n] for n in ACCURACIES.values()}
+    metrics |= beside(measured)
     draw(run, measured, {method: own.features[1][0] for method, own in trained.items()})
     return metrics | compare_relations(run, trained["hydra"], trained["classifier"]), trained
+
+
+def beside(measured: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Holds Hydra against each other method, and for the nulls others against one another.
+
+    Args:
+      measured: Metrics of each method, by its name.
+
+    Returns:
+      Ratios of effective ranks, `<metric>_over_<opponent>`, and differences of accuracies,
+      `<metric>_minus_<opponent>`; the name of a method other than Hydra follows its metric.
+    """
+    found: dict[str, float] = {}
+    for ours, words, other in (
+        ("hydra", "", "supcon"), ("hydra", "", "simclr"), ("hydra", "", "classifier"),
+        ("simclr", "_simclr", "supcon"), ("simclr", "_simclr", "classifier"),
+        ("supcon", "_supcon", "simclr"),
+    ):  # fmt: skip
+        own, theirs = measured[ours], measured[other]
+        found |= {f"{n}{words}_over_{other}": own[n] / theirs[n] for n in RANKS.values()}
+        found |= {f"{n}{words}_minus_{other}": own[n] - theirs[n] for n in ACCURACIES.values()}
+    return found
 
 
 def compare_relations(run: RunDirectory, hydra: Trained, classifier: Trained) -> dict[str, float]:

@@ -46,7 +46,10 @@ def test_choices_are_compared_with_the_base_and_that_with_itself(measure, monkey
         return train(config, run, *args)
 
     monkeypatch.setattr(ablation, "train_on_mesh", noted)
-    variants = {"identical": "pairs.sampling=identical", "open": "", "paper_filter": ""}
+    variants = {
+        "uniform": "pairs.sampling=uniform", "identical": "pairs.sampling=identical",
+        "open": "", "paper_filter": "",
+    }  # fmt: skip
     metrics, _ = measure("configs/hydra/ablation_glyphs.py", SMALL | {"variants": variants})
     for claim in ablation.CLAIMS:
         assert np.isfinite([metrics[claim.metric], metrics[claim.null]]).all()

@@ -1,5 +1,7 @@
 """Choices that the comparison makes by itself, its ranks after gates, and taxonomies."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -8,12 +10,15 @@ import pytest
 
 from configs.hydra import compare_emoji, compare_glyphs, compare_icons
 from experiments.common import images
-from experiments.hydra import methods, relations, tries
+from experiments.hydra import compare, methods, relations, tries
 from experiments.hydra.evaluator import PAIRS, TransferEvaluator
+from experiments.results import read_result
 from rml import data, evaluation
 from rml.errors import UserError
 from rml.hydra import draw_pairs, gate_overlap, taxonomy_test
 from rml.training import RunDirectory
+
+RESULTS = Path(__file__).parents[2] / "results" / "hydra"
 
 
 def test_each_method_takes_the_try_that_validation_images_prefer(monkeypatch, tmp_path):
@@ -67,6 +72,54 @@ def test_each_method_takes_the_try_that_validation_images_prefer(monkeypatch, tm
         assert own.train.steps == config.train.steps
         assert own.data.test == config.data.test
         assert own.data.domains.test == ("openmoji",)
+
+
+def test_methods_are_held_against_one_another():
+    names = [*compare.RANKS.values(), *compare.ACCURACIES.values()]
+    sizes = dict(hydra=7.0, supcon=5.0, simclr=3.0, classifier=2.0)
+    found = compare.beside(
+        {method: {n: size + i for i, n in enumerate(names)} for method, size in sizes.items()}
+    )
+    expected = {}
+    for infix, own, others in (
+        ("", 7.0, ("supcon", "simclr", "classifier")),
+        ("_simclr", 3.0, ("supcon", "classifier")),
+        ("_supcon", 5.0, ("simclr",)),
+    ):
+        for other in others:
+            for i, n in enumerate(names):
+                theirs = sizes[other] + i
+                if n.startswith("rankme"):
+                    expected[f"{n}{infix}_over_{other}"] = (own + i) / theirs
+                else:
+                    expected[f"{n}{infix}_minus_{other}"] = own - sizes[other]
+    assert found == expected
+
+
+def test_the_null_of_a_claim_on_a_method_is_another_against_the_same_opponent():
+    opponents = []
+    for claim in compare.CLAIMS:
+        pattern = r"([a-z_]+?)(_simclr|_supcon|)_(over|minus)_([a-z]+)"
+        if own := re.fullmatch(pattern, claim.metric):
+            metric, method, relation, opponent = own.groups()
+            null = re.fullmatch(pattern, claim.null).groups()
+            assert not method
+            assert null[1].removeprefix("_") not in ("", opponent)
+            assert (null[0], *null[2:]) == (metric, relation, opponent)
+            opponents.append(opponent)
+    assert {*opponents} == {"supcon", "simclr", "classifier"}
+
+
+@pytest.mark.parametrize("name", ["glyphs", "icons", "emoji", "mnist5k"])
+def test_stored_comparisons_hold_what_the_recipe_computes_of_their_terms(name):
+    metrics = read_result(RESULTS / f"compare_{name}.json")["metrics"]
+    terms = [*compare.RANKS.values(), *compare.ACCURACIES.values()]
+    for seed in range(3):
+        found = compare.beside(
+            {method: {term: metrics[f"{method}_{term}"][seed] for term in terms}
+             for method in methods.METHODS}
+        )  # fmt: skip
+        assert found == {key: metrics[key][seed] for key in found}
 
 
 def test_unequal_numbers_of_tries_and_unknown_options_are_named():

@@ -94,3 +94,13 @@ def test_wrong_options_of_the_loss_are_named_before_the_first_variant_trains():
         config.variants["wrong"] = change
         with pytest.raises(UserError, match=message):
             ablation.hydra.task(ablation.variant(config, "wrong"))
+
+
+def test_pairs_of_classes_are_claimed_to_matter_on_equal_batches():
+    config, name = ablation_glyphs.get_config(), "rankme_projections_"
+    (claim,) = (own for own in ablation.CLAIMS if own.metric.startswith(name))
+    sides = claim.metric.removeprefix(name).split("_over_")
+    samplings = [variant(config, side).pairs.sampling for side in sides]
+    assert samplings == ["uniform", "identical"]  # neither draws its batches, as the base does
+    assert config.pairs.sampling == "drawn"
+    assert not {*sides} & {*claim.null.removeprefix(name).split("over_")}
