@@ -62,6 +62,10 @@ def distance_laws(
 
     "bias" adds -m H_n, "alibi" adds -m n, "factor" multiplies by 1 / (1 + m n).
 
+    Distance is that of places, and padding takes places: a text that is padded on the right does
+    not go on as it would alone, since what follows stands behind the padding. Padding on the left
+    moves all places alike.
+
     Args:
       heads: Number of heads of queries.
       form: One of `FORMS`.
@@ -116,7 +120,8 @@ def harmonic_attention(
       query: Queries, rotated where positions are to be rotary too.
       key: Keys, likewise; g divides h.
       value: Values.
-      visible: Which keys a query may see; a window and a start are seen.
+      visible: Which keys a query may see; a window and a start are seen. Sinks beside a window
+        whose start is an array are those of a cache, where places are no distances.
       rng: Accepted for uniformity; nothing is drawn.
       scale: Factor of the logits before they fall; k^-1/2 by default.
       form: One of `FORMS`, see `distance_laws`.
@@ -129,7 +134,8 @@ def harmonic_attention(
 
     Raises:
       UserError: The form or the kind of slopes is unknown.
-      ValueError: The strength is negative, or a shape is not as described.
+      ValueError: The strength is negative, a shape is not as described, or there are sinks of a
+        cache with a window.
     """
     del rng
     laws = distance_laws(query.shape[1], form=form, slopes=slopes, strength=strength)

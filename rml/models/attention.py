@@ -47,7 +47,11 @@ def attend(
 
     Returns:
       Output in the dtype of the values, and the weights in float32.
+
+    Raises:
+      ValueError: If `Visible.require_distances` refuses the factor or the bias.
     """
+    visible.require_distances(factor, bias)
     b, t, h, k = query.shape
     groups = key.shape[2]
     # Heads before tokens: products then come out as they are read next, and nothing as large as the

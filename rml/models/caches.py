@@ -34,7 +34,9 @@ class Cache(struct.PyTreeNode):
     Without a window slot i holds token i. With one, the first slots hold the first tokens and the
     others the last ones in order, so that places in the cache tell who sees whom; tokens keep the
     rotary positions that they have in the text. With a window padding takes slots of first and last
-    tokens: the output of a padded row is then not that of the text alone.
+    tokens: the output of a padded row is then not that of the text alone. With sinks places do not
+    tell how far a token is from them, so that attention with a factor or a bias of places is
+    refused, see `rml.ops.attention_parts.Visible.require_distances`.
 
     Attributes:
       key: [layers, b, slots, g, k], rotated; an array, or `Quantised`.
@@ -203,14 +205,14 @@ def empty_cache(
     Args:
       shape: Layers, texts, heads of keys, width of a head.
       length: Number of tokens that it has room for; None with a window.
-      dtype: Type of keys and values; int8 keeps integers and, in float32, a scale for each head
-        and token.
+      dtype: Floating type of keys and values, or int8, which keeps integers and, in float32, a
+        scale for each head and token.
       window: Number of last tokens that are kept; None for all.
       sinks: Number of first tokens that are kept beside the window.
 
     Raises:
-      ValueError: Neither length nor window or both, a window below 1, or sinks below 0 or without
-        a window.
+      ValueError: Neither length nor window or both, a window below 1, sinks below 0 or without a
+        window, or another type.
     """
     if (length is None) == (window is None):
         raise ValueError(f"a cache has a length or a window, got {length=} and {window=}")
@@ -218,12 +220,15 @@ def empty_cache(
         raise ValueError(
             f"a cache's window is at least 1 and its sinks at least 0, got {window=} and {sinks=}"
         )
+    kind = jnp.dtype(dtype)
+    if kind != jnp.int8 and not jnp.issubdtype(kind, jnp.floating):
+        raise ValueError(f"a cache has dtype={kind}, expected a floating type or int8")
     layers, batch, *heads = shape
     slots = length if window is None else window + sinks
     full = (layers, batch, slots, *heads)
 
     def empty() -> Any:
-        if jnp.dtype(dtype) != jnp.int8:
+        if kind != jnp.int8:
             return jnp.zeros(full, dtype)
         return Quantised(jnp.zeros(full, jnp.int8), jnp.zeros((*full[:-1], 1), jnp.float32))
 

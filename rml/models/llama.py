@@ -44,7 +44,8 @@ class Llama(nn.Module):
       rope_scaling: see `rml.models.rope.frequencies`; None leaves them.
       attention_bias: whether attention's projections have biases.
       out_bias: whether the projection back has one; None takes `attention_bias`.
-      window: number of tokens that a token sees, itself included; None for all before it.
+      window: number of tokens that a token sees, itself included, at least 1; None for all before
+        it.
       windowed: whether each block has the window; None for all of them.
       mlp_bias: whether the MLP's projections have biases.
       tied: whether logits are products with the token table rather than with a matrix of their own.
@@ -275,12 +276,14 @@ class Llama(nn.Module):
         kept = None if cache is None else cache.window
         if self.window is None:
             return None if kept is None else jnp.full(self.depth, kept)
+        if self.window < 1:  # a token that sees none would take the mean of all, later ones too
+            raise ValueError(f"window={self.window}, expected at least 1")
         windowed = (True,) * self.depth if self.windowed is None else self.windowed
         if len(windowed) != self.depth:
             raise ValueError(f"windowed has {len(windowed)} entries for depth={self.depth}")
         all_before = tokens + (0 if cache is None else cache.slots)
         far = all_before if kept is None else kept
-        return jnp.where(jnp.array(windowed), min(self.window, far), far)
+        return jnp.where(jnp.array(windowed), jnp.minimum(self.window, far), far)
 
     @nn.nowrap
     def _check_cache(self, cache: Cache, shape: tuple[int, ...]) -> None:

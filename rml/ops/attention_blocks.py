@@ -21,11 +21,15 @@ class Place(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """What is static of attention in blocks: sizes, scale, causality, what places do to logits."""
+    """What is static of attention in blocks: sizes, scale, causality, what places do to logits.
+
+    `heads` is the number of all heads of queries, those of other pieces of the attention included.
+    """
 
     rows: int
     columns: int
     keys: int
+    heads: int
     scale: float
     causal: bool
     sinks: int
@@ -50,6 +54,9 @@ class Blocks(NamedTuple):
 
         Returns:
           Both [b, g, r x t, s], up to broadcasting.
+
+        Raises:
+          ValueError: If the factor or the bias does not broadcast to [h, t, s].
         """
         logits = scaled_logits(query, key, self.scale)
         slope: Array | float = self.scale
@@ -57,6 +64,14 @@ class Blocks(NamedTuple):
 
         def of_heads(law: OfPlaces) -> Array:
             values = jnp.asarray(law(rows, columns))
+            shape = (self.heads, len(rows), len(columns))
+            pairs = zip(values.shape, shape, strict=False)
+            if values.ndim != 3 or any(size not in (1, whole) for size, whole in pairs):
+                raise ValueError(
+                    f"a factor or bias has shape {values.shape}, expected that of heads, queries "
+                    f"and keys, {shape}, or 1 in the place of any"
+                )
+            values = jnp.broadcast_to(values, (len(values), *shape[1:]))
             if len(values) == 1:
                 values = jnp.tile(values, (1, heads, 1))
             elif place.head is not None:
@@ -96,21 +111,24 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(
-    query: Array, key: Array, value: Array, visible: Visible, scale: float | None, block: int
-) -> Blocks:
+    query: Array, key: Array, value: Array, visible: Visible, scale: float | None, block: int, *,
+    factor: OfPlaces | None = None, bias: OfPlaces | None = None,
+) -> Blocks:  # fmt: skip
     """Chooses how attention of these queries to these keys is cut.
 
     Raises:
-      ValueError: If the block is empty or a shape is not that of `check_attention`.
+      ValueError: If the block is empty, a shape is not that of `check_attention`, or
+        `Visible.require_distances` refuses the factor or the bias.
     """
     check_attention(query, key, value, visible)
-    (t, k), s = query.shape[2:], key.shape[2]
+    visible.require_distances(factor, bias)
+    (h, t, k), s = query.shape[1:], key.shape[2]
     if block < 1:
         raise ValueError(f"block={block}, expected at least 1")
     scale = k**-0.5 if scale is None else scale
     # More queries make faster products; of a short causal text they would see too few of the keys.
     rows = 2 * block if t >= 8 * block else min(block, t)
-    return Blocks(rows, min(block, s), s, scale, visible.causal, visible.sinks)
+    return Blocks(rows, min(block, s), s, h, scale, visible.causal, visible.sinks, factor, bias)
 
 
 def place_of(visible: Visible) -> Place:

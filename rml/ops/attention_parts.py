@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-OfPlaces = Callable[[Int[Array, " t"], Int[Array, " s"]], Float[Array, "#h t s"]]
+OfPlaces = Callable[[Int[Array, " t"], Int[Array, " s"]], Float[Array, "#h #t #s"]]
 """What logits are multiplied by or what is added to them, of the places of queries and of keys. It
 holds no traced arrays, and is finite where a key is hidden too."""
 
@@ -70,6 +70,21 @@ class Visible(NamedTuple):
             raise ValueError(
                 f"{method} takes no window and no start, got window={self.window} and "
                 f"start={self.start}"
+            )
+
+    def require_distances(self, *laws: OfPlaces | None) -> None:
+        """Raises a ValueError where a law of places meets sinks of a window that moves.
+
+        Of a text that is longer than a cache, the sinks and the window lie side by side: places no
+        longer tell how far a query is from a sink. A start that is an array is taken for that of
+        such a cache.
+        """
+        moves = self.window is not None and isinstance(self.start, jax.Array)
+        if self.sinks and moves and any(law is not None for law in laws):
+            raise ValueError(
+                f"a factor or bias of places takes no sinks={self.sinks} beside a window whose "
+                "start is an array: where a cache drops tokens between them, places are no "
+                "distances; expected a cache without sinks or with a length"
             )
 
     def dense(self, queries: Any, keys: Any) -> Bool[Array, "#b t s"]:

@@ -40,17 +40,17 @@ def block_sparse_attention(
       visible: Keys of a visited block that a query may see.
       block: Queries and keys of one block. The last may be short.
       scale: Factor of the logits; k^-1/2 by default.
-      factor: Factor of the logits, a function of places.
-      bias: Term that is added to them then, a function of places.
+      factor: Factor of the logits, a function of places, as in `attend_in_blocks`.
+      bias: Term that is added to them then, likewise.
 
     Returns:
       Output [b, h, t, v] and log-sum-exp [b, h, t], float32 or wider; 0 and -inf where a query
       sees nothing.
 
     Raises:
-      ValueError: If a shape is not as described, the pattern does not fit the heads or the number
-        of blocks, or a constant one leaves a block of queries without any block of keys. One that
-        is drawn may.
+      ValueError: If a shape is not as described, the factor or the bias does not fit the heads or
+        what is visible, the pattern does not fit the heads or the number of blocks, or a constant
+        one leaves a block of queries without any block of keys. One that is drawn may.
     """
     check_attention(query, key, value, visible)
     h, t = query.shape[1:3]
@@ -69,8 +69,7 @@ def block_sparse_attention(
         )
     groups = key.shape[1]
     keys = None if visible.keys is None else jnp.asarray(visible.keys)
-    shape = blocks_of(query, key, value, visible, scale, block)
-    shape = shape._replace(factor=factor, bias=bias)
+    shape = blocks_of(query, key, value, visible, scale, block, factor=factor, bias=bias)
     place = place_of(visible)
     if len(pattern) == 1:
         shape, visits = block_visits(pattern[0], shape, block)

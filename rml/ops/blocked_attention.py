@@ -45,16 +45,18 @@ def attend_in_blocks(
       scale: Factor of the logits; k^-1/2 by default.
       block: Keys of one block, and as many queries, or twice as many of a long text; fewer where
         there are fewer. The last may be short.
-      factor: Factor of the logits, a function of places; computed a block at a time.
+      factor: Factor of the logits, a function of places; computed a block at a time. Neither it nor
+        a bias is taken where `Visible.require_distances` refuses.
       bias: Term that is added to them then, likewise.
 
     Returns:
       Output [b, h, t, v] and log-sum-exp [b, h, t], float32 or wider.
 
     Raises:
-      ValueError: If the block is empty or a shape is not as described.
+      ValueError: If the block is empty, a shape is not as described, or the factor or the bias
+        does not fit the heads or what is visible.
     """
-    blocks = blocks_of(query, key, value, visible, scale, block)._replace(factor=factor, bias=bias)
+    blocks = blocks_of(query, key, value, visible, scale, block, factor=factor, bias=bias)
     keys = None if visible.keys is None else jnp.asarray(visible.keys)
     return Part(*in_blocks(blocks, query, key, value, keys, place_of(visible), None))
 
@@ -69,10 +71,10 @@ def zero_of(*arrays: ArrayLike | None) -> Array:
     return jnp.sum(jnp.stack(zeros))
 
 
-def _padded(x: Array, block: int, axis: int) -> Array:
+def _padded(x: Array, block: int, axis: int, value: float = 0.0) -> Array:
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, -x.shape[axis] % block)
-    return jnp.pad(x, widths) if widths[axis][1] else x
+    return jnp.pad(x, widths, constant_values=value) if widths[axis][1] else x
 
 
 class Visits(NamedTuple):
@@ -90,9 +92,12 @@ class Visits(NamedTuple):
     number: Int[Array, " q"]
 
 
-def _by_block(x: Array, rows: int, groups: int) -> Array:
-    """[b, h, t, ...] as [blocks, b, g, h / g x rows, ...]: heads that share keys are more rows."""
-    x = _padded(x, rows, 2)
+def _by_block(x: Array, rows: int, groups: int, value: float = 0.0) -> Array:
+    """[b, h, t, ...] as [blocks, b, g, h / g x rows, ...]: heads that share keys are more rows.
+
+    `value` fills the last block up.
+    """
+    x = _padded(x, rows, 2, value)
     b, h, t = x.shape[:3]
     x = x.reshape(b, groups, h // groups, t // rows, rows, *x.shape[3:])
     return jnp.moveaxis(x, 3, 0).reshape(t // rows, b, groups, -1, *x.shape[5:])
@@ -320,10 +325,12 @@ def blocks_backward(
     lost = (cotangent.out * part.out).sum(axis=-1) - jnp.where(some, cotangent.lse, 0.0)
     key, value, keys = _keys(shape, key, value, keys, visits)
     d_out = cotangent.out.astype(value.dtype)
-    blocks = [_by_block(x, shape.rows, groups) for x in (query, d_out, lse, lost)]
+    blocks = [_by_block(x, shape.rows, groups) for x in (query, d_out, lost)]
+    # Rows that fill up a block have weights of zero, however large the bias of their places is.
+    blocks.append(_by_block(lse, shape.rows, groups, jnp.inf))
 
     def of_queries(carry: tuple[Array, Array], block: Any) -> tuple[tuple[Array, Array], Array]:
-        i, (q, do, row_lse, row_lost) = block
+        i, (q, do, row_lost, row_lse) = block
 
         def step(
             n: Array, carry: tuple[Array, Array, Array], *, whole: bool

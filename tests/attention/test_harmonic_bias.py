@@ -2,17 +2,24 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.attention.harmonic_bias import distance_laws, harmonic_attention, head_slopes
+from rml.attention.harmonic_bias import (
+    alibi_attention,
+    distance_laws,
+    harmonic_attention,
+    head_slopes,
+)
 from rml.errors import UserError
 from rml.models import Llama
 from rml.models.attention import attend
 from rml.ops.attention_parts import Visible
 from rml.ops.block_sparse import block_sparse_attention
+from rml.ops.blocked_attention import attend_in_blocks
 
 HEADS, QUERIES, KEYS = 4, 13, 18
 START = 4
@@ -138,6 +145,86 @@ def test_a_decoder_reads_token_by_token_as_it_reads_at_once():
         states = step(cache, tokens[:, i : i + 1])
         cache = states.cache
         np.testing.assert_allclose(states.last[:, 0], whole[:, i], atol=2e-5)
+
+
+def decoder(attention):
+    """A decoder of one block, its variables, and a text of nine tokens."""
+    module = Llama(
+        vocabulary=11, positions=32, width=8, depth=1, heads=2, mlp=8, tied=True,
+        attention=attention,
+    )  # fmt: skip
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 11, (1, 9)))
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), tokens))
+    rng = np.random.default_rng(1)
+    draws = jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype), shapes)
+    return module, draws, tokens
+
+
+@pytest.mark.slow
+def test_a_text_goes_on_as_alone_behind_padding_on_its_left_alone():
+    laws = distance_laws(2, form="alibi", strength=2.0)
+    module, variables, tokens = decoder(functools.partial(attend, **laws._asdict()))
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def after(left, right):
+        """The state of the ninth token, behind eight and padding."""
+        widths = ((0, 0), (left, right))
+        read, mask = jnp.pad(tokens[:, :8], widths), jnp.pad(jnp.ones((1, 8), bool), widths)
+        cache = module.init_cache(1, 9 + left + right)
+        cache = module.apply(variables, read, mask, cache=cache).cache
+        return module.apply(variables, tokens[:, 8:], cache=cache).last
+
+    alone = after(0, 0)
+    np.testing.assert_allclose(after(3, 0), alone, atol=2e-5)
+    assert jnp.abs(after(0, 3) - alone).max() > 0.01
+
+
+def of_blocks(laws):
+    """Attention a block at a time, as it stands in a model."""
+
+    def attend(query, key, value, visible):
+        arrays = (x.swapaxes(1, 2) for x in (query, key, value))
+        return attend_in_blocks(*arrays, visible, **laws._asdict()).out.swapaxes(1, 2), None
+
+    return attend
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["factor", "alibi"])
+@pytest.mark.parametrize("blocks", [True, False])
+def test_sinks_beside_a_window_that_moves_are_refused(form, blocks):
+    """A cache's places are then not those of the text; a window alone moves all of them alike."""
+    laws = distance_laws(2, form=form)
+    attention = of_blocks(laws) if blocks else functools.partial(attend, **laws._asdict())
+    module, variables, tokens = decoder(attention)
+    cache = module.init_cache(1, window=4, sinks=2)
+    with pytest.raises(ValueError, match=r"no sinks=2 beside a window whose start is an array"):
+        jax.eval_shape(lambda: module.apply(variables, tokens, cache=cache))
+    exact = module.clone(attention=attend)
+    jax.eval_shape(lambda: exact.apply(variables, tokens, cache=cache))
+
+    @jax.jit
+    def both():
+        cache = module.init_cache(1, window=4)
+        ours = []
+        for i in range(9):
+            states = module.apply(variables, tokens[:, i : i + 1], cache=cache)
+            cache, ours = states.cache, [*ours, states.last]
+        return jnp.concatenate(ours, axis=1), module.clone(window=4).apply(variables, tokens)
+
+    np.testing.assert_allclose(*both(), atol=2e-5)
+
+
+def test_sinks_of_a_whole_text_have_their_distance():
+    visible = Visible(causal=True, window=3, sinks=2, start=START)
+    i, j = START + np.arange(QUERIES)[:, None], np.arange(KEYS)
+    seen = np.broadcast_to((i - j < 3) | (j < 2), (HEADS, QUERIES, KEYS))
+    arrays = [jnp.asarray(x) for x in (QUERY, KEY, VALUE)]
+    found = alibi_attention(*arrays, visible, scale=0.7, strength=1.7, block=5)
+    wanted = reference("alibi", "geometric", 1.7, seen=seen)
+    np.testing.assert_allclose(found, wanted, atol=3e-6)
+    with pytest.raises(ValueError, match="sinks=2 beside a window whose start is an array"):
+        alibi_attention(*arrays, visible._replace(start=jnp.int32(START)))
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,9 @@ def test_misuse(variables):
     for options in ({"window": 0}, {"window": 3, "sinks": -1}, {"length": 3, "sinks": 1}):
         with pytest.raises(ValueError, match="window is at least 1 and its sinks at least 0"):
             module.init_cache(2, **options)
+    for dtype in (jnp.uint8, jnp.int16, jnp.int32, jnp.bool_):
+        with pytest.raises(ValueError, match=f"dtype={jnp.dtype(dtype)}, expected a floating type"):
+            module.init_cache(2, 3, dtype)
     with pytest.raises(ValueError, match=r"shape \(2, 10\) has no room for .* \(2, 11\)"):
         generate(module, variables, TOKENS, steps=1, cache=module.init_cache(2, 10))
     dynamic = Llama(**SMALL, positions=8, rope_scaling={"rope_type": "dynamic", "factor": 2.0})

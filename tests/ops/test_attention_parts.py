@@ -1,12 +1,14 @@
 """Attention in parts against softmax attention in float64, values and gradients."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rml.models.attention import attend
 from rml.ops.attention_parts import Visible, attend_part, merge_parts
 from rml.ops.block_sparse import block_sparse_attention
 from rml.ops.blocked_attention import attend_in_blocks
@@ -166,6 +168,83 @@ def test_block_sparse_equals_softmax_under_the_pattern(each, drawn):
         np.testing.assert_allclose(ours_, expected, atol=1e-5)
 
 
+STEEP = {
+    "bias": lambda queries, keys: 2.0 * (keys + 0 * queries[:, None])[None],
+    "bias of keys alone": lambda _, keys: 2.0 * keys[None, None],
+}
+"""ALiBi as Bloom writes it: a row of logits only moves by a slope times the query's place."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEEP)
+@pytest.mark.parametrize("sparse", [False, True], ids=["all blocks", "a pattern"])
+def test_queries_that_fill_up_a_block_have_no_gradient(name, sparse):
+    """Of 100 queries in blocks of 32; exp of twice a key's place alone is infinite."""
+    arrays = draw(0, 1, 2, 100, 8), draw(1, 1, 1, 100, 8), draw(2, 1, 1, 100, 8)
+    d_out, bias = jnp.asarray(draw(3, 1, 2, 100, 8)), STEEP[name]
+
+    def blocks(*arrays):
+        if sparse:
+            pattern = np.ones((1, 4, 4), bool)
+            return block_sparse_attention(*arrays, pattern, block=32, bias=bias).out
+        return attend_in_blocks(*arrays, block=32, bias=bias).out
+
+    def dense(*arrays):
+        found = attend(*(x.swapaxes(1, 2) for x in arrays), bias=bias)[0]
+        return found.swapaxes(1, 2)
+
+    @jax.jit
+    def gradients(*arrays):
+        return [
+            jax.grad(lambda *own, of=of: (of(*own) * d_out).sum(), (0, 1, 2))(*arrays)
+            for of in (blocks, dense)
+        ]
+
+    for ours, wanted in zip(*gradients(*arrays), strict=True):
+        assert jnp.abs(wanted).max() > 0.1
+        # Logits of 200 have a rounding of 1e-5, which is that of the weights.
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("each", [None, False, True], ids=["all", "one pattern", "each a pattern"])
+@pytest.mark.parametrize("shape", [(4, 8, 8), (16, 8, 8), (1, 4, 8), (1, 1, 4), (8, 8)], ids=str)
+def test_a_law_of_another_shape_is_refused(each, shape):
+    """Of 8 heads, 2 of them of keys, and 8 queries and keys in one block."""
+    query, key, value = (jnp.asarray(draw(i, 1, heads, 8, 4)) for i, heads in enumerate((8, 2, 2)))
+    message = re.escape(f"shape {shape}, expected that of heads, queries and keys, (8, 8, 8)")
+    attention = attend_in_blocks
+    if each is not None:
+        pattern = jnp.ones((8 if each else 1, 1, 1), bool)
+        attention = functools.partial(block_sparse_attention, pattern=pattern)
+    with pytest.raises(ValueError, match=message):
+        attention(query, key, value, block=8, factor=lambda *_: jnp.ones(shape))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("each", [None, False, True], ids=["all", "one pattern", "each a pattern"])
+@pytest.mark.parametrize("axes", [(0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0), (1, 1, 1)], ids=str)
+def test_a_law_is_broadcast_to_heads_queries_and_keys(each, axes):
+    """As many heads as queries and keys of a block, so that one could be read as another."""
+    query, key, value = (jnp.asarray(draw(i, 1, heads, 8, 4)) for i, heads in enumerate((4, 2, 2)))
+    own = draw(3, *(size if axis else 1 for size, axis in zip((4, 8, 8), axes, strict=True)))
+
+    def bias(queries, keys):
+        heads, rows, columns = (
+            at if axis else np.zeros(1, int)
+            for at, axis in zip((np.arange(4), queries, keys), axes, strict=True)
+        )
+        return jnp.asarray(own)[heads[:, None, None], rows[:, None], columns]
+
+    if each is None:
+        found = attend_in_blocks(query, key, value, block=4, bias=bias).out
+    else:
+        pattern = jnp.ones((4 if each else 1, 2, 2), bool)
+        found = block_sparse_attention(query, key, value, pattern, block=4, bias=bias).out
+    arrays = (x.swapaxes(1, 2) for x in (query, key, value))
+    wanted = attend(*arrays, bias=lambda *_: jnp.asarray(own))[0].swapaxes(1, 2)
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
 @pytest.mark.slow
 def test_block_sparse_does_not_touch_blocks_outside_the_pattern():
     query, key, value = (jnp.asarray(draw(i, 1, 2, 16, 4)) for i in range(3))
@@ -179,8 +258,8 @@ def test_block_sparse_does_not_touch_blocks_outside_the_pattern():
     pattern[1, 2] = False
     with pytest.raises(ValueError, match="row 2 of head 1 of the pattern names 0 blocks of keys"):
         block_sparse_attention(query, key, value, pattern, block=4)
-    attend = jax.jit(lambda own: block_sparse_attention(query, key, broken, own, block=4).out)
-    drawn = attend(pattern)  # of the program, not a constant
+    run = jax.jit(lambda own: block_sparse_attention(query, key, broken, own, block=4).out)
+    drawn = run(pattern)  # of the program, not a constant
     assert jnp.isfinite(drawn).all()
     assert not drawn[0, 1, 8:12].any()
 
