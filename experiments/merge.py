@@ -60,6 +60,8 @@ WORDS = (
     "residual", "solver",
 )  # fmt: skip
 """Options of methods whose values are words."""
+EITHER = ("scale",)
+"""Options that are a word of one method and a number of others."""
 OWN = (
     "by_block", "count", "excluded", "fishers", "grams", "kept", "least", "order", "parts",
     "shared",
@@ -240,6 +242,8 @@ def check_value(name: str, value: Any, *, word: bool) -> None:
     ranges = {"floor": AT_LEAST_0, "keep": Range(high=1, above=True), "rate": DECAY}
     if word and not isinstance(value, str):
         raise UserError(f"{name} is {value}, expected a word")
+    if name in EITHER and not word and isinstance(value, str):
+        raise UserError(f"{name} is {value!r}, expected a number")
     if name == "disjoint" and value not in DISJOINT:
         raise unknown(name, value, DISJOINT)
     if name == "averaged":
@@ -290,7 +294,7 @@ def method_of(options: argparse.Namespace) -> str:
 def option_of(text: str) -> tuple[str, Any]:
     """A method's option from `name=number`, `weights=0.3,0.7` or a word; `key=0` is a seed."""
     import jax
-    import jax.numpy as jnp
+    import numpy as np
 
     from experiments.ranges import RANGES
 
@@ -300,6 +304,8 @@ def option_of(text: str) -> tuple[str, Any]:
     try:
         numbers = [float(one) for one in value.split(",")]
     except ValueError:
+        if name in EITHER and value:
+            return name, value
         equals = ""
     if not equals:
         raise UserError(f"--option is {text!r}, expected NAME=NUMBER or NAME=NUMBER,NUMBER")
@@ -309,7 +315,7 @@ def option_of(text: str) -> tuple[str, Any]:
         if numbers != [int(numbers[0])] or int(numbers[0]) not in RANGES["seed"]:
             raise UserError(f"--option is {text!r}, expected {RANGES['seed']}")
         return name, jax.random.key(int(numbers[0]))
-    return name, numbers[0] if len(numbers) == 1 else jnp.asarray(numbers)
+    return name, numbers[0] if len(numbers) == 1 else np.asarray(numbers)
 
 
 def open_all(names: Sequence[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from rml.distillation.trilateral import (
     saturation,
 )
 from rml.errors import UserError, unknown
+from rml.ops.shapes import check_indices
 
 TRILATERAL = "trilateral"
 """The ratio that is learned for each example."""
@@ -121,6 +122,7 @@ def distill(
         labels as images of it, or a method that does not read logits, tokens are taught to another
         student than a `ScaleNetwork` or by a teacher that gives none, or an option has not a number
         for each output.
+      ValueError: A label, also of validation data, is not in [0, k) for a teacher of k classes.
     """
     if method not in METHODS:
         raise unknown("distillation method", method, METHODS)
@@ -145,6 +147,8 @@ def distill(
     data = (images, labels, known.logits, known.features, known.tokens)
     means = teacher_means(jax.nn.softmax(known.logits), labels, classes=classes)
     judged = data[:2] if validation is None else validation
+    check_indices("labels", labels, classes)
+    check_indices("labels of validation", judged[1], classes)
     maps, ratios = Maps(row.maps), FusionRatio()
     of_weights, of_maps, of_ratio, of_order = jax.random.split(key, 4)
 

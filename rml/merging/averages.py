@@ -81,25 +81,40 @@ def task_arithmetic(base: PyTree, experts: PyTree, *, scale: ArrayLike = 0.3) ->
 
 
 def array_of_weights(weights: Weights, count: int) -> Array:
-    """Makes an array of weights that `check_weights` takes, whose errors it raises."""
+    """Makes an array of weights that `check_weights` takes, whose errors it raises.
+
+    It is that of `scaled_weights` unless they are traced.
+    """
+    if isinstance(weights, jax.core.Tracer):
+        check_weights(weights, count)
+        return jnp.asarray(weights, float)
+    return jnp.asarray(scaled_weights(weights, count), float)
+
+
+def scaled_weights(weights: Weights, count: int) -> np.ndarray:
+    """Scales weights, as `check_weights` takes them, in float64 so that the largest is near 1.
+
+    A normalised average does not see it, and float32 holds the sum. The factor is a power of two,
+    which rounds nothing.
+    """
     check_weights(weights, count)
-    return jnp.asarray(weights, float)
+    values = np.asarray(weights, np.float64)
+    return np.ldexp(values, -np.frexp(values.max())[1])
 
 
-def check_weights(weights: Weights | None, count: int) -> None:
+def check_weights(weights: Weights, count: int) -> None:
     """Raises `UserError` for weights that are not one of at least 0 for each of `count` experts.
 
-    One must be above 0. Values of traced weights are not looked at.
+    One must be above 0, none infinite. Values of traced weights are not looked at.
     """
-    if weights is None:
-        return
     shape = np.shape(weights)
     if shape != (count,):
         raise UserError(f"weights is {list(shape)}, expected [{count}]: one for each expert")
     if isinstance(weights, jax.core.Tracer):
         return
     values = np.asarray(weights)
-    if not (values >= 0).all() or not values.any():
+    if not ((values >= 0) & (values < np.inf)).all() or not values.any():
         raise UserError(
-            f"weights is {values.tolist()}, expected numbers of at least 0, of which one is above 0"
+            f"weights is {values.tolist()}, expected numbers of at least 0, of which one is above "
+            "0 and none infinite"
         )

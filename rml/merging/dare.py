@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Key, PyTree
 
+from rml.errors import UserError
 from rml.merging.averages import task_arithmetic
 from rml.ops import trees
 
@@ -23,14 +25,14 @@ def dare(
       base: Parameters θ_0 of the common base.
       experts: Parameters of n experts, stacked on a leading axis.
       key: Key of the draw; every leaf and expert draws its own entries.
-      rate: Share of entries that are dropped, below 1.
+      rate: Share of entries that are dropped, at least 0 and below 1.
       scale: Factor of the sum of vectors, as in `task_arithmetic`.
 
     Returns:
       Parameters of one model.
 
     Raises:
-      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`.
+      UserError: Experts are not stacked, see `rml.ops.trees.check_stacked`, or as `check_rate`.
 
     Source: Yu et al., Language Models are Super Mario, arXiv:2311.03099, Section 3.
     """
@@ -47,11 +49,15 @@ def drop_and_rescale(vectors: PyTree, *, key: Key[Array, ""], rate: ArrayLike) -
     Args:
       vectors: Arrays of any shapes.
       key: Key of the draw, split over the leaves in their order.
-      rate: Probability p of an entry to be dropped, below 1.
+      rate: Probability p of an entry to be dropped, at least 0 and below 1.
 
     Returns:
       Arrays of the same shapes.
+
+    Raises:
+      UserError: As `check_rate`.
     """
+    check_rate(rate)
     leaves, structure = jax.tree.flatten(vectors)
     keys = jax.random.split(key, len(leaves))
     kept = 1 - jnp.asarray(rate)
@@ -60,3 +66,9 @@ def drop_and_rescale(vectors: PyTree, *, key: Key[Array, ""], rate: ArrayLike) -
         for one, own in zip(keys, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, drawn)
+
+
+def check_rate(rate: ArrayLike) -> None:
+    """Raises `UserError` for a rate of dropping outside [0, 1); a traced one is not looked at."""
+    if not isinstance(rate, jax.core.Tracer) and not 0 <= float(np.asarray(rate)) < 1:
+        raise UserError(f"rate is {rate}, expected a number in [0, 1)")

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rml.errors import UserError, unknown
-from rml.merging.averages import check_weights
-from rml.merging.methods import compiled
+from rml.merging.averages import scaled_weights
+from rml.merging.dare import check_rate
+from rml.merging.methods import METHODS, compiled
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.files import read_file
 from rml.models.pretrained.tensors import FLOATS, Tensor
@@ -25,6 +27,8 @@ NO_BASE = ("average", "weighted_average")
 """Methods that need no base."""
 METHODS_OF_FILES = (*NO_BASE, "dare", "task_arithmetic", "ties")
 """Methods that take entries after others."""
+OWN = ("least",)
+"""Options of methods that are computed here."""
 ENTRIES = 1 << 19
 """Entries that are merged at a time, of several tensors or of a part of one."""
 THREADS = 2
@@ -53,10 +57,12 @@ def merge_files(
       **options: The method's own, as for `rml.merging.merge`.
 
     Raises:
-      UserError: The method is unknown or needs a base; a file is missing or damaged; tensors
-        differ in a name or a shape, are floating point in the base alone, hold NaN or infinite
-        values, also once merged and rounded, or lie too far from the base; `out` exists, does not
-        end in `.safetensors`, or cannot be written. Nothing is written then.
+      UserError: The method is unknown, needs a base or an option, or has not an option that is
+        given; an option is out of its range; a file is missing or damaged; a tensor stands in two
+        files of a folder; tensors differ in a name or a shape, are floating point in the base
+        alone, hold NaN or infinite values, also once merged and rounded, or lie too far from the
+        base; `out` exists, does not end in `.safetensors`, or cannot be written. Nothing is written
+        then.
     """
     if method not in METHODS_OF_FILES:
         raise unknown("method of files", method, METHODS_OF_FILES)
@@ -66,9 +72,11 @@ def merge_files(
         raise UserError("experts is empty, expected at least one checkpoint")
     if out.exists() or out.suffix != ENDING:
         raise UserError(f"{out} exists or does not end in {ENDING}; expected a new file of it")
-    if options.get("weights") is not None:
-        check_weights(options["weights"], len(experts))
-        options["weights"] = np.asarray(options["weights"], np.float64)
+    _check_options(method, options)
+    if "weights" in options:
+        options["weights"] = scaled_weights(options["weights"], len(experts))
+    if "rate" in options:
+        check_rate(options["rate"])
     paths, own = list(experts), experts[0] if base is None else base
     opened = {path: open_checkpoint(path) for path in dict.fromkeys((own, *paths))}
     start = opened[own]
@@ -130,17 +138,37 @@ def merge_files(
         raise UserError(f"{out} cannot be written: {error}") from error
 
 
+def _check_options(method: str, options: Mapping[str, Any]) -> None:
+    """Raises `UserError` for an option that a method does not have, or one that it lacks."""
+    own = {
+        name: one for name, one in inspect.signature(METHODS[method].function).parameters.items()
+        if one.kind == one.KEYWORD_ONLY and name not in OWN
+    }  # fmt: skip
+    for name in options:
+        if name not in own:
+            takes = ", ".join(own) or "none"
+            raise UserError(f"{method} has no option {name!r}, expected one of: {takes}")
+    for name, one in own.items():
+        if one.default is one.empty and options.get(name) is None:
+            raise UserError(f"{method} needs the option {name!r}")
+
+
 def open_checkpoint(path: Path) -> dict[str, Tensor]:
     """Opens the tensors of a file, or of all safetensors files in a folder, without reading them.
 
     Raises:
-      UserError: There is none, or one cannot be read.
+      UserError: There is none, one cannot be read, or two have a tensor of one name.
     """
     if not path.is_dir():
         return read_file(path)
     found: dict[str, Tensor] = {}
     for file in sorted(path.glob(f"*{ENDING}")):
-        found |= read_file(file)
+        own = read_file(file)
+        for name in sorted(found.keys() & own.keys()):
+            raise UserError(
+                f"tensor {name!r} stands in {found[name].file} and {file}, expected in one file"
+            )
+        found |= own
     if not found:
         raise UserError(f"{path} has no files of {ENDING}, expected a checkpoint")
     return found

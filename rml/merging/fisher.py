@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree
 
 from rml.errors import UserError
-from rml.merging.averages import check_weights
+from rml.merging.averages import Weights, array_of_weights
 from rml.ops import trees
 
 ALL: Literal["all"] = "all"
@@ -33,7 +33,7 @@ def diagonal_fisher(
     F^(j) = (1/N) Σ_x Σ_y p(y|x) (∂ log p(y|x) / ∂θ^(j))². Squares are taken for each example and
     each class before any sum, so that examples and classes have no cross terms and the result does
     not depend on `block`. The accumulated tree is the only one kept; `block` times the number of
-    classes gradients live at once.
+    classes gradients live at once. Call it inside `jax.jit`: outside of it each call compiles.
 
     Args:
       log_probs: `log_probs(params, x) -> [c]`, normalised log-probabilities of one example.
@@ -113,7 +113,7 @@ def fisher_merge(
     experts: PyTree,
     *,
     fishers: PyTree,
-    weights: Float[Array, " n"] | None = None,
+    weights: Weights | None = None,
     floor: ArrayLike = FLOOR,
     favour_first: bool = True,
     normalise: bool = True,
@@ -150,8 +150,7 @@ def fisher_merge(
     count = trees.check_stacked(base, "experts", experts)
     if (own := trees.check_stacked(base, "fishers", fishers)) != count:
         raise UserError(f"fishers are {own}, expected {count}: one for each expert")
-    check_weights(weights, count)
-    given = jnp.full(count, 1 / count) if weights is None else weights
+    given = jnp.full(count, 1 / count) if weights is None else array_of_weights(weights, count)
     out = _matching(base, exclude)
     scaled = given / _sizes(fishers, out) if normalise else given
     floored = jnp.arange(count) == 0 if favour_first else jnp.ones(count, bool)
@@ -175,8 +174,10 @@ def fisher_merge(
 def floored_share(fisher: PyTree, *, floor: ArrayLike = FLOOR) -> Float[Array, ""]:
     """Computes the share of entries below a floor: if large, the floor decides and no Fisher."""
     leaves = jax.tree.leaves(fisher)
-    below = jnp.stack([jnp.sum(trees.wide(leaf) < floor) for leaf in leaves])
-    return jnp.sum(below) / sum(leaf.size for leaf in leaves)
+    # Counts of rows are added as floats, since int32 would not hold that of a large model.
+    rows = [jnp.sum(jnp.atleast_1d(trees.wide(leaf) < floor), axis=-1) for leaf in leaves]
+    below = jnp.stack([jnp.sum(own.astype(float)) for own in rows])
+    return jnp.sum(below) / float(sum(leaf.size for leaf in leaves))
 
 
 def _matching(params: PyTree, exclude: str | None) -> PyTree:

@@ -8,6 +8,7 @@ is chosen at every token, so that the large model moves as far as the experts mo
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -153,7 +154,22 @@ def choose_alpha(
         raise ValueError(f"active must be 'one', 'all' or 'first', got {active!r}")
     if refine < 0 or (refine and active == "all"):
         raise ValueError(f"refine must be at least 0, and 0 with active='all', got {refine}")
+    points = (
+        np.asarray(list(itertools.product(*grids)))
+        if active == "all"
+        else _together(grids[:1] if active == "first" else grids)
+    )
+    return _choose(large, experts, base, points, step, active=active, refine=refine)
+
+
+@functools.partial(jax.jit, static_argnames=("active", "refine"))
+def _choose(
+    large: Array, experts: Array, base: Array, points: Array, step: Array, *, active: str,
+    refine: int,
+) -> Choice:  # fmt: skip
+    """`choose_alpha` of points [n, t] of the grid, as one program for equal shapes."""
     used, log_p, moved = _differences(large, experts, base)
+    points = points.astype(log_p.dtype).reshape(*points.shape, *(1,) * (log_p.ndim - 1))
     wanted = jax.vmap(kl_shift, in_axes=(0, None))(
         jnp.where(used, experts, -jnp.inf), jnp.where(used, base, -jnp.inf)
     )
@@ -166,8 +182,6 @@ def choose_alpha(
         )
 
     if active == "all":
-        points = jnp.asarray(list(itertools.product(*grids)), log_p.dtype)
-        points = points.reshape(*points.shape, *(1,) * (log_p.ndim - 1))
         return Choice(*_least(
             lambda point: loss(jnp.einsum("t...,t...v->...v", point, moved)), points,
             log_p.shape[:-1],
@@ -179,7 +193,6 @@ def choose_alpha(
         """Of a weight [t, ...] of each expert alone, its loss [t, ...]."""
         return jax.vmap(lambda own, difference: loss(own[..., None] * difference))(alpha, tried)
 
-    points = _together(grids[: len(tried)], log_p)
     alpha, least = _least(of_each, points, tried.shape[:-1])
     if refine:
         alpha, least = _golden_sections(
@@ -272,11 +285,10 @@ def _grids(
     ]
 
 
-def _together(grids: Sequence[np.ndarray], like: Array) -> Array:
-    """Points [n, t, 1 ...] of several grids, whose last weights repeat in shorter ones."""
+def _together(grids: Sequence[np.ndarray]) -> np.ndarray:
+    """Points [n, t] of several grids, whose last weights repeat in shorter ones."""
     most = max(map(len, grids))
-    points = np.stack([np.pad(own, (0, most - len(own)), mode="edge") for own in grids], axis=1)
-    return jnp.asarray(points, like.dtype).reshape(*points.shape, *(1,) * (like.ndim - 1))
+    return np.stack([np.pad(own, (0, most - len(own)), mode="edge") for own in grids], axis=1)
 
 
 def _differences(large: Array, experts: Array, base: Array) -> tuple[Array, Array, Array]:
@@ -323,7 +335,7 @@ def _least(
 
 def _golden_sections(
     loss: Callable[[Array], Array], alpha: Array, least: Array,
-    grid: tuple[Array, Array, float], rounds: int,
+    grid: tuple[Array, Array, Array], rounds: int,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Narrows what is within a step of grid points; these stay where they are better."""
     low, high, step = grid

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from rml.errors import UserError, unknown
 from rml.merging.averages import array_of_weights, average, task_arithmetic, weighted_average
-from rml.merging.dare import dare
+from rml.merging.dare import check_rate, dare
 from rml.merging.fisher import fisher_merge
 from rml.merging.regmean import regmean, stacked_grams
 from rml.merging.ties import ties
@@ -66,8 +66,8 @@ def merge(
 
     Raises:
       UserError: The method is unknown, there is no expert, trees differ in a leaf or a shape, hold
-        NaN or infinite values, an expert is too far from the base, or weights are below 0 or all
-        0. Values of traced trees are not looked at.
+        NaN or infinite values, an expert is too far from the base, weights are below 0, infinite or
+        all 0, or a rate of dropping is not in [0, 1). Values of traced trees are not looked at.
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -80,6 +80,8 @@ def merge(
         raise UserError(f"numbers of {counts} differ, expected one of each for every expert")
     if options.get("weights") is not None:
         options["weights"] = array_of_weights(options["weights"], counts["experts"])
+    if "rate" in options:
+        check_rate(options["rate"])
     limit = farthest if METHODS[method].scaled else math.inf
     trees.check_fine_tuned(base, stacked, farthest=limit)
     return compiled(method)(base, stacked.pop("experts"), **options | stacked)

@@ -1,5 +1,6 @@
 """Unsupervised FixMatch: a model's own confident labels of unchanged inputs teach it others."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -50,7 +51,7 @@ def trusted_examples(
     if not n:
         raise UserError(f"probabilities are {[n, c]}, expected those of at least 1 example")
     check_leaf("the array of probabilities", probabilities)
-    count = max(1, min(int(share * n / c), most))
+    count = max(1, min(math.floor(share * n / c + 1e-9), most))  # 0.29 * 200 / 2 is below 29
     _, rows = jax.lax.top_k(probabilities.T, count)
     return jnp.zeros(n, bool).at[rows.reshape(-1)].set(True)
 

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
 from rml.errors import UserError
-from rml.merging.averages import check_weights
+from rml.merging.averages import Weights, array_of_weights
 from rml.models.conv import Conv
 from rml.models.self_attention import HeadDense
 from rml.ops import trees
@@ -43,6 +43,7 @@ def input_grams(
     One scan over batches keeps a sum for each layer; blocks that are themselves scanned have theirs
     stacked. Rows are tokens, pixels or examples. Models count equally, however many rows each saw.
     Layers are `nn.Dense`, `HeadDense`, and `Conv` without groups, which is linear in its patches.
+    Call it inside `jax.jit`: outside of it each call compiles.
 
         grams = input_grams(module, {"params": params}, images)  # images [n, b, h, w, c]
 
@@ -100,7 +101,7 @@ def regmean(
     *,
     grams: Mapping[str, Float[Array, "n ..."]],
     alpha: ArrayLike = 0.9,
-    weights: Float[Array, " _"] | None = None,
+    weights: Weights | None = None,
     ridge: float = RIDGE,
     averaged: str | None = None,
 ) -> PyTree:
@@ -137,9 +138,11 @@ def regmean(
         if not isinstance(value, jax.core.Tracer) and not 0 <= float(np.asarray(value)) <= 1:
             raise UserError(f"{name} is {value}, expected a number from 0 to 1")
     count = trees.check_stacked(base, "experts", experts)
-    check_weights(weights, count)
+    share = jnp.full(count, 1 / count)
+    if weights is not None:
+        given = array_of_weights(weights, count)
+        share = given / jnp.sum(given)
     check_grams(base, "grams", grams, averaged=averaged, lead=(count,))
-    share = jnp.full(count, 1 / count) if weights is None else weights / jnp.sum(weights)
     solve = functools.partial(_solve, share, alpha=alpha, ridge=ridge)
 
     def of_leaf(path: Sequence[Any], start: Array, own: Array) -> Array:

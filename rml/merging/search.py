@@ -61,6 +61,8 @@ def search_weights(
 ) -> Found:
     """Merges with every candidate in one program and takes the best.
 
+    Call it inside `jax.jit`: outside of it each call compiles.
+
     Args:
       merge: `merge(weights) -> params`, traceable.
       evaluate: `evaluate(params) -> score`, traceable; it must not see the data that is reported.

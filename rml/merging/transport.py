@@ -53,7 +53,10 @@ def ground_cost(
         raise unknown("metric", metric, METRICS)
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES)
-    cost = euclidean(x0, x1) if metric == "euclidean" else 1 - cosine_similarity(x0, x1)
+    if metric == "euclidean":
+        cost = euclidean(x0, x1)
+    else:
+        cost = jnp.maximum(1 - cosine_similarity(x0, x1), 0)  # a cosine is rounded to above 1
     if scale == "none":
         return cost
     if scale == "log1p":

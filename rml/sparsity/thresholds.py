@@ -14,6 +14,7 @@ Inputs of the projections to queries and back from heads may be thinned out like
 threshold a layer; keys and values stay as they are.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -114,7 +115,7 @@ def check_rule(rule: str) -> None:
 
 
 def kth_smallest(values: Float[Array, " n"], share: float) -> Float[Array, ""]:
-    """Finds the k-th smallest of values, k = int(share · n): as many but one lie below it.
+    """Finds the k-th smallest of values, k = ⌊share · n⌋: as many but one lie below it.
 
     Args:
       values: Values, not negative.
@@ -126,7 +127,7 @@ def kth_smallest(values: Float[Array, " n"], share: float) -> Float[Array, ""]:
     Source: The quantile of the authors' code, which fails where k is 0.
     """
     n = values.shape[0]
-    k = int(share * n)
+    k = math.floor(share * n + 1e-9)  # 0.29 * 100 is below 29
     if k in (0, n):
         return jnp.asarray(0.0 if k == 0 else jnp.inf, values.dtype)
     return jnp.partition(values, k - 1)[k - 1]
@@ -229,7 +230,7 @@ def random_channels(
       key: Key of the draw.
       layers: Number of layers.
       channels: Number of channels of a layer.
-      sparsity: Share of them that is left out, 0 to 1.
+      sparsity: Share of them that is left out, 0 to 1; their number is rounded down.
 
     Raises:
       ValueError: The share is not in 0 to 1.
@@ -238,7 +239,8 @@ def random_channels(
         raise ValueError(f"sparsity={sparsity}, expected 0 to 1")
     keys = jax.random.split(key, layers)
     order = jax.vmap(lambda own: jax.random.permutation(own, channels))(keys)
-    return Thresholds(gate=jnp.where(order < int(sparsity * channels), jnp.inf, 0.0))
+    count = math.floor(sparsity * channels + 1e-9)
+    return Thresholds(gate=jnp.where(order < count, jnp.inf, 0.0))
 
 
 def save_thresholds(file: str | Path, thresholds: Thresholds) -> None:

@@ -260,6 +260,17 @@ def test_every_image_has_a_label():
         )
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_are_classes_of_the_teacher(label):
+    wrong = jnp.asarray(LABELS).at[7].set(label)
+    said = f"must lie between 0 and 2, got values from {min(label, 0)} to {max(label, 2)}$"
+    with pytest.raises(ValueError, match=f"^labels {said}"):
+        distill("kd", teacher, STUDENT, IMAGES, wrong, key=jax.random.key(0), steps=1,
+                batch_size=20)  # fmt: skip
+    with pytest.raises(ValueError, match=f"^labels of validation {said}"):
+        train("kd", ratio="trilateral", validation=(IMAGES, wrong))
+
+
 def test_the_table_says_what_a_loss_reads():
     assert {row.reads for row in METHODS.values()} == {"logits", "features", "tokens"}
     assert {name for name, row in METHODS.items() if row.maps == "both"} == {"crd"}

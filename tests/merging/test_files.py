@@ -247,6 +247,51 @@ def test_mistakes_are_told_before_anything_is_written(files, change, message):
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("dare", {"rate": 0.3}, "dare needs the option 'key'"),
+        ("weighted_average", {}, "weighted_average needs the option 'weights'"),
+        ("weighted_average", {"weights": None}, "weighted_average needs the option 'weights'"),
+        ("task_arithmetic", {"keep": 0.3}, "has no option 'keep', expected one of: scale$"),
+        ("average", {"scale": 0.3}, "average has no option 'scale', expected one of: none$"),
+        ("ties", {"least": 0.3}, "has no option 'least', expected one of: keep, scale, disjoint$"),
+        *(
+            ("dare", {"key": jax.random.key(0), "rate": rate}, f"rate is {rate}, expected a number")
+            for rate in (-1, 1, 1.5)
+        ),
+    ],
+)
+def test_options_are_checked_before_a_file_is_opened(
+    monkeypatch, tmp_path, method, options, message
+):
+    monkeypatch.setattr(merged_files, "open_checkpoint", None)
+    with pytest.raises(UserError, match=message):
+        merge_files(method, tmp_path / "base", [tmp_path / "first"], tmp_path / "out.safetensors",
+                    **options)  # fmt: skip
+
+
+def test_weights_of_files_count_by_their_ratios_alone(files):
+    folder, _ = files
+    found = []
+    for number, weights in enumerate(([1e-50, 3e-50, 0], [1, 3, 0])):
+        out = folder / f"out{number}.safetensors"
+        merge_files("weighted_average", None, paths(folder), out, weights=weights)
+        found.append(safetensors.load_file(out)["b.weight"])
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def test_a_tensor_in_two_files_of_a_folder_is_told(files):
+    folder, trees = files
+    (folder / "shards").mkdir()
+    for name, keys in (("one", ("a.weight", "b.weight")), ("two", ("a.bias", "b.weight"))):
+        own = {key: trees["first"][key] for key in keys}
+        safetensors.save_file(own, folder / "shards" / f"{name}.safetensors")
+    told = "tensor 'b.weight' stands in .*one.safetensors and .*two.safetensors, expected in one"
+    with pytest.raises(UserError, match=told):
+        merge_files("average", None, [folder / "shards"], folder / "out.safetensors")
+
+
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(files):
     folder, _ = files
     merge_files("average", None, paths(folder), folder / "whole.safetensors")  # it is compiled

@@ -221,6 +221,16 @@ def test_ridge_regressions_merge_to_the_one_on_all_data():
 def test_the_share_below_the_floor():
     tree = {"a": jnp.asarray([1e-7, 1e-5]), "b": jnp.asarray([[0.0, 1.0, 2e-6]])}
     assert float(floored_share(tree)) == pytest.approx(2 / 5)
+    assert float(floored_share({"a": jnp.asarray(1e-7), "b": jnp.ones(3)})) == 1 / 4
+
+
+def test_the_share_below_the_floor_is_that_of_more_entries_than_int32_counts():
+    def share(low, high):  # XLA makes no array of copies of one number
+        large = {"a": jnp.broadcast_to(low, (3, 2**15, 2**15)),
+                 "b": jnp.broadcast_to(high, (2**15, 2**15))}  # fmt: skip
+        return floored_share(large)
+
+    assert float(jax.jit(share)(1e-7, 1e-5)) == 3 / 4
 
 
 @pytest.mark.slow

@@ -193,6 +193,7 @@ OPTIONS = [
     (f"{BASE}dare --option=key=0 --option=rate=nan", "'rate=nan', expected finite numbers"),
     (f"{BASE}dare --option=key=0 --option=rate=1", "rate is 1, expected a number in [0, 1)"),
     (f"{BASE}task_arithmetic --option=scale=inf", "'scale=inf', expected finite numbers"),
+    (f"{BASE}task_arithmetic --option=scale=mean", "scale is 'mean', expected a number"),
     (f"{BASE}task_arithmetic --option=scale=1,2,3", "scale is [1.0, 2.0, 3.0], expected one"),
     (f"{DATA}fisher --option=floor=-1", "floor is -1, expected a number of at least 0"),
     (f"{DATA}regmean --option=averaged=(", "averaged is '(', expected a regular expression"),
@@ -250,6 +251,17 @@ def test_mistakes_are_told_in_one_line(runs, arguments, message, capsys, tmp_pat
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_scale_is_a_word_of_transport_and_a_number_of_others():
+    word, number = (dict([merge.option_of(f"scale={value}")]) for value in ("mean", "0.5"))
+    assert (word, number) == ({"scale": "mean"}, {"scale": 0.5})
+    merge.check_options("ot", word)
+    merge.check_options("task_arithmetic", number)
+    with pytest.raises(UserError, match="scale is 'mean', expected a number"):
+        merge.check_options("task_arithmetic", word)
+    with pytest.raises(UserError, match=r"scale is 0.5, expected a word"):
+        merge.check_options("ot", number)
 
 
 class Wrapped(nn.Module):

@@ -1,5 +1,6 @@
 """What every method of merging has in common, and each against NumPy in float64."""
 
+import importlib
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rml.errors import UserError
 from rml.merging import (
     METHODS,
     block_slopes,
+    dare,
     drop_and_rescale,
     fisher_merge,
     learn_coefficients,
@@ -283,6 +285,31 @@ def test_the_least_magnitude_that_is_kept_is_that_of_a_sorted_row(keep, x64):
     np.testing.assert_array_equal(rows, np.where(np.abs(given) >= least[:, None], given, 0))
 
 
+TIES = importlib.import_module("rml.merging.ties")
+
+
+def test_counts_beyond_int32_are_compared_with_a_place():
+    most = 2**30
+    counts = jnp.full((5, 2), most, jnp.int32).at[:, 1].add(-1)
+    for place, reached in (
+        (1000, [True, True]), (5 * most - 5, [True, True]), (5 * most - 4, [True, False]),
+        (5 * most, [True, False]), (5 * most + 1, [False, False]), (6 * most, [False, False]),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(TIES._reaches(counts, place), reached)
+
+
+@pytest.mark.parametrize("digit", [2, 3])
+def test_a_large_leaf_is_counted_in_parts(monkeypatch, digit):
+    large = {"a": jax.ShapeDtypeStruct((2, 3, 2**30), jnp.float32)}
+    jax.eval_shape(partial(trim, keep=0.9), large)  # of it neither a row nor the place is int32's
+    monkeypatch.setattr(TIES, "DIGIT", digit)
+    rows = np.random.default_rng(0).permuted(np.arange(1.0, 41) * [[1], [-1]], axis=1)
+    given = jnp.asarray(rows, jnp.float32)
+    found = trim({"a": given[:, :12].reshape(2, 3, 4), "b": given[:, 12:]}, keep=0.325)
+    kept = np.concatenate([found["a"].reshape(2, -1), found["b"]], axis=1)
+    np.testing.assert_array_equal(kept, np.where(np.abs(rows) > 40 - 13, rows, 0))
+
+
 def test_dropped_entries_are_of_the_rate_and_expectations_stay():
     vectors = {"a": jnp.ones((2, 40, 50)), "b": jnp.ones((2, 30, 50))}
     found = drop_and_rescale(vectors, key=jax.random.key(0), rate=0.8)
@@ -293,6 +320,18 @@ def test_dropped_entries_are_of_the_rate_and_expectations_stay():
     # Experts and leaves draw for themselves.
     assert (found["a"][0] != found["a"][1]).any()
     assert (found["a"][0, :30] != found["b"][0]).any()
+
+
+@pytest.mark.parametrize("rate", [-1, 1, 1.5, np.nan])
+def test_rates_that_are_no_share_below_one_are_refused(rate):
+    base, experts, key = as_jax(BASE), as_jax(EXPERTS), jax.random.key(0)
+    for call in (
+        lambda: dare(base, experts, key=key, rate=rate),
+        lambda: merge("dare", base, experts, key=key, rate=rate),
+        lambda: drop_and_rescale(experts, key=key, rate=jnp.asarray(rate)),
+    ):
+        with pytest.raises(UserError, match=rf"rate is {rate}.*, expected a number in \[0, 1\)"):
+            call()
 
 
 def test_an_unknown_method_and_wrong_numbers_are_named():
@@ -307,20 +346,21 @@ def test_an_unknown_method_and_wrong_numbers_are_named():
         merge("fisher", base, experts, fishers=[base, base])
 
 
-@pytest.mark.parametrize(
-    ("method", "options"),
-    [
-        (weighted_average, {}),
-        (fisher_merge, {"fishers": as_jax(FISHERS)}),
-        (regmean, {"grams": GRAMS}),
-    ],
-)
+WEIGHTED = [
+    (weighted_average, {}),
+    (fisher_merge, {"fishers": as_jax(FISHERS)}),
+    (regmean, {"grams": GRAMS}),
+]
+
+
+@pytest.mark.parametrize(("method", "options"), WEIGHTED)
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
         ([-1.0, 2.0, 1.0], r"weights is \[-1.0, 2.0, 1.0\], expected numbers of at least 0"),
         ([0.0, 0.0, 0.0], r"weights is \[0.0, 0.0, 0.0\], .* of which one is above 0"),
         ([1.0, 2.0, 3.0, 4.0], r"weights is \[4\], expected \[3\]"),
+        ([np.inf, 2.0, 1.0], r"weights is \[inf, 2.0, 1.0\], .* above 0 and none infinite"),
     ],
 )
 def test_weights_are_refused_without_merge_as_well(method, options, weights, message):
@@ -444,5 +484,16 @@ def test_weights_may_be_a_list():
             for own in ([1, 2, 4], jnp.array([1.0, 2.0, 4.0]))
         )
         close(listed, array)
-    average = partial(weighted_average, as_jax(BASE), as_jax(EXPERTS))
-    close(average(weights=[1, 2, 4]), average(weights=jnp.array([1.0, 2.0, 4.0])))
+    for method, options in WEIGHTED:
+        call = partial(method, as_jax(BASE), as_jax(EXPERTS), **options)
+        close(call(weights=[1, 2, 4]), call(weights=jnp.array([1.0, 2.0, 4.0])))
+
+
+@pytest.mark.parametrize(("method", "options"), WEIGHTED)
+@pytest.mark.parametrize(
+    ("weights", "alike"),
+    [([1e-50, 2e-50, 0], [1, 2, 0]), ([3e38, 3e38, 1e38], [3, 3, 1]), ([1e308] * 3, [1] * 3)],
+)
+def test_weights_count_by_their_ratios_alone(method, options, weights, alike):
+    call = partial(method, as_jax(BASE), as_jax(EXPERTS), **options)
+    close(call(weights=weights), call(weights=alike))

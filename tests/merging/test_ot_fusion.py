@@ -139,6 +139,14 @@ def test_costs_are_distances_over_their_size(metric, scale):
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
+def test_no_cost_is_below_zero():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(50, 6)), jnp.float32)
+    for factor in (1.0, 3.0):  # cosines of parallel units are rounded to above 1
+        cost = np.asarray(ground_cost(x, factor * x, metric="cosine", scale="none"))
+        assert cost.min() == 0
+        np.testing.assert_allclose(np.diag(cost), 0, atol=1e-6)
+
+
 solve = jax.jit(transport_map, static_argnames="solver")
 
 

@@ -55,6 +55,13 @@ def test_the_most_confident_of_each_class_are_trusted():
     assert trusted_examples(jnp.eye(3)).sum() == 3
 
 
+def test_what_a_share_is_short_of_a_whole_number_is_not_lost():
+    sure = np.linspace(0.6, 0.9, 200)[:, None]  # of each class in turn
+    chances = np.where(np.eye(2)[np.arange(200) % 2] > 0, sure, 1 - sure)
+    found = trusted_examples(jnp.asarray(chances, jnp.float32), share=0.29)
+    np.testing.assert_array_equal(found, np.arange(200) >= 200 - 2 * 29)
+
+
 def test_probabilities_that_trust_nothing_are_refused():
     with pytest.raises(UserError, match=r"probabilities are \[0, 3\], expected those of at least"):
         trusted_examples(jnp.zeros((0, 3)))

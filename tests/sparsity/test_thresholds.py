@@ -257,6 +257,13 @@ def test_quantiles_of_bins_are_exact_to_a_bin():
     assert both[0] == binned_quantile(counts, 0.5)
 
 
+def test_what_a_share_is_short_of_a_whole_number_is_not_lost():
+    values = jnp.arange(1.0, 101)  # of which 0.29, in floats, are fewer than 29
+    assert float(kth_smallest(values, 0.29)) == 29
+    gate = random_channels(jax.random.key(0), layers=2, channels=100, sparsity=0.29).gate
+    assert np.isinf(gate).sum(1).tolist() == [29, 29]
+
+
 def test_a_channel_multiplied_by_nothing_is_left_out_only_where_some_are():
     unit, counts = np.ones(1), np.ones((1, 2048), int)
     own = Calibration({"abs": np.array([[2.0, 0.0]])}, {"abs": unit}, {"abs": counts})

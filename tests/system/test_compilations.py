@@ -32,6 +32,7 @@ from experiments.sparsity import prosparse_training, prosparse_uses
 from rml import attention
 from rml.fewshot import Setting, find_method
 from rml.hydra import learn_gates
+from rml.merging import choose_alpha
 from rml.models.attention import attend
 from rml.training import CompiledTask, Progress, RunDirectory, initial_state, make_mesh
 from tests.claims import bed_of_patterns, drawn_students
@@ -356,6 +357,19 @@ def test_all_penalties_are_trained_by_one_program_and_read_by_another(tmp_path):
     with compilations() as names:
         prosparse_uses.predicted(config, reader, text, models)
     assert names.count("jit(fitted)") == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"refine": 3}, {"active": "all"}])
+def test_weights_of_other_logits_and_another_grid_are_chosen_without_compiling(options):
+    rng = np.random.default_rng(0)
+    drawn = [[jnp.asarray(rng.normal(size=shape), jnp.float32)
+              for shape in ((5, 11), (2, 5, 11), (5, 11))] for _ in range(2)]  # fmt: skip
+
+    def choose(case: int) -> None:
+        grid = {"low": 0.1 * case, "high": 2.0 - case, "step": 0.5 - 0.25 * case}
+        choose_alpha(*drawn[case], **grid, **options)
+
+    compile_nothing_again(choose)
 
 
 def test_a_constant_and_a_second_program_are_seen():
