@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
+from experiments.common.claims import with_bounds
 from experiments.common.evaluators import Labelled, encode
 from experiments.common.images import open_images
 from experiments.common.selection import at_edge
@@ -19,6 +20,7 @@ from rml.data.classes import PARTS, SAME, open_parts
 from rml.errors import UserError, unknown
 from rml.fewshot import Choice, Episodes, Search, Setting
 from rml.fewshot.preprocess import KINDS, shift_queries
+from rml.ops.intervals import t_interval
 from rml.training import Progress, make_mesh
 from rml.training.processes import is_primary
 
@@ -144,14 +146,40 @@ def draw_episodes(
     return fewshot.sample_episodes(key, labelled[1], episodes=count, **setting._asdict())
 
 
+def evaluate(
+    config: Any, method: Callable[..., Array], x: Array, drawn: Episodes, setting: Setting
+) -> Float[np.ndarray, " e"]:
+    """Computes a method's accuracy in each episode of features."""
+    mesh = make_mesh(config.mesh)
+    found = fewshot.evaluate_episodes(method, x, drawn, ways=setting.ways, mesh=mesh)
+    return np.asarray(found, np.float64)
+
+
 def measure(
     config: Any, method: Callable[..., Array], x: Array, drawn: Episodes, setting: Setting
 ) -> tuple[float, float]:
     """A method's mean accuracy on episodes of features, and half its 95% interval's width."""
-    mesh = make_mesh(config.mesh)
-    return fewshot.mean_and_interval(
-        fewshot.evaluate_episodes(method, x, drawn, ways=setting.ways, mesh=mesh)
-    )
+    return fewshot.mean_and_interval(evaluate(config, method, x, drawn, setting))
+
+
+def difference(
+    name: str, first: Float[np.ndarray, " e"], second: Float[np.ndarray, " e"]
+) -> dict[str, float]:
+    """Compares two methods that were measured on the same episodes.
+
+    Hard episodes are hard for both, so that the interval is that of the paired differences.
+
+    Args:
+      name: Name of the metric.
+      first: Accuracy of a method in each episode.
+      second: Accuracy in each episode of the method that it is held against.
+
+    Returns:
+      The difference of the mean accuracies, and as `<name>_low` and `<name>_high` the ends of
+      Student's 95% interval over episodes.
+    """
+    _, low, high = t_interval(first - second)
+    return with_bounds(name, (first.mean() - second.mean(), low, high))
 
 
 def choose(config: Any, setting: Setting, validation: Labelled) -> dict[str, Search]:
@@ -205,19 +233,20 @@ def edges(options: Mapping[str, Any], chosen: Mapping[str, Any], place: str) -> 
 
 def compare(
     config: Any, setting: Setting, novel: Labelled, searches: Mapping[str, Search]
-) -> dict[str, tuple[float, float]]:
-    """Accuracy and interval of every method on novel episodes of a setting."""
+) -> dict[str, Float[np.ndarray, " e"]]:
+    """Accuracy of every method in each novel episode of a setting, the same for all of them."""
     drawn = draw_episodes(config, novel, setting, count=config.episodes.count)
-    table = {}
+    found = {}
     for name, search in searches.items():
         started = time.perf_counter()
         method = partial(fewshot.find_method(name), **search.options)
-        mean, half = table[name] = measure(config, method, novel[0], drawn, setting)
+        found[name] = evaluate(config, method, novel[0], drawn, setting)
+        mean, half = fewshot.mean_and_interval(found[name])
         Progress().note(
             f"{setting.title}: {name} {100 * mean:.2f} ± {100 * half:.2f} "
             f"({time.perf_counter() - started:.1f} s)"
         )
-    return table
+    return found
 
 
 def shifted(support: Any, support_labels: Any, query: Any, **options: Any) -> Any:

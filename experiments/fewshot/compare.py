@@ -1,5 +1,7 @@
 """Few-shot methods on the same episodes of the same features: the papers' tables in shape.
 
+What the claims compare has an interval over episodes: Student's of the paired differences.
+
 Options with several candidates are chosen on validation episodes of as many ways and shots, as Ziko
 et al. choose λ for each number of shots (public code of arXiv:2106.09516). Validation episodes are
 balanced: that novel ones are not is what a method is not told.
@@ -9,10 +11,15 @@ smallest or the largest was chosen, beside which a better one may lie.
 """
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from experiments.fewshot import base_training, common, drawing
+from experiments.fewshot.common import SHIFTED
 from experiments.fewshot.features import load_features
 from rml import fewshot
 from rml.encoder import ImageEmbedder
@@ -21,6 +28,8 @@ from rml.fewshot import Search, Setting
 from rml.training import Claim, RunDirectory, Task, TrainState
 
 REGULARISED, PLAIN, NEAREST = "transductive_clustering", "soft_kmeans", "simple_shot"
+UNREGULARISED = "unregularised"
+"""Name of the regularised model without its Laplacian, which is no method of its own."""
 SOURCE = (
     "Transductive Few-Shot Learning: Clustering is All You Need? (arXiv:2106.09516), tables in its "
     "public repository; data and margin are this repository's"
@@ -79,6 +88,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     features = load_features(config, run)
     started = time.perf_counter()
     searches: dict[Setting, dict[str, Search]] = {}
+    accuracies: dict[Setting, dict[str, np.ndarray]] = {}
     table: dict[Setting, dict[str, tuple[float, float]]] = {}
     tried = {name: fewshot.combinations(config.methods[name].to_dict()) for name in config.compared}
     metrics: dict[str, float] = {f"tries_{name}": max(1, n) for name, n in tried.items()}
@@ -94,28 +104,18 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
                 metrics |= {f"chosen_{setting.name}_{name}_{k}": v for k, v in numbers.items()}
                 options = config.methods[name].to_dict()
                 metrics |= common.edges(options, found.options, f"{setting.name}_{name}")
-        table[setting] = common.compare(config, setting, features["novel"], searches[balanced])
+        accuracies[setting] = own = common.compare(
+            config, setting, features["novel"], searches[balanced]
+        )
+        table[setting] = {name: fewshot.mean_and_interval(each) for name, each in own.items()}
         for name, (mean, half) in table[setting].items():
             metrics[f"accuracy_{setting.name}_{name}"] = mean
             metrics[f"interval_{setting.name}_{name}"] = half
     metrics["seconds_episodes"] = time.perf_counter() - started
     first = Setting(config.episodes.ways[0], 1, config.episodes.queries)
-    best = {name: mean for name, (mean, _) in table[first].items()}
-    metrics["regularised_over_simple_shot"] = best[REGULARISED] - best[NEAREST]
-    metrics["regularised_over_kmeans"] = best[REGULARISED] - best[PLAIN]
+    metrics |= differences(config, first, features["novel"], accuracies[first], searches[first])
     drawing.draw_accuracies(run.figure, table, over="episodes of one seed")
     search, novel = searches[first][REGULARISED], features["novel"]
-    drawn = common.draw_episodes(config, novel, first, count=config.episodes.count)
-    for name, method, other in (
-        ("shifted_over_simple_shot", partial(
-            common.shifted, **searches[first][NEAREST].options
-        ), NEAREST),
-        ("unregularised_over_kmeans", partial(
-            fewshot.transductive_clustering, **search.options | {"laplacian_weight": 0.0}
-        ), PLAIN),
-    ):  # fmt: skip
-        mean, _ = common.measure(config, method, novel[0], drawn, first)
-        metrics[name] = mean - best[other]
     drawing.draw_search(run.figure, search, first.title)
     drawn = common.draw_episodes(config, novel, first, count=config.energy.episodes)
     weights = {*config.energy.laplacian_weights, float(search.options["laplacian_weight"])}
@@ -129,6 +129,45 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     one = common.draw_episodes(config, novel, first, count=1)
     shown = fewshot.picture(novel[0], one, ways=first.ways, **search.options)
     drawing.draw_picture(run.figure, shown)
+    return metrics
+
+
+def differences(
+    config: Any,
+    setting: Setting,
+    novel: common.Labelled,
+    accuracies: Mapping[str, Float[np.ndarray, " e"]],
+    searches: Mapping[str, Search],
+) -> dict[str, float]:
+    """Measures the claims' nulls on the methods' own episodes, and compares what the claims do.
+
+    Args:
+      config: The run's config.
+      setting: The kind of episodes that the claims are about.
+      novel: Features and labels of the novel classes.
+      accuracies: Accuracy of each method in each of the setting's episodes, see `common.compare`.
+      searches: Options of each method.
+
+    Returns:
+      What the claims compare, with the ends of its interval over episodes.
+    """
+    without = searches[REGULARISED].options | {"laplacian_weight": 0.0}
+    nulls = {
+        SHIFTED: partial(common.shifted, **searches[NEAREST].options),
+        UNREGULARISED: partial(fewshot.transductive_clustering, **without),
+    }
+    drawn = common.draw_episodes(config, novel, setting, count=config.episodes.count)
+    found = dict(accuracies)
+    for name, method in nulls.items():
+        found[name] = common.evaluate(config, method, novel[0], drawn, setting)
+    metrics: dict[str, float] = {}
+    for name, first, second in (
+        ("regularised_over_simple_shot", REGULARISED, NEAREST),
+        ("shifted_over_simple_shot", SHIFTED, NEAREST),
+        ("regularised_over_kmeans", REGULARISED, PLAIN),
+        ("unregularised_over_kmeans", UNREGULARISED, PLAIN),
+    ):
+        metrics |= common.difference(name, found[first], found[second])
     return metrics
 
 

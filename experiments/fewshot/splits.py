@@ -23,8 +23,8 @@ import numpy as np
 from experiments.common.comparison import for_each
 from experiments.fewshot import common, compare, drawing
 from experiments.fewshot.common import SHIFTED
-from experiments.fewshot.compare import NEAREST, PLAIN, REGULARISED
-from experiments.fewshot.splits_measures import UNREGULARISED, judged, measure_split
+from experiments.fewshot.compare import NEAREST, PLAIN, REGULARISED, UNREGULARISED
+from experiments.fewshot.splits_measures import judged, measure_split
 from experiments.ranges import SIZE
 from rml import fewshot
 from rml.encoder import ImageEmbedder

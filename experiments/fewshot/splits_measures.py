@@ -7,13 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from experiments.fewshot import common
-from experiments.fewshot.compare import REGULARISED
+from experiments.fewshot.compare import REGULARISED, UNREGULARISED
 from experiments.fewshot.features import load_features
 from rml import fewshot
 from rml.fewshot import Choice, Setting
 from rml.training import Progress, RunDirectory
-
-UNREGULARISED = "unregularised"
 
 
 def measure_split(

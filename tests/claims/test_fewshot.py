@@ -19,9 +19,11 @@ from experiments.contrastive import simclr
 from experiments.fewshot import base_training, clustering, common, compare, drawing, splits
 from experiments.fewshot.features import load_features
 from experiments.registry import find_experiment
+from rml import fewshot
 from rml.errors import UserError
 from rml.evaluation import clustering_scores
 from rml.fewshot import Setting, cluster, largest_increase, simple_shot
+from rml.ops.intervals import t_interval
 from rml.training import RunDirectory, initial_state
 from tests.system.two_steps import override
 
@@ -32,6 +34,9 @@ QUICK = {
     "compared": ("simple_shot", "soft_kmeans", "transductive_clustering"),
     "methods.simple_shot.kind": ("UN",), "methods.simple_shot.unit_prototypes": False,
 }  # fmt: skip
+
+
+ENDS = ("", "_low", "_high")
 
 
 @pytest.mark.optimised
@@ -52,6 +57,8 @@ def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_fall
     assert holds["energy_increase", "<="], metrics
     # Half a point is within the noise of so few episodes: only the order of the methods is asked.
     assert 0 < metrics["regularised_over_kmeans"] < metrics["regularised_over_simple_shot"], metrics
+    for name in ("regularised_over_simple_shot", "unregularised_over_kmeans"):
+        assert metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"], metrics
     chosen = metrics["chosen_5way_1shot_soft_kmeans_temperature"]
     assert metrics["temperature_at_edge_5way_1shot_soft_kmeans"] == (chosen in (0.02, 0.5))
     assert metrics["chosen_5way_1shot_simple_shot_kind_is_UN"] == 1
@@ -125,6 +132,65 @@ def test_intervals_of_a_comparison_are_said_to_be_over_episodes_of_one_seed(monk
     assert labels == ["accuracy (%), 95% interval over episodes of one seed"] * 2
     for name in ("table.png", "accuracy.png", "accuracy_imbalanced.png", "search.png"):
         assert "over episodes of one seed" in compare.CAPTIONS[name]
+
+
+def test_methods_on_the_same_episodes_are_compared_by_paired_differences():
+    first, second = np.array([0.9, 0.6, 0.75, 0.4]), np.array([0.8, 0.55, 0.6, 0.35])
+    found = common.difference("one_over_other", first, second)
+    half = 3.182446 * np.std([0.1, 0.05, 0.15, 0.05], ddof=1) / 2  # Student's t, 3 degrees
+    assert found == pytest.approx({
+        "one_over_other": 0.0875, "one_over_other_low": 0.0875 - half,
+        "one_over_other_high": 0.0875 + half,
+    }, rel=1e-6)  # fmt: skip
+    # That the episodes differ in difficulty would widen an unpaired interval.
+    unpaired = 3.182446 * np.hypot(np.std(first, ddof=1), np.std(second, ddof=1)) / 2
+    assert unpaired > 5 * half
+
+
+def test_claims_compare_methods_and_nulls_on_the_same_episodes(monkeypatch):
+    config, setting, drawn = compare_digits.get_config(), Setting(5, 1, 15), []
+    monkeypatch.setattr(
+        common, "draw_episodes",
+        lambda config, part, setting, **options: drawn.append((part[1], setting, options)),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    hard = rng.uniform(0.3, 0.7, 40)
+    nearest, shifted, plain, regularised, unregularised = (
+        hard + lead + rng.normal(scale=0.02, size=40) for lead in (0.0, 0.01, 0.05, 0.2, 0.1)
+    )
+    accuracies = {
+        (fewshot.simple_shot, "L2N"): nearest,
+        (common.shifted, "L2N"): shifted,
+        (fewshot.soft_kmeans, 0.2): plain,
+        (fewshot.transductive_clustering, 0.3): regularised,
+        (fewshot.transductive_clustering, 0.0): unregularised,
+    }
+    monkeypatch.setattr(
+        common, "evaluate",
+        lambda config, method, *_: accuracies[method.func, *method.keywords.values()],
+    )  # fmt: skip
+    searches = {
+        name: types.SimpleNamespace(options={option: value})
+        for name, option, value in (
+            ("simple_shot", "kind", "L2N"), ("soft_kmeans", "temperature", 0.2),
+            ("transductive_clustering", "laplacian_weight", 0.3),
+        )
+    }  # fmt: skip
+    novel = None, "labels"
+    found = common.compare(config, setting, novel, searches)
+    metrics = compare.differences(config, setting, novel, found, searches)
+    assert drawn == [("labels", setting, {"count": 2000})] * 2
+    judged = {name for claim in compare.CLAIMS for name in (claim.metric, claim.null)}
+    over_episodes = {name for name in judged if not name.startswith("energy")}
+    assert metrics.keys() == {f"{name}{end}" for name in over_episodes for end in ENDS}
+    for name, first, second in (
+        ("regularised_over_simple_shot", regularised, nearest),
+        ("shifted_over_simple_shot", shifted, nearest),
+        ("regularised_over_kmeans", regularised, plain),
+        ("unregularised_over_kmeans", unregularised, plain),
+    ):
+        expected = t_interval(first - second)
+        np.testing.assert_allclose([metrics[f"{name}{end}"] for end in ENDS], expected, rtol=1e-9)
 
 
 def test_a_comparison_trains_only_where_its_features_say_so():

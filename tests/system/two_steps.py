@@ -41,6 +41,16 @@ EPISODES = {
     "compared": ("simple_shot", "soft_kmeans", "hard_kmeans", "k_modes", "laplacian_shot",
                  "transductive_clustering", "tim_adm", "alpha_tim", "bd_cspn", "label_propagation"),
 }  # fmt: skip
+# The methods that claims over splits of the classes compare.
+SPLITS = {
+    "splits": 2, "features.of": "pixels", "episodes.validation": 8, "episodes.judged": "one",
+    "episodes.kinds": {
+        "one": {"ways": 5, "shots": 1, "queries": 4, "count": 16, "imbalanced": True},
+        "five": {"ways": 5, "shots": 5, "queries": 4, "count": 16, "imbalanced": False},
+    },
+    "compared": ("simple_shot", "shifted_simple_shot", "soft_kmeans", "transductive_clustering",
+                 "tim", "alpha_tim", "pt_map"),
+}  # fmt: skip
 CLUSTERING = {"timing.sizes": (640, 1280), "timing.repetitions": 1, "cluster.max_iterations": 8}
 SHORT: dict[str, dict[str, Any]] = {
     "configs/attention/random_features_small.py": {
@@ -57,7 +67,7 @@ SHORT: dict[str, dict[str, Any]] = {
         "targets": ("average_2", "weighted_1", "mixed_0_2", "mixed_1_2"),
     },
     "configs/fewshot/compare_digits.py": EPISODES,
-    "configs/fewshot/compare_glyphs.py": EPISODES | {"episodes.ways": (5,)},
+    "configs/fewshot/compare_glyphs.py": SPLITS,
     "configs/fewshot/clustering_mnist5k.py": CLUSTERING,
     "configs/fewshot/clustering_mnist5k_graph.py": CLUSTERING,
     "configs/kernels/learning_friedman.py": {
@@ -88,7 +98,8 @@ SHORT: dict[str, dict[str, Any]] = {
         "train.steps": 2, "train.eval_every": 0, "episodes.count": 64,
     },
     "configs/kernels/classification_digits.py": {
-        "train.steps": 2, "model.inducing": 20, "train.log_every": 1,
+        "train.steps": 2, "model.inducing": 20, "train.log_every": 1, "model.widths": (10.0,),
+        "tries.rates": (0.01,), "tries.sparse_gp_rates": (0.01,),
     },
     "configs/retrieval/finetune_pydocs.py": {
         "train.steps": 2, "train.checkpoint_every": 0, "data.train": "train[:2%]",
