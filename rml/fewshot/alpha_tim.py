@@ -59,7 +59,7 @@ def alpha_tim(
     Source: Veilleux et al., arXiv:2204.11181; defaults of its public code.
     """
     require_episode(support, support_labels, query, num_classes)
-    if isinstance(alpha, float | int) and alpha == 1:
+    if not isinstance(alpha, jax.core.Tracer) and float(alpha) == 1:
         raise ValueError("alpha must not be 1, got 1: that is rml.fewshot.tim.tim")
     labels = one_hot(support_labels, num_classes, support)
 

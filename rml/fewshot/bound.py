@@ -24,9 +24,15 @@ descend is E as written here.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 Scalar = float | Float[Array, ""]
+
+
+def in_type(dtype: DTypeLike, *numbers: Scalar) -> tuple[Scalar, ...]:
+    """Brings arrays to the type of a loop, which they must not widen; Python's floats have none."""
+    return tuple(jnp.asarray(n, dtype) if hasattr(n, "dtype") else n for n in numbers)
 
 
 def assign(
@@ -48,6 +54,7 @@ def tempered_softmax(
     A compiler may divide with more digits where the largest is subtracted than where it is found:
     of logits of 1e10 the exponential of the difference is then infinite.
     """
+    (temperature,) = in_type(logits.dtype, temperature)
     below = logits - jax.lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True))
     weights = jnp.exp(jnp.where(below > 0, 0, below) / temperature)
     return weights / jnp.sum(weights, axis=axis, keepdims=True)
@@ -124,6 +131,9 @@ def bound_updates(
     Returns:
       The assignments, and the number of updates.
     """
+    laplacian_weight, temperature, step = in_type(
+        assignments.dtype, laplacian_weight, temperature, step
+    )
 
     def unsettled(state: tuple[Array, Array, Array]) -> Array:
         _, change, count = state

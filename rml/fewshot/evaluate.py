@@ -1,6 +1,6 @@
 """Accuracy of few-shot methods over thousands of episodes in one call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -47,10 +47,41 @@ def evaluate_episodes(
 
     Raises:
       ValueError: If features are not finite.
-      UserError: If episodes name rows or classes that there are not.
+      UserError: If episodes name rows or classes that there are not, or the method's scores are not
+        finite.
     """
-    return _evaluate(
+    found = _evaluate(
         _Fixed(method), (), features, episodes, ways=ways, memory_bytes=memory_bytes, mesh=mesh
+    )
+    require_accuracies(found, method, {})
+    return found
+
+
+def require_accuracies(
+    accuracies: Float[Array | np.ndarray, " e"], method: Method, options: Mapping[str, Any]
+) -> None:
+    """Raises an error that names a method and its options where accuracies of it are NaN.
+
+    Inside `jit` it is silent.
+
+    Args:
+      accuracies: Accuracy in each episode.
+      method: The method.
+      options: Options that are no part of `method`.
+
+    Raises:
+      UserError: The method's scores are not finite in some episodes.
+    """
+    if isinstance(accuracies, jax.core.Tracer) or not np.isnan(accuracies).any():
+        return
+    function: Any = method
+    if isinstance(function, partial):
+        function, options = function.func, {**function.keywords, **options}
+    short = {name: one for name, one in options.items() if getattr(one, "shape", ()) == ()}
+    given = ", ".join(f"{name}={one!r}" for name, one in short.items())
+    raise UserError(
+        f"scores of {getattr(function, '__name__', function)}({given}) are not finite in "
+        f"{np.isnan(accuracies).sum()} of {len(accuracies)} episodes, expected probabilities"
     )
 
 
@@ -79,7 +110,8 @@ def sweep(
       mesh: See `evaluate_episodes`.
 
     Returns:
-      Accuracies [e, g], shares of the queries; [e] where `grid` has no array.
+      Accuracies [e, g], shares of the queries; [e] where `grid` has no array. NaN where a method's
+      scores are not finite.
 
     Raises:
       ValueError: As `evaluate_episodes`.
@@ -188,7 +220,9 @@ def _accuracies(
         def under(hyperparameters: PyTree) -> Array:
             method = method_of(hyperparameters)
             scores = method(support, episode.support_labels, query, num_classes=ways)
-            return jnp.mean(jnp.argmax(scores, axis=1) == episode.query_labels)
+            share = jnp.mean(jnp.argmax(scores, axis=1) == episode.query_labels)
+            # The largest of scores that are no numbers would be that of class 0.
+            return jnp.where(jnp.all(jnp.isfinite(scores)), share, jnp.nan)
 
         return jax.vmap(under)(grid) if jax.tree.leaves(grid) else under(grid)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from rml.fewshot.bound import Scalar, tempered_softmax
+from rml.fewshot.bound import Scalar, in_type, tempered_softmax
 from rml.fewshot.checks import class_means, one_hot, require_episode
 from rml.ops.precision import full_precision
 from rml.ops.similarity import normalize, wide
@@ -38,6 +38,7 @@ def fine_tune(
     Returns:
       The head.
     """
+    learning_rate, weight_decay = in_type(labels.dtype, learning_rate, weight_decay)
 
     def loss(head: Any) -> Array:
         fitted = jnp.mean(optax.softmax_cross_entropy(logits(head), labels))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rml.fewshot.bound import Scalar
+from rml.fewshot.bound import Scalar, in_type
 from rml.fewshot.checks import one_hot, require_episode
 from rml.fewshot.gram import gaussian, gram, mean_square_length, neighbor_count, squared_distances
 from rml.ops.graph import nearest, symmetrize
@@ -59,6 +59,7 @@ def label_propagation(
     require_episode(support, support_labels, query, num_classes)
     rows = jnp.concatenate([support, query])
     d2 = squared_distances(gram(rows))
+    (alpha,) = in_type(d2.dtype, alpha)
     edges = nearest(d2, k=neighbor_count(neighbors, len(rows), default=10))
     width = jnp.sqrt(mean_square_length(edges, d2)) if bandwidth is None else bandwidth
     affinity = symmetrize(edges) * gaussian(d2, width)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rml.fewshot.bound import Scalar
+from rml.fewshot.bound import Scalar, in_type
 from rml.fewshot.checks import require_episode
 from rml.fewshot.gram import class_mix, distances_to_mixtures, inner_products
 from rml.ops.precision import full_precision
@@ -64,6 +64,7 @@ def pt_map(
     support, query = (power_transform(x, power=power) for x in (support, query))
     support, query = (normalize(x - jnp.mean(x, axis=0)) for x in (support, query))
     rows, s = jnp.concatenate([support, query]), support.shape[0]
+    regularization, rate = in_type(rows.dtype, regularization, rate)
     products = inner_products(rows, rows)
     means = class_mix(support_labels, num_classes=num_classes, rows=rows.shape[0])
     labels = jax.nn.one_hot(support_labels, num_classes, dtype=rows.dtype, axis=0)

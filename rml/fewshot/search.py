@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from rml.errors import UserError
 from rml.fewshot.episodes import Episodes
-from rml.fewshot.evaluate import mean_and_interval, sweep
+from rml.fewshot.evaluate import mean_and_interval, require_accuracies, sweep
 
 
 class Choice(NamedTuple):
@@ -127,16 +127,19 @@ def accuracies(
       evaluated: See `search`.
 
     Raises:
-      UserError: As `rml.fewshot.evaluate.sweep`.
+      UserError: As `rml.fewshot.evaluate.sweep`, or if scores are not finite, naming the choice.
     """
+    dtype = jnp.promote_types(features.dtype, jnp.float32)  # that of a method's loops
     found = np.zeros((episodes.query.shape[0], len(tried)))
     best = 0.0
     for fixed in dict.fromkeys(choice.fixed for choice in tried):
         members = [i for i, choice in enumerate(tried) if choice.fixed == fixed]
         names = tried[members[0]].floats
-        grid = {k: jnp.array([tried[i].floats[k] for i in members]) for k in names}
+        grid = {k: jnp.array([tried[i].floats[k] for i in members], dtype) for k in names}
         swept = sweep(_family(method, fixed), grid, features, episodes, ways=ways, mesh=mesh)
         found[:, members] = np.asarray(swept).reshape(len(swept), -1)
+        for i in members:
+            require_accuracies(found[:, i], method, tried[i].options)
         best = max(best, found[:, members].mean(axis=0).max())
         if evaluated is not None:
             evaluated(len(members), float(best))
@@ -170,7 +173,7 @@ def search(
       The chosen options, and the accuracies by which they were chosen.
 
     Raises:
-      UserError: As `choices` and `rml.fewshot.evaluate.sweep`.
+      UserError: As `choices` and `accuracies`.
     """
     candidates = _candidates(options)
     tried = choices(options)

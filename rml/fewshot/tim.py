@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from rml.fewshot.bound import Scalar
+from rml.fewshot.bound import Scalar, in_type
 from rml.fewshot.checks import class_means, one_hot, require_episode
 from rml.fewshot.gram import class_mix, inner_products
 from rml.ops.precision import full_precision
@@ -174,6 +174,9 @@ def tim_adm(
     require_episode(support, support_labels, query, num_classes)
     s, n_q = support.shape[0], query.shape[0]
     rows = normalize(jnp.concatenate([support, query]))
+    temperature, cross_entropy_weight, marginal_weight, conditional_weight, rate = in_type(
+        rows.dtype, temperature, cross_entropy_weight, marginal_weight, conditional_weight, rate
+    )
     products = inner_products(rows, rows)
     means = class_mix(support_labels, num_classes=num_classes, rows=s + n_q).astype(rows.dtype)
     labels = jax.nn.one_hot(support_labels, num_classes, dtype=rows.dtype, axis=0)

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.errors import UserError
+from rml.kernels.layers import exact_factor
 from rml.ops.precision import full_precision
-from rml.ops.psd import cholesky, require_positive_definite, solve_lower
+from rml.ops.psd import require_positive_definite, solve_lower
+from rml.ops.similarity import alike
 
 BISECTIONS = 200
 
@@ -33,10 +35,10 @@ def deep_linear_grams(
         singular.
 
     Returns:
-      One matrix a layer, outermost last.
+      One matrix a layer, outermost last; inside `jit` NaN where `g` is singular.
 
     Raises:
-      UserError: If `g` is singular or the widths make the optimum singular.
+      UserError: If `g` is singular to rounding, or the widths make the optimum singular.
 
     Source: Yang et al., arXiv:2108.13097, the appendix on deep linear machines.
     """
@@ -50,7 +52,19 @@ def deep_linear_grams(
                 f"with {c} outputs for {n} points, fewer than points, every width must be greater "
                 f"than {c}, got {widths}: the optimal Gram matrices would be singular"
             )
-    factor = cholesky(g).factor
+    g, y, widths = alike(g, y, widths)
+    factor = exact_factor(g)
+    # By chance of rounding a singular matrix may have a factor too.
+    least = jnp.min(jnp.diagonal(factor)) ** 2
+    singular = ~(least > n * jnp.finfo(g.dtype).eps * jnp.max(jnp.diagonal(g)))
+    if not isinstance(singular, jax.core.Tracer) and bool(singular):
+        values = jnp.linalg.eigvalsh(g)
+        raise UserError(
+            f"the Gram matrix of the inputs ({n} x {n}) is singular: eigenvalues from "
+            f"{values[0]:.3g} to {values[-1]:.3g}; expected linearly independent inputs, or a "
+            "multiple of the identity added"
+        )
+    factor = jnp.where(singular, jnp.nan, factor)
     whitened = solve_lower(factor, y)
     d, basis = jnp.linalg.eigh(whitened @ whitened.T / c)
     d = jnp.maximum(d, 0)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rml.errors import unknown
+from rml.errors import UserError, unknown
 from rml.kernels.gram_kernels import (
     Blocks,
     Kernel,
@@ -224,7 +224,8 @@ def elbo(
       The objective, to be maximised, in nats a data point.
 
     Raises:
-      UserError: If the likelihood or normalisation is unknown.
+      UserError: If the likelihood or normalisation is unknown, or a categorical likelihood has no
+        key.
       ValueError: If targets or widths do not fit the machine's outputs and layers or, outside
         `jit`, a class is out of range.
 
@@ -233,6 +234,8 @@ def elbo(
     """
     if likelihood not in LIKELIHOODS:
         raise unknown("likelihood", likelihood, LIKELIHOODS)
+    if likelihood == "categorical" and key is None:
+        raise UserError("a categorical likelihood needs a key, of its Monte Carlo mean, got None")
     terms = propagate_sparse(machine, x, kernel=kernel, normalization=normalization, jitter=jitter)
     mean, variance = terms.prediction
     check_shapes(mean=(mean, "t c"), y=(y, "t c" if likelihood == "gaussian" else "t"))

@@ -15,6 +15,7 @@ from rml.kernels.nngp import gaussian_log_likelihood
 from rml.kernels.optimize import Fit, Minimum, checked, minimize
 from rml.kernels.sparse import SparseMachine, elbo, init_sparse, propagate_sparse
 from rml.ops.shapes import check_shapes
+from rml.ops.similarity import alike
 from rml.training import descend
 
 
@@ -51,7 +52,7 @@ def optimal_grams(
 
     Args:
       g: Gram matrix of the inputs.
-      y: Targets.
+      y: Targets; `g` and `y` are widened to one type, which is that of the search.
       kernel: Kernel of every layer.
       depth: Number of hidden layers.
       width: ν of every hidden layer; it divides the objective, so that its scale stays.
@@ -66,6 +67,7 @@ def optimal_grams(
     Raises:
       UserError: If the objective is not finite where it starts or ends.
     """
+    g, y = alike(g, y)
     numbers = (jnp.asarray(one, g.dtype) for one in (width, noise, tolerance))
     start = jnp.zeros((depth, *g.shape), g.dtype)
     found, grams = _optimal_grams(start, g, y, *numbers, steps, kernel=kernel, memory=memory)
@@ -98,6 +100,7 @@ def optimal_grams_of_starts(
     Returns:
       The Gram matrices that each start ends at, and where: finite or not, converged or not.
     """
+    starts, g, y = alike(starts, g, y)
     numbers = [jnp.asarray(one, g.dtype) for one in (width, noise, tolerance)]
     found, grams = _optima(starts, g, y, *numbers, steps, kernel=kernel)
     return grams, found

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from rml.errors import UserError
 from rml.ops.precision import full_precision
-from rml.ops.similarity import wide
+from rml.ops.similarity import alike, wide
 
 MAX_JITTER = 1e-3  # share of the mean diagonal; more would be another matrix
 
@@ -105,13 +105,14 @@ def noisy_log_density(
 
     Args:
       y: The columns.
-      k: Symmetric, positive semi-definite up to rounding.
+      k: Symmetric, positive semi-definite up to rounding; `y` and `k` are widened to one type.
       noise: Variance.
 
     Returns:
       The log-density; NaN if K + noise I is not positive definite beyond rounding.
     """
-    y, k = wide(y, k)
+    y, k = alike(y, k)
+    noise = jnp.asarray(noise, k.dtype)
     factor, jitter = cholesky(k + noise * jnp.eye(k.shape[0], dtype=k.dtype))
     least = jnp.min(jnp.diagonal(factor)) ** 2
     # A pivot less than this share of the diagonal has fewer than three correct digits.
@@ -124,7 +125,7 @@ def noisy_log_density(
     def by_cholesky(y: Array, k: Array, noise: Array) -> Array:
         return gaussian_log_density(y, factor)
 
-    return jax.lax.cond(singular, by_eigenvalues, by_cholesky, y, k, jnp.asarray(noise, k.dtype))
+    return jax.lax.cond(singular, by_eigenvalues, by_cholesky, y, k, noise)
 
 
 def _spectrum(k: Array, wanted: Array) -> tuple[Array, Array]:

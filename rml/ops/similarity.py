@@ -13,6 +13,13 @@ def wide(*arrays: ArrayLike) -> tuple[Array, ...]:
     return tuple(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in found)
 
 
+def alike(*arrays: ArrayLike) -> tuple[Array, ...]:
+    """Widens arrays to the one type that holds all of them, float32 or wider."""
+    found = wide(*arrays)
+    dtype = jnp.result_type(*found)
+    return tuple(x.astype(dtype) for x in found)
+
+
 def unit_scale(x: Float[Array, "..."], *, axis: int | None = None) -> Float[Array, "..."]:
     """Finds the power of two that brings the largest absolute value into [1/2, 1), 1 for zeros.
 

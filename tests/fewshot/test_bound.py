@@ -107,3 +107,16 @@ def test_updates_stop_when_assignments_stay():
     start = jnp.full((C, N), 1 / C)
     _, count = bound_updates(start, unary, jnp.zeros((N, N)), laplacian_weight=1.0, steps=9)
     assert count == 2  # the second finds nothing to change
+
+
+def test_numbers_of_double_precision_do_not_widen_single_precision():
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        arrays = [rng.dirichlet(np.ones(C), N).T, 3 * rng.random((C, N)), graph("kernel", rng)]
+        given = [jnp.asarray(one, jnp.float32) for one in arrays]
+        numbers = dict(laplacian_weight=0.7, temperature=0.4, step=0.6)
+        expected, _ = bound_updates(*given, **numbers)
+        double = {name: jnp.asarray(one, jnp.float64) for name, one in numbers.items()}
+        found, _ = bound_updates(*given, **double)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-5)

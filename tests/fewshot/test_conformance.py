@@ -4,6 +4,7 @@ A new method is a row of the table and passes these tests; here stand only its o
 defaults take long, and what its nature excludes.
 """
 
+import inspect
 from functools import partial
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from rml.fewshot import METHODS
+from rml.fewshot.bound import Scalar
 
 MODES = "transductive_clustering of modes"
 EVERY = {**METHODS, MODES: partial(METHODS["transductive_clustering"], prototype="mode")}
@@ -185,6 +187,22 @@ def test_half_precision_gives_nearly_the_same(method, episode):
     require_probabilities(p, len(query))
     np.testing.assert_array_equal(jnp.argmax(p, axis=1), truth)
     np.testing.assert_allclose(p, method(support, labels, query), atol=0.02)
+
+
+@pytest.mark.slow
+def test_options_of_double_precision_do_not_widen_a_loop_of_single_precision(name, plain, episode):
+    with jax.enable_x64(True):
+        given = episode(0)[:3]
+        floats = {
+            option: one.default
+            for option, one in inspect.signature(plain).parameters.items()
+            if one.annotation == Scalar
+        }
+        assert bool(floats) == (name != "hard_kmeans")
+        arrays = {option: jnp.asarray(one, jnp.float64) for option, one in floats.items()}
+        assert given[0].dtype == jnp.float32
+        found = jax.jit(plain)(*given, **arrays)
+        np.testing.assert_allclose(found, jax.jit(plain)(*given), atol=2e-4)
 
 
 @pytest.mark.slow

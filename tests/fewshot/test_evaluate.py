@@ -162,3 +162,25 @@ def test_bad_input_is_named(unchecked):
         evaluate_episodes(simple_shot, x, tasks, ways=5)
     with pytest.raises(UserError, match="one a row, got support of shape"):
         evaluate_episodes(simple_shot, x, jax.tree.map(lambda part: part[0], tasks), ways=4)
+
+
+def test_scores_that_are_no_numbers_have_no_accuracy():
+    """Class 0 would be the largest of them."""
+    x, y = data()
+    tasks = draw(y)
+
+    def method(support, labels, query, *, num_classes, center, scale):
+        scores = jnp.ones((len(query), num_classes)).at[:, 0].set(scale)
+        return jnp.where(support[0, 0] > 0, scores, scores.at[-1, -1].set(jnp.inf))
+
+    broken = int(jnp.sum(x[tasks.support[:, 0], 0] <= 0))
+    assert 0 < broken < 37
+    given = partial(method, center=jnp.zeros(16), scale=2.5)
+    said = rf"scores of method\(scale=2.5\) are not finite in {broken} of 37 episodes"
+    with pytest.raises(UserError, match=said):
+        evaluate_episodes(given, x, tasks, ways=4)
+    found = sweep(
+        lambda scale: partial(given, scale=scale), jnp.array([2.5, jnp.nan]), x, tasks, ways=4
+    )
+    np.testing.assert_allclose(found[:, 0], jnp.where(x[tasks.support[:, 0], 0] > 0, 0.25, jnp.nan))
+    assert jnp.isnan(found[:, 1]).all()

@@ -262,8 +262,9 @@ def test_alpha_tim_near_one_is_tim_and_one_is_refused(episode):
     assert np.max(np.abs(far - shannon)) > 1e-2
     p = jnp.asarray([0.2, 0.3, 0.5])
     np.testing.assert_allclose(alpha_entropy(p, alpha=2.0), 1 - 0.04 - 0.09 - 0.25, rtol=1e-6)
-    with pytest.raises(ValueError, match="alpha must not be 1"):
-        alpha_tim(support, labels, query, alpha=1.0, **options)
+    for one in (1.0, jnp.float32(1)):
+        with pytest.raises(ValueError, match="alpha must not be 1"):
+            alpha_tim(support, labels, query, alpha=one, **options)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from rml.fewshot import (
     TITLES,
     Search,
     Setting,
+    alpha_tim,
     combinations,
     evaluate_episodes,
     find_method,
@@ -104,3 +105,45 @@ def test_what_cannot_be_searched_is_named():
     centred = partial(simple_shot, center=x.mean(0))
     found = search(centred, {"kind": "CL2N", "temperature": (0.1, 1.0)}, x, episodes, ways=4)
     assert found.accuracies.shape == (2,)
+
+
+@pytest.mark.slow
+def test_a_candidate_whose_scores_are_no_numbers_is_named():
+    """Class 0 would be the largest of them, and right in a quarter of the queries."""
+    x, episodes = data()
+    options = {"alpha": (2.0, 1.0), "steps": 2}  # 1 is divided by: its search is no mistake before
+    said = r"scores of alpha_tim\(steps=2, alpha=1.0\) are not finite in 16 of 16 episodes"
+    with pytest.raises(UserError, match=said):
+        search(alpha_tim, options, x, episodes, ways=4)
+
+
+FLOATS = {
+    "simple_shot": dict(temperature=(0.1, 1.0)),
+    "linear_head": dict(learning_rate=(0.5, 1.0), weight_decay=(0.01, 0.1), steps=5),
+    "cosine_head": dict(scale=(2.0, 10.0), steps=5),
+    "soft_kmeans": dict(temperature=(0.05, 0.2)),
+    "hard_kmeans": dict(distance=("squared_euclidean", "cosine")),  # it has no floats
+    "k_modes": dict(bandwidth=(0.5, 1.0), temperature=(0.05, 0.2)),
+    "laplacian_shot": dict(laplacian_weight=(0.3, 0.7)),
+    "transductive_clustering": dict(laplacian_weight=(0.05, 0.2)),
+    "tim": dict(learning_rate=(1e-3, 1e-2), steps=5),
+    "tim_adm": dict(temperature=(5.0, 15.0), rate=(0.5, 1.0), steps=5),
+    "alpha_tim": dict(alpha=(2.0, 5.0), steps=5),
+    "bd_cspn": dict(scale=(1.0, 10.0)),
+    "pt_map": dict(regularization=(5.0, 10.0), rate=(0.2, 0.5), power=None, steps=3),
+    "label_propagation": dict(alpha=(0.3, 0.8)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_features_of_single_precision_are_searched_where_numbers_are_double(name):
+    if name == "pt_map":
+        pytest.importorskip("ott")
+    x, episodes = data()
+    expected = search(METHODS[name], FLOATS[name], x, episodes, ways=4)
+    with jax.enable_x64(True):
+        assert x.dtype == jnp.float32
+        found = search(METHODS[name], FLOATS[name], x, episodes, ways=4)
+    np.testing.assert_allclose(found.accuracies, expected.accuracies, atol=0.01)
+    assert found.accuracies.shape == expected.accuracies.shape

@@ -11,6 +11,7 @@ from rml import kernels
 from rml.errors import UserError
 from rml.kernels import deep_kernel_machine as dkm
 from rml.kernels import deep_linear, sparse
+from rml.kernels.layers import exact_factor
 from rml.kernels.optimize import checked, fit, minimize
 from rml.kernels.outputs import Outputs, expected_log_softmax, log_predictive
 
@@ -93,6 +94,24 @@ def test_what_has_no_answer_is_one_clear_error(normal):
         deep_linear.deep_linear_grams(-g, y, jnp.full(2, 5.0))
     with pytest.raises(UserError, match="every width must be greater than 2"):
         deep_linear.deep_linear_grams(g, y, jnp.array([5.0, 2.0]))
+
+
+@pytest.mark.slow
+def test_a_singular_gram_matrix_has_no_deep_linear_optimum(normal):
+    """Whether or not rounding leaves it a Cholesky factor, which jitter would give it."""
+    solve, widths = jax.jit(deep_linear.deep_linear_grams), jnp.full(2, 9.0)
+    y, by_chance = jnp.asarray(normal(1, 4, 3)), 0
+    for seed in range(30):
+        g = kernels.input_gram(jnp.asarray(normal(seed, 4, 2)))
+        by_chance += bool(jnp.isfinite(exact_factor(g)).all())
+        with pytest.raises(UserError, match=r"the inputs \(4 x 4\) is singular: eigenvalues from"):
+            deep_linear.deep_linear_grams(g, y, widths)
+        assert jnp.isnan(solve(g, y, widths)).all()
+    assert 0 < by_chance < 30
+    near = g + 1e-9 * jnp.eye(4)  # far from rounding
+    found = deep_linear.deep_linear_grams(near, y, widths)
+    np.testing.assert_allclose(solve(near, y, widths), found, rtol=1e-4)
+    assert jnp.isfinite(found).all()
 
 
 @pytest.mark.slow

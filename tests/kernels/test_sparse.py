@@ -230,3 +230,11 @@ def test_single_precision_is_double_up_to_rounding(normal, kernel, normalization
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-2 * largest)
     assert rounded(objective, *single) == []
+
+
+def test_a_categorical_likelihood_needs_a_key(normal):
+    x, labels = jnp.asarray(normal(0, 4, 3)), jnp.arange(4) % 2
+    machine = sparse.init_sparse(x, depth=1, outputs=2)
+    bound = dict(total=4, kernel=SE, widths=jnp.full(1, 3.0))
+    with pytest.raises(UserError, match="a categorical likelihood needs a key"):
+        sparse.elbo(machine, x, labels, likelihood="categorical", **bound)

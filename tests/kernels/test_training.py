@@ -147,6 +147,44 @@ def test_optimal_grams_of_several_starts_are_those_of_each(normal):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "types",
+    [
+        ("float32", "float32"),
+        ("float32", "float64"),
+        ("float64", "float32"),
+        ("bfloat16", "bfloat16"),
+    ],
+)
+def test_matrices_and_targets_of_any_types_are_widened_to_one(normal, types):
+    x, y = data(normal, 5)
+    g = kernels.input_gram(x) + 0.1 * jnp.eye(5)
+    mixed = g.astype(types[0]), y.astype(types[1])
+    wide = "float64" if "float64" in types else "float32"
+    same = [one.astype(wide) for one in mixed]
+    options = dict(kernel=SE, noise=0.2, width=3.0, steps=3)
+    starts = jnp.full((1, 2, 5, 5), 0.1, mixed[0].dtype)
+    noise = jnp.float64(0.2)
+
+    def density(g, y):
+        return kernels.log_marginal_likelihood(g, y, noise=noise)
+
+    calls = {
+        "alone": lambda g, y: kernels.optimal_grams(g, y, depth=2, **options)[0],
+        "starts": lambda g, y: kernels.optimal_grams_of_starts(starts, g, y, **options)[0],
+        "closed": lambda g, y: kernels.deep_linear_grams(g, y, jnp.full(2, 4.0)),
+        "slope": jax.jit(jax.grad(density)),
+        "slope of targets": jax.jit(jax.grad(density, 1)),
+    }
+    for name, call in calls.items():
+        found, expected = call(*mixed), call(*(one.astype("float64") for one in same))
+        if "slope" not in name and name != "closed":
+            assert found.dtype == wide
+        half = types[0] == "bfloat16" and "slope" in name  # a gradient has its argument's type
+        np.testing.assert_allclose(found, expected, rtol=0.01 if half else 1e-3, err_msg=name)
+
+
+@pytest.mark.slow
 def test_the_memory_of_steps_changes_the_course_and_not_its_end(normal):
     x, y = data(normal, 8)
     g = kernels.input_gram(x) + 0.1 * jnp.eye(8)
