@@ -24,7 +24,17 @@ from rml.errors import UserError, unknown
 from rml.evaluation import compare_systems
 from rml.losses import info_nce, info_nce_with_queue
 from rml.retrieval import TextEmbedder
-from rml.training import Claim, Loss, RunDirectory, Task, TrainState, momentum_task, over_batch
+from rml.training import (
+    Claim,
+    Loss,
+    RunDirectory,
+    Task,
+    TrainState,
+    initial_state,
+    make_mesh,
+    momentum_task,
+    over_batch,
+)
 from rml.training.queue import enqueue, init_queue
 
 SOURCE = "Contriever (arXiv:2112.09118), Tables 1 to 3; data and margins are this repository's"
@@ -123,9 +133,13 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, retrieves from unseen modules beside BM25 and untrained encoders, draws."""
     model, key = TextModel(config), jax.random.key(config.seed)
     judge = common.RetrievalEvaluator(config, model.corpus)
-    trained = judge.dense(common.train_encoder(config, run, task(config, model), model))
-    random = judge.dense(model.features(jax.jit(model.random)(key)))
-    start = random if model.is_random else judge.dense(model.features(model.init(key)))
+    problem = task(config, model)
+    trained = judge.dense(common.train_encoder(config, run, problem, model))
+    before = initial_state(problem, seed=config.seed, mesh=make_mesh(config.mesh)).variables
+    start = judge.dense(model.features(before))
+    random = start
+    if not model.is_random:
+        random = judge.dense(model.features(jax.jit(model.random)(key)))
     found = {"trained": trained, "random": random, "start": start} | judge.lexical()
     common.draw_systems(run.figure, found)
     panels = {"train/loss": "InfoNCE (nats)", "eval/ndcg": "nDCG@10"}

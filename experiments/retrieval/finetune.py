@@ -20,7 +20,17 @@ from rml.errors import UserError
 from rml.evaluation import compare_systems
 from rml.losses import multiple_negatives_ranking
 from rml.retrieval import TextEmbedder, hard_negatives, pair_batches, pair_spec, random_negatives
-from rml.training import Claim, Loss, Progress, RunDirectory, Task, TrainState, gradient_task
+from rml.training import (
+    Claim,
+    Loss,
+    Progress,
+    RunDirectory,
+    Task,
+    TrainState,
+    gradient_task,
+    initial_state,
+    make_mesh,
+)
 
 SOURCE = "Contriever (arXiv:2112.09118), Section 4.3; data and margins are this repository's"
 CLAIMS = (
@@ -32,6 +42,7 @@ NULLS = {"strangers": {"negatives.exchange": True}}
 STAGES = ("random_negatives", "hard_negatives")
 CAPTIONS = common.CAPTIONS
 PICTURE = "systems_ndcg.png"
+STAGED = True  # the first stage mines the negatives of the second
 
 
 def batches(config: Any, model: TextModel, hard: Any, part: int = 0, parts: int = 1) -> Any:
@@ -76,9 +87,13 @@ def task(config: Any, model: TextModel | None = None, hard: Any = None) -> Task:
             for end in ("", "_length")
         )
         answers, negatives = jnp.split(encode(variables, texts, length, key_documents), 2)
+        known = batch["document_known"]
         if config.negatives.get("exchange", False):  # the null: answers to other queries
-            answers = jnp.roll(answers, 1, axis=0)
-        return Loss(contrast(queries, answers, hard_negatives=negatives[:, None]))
+            answers, known = jnp.roll(answers, 1, axis=0), jnp.roll(known, 1, axis=1)
+        known = jnp.concatenate([known, batch["candidates_known"][:, rows, which]], axis=1)
+        return Loss(
+            contrast(queries, answers, hard_negatives=negatives[:, None], false_negatives=known)
+        )
 
     return gradient_task(
         loss=loss, batches=partial(batches, config, model, hard),
@@ -97,7 +112,9 @@ def mine(config: Any, model: TextModel, encode: TextEmbedder) -> np.ndarray:
     collection = model.corpus.collection(config.data.tasks[0], "train")
     query, document, _ = collection.answers
     vectors = encode(collection.queries), encode(collection.documents)
-    return hard_negatives(*vectors, query=query, document=document, count=config.negatives.mined)
+    return hard_negatives(
+        *vectors, query=query, document=document, count=config.negatives.mined, own=collection.own
+    )
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
@@ -106,7 +123,9 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         raise UserError(f"negatives.hard_share is {config.negatives.hard_share}, expected [0, 1]")
     model, key = TextModel(config), jax.random.key(config.seed)
     judge = common.RetrievalEvaluator(config, model.corpus)
-    found = {"start": judge.dense(model.features(jax.jit(model.init)(key)))} | judge.lexical()
+    problem, mesh = task(config, model), make_mesh(config.mesh)
+    before = initial_state(problem, seed=config.seed, mesh=mesh).variables
+    found = {"start": judge.dense(model.features(before))} | judge.lexical()
     hard: np.ndarray | None = None
 
     def measure(stage: str, inner: RunDirectory) -> tuple[dict[str, float], common.Results]:

@@ -18,7 +18,10 @@ from experiments.common.selection import NDCG
 from experiments.common.texts import TextModel, text_encoder
 from experiments.retrieval import common
 from rml.contrastive import Masked, Texts, mask_tokens, with_ends
+from rml.data import load_documents
+from rml.data.collections import RELATED
 from rml.data.pieces import piece_spec, pieces
+from rml.errors import UserError
 from rml.losses import masked_lm
 from rml.models import MaskedLMHead
 from rml.ops import t_interval
@@ -116,10 +119,32 @@ def predict(
     )
 
 
+def unseen_documents(config: Any, model: TextModel) -> list[str]:
+    """Documents of the test split, those that are trained on left out.
+
+    Raises:
+      UserError: All of them are trained on.
+    """
+    options = config.data
+    if options.name in RELATED:  # pages are searched for among those of the training split
+        documents = load_documents(options.name, options.test, data_dir=options.data_dir)
+    else:
+        documents = model.corpus.collection(options.tasks[0], "test").documents
+    trained = set(model.corpus.training_texts)
+    documents = [text for text in documents if text not in trained]
+    if not documents:
+        raise UserError(
+            f"data.name is {options.name!r}, all of whose test documents are trained on, expected "
+            "documents of their own in data.test"
+        )
+    return documents
+
+
 def held_out(config: Any, model: TextModel, params: Any) -> Prediction:
     """Predictions in unseen documents, the same tokens hidden whatever the parameters."""
-    documents = model.corpus.collection(config.data.tasks[0], "test").documents
-    found = pieces(model.tokenizer, documents, length=config.tokens.max_length)
+    found = pieces(
+        model.tokenizer, unseen_documents(config, model), length=config.tokens.max_length
+    )
     texts = Texts(*(jnp.asarray(found[key][:HELD_OUT]) for key in ("tokens", "length")))
 
     def of_one(params: Any, one: tuple[Any, Texts]) -> Prediction:

@@ -3,6 +3,10 @@
 Every document is encoded once; the vectors, the texts and where they are from stay in the run
 directory. Then queries are read, one a line, until the end of the input; the same command answers
 more of them at once.
+
+The known-item search that is measured is an easy one. A query has at least four words, of pydocs
+the name of its function among them, and documents are cut to `max_length` tokens. A query is thus
+on average more than half of what the encoder reads of its document.
 """
 
 import json

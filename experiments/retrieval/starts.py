@@ -107,6 +107,7 @@ CAPTIONS = {
     "recall.png": "Recall@100 of unseen queries by what was trained, mean and 95% interval.",
 }
 PICTURE = "ndcg.png"
+STAGED = True  # fine-tuning begins from what the stages before it have learned
 RANGES = {"finetune_rates": ABOVE_0}
 
 

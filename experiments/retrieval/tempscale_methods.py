@@ -124,12 +124,14 @@ def sample(config: Any, model: TextModel, part: str) -> RetrievalData:
 def embedding(
     embedders: Embedders, name: str, fit: Vectors
 ) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-    """What embeds queries, and what documents, by a method's value; whitening is fitted on others.
+    """What embeds queries, and what documents, by a method's value.
 
     Args:
       embedders: Embedders of the encoder.
       name: One of `METHODS`.
-      fit: Vectors of the encoder as it is.
+      fit: Vectors of the encoder as it is, that whitening is fitted to. The recipe gives those of
+        validation: they are other texts on the test split, and the ranked ones themselves where
+        the value is chosen.
     """
     longest = embedders.options.query_length
     if name != "whitening":

@@ -23,7 +23,7 @@ def read_beir(path: Path, split: str) -> tuple[dict[str, str], dict[str, str], J
 
     Returns:
       All documents by id, title before text; the queries of the split by id; and its judgements
-      (query id, document id, grade).
+      (query id, document id, grade), of which TREC's grades below 0 are no more relevant than 0.
 
     Raises:
       DataError: If a file is missing, or a line is not as the format has it, repeats an id, or
@@ -98,8 +98,6 @@ def _read_judgements(
             if at == 0:  # the header
                 continue
             raise DataError(f"{where}: the score is {score!r}, expected an integer") from None
-        if grade < 0:
-            raise DataError(f"{where}: the score is {grade}, expected at least 0")
         if query not in queries:
             raise DataError(f"{where}: there is no query {query!r} in queries.jsonl")
         if document not in documents:

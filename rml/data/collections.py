@@ -20,7 +20,7 @@ class Qrels(NamedTuple):
     Attributes:
       query: int32 `[r]`, positions in the queries, ascending.
       document: int32 `[r]`, positions in the documents.
-      grade: int32 `[r]`, 0 where a document was judged not to answer.
+      grade: int32 `[r]`, 0 or below where a document was judged not to answer.
     """
 
     query: Int[np.ndarray, " r"]
@@ -60,6 +60,16 @@ class RetrievalData:
     def answers(self) -> Qrels:
         """The judgements by which a document answers a query, those of a grade above 0."""
         return self._judged(self.qrels.grade > 0)
+
+    @property
+    def own(self) -> Int[np.ndarray, " q"]:
+        """The document of each query's own id, -1 where there is none.
+
+        A page that asks is no answer to itself and no negative either. BEIR's evaluation takes a
+        document of the query's id for the query too.
+        """
+        places = {name: at for at, name in enumerate(self.document_ids)}
+        return np.array([places.get(name, -1) for name in self.query_ids], np.int32)
 
     def first_queries(self, count: int) -> "RetrievalData":
         """Returns the collection with its first queries alone, and all of its documents."""
@@ -224,8 +234,8 @@ class Pages(NamedTuple):
 def related(asking: Pages, searched: Pages, whole: Pages) -> RetrievalData:
     """Makes the collection of pages, found by others which a third one names together with them.
 
-    A page asks by its first `ASKED` characters and is found by its first `PAGE`. What it names
-    itself is no part of its text.
+    A page asks by its first `ASKED` characters and is found by its first `PAGE`. A "See also" is
+    no part of its text; the words of links are, which in Python's manual relate pages.
 
     Args:
       asking: Pages that ask, where one of those searched is related.

@@ -1,7 +1,7 @@
 """Multiple-negatives ranking: every other document of the batch is a negative."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rml.losses.infonce import info_nce
 from rml.ops.shapes import check_shapes
@@ -14,6 +14,7 @@ def multiple_negatives_ranking(
     *,
     temperature: float | Float[Array, ""] = 0.05,
     hard_negatives: Float[Array, "n h d"] | None = None,
+    false_negatives: Bool[Array, "n l"] | None = None,
     reduction: str = "mean",
     block_size: int | None = None,
 ) -> Float[Array, ""] | Float[Array, " n"]:
@@ -24,6 +25,8 @@ def multiple_negatives_ranking(
       documents: Documents, row i answering query i.
       temperature: Divides the cosine similarities.
       hard_negatives: h further documents mined for each query; they are negatives for all.
+      false_negatives: Where a document, or behind all of them a hard negative, answers the query
+        too and is left out; row i keeps its own document.
       reduction: Mean over the queries, or each query's loss.
       block_size: Rows of one strip of logits; automatic by default.
 
@@ -49,6 +52,7 @@ def multiple_negatives_ranking(
         normalize(documents),
         temperature=temperature,
         negatives=negatives,
+        false_negatives=false_negatives,
         reduction=reduction,
         block_size=block_size,
     )

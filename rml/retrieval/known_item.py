@@ -40,13 +40,16 @@ def known_items(
 ) -> KnownItems:
     """Asks for documents, drawn without repetition, by the words that they begin with.
 
+    Of an encoder that cuts texts, a query is a larger share of its document than `words` says.
+
     Args:
       encode: Vectors of texts, such as a `TextEmbedder`.
       texts: The documents.
       vectors: Their vectors.
       sample: The most documents that are asked for.
       rng: Generator of the draw.
-      words: Number of words of a query, for the number of words of its document.
+      words: Number of words of a query, for the number of words of its document; by default an
+        eighth, but at least four.
       k: The most documents that are found for each query.
 
     Returns:

@@ -37,6 +37,7 @@ def hard_negatives(
     query: Int[np.ndarray, " p"],
     document: Int[np.ndarray, " p"],
     count: int,
+    own: Int[np.ndarray, " q"] | None = None,
 ) -> Int[np.ndarray, "p count"]:
     """Mines the documents that a retriever ranks highest for a pair's query and that do not answer.
 
@@ -46,28 +47,35 @@ def hard_negatives(
       query: Query of each of p pairs.
       document: Document that answers it; a query has as many answers as it has pairs.
       count: Number of documents mined for each pair.
+      own: Document that each query is itself, see `RetrievalData.own`; none if not given.
 
     Returns:
-      Document numbers of each pair, by falling inner product; no answer of the pair's query.
+      Document numbers of each pair, by falling inner product; neither an answer of the pair's
+      query nor the query itself.
 
     Raises:
-      ValueError: If a query has fewer than `count` documents beside its answers, or fewer whose
-        score is finite.
+      ValueError: If a query has fewer than `count` documents beside its answers and itself, or
+        fewer whose score is finite.
 
     Source: Izacard et al., Unsupervised Dense Information Retrieval with Contrastive Learning,
     arXiv:2112.09118, Section 4.3; Xiong et al., arXiv:2007.00808, mine anew during training.
     """
-    most = int(np.bincount(query).max(initial=0))
+    answers = query.astype(np.int64) * len(documents) + document
+    if own is not None:
+        asks = np.flatnonzero(own >= 0)
+        answers = np.union1d(answers, asks * len(documents) + own[asks])
+    most = int(np.bincount(answers // len(documents)).max(initial=0))
     if len(documents) - most < count:
         raise ValueError(
             f"{count} negatives were asked for, but of {len(documents)} documents {most} answer "
             "the same query"
         )
     ranked = np.asarray(search(jnp.asarray(queries), jnp.asarray(documents), k=count + most)[1])
-    answers = query.astype(np.int64) * len(documents) + document
     found = np.arange(len(queries))[:, None] * len(documents) + ranked
+    # A place where nothing was found is a pair of another query: the one before it.
+    answering = np.isin(found, answers) & (ranked >= 0)
     # A stable sort puts the answers last and leaves the others in the order of their scores.
-    order = np.argsort(np.isin(found, answers), axis=1, kind="stable")[:, :count]
+    order = np.argsort(answering, axis=1, kind="stable")[:, :count]
     negatives = np.take_along_axis(ranked, order, axis=1)[query]
     if (negatives < 0).any():
         lost = query[(negatives < 0).any(axis=1)][0]

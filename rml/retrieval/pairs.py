@@ -22,6 +22,8 @@ def pair_batches(
     pad_id: int = 0,
     name: str = "pairs",
     split: str = "all",
+    part: int = 0,
+    parts: int = 1,
     **options: Any,
 ) -> grain.IterDataset:
     """Makes batches of the pairs `collection.answers`, each text encoded once.
@@ -35,15 +37,20 @@ def pair_batches(
       pad_id: Number of the token that fills a row.
       name: Name of the collection, for messages.
       split: Name of its split, for messages.
+      part: Number of our part of the global batch.
+      parts: Number of equal parts.
       **options: Further arguments of `rml.data.batches`.
 
     Returns:
       Batches of the shapes of `pair_spec`.
 
     Raises:
-      ValueError: If there are not as many rows of candidates as pairs.
+      ValueError: If there are not as many rows of candidates as pairs, or a batch has no equal
+        parts.
     """
     query, document, _ = collection.answers
+    if options["batch_size"] % parts:
+        raise ValueError(f"batch_size={options['batch_size']} has no {parts} equal parts")
     if len(candidates) != len(query):
         raise ValueError(
             f"{len(query)} pairs need as many rows of candidates, got {len(candidates)}"
@@ -54,16 +61,29 @@ def pair_batches(
         filled, mask = tokens.pad(numbers, width=length, pad_id=pad_id)
         return {kind: filled, f"{kind}_length": mask.sum(axis=1, dtype=np.int32)}
 
+    def numbered(query: np.ndarray, document: np.ndarray) -> np.ndarray:
+        return query.astype(np.int64) * len(collection.documents) + document
+
     def look_up(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows = batch["candidates"]
-        found = {key.replace("document", "candidates"): own[rows] for key, own in texts.items()}
-        return {**batch, **found}
+        size = len(batch["query"]) // parts
+        own = slice(part * size, (part + 1) * size)
+        found = {key: rows[batch["query"][own]] for key, rows in asked.items()}
+        for kind in ("document", "candidates"):
+            places = batch[kind][own]
+            found |= {key.replace("document", kind): rows[places] for key, rows in texts.items()}
+            # What is in other parts is a negative of our rows too.
+            asking = batch["query"][own].reshape(-1, *(1,) * batch[kind].ndim)
+            found[f"{kind}_known"] = np.isin(numbered(asking, batch[kind]), known)
+        found["document_known"] &= ~np.eye(len(batch["query"]), dtype=bool)[own]
+        found["candidates_known"] &= batch["candidates"] != batch["document"][own][:, None, None]
+        return found
 
     asked = encoded("query", collection.queries, lengths[0])
     texts = encoded("document", collection.documents, lengths[1])
-    pairs = {key: own[query] for key, own in asked.items()}
-    pairs |= {key: own[document] for key, own in texts.items()}
-    source = data.Arrays(pairs | {"candidates": candidates}, name=name, split=split)
+    asks = np.flatnonzero(collection.own >= 0)
+    known = np.union1d(numbered(query, document), numbered(asks, collection.own[asks]))
+    pairs = {"query": query, "document": document, "candidates": candidates}
+    source = data.Arrays(pairs, name=name, split=split)
     return data.batches(source, **options).map(look_up)
 
 
@@ -79,7 +99,9 @@ def pair_spec(
 
     Returns:
       `query [b, q]`, `document [b, d]` and `candidates [b, c, d]`, and of each its lengths,
-      `query_length [b]` and so on.
+      `query_length [b]` and so on; `document_known [b, b]`, true where another row's document
+      answers the row's query or is that query itself; and `candidates_known [b, b, c]`, the same of
+      candidates, but false where one is the row's own document, drawn for another row.
     """
     shapes: dict[str, tuple[int, ...]] = {
         "query": (batch_size, lengths[0]),
@@ -87,4 +109,9 @@ def pair_spec(
         "candidates": (batch_size, candidates, lengths[1]),
     }
     shapes |= {f"{name}_length": shape[:-1] for name, shape in shapes.items()}
-    return {name: jax.ShapeDtypeStruct(shape, np.int32) for name, shape in shapes.items()}
+    spec = {name: jax.ShapeDtypeStruct(shape, np.int32) for name, shape in shapes.items()}
+    known = {"document": (), "candidates": (candidates,)}
+    return spec | {
+        f"{name}_known": jax.ShapeDtypeStruct((batch_size, batch_size, *rest), np.bool_)
+        for name, rest in known.items()
+    }

@@ -22,7 +22,8 @@ from experiments.retrieval import ablation, common, finetune, masked_lm, starts
 from rml.contrastive import Masked, Texts
 from rml.data import SpecialTokens, tokens
 from rml.errors import UserError
-from rml.training import RunDirectory
+from rml.losses import multiple_negatives_ranking
+from rml.training import RunDirectory, initial_state
 from tests.system.two_steps import override
 from tests.texts import write_beir
 
@@ -120,6 +121,68 @@ def test_negatives_are_never_the_answer_and_hard_ones_rank_high(beir):
     for document, candidates in zip(batch["document"], batch["candidates"], strict=True):
         assert not (candidates == document).all(axis=-1).any()
     assert len(own) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exchange", [False, True])
+def test_documents_that_are_known_to_answer_are_no_negatives(beir, exchange):
+    config = small_finetune(beir)
+    config.negatives.mined, config.negatives.exchange = 1, exchange
+    model = TextModel(config)
+    problem, rng = finetune.task(config, model), np.random.default_rng(0)
+    batch = next(iter(problem.batches()))
+    assert not batch["document_known"].any()  # one answer a query
+    assert not batch["candidates_known"].any()
+    for key in ("document_known", "candidates_known"):
+        batch[key] = rng.random(batch[key].shape) < 0.4
+    state = initial_state(problem, seed=0)
+
+    def encode(numbers, length):
+        mask = jnp.arange(numbers.shape[1]) < length[:, None]
+        return model.module.apply(state.variables, jnp.asarray(numbers), mask)
+
+    queries = encode(batch["query"], batch["query_length"])
+    answers = encode(batch["document"], batch["document_length"])
+    # The second candidate of two, as there are no hard ones.
+    drawn = encode(batch["candidates"][:, 1], batch["candidates_length"][:, 1])
+    known = batch["document_known"]
+    if exchange:
+        answers, known = jnp.roll(answers, 1, axis=0), np.roll(known, 1, axis=1)
+    expected = multiple_negatives_ranking(
+        queries, answers, hard_negatives=drawn[:, None], temperature=config.loss.temperature,
+        false_negatives=jnp.concatenate([known, batch["candidates_known"][:, :, 1]], axis=1),
+    )  # fmt: skip
+    _, metrics = jax.jit(problem.step)(state, batch)
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["retrieval.contriever", "retrieval.finetune"])
+def test_a_run_is_held_against_what_its_training_starts_from(beir, tmp_path, experiment):
+    """With a rate of zero it stays there."""
+    config = small_finetune(beir)
+    config.experiment, config.optimizer.learning_rate = experiment, 0.0
+    config.train.update(dict(steps=2, checkpoint_every=2))
+    config.optimizer.warmup_steps = 1
+    config.negatives.hard_share = 0.5
+    run = RunDirectory(tmp_path / "run", config.to_dict())
+    metrics = find_experiment(experiment).run(config, run)
+    run.close()
+    held = [key for key in metrics if key.endswith("_ndcg_over_start")]
+    assert len(held) == (1 if experiment == "retrieval.contriever" else 2)
+    assert [metrics[key] for key in held] == [0.0] * len(held)
+
+
+def test_unseen_documents_are_of_the_test_split_and_not_trained_on(beir, monkeypatch):
+    config = small_finetune(beir)
+    with pytest.raises(UserError, match=r"data\.name is 'beir:.*all of whose test documents"):
+        masked_lm.unseen_documents(config, TextModel(config))
+    config.data.update(dict(name="manuals", train="train", test="test"))
+    read = {"train": ["one", "two"], "test": ["three", "two", "four"]}
+    monkeypatch.setattr(masked_lm, "load_documents", lambda _, split, **__: read[split])
+    corpus = SimpleNamespace(training_texts=read["train"])
+    found = masked_lm.unseen_documents(config, SimpleNamespace(corpus=corpus))
+    assert found == ["three", "four"]
 
 
 def test_words_are_drawn_among_those_that_were_learned(beir):

@@ -4,6 +4,7 @@ import io
 import json
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from rml.data.collections import PAGE, Pages
 from rml.data.duplicates import normalized
 from rml.data.passages import cut, read_passages
 from rml.errors import UserError
+from rml.evaluation import make_qrels, retrieval_scores
 
 CORPUS = [
     {"_id": "d1", "title": "Sums", "text": "Adding numbers."},
@@ -90,7 +92,6 @@ def test_beir_compressed_with_windows_line_ends_and_no_header(collection):
         ("qrels/test.tsv", "", r"test\.tsv holds no judgements"),
         ("qrels/test.tsv", QRELS + "q1 d1 1", r"line 5 has 1 columns, expected 3"),
         ("qrels/test.tsv", QRELS + "q1\td2\tyes", r"line 5: the score is 'yes', expected an int"),
-        ("qrels/test.tsv", QRELS + "q1\td2\t-1", r"line 5: the score is -1"),
         ("qrels/test.tsv", QRELS + "q9\td2\t1", r"line 5: there is no query 'q9' in queries"),
         ("qrels/test.tsv", QRELS + "q1\td9\t1", r"line 5: there is no document 'd9' in corpus"),
         ("qrels/test.tsv", QRELS + "q1\td1\t1", r"line 5: 'd1' is judged twice for the query 'q1'"),
@@ -104,6 +105,20 @@ def test_broken_collections_say_where(collection, file, content, message):
         (collection / file).write_bytes(data)
     with pytest.raises(DataError, match=message):
         load_retrieval(f"beir:{collection}", "test")
+
+
+def test_grades_below_0_are_as_little_relevant_as_0(collection):
+    found = []
+    for grade in (0, -2):
+        (collection / "qrels" / "test.tsv").write_text(QRELS.replace("d1\t0", f"d1\t{grade}"))
+        data = load_retrieval(f"beir:{collection}", "test")
+        assert data.qrels.grade.tolist() == [1, grade, 2]
+        assert [array.tolist() for array in data.answers] == [[0, 1], [0, 1], [1, 2]]
+        qrels = make_qrels(*data.qrels, num_queries=2)
+        scores = retrieval_scores(jnp.array([[2, 0, 1]] * 2), qrels, cutoffs=(2, 3))
+        found.append({name: values.tolist() for name, values in scores.items()})
+    assert found[0] == found[1]
+    assert found[1]["ndcg@3"] == pytest.approx([np.log(2) / np.log(3), 1 / 2])
 
 
 def test_a_damaged_archive_and_a_split_that_is_not_there(collection):
@@ -161,6 +176,16 @@ def test_folders_that_hold_no_text(tmp_path, folder):
     (folder / "sub").mkdir()
     with pytest.raises(DataError, match=r"sub holds no text, expected files such as \.txt"):
         read_passages(folder / "sub")
+
+
+def test_passages_of_folders_that_links_lead_to(tmp_path):
+    for file in ("far/a.md", "far/.hidden/b.md", "root/c.md"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("words")
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "root")
+    found = [passage.file for passage in read_passages(tmp_path / "root")]
+    assert found == ["c.md", "link/a.md"]
 
 
 @given(

@@ -50,6 +50,31 @@ def test_a_score_that_is_no_number_is_never_a_negative():
         hard_negatives(queries, documents, **pairs, count=1)
 
 
+def test_a_place_where_nothing_was_found_is_no_answer_of_another_query():
+    documents = np.array([[3], [2], [np.nan], [np.nan]], np.float32)
+    pairs = {"query": np.array([0, 1]), "document": np.array([3, 1])}
+    queries = np.ones((2, 1), np.float32)
+    assert hard_negatives(queries, documents, **pairs, count=1).tolist() == [[0], [0]]
+    with pytest.raises(ValueError, match="query 1 has fewer than 2 negatives with a finite score"):
+        hard_negatives(queries, documents, **pairs, count=2)
+
+
+def test_a_query_that_is_a_document_is_no_negative_of_its_own():
+    documents = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    own = np.array([4, -1, 7])  # a page nearest to itself, one that is not searched, an answer
+    queries = documents[[4, 5, 7]]
+    query, document = np.array([[0, 2], [0, 8], [1, 3], [2, 7], [2, 0], [2, 1]]).T
+    found = hard_negatives(
+        queries, documents, query=query, document=document, count=5, own=own
+    )  # fmt: skip
+    left_out = {(0, 2), (0, 8), (0, 4), (1, 3), (2, 7), (2, 0), (2, 1)}
+    for row, asking in zip(found.tolist(), query.tolist(), strict=True):
+        ranked = np.argsort(-documents.astype(float) @ queries[asking]).tolist()
+        assert row == [at for at in ranked if (asking, at) not in left_out][:5]
+    with pytest.raises(ValueError, match="7 negatives were asked for, but of 9 documents 3"):
+        hard_negatives(queries, documents, query=query, document=document, count=7, own=own)
+
+
 def test_too_few_documents_are_named():
     vectors = np.eye(3, dtype=np.float32)
     pairs = {"query": np.array([0, 0, 1]), "document": np.array([0, 1, 2])}

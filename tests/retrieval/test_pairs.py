@@ -1,5 +1,7 @@
 """Batches of pairs, read back as texts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,55 @@ def test_a_batch_holds_each_pairs_own_texts(collection, tokenizer):
         assert read("candidates", row) == expected
         seen.add(pair)
     assert seen == set(PAIRS)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_what_answers_a_query_or_is_that_query_is_known(collection, tokenizer, parts):
+    whole = replace(collection, query_ids=["c", "q", "b"])  # pages that ask, of those searched
+    known = {*PAIRS, (0, 2), (2, 1)}
+    candidates = np.array([[1, 2], [0, 3], [3, 1], [2, 0]])
+    options = dict(lengths=(8, 12), batch_size=4, seed=3)
+    given = [
+        next(iter(pair_batches(tokenizer, whole, candidates, part=part, parts=parts, **options)))
+        for part in range(parts)
+    ]
+    batch = {key: np.concatenate([one[key] for one in given]) for key in given[0]}
+    assert {key: (array.shape, array.dtype) for key, array in batch.items()} == {
+        key: (spec.shape, spec.dtype)
+        for key, spec in pair_spec(4, lengths=(8, 12), candidates=2).items()
+    }
+    pairs = [
+        tuple(
+            texts.index(tokenizer.decode(batch[key][row][: batch[f"{key}_length"][row]].tolist()))
+            for key, texts in (("query", QUERIES), ("document", DOCUMENTS))
+        )
+        for row in range(4)
+    ]
+    assert sorted(pairs) == PAIRS
+    for row, (query, own) in enumerate(pairs):
+        for other, pair in enumerate(pairs):
+            answers = (query, pair[1]) in known and other != row
+            assert batch["document_known"][row, other] == answers
+            drawn = candidates[PAIRS.index(pair)]
+            expected = [(query, one) in known and one != own for one in drawn]
+            assert batch["candidates_known"][row, other].tolist() == expected
+
+
+def test_nothing_but_its_answer_is_known_of_a_query_with_one(collection, tokenizer):
+    qrels = Qrels(*np.array([(0, 0, 1), (1, 1, 1), (2, 3, 1)], np.int32).T)
+    one = replace(collection, qrels=qrels)
+    candidates = np.array([[1, 3], [3, 0], [0, 1]])  # answers to other rows, drawn at random
+    batch = next(iter(pair_batches(
+        tokenizer, one, candidates, lengths=(8, 12), batch_size=3, seed=0
+    )))  # fmt: skip
+    assert not batch["document_known"].any()
+    assert not batch["candidates_known"].any()
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(collection, tokenizer):
+    options = dict(lengths=(8, 8), batch_size=3, seed=0, parts=2)
+    with pytest.raises(ValueError, match="batch_size=3 has no 2 equal parts"):
+        pair_batches(tokenizer, collection, np.zeros((4, 2), int), **options)
 
 
 def test_candidates_of_other_pairs_are_refused(collection, tokenizer):

@@ -18,7 +18,7 @@ FEWEST, MOST = 2, 15  # pages that one page may name, for them to count as relat
 
 
 class Page(NamedTuple):
-    """Text of a page without navigation, and the pages that its "See also" names."""
+    """Text of a page without navigation, and the pages that its "See also" names or links to."""
 
     text: str
     see: list[str]
@@ -28,10 +28,11 @@ class Manuals(Fetched):
     """Pages of Linux's, PHP's, C++'s, PostgreSQL's and Python's manuals as Debian carries them.
 
     `label` is the domain and `see` the pages that a page's "See also" names; that part and all
-    navigation are cut from `text`.
+    navigation are cut from `text`. Python's manual has no such part: there `see` holds all pages
+    that a page links to, and the words of the links stay in `text`.
 
     Ground truth: pages that a third one names together are related (`co_cited`), by their authors'
-    "See also".
+    "See also" and in Python's manual by any link.
 
     Splits: by page.
     """
