@@ -172,8 +172,9 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
     prepare_devices()
     raise_interrupts()
     run = RunDirectory(
-        directory, config.to_dict(), config_name=config_name, commit=current_commit()
-    )
+        directory, config.to_dict(), config_name=config_name, commit=current_commit(),
+        staged=getattr(experiment, "STAGED", False),
+    )  # fmt: skip
     summary = run.summary()
     barrier("looked for the summary")
     if summary is not None:

@@ -55,6 +55,7 @@ CAPTIONS = {
     "loss.png": "Cross-entropy (nats a token) against steps of the base model's training.",
 }
 PICTURE = "lengths.png"
+STAGED = True  # extensions begin from the base model
 
 
 def tries(config: Any) -> dict[str, int]:

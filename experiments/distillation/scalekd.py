@@ -81,6 +81,7 @@ RANGES = {
 }  # fmt: skip
 CAPTIONS = scalekd_figures.CAPTIONS
 PICTURE = "arms.png"
+STAGED = True  # variants have the settings that the sides have chosen
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

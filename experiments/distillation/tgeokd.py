@@ -77,6 +77,7 @@ RANGES = {
 }  # fmt: skip
 CAPTIONS = tgeokd_figures.CAPTIONS
 PICTURE = "ratios.png"
+STAGED = True  # variants have the settings that the sides have chosen
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

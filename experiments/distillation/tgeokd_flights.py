@@ -67,6 +67,7 @@ CAPTIONS = {
     "over days.",
 }
 PICTURE = "course.png"
+STAGED = True  # variants have the settings that the sides have chosen
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

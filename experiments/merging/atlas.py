@@ -8,6 +8,7 @@ fine-tuning. Vectors whose entries changed places are the null of what is added.
 on validation images. Models, data and margins are this repository's.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,7 +20,14 @@ from experiments.merging import atlas_figures
 from experiments.merging.atlas_few import few_parameters, few_shots, without_labels
 from experiments.merging.atlas_tasks import addition, changed, exchanged, negation
 from experiments.merging.bed import Bed, of_bed, open_bed, subtract
-from experiments.merging.judging import differences, halves, judged, over_targets
+from experiments.merging.judging import (
+    Reading,
+    averaged,
+    differences,
+    halves,
+    judged,
+    over_targets,
+)
 from experiments.merging.ranking import choices
 from experiments.merging.tasks import check_named
 from experiments.ranges import Range
@@ -118,10 +126,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
                 metrics |= with_bounds(f"negation_{way}_over_{other}",
                                        t_interval(over_targets(pairs)))  # fmt: skip
     shots = few_shots(config, bed)
-    few = {
-        way: [one for n in shots if n <= FEWEST for one in shots[n][way]]
-        for way in shots[min(shots)]
-    }
+    few = of_few(shots)
     metrics |= differences("few", few, {
         f"few_{way}_over_{other}": (way, other)
         for way in few for other in ("isotropic", "probe") if way != other
@@ -146,6 +151,18 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     cosines = cosine_matrix(subtract(bed.experts, bed.base))
     atlas_figures.draw(run, list(bed.tasks), added, coefficients["atlas"], cosines, shots, parts)
     return {name: float(value) for name, value in metrics.items()}
+
+
+def of_few(shots: Mapping[int, Mapping[str, list[Reading]]]) -> dict[str, list[Reading]]:
+    """Readings of each target by each way, averaged over numbers of images up to `FEWEST` a class.
+
+    Each number is read on the same test images.
+    """
+    kept = [found for n, found in shots.items() if n <= FEWEST]
+    return {
+        way: [averaged(own) for own in zip(*(found[way] for found in kept), strict=True)]
+        for way in kept[0]
+    }
 
 
 def check(config: Any) -> None:

@@ -44,6 +44,7 @@ from experiments.ranges import Range
 from rml.merging import expected_mask, hard_mask, mask_logits, mask_vectors, save_mask
 from rml.ops import t_interval, trees
 from rml.training import Claim, Progress, RunDirectory
+from rml.training.durable import replacing
 
 SOURCE = "arXiv:2312.06173; model, data and margin are this repository's"
 STATED = "2026-11-26"
@@ -124,8 +125,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     params["random_tuned"] = masked_arithmetic(config, bed, coins, scale=scale)
     bits = hard_mask(masks["concrete"].logits)
     params["bits"] = masked_arithmetic(config, bed, bits)
-    if not (run.path / MASK).exists():
-        save_mask(run.path / MASK, bits)
+    with replacing(run.path / MASK) as place:
+        save_mask(place, bits)
     vectors = trees.task_vectors(bed.base, bed.experts)
     params["random_adamerging"] = adamerged(
         config, bed, validation, unlabelled=seen.images, vectors=mask_vectors(vectors, coins)

@@ -71,6 +71,11 @@ def over_targets(each: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([own * total / (len(each) * len(own)) for own in each])
 
 
+def averaged(readings: Sequence[Reading]) -> Reading:
+    """The mean of several readings of the same images, which are one sample of images."""
+    return Reading(*(np.mean(own, axis=0) for own in zip(*readings, strict=True)))
+
+
 def halves(part: Part) -> tuple[Part, Part]:
     """A random half of each task's images, such as to learn from, and the others.
 

@@ -64,6 +64,7 @@ RANGES = {
 }  # fmt: skip
 CAPTIONS = logits_figures.CAPTIONS
 PICTURE = "methods.png"
+STAGED = True  # experts begin from the models of the general collection
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

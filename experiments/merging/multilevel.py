@@ -66,6 +66,7 @@ CLAIMS = (
 RANGES = {"cycle.before": Range(0, 1), "cycle.small": Range(0, 10), "cycle.alpha": Range(0, 1)}
 CAPTIONS = multilevel_figures.CAPTIONS
 PICTURE = "flops.png"
+STAGED = True  # phases begin from those before them
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

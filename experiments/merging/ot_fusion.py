@@ -72,6 +72,7 @@ RANGES = {
 }  # fmt: skip
 CAPTIONS = ot_figures.CAPTIONS
 PICTURE = "line.png"
+STAGED = True  # fine-tuning begins from the parents and what is fused of them
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

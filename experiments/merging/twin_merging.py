@@ -35,6 +35,7 @@ from experiments.ranges import Range
 from rml.merging import save_twin
 from rml.ops import t_interval
 from rml.training import Claim, Progress, RunDirectory
+from rml.training.durable import replacing
 
 SOURCE = "arXiv:2406.15479; model, data and margin are this repository's"
 STATED = "2026-11-27"
@@ -103,8 +104,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     validation, test = judged(bed, "validation"), judged(bed, "test")
     images, tasks = test.images, list(bed.tasks)
     whole = merged(config, bed, validation, list(range(len(tasks))))
-    if not (run.path / "twin").exists():
-        save_twin(run.path / "twin", whole.twin, router=whole.learned.variables, names=tasks)
+    with replacing(run.path / "twin") as place:
+        save_twin(place, whole.twin, router=whole.learned.variables, names=tasks)
     weights = whole.weights(images)
     found = of_models(config, run, whole, validation, images)
     found |= of_mixtures(config, whole, validation, images, weights)

@@ -44,6 +44,7 @@ from rml.errors import UserError, unknown
 from rml.ops import trees
 from rml.sparsity import head_scores, init_edits, save_edits, select_heads
 from rml.training import Claim, Progress, RunDirectory
+from rml.training.durable import replacing
 
 SOURCE = "arXiv:2406.01563; model, texts, sizes and margins are this repository's"
 OURS = "this repository's own question"
@@ -144,8 +145,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics |= costs(config, model, bed, edits) | transferred(config, model, beds, edits)
     few = [tenth(own) for own in every[len(samples) :]]
     metrics |= of_sizes(config, model, smaller, held, first.offset, few)
-    if not (run.path / EDITS).exists():
-        save_edits(run.path / EDITS, edits)
+    with replacing(run.path / EDITS) as place:
+        save_edits(place, edits)
     metrics["edits_bytes"] = (run.path / EDITS).stat().st_size
     lofit_figures.draw(run, dict(zip(beds, np.asarray(scores[:, 0]), strict=True)), arms, frozen)
     return {name: float(value) for name, value in metrics.items()}

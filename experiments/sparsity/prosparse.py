@@ -71,6 +71,7 @@ CLAIMS = (
 )  # fmt: skip
 CAPTIONS = prosparse_figures.CAPTIONS
 PICTURE = "tradeoff.png"
+STAGED = True  # variants begin from the base model
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:

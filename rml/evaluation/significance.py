@@ -39,8 +39,22 @@ def _differences(first: Array, second: Array, resamples: int, block: int) -> Arr
             raise ValueError(f"{name} must be at least 1, got {value}")
     require_finite("first", first)
     require_finite("second", second)
-    dtype = jnp.promote_types(jnp.promote_types(first.dtype, second.dtype), jnp.float32)
-    return first.astype(dtype) - second.astype(dtype)
+    dtype = _precision(first, second)
+    if any(isinstance(own, jax.core.Tracer) for own in (first, second)):
+        return first.astype(dtype) - second.astype(dtype)
+    return jnp.asarray(_subtract(first, second).astype(dtype))
+
+
+def _subtract(first: Array, second: Array) -> np.ndarray:
+    """Subtracts on the host: integers as such, since large ones differ by less than a float has."""
+    whole = all(jnp.issubdtype(own.dtype, jnp.integer) for own in (first, second))
+    wide = np.int64 if whole else np.float64
+    return np.asarray(first, wide) - np.asarray(second, wide)
+
+
+def _precision(first: Array, second: Array) -> np.dtype:
+    """The type in which two systems are compared, float32 at least."""
+    return jnp.promote_types(jnp.promote_types(first.dtype, second.dtype), jnp.float32)
 
 
 def paired_bootstrap(
@@ -167,7 +181,7 @@ def wilcoxon(first: Float[Array, " q"], second: Float[Array, " q"]) -> SignedRan
     """Runs Wilcoxon's signed-rank test of paired measurements, by scipy on the host.
 
     Differences of zero are left out, as Wilcoxon did; systems that never differ have p-value 1.
-    Differences that are equal but for rounding of the measurements are ties.
+    Differences that are equal but for rounding of the measurements are ties; integers have none.
     The p-value is exact for up to 50 pairs without ties or zeros, and by all permutations for up to
     13 with them; else it is by the normal approximation.
 
@@ -187,19 +201,19 @@ def wilcoxon(first: Float[Array, " q"], second: Float[Array, " q"]) -> SignedRan
     from scipy import stats
 
     _differences(first, second, 1, 1)
-    one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    # Integers, such as ranks, have no rounding beyond that of the mean of some.
-    dtype = jnp.promote_types(jnp.promote_types(first.dtype, second.dtype), jnp.float32)
-    resolution = float(jnp.finfo(dtype).eps)
-    rounding = resolution * max(np.abs(one).max(), np.abs(other).max())
-    sizes = np.abs(one - other)
+    differences = _subtract(first, second)
+    rounding = 0.0
+    if differences.dtype != np.int64:
+        largest = max(np.abs(np.asarray(own, np.float64)).max() for own in (first, second))
+        rounding = float(jnp.finfo(_precision(first, second)).eps) * largest
+    sizes = np.abs(differences)
     order = np.argsort(sizes)
     # The test reads no more than signs and order: steps of the sizes that are more than rounding.
     steps = np.empty(len(sizes), int)
-    steps[order] = np.cumsum(np.diff(sizes[order], prepend=0.0) > rounding)
+    steps[order] = np.cumsum(np.diff(sizes[order], prepend=0) > rounding)
     if not steps.any():
         return SignedRank(0.0, 1.0)
-    found = stats.wilcoxon(steps * np.sign(one - other))
+    found = stats.wilcoxon(steps * np.sign(differences))
     return SignedRank(float(found.statistic), float(found.pvalue))
 
 

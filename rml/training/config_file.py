@@ -73,8 +73,19 @@ def may_differ(key: str, old: Any, new: Any) -> bool:
     return key.partition(".")[0] in FREE
 
 
-def check_same(directory: Path, differing: Mapping[str, tuple[Any, Any]]) -> None:
-    """Refuses differences with which the run of a directory cannot continue."""
+def check_same(
+    directory: Path, differing: Mapping[str, tuple[Any, Any]], *, staged: bool = False
+) -> None:
+    """Refuses differences with which the run of a directory cannot continue.
+
+    Args:
+      directory: The run directory.
+      differing: Both values of the keys that differ.
+      staged: Whether one stage of the run begins from what another has learned.
+
+    Raises:
+      UserError: A key may not differ; where the run is staged, `train.steps` neither.
+    """
     refused = {key: pair for key, pair in differing.items() if not may_differ(key, *pair)}
     if refused:
         shown = list_differences(refused, between="\n  ")
@@ -82,6 +93,13 @@ def check_same(directory: Path, differing: Mapping[str, tuple[Any, Any]]) -> Non
             f"work directory {directory} holds a run of a different config; give another "
             "--workdir, or the same values (only mesh, evaluation.* and, upwards, train.steps may "
             f"differ):\n  {shown}"
+        )
+    if staged and "train.steps" in differing:
+        before, now = differing["train.steps"]
+        raise UserError(
+            f"work directory {directory} holds a run of {before} train.steps, expected as many and "
+            f"not {now}: a stage that begins from what another has learned would keep what it had "
+            "of the shorter one; give another --workdir"
         )
 
 
@@ -185,12 +203,13 @@ def replace_config(
         for key, value in flatten(new).items()
         if key.endswith("schedule") and value != "constant"
     ]
-    if schedules and "train.steps" in differing:
+    if "train.steps" in differing:
         before, now = differing["train.steps"]
         log.warning(
-            "train.steps rises from %d to %d, on which %s depends: this run differs from one of %d "
-            "steps from the beginning",
-            before, now, " and ".join(schedules), now,
+            "train.steps rises from %d to %d%s: this run differs from one of %d steps from the "
+            "beginning%s",
+            before, now, f", on which {' and '.join(schedules)} depends" if schedules else "", now,
+            "" if schedules else " wherever its recipe reads train.steps",
         )  # fmt: skip
     judged = told({key: pair for key, pair in differing.items() if key.startswith("evaluation")})
     if judged:

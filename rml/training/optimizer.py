@@ -12,8 +12,9 @@ from jaxtyping import PyTree
 from rml.errors import UserError, unknown
 from rml.ops.trees import is_stacked
 
-# Parameters by these names scale, shift or position features: weight decay and the layer-wise
-# trust ratio leave them alone (LARS, arXiv:1708.03888; SimCLR, arXiv:2002.05709, Appendix B.9).
+# Parameters by these names scale, shift or position features: weight decay leaves them alone, and
+# so does the trust ratio of LARS (arXiv:1708.03888; SimCLR, arXiv:2002.05709, Appendix B.9). That
+# of LAMB is of all leaves, as in `optax.lamb`.
 NOT_DECAYED = ("bias", "scale", "cls", "position", "temperature")
 # Modules without weight decay: a ViT's patch projection may be frozen, and decay would move it.
 NOT_DECAYED_MODULES = ("patches",)
@@ -175,6 +176,9 @@ def build_schedule(config: Mapping[str, Any], updates: int) -> optax.Schedule:
 
 def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
     """Builds the optimiser that a config names.
+
+    Weight decay is masked by `decay_mask`, and so is the trust ratio of LARS. That of LAMB is of
+    all leaves, as in `optax.lamb`, and in both it is of one layer at a time.
 
     Args:
       config: All of `KEYS`: `name` (adamw, lars, lamb, sgd, kar), `learning_rate` (peak),

@@ -62,6 +62,7 @@ class RunDirectory:
         *,
         config_name: str = "",
         commit: str = "",
+        staged: bool = False,
     ):
         """Opens or creates the directory.
 
@@ -71,6 +72,8 @@ class RunDirectory:
           config_name: The file that the config comes from, for the summary.
           commit: The commit of the code that runs, for the summary, which names those of earlier
             starts too.
+          staged: Whether one stage of the run begins from what another has learned, so that
+            `train.steps` may not differ.
 
         Raises:
           UserError: The path is a URL or a file, cannot be written, holds something else or another
@@ -78,7 +81,7 @@ class RunDirectory:
         """
         self.path = local_path(path, "the work directory")
         self.config = json.loads(json.dumps(dict(config)))
-        self.config_name, self.commit = config_name, commit
+        self.config_name, self.commit, self._staged = config_name, commit, staged
         self.tracker: Any = None
         self._lock: Any = None
         self.resumed = False
@@ -131,7 +134,7 @@ class RunDirectory:
                 write_json(self.path / CONFIG, self.config)
             return False
         differing = differences(found, self.config)
-        check_same(self.path, differing)
+        check_same(self.path, differing, staged=self._staged)
         if is_primary() and any(key.partition(".")[0] != "mesh" for key in differing):
             replace_config(self.path, found, self.config, differing)
             self._replaced = True
@@ -178,8 +181,9 @@ class RunDirectory:
         """Opens the directory of one of the methods that a run compares, `methods/<name>` in it."""
         config = self.config | {"method": name}
         inner = RunDirectory(
-            self.path / "methods" / name, config, config_name=self.config_name, commit=self.commit
-        )
+            self.path / "methods" / name, config, config_name=self.config_name, commit=self.commit,
+            staged=self._staged,
+        )  # fmt: skip
         self._methods.append(inner)
         return inner
 

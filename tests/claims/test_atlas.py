@@ -8,9 +8,10 @@ import pytest
 from experiments.merging import atlas, atlas_tasks
 from experiments.merging.atlas_few import labelled, views
 from experiments.merging.atlas_learning import Views, few_batches
-from experiments.merging.judging import judged
+from experiments.merging.judging import Reading, differences, judged, over_targets
 from experiments.merging.tasks import Images
 from rml.errors import UserError
+from rml.ops import t_interval
 from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain, small_run
 
 RECIPE = {
@@ -121,6 +122,36 @@ def test_answers_that_other_vectors_change_are_counted(bed):
     assert 0 < atlas_tasks.changed(bed, part, one) <= 1
     nothing = jax.tree.map(jnp.zeros_like, bed.experts)
     assert atlas_tasks.changed(bed, part, one, vectors=nothing) == 0
+
+
+def test_readings_of_the_same_images_are_averaged_over_numbers_of_labels():
+    rng = np.random.default_rng(0)
+
+    def readings():
+        return {
+            way: [Reading(rng.normal(size=n), rng.random(2)) for n in (6, 11)]
+            for way in ("atlas", "probe")
+        }
+
+    def compared(shots):
+        return differences("few", atlas.of_few(shots), {"gain": ("atlas", "probe")})
+
+    one, other, more = readings(), readings(), readings()
+    alone = compared({2: one, 8: more})
+    assert compared({1: one, 2: one, 8: more}) == pytest.approx(alone)
+    found = compared({2: one, 4: other, 8: more})
+    for way in one:
+        both = [own.normalised.mean() for own in one[way] + other[way]]
+        assert found[f"few_{way}"] == pytest.approx(np.mean(both))
+    assert found["gain"] == pytest.approx(found["few_atlas"] - found["few_probe"])
+    (first, second), (third, fourth) = (atlas.of_few({2: one, 4: other})[way] for way in one)
+    np.testing.assert_allclose(
+        second.accuracy, (one["atlas"][1].accuracy + other["atlas"][1].accuracy) / 2
+    )
+    gains = over_targets(
+        [first.normalised - third.normalised, second.normalised - fourth.normalised]
+    )
+    assert found["gain_high"] == pytest.approx(float(t_interval(gains).high))
 
 
 def test_batches_of_few_images_hold_all_of_them(bed):

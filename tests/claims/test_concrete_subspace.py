@@ -12,7 +12,8 @@ from experiments.merging.concrete_masks import Mask, of_tasks
 from experiments.merging.judging import Part, halves, of_hits
 from experiments.merging.tasks import Images
 from rml.errors import UserError
-from rml.merging import load_mask
+from rml.merging import load_mask, save_mask
+from rml.training import RunDirectory
 from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain, small_run
 
 RECIPE = {
@@ -27,6 +28,8 @@ def test_a_small_run_measures_every_claim_and_draws(monkeypatch, tmp_path):
     made = put_in(monkeypatch)
     put_in_plain(monkeypatch)
     bed = made_bed(config_of("configs/merging/concrete_subspace.py", **RECIPE), made)
+    RunDirectory(tmp_path / "run", bed.config.to_dict()).close()
+    save_mask(tmp_path / "run" / "mask.safetensors", {"of an older config": jnp.ones(3)})
     found = small_run(concrete_subspace, bed, monkeypatch, tmp_path / "run")
     mask = load_mask(tmp_path / "run" / "mask.safetensors")
     assert jax.tree.map(jnp.shape, mask) == jax.tree.map(jnp.shape, bed.base)

@@ -23,7 +23,9 @@ from rml.data import tokens
 from rml.data.text import LabelledTexts
 from rml.errors import UserError
 from rml.models import Bert, HeadEdits, Llama
-from rml.sparsity import Directions, load_edits
+from rml.sparsity import Directions, load_edits, save_edits
+from rml.training import RunDirectory
+from tests.system.two_steps import override, read
 
 SMALL = {
     "sample.anchors": 12, "sample.texts": 8, "sample.validation": 10, "sample.test": 20,
@@ -56,7 +58,11 @@ def tiny(monkeypatch):
 @pytest.mark.slow
 def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path, monkeypatch):
     monkeypatch.setattr(lofit, "WEIGHTS", ("lora_8", "biases", "red"))  # those that are compared
-    metrics, holds = measure("configs/sparsity/lofit.py", SMALL)
+    path = "configs/sparsity/lofit.py"
+    RunDirectory(tmp_path / "run", override(read(path), SMALL).to_dict()).close()
+    file = tmp_path / "run" / "edits.safetensors"
+    save_edits(file, HeadEdits(offset=jnp.ones((1, 2, 3))))  # of an older config
+    metrics, holds = measure(path, SMALL)
     assert len(holds) == len(lofit.CLAIMS)
     for name in ("numbers_ratio_least", "numbers_ratio_least_all", "state_share"):
         assert metrics[f"{name}_low"] == metrics[name] == metrics[f"{name}_high"] > 0

@@ -18,8 +18,9 @@ from experiments.merging.twin_parts import (
 )
 from experiments.merging.twin_tasks import Gaps, check_tasks, slopes
 from rml.errors import UserError
-from rml.merging import Twin, load_twin
+from rml.merging import Twin, load_twin, save_twin
 from rml.ops.trees import LowRank
+from rml.training import RunDirectory
 from tests.claims.bed_of_patterns import (
     config_of,
     made_bed,
@@ -52,6 +53,9 @@ def test_a_small_run_measures_every_claim_draws_and_saves(monkeypatch, tmp_path)
     put_in_plain(monkeypatch)
     monkeypatch.setattr(twin_multitask, "finetuned", untrained)
     bed = made_bed(config_of(PATH, **RECIPE), made)
+    RunDirectory(tmp_path / "run", bed.config.to_dict()).close()
+    old = Twin(bed.base, {"bias": jnp.ones((2, 3))})
+    save_twin(tmp_path / "run" / "twin", old, names=("of an", "older config"))
     found = small_run(twin_merging, bed, monkeypatch, tmp_path / "run")
     assert found["normalised_experts"] == pytest.approx(1)
     assert found["copies_experts"] == 2

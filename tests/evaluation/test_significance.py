@@ -218,6 +218,29 @@ def test_wilcoxon_of_ranks_is_that_of_the_same_numbers(unchecked):
     assert wilcoxon(*ranks) == pytest.approx(tuple(stats.wilcoxon([1, -1, 1, 4, 0])))
 
 
+def test_large_integers_are_subtracted_before_they_are_rounded(unchecked):
+    """Nanoseconds of twelve runs near a second, whose float32 are 64 apart."""
+    rng = np.random.default_rng(0)
+    second = rng.integers(10**9, 11 * 10**8, 12)
+    first = second + rng.integers(20, 60, 12) * rng.choice([-1, 1, 1], 12)
+    differences = first - second
+    assert wilcoxon(first, second) == pytest.approx(tuple(stats.wilcoxon(differences)))
+    found = paired_bootstrap(first, second, key=jax.random.key(0), resamples=50)
+    assert found.difference == pytest.approx(differences.mean(), rel=1e-6)
+    assert found.low < differences.mean() < found.high
+    exact = differences.astype(np.float32), np.zeros(12, np.float32)
+    key = jax.random.key(1)
+    p = [paired_randomization(*pair, key=key, resamples=50) for pair in ((first, second), exact)]
+    assert p[0] == p[1] < 1
+    later = 2**60 + first, 2**60 + second  # float64 are 256 apart there
+    assert wilcoxon(*later) == wilcoxon(first, second)
+
+
+def test_a_unit_is_no_rounding_of_large_integers(unchecked):
+    first, second = np.array([3, -1, 7, 12, 5]) + 10**9, np.array([1, 0, 4, 2, 9]) + 10**9
+    assert wilcoxon(first, second) == pytest.approx(tuple(stats.wilcoxon([2, -1, 3, 10, -4])))
+
+
 @pytest.mark.parametrize(("only_first", "only_second"), [(7, 2), (2, 7), (4, 4), (0, 1), (5, 0)])
 def test_mcnemar_counts_all_ways_to_be_right_alone(only_first, only_second):
     first = jnp.asarray([True] * only_first + [False] * only_second + [True] * 3 + [False])

@@ -18,7 +18,7 @@ from PIL import Image
 from experiments import registry
 from experiments import run as launcher
 from rml.errors import UserError
-from rml.training import Interrupted
+from rml.training import Interrupted, RunDirectory
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "--config=configs/contrastive/simclr_digits.py"
@@ -139,6 +139,28 @@ def test_whatever_ends_an_extension_before_it_trains_the_run_stays_complete(
             "SIGTERM: saved after step 5; start it again with the same config and work directory "
             "to continue\n"
         )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "attention/length_extension", "distillation/scalekd", "distillation/tgeokd",
+        "distillation/tgeokd_flights", "kernels/classification_digits", "merging/fisher_merging",
+        "merging/logits_fusion", "merging/multilevel_mnist5k", "merging/ot_fusion",
+        "retrieval/finetune_pydocs", "retrieval/starts_pydocs", "sparsity/prosparse",
+    ],
+)  # fmt: skip
+def test_recipes_with_a_stage_that_depends_on_another_are_not_extended(
+    tmp_path, recipe, monkeypatch, path
+):
+    config = registry.read_config(f"configs/{path}.py")
+    experiment = registry.find_experiment(config.experiment)
+    monkeypatch.setattr(experiment, "run", recipe.run)  # which trains nothing
+    monkeypatch.setattr(launcher.ranges, "checked_experiment", lambda _: experiment)
+    RunDirectory(tmp_path, config.to_dict()).close()
+    config.train.steps += 1
+    with pytest.raises(UserError, match=r"another has learned would keep .* another --workdir$"):
+        launcher.launch(config, tmp_path, "config.py")
 
 
 @pytest.mark.parametrize(("policy", "found"), [("highest", "highest"), ("default", None)])

@@ -120,16 +120,39 @@ def test_evaluation_and_more_steps_may_differ_and_the_config_before_is_kept(
     assert len(read_history(tmp_path)) == 1
 
 
-def test_before_a_checkpoint_or_with_a_constant_schedule_more_steps_need_no_warning(
+def test_more_steps_need_no_warning_before_a_checkpoint_and_one_with_a_constant_schedule(
     tmp_path, caplog
 ):
     RunDirectory(tmp_path / "new", evaluated(5)).close()
     assert reopened(tmp_path / "new", evaluated(3, 9)) == evaluated(3, 9)
     assert extended_from(tmp_path / "new", evaluated(3, 9)) is None
+    assert not caplog.records
     RunDirectory(tmp_path / "old", evaluated(5, schedule="constant")).close()
     (tmp_path / "old" / "checkpoints" / "5").mkdir(parents=True)
     reopened(tmp_path / "old", evaluated(5, 9, "constant"))
+    (warned,) = caplog.records
+    assert warned.getMessage() == (
+        "train.steps rises from 5 to 9: this run differs from one of 9 steps from the beginning "
+        "wherever its recipe reads train.steps"
+    )
+
+
+def test_more_steps_are_refused_where_a_stage_begins_from_what_another_has_learned(
+    tmp_path, caplog
+):
+    run = RunDirectory(tmp_path, evaluated(5), staged=True)
+    run.of_method("variants").close()
+    run.close()
+    before = (tmp_path / "config.json").read_bytes()
+    said = r"run of 5 train\.steps, expected as many and not 9: .*; give another --workdir$"
+    with pytest.raises(UserError, match=said):
+        RunDirectory(tmp_path, evaluated(3, 9), staged=True)
+    assert (tmp_path / "config.json").read_bytes() == before
     assert not caplog.records
+    RunDirectory(tmp_path, evaluated(5, 9)).close()  # as where nobody knew that it has stages
+    run = RunDirectory(tmp_path, evaluated(3, 9), staged=True)  # another evaluation is judged anew
+    with pytest.raises(UserError, match=said):
+        run.of_method("variants")
 
 
 def test_a_change_that_fails_before_it_trains_is_taken_back(tmp_path):
