@@ -116,8 +116,9 @@ def test_metrics_have_the_mean_and_interval_by_which_claims_go():
         "own_high": [0.4, 0.5, 0.6], "equal": [2.0, 2.0, 2.0], "absent": [None, 1.0, 2.0],
         "bounded": [0.1, 0.2, 0.3], "bounded_low": [0.0, 0.0, 0.0],
     }  # fmt: skip
-    # Student's interval of three values: 0.2 ± 4.3027 * 0.1 / √3.
-    expected = {"gain": "0.200 (−0.048 to 0.448)", "own": "0.200 (−0.800 to 0.500)", "equal": "",
+    # Student's interval of three values: 0.2 ± 4.3027 * 0.1 / √3. A run's own ends are 1.0 below
+    # and 0.3 above its value: 0.2 - √(0.248² + 1²) and 0.2 + √(0.248² + 0.3²).
+    expected = {"gain": "0.200 (−0.048 to 0.448)", "own": "0.200 (−0.830 to 0.589)", "equal": "",
                 "absent": "", "bounded": "0.200 (−0.048 to 0.448)"}  # fmt: skip
     found = {name: generate.mean_over_runs(name, metrics) for name in expected}
     assert found == expected
