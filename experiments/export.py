@@ -41,6 +41,7 @@ import numpy as np, tokenizers
 from jax import export
 program = export.deserialize(bytearray(open({file!r}, "rb").read()))
 tokenizer = tokenizers.Tokenizer.from_file({tokenizer!r})
+tokenizer.encode_special_tokens = True  # their names in a text are text
 tokenizer.enable_truncation({max_length}), tokenizer.enable_padding()
 read = tokenizer.encode_batch(["a text", "another, longer text"])
 tokens = np.array([one.ids for one in read], np.int32)
@@ -144,6 +145,7 @@ def make_program(encoder: Any) -> bytes:
     import jax
     import jax.numpy as jnp
     from jax import export
+    from jax.errors import InconclusiveDimensionOperation
 
     variables = jax.device_get(encoder.variables)
     rows: Any
@@ -160,7 +162,7 @@ def make_program(encoder: Any) -> bytes:
         program = export.export(jax.jit(features), platforms=PLATFORMS)(
             *encoder.abstract_inputs(rows, length)
         )
-    except (NotImplementedError, ValueError) as error:
+    except (NotImplementedError, ValueError, InconclusiveDimensionOperation) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"the encoder of {encoder.run} has no program for {', '.join(PLATFORMS)}: {reason}"

@@ -1,5 +1,6 @@
 """Images in folders: one folder a class, or without labels."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from PIL import Image
 
 from rml.data import splits
 from rml.data.errors import DataError
+from rml.data.own import walk
 from rml.data.source import NO_LABEL, Record, RecordSource, select
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -39,7 +41,8 @@ def open_folder(
     Or `path/train/CLASS/*.png` and the like, where each folder of `path` is a split. Without labels
     these are `path/train/*.png` and folders beside it, all of which `SPLITS` names.
 
-    Subfolders of a class belong to it; hidden files and files of other types are ignored.
+    Subfolders of a class belong to it, those that links lead to as well; hidden files and files of
+    other types are ignored.
 
     Args:
       path: The folder.
@@ -157,15 +160,12 @@ def _classes(root: Path, labelled: bool) -> dict[str | None, list[Path]]:
 
 def _images(folder: Path, *, below: bool = True) -> list[Path]:
     """Image files of a folder, sorted, those of its subfolders included unless `below` is False."""
-    files = []
-    for directory, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if below and not name.startswith(".")]
-        files += [
-            Path(directory, name)
-            for name in names
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES)
-        ]
-    return sorted(files)
+    return sorted(
+        directory / name
+        for directory, names in itertools.islice(walk(folder), None if below else 1)
+        for name in names
+        if name.lower().endswith(SUFFIXES)
+    )
 
 
 def _shape(files: list[Path]) -> tuple[int | None, int | None, int]:

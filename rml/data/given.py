@@ -14,6 +14,8 @@ from rml.data.errors import DataError
 from rml.data.images import decode, from_picture, resize_and_center_crop
 from rml.data.source import IN_MEMORY_BYTES, NO_LABEL, Source
 
+_CHANNELS = {1, 3, 4}  # of grey, RGB and RGBA
+
 
 class GivenImages:
     """Images of any origin, read in slices: `given[a:b]` is uint8 or float32 `[b - a, *shape]`.
@@ -86,7 +88,9 @@ class GivenImages:
         if self._source:
             self.labels[index], image = image["label"], np.asarray(image["image"])
             if image.dtype == np.uint8 and image.ndim == len(self.shape) == 3:
-                image = self._fit(image, convert=True)
+                channels = {image.shape[2], self.shape[2]}
+                if len(channels) == 1 or channels <= _CHANNELS:  # others have no known colours
+                    image = self._fit(image, convert=True)
             return np.asarray(self._check_array(image, what=f"{what} of {self._source_name}"))
         if isinstance(image, (str, Path)):
             return self._fit(decode(Path(image), channels=self.shape[-1]))

@@ -81,6 +81,27 @@ def chosen(split: str, labels: Int[np.ndarray, " n"], *, name: str) -> Int[np.nd
     return np.concatenate([members[key][positions] for key, positions in parts])
 
 
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yields each folder below one, itself first, with the names of its files.
+
+    What is hidden is left out. Links to folders are followed, but for those to a folder that they
+    lie in, which would never end.
+    """
+    # By folder, itself and those that it lies in.
+    above: dict[str, tuple[str, ...]] = {str(folder): (os.path.realpath(folder),)}
+    for directory, folders, names in os.walk(folder, followlinks=True):
+        inner = {}
+        for name in folders:
+            real = os.path.realpath(os.path.join(directory, name))
+            back = any(Path(one).is_relative_to(real) for one in above[directory])
+            if not name.startswith(".") and not back:
+                inner[name] = real
+        folders[:] = inner
+        for name, real in inner.items():
+            above[os.path.join(directory, name)] = (*above[directory], real)
+        yield Path(directory), [name for name in names if not name.startswith(".")]
+
+
 def lines(file: Path) -> Iterator[tuple[str, str]]:
     """Reads lines of a text file, compressed or not, that are not empty, and where each is.
 

@@ -1,12 +1,12 @@
 """A folder of text files as passages that say where they are from."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from rml.data.errors import DataError
+from rml.data.own import walk
 
 SUFFIXES = (
     ".txt", ".md", ".markdown", ".rst", ".tex", ".org", ".adoc", ".py", ".c", ".h", ".cc", ".cpp",
@@ -37,7 +37,8 @@ def read_passages(path: Path, *, words: int = WORDS) -> list[Passage]:
     """Cuts every text file of a folder, or one file, into passages.
 
     A passage is as many lines as `words` hold and ends, where it can, at an empty line in its
-    second half. A line of more words is cut. Hidden files and folders are not read.
+    second half. A line of more words is cut. Hidden files and folders are not read, folders that
+    links lead to are.
 
     Args:
       path: The folder or the file.
@@ -69,11 +70,10 @@ def read_passages(path: Path, *, words: int = WORDS) -> list[Passage]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    for directory, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for directory, names in walk(path):
         for name in names:
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
-                yield Path(directory, name)
+            if name.lower().endswith(SUFFIXES):
+                yield directory / name
 
 
 def cut(text: str, *, words: int = WORDS) -> Iterator[tuple[int, str]]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rml.errors import unknown
-from rml.fewshot.bound import Scalar, assign, bound_updates, energy, in_type, step_size
+from rml.fewshot.bound import Scalar, assign, bound_updates, energy, step_size
 from rml.fewshot.gram import Distance, gaussian, inner_products
 from rml.ops.precision import full_precision
 from rml.ops.shapes import check_indices
@@ -176,7 +176,6 @@ def solve_gram(
     c, rest = mix.shape[0], mix.shape[1] - points
     kind, squares = products.dtype, jnp.diagonal(products)[:points]
     width = 1.0 if bandwidth is None else bandwidth
-    laplacian_weight, temperature = in_type(kind, laplacian_weight, temperature)
 
     def distances(mix: Array) -> Array:
         cross = mix @ products

@@ -1,4 +1,4 @@
-"""Residual networks (He et al., 2016) with the ImageNet or the CIFAR stem."""
+"""Residual networks (He et al., 2016) with one of several stems."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 from rml.models import layers
 from rml.models.conv import Conv, Implementation
 
+STEMS = ("imagenet", "cifar", "cifar_pool")
+
 
 class ResNet(nn.Module):
     """Residual encoder; its features are the mean over positions of the last feature map.
@@ -21,7 +23,8 @@ class ResNet(nn.Module):
       depths: residual blocks in each stage.
       bottleneck: 1x1-3x3-1x1 blocks of four times the width instead of two 3x3 convolutions.
       width: channels of the first stage; each later stage doubles them.
-      stem: "imagenet" (7x7 stride 2 and 3x3 max-pool stride 2) or "cifar" (3x3 stride 1).
+      stem: "imagenet" (7x7 stride 2 and 3x3 max-pool stride 2), "cifar" (3x3 stride 1), or
+        "cifar_pool" ("cifar" and the max-pool of "imagenet").
       zero_init: start the last scale of each block at zero, so each block starts as the identity
         (Goyal et al., 2017, section 5.1).
       classes: number of classes where logits are wanted in the place of features, else 0.
@@ -59,8 +62,8 @@ class ResNet(nn.Module):
           ValueError: `stem` or the shape of `x` is not as described.
         """
         layers.check_image(x)
-        if self.stem not in ("imagenet", "cifar"):
-            raise layers.unknown("stem", self.stem, ("imagenet", "cifar"))
+        if self.stem not in STEMS:
+            raise layers.unknown("stem", self.stem, STEMS)
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv: Callable[..., Conv] = functools.partial(
             _conv, implementation=self.implementation, **dtypes
@@ -68,7 +71,7 @@ class ResNet(nn.Module):
         large = self.stem == "imagenet"
         x = conv(self.width, 7 if large else 3, 2 if large else 1, name="stem")(x)
         x = nn.relu(layers.Norm(name="stem_norm", **dtypes)(x, train=train))
-        if large:
+        if self.stem != "cifar":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         found = []
         for stage, depth in enumerate(self.depths):

@@ -286,3 +286,17 @@ def test_a_size_is_one_integer_or_two():
 def test_decode_of_bytes_names_what_it_was():
     with pytest.raises(DataError, match="the thing cannot be decoded"):
         decode(b"junk", channels=3, what="the thing")
+
+
+def test_links_to_folders_are_followed_but_not_back(tmp_path):
+    far, root = tmp_path / "far", tmp_path / "root"
+    for file in ("b.png", "deep/c.png", ".hidden/d.png"):
+        write(far / file)
+    write(root / "cat" / "a.png")
+    write(root / "dog" / "a.png")
+    (root / "cat" / "more").symlink_to(far)
+    (far / "deep" / "back").symlink_to(root)  # a circle through two links
+    (root / "cat" / "self").symlink_to(root / "cat")
+    expected = ["cat/a.png", "cat/more/b.png", "cat/more/deep/c.png", "dog/a.png"]
+    for kind in ("folder", "images"):
+        assert sorted(load(f"{kind}:{root}", "all").files) == expected

@@ -1,10 +1,12 @@
 """Images as a user has them: what is no image that can be used is named."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from rml.data import DataError
+from rml.data import ArraySource, DataError
 from rml.data.given import GivenImages
 
 PIXELS = np.random.default_rng(0).random((4, 8, 8, 3)).astype(np.float32)
@@ -26,3 +28,16 @@ def test_tensors_of_torch_are_named():
         GivenImages(list(whole), shape=(8, 8, 3))
     with pytest.raises(DataError, match=r"images are torch\.uint8\[4, 8, 8, 3\], expected uint8"):
         GivenImages((whole * 255).to(torch.uint8), shape=(8, 8, 3))
+
+
+@pytest.mark.parametrize(("channels", "wanted"), [(2, 3), (5, 3), (2, 1), (3, 2)])
+@pytest.mark.parametrize("side", [8, 6])
+def test_channels_without_known_colours_are_named(channels, wanted, side):
+    pixels = np.full((2, side, side, channels), 9, np.uint8)
+    source = ArraySource(pixels, np.array([0, 0]), class_names=["a"], name="mine", split="all")
+    given = GivenImages(source, shape=(8, 8, wanted))
+    expected = re.escape(
+        f"image 0 of 'mine' is uint8[{side}, {side}, {channels}], expected uint8[h, w, {wanted}]"
+    )
+    with pytest.raises(DataError, match=expected):
+        given[:1]

@@ -62,6 +62,14 @@ def test_equal_images_of_other_classes_are_no_leak():
     assert oddities(TRAIN, source(0, 20, label=(LABELS + 1) % 3, split="test")) == []
 
 
+@pytest.mark.parametrize("without", [["train"], ["test"], ["train", "test"]])
+def test_images_are_shared_also_where_a_source_has_no_labels(without):
+    none = {"label": np.full(60, -1), "classes": 0}
+    train = source(0, 40, **(none if "train" in without else {}))
+    test = source(33, 60, split="test", **(none if "test" in without else {}))
+    assert oddities(train, test) == ["7 of the 27 test images of mine are training images too"]
+
+
 def test_labels_that_are_needed():
     none = np.full(60, -1)
     bare = source(label=none, classes=0)

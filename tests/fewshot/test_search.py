@@ -147,3 +147,18 @@ def test_features_of_single_precision_are_searched_where_numbers_are_double(name
         found = search(METHODS[name], FLOATS[name], x, episodes, ways=4)
     np.testing.assert_allclose(found.accuracies, expected.accuracies, atol=0.01)
     assert found.accuracies.shape == expected.accuracies.shape
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_candidates_reach_a_method_in_the_type_of_its_features(dtype):
+    """Half precision is widened, as methods widen it."""
+    types = set()
+
+    def method(support, labels, query, *, num_classes, scale):
+        types.add(scale.dtype)
+        return jnp.full((len(query), num_classes), scale)
+
+    x, episodes = data()
+    with jax.enable_x64(True):
+        search(method, {"scale": (0.5, 1.0)}, x.astype(dtype), episodes, ways=4)
+    assert types == {jnp.dtype("float32")}

@@ -14,7 +14,7 @@ from rml.errors import UserError
 from rml.models.mobilenet import Stage
 from rml.models.pretrained import PretrainedImages, load_images
 from rml.models.pretrained.image_families import CLIP
-from tests.models.golden.families import config, numbers, weights
+from tests.models.golden.families import config, draw, numbers, weights
 from tests.models.golden.families import images as made_images
 
 TINY = {"stages": (Stage(1, 16, 1, 1), Stage(6, 24, 2, 2))}
@@ -285,6 +285,59 @@ def test_what_openclip_says_of_its_images(tmp_path):
     changed["vision_cfg"] = {**image, "pool_type": "tok", "act_kwargs": None, "norm_kwargs": {}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": changed}))
     assert load_images(str(tmp_path)).module == model.module
+
+
+@pytest.mark.slow  # as torch is imported
+@pytest.mark.parametrize("said", [{}, {"vision_config": {"num_attention_heads": 6}}])
+def test_heads_that_a_config_of_clip_leaves_out(tmp_path, said):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 96, "intermediate_size": 96, "num_hidden_layers": 1}
+    sizes |= {"image_size": 16, "patch_size": 8, **said.get("vision_config", {})}
+    text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 9}
+    theirs = transformers.CLIPModel(
+        transformers.CLIPConfig(vision_config=sizes, text_config=text, projection_dim=8)
+    ).eval()
+    state = theirs.state_dict()
+    for name, tensor in state.items():
+        if tensor.dtype.is_floating_point:
+            tensor.copy_(type(tensor)(draw(name, tuple(tensor.shape))))
+    theirs.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    if not said:
+        content["vision_config"].pop("num_attention_heads", None)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    model = load_images(tmp_path)
+    assert model.module.heads == (6 if said else 12)
+    images = made_images(16)
+    pixels = next(iter(state.values())).new_tensor(images.transpose(0, 3, 1, 2))
+    expected = theirs.get_image_features(pixels).pooler_output.detach().numpy()
+    close(jax.jit(model.module.apply)(model.variables, images), expected)
+
+
+@pytest.mark.slow  # as torch is imported
+@pytest.mark.parametrize(("stem", "pooled"), [("cifar", False), ("cifar_pool", True)])
+def test_a_stem_of_a_small_convolution_must_be_named(tmp_path, stem, pooled):
+    torch = pytest.importorskip("torch")
+    resnet = pytest.importorskip("torchvision.models.resnet")
+    theirs = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=5)
+    theirs.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    if not pooled:
+        theirs.maxpool = torch.nn.Identity()
+    drawn = {
+        name: torch.tensor(draw(name, tuple(tensor.shape)))
+        for name, tensor in theirs.state_dict().items()
+    }
+    theirs.load_state_dict(drawn)
+    theirs.eval()
+    file = tmp_path / "small.pth"
+    torch.save(theirs.state_dict(), file)
+    message = r'the stem of .*small.pth is a 3x3 .*: give stem="cifar" .* or "cifar_pool"'
+    with pytest.raises(UserError, match=message):
+        load_images(file)
+    model = load_images(file, logits=True, stem=stem)
+    images = made_images(24)
+    expected = theirs(torch.tensor(images.transpose(0, 3, 1, 2))).detach().numpy()
+    close(jax.jit(model.module.apply)(model.variables, images), expected)
 
 
 @pytest.mark.slow

@@ -175,6 +175,19 @@ def test_the_config_of_openclip(tmp_path):
     assert load(path).module == module
 
 
+def test_heads_that_a_config_of_clip_leaves_out(tmp_path):
+    lengths = {32: 192, 64: 384}
+    wide = {
+        name: np.zeros([lengths.get(length, length) for length in tensor.shape], np.float32)
+        for name, tensor in weights("clip_hf").items()
+    }
+    said = {**config("clip_hf")["text_config"], "num_attention_heads": 6}
+    assert load(stored(tmp_path, "clip_hf", wide, text_config=said)).module.heads == 6
+    del said["num_attention_heads"]
+    path = stored(tmp_path, "clip_hf", wide, text_config=said)
+    assert load(path).module.heads == 8  # of transformers' CLIPTextConfig
+
+
 def test_what_is_not_ours(tmp_path):
     def refused(name, message, tensors=None, **changes):
         path = stored(tmp_path / name, name, tensors, **changes)

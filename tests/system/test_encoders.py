@@ -31,9 +31,11 @@ from experiments.hydra import hydra
 from experiments.registry import config_files, defined_names, find_experiment, read_config
 from rml.data import load
 from rml.data.builders import OURS
-from rml.embedding import compiled
-from rml.encoder import ImageEmbedder
+from rml.embedding import TextEmbedder, compiled
+from rml.encoder import Encoder, ImageEmbedder
 from rml.errors import UserError
+from rml.models.llama import Llama
+from rml.models.text_encoder import TextEncoder
 from rml.training import RunDirectory
 from tests.disk import full_after
 from tests.precision import rounded
@@ -41,7 +43,7 @@ from tests.texts import untrained_run
 
 ROOT = Path(__file__).parents[2]
 MLP = ConfigDict(dict(name="mlp", hidden=(32,), features=24))
-TEXTS = ["What is a comet?", "", "bread and yeast " * 20, "Ümläute"]
+TEXTS = ["What is a comet?", "", "bread and yeast " * 20, "Ümläute", "[CLS] or [SEP]"]
 
 FRESH = """
 import sys
@@ -597,3 +599,45 @@ def test_an_export_is_whole_or_nothing(texts, tmp_path, capsys, blocked):
     obstacle.rmdir()
     assert export.main(command) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"out", "out.json", "out.tokenizer.json"}
+
+
+def small_decoder(window):
+    """A text encoder of a decoder whose tokens see `window` tokens."""
+    module = TextEncoder(
+        Llama(vocabulary=32, width=16, depth=2, heads=2, mlp=32, positions=16, window=window),
+        "last",
+    )
+    tokens = jnp.ones((1, 8), jnp.int32)
+    variables = module.init(jax.random.key(0), tokens, tokens > 0)
+    return Encoder("texts", {"data": {}}, "mine", None, TextEmbedder(module, variables, None, 16))
+
+
+@pytest.mark.slow
+def test_a_program_of_a_decoder_with_a_window():
+    # In a process of its own, where no annotation asks that a length be a number.
+    python("-c", "from tests.system import test_encoders as own; own.check_windows()")
+
+
+def check_windows():
+    """Compares a program of a window with the module, for texts below and above it."""
+    encoder, other = small_decoder(4), small_decoder(None)
+    program = jax.export.deserialize(bytearray(export.make_program(encoder)))
+    for length, same in ((3, True), (4, True), (9, False)):
+        tokens = jnp.arange(2 * length, dtype=jnp.int32).reshape(2, length) + 3
+        inputs = (tokens, tokens > 0)
+        expected = encoder.function(encoder.variables, *inputs)
+        np.testing.assert_allclose(program.call(*inputs), expected, rtol=1e-5, atol=1e-5)
+        whole = other.function(encoder.variables, *inputs)
+        assert np.allclose(whole, expected, rtol=1e-3, atol=1e-3) == same
+
+
+def test_a_function_that_compares_lengths_has_no_program():
+    encoder = small_decoder(4)
+    short = lambda _, tokens, mask: (tokens * mask)[:, : min(tokens.shape[1], 4)]  # noqa: E731
+    with pytest.raises(UserError, match=r"encoder of mine has no program for cpu, .*: "):
+        export.make_program(
+            types.SimpleNamespace(
+                kind="texts", run="mine", variables={}, function=short,
+                embedder=encoder.embedder, abstract_inputs=encoder.abstract_inputs,
+            )
+        )  # fmt: skip

@@ -22,7 +22,7 @@ from rml.models.pretrained.vit import whole_ratio
 from rml.models.vit import ViT
 
 SCALE = "logit_scale"  # logarithm of what cosines are multiplied with
-HEAD_WIDTH = 64  # of published towers, where no config says it
+HEAD_WIDTH = 64  # of published towers, where there is no config
 OTHER_HEADS = (1280, 1408, 1664)  # widths of image towers whose heads have another
 EPSILON = 1e-5
 
@@ -46,6 +46,8 @@ class Names(NamedTuple):
       text_prefix: What begins the names of a block.
       layer: Entries of a block.
       mlp: Name of the first layer of its MLP.
+      heads: Heads of image and text tower that a config means where it leaves them out; None
+        where it means those of `HEAD_WIDTH`.
     """
 
     image: tuple[str, ...]
@@ -63,6 +65,7 @@ class Names(NamedTuple):
     text_prefix: str
     layer: tuple[Entry, ...]
     mlp: str
+    heads: tuple[int, int] | None = None
 
 
 HUGGING_FACE = Names(
@@ -89,6 +92,7 @@ HUGGING_FACE = Names(
         mlp=("mlp.fc1", "mlp.fc2"),
     ),
     mlp="mlp.fc1",
+    heads=(12, 8),  # of CLIPVisionConfig and CLIPTextConfig
 )
 OPENAI = Names(
     image=("visual.",),
@@ -154,7 +158,7 @@ def image_tower(
     name, inputs = names.image_projection
     found = {
         **_sizes(tensors, names.image_prefix, names.mlp, width, file),
-        **_settings(said, width, file),
+        **_settings(said, _usual_heads(names, config, 0, width), file),
         "patch_size": patch,
         "norm_first": True,
         "projection": _outputs(shape_of(tensors, name, file, 2), inputs),
@@ -175,10 +179,11 @@ def text_tower(
       UserError: A tensor that gives a size is missing, or an attribute is not one of ours.
     """
     vocabulary, width = shape_of(tensors, names.tokens, file, 2)
+    said = part(config, file, "text_config") or config
     name, inputs = names.text_projection
     found = {
         **_sizes(tensors, names.text_prefix, names.mlp, width, file),
-        **_settings(part(config, file, "text_config") or config, width, file),
+        **_settings(said, _usual_heads(names, config, 1, width), file),
         "vocabulary": vocabulary,
         "positions": shape_of(tensors, names.text_positions, file, 2)[0],
         "projection": _outputs(shape_of(tensors, name, file, 2), inputs),
@@ -221,9 +226,14 @@ def _sizes(
     }
 
 
-def _settings(config: Mapping[str, Any], width: int, file: Path) -> dict[str, Any]:
+def _usual_heads(names: Names, config: Mapping[str, Any], tower: int, width: int) -> int:
+    """Heads of a tower, 0 of images and 1 of texts, whose part of the config does not say them."""
+    return names.heads[tower] if names.heads and config else max(width // HEAD_WIDTH, 1)
+
+
+def _settings(config: Mapping[str, Any], heads: int, file: Path) -> dict[str, Any]:
     return {
-        "heads": count(config, file, "num_attention_heads", max(width // HEAD_WIDTH, 1)),
+        "heads": count(config, file, "num_attention_heads", heads),
         "activation": activation(config.get("hidden_act", "quick_gelu"), file),
         "epsilon": positive(config, file, "layer_norm_eps", EPSILON),
     }

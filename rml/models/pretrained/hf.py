@@ -172,6 +172,8 @@ def read_tokenizer(directory: Path, *, lowercase: bool = False) -> Any:
     `add_eos_token`) counts where the two disagree, as in LLaMA's tokenizer of transformers before
     version 5. Newer ones leave out the token whose state is, for example, e5-mistral's vector.
     What it says of letters and accents (`NORMALIZER`) counts likewise in a tokenizer of BERT's.
+    What it leaves out stays as `tokenizer.json` has it, also where transformers takes a default
+    of its own, such as lowercase letters without accents.
 
     Raises:
       UserError: A file is missing or cannot be read, a token that is to be added is none of the

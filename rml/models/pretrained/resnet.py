@@ -11,23 +11,31 @@ from rml.models.pretrained.entries import affine, batch_norm, convolution
 from rml.models.pretrained.tensors import Entry, Layout, Tensor
 from rml.models.resnet import ResNet
 
+SMALL = 3  # pixels of the first convolution's kernel that more than one stem has
+
 
 def resnet(tensors: Mapping[str, Tensor], file: Path, options: Mapping[str, Any]) -> ResNet:
     """Builds the network that the tensors are of, told by their names and shapes.
 
     Raises:
-      UserError: There are no stages, or an option is unknown.
+      UserError: There are no stages, the first convolution is 3x3 and `stem` is not given, as no
+        tensor shows whether a max-pool follows it, or an option is unknown.
     """
     stages = 0
     while f"layer{stages + 1}.0.conv1.weight" in tensors:
         stages += 1
     if not stages:
         raise UserError(f"there is no tensor 'layer1.0.conv1.weight' in {file}")
+    width, *_, kernel = shape_of(tensors, "conv1.weight", file, 4)
+    if kernel == SMALL and "stem" not in options:
+        raise UserError(
+            f"the stem of {file} is a 3x3 convolution, after which a max-pool is not told by "
+            'tensors: give stem="cifar" (without one) or "cifar_pool" (with it)'
+        )
     found = {
         "depths": tuple(count_layers(tensors, f"layer{n + 1}.{{}}.") for n in range(stages)),
         "bottleneck": "layer1.0.conv3.weight" in tensors,
-        "width": shape_of(tensors, "conv1.weight", file, 4)[0],
-        "stem": "imagenet" if shape_of(tensors, "conv1.weight", file, 4)[-1] == 7 else "cifar",
+        "width": width,
         "classes": tensors["fc.weight"].shape[0] if "fc.weight" in tensors else 0,
     }
     return ResNet(**{**found, **module_options("resnet", ResNet, options)})
