@@ -318,14 +318,13 @@ def _judge(claim: Claim, found: Joined, absent: Mapping[str, Joined]) -> dict[st
 
 def _judge_beside_null(claim: Claim, found: Joined, was: Mapping[str, Any]) -> dict[str, Any]:
     """A claim's verdict over runs beside its null as it was judged."""
-    own = _judge(claim, found, {})
-    null = {name: was[name] for name in own if name.startswith("null_")}
-    ends = [null[name] for name in ("null_low", "null_high", "null_mean")]
-    meets = null["null_mean"] is not None and all(
-        claim.meets(end) for end in ends if end is not None
-    )
-    vacuous = own["verdict"] in PASSES and meets
-    return own | null | {"verdict": "vacuous" if vacuous else own["verdict"], "note": was["note"]}
+    own = found.measured(claim.metric)
+    mean, *ends = (was[f"null_{name}"] for name in ("mean", "low", "high"))
+    judged = judge(
+        claim, own.values, ends=own.ends,
+        nulls=[] if mean is None else [mean], null_ends=[] if None in ends else [ends],
+    )  # fmt: skip
+    return judged | {"null_values": was["null_values"], "note": was["note"]}
 
 
 def join(directories: Sequence[Path], claims: Sequence[Claim] | None = None) -> Joined:

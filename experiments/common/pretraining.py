@@ -55,6 +55,11 @@ def surroundings(config: Any, model: Any, *, labelled: bool = False) -> dict[str
     }
 
 
+def first_state(config: Any, task: Task) -> TrainState:
+    """Makes the state in which a run's training of a task begins."""
+    return initial_state(task, seed=config.seed, mesh=make_mesh(config.mesh))
+
+
 def momentum(config: Any) -> Any:
     """The schedule of the momentum that `config.momentum` names."""
     options = config.momentum

@@ -23,7 +23,7 @@ from experiments.common import figures
 from experiments.common.claims import STRANGERS
 from experiments.common.encoders import build_encoder, image_encoder
 from experiments.common.images import augmentation
-from experiments.common.pretraining import train_on_mesh
+from experiments.common.pretraining import first_state, train_on_mesh
 from experiments.common.selection import Selection
 from experiments.contrastive.named_drawings import (
     NEAREST,
@@ -51,7 +51,6 @@ from rml.training import (
     TrainState,
     build_optimizer,
     gradient_task,
-    initial_state,
     make_mesh,
     over_batch,
 )
@@ -216,7 +215,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     drawings.check()
     words = judge_words(config, drawings)  # what it lacks is said before the training
     state = train_on_mesh(config, run, problem, "eval/zero_shot")
-    start = initial_state(problem, seed=config.seed, mesh=make_mesh(config.mesh)).variables
+    start = first_state(config, problem).variables
     found = {
         "trained": judge(encoders, config, drawings, state.variables),
         "untrained": judge(encoders, config, drawings, start),

@@ -23,7 +23,7 @@ from experiments.fewshot import common
 from rml import evaluation, models
 from rml.encoder import ImageEmbedder
 from rml.fewshot import Setting, simple_shot
-from rml.training import Claim, RunDirectory, Task, TrainState, initial_state, make_mesh
+from rml.training import Claim, RunDirectory, Task, TrainState
 
 SOURCE = "target of this repository on this data, not a paper's"
 CLAIMS = (
@@ -84,7 +84,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     common.check_classes({"novel": parts["novel"].labels}, wanted)
     warn_of_oddities(parts["base"], parts["held_out"])
     trained = train(config, run)
-    untrained = initial_state(problem, seed=config.seed, mesh=make_mesh(config.mesh))
+    untrained = pretraining.first_state(config, problem)
     metrics = {"accuracy": problem.evaluate(trained)["accuracy"]}
     compared: dict[str, Callable[[Any], Any]] = {
         "": encoder(config, trained), "_pixels": pixels, "_untrained": encoder(config, untrained),

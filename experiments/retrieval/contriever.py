@@ -30,8 +30,6 @@ from rml.training import (
     RunDirectory,
     Task,
     TrainState,
-    initial_state,
-    make_mesh,
     momentum_task,
     over_batch,
 )
@@ -135,7 +133,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     judge = common.RetrievalEvaluator(config, model.corpus)
     problem = task(config, model)
     trained = judge.dense(common.train_encoder(config, run, problem, model))
-    before = initial_state(problem, seed=config.seed, mesh=make_mesh(config.mesh)).variables
+    before = pretraining.first_state(config, problem).variables
     start = judge.dense(model.features(before))
     random = start
     if not model.is_random:

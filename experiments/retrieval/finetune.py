@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.common import figures
 from experiments.common.comparison import for_each
+from experiments.common.pretraining import first_state
 from experiments.common.texts import TextModel, text_encoder
 from experiments.retrieval import common
 from rml.errors import UserError
@@ -28,8 +29,6 @@ from rml.training import (
     Task,
     TrainState,
     gradient_task,
-    initial_state,
-    make_mesh,
 )
 
 SOURCE = "Contriever (arXiv:2112.09118), Section 4.3; data and margins are this repository's"
@@ -123,8 +122,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         raise UserError(f"negatives.hard_share is {config.negatives.hard_share}, expected [0, 1]")
     model, key = TextModel(config), jax.random.key(config.seed)
     judge = common.RetrievalEvaluator(config, model.corpus)
-    problem, mesh = task(config, model), make_mesh(config.mesh)
-    before = initial_state(problem, seed=config.seed, mesh=mesh).variables
+    before = first_state(config, task(config, model)).variables
     found = {"start": judge.dense(model.features(before))} | judge.lexical()
     hard: np.ndarray | None = None
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.common import figures
 from experiments.common.claims import with_bounds
+from experiments.common.pretraining import first_state
 from experiments.common.selection import NDCG
 from experiments.common.texts import TextModel, text_encoder
 from experiments.retrieval import common
@@ -33,8 +34,6 @@ from rml.training import (
     Task,
     TrainState,
     gradient_task,
-    initial_state,
-    make_mesh,
 )
 
 SOURCE = "BERT (arXiv:1810.04805), Section 3.1; data and margins are this repository's"
@@ -179,7 +178,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     """Trains, predicts hidden tokens of unseen documents, draws."""
     model = TextModel(config)
     problem = task(config, model)
-    start = initial_state(problem, seed=config.seed, mesh=make_mesh(config.mesh)).variables
+    start = first_state(config, problem).variables
     untrained = held_out(config, model, start["params"])
     found = held_out(
         config, model, common.train_encoder(config, run, problem, model).variables["params"]

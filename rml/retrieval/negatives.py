@@ -60,10 +60,7 @@ def hard_negatives(
     Source: Izacard et al., Unsupervised Dense Information Retrieval with Contrastive Learning,
     arXiv:2112.09118, Section 4.3; Xiong et al., arXiv:2007.00808, mine anew during training.
     """
-    answers = query.astype(np.int64) * len(documents) + document
-    if own is not None:
-        asks = np.flatnonzero(own >= 0)
-        answers = np.union1d(answers, asks * len(documents) + own[asks])
+    answers = known_pairs(query, document, documents=len(documents), own=own)
     most = int(np.bincount(answers // len(documents)).max(initial=0))
     if len(documents) - most < count:
         raise ValueError(
@@ -71,7 +68,7 @@ def hard_negatives(
             "the same query"
         )
     ranked = np.asarray(search(jnp.asarray(queries), jnp.asarray(documents), k=count + most)[1])
-    found = np.arange(len(queries))[:, None] * len(documents) + ranked
+    found = pair_numbers(np.arange(len(queries))[:, None], ranked, documents=len(documents))
     # A place where nothing was found is a pair of another query: the one before it.
     answering = np.isin(found, answers) & (ranked >= 0)
     # A stable sort puts the answers last and leaves the others in the order of their scores.
@@ -84,3 +81,44 @@ def hard_negatives(
             "without NaN"
         )
     return negatives
+
+
+def pair_numbers(
+    query: Int[np.ndarray, "*#pairs"], document: Int[np.ndarray, "*#pairs"], *, documents: int
+) -> Int[np.ndarray, "*pairs"]:
+    """Numbers pairs of a query and a document, each by a number of its own.
+
+    Args:
+      query: Query of each pair.
+      document: Its document.
+      documents: Number of documents of the collection.
+
+    Returns:
+      The numbers, of broadcast shape.
+    """
+    return query.astype(np.int64) * documents + document
+
+
+def known_pairs(
+    query: Int[np.ndarray, " p"],
+    document: Int[np.ndarray, " p"],
+    *,
+    documents: int,
+    own: Int[np.ndarray, " q"] | None = None,
+) -> Int[np.ndarray, " k"]:
+    """Lists the pairs that are no negatives: answers, and queries with the document that they are.
+
+    Args:
+      query: Query of each of p pairs.
+      document: Document that answers it.
+      documents: Number of documents of the collection.
+      own: Document that each query is itself, see `RetrievalData.own`; none if not given.
+
+    Returns:
+      Their `pair_numbers`.
+    """
+    answers = pair_numbers(query, document, documents=documents)
+    if own is None:
+        return answers
+    asks = np.flatnonzero(own >= 0)
+    return np.union1d(answers, pair_numbers(asks, own[asks], documents=documents))

@@ -1,6 +1,7 @@
 """Pairs of a query and its document in tokens, each with candidates for its negatives."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import grain
@@ -11,6 +12,7 @@ from jaxtyping import Int
 from rml import data
 from rml.data import tokens
 from rml.data.collections import RetrievalData
+from rml.retrieval.negatives import known_pairs, pair_numbers
 
 
 def pair_batches(
@@ -61,9 +63,6 @@ def pair_batches(
         filled, mask = tokens.pad(numbers, width=length, pad_id=pad_id)
         return {kind: filled, f"{kind}_length": mask.sum(axis=1, dtype=np.int32)}
 
-    def numbered(query: np.ndarray, document: np.ndarray) -> np.ndarray:
-        return query.astype(np.int64) * len(collection.documents) + document
-
     def look_up(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         size = len(batch["query"]) // parts
         own = slice(part * size, (part + 1) * size)
@@ -80,8 +79,8 @@ def pair_batches(
 
     asked = encoded("query", collection.queries, lengths[0])
     texts = encoded("document", collection.documents, lengths[1])
-    asks = np.flatnonzero(collection.own >= 0)
-    known = np.union1d(numbered(query, document), numbered(asks, collection.own[asks]))
+    numbered = partial(pair_numbers, documents=len(collection.documents))
+    known = known_pairs(query, document, documents=len(collection.documents), own=collection.own)
     pairs = {"query": query, "document": document, "candidates": candidates}
     source = data.Arrays(pairs, name=name, split=split)
     return data.batches(source, **options).map(look_up)
