@@ -1,8 +1,10 @@
-"""Ctrl-C while a program imports its libraries, when nothing is to be saved."""
+"""When an interruption is heard: at once while libraries are imported, later where it would harm."""
 
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 
@@ -14,6 +16,29 @@ def stop_at_once() -> None:
 def raise_interrupts() -> None:
     """Raises `KeyboardInterrupt` on Ctrl-C again."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Hears of an interruption only at the block's end, so that the block is done whole.
+
+    Signals that are ignored or left to the system stay so, here and in processes that are started.
+    """
+    handlers = {
+        signum: handler
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if callable(handler := signal.getsignal(signum))
+    }
+    heard = []
+    for signum in handlers:
+        signal.signal(signum, lambda *told: heard.append(told))
+    try:
+        yield
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    for signum, frame in heard[:1]:
+        handlers[signum](signum, frame)
 
 
 def _stop(*_: object) -> NoReturn:

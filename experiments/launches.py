@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from rich.console import Console
 
-from experiments import registry
+from experiments import interrupts, registry
 from experiments.report.markup import duration
 from experiments.results import config_hash
 from experiments.spawn import bind, complaint, shares_of_cores, spawn
@@ -163,7 +163,8 @@ def launch_all(
                     if len(running) == jobs:
                         break
                     if not (missing := run.missing()):
-                        running[run] = start(run), time.monotonic(), shares.pop()
+                        with interrupts.deferred():  # nobody would know the run to tell it
+                            running[run] = start(run), time.monotonic(), shares.pop()
                         bind(running[run][0], running[run][2])
                         console.print(f"started {run.name}")
                     elif not set(missing) & {one.directory for one in (*waiting, *running)}:

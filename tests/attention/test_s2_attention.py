@@ -312,7 +312,8 @@ def test_counted_operations_follow_the_pattern(block):
     arrays = [jnp.zeros((1, heads, tokens, width)) for heads in (9, 3, 3)]
     counted = program_flops(lambda *a: s2_attention(*a, Visible(causal=True), **options), *arrays)
     by_group = pattern[::3]
-    shape, visits = block_visits(by_group, Blocks(1, 1, tokens, 1.0, True, 0), block)
+    static = Blocks(rows=1, columns=1, keys=tokens, heads=9, scale=1.0, causal=True, sinks=0)
+    shape, visits = block_visits(by_group, static, block)
     steps = np.asarray(visits.number)
     assert counted == 4 * width * 3 * shape.rows * shape.columns * steps.size
     pairs = 3 * steps.sum() * shape.rows * shape.columns

@@ -150,7 +150,7 @@ def test_stopped_after_the_first_run_it_continues(forking_python, tmp_path):
 
 
 PARENT = """
-import signal, sys
+import signal, sys, time
 from experiments import claims, launches
 from pathlib import Path
 from rich.console import Console
@@ -158,7 +158,11 @@ claims.raise_interrupts()
 claims.catch_signals()
 log = Path(sys.argv[1])
 child = "trap 'sleep 0.3; echo saved; exit 143' TERM; echo begun; while :; do sleep 0.05; done"
-launches.start = lambda run: launches.spawn(["sh", "-c", child], log)
+def start(run):
+    process = launches.spawn(["sh", "-c", child], log)
+    time.sleep(float(sys.argv[2]))
+    return process
+launches.start = start
 try:
     run = launches.Run("run", ("run",), "c.py", "", 0, log.parent / "run")
     launches.launch_all([run], 1, Console(soft_wrap=True))
@@ -168,13 +172,14 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("start", [0.0, 1.0], ids=["once it runs", "while it is started"])
 @pytest.mark.parametrize("ignored", [False, True])
-def test_runs_end_with_the_terminal_unless_its_end_is_ignored(tmp_path, ignored):
+def test_runs_end_with_the_terminal_unless_its_end_is_ignored(tmp_path, ignored, start):
     log = tmp_path / "run.log"
     # As the tests' own terminal may ignore it, both are set.
     how = signal.SIG_IGN if ignored else signal.SIG_DFL
     process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, log], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", PARENT, log, str(start)], cwd=ROOT, stdout=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, how),
     )  # fmt: skip
 
