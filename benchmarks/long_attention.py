@@ -35,16 +35,16 @@ import numpy as np  # noqa: E402
 
 from benchmarks.common import Row, best_of_each, finish, options, print_table  # noqa: E402
 from rml.attention import METHODS, combiner, shard_pattern, work  # noqa: E402
-from rml.attention.hyper_samples import Settings  # noqa: E402
+from rml.attention.hyper_samples import HyperSettings  # noqa: E402
 from rml.ops.attention_parts import Visible  # noqa: E402
 
 HEADS, KV_HEADS, WIDTH = 9, 3, 64
 LENGTHS, QUICK = (2048, 8192, 32768), (1024,)
-SETTINGS = Settings(planes=7, block=256, samples=256, least=1024)
+SETTINGS = HyperSettings(planes=7, block=256, samples=256, least=1024)
 QUICK_SETTINGS = SETTINGS._replace(block=64, samples=64, least=256)
 S2 = dict(block=64, local=16, stride=3)
 QUICK_S2 = S2 | dict(local=4)
-FIXED = combiner.Settings("fixed", 64)
+FIXED = combiner.CombinerSettings("fixed", 64)
 LOGITS = 8 * 2**30
 """Bytes of logits beyond which attention that holds them all is left out."""
 

@@ -1,4 +1,4 @@
-"""When an interruption is heard: at once while libraries are imported, later where it would harm."""
+"""When an interruption is heard: at once while libraries load, later where it would harm."""
 
 import os
 import signal

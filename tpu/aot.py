@@ -14,10 +14,11 @@ extra, and no device. `--platform=cuda` needs neither, and exports the step for 
 """
 
 import json
+import math
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,21 @@ def use_compiler_only() -> None:
 
 
 def write_json(value: Any) -> None:
-    """Writes figures where --json says."""
-    text = json.dumps(value, indent=1, default=str)
+    """Writes figures where --json says, null for those that are not finite."""
+    text = json.dumps(finite(value), indent=1, default=str)
     if JSON.value == "-":
         print(text)
     elif JSON.value:
         write(JSON, text + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Copies figures with None for each that is not finite, which JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def write(flag: flags.FlagHolder, text: str) -> None:

@@ -264,13 +264,20 @@ def check_run(run: str) -> None:
             raise UserError(f"--run has {word!r}, expected flags alone, each --NAME=VALUE")
         if word.startswith("--workdir=") or before == "--workdir":
             local_path(word.removeprefix("--workdir="), "--workdir")
-    values = [word for word in words if word.startswith(("--config=", "--config."))]
-    path, overrides = (
-        [word for word in values if word.startswith(start)] for start in ("--config=", "--config.")
-    )
+    path = [word for word in words if word.startswith("--config=")]
+    overrides = [
+        word
+        for word, before in zip(words, ["", *words], strict=False)
+        if word.startswith("--config.") or (takes_next(before) and not word.startswith("--"))
+    ]
     if not path:
         raise UserError(f"--run is {run!r}, expected --config=FILE in it")
     ranges.check_config(registry.read_config(path[-1].removeprefix("--config="), overrides))
+
+
+def takes_next(word: str) -> bool:
+    """Tells whether a word is an override whose value may be the next word, perhaps negative."""
+    return word.startswith("--config.") and "=" not in word
 
 
 def risk(pod: Pod, run: str, setup: str, resumes: int) -> str | None:

@@ -64,13 +64,14 @@ def checkpoint_interval(
       save / T + (T / 2 + restart) / M.
 
     Raises:
-      UserError: A number that is not positive, or no time is left to train.
+      UserError: A number that is not positive, a negative restart, or no time is left to train.
 
     Source: J. W. Young, A first order approximation to the optimum checkpoint interval, 1974.
     """
-    for name, value in (("failures", failures_per_day), ("save", save)):
-        if value <= 0:
-            raise UserError(f"{name} is {value}, expected more than 0")
+    check_positive("failures", failures_per_day)
+    check_positive("save", save)
+    if not restart >= 0:
+        raise UserError(f"restart is {restart}, expected at least 0")
     mean = 86_400 / (chips * failures_per_day)
     interval = math.sqrt(2 * save * mean)
     lost = overhead(interval, mean=mean, save=save, restart=restart)
@@ -82,13 +83,19 @@ def checkpoint_interval(
     return Interval(mean, interval, lost)
 
 
+def check_positive(name: str, value: float) -> None:
+    """Raises `UserError` where a number is zero, negative, infinite or none."""
+    if not 0 < value < math.inf:
+        raise UserError(f"{name} is {value}, expected more than 0 and finite")
+
+
 def overhead(interval: float, *, mean: float, save: float, restart: float) -> float:
     """Share of the time lost with a checkpoint every `interval` seconds."""
     return save / interval + (interval / 2 + restart) / mean
 
 
 def ring_seconds(
-    *, chips: int, slices: int, rows: int, features: int, ici: float, dcn: float
+    *, chips: int, slices: int, rows: int, features: int, ici: float, dcn: float | None
 ) -> tuple[float, float]:
     """How long an embedding's shards take to travel round all chips twice, values and gradients.
 
@@ -99,23 +106,27 @@ def ring_seconds(
       rows: Embeddings on a chip.
       features: Number of features of an embedding, float32.
       ici: Bytes/s of a link inside a slice.
-      dcn: Bytes/s of a chip between slices.
+      dcn: Bytes/s of a chip between slices; None where it is not published.
 
     Returns:
       Seconds, with the slowest link that the ring crosses, and if all links were a slice's. The
-      gradients' turn carries twice the data: keys, and their gradients.
+      first are infinite where the ring crosses a network of unpublished bandwidth. The gradients'
+      turn carries twice the data: keys, and their gradients.
     """
     size = rows * features * 4
     sent = 3 * chips * size
-    return sent / (dcn if slices > 1 else ici), sent / ici
+    inside = sent / ici
+    if slices == 1:
+        return inside, inside
+    return math.inf if dcn is None else sent / min(ici, dcn), inside
 
 
 def plan() -> list[str]:
     """The plan of the flags, line by line."""
     if CHIP.value not in CHIPS:
         raise unknown("chip", str(CHIP.value), CHIPS)
-    if STEP.value <= 0:
-        raise UserError(f"step is {STEP.value}, expected more than 0")
+    for flag in (STEP, PAIRS, EPOCHS, PARAMETERS, EXAMPLE_BYTES, DECODES):
+        check_positive(flag.name, flag.value)
     chip, chips = CHIPS[str(CHIP.value)], COUNT.value
     batch = chips * EXAMPLES.value
     steps = math.ceil(PAIRS.value * EPOCHS.value / batch)
@@ -132,8 +143,9 @@ def plan() -> list[str]:
         rows=EXAMPLES.value,
         features=FEATURES.value,
         ici=chip.ici / chip.ports,
-        dcn=chip.dcn or math.inf,
+        dcn=chip.dcn,
     )
+    ring = "unknown (no dcn is published)" if math.isinf(slow) else f"{slow * 1e3:,.0f} ms a step"
     everything = batch * FEATURES.value * 4
     return [
         f"batch {batch:,}, {steps:,} steps, {hours:,.1f} h, {hours * chips:,.0f} chip hours, "
@@ -145,8 +157,8 @@ def plan() -> list[str]:
         f"{rate * EXAMPLE_BYTES.value / hosts / 1e6:,.0f} MB/s and "
         f"{rate / hosts / DECODES.value:,.0f} cores a host",
         f"data set: {PAIRS.value * EXAMPLE_BYTES.value / 1e12:,.0f} TB",
-        f"loss: ring {slow * 1e3:,.0f} ms a step over {SLICES.value} slices, {fast * 1e3:,.0f} ms "
-        f"were it one; the batch's embeddings, gathered, are {everything / 2**30:.2f} GiB a chip",
+        f"loss: ring {ring} over {SLICES.value} slices, {fast * 1e3:,.0f} ms were it one; "
+        f"the batch's embeddings, gathered, are {everything / 2**30:.2f} GiB a chip",
     ]
 
 

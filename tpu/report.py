@@ -101,10 +101,27 @@ def examine(compiled: Compiled, config: Any, topology: str) -> dict[str, Any]:
             "floor": floor,
         },
         "bound": line.bound,
-        "estimate_over_floor": line.serial / floor,
-        "share_of_peak": floor / line.serial,
-        "examples_per_second": examples / line.serial,
+        **rates(line.serial, floor=floor, examples=examples),
         "sources": SOURCES,
+    }
+
+
+def rates(step: float, *, floor: float, examples: int) -> dict[str, float]:
+    """Computes what follows from the time of a step.
+
+    Args:
+      step: Seconds of a step, infinite where they are unknown.
+      floor: Seconds of its useful FLOPs at the chip's peak.
+      examples: Examples of a batch.
+
+    Returns:
+      Step over floor, floor over step, and examples a second; NaN where the step is unknown.
+    """
+    step = step if math.isfinite(step) else math.nan
+    return {
+        "estimate_over_floor": step / floor,
+        "share_of_peak": floor / step,
+        "examples_per_second": examples / step,
     }
 
 
@@ -252,9 +269,9 @@ def show(report: Mapping[str, Any], write: Callable[[str], Any]) -> None:
             milli(seconds["floor"]),
             "traced / datasheet",
         ),
-        ("step over floor", f"{report['estimate_over_floor']:.2f}", "estimate"),
-        ("share of peak", f"{report['share_of_peak']:.1%}", "estimate"),
-        ("examples a second", f"{report['examples_per_second']:,.0f}", "estimate"),
+        ("step over floor", known(report["estimate_over_floor"], ".2f"), "estimate"),
+        ("share of peak", known(report["share_of_peak"], ".1%"), "estimate"),
+        ("examples a second", known(report["examples_per_second"], ",.0f"), "estimate"),
         ("bound by", report["bound"], "estimate"),
     ]
     width = [max(len(row[i]) for row in rows) for i in (0, 1)]
@@ -286,6 +303,11 @@ def milli(seconds: float) -> str:
     if math.isinf(seconds):
         return "unknown"
     return f"{seconds * 1e3:.{1 if seconds >= 1e-3 else 4}f} ms"
+
+
+def known(value: float, form: str) -> str:
+    """Formats a number, or says "unknown" where it is not finite."""
+    return format(value, form) if math.isfinite(value) else "unknown"
 
 
 def override(report: Mapping[str, Any], config: Any) -> str:

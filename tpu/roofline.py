@@ -1,5 +1,6 @@
 """How long a compiled step takes, from its instructions and the chip's datasheet."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,9 @@ class Roofline:
 
     @property
     def bound(self) -> str:
-        """What takes longest: "compute", "memory", "ici" or "dcn"."""
+        """What takes longest: "compute", "memory", "ici" or "dcn"; "unknown" where a time is."""
+        if not math.isfinite(self.whole):
+            return "unknown"
         parts = dict(compute=self.matrix_seconds, memory=self.memory_seconds, **self.links)
         return max(parts, key=lambda name: parts[name])
 

@@ -1,13 +1,15 @@
 """Tries meshes, batch sizes and recomputation, and finds what trains most examples a second."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rml.errors import UserError
 from rml.training.mesh import slice_of
+from tpu.chips import parse_topology
 from tpu.compile import compile_step
-from tpu.report import check_fits, examine, gib, milli, override
+from tpu.report import check_fits, examine, gib, known, milli, override
 
 
 def candidates(config: Any, devices: int, slices: int) -> Iterator[Any]:
@@ -46,13 +48,14 @@ def sweep(
       write: Takes a line for each candidate.
 
     Returns:
-      The rows, the best row and its overrides.
+      The rows, the best row and its overrides; None for both where no step's time is known.
 
     Raises:
       UserError: Nothing fits.
     """
     slices = len({slice_of(device) for device in devices})
-    rows, best, words = [], None, ""
+    rows: list[dict[str, Any]] = []
+    best, words = None, None
     for tried in candidates(config, len(devices), slices):
         asked = dict(
             fsdp=tried.mesh.fsdp, batch_size=tried.train.batch_size, remat=tried.model.get("remat")
@@ -67,13 +70,16 @@ def sweep(
             continue
         rate, step = report["examples_per_second"], report["seconds"]["estimate"]
         write(
-            f"{label}: {rate:,.0f} examples/s, step {milli(step)}, "
+            f"{label}: {known(rate, ',.0f')} examples/s, step {milli(step)}, "
             f"{gib(report['memory']['total'])}, bound by {report['bound']}"
         )
         rows.append({**asked, **report})
-        if best is None or rate > best["examples_per_second"]:
+        if math.isfinite(step) and (best is None or rate > best["examples_per_second"]):
             best, words = report, override(report, tried)
-    if best is None:
+    if all("error" in row for row in rows):
         raise UserError(f"nothing of {len(rows)} candidates fits {topology}")
-    write(f"best: {words}")
+    if best is None:
+        write(f"dcn of {parse_topology(topology)[0]} is not published: no best is named")
+    else:
+        write(f"best: {words}")
     return {"rows": rows, "best": best, "override": words}

@@ -15,7 +15,7 @@ import numpy as np
 
 from rml.attention import METHODS, hardness, hyper_attention, hyperplanes, sorted_order
 from rml.attention.hardness import heavy_mask
-from rml.attention.hyper_samples import Settings, draw_samples
+from rml.attention.hyper_samples import HyperSettings, draw_samples
 from rml.attention.hyperattention import sorted_part
 from rml.evaluation.costs import program_flops
 from rml.ops.attention_parts import Visible, attend_part
@@ -45,7 +45,7 @@ def halves(query: jax.Array, key: jax.Array, value: jax.Array) -> Halves:
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "hashed"))
-def errors(part: Halves, rngs: Any, *, settings: Settings, hashed: bool = True) -> jax.Array:
+def errors(part: Halves, rngs: Any, *, settings: HyperSettings, hashed: bool = True) -> jax.Array:
     """Relative errors [r, h] in Frobenius norm, of every key's planes and samples, by head.
 
     Args:
@@ -91,7 +91,9 @@ def alphas(part: Halves) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "head", "cells"))
-def pictures(part: Halves, rng: Any, *, settings: Settings, head: int, cells: int) -> jax.Array:
+def pictures(
+    part: Halves, rng: Any, *, settings: HyperSettings, head: int, cells: int
+) -> jax.Array:
     """One head's weights [3, cells, cells]: by position, sorted, and sorted within blocks alone.
 
     Args:
@@ -112,7 +114,9 @@ def pictures(part: Halves, rng: Any, *, settings: Settings, head: int, cells: in
     return found[:, :n, :n].reshape(3, cells, n // cells, cells, n // cells).mean((2, 4))
 
 
-def flops(lengths: Sequence[int], *, settings: Settings, width: int, causal: bool) -> np.ndarray:
+def flops(
+    lengths: Sequence[int], *, settings: HyperSettings, width: int, causal: bool
+) -> np.ndarray:
     """Operations of HyperAttention's products for one head, by length; exact ones beside, [2, n].
 
     Lengths are never computed with, only counted on the traced program. Exact attention counts all
@@ -161,7 +165,7 @@ def crossover(lengths: Sequence[int], ratios: np.ndarray) -> float:
 
 
 def seconds(
-    lengths: Sequence[int], *, settings: Settings, heads: int, kv_heads: int, width: int,
+    lengths: Sequence[int], *, settings: HyperSettings, heads: int, kv_heads: int, width: int,
     repeats: int = 2,
 ) -> np.ndarray:  # fmt: skip
     """Least seconds of one causal layer, of HyperAttention and of exact attention, [2, n].

@@ -22,7 +22,7 @@ from experiments.attention import combiner_figures, combiner_variants, late
 from experiments.common import small_lm
 from experiments.ranges import COUNT
 from rml.attention import combiner_weights, partition
-from rml.attention.combiner import Kind, Settings
+from rml.attention.combiner import CombinerSettings, Kind
 from rml.attention.combiner_summaries import Pool
 from rml.attention.partitions import DIRECT
 from rml.errors import UserError, unknown
@@ -184,7 +184,7 @@ def support(
         read = jax.jit(functools.partial(projections, module, layer=module.depth - 1))
         query, key = read({"params": params[kind][0]}, jnp.asarray(window)[None])[:2]
         head = tuple(x[:, :, :1].swapaxes(1, 2) for x in (query, key))
-        settings = Settings(kind, variants[kind].segment, config.combiner.pool)
+        settings = CombinerSettings(kind, variants[kind].segment, config.combiner.pool)
         weights, direct = (
             combiner_variants.weights(*head, settings=settings._replace(regions=regions))
             for regions in (True, False)

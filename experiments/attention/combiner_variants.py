@@ -18,7 +18,7 @@ from rml.attention import (
     partition,
     pattern_bias,
 )
-from rml.attention.combiner import Settings
+from rml.attention.combiner import CombinerSettings
 from rml.attention.partitions import DIRECT
 from rml.evaluation.costs import program_flops
 from rml.models.attention import Attend, attend
@@ -37,7 +37,7 @@ AXIAL = ("vertical", "horizontal", "mixture", "joint")
 
 
 @functools.partial(jax.jit, static_argnames="settings")
-def weights(query: jax.Array, key: jax.Array, *, settings: Settings) -> jax.Array:
+def weights(query: jax.Array, key: jax.Array, *, settings: CombinerSettings) -> jax.Array:
     """Weights [t, t] of one causal head [1, 1, t, k]: what an identity as its values becomes."""
     values = jnp.eye(key.shape[2], dtype=key.dtype)[None, None]
     return combiner_attention(query, key, values, Visible(causal=True), settings=settings)[0, 0]
@@ -108,7 +108,7 @@ def variants(config: Any) -> dict[str, Variant]:
     keys, axial = (mean_keys(kind, n, segment) for kind in ("fixed", "vertical"))
 
     def made(kind: Any, segment: int, pool: Any = options.pool, regions: bool = True) -> Variant:
-        settings = Settings(kind, segment, pool, regions)
+        settings = CombinerSettings(kind, segment, pool, regions)
         attention = attention_of("combiner", settings=settings)
         count = mean_keys if regions else direct_keys
         return Variant(attention, count(kind, n, segment), segment)
@@ -160,10 +160,10 @@ def late_options(config: Any, name: str, choice: Any) -> dict[str, Any]:
     options = config.late
     n, keys = options.length, mean_keys("fixed", options.length, options.segment)
     if name == "fixed":
-        return {"settings": Settings("fixed", options.segment, choice)}
+        return {"settings": CombinerSettings("fixed", options.segment, choice)}
     if name == "direct":
         segment = segment_of(choice, n, keys)
-        return {"settings": Settings(choice, segment, regions=False)}
+        return {"settings": CombinerSettings(choice, segment, regions=False)}
     return {"width": window_width(keys, n, sinks=choice), "sinks": choice}
 
 
@@ -179,7 +179,7 @@ def operations(config: Any) -> dict[str, np.ndarray]:
         found.setdefault("exact", []).append(program_flops(attend_part, one, one, one))
         for kind in ("fixed", "logsparse", "vertical", "mixture"):
             segment = options.segment if kind == "logsparse" else round(n**0.5)
-            settings = Settings(kind, segment)
+            settings = CombinerSettings(kind, segment)
             own = functools.partial(
                 combiner_attention, visible=Visible(causal=True), settings=settings
             )
@@ -210,10 +210,12 @@ def speeds(config: Any) -> dict[str, float]:
     fastest = min(exact.values())
     root = round(n**0.5)
     rows = {
-        "fixed": Settings("fixed", root), "logsparse": Settings("logsparse", options.segment),
-        "vertical": Settings("vertical", root), "mixture": Settings("mixture", root),
-        "one_segment": Settings("fixed", n),
-    }  # fmt: skip
+        "fixed": CombinerSettings("fixed", root),
+        "logsparse": CombinerSettings("logsparse", options.segment),
+        "vertical": CombinerSettings("vertical", root),
+        "mixture": CombinerSettings("mixture", root),
+        "one_segment": CombinerSettings("fixed", n),
+    }
     causal = functools.partial(combiner_attention, visible=Visible(causal=True))
     found = {
         name: seconds(functools.partial(causal, settings=settings))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rml.attention.hyper_samples import Settings
+from rml.attention.hyper_samples import HyperSettings
 from rml.errors import UserError
 
 
@@ -50,9 +50,9 @@ def options_of(config: Any, name: str, choice: Any, n: int) -> dict[str, Any]:
                 f"it has {(piece + 1) / 2:.0f} of {keys:.0f} keys and leaves none to samples"
             )
         if name == "uniform":
-            return {"settings": Settings(0, samples=others, least=least)}
+            return {"settings": HyperSettings(0, samples=others, least=least)}
         block = round(share * others)
-        return {"settings": Settings(config.planes, block, others - block, least)}
+        return {"settings": HyperSettings(config.planes, block, others - block, least)}
     if name == "window":
         return {"width": window_width(keys, n, sinks=choice), "sinks": choice}
     return {"features": choice}

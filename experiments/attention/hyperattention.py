@@ -23,7 +23,7 @@ from experiments.attention.late import speeches
 from experiments.attention.layer_errors import layer_errors
 from experiments.attention.layerwise import Decoder, Exact
 from experiments.ranges import Range
-from rml.attention.hyper_samples import Settings
+from rml.attention.hyper_samples import HyperSettings
 from rml.errors import UserError
 from rml.evaluation import log_log_slopes
 from rml.models import pretrained
@@ -215,7 +215,7 @@ def summarised(
 def costs(config: Any, module: Any, run: RunDirectory) -> dict[str, float]:
     """Powers of counted operations, and measured seconds of a layer over exact attention's."""
     counts = config.costs
-    settings = Settings(config.planes, config.block, config.samples, config.least)
+    settings = HyperSettings(config.planes, config.block, config.samples, config.least)
     kv_heads, width = module.head_shape()
     counted = {"settings": settings, "width": width}
     own, exact = approximation.flops(counts.counted, causal=False, **counted)

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.attention import approximation, hyperattention_figures
 from experiments.common.claims import with_bounds
-from rml.attention.hyper_samples import Settings
+from rml.attention.hyper_samples import HyperSettings
 from rml.evaluation import log_log_slopes, paired_bootstrap
 from rml.ops import t_interval
 from rml.training import RunDirectory
@@ -36,7 +36,7 @@ def layer_errors(
     @functools.cache  # figures and comparisons share some
     def logs(planes: int, block: int, samples: int, **how: Any) -> np.ndarray:
         """Logarithms of relative errors [seeds, layers, heads]."""
-        settings = Settings(planes, block, samples)
+        settings = HyperSettings(planes, block, samples)
         found = [approximation.errors(part, rngs, settings=settings, **how) for part in parts]
         return np.log(np.stack(found, axis=1))
 
@@ -82,7 +82,7 @@ def layer_errors(
                 "alpha_share_below_root": float((alpha < root).mean())}  # fmt: skip
     layer, head = np.unravel_index(gains["gain_over_uniform"].argmax(), alpha.shape)
     picture = approximation.pictures(
-        parts[layer], rngs[0], settings=Settings(config.planes, block), head=int(head),
+        parts[layer], rngs[0], settings=HyperSettings(config.planes, block), head=int(head),
         cells=options.cells,
     )  # fmt: skip
     hyperattention_figures.of_errors(

@@ -23,7 +23,7 @@ from rml.errors import UserError, local_path
 from rml.models.layers import module_options
 from rml.training import Task, TrainState, make_mesh
 from rml.training.checkpoint import restore_state
-from rml.training.config_file import CONFIG, TRACES, read_config
+from rml.training.config_file import CONFIG, TRACES, check_complete, read_config
 
 TOKENIZER = "tokenizer.json"
 """A run's file with the tokenizer that its encoder reads."""
@@ -178,6 +178,7 @@ def load_embedder(
     dtype: str | None = None,
     step: int | None = None,
     mesh: Mesh | None = None,
+    ended: bool = False,
     **options: Any,
 ) -> tuple[ConfigDict, Any, int]:
     """The encoder of another run, by its recipe's own `encoder(config, state)`.
@@ -189,14 +190,15 @@ def load_embedder(
       dtype: Type that the encoder computes in; that of the run if not given.
       step: Step of the checkpoint; the newest if not given.
       mesh: Mesh on which it is applied; of all devices if not given.
+      ended: Whether the run has to be complete.
       **options: What the recipe's `encoder` takes beside.
 
     Returns:
       The run's config, the encoder, and the step of its checkpoint.
 
     Raises:
-      UserError: There is no run, none that learns such an encoder, an unknown option, or no
-        checkpoint.
+      UserError: There is no run, none that learns such an encoder, an unknown option, no
+        checkpoint, or the run has to be complete and is not.
     """
     config = read_run(directory, key)
     experiment = find_experiment(config.experiment)
@@ -221,6 +223,8 @@ def load_embedder(
         used.tokens.file = str(directory / TOKENIZER)
         if not Path(used.tokens.file).is_file():
             raise UserError(f"{directory} has no {TOKENIZER}; let the run end first")
+    if ended:
+        check_complete(directory, key)
     state = restore(directory, experiment.task(used), step)
     embedder = experiment.encoder(used, state, **options)
     if not isinstance(embedder, ImageEmbedder | TextEmbedder):
@@ -263,13 +267,13 @@ def load_encoder(name: str | Path, image_shape: Any, *, key: str = "features.run
       The encoder.
 
     Raises:
-      UserError: There is no run, none that learns an encoder of images of this shape, it has no
-        checkpoint, or `pretrained_encoder` finds no weights.
+      UserError: There is no run, none that learns an encoder of images of this shape, it has not
+        ended, or `pretrained_encoder` finds no weights.
     """
     if str(name).startswith(WEIGHTS):
         return pretrained_encoder(str(name), image_shape, key=key)
     directory = Path(name).expanduser()
-    config, embedder, _ = load_embedder(directory, "images", key=key)
+    config, embedder, _ = load_embedder(directory, "images", key=key, ended=True)
     if list(config.data.image_shape) != list(image_shape):
         raise UserError(
             f"the encoder of {directory} was trained on images {list(config.data.image_shape)}, "

@@ -183,12 +183,10 @@ def each(run: Callable[..., PyTree]) -> Callable[..., PyTree]:
     def of_device(*args: PyTree) -> PyTree:
         # A run lies on one device whole: nothing inside it is to be split further.
         with nn.logical_axis_rules(()):
-            return jax.lax.platform_dependent(
-                *args,
-                # XLA's CPU backend runs convolutions with a kernel a run as grouped ones, slowly.
-                cpu=lambda *args: jax.lax.map(lambda own: run(*own), args),
-                default=jax.vmap(run),
-            )
+            # XLA's CPU backend runs convolutions with a kernel a run as grouped ones, slowly.
+            if platform() == "cpu":
+                return jax.lax.map(lambda own: run(*own), args)
+            return jax.vmap(run)(*args)
 
     def mapped(*args: PyTree) -> PyTree:
         axes = batch_axes()
@@ -198,6 +196,15 @@ def each(run: Callable[..., PyTree]) -> Callable[..., PyTree]:
         return jax.shard_map(of_device, in_specs=spec, out_specs=spec, check_vma=False)(*args)
 
     return mapped
+
+
+def platform() -> str:
+    """Names the platform of the mesh in use, such as "tpu"; without one, that of JAX's devices.
+
+    Unlike `jax.lax.platform_dependent` it spares tracing what the other platforms would run.
+    """
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return getattr(device, "platform", None) or jax.default_backend()
 
 
 def stack(batches: Sequence[PyTree]) -> PyTree:

@@ -179,5 +179,5 @@ def load_text_encoder(
     Raises:
       UserError: There is no run, none that learns an encoder of texts, or it has not ended.
     """
-    found: TextEmbedder = load_embedder(directory, "texts", key=key, dtype=dtype)[1]
+    found: TextEmbedder = load_embedder(directory, "texts", key=key, dtype=dtype, ended=True)[1]
     return found

@@ -12,6 +12,7 @@
 Each view is normalised by its own statistics where an encoder has BatchNorm, as in the papers.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from rml import losses
 from rml.contrastive import Prototypes, apply_to_views
 from rml.data import augment
 from rml.encoder import ImageEmbedder
-from rml.errors import unknown
+from rml.errors import UserError, unknown
 from rml.ops.similarity import normalize
 from rml.training import (
     Loss,
@@ -53,6 +54,10 @@ RANGES = {
 CAPTIONS = captions("The loss")
 PICTURE = "embedding.png"
 SELECTION = NEIGHBOURS
+PARTS = ("predictor", "prototypes", "momentum", "queue")
+"""Parts of a config that some methods have."""
+GIVEN = ("reduction", "axis_name", "center", "queue")
+"""Named arguments of losses that are not options of a config."""
 
 
 class Views(NamedTuple):
@@ -77,18 +82,33 @@ class Method(NamedTuple):
 
     Attributes:
       loss: `(options, views) -> Loss`, with the options of `config.loss` but its name.
+      function: The loss of `rml.losses`, whose named arguments but `GIVEN` are these options.
+      parts: Those of `PARTS` that a config must have, and no other.
+      beside: Options that a config must have beside those of the function.
       averaged: Parts of the model that have a moving average, from which targets are made.
       start: `(config, key) -> dict`, what else the state keeps.
     """
 
     loss: Callable[[dict[str, Any], Views], Loss]
+    function: Callable[..., Any]
+    parts: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     averaged: tuple[str, ...] = ()
     start: Callable[[Any, Any], dict[str, Any]] | None = None
+
+    def options(self) -> dict[str, bool]:
+        """Lists the options of `config.loss` but its name, and whether a config must have each."""
+        named = {
+            name: own.default is own.empty
+            for name, own in inspect.signature(self.function).parameters.items()
+            if own.kind is own.KEYWORD_ONLY and name not in GIVEN
+        }
+        return named | dict.fromkeys(self.beside, True)
 
 
 def of_projections(loss: Callable[..., Any]) -> Method:
     """The method of a loss of both views' projections."""
-    return Method(lambda options, views: Loss(loss(*views.projections, **options)))
+    return Method(lambda options, views: Loss(loss(*views.projections, **options)), loss)
 
 
 def dino(options: dict[str, Any], views: Views) -> Loss:
@@ -111,24 +131,69 @@ METHODS = {
     "vicreg": of_projections(losses.vicreg),
     "nt_xent": of_projections(losses.nt_xent),
     "dcl": of_projections(losses.dcl),
-    "simsiam": Method(lambda options, v: Loss(losses.simsiam(v.predictions, v.projections))),
+    "simsiam": Method(
+        lambda options, v: Loss(losses.simsiam(v.predictions, v.projections)),
+        losses.simsiam,
+        parts=("predictor",),
+    ),
     "byol": Method(
         lambda options, v: Loss(losses.byol(v.predictions, v.targets)),
+        losses.byol,
+        parts=("predictor", "momentum"),
         averaged=("encoder", "head"),
     ),
     "nnclr": Method(
         nnclr,
+        losses.nnclr,
+        parts=("predictor", "queue"),
         start=lambda config, key: {
             "queue": init_queue(key, size=config.queue.size, features=config.head.features)
         },
     ),
-    "swav": Method(lambda options, v: Loss(losses.swav(v.predictions, **options))),
+    "swav": Method(
+        lambda options, v: Loss(losses.swav(v.predictions, **options)),
+        losses.swav,
+        parts=("prototypes",),
+    ),
     "dino": Method(
         dino,
+        losses.dino,
+        parts=("prototypes", "momentum"),
+        beside=("center_momentum",),
         averaged=("encoder", "head", "predictor"),
         start=lambda config, key: {"center": jnp.zeros(config.prototypes.number)},
     ),
 }
+
+
+def checked(config: Any) -> Method:
+    """Finds the method of a config, which has all that the method reads and nothing else.
+
+    Raises:
+      UserError: An unknown method, a part or an option that it lacks, or one that it does not read.
+    """
+    options = dict(config.loss)
+    name = options.pop("name")
+    if name not in METHODS:
+        raise unknown("loss.name", name, METHODS)
+    method = METHODS[name]
+    for part in PARTS:
+        if (part in config) != (part in method.parts):
+            given, expected = ("with", "without") if part in config else ("without", "with")
+            raise UserError(
+                f"loss.name is {name!r} {given} {part}, expected a config {expected} {part}"
+            )
+    known = method.options()
+    for option, value in options.items():
+        if option not in known:
+            expected = f"one of: {', '.join(sorted(known))}" if known else "no options"
+            raise UserError(
+                f"loss.{option} is {value!r}, which {name!r} does not read; expected {expected}"
+            )
+    for option, needed in known.items():
+        if needed and option not in options:
+            raise UserError(f"loss.name is {name!r} without loss.{option}, expected a number")
+    return method
 
 
 def build_model(config: Any) -> Any:
@@ -151,14 +216,11 @@ def task(config: Any) -> Task:
     """The training problem of a config.
 
     Raises:
-      UserError: An unknown method.
+      UserError: The config does not fit its method; see `checked`.
     """
+    method = checked(config)
     model, pipeline = build_model(config), augmentation(config)
-    options = dict(config.loss)
-    name = options.pop("name")
-    if name not in METHODS:
-        raise unknown("loss.name", name, METHODS)
-    method = METHODS[name]
+    options = {key: value for key, value in config.loss.items() if key != "name"}
 
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
         images = augment.to_float(batch["image"])

@@ -23,6 +23,7 @@ from experiments.distillation.students import RATE, settings
 from experiments.distillation.taught import key_of
 from experiments.distillation.together import seconds
 from experiments.ranges import Range
+from rml.distillation import METHODS
 from rml.errors import UserError
 from rml.evaluation import program_flops
 from rml.training import Claim, Progress, RunDirectory
@@ -74,17 +75,17 @@ def costs(config: Any, bed: Bed, side: str) -> dict[str, float]:
     The teacher's outputs are computed once and kept, so that no step reads images by it.
     """
     own = SIDES[side]
-    method = {"enhanced": "ofa"}.get(side, side)
-    methods = (method,) if own.taught and own.kind != "exits" else ()
+    named = [name for name in METHODS if name in {*own.keys, *own.fixed, *own.terms}]
+    methods = () if own.kind == "exits" else named
     problem = ofakd_students.task(config, bed, family=config.timed, kind=own.kind, methods=methods)
     state = jax.eval_shape(lambda key: nn.meta.unbox(problem.init(key)), jax.random.key(0))
     parts = {"encoder", "classifier"}
     beside = [part for name, part in state.params["network"].items() if name not in parts]
-    kept = bed.train[key_of(method)][0, 0].nbytes if own.taught else 0
+    kept = {key_of(name) for name in named}
     return {
         f"mflop_{side}": program_flops(problem.step, state, problem.batch_spec) / 1e6,
         f"seconds_{side}": seconds(problem, repeats=config.timing.repeats),
-        f"bytes_{side}": kept,
+        f"bytes_{side}": sum(bed.train[key][0, 0].nbytes for key in kept),
         f"beside_{side}": sum(x.size for x in jax.tree.leaves([beside, state.params["maps"]])),
     }
 

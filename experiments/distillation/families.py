@@ -20,7 +20,7 @@ from rml.data import augment
 from rml.distillation import as_map
 from rml.errors import UserError
 from rml.training import Progress, RunDirectory
-from rml.training.config_file import as_written, differences, list_differences
+from rml.training.config_file import as_written, check_complete, differences, list_differences
 
 PARTS = ("teacher", "train", "validation", "test")
 """Keys of `config.data` with splits; teachers have images of their own."""
@@ -148,7 +148,7 @@ def directory_of(config: Any, name: str) -> Path:
 
 
 def check_teachers(config: Any) -> None:
-    """Raises `UserError` unless the run that `teaching.run` may name trained these teachers.
+    """Raises `UserError` unless the run that `teaching.run` may name has trained these teachers.
 
     Its values of `OF_TEACHERS` have to be those of the config, but for teachers that are not taken:
     on other images of theirs, students could be judged on what a teacher has learned.
@@ -164,6 +164,7 @@ def check_teachers(config: Any) -> None:
                 f"teaching.run is {config.teaching.run!r}, whose teachers are of another config; "
                 f"expected the same values: {list_differences(differing)}"
             )
+        check_complete(directory, "teaching.run")
 
 
 def of_teachers(config: Mapping[str, Any], family: str) -> dict[str, Any]:

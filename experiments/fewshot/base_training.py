@@ -20,7 +20,8 @@ from experiments.common.evaluators import pixels
 from experiments.common.images import augmentation, warn_of_oddities
 from experiments.common.supervised import classification
 from experiments.fewshot import common
-from rml import evaluation, models
+from experiments.ranges import Range
+from rml import evaluation, fewshot, models
 from rml.encoder import ImageEmbedder
 from rml.fewshot import Setting, simple_shot
 from rml.training import Claim, RunDirectory, Task, TrainState
@@ -35,6 +36,7 @@ CLAIMS = (
           stated="2026-11-24", null_run="strangers"),
 )  # fmt: skip
 NULLS = STRANGERS
+RANGES = {"episodes.count": Range(2, whole=True)}  # over which there is an interval
 CAPTIONS = {
     "views.png": "Training images and their augmentations.",
     "loss.png": "Cross-entropy with smoothed labels against steps.",
@@ -75,7 +77,10 @@ def train(config: Any, run: RunDirectory) -> TrainState:
 
 
 def run(config: Any, run: RunDirectory) -> dict[str, float]:
-    """Trains, compares trained features with untrained ones and pixels on episodes, draws."""
+    """Trains, compares trained features with untrained ones and pixels on episodes, draws.
+
+    What the claims compare has an interval over episodes: Student's of the paired differences.
+    """
     common.check_transform(config)
     common.check_shots(config)
     wanted = common.settings(config)
@@ -90,16 +95,23 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         "": encoder(config, trained), "_pixels": pixels, "_untrained": encoder(config, untrained),
     }  # fmt: skip
     features = {name: common.encode_parts(config, parts, e) for name, e in compared.items()}
+    accuracies: dict[str, np.ndarray] = {}
     for name, own in features.items():
         novel = common.transformed(config, own)["novel"]
         for setting in wanted:
             drawn = common.draw_episodes(config, novel, setting, count=config.episodes.count)
-            mean, half = common.measure(config, simple_shot, novel[0], drawn, setting)
+            found = common.evaluate(config, simple_shot, novel[0], drawn, setting)
+            mean, half = fewshot.mean_and_interval(found)
             place = "" if setting == first else f"_{setting.name}"
+            if setting == first:
+                accuracies[name] = found
             metrics |= {f"novel{place}{name}": mean, f"interval_novel{place}{name}": half}
-    for other in ("pixels", "untrained"):
-        metrics[f"novel_over_{other}"] = metrics["novel"] - metrics[f"novel_{other}"]
-    metrics["novel_untrained_over_pixels"] = metrics["novel_untrained"] - metrics["novel_pixels"]
+    for name, one, other in (
+        ("novel_over_pixels", "", "_pixels"),
+        ("novel_over_untrained", "", "_untrained"),
+        ("novel_untrained_over_pixels", "_untrained", "_pixels"),
+    ):
+        metrics |= common.difference(name, accuracies[one], accuracies[other])
     images = parts["base"].arrays()["image"][:6]
     figures.views(run.figure("views.png"), images, augmentation(config), jax.random.key(0))
     x, labels = features[""]["novel"][0], np.asarray(features[""]["novel"][1])

@@ -155,13 +155,6 @@ def evaluate(
     return np.asarray(found, np.float64)
 
 
-def measure(
-    config: Any, method: Callable[..., Array], x: Array, drawn: Episodes, setting: Setting
-) -> tuple[float, float]:
-    """A method's mean accuracy on episodes of features, and half its 95% interval's width."""
-    return fewshot.mean_and_interval(evaluate(config, method, x, drawn, setting))
-
-
 def difference(
     name: str, first: Float[np.ndarray, " e"], second: Float[np.ndarray, " e"]
 ) -> dict[str, float]:

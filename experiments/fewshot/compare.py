@@ -65,6 +65,7 @@ CAPTIONS = {
     "loss.png": "Base training: cross-entropy with smoothed labels against steps.",
 }
 PICTURE = "accuracy.png"
+RANGES = base_training.RANGES
 
 
 def task(config: Any) -> Task:

@@ -21,10 +21,9 @@ from experiments.common.variants import (
     written,
 )
 from experiments.hydra import hydra, methods
-from experiments.hydra.evaluator import TransferEvaluator, gates_of
+from experiments.hydra.evaluator import TransferEvaluator, statistics_of
 from experiments.ranges import Range
 from rml.encoder import ImageEmbedder
-from rml.hydra import gate_statistics
 from rml.training import Claim, Progress, RunDirectory, Task, TrainState, initial_state
 
 SOURCE = "Hydra (arXiv:2410.18200), its ablations; data and sizes are this repository's"
@@ -78,8 +77,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
 
     def measure(name: str, inner: RunDirectory) -> tuple[dict[str, float], None]:
         variables = train_on_mesh(configs[name], inner, problems[name]).variables
-        gates = gates_of(methods.build_model(configs[name], "hydra"), variables)
-        shares = {key: float(value) for key, value in gate_statistics(gates).items()}
+        shares = statistics_of(methods.build_model(configs[name], "hydra"), variables)
         metrics = judge(name, variables) | shares
         Progress().note(f"{name}: {', '.join(f'{k} {v:.4g}' for k, v in metrics.items())}")
         return metrics, None

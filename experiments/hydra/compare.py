@@ -84,6 +84,7 @@ CAPTIONS = {
     "confusion.png": "Mean probability that the plain classifier gives one class for the other.",
 }
 PICTURE = "rank.png"
+STAGED = True  # tries choose the options of all methods by the evaluation
 RANKS = {"features": "rankme", "projections": "rankme_projections"}
 GATED = {"after own gates": "rankme_gated", "in subspaces": "rankme_subspaces"}
 ACCURACIES = {

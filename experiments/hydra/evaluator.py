@@ -17,7 +17,7 @@ from experiments.common.images import augmentation
 from rml import data, evaluation
 from rml.data import augment
 from rml.encoder import ImageEmbedder
-from rml.hydra import draw_pairs, gate_overlap, gate_statistics
+from rml.hydra import draw_pairs, gate_overlap, gate_statistics, pair_statistics
 from rml.training import RunDirectory
 from rml.training.processes import local_copy
 
@@ -39,10 +39,33 @@ def gates_of(model: Any, variables: Any, *pairs: Any) -> Array:
       variables: Its variables.
       *pairs: First and second class of each pair, [n] each; every pair if not given.
     """
-    own = {kind: {"filter": tree["filter"]} for kind, tree in variables.items() if "filter" in tree}
     method = "gates" if pairs else "pair_gates"
-    gates: Array = model.apply(local_copy(own), *map(jnp.asarray, pairs), method=method)
+    gates: Array = model.apply(_filter_of(variables), *map(jnp.asarray, pairs), method=method)
     return gates
+
+
+def own_gates(model: Any, variables: Any) -> Array:
+    """Gates [c, p] of each class with itself; see `gates_of`."""
+    classes = jnp.arange(model.filter.classes)
+    return gates_of(model, variables, classes, classes)
+
+
+def statistics_of(model: Any, variables: Any) -> dict[str, float]:
+    """Sparsity and binariness of the gates of all pairs, never all at once; see `gates_of`."""
+
+    @jax.jit
+    def measure(variables: Any) -> dict[str, Array]:
+        gates = partial(model.apply, variables, method="gates")
+        return pair_statistics(gates, model.filter.classes)
+
+    return {name: float(value) for name, value in measure(_filter_of(variables)).items()}
+
+
+def _filter_of(variables: Any) -> Any:
+    """A copy of the variables of the feature filter."""
+    return local_copy(
+        {kind: {"filter": tree["filter"]} for kind, tree in variables.items() if "filter" in tree}
+    )
 
 
 class TransferEvaluator(ImageEvaluator):
@@ -126,14 +149,18 @@ class TransferEvaluator(ImageEvaluator):
 
     def measure_gates(self, run: RunDirectory, trained: Path, gates: Any) -> dict[str, float]:
         """Sparsity and binariness of the gates of all pairs; draws their training and relations."""
+        self.draw_gates(run, trained, jnp.diagonal(gates).T)
+        return {name: float(value) for name, value in gate_statistics(gates).items()}
+
+    def draw_gates(self, run: RunDirectory, trained: Path, own: Array) -> None:
+        """Draws the training of gates, and how those of each class with itself are related."""
         course = {"closed gates": "train/gate_sparsity", "mean (2g - 1)²": "train/gate_binariness"}
         if series := figures.logged(trained, course):
             figures.curves(run.figure("gates.png"), series, "step", "share of gates")
-        overlap, names = np.asarray(gate_overlap(jnp.diagonal(gates).T)), self.train.class_names
+        overlap, names = np.asarray(gate_overlap(own)), self.train.class_names
         height = "1 - overlap of gates"
         order = figures.dendrogram(run.figure("dendrogram.png"), overlap, names, ylabel=height)
         figures.heatmap(
             run.figure("relations.png"), overlap[np.ix_(order, order)], [names[i] for i in order],
             title="Overlap of the classes' gates", value_label="overlap",
         )  # fmt: skip
-        return {name: float(value) for name, value in gate_statistics(gates).items()}

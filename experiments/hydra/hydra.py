@@ -16,7 +16,7 @@ from experiments.common.claims import STRANGERS
 from experiments.common.encoders import image_encoder
 from experiments.common.pretraining import captions, draw_course, first_images, train_on_mesh
 from experiments.hydra import methods
-from experiments.hydra.evaluator import GATE_CAPTIONS, TransferEvaluator, gates_of
+from experiments.hydra.evaluator import GATE_CAPTIONS, TransferEvaluator, own_gates, statistics_of
 from experiments.ranges import Range
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError
@@ -84,9 +84,10 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         metrics[f"{name}_untrained"] = before[name]
         metrics[f"{name}_over_untrained"] = metrics[name] - before[name]
 
-    gates = gates_of(model, variables)
-    metrics |= evaluator.measure_gates(run, run.path, gates)
-    own = np.asarray(jnp.diagonal(gates).T)
+    metrics |= statistics_of(model, variables)
+    gates = own_gates(model, variables)
+    evaluator.draw_gates(run, run.path, gates)
+    own = np.asarray(gates)
     names = evaluator.train.class_names
     figures.heatmap(
         run.figure("gate_values.png"), own[:, np.argsort(-own.sum(0), kind="stable")],

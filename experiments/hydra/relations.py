@@ -44,6 +44,7 @@ CAPTIONS = {
     "groups.png": "Mean overlap of the gates of two classes, by their groups.",
 }
 PICTURE = compare.PICTURE
+STAGED = compare.STAGED
 UNICODE_BLOCK = "unicode_block"
 
 

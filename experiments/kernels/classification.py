@@ -8,6 +8,7 @@ images. Each method then trains on all of them. A stopped run continues in `meth
 run directory, its tries in `methods/<name>_tries`.
 """
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -30,8 +31,9 @@ from experiments.common.pretraining import train, train_on_mesh
 from experiments.common.selection import at_edge
 from experiments.kernels.machines import draw_correlations, option_pairs, propagation
 from experiments.ranges import ABOVE_0
-from rml import kernels, training
-from rml.data import augment
+from rml import data, kernels, training
+from rml.data import augment, splits
+from rml.data.source import select
 from rml.errors import UserError
 from rml.evaluation.calibration import probability_scores
 from rml.ops import t_interval
@@ -144,6 +146,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     warn_of_oddities(open_images(config, "train", labelled=True), open_images(config, "test"))
     for part in (config, on_validation(config)):
         inducing_images(part, config.seed)
+    check_totals(config)
+    check_tries(config)
     configs, metrics = chosen(config, run)
 
     def measure(method: str, directory: RunDirectory) -> Any:
@@ -188,6 +192,71 @@ def on_validation(config: Any) -> Any:
     if "domains" in own.data:
         own.data.domains.test = own.data.domains.train
     return own
+
+
+def check_totals(config: Any) -> None:
+    """Checks the numbers of training images, by which the bound weighs its sum over a batch.
+
+    Raises:
+      UserError: A number is not that of the images that are read.
+    """
+    for key, own in (("data", config), ("tries.data", on_validation(config))):
+        found = len(open_images(own, "train"))
+        if own.data.total != found:
+            raise UserError(
+                f"{key}.total is {own.data.total}, expected {found}, the number of images that "
+                f"{key}.train, {own.data.train!r}, has of {config.data.name}"
+            )
+
+
+def check_tries(config: Any) -> None:
+    """Checks that options are chosen on training images which the tries do not train on.
+
+    Raises:
+      UserError: The tries read images that `data.train` lacks, or judge options on their own
+        training images or on test images.
+    """
+    rows, own = read_rows(config), config.tries.data
+    for part in ("train", "test"):
+        if lacking := len(rows[f"tries.data.{part}"] - rows["data.train"]):
+            raise UserError(
+                f"tries.data.{part} is {own[part]!r}, expected a part of data.train, "
+                f"{config.data.train!r}, which lacks {lacking} of its images"
+            )
+    # With domains, training and test images of one split are different ones.
+    others = {"tries.data.train": own.train} | (
+        {} if "domains" in config.data else {"data.test": config.data.test}
+    )
+    for other, text in others.items():
+        if shared := len(rows["tries.data.test"] & rows[other]):
+            raise UserError(
+                f"tries.data.test is {own.test!r}, expected other images than {other}, {text!r}, "
+                f"which has {shared} of them"
+            )
+
+
+def read_rows(config: Any) -> dict[str, set[tuple[str, int]]]:
+    """Lists the images, by split and position, that each split of a run and of its tries has."""
+    own = config.data
+    texts = {
+        f"{of}.{part}": given[part]
+        for of, given in (("data", own), ("tries.data", config.tries.data))
+        for part in ("train", "test")
+    }
+    options = {"image_size": own.image_shape[:2], "label_key": own.get("label_key", "label")}
+    named = {name for text in texts.values() for name in splits.names(text)}
+    sizes = {}
+    for name in sorted({*splits.SPLITS, *named} - {"all"}):
+        with suppress(data.DataError):  # which of them there are, only opening tells
+            sizes[name] = len(data.load(own.name, name, data_dir=own.data_dir, **options))
+    return {
+        key: {
+            (name, int(place))
+            for name, places in select(text, sizes, name=own.name)
+            for place in places
+        }
+        for key, text in texts.items()
+    }
 
 
 def chosen(config: Any, run: RunDirectory) -> tuple[dict[str, Any], dict[str, float]]:

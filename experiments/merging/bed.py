@@ -32,7 +32,7 @@ from rml.errors import UserError
 from rml.ops import trees
 from rml.retrieval import TextEmbedder
 from rml.training import Claim, Progress, RunDirectory, Task, TrainState, make_mesh
-from rml.training.config_file import as_written, differences, list_differences
+from rml.training.config_file import as_written, check_complete, differences, list_differences
 
 EXPERIMENT = "merging.bed"
 SOURCE = "a target of this repository on this data, not a paper's"
@@ -159,8 +159,8 @@ def open_bed(config: Any, run: RunDirectory) -> Bed:
       run: The recipe's run directory.
 
     Raises:
-      UserError: The directory holds no run of a bed, one of other values of these keys, or no
-        checkpoint.
+      UserError: The directory holds no run of a bed, one of other values of these keys, or one
+        that has not ended.
     """
     if not config.bed.run:
         return for_each(run, ["bed"], lambda _, inner: ({}, make_bed(config, inner)))["bed"][1]
@@ -176,6 +176,7 @@ def open_bed(config: Any, run: RunDirectory) -> Bed:
             f"bed.run is {str(directory)!r}, a bed of another config; expected the same values: "
             f"{list_differences(differing)}"
         )
+    check_complete(directory, "bed.run")
     state = restore(directory, task(config))
     base, heads = take(state.extra["base"], 0), state.extra["head"]
     return Bed(config, base, state.params, heads, open_tasks(config))

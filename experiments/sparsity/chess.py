@@ -28,6 +28,7 @@ from experiments.sparsity.timed_ffn import speedups
 from rml.errors import UserError, unknown
 from rml.sparsity import save_thresholds, thresholds_of
 from rml.training import Claim, Progress, RunDirectory
+from rml.training.durable import replacing
 
 SOURCE = "arXiv:2409.01366, abstract and the authors' code; data, sizes and margin are ours"
 OURS = "this repository's own question"
@@ -94,8 +95,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         shown = {name: round(float(own[name].nats.mean()), 4) for name in own}
         progress.note(f"{share:.0%} left out: {shown}")
     half = thresholds_of(found, sparsity=HALF, attention=("query", "output"))
-    if not (run.path / THRESHOLDS).exists():  # a run that was stopped later has it
-        save_thresholds(run.path / THRESHOLDS, half)
+    with replacing(run.path / THRESHOLDS) as place:
+        save_thresholds(place, half)
     metrics = summarised(dense, readings) | costs(reader.module, readings[HALF])
     metrics |= {"divergence_least": divergence.min(), "divergence_most": divergence.max()}
     metrics |= shares_off(reader, found, readings[HALF])

@@ -189,7 +189,8 @@ def drawn(
     options = config.data
     labels, prompt = found.labels, "{}"
     if by_words(config):
-        labels = words_of(model.tokenizer, found.class_names, options.left_out).number[labels]
+        number = words_of(model.tokenizer, found.class_names, options.left_out).number
+        labels = np.where(labels >= 0, number[labels], -1)
         prompt = options.prompts[task]
     named = np.flatnonzero(labels >= 0)
     if len(named) < count:

@@ -105,8 +105,15 @@ def combine(
       The combinations, the last key's values changing first.
 
     Raises:
-      UserError: A key or a value is wrong, alone or together with others, or stands twice.
+      UserError: A key or a value is wrong, alone or together with others, or stands twice, or a
+        key tells no measurements apart.
     """
+    for key in grid:
+        if not tells_apart(key):
+            raise UserError(
+                f"--grid names {key}, which tells no measurements apart; expected a key that "
+                "changes what is measured"
+            )
     for override in overrides:
         key = override.lstrip("-").removeprefix("config.").partition("=")[0]
         if key in (*grid, "seed"):

@@ -8,19 +8,20 @@
   never exist at once.
 * `METHODS`: softmax attention and its approximations by name, of one signature: `exact` in blocks;
   `window` with sinks, the simple baseline; `hyperattention`; `combiner`; `performer`;
-  `s2_attention`; `harmonic` and `alibi`, whose logits fall with distance.
-  `attention_of` makes of each what a model of `rml.models` takes as its attention, in all layers or
-  in some.
+  `s2_attention`; `harmonic` and `alibi`, whose logits fall with distance; `block_law`, blocks drawn
+  by distance. `attention_of` makes of each what a model of `rml.models` takes as its attention, in
+  all layers or in some.
 * `attend_over_mesh`: exact attention of a text that is spread over all devices, round their ring;
   with `rml.training.split_tokens` for texts that one device cannot hold.
-* `hyper_attention`, with `sorted_order`, `heavy_mask` and `hardness`: Han et al., HyperAttention:
-  Long-context Attention in Near-Linear Time, arXiv:2310.05869. Take it for long texts without a
-  structure that is known; take the window where near tokens are enough.
-* `combiner_attention`, with `partition`, `count_keys` and `combiner_weights`: Ren et al., Combiner:
-  Full Attention Transformer with Sparse Computation Cost, arXiv:2107.05768. Take it for models that
-  are trained with it and must see all of a long text at a fixed cost a token. With a `DeepSet` or a
-  `RowProjection` regions are summarised by weights of a model, such as `CombinerAttention` has.
-  `CombinerCache`, made by `combiner_cache`, keeps summaries of finished segments to decode by.
+* `hyper_attention`, with `HyperSettings`, `sorted_order`, `heavy_mask` and `hardness`: Han et al.,
+  HyperAttention: Long-context Attention in Near-Linear Time, arXiv:2310.05869. Take it for long
+  texts without a structure that is known; take the window where near tokens are enough.
+* `combiner_attention`, with `CombinerSettings`, `partition`, `count_keys` and `combiner_weights`:
+  Ren et al., Combiner: Full Attention Transformer with Sparse Computation Cost, arXiv:2107.05768.
+  Take it for models that are trained with it and must see all of a long text at a fixed cost a
+  token. With a `DeepSet` or a `RowProjection` regions are summarised by weights of a model, such as
+  `CombinerAttention` has. `CombinerCache`, made by `combiner_cache`, keeps summaries of finished
+  segments to decode by.
 * `harmonic_attention`, with `distance_laws` and `alibi_attention`: Li, The Nature of Mathematical
   Modeling and Probabilistic Optimization Engineering in Generative AI, arXiv:2410.18441, in our
   reading, beside ALiBi. Take ALiBi or the bias to train models that read longer texts later.
@@ -69,7 +70,7 @@ from rml.attention.block_law import (
 )
 from rml.attention.block_lookup import MemorySettings
 from rml.attention.block_memory import BlockMemory, block_memory
-from rml.attention.combiner import combiner_attention
+from rml.attention.combiner import CombinerSettings, combiner_attention
 from rml.attention.combiner_cache import CombinerCache, combiner_cache
 from rml.attention.combiner_module import CombinerAttention
 from rml.attention.combiner_summaries import DeepSet, RowProjection
@@ -82,6 +83,7 @@ from rml.attention.harmonic_bias import (
     harmonic_numbers,
     head_slopes,
 )
+from rml.attention.hyper_samples import HyperSettings
 from rml.attention.hyperattention import hyper_attention
 from rml.attention.in_models import attention_of
 from rml.attention.kernels import rf_mlp_kernel, rfa_kernel
@@ -146,7 +148,9 @@ __all__ = [
     "BlockMemory",
     "CombinerAttention",
     "CombinerCache",
+    "CombinerSettings",
     "DeepSet",
+    "HyperSettings",
     "Law",
     "Laws",
     "MemorySettings",

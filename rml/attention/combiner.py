@@ -37,7 +37,7 @@ from rml.ops.attention_parts import Part, Visible, attend_part, check_attention,
 Kind = Literal["fixed", "logsparse", "vertical", "horizontal", "rowmajor", "mixture", "joint"]
 
 
-class Settings(NamedTuple):
+class CombinerSettings(NamedTuple):
     """How tokens are cut and regions summarised.
 
     Attributes:
@@ -76,7 +76,7 @@ def combiner_attention(
     value: Float[Array, "b g s v"],
     visible: Visible = Visible(),  # noqa: B008  a named tuple of constants
     *,
-    settings: Settings = Settings(),  # noqa: B008
+    settings: CombinerSettings = CombinerSettings(),  # noqa: B008
     deep: DeepSet | None = None,
     projection: RowProjection | None = None,
     scale: float | None = None,
@@ -160,7 +160,7 @@ def combiner_attention(
     return out.reshape(b, h, -1, value.shape[-1])[:, :, :t]
 
 
-def check_settings(settings: Settings) -> None:
+def check_settings(settings: CombinerSettings) -> None:
     """Raises a ValueError that names the setting that is out of its range."""
     if settings.kind not in get_args(Kind):
         raise unknown("kind of combiner", settings.kind, get_args(Kind))
@@ -183,7 +183,7 @@ def check_settings(settings: Settings) -> None:
         )
 
 
-def projects(settings: Settings) -> bool:
+def projects(settings: CombinerSettings) -> bool:
     """Tells whether keys of rows are projected by weights of a model."""
     return settings.kind == "rowmajor" and settings.row_summary.endswith("proj")
 
@@ -193,7 +193,7 @@ Regions = list[list[Part]]
 
 
 def _fixed(
-    tokens: Tokens, settings: Settings, pooling: Pooling, causal: bool, scale: float
+    tokens: Tokens, settings: CombinerSettings, pooling: Pooling, causal: bool, scale: float
 ) -> tuple[Part, Regions]:
     """Own segment, and one region for every other segment, or every earlier one."""
     blocks = tokens.rows(settings.segment)
@@ -206,7 +206,7 @@ def _fixed(
 
 
 def _logsparse(
-    tokens: Tokens, settings: Settings, pooling: Pooling, causal: bool, scale: float
+    tokens: Tokens, settings: CombinerSettings, pooling: Pooling, causal: bool, scale: float
 ) -> tuple[Part, Regions]:
     """Own segment, and at every level of the binary tree over segments the block beside one's own.
 
@@ -229,7 +229,7 @@ def _logsparse(
 
 
 def _rowmajor(
-    tokens: Tokens, settings: Settings, pooling: Pooling, causal: bool, scale: float
+    tokens: Tokens, settings: CombinerSettings, pooling: Pooling, causal: bool, scale: float
 ) -> tuple[Part, Regions]:
     """Own row, and of every other row, or every earlier one, its summary at the own column."""
     rows = tokens.rows(settings.segment)
@@ -240,7 +240,7 @@ def _rowmajor(
 
 
 def _axial(
-    tokens: Tokens, settings: Settings, pooling: Pooling, causal: bool, scale: float
+    tokens: Tokens, settings: CombinerSettings, pooling: Pooling, causal: bool, scale: float
 ) -> tuple[Part, Regions]:
     """Own row and column, and the rest of every other column, or row, or one after the other."""
     rows = tokens.rows(settings.segment)

@@ -3,7 +3,7 @@
 Ren et al., Combiner, arXiv:2107.05768. A segment's summary is final once its last token was read.
 So a decoder keeps one key and one value of each finished segment, and the tokens of the open one
 alone. Regions of "logsparse" join as a text grows, and the value of the joint one needs all of its
-tokens; those of other kinds of `rml.attention.Settings` need them as well.
+tokens; those of other kinds of `rml.attention.CombinerSettings` need them as well.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool
 
-from rml.attention.combiner import Settings, check_settings
+from rml.attention.combiner import CombinerSettings, check_settings
 from rml.attention.combiner_summaries import Pooling, Tokens, summaries
 from rml.errors import UserError
 from rml.models.caches import Cache
@@ -39,7 +39,7 @@ class CombinerCache(Cache):
     query: Any = None
     region_key: Any = None
     region_value: Any = None
-    settings: Settings = struct.field(pytree_node=False, default=Settings())
+    settings: CombinerSettings = struct.field(pytree_node=False, default=CombinerSettings())
 
     @property
     def layers(self) -> Any:
@@ -135,7 +135,7 @@ class CombinerCache(Cache):
 
 
 def combiner_cache(
-    module: Llama, batch: int, length: int, settings: Settings, *, dtype: Dtype = None
+    module: Llama, batch: int, length: int, settings: CombinerSettings, *, dtype: Dtype = None
 ) -> CombinerCache:
     """Makes an empty cache for a decoder whose layers attend by Combiner with fixed segments.
 

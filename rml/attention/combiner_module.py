@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rml.attention.combiner import Settings, combiner_attention, projects
+from rml.attention.combiner import CombinerSettings, combiner_attention, projects
 from rml.attention.combiner_summaries import DeepSet, RowProjection
 from rml.models.self_attention import MATRIX_INIT, HeadDense
 from rml.ops.attention_parts import Visible
@@ -29,7 +29,7 @@ class CombinerAttention(nn.Module):
     """
 
     heads: int
-    settings: Settings = Settings()
+    settings: CombinerSettings = CombinerSettings()
     deep: bool = False
     causal: bool = True
 

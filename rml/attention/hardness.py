@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rml.attention.hyper_samples import Settings, within
+from rml.attention.hyper_samples import HyperSettings, within
 from rml.attention.sort_lsh import sorted_order
 from rml.ops import full_precision
 from rml.ops.attention_parts import scaled_logits
@@ -19,7 +19,7 @@ def heavy_mask(
     query: Float[Array, "*b t k"],
     key: Float[Array, "*b s k"],
     planes: Float[Array, "p k"],
-    settings: Settings = Settings(),  # noqa: B008
+    settings: HyperSettings = HyperSettings(),  # noqa: B008
 ) -> Bool[Array, "*b t s"]:
     """Marks the keys that a query attends to exactly; quadratic, for tests and figures."""
     blocks = -(-key.shape[-2] // settings.block)

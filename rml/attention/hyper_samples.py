@@ -17,7 +17,7 @@ from rml.ops.attention_parts import Part, attend_part, finite_top, scaled_logits
 Sampling = Literal["uniform", "value_norm"]
 
 
-class Settings(NamedTuple):
+class HyperSettings(NamedTuple):
     """What decides how much of the attention is computed.
 
     Attributes:
@@ -48,7 +48,7 @@ class Settings(NamedTuple):
     kappa: float = 100.0
 
 
-def check_settings(settings: Settings) -> None:
+def check_settings(settings: HyperSettings) -> None:
     """Raises a ValueError that names the setting that is out of its range."""
     for name, least in (("block", 1), ("samples", int(not settings.planes)), ("least", 0)):
         if (value := getattr(settings, name)) < least:
@@ -96,7 +96,7 @@ def draw_samples(
     rng: Key[Array, ""],
     value: Float[Array, "*b s v"],
     here: Bool[Array, "*#b s"],
-    settings: Settings,
+    settings: HyperSettings,
 ) -> Samples:
     """Draws keys with replacement, one sample for all queries of a head.
 
@@ -144,7 +144,7 @@ def log_floor(
     key: Float[Array, "*b s k"],
     here: Bool[Array, "*b s"],
     rows: Float[Array, "*b m"],
-    settings: Settings,
+    settings: HyperSettings,
     scale: float,
     place: Int[Array, "*b s"] | None = None,
     number: int | Int[Array, "*#b 1"] | None = None,
@@ -187,7 +187,7 @@ def bounded_part(
     log_weight: Float[Array, "*b m"],
     floor: Float[Array, "*b r"],
     here: Bool[Array, "*b s"],
-    settings: Settings,
+    settings: HyperSettings,
 ) -> Part:
     """Attends to a block and to sampled values over bounded estimates of the rows' sums.
 
@@ -226,7 +226,7 @@ def bounded_part(
     return Part(jnp.asarray(out), lse)
 
 
-def within(place: Array, first: Array, settings: Settings) -> Array:
+def within(place: Array, first: Array, settings: HyperSettings) -> Array:
     """Tells whether sorted places are those of the keys of a block, which begins at `first`."""
     half = settings.block // 2 if settings.overlap else 0
     return (place >= first - half) & (place < first + settings.block + half)

@@ -24,8 +24,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
 from rml.attention.hyper_samples import (
+    HyperSettings,
     Samples,
-    Settings,
     bounded_part,
     check_settings,
     draw_samples,
@@ -46,7 +46,7 @@ def hyper_attention(
     visible: Visible = Visible(),  # noqa: B008  a named tuple of constants
     *,
     rng: Key[Array, ""],
-    settings: Settings = Settings(),  # noqa: B008
+    settings: HyperSettings = HyperSettings(),  # noqa: B008
     scale: float | None = None,
 ) -> Part:
     """Approximates softmax attention; exact up to `least` keys.
@@ -104,7 +104,7 @@ def sorted_part(
     here: Bool[Array, "*#b s"],
     planes: Float[Array, "p k"] | None,
     samples: Samples | None,
-    settings: Settings,
+    settings: HyperSettings,
     scale: float,
     asked: Bool[Array, "*#b t"] | None = None,
 ) -> Part:
@@ -229,7 +229,7 @@ def causal_part(
     here: Bool[Array, "b t"],
     planes: Float[Array, "p k"] | None,
     draw: Callable[[int, Array, Array], Samples],
-    settings: Settings,
+    settings: HyperSettings,
     scale: float,
 ) -> Part:
     """Attends exactly and causally within the smallest pieces, then to what precedes second halves.
@@ -310,7 +310,7 @@ def _in_blocks(x: Array, blocks: int, size: int) -> Array:
     return x.reshape(*x.shape[:-2], blocks, size, x.shape[-1])
 
 
-def _windows(x: Array, settings: Settings, blocks: int) -> Array:
+def _windows(x: Array, settings: HyperSettings, blocks: int) -> Array:
     """The sorted keys to which each block of queries attends, [..., blocks, width, d]."""
     if not settings.overlap:
         return _in_blocks(x, blocks, settings.block)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 from rml.attention import combiner as regions
 from rml.attention.block_law import block_law_attention
 from rml.attention.harmonic_bias import alibi_attention, harmonic_attention
-from rml.attention.hyper_samples import Settings
+from rml.attention.hyper_samples import HyperSettings
 from rml.attention.hyperattention import hyper_attention
 from rml.attention.performer import gaussian_projection, performer_attention
 from rml.attention.s2_attention import s2_attention
@@ -88,7 +88,7 @@ def hyperattention(
     *,
     rng: Key[Array, ""],
     scale: float | None = None,
-    settings: Settings = Settings(),  # noqa: B008
+    settings: HyperSettings = HyperSettings(),  # noqa: B008
 ) -> Float[Array, "b h t v"]:
     """Attends by sorted blocks and samples of the rest, see `hyper_attention`."""
     return hyper_attention(query, key, value, visible, rng=rng, scale=scale, settings=settings).out
@@ -140,7 +140,7 @@ def combiner(
     *,
     rng: Key[Array, ""] | None = None,
     scale: float | None = None,
-    settings: regions.Settings = regions.Settings(),  # noqa: B008
+    settings: regions.CombinerSettings = regions.CombinerSettings(),  # noqa: B008
 ) -> Float[Array, "b h t v"]:
     """Attends to near tokens and summaries of regions, see `combiner_attention`; draws nothing."""
     del rng

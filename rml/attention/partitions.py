@@ -21,7 +21,7 @@ def partition(kind: str, length: int, *, segment: int, causal: bool) -> Int[np.n
     """Labels each key for each query: `UNSEEN`, `DIRECT`, or from 2 on the number of its region.
 
     Args:
-      kind: "fixed", "logsparse", "vertical" or "horizontal", see `rml.attention.combiner.Settings`.
+      kind: "fixed", "logsparse", "vertical" or "horizontal", see `rml.attention.CombinerSettings`.
       length: Number of tokens.
       segment: Tokens of a segment or a row.
       causal: Whether later tokens are unseen.

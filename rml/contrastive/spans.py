@@ -45,8 +45,9 @@ def _draw_span(
 ) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
     """Start and length of a span of each text, at least one token of one that has any."""
     key_length, key_start = jax.random.split(key)
+    # In float32 always, as the width is rounded; see `_width`.
     ratio = jax.random.uniform(
-        key_length, lengths.shape, minval=min_ratio, maxval=max_ratio
+        key_length, lengths.shape, jnp.float32, minval=min_ratio, maxval=max_ratio
     )  # fmt: skip
     size = jnp.clip(jnp.floor(ratio * lengths).astype(lengths.dtype), 1, lengths)
     start = jax.random.randint(key_start, lengths.shape, 0, lengths - size + 1, lengths.dtype)

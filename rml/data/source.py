@@ -207,19 +207,27 @@ class ArraySource(Source):
 
         Args:
           image: `[n, h, w, c]` images or `[n, d]` feature vectors.
-          label: `[n]` integers in `[0, len(class_names))`; `NO_LABEL` where there are no classes.
+          label: `[n]` integers in `[0, len(class_names))`, or `NO_LABEL` of an example without a
+            class.
           class_names: Names by label.
           name: Name of the data set, for messages.
           split: Name of the split, for messages.
 
         Raises:
-          DataError: If the shapes do not fit each other.
+          DataError: If the shapes do not fit each other, or a label is no such integer.
         """
         if image.ndim not in (2, 4):
             raise DataError(f"image has shape {image.shape}, expected [n, h, w, c] or [n, d]")
         if label.shape != image.shape[:1]:
             raise DataError(
                 f"label has shape {label.shape}, expected {image.shape[:1]} for image {image.shape}"
+            )
+        if label.dtype.kind not in "iu":
+            raise DataError(f"label has dtype {label.dtype}, expected integers")
+        if label.size and not NO_LABEL <= int(label.min()) <= int(label.max()) < len(class_names):
+            raise DataError(
+                f"label has numbers {label.min()} to {label.max()}, expected those of "
+                f"{len(class_names)} classes from 0, or {NO_LABEL}"
             )
         super().__init__(name=name, split=split, class_names=class_names, size=len(image))
         self._image = image

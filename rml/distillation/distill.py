@@ -75,7 +75,8 @@ def distill(
     (`ExitNetwork`) is taught at each of them by the same loss on logits, and L_kd is the sum; an
     option may be a sequence then, one number for each exit and last that of the student's own
     logits, as `{"gamma": (1.0, 1.0, 1.5)}` with two exits. "scalekd" teaches a `ScaleNetwork` in
-    the space of a ViT's last tokens.
+    the space of a ViT's last tokens. Every epoch has an order of its own and leaves out what fills
+    no batch.
 
         student = Network(ConvNet(widths=(8, 16)), classes=10)
         found = distill("dkd", lambda x: net.apply(variables, x), student, images, labels,
@@ -122,13 +123,16 @@ def distill(
         labels as images of it, or a method that does not read logits, tokens are taught to another
         student than a `ScaleNetwork` or by a teacher that gives none, or an option has not a number
         for each output.
-      ValueError: A label, also of validation data, is not in [0, k) for a teacher of k classes.
+      ValueError: A label, also of validation data, is not in [0, k) for a teacher of k classes, or
+        the loss refuses an option.
     """
     if method not in METHODS:
         raise unknown("distillation method", method, METHODS)
     if len(labels) != len(images):
         raise UserError(f"labels has {len(labels)} rows, expected {len(images)}, one an image")
-    row, given = METHODS[method], dict(options or {})
+    row = METHODS[method]
+    # Numbers of sequences are read before any trace, in which a loss could not judge them.
+    given = {name: tuple(x) if np.ndim(x) else x for name, x in (options or {}).items()}
     ratio = row.share if ratio is None else ratio
     _check(row, method, ratio, validation, len(images), batch_size)
     if (row.reads == "tokens") != isinstance(student, ScaleNetwork):
@@ -164,12 +168,12 @@ def distill(
         ours, theirs = found.logits, logits
         if row.reads == "features":
             ours, theirs = maps.apply({"params": theta["maps"]}, found.features, features)
-        outputs = ours[None]
+        outputs = [ours]
         if found.exits is not None and row.reads == "logits":
-            outputs = jnp.concatenate([found.exits, outputs])
-        several = _sequences(given, len(outputs))
-        each = jax.vmap(lambda own, more: row.loss(own, theirs, y, **{**given, **more}))
-        beside = jnp.sum(each(outputs, several), axis=0)
+            outputs = [*found.exits, ours]
+        several = zip(outputs, _options(given, len(outputs)), strict=True)
+        each = jnp.stack([row.loss(own, theirs, y, **more) for own, more in several])
+        beside = jnp.sum(each, axis=0)
         return beside, label.astype(beside.dtype), found, state
 
     def relation(found: Any, batch: Any) -> Array:
@@ -191,15 +195,13 @@ def distill(
 
     @jax.jit
     def train(data: Any, judged: Any) -> tuple[Any, Any]:
-        def step(carry: Any, index: Array) -> tuple[Any, Any]:
-            theta, state, omega, moments, outer_moments = carry
-            of_train, of_validation = jax.random.split(jax.random.fold_in(of_order, index))
-            rows = jax.random.choice(of_train, len(images), (batch_size,), replace=False)
+        def step(carry: Any, drawn: Any) -> tuple[Any, Any]:
+            (theta, state, omega, moments, outer_moments), (rows, own) = carry, drawn
             batch = jax.tree.map(lambda leaf: leaf[rows], data)
             alpha = jnp.full(batch_size, share)
             if learned:
                 encoded = relation(parts(theta, state, batch)[2], batch)
-                seen = jax.random.randint(of_validation, (batch_size,), 0, len(judged[0]))
+                seen = jax.random.randint(own, (batch_size,), 0, len(judged[0]))
                 x, y = (part[seen] for part in judged)
 
                 def outer_loss(theta: PyTree) -> Array:
@@ -231,7 +233,10 @@ def distill(
             return (theta, state, omega, moments, outer_moments), (value, saturation(shares))
 
         first = jax.tree.map(lambda leaf: leaf[:2], data)
-        (theta, state, *_), course = jax.lax.scan(step, start(first), jnp.arange(steps))
+        of_train, of_validation = jax.random.split(of_order)
+        rows = _rows(of_train, len(images), batch_size=batch_size, steps=steps)
+        drawn = rows, jax.random.split(of_validation, steps)
+        (theta, state, *_), course = jax.lax.scan(step, start(first), drawn)
         return {"params": theta["student"], **state}, course
 
     variables, (losses, shares) = train(data, judged)
@@ -250,16 +255,29 @@ def _cross_entropy(logits: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def _sequences(options: Mapping[str, Any], outputs: int) -> dict[str, Array]:
-    """Options of a loss that are sequences, which have a number for each output of the student."""
-    several = {name: jnp.asarray(x) for name, x in options.items() if np.ndim(x)}
-    for name, own in several.items():
-        if own.shape != (outputs,):
+def _rows(
+    key: Key[Array, ""], count: int, *, batch_size: int, steps: int
+) -> Int[Array, "steps batch"]:
+    """Rows of every step's batch; one order an epoch, since to sort all in each step is slow."""
+    each = count // batch_size
+
+    def epoch(key: Array) -> Array:
+        return jax.random.permutation(key, count)[: each * batch_size]
+
+    orders = jax.lax.map(epoch, jax.random.split(key, -(-steps // each)))
+    return orders.reshape(-1, batch_size)[:steps]
+
+
+def _options(options: Mapping[str, Any], outputs: int) -> list[dict[str, Any]]:
+    """Options of the loss of each output of the student: of a tuple each has its own number."""
+    several = {name: x for name, x in options.items() if isinstance(x, tuple)}
+    for name, x in several.items():
+        if len(x) != outputs or any(map(np.ndim, x)):
             raise UserError(
-                f"{name} is {options[name]}, expected one number, or one for each exit and the "
-                f"student's own logits, {outputs} in all"
+                f"{name} is {x}, expected one number, or one for each exit and the student's own "
+                f"logits, {outputs} in all"
             )
-    return several
+    return [{**options, **{name: x[i] for name, x in several.items()}} for i in range(outputs)]
 
 
 def _outputs(teacher: Callable[[Array], Outputs], images: Array, batch_size: int) -> Outputs:

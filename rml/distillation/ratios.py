@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import wide
 
 Scalar = float | Float[Array, ""]
@@ -27,7 +28,12 @@ def cosine_ratio(progress: Scalar, *, first: Scalar, last: Scalar) -> Float[Arra
 def correctness_ratio(
     teacher: Float[Array, "b k"], labels: Int[Array, " b"], *, right: Scalar, wrong: Scalar = 0.0
 ) -> Float[Array, " b"]:
-    """Computes `right` where the teacher's most likely class is the label, else `wrong`."""
+    """Computes `right` where the teacher's most likely class is the label, else `wrong`.
+
+    Raises:
+      ValueError: If shapes do not fit.
+    """
+    check_shapes(teacher=(teacher, "n k"), labels=(labels, "n"))
     return jnp.where(jnp.argmax(teacher, axis=-1) == labels, right, wrong)
 
 
@@ -37,7 +43,7 @@ def entropy_ratio(
     """Computes a ratio that falls from `highest` to `lowest` with the teacher's entropy.
 
     Args:
-      teacher: The teacher's logits.
+      teacher: The teacher's logits; a class of -inf adds nothing to the entropy.
       highest: Ratio where the teacher is sure.
       lowest: Ratio where all classes are equally likely to it.
 
@@ -49,7 +55,7 @@ def entropy_ratio(
     """
     (logits,) = wide(teacher)
     logs = jax.nn.log_softmax(logits)
-    entropy = -jnp.sum(jnp.exp(logs) * logs, axis=-1)
+    entropy = -jnp.sum(jnp.exp(logs) * jnp.where(logs > -jnp.inf, logs, 0), axis=-1)
     return highest - (highest - lowest) * entropy / jnp.log(max(teacher.shape[-1], 2))
 
 
@@ -74,9 +80,13 @@ def wls_ratio(
     Returns:
       Ratios in [0, a / (1 + a)], in float32 or wider.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: Zhou et al., Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff
     Perspective, arXiv:2102.00650, with the strength of its public code.
     """
+    check_shapes(student=(student, "n k"), teacher=(teacher, "n k"), labels=(labels, "n"))
 
     def loss(logits: Array) -> Array:
         (logits,) = wide(jax.lax.stop_gradient(logits))

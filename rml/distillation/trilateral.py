@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PyTree
 from rml.errors import unknown
 from rml.models.layers import dense
 from rml.ops.pairwise import safe_sqrt
+from rml.ops.shapes import check_shapes
 from rml.ops.similarity import wide
 from rml.training.bilevel import Lookahead, lookahead_weights
 
@@ -119,8 +120,12 @@ def fused_loss(
       kd: Loss beside the teacher, see `rml.losses.kd_loss`.
       gt: Loss beside the label.
 
+    Raises:
+      ValueError: If shapes do not fit.
+
     Source: TGeo-KD, arXiv:2312.15112.
     """
+    check_shapes(ratio=(ratio, "n"), kd=(kd, "n"), gt=(gt, "n"))
     ratio = jax.lax.stop_gradient(ratio)
     return ratio * kd + (1 - ratio) * gt
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rml.evaluation.checks import require_finite
+from rml.evaluation.checks import require_finite, require_labels
 
 
 def accuracy(
@@ -26,7 +26,7 @@ def accuracy(
 
     Raises:
       ValueError: If shapes do not fit, there are no rows, `k` is not between 1 and the number of
-        classes or, outside `jit`, a score is not finite.
+        classes or, outside `jit`, a label is out of range or a score is not finite.
     """
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(
@@ -38,6 +38,7 @@ def accuracy(
         raise ValueError(f"accuracy needs at least one row, got scores of shape {scores.shape}")
     if not 1 <= k <= classes:
         raise ValueError(f"k must be between 1 and the {classes} classes, got {k}")
+    require_labels("labels", labels, rows=rows, num_classes=classes)
     require_finite("scores", scores)
     return _accuracy(scores, labels, k)
 

@@ -4,11 +4,15 @@ A model is given as two functions: `hidden` maps tokens [b, t] to last hidden st
 `head` maps hidden states [..., d] to logits of the next token [..., v]. Logits exist for a few
 positions at a time, so that a long text times a large vocabulary never does. A function from tokens
 to logits serves as `hidden`, with the identity as `head`.
+
+Several texts are read by calling both functions as they are given: the weights are those that they
+hold at the call. Unless they are jitted, each of their operations is a program of its own; of
+`functools.partial(jax.jit(apply), weights)` there is one for each shape, whatever the weights.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -78,11 +82,17 @@ def token_nats(
 
     def of_one(pair: tuple[Array, Array]) -> Array:
         state, target = pair
-        logits = head(state)
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        return jax.nn.logsumexp(logits) - logits[target]
+        return _nats(head(state), target)
 
     return lax.map(of_one, (hidden[:-1], tokens[1:]), batch_size=chunk)
+
+
+def _nats(logits: Float[Array, " v"], target: Int[Array, ""]) -> Float[Array, ""]:
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return jax.nn.logsumexp(logits) - logits[target]
+
+
+_nats_of_many = jax.jit(jax.vmap(_nats))
 
 
 def window_nats(
@@ -96,15 +106,20 @@ def window_nats(
       windows: Tokens, such as those of `sliding_windows`.
       chunk: Number of positions whose logits exist at a time.
     """
-    return _window_program(hidden, head, chunk)(windows)
+    return jnp.stack([_nats_of_text(hidden, head, own, chunk) for own in jnp.asarray(windows)])
 
 
-@functools.lru_cache(maxsize=8)  # a loop outside of a program would be compiled at every call
-def _window_program(hidden: Function, head: Function, chunk: int) -> Function:
-    def of_window(tokens: Array) -> Array:
-        return token_nats(hidden(tokens[None])[0], head, tokens, chunk=chunk)
+def _nats_of_text(hidden: Function, head: Function, tokens: Array, chunk: int) -> Array:
+    parts = _chunks(hidden(tokens[None])[0], tokens, chunk)
+    return jnp.concatenate([_nats_of_many(head(states), targets) for states, targets in parts])
 
-    return jax.jit(lambda windows: lax.map(of_window, windows))
+
+@partial(jax.jit, static_argnames="chunk")  # one program instead of one a chunk
+def _chunks(states: Array, tokens: Array, chunk: int) -> list[tuple[Array, Array]]:
+    """Hidden states in parts, with the tokens that come after them."""
+    starts = list(range(chunk, len(tokens) - 1, chunk))
+    parts = jnp.split(states[:-1], starts), jnp.split(tokens[1:], starts)
+    return list(zip(*parts, strict=True))
 
 
 def sliding_nats(
@@ -219,7 +234,8 @@ def answer_scores(
     """
     if answers.shape[1] == 1:
         return _ahead(hidden, head, prompt, answers[0])[0, answers[:, 0]]
-    return _answer_program(hidden, head)(jnp.asarray(prompt), jnp.asarray(answers))
+    each = jnp.asarray(answers)
+    return jnp.stack([_likelihood(_ahead(hidden, head, prompt, one), one) for one in each])
 
 
 def _ahead(hidden: Function, head: Function, prompt: Array, answer: Array) -> Array:
@@ -229,16 +245,10 @@ def _ahead(hidden: Function, head: Function, prompt: Array, answer: Array) -> Ar
     return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
 
-@functools.lru_cache(maxsize=8)
-def _answer_program(hidden: Function, head: Function) -> Callable[[Array, Array], Array]:
-    def scores(prompt: Array, answers: Array) -> Array:
-        def score(answer: Array) -> Array:
-            ahead = _ahead(hidden, head, prompt, answer)
-            return jnp.take_along_axis(ahead, answer[:, None], axis=-1).sum()
-
-        return lax.map(score, answers)
-
-    return jax.jit(scores)
+@jax.jit  # one program instead of one an operation
+def _likelihood(ahead: Array, answer: Array) -> Array:
+    """Log-likelihood of an answer by the log-probabilities of its places."""
+    return jnp.take_along_axis(ahead, answer[:, None], axis=-1).sum()
 
 
 def found_share(scores: Float[np.ndarray, "*b k"], right: Int[np.ndarray, "*b"]) -> float:

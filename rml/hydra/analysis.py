@@ -1,6 +1,6 @@
 """What gates say: how sparse and binary they are, which classes they relate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -43,6 +43,25 @@ def gate_statistics(gates: Float[Array, "*n d"]) -> dict[str, Float[Array, ""]]:
     """
     rows = gates.reshape(-1, gates.shape[-1])
     return {"gate_sparsity": gate_sparsity(rows), "gate_binariness": gate_binariness(rows)}
+
+
+def pair_statistics(gates: Callable[[Array, Array], Array], classes: int) -> dict[str, Array]:
+    """Computes `gate_statistics` of every ordered pair of classes, those of one first class a step.
+
+    Memory grows with the number of classes, not with that of pairs.
+
+    Args:
+      gates: Gates [n, d] in [0, 1] of first and second classes, [n] each.
+      classes: Number of classes C.
+
+    Returns:
+      The two numbers.
+    """
+    second = jnp.arange(classes)
+    rows = jax.lax.map(
+        lambda first: gate_statistics(gates(jnp.full_like(second, first), second)), second
+    )
+    return jax.tree.map(jnp.mean, rows)
 
 
 def all_pairs(classes: int) -> tuple[Int[Array, " n"], Int[Array, " n"]]:

@@ -1,7 +1,15 @@
 """Losses on embeddings, logits or pairs that several areas use.
 
-Most compare every row of a batch with every other. Those stream: memory grows with the batch, not
-with its square, and `axis_name` spreads them round a ring of devices (`rml.training.over_batch`).
+Many compare every row of a batch with every other. They differ in memory:
+
+* `info_nce`, `nt_xent`, `sup_con`, `clip_loss` and `siglip_loss` stream: memory grows with the
+  batch, not with its square. `axis_name` spreads them round a ring of devices
+  (`rml.training.over_batch`).
+* `dcl`, `multiple_negatives_ranking`, `nnclr` and `info_nce_with_queue` stream on one device alone.
+* `triplet_loss`, which mines, and the relations of `rkd_distance`, `rkd_angle`,
+  `correlation_congruence` and `crd_loss` take memory that is quadratic in the batch.
+
+The losses and their sources:
 
 * `info_nce`: van den Oord et al., arXiv:1807.03748. `info_nce_with_queue`: among the keys of a
   queue, He et al., Momentum Contrast, arXiv:1911.05722.

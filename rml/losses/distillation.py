@@ -130,7 +130,7 @@ def dkd_loss(
     τ² (α KL(b ‖ b') + β KL(p̂ ‖ q̂)), where b = (p_y, 1 - p_y) is the chance of the label and of
     anything else, and p̂ the distribution over the other classes, given that it is one of them.
     `kd_loss` is the same with α = 1 and β = 1 - p_y, so that the second part counts little where
-    the teacher is sure.
+    the teacher is sure. Where its logits of all other classes are -inf, the second part is 0.
 
     Args:
       student: The student's logits, of two classes or more.
@@ -157,8 +157,11 @@ def dkd_loss(
 
     def parts(logs: Array) -> tuple[Array, Array]:
         rest = jnp.where(own, -jnp.inf, logs)
-        total = jax.nn.logsumexp(rest, axis=-1)
-        binary = jnp.stack([jnp.sum(jnp.where(own, logs, 0), axis=-1), total], axis=-1)
+        some = jnp.any(rest > -jnp.inf, axis=-1)
+        # The logarithm of a sum of zeros has no finite gradient: another sum takes its place.
+        total = jax.nn.logsumexp(jnp.where(some[:, None], rest, 0), axis=-1)
+        label = jnp.sum(jnp.where(own, logs, 0), axis=-1)
+        binary = jnp.stack([label, jnp.where(some, total, -jnp.inf)], axis=-1)
         # The label's place holds a constant, which both distributions have and no sum reads.
         return binary, jnp.where(own, 0, logs - total[:, None])
 
@@ -255,8 +258,8 @@ def target_enhanced_loss(
       The loss of each example and output, in float32 or wider.
 
     Raises:
-      ValueError: If shapes do not fit, the form is unknown, γ is not above 0, there are as many
-        neither as one nor as outputs or, outside `jit`, a label is out of range.
+      ValueError: If shapes do not fit, the form is unknown, there are as many γ neither as one nor
+        as outputs or, outside `jit`, γ is not above 0 or a label is out of range.
 
     Source: Hao et al., One-for-All, arXiv:2310.19444, adaptive target information enhancement, and
     `ofa_loss` of the public code (Hao840/OFAKD at f7bb896).
@@ -265,7 +268,7 @@ def target_enhanced_loss(
     check_indices("labels", labels, student.shape[-1])
     if form not in ("code", "paper"):
         raise ValueError(f"unknown form {form!r}: expected 'code' or 'paper'")
-    if not isinstance(gamma, jax.Array) and np.min(gamma) <= 0:
+    if not isinstance(gamma, jax.core.Tracer) and not np.all(np.asarray(gamma) > 0):
         raise ValueError(f"gamma is {gamma}, expected a number above 0")
     exponent = jnp.asarray(gamma)
     if exponent.shape not in ((), student.shape[:-2]):

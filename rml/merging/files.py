@@ -97,7 +97,7 @@ def merge_files(
     merged = {
         name: np.empty(tensor.shape, FLOATS[tensor.dtype])
         if tensor.dtype in FLOATS
-        else tensor.read()
+        else np.asarray(tensor.read(), order="C")  # bytes are written as they lie in memory
         for name, tensor in start.items()
     }
     apart, size, given = np.zeros(len(paths)), 0.0, dict(options)

@@ -91,5 +91,6 @@ def ufm(
     fixed = jax.nn.one_hot(labels, weak.shape[-1], dtype=sharpened.dtype)
     targets = jnp.where(trusted[:, None], fixed, sharpened)
     kept = trusted | (jnp.max(jax.nn.softmax(weak), axis=-1) > threshold)
-    losses = optax.softmax_cross_entropy(strong, targets)
+    # A class with logit -inf has target 0 and no part in the loss.
+    losses = optax.safe_softmax_cross_entropy(strong, targets)
     return PseudoLabelled(jnp.where(kept, losses, 0), kept)

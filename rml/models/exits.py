@@ -82,7 +82,7 @@ class TokenExit(nn.Module):
       classes: Number of classes.
       grid: Side of the grid that tokens are merged to; a larger one is halved while half of it
         has this side or more.
-      heads: Attention heads of a block.
+      heads: Attention heads of a block; they must divide the width of the tokens.
       dtype: Compute dtype; None follows input and parameters.
       param_dtype: dtype of the parameters.
 
@@ -102,7 +102,8 @@ class TokenExit(nn.Module):
         """Computes logits of tokens; `train` changes nothing.
 
         Raises:
-          ValueError: The tokens are no square grid, or one with an odd side is to be halved.
+          ValueError: The tokens are no square grid, one with an odd side is to be halved, or heads
+            do not divide their width.
         """
         del train
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -149,7 +150,7 @@ class Exits(nn.Module):
         and 11 of a ViT with twelve; all if not given.
       chosen: Places among these stages, from 0, that have exits; all if not given.
       grid: Side of the grid that tokens are merged to, see `TokenExit`.
-      heads: Attention heads of exits from tokens.
+      heads: Attention heads of exits from tokens, see `TokenExit`.
       dtype: Compute dtype; None follows input and parameters.
       param_dtype: dtype of the parameters.
 
@@ -179,7 +180,8 @@ class Exits(nn.Module):
           Logits of each exit.
 
         Raises:
-          ValueError: There is no such output or stage, or one is neither a map nor tokens.
+          ValueError: There is no such output or stage, one is neither a map nor tokens, or an exit
+            refuses it.
         """
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         outputs = range(len(stages)) if self.stages is None else self.stages

@@ -191,7 +191,8 @@ class LocalMagnet(SlowNet):
                 running = self.variable("batch_stats", "pooled", zeros)
                 if train and not self.is_initializing():
                     kept = self.momentum * running.value
-                    running.value = kept + (1 - self.momentum) * jax.lax.stop_gradient(pooled)
+                    follows = kept + (1 - self.momentum) * jax.lax.stop_gradient(pooled)
+                    running.value = follows.astype(running.value.dtype)
                 pooled = pooled if train else running.value
         for name in ("reduce", "mix"):
             pooled = nn.Dense(

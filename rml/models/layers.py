@@ -288,7 +288,8 @@ class _BatchNorm(nn.Module):
             var = jnp.maximum(jnp.square(x).mean(axes) - jnp.square(mean), 0)
             if not self.is_initializing():
                 for own, new in ((mean_kept, mean), (var_kept, var)):
-                    own.value = self.momentum * own.value + (1 - self.momentum) * new
+                    follows = self.momentum * own.value + (1 - self.momentum) * new
+                    own.value = follows.astype(own.value.dtype)
         factor = lax.rsqrt(var + self.epsilon)
         if scale is not None:
             factor = factor * scale

@@ -203,10 +203,16 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b t d"], edits: HeadEdits | None = None
     ) -> tuple[Float[Array, "b t d"], Float[Array, "b t d"] | None]:
-        """Applies self-attention and the MLP, each with its residual."""
+        """Applies self-attention and the MLP, each with its residual.
+
+        Raises:
+          ValueError: Heads do not divide the width.
+        """
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
         width = x.shape[-1]
+        if width % self.heads:
+            raise ValueError(f"heads={self.heads} must divide width={width}")
         square = self.kernel_init or _SQUARE_INIT
         head_axes = ("heads", "kv")
         qkv = HeadDense(

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -117,14 +118,16 @@ def blocks_of(
     """Chooses how attention of these queries to these keys is cut.
 
     Raises:
-      ValueError: If the block is empty, a shape is not that of `check_attention`, or
-        `Visible.require_distances` refuses the factor or the bias.
+      ValueError: If the block or an integer window is less than 1, a shape is not that of
+        `check_attention`, or `Visible.require_distances` refuses the factor or the bias.
     """
     check_attention(query, key, value, visible)
     visible.require_distances(factor, bias)
     (h, t, k), s = query.shape[1:], key.shape[2]
     if block < 1:
         raise ValueError(f"block={block}, expected at least 1")
+    if isinstance(visible.window, int | np.integer) and visible.window < 1:
+        raise ValueError(f"window={visible.window}, expected at least 1")
     scale = k**-0.5 if scale is None else scale
     # More queries make faster products; of a short causal text they would see too few of the keys.
     rows = 2 * block if t >= 8 * block else min(block, t)

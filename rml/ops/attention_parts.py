@@ -39,8 +39,8 @@ class Visible(NamedTuple):
     Attributes:
       keys: [b, s], which keys are there rather than padding; None where all are.
       causal: Whether a query sees no key after its own place.
-      window: Number of last keys, its own included, that a query sees, and as many later ones
-        where attention is not causal; None for all.
+      window: Number of last keys, its own included and at least 1, that a query sees, and as many
+        later ones where attention is not causal; None for all.
       sinks: Number of first keys that every query sees beyond the window.
       start: Place of the first query among the keys.
     """

@@ -48,9 +48,10 @@ def block_sparse_attention(
       sees nothing.
 
     Raises:
-      ValueError: If a shape is not as described, the factor or the bias does not fit the heads or
-        what is visible, the pattern does not fit the heads or the number of blocks, or a constant
-        one leaves a block of queries without any block of keys. One that is drawn may.
+      ValueError: If an integer window is less than 1, a shape is not as described, the factor or
+        the bias does not fit the heads or what is visible, the pattern does not fit the heads or
+        the number of blocks, or a constant one leaves a block of queries without any block of keys.
+        One that is drawn may.
     """
     check_attention(query, key, value, visible)
     h, t = query.shape[1:3]

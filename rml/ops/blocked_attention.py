@@ -53,8 +53,8 @@ def attend_in_blocks(
       Output [b, h, t, v] and log-sum-exp [b, h, t], float32 or wider.
 
     Raises:
-      ValueError: If the block is empty, a shape is not as described, or the factor or the bias
-        does not fit the heads or what is visible.
+      ValueError: If the block or an integer window is less than 1, a shape is not as described, or
+        the factor or the bias does not fit the heads or what is visible.
     """
     blocks = blocks_of(query, key, value, visible, scale, block, factor=factor, bias=bias)
     keys = None if visible.keys is None else jnp.asarray(visible.keys)

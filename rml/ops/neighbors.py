@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from rml.ops.topk import Metric, topk
+from rml.ops.topk import Metric, check_metric, topk
 
 
 class NeighborGraph(NamedTuple):
@@ -45,7 +45,7 @@ def knn_graph(
         runs on the host.
 
     Returns:
-      The graph.
+      The graph. A point that has fewer neighbours, such as one with NaN, is its own with weight 0.
 
     Raises:
       ValueError: If `k` is not between 1 and n - 1, the metric is unknown, or `bandwidth` is not
@@ -56,13 +56,17 @@ def knn_graph(
         raise ValueError(
             f"bandwidth must be positive and the metric 'euclidean', got {bandwidth} and {metric!r}"
         )
+    check_metric(metric)
     if approximate:
         distances, indices = _faiss(x, k, metric)
     else:
         distances, indices = topk(x, x, k=k, metric=metric, block=block, exclude_self=True)
     if bandwidth is None:
-        return NeighborGraph(indices, jnp.ones_like(distances))
-    return NeighborGraph(indices, jnp.exp(-((distances / bandwidth) ** 2) / 2))
+        weights = jnp.ones_like(distances)
+    else:
+        weights = jnp.exp(-((distances / bandwidth) ** 2) / 2)
+    found, own = indices >= 0, jnp.arange(len(indices), dtype=indices.dtype)[:, None]
+    return NeighborGraph(jnp.where(found, indices, own), jnp.where(found, weights, 0))
 
 
 def _faiss(x: Array, k: int, metric: Metric) -> tuple[Array, Array]:

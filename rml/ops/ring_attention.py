@@ -50,7 +50,8 @@ def ring_attention(
       Output and log-sum-exp of this device's queries, float32 or wider.
 
     Raises:
-      ValueError: If `visible` has sinks or a start, or a shape is not as described.
+      ValueError: If `visible` has sinks, a start, or an integer window less than 1, or a shape is
+        not as described.
     """
     if visible.sinks or not isinstance(visible.start, int) or visible.start:
         raise ValueError(

@@ -86,9 +86,11 @@ def weighted_sum(
       The weighted sum, differentiable in q, k, weights and bias.
 
     Raises:
-      ValueError: If `block_size` is not positive.
+      ValueError: If there is not one weight a row, or `block_size` is not positive.
     """
     q, k, bias = promote(q, k, bias)
+    if weights.shape != q.shape[:1]:
+        raise ValueError(f"weights has shape {weights.shape}, expected {q.shape[:1]}: one a row.")
     block = strip_rows(q.shape[0], k.shape[0], block_size)
     weights = weights.astype(q.dtype)
     if block:

@@ -63,8 +63,7 @@ def topk(
             f"queries and keys must have the same number of features, got shapes {queries.shape} "
             f"and {keys.shape}"
         )
-    if metric not in ("cosine", "euclidean", "dot"):
-        raise ValueError(f"metric must be 'cosine', 'euclidean' or 'dot', got {metric!r}")
+    check_metric(metric)
     if exclude_self and m != n:
         raise ValueError(
             f"exclude_self needs the queries to be the keys, got {m} queries and {n} keys"
@@ -142,6 +141,12 @@ def topk(
     if metric == "euclidean":
         scores, indices = jax.lax.map(measure, (split(queries), indices))
     return scores.reshape(-1, k)[:m], indices.reshape(-1, k)[:m]
+
+
+def check_metric(metric: str) -> None:
+    """Raises ValueError unless a metric is known."""
+    if metric not in ("cosine", "euclidean", "dot"):
+        raise ValueError(f"metric must be 'cosine', 'euclidean' or 'dot', got {metric!r}")
 
 
 def _group_size(width: int, k: int) -> int:

@@ -45,7 +45,7 @@ def hard_negatives(
       queries: Vectors of the queries.
       documents: Vectors of the documents.
       query: Query of each of p pairs.
-      document: Document that answers it; a query has as many answers as it has pairs.
+      document: Document that answers it; a query has as many answers as it has distinct pairs.
       count: Number of documents mined for each pair.
       own: Document that each query is itself, see `RetrievalData.own`; none if not given.
 
@@ -115,10 +115,10 @@ def known_pairs(
       own: Document that each query is itself, see `RetrievalData.own`; none if not given.
 
     Returns:
-      Their `pair_numbers`.
+      Their `pair_numbers`, each once, however often a pair is given.
     """
     answers = pair_numbers(query, document, documents=documents)
     if own is None:
-        return answers
+        return np.unique(answers)
     asks = np.flatnonzero(own >= 0)
     return np.union1d(answers, pair_numbers(asks, own[asks], documents=documents))

@@ -25,9 +25,9 @@ from jaxtyping import Array, Bool, Float, Key
 
 from rml.errors import UserError
 from rml.models import HeadEdits
-from rml.models.pretrained.extra import require
 from rml.models.pretrained.files import read_safetensors
 from rml.models.transformer import check_edits
+from rml.sparsity.files import write_new
 
 KEPT = ("layers_heads_width", "heads", "scale", "offset")
 """Tensors of a file of edits; of the last two one may lack."""
@@ -172,6 +172,8 @@ def fold(module: nn.Module, variables: Any, edits: HeadEdits) -> tuple[nn.Module
 def save_edits(file: str | Path, edits: HeadEdits) -> None:
     """Writes the edits of those heads that any changes, as safetensors: a few kilobytes.
 
+    The file is there whole or not at all.
+
     Args:
       file: File to write, which must not exist.
       edits: Edits of all heads.
@@ -179,19 +181,15 @@ def save_edits(file: str | Path, edits: HeadEdits) -> None:
     Raises:
       UserError: The file exists, or there is neither a scale nor an offset.
     """
-    if Path(file).exists():
-        raise UserError(f"{file} exists, expected a new file")
     if edits.scale is None and edits.offset is None:
         raise UserError("edits have neither a scale nor an offset, expected one of them or both")
     given = {name: np.asarray(x) for name, x in edits._asdict().items() if x is not None}
     neutral = {"scale": 1, "offset": 0}
     changed = np.any([(x != neutral[name]).any(-1) for name, x in given.items()], axis=0)
     tensors = {name: x[changed] for name, x in given.items()}
-    # The format keeps bytes as they lie in memory, where `argwhere` leaves columns.
-    tensors["heads"] = np.ascontiguousarray(np.argwhere(changed), np.int32)
+    tensors["heads"] = np.argwhere(changed).astype(np.int32)
     tensors["layers_heads_width"] = np.array(next(iter(given.values())).shape, np.int32)
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    require("safetensors.numpy").save_file(tensors, str(file))
+    write_new(file, tensors)
 
 
 def load_edits(file: str | Path) -> HeadEdits:

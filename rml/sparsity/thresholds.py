@@ -26,8 +26,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from rml.errors import UserError, unknown
 from rml.models.block_hooks import Thresholds
-from rml.models.pretrained.extra import require
 from rml.models.pretrained.files import read_safetensors
+from rml.sparsity.files import write_new
 
 RULES = ("uniform", "abs", "rms", "abs_down", "rms_down", "product", "product_down")
 """Rules of `channel_scale`."""
@@ -244,7 +244,7 @@ def random_channels(
 
 
 def save_thresholds(file: str | Path, thresholds: Thresholds) -> None:
-    """Writes thresholds as safetensors, those that are given by their names.
+    """Writes thresholds as safetensors, those that are given by their names, whole or not at all.
 
     Args:
       file: The file, which must not exist.
@@ -253,11 +253,7 @@ def save_thresholds(file: str | Path, thresholds: Thresholds) -> None:
     Raises:
       UserError: The file exists.
     """
-    if Path(file).exists():
-        raise UserError(f"{file} exists, expected a new file")
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    given = {name: np.asarray(x) for name, x in thresholds._asdict().items() if x is not None}
-    require("safetensors.numpy").save_file(given, str(file))
+    write_new(file, {name: x for name, x in thresholds._asdict().items() if x is not None})
 
 
 def load_thresholds(file: str | Path) -> Thresholds:

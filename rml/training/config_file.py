@@ -21,6 +21,8 @@ HISTORY = "config.history.jsonl"
 """Configs that a run had before its present one, each with its newest step and its summary."""
 FREE = ("mesh", "evaluation")
 """Parts of a config that say where a run computes and how it is judged, not how it trains."""
+NEUTRAL = ("evaluation.batch_size", "evaluation.batch_tokens", "evaluation.test_queries")
+"""Keys of an evaluation by which no stage of a run chooses what a later one begins from."""
 LATER = {"precision": "default"}
 """Keys that configs have had from some day on, with the values that runs without them had."""
 TRACES = ("checkpoints", "methods", "metrics.jsonl", SUMMARY)
@@ -84,7 +86,8 @@ def check_same(
       staged: Whether one stage of the run begins from what another has learned.
 
     Raises:
-      UserError: A key may not differ; where the run is staged, `train.steps` neither.
+      UserError: A key may not differ; where the run is staged, `train.steps` neither, and once it
+        has a checkpoint no key of `evaluation` but those of `NEUTRAL`.
     """
     refused = {key: pair for key, pair in differing.items() if not may_differ(key, *pair)}
     if refused:
@@ -100,6 +103,16 @@ def check_same(
             f"work directory {directory} holds a run of {before} train.steps, expected as many and "
             f"not {now}: a stage that begins from what another has learned would keep what it had "
             "of the shorter one; give another --workdir"
+        )
+    judged = {
+        key: pair for key, pair in differing.items()
+        if key.partition(".")[0] == "evaluation" and key not in NEUTRAL
+    }  # fmt: skip
+    if staged and judged and newest_step(directory):
+        raise UserError(
+            f"work directory {directory} holds a run of another evaluation "
+            f"({list_differences(judged)}): a stage that begins from what another has chosen by it "
+            "would keep what it had of the earlier one; give the same values, or another --workdir"
         )
 
 
@@ -127,6 +140,25 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
         log.warning("%s %s; the run counts as not complete until it is written again", file, reason)
         return None
     return found
+
+
+def check_complete(directory: Path, key: str) -> None:
+    """Refuses a run that is not complete, since its newest checkpoint is of a model half trained.
+
+    A run that was extended and stopped again is not: `replace_config` has removed its summary.
+
+    Args:
+      directory: The run directory.
+      key: What named the directory, such as a key of a config, for messages.
+
+    Raises:
+      UserError: There is no summary, or a damaged one.
+    """
+    if read_summary(directory) is None:
+        raise UserError(
+            f"{key} is {str(directory)!r}, a run that has not ended; let it end first (the same "
+            "command continues it)"
+        )
 
 
 def read_config(directory: Path, *, repair: bool = False) -> dict[str, Any] | None:

@@ -42,10 +42,11 @@ class RunDirectory:
     """One run's directory, held by one run at a time.
 
     Opening writes `config.json` into a new or empty directory, or checks it against the one that
-    is there. `mesh`, `evaluation.*` and, upwards, `train.steps` may differ: the config that was
-    there is then kept in `config.history.jsonl`, with the summary. A config that is lost is taken
-    from a checkpoint. Of the processes of one run, which share the directory, the first one holds
-    it and writes; what the others draw goes to a place of their own.
+    is there. `mesh`, `evaluation.*` and, upwards, `train.steps` may differ, but of a run of stages
+    not all of them: the config that was there is then kept in `config.history.jsonl`, with the
+    summary. A config that is lost is taken from a checkpoint. Of the processes of one run, which
+    share the directory, the first one holds it and writes; what the others draw goes to a place of
+    their own.
 
     Attributes:
       path: The directory.
@@ -72,8 +73,8 @@ class RunDirectory:
           config_name: The file that the config comes from, for the summary.
           commit: The commit of the code that runs, for the summary, which names those of earlier
             starts too.
-          staged: Whether one stage of the run begins from what another has learned, so that
-            `train.steps` may not differ.
+          staged: Whether one stage of the run begins from what another has learned or chosen, so
+            that neither `train.steps` nor what it chooses by may differ, see `check_same`.
 
         Raises:
           UserError: The path is a URL or a file, cannot be written, holds something else or another

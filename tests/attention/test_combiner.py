@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rml.attention.combiner import Settings, combiner_attention
+from rml.attention.combiner import CombinerSettings, combiner_attention
 from rml.attention.combiner_cache import combiner_cache
 from rml.attention.combiner_module import CombinerAttention
 from rml.attention.combiner_summaries import EPSILON, DeepSet, RowProjection
@@ -72,14 +72,14 @@ def reference(arrays, settings, causal, deep=None):
 @pytest.mark.parametrize(
     ("settings", "causal"),
     [
-        (Settings("fixed", 4), False),
-        (Settings("fixed", 4, "mean"), True),
-        (Settings("logsparse", 4), False),
-        (Settings("vertical", 4, "mean"), False),
-        (Settings("mixture", 4), True),
-        (Settings("joint", 4), True),
-        (Settings("mixture", 4, regions=False), True),
-        (Settings("logsparse", 4, "mean", relu=True), True),
+        (CombinerSettings("fixed", 4), False),
+        (CombinerSettings("fixed", 4, "mean"), True),
+        (CombinerSettings("logsparse", 4), False),
+        (CombinerSettings("vertical", 4, "mean"), False),
+        (CombinerSettings("mixture", 4), True),
+        (CombinerSettings("joint", 4), True),
+        (CombinerSettings("mixture", 4, regions=False), True),
+        (CombinerSettings("logsparse", 4, "mean", relu=True), True),
     ],
 )
 def test_it_is_the_conditional_expectation_of_the_definition(arrays, settings, causal):
@@ -91,7 +91,8 @@ def test_it_is_the_conditional_expectation_of_the_definition(arrays, settings, c
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("settings", "causal"), [(Settings("fixed", 4, "sum"), True), (Settings("joint", 4), False)]
+    ("settings", "causal"),
+    [(CombinerSettings("fixed", 4, "sum"), True), (CombinerSettings("joint", 4), False)],
 )
 def test_regions_are_summarised_by_deep_sets(arrays, settings, causal):
     deep = DeepSet(*np.random.default_rng(0).normal(size=(2, 6, 6)).astype(np.float32))
@@ -144,7 +145,10 @@ def rows_reference(arrays, settings, causal, projection):
     [("none", True), ("wsum", False), ("proj", True), ("wsum_proj", False)],
 )
 def test_rows_are_summarised_at_each_of_their_places(arrays, row_summary, causal):
-    settings, rng = Settings("rowmajor", 4, row_summary=row_summary), np.random.default_rng(1)
+    settings, rng = (
+        CombinerSettings("rowmajor", 4, row_summary=row_summary),
+        np.random.default_rng(1),
+    )
     projection = None
     if row_summary.endswith("proj"):
         width = 5 if row_summary == "proj" else 6
@@ -160,7 +164,10 @@ def test_rows_are_summarised_at_each_of_their_places(arrays, row_summary, causal
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "deep"),
-    [(Settings("rowmajor", 4, row_summary="proj"), False), (Settings("fixed", 4, "sum"), True)],
+    [
+        (CombinerSettings("rowmajor", 4, row_summary="proj"), False),
+        (CombinerSettings("fixed", 4, "sum"), True),
+    ],
 )
 def test_the_module_has_the_weights_of_its_summaries(settings, deep):
     module = CombinerAttention(heads=2, settings=settings, deep=deep)
@@ -209,7 +216,7 @@ def test_the_module_gives_the_numbers_of_the_authors_code(kind):
         names = ("row_out", "row_scale", "row_offset", "row_key")
         params |= dict(zip(names, row, strict=True))
     size, summary = (1 if kind == "logsparse" else 3), ("proj" if kind == "rowmajor" else "none")
-    module = CombinerAttention(heads=2, settings=Settings(kind, size, row_summary=summary))
+    module = CombinerAttention(heads=2, settings=CombinerSettings(kind, size, row_summary=summary))
     wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), {"params": params})
     found = jax.jit(module.apply)(wide, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(found[0], GOLDEN[kind], atol=5e-6)
@@ -219,10 +226,10 @@ def test_the_module_gives_the_numbers_of_the_authors_code(kind):
 @pytest.mark.parametrize(
     ("settings", "causal"),
     [
-        (Settings("rowmajor", 1, row_summary="wsum"), True),  # rows of one token
-        (Settings("logsparse", 64), True),
-        (Settings("vertical", 11), True),  # two rows: one token above
-        (Settings("horizontal", 2), False),  # two columns: one token beside
+        (CombinerSettings("rowmajor", 1, row_summary="wsum"), True),  # rows of one token
+        (CombinerSettings("logsparse", 64), True),
+        (CombinerSettings("vertical", 11), True),  # two rows: one token above
+        (CombinerSettings("horizontal", 2), False),  # two columns: one token beside
     ],
 )
 def test_it_is_exact_in_its_limits(arrays, settings, causal):
@@ -256,7 +263,7 @@ def test_weights_of_a_region_have_rank_one_over_the_queries_that_share_it(kind):
     with jax.enable_x64(True):
         query, key = (jnp.asarray(rng.normal(size=(1, 1, LENGTH, 6))) for _ in range(2))
         value = jnp.eye(LENGTH, dtype=jnp.float64)[None, None]
-        weights = run(Settings(kind, 4), causal=True, here=None)(query, key, value)
+        weights = run(CombinerSettings(kind, 4), causal=True, here=None)(query, key, value)
         weights = np.asarray(weights[0, 0])
     assert weights.dtype == np.float64
     i, j = np.indices((LENGTH, LENGTH))
@@ -285,7 +292,7 @@ def test_nothing_of_the_future_is_read(arrays):
     @jax.jit
     @partial(jax.grad, argnums=(0, 1, 2))
     def gradients(*arrays):
-        early = run(Settings("joint", 4), causal=True, here=None)(*arrays)[:, :, :10]
+        early = run(CombinerSettings("joint", 4), causal=True, here=None)(*arrays)[:, :, :10]
         return jnp.sin(early).sum()
 
     for found in gradients(query, key, value):
@@ -312,7 +319,7 @@ def test_operations_grow_as_stated():
         for n in lengths:
             segment = 32 if kind == "logsparse" else int(n**0.5)
             one = jax.ShapeDtypeStruct((1, 1, n, 16), jnp.float32)
-            settings = Settings(kind, segment)
+            settings = CombinerSettings(kind, segment)
             attend = partial(combiner_attention, visible=Visible(causal=True), settings=settings)
             counted.append(program_flops(attend, one, one, one))
         rows[kind] = log_log_slopes(lengths, np.array(counted))
@@ -324,7 +331,7 @@ def test_operations_grow_as_stated():
 
 @pytest.mark.slow
 def test_decoding_with_summaries_equals_reading_at_once():
-    settings = Settings("fixed", 4, "mean", relu=True)
+    settings = CombinerSettings("fixed", 4, "mean", relu=True)
     attention = attention_of("combiner", settings=settings)
     module = Llama(20, 16, 2, heads=4, kv_heads=2, mlp=24, attention=attention)
     rng = np.random.default_rng(3)
@@ -352,11 +359,11 @@ def test_decoding_with_summaries_equals_reading_at_once():
 
 def test_a_cache_of_summaries_refuses_what_is_not_final():
     module = Llama(20, 16, 2, heads=4, kv_heads=2, mlp=24)
-    for settings in (Settings("logsparse", 4), Settings("fixed", 4, regions=False)):
+    for settings in (CombinerSettings("logsparse", 4), CombinerSettings("fixed", 4, regions=False)):
         with pytest.raises(UserError, match="expected kind 'fixed' with regions"):
             combiner_cache(module, 2, 8, settings)
     with pytest.raises(UserError, match="int8, expected a floating one"):
-        combiner_cache(module, 2, 8, Settings("fixed", 4), dtype=jnp.int8)
+        combiner_cache(module, 2, 8, CombinerSettings("fixed", 4), dtype=jnp.int8)
 
 
 @pytest.mark.parametrize(
@@ -377,7 +384,7 @@ def test_a_cache_of_summaries_refuses_what_is_not_final():
 )
 def test_wrong_settings_are_named(arrays, changes, message):
     with pytest.raises(ValueError, match=message):
-        combiner_attention(*arrays, settings=Settings(**changes))
+        combiner_attention(*arrays, settings=CombinerSettings(**changes))
     with pytest.raises(ValueError, match="as many queries as keys, got 3 and 22"):
         combiner_attention(arrays[0][:, :, :3], *arrays[1:])
 
@@ -385,10 +392,10 @@ def test_wrong_settings_are_named(arrays, changes, message):
 def test_deep_sets_that_would_not_count_are_refused(arrays):
     deep = DeepSet(jnp.eye(6), jnp.eye(6))
     with pytest.raises(ValueError, match="DeepSet with kind='rowmajor', expected none"):
-        combiner_attention(*arrays, settings=Settings("rowmajor", 4), deep=deep)
+        combiner_attention(*arrays, settings=CombinerSettings("rowmajor", 4), deep=deep)
     with pytest.raises(ValueError, match="DeepSet with relu=True, expected False"):
-        combiner_attention(*arrays, settings=Settings(relu=True), deep=deep)
-    module = CombinerAttention(heads=2, settings=Settings("rowmajor", 4), deep=True)
+        combiner_attention(*arrays, settings=CombinerSettings(relu=True), deep=deep)
+    module = CombinerAttention(heads=2, settings=CombinerSettings("rowmajor", 4), deep=True)
     with pytest.raises(ValueError, match="DeepSet with kind='rowmajor', expected none"):
         jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 4)))
 
@@ -406,6 +413,6 @@ def test_a_projection_that_does_not_fit_is_refused(arrays):
     projection = RowProjection(*map(jnp.ones, sizes))
     with pytest.raises(ValueError, match="expects no projection"):
         combiner_attention(*arrays, projection=projection)
-    settings = Settings("rowmajor", 4, row_summary="proj")
+    settings = CombinerSettings("rowmajor", 4, row_summary="proj")
     with pytest.raises(ValueError, match=r"\(2, 21, 7\) for queries of shape \(2, 4, 22, 6\)"):
         combiner_attention(*arrays, settings=settings, projection=projection)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rml.attention.hardness import hardness, heavy_mask
-from rml.attention.hyper_samples import RowSums, Samples, Settings, draw_samples, log_floor
+from rml.attention.hyper_samples import HyperSettings, RowSums, Samples, draw_samples, log_floor
 from rml.attention.hyperattention import causal_part, hyper_attention, sorted_part
 from rml.attention.sort_lsh import gray_rank, hyperplanes, sorted_order
 from rml.ops.attention_parts import Part, Visible, attend_part
@@ -50,7 +50,7 @@ def test_one_level_gives_the_authors_numbers(name):
     query, key, value, planes, out, lse = golden(name)
     samples = authors_samples(key, planes, GOLDEN[f"{name}_samples0"])
     here = jnp.ones(key.shape[:-1], bool)
-    settings = Settings(block=8, order="authors")
+    settings = HyperSettings(block=8, order="authors")
     run = jax.jit(partial(sorted_part, settings=settings, scale=0.9))
     found = run(query[:, :, None], key, value, here, planes, samples)
     np.testing.assert_allclose(found.out[:, :, 0], out, atol=2e-6)
@@ -71,7 +71,7 @@ def test_causal_recursion_gives_the_authors_numbers():
         )
 
     here = jnp.ones((b, n), bool)
-    settings = Settings(block=8, order="authors", least=24)
+    settings = HyperSettings(block=8, order="authors", least=24)
     run = jax.jit(partial(causal_part, draw=drawn, settings=settings, scale=0.9))
     found = run(query[:, :, None], key, value, here, planes)
     np.testing.assert_allclose(found.out[:, :, 0], out, atol=2e-6)
@@ -108,9 +108,9 @@ HERE = jnp.arange(40) < jnp.array([[40], [23]])
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(block=40, samples=0, least=2),
-        Settings(block=64, samples=3, least=2),  # no sample lies outside the only block
-        Settings(block=6, samples=3, least=40),
+        HyperSettings(block=40, samples=0, least=2),
+        HyperSettings(block=64, samples=3, least=2),  # no sample lies outside the only block
+        HyperSettings(block=6, samples=3, least=40),
     ],
     ids=["one block", "larger block", "short"],
 )
@@ -125,7 +125,7 @@ def test_it_is_exact_in_its_limits(settings, causal):
 
 @pytest.mark.slow
 def test_gradients_are_exact_where_one_block_has_all():
-    visible, settings = Visible(HERE), Settings(block=40, samples=0, least=2)
+    visible, settings = Visible(HERE), HyperSettings(block=40, samples=0, least=2)
     run = partial(hyper_attention, visible=visible, rng=jax.random.key(3), settings=settings)
     found = with_gradients(run, inputs())
     assert_same(found, with_gradients(partial(attend_in_blocks, visible=visible), inputs()), 5e-6)
@@ -136,7 +136,7 @@ def test_gradients_are_exact_where_one_block_has_all():
 def test_every_key_as_a_sample_once_is_exact(overlap):
     query, key, value = inputs()
     every = Samples(*(jnp.broadcast_to(x, (2, 2, 40)) for x in (jnp.arange(40), jnp.zeros(40))))
-    settings = Settings(block=6, overlap=overlap)
+    settings = HyperSettings(block=6, overlap=overlap)
     planes = hyperplanes(jax.random.key(0), 5, 8)
     here = HERE[:, None]
     every = every._replace(log_weight=jnp.where(here, every.log_weight, -jnp.inf))
@@ -155,7 +155,7 @@ def test_every_key_as_a_sample_once_is_exact(overlap):
 @pytest.mark.parametrize("overlap", [False, True])
 def test_without_samples_it_attends_to_the_heavy_mask(overlap):
     query, key, value = draw(0, 1, 1, 40, 8), draw(1, 1, 1, 40, 8), draw(2, 1, 1, 40, 5)
-    settings = Settings(planes=5, block=6, samples=0, overlap=overlap)
+    settings = HyperSettings(planes=5, block=6, samples=0, overlap=overlap)
     planes = hyperplanes(jax.random.key(0), 5, 8)
     here = jnp.ones((1, 1, 40), bool)
     run = jax.jit(partial(sorted_part, samples=None, settings=settings, scale=8**-0.5))
@@ -173,7 +173,7 @@ def test_sums_over_samples_are_unbiased(sampling):
     value = draw(0, 30, 4) * jnp.linspace(0.2, 2, 30)[:, None]
     here = jnp.arange(30) < 25
     terms = jnp.where(here, jnp.exp(draw(1, 30) * 0.3), 0.0)
-    settings = Settings(samples=8, sampling=sampling)
+    settings = HyperSettings(samples=8, sampling=sampling)
 
     def estimate(key):
         found = draw_samples(key, value, here, settings)
@@ -183,7 +183,7 @@ def test_sums_over_samples_are_unbiased(sampling):
     np.testing.assert_allclose(sums.mean(), terms.sum(), rtol=0.05)
     if sampling == "value_norm":  # heavy values are drawn more often
         drawn = draw_samples(
-            jax.random.key(3), value, here, Settings(samples=4000, sampling=sampling)
+            jax.random.key(3), value, here, HyperSettings(samples=4000, sampling=sampling)
         )
         share = np.bincount(drawn.chosen, minlength=30) / 4000
         norms = np.where(here, np.square(value).sum(-1), 0)
@@ -203,7 +203,7 @@ def test_sums_outside_the_block_are_unbiased_and_their_ratio_nearly():
 
     @partial(jax.jit, static_argnames="m")
     def drawn(rngs, m):
-        settings = Settings(block=6, samples=m)
+        settings = HyperSettings(block=6, samples=m)
 
         def one(rng):
             samples = draw_samples(rng, value, here, settings)
@@ -229,7 +229,7 @@ def test_sums_outside_the_block_are_unbiased_and_their_ratio_nearly():
 @pytest.mark.parametrize("sampling", ["uniform", "value_norm"])
 def test_nothing_of_the_future_and_nothing_of_padding_is_read(sampling):
     query, key, value = inputs()
-    settings = Settings(block=4, samples=3, least=10, planes=4, sampling=sampling)
+    settings = HyperSettings(block=4, samples=3, least=10, planes=4, sampling=sampling)
 
     @jax.jit
     def run(query, key, value):
@@ -257,7 +257,7 @@ def with_other_padding():
     ("planes", "sampling"), [(4, "uniform"), (4, "value_norm"), (0, "value_norm")]
 )
 def test_padding_may_be_anything(planes, sampling):
-    settings = Settings(planes, block=6, samples=8, least=0, sampling=sampling, kappa=1.5)
+    settings = HyperSettings(planes, block=6, samples=8, least=0, sampling=sampling, kappa=1.5)
     run = partial(hyper_attention, visible=Visible(HERE), rng=jax.random.key(3), settings=settings)
     run = jax.jit(run)
     for own, other in zip(run(*inputs()), run(*with_other_padding()), strict=True):
@@ -272,7 +272,7 @@ def test_more_samples_and_larger_blocks_err_less_and_sorting_helps():
     exact = attend_in_blocks(query, key, value).out
 
     def error(**settings):
-        settings = Settings(least=0, **settings)
+        settings = HyperSettings(least=0, **settings)
 
         def one(rng):
             return hyper_attention(query, key, value, rng=rng, settings=settings).out
@@ -314,7 +314,7 @@ def bounded_oracle(query, key, value, heavy, samples, settings, rows):
 @pytest.mark.parametrize(("planes", "cap"), [(4, 0.7), (0, 3.0)])
 def test_sums_of_rows_are_sampled_uniformly_and_bounded(planes, cap):
     query, key, value = 1.5 * draw(0, 40, 8), 1.5 * draw(1, 36, 8), draw(2, 36, 5)
-    settings = Settings(
+    settings = HyperSettings(
         planes, block=6, samples=7, least=0, sampling="value_norm", cap=cap, kappa=3.0
     )
     rng = jax.random.key(5)
@@ -342,7 +342,7 @@ def test_without_bounds_every_key_as_a_sample_once_is_exact():
     query, key, value = inputs()
     every = jnp.broadcast_to(jnp.arange(40), (2, 2, 40)), jnp.zeros((2, 2, 40))
     every = Samples(*every, RowSums(*every, jnp.zeros((2, 2, 1))))
-    settings = Settings(
+    settings = HyperSettings(
         block=6, overlap=True, sampling="value_norm", cap=float("inf"), kappa=float("inf")
     )
     grouped, here = query.reshape(2, 2, 2, 40, 8), jnp.ones((2, 2, 40), bool)
@@ -358,7 +358,7 @@ def test_without_bounds_every_key_as_a_sample_once_is_exact():
 def test_without_planes_samples_alone_stand_for_all_keys():
     query, key, value = inputs()
     rng = jax.random.key(3)
-    settings = Settings(planes=0, samples=7, least=0)
+    settings = HyperSettings(planes=0, samples=7, least=0)
     found = jax.jit(partial(hyper_attention, rng=rng, settings=settings))(query, key, value)
     here = jnp.ones((*value.shape[:2], value.shape[2]), bool)
     chosen = draw_samples(jax.random.split(rng)[1], value, here, settings).chosen
@@ -389,22 +389,22 @@ def test_hardness_of_uniform_and_of_one_hot_attention():
     long = jnp.full((6, 32), 60, jnp.float16)  # products are beyond its largest number
     np.testing.assert_allclose(hardness(long, long), (1.0, 1.0), rtol=1e-6)
     of_rows = jnp.array([0.1, 0.6])
-    floor = log_floor(long[None], long, jnp.ones(6, bool), of_rows, Settings(kappa=3.0), 0.5)
+    floor = log_floor(long[None], long, jnp.ones(6, bool), of_rows, HyperSettings(kappa=3.0), 0.5)
     np.testing.assert_allclose(floor, 32 * 60**2 / 2 + np.log(6 / 3), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Settings(block=0), "block=0"),
-        (Settings(samples=-1), "samples=-1"),
-        (Settings(planes=0, samples=0), "samples=0, expected at least 1"),
-        (Settings(planes=31, least=0), "planes=31"),
-        (Settings(block=5, overlap=True), "block=5, expected an even number"),
-        (Settings(sampling="norm"), "norm"),
-        (Settings(cap=0.0), r"cap=0\.0, expected above 0"),
-        (Settings(kappa=-1.0), r"kappa=-1\.0, expected above 0"),
-        (Settings(order="grey", least=0), "grey"),
+        (HyperSettings(block=0), "block=0"),
+        (HyperSettings(samples=-1), "samples=-1"),
+        (HyperSettings(planes=0, samples=0), "samples=0, expected at least 1"),
+        (HyperSettings(planes=31, least=0), "planes=31"),
+        (HyperSettings(block=5, overlap=True), "block=5, expected an even number"),
+        (HyperSettings(sampling="norm"), "norm"),
+        (HyperSettings(cap=0.0), r"cap=0\.0, expected above 0"),
+        (HyperSettings(kappa=-1.0), r"kappa=-1\.0, expected above 0"),
+        (HyperSettings(order="grey", least=0), "grey"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

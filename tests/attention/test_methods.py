@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import rml.attention
 from rml.attention import block_law, combiner
-from rml.attention.hyper_samples import Settings
+from rml.attention.hyper_samples import HyperSettings
 from rml.attention.methods import METHODS
 from rml.ops.attention_parts import Visible
 
@@ -18,9 +19,9 @@ KINDS = {"combiner_rowmajor": "combiner"}
 NAMES = [*METHODS, *KINDS]
 OPTIONS = {
     "window": {"width": 5, "sinks": 2},
-    "hyperattention": {"settings": Settings(planes=3, block=4, samples=5, least=6)},
-    "combiner": {"settings": combiner.Settings("logsparse", 3)},
-    "combiner_rowmajor": {"settings": combiner.Settings("rowmajor", 5, row_summary="wsum")},
+    "hyperattention": {"settings": HyperSettings(planes=3, block=4, samples=5, least=6)},
+    "combiner": {"settings": combiner.CombinerSettings("logsparse", 3)},
+    "combiner_rowmajor": {"settings": combiner.CombinerSettings("rowmajor", 5, row_summary="wsum")},
     "performer": {"features": 64},
     "s2_attention": {"block": 3, "local": 2, "stride": 2},
     "harmonic": {"form": "factor", "slopes": "geometric", "block": 5},
@@ -31,9 +32,9 @@ OPTIONS = {
 EXACT = {
     "exact": {},
     "window": {"width": 24},
-    "hyperattention": {"settings": Settings(least=24)},
-    "combiner": {"settings": combiner.Settings("fixed", 1)},
-    "combiner_rowmajor": {"settings": combiner.Settings("rowmajor", 1)},
+    "hyperattention": {"settings": HyperSettings(least=24)},
+    "combiner": {"settings": combiner.CombinerSettings("fixed", 1)},
+    "combiner_rowmajor": {"settings": combiner.CombinerSettings("rowmajor", 1)},
     "performer": {"features": 1 << 15},
     "s2_attention": {"block": 5, "local": 2, "stride": 1},
     "harmonic": {"strength": 0.0, "block": 7},
@@ -154,3 +155,7 @@ def test_shapes_that_broadcasting_or_padding_would_hide_are_named(unchecked, nam
             attend(name, Visible(here, causal=True), query, key, value)
     with pytest.raises(ValueError, match="2 heads of keys must divide 3 heads of queries"):
         attend(name, Visible(), query[:, :3], key, value)
+
+
+def test_the_rooms_docstring_lists_every_method():
+    assert [name for name in METHODS if f"`{name}`" not in rml.attention.__doc__] == []

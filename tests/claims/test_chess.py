@@ -24,6 +24,8 @@ from rml.errors import UserError
 from rml.models import Llama
 from rml.models.block_hooks import Thresholds
 from rml.sparsity import load_thresholds
+from rml.training import RunDirectory
+from tests.system.two_steps import override, read
 
 SMALL = {
     "calibration.documents": 2, "calibration.length": 16, "reading.documents": 3,
@@ -63,7 +65,10 @@ def tiny(monkeypatch):
 
 @pytest.mark.slow
 def test_a_small_run_measures_every_claim_and_draws(tiny, measure, tmp_path):
-    metrics, holds = measure("configs/sparsity/chess.py", SMALL)
+    path = "configs/sparsity/chess.py"
+    RunDirectory(tmp_path / "run", override(read(path), SMALL).to_dict()).close()
+    (tmp_path / "run" / chess.THRESHOLDS).write_bytes(b"torn")  # by a run that was stopped
+    metrics, holds = measure(path, SMALL)
     assert len(holds) == len(chess.CLAIMS)
     assert np.isfinite(list(metrics.values())).all()
     # Shares on test documents are near those of training documents.

@@ -94,6 +94,50 @@ def test_costs_are_those_of_one_loss(monkeypatch):
     assert found["seconds_kd"] == 0.5
 
 
+@pytest.mark.slow
+def test_every_side_has_costs(monkeypatch):
+    """A side of several losses keeps what they read once, and trains what they map by."""
+    monkeypatch.setattr(compare, "seconds", lambda problem, repeats: 0.5)
+    monkeypatch.setattr(compare, "program_flops", lambda *program: 2e6)
+    config = override(config_file.get_config(), FAMILIES)
+    bed, found = drawn_students.made_bed(), {}
+    for side in ofakd_sides.SIDES:
+        found |= compare.costs(config, bed, side)
+    logits, features, maps = 4 * 10, 4 * 4, 4 * 16 * 4
+    kept = {side: found[f"bytes_{side}"] for side in ofakd_sides.SIDES}
+    assert kept == {
+        **dict.fromkeys(("label", "hard"), 0), "fitnet": maps,
+        **dict.fromkeys(("rkd_distance", "rkd_angle", "rkd", "cc", "crd"), features),
+        **dict.fromkeys(("kd", "dkd", "dist", "enhanced"), logits),
+        **dict.fromkeys(("ofa", "paper", "normalized", "rising"), logits),
+    }  # fmt: skip
+    exits = {found[f"beside_{side}"] for side in ("hard", "ofa", "paper", "normalized", "rising")}
+    assert len(exits) == 1
+    assert found["beside_rkd"] == found["beside_enhanced"] == 0
+
+
+def test_losses_of_a_side_are_those_that_its_values_weigh(monkeypatch):
+    asked = {}
+
+    class Stop(Exception):
+        pass
+
+    def task(config, bed, *, family, kind, methods):
+        asked[side] = (kind, *methods)
+        raise Stop
+
+    monkeypatch.setattr(ofakd_students, "task", task)
+    config, bed = config_file.get_config(), drawn_students.made_bed()
+    for side in ("label", "dkd", "rkd", "enhanced", "rising"):
+        with pytest.raises(Stop):
+            compare.costs(config, bed, side)
+    assert asked == {
+        "label": ("logits",), "dkd": ("logits", "dkd"),
+        "rkd": ("features", "rkd_distance", "rkd_angle"), "enhanced": ("logits", "ofa"),
+        "rising": ("exits",),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -33,7 +33,7 @@ SMALL = {
     "train.batch_size": 64, "train.eval_every": 0, "data.train": "train[:20%]",
 }  # fmt: skip
 QUICK = SMALL | {
-    "train.steps": 200, "train.checkpoint_every": 0, "optimizer.learning_rate": 5e-3,
+    "train.steps": 400, "train.checkpoint_every": 0, "optimizer.learning_rate": 5e-3,
     "data.tasks": ("docstring_to_code",), "data.test": "test[:40%]",
     "data.validation": "validation[:20%]", "tokens.max_length": 64,
     "evaluation.batch_tokens": 65536,  # few shapes to compile
@@ -203,6 +203,7 @@ def small_run(config: ConfigDict, path, method: str = "") -> Path:
     experiment = find_experiment(config.experiment)
     model = TextModel(ablation.variant(config, method) if method else config)
     common.train_encoder(config, run, experiment.task(config), model)
+    run.write_summary(metrics={}, claims=[], seconds=1.0)
     run.close()
     return run.path
 
@@ -237,6 +238,11 @@ def test_a_run_starts_from_the_encoder_of_another(beir, tmp_path):
     config.experiment = "retrieval.finetune"
     config.model = dict(name="run", run=str(first))
     (beir / "corpus.jsonl").rename(beir / "moved.jsonl")  # the run's own tokenizer is read
+    ended = (first / "summary.json").read_bytes()
+    (first / "summary.json").unlink()
+    with pytest.raises(UserError, match=rf"model\.run is '{first}', a run that has not ended"):
+        TextModel(config)
+    (first / "summary.json").write_bytes(ended)
     start = TextModel(config)
     texts = ["w1 w2 w3", "w4"]
     np.testing.assert_array_equal(

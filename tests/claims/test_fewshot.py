@@ -18,6 +18,7 @@ from experiments.common.encoders import load_encoder
 from experiments.contrastive import simclr
 from experiments.fewshot import base_training, clustering, common, compare, drawing, splits
 from experiments.fewshot.features import load_features
+from experiments.ranges import checked_experiment
 from experiments.registry import find_experiment
 from rml import fewshot
 from rml.errors import UserError
@@ -71,7 +72,8 @@ def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_fall
     novel = load_features(config, types.SimpleNamespace())["novel"]
     setting = Setting(5, 1, config.episodes.queries)
     drawn = common.draw_episodes(config, novel, setting, count=QUICK["episodes.count"])
-    mean, half = common.measure(config, simple_shot, novel[0], drawn, setting)
+    found = common.evaluate(config, simple_shot, novel[0], drawn, setting)
+    mean, half = fewshot.mean_and_interval(found)
     assert mean == pytest.approx(metrics["accuracy_5way_1shot_simple_shot"], abs=1e-5)
     assert half == pytest.approx(metrics["interval_5way_1shot_simple_shot"], abs=1e-5)
     with pytest.raises(UserError, match=r"trained on images \[8, 8, 1\]"):
@@ -89,12 +91,29 @@ def test_an_unknown_transform_is_refused_before_images_are_opened(monkeypatch, f
         find_experiment(config.experiment).run(config, None)
 
 
+@pytest.mark.parametrize("file", [base_digits, compare_digits])
+def test_one_episode_which_has_no_interval_is_refused(file):
+    config = file.get_config()
+    config.episodes.count = 1
+    with pytest.raises(UserError, match=r"episodes\.count is 1, expected a whole .* at least 2"):
+        checked_experiment(config)
+
+
 @pytest.mark.slow
 def test_base_training_measures_the_shots_and_ways_that_are_asked_for(monkeypatch, tmp_path):
     config = base_digits.get_config()
     config.episodes.update(dict(ways=(3, 5), shots=(5, 1), count=50))
-    start = initial_state(base_training.task(config), seed=0)
-    monkeypatch.setattr(base_training, "train", lambda *_: start)
+    other = initial_state(base_training.task(config), seed=1)
+    monkeypatch.setattr(base_training, "train", lambda *_: other)
+    evaluate, judged = common.evaluate, []
+
+    def kept(config, method, x, drawn, setting):
+        found = evaluate(config, method, x, drawn, setting)
+        if setting == Setting(3, 1, config.episodes.queries):
+            judged.append(found)
+        return found
+
+    monkeypatch.setattr(common, "evaluate", kept)
     monkeypatch.setattr(base_training.evaluation, "embed_2d", lambda x, method: x[:, :2])
     run = RunDirectory(tmp_path / "run", config.to_dict())
     metrics = base_training.run(config, run)
@@ -108,6 +127,16 @@ def test_base_training_measures_the_shots_and_ways_that_are_asked_for(monkeypatc
         assert found[""] < found["_3way_5shot"]
         assert found["_5way_1shot"] < min(found[""], found["_5way_5shot"])
         assert all(metrics[f"interval_novel{place}{name}"] > 0 for place in found)
+    trained, of_pixels, untrained = judged
+    for name, first, second in (
+        ("novel_over_pixels", trained, of_pixels),
+        ("novel_over_untrained", trained, untrained),
+        ("novel_untrained_over_pixels", untrained, of_pixels),
+    ):
+        found = [metrics[f"{name}{end}"] for end in ENDS]
+        np.testing.assert_allclose(found, t_interval(first - second), rtol=1e-9)
+        assert found[1] < found[0] < found[2]
+    assert metrics["novel_over_pixels"] == metrics["novel"] - metrics["novel_pixels"]
     config.episodes.shots = (5,)
     with pytest.raises(UserError, match=r"episodes\.shots is \(5,\), expected 1 among them"):
         base_training.run(config, None)
@@ -225,6 +254,11 @@ def test_another_experiments_encoder_gives_the_features(forked, tmp_path):
     config.optimizer.warmup_steps = 1
     run = RunDirectory(tmp_path / "simclr", config.to_dict())
     pretraining.train(config, run, simclr.task(config))
+    with pytest.raises(
+        UserError, match=rf"features\.run is '{run.path}', a run that has not ended"
+    ):
+        load_encoder(run.path, config.data.image_shape)
+    run.write_summary(metrics={}, claims=[], seconds=1.0)
     run.close()
     changes = QUICK | {
         "features.of": "run", "features.run": str(tmp_path / "simclr"), "episodes.count": 100,

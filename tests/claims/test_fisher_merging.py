@@ -1,6 +1,7 @@
 """Fisher merging's recipe on a tiny bed of patterns; `make claims` measures one that learns."""
 
 import functools
+import json
 from types import SimpleNamespace
 
 import jax
@@ -82,10 +83,15 @@ def test_a_bed_is_trained_and_read_by_another_recipe(little_data, monkeypatch, t
     monkeypatch.setattr(bed_recipe, "pretrained_base", lambda *_: start)
     directory = RunDirectory(tmp_path / "bed", own.to_dict())
     metrics = bed_recipe.run(own, directory)
+    ended = directory.write_summary(metrics=metrics, claims=[], seconds=1.0)
     directory.close()
     assert set(bed_recipe.CAPTIONS) == {p.name for p in (tmp_path / "bed/figures").glob("*.png")}
     config = config_of("configs/merging/fisher_merging.py", **RECIPE)
     config.bed.run = str(tmp_path / "bed")
+    (tmp_path / "bed" / "summary.json").unlink()
+    with pytest.raises(UserError, match=r"bed\.run is '.*/bed', a run that has not ended"):
+        bed_recipe.open_bed(config, directory)
+    (tmp_path / "bed" / "summary.json").write_text(json.dumps(ended))
     bed = bed_recipe.open_bed(config, directory)
     table = bed_recipe.accuracies(bed, bed.images("test"))
     np.testing.assert_allclose(np.diagonal(table[1:]).mean(), metrics["own"], rtol=1e-6)

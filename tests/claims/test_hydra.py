@@ -5,6 +5,7 @@ import pytest
 
 from experiments.common.evaluators import ImageEvaluator
 from experiments.hydra import ablation
+from rml.hydra import GatedEncoder
 
 QUICK = {
     "train.steps": 150, "train.batch_size": 128, "train.eval_every": 0,
@@ -20,6 +21,14 @@ SMALL = QUICK | {
     "train.steps": 4, "train.batch_size": 32, "optimizer.warmup_steps": 1,
     "transfer.train": "train[:200]", "transfer.test": "test[:50]",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def never_all_pairs_at_once(monkeypatch):
+    """No gates of all pairs, which many classes have no memory for."""
+    monkeypatch.setattr(
+        GatedEncoder, "pair_gates", lambda *_: pytest.fail("gates of all pairs are made at once")
+    )
 
 
 @pytest.mark.optimised

@@ -26,10 +26,12 @@ from experiments.kernels import (
     steps,
     steps_courses,
 )
+from experiments.ranges import check_ranges
 from rml import kernels
 from rml.data import tables
 from rml.errors import UserError
 from rml.training import RunDirectory
+from tests.system.two_steps import override
 
 WIDTH = {
     "data.points": 5, "model.widths": (1.0, 1e6), "sampler.copies": (2, 32),
@@ -81,6 +83,9 @@ def test_tries_are_judged_on_images_they_do_not_train_on(file, tfds_data_dir):
     config.data.domains = {"train": ("a",), "test": ("b",)}
     own = classification.on_validation(config)
     assert own.data.domains.to_dict() == {"train": ("a",), "test": ("a",)}
+    split, config.data.test = config.data.test, config.data.train
+    classification.check_tries(config)  # by others
+    config.data.test = split
     for each in (config, own):
         del each.data.domains
     whole, train, judged = (
@@ -90,6 +95,37 @@ def test_tries_are_judged_on_images_they_do_not_train_on(file, tfds_data_dir):
     assert (len(whole), len(train)) == (config.data.total, own.data.total)
     assert len(judged) == len(whole) - len(train) == round(len(whole) / 4)
     np.testing.assert_array_equal(np.concatenate([train, judged]), whole)
+    classification.check_totals(config)
+    classification.check_tries(config)
+
+
+# Of 1,438 training images of digits three quarters are 1,078.
+FEWER = {"data.train": "train[:1000]", "data.test": "train[1000:]", "data.total": 1000}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.train": "train[:400]"}, r"^data\.total is 1438, expected 400"),
+        ({"tries.data.total": 1079}, r"^tries\.data\.total is 1079, expected 1078"),
+        (FEWER, r"data\.train is 'train\[:75%\]', expected a part .*\[:1000\]', .* lacks 78 "),
+        (
+            FEWER | {"tries.data.train": "train[:900]", "tries.data.total": 900},
+            r"data\.test is 'train\[75%:\]', expected a part .*'train\[:1000\]', .* lacks 360 ",
+        ),
+        ({"data.test": "train[1400:]"}, r"data\.test, 'train\[1400:\]', which has 38 of them"),
+        ({"data.test": "all"}, "other images than data.test, 'all', which has 360 of them"),
+        (
+            {"tries.data.test": "train[1000:]"},
+            r"is 'train\[1000:\]', expected other images than tries\.data\.train, .* has 78 ",
+        ),
+    ],
+)
+def test_images_of_tries_are_training_images_of_a_known_number(changes, message, tfds_data_dir):
+    config = override(classification_digits.get_config(), changes)
+    with pytest.raises(UserError, match=message):
+        classification.run(config, None)
 
 
 def test_validation_images_choose_the_options_of_each_method(tmp_path, monkeypatch):
@@ -138,6 +174,16 @@ def test_gradients_are_counted_until_a_goal():
     assert steps_courses.needed(course, -1.5) == 4
     assert steps_courses.needed(course, -4.0) == 3
     assert steps_courses.needed(course, -1.0) == 9
+
+
+def test_a_course_that_never_comes_near_counts_more_gradients_than_the_claim_allows():
+    config, fewest = steps_friedman.get_config(), steps.RANGES["train.steps"].low
+    gradients = 1 + np.arange(fewest + 1)  # a step takes one at least
+    course = steps_courses.Course(gradients, np.full(len(gradients), -2.0), None)
+    assert not steps.CLAIMS[0].meets(float(steps_courses.needed(course, -1.0)))
+    config.train.steps = 14
+    with pytest.raises(UserError, match=r"train\.steps is 14, expected a whole number of at least"):
+        check_ranges(config, steps.RANGES)
 
 
 @pytest.mark.slow

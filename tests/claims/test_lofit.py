@@ -167,6 +167,24 @@ def test_a_prompt_is_kept_whole_and_the_text_is_cut(whole_words):
         np.testing.assert_array_equal(seen, np.arange(5) < len(own))
 
 
+def test_texts_without_a_class_are_never_drawn(whole_words):
+    config = lofit_smollm2.get_config()
+    config.sample.length = 12
+    labels = np.array([2, -1, 0, 1, -1, 0], np.int32)
+    found = LabelledTexts(list(WORDS), labels, ("reddog", "dog", "cat"))
+    model = lofit_tasks.Model(None, None, whole_words)
+
+    def draw(count):
+        rng = np.random.default_rng(0)
+        return lofit_tasks.drawn(config, model, "wordnet", "train", found, count, rng)
+
+    number = lofit_tasks.words_of(whole_words, found.class_names).number
+    assert number[0] == -1
+    assert sorted(draw(2).label.tolist()) == sorted(number[1:].tolist()) == [0, 1]
+    with pytest.raises(UserError, match="wordnet has 2 texts of train, expected 3"):
+        draw(3)
+
+
 def test_wrong_classes_are_drawn_by_the_models_odds(monkeypatch):
     z = jnp.tile(jnp.array([[1.0, -0.5]]), (400, 1))
     monkeypatch.setattr(lofit_tasks, "vectors", lambda *_: z)

@@ -339,16 +339,25 @@ def test_teachers_of_another_run_are_taken(untrained, monkeypatch, tmp_path):
         make_bed("first")
     names = [f"teacher_{family}" for family in config.teachers]
     trained(tmp_path / "other", config, names)
+    summary = tmp_path / "other" / "methods" / names[-1] / "summary.json"
+    ended = summary.read_bytes()
+    summary.unlink()
+    said = rf"teaching\.run is '{summary.parent}', a run that has not ended"
+    with pytest.raises(UserError, match=said):
+        make_bed("stopped")
+    summary.write_bytes(ended)
     bed = make_bed("second")
     assert read == [tmp_path / "other" / "methods" / name for name in names]
     assert set(bed.variables) == set(config.teachers)
 
 
 def trained(directory, config, names):
-    """Writes the config of a run into its directory and those of its methods."""
+    """Writes the config of a run into its directory, and what complete methods of it have."""
     run = RunDirectory(directory, config.to_dict())
     for name in names:
-        run.of_method(name).close()
+        inner = run.of_method(name)
+        inner.write_summary(metrics={}, claims=[], seconds=1.0)
+        inner.close()
     run.close()
 
 

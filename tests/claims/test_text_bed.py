@@ -121,6 +121,7 @@ def test_a_small_bed_of_texts_is_trained_read_and_merged(texts, monkeypatch, tmp
     config = config_of("configs/merging/bed_texts.py")
     run = RunDirectory(tmp_path / "bed", config.to_dict())
     metrics = bed.run(config, run)
+    run.write_summary(metrics=metrics, claims=[], seconds=1.0)
     run.close()
     assert np.isfinite(list(metrics.values())).all()
     assert (tmp_path / "bed" / "figures" / "experts.png").exists()

@@ -12,6 +12,7 @@ from configs.contrastive import ablation_fashion, ablation_moco_fashion, barlow_
 from experiments.common.images import augmentation
 from experiments.common.variants import BASE, variant
 from experiments.contrastive import ablation, moco_ablation, views
+from experiments.registry import config_files, read_config
 from rml import losses
 from rml.data import augment
 from rml.errors import UserError
@@ -102,6 +103,69 @@ def test_an_unknown_method_is_named():
     config.loss.name = "barlow"
     with pytest.raises(UserError, match="did you mean 'barlow_twins'"):
         views.task(config)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_lacks_or_does_not_read_is_told_before_any_work(monkeypatch, name):
+    monkeypatch.setattr(views, "build_model", lambda config: pytest.fail("the model is built"))
+    method, config = views.METHODS[name], small(name)
+    assert {part for part in views.PARTS if part in config} == set(method.parts)
+    assert ("momentum" in method.parts) == bool(method.averaged)
+    for part in views.PARTS:
+        config = small(name)
+        if part in method.parts:
+            del config[part]
+            message = f"loss.name is '{name}' without {part}, expected a config with {part}"
+        else:
+            config[part] = {"size": 8}
+            message = f"loss.name is '{name}' with {part}, expected a config without {part}"
+        with pytest.raises(UserError, match=message):
+            views.task(config)
+    for option in ("margin", "reduction"):
+        config = small(name)
+        config.loss[option] = 0.3
+        with pytest.raises(UserError, match=f"loss.{option} is 0.3, which '{name}' does not read"):
+            views.task(config)
+    needed = {"nt_xent": "temperature", "dcl": "temperature", "nnclr": "temperature",
+              "dino": "center_momentum"}  # fmt: skip
+    assert [option for option, must in method.options().items() if must] == [
+        needed[name] for _ in range(name in needed)
+    ]
+    if name in needed:
+        config = small(name)
+        del config.loss[needed[name]]
+        with pytest.raises(UserError, match=f"'{name}' without loss.{needed[name]}, expected"):
+            views.task(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "message"),
+    [
+        ("barlow_twins", "simsiam", "'simsiam' without predictor, expected a config with"),
+        ("nnclr", "simsiam", "'simsiam' with queue, expected a config without queue"),
+        ("barlow_twins", "vicreg", "redundancy is .*; expected one of: covariance, eps, inv"),
+        ("barlow_twins", "dino", "'dino' without prototypes, expected a config with"),
+        ("swav", "nt_xent", "'nt_xent' with prototypes, expected a config without"),
+        ("byol", "simsiam", "'simsiam' with momentum, expected a config without"),
+    ],
+)
+def test_a_method_does_not_run_with_the_config_of_another(name, other, message):
+    config = small(name)
+    config.loss.name = other
+    with pytest.raises(UserError, match=message):
+        views.task(config)
+
+
+def test_shipped_configs_have_what_their_methods_read():
+    found = set()
+    for path in config_files():
+        if not path.startswith("configs/contrastive/"):
+            continue
+        config = read_config(path)
+        if "contrastive.views" in (config.experiment, config.get("recipe")):
+            names = (BASE, *config.get("variants", ()))
+            found |= {id(views.checked(variant(config, name))) for name in names}
+    assert found == {id(method) for method in views.METHODS.values()}
 
 
 def test_variants_that_differ_in_a_number_of_the_loss_share_a_program():

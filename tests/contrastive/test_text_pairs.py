@@ -60,6 +60,17 @@ def test_spans_fit_their_array_where_the_ratio_is_rounded(ratio, width):
     assert (np.asarray(tokens)[np.asarray(mask)] > 0).all()
 
 
+def test_spans_fit_their_array_where_other_numbers_have_64_bits():
+    with jax.enable_x64(True):
+        texts = make([300, 150], width=300)
+        cut = contrastive.crop(jax.random.key(0), texts, min_ratio=0.21, max_ratio=0.21)
+        assert cut.lengths.tolist() == [62, 31]  # 0.21 of 300 tokens are 63 in float64
+        assert cut.tokens.shape == (2, 62)
+        tokens, mask = contrastive.with_ends(cut, first=900, last=901, padding=0)
+        assert (np.asarray(tokens) == 901).sum(1).tolist() == [1, 1]
+        assert np.asarray(mask).sum(1).tolist() == [64, 33]
+
+
 @pytest.mark.slow
 def test_crops_are_uniform_and_the_two_of_a_pair_independent():
     n, length = 20_000, 20

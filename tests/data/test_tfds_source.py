@@ -9,7 +9,7 @@ from PIL import Image
 
 from rml.assets import default_data_dir
 from rml.data import DataError, batches, builders, decode_and_resize, load
-from rml.data.source import MEMORY_BOUND, ArraySource
+from rml.data.source import MEMORY_BOUND, NO_LABEL, ArraySource
 from rml.data.tfds_source import read_texts
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -205,6 +205,37 @@ def test_array_source_checks_its_arrays():
         ArraySource(images, labels[:2], class_names=["a"])
     with pytest.raises(DataError, match=r"\(3, 4, 4\)"):
         ArraySource(images[..., 0], labels, class_names=["a"])
+
+
+@pytest.mark.parametrize(
+    ("label", "names", "message"),
+    [
+        ([0, 1, 2], "ab", "label has numbers 0 to 2, expected those of 2 classes from 0, or -1"),
+        ([0, -2, 1], "ab", "label has numbers -2 to 1, expected those of 2 classes"),
+        ([0, 0, 0], "", "label has numbers 0 to 0, expected those of 0 classes"),
+        (np.array([0, 1, 200], np.uint8), "ab", "label has numbers 0 to 200"),
+        ([0.0, 1.0, 0.5], "ab", "label has dtype float64, expected integers"),
+        ([True, False, True], "ab", "label has dtype bool, expected integers"),
+    ],
+)
+def test_labels_that_are_no_classes_are_named(label, names, message):
+    with pytest.raises(DataError, match=message):
+        ArraySource(np.zeros((3, 2), np.float32), np.array(label), class_names=names)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int64])
+def test_labels_of_any_integers_are_kept(dtype):
+    label = np.array([1, 0, 1], dtype)
+    found = ArraySource(np.zeros((3, 2), np.float32), label, class_names="ab").labels
+    np.testing.assert_array_equal(found, np.array([1, 0, 1], np.int32), strict=True)
+
+
+def test_examples_without_a_class_stand_beside_others():
+    label = np.array([NO_LABEL, 1, 0])
+    source = ArraySource(np.zeros((3, 2), np.float32), label, class_names="ab")
+    assert [source[i]["label"] for i in range(3)] == [NO_LABEL, 1, 0]
+    none = np.full(3, NO_LABEL)
+    assert not ArraySource(np.zeros((3, 2), np.float32), none, class_names=()).labelled
 
 
 def test_what_is_in_memory_is_returned_whatever_its_size():

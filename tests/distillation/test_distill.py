@@ -22,6 +22,7 @@ from rml.distillation import (
 )
 from rml.errors import UserError
 from rml.models import MLP, ConvNet, Exits, ViT
+from tests.precision import equations
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 8))
@@ -76,7 +77,7 @@ def test_a_learned_ratio_finds_that_out_with_batch_statistics_of_the_students_ow
     found = distill(
         "kd", teacher, Network(MLP(hidden=(16,), features=5, norm="batch"), classes=3), IMAGES,
         jnp.asarray(LABELS), key=jax.random.key(0), steps=60, batch_size=20, learning_rate=2e-2,
-        ratio="trilateral", validation=held, ratio_rate=0.05, options={"temperature": 1.0},
+        ratio="trilateral", validation=held, ratio_rate=0.02, options={"temperature": 1.0},
     )  # fmt: skip
     assert found.ratios[-5:].mean() > found.ratios[0] + 0.1
     assert found.deviations.shape == found.at_ends.shape == (60,)
@@ -162,6 +163,55 @@ def test_exits_are_taught_as_the_student_is():
         distill(
             "ofa", taught, module, images, labels, key=key, options={"gamma": (1.0, 2.0)}, **given
         )
+    for gammas in ((1.0, 0.0, 1.0), jnp.array([1.0, 0.0, 1.0])):
+        with pytest.raises(ValueError, match=r"gamma is 0\.0, expected a number above 0"):
+            distill(
+                "ofa", taught, module, images, labels, key=key, options={"gamma": gammas}, **given
+            )
+
+
+class Still(nn.Module):
+    """A student whose logits are its images, which its one parameter does not change."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        del train
+        images = images * self.param("scale", nn.initializers.ones, ())
+        return Outputs(images, images)
+
+
+def test_every_epoch_has_an_order_of_its_own_and_draws_no_image_twice():
+    """The loss of image i is 2^i, so that the bits of a step's sum are its images."""
+    count, batch, steps = 11, 4, 9
+    wanted = 2.0 ** np.arange(count)
+    second = wanted + np.log(-np.expm1(-wanted))  # log(e^x - 1), which does not overflow
+    logits = jnp.stack([jnp.zeros(count), jnp.asarray(second, jnp.float32)], axis=1)
+
+    def drawn(seed):
+        found = distill(
+            "kd", lambda x: Outputs(x, x), Still(), logits, jnp.zeros(count, int),
+            key=jax.random.key(seed), steps=steps, batch_size=batch, ratio=0.0, learning_rate=0.0,
+        )  # fmt: skip
+        sums = np.asarray(batch * found.losses)
+        bits = np.rint(sums).astype(int)
+        np.testing.assert_allclose(sums, bits, rtol=1e-5)
+        return bits.tolist()
+
+    first = drawn(0)
+    assert [bits.bit_count() for bits in first] == [batch] * steps
+    epochs = list(zip(first[::2], first[1::2], strict=False))
+    assert all(one & other == 0 for one, other in epochs)
+    assert len(set(epochs)) == len({one | other for one, other in epochs}) == steps // 2
+    assert drawn(0) == first != drawn(1)
+
+
+def test_no_step_sorts_all_images():
+    program = jax.make_jaxpr(lambda: train("kd", steps=7).losses)()
+    loops = [own for own in equations(program.jaxpr) if own.primitive.name == "scan"]
+    (steps,) = (own for own in loops if own.params["length"] == 7)
+    names = {own.primitive.name for own in equations(steps.params["jaxpr"].jaxpr)}
+    assert "dot_general" in names
+    assert "sort" not in names
 
 
 VIT = ViT(width=8, depth=2, heads=2, patch_size=4, pooling="gap")

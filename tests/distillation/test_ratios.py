@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rml.distillation import (
     correctness_ratio,
@@ -41,6 +42,31 @@ def test_a_sure_teacher_is_heeded():
     found = entropy_ratio(jnp.asarray(TEACHER), highest=0.8, lowest=0.2)
     np.testing.assert_allclose(found, 0.8 - 0.6 * entropy, rtol=1e-5)
     np.testing.assert_allclose(found[2], 0.2, rtol=1e-5)
+
+
+def test_a_class_that_is_masked_has_no_entropy():
+    masked = np.array([[1.0, -np.inf, 0.3], [-np.inf, 2.0, -np.inf], [0.5, 0.0, -1.0]])
+    ratio = lambda z: entropy_ratio(z, highest=0.8, lowest=0.2)  # noqa: E731
+    found = ratio(jnp.asarray(masked))
+    p = np.exp(masked) / np.exp(masked).sum(1, keepdims=True)
+    entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(3)
+    np.testing.assert_allclose(found, 0.8 - 0.6 * entropy, rtol=1e-5)
+    np.testing.assert_allclose(found[1], 0.8, rtol=1e-6)
+    slope = jax.grad(lambda z: ratio(z).sum())(jnp.asarray(masked))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        by_hand = np.where(p > 0, p * (np.log(p) + entropy[:, None] * np.log(3)), 0)
+    np.testing.assert_allclose(slope, 0.6 / np.log(3) * by_hand, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_columns_and_single_rows_are_not_spread_over_examples():
+    student, teacher, labels = map(jnp.asarray, (Z, TEACHER, LABELS))
+    for known in ((teacher, labels[:, None]), (teacher, labels[:1]), (teacher[:1], labels)):
+        with pytest.raises(ValueError, match=r"shapes do not fit: teacher .*, labels"):
+            correctness_ratio(*known, right=0.8)
+    for known in ((student[:1], teacher, labels), (student, teacher[:1], labels)):
+        with pytest.raises(ValueError, match="shapes do not fit: student"):
+            wls_ratio(*known)
 
 
 def test_a_student_worse_than_its_teacher_is_taught():

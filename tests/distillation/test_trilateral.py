@@ -131,6 +131,14 @@ def test_fused_losses_are_shares_and_stop_the_ratios_gradient():
     np.testing.assert_allclose(slopes, [[0, 0], [0.25, 0.5], [0.75, 0.5]])
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_column_of_ratios_is_not_spread_over_examples():
+    rows, column = jnp.asarray([0.25, 0.5]), jnp.asarray([[0.25], [0.5]])
+    for given in ((column, rows, rows), (rows, column, rows), (rows, rows, rows[:1])):
+        with pytest.raises(ValueError, match=r"shapes do not fit: ratio .*, kd .*, gt"):
+            fused_loss(*given)
+
+
 def test_ratios_that_are_near_their_ends_are_counted():
     found = saturation(jnp.asarray([0.005, 0.5, 0.995, 0.5]), margin=0.01)
     assert float(found["at_ends"]) == 0.5

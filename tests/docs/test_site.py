@@ -238,6 +238,17 @@ def test_names_and_files_in_written_pages_exist(library):
             assert "align_uniform" in file or (ROOT / file).exists(), f"{page} names {file}"
 
 
+def test_names_in_docstrings_and_comments_of_the_library_exist():
+    named = {
+        (name, str(file.relative_to(ROOT)))
+        for folder in ("rml", "experiments")
+        for file in (ROOT / folder).rglob("*.py")
+        for name in re.findall(r"`(rml(?:\.\w+)+)`", file.read_text())
+    }
+    assert len(named) > 100
+    assert [(name, file) for name, file in sorted(named) if reach(name) is None] == []
+
+
 @pytest.mark.slow
 def test_what_pages_and_the_registry_name_is_in_the_api(library, pages):
     listed = [

@@ -47,6 +47,14 @@ def test_labels_that_do_not_fit_the_scores_are_refused(unchecked, scores, labels
         accuracy(jnp.ones(scores), jnp.zeros(labels, int))
 
 
+@pytest.mark.parametrize(("wrong", "told"), [(-1, "from -1 to 2"), (3, "from 0 to 3")])
+def test_a_label_of_no_class_is_refused_where_that_can_be_known(wrong, told):
+    scores, labels = jnp.eye(4)[:, :3], jnp.array([0, wrong, 2, 1])
+    with pytest.raises(ValueError, match=f"labels must lie between 0 and 2, got values {told}"):
+        accuracy(scores, labels)
+    assert float(jax.jit(accuracy)(scores, labels)) == 0.5
+
+
 def test_scores_must_be_finite_where_that_can_be_known():
     scores, labels = jnp.eye(3).at[0, 1].set(jnp.nan), jnp.arange(3)
     with pytest.raises(ValueError, match="scores must be finite, got 1 NaN"):

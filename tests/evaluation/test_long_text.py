@@ -97,6 +97,7 @@ def test_the_right_answer_scores_above_the_others():
 def test_texts_of_one_shape_are_read_by_one_program():
     traced = []
 
+    @jax.jit
     def hidden(tokens):
         traced.append(tokens.shape)
         return markov(tokens)
@@ -106,6 +107,29 @@ def test_texts_of_one_shape_are_read_by_one_program():
         sliding_nats(hidden, same, part, window=6, stride=3)
         answer_scores(hidden, same, jnp.asarray(part), answers)
     assert len(traced) == len(set(traced))
+
+
+def test_weights_that_functions_hold_are_those_of_the_call():
+    rng = np.random.default_rng(0)
+    inner, outer = rng.standard_normal((2, 3, 4)), rng.standard_normal((2, 4, 3))
+    text, answers, held = np.arange(13) ** 2 % 3, np.array([[0, 1], [1, 2], [2, 2]]), {}
+
+    def hidden(tokens):
+        return held["inner"][tokens]
+
+    def head(x):
+        assert len(x) <= 2  # a chunk, or the tokens of an answer
+        return x @ held["outer"]
+
+    for i, j in ((0, 0), (0, 1), (1, 1)):
+        held.update(inner=jnp.asarray(inner[i]), outer=jnp.asarray(outer[j]))
+        logits = inner[i] @ outer[j]
+        p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        found = sliding_nats(hidden, head, text, window=6, stride=2, chunk=2)
+        np.testing.assert_allclose(found, -p[text[:-1], text[1:]], rtol=1e-5)
+        scores = answer_scores(hidden, head, jnp.asarray(text), jnp.asarray(answers))
+        wanted = p[text[-1], answers[:, 0]] + p[answers[:, 0], answers[:, 1]]
+        np.testing.assert_allclose(scores, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

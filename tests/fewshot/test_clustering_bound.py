@@ -184,6 +184,25 @@ def test_symmetric_graphs_equal_dense_ones():
     np.testing.assert_array_equal(dense(union(uneven)), np.maximum(w, w.T))
 
 
+@pytest.mark.parametrize("options", [{}, {"bandwidth": 1.5}, {"metric": "cosine"}], ids=str)
+def test_a_point_without_neighbours_is_its_own_with_weight_0(options):
+    x = X[:6].copy()
+    x[2] = np.nan
+    graph = knn_graph(jnp.asarray(x), k=5, **options)
+    np.testing.assert_array_equal(graph.indices[2], 2)
+    assert not np.asarray(graph.weights[2]).any()
+    # The others find each other, and stand in the place of the fifth themselves.
+    rest = np.array([0, 1, 3, 4, 5])
+    np.testing.assert_array_equal(graph.indices[rest, 4], rest)
+    np.testing.assert_array_equal(np.sort(graph.indices[rest], axis=1), np.tile(rest, (5, 1)))
+    assert (np.asarray(graph.weights[rest, :4]) > 0).all()
+    w = dense(graph)
+    np.testing.assert_array_equal(dense(mutual(graph)), np.minimum(w, w.T))
+    np.testing.assert_array_equal(dense(union(graph)), np.maximum(w, w.T))
+    assert not w[2].any()
+    assert not w[:, 2].any()
+
+
 @pytest.mark.slow
 def test_approximate_graph_finds_nearly_all_neighbours():
     pytest.importorskip("faiss")
@@ -205,6 +224,9 @@ def test_missing_faiss_is_named(monkeypatch):
 def test_mistakes_are_named(unchecked):
     with pytest.raises(ValueError, match="between 1 and the 39 keys available, got 40"):
         knn_graph(jnp.asarray(X), k=40)
+    for approximate in (False, True):
+        with pytest.raises(ValueError, match="'euclidean' or 'dot', got 'manhattan'"):
+            knn_graph(jnp.asarray(X), k=3, metric="manhattan", approximate=approximate)
     with pytest.raises(ValueError, match=r"got 1\.0 and 'cosine'"):
         knn_graph(jnp.asarray(X), k=3, metric="cosine", bandwidth=1.0)
     graph = knn_graph(jnp.asarray(X[:10]), k=3)

@@ -1,11 +1,14 @@
 """Gate analysis on cases known in closed form."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
-from rml.hydra import analysis
+from rml.hydra import FeatureFilter, analysis
 
 GATES = jnp.array([[1.0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]])
 
@@ -22,6 +25,35 @@ def test_statistics_are_those_of_all_rows():
     assert {name: float(value) for name, value in statistics.items()} == pytest.approx(
         {"gate_sparsity": 7 / 24, "gate_binariness": 0.5}
     )
+
+
+def test_statistics_of_all_pairs_are_those_of_their_gates():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(0, 3, (5, 7, 6)), jnp.float32)
+
+    def gates(first, second):  # unlike those of a filter, not the same for (i, j) and (j, i)
+        return jax.nn.sigmoid(logits[first, second])
+
+    found = jax.jit(lambda: analysis.pair_statistics(gates, 5))()
+    expected = analysis.gate_statistics(gates(*analysis.all_pairs(5)))
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(
+        {name: float(value) for name, value in expected.items()}
+    )
+
+
+def test_statistics_of_all_pairs_take_memory_as_classes_do_not_as_pairs():
+    def size(classes):
+        net = FeatureFilter(classes, features=16, embed=8, hidden=16)
+        one = jnp.zeros(1, jnp.int32)
+        variables = jax.eval_shape(net.init, jax.random.key(0), one, one)
+
+        def statistics(variables):
+            return analysis.pair_statistics(partial(net.apply, variables), classes)
+
+        program = jax.jit(statistics).lower(variables).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert 0 < size(512) < 5 * size(128)
 
 
 def test_overlap_of_binary_gates_is_the_jaccard_index():

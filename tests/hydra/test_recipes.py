@@ -2,12 +2,15 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs.hydra import ablation_glyphs
 from experiments.common.variants import variant
-from experiments.hydra import ablation, hydra
+from experiments.hydra import ablation, evaluator, hydra
 from rml.errors import UserError
+from rml.hydra import GatedEncoder, gate_statistics
 
 PROGRAM = """
 import json, sys
@@ -32,6 +35,7 @@ for method in ("supcon", "hydra"):
     expected = methods.build_model(config, method).apply(
         jax.device_get(state.variables), images.astype(np.float32) / 255, method="features"
     )
+    inner.write_summary(metrics={}, claims=[], seconds=1.0)
     features = load_encoder(inner.path, config.data.image_shape)(images)
     found[method] = float(np.abs(features - expected).max() / np.abs(expected).max())
     found[f"{method} size"] = float(np.abs(expected).max())
@@ -82,6 +86,34 @@ def test_variants_have_the_parts_of_their_form(name, parts, metrics):
     after, measured = jax.eval_shape(task.step, state, task.batch_spec)
     assert metrics == set(measured) & {"probe_accuracy", "temperature", "ungated"}
     assert jax.tree.map(jax.numpy.shape, after) == jax.tree.map(jax.numpy.shape, state)
+
+
+@pytest.mark.slow
+def test_gates_of_all_pairs_are_measured_as_they_are_one_class_after_the_other(monkeypatch):
+    config = variant(ablation_glyphs.get_config(), "published")
+    config.data.classes = 9
+    model = hydra.methods.build_model(config, "hydra")
+    shapes = jax.eval_shape(hydra.task(config).init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.uniform(0.2, 1, leaf.shape), leaf.dtype),
+        nn.meta.unbox(shapes.variables),
+    )
+    every = evaluator.gates_of(model, variables)
+    np.testing.assert_allclose(
+        evaluator.own_gates(model, variables), jnp.diagonal(every).T, rtol=1e-5
+    )
+    rows, gates = [], GatedEncoder.gates
+
+    def noted(self, first, second, *args, **options):
+        rows.append(len(first))
+        return gates(self, first, second, *args, **options)
+
+    monkeypatch.setattr(GatedEncoder, "gates", noted)
+    found = evaluator.statistics_of(model, variables)
+    expected = {name: float(value) for name, value in gate_statistics(every).items()}
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert set(rows) == {9}
 
 
 def test_wrong_options_of_the_loss_are_named_before_the_first_variant_trains():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rml import attention, kernels
-from rml.attention.hyper_samples import Settings, log_floor
+from rml.attention.hyper_samples import HyperSettings, log_floor
 from rml.kernels.outputs import output_marginals
 from rml.ops import cholesky, noisy_log_density, psd
 
@@ -113,7 +113,7 @@ SOLVERS = {
     "positive_features": lambda k, y: attention.positive_features(k, k),
     "hardness": lambda k, y: attention.hardness(k, k),
     "log_floor": lambda k, y: log_floor(
-        k[None], k, jnp.ones(4, bool), jnp.array([0.1, 0.6]), Settings(kappa=3.0), 0.7
+        k[None], k, jnp.ones(4, bool), jnp.array([0.1, 0.6]), HyperSettings(kappa=3.0), 0.7
     ),
     "input_gram": lambda k, y: kernels.input_gram(k),
     "input_blocks": lambda k, y: kernels.input_blocks(k, k),

@@ -4,6 +4,7 @@ A new loss is a row of `LOSSES`, and passes these tests. Its axes are named: tho
 examples, which are permuted together, and arrays that name an axis alike must agree in it.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -387,3 +388,28 @@ def test_arrays_that_do_not_fit_are_refused(name, row):
                     jax.eval_shape(partial(row.loss, **numbers), *changed)
                 tried += 1
     assert tried or len(arrays) == 1
+
+
+def _named(start):
+    """Functions that the package's docstring names in the item of its list that begins so."""
+    items = losses.__doc__.split("The losses and their sources:")[0].split("\n* ")[1:]
+    (found,) = (item for item in items if item.startswith(start))
+    names = re.findall(r"`(\w+)`", found.replace("`axis_name`", ""))
+    assert set(names) <= set(losses.__all__)
+    return set(names)
+
+
+def _taking(argument):
+    """Functions of the package with an argument of this name."""
+    return {
+        name for name in losses.__all__
+        if argument in inspect.signature(getattr(losses, name)).parameters
+    }  # fmt: skip
+
+
+def test_what_streams_and_what_spreads_over_devices_is_what_the_package_says():
+    spread, alone = _named("`info_nce`"), _named("`dcl`")
+    assert spread == _taking("axis_name")
+    assert not spread & alone
+    # The queue's loss has no such option: its strips are those of `info_nce`.
+    assert spread | alone == _taking("block_size") | {"info_nce_with_queue"}

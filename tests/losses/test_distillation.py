@@ -256,12 +256,15 @@ def test_every_output_has_its_exponent(normal):
         target_enhanced_loss(outputs, *known, gamma=(1.0, 2.0))
     with pytest.raises(ValueError, match="expected a number above 0"):
         target_enhanced_loss(outputs, *known, gamma=(1.0, 0.0, 2.0))
+    with pytest.raises(ValueError, match="expected a number above 0"):
+        target_enhanced_loss(outputs, *known, gamma=jnp.array([1.0, 0.0, 2.0]))
 
 
 def test_an_enhancement_is_refused_that_is_none(normal):
     known = [jnp.asarray(normal(i, 4, 5)) for i in (0, 1)] + [jnp.asarray(LABELS)]
-    with pytest.raises(ValueError, match=r"gamma is 0\.0, expected a number above 0"):
-        target_enhanced_loss(*known, gamma=0.0)
+    for none in (0.0, jnp.array(0.0), jnp.array(-0.5), jnp.array(jnp.nan)):
+        with pytest.raises(ValueError, match=rf"gamma is {none}, expected a number above 0"):
+            target_enhanced_loss(*known, gamma=none)
     for loss in (dkd_loss, target_enhanced_loss):
         with pytest.raises(
             ValueError, match="labels must lie between 0 and 2, got values from 1 to 3"
@@ -474,3 +477,24 @@ def test_a_class_that_is_masked_adds_nothing(loss):
     )
     slope = jax.grad(lambda s: loss(s, teacher, labels).sum())(both)
     assert jnp.isfinite(slope).all()
+
+
+def test_dkd_has_no_other_classes_where_the_teacher_masks_them_all(normal):
+    """The first example is such; that of the second is what it is alone."""
+    teacher = np.where([[True, False, True, True], [False] * 4], -np.inf, normal(1, 2, 4))
+    student, labels = normal(0, 2, 4), jnp.array([1, 2])
+    given = {"target_weight": 1.5, "others_weight": 3.0, "temperature": 2.0}
+    loss = partial(dkd_loss, teacher=jnp.asarray(teacher), labels=labels, **given)
+    each = jax.jit(lambda s: (loss(s), jax.grad(lambda s: loss(s).sum())(s)))
+    found, slope = each(jnp.asarray(student))
+    q = softmax(student / 2)[0]
+    np.testing.assert_allclose(found[0], -4 * 1.5 * np.log(q[1]), rtol=1e-5)
+    np.testing.assert_allclose(slope[0], 2 * 1.5 * (q - np.eye(4)[1]), rtol=1e-5)
+    alone = dkd_loss(*map(jnp.asarray, (student[1:], teacher[1:])), labels[1:], **given)
+    np.testing.assert_allclose(found[1:], alone, rtol=1e-6)
+    assert np.isfinite(slope[1]).all()
+    # A student that masks the same classes has nothing to learn.
+    found, slope = each(jnp.asarray(np.where(np.isinf(teacher), teacher, student)))
+    assert found[0] == 0
+    np.testing.assert_array_equal(slope[0], 0)
+    np.testing.assert_allclose(found[1:], alone, rtol=1e-6)

@@ -174,6 +174,19 @@ def test_a_merge_beyond_its_type_is_told_before_it_is_written(tmp_path):
     assert not out.exists()
 
 
+def test_counters_are_written_by_rows_whatever_their_layout(tmp_path):
+    counts, steps = np.arange(6, dtype=np.int32).reshape(2, 3), np.int64(7)
+    for name in ("first", "second"):
+        np.savez(tmp_path / f"{name}.npz", w=np.full(2, 1.5, np.float32), steps=steps,
+                 counts=np.asfortranarray(counts))  # fmt: skip
+    merge_files("average", None, [tmp_path / "first.npz", tmp_path / "second.npz"],
+                tmp_path / "out.safetensors")  # fmt: skip
+    found = safetensors.load_file(tmp_path / "out.safetensors")
+    np.testing.assert_array_equal(found["counts"], counts)
+    assert found["steps"].shape == ()
+    assert found["steps"] == 7
+
+
 def test_a_file_that_is_cut_while_it_is_merged_is_told(files, monkeypatch):
     folder, _ = files
     opened = merged_files.open_checkpoint

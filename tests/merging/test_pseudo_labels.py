@@ -44,6 +44,23 @@ def test_confident_labels_are_sharpened_and_trusted_ones_are_fixed():
     assert np.asarray(ufm(*given, labels, trusted, threshold=1.0).kept).tolist() == trusted.tolist()
 
 
+@pytest.mark.slow
+def test_a_class_that_a_head_leaves_out_has_no_part():
+    labels, trusted = jnp.array([1, 0, 1, 0]), jnp.array([True, False, False, False])
+    few = [jnp.asarray(x[:, :2], jnp.float32) for x in (WEAK, STRONG)]
+    whole = [jnp.insert(x, 1, -jnp.inf, axis=1) for x in few]
+
+    def mean(weak, strong, labels):
+        return ufm(weak, strong, labels, trusted, threshold=0.6, temperature=0.4).mean()
+
+    both = jax.jit(jax.value_and_grad(mean, argnums=1))
+    (wanted, slopes), (found, found_slopes) = both(*few, labels), both(*whole, 2 * labels)
+    assert wanted > 0.1
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    np.testing.assert_allclose(found_slopes[:, [0, 2]], slopes, rtol=1e-5, atol=1e-7)
+    assert not np.asarray(found_slopes[:, 1]).any()
+
+
 def test_the_most_confident_of_each_class_are_trusted():
     chances = softmax(np.random.default_rng(0).normal(size=(60, 3)) * 2)
     found = np.asarray(trusted_examples(jnp.asarray(chances, jnp.float32), share=0.2, most=100))

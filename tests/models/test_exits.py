@@ -204,6 +204,7 @@ def test_a_map_without_content_has_the_logits_of_the_bias():
         (Exits(classes=2, width=4, chosen=(2,)), [(2, 4, 8)] * 2, "stage 2 of 2, expected 0 to 1"),
         (Exits(classes=2, width=4), [(2, 7, 8)], "square grid of tokens, got 7"),
         (Exits(classes=2, width=4, grid=1), [(2, 9, 8)], "side 3 cannot be halved down to 1"),
+        (Exits(classes=2, width=4, heads=3), [(2, 4, 8)], "heads=3 must divide width=8"),
     ],
 )
 def test_wrong_stages_are_named(module, stages, message):

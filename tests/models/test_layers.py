@@ -152,6 +152,26 @@ def test_batch_normalisation_is_flax_s_with_its_gradients(dtype, affine, train):
         )
 
 
+def test_running_statistics_keep_their_type_beside_wider_inputs():
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(2.0, 3.0, (6, 5)))
+        assert x.dtype == jnp.float64
+        norm = layers.Norm("batch", momentum=0.7)
+        variables = nn.unbox(norm.init(jax.random.key(0), x, train=True))
+
+        def step(stats, _):
+            own = {**variables, "batch_stats": stats}
+            return norm.apply(own, x, train=True, mutable=["batch_stats"])[1]["batch_stats"], None
+
+        # A scan's state keeps its types.
+        stats, _ = jax.jit(lambda start: jax.lax.scan(step, start, length=2))(
+            variables["batch_stats"]
+        )
+        assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {jnp.dtype(jnp.float32)}
+        np.testing.assert_allclose(stats["bn"]["mean"], 0.51 * x.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(stats["bn"]["var"], 0.49 + 0.51 * x.var(0), rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_constant_channel_is_normalised_to_next_to_nothing():
     x = jnp.full((9, 3), jnp.float32(33.3))

@@ -304,6 +304,28 @@ def test_running_averages_follow_the_batches_and_serve_evaluations():
     np.testing.assert_allclose(evaluated, kernel, atol=1e-5)
 
 
+def test_the_running_average_keeps_its_type_beside_wider_inputs():
+    with jax.enable_x64(True):
+        x = jnp.asarray(draw(4, 6, 6, 2))
+        net = LocalMagnet(
+            2, hidden=3, layers=1, omega=1.0, momentum=0.7, param_dtype=jnp.float64
+        )  # fmt: skip
+        variables = variables_of(net, x, 3)
+
+        def step(stats, _):
+            own = {**variables, "batch_stats": stats}
+            changed = net.apply(own, x, 3, train=True, mutable=["batch_stats"])[1]
+            return changed["batch_stats"], None
+
+        # A scan's state keeps its types.
+        start = {"pooled": jnp.zeros_like(variables["batch_stats"]["pooled"])}
+        stats, _ = jax.jit(lambda start: jax.lax.scan(step, start, length=2))(start)
+        assert x.dtype == jnp.float64
+        assert stats["pooled"].dtype == jnp.float32
+        batch = np.asarray(adaptive_mean(x, 3)).mean(0)
+        np.testing.assert_allclose(stats["pooled"], 0.51 * batch, rtol=1e-5, atol=1e-6)
+
+
 def test_each_image_has_a_kernel_without_the_batch():
     x = jnp.asarray(draw(3, 6, 6, 2), jnp.float32)
     pooled_net = LocalMagnet(2, hidden=3, layers=2, omega=1.0, statistics="batch")

@@ -12,6 +12,7 @@ from rml.models.attention import attend
 from rml.ops.attention_parts import Visible, attend_part, merge_parts
 from rml.ops.block_sparse import block_sparse_attention
 from rml.ops.blocked_attention import attend_in_blocks
+from rml.ops.ring_attention import ring_attention
 
 
 def draw(seed, *shape, dtype=np.float32):
@@ -419,3 +420,18 @@ def test_wrong_shapes_are_named(change, message):
         attend_in_blocks(jnp.asarray(draw(0, 1, 4, 8, 4)), key, key, **options)
     with pytest.raises(ValueError, match="at least one part"):
         merge_parts()
+
+
+@pytest.mark.parametrize("window", [0, -3, np.int64(0)])
+def test_a_window_that_shows_nothing_is_refused(unchecked, window):
+    arrays = [jnp.asarray(draw(i, 1, 2, 8, 4)) for i in range(3)]
+    visible = Visible(causal=True, window=window)
+    for attention in (
+        attend_in_blocks,
+        functools.partial(block_sparse_attention, pattern=np.ones((1, 2, 2), bool)),
+        functools.partial(ring_attention, axis_name="tokens"),
+    ):
+        with pytest.raises(ValueError, match=f"window={window}, expected at least 1"):
+            attention(*arrays, visible=visible, block=4)
+    own = attend_in_blocks(*arrays, Visible(causal=True, window=1), block=4)
+    np.testing.assert_allclose(own.out, arrays[2], rtol=1e-6)

@@ -230,6 +230,14 @@ def test_weight_zero_hides_rows_without_columns():
         assert not jnp.any(grads[0][0])
 
 
+@pytest.mark.parametrize("shape", [(4, 1), (1,), (5,), (6,), ()])
+def test_a_sum_has_one_weight_a_row(unchecked, shape):
+    q, k = f32(draw(0, 4, 3), draw(1, 6, 3))
+    for block in (None, 2):
+        with pytest.raises(ValueError, match=r"weights has shape \(.*\), expected \(4,\)"):
+            weighted_sum(q, k, jnp.ones(shape), block_size=block)
+
+
 @pytest.mark.slow
 def test_weights_have_the_rows_values_as_their_gradient():
     q, k = f32(draw(0, 4, 3), draw(1, 4, 3))

@@ -75,6 +75,17 @@ def test_a_query_that_is_a_document_is_no_negative_of_its_own():
         hard_negatives(queries, documents, query=query, document=document, count=7, own=own)
 
 
+def test_a_pair_that_is_given_twice_is_one_answer():
+    vectors = np.eye(4, dtype=np.float32) + 0.1 * np.arange(4, dtype=np.float32)
+    query, document = np.array([0, 0, 1, 0, 0]), np.array([0, 0, 2, 0, 3])
+    found = hard_negatives(vectors, vectors, query=query, document=document, count=2)
+    once = np.unique(np.stack([query, document], 1), axis=0).T
+    wanted = hard_negatives(vectors, vectors, query=once[0], document=once[1], count=2)
+    np.testing.assert_array_equal(found, wanted[[0, 0, 2, 0, 1]])
+    with pytest.raises(ValueError, match="3 negatives were asked for, but of 4 documents 2 answer"):
+        hard_negatives(vectors, vectors, query=query, document=document, count=3)
+
+
 def test_too_few_documents_are_named():
     vectors = np.eye(3, dtype=np.float32)
     pairs = {"query": np.array([0, 0, 1]), "document": np.array([0, 1, 2])}

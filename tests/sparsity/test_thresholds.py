@@ -301,6 +301,35 @@ def test_thresholds_are_kept_in_a_file(tmp_path):
         load_thresholds(tmp_path / "cut")
 
 
+@pytest.mark.parametrize(
+    "layout", [np.asfortranarray, lambda x: x.T.copy().T, lambda x: np.repeat(x, 2, 1)[:, ::2]]
+)
+def test_thresholds_of_any_layout_in_memory_are_kept(tmp_path, layout):
+    gate = layout(np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32))
+    assert not gate.flags.c_contiguous
+    save_thresholds(tmp_path / "t.safetensors", Thresholds(gate=gate))
+    np.testing.assert_array_equal(load_thresholds(tmp_path / "t.safetensors").gate, gate)
+
+
+def test_a_file_that_was_not_written_to_its_end_is_not_there(tmp_path, monkeypatch):
+    import safetensors.numpy
+
+    file, given = tmp_path / "t.safetensors", Thresholds(query=jnp.array([1.0, 2.0]))
+
+    def torn(tensors, path):
+        Path(path).write_bytes(b"torn")
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(safetensors.numpy, "save_file", torn)
+        with pytest.raises(OSError, match="the disk is full"):
+            save_thresholds(file, given)
+    assert not file.exists()
+    save_thresholds(file, given)
+    np.testing.assert_array_equal(load_thresholds(file).query, [1, 2])
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
 def test_bad_input_is_named(variables):
     own = Calibration({"abs": np.ones((1, 2))}, {}, {"abs": np.ones((1, 2048), int)})
     with pytest.raises(ValueError, match=r"sparsity=1.5, expected 0 to 1"):

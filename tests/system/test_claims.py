@@ -179,7 +179,8 @@ def test_runs_end_with_the_terminal_unless_its_end_is_ignored(tmp_path, ignored,
     # As the tests' own terminal may ignore it, both are set.
     how = signal.SIG_IGN if ignored else signal.SIG_DFL
     process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, log, str(start)], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", PARENT, log, str(start)],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, how),
     )  # fmt: skip
 

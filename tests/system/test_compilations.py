@@ -30,6 +30,7 @@ from experiments.merging import compare_ways, finetuning, judging
 from experiments.merging.bed import repeated
 from experiments.sparsity import prosparse_training, prosparse_uses
 from rml import attention
+from rml.evaluation import answer_scores, sliding_nats
 from rml.fewshot import Setting, find_method
 from rml.hydra import learn_gates
 from rml.merging import choose_alpha
@@ -188,9 +189,25 @@ def test_a_second_batch_of_episodes_compiles_nothing():
         drawn = common.draw_episodes(config, (x, labels), setting, count=16, seed=case)
         common.choose(config, setting, (x * (1 + case), labels))
         for method in methods:
-            common.measure(config, method, x, drawn, setting)
+            common.evaluate(config, method, x, drawn, setting)
 
     compile_nothing_again(measure)
+
+
+def test_a_second_long_text_of_other_weights_compiles_nothing():
+    apply = jax.jit(lambda weights, x: weights[x] if x.dtype == jnp.int32 else x @ weights)
+    rng = np.random.default_rng(0)
+
+    def read(case: int) -> None:
+        inner, outer = (
+            partial(apply, jnp.asarray(rng.standard_normal(s), jnp.float32))
+            for s in ((5, 8), (8, 5))
+        )
+        text = rng.integers(0, 5, 40).astype(np.int32)
+        sliding_nats(inner, outer, text, window=16, stride=4, chunk=6)
+        answer_scores(inner, outer, jnp.asarray(text), jnp.array([[0, case], [case, 2]]))
+
+    compile_nothing_again(read)
 
 
 @pytest.mark.slow

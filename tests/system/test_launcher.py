@@ -145,9 +145,10 @@ def test_whatever_ends_an_extension_before_it_trains_the_run_stays_complete(
     "path",
     [
         "attention/length_extension", "distillation/scalekd", "distillation/tgeokd",
-        "distillation/tgeokd_flights", "kernels/classification_digits", "merging/fisher_merging",
-        "merging/logits_fusion", "merging/multilevel_mnist5k", "merging/ot_fusion",
-        "retrieval/finetune_pydocs", "retrieval/starts_pydocs", "sparsity/prosparse",
+        "distillation/tgeokd_flights", "hydra/compare_mnist5k", "hydra/compare_glyphs",
+        "kernels/classification_digits", "merging/fisher_merging", "merging/logits_fusion",
+        "merging/multilevel_mnist5k", "merging/ot_fusion", "retrieval/finetune_pydocs",
+        "retrieval/starts_pydocs", "sparsity/prosparse",
     ],
 )  # fmt: skip
 def test_recipes_with_a_stage_that_depends_on_another_are_not_extended(
@@ -160,6 +161,29 @@ def test_recipes_with_a_stage_that_depends_on_another_are_not_extended(
     RunDirectory(tmp_path, config.to_dict()).close()
     config.train.steps += 1
     with pytest.raises(UserError, match=r"another has learned would keep .* another --workdir$"):
+        launcher.launch(config, tmp_path, "config.py")
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("hydra/compare_mnist5k", "knn_k"), ("hydra/compare_glyphs", "knn_temperature"),
+        ("merging/fisher_merging", "most"), ("retrieval/finetune_pydocs", "max_length"),
+        ("retrieval/starts_pydocs", "validation_queries"),
+    ],
+)  # fmt: skip
+def test_recipes_whose_stages_choose_by_the_evaluation_do_not_continue_with_another(
+    tmp_path, recipe, monkeypatch, path, key
+):
+    config = registry.read_config(f"configs/{path}.py")
+    experiment = registry.find_experiment(config.experiment)
+    monkeypatch.setattr(experiment, "run", recipe.run)  # which trains nothing
+    monkeypatch.setattr(launcher.ranges, "checked_experiment", lambda _: experiment)
+    RunDirectory(tmp_path, config.to_dict()).close()
+    (tmp_path / "methods" / "first" / "checkpoints" / "5").mkdir(parents=True)
+    old = config.evaluation[key]
+    config.evaluation[key] = old * 2
+    with pytest.raises(UserError, match=rf"\(evaluation\.{key}: {old} there, {old * 2} now\)"):
         launcher.launch(config, tmp_path, "config.py")
 
 

@@ -382,6 +382,12 @@ def test_a_split_that_cannot_be_read_is_named_by_its_key(wrong):
         (["--grid=optimizer.learning_rate"], "expected key=value,value"),
         (["--grid=optimizer=1"], "--config.optimizer"),
         (["--grid=seed=1,2"], "--seeds=N"),
+        (
+            ["--grid=mesh.fsdp=1,2"],
+            "--grid names mesh.fsdp, which tells no measurements apart; expected a key that "
+            "changes what is measured",
+        ),
+        (["--grid", RATES, "--grid=mesh.fsdp=1"], "names mesh.fsdp, which tells no measurements"),
         (["--grid", RATES, "--grid", RATES], "names optimizer.learning_rate twice"),
         (["--grid", RATES, "--config.optimizer.learning_rate=1"], "which --grid varies"),
         (["--grid", RATES, "--config.seed=1"], "which --seeds varies"),

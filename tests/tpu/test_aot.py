@@ -73,6 +73,47 @@ def test_a_config_without_a_mesh_is_named():
         compile_step(config, jax.devices())
 
 
+SWEEP = """
+import math
+from types import SimpleNamespace
+from absl import app
+from tpu import aot, compile, sweep
+
+def examine(config, tried, topology):
+    seconds, rate = {"estimate": math.inf, "ici": 0.5}, math.nan
+    return dict(mesh={}, batch_size=64, examples_per_second=rate, seconds=seconds,
+                memory={"total": 1.0}, chip={"hbm": 2.0}, bound="unknown", times=[math.inf, (2.0,)])
+
+chips = [SimpleNamespace(platform="tpu", slice_index=i // 4) for i in range(8)]
+compile.topology_devices = lambda name, num_slices: chips
+sweep.compile_step, sweep.examine = lambda config, devices: config, examine
+app.run(aot.main, flags_parser=aot.parse_flags)
+"""
+
+
+@pytest.mark.slow
+def test_figures_that_are_not_known_are_null_in_json():
+    """The command, with stand-ins for the compiler; JSON has no word for infinity."""
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    done = subprocess.run(
+        [sys.executable, "-c", SWEEP, DIGITS, "--topology=v4:2x2x1", "--num_slices=2", "--sweep",
+         "--json=-"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "dcn of v4 is not published: no best is named"
+    found = json.loads(done.stdout, parse_constant=refuse)
+    assert found["best"] is None
+    row = found["rows"][0]
+    assert row["seconds"] == {"estimate": None, "ici": 0.5}
+    assert (row["examples_per_second"], row["batch_size"]) == (None, 64)
+    assert row["times"] == [None, [2.0]]
+
+
 @pytest.mark.slow
 def test_without_libtpu_the_extra_is_named():
     if importlib.util.find_spec("libtpu") is not None:

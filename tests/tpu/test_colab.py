@@ -1,13 +1,19 @@
 """The notebook runs from top to bottom, on small data and few steps."""
 
+import importlib
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
+
+from experiments.common.images import open_images
 
 NOTEBOOK = Path(__file__).parents[2] / "tpu" / "colab.ipynb"
 
@@ -46,17 +52,64 @@ def test_what_is_missing_is_installed_and_jax_is_not_replaced(monkeypatch):
     assert install(monkeypatch, {})[0][-2:] == ["-e", ".[demo]"]
 
 
+def write_images(folder, shape, count=100):
+    """Colour or grey images as files."""
+    folder.mkdir(parents=True)
+    for i, image in enumerate(np.random.default_rng(0).integers(0, 255, (count, *shape), np.uint8)):
+        Image.fromarray(image).save(folder / f"{i}.png")
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "found"),
+    [
+        ("npz", (9, 9, 1), (9, 9, 1)), ("folder", (40, 30), (32, 32, 1)),
+        ("folder", (40, 30, 3), (32, 32, 3)), ("zip", (40, 30, 3), (32, 32, 3)),
+    ],
+)  # fmt: skip
+def test_ones_own_images_set_their_shape_and_batch(tmp_path, monkeypatch, kind, shape, found):
+    if kind == "npz":
+        given = f"npz:{tmp_path / 'mine.npz'}"
+        np.savez(tmp_path / "mine.npz", image=np.zeros((100, *shape), np.uint8))
+    else:
+        write_images(tmp_path / "mine" / "a", shape)
+        given = f"folder:{tmp_path / 'mine'}"
+    if kind == "zip":  # as macOS makes it
+        write_images(tmp_path / "mine" / "__MACOSX", (2, 2))
+        given = shutil.make_archive(str(tmp_path / "up"), "zip", tmp_path / "mine")
+    monkeypatch.setenv("RML_MINE", given)
+    launched = []
+
+    def launch(config, *args):
+        launched.append(config)
+        raise InterruptedError
+
+    names = {
+        "os": os, "Path": Path, "importlib": importlib, "jax": importlib.import_module("jax"),
+        "open_images": open_images, "launch": launch, "DEMO": "simclr_mnist5k", "STEPS": 0,
+    }  # fmt: skip
+    for _ in range(2):  # the second time it is unpacked already
+        with pytest.raises(InterruptedError):
+            exec("".join(json.loads(NOTEBOOK.read_text())["cells"][-1]["source"]), dict(names))
+    for config in launched:
+        assert config.data.image_shape == found
+        assert config.train.batch_size == 80  # of 100, the rest is tested on
+        assert open_images(config, "train")[0]["image"].shape == found
+
+
 @pytest.mark.slow
 def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel")
     pytest.importorskip("ipykernel", reason="needs nbclient and ipykernel")
     import nbformat
 
-    images = (16 * load_digits().images).clip(0, 255).astype(np.uint8)[..., None]
-    np.savez(tmp_path / "mine.npz", image=images[:400])  # no labels, no judging: half the time
+    (tmp_path / "mine").mkdir()
+    for i, image in enumerate((16 * load_digits().images[:100]).clip(0, 255).astype(np.uint8)):
+        Image.fromarray(image).convert("RGB").save(tmp_path / "mine" / f"{i}.png")
+    # No labels, no judging: half the time.
+    archive = shutil.make_archive(str(tmp_path / "mine"), "zip", tmp_path / "mine")
     for name, value in {
         "RML_DEMO": "simclr_digits", "RML_STEPS": "50", "RML_RUNS": str(tmp_path),
-        "RML_MINE": f"npz:{tmp_path / 'mine.npz'}", "JAX_PLATFORMS": "cpu",
+        "RML_MINE": archive, "JAX_PLATFORMS": "cpu",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
@@ -73,6 +126,6 @@ def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert [name for name, _ in found] == ["simple_shot", "laplacian_shot"] * 2
     # One shot of five classes is 20% by chance.
     assert all(float(accuracy) > 40 for _, accuracy in found), found
-    assert "128 features of 80 images" in text
+    assert "128 features of 20 images" in text
     for name in ("colab_simclr_digits", "colab_mine"):
         assert (tmp_path / name / "summary.json").is_file()

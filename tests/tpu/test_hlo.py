@@ -1,5 +1,8 @@
 """What is read off compiled programs equals what is known of them."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,6 +173,8 @@ def test_roofline_adds_up(texts):
     assert line.local_seconds <= line.matrix_seconds + line.memory_seconds
     assert line.bound == "memory"
     assert line.whole == line.memory_seconds <= line.overlapped <= line.serial
+    unknown = dataclasses.replace(line, links={"ici": 0.0, "dcn": math.inf})
+    assert (unknown.bound, unknown.serial) == ("unknown", math.inf)
 
 
 # As XLA writes them for GPUs, parts that say nothing of the work left out.

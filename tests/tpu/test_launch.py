@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rml.errors import UserError
 from tpu.gcloud import Pod, says_absent
-from tpu.launch import CHECK, INSTALL, MISSING, risk
+from tpu.launch import CHECK, INSTALL, MISSING, check_run, risk
 
 ROOT = Path(__file__).parents[2]
 FAKE = f"""#!{sys.executable}
@@ -350,6 +351,22 @@ def test_a_pod_is_absent_where_the_service_says_so_of_it(said, absent):
 def test_a_work_directory_that_may_be_lost_is_told(topology, run, setup, resumes, part):
     told = risk(Pod("pod", "z", topology), run, setup, resumes)
     assert told is None if part is None else part in told
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.seed 3 --config.train.batch_size=-2", "train.batch_size is -2, expected"),
+        ("--config.train.batch_size 0", "train.batch_size is 0, expected"),
+        ("--config.train.batch_size -8", "train.batch_size is -8, expected"),
+        ("--config.seed", "Missing value for flag --config.seed"),
+    ],
+)
+def test_values_may_stand_behind_their_flags(override, message):
+    run = "--config=configs/contrastive/simclr_digits.py --config.train.steps 200 --workdir /mnt/x"
+    check_run(run)
+    with pytest.raises(UserError, match=message):
+        check_run(f"{run} {override}")
 
 
 def test_several_slices_are_several_hosts():

@@ -15,6 +15,13 @@ from tpu.plan import checkpoint_interval, overhead, ring_seconds
 ROOT = Path(__file__).parents[2]
 
 
+def plan_of(*args):
+    """Runs the command."""
+    return subprocess.run(
+        [sys.executable, "-m", "tpu.plan", *args], cwd=ROOT, capture_output=True, text=True
+    )
+
+
 @pytest.mark.parametrize(("chips", "save"), [(256, 1.0), (10_240, 5.0), (10_240, 60.0)])
 def test_interval_loses_least(chips, save):
     found = checkpoint_interval(chips=chips, failures_per_day=1e-3, save=save, restart=300.0)
@@ -35,9 +42,46 @@ def test_ring_waits_for_its_slowest_link():
     assert two[0] == pytest.approx(10 * two[1])
 
 
+def test_ring_over_slices_is_never_faster_than_inside_one():
+    sizes = dict(chips=8, rows=4, features=16, slices=2, ici=100.0)
+    slow, fast = ring_seconds(dcn=300.0, **sizes)
+    assert slow == fast == pytest.approx(3 * 8 * 4 * 16 * 4 / 100)
+    assert ring_seconds(dcn=None, **sizes) == (math.inf, fast)
+    assert ring_seconds(dcn=None, **sizes | {"slices": 1}) == (fast, fast)
+
+
+@pytest.mark.parametrize(
+    ("slices", "ring"), [(2, "unknown (no dcn is published)"), (1, "90 ms a ")]
+)
+def test_ring_over_a_network_of_unpublished_bandwidth_is_unknown(slices, ring):
+    assert CHIPS["v4"].dcn is None
+    done = plan_of("--chip=v4", f"--slices={slices}")
+    assert done.returncode == 0, done.stderr
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith(f"loss: ring {ring}")
+    assert f"over {slices} slices, 90 ms were it one" in line
+
+
 def test_impossible_rates_are_named():
     with pytest.raises(UserError, match=r"failures is 0"):
         checkpoint_interval(chips=1, failures_per_day=0, save=1.0, restart=1.0)
+    with pytest.raises(UserError, match=r"restart is -1.0, expected at least 0"):
+        checkpoint_interval(chips=1, failures_per_day=1e-3, save=1.0, restart=-1.0)
+    assert checkpoint_interval(chips=1, failures_per_day=1e-3, save=1.0, restart=0.0).lost > 0
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("decodes", "0"), ("decodes", "-250"), ("epochs", "-1"), ("epochs", "0"), ("pairs", "-1e9"),
+        ("pairs", "inf"), ("pairs", "nan"), ("parameters", "-1"), ("example_bytes", "0"),
+        ("step", "0"), ("save", "inf"),
+    ],
+)  # fmt: skip
+def test_impossible_numbers_end_with_one_line(flag, value):
+    done = plan_of(f"--{flag}={value}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {flag} is {float(value)}, expected more than 0 and finite\n"
 
 
 def test_a_run_that_failures_leave_no_time_to_is_refused():

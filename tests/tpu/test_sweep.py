@@ -1,11 +1,14 @@
 """What a sweep tries, and how it names the best."""
 
+import math
+
 import pytest
 from ml_collections import ConfigDict
 
 from rml.errors import UserError
 from tpu import sweep
 from tpu.compile import DoesNotFit
+from tpu.report import rates
 
 
 @pytest.fixture
@@ -71,6 +74,48 @@ def test_best_is_a_config_override(config, compiler):
     )
     assert len(found["rows"]) == len(lines) - 1 == 12
     assert sum("too large" in line for line in lines) == 6
+
+
+@pytest.fixture
+def unknown(compiler, monkeypatch):
+    """Makes the time of a step unknown where the config splits parameters in one of these ways."""
+    inner, splits = sweep.examine, set()
+
+    def examine(config, tried, topology):
+        report = inner(config, tried, topology)
+        if config.mesh.fsdp not in splits:
+            return report
+        step = {"seconds": {"estimate": math.inf}}
+        return report | step | rates(math.inf, floor=1.0, examples=report["batch_size"])
+
+    monkeypatch.setattr(sweep, "examine", examine)
+    return splits
+
+
+def test_no_best_is_named_where_no_time_is_known(config, unknown):
+    unknown |= {1, 4}
+    lines = []
+    found = sweep.sweep(config, DEVICES, "v4:2x2x1", write=lines.append)
+    assert lines[-1] == "dcn of v4 is not published: no best is named"
+    assert not any("best:" in line for line in lines)
+    assert sum("unknown examples/s, step unknown" in line for line in lines) == 6
+    assert (found["best"], found["override"], len(found["rows"])) == (None, None, 12)
+
+
+def test_a_candidate_whose_time_is_unknown_is_not_the_best(config, unknown):
+    unknown |= {1}  # which are tried first
+    lines = []
+    found = sweep.sweep(config, DEVICES, "v4:2x2x1", write=lines.append)
+    assert found["best"]["examples_per_second"] == 128 / 4
+    assert "--config.mesh.fsdp=4 " in found["override"]
+    assert lines[-1] == f"best: {found['override']}"
+
+
+def test_rates_follow_from_a_steps_time_or_are_unknown():
+    assert rates(0.5, floor=0.125, examples=64) == {
+        "estimate_over_floor": 4.0, "share_of_peak": 0.25, "examples_per_second": 128.0
+    }  # fmt: skip
+    assert all(map(math.isnan, rates(math.inf, floor=0.125, examples=64).values()))
 
 
 def test_nothing_fits(config, compiler, monkeypatch):

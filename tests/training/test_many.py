@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs.contrastive import simclr_digits
 from experiments.common.evaluators import ImageEvaluator
-from experiments.common.many import differences, many, pretrain_many, unstack
+from experiments.common.many import differences, each, many, pretrain_many, unstack
 from experiments.contrastive import simclr
 from rml.errors import UserError
 from rml.losses import nt_xent
@@ -166,6 +166,18 @@ def test_runs_are_shared_out_among_devices(forked, whole):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("kind", "looped"), [("cpu", True), ("tpu", False)])
+def test_runs_are_traced_once_as_the_platform_runs_them(kind, looped):
+    traced = []
+    device = jax.sharding.AbstractDevice(device_kind=kind, num_cores=None, platform=kind)
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
+    run = each(lambda x: (traced.append(x), x @ x)[1])
+    with jax.sharding.use_abstract_mesh(mesh):
+        program = jax.make_jaxpr(run)(jax.numpy.ones((3, 4, 4)))
+    assert len(traced) == 1
+    assert {"scan", "while"}.isdisjoint(eqn.primitive.name for eqn in program.eqns) != looped
+
+
 def test_each_process_reads_the_batches_of_its_runs():
     task = many(task_of, CONFIGS)
 

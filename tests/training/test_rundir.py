@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -150,9 +151,63 @@ def test_more_steps_are_refused_where_a_stage_begins_from_what_another_has_learn
     assert (tmp_path / "config.json").read_bytes() == before
     assert not caplog.records
     RunDirectory(tmp_path, evaluated(5, 9)).close()  # as where nobody knew that it has stages
-    run = RunDirectory(tmp_path, evaluated(3, 9), staged=True)  # another evaluation is judged anew
+    run = RunDirectory(tmp_path, evaluated(3, 9), staged=True)  # nothing was chosen by another yet
     with pytest.raises(UserError, match=said):
         run.of_method("variants")
+
+
+def test_another_evaluation_is_refused_where_a_stage_has_chosen_by_it(tmp_path):
+    free = {"batch_size": 8, "batch_tokens": 64, "test_queries": 10}
+    old = evaluated(5)
+    old["evaluation"] |= free
+    run = RunDirectory(tmp_path, old, staged=True)
+    inner = run.of_method("tries")
+    for part in (inner, run):
+        part.close()
+    RunDirectory(tmp_path, evaluated(4), staged=True).close()  # nothing is trained yet
+    RunDirectory(tmp_path, old, staged=True).close()
+    (inner.path / "checkpoints" / "5").mkdir(parents=True)
+    files = {file: file.read_bytes() for file in tmp_path.glob("*.json*")}
+    said = (
+        f"work directory {tmp_path} holds a run of another evaluation (evaluation.knn_k: 5 there, "
+        "3 now): a stage that begins from what another has chosen by it would keep what it had of "
+        "the earlier one; give the same values, or another --workdir"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        RunDirectory(tmp_path, old | {"evaluation": {"knn_k": 3} | free}, staged=True)
+    assert {file: file.read_bytes() for file in tmp_path.glob("*.json*")} == files
+    changed = {"mesh": {"data": 2}, "evaluation": {"knn_k": 5} | dict.fromkeys(free, 2)}
+    run = RunDirectory(tmp_path, old | changed, staged=True)
+    run.of_method("tries").close()
+    run.close()
+    assert json.loads((inner.path / "config.json").read_text())["evaluation"]["batch_size"] == 2
+    other = old | {"evaluation": {"knn_k": 3}}
+    run = RunDirectory(tmp_path, other)  # as where nobody knew that it has stages
+    run.close()
+    run = RunDirectory(tmp_path, other, staged=True)
+    with pytest.raises(UserError, match=r"another evaluation \(.*knn_k: 5 there, 3 now"):
+        run.of_method("tries")
+
+
+def test_a_run_is_complete_until_it_is_extended(tmp_path, caplog):
+    said = rf"^bed\.run is '{tmp_path}', a run that has not ended; let it end first \(the same "
+    run = RunDirectory(tmp_path, evaluated(5))
+    with pytest.raises(UserError, match=said):
+        config_file.check_complete(tmp_path, "bed.run")
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(UserError, match=said):
+        config_file.check_complete(tmp_path, "bed.run")
+    run.write_summary(metrics={}, claims=[], seconds=1.0)
+    run.close()
+    config_file.check_complete(tmp_path, "bed.run")
+    run = RunDirectory(tmp_path, evaluated(5, 9))
+    (tmp_path / "checkpoints" / "7").mkdir()
+    run.take_back_config()  # as where it is stopped
+    run.close()
+    with pytest.raises(UserError, match=said):
+        config_file.check_complete(tmp_path, "bed.run")
+    RunDirectory(tmp_path, evaluated(5, 9)).write_summary(metrics={}, claims=[], seconds=1.0)
+    config_file.check_complete(tmp_path, "bed.run")
 
 
 def test_a_change_that_fails_before_it_trains_is_taken_back(tmp_path):
