@@ -19,26 +19,29 @@ def raise_interrupts() -> None:
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
-    """Hears of an interruption only at the block's end, so that the block is done whole.
+def deferred() -> Iterator[list[int]]:
+    """Lets an interruption take effect at the block's end only, so that the block is done whole.
 
     Signals that are ignored or left to the system stay so, here and in processes that are started.
+
+    Yields:
+      The signals heard so far, for a block that is to end early.
     """
     handlers = {
         signum: handler
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         if callable(handler := signal.getsignal(signum))
     }
-    heard = []
+    heard: list[int] = []
     for signum in handlers:
-        signal.signal(signum, lambda *told: heard.append(told))
+        signal.signal(signum, lambda signum, _: heard.append(signum))
     try:
-        yield
+        yield heard
     finally:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
-    for signum, frame in heard[:1]:
-        handlers[signum](signum, frame)
+    for signum in heard[:1]:
+        handlers[signum](signum, None)
 
 
 def _stop(*_: object) -> NoReturn:

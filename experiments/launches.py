@@ -157,14 +157,14 @@ def launch_all(
         return f"{some} {duration(sum(known) / jobs)} left"
 
     try:
-        with console.status("") as status:
-            while waiting or running:
+        # Raised anywhere, an interruption could be lost, or meet a run that is not noted yet.
+        with console.status("") as status, interrupts.deferred() as heard:
+            while (waiting or running) and not heard:
                 for run in list(waiting):
                     if len(running) == jobs:
                         break
                     if not (missing := run.missing()):
-                        with interrupts.deferred():  # nobody would know the run to tell it
-                            running[run] = start(run), time.monotonic(), shares.pop()
+                        running[run] = start(run), time.monotonic(), shares.pop()
                         bind(running[run][0], running[run][2])
                         console.print(f"started {run.name}")
                     elif not set(missing) & {one.directory for one in (*waiting, *running)}:
