@@ -95,14 +95,14 @@ def test_gates_of_all_pairs_are_measured_as_they_are_one_class_after_the_other(m
     model = hydra.methods.build_model(config, "hydra")
     shapes = jax.eval_shape(hydra.task(config).init, jax.random.key(0))
     rng = np.random.default_rng(0)
-    draw = lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype)  # noqa: E731
+    draw = lambda leaf: jnp.asarray(rng.normal(0, 0.6, leaf.shape), leaf.dtype)  # noqa: E731
     variables = jax.tree.map(draw, nn.meta.unbox(shapes.variables))
     variables["batch_stats"] = jax.tree.map(abs, variables["batch_stats"])
     every = evaluator.gates_of(model, variables)
     # Neither all open nor the same for every pair.
     assert jnp.std(every, axis=(0, 1)).mean() > 0.1
     np.testing.assert_allclose(
-        evaluator.own_gates(model, variables), jnp.diagonal(every).T, rtol=1e-5
+        evaluator.own_gates(model, variables), jnp.diagonal(every).T, atol=1e-5
     )
     rows, gates = [], GatedEncoder.gates
 
