@@ -40,5 +40,6 @@ def untrained_run(
     checkpoints.save(1, state, types.SimpleNamespace(get_state=lambda: 1), run.config)
     checkpoints.close()
     model.tokenizer.save(str(run.path / TOKENIZER))
+    run.write_summary(metrics={}, claims=[], seconds=1.0)
     run.close()
     return model, state
