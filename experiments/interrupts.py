@@ -40,8 +40,8 @@ def deferred() -> Iterator[list[int]]:
     finally:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
-    for signum in heard[:1]:
-        handlers[signum](signum, None)
+    for first in heard[:1]:
+        handlers[signal.Signals(first)](first, None)
 
 
 def _stop(*_: object) -> NoReturn:
