@@ -33,7 +33,13 @@ from experiments.hydra.evaluator import GATE_CAPTIONS, TransferEvaluator, gates_
 from experiments.ranges import Range
 from rml import evaluation
 from rml.encoder import ImageEmbedder
-from rml.hydra import confusion_similarity, gate_overlap, relation_correlation, shared_openness
+from rml.hydra import (
+    confusion_similarity,
+    gate_overlap,
+    gate_statistics,
+    relation_correlation,
+    shared_openness,
+)
 from rml.training import Claim, RunDirectory, Task, TrainState
 
 SOURCE = (
@@ -182,7 +188,8 @@ def compare_relations(run: RunDirectory, hydra: Trained, classifier: Trained) ->
     logits, labels = classifier.evaluator.outputs(classifier.variables)
     present = np.unique(labels)  # nothing is known of how others are confused
     among = np.ix_(present, present)
-    overlap = np.asarray(gate_overlap(jnp.diagonal(gates).T))[among]
+    own = jnp.diagonal(gates).T
+    overlap = np.asarray(gate_overlap(own))[among]
     shared = np.asarray(shared_openness(gates))[among]
     confusion = np.asarray(confusion_similarity(jax.nn.softmax(logits), labels))[among]
     figures.heatmap(
@@ -191,7 +198,8 @@ def compare_relations(run: RunDirectory, hydra: Trained, classifier: Trained) ->
         title="Confusion of a plain classifier", value_label="mean probability (%)",
     )  # fmt: skip
     order = np.random.default_rng(evaluator.seed).permutation(len(present))
-    return evaluator.measure_gates(run, run.path / "methods" / "hydra", gates) | {
+    evaluator.draw_gates(run, run.path / "methods" / "hydra", own)
+    return {name: float(value) for name, value in gate_statistics(gates).items()} | {
         "relation_rank_correlation": relation_correlation(overlap, confusion),
         "relation_rank_correlation_permuted": relation_correlation(
             overlap[np.ix_(order, order)], confusion

@@ -17,7 +17,7 @@ from experiments.common.images import augmentation
 from rml import data, evaluation
 from rml.data import augment
 from rml.encoder import ImageEmbedder
-from rml.hydra import draw_pairs, gate_overlap, gate_statistics, pair_statistics
+from rml.hydra import draw_pairs, gate_overlap, pair_statistics
 from rml.training import RunDirectory
 from rml.training.processes import local_copy
 
@@ -146,11 +146,6 @@ class TransferEvaluator(ImageEvaluator):
         return jax.jit(
             lambda images: augment.views(jax.random.key(0), augment.to_float(images), pipeline, n=2)
         )
-
-    def measure_gates(self, run: RunDirectory, trained: Path, gates: Any) -> dict[str, float]:
-        """Sparsity and binariness of the gates of all pairs; draws their training and relations."""
-        self.draw_gates(run, trained, jnp.diagonal(gates).T)
-        return {name: float(value) for name, value in gate_statistics(gates).items()}
 
     def draw_gates(self, run: RunDirectory, trained: Path, own: Array) -> None:
         """Draws the training of gates, and how those of each class with itself are related."""

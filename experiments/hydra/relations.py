@@ -15,7 +15,7 @@ import numpy as np
 from experiments.common import figures
 from experiments.common.evaluators import Labelled, pixels
 from experiments.hydra import compare
-from experiments.hydra.evaluator import gates_of
+from experiments.hydra.evaluator import own_gates
 from rml import data
 from rml.data.glyphs import unicode_block
 from rml.encoder import ImageEmbedder
@@ -63,8 +63,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     groups = taxonomy(config, compare.checked(config).train.class_names)
     metrics, trained = compare.compare(config, run)
     hydra, supcon = trained["hydra"], trained["supcon"]
-    classes = jnp.arange(len(groups))
-    gates = gates_of(hydra.evaluator.model, hydra.variables, classes, classes)
+    gates = own_gates(hydra.evaluator.model, hydra.variables)
     similarities = {
         "gates": np.asarray(gate_overlap(gates)),
         "supcon": mean_cosines(supcon.features[0], len(groups)),

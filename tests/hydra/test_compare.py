@@ -256,7 +256,7 @@ def test_gates_are_held_against_the_classes_mean_pixels(monkeypatch):
     checked = SimpleNamespace(train=SimpleNamespace(class_names=names))
     monkeypatch.setattr(relations.compare, "checked", lambda config: checked)
     monkeypatch.setattr(relations.compare, "compare", lambda *_: ({"knn": 0.5}, trained))
-    monkeypatch.setattr(relations, "gates_of", lambda *_: gates)
+    monkeypatch.setattr(relations, "own_gates", lambda *_: gates)
     monkeypatch.setattr(relations.figures, "bars", lambda *_, **options: None)
     monkeypatch.setattr(relations, "draw_groups", lambda *_: None)
     found = relations.run(config, SimpleNamespace(figure=lambda name: None))
