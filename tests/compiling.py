@@ -8,6 +8,7 @@ for some hundred programs. What it has made it keeps, so that it is replaced now
 import functools
 import threading
 
+import jax
 from jax._src import compiler
 from jax._src.interpreters import mlir
 
@@ -27,6 +28,11 @@ def share_contexts() -> None:
         return own.context
 
     mlir.make_ir_context = shared
+
+
+def keep_nothing() -> None:
+    """Neither writes what this process compiles nor reads what others have written."""
+    jax.config.update("jax_enable_compilation_cache", False)
 
 
 def optimize(level: int) -> None:

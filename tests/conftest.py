@@ -32,8 +32,12 @@ QUICKLY = (
     "--xla_cpu_parallel_codegen_split_count=1",
 )  # fmt: skip
 os.environ["XLA_FLAGS"] = " ".join([USERS_FLAGS, *QUICKLY]).strip()
-# Programs are compiled once for all tests and all processes that they start.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+# Programs are compiled once for all processes that tests start. Those of pytest's own processes are
+# kept from the second run on: to write them takes longer than one run saves by what it reads again.
+PROGRAMS = ROOT / ".pytest_cache" / "jax"
+KEEPS = PROGRAMS.exists() or "JAX_COMPILATION_CACHE_DIR" in os.environ
+KEEPS = bool(int(os.environ.setdefault("RML_TESTS_KEEP_PROGRAMS", str(int(KEEPS)))))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Each operation of a program carries its stack, which is deep under pytest and which no test reads.
@@ -46,9 +50,12 @@ settings.load_profile("rml")
 
 
 def pytest_configure() -> None:
-    from tests import compiling  # it imports JAX, which reads the variables above
+    from tests import checking, compiling  # they import JAX, which reads the variables above
 
+    checking.share_checks()
     compiling.share_contexts()
+    if not KEEPS:
+        compiling.keep_nothing()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
