@@ -27,6 +27,8 @@ HEAD_SCALE = 20.0
 """Factor of cosines to class means in logits; it is the bed's."""
 CLASSES = 10
 """Likeliest classes that Fisher information sums over."""
+_layer_activations = jax.jit(layer_activations, static_argnums=0)
+"""One program for all encoders of a module."""
 
 
 def fused(named: dict[str, Any], images: np.ndarray, options: dict[str, Any]) -> Any:
@@ -61,7 +63,7 @@ def activations(name: str, encoder: Any, images: np.ndarray) -> LayerActivations
         raise UserError(f"{name} has no ViT and no Bert, expected one whose units can be aligned")
     module, path, _, inputs = found
     params = functools.reduce(lambda tree, key: tree[key], path, encoder.variables["params"])
-    return jax.jit(functools.partial(layer_activations, module))(params, inputs)
+    return _layer_activations(module, params, inputs)
 
 
 def grams(name: str, encoder: Any, images: np.ndarray) -> dict[str, Array]:
@@ -85,17 +87,25 @@ def first_call(
 
     It is None where there is none.
     """
-    found: list[tuple[nn.Module, tuple[str, ...], str, Array]] = []
+    found: list[tuple[nn.Module, tuple[str, ...], str]] = []
 
-    def watch(call: Any, args: Any, options: Any, context: Any) -> Any:
-        module, method = context.module, context.method_name
-        if method != "setup" and isinstance(module, kinds) and not found:
-            found.append((module.clone(), module.path, method, args[0]))
-        return call(*args, **options)
+    @jax.jit
+    def read(variables: Any, images: Array) -> list[Array]:
+        inputs: list[Array] = []
 
-    with nn.intercept_methods(watch):
-        encoder.function(encoder.variables, jnp.asarray(images))
-    return found[0] if found else None
+        def watch(call: Any, args: Any, options: Any, context: Any) -> Any:
+            module, method = context.module, context.method_name
+            if method != "setup" and isinstance(module, kinds) and not found:
+                found.append((module.clone(), module.path, method))
+                inputs.append(args[0])
+            return call(*args, **options)
+
+        with nn.intercept_methods(watch):
+            encoder.function(variables, images)
+        return inputs
+
+    inputs = read(encoder.variables, jnp.asarray(images))
+    return (*found[0], *inputs) if found else None
 
 
 def fisher(encoder: Any, images: np.ndarray, labels: Int[np.ndarray, " n"]) -> Any:

@@ -106,7 +106,7 @@ class TextEmbedder:
     @property
     def function(self) -> Encode:
         """The pure function `(variables, tokens [b, t], mask [b, t]) -> [b, d]`."""
-        return self.module.apply
+        return applied(self.module)
 
     def __call__(
         self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None
@@ -122,6 +122,20 @@ class TextEmbedder:
             mesh=self.mesh,
             progress=progress,
         )
+
+
+def applied(module: TextEncoder) -> Encode:
+    """The function of variables and texts that a module is; equal ones share what is compiled."""
+    try:
+        hash(module)
+    except TypeError:  # an attribute is a list
+        return module.apply
+    return _applied(module)
+
+
+@lru_cache(maxsize=8)
+def _applied(module: TextEncoder) -> Encode:
+    return module.apply
 
 
 def collect(

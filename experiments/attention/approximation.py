@@ -44,8 +44,8 @@ def halves(query: jax.Array, key: jax.Array, value: jax.Array) -> Halves:
     return Halves(query, key, value, out)
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "hashed"))
-def errors(part: Halves, rngs: Any, *, settings: HyperSettings, hashed: bool = True) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="settings")
+def errors(part: Halves, rngs: Any, *, settings: HyperSettings, hashed: Any = True) -> jax.Array:
     """Relative errors [r, h] in Frobenius norm, of every key's planes and samples, by head.
 
     Args:
@@ -61,8 +61,8 @@ def errors(part: Halves, rngs: Any, *, settings: HyperSettings, hashed: bool = T
     def of_one(rng: Any) -> jax.Array:
         of_planes, of_samples = jax.random.split(rng)
         planes = hyperplanes(of_planes, settings.planes, width) if settings.planes else None
-        if planes is not None and not hashed:
-            planes = jnp.zeros_like(planes)  # one bucket, in which the order stays
+        if planes is not None:  # of zeros: one bucket, in which the order stays
+            planes = jnp.where(hashed, planes, 0.0)
         drawn = draw_samples(of_samples, part.value, here, settings)
         qkv = part.query, part.key, part.value
         return sorted_part(*qkv, here, planes, drawn, settings, width**-0.5).out

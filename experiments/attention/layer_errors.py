@@ -34,10 +34,12 @@ def layer_errors(
     parts = [approximation.halves(*qkv) for qkv in captured]
 
     @functools.cache  # figures and comparisons share some
-    def logs(planes: int, block: int, samples: int, **how: Any) -> np.ndarray:
+    def logs(planes: int, block: int, samples: int, hashed: bool = True) -> np.ndarray:
         """Logarithms of relative errors [seeds, layers, heads]."""
         settings = HyperSettings(planes, block, samples)
-        found = [approximation.errors(part, rngs, settings=settings, **how) for part in parts]
+        found = [
+            approximation.errors(part, rngs, settings=settings, hashed=hashed) for part in parts
+        ]
         return np.log(np.stack(found, axis=1))
 
     def means(rows: Any) -> np.ndarray:

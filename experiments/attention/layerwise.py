@@ -85,10 +85,9 @@ class Decoder:
         self, i: int, x: jax.Array, rngs: Any, name: str, options: Mapping[str, Any],
         *, keep: bool = False,
     ) -> tuple[jax.Array, jax.Array, Any]:  # fmt: skip
-        layer = jax.tree.map(lambda leaf: leaf[i : i + 1], self.params["blocks"])
         items = tuple(sorted(options.items()))
         return _layer(
-            layer, self.params["norm"], x, rngs,
+            self.params["blocks"], self.params["norm"], i, x, rngs,
             module=self.module, name=name, options=items, keep=keep,
         )  # fmt: skip
 
@@ -98,13 +97,14 @@ class Decoder:
 
 @functools.partial(jax.jit, static_argnames=("module", "name", "options", "keep"))
 def _layer(
-    layer: Any, norm: Any, x: jax.Array, rngs: Any, *, module: Any, name: str, options: tuple,
-    keep: bool,
+    blocks: Any, norm: Any, i: int, x: jax.Array, rngs: Any, *, module: Any, name: str,
+    options: tuple, keep: bool,
 ) -> tuple[jax.Array, jax.Array, Any]:  # fmt: skip
     """Hidden states [r, t, d] after a layer, those after the final norm, and what was attended to.
 
     It is a model of one layer whose table of tokens is the text's hidden states.
     """
+    layer = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i, 1), blocks)
 
     def of_one(x: jax.Array, rng: Any) -> tuple[jax.Array, jax.Array, Any]:
         attention = attention_of(name, rng=rng, **dict(options))

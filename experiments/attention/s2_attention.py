@@ -84,8 +84,8 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics |= compared(found | not_trained, last, near=options.local * options.block)
     s2_figures.of_nats(run, found, variants, options.strides)
     first = params[f"s2_{last}"][0]
-    for name, offset in (("decoding_error", 0), ("decoding_error_of_other_shards", 1)):
-        metrics[name] = s2_patterns.decoding_error(config, first, windows[:4], offset=offset)
+    errors = s2_patterns.decoding_errors(config, first, windows[:4], offsets=(0, 1))
+    metrics |= zip(("decoding_error", "decoding_error_of_other_shards"), errors, strict=True)
     metrics |= needles(config, run, text)
     progress.note(f"nats: { {name: round(float(own.mean()), 4) for name, own in found.items()} }")
     metrics |= replaced_late(config, loaded)

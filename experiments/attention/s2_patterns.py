@@ -1,6 +1,7 @@
 """Patterns of S2-attention beside others at equal keys, in a small model and in a trained one."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +38,11 @@ class Variant(NamedTuple):
     cache: float
 
 
+def bytes_of(cache: Callable[[], Any]) -> int:
+    """Counts the bytes of what a function makes, without making it."""
+    return jax.eval_shape(cache).bytes
+
+
 def mean_keys(pattern: np.ndarray, block: int) -> float:
     """Number of keys that a query of a causal pattern sees, on average over queries and heads."""
     blocks = pattern.shape[1]
@@ -50,12 +56,12 @@ def variants(config: Any) -> dict[str, Variant]:
     """
     options, n = config.pattern, config.text.length
     module = language_model(config, attend)
-    full = module.init_cache(1, n).bytes
+    full = bytes_of(lambda: module.init_cache(1, n))
     found = {"dense": Variant(attend, (n + 1) / 2, 1.0)}
 
     def windowed(keys: float, sinks: int) -> Variant:
         width = window_width(keys, n, sinks=sinks)
-        kept = module.init_cache(1, window=width, sinks=sinks).bytes / full
+        kept = bytes_of(lambda: module.init_cache(1, window=width, sinks=sinks)) / full
         return Variant(functools.partial(_windowed, width=width, sinks=sinks), keys, kept)
 
     for stride in options.strides:
@@ -97,9 +103,10 @@ def pattern_of(
 def _sharded(config: Any, stride: int, *, shards: int, full: int, dense_heads: int = 0) -> Variant:
     block = config.pattern.block
     pattern = pattern_of(config, stride, shards=shards, dense_heads=dense_heads)
-    cache = sharded_cache(language_model(config, attend), 1, pattern, block=block)
+    module = language_model(config, attend)
+    kept = bytes_of(functools.partial(sharded_cache, module, 1, pattern, block=block))
     masked = functools.partial(attend, bias=pattern_bias(pattern, block))
-    return Variant(masked, mean_keys(pattern, block), cache.bytes / full)
+    return Variant(masked, mean_keys(pattern, block), kept / full)
 
 
 def _windowed(query: Any, key: Any, value: Any, visible: Visible, *, width: int, sinks: int) -> Any:
@@ -159,13 +166,13 @@ def costs(config: Any) -> dict[str, float]:
         vocabulary=2, width=options.heads * options.width, depth=1, heads=options.heads,
         kv_heads=options.kv_heads, mlp=1, dtype=jnp.bfloat16,
     )  # fmt: skip
-    full = module.init_cache(1, n).bytes
+    full = bytes_of(lambda: module.init_cache(1, n))
     caches = {
         "cache_share": pattern,
         "cache_share_union": np.broadcast_to(pattern.any(axis=0), pattern.shape),
     }
     metrics = {"operations_share": share} | {
-        name: sharded_cache(module, 1, own, block=block).bytes / full
+        name: bytes_of(functools.partial(sharded_cache, module, 1, own, block=block)) / full
         for name, own in caches.items()
     }
     draws = jax.random.split(jax.random.key(config.seed), 3)
@@ -188,28 +195,28 @@ def costs(config: Any) -> dict[str, float]:
     return metrics
 
 
-def decoding_error(config: Any, params: Any, windows: np.ndarray, *, offset: int = 0) -> float:
-    """Greatest difference, over the greatest hidden state, of decoding with a sharded cache.
+def decoding_errors(
+    config: Any, params: Any, windows: np.ndarray, *, offsets: Sequence[int]
+) -> list[float]:  # fmt: skip
+    """Greatest difference, over the greatest hidden state, of decoding with sharded caches.
 
     Args:
       config: The run's config.
       params: Parameters of a model trained with S2's last stride.
       windows: Tokens, [b, n].
-      offset: Blocks by which the cache's pattern differs from the model's.
+      offsets: Blocks by which each cache's pattern differs from the model's.
     """
     stride, block = config.pattern.strides[-1], config.pattern.block
     shards = language_model(config, attend).head_shape()[0]
     pattern = pattern_of(config, stride, shards=shards)
     masked: Attend = functools.partial(attend, bias=pattern_bias(pattern, block))
     module = language_model(config, masked)
-    kept = pattern_of(config, stride, shards=shards, offset=offset)
     variables, tokens = {"params": params}, jnp.asarray(windows)
 
     @jax.jit
-    def difference(tokens: jax.Array) -> jax.Array:
+    def difference(tokens: jax.Array, empty: Any) -> jax.Array:
         whole: Any = module.apply(variables, tokens)
         first = tokens.shape[1] // 2
-        empty = sharded_cache(module, len(tokens), kept, block=block)
         states: Any = module.apply(variables, tokens[:, :first], cache=empty)
 
         def step(cache: Any, token: jax.Array) -> tuple[Any, jax.Array]:
@@ -220,4 +227,8 @@ def decoding_error(config: Any, params: Any, windows: np.ndarray, *, offset: int
         found = jnp.concatenate([states.last, rest.swapaxes(0, 1)], axis=1)
         return jnp.abs(found - whole).max() / jnp.abs(whole).max()
 
-    return float(difference(tokens))
+    kept = (pattern_of(config, stride, shards=shards, offset=offset) for offset in offsets)
+    return [
+        float(difference(tokens, sharded_cache(module, len(tokens), own, block=block)))
+        for own in kept
+    ]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,24 @@ def reduced_pixels(images: Any) -> Array:
     return pixels(jax.image.resize(floats, (n, *fitting, channels), "linear", antialias=True))
 
 
+@dataclass(frozen=True)
+class OfModel:
+    """A function that a model is of its inputs, equal for equal models: these compile it once."""
+
+    model: Any
+
+    def __hash__(self) -> int:
+        return hash(type(self.model))  # attributes of a model may be lists
+
+
+class Features(OfModel):
+    """The features of images."""
+
+    def __call__(self, variables: Any, images: Any) -> Any:
+        """Features of a batch of images."""
+        return self.model.apply(variables, augment.to_float(images), method=self.model.features)
+
+
 class ImageEvaluator:
     """Measures features on one data set, by the same neighbours and probe for every encoder."""
 
@@ -82,9 +101,7 @@ class ImageEvaluator:
         """
         self.config, self.options, self.seed = config, config.evaluation, config.seed
         self._needs_labels, self._warned = labelled, False
-        self._function = lambda variables, images: model.apply(
-            variables, augment.to_float(images), method=model.features
-        )
+        self._function = Features(model)
 
     @cached_property
     def mesh(self) -> Mesh:

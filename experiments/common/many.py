@@ -10,6 +10,7 @@ Such runs are small by design: each lies whole on one device, where it is judged
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
+from operator import getitem
 from typing import Any
 
 import flax.linen as nn
@@ -162,12 +163,11 @@ def differences(configs: Sequence[Any]) -> Values:
 
 def replaced(config: Any, values: Mapping[str, Any]) -> ConfigDict:
     """A copy of a config with other values, which may be arrays, of dotted keys."""
-    changed = ConfigDict(config.to_dict())
-    with changed.ignore_type():
-        for key, value in values.items():
-            *path, name = key.split(".")
-            reduce(getattr, path, changed)[name] = value
-    return changed
+    changed = config.to_dict()
+    for key, value in values.items():
+        *path, name = key.split(".")
+        reduce(getitem, path, changed)[name] = value
+    return ConfigDict(changed)
 
 
 def each(run: Callable[..., PyTree]) -> Callable[..., PyTree]:

@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 from experiments.common.claims import with_bounds
 from experiments.common.comparison import for_each
 from experiments.common.encoders import build_encoder
-from experiments.common.evaluators import ImageEvaluator, encode
+from experiments.common.evaluators import ImageEvaluator, OfModel, encode
 from experiments.common.many import many, on_one_device, replaced, unstack
-from experiments.common.pretraining import train
+from experiments.common.pretraining import first_state, train
 from experiments.common.variants import (
     AGAIN,
     BASE,
@@ -36,7 +36,7 @@ from rml.encoder import ImageEmbedder
 from rml.errors import UserError, unknown
 from rml.nested import flatten
 from rml.ops import t_interval
-from rml.training import Claim, Progress, RunDirectory, Task, TrainState, initial_state
+from rml.training import Claim, Progress, RunDirectory, Task, TrainState
 
 SOURCE = "SimCLR (arXiv:2002.05709), Sections 3 to 5; data, sizes and margins are this repository's"
 CLAIMS = (
@@ -144,6 +144,15 @@ def encoder(config: Any, state: TrainState, *, variant: str = "", seed: int = 0)
     return find_experiment(config.recipe).encoder(config_of(config, name), one)
 
 
+class Projections(OfModel):
+    """What the loss sees of images."""
+
+    def __call__(self, variables: Any, images: Any) -> Any:
+        """Projections of a batch of images."""
+        images = augment.to_float(images)
+        return self.model.apply(variables, images, train=False, method="project")
+
+
 def of_images(config: Any) -> Judge:
     """Measures features by neighbours and a linear probe, and whether projections have collapsed.
 
@@ -153,14 +162,10 @@ def of_images(config: Any) -> Judge:
     evaluator = ImageEvaluator(model, config)
     evaluator.check()
 
-    def project(variables: Any, images: Any) -> Any:
-        images = augment.to_float(images)
-        return model.apply(variables, images, train=False, method="project")
-
     def judge(variables: Any, seed: int) -> dict[str, float]:
         evaluator.seed, size = seed, config.evaluation.batch_size
         features = evaluator.features(variables)
-        projector = ImageEmbedder(project, variables, size, evaluator.mesh)
+        projector = ImageEmbedder(Projections(model), variables, size, evaluator.mesh)
         projections, _ = encode(projector, evaluator.test, batch_size=size)
         return {
             "knn": evaluator.knn(features),
@@ -206,7 +211,7 @@ def run(
     found: dict[str, dict[str, np.ndarray]] = {}
 
     def judged(judge: Judge, state: Any, first: int, seeds: Sequence[int]) -> dict[str, np.ndarray]:
-        rows = [judge(unstack(state, first + i).variables, seed) for i, seed in enumerate(seeds)]
+        rows = [judge(unstack(state.variables, first + i), seed) for i, seed in enumerate(seeds)]
         return {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
     def measure(group: str, inner: RunDirectory) -> tuple[dict[str, float], None]:
@@ -220,7 +225,7 @@ def run(
         for i, name in enumerate(names):
             found[name] = judged(judge, state, i * len(seeds), seeds)
         if BASE in names:
-            start = on_one_device(initial_state(together, seed=0))
+            start = on_one_device(first_state(own, together))
             found[UNTRAINED] = judged(judge, start, names.index(BASE) * len(seeds), seeds)
         means = {
             f"{key}_{name}": float(v.mean()) for name in names for key, v in found[name].items()

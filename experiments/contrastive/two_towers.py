@@ -22,6 +22,7 @@ import numpy as np
 from experiments.common import figures
 from experiments.common.claims import STRANGERS
 from experiments.common.encoders import build_encoder, image_encoder
+from experiments.common.evaluators import OfModel
 from experiments.common.images import augmentation
 from experiments.common.pretraining import first_state, train_on_mesh
 from experiments.common.selection import Selection
@@ -91,6 +92,22 @@ def build_model(config: Any) -> TwoTowers:
     )
 
 
+class ImageVectors(OfModel):
+    """The vectors of images, in the space that both encoders share."""
+
+    def __call__(self, variables: Any, pixels: Any) -> Any:
+        """Vectors of a batch of images."""
+        return self.model.apply(variables, augment.to_float(pixels), method="embed_images")
+
+
+class TextVectors(OfModel):
+    """The vectors of texts, in the same space."""
+
+    def __call__(self, variables: Any, tokens: Any, mask: Any) -> Any:
+        """Vectors of a batch of texts."""
+        return self.model.apply(variables, tokens, mask, method="embed_texts")
+
+
 def compiled(model: TwoTowers, shape: Any = None) -> tuple[Any, Any]:
     """Functions of variables and images, and of variables, tokens and mask, to vectors.
 
@@ -99,9 +116,6 @@ def compiled(model: TwoTowers, shape: Any = None) -> tuple[Any, Any]:
       shape: Shape of a mesh, as `config.mesh`, over whose batch axes rows are split and on which
         variables stay as they lie; one of one device of each process if not given.
     """
-
-    def images(variables: Any, pixels: Any) -> Any:
-        return model.apply(variables, augment.to_float(pixels), method="embed_images")
 
     def shared_out(function: Any) -> Any:
         def vectors(variables: Any, *inputs: Any) -> Any:
@@ -118,7 +132,7 @@ def compiled(model: TwoTowers, shape: Any = None) -> tuple[Any, Any]:
 
         return vectors
 
-    return shared_out(images), shared_out(partial(model.apply, method="embed_texts"))
+    return shared_out(ImageVectors(model)), shared_out(TextVectors(model))
 
 
 def learnable(learned: Sequence[str], *numbers: Any) -> list[Any]:

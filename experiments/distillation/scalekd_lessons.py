@@ -72,7 +72,7 @@ def make_lessons(config: Any, bed: Bed) -> Lessons:
         tails.append(own)
     before, after = (jnp.stack([jnp.asarray(x) for x in own], axis=1) for own in (third, last))
     images, labels, logits = (jnp.asarray(bed.train[key]) for key in ("image", "label", "teacher"))
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tails)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *tails)
     return Lessons(bed.families, images, labels, logits, before, after, tail, stacked)
 
 

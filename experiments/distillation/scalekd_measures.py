@@ -201,7 +201,7 @@ def costs(config: Any, bed: Bed, lessons: Lessons) -> dict[str, float]:
     zeros, repeats = jnp.zeros(images.shape), config.timing.repeats
     reads = least_seconds(lambda: read(bed.variables[name], zeros), repeats=repeats)
     vit, variables = tail_of(config, name, bed, blocks=config.teachers[name].depth)
-    every = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(lessons.names)), variables)
+    every = jax.tree.map(lambda leaf: np.stack([leaf] * len(lessons.names)), variables)
     ways = {
         "kd": (lessons, "plain"), "scalekd": (lessons, "attention"),
         "whole": (lessons._replace(tail=vit, tails=every), "attention"),

@@ -133,7 +133,7 @@ def train(
             plain, network_variables(variables(state)), bed.validation
         ).mean(1),
     )  # fmt: skip
-    whole = variables(state)
+    whole = jax.device_get(variables(state))
     return Students(tuple(changes), network_variables(whole), accuracy), whole
 
 

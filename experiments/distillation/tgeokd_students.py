@@ -254,7 +254,9 @@ def train_together(
         config, run, name, partial(task, bed=bed, learned=learned), configs,
         batches=lambda: batches(config, bed), judge=judge,
     )  # fmt: skip
-    return Students(state.params, state.extra.get("omega", {}), accuracy)
+    # In NumPy some of them are chosen without a program for each shape.
+    params, omega = jax.device_get((state.params, state.extra.get("omega", {})))
+    return Students(params, omega, accuracy)
 
 
 def _rows(bed: Bed) -> dict[str, np.ndarray]:

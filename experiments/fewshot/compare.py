@@ -127,8 +127,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     others = fewshot.trajectories(novel[0], drawn, weights, ways=first.ways, **directed)
     metrics["energy_increase_directed"] = max(map(fewshot.largest_increase, others.values()))
     drawing.draw_energy(run.figure, courses)
-    one = common.draw_episodes(config, novel, first, count=1)
-    shown = fewshot.picture(novel[0], one, ways=first.ways, **search.options)
+    shown = fewshot.picture(novel[0], drawn, ways=first.ways, **search.options)
     drawing.draw_picture(run.figure, shown)
     return metrics
 

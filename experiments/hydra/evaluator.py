@@ -12,7 +12,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from experiments.common import figures
-from experiments.common.evaluators import ImageEvaluator, Labelled, Splits, encode
+from experiments.common.evaluators import ImageEvaluator, Labelled, OfModel, Splits, encode
 from experiments.common.images import augmentation
 from rml import data, evaluation
 from rml.data import augment
@@ -68,6 +68,14 @@ def _filter_of(variables: Any) -> Any:
     )
 
 
+class Projections(OfModel):
+    """What the loss sees of images, before any gate."""
+
+    def __call__(self, variables: Any, images: Any) -> Any:
+        """Projections of a batch of images."""
+        return self.model.apply(variables, augment.to_float(images), train=False)
+
+
 class TransferEvaluator(ImageEvaluator):
     """Measures the features of a model on its own data, and on the data that `transfer` names."""
 
@@ -78,9 +86,6 @@ class TransferEvaluator(ImageEvaluator):
         given = {key: config.data[key] for key in ("data_dir", "image_shape", "image_dtype")}
         elsewhere.data = ConfigDict(given | dict(config.transfer))
         self.model, self.elsewhere = model, ImageEvaluator(model, elsewhere)
-        self._outputs = lambda variables, images: model.apply(
-            variables, augment.to_float(images), train=False
-        )
 
     def check(self) -> None:
         """Opens the sources of both data sets."""
@@ -128,7 +133,7 @@ class TransferEvaluator(ImageEvaluator):
     def outputs(self, variables: Any) -> Labelled:
         """What the loss sees of the test images, before any gate, and their labels."""
         size = self.options.batch_size
-        apply = ImageEmbedder(self._outputs, variables, size, self.mesh)
+        apply = ImageEmbedder(Projections(self.model), variables, size, self.mesh)
         return encode(apply, self.test, batch_size=size)
 
     def alignment(self, variables: Any) -> float:

@@ -76,10 +76,16 @@ def draw_correlations(
       machine: A sparse machine of that config.
       order: Inducing points in the order in which they are drawn.
     """
-    grams = kernels.inducing_grams(machine, **propagation(config))
-    correlations = jax.vmap(partial(kernels.gram, kernels.build("linear_normalized")))(grams)
+    correlations = np.asarray(_correlations(machine, **propagation(config)))
     figures.heatmap(
         path, correlations[:, order][:, :, order], None,
-        [f"layer {i + 1}" for i in range(len(grams))], value_label="correlation", gap=2,
+        [f"layer {i + 1}" for i in range(len(correlations))], value_label="correlation", gap=2,
         xlabel="inducing points", ylabel="inducing points",
     )  # fmt: skip
+
+
+@partial(jax.jit, static_argnames=("kernel", "normalization", "jitter"))
+def _correlations(machine: kernels.SparseMachine, **options: Any) -> jax.Array:
+    """Correlations [layers, m, m] of the inducing points, compiled once a shape."""
+    grams = kernels.inducing_grams(machine, **options)
+    return jax.vmap(partial(kernels.gram, kernels.build("linear_normalized")))(grams)

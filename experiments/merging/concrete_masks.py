@@ -9,13 +9,20 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from scipy.special import entr
 
-from experiments.merging.bed import Bed
+from experiments.merging.bed import Bed, subtract, take
 from experiments.merging.finetuning import scores
 from experiments.merging.judging import Part, best
 from experiments.merging.ranking import adamerged, drawn_batches, mean_entropy
 from experiments.merging.tasks import Images
 from rml.merging import draw_mask, expected_mask, learn_mask, mask_logits, mask_vectors
 from rml.ops import trees
+
+GIVEN = ("scale", "temperature", "inner_rate")
+"""Options of `learn_mask` that a config has."""
+probabilities = jax.jit(expected_mask)
+"""A mask of logits, in one program."""
+behind = jax.jit(mask_vectors)
+"""Vectors behind a mask, in one program."""
 
 
 class Mask(NamedTuple):
@@ -36,7 +43,7 @@ class Mask(NamedTuple):
 
 def learned(
     config: Any, bed: Bed, unlabelled: Images, validation: Part, *, bilevel: bool = False,
-    sampled: bool = True, **changes: Any,
+    sampled: bool = True, by_block: bool = True, **changes: Any,
 ) -> Mask:  # fmt: skip
     """The mask whose learning rate is best on validation images, by the models that it serves.
 
@@ -50,25 +57,25 @@ def learned(
       validation: Images that the rate is chosen on.
       bilevel: Whether coefficients take a step ahead of the mask.
       sampled: Whether masks are drawn.
+      by_block: Whether each block of a vector has a coefficient, or each vector one.
       **changes: Options of `learn_mask` that are not as the config has them.
     """
     options = config.mask
-    given = {k: options[k] for k in ("scale", "temperature", "inner_rate")} | changes
-    fixed = {k: given.pop(k) for k in ("by_block", "clip") if k in given}
+    given = {k: options[k] for k in GIVEN} | {"clip": False} | changes
     batches = drawn_batches(config, unlabelled, options)
     ahead = drawn_batches(config, unlabelled, options, seed=1) if bilevel else None
-    vectors = trees.task_vectors(bed.base, bed.experts)
+    vectors = subtract(bed.experts, bed.base)
 
     def learn(rate: float) -> tuple[Any, Mask]:
         found = _learned(
             bed.module, bed.base, vectors, bed.heads, batches, ahead, bed.config.head.scale,
-            given, rate, jax.random.key(config.seed), sampled=sampled, **fixed,
+            given, rate, jax.random.key(config.seed), sampled=sampled, by_block=by_block,
         )  # fmt: skip
-        mask = expected_mask(found.logits)
+        mask = probabilities(found.logits)
         if bilevel:
             merged = adamerged(
-                config, bed, validation, unlabelled=unlabelled, vectors=mask_vectors(vectors, mask),
-                by_block=fixed.get("by_block", True),
+                config, bed, validation, unlabelled=unlabelled, vectors=behind(vectors, mask),
+                by_block=by_block,
             )  # fmt: skip
         else:
             merged = masked_arithmetic(config, bed, mask, scale=given["scale"])
@@ -84,9 +91,9 @@ def course(config: Any, bed: Bed, unlabelled: Images, mask: Mask) -> dict[int, A
     it is what the mask was there.
     """
     options = config.mask
-    given = {key: options[key] for key in ("scale", "temperature", "inner_rate")}
+    given = {key: options[key] for key in GIVEN}
     batches, steps = drawn_batches(config, unlabelled, options), len(mask.losses)
-    vectors = trees.task_vectors(bed.base, bed.experts)
+    vectors = subtract(bed.experts, bed.base)
     found = {}
     for quarter in range(1, 4):
         count = -(-quarter * steps // 4)
@@ -94,8 +101,8 @@ def course(config: Any, bed: Bed, unlabelled: Images, mask: Mask) -> dict[int, A
             bed.module, bed.base, vectors, bed.heads, trees.take_tree(batches, slice(count)), None,
             bed.config.head.scale, given, mask.rate, jax.random.key(config.seed), sampled=True,
         )  # fmt: skip
-        found[count] = masked_arithmetic(config, bed, expected_mask(own.logits))
-    return found | {steps: masked_arithmetic(config, bed, expected_mask(mask.logits))}
+        found[count] = masked_arithmetic(config, bed, probabilities(own.logits))
+    return found | {steps: masked_arithmetic(config, bed, probabilities(mask.logits))}
 
 
 def marginals(bed: Bed, part: Part, params: Any) -> float:
@@ -133,21 +140,25 @@ def masked_arithmetic(config: Any, bed: Bed, mask: Any, *, scale: float | None =
 
 def masked_experts(bed: Bed, mask: Any) -> list[Any]:
     """Each expert with its vector masked and rescaled."""
-    vectors = mask_vectors(trees.task_vectors(bed.base, bed.experts), mask)
-    whole = jax.tree.map(jnp.add, bed.base, vectors)
-    return [trees.take_tree(whole, i) for i in range(len(bed.tasks))]
+    whole = _masked(bed.base, bed.experts, mask)
+    return [take(whole, i) for i in range(len(bed.tasks))]
 
 
 def draws(config: Any, logits: Any) -> list[Any]:
     """Relaxed masks that are drawn anew, as the public code evaluates with one of them."""
     keys = jax.random.split(jax.random.key(config.seed + 1), config.mask.draws)
-    return [draw_mask(key, logits, temperature=config.mask.temperature) for key in keys]
+    return [_drawn(key, logits, config.mask.temperature) for key in keys]
 
 
 def random_mask(config: Any, bed: Bed) -> Any:
     """A mask of fair coins, fixed: what is kept is chosen by nothing."""
-    leaves, structure = jax.tree.flatten(mask_logits(bed.base))
-    keys = jax.random.split(jax.random.key(config.seed + 2), len(leaves))
+    return _coins(jax.random.key(config.seed + 2), bed.base)
+
+
+@jax.jit
+def _coins(key: Array, base: Any) -> Any:
+    leaves, structure = jax.tree.flatten(mask_logits(base))
+    keys = jax.random.split(key, len(leaves))
     drawn = [
         jax.random.bernoulli(key, 0.5, leaf.shape).astype(leaf.dtype)
         for key, leaf in zip(keys, leaves, strict=True)
@@ -161,7 +172,7 @@ def without(bed: Bed, unseen: tuple[str, ...]) -> Bed:
     rows = jnp.asarray(kept)
     names = list(bed.tasks)
     return bed._replace(
-        experts=trees.take_tree(bed.experts, rows), heads=bed.heads[rows],
+        experts=take(bed.experts, rows), heads=bed.heads[rows],
         tasks={names[i]: bed.tasks[names[i]] for i in kept},
     )  # fmt: skip
 
@@ -179,19 +190,28 @@ def of_tasks(part: Part, places: list[int]) -> Part:
 
 
 @jax.jit
+def _drawn(key: Array, logits: Any, temperature: Any) -> Any:
+    return draw_mask(key, logits, temperature=temperature)
+
+
+@jax.jit
+def _masked(base: Any, experts: Any, mask: Any) -> Any:
+    return jax.tree.map(jnp.add, base, mask_vectors(trees.task_vectors(base, experts), mask))
+
+
+@jax.jit
 def _arithmetic(base: Any, experts: Any, mask: Any, scale: Any) -> Any:
     vectors = mask_vectors(trees.task_vectors(base, experts), mask)
     count = jax.tree.leaves(experts)[0].shape[0]
     return trees.combine(base, vectors, jnp.full(count, scale))
 
 
-@functools.partial(jax.jit, static_argnames=("module", "sampled", "by_block", "clip"))
+@functools.partial(jax.jit, static_argnames=("module", "sampled", "by_block"))
 def _learned(
     module: Any, base: Any, vectors: Any, heads: Array, batches: Images, ahead: Images | None,
     scale: Any, options: Any, rate: Any, key: Array, *, sampled: bool, by_block: bool = True,
-    clip: bool = False,
 ) -> Any:  # fmt: skip
     return learn_mask(
         mean_entropy(module, heads, scale), base, vectors, batches, key=key, inner_batches=ahead,
-        learning_rate=rate, sampled=sampled, by_block=by_block, clip=clip, **options,
+        learning_rate=rate, sampled=sampled, by_block=by_block, **options,
     )  # fmt: skip

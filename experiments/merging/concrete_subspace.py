@@ -18,9 +18,10 @@ import numpy as np
 from experiments.common.claims import with_bounds
 from experiments.common.selection import at_edge
 from experiments.merging import concrete_figures
-from experiments.merging.bed import Bed, of_bed, open_bed
+from experiments.merging.bed import Bed, of_bed, open_bed, subtract, take
 from experiments.merging.concrete_masks import (
     Mask,
+    behind,
     course,
     draws,
     learned,
@@ -28,6 +29,7 @@ from experiments.merging.concrete_masks import (
     masked_arithmetic,
     masked_experts,
     of_tasks,
+    probabilities,
     random_mask,
     without,
 )
@@ -41,8 +43,8 @@ from experiments.merging.judging import (
 from experiments.merging.ranking import adamerged, on_their_own, scaled, tries_of
 from experiments.merging.tasks import check_unseen
 from experiments.ranges import Range
-from rml.merging import expected_mask, hard_mask, mask_logits, mask_vectors, save_mask
-from rml.ops import t_interval, trees
+from rml.merging import hard_mask, mask_logits, save_mask
+from rml.ops import t_interval
 from rml.training import Claim, Progress, RunDirectory
 from rml.training.durable import replacing
 
@@ -108,7 +110,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         "few": learned(config, bed, _few(seen), validation),
         "tuned": learned(config, bed, seen.images, validation, scale=scale),
     }
-    arithmetic = masked_arithmetic(config, bed, expected_mask(mask_logits(bed.base)))
+    arithmetic = masked_arithmetic(config, bed, probabilities(mask_logits(bed.base)))
     params = {
         "base": bed.base,
         "arithmetic": arithmetic,
@@ -127,9 +129,9 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     params["bits"] = masked_arithmetic(config, bed, bits)
     with replacing(run.path / MASK) as place:
         save_mask(place, bits)
-    vectors = trees.task_vectors(bed.base, bed.experts)
+    vectors = subtract(bed.experts, bed.base)
     params["random_adamerging"] = adamerged(
-        config, bed, validation, unlabelled=seen.images, vectors=mask_vectors(vectors, coins)
+        config, bed, validation, unlabelled=seen.images, vectors=behind(vectors, coins)
     )
     params["task_adamerging"] = adamerged(
         config, bed, validation, unlabelled=seen.images, by_block=False
@@ -154,7 +156,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         ]
         metrics[f"gain_lost{end}"] = gains[0] - gains[1]
     metrics |= of_experts(bed, held, {
-        "": expected_mask(masks["concrete"].logits), "_random": coins,
+        "": probabilities(masks["concrete"].logits), "_random": coins,
     })  # fmt: skip
     metrics |= of_unseen(config, bed, seen, held, validation)
     for name, mask in masks.items():
@@ -188,7 +190,7 @@ def tries(config: Any) -> dict[str, int]:
 def of_experts(bed: Bed, part: Part, masks: dict[str, Any]) -> dict[str, float]:
     """What masked single experts lose on their own tasks, with intervals over images."""
     metrics: dict[str, float] = {}
-    given = [trees.take_tree(bed.experts, i) for i in range(len(bed.tasks))]
+    given = [take(bed.experts, i) for i in range(len(bed.tasks))]
     whole = on_their_own(part, [read(bed, part, own) for own in given])
     for name, mask in masks.items():
         masked = on_their_own(part, [read(bed, part, own) for own in masked_experts(bed, mask)])
@@ -206,8 +208,8 @@ def of_unseen(config: Any, bed: Bed, seen: Part, held: Part, validation: Part) -
     mask: Mask = learned(config, fewer, of_tasks(seen, known).images, of_tasks(validation, known))
     alone = bed._replace(heads=bed.heads[np.array(unseen)])
     part = of_tasks(held, unseen)
-    given = {"": expected_mask(mask.logits), "_random": random_mask(config, bed)}
-    plain = expected_mask(mask_logits(bed.base))
+    given = {"": probabilities(mask.logits), "_random": random_mask(config, bed)}
+    plain = probabilities(mask_logits(bed.base))
     arithmetic = read(alone, part, masked_arithmetic(config, fewer, plain)).normalised
     metrics: dict[str, float] = {}
     for name, own in given.items():

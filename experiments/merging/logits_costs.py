@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from experiments.common import small_lm
 from experiments.common.timing import median_ratio
+from experiments.merging.bed import take
 from experiments.merging.logits_models import EXPERT, LORA, TUNED, Models, problem, sized
 from experiments.merging.logits_readings import Modules, grid, modules
 from experiments.merging.multilevel_problems import step_flops
@@ -44,7 +45,7 @@ def choosing_cost(
     """
     options, points = config.timing, grid(config)
     tokens = jnp.asarray(windows[: options.texts, : options.prompt])
-    one = jax.tree.map(lambda leaf: leaf[:1], models.experts)
+    one = take(models.experts, np.array([0]))
     write = functools.partial(
         _written, modules(config), (models.large, one, models.small), tokens, options.steps
     )

@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.common import small_lm
 from experiments.merging import logits_figures
+from experiments.merging.bed import take
 from experiments.merging.logits_costs import choosing_cost, choosing_flops, training_share
 from experiments.merging.logits_measures import contrasted, of_one, of_several
 from experiments.merging.logits_models import LARGE, make_models, read_texts, sized
@@ -24,7 +25,6 @@ from experiments.merging.logits_writing import compared, write
 from experiments.ranges import Range
 from rml.errors import UserError
 from rml.models.attention import attend
-from rml.ops import trees
 from rml.training import Claim, Progress, RunDirectory
 
 SOURCE = "arXiv:2406.15480; data, sizes and margins are this repository's"
@@ -80,7 +80,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     }  # fmt: skip
     models = make_models(config, run, texts)
     domains = list(config.data.domains)
-    own = [trees.take_tree(models.experts, at) for at in range(len(domains))]
+    own = [take(models.experts, at) for at in range(len(domains))]
     fixed = {
         name: read_fixed(config, models, expert, windows["validation"][name])
         for name, expert in zip(domains, own, strict=True)

@@ -10,11 +10,11 @@ from experiments.common import small_lm
 from experiments.common.comparison import for_each
 from experiments.common.many import replaced
 from experiments.common.pretraining import train
+from experiments.merging.bed import stack
 from rml import data
 from rml.data import tokens
 from rml.merging import task_arithmetic
 from rml.models import apply_lora, init_lora
-from rml.ops import trees
 from rml.training import Progress, RunDirectory, Task
 
 LARGE, SMALL = "large", "small"
@@ -121,7 +121,7 @@ def make_models(config: Any, run: RunDirectory, texts: Mapping[str, small_lm.Tex
         found[kind], rates[kind] = tuned(config, run, kind, domains, start[SIZES[kind]])
     together = {"all": joined(list(domains.values()))}
     multitask, rates[MULTITASK] = tuned(config, run, MULTITASK, together, start[SMALL])
-    experts = trees.stack_trees([found[EXPERT][name] for name in domains])
+    experts = stack([found[EXPERT][name] for name in domains])
     return Models(
         start[LARGE], start[SMALL], experts, multitask["all"], found[TUNED], found[LORA], rates
     )  # fmt: skip

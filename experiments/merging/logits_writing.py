@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.common import small_lm
 from experiments.common.claims import with_bounds
+from experiments.merging.bed import take
 from experiments.merging.logits_models import Models
 from experiments.merging.logits_readings import grid, modules
 from rml.evaluation import rouge_n, same_first_line
 from rml.merging import fuse_decode
 from rml.models import Llama, Member, generate
-from rml.ops import t_interval, trees
+from rml.ops import t_interval
 
 WAYS = ("large", "expert", "proxy", "fixed", "dynamic", "same_mean", "lora", "tuned")
 """Weight 0, the expert alone, weight 1, what validation chose, chosen at every token, the mean of
@@ -56,8 +56,7 @@ def write(
     prompts, truth = windows[:, : options.prompt], windows[:, options.prompt : end]
     large, small = modules(config)
     at = list(config.data.domains).index(name)
-    expert = trees.take_tree(models.experts, at)
-    one = jax.tree.map(lambda leaf: leaf[None], expert)
+    expert, one = take(models.experts, at), take(models.experts, np.array([at]))
 
     def fused(alpha: float | None) -> tuple[np.ndarray, np.ndarray]:
         choose = {} if alpha is not None else {"high": points[-1], "step": points[1]}
@@ -73,7 +72,6 @@ def write(
         return np.asarray(own)
 
     dynamic, alpha = fused(None)
-    # A weight of the grid, so that domains share programs.
     same = float(points[np.argmin(abs(points - alpha.mean()))])
     tokens = {
         "large": alone(large, models.large), "expert": alone(small, expert),

@@ -102,8 +102,13 @@ def judge_ranking(
     order = evaluation.tie_order(data.document_ids)
     ranked = evaluation.rank(scores, order, documents=documents)
     qrels = evaluation.make_qrels(*data.qrels, num_queries=len(data.queries))
-    found = evaluation.retrieval_scores(ranked, qrels, cutoffs=(10, DEPTH))
-    return {key: np.asarray(found[name.lower()]) for key, name in METRICS.items()}
+    grades, judged = evaluation.ranked_grades(ranked, qrels), qrels.grades
+    found = {
+        "ndcg": evaluation.ndcg(grades, judged, k=10),
+        "recall": evaluation.recall(grades, judged, k=DEPTH),
+        "mrr": evaluation.reciprocal_rank(grades, k=10),
+    }
+    return {key: np.asarray(values) for key, values in found.items()}
 
 
 def surroundings(config: Any, model: TextModel) -> dict[str, Any]:

@@ -122,13 +122,15 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         raise UserError(f"negatives.hard_share is {config.negatives.hard_share}, expected [0, 1]")
     model, key = TextModel(config), jax.random.key(config.seed)
     judge = common.RetrievalEvaluator(config, model.corpus)
-    before = first_state(config, task(config, model)).variables
+    problem = task(config, model)
+    before = first_state(config, problem).variables
     found = {"start": judge.dense(model.features(before))} | judge.lexical()
     hard: np.ndarray | None = None
 
     def measure(stage: str, inner: RunDirectory) -> tuple[dict[str, float], common.Results]:
         nonlocal hard
-        trained = common.train_encoder(config, inner, task(config, model, hard), model)
+        own = problem if hard is None else task(config, model, hard)
+        trained = common.train_encoder(config, inner, own, model)
         figures.training_curves(inner.figure, inner.path, {"train/loss": "InfoNCE (nats)"})
         if hard is None:
             hard = mine(config, model, trained)

@@ -14,6 +14,7 @@ from experiments.common.timing import median_ratio
 from experiments.retrieval.tempscale_methods import TEMPERED, Embedders
 from rml.data.tokens import encode as tokenised
 from rml.evaluation import attention_maps, log_log_slopes
+from rml.models.text_encoder import TextEncoder
 from rml.ops import t_interval
 from rml.retrieval import Tuned, temper
 from rml.training import RunDirectory
@@ -48,17 +49,20 @@ def filter_rates(
     """Means over heads of the filter rate of texts cut to lengths, [texts, cuts, layers]."""
     model = embedders.model
     tuned = Tuned(embedders.variables, jnp.float32(temperature))
-
-    @partial(jax.jit, static_argnames="length")
-    def rate(tuned: Tuned, tokens: jax.Array, length: int) -> jax.Array:
-        backbone: Any = temper(model.module, tuned.value).backbone
-        own = {"params": tuned.variables["params"]["backbone"]}
-        mask = jnp.ones((1, length), bool)
-        states = backbone.apply(own, tokens[None, :length], mask, return_attention=True)
-        return jnp.mean(attention_maps(states.attention[:, 0]).filter_rate, axis=-1)
-
     rows = tokenised(model.tokenizer, texts, max_length=max(cuts))
-    return np.array([[rate(tuned, jnp.asarray(row), length) for length in cuts] for row in rows])
+    return np.array([
+        [_rates(model.module, tuned, jnp.asarray(row), length) for length in cuts] for row in rows
+    ])  # fmt: skip
+
+
+@partial(jax.jit, static_argnames=("module", "length"))
+def _rates(module: TextEncoder, tuned: Tuned, tokens: jax.Array, length: int) -> jax.Array:
+    """Filter rates of the first tokens of a text, [layers]."""
+    backbone: Any = temper(module, tuned.value).backbone
+    own = {"params": tuned.variables["params"]["backbone"]}
+    mask = jnp.ones((1, length), bool)
+    states = backbone.apply(own, tokens[None, :length], mask, return_attention=True)
+    return jnp.mean(attention_maps(states.attention[:, 0]).filter_rate, axis=-1)
 
 
 def slopes(

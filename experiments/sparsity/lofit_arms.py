@@ -209,9 +209,15 @@ def tuned_weights(config: Any, model: Model, bed: Bed, held: dict[str, Texts], k
     numbers = sum(leaf.size for leaf in jax.tree.leaves(first))
 
     def made(at: int) -> dict[str, Any]:
-        return {"params": adapted(kind, model.params, trees.take_tree(found, at))}
+        return {"params": _tried(model.params, found, at, kind=kind)}
 
     return best(model, bed, held, rates, numbers, made)
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def _tried(params: Any, found: Any, at: int, *, kind: str) -> Any:
+    """The encoder's parameters of one of several tries."""
+    return adapted(kind, params, trees.take_tree(found, at))
 
 
 def probed(model: Model, bed: Bed, count: int) -> tuple[Array, Directions]:

@@ -131,7 +131,11 @@ def draw_without_replacement(
 
 
 def dirichlet_counts(
-    key: Key[Array, ""], room: Int[Array, " c"], *, total: int, concentration: float
+    key: Key[Array, ""],
+    room: Int[Array, " c"],
+    *,
+    total: int,
+    concentration: float | Float[Array, ""],
 ) -> Int[Array, " c"]:
     """Splits `total` over classes in proportions drawn from a symmetric Dirichlet distribution.
 

@@ -152,7 +152,7 @@ def picture(
     own = np.asarray(episode.support_labels)
 
     def classes(method: Any) -> np.ndarray:
-        p = method(support, episode.support_labels, query, num_classes=ways)
+        p = jax.jit(partial(method, num_classes=ways))(support, episode.support_labels, query)
         return np.concatenate([own, np.argmax(np.asarray(p), axis=1)])
 
     points = np.asarray(jnp.concatenate([support, query]), np.float64)

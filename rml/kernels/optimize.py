@@ -80,7 +80,8 @@ def begin(
     loss: Callable[[Any], Array], params: Any, optimizer: optax.GradientTransformation
 ) -> Course:
     """Evaluates a loss where its minimisation starts."""
-    state = optimizer.init(params)
+    # Some numbers of the state begin weakly typed, for which a step would be compiled once more.
+    state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), optimizer.init(params))
     return Course(params, state, jnp.zeros((), jnp.int32), *jax.value_and_grad(loss)(params))
 
 

@@ -69,8 +69,8 @@ def draw_mask(key: Key[Array, ""], logits: PyTree, *, temperature: ArrayLike = 0
     """
     leaves, structure = jax.tree.flatten(logits)
     drawn = [
-        binary_concrete(jax.random.fold_in(key, i), leaf, temperature=temperature)
-        for i, leaf in enumerate(leaves)
+        binary_concrete(own, leaf, temperature=temperature)
+        for own, leaf in zip(_keys(key, len(leaves)), leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, drawn)
 
@@ -88,12 +88,17 @@ def hard_mask(logits: PyTree, *, key: Key[Array, ""] | None = None) -> PyTree:
       key: Key of a Bernoulli draw with probabilities σ(x); without, what is likelier than not is 1.
     """
     leaves, structure = jax.tree.flatten(logits)
+    keys = [None] * len(leaves) if key is None else _keys(key, len(leaves))
     hard = [
-        leaf > 0 if key is None
-        else jax.random.bernoulli(jax.random.fold_in(key, i), jax.nn.sigmoid(leaf))
-        for i, leaf in enumerate(leaves)
+        leaf > 0 if own is None else jax.random.bernoulli(own, jax.nn.sigmoid(leaf))
+        for own, leaf in zip(keys, leaves, strict=True)
     ]  # fmt: skip
     return jax.tree.unflatten(structure, [own.astype(jnp.float32) for own in hard])
+
+
+def _keys(key: Key[Array, ""], count: int) -> Key[Array, " n"]:
+    """A key for each leaf, by its place."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
 
 
 def mask_vectors(vectors: PyTree, mask: PyTree) -> PyTree:
@@ -131,7 +136,7 @@ def learn_mask(
     learning_rate: ArrayLike = 1e-3,
     inner_rate: ArrayLike = 1.0,
     by_block: bool = True,
-    clip: bool = False,
+    clip: ArrayLike = False,
     sampled: bool = True,
     farthest: float = 1.0,
 ) -> LearnedMask:
@@ -185,7 +190,7 @@ def learn_mask(
         slopes = jax.grad(lambda own: objective(trees.combine(base, masked, own), batch))(start)
         step, _ = inner.update(slopes, inner.init(start), start)
         moved = optax.apply_updates(start, step)
-        return jax.tree.map(lambda leaf: jnp.clip(leaf, 0, 1), moved) if clip else moved
+        return jax.tree.map(lambda leaf: jnp.where(clip, jnp.clip(leaf, 0, 1), leaf), moved)
 
     def outer(logits: PyTree, given: Any) -> Array:
         number, batch, ahead = given

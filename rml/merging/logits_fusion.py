@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from rml.models.generate_together import Member, generate_together
@@ -247,27 +248,31 @@ def fuse_decode(
         "the large model": large.variables, "experts": experts.variables,
         "the base": base.variables,
     })  # fmt: skip
+    chosen = _Chosen(tuple(sorted(options.items())))
     written = generate_together(
-        (large, base, experts), _Combine(alpha, tuple(sorted(options.items()))), tokens, mask,
-        steps=steps, stop=stop, temperature=temperature, key=key,
+        (large, base, experts), chosen if alpha is None else Partial(_weighted, alpha), tokens,
+        mask, steps=steps, stop=stop, temperature=temperature, key=key,
     )  # fmt: skip
     return Fused(written.tokens, jnp.moveaxis(written.found, 0, -1))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Combine:
-    """Fuses logits; equal ones are one program."""
+class _Chosen:
+    """Fuses logits with weights that are chosen; equal options are one program."""
 
-    alpha: float | None
     options: tuple[tuple[str, Any], ...]
 
     def __call__(self, logits: tuple[Array, ...]) -> tuple[Array, Array]:
         large, base, experts = logits
-        if self.alpha is None:
-            alpha = choose_alpha(large, experts, base, **dict(self.options)).alpha
-        else:
-            alpha = jnp.full(experts.shape[:-1], self.alpha, wide(large)[0].dtype)
+        alpha = choose_alpha(large, experts, base, **dict(self.options)).alpha
         return fuse_logits(large, experts, base, alpha), alpha
+
+
+def _weighted(weight: Any, logits: tuple[Array, ...]) -> tuple[Array, Array]:
+    """Fuses logits with one weight of all experts."""
+    large, base, experts = logits
+    alpha = jnp.full(experts.shape[:-1], weight, wide(large)[0].dtype)
+    return fuse_logits(large, experts, base, alpha), alpha
 
 
 def _grids(

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.models.block_hooks import Thresholds
@@ -64,7 +65,7 @@ def generate(
     cache.check_room((b, t + steps - 1))
     members = (Member(module, variables, thresholds=thresholds, rows=rows),)
     heat = temperature or None
-    return written(members, (cache,), _alone, tokens, mask, key, steps, stop, heat).tokens
+    return written(members, (cache,), Partial(_alone), tokens, mask, key, steps, stop, heat).tokens
 
 
 def read_in_chunks(

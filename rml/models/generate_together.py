@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Int
 
 from rml.models.block_hooks import Thresholds
@@ -94,6 +95,7 @@ def generate_together(
       combine: `combine(logits) -> (logits, found)`, what is made of the logits that every member
         gives the next token, [b, v], or [t, b, v] of stacked ones, and what else is kept of it.
         It is part of the program: an equal one, such as one function of a module, is compiled once.
+        So is a `jax.tree_util.Partial` of it, whose arguments are arrays and may differ.
       tokens: The texts, at least one token each.
       mask: Which tokens are text rather than padding, on either side; all if not given.
       steps: Number of tokens to add.
@@ -116,7 +118,8 @@ def generate_together(
     b, t = tokens.shape
     caches = tuple(member.init_cache(b, t + steps - 1) for member in members)
     heat = temperature or None
-    return written(tuple(members), caches, combine, tokens, mask, key, steps, stop, heat)
+    own = combine if isinstance(combine, Partial) else Partial(combine)
+    return written(tuple(members), caches, own, tokens, mask, key, steps, stop, heat)
 
 
 def check_steps(steps: int, temperature: float, key: jax.Array | None) -> None:
@@ -129,11 +132,11 @@ def check_steps(steps: int, temperature: float, key: jax.Array | None) -> None:
         raise ValueError(f"temperature={temperature} draws tokens and needs a key")
 
 
-@functools.partial(jax.jit, static_argnames=("combine", "steps"))
+@functools.partial(jax.jit, static_argnames="steps")
 def written(
     members: tuple[Member, ...],
     caches: tuple[Any, ...],
-    combine: Combine,
+    combine: Partial,
     tokens: Int[Array, "b t"],
     mask: Bool[Array, "b t"] | None,
     key: jax.Array | None,

@@ -136,8 +136,8 @@ def check_values(base: PyTree, others: Mapping[str, PyTree], *, farthest: float 
 def check_finite(named: Mapping[str, PyTree]) -> None:
     """Raises `UserError` for a leaf of a tree, by its name, with NaN or infinite values."""
     for name, tree in named.items():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            check_leaf(f"leaf {leaf_name(path)!r} of {name}", leaf)
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        _check_leaves([(f"leaf {leaf_name(path)!r} of {name}", leaf) for path, leaf in leaves])
 
 
 def check_leaf(name: str, leaf: Any) -> None:
@@ -145,11 +145,23 @@ def check_leaf(name: str, leaf: Any) -> None:
 
     A leaf of NumPy stays on the host.
     """
-    if isinstance(leaf, jax.core.Tracer):
-        return
+    _check_leaves([(name, leaf)])
+
+
+def _check_leaves(named: Sequence[tuple[str, Any]]) -> None:
+    """`check_leaf` of several leaves, in one program."""
+    known = [(name, leaf) for name, leaf in named if not isinstance(leaf, jax.core.Tracer)]
+    others = [leaf for _, leaf in known if not isinstance(leaf, np.ndarray)]
     with jax.ensure_compile_time_eval():  # a constant of a traced function has values
-        if not bool((np if isinstance(leaf, np.ndarray) else jnp).isfinite(leaf).all()):
-            raise UserError(f"{name} holds NaN or infinite values, expected finite ones")
+        finite = iter(_finite(others) if others else ())
+        for name, leaf in known:
+            if not (np.isfinite(leaf).all() if isinstance(leaf, np.ndarray) else next(finite)):
+                raise UserError(f"{name} holds NaN or infinite values, expected finite ones")
+
+
+@jax.jit
+def _finite(leaves: list[Any]) -> list[Any]:
+    return [jnp.isfinite(leaf).all() for leaf in leaves]
 
 
 def check_distances(shares: Mapping[str, float], farthest: float) -> None:

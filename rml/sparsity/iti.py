@@ -9,6 +9,7 @@ Intervention: Eliciting Truthful Answers from a Language Model, arXiv:2306.03341
    the wanted, σ the standard deviation of the head's output along it.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -35,6 +36,7 @@ class Directions(NamedTuple):
     deviation: Float[Array, "layers heads"]
 
 
+@functools.partial(jax.jit, static_argnames=("module", "pooling"))
 def head_outputs(
     module: nn.Module,
     variables: Any,
@@ -65,13 +67,14 @@ def head_outputs(
     return pooled.reshape(layers, b, heads, k).swapaxes(1, 2)
 
 
+@functools.partial(jax.jit, static_argnames="l2")
 def probe_scores(
     outputs: Float[Array, "layers heads n k"],
     wanted: Bool[Array, " n"],
     held: Float[Array, "layers heads m k"],
     held_wanted: Bool[Array, " m"],
     *,
-    l2: float = 1e-2,
+    l2: float | Float[Array, ""] = 1e-2,
 ) -> Float[Array, "layers heads"]:
     """Computes how often a logistic probe of each head tells wanted texts from others.
 
@@ -102,6 +105,7 @@ def probe_scores(
     return jax.vmap(of_head)(own, other).reshape(lead)
 
 
+@jax.jit
 def mean_differences(
     outputs: Float[Array, "layers heads n k"], wanted: Bool[Array, " n"]
 ) -> Directions:

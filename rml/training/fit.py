@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -89,8 +89,7 @@ class CompiledTask:
           rules: Pairs of logical axis and mesh axes.
           seed: Seed of the run's key.
         """
-        self._init = lambda key: nn.meta.unbox(task.init(key))
-        self._key = jax.random.key(seed)
+        self._init, self._key = task.init, jax.random.key(seed)
         # Traced without the mesh: linen makes some kernels flat and would constrain them by the
         # axes of their final shape.
         boxed = jax.eval_shape(task.init, self._key)
@@ -110,7 +109,12 @@ class CompiledTask:
 
     def init(self) -> TrainState:
         """Makes the first state where it lives."""
-        return jax.jit(self._init, out_shardings=self.shardings)(self._key)
+        return _made(self._init, self._key, self.shardings)
+
+
+def _made(init: Callable[[Any], TrainState], key: Any, places: Any) -> TrainState:
+    """Makes a first state; unboxed outside, so that `init` is traced and compiled once for all."""
+    return nn.meta.unbox(jax.jit(init, out_shardings=places)(key))
 
 
 def on_devices(batches: grain.IterDataset, shardings: Any, spec: Any) -> grain.IterDataset:
@@ -126,7 +130,7 @@ def initial_state(task: Task, *, seed: int, mesh: Mesh | None = None) -> TrainSt
     key, places = jax.random.key(seed), None
     if mesh is not None:
         places, _ = place(jax.eval_shape(task.init, key), mesh)
-    return jax.jit(lambda key: nn.meta.unbox(task.init(key)), out_shardings=places)(key)
+    return _made(task.init, key, places)
 
 
 def check_never_saved(run: RunDirectory, checkpoint_every: int) -> int:

@@ -68,8 +68,8 @@ def numbers(monkeypatch):
     """The recipe's config, and a bed whose models, masks and vectors are numbers."""
     config = config_of("configs/merging/concrete_subspace.py", **RECIPE)
     monkeypatch.setattr(concrete_masks, "drawn_batches", lambda *_, **__: None)
-    monkeypatch.setattr(concrete_masks.trees, "task_vectors", lambda *_: 5.0)
-    monkeypatch.setattr(concrete_masks, "expected_mask", lambda logits: logits)
+    monkeypatch.setattr(concrete_masks, "subtract", lambda *_: 5.0)
+    monkeypatch.setattr(concrete_masks, "probabilities", lambda logits: logits)
     return config, SimpleNamespace(module=None, base=0, experts=0, heads=0, config=config)
 
 
@@ -77,7 +77,8 @@ def test_a_mask_is_learned_and_chosen_at_the_scale_that_is_given(numbers, monkey
     config, bed = numbers
     scales = {"learned": [], "merged": []}
 
-    def learn(module, base, vectors, heads, batches, ahead, scale, options, rate, key, *, sampled):
+    def learn(*given, sampled, by_block):
+        options, rate = given[7:9]
         scales["learned"].append(options["scale"])
         return Mask(rate, [0.0], rate)
 
@@ -100,7 +101,7 @@ def test_a_mask_is_learned_and_chosen_at_the_scale_that_is_given(numbers, monkey
 
 def test_a_mask_learned_with_coefficients_is_chosen_by_adamerging(numbers, monkeypatch):
     config, bed = numbers
-    monkeypatch.setattr(concrete_masks, "mask_vectors", lambda vectors, mask: vectors * mask)
+    monkeypatch.setattr(concrete_masks, "behind", lambda vectors, mask: vectors * mask)
     monkeypatch.setattr(concrete_masks, "_learned", lambda *args, **_: Mask(args[8], [0.0], 0))
     monkeypatch.setattr(concrete_masks, "best", lambda bed, part, rates, make: (0, make(rates[1])))
     seen = []
@@ -122,8 +123,8 @@ def test_a_course_ends_with_the_mask_and_begins_with_its_first_steps(monkeypatch
     config = config_of("configs/merging/concrete_subspace.py", **RECIPE)
     bed = SimpleNamespace(module=None, base=0, experts=0, heads=0, config=config)
     monkeypatch.setattr(concrete_masks, "drawn_batches", lambda *_: {"x": jnp.arange(6)})
-    monkeypatch.setattr(concrete_masks.trees, "task_vectors", lambda *_: 0)
-    monkeypatch.setattr(concrete_masks, "expected_mask", lambda logits: logits)
+    monkeypatch.setattr(concrete_masks, "subtract", lambda *_: 0)
+    monkeypatch.setattr(concrete_masks, "probabilities", lambda logits: logits)
     monkeypatch.setattr(concrete_masks, "masked_arithmetic", lambda config, bed, mask: mask)
     seen = []
 

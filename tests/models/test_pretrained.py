@@ -1,5 +1,6 @@
 """Pretrained weights give what the libraries that they come from give, see golden/make.py."""
 
+import functools
 import json
 import math
 import re
@@ -15,10 +16,11 @@ from safetensors.numpy import load_file, save_file
 
 from rml import assets
 from rml.errors import UserError, install
-from rml.models import generate
+from rml.models import ConvNet, generate
 from rml.models.pretrained import extra, load, load_images, save
 from rml.models.pretrained.ends import put_ends
 from rml.models.pretrained.onnx import read_onnx
+from rml.models.pretrained.tensors import variable_specs
 from rml.retrieval import TextEmbedder
 from rml.sparsity import relufy
 
@@ -86,8 +88,9 @@ def test_smollm2_continues_texts_as_the_original(smollm2):
         hidden = hidden[jnp.arange(len(tokens)), mask.sum(axis=1) - 1]
         return module.apply(variables, hidden, method="logits")
 
-    logits = last_logits(variables, tokens, mask)
-    added = generate(module, variables, tokens, mask, steps=24)
+    logits = np.asarray(last_logits(variables, tokens, mask))
+    added = np.asarray(generate(module, variables, tokens, mask, steps=24))
+    tokens, mask = np.asarray(tokens), np.asarray(mask)
     for i in range(len(prompts)):
         np.testing.assert_array_equal(tokens[i][mask[i]], expected[f"tokens{i}"])
         step = -(-logits.shape[1] // len(expected[f"logits{i}"]))
@@ -116,14 +119,11 @@ def test_bert_with_a_head_on_it_equals_the_original():
     assert pretrained.module.activation == "gelu_tanh"
     assert (pretrained.pooling, pretrained.max_length, pretrained.normalize) == ("mean", 16, False)
     mask = expected["mask"]
-    states = pretrained.module.apply(
-        pretrained.variables,
-        jnp.asarray(expected["tokens"], jnp.int32),
-        jnp.asarray(mask),
-        segments=jnp.asarray(expected["segments"], jnp.int32),
-        return_hidden=True,
-        return_attention=True,
-    )
+    module = pretrained.module
+    apply = jax.jit(functools.partial(module.apply, return_hidden=True, return_attention=True))
+    tokens, segments = (jnp.asarray(expected[name], jnp.int32) for name in ("tokens", "segments"))
+    states = apply(pretrained.variables, tokens, jnp.asarray(mask), segments=segments)
+    states = jax.tree.map(np.asarray, states)
     np.testing.assert_allclose(states.hidden[:, mask], expected["hidden"][:, mask], atol=1e-5)
     np.testing.assert_allclose(states.attention, expected["attention"], atol=1e-5)
 
@@ -144,9 +144,14 @@ def test_llama_equals_the_original_under_every_rope_scaling(tmp_path, scaling):
         options["rope_scaling"] = {"type": "linear", "factor": SCALINGS[scaling]["factor"]}
     pretrained = load(f"hf:{with_config(tmp_path / 'model', 'llama', **options)}", scan=False)
     expected = golden("llama")
-    tokens = jnp.asarray(expected["tokens"], jnp.int32)
-    hidden = pretrained.module.apply(pretrained.variables, tokens)
-    logits = pretrained.module.apply(pretrained.variables, hidden, method="logits")
+    module = pretrained.module
+
+    @jax.jit
+    def run(variables, tokens):
+        hidden = module.apply(variables, tokens)
+        return module.apply(variables, hidden, method="logits")
+
+    logits = np.asarray(run(pretrained.variables, jnp.asarray(expected["tokens"], jnp.int32)))
     np.testing.assert_allclose(logits, expected[scaling], atol=2e-5)
     if scaling != "default":
         assert np.abs(logits - expected["default"]).max() > 0.01
@@ -605,6 +610,16 @@ def test_names_and_packages_that_do_not_exist():
         extra.package_directory("some_weights_nobody_has", "some-weights")
     with pytest.raises(ValueError, match=re.escape(f"'nothing_like_it': {install('pretrained')}")):
         extra.require("nothing_like_it")
+
+
+def test_shapes_of_a_module_are_found_whether_its_attributes_are_tuples_or_lists():
+    image = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    pair, listed, other = (
+        variable_specs(ConvNet(widths=widths, features=5), image)
+        for widths in ((2, 3), [2, 3], [4, 3])
+    )
+    assert pair == listed != other
+    assert (2, 3) in {spec.shape[-2:] for spec in pair.values()}
 
 
 def test_an_onnx_tensor_without_a_name():

@@ -33,7 +33,8 @@ from rml import attention
 from rml.evaluation import answer_scores, sliding_nats
 from rml.fewshot import Setting, find_method
 from rml.hydra import learn_gates
-from rml.merging import choose_alpha
+from rml.merging import choose_alpha, fuse_decode
+from rml.models import Llama, Member
 from rml.models.attention import attend
 from rml.training import CompiledTask, Progress, RunDirectory, initial_state, make_mesh
 from tests.claims import bed_of_patterns, drawn_students
@@ -103,7 +104,7 @@ def compile_a_step_again(train: Callable[[int], Any]) -> None:
     assert first.count("jit(step)") == 1
     with compilations() as second:
         train(1)
-    assert second == ["jit(step)", "jit(<lambda>)"]
+    assert second == ["jit(step)", "jit(init)"]
 
 
 def other(state: Any, case: int) -> Any:
@@ -149,6 +150,16 @@ def test_a_second_encoder_is_compared_without_compiling():
     start = model.init(jax.random.key(0), jnp.zeros((2, 8, 8, 1)), train=True)
     features = [evaluator.features(other(start, case)) for case in range(2)]
     compile_nothing_again(lambda case: evaluator.compare(features[case], features[1 - case]))
+
+
+@pytest.mark.slow
+def test_an_equal_encoder_reads_images_without_compiling():
+    config = override(read(TASKS["contrastive"]), {"model.widths": (4, 6)})
+    start = build_encoder(config).init(jax.random.key(0), jnp.zeros((2, 8, 8, 1)), train=True)
+    trained = [other(start, case) for case in range(2)]
+    compile_nothing_again(
+        lambda case: ImageEvaluator(build_encoder(config), config).features(trained[case])
+    )
 
 
 @pytest.mark.slow
@@ -387,6 +398,24 @@ def test_weights_of_other_logits_and_another_grid_are_chosen_without_compiling(o
         choose_alpha(*drawn[case], **grid, **options)
 
     compile_nothing_again(choose)
+
+
+@pytest.mark.slow
+def test_texts_go_on_by_another_weight_of_experts_without_compiling():
+    module, tokens = Llama(vocabulary=7, width=4, depth=1, heads=2, mlp=4), jnp.zeros((1, 2), int)
+    start = jax.jit(module.init)(jax.random.key(0), tokens)
+    model, expert = Member(module, start), jax.tree.map(lambda leaf: 1 - leaf[None], start)
+    written = []
+
+    def write(case: int) -> None:
+        found = fuse_decode(
+            model, Member(module, expert, True), model, tokens, steps=4, alpha=2.0 * case
+        )
+        written.append(np.asarray(found.tokens))
+        np.testing.assert_array_equal(found.alpha, np.full((1, 1, 4), 2.0 * case))
+
+    compile_nothing_again(write)
+    assert (written[0] != written[1]).any()
 
 
 def test_a_constant_and_a_second_program_are_seen():

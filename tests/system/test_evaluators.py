@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.common.evaluators import ImageEvaluator, pixels, reduced_pixels
+from experiments.common.evaluators import Features, ImageEvaluator, pixels, reduced_pixels
+from experiments.hydra.evaluator import Projections
 from rml.evaluation import knn_accuracy
+from rml.models import ConvNet
 
 
 def evaluator(**parts):
@@ -34,6 +36,13 @@ def test_gains_are_over_the_untrained_encoder_and_over_pixels():
     }  # fmt: skip
     found = own.compare_accuracies("trained", "untrained")
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_functions_of_equal_models_are_equal():
+    first, again, other = (ConvNet(widths=widths) for widths in ([4, 8], [4, 8], [4, 6]))
+    assert Features(first) == Features(again) != Features(other)
+    assert hash(Features(first)) == hash(Features(again))
+    assert Features(first) != Projections(first) == Projections(again)
 
 
 @pytest.mark.parametrize("shape", [(96, 50, 3), (64, 65, 1)])

@@ -1,5 +1,6 @@
 """Tensors of a checkpoint file into a module's parameters, and back."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -204,7 +205,20 @@ def variable_specs(
     module: Any, sample: jax.ShapeDtypeStruct
 ) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
     """Finds shapes and dtypes of a module's variables by path, without making them."""
+    try:
+        hash(module)
+    except TypeError:  # an attribute is a list
+        return _traced_specs(module, sample)
+    return _known_specs(module, sample)
+
+
+def _traced_specs(
+    module: Any, sample: jax.ShapeDtypeStruct
+) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
     return flatten_dict(nn.unbox(jax.eval_shape(module.init, jax.random.key(0), sample)))
+
+
+_known_specs = functools.lru_cache(maxsize=8)(_traced_specs)  # a module is long to trace
 
 
 def _places(module: Any, layout: Layout) -> Iterator[_Place]:
