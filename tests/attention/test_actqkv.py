@@ -15,6 +15,12 @@ from rml.errors import UserError
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "actqkv.json").read_text())
 """Inputs and results of the authors' functions; their state was that of one layer and text."""
 
+update_moments, activation_bias = jax.jit(actqkv.update_moments), jax.jit(actqkv.activation_bias)
+probe_query = jax.jit(actqkv.probe_query, static_argnames="weighting")
+window_attention = jax.jit(actqkv.window_attention)
+retrieve = jax.jit(actqkv.retrieve, static_argnames=("count", "metric", "temperature"))
+layer_budgets = jax.jit(actqkv.layer_budgets, static_argnames=("total", "least", "most"))
+
 
 def windows(*sizes, seed=0, channels=6):
     rng = np.random.default_rng(seed)
@@ -24,7 +30,7 @@ def windows(*sizes, seed=0, channels=6):
 def moments_of(parts):
     moments = actqkv.no_moments(parts[0].shape[1])
     for part in parts:
-        moments = actqkv.update_moments(moments, jnp.asarray(part, jnp.float32))
+        moments = update_moments(moments, jnp.asarray(part, jnp.float32))
     return moments
 
 
@@ -52,7 +58,7 @@ def test_moments_of_unequal_windows_follow_the_authors_recursion():
     np.testing.assert_allclose(moments.mean, mean, rtol=1e-5)
     np.testing.assert_allclose(moments.variance, variance, rtol=1e-5)
     late = moments._replace(windows=jnp.float32(5000))
-    found = actqkv.update_moments(late, jnp.asarray(second, jnp.float32))
+    found = update_moments(late, jnp.asarray(second, jnp.float32))
     np.testing.assert_allclose(found.mean, (1000 * mean + second.mean(0)) / 1001, rtol=1e-5)
 
 
@@ -61,15 +67,15 @@ def test_moments_and_probes_are_those_of_the_authors_code():
     """Their probe is one of activation biases from the 1,001st window on, and of ones before."""
     moments = actqkv.no_moments(8)
     for window, truth in zip(GOLDEN["windows"], GOLDEN["moments"], strict=True):
-        moments = actqkv.update_moments(moments, jnp.asarray(window))
+        moments = update_moments(moments, jnp.asarray(window))
         for own, name in zip(moments, Moments._fields, strict=True):
             np.testing.assert_allclose(own, truth[name], rtol=1e-5, err_msg=name)
     late, query = GOLDEN["late"], jnp.asarray(GOLDEN["late"]["query"])
-    moments = actqkv.update_moments(moments._replace(windows=jnp.float32(1001)), query)
+    moments = update_moments(moments._replace(windows=jnp.float32(1001)), query)
     for own, name in zip(moments, Moments._fields, strict=True):
         np.testing.assert_allclose(own, late["moments"][name], rtol=1e-5, err_msg=name)
-    np.testing.assert_allclose(actqkv.activation_bias(query, moments), late["bias"], rtol=1e-4)
-    np.testing.assert_allclose(actqkv.probe_query(query, moments), late["probe"], rtol=1e-4)
+    np.testing.assert_allclose(activation_bias(query, moments), late["bias"], rtol=1e-4)
+    np.testing.assert_allclose(probe_query(query, moments), late["probe"], rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -77,14 +83,14 @@ def test_masked_queries_count_nowhere():
     (query,) = windows(9)
     mask = jnp.arange(9) < 6
     padded = jnp.asarray(np.where(mask[:, None], query, 1e3), jnp.float32)
-    moments = actqkv.update_moments(actqkv.no_moments(6), padded, mask)
+    moments = update_moments(actqkv.no_moments(6), padded, mask)
     truth = moments_of([query[:6]])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), moments, truth)
     for name in actqkv.WEIGHTINGS:
-        found = actqkv.probe_query(padded, moments, mask, weighting=name)
-        own = actqkv.probe_query(padded[:6], moments, weighting=name)
+        found = probe_query(padded, moments, mask, weighting=name)
+        own = probe_query(padded[:6], moments, weighting=name)
         np.testing.assert_allclose(found, own, rtol=1e-5, err_msg=name)
-    same = actqkv.update_moments(moments, padded, jnp.zeros(9, bool))
+    same = update_moments(moments, padded, jnp.zeros(9, bool))
     jax.tree.map(np.testing.assert_array_equal, same, moments)
 
 
@@ -98,12 +104,12 @@ def test_probes_are_weighted_means_of_queries():
     weights = {"activation": bias, "mean": np.ones(5), "last": np.eye(5)[4], "norm": norm}
     assert set(weights) == set(actqkv.WEIGHTINGS)
     q = jnp.asarray(query, jnp.float32)
-    np.testing.assert_allclose(actqkv.activation_bias(q, moments), bias, rtol=1e-5)
+    np.testing.assert_allclose(activation_bias(q, moments), bias, rtol=1e-5)
     for name, own in weights.items():
         truth = own @ query / own.sum()
-        found = actqkv.probe_query(q, moments, weighting=name)
+        found = probe_query(q, moments, weighting=name)
         np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-5, err_msg=name)
-        single = actqkv.probe_query(q[2:3], moments, weighting=name)
+        single = probe_query(q[2:3], moments, weighting=name)
         np.testing.assert_allclose(single, query[2], rtol=1e-5, err_msg=name)
 
 
@@ -116,14 +122,14 @@ def test_a_probe_by_attention_weighs_tokens_by_what_they_receive():
     for head, i in np.ndindex(2, 4):
         seen = np.exp(logits[head, i, : i + 1])
         got[head, : i + 1] += seen / seen.sum()
-    found = actqkv.window_attention(jnp.asarray(logits, jnp.float32), jnp.asarray(mask))
+    found = window_attention(jnp.asarray(logits, jnp.float32), jnp.asarray(mask))
     np.testing.assert_allclose(found, got, rtol=1e-5)
     np.testing.assert_allclose(found.sum(-1), 4, rtol=1e-6)
     q, moments = jnp.asarray(query, jnp.float32), moments_of([query])
     own = found.sum(0)
-    probe = actqkv.probe_query(q, moments, jnp.asarray(mask), weighting="attention", received=own)
+    probe = probe_query(q, moments, jnp.asarray(mask), weighting="attention", received=own)
     np.testing.assert_allclose(probe, got.sum(0) @ query / 8, rtol=1e-4, atol=1e-5)
-    one = actqkv.window_attention(jnp.zeros((1, 1)))
+    one = window_attention(jnp.zeros((1, 1)))
     np.testing.assert_array_equal(one, [1])
 
 
@@ -132,13 +138,14 @@ def test_queries_at_equal_distance_give_their_mean():
     """Also where they have never differed, when all biases are 0 and the last query is taken."""
     signs = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
     moments = moments_of([signs])
-    found = actqkv.probe_query(jnp.asarray(signs, jnp.float32), moments)
+    found = probe_query(jnp.asarray(signs, jnp.float32), moments)
     np.testing.assert_allclose(found, [0, 0], atol=1e-6)
     same = jnp.full((3, 2), 2.0)
-    found = actqkv.probe_query(same, actqkv.update_moments(actqkv.no_moments(2), same))
+    found = probe_query(same, update_moments(actqkv.no_moments(2), same))
     np.testing.assert_array_equal(found, [2, 2])
-    gradient = jax.grad(lambda q: actqkv.probe_query(q, Moments(*jnp.zeros((3, 2)))).sum())(same)
-    assert jnp.isfinite(gradient).all()
+    none = Moments(*jnp.zeros((3, 2)))
+    gradient = jax.jit(jax.grad(lambda q: probe_query(q, none).sum()))(same)
+    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.slow
@@ -147,10 +154,9 @@ def test_representatives_are_means_of_the_keys_that_got_most():
     key, received = rng.normal(size=(2, 12, 2, 3)), rng.uniform(size=(2, 4, 12))
     mask = np.ones((2, 12), bool)
     mask[1, :7] = False  # of the first block nothing is left, of the second one key fewer than two
-    found = actqkv.block_representatives(
-        jnp.asarray(key, jnp.float32), jnp.asarray(received, jnp.float32), jnp.asarray(mask),
-        block=4, top=2,
-    )  # fmt: skip
+    run = jax.jit(actqkv.block_representatives, static_argnames=("block", "top"))
+    given = key.astype(np.float32), received.astype(np.float32), mask
+    found = np.asarray(run(*given, block=4, top=2))
     assert found.shape == (2, 3, 4, 3)
     for b, m, h in np.ndindex(2, 3, 4):
         places = [i for i in range(4 * m, 4 * m + 4) if mask[b, i]]
@@ -165,7 +171,7 @@ def test_retrieval_takes_the_greatest_cosines_and_measures_their_entropy():
     blocks, probe = rng.normal(size=(9, 5)), rng.normal(size=5)
     blocks[3] = 20 * probe + 30 * np.abs(probe).max() * rng.normal(size=5)  # long, not near
     there = np.arange(9) < 7
-    found = actqkv.retrieve(
+    found = retrieve(
         jnp.asarray(blocks, jnp.float32), jnp.asarray(probe, jnp.float32), jnp.asarray(there),
         count=8, metric="cosine", temperature=0.1,
     )  # fmt: skip
@@ -176,14 +182,14 @@ def test_retrieval_takes_the_greatest_cosines_and_measures_their_entropy():
     p = np.exp(cosine[:7] / 0.1)
     p /= p.sum()
     np.testing.assert_allclose(found.information, -(p * np.log(p)).sum() / np.log(7), rtol=1e-5)
-    product = actqkv.retrieve(
+    product = retrieve(
         jnp.asarray(blocks, jnp.float32), jnp.asarray(probe, jnp.float32), jnp.asarray(there),
         count=7,
     )  # fmt: skip
     dots = blocks[:7] @ probe / np.sqrt(5)
     np.testing.assert_allclose(product.scores, np.sort(dots)[::-1], rtol=1e-5)
     assert product.blocks[0] == np.argmax(dots) != np.argmax(cosine[:7])
-    alone = actqkv.retrieve(
+    alone = retrieve(
         jnp.asarray(blocks, jnp.float32), jnp.asarray(probe, jnp.float32), count=1,
         there=jnp.arange(9) < 1,
     )  # fmt: skip
@@ -204,11 +210,11 @@ def in_turn(information, total):
 def test_budgets_are_proportional_and_add_up(spread):
     information = 1 - spread * np.random.default_rng(3).uniform(size=30)
     own = jnp.asarray(information, jnp.float32)
-    found = np.asarray(actqkv.layer_budgets(own, total=46 * 30, least=0, most=92))
+    found = np.asarray(layer_budgets(own, total=46 * 30, least=0, most=92))
     assert found.sum() == 46 * 30
     np.testing.assert_allclose(found, 46 * information / information.mean(), atol=1)
     np.testing.assert_allclose(found, in_turn(information, 46 * 30), atol=1)
-    bound = np.asarray(actqkv.layer_budgets(own, total=46 * 30, least=40, most=52))
+    bound = np.asarray(layer_budgets(own, total=46 * 30, least=40, most=52))
     assert bound.sum() == 46 * 30
     assert bound.min() >= 40
     assert bound.max() <= 52
@@ -223,9 +229,7 @@ def test_budgets_are_those_of_the_authors_code_but_for_rounding(row):
     """Where no bound binds; they share equally until each layer has been called 100 times."""
     information = np.array(row["information"] if row["calls"] >= 100 else [1.0] * 12)
     assert in_turn(information, row["total"]) == row["budgets"]
-    own = actqkv.layer_budgets(
-        jnp.asarray(information, jnp.float32), total=row["total"], least=0, most=92
-    )
+    own = layer_budgets(jnp.asarray(information, jnp.float32), total=row["total"], least=0, most=92)
     assert own.sum() == sum(row["budgets"])
     np.testing.assert_allclose(own, row["budgets"], atol=1)
     assert len(set(row["budgets"])) > 8 or np.ptp(information) < 0.1  # one row has many budgets
@@ -234,13 +238,13 @@ def test_budgets_are_those_of_the_authors_code_but_for_rounding(row):
 @pytest.mark.slow
 @pytest.mark.parametrize("total", [6, 7, 14, 15])
 def test_budgets_add_up_where_all_layers_are_bound(total):
-    found = actqkv.layer_budgets(jnp.array([1.0, 0.5, 0.1]), total=total, least=2, most=5)
+    found = layer_budgets(jnp.array([1.0, 0.5, 0.1]), total=total, least=2, most=5)
     assert found.sum() == total
     assert found.min() >= 2
     assert found.max() <= 5
     if total == 7:
         np.testing.assert_array_equal(found, [3, 2, 2])
-    undecided = actqkv.layer_budgets(jnp.zeros(3), total=total, least=2, most=5)
+    undecided = layer_budgets(jnp.zeros(3), total=total, least=2, most=5)
     assert undecided.sum() == total
 
 

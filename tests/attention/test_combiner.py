@@ -176,7 +176,6 @@ def test_the_module_has_the_weights_of_its_summaries(settings, deep):
     rng = np.random.default_rng(2)
     params = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), jnp.float32), shapes)
 
-    @jax.jit
     def both(params):
         heads = [jnp.einsum("btd,dhk->bhtk", x, params[name]["kernel"])
                  for name in ("query", "key", "value")]  # fmt: skip
@@ -187,11 +186,12 @@ def test_the_module_has_the_weights_of_its_summaries(settings, deep):
             own = {"projection": RowProjection(x, *(params[name] for name in names))}
         out = combiner_attention(*heads, Visible(mask, causal=True), settings=settings, **own)
         wanted = jnp.einsum("bhtk,hkd->btd", out, params["out"]["kernel"])
-        return module.apply({"params": params}, x, mask), wanted
+        found = module.apply({"params": params}, x, mask)
+        return jnp.sin(found).sum(), (found, wanted)
 
-    found, wanted = both(params)
+    gradients, (found, wanted) = jax.jit(jax.grad(both, has_aux=True))(params)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
-    gradients = jax.jit(jax.grad(lambda p: jnp.sin(both(p)[0]).sum()))(params)
+    gradients = jax.tree.map(np.asarray, gradients)
     assert all(np.isfinite(leaf).all() and leaf.any() for leaf in jax.tree.leaves(gradients))
     plain = nn.unbox(jax.eval_shape(CombinerAttention(heads=2).init, jax.random.key(0), x))
     assert set(plain["params"]) == {"query", "key", "value", "out"}
@@ -233,12 +233,14 @@ def test_the_module_gives_the_numbers_of_the_authors_code(kind):
     ],
 )
 def test_it_is_exact_in_its_limits(arrays, settings, causal):
-    query, key, value = arrays
+    @jax.jit
+    def exact(query, key, value):
+        grouped = query.reshape(2, 2, 2, LENGTH, 6)
+        mask = Visible(jnp.asarray(HERE), causal=causal).dense(LENGTH, LENGTH)[:, None, None]
+        return attend_part(grouped, key[:, :, None], value[:, :, None], mask, scale=0.7).out
+
     found = run(settings, causal=causal)(*arrays)
-    grouped = query.reshape(2, 2, 2, LENGTH, 6)
-    mask = Visible(jnp.asarray(HERE), causal=causal).dense(LENGTH, LENGTH)[:, None, None]
-    exact = attend_part(grouped, key[:, :, None], value[:, :, None], mask, scale=0.7).out
-    np.testing.assert_allclose(found, exact.reshape(found.shape), atol=2e-6)
+    np.testing.assert_allclose(found, exact(*arrays).reshape(found.shape), atol=2e-6)
 
 
 def test_every_visible_token_is_in_one_region_and_has_weight():
@@ -295,7 +297,7 @@ def test_nothing_of_the_future_is_read(arrays):
         early = run(CombinerSettings("joint", 4), causal=True, here=None)(*arrays)[:, :, :10]
         return jnp.sin(early).sum()
 
-    for found in gradients(query, key, value):
+    for found in map(np.asarray, gradients(query, key, value)):
         assert np.isfinite(found).all()
         assert not found[:, :, 10:].any()
         assert found[:, :, :9].any(axis=(1, 3)).all()
@@ -312,7 +314,7 @@ def test_keys_are_counted_pair_by_pair():
 
 @pytest.mark.slow
 def test_operations_grow_as_stated():
-    lengths = (1024, 4096, 16384)
+    lengths = (1024, 16384)
     rows = {}
     for kind in ("fixed", "logsparse", "rowmajor", "joint"):
         counted = []

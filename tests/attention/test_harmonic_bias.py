@@ -98,17 +98,17 @@ def test_a_pattern_of_blocks_reads_the_law_of_its_head():
     seen = pattern.repeat(5, axis=1).repeat(5, axis=2)
     laws = distance_laws(HEADS, form="bias", slopes="harmonic")
 
-    @jax.jit
-    def run(*arrays):
+    def total(*arrays):
         visible = Visible(causal=True, start=START)
-        return block_sparse_attention(
+        out = block_sparse_attention(
             *arrays, pattern[:, :3], visible, block=5, scale=0.7, bias=laws.bias
         ).out
+        return out.sum(), out
 
+    grads, found = jax.jit(jax.grad(total, (0, 1), has_aux=True))(QUERY, KEY, VALUE)
     wanted = reference("bias", "harmonic", 1.0, seen=seen)
-    np.testing.assert_allclose(run(QUERY, KEY, VALUE), wanted, atol=3e-6)
-    grads = jax.jit(jax.grad(lambda *arrays: run(*arrays).sum(), (0, 1)))(QUERY, KEY, VALUE)
-    assert all(np.isfinite(found).all() and np.abs(found).max() > 0 for found in grads)
+    np.testing.assert_allclose(found, wanted, atol=3e-6)
+    assert all(np.isfinite(own).all() and np.abs(own).max() > 0 for own in grads)
 
 
 def test_slopes_of_heads():
@@ -129,24 +129,6 @@ def test_only_distance_counts():
         assert (law[:, 3, 3] == (1.0 if form == "factor" else 0.0)).all()
 
 
-@pytest.mark.slow
-def test_a_decoder_reads_token_by_token_as_it_reads_at_once():
-    law = distance_laws(2, form="bias", strength=2.0)
-    module = Llama(
-        vocabulary=11, positions=32, width=8, depth=1, heads=2, mlp=8, tied=True,
-        attention=functools.partial(attend, **law._asdict()),
-    )  # fmt: skip
-    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 11, (1, 9)))
-    variables = jax.jit(module.init)(jax.random.key(0), tokens)
-    whole = jax.jit(module.apply)(variables, tokens)
-    step = jax.jit(lambda cache, token: module.apply(variables, token, cache=cache))
-    cache = module.init_cache(1, 9)
-    for i in range(9):
-        states = step(cache, tokens[:, i : i + 1])
-        cache = states.cache
-        np.testing.assert_allclose(states.last[:, 0], whole[:, i], atol=2e-5)
-
-
 def decoder(attention):
     """A decoder of one block, its variables, and a text of nine tokens."""
     module = Llama(
@@ -160,19 +142,44 @@ def decoder(attention):
     return module, draws, tokens
 
 
+def token_by_token(module, variables, tokens, cache):
+    """States of tokens that are read one after another."""
+
+    def step(cache, token):
+        states = module.apply(variables, token[:, None], cache=cache)
+        return states.cache, states.last[:, 0]
+
+    return jax.lax.scan(step, cache, tokens.T)[1].swapaxes(0, 1)
+
+
+@pytest.mark.slow
+def test_a_decoder_reads_token_by_token_as_it_reads_at_once():
+    law = distance_laws(2, form="bias", strength=2.0)
+    module, variables, tokens = decoder(functools.partial(attend, **law._asdict()))
+
+    @jax.jit
+    def both():
+        ours = token_by_token(module, variables, tokens, module.init_cache(1, 9))
+        return ours, module.apply(variables, tokens)
+
+    np.testing.assert_allclose(*both(), atol=2e-5)
+
+
 @pytest.mark.slow
 def test_a_text_goes_on_as_alone_behind_padding_on_its_left_alone():
     laws = distance_laws(2, form="alibi", strength=2.0)
     module, variables, tokens = decoder(functools.partial(attend, **laws._asdict()))
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
+    @jax.jit
+    def read_and_last(read, mask):
+        cache = module.init_cache(1, 1 + read.shape[1])
+        cache = module.apply(variables, read, mask, cache=cache).cache
+        return module.apply(variables, tokens[:, 8:], cache=cache).last
+
     def after(left, right):
         """The state of the ninth token, behind eight and padding."""
         widths = ((0, 0), (left, right))
-        read, mask = jnp.pad(tokens[:, :8], widths), jnp.pad(jnp.ones((1, 8), bool), widths)
-        cache = module.init_cache(1, 9 + left + right)
-        cache = module.apply(variables, read, mask, cache=cache).cache
-        return module.apply(variables, tokens[:, 8:], cache=cache).last
+        return read_and_last(np.pad(tokens[:, :8], widths), np.pad(np.ones((1, 8), bool), widths))
 
     alone = after(0, 0)
     np.testing.assert_allclose(after(3, 0), alone, atol=2e-5)
@@ -205,12 +212,8 @@ def test_sinks_beside_a_window_that_moves_are_refused(form, blocks):
 
     @jax.jit
     def both():
-        cache = module.init_cache(1, window=4)
-        ours = []
-        for i in range(9):
-            states = module.apply(variables, tokens[:, i : i + 1], cache=cache)
-            cache, ours = states.cache, [*ours, states.last]
-        return jnp.concatenate(ours, axis=1), module.clone(window=4).apply(variables, tokens)
+        ours = token_by_token(module, variables, tokens, module.init_cache(1, window=4))
+        return ours, module.clone(window=4).apply(variables, tokens)
 
     np.testing.assert_allclose(*both(), atol=2e-5)
 
@@ -220,7 +223,8 @@ def test_sinks_of_a_whole_text_have_their_distance():
     i, j = START + np.arange(QUERIES)[:, None], np.arange(KEYS)
     seen = np.broadcast_to((i - j < 3) | (j < 2), (HEADS, QUERIES, KEYS))
     arrays = [jnp.asarray(x) for x in (QUERY, KEY, VALUE)]
-    found = alibi_attention(*arrays, visible, scale=0.7, strength=1.7, block=5)
+    run = functools.partial(alibi_attention, scale=0.7, strength=1.7, block=5)
+    found = jax.jit(lambda *arrays: run(*arrays, visible))(*arrays)
     wanted = reference("alibi", "geometric", 1.7, seen=seen)
     np.testing.assert_allclose(found, wanted, atol=3e-6)
     with pytest.raises(ValueError, match="sinks=2 beside a window whose start is an array"):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 from rml.attention.hardness import hardness, heavy_mask
 from rml.attention.hyper_samples import HyperSettings, RowSums, Samples, draw_samples, log_floor
@@ -48,11 +49,15 @@ def authors_samples(key, planes, sampled):
 @pytest.mark.parametrize("name", ["all", "cross"])
 def test_one_level_gives_the_authors_numbers(name):
     query, key, value, planes, out, lse = golden(name)
-    samples = authors_samples(key, planes, GOLDEN[f"{name}_samples0"])
-    here = jnp.ones(key.shape[:-1], bool)
     settings = HyperSettings(block=8, order="authors")
-    run = jax.jit(partial(sorted_part, settings=settings, scale=0.9))
-    found = run(query[:, :, None], key, value, here, planes, samples)
+
+    @jax.jit
+    def run(query, key, value, planes):
+        samples = authors_samples(key, planes, GOLDEN[f"{name}_samples0"])
+        here = jnp.ones(key.shape[:-1], bool)
+        return sorted_part(query[:, :, None], key, value, here, planes, samples, settings, 0.9)
+
+    found = run(query, key, value, planes)
     np.testing.assert_allclose(found.out[:, :, 0], out, atol=2e-6)
     np.testing.assert_allclose(found.lse[:, :, 0], lse, atol=2e-6)
 
@@ -100,7 +105,20 @@ def inputs(t=40, s=40):
     return draw(0, 2, 4, t, 8), draw(1, 2, 2, s, 8), draw(2, 2, 2, s, 5)
 
 
-HERE = jnp.arange(40) < jnp.array([[40], [23]])
+HERE = jnp.asarray(np.arange(40) < np.array([[40], [23]]))
+
+
+def by_matrix(query, key, value, here=None, *, causal=False):
+    """Exact output and log-sum-exp, from the matrix of logits in float64."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    key, value = (x.repeat(query.shape[1] // x.shape[1], axis=1) for x in (key, value))
+    logits = query @ key.swapaxes(2, 3) * query.shape[3] ** -0.5
+    if here is not None:
+        logits = np.where(np.asarray(here)[:, None, None], logits, -np.inf)
+    if causal:
+        logits = np.where(np.tri(*logits.shape[2:], dtype=bool), logits, -np.inf)
+    lse = logsumexp(logits, axis=-1)
+    return Part(np.exp(logits - lse[..., None]) @ value, lse)
 
 
 @pytest.mark.slow
@@ -108,47 +126,51 @@ HERE = jnp.arange(40) < jnp.array([[40], [23]])
 @pytest.mark.parametrize(
     "settings",
     [
-        HyperSettings(block=40, samples=0, least=2),
-        HyperSettings(block=64, samples=3, least=2),  # no sample lies outside the only block
+        HyperSettings(block=40, samples=0, least=10),
+        HyperSettings(block=64, samples=3, least=10),  # no sample lies outside the only block
         HyperSettings(block=6, samples=3, least=40),
     ],
     ids=["one block", "larger block", "short"],
 )
 def test_it_is_exact_in_its_limits(settings, causal):
-    visible = Visible(HERE, causal=causal)
+    """Also where the last of four causal pieces is short."""
+    arrays, here = inputs(39, 39), HERE[:, :39]
+    visible = Visible(here, causal=causal)
     run = partial(hyper_attention, visible=visible, rng=jax.random.key(3), settings=settings)
-    found = jax.jit(run)(*inputs())
-    exact = attend_in_blocks(*inputs(), visible)
+    found = jax.jit(run)(*arrays)
+    exact = by_matrix(*arrays, here, causal=causal)
     np.testing.assert_allclose(found.out, exact.out, atol=2e-6)
     np.testing.assert_allclose(found.lse, exact.lse, atol=2e-6)
 
 
+@pytest.fixture(scope="module")
+def exact_gradients():
+    return with_gradients(partial(attend_in_blocks, visible=Visible(HERE)), inputs())
+
+
 @pytest.mark.slow
-def test_gradients_are_exact_where_one_block_has_all():
+def test_gradients_are_exact_where_one_block_has_all(exact_gradients):
     visible, settings = Visible(HERE), HyperSettings(block=40, samples=0, least=2)
     run = partial(hyper_attention, visible=visible, rng=jax.random.key(3), settings=settings)
-    found = with_gradients(run, inputs())
-    assert_same(found, with_gradients(partial(attend_in_blocks, visible=visible), inputs()), 5e-6)
+    assert_same(with_gradients(run, inputs()), exact_gradients, 5e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overlap", [False, True])
-def test_every_key_as_a_sample_once_is_exact(overlap):
+def test_every_key_as_a_sample_once_is_exact(overlap, exact_gradients):
     query, key, value = inputs()
-    every = Samples(*(jnp.broadcast_to(x, (2, 2, 40)) for x in (jnp.arange(40), jnp.zeros(40))))
     settings = HyperSettings(block=6, overlap=overlap)
-    planes = hyperplanes(jax.random.key(0), 5, 8)
     here = HERE[:, None]
-    every = every._replace(log_weight=jnp.where(here, every.log_weight, -jnp.inf))
 
     def run(query, key, value):
+        index, weight = jnp.arange(40), jnp.where(here, 0.0, -jnp.inf)
+        every = Samples(*(jnp.broadcast_to(x, (2, 2, 40)) for x in (index, weight)))
+        planes = hyperplanes(jax.random.key(0), 5, 8)
         grouped = query.reshape(2, 2, 2, 40, 8)
         part = sorted_part(grouped, key, value, here, planes, every, settings, 8**-0.5)
         return Part(part.out.reshape(2, 4, 40, 5), part.lse.reshape(2, 4, 40))
 
-    found = with_gradients(run, (query, key, value))
-    exact = with_gradients(partial(attend_in_blocks, visible=Visible(HERE)), (query, key, value))
-    assert_same(found, exact, 5e-6)
+    assert_same(with_gradients(run, (query, key, value)), exact_gradients, 5e-6)
 
 
 @pytest.mark.slow
@@ -156,36 +178,39 @@ def test_every_key_as_a_sample_once_is_exact(overlap):
 def test_without_samples_it_attends_to_the_heavy_mask(overlap):
     query, key, value = draw(0, 1, 1, 40, 8), draw(1, 1, 1, 40, 8), draw(2, 1, 1, 40, 5)
     settings = HyperSettings(planes=5, block=6, samples=0, overlap=overlap)
-    planes = hyperplanes(jax.random.key(0), 5, 8)
-    here = jnp.ones((1, 1, 40), bool)
-    run = jax.jit(partial(sorted_part, samples=None, settings=settings, scale=8**-0.5))
-    found = run(query[:, :, None], key, value, here, planes)
-    mask = heavy_mask(query, key, planes, settings)
-    assert (mask.sum(axis=-1) >= (7 if overlap else 4)).all()
-    exact = attend_part(query, key, value, mask)
-    np.testing.assert_allclose(found.out[:, :, 0], exact.out, atol=2e-6)
+
+    @jax.jit
+    def run(query, key, value):
+        planes, here = hyperplanes(jax.random.key(0), 5, 8), jnp.ones((1, 1, 40), bool)
+        grouped = query[:, :, None]
+        found = sorted_part(grouped, key, value, here, planes, None, settings, 8**-0.5)
+        mask = heavy_mask(query, key, planes, settings)
+        return found.out[:, :, 0], mask, attend_part(query, key, value, mask).out
+
+    found, mask, exact = run(query, key, value)
+    assert (np.sum(mask, axis=-1) >= (7 if overlap else 4)).all()
+    np.testing.assert_allclose(found, exact, atol=2e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["uniform", "value_norm"])
 def test_sums_over_samples_are_unbiased(sampling):
     """5% is four standard errors of these draws; a wrong weight misses by more."""
-    value = draw(0, 30, 4) * jnp.linspace(0.2, 2, 30)[:, None]
-    here = jnp.arange(30) < 25
-    terms = jnp.where(here, jnp.exp(draw(1, 30) * 0.3), 0.0)
+    value = draw(0, 30, 4) * np.linspace(0.2, 2, 30, dtype=np.float32)[:, None]
+    here = jnp.asarray(np.arange(30) < 25)
+    terms = np.where(here, np.exp(np.asarray(draw(1, 30)) * 0.3), 0.0)
     settings = HyperSettings(samples=8, sampling=sampling)
 
-    def estimate(key):
-        found = draw_samples(key, value, here, settings)
-        return jnp.sum(terms[found.chosen] * jnp.exp(found.log_weight))
+    @jax.jit
+    @jax.vmap
+    def drawn(key):
+        return draw_samples(key, value, here, settings)[:2]
 
-    sums = jax.vmap(estimate)(jax.random.split(jax.random.key(2), 3000))
+    chosen, log_weight = map(np.asarray, drawn(jax.random.split(jax.random.key(2), 3000)))
+    sums = np.sum(terms[chosen] * np.exp(log_weight), axis=1)
     np.testing.assert_allclose(sums.mean(), terms.sum(), rtol=0.05)
     if sampling == "value_norm":  # heavy values are drawn more often
-        drawn = draw_samples(
-            jax.random.key(3), value, here, HyperSettings(samples=4000, sampling=sampling)
-        )
-        share = np.bincount(drawn.chosen, minlength=30) / 4000
+        share = np.bincount(chosen.ravel(), minlength=30) / chosen.size
         norms = np.where(here, np.square(value).sum(-1), 0)
         np.testing.assert_allclose(share, norms / norms.sum(), atol=0.03)
 
@@ -233,23 +258,27 @@ def test_nothing_of_the_future_and_nothing_of_padding_is_read(sampling):
 
     @jax.jit
     def run(query, key, value):
-        visible = Visible(HERE, causal=True)
-        return hyper_attention(
-            query, key, value, visible, rng=jax.random.key(3), settings=settings
-        ).out
+        def attend(key, value):
+            visible = Visible(HERE, causal=True)
+            return hyper_attention(
+                query, key, value, visible, rng=jax.random.key(3), settings=settings
+            ).out
 
-    out, backward = jax.vjp(partial(run, query), key, value)
-    early = jnp.zeros_like(out).at[0, :, :17].set(1.0)
-    for gradient in backward(early):
+        out, backward = jax.vjp(attend, key, value)
+        return out, backward(jnp.zeros_like(out).at[0, :, :17].set(1.0))
+
+    out, gradients = run(query, key, value)
+    for gradient in map(np.asarray, gradients):
         assert not gradient[0, :, 17:].any()
         assert gradient[0, :, :17].any(axis=-1).all()
-    np.testing.assert_array_equal(run(*with_other_padding())[1, :, :23], out[1, :, :23])
+    other, _ = run(*with_other_padding())
+    np.testing.assert_array_equal(other[1, :, :23], out[1, :, :23])
 
 
 def with_other_padding():
     """The inputs with other values at places of `HERE` that are not there, in all directions."""
-    there = HERE[:, None, :, None]
-    return tuple(jnp.where(there, x, 3 * draw(9, *x.shape)) for x in inputs())
+    there = np.asarray(HERE)[:, None, :, None]
+    return tuple(jnp.asarray(np.where(there, x, 3 * draw(9, *x.shape))) for x in inputs())
 
 
 @pytest.mark.slow
@@ -266,10 +295,11 @@ def test_padding_may_be_anything(planes, sampling):
 
 @pytest.mark.slow
 def test_more_samples_and_larger_blocks_err_less_and_sorting_helps():
-    query, key = draw(0, 1, 4, 512, 8) * 1.5, draw(1, 1, 4, 512, 8)
+    query, key, value = (np.asarray(draw(i, 1, 4, 512, 8)) for i in range(3))
+    query = 1.5 * query
     key = 0.8 * query[:, :, ::-1] + 0.6 * key  # every query has a key that is near it
-    value = draw(2, 1, 4, 512, 8)
-    exact = attend_in_blocks(query, key, value).out
+    exact = by_matrix(query, key, value).out
+    query, key, value = map(jnp.asarray, (query, key, value))
 
     def error(**settings):
         settings = HyperSettings(least=0, **settings)
@@ -278,7 +308,7 @@ def test_more_samples_and_larger_blocks_err_less_and_sorting_helps():
             return hyper_attention(query, key, value, rng=rng, settings=settings).out
 
         outs = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 6))
-        return float(jnp.linalg.norm(outs - exact) / jnp.linalg.norm(exact) / 6**0.5)
+        return np.linalg.norm(outs - exact) / np.linalg.norm(exact) / 6**0.5
 
     few = error(planes=6, block=16, samples=16)
     assert error(planes=6, block=16, samples=64) < 0.85 * few
@@ -313,21 +343,27 @@ def bounded_oracle(query, key, value, heavy, samples, settings, rows):
 @pytest.mark.slow
 @pytest.mark.parametrize(("planes", "cap"), [(4, 0.7), (0, 3.0)])
 def test_sums_of_rows_are_sampled_uniformly_and_bounded(planes, cap):
-    query, key, value = 1.5 * draw(0, 40, 8), 1.5 * draw(1, 36, 8), draw(2, 36, 5)
+    query, key, value = (np.asarray(draw(i, *n)) for i, n in enumerate(((40, 8), (36, 8), (36, 5))))
+    query, key = 1.5 * query, 1.5 * key
     settings = HyperSettings(
         planes, block=6, samples=7, least=0, sampling="value_norm", cap=cap, kappa=3.0
     )
-    rng = jax.random.key(5)
-    run = jax.jit(partial(hyper_attention, rng=rng, settings=settings))
-    found = run(query[None, None], key[None, None], value[None, None])
-    of_planes, of_samples = jax.random.split(rng)
-    samples = draw_samples(of_samples, value[None, None], jnp.ones((1, 1, 36), bool), settings)
-    samples = jax.tree.map(lambda x: np.asarray(x[0, 0]), samples)
-    heavy, order = np.zeros((40, 36), bool), np.arange(40)
-    if planes:
-        normals = hyperplanes(of_planes, planes, 8)
-        heavy = np.asarray(heavy_mask(query, key, normals, settings))
-        order = np.asarray(sorted_order(query, normals))
+
+    @jax.jit
+    def run(*arrays):
+        rng = jax.random.key(5)
+        query, key, value = (x[None, None] for x in arrays)
+        found = hyper_attention(query, key, value, rng=rng, settings=settings)
+        of_planes, of_samples = jax.random.split(rng)
+        drawn = draw_samples(of_samples, value, jnp.ones((1, 1, 36), bool), settings)
+        heavy, order = jnp.zeros((40, 36), bool), jnp.arange(40)
+        if planes:
+            normals = hyperplanes(of_planes, planes, 8)
+            heavy = heavy_mask(*arrays[:2], normals, settings)
+            order = sorted_order(arrays[0], normals)
+        return found, jax.tree.map(lambda x: x[0, 0], drawn), heavy, order
+
+    found, samples, heavy, order = jax.tree.map(np.asarray, run(query, key, value))
     rows = order[(samples.row_sums.rows * 40).astype(int)]
     out, lse, bound = bounded_oracle(query, key, value, heavy, samples, settings, rows)
     assert bound == {"cap", "floor", "sum"}
@@ -340,56 +376,66 @@ def test_sums_of_rows_are_sampled_uniformly_and_bounded(planes, cap):
 @pytest.mark.slow
 def test_without_bounds_every_key_as_a_sample_once_is_exact():
     query, key, value = inputs()
-    every = jnp.broadcast_to(jnp.arange(40), (2, 2, 40)), jnp.zeros((2, 2, 40))
-    every = Samples(*every, RowSums(*every, jnp.zeros((2, 2, 1))))
     settings = HyperSettings(
         block=6, overlap=True, sampling="value_norm", cap=float("inf"), kappa=float("inf")
     )
-    grouped, here = query.reshape(2, 2, 2, 40, 8), jnp.ones((2, 2, 40), bool)
-    for planes in (hyperplanes(jax.random.key(0), 5, 8), None):
-        run = jax.jit(partial(sorted_part, settings=settings, scale=8**-0.5))
-        found = run(grouped, key, value, here, planes, every)
-        exact = attend_in_blocks(query, key, value)
-        np.testing.assert_allclose(found.out.reshape(exact.out.shape), exact.out, atol=2e-6)
-        np.testing.assert_allclose(found.lse.reshape(exact.lse.shape), exact.lse, atol=2e-6)
+
+    @jax.jit
+    def both(query, key, value):
+        every = jnp.broadcast_to(jnp.arange(40), (2, 2, 40)), jnp.zeros((2, 2, 40))
+        every = Samples(*every, RowSums(*every, jnp.zeros((2, 2, 1))))
+        grouped, here = query.reshape(2, 2, 2, 40, 8), jnp.ones((2, 2, 40), bool)
+        return [
+            sorted_part(grouped, key, value, here, planes, every, settings, 8**-0.5)
+            for planes in (hyperplanes(jax.random.key(0), 5, 8), None)
+        ]
+
+    exact = by_matrix(query, key, value)
+    for out, lse in both(query, key, value):
+        np.testing.assert_allclose(out.reshape(exact.out.shape), exact.out, atol=2e-6)
+        np.testing.assert_allclose(lse.reshape(exact.lse.shape), exact.lse, atol=2e-6)
 
 
 @pytest.mark.slow
 def test_without_planes_samples_alone_stand_for_all_keys():
     query, key, value = inputs()
-    rng = jax.random.key(3)
     settings = HyperSettings(planes=0, samples=7, least=0)
-    found = jax.jit(partial(hyper_attention, rng=rng, settings=settings))(query, key, value)
-    here = jnp.ones((*value.shape[:2], value.shape[2]), bool)
-    chosen = draw_samples(jax.random.split(rng)[1], value, here, settings).chosen
-    repeats = query.shape[1] // key.shape[1]
-    chosen, key, value = (x.repeat(repeats, axis=1) for x in (chosen, key, value))
-    key, value = (jnp.take_along_axis(x, chosen[..., None], axis=2) for x in (key, value))
-    logits = query @ key.swapaxes(2, 3) * query.shape[-1] ** -0.5
-    np.testing.assert_allclose(found.out, jax.nn.softmax(logits) @ value, atol=1e-5)
-    wanted = jax.nn.logsumexp(logits, axis=-1) + np.log(here.shape[2] / 7)
-    np.testing.assert_allclose(found.lse, wanted, rtol=1e-5)
+
+    @jax.jit
+    def run(query, key, value):
+        rng, here = jax.random.key(3), jnp.ones(value.shape[:3], bool)
+        chosen = draw_samples(jax.random.split(rng)[1], value, here, settings).chosen
+        return hyper_attention(query, key, value, rng=rng, settings=settings), chosen
+
+    found, chosen = run(query, key, value)
+    key, value = (np.take_along_axis(np.asarray(x), chosen[..., None], 2) for x in (key, value))
+    wanted = by_matrix(query, key, value)
+    np.testing.assert_allclose(found.out, wanted.out, atol=1e-5)
+    np.testing.assert_allclose(found.lse, wanted.lse + np.log(40 / 7), rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_hardness_of_uniform_and_of_one_hot_attention():
-    uniform = hardness(jnp.zeros((6, 4)), draw(0, 6, 4))
+    measure = jax.jit(hardness, static_argnames="scale")
+    uniform = measure(jnp.zeros((6, 4)), draw(0, 6, 4))
     np.testing.assert_allclose(uniform, (1.0, 1.0), rtol=1e-6)
-    one = hardness(jnp.ones((6, 4)), jnp.zeros((6, 4)).at[2].set(100.0))
+    one = measure(jnp.ones((6, 4)), jnp.zeros((6, 4)).at[2].set(100.0))
     np.testing.assert_allclose(one.alpha, 36.0, rtol=1e-6)
     heavy = jnp.eye(3, dtype=bool)
     key = jnp.log(jnp.array([[1.0], [2.0], [5.0]]))
-    rest = hardness(jnp.ones((3, 1)), key, heavy, scale=1.0)  # sums 7, 6 and 3
+    rest = measure(jnp.ones((3, 1)), key, heavy, scale=1.0)  # sums 7, 6 and 3
     np.testing.assert_allclose(rest.kappa, 7 / 3, rtol=1e-6)
     rows = jnp.array([[True, True, True], [True, False, False]])  # all of them, the first
-    nothing = hardness(
+    nothing = measure(
         jnp.ones((2, 3, 1)), jnp.stack([key, key]), jnp.stack([rows] * 3, axis=-1), scale=1.0
     )
     np.testing.assert_array_equal(nothing.kappa, [1.0, jnp.inf])
     long = jnp.full((6, 32), 60, jnp.float16)  # products are beyond its largest number
-    np.testing.assert_allclose(hardness(long, long), (1.0, 1.0), rtol=1e-6)
+    np.testing.assert_allclose(measure(long, long), (1.0, 1.0), rtol=1e-6)
     of_rows = jnp.array([0.1, 0.6])
-    floor = log_floor(long[None], long, jnp.ones(6, bool), of_rows, HyperSettings(kappa=3.0), 0.5)
+    floor = jax.jit(partial(log_floor, settings=HyperSettings(kappa=3.0), scale=0.5))(
+        long[None], long, jnp.ones(6, bool), of_rows
+    )
     np.testing.assert_allclose(floor, 32 * 60**2 / 2 + np.log(6 / 3), rtol=1e-6)
 
 

@@ -1,5 +1,6 @@
 """Attention by name in the models: numbers, memory, layers."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,8 @@ def gradient_of(length):
 def model_of(length):
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
     module = LLAMA.clone(attention=(EXACT, attention_of("window", width=100, block=64)))
-    return module.apply, [jax.eval_shape(LLAMA.init, jax.random.key(0), tokens), tokens]
+    few = jax.ShapeDtypeStruct((1, 3), jnp.int32)
+    return module.apply, [jax.eval_shape(LLAMA.init, jax.random.key(0), few), tokens]
 
 
 @pytest.mark.slow
@@ -52,17 +54,28 @@ def test_named_attention_gives_what_the_method_gives():
     query, key, value = (draw(i, 2, 12, heads, 6) for i, heads in enumerate((4, 2, 2)))
     visible = Visible(jnp.arange(12) < jnp.array([[12], [7]]), causal=True)
     arrays = query, key, value
-    plain, _ = attend(*arrays, visible)
-    found, weights = EXACT(*arrays, visible)
-    assert weights is None
-    np.testing.assert_allclose(found, plain, atol=2e-6)
-    near, _ = attention_of("window", width=4, sinks=1)(*arrays, visible)
-    wanted, _ = attend(*arrays, visible._replace(window=4, sinks=1))
-    np.testing.assert_allclose(near, wanted, atol=2e-6)
     pattern = np.tril(np.ones((1, 3, 3), bool))
-    whole = attention_of(block_sparse_attention, pattern=pattern, block=4)  # gives a part
-    np.testing.assert_allclose(whole(*arrays, visible)[0], plain, atol=2e-6)
-    half = attention_of("exact")(*(x.astype(jnp.bfloat16) for x in arrays), visible)[0]
+
+    @jax.jit
+    def run(*arrays):
+        methods = {
+            "plain": (attend, visible),
+            "exact": (EXACT, visible),
+            "window": (attention_of("window", width=4, sinks=1), visible),
+            "plain window": (attend, visible._replace(window=4, sinks=1)),
+            # It gives a part.
+            "pattern": (attention_of(block_sparse_attention, pattern=pattern, block=4), visible),
+        }
+        found = {name: method(*arrays, own) for name, (method, own) in methods.items()}
+        assert found["exact"][1] is None
+        return {name: out for name, (out, _) in found.items()}
+
+    found = run(*arrays)
+    np.testing.assert_allclose(found["exact"], found["plain"], atol=2e-6)
+    np.testing.assert_allclose(found["window"], found["plain window"], atol=2e-6)
+    np.testing.assert_allclose(found["pattern"], found["plain"], atol=2e-6)
+    halves = (x.astype(jnp.bfloat16) for x in arrays)
+    half = jax.eval_shape(lambda *x: attention_of("exact")(*x, visible)[0], *halves)
     assert half.dtype == jnp.bfloat16
     with pytest.raises(ValueError, match="unknown attention 'windw'; did you mean 'window'"):
         attention_of("windw")
@@ -71,10 +84,13 @@ def test_named_attention_gives_what_the_method_gives():
 @pytest.mark.slow
 def test_a_model_in_blocks_equals_the_dense_one():
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 20, (2, 12)), jnp.int32)
-    mask = jnp.arange(12) < jnp.array([[12], [7]])
-    variables = jax.jit(LLAMA.init)(jax.random.key(0), tokens)
+    mask = np.arange(12) < np.array([[12], [7]])
+    shapes = nn.unbox(jax.eval_shape(LLAMA.init, jax.random.key(0), tokens))
+    rng = np.random.default_rng(1)
+    draw = lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype)  # noqa: E731
+    variables = jax.tree.map(draw, shapes)
     found = [
-        jax.jit(LLAMA.clone(attention=attention).apply)(variables, tokens, mask)[mask]
+        np.asarray(jax.jit(LLAMA.clone(attention=attention).apply)(variables, tokens, mask))[mask]
         for attention in (attend, EXACT)
     ]
     np.testing.assert_allclose(*found, atol=2e-5)

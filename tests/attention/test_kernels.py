@@ -10,6 +10,10 @@ from rml.attention import kernels
 from rml.attention import random_feature_attention as rfa
 from rml.attention.targets import draw_inputs
 
+PRODUCT = jax.jit(kernels.biased_rectified_product)
+SLOPES = jax.jit(jax.grad(lambda *at: PRODUCT(*at).sum(), (0, 1, 2)))
+HESSIAN = jax.jit(jax.hessian(PRODUCT, (0, 1, 2)))
+
 
 def bias(x):
     x = np.asarray(x, np.float64)
@@ -69,7 +73,7 @@ def test_mlp_kernel_is_the_float64_oracle():
     size = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)
     theta = np.arccos(x @ y.T / size)
     expected = size * (np.sin(theta) + (np.pi - theta) * np.cos(theta)) / (2 * np.pi) / 5
-    np.testing.assert_allclose(kernels.rf_mlp_kernel(*a, *b), expected, rtol=3e-6)
+    np.testing.assert_allclose(jax.jit(kernels.rf_mlp_kernel)(*a, *b), expected, rtol=3e-6)
 
 
 @pytest.mark.slow
@@ -82,7 +86,7 @@ def test_quadrature_agrees_with_bivariate_normal_probabilities_up_to_the_ends():
     ]
     mean, other, rho = (np.array(x) for x in zip(*cases, strict=True))
     with jax.enable_x64(True):
-        value = kernels.biased_rectified_product(*map(jnp.asarray, (mean, other, rho)))
+        value = PRODUCT(*map(jnp.asarray, (mean, other, rho)))
     expected = [rectified(*case) for case in cases]
     np.testing.assert_allclose(value, expected, atol=2e-7)
 
@@ -104,44 +108,37 @@ def test_slopes_of_the_biased_product_are_probabilities_up_to_the_ends():
             return max(norm.cdf(mean) + norm.cdf(other) - 1, 0)
         return multivariate_normal.cdf([mean, other], cov=[[1, rho], [rho, 1]], abseps=1e-12)
 
-    product = kernels.biased_rectified_product
-    slopes = jax.jit(jax.grad(lambda *at: product(*at).sum(), (0, 1, 2)))
     given = [np.array(x) for x in zip(*cases, strict=True)]
     expected = [probability(*case) for case in cases]
-    np.testing.assert_allclose(slopes(*(jnp.asarray(x, jnp.float32) for x in given))[2], expected,
+    np.testing.assert_allclose(SLOPES(*(jnp.asarray(x, jnp.float32) for x in given))[2], expected,
                                atol=2e-5)  # fmt: skip
     with jax.enable_x64(True):
         mean, other, rho = map(jnp.asarray, given)
-        by_mean, by_other, by_rho = slopes(mean, other, rho)
+        by_mean, by_other, by_rho = SLOPES(mean, other, rho)
         np.testing.assert_allclose(by_rho, expected, atol=2e-6)
         step = 1e-5
-        differences = (product(mean + step, other, rho) - product(mean - step, other, rho)) / 2e-5
+        differences = (PRODUCT(mean + step, other, rho) - PRODUCT(mean - step, other, rho)) / 2e-5
         np.testing.assert_allclose(by_mean, differences, atol=1e-6)
-        differences = (product(mean, other + step, rho) - product(mean, other - step, rho)) / 2e-5
+        differences = (PRODUCT(mean, other + step, rho) - PRODUCT(mean, other - step, rho)) / 2e-5
         np.testing.assert_allclose(by_other, differences, atol=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rho", [-0.9, 0.3, 0.8])
 def test_second_derivatives_of_the_biased_product_are_finite_differences(rho):
-    first = jax.grad(kernels.biased_rectified_product, (0, 1, 2))
+    at = np.array([0.5, -0.7, rho])
     with jax.enable_x64(True):
-        at = [jnp.asarray(x) for x in (0.5, -0.7, rho)]
-        found = jax.jit(jax.hessian(kernels.biased_rectified_product, (0, 1, 2)))(*at)
-        for k in range(3):
-            up, down = (
-                first(*(x + s * 1e-5 * (i == k) for i, x in enumerate(at))) for s in (1, -1)
-            )
-            differences = (np.asarray(up) - np.asarray(down)) / 2e-5
-            np.testing.assert_allclose([found[i][k] for i in range(3)], differences, atol=1e-7)
+        found = np.array(HESSIAN(*at))
+        shifted = at + 1e-5 * np.concatenate([np.eye(3), -np.eye(3)])
+        up, down = np.split(np.stack(SLOPES(*map(jnp.asarray, shifted.T))), 2, axis=1)
+    np.testing.assert_allclose(found, (up - down) / 2e-5, atol=1e-7)
 
 
 @pytest.mark.slow
 def test_second_derivatives_of_the_biased_product_are_finite_where_points_coincide():
-    hessian = jax.jit(jax.hessian(kernels.biased_rectified_product, (0, 1, 2)))
     for rho in (-1.0, 1.0, 1 + 1e-6):
         for other in (0.5, 0.7):
-            assert np.isfinite(hessian(0.5, other, rho)).all()
+            assert np.isfinite(HESSIAN(0.5, other, rho)).all()
     z = jax.random.normal(jax.random.key(0), (3, 4))
 
     def total(z):
@@ -154,20 +151,18 @@ def test_second_derivatives_of_the_biased_product_are_finite_where_points_coinci
 def test_half_precision_is_widened_first():
     mean, other, rho = (jnp.asarray(x, jnp.bfloat16) for x in ([0.7, -1], [2, 0.5], [0.9, -0.5]))
     wider = [x.astype(jnp.float32) for x in (mean, other, rho)]
-    found = kernels.biased_rectified_product(mean, other, rho)
+    found = PRODUCT(mean, other, rho)
     assert found.dtype == jnp.float32
-    np.testing.assert_array_equal(found, kernels.biased_rectified_product(*wider))
+    np.testing.assert_array_equal(found, PRODUCT(*wider))
 
 
 @pytest.mark.slow
 def test_without_means_the_biased_product_is_the_arc_cosine_kernel():
     rho = jnp.linspace(-1, 1, 41)
     zero = jnp.zeros_like(rho)
-    np.testing.assert_allclose(
-        kernels.biased_rectified_product(zero, zero, rho), kernels.rectified_product(rho), atol=3e-7
-    )
-    np.testing.assert_allclose(kernels.rectified_product(jnp.array([-1.0, 0.0, 1.0])),
-                               [0, 1 / (2 * np.pi), 0.5], atol=1e-7)  # fmt: skip
+    plain = jax.jit(kernels.rectified_product)(rho)
+    np.testing.assert_allclose(PRODUCT(zero, zero, rho), plain, atol=3e-7)
+    np.testing.assert_allclose(plain[::20], [0, 1 / (2 * np.pi), 0.5], atol=1e-7)
 
 
 @pytest.mark.slow

@@ -7,13 +7,17 @@ from rml.attention import interpolated_positions, pose_positions, sample_positio
 from rml.models import Llama, rope
 
 KEY = jax.random.key(3)
+sample = jax.jit(
+    sample_positions, static_argnums=(1, 2),
+    static_argnames=("window", "largest", "least", "sinks", "offset"),
+)  # fmt: skip
 
 
 @pytest.mark.slow
 def test_scale_and_offset_follow_the_law_of_the_paper():
     length, window, largest, sinks = 24, 32, 5, 3
     found = np.asarray(
-        sample_positions(KEY, 20_000, length, window=window, largest=largest, sinks=sinks),
+        sample(KEY, 20_000, length, window=window, largest=largest, sinks=sinks),
         np.float64,
     )
     g = np.rint(1 / (found[:, 1] - found[:, 0]))
@@ -35,8 +39,8 @@ def test_scale_and_offset_follow_the_law_of_the_paper():
 @pytest.mark.slow
 def test_without_its_parts_it_is_plain_training_or_interpolation():
     plain = np.arange(10, dtype=np.float32)[None].repeat(2, 0)
-    np.testing.assert_array_equal(sample_positions(KEY, 2, 10, window=10, largest=1), plain)
-    fixed = sample_positions(KEY, 2, 10, window=8, least=3, largest=3, offset=False)
+    np.testing.assert_array_equal(sample(KEY, 2, 10, window=10, largest=1), plain)
+    fixed = sample(KEY, 2, 10, window=8, least=3, largest=3, offset=False)
     np.testing.assert_array_equal(
         fixed, interpolated_positions(10, window=8, scale=3.0).repeat(2, 0)
     )
@@ -50,7 +54,7 @@ def test_without_its_parts_it_is_plain_training_or_interpolation():
 
 @pytest.mark.slow
 def test_four_first_tokens_stay_unless_others_are_said_to():
-    found = np.asarray(sample_positions(KEY, 64, 9, window=16, least=2, largest=2)) * 2
+    found = np.asarray(sample(KEY, 64, 9, window=16, least=2, largest=2)) * 2
     moved = found - np.arange(9)
     np.testing.assert_array_equal(moved[:, :4], 0)
     np.testing.assert_array_equal(moved[:, 4:], moved[:, 4:5].repeat(5, 1))
@@ -62,8 +66,8 @@ def test_padding_on_either_side_takes_no_positions():
     mask = jnp.asarray([[0, 0, 0, 1, 1, 1, 1, 1, 1], [1] * 9, [1, 1, 1, 1, 1, 1, 1, 0, 0]], bool)
     whole = np.asarray(interpolated_positions(9, window=4, scale=3.0)[0])
     found = np.asarray(interpolated_positions(9, window=4, scale=3.0, mask=mask))
-    drawn = np.asarray(sample_positions(KEY, 3, 9, window=9, largest=5, sinks=2, mask=mask))
-    same = np.asarray(sample_positions(KEY, 3, 9, window=9, largest=5, sinks=2))
+    drawn = np.asarray(sample(KEY, 3, 9, window=9, largest=5, sinks=2, mask=mask))
+    same = np.asarray(sample(KEY, 3, 9, window=9, largest=5, sinks=2))
     for row, text in enumerate(np.asarray(mask)):
         np.testing.assert_array_equal(found[row, text], whole[: text.sum()])
         np.testing.assert_array_equal(drawn[row, text], same[row, : text.sum()])
@@ -74,9 +78,10 @@ def test_padding_on_either_side_takes_no_positions():
 def test_dividing_positions_is_linear_scaling_of_frequencies():
     x = jax.random.normal(KEY, (1, 40, 2, 16))
     linear = rope.frequencies(16, 1e4, scaling={"rope_type": "linear", "factor": 5.0})
+    rotate = jax.jit(rope.rotate)
     np.testing.assert_allclose(
-        rope.rotate(x, interpolated_positions(40, window=8), rope.frequencies(16, 1e4)),
-        rope.rotate(x, jnp.arange(40.0)[None], linear),
+        rotate(x, interpolated_positions(40, window=8), rope.frequencies(16, 1e4)),
+        rotate(x, jnp.arange(40.0)[None], linear),
         atol=2e-5,
     )
 
@@ -86,7 +91,7 @@ def model():
     module = Llama(vocabulary=30, width=16, depth=2, heads=2, mlp=32, positions=8)
     tokens = jax.random.randint(KEY, (2, 12), 0, 30)
     # Weights large enough that attention is far from uniform.
-    params = jax.tree.map(lambda leaf: 8 * leaf, module.init(KEY, tokens))
+    params = jax.tree.map(lambda leaf: 8 * leaf, jax.jit(module.init)(KEY, tokens))
     read = jax.jit(lambda positions: module.apply(params, tokens, positions=positions))
     return read
 
@@ -94,10 +99,10 @@ def model():
 @pytest.mark.slow
 def test_an_offset_acts_through_the_first_tokens_alone(model):
     draw = dict(window=16, least=2, largest=2)
-    still = model(sample_positions(KEY, 2, 12, offset=False, **draw))
-    moved = model(sample_positions(KEY, 2, 12, sinks=0, **draw))
+    still = model(sample(KEY, 2, 12, offset=False, **draw))
+    moved = model(sample(KEY, 2, 12, sinks=0, **draw))
     np.testing.assert_allclose(moved, still, atol=1e-4)
-    sinks = model(sample_positions(KEY, 2, 12, sinks=4, **draw))
+    sinks = model(sample(KEY, 2, 12, sinks=4, **draw))
     np.testing.assert_allclose(sinks[:, :4], still[:, :4], atol=1e-5)
     assert np.abs(np.asarray(sinks - still))[:, 4:].max() > 1e-2
 
@@ -106,7 +111,8 @@ def test_an_offset_acts_through_the_first_tokens_alone(model):
 def test_pose_skips_between_pieces_and_stays_within_the_scale():
     length, window, scale, pieces = 12, 8, 4, 3
     draw = dict(window=window, scale=scale, pieces=pieces)
-    found = np.asarray(pose_positions(KEY, 4000, length, **draw), np.float64) * scale
+    run = jax.jit(lambda key: pose_positions(key, 4000, length, **draw))
+    found = np.asarray(run(KEY), np.float64) * scale
     steps = np.diff(found, axis=1)
     assert (found[:, 0] == 0).all()
     assert (steps >= 1).all()

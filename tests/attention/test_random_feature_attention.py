@@ -30,41 +30,43 @@ def reference(query, keys, weights):
 @settings(max_examples=6, derandomize=True)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.booleans())
 def test_features_are_the_definition(n, count, d, biased):
-    @jax.jit
-    def drawn(key):
-        query, keys = draw_inputs(key, n, keys=count, d=d)
-        weights = rfa.rfa_weights(jax.random.fold_in(key, 1), 3, d, biased=biased)
-        return (query, keys, weights), rfa.rfa_features(query, keys, weights)
-
-    given, features = drawn(jax.random.key(n))
-    np.testing.assert_allclose(features, reference(*given), atol=1e-6)
+    rng = np.random.default_rng(n)
+    shapes = (n, d), (n, count, d), (3, d + 1, d + 1)
+    query, keys, weights = (rng.normal(size=shape).astype(np.float32) / 2 for shape in shapes)
+    weights[:, range(d), range(d)] += biased
+    found = jax.jit(rfa.rfa_features)(query, keys, weights)
+    np.testing.assert_allclose(found, reference(query, keys, weights), atol=1e-6)
 
 
 @pytest.mark.slow
 def test_order_of_the_keys_is_immaterial_to_attention_only():
-    query, keys = draw_inputs(jax.random.key(0), 5, keys=4, d=3)
-    permuted = keys[:, jnp.array([2, 0, 3, 1])]
-    weights = rfa.rfa_weights(jax.random.key(1), 6, 3)
-    np.testing.assert_allclose(
-        rfa.rfa_features(query, keys, weights), rfa.rfa_features(query, permuted, weights),
-        atol=1e-6,
+    query, keys = map(np.asarray, draw_inputs(jax.random.key(0), 5, keys=4, d=3))
+    permuted = keys[:, [2, 0, 3, 1]]
+    weights, mlp_weights = (
+        rfa.rfa_weights(jax.random.key(1), 6, 3), rfa.rf_mlp_weights(jax.random.key(1), 6, 4, 3)
     )  # fmt: skip
-    weights = rfa.rf_mlp_weights(jax.random.key(1), 6, 4, 3)
-    difference = rfa.rf_mlp_features(query, keys, weights) - rfa.rf_mlp_features(
-        query, permuted, weights
-    )
-    assert jnp.abs(difference).max() > 0.01
+
+    @jax.jit
+    def features(keys):
+        return (
+            rfa.rfa_features(query, keys, weights), rfa.rf_mlp_features(query, keys, mlp_weights)
+        )  # fmt: skip
+
+    (found, flat), (same, other) = features(keys), features(permuted)
+    np.testing.assert_allclose(found, same, atol=1e-6)
+    assert np.abs(flat - other).max() > 0.01
 
 
 @pytest.mark.slow
 def test_masked_keys_are_absent():
     query, keys = draw_inputs(jax.random.key(0), 3, keys=4, d=3)
     weights = rfa.rfa_weights(jax.random.key(1), 6, 3)
-    mask = jnp.arange(4) < jnp.array([4, 2, 0])[:, None]
-    out = rfa.rfa_features(query, jnp.where(mask[..., None], keys, jnp.nan), weights, mask=mask)
-    np.testing.assert_allclose(out[0], rfa.rfa_features(query, keys, weights)[0], atol=1e-6)
-    np.testing.assert_allclose(out[1], rfa.rfa_features(query, keys[:, :2], weights)[1], atol=1e-6)
-    assert not jnp.any(out[2])
+    mask = np.arange(4) < np.array([4, 2, 0])[:, None]
+    features = jax.jit(rfa.rfa_features)
+    out = features(query, np.where(mask[..., None], keys, np.float32("nan")), weights, mask=mask)
+    np.testing.assert_allclose(out[0], features(query, keys, weights)[0], atol=1e-6)
+    np.testing.assert_allclose(out[1], features(query, keys[:, :2], weights)[1], atol=1e-6)
+    assert not np.any(out[2])
 
 
 def test_weights_have_the_stated_mean_and_deviation():
@@ -96,7 +98,7 @@ def test_wrong_shapes_are_named():
 def layer():
     module = rfa.RandomFeatureAttention(features=2, heads=64)
     query, keys = draw_inputs(jax.random.key(0), 32, keys=4, d=3)
-    return module, query, keys, module.init(jax.random.key(1), query, keys)
+    return module, query, keys, jax.jit(module.init)(jax.random.key(1), query, keys)
 
 
 @pytest.mark.slow
@@ -104,7 +106,7 @@ def test_the_layer_draws_its_heads_by_its_options():
     query, keys = draw_inputs(jax.random.key(0), 2, keys=4, d=3)
     for scale, biased in ((2.0, False), (0.1, True)):
         module = rfa.RandomFeatureAttention(features=2, heads=500, scale=scale, biased=biased)
-        variables = nn.meta.unbox(module.init(jax.random.key(1), query, keys))
+        variables = nn.meta.unbox(jax.jit(module.init)(jax.random.key(1), query, keys))
         weights = np.asarray(variables["random"]["weights"])
         mean = np.diag([1.0, 1, 1, 0]) * biased
         np.testing.assert_allclose(weights.mean(0), mean, atol=5 * scale / np.sqrt(500))
@@ -119,9 +121,10 @@ def test_the_layer_trains_its_values_alone(layer):
     variables = nn.meta.unbox(boxed)
     assert set(variables) == {"params", "random"}
     assert variables["params"]["values"].shape == (64, 4, 2)
-    pooled = rfa.rfa_features(query, keys, variables["random"]["weights"])
-    expected = jnp.einsum("nme,mef->nf", pooled, variables["params"]["values"])
-    np.testing.assert_allclose(module.apply(variables, query, keys), expected, atol=1e-5)
+    pooled = jax.jit(rfa.rfa_features)(query, keys, variables["random"]["weights"])
+    expected = np.einsum("nme,mef->nf", pooled, variables["params"]["values"])
+    found = jax.jit(module.apply)(variables, query, keys)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.slow

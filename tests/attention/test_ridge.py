@@ -1,4 +1,5 @@
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -88,18 +89,20 @@ def test_streamed_features_are_the_features_at_once():
     left, right = (draw_inputs(jax.random.key(s), n, keys=2, d=3) for s, n in ((0, 9), (1, 5)))
     blocks = jax.random.split(jax.random.key(2), 6)
     weights = jax.jit(jax.vmap(lambda k: rfa_weights(k, 4, 3)))(blocks).reshape(24, 4, 4)
-    phi = [np.asarray(rfa_features(*x, weights)).reshape(len(x[0]), -1) for x in (left, right)]
-    gram = jax.jit(lambda b: ridge.streamed_gram(_block, b, left, right))(blocks)
+    features = jax.jit(rfa_features)
+    phi = [np.asarray(features(*x, weights)).reshape(len(x[0]), -1) for x in (left, right)]
+    streamed = jax.jit(partial(ridge.streamed_gram, _block), static_argnames="strips")
+    gram = streamed(blocks, left, right)
     np.testing.assert_allclose(gram, phi[0] @ phi[1].T, atol=1e-6)
     y = jax.random.normal(jax.random.key(3), (9, 2))
-    gram = ridge.streamed_gram(_block, blocks, left, strips=4)
+    gram = streamed(blocks, left, strips=4)
     np.testing.assert_allclose(gram, phi[0] @ phi[0].T, atol=1e-6)
     dual = ridge.solve_ridge(gram, y, 0.1)
     peer = KernelRidge(alpha=0.1, kernel="precomputed").fit(np.asarray(gram, np.float64), y)
-    predicted = ridge.streamed_gram(_block, blocks, right, left) @ dual
+    predicted = np.asarray(streamed(blocks, right, left)) @ dual
     np.testing.assert_allclose(predicted, peer.predict(phi[1] @ phi[0].T), atol=1e-4)
     # The weights of the features give the same predictions as the dual coefficients.
-    value = ridge.streamed_weights(_block, blocks, left, dual)
+    value = jax.jit(partial(ridge.streamed_weights, _block))(blocks, left, dual)
     scale = np.sqrt(6)  # a block's features are scaled as if it were alone
     np.testing.assert_allclose(scale * phi[1] @ np.reshape(value, (-1, 2)), predicted, atol=1e-4)
 

@@ -3,7 +3,6 @@
 import re
 from types import SimpleNamespace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ from experiments.attention.block_recall import RANKINGS, covered_by_budgets, mea
 from rml import models
 from rml.attention.block_lookup import MemorySettings
 from rml.errors import UserError
+from tests.claims.drawn_models import drawn
 
 SMALL = {
     "memory.sinks": 2, "memory.window": 8, "memory.tokens": 8, "memory.top": 2, "memory.chunk": 8,
@@ -58,17 +58,13 @@ def model():
     module = models.Llama(
         vocabulary=32, width=16, depth=2, heads=4, kv_heads=2, head_width=8, mlp=16, tied=True
     )
-    made = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), int))
-    # Larger projections give attention that differs between keys.
-    variables = jax.tree.map(lambda x: 12 * x if x.ndim > 2 else x, nn.meta.unbox(made))
-    return SimpleNamespace(module=module, variables=variables, tokenizer=Words())
+    return SimpleNamespace(module=module, variables=drawn(module), tokenizer=Words())
 
 
 def texts(*_):
     return np.random.default_rng(0).integers(0, 32, (6, 64)).astype(np.int32)
 
 
-@pytest.mark.optimised
 @pytest.mark.slow
 def test_a_small_run_measures_every_claim_and_draws(model, measure, monkeypatch, tmp_path):
     monkeypatch.setattr(actqkv.pretrained, "load", lambda name: model)

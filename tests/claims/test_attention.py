@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from configs.attention import random_features_small
 from experiments.attention import random_features
@@ -11,11 +12,23 @@ from rml.attention import MODELS, build_targets
 from rml.errors import UserError
 
 
+@pytest.fixture(autouse=True)
+def one_thread_of_blas():
+    """Threads cost more than they share of factorisations as small as those of these tests."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
 @pytest.mark.slow
 def test_attention_needs_fewer_examples_by_a_ratio_that_grows_with_keys_and_degree(
     measure, tmp_path
 ):
-    changes = {"heads": 100, "sizes": (250, 500), "test": 300, "scaling.num_keys": (1, 7)}
+    changes = {
+        "heads": 60, "sizes": (150, 300), "test": 200, "scaling.num_keys": (1, 7),
+        "targets": ("average_2", "weighted_1", "mixed_0_2", "mixed_1_2"), "limit.heads": (16, 256),
+        "scaling.sizes.rfa": (2, 8, 32, 64), "scaling.sizes.rf_mlp": (4, 16, 64, 256, 1024),
+        "scaling.test": 200,
+    }  # fmt: skip
     metrics, holds = measure("configs/attention/random_features_small.py", changes)
     # What needs the paper's dimensions is measured in full.
     assert metrics["ratio_slope_degree_1"] >= 0.5, metrics
@@ -32,7 +45,10 @@ def test_attention_needs_fewer_examples_by_a_ratio_that_grows_with_keys_and_degr
 
 @pytest.mark.slow
 def test_risk_beyond_the_limits_falls_with_heads(measure):
-    changes = {"heads": (4, 32, 256), "sizes": (64, 128), "test": 300, "replicates": 3}
+    changes = {
+        "heads": (4, 32, 256), "sizes": (64, 128), "test": 300, "replicates": 3,
+        "regularizations": (1e-2, 1e-1),
+    }  # fmt: skip
     metrics, holds = measure("configs/attention/excess.py", changes)
     assert holds["average_2_excess_slope", "<="], metrics
 

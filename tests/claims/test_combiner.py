@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from rml.errors import UserError
 from rml.models import Llama
 from rml.models.pretrained import load as load_text_model
 from rml.ops.attention_parts import Visible
+from tests.claims.drawn_models import drawn
 from tests.system.two_steps import override
 
 SMALL = {
@@ -51,8 +51,7 @@ def untrained(monkeypatch):
     """Random models in the place of trained ones, words in that of texts."""
 
     def random(config, run, text, attentions):
-        first = small_lm.language_model(config, attentions["exact"])
-        made = nn.meta.unbox(first.init(jax.random.key(0), jnp.zeros((1, 4), int)))["params"]
+        made = drawn(small_lm.language_model(config, attentions["exact"]))["params"]
         return {name: [made] for name in attentions}
 
     loaded = SimpleNamespace(module=DECODER, variables=None, tokenizer=None)

@@ -103,7 +103,7 @@ def small_finetune(path) -> ConfigDict:
 def test_negatives_are_never_the_answer_and_hard_ones_rank_high(beir):
     config = small_finetune(beir)
     model = TextModel(config)
-    encode = model.features(model.init(jax.random.key(0)))
+    encode = model.features(jax.jit(model.init)(jax.random.key(0)))
     collection = model.corpus.collection("default", "train")
     hard = finetune.mine(config, model, encode)
     assert hard.shape == (40, 4)
@@ -137,9 +137,10 @@ def test_documents_that_are_known_to_answer_are_no_negatives(beir, exchange):
         batch[key] = rng.random(batch[key].shape) < 0.4
     state = initial_state(problem, seed=0)
 
+    @jax.jit
     def encode(numbers, length):
         mask = jnp.arange(numbers.shape[1]) < length[:, None]
-        return model.module.apply(state.variables, jnp.asarray(numbers), mask)
+        return model.module.apply(state.variables, numbers, mask)
 
     queries = encode(batch["query"], batch["query_length"])
     answers = encode(batch["document"], batch["document_length"])

@@ -26,7 +26,7 @@ from experiments.merging.judging import Part, Reading
 from rml import data
 from rml.errors import UserError
 from rml.training import RunDirectory
-from tests.claims.bed_of_patterns import config_of, made_bed, patterns, put_in
+from tests.claims.bed_of_patterns import config_of, made_bed, patterns, put_in, put_in_plain
 
 RECIPE = {
     "fisher.examples": 16, "fisher.classes": 2, "search.tries": 2, "methods.adamerging.steps": 2,
@@ -53,6 +53,7 @@ def untrained(config, run, sources, validation, *, starts, base, heads):
 
 @pytest.mark.slow
 def test_a_small_run_measures_every_claim_and_draws(little_data, monkeypatch, tmp_path):
+    put_in_plain(monkeypatch)
     config = config_of("configs/merging/fisher_merging.py", **RECIPE)
     bed = made_bed(config, little_data)
     monkeypatch.setattr(fisher_merging, "open_bed", lambda *_: bed)

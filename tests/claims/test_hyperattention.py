@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from experiments.ranges import checked_experiment
 from rml import models
 from rml.errors import UserError
 from rml.evaluation.long_text import token_nats
+from tests.claims.drawn_models import drawn
 from tests.system.two_steps import override
 
 SMALL = {
@@ -33,10 +33,7 @@ def model():
     module = models.Llama(
         vocabulary=32, width=16, depth=4, heads=4, kv_heads=2, head_width=8, mlp=16, tied=True
     )
-    made = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), int))
-    # Larger projections give attention that differs between keys.
-    variables = jax.tree.map(lambda x: 12 * x if x.ndim > 2 else x, nn.meta.unbox(made))
-    return SimpleNamespace(module=module, variables=variables, tokenizer=None)
+    return SimpleNamespace(module=module, variables=drawn(module), tokenizer=None)
 
 
 def texts(*_):
@@ -88,6 +85,7 @@ def test_a_small_run_measures_every_claim_and_draws(model, measure, monkeypatch,
     assert metrics["crossover"] == 64  # one length alone is timed
     assert 0 <= metrics["alpha_share_below_root"] <= 1
     assert metrics["gain_over_uniform_low"] <= metrics["gain_over_uniform"]
+    assert metrics["gain_of_sorting"] != 0
     figures = {path.name for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == set(hyperattention.CAPTIONS)
 

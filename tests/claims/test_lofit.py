@@ -28,7 +28,7 @@ from rml.training import RunDirectory
 from tests.system.two_steps import override, read
 
 SMALL = {
-    "sample.anchors": 12, "sample.texts": 8, "sample.validation": 10, "sample.test": 20,
+    "sample.anchors": 10, "sample.texts": 10, "sample.validation": 10, "sample.test": 10,
     "sample.length": 8, "head.classes": 3, "shares": (0.05, 0.1, 1.0), "draws": 2, "sizes": (5,),
     "train.steps": 3, "train.batch_size": 4, "timing.repeats": 2,
 }  # fmt: skip
@@ -123,7 +123,7 @@ def test_a_small_run_of_a_decoder_prefers_words(whole_words, monkeypatch, measur
     found = LabelledTexts(texts, labels, names)
     monkeypatch.setattr(lofit_tasks.data, "load_text", lambda *_, **__: found)
     changes = {
-        "sample.texts": 8, "sample.validation": 10, "sample.test": 20, "sample.length": 12,
+        "sample.texts": 10, "sample.validation": 10, "sample.test": 10, "sample.length": 12,
         "head.classes": 4, "shares": (0.05, 0.1, 1.0), "train.steps": 3, "train.batch_size": 4,
         "timing.repeats": 2,
         "data.prompts": {"wordnet": "cat {} dog", "questions": "dog {} sun"},

@@ -31,8 +31,10 @@ SMALL = {
     "train.log_every": 1, "train.eval_every": 4, "train.checkpoint_every": 4,
     "optimizer.warmup_steps": 1, "tuning.steps": 3,
     "tuning.warmup_steps": 1, "tuning.rates": (0.1,), "tuning.rank": 2, "alpha.points": 21,
-    "alpha.scales": (0.5,), "timing.texts": 2, "timing.prompt": 4, "timing.steps": 2,
-    "timing.repeats": 3, "writing.prompt": 5, "writing.steps": 6,
+    "alpha.scales": (0.5,), "timing.repeats": 3,
+    # Texts are timed by the programs that they are written by.
+    "timing.texts": 3, "timing.prompt": 5, "timing.steps": 6, "writing.prompt": 5,
+    "writing.steps": 6,
 }  # fmt: skip
 
 

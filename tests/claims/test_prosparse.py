@@ -1,8 +1,6 @@
 """ProSparse's recipe on tiny models; `make claims` measures models that learn."""
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +15,7 @@ from experiments.sparsity import (
 from experiments.sparsity.prosparse_training import Reading
 from rml.errors import UserError
 from rml.sparsity import Statistics
+from tests.claims.drawn_models import drawn
 
 SMALL = {
     "text.length": 16, "text.vocabulary": 300, "text.windows": 4, "model.width": 16,
@@ -36,9 +35,7 @@ def little_training(monkeypatch):
     monkeypatch.setattr(small_lm.data, "load_documents", lambda *_, **__: texts)
 
     def untrained(config, run, text):
-        first = jax.jit(small_lm.language_model(config).init)
-        made = first(jax.random.key(0), jnp.zeros((1, 2), int))
-        return [nn.meta.unbox(made)["params"]]
+        return [drawn(small_lm.language_model(config))["params"]]
 
     def further(config, run, text, base, activation, changes):
         if activation == "relu":
@@ -112,11 +109,7 @@ def test_without_a_penalty_a_step_is_one_of_plain_training_bit_for_bit():
     rng = np.random.default_rng(0)
     streams = {part: rng.integers(0, 30, 200).astype(np.int32) for part in small_lm.PARTS}
     text = small_lm.Text(None, streams)
-    module = small_lm.language_model(config)
-    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2), int)))
-    start = jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
-    )["params"]
+    start = drawn(small_lm.language_model(config))["params"]
 
     def stepped(task):
         batch = next(iter(task.batches()))
@@ -233,8 +226,7 @@ def test_windows_are_read_one_by_one():
     config.model.update({"width": 8, "depth": 3, "heads": 2, "kv_heads": 2, "mlp": 12})
     config.text.update({"length": 8, "vocabulary": 30, "windows": 3})
     reader = prosparse_training.Reader(config)
-    made = jax.jit(reader.module("relu").init)(jax.random.key(0), jnp.zeros((1, 2), int))
-    params = [nn.meta.unbox(made)["params"]]
+    params = [drawn(reader.module("relu"))["params"]]
     windows = np.random.default_rng(0).integers(0, 30, (3, 9)).astype(np.int32)
     together = reader.read("relu", params, windows)
     assert together.zeros.shape == (3, 3)

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from rml.attention import shard_pattern
 from rml.data.tokens import train_tokenizer
 from rml.errors import UserError
 from rml.models.attention import attend
+from tests.claims.drawn_models import drawn
 from tests.system.two_steps import override
 
 SMALL = {
@@ -36,8 +36,7 @@ SMALL = {
 def trained(monkeypatch):
     """Random models in the place of trained ones, and words in that of texts."""
     module = models.Llama(vocabulary=32, width=16, depth=2, heads=2, mlp=16, tied=True)
-    made = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), int)))
-    loaded = SimpleNamespace(module=module, variables=made, tokenizer=None)
+    loaded = SimpleNamespace(module=module, variables=drawn(module), tokenizer=None)
     monkeypatch.setattr(late.pretrained, "load", lambda name: loaded)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 32, (3, 32)).astype(np.int32)
@@ -47,9 +46,8 @@ def trained(monkeypatch):
 
     def untrained(config, run, text, attentions):
         del run, text
-        module = small_lm.language_model(config, attend)
-        made = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), int))
-        return {name: [nn.meta.unbox(made)["params"]] for name in attentions}
+        made = drawn(small_lm.language_model(config, attend))["params"]
+        return {name: [made] for name in attentions}
 
     monkeypatch.setattr(small_lm, "trained", untrained)
 

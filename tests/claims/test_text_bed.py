@@ -128,13 +128,13 @@ def test_a_small_bed_of_texts_is_trained_read_and_merged(texts, monkeypatch, tmp
     changes = {**RECIPE, "bed.run": str(tmp_path / "bed")}
     own = config_of("configs/merging/compare_texts.py", **changes)
     opened = bed.open_bed(own, None)
-    leaves = jax.tree.leaves(jax.tree.map(lambda x, b: x - b, opened.experts, opened.base))
-    assert max(float(jnp.abs(leaf).max()) for leaf in leaves) > 1e-3
+    leaves = jax.tree.leaves(bed.subtract(opened.experts, opened.base))
+    assert max(np.abs(leaf).max() for leaf in leaves) > 1e-3
     # An expert reads strings as the bed reads tokens.
     strings = ["sun rain", "dog cow owl"]
     reader = rml.load(tmp_path / "bed", expert="spam")
     rows = tokens.pad(tokens.encode(texts.tokenizer, strings, max_length=6), width=6)[0]
-    expert = jax.tree.map(lambda leaf: leaf[1], opened.experts)
+    expert = bed.take(opened.experts, 1)
     wanted = features(opened.module, expert, jnp.asarray(rows))
     np.testing.assert_allclose(reader(strings), wanted, rtol=1e-4, atol=1e-5)
     found = small_run(compare, opened._replace(config=own), monkeypatch, tmp_path / "run")

@@ -51,10 +51,10 @@ def start(task, seed=None):
 
     def draw(path, leaf):
         ends = 0.5 * (path[-1].key == "kernel")
-        return jnp.asarray(rng.uniform(-ends, ends, leaf.shape), leaf.dtype)
+        return rng.uniform(-ends, ends, leaf.shape).astype(leaf.dtype)
 
     drawn = partial(jax.tree_util.tree_map_with_path, draw)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.replace(key=None))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.replace(key=None))
     params = drawn(shapes.params)
     extra = zeros.extra | {
         name: drawn(shapes.extra[name]) for name in zeros.extra if name == "omega"
@@ -78,7 +78,7 @@ def untrained(monkeypatch):
         rng = np.random.default_rng(1)
 
         def draw(leaf):
-            return jnp.asarray(rng.standard_normal((len(configs), *leaf.shape)), leaf.dtype)
+            return rng.standard_normal((len(configs), *leaf.shape)).astype(leaf.dtype)
 
         omega = state.extra["omega"] if learned else {}
         params, omega = (jax.tree.map(draw, tree) for tree in (state.params, omega))

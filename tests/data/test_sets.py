@@ -58,7 +58,7 @@ def digest(directory: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SETS))
-@pytest.mark.usefixtures("part")
+@pytest.mark.usefixtures("part", "unchecked")
 def test_a_part_of_it_is_prepared(name, tmp_path, monkeypatch):
     monkeypatch.setattr(packaged, "MOST", part := PARTS.get(name, PART))
     assets.fetch(SETS[name].ASSETS)
@@ -84,7 +84,7 @@ def test_a_part_of_it_is_prepared(name, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHEAP)
-@pytest.mark.usefixtures("part")
+@pytest.mark.usefixtures("part", "unchecked")
 def test_prepared_bytes_are_the_same_again(name, tmp_path):
     assets.fetch(SETS[name].ASSETS)
     first, second = (digest(builders.prepare(name, tmp_path / part)) for part in "ab")

@@ -210,8 +210,15 @@ def test_many_empty_lines_are_cut_in_linear_time():
     assert time.process_time() - start < 2  # 0.02; 8 where each line counts all before
 
 
+@pytest.fixture(scope="module")
+def tfds_dir(tfds_data_dir, pydocs):
+    """Where `pydocs` is prepared, by a process that does not check the types of every word."""
+    return tfds_data_dir
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["docstring_to_code", "title_to_description"])
+@pytest.mark.usefixtures("unchecked")
 def test_pydocs_asks_and_answers(tfds_dir, task):
     data = load_retrieval("pydocs", "test", task=task)
     whole = load_retrieval("pydocs", "test", task=task, corpus="all")

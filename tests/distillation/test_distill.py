@@ -57,7 +57,7 @@ def test_losses_fall(method):
 
 
 def right(found, labels=TRUTH):
-    logits = STUDENT.apply(found.variables, IMAGES).logits
+    logits = jax.jit(STUDENT.apply)(found.variables, IMAGES).logits
     return float((np.asarray(logits).argmax(1) == labels).mean())
 
 
@@ -130,6 +130,7 @@ def test_exits_are_taught_as_the_student_is():
     images = jnp.asarray(RNG.standard_normal((40, 8, 8, 1)), jnp.float32)
     turn = jnp.asarray(RNG.standard_normal((64, 3)) / 3, jnp.float32)
 
+    @jax.jit
     def taught(images):
         return Outputs(4 * images.reshape(-1, 64) @ turn, images[:, 0, :, 0])
 
@@ -157,7 +158,7 @@ def test_exits_are_taught_as_the_student_is():
     np.testing.assert_allclose(found.losses[0], expected, rtol=1e-4)
     np.testing.assert_array_equal(found.ratios, 0.5)
     assert found.losses[-1] < 0.7 * found.losses[0]
-    exits = module.apply(found.variables, images).exits
+    exits = jax.jit(module.apply)(found.variables, images).exits
     assert ((exits.argmax(-1) == labels).mean(1) > 0.6).all()
     with pytest.raises(UserError, match=r"gamma is \(1.0, 2.0\), expected .* 3 in all"):
         distill(
@@ -251,12 +252,17 @@ def test_scalekd_is_one_call():
                 found, known.logits, known.tokens, labels, share=0.5, **given
             ).mean()
 
-        first, slope = jax.value_and_grad(loss)(start["params"])
-        rate = optax.adamw(optax.cosine_decay_schedule(2e-2, 30))
-        updates, _ = rate.update(slope, rate.init(start["params"]), start["params"])
-        return labels, first, loss(optax.apply_updates(start["params"], updates))
+        def step(carry, _):
+            params, moments = carry
+            value, slope = jax.value_and_grad(loss)(params)
+            updates, moments = rate.update(slope, moments, params)
+            return (optax.apply_updates(params, updates), moments), value
 
-    labels, *wanted = by_hand(images)
+        rate = optax.adamw(optax.cosine_decay_schedule(2e-2, 30))
+        carry = start["params"], rate.init(start["params"])
+        return labels, jax.lax.scan(step, carry, length=2)[1]
+
+    labels, wanted = by_hand(images)
     found = distill(
         "scalekd", taught, SCALE, images, labels, key=key, steps=30, batch_size=12,
         learning_rate=2e-2, path=path, options=given,

@@ -66,13 +66,16 @@ def test_tasks_are_a_function_of_key_and_number():
     assert len({tuple(row) for row in np.asarray(first.query)}) == 20
 
 
+@jax.jit  # a loop outside of a program would be compiled at every call
+def twelve_draws(seed, size):
+    return draw_without_replacement(jax.random.uniform(jax.random.key(seed), (12,)), size)
+
+
 @pytest.mark.slow
 @settings(max_examples=30, derandomize=True)
 @given(seed=st.integers(0, 1000), size=st.integers(0, 40))
 def test_draws_are_distinct(seed, size):
-    drawn = np.asarray(
-        draw_without_replacement(jax.random.uniform(jax.random.key(seed), (12,)), jnp.asarray(size))
-    )[: min(size, 12)]
+    drawn = np.asarray(twelve_draws(seed, size))[: min(size, 12)]
     assert len(set(drawn)) == len(drawn)
     assert np.all((drawn >= 0) & (drawn < size))
 
@@ -93,14 +96,14 @@ def test_draws_are_even_at_every_place_and_for_pairs():
 def test_dirichlet_counts_follow_the_shares_and_the_room():
     keys = jax.random.split(jax.random.key(0), 4000)
 
-    @partial(jax.jit, static_argnames="concentration")
+    @jax.jit
     def drawn(room, concentration):
         return jax.vmap(lambda k: dirichlet_counts(k, room, total=60, concentration=concentration))(
             keys
         )
 
     def counts(room, concentration):
-        return np.asarray(drawn(jnp.asarray(room), concentration=concentration))
+        return np.asarray(drawn(jnp.asarray(room), concentration))
 
     free = counts([60] * 4, 2.0)
     assert np.all(free.sum(1) == 60)

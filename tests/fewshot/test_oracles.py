@@ -1,24 +1,41 @@
 """Each method against its equations written in float64 NumPy, or against scikit-learn."""
 
+import inspect
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
 from sklearn.semi_supervised import LabelSpreading
 
+from rml import fewshot
 from rml.errors import UserError
-from rml.fewshot.alpha_tim import alpha_entropy, alpha_tim
-from rml.fewshot.bdcspn import bd_cspn, rectify_prototypes
-from rml.fewshot.kmodes import k_modes
-from rml.fewshot.label_propagation import TOLERANCE, label_propagation
-from rml.fewshot.laplacian_shot import laplacian_shot
-from rml.fewshot.pt_map import power_transform, pt_map
-from rml.fewshot.simpleshot import simple_shot
-from rml.fewshot.tim import tim, tim_adm
+from rml.fewshot.alpha_tim import alpha_entropy
+from rml.fewshot.label_propagation import TOLERANCE
+from rml.fewshot.pt_map import power_transform
 
 C = 3
+
+
+def compiled(method):
+    """The method as one program for episodes of a shape: its numbers are arguments."""
+    options = inspect.signature(method).parameters.values()
+    fixed = [one.name for one in options if "Array" not in str(one.annotation)]
+    return jax.jit(method, static_argnames=fixed)
+
+
+alpha_tim = compiled(fewshot.alpha_tim)
+bd_cspn = compiled(fewshot.bd_cspn)
+k_modes = compiled(fewshot.k_modes)
+label_propagation = compiled(fewshot.label_propagation)
+laplacian_shot = compiled(fewshot.laplacian_shot)
+pt_map = compiled(fewshot.pt_map)
+rectify_prototypes = compiled(fewshot.rectify_prototypes)
+simple_shot = compiled(fewshot.simple_shot)
+tim = compiled(fewshot.tim)
+tim_adm = compiled(fewshot.tim_adm)
 
 
 def unit(x):
@@ -264,7 +281,7 @@ def test_alpha_tim_near_one_is_tim_and_one_is_refused(episode):
     np.testing.assert_allclose(alpha_entropy(p, alpha=2.0), 1 - 0.04 - 0.09 - 0.25, rtol=1e-6)
     for one in (1.0, jnp.float32(1)):
         with pytest.raises(ValueError, match="alpha must not be 1"):
-            alpha_tim(support, labels, query, alpha=one, **options)
+            fewshot.alpha_tim(support, labels, query, alpha=one, **options)
 
 
 @pytest.mark.slow
@@ -323,7 +340,7 @@ def test_a_label_arrives_however_far_it_goes():
 @pytest.mark.parametrize("temperature", [100.0, 150.0, 300.0])
 @pytest.mark.parametrize("empty", [False, True])
 @pytest.mark.parametrize(
-    "method", [tim, partial(alpha_tim, alpha=0.5), partial(alpha_tim, alpha=0.9)]
+    "method", [tim, *(compiled(partial(fewshot.alpha_tim, alpha=alpha)) for alpha in (0.5, 0.9))]
 )
 def test_entropies_are_finite_where_a_class_has_no_chance(episode, method, empty, temperature):
     support, labels, query, _ = episode(1)
@@ -394,12 +411,20 @@ def test_pt_map(episode):
     np.testing.assert_allclose(jnp.sum(found, axis=0), len(q) / C, rtol=1e-3)
 
 
+@jax.jit
+def plan_by_logarithms(cost, weight):
+    from ott.geometry.geometry import Geometry
+    from ott.solvers import linear
+
+    points = Geometry(cost_matrix=cost, epsilon=1 / weight)
+    plan = linear.solve(points, lse_mode=True, max_iterations=5000).matrix
+    return plan / plan.sum(1, keepdims=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("weight", [30.0, 100.0, 300.0])
 def test_plans_of_little_entropy_are_those_of_logarithms(episode, weight):
-    ott = pytest.importorskip("ott")
-    from ott.solvers import linear
-
+    pytest.importorskip("ott")
     support, labels, query, _ = episode(4, queries=5)
     found = pt_map(
         support, labels, query, num_classes=C, power=None, regularization=weight, steps=0,
@@ -407,11 +432,8 @@ def test_plans_of_little_entropy_are_those_of_logarithms(episode, weight):
     )  # fmt: skip
     y, (s, q) = np.asarray(labels), wide(support, query)
     s, q = (unit(x - x.mean(0)) for x in map(unit, (s, q)))
-    points = ott.geometry.geometry.Geometry(
-        cost_matrix=jnp.asarray(squares(q, means(s, y)), jnp.float32), epsilon=1 / weight
-    )
-    plan = linear.solve(points, lse_mode=True, max_iterations=5000).matrix
-    np.testing.assert_allclose(found, plan / plan.sum(1, keepdims=True), atol=5e-3)
+    expected = plan_by_logarithms(np.float32(squares(q, means(s, y))), weight)
+    np.testing.assert_allclose(found, expected, atol=5e-3)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from rml import fewshot
 from rml.errors import UserError
 from rml.fewshot import Setting, evaluate
 from rml.ops.intervals import t_interval
-from rml.training import RunDirectory
+from rml.training import RunDirectory, make_mesh
 
 TWO = {
     "simple_shot": dict(kind=("UN", "CL2N")),
@@ -26,7 +26,10 @@ TWO = {
 
 
 @pytest.fixture
-def config():
+def config(tmp_path):
+    """Of images in classes of one size, for which the second split compiles nothing."""
+    x = np.random.default_rng(0).integers(0, 256, (400, 4, 3, 1), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", x=x, y=np.arange(400) % 10)
     config = parts.splits(
         **parts.digits() | dict(
             classes=dict(base=3, validation=3, novel=4, seed=0),
@@ -36,6 +39,9 @@ def config():
             ),
         )
     )  # fmt: skip
+    config.data.update(
+        name=f"npz:{tmp_path / 'images.npz'}", image_shape=(4, 3, 1), base="all", validation="all"
+    )
     config.features.of, config.splits, config.seed = "pixels", 2, 1
     config.methods, config.compared = TWO, tuple(TWO)
     return config
@@ -134,8 +140,9 @@ def test_choices_are_those_of_a_search_and_a_second_split_compiles_nothing(confi
     name = "transductive_clustering"
     found = common.accuracies(config, name, tried, x[0], drawn, 3).mean(axis=0)
     searched = fewshot.search(
-        fewshot.find_method(name), options | dict(steps=5), x[0], drawn, ways=3
-    )
+        fewshot.find_method(name), options | dict(steps=5), x[0], drawn, ways=3,
+        mesh=make_mesh(config.mesh),
+    )  # fmt: skip
     assert searched.options == tried[int(np.argmax(found))].options
     for choice, accuracy in zip(tried, found, strict=True):
         places = tuple(v.index(choice.options[k]) for k, v in searched.candidates.items())

@@ -1,6 +1,7 @@
 """The pair-conditioned loss against a direct loop in float64, its limits, its mesh."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -54,20 +55,35 @@ def batch():
     return rng.standard_normal((N, D)), gates, jnp.asarray(labels), jnp.asarray(partners)
 
 
+@partial(jax.jit, static_argnums=range(5, 9))
+def program(x, gates, temperature, labels, partners, positives, denominator, renormalize, block):
+    def loss(x, gates, temperature):
+        return hydra_loss(
+            x, labels, partners, gates, temperature=temperature, positives=positives,
+            denominator=denominator, renormalize=renormalize, block_size=block,
+        )  # fmt: skip
+
+    return jax.value_and_grad(loss, (0, 1, 2))(x, gates, temperature)
+
+
+def value_and_slopes(
+    *given, positives="partner", denominator="own", renormalize=True, block_size=None
+):
+    """The loss and its gradients by features, gates and temperature; tests share its programs."""
+    return program(*given, positives, denominator, renormalize, block_size)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("positives", "denominator", "renormalize"), OPTIONS)
 def test_value_and_gradients_are_those_of_a_direct_loop(batch, positives, denominator, renormalize):
     x, gates, labels, partners = batch
     options = dict(positives=positives, denominator=denominator, renormalize=renormalize)
 
-    def loss(x, gates, temperature):
-        return hydra_loss(x, labels, partners, gates, temperature=temperature, **options)
-
     def reference(x, gates, temperature):
         return oracle(x, gates, labels.tolist(), partners.tolist(), temperature, **options)
 
     args = [np.asarray(a, np.float32) for a in (x, gates, 0.3)]
-    value, grads = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*args)
+    value, grads = value_and_slopes(*args[:2], 0.3, labels, partners, **options)
     exact = [np.asarray(a, np.float64) for a in args]
     np.testing.assert_allclose(value, reference(*exact), rtol=1e-5)
     for i, grad in enumerate(grads):
@@ -162,20 +178,15 @@ def test_the_published_forms_give_the_numbers_of_the_authors_code(form):
 @pytest.mark.parametrize(("positives", "denominator", "renormalize"), OPTIONS)
 def test_strips_equal_the_dense_computation(batch, positives, denominator, renormalize):
     x, gates, labels, partners = batch
-    options = dict(
-        positives=positives, denominator=denominator, renormalize=renormalize, temperature=0.2
+    args = np.float32(x), np.float32(gates), 0.2, labels, partners
+    options = dict(positives=positives, denominator=denominator, renormalize=renormalize)
+    (value, slopes), (expected, dense) = (
+        value_and_slopes(*args, block_size=block_size, **options) for block_size in (5, None)
     )
-
-    def run(block_size):
-        return jax.jit(
-            jax.value_and_grad(
-                lambda x, g: hydra_loss(x, labels, partners, g, block_size=block_size, **options),
-                (0, 1),
-            )
-        )(jnp.asarray(x, jnp.float32), jnp.asarray(gates, jnp.float32))
-
-    expected = run(None)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), run(5), expected)
+    np.testing.assert_allclose(value, expected, atol=2e-6)
+    for found, same in zip(slopes[:2], dense[:2], strict=True):
+        np.testing.assert_allclose(found, same, atol=2e-6)
+    np.testing.assert_allclose(slopes[2], dense[2], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -183,10 +194,9 @@ def test_strips_equal_the_dense_computation(batch, positives, denominator, renor
 def test_identical_pairs_with_equal_gates_are_supcon(batch, gate):
     x, _, labels, _ = batch
     x = jnp.asarray(x, jnp.float32)
-    value = hydra_loss(
-        x, labels, labels, jnp.full((N, D), gate), temperature=0.1, denominator="all"
-    )
-    np.testing.assert_allclose(value, sup_con(x, labels, temperature=0.1), rtol=1e-5)
+    value, _ = value_and_slopes(x, jnp.full((N, D), gate), 0.1, labels, labels, denominator="all")
+    expected = jax.jit(sup_con)(x, labels, temperature=0.1)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -194,11 +204,14 @@ def test_identical_pairs_with_a_class_gate_are_supcon_in_the_gated_space(batch):
     """Gates common to all rows: SupCon of the gated features, anchor by anchor."""
     x, gates, labels, _ = batch
     x, gate = jnp.asarray(x, jnp.float32), jnp.asarray(gates[0], jnp.float32)
-    ours = hydra_loss(
+    loss = jax.jit(hydra_loss, static_argnames=("denominator", "reduction"))
+    ours = loss(
         x, labels, labels, jnp.tile(gate, (N, 1)), temperature=0.1, denominator="all",
         reduction="none",
     )  # fmt: skip
-    theirs = sup_con(x * gate, labels, temperature=0.1, reduction="none")
+    theirs = jax.jit(sup_con, static_argnames="reduction")(
+        x * gate, labels, temperature=0.1, reduction="none"
+    )
     np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-5)
 
 
@@ -207,15 +220,15 @@ def test_closed_dimensions_do_not_matter(batch):
     x, _, labels, partners = batch
     gates = jnp.tile(jnp.array([1.0, 1, 1, 0, 0, 0]), (N, 1))
     x = jnp.asarray(x, jnp.float32)
-    whole = hydra_loss(x, labels, partners, gates, temperature=0.1)
-    part = hydra_loss(x[:, :3], labels, partners, gates[:, :3], temperature=0.1)
+    whole, _ = value_and_slopes(x, gates, 0.1, labels, partners)
+    part, _ = value_and_slopes(x[:, :3], gates[:, :3], 0.1, labels, partners)
     np.testing.assert_allclose(whole, part, rtol=1e-5)
 
 
 def test_scale_of_gates_and_features_does_not_matter(batch):
     x, gates, labels, partners = (jnp.asarray(a) for a in batch)
-    value = hydra_loss(x, labels, partners, gates, temperature=0.1)
-    scaled = hydra_loss(1e4 * x, labels, partners, 0.01 * gates, temperature=0.1)
+    value, _ = value_and_slopes(x, gates, 0.1, labels, partners)
+    scaled, _ = value_and_slopes(1e4 * x, 0.01 * gates, 0.1, labels, partners)
     np.testing.assert_allclose(value, scaled, rtol=1e-4)
 
 
@@ -223,9 +236,11 @@ def test_scale_of_gates_and_features_does_not_matter(batch):
 @pytest.mark.parametrize("scale", [1e-6, 1e-7, 1e-12, 1e-20])
 def test_gates_that_are_all_but_closed_have_the_cosines_of_open_ones(batch, scale):
     x, gates, labels, partners = (jnp.asarray(a) for a in batch)
-    loss = jax.jit(
-        jax.value_and_grad(lambda g: hydra_loss(x, labels, partners, g, temperature=0.1))
-    )
+
+    def loss(gates):
+        value, slopes = value_and_slopes(x, gates, 0.1, labels, partners)
+        return value, slopes[1]
+
     value, slope = loss(gates)
     # Rows of other scales too, which no other row may see.
     for each in (scale, jnp.where(jnp.arange(N) % 2, scale, 1)[:, None]):
@@ -239,8 +254,8 @@ def test_gates_that_are_all_but_closed_have_the_cosines_of_open_ones(batch, scal
 def test_order_of_the_rows_does_not_matter(batch):
     x, gates, labels, partners = (jnp.asarray(a) for a in batch)
     order = np.random.default_rng(3).permutation(N)
-    value = hydra_loss(x, labels, partners, gates, temperature=0.1)
-    shuffled = hydra_loss(x[order], labels[order], partners[order], gates[order], temperature=0.1)
+    value, _ = value_and_slopes(x, gates, 0.1, labels, partners)
+    shuffled, _ = value_and_slopes(x[order], gates[order], 0.1, labels[order], partners[order])
     np.testing.assert_allclose(value, shuffled, rtol=1e-5)
 
 
@@ -249,13 +264,9 @@ def test_order_of_the_rows_does_not_matter(batch):
 def test_anchors_without_positive_weigh_nothing(batch, denominator):
     x, gates, labels, _ = (jnp.asarray(a) for a in batch)
     absent = jnp.full(N, 99)
-
-    def loss(x):
-        return hydra_loss(x, labels, absent, gates, temperature=0.1, denominator=denominator)
-
-    value, grad = jax.jit(jax.value_and_grad(loss))(x)
+    value, slopes = value_and_slopes(x, gates, 0.1, labels, absent, denominator=denominator)
     assert value == 0
-    assert not np.any(grad)
+    assert not np.any(slopes[0])
 
 
 @pytest.mark.slow
@@ -265,15 +276,9 @@ def test_extremes_stay_finite(batch, denominator):
     x, gates, labels, _ = (jnp.asarray(a) for a in batch)
     labels, x = labels % 2, x.astype(jnp.bfloat16)
     for gate in (gates, jnp.zeros_like(gates)):
-
-        def loss(x, gate):
-            return hydra_loss(
-                x, labels, 1 - labels, gate, temperature=0.01, denominator=denominator
-            )
-
-        value, grads = jax.jit(jax.value_and_grad(loss, (0, 1)))(x, gate)
+        value, slopes = value_and_slopes(x, gate, 0.01, labels, 1 - labels, denominator=denominator)
         assert np.isfinite(value)
-        assert all(np.all(np.isfinite(np.asarray(g, np.float32))) for g in grads)
+        assert all(np.all(np.isfinite(np.asarray(slope, np.float32))) for slope in slopes[:2])
         if denominator == "own":
             assert value == 0  # nothing to tell the positives from
 

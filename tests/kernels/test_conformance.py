@@ -1,6 +1,7 @@
 """What every kernel of the table owes: a new row needs an entry of `ROWS` and inherits the rest."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -194,10 +195,14 @@ def test_order_of_points_does_not_matter(normal, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_blocks_are_parts_of_the_whole(normal, name):
-    x = jnp.asarray(points(normal))
     kernel = kernels.build(name)
-    whole = kernels.gram(kernel, kernels.input_gram(x))
-    blocks = kernels.gram_blocks(kernel, kernels.input_blocks(x[:3], x[3:]))
+
+    @jax.jit
+    def both(x):
+        blocks = kernels.gram_blocks(kernel, kernels.input_blocks(x[:3], x[3:]))
+        return kernels.gram(kernel, kernels.input_gram(x)), blocks
+
+    whole, blocks = both(points(normal))
     np.testing.assert_allclose(blocks.ii, whole[:3, :3], rtol=1e-7, atol=1e-12)
     np.testing.assert_allclose(blocks.ti, whole[3:, :3], rtol=1e-7, atol=1e-12)
     np.testing.assert_allclose(blocks.t, jnp.diagonal(whole)[3:], rtol=1e-7, atol=1e-12)
@@ -231,18 +236,28 @@ def test_gradients_are_finite_differences_also_where_points_coincide(normal, nam
     x[1] = x[0]
     weights = normal(4, 4, 4)
 
-    def value(x):
-        return jnp.sum(
-            weights * kernels.gram(kernels.build(name), kernels.input_gram(jnp.asarray(x)))
-        )
+    @jax.jit
+    @jax.value_and_grad
+    def slope(x):
+        return jnp.sum(weights * kernels.gram(kernels.build(name), kernels.input_gram(x)))
 
-    ours = jax.jit(jax.grad(value))(jnp.asarray(x))
+    ours = slope(x)[1]
     step = 3e-5  # a kink where points coincide has slope 0 for central differences
     for i, j in ((0, 0), (1, 2), (3, 1)):
         change = np.zeros_like(x)
         change[i, j] = step
-        numeric = (value(x + change) - value(x - change)) / (2 * step)
+        numeric = (slope(x + change)[0] - slope(x - change)[0]) / (2 * step)
         np.testing.assert_allclose(ours[i, j], numeric, rtol=1e-4, atol=1e-6)
+
+
+@partial(jax.jit, static_argnames="name")  # one program for all scales
+def gram_and_slope(x, name):
+    def total(x):
+        k = kernels.gram(kernels.build(name), x @ x.T)
+        return jnp.sum(k.astype(jnp.float32)), k
+
+    (_, k), slope = jax.value_and_grad(total, has_aux=True)(x)
+    return k, slope
 
 
 @pytest.mark.slow
@@ -253,11 +268,7 @@ def test_values_and_gradients_are_finite_at_the_edges(normal, name, scale, dtype
     x = points(normal, scale=scale)
     x[5] = 0
 
-    def total(x):
-        k = kernels.gram(kernels.build(name), x @ x.T)
-        return jnp.sum(k.astype(jnp.float32)), k
-
-    (_, k), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(jnp.asarray(x, dtype))
+    k, grads = gram_and_slope(jnp.asarray(x, dtype), name)
     assert k.dtype == jnp.promote_types(dtype, jnp.float32)
     assert grads.dtype == dtype
     assert np.isfinite(np.asarray(k, np.float64)).all()
@@ -299,17 +310,27 @@ def test_second_derivatives_are_finite_differences_also_where_points_coincide(no
     x[1], x[2] = x[0], -x[0]
 
     @jax.jit
-    @jax.grad
-    def slope(x):
-        return jnp.sum(weights * kernels.gram(kernels.build(name), kernels.input_gram(x)))
+    def curve(x):
+        slope = jax.grad(
+            lambda x: jnp.sum(weights * kernels.gram(kernels.build(name), kernels.input_gram(x)))
+        )
+        return slope(x), jax.jacfwd(slope)(x)
 
-    hessian = jax.jit(jax.jacfwd(slope))(jnp.asarray(x))
+    hessian = curve(x)[1]
     step = 1e-5
     for i, j in ((0, 0), (1, 1), (2, 0), (3, 1)):
         change = np.zeros_like(x)
         change[i, j] = step
-        numeric = (slope(x + change) - slope(x - change)) / (2 * step)
+        numeric = (curve(x + change)[0] - curve(x - change)[0]) / (2 * step)
         np.testing.assert_allclose(hessian[:, :, i, j], numeric, rtol=1e-3, atol=2e-4)
+
+
+@jax.jit  # one program for all scales
+def curve_of_relu(x, direction):
+    def value(x):
+        return jnp.sum(kernels.gram(kernels.relu, kernels.input_gram(x)))
+
+    return jax.jvp(jax.grad(value), (x,), (direction,))[1]
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1.0, 1e6])
@@ -318,13 +339,8 @@ def test_second_derivatives_of_the_relu_kernel_are_finite_at_zero_and_single_pre
 ):
     x = points(normal, scale=scale)
     x[5] = 0
-    x = jnp.asarray(x, jnp.float32)
-
-    def value(x):
-        return jnp.sum(kernels.gram(kernels.relu, kernels.input_gram(x)))
-
-    direction = jnp.asarray(normal(9, *x.shape), jnp.float32)
-    along = jax.jit(lambda x: jax.jvp(jax.grad(value), (x,), (direction,))[1])(x)
+    along = curve_of_relu(np.float32(x), np.float32(normal(9, *x.shape)))
+    assert along.dtype == np.float32
     assert np.isfinite(along).all()
 
 

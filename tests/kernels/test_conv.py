@@ -1,7 +1,7 @@
 """Convolutional kernels and machines, beside wide random networks and machines without space."""
 
 import sys
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from rml.training import descend
 from tests.precision import rounded
 
 RELU = kernels.relu
+conv_nngp = jax.jit(kernels.conv_nngp, static_argnames=("kernel", "depth", "size", "pool"))
 
 
 def convolve(x, filters):
@@ -27,11 +28,12 @@ def convolve(x, filters):
 
 
 def filters(rng, size, before, width):
-    return rng.standard_normal((size, size, before, width)) / np.sqrt(size**2 * before)
+    drawn = rng.standard_normal((size, size, before, width), np.float32)  # most of the time
+    return drawn / np.float32(np.sqrt(size**2 * before))
 
 
 def activate(h):
-    return np.sqrt(2) * np.maximum(h, 0)
+    return np.float32(np.sqrt(2)) * np.maximum(h, 0)
 
 
 def within(draws, expected, share=0.005):
@@ -41,25 +43,34 @@ def within(draws, expected, share=0.005):
     return (np.abs(draws.mean(0) - expected) <= 5 * error + share * np.abs(expected).max()).all()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("pool", [True, False])
-def test_wide_random_networks_have_the_kernel(normal, pool):
-    x, rng = normal(0, 3, 4, 3, 2), np.random.default_rng(0)
-
-    def one():
-        h = x
+@cache
+def wide_activations():
+    """Three images, and what each of forty wide random networks makes of them."""
+    rng = np.random.default_rng(0)
+    x, found = np.random.default_rng(0).standard_normal((3, 4, 3, 2)), []
+    for _ in range(40):
+        h = np.float32(x)
         for _ in range(2):
             h = activate(convolve(h, filters(rng, 3, h.shape[-1], 300)))
+        found.append(h)
+    return x, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", [True, False])
+def test_wide_random_networks_have_the_kernel(pool):
+    x, found = wide_activations()
+
+    def product(h):
         h = np.mean(h, (1, 2), keepdims=True) if pool else h
         return np.tensordot(h, h, ((1, 2, 3), (1, 2, 3))) / np.prod(h.shape[1:])
 
-    draws, x = np.stack([one() for _ in range(40)]), jnp.asarray(x)
-    limit = jax.jit(partial(kernels.conv_nngp, kernel=RELU, depth=2), static_argnames="pool")
+    draws, x = np.stack([product(h) for h in found]), jnp.asarray(x)
+    limit = partial(conv_nngp, kernel=RELU, depth=2)
     ours = limit(x, x, pool=pool)
     assert within(draws, ours)
     assert not within(draws, limit(x, x, pool=not pool))
-    np.testing.assert_allclose(ours[:2, 2:], kernels.conv_nngp(
-        x[:2], x[2:], kernel=RELU, depth=2, pool=pool), rtol=1e-10)  # fmt: skip
+    np.testing.assert_allclose(ours[:2, 2:], limit(x[:2], x[2:], pool=pool), rtol=1e-10)
 
 
 @pytest.mark.slow
@@ -68,7 +79,7 @@ def test_images_of_one_pixel_have_the_kernel_of_their_channels(normal):
     g = kernels.input_gram(x.reshape(4, 5))
     expected = kernels.nngp_grams(g, kernel=RELU, depth=2)[-1]
     for pool in (True, False):
-        ours = kernels.conv_nngp(x, x, kernel=RELU, depth=2, size=1, pool=pool)
+        ours = conv_nngp(x, x, kernel=RELU, depth=2, size=1, pool=pool)
         np.testing.assert_allclose(ours, expected, rtol=1e-10)
 
 
@@ -82,13 +93,13 @@ def machine_of(normal, *, learned=True, depth=2, p=4):
 @pytest.mark.slow
 def test_blocks_are_covariances_of_wide_networks_and_their_inducing_points(normal):
     x, machine = normal(0, 2, 3, 4, 2), machine_of(normal, learned=False)
-    given, mixers = np.asarray(machine.patches), np.asarray(machine.mixers)
+    images, given, mixers = (np.float32(a) for a in (x, machine.patches, machine.mixers))
     rng = np.random.default_rng(0)
 
     def one():
         """Both read the same random filters: images everywhere, inducing points as patches."""
         own = filters(rng, 3, 2, 300)
-        h, u = convolve(x, own), np.tensordot(given, own, 3)
+        h, u = convolve(images, own), np.tensordot(given, own, 3)
         for mixer in mixers:
             own = filters(rng, 3, h.shape[-1], 300)
             patches = np.einsum("abij,jc->iabc", mixer, activate(u))
@@ -104,7 +115,7 @@ def test_blocks_are_covariances_of_wide_networks_and_their_inducing_points(norma
     assert within(draws[:, p:, :p], blocks.ti, share=0.02)
     assert within(np.diagonal(draws, axis1=1, axis2=2)[:, p:], blocks.t, share=0.02)
     norms = blocks.t.reshape(2, -1).mean(1)
-    full = jax.jit(partial(kernels.conv_nngp, kernel=RELU, depth=3, pool=False))(x, x)
+    full = conv_nngp(x, x, kernel=RELU, depth=3, pool=False)
     np.testing.assert_allclose(norms, jnp.diagonal(full), rtol=1e-10)
 
 
@@ -200,12 +211,12 @@ def test_no_product_is_rounded_on_an_accelerator(normal):
 @pytest.mark.slow
 def test_a_machine_in_half_precision_is_computed_in_float32(normal):
     x = jnp.asarray(normal(0, 2, 3, 3, 2), jnp.bfloat16)
-    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), machine_of(normal))
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), machine_of(normal, depth=1))
     wider = jax.tree.map(lambda a: a.astype(jnp.float32), half)
 
     @jax.jit
     def objective(machine, x):
-        given = dict(total=2, kernel=RELU, widths=jnp.ones(2, jnp.float32), samples=2)
+        given = dict(total=2, kernel=RELU, widths=jnp.ones(1, jnp.float32), samples=2)
         return kernels.conv_elbo(machine, x, jnp.array([0, 1]), jax.random.key(0), **given)
 
     exact = objective(wider, x.astype(jnp.float32))

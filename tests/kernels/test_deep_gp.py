@@ -9,6 +9,10 @@ from rml.kernels import deep_kernel_machine as dkm
 from rml.kernels.optimize import fit
 
 SE = kernels.squared_exponential
+STATIC = "kernel", "activation"
+dgp_units = jax.jit(deep_gp.dgp_units, static_argnames=STATIC)
+dgp_grams = jax.jit(deep_gp.dgp_grams, static_argnames=STATIC)
+dgp_log_posterior = jax.jit(deep_gp.dgp_log_posterior, static_argnames=(*STATIC, "output_kernel"))
 
 
 @pytest.mark.slow
@@ -27,10 +31,8 @@ def test_log_posterior_is_prior_plus_tempered_likelihood(normal):
     g, y = kernels.input_gram(jnp.asarray(normal(2, 3, 5))), jnp.asarray(normal(3, 3, 1))
     features = tuple(jnp.asarray(normal(s, 3, 4)) for s in (4, 5))
     own = kernels.relu
-    ours = deep_gp.dgp_log_posterior(
-        features, g, y, kernel=SE, output_kernel=own, noise=0.1, copies=4
-    )
-    grams = deep_gp.dgp_grams(features, g, kernel=SE)
+    ours = dgp_log_posterior(features, g, y, kernel=SE, output_kernel=own, noise=0.1, copies=4)
+    grams = dgp_grams(features, g, kernel=SE)
     k = np.asarray(kernels.gram(own, grams[-1])) + 0.1 * np.eye(3)
     fitted = -(y.T @ np.linalg.solve(k, y) + np.linalg.slogdet(2 * np.pi * k)[1]) / 2
     expected = 4 * fitted[0, 0] - sum(np.sum(np.asarray(e) ** 2) for e in features) / 2
@@ -42,14 +44,14 @@ def test_networks_have_weights_between_layers(normal):
     g, y = kernels.input_gram(jnp.asarray(normal(2, 3, 5))), jnp.asarray(normal(3, 3, 1))
     features = (jnp.asarray(normal(4, 3, 6)), jnp.asarray(normal(5, 6, 4)))
     options = dict(kernel=SE, activation=jnp.tanh)
-    units = deep_gp.dgp_units(features, g, **options)
+    units = dgp_units(features, g, **options)
     first = np.linalg.cholesky(np.asarray(kernels.gram(SE, g))) @ np.asarray(features[0])
     second = np.tanh(first) @ np.asarray(features[1]) / np.sqrt(6)
     np.testing.assert_allclose(units[0], first, rtol=1e-10)
     np.testing.assert_allclose(units[1], second, rtol=1e-10)
-    grams = deep_gp.dgp_grams(features, g, **options)
+    grams = dgp_grams(features, g, **options)
     np.testing.assert_allclose(grams[1], second @ second.T / 4, rtol=1e-10)
-    ours = deep_gp.dgp_log_posterior(features, g, y, noise=0.1, copies=4, **options)
+    ours = dgp_log_posterior(features, g, y, noise=0.1, copies=4, **options)
     k = np.tanh(second) @ np.tanh(second).T / 4 + 0.1 * np.eye(3)
     fitted = -(y.T @ np.linalg.solve(k, y) + np.linalg.slogdet(2 * np.pi * k)[1]) / 2
     expected = 4 * fitted[0, 0] - sum(np.sum(np.asarray(e) ** 2) for e in features) / 2

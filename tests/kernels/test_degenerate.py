@@ -42,10 +42,14 @@ def test_a_fit_that_leaves_the_finite_is_an_error():
         fit(lambda p: jnp.sum(p**4), jnp.full(1, 10.0), optimizer=optax.sgd(1.0))
 
 
-@partial(jax.jit, static_argnames="linear")
-def optimised(x, y, new, length_scale, *, linear):
-    """Twenty steps, the layers that they lead to, and predictions of `new`; one for all scales."""
-    kernel = kernels.linear if linear else partial(SE, length_scale=length_scale)
+@jax.jit
+def optimised(x, y, new, length_scale, linear):
+    """Twenty steps, the layers that they lead to, and predictions of `new`; one for all kernels."""
+
+    def kernel(c, v, w):
+        exponential = SE(c, v, w, length_scale=length_scale)
+        return jnp.where(linear, kernels.linear(c, v, w), exponential)
+
     g, n, given = kernels.input_gram(x), len(x), dict(kernel=kernel, noise=0.1)
 
     def loss(raw):
@@ -71,7 +75,7 @@ def test_degenerate_inputs_give_a_finite_result(normal, case):
     x, y, n = jnp.asarray(x), jnp.asarray(y), len(x)
     dkm.require_kernels(jnp.zeros((2, n, n)), kernels.input_gram(x), kernel=kernel)
     new = jnp.asarray(normal(13, 2, 3))
-    found, state, prediction = optimised(x, y, new, length_scale, linear=case == "linear")
+    found, state, prediction = optimised(x, y, new, length_scale, case == "linear")
     assert np.isfinite(checked(found, tolerance=1e-6).value)
     assert np.isfinite(state.grams).all()
     assert (state.jitters >= 0).all()
@@ -128,8 +132,13 @@ def test_classification_of_one_point_or_one_class_has_an_answer(normal, n, class
         )  # fmt: skip
 
     found = fit(loss, (jnp.zeros((1, n, n)), outputs), steps=10, optimizer=optax.adam(0.1))
-    mean, variance = dkm.predict_outputs(*found.params, x, x + 0.1, kernel=SE)
-    logs = log_predictive(jax.random.key(1), mean, variance, samples=50)
+
+    @jax.jit
+    def predicted(params):
+        prediction = dkm.predict_outputs(*params, x, x + 0.1, kernel=SE)
+        return log_predictive(jax.random.key(1), *prediction, samples=50)
+
+    logs = predicted(found.params)
     assert np.isfinite(found.value)
     np.testing.assert_allclose(np.exp(logs).sum(1), 1, rtol=1e-10)
     if classes == 1:
@@ -158,6 +167,21 @@ def test_the_sparse_machine_names_its_singular_matrix(normal):
         sparse.require_inducing(broken, kernel=SE)
 
 
+@jax.jit  # one program for all kernels: the machines are most of it
+def slopes_of_bounds(machines, x, images, labels, key, number):
+    branches = [jax.jit(kernel) for kernel in kernels.KERNELS.values()]
+
+    def kernel(c, v, w):
+        return jax.lax.switch(number, branches, *jnp.broadcast_arrays(c, v, w))
+
+    def bounds(machines):
+        given = dict(total=6, kernel=kernel, widths=jnp.ones(1), samples=4)
+        of_rows = sparse.elbo(machines[0], x, labels, key=key, likelihood="categorical", **given)
+        return of_rows + kernels.conv_elbo(machines[1], images, labels[:3], key, **given)
+
+    return jax.value_and_grad(bounds)(machines)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", kernels.KERNELS)
 def test_a_row_of_zeros_and_a_blank_image_have_finite_gradients(normal, name):
@@ -165,19 +189,13 @@ def test_a_row_of_zeros_and_a_blank_image_have_finite_gradients(normal, name):
     x, images = normal(15, 6, 3), normal(16, 3, 4, 4, 1)
     x[0] = images[0] = 0
     x, images, labels = jnp.asarray(x), jnp.asarray(images), jnp.arange(6) % 3
-    key, kernel = jax.random.key(0), kernels.KERNELS[name]
+    key, number = jax.random.key(0), list(kernels.KERNELS).index(name)
     patches = kernels.draw_patches(key, images[1:], count=4, size=3)
     machines = (
         sparse.init_sparse(x[1:4], depth=1, outputs=3),
         kernels.init_conv(key, patches, depth=1, outputs=3),
     )
-
-    def bounds(machines):
-        given = dict(total=6, kernel=kernel, widths=jnp.ones(1), samples=4)
-        of_rows = sparse.elbo(machines[0], x, labels, key=key, likelihood="categorical", **given)
-        return of_rows + kernels.conv_elbo(machines[1], images, labels[:3], key, **given)
-
-    value, slopes = jax.jit(jax.value_and_grad(bounds))(machines)
+    value, slopes = slopes_of_bounds(machines, x, images, labels, key, number)
     assert np.isfinite(value)
     for slope in jax.tree.leaves(slopes):
         assert np.isfinite(slope).all()
@@ -197,16 +215,20 @@ def test_outputs_without_variance_are_log_softmax_with_its_gradient(normal):
 
     exact = jnp.take_along_axis(jax.nn.log_softmax(mean), labels[:, None], axis=1)[:, 0]
     slope = (jax.nn.one_hot(labels, 3) - jax.nn.softmax(mean))[::2]
+
+    def summed(mean, variance, function):
+        found = function(mean, variance)
+        return jnp.sum(found), found
+
+    slopes = jax.jit(jax.grad(summed, (0, 1), has_aux=True), static_argnames="function")
     for function in (expected, predicted):
-        np.testing.assert_allclose(function(mean, variance)[::2], exact[::2], rtol=1e-12)
-        by_mean, by_variance = jax.grad(lambda *at, f=function: f(*at).sum(), (0, 1))(
-            mean, variance
-        )
+        (by_mean, by_variance), found = slopes(mean, variance, function)
+        np.testing.assert_allclose(found[::2], exact[::2], rtol=1e-12)
         np.testing.assert_allclose(by_mean[::2], slope, atol=1e-12)
         np.testing.assert_array_equal(by_variance[::2], 0)
         assert (by_variance[1::2] != 0).all()
         # A fit that diverged is not certain of anything.
-        assert jnp.isnan(function(mean, variance.at[1].set(jnp.nan))[1])
+        assert jnp.isnan(slopes(mean, variance.at[1].set(jnp.nan), function)[1][1])
 
 
 def test_targets_that_broadcasting_would_spread_are_refused(unchecked, normal):
@@ -254,11 +276,13 @@ def test_without_hidden_layers_a_machine_is_the_gaussian_process(normal):
     x, y = jnp.asarray(normal(25, 4, 3)), jnp.asarray(normal(26, 4, 2))
     g, none, widths = kernels.input_gram(x), jnp.zeros((0, 4, 4)), jnp.zeros(0)
     kernel, given = partial(SE, length_scale=0.7), dict(kernel=SE, noise=0.3)
-    expected = kernels.log_marginal_likelihood(kernels.gram(SE, g), y, noise=0.3)
-    for objective in (dkm.objective, dkm.regression_objective):
+    likelihood = jax.jit(kernels.log_marginal_likelihood)
+    expected = likelihood(kernels.gram(SE, g), y, noise=0.3)
+    other = likelihood(kernels.gram(kernel, g), y, noise=0.3)
+    for function in (dkm.objective, dkm.regression_objective):
+        objective = jax.jit(function, static_argnames=("kernel", "output_kernel"))
         np.testing.assert_allclose(objective(none, g, y, widths=widths, **given), expected)
         own = objective(none, g, y, widths=widths, output_kernel=kernel, **given)
-        other = kernels.log_marginal_likelihood(kernels.gram(kernel, g), y, noise=0.3)
         np.testing.assert_allclose(own, other)
     grams, found = kernels.optimal_grams(g, y, depth=0, width=5.0, **given)
     assert grams.shape == (0, 4, 4)

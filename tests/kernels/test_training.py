@@ -217,6 +217,22 @@ def test_steps_one_by_one_are_those_of_a_minimisation():
         np.testing.assert_allclose(course.gradient["a"], jax.grad(loss)(course.params)["a"])
 
 
+def test_a_course_has_the_types_with_which_a_step_ends():
+    """Where they differ, weakly typed numbers included, a step is compiled twice."""
+    optimizer = optax.lbfgs(memory_size=2)
+
+    def loss(params):
+        return jnp.sum((params - 2.0) ** 2)
+
+    start = jax.eval_shape(lambda x: kernels.begin(loss, x, optimizer), jnp.zeros(3))
+    after = jax.eval_shape(lambda course: kernels.advance(loss, course, optimizer), start)
+    first, last = (
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), own)
+        for own in (start, after)
+    )
+    assert first == last
+
+
 def test_inducing_rows_are_as_many_of_each_class_in_their_order():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), [20, 6, 10]))
     rows = kernels.inducing_rows(labels, 11, classes=3, seed=5)

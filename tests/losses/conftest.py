@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -30,7 +29,7 @@ def check():
     def run(loss, reference, *args, rtol=2e-5, step=1e-6):
         args = [np.asarray(x, np.float64) for x in args]
         value, grads = jax.jit(jax.value_and_grad(loss, tuple(range(len(args)))))(
-            *(jnp.asarray(x, jnp.float32) for x in args)
+            *(x.astype(np.float32) for x in args)
         )
         args = [np.asarray(x.astype(np.float32), np.float64) for x in args]
         np.testing.assert_allclose(value, reference(*args), rtol=rtol, atol=1e-6)

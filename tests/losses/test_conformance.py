@@ -157,7 +157,8 @@ def given(row, seed=0, dtype=jnp.float32, **sizes):
     """Arrays and numbers of a problem."""
     rng = np.random.default_rng(seed)
     floats = [
-        jnp.asarray(rng.standard_normal(shape_of(axes, **sizes)), dtype) for axes in row.floats
+        jnp.asarray(rng.standard_normal(shape_of(axes, **sizes)).astype(dtype))
+        for axes in row.floats
     ]
     return (
         floats,
@@ -168,7 +169,8 @@ def given(row, seed=0, dtype=jnp.float32, **sizes):
 
 def labels_of(row, **sizes):
     shapes = [shape_of(axes, **sizes) for axes in row.labels]
-    return [jnp.arange(np.prod(shape)).reshape(shape) % 2 for shape in shapes]
+    return [jnp.asarray(np.arange(np.prod(shape), dtype=np.int32).reshape(shape) % 2)
+            for shape in shapes]  # fmt: skip
 
 
 def call(row, floats, labels, numbers):

@@ -158,7 +158,7 @@ def test_dist_is_of_correlations_over_classes_and_over_examples(check, normal):
     units = [x / np.linalg.norm(x, axis=0) for x in units]
     own = 4 * ((units[0] - units[1]) ** 2).sum(1) / (2 * 5)
     inter = [1 - correlation(a, b) for a, b in zip(q, p, strict=True)]
-    found = dist_loss(jnp.asarray(normal(0, 4, 5)), jnp.asarray(teacher), **given)
+    found = jax.jit(partial(dist_loss, **given))(normal(0, 4, 5), teacher)
     np.testing.assert_allclose(found, 4 * (1.5 * np.array(inter) + 0.7 * own), rtol=1e-4)
 
 
@@ -166,12 +166,13 @@ def test_dist_is_of_correlations_over_classes_and_over_examples(check, normal):
 def test_dist_sees_no_linear_change_of_probabilities(normal):
     p = softmax(normal(1, 4, 5))
     flat = np.log(0.6 * p + 0.4 / 5)
-    found = dist_loss(jnp.asarray(flat), jnp.log(jnp.asarray(p)))
+    loss = jax.jit(dist_loss, static_argnames="intra")
+    found = loss(flat, np.log(p))
     np.testing.assert_allclose(found, 0, atol=1e-6)
-    same = jnp.ones((3, 4))
-    turned = jnp.asarray(normal(2, 3, 4))
-    np.testing.assert_array_equal(dist_loss(same, 2 * same), 0)
-    np.testing.assert_allclose(dist_loss(turned, same, intra=0.0), 0.5, rtol=1e-5)
+    same = np.ones((3, 4))
+    turned = normal(2, 3, 4)
+    np.testing.assert_array_equal(loss(same, 2 * same), 0)
+    np.testing.assert_allclose(loss(turned, same, intra=0.0), 0.5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -335,9 +336,9 @@ def test_relations_do_not_see_a_turn_a_move_or_a_scale(relation, normal):
 
 @pytest.mark.slow
 def test_few_rows_have_no_relations(normal):
-    one, two = jnp.asarray(normal(0, 1, 4)), jnp.asarray(normal(0, 2, 4))
-    assert float(rkd_distance(one, one + 1)[0]) == 0
-    np.testing.assert_array_equal(rkd_angle(two, 2 * two[::-1]), 0)
+    one, two = normal(0, 1, 4), normal(0, 2, 4)
+    assert float(jax.jit(rkd_distance)(one, one + 1)[0]) == 0
+    np.testing.assert_array_equal(jax.jit(rkd_angle)(two, 2 * two[::-1]), 0)
 
 
 def test_correlations_are_compared_by_a_series_of_the_kernel(check, normal, oracle):
@@ -469,14 +470,19 @@ def test_preference_of_the_reference_itself_is_undecided(normal):
 def test_a_class_that_is_masked_adds_nothing(loss):
     student = jnp.array([[1.0, 2.0, 0.0, 0.5]])
     teacher, labels = jnp.array([[2.0, 1.0, 0.3, -jnp.inf]]), jnp.array([1])
-    near = jnp.where(jnp.isinf(teacher), -1e9, teacher)
-    np.testing.assert_allclose(loss(student, teacher, labels), loss(student, near, labels))
-    both = student.at[0, 3].set(-jnp.inf)
-    np.testing.assert_allclose(
-        loss(both, teacher, labels), loss(student[:, :3], teacher[:, :3], labels), rtol=1e-5
-    )
-    slope = jax.grad(lambda s: loss(s, teacher, labels).sum())(both)
-    assert jnp.isfinite(slope).all()
+
+    @jax.jit
+    def values(student, teacher):
+        both, near = student.at[0, 3].set(-jnp.inf), jnp.where(jnp.isinf(teacher), -1e9, teacher)
+        given = (student, teacher), (student, near), (both, teacher)
+        slope = jax.grad(lambda s: loss(s, teacher, labels).sum())(both)
+        few = loss(student[:, :3], teacher[:, :3], labels)
+        return [loss(*own, labels) for own in given], few, slope
+
+    (masked, far, both), few, slope = values(student, teacher)
+    np.testing.assert_allclose(masked, far)
+    np.testing.assert_allclose(both, few, rtol=1e-5)
+    assert np.isfinite(slope).all()
 
 
 def test_dkd_has_no_other_classes_where_the_teacher_masks_them_all(normal):

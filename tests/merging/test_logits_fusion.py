@@ -11,6 +11,7 @@ from scipy.special import log_softmax, rel_entr
 from rml.errors import UserError
 from rml.merging import choose_alpha, fuse_decode, fuse_logits, kl_shift
 from rml.models import Llama, Member, generate, generate_together
+from tests.claims.drawn_models import drawn
 
 V, ROWS, GRID = 11, 5, np.arange(0, 2.01, 0.1)
 choose = jax.jit(choose_alpha, static_argnames=("low", "high", "step", "active", "refine"))
@@ -140,10 +141,13 @@ def test_of_equal_losses_the_first_expert_counts(logits):
 @pytest.mark.slow
 def test_divergences_grow_with_the_weight(logits):
     large, experts, base = (jnp.asarray(x) for x in logits)
-    fused = jnp.stack([
-        fuse_logits(large, experts[:1], base, jnp.full((1, ROWS), a)) for a in GRID
-    ])  # fmt: skip
-    for shift in jax.vmap(kl_shift, in_axes=(0, None))(fused, large):
+
+    @jax.jit
+    @jax.vmap
+    def shifts(alpha):
+        return kl_shift(fuse_logits(large, experts[:1], base, alpha), large)
+
+    for shift in shifts(np.broadcast_to(GRID[:, None, None], (len(GRID), 1, ROWS))):
         assert (np.diff(shift, axis=0) > 0).all()
 
 
@@ -221,12 +225,9 @@ def models():
     """A large decoder, a small one and two others of its kind, all with random weights."""
     large = Llama(vocabulary=V, width=16, depth=2, heads=2, mlp=16)
     small = Llama(vocabulary=V, width=8, depth=1, heads=2, mlp=8)
-    start = jnp.zeros((1, 2), jnp.int32)
-    keys = jax.random.split(jax.random.key(0), 4)
-    init = jax.jit(lambda module, key: module.init(key, start), static_argnums=0)
-    base, *experts = (init(small, key) for key in keys[:3])
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *experts)
-    return Member(large, init(large, keys[3])), Member(small, stacked, True), Member(small, base)
+    base, *experts = (drawn(small, seed) for seed in range(3))
+    stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *experts)
+    return Member(large, drawn(large, 3)), Member(small, stacked, True), Member(small, base)
 
 
 TOKENS = jnp.asarray(np.random.default_rng(3).integers(0, V, (3, 4)), jnp.int32)
@@ -264,7 +265,7 @@ def test_fused_texts_are_those_of_whole_readings(models):
     # Position n of a whole reading has seen tokens 0 to n, whatever comes after.
     whole = jnp.concatenate([TOKENS, found.tokens], axis=1)
     own = [x[..., 3:-1, :] for x in logits(whole)]
-    chosen = choose_alpha(*own, step=0.25, high=1.5)
+    chosen = choose(*own, step=0.25, high=1.5)
     np.testing.assert_allclose(found.alpha, chosen.alpha, atol=1e-5)
     expected = np.argmax(fuse_logits(*own, chosen.alpha), axis=-1)
     np.testing.assert_array_equal(found.tokens, expected)
@@ -275,9 +276,10 @@ def test_fused_texts_are_those_of_whole_readings(models):
 @pytest.mark.parametrize(("at", "name"), enumerate(("the large model", "experts", "the base")))
 def test_models_of_broken_values_are_refused(models, at, name):
     broken = list(models)
-    broken[at] = models[at].replace(variables=jax.tree.map(
-        lambda x: x.at[..., -1].set(jnp.nan), models[at].variables
-    ))  # fmt: skip
+    variables = jax.tree.map(np.array, models[at].variables)
+    for leaf in jax.tree.leaves(variables):
+        leaf[..., -1] = np.nan
+    broken[at] = models[at].replace(variables=jax.tree.map(jnp.asarray, variables))
     with pytest.raises(UserError, match=f"of {name} holds NaN or infinite values"):
         fuse_decode(*broken, TOKENS, steps=1)
     jax.eval_shape(lambda *given: fuse_decode(*given, TOKENS, steps=1), *broken)

@@ -1,5 +1,6 @@
 """Twin-merged encoders from the command line: what is said, what is written, what is refused."""
 
+import functools
 import json
 
 import flax.linen as nn
@@ -30,6 +31,11 @@ def features(variables, images):
         images.reshape(images.shape[0], -1) / 255 @ variables["params"]["w"]
         + variables["params"]["b"]
     )
+
+
+def stacked(models):
+    """Parameters of models on a leading axis, stacked by NumPy: that compiles nothing."""
+    return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *models)
 
 
 @pytest.fixture
@@ -81,7 +87,7 @@ def test_a_program_gives_each_image_its_own_parameters(given, tmp_path, capsys):
         images = file["image_test"][:5, ..., None]
     found = np.asarray(program.call(images))
     base, experts = made["base"].variables, [made[name].variables for name in "ab"]
-    parts = modularise(base, jax.tree.map(lambda *x: jnp.stack(x), *experts), scale=0.4, rank=3)
+    parts = modularise(base, stacked(experts), scale=0.4, rank=3)
     own = features(twin_params(*parts, jnp.array([0.0, 1.0])), images)
     np.testing.assert_allclose(found, own, atol=1e-5)
     assert np.abs(own - features(parts.shared, images)).max() > 0.05
@@ -116,19 +122,18 @@ def test_variances_of_normalisation_stay_those_of_encoders(given, tmp_path):
 def test_weights_are_the_routers_of_shared_features(given, top):
     made, _ = given
     base, experts = made["base"].variables, [made[name].variables for name in "ab"]
-    parts = modularise(base, jax.tree.map(lambda *x: jnp.stack(x), *experts), fraction=0.3)
+    parts = modularise(base, stacked(experts), fraction=0.3)
     router, rng = Router(2), np.random.default_rng(1)
     bright = np.where(np.arange(20) % 2, 255, 60)[:, None, None, None]
     images = jnp.asarray(rng.integers(0, bright, (20, 8, 8, 1)).astype(np.uint8))
-    learned = nn.unbox(router.init(jax.random.key(0), jnp.zeros((2, 12))))
+    learned = nn.unbox(jax.jit(router.init)(jax.random.key(0), jnp.zeros((2, 12))))
     mean = jnp.mean(router.apply(learned, features(parts.shared, images)), axis=0)
     learned["params"]["out"]["bias"] -= mean  # so that either expert is some image's first
     whole = {"shared": parts.shared, "exclusive": parts.exclusive, "router": learned}
-    found = of_each(features, router, top)(whole, images)
+    found = jax.jit(of_each(features, router, top))(whole, images)
     weights = route(router.apply(learned, features(parts.shared, images)), top=top)
-    each = [
-        features(twin_params(*parts, w), x[None])[0] for w, x in zip(weights, images, strict=True)
-    ]
+    own = jax.jit(lambda w, x: features(twin_params(*parts, w), x[None])[0])
+    each = [own(w, x) for w, x in zip(weights, images, strict=True)]
     np.testing.assert_allclose(found, np.stack(each), atol=1e-5)
     assert np.ptp(weights[:, 0]) > 0.01
 
@@ -168,13 +173,18 @@ def test_texts_have_their_own_parameters_too(given, tmp_path, monkeypatch, capsy
     assert {("sky", "train", "gloss", "sense"), ("farm", "test", "", "")} <= set(asked)
     assert "sky,text=gloss,label=sense: a " in capsys.readouterr().out
     base, experts = made["base"].variables, [made[name].variables for name in "ab"]
-    parts = modularise(base, jax.tree.map(lambda *x: jnp.stack(x), *experts), rank=2)
     program = export.deserialize(bytearray(out.read_bytes()))
+    parts = jax.jit(functools.partial(modularise, rank=2))(base, stacked(experts))
+
+    @jax.jit
+    def of_both(parts, read, mask):
+        return [module.apply(twin_params(*parts, one), read, mask) for one in jnp.eye(2)]
+
     chosen = []
-    for text in ("sun sun rain", "snow cloud", "cow hen cow", "dog cat cat dog"):
-        read = jnp.asarray([tokenizer.encode(text).ids], jnp.int32)
-        mask = jnp.ones(read.shape, bool)
-        each = np.stack([module.apply(twin_params(*parts, one), read, mask) for one in jnp.eye(2)])
+    for text in ("sun sun rain", "snow cloud", "cow hen cow", "dog cat"):
+        read = np.asarray([tokenizer.encode(text).ids], np.int32)
+        mask = np.ones(read.shape, bool)
+        each = np.stack(of_both(parts, read, mask))
         apart = np.abs(each - np.asarray(program.call(read, mask))).max((1, 2))
         assert apart.min() < 1e-5
         assert apart.max() > 0.01

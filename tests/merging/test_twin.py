@@ -30,7 +30,7 @@ RNG = np.random.default_rng(3)
 
 def drawn(shapes, *lead, scale=0.3):
     return jax.tree.map(
-        lambda leaf: jnp.asarray(RNG.normal(0, scale, (*lead, *leaf.shape)), leaf.dtype), shapes
+        lambda leaf: RNG.normal(0, scale, (*lead, *leaf.shape)).astype(leaf.dtype), shapes
     )
 
 
@@ -42,15 +42,20 @@ BASE, EXPERTS = drawn(SHAPES), drawn(SHAPES, 3, scale=0.2)
 # Layers differ in size, so that what is largest in one is not what is largest in both.
 for tree, lead in ((BASE, ()), (EXPERTS, (1,))):
     kernel = tree["blocks"]["heads"]["kernel"]
-    tree["blocks"]["heads"]["kernel"] = kernel * jnp.asarray([1.0, 5.0]).reshape(*lead, 2, 1, 1, 1)
-EXPERTS = jax.tree.map(jnp.add, BASE, EXPERTS)
+    sizes = np.asarray([1.0, 5.0], np.float32).reshape(*lead, 2, 1, 1, 1)
+    tree["blocks"]["heads"]["kernel"] = kernel * sizes
+EXPERTS = jax.tree.map(np.add, BASE, EXPERTS)
+BASE, EXPERTS = (jax.tree.map(jnp.asarray, own) for own in (BASE, EXPERTS))
 WEIGHTS = jnp.asarray([0.5, -0.2, 1.3])
 
 
 def fine_tuned(shapes, count):
     """A base and models near it."""
     base = drawn(shapes)
-    return base, jax.tree.map(jnp.add, base, drawn(shapes, count, scale=0.2))
+    return base, jax.tree.map(np.add, base, drawn(shapes, count, scale=0.2))
+
+
+modularised = jax.jit(modularise, static_argnames=("compress", "fraction", "excluded"))
 
 
 def wide(tree):
@@ -220,7 +225,7 @@ def test_a_batch_has_for_each_input_what_its_own_model_has(name):
     shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), x))["params"]
     base, experts = fine_tuned(shapes, 3)
     excluded = ("bias",) if name == "vit" else ()
-    twin = modularise(base, experts, fraction=0.5, excluded=excluded)
+    twin = modularised(base, experts, fraction=0.5, excluded=excluded)
     weights = jnp.asarray(RNG.dirichlet([1.0] * 3, 5), jnp.float32)
     own = jnp.asarray(np.eye(3)[[0, 2, 1, 1, 0]], jnp.float32)
 
@@ -252,8 +257,8 @@ def test_half_precision_and_gradients_are_finite():
     module, x = Small(), jnp.zeros((2, 4, 4, 2))
     shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), x))["params"]
     base, experts = fine_tuned(shapes, 2)
-    twin = modularise(base, experts, fraction=0.5)
-    halves = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), twin.shared)
+    twin = modularised(base, experts, fraction=0.5)
+    halves = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, jnp.bfloat16)), twin.shared)
 
     @jax.jit
     def total(weights):
@@ -320,7 +325,7 @@ def test_what_is_loaded_predicts_with_the_weights_of_its_router(layers, top, tmp
     router = Router(experts=3, hidden=7, layers=layers)
     features = x @ twin.shared["kernel"] + twin.shared["bias"]
     shapes = nn.unbox(jax.eval_shape(router.init, jax.random.key(0), features))
-    variables = jax.tree.map(lambda leaf: leaf**2 + 0.1, drawn(shapes))
+    variables = jax.tree.map(lambda leaf: leaf**2 + np.float32(0.1), drawn(shapes))
     variables["params"]["out"] = drawn(shapes["params"]["out"], scale=2.0)
     save_twin(tmp_path / "twin", twin, router=variables, names=("a", "b", "c"))
     found = load_twin(tmp_path / "twin").predict(module, x, top=top)

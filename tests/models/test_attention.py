@@ -29,37 +29,44 @@ def drawn(module, *inputs):
 
 def oracle(divisor, bias):
     """Weights in float64, head by head and query by query."""
-    weights = np.zeros((2, 4, 5, 5))
+    weights, here = np.zeros((2, 4, 5, 5)), np.asarray(HERE)
+    queries, all_keys = (np.asarray(x, np.float64) for x in (QUERY, KEY))
     for b, h, i in np.ndindex(2, 4, 5):
-        keys = [j for j in range(i + 1) if HERE[b, j]]
-        query = np.asarray(QUERY[b, i, h], np.float64)
-        logits = np.array([query @ np.asarray(KEY[b, j, h // 2], np.float64) for j in keys])
+        keys = [j for j in range(i + 1) if here[b, j]]
+        logits = np.array([queries[b, i, h] @ all_keys[b, j, h // 2] for j in keys])
         logits = logits / 6**0.5 / divisor[h] + [bias(h, i, j) for j in keys]
         weights[b, h, i, keys] = np.exp(logits) / np.exp(logits).sum()
     return weights
 
 
 def test_a_temperature_divides_the_logits():
-    _, plain = attend(QUERY, KEY, VALUE, CAUSAL)
-    _, same = tempered(attend, 1.0)(QUERY, KEY, VALUE, CAUSAL)
-    np.testing.assert_array_equal(same, plain)
     divisors = np.array([0.5, 1.0, 2.0, 1e6], np.float32)
-    _, found = tempered(attend, divisors)(QUERY, KEY, VALUE, CAUSAL)
-    np.testing.assert_allclose(found, oracle(divisors, lambda *_: 0.0), atol=1e-6)
-    _, found = tempered(attend, 0.5)(QUERY, KEY, VALUE, CAUSAL)
-    np.testing.assert_allclose(found, oracle([0.5] * 4, lambda *_: 0.0), atol=1e-6)
+
+    @jax.jit
+    def weights(query, key, value):
+        attentions = attend, *(tempered(attend, own) for own in (1.0, divisors, 0.5))
+        return [own(query, key, value, CAUSAL)[1] for own in attentions]
+
+    plain, same, *found = weights(QUERY, KEY, VALUE)
+    np.testing.assert_array_equal(same, plain)
+    np.testing.assert_allclose(found[0], oracle(divisors, lambda *_: 0.0), atol=1e-6)
+    np.testing.assert_allclose(found[1], oracle([0.5] * 4, lambda *_: 0.0), atol=1e-6)
 
 
 def test_a_bias_is_a_function_of_places():
-    slopes = jnp.array([1.0, 0.5, 0.25, 0.125])
+    slopes = np.array([1.0, 0.5, 0.25, 0.125], np.float32)
 
     def bias(queries, keys):
         return -slopes[:, None, None] * (queries[:, None] - keys) ** 2 / 4
 
-    out, found = attend(QUERY, KEY, VALUE, CAUSAL, bias=bias)
+    @jax.jit
+    def both(query, key, value):
+        last = attend(query[:, 3:], key, value, CAUSAL._replace(start=3), bias=bias)[0]
+        return *attend(query, key, value, CAUSAL, bias=bias), last
+
+    out, found, last = map(np.asarray, both(QUERY, KEY, VALUE))
     wanted = oracle([1.0] * 4, lambda h, i, j: -slopes[h] * (i - j) ** 2 / 4)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
-    last, _ = attend(QUERY[:, 3:], KEY, VALUE, CAUSAL._replace(start=3), bias=bias)
     np.testing.assert_allclose(last, out[:, 3:], atol=1e-6)
 
 
@@ -79,13 +86,18 @@ def test_a_bias_is_a_function_of_places():
 def test_a_kernel_is_given_what_a_query_sees(visible, first):
     """Of an odd number of tokens, all of them or those after the first ones."""
     visible = visible._replace(start=first)
-    arrays = QUERY[:, first:], KEY, VALUE
-    wanted, _ = attend(*arrays, visible)
-    found = attend_by_kernel(*arrays, visible=visible, implementation="xla")
-    sees = np.broadcast_to(visible.dense(5 - first, 5).any(-1), found.shape[:2])
-    np.testing.assert_allclose(found[sees], wanted[sees], atol=1e-6)
-    assert jnp.isfinite(found).all()
-    fused, weights = attend_fused(*arrays, visible)
+
+    @jax.jit
+    def outputs(*arrays):
+        sees = visible.dense(5 - first, 5).any(-1)
+        kernel = attend_by_kernel(*arrays, visible=visible, implementation="xla")
+        return attend(*arrays, visible)[0], kernel, *attend_fused(*arrays, visible), sees
+
+    *found, weights, sees = outputs(np.asarray(QUERY)[:, first:], KEY, VALUE)
+    wanted, kernel, fused = map(np.asarray, found)
+    sees = np.broadcast_to(sees, kernel.shape[:2])
+    np.testing.assert_allclose(kernel[sees], wanted[sees], atol=1e-6)
+    assert np.isfinite(kernel).all()
     np.testing.assert_array_equal(fused, wanted)
     assert weights is None
 
@@ -100,8 +112,9 @@ def test_what_attends_may_be_named(family):
     def outputs(attention):
         return jax.jit(module.clone(attention=attention).apply)(variables, TOKENS, MASK)
 
-    np.testing.assert_array_equal(outputs("fused"), outputs("xla"))
-    np.testing.assert_array_equal(outputs("xla"), outputs(attend))
+    plain = outputs("xla")
+    np.testing.assert_array_equal(outputs("fused"), plain)
+    np.testing.assert_array_equal(plain, outputs(attend))
     with pytest.raises(ValueError, match=r"unknown attention 'fuse': .*did you mean 'fused'"):
         outputs("fuse")
 
@@ -115,18 +128,18 @@ def test_each_layer_has_its_own_attention(family):
     module = family(**SMALL | {"depth": 2})
     variables = drawn(module, TOKENS)
     params = dict(variables["params"])
-    blocks = params.pop("blocks")
+    blocks = jax.tree.map(np.asarray, params.pop("blocks"))
     for i in range(2):
         params[f"block{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
 
     def hidden(variables, **options):
         run = jax.jit(lambda v: module.clone(**options).apply(v, TOKENS, MASK, return_hidden=True))
-        return run(variables).hidden
+        return np.asarray(run(variables).hidden)
 
     plain = hidden(variables)
     mixed = hidden(variables, attention=[attend, blind])
     np.testing.assert_allclose(mixed[:2], plain[:2], rtol=1e-4, atol=1e-5)
-    assert jnp.abs(mixed[2] - plain[2])[MASK].max() > 1e-3
+    assert np.abs(mixed[2] - plain[2])[MASK].max() > 1e-3
     loop = hidden({"params": params}, attention=(attend, blind), scan=False)
     np.testing.assert_allclose(mixed, loop, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="attention has 1 entries for depth=2"):
@@ -152,7 +165,7 @@ def test_projections_are_what_a_layer_attends_with():
     wanted = spied(variables)
     params = {k: x for k, x in variables["params"].items() if not k.startswith("block")}
     blocks = [variables["params"][f"block{i}"] for i in range(3)]
-    params["blocks"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+    params["blocks"] = jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
     scanned = module.clone(scan=True, attention=(attend,) * 3)
     for read, its in ((module, variables), (scanned, {"params": params})):
         found = jax.jit(lambda v, read=read: projections(read, v, TOKENS, MASK, layer=1))(its)

@@ -56,20 +56,22 @@ def test_features_and_logits_are_the_librarys(tmp_path, name):
     features, logits = (
         load_images(path, logits=wanted, **CASES[name]) for wanted in (False, "clip" not in name)
     )
+    all_variables = flatten_dict(logits.variables)
     for path, leaf in flatten_dict(features.variables).items():
-        np.testing.assert_array_equal(leaf, flatten_dict(logits.variables)[path])
+        np.testing.assert_array_equal(leaf, all_variables[path])
 
     @jax.jit
     def run(variables, images):
-        return [model.module.apply(variables, images) for model in (features, logits)]
+        modules = dict.fromkeys((features.module, logits.module))  # without classes they are one
+        return [module.apply(variables, images) for module in modules]
 
-    ours = run(logits.variables, images)
+    ours = list(map(np.asarray, run(logits.variables, images)))
     close(ours[0], expected["features"])
     if features.scale is None:
         close(ours[1], expected["logits"])
         return
     texts = expected["texts"] / np.linalg.norm(expected["texts"], axis=1, keepdims=True)
-    ours = ours[0] / jnp.linalg.norm(ours[0], axis=1, keepdims=True)
+    ours = ours[0] / np.linalg.norm(ours[0], axis=1, keepdims=True)
     close(features.scale * ours @ texts.T, expected["logits"])
 
 

@@ -1,5 +1,7 @@
 """Decoding by the rows of live channels, against NumPy and against the dense computation."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,16 +34,17 @@ def variables():
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(module, variables, tokens, **options):
+    return module.apply(variables, tokens, **options)
+
+
 def decoded(module, variables, rows, thresholds=LEAST):
     """Last hidden states of one token after another."""
-
-    @jax.jit
-    def read(token, cache, rows):
-        return module.apply(variables, token, cache=cache, thresholds=thresholds, rows=rows)
-
     cache, found = module.init_cache(1, TOKENS.shape[1]), []
     for i in range(TOKENS.shape[1]):
-        states = read(TOKENS[:, i : i + 1], cache, rows)
+        token = np.asarray(TOKENS)[:, i : i + 1]
+        states = apply(module, variables, token, cache=cache, thresholds=thresholds, rows=rows)
         cache = states.cache
         found.append(states.last[:, 0])
     return np.stack(found, 1)
@@ -84,9 +87,8 @@ def test_rows_of_a_layer_give_the_definition_and_no_other_is_read(budget, monkey
 @pytest.mark.slow
 def test_one_token_at_a_time_is_the_dense_computation_with_the_same_thresholds(variables):
     dense = decoded(MODULE, variables, None)
-    at_once = jax.jit(lambda: MODULE.apply(variables, TOKENS, thresholds=LEAST))()
-    close(dense, at_once)
-    free = jax.jit(lambda: MODULE.apply(variables, TOKENS))()
+    close(dense, apply(MODULE, variables, TOKENS, thresholds=LEAST))
+    free = apply(MODULE, variables, TOKENS)
     assert np.abs(dense - free).max() > 0.1
     apart = MODULE.clone(scan=False)
     params = dict(variables["params"])
@@ -100,7 +102,7 @@ def test_one_token_at_a_time_is_the_dense_computation_with_the_same_thresholds(v
         close(decoded(MODULE, unread, rows), dense)
     close(decoded(apart, {"params": params}, live_rows(apart, {"params": params})), dense)
     relu = MODULE.clone(activation="relu")  # it needs no thresholds
-    at_once = jax.jit(lambda: relu.apply(variables, TOKENS))()
+    at_once = apply(relu, variables, TOKENS)
     close(decoded(relu, unread, live_rows(relu, variables, budget=24), None), at_once)
 
 
@@ -109,21 +111,18 @@ def test_texts_and_probes_are_read_as_without_and_are_continued_by_rows(variable
     rows = live_rows(MODULE, variables)
     assert rows.budget == 14
     with_rows, without = (
-        jax.jit(lambda rows: MODULE.apply(variables, TOKENS, thresholds=LEAST, rows=rows))(own)
-        for own in (rows, None)
+        apply(MODULE, variables, TOKENS, thresholds=LEAST, rows=own) for own in (rows, None)
     )
     np.testing.assert_array_equal(with_rows, without)
     two, both = TOKENS[:, :2].T, MODULE.init_cache(2, 1)
     with_rows, without = (
-        MODULE.apply(variables, two, cache=both, thresholds=LEAST, rows=own).last
+        apply(MODULE, variables, two, cache=both, thresholds=LEAST, rows=own).last
         for own in (rows, None)
     )
     np.testing.assert_array_equal(with_rows, without)
-    states = MODULE.apply(
-        variables, TOKENS[:, :1], thresholds=LEAST, rows=rows,
-        probe=Probe(lambda a, _: (a.hidden != 0).sum()),
-    )  # fmt: skip
-    live = states.probed
+    probe = Probe(lambda a, _: (a.hidden != 0).sum())
+    probed = jax.jit(functools.partial(MODULE.apply, probe=probe))
+    live = np.asarray(probed(variables, TOKENS[:, :1], thresholds=LEAST, rows=rows).probed)
     assert (live > 0).all()
     assert (live < 24).all()
     given = TOKENS[:, :3]
@@ -140,10 +139,10 @@ def test_half_precision_stays_so(variables):
     half = MODULE.clone(dtype=jnp.bfloat16)
     rows = live_rows(half, variables)
     assert rows.up.dtype == jnp.bfloat16
-    states = half.apply(
-        variables, TOKENS[:, :1], cache=half.init_cache(1, 1), thresholds=LEAST, rows=rows
+    states = apply(
+        half, variables, TOKENS[:, :1], cache=half.init_cache(1, 1), thresholds=LEAST, rows=rows
     )
-    wanted = MODULE.apply(variables, TOKENS[:, :1], thresholds=LEAST)
+    wanted = apply(MODULE, variables, TOKENS[:, :1], thresholds=LEAST)
     assert states.last.dtype == jnp.bfloat16
     np.testing.assert_allclose(states.last.astype(jnp.float32), wanted, atol=0.2)
 

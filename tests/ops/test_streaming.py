@@ -1,4 +1,4 @@
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def draw(seed, *shape):
 
 
 def f32(*xs):
-    return tuple(jnp.asarray(x, jnp.float32) for x in xs)
+    return tuple(jnp.asarray(np.float32(x)) for x in xs)
 
 
 def off_diagonal_other_label(row, col, row_label, col_label):
@@ -91,6 +91,24 @@ def test_rows_and_columns_with_mask_match_float64(n, m, block, scale, data):
     close(dk, p.T @ q, 2e-5)
 
 
+@cache
+def symmetric(n, block):
+    """Values of symmetric halves and their gradient, in a program for rows of any size."""
+    label = jnp.asarray(np.arange(n) % 3)
+
+    def values(z):
+        return symmetric_logsumexp(
+            z, mask=off_diagonal_other_label, pairs=Pairs(label), block_size=block
+        )
+
+    @jax.jit
+    def both(z, g):
+        out, pull = jax.vjp(values, z)
+        return out, pull(g)[0]
+
+    return both
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 6.0])
 @pytest.mark.parametrize(
@@ -104,19 +122,26 @@ def test_symmetric_halves_match_float64(n, block, scale):
     g = np.where(np.isfinite(row), draw(1, n), 0)
     p = g[:, None] * softmax(s, 1)
 
-    def values(z):
-        return symmetric_logsumexp(
-            z, mask=off_diagonal_other_label, pairs=Pairs(jnp.asarray(label)), block_size=block
-        )
-
-    @jax.jit
-    def both(z, g):
-        out, pull = jax.vjp(values, z)
-        return out, pull(g)[0]
-
-    got, dz = both(*f32(z, g))
+    got, dz = symmetric(n, block)(*f32(z, g))
     close(np.nan_to_num(got, neginf=-1e3), np.nan_to_num(row, neginf=-1e3))
     close(dz, (p + p.T) @ z, 2e-5)
+
+
+@cache
+def fused_and_apart(kind, block):
+    """Both sums with their gradients, and the sums alone, in a program for rows of any size."""
+
+    def fused(q, k, w, b):
+        return weighted_sum(q, k, w, bias=b, kind=kind, block_size=block)
+
+    def apart(q, k, w, b):
+        return w @ row_values(q, k, bias=b, kind=kind, block_size=block)
+
+    return jax.jit(
+        lambda *args: [
+            (*jax.value_and_grad(f, (0, 1, 2, 3))(*args), f(*args)) for f in (fused, apart)
+        ]
+    )
 
 
 @pytest.mark.slow
@@ -132,18 +157,11 @@ def test_one_pass_and_recomputed_gradients_match_float64(kind, scale, n, m, bloc
     p = w[:, None] * p
     expected = p @ k, p.T @ q, row, np.sum(p)
 
-    def fused(q, k, w, b):
-        return weighted_sum(q, k, w, bias=b, kind=kind, block_size=block)
-
-    def apart(q, k, w, b):
-        return w @ row_values(q, k, bias=b, kind=kind, block_size=block)
-
-    for f in (fused, apart):
-        value, grads = jax.jit(jax.value_and_grad(f, (0, 1, 2, 3)))(*f32(q, k, w, -0.5))
+    for value, grads, alone in fused_and_apart(kind, block)(*f32(q, k, w, -0.5)):
         close(value, w @ row, 1e-5)
         for grad, want in zip(grads, expected, strict=True):
             close(grad, want, 2e-5)
-        close(jax.jit(f)(*f32(q, k, w, -0.5)), w @ row, 1e-5)
+        close(alone, w @ row, 1e-5)
 
 
 @pytest.mark.slow
@@ -203,9 +221,14 @@ def test_masked_sums_and_numbers():
 @pytest.mark.slow
 def test_row_offsets_move_the_mask():
     q, k = f32(draw(0, 4, 3), draw(1, 6, 3))
-    whole = row_values(q, k, mask=off_diagonal, block_size=3)
-    pairs = Pairs(row_start=2)
-    part = row_values(q[2:], k, mask=off_diagonal, pairs=pairs, block_size=1)
+
+    @jax.jit
+    def both(q, k):
+        whole = row_values(q, k, mask=off_diagonal, block_size=3)
+        pairs = Pairs(row_start=2)
+        return whole, row_values(q[2:], k, mask=off_diagonal, pairs=pairs, block_size=1)
+
+    whole, part = both(q, k)
     np.testing.assert_allclose(part, whole[2:], rtol=1e-6)
 
 
@@ -243,30 +266,33 @@ def test_weights_have_the_rows_values_as_their_gradient():
     q, k = f32(draw(0, 4, 3), draw(1, 4, 3))
     weights = jnp.array([0.0, 0.5, 0.0, 2.0])
     labels = jnp.array([[0] * 4, [1] * 4, [1] * 4, [1, 0, 1, 0]], bool)
-    values = row_values(q, k, mask=listed, pairs=Pairs(labels))
-    assert values[0] == -jnp.inf
+    given = {"mask": listed, "pairs": Pairs(labels)}
+    values = np.array(jax.jit(partial(row_values, **given))(q, k))
+    assert values[0] == -np.inf
+    values[0] = 0
     for block in (None, 2):
-        slopes = jax.grad(
-            lambda w, b=block: weighted_sum(q, k, w, mask=listed, pairs=Pairs(labels), block_size=b)
-        )(weights)
-        np.testing.assert_allclose(slopes, values.at[0].set(0), rtol=1e-5)
-        without = weighted_sum(q, k, weights.at[0].set(1), mask=listed, pairs=Pairs(labels),
-                               block_size=block)  # fmt: skip
-        assert without == -jnp.inf
+        total = jax.jit(
+            jax.value_and_grad(lambda w, b=block: weighted_sum(q, k, w, block_size=b, **given))
+        )
+        np.testing.assert_allclose(total(weights)[1], values, rtol=1e-5)
+        assert total(weights.at[0].set(1))[0] == -np.inf
+
+
+@partial(jax.jit, static_argnames="block")
+def sums_of_biased(q, k, bias, block):
+    def sums(q, b):
+        whole = weighted_sum(q, k, jnp.arange(1.0, 7), bias=b, block_size=block)
+        return whole + 2 * jnp.sum(row_values(q, k, bias=b, block_size=block))
+
+    return jax.value_and_grad(sums, (0, 1))(q, bias)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bias", [100.0, -100.0, -200.0])
 def test_a_large_bias_is_shifted_away(bias):
     q, k = f32(draw(0, 6, 4), draw(1, 7, 4))
-    weights = jnp.arange(1.0, 7)
-
-    def sums(q, b, block):
-        whole = weighted_sum(q, k, weights, bias=b, block_size=block)
-        return whole + 2 * jnp.sum(row_values(q, k, bias=b, block_size=block))
-
     for block in (None, 2):
-        value, slopes = jax.value_and_grad(sums, (0, 1))(q, bias, block)
+        value, slopes = sums_of_biased(q, k, bias, block)
         if block is None:
             expected = value, slopes
         np.testing.assert_allclose(value, expected[0], rtol=1e-5)
@@ -281,7 +307,7 @@ def test_a_row_without_a_pair_has_no_part_in_the_gradient_of_the_bias():
 
     for block in (None, 2):
         values = partial(row_values, q, k, mask=listed, pairs=Pairs(labels), block_size=block)
-        slope = jax.grad(lambda bias, values=values: jnp.sum(values(bias=bias)))(0.5)
+        slope = jax.jit(jax.grad(lambda bias, values=values: jnp.sum(values(bias=bias))))(0.5)
         assert slope == pytest.approx(2.0)
 
 
@@ -295,7 +321,8 @@ def test_works_under_vmap():
     w = jnp.ones(5)
     f = jax.grad(lambda q, k, b: weighted_sum(q, k, w, block_size=b), (0, 1))
     together = jax.jit(jax.vmap(lambda q, k: f(q, k, 2)))(q, k)
-    apart = [f(q[i], k[i], None) for i in range(3)]
+    alone = jax.jit(lambda q, k: f(q, k, None))
+    apart = [alone(*one) for one in zip(q, k, strict=True)]
     for i in range(3):
         for got, want in zip(together, apart[i], strict=True):
             np.testing.assert_allclose(got[i], want, rtol=1e-5, atol=1e-6)

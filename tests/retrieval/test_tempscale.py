@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,6 @@ from rml.models import Bert, ClipText, Llama, ModernBert, ViT
 from rml.models.attention import attend
 from rml.models.pretrained import load
 from rml.models.text_encoder import TextEncoder
-from rml.ops.similarity import normalize
 from rml.retrieval.tempscale import (
     Tuned,
     choose_temperature,
@@ -42,25 +42,34 @@ plain = jax.jit(ENCODER.apply)
 
 
 def vectors(encoder, variables):
-    return jax.jit(encoder.apply)(variables, TOKENS, MASK)
+    return np.asarray(jax.jit(encoder.apply)(variables, TOKENS, MASK))
 
 
 @pytest.fixture(scope="module")
 def variables():
-    drawn = jax.jit(ENCODER.init)(jax.random.key(0), TOKENS, MASK)
-    return jax.tree.map(lambda x: 20 * x if x.ndim > 2 else x, drawn)  # attention far from uniform
+    shapes = nn.unbox(jax.eval_shape(ENCODER.init, jax.random.key(0), TOKENS, MASK))
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        size = 0.4 if leaf.ndim > 2 else 0.02  # attention far from uniform
+        values = size * rng.normal(size=leaf.shape) + (path[-1].key == "scale")
+        return jnp.asarray(values, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @pytest.fixture(scope="module")
 def weights(variables):
-    """Attention weights [layers, b, heads, t, t] of a changed encoder."""
+    """Attention weights [layers, b, heads, t, t] at a temperature, or of the encoder itself."""
 
-    def found(encoder):
-        own = {"params": variables["params"]["backbone"]}
-        apply = jax.jit(lambda v: encoder.backbone.apply(v, TOKENS, MASK, return_attention=True))
-        return np.asarray(apply(own).attention)
+    own = {"params": variables["params"]["backbone"]}
 
-    return found
+    @jax.jit
+    def found(temperature=None):
+        encoder = ENCODER if temperature is None else temper(ENCODER, temperature)
+        return encoder.backbone.apply(own, TOKENS, MASK, return_attention=True).attention
+
+    return lambda *temperature: np.asarray(found(*temperature))
 
 
 def sharpened(weights, temperature):
@@ -71,7 +80,7 @@ def sharpened(weights, temperature):
 
 @pytest.mark.slow
 def test_a_temperature_divides_the_logits(variables, weights):
-    smooth, sharp = weights(ENCODER), weights(temper(ENCODER, 0.6))
+    smooth, sharp = weights(), weights(0.6)
     assert np.abs(sharp[0] - smooth[0]).max() > 0.1
     np.testing.assert_allclose(sharp[0], sharpened(smooth[0], 0.6), atol=1e-5)
     assert sharp[:, 2, :, :, 2:].max() == 0  # padding stays hidden
@@ -106,9 +115,9 @@ def test_layers_and_heads_have_temperatures_of_their_own(variables, temperature)
 
 @pytest.mark.slow
 def test_limits_are_uniform_and_one_hot(weights):
-    flat, hard = weights(temper(ENCODER, 1e6)), weights(temper(ENCODER, 1e-4))
+    flat, hard = weights(1e6), weights(1e-4)
     assert float(attention_maps(jnp.asarray(flat[:, 0])).filter_rate.max()) < 1e-4
-    largest = weights(ENCODER)[0, 0].argmax(-1)
+    largest = weights()[0, 0].argmax(-1)
     np.testing.assert_allclose(hard[0, 0], np.eye(9)[largest], atol=1e-6)
 
 
@@ -116,10 +125,8 @@ def test_limits_are_uniform_and_one_hot(weights):
 @pytest.mark.parametrize(("change", "value"), [(temper, 0.6), (scale_by_length, 4.0)])
 def test_padding_changes_nothing(variables, change, value):
     encoder = change(ENCODER, value)
-    tokens, mask = (
-        jnp.pad(TOKENS, ((0, 0), (0, 3)), constant_values=7),
-        jnp.pad(MASK, ((0, 0), (0, 3))),
-    )
+    tokens = np.pad(TOKENS, ((0, 0), (0, 3)), constant_values=7)
+    mask = np.pad(MASK, ((0, 0), (0, 3)))
     found = jax.jit(encoder.apply)(variables, tokens, mask)
     np.testing.assert_allclose(found, vectors(encoder, variables), atol=2e-6)
 
@@ -163,7 +170,8 @@ def test_the_scale_by_length_is_a_temperature_of_each_text(variables):
     encode = jax.jit(tuned_encode(ENCODER))
     for row, number in enumerate((9, 5, 2)):
         tuned = Tuned(variables, np.log(4.0) / np.log(number))
-        np.testing.assert_allclose(found[row], encode(tuned, TOKENS, MASK)[row], atol=2e-6)
+        own = np.asarray(encode(tuned, TOKENS, MASK))
+        np.testing.assert_allclose(found[row], own[row], atol=2e-6)
 
 
 @pytest.mark.slow
@@ -181,11 +189,12 @@ def test_one_program_serves_all_values(variables):
 def test_chunks_are_weighted_by_their_tokens(variables):
     def alone(start, stop):
         """Vectors of a part of every text, its positions from 0."""
-        rolled, here = (jnp.roll(x, -start, axis=1) for x in (TOKENS, MASK))
-        return plain(variables, rolled, here & (jnp.arange(9) < stop - start))
+        rolled, here = (np.roll(x, -start, axis=1) for x in (TOKENS, MASK))
+        return np.asarray(plain(variables, rolled, here & (np.arange(9) < stop - start)))
 
-    found = jax.jit(chunked_encode(ENCODER, 5))(variables, TOKENS, MASK)
-    np.testing.assert_allclose(found[0], normalize(5 * alone(0, 5) + 4 * alone(5, 9))[0], atol=2e-6)
+    found = np.asarray(jax.jit(chunked_encode(ENCODER, 5))(variables, TOKENS, MASK))
+    both = (5 * alone(0, 5) + 4 * alone(5, 9))[0]
+    np.testing.assert_allclose(found[0], both / np.linalg.norm(both), atol=2e-6)
     np.testing.assert_allclose(found[1], alone(0, 5)[1], atol=2e-6)
     whole = jax.jit(chunked_encode(ENCODER, 9))(variables, TOKENS, MASK)
     np.testing.assert_allclose(whole, plain(variables, TOKENS, MASK), atol=2e-6)
@@ -193,25 +202,27 @@ def test_chunks_are_weighted_by_their_tokens(variables):
 
 @pytest.mark.slow
 def test_whitening_evens_the_directions_out():
-    x = jnp.asarray(RNG.normal(size=(200, 4)) @ RNG.normal(size=(4, 4)) + 5, jnp.float32)
+    x = np.float32(RNG.normal(size=(200, 4)) @ RNG.normal(size=(4, 4)) + 5)
     values = np.linalg.eigvalsh(np.cov(np.asarray(x, float).T, bias=True))
+    fit = jax.jit(fit_whitening)
     for shrinkage in (0.0, 0.3, 1.0):
-        center, matrix = fit_whitening(x, shrinkage=shrinkage)
+        center, matrix = map(np.asarray, fit(x, shrinkage=shrinkage))
         np.testing.assert_allclose(center, x.mean(0), rtol=1e-5)
         spread = np.linalg.eigvalsh(np.cov(np.asarray((x - center) @ matrix, float).T, bias=True))
         drawn = (1 - shrinkage) * values + shrinkage * values.mean()
         np.testing.assert_allclose(spread, np.sort(values / drawn * values.mean()), rtol=1e-3)
-    only_centred = whiten(x, fit_whitening(x, shrinkage=1.0))
-    expected = normalize(x - x.mean(0))
+    only_centred = np.asarray(jax.jit(whiten)(x, fit(x, shrinkage=1.0)))
+    expected = x - x.mean(0)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(only_centred @ only_centred.T, expected @ expected.T, atol=1e-5)
 
 
 def test_whitening_of_embeddings_that_are_all_the_same():
-    x = jnp.tile(jnp.array([[2.0, -1.0, 0.5]]), (4, 1))
-    fitted = fit_whitening(x)
+    x = np.tile(np.array([[2.0, -1.0, 0.5]], np.float32), (4, 1))
+    fitted = jax.tree.map(np.asarray, jax.jit(fit_whitening)(x))
     np.testing.assert_array_equal(fitted.center, x[0])
     np.testing.assert_allclose(fitted.matrix @ fitted.matrix.T, np.eye(3), atol=1e-6)
-    np.testing.assert_array_equal(whiten(x, fitted), np.zeros((4, 3)))
+    np.testing.assert_array_equal(jax.jit(whiten)(x, fitted), np.zeros((4, 3)))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A small real problem: a linen MLP on scikit-learn's digits."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +85,8 @@ def build_task(
 
 @pytest.fixture(scope="session")
 def make_task() -> Callable[..., Task]:
-    return build_task
+    """Builds the task; of equal arguments one, whose programs JAX compiles once."""
+    return functools.cache(build_task)
 
 
 @pytest.fixture

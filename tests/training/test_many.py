@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from functools import partial
+from functools import cache, partial
 
 import chex
 import grain
@@ -59,11 +59,17 @@ def task_of(config):
     return task.replace(batches=batches)
 
 
+@cache
+def task_of_all():
+    """The runs of all of `CONFIGS`; JAX compiles the programs of one task once."""
+    return many(task_of, CONFIGS)
+
+
 def train(path, steps=STEPS):
     """Trains all of `CONFIGS` at once on one device."""
     run = RunDirectory(path, {"experiment": "toy"})
     try:
-        return fit(many(task_of, CONFIGS), run, steps=steps, mesh=ONE, log_every=1)
+        return fit(task_of_all(), run, steps=steps, mesh=ONE, log_every=1)
     finally:
         run.close()
 
@@ -121,8 +127,9 @@ def test_a_loss_that_is_not_finite_says_of_which_run(tmp_path):
 
     run = RunDirectory(tmp_path, {"experiment": "toy"})
     said = r"^loss is nan \(loss/1\) at step 2 \(batch 1\); "
+    batches = many(poisoned, CONFIGS).batches
     with pytest.raises(NonFiniteLoss, match=said):
-        fit(many(poisoned, CONFIGS), run, steps=STEPS, mesh=ONE)
+        fit(task_of_all().replace(batches=batches), run, steps=STEPS, mesh=ONE)
 
 
 TWO = """

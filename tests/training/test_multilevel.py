@@ -49,18 +49,21 @@ def llama(scale=1, depth=4, **options):
 
 def drawn(module, *inputs, seed=0):
     rng = np.random.default_rng(seed)
-    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs))["params"]
+    shapes = shapes_of(module, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs))
     return jax.tree.map(
         lambda leaf: np.asarray(0.3 + 0.4 * rng.normal(size=leaf.shape), np.float32), shapes
     )
 
 
-def logits(module, params):
-    def apply(params):
-        hidden = module.apply({"params": params}, TOKENS)
-        return module.apply({"params": params}, hidden, method="logits")
+@functools.cache  # a module is long to trace
+def shapes_of(module, *inputs):
+    return nn.unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs))["params"]
 
-    return jax.jit(apply)(params)
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(module, params):
+    hidden = module.apply({"params": params}, TOKENS)
+    return module.apply({"params": params}, hidden, method="logits")
 
 
 def equal(a, b):
