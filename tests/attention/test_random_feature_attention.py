@@ -40,7 +40,8 @@ def test_features_are_the_definition(n, count, d, biased):
 
 @pytest.mark.slow
 def test_order_of_the_keys_is_immaterial_to_attention_only():
-    query, keys = map(np.asarray, draw_inputs(jax.random.key(0), 5, keys=4, d=3))
+    query, keys = draw_inputs(jax.random.key(0), 5, keys=4, d=3)
+    keys = np.asarray(keys)
     permuted = keys[:, [2, 0, 3, 1]]
     weights, mlp_weights = (
         rfa.rfa_weights(jax.random.key(1), 6, 3), rfa.rf_mlp_weights(jax.random.key(1), 6, 4, 3)
