@@ -50,6 +50,7 @@ def equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_minilm_embeds_texts_as_the_original():
     texts = json.loads((GOLDEN / "texts.json").read_text(encoding="utf-8"))
@@ -75,6 +76,7 @@ def smollm2():
     return load("smollm2")
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_smollm2_continues_texts_as_the_original(smollm2):
     expected = golden("smollm2")
