@@ -34,17 +34,13 @@ QUICK = {
     "energy.episodes": 20,
     "compared": ("simple_shot", "soft_kmeans", "transductive_clustering"),
     "methods.simple_shot.kind": ("UN",), "methods.simple_shot.unit_prototypes": False,
-    "methods.transductive_clustering.neighbors": (3,),
-}  # fmt: skip
-TRAINED = QUICK | {
-    "train.steps": 200, "train.batch_size": 64, "optimizer.warmup_steps": 10,
-    "model.widths": (8, 16), "model.features": 32,
 }  # fmt: skip
 
 
 ENDS = ("", "_low", "_high")
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_falls(
     measure, tmp_path, monkeypatch
@@ -54,7 +50,7 @@ def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_fall
         drawing, "draw_accuracies",
         lambda *args, **options: [over.append(options), draw(*args, **options)],
     )  # fmt: skip
-    metrics, holds = measure("configs/fewshot/compare_digits.py", TRAINED)
+    metrics, holds = measure("configs/fewshot/compare_digits.py", QUICK | {"train.steps": 200})
     assert over == [{"over": "episodes of one seed"}]
     directory = tmp_path / "run"
     assert holds["regularised_over_simple_shot", ">="], metrics
@@ -106,7 +102,6 @@ def test_one_episode_which_has_no_interval_is_refused(file):
 @pytest.mark.slow
 def test_base_training_measures_the_shots_and_ways_that_are_asked_for(monkeypatch, tmp_path):
     config = base_digits.get_config()
-    config.model.update(dict(widths=(8, 16), features=64))  # as many as pixels
     config.episodes.update(dict(ways=(3, 5), shots=(5, 1), count=50))
     other = initial_state(base_training.task(config), seed=1)
     monkeypatch.setattr(base_training, "train", lambda *_: other)
