@@ -125,7 +125,7 @@ class TextEmbedder:
 
 
 def applied(module: TextEncoder) -> Encode:
-    """The function of variables and texts that a module is; equal ones share what is compiled."""
+    """Returns a module's function of variables and texts, by which equal ones share programs."""
     try:
         hash(module)
     except TypeError:  # an attribute is a list
