@@ -9,6 +9,7 @@ both stages together is the baseline of equal budget. After Izacard et al., arXi
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -150,7 +151,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     judge.check()
     corpus.tokenizer.save(str(run.path / TOKENIZER))
     start = jax.device_get(nn.meta.unbox(jax.jit(model.random)(jax.random.key(config.seed))))
-    encoders = {"random": start}
+    encoders, steps = {"random": start}, dict[tuple[Any, str], Any]()
 
     def train(method: str, inner: RunDirectory) -> tuple[dict[str, float], Any]:
         recipe, changed = stage(config, method)
@@ -161,7 +162,10 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
         name, tuned, _ = method.partition(TRIED)
         before = encoders[name if tuned else PRETRAINED[method][0]]
         model = TextModel(changed, own, before)
-        trained = common.train_encoder(changed, inner, recipe.task(changed, model), model)
+        problem = recipe.task(changed, model)
+        # Trainings by one recipe and config differ in their start alone: they share a step.
+        step = steps.setdefault((recipe, str(changed)), problem.step)
+        trained = common.train_encoder(changed, inner, replace(problem, step=step), model)
         # One array after another comes to the host: no device ever holds all of them.
         params = jax.tree.map(
             lambda leaf: jax.device_get(local_copy(leaf)), trained.variables["params"]

@@ -68,6 +68,8 @@ def measure() -> Iterator[Callable[[str], dict[str, str]]]:
 @pytest.mark.parametrize("path", CHEAP)
 def test_numbers_are_those_recorded(measure, path):
     own = GOLDEN[path]
+    if own["python"] != two_steps.python(path):
+        pytest.skip(f"recorded on docstrings of Python {own['python']}")
     same = own["machine"] == two_steps.machine()
     assert own["numbers"]
     assert not two_steps.differences(own["numbers"], measure(path), bits=same)

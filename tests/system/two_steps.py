@@ -2,8 +2,9 @@
 
 `python -m tests.system.two_steps [--only=SUBSTRING] [--write]` computes them and prints what
 differs from `golden/two_steps.json`; `--write` records them, each with the processor. Numbers are
-hexadecimal floats: on the processor that recorded them they are compared bit for bit. Other recipes
-have reduced runs of their own in `tests/claims`.
+hexadecimal floats: on the processor that recorded them they are compared bit for bit. Those of
+docstrings are recorded with the release of Python whose library's docstrings they are of. Other
+recipes have reduced runs of their own in `tests/claims`.
 """
 
 import argparse
@@ -230,6 +231,11 @@ def machine() -> str:
     return f"processor {digest}, {os.cpu_count()} cores, jaxlib {jax.lib.__version__}"
 
 
+def python(path: str) -> str:
+    """The release of Python whose library a config reads docstrings of, or nothing."""
+    return platform.python_version() if "pydocs" in path else ""
+
+
 def main() -> None:
     """Compares or records."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -243,9 +249,13 @@ def main() -> None:
     for path in configs():
         if options.only not in path:
             continue
+        recorded = golden.get(path, {}).get("python", "")
+        if recorded != python(path) and not options.write:
+            print(f"{path}: not compared, it reads docstrings of Python {recorded}", flush=True)
+            continue
         found = measure(path)
         if options.write:
-            golden[path] = {"machine": machine(), "numbers": found}
+            golden[path] = {"machine": machine(), "numbers": found, "python": python(path)}
             GOLDEN.write_text(json.dumps(golden, indent=0, sort_keys=True) + "\n")
             print(f"{path}: {len(found)} numbers", flush=True)
             continue
