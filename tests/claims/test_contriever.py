@@ -353,9 +353,17 @@ def test_each_stage_starts_from_the_one_before(beir, tmp_path, monkeypatch):
         "variants.contriever": "optimizer.learning_rate=0",
         "variants.finetune": "data.train=train",
     })  # fmt: skip
-    run = RunDirectory(tmp_path / "run", config.to_dict())
+    run, train, steps = RunDirectory(tmp_path / "run", config.to_dict()), common.train_encoder, []
+
+    def recorded(own, inner, problem, model):
+        steps.append(problem.step)
+        return train(own, inner, problem, model)
+
+    monkeypatch.setattr(common, "train_encoder", recorded)
     metrics = starts.run(config, run)
     run.close()
+    assert len(steps) == 5
+    assert len(set(steps)) == 3, "trainings that differ in their start alone share a step"
     assert metrics["contriever_ndcg"] == metrics["masked_lm_ndcg"] != metrics["random_ndcg"]
     assert metrics["contriever_ndcg_over_masked_lm"] == 0
     tuned = [metrics[f"{name}_tuned_ndcg"] for name in ("contriever", "masked_lm", "random")]
