@@ -1,4 +1,3 @@
-import functools
 from pathlib import Path
 
 import flax.linen as nn
@@ -11,6 +10,7 @@ from rml.models import Bert, HeadEdits, TextEncoder
 from rml.models.attention import attend
 from rml.models.text_encoder import pool
 from rml.models.transformer import check_tokens
+from tests.models.applied import apply
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"vocabulary": 20, "width": 16, "depth": 2, "heads": 4, "mlp": 24, "positions": 8}
@@ -25,20 +25,6 @@ def draw(module, *inputs):
     return jax.tree.map(
         lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype), shapes
     )
-
-
-def apply(module, variables, *inputs, **options):
-    """What a module gives, as NumPy arrays: each operation on other ones is compiled."""
-    flags = {name: option for name, option in options.items() if isinstance(option, bool)}
-    arrays = {name: option for name, option in options.items() if name not in flags}
-    found = program(module, tuple(flags.items()))(variables, inputs, arrays)
-    return jax.tree.map(np.asarray, found)
-
-
-@functools.cache
-def program(module, flags):
-    """What applies a module, one for all tests."""
-    return jax.jit(lambda v, inputs, arrays: module.apply(v, *inputs, **arrays, **dict(flags)))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from rml.models.attention import attend
 from rml.models.generate import read_in_chunks
 from rml.models.generate_together import written
 from rml.ops.attention_parts import Visible
+from tests.models.applied import apply
 
 SMALL = {"vocabulary": 20, "width": 16, "depth": 2, "heads": 4, "mlp": 24, "kv_heads": 2}
 LLAMA3 = {
@@ -25,20 +26,6 @@ TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 20, (3, 6)), jnp.int32
 LENGTHS = jnp.array([6, 4, 1])
 RIGHT = jnp.arange(6) < LENGTHS[:, None]  # padding on the right
 LEFT = jnp.arange(6) >= 6 - LENGTHS[:, None]
-
-
-def apply(module, variables, *inputs, **options):
-    """What a module gives, as NumPy arrays: each operation on other ones is compiled."""
-    flags = {name: option for name, option in options.items() if isinstance(option, bool | str)}
-    arrays = {name: option for name, option in options.items() if name not in flags}
-    found = program(module, tuple(flags.items()))(variables, inputs, arrays)
-    return jax.tree.map(np.asarray, found)
-
-
-@functools.cache
-def program(module, flags):
-    """What applies a module, one for all tests."""
-    return jax.jit(lambda v, inputs, arrays: module.apply(v, *inputs, **arrays, **dict(flags)))
 
 
 @pytest.fixture(scope="module")
