@@ -228,7 +228,9 @@ def machine() -> str:
     lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
     kind = sorted({line for line in lines if line.startswith(("model name", "flags"))})
     digest = hashlib.sha256("".join(kind).encode()).hexdigest()[:12]
-    return f"processor {digest}, {os.cpu_count()} cores, jaxlib {jax.lib.__version__}"
+    own = hasattr(os, "sched_getaffinity")  # of all cores those that this process may use
+    cores = len(os.sched_getaffinity(0)) if own else os.cpu_count()
+    return f"processor {digest}, {cores} cores, jaxlib {jax.lib.__version__}"
 
 
 def python(path: str) -> str:
