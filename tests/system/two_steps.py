@@ -24,6 +24,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.cpu import cores
+
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "two_steps.json"
 FLAGS = "--xla_backend_optimization_level=1"  # of the compiler that recorded them
@@ -228,9 +230,7 @@ def machine() -> str:
     lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
     kind = sorted({line for line in lines if line.startswith(("model name", "flags"))})
     digest = hashlib.sha256("".join(kind).encode()).hexdigest()[:12]
-    own = hasattr(os, "sched_getaffinity")  # of all cores those that this process may use
-    cores = len(os.sched_getaffinity(0)) if own else os.cpu_count()
-    return f"processor {digest}, {cores} cores, jaxlib {jax.lib.__version__}"
+    return f"processor {digest}, {cores()} cores, jaxlib {jax.lib.__version__}"
 
 
 def python(path: str) -> str:
@@ -251,9 +251,9 @@ def main() -> None:
     for path in configs():
         if options.only not in path:
             continue
-        recorded = golden.get(path, {}).get("python", "")
-        if recorded != python(path) and not options.write:
-            print(f"{path}: not compared, it reads docstrings of Python {recorded}", flush=True)
+        own = golden.get(path, {"machine": "", "numbers": {}, "python": python(path)})
+        if own["python"] != python(path) and not options.write:
+            print(f"{path}: not compared, recorded on docstrings of Python {own['python']}")
             continue
         found = measure(path)
         if options.write:
@@ -261,7 +261,6 @@ def main() -> None:
             GOLDEN.write_text(json.dumps(golden, indent=0, sort_keys=True) + "\n")
             print(f"{path}: {len(found)} numbers", flush=True)
             continue
-        own = golden.get(path, {"machine": "", "numbers": {}})
         expected = own["numbers"]
         differing = differences(expected, found, bits=own["machine"] == machine())
         wrong += bool(differing)
