@@ -26,14 +26,15 @@ def draw_accuracies(folder: Folder, table: Table, *, over: str) -> None:
     """
     methods = [ROWS[name] for name in next(iter(table.values()))]
     columns = {s: 100 * np.array(list(column.values())) for s, column in table.items()}
+    titles = {s: s.title.replace(", ", "\n") for s in table}  # panels and columns are narrow
     texts = [[f"{mean:.2f} ± {half:.2f}" for mean, half in column] for column in columns.values()]
     figures.table(
-        folder("table.png"), methods, [s.title.replace(", ", "\n") for s in table],
+        folder("table.png"), methods, list(titles.values()),
         list(zip(*texts, strict=True)),
         best=[figures.parted(c[:, 0], c[:, 1]) for c in columns.values()],
     )  # fmt: skip
     for balanced, name in ((True, "accuracy.png"), (False, "accuracy_imbalanced.png")):
-        shown = {s.title: c for s, c in columns.items() if (s.concentration is None) == balanced}
+        shown = {titles[s]: c for s, c in columns.items() if (s.concentration is None) == balanced}
         if shown:
             panels = {title: (c[:, 0], c[:, 1]) for title, c in shown.items()}
             figures.dots(folder(name), methods, panels, f"accuracy (%), 95% interval over {over}")
