@@ -1,7 +1,8 @@
 """Random-access labelled images: the one shape every data set takes."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -164,7 +165,8 @@ class Source:
           max_bytes: The most memory the images may take.
 
         Returns:
-          `{"image": [n, h, w, c] (or [n, d]), "label": int32 [n]}`.
+          `{"image": [n, h, w, c] (or [n, d]), "label": int32 [n]}`. What was decoded is kept, and
+          cannot be written then: copy what you change.
 
         Raises:
           DataError: If image sizes vary or the images take more than `max_bytes`.
@@ -250,6 +252,45 @@ class ArraySource(Source):
         return {"image": self._image[index], "label": int(self.labels[index])}
 
 
+class Kept:
+    """Decoded arrays of the sources that were read last, up to a number of bytes in all.
+
+    Recipes open a source anew for each purpose and evaluation, and each would decode all images.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._arrays: dict[Hashable, dict[str, np.ndarray]] = {}
+
+    def get(self, key: Hashable) -> dict[str, np.ndarray] | None:
+        """Returns the arrays that are kept under a key, or None."""
+        with self._lock:
+            if (found := self._arrays.pop(key, None)) is not None:
+                self._arrays[key] = found  # the last to be dropped
+            return found and dict(found)
+
+    def put(self, key: Hashable, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps arrays in the place of those read longest ago; nobody can write into them then."""
+        if (size := _bytes(arrays)) > self.limit:
+            return
+        for array in arrays.values():
+            array.flags.writeable = False
+        with self._lock:
+            self._arrays.pop(key, None)
+            while size + sum(map(_bytes, self._arrays.values())) > self.limit:
+                del self._arrays[next(iter(self._arrays))]
+            self._arrays[key] = dict(arrays)
+
+
+def _bytes(arrays: Mapping[str, np.ndarray]) -> int:
+    return sum(array.nbytes for array in arrays.values())
+
+
+KEPT = Kept(IN_MEMORY_BYTES)
+"""What is kept of prepared data sets."""
+
+
 class Record(NamedTuple):
     """One example as stored: an encoded image (bytes or a file), or an array; and its label."""
 
@@ -270,6 +311,8 @@ class RecordSource(Source):
       name: Name as given to `load`.
       split: Split as given to `load`.
       labels: int32 `[size]` where known.
+      key: What images and labels depend on: what is decoded is kept for all sources of one key.
+        Without, it is kept for this source.
     """
 
     def __init__(
@@ -283,13 +326,14 @@ class RecordSource(Source):
         name: str,
         split: str,
         labels: np.ndarray | None = None,
+        key: Hashable = None,
     ) -> None:
         super().__init__(name=name, split=split, class_names=class_names, size=size)
+        self._key, self._kept = key, Kept(IN_MEMORY_BYTES) if key is None else KEPT
         self._record = record
         self._image_size = None if image_size is None else pair(image_size)
         self.image_shape = (*(self._image_size or image_shape[:2]), image_shape[2])
         self.labels = labels
-        self._kept: dict[str, np.ndarray] | None = None
 
     def _read(self, index: int) -> Example:
         record = self._record(index)
@@ -302,8 +346,8 @@ class RecordSource(Source):
         return {"image": image, "label": record.label}
 
     def _load(self) -> dict[str, np.ndarray]:
-        if self._kept is not None:
-            return dict(self._kept)
+        if (kept := self._kept.get(self._key)) is not None:
+            return kept
         images = np.empty((len(self), *(self.image_shape or ())), np.uint8)
         labels = np.empty(len(self), np.int32)
 
@@ -324,10 +368,8 @@ class RecordSource(Source):
             for done in [pool.submit(fill, chunk) for chunk in chunks]:
                 done.result()
         arrays = {"image": images, "label": labels}
-        # Every evaluation reads all images, which would be decoded anew.
-        if images.nbytes <= IN_MEMORY_BYTES:
-            self._kept = arrays
-        return dict(arrays)
+        self._kept.put(self._key, arrays)
+        return arrays
 
 
 def select(split: str, sizes: dict[str, int], *, name: str) -> list[tuple[str, np.ndarray]]:

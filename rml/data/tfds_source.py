@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from google.protobuf.json_format import ParseError
 from rml.data import builders
 from rml.data.errors import DataError
 from rml.data.source import (
+    KEPT,
     ArraySource,
     Record,
     RecordSource,
@@ -82,8 +83,10 @@ def open_tfds(
             example = kept.deserialize_example_np(raw, decoders=decoders)
         return Record(example[image_key], int(example[label_key]))
 
+    same = _unchanged(builder, split, image_size, image_key, label_key)
     source = RecordSource(
         record,
+        key=same,
         size=int(ends[-1]),
         image_shape=image_feature.shape,
         image_size=image_size,
@@ -91,21 +94,43 @@ def open_tfds(
         name=name,
         split=split,
     )
-    if ours and image_size is None:
+    if not ours or image_size is not None:
+        return source
+    arrays = None if same is None else KEPT.get(same)
+    if arrays is None:
         with _undamaged(name, builder.data_path):
             examples = [
                 kept.deserialize_example_np(raw)
                 for stored, positions in parts
                 for raw in stored.__getitems__(positions.tolist())
             ]
-        return ArraySource(
-            np.stack([example[image_key] for example in examples]),
-            np.array([example[label_key] for example in examples], np.int32),
-            class_names=source.class_names,
-            name=name,
-            split=split,
-        )
-    return source
+        arrays = {
+            "image": np.stack([example[image_key] for example in examples]),
+            "label": np.array([example[label_key] for example in examples], np.int32),
+        }
+        if same is not None:
+            KEPT.put(same, arrays)
+    return ArraySource(
+        arrays["image"],
+        arrays["label"],
+        class_names=source.class_names,
+        name=name,
+        split=split,
+    )
+
+
+def _unchanged(builder: Any, *others: Any) -> Hashable:
+    """What the examples of a prepared data set depend on, None where files are not of this machine.
+
+    Files that are written anew are others, wherever they lie.
+    """
+    files = (file for info in builder.info.splits.values() for file in info.filepaths)
+    try:
+        stats = [(str(file), os.stat(file)) for file in files]
+    except OSError:
+        return None
+    found = [(file, own.st_ino, own.st_size, own.st_mtime_ns) for file, own in stats]
+    return (*found, *(str(other) for other in others))
 
 
 def read_texts(
