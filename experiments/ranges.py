@@ -7,6 +7,7 @@ has no others, and all that they share.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -193,14 +194,37 @@ def _known_keys(experiment: str) -> dict[str, set[str]]:
     """The keys of each config that the registry names for a recipe, by its file."""
     from experiments.systems import read_systems
 
+    naming = _naming(experiment)
     paths = {path for system in read_systems().values() for path in system.configs}
-    files = {path: registry.ROOT / path for path in sorted(paths)}
-    configs = {path: registry.read_config(str(f)) for path, f in files.items() if f.is_file()}
+    configs = {p: registry.read_config(str(registry.ROOT / p)) for p in sorted(paths & naming)}
     return {
         path: registry.config_keys(config)
         for path, config in configs.items()
         if config.experiment == experiment
     }
+
+
+def _naming(experiment: str) -> set[str]:
+    """Files of configs that have a recipe's name in quotes, or import one that has it.
+
+    To read all configs takes longer than all else before a run starts.
+    """
+    files = sorted((registry.ROOT / "configs").rglob("*.py"))
+    texts = {str(file.relative_to(registry.ROOT)): file.read_text() for file in files}
+    found = {path for path, text in texts.items() if f'"{experiment}"' in text}
+    imported = {path: set(_imported(text)) for path, text in texts.items()}
+    size = 0
+    while size < len(found):
+        size, modules = len(found), {path[:-3].replace("/", ".") for path in found}
+        found |= {path for path, own in imported.items() if own & modules}
+    return found
+
+
+def _imported(text: str) -> Iterator[str]:
+    """Names that a config's text imports from other configs, those of modules among them."""
+    for base, names in re.findall(r"from (configs[\w.]*) import (\([^)]*\)|[^\n]*)", text):
+        yield base
+        yield from (f"{base}.{name}" for name in re.findall(r"\w+", names))
 
 
 def _leaves(config: ConfigDict) -> Iterator[tuple[str, Any]]:

@@ -11,8 +11,10 @@ import pytest
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
+from experiments import ranges
 from experiments.ranges import checked_experiment
 from experiments.registry import config_keys, read_config
+from experiments.systems import read_systems
 from rml.models import ENCODERS
 from rml.training import make_mesh, use_mesh
 from tests.system.two_steps import trains
@@ -27,6 +29,17 @@ CONFIGS = sorted(
 
 def test_there_are_configs():
     assert len(CONFIGS) > 10
+
+
+def test_the_configs_of_a_recipe_are_found_without_reading_all():
+    paths = {path for system in read_systems().values() for path in system.configs}
+    recipes: dict[str, set[str]] = {}
+    for path in paths:
+        recipes.setdefault(read_config(path).experiment, set()).add(path)
+    assert len(recipes) > 50
+    for recipe, own in recipes.items():
+        assert ranges._known_keys(recipe).keys() == own
+    assert len(ranges._naming("kernels.steps")) == 1
 
 
 # A deep encoder repeats its blocks: one of a stage, or of a transformer, is traced like all.
