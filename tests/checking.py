@@ -5,6 +5,8 @@ called. The check of such a function is a program of its own, generated in a mil
 and depends on the signature alone.
 """
 
+from functools import partial
+
 from jaxtyping import _decorator
 
 
@@ -21,8 +23,21 @@ def share_checks() -> None:
 
     def check_once(typechecker, function):
         if function not in checked:
-            checked[function] = check(typechecker, function)
+            checked[function] = when_called(partial(check, typechecker, function))
         return checked[function]
 
     _decorator._make_fn_with_signature = write_once
     _decorator._apply_typechecker = check_once
+
+
+def when_called(make):
+    """What `make` makes, made once it is called: most functions are not, in one process."""
+    made = None
+
+    def called(*args, **named):
+        nonlocal made
+        if made is None:
+            made = make()
+        return made(*args, **named)
+
+    return called

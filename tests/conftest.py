@@ -50,8 +50,13 @@ settings.load_profile("rml")
 
 
 def pytest_configure() -> None:
-    from tests import checking, compiling  # they import JAX, which reads the variables above
+    from tests import (
+        checking,
+        compiling,
+        threads,
+    )  # they import JAX, which reads the variables above
 
+    threads.use_one()
     checking.share_checks()
     compiling.share_contexts()
     if not KEEPS:
@@ -158,6 +163,7 @@ def forking_python(shared: Path) -> Path:
             command = ["-m", "tests.system.forks", str(address), str(python), str(pytest_itself)]
             server = subprocess.Popen(
                 [sys.executable, *command], cwd=ROOT, stdin=subprocess.DEVNULL,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # as in `tests.threads`
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             while not os.access(python, os.X_OK):
