@@ -1,7 +1,8 @@
 """A sparse deep kernel machine beside the sparse Gaussian process of the same kernel, on images.
 
-Yang et al., arXiv:2108.13097. Both train through the engine on the same batches, inducing points
-and steps; the Gaussian process is the machine whose Gram matrices stay at their kernels. Validation
+Yang et al., arXiv:2108.13097; with `model.patch` both are convolutional, Milsom, Anson and
+Aitchison, arXiv:2309.09814. Both train through the engine on the same batches, inducing points and
+steps; the Gaussian process is the machine whose Gram matrices stay at their kernels. Validation
 images choose ν and the learning rate of the machine, and of as many values the Gaussian process's
 learning rate, which has no ν: all tries of a method train as one program, on the other training
 images. Each method then trains on all of them. A stopped run continues in `methods/<name>` of the
@@ -29,10 +30,11 @@ from experiments.common.images import (  # fmt: skip
 from experiments.common.many import many, on_one_device, replaced, unstack
 from experiments.common.pretraining import train, train_on_mesh
 from experiments.common.selection import at_edge
-from experiments.kernels.machines import draw_correlations, option_pairs, propagation
+from experiments.kernels.image_machines import bound, first_machine, first_points, predict
+from experiments.kernels.machines import Machine, draw_correlations, option_pairs, propagation
 from experiments.ranges import ABOVE_0
 from rml import data, kernels, training
-from rml.data import augment, splits
+from rml.data import splits
 from rml.data.source import select
 from rml.errors import UserError
 from rml.evaluation.calibration import probability_scores
@@ -49,10 +51,12 @@ CLAIMS = (
 )  # fmt: skip
 # At all of these ν Gram matrices stay at their kernels.
 NULLS = {"fixed_grams": {"model.widths": (1e6, 2e6, 4e6)}}
-RANGES = {"tries.rates": ABOVE_0, "tries.sparse_gp_rates": ABOVE_0}
+RANGES = {
+    "tries.rates": ABOVE_0, "tries.sparse_gp_rates": ABOVE_0, "model.amplitude": ABOVE_0,
+}  # fmt: skip
 CAPTIONS = {
-    "grams_before.png": "Correlations of the inducing points in each layer at the start, in the "
-    "order of their classes.",
+    "grams_before.png": "Correlations of the inducing points in each layer at the start: images in "
+    "the order of their classes, or patches in the order of their brightness.",
     "grams_after.png": "The same after training.",
     "loss.png": "Negative bound a data point against steps.",
 }
@@ -67,23 +71,14 @@ def task(config: Any, method: str = "dkm") -> Task:
     model = config.model
 
     def init_variables(_: Any) -> Any:
-        # Data are read when the state is made, not when it is traced for its shapes.
-        spec = jax.ShapeDtypeStruct((model.inducing, np.prod(config.data.image_shape)), jnp.float32)
-        # The seed may be traced, where several runs are one program.
-        seed = jnp.asarray(config.seed, jnp.uint32)
-        inducing = jax.pure_callback(
-            lambda seed: inducing_images(config, int(seed)), spec, seed, vmap_method="sequential"
-        )
-        layers = dict(depth=model.depth, outputs=model.classes)
-        return {"params": kernels.init_sparse(inducing, learned=METHODS[method], **layers)}
+        return {"params": first_machine(config, learned=METHODS[method])}
 
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
-        value = -kernels.elbo(
-            params, flatten(batch["image"]), batch["label"], key=state.step_key,
-            total=config.data.total, widths=jnp.full(model.depth, model.width),
-            likelihood="categorical", samples=model.samples, **propagation(config),
+        value = bound(
+            params, batch["image"], batch["label"], state.step_key, total=config.data.total,
+            widths=jnp.full(model.depth, model.width), samples=model.samples, **propagation(config),
         )  # fmt: skip
-        return Loss(value)
+        return Loss(-value)
 
     return training.gradient_task(
         init_variables=init_variables, loss=loss, batch_spec=batch_spec(config),
@@ -95,40 +90,18 @@ def task(config: Any, method: str = "dkm") -> Task:
     )  # fmt: skip
 
 
-def flatten(images: Any) -> Any:
-    """Images as rows, about zero."""
-    return 2 * augment.to_float(images).reshape(len(images), -1) - 1
-
-
-def inducing_images(config: Any, seed: int) -> np.ndarray:
-    """Draws the first inducing inputs, of all classes alike, sorted by class.
-
-    Raises:
-      UserError: A class has fewer images than its share.
-    """
-    arrays, model = open_images(config, "train", labelled=True).arrays(), config.model
-    rows = kernels.inducing_rows(arrays["label"], model.inducing, classes=model.classes, seed=seed)
-    if len(rows) < model.inducing:
-        raise UserError(
-            f"model.inducing is {model.inducing}, of which each of {model.classes} classes has an "
-            f"equal share, but the training images of {config.data.name} have {len(rows)} of them"
-        )
-    return np.asarray(flatten(arrays["image"][rows]), np.float32)
-
-
 @partial(jax.jit, static_argnames=("kernel", "normalization", "jitter"))
 def log_probabilities(machine: Any, images: Any, key: Any, **options: Any) -> Any:
     """Log-probabilities of the classes of images, compiled once a shape."""
-    terms = kernels.propagate_sparse(machine, flatten(images), **options)
-    return kernels.log_predictive(key, *terms.prediction, samples=100)
+    return kernels.log_predictive(key, *predict(machine, images, **options), samples=100)
 
 
-def judge(config: Any, machine: kernels.SparseMachine) -> dict[str, float]:
+def judge(config: Any, machine: Machine) -> dict[str, float]:
     """Accuracy, log-likelihood and calibration error (ten bins) on the test part."""
     return probability_scores(*predictions(config, machine))
 
 
-def predictions(config: Any, machine: kernels.SparseMachine) -> tuple[np.ndarray, np.ndarray]:
+def predictions(config: Any, machine: Machine) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of the classes of the test images, and their labels."""
     given, key = propagation(config), jax.random.key(config.seed)
     test = all_batches(open_images(config, "test"), config.evaluation.batch_size)
@@ -145,7 +118,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     # What cannot be read or is too little fails before the training.
     warn_of_oddities(open_images(config, "train", labelled=True), open_images(config, "test"))
     for part in (config, on_validation(config)):
-        inducing_images(part, config.seed)
+        first_points(part, config.seed)
     check_totals(config)
     check_tries(config)
     configs, metrics = chosen(config, run)

@@ -15,6 +15,8 @@ from rml.data import tables
 from rml.errors import UserError
 from rml.nested import flatten
 
+Machine = kernels.SparseMachine | kernels.ConvMachine
+
 
 def option_pairs(
     config: Any, first: str, second: str, *, baseline: str
@@ -66,14 +68,14 @@ def relu_units(f: Any) -> Any:
 
 
 def draw_correlations(
-    path: Path, config: Any, machine: kernels.SparseMachine, order: np.ndarray | slice = slice(None)
+    path: Path, config: Any, machine: Machine, order: np.ndarray | slice = slice(None)
 ) -> None:
     """Draws the correlations of the inducing points in each hidden layer, side by side.
 
     Args:
       path: The PNG to write.
       config: The run's config.
-      machine: A sparse machine of that config.
+      machine: A machine of that config.
       order: Inducing points in the order in which they are drawn.
     """
     correlations = np.asarray(_correlations(machine, **propagation(config)))
@@ -85,7 +87,10 @@ def draw_correlations(
 
 
 @partial(jax.jit, static_argnames=("kernel", "normalization", "jitter"))
-def _correlations(machine: kernels.SparseMachine, **options: Any) -> jax.Array:
+def _correlations(machine: Machine, **options: Any) -> jax.Array:
     """Correlations [layers, m, m] of the inducing points, compiled once a shape."""
-    grams = kernels.inducing_grams(machine, **options)
+    if isinstance(machine, kernels.ConvMachine):
+        grams = kernels.conv_inducing_grams(machine, **options)
+    else:
+        grams = kernels.inducing_grams(machine, **options)
     return jax.vmap(partial(kernels.gram, kernels.build("linear_normalized")))(grams)

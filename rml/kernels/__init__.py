@@ -12,9 +12,10 @@
 * `nngp_grams`, `gp_predict`, `log_marginal_likelihood`: the limit in which nothing is learned.
 * `sample_grams`: deep Gaussian processes and Bayesian neural networks of finite width, by
   Hamiltonian Monte Carlo.
-* `ConvMachine`, `init_conv`, `propagate_conv`, `conv_elbo`: the sparse machine over locations of
-  images, by Milsom, Anson and Aitchison, Convolutional Deep Kernel Machines, arXiv:2309.09814, as
-  is `normalize_blocks`. `conv_nngp` is its limit in full, Novak et al., arXiv:1810.05148.
+* `ConvMachine`, `init_conv`, `project_mixers`, `propagate_conv`, `conv_elbo`: the sparse machine
+  over locations of images, by Milsom, Anson and Aitchison, Convolutional Deep Kernel Machines,
+  arXiv:2309.09814, as is `normalize_blocks`. `conv_nngp` is its limit in full, Novak et al.,
+  arXiv:1810.05148.
 * `KERNELS`, `build`, `gram`: kernels as functions of inner products and norms. `relu` is the
   arc-cosine kernel of Cho and Saul 2009; `neural_tangent` makes a layer's kernel the tangent
   kernel of a network, Jacot et al., arXiv:1806.07572; `matern32` and others are Rasmussen and
@@ -24,11 +25,13 @@
 from rml.kernels.conv_machine import (
     ConvMachine,
     conv_elbo,
+    conv_inducing_grams,
     convolve_blocks,
     draw_patches,
     init_conv,
     patch_blocks,
     pool_blocks,
+    project_mixers,
     propagate_conv,
 )
 from rml.kernels.conv_nngp import conv_nngp
@@ -112,6 +115,7 @@ __all__ = [
     "classification_objective",
     "compose",
     "conv_elbo",
+    "conv_inducing_grams",
     "conv_nngp",
     "convolve_blocks",
     "deep_linear_grams",
@@ -150,6 +154,7 @@ __all__ = [
     "pool_blocks",
     "predict",
     "predict_outputs",
+    "project_mixers",
     "propagate_conv",
     "propagate_sparse",
     "rational_quadratic",

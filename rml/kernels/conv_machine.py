@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, Int
 
 from rml.kernels.conv_nngp import window_mean
-from rml.kernels.gram_kernels import Blocks, Kernel, gram_blocks, input_gram, normalize_blocks
-from rml.kernels.layers import propagate
+from rml.kernels.gram_kernels import Blocks, Kernel, input_gram
+from rml.kernels.layers import Layer, layer_kernel, propagate, stack_layers
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
 from rml.kernels.sparse import Terms
 from rml.ops.precision import full_precision
@@ -38,12 +39,16 @@ class ConvMachine(NamedTuple):
       raw: Free parameters of each hidden layer's inducing Gram matrix, or None for a sparse
         Gaussian process of the same kernel.
       outputs: Approximate posterior of the outputs at the inducing points.
+      log_scales: Each kernel reads exp(log_scale) G. One a hidden layer and one for the outputs.
+      log_amplitude: Logarithm of what multiplies the outputs' kernel.
     """
 
     patches: Float[Array, "p k k c"]
     mixers: Float[Array, "depth k k p p"]
     raw: Any
     outputs: Outputs
+    log_scales: Float[Array, " layers"]
+    log_amplitude: Float[Array, ""]
 
 
 def draw_patches(
@@ -66,6 +71,7 @@ def init_conv(
     depth: int,
     outputs: int,
     learned: bool = True,
+    amplitude: float = 1.0,
 ) -> ConvMachine:
     """Makes the machine at its prior, with mixers drawn as the authors' code draws them.
 
@@ -75,15 +81,22 @@ def init_conv(
       depth: Number of hidden layers, convolutions after that of the inputs.
       outputs: Number of outputs, or of classes.
       learned: Whether Gram matrices are parameters; False is a sparse Gaussian process.
+      amplitude: What first multiplies the outputs' kernel. Means over locations differ little from
+        image to image, so that outputs differ little at 1.
 
     Returns:
-      The machine, whose mixers are parameters either way.
+      The machine, whose mixers are parameters either way; see `project_mixers`.
     """
     p, size, dtype = patches.shape[0], patches.shape[1], patches.dtype
     mixers = jax.random.normal(key, (depth, size, size, p, p), dtype) / p**0.5
-    raw = jnp.zeros((depth, p, p), dtype) if learned else None
-    zeros = Outputs(jnp.zeros((p, outputs), dtype), jnp.zeros((p, p), dtype))
-    return ConvMachine(patches, mixers, raw, zeros)
+    return ConvMachine(
+        patches=patches,
+        mixers=mixers,
+        raw=jnp.zeros((depth, p, p), dtype) if learned else None,
+        outputs=Outputs(jnp.zeros((p, outputs), dtype), jnp.zeros((p, p), dtype)),
+        log_scales=jnp.zeros(depth + 1, dtype),
+        log_amplitude=jnp.log(jnp.asarray(amplitude, dtype)),
+    )
 
 
 def _convolution(x: Array, filters: Array) -> Array:
@@ -168,22 +181,79 @@ def conv_layers(
     kernel: Kernel,
     normalization: str = "none",
     jitter: float = 1e-5,
-) -> tuple[Blocks, list[Any]]:
+) -> tuple[Blocks, list[Layer]]:
     """Computes the last layer's kernel of all locations in blocks, and the hidden layers.
 
     A layer is the kernel, the convolution and the Gram matrix; the first Gram matrix is that of
     the input's patches.
     """
     n, height, width, _ = x.shape
-    g = patch_blocks(machine.patches, x)
-    layers = []
+    g, layers = patch_blocks(machine.patches, x), []
     for index in range(machine.mixers.shape[0]):
-        k = gram_blocks(kernel, normalize_blocks(g, how=normalization))
+        k = layer_kernel(machine.log_scales[index], g, kernel=kernel, normalization=normalization)
         k = convolve_blocks(k, machine.mixers[index], images=(n, height, width))
         raw = None if machine.raw is None else machine.raw[index]
         layers.append(propagate(k, raw, jitter=jitter))
         g = layers[-1].gram
-    return gram_blocks(kernel, normalize_blocks(g, how=normalization)), layers
+    k = layer_kernel(machine.log_scales[-1], g, kernel=kernel, normalization=normalization)
+    return k, layers
+
+
+@full_precision
+def project_mixers(
+    key: Any,
+    machine: ConvMachine,
+    x: Float[Array, "t h w c"],
+    *,
+    kernel: Kernel,
+    normalization: str = "none",
+    jitter: float = 1e-5,
+) -> ConvMachine:
+    """Sets mixers by images: each inducing point after a convolution stands for a patch of them.
+
+    With the layer's kernel K, the patch at r of an image has C_d = K_ti(r + d) K_ii⁻¹: at each
+    offset that combination of the inducing points which is nearest to what the patch has there,
+    and none outside the image. Drawn mixers, N(0, 1/p), are patches of no image, and explain much
+    less of the variance of locations.
+
+    Args:
+      key: Typed key of the patches, drawn uniformly over images and locations.
+      machine: Machine whose other parameters stay.
+      x: Images.
+      kernel: See `propagate_conv`.
+      normalization: See `propagate_conv`.
+      jitter: See `propagate_conv`.
+
+    Returns:
+      The machine with other mixers.
+
+    Source: ours; the authors of arXiv:2309.09814 draw them.
+    """
+    n, height, width, _ = x.shape
+    depth, size, _, p, _ = machine.mixers.shape
+    g, mixers = patch_blocks(machine.patches, x), []
+    for index in range(depth):
+        k = layer_kernel(machine.log_scales[index], g, kernel=kernel, normalization=normalization)
+        factor = cholesky(k.ii, jitter=jitter).factor
+        combined = cho_solve((factor, True), k.ti.T).T.reshape(n, height, width, p)
+        padded = jnp.pad(combined, ((0, 0), *((size // 2,) * 2,) * 2, (0, 0)))
+        patches = draw_patches(jax.random.fold_in(key, index), padded, count=p, size=size)
+        mixers.append(jnp.moveaxis(patches, 0, 2))
+        k = convolve_blocks(k, mixers[-1], images=(n, height, width))
+        raw = None if machine.raw is None else machine.raw[index]
+        g = propagate(k, raw, jitter=jitter).gram
+    found = stack_layers(mixers, machine.mixers[:0].sum(0))
+    return machine._replace(mixers=found.astype(machine.mixers.dtype))
+
+
+def conv_inducing_grams(
+    machine: ConvMachine, *, kernel: Kernel, normalization: str = "none", jitter: float = 1e-5
+) -> Float[Array, "depth p p"]:
+    """Computes Gram matrices of the inducing points in the hidden layers."""
+    k, layers = conv_layers(
+        machine, machine.patches[:1], kernel=kernel, normalization=normalization, jitter=jitter
+    )
+    return stack_layers([layer.gram.ii for layer in layers], k.ii)
 
 
 def propagate_conv(
@@ -207,11 +277,11 @@ def propagate_conv(
       Marginals of the outputs and the hidden layers' terms.
 
     Source: Milsom, Anson and Aitchison, arXiv:2309.09814. Of the paper are the layers, inducing
-      points, pooling and objective; its residual blocks, strides, whitening and learned scales are
-      not here.
+      points, pooling and objective; its residual blocks, strides and whitening are not here.
     """
     k, layers = conv_layers(machine, x, kernel=kernel, normalization=normalization, jitter=jitter)
     pooled = pool_blocks(k, images=x.shape[0], jitter=jitter)
+    pooled = Blocks(*(jnp.exp(machine.log_amplitude) * block for block in pooled))
     zero = jnp.zeros(1, pooled.t.dtype)
     return Terms(
         output_marginals(pooled, machine.outputs, jitter=jitter),

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rml.kernels.gram_kernels import Blocks
+from rml.kernels.gram_kernels import Blocks, Kernel, gram_blocks, normalize_blocks
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
 from rml.ops.similarity import wide
@@ -57,6 +57,15 @@ def free_parameters(t: Float[Array, "n n"]) -> Float[Array, "n n"]:
 def unit_kl(t: Float[Array, "n n"]) -> Float[Array, ""]:
     """Computes KL(N(0, T Tᵀ) || N(0, I)) in nats."""
     return (jnp.sum(t * t) - t.shape[0]) / 2 - jnp.sum(jnp.log(jnp.diagonal(t)))
+
+
+def layer_kernel(
+    log_scale: Float[Array, ""], g: Blocks, *, kernel: Kernel, normalization: str
+) -> Blocks:
+    """Computes a layer's kernel matrix in blocks, K(exp(scale) G) of the normalised G."""
+    scale = jnp.exp(log_scale)
+    g = Blocks(*(scale * block for block in normalize_blocks(g, how=normalization)))
+    return gram_blocks(kernel, g)
 
 
 @full_precision

@@ -10,12 +10,10 @@ from rml.errors import UserError, unknown
 from rml.kernels.gram_kernels import (
     Blocks,
     Kernel,
-    gram_blocks,
     input_blocks,
     input_gram,
-    normalize_blocks,
 )
-from rml.kernels.layers import Layer, propagate, stack_layers
+from rml.kernels.layers import Layer, layer_kernel, propagate, stack_layers
 from rml.kernels.nngp import Prediction
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
 from rml.ops.psd import require_finite, require_positive_definite
@@ -91,15 +89,6 @@ def init_sparse(
     )
 
 
-def layer_kernel(
-    machine: SparseMachine, layer: int, g: Blocks, *, kernel: Kernel, normalization: str
-) -> Blocks:
-    """Computes a layer's kernel matrix in blocks, K(exp(scale) G); from 0, the outputs' last."""
-    g = normalize_blocks(g, how=normalization)
-    scale = jnp.exp(machine.log_scales[layer])
-    return gram_blocks(kernel, Blocks(*(scale * block for block in g)))
-
-
 def hidden_layers(
     machine: SparseMachine,
     x: Float[Array, "t d"],
@@ -111,14 +100,14 @@ def hidden_layers(
     """Yields each layer's kernel matrix, and what it hands on; the last, the outputs', nothing."""
     scales = jnp.exp(machine.log_input_scales)
     g = input_blocks(machine.inducing * scales, x * scales)
-    depth = machine.log_scales.shape[0] - 1
-    for index in range(depth):
-        k = layer_kernel(machine, index, g, kernel=kernel, normalization=normalization)
+    for index in range(machine.log_scales.shape[0] - 1):
+        k = layer_kernel(machine.log_scales[index], g, kernel=kernel, normalization=normalization)
         raw = None if machine.raw is None else machine.raw[index]
         layer = propagate(k, raw, jitter=jitter)
         yield k, layer
         g = layer.gram
-    yield layer_kernel(machine, depth, g, kernel=kernel, normalization=normalization), None
+    k = layer_kernel(machine.log_scales[-1], g, kernel=kernel, normalization=normalization)
+    yield k, None
 
 
 def inducing_grams(

@@ -9,9 +9,11 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from configs.kernels import (
+    classification_conv_digits,
     classification_digits,
     classification_fashion,
     classification_mnist5k,
+    convolution_digits,
     gaussianity_diabetes,
     regression_tables,
     steps_friedman,
@@ -19,7 +21,9 @@ from configs.kernels import (
 from experiments.common.images import open_images
 from experiments.kernels import (
     classification,
+    convolution,
     gaussianity,
+    image_machines,
     learning,
     regression,
     regression_machines,
@@ -62,9 +66,119 @@ def test_learned_gram_matrices_classify_digits_better(measure):
     assert metrics["dkm_validation"] > metrics["sparse_gp_validation"]
 
 
+@pytest.mark.slow
+def test_a_convolutional_machine_learns_digits(measure):
+    changes = {
+        "train.steps": 100, "train.batch_size": 40, "train.log_every": 50,
+        "train.checkpoint_every": 0, "model.inducing": 24, "model.widths": (10.0,),
+        "tries.rates": (0.05,), "tries.sparse_gp_rates": (0.05,),
+    }  # fmt: skip
+    metrics, _ = measure("configs/kernels/classification_conv_digits.py", changes)
+    assert metrics["dkm_accuracy"] > 0.2, metrics
+    assert metrics["dkm_log_likelihood"] > np.log(0.1) + 0.1, metrics
+
+
+def test_inducing_patches_are_different_ones_of_the_training_images(tfds_data_dir):
+    config = classification_conv_digits.get_config()
+    patches, images = image_machines.first_points(config, 3)
+    assert patches.shape == (48, 3, 3, 1)
+    assert images.shape == (200, 8, 8, 1)
+    assert images.min() == -1
+    assert images.max() == 1
+    rows = patches.reshape(48, -1)
+    assert len(np.unique(rows, axis=0)) == 48
+    assert (np.diff(rows.mean(1)) >= -1e-6).all()
+    windows = np.lib.stride_tricks.sliding_window_view(images[..., 0], (3, 3), (1, 2))
+    assert {tuple(row) for row in rows} <= {tuple(row) for row in windows.reshape(-1, 9)}
+    other = image_machines.first_points(config, 4)
+    assert not np.array_equal(other.inducing, patches)
+    assert not np.array_equal(other.images, images)
+    config.data.train = "train[:1]"
+    with pytest.raises(UserError, match=r"model.inducing is 48, but 1 training images of digits"):
+        image_machines.first_points(config, 3)
+
+
+FEW = {
+    "data.sizes": (30, 15), "data.validation": 20, "data.test_images": 25, "model.depths": (1, 2),
+    "model.noises": (1e-3, 1.0),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_networks_are_classified_by_the_best_of_their_options(measure):
+    metrics, holds = measure("configs/kernels/convolution_digits.py", FEW)
+    assert len(holds) == len(convolution.CLAIMS) == 3
+    config = override(convolution_digits.get_config(), FEW)
+    found = (open_images(config, part, labelled=True).arrays() for part in ("train", "test"))
+    (x, y), valid, test = convolution.drawn(config, *found)
+    for n in (15, 30):
+        tried = {}
+        for depth in (1, 2):
+            given = dict(kernel=kernels.relu, depth=depth)
+            rows = [part.reshape(len(part), -1) for part in (x[:n], valid[0], test[0])]
+            g = kernels.input_gram(jnp.asarray(np.concatenate(rows)))
+            k = kernels.nngp_grams(g, **given)[-1]
+            for noise in (1e-3, 1.0):
+                blocks = kernels.Blocks(k[:n, :n], k[n:, :n], jnp.diagonal(k)[n:])
+                own = noise * jnp.mean(jnp.diagonal(blocks.ii))
+                mean = kernels.gp_predict(
+                    blocks, jnp.asarray(np.eye(10)[y[:n]] - 0.1), noise=own
+                ).mean
+                right = np.argmax(mean, 1) == np.concatenate([valid[1], test[1]])
+                tried[depth, noise] = float(right[:20].mean()), float(right[20:].mean())
+        best = max(tried, key=lambda at: tried[at][0])
+        assert (metrics[f"nngp_depth_{n}"], metrics[f"nngp_noise_{n}"]) == best
+        own = metrics[f"nngp_validation_{n}"], metrics[f"nngp_accuracy_{n}"]
+        assert own == pytest.approx(tried[best])
+    for name, (better, worse) in convolution.GAINS.items():
+        gain = metrics[f"{better}_accuracy_30"] - metrics[f"{worse}_accuracy_30"]
+        assert metrics[name] == pytest.approx(gain)
+        assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"]
+
+
+@pytest.mark.slow
+def test_kernels_of_networks_are_those_of_their_kind():
+    config = convolution_digits.get_config()
+    x, other = (
+        jnp.asarray(np.random.default_rng(i).random((n, 4, 4, 1))) for i, n in ((0, 2), (1, 3))
+    )
+    given = dict(kernel=kernels.relu, depth=2, size=3)
+    for method, pool in ((convolution.POOLED, True), (convolution.FLAT, False)):
+        k, ti = convolution.compute(config, method, 2, x, other)
+        np.testing.assert_allclose(k, kernels.conv_nngp(x, x, pool=pool, **given), rtol=1e-5)
+        np.testing.assert_allclose(ti, kernels.conv_nngp(other, x, pool=pool, **given), rtol=1e-5)
+
+
+def test_networks_are_judged_on_images_that_change_places_with_all_others(tfds_data_dir):
+    config = override(convolution_digits.get_config(), FEW)
+    found = [open_images(config, part, labelled=True).arrays() for part in ("train", "test")]
+    parts = convolution.drawn(config, *found)
+    assert [len(x) for x, _ in parts] == [len(y) for _, y in parts] == [30, 20, 25]
+    rows = [{tuple(image.reshape(-1)) for image in x} for x, _ in parts]
+    assert not rows[0] & rows[1]
+    given = np.asarray(image_machines.about_zero(found[0]["image"])).reshape(-1, 64)
+    assert rows[0] | rows[1] <= {tuple(image) for image in given}
+    config.data.shuffled = True
+    moved = convolution.drawn(config, *found)
+    before, after = (
+        np.concatenate([x.reshape(len(x), -1) for x, _ in own]).T for own in (parts, moved)
+    )
+    assert not np.array_equal(before, after)
+    assert sorted(map(tuple, before)) == sorted(map(tuple, after))  # pixels, in all images alike
+    for (_, labels), (_, same) in zip(parts, moved, strict=True):
+        np.testing.assert_array_equal(labels, same)
+    config.data.test_images = 360
+    with pytest.raises(UserError, match=r"data.test, 'test' of digits, has 359 images, .* 360"):
+        convolution.drawn(config, *found)
+
+
 @pytest.mark.parametrize(
-    "file", [classification_digits, classification_mnist5k, classification_fashion, steps_friedman]
-)
+    "file",
+    [
+        classification_conv_digits, classification_digits, classification_mnist5k,
+        classification_fashion, steps_friedman,
+    ],
+)  # fmt: skip
 def test_the_baseline_has_as_many_tries_as_the_machine(file):
     config = file.get_config()
     recipe = steps if file is steps_friedman else classification

@@ -15,7 +15,7 @@ from rml.kernels.outputs import Outputs
 from rml.training import descend
 from tests.precision import rounded
 
-RELU = kernels.relu
+RELU, SE = kernels.relu, kernels.squared_exponential
 conv_nngp = jax.jit(kernels.conv_nngp, static_argnames=("kernel", "depth", "size", "pool"))
 
 
@@ -87,24 +87,29 @@ def machine_of(normal, *, learned=True, depth=2, p=4):
     patches = jnp.asarray(normal(2, p, 3, 3, 2))
     machine = kernels.init_conv(jax.random.key(3), patches, depth=depth, outputs=3, learned=learned)
     outputs = Outputs(jnp.asarray(normal(4, p, 3)), 0.1 * jnp.asarray(normal(5, p, p)))
-    return machine._replace(outputs=outputs)
+    scales = jnp.array([0.3, -0.2, 0.4])[: depth + 1]
+    return machine._replace(outputs=outputs, log_scales=scales, log_amplitude=jnp.array(0.5))
 
 
 @pytest.mark.slow
 def test_blocks_are_covariances_of_wide_networks_and_their_inducing_points(normal):
     x, machine = normal(0, 2, 3, 4, 2), machine_of(normal, learned=False)
     images, given, mixers = (np.float32(a) for a in (x, machine.patches, machine.mixers))
+    scales = np.exp(np.float32(machine.log_scales))
     rng = np.random.default_rng(0)
+
+    def scaled(h, layer):
+        return activate(np.sqrt(scales[layer]) * h)
 
     def one():
         """Both read the same random filters: images everywhere, inducing points as patches."""
         own = filters(rng, 3, 2, 300)
         h, u = convolve(images, own), np.tensordot(given, own, 3)
-        for mixer in mixers:
+        for layer, mixer in enumerate(mixers):
             own = filters(rng, 3, h.shape[-1], 300)
-            patches = np.einsum("abij,jc->iabc", mixer, activate(u))
-            h, u = convolve(activate(h), own), np.tensordot(patches, own, 3)
-        points = np.concatenate([activate(u), activate(h).reshape(-1, h.shape[-1])])
+            patches = np.einsum("abij,jc->iabc", mixer, scaled(u, layer))
+            h, u = convolve(scaled(h, layer), own), np.tensordot(patches, own, 3)
+        points = np.concatenate([scaled(u, -1), scaled(h, -1).reshape(-1, h.shape[-1])])
         return points @ points.T / points.shape[1]
 
     draws, x = np.stack([one() for _ in range(40)]), jnp.asarray(x)
@@ -116,7 +121,8 @@ def test_blocks_are_covariances_of_wide_networks_and_their_inducing_points(norma
     assert within(np.diagonal(draws, axis1=1, axis2=2)[:, p:], blocks.t, share=0.02)
     norms = blocks.t.reshape(2, -1).mean(1)
     full = conv_nngp(x, x, kernel=RELU, depth=3, pool=False)
-    np.testing.assert_allclose(norms, jnp.diagonal(full), rtol=1e-10)
+    # The kernel of ReLU units is homogeneous.
+    np.testing.assert_allclose(norms, scales.prod() * jnp.diagonal(full), rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -125,14 +131,20 @@ def test_images_of_one_pixel_are_the_sparse_machines_points(normal, normalizatio
     x, z = jnp.asarray(normal(0, 5, 4)), jnp.asarray(normal(1, 3, 4))
     raw = 0.3 * jnp.asarray(normal(2, 2, 3, 3))
     outputs = Outputs(jnp.asarray(normal(3, 3, 2)), 0.1 * jnp.asarray(normal(4, 3, 3)))
-    sparse = kernels.init_sparse(z, depth=2, outputs=2)._replace(raw=raw, outputs=outputs)
+    own = dict(log_scales=jnp.array([0.3, -0.2, 0.4]), log_amplitude=jnp.array(0.5))
+    sparse = kernels.init_sparse(z, depth=2, outputs=2)._replace(raw=raw, outputs=outputs, **own)
     alike = jnp.broadcast_to(jnp.eye(3), (2, 1, 1, 3, 3))
-    conv = kernels.ConvMachine(z[:, None, None], alike, raw, outputs)
+    conv = kernels.ConvMachine(z[:, None, None], alike, raw, outputs, **own)
     options = dict(kernel=RELU, normalization=normalization, jitter=1e-9)
     expected = jax.jit(partial(kernels.propagate_sparse, **options))(sparse, x)
     ours = jax.jit(partial(kernels.propagate_conv, **options))(conv, x[:, None, None])
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        kernels.conv_inducing_grams(conv, **options),
+        kernels.inducing_grams(sparse, **options),
+        rtol=1e-6,
+    )
     key, labels = jax.random.key(5), jnp.array([0, 1, 0, 1, 1])
     given = dict(total=20, widths=jnp.array([2.0, 3.0]), samples=8, **options)
     bound = jax.jit(partial(kernels.elbo, likelihood="categorical", **given))
@@ -158,6 +170,55 @@ def test_pooling_is_exact_where_locations_are_inducing_points(normal):
     )
 
 
+def offsets(places, height, width):
+    """The locations [places, 3, 3] around each, -1 outside of the image."""
+    at = np.pad(np.arange(height * width).reshape(height, width), 1, constant_values=-1)
+    return np.lib.stride_tricks.sliding_window_view(at, (3, 3)).reshape(-1, 3, 3)[places]
+
+
+@pytest.mark.slow
+def test_mixers_of_images_are_their_patches_where_locations_are_inducing_points(normal):
+    x = jnp.asarray(normal(20, 1, 3, 4, 2))
+    padded = np.pad(x[0], ((1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (0, 1))
+    patches = jnp.asarray(np.moveaxis(windows, 2, 4).reshape(12, 3, 3, 2))
+    machine = kernels.init_conv(jax.random.key(0), patches, depth=1, outputs=2)
+    project = jax.jit(partial(kernels.project_mixers, kernel=SE, jitter=1e-12))
+    mixers = np.asarray(project(jax.random.key(1), machine, x).mixers[0])
+    places = mixers[1, 1].argmax(1)  # each point's own location
+    assert len(set(places)) > 3
+    expected = offsets(places, 3, 4)[..., None] == np.arange(12)
+    np.testing.assert_allclose(mixers, np.moveaxis(expected, 0, 2), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_mixers_of_images_explain_more_of_what_each_layer_sees(normal):
+    x = jnp.asarray(normal(21, 6, 4, 4, 1))
+    patches = kernels.draw_patches(jax.random.key(1), x, count=5, size=3)
+    start = kernels.init_conv(jax.random.key(0), patches, depth=2, outputs=2)._replace(
+        raw=0.4 * jnp.asarray(normal(22, 2, 5, 5)), log_scales=jnp.array([0.6, -0.4, 0.3])
+    )
+    options = dict(kernel=SE, normalization="local", jitter=1e-9)
+    found = jax.jit(partial(kernels.project_mixers, **options))(jax.random.key(2), start, x)
+    np.testing.assert_array_equal(found.raw, start.raw)
+    layers = jax.jit(partial(conv_machine.conv_layers, **options))
+
+    def explained(machine):
+        own = layers(machine, x)[1][-1].gram
+        return np.sum(own.ti.T * np.linalg.solve(own.ii, own.ti.T)) / np.sum(own.t)
+
+    assert 1 - explained(found) < 0.9 * (1 - explained(start))
+    # A second layer's patches are combinations of the first one's points, with its Gram matrix.
+    first = found._replace(mixers=found.mixers[:1], log_scales=found.log_scales[:2])
+    k = layers(first, x)[0]
+    combined = np.linalg.solve(k.ii, k.ti.T).T.reshape(6, 4, 4, 5)
+    padded = np.pad(combined, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+    windows = np.moveaxis(windows, 3, 5).reshape(-1, 45)
+    for own in np.moveaxis(np.asarray(found.mixers[1]), 2, 0).reshape(5, 45):
+        assert np.abs(windows - own).max(1).min() < 1e-6
+
+
 @pytest.mark.slow
 def test_training_raises_the_objective_and_learns_gram_matrices(normal):
     x = normal(7, 12, 4, 4, 1)
@@ -169,7 +230,8 @@ def test_training_raises_the_objective_and_learns_gram_matrices(normal):
     windows = np.lib.stride_tricks.sliding_window_view(np.asarray(x), (3, 3), (1, 2))
     rows = {tuple(row) for row in windows.reshape(-1, 9)}
     assert {tuple(np.asarray(patch).reshape(-1)) for patch in patches} <= rows
-    start = kernels.init_conv(jax.random.key(1), patches, depth=1, outputs=2)
+    start = kernels.init_conv(jax.random.key(1), patches, depth=1, outputs=2, amplitude=1.5)
+    assert start.log_amplitude == pytest.approx(np.log(1.5))
     key = jax.random.key(2)
 
     options = dict(kernel=RELU, normalization="local")

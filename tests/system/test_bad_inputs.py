@@ -174,6 +174,8 @@ RECIPES = [
     ("kernels/classification_digits", "evaluation.batch_size=0", ("evaluation.batch_size", "0")),
     ("kernels/classification_digits", "model.classes=4 model.inducing=33",
      ("model.inducing is 33", "have 32 of them")),
+    ("kernels/classification_conv_digits", "model.patch=4", ("model.patch is 4", "odd", "8 x 8")),
+    ("kernels/convolution_digits", "data.sizes=(50,1200)", ("'train' of digits", "1438", "1500")),
     ("retrieval/contriever_pydocs_random", "loss.negatives=batch train.batch_size=1",
      ("train.batch_size", "1", "at least 2")),
     ("retrieval/contriever_pydocs_random", "evaluation.test_queries=0", ("test_queries", "0")),

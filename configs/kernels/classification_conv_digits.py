@@ -1,0 +1,19 @@
+"""A convolutional deep kernel machine beside the sparse Gaussian process of its kernel, on digits.
+
+python -m experiments.run --config=configs/kernels/classification_conv_digits.py --workdir=runs/conv
+
+Kernel, samples and splits are those of mnist5k. The first amplitude, batch and steps were chosen on
+validation images of seed 0, once for both methods.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.kernels import classification_digits
+
+
+def get_config() -> ConfigDict:
+    config = classification_digits.get_config()
+    config.model.update(dict(patch=3, depth=1, inducing=48, amplitude=100.0, normalization="local"))
+    config.tries.update(dict(rates=(3e-2,), sparse_gp_rates=(1e-2, 3e-2, 1e-1)))
+    config.train.batch_size = 64
+    return config
