@@ -4,6 +4,7 @@ Several of them share the cores already. Threads beyond that wait for work by sp
 BLAS and of XLA alike: they take up to a third of the processors' time.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -22,4 +23,5 @@ def use_one() -> None:
     os.sched_setaffinity(0, {min(given)})
     jax.devices()  # it makes as many threads as there are cores to use
     for thread in Path("/proc/self/task").iterdir():
-        os.sched_setaffinity(int(thread.name), given)
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(int(thread.name), given)
