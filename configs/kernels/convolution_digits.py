@@ -1,6 +1,8 @@
 """Gaussian processes of wide networks with and without convolutions, on few handwritten digits.
 
 python -m experiments.run --config=configs/kernels/convolution_digits.py --workdir=runs/convolution
+
+With some hundreds of images nearly all digits are classified rightly, by any kernel.
 """
 
 from ml_collections import ConfigDict
@@ -9,14 +11,14 @@ from configs import parts
 
 
 def get_config() -> ConfigDict:
-    images = parts.images("digits", (8, 8, 1), train="train", test="test")
+    images = parts.images("digits", (8, 8, 1), train="train[:50%]", test="train[50%:]+test")
     return ConfigDict(
         dict(
             experiment="kernels.convolution",
             seed=0,
             precision="highest",
             data=images
-            | dict(sizes=(50, 100, 200, 400), validation=300, test_images=350, shuffled=False),
+            | dict(sizes=(20, 50, 100), validation=300, test_images=1000, shuffled=False),
             model=dict(
                 kernel="relu",
                 patch=3,

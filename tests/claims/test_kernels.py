@@ -167,8 +167,9 @@ def test_networks_are_judged_on_images_that_change_places_with_all_others(tfds_d
     assert sorted(map(tuple, before)) == sorted(map(tuple, after))  # pixels, in all images alike
     for (_, labels), (_, same) in zip(parts, moved, strict=True):
         np.testing.assert_array_equal(labels, same)
-    config.data.test_images = 360
-    with pytest.raises(UserError, match=r"data.test, 'test' of digits, has 359 images, .* 360"):
+    config.data.test_images = 1079
+    message = r"data.test, 'train\[50%:\]\+test' of digits, has 1078 images, .* 1079"
+    with pytest.raises(UserError, match=message):
         convolution.drawn(config, *found)
 
 
