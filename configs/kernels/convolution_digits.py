@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
                 kernel="relu",
                 patch=3,
                 depths=(1, 2, 3, 4),
-                noises=(1e-4, 1e-3, 1e-2, 1e-1),
+                noises=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
             ),
         )
     )
