@@ -176,7 +176,7 @@ RECIPES = [
      ("model.inducing is 33", "have 32 of them")),
     ("kernels/classification_conv_digits", "model.patch=4", ("model.patch is 4", "odd", "8 x 8")),
     ("kernels/convolution_digits", "data.sizes=(50,1200)",
-     ("'train[:50%]' of digits", "719", "1500")),
+     ("has 16 images", "at least 1500", "data.sizes")),
     ("retrieval/contriever_pydocs_random", "loss.negatives=batch train.batch_size=1",
      ("train.batch_size", "1", "at least 2")),
     ("retrieval/contriever_pydocs_random", "evaluation.test_queries=0", ("test_queries", "0")),
