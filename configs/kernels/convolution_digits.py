@@ -3,6 +3,8 @@
 python -m experiments.run --config=configs/kernels/convolution_digits.py --workdir=runs/convolution
 
 With some hundreds of images nearly all digits are classified rightly, by any kernel.
+
+Result: results/dkm, 4 min 31 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """Gaussian processes of wide networks on images: convolutions with and without pooling, and none.
 
 Novak et al., arXiv:1810.05148; Garriga-Alonso et al., arXiv:1808.05587. Three networks of infinite
-width classify images by exact regression on centred labels: a fully connected one, a convolutional
+width classify images by exact regression on labels: a fully connected one, a convolutional
 one whose output reads all locations, and one whose output reads their mean. Without the mean the
 process is that of a network whose locations share no weights. Of each number of training images,
 drawn by the seed, each network chooses its depth and the variance of its noise on validation
@@ -175,7 +175,7 @@ def _fully(train: Array, images: Array, *, kernel: Any, depth: int) -> tuple[Arr
 
 @partial(jax.jit, static_argnames="classes")
 def predict(k: Array, ti: Array, labels: Array, noises: Array, *, classes: int) -> Array:
-    """Classifies images by regression on centred labels, once with each noise.
+    """Classifies images by regression on their labels, once with each noise.
 
     Args:
       k: Kernel [n, n] of the training images.
@@ -187,8 +187,7 @@ def predict(k: Array, ti: Array, labels: Array, noises: Array, *, classes: int) 
     Returns:
       Classes [noises, t].
     """
-    y = jax.nn.one_hot(labels, classes, dtype=k.dtype)
-    y = y - jnp.mean(y, axis=1, keepdims=True)
+    y = jax.nn.one_hot(labels, classes, dtype=k.dtype)  # without their mean they rank alike
 
     def classify(noise: Array) -> Array:
         own = k + noise * jnp.mean(jnp.diagonal(k)) * jnp.eye(len(k), dtype=k.dtype)

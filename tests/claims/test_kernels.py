@@ -93,7 +93,10 @@ def test_inducing_patches_are_different_ones_of_the_training_images(tfds_data_di
     other = image_machines.first_points(config, 4)
     assert not np.array_equal(other.inducing, patches)
     assert not np.array_equal(other.images, images)
-    config.data.train = "train[:1]"
+    config.model.inducing = 1000  # of so many some would be drawn twice
+    many = image_machines.first_points(config, 3).inducing
+    assert len(np.unique(many.reshape(1000, -1), axis=0)) == 1000
+    config.model.inducing, config.data.train = 48, "train[:1]"
     with pytest.raises(UserError, match=r"model.inducing is 48, but 1 training images of digits"):
         image_machines.first_points(config, 3)
 
