@@ -50,11 +50,8 @@ settings.load_profile("rml")
 
 
 def pytest_configure() -> None:
-    from tests import (
-        checking,
-        compiling,
-        threads,
-    )  # they import JAX, which reads the variables above
+    # They import JAX, which reads the variables above.
+    from tests import checking, compiling, threads
 
     threads.use_one()
     checking.share_checks()

@@ -158,7 +158,8 @@ def compute(config: Any, method: str, depth: int, train: Any, images: Any) -> tu
     if method == FULLY:
         return _fully(train, images, **options)
     options |= dict(size=config.model.patch, pool=method == POOLED)
-    return _convolutional(train, train, **options), _convolutional(images, train, **options)
+    k = _convolutional(np.concatenate([train, images]), train, **options)
+    return k[: len(train)], k[len(train) :]
 
 
 _convolutional = jax.jit(kernels.conv_nngp, static_argnames=("kernel", "depth", "size", "pool"))

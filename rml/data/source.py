@@ -271,11 +271,10 @@ class Kept:
             return found and dict(found)
 
     def put(self, key: Hashable, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps arrays in the place of those read longest ago; nobody can write into them then."""
-        if (size := _bytes(arrays)) > self.limit:
+        """Keeps arrays in the place of those read longest ago; nothing is kept under None."""
+        if key is None or (size := _bytes(arrays)) > self.limit:
             return
-        for array in arrays.values():
-            array.flags.writeable = False
+        _freeze(arrays)
         with self._lock:
             self._arrays.pop(key, None)
             while size + sum(map(_bytes, self._arrays.values())) > self.limit:
@@ -284,7 +283,13 @@ class Kept:
 
 
 def _bytes(arrays: Mapping[str, np.ndarray]) -> int:
-    return sum(array.nbytes for array in arrays.values())
+    return arrays["image"].nbytes
+
+
+def _freeze(arrays: Mapping[str, np.ndarray]) -> None:
+    """Lets nobody write into arrays that others read."""
+    for array in arrays.values():
+        array.flags.writeable = False
 
 
 KEPT = Kept(IN_MEMORY_BYTES)
@@ -311,8 +316,8 @@ class RecordSource(Source):
       name: Name as given to `load`.
       split: Split as given to `load`.
       labels: int32 `[size]` where known.
-      key: What images and labels depend on: what is decoded is kept for all sources of one key.
-        Without, it is kept for this source.
+      key: What images and labels depend on: what is decoded is kept for other sources of one key,
+        too. Without, it is kept for this source alone.
     """
 
     def __init__(
@@ -329,11 +334,12 @@ class RecordSource(Source):
         key: Hashable = None,
     ) -> None:
         super().__init__(name=name, split=split, class_names=class_names, size=size)
-        self._key, self._kept = key, Kept(IN_MEMORY_BYTES) if key is None else KEPT
+        self._key = key
         self._record = record
         self._image_size = None if image_size is None else pair(image_size)
         self.image_shape = (*(self._image_size or image_shape[:2]), image_shape[2])
         self.labels = labels
+        self._kept: dict[str, np.ndarray] | None = None
 
     def _read(self, index: int) -> Example:
         record = self._record(index)
@@ -346,8 +352,17 @@ class RecordSource(Source):
         return {"image": image, "label": record.label}
 
     def _load(self) -> dict[str, np.ndarray]:
-        if (kept := self._kept.get(self._key)) is not None:
-            return kept
+        # Every evaluation reads all images, which would be decoded anew.
+        if self._kept is None:
+            arrays = KEPT.get(self._key) or self._decoded()
+            if _bytes(arrays) > IN_MEMORY_BYTES:
+                return arrays
+            _freeze(arrays)
+            KEPT.put(self._key, arrays)
+            self._kept = arrays
+        return dict(self._kept)
+
+    def _decoded(self) -> dict[str, np.ndarray]:
         images = np.empty((len(self), *(self.image_shape or ())), np.uint8)
         labels = np.empty(len(self), np.int32)
 
@@ -367,9 +382,7 @@ class RecordSource(Source):
             chunks = [range(at, min(at + 512, len(self))) for at in range(0, len(self), 512)]
             for done in [pool.submit(fill, chunk) for chunk in chunks]:
                 done.result()
-        arrays = {"image": images, "label": labels}
-        self._kept.put(self._key, arrays)
-        return arrays
+        return {"image": images, "label": labels}
 
 
 def select(split: str, sizes: dict[str, int], *, name: str) -> list[tuple[str, np.ndarray]]:

@@ -96,8 +96,7 @@ def open_tfds(
     )
     if not ours or image_size is not None:
         return source
-    arrays = None if same is None else KEPT.get(same)
-    if arrays is None:
+    if (arrays := KEPT.get(same)) is None:
         with _undamaged(name, builder.data_path):
             examples = [
                 kept.deserialize_example_np(raw)
@@ -108,8 +107,7 @@ def open_tfds(
             "image": np.stack([example[image_key] for example in examples]),
             "label": np.array([example[label_key] for example in examples], np.int32),
         }
-        if same is not None:
-            KEPT.put(same, arrays)
+        KEPT.put(same, arrays)
     return ArraySource(
         arrays["image"],
         arrays["label"],

@@ -174,6 +174,16 @@ def pool_blocks(k: Blocks, *, images: int, jitter: float = 0.0) -> Blocks:
     return Blocks(k.ii, jnp.mean(k.ti.reshape(images, -1, len(root)), axis=1), t)
 
 
+def _hidden(
+    machine: ConvMachine, index: int, k: Blocks, *, images: tuple[int, ...], jitter: float
+) -> Layer:
+    """Computes a hidden layer from its kernel: the convolution and the Gram matrix."""
+    n, height, width = images
+    k = convolve_blocks(k, machine.mixers[index], images=(n, height, width))
+    raw = None if machine.raw is None else machine.raw[index]
+    return propagate(k, raw, jitter=jitter)
+
+
 def conv_layers(
     machine: ConvMachine,
     x: Float[Array, "t h w c"],
@@ -187,13 +197,10 @@ def conv_layers(
     A layer is the kernel, the convolution and the Gram matrix; the first Gram matrix is that of
     the input's patches.
     """
-    n, height, width, _ = x.shape
     g, layers = patch_blocks(machine.patches, x), []
     for index in range(machine.mixers.shape[0]):
         k = layer_kernel(machine.log_scales[index], g, kernel=kernel, normalization=normalization)
-        k = convolve_blocks(k, machine.mixers[index], images=(n, height, width))
-        raw = None if machine.raw is None else machine.raw[index]
-        layers.append(propagate(k, raw, jitter=jitter))
+        layers.append(_hidden(machine, index, k, images=x.shape[:3], jitter=jitter))
         g = layers[-1].gram
     k = layer_kernel(machine.log_scales[-1], g, kernel=kernel, normalization=normalization)
     return k, layers
@@ -231,19 +238,17 @@ def project_mixers(
     """
     n, height, width, _ = x.shape
     depth, size, _, p, _ = machine.mixers.shape
-    g, mixers = patch_blocks(machine.patches, x), []
+    g = patch_blocks(machine.patches, x)
     for index in range(depth):
         k = layer_kernel(machine.log_scales[index], g, kernel=kernel, normalization=normalization)
         factor = cholesky(k.ii, jitter=jitter).factor
         combined = cho_solve((factor, True), k.ti.T).T.reshape(n, height, width, p)
         padded = jnp.pad(combined, ((0, 0), *((size // 2,) * 2,) * 2, (0, 0)))
         patches = draw_patches(jax.random.fold_in(key, index), padded, count=p, size=size)
-        mixers.append(jnp.moveaxis(patches, 0, 2))
-        k = convolve_blocks(k, mixers[-1], images=(n, height, width))
-        raw = None if machine.raw is None else machine.raw[index]
-        g = propagate(k, raw, jitter=jitter).gram
-    found = stack_layers(mixers, machine.mixers[:0].sum(0))
-    return machine._replace(mixers=found.astype(machine.mixers.dtype))
+        mixers = machine.mixers.at[index].set(jnp.moveaxis(patches, 0, 2))
+        machine = machine._replace(mixers=mixers)
+        g = _hidden(machine, index, k, images=x.shape[:3], jitter=jitter).gram
+    return machine
 
 
 def conv_inducing_grams(
