@@ -8,10 +8,9 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
-
-from ml_collections import ConfigDict
+from typing import Any, NamedTuple
 
 from experiments.registry import ROOT, find_experiment, read_config
 from rml.errors import UserError
@@ -100,22 +99,35 @@ def tells_apart(key: str) -> bool:
     return not {key, key.partition(".")[0]} & {*NOT_MEASURED}
 
 
-def config_of(result: Mapping[str, Any]) -> ConfigDict | None:
-    """The config of a result as its file has it today; None where there is no such file."""
+class ConfigToday(NamedTuple):
+    """What tables say of the config of a result as its file has it today."""
+
+    hash: str
+    seeds: int
+
+
+def config_today(result: Mapping[str, Any]) -> ConfigToday | None:
+    """What the config's file of a result says today; None where there is no such file."""
     file = ROOT / result["config"]
-    return read_config(str(file)) if file.is_file() else None
+    return _config_at(file, file.stat().st_mtime_ns) if file.is_file() else None
+
+
+@cache  # a table asks it thrice a row
+def _config_at(file: Path, changed: int) -> ConfigToday:
+    config = read_config(str(file))
+    return ConfigToday(config_hash(config.to_dict()), int(config.get("seeds", 1)))
 
 
 def changed_since(result: Mapping[str, Any]) -> bool:
     """Whether the config's file says something else than when it was measured."""
-    config = config_of(result)
-    return config is not None and config_hash(config.to_dict()) != result["config_hash"]
+    today = config_today(result)
+    return today is not None and today.hash != result["config_hash"]
 
 
 def seeds_a_run(result: Mapping[str, Any]) -> int:
     """How many seeds a run of a result trains as one program, by its config's file; 1 without."""
-    config = config_of(result)
-    return 1 if config is None else int(config.get("seeds", 1))
+    today = config_today(result)
+    return 1 if today is None else today.seeds
 
 
 def seeds(result: Mapping[str, Any]) -> int:

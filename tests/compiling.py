@@ -1,4 +1,4 @@
-"""How the programs of tests are compiled: in contexts that they share, optimised only on demand.
+"""How the programs of tests are compiled: each once, in shared contexts, optimised only on demand.
 
 Every program is written in an MLIR context of its own, into which all dialects are loaded: five to
 ten milliseconds, where a test's program often takes twenty in all. Here a thread has one context
@@ -6,7 +6,9 @@ for some hundred programs. What it has made it keeps, so that it is replaced now
 """
 
 import functools
+import hashlib
 import threading
+from typing import Any
 
 import jax
 from jax._src import compiler
@@ -14,6 +16,8 @@ from jax._src.interpreters import mlir
 
 PROGRAMS = 256
 OPTIONS = compiler.get_compile_options
+MADE: dict[tuple[bytes, str], Any] = {}
+"""Programs of this process by what they say, how they are compiled and for which devices."""
 
 
 def share_contexts() -> None:
@@ -28,6 +32,22 @@ def share_contexts() -> None:
         return own.context
 
     mlir.make_ir_context = shared
+
+
+def share_programs() -> None:
+    """Compiles programs that say the same once, whichever functions they are traced from."""
+    compile_anew = compiler.backend_compile_and_load
+
+    def shared(backend, module, devices, options, host_callbacks):
+        if host_callbacks:  # it calls functions of its own
+            return compile_anew(backend, module, devices, options, host_callbacks)
+        text = mlir.module_to_bytecode(module) + options.SerializeAsString()
+        key = hashlib.sha256(text).digest(), str(devices)
+        if key not in MADE:
+            MADE[key] = compile_anew(backend, module, devices, options, host_callbacks)
+        return MADE[key]
+
+    compiler.backend_compile_and_load = shared
 
 
 def keep_nothing() -> None:

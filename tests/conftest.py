@@ -56,6 +56,7 @@ def pytest_configure() -> None:
     threads.use_one()
     checking.share_checks()
     compiling.share_contexts()
+    compiling.share_programs()
     if not KEEPS:
         compiling.keep_nothing()
 
@@ -125,7 +126,10 @@ def few_programs() -> Iterator[None]:
     if maps.exists() and len(maps.read_text().splitlines()) > 25_000:
         import jax  # reads the variables above
 
+        from tests import compiling
+
         jax.clear_caches()
+        compiling.MADE.clear()
         gc.collect()
 
 

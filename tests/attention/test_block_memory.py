@@ -25,7 +25,9 @@ SETTINGS = MemorySettings(block=4, blocks=2, sinks=3, window=6, top=2)
 def variables():
     rng = np.random.default_rng(1)
     shapes = nn.unbox(jax.eval_shape(Llama(**SMALL).init, jax.random.key(0), TOKENS))
-    return jax.tree.map(lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype), shapes)
+    return jax.tree.map(
+        lambda x: jax.device_put((0.4 * rng.normal(size=x.shape)).astype(x.dtype)), shapes
+    )
 
 
 def turned(x, at):

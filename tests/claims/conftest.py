@@ -8,7 +8,8 @@ import pytest
 
 from experiments.common.evaluators import ImageEvaluator
 from experiments.registry import find_experiment
-from rml.training import RunDirectory
+from rml.training import CompiledTask, RunDirectory
+from tests import compiling
 from tests.system.two_steps import override, read
 
 
@@ -29,3 +30,21 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., An
     # An embedding takes as long as the training and shows no number; the launcher's tests draw it.
     monkeypatch.setattr(ImageEvaluator, "draw", lambda *args: None)
     return run
+
+
+@pytest.fixture
+def optimised_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA optimises the steps of training, which run often, and nothing else.
+
+    To optimise what judges the features takes longer than it saves.
+    """
+    compiled = CompiledTask.__init__
+
+    def optimised(*args: Any, **named: Any) -> None:
+        compiling.optimize(1)
+        try:
+            compiled(*args, **named)
+        finally:
+            compiling.optimize(0)
+
+    monkeypatch.setattr(CompiledTask, "__init__", optimised)

@@ -33,9 +33,9 @@ SMALL = {
     "train.batch_size": 64, "train.eval_every": 0, "data.train": "train[:20%]",
 }  # fmt: skip
 QUICK = SMALL | {
-    "train.steps": 400, "train.checkpoint_every": 0, "optimizer.learning_rate": 5e-3,
-    "data.tasks": ("docstring_to_code",), "data.test": "test[:40%]",
-    "data.validation": "validation[:20%]", "tokens.max_length": 64,
+    "train.steps": 300, "train.checkpoint_every": 0, "optimizer.learning_rate": 5e-3,
+    "data.tasks": ("docstring_to_code",), "data.test": "test[:20%]",
+    "data.validation": "validation[:10%]", "tokens.max_length": 64,
     "evaluation.batch_tokens": 65536,  # few shapes to compile
 }  # fmt: skip
 
@@ -406,9 +406,8 @@ def test_what_has_no_text_encoder_is_named(tmp_path):
         load_text_encoder(tmp_path)
 
 
-@pytest.mark.optimised
 @pytest.mark.slow
-@pytest.mark.usefixtures("pydocs")
+@pytest.mark.usefixtures("pydocs", "optimised_steps")
 def test_unsupervised_crops_beat_the_random_encoder(measure):
     """On modules that training did not see; the margins are those of the full claim's sign."""
     metrics, _ = measure("configs/retrieval/contriever_pydocs_random.py", QUICK)

@@ -31,7 +31,7 @@ def never_all_pairs_at_once(monkeypatch):
     )
 
 
-@pytest.mark.optimised
+@pytest.mark.usefixtures("optimised_steps")
 @pytest.mark.slow
 def test_hydra_learns_features_and_binary_gates(measure, tmp_path):
     metrics, _ = measure("configs/hydra/hydra_digits.py", QUICK)

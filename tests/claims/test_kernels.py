@@ -55,7 +55,8 @@ def test_wide_deep_gps_approach_the_optimum(measure):
 def test_learned_gram_matrices_classify_digits_better(measure):
     changes = {
         "train.steps": 150, "train.eval_every": 0, "train.checkpoint_every": 0,
-        "model.inducing": 50, "model.widths": (10.0, 1e6), "tries.rates": (0.02,),
+        "train.batch_size": 100, "model.inducing": 40, "model.widths": (10.0, 1e6),
+        "tries.rates": (0.02,),
         "model.width": 1e6,  # with this one neither trains
         "tries.sparse_gp_rates": (0.01, 0.02),
     }  # fmt: skip

@@ -3,12 +3,12 @@
 import pytest
 
 QUICK = {
-    "data.train": "train[:20%]", "train.steps": 200, "train.batch_size": 64,
-    "train.eval_every": 0, "train.checkpoint_every": 0,
+    "data.train": "train[:20%]", "data.test": "test[:50%]", "train.steps": 120,
+    "train.batch_size": 64, "train.eval_every": 0, "train.checkpoint_every": 0,
 }  # fmt: skip
 
 
-@pytest.mark.optimised
+@pytest.mark.usefixtures("optimised_steps")
 @pytest.mark.slow
 def test_a_probe_of_contrastive_features_beats_pixels_and_an_untrained_encoder(measure):
     metrics, holds = measure("configs/contrastive/simclr_mnist5k.py", QUICK)

@@ -3,12 +3,12 @@
 import pytest
 
 QUICK = {
-    "data.train": "train[:20%]", "train.steps": 120, "train.batch_size": 64,
-    "train.eval_every": 0, "train.checkpoint_every": 0,
+    "data.train": "train[:20%]", "data.test": "test[:50%]", "train.steps": 120,
+    "train.batch_size": 64, "train.eval_every": 0, "train.checkpoint_every": 0,
 }  # fmt: skip
 
 
-@pytest.mark.optimised
+@pytest.mark.usefixtures("optimised_steps")
 @pytest.mark.slow
 def test_labels_separate_the_classes(measure):
     metrics, holds = measure("configs/contrastive/supcon_mnist5k.py", QUICK)

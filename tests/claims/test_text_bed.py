@@ -42,7 +42,7 @@ def drawn(seed, classes, count):
 def texts(monkeypatch):
     """A tiny BERT in the place of pretrained ones, and two tasks that it reads."""
     tokenizer = tokens.train_tokenizer([" ".join(WORDS)] * 20, vocabulary=300)
-    module = Bert(vocabulary=300, width=8, depth=2, heads=2, mlp=8, positions=8)
+    module = Bert(vocabulary=300, width=8, depth=1, heads=2, mlp=8, positions=8)
     shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2), int)))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype), shapes)

@@ -1,3 +1,4 @@
+import functools
 import importlib.metadata
 import re
 import sys
@@ -13,7 +14,10 @@ from hypothesis import strategies as st
 
 import rml
 from rml.data import DataError, builders, load, load_text, pydocs
-from rml.data.duplicates import near_duplicates, normalized
+from rml.data.duplicates import near_duplicates
+from rml.data.duplicates import normalized as normalized_anew
+
+normalized = functools.cache(normalized_anew)  # of texts that several tests compare
 
 SOURCE = '''
 import nowhere_to_be_found
@@ -199,6 +203,7 @@ def test_another_version_is_another_data_set(tfds_dir, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 def test_prepared_versions_are_opened_by_name(tfds_dir):
     builders.prepare("pydocs", tfds_dir)
     named = f"pydocs/{pydocs.fingerprint()}"
@@ -219,6 +224,7 @@ def test_tfds_itself_reads_what_was_prepared(tfds_dir, pairs):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 def test_modules_are_classes_for_episodes(tfds_dir):
     per_split = [
         load_text("pydocs", split, label_key="module", min_examples=16)
@@ -234,6 +240,7 @@ def test_modules_are_classes_for_episodes(tfds_dir):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 def test_packages_are_the_same_classes_in_every_split(tfds_dir):
     train, test = load_text("pydocs", "train"), load_text("pydocs", "test[:50%]")
     assert train.class_names == test.class_names

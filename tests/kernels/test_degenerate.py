@@ -167,12 +167,17 @@ def test_the_sparse_machine_names_its_singular_matrix(normal):
         sparse.require_inducing(broken, kernel=SE)
 
 
+@jax.jit
+def of_each_kernel(c, v, w):
+    return jnp.stack([kernel(c, v, w) for kernel in kernels.KERNELS.values()])
+
+
 @jax.jit  # one program for all kernels: the machines are most of it
 def slopes_of_bounds(machines, x, images, labels, key, number):
-    branches = [jax.jit(kernel) for kernel in kernels.KERNELS.values()]
-
+    # A slope that is not finite stays so times the zero of a kernel that is not chosen. To choose
+    # by `switch` takes as long again to compile.
     def kernel(c, v, w):
-        return jax.lax.switch(number, branches, *jnp.broadcast_arrays(c, v, w))
+        return of_each_kernel(*jnp.broadcast_arrays(c, v, w))[number]
 
     def bounds(machines):
         given = dict(total=6, kernel=kernel, widths=jnp.ones(1), samples=4)

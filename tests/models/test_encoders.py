@@ -68,11 +68,11 @@ def init(module, x):
     def draw(path, leaf):
         name = path[-1].key
         if name in ("bias", "mean"):
-            return jnp.zeros(leaf.shape, leaf.dtype)
+            return jax.device_put(np.zeros(leaf.shape, leaf.dtype))
         if name in ("scale", "var"):
-            return jnp.ones(leaf.shape, leaf.dtype)
+            return jax.device_put(np.ones(leaf.shape, leaf.dtype))
         fan_in = max(1, int(np.prod(leaf.shape[:-1])))
-        return jnp.asarray(rng.normal(size=leaf.shape) / fan_in**0.5, leaf.dtype)
+        return jax.device_put((rng.normal(size=leaf.shape) / fan_in**0.5).astype(leaf.dtype))
 
     shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), x))
     return jax.tree_util.tree_map_with_path(draw, shapes)

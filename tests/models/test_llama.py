@@ -34,7 +34,7 @@ def variables():
     rng = np.random.default_rng(1)
     shapes = nn.unbox(jax.eval_shape(Llama(**SMALL).init, jax.random.key(0), TOKENS))
     return jax.tree.map(
-        lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype), shapes
+        lambda leaf: jax.device_put((0.4 * rng.normal(size=leaf.shape)).astype(leaf.dtype)), shapes
     )
 
 
@@ -347,10 +347,14 @@ def test_misuse(options, message):
 def test_misuse_of_caches_and_generation(variables):
     module = Llama(**SMALL)
     with pytest.raises(ValueError, match=r"shape \(3, 5\) has no room for .* \(3, 6\)"):
-        module.apply(variables, TOKENS, cache=module.init_cache(3, 5))
+        jax.eval_shape(
+            functools.partial(module.apply, cache=module.init_cache(3, 5)), variables, TOKENS
+        )
     dynamic = Llama(**SMALL, positions=8, rope_scaling={"rope_type": "dynamic", "factor": 2.0})
     with pytest.raises(ValueError, match="a cache of 9 tokens is longer than the 8 of training"):
-        dynamic.apply(variables, TOKENS, cache=dynamic.init_cache(3, 9))
+        jax.eval_shape(
+            functools.partial(dynamic.apply, cache=dynamic.init_cache(3, 9)), variables, TOKENS
+        )
     with pytest.raises(ValueError, match="needs a key"):
         generate(module, variables, TOKENS, steps=1, temperature=1.0)
     for wrong in (-1.0, math.nan, math.inf):

@@ -46,7 +46,8 @@ def variables_of(module, x, *sizes, **options):
     def of_leaf(path, leaf):
         fan_in = max(1, int(np.prod(leaf.shape[:-1])))
         values = rng.normal(size=leaf.shape) / fan_in**0.5
-        return jnp.asarray(values**2 if path[-1].key == "var" else values, jnp.float32)
+        values = values**2 if path[-1].key == "var" else values
+        return jax.device_put(values.astype(np.float32))
 
     shapes = jax.eval_shape(
         lambda key, x: nn.meta.unbox(module.init(key, x, *sizes, **options)), jax.random.key(0), x
