@@ -1097,6 +1097,22 @@ def test_a_result_says_when_its_config_has_changed_since(tmp_path):
         assert results.remarks(found["claims"][0], found) == said
 
 
+def test_a_config_that_changes_while_tables_are_written_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    text = (ROOT / "configs/contrastive/simclr_digits.py").read_text()
+    file = tmp_path / "config.py"
+    file.write_text(text)
+    now = results.config_hash(registry.read_config(str(file)).to_dict())
+    result = {"config": "config.py", "config_hash": now}
+    assert not results.changed_since(result)
+    file.write_text(text.replace("steps=600", "steps=601"))
+    os.utime(file, ns=(0, 0))  # a clock may be coarser than this test
+    assert results.changed_since(result)
+    file.unlink()
+    assert not results.changed_since(result)
+    assert results.seeds_a_run(result) == 1
+
+
 def test_a_result_says_what_its_recipe_states_otherwise_today(toys, tmp_path, monkeypatch):
     runs = make_runs(tmp_path / "runs", (0.1, 0.2))
     found = record.make_result("toy", "configs/kernels/cost_noise.py", runs)
