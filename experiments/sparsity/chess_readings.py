@@ -1,6 +1,7 @@
 """A trained decoder that reads texts with thinned-out activations, by several rules."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -122,7 +123,8 @@ class Reader:
 
     def top(self, sparsity: float) -> str:
         """Name of the nonlinearity that keeps each token's largest gates."""
-        kept = self.module.mlp - int(sparsity * self.module.mlp)
+        channels = self.module.mlp
+        kept = channels - math.floor(sparsity * channels + 1e-9)  # 0.29 * 100 is below 29
         return f"top_{self.module.activation}:{kept}"
 
 

@@ -18,7 +18,7 @@ from experiments.sparsity import (
     chess_readings,
 )
 from experiments.sparsity.chess_cloze import Choices
-from experiments.sparsity.chess_readings import Reading
+from experiments.sparsity.chess_readings import Reader, Reading
 from rml.data.errors import DataError
 from rml.errors import UserError
 from rml.models import Llama
@@ -61,6 +61,12 @@ def tiny(monkeypatch):
     monkeypatch.setattr(chess_readings.data, "load_documents", lambda *_, **__: list("abcdefgh"))
     monkeypatch.setattr(chess_readings.data, "long_documents", documents)
     return loaded
+
+
+def test_what_a_share_is_short_of_a_whole_number_is_not_lost():
+    given = SimpleNamespace(module=Llama(vocabulary=30, width=8, depth=1, heads=1, mlp=100))
+    assert Reader.top(given, 0.29) == "top_silu:71"  # 0.29 * 100, in floats, is below 29
+    assert Reader.top(given, 0.295) == "top_silu:71"
 
 
 @pytest.mark.slow
