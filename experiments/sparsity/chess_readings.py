@@ -1,7 +1,6 @@
 """A trained decoder that reads texts with thinned-out activations, by several rules."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from experiments.sparsity import chess_cloze
 from rml import data
 from rml.evaluation.long_text import token_nats
 from rml.models import Probe, Thresholds, pretrained
+from rml.ops.shares import whole_part
 from rml.sparsity import (
     Calibration,
     Statistics,
@@ -123,8 +123,7 @@ class Reader:
 
     def top(self, sparsity: float) -> str:
         """Name of the nonlinearity that keeps each token's largest gates."""
-        channels = self.module.mlp
-        kept = channels - math.floor(sparsity * channels + 1e-9)  # 0.29 * 100 is below 29
+        kept = self.module.mlp - whole_part(sparsity * self.module.mlp)
         return f"top_{self.module.activation}:{kept}"
 
 

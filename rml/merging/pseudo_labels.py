@@ -1,6 +1,5 @@
 """Unsupervised FixMatch: a model's own confident labels of unchanged inputs teach it others."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.errors import UserError
+from rml.ops.shares import whole_part
 from rml.ops.trees import check_leaf
 
 
@@ -51,7 +51,7 @@ def trusted_examples(
     if not n:
         raise UserError(f"probabilities are {[n, c]}, expected those of at least 1 example")
     check_leaf("the array of probabilities", probabilities)
-    count = max(1, min(math.floor(share * n / c + 1e-9), most))  # 0.29 * 200 / 2 is below 29
+    count = max(1, min(whole_part(share * n / c), most))
     _, rows = jax.lax.top_k(probabilities.T, count)
     return jnp.zeros(n, bool).at[rows.reshape(-1)].set(True)
 

@@ -14,7 +14,6 @@ Inputs of the projections to queries and back from heads may be thinned out like
 threshold a layer; keys and values stay as they are.
 """
 
-import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from jaxtyping import Array, Float, Int, Key
 from rml.errors import UserError, unknown
 from rml.models.block_hooks import Thresholds
 from rml.models.pretrained.files import read_safetensors
+from rml.ops.shares import whole_part
 from rml.sparsity.files import write_new
 
 RULES = ("uniform", "abs", "rms", "abs_down", "rms_down", "product", "product_down")
@@ -127,7 +127,7 @@ def kth_smallest(values: Float[Array, " n"], share: float) -> Float[Array, ""]:
     Source: The quantile of the authors' code, which fails where k is 0.
     """
     n = values.shape[0]
-    k = math.floor(share * n + 1e-9)  # 0.29 * 100 is below 29
+    k = whole_part(share * n)
     if k in (0, n):
         return jnp.asarray(0.0 if k == 0 else jnp.inf, values.dtype)
     return jnp.partition(values, k - 1)[k - 1]
@@ -239,7 +239,7 @@ def random_channels(
         raise ValueError(f"sparsity={sparsity}, expected 0 to 1")
     keys = jax.random.split(key, layers)
     order = jax.vmap(lambda own: jax.random.permutation(own, channels))(keys)
-    count = math.floor(sparsity * channels + 1e-9)
+    count = whole_part(sparsity * channels)
     return Thresholds(gate=jnp.where(order < count, jnp.inf, 0.0))
 
 

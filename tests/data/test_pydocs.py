@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rml
-from rml.data import DataError, builders, load, load_text, pydocs
+from rml.data import DataError, builders, duplicates, load, load_text, pydocs
 from rml.data.duplicates import near_duplicates
-from rml.data.duplicates import normalized as normalized_anew
 
-normalized = functools.cache(normalized_anew)  # of texts that several tests compare
+normalized = functools.cache(duplicates.normalized)  # of texts that several tests compare
 
 SOURCE = '''
 import nowhere_to_be_found

@@ -450,6 +450,13 @@ def test_seventy_classes_are_numbered_on_a_map(tmp_path, saved):
         assert boxes(key.texts).min() >= 0
 
 
+@pytest.mark.parametrize(("x", "whole"), [([1, 2, 3, 4], True), ([1, 2.5, 3, 4], False)])
+def test_curves_over_whole_numbers_have_whole_ticks(tmp_path, saved, x, whole):
+    figures.curves(tmp_path / "c.png", {"a": (x, x), "b": ([1, 2], [1, 2])}, "layers", "y")
+    ticks = saved[-1].axes[0].get_xticks()
+    assert np.array_equal(ticks, np.rint(ticks)) is whole
+
+
 def test_a_legend_of_many_leaves_room_for_the_curves(tmp_path, saved):
     series = {name: ([0, 1], [0, i]) for i, name in enumerate(LONG[:30])}
     figures.curves(tmp_path / "c.png", series, "step", "y")

@@ -42,6 +42,8 @@ def curves(
         ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logy else "linear")
         ax.grid(visible=True)
         ax.margins(x=0.02)
+        if all(np.array_equal(x, np.rint(x)) for x, *_ in checked.values()):
+            ax.xaxis.get_major_locator().set_params(integer=True)  # no half layers or steps
         if reference is not None:
             ax.axhline(reference[1], label=reference[0], color="#333333", ls="--", lw=0.9)
             if (
