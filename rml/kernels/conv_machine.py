@@ -10,6 +10,8 @@ combination Σ_j C_dij of the layer's inducing points j. So a convolution of win
 
 The authors' code averages K_t at the border over the offsets inside the image. Here all three
 blocks count those outside as zeros, so that they are blocks of one positive semi-definite matrix.
+
+Derivatives are those of reverse mode, as of `rml.models.conv.conv2d`.
 """
 
 from typing import Any, NamedTuple
@@ -24,6 +26,7 @@ from rml.kernels.gram_kernels import Blocks, Kernel, input_gram
 from rml.kernels.layers import Layer, layer_kernel, propagate, stack_layers
 from rml.kernels.outputs import Outputs, expected_log_softmax, output_kl, output_marginals
 from rml.kernels.sparse import Terms
+from rml.models.conv import conv2d
 from rml.ops.precision import full_precision
 from rml.ops.psd import cholesky, solve_lower
 from rml.ops.shapes import check_shapes
@@ -101,8 +104,7 @@ def init_conv(
 
 def _convolution(x: Array, filters: Array) -> Array:
     """Sums over windows, of zeros outside: [t, h, w, in] and [k, k, in, out] to [t, h, w, out]."""
-    names = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, filters, (1, 1), "SAME", dimension_numbers=names)
+    return conv2d(x, filters)
 
 
 @full_precision

@@ -74,7 +74,9 @@ def conv2d(
     pads = _explicit(padding, x, kernel, strides)
     if implementation == "xla" or groups > 1:
         return _xla(x, kernel, strides, pads, groups)
-    return _conv(x, kernel, strides, pads, implementation == "auto")
+    # The gradient is traced elsewhere, and keeps the precision that is asked of products here.
+    precision = jax.config.jax_default_matmul_precision
+    return _conv(x, kernel, strides, pads, implementation == "auto", precision)
 
 
 def _explicit(padding: Padding, x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> _Pads:
@@ -101,19 +103,26 @@ def _xla(
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _conv(x: jax.Array, kernel: jax.Array, strides: _Pair, pads: _Pads, auto: bool) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _conv(
+    x: jax.Array, kernel: jax.Array, strides: _Pair, pads: _Pads, auto: bool, precision: str | None
+) -> jax.Array:
     return _xla(x, kernel, strides, pads)
 
 
 def _forward(
-    x: jax.Array, kernel: jax.Array, strides: _Pair, pads: _Pads, auto: bool
+    x: jax.Array, kernel: jax.Array, strides: _Pair, pads: _Pads, auto: bool, precision: str | None
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _xla(x, kernel, strides, pads), (x, kernel)
 
 
 def _backward(
-    strides: _Pair, pads: _Pads, auto: bool, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+    strides: _Pair,
+    pads: _Pads,
+    auto: bool,
+    precision: str | None,
+    residuals: tuple[jax.Array, jax.Array],
+    dy: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
 
@@ -129,11 +138,12 @@ def _backward(
         dk = gradient(x, dy, kernel.shape[:2], strides, pads).astype(kernel.dtype)
         return _image_gradient(dy, kernel, x.shape[1:3], strides, pads), dk
 
-    if not auto:
-        return on_cpu(x, kernel, dy)
-    if any(jax.typeof(x).sharding.spec):  # an explicit mesh refuses to split the batch
-        return by_xla(x, kernel, dy)
-    return lax.platform_dependent(x, kernel, dy, cpu=on_cpu, default=by_xla)
+    with jax.default_matmul_precision(precision):
+        if not auto:
+            return on_cpu(x, kernel, dy)
+        if any(jax.typeof(x).sharding.spec):  # an explicit mesh refuses to split the batch
+            return by_xla(x, kernel, dy)
+        return lax.platform_dependent(x, kernel, dy, cpu=on_cpu, default=by_xla)
 
 
 _conv.defvjp(_forward, _backward)

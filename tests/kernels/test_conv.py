@@ -1,5 +1,6 @@
 """Convolutional kernels and machines, beside wide random networks and machines without space."""
 
+import re
 import sys
 from functools import cache, partial
 
@@ -268,6 +269,22 @@ def test_no_product_is_rounded_on_an_accelerator(normal):
 
     assert rounded(objective, machine, x) == []
     assert rounded(limit, x) == []
+
+
+def test_machines_that_train_together_convolve_in_the_layout_that_is_fast_in_loops(normal):
+    x = jnp.asarray(normal(0, 2, 3, 3, 2), jnp.float32)
+    machine = jax.tree.map(lambda a: a.astype(jnp.float32), machine_of(normal, depth=1))
+
+    def objective(machine):
+        given = dict(total=2, kernel=RELU, widths=jnp.ones(1, jnp.float32), samples=2)
+        return kernels.conv_elbo(machine, x, jnp.array([0, 1]), jax.random.key(0), **given)
+
+    together = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), machine)
+    gradients = jax.jit(lambda machines: jax.lax.map(jax.grad(objective), machines))
+    program = gradients.trace(together).lower(lowering_platforms=("cpu",)).as_text()
+    layouts = re.findall(r"dim_numbers = (.*), window", program)
+    # Of the patches, of the mixers, and of the gradient by what the mixers convolve.
+    assert layouts == 3 * ["[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"]
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from jax import lax
 
 import rml.models.conv as conv_module
 from rml.models import Conv, conv2d
+from rml.ops.precision import full_precision
+from tests.precision import rounded
 
 SHAPES = [
     # batch, height, width, in, out, kernel, strides, padding
@@ -164,6 +166,15 @@ def test_forward_mode_is_xla_only():
     jax.jvp(loss("xla"), (x, k), (x, k))
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(loss("auto"), (x, k), (x, k))
+
+
+@pytest.mark.parametrize("implementation", ["auto", "matmul"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_gradients_keep_the_precision_of_the_convolution(implementation, channels):
+    x, k, _, _ = data((2, 9, 8, channels, 3, (3, 3), (1, 1), "SAME"))
+    plain = functools.partial(conv2d, implementation=implementation)
+    assert rounded(full_precision(plain), x, k) == []
+    assert len(rounded(plain, x, k)) > len(rounded(plain, x, k, gradient=False)) == 1
 
 
 def test_auto_is_one_program_for_every_platform():
