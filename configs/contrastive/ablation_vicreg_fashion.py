@@ -27,6 +27,5 @@ def get_config() -> ConfigDict:
         expander_32="head.features=32",
         expander_1024="head.features=1024",
         batch_64=as_many_images(config, 64),
-        batch_512=as_many_images(config, 512),
     )
     return config

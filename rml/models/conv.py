@@ -75,7 +75,7 @@ def conv2d(
     if implementation == "xla" or groups > 1:
         return _xla(x, kernel, strides, pads, groups)
     # The gradient is traced elsewhere, and keeps the precision that is asked of products here.
-    precision = jax.config.jax_default_matmul_precision
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return _conv(x, kernel, strides, pads, implementation == "auto", precision)
 
 
