@@ -14,6 +14,8 @@ from configs.kernels import classification_digits
 def get_config() -> ConfigDict:
     config = classification_digits.get_config()
     config.model.update(dict(patch=3, depth=1, inducing=48, amplitude=100.0, normalization="local"))
-    config.tries.update(dict(rates=(3e-2,), sparse_gp_rates=(1e-2, 3e-2, 1e-1)))
+    config.model.widths = (1.0, 3.0, 10.0)
+    config.tries.rates = (3e-2, 1e-1)
+    config.tries.sparse_gp_rates = (1e-2, 3e-2, 6e-2, 1e-1, 2e-1, 3e-1)
     config.train.batch_size = 64
     return config
