@@ -23,7 +23,7 @@ from experiments.merging.atlas_learning import (
 from experiments.merging.bed import Bed
 from experiments.merging.finetuning import features, scores
 from experiments.merging.judging import Part, Reading, best, halves, judged, of_hits, read
-from experiments.merging.tasks import Images, few_of_each
+from experiments.merging.tasks import Images, draw_rows, few_of_each
 from rml import data
 from rml.errors import UserError
 from rml.merging import draw_parts, trusted_examples
@@ -42,7 +42,7 @@ def few_shots(config: Any, bed: Bed) -> dict[int, dict[str, list[Reading]]]:
         alone, vectors = bed.alone(name), others(bed, name)
         chosen, test = judged(alone, "validation"), judged(alone, "test")
         for shots in options.shots:
-            own = images_of(few_of_each(bed.tasks[name].train, shots))
+            own = images_of(few_of_each(bed.tasks[name].train, shots, config.seed))
             readings = by_ways(config, alone, vectors, own, chosen, test)
             for way in FEW:
                 found[shots][way].append(readings[way])
@@ -107,8 +107,9 @@ def few_parameters(config: Any, bed: Bed) -> dict[str, list[Reading]]:
     everything = images_of(bed.tasks[name].train)
     found = {"base": [read(alone, test, alone.base)]}
     for end, share in (("share", options.share), ("all", 1.0)):
-        count = int(share * len(everything.label))
-        own = jax.tree.map(lambda x, count=count: x[:count], everything)
+        size = len(everything.label)
+        rows = draw_rows(size, int(share * size), config.seed)
+        own = jax.tree.map(lambda x, rows=rows: x[rows], everything)
         batches = few_batches(config, own, steps=options.steps, batch_size=few.batch_size)
         scaling = functools.partial(
             scaled_vectors, alone.module, alone.base, vectors, alone.heads, batches, scale,

@@ -98,8 +98,8 @@ def negation(config: Any, bed: Bed, test: Part) -> dict[str, list[np.ndarray]]:
     control's.
     """
     options, names = config.negation, list(bed.tasks)
-    images = joined(bed.tasks, "train", options.most)
-    held = joined(bed.tasks, "validation", options.most)
+    images = joined(bed.tasks, "train", options.most, config.seed)
+    held = joined(bed.tasks, "validation", options.most, config.seed)
     base = _right(bed, bed.base, test.images)
     found: dict[str, list[np.ndarray]] = {"atlas": [], "isotropic": [], "shuffled": []}
     for name in options.targets:

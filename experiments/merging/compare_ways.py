@@ -12,7 +12,7 @@ import numpy as np
 from experiments.merging.atlas_learning import Batch, scaled_vectors
 from experiments.merging.bed import Bed, subtract
 from experiments.merging.concrete_masks import learned
-from experiments.merging.fishers import fishers_of
+from experiments.merging.fishers import fisher_flops, fishers_of
 from experiments.merging.grams import crossed, grams_flops, grams_of, regmeaned
 from experiments.merging.judging import Part, Reading, best, halves
 from experiments.merging.networks import PADDING, of_texts, reads_texts, seen, spec
@@ -31,14 +31,15 @@ BEHIND = {"concrete": "arithmetic"}
 def ways(config: Any, bed: Bed, validation: Part) -> dict[str, tuple[Callable[[], Any], float]]:
     """Each way to one model, and how many passes of one image it takes forward.
 
-    A step of learning, or a slope of a Fisher, counts three passes of each of its images. Inner
-    products of RegMean count by their operations.
+    A step of learning counts three passes of each of its images. Fishers, and inner products of
+    RegMean, count by their operations.
     """
     count = len(bed.tasks)
     search = config.search.tries * len(validation.weights)
     train = [own.train for own in bed.tasks.values()]
-    slopes = 3 * count * config.fisher.examples * config.fisher.classes
-    products = grams_flops(bed, examples=config.fisher.examples) / forward_flops(config, bed)
+    forward = forward_flops(config, bed)
+    slopes = count * fisher_flops(bed, **config.fisher.to_dict()) / forward
+    products = grams_flops(bed, examples=config.fisher.examples) / forward
 
     @functools.cache
     def arithmetic() -> tuple[Any, float]:

@@ -51,7 +51,7 @@ def transfer(
         alone, target = bed.alone(name), take(targets, i)
         validation, test = judged(alone, "validation"), judged(alone, "test")
         others = [j for j, other in enumerate(names) if other != name]
-        few = few_of_each(bed.tasks[name].train, options.shots)
+        few = few_of_each(bed.tasks[name].train, options.shots, config.seed)
         options_few = fewer(config, few)
         own, of_base = (
             fisher_of(bed, params, alone.heads[0], few, **options_few)
@@ -104,7 +104,9 @@ def _trained(config: Any, bed: Bed, run: RunDirectory, folder: str, starts: Any)
     own = bed.config.copy_and_resolve_references()
     own.train.steps = own.train.checkpoint_every = options.steps
     own.train.batch_size = options.batch_size
-    few = [few_of_each(bed.tasks[name].train, options.shots) for name in options.targets]
+    few = [
+        few_of_each(bed.tasks[name].train, options.shots, config.seed) for name in options.targets
+    ]
     held = [bed.tasks[name].validation for name in options.targets]
     heads = bed.heads[jnp.asarray([names.index(name) for name in options.targets])]
 
@@ -141,7 +143,8 @@ def costs(config: Any, bed: Bed) -> dict[str, float]:
     images = jnp.zeros_like(spec(bed.config, 1))
     forward = program_flops(lambda p, x: features(bed.module, p, x), bed.base, images)
     training = 3 * forward * config.transfer.steps * config.transfer.batch_size
-    few = [few_of_each(bed.tasks[t].train, config.transfer.shots) for t in config.transfer.targets]
+    shots, seed = config.transfer.shots, config.seed
+    few = [few_of_each(bed.tasks[name].train, shots, seed) for name in config.transfer.targets]
     held = np.mean([len(bed.alone(t).images("validation").label) for t in config.transfer.targets])
     counted = {
         end: np.mean([fisher_flops(bed, **fewer(config, own) | more) for own in few]) / training

@@ -20,7 +20,7 @@ def fisher_of(
     bed: Bed, params: Any, head: Array, source: data.ArraySource, *, examples: int, classes: Any,
     seed: int = 0,
 ) -> Any:  # fmt: skip
-    """The diagonal Fisher of a model on images at equal distances; labels are not used.
+    """The diagonal Fisher of a model on images that are drawn; labels are not used.
 
     Args:
       bed: The bed.
@@ -29,17 +29,17 @@ def fisher_of(
       source: Images; where they are fewer they are repeated, so that one program serves all.
       examples: Number of images.
       classes: Classes that the expectation is over, as `diagonal_fisher` takes them.
-      seed: Seed of the classes that are drawn.
+      seed: Seed of the classes that are drawn, if any are.
     """
-    own = jnp.asarray(spread(source, examples))
+    own = jnp.asarray(draw_images(source, examples, bed.config.seed))
     key = jax.random.key(seed)
     return _fisher(bed.module, params, head, own, key, bed.config.head.scale, classes)
 
 
-def spread(source: data.ArraySource, examples: int) -> np.ndarray:
-    """Images at equal distances in a source; where they are fewer they are repeated."""
+def draw_images(source: data.ArraySource, examples: int, seed: int) -> np.ndarray:
+    """Images drawn from a source; where they are fewer they are repeated."""
     images = source.arrays()["image"]
-    return images[np.linspace(0, len(images), examples, endpoint=False).astype(int)]
+    return images[np.resize(np.random.default_rng(seed).permutation(len(images)), examples)]
 
 
 def fishers_of(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.merging.bed import Bed
-from experiments.merging.fishers import spread
+from experiments.merging.fishers import draw_images
 from experiments.merging.judging import Part, best
 from experiments.merging.networks import mask_of, seen, spec
 from rml import data
@@ -28,9 +28,9 @@ def grams_of(bed: Bed, sources: Sequence[data.ArraySource], *, examples: int) ->
     Args:
       bed: The bed.
       sources: Images for each expert, whose labels are not used.
-      examples: Number of images of each, at equal distances.
+      examples: Number of images of each, which are drawn.
     """
-    images = np.stack([spread(source, examples) for source in sources])
+    images = np.stack([draw_images(source, examples, bed.config.seed) for source in sources])
     size = math.gcd(examples, BATCH)
     batches = jnp.asarray(images.reshape(len(sources), -1, size, *images.shape[2:]))
     return _grams(bed.module, bed.experts, batches)

@@ -119,19 +119,26 @@ def background(config: Any, part: str) -> data.ArraySource:
     return data.select_classes(source, _every_second(source, tuple(BLOCKS), first=0))
 
 
-def joined(tasks: Mapping[str, ImageTask], part: str, most: int) -> Images:
-    """Images of a part of all tasks, at equal distances in each.
+def draw_rows(count: int, most: int, *seed: int) -> np.ndarray:
+    """Rows drawn from `count`, at most `most`, in their order.
+
+    Data sets are stored class by class in turns, so that rows at equal distances, or the first,
+    would be of a few classes.
+    """
+    return np.sort(np.random.default_rng(seed).permutation(count)[:most])
+
+
+def joined(tasks: Mapping[str, ImageTask], part: str, most: int, seed: int = 0) -> Images:
+    """Images of a part of all tasks, drawn from each.
 
     Args:
       tasks: Tasks, numbered in their order.
       part: A name of `PARTS`.
       most: Largest number of images of a task.
+      seed: Seed of the draw.
     """
     sources = [getattr(task, part).arrays() for task in tasks.values()]
-    chosen = [
-        np.linspace(0, len(own["label"]) - 1, min(most, len(own["label"]))).astype(int)
-        for own in sources
-    ]
+    chosen = [draw_rows(len(own["label"]), most, seed) for own in sources]
     image, label = (
         np.concatenate([own[key][rows] for own, rows in zip(sources, chosen, strict=True)])
         for key in ("image", "label")
@@ -140,10 +147,11 @@ def joined(tasks: Mapping[str, ImageTask], part: str, most: int) -> Images:
     return Images(*(jax.numpy.asarray(x) for x in (image, label.astype(np.int32), numbers)))
 
 
-def few_of_each(source: data.ArraySource, count: int) -> data.ArraySource:
-    """The first few images of each class."""
+def few_of_each(source: data.ArraySource, count: int, seed: int) -> data.ArraySource:
+    """A few images of each class, drawn; more of them are those and others."""
     arrays = source.arrays()
-    rows = data.first_of_each_class(arrays["label"], count)
+    order = np.random.default_rng(seed).permutation(len(source))
+    rows = order[data.first_of_each_class(arrays["label"][order], count)]
     return data.ArraySource(
         arrays["image"][rows], arrays["label"][rows], class_names=source.class_names,
         name=source.name, split=f"{source.split}, {count} of each class",

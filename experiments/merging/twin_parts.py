@@ -51,7 +51,7 @@ def merged(config: Any, bed: Bed, validation: Part, places: list[int]) -> Merged
     some = without(bed, tuple(name for i, name in enumerate(names) if i not in places))
     chosen = of_tasks(validation, sorted(places))
     tuned = scaled(config, some, "task_arithmetic", chosen)[0]
-    train = joined(some.tasks, "train", config.router.most)
+    train = joined(some.tasks, "train", config.router.most, config.seed)
     learned = _learned(
         Router(len(some.tasks)), jax.random.key(config.seed),
         features(some.module, tuned, train.image), train.task,

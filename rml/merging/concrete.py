@@ -116,11 +116,16 @@ def mask_vectors(vectors: PyTree, mask: PyTree) -> PyTree:
     Source: Tang et al., arXiv:2312.06173, Section 3.2; the mean is a tensor's in its public code.
     """
     trees.check_stacked(mask, "vectors", vectors)
+    return trees.masked(vectors, _rescaled(mask))
+
+
+def _rescaled(mask: PyTree) -> PyTree:
+    """The mask over its mean in every block."""
 
     def unit(block: Array) -> Array:
         return block / jnp.maximum(jnp.mean(block), jnp.finfo(block.dtype).tiny)
 
-    return trees.masked(vectors, trees.over_blocks(unit, mask))
+    return trees.over_blocks(unit, mask)
 
 
 def learn_mask(
@@ -182,12 +187,16 @@ def learn_mask(
     count = trees.check_vectors(base, vectors, farthest=farthest)
     inner = optax.adam(inner_rate)
 
-    def adapted(masked: PyTree, batch: Any) -> PyTree:
+    # Vectors are summed before they are masked, so that no step holds each of them masked.
+    def loss(coefficients: PyTree, mask: PyTree, batch: Any) -> Array:
+        return objective(trees.combine(base, vectors, coefficients, mask=mask), batch)
+
+    def adapted(mask: PyTree, batch: Any) -> PyTree:
         start = trees.block_coefficients(base, count, 1.0) if by_block else jnp.ones(count)
         start = jax.tree.map(lambda leaf: leaf * scale, start)
         if inner_batches is None:
             return start
-        slopes = jax.grad(lambda own: objective(trees.combine(base, masked, own), batch))(start)
+        slopes = jax.grad(loss)(start, mask, batch)
         step, _ = inner.update(slopes, inner.init(start), start)
         moved = optax.apply_updates(start, step)
         return jax.tree.map(lambda leaf: jnp.where(clip, jnp.clip(leaf, 0, 1), leaf), moved)
@@ -199,10 +208,10 @@ def learn_mask(
         if sampled:
             own = jax.random.fold_in(key, number)
             mask = draw_mask(own, logits, temperature=temperature)
-        masked = mask_vectors(vectors, mask)
-        held = jax.lax.stop_gradient(masked)
+        mask = _rescaled(mask)
+        held = jax.lax.stop_gradient(mask)
         coefficients = jax.lax.stop_gradient(adapted(held, ahead))
-        return objective(trees.combine(base, masked, coefficients), batch)
+        return loss(coefficients, mask, batch)
 
     steps = jax.tree.leaves(batches)[0].shape[0]
     given = (jnp.arange(steps), batches, batches if inner_batches is None else inner_batches)

@@ -309,16 +309,17 @@ def total(stacked: Array | Sequence[Array]) -> Array:
     return functools.reduce(jnp.add, stacked)
 
 
-def combine(base: PyTree, vectors: PyTree, coefficients: PyTree) -> PyTree:
-    """Computes θ_0 + Σ_i Λ_i τ_i, each Λ_i constant on a block.
+def combine(base: PyTree, vectors: PyTree, coefficients: PyTree, *, mask: PyTree = None) -> PyTree:
+    """Computes θ_0 + m ⊙ Σ_i Λ_i τ_i, each Λ_i constant on a block.
 
     It is linear in the coefficients. Their gradient is an inner product of a leaf's gradient with
-    its vectors; no copy of the model is made for a vector.
+    its vectors; no copy of the model is made for a vector, nor by the gradient of a mask.
 
     Args:
       base: Parameters θ_0.
       vectors: Task vectors, stacked on a leading axis of n.
       coefficients: [n], the same in all blocks, or a tree as `block_coefficients` makes it.
+      mask: What the sum is multiplied by, a tree like the base; nothing if not given.
 
     Returns:
       Parameters of the base's types.
@@ -327,13 +328,17 @@ def combine(base: PyTree, vectors: PyTree, coefficients: PyTree) -> PyTree:
       Scaling, arXiv:2407.02880.
     """
 
-    def of_leaf(start: Array, own: Array, each: Array) -> Array:
-        return (wide(start) + weighted_sum(each, own)).astype(start.dtype)
+    def of_leaf(start: Array, own: Array, each: Array, *mask: Array) -> Array:
+        moved = weighted_sum(each, own)
+        for one in mask:
+            moved = moved * one
+        return (wide(start) + moved).astype(start.dtype)
 
     if isinstance(coefficients, jax.Array | np.ndarray):
         each = jnp.asarray(coefficients)
         coefficients = jax.tree.map(lambda _: each, base)
-    return jax.tree.map(of_leaf, base, vectors, coefficients)
+    masks = () if mask is None else (mask,)
+    return jax.tree.map(of_leaf, base, vectors, coefficients, *masks)
 
 
 def masked(vectors: PyTree, mask: PyTree) -> PyTree:

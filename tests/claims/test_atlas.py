@@ -5,14 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.merging import atlas, atlas_tasks
+from experiments.merging import atlas, atlas_tasks, tasks
 from experiments.merging.atlas_few import labelled, views
 from experiments.merging.atlas_learning import Views, few_batches
+from experiments.merging.fishers import draw_images
 from experiments.merging.judging import Reading, differences, judged, over_targets
 from experiments.merging.tasks import Images
 from rml.errors import UserError
 from rml.ops import t_interval
-from tests.claims.bed_of_patterns import config_of, made_bed, put_in, put_in_plain, small_run
+from tests.claims.bed_of_patterns import (
+    config_of,
+    made_bed,
+    patterns,
+    put_in,
+    put_in_plain,
+    small_run,
+)
 
 RECIPE = {
     "search.tries": 2, "methods.adamerging.steps": 2, "methods.adamerging.batch_size": 2,
@@ -47,6 +55,39 @@ def test_a_small_run_measures_every_claim_and_draws(bed, monkeypatch, tmp_path):
         assert found[f"changed_isotropic_over_{way}"] == pytest.approx(
             found["changed_isotropic"] - found[f"changed_{way}"]
         )
+
+
+def test_draws_are_of_all_classes_though_images_are_stored_class_by_class_in_turns():
+    source = patterns(0, 4, 8)
+    made = {name: tasks.ImageTask(*[source] * 3) for name in ("a", "b")}
+    for seed in range(3):
+        images = tasks.joined(made, "train", 16, seed)  # every second would be of two classes
+        assert np.asarray(images.task).tolist() == [0] * 16 + [1] * 16
+        assert set(np.asarray(images.label)[:16]) == {0, 1, 2, 3}
+        drawn = draw_images(source, 16, seed)
+        assert len(np.unique(drawn, axis=0)) == 16
+        assert set(source.labels[rows_of(drawn, source)]) == {0, 1, 2, 3}
+    assert len(tasks.joined(made, "test", 100).label) == 64
+    more = draw_images(source, 40, 0)  # some are repeated
+    assert len(more) == 40
+    assert len(np.unique(more, axis=0)) == 32
+
+
+def test_another_seed_draws_other_images_and_more_of_them_are_those_and_others():
+    source = patterns(0, 4, 8)
+    few, more = (tasks.few_of_each(source, count, 3) for count in (2, 3))
+    assert np.bincount(few.labels).tolist() == [2] * 4
+    rows = [set(rows_of(own.arrays()["image"], source)) for own in (few, more)]
+    assert rows[0] < rows[1]
+    assert rows[0] != set(rows_of(tasks.few_of_each(source, 2, 4).arrays()["image"], source))
+    one, other = (draw_images(source, 16, seed) for seed in (0, 1))
+    assert not np.array_equal(one, other)
+
+
+def rows_of(images, source):
+    """Which of a source's images some are."""
+    known = [image.tobytes() for image in source.arrays()["image"]]
+    return [known.index(image.tobytes()) for image in images]
 
 
 @pytest.mark.parametrize(

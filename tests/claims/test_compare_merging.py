@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.merging import compare, compare_figures, compare_ways, grams
+from experiments.merging import compare, compare_figures, compare_ways, fishers, grams
 from experiments.merging.judging import Part, judged, of_hits, read
 from experiments.merging.ranking import on_their_own
 from experiments.merging.tasks import Images
@@ -38,7 +38,8 @@ def test_a_small_run_ranks_every_way_and_counts_its_cost(monkeypatch, tmp_path):
     assert compare_ways.forward_flops(config, bed) == forward
     images = len(made["a"].validation.arrays()["label"]) * 2
     passes = {
-        "average": 0, "ties": 2 * images, "fisher": 2 * images + 3 * 2 * 4 * 2,
+        "average": 0, "ties": 2 * images,
+        "fisher": 2 * images + 2 * fishers.fisher_flops(bed, examples=4, classes=2) / forward,
         # Of each of 4 images of 2 tasks a pass, and products of 16 by 16 and twice 8 by 8 numbers.
         "regmean": 2 * images + 2 * 4 * (1 + (16 * 16 + 2 * 8 * 8) / (16 * 8 + 2 * 8 * 8)),
         "adamerging": 4 * (3 * 2 * 2 * 2 + images),  # of two starts by two rates
@@ -92,9 +93,9 @@ def test_matrices_are_of_experts_own_images_and_cross_as_a_whole(monkeypatch):
     for examples in (16, 20):
         found = grams.grams_of(bed, [own.train for own in made.values()], examples=examples)
         for i, own in enumerate(made.values()):
-            images = own.train.arrays()["image"]
-            rows = np.linspace(0, 16, examples, endpoint=False).astype(int)
-            x = images.reshape(16, -1)[rows, ::4].astype(np.float64) / 255
+            images = fishers.draw_images(own.train, examples, config.seed)
+            assert len(np.unique(images, axis=0)) == 16
+            x = images.reshape(examples, -1)[:, ::4].astype(np.float64) / 255
             np.testing.assert_allclose(found["patches.kernel"][i], x.T @ x / examples, rtol=1e-5)
     other = grams.crossed(found)
     for name, gram in found.items():
