@@ -87,11 +87,13 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     tries = check(config)
     # Seeds of different runs have no split in common.
     seeds = range(config.seed * config.splits, (config.seed + 1) * config.splits)
-    found = for_each(
-        run,
-        [f"split_{seed}" for seed in seeds],
-        lambda name, inner: measure_split(config, inner, int(name.removeprefix("split_"))),
-    )
+
+    def measure(name: str, inner: RunDirectory) -> tuple[Mapping[str, float], None]:
+        if (done := inner.summary()) is not None:
+            return done["metrics"], None
+        return measure_split(config, inner, int(name.removeprefix("split_")))[0], None
+
+    found = for_each(run, [f"split_{seed}" for seed in seeds], measure)
     splits = [metrics for metrics, _ in found.values()]
     metrics: dict[str, float] = {f"tries_{name}": n for name, n in tries.items()}
     table: dict[Setting, dict[str, tuple[float, float]]] = {}

@@ -119,7 +119,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     warn_of_oddities(open_images(config, "train", labelled=True), open_images(config, "test"))
     for part in (config, on_validation(config)):
         first_points(part, config.seed)
-    check_totals(config)
+    check_numbers(config)
     check_tries(config)
     configs, metrics = chosen(config, run)
 
@@ -167,14 +167,20 @@ def on_validation(config: Any) -> Any:
     return own
 
 
-def check_totals(config: Any) -> None:
-    """Checks the numbers of training images, by which the bound weighs its sum over a batch.
+def check_numbers(config: Any) -> None:
+    """Checks the number of classes and of images, by which the bound weighs its sum over a batch.
 
     Raises:
       UserError: A number is not that of the images that are read.
     """
     for key, own in (("data", config), ("tries.data", on_validation(config))):
-        found = len(open_images(own, "train"))
+        source = open_images(own, "train", labelled=True)
+        if own.model.classes != source.num_classes:
+            raise UserError(
+                f"model.classes is {own.model.classes}, expected {source.num_classes}, the number "
+                f"of classes of {config.data.name}"
+            )
+        found = len(source)
         if own.data.total != found:
             raise UserError(
                 f"{key}.total is {own.data.total}, expected {found}, the number of images that "

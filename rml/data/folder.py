@@ -12,7 +12,7 @@ from PIL import Image
 from rml.data import splits
 from rml.data.errors import DataError
 from rml.data.own import walk
-from rml.data.source import NO_LABEL, Record, RecordSource, select
+from rml.data.source import NO_LABEL, Record, RecordSource, select, unchanged
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 SEED = 0
@@ -91,15 +91,19 @@ def open_folder(
     parts = select(split, {key: len(where) for key, where in members.items()}, name=name)
     chosen = [members[key][at] for key, positions in parts for at in positions]
     records = [Record(files[key][at], int(labels[key][at])) for key, at in chosen]
+    shape = _shape([file for found in files.values() for file in found])
+    # Labels number the folders' classes, which files are named by.
+    state = unchanged((files[key][at] for key, at in chosen), shape, image_size, class_names)
     source = RecordSource(
         records.__getitem__,
         size=len(records),
-        image_shape=_shape([file for found in files.values() for file in found]),
+        image_shape=shape,
         image_size=image_size,
         class_names=class_names,
         name=name,
         split=split,
         labels=np.array([record.label for record in records], np.int32),
+        key=state,
     )
     source.files = tuple(str(files[key][at].relative_to(path)) for key, at in chosen)
     return source

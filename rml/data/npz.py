@@ -10,7 +10,7 @@ import numpy as np
 from rml.data.errors import DataError
 from rml.data.images import pair, resize_and_center_crop
 from rml.data.own import chosen
-from rml.data.source import NO_LABEL, ArraySource, select
+from rml.data.source import KEPT, NO_LABEL, ArraySource, select, unchanged
 
 _CHANNELS = (1, 3, 4)  # of grey, RGB and RGBA
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "x"), ("label", "y")
@@ -43,6 +43,18 @@ def open_npz(
         channels first.
     """
     name = f"npz:{path}"
+    state = unchanged([path], split, image_size)
+    if (found := KEPT.get(state)) is None:
+        found = _read(path, split, name, image_size)
+        KEPT.put(state, found)
+    names = [str(one) for one in found["classes"]]
+    return ArraySource(found["image"], found["label"], class_names=names, name=name, split=split)
+
+
+def _read(
+    path: Path, split: str, name: str, image_size: int | Sequence[int] | None
+) -> dict[str, np.ndarray]:
+    """Images and labels of one split, and the classes."""
     arrays = read_arrays(path)
     keys = {
         part: (_pick(arrays, _IMAGE_KEYS, part), _pick(arrays, _LABEL_KEYS, part))
@@ -92,9 +104,7 @@ def open_npz(
             raise DataError(f"{name} holds vectors, which image_size={image_size} cannot resize")
         if image.shape[1:3] != pair(image_size):
             image = np.stack([resize_and_center_crop(one, pair(image_size)) for one in image])
-    return ArraySource(
-        image, label[rows], class_names=[str(one) for one in classes], name=name, split=split
-    )
+    return {"image": image, "label": label[rows], "classes": classes}
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

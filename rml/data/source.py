@@ -1,8 +1,9 @@
 """Random-access labelled images: the one shape every data set takes."""
 
+import hashlib
 import os
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -293,7 +294,22 @@ def _freeze(arrays: Mapping[str, np.ndarray]) -> None:
 
 
 KEPT = Kept(IN_MEMORY_BYTES)
-"""What is kept of prepared data sets."""
+"""What is kept of data sets that lie in files."""
+
+
+def unchanged(files: Iterable[str | Path], *others: Any) -> Hashable:
+    """A key of what depends on files and other values, None where files are not of this machine.
+
+    Files that are written anew are others, wherever they lie.
+    """
+    digest = hashlib.sha256(repr(others).encode())
+    try:
+        for file in files:
+            own = os.stat(file)
+            digest.update(f"{file}\0{own.st_ino} {own.st_size} {own.st_mtime_ns}\0".encode())
+    except OSError:
+        return None
+    return digest.digest()
 
 
 class Record(NamedTuple):

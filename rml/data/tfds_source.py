@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rml.data.source import (
     RecordSource,
     Source,
     select,
+    unchanged,
 )
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -83,7 +84,8 @@ def open_tfds(
             example = kept.deserialize_example_np(raw, decoders=decoders)
         return Record(example[image_key], int(example[label_key]))
 
-    same = _unchanged(builder, split, image_size, image_key, label_key)
+    files = [str(file) for info in builder.info.splits.values() for file in info.filepaths]
+    same = unchanged(files, split, image_size, image_key, label_key)
     source = RecordSource(
         record,
         key=same,
@@ -115,20 +117,6 @@ def open_tfds(
         name=name,
         split=split,
     )
-
-
-def _unchanged(builder: Any, *others: Any) -> Hashable:
-    """What the examples of a prepared data set depend on, None where files are not of this machine.
-
-    Files that are written anew are others, wherever they lie.
-    """
-    files = (file for info in builder.info.splits.values() for file in info.filepaths)
-    try:
-        stats = [(str(file), os.stat(file)) for file in files]
-    except OSError:
-        return None
-    found = [(file, own.st_ino, own.st_size, own.st_mtime_ns) for file, own in stats]
-    return (*found, *(str(other) for other in others))
 
 
 def read_texts(

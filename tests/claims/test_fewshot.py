@@ -339,6 +339,31 @@ def test_parts_hold_their_classes_and_no_image_of_training():
         common.image_parts(config)
 
 
+def test_a_stopped_comparison_of_splits_measures_complete_ones_no_more(monkeypatch, tmp_path):
+    config = compare_icons.get_config()
+    config.splits, calls = 3, []
+    names = (*config.compared, splits.UNREGULARISED)
+    places = [f"{own.name}_{name}" for own in common.settings(config) for name in names]
+
+    def measure_split(_, inner, seed):
+        calls.append(seed)
+        if calls == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return {f"accuracy_{place}": 0.5 + seed / 8 for place in places}, {}
+
+    monkeypatch.setattr(splits, "measure_split", measure_split)
+    monkeypatch.setattr(splits.drawing, "draw_accuracies", lambda *args, **options: None)
+    run = RunDirectory(tmp_path / "run", config.to_dict())
+    with pytest.raises(KeyboardInterrupt):
+        splits.run(config, run)
+    run.close()
+    run = RunDirectory(tmp_path / "run", config.to_dict())
+    metrics = splits.run(config, run)
+    run.close()
+    assert calls == [0, 1, 2, 2]
+    assert metrics[f"accuracy_{places[0]}"] == 0.625
+
+
 def test_intervals_over_splits_are_wider_by_the_classes_that_splits_share():
     config = compare_icons.get_config()  # 130 novel classes, 204 to train on, 120 to choose by
     values = [0.1, 0.4, 0.2, 0.25, 0.3]

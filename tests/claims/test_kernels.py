@@ -214,7 +214,7 @@ def test_tries_are_judged_on_images_they_do_not_train_on(file, tfds_data_dir):
     assert (len(whole), len(train)) == (config.data.total, own.data.total)
     assert len(judged) == len(whole) - len(train) == round(len(whole) / 4)
     np.testing.assert_array_equal(np.concatenate([train, judged]), whole)
-    classification.check_totals(config)
+    classification.check_numbers(config)
     classification.check_tries(config)
 
 
@@ -228,6 +228,7 @@ FEWER = {"data.train": "train[:1000]", "data.test": "train[1000:]", "data.total"
     [
         ({"data.train": "train[:400]"}, r"^data\.total is 1438, expected 400"),
         ({"tries.data.total": 1079}, r"^tries\.data\.total is 1079, expected 1078"),
+        ({"model.classes": 5}, r"^model\.classes is 5, expected 10, .* classes of digits"),
         (FEWER, r"data\.train is 'train\[:75%\]', expected a part .*\[:1000\]', .* lacks 78 "),
         (
             FEWER | {"tries.data.train": "train[:900]", "tries.data.total": 900},

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from rml.data import load
-from rml.data.source import KEPT, Kept, RecordSource
+from rml.data.source import Kept, RecordSource
 
 
 def of_bytes(count):
@@ -70,14 +70,49 @@ def test_a_second_source_of_the_same_images_decodes_nothing(size, tmp_path, monk
     np.testing.assert_array_equal(anew["image"], first["image"])
 
 
-def test_images_in_folders_are_kept_for_their_source_alone(tmp_path):
+def test_sources_without_a_key_share_nothing():
+    kept = Kept(10)
+    kept.put(None, of_bytes(3))
+    assert kept.get(None) is None
+
+
+def own_folder(path):
     for label in "ab":
-        (tmp_path / label).mkdir()
+        (path / label).mkdir(parents=True)
         for number in range(3):
             pixels = np.full((4, 4), 10 * number, np.uint8)
-            Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
-    before = dict(KEPT._arrays)
-    source = load(f"folder:{tmp_path}", "all")
-    assert source.arrays()["image"] is source.arrays()["image"]
-    assert load(f"folder:{tmp_path}", "all").arrays()["image"] is not source.arrays()["image"]
-    assert KEPT._arrays.keys() == before.keys()
+            Image.fromarray(pixels).save(path / label / f"{number}.png")
+    return f"folder:{path}", path / "a" / "0.png"
+
+
+def own_arrays(path):
+    file = path.with_suffix(".npz")
+    np.savez(file, image=np.arange(96, dtype=np.uint8).reshape(6, 4, 4), label=list("aaabbb"))
+    return f"npz:{file}", file
+
+
+@pytest.mark.parametrize("own", [own_folder, own_arrays])
+def test_own_images_are_kept_until_a_file_is_another(own, tmp_path):
+    name, file = own(tmp_path / "own")
+
+    def arrays(split="all", size=None):
+        source = load(name, split, image_size=size)
+        assert source.class_names == ("a", "b")
+        return source.arrays()
+
+    first = arrays()
+    assert arrays()["image"] is first["image"]
+    assert np.array_equal(np.sort(arrays()["label"]), [0, 0, 0, 1, 1, 1])
+    assert arrays(size=2)["image"].shape == (6, 2, 2, 1)
+    assert len(arrays("train[:2]")["image"]) == 2
+    os.utime(file, ns=(0, 1))
+    anew = arrays()
+    assert anew["image"] is not first["image"]
+    np.testing.assert_array_equal(anew["image"], first["image"])
+
+
+def test_files_that_are_read_without_labels_have_none_though_they_were_read_with(tmp_path):
+    name, _ = own_folder(tmp_path / "own")
+    assert set(load(name, "all").arrays()["label"]) == {0, 1}
+    bare = load(name.replace("folder:", "images:"), "all")
+    assert set(bare.arrays()["label"]) == {-1}

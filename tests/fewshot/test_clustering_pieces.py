@@ -45,11 +45,16 @@ def test_graphs_are_of_their_kind():
 
 
 @pytest.mark.slow
-def test_an_iteration_is_a_share_of_the_fastest_run(monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    # Two iterations and the last assignment, which is little where an iteration has several.
+    [({"empty": "keep"}, 3), ({"temperature": 0.5}, 2)],
+)
+def test_an_iteration_is_a_share_of_the_fastest_run(monkeypatch, options, parts):
     x, _ = gaussian_mixture(jax.random.key(0), number=600, dimension=4, components=3, spread=0.5)
     ticks = iter([0.0, 100.0, 200.0, 209.0, 300.0, 306.0])  # compilation, 9 s, 6 s
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     seconds = iteration_seconds(
-        x, start=x[:3], iterations=2, repetitions=2, num_clusters=99, tolerance=1.0, empty="keep"
+        x, start=x[:3], iterations=2, repetitions=2, num_clusters=99, tolerance=1.0, **options
     )
-    assert seconds == 6.0 / 3  # two iterations and the last assignment
+    assert seconds == 6.0 / parts
