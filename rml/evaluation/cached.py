@@ -1,9 +1,11 @@
 """Features of frozen encoders, computed once and kept in files."""
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -140,12 +142,13 @@ def _read(path: Path) -> np.ndarray | None:
         if _check(content[:-CHECK_BYTES]) != content[-CHECK_BYTES:].tobytes():
             raise ValueError("its digest is another")
         found: np.ndarray = np.load(path, mmap_mode="r")
-        os.utime(path, ns=(time.time_ns(),) * 2)  # it was read now, see `_trim`
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         log.warning("%s is damaged (%s): features are computed again", path, error)
         return None
+    with contextlib.suppress(OSError):  # the file may be another user's, or gone
+        os.utime(path, ns=(time.time_ns(),) * 2)  # it was read now, see `_trim`
     return found
 
 
@@ -160,10 +163,16 @@ def _write(path: Path, features: np.ndarray) -> None:
             np.save(file, features, allow_pickle=False)
             file.flush()
             file.write(_check(np.memmap(scratch, np.uint8, "r")))
+            os.fchmod(number, _mode(path.parent))
         os.replace(scratch, path)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
+
+
+def _mode(directory: Path) -> int:
+    """Permissions of a file: whoever may read its directory may read it, and its owner write."""
+    return stat.S_IMODE(directory.stat().st_mode) & 0o644
 
 
 def _check(content: np.ndarray) -> bytes:
@@ -173,8 +182,13 @@ def _check(content: np.ndarray) -> bytes:
 def _trim(directory: Path, limit_bytes: int) -> None:
     """Removes files that were not read for longest, and no file that was not written here."""
     pattern = re.compile(rf".*-[0-9a-f]{{{2 * KEY_BYTES}}}\.npy")
-    files = [path for path in directory.iterdir() if pattern.fullmatch(path.name)]
-    known = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in files)
+    known = []
+    for path in directory.iterdir():
+        if pattern.fullmatch(path.name):
+            with contextlib.suppress(FileNotFoundError):  # another program removed it
+                own = path.stat()
+                known.append((own.st_mtime_ns, own.st_size, path))
+    known.sort()
     total = sum(size for _, size, _ in known)
     for _, size, path in known:
         if total <= limit_bytes:

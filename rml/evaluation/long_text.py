@@ -70,6 +70,8 @@ def token_nats(
 ) -> Float[Array, " t-1"]:
     """Computes -log p of every token but the first, given those before it, in nats.
 
+    Call it inside `jax.jit`: outside of it each call compiles.
+
     Args:
       hidden: Hidden states of the text.
       head: Logits of the next token from hidden states.

@@ -54,12 +54,17 @@ def hard_negatives(
       query nor the query itself.
 
     Raises:
-      ValueError: If a query has fewer than `count` documents beside its answers and itself, or
-        fewer whose score is finite.
+      ValueError: If a pair names a query or a document that is not there, or a query has fewer
+        than `count` documents beside its answers and itself, or fewer whose score is finite.
 
     Source: Izacard et al., Unsupervised Dense Information Retrieval with Contrastive Learning,
     arXiv:2112.09118, Section 4.3; Xiong et al., arXiv:2007.00808, mine anew during training.
     """
+    for name, found, size in (
+        ("query", query, len(queries)), ("document", document, len(documents)),
+    ):  # fmt: skip
+        if wrong := found[(found < 0) | (found >= size)].tolist():
+            raise ValueError(f"{name} has the number {wrong[0]}, expected 0 to {size - 1}")
     answers = known_pairs(query, document, documents=len(documents), own=own)
     most = int(np.bincount(answers // len(documents)).max(initial=0))
     if len(documents) - most < count:

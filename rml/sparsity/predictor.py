@@ -1,10 +1,12 @@
 """A small predictor of which channels of a feed-forward will be live, before any is computed."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key
 
 
@@ -44,13 +46,14 @@ def predict(predictor: Predictor, inputs: Float[Array, "n d"]) -> Float[Array, "
     return (inputs @ predictor.down) @ predictor.up + predictor.offset
 
 
+@functools.partial(jax.jit, static_argnames=("rank", "steps", "batch_size"))
 def fit_predictor(
     inputs: Float[Array, "n d"],
     live: Bool[Array, "n f"],
     *,
     rank: int,
     steps: int,
-    learning_rate: float,
+    learning_rate: ArrayLike,
     batch_size: int,
     key: Key[Array, ""],
 ) -> Predictor:

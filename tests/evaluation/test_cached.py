@@ -156,6 +156,20 @@ def test_a_damaged_file_is_computed_again_with_a_warning(computed, tmp_path, cap
     assert not computed()
 
 
+def test_a_file_of_another_user_is_read(computed, tmp_path, monkeypatch, caplog):
+    tmp_path.chmod(0o755)
+    computed()
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o644
+
+    def refused(*_, **__):
+        raise PermissionError("only its owner says when a file was read")
+
+    monkeypatch.setattr("os.utime", refused)
+    assert not computed()
+    assert "damaged" not in caplog.text
+
+
 def test_where_they_cannot_be_kept_a_warning_says_so(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("no directory")
     monkeypatch.setenv("RML_CACHE", str(tmp_path / "file"))
@@ -207,6 +221,10 @@ def test_what_was_not_read_for_longest_is_removed_first(tmp_path, monkeypatch):
     kept("a")
     assert kept("c", limit_bytes=2 * size) == {"a", "c"}
     assert (directory / "mine.npy").exists()
+    # What another program removes meanwhile is not looked at.
+    gone = next(directory.glob("a-*"))
+    gone.with_name(f"gone-{'0' * 32}.npy").symlink_to("nothing")
+    assert {"a", "d"} <= kept("d", limit_bytes=3 * size)
 
 
 def test_an_encoder_of_a_run_keeps_its_preprocessing(tmp_path, monkeypatch):

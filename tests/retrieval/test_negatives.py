@@ -37,6 +37,15 @@ def test_hard_negatives_rank_highest_and_never_answer(seed, answers, count):
     np.testing.assert_array_equal(found, expected[query])
 
 
+@pytest.mark.parametrize(("name", "number"), [("document", 4), ("document", -1), ("query", 4)])
+def test_a_pair_of_what_is_not_there_is_refused(name, number):
+    x = np.eye(4, dtype=np.float32)
+    pairs = {"query": np.array([1, 3]), "document": np.array([1, 3])}
+    pairs[name][1] = number
+    with pytest.raises(ValueError, match=f"{name} has the number {number}, expected 0 to 3"):
+        hard_negatives(x, x, **pairs, count=1)
+
+
 def test_a_score_that_is_no_number_is_never_a_negative():
     queries, documents = np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)
     documents[2] = np.nan
