@@ -97,10 +97,10 @@ def scores(
     """
     (x, y), model = train, config.model
     images, labels = (np.concatenate(both) for both in zip(*judged, strict=True))
-    kernels_of = [compute(config, method, depth, x, images) for depth in model.depths]
+    of_depths = list(zip(*compute(config, method, x, images), strict=True))
     given = dict(noises=jnp.asarray(model.noises), classes=classes)
     found = np.stack([
-        [predict(k[:n, :n], ti[:, :n], y[:n], **given) == labels for k, ti in kernels_of]
+        [predict(k[:n, :n], ti[:, :n], y[:n], **given) == labels for k, ti in of_depths]
         for n in sorted(config.data.sizes)
     ]).astype(float)  # fmt: skip
     valid, test = np.split(found, [len(judged[0][0])], axis=-1)
@@ -152,26 +152,28 @@ def drawn(config: Any, train: Any, test: Any) -> list[tuple[np.ndarray, np.ndarr
     return [(x[:most], y[:most]), (x[most:], y[most:]), judged]
 
 
-def compute(config: Any, method: str, depth: int, train: Any, images: Any) -> tuple[Array, Array]:
-    """Computes a network's kernel of training images, and of images with them."""
-    options = dict(kernel=kernels.build(config.model.kernel), depth=depth)
+def compute(config: Any, method: str, train: Any, images: Any) -> tuple[Array, Array]:
+    """Computes networks' kernels of training images, and of images with them, one a depth."""
+    options = dict(kernel=kernels.build(config.model.kernel), depth=tuple(config.model.depths))
     if method == FULLY:
         return _fully(train, images, **options)
     options |= dict(size=config.model.patch, pool=method == POOLED)
     k = _convolutional(np.concatenate([train, images]), train, **options)
-    return k[: len(train)], k[len(train) :]
+    return k[:, : len(train)], k[:, len(train) :]
 
 
 _convolutional = jax.jit(kernels.conv_nngp, static_argnames=("kernel", "depth", "size", "pool"))
 
 
 @partial(jax.jit, static_argnames=("kernel", "depth"))
-def _fully(train: Array, images: Array, *, kernel: Any, depth: int) -> tuple[Array, Array]:
+def _fully(
+    train: Array, images: Array, *, kernel: Any, depth: tuple[int, ...]
+) -> tuple[Array, Array]:
     rows = (x.reshape(len(x), -1) for x in (train, images))
-    k = kernels.input_blocks(*rows)
-    for _ in range(depth):
-        k = kernels.gram_blocks(kernel, k)
-    return k.ii, k.ti
+    found = [kernels.input_blocks(*rows)]
+    for _ in range(max(depth)):
+        found.append(kernels.gram_blocks(kernel, found[-1]))
+    return jnp.stack([found[own].ii for own in depth]), jnp.stack([found[own].ti for own in depth])
 
 
 @partial(jax.jit, static_argnames="classes")

@@ -37,10 +37,10 @@ def conv_nngp(
     other: Float[Array, "m h w c"],
     *,
     kernel: Kernel,
-    depth: int,
+    depth: int | tuple[int, ...],
     size: int = 3,
     pool: bool = True,
-) -> Float[Array, "n m"]:
+) -> Float[Array, "*depths n m"]:
     """Computes the kernel of a convolutional network of infinitely many channels.
 
     It has `depth` convolutions, each followed by its activation, and a linear output of their mean
@@ -53,7 +53,8 @@ def conv_nngp(
       x: Images of the rows.
       other: Images of the columns, of the same size.
       kernel: Second moment of the activation's features, such as `rml.kernels.relu`.
-      depth: Number of convolutions.
+      depth: Number of convolutions. Several, as the layers of one network, take no longer than the
+        largest; the kernels have a leading axis then.
       size: Width of their square windows, odd; images are padded with zeros.
       pool: Whether the output reads the mean over locations. It needs covariances of all pairs of
         locations, (h w)² for each pair of images; without, h w are enough. At most
@@ -63,7 +64,7 @@ def conv_nngp(
       The kernel of each pair of images.
 
     Raises:
-      ValueError: If the images differ in size, or the window is even.
+      ValueError: If the images differ in size, the window is even, or a depth is below 0.
 
     Source: Novak et al., Bayesian Deep Convolutional Networks with Many Channels are Gaussian
       Processes, arXiv:1810.05148; Garriga-Alonso et al., arXiv:1808.05587.
@@ -73,11 +74,14 @@ def conv_nngp(
             f"images must have one size and windows an odd width, got {x.shape}, {other.shape} "
             f"and width {size}"
         )
+    depths = (depth,) if isinstance(depth, int) else tuple(depth)
+    if not depths or min(depths) < 0:
+        raise ValueError(f"depth is {depth}, expected a number of convolutions, or several")
     x, other = wide(x, other)
 
     def norms(image: Array) -> list[Array]:
         found, v = [], jnp.mean(image**2, axis=-1)
-        for _ in range(depth):
+        for _ in range(max(depths)):
             v = window_mean(v, size=size)
             found.append(v)
             v = kernel(v, v, v)
@@ -85,9 +89,11 @@ def conv_nngp(
 
     def pair(a: Array, a_norms: list[Array], b: Array, b_norms: list[Array]) -> Array:
         c = jnp.einsum("hwc,ijc->hwij" if pool else "hwc,hwc->hw", a, b) / a.shape[-1]
+        means = [jnp.mean(c)]
         for v, w in zip(a_norms, b_norms, strict=True):
             c = kernel(window_mean(c, size=size), v[:, :, None, None] if pool else v, w)
-        return jnp.mean(c)
+            means.append(jnp.mean(c))
+        return jnp.stack([means[own] for own in depths])
 
     columns = other, jax.vmap(norms)(other)
     locations = x.shape[1] * x.shape[2]
@@ -97,4 +103,5 @@ def conv_nngp(
         own = norms(image)
         return jax.lax.map(lambda one: pair(image, own, *one), columns, batch_size=batch)
 
-    return jax.lax.map(row, x)
+    found = jnp.moveaxis(jax.lax.map(row, x), -1, 0)
+    return found[0] if isinstance(depth, int) else found

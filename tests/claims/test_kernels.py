@@ -146,9 +146,10 @@ def test_kernels_of_networks_are_those_of_their_kind():
     x, other = (
         jnp.asarray(np.random.default_rng(i).random((n, 4, 4, 1))) for i, n in ((0, 2), (1, 3))
     )
-    given = dict(kernel=kernels.relu, depth=2, size=3)
+    config.model.depths = (2, 1)
+    given = dict(kernel=kernels.relu, depth=(2, 1), size=3)
     for method, pool in ((convolution.POOLED, True), (convolution.FLAT, False)):
-        k, ti = convolution.compute(config, method, 2, x, other)
+        k, ti = convolution.compute(config, method, x, other)
         np.testing.assert_allclose(k, kernels.conv_nngp(x, x, pool=pool, **given), rtol=1e-5)
         np.testing.assert_allclose(ti, kernels.conv_nngp(other, x, pool=pool, **given), rtol=1e-5)
 

@@ -319,8 +319,21 @@ def test_columns_are_computed_some_at_a_time(normal, monkeypatch, pool):
         assert memory.temp_size_in_bytes < 256 * 16**2 * 8
 
 
+@pytest.mark.slow
+def test_several_depths_are_layers_of_one_network(normal):
+    x, other = jnp.asarray(normal(8, 2, 3, 2, 2)), jnp.asarray(normal(9, 3, 3, 2, 2))
+    together = conv_nngp(x, other, kernel=RELU, depth=(3, 0, 1))
+    for own, depth in zip(together, (3, 0, 1), strict=True):
+        np.testing.assert_allclose(own, conv_nngp(x, other, kernel=RELU, depth=depth), rtol=1e-12)
+    means = [np.asarray(images).mean((1, 2)) for images in (x, other)]
+    np.testing.assert_allclose(together[1], means[0] @ means[1].T / 2, rtol=1e-6)
+
+
 def test_mistakes_are_named(unchecked):
     x = jnp.ones((2, 4, 4, 1))
+    for depth in (-1, (2, -1), ()):
+        with pytest.raises(ValueError, match=r"depth is .*, expected a number of convolutions"):
+            kernels.conv_nngp(x, x, kernel=RELU, depth=depth)
     with pytest.raises(ValueError, match=r"odd width.*\(3, 2, 2, 1\)"):
         kernels.patch_blocks(jnp.ones((3, 2, 2, 1)), x)
     with pytest.raises(ValueError, match="images must have one size"):
