@@ -4,8 +4,6 @@ Here random features approximate softmax attention; in `rml.attention.random_fea
 they are the model.
 """
 
-import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +13,9 @@ from jaxtyping import Array, Bool, Float, Key
 
 from rml.ops import full_precision, wide
 from rml.ops.attention_parts import finite_top
+
+CHUNK = 16
+"""Places of causal attention whose pairs exist at a time, each with all features."""
 
 
 def gaussian_projection(
@@ -65,8 +66,8 @@ def performer_attention(
 ) -> Float[Array, "*b q v"]:
     """Approximates softmax(query keysᵀ / sqrt(d)) values in time and memory linear in the length.
 
-    The gradient of causal attention keeps the states [m, v + 1] of as many places as the root of
-    the length, and makes the others anew.
+    The gradient of causal attention keeps a state [m, v + 1] for each `CHUNK` of places, and makes
+    anew what is between them.
 
     Args:
       query: Queries.
@@ -101,43 +102,47 @@ def performer_attention(
         q, k = _raised(q, k, jnp.max(jax.lax.stop_gradient(k), axis=-2, keepdims=True))
         out = q @ (jnp.swapaxes(k, -2, -1) @ values)
     else:
-
-        def step(carry: tuple[Array, Array], row: tuple[Array, ...]) -> tuple[Any, Array]:
-            state, before = carry
-            q, k, v = row
-            # The largest so far: a later key must not make the earlier ones vanish.
-            top = jnp.maximum(before, jax.lax.stop_gradient(k))
-            q, k = _raised(q, k, top)
-            decay = jnp.exp(before - finite_top(top))
-            state = decay[..., None] * state + k[..., :, None] * v[..., None, :]
-            return (state, top), jnp.einsum("...m,...mv->...v", q, state)
-
-        rows = tuple(jnp.moveaxis(x, -2, 0) for x in (q, k, values))
-        start = jnp.zeros((*rows[1].shape[1:], values.shape[-1]), values.dtype)
-        none = jnp.full(start.shape[:-1], -jnp.inf, k.dtype)
-        out = jnp.moveaxis(_scanned_in_chunks(step, (start, none), rows), 0, -2)
+        out = _causal(q, k, values)
     # A query that sees no key has 0 and a gradient of 0; a tiny divisor would square to 0 there.
     total = out[..., -1:]
     seen = total > 0
     return jnp.where(seen, out[..., :-1] / jnp.where(seen, total, 1), 0).astype(dtype)
 
 
-def _scanned_in_chunks(step: Callable, carry: Any, rows: tuple[Array, ...]) -> Array:
-    """Outputs of a scan whose gradient keeps what is carried between chunks alone."""
-    length = len(rows[0])
-    size = max(1, math.isqrt(length))
-    whole = length - length % size
+def _causal(q: Array, k: Array, values: Array) -> Array:
+    """Sums of values over earlier keys: those of a query's own chunk one by one, others as a state.
+
+    Each feature is divided by the largest that a key has had so far, since a later key must not
+    make the earlier ones vanish.
+    """
+    length = q.shape[-2]
+    # Rows that fill the last chunk: keys of which no feature is anything.
+    rows = [
+        jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, -length % CHUNK), (0, 0)), constant_values=fill)
+        for x, fill in ((q, 0), (k, -jnp.inf), (values, 0))
+    ]
+    chunks = [jnp.moveaxis(x.reshape(*x.shape[:-2], -1, CHUNK, x.shape[-1]), -3, 0) for x in rows]
+    earlier = jnp.tril(jnp.ones((CHUNK, CHUNK), bool))
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def chunk(carry: Any, rows: tuple[Array, ...]) -> tuple[Any, Array]:
-        return jax.lax.scan(step, carry, rows)
+    def step(carry: tuple[Array, Array], chunk: list[Array]) -> tuple[Any, Array]:
+        (state, before), (q, k, v) = carry, chunk
+        tops = jax.lax.cummax(jax.lax.stop_gradient(k), axis=k.ndim - 2)
+        tops = jnp.maximum(tops, before[..., None, :])
+        # A factor of all of a query's features cancels: its largest has a key of 1 or less.
+        shift = finite_top(jnp.max(jax.lax.stop_gradient(q) + tops, axis=-1, keepdims=True))
+        far = jnp.exp(q + before[..., None, :] - shift) @ state
+        exponents = q[..., :, None, :] + k[..., None, :, :] - shift[..., None]
+        near = jnp.exp(jnp.where(earlier[..., None], exponents, -jnp.inf)).sum(-1) @ v
+        top = finite_top(tops[..., -1, :])
+        own = jnp.swapaxes(jnp.exp(k - top[..., None, :]), -2, -1) @ v
+        state = jnp.exp(before - top)[..., None] * state + own
+        return (state, tops[..., -1, :]), far + near
 
-    chunks = tuple(x[:whole].reshape(-1, size, *x.shape[1:]) for x in rows)
-    carry, out = jax.lax.scan(chunk, carry, chunks)
-    out = out.reshape(whole, *out.shape[2:])
-    if whole == length:
-        return out
-    return jnp.concatenate([out, chunk(carry, tuple(x[whole:] for x in rows))[1]])
+    state = jnp.zeros((*chunks[1].shape[1:-2], k.shape[-1], values.shape[-1]), values.dtype)
+    none = jnp.full(state.shape[:-1], -jnp.inf, k.dtype)
+    found = jnp.moveaxis(jax.lax.scan(step, (state, none), chunks)[1], 0, -3)
+    return found.reshape(*found.shape[:-3], -1, found.shape[-1])[..., :length, :]
 
 
 def _raised(q: Array, k: Array, top: Array) -> tuple[Array, Array]:
