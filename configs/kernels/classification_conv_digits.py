@@ -3,7 +3,11 @@
 python -m experiments.run --config=configs/kernels/classification_conv_digits.py --workdir=runs/conv
 
 Kernel, samples and splits are those of mnist5k. The first amplitude, batch and steps were chosen on
-validation images of seed 0, once for both methods.
+validation images of seed 0, once for both methods. Of half as many tries each, validation images
+had first chosen the baseline's highest rate and the machine's least width; both grids reach further
+now.
+
+Result: results/dkm, 14 min 40 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""VICReg's choices one at a time: its three terms, width of the expander, size of the batch.
+"""VICReg's terms, one at a time: variance, invariance and covariance, and width of the expander.
 
 Bardes et al., arXiv:2105.04906. Variants are compared as `contrastive.ablation` does. The loss
 brings the standard deviation of each dimension of the projections to 1. Zero is a collapse.
