@@ -298,7 +298,7 @@ KEPT = Kept(IN_MEMORY_BYTES)
 
 
 def unchanged(files: Iterable[str | Path], *others: Any) -> Hashable:
-    """A key of what depends on files and other values, None where files are not of this machine.
+    """Makes a key of what depends on files, None where they are not of this machine.
 
     Files that are written anew are others, wherever they lie.
     """
