@@ -129,7 +129,7 @@ def _causal(q: Array, k: Array, values: Array) -> Array:
         (state, before), (q, k, v) = carry, chunk
         tops = jax.lax.cummax(jax.lax.stop_gradient(k), axis=k.ndim - 2)
         tops = jnp.maximum(tops, before[..., None, :])
-        # A factor of all of a query's features cancels: its largest has a key of 1 or less.
+        # A factor of all of a query's features cancels: with this one no exponent is above 0.
         shift = finite_top(jnp.max(jax.lax.stop_gradient(q) + tops, axis=-1, keepdims=True))
         far = jnp.exp(q + before[..., None, :] - shift) @ state
         exponents = q[..., :, None, :] + k[..., None, :, :] - shift[..., None]
