@@ -71,7 +71,10 @@ class BlockMemory(Cache):
 
     @property
     def bytes_read(self) -> int:
-        """Size of what a step of one token reads: representatives, keys and values."""
+        """Size of what one token's attention reads: representatives, keys and values.
+
+        Beside it a step copies what is kept, as that of every cache does.
+        """
         layers, batch, _, g, k = self.key.shape
         tokens = min(self.settings.attended + self.settings.block, self.slots)
         read = 2 * layers * batch * tokens * g * k * self.key.dtype.itemsize
