@@ -119,7 +119,7 @@ def background(config: Any, part: str) -> data.ArraySource:
     return data.select_classes(source, _every_second(source, tuple(BLOCKS), first=0))
 
 
-def draw_rows(count: int, most: int, *seed: int) -> np.ndarray:
+def draw_rows(count: int, most: int, seed: int) -> np.ndarray:
     """Rows drawn from `count`, at most `most`, in their order.
 
     Data sets are stored class by class in turns, so that rows at equal distances, or the first,

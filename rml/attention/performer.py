@@ -152,7 +152,7 @@ def _raised(q: Array, k: Array, top: Array) -> tuple[Array, Array]:
     all of a query's features cancels. So each feature has a key of 1 and each query a feature of 1:
     nothing overflows, and no row vanishes.
     """
-    shift = finite_top(top)  # 0 where there is no key yet
+    shift = finite_top(top)  # 0 where there is no key
     q = q + shift
     q = q - jax.lax.stop_gradient(jnp.max(q, axis=-1, keepdims=True))
     return jnp.exp(q), jnp.exp(k - shift)
