@@ -15,7 +15,6 @@ from rml.attention.actqkv import (
     Found,
     Moments,
     Weighting,
-    block_representatives,
     no_moments,
     probe_query,
     retrieve,
@@ -208,38 +207,3 @@ def look_up(
 
     of_text = jax.vmap(of_part, (0, 0, 0, None, 1, None))
     return jax.vmap(of_text)(lookup.moments, queries, got, new, representatives, there)
-
-
-def closed_representatives(
-    kept: Float[Array, "b blocks h k"],
-    keys: Float[Array, "b s g k"],
-    received: Float[Array, "b h s"],
-    text: Bool[Array, "b s"],
-    whole: Int[Array, ""],
-    *,
-    new: int,
-    settings: MemorySettings,
-) -> Float[Array, "b blocks h k"]:
-    """Updates representatives by those of blocks that are whole after a call.
-
-    Args:
-      kept: Representatives before the call.
-      keys: Keys of all slots, with the call's.
-      received: Attention that each token received while it was near.
-      text: Which slots hold text.
-      whole: Number of blocks that were whole before the call.
-      new: Number of tokens of the call.
-      settings: What is attended to.
-    """
-    s = settings
-    number = min(new // s.block + 1, kept.shape[1])
-    first = jnp.minimum(whole, kept.shape[1] - number)
-    start, size = s.sinks + first * s.block, number * s.block
-    found = block_representatives(
-        jax.lax.dynamic_slice_in_dim(keys, start, size, axis=1),
-        jax.lax.dynamic_slice_in_dim(received, start, size, axis=2),
-        jax.lax.dynamic_slice_in_dim(text, start, size, axis=1),
-        block=s.block,
-        top=s.top,
-    )
-    return jax.lax.dynamic_update_slice_in_dim(kept, found, first, axis=1)

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from rml.attention.actqkv import BY_ATTENTION, layer_budgets, window_attention
-from rml.attention.block_lookup import (
-    MemorySettings,
-    closed_representatives,
-    empty_lookup,
-    look_up,
+from rml.attention.actqkv import (
+    BY_ATTENTION,
+    block_representatives,
+    layer_budgets,
+    window_attention,
 )
+from rml.attention.block_lookup import MemorySettings, empty_lookup, look_up
 from rml.models.attention import attend
 from rml.models.caches import Cache
 from rml.models.layers import Dtype
@@ -42,27 +42,19 @@ class BlockMemory(Cache):
 
     Attributes:
       lookup: What each layer finds blocks by.
+      turn: The number of the layer that attends, which reads no more than it attends to.
       calls: Number of calls that had blocks to choose from.
       settings: What is attended to.
     """
 
     lookup: Any = None
+    turn: Any = None
     calls: Any = None
     settings: MemorySettings = struct.field(pytree_node=False, default=MemorySettings())
 
-    @property
-    def layers(self) -> Any:
-        """What each layer has of its own, with a leading axis of layers."""
-        return self.key, self.value, self.lookup
-
-    @property
-    def shared(self) -> "BlockMemory":
-        """The memory without what each layer has of its own."""
-        return self.replace(key=None, value=None, lookup=None)
-
-    def of_layer(self, own: Any) -> "BlockMemory":
-        """Returns the memory of one layer."""
-        return self.replace(key=own[0], value=own[1], lookup=own[2])
+    def of_layer(self, number: Int[Array, ""]) -> "BlockMemory":
+        """Returns the memory with the number of a layer, which takes its part when it attends."""
+        return self.replace(turn=number)
 
     @property
     def takes_positions(self) -> bool:
@@ -71,10 +63,7 @@ class BlockMemory(Cache):
 
     @property
     def bytes_read(self) -> int:
-        """Size of what one token's attention reads: representatives, keys and values.
-
-        Beside it a step copies what is kept, as that of every cache does.
-        """
+        """Size of what one token's attention reads: representatives, keys and values."""
         layers, batch, _, g, k = self.key.shape
         tokens = min(self.settings.attended + self.settings.block, self.slots)
         read = 2 * layers * batch * tokens * g * k * self.key.dtype.itemsize
@@ -108,7 +97,9 @@ class BlockMemory(Cache):
           rotate: Turns queries or keys by their positions, or by others given as `positions`.
 
         Returns:
-          The output, no weights, and what the layer now keeps.
+          The output, no weights, and what the layer adds: keys and values of the new tokens, the
+          attention that those at `_nearest` received, and the layer's `Lookup`, whose
+          representatives are those of blocks at `_closing`.
 
         Raises:
           ValueError: The model has an attention or a window of its own.
@@ -119,35 +110,32 @@ class BlockMemory(Cache):
                 f"no window, got {attention} and window={visible.window}"
             )
         s, (b, t, g, k) = self.settings, key.shape
+        lookup = jax.tree.map(lambda leaf: leaf[self.turn], self.lookup._replace(received=None))
         text = jnp.asarray(visible.keys)
         positions = jnp.maximum(jnp.cumsum(text, axis=1) - 1, 0)
         new = jax.lax.dynamic_slice_in_dim(text, self.length, t, axis=1)
-        keys, values = (
-            jax.lax.dynamic_update_slice_in_dim(kept, own.astype(kept.dtype), self.length, axis=1)
-            for kept, own in ((self.key, key), (self.value, value))
-        )
+        new_key, new_value = key.astype(self.key.dtype), value.astype(self.value.dtype)
         far_query = rotate(query, positions=jnp.full((1, t), s.window))
         got = None
         if s.weighting == BY_ATTENTION:
             own = grouped_logits(rotate(query), rotate(key))
             got = window_attention(own, new[:, None, None]).reshape(b, -1, t)
-        found, moments = look_up(
-            self.lookup, far_query, text, new, self.whole, settings=s, received=got
-        )
+        found, moments = look_up(lookup, far_query, text, new, self.whole, settings=s, received=got)
         places, ok = self._nearest(t)
         behind = self.length + jnp.arange(t)[:, None] - places
         seen = (ok & (behind >= 0))[None] & text[:, None, places]
-        own_key = rotate(keys[:, places], positions=positions[:, places])
+        near_key = self._at(places, self.key, new_key)
+        own_key = rotate(near_key, positions=positions[:, places])
         logits = grouped_logits(rotate(query), own_key)
         if s.clamped:
-            far = grouped_logits(far_query, _at_origin(rotate, keys[:, places]))
+            far = grouped_logits(far_query, _at_origin(rotate, near_key))
             logits = jnp.where(behind < s.window, logits, far)
-        chosen = jnp.arange(s.most) < self.lookup.budget[:, None, None]
+        chosen = jnp.arange(s.most) < lookup.budget[:, None, None]
         chosen &= found.scores > -jnp.inf
         slots, there = self._slots(found.blocks, chosen, text, g)
         old_key, old_value = (
-            kept[jnp.arange(b)[:, None, None], slots, jnp.arange(g)[:, None]]
-            for kept in (keys, values)
+            kept[self.turn, jnp.arange(b)[:, None, None], slots, jnp.arange(g)[:, None]]
+            for kept in (self.key, self.value)
         )
         if s.clamped:
             old_query, old_key = far_query, _at_origin(rotate, old_key.swapaxes(1, 2))
@@ -160,24 +148,55 @@ class BlockMemory(Cache):
         there = jnp.broadcast_to(there[:, :, None], (b, g, t, there.shape[-1]))
         mask = jnp.concatenate([near, there], axis=-1)[:, :, None]
         weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(logits.dtype).min), axis=-1)
-        all_values = jnp.concatenate([values[:, places].swapaxes(1, 2), old_value], axis=2)
+        near_value = self._at(places, self.value, new_value)
+        all_values = jnp.concatenate([near_value.swapaxes(1, 2), old_value], axis=2)
         out = jnp.einsum("bgrts,bgsk->btgrk", weights.astype(value.dtype),
                          all_values.astype(value.dtype))  # fmt: skip
         local = seen & (behind < s.window) & new[:, :, None]
         got = jnp.sum(weights[..., : len(places)] * local[:, None, None], axis=-2)
-        received = self.lookup.received.at[:, :, places].add(got.reshape(b, -1, len(places)))
-        before, own = self.lookup.information, found.information.mean(axis=1)
+        got = got.reshape(b, -1, len(places))
+        before, own = lookup.information, found.information.mean(axis=1)
         learned = jnp.where(self.whole > 1, before + (own - before) / (self.calls + 1), before)
-        lookup = self.lookup._replace(
-            received=received,
-            representatives=closed_representatives(
-                self.lookup.representatives, keys, received, text, self.whole, new=t, settings=s
+        _, closing = self._closing(t)
+        received = self._received(closing, places, got)
+        lookup = lookup._replace(
+            received=got,
+            representatives=block_representatives(
+                self._at(closing, self.key, new_key), received, text[:, closing],
+                block=s.block, top=s.top,
             ),
             moments=moments,
             information=learned,
             blocks=jnp.where(chosen, found.blocks, -1),
-        )
-        return out.reshape(query.shape).astype(value.dtype), None, (keys, values, lookup)
+        )  # fmt: skip
+        return out.reshape(query.shape).astype(value.dtype), None, (new_key, new_value, lookup)
+
+    def _at(
+        self,
+        places: Int[Array, " n"],
+        kept: Float[Array, "l b s g k"],
+        new: Float[Array, "b t g k"],
+    ) -> Float[Array, "b n g k"]:
+        """Keys or values of the layer at these places, of which some may be new tokens'."""
+        index, t = places - self.length, new.shape[1]
+        own = new[:, jnp.clip(index, 0, t - 1)]
+        is_new = ((index >= 0) & (index < t))[:, None, None]
+        return jnp.where(is_new, own, kept[self.turn, :, places].swapaxes(0, 1))
+
+    def _received(
+        self, closing: Int[Array, " n"], places: Int[Array, " m"], got: Float[Array, "b h m"]
+    ) -> Float[Array, "b h n"]:
+        """Attention that tokens have received, with what those at some places got now."""
+        index = closing - places[-1] + len(places) - 1
+        now = jnp.where(index >= self.settings.sinks, got[:, :, jnp.maximum(index, 0)], 0.0)
+        return jnp.moveaxis(self.lookup.received[self.turn, :, :, closing], 0, -1) + now
+
+    def _closing(self, t: int) -> tuple[Int[Array, ""], Int[Array, " n"]]:
+        """First of the blocks that may become whole by t tokens, and the places of all theirs."""
+        s, blocks = self.settings, self.lookup.representatives.shape[2]
+        number = min(t // s.block + 1, blocks)
+        first = jnp.minimum(self.whole, blocks - number)
+        return first, s.sinks + first * s.block + jnp.arange(number * s.block)
 
     def _nearest(self, t: int) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
         """Places of the first tokens and of those in no whole block, and which of them count."""
@@ -206,13 +225,20 @@ class BlockMemory(Cache):
         shape = (b, heads, slots.shape[-1])
         return jnp.broadcast_to(slots, shape), jnp.broadcast_to(there, shape)
 
-    def after(self, kept: Any, mask: Array, new: Bool[Array, "b t"]) -> "BlockMemory":
+    def after(self, added: Any, mask: Array, new: Bool[Array, "b t"]) -> "BlockMemory":
         """Returns the memory with further tokens, and the layers' budgets for the next call."""
-        s, choice = self.settings, self.whole > 1
-        key, value, lookup = kept
-        memory: Any = super().after((key, value), mask, new)
+        s, choice, t = self.settings, self.whole > 1, new.shape[1]
+        *tokens, lookup = added
+        memory: Any = super().after(tuple(tokens), mask, new)
+        kept = self.lookup
+        lookup = lookup._replace(
+            received=kept.received.at[..., self._nearest(t)[0]].add(lookup.received),
+            representatives=jax.lax.dynamic_update_slice_in_dim(
+                kept.representatives, lookup.representatives, self._closing(t)[0], axis=2
+            ),
+        )
         if s.dynamic:
-            layers = len(key)
+            layers = len(self.key)
 
             def spent(information: Array) -> Array:
                 return layer_budgets(

@@ -7,12 +7,12 @@ tokens; those of other kinds of `rml.attention.CombinerSettings` need them as we
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from rml.attention.combiner import CombinerSettings, check_settings
 from rml.attention.combiner_summaries import Pooling, Tokens, summaries
@@ -41,23 +41,7 @@ class CombinerCache(Cache):
     region_value: Any = None
     settings: CombinerSettings = struct.field(pytree_node=False, default=CombinerSettings())
 
-    @property
-    def layers(self) -> Any:
-        """What each layer has of its own."""
-        return self.query, self.key, self.value, self.region_key, self.region_value
-
-    @property
-    def shared(self) -> "CombinerCache":
-        """The cache without what each layer has of its own."""
-        return self._with((None,) * 5)
-
-    def of_layer(self, own: Any) -> "CombinerCache":
-        """Returns the cache of one layer."""
-        return self._with(own)
-
-    def _with(self, own: Any) -> "CombinerCache":
-        names = ("query", "key", "value", "region_key", "region_value")
-        return self.replace(**dict(zip(names, own, strict=True)))
+    own: ClassVar[tuple[str, ...]] = ("query", "key", "value", "region_key", "region_value")
 
     def attend(
         self,
@@ -76,8 +60,8 @@ class CombinerCache(Cache):
             )
         b, t, h, k = query.shape
         g, size = key.shape[2], self.settings.segment
-        first, held = self.length // size, self.length % size
-        count = -(-(size - 1 + t) // size)  # segments that the new tokens may lie in
+        held, at = self.length % size, self._open(t)
+        first, count = at[0], len(at)
         there = self.mask if visible.keys is None else jnp.asarray(visible.keys)
         seen = jnp.pad(there, ((0, 0), (0, (count + 1) * size)))
 
@@ -98,15 +82,14 @@ class CombinerCache(Cache):
         rows = Tokens(queries, keys, values, here[:, None, None]).rows(size)
         found = summaries(rows, Pooling(self.settings.pool, relu=self.settings.relu), k**-0.5)
         # What is written of the open segment is not seen, and written anew when more is read.
-        at = first + jnp.arange(count)
+        regions = tuple(
+            x.reshape(b, -1, count, x.shape[-1]).swapaxes(1, 2).astype(self.region_key.dtype)
+            for x in (found.key, found.value)
+        )
         region_key, region_value = (
-            kept.at[:, at].set(
-                x.reshape(b, -1, count, x.shape[-1]).swapaxes(1, 2).astype(kept.dtype), mode="drop"
-            )
-            for kept, x in (
-                (self.region_key, found.key), (self.region_value, found.value),
-            )
-        )  # fmt: skip
+            kept.at[:, at].set(x, mode="drop")
+            for kept, x in zip((self.region_key, self.region_value), regions, strict=True)
+        )
         asked, mask = rows.query, rows.here[..., None, :] & jnp.tril(jnp.ones((size, size), bool))
         if t == 1:
             asked, mask = (lax.dynamic_slice_in_dim(x, held, 1, axis=-2) for x in (asked, mask))
@@ -126,12 +109,24 @@ class CombinerCache(Cache):
             out = lax.dynamic_slice_in_dim(out, held, t, axis=1)
         start = jnp.minimum((held + t) // size, count - 1) * size
         kept = (lax.dynamic_slice_in_dim(x, start, size, axis=1) for x in places)
-        return out.astype(value.dtype), None, (*kept, region_key, region_value)
+        return out.astype(value.dtype), None, (*kept, *regions)
 
-    def after(self, kept: Any, mask: Array, new: Bool[Array, "b t"]) -> "CombinerCache":
+    def after(self, added: Any, mask: Array, new: Bool[Array, "b t"]) -> "CombinerCache":
         """Returns the cache with further tokens, see `Cache.after`."""
-        found: Any = super().after(kept[1:3], mask, new)
-        return found._with(kept)
+        at = self._open(new.shape[1])
+        *places, key, value = added
+        regions = (
+            kept.at[:, :, at].set(x, mode="drop")
+            for kept, x in ((self.region_key, key), (self.region_value, value))
+        )
+        kept = dict(zip(self.own, (*places, *regions), strict=True))
+        found: Any = self.with_kept(mask, new, **kept)
+        return found
+
+    def _open(self, t: int) -> Int[Array, " n"]:
+        """Numbers of the segments that t new tokens may lie in, the open one first."""
+        size = self.settings.segment
+        return self.length // size + jnp.arange(-(-(size - 1 + t) // size))
 
 
 def combiner_cache(

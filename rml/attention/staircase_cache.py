@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rml.errors import UserError
 from rml.models.caches import Cache
@@ -248,7 +248,11 @@ class StaircaseCache(Cache):
         visible: Visible,
         rotate: Callable[..., Array],
     ) -> tuple[Array, Array | None, Any]:
-        """Attends to what one layer keeps and to the new tokens, see `Cache.attend`."""
+        """Attends to what one layer keeps and to the new tokens, see `Cache.attend`.
+
+        Returns:
+          The output, the attention weights, and what the layer keeps: every step reads all of it.
+        """
         query, key = rotate(query), rotate(key)
         seen, kept = [], []
         for stairs, new, axis in ((self.key, key, TOKENS), (self.value, value, CHANNELS)):
@@ -257,6 +261,11 @@ class StaircaseCache(Cache):
             kept.append(append(stairs, new, self.length, self.staircase, axis=axis))
         y, weights = attention(query, *seen, visible)
         return y, weights, tuple(kept)
+
+    def after(self, added: Any, mask: Array, new: Bool[Array, "b t"]) -> "StaircaseCache":
+        """Returns the cache with further tokens, see `Cache.after`."""
+        found: Any = self.with_kept(mask, new, key=added[0], value=added[1])
+        return found
 
 
 def staircase_cache(

@@ -1,13 +1,13 @@
 """What a decoder keeps of the tokens it has read: all of them, a window, eight bits of each."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int8
+from jaxtyping import Array, Bool, Float, Int, Int8
 
 from rml.models.layers import Dtype
 from rml.ops.attention_parts import Visible
@@ -31,6 +31,9 @@ def quantise(x: Float[Array, "*b k"]) -> Quantised:
 class Cache(struct.PyTreeNode):
     """Keys and values of the tokens that a decoder has read, of all layers or of one.
 
+    All layers read one cache and give back what they add, which `after` writes at once: a loop over
+    steps then writes in place, where layers that each gave back all they keep would copy it.
+
     Without a window slot i holds token i. With one, the first slots hold the first tokens and the
     others the last ones in order, so that places in the cache tell who sees whom; tokens keep the
     rotary positions that they have in the text. With a window padding takes slots of first and last
@@ -46,6 +49,7 @@ class Cache(struct.PyTreeNode):
       length: Number of tokens read, the same for all texts.
       window: Number of last tokens that are kept; None for all.
       sinks: Number of first tokens that are kept beside the window.
+      own: Names of what each layer has of its own, with a leading axis of layers.
 
     Source: window with sinks, StreamingLLM (Xiao et al., 2023, arXiv:2309.17453), section 3.2,
     whose positions within the cache are not followed.
@@ -58,20 +62,15 @@ class Cache(struct.PyTreeNode):
     length: Any
     window: int | None = struct.field(pytree_node=False, default=None)
     sinks: int = struct.field(pytree_node=False, default=0)
+    own: ClassVar[tuple[str, ...]] = ("key", "value")
 
-    @property
-    def layers(self) -> Any:
-        """What each layer has of its own, with a leading axis of layers."""
-        return self.key, self.value
+    def of_layer(self, number: Int[Array, ""]) -> "Cache":
+        """Returns the cache of the layer with this number: what is shared, and its own."""
 
-    @property
-    def shared(self) -> "Cache":
-        """The cache without what each layer has of its own."""
-        return self.replace(key=None, value=None)
+        def part(leaf: Array) -> Array:
+            return leaf[number]
 
-    def of_layer(self, own: Any) -> "Cache":
-        """Returns the cache of one layer: what is shared, with the layer's part of `layers`."""
-        return self.replace(key=own[0], value=own[1])
+        return self.replace(**{name: jax.tree.map(part, getattr(self, name)) for name in self.own})
 
     @property
     def slots(self) -> int:
@@ -121,36 +120,39 @@ class Cache(struct.PyTreeNode):
                 + (f" after the {read} that it holds" if read else "")
             )
 
-    def extended(self, kept: Any, new: Array) -> tuple[Array, Any]:
-        """Adds tokens to one layer's keys or values, or to the mask.
+    def extended(self, kept: Any, new: Array, *, axis: int = 1) -> tuple[Array, Any]:
+        """Adds tokens to keys or values, or to the mask.
 
         Args:
           kept: What is kept of the tokens before, [b, slots, ...]; an array, or `Quantised`.
           new: Keys, values or mask of the new tokens, [b, t, ...].
+          axis: The axis of tokens; 2 where one of layers leads.
 
         Returns:
           What the new tokens see, the first of them at `start`; and what is kept of it.
         """
         quantised = isinstance(kept, Quantised)
         added = quantise(new) if quantised else new.astype(kept.dtype)
-        seen = jax.tree.map(self._appended, kept, added)
-        kept = jax.tree.map(lambda leaf: self._shortened(leaf, new.shape[1]), seen)
+        seen = jax.tree.map(lambda old, own: self._appended(old, own, axis), kept, added)
+        kept = jax.tree.map(lambda leaf: self._shortened(leaf, new.shape[axis], axis), seen)
         if quantised:
             seen = (seen.integers * seen.scale).astype(new.dtype)
         return seen, kept
 
-    def _appended(self, kept: Array, new: Array) -> Array:
+    def _appended(self, kept: Array, new: Array, axis: int) -> Array:
         if self.window is not None:
-            widths = [(0, 0), (0, new.shape[1])] + [(0, 0)] * (kept.ndim - 2)
+            widths = [(0, 0)] * kept.ndim
+            widths[axis] = (0, new.shape[axis])
             kept = jnp.pad(kept, widths)
-        return jax.lax.dynamic_update_slice_in_dim(kept, new, self.start, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(kept, new, self.start, axis=axis)
 
-    def _shortened(self, seen: Array, new: int) -> Array:
+    def _shortened(self, seen: Array, new: int, axis: int) -> Array:
         if self.window is None:
             return seen
         dropped = jnp.maximum(self.start + new - self.slots, 0)
-        last = jax.lax.dynamic_slice_in_dim(seen, self.sinks + dropped, self.window, axis=1)
-        return jnp.concatenate([seen[:, : self.sinks], last], axis=1)
+        first = jax.lax.slice_in_dim(seen, 0, self.sinks, axis=axis)
+        last = jax.lax.dynamic_slice_in_dim(seen, self.sinks + dropped, self.window, axis=axis)
+        return jnp.concatenate([first, last], axis=axis)
 
     def attend(
         self,
@@ -172,24 +174,39 @@ class Cache(struct.PyTreeNode):
           rotate: Turns queries or keys by their positions, or by others given as `positions`.
 
         Returns:
-          The output, the attention weights, and what the layer now keeps.
+          The output, the attention weights, and what the layer adds, for `after`: here keys, as
+          they are rotated, and values of the new tokens.
         """
-        key, kept_key = self.extended(self.key, rotate(key))
-        value, kept_value = self.extended(self.value, value)
-        y, weights = attention(rotate(query), key, value, visible)
-        return y, weights, (kept_key, kept_value)
+        key = rotate(key)
+        keys, values = self.extended(self.key, key)[0], self.extended(self.value, value)[0]
+        y, weights = attention(rotate(query), keys, values, visible)
+        return y, weights, (key, value)
 
-    def after(self, kept: Any, mask: Array, new: Bool[Array, "b t"]) -> "Cache":
+    def after(self, added: Any, mask: Array, new: Bool[Array, "b t"]) -> "Cache":
         """Returns the cache with further tokens.
 
         Args:
-          kept: What the layers keep, as `attend` gives it, stacked.
+          added: What the layers add, as `attend` gives it, stacked.
           mask: What is kept of the mask.
           new: Which of the new tokens are text.
         """
+        key, value = (
+            self.extended(kept, own, axis=2)[1]
+            for kept, own in zip((self.key, self.value), added, strict=True)
+        )
+        return self.with_kept(mask, new, key=key, value=value)
+
+    def with_kept(self, mask: Array, new: Bool[Array, "b t"], **kept: Any) -> "Cache":
+        """Returns the cache with what it keeps after further tokens, which it counts.
+
+        Args:
+          mask: What is kept of the mask.
+          new: Which of the new tokens are text.
+          **kept: What is kept of all layers.
+        """
         read = self.read + new.sum(axis=1, dtype=jnp.int32)
         length = self.length + new.shape[1]
-        return self.replace(key=kept[0], value=kept[1], mask=mask, read=read, length=length)
+        return self.replace(mask=mask, read=read, length=length, **kept)
 
 
 def empty_cache(

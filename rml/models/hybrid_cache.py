@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from rml.errors import UserError
 from rml.models.caches import Cache
@@ -19,13 +20,10 @@ from rml.ops.attention_parts import Visible
 class HybridCache(ShardedCache):
     """What a `ShardedCache` keeps, of the layers with its pattern; every token of the others.
 
-    What layers keep has two shapes, which one scanned block cannot give back. So a layer gives back
-    the keys and values of the new tokens alone, and `after` writes those of all layers.
-
     Attributes:
       whole: Keys and values of the layers that see all, [layers, b, slots, g, k] each; arrays, or
         `Quantised`. `key` and `value` are of the layers with the pattern.
-      turn: Whether a layer has the pattern, and its number among the layers of its kind.
+      turn: The number of the layer that attends.
       kinds: Whether each layer has the pattern.
     """
 
@@ -33,20 +31,9 @@ class HybridCache(ShardedCache):
     turn: Any = None
     kinds: tuple[bool, ...] = struct.field(pytree_node=False, default=())
 
-    @property
-    def layers(self) -> Any:
-        """The kind of each layer, and its number among those of its kind."""
-        kinds = np.array(self.kinds)
-        return kinds, np.where(kinds, kinds.cumsum(), (~kinds).cumsum()) - 1
-
-    @property
-    def shared(self) -> "HybridCache":
-        """All of it: a layer takes its part when it attends."""
-        return self
-
-    def of_layer(self, own: Any) -> "HybridCache":
-        """Returns the cache with the kind and number of a layer."""
-        return self.replace(turn=own)
+    def of_layer(self, number: Int[Array, ""]) -> "HybridCache":
+        """Returns the cache with the number of a layer, which takes its part when it attends."""
+        return self.replace(turn=number)
 
     def attend(
         self,
@@ -57,12 +44,10 @@ class HybridCache(ShardedCache):
         visible: Visible,
         rotate: Callable[..., Array],
     ) -> tuple[Array, Array | None, Any]:
-        """Attends as the layer's kind does, without weights, see `Cache.attend`.
-
-        Returns:
-          The output, None, and keys and values of the new tokens.
-        """
-        by_pattern, number = self.turn
+        """Attends as the layer's kind does, without weights, see `Cache.attend`."""
+        kinds = np.array(self.kinds)
+        among = np.where(kinds, kinds.cumsum(), (~kinds).cumsum()) - 1
+        by_pattern, number = jnp.array(kinds)[self.turn], jnp.array(among)[self.turn]
 
         def by(kind: type[Cache], stored: Any) -> Callable[[], Array]:
             def output() -> Array:
@@ -78,21 +63,14 @@ class HybridCache(ShardedCache):
         )
         return y, None, (rotate(key), value)
 
-    def after(self, kept: Any, mask: Array, new: Bool[Array, "b t"]) -> "HybridCache":
+    def after(self, added: Any, mask: Array, new: Bool[Array, "b t"]) -> "HybridCache":
         """Returns the cache with further tokens, see `Cache.after`."""
         kinds = np.array(self.kinds)
-
-        def appended(old: Any, new: Array) -> Any:
-            return self.extended(old, new)[1]
-
-        stored = tuple(
-            jax.vmap(self._stored)(old, own[kinds])
-            for old, own in zip((self.key, self.value), kept, strict=True)
-        )
+        found: Any = super().after(tuple(own[kinds] for own in added), mask, new)
         whole = tuple(
-            jax.vmap(appended)(old, own[~kinds]) for old, own in zip(self.whole, kept, strict=True)
+            self.extended(old, own[~kinds], axis=2)[1]
+            for old, own in zip(self.whole, added, strict=True)
         )
-        found: Any = super().after(stored, mask, new)
         return found.replace(whole=whole)
 
 

@@ -55,12 +55,12 @@ class Block(nn.Module):
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm: dict[str, Any] = {"epsilon": self.epsilon, **dtypes}
         axes = ("batch", "length", "embed")
-        edits, stored, window, which, thresholds, own, number = layer
+        edits, window, which, thresholds, own, number = layer
         least = Thresholds() if thresholds is None else thresholds
         visible = Visible(keys, causal=True, window=window)
         if cache is not None:
             visible = visible._replace(sinks=cache.sinks, start=cache.start)
-            cache = cache.of_layer(stored)
+            cache = cache.of_layer(number)
 
         def read(name: str, x: jax.Array) -> jax.Array:
             """What a projection of attention reads of `x`."""

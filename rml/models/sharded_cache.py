@@ -126,7 +126,6 @@ class ShardedCache(Cache):
                 f"window={visible.window} in a model with a sharded cache, expected none"
             )
         query, key = rotate(query), rotate(key)
-        kept = tuple(map(self._stored, (self.key, self.value), (key, value)))
         places = self._places()
         keys, values = (
             jnp.concatenate([self._read(old, new.dtype), new], axis=1)
@@ -149,7 +148,13 @@ class ShardedCache(Cache):
         pairs = jax.vmap(of_head)(jnp.arange(h), at)
         allowed = pairs & mask[:, :, None]
         y, weights = attend(query, keys, values, bias=_hiding(allowed))
-        return y, weights, kept
+        return y, weights, (key, value)
+
+    def after(self, added: Any, mask: Array, new: Bool[Array, "b t"]) -> "ShardedCache":
+        """Returns the cache with further tokens, see `Cache.after`."""
+        key, value = map(jax.vmap(self._stored), (self.key, self.value), added)
+        found: Any = self.with_kept(mask, new, key=key, value=value)
+        return found
 
     @property
     def _blocks(self) -> int:

@@ -151,7 +151,7 @@ def test_a_layer_is_that_of_plain_loops(changes):
             rope.rotate, positions=cache.length + jnp.arange(query.shape[1])[None],
             frequency=10.0 ** -jnp.arange(2.0),
         )  # fmt: skip
-        layer = cache.of_layer(jax.tree.map(lambda x: x[0], cache.layers))
+        layer = cache.of_layer(jnp.int32(0))
         out, _, kept = layer.attend(attend, query, key, value, Visible(mask), rotate)
         return out, cache.after(jax.tree.map(lambda x: x[None], kept), mask, new)
 
