@@ -47,7 +47,8 @@ def many(task_of: TaskOf, configs: Sequence[Any]) -> Task:
 
     Every array of the state and of the batches has a leading axis of runs, which is split over
     the batch axes of a mesh. Metrics are means over runs under their usual names, and those of
-    run i under `<name>/<i>`. The key that `init` is given is not used: each run has its own seed.
+    run i under `<name>/<i>`: a step gives those of all runs as one vector. The key that `init` is
+    given is not used: each run has its own seed.
 
     Args:
       task_of: `task_of(config) -> Task`, traced with arrays in the place of what differs.
@@ -83,7 +84,8 @@ def many(task_of: TaskOf, configs: Sequence[Any]) -> Task:
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         advance = each(one(lambda task, *args: task.step(*args)))
         state, metrics = advance(values, state, batch)
-        return state, _summarize(metrics, jnp.mean)
+        means = {name: jnp.mean(runs) for name, runs in metrics.items()}
+        return state, means | {f"{name}/": runs for name, runs in metrics.items()}
 
     def batches(part: int = 0, parts: int = 1) -> grain.IterDataset:
         share = len(singles) // parts
@@ -92,7 +94,9 @@ def many(task_of: TaskOf, configs: Sequence[Any]) -> Task:
     def evaluate(state: TrainState) -> dict[str, float]:
         state = on_one_device(state)
         found = [task.evaluate(unstack(state, i)) for i, task in enumerate(singles)]
-        return _summarize({name: [own[name] for own in found] for name in found[0]}, np.mean)
+        runs = {name: [own[name] for own in found] for name in found[0]}
+        alone = {f"{name}/{i}": x for name, own in runs.items() for i, x in enumerate(own)}
+        return {name: float(np.mean(own)) for name, own in runs.items()} | alone
 
     return Task(
         init=init,
@@ -253,12 +257,6 @@ class _StackedIterator(grain.DatasetIterator):
 def _box(leaf: Array) -> nn.LogicallyPartitioned:
     """Names the leading axis so that runs are split as the rows of a batch are."""
     return nn.LogicallyPartitioned(leaf, ("batch",) + (None,) * (leaf.ndim - 1))
-
-
-def _summarize(metrics: Mapping[str, Any], mean: Callable[[Any], Any]) -> dict[str, Any]:
-    """Means over runs, and the value of each."""
-    each_run = {f"{name}/{i}": own for name, runs in metrics.items() for i, own in enumerate(runs)}
-    return {name: mean(runs) for name, runs in metrics.items()} | each_run
 
 
 def _blame(

@@ -12,7 +12,6 @@ import flax.linen as nn
 import grain
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -30,7 +29,7 @@ from rml.training.mesh import (
 from rml.training.processes import global_arrays, is_primary, of_primary, part_of_batch
 from rml.training.progress import Progress
 from rml.training.rundir import RunDirectory
-from rml.training.task import Task, TrainState
+from rml.training.task import Task, TrainState, as_numbers
 from rml.training.writers import MetricsWriter, read_metrics, warn_of_gaps
 
 AHEAD = 2
@@ -365,12 +364,12 @@ class _Loop:
         for step, seconds, metrics in ready:
             loss = float(metrics["loss"])
             if not math.isfinite(loss):
-                parts = [name for name in metrics if name.startswith("loss/")]
-                parts = [name for name in parts if not math.isfinite(float(metrics[name]))]
+                own = {k: v for k, v in as_numbers(metrics).items() if k.startswith("loss/")}
+                parts = [name for name, value in own.items() if not math.isfinite(value)]
                 named = f" ({', '.join(parts)})" if parts else ""
                 raise self.broken(step, f"loss is {loss}{named}")
             if step % self.log_every == 0:
-                values = {f"train/{k}": float(np.asarray(v)) for k, v in metrics.items()}
+                values = {f"train/{k}": v for k, v in as_numbers(metrics).items()}
                 self.writer.write(step, seconds, values)
                 self.progress.show(values)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Float, Key, PyTree
@@ -134,7 +135,8 @@ class Task:
     Attributes:
       init: `init(key) -> state`, traceable, arrays boxed by logical axes (`nn.Partitioned`).
       step: `step(state, batch) -> (state, metrics)`, traceable; `metrics["loss"]` is required and
-        every metric is a scalar.
+        every metric is a scalar, or a vector whose name ends in a slash and whose entry i is
+        written under `<name>i`.
       batches: `batches(part=0, parts=1) -> IterDataset`: Grain batches on the host, this part of
         `parts` equal parts of each global batch; the iterator's state is the next batch's number.
       evaluate: `evaluate(state) -> metrics`, Python floats; runs on the host, jits what it needs,
@@ -149,6 +151,16 @@ class Task:
     batches: Callable[..., grain.IterDataset] = struct.field(pytree_node=False)
     evaluate: Callable[[TrainState], dict[str, float]] = struct.field(pytree_node=False)
     batch_spec: Batch = struct.field(pytree_node=False)
+
+
+def as_numbers(metrics: Metrics) -> dict[str, float]:
+    """Reads the metrics of a step on the host, entry i of a vector `<name>/` as `<name>/i`."""
+    values: dict[str, float] = {}
+    for name, own in metrics.items():
+        array = np.asarray(own)
+        names = [f"{name}{i}" for i in range(len(array))] if array.ndim else [name]
+        values |= zip(names, map(float, array.ravel()), strict=True)
+    return values
 
 
 LossFn = Callable[[PyTree, TrainState, Batch], Loss]

@@ -156,6 +156,7 @@ def steps(path: str) -> dict[str, str]:
     """Metrics of the first two training steps; none where nothing is trained."""
     from experiments.registry import find_experiment
     from rml.training import CompiledTask, make_mesh
+    from rml.training.task import as_numbers
 
     config = override(read(path), FEWER.get(path, {}))
     experiment = find_experiment(config.experiment)
@@ -167,7 +168,7 @@ def steps(path: str) -> dict[str, str]:
     for step in (1, 2):
         batch = {k: v for k, v in next(batches).items() if k in task.batch_spec}
         state, metrics = compiled.step(state, jax.device_put(batch, compiled.batch_shardings))
-        found |= {f"step{step}/{k}": float(np.asarray(v)).hex() for k, v in metrics.items()}
+        found |= {f"step{step}/{k}": v.hex() for k, v in as_numbers(metrics).items()}
     return found
 
 
