@@ -107,7 +107,10 @@ def agreement(
 
 
 def overlap_p(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """The chance that sets drawn at random share in all as many heads as these pairs or more."""
+    """The chance that sets drawn at random share in all as many heads as these pairs or more.
+
+    Pairs are taken as independent, as those of three sets or more are only nearly.
+    """
     total, law = 0, np.ones(1)
     for a, b in pairs:
         total += int((a & b).sum())

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rml.errors import UserError, unknown
-from rml.ops.attention_parts import OfPlaces, Part, Visible, check_attention
+from rml.ops.attention_parts import OfBlocks, OfPlaces, Part, Visible, check_attention
 from rml.ops.block_sparse import block_sparse_attention
 
 KINDS = ("harmonic", "geometric", "uniform")
@@ -157,7 +157,7 @@ def reweighting(keep: Float[np.ndarray, " n"], block: int) -> OfPlaces:
         distance = jnp.abs(queries[:, None] // block - keys // block)
         return jnp.asarray(logs).take(distance, mode="clip")[None]
 
-    return bias
+    return OfBlocks(bias)
 
 
 def block_law_part(

@@ -27,7 +27,8 @@ class CombinerCache(Cache):
     """Summaries of the segments that a decoder has read, and the tokens of the last one.
 
     All layers attend by Combiner with its settings, whatever attention the model has. `key` and
-    `value` are of the open segment, [layers, b, segment, g, k].
+    `value` are of the open segment, [layers, b, segment, g, k]. Padding takes places of segments,
+    on either side: read texts of different lengths apart.
 
     Attributes:
       query: [layers, b, segment, h, k], queries of the open segment, which its summary pools.

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rml.errors import UserError
-from rml.ops.attention_parts import OfPlaces, Visible, check_attention
+from rml.ops.attention_parts import OfBlocks, OfPlaces, Visible, check_attention
 from rml.ops.block_sparse import block_sparse_attention
 
 Pattern = Bool[np.ndarray, "h q n"]
@@ -190,7 +190,8 @@ def pattern_bias(pattern: Pattern, block: int) -> OfPlaces:
       block: Queries and keys of one block.
 
     Raises:
-      ValueError: Where it is asked for more queries or keys than the pattern has places for.
+      ValueError: Where it is asked for more queries or keys than the pattern has places for, or
+        `attend` is given it together with a window that moves.
     """
     places = tuple(size * block for size in pattern.shape[1:])
 
@@ -204,4 +205,4 @@ def pattern_bias(pattern: Pattern, block: int) -> OfPlaces:
         seen = jnp.asarray(pattern)[:, queries // block][:, :, keys // block]
         return jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min)
 
-    return bias
+    return OfBlocks(bias)

@@ -115,11 +115,20 @@ def check(staircase: Staircase, width: int) -> None:
 
 
 def lowered(x: Float[Array, "... t g k"], bits: int, group: int, axis: int) -> Any:
-    """Stores numbers at some bits: as an array of `WHOLE`, or `rml.ops.Packed` groups."""
+    """Stores numbers at some bits: as an array of `WHOLE`, or `rml.ops.Packed` groups.
+
+    At 16 bits they are cut to the range of float16, as scales of groups are.
+    """
     if bits in WHOLE:
-        return x.astype(WHOLE[bits])
+        return _cut(x, WHOLE[bits])
     own = min(group, x.shape[-1]) if axis == CHANNELS else group
     return pack_groups(x, bits=bits, group=own, axis=axis)
+
+
+def _cut(x: Float[Array, "..."], dtype: Any) -> Float[Array, "..."]:
+    """Rounds to a floating type; what lies beyond its range becomes its greatest number."""
+    most = float(jnp.finfo(dtype).max)
+    return jnp.clip(x.astype(jnp.float32), -most, most).astype(dtype)
 
 
 def raised(kept: Any) -> Float[Array, "... t g k"]:
@@ -146,7 +155,7 @@ def append(
     # Behind what is left there is room for a whole chunk, which a slice takes.
     residual = jnp.pad(stairs.residual, ((0, 0), (0, t + chunk), (0, 0), (0, 0)))
     held = length % chunk
-    residual = lax.dynamic_update_slice_in_dim(residual, new.astype(residual.dtype), held, axis=1)
+    residual = lax.dynamic_update_slice_in_dim(residual, _cut(new, residual.dtype), held, axis=1)
     number = (held + t) // chunk
 
     def down(i: Array, carry: tuple[tuple[Any, ...], Any]) -> tuple[tuple[Any, ...], Any]:
@@ -232,6 +241,7 @@ class StaircaseCache(Cache):
 
     Every call attends to what was kept before it and, as they are, to its own tokens. A text that
     is read token by token, or in parts as by `rml.models.read_in_chunks`, sees quantised keys.
+    Padding takes places of chunks and groups, on either side.
 
     Attributes:
       staircase: How bits fall.

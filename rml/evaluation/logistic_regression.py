@@ -22,7 +22,7 @@ class LogisticRegression(NamedTuple):
 
     Attributes:
       weights: Coefficients.
-      bias: Intercepts, summing to zero.
+      bias: Intercepts, whose sum stays what it is at the start, zero by default.
       gradient_norm: Largest absolute entry of the gradient of the objective where it stopped.
       iterations: L-BFGS steps taken.
       converged: Whether the gradient norm reached the tolerance.

@@ -52,12 +52,15 @@ def examples_needed(sizes: Sequence[int], errors: Float[np.ndarray, " n"], level
       level: Level to reach.
 
     Returns:
-      The number; NaN where the errors never fall to the level or begin below it.
+      The number; NaN where the errors never fall to the level or begin below it. Before an error
+      of zero, which has no logarithm, nothing is interpolated.
     """
     if errors[0] == level:
         return float(sizes[0])
     if not (errors[0] > level >= errors.min()):
         return float("nan")
     i = int(np.argmax(errors <= level))
+    if not errors[i]:
+        return float(sizes[i])
     x, y = np.log(np.asarray(sizes[i - 1 : i + 1])), np.log(errors[i - 1 : i + 1])
     return float(np.exp(x[0] + (np.log(level) - y[0]) / (y[1] - y[0]) * (x[1] - x[0])))

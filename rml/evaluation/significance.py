@@ -205,7 +205,8 @@ def wilcoxon(first: Float[Array, " q"], second: Float[Array, " q"]) -> SignedRan
     rounding = 0.0
     if differences.dtype != np.int64:
         largest = max(np.abs(np.asarray(own, np.float64)).max() for own in (first, second))
-        rounding = float(jnp.finfo(_precision(first, second)).eps) * largest
+        floats = [own.dtype for own in (first, second) if jnp.issubdtype(own.dtype, jnp.floating)]
+        rounding = max((float(jnp.finfo(dtype).eps) for dtype in floats), default=0.0) * largest
     sizes = np.abs(differences)
     order = np.argsort(sizes)
     # The test reads no more than signs and order: steps of the sizes that are more than rounding.

@@ -322,6 +322,8 @@ def _least_kept(
     base: Mapping[str, Tensor], expert: Mapping[str, Tensor], groups: Sequence[_Group], keep: float
 ) -> float:
     """The least magnitude of a share of largest changes of one expert, at least one of them."""
+    if not groups:
+        return 0.0
     ends = np.cumsum([_entries(group) for group in groups])
     wide = np.float64 if any(group[0].dtype == np.float64 for group in groups) else np.float32
     size = np.empty(ends[-1], wide)

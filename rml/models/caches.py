@@ -95,7 +95,7 @@ class Cache(struct.PyTreeNode):
     @property
     def bytes(self) -> int:
         """Size of all arrays."""
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in self._arrays)
 
     @property
     def bytes_read(self) -> int:
@@ -107,8 +107,13 @@ class Cache(struct.PyTreeNode):
         """Size of the arrays' shards on one device; of concrete arrays alone."""
         return sum(
             int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
-            for leaf in jax.tree.leaves(self)
+            for leaf in self._arrays
         )
+
+    @property
+    def _arrays(self) -> list[Array]:
+        """The arrays whose sizes are counted."""
+        return jax.tree.leaves(self)
 
     def check_room(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError unless tokens [b, t] fit, as far as is known before they are read."""

@@ -36,10 +36,10 @@ def generate(
       variables: Its variables.
       tokens: The texts, at least one token each.
       mask: Which tokens are text rather than padding, on either side; all if not given. A padded
-        text goes on as it would alone unless the model or the cache has a window or looks up
-        blocks, where padding takes the places of text. Where attention has a factor or a bias of
-        places, one that is padded on the right does not either: what is added stands behind the
-        padding.
+        text goes on as it would alone unless the model or the cache has a window, or the cache
+        keeps blocks, segments or chunks, where padding takes the places of text. Where attention
+        has a factor or a bias of places, one that is padded on the right does not either: what is
+        added stands behind the padding.
       steps: Number of tokens to add.
       stop: Token that ends a text and from then on repeats.
       temperature: 0 takes the most probable token, otherwise tokens are drawn from

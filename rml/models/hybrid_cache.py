@@ -85,7 +85,7 @@ def hybrid_cache(
 ) -> HybridCache:
     """Makes an empty cache for a decoder some of whose layers attend by a pattern of blocks.
 
-    Layers without the pattern attend as the module says and keep every token.
+    Layers without the pattern attend as the module says, which has no window, and keep every token.
 
     Args:
       module: The decoder.

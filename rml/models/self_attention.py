@@ -147,7 +147,8 @@ class SelfAttention(nn.Module):
             what it is given; itself if not given.
 
         Returns:
-          The output, the attention weights, and what the cache now keeps of this layer.
+          The output, the attention weights, and what the layer adds to the cache, for
+          `rml.models.caches.Cache.after`.
         """
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         shared = head_axis(self.heads, self.kv_heads)

@@ -92,7 +92,8 @@ def shards_of(pattern: Bool[np.ndarray, "h n n"], kv_heads: int) -> Shards:
 class ShardedCache(Cache):
     """Keys and values of the blocks that each head of keys may still read.
 
-    All layers attend by its pattern, whatever attention the model has. A place is never larger than
+    All layers attend by its pattern, whatever attention the model has. Padding takes places of
+    text, on either side: read texts of different lengths apart. A place is never larger than
     what it holds: heads that see more blocks have more of them.
 
     Attributes:
@@ -106,9 +107,9 @@ class ShardedCache(Cache):
     places: int = struct.field(pytree_node=False, default=0)
 
     @property
-    def bytes(self) -> int:
-        """Size of keys, values and what is known of every token; the plan is a constant."""
-        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.replace(shards=None)))
+    def _arrays(self) -> list[Array]:
+        """Keys, values and what is known of every token; the plan is a constant."""
+        return jax.tree.leaves(self.replace(shards=None))
 
     def attend(
         self,
@@ -216,8 +217,11 @@ def sharded_cache(
       dtype: Type of keys and values, see `rml.models.caches.empty_cache`.
 
     Raises:
-      UserError: The pattern has another number of heads, or as `shards_of`.
+      UserError: The decoder has a window, the pattern has another number of heads, or as
+        `shards_of`.
     """
+    if module.window is not None:
+        raise UserError(f"window={module.window} in a model for a sharded cache, expected none")
     kv_heads, _ = module.head_shape()
     if len(pattern) != module.heads:
         raise UserError(f"a pattern of {len(pattern)} heads, expected {module.heads}")

@@ -9,6 +9,7 @@ Source: the merge is the associative form of online softmax (Milakov & Gimelshei
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,23 @@ from jaxtyping import Array, Bool, Float, Int
 OfPlaces = Callable[[Int[Array, " t"], Int[Array, " s"]], Float[Array, "#h #t #s"]]
 """What logits are multiplied by or what is added to them, of the places of queries and of keys. It
 holds no traced arrays, and is finite where a key is hidden too."""
+
+
+@dataclass(frozen=True)
+class OfBlocks:
+    """A law of places that tells in which blocks they lie, and not only how far they are apart.
+
+    Attributes:
+      law: The law.
+    """
+
+    law: OfPlaces
+
+    def __call__(
+        self, queries: Int[Array, " t"], keys: Int[Array, " s"]
+    ) -> Float[Array, "#h #t #s"]:
+        """Returns the law's factors or biases."""
+        return self.law(queries, keys)
 
 
 class Part(NamedTuple):
@@ -73,13 +91,19 @@ class Visible(NamedTuple):
             )
 
     def require_distances(self, *laws: OfPlaces | None) -> None:
-        """Raises a ValueError where a law of places meets sinks of a window that moves.
+        """Raises a ValueError where a law of places meets a window that moves and hides from it.
 
         Of a text that is longer than a cache, the sinks and the window lie side by side: places no
-        longer tell how far a query is from a sink. A start that is an array is taken for that of
-        such a cache.
+        longer tell how far a query is from a sink, and without sinks not in which block either is.
+        A start that is an array is taken for that of such a cache.
         """
         moves = self.window is not None and isinstance(self.start, jax.Array)
+        if moves and any(isinstance(law, OfBlocks) for law in laws):
+            raise ValueError(
+                "a factor or bias of blocks takes no window whose start is an array: where a cache "
+                "drops tokens, places do not tell blocks; expected a cache with a length, of a "
+                "model without a window"
+            )
         if self.sinks and moves and any(law is not None for law in laws):
             raise ValueError(
                 f"a factor or bias of places takes no sinks={self.sinks} beside a window whose "

@@ -278,7 +278,7 @@ def fit_whitening(
         raise ValueError(f"x has shape {x.shape}, expected at least two embeddings to fit to")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     center = jnp.mean(x, axis=0)
-    values, vectors = jnp.linalg.eigh(jnp.cov(x.T, bias=True))
+    values, vectors = jnp.linalg.eigh(jnp.atleast_2d(jnp.cov(x.T, bias=True)))
     mean = jnp.mean(values)
     values = (1 - shrinkage) * values + shrinkage * mean
     floor = jnp.finfo(values.dtype).eps * mean * len(values)

@@ -67,7 +67,7 @@ def head_outputs(
     return pooled.reshape(layers, b, heads, k).swapaxes(1, 2)
 
 
-@functools.partial(jax.jit, static_argnames="l2")
+@jax.jit
 def probe_scores(
     outputs: Float[Array, "layers heads n k"],
     wanted: Bool[Array, " n"],

@@ -288,9 +288,29 @@ def test_it_keeps_what_heads_may_still_read(model):
     assert cache.places == most.sum() == 10
     tokens = 2 * 4 * 2 * 4  # layers, width of a head, bytes, keys and values: of two texts
     assert full.bytes - cache.bytes == (2 * 8 - cache.places) * BLOCK * tokens * 2
+    assert cache.bytes_per_device == cache.bytes
+    with pytest.raises(UserError, match="window=5 in a model for a sharded cache, expected none"):
+        sharded_cache(module.clone(window=5), 2, pattern, block=BLOCK)
     # Dense heads keep everything, and only they do.
     dense = shard_pattern(8, heads=4, shards=2, local=2, stride=2, dense_heads=1)
     assert sharded_cache(module, 2, dense, block=BLOCK).places == 8 + most[0]
+
+
+@pytest.mark.parametrize("kind", ["window", "sinks", "model"])
+def test_blocks_are_not_told_by_places_of_a_window_that_moves(model, kind):
+    _, module, variables = model
+
+    def read(module, cache):
+        return jax.eval_shape(
+            lambda cache: module.apply(variables, TOKENS[:, :3], cache=cache), cache
+        )
+
+    assert read(module, module.init_cache(2, 32)).last.shape == (2, 3, 16)
+    cache = module.init_cache(2, window=5, sinks=2 * (kind == "sinks"))
+    if kind == "model":
+        module, cache = module.clone(window=5), module.init_cache(2, 32)
+    with pytest.raises(ValueError, match="bias of blocks takes no window whose start is an array"):
+        read(module, cache)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from rml.attention.staircase_cache import (
     bits_by_age,
     bytes_held,
     init_stairs,
+    lowered,
     read,
     staircase_cache,
 )
@@ -90,6 +91,19 @@ def test_quantising_again_costs_next_to_nothing_because_levels_are_nested():
     again, single = (np.square(y - X[:, :24]).mean() for y in (found[:, :24], once))
     assert again == pytest.approx(single, rel=0.02)
     assert (np.abs(found[:, :24] - once) > 0.01).mean() < 0.1
+
+
+def test_what_is_beyond_half_precision_is_its_greatest_number():
+    """65,504; of bfloat16 too, which has none between 65,280 and 65,536."""
+    x = jnp.asarray([1e5, -2e5, 65_400.0, 3.0])[:, None, None]
+    for own in (x, x.astype(jnp.bfloat16)):
+        kept = np.asarray(lowered(own, 16, 1, TOKENS), np.float32)
+        np.testing.assert_array_equal(kept[[0, 1, 3], 0, 0], [65_504, -65_504, 3])
+        assert np.isfinite(kept).all()
+    (found,) = filled(1e6 * X, Staircase((16, 4), CHUNK, GROUP), TOKENS, (3,))
+    np.testing.assert_array_equal(
+        found, np.clip(1e6 * X[:, :3], -65_504, 65_504).astype(np.float16)
+    )
 
 
 def test_bits_fall_with_age_and_bytes_are_counted():

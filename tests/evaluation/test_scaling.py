@@ -46,6 +46,9 @@ def test_examples_needed_are_read_off_in_logarithms():
     assert examples_needed(sizes, errors, 0.25) == pytest.approx(expected)
     assert np.isnan(examples_needed(sizes, errors, 0.1))
     assert np.isnan(examples_needed(sizes, errors, 2.0))
+    # Before an error of zero there is no line to read off: the size itself has the error.
+    assert examples_needed(sizes, np.array([0.5, 0.2, 0.0]), 0.1) == 1000
+    assert examples_needed(sizes, np.array([0.5, 0.2, 0.0]), 0.2) == pytest.approx(100)
 
 
 def test_examples_needed_for_a_power_law_are_its_inverse():

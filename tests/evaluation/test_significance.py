@@ -217,6 +217,16 @@ def test_wilcoxons_ties_are_differences_equal_up_to_rounding():
     assert apart == pytest.approx(tuple(stats.wilcoxon([1.1, -1, 1, 4, 0])))
 
 
+def test_wilcoxons_ties_are_those_of_the_precision_of_measurements():
+    differences = np.array([0.1, 0.1, -0.1, 0.1, 0.1, -0.1, 0.1])
+    second = np.array([0.3, 0.8, 0.5, 0.9, 0.7, 0.4, 0.2])
+    whole = tuple(stats.wilcoxon(np.sign(differences)))
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        first = jnp.asarray(second + differences, dtype)
+        assert wilcoxon(first, jnp.asarray(second, dtype)) == pytest.approx(whole)
+    assert wilcoxon(first, jnp.asarray(second, jnp.float32)) == pytest.approx(whole)
+
+
 def test_wilcoxon_of_ranks_is_that_of_the_same_numbers(unchecked):
     ranks = jnp.asarray([3, 8, 5, 9, 7]), np.array([2, 9, 4, 5, 7])
     assert wilcoxon(*ranks) == pytest.approx(tuple(stats.wilcoxon([1, -1, 1, 4, 0])))

@@ -187,6 +187,16 @@ def test_counters_are_written_by_rows_whatever_their_layout(tmp_path):
     assert found["steps"] == 7
 
 
+def test_files_without_floating_tensors_are_the_base(tmp_path):
+    for name in ("base", "first", "second"):
+        np.savez(tmp_path / f"{name}.npz", counts=np.arange(6, dtype=np.int32))
+    base, *experts = (tmp_path / f"{name}.npz" for name in ("base", "first", "second"))
+    for method in ("ties", "task_arithmetic"):
+        out = tmp_path / f"{method}.safetensors"
+        merge_files(method, base, experts, out)
+        np.testing.assert_array_equal(safetensors.load_file(out)["counts"], np.arange(6))
+
+
 def test_a_file_that_is_cut_while_it_is_merged_is_told(files, monkeypatch):
     folder, _ = files
     opened = merged_files.open_checkpoint

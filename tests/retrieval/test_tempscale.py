@@ -225,6 +225,13 @@ def test_whitening_of_embeddings_that_are_all_the_same():
     np.testing.assert_array_equal(jax.jit(whiten)(x, fitted), np.zeros((4, 3)))
 
 
+def test_whitening_of_one_direction_is_its_sign():
+    x = np.array([[1.0], [2.0], [6.0]], np.float32)
+    fitted = jax.jit(fit_whitening)(x)
+    assert abs(float(fitted.matrix[0, 0])) == pytest.approx(1)
+    np.testing.assert_allclose(np.abs(jax.jit(whiten)(x, fitted)), np.ones((3, 1)), rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_the_chosen_temperature_ranks_answers_best():
     """Documents turn with the temperature: at 2 the answers are nearest, at 3 second at best."""

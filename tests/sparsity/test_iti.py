@@ -64,6 +64,10 @@ def test_probes_are_those_of_scikit_learn():
             found[0, head], balanced_accuracy_score(held_wanted, named), atol=1e-6
         )
     assert found[0, 1] == 1
+    traced = probe_scores(
+        *(jnp.asarray(x) for x in (outputs, wanted, held, held_wanted)), l2=jnp.float32(0.05)
+    )
+    np.testing.assert_array_equal(traced, found)
     same = probe_scores(*(jnp.asarray(x) for x in (0 * outputs, wanted, 0 * held, held_wanted)))
     np.testing.assert_allclose(same, 0.5)
 
