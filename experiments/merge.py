@@ -108,7 +108,9 @@ def merged(options: argparse.Namespace) -> str:
     check_out(options.out)
     method = method_of(options)
     given = [option_of(text) for text in options.option]
-    paths = [Path(name) for name in (*options.encoders, *filter(None, [options.base]))]
+    given_paths = [(name, "ENCODER") for name in options.encoders]
+    given_paths += [(name, "--base") for name in filter(None, [options.base])]
+    paths = [local_path(name, what) for name, what in given_paths]
     if method not in BY_TASKS and all(map(is_checkpoint, paths)):
         return merged_files(method, options, dict(given))
     check_export(options)

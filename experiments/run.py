@@ -159,12 +159,8 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
     """Runs the experiment of a config in its directory, unless it is complete."""
     started = time.perf_counter()
     experiment = ranges.checked_experiment(config)
-    from experiments.closing import show
-    from experiments.common.claims import other_data
-    from rml.ops import use_precision
-    from rml.training import Interrupted, RunDirectory, measure_claims
-    from rml.training.processes import barrier, is_primary
-    from rml.training.tracking import check_uri, track
+    from rml.training import RunDirectory
+    from rml.training.tracking import check_uri
 
     check_uri(MLFLOW.value)
     quiet_libraries()
@@ -175,7 +171,22 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
         directory, config.to_dict(), config_name=config_name, commit=current_commit(),
         staged=getattr(experiment, "STAGED", False),
     )  # fmt: skip
-    summary = run.summary()
+    try:
+        conduct(experiment, run, config, config_name, started)
+    finally:  # in a notebook the next start of this run is in the same process
+        run.close()
+
+
+def conduct(experiment: Any, run: Any, config: Any, config_name: str, started: float) -> None:
+    """Runs an experiment in the directory that is held for it, unless that is complete."""
+    from experiments.closing import show
+    from experiments.common.claims import other_data
+    from rml.ops import use_precision
+    from rml.training import Interrupted, measure_claims
+    from rml.training.processes import barrier, is_primary
+    from rml.training.tracking import track
+
+    directory, summary = run.path, run.summary()
     barrier("looked for the summary")
     if summary is not None:
         if is_primary():
@@ -212,7 +223,6 @@ def launch(config: Any, directory: Path, config_name: str) -> None:
         show(summary, directory)
     barrier("complete")
     interact(experiment, config, run)
-    run.close()
 
 
 def interact(experiment: Any, config: Any, run: Any) -> None:

@@ -367,7 +367,7 @@ def size(count: int) -> str:
 if __name__ == "__main__":
     try:
         fetch(sys.argv[1:])
-    except UserError as mistake:
+    except (UserError, OSError) as mistake:
         raise SystemExit(f"error: {mistake}") from None
     except KeyboardInterrupt:
         raise SystemExit("stopped: the same command continues") from None

@@ -47,12 +47,16 @@ def local_path(given: str | Path, what: str) -> Path:
       what: What it is the path of, for the message.
 
     Raises:
-      UserError: It is a URL, such as gs://BUCKET/PATH, which nothing here writes to or reads.
+      UserError: It is a URL, such as gs://BUCKET/PATH, which nothing here writes to or reads, or
+        it is in the home of an unknown user.
     """
     path = Path(given)
     if path.parts and path.parts[0].endswith(":"):
         raise a_url(str(given), what)
-    return path.expanduser()
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"{what} is {str(given)!r}, but {path.parts[0]} is no user here") from None
 
 
 def a_url(given: str, what: str) -> UserError:

@@ -272,7 +272,7 @@ def load_encoder(name: str | Path, image_shape: Any, *, key: str = "features.run
     """
     if str(name).startswith(WEIGHTS):
         return pretrained_encoder(str(name), image_shape, key=key)
-    directory = Path(name).expanduser()
+    directory = local_path(name, key)
     config, embedder, _ = load_embedder(directory, "images", key=key, ended=True)
     if list(config.data.image_shape) != list(image_shape):
         raise UserError(

@@ -16,6 +16,7 @@ from rml.data.collections import RetrievalData
 from rml.data.pieces import piece_batches
 from rml.data.special import SpecialTokens
 from rml.embedding import TextEmbedder
+from rml.errors import local_path
 from rml.models import pretrained
 from rml.models.text_encoder import TextEncoder
 from rml.training import TrainState, make_mesh
@@ -93,7 +94,7 @@ class TextModel:
             self.module = TextEncoder(backbone, pooling=config.model.pooling, normalize=True)
             return
         if name == "run":
-            found = load_text_encoder(Path(config.model.run).expanduser(), dtype=config.dtype)
+            found = load_text_encoder(local_path(config.model.run, "model.run"), dtype=config.dtype)
             module, self._start, self.tokenizer = found.module, found.variables, found.tokenizer
         else:
             loaded = pretrained.load(name, dtype=config.dtype, **config.model.get("options", {}))

@@ -18,7 +18,7 @@ from experiments.common.supervised import classification
 from rml import models
 from rml.data import augment
 from rml.distillation import as_map
-from rml.errors import UserError
+from rml.errors import UserError, local_path
 from rml.training import Progress, RunDirectory
 from rml.training.config_file import as_written, check_complete, differences, list_differences
 
@@ -144,7 +144,7 @@ def make_bed(config: Any, run: RunDirectory) -> Bed:
 
 def directory_of(config: Any, name: str) -> Path:
     """Finds the directory of a teacher in the run that `teaching.run` names."""
-    return Path(config.teaching.run).expanduser() / "methods" / name
+    return local_path(config.teaching.run, "teaching.run") / "methods" / name
 
 
 def check_teachers(config: Any) -> None:

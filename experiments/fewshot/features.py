@@ -1,7 +1,6 @@
 """Where features come from: base training, another run's encoder, pixels, a file, or texts."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from experiments.fewshot.common import Features, check_parts
 from rml import evaluation
 from rml.data import ArraySource, load_text
 from rml.data.classes import PARTS, first_of_each_class, read_feature_parts
+from rml.data.own import path_of
 from rml.embedding import embed
 from rml.errors import UserError, unknown
 from rml.models import pretrained
@@ -83,7 +83,7 @@ def file_features(config: Any) -> Features:
     """Features of a user's file, as they are."""
     if not config.data.name.startswith("npz:"):
         raise UserError(f"data.name is {config.data.name!r}, expected npz:PATH")
-    read = read_feature_parts(Path(config.data.name[4:]).expanduser())
+    read = read_feature_parts(path_of(config.data.name, "npz"))
     check_parts(config, {part: read[part][1] for part in EVALUATED})
     return {part: (jnp.asarray(x), jnp.asarray(y)) for part, (x, y) in read.items()}
 

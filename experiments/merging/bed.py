@@ -8,7 +8,6 @@ et al., arXiv:2212.04089; model, data and margins are this repository's.
 """
 
 import functools
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +27,7 @@ from experiments.merging.finetuning import (
 from experiments.merging.networks import network, of_texts, reads_texts
 from experiments.merging.tasks import Images, ImageTask, joined, open_tasks
 from rml.encoder import ImageEmbedder
-from rml.errors import UserError
+from rml.errors import UserError, local_path
 from rml.ops import trees
 from rml.retrieval import TextEmbedder
 from rml.training import Claim, Progress, RunDirectory, Task, TrainState, make_mesh
@@ -164,7 +163,7 @@ def open_bed(config: Any, run: RunDirectory) -> Bed:
     """
     if not config.bed.run:
         return for_each(run, ["bed"], lambda _, inner: ({}, make_bed(config, inner)))["bed"][1]
-    directory = Path(config.bed.run).expanduser()
+    directory = local_path(config.bed.run, "bed.run")
     read = read_run(directory, "bed.run")
     if read.experiment != EXPERIMENT:
         raise UserError(f"bed.run is a run of {read.experiment}, expected one of {EXPERIMENT}")

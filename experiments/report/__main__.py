@@ -76,7 +76,8 @@ def write(path: Path, page: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_text(page, encoding="utf-8")
+            # A run's folder may have a name that is no text.
+            partial.write_text(page, encoding="utf-8", errors="backslashreplace")
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

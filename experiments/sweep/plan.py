@@ -71,7 +71,7 @@ def describe(values: Mapping[str, Any]) -> str:
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Reads `key=value,value`; a comma within brackets belongs to its value.
+    """Reads `key=value,value`; a comma within brackets or quotes belongs to its value.
 
     Raises:
       UserError: A text is no key with values, or a key stands twice or belongs to the sweep.
@@ -80,7 +80,7 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
     for text in texts:
         key, _, values = text.partition("=")
         key = key.removeprefix("config.")
-        grid_values = [value.strip() for value in re.split(r",(?![^(\[]*[)\]])", values)]
+        grid_values = [value.strip() for value in _split(values)]
         if not key or not all(grid_values):
             raise UserError(f"--grid is {text!r}, expected key=value,value")
         if key in grid:
@@ -89,6 +89,23 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
             raise UserError("--grid names seed; --seeds=N runs the seeds 0 to N - 1")
         grid[key] = grid_values
     return grid
+
+
+def _split(text: str) -> list[str]:
+    """Splits at commas that are neither within brackets nor within quotes."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        else:
+            depth += (letter in "([") - (letter in ")]")
+        if letter == "," and not quote and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def combine(

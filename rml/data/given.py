@@ -136,6 +136,9 @@ class GivenImages:
         if len(own) == 2 and len(self.shape) == 3 and self.shape[2] == 1:
             own = (*own, 1)  # grey images need no axis of channels
         one = several and tuple(images.shape) == self.shape
+        # One image in colour is not as many grey ones as it has rows.
+        colour = len(own) == 3 and len(images.shape) == 3 and images.shape[2] in (3, 4)
+        one |= several and colour and own[:2] != self.shape[:2] and not floats
         fits = own == self.shape
         if not floats and len(own) == len(self.shape) == 3:
             fits = own[2] == self.shape[2] and 0 not in own

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rml.assets import default_data_dir
 from rml.data.errors import DataError
+from rml.data.own import path_of
 from rml.data.source import Source
 from rml.errors import local_path
 
@@ -47,12 +48,12 @@ def load(
     if name.startswith("npz:"):
         from rml.data.npz import open_npz
 
-        return open_npz(Path(name[4:]).expanduser(), split, image_size=image_size)
+        return open_npz(path_of(name, "npz"), split, image_size=image_size)
     if name.startswith(("folder:", "images:")):
         from rml.data.folder import open_folder
 
         return open_folder(
-            Path(name[7:]).expanduser(),
+            path_of(name, name[:6]),
             split,
             image_size=image_size,
             labelled=name.startswith("folder:"),

@@ -16,7 +16,7 @@ from rml.data import splits
 from rml.data.errors import DataError
 from rml.data.images import pair
 from rml.data.source import Example, Source, select
-from rml.errors import unknown
+from rml.errors import local_path, unknown
 
 SEED = 0
 """Fixes the train/test split of data that has none."""
@@ -56,7 +56,7 @@ def path_of(name: str, kind: str) -> Path:
     found, _, path = name.partition(":")
     if found != kind or not path:
         raise unknown("data set", name, (f"{kind}:PATH",))
-    return Path(path).expanduser()
+    return local_path(path, f"the path of {name!r}")
 
 
 def chosen(split: str, labels: Int[np.ndarray, " n"], *, name: str) -> Int[np.ndarray, " k"]:

@@ -75,11 +75,11 @@ def load_retrieval(
     """
     kind, _, path = name.partition(":")
     if kind == "beir" and path:
-        return indexed(*read_beir(Path(path).expanduser(), split))
+        return indexed(*read_beir(local_path(path, "the path of texts"), split))
     if kind == "texts" and path:
         if split != "all":
             raise DataError(f"{name!r} has one split, 'all', got {split!r}")
-        return indexed(_by_line(Path(path).expanduser()), {}, [])
+        return indexed(_by_line(local_path(path, "the path of texts")), {}, [])
     tasks = collection_tasks(name)
     if not tasks:
         known = (*PAIRINGS, *RELATED, "beir:PATH", "texts:PATH")
@@ -126,7 +126,7 @@ def load_documents(
     """
     kind, _, path = name.partition(":")
     if kind == "beir" and path:
-        return list(read_corpus(Path(path).expanduser()).values())
+        return list(read_corpus(local_path(path, "the path of texts")).values())
     if kind == "texts" and path:
         return load_retrieval(name, split).documents
     if kind == "pydocs" and not text_key:

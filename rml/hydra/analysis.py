@@ -85,7 +85,7 @@ def gate_overlap(gates: Float[Array, "c d"]) -> Float[Array, "c c"]:
       gates: Gates of each class with itself.
 
     Returns:
-      A symmetric matrix in [0, 1] with ones on its diagonal.
+      A symmetric matrix in [0, 1] with ones on its diagonal, but 0 for a class that opens no gate.
     """
     # a + b = min + max and |a - b| = max - min; a row at a time, not all C x C x d differences.
     total = jnp.sum(gates, 1)
@@ -101,7 +101,8 @@ def shared_openness(gates: Float[Array, "c c d"]) -> Float[Array, "c c"]:
       gates: Gates of every pair of classes.
 
     Returns:
-      Σ g_ij / sqrt(Σ g_ii Σ g_jj), symmetric with ones on its diagonal.
+      Σ g_ij / sqrt(Σ g_ii Σ g_jj), symmetric with ones on its diagonal, but 0 for a class that
+      opens no gate.
     """
     opened = jnp.sum(gates, -1)
     alone = jnp.maximum(jnp.diagonal(opened), 1e-12)

@@ -59,10 +59,10 @@ def merge_files(
     Raises:
       UserError: The method is unknown, needs a base or an option, or has not an option that is
         given; an option is out of its range; a file is missing or damaged; a tensor stands in two
-        files of a folder; tensors differ in a name or a shape, are floating point in the base
-        alone, hold NaN or infinite values, also once merged and rounded, or lie too far from the
-        base; `out` exists, does not end in `.safetensors`, or cannot be written. Nothing is written
-        then.
+        files of a folder; one is of another floating-point type; tensors differ in a name or a
+        shape, are floating point in the base alone, hold NaN or infinite values, also once merged
+        and rounded, or lie too far from the base; `out` exists, does not end in `.safetensors`, or
+        cannot be written. Nothing is written then.
     """
     if method not in METHODS_OF_FILES:
         raise unknown("method of files", method, METHODS_OF_FILES)
@@ -80,6 +80,7 @@ def merge_files(
     paths, own = list(experts), experts[0] if base is None else base
     opened = {path: open_checkpoint(path) for path in dict.fromkeys((own, *paths))}
     start = opened[own]
+    check_types(opened)
     check_trees(_shapes(start), {str(path): _shapes(opened[path]) for path in paths})
     groups = _groups(start, {
         name: _common_type(name, opened)
@@ -316,6 +317,17 @@ def _read_square(
             check_finite({str(path): {piece.name: part}})
         square = float(np.sum(np.square(row, dtype=np.float64)))
     return square
+
+
+def check_types(opened: Mapping[Path, Mapping[str, Tensor]]) -> None:
+    """Raises `UserError` for floating-point tensors whose arithmetic is not known here."""
+    for path, tensors in opened.items():
+        for name, tensor in tensors.items():
+            if tensor.dtype not in FLOATS and tensor.dtype.startswith(("F", "BF")):
+                raise UserError(
+                    f"tensor {name!r} of {path} has dtype {tensor.dtype}, expected one of "
+                    f"{', '.join(FLOATS)}, or integers or truth values, which are the base's"
+                )
 
 
 def _least_kept(

@@ -128,7 +128,9 @@ class TokenExit(nn.Module):
             merges += 1
             if merges == 1 or side >= 2 * self.grid:
                 x = layers.activation("gelu")(x)
-        x = jnp.concatenate([token, x], axis=1)
+        # Blocks pass on what they compute in: tokens may come in another type.
+        kind = nn.dtypes.canonicalize_dtype(x, jnp.zeros((), self.param_dtype), dtype=self.dtype)
+        x = jnp.concatenate([token.astype(kind), x.astype(kind)], axis=1)
         x, _ = run_blocks(
             Block, x, depth=self.blocks, scan=True, remat=False, heads=self.heads,
             epsilon=_EPSILON, kernel_init=_DENSE_INIT, **dtypes,
@@ -180,13 +182,19 @@ class Exits(nn.Module):
           Logits of each exit.
 
         Raises:
-          ValueError: There is no such output or stage, one is neither a map nor tokens, or an exit
-            refuses it.
+          ValueError: No stage is chosen or one twice, there is no such output or stage, one is
+            neither a map nor tokens, or an exit refuses it.
         """
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         outputs = range(len(stages)) if self.stages is None else self.stages
+        chosen = range(len(outputs)) if self.chosen is None else self.chosen
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ValueError(
+                f"chosen is {tuple(chosen)}, expected different stages of {len(outputs)}, at least "
+                "one"
+            )
         found = []
-        for k in range(len(outputs)) if self.chosen is None else self.chosen:
+        for k in chosen:
             if not 0 <= k < len(outputs):
                 raise ValueError(f"stage {k} of {len(outputs)}, expected 0 to {len(outputs) - 1}")
             number, left = outputs[k], len(outputs) - 1 - k

@@ -159,7 +159,7 @@ class InvertedResidual(nn.Module):
             y = y * nn.sigmoid(Conv(inner, 1, 1, name="excite", **dtypes)(narrow))
         shared["activation"] = "identity"
         y = ConvNorm(self.features, 1, 1, name="project", **shared)(y, train=train)
-        return x + y if x.shape == y.shape else y
+        return x + y if self.stride == 1 and x.shape == y.shape else y
 
 
 class ConvNorm(nn.Module):

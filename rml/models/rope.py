@@ -103,7 +103,8 @@ def frequencies(
     if kind == "dynamic":
         factor = options["factor"]
         stretch = factor * jnp.maximum(of_text, trained) / trained - (factor - 1)
-        base = theta * stretch ** (width / (width - 2))
+        if width > 2:  # the one frequency of two channels is that of any base
+            base = theta * stretch ** (width / (width - 2))
     found = 1.0 / base ** (jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     if kind == "linear":
         return found / options["factor"]

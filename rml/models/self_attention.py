@@ -172,6 +172,7 @@ class SelfAttention(nn.Module):
             raise ValueError("a cache needs the rotation of queries and keys, got none")
         else:
             y, weights, kept = cache.attend(self.attention, query, key, value, visible, rotate)
+            y = y.astype(value.dtype)  # a cache may keep another type than the model computes in
         y = y if edits is None else edited(y, edits)
         self.sow("intermediates", "heads", y)
         bias = self.use_bias if self.out_bias is None else self.out_bias

@@ -184,7 +184,8 @@ class Terminator(nn.Module):
             )(x, [outputs[j] for j in EARLIER[i]], train=train)  # fmt: skip
             outputs.append(x)
             if self.trained_scales:
-                x = x + self.param(f"offset{i}", _boxed_zeros(), (1,), self.param_dtype)
+                offset = self.param(f"offset{i}", _boxed_zeros(), (1,), self.param_dtype)
+                x = (x + offset).astype(x.dtype)
         return x.mean(axis=tuple(range(1, x.ndim - 1)))
 
     def _check(self, x: Array) -> None:

@@ -151,6 +151,11 @@ class ViT(nn.Module):
         return layers.Stages(x, tuple(outputs)) if stages else x
 
     def _check(self) -> None:
+        if self.projection and self.classes:
+            raise ValueError(
+                f"projection={self.projection} and classes={self.classes}, expected one of them: a "
+                "model has one head"
+            )
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} must divide width={self.width}")
         if self.pooling not in ("cls", "gap"):

@@ -94,6 +94,7 @@ def gaussian_log_density(y: Float[Array, "n c"], factor: Float[Array, "n n"]) ->
     return -(jnp.sum(solve_lower(factor, y) ** 2) + columns * constant) / 2
 
 
+@jax.jit  # a choice outside of a program would be compiled at every call
 @full_precision
 def noisy_log_density(
     y: Float[Array, "n c"], k: Float[Array, "n n"], *, noise: float | Array

@@ -146,8 +146,8 @@ class Checkpoints:
         if damaged:
             raise UserError(
                 f"none of the checkpoints of {self.directory.parent} can be read (damaged: "
-                f"{', '.join(damaged)}); start again in another --workdir, or remove what is "
-                "damaged to train from the beginning"
+                f"{', '.join(damaged)}); start again in another --workdir, or remove the "
+                "whole directory to train from the beginning"
             )
         return 0, None
 

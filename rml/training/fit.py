@@ -33,6 +33,8 @@ from rml.training.task import Task, TrainState, as_numbers
 from rml.training.writers import MetricsWriter, read_metrics, warn_of_gaps
 
 AHEAD = 2
+WINDOW = 256
+"""Steps whose metrics wait on the device at most, however seldom a line is written."""
 
 
 class Interrupted(Exception):
@@ -209,7 +211,7 @@ def fit(
       seed: Seed of the initial parameters and of every step's key.
       mesh: Devices; all of them by default.
       rules: Pairs of logical axis and mesh axes.
-      log_every: Steps between lines of training metrics.
+      log_every: Steps between lines of training metrics; 0 for a line a step too.
       eval_every: Steps between evaluations; 0 for none before the end.
       checkpoint_every: Steps between checkpoints; 0 for none before the end.
       keep_checkpoints: Number of checkpoints that stay.
@@ -331,7 +333,7 @@ class _Loop:
             if len(self.pending) > AHEAD:
                 jax.block_until_ready(self.pending[-1 - AHEAD][2])
             self.progress.advance(step)
-            if step % self.log_every == 0:
+            if step % self.log_every == 0 or len(self.pending) >= WINDOW:
                 # The newest steps are still computing: leave them for the next window.
                 self.drain(keep=AHEAD)
             if self.due(step, self.checkpoint_every):

@@ -212,7 +212,9 @@ def build_optimizer(config: Mapping[str, Any], *, steps: int) -> Optimizer:
         raise UserError(
             f"optimizer.accumulate is {accumulate}, more than the {steps} batches of the run"
         )
-    for key, most in (("momentum", 1), ("b2", 1), ("clip_norm", np.inf), ("warmup_steps", np.inf)):
+    decays = dict.fromkeys(("momentum", "b2"), 1)
+    sizes = ("learning_rate", "weight_decay", "clip_norm", "warmup_steps")
+    for key, most in {**decays, **dict.fromkeys(sizes, np.inf)}.items():
         value = config[key]
         if not isinstance(value, jax.Array) and not 0 <= value < most:
             raise UserError(

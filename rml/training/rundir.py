@@ -91,7 +91,11 @@ class RunDirectory:
         self._scratch: tempfile.TemporaryDirectory | None = None
         with primary_first(f"opening the work directory {self.path}"):
             self._created = not self.path.exists()
-            self._open()
+            try:
+                self._open()
+            except BaseException:
+                self.close()
+                raise
         self.resumed = of_primary(self.resumed)
 
     def _open(self) -> None:

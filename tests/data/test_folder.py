@@ -6,6 +6,7 @@ from PIL import Image
 
 from rml.data import NO_LABEL, DataError, batches, load
 from rml.data.images import decode, pair, resize, resize_and_center_crop
+from rml.errors import UserError
 
 RNG = np.random.default_rng(0)
 
@@ -124,6 +125,17 @@ def test_grey_of_32_bit_integers_has_8_bits_or_16(tmp_path, most):
     Image.fromarray(deep).save(tmp_path / "c" / "a.tiff")
     image = load(f"folder:{tmp_path}", "all")[0]["image"]
     assert np.array_equal(image[..., 0], deep if most == 255 else deep >> 8)
+
+
+@pytest.mark.parametrize("kind", ["folder", "images", "npz"])
+def test_a_path_that_is_missing_or_of_nobody_is_named(kind, tmp_path, monkeypatch):
+    """An empty variable of a shell is not the current directory."""
+    write(tmp_path / "c" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"unknown data set '{kind}:'.*'{kind}:PATH'"):
+        load(f"{kind}:", "all")
+    with pytest.raises(UserError, match=f"the path of '{kind}:~n0body/x' is .* is no user here"):
+        load(f"{kind}:~n0body/x", "all")
 
 
 def test_pixels_that_are_floats_are_refused(tmp_path):

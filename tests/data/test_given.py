@@ -18,6 +18,15 @@ def test_pictures_whose_pixels_are_floats_are_refused():
         given[:]
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_one_image_in_colour_is_not_as_many_grey_ones_as_it_has_rows(channels):
+    for shape in ((8, 8, 1), (20, 30, 1)):
+        with pytest.raises(DataError, match=r"are uint8\[20, 30, .\], .* given as image\[None\]"):
+            GivenImages(np.zeros((20, 30, channels), np.uint8), shape=shape)
+    assert len(GivenImages(np.zeros((20, 8, channels), np.uint8), shape=(8, channels, 1))) == 20
+    assert len(GivenImages(np.zeros((20, 30, 5), np.uint8), shape=(8, 8, 1))) == 20
+
+
 @pytest.mark.slow  # as torch is imported
 def test_tensors_of_torch_are_named():
     torch = pytest.importorskip("torch")

@@ -42,6 +42,21 @@ def test_half_precision_and_large_logits_stay_finite():
     assert jnp.all(jnp.isfinite(slope.astype(jnp.float32)))
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_class_that_is_masked_costs_nothing(compiled):
+    """Where the target leaves it out, at whatever smoothing is traced."""
+    logits, label = jnp.array([[1.0, 2.0, -jnp.inf]]), jnp.array([0])
+
+    def loss(logits, smoothing):
+        return smoothed_cross_entropy(logits, label, smoothing=smoothing)[0]
+
+    call = jax.value_and_grad(loss)
+    value, slope = (jax.jit(call) if compiled else call)(logits, jnp.float32(0))
+    assert float(value) == pytest.approx(float(jnp.log1p(jnp.e)), rel=1e-6)
+    odds = 1 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(slope, [[-odds, odds, 0]], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("label", "smoothing", "message"),
     [

@@ -246,6 +246,7 @@ def test_dropped_entries_differ_between_tensors_and_follow_the_key(files, monkey
             {"experts": ["whole"]},
             "leaf 'a.bias' of .*whole.safetensors is I64, expected one of: F64",
         ),
+        ({"experts": ["eights"]}, "tensor 'a.bias' of .*eights.* has dtype F8_E4M3, expected one"),
         ({"experts": ["first", "far"]}, "far.safetensors lies .* was it fine-tuned from another"),
         ({"experts": ["broken"]}, "leaf 'a.weight' of .*broken.safetensors holds NaN"),
         ({"method": "ties", "keep": 0.0}, "keep is 0.0"),
@@ -261,6 +262,9 @@ def test_mistakes_are_told_before_anything_is_written(files, change, message):
               "far": checkpoint(rng, trees["base"], 3.0)}  # fmt: skip
     for name, tree in others.items():
         safetensors.save_file(tree, folder / f"{name}.safetensors")
+    eights = dict(trees["first"])
+    eights["a.bias"] = eights["a.bias"].astype(jnp.float8_e4m3fn)
+    safetensors.save_file(eights, folder / "eights.safetensors")
     given = {"method": "task_arithmetic", "base": folder / "base.safetensors",
              "experts": NAMES, "out": "new.safetensors"} | change  # fmt: skip
     given |= {"experts": paths(folder, given["experts"]), "out": folder / given["out"]}

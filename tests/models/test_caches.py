@@ -82,6 +82,19 @@ def test_bytes_are_those_of_the_arrays(kind, dtype, vector):
     assert cache.bytes_per_device == cache.bytes
 
 
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize(("own", "kept"), [(jnp.bfloat16, jnp.float32), (None, jnp.bfloat16)])
+def test_a_cache_may_keep_another_type_than_the_model_computes_in(own, kept, scan):
+    module = Llama(**SMALL, scan=scan, param_dtype=own or jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), TOKENS)
+    cache = jax.eval_shape(lambda: module.init_cache(2, 12, kept))
+    states = jax.eval_shape(
+        lambda variables, cache: module.apply(variables, TOKENS, cache=cache), variables, cache
+    )
+    assert states.last.dtype == (own or jnp.float32)
+    assert jax.tree.map(lambda x: x.dtype, states.cache) == jax.tree.map(lambda x: x.dtype, cache)
+
+
 @pytest.mark.slow
 def test_generation_through_each_cache(variables):
     module = Llama(**SMALL)

@@ -318,6 +318,7 @@ def test_build_misuse(name, options, message):
         ("mlp", {"activation": "rely"}, (2, 8, 8, 1), "did you mean 'relu'"),
         ("resnet18", {"stem": "cifar10"}, (2, 8, 8, 1), "did you mean 'cifar'"),
         ("vit_ti", {"pooling": "mean"}, (2, 8, 8, 1), "unknown pooling 'mean'"),
+        ("vit_ti", {"projection": 3, "classes": 5}, (2, 16, 16, 1), "=5, expected one of them"),
         ("vit_ti", {"positions": "sincos"}, (2, 8, 8, 1), "did you mean 'sincos2d'"),
         ("vit_ti", {"heads": 5}, (2, 8, 8, 1), "heads=5"),
     ],

@@ -148,6 +148,16 @@ def test_every_stage_has_its_exit():
     assert sum(name.startswith("depth") for name in params["exit0"]) == 2 * 2
 
 
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize(("dtype", "wanted"), [(None, jnp.float32), (jnp.bfloat16, jnp.bfloat16)])
+def test_tokens_may_come_in_another_type_than_blocks_compute_in(merged, dtype, wanted):
+    module = TokenExit(2, 3, grid=1 if merged else 7, heads=2, dtype=dtype)
+    for own in (jnp.bfloat16, jnp.float32):
+        x = jax.ShapeDtypeStruct((2, 5, 4), own)
+        logits, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
+        assert (logits.shape, logits.dtype) == ((2, 3), wanted)
+
+
 def depth(params):
     """Number of blocks of an exit from tokens."""
     return params["blocks"]["norm1"]["scale"].shape[0]
@@ -205,6 +215,8 @@ def test_a_map_without_content_has_the_logits_of_the_bias():
         (Exits(classes=2, width=4), [(2, 7, 8)], "square grid of tokens, got 7"),
         (Exits(classes=2, width=4, grid=1), [(2, 9, 8)], "side 3 cannot be halved down to 1"),
         (Exits(classes=2, width=4, heads=3), [(2, 4, 8)], "heads=3 must divide width=8"),
+        (Exits(classes=2, width=4, chosen=()), [(2, 4, 8)], r"chosen is .., expected different"),
+        (Exits(classes=2, width=4, chosen=(0, 0)), [(2, 4, 8)], r"chosen is .0, 0., expected"),
     ],
 )
 def test_wrong_stages_are_named(module, stages, message):

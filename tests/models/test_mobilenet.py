@@ -18,7 +18,7 @@ from rml import assets
 from rml.data.images import decode, resize_and_center_crop
 from rml.errors import UserError
 from rml.models.depthwise import depthwise_conv2d
-from rml.models.mobilenet import EfficientNetLite0, MobileNet, Stage
+from rml.models.mobilenet import EfficientNetLite0, InvertedResidual, MobileNet, Stage
 from rml.models.pretrained import load_images
 from rml.models.pretrained.pickles import read_pickle
 
@@ -226,6 +226,16 @@ def test_features_of_a_layer_are_the_mean_of_what_it_gives():
     for name, module in modules.items():
         (maps,) = seen[module]["__call__"]
         np.testing.assert_allclose(layers[name], maps.mean((1, 2)), rtol=1e-6, atol=1e-6)
+
+
+def test_a_block_with_a_stride_has_no_residual_even_of_one_pixel():
+    """A function must not change with the size of images."""
+    block = InvertedResidual(4, 1, 2, 3)
+    x = jnp.ones((1, 1, 1, 4))
+    variables = jax.tree.map(jnp.zeros_like, jax.jit(block.init)(jax.random.key(0), x))
+    assert not jax.jit(block.apply)(variables, x).any()
+    once = block.clone(stride=1)
+    np.testing.assert_array_equal(jax.jit(once.apply)(variables, x), x)
 
 
 def test_mistakes_are_named():

@@ -24,6 +24,12 @@ def test_frequencies_and_magnitudes_are_those_of_transformers(row):
     assert rope.magnitude(scaling, trained) == pytest.approx(row["magnitude"], rel=1e-6)
 
 
+def test_two_channels_have_one_frequency_whatever_the_base():
+    scaling = {"rope_type": "dynamic", "factor": 2.0}
+    found = rope.frequencies(2, 1e4, scaling=scaling, trained=8, length=jnp.array([9, 30]))
+    np.testing.assert_array_equal(np.broadcast_to(found, (2, 1)), np.ones((2, 1)))
+
+
 def test_a_scale_multiplies_what_is_rotated():
     x = np.random.default_rng(0).normal(size=(1, 3, 2, 8)).astype(np.float32)
     frequency = rope.frequencies(8, 100.0)

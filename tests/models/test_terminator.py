@@ -239,6 +239,14 @@ def test_blocks_read_earlier_ones_and_drop_whole_channels():
     np.testing.assert_allclose(features, before.mean(1), rtol=1e-4, atol=1e-5)
 
 
+def test_trained_scales_keep_the_type_of_the_computation():
+    sizes = {"factors": (12, 1, 2, 1, 1), "layers": (1,) * 5}
+    net = Terminator(trained_scales=True, dtype=jnp.bfloat16, **TINY | sizes)
+    x = jax.ShapeDtypeStruct((2, 3, 1), jnp.float32)
+    features, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), x)
+    assert features.dtype == jnp.bfloat16
+
+
 @pytest.mark.slow
 def test_a_block_of_two_earlier_ones_gives_the_numbers_of_the_authors_code():
     rng = np.random.default_rng(2)

@@ -131,7 +131,7 @@ def test_whatever_ends_an_extension_before_it_trains_the_run_stays_complete(
     capsys.readouterr()
     config.train.steps += 1
     recipe.run = run
-    with pytest.raises(SystemExit if isinstance(stop, Interrupted) else type(stop)):
+    with pytest.raises(SystemExit if isinstance(stop, Interrupted) else type(stop)) as kept:
         launcher.launch(config, tmp_path, "config.py")
     assert {file: file.read_bytes() for file in tmp_path.glob("*.json*")} == before
     if isinstance(stop, Interrupted):  # launched by a function, as in a notebook
@@ -139,6 +139,9 @@ def test_whatever_ends_an_extension_before_it_trains_the_run_stays_complete(
             "SIGTERM: saved after step 5; start it again with the same config and work directory "
             "to continue\n"
         )
+    # An error keeps its frames, in a notebook until the next one; the directory is free.
+    RunDirectory(tmp_path, config.to_dict()).close()
+    assert kept.tb is not None
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import html
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -405,6 +406,16 @@ def test_damaged_runs_are_shown_with_what_there_is(tmp_path, files, status, note
     assert note in " ".join(run.notes)
     page = Page(report(tmp_path))
     assert "bad" in page.words()
+    assert len(page.data()["runs"]) == 2
+
+
+def test_a_folder_whose_name_is_no_text_is_shown_too(tmp_path):
+    make_run(tmp_path / "good")
+    make_run(Path(os.fsdecode(bytes(tmp_path / "runs") + b"\xff")))
+    out = tmp_path / "page.html"
+    assert main([str(tmp_path), f"--out={out}"]) == 0
+    page = Page(out.read_text())
+    assert "runs\\udcff" in page.words()
     assert len(page.data()["runs"]) == 2
 
 

@@ -461,6 +461,10 @@ def test_two_sweeps_do_not_share_a_directory(swept, tmp_path):
 def test_values_with_commas_and_long_names():
     grid = plan.parse_grid(["model.widths=(32, 64),(16,32)", "augment.order=()"])
     assert grid == {"model.widths": ["(32, 64)", "(16,32)"], "augment.order": ["()"]}
+    nested = plan.parse_grid(["a=((1,2),(3,4)), ([5,6],(7,8))", "b='x,y','z',\"it's, so\""])
+    assert nested == {
+        "a": ["((1,2),(3,4))", "([5,6],(7,8))"], "b": ["'x,y'", "'z'", "\"it's, so\""]
+    }  # fmt: skip
     found = plan.combine(DIGITS, [], {"model.widths": ["(32, 64)", "(16,32)"]})
     assert [one.values["model.widths"] for one in found] == [[32, 64], [16, 32]]
     folders = [one.folder for one in found]

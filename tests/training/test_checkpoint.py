@@ -323,8 +323,8 @@ def test_where_all_are_damaged_no_start_trains_over_the_metrics(make_task, tmp_p
             fit(make_task(), run, steps=40, log_every=5)
         assert str(caught.value) == (
             f"none of the checkpoints of {run.path} can be read (damaged: damaged-checkpoint-10, "
-            "damaged-checkpoint-20); start again in another --workdir, or remove what is damaged "
-            "to train from the beginning"
+            "damaged-checkpoint-20); start again in another --workdir, or remove the whole "
+            "directory to train from the beginning"
         )
         assert (run.path / "metrics.jsonl").read_bytes() == metrics
     for directory in run.path.glob("damaged-checkpoint-*"):

@@ -401,6 +401,15 @@ def test_a_damaged_summary_warns_and_the_run_counts_as_not_complete(tmp_path, ca
     assert run.summary() == written
 
 
+def test_a_directory_that_cannot_be_opened_is_not_held(tmp_path):
+    """An error keeps its frames alive, such as in a notebook."""
+    RunDirectory(tmp_path, CONFIG).close()
+    with pytest.raises(UserError, match="holds a run of a different config") as kept:
+        RunDirectory(tmp_path, CONFIG | {"seed": 99})
+    RunDirectory(tmp_path, CONFIG).close()
+    assert kept.tb is not None
+
+
 @pytest.mark.slow
 def test_a_directory_in_use_or_read_only_is_refused(tmp_path, obedient_python):
     run = RunDirectory(tmp_path / "used", CONFIG)
