@@ -6,7 +6,7 @@ Needs the archive `fashion_mnist` (`make assets`). Other recipes of merging read
 `--config.bed.run=runs/bed`. A first run trained experts for 200 steps with rectangles erased; steps
 were doubled and rectangles left out after its accuracies on test images were seen.
 
-Result: results/fisher_merging, 4 min 53 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/fisher_merging, 6 min 50 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ experts of that run; without, as here, it trains its own. Shared expert, vectors
 saved in the run's directory `twin`, which `rml.merging.load_twin` reads and `predict` of it
 applies. Encoders of one's own are merged so by `python -m experiments.merge` with `--method=twin`.
 
-Result: results/twin_merging, 4 min 41 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/twin_merging, 10 min 45 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
