@@ -41,7 +41,7 @@ PROGRAMS = {
     "vicreg_fashion": {
         ("base", "no_variance", "no_covariance", "no_invariance", "invariance_only",
          "equal_weights"),
-        ("expander_32",), ("expander_1024",),
+        ("expander_32",), ("expander_1024",), ("batch_64",),
     },
     "dcl_fashion": {
         ("base", "temperature_0_05", "temperature_0_5"), ("dcl",), ("nt_xent",), ("dcl_64",),
