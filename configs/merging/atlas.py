@@ -7,7 +7,7 @@ experts of that run; without, as here, it trains its own. In a first run, whose 
 seen, a claim on tasks taken away was restated. Encoders of one's own are merged so by `python -m
 experiments.merge` with `--method=atlas`.
 
-Result: results/atlas, 3 min 16 s a run on 1 x cpu (AMD EPYC, 2 cores).
+Result: results/atlas, 11 min 29 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """
 
 from ml_collections import ConfigDict
