@@ -111,8 +111,8 @@ class Cache(struct.PyTreeNode):
         )
 
     @property
-    def _arrays(self) -> list[Array]:
-        """The arrays whose sizes are counted."""
+    def _arrays(self) -> list[Any]:
+        """The arrays whose sizes are counted, or their shapes."""
         return jax.tree.leaves(self)
 
     def check_room(self, shape: tuple[int, ...]) -> None:

@@ -107,7 +107,7 @@ class ShardedCache(Cache):
     places: int = struct.field(pytree_node=False, default=0)
 
     @property
-    def _arrays(self) -> list[Array]:
+    def _arrays(self) -> list[Any]:
         """Keys, values and what is known of every token; the plan is a constant."""
         return jax.tree.leaves(self.replace(shards=None))
 

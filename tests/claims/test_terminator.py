@@ -91,7 +91,9 @@ def test_sides_of_one_program_differ_in_numbers_and_share_it():
     task = many(terminator_sides.task, configs)
     state = jax.eval_shape(lambda key: nn.meta.unbox(task.init(key)), jax.random.key(0))
     _, metrics = jax.eval_shape(task.step, state, task.batch_spec)
-    assert {"penalty/0", "accuracy/1", "loss/2"} <= set(metrics)
+    assert {metrics[f"{name}/"].shape for name in ("penalty", "accuracy", "loss")} == {
+        (len(configs),)
+    }
 
 
 def test_an_ablation_changes_one_thing_of_the_side_that_it_is_compared_with():
