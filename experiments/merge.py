@@ -35,6 +35,7 @@ of safetensors, of any architecture, are merged as they are, a part at a time.
 import argparse
 import dataclasses
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -108,10 +109,8 @@ def merged(options: argparse.Namespace) -> str:
     check_out(options.out)
     method = method_of(options)
     given = [option_of(text) for text in options.option]
-    given_paths = [(name, "ENCODER") for name in options.encoders]
-    given_paths += [(name, "--base") for name in filter(None, [options.base])]
-    paths = [local_path(name, what) for name, what in given_paths]
-    if method not in BY_TASKS and all(map(is_checkpoint, paths)):
+    names = (*options.encoders, *filter(None, [options.base]))
+    if method not in BY_TASKS and all(map(is_checkpoint, names)):
         return merged_files(method, options, dict(given))
     check_export(options)
     named = open_all(options.encoders)
@@ -181,8 +180,9 @@ def merge_by_tasks(
     return "\n".join([*lines, FORMATS[options.format](result, options)])
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether a path is a file of safetensors, or a folder of them that is no run directory."""
+def is_checkpoint(name: str) -> bool:
+    """Whether a name is that of a file of safetensors, or of a folder of them that is no run."""
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         return any(path.glob("*.safetensors")) and not (path / "checkpoints").exists()
     return path.suffix == ".safetensors"

@@ -80,7 +80,7 @@ def merge_files(
     paths, own = list(experts), experts[0] if base is None else base
     opened = {path: open_checkpoint(path) for path in dict.fromkeys((own, *paths))}
     start = opened[own]
-    check_types(opened)
+    _check_types(opened)
     check_trees(_shapes(start), {str(path): _shapes(opened[path]) for path in paths})
     groups = _groups(start, {
         name: _common_type(name, opened)
@@ -319,7 +319,7 @@ def _read_square(
     return square
 
 
-def check_types(opened: Mapping[Path, Mapping[str, Tensor]]) -> None:
+def _check_types(opened: Mapping[Path, Mapping[str, Tensor]]) -> None:
     """Raises `UserError` for floating-point tensors whose arithmetic is not known here."""
     for path, tensors in opened.items():
         for name, tensor in tensors.items():

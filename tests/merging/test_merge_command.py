@@ -236,6 +236,10 @@ OPTIONS = [
             ["gs://b/a.safetensors", "--method=average", "--out=x"],
             "ENCODER is 'gs://b/a.safetensors', a URL",
         ),
+        (
+            ["~n0body/a.safetensors", "--method=average", "--out=x"],
+            "ENCODER is '~n0body/a.safetensors', but ~n0body is no user here",
+        ),
         (["a.safetensors", "--base=gs://b/c.safetensors", "--out=x"], "--base is 'gs://b/c.safe"),
         (["a", "wide", "--base=base", "--out=x"], "leaf 'params.w' of wide is [64, 4], expected"),
         (["a", "far", "--base=base", "--out=x"], "was it fine-tuned from another base"),
@@ -251,6 +255,12 @@ def test_mistakes_are_told_in_one_line(runs, arguments, message, capsys, tmp_pat
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_by_their_path_are_no_url(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert merge.main(["weights:/absent", "--method=average", "--out=x"]) == 1
+    assert "unknown weights '/absent'" in capsys.readouterr().err
 
 
 def test_a_scale_is_a_word_of_transport_and_a_number_of_others():
