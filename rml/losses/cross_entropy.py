@@ -42,6 +42,16 @@ def smoothed_cross_entropy(
     (logits,) = wide(logits)
     targets = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
     targets = optax.smooth_labels(targets, smoothing)
-    # A class that is masked by -inf and is no part of the target costs nothing.
-    logs = jnp.where(targets == 0, 0, jax.nn.log_softmax(logits, axis=-1))
-    return -jnp.sum(targets * logs, axis=-1)
+    return -sum_of_products(targets, jax.nn.log_softmax(logits, axis=-1))
+
+
+def sum_of_products(
+    weights: Float[Array, "*#b k"], logs: Float[Array, "*#b k"]
+) -> Float[Array, "..."]:
+    """Sums w log p over classes, to which one of weight 0 adds nothing, -inf being its logarithm.
+
+    Args:
+      weights: Weight of each class.
+      logs: Logarithm of its probability.
+    """
+    return jnp.sum(weights * jnp.where(weights == 0, 0, logs), axis=-1)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rml.losses.cross_entropy import sum_of_products
 from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.similarity import normalize, wide
 
@@ -74,7 +75,7 @@ def soft_cross_entropy(
     check_shapes(student=(student, "n k"), teacher=(teacher, "n k"))
     del labels
     targets = jnp.exp(_targets(teacher, temperature))
-    return -(temperature**2) * _sum_of_products(targets, _logs(student, temperature))
+    return -(temperature**2) * sum_of_products(targets, _logs(student, temperature))
 
 
 def annealing_loss(
@@ -287,12 +288,7 @@ def target_enhanced_loss(
         weights = jnp.where(own, jnp.exp(raised), jnp.exp(known))
     if normalized:
         weights /= jnp.sum(weights, axis=-1, keepdims=True)
-    return -_sum_of_products(weights, _logs(student, temperature))
-
-
-def _sum_of_products(weights: Array, logs: Array) -> Array:
-    """Σ w log p over classes, to which one of weight 0 adds nothing, -inf being its logarithm."""
-    return jnp.sum(weights * jnp.where(weights == 0, 0, logs), axis=-1)
+    return -sum_of_products(weights, _logs(student, temperature))
 
 
 def _logs(logits: Array, temperature: float | Array) -> Array:
