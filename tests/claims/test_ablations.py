@@ -55,6 +55,9 @@ PROGRAMS = {
         ("base", "momentum_0", "momentum_0_9", "momentum_0_999"), ("trained_patches",),
         ("learned_positions",), ("no_predictor",), ("batch_64",),
     },
+    "moco_v3_heads_fashion": {
+        ("base", "temperature_0_1", "temperature_1"), ("linear_head",), ("no_batch_norm",),
+    },
     "siglip_icons": {
         ("base", "bias_0", "temperature_1"), ("no_bias",), ("fixed_temperature",), ("batch_32",),
         ("softmax",), ("softmax_32",),
@@ -89,6 +92,9 @@ QUICK = {
     "moco_v3_fashion": {
         "momentum_0": "momentum.start=0.0", "trained_patches": "", "no_predictor": "",
     },
+    "moco_v3_heads_fashion": {
+        "temperature_1": "loss.temperature=1.0", "linear_head": "", "no_batch_norm": "",
+    },
     "siglip_icons": {
         "bias_0": "loss.bias=0.0", "no_bias": "", "batch_32": "", "softmax": "", "softmax_32": "",
     },
@@ -102,11 +108,14 @@ TOWERS = {
     "head.features": 8, "tokens.vocabulary": 300, "tokens.max_length": 4, "augment.order": (),
     "text": dict(depth=1, heads=2, mlp=8, dropout=0.0, remat=False),
 }  # fmt: skip
+MOCO_V3 = {
+    "predictor.features": 8,
+    "predictor.hidden": 12,
+    "augment_second.order": ("random_erase",),
+}
 MORE = {
     "vicreg_fashion": {"train.steps": 60, "optimizer.learning_rate": 0.02},
-    "moco_v3_fashion": {
-        "predictor.features": 8, "predictor.hidden": 12, "augment_second.order": ("random_erase",),
-    },
+    "moco_v3_fashion": MOCO_V3, "moco_v3_heads_fashion": MOCO_V3,
     "siglip_icons": TOWERS, "clip_icons": TOWERS,
 }  # fmt: skip
 
