@@ -4,18 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rml.ops.pairwise import squared_euclidean
+from rml.ops.pairwise import safe_sqrt, squared_euclidean
 from rml.ops.shapes import check_shapes
 from rml.ops.similarity import wide
 
 ROUNDINGS = 16  # units in the last place by which equal squared distances may differ
-
-
-def _distances(square: Array, squared: bool) -> Array:
-    if squared:
-        return square
-    near = square <= 1e-12  # the square root has no gradient at zero
-    return jnp.where(near, 0.0, jnp.sqrt(jnp.where(near, 1.0, square)))
 
 
 def _mean(x: Array, keep: Array) -> Array:
@@ -115,7 +108,7 @@ def triplet_loss(
     positive, negative = same & ~jnp.eye(labels.shape[0], dtype=bool), ~same
     (z,) = wide(features)
     square = squared_euclidean(z, z)
-    d = _distances(square, squared)
+    d = square if squared else safe_sqrt(square)
     if mining == "hard":
         return _hard(d, positive, negative, margin)
     if mining == "semi-hard":

@@ -46,7 +46,8 @@ class Llama(nn.Module):
       out_bias: whether the projection back has one; None takes `attention_bias`.
       window: number of tokens that a token sees, itself included, at least 1; None for all before
         it.
-      windowed: whether each block has the window; None for all of them.
+      windowed: whether each block has the `window`, without which there is none; None for all of
+        them.
       mlp_bias: whether the MLP's projections have biases.
       tied: whether logits are products with the token table rather than with a matrix of their own.
       attention: what attends in all blocks or, one for each, in every block, see
@@ -274,6 +275,8 @@ class Llama(nn.Module):
     def _windows(self, tokens: int, cache: Cache | None) -> Int[Array, "layers"] | None:
         """Number of places that each block looks back on; None where nothing limits them."""
         kept = None if cache is None else cache.window
+        if self.window is None and self.windowed is not None:
+            raise ValueError("windowed is given without a window, expected window=<tokens> with it")
         if self.window is None:
             return None if kept is None else jnp.full(self.depth, kept)
         if self.window < 1:  # a token that sees none would take the mean of all, later ones too

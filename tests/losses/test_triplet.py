@@ -70,6 +70,21 @@ def test_degenerate_batches_are_zero_or_finite(mining):
     assert jnp.all(jnp.isfinite(grad))
 
 
+@pytest.mark.parametrize("mining", ["hard", "semi-hard", "all", "active"])
+def test_small_features_have_distances_too(normal, mining):
+    """Loss and margin scale as the features do, and gradients are the same."""
+    z, labels = jnp.asarray(normal(2, 8, 4), jnp.float32), jnp.asarray(LABELS)
+
+    def of_scale(scale):
+        return jax.value_and_grad(triplet_loss)(
+            scale * z, labels, margin=0.7 * scale, mining=mining
+        )
+
+    (value, grad), (small, small_grad) = of_scale(1.0), of_scale(2.0**-24)
+    np.testing.assert_allclose(small * 2.0**24, value, rtol=1e-5)
+    np.testing.assert_allclose(small_grad, grad, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_unknown_mining_is_named():
     with pytest.raises(ValueError, match="'easy'"):

@@ -332,6 +332,7 @@ def test_another_temperature_or_stop_compiles_nothing_anew(variables):
         ({"rope_scaling": {"rope_type": "ntk", "factor": 2.0}}, "unknown rope scaling 'ntk'"),
         ({"window": 0}, "window=0, expected at least 1"),
         ({"window": -2, "windowed": [True, False]}, "window=-2, expected at least 1"),
+        ({"windowed": [True, False]}, "windowed is given without a window"),
         ({"window": 3, "windowed": [True]}, "windowed has 1 entries for depth=2"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'linear' needs 'factor'"),
         ({"rope_scaling": {"type": "linear", "factor": None}}, "'linear' needs 'factor'"),
