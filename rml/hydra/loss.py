@@ -40,7 +40,8 @@ def hydra_loss(
 
     With the gates g of row a, s_ak = cos(g ∘ x_a, g ∘ x_k) / temperature, as two matrix products:
     (x ∘ g²) xᵀ for the inner products, g² (x²)ᵀ for the squared lengths. Memory is that of the
-    matrix of pairs of rows, or of a strip of it, whatever the number of classes.
+    matrix of pairs of rows, or of a strip of it, whatever the number of classes. Strips are a loop,
+    which every call outside `jax.jit` compiles anew.
 
     The authors' code (v1) is `itself=True, reduction="positives"`; their later one beside it
     contrasts first views with second ones as `keys`, without `renormalize` and with `ungated`.

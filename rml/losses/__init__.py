@@ -9,6 +9,9 @@ Many compare every row of a batch with every other. They differ in memory:
 * `triplet_loss`, which mines, and the relations of `rkd_distance`, `rkd_angle`,
   `correlation_congruence` and `crd_loss` take memory that is quadratic in the batch.
 
+Call them inside `jax.jit`, as a step of training does: a stream is a loop, which JAX compiles anew
+at every call outside of a program.
+
 The losses and their sources:
 
 * `info_nce`: van den Oord et al., arXiv:1807.03748. `info_nce_with_queue`: among the keys of a

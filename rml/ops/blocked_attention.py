@@ -35,7 +35,7 @@ def attend_in_blocks(
 
     Blocks that no query of a block sees (after it, or outside the window) are not computed. The
     backward pass makes the weights anew from the log-sum-exp. It has reverse-mode derivatives of
-    first order only; `attend_part` has all.
+    first order only; `attend_part` has all. Outside `jax.jit` every call compiles its loop anew.
 
     Args:
       query: Queries; head i reads key head i // (h / g).
