@@ -97,20 +97,26 @@ def draw_pairs(
 ) -> tuple[Int[Array, " b"], Int[Array, " b"]]:
     """Draws centers of a text and a neighbour of each; the text goes on at its beginning.
 
+    Neighbours at distance d are as likely as `window + 1 - d`: so often each is met where every
+    center pairs with all words within a reach that is uniform in 1 to the window.
+
     Args:
       key: Random key.
       tokens: The text.
-      window: Farthest neighbour. The reach of a center is uniform in 1 to it and the neighbour
-        uniform within the reach, so that near ones are likelier.
+      window: Farthest neighbour.
       number: Number of pairs.
+
+    Source: Mikolov et al. 2013, arXiv:1301.3781, section 3.2.
     """
-    of_place, of_reach, of_offset, of_side = jax.random.split(key, 4)
+    of_place, of_distance, of_side = jax.random.split(key, 3)
     n = tokens.shape[0]
     place = jax.random.randint(of_place, (number,), 0, n)
-    reach = jax.random.randint(of_reach, (number,), 1, window + 1)
-    offset = 1 + jnp.floor(jax.random.uniform(of_offset, (number,)) * reach).astype(jnp.int32)
-    offset = jnp.minimum(offset, reach) * jax.random.choice(of_side, jnp.array([-1, 1]), (number,))
-    return tokens[place], tokens[(place + offset) % n]
+    # The inverse of e(e + 1) / (w(w + 1)), the chance of at most e = w + 1 - d.
+    below = jax.random.uniform(of_distance, (number,)) * window * (window + 1)
+    inverse = jnp.ceil((jnp.sqrt(1 + 4 * below) - 1) / 2).astype(jnp.int32)
+    distance = window + 1 - jnp.clip(inverse, 1, window)
+    side = jax.random.choice(of_side, jnp.array([-1, 1]), (number,))
+    return tokens[place], tokens[(place + side * distance) % n]
 
 
 def noise_table(counts: Float[Array, " v"], power: Any) -> Float[Array, " v"]:

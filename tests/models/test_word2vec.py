@@ -46,8 +46,8 @@ def test_pairs_are_near_and_nearer_ones_are_likelier():
     )
     offset = (np.asarray(contexts - centers) + 50) % 100 - 50
     share = np.array([(offset == d).mean() for d in range(-3, 4)])
-    # A reach of 1, 2 or 3, and a neighbour within it: 1/3 (1 + 1/2 + 1/3), ... on both sides.
-    side = np.array([1 / 9, 1 / 6 + 1 / 9, 1 / 3 + 1 / 6 + 1 / 9]) / 2
+    # Of each center's neighbours within a reach of 1, 2 or 3 there are 3, 2 and 1 on each side.
+    side = np.array([1, 2, 3]) / 12
     np.testing.assert_allclose(share, [*side, 0, *side[::-1]], atol=0.01)
 
 
