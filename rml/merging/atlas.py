@@ -187,8 +187,8 @@ def block_slopes(
 def select_blocks(slopes: PyTree, *, budget: int) -> PyTree:
     """Chooses the blocks, over all vectors, whose coefficients have the steepest slopes.
 
-    The paper proposes to choose informative blocks before training and its public code has no rule
-    for it; this one is ours.
+    The paper proposes to choose informative blocks before training, to save memory, and its public
+    code has no rule for it; this one is ours. `take_blocks` takes them out of the vectors.
 
     Args:
       slopes: Slopes as `block_slopes` computes them.
@@ -239,6 +239,7 @@ def learn_scaling(
       parts: Part of each entry, for aTLAS x K; without it a block is whole.
       count: Number K of parts, which parts need.
       kept: Blocks whose coefficients are learned, as `select_blocks` chooses them; others stay 0.
+        All vectors are read all the same: `learn_blocks` holds the kept blocks alone.
       learning_rate: AdamW's step size, or a schedule.
       weight_decay: AdamW's decay, times the step size.
       clip: Largest norm of the gradient.
@@ -280,10 +281,18 @@ def learn_scaling(
         value = objective(compose(base, vectors, own, parts=parts), batch)
         return value + penalty * coefficient_penalty(own, order=order) if penalty else value
 
-    optimizer = optax.chain(
+    return descend(
+        whole, first, batches, optimizer=clipped_adamw(learning_rate, weight_decay, clip)
+    )
+
+
+def clipped_adamw(
+    learning_rate: ArrayLike | optax.Schedule, weight_decay: ArrayLike, clip: float
+) -> optax.GradientTransformation:
+    """Builds what coefficients are learned by: AdamW on gradients of a largest norm."""
+    return optax.chain(
         optax.clip_by_global_norm(clip), optax.adamw(learning_rate, weight_decay=weight_decay)
     )
-    return descend(whole, first, batches, optimizer=optimizer)
 
 
 def _check_parts(base: PyTree, parts: PyTree, count: int | None) -> None:

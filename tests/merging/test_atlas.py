@@ -1,5 +1,6 @@
 """Compositions of task vectors against their definition, and what learns their coefficients."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,12 +14,15 @@ from rml.merging import (
     block_slopes,
     coefficient_penalty,
     compose,
+    compose_blocks,
     cosine_matrix,
     draw_parts,
+    learn_blocks,
     learn_scaling,
     linearised,
     part_coefficients,
     select_blocks,
+    take_blocks,
 )
 from rml.ops import trees
 
@@ -133,6 +137,50 @@ def test_the_steepest_blocks_are_selected():
     np.testing.assert_array_equal(found["blocks"], [[True, False], [False, False]])
     with pytest.raises(UserError, match="budget is 7, expected 1 to 6"):
         select_blocks(slopes, budget=7)
+
+
+def test_blocks_taken_out_are_learned_as_those_that_a_mask_keeps():
+    base, vectors = arrays(BASE), arrays(VECTORS)
+    kept = {"w": jnp.array([False, True]), "blocks": {"k": jnp.array([[0, 1], [1, 1]], bool)}}
+    options = {"learning_rate": 0.2, "weight_decay": 0.5, "clip": 0.8}
+    batches = jnp.asarray(TARGET, jnp.float32)
+    wanted = jax.jit(lambda *own: learn_scaling(objective, *own, kept=kept, **options))(
+        base, vectors, batches
+    )
+    blocks, zeros = take_blocks(base, vectors, kept)
+    found = jax.jit(partial(learn_blocks, objective, **options))(base, blocks, zeros, batches)
+    np.testing.assert_allclose(found.losses, wanted.losses, rtol=1e-5)
+    own = found.params["blocks"]["k"]
+    np.testing.assert_allclose(found.params["w"], wanted.params["w"][1:], rtol=1e-5)
+    np.testing.assert_allclose(own, wanted.params["blocks"]["k"][[0, 1, 1], [1, 0, 1]], rtol=1e-5)
+    assert np.min(np.abs(own)) > 0.1
+    moved, whole = (
+        compose_blocks(base, blocks, found.params), compose(base, vectors, wanted.params)
+    )  # fmt: skip
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), moved, whole)
+
+
+def test_blocks_left_out_take_no_memory():
+    base = {"w": jnp.zeros(8), "blocks": {"k": jnp.zeros((4, 32, 32))}}
+    vectors = jax.tree.map(lambda own: jnp.ones((16, *own.shape)), base)
+    kept = {"w": np.zeros(16, bool), "blocks": {"k": np.arange(64).reshape(16, 4) % 32 == 5}}
+    blocks, zeros = take_blocks(base, vectors, kept, farthest=np.inf)
+    given = base, blocks, zeros, jnp.ones((3, 32))
+
+    def squared(params, batch):
+        return jnp.sum((batch @ params["blocks"]["k"] - 1) ** 2) + jnp.sum(params["w"])
+
+    planned = jax.jit(partial(learn_blocks, squared)).lower(*given).compile().memory_analysis()
+    needed = planned.argument_size_in_bytes + planned.temp_size_in_bytes
+    assert trees.count_bytes(blocks["blocks"]["k"].values) == 2 * 32 * 32 * 4
+    assert needed < 0.5 * trees.count_bytes(vectors)
+    found = jax.jit(partial(learn_blocks, squared))(*given).params
+    np.testing.assert_array_equal(found["w"].shape, (0,))
+    assert found["blocks"]["k"].shape == (2,)
+    with pytest.raises(UserError, match="kept"):
+        take_blocks(base, vectors, {"w": kept["w"]}, farthest=np.inf)
+    with pytest.raises(UserError, match="kept"):
+        take_blocks(base, vectors, kept | {"w": np.zeros(15, bool)}, farthest=np.inf)
 
 
 @pytest.mark.slow
