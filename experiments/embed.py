@@ -35,6 +35,8 @@ from experiments.startup import (
 )
 from rml.errors import UserError
 
+SPLIT = "all"
+"""Split of the data that features are of where none is named."""
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 DATA_OF = {"images": ("folder", "images", "npz"), "texts": ("texts", "beir")}
 """By what an encoder takes, the beginnings of data sets' names that are such."""
@@ -62,7 +64,7 @@ def make_parser(tool: str, text: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--run", help="the same, named")
     parser.add_argument("--step", type=int, help="step of the checkpoint, the newest by default")
-    parser.add_argument("--split", default="all", help="split of the data, such as train[:10%%]")
+    parser.add_argument("--split", default=SPLIT, help="split of the data, such as train[:10%%]")
     return parser
 
 

@@ -20,7 +20,14 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
-from experiments.embed import check_absent, make_parser, run_tool, write_features, write_whole
+from experiments.embed import (
+    SPLIT,
+    check_absent,
+    make_parser,
+    run_tool,
+    write_features,
+    write_whole,
+)
 from experiments.startup import keep_compiled, quiet_libraries
 from experiments.systems import read_systems
 from rml.errors import UserError, install
@@ -65,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
     parser = make_parser("export", __doc__)
     parser.add_argument("--format", required=True, choices=sorted(FORMATS), help="what to write")
     parser.add_argument("--data", metavar="NAME", help="data set, of npz; that of the run if unset")
+    parser.set_defaults(split=None)
     return run_tool(
         parser, argv, lambda encoder, options: FORMATS[options.format](encoder, options),
         check=check_export,
@@ -72,8 +80,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check_export(options: argparse.Namespace) -> None:
-    """Refuses, before any work, a format without its package, and a card that is there already."""
+    """Refuses, before any work, data that a format does not read, or what it lacks or has there.
+
+    A format may lack its package, and its card may be there already.
+    """
     if options.format in PACKAGES:
+        for name in ("data", "split"):
+            if getattr(options, name) is not None:
+                raise UserError(
+                    f"--{name} is {getattr(options, name)!r}, and --format={options.format} reads "
+                    "no data; expected it with --format=npz"
+                )
         check_absent(card_path(options.out))
         if importlib.util.find_spec(PACKAGES[options.format]) is None:
             raise _missing(PACKAGES[options.format])
@@ -88,6 +105,7 @@ def check_beside(encoder: Any, options: argparse.Namespace) -> None:
 def export_features(encoder: Any, options: argparse.Namespace) -> str:
     """Writes the features of a data set, as `experiments.embed` does."""
     options.data = options.data or encoder.config["data"].get("name")
+    options.split = options.split or SPLIT
     return write_features(encoder, options)
 
 

@@ -289,7 +289,7 @@ def _unknown_config(path: str) -> UserError:
     same = [name for name in files if Path(name).stem in stems]
     dotted = f"configs/{path.replace('.', '/')}"  # the name of an experiment is a likely guess
     nearest = difflib.get_close_matches(path, same, n=1, cutoff=0.0)
-    nearest = nearest or difflib.get_close_matches(dotted, files, n=1)
+    nearest = nearest or difflib.get_close_matches(dotted, files, n=1, cutoff=0.75)
     if not nearest:
         return UserError(f"unknown config file {path!r}; {all_of_them}")
     return UserError(f"unknown config file {path!r}; did you mean {nearest[0]!r}?")

@@ -47,9 +47,11 @@ def local_path(given: str | Path, what: str) -> Path:
       what: What it is the path of, for the message.
 
     Raises:
-      UserError: It is a URL, such as gs://BUCKET/PATH, which nothing here writes to or reads, or
-        it is in the home of an unknown user.
+      UserError: It is empty, a URL, such as gs://BUCKET/PATH, which nothing here writes to or
+        reads, or it is in the home of an unknown user.
     """
+    if not str(given):
+        raise UserError(f"{what} is empty, expected a path")
     path = Path(given)
     if path.parts and path.parts[0].endswith(":"):
         raise a_url(str(given), what)

@@ -57,6 +57,7 @@ def pytest_configure() -> None:
     checking.share_checks()
     compiling.share_contexts()
     compiling.share_programs()
+    compiling.put_arrays()
     if not KEEPS:
         compiling.keep_nothing()
 

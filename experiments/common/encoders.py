@@ -35,6 +35,24 @@ KINDS = {
 """By kind of encoder, a key that its configs have, and what is expected of a run."""
 
 
+@dataclasses.dataclass(frozen=True)
+class OfModel:
+    """A function that a model is of its inputs, equal for equal models: these compile it once."""
+
+    model: Any
+
+    def __hash__(self) -> int:
+        return hash(type(self.model))  # attributes of a model may be lists
+
+
+class Features(OfModel):
+    """The features of images."""
+
+    def __call__(self, variables: Any, images: Any) -> Array:
+        """Features of a batch of images."""
+        return self.model.apply(variables, augment.to_float(images), method=self.model.features)
+
+
 class ProjectedEncoder(nn.Module):
     """An encoder with the head that its loss sees."""
 
@@ -112,15 +130,13 @@ def image_encoder(
     Returns:
       The function of images.
     """
-
-    def features(variables: Any, images: Any) -> Array:
-        images = augment.to_float(images)
-        if function is not None:
-            return function(variables, images)
-        return model.apply(variables, images, method=model.features)
-
+    features = Features(model) if function is None else _of_floats(function)
     size = (config.get("evaluation") or config.features).batch_size
     return ImageEmbedder(features, state.variables, size, make_mesh(config.mesh))
+
+
+def _of_floats(function: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Array]:
+    return lambda variables, images: function(variables, augment.to_float(images))
 
 
 def restore(directory: Path, task: Task, step: int | None = None) -> TrainState:

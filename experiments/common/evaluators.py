@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from experiments.common import figures
+from experiments.common.encoders import Features
 from experiments.common.images import all_batches, open_images, warn_of_oddities
 from rml import data, evaluation
 from rml.data import augment
@@ -70,24 +70,6 @@ def reduced_pixels(images: Any) -> Array:
     return pixels(jax.image.resize(floats, (n, *fitting, channels), "linear", antialias=True))
 
 
-@dataclass(frozen=True)
-class OfModel:
-    """A function that a model is of its inputs, equal for equal models: these compile it once."""
-
-    model: Any
-
-    def __hash__(self) -> int:
-        return hash(type(self.model))  # attributes of a model may be lists
-
-
-class Features(OfModel):
-    """The features of images."""
-
-    def __call__(self, variables: Any, images: Any) -> Any:
-        """Features of a batch of images."""
-        return self.model.apply(variables, augment.to_float(images), method=self.model.features)
-
-
 class ImageEvaluator:
     """Measures features on one data set, by the same neighbours and probe for every encoder."""
 
@@ -140,7 +122,13 @@ class ImageEvaluator:
             f"{self.config.data.name} has no labels: nearest neighbours and probes are left out, "
             "uniformity, spectra and t-SNE are not"
         )
-        warn_of_oddities(self.train, self.test, *[] if self.labelled else [unlabelled])
+        others = [] if self.labelled else [unlabelled]
+        if self.labelled and (k := self.options.get("knn_k", 0)) > len(self.train):
+            others.append(
+                f"evaluation.knn_k is {k}, more than the training images: all "
+                f"{len(self.train)} are neighbours"
+            )
+        warn_of_oddities(self.train, self.test, *others)
 
     def features(self, variables: Any) -> Splits:
         """Features and labels of the training and test images.

@@ -299,8 +299,11 @@ def pretrain_many(
       Metrics of each seed's run, see `ImageEvaluator.compare`.
 
     Raises:
-      UserError: The directory holds runs of other seeds.
+      UserError: There is no seed, one stands twice or is not below `SEEDS`, or the directory holds
+        runs of other seeds.
     """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds is {list(seeds)}, expected distinct seeds, at least one")
     task = many(task_of, [replaced(config, {SEED: seed}) for seed in seeds])
     _keep_seeds(run, [int(seed) for seed in seeds])
     state, start = on_one_device(train(config, run, task)), initial_state(task, seed=0)

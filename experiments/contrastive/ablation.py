@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 
 from experiments.common.claims import with_bounds
 from experiments.common.comparison import for_each
-from experiments.common.encoders import build_encoder
-from experiments.common.evaluators import ImageEvaluator, OfModel, encode
+from experiments.common.encoders import OfModel, build_encoder
+from experiments.common.evaluators import ImageEvaluator, encode
 from experiments.common.many import many, on_one_device, replaced, unstack
 from experiments.common.pretraining import first_state, train
 from experiments.common.variants import (

@@ -21,8 +21,7 @@ import numpy as np
 
 from experiments.common import figures
 from experiments.common.claims import STRANGERS
-from experiments.common.encoders import build_encoder, image_encoder
-from experiments.common.evaluators import OfModel
+from experiments.common.encoders import OfModel, build_encoder, image_encoder
 from experiments.common.images import augmentation
 from experiments.common.pretraining import first_state, train_on_mesh
 from experiments.common.selection import Selection

@@ -12,7 +12,8 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from experiments.common import figures
-from experiments.common.evaluators import ImageEvaluator, Labelled, OfModel, Splits, encode
+from experiments.common.encoders import OfModel
+from experiments.common.evaluators import ImageEvaluator, Labelled, Splits, encode
 from experiments.common.images import augmentation
 from rml import data, evaluation
 from rml.data import augment

@@ -45,6 +45,8 @@ def load(
     Raises:
       DataError: If the data set or the split is unknown, missing or broken.
     """
+    if not isinstance(name, str):
+        raise DataError(f"data set name is {name!r}, expected a text such as 'folder:PATH'")
     if name.startswith("npz:"):
         from rml.data.npz import open_npz
 
@@ -58,8 +60,7 @@ def load(
             image_size=image_size,
             labelled=name.startswith("folder:"),
         )
-    if not name or name != name.strip():
-        raise DataError(f"data set name {name!r} is empty or has spaces around it")
+    _check_name(name)
     kind, colon, _ = name.partition(":")
     if colon and kind in OTHER_KINDS:
         raise DataError(
@@ -77,3 +78,16 @@ def load(
         image_key=image_key,
         label_key=label_key,
     )
+
+
+def _check_name(name: str) -> None:
+    """Raises `DataError` for what is no name, such as the path of one's own images."""
+    if not name or name != name.strip():
+        raise DataError(f"data set name {name!r} is empty or has spaces around it")
+    if name.endswith(".npz"):
+        raise DataError(f"data set name {name!r} is a path, expected 'npz:{name}'")
+    if name.startswith(("/", "~", ".", ":")):
+        raise DataError(
+            f"data set name {name!r} is a path, expected 'folder:{name}', which has a folder for "
+            f"each class, 'images:{name}', without classes, or 'npz:PATH'"
+        )

@@ -144,6 +144,8 @@ def _pick(arrays: dict[str, np.ndarray], keys: tuple[str, ...], part: str) -> st
 
 
 def _images(image: np.ndarray, what: str) -> np.ndarray:
+    if not len(image):
+        raise DataError(f"{what} has shape {image.shape}, which holds no image")
     if image.ndim not in (2, 3, 4) or 0 in image.shape:
         raise DataError(
             f"{what} has shape {image.shape}, expected [n, h, w], [n, h, w, c] or [n, d]"

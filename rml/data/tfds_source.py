@@ -273,6 +273,8 @@ def _absent(name: str, data_dir: Path, prepared: list[str]) -> str:
     if base not in known and not prepared:
         near = difflib.get_close_matches(base, known, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        if Path(name).exists():
+            hint = f"it is a path, did you mean 'folder:{name}' or 'images:{name}'? "
         ours = ", ".join(map(repr, builders.KNOWN))
         return (
             f"unknown data set {name!r}: {hint}There are {ours}, "

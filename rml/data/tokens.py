@@ -76,7 +76,7 @@ def encode(
 
 
 def check_texts(texts: Sequence[Any]) -> None:
-    """Raises `DataError` where a text is no string."""
+    """Raises `DataError` where a text is no string, or holds half of a character."""
     if isinstance(texts, str):
         raise DataError(f"expected a list of texts, got one string {texts!r:.80}")
     for index, text in enumerate(texts):
@@ -84,6 +84,13 @@ def check_texts(texts: Sequence[Any]) -> None:
             raise DataError(
                 f"text {index} is {type(text).__name__} {text!r:.80}, expected a string"
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"text {index} holds {text[error.start]!r} at {error.start}, half of a character; "
+                "expected text that was decoded whole"
+            ) from None
 
 
 def pad(

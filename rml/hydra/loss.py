@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from rml.errors import unknown
 from rml.ops import full_precision
+from rml.ops.shapes import check_above_0
 from rml.ops.similarity import normalize, unit_scale
 from rml.ops.strips import scan, split, strip_rows
 
@@ -84,6 +85,7 @@ def hydra_loss(
         raise unknown("denominator of hydra_loss", denominator, DENOMINATORS)
     if reduction not in REDUCTIONS:
         raise unknown("reduction of hydra_loss", reduction, REDUCTIONS)
+    check_above_0(temperature=temperature)
     n = features.shape[0]
     if gates.shape != features.shape:
         raise ValueError(f"gates must have the shape of features, {features.shape}: {gates.shape}")

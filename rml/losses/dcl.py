@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import check_reduction
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_above_0, check_shapes
 from rml.ops.similarity import normalize
 from rml.ops.streaming import Pairs, symmetric_logsumexp
 
@@ -46,6 +46,7 @@ def dcl(
     """
     check_shapes(a=(a, "n d"), b=(b, "n d"))
     check_reduction(reduction)
+    check_above_0(temperature=temperature)
     n = a.shape[0]
     if n < 2:
         raise ValueError(f"dcl needs at least two examples for negatives, got {n}.")

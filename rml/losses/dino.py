@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import reduced
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_above_0, check_shapes
 
 
 def dino(
@@ -45,6 +45,7 @@ def dino(
     (arXiv:2104.14294), eq. 1 to 3 and algorithm 1.
     """
     check_shapes(student=(student, "s n k"), teacher=(teacher, "t n k"), center=(center, "k"))
+    check_above_0(temperature=temperature, teacher_temperature=teacher_temperature)
     students, teachers = student.shape[0], teacher.shape[0]
     if students < 2 or not 1 <= teachers <= students:
         raise ValueError(

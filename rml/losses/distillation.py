@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rml.losses.cross_entropy import sum_of_products
-from rml.ops.shapes import check_indices, check_shapes
+from rml.ops.shapes import check_above_0, check_indices, check_shapes
 from rml.ops.similarity import normalize, wide
 
 
@@ -111,6 +111,7 @@ def annealing_loss(
     whole number for some epochs.
     """
     check_shapes(student=(student, "n k"), teacher=(teacher, "n k"))
+    check_above_0(temperature=temperature)
     del labels
     ours, theirs = wide(student, jax.lax.stop_gradient(teacher))
     current = temperature - (temperature - 1) * jnp.clip(progress, 0, 1)
@@ -292,6 +293,7 @@ def target_enhanced_loss(
 
 
 def _logs(logits: Array, temperature: float | Array) -> Array:
+    check_above_0(temperature=temperature)
     (logits,) = wide(logits)
     return jax.nn.log_softmax(logits / temperature, axis=-1)
 

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from rml.ops.pairwise import cosine_similarity, euclidean
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_above_0, check_shapes
 from rml.ops.similarity import normalize, wide
 
 
@@ -209,6 +209,7 @@ def crd_loss(
     Source: Tian et al., Contrastive Representation Distillation, arXiv:1910.10699, eq. 10 and 19.
     """
     check_shapes(student=(student, "n d"), teacher=(teacher, "n d"), labels=(labels, "n"))
+    check_above_0(temperature=temperature)
     cosines = cosine_similarity(student, teacher) / temperature
     same = jnp.eye(student.shape[0], dtype=bool)
     negative = ~same if labels is None else labels[:, None] != labels[None, :]

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from rml.losses.reduction import check_reduction
 from rml.ops.ring import ring_values
-from rml.ops.shapes import check_indices, check_shapes
+from rml.ops.shapes import check_above_0, check_indices, check_shapes
 from rml.ops.streaming import Mask, Pairs, promote, row_values, weighted_sum
 
 
@@ -85,6 +85,7 @@ def info_nce(
         check_indices("positives", positives, keys.shape[0])
     n = queries.shape[0]
     check_reduction(reduction)
+    check_above_0(temperature=temperature)
     if positives is None and keys.shape[0] < n:
         raise ValueError(
             f"each query needs its key, got {n} queries and {keys.shape[0]} keys, of shapes "

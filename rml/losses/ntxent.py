@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from rml.losses.reduction import check_reduction
 from rml.ops.ring import ring_values
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_above_0, check_shapes
 from rml.ops.similarity import normalize
 from rml.ops.streaming import symmetric_logsumexp
 
@@ -47,6 +47,7 @@ def nt_xent(
     """
     check_shapes(a=(a, "n d"), b=(b, "n d"))
     check_reduction(reduction)
+    check_above_0(temperature=temperature)
     n = a.shape[0]
     z = normalize(jnp.concatenate([a, b]))
     z = z / jnp.sqrt(jnp.asarray(temperature, z.dtype))

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 from rml.losses.ntxent import not_self
 from rml.losses.reduction import check_reduction
 from rml.ops.ring import ring_values
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_above_0, check_shapes
 from rml.ops.similarity import normalize
 from rml.ops.streaming import Mask, Pairs, masked_sum, row_values, symmetric_logsumexp
 
@@ -75,6 +75,7 @@ def sup_con(
     if form not in ("out", "in"):
         raise ValueError(f"form must be 'out' or 'in', got {form!r}.")
     check_reduction(reduction)
+    check_above_0(temperature=temperature)
     if positives is not None and axis_name is not None:
         raise ValueError("positives is not available with axis_name.")
     z = normalize(features)

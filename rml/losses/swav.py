@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rml.losses.reduction import reduced
-from rml.ops.shapes import check_shapes
+from rml.ops.shapes import check_above_0, check_shapes
 
 
 @partial(jax.jit, static_argnames="iterations")  # a loop outside would be compiled at every call
@@ -77,6 +77,7 @@ def swav(
     Assignments (arXiv:2006.09882), eq. 1 to 6; queue: Section 4.1.
     """
     check_shapes(scores=(scores, "v n k"), queue=(queue, "c r k"))
+    check_above_0(temperature=temperature, epsilon=epsilon)
     views, n, _ = scores.shape
     if views < 2 or not 1 <= coded <= views:
         raise ValueError(f"swav needs 2 views or more and 1 to all of them coded: {views}, {coded}")

@@ -1,4 +1,4 @@
-"""Whether arrays are what a function names, which broadcasting and indexing would hide."""
+"""Whether arrays and numbers are what a function names, which its arithmetic would hide."""
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,13 @@ def check_indices(name: str, indices: Array, count: int) -> None:
         raise ValueError(
             f"{name} must lie between 0 and {count - 1}, got values from {low} to {high}"
         )
+
+
+def check_above_0(**numbers: object) -> None:
+    """Raises `ValueError` unless numbers, by name, are above 0; arrays are not looked at."""
+    for name, number in numbers.items():
+        if isinstance(number, int | float | np.number) and not number > 0:
+            raise ValueError(f"{name} is {number}, expected a number above 0")
 
 
 def _seen(given: dict[str, tuple[tuple[int, ...], list[str]]]) -> str:

@@ -312,7 +312,7 @@ def restore_state(directory: Path, abstract_state: Any, *, step: int | None = No
         raise UserError(f"run {directory.parent} has no checkpoint; train it first")
     if step is not None and step not in saved:
         raise UserError(
-            f"run {directory.parent} has no checkpoint of step {step}, expected "
+            f"run {directory.parent} has no checkpoint of step {step!r}, expected "
             f"{' or '.join(map(str, saved))}"
         )
     checkpoint = directory.absolute() / str(saved[0] if step is None else step)

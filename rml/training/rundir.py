@@ -85,6 +85,7 @@ class RunDirectory:
         self.config_name, self.commit, self._staged = config_name, commit, staged
         self.tracker: Any = None
         self._lock: Any = None
+        self._made_lock = False
         self.resumed = False
         self._replaced = False
         self._methods: list[RunDirectory] = []
@@ -95,6 +96,9 @@ class RunDirectory:
                 self._open()
             except BaseException:
                 self.close()
+                if self._made_lock:
+                    with contextlib.suppress(OSError):
+                        (self.path / ".lock").unlink(missing_ok=True)
                 raise
         self.resumed = of_primary(self.resumed)
 
@@ -113,13 +117,19 @@ class RunDirectory:
                 (self.path / FAILURE).unlink(missing_ok=True)
                 tempfile.TemporaryFile(dir=self.path).close()  # better now than after an hour
         except (FileExistsError, NotADirectoryError):
-            raise UserError(f"work directory {self.path} is a file, expected a directory") from None
+            places = (self.path, *self.path.parents)
+            file = next((one for one in places if one.is_file()), self.path)
+            within = "" if file == self.path else f" cannot be made: {file}"
+            raise UserError(
+                f"work directory {self.path}{within} is a file, expected a directory"
+            ) from None
         except OSError as error:
             raise UserError(
                 f"work directory {self.path} cannot be used: {error.strerror or error}"
             ) from None
 
     def _hold(self) -> None:
+        self._made_lock = not (self.path / ".lock").exists()
         for _ in range(20):  # a report that looks at the directory holds the lock for an instant
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 - held for the run's length
             try:

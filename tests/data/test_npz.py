@@ -142,7 +142,7 @@ def bad(images, at, value, dtype=np.float32):
         ({"x": IMAGES.astype(int) + 9, "y": LABELS}, r"integers in 9\.\.26\d, expected 0\.\.255"),
         ({"x": IMAGES.astype(str), "y": LABELS}, "expected uint8 or float"),
         ({"x": IMAGES[0, 0], "y": LABELS}, r"x has shape \(5,\), expected"),
-        ({"x": IMAGES[:0], "y": LABELS[:0]}, r"shape \(0, 6, 5\)"),
+        ({"x": IMAGES[:0], "y": LABELS[:0]}, r"shape \(0, 6, 5\), which holds no image"),
         (
             {"x": np.stack([IMAGES] * 3, axis=1), "y": LABELS},
             r"\(50, 3, 6, 5\), expected \[n, h, w, c\], got what looks like \[n, c, h, w\]",

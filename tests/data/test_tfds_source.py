@@ -186,12 +186,26 @@ def test_missing_record_files_are_named(tmp_path):
         ("cifar10", r"tfds\.builder\('cifar10', .*file_format='array_record'"),
         ("imagenet2012", r"ILSVRC2012_img_train\.tar.*downloads/manual"),
         ("pictures:9.0.0", r"there is a/1\.2\.0 of it"),
+        ("/own/images", "'/own/images' is a path, expected 'folder:/own/images', which has"),
+        ("~/images", "'~/images' is a path, expected 'folder:~/images'"),
+        ("./images", r"is a path, expected 'folder:\./images'"),
+        ("/pictures", "is a path, expected 'folder:/pictures'"),  # is prepared, as `pictures`
+        (":1.2.0", "is a path"),
+        ("own/images.npz", "is a path, expected 'npz:own/images.npz'"),
+        ("tests/data", "it is a path, did you mean 'folder:tests/data' or 'images:tests/data'"),
     ],
 )
 def test_unknown_and_unprepared_data_sets(prepared, name, message):
     with pytest.raises(DataError, match=message) as caught:
         load(name, "train", data_dir=prepared)
     assert len(str(caught.value)) < 700
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_name_is_a_text(tmp_path):
+    for name in (tmp_path, None):
+        with pytest.raises(DataError, match=r"data set name is .*, expected a text such as"):
+            load(name, "train")
 
 
 def test_unknown_split_names_those_there_are(prepared):

@@ -88,6 +88,8 @@ def test_what_is_no_string_is_named(tokenizer, texts):
         tokens.check_texts(texts)
     with pytest.raises(DataError, match="expected a list of texts, got one string 'abc'"):
         tokens.check_texts("abc")
+    with pytest.raises(DataError, match=r"text 1 holds '\\ud800' at 2, half of a character"):
+        tokens.check_texts(["é", "ab\ud800"])
 
 
 @given(

@@ -596,6 +596,8 @@ def test_a_path_that_is_no_string():
     equal(load(GOLDEN / "bert").variables, load(f"hf:{GOLDEN / 'bert'}").variables)
     with pytest.raises(UserError, match="unknown pretrained model 'none'"):
         load(Path("none"))
+    with pytest.raises(UserError, match="there is no directory or file models/none"):
+        load(Path("models/none"))
 
 
 def test_names_and_packages_that_do_not_exist():

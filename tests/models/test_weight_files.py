@@ -148,7 +148,7 @@ def test_files_that_are_not_read(tmp_path):
     with pytest.raises(UserError, match=r"a.npz cannot be read as npz: .*allow_pickle"):
         read_file(tmp_path / "a.npz")
     (tmp_path / "a.npz").write_bytes(b"no archive")
-    with pytest.raises(UserError, match="cannot be read as npz"):
+    with pytest.raises(UserError, match="cannot be read as npz: it is no archive, as numpy"):
         read_file(tmp_path / "a.npz")
     (tmp_path / "a.ckpt").write_bytes(b"")
     with pytest.raises(UserError, match=r"a.ckpt does not end .* one of: \.safetensors, \.pt"):

@@ -570,6 +570,14 @@ def test_wrong_commands_end_in_one_line_and_write_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("flag", ["--data=digits", "--split=test"])
+def test_weights_are_of_no_data(tmp_path, capsys, flag):
+    command = [str(tmp_path), "--format=safetensors", f"--out={tmp_path / 'out'}", flag]
+    assert export.main(command) == 1
+    told = capsys.readouterr().err
+    assert f"{flag.partition('=')[0]} is '{flag.partition('=')[2]}', and --format=safet" in told
+
+
 @pytest.mark.slow
 def test_an_existing_card_is_not_overwritten(images, tmp_path, capsys):
     (tmp_path / "out.json").write_text("mine")

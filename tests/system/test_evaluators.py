@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments.common.evaluators import Features, ImageEvaluator, pixels, reduced_pixels
+from experiments.common.encoders import Features, image_encoder
+from experiments.common.evaluators import ImageEvaluator, pixels, reduced_pixels
 from experiments.hydra.evaluator import Projections
 from rml.evaluation import knn_accuracy
 from rml.models import ConvNet
@@ -43,6 +45,11 @@ def test_functions_of_equal_models_are_equal():
     assert Features(first) == Features(again) != Features(other)
     assert hash(Features(first)) == hash(Features(again))
     assert Features(first) != Projections(first) == Projections(again)
+    # So two runs' encoders of one shape are one program.
+    config = ConfigDict(dict(evaluation=dict(batch_size=4), mesh={"data": 1}))
+    state = SimpleNamespace(variables={})
+    of_first, of_again = (image_encoder(model, config, state) for model in (first, again))
+    assert of_first.function == of_again.function
 
 
 @pytest.mark.parametrize("shape", [(96, 50, 3), (64, 65, 1)])
@@ -62,6 +69,26 @@ def test_pixels_of_large_images_are_averaged(shape):
     found = own.compare_accuracies(jnp.zeros((3, 5)), jnp.zeros((3, 5)))
     assert (found["knn"], found["knn_pixels"]) == (5, np.prod(size) * channels)
     assert found["linear_probe_pixels"] == pytest.approx(expected[0, 0], abs=1e-5)
+
+
+def test_more_neighbours_than_images_are_told(caplog):
+    class Images(SimpleNamespace):
+        def __len__(self):
+            return 48
+
+    images = Images(labelled=True)
+    for k, told in ((49, True), (48, False)):
+        own = evaluator(
+            options=ConfigDict({"knn_k": k}), train=images, test=images,
+            config=SimpleNamespace(data=SimpleNamespace(name="own")),
+        )  # fmt: skip
+        caplog.clear()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("rml.data.oddities", lambda *_: [])
+            own.check()
+        assert (
+            "evaluation.knn_k is 49, more than the training images: all 48" in caplog.text
+        ) is told
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 3), (28, 28, 1), (1, 1, 155)])

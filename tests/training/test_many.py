@@ -252,6 +252,9 @@ def test_a_directory_holds_runs_of_the_same_seeds(monkeypatch, tmp_path):
 
     with pytest.raises(UserError, match="seed is 4294967296"):
         begin([2**32])
+    for seeds in ([], [3, 1, 3]):
+        with pytest.raises(UserError, match=r"seeds is \[.*\], expected distinct seeds, at least"):
+            begin(seeds)
     for seeds in (range(2), np.arange(2)):
         with pytest.raises(InterruptedError):
             begin(seeds)

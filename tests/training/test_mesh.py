@@ -69,7 +69,9 @@ def test_wrong_meshes(shape, message):
 
 def test_a_batch_that_the_mesh_does_not_divide_is_named():
     mesh = jax.sharding.AbstractMesh((1, 3, 1, 1), MESH_AXES)
-    with pytest.raises(UserError, match=r"\['x'\] of shape \(64, 64\).*must divide"):
+    with pytest.raises(
+        UserError, match=r"\['x'\] of shape \(64, 64\).*must divide.* and 3 devices sh"
+    ):
         check_divisible(
             {"x": jax.ShapeDtypeStruct((64, 64), jnp.float32)},
             {"x": NamedSharding(mesh, PartitionSpec(BATCH_AXES))},

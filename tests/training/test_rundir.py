@@ -354,15 +354,32 @@ def test_somebody_elses_directory_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("chapter 1")
     with pytest.raises(UserError, match=r"holds 'thesis\.tex' and no run"):
         RunDirectory(tmp_path, CONFIG)
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name[0] != ".") == ["thesis.tex"]
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_lock_that_was_there_stays_where_a_directory_is_refused(tmp_path):
+    run = RunDirectory(tmp_path, CONFIG)
+    with pytest.raises(UserError, match="in use by another run"):
+        RunDirectory(tmp_path, CONFIG)
+    run.close()
+    with pytest.raises(UserError, match="experiment"):
+        RunDirectory(tmp_path, CONFIG | {"experiment": "another"})
+    assert (tmp_path / ".lock").exists()
 
 
 def test_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match="file is a file, expected a directory"):
         RunDirectory(tmp_path / "file", CONFIG)
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match=r"run cannot be made: .*/file is a file, expected"):
         RunDirectory(tmp_path / "file" / "run", CONFIG)
+
+
+def test_an_empty_path_is_not_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the work directory is empty, expected a path"):
+        RunDirectory("", CONFIG)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

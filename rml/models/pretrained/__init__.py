@@ -85,6 +85,8 @@ def load(name: str | Path, **options: Any) -> Pretrained:
         return _load_gguf(directory / "SmolLM2-135M-Instruct.Q4_1.gguf", options)
     if kind not in ("hf", "gguf") and name and local_path(name, GIVEN).exists():
         kind, path = ("gguf" if name.endswith(".gguf") else "hf"), name
+    if kind not in ("hf", "gguf") and "/" in name:
+        raise UserError(f"there is no directory or file {name}")
     if kind not in ("hf", "gguf") or not path:
         raise UserError(f"unknown pretrained model {name!r}; expected one of: {', '.join(NAMES)}")
     return (_load_gguf if kind == "gguf" else _load_hf)(local_path(path, GIVEN), options)

@@ -4,7 +4,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
@@ -84,7 +84,9 @@ def _npz(file: Path) -> dict[str, Tensor]:
         with np.load(file, allow_pickle=False) as opened:
             return tensors_of(dict(opened), file)
     except (ValueError, OSError, BadZipFile, EOFError) as error:
-        raise UserError(f"{file} cannot be read as npz: {error}") from None
+        # Of any file that is no archive NumPy says that it is pickled.
+        reason = error if is_zipfile(file) else "it is no archive, as numpy.savez writes it"
+        raise UserError(f"{file} cannot be read as npz: {reason}") from None
 
 
 READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
