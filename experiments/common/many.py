@@ -302,7 +302,7 @@ def pretrain_many(
       UserError: There is no seed, one stands twice or is not below `SEEDS`, or the directory holds
         runs of other seeds.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
+    if not 0 < len(set(seeds)) == len(seeds):
         raise UserError(f"seeds is {list(seeds)}, expected distinct seeds, at least one")
     task = many(task_of, [replaced(config, {SEED: seed}) for seed in seeds])
     _keep_seeds(run, [int(seed) for seed in seeds])

@@ -75,7 +75,8 @@ def hydra_loss(
       The loss; zero if no anchor has a positive, as where its partner class is not in the batch.
 
     Raises:
-      ValueError: If an option is unknown or shapes do not fit.
+      ValueError: If an option is unknown, shapes do not fit, or a number as temperature is not
+        above 0.
 
     Source: arXiv:2410.18200; see `rml.hydra` for what differs between its versions.
     """

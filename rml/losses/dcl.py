@@ -28,7 +28,7 @@ def dcl(
     Args:
       a: First views, not normalised; at least two examples.
       b: Second views, row i of the same example as row i of `a`.
-      temperature: Divides the cosine similarities.
+      temperature: Divides the cosine similarities; above 0.
       sigma: Width of DCLW's von Mises-Fisher weights `2 - exp(c_i / σ) / mean exp(c / σ)` of the
         positive terms, c the cosines of positives; the paper uses 0.5. The weights are
         differentiated as the equation stands; lightly and the authors' code hold them constant.

@@ -30,8 +30,8 @@ def dino(
       student: Outputs for all views, those of the teacher first and in its order.
       teacher: Outputs of the moving average, for the large crops; no gradient flows into them.
       center: Moving average of the teacher's outputs, see `update_center`.
-      temperature: Temperature of the student, τ.
-      teacher_temperature: Temperature of the teacher, τ_t.
+      temperature: Temperature of the student, τ, above 0.
+      teacher_temperature: Temperature of the teacher, τ_t, above 0.
       reduction: Mean over the examples, or each example's value.
 
     Returns:

@@ -52,7 +52,7 @@ def info_nce(
     Args:
       queries: Queries.
       keys: Keys, at least as many as queries.
-      temperature: Divides the logits.
+      temperature: Divides the logits; above 0.
       negatives: More keys that are no query's positive, such as MoCo's queue; with `axis_name`
         this device's share of them.
       positives: Index in `keys` of each query's key; by default query i has key i.
@@ -163,7 +163,7 @@ def info_nce_with_queue(
       keys: Keys, row i of the same example as query i. MoCo's have no gradient, which the caller
         stops.
       queue: Keys of earlier batches, the negatives; the same holds of them.
-      temperature: Divides the logits.
+      temperature: Divides the logits; above 0.
       reduction: Mean over the queries, or each query's loss.
 
     Returns:

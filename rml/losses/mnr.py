@@ -23,7 +23,7 @@ def multiple_negatives_ranking(
     Args:
       queries: Queries, not normalised.
       documents: Documents, row i answering query i.
-      temperature: Divides the cosine similarities.
+      temperature: Divides the cosine similarities; above 0.
       hard_negatives: h further documents mined for each query; they are negatives for all.
       false_negatives: Where a document, or behind all of them a hard negative, answers the query
         too and is left out; row i keeps its own document.

@@ -42,7 +42,7 @@ def nnclr(
       predictions: Predictions p of the other view, not normalised: row i the positive of neighbour
         i, the other rows its negatives.
       support: Projections of earlier batches, see `rml.training.init_queue`.
-      temperature: Divides the cosines, τ.
+      temperature: Divides the cosines, τ; above 0.
       reduction: Mean over the examples, or each example's value.
       block_size: Rows of one strip of logits; automatic by default.
 

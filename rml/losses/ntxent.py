@@ -30,7 +30,7 @@ def nt_xent(
     Args:
       a: First views, not normalised.
       b: Second views, row i of the same example as row i of `a`.
-      temperature: Divides the cosine similarities.
+      temperature: Divides the cosine similarities; above 0.
       reduction: Mean over the 2n anchors, or each anchor's loss, those of `a` first.
       block_size: Rows of one strip of logits; automatic by default.
       axis_name: Inside `jax.shard_map`, the mesh axis over which the examples are sharded: views

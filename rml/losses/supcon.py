@@ -53,7 +53,7 @@ def sup_con(
     Args:
       features: Embeddings of all views, not normalised.
       labels: Class of each row; views of one example share it.
-      temperature: Divides the cosine similarities.
+      temperature: Divides the cosine similarities; above 0.
       form: Mean over positives outside the logarithm, "out", or inside, "in".
       positives: Mask of the positive pairs instead of equal labels, a function of
         (row, column, row label, column label); must exclude an anchor with itself.

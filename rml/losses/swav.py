@@ -58,7 +58,7 @@ def swav(
 
     Args:
       scores: Cosines of each view's rows with the prototypes, views of full resolution first.
-      temperature: Divides the scores that predict, τ.
+      temperature: Divides the scores that predict, τ; above 0.
       epsilon: Weight of the entropy, ε, in `sinkhorn_codes`.
       iterations: Number of scalings in `sinkhorn_codes`.
       coded: Number of views that have codes, c of the first ones; small crops only predict.
