@@ -73,27 +73,33 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--format", required=True, choices=sorted(FORMATS), help="what to write")
     parser.add_argument("--data", metavar="NAME", help="data set, of npz; that of the run if unset")
     parser.set_defaults(split=None)
+
+    def check(options: argparse.Namespace) -> None:
+        check_unread(options)
+        check_export(options)
+
     return run_tool(
         parser, argv, lambda encoder, options: FORMATS[options.format](encoder, options),
-        check=check_export,
+        check=check,
     )  # fmt: skip
 
 
 def check_export(options: argparse.Namespace) -> None:
-    """Refuses, before any work, data that a format does not read, or what it lacks or has there.
-
-    A format may lack its package, and its card may be there already.
-    """
+    """Refuses, before any work, a format without its package, and a card that is there already."""
     if options.format in PACKAGES:
-        for name in ("data", "split"):
-            if getattr(options, name) is not None:
-                raise UserError(
-                    f"--{name} is {getattr(options, name)!r}, and --format={options.format} reads "
-                    "no data; expected it with --format=npz"
-                )
         check_absent(card_path(options.out))
         if importlib.util.find_spec(PACKAGES[options.format]) is None:
             raise _missing(PACKAGES[options.format])
+
+
+def check_unread(options: argparse.Namespace) -> None:
+    """Refuses data, or a split of it, for a format that reads none."""
+    for name in ("data", "split") if options.format in PACKAGES else ():
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"--{name} is {getattr(options, name)!r}, and --format={options.format} reads no "
+                "data; expected it with --format=npz"
+            )
 
 
 def check_beside(encoder: Any, options: argparse.Namespace) -> None:
