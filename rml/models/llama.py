@@ -275,9 +275,9 @@ class Llama(nn.Module):
     def _windows(self, tokens: int, cache: Cache | None) -> Int[Array, "layers"] | None:
         """Number of places that each block looks back on; None where nothing limits them."""
         kept = None if cache is None else cache.window
-        if self.window is None and self.windowed is not None:
-            raise ValueError("windowed is given without a window, expected window=<tokens> with it")
         if self.window is None:
+            if self.windowed is not None:
+                raise ValueError("windowed is given without a window, expected window=<tokens>")
             return None if kept is None else jnp.full(self.depth, kept)
         if self.window < 1:  # a token that sees none would take the mean of all, later ones too
             raise ValueError(f"window={self.window}, expected at least 1")

@@ -229,12 +229,11 @@ def check_divisible(tree: PyTree, shardings: PyTree) -> None:
         except ValueError:
             devices = math.prod(sharding.mesh.shape[axis] for axis in BATCH_AXES)
             of_batch = sharding.spec == PartitionSpec(BATCH_AXES)
+            shared = f", and {devices} devices share the rows of a batch" if of_batch else ""
             raise UserError(
                 f"{jax.tree_util.keystr(path)} of shape {tuple(leaf.shape)} cannot be split by "
                 f"{sharding.spec} over the mesh {dict(sharding.mesh.shape)}: "
-                "a mesh axis must divide the array axis that it splits"
-                + f", and {devices} devices share the rows of a batch"
-                * of_batch
+                f"a mesh axis must divide the array axis that it splits{shared}"
             ) from None
 
     jax.tree_util.tree_map_with_path(check, tree, shardings)

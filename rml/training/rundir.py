@@ -95,10 +95,10 @@ class RunDirectory:
             try:
                 self._open()
             except BaseException:
-                self.close()
-                if self._made_lock:
+                if self._made_lock:  # while it is held: afterwards it may be another run's
                     with contextlib.suppress(OSError):
                         (self.path / ".lock").unlink(missing_ok=True)
+                self.close()
                 raise
         self.resumed = of_primary(self.resumed)
 
@@ -129,13 +129,14 @@ class RunDirectory:
             ) from None
 
     def _hold(self) -> None:
-        self._made_lock = not (self.path / ".lock").exists()
+        absent = not (self.path / ".lock").exists()
         for _ in range(20):  # a report that looks at the directory holds the lock for an instant
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 - held for the run's length
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # A run that gave the directory up has removed its file: the next one makes another.
                 if os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / ".lock")):
+                    self._made_lock = absent
                     return
             except (BlockingIOError, FileNotFoundError):
                 time.sleep(0.05)
