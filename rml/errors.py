@@ -1,6 +1,7 @@
 """Errors that a user can mend: one sentence each, shown without a traceback by the launcher."""
 
 import difflib
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,3 +68,13 @@ def a_url(given: str, what: str) -> UserError:
         f"{what} is {given!r}, a URL; expected a path of this machine: mount a bucket first, such "
         "as with gcsfuse"
     )
+
+
+def why_no_npz(file: Path, error: Exception) -> str:
+    """Says why NumPy could not read an `.npz` file.
+
+    Of any file that is no archive it says itself that the file is pickled.
+    """
+    if isinstance(error, ValueError) and not zipfile.is_zipfile(file):
+        return "it is no archive, as numpy.savez writes it"
+    return str(error)

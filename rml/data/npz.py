@@ -11,6 +11,7 @@ from rml.data.errors import DataError
 from rml.data.images import pair, resize_and_center_crop
 from rml.data.own import chosen
 from rml.data.source import KEPT, NO_LABEL, ArraySource, select, unchanged
+from rml.errors import why_no_npz
 
 _CHANNELS = (1, 3, 4)  # of grey, RGB and RGBA
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "x"), ("label", "y")
@@ -118,10 +119,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         file = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        # Of any file that is no archive NumPy says that it is pickled.
-        foreign = isinstance(error, ValueError) and not zipfile.is_zipfile(path)
-        reason = "it is no archive, as numpy.savez writes it" if foreign else error
-        raise DataError(f"{path} is no readable .npz file: {reason}") from error
+        raise DataError(f"{path} is no readable .npz file: {why_no_npz(path, error)}") from error
     if isinstance(file, np.ndarray):
         raise DataError(f"{path} is one array, expected an .npz file of several")
     arrays = {}

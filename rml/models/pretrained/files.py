@@ -4,11 +4,11 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from zipfile import BadZipFile, is_zipfile
+from zipfile import BadZipFile
 
 import numpy as np
 
-from rml.errors import UserError
+from rml.errors import UserError, why_no_npz
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.pickles import read_pickle
 from rml.models.pretrained.tensors import Tensor
@@ -84,9 +84,7 @@ def _npz(file: Path) -> dict[str, Tensor]:
         with np.load(file, allow_pickle=False) as opened:
             return tensors_of(dict(opened), file)
     except (ValueError, OSError, BadZipFile, EOFError) as error:
-        # Of any file that is no archive NumPy says that it is pickled.
-        reason = error if is_zipfile(file) else "it is no archive, as numpy.savez writes it"
-        raise UserError(f"{file} cannot be read as npz: {reason}") from None
+        raise UserError(f"{file} cannot be read as npz: {why_no_npz(file, error)}") from None
 
 
 READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
