@@ -1,5 +1,6 @@
 """A student trained beside a frozen teacher by any method of the table, in one call."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ def distill(
     option may be a sequence then, one number for each exit and last that of the student's own
     logits, as `{"gamma": (1.0, 1.0, 1.5)}` with two exits. "scalekd" teaches a `ScaleNetwork` in
     the space of a ViT's last tokens. Every epoch has an order of its own and leaves out what fills
-    no batch.
+    no batch. Another key and other rates compile nothing anew.
 
         student = Network(ConvNet(widths=(8, 16)), classes=10)
         found = distill("dkd", lambda x: net.apply(variables, x), student, images, labels,
@@ -132,7 +133,7 @@ def distill(
         raise UserError(f"labels has {len(labels)} rows, expected {len(images)}, one an image")
     row = METHODS[method]
     # Numbers of sequences are read before any trace, in which a loss could not judge them.
-    given = {name: tuple(x) if np.ndim(x) else x for name, x in (options or {}).items()}
+    given = {name: _plain(x) for name, x in (options or {}).items()}
     ratio = row.share if ratio is None else ratio
     _check(row, method, ratio, validation, len(images), batch_size)
     if (row.reads == "tokens") != isinstance(student, ScaleNetwork):
@@ -153,12 +154,49 @@ def distill(
     judged = data[:2] if validation is None else validation
     check_indices("labels", labels, classes)
     check_indices("labels of validation", judged[1], classes)
+    plan = _Plan(row, student, path, tuple(given.items()), batch_size, steps, learned)
+    numbers = _Numbers(share, strength, learning_rate, lookahead, ratio_rate, ratio_decay)
+    try:
+        program = _program(plan)
+    except TypeError:  # an attribute of the student or an option has no hash, as arrays have none
+        program = _program.__wrapped__(plan)
+    variables, (losses, shares) = program(key, data, judged, means, numbers)
+    return Distilled(variables, losses, shares["mean"], shares["deviation"], shares["at_ends"])
+
+
+class _Plan(NamedTuple):
+    """What a training is compiled for."""
+
+    row: Method
+    student: nn.Module
+    path: Callable[[Array], Array] | None
+    options: tuple[tuple[str, Any], ...]
+    batch_size: int
+    steps: int
+    learned: bool
+
+
+class _Numbers(NamedTuple):
+    """Arguments of a training's program: other ones compile nothing."""
+
+    share: float
+    strength: float
+    learning_rate: float
+    lookahead: float
+    ratio_rate: float
+    ratio_decay: float
+
+
+@functools.lru_cache(maxsize=8)
+def _program(plan: _Plan) -> Callable[..., Any]:
+    """The whole training as one program, of key, data, validation data, means and numbers."""
+    row, student, batch_size = plan.row, plan.student, plan.batch_size
+    given, given_path = dict(plan.options), {} if plan.path is None else {"path": plan.path}
     maps, ratios = Maps(row.maps), FusionRatio()
-    of_weights, of_maps, of_ratio, of_order = jax.random.split(key, 4)
 
-    given_path = {} if path is None else {"path": path}
-
-    def parts(theta: PyTree, state: PyTree, batch: Any) -> tuple[Array, Array, Any, PyTree]:
+    def parts(
+        theta: PyTree, state: PyTree, batch: Any, share: Any
+    ) -> tuple[Array, Array, Any, PyTree]:
         """Of each example the losses beside the teacher and beside the label."""
         x, y, logits, features, tokens = batch
         found, state = _forward(student, theta, state, x, **given_path)
@@ -176,31 +214,37 @@ def distill(
         beside = jnp.sum(each, axis=0)
         return beside, label.astype(beside.dtype), found, state
 
-    def relation(found: Any, batch: Any) -> Array:
+    def relation(found: Any, batch: Any, means: Array) -> Array:
         _, y, logits, *_ = batch
         own, known = (jax.nn.softmax(z, axis=-1) for z in (found.logits, logits))
-        return relations(own, known, jax.nn.one_hot(y, classes), means[y])
+        return relations(own, known, jax.nn.one_hot(y, logits.shape[1]), means[y])
 
-    def start(first: Any) -> Any:
+    def start(keys: Any, first: Any, means: Array) -> Any:
+        of_weights, of_maps, of_ratio = keys
         variables = nn.meta.unbox(student.init(of_weights, first[0], train=True))
         state = {name: part for name, part in variables.items() if name != "params"}
         found: Any = student.apply(variables, first[0], train=False)
         made = nn.meta.unbox(maps.init(of_maps, found.features, first[3]))
         theta = {"student": variables["params"], "maps": made.get("params", {})}
-        omega = nn.meta.unbox(ratios.init(of_ratio, relation(found, first)))["params"]
-        return theta, state, omega, optimizer.init(theta), outer.init(omega)
-
-    optimizer = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps))
-    outer = optax.adamw(ratio_rate, weight_decay=ratio_decay)
+        omega = nn.meta.unbox(ratios.init(of_ratio, relation(found, first, means)))["params"]
+        return theta, state, omega
 
     @jax.jit
-    def train(data: Any, judged: Any) -> tuple[Any, Any]:
+    def train(key: Array, data: Any, judged: Any, means: Array, numbers: _Numbers) -> Any:
+        *of_start, of_order = jax.random.split(key, 4)
+        optimizer = optax.adamw(optax.cosine_decay_schedule(numbers.learning_rate, plan.steps))
+        outer = optax.adamw(numbers.ratio_rate, weight_decay=numbers.ratio_decay)
+
         def step(carry: Any, drawn: Any) -> tuple[Any, Any]:
             (theta, state, omega, moments, outer_moments), (rows, own) = carry, drawn
             batch = jax.tree.map(lambda leaf: leaf[rows], data)
-            alpha = jnp.full(batch_size, share)
-            if learned:
-                encoded = relation(parts(theta, state, batch)[2], batch)
+            alpha = jnp.full(batch_size, numbers.share)
+
+            def parts_of(theta: PyTree) -> tuple[Array, Array, Any, PyTree]:
+                return parts(theta, state, batch, numbers.share)
+
+            if plan.learned:
+                encoded = relation(parts_of(theta)[2], batch, means)
                 seen = jax.random.randint(own, (batch_size,), 0, len(judged[0]))
                 x, y = (part[seen] for part in judged)
 
@@ -211,17 +255,17 @@ def distill(
                     return jnp.asarray(ratios.apply({"params": omega}, encoded))
 
                 _, ahead = ratio_lookahead(
-                    ratio_of, lambda theta: parts(theta, state, batch)[:2], outer_loss, theta,
-                    omega, learning_rate=lookahead,
+                    ratio_of, lambda theta: parts_of(theta)[:2], outer_loss, theta,
+                    omega, learning_rate=numbers.lookahead,
                 )  # fmt: skip
                 updates, outer_moments = outer.update(ahead.gradient, outer_moments, omega)
                 omega = optax.apply_updates(omega, updates)
                 alpha = ratio_of(omega)
 
             def objective(theta: PyTree) -> tuple[Array, PyTree]:
-                beside, label, _, new = parts(theta, state, batch)
+                beside, label, _, new = parts_of(theta)
                 if row.reads == "features":
-                    return jnp.mean(label + strength * beside), new
+                    return jnp.mean(label + numbers.strength * beside), new
                 if row.reads == "tokens":
                     return jnp.mean(beside), new
                 return jnp.mean(fused_loss(alpha, beside, label)), new
@@ -232,15 +276,15 @@ def distill(
             shares = jnp.ones_like(alpha) if row.reads == "features" else alpha
             return (theta, state, omega, moments, outer_moments), (value, saturation(shares))
 
-        first = jax.tree.map(lambda leaf: leaf[:2], data)
+        theta, state, omega = start(of_start, jax.tree.map(lambda leaf: leaf[:2], data), means)
         of_train, of_validation = jax.random.split(of_order)
-        rows = _rows(of_train, len(images), batch_size=batch_size, steps=steps)
-        drawn = rows, jax.random.split(of_validation, steps)
-        (theta, state, *_), course = jax.lax.scan(step, start(first), drawn)
+        rows = _rows(of_train, len(data[0]), batch_size=batch_size, steps=plan.steps)
+        drawn = rows, jax.random.split(of_validation, plan.steps)
+        carry: Any = theta, state, omega, optimizer.init(theta), outer.init(omega)
+        (theta, state, *_), course = jax.lax.scan(step, carry, drawn)
         return {"params": theta["student"], **state}, course
 
-    variables, (losses, shares) = train(data, judged)
-    return Distilled(variables, losses, shares["mean"], shares["deviation"], shares["at_ends"])
+    return train
 
 
 def _forward(
@@ -266,6 +310,13 @@ def _rows(
 
     orders = jax.lax.map(epoch, jax.random.split(key, -(-steps // each)))
     return orders.reshape(-1, batch_size)[:steps]
+
+
+def _plain(option: Any) -> Any:
+    """Makes numbers of Python of an array; a program is found again by its options."""
+    if isinstance(option, jax.Array | np.ndarray):
+        option = option.tolist()
+    return tuple(map(_plain, option)) if isinstance(option, list | tuple) else option
 
 
 def _options(options: Mapping[str, Any], outputs: int) -> list[dict[str, Any]]:

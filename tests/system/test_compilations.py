@@ -30,11 +30,12 @@ from experiments.merging import compare_ways, finetuning, judging
 from experiments.merging.bed import repeated
 from experiments.sparsity import prosparse_training, prosparse_uses
 from rml import attention
+from rml.distillation import Network, Outputs, distill
 from rml.evaluation import answer_scores, sliding_nats
 from rml.fewshot import Setting, find_method
 from rml.hydra import learn_gates
 from rml.merging import choose_alpha, fuse_decode
-from rml.models import Llama, Member
+from rml.models import MLP, Llama, Member
 from rml.models.attention import attend
 from rml.training import CompiledTask, Progress, RunDirectory, initial_state, make_mesh
 from tests.claims import bed_of_patterns, drawn_students
@@ -211,6 +212,29 @@ def test_a_second_batch_of_episodes_compiles_nothing():
             common.evaluate(config, method, x, drawn, setting)
 
     compile_nothing_again(measure)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["kd", "fitnet"])
+def test_a_second_student_of_other_rates_is_taught_without_compiling(method):
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((2, 12, 6)).astype(np.float32)
+    labels, student = jnp.arange(12) % 3, Network(MLP(hidden=(4,), features=3), classes=3)
+
+    def teacher(x: jax.Array) -> Outputs:
+        return Outputs(x[:, :3], x)
+
+    def train(case: int) -> None:
+        own = 1 + case / 8
+        rates = {"learning_rate": 0.1 * own, "weight": own, "ratio": 0.5 * own}
+        if method == "kd":
+            rates["ratio"] = "trilateral"
+            rates |= {"lookahead": 0.1 * own, "ratio_rate": 0.1 * own, "ratio_decay": 0.1 * own}
+        own_images = jnp.asarray(images[case])
+        distill(method, teacher, student, own_images, labels, key=jax.random.key(case), steps=2,
+                batch_size=4, validation=(own_images, labels), **rates)  # fmt: skip
+
+    compile_nothing_again(train)
 
 
 def test_a_second_long_text_of_other_weights_compiles_nothing():
