@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import figures
-from experiments.common.encoders import TOKENIZER
+from experiments.common.encoders import BUILT, TOKENIZER, built_by, started_from_run
 from experiments.common.pretraining import train_on_mesh
 from experiments.common.texts import Corpus, TextModel
 from rml import evaluation
 from rml.data.collections import RetrievalData
+from rml.errors import local_path
 from rml.ops import t_interval
 from rml.retrieval import TextEmbedder, bm25_search, search
 from rml.training import RunDirectory, Task, build_optimizer
+from rml.training.durable import write_json
+from rml.training.processes import is_primary
 
 DEPTH = 100
 METRICS = {"ndcg": "nDCG@10", "recall": f"Recall@{DEPTH}", "mrr": "MRR@10"}
@@ -122,11 +125,14 @@ def surroundings(config: Any, model: TextModel) -> dict[str, Any]:
 
 
 def train_encoder(config: Any, run: RunDirectory, task: Task, model: TextModel) -> TextEmbedder:
-    """Trains a retriever and leaves its tokenizer beside the checkpoints."""
+    """Trains a retriever; leaves beside the checkpoints its tokenizer, and what builds it."""
     RetrievalEvaluator(config, model.corpus).check()
     file = run.path / TOKENIZER
     if not file.exists():
         model.tokenizer.save(str(file))
+    if is_primary() and started_from_run(config) and not (run.path / BUILT).exists():
+        start = local_path(config.model.run, "model.run")
+        write_json(run.path / BUILT, built_by(start, "model.run"))
     return model.features(train_on_mesh(config, run, task, "eval/ndcg").variables)
 
 

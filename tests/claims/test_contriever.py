@@ -250,9 +250,15 @@ def test_a_run_starts_from_the_encoder_of_another(beir, tmp_path):
         start.features(start.init(jax.random.key(1)))(texts), trained(texts)
     )
     (beir / "moved.jsonl").rename(beir / "corpus.jsonl")
-    second = load_text_encoder(small_run(config, tmp_path / "second"))
-    assert second(texts).shape == trained(texts).shape
-    assert np.abs(second(texts) - trained(texts)).max() > 0
+    path = small_run(config, tmp_path / "second")
+    second = load_text_encoder(path)(texts)
+    assert second.shape == trained(texts).shape
+    assert np.abs(second - trained(texts)).max() > 0
+    first.rename(tmp_path / "away")  # a trained encoder needs no run but its own
+    np.testing.assert_array_equal(load_text_encoder(path)(texts), second)
+    (path / "encoder.json").unlink()
+    with pytest.raises(UserError, match=rf"model\.run is '{first}'"):
+        load_text_encoder(path)
 
 
 @pytest.mark.slow
