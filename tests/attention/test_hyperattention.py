@@ -24,7 +24,8 @@ drops the mask of a sample in the query's own block, which was put back: no key 
 
 
 def draw(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    """NumPy's numbers, which compile nothing."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
 def golden(name):
@@ -222,12 +223,14 @@ def test_sums_outside_the_block_are_unbiased_and_their_ratio_nearly():
     E[õ - o] = E[(õ - o)(1 - D̃ / D)], as products õ D̃ and sums D̃ are unbiased; the right side has
     far less variance.
     """
-    query, key, value = 0.4 * draw(0, 1, 24, 4), draw(1, 24, 4), draw(2, 24, 3)
-    planes, here = hyperplanes(jax.random.key(4), 3, 4), jnp.ones(24, bool)
-    exact = attend_part(query[0], key, value, scale=1.0)
+    query, key, value = (np.asarray(draw(i, *n)) for i, n in enumerate([(24, 4), (24, 4), (24, 3)]))
+    query = np.float32(0.4) * query[None]
 
     @partial(jax.jit, static_argnames="m")
-    def drawn(rngs, m):
+    def drawn(rng, query, key, value, m):
+        rngs, here = jax.random.split(rng, 4000), jnp.ones(24, bool)
+        planes = hyperplanes(jax.random.key(4), 3, 4)
+        exact = attend_part(query[0], key, value, scale=1.0)
         settings = HyperSettings(block=6, samples=m)
 
         def one(rng):
@@ -235,11 +238,12 @@ def test_sums_outside_the_block_are_unbiased_and_their_ratio_nearly():
             return sorted_part(query, key, value, here, planes, samples, settings, 1.0)
 
         alone = sorted_part(query, key, value, here, planes, None, settings, 1.0)
-        return jax.tree.map(lambda x: x[:, 0], jax.vmap(one)(rngs)), alone.lse[0]
+        return jax.tree.map(lambda x: x[:, 0], jax.vmap(one)(rngs)), alone.lse[0], exact
 
     biases = []
     for m in (12, 48):
-        part, alone = drawn(jax.random.split(jax.random.key(5), 4000), m)
+        given = jax.random.key(5), query, key, value
+        part, alone, exact = jax.device_get(drawn(*given, m))
         rest = np.exp(part.lse) - np.exp(alone)
         wanted = np.exp(exact.lse) - np.exp(alone)
         error = rest.std(axis=0) / 4000**0.5
@@ -417,24 +421,30 @@ def test_without_planes_samples_alone_stand_for_all_keys():
 @pytest.mark.slow
 def test_hardness_of_uniform_and_of_one_hot_attention():
     measure = jax.jit(hardness, static_argnames="scale")
-    uniform = measure(jnp.zeros((6, 4)), draw(0, 6, 4))
+
+    def full(number, *shape):
+        return np.full(shape, number, np.float32)
+
+    uniform = measure(full(0, 6, 4), draw(0, 6, 4))
     np.testing.assert_allclose(uniform, (1.0, 1.0), rtol=1e-6)
-    one = measure(jnp.ones((6, 4)), jnp.zeros((6, 4)).at[2].set(100.0))
+    one_hot = full(0, 6, 4)
+    one_hot[2] = 100.0
+    one = measure(full(1, 6, 4), one_hot)
     np.testing.assert_allclose(one.alpha, 36.0, rtol=1e-6)
-    heavy = jnp.eye(3, dtype=bool)
-    key = jnp.log(jnp.array([[1.0], [2.0], [5.0]]))
-    rest = measure(jnp.ones((3, 1)), key, heavy, scale=1.0)  # sums 7, 6 and 3
+    heavy = np.eye(3, dtype=bool)
+    key = np.log(np.array([[1.0], [2.0], [5.0]], np.float32))
+    rest = measure(full(1, 3, 1), key, heavy, scale=1.0)  # sums 7, 6 and 3
     np.testing.assert_allclose(rest.kappa, 7 / 3, rtol=1e-6)
-    rows = jnp.array([[True, True, True], [True, False, False]])  # all of them, the first
+    rows = np.array([[True, True, True], [True, False, False]])  # all of them, the first
     nothing = measure(
-        jnp.ones((2, 3, 1)), jnp.stack([key, key]), jnp.stack([rows] * 3, axis=-1), scale=1.0
+        full(1, 2, 3, 1), np.stack([key, key]), np.stack([rows] * 3, axis=-1), scale=1.0
     )
-    np.testing.assert_array_equal(nothing.kappa, [1.0, jnp.inf])
-    long = jnp.full((6, 32), 60, jnp.float16)  # products are beyond its largest number
+    np.testing.assert_array_equal(nothing.kappa, [1.0, np.inf])
+    long = np.full((6, 32), 60, np.float16)  # products are beyond its largest number
     np.testing.assert_allclose(measure(long, long), (1.0, 1.0), rtol=1e-6)
-    of_rows = jnp.array([0.1, 0.6])
+    of_rows = np.array([0.1, 0.6], np.float32)
     floor = jax.jit(partial(log_floor, settings=HyperSettings(kappa=3.0), scale=0.5))(
-        long[None], long, jnp.ones(6, bool), of_rows
+        long[None], long, np.ones(6, bool), of_rows
     )
     np.testing.assert_allclose(floor, 32 * 60**2 / 2 + np.log(6 / 3), rtol=1e-6)
 

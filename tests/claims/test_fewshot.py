@@ -29,8 +29,8 @@ from rml.training import RunDirectory, initial_state
 from tests.system.two_steps import override
 
 QUICK = {
-    "train.steps": 100, "train.eval_every": 0, "episodes.count": 500,
-    "episodes.validation": 100, "episodes.imbalanced": False, "episodes.shots": (1,),
+    "train.steps": 100, "train.eval_every": 0, "episodes.count": 300,
+    "episodes.validation": 60, "episodes.imbalanced": False, "episodes.shots": (1,),
     "energy.episodes": 20,
     "compared": ("simple_shot", "soft_kmeans", "transductive_clustering"),
     "methods.simple_shot.kind": ("UN",), "methods.simple_shot.unit_prototypes": False,
@@ -40,8 +40,8 @@ QUICK = {
 ENDS = ("", "_low", "_high")
 
 
-@pytest.mark.optimised
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised_steps")
 def test_regularised_clustering_beats_the_nearest_class_mean_and_its_energy_falls(
     measure, tmp_path, monkeypatch
 ):

@@ -20,12 +20,17 @@ from rml.errors import UserError
 
 @pytest.mark.usefixtures("optimised_steps")
 @pytest.mark.slow
-@pytest.mark.parametrize(("version", "steps"), [("v2", 225), ("v3", 200)])
-def test_keys_of_a_momentum_encoder_teach_features(measure, version, steps):
+@pytest.mark.parametrize(
+    ("version", "steps", "optimizer"),
+    [("v2", 210, {}), ("v3", 200, {"learning_rate": 3e-3, "warmup_steps": 20})],
+)
+def test_keys_of_a_momentum_encoder_teach_features(measure, version, steps, optimizer):
+    # With few labels a probe of pixels is weak, and a small encoder is enough.
     changes = {
-        "train.steps": steps, "train.batch_size": 128, "train.eval_every": 0,
-        "train.checkpoint_every": 0, "data.train": "train[:40%]",
+        "train.steps": steps, "train.batch_size": 96, "train.eval_every": 0,
+        "train.checkpoint_every": 0, "data.train": "train[:10%]", "model.widths": (16, 32),
     }  # fmt: skip
+    changes |= {f"optimizer.{key}": value for key, value in optimizer.items()}
     metrics, holds = measure(f"configs/contrastive/moco_{version}_mnist5k.py", changes)
     # So few steps are enough for the claims of the probe; the others are measured in full.
     assert metrics["linear_probe_over_pixels"] >= 0.05, metrics
@@ -41,6 +46,7 @@ def stepped(request):
     config.data.image_shape = (8, 8, 1)
     config.train.batch_size = 32
     config.optimizer.update(dict(schedule="constant", warmup_steps=0))
+    config.augment.order = ("random_erase",)
     experiment = importlib.import_module(f"experiments.{config.experiment}")
     task = experiment.task(config)
     before = jax.jit(lambda key: nn.meta.unbox(task.init(key)))(jax.random.key(0))
@@ -63,7 +69,7 @@ def test_a_step_moves_the_momentum_encoder_towards_the_trained_one(stepped):
             ),
             average[part], before.params[part], after.params[part],
         )  # fmt: skip
-    moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), after.params, before.params)
+    moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a - b)).max(), after.params, before.params)
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
@@ -86,19 +92,19 @@ def test_groups_are_normalised_apart():
     model = ProjectedEncoder(
         models.build("convnet", features=16), models.ProjectionHead(8, norm=True)
     )
-    images = (
-        jax.random.normal(jax.random.key(0), (12, 8, 8, 1)) + jnp.arange(12.0)[:, None, None, None]
-    )
-    variables = nn.meta.unbox(
-        jax.jit(lambda x: model.init(jax.random.key(1), x, train=True))(images)
-    )
+    images = np.random.default_rng(0).standard_normal((12, 8, 8, 1)).astype(np.float32)
+    images += np.arange(12.0, dtype=np.float32)[:, None, None, None]
+    variables = jax.jit(
+        lambda x: nn.meta.unbox(model.init(jax.random.key(1), x, train=True))
+    )(images)  # fmt: skip
     apply = jax.jit(lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"]))
-    out, changed = apply_in_groups(model, variables, images, groups=3)
-    parts = [apply(part) for part in jnp.split(images, 3)]
-    np.testing.assert_allclose(out, jnp.concatenate([p[0] for p in parts]), rtol=1e-4, atol=1e-5)
+    grouped = jax.jit(lambda x: apply_in_groups(model, variables, x, groups=3))
+    out, changed = jax.device_get(grouped(images))
+    parts = [jax.device_get(apply(part)) for part in np.split(images, 3)]
+    np.testing.assert_allclose(out, np.concatenate([p[0] for p in parts]), rtol=1e-4, atol=1e-5)
     mean = jax.tree.map(lambda *x: sum(x) / 3, *(p[1] for p in parts))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), changed, mean)
-    assert float(jnp.abs(out - apply(images)[0]).max()) > 0.1
+    assert np.abs(out - np.asarray(apply(images)[0])).max() > 0.1
 
 
 class _Dropped(nn.Module):
@@ -110,12 +116,14 @@ class _Dropped(nn.Module):
 
 
 def test_views_and_groups_drop_units_of_their_own():
-    ones, keys = jnp.ones((6, 4, 4, 1)), {"dropout": jax.random.key(2)}
-    out, _ = apply_in_groups(_Dropped(), {}, ones, groups=3, rngs=keys)
-    views, _ = apply_to_views(_Dropped(), {}, jnp.stack([ones] * 3), rngs=keys)
+    ones, keys = np.ones((6, 4, 4, 1), np.float32), {"dropout": jax.random.key(2)}
+    out, views = jax.device_get(jax.jit(lambda x: (
+        apply_in_groups(_Dropped(), {}, x, groups=3, rngs=keys)[0],
+        apply_to_views(_Dropped(), {}, jnp.stack([x] * 3), rngs=keys)[0],
+    ))(ones))  # fmt: skip
     for parts in (out.reshape(3, 2, -1), views):
         for i, j in ((0, 1), (0, 2), (1, 2)):
-            assert jnp.any(parts[i] != parts[j])
+            assert np.any(parts[i] != parts[j])
 
 
 @pytest.mark.parametrize(

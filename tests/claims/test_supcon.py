@@ -3,8 +3,9 @@
 import pytest
 
 QUICK = {
-    "data.train": "train[:20%]", "data.test": "test[:50%]", "train.steps": 120,
+    "data.train": "train[:10%]", "data.test": "test[:50%]", "train.steps": 80,
     "train.batch_size": 64, "train.eval_every": 0, "train.checkpoint_every": 0,
+    "model.widths": (16, 32),
 }  # fmt: skip
 
 

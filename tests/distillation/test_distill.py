@@ -181,6 +181,31 @@ class Still(nn.Module):
         return Outputs(images, images)
 
 
+class Shifted(nn.Module):
+    """A student that holds an array, so that no other is equal to it."""
+
+    shift: np.ndarray
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        del train
+        images = images * self.param("scale", nn.initializers.ones, ()) + self.shift
+        return Outputs(images, images)
+
+
+def test_a_student_that_holds_an_array_is_taught():
+    rows, labels = IMAGES[:, :3], jnp.asarray(LABELS)
+    given = {"key": jax.random.key(0), "steps": 2, "batch_size": 60, "ratio": 0.0}
+    shifts = np.float32([[0.5, 0, -1], [0, 2, 0]])
+    losses = [
+        distill("kd", lambda x: Outputs(x, x), Shifted(shift), rows, labels, **given).losses[0]
+        for shift in shifts
+    ]
+    logs = jax.nn.log_softmax(np.asarray(rows) + shifts[:, None])
+    expected = -np.asarray(logs)[:, np.arange(60), LABELS].mean(1)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
 def test_every_epoch_has_an_order_of_its_own_and_draws_no_image_twice():
     """The loss of image i is 2^i, so that the bits of a step's sum are its images."""
     count, batch, steps = 11, 4, 9

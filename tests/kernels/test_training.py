@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,31 +12,41 @@ from rml.kernels import sparse
 
 SE = kernels.squared_exponential
 SHAPE = dict(kernel=SE, inducing=4, depth=1, width=2.5, learning_rate=0.05)
+# One program for all tests that train on twelve rows.
+train = jax.jit(partial(kernels.train_sparse, steps=3, normalization="global", **SHAPE))
 
 
 def data(normal, n=12):
     x = normal(0, n, 2)
-    return jnp.asarray(x), jnp.asarray(np.sin(x.sum(1, keepdims=True)) + 0.1 * normal(1, n, 1))
+    return x, np.sin(x.sum(1, keepdims=True)) + 0.1 * normal(1, n, 1)
+
+
+def matrices(normal):
+    """The Gram matrix and targets of every search, so that searches share their programs."""
+    x, y = data(normal, 5)
+    return jnp.asarray(x @ x.T / 2 + 0.1 * np.eye(5)), jnp.asarray(y)
 
 
 def by_hand(x, y, batches, *, steps, total, **options):
     """Adam at a cosine rate, one step after another."""
-    machine = sparse.init_sparse(x[:4], depth=1, outputs=1)
+    machine = sparse.init_sparse(jnp.asarray(x[:4]), depth=1, outputs=1)
     rates = [0.05 * (1 + np.cos(np.pi * t / steps)) / 2 for t in range(steps)]
     state = optax.scale_by_adam().init(machine)
-    gradient = jax.jit(
-        jax.grad(
-            lambda machine, x, y: -sparse.elbo(
-                machine, x, y, total=total, kernel=SE, widths=jnp.array([2.5]),
-                likelihood="gaussian", **options,
-            )
-        )
-    )  # fmt: skip
     for rate, rows in zip(rates, batches, strict=True):
-        grads = gradient(machine, x[rows], y[rows])
-        updates, state = optax.scale_by_adam().update(grads, state)
-        machine = jax.tree.map(lambda p, u, rate=rate: p - rate * u, machine, updates)
+        machine, state = adam_step(machine, state, x[rows], y[rows], rate, total, **options)
     return machine
+
+
+@partial(jax.jit, static_argnames="normalization")
+def adam_step(machine, state, x, y, rate, total, **options):
+    grads = jax.grad(
+        lambda machine: -sparse.elbo(
+            machine, x, y, total=total, kernel=SE, widths=jnp.array([2.5]),
+            likelihood="gaussian", **options,
+        )
+    )(machine)  # fmt: skip
+    updates, state = optax.scale_by_adam().update(grads, state)
+    return jax.tree.map(lambda p, u: p - rate * u, machine, updates), state
 
 
 def assert_same(ours, theirs):
@@ -44,40 +56,43 @@ def assert_same(ours, theirs):
 @pytest.mark.slow
 def test_training_is_adam_on_the_bound_at_a_cosine_rate(normal):
     x, y = data(normal)
-    ours = kernels.train_sparse(x, y, steps=3, normalization="global", **SHAPE)
     every = [np.arange(12)] * 3
-    assert_same(ours, by_hand(x, y, every, steps=3, total=12, normalization="global"))
+    assert_same(train(x, y), by_hand(x, y, every, steps=3, total=12, normalization="global"))
 
 
 @pytest.mark.slow
 def test_batches_are_drawn_from_the_first_rows_and_stand_for_them(normal):
     x, y = data(normal)
     key = jax.random.key(3)
-    train = jax.jit(
-        lambda total: kernels.train_sparse(
+    train_batches = jax.jit(
+        lambda x, y, total: kernels.train_sparse(
             x, y, steps=3, batch_size=5, total=total, key=key, **SHAPE
         )
     )
+    draw = jax.jit(
+        lambda total: [jax.random.randint(k, (5,), 0, total) for k in jax.random.split(key, 3)]
+    )
     for total in (6, 12):
-        rows = [jax.random.randint(k, (5,), 0, total) for k in jax.random.split(key, 3)]
-        assert max(int(r.max()) for r in rows) < total
-        assert_same(train(total), by_hand(x, y, rows, steps=3, total=total))
+        rows = [np.asarray(own) for own in draw(total)]
+        assert max(r.max() for r in rows) < total
+        assert_same(train_batches(x, y, total), by_hand(x, y, rows, steps=3, total=total))
 
 
 @pytest.mark.slow
 def test_splits_train_as_each_alone_and_without_learning_stay_at_the_prior(normal):
-    x, y = (jnp.stack([part, part[::-1]]) for part in data(normal))
-    both = kernels.train_splits(x, y, steps=3, **SHAPE)
+    x, y = (np.stack([part, part[::-1]]) for part in data(normal))
+    options = dict(steps=3, normalization="global", **SHAPE)
+    both = jax.device_get(jax.jit(partial(kernels.train_splits, **options))(x, y))
     for index in (0, 1):
-        alone = kernels.train_sparse(x[index], y[index], steps=3, **SHAPE)
+        alone = train(x[index], y[index])
         assert_same(jax.tree.map(lambda leaf, i=index: leaf[i], both), alone)
-    fixed = kernels.train_splits(x, y, steps=3, learned=False, **SHAPE)
+    fixed = jax.eval_shape(partial(kernels.train_splits, learned=False, **options), x, y)
     assert fixed.raw is None
     assert (both.raw != 0).any()
 
 
 def test_options_that_contradict_one_another_are_named(normal):
-    x, y = data(normal)
+    x, y = map(jnp.asarray, data(normal))
     for wrong in (
         {"batch_size": 5},
         {"key": jax.random.key(0)},
@@ -89,12 +104,21 @@ def test_options_that_contradict_one_another_are_named(normal):
 
 @pytest.mark.slow
 def test_scores_are_those_of_scipys_normal_distribution(normal):
+    machine = train(*data(normal))
     x, y = data(normal, 40)
-    machine = kernels.train_sparse(x, y, steps=20, **SHAPE)
-    mean, variance = sparse.propagate_sparse(machine, x, kernel=SE).prediction
+
+    @partial(jax.jit, static_argnames="normalization")
+    def scored(machine, x, y, **options):
+        terms = sparse.propagate_sparse(machine, x, kernel=SE, **options)
+        likelihood = kernels.gaussian_log_likelihood(
+            terms.prediction, y, noise=jnp.exp(machine.log_noise)
+        )
+        scores = kernels.regression_scores(machine, x, y, kernel=SE, **options)
+        return scores, terms.prediction, likelihood
+
+    target = y[:, 0] * 3  # far enough that some leave the interval
+    scores, (mean, variance), _ = jax.device_get(scored(machine, x, target[:, None]))
     normal_law = stats.norm(mean[:, 0], np.sqrt(variance + np.exp(machine.log_noise)))
-    target = np.asarray(y[:, 0]) * 3  # far enough that some leave the interval
-    scores = kernels.regression_scores(machine, x, jnp.asarray(target)[:, None], kernel=SE)
     np.testing.assert_allclose(scores.log_likelihood, normal_law.logpdf(target).mean(), rtol=1e-8)
     np.testing.assert_allclose(
         scores.error, np.sqrt(((target - mean[:, 0]) ** 2).mean()), rtol=1e-8
@@ -103,39 +127,34 @@ def test_scores_are_those_of_scipys_normal_distribution(normal):
     inside = ((low < target) & (target < high)).mean()
     assert 0 < inside < 1
     np.testing.assert_allclose(scores.coverage, inside)
-    other = kernels.regression_scores(machine, x, y, kernel=SE, normalization="local")
-    terms = sparse.propagate_sparse(machine, x, kernel=SE, normalization="local")
-    expected = kernels.gaussian_log_likelihood(
-        terms.prediction, y, noise=jnp.exp(machine.log_noise)
-    )
+    other, _, expected = scored(machine, x, y, normalization="local")
     np.testing.assert_allclose(other.log_likelihood, expected, rtol=1e-12)
 
 
 @pytest.mark.slow
 def test_optimal_grams_are_a_maximum_of_the_objective(normal):
-    x, y = data(normal, 5)
-    g = kernels.input_gram(x) + 0.1 * jnp.eye(5)
+    g, y = matrices(normal)
     options = dict(kernel=SE, noise=0.2)
     grams, found = kernels.optimal_grams(g, y, depth=2, width=3.0, steps=300, **options)
     assert found.converged
     widths = jnp.full(2, 3.0)
-    objective = jax.jit(lambda grams: kernels.objective(grams, g, y, widths=widths, **options))
-    slope = jax.jit(jax.grad(objective))(grams)
+    objective = jax.jit(
+        jax.value_and_grad(lambda grams: kernels.objective(grams, g, y, widths=widths, **options))
+    )
+    best, slope = objective(grams)
     np.testing.assert_allclose(slope, 0, atol=1e-6)
-    best = objective(grams)
     np.testing.assert_allclose(-3.0 * found.value, best, rtol=1e-10)
-    prior = kernels.nngp_grams(g, kernel=SE, depth=2)
-    assert best > objective(prior)
+    prior = jax.jit(lambda g: kernels.nngp_grams(g, kernel=SE, depth=2))(g)
+    assert best > objective(prior)[0]
     assert not kernels.optimal_grams(g, y, depth=2, width=3.0, steps=2, **options)[1].converged
 
 
 @pytest.mark.slow
 def test_optimal_grams_of_several_starts_are_those_of_each(normal):
-    x, y = data(normal, 5)
-    g = kernels.input_gram(x) + 0.1 * jnp.eye(5)
+    g, y = matrices(normal)
     options = dict(kernel=SE, noise=0.2, width=3.0)
     alone, one = kernels.optimal_grams(g, y, depth=2, steps=300, **options)
-    starts = jnp.stack([jnp.zeros((2, 5, 5)), jnp.asarray(normal(3, 2, 5, 5))])
+    starts = jnp.asarray(np.stack([np.zeros((2, 5, 5)), normal(3, 2, 5, 5)]))
     grams, found = kernels.optimal_grams_of_starts(starts, g, y, steps=300, **options)
     np.testing.assert_allclose(grams[0], alone, rtol=1e-10)
     np.testing.assert_allclose(found.value, one.value, rtol=1e-10)
@@ -157,37 +176,44 @@ def test_optimal_grams_of_several_starts_are_those_of_each(normal):
     ],
 )
 def test_matrices_and_targets_of_any_types_are_widened_to_one(normal, types):
-    x, y = data(normal, 5)
-    g = kernels.input_gram(x) + 0.1 * jnp.eye(5)
-    mixed = g.astype(types[0]), y.astype(types[1])
+    mixed = [
+        jnp.asarray(np.asarray(one, own)) for one, own in zip(matrices(normal), types, strict=True)
+    ]
     wide = "float64" if "float64" in types else "float32"
-    same = [one.astype(wide) for one in mixed]
+    same = [np.asarray(one).astype(wide) for one in mixed]
     options = dict(kernel=SE, noise=0.2, width=3.0, steps=3)
-    starts = jnp.full((1, 2, 5, 5), 0.1, mixed[0].dtype)
-    noise = jnp.float64(0.2)
-
-    def density(g, y):
-        return kernels.log_marginal_likelihood(g, y, noise=noise)
-
+    starts = jnp.asarray(np.full((2, 2, 5, 5), 0.1, mixed[0].dtype))
     calls = {
         "alone": lambda g, y: kernels.optimal_grams(g, y, depth=2, **options)[0],
         "starts": lambda g, y: kernels.optimal_grams_of_starts(starts, g, y, **options)[0],
-        "closed": lambda g, y: kernels.deep_linear_grams(g, y, jnp.full(2, 4.0)),
-        "slope": jax.jit(jax.grad(density)),
-        "slope of targets": jax.jit(jax.grad(density, 1)),
+        "closed": lambda g, y: closed(g, y),
+        "slope": lambda g, y: slopes(g, y)[0],
+        "slope of targets": lambda g, y: slopes(g, y)[1],
     }
     for name, call in calls.items():
-        found, expected = call(*mixed), call(*(one.astype("float64") for one in same))
+        found = call(*mixed)
+        expected = call(*(jnp.asarray(one.astype("float64")) for one in same))
         if "slope" not in name and name != "closed":
             assert found.dtype == wide
         half = types[0] == "bfloat16" and "slope" in name  # a gradient has its argument's type
+        found = np.asarray(found, float)
         np.testing.assert_allclose(found, expected, rtol=0.01 if half else 1e-3, err_msg=name)
+
+
+@jax.jit
+def closed(g, y):
+    return kernels.deep_linear_grams(g, y, jnp.full(2, 4.0))
+
+
+@jax.jit
+@partial(jax.grad, argnums=(0, 1))
+def slopes(g, y):
+    return kernels.log_marginal_likelihood(g, y, noise=jnp.float64(0.2))
 
 
 @pytest.mark.slow
 def test_the_memory_of_steps_changes_the_course_and_not_its_end(normal):
-    x, y = data(normal, 8)
-    g = kernels.input_gram(x) + 0.1 * jnp.eye(8)
+    g, y = matrices(normal)
     options = dict(kernel=SE, noise=0.2, width=3.0, depth=2)
     alone, found = kernels.optimal_grams(g, y, **options)
     grams, short = kernels.optimal_grams(g, y, memory=2, **options)
@@ -199,22 +225,31 @@ def test_the_memory_of_steps_changes_the_course_and_not_its_end(normal):
 
 @pytest.mark.slow
 def test_steps_one_by_one_are_those_of_a_minimisation():
-    target = jnp.array([3.0, -1.0, 0.5])
+    target, scale = np.array([3.0, -1.0, 0.5]), np.array([1.0, 20.0, 3.0])
 
     def loss(params):
-        return jnp.sum((params["a"] - target) ** 2 * jnp.array([1.0, 20.0, 3.0]))
+        return jnp.sum((params["a"] - target) ** 2 * scale)
 
-    start, optimizer = {"a": jnp.zeros(3)}, optax.lbfgs(memory_size=2)
-    course = kernels.begin(loss, start, optimizer)
-    assert course.value == loss(start)
-    np.testing.assert_array_equal(course.gradient["a"], jax.grad(loss)(start)["a"])
+    def slope(params):
+        return 2 * (np.asarray(params["a"]) - target) * scale
+
+    start, optimizer = {"a": np.zeros(3)}, optax.lbfgs(memory_size=2)
+    advance = jax.jit(lambda course: kernels.advance(loss, course, optimizer))
+    minimize = jax.jit(
+        lambda start, steps: kernels.minimize(
+            loss, start, steps=steps, tolerance=0.0, optimizer=optimizer
+        )
+    )
+    course = jax.jit(lambda start: kernels.begin(loss, start, optimizer))(start)
+    assert course.value == (target**2 * scale).sum()
+    np.testing.assert_array_equal(course.gradient["a"], slope(start))
     for count in (1, 2, 3):
-        course = kernels.advance(loss, course, optimizer)
+        course = advance(course)
         assert course.step == count
-        found = kernels.minimize(loss, start, steps=count, tolerance=0.0, optimizer=optimizer)
+        found = minimize(start, count)
         np.testing.assert_allclose(course.params["a"], found.params["a"], rtol=1e-9)
         np.testing.assert_allclose(course.value, found.value, rtol=1e-9)
-        np.testing.assert_allclose(course.gradient["a"], jax.grad(loss)(course.params)["a"])
+        np.testing.assert_allclose(course.gradient["a"], slope(course.params))
 
 
 def test_a_course_has_the_types_with_which_a_step_ends():

@@ -28,6 +28,7 @@ HYPER, WIDE, NEAR = 0.6, 0.7, 1.3
 READS = {2: [0], 3: [1], 4: [2, 1]}
 """By block of the public code the earlier ones that it reads beside the last one."""
 SHAPES = {"images": (4, 6, 6, 2), "sequences": (4, 7, 2)}
+SIZES = {"images": SMALL, "sequences": SMALL | {"factors": (6,), "layers": (2,)}}
 GOLDEN = np.load(Path(__file__).parent / "golden" / "terminator.npz")
 """Numbers in float64 of lalalune/Terminator at 98873b5, its modules moved to the CPU: `SFNEBlock`
 with the weights and inputs of the test below, `LnLoss` of that block, `cal_slow_loss_channel_sum`,
@@ -53,6 +54,10 @@ def variables_of(module, x, *sizes, **options):
         lambda key, x: nn.meta.unbox(module.init(key, x, *sizes, **options)), jax.random.key(0), x
     )
     return jax.tree_util.tree_map_with_path(of_leaf, shapes)
+
+
+slow_loss = jax.jit(slow_neural_loss, static_argnames="reduce")
+adaptive_mean_of = jax.jit(adaptive_mean, static_argnums=1)
 
 
 def wide(tree):
@@ -179,19 +184,20 @@ def block(p, x, options, earlier=(), mix=(1.0, 1.0, 1.0)):
 def test_a_network_is_that_of_the_definition(kind):
     x = draw(*SHAPES[kind])
     mix = {"hyper": HYPER, "wide": WIDE, "near": NEAR}
-    net = Terminator(statistics="batch", trained_scales=True, **mix, **SMALL)
-    variables = variables_of(net, jnp.asarray(x, jnp.float32))
+    sizes = SIZES[kind]
+    net = Terminator(statistics="batch", trained_scales=True, **mix, **sizes)
+    variables = variables_of(net, np.float32(x))
 
     @jax.jit
     def apply(variables, x):
         return net.apply(variables, x, train=True, mutable=["intermediates"])
 
-    features, left = apply(variables, jnp.asarray(x, jnp.float32))
+    features, left = apply(variables, np.float32(x))
     p = wide(variables["params"])
     want, found = x, []
-    for i in range(2):
+    for i in range(len(sizes["factors"])):
         own = p[f"block{i}"]
-        want, *rest = block(own, want, SMALL, mix=(HYPER, WIDE, NEAR))
+        want, *rest = block(own, want, sizes, mix=(HYPER, WIDE, NEAR))
         found.append(rest)
         want = gelu(want) + own["bias"] + p[f"offset{i}"]
     np.testing.assert_allclose(features, over_places(want).squeeze(), rtol=2e-3, atol=2e-4)
@@ -211,7 +217,7 @@ def test_blocks_read_earlier_ones_and_drop_whole_channels():
     rate, x = 0.3, draw(6, 3, 1)
     sizes = {"factors": (12, 1, 2, 1, 1), "layers": (1,) * 5}
     net = Terminator(statistics="batch", trained_scales=True, dropout=rate, **TINY | sizes)
-    variables = variables_of(net, jnp.asarray(x, jnp.float32))
+    variables = variables_of(net, np.float32(x))
 
     @jax.jit
     def apply(variables, x):
@@ -220,7 +226,7 @@ def test_blocks_read_earlier_ones_and_drop_whole_channels():
             mutable=["intermediates"], capture_intermediates=lambda m, _: isinstance(m, nn.Dropout),
         )  # fmt: skip
 
-    features, left = apply(variables, jnp.asarray(x, jnp.float32))
+    features, left = apply(variables, np.float32(x))
     p, left = wide(variables["params"]), left["intermediates"]
     outputs, before = [wide(left[f"block{i}"]["Dropout_0"]["__call__"][0]) for i in range(5)], x
     kept = []
@@ -240,7 +246,7 @@ def test_blocks_read_earlier_ones_and_drop_whole_channels():
 
 
 def test_trained_scales_keep_the_type_of_the_computation():
-    sizes = {"factors": (12, 1, 2, 1, 1), "layers": (1,) * 5}
+    sizes = {"factors": (12, 1), "layers": (1, 1)}
     net = Terminator(trained_scales=True, dtype=jnp.bfloat16, **TINY | sizes)
     x = jax.ShapeDtypeStruct((2, 3, 1), jnp.float32)
     features, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), x)
@@ -250,7 +256,7 @@ def test_trained_scales_keep_the_type_of_the_computation():
 @pytest.mark.slow
 def test_a_block_of_two_earlier_ones_gives_the_numbers_of_the_authors_code():
     rng = np.random.default_rng(2)
-    x, *earlier = (jnp.asarray(rng.normal(size=(3, 5, 5, c)), jnp.float32) for c in (12, 6, 3))
+    x, *earlier = (jnp.asarray(np.float32(rng.normal(size=(3, 5, 5, c)))) for c in (12, 6, 3))
     module = Block(
         factor=2, layers=2, local_sizes=(3, 1, 5, 3), hidden=64, local_hidden=4, omega=1.0,
         hyper=1.0, wide=1.0, near=1.0, standard="alternate", statistics="batch", pool_batch=True,
@@ -258,43 +264,51 @@ def test_a_block_of_two_earlier_ones_gives_the_numbers_of_the_authors_code():
     )  # fmt: skip
     apply = partial(module.apply, train=True)
     variables = variables_of(module, x, earlier, train=True)
-    found = jax.jit(apply)(variables, x, earlier)
+    found = np.asarray(jax.jit(apply)(variables, x, earlier))
     np.testing.assert_allclose(found[:, 1::2, ::2], GOLDEN["block"], atol=2e-5)
-    norms = weight_norms({"block0": variables["params"]})
+    norms = jax.jit(weight_norms)({"block0": variables["params"]})
     assert norms == pytest.approx(GOLDEN["norms"], rel=1e-5)
 
 
 def test_losses_and_steps_give_the_numbers_of_the_authors_code():
     rng = np.random.default_rng(3)
-    kernels = [jnp.asarray(rng.normal(size=(3, 4, c)), jnp.float32) for c in (2, 4, 8)]
-    assert slow_neural_loss(kernels) == pytest.approx(GOLDEN["slow"], rel=1e-5)
-    assert slow_neural_loss(kernels, reduce="tile") == pytest.approx(GOLDEN["tile"], rel=1e-5)
-    optimizer, params = kar(0.1), jnp.zeros(6)
+    kernels = [np.float32(rng.normal(size=(3, 4, c))) for c in (2, 4, 8)]
+    assert slow_loss(kernels) == pytest.approx(GOLDEN["slow"], rel=1e-5)
+    assert slow_loss(kernels, reduce="tile") == pytest.approx(GOLDEN["tile"], rel=1e-5)
+    optimizer = kar(0.1)
+
+    @jax.jit
+    def step(params, state, gradient):
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(params, updates), state
+
+    params = np.zeros(6, np.float32)
     state = optimizer.init(params)
     for gradient in rng.normal(size=(4, 6)):
-        updates, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state, np.float32(gradient))
     np.testing.assert_allclose(params, GOLDEN["kar"], atol=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pool_batch", [True, False])
 def test_an_evaluation_depends_on_other_images_only_as_the_authors_have_it(pool_batch):
-    x = jnp.asarray(draw(*SHAPES["images"]), jnp.float32)
+    x = np.float32(draw(*SHAPES["images"]))
     own = {"pool_batch": pool_batch, **SMALL, "factors": (6,), "layers": (1,)}
     net = Terminator(dropout=0.5, **own)
     variables = variables_of(net, x)
-    others = x.at[2:].add(1.0)
+    others = x + np.float32(np.arange(4) >= 2)[:, None, None, None]
     evaluate = jax.jit(net.apply)
-    np.testing.assert_array_equal(evaluate(variables, x)[:2], evaluate(variables, others)[:2])
+    found, beside = (np.asarray(evaluate(variables, images)) for images in (x, others))
+    np.testing.assert_array_equal(found[:2], beside[:2])
     if pool_batch:
         authors = jax.jit(Terminator(statistics="batch", **own).apply)
         params = {"params": variables["params"]}
-        assert np.abs(authors(params, x)[:2] - authors(params, others)[:2]).max() > 0.05
+        found, beside = (np.asarray(authors(params, images)) for images in (x, others))
+        assert np.abs(found[:2] - beside[:2]).max() > 0.05
 
 
 def test_running_averages_follow_the_batches_and_serve_evaluations():
-    x = jnp.asarray(draw(4, 6, 6, 2), jnp.float32)
+    x = np.float32(draw(4, 6, 6, 2))
     net = LocalMagnet(2, hidden=3, layers=1, omega=1.0)
     variables = variables_of(net, x, 3)
 
@@ -304,11 +318,10 @@ def test_running_averages_follow_the_batches_and_serve_evaluations():
 
     kernel, changed = train(variables, x)
     before = variables["batch_stats"]["pooled"]
-    batch = np.asarray(adaptive_mean(x, 3)).mean(0)
-    np.testing.assert_allclose(
-        changed["batch_stats"]["pooled"], 0.9 * before + 0.1 * batch, atol=1e-6
-    )
-    there = {**variables, "batch_stats": {"pooled": jnp.asarray(batch)}}
+    batch = np.asarray(adaptive_mean_of(x, 3)).mean(0)
+    wanted = 0.9 * np.asarray(before) + 0.1 * batch
+    np.testing.assert_allclose(changed["batch_stats"]["pooled"], wanted, atol=1e-6)
+    there = {**variables, "batch_stats": {"pooled": batch}}
     evaluated = jax.jit(lambda v, x: net.apply(v, x, 3))(there, 2 * x)
     np.testing.assert_allclose(evaluated, kernel, atol=1e-5)
 
@@ -331,31 +344,31 @@ def test_the_running_average_keeps_its_type_beside_wider_inputs():
         stats, _ = jax.jit(lambda start: jax.lax.scan(step, start, length=2))(start)
         assert x.dtype == jnp.float64
         assert stats["pooled"].dtype == jnp.float32
-        batch = np.asarray(adaptive_mean(x, 3)).mean(0)
+        batch = np.asarray(adaptive_mean_of(x, 3)).mean(0)
         np.testing.assert_allclose(stats["pooled"], 0.51 * batch, rtol=1e-5, atol=1e-6)
 
 
 def test_each_image_has_a_kernel_without_the_batch():
-    x = jnp.asarray(draw(3, 6, 6, 2), jnp.float32)
+    x = np.float32(draw(3, 6, 6, 2))
     pooled_net = LocalMagnet(2, hidden=3, layers=2, omega=1.0, statistics="batch")
     net = pooled_net.clone(pool_batch=False)
     variables = variables_of(net, x, 3)
-    found = jax.jit(lambda v, x: net.apply(v, x, 3))(variables, x)
+    found = np.asarray(jax.jit(lambda v, x: net.apply(v, x, 3))(variables, x))
     alone = jax.jit(lambda v, x: pooled_net.apply(v, x, 3))
     for i in range(3):
         np.testing.assert_allclose(found[i], alone(variables, x[i : i + 1]), atol=1e-5)
 
 
 def test_no_gradient_passes_the_kept_part_of_the_renormalisation():
-    x = jnp.asarray(draw(2, 6, 6, 2), jnp.float32)
+    x = jnp.asarray(np.float32(draw(2, 6, 6, 2)))
     net = LocalMagnet(2, hidden=3, layers=1, omega=1.0, trained_scales=True)
     variables = variables_of(net, x, 3)
     grad = jax.jit(jax.grad(lambda p: jnp.sum(net.apply(variables | {"params": p}, x, 3) ** 2)))
     params = variables["params"]
-    found = grad(params)
+    found = jax.device_get(grad(params))
     assert np.abs(found["hidden0"]["kernel"]).max() > 0
     # Along h itself its direction does not change, and what is kept has no gradient.
-    without = grad(params | {"unit_scale0": jnp.zeros(3)})
+    without = jax.device_get(grad(params | {"unit_scale0": np.zeros(3, np.float32)}))
     assert not np.any(without["hidden0"]["kernel"])
     assert np.abs(without["context0"]["kernel"]).max() > 0
 
@@ -364,13 +377,13 @@ def test_no_gradient_passes_the_kept_part_of_the_renormalisation():
 def test_adaptive_means_are_those_of_pytorch(places, size):
     x = draw(2, places, places + 1, 3)
     want = pooled(pooled(x, size).swapaxes(1, 2), size).swapaxes(1, 2)
-    np.testing.assert_allclose(adaptive_mean(jnp.asarray(x, jnp.float32), size), want, atol=1e-6)
+    np.testing.assert_allclose(adaptive_mean_of(np.float32(x), size), want, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 5, 3), (2, 7, 3), (2, 8, 3)])
 def test_the_global_operator_is_a_product_of_planes_or_a_convolution(shape):
     x, kernel, z = draw(*shape), draw(*shape[1:]), draw(*shape)
-    found = jax.jit(hyperzzw_global)(*(jnp.asarray(a, jnp.float32) for a in (x, kernel, z)))
+    found = jax.jit(hyperzzw_global)(*map(np.float32, (x, kernel, z)))
     np.testing.assert_allclose(found, over_all(x, kernel, z), atol=1e-5)
 
 
@@ -378,31 +391,31 @@ def test_the_global_operator_is_a_product_of_planes_or_a_convolution(shape):
 @pytest.mark.parametrize("shape", [(2, 5, 6, 3), (2, 7, 3)])
 def test_the_local_operator_is_a_correlation_of_each_channel(shape):
     x, kernel = draw(*shape), draw(*(3,) * (len(shape) - 2), 3)
-    arrays = [jnp.asarray(a, jnp.float32) for a in (x, kernel)]
+    arrays = [np.float32(a) for a in (x, kernel)]
     local = jax.jit(hyperzzw_local)
     np.testing.assert_allclose(local(*arrays), near(x, kernel), atol=1e-5)
     own = np.stack([kernel, 2 * kernel + 1])
     want = np.concatenate([near(x[i : i + 1], own[i]) for i in range(2)])
-    np.testing.assert_allclose(local(arrays[0], jnp.asarray(own, jnp.float32)), want, atol=1e-5)
+    np.testing.assert_allclose(local(arrays[0], np.float32(own)), want, atol=1e-5)
 
 
 def test_gates():
     x, kernel = draw(2, 3, 4), draw(3, 4)
-    arrays = (jnp.asarray(a, jnp.float32) for a in (x, kernel))
-    np.testing.assert_allclose(hyperzzw_gate(*arrays), x * kernel * x, atol=1e-6)
+    found = jax.jit(hyperzzw_gate)(*map(np.float32, (x, kernel)))
+    np.testing.assert_allclose(found, x * kernel * x, atol=1e-6)
     # Without a kernel half of the input passes.
-    net, images = HCI(hidden=3), jnp.asarray(draw(2, 4, 4, 3), jnp.float32)
-    variables = jax.tree.map(jnp.zeros_like, variables_of(net, images))
+    net, images = HCI(hidden=3), np.float32(draw(2, 4, 4, 3))
+    variables = jax.tree.map(np.zeros_like, variables_of(net, images))
     np.testing.assert_allclose(jax.jit(net.apply)(variables, images), images / 2, atol=1e-6)
 
 
 def test_standardisation_is_finite_where_nothing_varies():
-    x = jnp.ones((2, 3, 3, 24))
+    x = np.ones((2, 3, 3, 24), np.float32)
     norm = GroupStandard("batch")
     value, grad = jax.jit(jax.value_and_grad(lambda x: norm.apply({}, x, train=True).sum()))(x)
     assert value == 0
-    assert np.isfinite(grad).all()
-    assert not np.any(standardize(x))
+    assert np.isfinite(np.asarray(grad)).all()
+    assert not np.any(np.asarray(jax.jit(standardize)(x)))
 
 
 def test_shares_of_both_standardisations():
@@ -411,7 +424,7 @@ def test_shares_of_both_standardisations():
     @jax.jit
     def found(even, odd):
         norm = GroupStandard("batch", {"even": even, "odd": odd})
-        return norm.apply({}, jnp.asarray(x, jnp.float32), train=True)
+        return norm.apply({}, jnp.asarray(np.float32(x)), train=True)
 
     batch, each = (standard_of(x, axes).reshape(3, 5, 6, 2, 2) for axes in ((0, 1), (1,)))
     for even, odd in ((1.0, 0.0), (0.7, 0.2)):
@@ -419,7 +432,7 @@ def test_shares_of_both_standardisations():
         want = (share * batch + (1 - share) * each).reshape(x.shape)
         np.testing.assert_allclose(found(even, odd), want, atol=1e-5)
     norm = jax.jit(lambda x: GroupStandard("batch").apply({}, x, train=True))
-    np.testing.assert_allclose(norm(jnp.asarray(x, jnp.float32)), found(1.0, 0.0), atol=1e-5)
+    np.testing.assert_allclose(norm(np.float32(x)), found(1.0, 0.0), atol=1e-5)
 
 
 def test_weights_are_penalised_by_their_norms():
@@ -450,9 +463,9 @@ def test_weights_are_penalised_by_their_norms():
     want = sum(np.linalg.norm(x) for x in jax.tree.leaves(fast))
     for own in (rgu, slow["slow"], slow["local_kernel0"], hyper["hi"]["places"]):
         want += 0.01 * weights(own)
-    arrays = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    arrays = jax.tree.map(np.float32, params)
     penalty = jax.jit(jax.value_and_grad(lambda own: weight_norms(own, slow=0.01)))
-    found, grad = penalty(arrays)
+    found, grad = jax.device_get(penalty(arrays))
     assert found == pytest.approx(want, rel=1e-5)
     assert not np.any(grad["block0"]["mixer"]["bias"])
     kernel = fast["bottleneck"]["kernel"]
@@ -462,23 +475,23 @@ def test_weights_are_penalised_by_their_norms():
 
 def test_the_slow_loss_compares_kernels_of_all_pairs_of_blocks():
     kernels = [draw(3, 4, c) for c in (2, 4, 8)]
-    arrays = [jnp.asarray(kernel, jnp.float32) for kernel in kernels]
+    arrays = [np.float32(kernel) for kernel in kernels]
     sums, tiles = 0.0, 0.0
     for i in range(3):
         for j in range(i):
             sums += ((kernels[i].sum(-1) - kernels[j].sum(-1)) ** 2).mean()
             times = kernels[i].shape[-1] // kernels[j].shape[-1]
             tiles += ((np.concatenate([kernels[j]] * times, -1) - kernels[i]) ** 2).mean()
-    assert slow_neural_loss(arrays) == pytest.approx(sums, rel=1e-5)
-    assert slow_neural_loss(arrays, reduce="tile") == pytest.approx(tiles, rel=1e-5)
+    assert slow_loss(arrays) == pytest.approx(sums, rel=1e-5)
+    assert slow_loss(arrays, reduce="tile") == pytest.approx(tiles, rel=1e-5)
     for reduce in ("sum", "tile"):
-        assert slow_neural_loss([arrays[0]] * 3, reduce=reduce) == 0
-    assert slow_neural_loss(arrays[:1]) == 0
+        assert slow_loss([arrays[0]] * 3, reduce=reduce) == 0
+    assert slow_loss(arrays[:1]) == 0
 
 
 @pytest.mark.parametrize("reduce", ["sum", "tile"])
 def test_the_gradient_of_the_slow_loss_is_its_difference_quotient(reduce):
-    kernels = tuple(jnp.asarray(draw(3, c), jnp.float32) for c in (2, 4))
+    kernels = tuple(np.float32(draw(3, c)) for c in (2, 4))
     loss = jax.jit(lambda *kernels: slow_neural_loss(kernels, reduce=reduce))
     check_grads(loss, kernels, order=1, modes=("rev",), atol=5e-3, rtol=5e-3, eps=1e-2)
 
@@ -487,6 +500,7 @@ def test_the_gradient_of_the_slow_loss_is_its_difference_quotient(reduce):
 def test_slow_nets_start_as_the_authors_draw_them():
     net = Magnet(400, hidden=300, layers=3, omega=10.0)
     params = nn.meta.unbox(jax.jit(lambda key: net.init(key, (4, 5)))(jax.random.key(0)))["params"]
+    params = jax.device_get(params)
     for i in range(4):
         # Even in ±1/√2 times 2π·10·γ, γ of mean and variance 6/(i+1).
         shape = 6 / (i + 1)

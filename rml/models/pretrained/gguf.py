@@ -235,7 +235,11 @@ def _whole(reader: Any) -> Any:
     """A reader that stops where its file ends, however long an array claims to be."""
 
     class Whole(reader):
+        data: np.ndarray
+
         def _get(self, offset: int, dtype: Any, count: Any = 1, **order: Any) -> np.ndarray:
+            # A slice of a memory map is one again, which takes most of the time of reading fields.
+            self.data = self.data.view(np.ndarray)
             found: np.ndarray = super()._get(offset, dtype, count, **order)
             if len(found) < count:
                 raise ValueError(f"it ends before the {count} values at byte {offset}")
