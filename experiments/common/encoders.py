@@ -29,7 +29,7 @@ from rml.training.config_file import CONFIG, TRACES, check_complete, read_config
 TOKENIZER = "tokenizer.json"
 """A run's file with the tokenizer that its encoder reads."""
 BUILT = "encoder.json"
-"""Where a text encoder started from another run's: what builds it, so that the other run may go."""
+"""A run's file with what builds its text encoder, where that of another run was the start."""
 
 KINDS = {
     "images": ("data.image_shape", "an encoder of images, such as contrastive.simclr"),
@@ -189,34 +189,6 @@ def read_run(directory: Path, key: str) -> ConfigDict:
     return ConfigDict(config)
 
 
-def built_by(directory: Path, key: str) -> dict[str, Any]:
-    """What builds the text encoder of a run that another one starts from.
-
-    Args:
-      directory: The directory of the run from which the other starts.
-      key: What named the directory, such as a key of a config, for messages.
-
-    Returns:
-      `model` and `tokens`, as a config has them, of the run with which a row of starts began.
-
-    Raises:
-      UserError: There is no such run.
-    """
-    config = read_run(directory, key)
-    if not started_from_run(config):
-        sizes = {name: config.tokens[name] for name in ("vocabulary", "positions")
-                 if name in config.tokens}  # fmt: skip
-        return {"model": config.model.to_dict(), "tokens": sizes}
-    if (directory / BUILT).is_file():
-        return dict(json.loads((directory / BUILT).read_text()))
-    return built_by(local_path(config.model.run, "model.run"), "model.run")
-
-
-def started_from_run(config: ConfigDict) -> bool:
-    """Whether the text encoder of a config started from that of another run."""
-    return bool((config.get("model") or {}).get("name") == "run")
-
-
 def load_embedder(
     directory: Path,
     kind: str | None = None,
@@ -270,10 +242,10 @@ def load_embedder(
         used.tokens.file = str(directory / TOKENIZER)
         if not Path(used.tokens.file).is_file():
             raise UserError(f"{directory} has no {TOKENIZER}; let the run end first")
-        if started_from_run(config) and (directory / BUILT).is_file():
-            found = built_by(directory, key)
-            used.model = found["model"]
-            used.tokens.update(found["tokens"])
+        if (directory / BUILT).is_file():
+            built = json.loads((directory / BUILT).read_text())
+            used.model = built["model"]
+            used.tokens.update(built["tokens"])
     if ended:
         check_complete(directory, key)
     state = restore(directory, experiment.task(used), step)

@@ -1,5 +1,6 @@
 """Texts as a config names them: the corpus, the text encoder, and the encoder of another run."""
 
+import dataclasses
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rml.data.special import SpecialTokens
 from rml.embedding import TextEmbedder
 from rml.errors import local_path
 from rml.models import pretrained
+from rml.models.attention import attend
 from rml.models.text_encoder import TextEncoder
 from rml.training import TrainState, make_mesh
 
@@ -157,6 +159,29 @@ class TextModel:
             min(options.max_length, self.module.backbone.positions), options.batch_tokens,
             make_mesh(self.config.mesh),
         )  # fmt: skip
+
+
+def built_by(module: TextEncoder) -> dict[str, Any] | None:
+    """What a config has in `model` and `tokens` to build an encoder, so that its start may go.
+
+    Args:
+      module: The encoder.
+
+    Returns:
+      Both parts; None for another family than BERT, or attention that a config cannot name.
+    """
+    backbone = module.backbone
+    if type(backbone) is not models.Bert:
+        return None
+    if backbone.attention is not attend and not isinstance(backbone.attention, str):
+        return None
+    own = {field.name: getattr(backbone, field.name) for field in dataclasses.fields(backbone)}
+    sizes = {name: own.pop(name) for name in ("vocabulary", "positions")}
+    if own["attention"] is attend:
+        del own["attention"]
+    for name in ("parent", "name", "dtype", "param_dtype"):
+        del own[name]
+    return {"model": {**own, "name": "bert", "pooling": module.pooling}, "tokens": sizes}
 
 
 def text_encoder(config: Any, state: TrainState) -> TextEmbedder:

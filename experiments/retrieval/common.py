@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import figures
-from experiments.common.encoders import BUILT, TOKENIZER, built_by, started_from_run
+from experiments.common.encoders import BUILT, TOKENIZER
 from experiments.common.pretraining import train_on_mesh
-from experiments.common.texts import Corpus, TextModel
+from experiments.common.texts import Corpus, TextModel, built_by
 from rml import evaluation
 from rml.data.collections import RetrievalData
-from rml.errors import local_path
 from rml.ops import t_interval
 from rml.retrieval import TextEmbedder, bm25_search, search
 from rml.training import RunDirectory, Task, build_optimizer
@@ -130,9 +129,10 @@ def train_encoder(config: Any, run: RunDirectory, task: Task, model: TextModel) 
     file = run.path / TOKENIZER
     if not file.exists():
         model.tokenizer.save(str(file))
-    if is_primary() and started_from_run(config) and not (run.path / BUILT).exists():
-        start = local_path(config.model.run, "model.run")
-        write_json(run.path / BUILT, built_by(start, "model.run"))
+    if is_primary() and config.model.name == "run" and not (run.path / BUILT).exists():
+        built = built_by(model.module)
+        if built is not None:
+            write_json(run.path / BUILT, built)
     return model.features(train_on_mesh(config, run, task, "eval/ndcg").variables)
 
 
