@@ -21,7 +21,6 @@ from rml.merging import (
     ot_fusion,
     residual_map,
     shortcut_shares,
-    transport,
     transport_map,
     width_map,
 )
@@ -81,40 +80,10 @@ def words(params):
     return jnp.where(MASK[..., None], HEAD.apply({"params": params["head"]}, x, table), 0)
 
 
-OPTIONS = ("features", "solver", "residual", "query_key", "heads", "metric", "scale")
-aligned = jax.jit(align, static_argnames=OPTIONS)
-
-
-@functools.partial(jax.jit, static_argnames=OPTIONS)
-def aligned_by_scipy(*args, **options):
-    """`align` by SciPy's assignments, the one solution; `transport_map` compiles much longer."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (ot_fusion, transport):
-            patch.setattr(module, "transport_map", assigned)
-        return align(*args, **options)
-
-
-def assigned(cost, *, solver, reg=None):
-    assert solver == "exact"
-    n0, n1 = cost.shape
-    n = math.lcm(n0, n1)
-
-    def plan(cost):
-        copies = np.repeat(np.repeat(cost, n // n0, axis=0), n // n1, axis=1)
-        whole = np.eye(n)[optimize.linear_sum_assignment(copies)[1]]
-        return whole.reshape(n0, n // n0, n1, n // n1).sum((1, 3)) * n0 / n
-
-    def solve(cost):
-        own = np.asarray(cost)
-        found = np.stack([plan(one) for one in own.reshape(-1, n0, n1)])
-        return found.reshape(own.shape).astype(own.dtype)
-
-    return jax.pure_callback(solve, cost, cost, vmap_method="expand_dims")
-
-
-costs_of = jax.jit(ground_cost, static_argnames=("metric", "scale"))
-standardise = jax.jit(standardised)
-shares_of = jax.jit(shortcut_shares, static_argnames="policy")
+aligned = jax.jit(
+    align,
+    static_argnames=("features", "solver", "residual", "query_key", "heads", "metric", "scale"),
+)
 
 
 def shuffled(params, mlp):
@@ -168,15 +137,14 @@ def test_costs_are_distances_over_their_size(metric, scale):
         wanted = np.log(1 + wanted)
     elif scale != "none":
         wanted = wanted / getattr(np, scale)(wanted)
-    found = costs_of(x, y, metric=metric, scale=scale)
+    found = ground_cost(jnp.asarray(x), jnp.asarray(y), metric=metric, scale=scale)
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
 def test_no_cost_is_below_zero():
-    x = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(50, 6)), jnp.float32)
     for factor in (1.0, 3.0):  # cosines of parallel units are rounded to above 1
-        other = np.float32(factor) * x
-        cost = np.asarray(costs_of(x, other, metric="cosine", scale="none"))
+        cost = np.asarray(ground_cost(x, factor * x, metric="cosine", scale="none"))
         assert cost.min() == 0
         np.testing.assert_allclose(np.diag(cost), 0, atol=1e-6)
 
@@ -233,22 +201,18 @@ def test_the_error_of_a_map_is_that_of_its_sums():
     transport = RNG.uniform(size=(2, 6, 4))
     rows = np.abs(transport.sum(2) - 1).max(1)
     columns = np.abs(transport.sum(1) / 1.5 - 1).max(1)
-    error = jax.jit(marginal_error)
-    found = error(transport.astype(np.float32))
+    found = marginal_error(jnp.asarray(transport, jnp.float32))
     np.testing.assert_allclose(found, np.maximum(rows, columns), rtol=1e-5)
     cost = RNG.uniform(size=(6, 4)).astype(np.float32)
-    assert float(error(solve(cost, reg=0.1))) < 1e-4
-    assert float(error(solve(cost, solver="exact"))) < 1e-6
+    assert float(marginal_error(solve(cost, reg=0.1))) < 1e-4
+    assert float(marginal_error(solve(cost, solver="exact"))) < 1e-6
 
 
 def test_maps_of_unequal_widths_read_shares_and_write_means():
     transport = RNG.uniform(0.1, 1, (2, 5, 3))
-    found = jax.jit(width_map)(transport)
+    found = width_map(jnp.asarray(transport))
     np.testing.assert_allclose(found.reads, transport / transport.sum(2, keepdims=True), rtol=1e-5)
     np.testing.assert_allclose(found.writes, transport / transport.sum(1, keepdims=True), rtol=1e-5)
-
-
-sums_of = jax.jit(residual_map, static_argnames="policy")
 
 
 def test_policies_of_residual_sums():
@@ -262,28 +226,31 @@ def test_policies_of_residual_sums():
         "weighted_matrix": first @ np.diag(each) + second @ np.diag(1 - each),
     }  # fmt: skip
     for policy, value in wanted.items():
-        found = sums_of(first, second, policy=policy, weights=tuple(sizes))
+        found = residual_map(
+            jnp.asarray(first), jnp.asarray(second), policy=policy,
+            weights=tuple(map(jnp.asarray, sizes)),
+        )  # fmt: skip
         np.testing.assert_allclose(found, value, rtol=1e-5)
-    found = jax.jit(residual_map)(first, second, policy=each)
+    found = residual_map(jnp.asarray(first), jnp.asarray(second), policy=jnp.asarray(each))
     np.testing.assert_allclose(found, wanted["weighted_matrix"], rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_shares_of_shortcuts_are_of_tokens_that_count():
-    acts = jax.tree.map(np.asarray, of_bert(bert(1)))
-    inside = acts.mask
+    acts = of_bert(bert(1))
+    inside = np.asarray(acts.mask)
     before = np.concatenate([acts.embedded[None], acts.after[:-1]])
     pairs = [[np.abs(x[:, inside]).mean(1) for x in own]
              for own in ((before, acts.branch), (acts.mid, acts.out))]  # fmt: skip
     wanted = np.stack([first / (first + second) for first, second in pairs], 1)
-    np.testing.assert_allclose(shares_of(acts, "weighted_matrix"), wanted, rtol=1e-4)
+    np.testing.assert_allclose(shortcut_shares(acts, "weighted_matrix"), wanted, rtol=1e-4)
     means = [[own.mean(-1) for own in pair] for pair in pairs]
     whole = np.stack([first / (first + second) for first, second in means], 1)
-    found = shares_of(acts, "weighted_scalar")
+    found = shortcut_shares(acts, "weighted_scalar")
     np.testing.assert_allclose(found, np.broadcast_to(whole[..., None], wanted.shape), rtol=1e-4)
-    assert (np.asarray(shares_of(acts, "residual")) == 1).all()
+    assert (np.asarray(shortcut_shares(acts, "residual")) == 1).all()
     with pytest.raises(UserError, match="unknown policy 'identity'"):
-        shares_of(acts, "identity")
+        shortcut_shares(acts, "identity")
 
 
 def test_units_are_standardised_over_the_samples_that_count():
@@ -291,7 +258,7 @@ def test_units_are_standardised_over_the_samples_that_count():
     inside = x[:, np.tile(mask, 2)]
     wanted = np.zeros_like(x)
     wanted[:, np.tile(mask, 2)] = (inside - inside.mean(1)[:, None]) / inside.std(1)[:, None]
-    found = standardise(x, mask)
+    found = standardised(jnp.asarray(x), jnp.asarray(mask))
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -304,19 +271,19 @@ def test_a_unit_that_does_not_vary_is_zero(masked):
     mask = np.arange(250) % 3 > 0 if masked else None
     if masked:  # only what counts is constant
         x = np.where(mask, x, 7.0)
-    given = np.concatenate([x, noisy]).astype(np.float32)
-    found = np.asarray(standardise(given, mask))
+    given = jnp.asarray(np.concatenate([x, noisy]), "float32")
+    found = standardised(given, None if mask is None else jnp.asarray(mask))
     np.testing.assert_array_equal(found[:-2], 0)
-    counted = found[-2:][:, slice(None) if mask is None else mask]
+    counted = np.asarray(found[-2:])[:, slice(None) if mask is None else mask]
     np.testing.assert_allclose(counted.std(axis=1), 1, rtol=1e-4)
 
 
 def test_a_unit_that_varies_in_half_precision_keeps_its_deviation():
     x = 100 + 1.2 * np.random.default_rng(0).normal(size=(1, 64))
-    found = np.asarray(standardise(x.astype(jnp.bfloat16)), np.float32)
+    found = standardised(jnp.asarray(x, jnp.bfloat16))
     np.testing.assert_allclose(found.std(axis=1), 1, rtol=1e-3)
-    one_apart = np.array([[1.0] * 5 + [1 + 2**-7]], jnp.bfloat16)  # a unit in the last place
-    np.testing.assert_array_equal(standardise(one_apart), 0)
+    one_apart = jnp.asarray([[1.0] * 5 + [1 + 2**-7]], jnp.bfloat16)  # a unit in the last place
+    np.testing.assert_array_equal(standardised(one_apart), 0)
 
 
 @pytest.mark.slow
@@ -338,7 +305,7 @@ def test_whole_heads_are_transported_onto_whole_heads():
 @pytest.mark.slow
 def test_activations_of_a_vision_transformer_are_those_of_its_layers():
     params = vit(1)
-    found = jax.tree.map(np.asarray, of_vit(params))
+    found = of_vit(params)
     outputs = jax.jit(lambda p: VIT.apply({"params": p}, IMAGES, stages=True))(params).stages
     np.testing.assert_allclose(
         found.after, np.stack(outputs).reshape(2, -1, 8), rtol=1e-4, atol=1e-4
@@ -370,13 +337,13 @@ def test_activations_of_some_tokens_are_rows_of_all():
         (few(VIT, params, IMAGES, tokens=(0, 3)), of_vit(params), 5, [0, 3]),
         (few(BERT, own, TOKENS, MASK, tokens=(2,)), of_bert(bert(1)), 5, [2]),
     ):
-        for name, leaf in jax.device_get(whole)._asdict().items():
+        for name, leaf in whole._asdict().items():
             if name == "mask" and leaf is not None:
                 leaf = leaf[:, None]
             if leaf is not None:
                 wanted = leaf.reshape(*leaf.shape[:-2], 24, length, -1)[..., at, :]
                 wanted = wanted.reshape(*leaf.shape[:-2], 24 * len(at), -1)
-                own = np.asarray(getattr(found, name))
+                own = getattr(found, name)
                 np.testing.assert_allclose(own[:, None] if name == "mask" else own, wanted,
                                            rtol=1e-4, atol=1e-5)  # fmt: skip
     for tokens in ((), (5,), (-1,)):
@@ -387,7 +354,7 @@ def test_activations_of_some_tokens_are_rows_of_all():
 @pytest.mark.slow
 def test_activations_of_bert_are_those_of_its_layers():
     params = bert(1)
-    found, own = jax.tree.map(np.asarray, of_bert(params)), params["backbone"]
+    found, own = of_bert(params), params["backbone"]
     states = jax.jit(lambda p: BERT.apply({"params": p}, TOKENS, MASK, return_hidden=True))(own)
     hidden = np.asarray(states.hidden).reshape(3, -1, 8)
     np.testing.assert_allclose(found.embedded, hidden[0], rtol=1e-4, atol=1e-5)
@@ -417,8 +384,7 @@ def test_activations_of_bert_are_those_of_its_layers():
 def test_a_copy_in_other_places_is_put_back():
     params = vit(2)
     copy = shuffled(params, 16)
-    found = aligned_by_scipy(copy, params, solver="exact", features="weights", residual="branch",
-                             metric="cosine", scale="mean")  # fmt: skip
+    found = aligned(copy, params, solver="exact", features="weights", residual="branch")
     close(found.params, params)
     assert not np.allclose(copy["blocks"]["mlp_in"]["kernel"], params["blocks"]["mlp_in"]["kernel"])
     for name, own in found.transports.items():
@@ -449,8 +415,8 @@ def what_is_embedded(tree):
 def test_units_are_compared_by_what_they_read_at_unit_length(query_key, metric, scale):
     """NumPy's costs and SciPy's assignments, layer after layer."""
     first, second = vit(13), vit(14)
-    found = aligned_by_scipy(first, second, features="weights", solver="exact", residual="branch",
-                             query_key=query_key, metric=metric, scale=scale)  # fmt: skip
+    found = aligned(first, second, features="weights", solver="exact", residual="branch",
+                    query_key=query_key, metric=metric, scale=scale)  # fmt: skip
 
     def placed(x0, x1):
         x0, x1 = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (x0, x1))
@@ -480,8 +446,8 @@ def test_units_are_compared_by_what_they_read_at_unit_length(query_key, metric, 
         out = what_is_read("out", blocks[0], wanted["mlp"][0])
         wanted["stream.out"] = placed(out, what_is_read("out", blocks[1], np.eye(16)))
         passed = wanted["stream.out"][0]
-        for name, (own, cost) in wanted.items():
-            np.testing.assert_allclose(found.transports[name][i], own, atol=1e-6)
+        for name, (transport, cost) in wanted.items():
+            np.testing.assert_allclose(found.transports[name][i], transport, atol=1e-6)
             np.testing.assert_allclose(found.costs[name][i], cost, rtol=1e-4)
     assert {"stream.embed", *wanted} == set(found.costs)
 
@@ -517,51 +483,35 @@ def with_queries_and_keys(tree, joint):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "bert"])
 def test_a_joint_map_puts_back_queries_among_keys(name):
-    params = vit(4) if name == "vit" else bert(4)
-    own = params.get("backbone", params)
+    params = drawn(name, 4)
     rng = np.random.default_rng(6)
     orders = np.stack([rng.permutation(16) for _ in range(2)])  # another one in each layer
     moved = {
         leaf: (np.stack([own[:, order] if leaf == "kernel" else own[order]
                          for own, order in zip(both, orders, strict=True)]), value)
-        for leaf, (both, value) in queries_and_keys(own).items()
+        for leaf, (both, value) in queries_and_keys(params).items()
     }  # fmt: skip
-    copy = with_queries_and_keys(own, moved)
-    copy = copy if own is params else params | {"backbone": copy}
-    assert not np.allclose(moved["kernel"][0], queries_and_keys(own)["kernel"][0])
-    # Options of other tests, with which the second program is theirs.
-    options = {"solver": "exact", "features": "weights", "residual": "residual"}
-    if name == "vit":
-        options |= {"residual": "branch", "metric": "cosine", "scale": "mean"}
-    found = aligned_by_scipy(copy, params, query_key="joint", **options)
+    copy = with_queries_and_keys(params, moved)
+    assert not np.allclose(moved["kernel"][0], queries_and_keys(params)["kernel"][0])
+    options = {"solver": "exact", "features": "weights", "residual": "branch"}
+    found = aligned(copy, params, query_key="joint", **options)
     close(found.params, params)
     assert found.transports["query_key"].shape == (2, 16, 16)
     assert not {"query", "key"} & (set(found.transports) | set(found.costs))
     # Neither kind of map that keeps queries queries can do it.
-    apart = aligned_by_scipy(copy, params, **options).params
-    apart = apart.get("backbone", apart)
+    apart = aligned(copy, params, **options).params
     assert not np.allclose(
-        queries_and_keys(apart)["kernel"][0], queries_and_keys(own)["kernel"][0], atol=0.1
+        queries_and_keys(apart)["kernel"][0], queries_and_keys(params)["kernel"][0], atol=0.1
     )
-
-
-@functools.cache
-def softly_aligned():
-    """Of one program what two tests compare: a joint map, and a policy with shares by unit."""
-    first, second = vit(7), vit(8)
-    found = aligned(first, second, of_vit(first), of_vit(second), reg=0.1, query_key="joint",
-                    residual="weighted_matrix")  # fmt: skip
-    return jax.device_get((found, maps_of(found.transports)))
 
 
 @pytest.mark.slow
 def test_a_soft_joint_map_is_a_product_with_queries_and_keys_side_by_side():
     first, second = vit(7), vit(8)
     acts = of_vit(first), of_vit(second)
-    found, maps = softly_aligned()
-    cost = distances(
-        *(np.concatenate([a.query[1], a.key[1]], -1) for a in map(jax.device_get, acts))
-    )
+    found = aligned(first, second, *acts, reg=0.1, query_key="joint")
+    maps = maps_of(found.transports)
+    cost = distances(*(np.concatenate([a.query[1], a.key[1]], -1) for a in acts))
     np.testing.assert_allclose(
         found.transports["query_key"][1], solve(cost, reg=0.1), atol=1e-3
     )  # fmt: skip
@@ -578,7 +528,7 @@ def test_a_soft_joint_map_is_a_product_with_queries_and_keys_side_by_side():
 def test_one_permutation_puts_copies_back_and_keeps_the_function_of_a_vision_transformer():
     first, second = vit(11), vit(12)
     acts = of_vit(first), of_vit(second)
-    one = functools.partial(aligned_by_scipy, solver="exact", heads="kept", query_key="shared",
+    one = functools.partial(aligned, solver="exact", heads="kept", query_key="shared",
                             residual="shared")  # fmt: skip
     copy = shuffled(second, 16)
     kernels = (own["blocks"]["mlp_in"]["kernel"] for own in (copy, second))
@@ -586,9 +536,9 @@ def test_one_permutation_puts_copies_back_and_keeps_the_function_of_a_vision_tra
     close(one(copy, second, of_vit(copy), acts[1]).params, second)
     # A model stays in its own places, at no cost.
     own = one(second, second, acts[1], acts[1])
-    for name, at in own.transports.items():
-        wanted = np.broadcast_to(np.eye(at.shape[-1]), at.shape)
-        np.testing.assert_allclose(at, wanted, err_msg=name)
+    for name, transport in own.transports.items():
+        wanted = np.broadcast_to(np.eye(transport.shape[-1]), transport.shape)
+        np.testing.assert_allclose(transport, wanted, err_msg=name)
     layers = dict.fromkeys(("query", "key", "value", "mlp"), (2,))
     assert {name: x.shape for name, x in own.costs.items()} == {"stream.embed": (), **layers}
     assert max(float(x.max()) for x in own.costs.values()) < 0.01
@@ -605,17 +555,15 @@ def test_one_permutation_puts_copies_back_and_keeps_the_function_of_a_vision_tra
 def test_a_copy_of_bert_and_its_head_is_put_back():
     params = bert(3)
     copy = shuffled(params, 6)
-    found = aligned_by_scipy(copy, params, solver="exact", features="weights",
-                             residual="residual")  # fmt: skip
+    found = aligned(copy, params, solver="exact", features="weights", residual="residual")
     close(found.params, params)
 
 
 @pytest.mark.slow
 def test_one_permutation_of_the_stream_keeps_the_function_of_any_model():
     first, second = bert(4), bert(5)
-    found = aligned_by_scipy(first, second, of_bert(first), of_bert(second), heads="kept",
-                             solver="exact", query_key="shared", residual="shared")  # fmt: skip
-    found = found.params
+    found = aligned(first, second, of_bert(first), of_bert(second), solver="exact", heads="kept",
+                    query_key="shared", residual="shared").params  # fmt: skip
     kernels = (own["backbone"]["blocks"]["mlp_in"]["kernel"] for own in (found, first))
     assert not np.allclose(*kernels)
     np.testing.assert_allclose(words(found), words(first), rtol=1e-3, atol=1e-3)
@@ -627,7 +575,7 @@ def test_a_model_of_doubled_units_is_made_narrow_again():
     wide = decoalesce(params, groups_of(transformer_sizes(params).times(width=2), width=2, depth=1))
     module = VIT.clone(width=16, heads=4)
     acts = jax.jit(lambda p: layer_activations(module, p, IMAGES))(wide)
-    found = aligned_by_scipy(wide, params, acts, of_vit(params), solver="exact")
+    found = aligned(wide, params, acts, of_vit(params), solver="exact")
     close(found.params, params, atol=1e-4)
 
 
@@ -656,14 +604,10 @@ def test_a_norm_behind_a_sum_has_the_map_of_the_sum():
 def test_soft_alignment_is_that_of_its_maps():
     first, second = vit(7), vit(8)
     acts = of_vit(first), of_vit(second)
-    found, maps = softly_aligned()
-    wanted = map_width(first, {name: own for name, own in maps.items() if name != "query_key"})
-    # Queries and keys, whose map is a joint one, are compared by the test of it.
-    got, mapped = (queries_and_keys(tree) for tree in (found.params, wanted))
-    joint = {leaf: (got[leaf][0], mapped[leaf][1]) for leaf in got}
-    close(found.params, with_queries_and_keys(wanted, joint))
-    shares = np.asarray(shares_of(acts[1], "weighted_matrix"))[:, :, None]
-    transports = found.transports
+    found = aligned(first, second, *acts, reg=0.1, residual="weighted_matrix")
+    close(found.params, map_width(first, maps_of(found.transports)))
+    shares = np.asarray(shortcut_shares(acts[1], "weighted_matrix"))[:, :, None]
+    transports = {name: np.asarray(own) for name, own in found.transports.items()}
     for i, (total, shortcut, branch) in enumerate(
         [("mid", "in", "branch"), ("after", "mid", "out")]
     ):
@@ -671,7 +615,7 @@ def test_soft_alignment_is_that_of_its_maps():
         wanted += (1 - shares[:, i]) * transports[f"stream.{branch}"]
         np.testing.assert_allclose(transports[f"stream.{total}"], wanted, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(transports["stream.in"][1], transports["stream.after"][0])
-    cost = distances(*(np.asarray(a.mlp)[1] for a in acts))
+    cost = distances(*(a.mlp[1] for a in acts))
     wanted = solve(cost, reg=0.1)
     np.testing.assert_allclose(transports["mlp"][1], wanted, atol=1e-3)
     np.testing.assert_allclose(found.costs["mlp"][1], (wanted * cost).sum(1).mean(), rtol=1e-3)
@@ -724,27 +668,25 @@ def test_what_cannot_be_aligned_is_named(models, options, message):
 
 
 def test_an_empty_batch_and_unknown_names_are_refused():
-    ones = functools.partial(np.ones, dtype=np.float32)
     with pytest.raises(UserError, match="hold no example"):
         layer_activations(VIT, vit(0), IMAGES[:0])
     with pytest.raises(UserError, match="unknown solver 'emd'"):
         transport_map(jnp.ones((2, 2)), solver="emd")
-    for reg in (0.0, -0.1, np.nan):
+    for reg in (0.0, -0.1, jnp.nan):
         with pytest.raises(UserError, match="expected a weight of the entropy above 0"):
             transport_map(jnp.ones((2, 2)), reg=reg)
     with pytest.raises(UserError, match="cost holds NaN"):
         transport_map(jnp.full((2, 2), jnp.nan), solver="exact")
-    acts = LayerActivations(*[ones((2, 3, 8))] * 9)
-    infinite = ones((2, 3, 8))
-    infinite[0, 0, 0] = np.inf
+    acts = LayerActivations(*[jnp.ones((2, 3, 8))] * 9)
     for i in range(2):
-        given = [acts._replace(mlp=infinite) if i == j else acts for j in range(2)]
+        given = [acts._replace(mlp=acts.mlp.at[0, 0, 0].set(jnp.inf)) if i == j else acts
+                 for j in range(2)]  # fmt: skip
         with pytest.raises(UserError, match=f"mlp of acts{i} holds NaN or infinite"):
             align(vit(0), vit(0), *given)
-        hidden = [acts._replace(mask=np.arange(3) < 3 * (i != j)) for j in range(2)]
+        hidden = [acts._replace(mask=jnp.arange(3) < 3 * (i != j)) for j in range(2)]
         with pytest.raises(UserError, match=f"mask of acts{i} counts no token, expected"):
             align(vit(0), vit(0), *hidden)
-    nothing = LayerActivations(ones((0, 8)), *[ones((2, 0, 8))] * 8)
+    nothing = LayerActivations(jnp.ones((0, 8)), *[jnp.ones((2, 0, 8))] * 8)
     for i, given in enumerate(((nothing, nothing), (acts, nothing))):
         with pytest.raises(UserError, match=f"acts{i} has no row, expected at least 1"):
             align(vit(0), vit(0), *given)
@@ -903,29 +845,23 @@ def test_a_layers_map_and_its_fusion_are_those_of_the_authors(solver, theirs):
 @pytest.mark.slow
 def test_costs_are_those_of_the_authors():
     """Of `GroundMetric.process`; of its distances "median" and "log" do not run."""
+    x, y = (jnp.asarray(AUTHORS[f"cost/{i}"]) for i in range(2))
     names = [name for name in AUTHORS if name.startswith(("cost/euclidean/", "cost/cosine/"))]
     assert len(names) == 8
-
-    @jax.jit
-    def all_of(x, y):
-        named = {name: name.split("/")[1:] for name in names}
-        return {
-            name: ground_cost(x, y, metric=metric, scale={"log": "log1p"}.get(scale, scale))
-            for name, (metric, scale) in named.items()
-        }
-
-    for name, found in all_of(*(AUTHORS[f"cost/{i}"] for i in range(2))).items():
+    for name in names:
+        _, metric, scale = name.split("/")
+        found = ground_cost(x, y, metric=metric, scale={"log": "log1p"}.get(scale, scale))
         np.testing.assert_allclose(found, AUTHORS[name], rtol=1e-5, atol=1e-6)
 
 
 def test_policies_are_those_of_the_authors():
     """Of `resid_policy`, with raw activations."""
-    first, second = (AUTHORS[f"resid/t_{name}"] for name in "rb")
-    sizes = tuple(np.abs(AUTHORS[f"resid/acts_{name}"]).mean(0) for name in "rb")
+    first, second = (jnp.asarray(AUTHORS[f"resid/t_{name}"]) for name in "rb")
+    sizes = tuple(jnp.abs(AUTHORS[f"resid/acts_{name}"]).mean(0) for name in "rb")
     names = {name: name for name in ("mean", "weighted_scalar", "weighted_matrix")}
     names |= {"only_resid": "residual", "no_resid": "branch"}
     for theirs, policy in names.items():
-        found = sums_of(first, second, policy=policy, weights=sizes)
+        found = residual_map(first, second, policy=policy, weights=sizes)
         np.testing.assert_allclose(found, AUTHORS[f"resid/{theirs}"], rtol=1e-5, atol=1e-6)
-    found = sums_of(first[:3], second[:3], policy="identity")
+    found = residual_map(first[:3], second[:3], policy="identity")
     np.testing.assert_array_equal(found, AUTHORS["resid/resid_as_identity"])

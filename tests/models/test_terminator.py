@@ -28,7 +28,6 @@ HYPER, WIDE, NEAR = 0.6, 0.7, 1.3
 READS = {2: [0], 3: [1], 4: [2, 1]}
 """By block of the public code the earlier ones that it reads beside the last one."""
 SHAPES = {"images": (4, 6, 6, 2), "sequences": (4, 7, 2)}
-SIZES = {"images": SMALL, "sequences": SMALL | {"factors": (6,), "layers": (2,)}}
 GOLDEN = np.load(Path(__file__).parent / "golden" / "terminator.npz")
 """Numbers in float64 of lalalune/Terminator at 98873b5, its modules moved to the CPU: `SFNEBlock`
 with the weights and inputs of the test below, `LnLoss` of that block, `cal_slow_loss_channel_sum`,
@@ -184,8 +183,7 @@ def block(p, x, options, earlier=(), mix=(1.0, 1.0, 1.0)):
 def test_a_network_is_that_of_the_definition(kind):
     x = draw(*SHAPES[kind])
     mix = {"hyper": HYPER, "wide": WIDE, "near": NEAR}
-    sizes = SIZES[kind]
-    net = Terminator(statistics="batch", trained_scales=True, **mix, **sizes)
+    net = Terminator(statistics="batch", trained_scales=True, **mix, **SMALL)
     variables = variables_of(net, np.float32(x))
 
     @jax.jit
@@ -195,9 +193,9 @@ def test_a_network_is_that_of_the_definition(kind):
     features, left = apply(variables, np.float32(x))
     p = wide(variables["params"])
     want, found = x, []
-    for i in range(len(sizes["factors"])):
+    for i in range(2):
         own = p[f"block{i}"]
-        want, *rest = block(own, want, sizes, mix=(HYPER, WIDE, NEAR))
+        want, *rest = block(own, want, SMALL, mix=(HYPER, WIDE, NEAR))
         found.append(rest)
         want = gelu(want) + own["bias"] + p[f"offset{i}"]
     np.testing.assert_allclose(features, over_places(want).squeeze(), rtol=2e-3, atol=2e-4)
@@ -246,7 +244,7 @@ def test_blocks_read_earlier_ones_and_drop_whole_channels():
 
 
 def test_trained_scales_keep_the_type_of_the_computation():
-    sizes = {"factors": (12, 1), "layers": (1, 1)}
+    sizes = {"factors": (12, 1, 2, 1, 1), "layers": (1,) * 5}
     net = Terminator(trained_scales=True, dtype=jnp.bfloat16, **TINY | sizes)
     x = jax.ShapeDtypeStruct((2, 3, 1), jnp.float32)
     features, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), x)
