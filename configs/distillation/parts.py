@@ -83,9 +83,16 @@ def families(**own: Any) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def tries() -> dict[str, Any]:
-    """Two weights of every side, near those that were chosen of three, with two rates each."""
-    rates = dict(learning_rate=(1.2e-2, 2.4e-2))
+def tries(*given: float) -> dict[str, Any]:
+    """Two weights of every side, near those that were chosen of three, with two rates each.
+
+    Args:
+      *given: Other learning rates.
+
+    Returns:
+      By side its values.
+    """
+    rates = dict(learning_rate=given or (1.2e-2, 2.4e-2))
     return dict(
         label=dict(smoothing=(0.1, 0.2), **rates),
         kd=dict(kd=(0.9,), temperature=(1.0, 2.0), **rates),

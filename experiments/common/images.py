@@ -74,8 +74,9 @@ def warn_of_oddities(train: data.Source, test: data.Source, *others: str) -> Non
 def training_batches(config: Any, source: data.Source, part: int, parts: int) -> grain.IterDataset:
     """Shuffled batches of a source for ever, this part of `parts` equal parts of each.
 
-    With `data.host_crops` they hold two random crops of each image, `[b, 2, h, w, c]`, cut on the
-    host from the image as it is stored and not as the source resizes it.
+    With `data.host_crops` they hold random crops of each image, `[b, n, h, w, c]`, cut on the host
+    from the image as it is stored and not as the source resizes it; n is `data.views`, by default
+    two.
     """
     transform = None
     if crops_on_host(config):
@@ -92,8 +93,13 @@ def crops_on_host(config: Any) -> bool:
     return config.data.get("host_crops", False)
 
 
+def views_on_host(config: Any) -> int:
+    """How many crops of each image the host cuts, one or two."""
+    return int(config.data.get("views", 2))
+
+
 def host_crops(config: Any) -> Callable[..., Any]:
-    """The host's part of the augmentation: a random crop of each of the two views.
+    """The host's part of the augmentation: a random crop of each of the two views, or of the one.
 
     It is `random_resized_crop` with the options of `augment`, and of `augment_second` for the
     second view where there is one.
@@ -114,9 +120,9 @@ def host_crops(config: Any) -> Callable[..., Any]:
                 f"{part}.order is {tuple(config[part].order)}, expected {CROP} first, because "
                 "data.host_crops is True"
             )
-    options = [dict(config[part][CROP]) for part in (parts[0], parts[-1])]
+    options = [dict(config[part][CROP]) for part in (parts[0], parts[-1])][: views_on_host(config)]
     sizes = [one.pop("size") for one in options]
-    if sizes[0] != sizes[1]:
+    if sizes[0] != sizes[-1]:
         raise UserError(
             f"{CROP}.size is {sizes[0]} and {sizes[1]}, expected one size of both views"
         )
@@ -134,7 +140,7 @@ def batch_spec(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch, known without opening data."""
     size, shape = config.train.batch_size, tuple(config.data.image_shape)
     if crops_on_host(config):
-        shape = (2, *pair(config.augment[CROP].size), shape[-1])
+        shape = (views_on_host(config), *pair(config.augment[CROP].size), shape[-1])
     return {
         "image": jax.ShapeDtypeStruct((size, *shape), jnp.dtype(config.data.image_dtype)),
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),

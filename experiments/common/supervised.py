@@ -61,7 +61,7 @@ def classification(
     pipeline = augmentation(config)
 
     def loss(params: Any, state: TrainState, batch: Any) -> Loss:
-        images = pipeline(state.step_key, augment.to_float(batch["image"]))
+        images = pipeline(state.step_key, one_crop(augment.to_float(batch["image"])))
         kept = [*state.model_state, *(["intermediates"] if penalty else [])]
         rngs = {"dropout": jax.random.fold_in(state.step_key, DROPOUT)} if dropout else {}
         logits, changed = model.apply(
@@ -88,6 +88,11 @@ def classification(
         evaluate=evaluate,
         batch_spec=batch_spec(config),
     )
+
+
+def one_crop(images: Float[Array, "b *views h w c"]) -> Float[Array, "b h w c"]:
+    """Images of a batch that holds one crop of each, see `experiments.common.images.host_crops`."""
+    return images.reshape(len(images), *images.shape[-3:])
 
 
 def right(config: Any, model: Any, variables: Any, source: data.Source) -> Bool[Array, " n"]:

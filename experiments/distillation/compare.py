@@ -1,4 +1,4 @@
-"""Distillation losses ranked on four pairs of a teacher and a student, under one budget.
+"""Distillation losses ranked on pairs of a teacher and a student, under one budget.
 
 Every loss has as many settings, learning rates among them, of which validation images choose one
 for all pairs, and the same steps on the same batches. Beside accuracy stands what a loss costs:
@@ -31,7 +31,7 @@ from rml.training import Claim, Progress, RunDirectory
 SOURCE = "networks, data and margin are this repository's"
 STATED = "2026-11-27"
 CLAIMS = (
-    Claim("DKD is half a point above KD, a mean over four pairs", "dkd_over_kd", ">=", 0.005,
+    Claim("DKD is half a point above KD, a mean over pairs", "dkd_over_kd", ">=", 0.005,
           f"arXiv:2203.08679; {SOURCE}", stated=STATED, null="label_over_kd"),
     Claim("DIST is half a point above KD", "dist_over_kd", ">=", 0.005,
           f"arXiv:2205.10536; {SOURCE}", stated=STATED, null="label_over_kd"),

@@ -12,7 +12,7 @@ from rml.ops import t_interval
 from rml.training import RunDirectory
 
 CAPTIONS = {
-    "ranking.png": "Accuracy on test images by each loss, means over four pairs of a teacher and a "
+    "ranking.png": "Accuracy on test images by each loss, means over pairs of a teacher and a "
     "student; bars: 95% intervals over images. The label alone is dashed.",
     "pairs.png": "Accuracy on test images above that of the label alone, in points, by loss (rows) "
     "and by pair of teacher and student (columns).",

@@ -6,7 +6,7 @@
 * `ExitNetwork`: a student that is taught at exits of its stages too, in the space of logits, where
   networks of different architectures can be compared; with "ofa" it is Hao et al., One-for-All:
   Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation, arXiv:2310.19444.
-  `network_variables` leaves them away.
+  `network_variables` leaves them away. `loss_beside` is the loss of a step of one's own.
 * `ScaleNetwork`, `scalekd_loss`: a student of any architecture in the space of a ViT's tokens, Fan
   et al., ScaleKD: Strong Vision Transformers Could Be Excellent Teachers, arXiv:2411.06786. Its
   parts are `CrossAttentionProjector` (beside it `LinearProjector`), `mimic` and `dual_view`, and
@@ -26,7 +26,7 @@ from rml.distillation.cross_attention_projector import (
 )
 from rml.distillation.distill import Distilled, distill
 from rml.distillation.dual_view import dual_view, mimic
-from rml.distillation.methods import METHODS, Method
+from rml.distillation.methods import METHODS, Method, loss_beside
 from rml.distillation.networks import ExitNetwork, Maps, Network, Outputs, network_variables
 from rml.distillation.ratios import (
     correctness_ratio,
@@ -68,6 +68,7 @@ __all__ = [
     "fused_loss",
     "last_blocks",
     "linear_ratio",
+    "loss_beside",
     "mimic",
     "network_variables",
     "ratio_lookahead",

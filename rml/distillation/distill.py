@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from rml.distillation.methods import METHODS, Method
+from rml.distillation.methods import METHODS, Method, loss_beside
 from rml.distillation.networks import Maps, Outputs
 from rml.distillation.scalekd import ScaleNetwork
 from rml.distillation.teachers import teacher_means
@@ -206,12 +206,7 @@ def _program(plan: _Plan) -> Callable[..., Any]:
         ours, theirs = found.logits, logits
         if row.reads == "features":
             ours, theirs = maps.apply({"params": theta["maps"]}, found.features, features)
-        outputs = [ours]
-        if found.exits is not None and row.reads == "logits":
-            outputs = [*found.exits, ours]
-        several = zip(outputs, _options(given, len(outputs)), strict=True)
-        each = jnp.stack([row.loss(own, theirs, y, **more) for own, more in several])
-        beside = jnp.sum(each, axis=0)
+        beside = loss_beside(row, found, ours, theirs, y, options=given)
         return beside, label.astype(beside.dtype), found, state
 
     def relation(found: Any, batch: Any, means: Array) -> Array:
@@ -317,18 +312,6 @@ def _plain(option: Any) -> Any:
     if isinstance(option, jax.Array | np.ndarray):
         option = option.tolist()
     return tuple(map(_plain, option)) if isinstance(option, list | tuple) else option
-
-
-def _options(options: Mapping[str, Any], outputs: int) -> list[dict[str, Any]]:
-    """Options of the loss of each output of the student: of a tuple each has its own number."""
-    several = {name: x for name, x in options.items() if isinstance(x, tuple)}
-    for name, x in several.items():
-        if len(x) != outputs or any(map(np.ndim, x)):
-            raise UserError(
-                f"{name} is {x}, expected one number, or one for each exit and the student's own "
-                f"logits, {outputs} in all"
-            )
-    return [{**options, **{name: x[i] for name, x in several.items()}} for i in range(outputs)]
 
 
 def _outputs(teacher: Callable[[Array], Outputs], images: Array, batch_size: int) -> Outputs:

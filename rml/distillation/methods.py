@@ -6,11 +6,15 @@ which a linear map brings to one width first where a loss needs it. The one on t
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
 
+from rml.distillation.networks import Outputs
 from rml.distillation.scalekd import scalekd_loss
+from rml.errors import UserError
 from rml.losses import (
     correlation_congruence,
     crd_loss,
@@ -65,3 +69,49 @@ METHODS: Mapping[str, Method] = {
     "scalekd": Method(scalekd_loss, "tokens", share=0.5, copies=False),
 }
 """Distillation losses by name."""
+
+
+def loss_beside(
+    method: Method,
+    found: Outputs,
+    ours: Float[Array, "b d"],
+    theirs: Float[Array, "b e"],
+    labels: Int[Array, " b"],
+    *,
+    options: Mapping[str, Any],
+) -> Float[Array, " b"]:
+    """Computes the loss of a student beside its teacher; one on logits is summed over exits too.
+
+    Args:
+      method: A method on logits or on features.
+      found: Outputs of the student, of which exits are read.
+      ours: Logits of the student, or its features after a map, see `Maps`.
+      theirs: The same of the teacher.
+      labels: Classes of the examples.
+      options: Further arguments of the loss; of a tuple each exit and last the student's own logits
+        have a number of their own.
+
+    Returns:
+      The loss of each example.
+
+    Raises:
+      UserError: An option has not a number for each output.
+    """
+    outputs = [ours]
+    if found.exits is not None and method.reads == "logits":
+        outputs = [*found.exits, ours]
+    several = zip(outputs, _options(options, len(outputs)), strict=True)
+    each = jnp.stack([method.loss(own, theirs, labels, **more) for own, more in several])
+    return jnp.sum(each, axis=0)
+
+
+def _options(options: Mapping[str, Any], outputs: int) -> list[dict[str, Any]]:
+    """Options of the loss of each output of the student: of a tuple each has its own number."""
+    several = {name: x for name, x in options.items() if isinstance(x, tuple)}
+    for name, x in several.items():
+        if len(x) != outputs or any(map(np.ndim, x)):
+            raise UserError(
+                f"{name} is {x}, expected one number, or one for each exit and the student's own "
+                f"logits, {outputs} in all"
+            )
+    return [{**options, **{name: x[i] for name, x in several.items()}} for i in range(outputs)]

@@ -42,6 +42,7 @@ if ALL:
         "moco_v3, ViT": ("configs.contrastive.moco_v3_mnist5k", {"model": VIT}),
         "supcon": ("configs.contrastive.supcon_mnist5k", {}),
         "base_training": ("configs.fewshot.base_digits", {"classes.base": 8}),
+        "distill": ("configs.distillation.distill_fashion", {"classes": 24}),
         # At 0.05 the queue's random keys leave a fresh encoder a loss that is all rounding.
         "contriever": (CONTRIEVER, TEXT | {"loss.temperature": 1.0}),
         "contriever, in batch": (CONTRIEVER, TEXT | {"loss.negatives": "batch"}),
@@ -134,8 +135,9 @@ def test_the_step_on_eight_devices_equals_that_on_one(forked, experiment):
         # Two moments a parameter, one where the optimiser is SGD with momentum.
         assert other["moments"] in (other["split"], 2 * other["split"]), mesh
         # Splitting over fsdp is for memory: those are gathered where they are used. What lies split
-        # over model is computed with as it lies.
-        assert other["gathered"] == [], mesh
+        # over model is computed with as it lies, but for kernels of convolutions of a whole batch.
+        if "ViT" in experiment or mesh.get("model") != 8:
+            assert other["gathered"] == [], mesh
         # On a CPU the kernel gradient of a convolution gathers its input, but not of patches. Where
         # the batch is not split, every device reads all images.
         if "ViT" in experiment and mesh.get("model") != 8:

@@ -1,0 +1,225 @@
+"""The training of one teacher and of its students, whose images may be augmented and on any mesh.
+
+The name of a directory of the run says what is trained in it: "teacher", or a student as
+"<side>_<i>" with the i-th learning rate of `config.rates`.
+"""
+
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from experiments.common.encoders import ProjectedEncoder
+from experiments.common.images import augmentation, batch_spec, open_images, training_batches
+from experiments.common.supervised import classification, one_crop, right
+from rml import models
+from rml.data import augment
+from rml.distillation import (
+    METHODS,
+    ExitNetwork,
+    Maps,
+    Network,
+    Outputs,
+    loss_beside,
+    network_variables,
+)
+from rml.errors import UserError, unknown
+from rml.losses import smoothed_cross_entropy
+from rml.training import Loss, Task, TrainState, build_optimizer, gradient_task
+
+TEACHER, STUDENT, ALONE = "teacher", "student", "alone"
+FIXED, APART, STRANGERS = "fixed", "apart", "strangers"
+SIDES = (ALONE, STRANGERS, FIXED, APART, STUDENT)
+"""Students: without a teacher, and with one that reads the views of other images, images as they
+are, views of its own, or the student's views."""
+PARTS = ("train", "validation", "test")
+
+
+class Taught(nn.Module):
+    """A student, and linear maps of its features and of its teacher's.
+
+    Attributes:
+      student: The student, with exits or without.
+      maps: Maps, see `rml.distillation.Method`.
+    """
+
+    student: nn.Module
+    maps: nn.Module
+
+    def __call__(
+        self, images: Array, features: Array | None = None, *, train: bool
+    ) -> tuple[Outputs, tuple[Array, Array] | None]:
+        """The student's outputs, and its features and the teacher's after maps, if these are."""
+        found = self.student(images, train=train)
+        return found, None if features is None else self.maps(found.features, features)
+
+
+def side_of(name: str) -> tuple[str, int]:
+    """The side that a directory's name says, and the number of its learning rate."""
+    side, _, number = name.rpartition("_")
+    if side not in SIDES or not number.isdigit():
+        raise unknown("student of the run", name, [f"{side}_0" for side in SIDES])
+    return side, int(number)
+
+
+def sources(config: Any) -> dict[str, Any]:
+    """Opens all images of a config."""
+    found = {part: open_images(config, part, labelled=True) for part in PARTS}
+    for source in found.values():
+        if source.num_classes != config.classes:
+            raise UserError(
+                f"{source.name} has {source.num_classes} classes, expected classes={config.classes}"
+            )
+    return found
+
+
+def classifier(config: Any, model: Any) -> ProjectedEncoder:
+    """A network as it is used, with logits of `config.classes`."""
+    dtype = jnp.dtype(config.dtype)
+    return ProjectedEncoder(
+        models.build(**model, dtype=dtype), models.Classifier(config.classes, dtype=dtype)
+    )
+
+
+def teacher_task(config: Any) -> Task:
+    """The problem of the teacher: to tell classes apart."""
+    own, opened = config.copy_and_resolve_references(), cache(lambda: sources(config))
+    for key in ("optimizer", "train"):
+        own[key] = own.teaching[key]
+    return classification(
+        own, classifier(own, own.teacher), train=lambda: opened()["train"],
+        held_out=lambda: opened()["validation"],
+    )  # fmt: skip
+
+
+def student(config: Any, side: str) -> Taught:
+    """A student as it is trained."""
+    encoder = models.build(**config.student, dtype=jnp.dtype(config.dtype))
+    row, exits = METHODS[config.beside.loss], dict(config.beside.exits)
+    net: Network | ExitNetwork = Network(encoder, config.classes)
+    if exits and side != ALONE:
+        net = ExitNetwork(encoder, config.classes, models.Exits(config.classes, **exits))
+    return Taught(net, Maps(row.maps))
+
+
+def used(variables: PyTree) -> dict[str, PyTree]:
+    """The variables of a student that its `classifier` takes."""
+    own = {name: part["student"] for name, part in variables.items() if "student" in part}
+    names = {"encoder": "encoder", "classifier": "head"}
+    return {
+        name: {names[key]: leaf for key, leaf in part.items()}
+        for name, part in network_variables(own).items()
+    }
+
+
+def says(module: ProjectedEncoder, images: Array) -> Outputs:
+    """What a teacher says of images."""
+    features = module.encoder(images, train=False)
+    return Outputs(jnp.asarray(module.head(features, train=False)), features)
+
+
+def student_task(config: Any, name: str, teacher: PyTree = None) -> Task:
+    """The problem of one student.
+
+    Args:
+      config: The run's config.
+      name: Name of its directory.
+      teacher: Variables of the teacher; random ones if not given, for shapes alone.
+    """
+    side, number = side_of(name)
+    own, opened = config.copy_and_resolve_references(), cache(lambda: sources(config))
+    own.optimizer.learning_rate = own.rates[number]
+    row, beside, options = METHODS[own.beside.loss], own.beside, dict(own.beside.options)
+    above, module, pipeline = classifier(own, own.teacher), student(own, side), augmentation(own)
+    spec = batch_spec(own)
+    blank = jnp.zeros((2, *spec["image"].shape[-3:]))
+
+    def first_teacher(key: Any, _: Any = None) -> dict[str, PyTree]:
+        if side == ALONE:
+            return {}
+        if teacher is None:
+            return {TEACHER: above.init(key, blank, train=False)}
+        boxes = jax.eval_shape(lambda key: above.init(key, blank, train=False), key)
+        return {TEACHER: jax.tree.map(
+            lambda box, value: box.replace_boxed(jnp.asarray(value)), boxes, teacher,
+            is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata),
+        )}  # fmt: skip
+
+    def init(key: Any) -> PyTree:
+        if side == ALONE:
+            return module.init(key, blank, train=True)
+        shape = jax.eval_shape(
+            lambda key: above.init_with_output(key, blank, method=says)[0], key
+        ).features.shape  # fmt: skip
+        return module.init(key, blank, jnp.zeros(shape), train=True)
+
+    def seen(images: Array, plain: Array, key: Any) -> Array:
+        if side == FIXED:
+            return plain
+        return pipeline(key, plain) if side == APART else images
+
+    def loss(params: PyTree, state: TrainState, batch: Any) -> Loss:
+        key, other = jax.random.split(state.step_key)
+        plain = one_crop(augment.to_float(batch["image"]))
+        images = pipeline(key, plain)
+        known: Any = None
+        if side != ALONE:
+            known = above.apply(state.extra[TEACHER], seen(images, plain, other), method=says)
+            if side == STRANGERS:
+                known = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), known)
+        theirs = None if known is None else known.features
+        (found, mapped), changed = module.apply(
+            state.training_variables(params), images, theirs, train=True,
+            mutable=list(state.model_state),
+        )  # fmt: skip
+        each = smoothed_cross_entropy(
+            found.logits, batch["label"], smoothing=own.loss.smoothing
+        ).astype(jnp.float32)
+        metrics = {"accuracy": jnp.mean(jnp.argmax(found.logits, axis=-1) == batch["label"])}
+        if known is not None:
+            ours, theirs = (found.logits, known.logits) if row.reads == "logits" else mapped
+            more = loss_beside(row, found, ours, theirs, batch["label"], options=options)
+            each = beside.label * each + beside.weight * more
+            agree = jnp.argmax(found.logits, axis=-1) == jnp.argmax(known.logits, axis=-1)
+            metrics |= {"beside": jnp.mean(more), "agreement": jnp.mean(agree)}
+        return Loss(jnp.mean(each), metrics, model_state=changed)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        net = classifier(own, own.student)
+        found = right(own, net, used(state.variables), opened()["validation"])
+        return {"accuracy": float(jnp.mean(found))}
+
+    return gradient_task(
+        loss=loss,
+        init_variables=init,
+        optimizer=build_optimizer(dict(own.optimizer), steps=own.train.steps),
+        batches=lambda part=0, parts=1: training_batches(own, opened()["train"], part, parts),
+        evaluate=evaluate,
+        batch_spec=spec,
+        extra=first_teacher,
+    )
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` unless the loss beside the teacher is one of logits or features."""
+    beside, known = config.beside, {k: own for k, own in METHODS.items() if own.reads != "tokens"}
+    if beside.loss not in known:
+        raise unknown("beside.loss", beside.loss, known)
+    row = known[beside.loss]
+    if beside.exits and row.reads != "logits":
+        raise UserError(
+            f"beside.exits is {dict(beside.exits)} and beside.loss {beside.loss!r}, which reads "
+            "features; expected no exits, or a loss on logits"
+        )
+    named: Mapping[str, Any] = inspect.signature(row.loss).parameters
+    taken = [key for key, own in named.items() if own.kind is own.KEYWORD_ONLY]
+    for key in beside.options:
+        if key not in taken:
+            raise unknown(f"option of {beside.loss} in beside.options", key, taken)
+    if not config.rates:
+        raise UserError("rates is empty, expected at least one learning rate")

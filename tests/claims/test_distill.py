@@ -1,0 +1,178 @@
+"""A student beside its teacher on augmented digits; `make claims` measures students that learn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rml
+from configs.distillation import distill_fashion as config_file
+from configs.distillation import ofakd_imagenet2012
+from experiments.common.supervised import one_crop
+from experiments.distillation import distill, distill_tasks
+from rml.data import augment
+from rml.errors import UserError
+from rml.losses import kd_loss, smoothed_cross_entropy
+from tests.system.two_steps import override
+
+MLP = {"name": "mlp", "hidden": (12,), "features": 6}
+DIGITS = {
+    "data.name": "digits", "data.image_shape": (8, 8, 1), "data.train": "train[:400]",
+    "data.validation": "train[400:600]", "train.batch_size": 32, "train.steps": 6,
+    "train.eval_every": 3, "train.log_every": 3, "train.checkpoint_every": 6, "rates": (1e-2,),
+    "optimizer.warmup_steps": 1, "teaching.optimizer.warmup_steps": 1,
+    "teaching.train.batch_size": 32, "teaching.train.steps": 6, "teaching.train.eval_every": 3,
+    "teaching.train.log_every": 3, "teaching.train.checkpoint_every": 6,
+    "teacher": MLP, "student": MLP, "evaluation.batch_size": 256,
+    "augment.random_erase.p": 0.0,
+}  # fmt: skip
+
+
+def small(**changes):
+    """The config on digits; double underscores stand for dots."""
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    return override(config_file.get_config(), DIGITS | changes)
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_claim_draws_and_is_loaded(measure, tmp_path):
+    changes = {"rates": (1e-2, 1e-9), "beside.loss": "ofa", "beside.options": {"gamma": 1.5},
+               "student": {"name": "convnet", "widths": (4, 4), "kernel_sizes": (3, 3),
+                           "strides": (2, 2), "norm": "batch", "pooling": "mean", "features": 6},
+               "beside.exits": {"width": 6}}  # fmt: skip
+    metrics, holds = measure("configs/distillation/distill_fashion.py", DIGITS | changes)
+    assert len(holds) == len(distill.CLAIMS)
+    assert np.isfinite(list(metrics.values())).all()
+    directory = tmp_path / "run"
+    figures = {path.name for path in (directory / "figures").glob("*.png")}
+    assert figures == set(distill.CAPTIONS)
+    # A rate of next to nothing is not chosen by validation images where another one learns.
+    assert metrics["tries"] == 2
+    assert metrics["rate_student"] in changes["rates"]
+    difference = metrics["accuracy_student"] - metrics["accuracy_alone"]
+    assert metrics["student_over_alone"] == pytest.approx(difference, abs=1e-6)
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    for name in ("teacher", "student_0", "alone_1"):
+        found = rml.load(directory / "methods" / name)
+        assert found(images).shape == (3, 6)
+    # The teacher of this run is that of another, if the other's config is the same.
+    config = small(**{name.replace(".", "__"): value for name, value in changes.items()})
+    config.teaching.run = str(directory)
+    problem = distill_tasks.teacher_task(config)
+    taken = distill.of_run(config, problem)
+    own = rml.load(directory / "methods" / "teacher").embedder.variables
+    jax.tree.map(np.testing.assert_array_equal, taken, own)
+    config.data.train = "train[:300]"
+    with pytest.raises(UserError, match=r"of another config.*data\.train: 'train\[:400\]' there"):
+        distill.of_run(config, problem)
+    config.teaching.run = str(tmp_path)
+    with pytest.raises(UserError, match=r"teaching\.run is .*expected the directory of a run"):
+        distill.of_run(config, problem)
+
+
+def first_step(config, name, seed=1):
+    """Metrics of one step of a student that is its teacher, and what they are made of."""
+    net = distill_tasks.classifier(config, config.teacher)
+    shape = tuple(config.data.image_shape)
+    teacher = jax.jit(lambda key: net.init(key, jnp.zeros((2, *shape)), train=False))(
+        jax.random.key(3)
+    )
+    plain = jax.tree.map(lambda box: box.unbox() if hasattr(box, "unbox") else box, teacher,
+                         is_leaf=lambda x: hasattr(x, "unbox"))  # fmt: skip
+    problem = distill_tasks.student_task(config, name, plain)
+    state = jax.tree.map(lambda box: box.unbox() if hasattr(box, "unbox") else box,
+                         jax.jit(problem.init)(jax.random.key(seed)),
+                         is_leaf=lambda x: hasattr(x, "unbox"))  # fmt: skip
+    copied = {"encoder": plain["params"]["encoder"], "classifier": plain["params"]["head"]}
+    state = state.replace(params={**state.params, "student": copied})
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 256, (8, *shape), np.uint8),
+             "label": rng.integers(0, 10, 8).astype(np.int32)}  # fmt: skip
+    _, metrics = jax.jit(problem.step)(state, batch)
+    logits = jax.jit(lambda x: net.apply(plain, x, train=False))(augment.to_float(batch["image"]))
+    return {k: float(value) for k, value in metrics.items()}, logits, jnp.asarray(batch["label"])
+
+
+@pytest.mark.parametrize(
+    ("side", "same"), [("student", True), ("fixed", False), ("apart", False), ("strangers", False)]
+)
+def test_the_teacher_reads_the_views_that_a_side_says(side, same):
+    """A student that is its own teacher says the same of the same views, and of no others."""
+    metrics, _, _ = first_step(small(), f"{side}_0")
+    assert (metrics["beside"] < 1e-6) == same
+    assert (metrics["agreement"] == 1.0) == same
+
+
+def test_without_augmentation_views_are_the_images_as_they_are():
+    plain = small(augment__order=())
+    assert first_step(plain, "fixed_0")[0]["beside"] < 1e-6
+    assert first_step(plain, "apart_0")[0]["beside"] < 1e-6
+    metrics, logits, labels = first_step(plain, "strangers_0")
+    beside = kd_loss(logits, jnp.roll(logits, 1, axis=0), labels, temperature=2.0).mean()
+    assert metrics["beside"] == pytest.approx(float(beside), rel=1e-5)
+    label = smoothed_cross_entropy(logits, labels, smoothing=0.0).mean()
+    assert metrics["loss"] == pytest.approx(float(0.1 * label + 0.9 * beside), rel=1e-5)
+
+
+def test_labels_have_their_weight_and_smoothing_and_alone_no_other_loss():
+    plain = small(augment__order=(), loss__smoothing=0.2, beside__label=0.3)
+    metrics, logits, labels = first_step(plain, "alone_0")
+    label = float(smoothed_cross_entropy(logits, labels, smoothing=0.2).mean())
+    assert metrics["loss"] == pytest.approx(label, rel=1e-5)
+    assert "beside" not in metrics
+    metrics, _, _ = first_step(plain, "fixed_0")
+    assert metrics["loss"] == pytest.approx(0.3 * label, rel=1e-5)
+
+
+def test_a_loss_on_features_trains_a_map_and_has_its_options():
+    config = small(beside__loss="fitnet", beside__options={}, student=MLP | {"features": 4})
+    problem = distill_tasks.student_task(config, "student_0")
+    state = jax.eval_shape(problem.init, jax.random.key(0))
+    assert set(state.params) == {"student", "maps"}
+    assert state.params["maps"]["student"]["kernel"].value.shape == (4, 6)
+    alone = jax.eval_shape(distill_tasks.student_task(config, "alone_0").init, jax.random.key(0))
+    assert set(alone.params) == {"student"}
+    assert not alone.extra
+
+
+def test_rates_are_those_of_the_directories():
+    config = small(rates=(1e-2, 3e-2))
+    rates = [first_step(config, f"alone_{i}")[0]["learning_rate"] for i in (0, 1)]
+    # The second of two warm-up steps is the first that trains.
+    assert rates[1] == pytest.approx(3 * rates[0])
+
+
+def test_one_crop_is_cut_on_the_host():
+    config = ofakd_imagenet2012.get_config()
+    spec = distill_tasks.student_task(config, "student_0").batch_spec["image"]
+    assert spec.shape == (1024, 1, 224, 224, 3)
+    crops = jnp.arange(2 * 1 * 3 * 3 * 1.0).reshape(2, 1, 3, 3, 1)
+    np.testing.assert_array_equal(one_crop(crops), crops[:, 0])
+    np.testing.assert_array_equal(one_crop(crops[:, 0]), crops[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beside__loss": "kdd"}, "unknown beside.loss 'kdd'; did you mean 'kd'"),
+        ({"beside__loss": "scalekd"}, "unknown beside.loss 'scalekd'"),
+        ({"beside__options": {"gamma": 2.0}}, "unknown option of kd in beside.options 'gamma'"),
+        ({"beside__loss": "rkd_angle", "beside__options": {}, "beside__exits": {"width": 4}},
+         "expected no exits, or a loss on logits"),
+        ({"rates": ()}, "rates is empty, expected at least one learning rate"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        distill_tasks.check(small(**changes))
+
+
+def test_a_name_that_is_no_student_is_told():
+    with pytest.raises(UserError, match="unknown student of the run 'studnt_0'"):
+        distill_tasks.side_of("studnt_0")
+    assert distill_tasks.side_of("apart_3") == ("apart", 3)
+
+
+def test_classes_of_the_config_are_those_of_the_images():
+    with pytest.raises(UserError, match="digits has 10 classes, expected classes=9"):
+        distill_tasks.sources(small(classes=9))
