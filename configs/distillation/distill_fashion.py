@@ -40,9 +40,12 @@ def get_config() -> ConfigDict:
             ),
             student=convnet(8, 16, 32, features=32),
             # A name in rml.distillation.METHODS, its weight and that of the label, and exits of the
-            # student's stages, such as dict(width=128), where the loss reads logits.
-            beside=dict(loss="kd", label=0.1, weight=0.9, exits=dict(),
-                        options=dict(temperature=2.0)),
+            # student's stages, such as dict(width=128), where the loss reads logits. Projectors
+            # and the teacher's last blocks are scalekd's, whose teacher has to be a ViT.
+            beside=dict(
+                loss="kd", label=0.1, weight=0.9, options=dict(temperature=2.0), exits=dict(),
+                tokens=dict(heads=4, scale=5.0, blocks=1),
+            ),
             loss=dict(smoothing=0.0),
             rates=(1e-2, 3e-2),
             optimizer=parts.optimizer(learning_rate=1e-2, warmup_steps=50, weight_decay=1e-2),

@@ -2,11 +2,12 @@
 
 The teacher's forward is part of the step, so that images may be augmented, and both networks lie on
 the mesh of the config. Any loss on logits or features stands beside the label's, one on logits at
-exits of the student's stages too: KD (Hinton et al., arXiv:1503.02531), One-for-All (Hao et al.,
-arXiv:2310.19444) and all others of `rml.distillation.METHODS` but ScaleKD. That both read the same
-views is "consistent teaching" of Beyer et al., Knowledge distillation: A good teacher is patient
-and consistent, arXiv:2106.05237. Beside the student stand the same one that learns labels alone,
-one whose teacher reads images as they are, one whose teacher reads views of its own, and the null,
+exits of the student's stages too, or ScaleKD in the space of a ViT's tokens: all of
+`rml.distillation.METHODS`, of which KD is Hinton et al., arXiv:1503.02531, One-for-All Hao et al.,
+arXiv:2310.19444, and ScaleKD Fan et al., arXiv:2411.06786. That both read the same views is
+"consistent teaching" of Beyer et al., Knowledge distillation: A good teacher is patient and
+consistent, arXiv:2106.05237. Beside the student stand the same one that learns labels alone, one
+whose teacher reads images as they are, one whose teacher reads views of its own, and the null,
 whose teacher reads other images. Each has all learning rates of `rates`, of which validation images
 choose. The teacher is trained first, or is that of another run.
 """
@@ -40,7 +41,7 @@ from experiments.distillation.distill_tasks import (
     teacher_task,
     used,
 )
-from experiments.ranges import Range
+from experiments.ranges import SIZE, Range
 from rml.encoder import ImageEmbedder
 from rml.errors import UserError, local_path
 from rml.evaluation import paired_bootstrap
@@ -63,6 +64,7 @@ CLAIMS = (
 )  # fmt: skip
 RANGES = {
     "beside.label": Range(), "beside.weight": Range(), "rates": Range(above=True),
+    "beside.tokens.heads": SIZE, "beside.tokens.scale": Range(),
     "data.views": Range(1, 1, whole=True),
 }  # fmt: skip
 NAMES = {

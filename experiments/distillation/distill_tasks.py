@@ -5,8 +5,9 @@ The name of a directory of the run says what is trained in it: "teacher", or a s
 """
 
 import inspect
+import math
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -25,11 +26,14 @@ from rml.distillation import (
     Maps,
     Network,
     Outputs,
+    ScaleNetwork,
     loss_beside,
     network_variables,
+    through_teacher,
 )
 from rml.errors import UserError, unknown
 from rml.losses import smoothed_cross_entropy
+from rml.models import ViT
 from rml.training import Loss, Task, TrainState, build_optimizer, gradient_task
 
 TEACHER, STUDENT, ALONE = "teacher", "student", "alone"
@@ -52,10 +56,10 @@ class Taught(nn.Module):
     maps: nn.Module
 
     def __call__(
-        self, images: Array, features: Array | None = None, *, train: bool
-    ) -> tuple[Outputs, tuple[Array, Array] | None]:
+        self, images: Array, features: Array | None = None, *, train: bool, **more: Any
+    ) -> tuple[Any, tuple[Array, Array] | None]:
         """The student's outputs, and its features and the teacher's after maps, if these are."""
-        found = self.student(images, train=train)
+        found = self.student(images, train=train, **more)
         return found, None if features is None else self.maps(found.features, features)
 
 
@@ -101,10 +105,37 @@ def student(config: Any, side: str) -> Taught:
     """A student as it is trained."""
     encoder = models.build(**config.student, dtype=jnp.dtype(config.dtype))
     row, exits = METHODS[config.beside.loss], dict(config.beside.exits)
-    net: Network | ExitNetwork = Network(encoder, config.classes)
+    net: Network | ExitNetwork | ScaleNetwork = Network(encoder, config.classes)
     if exits and side != ALONE:
         net = ExitNetwork(encoder, config.classes, models.Exits(config.classes, **exits))
+    if row.reads == "tokens" and side != ALONE:
+        vit, tokens = of_tokens(config), config.beside.tokens
+        net = ScaleNetwork(
+            encoder, config.classes, grid=grid_of(config, vit), width=vit.width,
+            heads=tokens.heads, scale=tokens.scale,
+        )  # fmt: skip
     return Taught(net, Maps(row.maps))
+
+
+def of_tokens(config: Any) -> ViT:
+    """The encoder of a teacher of tokens.
+
+    Raises:
+      UserError: It is no ViT.
+    """
+    vit = models.build(**config.teacher, dtype=jnp.dtype(config.dtype))
+    if not isinstance(vit, ViT):
+        raise UserError(
+            f"teacher.name is {config.teacher.name!r} and beside.loss {config.beside.loss!r}, "
+            "which reads tokens; expected a ViT"
+        )
+    return vit
+
+
+def grid_of(config: Any, vit: ViT) -> tuple[int, int]:
+    """Rows and columns of the patches of a training image."""
+    rows, columns = (-(-n // vit.patch_size) for n in batch_spec(config)["image"].shape[-3:-1])
+    return rows, columns
 
 
 def used(variables: PyTree) -> dict[str, PyTree]:
@@ -117,10 +148,27 @@ def used(variables: PyTree) -> dict[str, PyTree]:
     }
 
 
-def says(module: ProjectedEncoder, images: Array) -> Outputs:
-    """What a teacher says of images."""
-    features = module.encoder(images, train=False)
-    return Outputs(jnp.asarray(module.head(features, train=False)), features)
+def says(module: ProjectedEncoder, images: Array, *, stages: bool = False) -> Outputs:
+    """What a teacher says of images, with `stages` the outputs of its encoder's stages too."""
+    found = module.encoder(images, train=False, stages=True) if stages else None
+    features = found.features if found else module.encoder(images, train=False)
+    logits = jnp.asarray(module.head(features, train=False))
+    return Outputs(logits, features, stages=found.stages if found else None)
+
+
+def of_images(config: Any, variables: PyTree, images: Array) -> tuple[Outputs, dict[str, Any]]:
+    """What the teacher says of images, and its last blocks as `path` where it teaches tokens."""
+    above = classifier(config, config.teacher)
+    if METHODS[config.beside.loss].reads != "tokens":
+        plain: Any = above.apply(variables, images, method=says)
+        return plain, {}
+    vit, own = of_tokens(config), {"params": variables["params"]["encoder"]}
+    end = partial(through_teacher, vit, own)
+    found: Any = above.apply(variables, images, stages=True, method=says)
+    places = math.prod(grid_of(config, vit))  # without a class token
+    tokens = end(found.stages[-1][:, -places:], start=vit.depth)
+    path = partial(end, start=vit.depth - config.beside.tokens.blocks)
+    return Outputs(found.logits, found.features, tokens=tokens), {"path": path}
 
 
 def student_task(config: Any, name: str, teacher: PyTree = None) -> Task:
@@ -151,7 +199,7 @@ def student_task(config: Any, name: str, teacher: PyTree = None) -> Task:
         )}  # fmt: skip
 
     def init(key: Any) -> PyTree:
-        if side == ALONE:
+        if side == ALONE or row.reads != "features":
             return module.init(key, blank, train=True)
         shape = jax.eval_shape(
             lambda key: above.init_with_output(key, blank, method=says)[0], key
@@ -163,30 +211,36 @@ def student_task(config: Any, name: str, teacher: PyTree = None) -> Task:
             return plain
         return pipeline(key, plain) if side == APART else images
 
+    def loss_of(found: Any, mapped: Any, known: Outputs, labels: Array) -> Array:
+        if row.reads == "tokens":
+            return row.loss(found, known.logits, known.tokens, labels, share=1.0, **options)
+        ours, theirs = (found.logits, known.logits) if row.reads == "logits" else mapped
+        return loss_beside(row, found, ours, theirs, labels, options=options)
+
     def loss(params: PyTree, state: TrainState, batch: Any) -> Loss:
         key, other = jax.random.split(state.step_key)
         plain = one_crop(augment.to_float(batch["image"]))
         images = pipeline(key, plain)
-        known: Any = None
+        known: Outputs | None = None
+        more: dict[str, Any] = {}
         if side != ALONE:
-            known = above.apply(state.extra[TEACHER], seen(images, plain, other), method=says)
+            known, more = of_images(own, state.extra[TEACHER], seen(images, plain, other))
             if side == STRANGERS:
                 known = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), known)
-        theirs = None if known is None else known.features
+        theirs = known.features if known and row.reads == "features" else None
         (found, mapped), changed = module.apply(
             state.training_variables(params), images, theirs, train=True,
-            mutable=list(state.model_state),
+            mutable=list(state.model_state), **more,
         )  # fmt: skip
         each = smoothed_cross_entropy(
             found.logits, batch["label"], smoothing=own.loss.smoothing
         ).astype(jnp.float32)
         metrics = {"accuracy": jnp.mean(jnp.argmax(found.logits, axis=-1) == batch["label"])}
         if known is not None:
-            ours, theirs = (found.logits, known.logits) if row.reads == "logits" else mapped
-            more = loss_beside(row, found, ours, theirs, batch["label"], options=options)
-            each = beside.label * each + beside.weight * more
+            told = loss_of(found, mapped, known, batch["label"])
+            each = beside.label * each + beside.weight * told
             agree = jnp.argmax(found.logits, axis=-1) == jnp.argmax(known.logits, axis=-1)
-            metrics |= {"beside": jnp.mean(more), "agreement": jnp.mean(agree)}
+            metrics |= {"beside": jnp.mean(told), "agreement": jnp.mean(agree)}
         return Loss(jnp.mean(each), metrics, model_state=changed)
 
     def evaluate(state: TrainState) -> dict[str, float]:
@@ -206,18 +260,24 @@ def student_task(config: Any, name: str, teacher: PyTree = None) -> Task:
 
 
 def check(config: Any) -> None:
-    """Raises `UserError` unless the loss beside the teacher is one of logits or features."""
-    beside, known = config.beside, {k: own for k, own in METHODS.items() if own.reads != "tokens"}
-    if beside.loss not in known:
-        raise unknown("beside.loss", beside.loss, known)
-    row = known[beside.loss]
+    """Raises `UserError` unless the loss beside the teacher is known, and has what it reads."""
+    beside = config.beside
+    if beside.loss not in METHODS:
+        raise unknown("beside.loss", beside.loss, METHODS)
+    row = METHODS[beside.loss]
     if beside.exits and row.reads != "logits":
         raise UserError(
             f"beside.exits is {dict(beside.exits)} and beside.loss {beside.loss!r}, which reads "
-            "features; expected no exits, or a loss on logits"
+            f"{row.reads}; expected no exits, or a loss on logits"
+        )
+    if row.reads == "tokens" and not 1 <= beside.tokens.blocks <= (
+        depth := of_tokens(config).depth
+    ):
+        raise UserError(
+            f"beside.tokens.blocks is {beside.tokens.blocks}, expected 1 to {depth}, the teacher's"
         )
     named: Mapping[str, Any] = inspect.signature(row.loss).parameters
-    taken = [key for key, own in named.items() if own.kind is own.KEYWORD_ONLY]
+    taken = [key for key, own in named.items() if own.kind is own.KEYWORD_ONLY and key != "share"]
     for key in beside.options:
         if key not in taken:
             raise unknown(f"option of {beside.loss} in beside.options", key, taken)

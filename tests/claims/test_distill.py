@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core.meta import unbox
 
 import rml
 from configs.distillation import distill_fashion as config_file
@@ -11,11 +12,14 @@ from configs.distillation import ofakd_imagenet2012
 from experiments.common.supervised import one_crop
 from experiments.distillation import distill, distill_tasks
 from rml.data import augment
+from rml.distillation import scalekd_loss, through_teacher
 from rml.errors import UserError
 from rml.losses import kd_loss, smoothed_cross_entropy
 from tests.system.two_steps import override
 
 MLP = {"name": "mlp", "hidden": (12,), "features": 6}
+VIT = {"name": "vit_ti", "width": 8, "depth": 2, "heads": 2, "patch_size": 4, "pooling": "cls",
+       "positions": "learned"}  # fmt: skip
 DIGITS = {
     "data.name": "digits", "data.image_shape": (8, 8, 1), "data.train": "train[:400]",
     "data.validation": "train[400:600]", "train.batch_size": 32, "train.steps": 6,
@@ -74,15 +78,10 @@ def first_step(config, name, seed=1):
     """Metrics of one step of a student that is its teacher, and what they are made of."""
     net = distill_tasks.classifier(config, config.teacher)
     shape = tuple(config.data.image_shape)
-    teacher = jax.jit(lambda key: net.init(key, jnp.zeros((2, *shape)), train=False))(
-        jax.random.key(3)
-    )
-    plain = jax.tree.map(lambda box: box.unbox() if hasattr(box, "unbox") else box, teacher,
-                         is_leaf=lambda x: hasattr(x, "unbox"))  # fmt: skip
+    init = jax.jit(lambda key: net.init(key, jnp.zeros((2, *shape)), train=False))
+    plain = unbox(init(jax.random.key(3)))
     problem = distill_tasks.student_task(config, name, plain)
-    state = jax.tree.map(lambda box: box.unbox() if hasattr(box, "unbox") else box,
-                         jax.jit(problem.init)(jax.random.key(seed)),
-                         is_leaf=lambda x: hasattr(x, "unbox"))  # fmt: skip
+    state = unbox(jax.jit(problem.init)(jax.random.key(seed)))
     copied = {"encoder": plain["params"]["encoder"], "classifier": plain["params"]["head"]}
     state = state.replace(params={**state.params, "student": copied})
     rng = np.random.default_rng(0)
@@ -135,6 +134,44 @@ def test_a_loss_on_features_trains_a_map_and_has_its_options():
     assert not alone.extra
 
 
+def test_tokens_are_taught_through_the_last_blocks_of_the_teacher():
+    """As `scalekd_loss` of a student that asks for the grid of the teacher's patches."""
+    changes = {"augment__order": (), "beside__loss": "scalekd", "teacher": VIT,
+               "student": {"name": "convnet", "widths": (4, 6), "kernel_sizes": (3, 3),
+                           "strides": (2, 2), "norm": "none", "features": 5},
+               "beside__options": {"direct": 2.0, "alternative": 3.0, "temperature": 2.0},
+               "beside__tokens__heads": 2, "beside__tokens__scale": 3.0}  # fmt: skip
+    config = small(**changes)
+    net = distill_tasks.classifier(config, config.teacher)
+    shape = (2, 8, 8, 1)
+    teacher = unbox(net.init(jax.random.key(3), jnp.zeros(shape), train=False))
+    problem = distill_tasks.student_task(config, "student_0", teacher)
+    state = unbox(jax.jit(problem.init)(jax.random.key(1)))
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    batch = {"image": images, "label": np.array([1, 2, 0], np.int32)}
+    _, metrics = jax.jit(problem.step)(state, batch)
+    vit, own = net.encoder, {"params": teacher["params"]["encoder"]}
+    floats = jnp.asarray(augment.to_float(images))
+    told = vit.apply(own, floats, train=False, stages=True)
+    logits = net.apply(teacher, floats, train=False)
+    tokens = through_teacher(vit, own, told.stages[-1][:, 1:], start=2)  # without the class token
+    module = distill_tasks.student(config, "student").student
+    batch_stats = state.model_state["batch_stats"]["student"]
+    found = module.apply(
+        {"params": state.params["student"], "batch_stats": batch_stats},
+        floats, train=True, mutable=["batch_stats"],
+        path=lambda x: through_teacher(vit, own, x, start=1),
+    )[0]  # fmt: skip
+    assert found.third.shape == (2, 3, 4, 8)
+    labels = jnp.asarray(batch["label"])
+    beside = scalekd_loss(
+        found, logits, tokens, labels, direct=2.0, alternative=3.0, temperature=2.0, share=1.0
+    ).mean()
+    assert metrics["beside"] == pytest.approx(float(beside), rel=1e-5)
+    label = smoothed_cross_entropy(found.logits, labels, smoothing=0.0).mean()
+    assert metrics["loss"] == pytest.approx(float(0.1 * label + 0.9 * beside), rel=1e-5)
+
+
 def test_rates_are_those_of_the_directories():
     config = small(rates=(1e-2, 3e-2), optimizer__warmup_steps=0)
     rates = [first_step(config, f"alone_{i}")[0]["learning_rate"] for i in (0, 1)]
@@ -154,7 +191,11 @@ def test_one_crop_is_cut_on_the_host():
     ("changes", "message"),
     [
         ({"beside__loss": "kdd"}, "unknown beside.loss 'kdd'; did you mean 'kd'"),
-        ({"beside__loss": "scalekd"}, "unknown beside.loss 'scalekd'"),
+        ({"beside__loss": "scalekd"}, "teacher.name is 'mlp' .* expected a ViT"),
+        ({"beside__loss": "scalekd", "teacher": VIT, "beside__tokens__blocks": 3},
+         "blocks is 3, expected 1 to 2, the teacher's"),
+        ({"beside__loss": "scalekd", "teacher": VIT, "beside__options": {"share": 0.5}},
+         "unknown option of scalekd in beside.options 'share'"),
         ({"beside__options": {"gamma": 2.0}}, "unknown option of kd in beside.options 'gamma'"),
         ({"beside__loss": "rkd_angle", "beside__options": {}, "beside__exits": {"width": 4}},
          "expected no exits, or a loss on logits"),
