@@ -157,7 +157,9 @@ class RunDirectory:
         return True
 
     def close(self) -> None:
-        """Lets another run use the directory."""
+        """Lets another run use the directory, and those of its methods; it may be closed again."""
+        for inner in self._methods:  # one whose measurement was interrupted is still held
+            inner.close()
         if self._lock is not None:
             self._lock.close()
         if self._scratch is not None:

@@ -297,6 +297,19 @@ def test_a_comparison_that_did_not_begin_is_taken_back(tmp_path):
     RunDirectory(tmp_path / "run", CONFIG | {"another": 1})
 
 
+def test_a_comparison_that_is_closed_lets_go_of_the_method_that_it_was_in(tmp_path):
+    def measure(name, inner):
+        raise KeyboardInterrupt
+
+    run = RunDirectory(tmp_path, CONFIG)
+    with pytest.raises(KeyboardInterrupt):
+        for_each(run, ["a"], measure)
+    for _ in range(2):
+        run.close()
+    for_each(RunDirectory(tmp_path, CONFIG), ["a"], lambda name, inner: ({}, None))
+    assert run.of_method("a").summary() is not None
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_what_is_made_of_the_data_before_the_training_is_taken_back_too(tmp_path, there):
     folder = tmp_path / "run"
