@@ -169,6 +169,7 @@ class RunDirectory:
         """Takes back a directory that was not trained in, or a config not trained with yet.
 
         Beside its config such a directory may hold what is made before the training, `PREPARED`.
+        Hidden files of others stay and say nothing, as they do where a directory is opened.
         """
         for inner in self._methods:
             inner.abandon()
@@ -176,16 +177,18 @@ class RunDirectory:
             with contextlib.suppress(OSError):  # where another method is complete
                 (self.path / "methods").rmdir()
         self.take_back_config()
-        if (
-            is_primary()
-            and not self.resumed
-            and {p.name for p in self.path.iterdir()} <= {CONFIG, ".lock", *PREPARED}
-        ):
+        if is_primary() and not self.resumed and self._names() <= {CONFIG, *PREPARED}:
             for name in (*PREPARED, CONFIG, ".lock"):
                 (self.path / name).unlink(missing_ok=True)
             if self._created:
-                self.path.rmdir()
+                with contextlib.suppress(OSError):  # where a hidden file has come since
+                    self.path.rmdir()
         self.close()
+
+    def _names(self) -> set[str]:
+        """Lists what the directory holds, but for the lock and hidden files of others."""
+        names = {path.name for path in self.path.iterdir()}
+        return {name for name in names if name[0] != "." or name == COMMITS}
 
     def take_back_config(self) -> None:
         """Undoes the change of a config that nothing was trained or judged with, methods' too."""

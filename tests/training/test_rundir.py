@@ -331,6 +331,22 @@ def test_what_is_made_of_the_data_before_the_training_is_taken_back_too(tmp_path
     assert (folder / "config.json").exists()
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_hidden_files_of_others_stay_and_the_rest_is_taken_back(tmp_path, there):
+    hidden = tmp_path / "run" / ".gitkeep"
+    if there:
+        hidden.parent.mkdir()
+        hidden.write_text("mine")
+    run = RunDirectory(hidden.parent, CONFIG)
+    hidden.write_text("mine")
+    run.abandon()
+    assert [(p, p.read_text()) for p in hidden.parent.iterdir()] == [(hidden, "mine")]
+    run = RunDirectory(hidden.parent, CONFIG | {"corrected": 1}, commit="abc")
+    run.note_commit()  # which says that something was trained
+    run.abandon()
+    assert (hidden.parent / "config.json").exists()
+
+
 @pytest.mark.slow
 def test_who_waits_for_a_directory_that_is_given_up_holds_it_alone(tmp_path):
     tmp_path.joinpath("run").mkdir()
