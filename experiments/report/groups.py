@@ -1,6 +1,7 @@
 """Runs of one config, which differ in the seed alone, and means over them."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -58,14 +59,13 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     ]
     stems = [_stem(runs, group) for group in members]
     configs = [_told_apart(runs[group[0]].config) for group in members]
+    of_file: dict[str, list[Mapping[str, Any]]] = {}
+    for stem, config in zip(stems, configs, strict=True):
+        of_file.setdefault(stem, []).append(config)
+    varied = {stem: _varied(like) for stem, like in of_file.items()}
     groups: list[Group] = []
     for stem, group, config in zip(stems, members, configs, strict=True):
-        like = [c for s, c in zip(stems, configs, strict=True) if s == stem]
-        keys = [
-            key
-            for key in config
-            if any(repr(c.get(key, ABSENT)) != repr(config[key]) for c in like)
-        ]
+        keys = [key for key in config if key in varied[stem]]
         first, counted = runs[group[0]], counting[group[0]]
         parts = [stem, *(f"{_short(k, keys)}={config[k]}" for k in keys[:SHOWN_KEYS])]
         if first.extended_from is not None:
@@ -165,6 +165,16 @@ def _stem(runs: Sequence[Run], group: Sequence[int]) -> str:
 
 def _told_apart(config: Mapping[str, Any]) -> dict[str, Any]:
     return flatten(measured(config))
+
+
+def _varied(configs: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Keys of which two configs have different values, or that one of them lacks."""
+    values: dict[str, set[str]] = {}
+    for config in configs:
+        for key, value in config.items():
+            values.setdefault(key, set()).add(repr(value))
+    having = Counter(key for config in configs for key in config)
+    return {key for key in values if len(values[key]) > 1 or having[key] < len(configs)}
 
 
 def _short(key: str, keys: Sequence[str]) -> str:

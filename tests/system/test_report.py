@@ -19,6 +19,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from experiments.common import figures
+from experiments.report import groups
 from experiments.report.__main__ import main
 from experiments.report.charts import POINTS
 from experiments.report.claims import verdict
@@ -26,7 +27,7 @@ from experiments.report.groups import Group, mean_interval, varied_alone
 from experiments.report.markup import duration, escape, number, tag, with_spread
 from experiments.report.page import MARKER, render
 from experiments.report.reading import find_runs, natural, read_run, read_runs
-from experiments.report.runs import decimate
+from experiments.report.runs import Run, decimate
 from rml.ops import t_interval
 from rml.training import Claim, judge
 from tests.disk import full_after
@@ -266,6 +267,25 @@ def test_seeds_are_grouped_and_averaged(tmp_path):
     ) == ["a", "b", "c"]
     chosen = [a["value"] for a in page.all("option") if "loss" in (a.get("value") or "")]
     assert chosen == ["loss.temperature"] * 2  # along the axis, as colour
+
+
+def test_each_value_of_a_config_is_read_a_few_times_however_many_configs_there_are(monkeypatch):
+    def run(rate):
+        config = {"experiment": "a.b", "seed": 0, "rate": rate, "same": 1}
+        config |= {"extra": None} if rate < 2 else {}
+        summary = {"config_name": "configs/some.py"}
+        return Run(str(rate), Path(), config, summary, {}, {}, [], "complete", [])
+
+    def counting(value):
+        read.append(value)
+        return repr(value)
+
+    read = []
+    monkeypatch.setattr(groups, "repr", counting, raising=False)
+    named = [group.name for group in groups.group_runs([run(rate) for rate in range(50)])]
+    extra = ", extra=None"
+    assert named == [f"some, rate={rate}{extra if rate < 2 else ''}" for rate in range(50)]
+    assert len(read) <= 50 * 10
 
 
 def test_a_run_that_died_of_nan_failed(tmp_path):
