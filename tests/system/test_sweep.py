@@ -14,14 +14,17 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from scipy import stats
 
 from experiments import launches, registry
 from experiments.common.selection import NDCG, NEIGHBOURS
+from experiments.results import config_hash
 from experiments.sweep import __main__ as sweep
 from experiments.sweep import plan, slurm, table
 from experiments.sweep.job import Launch
 from rml.errors import UserError, install
+from rml.training import config_file
 
 DIGITS = "configs/contrastive/simclr_digits.py"
 RATES = "optimizer.learning_rate=1e-3,1e-2"
@@ -313,6 +316,19 @@ def test_the_best_has_all_of_its_seeds_and_the_least_of_what_falls():
     for mode, best in (("max", 1), ("min", 0)):
         assert table.find_best(rows, table.Judge("m", mode, "")) is rows[best]
     assert table.find_best(rows[2:], table.Judge("m", "max", "")) is None
+
+
+def test_a_metric_that_is_finite_in_no_combination_has_a_table_and_a_figure(tmp_path, capsys):
+    run = tmp_path / "a" / "seed0"
+    run.mkdir(parents=True)
+    summary = dict.fromkeys(config_file.SUMMARY_KEYS, 0) | {"metrics": {"m": math.nan}}
+    (run / "summary.json").write_text(json.dumps(summary))
+    (run / "config.json").write_text("{}")
+    row = {"folder": "a", "values": {"k": 1}, "seeds": 1, "config_hash": config_hash({})}
+    whole = {"config": "c.py", "base": {}, "grid": ["k"], "combinations": [row]}
+    table.conclude(whole, tmp_path, table.Judge("m", "max", ""), Console())
+    assert "no best is named" in capsys.readouterr().out
+    assert (tmp_path / "sweep.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def legend(ax: Any, count: int, above: bool = False) -> None:
     if len(names) > ENTRIES:
         more = len(names) - ENTRIES + 1
         handles, names = handles[:ENTRIES], [*names[: ENTRIES - 1], f"… and {more} more"]
-    longest = max(map(len, names))
+    longest = max(map(len, names), default=0)
     if above or count > 6 or (count > 1 and longest > 24):
         columns = max(1, min(3, len(names), 46 // (longest + 8)))
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0.3}
