@@ -196,7 +196,7 @@ def conclude(sweep: Mapping[str, Any], workdir: Path, judge: Judge, console: Con
     if judge.why_not:
         console.print(f"no best is named: {judge.why_not}; {_advice(judge)}")
     elif (best := find_best(joined["combinations"], judge)) is None:
-        console.print("no best is named: no combination has all of its seeds")
+        console.print("no best is named: no combination has a finite mean of all of its seeds")
     else:
         found = key_metric(best, judge.metric)
         value = interval(found["mean"], found["low"], found["high"])
