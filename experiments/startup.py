@@ -24,6 +24,7 @@ HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 M_ARENA_MAX = -8  # of glibc's malloc.h
 CACHE_BYTES = 2 * 2**30
 HALF_WRITTEN_SECONDS = 60.0
+HANDLER = "warnings of rml"
 
 
 class Parser(argparse.ArgumentParser):
@@ -101,8 +102,11 @@ def quiet_libraries() -> None:
     sys.unraisablehook = show_unraisable
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     handler = logging.StreamHandler(sys.stderr)
+    handler.set_name(HANDLER)
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logger = logging.getLogger("rml")
+    for earlier in [one for one in logger.handlers if one.name == HANDLER]:
+        logger.removeHandler(earlier)  # of an earlier launch in this process
     logger.setLevel(logging.WARNING)  # absl's verbosity is that of the root
     logger.addHandler(handler)
     logger.propagate = False

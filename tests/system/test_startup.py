@@ -1,5 +1,6 @@
 """What a program does to its process before it computes: compiled programs kept, heaps limited."""
 
+import logging
 import os
 import platform
 import subprocess
@@ -98,6 +99,21 @@ def test_the_launcher_keeps_compiled_programs(tmp_path, monkeypatch):
     with pytest.raises(Kept):
         launcher.launch(config, tmp_path / "run", "simclr_digits.py")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_warning_is_told_once_after_two_launches_in_one_process(monkeypatch, capsys):
+    logger, others = logging.getLogger("rml"), logging.NullHandler()
+    for name, value in {"handlers": [others], "propagate": True, "level": logger.level}.items():
+        monkeypatch.setattr(logger, name, value)
+    monkeypatch.setattr(logging.getLogger("asyncio"), "level", logging.getLogger("asyncio").level)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr("absl.logging.set_verbosity", lambda level: None)
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    for _ in range(2):
+        startup.quiet_libraries()
+    logger.warning("batches are short")
+    assert capsys.readouterr().err == "warning: batches are short\n"
+    assert others in logger.handlers
 
 
 HEAPS = """
