@@ -33,11 +33,11 @@ from tpu.chips import CHIPS, parse_topology
 TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, such as v5e:16x16 or h100:8.")
 SLICES = flags.DEFINE_integer("num_slices", 1, "Slices of this topology.")
 SWEEP = flags.DEFINE_bool("sweep", False, "Try meshes, batch sizes and remat; print the best.")
-JSON = flags.DEFINE_string("json", None, "Write the figures to this file; - for standard output.")
+JSON = flags.DEFINE_string("json", None, "Write figures to a new file; - for standard output.")
 PLATFORM = flags.DEFINE_string("platform", "tpu", "tpu, or cuda: export the step for GPUs.")
 DEVICES = flags.DEFINE_integer("devices", 8, "Devices of --platform=cuda.")
 TOKENS = flags.DEFINE_integer("tokens", None, "Tokens of one text over all devices; no config.")
-HLO = flags.DEFINE_string("hlo", None, "Write the compiled program to this file.")
+HLO = flags.DEFINE_string("hlo", None, "Write the compiled program to a new file.")
 
 
 # The compiler alone is wanted: no chip is looked for, and several processes may hold it.
@@ -90,20 +90,23 @@ def file_of(flag: flags.FlagHolder) -> Path:
     """Reads and checks the path of a file that a flag names.
 
     Raises:
-      UserError: It is a URL, a directory, or in a folder that cannot be written.
+      UserError: It is a URL, a directory or a file that exists, or its folder cannot be written.
     """
     path = local_path(flag.value, f"--{flag.name}")
     if path.is_dir():
         raise UserError(f"--{flag.name}={path} is a directory, expected a file")
+    if path.is_file():  # /dev/null may be written
+        raise UserError(f"{path} exists and is not overwritten; give another --{flag.name}")
     check_writable(path.parent, f"--{flag.name}={path}")
     return path
 
 
 def check_flags() -> None:
     """Raises `UserError` where a flag is wrong, before anything slow is imported."""
-    for flag in (JSON, HLO):
-        if flag.value and (flag is HLO or flag.value != "-"):
-            file_of(flag)
+    named = [flag for flag in (JSON, HLO) if flag.value and (flag is HLO or flag.value != "-")]
+    paths = [file_of(flag).resolve() for flag in named]
+    if len({*paths}) < len(paths):
+        raise UserError(f"--json and --hlo are both {paths[0]}, expected two files")
     if PLATFORM.value not in ("tpu", "cuda"):
         raise unknown("platform", PLATFORM.value, ("tpu", "cuda"))
     if TOKENS.value is not None and (SWEEP.value or PLATFORM.value != "tpu" or CONFIG.value):

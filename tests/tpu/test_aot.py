@@ -62,6 +62,53 @@ def test_mistakes_end_with_one_line(args, parts):
     assert all(part in lines[0] for part in parts), done.stderr
 
 
+CHECK = """
+import json, sys
+from absl import flags
+from absl.testing import flagsaver
+from rml.errors import UserError
+from tpu import aot
+
+flags.FLAGS.mark_as_parsed()
+for given in json.loads(sys.argv[1]):
+    with flagsaver.flagsaver(**given):
+        try:
+            aot.check_flags()
+            print("")
+        except UserError as error:
+            print(error)
+"""
+
+
+def checked(*given):
+    """What the check of the flags says of each of these, in one process that compiles nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, json.dumps(given)],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))},
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def test_a_file_is_not_overwritten_and_two_flags_name_two_files(tmp_path):
+    (there := tmp_path / "there").write_text("mine")
+    new = f"{tmp_path}/new"
+    said = checked(*(
+        {"topology": "v5e:2x2"} | files
+        for files in (
+            {"json": str(there)}, {"hlo": str(there)},
+            {"json": new, "hlo": f"{tmp_path}/../{tmp_path.name}/new"},
+            {"json": new, "hlo": f"{new}.txt"}, {"json": "-", "hlo": new},
+        )
+    ))  # fmt: skip
+    assert said == [
+        f"{there} exists and is not overwritten; give another --json",
+        f"{there} exists and is not overwritten; give another --hlo",
+        f"--json and --hlo are both {new}, expected two files",
+        "", "",
+    ]  # fmt: skip
+
+
 def test_a_text_that_devices_do_not_divide_is_named():
     with pytest.raises(UserError, match="tokens is 131072, expected a multiple of the 7 devices"):
         compile_text(131_072, [None] * 7)
