@@ -111,7 +111,14 @@ def check_flags() -> None:
         raise unknown("platform", PLATFORM.value, ("tpu", "cuda"))
     if TOKENS.value is not None and (SWEEP.value or PLATFORM.value != "tpu" or CONFIG.value):
         raise UserError("--tokens goes with --topology alone: no --config, --sweep or --platform")
+    if SWEEP.value and HLO.value:
+        raise UserError("--sweep goes with --topology and --json: no --hlo")
     if PLATFORM.value == "cuda":
+        if SWEEP.value or HLO.value or TOPOLOGY.value or SLICES.value != 1:
+            raise UserError(
+                "--platform=cuda goes with --devices and --json: no --sweep, --hlo, --topology or "
+                "--num_slices"
+            )
         if DEVICES.value < 1:
             raise UserError(f"devices is {DEVICES.value}, expected at least 1")
     elif TOPOLOGY.value is None:

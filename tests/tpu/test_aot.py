@@ -109,6 +109,19 @@ def test_a_file_is_not_overwritten_and_two_flags_name_two_files(tmp_path):
     ]  # fmt: skip
 
 
+def test_flags_that_would_be_ignored_are_refused():
+    cuda = {"platform": "cuda"}
+    several = {"sweep": True}, {"hlo": "new"}, {"topology": "h100:8"}, {"num_slices": 2}
+    said = checked(
+        cuda, *(cuda | one for one in several), {"topology": "v5e:2x2", "sweep": True, "hlo": "new"}
+    )
+    alone = (
+        "--platform=cuda goes with --devices and --json: no --sweep, --hlo, --topology or "
+        "--num_slices"
+    )
+    assert said == ["", *[alone] * 4, "--sweep goes with --topology and --json: no --hlo"]
+
+
 def test_a_text_that_devices_do_not_divide_is_named():
     with pytest.raises(UserError, match="tokens is 131072, expected a multiple of the 7 devices"):
         compile_text(131_072, [None] * 7)
