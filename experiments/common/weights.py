@@ -74,7 +74,7 @@ def open_weights(name: str, mesh: Mesh) -> Encoder:
       The encoder, whose config says what the weights are and how images are prepared.
 
     Raises:
-      UserError: There are no such weights, or no such layer.
+      UserError: There are no such weights, no such layer, or a layer or side of those of texts.
     """
     weights = name.removeprefix(WEIGHTS)
     if weights.partition(":")[0] in TEXTS:
@@ -87,6 +87,12 @@ def open_weights(name: str, mesh: Mesh) -> Encoder:
     path = re.sub(r"@\d+$", "", weights)
     archive = path.partition("/")[0]
     if archive not in ARCHIVES and not (path and local_path(path, "the path of weights").exists()):
+        text = re.split("[/@]", weights)[0]
+        if text in TEXTS and text in pretrained.NAMES:
+            raise UserError(
+                f"the name of the weights is {name!r}, expected '{WEIGHTS}{text}': weights of "
+                "texts take no /LAYER and no @SIDE"
+            )
         raise unknown("weights", path, [*ARCHIVES, *pretrained.NAMES])
     model, side = _load_images(name, "the name of the weights")
     config = {

@@ -119,6 +119,8 @@ def test_texts_have_the_vectors_of_the_module(tmp_path):
         ("weights:hf:gs://b/m", {}, ["the pretrained model is 'gs://b/m', a URL", "mount"]),
         ("weights:gs://b/m.pth@96", {}, ["the path of weights is 'gs://b/m.pth', a URL"]),
         ("gs://b/run", {}, ["the run directory is 'gs://b/run', a URL", "mount"]),
+        ("weights:minilm@32", {}, ["'weights:minilm@32', expected 'weights:minilm':", "no @SIDE"]),
+        ("weights:smollm2/layer3", {}, ["/layer3', expected 'weights:smollm2':", "no /LAYER"]),
         ("weights:minilm_l3", {"step": 3}, ["takes no options, got a step"]),
         ("weights:minilm_l3", {"pair": (1, 2)}, ["takes no options, got the option 'pair'"]),
     ],
