@@ -1,5 +1,6 @@
 """Merging by averages and sums: plain, weighted (isotropic), and task arithmetic."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -13,6 +14,8 @@ from rml.ops import trees
 
 Weights = Sequence[float | int] | ArrayLike
 """A weight for each expert."""
+SHOWN = 20
+"""Most weights whose values a message shows."""
 
 
 def average(base: PyTree, experts: PyTree) -> PyTree:
@@ -109,7 +112,9 @@ def check_weights(weights: Weights, count: int) -> None:
     """
     shape = np.shape(weights)
     if shape != (count,):
-        raise UserError(f"weights is {list(shape)}, expected [{count}]: one for each expert")
+        few = not isinstance(weights, jax.core.Tracer) and math.prod(shape) <= SHOWN
+        shown = np.asarray(weights).tolist() if few else f"an array of shape {list(shape)}"
+        raise UserError(f"weights is {shown}, expected one for each of {count} experts")
     if isinstance(weights, jax.core.Tracer):
         return
     values = np.asarray(weights)

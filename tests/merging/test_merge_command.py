@@ -245,6 +245,10 @@ OPTIONS = [
         (["a", "far", "--base=base", "--out=x"], "was it fine-tuned from another base"),
         (["a", "--base=base", "--option", "keep=1", "--out=x"], "has no option 'keep'"),
         (["a", "--base=base", "--option", "scale", "--out=x"], "expected NAME=NUMBER"),
+        (
+            ["a", "b", "--method=weighted_average", "--option=weights=0.5", "--out=x"],
+            "weights is 0.5, expected one for each of 2 experts",
+        ),
         *((["a", "b", *own.split(), "--out=x"], message) for own, message in OPTIONS),
     ],
 )

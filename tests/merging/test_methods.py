@@ -338,10 +338,14 @@ def test_an_unknown_method_and_wrong_numbers_are_named():
     base, experts = as_jax(BASE), as_jax(EXPERTS)
     with pytest.raises(UserError, match="unknown method 'tie'; did you mean 'ties'"):
         merge("tie", base, experts)
-    with pytest.raises(UserError, match=r"weights is \[2\], expected \[3\]"):
+    with pytest.raises(UserError, match=r"weights is \[1\.0, 1\.0\], expected one for each of 3"):
         merge("weighted_average", base, experts, weights=jnp.ones(2))
-    with pytest.raises(UserError, match=r"weights is \[\], expected \[3\]"):
+    with pytest.raises(UserError, match=r"weights is 0\.5, expected one for each of 3 experts$"):
         merge("weighted_average", base, experts, weights=0.5)
+    with pytest.raises(UserError, match=r"weights is an array of shape \[3, 9\], expected one"):
+        merge("weighted_average", base, experts, weights=jnp.ones((3, 9)))
+    with pytest.raises(UserError, match=r"weights is an array of shape \[2\], expected one"):
+        jax.eval_shape(lambda traced: weighted_average(base, experts, weights=traced), jnp.ones(2))
     with pytest.raises(UserError, match="expected one of each for every expert"):
         merge("fisher", base, experts, fishers=[base, base])
 
@@ -359,7 +363,10 @@ WEIGHTED = [
     [
         ([-1.0, 2.0, 1.0], r"weights is \[-1.0, 2.0, 1.0\], expected numbers of at least 0"),
         ([0.0, 0.0, 0.0], r"weights is \[0.0, 0.0, 0.0\], .* of which one is above 0"),
-        ([1.0, 2.0, 3.0, 4.0], r"weights is \[4\], expected \[3\]"),
+        (
+            [1.0, 2.0, 3.0, 4.0],
+            r"weights is \[1.0, 2.0, 3.0, 4.0\], expected one for each of 3 experts",
+        ),
         ([np.inf, 2.0, 1.0], r"weights is \[inf, 2.0, 1.0\], .* above 0 and none infinite"),
     ],
 )
