@@ -24,7 +24,7 @@ def test_notebook_holds_no_outputs():
     assert "Your data here" in "".join(cells[-2]["source"])
 
 
-def install(monkeypatch, there, code=0):
+def install(monkeypatch, there, code=0, at=NOTEBOOK.parent):
     """Runs the cell that installs, with these packages there; returns the commands it ran."""
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     (source,) = (s for c in cells if "pip" in (s := "".join(c["source"])) and "code" in c.values())
@@ -34,7 +34,7 @@ def install(monkeypatch, there, code=0):
     monkeypatch.setattr(
         "subprocess.run", lambda words, **_: ran.append(words) or SimpleNamespace(returncode=code)
     )
-    monkeypatch.chdir(NOTEBOOK.parent)
+    monkeypatch.chdir(at)
     monkeypatch.syspath_prepend(str(NOTEBOOK.parent))  # what the cell adds goes with it
     exec(source, {})
     return ran
@@ -50,6 +50,14 @@ def test_what_is_missing_is_installed_and_jax_is_not_replaced(monkeypatch):
     with pytest.raises(SystemExit, match=r"could not install rml beside jax==0\.8\.1 and jaxlib"):
         install(monkeypatch, jax, code=1)
     assert install(monkeypatch, {})[0][-2:] == ["-e", ".[demo]"]
+
+
+def test_after_a_restart_of_the_kernel_what_was_cloned_is_used(monkeypatch, tmp_path):
+    (tmp_path / "rml" / "configs").mkdir(parents=True)
+    monkeypatch.setenv("RML_SOURCE", "https://somewhere/rml")
+    whole = dict.fromkeys(("rml", "grain", "mlxtend"), "1")
+    assert install(monkeypatch, whole, at=tmp_path) == []
+    assert Path.cwd() == tmp_path / "rml"
 
 
 def write_images(folder, shape, count=100):
