@@ -24,7 +24,7 @@ def test_notebook_holds_no_outputs():
     assert "Your data here" in "".join(cells[-2]["source"])
 
 
-def install(monkeypatch, there, code=0, at=NOTEBOOK.parent):
+def install(monkeypatch, there, code=0, at=NOTEBOOK.parent, names=None):
     """Runs the cell that installs, with these packages there; returns the commands it ran."""
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     (source,) = (s for c in cells if "pip" in (s := "".join(c["source"])) and "code" in c.values())
@@ -36,7 +36,7 @@ def install(monkeypatch, there, code=0, at=NOTEBOOK.parent):
     )
     monkeypatch.chdir(at)
     monkeypatch.syspath_prepend(str(NOTEBOOK.parent))  # what the cell adds goes with it
-    exec(source, {})
+    exec(source, {} if names is None else names)
     return ran
 
 
@@ -67,6 +67,54 @@ def write_images(folder, shape, count=100):
         Image.fromarray(image).save(folder / f"{i}.png")
 
 
+def launched(monkeypatch, given, start=NOTEBOOK.parent):
+    """The config and the run directory that the cell for one's own data launches."""
+    monkeypatch.setenv("RML_MINE", given)
+    found = []
+
+    def launch(config, *args):
+        found.append((config, args[0]))
+        raise InterruptedError
+
+    names = {
+        "os": os, "Path": Path, "importlib": importlib, "jax": importlib.import_module("jax"),
+        "open_images": open_images, "launch": launch, "DEMO": "simclr_mnist5k", "STEPS": 0,
+        "START": start,
+    }  # fmt: skip
+    with pytest.raises(InterruptedError):
+        exec("".join(json.loads(NOTEBOOK.read_text())["cells"][-1]["source"]), names)
+    return found[0]
+
+
+def test_ones_own_data_lie_where_the_notebook_started_and_each_has_a_run(tmp_path, monkeypatch):
+    names = {}
+    for place in "ab":
+        write_images(tmp_path / place / "images" / "x", (8, 8), count=20)
+        write_images(tmp_path / f"{place}_up" / "train" / "x", (8, 8), count=20)
+        shutil.make_archive(str(tmp_path / f"{place}2"), "zip", tmp_path / f"{place}_up")
+        names[f"folder:{place}/images"] = f"folder:{tmp_path}/{place}/images"
+        names[f"{place}2.zip"] = f"folder:{tmp_path}/{place}2/train"
+    runs = set()
+    for given, opened in names.items():
+        config, run = launched(monkeypatch, given, tmp_path)
+        assert config.data.name == opened
+        runs.add(run)
+    assert len(runs) == 4
+    assert launched(monkeypatch, f"folder:{tmp_path}/a/images")[1] in runs  # it continues
+    for given, path in {"new.zip": "new.zip", "npz:a/new.npz": "a/new.npz"}.items():
+        said = f"MINE is {given!r}, but there is no {tmp_path / path}; upload it there"
+        with pytest.raises(SystemExit, match=f"^{re.escape(said)}$"):
+            launched(monkeypatch, given, tmp_path)
+
+
+def test_the_notebook_remembers_where_it_started_when_it_is_run_again(monkeypatch, tmp_path):
+    (tmp_path / "rml" / "configs").mkdir(parents=True)
+    whole, names = dict.fromkeys(("rml", "grain", "mlxtend"), "1"), {}
+    for at in (tmp_path, tmp_path / "rml"):  # the first time it has gone to the second
+        install(monkeypatch, whole, at=at, names=names)
+        assert names["START"] == tmp_path
+
+
 @pytest.mark.parametrize(
     ("kind", "shape", "found"),
     [
@@ -84,21 +132,8 @@ def test_ones_own_images_set_their_shape_and_batch(tmp_path, monkeypatch, kind, 
     if kind == "zip":  # as macOS makes it
         write_images(tmp_path / "mine" / "__MACOSX", (2, 2))
         given = shutil.make_archive(str(tmp_path / "up"), "zip", tmp_path / "mine")
-    monkeypatch.setenv("RML_MINE", given)
-    launched = []
-
-    def launch(config, *args):
-        launched.append(config)
-        raise InterruptedError
-
-    names = {
-        "os": os, "Path": Path, "importlib": importlib, "jax": importlib.import_module("jax"),
-        "open_images": open_images, "launch": launch, "DEMO": "simclr_mnist5k", "STEPS": 0,
-    }  # fmt: skip
     for _ in range(2):  # the second time it is unpacked already
-        with pytest.raises(InterruptedError):
-            exec("".join(json.loads(NOTEBOOK.read_text())["cells"][-1]["source"]), dict(names))
-    for config in launched:
+        config, _ = launched(monkeypatch, given)
         assert config.data.image_shape == found
         assert config.train.batch_size == 80  # of 100, the rest is tested on
         assert open_images(config, "train")[0]["image"].shape == found
@@ -135,5 +170,6 @@ def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     # One shot of five classes is 20% by chance.
     assert all(float(accuracy) > 40 for _, accuracy in found), found
     assert "128 features of 4 images" in text
-    for name in ("colab_simclr_digits", "colab_mine"):
-        assert (tmp_path / name / "summary.json").is_file()
+    assert (tmp_path / "colab_simclr_digits" / "summary.json").is_file()
+    (own,) = tmp_path.glob("colab_mine_*")
+    assert (own / "summary.json").is_file()
