@@ -62,7 +62,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="metric that says what is best; METRIC:min where less is better",
     )  # fmt: skip
     add("--mlflow", metavar="URI", help="MLflow store that runs log to as well")
-    add("--dry_run", action="store_true", help="show what would be run, run nothing")
+    add("--dry_run", action="store_true", help="show what would be run; run nothing, open no data")
     options, rest = parser.parse_known_args(argv)
     for argument in rest:
         if not argument.startswith("--config.") or "=" not in argument:
