@@ -77,7 +77,8 @@ def sources(config: Any) -> dict[str, Any]:
     for source in found.values():
         if source.num_classes != config.classes:
             raise UserError(
-                f"{source.name} has {source.num_classes} classes, expected classes={config.classes}"
+                f"{source.name} has {source.num_classes} classes, expected "
+                f"classes={config.classes}: set --config.classes"
             )
     return found
 
