@@ -32,7 +32,7 @@ class HyperSettings(NamedTuple):
       order: Order of the buckets, see `sorted_order`.
       overlap: Whether a block of queries also attends to half a block of keys on either side.
       cap: Factor, in "value_norm", of the largest exponential that counts in a row's sum, the
-        paper's ε²; infinity for no cap.
+        paper's ε²; infinity for no cap, as without planes, where no block has the large ones.
       kappa: Factor, in "value_norm", by which a row's sum without its block may be smaller than
         the largest one; infinity for no such floor.
     """
@@ -193,11 +193,12 @@ def bounded_part(
 
     With A the exponentials, H_i their sum over the block of row i, and samples j of the s keys, the
     sum of the row is H_i + max(Σ_j w_j min(A_ij, C_i), τ / κ), where samples in the block do not
-    count and C_i = cap · m (H_i + τ / κ) / (s log s). Bounds have no gradient.
+    count and C_i = cap · m (H_i + τ / κ) / (s log s). Bounds have no gradient. Of this sum, sampled
+    values have no more than what is beside H_i, so that no output is longer than values are.
 
     Args:
       heavy: Part of the block.
-      light: Part of the sampled values, whose sum of exponentials is not used as such.
+      light: Part of the sampled values, whose sum of exponentials counts as far as it is less.
       logits: Logits of the keys that are sampled for the sums.
       log_weight: Logarithm of how many keys each stands for; -inf for those of the block.
       floor: Logarithm of τ / κ.
@@ -208,7 +209,8 @@ def bounded_part(
       The part of all keys, estimated.
 
     Source: arXiv:2310.05869, algorithms 2 and 3, as we remember them. There sampled values stand
-    for those of the block as well, which is exact here; the constant of C_i is ours.
+    for those of the block as well, which is exact here; the constant of C_i is ours, and so is the
+    bound of their part.
     """
     floor = floor[..., None]
     base = lax.stop_gradient(jnp.logaddexp(heavy.lse, floor))
@@ -220,9 +222,12 @@ def bounded_part(
     total = jnp.exp(counted - top[..., None]).sum(axis=-1)
     some = total > 0
     rest = jnp.where(some, jnp.log(jnp.where(some, total, 1.0)) + top, -jnp.inf)
-    lse = jnp.logaddexp(heavy.lse, jnp.maximum(rest, floor))
+    rest = jnp.maximum(rest, floor)
+    lse = jnp.logaddexp(heavy.lse, rest)
     safe = jnp.where(jnp.isfinite(lse), lse, 0.0)
-    out = sum(jnp.exp(part.lse - safe)[..., None] * part.out for part in (heavy, light))
+    granted = jnp.minimum(light.lse, rest)  # another sample's sum, which has no bound of its own
+    shares = (heavy.lse, heavy.out), (granted, light.out)
+    out = sum(jnp.exp(share - safe)[..., None] * part for share, part in shares)
     return Part(jnp.asarray(out), lse)
 
 

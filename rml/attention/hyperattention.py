@@ -139,6 +139,7 @@ def sorted_part(
         floor = log_floor(ordered, key, here, sums.rows, settings, scale, number=number)
         logits = sampled_logits(query, key, sums.chosen, scale)
         nothing = Part(jnp.zeros_like(part.out), none)
+        settings = settings._replace(cap=float("inf"))  # there is no block to measure it by
         return bounded_part(nothing, part, logits, sums.log_weight, floor, here, settings)
     t, s = query.shape[-2], key.shape[-2]
     seen = None if asked is None else asked[..., None, :]

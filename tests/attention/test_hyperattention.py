@@ -331,15 +331,18 @@ def bounded_oracle(query, key, value, heavy, samples, settings, rows):
     for i, row in enumerate(exponentials):
         own = (row * heavy[i]).sum()
         cap = settings.cap * len(sums.chosen) * (own + floor) / (s * np.log(s))
+        cap = cap if heavy.any() else np.inf  # without blocks there is none
         rest = 0.0
         for j, weight in zip(sums.chosen, np.exp(sums.log_weight), strict=True):
             rest += 0 if heavy[i, j] else weight * min(row[j], cap)
             bound |= {"cap"} if row[j] > cap and not heavy[i, j] else set()
         bound |= {"floor" if rest < floor else "sum"}
         total.append(own + max(rest, floor))
+        shares = np.exp(samples.log_weight) * row[samples.chosen] * ~heavy[i, samples.chosen]
+        granted = min(1.0, max(rest, floor) / shares.sum())
+        bound |= {"granted"} if granted < 1 else {"own"}
         top = (row * heavy[i]) @ np.asarray(value, float)
-        for j, weight in zip(samples.chosen, np.exp(samples.log_weight), strict=True):
-            top = top + (0 if heavy[i, j] else weight * row[j]) * np.asarray(value[j], float)
+        top = top + granted * shares @ np.asarray(value[samples.chosen], float)
         out.append(top / total[-1])
     return np.array(out), np.log(total), bound
 
@@ -370,11 +373,32 @@ def test_sums_of_rows_are_sampled_uniformly_and_bounded(planes, cap):
     found, samples, heavy, order = jax.tree.map(np.asarray, run(query, key, value))
     rows = order[(samples.row_sums.rows * 40).astype(int)]
     out, lse, bound = bounded_oracle(query, key, value, heavy, samples, settings, rows)
-    assert bound == {"cap", "floor", "sum"}
+    assert bound == {"floor", "sum", "granted", "own"} | ({"cap"} if planes else set())
     np.testing.assert_allclose(found.out[0, 0], out, atol=2e-5)
     np.testing.assert_allclose(found.lse[0, 0], lse, atol=2e-5)
     share = np.exp(samples.row_sums.log_weight)
     np.testing.assert_allclose(share, 36 / 7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("planes", [0, 3])
+def test_bounded_sums_make_no_output_longer_than_its_values(planes):
+    query, key, value = draw(0, 1, 1, 64, 8), draw(1, 1, 1, 64, 8), jnp.ones((1, 1, 64, 2))
+    settings = HyperSettings(planes, block=8, samples=48, least=0, sampling="value_norm")
+
+    @jax.jit
+    def run(factor):
+        def attend(query):
+            return hyper_attention(query, key, value, rng=jax.random.key(2), settings=settings).out
+
+        out, back = jax.vjp(attend, factor * query)
+        return out, back(jnp.ones_like(out))
+
+    for factor in (0.0, 1.0, 100.0, 10_000.0):
+        out, gradient = run(factor)
+        assert np.isfinite(gradient).all()
+        assert (np.asarray(out) <= 1 + 1e-5).all()
+        if factor == 0:  # all keys are alike
+            np.testing.assert_allclose(out, 1.0, atol=0.15 if planes else 1e-5)
 
 
 @pytest.mark.slow
