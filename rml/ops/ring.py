@@ -20,6 +20,7 @@ from rml.ops.strips import (
     Mask,
     Pairs,
     Stream,
+    check_labels,
     gradient_of_bias,
     pair_gradients,
     pair_values,
@@ -58,7 +59,8 @@ def ring_values(
       The values of this device's rows, and of its columns (zeros where not wanted).
 
     Raises:
-      ValueError: If `block_size` is not positive, or `columns` is asked of `softplus`.
+      ValueError: If `block_size` is not positive, labels are not one a row and one a column, or
+        `columns` is asked of `softplus`.
     """
     if columns and kind == "softplus":
         raise ValueError("column values are of kind 'logsumexp' only, got kind='softplus'.")
@@ -67,7 +69,9 @@ def ring_values(
     n, m = q.shape[0], k.shape[0]
     block = strip_rows(n, m, block_size) or n
     here = lax.axis_index(axis_name)
-    pairs = (pairs or Pairs())._replace(row_start=here * n, col_start=here * m)
+    pairs = pairs or Pairs()
+    check_labels(pairs, n, m)
+    pairs = pairs._replace(row_start=here * n, col_start=here * m)
     stream = Stream(kind, "both" if columns else "rows", mask, block)
     return _ring(stream, axis_name, q, k, bias, pairs)
 

@@ -34,6 +34,7 @@ from rml.ops.strips import (
     Pairs,
     Stream,
     admit,
+    check_labels,
     expand,
     finite,
     pair_gradients,
@@ -86,11 +87,13 @@ def weighted_sum(
       The weighted sum, differentiable in q, k, weights and bias.
 
     Raises:
-      ValueError: If there is not one weight a row, or `block_size` is not positive.
+      ValueError: If there is not one weight a row, labels are not one a row and one a column, or
+        `block_size` is not positive.
     """
     q, k, bias = promote(q, k, bias)
     if weights.shape != q.shape[:1]:
         raise ValueError(f"weights has shape {weights.shape}, expected {q.shape[:1]}: one a row.")
+    check_labels(pairs, q.shape[0], k.shape[0])
     block = strip_rows(q.shape[0], k.shape[0], block_size)
     weights = weights.astype(q.dtype)
     if block:
@@ -130,9 +133,10 @@ def row_values(
       The row values.
 
     Raises:
-      ValueError: If `block_size` is not positive.
+      ValueError: If labels are not one a row and one a column, or `block_size` is not positive.
     """
     q, k, bias = promote(q, k, bias)
+    check_labels(pairs, q.shape[0], k.shape[0])
     block = strip_rows(q.shape[0], k.shape[0], block_size)
     if block:
         return _pair_values(Stream(kind, "rows", mask, block), q, k, bias, pairs)[0]
@@ -160,9 +164,10 @@ def row_and_column_values(
       The values of rows and of columns.
 
     Raises:
-      ValueError: If `block_size` is not positive.
+      ValueError: If labels are not one a row and one a column, or `block_size` is not positive.
     """
     q, k, bias = promote(q, k, 0.0)
+    check_labels(pairs, q.shape[0], k.shape[0])
     block = strip_rows(q.shape[0], k.shape[0], block_size)
     if block:
         return _pair_values(Stream("logsumexp", "both", mask, block), q, k, bias, pairs)
@@ -189,10 +194,11 @@ def symmetric_logsumexp(
       The row values.
 
     Raises:
-      ValueError: If `block_size` is not positive.
+      ValueError: If labels are not one a row, or `block_size` is not positive.
     """
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
     n = z.shape[0]
+    check_labels(Pairs(pairs.row_labels), n, n)
     block = strip_rows(n, max(1, n // 2), block_size)
     pairs = Pairs(pairs.row_labels, pairs.row_labels)
     if block:
@@ -224,9 +230,10 @@ def masked_sum(
       The sums [n, d] and the numbers [n].
 
     Raises:
-      ValueError: If `block_size` is not positive.
+      ValueError: If labels are not one a row and one a column, or `block_size` is not positive.
     """
     m = k.shape[0]
+    check_labels(pairs, rows, m)
     dtype = jnp.promote_types(k.dtype, jnp.float32)
     ones = jnp.ones((m, 1), dtype)  # counts are exact in float32 up to 2²⁴ columns
     total = _masked_sum(mask, rows, strip_rows(rows, m, block_size) or rows, k, ones, pairs)

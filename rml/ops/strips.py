@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Int, Shaped
 
 from rml.ops.precision import full_precision
+from rml.ops.shapes import check_shapes
 
 Mask = Callable[..., Array]
 """`mask(row, col, row_label, col_label)`, broadcastable to [rows, cols], true where a pair counts.
@@ -39,6 +40,12 @@ class Pairs(NamedTuple):
     col_labels: Shaped[Array, " m"] | None = None
     row_start: int | Int[Array, ""] = 0
     col_start: int | Int[Array, ""] = 0
+
+
+def check_labels(pairs: Pairs, rows: int, cols: int) -> None:
+    """Raises `ValueError` unless labels are one a row and one a column: strips fill up others."""
+    check_shapes(row_labels=(pairs.row_labels, f"{rows} ..."))
+    check_shapes(col_labels=(pairs.col_labels, f"{cols}"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -437,6 +437,23 @@ def test_ring_over_eight_devices_equals_one_device(forked):
     assert found["gathers"] == 0
 
 
+@pytest.mark.parametrize(("rows", "cols"), [((3,), (4,)), ((1, 2), (4,)), ((5,), (1,)), ((), ())])
+def test_labels_are_one_a_row_and_one_a_column(unchecked, rows, cols):
+    q, k = f32(draw(0, 5, 3), draw(1, 4, 3))
+    pairs = Pairs(jnp.zeros(rows), jnp.zeros(cols))
+    for size in (None, 2):
+        given = {"mask": off_diagonal, "pairs": pairs, "block_size": size}
+        for run in (
+            lambda given=given: row_values(q, k, **given),
+            lambda given=given: row_and_column_values(q, k, **given),
+            lambda given=given: weighted_sum(q, k, jnp.ones(5), **given),
+            lambda given=given: masked_sum(k, 5, **given),
+            *((lambda given=given: symmetric_logsumexp(q, **given),) if rows != (5,) else ()),
+        ):
+            with pytest.raises(ValueError, match=r"_labels \(.*\) as \[[45]"):
+                run()
+
+
 def test_bad_block_size_is_named():
     q = jnp.ones((3, 2))
     with pytest.raises(ValueError, match="-1"):
