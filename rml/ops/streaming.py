@@ -220,7 +220,7 @@ def masked_sum(
     The mean logit of a row's positives is `q_i · sum_i / number_i`: linear in k, without logits.
 
     Args:
-      k: Columns.
+      k: Columns, all finite: NaN or infinity in one that a mask excludes still reaches every row.
       rows: Number of rows.
       mask: Mask of the pairs that count.
       pairs: Labels and index offsets that the mask sees.
