@@ -277,9 +277,11 @@ def fit_whitening(
     if len(x) < 2:
         raise ValueError(f"x has shape {x.shape}, expected at least two embeddings to fit to")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    center = jnp.mean(x, axis=0)
+    # The rounded mean of equal embeddings may lie beside them.
+    same = jnp.all(x == x[:1])
+    center = jnp.where(same, x[0], jnp.mean(x, axis=0))
     values, vectors = jnp.linalg.eigh(jnp.atleast_2d(jnp.cov(x.T, bias=True)))
-    mean = jnp.mean(values)
+    mean = jnp.where(same, 0, jnp.mean(values))
     values = (1 - shrinkage) * values + shrinkage * mean
     floor = jnp.finfo(values.dtype).eps * mean * len(values)
     # Embeddings that are all the same have no spread to even out.

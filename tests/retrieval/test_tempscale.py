@@ -217,12 +217,13 @@ def test_whitening_evens_the_directions_out():
     np.testing.assert_allclose(only_centred @ only_centred.T, expected @ expected.T, atol=1e-5)
 
 
-def test_whitening_of_embeddings_that_are_all_the_same():
-    x = np.tile(np.array([[2.0, -1.0, 0.5]], np.float32), (4, 1))
+@pytest.mark.parametrize(("row", "number"), [([2.0, -1.0, 0.5], 4), ([0.1, 0.3, 0.1], 7)])
+def test_whitening_of_embeddings_that_are_all_the_same(row, number):
+    x = np.tile(np.array([row], np.float32), (number, 1))
     fitted = jax.tree.map(np.asarray, jax.jit(fit_whitening)(x))
     np.testing.assert_array_equal(fitted.center, x[0])
     np.testing.assert_allclose(fitted.matrix @ fitted.matrix.T, np.eye(3), atol=1e-6)
-    np.testing.assert_array_equal(jax.jit(whiten)(x, fitted), np.zeros((4, 3)))
+    np.testing.assert_array_equal(jax.jit(whiten)(x, fitted), np.zeros((number, 3)))
 
 
 def test_whitening_of_one_direction_is_its_sign():
