@@ -80,5 +80,6 @@ def _linear_cka(x: Array, y: Array, *, debiased: bool) -> Array:
 def _standard(x: Array) -> Array:
     """Centred, in float32 or wider, at unit scale so that fourth powers stay in range."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    x = x - jnp.mean(x, axis=0)
+    # The rounded mean of equal rows may lie beside them.
+    x = jnp.where(jnp.all(x == x[:1]), 0, x - jnp.mean(x, axis=0))
     return x / jnp.sqrt(jnp.mean(x * x))

@@ -88,6 +88,14 @@ def test_half_precision_inside_jit():
     np.testing.assert_allclose(result, oracle(x, y, debiased=False), rtol=1e-4)
 
 
+@pytest.mark.parametrize("debiased", [False, True])
+def test_a_constant_representation_inside_jit_has_no_similarity(debiased):
+    """The mean of its rows lies beside them, by rounding."""
+    constant, other = np.full((7, 3), 0.1, np.float32), np.eye(7, 2, dtype=np.float32)
+    for given in ((constant, other), (other, constant), (constant, constant)):
+        assert np.isnan(jax.jit(linear_cka, static_argnames="debiased")(*given, debiased=debiased))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "debiased", "message"),
