@@ -9,6 +9,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key
 
+from rml.ops.shapes import check_shapes
+
 
 class Predictor(NamedTuple):
     """A product of two matrices and an offset, whose signs say which channels are live.
@@ -69,13 +71,14 @@ def fit_predictor(
       key: Key of first weights and batches.
 
     Raises:
-      ValueError: The rank is below 1.
+      ValueError: The rank is below 1, or inputs and live channels are not of the same tokens.
 
     Source: Deja Vu (Liu et al., ICML 2023) and PowerInfer (Song et al., 2023), which ProSparse
     (arXiv:2402.13516, section 4.3) uses; each has two layers, with a nonlinearity in PowerInfer.
     """
     if rank < 1:
         raise ValueError(f"rank={rank}, expected at least 1")
+    check_shapes(inputs=(inputs, "n d"), live=(live, "n f"))
     d, f = inputs.shape[1], live.shape[1]
     first, batches = jax.random.split(key)
     share = jnp.clip(live.mean(0), 1e-3, 1 - 1e-3)
@@ -107,7 +110,11 @@ def predictor_scores(predicted: Bool[Array, "n f"], live: Bool[Array, "n f"]) ->
     Args:
       predicted: Which channels are predicted to be live.
       live: Which are.
+
+    Raises:
+      ValueError: If shapes differ, or there is no token.
     """
+    check_shapes(predicted=(predicted, "n f"), live=(live, "n f"))
     found, count = jnp.sum(predicted & live), live.sum()
     recall = jnp.where(count > 0, found / jnp.maximum(count, 1), 1.0)
     return PredictorScores(recall, 1 - predicted.mean())

@@ -139,6 +139,17 @@ def test_a_predictor_of_a_low_rank_law_finds_what_is_live():
         )  # fmt: skip
 
 
+def test_a_predictor_and_its_scores_are_of_the_same_tokens(unchecked):
+    live = jnp.ones((6, 4), bool)
+    options = {"rank": 1, "steps": 1, "learning_rate": 0.1, "batch_size": 2}
+    for inputs in ((5, 3), (1, 3), (6,)):
+        with pytest.raises(ValueError, match=rf"inputs \({inputs[0]}, ?.*live \(6, 4\)"):
+            fit_predictor(jnp.ones(inputs), live, **options, key=jax.random.key(0))
+    for other in ((1, 4), (6, 1), (4,)):
+        with pytest.raises(ValueError, match=r"predicted \(.*live \(6, 4\)"):
+            predictor_scores(jnp.ones(other, bool), live)
+
+
 def test_scores_of_predictions_are_those_of_the_definition():
     predicted = jnp.array([[True, True, False, False], [False, False, False, True]])
     live = jnp.array([[True, False, True, False], [False, False, False, True]])
