@@ -48,15 +48,19 @@ def diagonal_fisher(
       Fisher information, a tree like the parameters, in float32 at least.
 
     Raises:
-      UserError: There is no example, "sampled" has no key, `classes` is none of the above, or
-        `block` is below 1.
+      UserError: There is no example, arrays of the batch differ in their number, "sampled" has no
+        key, `classes` is none of the above, or `block` is below 1.
 
     Source: Matena and Raffel, Merging Models with Fisher-Weighted Averaging, arXiv:2111.09832,
       equation 3; 4,096 examples in the paper's experiments.
     """
     leaves = jax.tree.leaves(batch)
-    if not leaves or not leaves[0].shape[0]:
+    if not leaves or leaves[0].shape[:1] == (0,):
         raise UserError("batch holds no example, expected at least 1 to estimate the Fisher by")
+    counts = {leaf.shape[:1] for leaf in leaves}
+    if () in counts or len(counts) > 1:  # rows beyond an array's end would be its last one
+        shapes = [list(leaf.shape) for leaf in leaves]
+        raise UserError(f"batch holds arrays of {shapes}, expected as many examples in each")
     if classes == SAMPLED and key is None:
         raise UserError("classes is 'sampled' and key is not given, expected a key to draw by")
     if isinstance(classes, str) and classes not in (ALL, SAMPLED):

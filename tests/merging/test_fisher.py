@@ -102,6 +102,8 @@ def test_squares_are_taken_before_sums_over_what_an_example_shares():
     ("batch", "options", "message"),
     [
         (BATCH[:0], {}, "batch holds no example"),
+        ((BATCH, BATCH[:2]), {}, r"batch holds arrays of \[\[7, 3\], \[2, 3\]\], expected as many"),
+        ((BATCH, BATCH[0, 0]), {}, r"arrays of \[\[7, 3\], \[\]\], expected as many examples"),
         (BATCH, {"classes": "sampled"}, "key is not given"),
         (BATCH, {"classes": 0}, "classes is 0, expected at least 1"),
         (BATCH, {"block": 0}, "block is 0, expected at least 1"),
