@@ -36,6 +36,14 @@ def _num_relevant(judged: Array, threshold: int) -> Array:
     return jnp.sum(judged >= threshold, axis=-1).astype(jnp.float32)
 
 
+def _check_queries(grades: Array, judged: Array) -> None:
+    if grades.shape[:-1] != judged.shape[:-1]:
+        raise ValueError(
+            f"grades and judged must be of the same queries, got shapes {grades.shape} and "
+            f"{judged.shape}"
+        )
+
+
 def precision(
     grades: Num[Array, "*batch l"], *, k: int, threshold: int = 1
 ) -> Float[Array, "*batch"]:
@@ -93,8 +101,9 @@ def recall(
       Numbers between 0 and 1.
 
     Raises:
-      ValueError: If `k` or the threshold is less than 1.
+      ValueError: If `k` or the threshold is less than 1, or the queries differ.
     """
+    _check_queries(grades, judged)
     found = jnp.sum(_hits(grades, k, threshold), axis=-1)
     return _share(found, _num_relevant(judged, threshold))
 
@@ -143,8 +152,9 @@ def average_precision(
       Numbers between 0 and 1.
 
     Raises:
-      ValueError: If `k` or the threshold is less than 1.
+      ValueError: If `k` or the threshold is less than 1, or the queries differ.
     """
+    _check_queries(grades, judged)
     hits = _hits(grades, k, threshold)
     precisions = jnp.cumsum(hits, axis=-1) / (1 + jnp.arange(hits.shape[-1]))
     return _share(jnp.sum(hits * precisions, axis=-1), _num_relevant(judged, threshold))
@@ -172,11 +182,12 @@ def ndcg(
       Numbers between 0 and 1.
 
     Raises:
-      ValueError: If `k` is less than 1 or the gain is unknown.
+      ValueError: If `k` is less than 1, the gain is unknown, or the queries differ.
 
     Source: Järvelin and Kekäläinen 2002, "Cumulated Gain-Based Evaluation of IR Techniques";
       Burges et al. 2005, "Learning to Rank using Gradient Descent", for the exponential gain.
     """
+    _check_queries(grades, judged)
     _check_cutoff(k)
     if gain not in ("linear", "exponential"):
         raise ValueError(f"gain must be 'linear' or 'exponential', got {gain!r}")

@@ -224,3 +224,11 @@ def test_errors_name_value_and_shape(unchecked):
         rank(jnp.ones((2, 3)), order, k=-1)
     with pytest.raises(ValueError, match=r"same queries, got shapes \(2, 3\) and \(1, 1\)"):
         ranked_grades(grades, qrels)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (3, 1), (2, 1, 3)])
+def test_judgements_are_of_the_same_queries(unchecked, shape):
+    grades, judged = jnp.ones((2, 3), int), jnp.ones(shape, int)
+    for metric in (recall, average_precision, ndcg):
+        with pytest.raises(ValueError, match=r"same queries, got shapes \(2, 3\) and \("):
+            metric(grades, judged)
