@@ -124,6 +124,7 @@ def modularise(
         lambda path, own, leaf: own or trees.is_vector(path, leaf), out, base
     )
     inside = jax.tree.map(lambda own, leaf: None if own else leaf, whole, vectors)
+    compress = compress if jax.tree.leaves(inside) else "none"  # all stay whole
     if compress == "svd":
         share = fraction if rank is None else None
         inside = jax.vmap(functools.partial(trees.low_rank, rank=rank, fraction=share))(inside)

@@ -271,6 +271,16 @@ def test_half_precision_and_gradients_are_finite():
     assert np.abs(slopes).max() > 0
 
 
+@pytest.mark.parametrize("compress", ["svd", "magnitude", "drop", "none"])
+def test_vectors_stay_whole_where_none_is_a_matrix(compress):
+    base, experts = ({"scale": tree["dense"]["bias"]} for tree in (BASE, EXPERTS))
+    key = jax.random.key(0)
+    twin = modularised(base, experts, compress=compress, key=key)
+    close(twin.exclusive, {"scale": experts["scale"] - twin.shared["scale"]})
+    twin = modularised(base, experts, compress=compress, key=key, excluded=("scale",))
+    close(twin.exclusive, {"scale": Own(experts["scale"] - base["scale"])})
+
+
 def test_what_cannot_be_taken_apart_or_applied_is_named():
     for options, said in (
         ({"compress": "sdv"}, "did you mean 'svd'"), ({"fraction": 0.0}, "fraction is 0.0"),
