@@ -20,9 +20,11 @@ def prediction_entropy(logits: Float[Array, "*b c"]) -> Float[Array, "*b"]:
       logits: Logits of each example.
 
     Returns:
-      0 for a certain prediction, log C for a uniform one of C classes.
+      0 for a certain prediction, log C for a uniform one of C classes, NaN where a logit is NaN or
+      +inf; float32 or wider.
     """
-    present = jnp.isfinite(logits)
+    logits = trees.wide(logits)
+    present = logits != -jnp.inf
     logs = jax.nn.log_softmax(logits)
     return -jnp.sum(jnp.where(present, jnp.exp(logs) * jnp.where(present, logs, 0), 0), axis=-1)
 

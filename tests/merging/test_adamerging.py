@@ -25,6 +25,22 @@ def test_entropy_in_nats_and_its_gradient():
     assert np.isfinite(slopes).all()
 
 
+def test_entropy_of_logits_that_are_no_numbers_is_none():
+    """As 0 it would be the best that can be learned."""
+    nan, inf = jnp.nan, jnp.inf
+    logits = jnp.asarray([[nan, nan], [nan, 1.0], [nan, -inf], [inf, -inf], [1.0, 2.0]])
+    found = jax.jit(prediction_entropy)(logits)
+    np.testing.assert_array_equal(np.isnan(found), [True, True, True, True, False])
+
+
+def test_entropy_of_half_precision_is_computed_in_float32():
+    logits = jnp.asarray(RNG.normal(size=(3, 40)), jnp.bfloat16)
+    entropy = jax.jit(prediction_entropy)
+    found = entropy(logits)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, entropy(logits.astype(jnp.float32)))
+
+
 @pytest.mark.slow
 def test_coefficients_follow_adam_from_their_start():
     base = {"w": jnp.asarray([1.0, -2.0]), "blocks": jnp.asarray([[1.0], [2.0]])}
