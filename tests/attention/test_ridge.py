@@ -71,6 +71,15 @@ def test_leave_one_out_is_refitting_without_each_example():
             np.testing.assert_allclose(value, expected, rtol=1e-3)
 
 
+def test_an_example_alone_in_its_direction_is_left_out_at_small_penalties_too():
+    x = 30 * jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, -1.0]])
+    y = jnp.array([[1.0], [2.0], [3.0], [1.0]])
+    found = ridge.leave_one_out_primal(x, y, jnp.array([1e-4, 1e-5, 1e-7]))
+    # The first is predicted by 0, each other one by the slope of two: 1, 0.5 and 2.5.
+    expected = np.mean(np.square([1.0, 2.0 - 1.0, 3.0 - 0.5, 1.0 + 2.5]))
+    np.testing.assert_allclose(found, np.full((3, 1), expected), rtol=1e-4)
+
+
 def test_float64_where_it_is_enabled():
     x, y = problem(30, 8)
     x, y = x.astype(np.float64), y.astype(np.float64)
