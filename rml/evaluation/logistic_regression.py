@@ -79,6 +79,10 @@ def fit_logistic_regression(
             f"sample_weight must hold one weight for each of {rows} rows, got shape "
             f"{sample_weight.shape}"
         )
+    d, c = features.shape[1], num_classes
+    for name, start, shape in (("weights", weights, (d, c)), ("bias", bias, (c,))):
+        if start is not None and start.shape != shape:
+            raise ValueError(f"{name} to start from must have shape {shape}, got {start.shape}")
     if not isinstance(l2, jax.core.Tracer) and not np.asarray(l2) >= 0:
         raise ValueError(f"l2 must be at least 0, got {l2}")
     return _fit(
