@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.errors import unknown
+from rml.ops.pairwise import safe_norm
 from rml.ops.similarity import normalize
 
 SLOWEST = 1000
@@ -107,7 +108,7 @@ def _last(query: Array, moments: Moments) -> Array:
 
 
 def _norm(query: Array, moments: Moments) -> Array:
-    return jnp.linalg.norm(query.astype(jnp.float32), axis=1)
+    return safe_norm(query.astype(jnp.float32))
 
 
 Weighting = Callable[[Array, Moments], Array]

@@ -68,7 +68,9 @@ def _singular_values(features: Array, center: bool) -> Array:
 @partial(jax.jit, static_argnames="epsilon")
 def _entropy_rank(values: Array, epsilon: float) -> Array:
     """Exp of the entropy of the values' shares, to each of which epsilon is added."""
-    rank = jnp.exp(jnp.sum(entr(_shares(values) + epsilon)))
+    shares = _shares(values) + epsilon
+    some = shares > 0  # the slope of the entropy is infinite at 0
+    rank = jnp.exp(jnp.sum(jnp.where(some, entr(jnp.where(some, shares, 1)), 0)))
     return jnp.where(values[0] > 0, rank, 0)
 
 

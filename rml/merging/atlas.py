@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from rml.errors import UserError
 from rml.ops import trees
+from rml.ops.pairwise import safe_sqrt
 from rml.training import Descent, check_batches, descend
 
 
@@ -29,7 +30,7 @@ def cosine_matrix(vectors: PyTree) -> Float[Array, "n n"]:
     """
     flat = [trees.wide(leaf).reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(vectors)]
     products = sum(own @ own.T for own in flat)
-    size = jnp.sqrt(jnp.diagonal(products))
+    size = safe_sqrt(jnp.diagonal(products))
     inverse = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
     return products * inverse[:, None] * inverse
 

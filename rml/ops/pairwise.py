@@ -88,6 +88,12 @@ def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
+def safe_norm(x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+    """Computes Euclidean lengths of rows; the gradient of a row of length 0 is 0, not NaN."""
+    zero = jnp.all(x * x == 0, axis=-1, keepdims=True)
+    return jnp.where(zero[..., 0], 0, jnp.linalg.norm(jnp.where(zero, 1, x), axis=-1))
+
+
 def euclidean(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[Array, "m n"]:
     """Computes Euclidean distances between all rows of `x` and of `y`; gradient 0 at distance 0.
 

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from rml.errors import UserError
+from rml.ops.pairwise import safe_sqrt
 from rml.ops.similarity import wide as widened
 
 STACKED = "blocks"
@@ -362,13 +363,14 @@ def over_blocks(function: Callable[[Array], Array], tree: PyTree) -> PyTree:
 
 
 def norms(tree: PyTree) -> PyTree:
-    """Computes the Euclidean norm of every block, in float32 at least."""
-    return over_blocks(lambda block: jnp.sqrt(jnp.sum(jnp.square(wide(block)))), tree)
+    """Computes the Euclidean norm of every block, in float32 at least; gradient 0 at norm 0."""
+    return over_blocks(lambda block: safe_sqrt(jnp.sum(jnp.square(wide(block)))), tree)
 
 
 def norm(tree: PyTree) -> Float[Array, ""]:
-    """Computes the Euclidean norm of a whole tree, in float32 at least."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(wide(leaf))) for leaf in jax.tree.leaves(tree)))
+    """Computes the Euclidean norm of a whole tree, in float32 at least; gradient 0 at norm 0."""
+    squares = [jnp.sum(jnp.square(wide(leaf))) for leaf in jax.tree.leaves(tree)]
+    return safe_sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))
 
 
 def inner(first: PyTree, second: PyTree) -> Float[Array, ""]:

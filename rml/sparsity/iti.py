@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rml.evaluation import fit_logistic_regression
 from rml.models import HeadEdits
 from rml.models.text_encoder import pool
-from rml.ops import normalize, wide
+from rml.ops import normalize, safe_sqrt, wide
 from rml.sparsity.lofit import masked
 
 
@@ -125,7 +125,8 @@ def mean_differences(
     counts = weights.sum(-1, keepdims=True)
     means = jnp.einsum("cn,lhnk->clhk", weights / jnp.maximum(counts, 1), outputs)
     unit = jnp.where(counts.all(), normalize(means[0] - means[1]), 0)
-    return Directions(unit, jnp.einsum("lhnk,lhk->lhn", outputs, unit).std(-1))
+    along = jnp.einsum("lhnk,lhk->lhn", outputs, unit)
+    return Directions(unit, safe_sqrt(along.var(-1)))
 
 
 def shifts(

@@ -27,6 +27,7 @@ from rml.errors import UserError
 from rml.models import HeadEdits
 from rml.models.pretrained.files import read_safetensors
 from rml.models.transformer import check_edits
+from rml.ops.pairwise import safe_norm
 from rml.sparsity.files import write_new
 
 KEPT = ("layers_heads_width", "heads", "scale", "offset")
@@ -88,7 +89,7 @@ def head_scores(change: Float[Array, "layers heads k"]) -> Float[Array, "layers 
 
     Source: arXiv:2406.01563, step 1.
     """
-    return jnp.linalg.norm(change.astype(jnp.promote_types(change.dtype, jnp.float32)), axis=-1)
+    return safe_norm(change.astype(jnp.promote_types(change.dtype, jnp.float32)))
 
 
 def select_heads(

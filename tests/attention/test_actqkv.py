@@ -133,6 +133,14 @@ def test_a_probe_by_attention_weighs_tokens_by_what_they_receive():
     np.testing.assert_array_equal(one, [1])
 
 
+def test_a_probe_by_norms_has_a_slope_where_queries_are_zero():
+    one = jnp.array([[1.0, 2.0], [0.0, 0.0]])
+    none = Moments(*jnp.zeros((3, 2)))
+    slope = jax.jit(jax.grad(lambda q: probe_query(q, none, weighting="norm").sum()))
+    np.testing.assert_allclose(slope(one), [[1, 1], [0, 0]], atol=1e-6)
+    np.testing.assert_array_equal(slope(0 * one), [[0, 0], [1, 1]])  # the last is taken
+
+
 @pytest.mark.slow
 def test_queries_at_equal_distance_give_their_mean():
     """Also where they have never differed, when all biases are 0 and the last query is taken."""

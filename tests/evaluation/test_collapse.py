@@ -85,6 +85,14 @@ def test_equal_rows_have_no_direction_where_their_mean_is_rounded():
         assert float(effective_rank(x, center=True)) == 0
 
 
+def test_a_dead_feature_leaves_the_slope_of_the_effective_rank():
+    dead = jnp.array([[1.0, 0.0, 3.0], [1.0, 0.0, 5.0], [4.0, 0.0, 7.0]])
+    alive = dead[:, ::2]
+    slope = jax.jit(jax.grad(effective_rank))
+    np.testing.assert_allclose(slope(dead)[:, ::2], slope(alive), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(effective_rank(dead), effective_rank(alive), rtol=1e-6)
+
+
 def test_equal_rows_are_collapsed_whatever_their_scale():
     rows = jnp.asarray(np.random.default_rng(0).standard_normal((30, 6)), jnp.float32)
     for scale in (1e-20, 1.0, 1e20):

@@ -258,6 +258,14 @@ def test_cosines_of_vectors_are_over_all_leaves():
     np.testing.assert_allclose(cosine_matrix(arrays(moved)), wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_cosines_have_no_slope_at_a_vector_that_is_zero():
+    vectors = jnp.asarray([[0.0, 0.0], [1.0, 2.0], [3.0, -1.0]])
+    slope = jax.jit(jax.grad(lambda x: cosine_matrix({"w": x}).sum()))(vectors)
+    assert np.isfinite(slope).all()
+    assert not slope[0].any()
+    assert slope[1:].any(axis=1).all()
+
+
 def test_a_penalty_is_half_the_mean_norm_of_a_blocks_coefficients():
     columns = np.array([[0.7, -0.4], [0.2, -0.6], [1.1, 0.5]])
     for order in (1, 2):

@@ -86,6 +86,13 @@ def test_gradient_is_that_of_the_distance_and_zero_where_rows_coincide():
     )
 
 
+def test_lengths_of_rows_have_no_slope_at_zero():
+    x = jnp.array([[3.0, -4.0], [0.0, 0.0], [1e-30, 0.0]])  # the square of the last is 0
+    lengths, back = jax.vjp(jax.jit(pairwise.safe_norm), x)
+    np.testing.assert_array_equal(lengths, jnp.linalg.norm(x, axis=-1))
+    np.testing.assert_allclose(back(jnp.ones(3))[0], [[0.6, -0.8], [0, 0], [0, 0]], rtol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "function", [pairwise.dot_product, pairwise.squared_euclidean, pairwise.cosine_similarity]

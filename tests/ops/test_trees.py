@@ -99,6 +99,14 @@ def test_vectors_masks_norms_and_bytes(base):
 
 
 @pytest.mark.slow
+def test_norms_have_no_slope_at_zero():
+    tree = {"blocks": {"w": jnp.array([[0.0, 0.0], [3.0, 4.0]])}}
+    of_blocks = jax.jit(jax.grad(lambda own: trees.norms(own)["blocks"]["w"].sum()))
+    np.testing.assert_allclose(of_blocks(tree)["blocks"]["w"], [[0, 0], [0.6, 0.8]], rtol=1e-6)
+    still = jax.jit(jax.grad(trees.norm))({"w": jnp.zeros((2, 2))})
+    np.testing.assert_array_equal(still["w"], np.zeros((2, 2)))
+
+
 def test_low_rank_leaves_the_energy_of_the_smallest_singular_values(base):
     tree = as_jax(base)
     reduced = trees.low_rank(tree, rank=2)

@@ -233,6 +233,12 @@ def test_the_penalty_is_a_sum_over_elements_and_scores_are_norms():
     np.testing.assert_allclose(half, 64 * float(jnp.bfloat16(0.1)), rtol=1e-4)
 
 
+def test_scores_of_heads_that_have_not_changed_have_no_slope():
+    change = jnp.array([[[0.0, 0.0], [3.0, 4.0]]])
+    slope = jax.jit(jax.grad(lambda own: head_scores(own).sum()))(change)
+    np.testing.assert_allclose(slope, [[[0, 0], [0.6, 0.8]]], rtol=1e-6)
+
+
 def test_the_penalty_holds_every_change_whose_slope_is_less_than_its_factor():
     """Minimised with a linear loss Σ c A, A stays near 0 where |c| < λ, and grows elsewhere."""
     slopes = np.random.default_rng(6).choice([-0.9, -0.4, 0.4, 0.9], (1, 2, 8))
