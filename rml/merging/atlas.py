@@ -99,11 +99,18 @@ def compose(base: PyTree, vectors: PyTree, coefficients: PyTree, *, parts: PyTre
     Returns:
       Parameters of the base's types.
 
+    Raises:
+      UserError: A leaf of vectors or parts is missing, is too many, or has another shape, or
+        coefficients are not one for each vector, block and part.
+
     Source: Zhang et al., Knowledge Composition using Task Vectors with Learned Anisotropic
       Scaling, arXiv:2407.02880, and its public code.
     """
     if parts is None:
         return trees.combine(base, vectors, coefficients)
+    count = trees.check_stacked(base, "vectors", vectors)
+    trees.check_coefficients(base, coefficients, count, parts=True)
+    trees.check_trees(base, {"parts": parts})
 
     def of_leaf(start: Array, own: Array, each: Array, part: Array) -> Array:
         moved = trees.wide(start)

@@ -288,6 +288,38 @@ def block_coefficients(params: PyTree, count: int, value: ArrayLike = 0.0) -> Py
     )
 
 
+def check_coefficients(
+    base: PyTree, coefficients: PyTree, count: int, *, parts: bool = False
+) -> None:
+    """Checks that coefficients are one for each of `count` vectors, by shapes alone.
+
+    Args:
+      base: Parameters of one model.
+      coefficients: [count], or a tree as `block_coefficients` makes it.
+      count: Number of vectors.
+      parts: Whether the leaves of a tree have a last axis of parts of a block.
+
+    Raises:
+      UserError: There is another number of them, or a leaf has other axes or none.
+    """
+    if isinstance(coefficients, jax.Array | np.ndarray) and not parts:
+        if coefficients.shape != (count,):
+            raise UserError(
+                f"coefficients are {list(coefficients.shape)}, expected {[count]}: one a vector"
+            )
+        return
+    given = jax.tree_util.tree_leaves_with_path(coefficients)
+    found = {leaf_name(path): list(np.shape(leaf)) for path, leaf in given}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(base):
+        own = found.get(leaf_name(path))
+        wanted = [count, *leaf.shape[: int(is_stacked(path))]]
+        if (own[:-1] if own and parts else own) != wanted:
+            raise UserError(
+                f"leaf {leaf_name(path)!r} of coefficients is {own}, expected {wanted}"
+                f"{' and an axis of parts' if parts else ''}: vectors, then layers if stacked"
+            )
+
+
 def weighted_sum(weights: Float[Array, "n ..."], stacked: Float[Array, "n ..."]) -> Array:
     """Computes Σ_i w_i x_i over a leading axis of models, w_i a number or one for each layer.
 
@@ -325,9 +357,16 @@ def combine(base: PyTree, vectors: PyTree, coefficients: PyTree, *, mask: PyTree
     Returns:
       Parameters of the base's types.
 
+    Raises:
+      UserError: A leaf of vectors or of the mask is missing, is too many, or has another shape, or
+        coefficients are not one for each vector and block.
+
     Source: Zhang et al., Knowledge Composition using Task Vectors with Learned Anisotropic
       Scaling, arXiv:2407.02880.
     """
+    check_coefficients(base, coefficients, check_stacked(base, "vectors", vectors))
+    if mask is not None:
+        check_trees(base, {"the mask": mask})
 
     def of_leaf(start: Array, own: Array, each: Array, *mask: Array) -> Array:
         moved = weighted_sum(each, own)

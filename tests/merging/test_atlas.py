@@ -68,6 +68,21 @@ def test_each_part_of_a_block_moves_by_its_own_coefficient():
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+def test_what_is_composed_of_parts_has_the_leaves_of_the_base():
+    part = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, int), BASE)
+    each = part_coefficients(arrays(BASE), 2, parts=3)
+    given = {"base": arrays(BASE), "vectors": arrays(VECTORS), "coefficients": each, "parts": part}
+    for change, said in (
+        ({"coefficients": part_coefficients(arrays(BASE), 1, parts=3)},
+         r"leaf '.*' of coefficients is \[1.*, expected \[2.* and an axis of parts"),
+        ({"coefficients": arrays(LAMBDA)}, r"'blocks.k' of coefficients is \[2, 2\], expected \["),
+        ({"vectors": arrays(VECTORS) | {"w": jnp.ones((2, 1))}}, r"leaf 'w' of vectors is \[2, 1"),
+        ({"parts": part | {"w": jnp.zeros(1, int)}}, r"leaf 'w' of parts is \[1\], expected \[3\]"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            compose(**given | change)
+
+
 def test_parts_are_of_equal_size_and_each_layer_draws_its_own():
     params = {"w": jnp.zeros(10), "v": jnp.zeros(10), "blocks": jnp.zeros((3, 4, 5))}
     drawn = draw_parts(jax.random.key(0), params, parts=4)

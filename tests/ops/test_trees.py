@@ -61,6 +61,23 @@ def test_combine_moves_each_block_by_its_own_coefficients_and_is_linear(base):
     np.testing.assert_allclose(one["blocks"]["norm"]["scale"], scale, atol=1e-5)
 
 
+def test_what_is_combined_has_the_leaves_of_the_base_and_a_coefficient_for_each_block():
+    base = {"w": jnp.ones(3), "blocks": {"k": jnp.ones((2, 4))}}
+    vectors = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), base)
+    each = trees.block_coefficients(base, 3)
+    for change, said in (
+        ({"coefficients": jnp.ones(1)}, r"coefficients are \[1\], expected \[3\]: one a vector"),
+        ({"coefficients": jnp.ones((3, 2))}, r"coefficients are \[3, 2\], expected \[3\]"),
+        ({"coefficients": each | {"blocks": {"k": jnp.ones((3, 1))}}},
+         r"leaf 'blocks.k' of coefficients is \[3, 1\], expected \[3, 2\]"),
+        ({"coefficients": {"blocks": each["blocks"]}}, r"'w' of coefficients is None, expected"),
+        ({"vectors": vectors | {"w": jnp.ones((3, 1))}}, r"leaf 'w' of vectors is \[3, 1\]"),
+        ({"mask": base | {"w": jnp.ones(1)}}, r"leaf 'w' of the mask is \[1\], expected \[3\]"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            trees.combine(**{"base": base, "vectors": vectors, "coefficients": each} | change)
+
+
 def test_the_gradient_of_a_coefficient_is_an_inner_product(base):
     vectors, target = drawn(2), drawn()
     start = trees.block_coefficients(as_jax(base), 2, 0.3)
