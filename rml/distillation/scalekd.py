@@ -14,6 +14,7 @@ from rml.distillation.dual_view import dual_view
 from rml.losses import soft_cross_entropy
 from rml.models.heads import Classifier
 from rml.models.layers import unknown
+from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.similarity import wide
 
 PROJECTORS = {"attention": CrossAttentionProjector, "linear": LinearProjector}
@@ -163,9 +164,18 @@ def scalekd_loss(
     Returns:
       The loss of each example.
 
+    Raises:
+      ValueError: If shapes do not fit, or, outside `jit`, a label is out of range.
+
     Source: Fan et al., ScaleKD, arXiv:2411.06786; weights are those of its public code, for a mean
     over positions.
     """
+    check_shapes(
+        logits=(found.logits, "n k"), teacher_logits=(teacher_logits, "n k"), labels=(labels, "n"),
+        third=(found.third, "2 n t d"), fourth=(found.fourth, "2 n t d"),
+        teacher_tokens=(teacher_tokens, "n t d"),
+    )  # fmt: skip
+    check_indices("labels", labels, teacher_logits.shape[1])
     label = optax.softmax_cross_entropy_with_integer_labels(wide(found.logits)[0], labels)
     soft = soft_cross_entropy(found.logits, teacher_logits, temperature=temperature)
     third, fourth = (

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.similarity import wide
 
 
@@ -23,8 +24,13 @@ def teacher_means(
     Returns:
       The means in float32 or wider; of a class without examples the mean of all.
 
+    Raises:
+      ValueError: If shapes do not fit, or, outside `jit`, a label is out of range.
+
     Source: TGeo-KD, arXiv:2312.15112, abstract: the teacher's global average prediction.
     """
+    check_shapes(probabilities=(probabilities, "n k"), labels=(labels, "n"))
+    check_indices("labels", labels, classes)
     (chances,) = wide(probabilities)
     sums = jax.ops.segment_sum(chances, labels, classes)
     counts = jax.ops.segment_sum(jnp.ones(labels.shape, chances.dtype), labels, classes)[:, None]

@@ -60,7 +60,8 @@ def relations(
       The relations: points first, then sides, in the order of Δ.
 
     Raises:
-      ValueError: If a side or a form is unknown, no side is left, or T̄ is wanted and not given.
+      ValueError: If a side or a form is unknown, no side is left, T̄ is wanted and not given, or
+        shapes differ.
 
     Source: TGeo-KD, arXiv:2312.15112, eq. 9 for T̄; entries as a public re-implementation has them.
     """
@@ -73,6 +74,10 @@ def relations(
         raise ValueError(f"edges is empty, expected some of {', '.join(EDGES)}")
     if inter and mean is None:
         raise ValueError("inter is True and mean is not given, expected the teacher's means [b, k]")
+    check_shapes(
+        student=(student, "n k"), teacher=(teacher, "n k"), truth=(truth, "n k"),
+        mean=(mean if inter else None, "n k"),
+    )  # fmt: skip
     points = [student, teacher, truth] + ([mean] if inter and mean is not None else [])
     points = list(wide(*map(jax.lax.stop_gradient, points)))
     s, t, g, *rest = points

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from rml.errors import UserError
+from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.shares import whole_part
 from rml.ops.trees import check_leaf
 
@@ -83,9 +84,16 @@ def ufm(
     Returns:
       Losses of examples, and which of them count.
 
+    Raises:
+      ValueError: If shapes do not fit, or, outside `jit`, a trusted label is out of range.
+
     Source: Zhang et al., arXiv:2407.02880, and its public code ("UFM"), after Sohn et al.,
       FixMatch, arXiv:2001.07685.
     """
+    check_shapes(
+        weak=(weak, "n c"), strong=(strong, "n c"), labels=(labels, "n"), trusted=(trusted, "n")
+    )
+    check_indices("labels", jnp.where(trusted, labels, 0), weak.shape[1])
     weak = jax.lax.stop_gradient(weak)
     sharpened = jax.nn.softmax(weak / temperature)
     fixed = jax.nn.one_hot(labels, weak.shape[-1], dtype=sharpened.dtype)

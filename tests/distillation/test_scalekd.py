@@ -144,6 +144,20 @@ def test_the_loss_is_the_sum_of_its_parts():
     np.testing.assert_allclose(least, 0.8 * label + 0.2 * soft, rtol=1e-5)
 
 
+def test_losses_are_of_the_same_examples(unchecked):
+    z, views, last = jnp.zeros((B, 3)), jnp.ones((2, B, 4, WIDTH)), jnp.ones((B, 4, WIDTH))
+    found, labels = Projected(z, z, views, views), jnp.zeros(B, int)
+    for given in (
+        (found, z, last, labels[:1]), (found, z[:1], last, labels), (found, z, last[:1], labels),
+        (found._replace(logits=z[:1]), z, last, labels),
+        (found._replace(third=views[:, :1], fourth=views[:, :1]), z, last[:1], labels),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="shapes do not fit: logits"):
+            scalekd_loss(*given)
+    with pytest.raises(ValueError, match="labels must lie between 0 and 2, got values from 3 to 3"):
+        scalekd_loss(found, z, last, labels + 3)
+
+
 @pytest.mark.slow
 def test_a_class_token_of_a_student_is_not_projected():
     encoder = ViT(width=4, depth=2, heads=2, mlp_ratio=1, patch_size=4, pooling="cls")

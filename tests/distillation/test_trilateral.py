@@ -90,6 +90,27 @@ def test_wrong_options_are_named(options, message):
         relations(*map(jnp.asarray, (S, T, G)), **options)
 
 
+@pytest.mark.parametrize("at", range(4))
+def test_points_of_a_triangle_are_of_the_same_examples_and_classes(unchecked, at):
+    for cut in (lambda x: x[:1], lambda x: x[:, :1], lambda x: x[0]):
+        points = [S, T, G, MEAN]
+        points[at] = cut(points[at])
+        with pytest.raises(ValueError, match=r"shapes do not fit: student .*, mean \("):
+            encode(*points)
+    wrong = MEAN[:1]  # it is not read
+    np.testing.assert_array_equal(encode(S, T, G, wrong, inter=False), encode(S, T, G, inter=False))
+
+
+def test_a_teachers_means_are_of_labels_that_there_are(unchecked):
+    known = jnp.asarray(T)
+    for labels in (jnp.zeros(3, int), jnp.zeros(1, int), jnp.zeros((4, 1), int)):
+        with pytest.raises(ValueError, match=r"shapes do not fit: probabilities \(4, 3\)"):
+            teacher_means(known, labels, classes=3)
+    for labels in ([0, 1, 2, 3], [0, -1, 2, 1]):
+        with pytest.raises(ValueError, match="labels must lie between 0 and 2, got values from"):
+            teacher_means(known, jnp.asarray(labels), classes=3)
+
+
 def test_means_are_of_each_class_in_single_precision():
     labels = np.array([2, 0, 2, 2])
     found = teacher_means(jnp.asarray(T, jnp.bfloat16), jnp.asarray(labels), classes=4)

@@ -61,6 +61,19 @@ def test_a_class_that_a_head_leaves_out_has_no_part():
     assert not np.asarray(found_slopes[:, 1]).any()
 
 
+def test_views_and_labels_are_of_the_same_examples(unchecked):
+    view, labels, trusted = jnp.zeros((4, 3)), jnp.array([2, 1, 0, -1]), jnp.arange(4) < 3
+    for given in (
+        (view[:1], view, labels, trusted), (view, view[:1], labels, trusted),
+        (view, view, labels[:1], trusted), (view, view, labels, trusted[:1]),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="shapes do not fit: weak"):
+            ufm(*given)
+    with pytest.raises(ValueError, match="labels must lie between 0 and 2, got values from 0 to 3"):
+        ufm(view, view, jnp.array([3, 1, 0, -1]), trusted)
+    assert ufm(view, view, labels, trusted).kept.sum() == 3  # others' labels are not read
+
+
 def test_the_most_confident_of_each_class_are_trusted():
     chances = softmax(np.random.default_rng(0).normal(size=(60, 3)) * 2)
     found = np.asarray(trusted_examples(jnp.asarray(chances, jnp.float32), share=0.2, most=100))
