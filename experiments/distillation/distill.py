@@ -12,6 +12,7 @@ whose teacher reads other images. Each has all learning rates of `rates`, of whi
 choose. The teacher is trained first, or is that of another run.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -151,7 +152,7 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
     metrics: dict[str, Any] = {}
     right: dict[str, np.ndarray] = {}
     for side in SIDES:
-        best = max(range(len(config.rates)), key=lambda i: found[f"{side}_{i}"][0])
+        best = best_of({i: found[f"{side}_{i}"][0] for i in range(len(config.rates))})
         validation, own = found[f"{side}_{best}"]
         right[side] = own.right
         metrics |= {
@@ -168,6 +169,11 @@ def run(config: Any, run: RunDirectory) -> dict[str, float]:
             metrics |= with_bounds(f"{one}_over_{other}", test[:3])
     draw(config, run, right, metrics)
     return {name: float(value) for name, value in metrics.items()}
+
+
+def best_of(validation: Mapping[int, float]) -> int:
+    """Which of several rates is the best on validation images, the first of equal ones."""
+    return max(validation, key=lambda i: validation[i])
 
 
 def of_run(config: Any, problem: Task) -> Any:

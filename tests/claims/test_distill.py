@@ -40,23 +40,19 @@ def small(**changes):
 
 @pytest.mark.slow
 def test_a_small_run_measures_every_claim_draws_and_is_loaded(measure, tmp_path):
-    changes = {"rates": (1e-2, 1e-9), "beside.loss": "ofa", "beside.options": {"gamma": 1.5},
-               "student": {"name": "convnet", "widths": (4, 4), "kernel_sizes": (3, 3),
-                           "strides": (2, 2), "norm": "batch", "pooling": "mean", "features": 6},
-               "beside.exits": {"width": 6}}  # fmt: skip
+    changes = {"student": MLP | {"norm": "batch"}}
     metrics, holds = measure("configs/distillation/distill_fashion.py", DIGITS | changes)
     assert len(holds) == len(distill.CLAIMS)
     assert np.isfinite(list(metrics.values())).all()
     directory = tmp_path / "run"
     figures = {path.name for path in (directory / "figures").glob("*.png")}
     assert figures == set(distill.CAPTIONS)
-    # A rate of next to nothing is not chosen by validation images where another one learns.
-    assert metrics["tries"] == 2
-    assert metrics["rate_student"] in changes["rates"]
+    assert metrics["tries"] == 1
+    assert metrics["rate_student"] == DIGITS["rates"][0]
     difference = metrics["accuracy_student"] - metrics["accuracy_alone"]
     assert metrics["student_over_alone"] == pytest.approx(difference, abs=1e-6)
     images = np.zeros((3, 8, 8, 1), np.uint8)
-    for name in ("teacher", "student_0", "alone_1"):
+    for name in ("teacher", "student_0", "alone_0"):
         found = rml.load(directory / "methods" / name)
         assert found(images).shape == (3, 6)
     # The teacher of this run is that of another, if the other's config is the same.
@@ -144,32 +140,61 @@ def test_tokens_are_taught_through_the_last_blocks_of_the_teacher():
     config = small(**changes)
     net = distill_tasks.classifier(config, config.teacher)
     shape = (2, 8, 8, 1)
-    teacher = unbox(net.init(jax.random.key(3), jnp.zeros(shape), train=False))
+    init = jax.jit(lambda key: net.init(key, jnp.zeros(shape), train=False))
+    teacher = unbox(init(jax.random.key(3)))
     problem = distill_tasks.student_task(config, "student_0", teacher)
     state = unbox(jax.jit(problem.init)(jax.random.key(1)))
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
     batch = {"image": images, "label": np.array([1, 2, 0], np.int32)}
     _, metrics = jax.jit(problem.step)(state, batch)
-    vit, own = net.encoder, {"params": teacher["params"]["encoder"]}
-    floats = jnp.asarray(augment.to_float(images))
-    told = vit.apply(own, floats, train=False, stages=True)
-    logits = net.apply(teacher, floats, train=False)
-    tokens = through_teacher(vit, own, told.stages[-1][:, 1:], start=2)  # without the class token
+    vit = net.encoder
+    floats, labels = jnp.asarray(augment.to_float(images)), jnp.asarray(batch["label"])
     module = distill_tasks.student(config, "student").student
     batch_stats = state.model_state["batch_stats"]["student"]
-    found = module.apply(
-        {"params": state.params["student"], "batch_stats": batch_stats},
-        floats, train=True, mutable=["batch_stats"],
-        path=lambda x: through_teacher(vit, own, x, start=1),
-    )[0]  # fmt: skip
+
+    @jax.jit
+    def expected(teacher, params):
+        own = {"params": teacher["params"]["encoder"]}
+        told = vit.apply(own, floats, train=False, stages=True)
+        logits = net.apply(teacher, floats, train=False)
+        # Without the class token.
+        tokens = through_teacher(vit, own, told.stages[-1][:, 1:], start=2)
+        found = module.apply(
+            {"params": params, "batch_stats": batch_stats}, floats, train=True,
+            mutable=["batch_stats"], path=lambda x: through_teacher(vit, own, x, start=1),
+        )[0]  # fmt: skip
+        beside = scalekd_loss(
+            found, logits, tokens, labels, direct=2.0, alternative=3.0, temperature=2.0, share=1.0
+        )
+        return found, beside.mean()
+
+    found, beside = expected(teacher, state.params["student"])
     assert found.third.shape == (2, 3, 4, 8)
-    labels = jnp.asarray(batch["label"])
-    beside = scalekd_loss(
-        found, logits, tokens, labels, direct=2.0, alternative=3.0, temperature=2.0, share=1.0
-    ).mean()
     assert metrics["beside"] == pytest.approx(float(beside), rel=1e-5)
     label = smoothed_cross_entropy(found.logits, labels, smoothing=0.0).mean()
     assert metrics["loss"] == pytest.approx(float(0.1 * label + 0.9 * beside), rel=1e-5)
+
+
+def test_exits_are_those_of_students_that_have_a_teacher():
+    stages = {"name": "convnet", "widths": (4, 4), "kernel_sizes": (3, 3), "strides": (2, 2),
+              "norm": "batch", "pooling": "mean", "features": 6}  # fmt: skip
+    config = small(student=stages, beside__loss="ofa", beside__options={"gamma": (1.0, 1.0, 1.5)},
+                   beside__exits={"width": 6})  # fmt: skip
+    distill_tasks.check(config)
+    for side, parts in (("fixed", {"encoder", "classifier", "exits"}),
+                        ("alone", {"encoder", "classifier"})):  # fmt: skip
+        problem = distill_tasks.student_task(config, f"{side}_0")
+        state = jax.eval_shape(problem.init, jax.random.key(0))
+        assert set(state.params["student"]) == parts
+        _, metrics = jax.eval_shape(problem.step, unbox(state), problem.batch_spec)
+        assert ("beside" in metrics) == (side == "fixed")
+        kept = jax.tree.map(lambda leaf: leaf.shape, distill_tasks.used(unbox(state).variables))
+        assert set(kept["params"]) == set(kept["batch_stats"]) | {"head"} == {"encoder", "head"}
+
+
+def test_validation_images_choose_a_rate():
+    assert distill.best_of({0: 0.2, 1: 0.5, 2: 0.4}) == 1
+    assert distill.best_of({0: 0.5, 1: 0.5}) == 0
 
 
 def test_rates_are_those_of_the_directories():
