@@ -577,6 +577,23 @@ def test_a_setting_of_letters_that_is_no_truth_value(tmp_path):
         load(f"hf:{directory}")
 
 
+def test_a_token_without_a_vector_is_refused(tmp_path):
+    directory = with_config(tmp_path / "model", "bert")
+    loaded = load(f"hf:{directory}")
+    count, tokenizer = loaded.module.vocabulary, loaded.tokenizer
+    tokenizer.add_tokens([f"new{i}" for i in range(count - tokenizer.get_vocab_size())])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    assert load(f"hf:{directory}").tokenizer.get_vocab_size() == count
+    tokenizer.add_tokens(["one more"])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    message = (
+        rf"'one more' of .*tokenizer.json has the id {count}; expected ids below {count}, .*"
+        "by .*config.json"
+    )
+    with pytest.raises(UserError, match=message):
+        load(f"hf:{directory}")
+
+
 def test_a_token_that_is_to_be_added_and_is_none(tmp_path):
     directory = with_config(tmp_path / "model", "bert")
     file = directory / "tokenizer_config.json"

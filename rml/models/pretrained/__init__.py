@@ -139,7 +139,7 @@ def _load_minilm_l3(options: dict[str, Any]) -> Pretrained:
         arrays[key.rpartition("auto_model.")[2]] = np.ascontiguousarray(tensor)
     found = find_text(config, tensors_of(arrays, source), file, options)
     variables = fill(found.module, found.layout, found.tensors, source)
-    tokenizer = hf.read_tokenizer(sentence.weights, lowercase=sentence.lowercase)
+    tokenizer = _tokenizer(sentence, found.module, source)
     return Pretrained(found.module, variables, tokenizer, config, "mean", 128, False)
 
 
@@ -161,7 +161,7 @@ def _load_hf(directory: Path, options: dict[str, Any]) -> Pretrained:
     file = where / "config.json"
     config = hf.read_config(where)
     found = find_text(config, hf.read_tensors(where), file, options)
-    tokenizer = hf.read_tokenizer(where, lowercase=sentence.lowercase)
+    tokenizer = _tokenizer(sentence, found.module, file)
     variables = fill(found.module, found.layout, found.tensors, where)
     positions = found.module.positions
     return Pretrained(
@@ -173,3 +173,19 @@ def _load_hf(directory: Path, options: dict[str, Any]) -> Pretrained:
         min(sentence.max_length or hf.read_limit(where, positions), positions),
         sentence.normalize,
     )
+
+
+def _tokenizer(sentence: hf.Sentence, module: Any, file: Path) -> Any:
+    """The tokenizer of a directory, all of whose tokens the module has a vector for.
+
+    Raises:
+      UserError: A token has none, which JAX would read as NaN; or as `hf.read_tokenizer`.
+    """
+    tokenizer = hf.read_tokenizer(sentence.weights, lowercase=sentence.lowercase)
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
+    if highest >= module.vocabulary:
+        raise UserError(
+            f"token {token!r} of {sentence.weights / 'tokenizer.json'} has the id {highest}; "
+            f"expected ids below {module.vocabulary}, the number of vectors by {file}"
+        )
+    return tokenizer
