@@ -9,6 +9,8 @@ from rml.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 """Splits that a data set may have, beside those that a config names."""
+HUNDRED = 100
+"""Of so many examples, percentages are whole numbers."""
 _PART = re.compile(r"(?P<name>[^\[\]+]+?)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
@@ -82,8 +84,9 @@ def overlap(texts: Mapping[str, str]) -> bool | None:
       texts: Both splits, by key of the config.
 
     Returns:
-      Whether they do at every size at which both select examples; None where the size decides,
-      as it does of a percentage and a number of examples.
+      True where they do at every size from 100 on at which both select examples, False where they
+      do at no size, and None where the size decides: as it does of a percentage and a number of
+      examples, and of `train[:90%]` and `train[-10%:]`, which share one of 15 but none of 100.
 
     Raises:
       UserError: A text is no split, or the two select examples at no common size.
@@ -91,9 +94,13 @@ def overlap(texts: Mapping[str, str]) -> bool | None:
     found, refused = set(), None
     for size in _sizes(texts.values()):
         try:
-            found.add(_overlap(texts, size))
+            shared = _overlap(texts, size)
         except UserError as error:
             refused = error
+            continue
+        # Of fewer, near percentages round to one place, which makes splits share less.
+        if shared or size >= HUNDRED:
+            found.add(shared)
     if refused is not None and not found:
         raise refused
     return found.pop() if len(found) == 1 else None
@@ -104,13 +111,15 @@ def _sizes(texts: Iterable[str]) -> list[int]:
 
     Of n examples, `p%` and `k` change their order where n p / 100 is k ± ½, between which it is
     rounded to k, and `-m` and `k` where n is k + m. Counted from the end, `-m` is m, and `p%` is
-    (100 - p)%.
+    (100 - p)% but where it is a half: that is rounded to the even number, from either end, at
+    sizes that come back every 200.
     """
     whole = " ".join(texts)
     numbers = [int(number) for number in re.findall(r"[\[:-](\d+)(?=[:\]])", whole)]
     percents = {int(percent) for percent in re.findall(r"(\d+)%", whole)}
     shares = {share for percent in percents for share in (percent, 100 - percent) if share > 0}
-    least = 1 + max([99, *numbers])  # of a hundred, percentages are whole numbers
+    first = max([1, *numbers])  # of fewer, a number is outside
+    least = max(HUNDRED, first + 1)
     turns = [one + other for one in numbers for other in numbers]
     turns += [
         (100 * number + half) // share
@@ -119,7 +128,10 @@ def _sizes(texts: Iterable[str]) -> list[int]:
         for half in (-50, 50)
     ]
     near = (turn + step for turn in turns for step in (-1, 0, 1))
-    return sorted({least, 100 * least, *(size for size in near if size > least)})
+    sizes = {least, 100 * least, *(size for size in near if size > least)}
+    if re.search(r"-\d+%", whole):
+        sizes = {size + more for size in sizes for more in range(2 * HUNDRED)}
+    return sorted(sizes.union(range(first, least)))
 
 
 def _overlap(texts: Mapping[str, str], size: int) -> bool:
