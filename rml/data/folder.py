@@ -56,9 +56,9 @@ def open_folder(
       that slices hold the classes in near equal proportion.
 
     Raises:
-      DataError: If there is no such folder, no image, a class without images, images beside
-        classes, folders that are splits by their names without one named "train", or a file that
-        is no image.
+      DataError: If there is no such folder, one cannot be read, no image, a class without images,
+        images beside classes, folders that are splits by their names without one named "train", or
+        a file that is no image.
     """
     name = f"{'folder' if labelled else 'images'}:{path}"
     if not path.is_dir():

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from jaxtyping import Int
@@ -86,10 +86,13 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
     What is hidden is left out. Links to folders are followed, but for those to a folder that they
     lie in, which would never end.
+
+    Raises:
+      DataError: If a folder cannot be read.
     """
     # By folder, itself and those that it lies in.
     above: dict[str, tuple[str, ...]] = {str(folder): (os.path.realpath(folder),)}
-    for directory, folders, names in os.walk(folder, followlinks=True):
+    for directory, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         inner = {}
         for name in folders:
             real = os.path.realpath(os.path.join(directory, name))
@@ -100,6 +103,10 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
         for name, real in inner.items():
             above[os.path.join(directory, name)] = (*above[directory], real)
         yield Path(directory), [name for name in names if not name.startswith(".")]
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"folder {error.filename} cannot be read: {error.strerror}") from error
 
 
 def lines(file: Path) -> Iterator[tuple[str, str]]:

@@ -48,7 +48,8 @@ def read_passages(path: Path, *, words: int = WORDS) -> list[Passage]:
       The passages in the order of files and lines; none is empty.
 
     Raises:
-      DataError: If there is no such folder, no text in it, or a file is not UTF-8.
+      DataError: If there is no such folder, no text in it, or a file or folder below it cannot be
+        read or is not UTF-8.
     """
     if words < 1:
         raise DataError(f"words must be at least 1, got {words}")

@@ -1,4 +1,6 @@
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,6 +300,26 @@ def test_a_size_is_one_integer_or_two():
 def test_decode_of_bytes_names_what_it_was():
     with pytest.raises(DataError, match="the thing cannot be decoded"):
         decode(b"junk", channels=3, what="the thing")
+
+
+def refuse(monkeypatch, folder):
+    """Lets a folder be one that may not be read, which root may always."""
+    scan = os.scandir
+
+    def refused(path):
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+
+
+@pytest.mark.parametrize("kind", ["folder", "images"])
+def test_a_subfolder_that_cannot_be_read_is_named(kind, folder, monkeypatch):
+    write(folder / "cat" / "more" / "a.png")
+    refuse(monkeypatch, folder / "cat" / "more")
+    with pytest.raises(DataError, match=r"folder .*cat/more cannot be read: Permission denied"):
+        load(f"{kind}:{folder}", "all")
 
 
 def test_links_to_folders_are_followed_but_not_back(tmp_path):
