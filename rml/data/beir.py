@@ -77,7 +77,8 @@ def _read_judgements(
 ) -> Iterator[tuple[str, str, int]]:
     files = {
         file.name.removesuffix(".gz").removesuffix(".tsv"): file
-        for file in sorted((path / "qrels").glob("*.tsv*"))
+        # The last counts: the plain one of two, as `_file` has it.
+        for file in sorted((path / "qrels").glob("*.tsv*"), reverse=True)
     }
     if split not in files:
         raise DataError(

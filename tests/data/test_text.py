@@ -107,6 +107,12 @@ def test_broken_collections_say_where(collection, file, content, message):
         load_retrieval(f"beir:{collection}", "test")
 
 
+def test_a_plain_file_counts_before_a_compressed_one(collection):
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv"):
+        (collection / f"{name}.gz").write_bytes(gzip.compress(b"of another version"))
+    check_collection(load_retrieval(f"beir:{collection}", "test"))
+
+
 def test_grades_below_0_are_as_little_relevant_as_0(collection):
     found = []
     for grade in (0, -2):
