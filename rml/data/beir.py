@@ -96,7 +96,7 @@ def _read_judgements(
         try:
             grade = int(score)
         except ValueError:
-            if at == 0:  # the header
+            if at == 0 and query not in queries and document not in documents:  # the header
                 continue
             raise DataError(f"{where}: the score is {score!r}, expected an integer") from None
         if query not in queries:
