@@ -1,6 +1,7 @@
 """Vector drawings as pixels, and drawings that are nearly the same."""
 
 import io
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,11 @@ from PIL import Image
 
 from rml.data.errors import DataError
 from rml.errors import install
+
+_OUTSIDE = re.compile(
+    r"""\s(?:[\w.-]+:)?href\s*=\s*(?:"(?!\s*(?:\#|data:))[^"]*"|'(?!\s*(?:\#|data:))[^']*')"""
+)
+"""References of an SVG to other files."""
 
 HASH_SIDE = 16  # a difference hash has HASH_SIDE**2 bits
 NEAR = 10  # bits of 256 in which near copies differ at most
@@ -19,7 +25,8 @@ def render(svg: str, side: int) -> UInt8[np.ndarray, "side side 3"] | None:
     """Draws an SVG on white paper, as large as fits and in the middle.
 
     Args:
-      svg: The document. References to other files are not followed.
+      svg: The document. References to other files are not followed, and without fonts of this
+        machine no text is drawn, so that every machine draws the same.
       side: Pixels.
 
     Returns:
@@ -33,8 +40,11 @@ def render(svg: str, side: int) -> UInt8[np.ndarray, "side side 3"] | None:
     except ImportError as error:
         raise DataError(f"drawings are rendered by resvg: {install('data')}") from error
     try:
-        # The resources folder is one that holds nothing: a drawing reads no file of this machine.
-        png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side))
+        png = bytes(
+            resvg_py.svg_to_bytes(
+                svg_string=_OUTSIDE.sub("", svg), width=side, height=side, skip_system_fonts=True
+            )
+        )
     except ValueError:
         return None
     return on_paper(Image.open(io.BytesIO(png)), side)

@@ -1,5 +1,6 @@
 """Data sets of fetched archives: prepared from a part of each, and the readers of their formats."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, ImageColor
 
 from rml import assets, data
 from rml.data import builders, load, packaged, vector
@@ -153,6 +154,34 @@ def test_drawings_are_rendered_on_white_paper():
     assert pixels[10, 16].tolist() == [255, 255, 255]
     assert vector.render(circle.replace('r="2"', 'r="0"'), 20) is None
     assert vector.render("no drawing", 20) is None
+
+
+@pytest.mark.parametrize("quote", "\"'")
+@pytest.mark.parametrize("name", ["href", "xlink:href", "x:href "])
+def test_drawings_read_no_file_of_this_machine(tmp_path, monkeypatch, name, quote):
+    file = tmp_path / "red.png"
+    Image.new("RGB", (8, 8), "red").save(file)
+    data = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+    monkeypatch.chdir(tmp_path)
+    for reference, color in (
+        (str(file), "white"), (file.as_uri(), "white"), ("red.png", "white"), (data, "red"),
+    ):  # fmt: skip
+        drawing = (
+            '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            'xmlns:x="http://www.w3.org/1999/xlink" width="8" height="8"><rect width="1" '
+            f'height="1"/><image {name}={quote}{reference}{quote} width="8" height="8"/></svg>'
+        )
+        found = tuple(vector.render(drawing, 8)[5, 5].tolist())
+        assert found == ImageColor.getrgb(color)
+
+
+def test_drawings_follow_references_within_them_and_take_no_fonts():
+    drawing = (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><defs><rect id="a" '
+        'width="9" height="9"/></defs><use href="#a"/>'
+        '<text x="5" y="40" font-size="40" font-family="DejaVu Sans, sans-serif">Ab</text></svg>'
+    )
+    assert (vector.render(drawing, 64) == 0).all(axis=2).sum() == 81
 
 
 def test_an_icon_set_gives_drawings_and_aliases():

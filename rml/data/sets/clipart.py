@@ -4,7 +4,7 @@ import functools
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -44,6 +44,10 @@ class Clipart(Drawn):
     """
 
     name = "clipart"
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "2.0.0": "No text is drawn, which has other letters on every machine.",
+    }
     ASSETS = ("openclipart",)
 
     def _features(self) -> dict[str, Any]:
