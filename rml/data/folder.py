@@ -179,7 +179,10 @@ def _shape(files: list[Path]) -> tuple[int | None, int | None, int]:
         try:
             with Image.open(file) as image:
                 width, height = image.size
-                turned = image.getexif().get(0x0112) in _TURNED
+                exif = image.getexif()
+                if image.format == "TIFF":  # whose size newer versions of Pillow turn themselves
+                    width, height = exif[0x0100], exif[0x0101]
+                turned = exif.get(0x0112) in _TURNED
                 grey = image.mode in _GREY
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"image file {file} cannot be decoded: {error}") from error

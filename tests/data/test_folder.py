@@ -147,13 +147,16 @@ def test_pixels_that_are_floats_are_refused(tmp_path):
         load(f"folder:{tmp_path}", "all").arrays()
 
 
-def test_exif_orientation_is_applied(tmp_path):
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tiff"])
+@pytest.mark.parametrize(("orientation", "shape"), [(3, (10, 8, 3)), (6, (8, 10, 3))])
+def test_exif_orientation_is_applied(tmp_path, ending, orientation, shape):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    write(tmp_path / "c" / "a.png", size=(10, 8), exif=exif)
+    exif[0x0112] = orientation
+    write(tmp_path / "c" / f"a.{ending}", size=(10, 8), exif=exif)
     source = load(f"folder:{tmp_path}", "all")
-    assert source.image_shape == (8, 10, 3)
-    assert source[0]["image"].shape == (8, 10, 3)
+    assert source.image_shape == shape
+    assert source[0]["image"].shape == shape
+    assert source.arrays()["image"].shape == (1, *shape)
 
 
 def test_grey_and_colour_together_are_colour(tmp_path):
