@@ -275,6 +275,21 @@ def test_weights_in_several_files(tmp_path):
         load(f"hf:{tmp_path}")
 
 
+def test_files_of_weights_may_lie_in_a_folder_but_not_elsewhere(tmp_path):
+    directory = with_config(tmp_path / "model", "llama")
+    (directory / "parts").mkdir()
+    whole = directory / "model.safetensors"
+    names = list(load_file(whole))
+    whole.rename(directory / "parts" / "a.safetensors")
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(names, "parts/a.safetensors")}))
+    equal(load(directory).variables, load(GOLDEN / "llama").variables)
+    for other in (str(directory / "parts" / "a.safetensors"), "parts/../parts/a.safetensors"):
+        index.write_text(json.dumps({"weight_map": dict.fromkeys(names, other)}))
+        with pytest.raises(UserError, match=f"names '{other}' in .*; expected a file below it"):
+            load(directory)
+
+
 def sentence_model(directory, modules=("Transformer", "Pooling"), pooling=None, **options):
     shutil.copytree(GOLDEN / "bert", directory)
     paths = {"Transformer": "", "Pooling": "1_Pooling"}

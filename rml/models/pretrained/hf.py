@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from rml.errors import UserError, unknown
@@ -266,11 +266,16 @@ def _read_parts(index: Path) -> dict[str, Tensor]:
     named = read_json(index).get("weight_map", {})
     if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
         raise UserError(f"weight_map is {named!r:.80} in {index}; expected files by tensor")
+    shards = sorted(set(named.values()))
+    for shard in shards:
+        path = PurePosixPath(shard)
+        if path.is_absolute() or ".." in path.parts:
+            raise UserError(f"weight_map names {shard!r} in {index}; expected a file below it")
     tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(named.values())):
+    for shard in shards:
         tensors |= read_file(index.parent / shard)
     for name, shard in named.items():
-        if name not in tensors or tensors[name].file.name != shard:
+        if name not in tensors or tensors[name].file != index.parent / shard:
             raise UserError(f"{index} names tensor {name!r} in {shard}, which does not have it")
     return tensors
 
