@@ -1,9 +1,27 @@
 """Errors that a user can mend: one sentence each, shown without a traceback by the launcher."""
 
 import difflib
+import lzma
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
+
+NO_NPZ = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,  # of what is encrypted, or compressed by an unknown method
+    MemoryError,  # as of a header that says a huge shape, or the next
+    OverflowError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What NumPy raises of an `.npz` file that is none, is damaged, or is not one of arrays alone."""
 
 
 class UserError(ValueError):

@@ -1,7 +1,5 @@
 """Arrays from one `.npz` file, with labels or without."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from rml.data.errors import DataError
 from rml.data.images import pair, resize_and_center_crop
 from rml.data.own import chosen
 from rml.data.source import KEPT, NO_LABEL, ArraySource, select, unchanged
-from rml.errors import why_no_npz
+from rml.errors import NO_NPZ, why_no_npz
 
 _CHANNELS = (1, 3, 4)  # of grey, RGB and RGBA
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "x"), ("label", "y")
@@ -109,7 +107,7 @@ def _read(
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads all arrays of an `.npz` file, by name.
+    """Reads all arrays of an `.npz` file, by name; what else is in it is left out.
 
     Raises:
       DataError: If the file is missing, unreadable or holds objects (pickle).
@@ -118,7 +116,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"there is no file {path}")
     try:
         file = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    except NO_NPZ as error:
         raise DataError(f"{path} is no readable .npz file: {why_no_npz(path, error)}") from error
     if isinstance(file, np.ndarray):
         raise DataError(f"{path} is one array, expected an .npz file of several")
@@ -126,14 +124,16 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     with file:
         for key in file.files:
             try:
-                arrays[key] = file[key]
+                found = file[key]
             except ValueError as error:
                 raise DataError(
                     f"{path}: array {key!r} cannot be read ({error}); arrays of objects need "
                     "pickle, which is never loaded: save numbers or strings"
                 ) from error
-            except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            except NO_NPZ as error:
                 raise DataError(f"{path}: array {key!r} is damaged: {error}") from error
+            if isinstance(found, np.ndarray):  # of other files the bytes
+                arrays[key] = found
     return arrays
 
 
@@ -142,7 +142,7 @@ def _pick(arrays: dict[str, np.ndarray], keys: tuple[str, ...], part: str) -> st
 
 
 def _images(image: np.ndarray, what: str) -> np.ndarray:
-    if not len(image):
+    if image.ndim and not len(image):
         raise DataError(f"{what} has shape {image.shape}, which holds no image")
     if image.ndim not in (2, 3, 4) or 0 in image.shape:
         raise DataError(

@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -142,6 +144,7 @@ def bad(images, at, value, dtype=np.float32):
         ({"x": IMAGES.astype(int) + 9, "y": LABELS}, r"integers in 9\.\.26\d, expected 0\.\.255"),
         ({"x": IMAGES.astype(str), "y": LABELS}, "expected uint8 or float"),
         ({"x": IMAGES[0, 0], "y": LABELS}, r"x has shape \(5,\), expected"),
+        ({"x": IMAGES[0, 0, 0], "y": LABELS}, r"x has shape \(\), expected"),
         ({"x": IMAGES[:0], "y": LABELS[:0]}, r"shape \(0, 6, 5\), which holds no image"),
         (
             {"x": np.stack([IMAGES] * 3, axis=1), "y": LABELS},
@@ -189,6 +192,17 @@ def test_files_that_are_none(tmp_path):
         (tmp_path / "changed.npz").write_bytes(changed)
         with pytest.raises(DataError, match=message):
             load(f"npz:{tmp_path / 'changed.npz'}", "train")
+    with zipfile.ZipFile(tmp_path / "words.npz", "w") as archive:
+        archive.writestr("x", "words")
+    with pytest.raises(DataError, match=r"holds the arrays \[\]; expected 'image'"):
+        load(f"npz:{tmp_path / 'words.npz'}", "train")
+    for shape in ((10**17,), (10**30,)):  # which a header of 128 bytes may say
+        file = tmp_path / "huge.npz"
+        with zipfile.ZipFile(file, "w") as archive, archive.open("x.npy", "w") as member:
+            said = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(member, said)
+        with pytest.raises(DataError, match="array 'x' is damaged: "):
+            load(f"npz:{tmp_path / 'huge.npz'}", "train")
     np.save(tmp_path / "one.npy", IMAGES)
     with pytest.raises(DataError, match="one array"):
         load(f"npz:{tmp_path / 'one.npy'}", "train")

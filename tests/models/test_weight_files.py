@@ -55,6 +55,37 @@ def test_npz_and_safetensors(tmp_path):
         np.testing.assert_array_equal(found["a"].read(), WHOLE)
 
 
+def test_damaged_npz(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez_compressed(file, a=np.arange(10_000))
+    whole = file.read_bytes()
+    changes = [
+        (whole.index(b"a.npy") + 100, 255, "Error -3 while decompressing"),
+        (whole.index(b"PK\1\2") + 8, 1, "encrypted"),
+        (whole.index(b"PK\1\2") + 10, 99, "compression method is not supported"),
+    ]
+    for place, value, message in changes:
+        damaged = bytearray(whole)
+        damaged[place] ^= value
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"a\.npz cannot be read as npz: .*{message}"):
+            read_file(file)
+    np.save(tmp_path / "b.npy", WHOLE)
+    (tmp_path / "b.npy").rename(file)
+    with pytest.raises(UserError, match="cannot be read as npz: it is no archive, as numpy"):
+        read_file(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("notes.txt", "words")
+    with pytest.raises(UserError, match=r"cannot be read as npz: its 'notes\.txt' is no array"):
+        read_file(file)
+    for shape in ((10**17,), (10**30,)):  # which a header of 128 bytes may say
+        with zipfile.ZipFile(file, "w") as archive, archive.open("a.npy", "w") as member:
+            said = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(member, said)
+        with pytest.raises(UserError, match=r"a\.npz cannot be read as npz: \w+"):
+            read_file(file)
+
+
 class Evil:
     def __reduce__(self):
         return print, ("ran",)
@@ -82,6 +113,12 @@ def zipped(pickled, *, compressed=None, order=b"little", stored=4):
     return file.getvalue()
 
 
+def encrypted(content):
+    """An archive whose directory says that its first file is encrypted."""
+    at = content.index(b"PK\1\2") + 8
+    return content[:at] + b"\1" + content[at + 1 :]
+
+
 def test_views_are_read_within_their_storage_only(capsys):
     good = viewed(1, (2,), (2,))
     np.testing.assert_array_equal(read_pickle(zipped(good), "a.pt")["w"], [1, 3])
@@ -98,6 +135,7 @@ def test_views_are_read_within_their_storage_only(capsys):
         (zipped(pickle.dumps({"w": Evil()}, protocol=2)), r"print, which is no tensor"),
         (zipped(pickle.dumps([1])), "it holds a list, expected tensors by name"),
         (zipped(pickle.dumps({"w": 1})), "its 'w' is a int, expected a tensor"),
+        (encrypted(zipped(good)), "encrypted, password required"),
         (b"PK\x03\x04 and no more", "cannot be read as weights of PyTorch"),
     ):
         with pytest.raises(UserError, match=message):

@@ -4,11 +4,10 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from rml.errors import UserError, why_no_npz
+from rml.errors import NO_NPZ, UserError, why_no_npz
 from rml.models.pretrained.extra import require
 from rml.models.pretrained.pickles import read_pickle
 from rml.models.pretrained.tensors import Tensor
@@ -81,10 +80,17 @@ def _pickle(file: Path) -> dict[str, Tensor]:
 
 def _npz(file: Path) -> dict[str, Tensor]:
     try:
-        with np.load(file, allow_pickle=False) as opened:
-            return tensors_of(dict(opened), file)
-    except (ValueError, OSError, BadZipFile, EOFError) as error:
+        opened = np.load(file, allow_pickle=False)
+        if isinstance(opened, np.ndarray):
+            raise ValueError("it is one array")
+        with opened:
+            arrays = dict(opened)
+    except NO_NPZ as error:
         raise UserError(f"{file} cannot be read as npz: {why_no_npz(file, error)}") from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{file} cannot be read as npz: its {name!r} is no array")
+    return tensors_of(arrays, file)
 
 
 READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {

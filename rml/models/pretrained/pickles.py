@@ -46,8 +46,7 @@ DAMAGE = (
     IndexError,
     OverflowError,
     MemoryError,
-    RecursionError,
-    NotImplementedError,
+    RuntimeError,  # what is nested too deep, encrypted, or compressed by an unknown method
     struct.error,
 )
 
