@@ -63,6 +63,8 @@ def read_passages(path: Path, *, words: int = WORDS) -> list[Passage]:
             content = file.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"{file} is not UTF-8 text: {error}") from error
+        except OSError as error:  # a link to nothing, a file of another user
+            raise DataError(f"{file} cannot be read: {error.strerror}") from error
         name = file.relative_to(root).as_posix()
         found += [Passage(name, line, text) for line, text in cut(content, words=words)]
     if not found:

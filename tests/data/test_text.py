@@ -182,6 +182,10 @@ def test_folders_that_hold_no_text(tmp_path, folder):
     (folder / "latin.txt").write_bytes("naïve".encode("latin-1"))
     with pytest.raises(DataError, match=r"latin\.txt is not UTF-8 text"):
         read_passages(folder)
+    (folder / "latin.txt").unlink()
+    (folder / "broken.md").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"broken\.md cannot be read: No such file or directory"):
+        read_passages(folder)
     (folder / "sub").mkdir()
     with pytest.raises(DataError, match=r"sub holds no text, expected files such as \.txt"):
         read_passages(folder / "sub")
