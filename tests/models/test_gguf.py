@@ -420,3 +420,16 @@ def test_vocabularies_that_are_not_ours(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             read_tokenizer(fields("qwen2", **changes), file)
+
+
+@pytest.mark.parametrize("name", ["spm_bpe", "spm_unigram"])
+@pytest.mark.parametrize("key", ["scores", "token_type"])
+@pytest.mark.parametrize("more", [-1, 2])
+def test_each_token_has_one_score_and_one_type(tmp_path, name, key, more):
+    whole = fields(name)
+    said = whole[f"tokenizer.ggml.{key}"]
+    said = said[:more] if more < 0 else [*said, *said[:more]]
+    count = len(whole["tokenizer.ggml.tokens"])
+    message = rf"ggml\.{key} has {count + more} entries in .*x\.gguf; expected {count}, one a token"
+    with pytest.raises(UserError, match=message):
+        read_tokenizer({**whole, f"tokenizer.ggml.{key}": said}, tmp_path / "x.gguf")

@@ -61,6 +61,20 @@ class _Vocabulary(NamedTuple):
             raise UserError(f"there is no 'tokenizer.ggml.{key}' in {self.file}")
         return found
 
+    def each(self, key: str) -> Sequence[Any]:
+        """Reads what is said of every token.
+
+        Raises:
+          UserError: There is nothing, or more or less than tokens.
+        """
+        found: Sequence[Any] = self.need(key)
+        if len(found) != len(self.tokens):
+            raise UserError(
+                f"tokenizer.ggml.{key} has {len(found)} entries in {self.file}; "
+                f"expected {len(self.tokens)}, one a token"
+            )
+        return found
+
     def number(self, key: str) -> int:
         """Reads the number of a token.
 
@@ -76,7 +90,7 @@ class _Vocabulary(NamedTuple):
         return found
 
     def of_type(self, kind: int) -> list[str]:
-        return [token for token, t in zip(self.tokens, self.types, strict=False) if t == kind]
+        return [token for token, t in zip(self.tokens, self.types, strict=True) if t == kind]
 
 
 def read_tokenizer(fields: Mapping[str, Any], file: Path) -> Any:
@@ -87,8 +101,10 @@ def read_tokenizer(fields: Mapping[str, Any], file: Path) -> Any:
     """
     vocabulary = _Vocabulary(fields, file, [], [])
     tokens, kind = vocabulary.need("tokens"), vocabulary.need("model")
-    types = vocabulary.get("token_type", [NORMAL] * len(tokens))
-    vocabulary = vocabulary._replace(tokens=tokens, types=types)
+    vocabulary = vocabulary._replace(tokens=tokens)
+    typed = vocabulary.get("token_type") is not None
+    types = vocabulary.each("token_type") if typed else [NORMAL] * len(tokens)
+    vocabulary = vocabulary._replace(types=types)
     if kind not in KINDS:
         raise unknown(f"tokenizer.ggml.model in {file}", kind, KINDS)
     made, begin, end = KINDS[kind](vocabulary)
@@ -146,7 +162,7 @@ def _sentencepiece_pairs(vocabulary: _Vocabulary) -> tuple[Any, bool, bool]:
     """SentencePiece's byte pairs, as in LLaMA 2 and Mistral: the best token is merged first."""
     tokenizers = require("tokenizers")
     vocab = {token: i for i, token in enumerate(vocabulary.tokens)}
-    scores = vocabulary.need("scores")
+    scores = vocabulary.each("scores")
     merges = []
     for index in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
         token = vocabulary.tokens[index]
@@ -179,7 +195,7 @@ def _unigrams(vocabulary: _Vocabulary) -> tuple[Any, bool, bool]:
     change, unknown_token = tokenizers.normalizers, _unknown(vocabulary)
     made = tokenizers.Tokenizer(
         tokenizers.models.Unigram(
-            list(zip(vocabulary.tokens, map(float, vocabulary.need("scores")), strict=True)),
+            list(zip(vocabulary.tokens, map(float, vocabulary.each("scores")), strict=True)),
             vocabulary.tokens.index(unknown_token) if unknown_token else None,
             BYTE in vocabulary.types,
         )
