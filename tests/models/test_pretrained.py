@@ -325,6 +325,17 @@ def test_sentence_transformers_settings(tmp_path):
         load(sentence_model(tmp_path / "e", pooling={"pooling_mode": "weightedmean"}))
 
 
+def test_a_pooling_is_a_name(tmp_path):
+    said = {"pooling_mode": None, "pooling_mode_cls_token": True}
+    assert load(sentence_model(tmp_path / "model", pooling=said)).pooling == "cls"
+    file = tmp_path / "model" / "1_Pooling" / "config.json"
+    for mode in (5, [["mean"]], {"mean": True}):
+        file.write_text(json.dumps({"pooling_mode": mode}))
+        message = re.escape(f"pooling_mode is {mode!r} in {file}; expected a name")
+        with pytest.raises(UserError, match=message):
+            load(tmp_path / "model")
+
+
 @pytest.mark.parametrize(
     "kind", ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
 )

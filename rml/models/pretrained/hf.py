@@ -156,8 +156,12 @@ def _check_prompt(file: Path) -> None:
 
 def _pooling(file: Path) -> str:
     config = read_json(file)
-    modes = config.get("pooling_mode", [mode for flag, mode in FLAGS.items() if config.get(flag)])
-    modes = [modes] if isinstance(modes, str) else modes
+    said = config.get("pooling_mode")
+    if said is None:
+        said = [mode for flag, mode in FLAGS.items() if config.get(flag)]
+    modes = [said] if isinstance(said, str) else said
+    if not isinstance(modes, list) or not all(isinstance(mode, str) for mode in modes):
+        raise UserError(f"pooling_mode is {said!r} in {file}; expected a name")
     if len(modes) != 1:
         raise UserError(f"{file} names the poolings {modes}; expected one")
     if modes[0] not in POOLINGS:
