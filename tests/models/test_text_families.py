@@ -1,6 +1,7 @@
 """Text models of other libraries give what those gave, see golden/make_families.py."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -186,6 +187,14 @@ def test_heads_that_a_config_of_clip_leaves_out(tmp_path):
     del said["num_attention_heads"]
     path = stored(tmp_path, "clip_hf", wide, text_config=said)
     assert load(path).module.heads == 8  # of transformers' CLIPTextConfig
+
+
+@pytest.mark.parametrize("padding", ["0", 1.0, True, [1], -2, 50])
+def test_padding_of_a_roberta_is_one_of_its_positions(tmp_path, padding):
+    path = stored(tmp_path, "roberta", pad_token_id=padding)
+    message = rf"pad_token_id is {re.escape(repr(padding))} in .*config\.json; expected a whole"
+    with pytest.raises(UserError, match=message):
+        load(path)
 
 
 def test_what_is_not_ours(tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rml.errors import UserError
 from rml.models.bert import Bert
 from rml.models.layers import module_options
 from rml.models.pretrained.configs import (
@@ -80,8 +81,18 @@ def bert(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> B
 
 
 def roberta(config: Mapping[str, Any], file: Path, options: Mapping[str, Any]) -> Bert:
-    """Builds the module of a RoBERTa's config: its positions begin after that of padding."""
-    positions = count(config, file, "max_position_embeddings", 512) - _first(config)
+    """Builds the module of a RoBERTa's config: its positions begin after that of padding.
+
+    Raises:
+      UserError: There is no position after that of padding, or as `bert`.
+    """
+    rows, padding = count(config, file, "max_position_embeddings", 512), config.get("pad_token_id")
+    whole = isinstance(padding, int) and not isinstance(padding, bool)
+    if padding is not None and not (whole and -1 <= padding < rows - 1):
+        raise UserError(
+            f"pad_token_id is {padding!r} in {file}; expected a whole number below {rows - 1}"
+        )
+    positions = rows - _first(config)
     return bert({**config, "max_position_embeddings": positions}, file, options)
 
 
