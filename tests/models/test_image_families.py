@@ -1,6 +1,8 @@
 """Image encoders of other libraries give what those gave, see golden/make_families.py."""
 
 import json
+import math
+import re
 from pathlib import Path
 
 import jax
@@ -166,6 +168,31 @@ def test_where_a_directory_says_what_images_are_normalised_with(tmp_path, files)
 def test_a_factor_of_bytes_and_no_normalisation(tmp_path, said, mean, deviation):
     found = normalised(tmp_path, preprocessor=said)
     np.testing.assert_allclose(found, (mean, deviation), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        *(
+            (key, value, "three finite numbers")
+            for key in ("image_mean", "image_std")
+            for value in (0.5, [0.5, 0.5], ["a"] * 3, [True] * 3, [math.nan] * 3)
+        ),
+        ("image_std", [0.5, 0, 0.5], "it above 0"),
+        ("image_std", [0.5, 0.5, -0.5], "it above 0"),
+    ],
+)
+def test_what_images_are_normalised_with_is_a_number_a_channel(tmp_path, key, value, expected):
+    said = {**SAID, key: value}
+    message = re.escape(f"{key} is {value!r} in {tmp_path / 'preprocessor_config.json'}; expected ")
+    with pytest.raises(UserError, match=message + expected):
+        normalised(tmp_path, preprocessor=said)
+    said = {name.removeprefix("image_"): values for name, values in said.items()}
+    name = key.removeprefix("image_")
+    directory = timm_directory(tmp_path, "vit_timm", architecture="vit", pretrained_cfg=said)
+    message = re.escape(f"{name} is {value!r} in {tmp_path}; expected ")
+    with pytest.raises(UserError, match=message + expected):
+        load_images(directory, heads=2)
 
 
 def test_images_of_an_unknown_range_need_their_mean(tmp_path):

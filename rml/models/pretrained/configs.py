@@ -95,6 +95,20 @@ def positive(
     return value
 
 
+def channels(config: Mapping[str, Any], file: Path, key: str) -> tuple[float, ...]:
+    """Reads three finite numbers of the config, one a channel of an image.
+
+    Raises:
+      UserError: There are none, or they are something else.
+    """
+    value = need(config, file, key)
+    found = tuple(value) if isinstance(value, list | tuple) else ()
+    whole = all(isinstance(one, int | float) and not isinstance(one, bool) for one in found)
+    if len(found) != 3 or not whole or not all(map(math.isfinite, found)):
+        raise UserError(f"{key} is {value!r} in {file}; expected three finite numbers")
+    return tuple(map(float, found))
+
+
 def part(config: Mapping[str, Any], file: Path, key: str) -> Mapping[str, Any]:
     """Reads a part of the config, empty where it is missing or null.
 

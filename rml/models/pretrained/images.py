@@ -15,7 +15,7 @@ from rml import assets
 from rml.errors import UserError, local_path, unknown
 from rml.models.mobilenet import EfficientNetLite0, MobileNet, MobileNetV2
 from rml.models.pretrained import hf
-from rml.models.pretrained.configs import part, positive
+from rml.models.pretrained.configs import channels, part, positive
 from rml.models.pretrained.files import READERS, read_file, tensors_of
 from rml.models.pretrained.image_families import IMAGENET, LITE, Found, find_images
 from rml.models.pretrained.pickles import read_pickle
@@ -219,9 +219,13 @@ def _normalisation(path: Path, config: Mapping[str, Any], usual: _Normalisation)
         said = hf.read_json_or_empty(file)
     said = {key: value for key, value in said.items() if value is not None}
     timm = part(config, path, "pretrained_cfg")
-    for where, mean, deviation in ((timm, "mean", "std"), (said, "image_mean", "image_std")):
+    for where, of, mean, deviation in (
+        (timm, path, "mean", "std"), (said, file, "image_mean", "image_std"),
+    ):  # fmt: skip
         if mean in where and deviation in where:
-            usual = tuple(where[mean]), tuple(where[deviation])
+            usual = channels(where, of, mean), channels(where, of, deviation)
+            if min(usual[1]) <= 0:
+                raise UserError(f"{deviation} is {where[deviation]} in {of}; expected it above 0")
     if said.get("do_rescale") is False:
         raise UserError(
             f"do_rescale is False in {file}, so that the range of its images is not known: "
