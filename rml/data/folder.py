@@ -181,7 +181,7 @@ def _shape(files: list[Path]) -> tuple[int | None, int | None, int]:
                 width, height = image.size
                 exif = image.getexif()
                 if image.format == "TIFF":  # whose size newer versions of Pillow turn themselves
-                    width, height = exif[0x0100], exif[0x0101]
+                    width, height = exif.get(0x0100, width), exif.get(0x0101, height)
                 turned = exif.get(0x0112) in _TURNED
                 grey = image.mode in _GREY
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

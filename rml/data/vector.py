@@ -25,8 +25,8 @@ def render(svg: str, side: int) -> UInt8[np.ndarray, "side side 3"] | None:
     """Draws an SVG on white paper, as large as fits and in the middle.
 
     Args:
-      svg: The document. References to other files are not followed, and without fonts of this
-        machine no text is drawn, so that every machine draws the same.
+      svg: The document. References to other files are not followed. Text has the fonts of this
+        machine.
       side: Pixels.
 
     Returns:
@@ -41,9 +41,7 @@ def render(svg: str, side: int) -> UInt8[np.ndarray, "side side 3"] | None:
         raise DataError(f"drawings are rendered by resvg: {install('data')}") from error
     try:
         png = bytes(
-            resvg_py.svg_to_bytes(
-                svg_string=_OUTSIDE.sub("", svg), width=side, height=side, skip_system_fonts=True
-            )
+            resvg_py.svg_to_bytes(svg_string=_OUTSIDE.sub("", svg), width=side, height=side)
         )
     except ValueError:
         return None

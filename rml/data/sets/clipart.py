@@ -4,7 +4,7 @@ import functools
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -36,7 +36,8 @@ class Clipart(Drawn):
     """Open Clip Art's drawings, 64x64, with title, tags, creator and folder.
 
     `label` is the uppermost folder, "none" where a drawing lies in no folder; `folder` is the whole
-    path. Themes of icons and machine-drawn stars are dropped.
+    path. Themes of icons and machine-drawn stars are dropped. Text has the fonts of the machine
+    that prepares it.
 
     Ground truth: each file's own metadata and the folder that the collection's editors put it into.
 
@@ -44,10 +45,6 @@ class Clipart(Drawn):
     """
 
     name = "clipart"
-    VERSION = tfds.core.Version("2.0.0")
-    RELEASE_NOTES: ClassVar = {
-        "2.0.0": "No text is drawn, which has other letters on every machine.",
-    }
     ASSETS = ("openclipart",)
 
     def _features(self) -> dict[str, Any]:
