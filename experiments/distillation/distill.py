@@ -76,8 +76,8 @@ NAMES = {
 OF_TEACHER = ("classes", "data", "teacher", "dtype")
 """Keys of a config in which a teacher of another run has to be the same."""
 CAPTIONS = {
-    "sides.png": "Accuracy on test images of students by what their teacher reads; bars: 95% "
-    "intervals over images. The teacher's own is dashed.",
+    "sides.png": "Accuracy on test images of students by what their teacher reads, without the "
+    "null; bars: 95% intervals over images. The teacher's own is dashed.",
     "accuracy.png": "Accuracy on validation images against steps, of each side at the learning "
     "rate that these images chose.",
 }
@@ -196,9 +196,10 @@ def of_run(config: Any, problem: Task) -> Any:
 
 def draw(config: Any, run: RunDirectory, right: Any, metrics: Any) -> None:
     """Draws accuracies of all sides, and their courses."""
-    ends = 100 * np.array([t_interval(right[side]) for side in SIDES])
+    near = [side for side in SIDES if side != STRANGERS]  # far below it, the others would be one
+    ends = 100 * np.array([t_interval(right[side]) for side in near])
     figures.dots(
-        run.figure("sides.png"), [NAMES[side] for side in SIDES],
+        run.figure("sides.png"), [NAMES[side] for side in near],
         {"test images": (ends[:, 0], ends[:, 2] - ends[:, 0])}, "accuracy (%)",
         reference=100 * float(metrics["accuracy_teacher"]),
     )  # fmt: skip
