@@ -37,7 +37,9 @@ def masked_lm(
     Source: Devlin et al., BERT, arXiv:1810.04805, Section 3.1.
     """
     check_shapes(logits=(logits, "n p v"), targets=(targets, "n p"), where=(where, "n p"))
-    check_indices("targets", jnp.where(where, targets, 0), logits.shape[2])
+    # A target beyond the vocabulary has a loss of NaN, which the mask would not take away.
+    targets = jnp.where(where, targets, 0)
+    check_indices("targets", targets, logits.shape[2])
     logits = jnp.where(where[..., None], wide(logits)[0], 0.0)
     values = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     count = jnp.maximum(jnp.sum(where, axis=1), 1)

@@ -44,6 +44,16 @@ def test_tokens_that_are_not_hidden_have_no_gradient_whatever_they_are(normal, t
     assert np.abs(np.asarray(grad)[WHERE]).sum(axis=-1).min() > 0.1
 
 
+def test_tokens_that_are_not_hidden_may_be_anything_to_a_program_that_knows_its_mask(normal):
+    logits, where = jnp.asarray(normal(2, 3, 3, 7), jnp.float32), jnp.asarray(WHERE)
+    # A mask that is a constant becomes numbers: what it leaves out is multiplied by 0.
+    program = jax.jit(lambda logits, targets: masked_lm(logits, targets, where=where))
+    wanted = program(logits, jnp.asarray(np.where(WHERE, TARGETS, 0)))
+    for target in (-100, 7):
+        found = program(logits, jnp.asarray(np.where(WHERE, TARGETS, target)))
+        np.testing.assert_array_equal(found, wanted)
+
+
 @pytest.mark.parametrize("target", [-1, 7])
 def test_a_hidden_token_of_no_vocabulary_is_refused(target):
     where = jnp.asarray(WHERE)
