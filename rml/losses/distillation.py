@@ -316,6 +316,7 @@ def _divergence(targets: Array, logs: Array) -> Array:
 
 
 def _divergences(targets: Array, logs: Array) -> Array:
-    """The summands of `_divergence`, 0 where the logarithm of a chance is -inf."""
-    some = targets > -jnp.inf
-    return jnp.exp(targets) * (jnp.where(some, targets, 0) - jnp.where(some, logs, 0))
+    """The summands of `_divergence`, 0 where a chance is 0 or too small for its number."""
+    chances = jnp.exp(targets)
+    some = chances > 0
+    return chances * (jnp.where(some, targets, 0) - jnp.where(some, logs, 0))

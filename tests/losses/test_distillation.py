@@ -485,6 +485,20 @@ def test_a_class_that_is_masked_adds_nothing(loss):
     assert np.isfinite(slope).all()
 
 
+@pytest.mark.parametrize("loss", [kd_loss, dkd_loss])
+def test_a_chance_that_has_run_down_to_0_adds_nothing_where_the_student_has_none(loss):
+    student = jnp.array([[0.0, 1.0, -jnp.inf]])
+    given = {"labels": jnp.array([1]), "temperature": 1.0}
+
+    def value(student, last):
+        return loss(student, jnp.array([[0.5, 0.2, last]]), **given).sum()
+
+    run = jax.value_and_grad(value)
+    for found, wanted in zip(run(student, -200.0), run(student, -jnp.inf), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        assert np.isfinite(found).all()
+
+
 def test_dkd_has_no_other_classes_where_the_teacher_masks_them_all(normal):
     """The first example is such; that of the second is what it is alone."""
     teacher = np.where([[True, False, True, True], [False] * 4], -np.inf, normal(1, 2, 4))
