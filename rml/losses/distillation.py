@@ -15,6 +15,8 @@ from rml.losses.cross_entropy import sum_of_products
 from rml.ops.shapes import check_above_0, check_indices, check_shapes
 from rml.ops.similarity import normalize, wide
 
+_HOT = 32.0  # above it divergences are computed from differences of logits where these are small
+
 
 def kd_loss(
     student: Float[Array, "b k"],
@@ -46,7 +48,12 @@ def kd_loss(
     check_shapes(student=(student, "n k"), teacher=(teacher, "n k"))
     del labels
     logs, targets = _logs(student, temperature), _targets(teacher, temperature)
-    return temperature**2 * _divergence(targets, logs)
+    divergence = _divergence(targets, logs)
+    if _is_hot(temperature):
+        chances = jnp.exp(targets)
+        apart, near = _apart(student, teacher, chances, temperature)
+        divergence = jnp.where(near, _moments(chances, apart)[1], divergence)
+    return temperature**2 * divergence
 
 
 def soft_cross_entropy(
@@ -171,6 +178,14 @@ def dkd_loss(
     theirs, known = parts(_targets(teacher, temperature))
     label = _divergence(theirs, ours)
     among = jnp.sum(jnp.where(own, 0, _divergences(known, others)), axis=-1)
+    if _is_hot(temperature):
+        chances = jnp.exp(_targets(teacher, temperature))
+        apart, near = _apart(student, teacher, chances, temperature)
+        mean, spread = _moments(jnp.where(own, 0, jnp.exp(known)), apart)
+        # The logarithms by which the student's two chances stand apart from the teacher's.
+        both = jnp.stack([jnp.sum(jnp.where(own, apart, 0), axis=-1), mean + spread], axis=-1)
+        label = jnp.where(near, _moments(jnp.exp(theirs), both)[1], label)
+        among = jnp.where(near, spread, among)
     return temperature**2 * (target_weight * label + others_weight * among)
 
 
@@ -300,6 +315,39 @@ def _logs(logits: Array, temperature: float | Array) -> Array:
 
 def _targets(teacher: Array, temperature: float | Array) -> Array:
     return _logs(jax.lax.stop_gradient(teacher), temperature)
+
+
+def _is_hot(temperature: float | Array) -> bool:
+    """Whether a temperature may be so high that divergences are lost in rounding."""
+    return not isinstance(temperature, int | float | np.number) or bool(temperature > _HOT)
+
+
+def _apart(
+    student: Array, teacher: Array, chances: Array, temperature: float | Array
+) -> tuple[Array, Array]:
+    """Differences of logits at a high temperature from their mean, and which rows have small ones.
+
+    Other rows are zeros: those with a difference that is not small or not finite, and all rows at
+    lower temperatures.
+    """
+    student, teacher = wide(student, jax.lax.stop_gradient(teacher))
+    apart = student - teacher
+    masked = (student == -jnp.inf) & (teacher == -jnp.inf)
+    known = jnp.isfinite(apart)
+    apart = jnp.where(known, apart, 0) / temperature
+    apart -= jnp.sum(chances * apart, axis=-1, keepdims=True)
+    near = jnp.all(masked | (known & (jnp.abs(apart) < 0.5)), axis=-1) & (temperature > _HOT)
+    return jnp.where(near[:, None], apart, 0), near
+
+
+def _moments(chances: Array, apart: Array) -> tuple[Array, Array]:
+    """The mean m of small numbers x, and log Σ p e^(x - m), without cancellation."""
+    mean = jnp.sum(chances * apart, axis=-1)
+    x = apart - mean[:, None]
+    series = jnp.ones_like(x)
+    for i in range(18, 2, -1):
+        series = 1 + x / i * series
+    return mean, jnp.log1p(jnp.sum(chances * x**2 / 2 * series, axis=-1))  # of e^x - 1 - x
 
 
 def _standardized(x: Array, axis: int) -> Array:

@@ -485,6 +485,72 @@ def test_a_class_that_is_masked_adds_nothing(loss):
     assert np.isfinite(slope).all()
 
 
+def test_at_any_temperature_the_divergence_has_its_digits(normal):
+    """At 32 and below it is that of the logarithms, above it that of differences of logits."""
+    student, teacher = (np.float64(np.float32(3 * normal(i, 4, 5))) for i in (0, 1))
+    rows = np.arange(4)
+
+    def excess(p, x):
+        x = x - np.sum(p * x, -1, keepdims=True)
+        return np.log1p(np.sum(p * (np.expm1(x) - x), -1))
+
+    @jax.jit
+    def run(student, teacher, temperature):
+        def total(student):
+            given = {"temperature": temperature, "others_weight": 1.0}
+            parts = [
+                dkd_loss(student, teacher, jnp.asarray(LABELS), target_weight=a, **given)
+                for a in (0.0, 1.0)
+            ]
+            found = jnp.stack([kd_loss(student, teacher, temperature=temperature), *parts])
+            return found[0].sum() + parts[1].sum(), found
+
+        return jax.grad(total, has_aux=True)(student)
+
+    for tau in (31.0, 33.0, 1e3, 1e4, 1e6):
+        p, apart = softmax(teacher / tau), (student - teacher) / tau
+        rest = np.where(np.eye(5)[LABELS] > 0, 0, p)
+        rest /= rest.sum(-1, keepdims=True)
+        among = excess(rest, apart)
+        both = np.stack([apart[rows, LABELS], (rest * apart).sum(-1) + among], -1)
+        own = p[rows, LABELS]
+        label = excess(np.stack([own, 1 - own], -1), both)
+        wanted = tau**2 * np.stack([excess(p, apart), among, label + among])
+        rtol = 2e-3 if tau < 32 else 2e-6
+        slope, found = run(*map(jnp.float32, (student, teacher, tau)))
+        np.testing.assert_allclose(found, wanted, rtol=rtol)
+        centred = (student - teacher) - (student - teacher).mean(-1, keepdims=True)
+        if tau == 1e6:
+            np.testing.assert_allclose(found[0], (centred**2).mean(-1) / 2, rtol=1e-4)
+        fixed = kd_loss(*map(jnp.float32, (student, teacher)), temperature=tau)
+        np.testing.assert_allclose(fixed, wanted[0], rtol=rtol)
+        q, label = softmax(student / tau), np.eye(5)[LABELS]
+        other = np.where(label > 0, 0, q)
+        other /= other.sum(-1, keepdims=True)
+        gain = (q[rows, LABELS] - own)[:, None] * (label - other) + other - rest
+        np.testing.assert_allclose(slope, tau * (q - p + gain), rtol=10 * rtol, atol=1e-5)
+
+
+def test_at_a_high_temperature_masks_and_far_logits_are_what_they_are_at_a_low_one():
+    student = jnp.array([[0.3, 2.0, -jnp.inf], [1.0, 2.0, -1e9], [1.0, 2.0, 0.0], [0.0, 9e4, 1.0]])
+    teacher = jnp.array([[2.0, 1.0, -jnp.inf], [2.0, 1.0, 0.0], [2.0, 1.0, -jnp.inf], [2.0, 0, 1]])
+    labels = jnp.array([0, 1, 1, 0])
+    for loss in (kd_loss, dkd_loss):
+        run = jax.value_and_grad(
+            lambda s, tau, loss=loss: (
+                found := loss(s, teacher, labels, temperature=tau), (found.sum(), found)
+            )[1],
+            has_aux=True,
+        )  # fmt: skip
+        (_, found), slope = run(student, 1e4)
+        with jax.enable_x64(True):
+            known = [jnp.asarray(np.asarray(x, np.float64) / 1e4) for x in (student, teacher)]
+            few = loss(*(x[:1, :2] for x in known), labels[:1], temperature=1.0)
+            rest = loss(*(x[1:] for x in known), labels[1:], temperature=1.0)
+        np.testing.assert_allclose(found, 1e8 * np.concatenate([few, rest]), rtol=1e-3)
+        assert np.isfinite(slope).all()
+
+
 @pytest.mark.parametrize("loss", [kd_loss, dkd_loss])
 def test_a_chance_that_has_run_down_to_0_adds_nothing_where_the_student_has_none(loss):
     student = jnp.array([[0.0, 1.0, -jnp.inf]])
