@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rml.errors import UserError
 from rml.models.layers import Dtype, Norm, dense
+from rml.ops.shapes import check_indices, check_shapes
 from rml.ops.trees import check_leaf
 
 
@@ -115,10 +116,19 @@ def learn_router(
     Raises:
       UserError: There are fewer than two inputs, or of a step, no validation input, or no epoch, or
         features hold NaN or infinite values, which of traced ones are not looked at.
+      ValueError: Shapes do not fit or, outside `jit`, a task is the place of no expert.
 
     Source: Lu et al., arXiv:2406.15479; its public code chooses the epoch on test inputs.
     """
     _check_inputs(features, validation[0], epochs)
+    check_shapes(
+        features=(features, "n d"),
+        tasks=(tasks, "n"),
+        validation_features=(validation[0], "m d"),
+        validation_tasks=(validation[1], "m"),
+    )
+    check_indices("tasks", tasks, router.experts)
+    check_indices("validation tasks", validation[1], router.experts)
     if batch_size < 2:
         raise UserError(
             f"batch_size is {batch_size}, expected at least 2: statistics of one input have no "

@@ -67,10 +67,11 @@ def test_steps_are_those_of_adamw_at_a_rate_that_falls():
     key = jax.random.key(2)
     # Every epoch is one step on all inputs. Labels that no logit has make all accuracies zero: of
     # these the first epoch is kept, and losses show the steps after it.
-    found = learn_router(
-        router, key, x, tasks, (x, jnp.full(8, -1)), epochs=3, learning_rate=0.1,
-        weight_decay=0.3,
-    )  # fmt: skip
+    found = jax.jit(
+        lambda none: learn_router(
+            router, key, x, tasks, (x, none), epochs=3, learning_rate=0.1, weight_decay=0.3
+        )
+    )(jnp.full(8, -1))
     variables = nn.unbox(router.init(jax.random.split(key, 3)[0], x[:2]))
     optimizer = optax.inject_hyperparams(optax.adamw)(learning_rate=0.1, weight_decay=0.3)
     params, rest = variables["params"], {"batch_stats": variables["batch_stats"]}
@@ -147,6 +148,34 @@ def test_inputs_that_teach_or_choose_nothing_are_named(given, said):
     whole = {"features": jnp.ones((4, 3)), "tasks": jnp.asarray([0, 1, 0, 1]),
              "validation": (jnp.ones((1, 3)), jnp.zeros(1, int))}  # fmt: skip
     with pytest.raises(UserError, match=said):
+        learn_router(Router(experts=2), jax.random.key(0), **whole | given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"tasks": jnp.array([0, 1, 0])}, r"tasks \(3,\) as \[n\]"),
+        ({"tasks": jnp.array([0])}, r"tasks \(1,\) as \[n\]"),
+        ({"tasks": jnp.array([0, 1, 2, 0])}, "tasks must lie between 0 and 1, .* from 0 to 2"),
+        ({"tasks": jnp.array([0, 1, -1, 0])}, "tasks must lie between 0 and 1, .* from -1 to 1"),
+        (
+            {"validation": (jnp.ones((3, 3)), jnp.zeros(1, int))},
+            r"validation_tasks \(1,\) as \[m\]",
+        ),
+        (
+            {"validation": (jnp.ones((1, 2)), jnp.zeros(1, int))},
+            r"validation_features \(1, 2\) as \[m, d\]",
+        ),
+        (
+            {"validation": (jnp.ones((1, 3)), jnp.array([2]))},
+            "validation tasks must lie between 0 and 1, .* from 2 to 2",
+        ),
+    ],
+)
+def test_tasks_that_are_not_an_expert_of_each_input_are_refused(unchecked, given, said):
+    whole = {"features": jnp.ones((4, 3)), "tasks": jnp.asarray([0, 1, 0, 1]),
+             "validation": (jnp.ones((1, 3)), jnp.zeros(1, int))}  # fmt: skip
+    with pytest.raises(ValueError, match=said):
         learn_router(Router(experts=2), jax.random.key(0), **whole | given)
 
 
